@@ -1,0 +1,43 @@
+//! The layers that networks are built of, with PyTorch's parameter names and memory layout, so that the path of a
+//! parameter in a network is its key in the checkpoint. Nothing here knows a network or a file.
+//!
+//! Fresh layers hold zeros (norm weights: ones), made lazily: a network that is loaded right after construction costs
+//! nothing, and one that is trained from scratch is filled by [`crate::training::initialise`].
+
+mod attention;
+mod conv;
+mod embedding;
+mod linear;
+mod norm;
+
+pub use attention::{attention, join_heads, split_heads};
+pub use conv::Conv2d;
+pub use embedding::Embedding;
+pub use linear::{Branch, Linear};
+pub use norm::{GroupNorm, LayerNorm, RmsNorm};
+
+use burn::module::{Param, ParamId};
+use burn::prelude::*;
+
+/// A parameter of zeros that is not allocated before its first use.
+fn zeros<const D: usize>(shape: [usize; D], device: &Device) -> Param<Tensor<D>> {
+    filled(shape, 0.0, device)
+}
+
+/// A parameter of ones that is not allocated before its first use.
+fn ones<const D: usize>(shape: [usize; D], device: &Device) -> Param<Tensor<D>> {
+    filled(shape, 1.0, device)
+}
+
+fn filled<const D: usize>(shape: [usize; D], value: f32, device: &Device) -> Param<Tensor<D>> {
+    Param::uninitialized(
+        ParamId::new(),
+        move |device, require_grad| {
+            let tensor = Tensor::full(shape, value, device);
+            if require_grad { tensor.require_grad() } else { tensor }
+        },
+        device.clone(),
+        true,
+        shape.into(),
+    )
+}

@@ -1,0 +1,105 @@
+//! Normalisations. All of them compute in f32 and answer in the dtype they were given.
+
+use burn::module::Param;
+use burn::prelude::*;
+use burn::tensor::DType;
+
+use super::{ones, zeros};
+
+/// `torch.nn.GroupNorm` with weight and bias ([Wu and He 2018](https://arxiv.org/abs/1803.08494)).
+#[derive(Module, Debug)]
+pub struct GroupNorm {
+    /// `[channels]`
+    pub weight: Param<Tensor<1>>,
+    /// `[channels]`
+    pub bias: Param<Tensor<1>>,
+    groups: usize,
+    epsilon: f64,
+}
+
+impl GroupNorm {
+    /// `channels` must be a multiple of `groups`.
+    pub fn new(groups: usize, channels: usize, epsilon: f64, device: &Device) -> Self {
+        Self { weight: ones([channels], device), bias: zeros([channels], device), groups, epsilon }
+    }
+
+    /// `[batch, channels, height, width]` → the same shape
+    pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        let [batch, channels, height, width] = x.dims();
+        let dtype = x.dtype();
+        let grouped = x.cast(DType::F32).reshape([batch, self.groups, channels / self.groups * height * width]);
+        let normal = standardise(grouped, self.epsilon).reshape([batch, channels, height, width]);
+        let weight = self.weight.val().cast(DType::F32).reshape([1, channels, 1, 1]);
+        let bias = self.bias.val().cast(DType::F32).reshape([1, channels, 1, 1]);
+        (normal * weight + bias).cast(dtype)
+    }
+}
+
+/// `torch.nn.LayerNorm` over the last dimension, with or without weight and bias
+/// ([Ba et al. 2016](https://arxiv.org/abs/1607.06450)).
+#[derive(Module, Debug)]
+pub struct LayerNorm {
+    /// `[width]`, absent without elementwise affine
+    pub weight: Option<Param<Tensor<1>>>,
+    /// `[width]`
+    pub bias: Option<Param<Tensor<1>>>,
+    epsilon: f64,
+}
+
+impl LayerNorm {
+    /// A norm with weight and bias.
+    pub fn new(width: usize, epsilon: f64, device: &Device) -> Self {
+        Self { weight: Some(ones([width], device)), bias: Some(zeros([width], device)), epsilon }
+    }
+
+    /// A norm without parameters (`elementwise_affine=False`).
+    pub fn plain(epsilon: f64) -> Self {
+        Self { weight: None, bias: None, epsilon }
+    }
+
+    /// `[.., width]` → the same shape
+    pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
+        let dtype = x.dtype();
+        let mut y = standardise(x.cast(DType::F32), self.epsilon);
+        if let Some(weight) = &self.weight {
+            y = y * weight.val().cast(DType::F32).unsqueeze();
+        }
+        if let Some(bias) = &self.bias {
+            y = y + bias.val().cast(DType::F32).unsqueeze();
+        }
+        y.cast(dtype)
+    }
+}
+
+/// Root mean square norm over the last dimension ([Zhang and Sennrich 2019](https://arxiv.org/abs/1910.07467)), as in
+/// T5 and in FLUX's query and key norms.
+#[derive(Module, Debug)]
+pub struct RmsNorm {
+    /// `[width]`
+    pub weight: Param<Tensor<1>>,
+    epsilon: f64,
+}
+
+impl RmsNorm {
+    /// A norm with a weight of `width`.
+    pub fn new(width: usize, epsilon: f64, device: &Device) -> Self {
+        Self { weight: ones([width], device), epsilon }
+    }
+
+    /// `[.., width]` → the same shape
+    pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
+        let dtype = x.dtype();
+        let x = x.cast(DType::F32);
+        let mean_square = x.clone().square().mean_dim(D - 1);
+        let y = x * (mean_square + self.epsilon).sqrt().recip();
+        (y * self.weight.val().cast(DType::F32).unsqueeze()).cast(dtype)
+    }
+}
+
+/// `(x − mean) / √(variance + epsilon)` along the last dimension, with the biased variance.
+fn standardise<const D: usize>(x: Tensor<D>, epsilon: f64) -> Tensor<D> {
+    let mean = x.clone().mean_dim(D - 1);
+    let centred = x - mean;
+    let variance = centred.clone().square().mean_dim(D - 1);
+    centred * (variance + epsilon).sqrt().recip()
+}

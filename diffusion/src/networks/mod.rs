@@ -1,0 +1,4 @@
+//! The networks, one paper a file. Each has a `Config` that reads the published `config.json` and names its parameters
+//! exactly as the published checkpoints do. How networks work together is in `pipelines`.
+
+pub mod vae;

@@ -1,0 +1,383 @@
+//! The variational autoencoder between pictures and latents: `AutoencoderKL` of diffusers, as Stable Diffusion and
+//! FLUX use it ([Rombach et al. 2021](https://arxiv.org/abs/2112.10752)). Scaling of latents for the denoiser is part of
+//! the config and applied by [`Autoencoder::normalise`] and [`Autoencoder::denormalise`].
+
+use burn::prelude::*;
+use burn::tensor::activation::silu;
+use burn::tensor::module::interpolate;
+use burn::tensor::ops::{InterpolateMode, InterpolateOptions};
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::layers::{Conv2d, GroupNorm, Linear, attention};
+
+const NORM_EPSILON: f64 = 1e-6;
+
+/// `vae/config.json`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Config {
+    /// Channels of the picture.
+    #[serde(default = "three")]
+    pub in_channels: usize,
+    /// Channels of the picture that comes out.
+    #[serde(default = "three")]
+    pub out_channels: usize,
+    /// Channels of a latent.
+    pub latent_channels: usize,
+    /// Channels of each level from the finest to the coarsest; each level but the last halves the size.
+    pub block_out_channels: Vec<usize>,
+    /// Residual blocks of each encoder level; a decoder level has one more.
+    pub layers_per_block: usize,
+    /// Groups of every group norm.
+    #[serde(default = "thirty_two")]
+    pub norm_num_groups: usize,
+    /// Whether the middle has self-attention.
+    #[serde(default = "yes")]
+    pub mid_block_add_attention: bool,
+    /// Whether a 1×1 convolution follows the encoder.
+    #[serde(default = "yes")]
+    pub use_quant_conv: bool,
+    /// Whether a 1×1 convolution precedes the decoder.
+    #[serde(default = "yes")]
+    pub use_post_quant_conv: bool,
+    /// What normalised latents are divided by to get latents.
+    #[serde(default = "sd_scaling_factor")]
+    pub scaling_factor: f64,
+    /// The mean of the latents.
+    #[serde(default)]
+    pub shift_factor: Option<f64>,
+}
+
+fn three() -> usize {
+    3
+}
+fn thirty_two() -> usize {
+    32
+}
+fn yes() -> bool {
+    true
+}
+fn sd_scaling_factor() -> f64 {
+    0.18215
+}
+
+impl Config {
+    /// How many pixels one latent stands for along each side.
+    pub fn factor(&self) -> usize {
+        1 << self.block_out_channels.len().saturating_sub(1)
+    }
+
+    /// Whether a network of this shape can be built.
+    pub fn check(&self) -> Result<()> {
+        let groups = self.norm_num_groups;
+        let levels = self.block_out_channels.len();
+        let fine = (1..=8).contains(&levels)
+            && groups > 0
+            && self.block_out_channels.iter().all(|channels| *channels > 0 && channels % groups == 0)
+            && (1..=1024).contains(&self.latent_channels)
+            && (1..=64).contains(&self.layers_per_block)
+            && self.scaling_factor != 0.0;
+        if fine { Ok(()) } else { Err(Error::Invalid(format!("no autoencoder has this shape: {self:?}"))) }
+    }
+}
+
+/// Encoder and decoder.
+#[derive(Module, Debug)]
+pub struct Autoencoder {
+    encoder: Encoder,
+    decoder: Decoder,
+    quant_conv: Option<Conv2d>,
+    post_quant_conv: Option<Conv2d>,
+    latent_channels: usize,
+    scaling_factor: f64,
+    shift_factor: f64,
+}
+
+/// What the encoder says of a picture: an independent normal distribution for each value of the latent.
+#[derive(Debug, Clone)]
+pub struct Posterior {
+    /// `[batch, latent channels, height / factor, width / factor]`
+    pub mean: Tensor<4>,
+    /// The logarithm of the variance, clamped to −30..20; the shape of the mean.
+    pub log_variance: Tensor<4>,
+}
+
+impl Autoencoder {
+    /// A network of zeros in the shape of `config`.
+    pub fn new(config: &Config, device: &Device) -> Self {
+        let latent = config.latent_channels;
+        Self {
+            encoder: Encoder::new(config, device),
+            decoder: Decoder::new(config, device),
+            quant_conv: config.use_quant_conv.then(|| Conv2d::new(2 * latent, 2 * latent, 1, device)),
+            post_quant_conv: config.use_post_quant_conv.then(|| Conv2d::new(latent, latent, 1, device)),
+            latent_channels: latent,
+            scaling_factor: config.scaling_factor,
+            shift_factor: config.shift_factor.unwrap_or(0.0),
+        }
+    }
+
+    /// Pictures in −1..1, `[batch, 3, height, width]` → their distribution of latents.
+    pub fn encode(&self, pictures: Tensor<4>) -> Posterior {
+        let mut moments = self.encoder.forward(pictures);
+        if let Some(conv) = &self.quant_conv {
+            moments = conv.forward(moments);
+        }
+        let latent = self.latent_channels;
+        Posterior {
+            mean: moments.clone().narrow(1, 0, latent),
+            log_variance: moments.narrow(1, latent, latent).clamp(-30.0, 20.0),
+        }
+    }
+
+    /// Latents `[batch, latent channels, height, width]` → pictures of about −1..1, `[batch, 3, factor·height, factor·width]`.
+    pub fn decode(&self, latents: Tensor<4>) -> Tensor<4> {
+        let latents = match &self.post_quant_conv {
+            Some(conv) => conv.forward(latents),
+            None => latents,
+        };
+        self.decoder.forward(latents)
+    }
+
+    /// Latents → what the denoiser works on: mean 0, deviation 1.
+    pub fn normalise(&self, latents: Tensor<4>) -> Tensor<4> {
+        (latents - self.shift_factor) * self.scaling_factor
+    }
+
+    /// The inverse of [`Self::normalise`].
+    pub fn denormalise(&self, latents: Tensor<4>) -> Tensor<4> {
+        latents / self.scaling_factor + self.shift_factor
+    }
+}
+
+#[derive(Module, Debug)]
+struct Encoder {
+    conv_in: Conv2d,
+    down_blocks: Vec<DownBlock>,
+    mid_block: MidBlock,
+    conv_norm_out: GroupNorm,
+    conv_out: Conv2d,
+}
+
+impl Encoder {
+    fn new(config: &Config, device: &Device) -> Self {
+        let channels = &config.block_out_channels;
+        let (first, last) = (channels[0], channels[channels.len() - 1]);
+        let groups = config.norm_num_groups;
+        let down_blocks = (0..channels.len()).map(|level| {
+            let inputs = channels[level.saturating_sub(1)];
+            let halves = level + 1 < channels.len();
+            DownBlock::new(inputs, channels[level], config.layers_per_block, groups, halves, device)
+        });
+        Self {
+            conv_in: Conv2d::new(config.in_channels, first, 3, device).with_padding(1),
+            down_blocks: down_blocks.collect(),
+            mid_block: MidBlock::new(last, groups, config.mid_block_add_attention, device),
+            conv_norm_out: GroupNorm::new(groups, last, NORM_EPSILON, device),
+            conv_out: Conv2d::new(last, 2 * config.latent_channels, 3, device).with_padding(1),
+        }
+    }
+
+    /// `[batch, 3, height, width]` → `[batch, 2·latent, height / factor, width / factor]`
+    fn forward(&self, pictures: Tensor<4>) -> Tensor<4> {
+        let mut x = self.conv_in.forward(pictures);
+        for block in &self.down_blocks {
+            x = block.forward(x);
+        }
+        let x = self.mid_block.forward(x);
+        self.conv_out.forward(silu(self.conv_norm_out.forward(x)))
+    }
+}
+
+#[derive(Module, Debug)]
+struct Decoder {
+    conv_in: Conv2d,
+    mid_block: MidBlock,
+    up_blocks: Vec<UpBlock>,
+    conv_norm_out: GroupNorm,
+    conv_out: Conv2d,
+}
+
+impl Decoder {
+    fn new(config: &Config, device: &Device) -> Self {
+        let channels: Vec<usize> = config.block_out_channels.iter().rev().copied().collect();
+        let (first, last) = (channels[0], channels[channels.len() - 1]);
+        let groups = config.norm_num_groups;
+        let up_blocks = (0..channels.len()).map(|level| {
+            let inputs = channels[level.saturating_sub(1)];
+            let doubles = level + 1 < channels.len();
+            UpBlock::new(inputs, channels[level], config.layers_per_block + 1, groups, doubles, device)
+        });
+        Self {
+            conv_in: Conv2d::new(config.latent_channels, first, 3, device).with_padding(1),
+            mid_block: MidBlock::new(first, groups, config.mid_block_add_attention, device),
+            up_blocks: up_blocks.collect(),
+            conv_norm_out: GroupNorm::new(groups, last, NORM_EPSILON, device),
+            conv_out: Conv2d::new(last, config.out_channels, 3, device).with_padding(1),
+        }
+    }
+
+    /// `[batch, latent, height, width]` → `[batch, 3, factor·height, factor·width]`
+    fn forward(&self, latents: Tensor<4>) -> Tensor<4> {
+        let mut x = self.mid_block.forward(self.conv_in.forward(latents));
+        for block in &self.up_blocks {
+            x = block.forward(x);
+        }
+        self.conv_out.forward(silu(self.conv_norm_out.forward(x)))
+    }
+}
+
+#[derive(Module, Debug)]
+struct DownBlock {
+    resnets: Vec<ResnetBlock>,
+    downsamplers: Option<Vec<Downsample>>,
+}
+
+impl DownBlock {
+    fn new(inputs: usize, outputs: usize, layers: usize, groups: usize, halves: bool, device: &Device) -> Self {
+        let resnets = (0..layers).map(|i| ResnetBlock::new(if i == 0 { inputs } else { outputs }, outputs, groups, device));
+        Self { resnets: resnets.collect(), downsamplers: halves.then(|| vec![Downsample::new(outputs, device)]) }
+    }
+
+    fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        let x = self.resnets.iter().fold(x, |x, resnet| resnet.forward(x));
+        self.downsamplers.iter().flatten().fold(x, |x, half| half.forward(x))
+    }
+}
+
+#[derive(Module, Debug)]
+struct UpBlock {
+    resnets: Vec<ResnetBlock>,
+    upsamplers: Option<Vec<Upsample>>,
+}
+
+impl UpBlock {
+    fn new(inputs: usize, outputs: usize, layers: usize, groups: usize, doubles: bool, device: &Device) -> Self {
+        let resnets = (0..layers).map(|i| ResnetBlock::new(if i == 0 { inputs } else { outputs }, outputs, groups, device));
+        Self { resnets: resnets.collect(), upsamplers: doubles.then(|| vec![Upsample::new(outputs, device)]) }
+    }
+
+    fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        let x = self.resnets.iter().fold(x, |x, resnet| resnet.forward(x));
+        self.upsamplers.iter().flatten().fold(x, |x, double| double.forward(x))
+    }
+}
+
+#[derive(Module, Debug)]
+struct Downsample {
+    conv: Conv2d,
+}
+
+impl Downsample {
+    fn new(channels: usize, device: &Device) -> Self {
+        Self { conv: Conv2d::new(channels, channels, 3, device).with_stride(2) }
+    }
+
+    /// `[batch, channels, height, width]` → half the size. Zeros are added below and to the right only.
+    fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        self.conv.forward(x.pad((0, 1, 0, 1), 0.0))
+    }
+}
+
+#[derive(Module, Debug)]
+struct Upsample {
+    conv: Conv2d,
+}
+
+impl Upsample {
+    fn new(channels: usize, device: &Device) -> Self {
+        Self { conv: Conv2d::new(channels, channels, 3, device).with_padding(1) }
+    }
+
+    /// `[batch, channels, height, width]` → twice the size
+    fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        let [_, _, height, width] = x.dims();
+        let nearest = InterpolateOptions::new(InterpolateMode::Nearest).with_output_size([2 * height, 2 * width]);
+        self.conv.forward(interpolate(x, nearest))
+    }
+}
+
+#[derive(Module, Debug)]
+struct ResnetBlock {
+    norm1: GroupNorm,
+    conv1: Conv2d,
+    norm2: GroupNorm,
+    conv2: Conv2d,
+    conv_shortcut: Option<Conv2d>,
+}
+
+impl ResnetBlock {
+    fn new(inputs: usize, outputs: usize, groups: usize, device: &Device) -> Self {
+        Self {
+            norm1: GroupNorm::new(groups, inputs, NORM_EPSILON, device),
+            conv1: Conv2d::new(inputs, outputs, 3, device).with_padding(1),
+            norm2: GroupNorm::new(groups, outputs, NORM_EPSILON, device),
+            conv2: Conv2d::new(outputs, outputs, 3, device).with_padding(1),
+            conv_shortcut: (inputs != outputs).then(|| Conv2d::new(inputs, outputs, 1, device)),
+        }
+    }
+
+    /// `[batch, in, height, width]` → `[batch, out, height, width]`
+    fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        let hidden = self.conv1.forward(silu(self.norm1.forward(x.clone())));
+        let hidden = self.conv2.forward(silu(self.norm2.forward(hidden)));
+        match &self.conv_shortcut {
+            Some(conv) => conv.forward(x) + hidden,
+            None => x + hidden,
+        }
+    }
+}
+
+#[derive(Module, Debug)]
+struct MidBlock {
+    resnets: Vec<ResnetBlock>,
+    attentions: Option<Vec<Attention>>,
+}
+
+impl MidBlock {
+    fn new(channels: usize, groups: usize, attends: bool, device: &Device) -> Self {
+        Self {
+            resnets: (0..2).map(|_| ResnetBlock::new(channels, channels, groups, device)).collect(),
+            attentions: attends.then(|| vec![Attention::new(channels, groups, device)]),
+        }
+    }
+
+    fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        let x = self.resnets[0].forward(x);
+        let x = self.attentions.iter().flatten().fold(x, |x, attention| attention.forward(x));
+        self.resnets[1].forward(x)
+    }
+}
+
+/// Self-attention of all places of a picture, with one head.
+#[derive(Module, Debug)]
+struct Attention {
+    group_norm: GroupNorm,
+    to_q: Linear,
+    to_k: Linear,
+    to_v: Linear,
+    to_out: Vec<Linear>,
+}
+
+impl Attention {
+    fn new(channels: usize, groups: usize, device: &Device) -> Self {
+        let linear = || Linear::new(channels, channels, device);
+        Self {
+            group_norm: GroupNorm::new(groups, channels, NORM_EPSILON, device),
+            to_q: linear(),
+            to_k: linear(),
+            to_v: linear(),
+            to_out: vec![linear()],
+        }
+    }
+
+    /// `[batch, channels, height, width]` → the same shape
+    fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        let [batch, channels, height, width] = x.dims();
+        let places = self.group_norm.forward(x.clone()).reshape([batch, channels, height * width]).swap_dims(1, 2);
+        let head = |linear: &Linear| linear.forward(places.clone()).unsqueeze_dim::<4>(1);
+        let seen = attention(head(&self.to_q), head(&self.to_k), head(&self.to_v), None, None);
+        let out = self.to_out[0].forward(seen.squeeze_dim::<3>(1));
+        x + out.swap_dims(1, 2).reshape([batch, channels, height, width])
+    }
+}
