@@ -7,5 +7,8 @@
 pub mod error;
 pub mod layers;
 pub mod networks;
+pub mod noise;
+pub mod schedulers;
+pub mod tokenizers;
 
 pub use error::{Error, Result};

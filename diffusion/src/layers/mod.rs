@@ -4,12 +4,14 @@
 //! Fresh layers hold zeros (norm weights: ones), made lazily: a network that is loaded right after construction costs
 //! nothing, and one that is trained from scratch is filled by [`crate::training::initialise`].
 
+mod activation;
 mod attention;
 mod conv;
 mod embedding;
 mod linear;
 mod norm;
 
+pub use activation::gelu_tanh;
 pub use attention::{attention, join_heads, split_heads};
 pub use conv::Conv2d;
 pub use embedding::Embedding;

@@ -1,4 +1,7 @@
 //! The networks, one paper a file. Each has a `Config` that reads the published `config.json` and names its parameters
 //! exactly as the published checkpoints do. How networks work together is in `pipelines`.
 
+pub mod clip;
+pub mod flux;
+pub mod t5;
 pub mod vae;

@@ -1,0 +1,274 @@
+//! The CLIP text encoder: a causal transformer whose output at the end token is the pooled prompt.
+//!
+//! Radford et al., "Learning Transferable Visual Models From Natural Language Supervision",
+//! <https://arxiv.org/abs/2103.00020>; key names as in `transformers`' `CLIPTextModel`.
+//! The vision tower and the projection to the shared space do not belong here.
+
+use burn::prelude::*;
+use burn::tensor::activation::{gelu, sigmoid};
+use serde::{Deserialize, Serialize};
+
+use crate::layers::{Embedding, LayerNorm, Linear, attention, join_heads, split_heads};
+
+/// Twin of the encoder's `config.json`, with the defaults of `transformers`' `CLIPTextConfig`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Config {
+    pub vocab_size: usize,
+    pub hidden_size: usize,
+    pub intermediate_size: usize,
+    pub num_hidden_layers: usize,
+    pub num_attention_heads: usize,
+    pub max_position_embeddings: usize,
+    pub hidden_act: Activation,
+    pub layer_norm_eps: f64,
+    pub eos_token_id: i64,
+}
+
+/// The activation of the feed-forward layers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Activation {
+    /// `x · sigmoid(1.702 x)`
+    QuickGelu,
+    /// The exact `gelu`.
+    Gelu,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            vocab_size: 49408,
+            hidden_size: 512,
+            intermediate_size: 2048,
+            num_hidden_layers: 12,
+            num_attention_heads: 8,
+            max_position_embeddings: 77,
+            hidden_act: Activation::QuickGelu,
+            layer_norm_eps: 1e-5,
+            eos_token_id: 49407,
+        }
+    }
+}
+
+/// What the encoder says about a prompt.
+#[derive(Debug, Clone)]
+pub struct ClipOutput {
+    /// `[batch, length, hidden]`
+    pub last_hidden_state: Tensor<3>,
+    /// `[batch, hidden]`: the state at each prompt's end token.
+    pub pooled: Tensor<2>,
+}
+
+/// The whole text encoder.
+#[derive(Module, Debug)]
+pub struct ClipTextModel {
+    text_model: TextTransformer,
+}
+
+#[derive(Module, Debug)]
+struct TextTransformer {
+    embeddings: Embeddings,
+    encoder: Encoder,
+    final_layer_norm: LayerNorm,
+    #[module(skip)]
+    eos_token_id: i64,
+}
+
+#[derive(Module, Debug)]
+struct Embeddings {
+    token_embedding: Embedding,
+    position_embedding: Embedding,
+}
+
+#[derive(Module, Debug)]
+struct Encoder {
+    layers: Vec<EncoderLayer>,
+}
+
+#[derive(Module, Debug)]
+struct EncoderLayer {
+    self_attn: SelfAttention,
+    layer_norm1: LayerNorm,
+    mlp: Mlp,
+    layer_norm2: LayerNorm,
+}
+
+#[derive(Module, Debug)]
+struct SelfAttention {
+    k_proj: Linear,
+    v_proj: Linear,
+    q_proj: Linear,
+    out_proj: Linear,
+    #[module(skip)]
+    heads: usize,
+}
+
+#[derive(Module, Debug)]
+struct Mlp {
+    fc1: Linear,
+    fc2: Linear,
+    #[module(skip)]
+    activation: Activation,
+}
+
+impl ClipTextModel {
+    /// An encoder to load or to train.
+    pub fn new(config: &Config, device: &Device) -> Self {
+        let width = config.hidden_size;
+        let layers = (0..config.num_hidden_layers)
+            .map(|_| EncoderLayer::new(config, device))
+            .collect();
+        Self {
+            text_model: TextTransformer {
+                embeddings: Embeddings {
+                    token_embedding: Embedding::new(config.vocab_size, width, device),
+                    position_embedding: Embedding::new(config.max_position_embeddings, width, device),
+                },
+                encoder: Encoder { layers },
+                final_layer_norm: LayerNorm::new(width, config.layer_norm_eps, device),
+                eos_token_id: config.eos_token_id,
+            },
+        }
+    }
+
+    /// Reads prompts of equal, padded length: ids `[batch, length]` → [`ClipOutput`].
+    /// Padding is not masked: it comes after the end token, and no token sees what follows it.
+    pub fn forward(&self, ids: &[Vec<i64>]) -> ClipOutput {
+        self.text_model.forward(ids)
+    }
+}
+
+impl TextTransformer {
+    fn forward(&self, ids: &[Vec<i64>]) -> ClipOutput {
+        let device = &self.embeddings.token_embedding.weight.val().device();
+        let (batch, length) = (ids.len(), ids.first().map_or(0, Vec::len));
+        let flat: Vec<i64> = ids.iter().flatten().copied().collect();
+        let tokens = Tensor::<2, Int>::from_data(TensorData::new(flat, [batch, length]), device);
+        let positions = Tensor::<1, Int>::arange(0..length as i64, device).unsqueeze::<2>();
+
+        // [batch, length, hidden]; positions are shared by the batch
+        let mut hidden = self.embeddings.token_embedding.forward(tokens)
+            + self.embeddings.position_embedding.forward(positions);
+        // [1, 1, length, length]: −∞ wherever a token would see a later one
+        let causal = causal_bias(length, device);
+        for layer in &self.encoder.layers {
+            hidden = layer.forward(hidden, causal.clone());
+        }
+        let last_hidden_state = self.final_layer_norm.forward(hidden);
+
+        let rows = ids.iter().enumerate().map(|(row, prompt)| {
+            let end = end_position(prompt, self.eos_token_id);
+            last_hidden_state
+                .clone()
+                .narrow(0, row, 1)
+                .narrow(1, end, 1)
+                .squeeze_dim::<2>(1)
+        });
+        let pooled = Tensor::cat(rows.collect(), 0);
+        ClipOutput {
+            last_hidden_state,
+            pooled,
+        }
+    }
+}
+
+/// Where the prompt ends. Checkpoints from before the end token was configured correctly say 2,
+/// and then the highest id is the end token; an id that is absent falls to position 0, as argmax of
+/// "is it the end token" does.
+fn end_position(prompt: &[i64], eos_token_id: i64) -> usize {
+    let first_highest = |key: &dyn Fn(i64) -> i64| {
+        let mut best = 0;
+        for (index, &id) in prompt.iter().enumerate() {
+            if key(id) > key(prompt[best]) {
+                best = index;
+            }
+        }
+        best
+    };
+    if eos_token_id == 2 {
+        first_highest(&|id| id)
+    } else {
+        first_highest(&|id| i64::from(id == eos_token_id))
+    }
+}
+
+fn causal_bias(length: usize, device: &Device) -> Tensor<4> {
+    let values: Vec<f32> = (0..length * length)
+        .map(|at| {
+            if at % length > at / length {
+                f32::NEG_INFINITY
+            } else {
+                0.0
+            }
+        })
+        .collect();
+    Tensor::from_data(TensorData::new(values, [1, 1, length, length]), device)
+}
+
+impl EncoderLayer {
+    fn new(config: &Config, device: &Device) -> Self {
+        let (width, inner) = (config.hidden_size, config.intermediate_size);
+        let linear = |from, to| Linear::new(from, to, device);
+        Self {
+            self_attn: SelfAttention {
+                k_proj: linear(width, width),
+                v_proj: linear(width, width),
+                q_proj: linear(width, width),
+                out_proj: linear(width, width),
+                heads: config.num_attention_heads,
+            },
+            layer_norm1: LayerNorm::new(width, config.layer_norm_eps, device),
+            mlp: Mlp {
+                fc1: linear(width, inner),
+                fc2: linear(inner, width),
+                activation: config.hidden_act,
+            },
+            layer_norm2: LayerNorm::new(width, config.layer_norm_eps, device),
+        }
+    }
+
+    fn forward(&self, hidden: Tensor<3>, causal: Tensor<4>) -> Tensor<3> {
+        let normed = self.layer_norm1.forward(hidden.clone());
+        let hidden = hidden + self.self_attn.forward(normed, causal);
+        let normed = self.layer_norm2.forward(hidden.clone());
+        hidden + self.mlp.forward(normed)
+    }
+}
+
+impl SelfAttention {
+    fn forward(&self, hidden: Tensor<3>, causal: Tensor<4>) -> Tensor<3> {
+        // [batch, heads, length, hidden / heads]
+        let q = split_heads(self.q_proj.forward(hidden.clone()), self.heads);
+        let k = split_heads(self.k_proj.forward(hidden.clone()), self.heads);
+        let v = split_heads(self.v_proj.forward(hidden), self.heads);
+        self.out_proj.forward(join_heads(attention(q, k, v, Some(causal), None)))
+    }
+}
+
+impl Mlp {
+    fn forward(&self, hidden: Tensor<3>) -> Tensor<3> {
+        let inner = self.fc1.forward(hidden);
+        self.fc2.forward(match self.activation {
+            Activation::QuickGelu => inner.clone() * sigmoid(inner * 1.702),
+            Activation::Gelu => gelu(inner),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::end_position;
+
+    #[test]
+    fn the_prompt_ends_at_its_first_end_token() {
+        assert_eq!(end_position(&[49406, 320, 49407, 49407], 49407), 2);
+        assert_eq!(end_position(&[5, 7, 6, 6], 6), 2);
+        assert_eq!(end_position(&[5, 7, 1, 1], 6), 0, "absent: position 0, as argmax");
+    }
+
+    #[test]
+    fn legacy_configs_end_at_the_highest_id() {
+        assert_eq!(end_position(&[49406, 2, 49407, 49407], 2), 2);
+    }
+}

@@ -1,0 +1,535 @@
+//! The FLUX.1 transformer: image and text tokens in two streams ("double" blocks), then in one ("single" blocks),
+//! modulated by time, pooled text and, in guidance-distilled models, the guidance scale.
+//!
+//! Black Forest Labs, FLUX.1 (<https://github.com/black-forest-labs/flux>), after Esser et al., "Scaling Rectified Flow
+//! Transformers", <https://arxiv.org/abs/2403.03206>, and Peebles and Xie, "Scalable Diffusion Models with
+//! Transformers", <https://arxiv.org/abs/2212.09748>. Key names as in diffusers' `FluxTransformer2DModel`.
+//! How latents become tokens belongs to `pipelines::flux`.
+
+use burn::prelude::*;
+use burn::tensor::DType;
+use burn::tensor::activation::silu;
+use serde::{Deserialize, Serialize};
+
+use crate::layers::{LayerNorm, Linear, RmsNorm, attention, gelu_tanh, join_heads, split_heads};
+
+/// Twin of the transformer's `config.json`, with the defaults of diffusers' `FluxTransformer2DModel`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Config {
+    pub patch_size: usize,
+    pub in_channels: usize,
+    pub out_channels: Option<usize>,
+    pub num_layers: usize,
+    pub num_single_layers: usize,
+    pub attention_head_dim: usize,
+    pub num_attention_heads: usize,
+    pub joint_attention_dim: usize,
+    pub pooled_projection_dim: usize,
+    pub guidance_embeds: bool,
+    pub axes_dims_rope: [usize; 3],
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            patch_size: 1,
+            in_channels: 64,
+            out_channels: None,
+            num_layers: 19,
+            num_single_layers: 38,
+            attention_head_dim: 128,
+            num_attention_heads: 24,
+            joint_attention_dim: 4096,
+            pooled_projection_dim: 768,
+            guidance_embeds: false,
+            axes_dims_rope: [16, 56, 56],
+        }
+    }
+}
+
+impl Config {
+    /// The width of the token streams.
+    pub fn width(&self) -> usize {
+        self.attention_head_dim * self.num_attention_heads
+    }
+}
+
+/// Sinusoids in the time embedding.
+const TIME_CHANNELS: usize = 256;
+/// The base of the rotary frequencies.
+const ROTARY_BASE: f64 = 10_000.0;
+/// The epsilon of all norms.
+const EPSILON: f64 = 1e-6;
+
+/// The whole denoiser: predicts the velocity `noise − image` of noisy latent tokens.
+#[derive(Module, Debug)]
+pub struct FluxTransformer {
+    time_text_embed: TimeTextEmbedding,
+    context_embedder: Linear,
+    x_embedder: Linear,
+    pub(crate) transformer_blocks: Vec<DoubleBlock>,
+    pub(crate) single_transformer_blocks: Vec<SingleBlock>,
+    norm_out: ContinuousNorm,
+    proj_out: Linear,
+    axes: [usize; 3],
+}
+
+/// One call of the denoiser.
+#[derive(Debug, Clone)]
+pub struct FluxInput {
+    /// Noisy latents, `[batch, tokens, in_channels]`
+    pub hidden: Tensor<3>,
+    /// T5 states, `[batch, length, joint_attention_dim]`
+    pub encoder_hidden: Tensor<3>,
+    /// CLIP's pooled state, `[batch, pooled_projection_dim]`
+    pub pooled: Tensor<2>,
+    /// Sigma, 1 (noise) to 0 (image), one for each of the batch
+    pub timestep: Vec<f32>,
+    /// The guidance scale, one for each of the batch; read only by models that embed it
+    pub guidance: Option<Vec<f32>>,
+}
+
+/// Angles of all tokens of a sequence, text first: see [`FluxTransformer::rotary`].
+#[derive(Debug, Clone)]
+pub struct Rotary {
+    /// `[tokens, head_dim]`, each value twice in a row
+    cos: Tensor<2>,
+    /// `[tokens, head_dim]`, each value twice in a row
+    sin: Tensor<2>,
+    /// `[head_dim, head_dim]`: turns each pair of channels by a quarter, `(a, b) → (−b, a)`
+    quarter_turn: Tensor<2>,
+}
+
+impl FluxTransformer {
+    /// A transformer to load or to train.
+    pub fn new(config: &Config, device: &Device) -> Self {
+        let width = config.width();
+        let patch = config.patch_size * config.patch_size;
+        let out_channels = config.out_channels.unwrap_or(config.in_channels);
+        Self {
+            time_text_embed: TimeTextEmbedding {
+                timestep_embedder: TwoLayers::new(TIME_CHANNELS, width, device),
+                guidance_embedder: config
+                    .guidance_embeds
+                    .then(|| TwoLayers::new(TIME_CHANNELS, width, device)),
+                text_embedder: TwoLayers::new(config.pooled_projection_dim, width, device),
+            },
+            context_embedder: Linear::new(config.joint_attention_dim, width, device),
+            x_embedder: Linear::new(config.in_channels, width, device),
+            transformer_blocks: (0..config.num_layers).map(|_| DoubleBlock::new(config, device)).collect(),
+            single_transformer_blocks: (0..config.num_single_layers)
+                .map(|_| SingleBlock::new(config, device))
+                .collect(),
+            norm_out: ContinuousNorm { linear: Linear::new(width, 2 * width, device), norm: LayerNorm::plain(EPSILON) },
+            proj_out: Linear::new(width, patch * out_channels, device),
+            axes: config.axes_dims_rope,
+        }
+    }
+
+    /// The angles for a prompt of `text` tokens and a picture of `rows` × `columns` tokens. Text sits at the origin; the
+    /// axes are (unused, row, column).
+    pub fn rotary(&self, text: usize, rows: usize, columns: usize, device: &Device) -> Rotary {
+        Rotary::new(&self.axes, text, rows, columns, device)
+    }
+
+    /// Velocity of each token, `[batch, tokens, out_channels]`.
+    pub fn forward(&self, input: FluxInput, rotary: &Rotary) -> Tensor<3> {
+        let [_, text, _] = input.encoder_hidden.dims();
+        // [batch, width]: silu of it enters every modulation, so it is taken once
+        let condition = silu(self.time_text_embed.forward(&input));
+        // [batch, tokens, width] and [batch, text, width]
+        let mut image = self.x_embedder.forward(input.hidden);
+        let mut context = self.context_embedder.forward(input.encoder_hidden);
+        for block in &self.transformer_blocks {
+            (image, context) = block.forward(image, context, condition.clone(), rotary);
+        }
+        // [batch, text + tokens, width]
+        let mut joint = Tensor::cat(vec![context, image], 1);
+        for block in &self.single_transformer_blocks {
+            joint = block.forward(joint, condition.clone(), rotary);
+        }
+        let [_, all, _] = joint.dims();
+        let image = joint.narrow(1, text, all - text);
+        self.proj_out.forward(self.norm_out.forward(image, condition))
+    }
+}
+
+impl Rotary {
+    fn new(axes: &[usize; 3], text: usize, rows: usize, columns: usize, device: &Device) -> Self {
+        let head: usize = axes.iter().sum();
+        let mut angles = Vec::with_capacity((text + rows * columns) * head / 2);
+        let image = (0..rows).flat_map(|row| (0..columns).map(move |column| [0, row, column]));
+        for position in std::iter::repeat_n([0; 3], text).chain(image) {
+            for (axis, &dims) in axes.iter().enumerate() {
+                angles.extend((0..dims / 2).map(|pair| {
+                    let frequency = ROTARY_BASE.powf(-((2 * pair) as f64) / dims as f64);
+                    position[axis] as f64 * frequency
+                }));
+            }
+        }
+        let table = |of: fn(f64) -> f64| {
+            let values: Vec<f32> = angles.iter().flat_map(|&angle| [of(angle) as f32; 2]).collect();
+            Tensor::from_data(TensorData::new(values, [text + rows * columns, head]), device)
+        };
+        let turn = (0..head * head).map(|at| match (at / head, at % head) {
+            (from, to) if from % 2 == 1 && to + 1 == from => -1.0,
+            (from, to) if from % 2 == 0 && to == from + 1 => 1.0,
+            _ => 0.0f32,
+        });
+        let turn = TensorData::new(turn.collect::<Vec<_>>(), [head, head]);
+        Self { cos: table(f64::cos), sin: table(f64::sin), quarter_turn: Tensor::from_data(turn, device) }
+    }
+
+    /// Turns each pair of channels of `[batch, heads, tokens, head_dim]` by the token's angles, in f32.
+    fn turn(&self, x: Tensor<4>) -> Tensor<4> {
+        let dtype = x.dtype();
+        let x = x.cast(DType::F32);
+        // Each product has one term that is not zero, so the turn is exact; a matmul outruns slicing and stacking pairs.
+        let turned = x.clone().matmul(self.quarter_turn.clone().unsqueeze());
+        (x * self.cos.clone().unsqueeze() + turned * self.sin.clone().unsqueeze()).cast(dtype)
+    }
+}
+
+/// Time, pooled text and guidance as one vector.
+#[derive(Module, Debug)]
+struct TimeTextEmbedding {
+    timestep_embedder: TwoLayers,
+    guidance_embedder: Option<TwoLayers>,
+    text_embedder: TwoLayers,
+}
+
+impl TimeTextEmbedding {
+    /// `[batch, width]`
+    fn forward(&self, input: &FluxInput) -> Tensor<2> {
+        let sinusoids = |values: &[f32]| {
+            sinusoidal(values, &input.hidden.device()).cast(input.hidden.dtype())
+        };
+        let mut sum = self.timestep_embedder.forward(sinusoids(&input.timestep));
+        if let (Some(embedder), Some(guidance)) = (&self.guidance_embedder, &input.guidance) {
+            sum = sum + embedder.forward(sinusoids(guidance));
+        }
+        sum + self.text_embedder.forward(input.pooled.clone())
+    }
+}
+
+/// Cosines, then sines, of `1000·value` at geometrically falling frequencies: `[batch, TIME_CHANNELS]`.
+fn sinusoidal(values: &[f32], device: &Device) -> Tensor<2> {
+    let half = TIME_CHANNELS / 2;
+    let mut table = Vec::with_capacity(values.len() * TIME_CHANNELS);
+    for &value in values {
+        let angle = |at: usize| {
+            let exponent = (-(10_000f64.ln()) as f32 * at as f32) / half as f32;
+            value * 1000.0 * exponent.exp()
+        };
+        table.extend((0..half).map(|at| angle(at).cos()));
+        table.extend((0..half).map(|at| angle(at).sin()));
+    }
+    Tensor::from_data(TensorData::new(table, [values.len(), TIME_CHANNELS]), device)
+}
+
+/// linear · silu · linear
+#[derive(Module, Debug)]
+struct TwoLayers {
+    linear_1: Linear,
+    linear_2: Linear,
+}
+
+impl TwoLayers {
+    fn new(inputs: usize, width: usize, device: &Device) -> Self {
+        Self { linear_1: Linear::new(inputs, width, device), linear_2: Linear::new(width, width, device) }
+    }
+
+    fn forward(&self, x: Tensor<2>) -> Tensor<2> {
+        self.linear_2.forward(silu(self.linear_1.forward(x)))
+    }
+}
+
+/// adaLN: a linear layer that makes shifts, scales and gates out of the condition.
+#[derive(Module, Debug)]
+pub(crate) struct Modulation {
+    pub(crate) linear: Linear,
+    parts: usize,
+}
+
+impl Modulation {
+    fn new(width: usize, parts: usize, device: &Device) -> Self {
+        Self { linear: Linear::new(width, parts * width, device), parts }
+    }
+
+    /// `[batch, width]` → `parts` times `[batch, 1, width]`
+    fn forward<const N: usize>(&self, condition: Tensor<2>) -> [Tensor<3>; N] {
+        debug_assert_eq!(N, self.parts);
+        let all = self.linear.forward(condition).unsqueeze_dim::<3>(1);
+        let [_, _, wide] = all.dims();
+        let width = wide / N;
+        std::array::from_fn(|part| all.clone().narrow(2, part * width, width))
+    }
+}
+
+/// `norm(x)·(1 + scale) + shift`
+fn modulate(x: Tensor<3>, shift: Tensor<3>, scale: Tensor<3>) -> Tensor<3> {
+    LayerNorm::plain(EPSILON).forward(x) * (scale + 1.0) + shift
+}
+
+/// A block with weights of its own for image and text, which meet in attention.
+#[derive(Module, Debug)]
+pub(crate) struct DoubleBlock {
+    norm1: Modulation,
+    norm1_context: Modulation,
+    pub(crate) attn: JointAttention,
+    pub(crate) ff: FeedForward,
+    pub(crate) ff_context: FeedForward,
+}
+
+/// The attention of a double block.
+#[derive(Module, Debug)]
+pub(crate) struct JointAttention {
+    norm_q: RmsNorm,
+    norm_k: RmsNorm,
+    pub(crate) to_q: Linear,
+    pub(crate) to_k: Linear,
+    pub(crate) to_v: Linear,
+    pub(crate) to_out: [Linear; 1],
+    norm_added_q: RmsNorm,
+    norm_added_k: RmsNorm,
+    pub(crate) add_q_proj: Linear,
+    pub(crate) add_k_proj: Linear,
+    pub(crate) add_v_proj: Linear,
+    pub(crate) to_add_out: Linear,
+    heads: usize,
+}
+
+/// linear · gelu · linear; `net.1` is a dropout without weights.
+#[derive(Module, Debug)]
+pub(crate) struct FeedForward {
+    pub(crate) net: (Projection, Dropout, Linear),
+}
+
+#[derive(Module, Debug)]
+pub(crate) struct Projection {
+    pub(crate) proj: Linear,
+}
+
+#[derive(Module, Clone, Debug)]
+pub(crate) struct Dropout;
+
+impl FeedForward {
+    fn new(width: usize, device: &Device) -> Self {
+        let up = Projection { proj: Linear::new(width, 4 * width, device) };
+        Self { net: (up, Dropout, Linear::new(4 * width, width, device)) }
+    }
+
+    /// `[batch, tokens, width]` → the same shape
+    fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        let (up, _, down) = &self.net;
+        down.forward(gelu_tanh(up.proj.forward(x)))
+    }
+}
+
+impl DoubleBlock {
+    pub(crate) fn new(config: &Config, device: &Device) -> Self {
+        let (width, head) = (config.width(), config.attention_head_dim);
+        let square = || Linear::new(width, width, device);
+        let head_norm = || RmsNorm::new(head, EPSILON, device);
+        Self {
+            norm1: Modulation::new(width, 6, device),
+            norm1_context: Modulation::new(width, 6, device),
+            attn: JointAttention {
+                norm_q: head_norm(),
+                norm_k: head_norm(),
+                to_q: square(),
+                to_k: square(),
+                to_v: square(),
+                to_out: [square()],
+                norm_added_q: head_norm(),
+                norm_added_k: head_norm(),
+                add_q_proj: square(),
+                add_k_proj: square(),
+                add_v_proj: square(),
+                to_add_out: square(),
+                heads: config.num_attention_heads,
+            },
+            ff: FeedForward::new(width, device),
+            ff_context: FeedForward::new(width, device),
+        }
+    }
+
+    /// image `[batch, tokens, width]`, context `[batch, text, width]`, condition `[batch, width]`
+    pub(crate) fn forward(
+        &self,
+        image: Tensor<3>,
+        context: Tensor<3>,
+        condition: Tensor<2>,
+        rotary: &Rotary,
+    ) -> (Tensor<3>, Tensor<3>) {
+        let [shift, scale, gate, shift_mlp, scale_mlp, gate_mlp] = self.norm1.forward(condition.clone());
+        let [c_shift, c_scale, c_gate, c_shift_mlp, c_scale_mlp, c_gate_mlp] = self.norm1_context.forward(condition);
+
+        let (mixed, c_mixed) = self.attn.forward(
+            modulate(image.clone(), shift, scale),
+            modulate(context.clone(), c_shift, c_scale),
+            rotary,
+        );
+        let image = image + mixed * gate;
+        let context = context + c_mixed * c_gate;
+
+        let inner = self.ff.forward(modulate(image.clone(), shift_mlp, scale_mlp));
+        let c_inner = self.ff_context.forward(modulate(context.clone(), c_shift_mlp, c_scale_mlp));
+        (image + inner * gate_mlp, context + c_inner * c_gate_mlp)
+    }
+}
+
+impl JointAttention {
+    fn forward(&self, image: Tensor<3>, context: Tensor<3>, rotary: &Rotary) -> (Tensor<3>, Tensor<3>) {
+        let [_, tokens, _] = image.dims();
+        let [_, text, _] = context.dims();
+        // each [batch, heads, text + tokens, head_dim], text first
+        let heads = |context: Tensor<3>, image: Tensor<3>| {
+            (split_heads(context, self.heads), split_heads(image, self.heads))
+        };
+        let (c, i) = heads(self.add_q_proj.forward(context.clone()), self.to_q.forward(image.clone()));
+        let q = Tensor::cat(vec![self.norm_added_q.forward(c), self.norm_q.forward(i)], 2);
+        let (c, i) = heads(self.add_k_proj.forward(context.clone()), self.to_k.forward(image.clone()));
+        let k = Tensor::cat(vec![self.norm_added_k.forward(c), self.norm_k.forward(i)], 2);
+        let (c, i) = heads(self.add_v_proj.forward(context), self.to_v.forward(image));
+        let v = Tensor::cat(vec![c, i], 2);
+
+        // [batch, text + tokens, width]
+        let mixed = join_heads(attention(rotary.turn(q), rotary.turn(k), v, None, None));
+        let context = self.to_add_out.forward(mixed.clone().narrow(1, 0, text));
+        let image = self.to_out[0].forward(mixed.narrow(1, text, tokens));
+        (image, context)
+    }
+}
+
+/// A block on the joined streams, with attention and feed-forward side by side.
+#[derive(Module, Debug)]
+pub(crate) struct SingleBlock {
+    norm: Modulation,
+    pub(crate) proj_mlp: Linear,
+    pub(crate) proj_out: Linear,
+    pub(crate) attn: SelfAttention,
+}
+
+/// The attention of a single block; its output projection is the block's `proj_out`.
+#[derive(Module, Debug)]
+pub(crate) struct SelfAttention {
+    norm_q: RmsNorm,
+    norm_k: RmsNorm,
+    pub(crate) to_q: Linear,
+    pub(crate) to_k: Linear,
+    pub(crate) to_v: Linear,
+    heads: usize,
+}
+
+impl SingleBlock {
+    pub(crate) fn new(config: &Config, device: &Device) -> Self {
+        let (width, head) = (config.width(), config.attention_head_dim);
+        Self {
+            norm: Modulation::new(width, 3, device),
+            proj_mlp: Linear::new(width, 4 * width, device),
+            proj_out: Linear::new(5 * width, width, device),
+            attn: SelfAttention {
+                norm_q: RmsNorm::new(head, EPSILON, device),
+                norm_k: RmsNorm::new(head, EPSILON, device),
+                to_q: Linear::new(width, width, device),
+                to_k: Linear::new(width, width, device),
+                to_v: Linear::new(width, width, device),
+                heads: config.num_attention_heads,
+            },
+        }
+    }
+
+    /// `[batch, text + tokens, width]` → the same shape
+    pub(crate) fn forward(&self, joint: Tensor<3>, condition: Tensor<2>, rotary: &Rotary) -> Tensor<3> {
+        let [shift, scale, gate] = self.norm.forward(condition);
+        let normed = modulate(joint.clone(), shift, scale);
+        let inner = gelu_tanh(self.proj_mlp.forward(normed.clone()));
+        let mixed = self.attn.forward(normed, rotary);
+        // [batch, text + tokens, 5 · width]
+        joint + self.proj_out.forward(Tensor::cat(vec![mixed, inner], 2)) * gate
+    }
+}
+
+impl SelfAttention {
+    fn forward(&self, x: Tensor<3>, rotary: &Rotary) -> Tensor<3> {
+        let heads = |x: Tensor<3>| split_heads(x, self.heads);
+        let q = self.norm_q.forward(heads(self.to_q.forward(x.clone())));
+        let k = self.norm_k.forward(heads(self.to_k.forward(x.clone())));
+        let v = heads(self.to_v.forward(x));
+        join_heads(attention(rotary.turn(q), rotary.turn(k), v, None, None))
+    }
+}
+
+/// The last norm: in diffusers' order, scale before shift.
+#[derive(Module, Debug)]
+struct ContinuousNorm {
+    linear: Linear,
+    norm: LayerNorm,
+}
+
+impl ContinuousNorm {
+    fn forward(&self, x: Tensor<3>, condition: Tensor<2>) -> Tensor<3> {
+        let both = self.linear.forward(condition).unsqueeze_dim::<3>(1);
+        let [_, _, wide] = both.dims();
+        let scale = both.clone().narrow(2, 0, wide / 2);
+        let shift = both.narrow(2, wide / 2, wide / 2);
+        self.norm.forward(x) * (scale + 1.0) + shift
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tiny() -> Config {
+        Config {
+            in_channels: 16,
+            num_layers: 1,
+            num_single_layers: 1,
+            attention_head_dim: 16,
+            num_attention_heads: 2,
+            joint_attention_dim: 8,
+            pooled_projection_dim: 8,
+            axes_dims_rope: [4, 6, 6],
+            ..Config::default()
+        }
+    }
+
+    #[test]
+    fn a_quarter_turn_keeps_lengths_and_text_stays() {
+        let device = Device::flex();
+        let rotary = Rotary::new(&[4, 6, 6], 1, 1, 2, &device);
+        let x = Tensor::<4>::from_data(
+            TensorData::new((0..48).map(|i| i as f32).collect::<Vec<_>>(), [1, 1, 3, 16]),
+            &device,
+        );
+        let y = rotary.turn(x.clone());
+        let (a, b): (Vec<f32>, Vec<f32>) = (x.into_data().to_vec().unwrap(), y.into_data().to_vec().unwrap());
+        assert_eq!(a[..32], b[..32], "text and the token at the origin do not turn");
+        let length = |v: &[f32]| v.iter().map(|x| x * x).sum::<f32>();
+        assert!((length(&a[32..]) - length(&b[32..])).abs() < 1e-2);
+        assert_ne!(a[42..], b[42..], "the column axis turns");
+        assert_eq!(a[32..42], b[32..42], "the other axes do not");
+        // the first pair of the column axis turns by one radian: (a, b) → (a cos − b sin, a sin + b cos)
+        let (sin, cos) = 1f32.sin_cos();
+        assert!((b[42] - (a[42] * cos - a[43] * sin)).abs() < 1e-4);
+        assert!((b[43] - (a[42] * sin + a[43] * cos)).abs() < 1e-4);
+    }
+
+    #[test]
+    fn shapes_follow_the_config() {
+        let device = Device::flex();
+        let network = FluxTransformer::new(&tiny(), &device);
+        let input = FluxInput {
+            hidden: Tensor::zeros([2, 6, 16], &device),
+            encoder_hidden: Tensor::zeros([2, 5, 8], &device),
+            pooled: Tensor::zeros([2, 8], &device),
+            timestep: vec![1.0, 0.5],
+            guidance: None,
+        };
+        let rotary = network.rotary(5, 2, 3, &device);
+        assert_eq!(network.forward(input, &rotary).dims(), [2, 6, 16]);
+    }
+}

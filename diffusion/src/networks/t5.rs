@@ -1,0 +1,256 @@
+//! The T5 encoder: relative positions as a bias on attention, RMS norms, gated feed-forward.
+//!
+//! Raffel et al., "Exploring the Limits of Transfer Learning with a Unified Text-to-Text
+//! Transformer", <https://arxiv.org/abs/1910.10683>, in its v1.1 form; key names as in
+//! `transformers`' `T5EncoderModel`. The decoder does not belong here.
+
+use burn::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use crate::layers::{Embedding, Linear, RmsNorm, attention, gelu_tanh, join_heads, split_heads};
+
+/// Twin of the encoder's `config.json`, with the defaults of `transformers`' `T5Config`
+/// except for the feed-forward form.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Config {
+    pub vocab_size: usize,
+    pub d_model: usize,
+    pub d_kv: usize,
+    pub d_ff: usize,
+    pub num_layers: usize,
+    pub num_heads: usize,
+    pub relative_attention_num_buckets: usize,
+    pub relative_attention_max_distance: usize,
+    pub layer_norm_epsilon: f64,
+    pub feed_forward_proj: FeedForwardKind,
+}
+
+/// The form of the feed-forward layers. The ungated one of T5 v1.0 is refused: no image model uses it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FeedForwardKind {
+    /// `wo(gelu_tanh(wi_0 x) · wi_1 x)`
+    GatedGelu,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            vocab_size: 32128,
+            d_model: 512,
+            d_kv: 64,
+            d_ff: 2048,
+            num_layers: 6,
+            num_heads: 8,
+            relative_attention_num_buckets: 32,
+            relative_attention_max_distance: 128,
+            layer_norm_epsilon: 1e-6,
+            feed_forward_proj: FeedForwardKind::GatedGelu,
+        }
+    }
+}
+
+/// The whole encoder. Published checkpoints may carry the embedding a second time as
+/// `encoder.embed_tokens.weight`; [`TIED_KEYS`] names it for the loader.
+#[derive(Module, Debug)]
+pub struct T5Encoder {
+    shared: Embedding,
+    encoder: Stack,
+}
+
+/// Keys that repeat another tensor and may be present in a checkpoint: `(copy, original)`.
+pub const TIED_KEYS: [(&str, &str); 1] = [("encoder.embed_tokens.weight", "shared.weight")];
+
+#[derive(Module, Debug)]
+struct Stack {
+    block: Vec<Block>,
+    final_layer_norm: RmsNorm,
+}
+
+#[derive(Module, Debug)]
+struct Block {
+    layer: (AttentionLayer, FeedForwardLayer),
+}
+
+#[derive(Module, Debug)]
+#[allow(non_snake_case)] // the checkpoint's key
+struct AttentionLayer {
+    SelfAttention: SelfAttention,
+    layer_norm: RmsNorm,
+}
+
+#[derive(Module, Debug)]
+struct SelfAttention {
+    q: Linear,
+    k: Linear,
+    v: Linear,
+    o: Linear,
+    /// Only the first block owns the bias; the others use what it computed.
+    relative_attention_bias: Option<Embedding>,
+    #[module(skip)]
+    heads: usize,
+    #[module(skip)]
+    max_distance: usize,
+}
+
+#[derive(Module, Debug)]
+#[allow(non_snake_case)] // the checkpoint's key
+struct FeedForwardLayer {
+    DenseReluDense: FeedForward,
+    layer_norm: RmsNorm,
+}
+
+#[derive(Module, Debug)]
+struct FeedForward {
+    wi_0: Linear,
+    wi_1: Linear,
+    wo: Linear,
+}
+
+impl T5Encoder {
+    /// An encoder to load or to train.
+    pub fn new(config: &Config, device: &Device) -> Self {
+        let block = (0..config.num_layers)
+            .map(|index| Block::new(config, index == 0, device))
+            .collect();
+        Self {
+            shared: Embedding::new(config.vocab_size, config.d_model, device),
+            encoder: Stack {
+                block,
+                final_layer_norm: RmsNorm::new(config.d_model, config.layer_norm_epsilon, device),
+            },
+        }
+    }
+
+    /// Reads prompts of equal, padded length: ids `[batch, length]` → `[batch, length, d_model]`.
+    /// Padding takes part like any token, as diffusers' FLUX does it.
+    pub fn forward(&self, ids: &[Vec<i64>]) -> Tensor<3> {
+        let device = &self.shared.weight.val().device();
+        let (batch, length) = (ids.len(), ids.first().map_or(0, Vec::len));
+        let flat: Vec<i64> = ids.iter().flatten().copied().collect();
+        let tokens = Tensor::<2, Int>::from_data(TensorData::new(flat, [batch, length]), device);
+        let mut hidden = self.shared.forward(tokens);
+        let bias = self
+            .encoder
+            .block
+            .iter()
+            .find_map(|block| block.layer.0.SelfAttention.position_bias(length, device));
+        for block in &self.encoder.block {
+            hidden = block.forward(hidden, bias.clone());
+        }
+        self.encoder.final_layer_norm.forward(hidden)
+    }
+}
+
+impl Block {
+    fn new(config: &Config, owns_bias: bool, device: &Device) -> Self {
+        let (width, inner) = (config.d_model, config.num_heads * config.d_kv);
+        let linear = |from, to| Linear::without_bias(from, to, device);
+        let attention = SelfAttention {
+            q: linear(width, inner),
+            k: linear(width, inner),
+            v: linear(width, inner),
+            o: linear(inner, width),
+            relative_attention_bias: owns_bias
+                .then(|| Embedding::new(config.relative_attention_num_buckets, config.num_heads, device)),
+            heads: config.num_heads,
+            max_distance: config.relative_attention_max_distance,
+        };
+        let feed_forward = FeedForward {
+            wi_0: linear(width, config.d_ff),
+            wi_1: linear(width, config.d_ff),
+            wo: linear(config.d_ff, width),
+        };
+        let norm = || RmsNorm::new(width, config.layer_norm_epsilon, device);
+        Self {
+            layer: (
+                AttentionLayer {
+                    SelfAttention: attention,
+                    layer_norm: norm(),
+                },
+                FeedForwardLayer {
+                    DenseReluDense: feed_forward,
+                    layer_norm: norm(),
+                },
+            ),
+        }
+    }
+
+    fn forward(&self, hidden: Tensor<3>, bias: Option<Tensor<4>>) -> Tensor<3> {
+        let (attention, feed_forward) = &self.layer;
+        let normed = attention.layer_norm.forward(hidden.clone());
+        let hidden = hidden + attention.SelfAttention.forward(normed, bias);
+        let normed = feed_forward.layer_norm.forward(hidden.clone());
+        hidden + feed_forward.DenseReluDense.forward(normed)
+    }
+}
+
+impl SelfAttention {
+    /// The bias every block adds to its scores, `[1, heads, length, length]`, if this block owns it.
+    fn position_bias(&self, length: usize, device: &Device) -> Option<Tensor<4>> {
+        let table = self.relative_attention_bias.as_ref()?;
+        let [buckets, _] = table.weight.dims();
+        let indices: Vec<i64> = (0..length * length)
+            .map(|at| {
+                let (query, key) = (at / length, at % length);
+                bucket(key as i64 - query as i64, buckets, self.max_distance) as i64
+            })
+            .collect();
+        let indices =
+            Tensor::<2, Int>::from_data(TensorData::new(indices, [length, length]), device);
+        // [query, key, heads] → [1, heads, query, key]
+        Some(table.forward(indices).permute([2, 0, 1]).unsqueeze::<4>())
+    }
+
+    fn forward(&self, hidden: Tensor<3>, bias: Option<Tensor<4>>) -> Tensor<3> {
+        // [batch, heads, length, d_kv]
+        let q = split_heads(self.q.forward(hidden.clone()), self.heads);
+        let k = split_heads(self.k.forward(hidden.clone()), self.heads);
+        let v = split_heads(self.v.forward(hidden), self.heads);
+        // T5 learns the scale of its scores instead of dividing them by √d_kv.
+        self.o.forward(join_heads(attention(q, k, v, bias, Some(1.0))))
+    }
+}
+
+/// The bucket of a distance `key − query`: one half of the buckets for each direction, single steps
+/// up to half of those, logarithmic beyond, the last one for everything past `max_distance`.
+fn bucket(distance: i64, buckets: usize, max_distance: usize) -> usize {
+    let half = buckets / 2;
+    let side = if distance > 0 { half } else { 0 };
+    let steps = distance.unsigned_abs() as usize;
+    let exact = half / 2;
+    if steps < exact {
+        return side + steps;
+    }
+    // f32 as in the reference, so that a boundary falls on the same side
+    let ratio = (steps as f32 / exact as f32).ln()
+        / (max_distance as f64 / exact as f64).ln() as f32
+        * (half - exact) as f32;
+    side + (exact + ratio as usize).min(half - 1)
+}
+
+impl FeedForward {
+    fn forward(&self, hidden: Tensor<3>) -> Tensor<3> {
+        let gate = gelu_tanh(self.wi_0.forward(hidden.clone()));
+        self.wo.forward(gate * self.wi_1.forward(hidden))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::bucket;
+
+    #[test]
+    fn distances_fall_into_the_buckets_of_the_paper() {
+        // 32 buckets, 128 at most: 16 a side, 8 exact, then logarithmic
+        assert_eq!(bucket(0, 32, 128), 0);
+        assert_eq!(bucket(-7, 32, 128), 7);
+        assert_eq!(bucket(7, 32, 128), 23);
+        assert_eq!(bucket(-8, 32, 128), 8);
+        assert_eq!(bucket(-15, 32, 128), 9);
+        assert_eq!(bucket(-16, 32, 128), 10);
+        assert_eq!(bucket(-127, 32, 128), 15);
+        assert_eq!(bucket(4000, 32, 128), 31);
+    }
+}

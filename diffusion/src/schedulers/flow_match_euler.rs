@@ -1,0 +1,194 @@
+//! Euler steps along the straight paths of rectified flow.
+//!
+//! Liu et al., "Flow Straight and Fast", <https://arxiv.org/abs/2209.03003>; the shift of noise levels by resolution
+//! from Esser et al., <https://arxiv.org/abs/2403.03206>, section 5.3.2. Reads the `scheduler_config.json` of diffusers'
+//! `FlowMatchEulerDiscreteScheduler` and rounds where it rounds (f32).
+
+use burn::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use crate::{Error, Result};
+
+/// Twin of `scheduler_config.json`, with diffusers' defaults.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Config {
+    pub num_train_timesteps: usize,
+    pub shift: f64,
+    pub use_dynamic_shifting: bool,
+    pub base_shift: f64,
+    pub max_shift: f64,
+    pub base_image_seq_len: usize,
+    pub max_image_seq_len: usize,
+    pub time_shift_type: TimeShift,
+    pub shift_terminal: Option<f64>,
+    pub invert_sigmas: bool,
+    pub use_karras_sigmas: bool,
+    pub use_exponential_sigmas: bool,
+    pub use_beta_sigmas: bool,
+    pub stochastic_sampling: bool,
+}
+
+/// The form of the dynamic shift.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TimeShift {
+    /// `e^mu / (e^mu + 1/sigma − 1)`
+    Exponential,
+    /// `mu / (mu + 1/sigma − 1)`
+    Linear,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            num_train_timesteps: 1000,
+            shift: 1.0,
+            use_dynamic_shifting: false,
+            base_shift: 0.5,
+            max_shift: 1.15,
+            base_image_seq_len: 256,
+            max_image_seq_len: 4096,
+            time_shift_type: TimeShift::Exponential,
+            shift_terminal: None,
+            invert_sigmas: false,
+            use_karras_sigmas: false,
+            use_exponential_sigmas: false,
+            use_beta_sigmas: false,
+            stochastic_sampling: false,
+        }
+    }
+}
+
+/// The scheduler of FLUX.
+#[derive(Debug, Clone)]
+pub struct FlowMatchEuler {
+    config: Config,
+}
+
+/// The noise levels of one picture.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Schedule {
+    /// `steps + 1` sigmas, from noise (near 1) to 0
+    sigmas: Vec<f32>,
+    num_train_timesteps: f32,
+}
+
+impl FlowMatchEuler {
+    /// Refuses the variants that no FLUX checkpoint uses rather than sample wrongly.
+    pub fn new(config: Config) -> Result<Self> {
+        let unknown = [
+            ("invert_sigmas", config.invert_sigmas),
+            ("use_karras_sigmas", config.use_karras_sigmas),
+            ("use_exponential_sigmas", config.use_exponential_sigmas),
+            ("use_beta_sigmas", config.use_beta_sigmas),
+            ("stochastic_sampling", config.stochastic_sampling),
+        ];
+        match unknown.iter().find(|(_, wanted)| *wanted) {
+            Some((name, _)) => Err(Error::Invalid(format!("the scheduler option {name} is not supported"))),
+            None => Ok(Self { config }),
+        }
+    }
+
+    /// The noise levels for `steps` steps on a picture of `tokens` latent tokens: evenly from 1 to 1/steps, then shifted.
+    pub fn schedule(&self, steps: usize, tokens: usize) -> Schedule {
+        let config = &self.config;
+        let mut sigmas: Vec<f32> = (0..steps).map(|step| even(step, steps) as f32).collect();
+        if config.use_dynamic_shifting {
+            let mu = self.shift_for(tokens);
+            let weight = match config.time_shift_type {
+                TimeShift::Exponential => mu.exp() as f32,
+                TimeShift::Linear => mu as f32,
+            };
+            sigmas.iter_mut().for_each(|sigma| *sigma = weight / (weight + (1.0 / *sigma - 1.0)));
+        } else {
+            let (shift, excess) = (config.shift as f32, (config.shift - 1.0) as f32);
+            sigmas.iter_mut().for_each(|sigma| *sigma = shift * *sigma / (1.0 + excess * *sigma));
+        }
+        if let (Some(terminal), Some(&last)) = (config.shift_terminal.filter(|t| *t != 0.0), sigmas.last()) {
+            let factor = (1.0 - last) / (1.0 - terminal) as f32;
+            sigmas.iter_mut().for_each(|sigma| *sigma = 1.0 - (1.0 - *sigma) / factor);
+        }
+        sigmas.push(0.0);
+        Schedule { sigmas, num_train_timesteps: config.num_train_timesteps as f32 }
+    }
+
+    /// Linear in the number of tokens between the two published points: larger pictures stay noisy for longer.
+    fn shift_for(&self, tokens: usize) -> f64 {
+        let config = &self.config;
+        let span = config.max_image_seq_len as f64 - config.base_image_seq_len as f64;
+        let slope = (config.max_shift - config.base_shift) / span;
+        let offset = config.base_shift - slope * config.base_image_seq_len as f64;
+        tokens as f64 * slope + offset
+    }
+}
+
+/// Point `step` of `steps` points spread evenly from 1 to 1/steps, as `numpy.linspace` rounds it.
+fn even(step: usize, steps: usize) -> f64 {
+    let stop = 1.0 / steps as f64;
+    match step {
+        0 => 1.0,
+        _ if step + 1 == steps => stop,
+        _ => step as f64 * ((stop - 1.0) / (steps - 1) as f64) + 1.0,
+    }
+}
+
+impl Schedule {
+    /// How many steps there are.
+    pub fn steps(&self) -> usize {
+        self.sigmas.len() - 1
+    }
+
+    /// All noise levels, `steps + 1` of them, the last one 0.
+    pub fn sigmas(&self) -> &[f32] {
+        &self.sigmas
+    }
+
+    /// What the denoiser is told at `step`: sigma by way of the timestep, with the rounding of that way.
+    pub fn time(&self, step: usize) -> f32 {
+        self.sigmas[step] * self.num_train_timesteps / 1000.0
+    }
+
+    /// One Euler step along the predicted velocity: latents at `step + 1`, of the same shape.
+    pub fn step<const D: usize>(&self, step: usize, latents: Tensor<D>, velocity: Tensor<D>) -> Tensor<D> {
+        latents + velocity * (self.sigmas[step + 1] - self.sigmas[step])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn schedule(config: Config, steps: usize, tokens: usize) -> Vec<f32> {
+        FlowMatchEuler::new(config).unwrap().schedule(steps, tokens).sigmas
+    }
+
+    #[test]
+    fn without_a_shift_levels_are_even() {
+        assert_eq!(schedule(Config::default(), 4, 64), [1.0, 0.75, 0.5, 0.25, 0.0]);
+        assert_eq!(schedule(Config::default(), 1, 64), [1.0, 0.0]);
+    }
+
+    #[test]
+    fn a_static_shift_stays_longer_in_the_noise() {
+        let shifted = schedule(Config { shift: 3.0, ..Config::default() }, 4, 64);
+        for (got, wanted) in shifted.iter().zip([1.0, 0.9, 0.75, 0.5, 0.0]) {
+            assert!((got - wanted).abs() < 1e-6, "{shifted:?}");
+        }
+    }
+
+    #[test]
+    fn the_dynamic_shift_depends_on_size() {
+        let config = Config { use_dynamic_shifting: true, ..Config::default() };
+        let at = |tokens| schedule(config.clone(), 2, tokens)[1];
+        // mu = 0.5 at 256 tokens and 1.15 at 4096: e^mu / (e^mu + 1) at sigma ½
+        assert!((at(256) - 0.622_459_35).abs() < 1e-6);
+        assert!((at(4096) - 0.759_510_9).abs() < 1e-6);
+    }
+
+    #[test]
+    fn unknown_variants_are_refused() {
+        let config = Config { use_karras_sigmas: true, ..Config::default() };
+        assert!(FlowMatchEuler::new(config).is_err());
+    }
+}
