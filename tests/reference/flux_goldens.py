@@ -116,7 +116,7 @@ def pipeline_goldens(golden, pipeline, **request):
 
 def tiny(out):
     pipeline = tiny_pipeline.flux_tiny()
-    tiny_pipeline.save(pipeline, out, shard_sizes={"transformer": "250KB", "text_encoder_2": "40KB"})
+    tiny_pipeline.save(pipeline, out, shard_sizes={"transformer": "250KB", "text_encoder_2": "40KB"}, published_clip_keys=True)
     return reference(out, rows=5, columns=3, height=64, width=80, guidance_scale=3.5, seed=1234)
 
 

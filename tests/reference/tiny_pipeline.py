@@ -13,6 +13,7 @@ from pathlib import Path
 import diffusers
 import sentencepiece
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, T5Config, T5EncoderModel, T5Tokenizer
 
 CORPUS = (
@@ -149,14 +150,20 @@ def flux_tiny_cfg():
     )
 
 
-def save(pipeline, folder, shard_sizes=None):
-    """Writes the layout of the published repositories: with CLIP's vocab.json and merges.txt, and shards where asked."""
+def save(pipeline, folder, shard_sizes=None, published_clip_keys=False):
+    """Writes the layout of the published repositories: with CLIP's vocab.json and merges.txt, and shards where asked.
+
+    Published CLIP files call their tensors `text_model.…`; transformers 5 writes them without that prefix and reads both.
+    """
     folder = Path(folder)
     pipeline.save_pretrained(folder, safe_serialization=True)
     for name, size in (shard_sizes or {}).items():
         for old in (folder / name).glob("*.safetensors"):
             old.unlink()
         getattr(pipeline, name).save_pretrained(folder / name, max_shard_size=size)
+    if published_clip_keys:
+        weights = folder / "text_encoder" / "model.safetensors"
+        save_file({f"text_model.{k}": v for k, v in load_file(weights).items()}, weights, metadata={"format": "pt"})
     model = json.loads((folder / "tokenizer" / "tokenizer.json").read_text())["model"]
     (folder / "tokenizer" / "vocab.json").write_text(json.dumps(model["vocab"], ensure_ascii=False))
     merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"]]

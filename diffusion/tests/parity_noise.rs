@@ -1,0 +1,38 @@
+//! Seeds as in PyTorch: `torch.randn` with `torch.Generator("cpu").manual_seed(seed)`.
+//!
+//! Tolerance 1e-6 on each value: the words of the generator are equal bit by bit, what differs is the last digit of
+//! logarithm, sine and cosine (torch's vectorised ones against the platform's), and f32 steps by 5e-7 beyond 4.
+
+mod golden;
+
+use diffusion::noise::Noise;
+use golden::{Golden, largest_difference};
+
+const TOLERANCE: f64 = 1e-6;
+
+#[test]
+fn a_seed_draws_what_torch_draws() {
+    let golden = Golden::open("noise");
+    for name in golden.names("randn.") {
+        let (seed, size) = name.split_once('.').unwrap();
+        let (seed, size): (u64, usize) = (seed.parse().unwrap(), size.parse().unwrap());
+        let drawn = Noise::seeded(seed).normal(size);
+        let difference = largest_difference(&drawn, golden.values(&format!("randn.{name}")));
+        assert!(difference <= TOLERANCE, "seed {seed}, {size} values: {difference:.1e}");
+    }
+}
+
+#[test]
+fn later_draws_go_on_where_torch_goes_on() {
+    let golden = Golden::open("noise");
+    let sequences: std::collections::BTreeSet<_> =
+        golden.names("sequence.").iter().map(|name| name.split_once('.').unwrap().0).collect();
+    for sequence in sequences {
+        let mut noise = Noise::seeded(42);
+        for (i, size) in sequence.split('-').enumerate() {
+            let drawn = noise.normal(size.parse().unwrap());
+            let difference = largest_difference(&drawn, golden.values(&format!("sequence.{sequence}.{i}")));
+            assert!(difference <= TOLERANCE, "draw {i} of {sequence}: {difference:.1e}");
+        }
+    }
+}
