@@ -1,0 +1,104 @@
+//! Failures on purpose, so that the tests can break an engine at a chosen step of a real job.
+//!
+//! Only the hidden `engine` command reads this from its environment (`PYROGRAPH_ENGINE_FAULT`); nothing else in the
+//! product can switch it on.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+/// What shall go wrong, parsed from `abort_at_step=3,once_file=/tmp/fired`.
+///
+/// Words: `abort_at_step=N` (dies by a signal), `exit_at_step=N` (ends with code 70, as after a sticky device error),
+/// `panic_at_step=N`, `hang_at_step=N` (never reports again), `step_delay_ms=N` (every step takes that much longer),
+/// `once_file=PATH` (the failure happens only while that file does not exist; happening creates it).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Fault {
+    failure: Option<(Failure, usize)>,
+    once_file: Option<PathBuf>,
+    step_delay: Duration,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Failure {
+    Abort,
+    Exit,
+    Panic,
+    Hang,
+}
+
+impl FromStr for Fault {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut fault = Self::default();
+        for part in text.split(',').filter(|part| !part.trim().is_empty()) {
+            let (word, value) = part.trim().split_once('=').ok_or_else(|| format!("{part}: needs a value"))?;
+            let number = || value.parse::<usize>().map_err(|error| format!("{part}: {error}"));
+            match word {
+                "abort_at_step" => fault.failure = Some((Failure::Abort, number()?)),
+                "exit_at_step" => fault.failure = Some((Failure::Exit, number()?)),
+                "panic_at_step" => fault.failure = Some((Failure::Panic, number()?)),
+                "hang_at_step" => fault.failure = Some((Failure::Hang, number()?)),
+                "step_delay_ms" => fault.step_delay = Duration::from_millis(number()? as u64),
+                "once_file" => fault.once_file = Some(value.into()),
+                _ => return Err(format!("{word}: unknown fault")),
+            }
+        }
+        Ok(fault)
+    }
+}
+
+impl Fault {
+    /// Called when a step is done; returns unless the failure is due.
+    pub(super) fn at_step(&self, step: usize) {
+        std::thread::sleep(self.step_delay);
+        let Some((failure, due)) = self.failure else { return };
+        if step != due || !self.may_fire() {
+            return;
+        }
+        tracing::warn!(?failure, step, "failing on purpose");
+        match failure {
+            Failure::Abort => std::process::abort(),
+            Failure::Exit => std::process::exit(super::EXIT_BROKEN_DEVICE.into()),
+            Failure::Panic => panic!("failing on purpose at step {step}"),
+            Failure::Hang => loop {
+                std::thread::sleep(Duration::from_secs(3600));
+            },
+        }
+    }
+
+    fn may_fire(&self) -> bool {
+        match &self.once_file {
+            None => true,
+            Some(path) => std::fs::File::create_new(path).is_ok(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fault_is_read_from_its_words() {
+        let fault: Fault = "abort_at_step=3,once_file=/tmp/x,step_delay_ms=5".parse().unwrap();
+        assert_eq!(fault.failure, Some((Failure::Abort, 3)));
+        assert_eq!(fault.once_file, Some("/tmp/x".into()));
+        assert_eq!(fault.step_delay, Duration::from_millis(5));
+        assert_eq!("".parse::<Fault>().unwrap(), Fault::default());
+        assert!("abort_at_step".parse::<Fault>().is_err());
+        assert!("explode=1".parse::<Fault>().is_err());
+        assert!("abort_at_step=soon".parse::<Fault>().is_err());
+    }
+
+    #[test]
+    fn a_fault_with_a_file_happens_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let once = folder.path().join("fired");
+        let fault = Fault { once_file: Some(once.clone()), ..Fault::default() };
+        assert!(fault.may_fire());
+        assert!(once.exists());
+        assert!(!fault.may_fire());
+    }
+}

@@ -1,0 +1,59 @@
+//! Makes the pictures of one request and writes them as PNG files.
+
+use std::ops::ControlFlow;
+
+use diffusion::pipelines::flux::TextToImage;
+
+use super::models::Models;
+use super::{Desk, End, Wish, picture};
+use crate::protocol::{Generate, Report};
+
+/// Runs the pipeline, reporting every step and at the end every picture.
+pub(super) fn run(models: &mut Models, order: &Generate, desk: &Desk) -> diffusion::Result<End> {
+    let request = order.request;
+    if desk.wish(request) != Wish::GoOn {
+        return Ok(End::Canceled);
+    }
+    let (resident, warnings) = models.pipeline(&order.base, &order.loras)?;
+    for message in warnings {
+        desk.report(&Report::Warning { request, message });
+    }
+    let text_to_image = TextToImage {
+        prompt: order.prompt.clone(),
+        negative_prompt: order.negative_prompt.clone(),
+        num_images: order.num_images,
+        num_inference_steps: order.num_inference_steps,
+        guidance_scale: order.guidance_scale,
+        true_cfg_scale: order.true_cfg_scale,
+        width: order.width,
+        height: order.height,
+        seed: order.seed,
+    };
+    let mut last = std::time::Instant::now();
+    let images = resident.pipeline.generate(&text_to_image, &mut |progress| {
+        desk.fault.at_step(progress.step);
+        let seconds = last.elapsed().as_secs_f64();
+        last = std::time::Instant::now();
+        desk.report(&Report::Progress {
+            request,
+            step: progress.step,
+            total_steps: progress.total_steps,
+            loss: None,
+            seconds_per_step: Some(seconds),
+        });
+        match desk.wish(request) {
+            Wish::Cancel => ControlFlow::Break(()),
+            // A picture is soon done: a worker that drains waits for it.
+            Wish::GoOn | Wish::Suspend => ControlFlow::Continue(()),
+        }
+    });
+    models.keep(&order.base, resident);
+    for (position, image) in images?.into_iter().enumerate() {
+        let seed = order.seed + position as u64;
+        let path = order.output_dir.join(format!("{position}.png"));
+        let (width, height) = image.dimensions();
+        picture::write(&path, image.as_raw(), (width, height), order, seed).map_err(diffusion::Error::file(&path))?;
+        desk.report(&Report::Image { request, position, path, seed, width, height });
+    }
+    Ok(End::Done { adapter: None })
+}

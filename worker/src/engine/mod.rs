@@ -1,0 +1,240 @@
+//! The engine: a child process that owns the device and runs the models, one request after another.
+//!
+//! It knows files on the local disk and the messages of [`crate::protocol`]; no database, storage or job. One thread
+//! (the caller's) owns the device; a second one reads stdin, so that a cancel is seen while the device is busy. When
+//! stdin closes the process ends at once, in the middle of a step if need be: an engine never outlives its worker.
+
+mod fault;
+mod generate;
+mod models;
+mod picture;
+mod shelf;
+mod train;
+
+use std::any::Any;
+use std::io::{Read, Write};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+
+use diffusion::device::{DeviceChoice, OpenDevice};
+
+pub use self::fault::Fault;
+use self::models::Models;
+use crate::protocol::{self, FailureClass, Order, PROTOCOL_VERSION, Report, RequestId};
+
+/// The exit code of an engine whose device cannot be trusted any more; a fresh process is the only cure for a sticky
+/// CUDA error.
+pub const EXIT_BROKEN_DEVICE: u8 = 70;
+
+/// How an engine is started.
+#[derive(Debug, Clone)]
+pub struct EngineConfig {
+    /// The wished device.
+    pub device: DeviceChoice,
+    /// Bytes of weights that may stay in memory; `None` takes six tenths of what this machine has.
+    pub memory_limit: Option<u64>,
+    /// A failure to stage, for tests.
+    pub fault: Option<Fault>,
+}
+
+/// Serves stdin and stdout until the worker closes them. The body of the hidden `pyrograph engine` command.
+pub fn run(config: EngineConfig) -> ExitCode {
+    serve(std::io::stdin(), std::io::stdout(), config, || std::process::exit(0))
+}
+
+/// Serves one pair of pipes; `orphaned` is called on the reading thread when the worker is gone.
+fn serve(
+    input: impl Read + Send + 'static,
+    output: impl Write + Send + 'static,
+    config: EngineConfig,
+    orphaned: impl FnOnce() + Send + 'static,
+) -> ExitCode {
+    let device = match diffusion::device::open(config.device) {
+        Ok(device) => device,
+        Err(error) => {
+            tracing::error!(%error, "no device");
+            return ExitCode::FAILURE;
+        }
+    };
+    let desk = Arc::new(Desk::new(output, config.fault.unwrap_or_default()));
+    let (orders, inbox) = mpsc::channel();
+    let reader = Arc::clone(&desk);
+    std::thread::spawn(move || {
+        reader.read_orders(input, &orders);
+        orphaned();
+    });
+    let memory_limit = config.memory_limit.unwrap_or_else(|| memory_bytes() / 10 * 6);
+    let mut models = Models::new(device, memory_limit);
+    for order in inbox {
+        match order {
+            Order::Hello { version } if version == PROTOCOL_VERSION => desk.report(&ready(models.device())),
+            Order::Hello { version } => {
+                tracing::error!(version, ours = PROTOCOL_VERSION, "the worker speaks another protocol version");
+                return ExitCode::FAILURE;
+            }
+            Order::Generate(order) => {
+                let broken = desk.attend(order.request, &mut models, |models| generate::run(models, &order, &desk));
+                if broken {
+                    return ExitCode::from(EXIT_BROKEN_DEVICE);
+                }
+            }
+            Order::Train(order) => {
+                let broken = desk.attend(order.request, &mut models, |models| train::run(models, &order, &desk));
+                if broken {
+                    return ExitCode::from(EXIT_BROKEN_DEVICE);
+                }
+            }
+            Order::Cancel { .. } | Order::Suspend { .. } => {}
+            Order::Shutdown => break,
+        }
+    }
+    ExitCode::SUCCESS
+}
+
+fn ready(device: &OpenDevice) -> Report {
+    Report::Ready { version: PROTOCOL_VERSION, device: device.name.clone(), why: device.why.clone() }
+}
+
+/// How a request ended when it did not fail.
+enum End {
+    Done { adapter: Option<std::path::PathBuf> },
+    Canceled,
+    Suspended,
+}
+
+/// What the worker wishes of the request at hand, looked up between two steps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wish {
+    GoOn,
+    Cancel,
+    Suspend,
+}
+
+/// The engine's side of the conversation: reports out, wishes in, and the staged fault.
+struct Desk {
+    output: Mutex<Box<dyn Write + Send>>,
+    /// The last request to cancel and to suspend; request numbers start at 1.
+    canceled: AtomicU64,
+    suspended: AtomicU64,
+    fault: Fault,
+}
+
+impl Desk {
+    fn new(output: impl Write + Send + 'static, fault: Fault) -> Self {
+        Self {
+            output: Mutex::new(Box::new(output)),
+            canceled: AtomicU64::new(0),
+            suspended: AtomicU64::new(0),
+            fault,
+        }
+    }
+
+    /// Passes orders on until the pipe ends. Cancel and suspend take effect here, past the queue.
+    fn read_orders(&self, mut input: impl Read, orders: &mpsc::Sender<Order>) {
+        loop {
+            match protocol::read::<Order>(&mut input) {
+                Ok(Some(order)) => {
+                    match order {
+                        Order::Cancel { request } => self.canceled.store(request, Ordering::Relaxed),
+                        Order::Suspend { request } => self.suspended.store(request, Ordering::Relaxed),
+                        _ => {}
+                    }
+                    if orders.send(order).is_err() {
+                        return;
+                    }
+                }
+                Ok(None) => return,
+                Err(error) => {
+                    tracing::error!(%error, "cannot understand the worker");
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Tells the worker. A worker that does not listen is gone; the reading thread notices and ends the process.
+    fn report(&self, report: &Report) {
+        let mut output = self.output.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Err(error) = protocol::write(&mut *output, report) {
+            tracing::error!(%error, "cannot reach the worker");
+        }
+    }
+
+    fn wish(&self, request: RequestId) -> Wish {
+        if self.canceled.load(Ordering::Relaxed) == request {
+            Wish::Cancel
+        } else if self.suspended.load(Ordering::Relaxed) == request {
+            Wish::Suspend
+        } else {
+            Wish::GoOn
+        }
+    }
+
+    /// Does one request and reports how it ended. Returns true when the device must not be used any more.
+    fn attend(
+        &self,
+        request: RequestId,
+        models: &mut Models,
+        work: impl FnOnce(&mut Models) -> diffusion::Result<End>,
+    ) -> bool {
+        self.report(&Report::Loading { request });
+        // A panic in model code must not take the conversation with it. What it may have left half way is dropped.
+        let outcome = catch_unwind(AssertUnwindSafe(|| work(&mut *models)));
+        let (report, panicked) = match outcome {
+            Ok(Ok(End::Done { adapter })) => (Report::Done { request, adapter }, false),
+            Ok(Ok(End::Canceled)) | Ok(Err(diffusion::Error::Canceled)) => (Report::Canceled { request }, false),
+            Ok(Ok(End::Suspended)) => (Report::Suspended { request }, false),
+            Ok(Err(error)) => {
+                tracing::warn!(%error, request, "request failed");
+                (Report::Failed { request, class: class(&error), message: error.to_string() }, false)
+            }
+            Err(panic) => {
+                models.clear();
+                let message = format!("the engine panicked: {}", panic_text(panic.as_ref()));
+                (Report::Failed { request, class: FailureClass::Internal, message }, true)
+            }
+        };
+        self.report(&report);
+        panicked && is_gpu(models.device())
+    }
+}
+
+/// Whether the device is a GPU, whose state does not survive a failure inside a kernel.
+fn is_gpu(device: &OpenDevice) -> bool {
+    !device.name.to_ascii_lowercase().contains("cpu")
+}
+
+/// Whose fault an error is.
+fn class(error: &diffusion::Error) -> FailureClass {
+    use diffusion::Error;
+    match error {
+        Error::Malformed { .. } | Error::Weights { .. } | Error::Invalid(_) | Error::Adapter(_) => {
+            FailureClass::InvalidInput
+        }
+        Error::File { .. } | Error::Device(_) => FailureClass::Resource,
+        Error::Canceled => FailureClass::Internal,
+    }
+}
+
+fn panic_text(panic: &(dyn Any + Send)) -> &str {
+    panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("no message")
+}
+
+/// Memory of this machine in bytes: what the kernel tells, or less where the process group may not have all of it.
+fn memory_bytes() -> u64 {
+    const UNKNOWN: u64 = 8 << 30;
+    let machine = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| {
+        let kib = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?.trim().strip_suffix(" kB")?;
+        Some(kib.parse::<u64>().ok()? * 1024)
+    });
+    let group = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"]
+        .iter()
+        .find_map(|path| std::fs::read_to_string(path).ok()?.trim().parse::<u64>().ok());
+    machine.unwrap_or(UNKNOWN).min(group.unwrap_or(u64::MAX))
+}

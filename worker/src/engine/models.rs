@@ -1,0 +1,152 @@
+//! The models this engine has in memory.
+//!
+//! A pipeline stays loaded under its checkpoint's digest, so that the next request starts at once; adapters are
+//! attached to the resident pipeline and replaced without reading the base again. Which one has to go when memory is
+//! short is decided by [`super::shelf`].
+
+use std::path::Path;
+
+use diffusion::device::OpenDevice;
+use diffusion::lora::LoraFile;
+use diffusion::pipelines::flux::FluxPipeline;
+
+use super::shelf::Shelf;
+use crate::protocol::{Adapter, Base};
+
+/// Pipelines on one device.
+pub(super) struct Models {
+    device: OpenDevice,
+    resident: Shelf<Resident>,
+}
+
+/// A loaded pipeline with the adapters attached to it.
+pub(super) struct Resident {
+    pub pipeline: FluxPipeline,
+    attached: Vec<(String, u64)>,
+    warnings: Vec<String>,
+    bytes: u64,
+}
+
+impl Models {
+    /// Nothing loaded yet; `memory_limit` in bytes bounds what stays.
+    pub fn new(device: OpenDevice, memory_limit: u64) -> Self {
+        Self { device, resident: Shelf::new(memory_limit) }
+    }
+
+    /// The device everything runs on.
+    pub fn device(&self) -> &OpenDevice {
+        &self.device
+    }
+
+    /// Hands out the pipeline of `base` with exactly `loras` attached, and what the user should know about the match.
+    /// Give it back with [`keep`](Self::keep); a pipeline that a panic left half way is simply not given back.
+    pub fn pipeline(&mut self, base: &Base, loras: &[Adapter]) -> diffusion::Result<(Resident, Vec<String>)> {
+        let mut resident = match self.resident.take(&base.sha256) {
+            Some(resident) => resident,
+            None => self.load(base)?,
+        };
+        let wanted: Vec<_> = loras.iter().map(|lora| (lora.sha256.clone(), lora.scale.to_bits())).collect();
+        if resident.attached != wanted {
+            resident.warnings = attach(&mut resident.pipeline, loras)?;
+            resident.attached = wanted;
+        }
+        let warnings = resident.warnings.clone();
+        Ok((resident, warnings))
+    }
+
+    /// Keeps a pipeline for the next request.
+    pub fn keep(&mut self, base: &Base, resident: Resident) {
+        self.resident.put(base.sha256.clone(), resident.bytes, resident);
+    }
+
+    /// Makes room for a training on `base`, which loads its own copy and needs about as much again for activations.
+    pub fn make_room_for_training(&mut self, base: &Base) {
+        let bytes = self.weight(&base.folder);
+        self.drop_for(2 * bytes);
+    }
+
+    /// Forgets everything, after a defect that may have left a model or the device in a strange state.
+    pub fn clear(&mut self) {
+        self.resident.clear();
+    }
+
+    fn load(&mut self, base: &Base) -> diffusion::Result<Resident> {
+        let bytes = self.weight(&base.folder);
+        self.drop_for(bytes);
+        let started = std::time::Instant::now();
+        let pipeline = FluxPipeline::load(&base.folder, &self.device.device)?;
+        tracing::info!(model = base.name, bytes, seconds = started.elapsed().as_secs_f64(), "model loaded");
+        Ok(Resident { pipeline, attached: Vec::new(), warnings: Vec::new(), bytes })
+    }
+
+    fn drop_for(&mut self, bytes: u64) {
+        for key in self.resident.make_room(bytes) {
+            tracing::info!(sha256 = key, "model dropped to make room");
+        }
+    }
+
+    /// Bytes of the weights once loaded: as in the files on a GPU (bf16); widened to f32, so at most twice, on the CPU.
+    fn weight(&self, folder: &Path) -> u64 {
+        safetensors_bytes(folder) * if super::is_gpu(&self.device) { 1 } else { 2 }
+    }
+}
+
+fn attach(pipeline: &mut FluxPipeline, loras: &[Adapter]) -> diffusion::Result<Vec<String>> {
+    let files = loras.iter().map(|lora| LoraFile::open(&lora.path)).collect::<diffusion::Result<Vec<_>>>()?;
+    let scaled: Vec<_> = files.iter().zip(loras).map(|(file, lora)| (file, lora.scale)).collect();
+    let reports = pipeline.attach(&scaled)?;
+    Ok(loras
+        .iter()
+        .zip(reports)
+        .filter(|(_, report)| !report.unmatched.is_empty())
+        .map(|(lora, report)| partial_match(&lora.name, report.matched, &report.unmatched))
+        .collect())
+}
+
+/// A sentence about an adapter of which only a part fits.
+fn partial_match(name: &str, matched: usize, unmatched: &[String]) -> String {
+    const SHOWN: usize = 3;
+    let more = unmatched.len().saturating_sub(SHOWN);
+    let keys = unmatched.iter().take(SHOWN).map(String::as_str).collect::<Vec<_>>().join(", ");
+    let rest = if more > 0 { format!(" and {more} more") } else { String::new() };
+    format!("LoRA {name}: {matched} layers attached, {} not in this model: {keys}{rest}", unmatched.len())
+}
+
+fn safetensors_bytes(folder: &Path) -> u64 {
+    let Ok(entries) = std::fs::read_dir(folder) else { return 0 };
+    entries
+        .flatten()
+        .map(|entry| {
+            let path = entry.path();
+            match std::fs::metadata(&path) {
+                Ok(about) if about.is_dir() => safetensors_bytes(&path),
+                Ok(about) if path.extension().is_some_and(|end| end == "safetensors") => about.len(),
+                _ => 0,
+            }
+        })
+        .sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_partial_match_names_the_first_keys() {
+        let keys: Vec<_> = (0..5).map(|i| format!("k{i}")).collect();
+        assert_eq!(
+            partial_match("ink", 7, &keys),
+            "LoRA ink: 7 layers attached, 5 not in this model: k0, k1, k2 and 2 more"
+        );
+    }
+
+    #[test]
+    fn only_weights_are_counted() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join("vae")).unwrap();
+        std::fs::write(folder.path().join("vae/a.safetensors"), [0; 10]).unwrap();
+        std::fs::write(folder.path().join("b.safetensors"), [0; 5]).unwrap();
+        std::fs::write(folder.path().join("config.json"), [0; 99]).unwrap();
+        assert_eq!(safetensors_bytes(folder.path()), 15);
+    }
+}

@@ -1,0 +1,152 @@
+//! Writes a picture as PNG that tells how it was made.
+//!
+//! Two text chunks: `parameters`, the line that AUTOMATIC1111's web UI writes and many tools read, and `pyrograph`, a
+//! JSON object with everything needed to make the picture again. Nothing that differs between two runs of the same
+//! request (time, host) goes in, so that a retry writes the same bytes.
+
+use std::fmt::Write as _;
+use std::fs::File;
+use std::io::{self, Write as _};
+use std::path::Path;
+
+use serde_json::json;
+
+use crate::protocol::Generate;
+
+/// Writes `pixels` (RGB, 8 bit, row by row) to `path` and makes the file durable.
+pub(super) fn write(path: &Path, pixels: &[u8], size: (u32, u32), order: &Generate, seed: u64) -> io::Result<()> {
+    let png = encode(pixels, size, order, seed)?;
+    let mut file = File::create_new(path)?;
+    file.write_all(&png)?;
+    file.sync_all()
+}
+
+fn encode(pixels: &[u8], size: (u32, u32), order: &Generate, seed: u64) -> Result<Vec<u8>, png::EncodingError> {
+    let mut bytes = Vec::with_capacity(pixels.len() / 2);
+    let mut encoder = png::Encoder::new(&mut bytes, size.0, size.1);
+    encoder.set_color(png::ColorType::Rgb);
+    encoder.set_depth(png::BitDepth::Eight);
+    for (keyword, text) in [("parameters", parameters(order, seed)), ("pyrograph", recipe(order, seed).to_string())] {
+        // tEXt is Latin-1 by the PNG specification; other text needs the international chunk.
+        if text.chars().all(|letter| u32::from(letter) < 256) {
+            encoder.add_text_chunk(keyword.to_owned(), text)?;
+        } else {
+            encoder.add_itxt_chunk(keyword.to_owned(), text)?;
+        }
+    }
+    let mut writer = encoder.write_header()?;
+    writer.write_image_data(pixels)?;
+    writer.finish()?;
+    Ok(bytes)
+}
+
+fn recipe(order: &Generate, seed: u64) -> serde_json::Value {
+    let loras: Vec<_> = order
+        .loras
+        .iter()
+        .map(|lora| json!({"name": lora.name, "sha256": lora.sha256, "scale": lora.scale}))
+        .collect();
+    json!({
+        "prompt": order.prompt,
+        "negative_prompt": order.negative_prompt,
+        "seed": seed,
+        "num_inference_steps": order.num_inference_steps,
+        "guidance_scale": order.guidance_scale,
+        "true_cfg_scale": order.true_cfg_scale,
+        "width": order.width,
+        "height": order.height,
+        "model": {"name": order.base.name, "sha256": order.base.sha256},
+        "loras": loras,
+        "engine": concat!("pyrograph ", env!("CARGO_PKG_VERSION")),
+    })
+}
+
+fn parameters(order: &Generate, seed: u64) -> String {
+    let mut text = order.prompt.clone();
+    for lora in &order.loras {
+        let _ = write!(text, " <lora:{}:{}>", lora.name, lora.scale);
+    }
+    if let Some(negative) = &order.negative_prompt {
+        let _ = write!(text, "\nNegative prompt: {negative}");
+    }
+    let _ = write!(
+        text,
+        "\nSteps: {}, Sampler: Euler, CFG scale: {}, Distilled CFG Scale: {}, Seed: {seed}, Size: {}x{}, Model hash: {}, Model: {}",
+        order.num_inference_steps,
+        order.true_cfg_scale,
+        order.guidance_scale,
+        order.width,
+        order.height,
+        short(&order.base.sha256),
+        order.base.name,
+    );
+    if !order.loras.is_empty() {
+        let hashes: Vec<_> = order.loras.iter().map(|l| format!("{}: {}", l.name, short(&l.sha256))).collect();
+        let _ = write!(text, ", Lora hashes: \"{}\"", hashes.join(", "));
+    }
+    let _ = write!(text, ", Version: pyrograph {}", env!("CARGO_PKG_VERSION"));
+    text
+}
+
+/// The first ten digits, as AUTOMATIC1111 shows hashes.
+fn short(sha256: &str) -> &str {
+    sha256.get(..10).unwrap_or(sha256)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::{Adapter, Base};
+
+    fn order(prompt: &str) -> Generate {
+        Generate {
+            request: 1,
+            base: Base { folder: "/m".into(), name: "ember".into(), sha256: "ab".repeat(32) },
+            loras: vec![Adapter { path: "/l".into(), name: "ink".into(), sha256: "cd".repeat(32), scale: 0.5 }],
+            prompt: prompt.into(),
+            negative_prompt: Some("blurry".into()),
+            num_images: 1,
+            num_inference_steps: 4,
+            guidance_scale: 3.5,
+            true_cfg_scale: 1.0,
+            width: 2,
+            height: 1,
+            seed: 7,
+            output_dir: "/o".into(),
+        }
+    }
+
+    fn texts(path: &Path) -> (String, serde_json::Value) {
+        let reader = png::Decoder::new(io::BufReader::new(File::open(path).unwrap())).read_info().unwrap();
+        let info = reader.info();
+        let find = |keyword: &str| {
+            let plain = info.uncompressed_latin1_text.iter().find(|c| c.keyword == keyword).map(|c| c.text.clone());
+            plain.unwrap_or_else(|| info.utf8_text.iter().find(|c| c.keyword == keyword).unwrap().get_text().unwrap())
+        };
+        (find("parameters"), serde_json::from_str(&find("pyrograph")).unwrap())
+    }
+
+    #[test]
+    fn a_picture_tells_how_it_was_made() {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, prompt) in [("latin", "a fox, caf\u{e9}"), ("other", "狐 on a hill")] {
+            let path = folder.path().join(name);
+            write(&path, &[1, 2, 3, 4, 5, 6], (2, 1), &order(prompt), 9).unwrap();
+            let (parameters, recipe) = texts(&path);
+            assert!(parameters.starts_with(&format!("{prompt} <lora:ink:0.5>\nNegative prompt: blurry\nSteps: 4,")));
+            assert!(parameters.contains("Seed: 9, Size: 2x1, Model hash: ababababab, Model: ember"));
+            assert_eq!(recipe["prompt"], prompt);
+            assert_eq!(recipe["seed"], 9);
+            assert_eq!(recipe["loras"][0]["sha256"], "cd".repeat(32));
+        }
+    }
+
+    #[test]
+    fn the_same_request_writes_the_same_bytes() {
+        let folder = tempfile::tempdir().unwrap();
+        let [one, two] = ["1", "2"].map(|name| folder.path().join(name));
+        write(&one, &[0; 6], (2, 1), &order("a fox"), 7).unwrap();
+        write(&two, &[0; 6], (2, 1), &order("a fox"), 7).unwrap();
+        assert_eq!(std::fs::read(one).unwrap(), std::fs::read(two).unwrap());
+    }
+}

@@ -1,0 +1,75 @@
+//! Trains one adapter, reporting every step and leaving checkpoints from which another attempt can go on.
+
+use std::time::Instant;
+
+use diffusion::training::{LoraTrainer, LoraTrainingConfig, TrainingExample};
+
+use super::models::Models;
+use super::{Desk, End, Wish};
+use crate::protocol::{Report, Train};
+
+/// Runs the trainer from its start, or from the checkpoint in the order, to its last step.
+pub(super) fn run(models: &mut Models, order: &Train, desk: &Desk) -> diffusion::Result<End> {
+    let request = order.request;
+    models.make_room_for_training(&order.base);
+    let mut trainer = LoraTrainer::new(&order.base.folder, &examples(order), config(order), &models.device().device)?;
+    if let Some(checkpoint) = &order.resume {
+        trainer.resume(checkpoint)?;
+        tracing::info!(checkpoint = %checkpoint.display(), "training resumed");
+    }
+    let checkpoint = |trainer: &LoraTrainer, step: usize| {
+        let path = order.output_dir.join(format!("checkpoint-{step}.safetensors"));
+        trainer.save_checkpoint(&path)?;
+        desk.report(&Report::Checkpoint { request, path, step });
+        Ok::<_, diffusion::Error>(())
+    };
+    let mut last_saved = None;
+    loop {
+        let started = Instant::now();
+        let Some(step) = trainer.next().transpose()? else { break };
+        desk.fault.at_step(step.step);
+        desk.report(&Report::Progress {
+            request,
+            step: step.step,
+            total_steps: step.total_steps,
+            loss: Some(step.loss),
+            seconds_per_step: Some(started.elapsed().as_secs_f64()),
+        });
+        let wish = desk.wish(request);
+        if wish == Wish::Cancel {
+            return Ok(End::Canceled);
+        }
+        let due = step.step % order.checkpoint_every == 0 && step.step < step.total_steps;
+        if (due || wish == Wish::Suspend) && last_saved != Some(step.step) {
+            checkpoint(&trainer, step.step)?;
+            last_saved = Some(step.step);
+        }
+        if wish == Wish::Suspend && step.step < step.total_steps {
+            return Ok(End::Suspended);
+        }
+    }
+    let adapter = order.output_dir.join("adapter.safetensors");
+    trainer.save_adapter(&adapter, &order.metadata)?;
+    Ok(End::Done { adapter: Some(adapter) })
+}
+
+fn examples(order: &Train) -> Vec<TrainingExample> {
+    order
+        .examples
+        .iter()
+        .map(|example| TrainingExample { image: example.path.clone(), caption: example.caption.clone() })
+        .collect()
+}
+
+fn config(order: &Train) -> LoraTrainingConfig {
+    LoraTrainingConfig {
+        trigger_word: order.trigger_word.clone(),
+        steps: order.steps,
+        rank: order.rank,
+        alpha: order.alpha,
+        learning_rate: order.learning_rate,
+        batch_size: order.batch_size,
+        resolution: order.resolution,
+        seed: order.seed,
+    }
+}

@@ -1,0 +1,422 @@
+//! What worker and engine say to each other: typed messages, versioned, one JSON document per frame.
+//!
+//! A frame is a little-endian `u32` with the number of bytes, then that many bytes of JSON. The child's stdin and
+//! stdout carry nothing else; its logs go to stderr. No job state, no storage key and no tensor belongs here: the two
+//! sides share only files on the local disk and the numbers of a request.
+
+use std::collections::BTreeMap;
+use std::io::{self, Read, Write};
+use std::path::PathBuf;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+
+/// The version of this file's messages. Both sides are the same binary, so a difference means that the binary was
+/// replaced under a running worker: the worker then refuses the child.
+pub const PROTOCOL_VERSION: u32 = 1;
+
+/// The longest frame either side accepts, in bytes. A training of 10 000 examples with long captions fits.
+pub const MAX_FRAME: usize = 16 * 1024 * 1024;
+
+/// The number of a request, unique within one worker process.
+pub type RequestId = u64;
+
+/// From the worker to its engine.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Order {
+    /// The first message; the engine answers with [`Report::Ready`].
+    Hello {
+        /// The worker's [`PROTOCOL_VERSION`].
+        version: u32,
+    },
+    /// Make pictures.
+    Generate(Box<Generate>),
+    /// Train an adapter.
+    Train(Box<Train>),
+    /// Stop a request between two steps; the answer is [`Report::Canceled`].
+    Cancel {
+        /// The request to stop; another one is not touched.
+        request: RequestId,
+    },
+    /// Stop a training after a checkpoint, to go on with it elsewhere; the answer is [`Report::Suspended`].
+    Suspend {
+        /// The request to stop.
+        request: RequestId,
+    },
+    /// Finish what is running, then end the process.
+    Shutdown,
+}
+
+/// A checkpoint folder in diffusers layout on the local disk.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Base {
+    /// The folder with `model_index.json`.
+    pub folder: PathBuf,
+    /// The model's name, for the picture's metadata.
+    pub name: String,
+    /// The checkpoint's digest (hex): the key under which the loaded pipeline stays resident.
+    pub sha256: String,
+}
+
+/// An adapter file on the local disk.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Adapter {
+    /// The safetensors file.
+    pub path: PathBuf,
+    /// The model's name, for the picture's metadata.
+    pub name: String,
+    /// Digest of the file (hex).
+    pub sha256: String,
+    /// How strongly it acts; 1 is as it was trained.
+    pub scale: f64,
+}
+
+/// The order to make pictures.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Generate {
+    /// Number of this request.
+    pub request: RequestId,
+    /// The model.
+    pub base: Base,
+    /// Adapters, in the order of the request.
+    pub loras: Vec<Adapter>,
+    /// What the picture should show.
+    pub prompt: String,
+    /// What it should not show.
+    pub negative_prompt: Option<String>,
+    /// How many pictures.
+    pub num_images: usize,
+    /// Denoising steps.
+    pub num_inference_steps: usize,
+    /// Distilled guidance.
+    pub guidance_scale: f64,
+    /// Classifier-free guidance; 1 switches it off.
+    pub true_cfg_scale: f64,
+    /// Pixels across.
+    pub width: usize,
+    /// Pixels down.
+    pub height: usize,
+    /// Seed of the first picture; picture `i` uses `seed + i`.
+    pub seed: u64,
+    /// An existing folder for the PNGs.
+    pub output_dir: PathBuf,
+}
+
+/// One picture to learn from.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Example {
+    /// The image file.
+    pub path: PathBuf,
+    /// What it shows.
+    pub caption: String,
+}
+
+/// The order to train an adapter.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Train {
+    /// Number of this request.
+    pub request: RequestId,
+    /// The model to train on.
+    pub base: Base,
+    /// The pictures.
+    pub examples: Vec<Example>,
+    /// A word put before every caption.
+    pub trigger_word: Option<String>,
+    /// Optimizer steps in all.
+    pub steps: usize,
+    /// Rank of the adapter.
+    pub rank: usize,
+    /// Scale of the adapter is `alpha / rank`.
+    pub alpha: f64,
+    /// AdamW's learning rate.
+    pub learning_rate: f64,
+    /// Examples per step.
+    pub batch_size: usize,
+    /// Side of the square whose area the buckets keep, in pixels.
+    pub resolution: usize,
+    /// Seed of everything random.
+    pub seed: u64,
+    /// A checkpoint of an earlier attempt to go on from.
+    pub resume: Option<PathBuf>,
+    /// An existing folder for checkpoints and the adapter.
+    pub output_dir: PathBuf,
+    /// Steps between two checkpoints.
+    pub checkpoint_every: usize,
+    /// Written into the adapter's safetensors header.
+    pub metadata: BTreeMap<String, String>,
+}
+
+/// From the engine to its worker.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Report {
+    /// The device is open and orders are welcome.
+    Ready {
+        /// The engine's [`PROTOCOL_VERSION`].
+        version: u32,
+        /// The device in use, for people.
+        device: String,
+        /// Why it is not the device one would expect, such as a missing driver.
+        why: Option<String>,
+    },
+    /// The request has begun and its model is being loaded; a sign of life before the first step.
+    Loading {
+        /// The request.
+        request: RequestId,
+    },
+    /// A step is done.
+    Progress {
+        /// The request.
+        request: RequestId,
+        /// Steps done, from 1.
+        step: usize,
+        /// Steps in all.
+        total_steps: usize,
+        /// Training loss of this step.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        loss: Option<f64>,
+        /// Seconds this step took.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        seconds_per_step: Option<f64>,
+    },
+    /// A picture lies on the disk.
+    Image {
+        /// The request.
+        request: RequestId,
+        /// Place in the batch, from 0.
+        position: usize,
+        /// The PNG file.
+        path: PathBuf,
+        /// Its own seed.
+        seed: u64,
+        /// Pixels across.
+        width: u32,
+        /// Pixels down.
+        height: u32,
+    },
+    /// A training can go on from this file.
+    Checkpoint {
+        /// The request.
+        request: RequestId,
+        /// The file.
+        path: PathBuf,
+        /// Steps done in it.
+        step: usize,
+    },
+    /// Something the user should know, though the work goes on.
+    Warning {
+        /// The request.
+        request: RequestId,
+        /// A sentence.
+        message: String,
+    },
+    /// The work is done.
+    Done {
+        /// The request.
+        request: RequestId,
+        /// The trained adapter.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        adapter: Option<PathBuf>,
+    },
+    /// The work stopped because the worker asked for it.
+    Canceled {
+        /// The request.
+        request: RequestId,
+    },
+    /// The training stopped after a checkpoint, because the worker asked for it.
+    Suspended {
+        /// The request.
+        request: RequestId,
+    },
+    /// The work cannot be done.
+    Failed {
+        /// The request.
+        request: RequestId,
+        /// Whose fault it is, and so whether another try makes sense.
+        class: FailureClass,
+        /// A sentence.
+        message: String,
+    },
+}
+
+impl Report {
+    /// The request this report is about; [`Report::Ready`] is about none.
+    pub fn request(&self) -> Option<RequestId> {
+        match self {
+            Self::Ready { .. } => None,
+            Self::Loading { request }
+            | Self::Progress { request, .. }
+            | Self::Image { request, .. }
+            | Self::Checkpoint { request, .. }
+            | Self::Warning { request, .. }
+            | Self::Done { request, .. }
+            | Self::Canceled { request }
+            | Self::Suspended { request }
+            | Self::Failed { request, .. } => Some(*request),
+        }
+    }
+
+    /// Whether nothing follows for this request.
+    pub fn is_last(&self) -> bool {
+        matches!(
+            self,
+            Self::Done { .. } | Self::Canceled { .. } | Self::Suspended { .. } | Self::Failed { .. }
+        )
+    }
+}
+
+/// Why the engine failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FailureClass {
+    /// The request can never work: a prompt, size, model or adapter that does not fit.
+    InvalidInput,
+    /// Memory or disk ran out here; elsewhere it may work.
+    Resource,
+    /// A defect in the engine.
+    Internal,
+}
+
+/// Why a frame could not be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum FrameError {
+    /// The pipe broke, also in the middle of a frame.
+    #[error("pipe: {0}")]
+    Pipe(#[from] io::Error),
+    /// The length is above [`MAX_FRAME`]: the other side wrote something that is no frame.
+    #[error("a frame of {0} bytes is longer than the {MAX_FRAME} allowed")]
+    TooLong(usize),
+    /// The bytes are no message.
+    #[error("not a message: {0}")]
+    Malformed(#[from] serde_json::Error),
+}
+
+fn encode(message: &impl Serialize) -> Result<Vec<u8>, FrameError> {
+    let mut frame = vec![0; 4];
+    serde_json::to_writer(&mut frame, message)?;
+    let length = frame.len() - 4;
+    if length > MAX_FRAME {
+        return Err(FrameError::TooLong(length));
+    }
+    frame[..4].copy_from_slice(&(length as u32).to_le_bytes());
+    Ok(frame)
+}
+
+fn checked_length(prefix: [u8; 4]) -> Result<usize, FrameError> {
+    let length = u32::from_le_bytes(prefix) as usize;
+    if length > MAX_FRAME { Err(FrameError::TooLong(length)) } else { Ok(length) }
+}
+
+/// Writes one frame and flushes it.
+pub fn write(to: &mut impl Write, message: &impl Serialize) -> Result<(), FrameError> {
+    to.write_all(&encode(message)?)?;
+    Ok(to.flush()?)
+}
+
+/// Reads one frame; `None` when the other side closed the pipe between two frames.
+pub fn read<T: DeserializeOwned>(from: &mut impl Read) -> Result<Option<T>, FrameError> {
+    let mut prefix = [0; 4];
+    if from.read(&mut prefix[..1])? == 0 {
+        return Ok(None);
+    }
+    from.read_exact(&mut prefix[1..])?;
+    let mut body = vec![0; checked_length(prefix)?];
+    from.read_exact(&mut body)?;
+    Ok(Some(serde_json::from_slice(&body)?))
+}
+
+/// [`write()`] for the worker's side.
+pub async fn send(to: &mut (impl AsyncWrite + Unpin), message: &impl Serialize) -> Result<(), FrameError> {
+    to.write_all(&encode(message)?).await?;
+    Ok(to.flush().await?)
+}
+
+/// [`read`] for the worker's side. Not safe to drop in the middle: give it a task of its own.
+pub async fn receive<T: DeserializeOwned>(from: &mut (impl AsyncRead + Unpin)) -> Result<Option<T>, FrameError> {
+    let mut prefix = [0; 4];
+    if from.read(&mut prefix[..1]).await? == 0 {
+        return Ok(None);
+    }
+    from.read_exact(&mut prefix[1..]).await?;
+    let mut body = vec![0; checked_length(prefix)?];
+    from.read_exact(&mut body).await?;
+    Ok(Some(serde_json::from_slice(&body)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reports() -> Vec<Report> {
+        vec![
+            Report::Ready { version: 1, device: "cpu".into(), why: Some("no driver".into()) },
+            Report::Progress { request: 7, step: 1, total_steps: 4, loss: Some(0.25), seconds_per_step: None },
+            Report::Image { request: 7, position: 0, path: "/o/0.png".into(), seed: u64::MAX, width: 64, height: 32 },
+            Report::Failed { request: 7, class: FailureClass::InvalidInput, message: "größer".into() },
+            Report::Done { request: 7, adapter: None },
+        ]
+    }
+
+    #[test]
+    fn frames_come_back_as_they_were_written() {
+        let mut wire = Vec::new();
+        for report in reports() {
+            write(&mut wire, &report).unwrap();
+        }
+        let mut from = wire.as_slice();
+        for report in reports() {
+            assert_eq!(read::<Report>(&mut from).unwrap(), Some(report));
+        }
+        assert_eq!(read::<Report>(&mut from).unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn both_sides_speak_the_same_frames() {
+        let (mut near, mut far) = tokio::io::duplex(64);
+        let order = Order::Cancel { request: 3 };
+        let sent = order.clone();
+        let writing = tokio::spawn(async move { send(&mut near, &sent).await });
+        assert_eq!(receive::<Order>(&mut far).await.unwrap(), Some(order));
+        writing.await.unwrap().unwrap();
+        assert_eq!(receive::<Order>(&mut far).await.unwrap(), None);
+    }
+
+    #[test]
+    fn malformed_frames_are_refused() {
+        let framed = |body: &[u8]| [&(body.len() as u32).to_le_bytes(), body].concat();
+        let cases: Vec<(&str, Vec<u8>)> = vec![
+            ("half a length", vec![1, 0]),
+            ("length without body", 9u32.to_le_bytes().to_vec()),
+            ("cut body", [&9u32.to_le_bytes()[..], b"{}"].concat()),
+            ("text on stdout", b"hello world, I am a log line".to_vec()),
+            ("huge length", u32::MAX.to_le_bytes().to_vec()),
+            ("one byte over the limit", ((MAX_FRAME + 1) as u32).to_le_bytes().to_vec()),
+            ("not JSON", framed(b"\xff\xfe")),
+            ("unknown type", framed(br#"{"type":"dance"}"#)),
+            ("unknown field", framed(br#"{"type":"canceled","request":1,"extra":2}"#)),
+            ("missing field", framed(br#"{"type":"progress","request":1}"#)),
+            ("wrong type", framed(br#"{"type":"canceled","request":"one"}"#)),
+            ("empty body", framed(b"")),
+            ("two documents", framed(br#"{"type":"canceled","request":1}{}"#)),
+        ];
+        for (name, wire) in cases {
+            assert!(read::<Report>(&mut wire.as_slice()).is_err(), "{name} was accepted");
+        }
+    }
+
+    #[test]
+    fn a_message_above_the_limit_is_not_sent() {
+        let message = "x".repeat(MAX_FRAME);
+        let report = Report::Warning { request: 1, message };
+        let mut wire = Vec::new();
+        assert!(matches!(write(&mut wire, &report), Err(FrameError::TooLong(_))));
+        assert!(wire.is_empty());
+    }
+}
