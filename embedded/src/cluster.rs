@@ -1,0 +1,203 @@
+//! One Postgres cluster in one folder: made once, started, found again, stopped. Everything here blocks.
+//!
+//! The folder holds `data` (the cluster), `password`, `log` and `settings.conf`. The server listens on 127.0.0.1
+//! only, and asks for the password.
+
+use std::fs;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use rustix::process::{Pid, test_kill_process};
+
+use crate::account::Account;
+use crate::binaries::Binaries;
+use crate::{Error, secret, write_private};
+
+pub(crate) const USER: &str = "pyrograph";
+
+/// How much a cluster cares about a power failure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Durability {
+    /// An acknowledged commit survives it.
+    Kept,
+    /// For tests: nothing is flushed.
+    ThrownAway,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Cluster {
+    account: Account,
+    binaries: Binaries,
+    folder: PathBuf,
+    durability: Durability,
+}
+
+impl Cluster {
+    /// Finds the programs and makes the cluster if the folder has none. `tools` is where npm may put the package.
+    pub fn prepare(folder: &Path, tools: &Path, durability: Durability) -> Result<Cluster, Error> {
+        let account = Account::find()?;
+        let folder = account.reachable(folder)?;
+        account.own(&folder)?;
+        let binaries = Binaries::find(&account, tools)?;
+        let cluster = Cluster { account, binaries, folder, durability };
+        if !cluster.data().join("PG_VERSION").is_file() {
+            cluster.initialize()?;
+        }
+        Ok(cluster)
+    }
+
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    fn data(&self) -> PathBuf {
+        self.folder.join("data")
+    }
+
+    fn log(&self) -> PathBuf {
+        self.folder.join("log")
+    }
+
+    /// The password of the user `pyrograph`, made with the cluster.
+    pub fn password(&self) -> Result<String, Error> {
+        let path = self.folder.join("password");
+        fs::read_to_string(&path).map_err(Error::file(path))
+    }
+
+    /// `initdb` beside the final place and then a rename, so that a half-made cluster is never taken for one.
+    fn initialize(&self) -> Result<(), Error> {
+        let part = self.folder.join("data.part");
+        if part.exists() {
+            fs::remove_dir_all(&part).map_err(Error::file(&part))?;
+        }
+        let password = self.folder.join("password");
+        write_private(&password, &secret()?)?;
+        self.account.own(&password)?;
+
+        let mut initdb = self.account.command(&self.binaries.program("initdb"));
+        initdb.arg("-D").arg(&part).args(["-U", USER, "-A", "scram-sha-256", "-E", "UTF8", "--no-locale"]);
+        initdb.arg("--pwfile").arg(&password);
+        if self.durability == Durability::ThrownAway {
+            initdb.arg("--no-sync");
+        }
+        let output = initdb.stdin(Stdio::null()).output().map_err(Error::file(self.binaries.program("initdb")))?;
+        if !output.status.success() {
+            return Err(Error::Program {
+                program: "initdb".into(),
+                status: output.status.to_string(),
+                output: String::from_utf8_lossy(&output.stderr).trim().to_owned(),
+            });
+        }
+        let settings = part.join("postgresql.conf");
+        fs::OpenOptions::new()
+            .append(true)
+            .open(&settings)
+            .and_then(|mut file| std::io::Write::write_all(&mut file, b"include '../settings.conf'\n"))
+            .map_err(Error::file(&settings))?;
+        fs::rename(&part, self.data()).map_err(Error::file(self.data()))
+    }
+
+    /// The port of a server that already runs on this folder, left by a process that was killed. A stale
+    /// `postmaster.pid` is removed: its number may meanwhile belong to somebody else.
+    pub fn running(&self) -> Result<Option<u16>, Error> {
+        let path = self.data().join("postmaster.pid");
+        let Ok(text) = fs::read_to_string(&path) else { return Ok(None) };
+        let mut lines = text.lines();
+        let pid = lines.next().and_then(|line| line.trim().parse::<i32>().ok());
+        let port = lines.nth(2).and_then(|line| line.trim().parse::<u16>().ok());
+        match (pid.and_then(Pid::from_raw), port) {
+            (Some(pid), Some(port)) if is_postgres(pid) => Ok(Some(port)),
+            _ => {
+                fs::remove_file(&path).map_err(Error::file(&path))?;
+                Ok(None)
+            }
+        }
+    }
+
+    /// Starts the server and returns its port. It runs in a session of its own, so that Ctrl-C reaches only us and
+    /// the order of the stop is ours.
+    pub fn start(&self) -> Result<u16, Error> {
+        let port = TcpListener::bind(("127.0.0.1", 0))
+            .and_then(|listener| listener.local_addr())
+            .map_err(Error::file("127.0.0.1"))?
+            .port();
+        let settings = self.folder.join("settings.conf");
+        fs::write(&settings, self.settings(port)).map_err(Error::file(&settings))?;
+        self.account.own(&settings)?;
+
+        let status = self
+            .control()
+            .args(["start", "-w", "-t", "60", "-l"])
+            .arg(self.log())
+            .status()
+            .map_err(Error::file(self.binaries.program("pg_ctl")))?;
+        if status.success() {
+            return Ok(port);
+        }
+        let log = fs::read_to_string(self.log()).unwrap_or_default();
+        let mut tail: Vec<&str> = log.lines().rev().take(8).collect();
+        tail.reverse();
+        Err(Error::Program { program: "pg_ctl start".into(), status: status.to_string(), output: tail.join("\n") })
+    }
+
+    fn settings(&self, port: u16) -> String {
+        let flush = match self.durability {
+            Durability::Kept => "on",
+            Durability::ThrownAway => "off",
+        };
+        format!(
+            "# Written anew at each start.\n\
+             listen_addresses = '127.0.0.1'\nport = {port}\nunix_socket_directories = ''\nmax_connections = 200\n\
+             fsync = {flush}\nsynchronous_commit = {flush}\nfull_page_writes = {flush}\n"
+        )
+    }
+
+    /// Ends the server; open connections are closed. `immediate` skips the final checkpoint.
+    pub fn stop(&self, mode: &str) -> Result<(), Error> {
+        let status = self
+            .control()
+            .args(["stop", "-w", "-t", "30", "-m", mode])
+            .status()
+            .map_err(Error::file(self.binaries.program("pg_ctl")))?;
+        if status.success() || self.running()?.is_none() {
+            return Ok(());
+        }
+        Err(Error::Program { program: "pg_ctl stop".into(), status: status.to_string(), output: String::new() })
+    }
+
+    fn control(&self) -> std::process::Command {
+        let mut command = self.account.command(&self.binaries.program("pg_ctl"));
+        command.arg("-D").arg(self.data());
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        command
+    }
+
+    /// A process that throws the cluster away as soon as this one ends, however it ends: it waits for the end of
+    /// its standard input, which we hold.
+    pub fn throw_away_with_us(&self) -> Result<std::process::Child, Error> {
+        use std::os::unix::process::CommandExt;
+        let script = r#"cat >/dev/null; "$0" -D "$1/data" stop -m immediate -w -t 10; rm -rf "$1""#;
+        self.account
+            .command(Path::new("/bin/sh"))
+            .args(["-c", script])
+            .arg(self.binaries.program("pg_ctl"))
+            .arg(&self.folder)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .process_group(0)
+            .spawn()
+            .map_err(Error::file("/bin/sh"))
+    }
+}
+
+fn is_postgres(pid: Pid) -> bool {
+    let alive = match test_kill_process(pid) {
+        Ok(()) => true,
+        Err(error) => error == rustix::io::Errno::PERM,
+    };
+    let named = fs::read_to_string(format!("/proc/{}/comm", pid.as_raw_nonzero()))
+        .map_or(!cfg!(target_os = "linux"), |name| name.trim() == "postgres");
+    alive && named
+}

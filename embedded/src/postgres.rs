@@ -1,0 +1,130 @@
+//! The database of an installation: the one that `DATABASE_URL` names, or a cluster of our own.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{ConnectOptions, Connection, PgConnection};
+
+use crate::Error;
+use crate::cluster::{Cluster, Durability, USER};
+
+const DATABASE: &str = "pyrograph";
+/// Recovery after a power failure may take this long before we give up waiting.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A Postgres that answers.
+pub struct Postgres {
+    url: String,
+    cluster: Option<Cluster>,
+}
+
+impl Postgres {
+    /// Uses `DATABASE_URL` if it is set and not empty, else the cluster in `folder` (see [`Postgres::own`]).
+    pub async fn start(folder: &Path) -> Result<Postgres, Error> {
+        match std::env::var("DATABASE_URL") {
+            Ok(url) if !url.is_empty() => Postgres::external(url).await,
+            _ => Postgres::own(folder).await,
+        }
+    }
+
+    /// Somebody else's server. We only make sure that it answers; [`Postgres::stop`] leaves it alone.
+    pub async fn external(url: String) -> Result<Postgres, Error> {
+        let options: PgConnectOptions = url.parse()?;
+        reach(&options, Duration::from_secs(10)).await?;
+        Ok(Postgres { url, cluster: None })
+    }
+
+    /// The cluster in `folder`: made at the first start, and found again afterwards, even when it still runs because
+    /// the process that started it was killed.
+    ///
+    /// # Errors
+    /// [`Error::NoBinaries`] without Postgres and npm; [`Error::Program`] with the end of the log when the server
+    /// refuses to start.
+    pub async fn own(folder: &Path) -> Result<Postgres, Error> {
+        let tools = folder.join("../tools");
+        let folder = folder.to_owned();
+        let cluster = tokio::task::spawn_blocking(move || Cluster::prepare(&folder, &tools, Durability::Kept)).await??;
+        let port = start_or_find(&cluster).await?;
+        let options = options(&cluster, port)?;
+        create_database(&options.clone().database("postgres"), DATABASE).await?;
+        Ok(Postgres { url: url(&cluster, port, DATABASE)?, cluster: Some(cluster) })
+    }
+
+    /// With the password: not for logs.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Whether the server is ours to stop.
+    pub fn is_own(&self) -> bool {
+        self.cluster.is_some()
+    }
+
+    /// Ends our own server in order, closing what is still connected; does nothing to an external one.
+    pub async fn stop(self) -> Result<(), Error> {
+        match self.cluster {
+            Some(cluster) => tokio::task::spawn_blocking(move || cluster.stop("fast")).await?,
+            None => Ok(()),
+        }
+    }
+}
+
+/// The port of the running server, after it answered. One that hangs is replaced.
+pub(crate) async fn start_or_find(cluster: &Cluster) -> Result<u16, Error> {
+    let since = Instant::now();
+    while let Some(port) = cluster.running()? {
+        if reach(&options(cluster, port)?, Duration::from_secs(1)).await.is_ok() {
+            return Ok(port);
+        }
+        if since.elapsed() > PATIENCE {
+            let hung = cluster.clone();
+            tokio::task::spawn_blocking(move || hung.stop("immediate")).await??;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let starting = cluster.clone();
+    let port = tokio::task::spawn_blocking(move || starting.start()).await??;
+    reach(&options(cluster, port)?, PATIENCE).await?;
+    Ok(port)
+}
+
+fn options(cluster: &Cluster, port: u16) -> Result<PgConnectOptions, Error> {
+    Ok(url(cluster, port, "postgres")?.parse()?)
+}
+
+/// TLS is off: the connection never leaves the machine.
+pub(crate) fn url(cluster: &Cluster, port: u16, database: &str) -> Result<String, Error> {
+    Ok(format!("postgres://{USER}:{}@127.0.0.1:{port}/{database}?sslmode=disable", cluster.password()?))
+}
+
+async fn reach(options: &PgConnectOptions, patience: Duration) -> Result<(), Error> {
+    let since = Instant::now();
+    loop {
+        let attempt = tokio::time::timeout(Duration::from_secs(5), options.connect()).await;
+        let source = match attempt {
+            Ok(Ok(connection)) => return Ok(connection.close().await?),
+            Ok(Err(error)) => error,
+            Err(_) => sqlx::Error::PoolTimedOut,
+        };
+        if since.elapsed() > patience {
+            let address = format!("{}:{}", options.get_host(), options.get_port());
+            return Err(Error::Unreachable { address, source });
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// `name` is ours, never from outside: it goes into the statement as it is.
+pub(crate) async fn create_database(server: &PgConnectOptions, name: &str) -> Result<(), Error> {
+    let mut connection: PgConnection = server.connect().await?;
+    let exists: bool = sqlx::query_scalar("SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1)")
+        .bind(name)
+        .fetch_one(&mut connection)
+        .await?;
+    if !exists {
+        sqlx::query(sqlx::AssertSqlSafe(format!(r#"CREATE DATABASE "{name}""#))).execute(&mut connection).await?;
+    }
+    connection.close().await?;
+    Ok(())
+}

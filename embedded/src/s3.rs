@@ -1,0 +1,111 @@
+//! An S3 endpoint in the process: `s3s-fs` over a folder, with real signatures and real expiry, so that the code
+//! which talks to it is the code which talks to any other S3.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use s3s::auth::SimpleAuth;
+use s3s::service::{S3Service, S3ServiceBuilder};
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+
+use crate::{Error, secret, write_private};
+
+const BUCKET: &str = "pyrograph";
+
+/// A running server; dropping it stops it.
+pub struct S3 {
+    address: SocketAddr,
+    credentials: Credentials,
+    serving: JoinSet<()>,
+}
+
+#[derive(serde::Serialize, serde::Deserialize)]
+struct Credentials {
+    access_key: String,
+    secret_key: String,
+}
+
+impl S3 {
+    /// Serves `folder/objects` at `bind` (port 0 = any free one). The keys are made once and kept in
+    /// `folder/credentials.json`, and the bucket `pyrograph` exists.
+    pub async fn start(folder: &Path, bind: SocketAddr) -> Result<S3, Error> {
+        let objects = folder.join("objects");
+        fs::create_dir_all(objects.join(BUCKET)).map_err(Error::file(&objects))?;
+        let credentials = credentials(&folder.join("credentials.json"))?;
+
+        let files = s3s_fs::FileSystem::new(&objects).map_err(|error| Error::S3(format!("{error:?}")))?;
+        let mut builder = S3ServiceBuilder::new(files);
+        builder.set_auth(SimpleAuth::from_single(credentials.access_key.clone(), credentials.secret_key.clone()));
+        let service = builder.build();
+
+        let listener = TcpListener::bind(bind).await.map_err(Error::file(bind.to_string()))?;
+        let address = listener.local_addr().map_err(Error::file(bind.to_string()))?;
+        let mut serving = JoinSet::new();
+        serving.spawn(serve(listener, service));
+        Ok(S3 { address, credentials, serving })
+    }
+
+    /// For instance `http://127.0.0.1:8014`.
+    pub fn endpoint(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    pub fn bucket(&self) -> &str {
+        BUCKET
+    }
+
+    pub fn access_key(&self) -> &str {
+        &self.credentials.access_key
+    }
+
+    /// Not for logs.
+    pub fn secret_key(&self) -> &str {
+        &self.credentials.secret_key
+    }
+
+    /// Closes the port and the connections.
+    pub async fn stop(mut self) {
+        self.serving.shutdown().await;
+    }
+}
+
+async fn serve(listener: TcpListener, service: S3Service) {
+    // Dropped with this task, and its connections with it.
+    let mut connections = JoinSet::new();
+    loop {
+        while connections.try_join_next().is_some() {}
+        let (socket, _) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::warn!(%error, "S3: accept failed");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        let _ = socket.set_nodelay(true);
+        let service = service.clone();
+        connections.spawn(async move {
+            let mut http = auto::Builder::new(TokioExecutor::new());
+            // Without a timer hyper waits for ever for the end of a request's head.
+            http.http1().timer(TokioTimer::new()).header_read_timeout(Duration::from_secs(30));
+            if let Err(error) = http.serve_connection(TokioIo::new(socket), service).await {
+                tracing::debug!(error, "S3: connection ended");
+            }
+        });
+    }
+}
+
+fn credentials(path: &Path) -> Result<Credentials, Error> {
+    let unreadable = |source: std::io::Error| Error::File { path: path.to_owned(), source };
+    if let Ok(text) = fs::read_to_string(path) {
+        return serde_json::from_str(&text).map_err(|error| unreadable(error.into()));
+    }
+    let fresh = Credentials { access_key: format!("pyrograph-{}", &secret()?[..12]), secret_key: secret()? };
+    write_private(path, &serde_json::to_string_pretty(&fresh).map_err(|error| unreadable(error.into()))?)?;
+    Ok(fresh)
+}

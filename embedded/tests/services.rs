@@ -1,0 +1,92 @@
+//! Start, stop, crash and start again, with the programs that this machine has.
+
+#![allow(clippy::unwrap_used)]
+
+use std::time::{Duration, Instant};
+
+use embedded::{Postgres, S3};
+use sqlx::{Connection, PgConnection};
+
+async fn answer(url: &str) -> i32 {
+    let mut connection = PgConnection::connect(url).await.unwrap();
+    sqlx::query_scalar("SELECT 41 + 1").fetch_one(&mut connection).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_cluster_is_found_again_after_stop_crash_and_stale_pid() {
+    let folder = tempfile::Builder::new().permissions(open()).tempdir_in("/tmp").unwrap();
+    let folder = folder.path().join("postgres");
+
+    let first = Postgres::own(&folder).await.unwrap();
+    assert!(first.is_own());
+    let mut connection = PgConnection::connect(first.url()).await.unwrap();
+    sqlx::query("CREATE TABLE kept AS SELECT 7 AS number").execute(&mut connection).await.unwrap();
+    let url = first.url().to_owned();
+
+    // The process that started it is gone without a stop: the next one finds the same server.
+    drop(first);
+    let found = Postgres::own(&folder).await.unwrap();
+    assert_eq!(found.url(), url);
+    found.stop().await.unwrap();
+
+    // A stale file names a process that is not Postgres (ours).
+    let stale = format!("{}\n{}\n0\n1\n\n127.0.0.1\n\nready\n", std::process::id(), folder.join("data").display());
+    std::fs::write(folder.join("data/postmaster.pid"), stale).unwrap();
+    let since = Instant::now();
+    let again = Postgres::own(&folder).await.unwrap();
+    assert!(since.elapsed() < Duration::from_secs(20), "took {:?}", since.elapsed());
+    let mut connection = PgConnection::connect(again.url()).await.unwrap();
+    let number: i32 = sqlx::query_scalar("SELECT number FROM kept").fetch_one(&mut connection).await.unwrap();
+    assert_eq!(number, 7);
+
+    // Without the password nobody gets in.
+    let strangers = again.url().replacen(|c: char| c.is_ascii_digit(), "x", 1);
+    assert!(PgConnection::connect(&strangers).await.is_err());
+    again.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_temporary_cluster_survives_its_own_crash_and_leaves_nothing() {
+    let mut postgres = embedded::TemporaryPostgres::start().await.unwrap();
+    assert_eq!(answer(&postgres.url("postgres").unwrap()).await, 42);
+    postgres.crash().await.unwrap();
+    assert_eq!(answer(&postgres.url("postgres").unwrap()).await, 42);
+
+    let folder = postgres.folder().to_owned();
+    drop(postgres);
+    let since = Instant::now();
+    while folder.exists() {
+        assert!(since.elapsed() < Duration::from_secs(30), "{} is still there", folder.display());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test]
+async fn s3_keeps_its_keys_and_refuses_strangers() {
+    let folder = tempfile::tempdir().unwrap();
+    let bind = "127.0.0.1:0".parse().unwrap();
+    let first = S3::start(folder.path(), bind).await.unwrap();
+    let keys = (first.access_key().to_owned(), first.secret_key().to_owned());
+    let address = first.endpoint().trim_start_matches("http://").to_owned();
+    assert!(unsigned(&address).await.starts_with("HTTP/1.1 403"));
+    first.stop().await;
+    assert!(tokio::net::TcpStream::connect(&address).await.is_err());
+
+    let second = S3::start(folder.path(), bind).await.unwrap();
+    assert_eq!(keys, (second.access_key().to_owned(), second.secret_key().to_owned()));
+}
+
+async fn unsigned(address: &str) -> String {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let mut socket = tokio::net::TcpStream::connect(address).await.unwrap();
+    let request = format!("GET /pyrograph/secret HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");
+    socket.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer).await.unwrap();
+    answer
+}
+
+fn open() -> std::fs::Permissions {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::Permissions::from_mode(0o755)
+}
