@@ -1,0 +1,124 @@
+//! The client commands: flags reach the request, files land where they are asked for, `--json` is for scripts, and
+//! exit codes mean something.
+
+use journeys::client::text;
+use journeys::model::{tensors, tiny_folder};
+use journeys::picture::{discs, md5, sha256, texts};
+use journeys::stack::{Pace, Stack, free_port};
+use serde_json::Value;
+
+#[tokio::test]
+async fn from_a_folder_of_photos_to_a_picture_without_a_line_of_code() {
+    let stack = Stack::start(Pace::Promised).await;
+    let _worker = stack.worker("worker", "");
+    let folder = stack.folder().join("photos");
+    std::fs::create_dir(&folder).unwrap();
+    for photo in discs(3) {
+        std::fs::write(folder.join(&photo.name), &photo.bytes).unwrap();
+        std::fs::write(folder.join(photo.name.replace(".png", ".txt")), &photo.caption).unwrap();
+    }
+    let run = |arguments: &[&str]| {
+        let output = stack.cli(arguments);
+        let (out, err) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
+        assert!(output.status.success(), "{arguments:?}: {}\n{out}\n{err}", output.status);
+        out
+    };
+
+    // A checkpoint from a folder.
+    let imported = stack.cli_json(&["models", "import", tiny_folder().to_str().unwrap(), "--name", "copy"]);
+    assert_eq!(imported["kind"], "checkpoint", "{imported:#}");
+    let listed = stack.cli_json(&["models", "list"]);
+    let names: Vec<_> = listed.as_array().unwrap().iter().map(|model| text(&model["name"])).collect();
+    assert!(names.contains(&"copy".to_owned()) && names.contains(&"tiny".to_owned()), "{names:?}");
+    assert!(run(&["models", "list"]).contains("copy"));
+    assert_eq!(stack.cli_json(&["models", "show", "copy"])["sha256"], stack.cli_json(&["models", "show", "tiny"])["sha256"], "same files, same hash");
+
+    // A LoRA from a folder of photos, every flag given.
+    let file = stack.folder().join("style.safetensors");
+    let trained = stack.cli_json(&[
+        "train", folder.to_str().unwrap(), "--name", "style", "--model", "copy", "--trigger-word", "discly", "--steps", "3", "--rank", "2", "--alpha", "4",
+        "--learning-rate", "0.01", "--batch-size", "1", "--resolution", "32", "--seed", "4", "--output", file.to_str().unwrap(),
+    ]);
+    for (field, value) in [("name", "style"), ("trigger_word", "discly"), ("status", "succeeded")] {
+        assert_eq!(trained[field], value, "{trained:#}");
+    }
+    for (field, value) in [("steps", 3.0), ("rank", 2.0), ("alpha", 4.0), ("learning_rate", 0.01), ("batch_size", 1.0), ("resolution", 32.0), ("seed", 4.0)] {
+        assert_eq!(trained[field].as_f64(), Some(value), "{field}: {trained:#}");
+    }
+    let adapter = std::fs::read(&file).unwrap();
+    assert_eq!(text(&stack.cli_json(&["models", "show", "style"])["sha256"]), sha256(&adapter), "the file on disk is the model");
+    assert!(!tensors(&adapter).by_name.is_empty());
+
+    // The same file comes in again as another LoRA.
+    assert_eq!(stack.cli_json(&["models", "import", file.to_str().unwrap(), "--name", "style2"])["kind"], "lora");
+
+    // Pictures: to a file, to a folder, and told as JSON.
+    let owl = stack.folder().join("owl.png");
+    let made = stack.cli_json(&[
+        "generate", "an owl", "--model", "copy", "--lora", "style:0.5", "--lora", "style2", "--negative-prompt", "blurry", "--width", "48", "--height", "32",
+        "--steps", "2", "--guidance", "2.5", "--seed", "21", "--num-images", "1", "--output", owl.to_str().unwrap(),
+    ]);
+    for (field, value) in [("width", 48.0), ("height", 32.0), ("num_inference_steps", 2.0), ("guidance_scale", 2.5), ("seed", 21.0), ("num_images", 1.0)] {
+        assert_eq!(made[field].as_f64(), Some(value), "{field}: {made:#}");
+    }
+    assert_eq!(made["loras"][0]["scale"], 0.5);
+    assert_eq!(made["loras"][1]["model"]["name"], "style2");
+    assert_eq!(made["negative_prompt"], "blurry");
+    let bytes = std::fs::read(&owl).unwrap();
+    assert_eq!(text(&made["artifacts"][0]["image_hash"]), md5(&bytes), "the file on disk is the artifact");
+    assert!(texts(&bytes)["pyrograph"].contains("style"), "the LoRAs are in the file");
+
+    let two = stack.folder().join("two");
+    std::fs::create_dir(&two).unwrap();
+    run(&["generate", "an owl", "--model", "copy", "--steps", "1", "--width", "32", "--height", "32", "--num-images", "2", "--output", two.to_str().unwrap()]);
+    assert_eq!(std::fs::read_dir(&two).unwrap().count(), 2);
+
+    // Datasets by hand.
+    let dataset = text(&stack.cli_json(&["datasets", "create", "by hand"])["id"]);
+    run(&["datasets", "add", &dataset, folder.to_str().unwrap()]);
+    assert_eq!(stack.cli_json(&["datasets", "show", &dataset])["examples"].as_array().unwrap().len(), 3);
+    assert!(run(&["datasets", "list"]).contains("by hand"));
+    run(&["datasets", "remove", &dataset]);
+    run(&["models", "remove", "style2"]);
+    let gone = stack.cli(&["models", "show", "style2"]);
+    assert_eq!(gone.status.code(), Some(4), "refused by the server");
+    stack.ledger.audit().await;
+}
+
+#[tokio::test]
+async fn exit_codes_tell_what_went_wrong() {
+    let stack = Stack::start(Pace::Promised).await;
+    let code = |arguments: &[&str]| stack.cli(arguments).status.code();
+    assert_eq!(code(&["generate"]), Some(2), "the prompt is missing");
+    assert_eq!(code(&["generate", "an owl", "--no-such-flag"]), Some(2));
+    assert_eq!(code(&["models", "list", "--server", &format!("http://127.0.0.1:{}", free_port())]), Some(3), "nobody listens");
+
+    let refused = stack.cli(&["generate", "an owl", "--model", "tiny", "--width", "33"]);
+    assert_eq!(refused.status.code(), Some(4));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("width"), "the sentence names the field");
+
+    let nothing = stack.folder().join("nothing");
+    std::fs::create_dir(&nothing).unwrap();
+    assert!(code(&["train", nothing.to_str().unwrap(), "--name", "x"]).is_some_and(|code| code != 0), "no pictures");
+
+    for arguments in [&["--help"][..], &["generate", "--help"], &["train", "--help"], &["up", "--help"], &["worker", "--help"]] {
+        let output = stack.cli(arguments);
+        assert!(output.status.success() && output.stdout.len() > 300, "{arguments:?} is worth reading");
+    }
+}
+
+/// The committed contract is what the binary says, and the server serves the same.
+#[tokio::test]
+async fn the_committed_openapi_file_is_the_served_one() {
+    let stack = Stack::start(Pace::Promised).await;
+    let printed: Value = serde_json::from_slice(&stack.cli(&["openapi"]).stdout).unwrap();
+    let committed = std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/../openapi/openapi.json")).unwrap();
+    let committed: Value = serde_json::from_slice(&committed).unwrap();
+    assert_eq!(printed, committed, "run `just bless`");
+    let served = stack.client.get("/openapi.json").await.expect(200);
+    assert_eq!(served["paths"], committed["paths"]);
+
+    // Swagger UI works without the internet: everything it loads comes from this server.
+    let page = stack.client.request(reqwest::Method::GET, "/docs/").send().await.unwrap().text().await.unwrap();
+    assert!(!page.contains("src=\"http") && !page.contains("href=\"http"), "{page}");
+}

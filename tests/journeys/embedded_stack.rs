@@ -1,0 +1,94 @@
+//! `pyrograph up`: one command on an empty folder, Ctrl-C in order, and everything is found again.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use journeys::client::{Client, text};
+use journeys::model::tiny_files;
+use journeys::process::{Process, Signal, binary, mentioning, runs};
+use journeys::stack::free_port;
+use journeys::wait::{seconds, until};
+use serde_json::json;
+
+fn up(folder: &Path, port: u16) -> Process {
+    let mut command = Command::new(binary());
+    command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default()).env("HOME", folder).current_dir(folder);
+    command.args(["up", "--data-dir", folder.join("data").to_str().unwrap(), "--bind", &format!("127.0.0.1:{port}")]);
+    Process::start("up", &folder.join("up.log"), command)
+}
+
+async fn ready(process: &mut Process, client: &Client) {
+    until(seconds(90), "`pyrograph up` is ready", || {
+        let alive = process.is_alive();
+        let client = client.clone();
+        async move {
+            assert!(alive, "`pyrograph up` ended at its start");
+            client.is_ready().await.then_some(())
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn up_down_up_again_and_up_after_a_kill() {
+    // Not in the home of root: Postgres runs as somebody else there.
+    let folder = tempfile::tempdir_in("/tmp").unwrap();
+    let data = folder.path().join("data");
+    let port = free_port();
+    let client = Client::new(&format!("http://127.0.0.1:{port}"));
+
+    // First start on an empty folder; the built-in model is there without asking.
+    let mut process = up(folder.path(), port);
+    ready(&mut process, &client).await;
+    assert_eq!(client.get("/v1/models/ember").await.expect(200)["built_in"], true);
+    assert_eq!(client.delete("/v1/models/ember").await.status, 409, "what is built in stays");
+    client.add_model("tiny", &tiny_files(), None).await.expect(201);
+    let request = json!({"prompt": "an owl", "model": "tiny", "num_inference_steps": 2, "width": 32, "height": 32, "seed": 8});
+    let generation = client.succeeded(&client.generate(&request).await, seconds(90)).await;
+    let picture = client.artifacts(&generation).await;
+
+    // A second start on a folder in use is refused with a sentence, and disturbs nobody.
+    let second = {
+        let folder = folder.path().to_owned();
+        let port = free_port();
+        let output = tokio::task::spawn_blocking(move || {
+            let mut command = Command::new(binary());
+            command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default()).env("HOME", &folder).stdin(Stdio::null());
+            command.args(["up", "--data-dir", folder.join("data").to_str().unwrap(), "--bind", &format!("127.0.0.1:{port}")]).output().unwrap()
+        });
+        tokio::time::timeout(seconds(30), output).await.expect("the second start ends").unwrap()
+    };
+    assert!(!second.status.success());
+    assert!(String::from_utf8_lossy(&second.stderr).len() > 20, "it says why");
+    assert!(client.is_ready().await, "the first one goes on");
+
+    // Ctrl-C: all of it ends, in order, and says so by its exit code.
+    let start = Instant::now();
+    let status = process.end(Signal::INT, seconds(30));
+    assert!(status.success(), "{status}");
+    eprintln!("Ctrl-C took {:?}", start.elapsed());
+    let left = mentioning(data.to_str().unwrap());
+    assert!(left.is_empty(), "processes left behind: {left:?}");
+
+    // The second start finds everything: rows, bytes, keys, the model cache.
+    let start = Instant::now();
+    let mut process = up(folder.path(), port);
+    ready(&mut process, &client).await;
+    eprintln!("the second start took {:?}", start.elapsed());
+    let again = client.get(&text(&generation["urls"]["self"])).await.expect(200);
+    assert_eq!(client.artifacts(&again).await, picture);
+    assert_eq!(client.artifacts(&client.succeeded(&client.generate(&request).await, seconds(60)).await).await, picture);
+
+    // Killed without a word, engine and database and all that it had; then up once more.
+    let engines = mentioning("engine").into_iter().filter(|id| process.children().contains(id)).collect::<Vec<_>>();
+    process.kill();
+    until(seconds(15), "no engine without its worker", || async { (!engines.iter().any(|id| runs(*id))).then_some(()) }).await;
+    let mut process = up(folder.path(), port);
+    ready(&mut process, &client).await;
+    let again = client.get(&text(&generation["urls"]["self"])).await.expect(200);
+    assert_eq!(client.artifacts(&again).await, picture);
+    assert!(process.end(Signal::TERM, seconds(30)).success());
+    let left = mentioning(data.to_str().unwrap());
+    assert!(left.is_empty(), "processes left behind: {left:?}");
+}

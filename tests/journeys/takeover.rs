@@ -1,0 +1,54 @@
+//! Workers that come and go in good order: a drain costs no budget, a restart under the same name is another worker.
+
+use journeys::client::text;
+use journeys::process::{Signal, runs};
+use journeys::stack::{Pace, Stack};
+use journeys::wait::{seconds, until};
+use serde_json::{Value, json};
+
+fn request(steps: u32) -> Value {
+    json!({"prompt": "an owl", "model": "tiny", "num_inference_steps": steps, "width": 32, "height": 32, "seed": 3})
+}
+
+/// SIGTERM: the running picture is finished, nothing new is claimed, the engine goes with its worker.
+#[tokio::test]
+async fn a_worker_that_is_asked_to_stop_finishes_its_picture() {
+    let stack = Stack::start(Pace::Promised).await;
+    let mut worker = stack.worker("worker", "step_delay_ms=200");
+    let running = stack.client.generate(&request(10)).await;
+    stack.client.running_at(&running, 1, seconds(60)).await;
+    let waiting = stack.client.generate(&request(1)).await;
+    let engine = worker.engine().expect("an engine runs");
+
+    let status = worker.end(Signal::TERM, seconds(60));
+    assert!(status.success(), "{status}");
+    until(seconds(5), "the engine ends with its worker", || async { (!runs(engine)).then_some(()) }).await;
+
+    // Finished or given back without a cost: never failed, never left to a lease.
+    let now = stack.client.get(&text(&running["urls"]["self"])).await.expect(200);
+    assert!(now["status"] == "succeeded" || now["status"] == "queued", "{now:#}");
+    let attempts = stack.ledger.attempts(&text(&running["id"])).await;
+    assert!(matches!(attempts[0].outcome.as_deref(), Some("succeeded" | "released")), "{attempts:#?}");
+    assert_eq!(stack.client.get(&text(&waiting["urls"]["self"])).await.expect(200)["status"], "queued");
+
+    let _next = stack.worker("worker", "");
+    stack.client.succeeded(&waiting, seconds(60)).await;
+    stack.client.succeeded(&running, seconds(60)).await;
+    stack.ledger.audit().await;
+}
+
+/// Killed and started again at once in the same folder, before the lease ends: the lease of the first life still ends.
+#[tokio::test]
+async fn a_quick_restart_does_not_keep_the_old_lease_alive() {
+    let stack = Stack::start(Pace::Quick).await;
+    let mut worker = stack.worker("worker", "step_delay_ms=300");
+    let generation = stack.client.generate(&request(20)).await;
+    stack.client.running_at(&generation, 1, seconds(60)).await;
+    worker.kill();
+    let _again = stack.worker("worker", "");
+    stack.client.succeeded(&generation, seconds(40)).await;
+    let attempts = stack.ledger.attempts(&text(&generation["id"])).await;
+    assert_eq!(attempts.len(), 2, "{attempts:#?}");
+    assert_ne!(attempts[0].worker, attempts[1].worker, "a worker is one process start");
+    stack.ledger.audit().await;
+}

@@ -1,0 +1,150 @@
+//! What the database says afterwards: attempts, events, and the invariants that hold over every row at any time.
+
+use sqlx::postgres::{PgPool, PgPoolOptions};
+use sqlx::{AssertSqlSafe, Row};
+
+use crate::wait::seconds;
+
+/// Read access to the tables of one installation.
+#[derive(Debug, Clone)]
+pub struct Ledger {
+    pool: PgPool,
+}
+
+/// One claim of a job. Instants are seconds since 1970 by the database's clock.
+#[derive(Debug, Clone)]
+pub struct Attempt {
+    pub epoch: i64,
+    pub worker: String,
+    pub started_at: f64,
+    pub ended_at: Option<f64>,
+    pub outcome: Option<String>,
+}
+
+/// A rule, and the query that finds the rows which break it.
+const RULES: &[(&str, &str)] = &[
+    (
+        "a generation or training without its job, or a job without its noun",
+        "select coalesce(g.id, t.id, j.id)::text from jobs j
+         full join generations g on g.job_id = j.id full join trainings t on t.job_id = j.id
+         where j.id is null or (g.id is null and t.id is null) or (j.kind = 'generation') <> (g.id is not null)",
+    ),
+    (
+        "a succeeded generation whose pictures are not exactly the positions asked for, of one attempt",
+        "select g.id::text from generations g join jobs j on j.id = g.job_id left join artifacts a on a.job_id = j.id
+         where j.status = 'succeeded' group by g.id
+         having array_agg(a.position order by a.position)
+                <> (select array_agg(i) from generate_series(0, (g.params->>'num_images')::int - 1) i)
+             or count(distinct a.epoch) <> 1",
+    ),
+    (
+        "a succeeded training without exactly one adapter and its model",
+        "select t.id::text from trainings t join jobs j on j.id = t.job_id left join artifacts a on a.job_id = j.id
+         where j.status = 'succeeded' group by t.id having count(a.id) filter (where a.kind = 'lora') <> 1 or t.output_model_id is null
+             or (select count(*) from models m where m.training_id = t.id) <> 1",
+    ),
+    (
+        "an output of a job that did not succeed",
+        "select a.id::text from artifacts a join jobs j on j.id = a.job_id where j.status <> 'succeeded'
+         union all select m.id::text from models m join trainings t on t.id = m.training_id join jobs j on j.id = t.job_id
+         where j.status <> 'succeeded'",
+    ),
+    (
+        "an output of an attempt that is not the one that succeeded",
+        "select a.id::text from artifacts a join attempts t on (t.job_id, t.epoch) = (a.job_id, a.epoch)
+         where t.outcome is distinct from 'succeeded'",
+    ),
+    (
+        "a succeeded job without exactly one succeeded attempt",
+        "select j.id::text from jobs j where j.status = 'succeeded'
+         and (select count(*) from attempts t where t.job_id = j.id and t.outcome = 'succeeded') <> 1",
+    ),
+    (
+        "a terminal job with an open attempt, or a running one without",
+        "select j.id::text from jobs j
+         where (j.status = 'running') <> exists (select 1 from attempts t where t.job_id = j.id and t.ended_at is null)",
+    ),
+    (
+        "events with a gap, or a terminal event that is missing, doubled or not the last",
+        "select j.id::text from jobs j left join job_events e on e.job_id = j.id group by j.id
+         having max(e.sequence) is distinct from count(e.sequence) or count(e.sequence) = 0
+             or count(*) filter (where e.kind in ('succeeded', 'failed', 'canceled'))
+                <> (j.status in ('succeeded', 'failed', 'canceled'))::int
+             or (j.status in ('succeeded', 'failed', 'canceled')
+                 and j.status <> (array_agg(e.kind order by e.sequence desc))[1])",
+    ),
+];
+
+impl Ledger {
+    pub async fn open(database_url: &str) -> Self {
+        let pool = PgPoolOptions::new().max_connections(3).acquire_timeout(seconds(20)).connect(database_url).await.expect("database");
+        Self { pool }
+    }
+
+    /// For a journey's own questions.
+    pub fn pool(&self) -> &PgPool {
+        &self.pool
+    }
+
+    /// Panics if any row of any table breaks a rule of the house. True at any moment, not only at rest.
+    pub async fn audit(&self) {
+        for (rule, query) in RULES {
+            let broken: Vec<String> = sqlx::query_scalar(*query).fetch_all(&self.pool).await.expect("audit query");
+            assert!(broken.is_empty(), "{rule}: {broken:?}");
+        }
+    }
+
+    /// Attempts at a generation or training, oldest first.
+    pub async fn attempts(&self, id: &str) -> Vec<Attempt> {
+        sqlx::query(
+            "select epoch, worker::text, extract(epoch from started_at)::float8 as started_at,
+                    extract(epoch from ended_at)::float8 as ended_at, outcome
+             from attempts where job_id = (select job_id from generations where id::text = $1
+                                           union all select job_id from trainings where id::text = $1) order by epoch",
+        )
+        .bind(id)
+        .fetch_all(&self.pool)
+        .await
+        .expect("attempts")
+        .iter()
+        .map(|row| Attempt {
+            epoch: row.get("epoch"),
+            worker: row.get("worker"),
+            started_at: row.get("started_at"),
+            ended_at: row.get("ended_at"),
+            outcome: row.get("outcome"),
+        })
+        .collect()
+    }
+
+    /// Storage keys of the artifacts of a generation or training, by position.
+    pub async fn storage_keys(&self, id: &str) -> Vec<String> {
+        sqlx::query_scalar(
+            "select storage_key from artifacts where job_id = (select job_id from generations where id::text = $1
+                                           union all select job_id from trainings where id::text = $1) order by position",
+        )
+        .bind(id)
+        .fetch_all(&self.pool)
+        .await
+        .expect("artifacts")
+    }
+
+    pub async fn count(&self, table: &'static str) -> i64 {
+        sqlx::query_scalar(AssertSqlSafe(format!("select count(*) from {table}"))).fetch_one(&self.pool).await.expect("count")
+    }
+
+    /// A digest of all rows that an attempt can touch: equal digests mean that nothing changed.
+    pub async fn digest(&self) -> Vec<(&'static str, Option<String>)> {
+        let mut all = Vec::new();
+        for table in ["jobs", "attempts", "job_events", "artifacts", "generations", "trainings", "training_checkpoints", "models"] {
+            let query = format!("select md5(string_agg(row::text, ',' order by row::text)) from {table} row");
+            all.push((table, sqlx::query_scalar(AssertSqlSafe(query)).fetch_one(&self.pool).await.expect("digest")));
+        }
+        all
+    }
+
+    /// Seconds since 1970 by the clock that decides about leases.
+    pub async fn now(&self) -> f64 {
+        sqlx::query_scalar("select extract(epoch from clock_timestamp())::float8").fetch_one(&self.pool).await.expect("clock")
+    }
+}

@@ -1,0 +1,60 @@
+//! The tiny checkpoint that journeys run: real layers, random weights, a few hundred kilobytes. It came from the generator
+//! of the reference values (`tests/reference`), so it is a FLUX pipeline in diffusers layout in every respect but size.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Folder of the tiny FLUX pipeline in this repository.
+pub fn tiny_folder() -> PathBuf {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../diffusion/tests/goldens/flux-tiny");
+    folder.canonicalize().unwrap_or_else(|error| panic!("{}: {error}", folder.display()))
+}
+
+/// Its files as `POST /v1/models` takes them: relative path and bytes.
+pub fn tiny_files() -> Vec<(String, Vec<u8>)> {
+    let root = tiny_folder();
+    let mut found = Vec::new();
+    collect(&root, &root, &mut found);
+    found.sort();
+    found
+}
+
+fn collect(root: &Path, folder: &Path, found: &mut Vec<(String, Vec<u8>)>) {
+    for entry in fs::read_dir(folder).expect("model folder") {
+        let path = entry.expect("model folder").path();
+        if path.is_dir() {
+            collect(root, &path, found);
+        } else {
+            let name = path.strip_prefix(root).expect("inside").to_str().expect("UTF-8").to_owned();
+            found.push((name, fs::read(&path).expect("model file")));
+        }
+    }
+}
+
+/// Tensor names and values (F32, F16 or BF16 as f32) of a safetensors file, and its metadata.
+pub struct Tensors {
+    pub metadata: serde_json::Value,
+    pub by_name: std::collections::BTreeMap<String, Vec<f32>>,
+}
+
+/// Reads a safetensors file: u64 length, JSON header, bytes.
+pub fn tensors(file: &[u8]) -> Tensors {
+    let length = u64::from_le_bytes(file[..8].try_into().expect("eight bytes")) as usize;
+    let header: serde_json::Value = serde_json::from_slice(&file[8..8 + length]).expect("a JSON header");
+    let data = &file[8 + length..];
+    let mut by_name = std::collections::BTreeMap::new();
+    for (name, entry) in header.as_object().expect("an object") {
+        if name == "__metadata__" {
+            continue;
+        }
+        let offset = |index: usize| entry["data_offsets"][index].as_u64().expect("an offset") as usize;
+        let bytes = &data[offset(0)..offset(1)];
+        let values = match entry["dtype"].as_str() {
+            Some("F32") => bytes.chunks_exact(4).map(|four| f32::from_le_bytes(four.try_into().expect("four"))).collect(),
+            Some("BF16") => bytes.chunks_exact(2).map(|two| f32::from_bits(u32::from(u16::from_le_bytes([two[0], two[1]])) << 16)).collect(),
+            other => panic!("{name} has an unexpected dtype {other:?}"),
+        };
+        by_name.insert(name.clone(), values);
+    }
+    Tensors { metadata: header["__metadata__"].clone(), by_name }
+}

@@ -1,0 +1,168 @@
+//! One installation of Pyrograph: a database, a bucket, an API process, and the workers that a journey starts.
+
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::client::{Client, text};
+use crate::ground::Site;
+use crate::ledger::Ledger;
+use crate::model::tiny_files;
+use crate::process::{Process, binary};
+use crate::wait::{seconds, until};
+
+/// How fast a lost worker is noticed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pace {
+    /// The defaults of the product: lease 30 s, beat 5 s, reaper 5 s.
+    Promised,
+    /// The same rules in a tenth of the time: lease 3 s, beat 0.5 s, reaper 0.5 s.
+    Quick,
+}
+
+/// A running installation. Dropping it ends all its processes.
+pub struct Stack {
+    pub client: Client,
+    pub ledger: Ledger,
+    api: Process,
+    pub site: Site,
+    port: u16,
+    pace: Pace,
+    environment: Vec<(String, String)>,
+    folder: TempDir,
+}
+
+impl Stack {
+    /// Database, bucket and API, ready, with the tiny checkpoint imported as `tiny`; no worker yet.
+    pub async fn start(pace: Pace) -> Self {
+        Self::start_with(pace, &[]).await
+    }
+
+    /// As [`Stack::start`], with more environment for every process of this installation.
+    pub async fn start_with(pace: Pace, environment: &[(&str, &str)]) -> Self {
+        let site = Site::create().await;
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let environment: Vec<_> = environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let port = free_port();
+
+        let migrate = output(command(&site, pace, &environment, folder.path()).arg("migrate"));
+        assert!(migrate.status.success(), "migrate: {}", String::from_utf8_lossy(&migrate.stderr));
+        let ledger = Ledger::open(&site.database_url).await;
+        let api = Self::serve(&site, pace, &environment, folder.path(), port);
+        let client = Client::new(&format!("http://127.0.0.1:{port}"));
+        let mut stack = Self { client, ledger, api, site, port, pace, environment, folder };
+        stack.ready().await;
+        stack.client.add_model("tiny", &tiny_files(), None).await.expect(201);
+        stack
+    }
+
+    fn serve(site: &Site, pace: Pace, environment: &[(String, String)], folder: &Path, port: u16) -> Process {
+        let mut command = command(site, pace, environment, folder);
+        command.args(["serve", "--bind", &format!("127.0.0.1:{port}")]);
+        Process::start("api", &folder.join("api.log"), command)
+    }
+
+    async fn ready(&mut self) {
+        until(seconds(60), "the API is ready", || {
+            let alive = self.api.is_alive();
+            let client = self.client.clone();
+            async move {
+                assert!(alive, "the API ended at its start");
+                client.is_ready().await.then_some(())
+            }
+        })
+        .await;
+    }
+
+    /// The API process.
+    pub fn api(&mut self) -> &mut Process {
+        &mut self.api
+    }
+
+    /// Starts the API again on the same address (after a kill).
+    pub async fn restart_api(&mut self) {
+        self.api.kill();
+        self.api = Self::serve(&self.site, self.pace, &self.environment, self.folder.path(), self.port);
+        self.ready().await;
+    }
+
+    /// Starts a worker on the CPU. `fault` is the engine's `PYROGRAPH_ENGINE_FAULT` ("" = none).
+    pub fn worker(&self, name: &str, fault: &str) -> Process {
+        self.worker_with(name, fault, &[])
+    }
+
+    /// As [`Stack::worker`], with more environment.
+    pub fn worker_with(&self, name: &str, fault: &str, environment: &[(&str, &str)]) -> Process {
+        let home = self.folder.path().join(name);
+        std::fs::create_dir_all(&home).expect("worker folder");
+        let mut command = command(&self.site, self.pace, &self.environment, &home);
+        command.args(["worker", "--device", "cpu"]).envs(environment.iter().copied());
+        if !fault.is_empty() {
+            command.env("PYROGRAPH_ENGINE_FAULT", fault);
+        }
+        Process::start(name, &self.folder.path().join(format!("{name}.log")), command)
+    }
+
+    /// Runs a client command (`generate`, `train`, …) to its end.
+    pub fn cli(&self, arguments: &[&str]) -> Output {
+        let mut command = Command::new(binary());
+        command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default()).env("HOME", self.folder.path());
+        command.env("PYROGRAPH_SERVER", self.client.base()).current_dir(self.folder.path()).args(arguments);
+        output(&mut command)
+    }
+
+    /// A client command that must succeed with one JSON document on stdout.
+    pub fn cli_json(&self, arguments: &[&str]) -> Value {
+        let output = self.cli(&[arguments, &["--json"]].concat());
+        let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert!(output.status.success(), "{arguments:?}: {}\n{out}\n{err}", output.status);
+        serde_json::from_str(&out).unwrap_or_else(|error| panic!("{arguments:?} --json: {error}\n{out}\n{err}"))
+    }
+
+    /// A folder that lives as long as the installation.
+    pub fn folder(&self) -> PathBuf {
+        self.folder.path().to_owned()
+    }
+
+    /// Everything that any process of this installation has written to its log.
+    pub fn logs(&self) -> String {
+        let mut all = String::new();
+        for entry in std::fs::read_dir(self.folder.path()).expect("folder") {
+            let path = entry.expect("folder").path();
+            if path.extension().is_some_and(|extension| extension == "log") {
+                all += &std::fs::read_to_string(path).expect("log");
+            }
+        }
+        all
+    }
+
+    /// Id of the worker (process start) that holds the job of this generation or training.
+    pub async fn holder(&self, job: &Value) -> Option<String> {
+        let attempts = self.ledger.attempts(&text(&job["id"])).await;
+        attempts.last().filter(|attempt| attempt.ended_at.is_none()).map(|attempt| attempt.worker.clone())
+    }
+}
+
+/// The binary with the environment of an installation and nothing else from ours.
+fn command(site: &Site, pace: Pace, environment: &[(String, String)], home: &Path) -> Command {
+    let mut command = Command::new(binary());
+    command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default()).env("HOME", home).current_dir(home);
+    command.envs(site.environment());
+    if pace == Pace::Quick {
+        command.env("PYROGRAPH_LEASE_TTL_MS", "3000").env("PYROGRAPH_LEASE_BEAT_MS", "500").env("PYROGRAPH_REAPER_TICK_MS", "500");
+    }
+    command.envs(environment.iter().map(|(name, value)| (name, value)));
+    command
+}
+
+fn output(command: &mut Command) -> Output {
+    command.output().expect("the binary starts")
+}
+
+/// A port of the loopback interface that was free a moment ago.
+pub fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port").port()
+}
