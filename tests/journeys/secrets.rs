@@ -9,7 +9,7 @@ use serde_json::json;
 
 #[tokio::test]
 async fn no_secret_in_any_log_answer_or_command_line() {
-    let stack = Stack::start_with(Pace::Promised, &[("RUST_LOG", "debug")]).await;
+    let stack = Stack::start_with(Pace::Promised, &[("PYROGRAPH_LOG", "debug")]).await;
     let client = &stack.client;
     let worker = stack.worker("worker", "");
 

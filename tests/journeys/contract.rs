@@ -1,0 +1,44 @@
+//! The whole OpenAPI file against the running server: schemathesis, all checks, 50 examples for each operation.
+//!
+//! It needs Python's schemathesis, so it only runs where `just contract` has installed it and asks for it.
+
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use journeys::picture::discs;
+use journeys::stack::{Pace, Stack};
+use journeys::wait::seconds;
+use serde_json::json;
+
+#[tokio::test]
+#[ignore = "run by `just contract`, which installs schemathesis first"]
+async fn every_operation_keeps_its_contract() {
+    let st = std::env::var_os("PYROGRAPH_SCHEMATHESIS").map(PathBuf::from).expect("PYROGRAPH_SCHEMATHESIS names the `st` program: run `just contract`");
+    let stack = Stack::start(Pace::Promised).await;
+
+    // Something of each noun, so that lists and details have a body to check.
+    let mut worker = stack.worker("worker", "");
+    let dataset = stack.client.dataset("discs", &discs(2)).await;
+    let training = json!({"name": "discs", "dataset": dataset, "model": "tiny", "steps": 2, "rank": 2, "resolution": 32});
+    stack.client.succeeded(&stack.client.train(&training).await, seconds(90)).await;
+    let generation = json!({"prompt": "an owl", "model": "tiny", "loras": [{"model": "discs"}], "num_inference_steps": 1, "width": 32, "height": 32});
+    stack.client.succeeded(&stack.client.generate(&generation).await, seconds(60)).await;
+    // From here on nobody works: made-up requests would keep the machine busy for hours.
+    worker.kill();
+
+    let config = concat!(env!("CARGO_MANIFEST_DIR"), "/schemathesis.toml");
+    let url = format!("{}/openapi.json", stack.client.base());
+    let folder = stack.folder();
+    let status = tokio::task::spawn_blocking(move || {
+        Command::new(st)
+            .args(["--config-file", config, "run", &url, "--checks", "all", "--max-examples", "50", "--seed", "1"])
+            .current_dir(folder)
+            .stdin(Stdio::null())
+            .status()
+            .expect("schemathesis starts")
+    });
+    let status = tokio::time::timeout(seconds(570), status).await.expect("schemathesis ends in time").unwrap();
+    assert!(status.success(), "schemathesis found something; see above");
+    assert!(stack.client.is_ready().await, "the server is as well as before");
+    stack.ledger.audit().await;
+}
