@@ -1,1 +1,120 @@
-fn main() {}
+//! `pyrograph`: one program that is the server, the worker, the engine and the client. This file knows the commands and
+//! the exit code; what they do lies in `commands`.
+
+mod built_in;
+mod client;
+mod commands;
+mod configuration;
+mod contact_sheet;
+mod failure;
+mod installation;
+mod meter;
+mod platform;
+mod server;
+mod signal;
+mod table;
+
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::{Parser, Subcommand};
+
+use commands::Outcome;
+use failure::Failure;
+
+/// Trains LoRA adapters and makes pictures, on machines that you own
+///
+/// Start everything with `pyrograph up`, then `pyrograph generate "a red fox"` in another terminal. The same things are
+/// a REST API: its documentation is at /docs of the running server.
+#[derive(Debug, Parser)]
+#[command(name = "pyrograph", version, arg_required_else_help = true, after_long_help = help_tables())]
+struct Pyrograph {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Up(commands::up::Up),
+    Demo(commands::demo::Demo),
+    Generate(commands::generate::Generate),
+    Train(commands::train::Train),
+    Models(commands::models::Models),
+    Datasets(commands::datasets::Datasets),
+    Serve(commands::serve::Serve),
+    Worker(commands::worker::Worker),
+    Migrate(commands::migrate::Migrate),
+    #[command(name = "openapi")]
+    OpenApi(commands::openapi::OpenApi),
+    #[command(hide = true)]
+    Engine(commands::engine::Engine),
+}
+
+fn help_tables() -> String {
+    format!("{}\n\n{}", configuration::ENVIRONMENT, failure::EXIT_CODES)
+}
+
+fn main() -> ExitCode {
+    let ended = run(Pyrograph::parse().command);
+    ended.unwrap_or_else(|failure| {
+        eprintln!("pyrograph: {failure}");
+        failure.exit_code()
+    })
+}
+
+fn run(command: Command) -> Result<ExitCode, Failure> {
+    let server = matches!(command, Command::Serve(_) | Command::Worker(_) | Command::Engine(_));
+    configuration::start_log(if server { "info,sqlx=warn,s3s=warn" } else { "warn" });
+    let done = match command {
+        // These two need no runtime: the engine's own thread belongs to the device.
+        Command::Engine(engine) => return engine.run(),
+        Command::OpenApi(openapi) => openapi.run(),
+        Command::Up(up) => wait(up.run()),
+        Command::Demo(demo) => wait(demo.run()),
+        Command::Generate(generate) => wait(generate.run()),
+        Command::Train(train) => wait(train.run()),
+        Command::Models(models) => wait(models.run()),
+        Command::Datasets(datasets) => wait(datasets.run()),
+        Command::Serve(serve) => wait(serve.run()),
+        Command::Worker(worker) => wait(worker.run()),
+        Command::Migrate(migrate) => wait(migrate.run()),
+    };
+    done.map(|()| ExitCode::SUCCESS)
+}
+
+/// Runs a command to its end on a runtime of its own.
+fn wait(command: impl Future<Output = Outcome>) -> Outcome {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build().context("could not start")?.block_on(command)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Pyrograph::command().debug_assert();
+    }
+
+    #[test]
+    fn every_flag_explains_itself() {
+        fn check(command: &clap::Command) {
+            assert!(command.get_about().is_some(), "{} has no help", command.get_name());
+            for argument in command.get_arguments() {
+                assert!(argument.get_help().is_some(), "{} {} has no help", command.get_name(), argument.get_id());
+            }
+            command.get_subcommands().for_each(check);
+        }
+        check(&Pyrograph::command());
+    }
+
+    #[test]
+    fn the_help_holds_both_tables() {
+        let help = Pyrograph::command().render_long_help().to_string();
+        for word in ["DATABASE_URL", "PYROGRAPH_S3_SECRET_ACCESS_KEY", "Exit codes:"] {
+            assert!(help.contains(word), "{word}");
+        }
+    }
+}

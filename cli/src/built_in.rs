@@ -1,0 +1,70 @@
+//! What travels inside the program: the checkpoint `ember`, and the pictures that the demo trains on.
+
+use std::collections::BTreeMap;
+
+use domain::{Storage, model};
+use rust_embed::RustEmbed;
+use sqlx::PgPool;
+
+use crate::failure::Failure;
+
+/// Name of the built-in checkpoint.
+pub const CHECKPOINT: &str = "ember";
+
+#[derive(RustEmbed)]
+#[folder = "../models/ember"]
+#[include = "*.json"]
+#[include = "*.txt"]
+#[include = "*.model"]
+#[include = "*.safetensors"]
+#[allow_missing = true]
+struct Checkpoint;
+
+#[derive(RustEmbed)]
+#[folder = "../datasets"]
+#[include = "*.png"]
+#[include = "*.txt"]
+#[allow_missing = true]
+struct Datasets;
+
+/// Makes the built-in checkpoint a model of this installation; cheap when it is one already.
+pub async fn register(pool: &PgPool, storage: &Storage) -> Result<(), Failure> {
+    let files: Vec<_> = Checkpoint::iter()
+        .filter_map(|path| Some((path.to_string(), Checkpoint::get(&path)?.data.into_owned().into())))
+        .collect();
+    if files.is_empty() {
+        tracing::warn!("this build carries no checkpoint: import one with `pyrograph models import`");
+        return Ok(());
+    }
+    let id = model::import::register_built_in(pool, storage, CHECKPOINT, &files)
+        .await
+        .map_err(|error| anyhow::Error::new(error).context(format!("could not register the checkpoint {CHECKPOINT}")))?;
+    tracing::debug!(%id, "{CHECKPOINT} is there");
+    Ok(())
+}
+
+/// A picture of a bundled dataset.
+pub struct BundledPicture {
+    /// `photo.png`.
+    pub file_name: String,
+    pub png: Vec<u8>,
+    pub caption: String,
+}
+
+/// The pictures of a bundled dataset, by name.
+pub fn dataset(name: &str) -> Vec<BundledPicture> {
+    let inside = format!("{name}/");
+    let files: BTreeMap<String, Vec<u8>> = Datasets::iter()
+        .filter(|path| path.starts_with(&inside))
+        .filter_map(|path| Some((path[inside.len()..].to_owned(), Datasets::get(&path)?.data.into_owned())))
+        .collect();
+    files
+        .iter()
+        .filter(|(path, _)| path.ends_with(".png"))
+        .map(|(path, png)| BundledPicture {
+            file_name: path.clone(),
+            png: png.clone(),
+            caption: files.get(&path.replace(".png", ".txt")).map(|text| String::from_utf8_lossy(text).trim().to_owned()).unwrap_or_default(),
+        })
+        .collect()
+}

@@ -1,0 +1,129 @@
+//! Following a job to its end: events over SSE with reconnect, a bar on stderr, Ctrl-C cancels.
+
+use std::time::{Duration, Instant};
+
+use futures::StreamExt as _;
+use reqwest::header::{ACCEPT, HeaderName};
+use serde_json::Value;
+
+use super::events::{Decoder, Event};
+use super::resource::{Job, Progress, Status};
+use super::{Client, Method};
+use crate::failure::Failure;
+use crate::meter::Meter;
+
+/// How long the server may be away before we give up; the job goes on without us.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// Silence after which a connection is taken for dead. The server sends a comment every 15 s.
+const SILENCE: Duration = Duration::from_secs(45);
+
+/// Follows the job in `created` (the answer to its creation) and gives its last state, as the server tells it.
+///
+/// `label` stands before the bar. Ctrl-C cancels the job.
+///
+/// # Errors
+/// [`Failure::Failed`] with the job's own message when it failed, [`Failure::Canceled`] when it was canceled,
+/// [`Failure::Unreachable`] when the server stays away.
+pub async fn follow(client: &Client, created: Value, label: &str) -> Result<Value, Failure> {
+    let job: Job = Client::understand(created.clone())?;
+    let mut follower = Follower { client, job: &job, meter: Meter::steps(label), last_event: None };
+    if !job.status.is_terminal() {
+        let interrupted = tokio::select! {
+            watched = follower.watch() => { watched?; false }
+            signal = tokio::signal::ctrl_c() => signal.is_ok(),
+        };
+        if interrupted {
+            follower.meter.say("Canceling. Once more Ctrl-C leaves at once.");
+            client.act(&job.urls.cancel).await?;
+            tokio::select! {
+                watched = follower.watch() => watched?,
+                _ = tokio::signal::ctrl_c() => {}
+            }
+        }
+    }
+    drop(follower);
+    let last: Value = client.get(&job.urls.this).await?;
+    let job: Job = Client::understand(last.clone())?;
+    match (job.status, job.error) {
+        (Status::Succeeded, _) => Ok(last),
+        (Status::Canceled, _) => Err(Failure::Canceled(format!("{label}: canceled"))),
+        (Status::Failed, Some(error)) => Err(Failure::Failed(anyhow::anyhow!("{label}: failed ({}): {}", error.class, error.message))),
+        (Status::Failed, None) => Err(Failure::Failed(anyhow::anyhow!("{label}: failed"))),
+        (Status::Queued | Status::Running, _) => Err(Failure::Canceled(format!("{label}: left while it is being canceled"))),
+    }
+}
+
+struct Follower<'a> {
+    client: &'a Client,
+    job: &'a Job,
+    meter: Meter,
+    last_event: Option<String>,
+}
+
+impl Follower<'_> {
+    /// Until the job has ended.
+    async fn watch(&mut self) -> Result<(), Failure> {
+        let mut heard = Instant::now();
+        loop {
+            match self.listen(&mut heard).await {
+                Ok(true) => return Ok(()),
+                Ok(false) | Err(Failure::Unreachable(_)) => {}
+                Err(refused) => return Err(refused),
+            }
+            // The stream may have ended with the job, or the event was lost with the connection: the resource tells.
+            match self.client.get::<Job>(&self.job.urls.this).await {
+                Ok(job) if job.status.is_terminal() => return Ok(()),
+                Ok(_) => {}
+                Err(unreachable @ Failure::Unreachable(_)) if heard.elapsed() > PATIENCE => return Err(unreachable),
+                Err(Failure::Unreachable(_)) => self.meter.note("the server is away, trying again"),
+                Err(refused) => return Err(refused),
+            }
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    }
+
+    /// One connection. `true`: the job has ended; `false`: the connection has.
+    async fn listen(&mut self, heard: &mut Instant) -> Result<bool, Failure> {
+        let mut request = self.client.request(Method::GET, &self.job.urls.events)?.header(ACCEPT, "text/event-stream");
+        if let Some(last) = &self.last_event {
+            request = request.header(HeaderName::from_static("last-event-id"), last);
+        }
+        let mut bytes = self.client.send(request).await?.bytes_stream();
+        let mut decoder = Decoder::default();
+        while let Ok(Some(Ok(piece))) = tokio::time::timeout(SILENCE, bytes.next()).await {
+            *heard = Instant::now();
+            for event in decoder.take(&piece) {
+                if self.show(event) {
+                    return Ok(true);
+                }
+            }
+        }
+        Ok(false)
+    }
+
+    /// Puts one event on the meter. Whether it was the last.
+    fn show(&mut self, event: Event) -> bool {
+        if event.id.is_some() {
+            self.last_event = event.id;
+        }
+        // The event's own envelope repeats id and kind; what it tells lies in `data`.
+        let data = event.data.get("data").unwrap_or(&event.data);
+        let message = data.get("message").and_then(Value::as_str).unwrap_or_default();
+        match event.kind.as_str() {
+            "queued" => self.meter.note("waiting for a worker"),
+            "started" => self.meter.note("preparing"),
+            "progress" => {
+                let progress: Progress = serde_json::from_value(data.clone()).unwrap_or_default();
+                if let (Some(step), Some(total)) = (progress.step, progress.total_steps) {
+                    let note = progress.loss.map(|loss| format!("loss {loss:.4}")).unwrap_or_default();
+                    self.meter.reach(step, total, &note);
+                }
+            }
+            "warning" => self.meter.say(&format!("warning: {message}")),
+            "retrying" => self.meter.say(&format!("an attempt failed, trying again: {message}")),
+            "succeeded" | "failed" | "canceled" => return true,
+            _ => {}
+        }
+        false
+    }
+}

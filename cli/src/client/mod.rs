@@ -1,0 +1,216 @@
+//! The REST client behind `generate`, `train`, `models`, `datasets` and `demo`: it knows HTTP and the shapes of `/v1`,
+//! nothing of Postgres, storage or tensors. Whatever these commands can do, anyone with curl can do.
+
+mod events;
+mod follow;
+mod problem;
+mod resource;
+mod upload;
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use clap::Args;
+use futures::StreamExt as _;
+use problem::Problem;
+use reqwest::{Method, RequestBuilder, Response, StatusCode, Url};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use tokio::io::AsyncWriteExt as _;
+
+pub use follow::follow;
+pub use resource::{Artifact, Dataset, Generation, Model, Page, Training};
+pub use upload::{Picture, add_pictures, create_dataset, import_model, pictures};
+
+use crate::failure::Failure;
+
+const STRANGE_ANSWER: &str = "the server's answer is not what this version of the client expects";
+
+/// Where the server is, and how answers are printed. Shared by every command that is a client.
+#[derive(Debug, Clone, Args)]
+pub struct ClientOptions {
+    /// Address of the Pyrograph server
+    #[arg(long, env = "PYROGRAPH_SERVER", default_value = "http://127.0.0.1:8080", value_name = "URL")]
+    pub server: Url,
+    /// Print the result as JSON on stdout; progress stays on stderr
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// A connection to one Pyrograph server.
+#[derive(Debug, Clone)]
+pub struct Client {
+    http: reqwest::Client,
+    server: Url,
+}
+
+impl Client {
+    /// A client of the server at `server`. Nothing is sent yet.
+    pub fn new(server: &Url) -> Result<Self, Failure> {
+        let mut http = reqwest::Client::builder()
+            .user_agent(concat!("pyrograph/", env!("CARGO_PKG_VERSION")))
+            .connect_timeout(Duration::from_secs(10));
+        if is_loopback(server) {
+            http = http.no_proxy();
+        }
+        let http = http.build().context("could not start the HTTP client")?;
+        Ok(Self { http, server: server.clone() })
+    }
+
+    /// The address of `path` (as `/v1/models`, or an absolute URL that the server gave) on this server.
+    fn address(&self, path: &str) -> Result<Url, Failure> {
+        Ok(self.server.join(path).with_context(|| format!("not an address: {path}"))?)
+    }
+
+    fn request(&self, method: Method, path: &str) -> Result<RequestBuilder, Failure> {
+        Ok(self.http.request(method, self.address(path)?))
+    }
+
+    /// Sends, and turns everything but a success into the failure that says why.
+    async fn send(&self, request: RequestBuilder) -> Result<Response, Failure> {
+        let response = request.send().await.map_err(|error| self.unreachable(&error))?;
+        let status = response.status();
+        if status.is_success() {
+            return Ok(response);
+        }
+        let body = response.bytes().await.unwrap_or_default();
+        let problem = Problem::read(status, &body);
+        if status == StatusCode::BAD_GATEWAY || status == StatusCode::SERVICE_UNAVAILABLE {
+            return Err(Failure::Unreachable(format!("the server at {} is not ready: {problem}", self.server)));
+        }
+        if status.is_client_error() {
+            return Err(Failure::Refused(problem.to_string()));
+        }
+        Err(Failure::Failed(anyhow::anyhow!("the server failed: {problem}")))
+    }
+
+    fn unreachable(&self, error: &reqwest::Error) -> Failure {
+        let mut reason = reason(error);
+        if error.is_connect() {
+            reason = format!("{reason}\nIs it running? Start one with `pyrograph up`, or name another with --server or PYROGRAPH_SERVER.");
+        }
+        Failure::Unreachable(format!("no answer from {}: {reason}", self.server))
+    }
+
+    async fn read<T: DeserializeOwned>(&self, response: Response) -> Result<T, Failure> {
+        let body = response.bytes().await.map_err(|error| self.unreachable(&error))?;
+        Ok(serde_json::from_slice(&body).context(STRANGE_ANSWER)?)
+    }
+
+    /// GET, read as `T`.
+    pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
+        let response = self.send(self.request(Method::GET, path)?).await?;
+        self.read(response).await
+    }
+
+    /// Every item of a list, page after page.
+    pub async fn list(&self, path: &str) -> Result<Vec<Value>, Failure> {
+        let mut items = Vec::new();
+        let mut cursor = None;
+        loop {
+            let page = match &cursor {
+                Some(cursor) => format!("{path}?limit=100&cursor={}", path_segment(cursor)),
+                None => format!("{path}?limit=100"),
+            };
+            let page: Page<Value> = self.get(&page).await?;
+            items.extend(page.items);
+            match page.next_cursor {
+                Some(next) => cursor = Some(next),
+                None => return Ok(items),
+            }
+        }
+    }
+
+    /// Reads the parts of an answer that a command shows.
+    pub fn understand<T: DeserializeOwned>(answer: Value) -> Result<T, Failure> {
+        Ok(serde_json::from_value(answer).context(STRANGE_ANSWER)?)
+    }
+
+    /// POST of a JSON body, the answer read as `T`.
+    pub async fn post<T: DeserializeOwned>(&self, path: &str, body: &Value) -> Result<T, Failure> {
+        let response = self.send(self.request(Method::POST, path)?.json(body)).await?;
+        self.read(response).await
+    }
+
+    /// POST of a form with files, the answer read as `T`.
+    pub async fn post_form<T: DeserializeOwned>(&self, path: &str, form: reqwest::multipart::Form) -> Result<T, Failure> {
+        let response = self.send(self.request(Method::POST, path)?.multipart(form)).await?;
+        self.read(response).await
+    }
+
+    /// POST without a body (an action such as `cancel`); the answer's body is not needed.
+    pub async fn act(&self, path: &str) -> Result<(), Failure> {
+        self.send(self.request(Method::POST, path)?).await.map(drop)
+    }
+
+    /// DELETE.
+    pub async fn delete(&self, path: &str) -> Result<(), Failure> {
+        self.send(self.request(Method::DELETE, path)?).await.map(drop)
+    }
+
+    /// Downloads `url` (a presigned one, say) to `file`: whole, or not at all. Folders on the way are made.
+    pub async fn download(&self, url: &str, file: &Path) -> Result<u64, Failure> {
+        let mut response = self.send(self.request(Method::GET, url)?).await?.bytes_stream();
+        if let Some(folder) = file.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+            tokio::fs::create_dir_all(folder).await.with_context(|| format!("could not make {}", folder.display()))?;
+        }
+        let mut part = file.as_os_str().to_owned();
+        part.push(".part");
+        let part = std::path::PathBuf::from(part);
+        let written = async {
+            let mut out = tokio::fs::File::create(&part).await.with_context(|| format!("could not write {}", part.display()))?;
+            let mut bytes = 0;
+            while let Some(chunk) = response.next().await {
+                let chunk = chunk.map_err(|error| self.unreachable(&error))?;
+                out.write_all(&chunk).await.with_context(|| format!("could not write {}", part.display()))?;
+                bytes += chunk.len() as u64;
+            }
+            out.flush().await.with_context(|| format!("could not write {}", part.display()))?;
+            tokio::fs::rename(&part, file).await.with_context(|| format!("could not write {}", file.display()))?;
+            Ok(bytes)
+        }
+        .await;
+        if written.is_err() {
+            let _ = tokio::fs::remove_file(&part).await;
+        }
+        written
+    }
+}
+
+/// `text` as one segment of a path, or one value of a query.
+pub fn path_segment(text: &str) -> String {
+    use std::fmt::Write as _;
+    let mut escaped = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {
+            escaped.push(char::from(byte));
+        } else {
+            let _ = write!(escaped, "%{byte:02X}");
+        }
+    }
+    escaped
+}
+
+/// Whether `server` is this machine, which no proxy can reach for us.
+fn is_loopback(server: &Url) -> bool {
+    match server.host() {
+        Some(url::Host::Domain(name)) => name == "localhost",
+        Some(url::Host::Ipv4(address)) => address.is_loopback(),
+        Some(url::Host::Ipv6(address)) => address.is_loopback(),
+        None => false,
+    }
+}
+
+/// What went wrong on the way, without the URL: a presigned one is a secret for as long as it lives.
+fn reason(error: &reqwest::Error) -> String {
+    let mut deepest = std::error::Error::source(error);
+    while let Some(deeper) = deepest.and_then(std::error::Error::source) {
+        deepest = Some(deeper);
+    }
+    match deepest {
+        Some(deepest) => deepest.to_string(),
+        None if error.is_timeout() => "timed out".to_owned(),
+        None => "the connection broke".to_owned(),
+    }
+}

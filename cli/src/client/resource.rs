@@ -1,0 +1,157 @@
+//! The parts of `/v1`'s answers that the commands read. Unknown fields are welcome: an older client understands a newer
+//! server. What `--json` prints is the server's whole answer, not these.
+
+use serde::Deserialize;
+
+/// One page of a list.
+#[derive(Debug, Deserialize)]
+pub struct Page<T> {
+    pub items: Vec<T>,
+    pub next_cursor: Option<String>,
+}
+
+/// A model as named by a job.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Reference {
+    pub id: String,
+    pub name: String,
+}
+
+/// Where a job stands: the part that generations and trainings share.
+#[derive(Debug, Deserialize)]
+pub struct Job {
+    pub id: String,
+    pub status: Status,
+    #[serde(default)]
+    pub progress: Progress,
+    pub error: Option<JobError>,
+    pub urls: Urls,
+}
+
+/// The life of a job: `queued → running → succeeded | failed | canceled`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Status {
+    Queued,
+    Running,
+    Succeeded,
+    Failed,
+    Canceled,
+}
+
+impl Status {
+    /// Whether nothing more will happen.
+    pub fn is_terminal(self) -> bool {
+        matches!(self, Self::Succeeded | Self::Failed | Self::Canceled)
+    }
+}
+
+#[derive(Debug, Clone, Copy, Default, Deserialize)]
+pub struct Progress {
+    #[serde(default)]
+    pub step: Option<u64>,
+    #[serde(default)]
+    pub total_steps: Option<u64>,
+    #[serde(default)]
+    pub loss: Option<f64>,
+}
+
+#[derive(Debug, Deserialize)]
+pub struct JobError {
+    pub class: String,
+    pub message: String,
+}
+
+#[derive(Debug, Deserialize)]
+pub struct Urls {
+    #[serde(rename = "self")]
+    pub this: String,
+    pub cancel: String,
+    pub events: String,
+}
+
+/// A file that a job made.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Artifact {
+    /// Presigned; a secret for an hour.
+    pub url: String,
+    pub position: u32,
+    pub media_type: String,
+    pub bytes: u64,
+    pub seed: Option<u64>,
+}
+
+impl Artifact {
+    /// The ending of a file of this kind.
+    pub fn extension(&self) -> &'static str {
+        match self.media_type.as_str() {
+            "image/jpeg" => "jpg",
+            "image/webp" => "webp",
+            "image/png" => "png",
+            _ => "safetensors",
+        }
+    }
+}
+
+/// Pictures from a prompt.
+#[derive(Debug, Deserialize)]
+pub struct Generation {
+    pub id: String,
+    #[serde(default)]
+    pub artifacts: Vec<Artifact>,
+    #[serde(default)]
+    pub warnings: Vec<String>,
+}
+
+/// A LoRA in the making.
+#[derive(Debug, Deserialize)]
+pub struct Training {
+    pub id: String,
+    pub output_model: Option<Reference>,
+    #[serde(default)]
+    pub artifacts: Vec<Artifact>,
+    #[serde(default)]
+    pub warnings: Vec<String>,
+}
+
+/// Pictures with captions.
+#[derive(Debug, Deserialize)]
+pub struct Dataset {
+    pub id: String,
+    pub name: String,
+    #[serde(default)]
+    pub examples: Vec<Example>,
+    pub created_at: String,
+}
+
+#[derive(Debug, Deserialize)]
+pub struct Example {
+    pub id: String,
+    pub caption: Option<String>,
+    pub width: u32,
+    pub height: u32,
+    pub bytes: u64,
+}
+
+/// A checkpoint or a LoRA.
+#[derive(Debug, Deserialize)]
+pub struct Model {
+    pub id: String,
+    pub name: String,
+    pub kind: String,
+    pub family: Option<String>,
+    pub bytes: u64,
+    pub sha256: String,
+    #[serde(default)]
+    pub built_in: bool,
+    pub trigger_word: Option<String>,
+    #[serde(default)]
+    pub files: Vec<ModelFile>,
+    pub created_at: String,
+}
+
+#[derive(Debug, Deserialize)]
+pub struct ModelFile {
+    pub path: String,
+    pub bytes: u64,
+}

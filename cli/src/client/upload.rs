@@ -1,0 +1,216 @@
+//! Bringing files of this machine to the server: a folder of pictures with captions, a LoRA file, a diffusers folder.
+//! Files are streamed from the disk, whatever their size.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use futures::TryStreamExt as _;
+use reqwest::Body;
+use reqwest::multipart::{Form, Part};
+use serde_json::{Value, json};
+use tokio_util::io::ReaderStream;
+
+use super::Client;
+use super::resource::Dataset;
+use crate::failure::Failure;
+use crate::meter::Meter;
+
+/// A caption file longer than this is refused here already; the server's own limit is 10 000 characters.
+const CAPTION_BYTES: u64 = 64 << 10;
+
+/// A picture to train on.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Picture {
+    pub path: PathBuf,
+    /// The text of `photo.txt` beside `photo.png`; empty where there is none.
+    pub caption: String,
+}
+
+/// The pictures of `folder`, by name: `photo.png` (or jpg, jpeg, webp) with its caption in `photo.txt`.
+pub fn pictures(folder: &Path) -> Result<Vec<Picture>, Failure> {
+    let cannot_read = |path: &Path| format!("could not read {}", path.display());
+    let mut paths = Vec::new();
+    for entry in std::fs::read_dir(folder).with_context(|| cannot_read(folder))? {
+        let path = entry.with_context(|| cannot_read(folder))?.path();
+        let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default().to_ascii_lowercase();
+        if matches!(extension.as_str(), "png" | "jpg" | "jpeg" | "webp") {
+            paths.push(path);
+        }
+    }
+    paths.sort();
+    if paths.is_empty() {
+        return Err(Failure::Usage(format!("{} holds no pictures (png, jpg, jpeg, webp)", folder.display())));
+    }
+    paths
+        .into_iter()
+        .map(|path| {
+            let text = path.with_extension("txt");
+            let caption = match std::fs::metadata(&text) {
+                Ok(metadata) if metadata.len() > CAPTION_BYTES => {
+                    return Err(Failure::Usage(format!("{} is too long for a caption", text.display())));
+                }
+                Ok(_) => std::fs::read_to_string(&text).with_context(|| cannot_read(&text))?.trim().to_owned(),
+                Err(_) => String::new(),
+            };
+            Ok(Picture { path, caption })
+        })
+        .collect()
+}
+
+/// A new dataset of `pictures`. When one of them is refused, the dataset is taken away again.
+pub async fn create_dataset(client: &Client, name: &str, pictures: &[Picture]) -> Result<Dataset, Failure> {
+    let dataset: Dataset = client.post("/v1/datasets", &json!({ "name": name })).await?;
+    if let Err(failure) = add_pictures(client, &dataset.id, pictures).await {
+        let _ = client.delete(&format!("/v1/datasets/{}", dataset.id)).await;
+        return Err(failure);
+    }
+    Ok(dataset)
+}
+
+/// Adds `pictures` to a dataset, one request each, so that a refusal names its file.
+pub async fn add_pictures(client: &Client, dataset: &str, pictures: &[Picture]) -> Result<(), Failure> {
+    let meter = Meter::count("uploading pictures", pictures.len() as u64);
+    for picture in pictures {
+        let name = file_name(&picture.path)?;
+        let part = file_part(&picture.path, &name, None).await?.mime_str(media_type(&picture.path)).context("not a media type")?;
+        let mut form = Form::new().percent_encode_noop();
+        if !picture.caption.is_empty() {
+            form = form.text("caption", picture.caption.clone());
+        }
+        let added: Result<Value, _> = client.post_form(&format!("/v1/datasets/{dataset}/images"), form.part("image", part)).await;
+        added.map_err(|failure| match failure {
+            Failure::Refused(why) => Failure::Refused(format!("{}: {why}", picture.path.display())),
+            other => other,
+        })?;
+        meter.advance(1);
+    }
+    Ok(())
+}
+
+/// Imports a diffusers folder or a LoRA file as the model `name`; gives the server's answer.
+pub async fn import_model(client: &Client, path: &Path, name: &str) -> Result<Value, Failure> {
+    let files = model_files(path)?;
+    let mut total = 0;
+    for (_, file) in &files {
+        total += std::fs::metadata(file).with_context(|| format!("could not read {}", file.display()))?.len();
+    }
+    let meter = Meter::bytes(format!("uploading {name}"), total);
+    let mut form = Form::new().percent_encode_noop().text("name", name.to_owned());
+    for (inside, file) in &files {
+        form = form.part("file", file_part(file, inside, Some(&meter)).await?);
+    }
+    client.post_form("/v1/models", form).await
+}
+
+/// The files of a model and their paths inside it: the LoRA file itself, or what a pipeline is loaded from.
+fn model_files(path: &Path) -> Result<Vec<(String, PathBuf)>, Failure> {
+    if path.is_file() {
+        if path.extension().is_none_or(|extension| extension != "safetensors") {
+            return Err(Failure::Usage(format!("{} is no .safetensors file; pickles are never read", path.display())));
+        }
+        return Ok(vec![(file_name(path)?, path.to_owned())]);
+    }
+    if !path.join("model_index.json").is_file() {
+        return Err(Failure::Usage(format!("{} is neither a .safetensors file nor a diffusers folder with a model_index.json", path.display())));
+    }
+    let mut files = Vec::new();
+    for entry in read_folder(path)? {
+        let name = file_name(&entry)?;
+        if entry.is_dir() {
+            for inner in read_folder(&entry)? {
+                let inner_name = file_name(&inner)?;
+                if inner.is_file() && inner_name.rsplit('.').next().is_some_and(|end| matches!(end, "json" | "txt" | "safetensors" | "model")) {
+                    files.push((format!("{name}/{inner_name}"), inner));
+                }
+            }
+        } else if name.ends_with(".json") {
+            files.push((name, entry));
+        }
+    }
+    Ok(files)
+}
+
+/// The entries of a folder by name, without hidden ones.
+fn read_folder(folder: &Path) -> Result<Vec<PathBuf>, Failure> {
+    let mut entries = std::fs::read_dir(folder)
+        .and_then(|entries| entries.map(|entry| entry.map(|entry| entry.path())).collect::<Result<Vec<_>, _>>())
+        .with_context(|| format!("could not read {}", folder.display()))?;
+    entries.retain(|path| path.file_name().and_then(|name| name.to_str()).is_some_and(|name| !name.starts_with('.')));
+    entries.sort();
+    Ok(entries)
+}
+
+/// A part of a form that reads `file` while it is sent, known to the server as `name`.
+async fn file_part(file: &Path, name: &str, meter: Option<&Meter>) -> Result<Part, Failure> {
+    let cannot_read = || format!("could not read {}", file.display());
+    let open = tokio::fs::File::open(file).await.with_context(cannot_read)?;
+    let length = open.metadata().await.with_context(cannot_read)?.len();
+    let count = meter.map(Meter::counter);
+    let pieces = ReaderStream::with_capacity(open, 256 << 10).inspect_ok(move |piece| {
+        if let Some(count) = &count {
+            count(piece.len() as u64);
+        }
+    });
+    Ok(Part::stream_with_length(Body::wrap_stream(pieces), length).file_name(name.to_owned()))
+}
+
+/// The name of a file as it may stand in a form.
+fn file_name(path: &Path) -> Result<String, Failure> {
+    match path.file_name().and_then(|name| name.to_str()) {
+        Some(name) if !name.contains(['"', '\r', '\n', '\\']) => Ok(name.to_owned()),
+        _ => Err(Failure::Usage(format!("the name of {} cannot be sent", path.display()))),
+    }
+}
+
+fn media_type(path: &Path) -> &'static str {
+    match path.extension().and_then(|extension| extension.to_str()).unwrap_or_default().to_ascii_lowercase().as_str() {
+        "jpg" | "jpeg" => "image/jpeg",
+        "webp" => "image/webp",
+        _ => "image/png",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_caption_lies_beside_its_picture() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+        file("b.JPG", "");
+        file("a.png", "");
+        file("a.txt", " a red fox\n");
+        file("notes.md", "");
+        let found = pictures(folder.path()).unwrap();
+        let names: Vec<_> = found.iter().map(|picture| (picture.path.file_name().unwrap().to_str().unwrap(), picture.caption.as_str())).collect();
+        assert_eq!(names, [("a.png", "a red fox"), ("b.JPG", "")]);
+    }
+
+    #[test]
+    fn an_empty_folder_is_refused_by_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let Err(Failure::Usage(why)) = pictures(folder.path()) else { panic!("an empty folder was taken") };
+        assert!(why.contains(folder.path().to_str().unwrap()));
+    }
+
+    #[test]
+    fn only_what_a_pipeline_is_loaded_from_is_sent() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["model_index.json", "big.safetensors", ".git/config", "vae/config.json", "vae/diffusion.safetensors", "vae/old.bin", "tokenizer/merges.txt"] {
+            let path = folder.path().join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, "{}").unwrap();
+        }
+        let names: Vec<_> = model_files(folder.path()).unwrap().into_iter().map(|(name, _)| name).collect();
+        assert_eq!(names, ["model_index.json", "tokenizer/merges.txt", "vae/config.json", "vae/diffusion.safetensors"]);
+    }
+
+    #[test]
+    fn a_pickle_is_not_a_model() {
+        let folder = tempfile::tempdir().unwrap();
+        let pickle = folder.path().join("lora.ckpt");
+        std::fs::write(&pickle, "").unwrap();
+        assert!(matches!(model_files(&pickle), Err(Failure::Usage(_))));
+    }
+}

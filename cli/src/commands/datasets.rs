@@ -1,0 +1,118 @@
+//! `pyrograph datasets`: pictures with captions, kept on the server for trainings.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+use indicatif::HumanBytes;
+use serde_json::{Value, json};
+
+use super::models::short;
+use super::{Outcome, print_json};
+use crate::client::{Client, ClientOptions, Dataset, add_pictures, path_segment, pictures};
+use crate::table::Table;
+
+/// Create, fill, list, show and remove datasets
+#[derive(Debug, Args)]
+pub struct Datasets {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// List datasets
+    List {
+        #[command(flatten)]
+        client: ClientOptions,
+    },
+    /// Create an empty dataset
+    Create {
+        /// Any name
+        name: String,
+        #[command(flatten)]
+        client: ClientOptions,
+    },
+    /// Show a dataset with its examples
+    Show {
+        /// Id
+        dataset: String,
+        #[command(flatten)]
+        client: ClientOptions,
+    },
+    /// Add the pictures of a folder: photo.png with its caption in photo.txt
+    Add {
+        /// Id of the dataset
+        dataset: String,
+        /// Folder with pictures and captions
+        dir: PathBuf,
+        #[command(flatten)]
+        client: ClientOptions,
+    },
+    /// Remove a dataset; refused while a queued or running training uses it
+    Remove {
+        /// Id
+        dataset: String,
+        #[command(flatten)]
+        client: ClientOptions,
+    },
+}
+
+impl Datasets {
+    /// Runs the command.
+    pub async fn run(self) -> Outcome {
+        match self.action {
+            Action::List { client: options } => {
+                let datasets = Client::new(&options.server)?.list("/v1/datasets").await?;
+                if options.json {
+                    print_json(&Value::Array(datasets));
+                    return Ok(());
+                }
+                let mut table = Table::new(["NAME", "CREATED", "ID"]);
+                for dataset in datasets {
+                    let dataset: Dataset = Client::understand(dataset)?;
+                    table.row([dataset.name, short(&dataset.created_at), dataset.id]);
+                }
+                table.print();
+            }
+            Action::Create { name, client: options } => {
+                let dataset: Value = Client::new(&options.server)?.post("/v1/datasets", &json!({ "name": name })).await?;
+                answer(dataset, options.json)?;
+            }
+            Action::Show { dataset, client: options } => {
+                let dataset: Value = Client::new(&options.server)?.get(&address(&dataset)).await?;
+                answer(dataset, options.json)?;
+            }
+            Action::Add { dataset, dir, client: options } => {
+                let client = Client::new(&options.server)?;
+                add_pictures(&client, &dataset, &pictures(&dir)?).await?;
+                answer(client.get(&address(&dataset)).await?, options.json)?;
+            }
+            Action::Remove { dataset, client: options } => {
+                Client::new(&options.server)?.delete(&address(&dataset)).await?;
+                if options.json {
+                    print_json(&json!({ "removed": dataset }));
+                } else {
+                    println!("removed {dataset}");
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn answer(dataset: Value, as_json: bool) -> Outcome {
+    if as_json {
+        print_json(&dataset);
+        return Ok(());
+    }
+    let dataset: Dataset = Client::understand(dataset)?;
+    println!("{}  {}  ({} examples)", dataset.name, dataset.id, dataset.examples.len());
+    for example in &dataset.examples {
+        println!("  {}  {}×{}  {:>10}  {}", example.id, example.width, example.height, HumanBytes(example.bytes).to_string(), example.caption.as_deref().unwrap_or_default());
+    }
+    Ok(())
+}
+
+fn address(dataset: &str) -> String {
+    format!("/v1/datasets/{}", path_segment(dataset))
+}

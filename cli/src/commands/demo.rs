@@ -1,0 +1,217 @@
+//! `pyrograph demo`: the whole road once, as any client of the REST API walks it: pictures become a dataset, a training, a
+//! LoRA, and pictures without and with it on one sheet.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use anyhow::Context as _;
+use clap::Args;
+use diffusion::device::DeviceChoice;
+use image::RgbImage;
+use serde_json::{Value, json};
+
+use super::Outcome;
+use super::generate::only_picture;
+use crate::client::{Artifact, Client, Dataset, Generation, Training, create_dataset, follow, pictures};
+use crate::contact_sheet::{ContactSheet, Pair};
+use crate::failure::Failure;
+use crate::meter::Meter;
+use crate::platform::Platform;
+use crate::{built_in, signal};
+
+/// The bundled dataset, and the name of the LoRA that comes of it.
+const STYLE: &str = "neon";
+/// The word by which prompts call the style.
+const TRIGGER_WORD: &str = "neon";
+const STEPS: u32 = 300;
+const RANK: u32 = 8;
+const LEARNING_RATE: f64 = 1e-3;
+const BATCH_SIZE: u32 = 4;
+const TRAINING_SEED: u32 = 7;
+/// Things that the bundled dataset does not show. Picture i has the seed 100 + i.
+const PROMPTS: [&str; 8] = ["a red apple", "a dog face", "a rocket", "an owl", "a guitar", "a snail", "two cherries, blue background", "a small house"];
+const FIRST_SEED: u32 = 100;
+
+/// Walk the whole road once: dataset, training, pictures with and without the LoRA
+///
+/// Starts everything in a folder, makes a dataset from pictures that this program carries, trains a LoRA on the built-in
+/// checkpoint, makes the same prompts with the same seeds without and with it, prints their presigned URLs, writes the
+/// pictures and one labelled sheet, and stops everything. `pyrograph up` finds the LoRA afterwards.
+#[derive(Debug, Args)]
+pub struct Demo {
+    /// Folder for all data, as of `pyrograph up`
+    #[arg(long, env = "PYROGRAPH_DATA_DIR", default_value = ".pyrograph", value_name = "DIR")]
+    data_dir: PathBuf,
+    /// Folder for pictures, sheet and adapter
+    #[arg(long, default_value = "out", value_name = "DIR")]
+    output: PathBuf,
+    /// Device of the worker: auto, cpu, cuda or cuda:N
+    #[arg(long, default_value = "auto", value_name = "DEVICE")]
+    device: DeviceChoice,
+}
+
+impl Demo {
+    /// Runs the command.
+    pub async fn run(self) -> Outcome {
+        let stop = signal::stop_token();
+        let meter = Meter::wait("starting Postgres, S3, the API and a worker");
+        let started = Instant::now();
+        let platform = tokio::select! {
+            platform = Platform::start(&self.data_dir, SocketAddr::from(([127, 0, 0, 1], 0)), self.device) => platform?,
+            () = stop.cancelled() => return Err(interrupted()),
+        };
+        meter.finish(&format!("Everything runs ({:.1} s): API {}, S3 {}, data {}", started.elapsed().as_secs_f64(), platform.url(), platform.storage_endpoint(), platform.folder().display()));
+        let walked = tokio::select! {
+            walked = self.walk(&platform) => walked,
+            () = stop.cancelled() => Err(interrupted()),
+        };
+        let meter = Meter::wait("stopping the worker, the API, S3 and Postgres");
+        let stopped = platform.stop().await;
+        meter.finish("Everything is stopped.");
+        walked.and(stopped)
+    }
+
+    async fn walk(&self, platform: &Platform) -> Outcome {
+        let client = Client::new(&platform.url().parse().context("an address")?)?;
+        let started = Instant::now();
+        let (dataset, training_pictures) = self.dataset(&client).await?;
+        eprintln!("Dataset {} of {} pictures ({:.1} s)", dataset.name, training_pictures.len(), started.elapsed().as_secs_f64());
+
+        let training_started = Instant::now();
+        let training = self.train(&client, &dataset).await?;
+        let training_seconds = training_started.elapsed().as_secs_f64();
+        eprintln!("LoRA {STYLE} trained for {STEPS} steps in {training_seconds:.0} s");
+
+        let generation_started = Instant::now();
+        let made = self.generate(&client).await?;
+        eprintln!("{} pictures in {:.1} s", 2 * made.len(), generation_started.elapsed().as_secs_f64());
+
+        println!("Presigned URLs, good for an hour while the server runs (`pyrograph up` brings it back):");
+        if let Some(adapter) = training.artifacts.first() {
+            println!("  {STYLE}.safetensors\n    {}", adapter.url);
+        }
+        for made in &made {
+            println!("  {}\n    without  {}\n    with     {}", made.prompt, made.artifacts[0].url, made.artifacts[1].url);
+        }
+        self.write_sheet(&training_pictures, &made, training_seconds)?;
+        println!("Pictures, adapter and contact sheet: {}", self.output.join("contact-sheet.png").display());
+        Ok(())
+    }
+
+    /// Lays the bundled pictures into the output folder, where one can look at them, and uploads that.
+    async fn dataset(&self, client: &Client) -> Result<(Dataset, Vec<RgbImage>), Failure> {
+        let bundled = built_in::dataset(STYLE);
+        if bundled.is_empty() {
+            return Err(Failure::Failed(anyhow::anyhow!("this build carries no pictures named {STYLE} to train on")));
+        }
+        let folder = self.output.join("dataset");
+        std::fs::create_dir_all(&folder).with_context(|| format!("could not make {}", folder.display()))?;
+        let mut shown = Vec::new();
+        for picture in &bundled {
+            let path = folder.join(&picture.file_name);
+            std::fs::write(&path, &picture.png).with_context(|| format!("could not write {}", path.display()))?;
+            let path = path.with_extension("txt");
+            std::fs::write(&path, &picture.caption).with_context(|| format!("could not write {}", path.display()))?;
+            shown.push(image::load_from_memory(&picture.png).context("a bundled picture")?.to_rgb8());
+        }
+        Ok((create_dataset(client, STYLE, &pictures(&folder)?).await?, shown))
+    }
+
+    async fn train(&self, client: &Client, dataset: &Dataset) -> Result<Training, Failure> {
+        // The name belongs to the demo: what an earlier one made goes.
+        match client.delete(&format!("/v1/models/{STYLE}")).await {
+            Ok(()) | Err(Failure::Refused(_)) => {}
+            Err(failure) => return Err(failure),
+        }
+        let request = json!({
+            "name": STYLE, "dataset": dataset.id, "model": built_in::CHECKPOINT, "trigger_word": TRIGGER_WORD, "steps": STEPS, "rank": RANK,
+            "learning_rate": LEARNING_RATE, "batch_size": BATCH_SIZE, "seed": TRAINING_SEED,
+        });
+        let created: Value = client.post("/v1/trainings", &request).await?;
+        let training: Training = Client::understand(follow(client, created, &format!("training {STYLE}")).await?)?;
+        if let Some(adapter) = training.artifacts.first() {
+            client.download(&adapter.url, &self.output.join(format!("{STYLE}.safetensors"))).await?;
+        }
+        Ok(training)
+    }
+
+    /// Every prompt twice, with one seed: first all are asked for, then fetched as they come.
+    async fn generate(&self, client: &Client) -> Result<Vec<Made>, Failure> {
+        let mut asked = Vec::new();
+        for (index, prompt) in (0_u32..).zip(PROMPTS) {
+            let seed = FIRST_SEED + index;
+            let plain: Value = client.post("/v1/generations", &json!({ "prompt": prompt, "seed": seed })).await?;
+            let styled = json!({ "prompt": format!("{TRIGGER_WORD} {prompt}"), "seed": seed, "loras": [{ "model": STYLE }] });
+            asked.push((index, prompt, [plain, client.post("/v1/generations", &styled).await?]));
+        }
+        let meter = Meter::count("generating", 2 * asked.len() as u64);
+        let mut all = Vec::new();
+        for (index, prompt, created) in asked {
+            let mut artifacts = Vec::new();
+            let mut images = Vec::new();
+            for (created, half) in created.into_iter().zip(["without", "with"]) {
+                let generation: Generation = Client::understand(follow(client, created, &format!("{prompt}, {half}")).await?)?;
+                let artifact = only_picture(&generation)?.clone();
+                let file = self.output.join(format!("{index:02}-{}-{half}.png", slug(prompt)));
+                client.download(&artifact.url, &file).await?;
+                images.push(read_picture(&file)?);
+                artifacts.push(artifact);
+                meter.advance(1);
+            }
+            all.push(Made { prompt: prompt.to_owned(), artifacts, images });
+        }
+        Ok(all)
+    }
+
+    fn write_sheet(&self, training: &[RgbImage], made: &[Made], training_seconds: f64) -> Outcome {
+        let pairs: Vec<Pair> = made
+            .iter()
+            .filter_map(|made| Some(Pair { prompt: made.prompt.clone(), pictures: made.images.clone().try_into().ok()? }))
+            .collect();
+        let sheet = ContactSheet {
+            title: &format!("{}, without and with the LoRA “{STYLE}”", built_in::CHECKPOINT),
+            subtitle: &format!("{STEPS} steps at rank {RANK} in {training_seconds:.0} s on this machine; the same seed in each pair"),
+            training,
+            halves: ["without", "with"],
+            pairs: &pairs,
+        };
+        let path = self.output.join("contact-sheet.png");
+        sheet.draw()?.save(&path).with_context(|| format!("could not write {}", path.display()))?;
+        Ok(())
+    }
+}
+
+/// A prompt and its two pictures.
+struct Made {
+    prompt: String,
+    artifacts: Vec<Artifact>,
+    images: Vec<RgbImage>,
+}
+
+fn read_picture(file: &Path) -> Result<RgbImage, Failure> {
+    Ok(image::open(file).with_context(|| format!("{} is no picture", file.display()))?.to_rgb8())
+}
+
+fn interrupted() -> Failure {
+    Failure::Canceled("the demo was interrupted".to_owned())
+}
+
+/// A prompt as part of a file name.
+fn slug(prompt: &str) -> String {
+    let words: Vec<String> = prompt.split(|letter: char| !letter.is_ascii_alphanumeric()).filter(|word| !word.is_empty()).map(str::to_ascii_lowercase).collect();
+    words.join("-")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prompts_become_file_names() {
+        assert_eq!(slug("two cherries, blue background"), "two-cherries-blue-background");
+        let mut slugs: Vec<_> = PROMPTS.iter().map(|prompt| slug(prompt)).collect();
+        slugs.dedup();
+        assert_eq!(slugs.len(), PROMPTS.len());
+    }
+}

@@ -1,0 +1,220 @@
+//! `pyrograph generate PROMPT`: pictures from words, written where the user wants them.
+
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use clap::Args;
+use serde_json::{Map, Value, json};
+
+use super::{Outcome, print_json};
+use crate::client::{Artifact, Client, ClientOptions, Generation, follow};
+use crate::failure::Failure;
+
+/// Make pictures from a prompt
+///
+/// Sends the request to the server, shows its progress and writes the pictures as PNG files, which carry their
+/// parameters as text chunks. What is left out comes from the model's own defaults. The same seed gives the same
+/// picture again; Ctrl-C cancels.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  pyrograph generate \"a red fox, blue background\"
+  pyrograph generate \"a fox\" --lora pencil:0.8 --seed 7 --num-images 4 --output pictures/
+  pyrograph generate \"a fox\" --json | jq -r '.artifacts[].url'")]
+pub struct Generate {
+    /// What the picture should show
+    pub prompt: String,
+    /// Checkpoint to use, by name or id [default: the server's, ember]
+    #[arg(long, value_name = "NAME")]
+    pub model: Option<String>,
+    /// LoRA to add, with an optional scale (1 unless told); may be given several times
+    #[arg(long = "lora", value_name = "NAME_OR_ID[:SCALE]")]
+    pub loras: Vec<Lora>,
+    /// What the picture should not show (needs true CFG, which ember uses)
+    #[arg(long, value_name = "T")]
+    pub negative_prompt: Option<String>,
+    /// Width in pixels, a multiple of the model's grid
+    #[arg(long, value_name = "W")]
+    pub width: Option<u32>,
+    /// Height in pixels, a multiple of the model's grid
+    #[arg(long, value_name = "H")]
+    pub height: Option<u32>,
+    /// Denoising steps
+    #[arg(long, value_name = "N")]
+    pub steps: Option<u32>,
+    /// How closely to follow the prompt, for models with a guidance embedding
+    #[arg(long, value_name = "G")]
+    pub guidance: Option<f64>,
+    /// Seed of the first picture; picture i uses seed + i [default: drawn, and told]
+    #[arg(long, value_name = "S", allow_negative_numbers = true)]
+    pub seed: Option<i64>,
+    /// Number of pictures, 1 to 4
+    #[arg(long, value_name = "N")]
+    pub num_images: Option<u32>,
+    /// Where the pictures go: a folder, or a file when it ends in .png
+    #[arg(long, value_name = "FILE_OR_DIR", default_value = ".")]
+    pub output: PathBuf,
+    #[command(flatten)]
+    pub client: ClientOptions,
+}
+
+/// `NAME_OR_ID[:SCALE]`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Lora {
+    pub model: String,
+    pub scale: f64,
+}
+
+impl FromStr for Lora {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (model, scale) = match text.rsplit_once(':') {
+            Some((model, scale)) => {
+                (model, scale.parse::<f64>().ok().filter(|scale| scale.is_finite()).ok_or_else(|| format!("'{scale}' is not a scale; write NAME:0.8"))?)
+            }
+            None => (text, 1.0),
+        };
+        if model.is_empty() {
+            return Err("the name of the LoRA is missing; write NAME or NAME:0.8".to_owned());
+        }
+        Ok(Self { model: model.to_owned(), scale })
+    }
+}
+
+impl Generate {
+    /// The body of `POST /v1/generations`: only what was said on the command line.
+    fn request(&self) -> Value {
+        let mut request = Map::new();
+        request.insert("prompt".into(), self.prompt.clone().into());
+        let mut optional = |field: &str, value: Option<Value>| {
+            if let Some(value) = value {
+                request.insert(field.to_owned(), value);
+            }
+        };
+        optional("model", self.model.clone().map(Value::from));
+        optional("negative_prompt", self.negative_prompt.clone().map(Value::from));
+        optional("width", self.width.map(Value::from));
+        optional("height", self.height.map(Value::from));
+        optional("num_inference_steps", self.steps.map(Value::from));
+        optional("guidance_scale", self.guidance.map(Value::from));
+        optional("seed", self.seed.map(Value::from));
+        optional("num_images", self.num_images.map(Value::from));
+        if !self.loras.is_empty() {
+            let loras = self.loras.iter().map(|lora| json!({ "model": lora.model, "scale": lora.scale }));
+            optional("loras", Some(loras.collect()));
+        }
+        Value::Object(request)
+    }
+
+    /// Runs the command.
+    pub async fn run(self) -> Outcome {
+        let client = Client::new(&self.client.server)?;
+        let created: Value = client.post("/v1/generations", &self.request()).await?;
+        let mut last = follow(&client, created, "generating").await?;
+        let generation: Generation = Client::understand(last.clone())?;
+        for warning in &generation.warnings {
+            eprintln!("warning: {warning}");
+        }
+        let places = places(&self.output, &generation.id, &generation.artifacts);
+        for (artifact, place) in generation.artifacts.iter().zip(&places) {
+            client.download(&artifact.url, place).await?;
+        }
+        if self.client.json {
+            last["files"] = places.iter().map(|place| place.display().to_string()).collect();
+            print_json(&last);
+        } else {
+            for (artifact, place) in generation.artifacts.iter().zip(&places) {
+                match artifact.seed {
+                    Some(seed) => println!("{}  (seed {seed})", place.display()),
+                    None => println!("{}", place.display()),
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Where each picture goes. One picture takes the file's name as it stands; several get their position before the ending.
+fn places(output: &Path, generation: &str, artifacts: &[Artifact]) -> Vec<PathBuf> {
+    let is_folder = output.is_dir() || output.extension().is_none() || output.as_os_str().to_string_lossy().ends_with('/');
+    artifacts
+        .iter()
+        .map(|artifact| {
+            if is_folder {
+                return output.join(format!("{generation}-{}.{}", artifact.position, artifact.extension()));
+            }
+            if artifacts.len() == 1 {
+                return output.to_owned();
+            }
+            let stem = output.file_stem().unwrap_or_default().to_string_lossy();
+            let extension = output.extension().unwrap_or_default().to_string_lossy();
+            output.with_file_name(format!("{stem}-{}.{extension}", artifact.position))
+        })
+        .collect()
+}
+
+/// Refuses a generation that made nothing: an answer without pictures is no success.
+pub fn only_picture(generation: &Generation) -> Result<&Artifact, Failure> {
+    generation.artifacts.first().ok_or_else(|| Failure::Failed(anyhow::anyhow!("generation {} has no picture", generation.id)))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        generate: Generate,
+    }
+
+    fn parse(line: &[&str]) -> Result<Generate, clap::Error> {
+        Line::try_parse_from([&["generate"], line].concat()).map(|line| line.generate)
+    }
+
+    #[test]
+    fn a_bare_prompt_asks_for_nothing_else() {
+        assert_eq!(parse(&["a fox"]).unwrap().request(), json!({ "prompt": "a fox" }));
+    }
+
+    #[test]
+    fn every_flag_reaches_the_request() {
+        let generate = parse(&[
+            "a fox", "--model", "ember", "--lora", "pencil:0.5", "--lora", "ink", "--negative-prompt", "blurry", "--width", "64", "--height", "96",
+            "--steps", "12", "--guidance", "3.5", "--seed", "-1", "--num-images", "2", "--output", "x.png",
+        ])
+        .unwrap();
+        assert_eq!(
+            generate.request(),
+            json!({
+                "prompt": "a fox", "model": "ember", "negative_prompt": "blurry", "width": 64, "height": 96, "num_inference_steps": 12,
+                "guidance_scale": 3.5, "seed": -1, "num_images": 2,
+                "loras": [{ "model": "pencil", "scale": 0.5 }, { "model": "ink", "scale": 1.0 }],
+            })
+        );
+        assert_eq!(generate.output, Path::new("x.png"));
+    }
+
+    #[test]
+    fn a_scale_is_a_number() {
+        assert_eq!("ink:-0.25".parse::<Lora>().unwrap(), Lora { model: "ink".into(), scale: -0.25 });
+        for wrong in ["ink:", "ink:much", "ink:NaN", ":1", ""] {
+            assert!(wrong.parse::<Lora>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn pictures_go_where_the_user_points() {
+        let artifact = |position| Artifact { url: String::new(), position, media_type: "image/png".into(), bytes: 0, seed: None };
+        let one = [artifact(0)];
+        let two = [artifact(0), artifact(1)];
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(places(folder.path(), "g", &one), [folder.path().join("g-0.png")]);
+        assert_eq!(places(Path::new("new/folder"), "g", &one), [Path::new("new/folder/g-0.png")]);
+        assert_eq!(places(Path::new("fox.png"), "g", &one), [Path::new("fox.png")]);
+        assert_eq!(places(Path::new("a/fox.png"), "g", &two), [Path::new("a/fox-0.png"), Path::new("a/fox-1.png")]);
+    }
+}

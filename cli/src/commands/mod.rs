@@ -1,0 +1,24 @@
+//! One file per command: its flags, its help, what it does. Client commands (`generate`, `train`, `models`, `datasets`,
+//! `demo`) reach the product only through the REST API; the others run a part of the product in this process.
+
+pub mod datasets;
+pub mod demo;
+pub mod engine;
+pub mod generate;
+pub mod migrate;
+pub mod models;
+pub mod openapi;
+pub mod serve;
+pub mod train;
+pub mod up;
+pub mod worker;
+
+use crate::failure::Failure;
+
+/// What a command needs to say: nothing more than how it ended.
+pub type Outcome = Result<(), Failure>;
+
+/// Prints `value` on stdout, the way `--json` promises.
+pub fn print_json(value: &serde_json::Value) {
+    println!("{value:#}");
+}

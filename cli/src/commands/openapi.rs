@@ -1,0 +1,20 @@
+//! `pyrograph openapi`: the contract of the REST API, made without a server.
+
+use anyhow::Context as _;
+use clap::Args;
+
+use super::Outcome;
+
+/// Print the OpenAPI document of the REST API
+///
+/// Needs no server. The same document is served at /openapi.json, and committed as openapi/openapi.json.
+#[derive(Debug, Args)]
+pub struct OpenApi {}
+
+impl OpenApi {
+    /// Runs the command.
+    pub fn run(self) -> Outcome {
+        println!("{}", api::openapi().to_pretty_json().context("the document cannot be written")?);
+        Ok(())
+    }
+}

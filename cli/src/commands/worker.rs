@@ -1,0 +1,85 @@
+//! `pyrograph worker`: takes jobs from the queue and runs them on a device.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use clap::Args;
+use diffusion::device::DeviceChoice;
+use domain::Storage;
+use domain::database::Pools;
+use domain::job::{JobKind, LeasePolicy};
+use worker::config::{Drain, WorkerConfig};
+use worker::supervisor::EngineCommand;
+
+use super::Outcome;
+use crate::configuration::{self, Services, number};
+use crate::failure::Failure;
+use crate::signal;
+
+/// Run a worker
+///
+/// Leases jobs one at a time and runs them in a child process that owns the device. Start as many as there are devices,
+/// on any machine that reaches database and bucket. Ctrl-C or SIGTERM gives the running job back to the queue; a worker
+/// that is killed loses it to another within 40 s.
+#[derive(Debug, Args)]
+pub struct Worker {
+    /// What to work on
+    #[arg(long, value_delimiter = ',', default_value = "generation,training", value_name = "QUEUES")]
+    queues: Vec<JobKind>,
+    /// Device: auto (a GPU if there is one), cpu, cuda or cuda:N
+    #[arg(long, default_value = "auto", value_name = "DEVICE")]
+    device: DeviceChoice,
+    /// Data folder of a running `up`, looked at when DATABASE_URL is not set
+    #[arg(long, env = "PYROGRAPH_DATA_DIR", default_value = ".pyrograph", value_name = "DIR")]
+    data_dir: PathBuf,
+    /// Stop when stdin closes
+    #[arg(long, hide = true)]
+    with_parent: bool,
+}
+
+impl Worker {
+    /// Runs the command until it is asked to stop.
+    pub async fn run(self) -> Outcome {
+        let stop = signal::stop_token();
+        if self.with_parent {
+            signal::stop_with_parent(&stop);
+        }
+        let services = Services::find(&self.data_dir)?;
+        let pools = Pools::connect(&services.database_url).await.context("database")?;
+        let storage = Storage::new(&services.storage).context("storage")?;
+        let ended = worker::run(self.config()?, pools.clone(), storage, stop).await;
+        pools.close().await;
+        Ok(ended.context("the worker failed")?)
+    }
+
+    fn config(&self) -> Result<WorkerConfig, Failure> {
+        let program = std::env::current_exe().context("this program does not know where it lies")?;
+        let engine = EngineCommand { program, arguments: vec!["engine".into(), "--device".into(), self.device.to_string().into()] };
+        let mut config = WorkerConfig::new(engine, configuration::worker_dir(&self.data_dir));
+        config.queues = self.queues.clone();
+        config.lease = lease_policy()?;
+        if let Some(bytes) = number("PYROGRAPH_CACHE_BYTES")? {
+            config.cache_limit = bytes;
+        }
+        if let Some(steps) = number("PYROGRAPH_CHECKPOINT_EVERY")? {
+            config.checkpoint_every = usize::try_from(steps).unwrap_or(usize::MAX).max(1);
+        }
+        if self.with_parent {
+            // Someone waits at the terminal; a job that is cut short goes on at the next start.
+            config.drain = Drain { generation: Duration::from_secs(3), training: Duration::from_secs(10) };
+        }
+        Ok(config)
+    }
+}
+
+/// The rules of leases, with what the environment changes.
+fn lease_policy() -> Result<LeasePolicy, Failure> {
+    let mut policy = LeasePolicy::default();
+    for (name, value) in [("PYROGRAPH_LEASE_TTL_MS", &mut policy.ttl), ("PYROGRAPH_LEASE_BEAT_MS", &mut policy.beat), ("PYROGRAPH_REAPER_TICK_MS", &mut policy.reaper_tick)] {
+        if let Some(milliseconds) = number(name)? {
+            *value = Duration::from_millis(milliseconds);
+        }
+    }
+    Ok(policy)
+}

@@ -1,0 +1,166 @@
+//! What the environment says: where the database and the bucket are, how leases behave, what is logged. This is the only
+//! place of the program that reads it for the server's side; the crates below get structs.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use domain::storage::StorageConfig;
+use serde::{Deserialize, Serialize};
+use tracing_subscriber::EnvFilter;
+
+use crate::failure::Failure;
+
+/// Printed below the help of the whole program, and the same table as in the README.
+pub const ENVIRONMENT: &str = "\
+Environment:
+  PYROGRAPH_SERVER                the server that client commands talk to [http://127.0.0.1:8080]
+  PYROGRAPH_DATA_DIR              folder of `up`, where `worker` finds its services too [.pyrograph]
+  DATABASE_URL                    Postgres; `up` runs its own when this is not set
+  PYROGRAPH_S3_ENDPOINT           S3 or R2 address; `up` runs its own when this is not set
+  PYROGRAPH_S3_PUBLIC_ENDPOINT    the same as clients reach it, put into presigned URLs [the endpoint]
+  PYROGRAPH_S3_BUCKET             bucket [pyrograph]
+  PYROGRAPH_S3_REGION             region [auto]
+  PYROGRAPH_S3_ACCESS_KEY_ID      key id
+  PYROGRAPH_S3_SECRET_ACCESS_KEY  secret key; never printed or logged
+  PYROGRAPH_WORKER_DIR            what a worker keeps on disk: weights it has fetched, files of the running job
+                                  [<data dir>/worker, else the user's cache folder]
+  PYROGRAPH_CACHE_BYTES           how many bytes of weights it keeps [107374182400]
+  PYROGRAPH_CHECKPOINT_EVERY      training steps between two checkpoints [100]
+  PYROGRAPH_ENGINE_MEMORY_BYTES   weights that may stay in memory [six tenths of the machine's]
+  PYROGRAPH_LEASE_TTL_MS          a worker that is silent this long has lost its job [30000]
+  PYROGRAPH_LEASE_BEAT_MS         time between heartbeats [5000]
+  PYROGRAPH_REAPER_TICK_MS        time between looks for lost jobs [5000]
+  PYROGRAPH_POSTGRES_BIN          folder with initdb, pg_ctl and postgres for `up`
+  PYROGRAPH_LOG                   log filter, as `info,worker=debug` [info on servers, warn on clients]
+  PYROGRAPH_LOG_FORMAT            `text` or `json` [text]";
+
+/// The services that server, worker and migrations need. It holds secrets, so it has no `Debug`.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct Services {
+    pub database_url: String,
+    #[serde(with = "StoredStorage")]
+    pub storage: StorageConfig,
+}
+
+/// How [`StorageConfig`] is written into the data folder (readable by its owner only).
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "StorageConfig")]
+struct StoredStorage {
+    endpoint: String,
+    bucket: String,
+    region: String,
+    access_key: String,
+    secret_key: String,
+    public_endpoint: Option<String>,
+}
+
+/// The file in the data folder of a running `up` that tells other processes where its services are.
+pub const SERVICES_FILE: &str = "services.json";
+
+impl Services {
+    /// From the environment when it names a database, else from the data folder of a running `up`.
+    pub fn find(data_dir: &Path) -> Result<Self, Failure> {
+        if let Some(database_url) = variable("DATABASE_URL") {
+            let storage = storage_from_environment()?.ok_or_else(|| Failure::Usage("DATABASE_URL is set and PYROGRAPH_S3_ENDPOINT is not; both are needed".to_owned()))?;
+            return Ok(Self { database_url, storage });
+        }
+        let path = data_dir.join(SERVICES_FILE);
+        let text = std::fs::read(&path).map_err(|_| {
+            Failure::Usage(format!(
+                "no services: set DATABASE_URL and PYROGRAPH_S3_*, or run `pyrograph up` and start this beside it ({} is not there)",
+                path.display()
+            ))
+        })?;
+        Ok(serde_json::from_slice(&text).with_context(|| format!("{} is damaged", path.display()))?)
+    }
+
+    /// Where the database is. Only this is needed to migrate.
+    pub fn find_database(data_dir: &Path) -> Result<String, Failure> {
+        match variable("DATABASE_URL") {
+            Some(url) => Ok(url),
+            None => Self::find(data_dir).map(|services| services.database_url),
+        }
+    }
+}
+
+/// The bucket that the environment names; `None` where it names none.
+///
+/// # Errors
+/// An endpoint without its keys.
+pub fn storage_from_environment() -> Result<Option<StorageConfig>, Failure> {
+    let Some(endpoint) = variable("PYROGRAPH_S3_ENDPOINT") else { return Ok(None) };
+    let needed = |name: &str| variable(name).ok_or_else(|| Failure::Usage(format!("PYROGRAPH_S3_ENDPOINT is set and {name} is not")));
+    Ok(Some(StorageConfig {
+        endpoint,
+        public_endpoint: variable("PYROGRAPH_S3_PUBLIC_ENDPOINT"),
+        bucket: variable("PYROGRAPH_S3_BUCKET").unwrap_or_else(|| "pyrograph".to_owned()),
+        region: variable("PYROGRAPH_S3_REGION").unwrap_or_else(|| "auto".to_owned()),
+        access_key: needed("PYROGRAPH_S3_ACCESS_KEY_ID")?,
+        secret_key: needed("PYROGRAPH_S3_SECRET_ACCESS_KEY")?,
+    }))
+}
+
+/// A variable that is set and not empty.
+pub fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+/// A whole number from the environment.
+///
+/// # Errors
+/// It is set and is no number: better no start than another meaning.
+pub fn number(name: &str) -> Result<Option<u64>, Failure> {
+    let Some(text) = variable(name) else { return Ok(None) };
+    text.parse().map(Some).map_err(|_| Failure::Usage(format!("{name} is '{text}', which is not a whole number")))
+}
+
+/// Where a worker keeps the weights that it has fetched and the files of the job it runs.
+pub fn worker_dir(data_dir: &Path) -> PathBuf {
+    if let Some(folder) = variable("PYROGRAPH_WORKER_DIR") {
+        return folder.into();
+    }
+    if data_dir.is_dir() {
+        return data_dir.join("worker");
+    }
+    if let Some(folder) = variable("XDG_CACHE_HOME") {
+        return Path::new(&folder).join("pyrograph");
+    }
+    match variable("HOME") {
+        Some(home) => Path::new(&home).join(".cache/pyrograph"),
+        None => std::env::temp_dir().join("pyrograph-worker"),
+    }
+}
+
+/// Sends the log to stderr: stdout belongs to results.
+pub fn start_log(default: &str) {
+    let filter = variable("PYROGRAPH_LOG").and_then(|filter| EnvFilter::try_new(filter).ok()).unwrap_or_else(|| EnvFilter::new(default));
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    if variable("PYROGRAPH_LOG_FORMAT").is_some_and(|format| format == "json") {
+        log.json().init();
+    } else {
+        log.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).with_target(false).init();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn services_survive_the_file() {
+        let services = Services {
+            database_url: "postgres://u:p@127.0.0.1:1/d".into(),
+            storage: StorageConfig {
+                endpoint: "http://127.0.0.1:2".into(),
+                bucket: "b".into(),
+                region: "auto".into(),
+                access_key: "k".into(),
+                secret_key: "s".into(),
+                public_endpoint: None,
+            },
+        };
+        let again: Services = serde_json::from_slice(&serde_json::to_vec(&services).unwrap()).unwrap();
+        assert_eq!(again.database_url, services.database_url);
+        assert_eq!((again.storage.endpoint, again.storage.secret_key), (services.storage.endpoint, services.storage.secret_key));
+    }
+}

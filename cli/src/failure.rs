@@ -1,0 +1,67 @@
+//! How a command ends badly: one sentence for the person, one exit code for the script.
+//! The table of codes is printed by `pyrograph --help`; change it there too.
+
+use std::process::ExitCode;
+
+/// Printed below the help of the whole program.
+pub const EXIT_CODES: &str = "\
+Exit codes:
+  0  done
+  1  failed: the job failed, a file could not be read or written, something unexpected
+  2  the command line is wrong
+  3  the server cannot be reached
+  4  the server refused the request; the sentence says which field is wrong
+  5  canceled";
+
+/// Why a command did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// Anything that no other exit code tells better.
+    #[error("{0:#}")]
+    Failed(#[from] anyhow::Error),
+    /// The command line is well formed and still asks for something impossible.
+    #[error("{0}")]
+    Usage(String),
+    /// No answer from the server.
+    #[error("{0}")]
+    Unreachable(String),
+    /// The server answered with a problem (4xx).
+    #[error("{0}")]
+    Refused(String),
+    /// The job was canceled, by us or by someone else.
+    #[error("{0}")]
+    Canceled(String),
+}
+
+impl Failure {
+    /// The process's exit code; see [`EXIT_CODES`].
+    pub fn exit_code(&self) -> ExitCode {
+        ExitCode::from(match self {
+            Self::Failed(_) => 1,
+            Self::Usage(_) => 2,
+            Self::Unreachable(_) => 3,
+            Self::Refused(_) => 4,
+            Self::Canceled(_) => 5,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_of_failure_has_its_own_code_and_the_help_names_it() {
+        let all = [
+            Failure::Failed(anyhow::anyhow!("x")),
+            Failure::Usage(String::new()),
+            Failure::Unreachable(String::new()),
+            Failure::Refused(String::new()),
+            Failure::Canceled(String::new()),
+        ];
+        for (index, failure) in all.iter().enumerate() {
+            assert_eq!(format!("{:?}", failure.exit_code()), format!("{:?}", ExitCode::from(index as u8 + 1)));
+            assert!(EXIT_CODES.contains(&format!("\n  {}  ", index + 1)));
+        }
+    }
+}

@@ -1,0 +1,164 @@
+//! The data folder of `pyrograph up` and the services that live in it: one lock, Postgres, S3. Whoever opens it twice is
+//! told so; whoever was killed finds everything again.
+//!
+//!     .pyrograph/
+//!       lock           held while `up` runs
+//!       settings.json  the ports that should stay the same
+//!       services.json  where the services are now, with their secrets (0600); there only while they run
+//!       postgres/  s3/  worker/  tools/
+
+use std::fs::{self, File, TryLockError};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use domain::storage::StorageConfig;
+use embedded::{Postgres, S3};
+use serde::{Deserialize, Serialize};
+
+use crate::configuration::{SERVICES_FILE, Services, storage_from_environment};
+use crate::failure::Failure;
+
+/// An open data folder with running services.
+pub struct Installation {
+    folder: PathBuf,
+    services: Services,
+    postgres: Postgres,
+    /// `None` when the environment names another bucket.
+    s3: Option<S3>,
+    /// Released by the operating system when this process ends, however it ends.
+    _lock: File,
+}
+
+/// What is remembered between starts.
+#[derive(Default, Serialize, Deserialize)]
+struct Settings {
+    s3_port: Option<u16>,
+}
+
+impl Installation {
+    /// Opens `folder`, made if need be, and starts what the environment does not name.
+    ///
+    /// # Errors
+    /// [`Failure::Usage`] when another process has it open.
+    pub async fn open(folder: &Path) -> Result<Self, Failure> {
+        fs::create_dir_all(folder).with_context(|| format!("could not make {}", folder.display()))?;
+        let folder = folder.canonicalize().with_context(|| format!("could not open {}", folder.display()))?;
+        let lock = lock(&folder)?;
+        let postgres = Postgres::start(&folder.join("postgres")).await.context("Postgres")?;
+        let (s3, storage) = match storage_from_environment()? {
+            Some(storage) => (None, storage),
+            None => {
+                let s3 = start_s3(&folder).await?;
+                let storage = StorageConfig {
+                    endpoint: s3.endpoint(),
+                    bucket: s3.bucket().to_owned(),
+                    region: "auto".to_owned(),
+                    access_key: s3.access_key().to_owned(),
+                    secret_key: s3.secret_key().to_owned(),
+                    public_endpoint: None,
+                };
+                (Some(s3), storage)
+            }
+        };
+        let services = Services { database_url: postgres.url().to_owned(), storage };
+        write_private(&folder.join(SERVICES_FILE), &services)?;
+        Ok(Self { folder, services, postgres, s3, _lock: lock })
+    }
+
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    pub fn services(&self) -> &Services {
+        &self.services
+    }
+
+    /// Stops the services in order and closes the folder. Those that the environment named go on.
+    pub async fn close(self) -> Result<(), Failure> {
+        if let Some(s3) = self.s3 {
+            s3.stop().await;
+        }
+        let _ = fs::remove_file(self.folder.join(SERVICES_FILE));
+        self.postgres.stop().await.context("Postgres did not stop")?;
+        Ok(())
+    }
+}
+
+/// Takes the folder for this process.
+fn lock(folder: &Path) -> Result<File, Failure> {
+    let path = folder.join("lock");
+    let file = File::options().create(true).truncate(false).read(true).write(true).open(&path).with_context(|| format!("could not write {}", path.display()))?;
+    match file.try_lock() {
+        Ok(()) => {
+            // Only for the person who meets the lock.
+            file.set_len(0).and_then(|()| std::io::Write::write_all(&mut &file, std::process::id().to_string().as_bytes())).context("could not write the lock")?;
+            Ok(file)
+        }
+        Err(TryLockError::WouldBlock) => {
+            let holder = fs::read_to_string(&path).unwrap_or_default();
+            Err(Failure::Usage(format!(
+                "{} is in use by another `pyrograph` (process {}). Stop that one, or choose another folder with --data-dir.",
+                folder.display(),
+                if holder.is_empty() { "unknown" } else { holder.trim() }
+            )))
+        }
+        Err(TryLockError::Error(error)) => Err(Failure::Failed(anyhow::Error::new(error).context(format!("could not lock {}", path.display())))),
+    }
+}
+
+/// Starts S3 on the port of last time, so that addresses stay; on another when that one is taken now.
+async fn start_s3(folder: &Path) -> Result<S3, Failure> {
+    let path = folder.join("settings.json");
+    let mut settings: Settings = fs::read(&path).ok().and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default();
+    let at = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    let files = folder.join("s3");
+    let s3 = match S3::start(&files, at(settings.s3_port.unwrap_or(0))).await {
+        Ok(s3) => s3,
+        Err(_) if settings.s3_port.is_some() => S3::start(&files, at(0)).await.context("S3")?,
+        Err(error) => return Err(Failure::Failed(anyhow::Error::new(error).context("S3"))),
+    };
+    let port = s3.endpoint().rsplit(':').next().and_then(|port| port.parse().ok());
+    if settings.s3_port != port {
+        settings.s3_port = port;
+        write_private(&path, &settings)?;
+    }
+    Ok(s3)
+}
+
+/// Writes a file that only its owner can read: beside its place, then renamed, so that nobody reads half of it.
+fn write_private<T: Serialize>(path: &Path, value: &T) -> Result<(), Failure> {
+    use std::io::Write as _;
+    let folder = path.parent().unwrap_or(Path::new("."));
+    let written = tempfile::Builder::new().prefix(".part-").tempfile_in(folder).and_then(|mut file| {
+        file.write_all(&serde_json::to_vec_pretty(value)?)?;
+        file.persist(path)?;
+        Ok(())
+    });
+    Ok(written.with_context(|| format!("could not write {}", path.display()))?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    #[test]
+    fn the_second_to_come_is_told_who_is_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let first = lock(folder.path()).unwrap();
+        let Err(Failure::Usage(why)) = lock(folder.path()) else { panic!("locked twice") };
+        assert!(why.contains(&std::process::id().to_string()), "{why}");
+        drop(first);
+        lock(folder.path()).unwrap();
+    }
+
+    #[test]
+    fn secrets_are_for_their_owner_only() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("services.json");
+        write_private(&path, &"secret").unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+}

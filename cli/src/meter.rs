@@ -1,0 +1,123 @@
+//! Progress on stderr: a bar where a person looks at a terminal, a line per tenth where a log is kept.
+
+use std::io::IsTerminal as _;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+/// Progress of one thing that takes longer than a second. The bar goes when it is dropped.
+pub struct Meter {
+    bar: ProgressBar,
+    tenths: Option<Arc<Tenths>>,
+}
+
+/// Stands in for the bar where there is no terminal to draw on.
+struct Tenths {
+    label: String,
+    told: Mutex<u64>,
+}
+
+impl Tenths {
+    fn tell(&self, position: u64, total: u64, note: &str) {
+        let tenth = (position * 10).checked_div(total).unwrap_or(0);
+        let mut told = self.told.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if tenth > *told {
+            *told = tenth;
+            eprintln!("{} {} %  {note}", self.label, tenth * 10);
+        }
+    }
+}
+
+impl Meter {
+    /// Steps of a job. The total is told by the first event.
+    pub fn steps(label: impl Into<String>) -> Self {
+        Self::new(label.into(), "{spinner:.cyan} {prefix} {bar:32.cyan/dim} {pos}/{len}  {msg}  {elapsed} < {eta}")
+    }
+
+    /// Bytes on their way.
+    pub fn bytes(label: impl Into<String>, total: u64) -> Self {
+        let meter = Self::new(label.into(), "{spinner:.cyan} {prefix} {bar:32.cyan/dim} {bytes}/{total_bytes}  {bytes_per_sec}");
+        meter.bar.set_length(total);
+        meter
+    }
+
+    /// Things done one by one.
+    pub fn count(label: impl Into<String>, total: u64) -> Self {
+        let meter = Self::new(label.into(), "{spinner:.cyan} {prefix} {bar:32.cyan/dim} {pos}/{len}");
+        meter.bar.set_length(total);
+        meter
+    }
+
+    /// Something that shows no steps of its own.
+    pub fn wait(label: impl Into<String>) -> Self {
+        Self::new(label.into(), "{spinner:.cyan} {prefix} {msg}  {elapsed}")
+    }
+
+    fn new(label: String, template: &str) -> Self {
+        let terminal = std::io::stderr().is_terminal();
+        let bar = ProgressBar::with_draw_target(None, if terminal { ProgressDrawTarget::stderr_with_hz(10) } else { ProgressDrawTarget::hidden() });
+        if let Ok(style) = ProgressStyle::with_template(template) {
+            bar.set_style(style.progress_chars("━╸─"));
+        }
+        bar.set_prefix(label.clone());
+        bar.enable_steady_tick(Duration::from_millis(120));
+        let tenths = (!terminal).then(|| {
+            eprintln!("{label} …");
+            Arc::new(Tenths { label, told: Mutex::new(0) })
+        });
+        Self { bar, tenths }
+    }
+
+    /// `position` of `total` is reached; `note` says what is worth saying beside it.
+    pub fn reach(&self, position: u64, total: u64, note: &str) {
+        self.bar.set_length(total);
+        self.bar.set_position(position);
+        self.bar.set_message(note.to_owned());
+        if let Some(tenths) = &self.tenths {
+            tenths.tell(position, total, note);
+        }
+    }
+
+    /// `by` more of what was counted.
+    pub fn advance(&self, by: u64) {
+        self.counter()(by);
+    }
+
+    /// A hand on this meter that can be given away, to a stream of bytes say: each call counts so many more.
+    pub fn counter(&self) -> impl Fn(u64) + Send + Sync + 'static {
+        let (bar, tenths) = (self.bar.clone(), self.tenths.clone());
+        move |by| {
+            bar.inc(by);
+            if let Some(tenths) = &tenths {
+                tenths.tell(bar.position(), bar.length().unwrap_or(0), "");
+            }
+        }
+    }
+
+    /// What is going on now, beside the bar.
+    pub fn note(&self, note: &str) {
+        self.bar.set_message(note.to_owned());
+    }
+
+    /// A line of its own above the bar.
+    pub fn say(&self, line: &str) {
+        if self.tenths.is_some() {
+            eprintln!("{line}");
+        } else {
+            self.bar.println(line);
+        }
+    }
+
+    /// Ends the bar and leaves one line in its place.
+    pub fn finish(self, line: &str) {
+        self.bar.finish_and_clear();
+        eprintln!("{line}");
+    }
+}
+
+impl Drop for Meter {
+    fn drop(&mut self) {
+        self.bar.finish_and_clear();
+    }
+}

@@ -1,0 +1,121 @@
+//! Everything on one machine: services, API, and one worker, started and stopped in order. This is `up`, and what the demo
+//! talks to.
+//!
+//! The worker is a process of its own, as in production, so that nothing it does (an engine that eats all memory, a kill in
+//! a test) touches API or S3. It holds the other end of a pipe from us and stops when that closes: also when we are killed.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use diffusion::device::DeviceChoice;
+use tokio::process::{Child, Command};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::failure::Failure;
+use crate::installation::Installation;
+use crate::server::{Server, listen};
+
+/// How long the worker may take to give its job back.
+const WORKER_FAREWELL: Duration = Duration::from_secs(15);
+/// A worker that ran at least this long and died is started again at once.
+const STEADY: Duration = Duration::from_secs(30);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+/// Services, API and worker, running.
+pub struct Platform {
+    installation: Installation,
+    server: Server,
+    stop_worker: CancellationToken,
+    worker: JoinHandle<()>,
+}
+
+impl Platform {
+    /// Starts all of it on `data_dir`, with the API at `bind`.
+    pub async fn start(data_dir: &Path, bind: SocketAddr, device: DeviceChoice) -> Result<Self, Failure> {
+        let listener = listen(bind).await?;
+        let installation = Installation::open(data_dir).await?;
+        let server = match Server::start(listener, installation.services()).await {
+            Ok(server) => server,
+            Err(failure) => {
+                let _ = installation.close().await;
+                return Err(failure);
+            }
+        };
+        let stop_worker = CancellationToken::new();
+        let worker = tokio::spawn(keep_worker(worker_command(installation.folder(), device)?, stop_worker.clone()));
+        Ok(Self { installation, server, stop_worker, worker })
+    }
+
+    /// Address of the API.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.server.address)
+    }
+
+    pub fn storage_endpoint(&self) -> &str {
+        &self.installation.services().storage.endpoint
+    }
+
+    pub fn folder(&self) -> &Path {
+        self.installation.folder()
+    }
+
+    /// Waits for the API to end by itself, which it should not.
+    pub async fn ended(&mut self) -> Failure {
+        self.server.ended().await;
+        Failure::Failed(anyhow::anyhow!("the API ended by itself; the log says why"))
+    }
+
+    /// Stops worker, API, S3 and Postgres, in this order.
+    pub async fn stop(self) -> Result<(), Failure> {
+        self.stop_worker.cancel();
+        let _ = self.worker.await;
+        self.server.stop().await;
+        self.installation.close().await
+    }
+}
+
+/// This program again, as the worker of the installation in `folder`. Ctrl-C at the terminal goes to us alone: its group
+/// is another.
+fn worker_command(folder: &Path, device: DeviceChoice) -> Result<Command, Failure> {
+    let program = std::env::current_exe().context("this program does not know where it lies")?;
+    let mut command = Command::new(program);
+    command.arg("worker").arg("--data-dir").arg(folder).arg("--device").arg(device.to_string()).arg("--with-parent");
+    command.stdin(Stdio::piped()).stdout(Stdio::null()).process_group(0).kill_on_drop(true);
+    Ok(command)
+}
+
+/// Runs the worker, again when it dies, until `stop`.
+async fn keep_worker(mut command: Command, stop: CancellationToken) {
+    let mut pause = Duration::ZERO;
+    while !stop.is_cancelled() {
+        let since = Instant::now();
+        match command.spawn() {
+            Ok(mut child) => tokio::select! {
+                ended = child.wait() => match ended {
+                    Ok(status) => tracing::error!(%status, "the worker ended, starting it again"),
+                    Err(error) => tracing::error!(%error, "the worker was lost, starting it again"),
+                },
+                () = stop.cancelled() => return say_farewell(child).await,
+            },
+            Err(error) => tracing::error!(%error, "the worker did not start"),
+        }
+        pause = if since.elapsed() > STEADY { Duration::ZERO } else { (pause * 2).clamp(Duration::from_millis(500), LONGEST_PAUSE) };
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = stop.cancelled() => {}
+        }
+    }
+}
+
+/// Closes the pipe, which asks the worker to give its job back and end; kills it when it does not.
+async fn say_farewell(mut child: Child) {
+    drop(child.stdin.take());
+    if tokio::time::timeout(WORKER_FAREWELL, child.wait()).await.is_err() {
+        tracing::warn!("the worker did not stop in time and is killed; its job is tried again at the next start");
+        let _ = child.kill().await;
+    }
+}

@@ -1,0 +1,70 @@
+//! The API server as `serve` and `up` run it: listener, pool, storage, schema, built-in checkpoint.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use domain::Storage;
+use domain::database::{self, Pools};
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::configuration::Services;
+use crate::failure::Failure;
+use crate::built_in;
+
+/// How long open connections may go on after the server was asked to stop.
+const FAREWELL: Duration = Duration::from_secs(5);
+
+/// Takes the address, before anything slower is begun.
+pub async fn listen(bind: SocketAddr) -> Result<TcpListener, Failure> {
+    TcpListener::bind(bind).await.map_err(|error| match error.kind() {
+        std::io::ErrorKind::AddrInUse => Failure::Usage(format!("{bind} is in use by another program. Choose another address with --bind.")),
+        std::io::ErrorKind::PermissionDenied => Failure::Usage(format!("this user may not listen on {bind}. Choose another address with --bind.")),
+        _ => Failure::Failed(anyhow::Error::new(error).context(format!("could not listen on {bind}"))),
+    })
+}
+
+/// An API server that runs.
+pub struct Server {
+    pub address: SocketAddr,
+    stop: CancellationToken,
+    serving: JoinHandle<()>,
+    pools: Pools,
+}
+
+impl Server {
+    /// Brings schema and built-in checkpoint up to date, and serves.
+    pub async fn start(listener: TcpListener, services: &Services) -> Result<Self, Failure> {
+        let address = listener.local_addr().context("the listener has no address")?;
+        let pools = Pools::connect(&services.database_url).await.context("database")?;
+        database::migrate(&pools.api).await.context("the schema could not be brought up to date")?;
+        let storage = Storage::new(&services.storage).context("storage")?;
+        built_in::register(&pools.api, &storage).await?;
+        let stop = CancellationToken::new();
+        let serving = tokio::spawn({
+            let (pools, stop) = (pools.clone(), stop.clone());
+            async move {
+                if let Err(error) = api::serve(listener, api::State::new(pools, storage), stop).await {
+                    tracing::error!(%error, "the API ended");
+                }
+            }
+        });
+        Ok(Self { address, stop, serving, pools })
+    }
+
+    /// Until the server ends by itself, which it should not.
+    pub async fn ended(&mut self) {
+        let _ = (&mut self.serving).await;
+    }
+
+    /// Lets requests end, for a while, and closes.
+    pub async fn stop(mut self) {
+        self.stop.cancel();
+        if tokio::time::timeout(FAREWELL, &mut self.serving).await.is_err() {
+            self.serving.abort();
+        }
+        self.pools.close().await;
+    }
+}

@@ -1,0 +1,42 @@
+//! Columns on a terminal, as wide as their longest cell.
+
+/// Rows of text under headings.
+pub struct Table<const COLUMNS: usize> {
+    rows: Vec<[String; COLUMNS]>,
+}
+
+impl<const COLUMNS: usize> Table<COLUMNS> {
+    pub fn new(headings: [&str; COLUMNS]) -> Self {
+        Self { rows: vec![headings.map(str::to_owned)] }
+    }
+
+    pub fn row(&mut self, cells: [String; COLUMNS]) {
+        self.rows.push(cells);
+    }
+
+    pub fn print(&self) {
+        for line in self.lines() {
+            println!("{line}");
+        }
+    }
+
+    fn lines(&self) -> Vec<String> {
+        let width = |column: usize| self.rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+        let widths: [usize; COLUMNS] = std::array::from_fn(width);
+        let line = |row: &[String; COLUMNS]| row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}  ")).collect::<String>().trim_end().to_owned();
+        self.rows.iter().map(line).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_line_up() {
+        let mut table = Table::new(["NAME", "KIND"]);
+        table.row(["ember".into(), "checkpoint".into()]);
+        table.row(["brûlé".into(), "lora".into()]);
+        assert_eq!(table.lines(), ["NAME   KIND", "ember  checkpoint", "brûlé  lora"]);
+    }
+}
