@@ -145,19 +145,18 @@ impl Demo {
             let styled = json!({ "prompt": format!("{TRIGGER_WORD} {prompt}"), "seed": seed, "loras": [{ "model": STYLE }] });
             asked.push((index, prompt, [plain, client.post("/v1/generations", &styled).await?]));
         }
-        let meter = Meter::count("generating", 2 * asked.len() as u64);
-        let mut all = Vec::new();
+        let total = 2 * asked.len();
+        let mut all: Vec<Made> = Vec::new();
         for (index, prompt, created) in asked {
             let mut artifacts = Vec::new();
-            let mut images = Vec::new();
+            let mut images: Vec<RgbImage> = Vec::new();
             for (created, half) in created.into_iter().zip(["without", "with"]) {
-                let generation: Generation = Client::understand(follow(client, created, &format!("{prompt}, {half}")).await?)?;
+                let generation: Generation = Client::understand(follow(client, created, &format!("picture {} of {total}", all.len() * 2 + images.len() + 1)).await?)?;
                 let artifact = only_picture(&generation)?.clone();
                 let file = self.output.join(format!("{index:02}-{}-{half}.png", slug(prompt)));
                 client.download(&artifact.url, &file).await?;
                 images.push(read_picture(&file)?);
                 artifacts.push(artifact);
-                meter.advance(1);
             }
             all.push(Made { prompt: prompt.to_owned(), artifacts, images });
         }

