@@ -311,7 +311,7 @@ pub(crate) struct Projection {
     pub(crate) proj: Linear,
 }
 
-#[derive(Module, Clone, Debug)]
+#[derive(Module, Debug)]
 pub(crate) struct Dropout;
 
 impl FeedForward {

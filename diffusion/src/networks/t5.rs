@@ -3,6 +3,7 @@
 //! Raffel et al., "Exploring the Limits of Transfer Learning with a Unified Text-to-Text
 //! Transformer", <https://arxiv.org/abs/1910.10683>, in its v1.1 form; key names as in
 //! `transformers`' `T5EncoderModel`. The decoder does not belong here.
+#![allow(non_snake_case)] // the checkpoint's keys
 
 use burn::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -74,7 +75,6 @@ struct Block {
 }
 
 #[derive(Module, Debug)]
-#[allow(non_snake_case)] // the checkpoint's key
 struct AttentionLayer {
     SelfAttention: SelfAttention,
     layer_norm: RmsNorm,
@@ -95,7 +95,6 @@ struct SelfAttention {
 }
 
 #[derive(Module, Debug)]
-#[allow(non_snake_case)] // the checkpoint's key
 struct FeedForwardLayer {
     DenseReluDense: FeedForward,
     layer_norm: RmsNorm,

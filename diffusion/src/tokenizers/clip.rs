@@ -76,13 +76,12 @@ fn from_vocabulary(folder: &Path, settings: &Settings) -> Result<Tokenizer> {
     let mut tokenizer = Tokenizer::new(model);
     tokenizer
         .with_normalizer(Some(Normalizers::new(vec![NFC.into(), spaces.into(), Lowercase.into()])))
-        .map_err(refused)?
         .with_pre_tokenizer(Some(PreTokenizers::new(vec![
             words.into(),
             ByteLevel::new(false, true, true).into(),
         ])))
         .with_post_processor(Some(RobertaProcessing::new(end, start).trim_offsets(false).add_prefix_space(false)));
-    tokenizer.add_special_tokens(added).map_err(refused)?;
+    tokenizer.add_special_tokens(&added);
     Ok(tokenizer)
 }
 
