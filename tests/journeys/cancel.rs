@@ -65,7 +65,8 @@ async fn a_running_training_stops_and_leaves_no_model() {
     let stack = Stack::start(Pace::Promised).await;
     let _worker = stack.worker("worker", "step_delay_ms=300");
     let dataset = stack.client.dataset("discs", &discs(2)).await;
-    let training = json!({"name": "never", "dataset": dataset, "model": "tiny", "steps": 5000, "rank": 2, "resolution": 32});
+    let training =
+        json!({"name": "never", "dataset": dataset, "model": "tiny", "steps": 5000, "rank": 2, "resolution": 32});
     let training = stack.client.train(&training).await;
     stack.client.running_at(&training, 2, seconds(60)).await;
     assert_eq!(stack.client.delete(&format!("/v1/datasets/{dataset}")).await.status, 409, "it is in use");

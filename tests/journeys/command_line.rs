@@ -31,22 +31,60 @@ async fn from_a_folder_of_photos_to_a_picture_without_a_line_of_code() {
     let names: Vec<_> = listed.as_array().unwrap().iter().map(|model| text(&model["name"])).collect();
     assert!(names.contains(&"copy".to_owned()) && names.contains(&"tiny".to_owned()), "{names:?}");
     assert!(run(&["models", "list"]).contains("copy"));
-    assert_eq!(stack.cli_json(&["models", "show", "copy"])["sha256"], stack.cli_json(&["models", "show", "tiny"])["sha256"], "same files, same hash");
+    assert_eq!(
+        stack.cli_json(&["models", "show", "copy"])["sha256"],
+        stack.cli_json(&["models", "show", "tiny"])["sha256"],
+        "same files, same hash"
+    );
 
     // A LoRA from a folder of photos, every flag given.
     let file = stack.folder().join("style.safetensors");
     let trained = stack.cli_json(&[
-        "train", folder.to_str().unwrap(), "--name", "style", "--model", "copy", "--trigger-word", "discly", "--steps", "3", "--rank", "2", "--alpha", "4",
-        "--learning-rate", "0.01", "--batch-size", "1", "--resolution", "32", "--seed", "4", "--output", file.to_str().unwrap(),
+        "train",
+        folder.to_str().unwrap(),
+        "--name",
+        "style",
+        "--model",
+        "copy",
+        "--trigger-word",
+        "discly",
+        "--steps",
+        "3",
+        "--rank",
+        "2",
+        "--alpha",
+        "4",
+        "--learning-rate",
+        "0.01",
+        "--batch-size",
+        "1",
+        "--resolution",
+        "32",
+        "--seed",
+        "4",
+        "--output",
+        file.to_str().unwrap(),
     ]);
     for (field, value) in [("name", "style"), ("trigger_word", "discly"), ("status", "succeeded")] {
         assert_eq!(trained[field], value, "{trained:#}");
     }
-    for (field, value) in [("steps", 3.0), ("rank", 2.0), ("alpha", 4.0), ("learning_rate", 0.01), ("batch_size", 1.0), ("resolution", 32.0), ("seed", 4.0)] {
+    for (field, value) in [
+        ("steps", 3.0),
+        ("rank", 2.0),
+        ("alpha", 4.0),
+        ("learning_rate", 0.01),
+        ("batch_size", 1.0),
+        ("resolution", 32.0),
+        ("seed", 4.0),
+    ] {
         assert_eq!(trained[field].as_f64(), Some(value), "{field}: {trained:#}");
     }
     let adapter = std::fs::read(&file).unwrap();
-    assert_eq!(text(&stack.cli_json(&["models", "show", "style"])["sha256"]), sha256(&adapter), "the file on disk is the model");
+    assert_eq!(
+        text(&stack.cli_json(&["models", "show", "style"])["sha256"]),
+        sha256(&adapter),
+        "the file on disk is the model"
+    );
     assert!(!tensors(&adapter).by_name.is_empty());
 
     // The same file comes in again as another LoRA.
@@ -55,10 +93,39 @@ async fn from_a_folder_of_photos_to_a_picture_without_a_line_of_code() {
     // Pictures: to a file, to a folder, and told as JSON.
     let owl = stack.folder().join("owl.png");
     let made = stack.cli_json(&[
-        "generate", "an owl", "--model", "copy", "--lora", "style:0.5", "--lora", "style2", "--negative-prompt", "blurry", "--width", "48", "--height", "32",
-        "--steps", "2", "--guidance", "2.5", "--seed", "21", "--num-images", "1", "--output", owl.to_str().unwrap(),
+        "generate",
+        "an owl",
+        "--model",
+        "copy",
+        "--lora",
+        "style:0.5",
+        "--lora",
+        "style2",
+        "--negative-prompt",
+        "blurry",
+        "--width",
+        "48",
+        "--height",
+        "32",
+        "--steps",
+        "2",
+        "--guidance",
+        "2.5",
+        "--seed",
+        "21",
+        "--num-images",
+        "1",
+        "--output",
+        owl.to_str().unwrap(),
     ]);
-    for (field, value) in [("width", 48.0), ("height", 32.0), ("num_inference_steps", 2.0), ("guidance_scale", 2.5), ("seed", 21.0), ("num_images", 1.0)] {
+    for (field, value) in [
+        ("width", 48.0),
+        ("height", 32.0),
+        ("num_inference_steps", 2.0),
+        ("guidance_scale", 2.5),
+        ("seed", 21.0),
+        ("num_images", 1.0),
+    ] {
         assert_eq!(made[field].as_f64(), Some(value), "{field}: {made:#}");
     }
     assert_eq!(made["loras"][0]["scale"], 0.5);
@@ -70,7 +137,22 @@ async fn from_a_folder_of_photos_to_a_picture_without_a_line_of_code() {
 
     let two = stack.folder().join("two");
     std::fs::create_dir(&two).unwrap();
-    run(&["generate", "an owl", "--model", "copy", "--steps", "1", "--width", "32", "--height", "32", "--num-images", "2", "--output", two.to_str().unwrap()]);
+    run(&[
+        "generate",
+        "an owl",
+        "--model",
+        "copy",
+        "--steps",
+        "1",
+        "--width",
+        "32",
+        "--height",
+        "32",
+        "--num-images",
+        "2",
+        "--output",
+        two.to_str().unwrap(),
+    ]);
     assert_eq!(std::fs::read_dir(&two).unwrap().count(), 2);
 
     // Datasets by hand.
@@ -91,7 +173,11 @@ async fn exit_codes_tell_what_went_wrong() {
     let code = |arguments: &[&str]| stack.cli(arguments).status.code();
     assert_eq!(code(&["generate"]), Some(2), "the prompt is missing");
     assert_eq!(code(&["generate", "an owl", "--no-such-flag"]), Some(2));
-    assert_eq!(code(&["models", "list", "--server", &format!("http://127.0.0.1:{}", free_port())]), Some(3), "nobody listens");
+    assert_eq!(
+        code(&["models", "list", "--server", &format!("http://127.0.0.1:{}", free_port())]),
+        Some(3),
+        "nobody listens"
+    );
 
     let refused = stack.cli(&["generate", "an owl", "--model", "tiny", "--width", "33"]);
     assert_eq!(refused.status.code(), Some(4));
@@ -101,7 +187,9 @@ async fn exit_codes_tell_what_went_wrong() {
     std::fs::create_dir(&nothing).unwrap();
     assert!(code(&["train", nothing.to_str().unwrap(), "--name", "x"]).is_some_and(|code| code != 0), "no pictures");
 
-    for arguments in [&["--help"][..], &["generate", "--help"], &["train", "--help"], &["up", "--help"], &["worker", "--help"]] {
+    for arguments in
+        [&["--help"][..], &["generate", "--help"], &["train", "--help"], &["up", "--help"], &["worker", "--help"]]
+    {
         let output = stack.cli(arguments);
         assert!(output.status.success() && output.stdout.len() > 300, "{arguments:?} is worth reading");
     }

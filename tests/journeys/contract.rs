@@ -13,13 +13,16 @@ use serde_json::json;
 #[tokio::test]
 #[ignore = "run by `just contract`, which installs schemathesis first"]
 async fn every_operation_keeps_its_contract() {
-    let st = std::env::var_os("PYROGRAPH_SCHEMATHESIS").map(PathBuf::from).expect("PYROGRAPH_SCHEMATHESIS names the `st` program: run `just contract`");
+    let st = std::env::var_os("PYROGRAPH_SCHEMATHESIS")
+        .map(PathBuf::from)
+        .expect("PYROGRAPH_SCHEMATHESIS names the `st` program: run `just contract`");
     let stack = Stack::start(Pace::Promised).await;
 
     // Something of each noun, so that lists and details have a body to check.
     let mut worker = stack.worker("worker", "");
     let dataset = stack.client.dataset("discs", &discs(2)).await;
-    let training = json!({"name": "discs", "dataset": dataset, "model": "tiny", "steps": 2, "rank": 2, "resolution": 32});
+    let training =
+        json!({"name": "discs", "dataset": dataset, "model": "tiny", "steps": 2, "rank": 2, "resolution": 32});
     stack.client.succeeded(&stack.client.train(&training).await, seconds(90)).await;
     let generation = json!({"prompt": "an owl", "model": "tiny", "loras": [{"model": "discs"}], "num_inference_steps": 1, "width": 32, "height": 32});
     stack.client.succeeded(&stack.client.generate(&generation).await, seconds(60)).await;

@@ -18,7 +18,8 @@ fn request(seed: usize) -> Value {
 #[tokio::test]
 async fn twenty_killings_at_random_moments() {
     let stack = Stack::start(Pace::Quick).await;
-    let mut workers: Vec<Process> = (0..2).map(|index| stack.worker(&format!("worker-{index}"), "step_delay_ms=100")).collect();
+    let mut workers: Vec<Process> =
+        (0..2).map(|index| stack.worker(&format!("worker-{index}"), "step_delay_ms=100")).collect();
     let mut random = fastrand::Rng::new();
     let seed = random.u64(..);
     random.seed(seed);
@@ -47,7 +48,8 @@ async fn twenty_killings_at_random_moments() {
             workers[victim] = stack.worker(&name, "step_delay_ms=100");
             // An engine without its worker has nobody to work for.
             if let Some(engine) = engine {
-                until(seconds(15), "the engine of a killed worker ends", || async { (!runs(engine)).then_some(()) }).await;
+                until(seconds(15), "the engine of a killed worker ends", || async { (!runs(engine)).then_some(()) })
+                    .await;
             }
         }
         killed += usize::from(holder.is_some());

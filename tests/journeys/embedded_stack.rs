@@ -13,7 +13,11 @@ use serde_json::json;
 
 fn up(folder: &Path, port: u16) -> Process {
     let mut command = Command::new(binary());
-    command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default()).env("HOME", folder).current_dir(folder);
+    command
+        .env_clear()
+        .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+        .env("HOME", folder)
+        .current_dir(folder);
     command.args(["up", "--data-dir", folder.join("data").to_str().unwrap(), "--bind", &format!("127.0.0.1:{port}")]);
     Process::start("up", &folder.join("up.log"), command)
 }
@@ -44,7 +48,8 @@ async fn up_down_up_again_and_up_after_a_kill() {
     assert_eq!(client.get("/v1/models/ember").await.expect(200)["built_in"], true);
     assert_eq!(client.delete("/v1/models/ember").await.status, 409, "what is built in stays");
     client.add_model("tiny", &tiny_files(), None).await.expect(201);
-    let request = json!({"prompt": "an owl", "model": "tiny", "num_inference_steps": 2, "width": 32, "height": 32, "seed": 8});
+    let request =
+        json!({"prompt": "an owl", "model": "tiny", "num_inference_steps": 2, "width": 32, "height": 32, "seed": 8});
     let generation = client.succeeded(&client.generate(&request).await, seconds(90)).await;
     let picture = client.artifacts(&generation).await;
 
@@ -54,8 +59,21 @@ async fn up_down_up_again_and_up_after_a_kill() {
         let port = free_port();
         let output = tokio::task::spawn_blocking(move || {
             let mut command = Command::new(binary());
-            command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default()).env("HOME", &folder).stdin(Stdio::null());
-            command.args(["up", "--data-dir", folder.join("data").to_str().unwrap(), "--bind", &format!("127.0.0.1:{port}")]).output().unwrap()
+            command
+                .env_clear()
+                .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+                .env("HOME", &folder)
+                .stdin(Stdio::null());
+            command
+                .args([
+                    "up",
+                    "--data-dir",
+                    folder.join("data").to_str().unwrap(),
+                    "--bind",
+                    &format!("127.0.0.1:{port}"),
+                ])
+                .output()
+                .unwrap()
         });
         tokio::time::timeout(seconds(30), output).await.expect("the second start ends").unwrap()
     };
@@ -83,7 +101,10 @@ async fn up_down_up_again_and_up_after_a_kill() {
     // Killed without a word, engine and database and all that it had; then up once more.
     let engines = mentioning("engine").into_iter().filter(|id| process.children().contains(id)).collect::<Vec<_>>();
     process.kill();
-    until(seconds(15), "no engine without its worker", || async { (!engines.iter().any(|id| runs(*id))).then_some(()) }).await;
+    until(seconds(15), "no engine without its worker", || async {
+        (!engines.iter().any(|id| runs(*id))).then_some(())
+    })
+    .await;
     let mut process = up(folder.path(), port);
     ready(&mut process, &client).await;
     let again = client.get(&text(&generation["urls"]["self"])).await.expect(200);

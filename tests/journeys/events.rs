@@ -41,12 +41,16 @@ async fn a_stream_goes_on_where_it_broke() {
     assert_complete(&seen, 1);
     assert_eq!(seen.first().unwrap().kind, "queued");
     assert_eq!(seen.last().unwrap().kind, "succeeded", "the stream ends after the terminal event: {seen:#?}");
-    let steps: Vec<_> = seen.iter().filter(|event| event.kind == "progress").filter_map(|event| event.data["step"].as_i64()).collect();
+    let steps: Vec<_> =
+        seen.iter().filter(|event| event.kind == "progress").filter_map(|event| event.data["step"].as_i64()).collect();
     assert!(steps.is_sorted() && steps.len() >= 2, "{steps:?}");
 
     // After the end the whole story is told again, or the rest of it, and the stream ends.
     let again = Events::open(&stack.client, &path, None).await.rest(seconds(10)).await;
-    assert_eq!(again.iter().map(|event| (event.id, &event.kind)).collect::<Vec<_>>(), seen.iter().map(|event| (event.id, &event.kind)).collect::<Vec<_>>());
+    assert_eq!(
+        again.iter().map(|event| (event.id, &event.kind)).collect::<Vec<_>>(),
+        seen.iter().map(|event| (event.id, &event.kind)).collect::<Vec<_>>()
+    );
     let rest = Events::open(&stack.client, &path, Some(3)).await.rest(seconds(10)).await;
     assert_complete(&rest, 4);
     let nothing = Events::open(&stack.client, &path, seen.last().unwrap().id).await.rest(seconds(10)).await;

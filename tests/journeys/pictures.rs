@@ -53,7 +53,8 @@ async fn the_same_seed_gives_the_same_picture() {
 
     // A seed that nobody gave is drawn, and told.
     for seed in [json!(null), json!(-1)] {
-        let mut request = json!({"prompt": "an owl", "model": "tiny", "num_inference_steps": 1, "width": 32, "height": 32});
+        let mut request =
+            json!({"prompt": "an owl", "model": "tiny", "num_inference_steps": 1, "width": 32, "height": 32});
         if seed.is_i64() {
             request["seed"] = seed;
         }
@@ -67,7 +68,8 @@ async fn prefer_wait_answers_with_the_finished_picture() {
     let stack = Stack::start(Pace::Promised).await;
     let _worker = stack.worker("worker", "");
     let request = json!({"prompt": "an owl", "model": "tiny", "num_inference_steps": 1, "width": 32, "height": 32});
-    let request = stack.client.request(reqwest::Method::POST, "/v1/generations").header("prefer", "wait=60").json(&request);
+    let request =
+        stack.client.request(reqwest::Method::POST, "/v1/generations").header("prefer", "wait=60").json(&request);
     let answer = stack.client.send(request).await;
     assert!(answer.header("location").starts_with("/v1/generations/"), "Location is told all the same");
     assert!(matches!(answer.status, 200 | 201 | 202), "{answer:?}");

@@ -43,7 +43,8 @@ async fn a_url_that_is_not_exactly_the_signed_one_is_refused() {
     refused(Method::DELETE, &url, "DELETE by a GET URL").await;
 
     // A URL to write one object neither reads it nor writes another.
-    let uploads = [client.start_upload(&dataset, &discs(1)[0]).await, client.start_upload(&dataset, &discs(1)[0]).await];
+    let uploads =
+        [client.start_upload(&dataset, &discs(1)[0]).await, client.start_upload(&dataset, &discs(1)[0]).await];
     refused(Method::GET, &text(&uploads[0]["url"]), "GET by a PUT URL").await;
     let mut elsewhere = Url::parse(&text(&uploads[0]["url"])).unwrap();
     elsewhere.set_path(Url::parse(&text(&uploads[1]["url"])).unwrap().path());

@@ -46,9 +46,13 @@ async fn generations_that_make_no_sense() {
         answer.expect_problem(422, field);
     }
     assert_eq!(client.post("/v1/generations", &json!([])).await.status, 422);
-    let broken = client.request(reqwest::Method::POST, "/v1/generations").header("content-type", "application/json").body("{\"prompt\":");
+    let broken = client
+        .request(reqwest::Method::POST, "/v1/generations")
+        .header("content-type", "application/json")
+        .body("{\"prompt\":");
     assert_eq!(client.send(broken).await.status, 400);
-    let plain = client.request(reqwest::Method::POST, "/v1/generations").header("content-type", "text/plain").body("{}");
+    let plain =
+        client.request(reqwest::Method::POST, "/v1/generations").header("content-type", "text/plain").body("{}");
     assert_eq!(client.send(plain).await.status, 415);
     let huge = with("prompt", json!("a".repeat(2 << 20)));
     assert_eq!(client.post("/v1/generations", &huge).await.status, 413);
@@ -114,8 +118,14 @@ async fn pictures_that_are_none() {
     let form = Form::new().part("image", png_part(good.bytes.clone())).text("caption", "a".repeat(1 << 20));
     let answer = client.add_form(&dataset, form).await;
     assert!(matches!(answer.status, 413 | 422), "a caption of 1 MiB: {answer:?}");
-    assert!(matches!(client.add_archive_bytes(&dataset, zip_bomb("bomb.png", 600)).await.status, 413 | 422), "a zip bomb");
-    assert!(matches!(client.add_archive_bytes(&dataset, b"PK\x03\x04 no zip".to_vec()).await.status, 415 | 422), "no zip");
+    assert!(
+        matches!(client.add_archive_bytes(&dataset, zip_bomb("bomb.png", 600)).await.status, 413 | 422),
+        "a zip bomb"
+    );
+    assert!(
+        matches!(client.add_archive_bytes(&dataset, b"PK\x03\x04 no zip".to_vec()).await.status, 415 | 422),
+        "no zip"
+    );
     let sneaky = Photo { name: "../../escape.png".to_owned(), ..good.clone() };
     let answer = client.add_archive(&dataset, &[sneaky]).await;
     assert!(matches!(answer.status, 201 | 422), "a path that climbs is refused or is only a name: {answer:?}");

@@ -56,7 +56,11 @@ async fn another_worker_goes_on_from_the_checkpoint() {
     .unwrap();
     let events: Vec<(String, Value)> = rows.iter().map(|row| (row.get("kind"), row.get("data"))).collect();
     let second = events.iter().rposition(|(kind, _)| kind == "started").expect("it was started");
-    let resumed = events[second..].iter().find(|(kind, _)| kind == "progress").and_then(|(_, data)| data["step"].as_i64()).unwrap();
+    let resumed = events[second..]
+        .iter()
+        .find(|(kind, _)| kind == "progress")
+        .and_then(|(_, data)| data["step"].as_i64())
+        .unwrap();
     assert!(resumed > i64::from(saved), "step {resumed} after a checkpoint at {saved}: {events:#?}");
     assert!(events.iter().any(|(kind, _)| kind == "checkpoint"), "{events:#?}");
 

@@ -47,9 +47,15 @@ async fn upload_train_generate_download() {
     let adapter = client.artifacts(&training).await.remove(0);
     assert_eq!(text(&model["sha256"]), sha256(&adapter));
     let tensors = tensors(&adapter);
-    assert!(tensors.by_name.keys().all(|key| key.starts_with("transformer.") && key.contains(".lora_")), "PEFT names for diffusers");
+    assert!(
+        tensors.by_name.keys().all(|key| key.starts_with("transformer.") && key.contains(".lora_")),
+        "PEFT names for diffusers"
+    );
     assert!(tensors.by_name.values().flatten().all(|value| value.is_finite()));
-    assert!(tensors.by_name.iter().any(|(key, values)| key.contains("lora_B") && values.iter().any(|value| *value != 0.0)), "it learned");
+    assert!(
+        tensors.by_name.iter().any(|(key, values)| key.contains("lora_B") && values.iter().any(|value| *value != 0.0)),
+        "it learned"
+    );
 
     // With it, without it, and with it at scale 0.
     let request = |loras| {

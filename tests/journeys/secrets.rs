@@ -16,7 +16,8 @@ async fn no_secret_in_any_log_answer_or_command_line() {
     // A whole life: upload, training, pictures, refusals, and a job that fails below the worker.
     let dataset = client.dataset("discs", &discs(2)).await;
     client.add_presigned(&dataset, &discs(3)[2]).await;
-    let training = json!({"name": "style", "dataset": dataset, "model": "tiny", "steps": 2, "rank": 2, "resolution": 32});
+    let training =
+        json!({"name": "style", "dataset": dataset, "model": "tiny", "steps": 2, "rank": 2, "resolution": 32});
     client.succeeded(&client.train(&training).await, seconds(90)).await;
     let request = json!({"prompt": "the word zanzibar", "model": "tiny", "loras": [{"model": "style"}], "num_inference_steps": 1, "width": 32, "height": 32});
     let generation = client.succeeded(&client.generate(&request).await, seconds(60)).await;
@@ -27,12 +28,15 @@ async fn no_secret_in_any_log_answer_or_command_line() {
         answers += &format!("{:?}", client.get(path).await);
     }
     // Bytes that vanish from the bucket: the error on the way must not carry the URL's signature or a key.
-    let keys: Vec<String> = sqlx::query_scalar("select storage_key from examples").fetch_all(stack.ledger.pool()).await.unwrap();
+    let keys: Vec<String> =
+        sqlx::query_scalar("select storage_key from examples").fetch_all(stack.ledger.pool()).await.unwrap();
     let storage = domain::storage::Storage::new(&stack.site.storage()).unwrap();
     for key in &keys {
         storage.delete(key).await.unwrap();
     }
-    let doomed = client.train(&json!({"name": "doomed", "dataset": dataset, "model": "tiny", "steps": 2, "rank": 2, "resolution": 32})).await;
+    let doomed = client
+        .train(&json!({"name": "doomed", "dataset": dataset, "model": "tiny", "steps": 2, "rank": 2, "resolution": 32}))
+        .await;
     tokio::time::sleep(seconds(4)).await;
     answers += &client.get(&text(&doomed["urls"]["self"])).await.body.to_string();
     client.post(&text(&doomed["urls"]["cancel"]), &json!({})).await;

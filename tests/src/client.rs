@@ -102,7 +102,9 @@ impl Client {
 
     /// True once the server takes work.
     pub async fn is_ready(&self) -> bool {
-        self.try_send(self.request(Method::GET, "/readyz").timeout(seconds(2))).await.is_ok_and(|answer| answer.status == 200)
+        self.try_send(self.request(Method::GET, "/readyz").timeout(seconds(2)))
+            .await
+            .is_ok_and(|answer| answer.status == 200)
     }
 
     /// Bytes behind a URL, which must answer 200.
@@ -135,7 +137,10 @@ impl Client {
     /// Each `image` part is followed by its `caption` part.
     pub async fn add_images(&self, dataset: &str, photos: &[Photo]) -> Answer {
         let form = photos.iter().fold(Form::new(), |form, photo| {
-            let part = Part::bytes(photo.bytes.clone()).file_name(photo.name.clone()).mime_str("image/png").expect("a media type");
+            let part = Part::bytes(photo.bytes.clone())
+                .file_name(photo.name.clone())
+                .mime_str("image/png")
+                .expect("a media type");
             form.part("image", part).text("caption", photo.caption.clone())
         });
         self.add_form(dataset, form).await
@@ -158,7 +163,9 @@ impl Client {
     pub async fn add_presigned(&self, dataset: &str, photo: &Photo) -> Value {
         let upload = self.start_upload(dataset, photo).await;
         assert_eq!(self.put_upload(&upload, photo.bytes.clone()).await, 200, "PUT to the presigned URL");
-        self.post(&format!("/v1/datasets/{dataset}/uploads/{}/complete", text(&upload["id"])), &json!({})).await.expect(201)
+        self.post(&format!("/v1/datasets/{dataset}/uploads/{}/complete", text(&upload["id"])), &json!({}))
+            .await
+            .expect(201)
     }
 
     pub async fn start_upload(&self, dataset: &str, photo: &Photo) -> Value {

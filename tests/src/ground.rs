@@ -14,7 +14,9 @@ use tokio::sync::OnceCell;
 /// The runtime on which the servers live: each test has a runtime of its own, which ends with it.
 fn runtime() -> &'static Runtime {
     static RUNTIME: OnceLock<Runtime> = OnceLock::new();
-    RUNTIME.get_or_init(|| tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("runtime"))
+    RUNTIME.get_or_init(|| {
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("runtime")
+    })
 }
 
 /// Postgres vanishes with the test process, so it may stay for all tests.
@@ -36,8 +38,12 @@ impl Site {
     pub async fn create() -> Self {
         let postgres = postgres().await;
         let name = format!("journey_{}", uuid::Uuid::now_v7().simple());
-        let mut admin = PgConnection::connect(&postgres.url("postgres").expect("a URL")).await.expect("Postgres answers");
-        sqlx::query(AssertSqlSafe(format!("create database {name}"))).execute(&mut admin).await.expect("create database");
+        let mut admin =
+            PgConnection::connect(&postgres.url("postgres").expect("a URL")).await.expect("Postgres answers");
+        sqlx::query(AssertSqlSafe(format!("create database {name}")))
+            .execute(&mut admin)
+            .await
+            .expect("create database");
         let _ = admin.close().await;
 
         let folder = tempfile::tempdir().expect("temporary folder");

@@ -77,7 +77,12 @@ const RULES: &[(&str, &str)] = &[
 
 impl Ledger {
     pub async fn open(database_url: &str) -> Self {
-        let pool = PgPoolOptions::new().max_connections(3).acquire_timeout(seconds(20)).connect(database_url).await.expect("database");
+        let pool = PgPoolOptions::new()
+            .max_connections(3)
+            .acquire_timeout(seconds(20))
+            .connect(database_url)
+            .await
+            .expect("database");
         Self { pool }
     }
 
@@ -130,13 +135,25 @@ impl Ledger {
     }
 
     pub async fn count(&self, table: &'static str) -> i64 {
-        sqlx::query_scalar(AssertSqlSafe(format!("select count(*) from {table}"))).fetch_one(&self.pool).await.expect("count")
+        sqlx::query_scalar(AssertSqlSafe(format!("select count(*) from {table}")))
+            .fetch_one(&self.pool)
+            .await
+            .expect("count")
     }
 
     /// A digest of all rows that an attempt can touch: equal digests mean that nothing changed.
     pub async fn digest(&self) -> Vec<(&'static str, Option<String>)> {
         let mut all = Vec::new();
-        for table in ["jobs", "attempts", "job_events", "artifacts", "generations", "trainings", "training_checkpoints", "models"] {
+        for table in [
+            "jobs",
+            "attempts",
+            "job_events",
+            "artifacts",
+            "generations",
+            "trainings",
+            "training_checkpoints",
+            "models",
+        ] {
             let query = format!("select md5(string_agg(row::text, ',' order by row::text)) from {table} row");
             all.push((table, sqlx::query_scalar(AssertSqlSafe(query)).fetch_one(&self.pool).await.expect("digest")));
         }
@@ -145,6 +162,9 @@ impl Ledger {
 
     /// Seconds since 1970 by the clock that decides about leases.
     pub async fn now(&self) -> f64 {
-        sqlx::query_scalar("select extract(epoch from clock_timestamp())::float8").fetch_one(&self.pool).await.expect("clock")
+        sqlx::query_scalar("select extract(epoch from clock_timestamp())::float8")
+            .fetch_one(&self.pool)
+            .await
+            .expect("clock")
     }
 }

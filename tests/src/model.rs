@@ -50,8 +50,13 @@ pub fn tensors(file: &[u8]) -> Tensors {
         let offset = |index: usize| entry["data_offsets"][index].as_u64().expect("an offset") as usize;
         let bytes = &data[offset(0)..offset(1)];
         let values = match entry["dtype"].as_str() {
-            Some("F32") => bytes.chunks_exact(4).map(|four| f32::from_le_bytes(four.try_into().expect("four"))).collect(),
-            Some("BF16") => bytes.chunks_exact(2).map(|two| f32::from_bits(u32::from(u16::from_le_bytes([two[0], two[1]])) << 16)).collect(),
+            Some("F32") => {
+                bytes.chunks_exact(4).map(|four| f32::from_le_bytes(four.try_into().expect("four"))).collect()
+            }
+            Some("BF16") => bytes
+                .chunks_exact(2)
+                .map(|two| f32::from_bits(u32::from(u16::from_le_bytes([two[0], two[1]])) << 16))
+                .collect(),
             other => panic!("{name} has an unexpected dtype {other:?}"),
         };
         by_name.insert(name.clone(), values);

@@ -17,7 +17,8 @@ pub struct Photo {
 
 /// `count` different PNGs of 64×64 pixels: discs of one colour, each with its caption.
 pub fn discs(count: usize) -> Vec<Photo> {
-    let colours = [("red", [220, 40, 40]), ("green", [40, 180, 60]), ("blue", [40, 70, 210]), ("yellow", [240, 210, 40])];
+    let colours =
+        [("red", [220, 40, 40]), ("green", [40, 180, 60]), ("blue", [40, 70, 210]), ("yellow", [240, 210, 40])];
     (0..count)
         .map(|index| {
             let (colour, rgb) = colours[index % colours.len()];
@@ -52,7 +53,9 @@ pub fn claimed_png(width: u32, height: u32) -> Vec<u8> {
     header.extend(width.to_be_bytes());
     header.extend(height.to_be_bytes());
     header.extend([8, 2, 0, 0, 0]);
-    for (kind, data) in [(b"IHDR", header.as_slice()), (b"IDAT", [0x78, 0x9c, 0x03, 0, 0, 0, 0, 1].as_slice()), (b"IEND", &[])] {
+    for (kind, data) in
+        [(b"IHDR", header.as_slice()), (b"IDAT", [0x78, 0x9c, 0x03, 0, 0, 0, 0, 1].as_slice()), (b"IEND", &[])]
+    {
         bytes.extend(u32::try_from(data.len()).expect("short").to_be_bytes());
         bytes.extend(kind);
         bytes.extend(data);

@@ -34,7 +34,10 @@ impl Events {
         assert_eq!(response.status(), 200);
         let media_type = response.headers()["content-type"].to_str().expect("ASCII").to_owned();
         assert!(media_type.starts_with("text/event-stream"), "{media_type}");
-        Self { bytes: response.bytes_stream().map(|chunk| chunk.map(|bytes| bytes.to_vec())).boxed(), pending: String::new() }
+        Self {
+            bytes: response.bytes_stream().map(|chunk| chunk.map(|bytes| bytes.to_vec())).boxed(),
+            pending: String::new(),
+        }
     }
 
     /// The next event; `None` when the server ended the stream or the connection broke.

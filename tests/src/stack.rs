@@ -45,7 +45,8 @@ impl Stack {
     pub async fn start_with(pace: Pace, environment: &[(&str, &str)]) -> Self {
         let site = Site::create().await;
         let folder = tempfile::tempdir().expect("temporary folder");
-        let environment: Vec<_> = environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let environment: Vec<_> =
+            environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         let port = free_port();
 
         let migrate = output(command(&site, pace, &environment, folder.path()).arg("migrate"));
@@ -152,7 +153,10 @@ fn command(site: &Site, pace: Pace, environment: &[(String, String)], home: &Pat
     command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default()).env("HOME", home).current_dir(home);
     command.envs(site.environment());
     if pace == Pace::Quick {
-        command.env("PYROGRAPH_LEASE_TTL_MS", "3000").env("PYROGRAPH_LEASE_BEAT_MS", "500").env("PYROGRAPH_REAPER_TICK_MS", "500");
+        command
+            .env("PYROGRAPH_LEASE_TTL_MS", "3000")
+            .env("PYROGRAPH_LEASE_BEAT_MS", "500")
+            .env("PYROGRAPH_REAPER_TICK_MS", "500");
     }
     command.envs(environment.iter().map(|(name, value)| (name, value)));
     command
