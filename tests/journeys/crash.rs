@@ -135,7 +135,7 @@ async fn a_hanging_engine_is_replaced() {
     let stack = Stack::start(Pace::Promised).await;
     let once = stack.folder().join("hung-once");
     let fault = format!("hang_at_step=2,once_file={}", once.display());
-    let worker = stack.worker_with("worker", &fault, &[("PYROGRAPH_GENERATION_STALL_MS", "4000")]);
+    let worker = stack.worker_with("worker", &fault, &[("PYROGRAPH_GENERATION_SILENCE_MS", "4000")]);
     let generation = stack.client.generate(&request(1)).await;
     let end = stack.client.succeeded(&generation, seconds(90)).await;
     let attempts = stack.ledger.attempts(&text(&generation["id"])).await;
