@@ -1,1 +1,197 @@
+//! The worker: claims jobs, supervises the engine that does them, and moves bytes in and out.
+//!
+//! A worker process holds leases and the database; a child process, the [`engine`], owns the device. Between the two
+//! lies [`protocol`]; around the child [`supervisor`]; around a claimed job [`lease`] and [`attempt`]; and the way of
+//! each kind of job is [`generate`] and [`train`]. Jobs reach us through [`backend`], the jobs table as an apalis
+//! backend. SQL is `domain`'s, tensors are `diffusion`'s, HTTP is nobody's here.
 
+pub mod attempt;
+pub mod backend;
+pub mod cache;
+pub mod config;
+mod conversation;
+pub mod engine;
+mod fetch;
+mod generate;
+pub mod lease;
+pub mod protocol;
+pub mod supervisor;
+mod train;
+mod work_dir;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use apalis::prelude::{Monitor, WorkerBuilder, WorkerBuilderExt};
+use apalis_core::task::data::Data;
+use domain::{JobId, WorkerId};
+use domain::database::Pools;
+use domain::job::{Call, Claim, Doorbell, Reaper};
+use domain::storage::Storage;
+use tokio::sync::{broadcast, watch};
+use tokio::time::{Instant, interval, timeout};
+use tokio_util::sync::CancellationToken;
+use tower::limit::ConcurrencyLimitLayer;
+
+use crate::attempt::House;
+use crate::backend::{ClaimPolicy, JobBackend};
+use crate::cache::{Cache, CacheError};
+pub use crate::config::{Drain, Silence, WorkerConfig};
+pub use crate::engine::{EngineConfig, Fault};
+use crate::supervisor::Engine;
+pub use crate::supervisor::EngineCommand;
+use crate::work_dir::WorkDir;
+
+/// Between two signs of life for people to look at; leases have their own beat.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(15);
+/// How long the last words may take when the worker stops.
+const FAREWELL: Duration = Duration::from_secs(5);
+
+/// Why a worker does not start. Once it runs, nothing but `shutdown` ends it.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Its folder cannot be used.
+    #[error(transparent)]
+    Cache(#[from] CacheError),
+    /// Its folder cannot be used.
+    #[error("{path}: {source}", path = .path.display())]
+    WorkDir {
+        /// The folder.
+        path: std::path::PathBuf,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
+}
+
+/// Runs one worker until `shutdown` is cancelled and its job has come to an end or was given back.
+///
+/// After `shutdown` nothing more is claimed; pictures are finished, a training leaves a checkpoint and is released,
+/// both within the limits of [`Drain`].
+pub async fn run(
+    config: WorkerConfig,
+    pools: Pools,
+    storage: Storage,
+    shutdown: CancellationToken,
+) -> Result<(), StartError> {
+    let worker = WorkerId::new();
+    let work_dir = WorkDir::open(&config.data_dir.join("work"), &worker.to_string())?;
+    let cache = Cache::open(config.data_dir.join("cache"), config.cache_limit)?;
+    let engine_stop = CancellationToken::new();
+    let (engine, supervisor) = Engine::start(config.engine.clone(), engine_stop.clone());
+    let (bell, heard) = watch::channel(0_u64);
+    let (cancels, _) = broadcast::channel::<JobId>(64);
+    let (not_before, no_claim_before) = watch::channel(Instant::now());
+    let claims = ClaimPolicy {
+        pool: pools.lease.clone(),
+        queues: config.queues.clone(),
+        worker,
+        lease: config.lease,
+        bell: heard,
+        not_before: no_claim_before,
+        engine: engine.clone(),
+        stop: shutdown.clone(),
+    };
+    let name = config.name.clone();
+    let house = Arc::new(House {
+        pool: pools.lease.clone(),
+        storage,
+        cache,
+        engine,
+        cancels: cancels.clone(),
+        not_before,
+        draining: shutdown.clone(),
+        work_dir: work_dir.path().to_owned(),
+        config,
+    });
+    let ending = CancellationToken::new();
+    let listening = tokio::spawn(listen(pools.clone(), bell, cancels));
+    let reaping = tokio::spawn(Reaper::new(house.config.lease).run(pools.lease.clone()));
+    let showing = tokio::spawn(show_life(Arc::clone(&house), worker, ending.clone()));
+    tracing::info!(%worker, name, queues = ?house.config.queues, "worker started");
+
+    let attending = Arc::clone(&house);
+    let monitor = Monitor::new()
+        .register(move |_| {
+            WorkerBuilder::new(format!("{name}-{worker}"))
+                .backend(JobBackend::new(claims.clone()))
+                .data(Arc::clone(&attending))
+                .layer(ConcurrencyLimitLayer::new(1))
+                .enable_tracing()
+                .build(attend)
+        })
+        .should_restart(|_, error| {
+            tracing::error!(%error, "the worker runtime failed and starts again");
+            true
+        });
+    let stopped = monitor
+        .run_with_signal(async move {
+            shutdown.cancelled().await;
+            Ok(())
+        })
+        .await;
+    if let Err(error) = stopped {
+        tracing::error!(%error, "the worker runtime ended badly");
+    }
+
+    engine_stop.cancel();
+    let _ = supervisor.await;
+    ending.cancel();
+    listening.abort();
+    reaping.abort();
+    let _ = timeout(FAREWELL, showing).await;
+    tracing::info!(%worker, "worker stopped");
+    Ok(())
+}
+
+/// The handler that apalis calls. It runs on a task of its own, so that whatever happens to the stream that drives
+/// it, the attempt goes on to an end of its own.
+async fn attend(claim: Claim, house: Data<Arc<House>>) {
+    let house = Arc::clone(&house);
+    if let Err(panic) = tokio::spawn(attempt::attend(house, claim)).await {
+        tracing::error!(%panic, "an attempt panicked; its lease runs out");
+    }
+}
+
+/// Passes on what the doorbell says: work for the claim loop, cancels for whoever holds that job.
+async fn listen(pools: Pools, bell: watch::Sender<u64>, cancels: broadcast::Sender<JobId>) {
+    let mut doorbell = Doorbell::listen(&pools.listen).await;
+    loop {
+        match doorbell.next().await {
+            Call::Work => bell.send_modify(|rings| *rings += 1),
+            // An error only means that no job is running here.
+            Call::Cancel(job) => drop(cancels.send(job)),
+        }
+    }
+}
+
+/// Keeps this worker's row up to date, for people. Failures mean nothing but an old row.
+async fn show_life(house: Arc<House>, worker: WorkerId, ending: CancellationToken) {
+    let Some(info) = (tokio::select! {
+        info = house.engine.ready() => info,
+        () = ending.cancelled() => None,
+    }) else {
+        return;
+    };
+    let WorkerConfig { name, host, queues, .. } = &house.config;
+    let mut registered = false;
+    let mut ticks = interval(SIGN_OF_LIFE);
+    loop {
+        tokio::select! {
+            () = ending.cancelled() => break,
+            _ = ticks.tick() => {}
+        }
+        let told = if registered {
+            domain::worker::seen(&house.pool, worker).await
+        } else {
+            let version = env!("CARGO_PKG_VERSION");
+            domain::worker::register(&house.pool, worker, name, host, &info.device, queues, version).await
+        };
+        match told {
+            Ok(()) => registered = true,
+            Err(error) => tracing::debug!(%error, "no sign of life"),
+        }
+    }
+    if registered && let Err(error) = domain::worker::stopped(&house.pool, worker).await {
+        tracing::debug!(%error, "no farewell");
+    }
+}

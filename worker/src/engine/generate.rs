@@ -49,7 +49,8 @@ pub(super) fn run(models: &mut Models, order: &Generate, desk: &Desk) -> diffusi
     });
     models.keep(&order.base, resident);
     for (position, image) in images?.into_iter().enumerate() {
-        let seed = order.seed + position as u64;
+        // Seeds are kept as non-negative 64-bit integers and go round at their end.
+        let seed = order.seed.wrapping_add(position as u64) & i64::MAX as u64;
         let path = order.output_dir.join(format!("{position}.png"));
         let (width, height) = image.dimensions();
         picture::write(&path, image.as_raw(), (width, height), order, seed).map_err(diffusion::Error::file(&path))?;

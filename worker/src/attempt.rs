@@ -1,0 +1,352 @@
+//! One attempt at a job, whatever its kind: hold the lease, have a folder, report progress, and end it in the database.
+//!
+//! Every effect goes through `domain` and carries the claim, so an attempt whose lease is lost changes nothing. How
+//! pictures and adapters are made from a claim is the business of [`crate::generate`] and [`crate::train`].
+
+use std::future::Future;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use domain::JobId;
+use domain::job::{self, Claim, ErrorClass, JobKind};
+use domain::storage::Storage;
+use md5::{Digest, Md5};
+use serde_json::Value;
+use sqlx::PgPool;
+use tokio::sync::{broadcast, watch};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use crate::cache::{Cache, CacheError};
+use crate::config::WorkerConfig;
+use crate::conversation::Conversation;
+use crate::lease::Lease;
+use crate::supervisor::{Engine, Work};
+use crate::{generate, train};
+
+/// Progress is written at most this often; the first and the last step always are.
+const PROGRESS_DISTANCE: Duration = Duration::from_millis(200);
+/// How long the last step may take to be written, before the job is finished without it.
+const PROGRESS_END: Duration = Duration::from_secs(3);
+/// Between two tries to end an attempt while the database is away.
+const SETTLE_RETRY: Duration = Duration::from_secs(1);
+/// Longest time a stopping worker goes on trying to end an attempt; after it the lease runs out instead.
+const SETTLE_WHILE_DRAINING: Duration = Duration::from_secs(15);
+/// How long an object is offered to a storage that is away; a training's result is worth the patience.
+const STORE_PATIENCE: Duration = Duration::from_secs(600);
+/// The same when the worker stops.
+const STORE_WHILE_DRAINING: Duration = Duration::from_secs(20);
+/// How long no job is claimed after one was released for want of disk.
+const DISK_FULL_PAUSE: Duration = Duration::from_secs(30);
+
+/// What all attempts of a worker share.
+pub struct House {
+    pub config: WorkerConfig,
+    /// Not shared with requests: a burst of them must not cost a lease.
+    pub pool: PgPool,
+    pub storage: Storage,
+    pub cache: Cache,
+    pub engine: Engine,
+    /// Jobs whose end somebody just asked for.
+    pub cancels: broadcast::Sender<JobId>,
+    /// No claim before this instant.
+    pub not_before: watch::Sender<Instant>,
+    /// Cancelled when the worker shall stop.
+    pub draining: CancellationToken,
+    /// This worker's own folder for work at hand.
+    pub work_dir: std::path::PathBuf,
+}
+
+/// Why an attempt ends without success.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Stop {
+    /// The job is somebody else's; nothing may be written.
+    LeaseLost,
+    /// Somebody asked for the end of the job.
+    Canceled,
+    /// Given back without blame: the worker stops, or its disk is full.
+    Released(String),
+    /// The engine died under it.
+    Crashed(String),
+    /// It failed; the class says whether another try makes sense.
+    Failed(ErrorClass, String),
+}
+
+impl From<domain::Error> for Stop {
+    fn from(error: domain::Error) -> Self {
+        use domain::Error;
+        match error {
+            Error::LeaseLost => Self::LeaseLost,
+            Error::Unavailable(_) => Self::Failed(ErrorClass::Upstream, error.to_string()),
+            Error::Internal(_) => Self::Failed(ErrorClass::Internal, error.to_string()),
+            _ => Self::Failed(ErrorClass::InvalidInput, error.to_string()),
+        }
+    }
+}
+
+impl From<CacheError> for Stop {
+    fn from(error: CacheError) -> Self {
+        match error {
+            CacheError::Full(_) => Self::Released(error.to_string()),
+            // The row is there and its object is not, or is another: worth another look, not worth many.
+            CacheError::Storage(_) | CacheError::Corrupt { .. } => Self::Failed(ErrorClass::Upstream, error.to_string()),
+            CacheError::Disk { .. } => Self::Failed(ErrorClass::Resource, error.to_string()),
+        }
+    }
+}
+
+/// Sees a claimed job to the end of this attempt. Never fails: whatever happens ends up in the database, or, when that
+/// cannot be reached, in a lease that runs out.
+pub async fn attend(house: Arc<House>, claim: Claim) {
+    let lease = Arc::new(Lease::hold(
+        house.pool.clone(),
+        claim,
+        house.config.lease,
+        house.cancels.subscribe(),
+    ));
+    let began = Instant::now();
+    // A panic of ours must not take the lease and the answer with it.
+    let work = tokio::spawn({
+        let (house, lease) = (Arc::clone(&house), Arc::clone(&lease));
+        async move { Attempt::begin(&house, &lease)?.run().await }
+    });
+    let outcome = work
+        .await
+        .unwrap_or_else(|panic| Err(Stop::Failed(ErrorClass::Internal, format!("the worker panicked: {panic}"))));
+    let seconds = began.elapsed().as_secs_f64();
+    match outcome {
+        Ok(()) => tracing::info!(job = %claim.job, epoch = claim.epoch, seconds, "succeeded"),
+        Err(stop) => {
+            tracing::warn!(job = %claim.job, epoch = claim.epoch, seconds, ?stop, "attempt ended");
+            settle(&house, &lease, stop).await;
+        }
+    }
+}
+
+async fn settle(house: &House, lease: &Lease, stop: Stop) {
+    if let Stop::Released(_) = stop
+        && !house.draining.is_cancelled()
+    {
+        house.not_before.send_replace(Instant::now() + DISK_FULL_PAUSE);
+    }
+    let (pool, claim, policy) = (&house.pool, lease.claim(), &house.config.lease);
+    let ended = until_answered(house, lease, || async {
+        match &stop {
+            Stop::LeaseLost => Ok(()),
+            Stop::Canceled => job::canceled(pool, claim).await,
+            Stop::Released(_) => job::release(pool, claim).await.map(drop),
+            Stop::Crashed(how) => job::crash(pool, claim, policy, how).await.map(drop),
+            Stop::Failed(class, message) => job::fail(pool, claim, policy, *class, message).await.map(drop),
+        }
+    });
+    if let Err(error) = ended.await {
+        tracing::warn!(job = %claim.job, %error, "the attempt could not be ended; its lease runs out");
+    }
+}
+
+/// Repeats a fenced statement while the database is away and the lease may still be ours. Repeating is safe: once it
+/// has been committed, the next try finds the lease gone.
+async fn until_answered<T, F>(house: &House, lease: &Lease, mut statement: impl FnMut() -> F) -> domain::Result<T>
+where
+    F: Future<Output = domain::Result<T>>,
+{
+    let mut draining_since = None;
+    loop {
+        if !lease.holds().await {
+            return Err(domain::Error::LeaseLost);
+        }
+        match statement().await {
+            Err(error) if error.is_transient() => {
+                tracing::warn!(job = %lease.claim().job, %error, "the database is away; trying again");
+                if house.draining.is_cancelled()
+                    && draining_since.get_or_insert_with(Instant::now).elapsed() > SETTLE_WHILE_DRAINING
+                {
+                    return Err(error);
+                }
+                sleep(SETTLE_RETRY).await;
+            }
+            answer => return answer,
+        }
+    }
+}
+
+/// One attempt, with its own folder that is gone afterwards.
+pub struct Attempt<'a> {
+    pub house: &'a House,
+    pub lease: &'a Lease,
+    folder: tempfile::TempDir,
+}
+
+impl<'a> Attempt<'a> {
+    fn begin(house: &'a House, lease: &'a Lease) -> Result<Self, Stop> {
+        let claim = lease.claim();
+        let folder = tempfile::Builder::new()
+            .prefix(&format!("{}-{}-", claim.job, claim.epoch))
+            .tempdir_in(&house.work_dir)
+            .map_err(|error| disk(&house.work_dir, error))?;
+        Ok(Self { house, lease, folder })
+    }
+
+    async fn run(&self) -> Result<(), Stop> {
+        match self.claim().kind {
+            JobKind::Generation => generate::run(self).await,
+            JobKind::Training => train::run(self).await,
+        }
+    }
+
+    /// The claim that fences every effect.
+    pub fn claim(&self) -> &Claim {
+        self.lease.claim()
+    }
+
+    /// The attempt's folder on the local disk.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Makes an empty folder in the attempt's folder.
+    pub fn subfolder(&self, name: &str) -> Result<std::path::PathBuf, Stop> {
+        let path = self.folder().join(name);
+        std::fs::create_dir(&path).map_err(|error| disk(&path, error))?;
+        Ok(path)
+    }
+
+    /// Hands work to the engine.
+    pub async fn converse(&self, work: Work) -> Result<Conversation<'a>, Stop> {
+        let session = self.house.engine.begin(work).await;
+        let session = session.ok_or_else(|| Stop::Released("the worker stops".into()))?;
+        Ok(Conversation::new(session, self.lease, self.house.draining.clone(), self.house.config.drain))
+    }
+
+    /// Reads or writes the database in the name of this attempt, with patience while it is away.
+    pub async fn ask<T, F>(&self, statement: impl FnMut() -> F) -> Result<T, Stop>
+    where
+        F: Future<Output = domain::Result<T>>,
+    {
+        Ok(until_answered(self.house, self.lease, statement).await?)
+    }
+
+    /// Reports progress from now on.
+    pub fn progress(&self) -> Progress {
+        Progress::start(self.house.pool.clone(), *self.claim())
+    }
+
+    /// Does what comes before the engine's work, unless the attempt ends first: nothing is lost with it then.
+    pub async fn prepare<T>(&self, work: impl Future<Output = Result<T, Stop>>) -> Result<T, Stop> {
+        tokio::select! {
+            biased;
+            () = self.lease.lost() => Err(Stop::LeaseLost),
+            () = self.lease.canceled() => Err(Stop::Canceled),
+            () = self.house.draining.cancelled() => Err(Stop::Released("the worker stops".into())),
+            done = work => done,
+        }
+    }
+
+    /// Puts a file into storage under a key of this attempt, with patience while storage is away.
+    pub async fn store(&self, path: &Path, key: &str, media_type: &str) -> Result<Stored, Stop> {
+        let began = Instant::now();
+        loop {
+            if !self.lease.holds().await {
+                return Err(Stop::LeaseLost);
+            }
+            let put = tokio::select! {
+                () = self.lease.lost() => return Err(Stop::LeaseLost),
+                put = self.house.storage.put_file(key, path, media_type) => put,
+            };
+            match put {
+                Ok(written) => {
+                    let md5 = md5_of(path.to_owned()).await.map_err(|error| disk(path, error))?;
+                    return Ok(Stored { bytes: written.bytes as i64, sha256: written.sha256, md5 });
+                }
+                Err(error) if error.is_transient() => {
+                    let draining = self.house.draining.is_cancelled();
+                    let patience = if draining { STORE_WHILE_DRAINING } else { STORE_PATIENCE };
+                    if began.elapsed() > patience {
+                        return Err(error.into());
+                    }
+                    tracing::warn!(key, %error, "storage is away; trying again");
+                    sleep(SETTLE_RETRY).await;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}
+
+/// What lies in storage now.
+pub struct Stored {
+    pub bytes: i64,
+    pub sha256: String,
+    pub md5: String,
+}
+
+async fn md5_of(path: std::path::PathBuf) -> std::io::Result<String> {
+    let hashing = tokio::task::spawn_blocking(move || {
+        let mut hash = Md5::new();
+        std::io::copy(&mut std::fs::File::open(path)?, &mut hash)?;
+        Ok(hex::encode(hash.finalize()))
+    });
+    hashing.await.map_err(std::io::Error::other)?
+}
+
+/// A failure of the local disk.
+pub fn disk(path: &Path, error: std::io::Error) -> Stop {
+    if crate::cache::is_disk_full(&error) {
+        Stop::Released(format!("the disk under {} is full", path.display()))
+    } else {
+        Stop::Failed(ErrorClass::Resource, format!("{}: {error}", path.display()))
+    }
+}
+
+/// Writes progress on a task of its own, the newest first of all: a slow database costs steps in the record, never
+/// time of the engine.
+pub struct Progress {
+    newest: watch::Sender<Option<Step>>,
+    ending: CancellationToken,
+    writing: JoinHandle<()>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+struct Step {
+    step: u32,
+    total_steps: u32,
+    data: Value,
+}
+
+impl Progress {
+    fn start(pool: PgPool, claim: Claim) -> Self {
+        let (newest, mut steps) = watch::channel(None::<Step>);
+        let ending = CancellationToken::new();
+        let no_pause = ending.clone();
+        let writing = tokio::spawn(async move {
+            while steps.changed().await.is_ok() {
+                let Some(Step { step, total_steps, data }) = steps.borrow_and_update().clone() else { continue };
+                match job::progress(&pool, &claim, step, total_steps, data).await {
+                    Ok(_) => {}
+                    Err(domain::Error::LeaseLost) => return,
+                    Err(error) => tracing::debug!(job = %claim.job, %error, "progress not written"),
+                }
+                let _ = timeout(PROGRESS_DISTANCE, no_pause.cancelled()).await;
+            }
+        });
+        Self { newest, ending, writing }
+    }
+
+    /// Tells a step.
+    pub fn tell(&self, step: usize, total_steps: usize, data: Value) {
+        let [step, total_steps] = [step, total_steps].map(|count| u32::try_from(count).unwrap_or(u32::MAX));
+        self.newest.send_replace(Some(Step { step, total_steps, data }));
+    }
+
+    /// Waits, not long, until the last step told is written.
+    pub async fn end(self) {
+        let Self { newest, ending, mut writing } = self;
+        ending.cancel();
+        drop(newest);
+        if timeout(PROGRESS_END, &mut writing).await.is_err() {
+            writing.abort();
+        }
+    }
+}

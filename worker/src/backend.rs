@@ -1,0 +1,209 @@
+//! The jobs table as an [apalis](https://docs.rs/apalis-core) backend.
+//!
+//! apalis gives the worker runtime: it asks for a task when its layers are ready for one, runs it and drains at the
+//! end. What a task is, and everything that must be true about it, stays ours: a claim is made by
+//! [`domain::job::claim`] with lease and epoch, and finished by a fenced transaction, never by apalis.
+//!
+//! Claims are made on a task of their own and one at a time, only when apalis asks. So a claim is never dropped half
+//! made, and none waits in a buffer while another worker is idle. A database that fails is asked again; it never ends
+//! the worker.
+
+use std::convert::Infallible;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use apalis_core::backend::finalize::Ephemeral;
+use apalis_core::backend::{Backend, BackendConfig};
+use apalis_core::task::Task;
+use apalis_core::task::builder::TaskBuilder;
+use apalis_core::task::task_id::{RandomId, TaskId};
+use apalis_core::worker::context::WorkerContext;
+use domain::job::{self, Claim, JobKind, LeasePolicy};
+use domain::WorkerId;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use sqlx::PgPool;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+use tower::layer::util::Identity;
+
+use crate::supervisor::Engine;
+
+/// Longest wait for the answer to a claim.
+const CLAIM_LIMIT: Duration = Duration::from_secs(10);
+
+/// What a claim needs to know.
+#[derive(Clone)]
+pub struct ClaimPolicy {
+    /// Where the jobs are.
+    pub pool: PgPool,
+    /// Kinds of job this worker takes.
+    pub queues: Vec<JobKind>,
+    /// This process start.
+    pub worker: WorkerId,
+    /// Length of the lease.
+    pub lease: LeasePolicy,
+    /// Rings when there may be work.
+    pub bell: watch::Receiver<u64>,
+    /// No job is claimed before this instant: a worker whose disk is full lets others have the work.
+    pub not_before: watch::Receiver<Instant>,
+    /// No job is claimed while no engine is up.
+    pub engine: Engine,
+    /// Ends claiming; work already claimed goes on.
+    pub stop: CancellationToken,
+}
+
+/// Tasks out of the jobs table.
+pub struct JobBackend {
+    demand: mpsc::Sender<()>,
+    asked: bool,
+    /// Taken when the backend closes.
+    claims: Option<mpsc::Receiver<Claim>>,
+    claiming: Option<JoinHandle<()>>,
+    policy: ClaimPolicy,
+    closing: Option<BoxFuture<'static, ()>>,
+}
+
+impl JobBackend {
+    /// Starts the claiming task, which sleeps until apalis asks.
+    pub fn new(mut policy: ClaimPolicy) -> Self {
+        // Its own: closing this backend ends its claims, not those of the one that replaces it.
+        policy.stop = policy.stop.child_token();
+        let (demand, asked) = mpsc::channel(1);
+        let (made, claims) = mpsc::channel(1);
+        let claiming = tokio::spawn(claim_on_demand(policy.clone(), asked, made));
+        Self { demand, asked: false, claims: Some(claims), claiming: Some(claiming), policy, closing: None }
+    }
+}
+
+impl Backend for JobBackend {
+    type Task = Task<Claim>;
+    type Error = Infallible;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>, _: &WorkerContext) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_next(&mut self, cx: &mut Context<'_>, _: &WorkerContext) -> Poll<Option<Result<Task<Claim>, Infallible>>> {
+        let Some(claims) = &mut self.claims else { return Poll::Ready(None) };
+        if !self.asked {
+            self.asked = true;
+            // Full means that the claiming task has been asked already.
+            let _ = self.demand.try_send(());
+        }
+        let claim = ready!(claims.poll_recv(cx));
+        self.asked = false;
+        Poll::Ready(claim.map(|claim| Ok(task(claim))))
+    }
+
+    fn poll_close(&mut self, cx: &mut Context<'_>, _: &WorkerContext) -> Poll<Result<(), Infallible>> {
+        let closing = self.closing.get_or_insert_with(|| {
+            let (policy, claims, claiming) = (self.policy.clone(), self.claims.take(), self.claiming.take());
+            give_back_unused(policy, claims, claiming).boxed()
+        });
+        ready!(closing.poll_unpin(cx));
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl BackendConfig for JobBackend {
+    type Args = Claim;
+    type Id = RandomId;
+    type Kind = Ephemeral;
+    type Config = ();
+    type Layer = Identity;
+
+    fn config(&self) -> &() {
+        &()
+    }
+
+    fn middleware(&mut self, _: &mut WorkerContext) -> Identity {
+        Identity::new()
+    }
+}
+
+fn task(claim: Claim) -> Task<Claim> {
+    let id = TaskId::from_string(claim.job.to_string());
+    let attempt = usize::try_from(claim.epoch).unwrap_or_default();
+    TaskBuilder::new(claim).task_id(id).attempt(attempt).build()
+}
+
+/// One claim for each demand.
+async fn claim_on_demand(mut policy: ClaimPolicy, mut demand: mpsc::Receiver<()>, made: mpsc::Sender<Claim>) {
+    let stop = policy.stop.clone();
+    loop {
+        let wanted = tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            wanted = demand.recv() => wanted,
+        };
+        if wanted.is_none() {
+            return;
+        }
+        let Some(claim) = claim(&mut policy).await else { return };
+        tracing::info!(job = %claim.job, kind = ?claim.kind, epoch = claim.epoch, "claimed");
+        if stop.is_cancelled() {
+            return give_back(&policy, &claim).await;
+        }
+        if let Err(mpsc::error::SendError(claim)) = made.send(claim).await {
+            return give_back(&policy, &claim).await;
+        }
+    }
+}
+
+/// Asks until there is a job; `None` when claiming ends.
+async fn claim(policy: &mut ClaimPolicy) -> Option<Claim> {
+    let stop = policy.stop.clone();
+    let mut bell_hangs = true;
+    loop {
+        let not_before = *policy.not_before.borrow();
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return None,
+            up = async { sleep_until(not_before).await; policy.engine.ready().await } => { up?; }
+        }
+        // Marked as heard before asking: a ring during the question asks again.
+        policy.bell.borrow_and_update();
+        // Never given up half way: a claim that is made has to be known here.
+        match timeout(CLAIM_LIMIT, job::claim(&policy.pool, &policy.queues, policy.worker, &policy.lease)).await {
+            Ok(Ok(Some(claim))) => return Some(claim),
+            Ok(Ok(None)) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "claiming failed"),
+            Err(_) => tracing::warn!("the database does not answer the claim"),
+        }
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return None,
+            rung = policy.bell.changed(), if bell_hangs => bell_hangs = rung.is_ok(),
+            () = sleep(policy.lease.poll) => {}
+        }
+    }
+}
+
+async fn give_back(policy: &ClaimPolicy, claim: &Claim) {
+    tracing::info!(job = %claim.job, "given back unused: this worker stops");
+    match timeout(CLAIM_LIMIT, job::release(&policy.pool, claim)).await {
+        Ok(Ok(_)) => {}
+        Ok(Err(error)) => tracing::warn!(job = %claim.job, %error, "could not be given back; its lease runs out"),
+        Err(_) => tracing::warn!(job = %claim.job, "could not be given back in time; its lease runs out"),
+    }
+}
+
+/// Ends claiming, then gives back what was claimed and never taken.
+async fn give_back_unused(
+    policy: ClaimPolicy,
+    claims: Option<mpsc::Receiver<Claim>>,
+    claiming: Option<JoinHandle<()>>,
+) {
+    policy.stop.cancel();
+    let Some(mut claims) = claims else { return };
+    claims.close();
+    while let Some(claim) = claims.recv().await {
+        give_back(&policy, &claim).await;
+    }
+    if let Some(claiming) = claiming {
+        let _ = claiming.await;
+    }
+}

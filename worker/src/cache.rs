@@ -1,0 +1,286 @@
+//! Files from storage, kept on the local disk under their SHA-256.
+//!
+//! A file enters by download to a temporary name, check of its digest and rename, so what lies under a digest is whole
+//! and is what it claims to be. Work uses files through hard links in its own folder ([`Cache::link`]); a file that is
+//! linked is in use and never goes, of the others the least recently used goes when the limit is passed. What the bytes
+//! mean, and where they come from, is the caller's business.
+
+use std::fs::{self, File};
+use std::future::Future;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use domain::storage::Written;
+
+/// A folder of files by digest.
+#[derive(Debug, Clone)]
+pub struct Cache {
+    folder: PathBuf,
+    limit: u64,
+}
+
+/// Why a file could not be had.
+#[derive(Debug, thiserror::Error)]
+pub enum CacheError {
+    /// The local disk is full, also after everything unused went.
+    #[error("the disk under {} is full", .0.display())]
+    Full(PathBuf),
+    /// What came is not what the database says it is.
+    #[error("{wanted}: storage sent {bytes} bytes with digest {sha256}")]
+    Corrupt {
+        /// The digest it should have.
+        wanted: String,
+        /// Bytes received.
+        bytes: u64,
+        /// Their digest.
+        sha256: String,
+    },
+    /// Storage failed.
+    #[error(transparent)]
+    Storage(#[from] domain::Error),
+    /// The local disk failed.
+    #[error("{path}: {source}", path = .path.display())]
+    Disk {
+        /// The file or folder.
+        path: PathBuf,
+        /// What the operating system said.
+        source: io::Error,
+    },
+}
+
+impl Cache {
+    /// Opens (and makes) the folder; files in it add up to at most `limit` bytes, those in use not counted away.
+    pub fn open(folder: impl Into<PathBuf>, limit: u64) -> Result<Self, CacheError> {
+        let cache = Self { folder: folder.into(), limit };
+        fs::create_dir_all(&cache.folder).map_err(at(&cache.folder))?;
+        Ok(cache)
+    }
+
+    /// The file with this digest, and this size where it is known; `download` fills the path it gets when the file is not here yet.
+    ///
+    /// # Errors
+    /// [`CacheError::Corrupt`] when the download has another digest or size; nothing of it stays.
+    pub async fn file<F, D>(&self, sha256: &str, bytes: Option<u64>, download: D) -> Result<PathBuf, CacheError>
+    where
+        D: Fn(PathBuf) -> F,
+        F: Future<Output = domain::Result<Written>>,
+    {
+        let path = self.place(sha256);
+        if fs::metadata(&path).is_ok_and(|about| bytes.is_none_or(|bytes| about.len() == bytes)) {
+            // The time of change is the time of use; the content never changes.
+            let touched = File::open(&path).and_then(|file| file.set_modified(SystemTime::now()));
+            touched.map_err(at(&path))?;
+            return Ok(path);
+        }
+        self.make_room(bytes.unwrap_or(0))?;
+        let written = match self.download(&path, &download).await {
+            Err(CacheError::Full(_)) => {
+                self.make_room(self.limit)?;
+                self.download(&path, &download).await?
+            }
+            other => other?,
+        };
+        let Downloaded { temporary, written } = written;
+        if written.sha256 != sha256 || bytes.is_some_and(|bytes| written.bytes != bytes) {
+            return Err(CacheError::Corrupt { wanted: sha256.into(), bytes: written.bytes, sha256: written.sha256 });
+        }
+        temporary.persist(&path).map_err(|error| at(&path)(error.error))?;
+        sync_folder(&path).map_err(at(&path))?;
+        Ok(path)
+    }
+
+    /// Links a file that [`file`](Self::file) returned to `target`, whose folders are made. While the link is there
+    /// the file stays in the cache.
+    pub fn link(&self, file: &Path, target: &Path) -> Result<(), CacheError> {
+        if let Some(folder) = target.parent() {
+            fs::create_dir_all(folder).map_err(at(folder))?;
+        }
+        // Some file systems have no hard links; a copy serves as well, for more room.
+        fs::hard_link(file, target).or_else(|_| fs::copy(file, target).map(drop)).map_err(at(target))
+    }
+
+    /// Removes unused files, the least recently used first, until `bytes` more stay within the limit.
+    pub fn make_room(&self, bytes: u64) -> Result<(), CacheError> {
+        let mut files = self.files()?;
+        let mut held: u64 = files.iter().map(|file| file.bytes).sum();
+        files.retain(|file| !file.in_use);
+        files.sort_by_key(|file| file.used_at);
+        for file in files {
+            if held.saturating_add(bytes) <= self.limit {
+                break;
+            }
+            match fs::remove_file(&file.path) {
+                Ok(()) => tracing::debug!(file = %file.path.display(), bytes = file.bytes, "dropped from the cache"),
+                // Another worker on this machine was faster.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(at(&file.path)(error)),
+            }
+            held -= file.bytes;
+        }
+        Ok(())
+    }
+
+    async fn download<F, D>(&self, path: &Path, download: &D) -> Result<Downloaded, CacheError>
+    where
+        D: Fn(PathBuf) -> F,
+        F: Future<Output = domain::Result<Written>>,
+    {
+        let folder = path.parent().unwrap_or(&self.folder);
+        fs::create_dir_all(folder).map_err(at(folder))?;
+        // Beside its final place, for the rename; the prefix keeps it apart from whole files.
+        let temporary = tempfile::Builder::new().prefix(PARTIAL).tempfile_in(folder).map_err(at(folder))?;
+        let written = download(temporary.path().to_owned()).await.map_err(|error| {
+            if says_disk_full(&error) { CacheError::Full(self.folder.clone()) } else { error.into() }
+        })?;
+        Ok(Downloaded { temporary: temporary.into_temp_path(), written })
+    }
+
+    fn place(&self, sha256: &str) -> PathBuf {
+        self.folder.join(sha256.get(..2).unwrap_or("xx")).join(sha256)
+    }
+
+    fn files(&self) -> Result<Vec<Entry>, CacheError> {
+        let mut found = Vec::new();
+        for folder in fs::read_dir(&self.folder).map_err(at(&self.folder))?.flatten() {
+            let Ok(entries) = fs::read_dir(folder.path()) else { continue };
+            for entry in entries.flatten() {
+                let Ok(about) = entry.metadata() else { continue };
+                let partial = entry.file_name().to_string_lossy().starts_with(PARTIAL);
+                let age = about.modified().ok().and_then(|time| time.elapsed().ok()).unwrap_or_default();
+                found.push(Entry {
+                    path: entry.path(),
+                    bytes: about.len(),
+                    used_at: about.modified().unwrap_or(SystemTime::UNIX_EPOCH),
+                    // A download that another worker has under way, unless it was abandoned long ago.
+                    in_use: about.nlink() > 1 || (partial && age < ABANDONED),
+                });
+            }
+        }
+        Ok(found)
+    }
+}
+
+const PARTIAL: &str = ".partial-";
+const ABANDONED: std::time::Duration = std::time::Duration::from_secs(3600);
+
+struct Downloaded {
+    temporary: tempfile::TempPath,
+    written: Written,
+}
+
+struct Entry {
+    path: PathBuf,
+    bytes: u64,
+    used_at: SystemTime,
+    in_use: bool,
+}
+
+fn at(path: &Path) -> impl FnOnce(io::Error) -> CacheError + use<> {
+    let path = path.to_owned();
+    move |source| if is_disk_full(&source) { CacheError::Full(path) } else { CacheError::Disk { path, source } }
+}
+
+/// Whether a failure is that the local disk is full.
+pub fn is_disk_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+/// The same for a failure of [`domain::storage`], which keeps only the words of the system's error: ENOSPC and EDQUOT.
+fn says_disk_full(error: &domain::Error) -> bool {
+    let words = error.to_string();
+    ["(os error 28)", "(os error 122)"].iter().any(|code| words.contains(code))
+}
+
+/// Makes a rename durable.
+fn sync_folder(path: &Path) -> io::Result<()> {
+    path.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use sha2::{Digest, Sha256};
+
+    use super::*;
+
+    fn digest(content: &[u8]) -> String {
+        hex::encode(Sha256::digest(content))
+    }
+
+    async fn fill(path: PathBuf, content: Vec<u8>) -> domain::Result<Written> {
+        fs::write(path, &content).unwrap();
+        Ok(Written { bytes: content.len() as u64, sha256: digest(&content) })
+    }
+
+    async fn put(cache: &Cache, content: &[u8]) -> PathBuf {
+        let path = cache
+            .file(&digest(content), Some(content.len() as u64), |path| fill(path, content.to_vec()))
+            .await
+            .unwrap();
+        // Times of use that differ, on any file system.
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        path
+    }
+
+    #[tokio::test]
+    async fn a_file_is_downloaded_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = Cache::open(folder.path(), 100).unwrap();
+        let path = put(&cache, b"weights").await;
+        assert_eq!(fs::read(&path).unwrap(), b"weights");
+        let again = cache.file(&digest(b"weights"), Some(7), |_| async { panic!("downloaded twice") }).await.unwrap();
+        assert_eq!(again, path);
+    }
+
+    #[tokio::test]
+    async fn a_corrupted_download_leaves_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = Cache::open(folder.path(), 100).unwrap();
+        for (wanted, bytes) in [(digest(b"other"), 7), (digest(b"weights"), 8)] {
+            let error = cache.file(&wanted, Some(bytes), |path| fill(path, b"weights".to_vec())).await.unwrap_err();
+            assert!(matches!(error, CacheError::Corrupt { .. }), "{error}");
+        }
+        assert!(cache.files().unwrap().is_empty());
+        assert_eq!(fs::read(put(&cache, b"weights").await).unwrap(), b"weights");
+    }
+
+    #[tokio::test]
+    async fn a_damaged_file_is_downloaded_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = Cache::open(folder.path(), 100).unwrap();
+        let path = put(&cache, b"weights").await;
+        fs::write(&path, b"wei").unwrap();
+        assert_eq!(fs::read(put(&cache, b"weights").await).unwrap(), b"weights");
+    }
+
+    #[tokio::test]
+    async fn the_least_recently_used_goes_and_what_is_in_use_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = Cache::open(folder.path().join("cache"), 100).unwrap();
+        let [a, b, c] = [[1; 40], [2; 40], [3; 40]];
+        let in_use = put(&cache, &a).await;
+        let link = folder.path().join("work/base/a");
+        cache.link(&in_use, &link).unwrap();
+        let unused = put(&cache, &b).await;
+        let newest = put(&cache, &c).await;
+        assert!(in_use.exists() && !unused.exists() && newest.exists());
+        fs::remove_file(link).unwrap();
+        put(&cache, &c).await;
+        put(&cache, &b).await;
+        assert!(!in_use.exists() && newest.exists());
+    }
+
+    #[tokio::test]
+    async fn a_full_disk_is_told_apart_after_one_more_try() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = Cache::open(folder.path(), 100).unwrap();
+        let unused = put(&cache, b"unused").await;
+        let full = |_| async { Err(domain::Error::unavailable(io::Error::from_raw_os_error(28))) };
+        let error = cache.file(&digest(b"weights"), Some(7), full).await.unwrap_err();
+        assert!(matches!(error, CacheError::Full(_)), "{error}");
+        assert!(!unused.exists());
+    }
+}

@@ -1,0 +1,152 @@
+//! One piece of work on the engine, seen from the job: what the engine says, and when the job has to end before the
+//! work does.
+//!
+//! Four things can end a job early: its lease is lost, somebody cancels it, the worker stops, or the engine is gone.
+//! Here they meet and become one answer, a [`Stop`]. What the reports mean is the business of [`crate::generate`] and
+//! [`crate::train`].
+
+use std::time::Duration;
+
+use domain::job::{ErrorClass, JobKind};
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use crate::attempt::Stop;
+use crate::config::Drain;
+use crate::lease::Lease;
+use crate::protocol::{FailureClass, Report};
+use crate::supervisor::{Event, Gone, Session};
+
+/// How long the engine may take to stop a job that is not ours any more.
+const LOST_GRACE: Duration = Duration::from_secs(5);
+/// How long the engine may take to stop a canceled job: a step of a large model on a CPU takes its time.
+const CANCEL_GRACE: Duration = Duration::from_secs(15);
+/// Of the time a training has to leave, the part that is kept for sending its checkpoint away.
+const UPLOAD_SHARE: u32 = 3;
+
+/// The dialogue about one request.
+pub struct Conversation<'a> {
+    session: Session,
+    lease: &'a Lease,
+    draining: CancellationToken,
+    drain: Drain,
+    /// Why the engine was asked to stop.
+    reason: Option<Reason>,
+    /// When the engine is killed if it has not stopped.
+    deadline: Option<Instant>,
+    drained: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reason {
+    LeaseLost,
+    Canceled,
+    Draining,
+}
+
+impl<'a> Conversation<'a> {
+    /// Watches over a session that has begun. `draining` ends when the worker shall stop.
+    pub fn new(session: Session, lease: &'a Lease, draining: CancellationToken, drain: Drain) -> Self {
+        Self { session, lease, draining, drain, reason: None, deadline: None, drained: false }
+    }
+
+    /// The next report that has a meaning for the job; [`Report::Done`] is the last one.
+    ///
+    /// # Errors
+    /// Why the attempt ends without being done. The engine does nothing more for this job then.
+    pub async fn next(&mut self) -> Result<Report, Stop> {
+        loop {
+            let lost = self.reason == Some(Reason::LeaseLost);
+            tokio::select! {
+                biased;
+                () = self.lease.lost(), if !lost => {
+                    self.leave(Reason::LeaseLost, LOST_GRACE);
+                    self.session.cancel();
+                }
+                () = self.lease.canceled(), if !lost && self.reason != Some(Reason::Canceled) => {
+                    self.leave(Reason::Canceled, CANCEL_GRACE);
+                    self.session.cancel();
+                }
+                () = self.draining.cancelled(), if self.reason.is_none() && !self.drained => self.drain(),
+                () = until(self.deadline), if self.deadline.is_some() => {
+                    self.deadline = None;
+                    self.reason.get_or_insert(Reason::Draining);
+                    self.session.kill();
+                }
+                event = self.session.next() => match event {
+                    Some(Event::Report(report)) => {
+                        if let Some(report) = self.heard(report)? {
+                            return Ok(report);
+                        }
+                    }
+                    Some(Event::Gone(gone)) => return Err(self.gone(gone)),
+                    None => return Err(self.gone(Gone::Crashed("the engine left without a word".into()))),
+                },
+            }
+        }
+    }
+
+    fn leave(&mut self, reason: Reason, grace: Duration) {
+        self.reason = Some(reason);
+        self.deadline = Some(Instant::now() + grace);
+    }
+
+    fn drain(&mut self) {
+        self.drained = true;
+        let limit = match self.lease.claim().kind {
+            JobKind::Generation => self.drain.generation,
+            JobKind::Training => {
+                self.session.suspend();
+                self.drain.training - self.drain.training / UPLOAD_SHARE
+            }
+        };
+        tracing::info!(job = %self.lease.claim().job, limit_seconds = limit.as_secs_f64(), "the worker stops; its job may still");
+        self.deadline = Some(Instant::now() + limit);
+    }
+
+    fn heard(&self, report: Report) -> Result<Option<Report>, Stop> {
+        match report {
+            Report::Suspended { .. } if self.reason.is_none() => Err(Stop::Released("the worker stops".into())),
+            Report::Canceled { .. } | Report::Suspended { .. } => Err(self.stop().unwrap_or_else(|| {
+                Stop::Failed(ErrorClass::Internal, "the engine stopped without being asked".into())
+            })),
+            Report::Failed { class, message, .. } => Err(self.stop().unwrap_or_else(|| {
+                let class = match class {
+                    FailureClass::InvalidInput => ErrorClass::InvalidInput,
+                    FailureClass::Resource => ErrorClass::Resource,
+                    FailureClass::Internal => ErrorClass::Internal,
+                };
+                Stop::Failed(class, message)
+            })),
+            // Nothing that another attempt now does shall be seen from this one.
+            Report::Done { .. } if self.reason == Some(Reason::LeaseLost) => Err(Stop::LeaseLost),
+            _ if self.reason == Some(Reason::LeaseLost) => Ok(None),
+            Report::Ready { .. } | Report::Loading { .. } => Ok(None),
+            report => Ok(Some(report)),
+        }
+    }
+
+    fn gone(&self, gone: Gone) -> Stop {
+        self.stop().unwrap_or_else(|| match gone {
+            Gone::Crashed(how) => Stop::Crashed(how),
+            Gone::Silent(limit) => {
+                Stop::Failed(ErrorClass::Timeout, format!("the engine made no progress for {} s", limit.as_secs_f64()))
+            }
+            Gone::Killed => Stop::Released("the engine was stopped".into()),
+        })
+    }
+
+    fn stop(&self) -> Option<Stop> {
+        self.reason.map(|reason| match reason {
+            Reason::LeaseLost => Stop::LeaseLost,
+            Reason::Canceled => Stop::Canceled,
+            Reason::Draining => Stop::Released("the worker stops".into()),
+        })
+    }
+}
+
+async fn until(deadline: Option<Instant>) {
+    if let Some(deadline) = deadline {
+        sleep_until(deadline).await;
+    }
+}

@@ -1,0 +1,71 @@
+//! Brings what a job needs from storage into the attempt's folder, by way of the cache.
+//!
+//! The names on the disk are ours, or those of a model's own files after a check that they stay inside its folder.
+
+use std::path::{Component, Path, PathBuf};
+
+use domain::model::{ModelFile, ModelFiles};
+use futures::{StreamExt, TryStreamExt};
+
+use crate::attempt::{Attempt, Stop};
+
+/// Downloads at the same time.
+const AT_ONCE: usize = 4;
+
+/// One object and where it goes.
+pub(crate) struct Wanted {
+    pub storage_key: String,
+    pub sha256: String,
+    /// When the row tells.
+    pub bytes: Option<u64>,
+    pub target: PathBuf,
+}
+
+/// A checkpoint as a folder in diffusers layout; returns the folder.
+pub(crate) async fn checkpoint(attempt: &Attempt<'_>, model: &ModelFiles, name: &str) -> Result<PathBuf, Stop> {
+    let folder = attempt.subfolder(name)?;
+    let wanted = model.files.iter().map(|file| of_model(model, file, folder.join(&file.path)));
+    all(attempt, wanted.collect::<Result<_, _>>()?).await?;
+    Ok(folder)
+}
+
+/// A LoRA, which is one file; returns its path.
+pub(crate) async fn lora(attempt: &Attempt<'_>, model: &ModelFiles, name: &str) -> Result<PathBuf, Stop> {
+    let [file] = model.files.as_slice() else {
+        return Err(wrong(format!("LoRA {} has {} files instead of one", model.name, model.files.len())));
+    };
+    let target = attempt.folder().join(format!("{name}.safetensors"));
+    all(attempt, vec![of_model(model, file, target.clone())?]).await?;
+    Ok(target)
+}
+
+/// Fetches everything, or the first thing that goes wrong.
+pub(crate) async fn all(attempt: &Attempt<'_>, wanted: Vec<Wanted>) -> Result<(), Stop> {
+    let fetched = futures::stream::iter(wanted).map(|wanted| one(attempt, wanted)).buffer_unordered(AT_ONCE);
+    attempt.prepare(fetched.try_collect::<()>()).await
+}
+
+async fn one(attempt: &Attempt<'_>, wanted: Wanted) -> Result<(), Stop> {
+    let (storage, cache, key) = (&attempt.house.storage, &attempt.house.cache, &wanted.storage_key);
+    let file = cache
+        .file(&wanted.sha256, wanted.bytes, |path| async move { storage.get_to_file(key, &path).await })
+        .await?;
+    Ok(cache.link(&file, &wanted.target)?)
+}
+
+fn of_model(model: &ModelFiles, file: &ModelFile, target: PathBuf) -> Result<Wanted, Stop> {
+    let inside = Path::new(&file.path).components().all(|part| matches!(part, Component::Normal(_)));
+    if !inside || file.path.is_empty() {
+        return Err(wrong(format!("model {} names a file outside its folder: {}", model.name, file.path)));
+    }
+    Ok(Wanted {
+        storage_key: file.storage_key.clone(),
+        sha256: file.sha256.clone(),
+        bytes: u64::try_from(file.bytes).ok(),
+        target,
+    })
+}
+
+fn wrong(message: String) -> Stop {
+    Stop::Failed(domain::job::ErrorClass::InvalidInput, message)
+}

@@ -1,0 +1,103 @@
+//! The way of a generation: rows → files on the local disk → engine → pictures in storage → succeeded.
+
+use domain::artifact::NewArtifact;
+use domain::generation::{self, GenerationWork};
+use domain::storage::StorageKey;
+use futures::future::try_join_all;
+use serde_json::json;
+
+use crate::attempt::{Attempt, Stop};
+use crate::protocol::{Adapter, Base, Generate, Order, Report, RequestId};
+use crate::supervisor::Work;
+use crate::fetch;
+
+struct Picture {
+    position: usize,
+    path: std::path::PathBuf,
+    seed: u64,
+    width: u32,
+    height: u32,
+}
+
+/// Does the whole attempt.
+pub(crate) async fn run(attempt: &Attempt<'_>) -> Result<(), Stop> {
+    let (pool, claim) = (&attempt.house.pool, attempt.claim());
+    let work = attempt.ask(|| generation::load_work(pool, claim)).await?;
+    let order = order(attempt, &work).await?;
+    let (pictures, warnings) = make(attempt, order).await?;
+    let artifacts = try_join_all(pictures.iter().map(|picture| store(attempt, picture))).await?;
+    attempt.ask(|| generation::finish(pool, claim, artifacts.clone(), &warnings)).await
+}
+
+async fn order(attempt: &Attempt<'_>, work: &GenerationWork) -> Result<Generate, Stop> {
+    let base = Base {
+        folder: fetch::checkpoint(attempt, &work.base, "base").await?,
+        name: work.base.name.clone(),
+        sha256: work.base.sha256.clone(),
+    };
+    let mut loras = Vec::new();
+    for (place, lora) in work.loras.iter().enumerate() {
+        loras.push(Adapter {
+            path: fetch::lora(attempt, &lora.files, &format!("lora-{place}")).await?,
+            name: lora.files.name.clone(),
+            sha256: lora.files.sha256.clone(),
+            scale: lora.scale,
+        });
+    }
+    let params = &work.params;
+    Ok(Generate {
+        request: 0,
+        base,
+        loras,
+        prompt: params.prompt.clone(),
+        negative_prompt: params.negative_prompt.clone(),
+        num_images: params.num_images as usize,
+        num_inference_steps: params.num_inference_steps as usize,
+        guidance_scale: params.guidance_scale,
+        true_cfg_scale: params.true_cfg_scale,
+        width: params.width as usize,
+        height: params.height as usize,
+        seed: work.seed.unsigned_abs(),
+        output_dir: attempt.subfolder("output")?,
+    })
+}
+
+async fn make(attempt: &Attempt<'_>, order: Generate) -> Result<(Vec<Picture>, Vec<String>), Stop> {
+    let work = Work::new(attempt.house.config.silence.generation, move |request: RequestId| {
+        Order::Generate(Box::new(Generate { request, ..order }))
+    });
+    let mut conversation = attempt.converse(work).await?;
+    let progress = attempt.progress();
+    let (mut pictures, mut warnings) = (Vec::new(), Vec::new());
+    loop {
+        match conversation.next().await? {
+            Report::Progress { step, total_steps, .. } => progress.tell(step, total_steps, json!({})),
+            Report::Image { position, path, seed, width, height, .. } => {
+                pictures.push(Picture { position, path, seed, width, height });
+            }
+            Report::Warning { message, .. } => warnings.push(message),
+            Report::Done { .. } => break,
+            other => tracing::debug!(?other, "not about pictures"),
+        }
+    }
+    progress.end().await;
+    Ok((pictures, warnings))
+}
+
+async fn store(attempt: &Attempt<'_>, picture: &Picture) -> Result<NewArtifact, Stop> {
+    let claim = attempt.claim();
+    let position = picture.position as i32;
+    let key = StorageKey::Artifact { job: claim.job, epoch: claim.epoch, position, extension: "png" }.to_string();
+    let stored = attempt.store(&picture.path, &key, "image/png").await?;
+    Ok(NewArtifact {
+        position,
+        storage_key: key,
+        media_type: "image/png".into(),
+        width: i32::try_from(picture.width).ok(),
+        height: i32::try_from(picture.height).ok(),
+        bytes: stored.bytes,
+        sha256: stored.sha256,
+        md5: stored.md5,
+        seed: i64::try_from(picture.seed).ok(),
+    })
+}

@@ -1,0 +1,148 @@
+//! The lease on one job: beats on a task of its own, and tells when it is lost or when somebody wants the job to end.
+//!
+//! The beat depends on nothing but the database: not on the engine, not on storage, not on the work. A database that
+//! does not answer ends no work; only the answer "this lease is not yours" does, or silence for [`GIVE_UP`].
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use domain::JobId;
+use domain::job::{self, Claim, LeasePolicy};
+use sqlx::PgPool;
+use tokio::sync::broadcast::{self, error::RecvError};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+
+/// After this long without one good beat the work is not worth its electricity: somebody else has the job by now.
+const GIVE_UP: Duration = Duration::from_secs(600);
+/// Between a failed beat and the next try.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// A held lease. Dropping it stops the beats; the database then lets it run out.
+pub struct Lease {
+    claim: Claim,
+    canceled: CancellationToken,
+    lost: CancellationToken,
+    renewed: Arc<Mutex<Instant>>,
+    fence: Duration,
+    beating: JoinHandle<()>,
+}
+
+impl Lease {
+    /// Begins to beat for a claim just made, at once, since a cancel may have come in between. `cancels` names jobs
+    /// whose end somebody asks for, ahead of the next beat.
+    pub fn hold(pool: PgPool, claim: Claim, policy: LeasePolicy, cancels: broadcast::Receiver<JobId>) -> Self {
+        let canceled = CancellationToken::new();
+        let lost = CancellationToken::new();
+        let renewed = Arc::new(Mutex::new(Instant::now()));
+        let fence = policy.ttl * 5 / 6;
+        let pulse = Pulse {
+            pool,
+            claim,
+            policy,
+            canceled: canceled.clone(),
+            lost: lost.clone(),
+            renewed: Arc::clone(&renewed),
+        };
+        let beating = tokio::spawn(pulse.run(cancels));
+        Self { claim, canceled, lost, renewed, fence, beating }
+    }
+
+    /// The claim this lease is about.
+    pub fn claim(&self) -> &Claim {
+        &self.claim
+    }
+
+    /// Resolves when somebody asked for the end of the job.
+    pub async fn canceled(&self) {
+        self.canceled.cancelled().await;
+    }
+
+    /// Resolves when the job belongs to somebody else, for good.
+    pub async fn lost(&self) {
+        self.lost.cancelled().await;
+    }
+
+    /// Waits until the lease is known to be held, before an effect that others could see: when the last good beat is
+    /// older than five sixths of the lease's life, another worker may be about to take over. False when it is lost.
+    pub async fn holds(&self) -> bool {
+        loop {
+            if self.lost.is_cancelled() {
+                return false;
+            }
+            let renewed = *self.renewed.lock().unwrap_or_else(PoisonError::into_inner);
+            if renewed.elapsed() < self.fence {
+                return true;
+            }
+            tokio::select! {
+                () = self.lost.cancelled() => {}
+                () = sleep(RETRY / 2) => {}
+            }
+        }
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.beating.abort();
+    }
+}
+
+struct Pulse {
+    pool: PgPool,
+    claim: Claim,
+    policy: LeasePolicy,
+    canceled: CancellationToken,
+    lost: CancellationToken,
+    renewed: Arc<Mutex<Instant>>,
+}
+
+impl Pulse {
+    async fn run(self, mut cancels: broadcast::Receiver<JobId>) {
+        let mut next = Instant::now();
+        loop {
+            tokio::select! {
+                () = sleep_until(next) => {}
+                () = called(&mut cancels, self.claim.job) => {}
+            }
+            // A late answer counts from the question: the database may have renewed the lease right then.
+            let asked = Instant::now();
+            match timeout(self.policy.beat.max(RETRY), job::beat(&self.pool, &self.claim, &self.policy)).await {
+                Ok(Ok(beat)) => {
+                    *self.renewed.lock().unwrap_or_else(PoisonError::into_inner) = asked;
+                    if beat.cancel && !self.canceled.is_cancelled() {
+                        tracing::info!(job = %self.claim.job, "cancel requested");
+                        self.canceled.cancel();
+                    }
+                    next = asked + self.policy.beat;
+                    continue;
+                }
+                Ok(Err(domain::Error::LeaseLost)) => {
+                    tracing::warn!(job = %self.claim.job, epoch = self.claim.epoch, "lease lost");
+                    self.lost.cancel();
+                    return;
+                }
+                Ok(Err(error)) => tracing::warn!(job = %self.claim.job, %error, "beat failed"),
+                Err(_) => tracing::warn!(job = %self.claim.job, "the database does not answer the beat"),
+            }
+            if self.renewed.lock().unwrap_or_else(PoisonError::into_inner).elapsed() > GIVE_UP {
+                tracing::error!(job = %self.claim.job, "no good beat for too long: the job is given up");
+                self.lost.cancel();
+                return;
+            }
+            next = Instant::now() + RETRY.min(self.policy.beat);
+        }
+    }
+}
+
+/// Waits until somebody asks for the end of `job`; words that were missed might have been about it.
+async fn called(cancels: &mut broadcast::Receiver<JobId>, job: JobId) {
+    loop {
+        match cancels.recv().await {
+            Ok(other) if other != job => {}
+            Ok(_) | Err(RecvError::Lagged(_)) => return,
+            Err(RecvError::Closed) => std::future::pending().await,
+        }
+    }
+}

@@ -1,0 +1,463 @@
+//! Keeps one engine child alive and talks to it.
+//!
+//! The supervisor starts the child eagerly, shakes hands, hands it one piece of work at a time and replaces it when it
+//! dies, hangs or has to be killed. It knows processes, pipes and time limits; it knows no lease, no database and not
+//! what a job is. A child cannot outlive it: the child's stdin closes with this process, however it ends.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
+use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+
+use crate::protocol::{self, FailureClass, FrameError, Order, PROTOCOL_VERSION, Report, RequestId};
+
+/// How long a child may take to open its device and say that it is ready. A first CUDA start compiles kernels.
+const READY_LIMIT: Duration = Duration::from_secs(120);
+/// How long a child may take to end after it was asked to.
+const FAREWELL_LIMIT: Duration = Duration::from_secs(2);
+/// Pauses before a new start while children keep dying at once; a child that has worked is replaced without one.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+/// Longest line of the child's log that is passed on, in bytes.
+const LOG_LINE: u64 = 16 * 1024;
+
+/// The command line of the child.
+#[derive(Debug, Clone)]
+pub struct EngineCommand {
+    /// The program: this very binary.
+    pub program: PathBuf,
+    /// Its arguments, such as `engine --device cpu`.
+    pub arguments: Vec<OsString>,
+}
+
+/// Work for the engine: the order, made with the number it gets, and how long the engine may stay silent.
+pub struct Work {
+    order: Box<dyn FnOnce(RequestId) -> Order + Send>,
+    silence_limit: Duration,
+}
+
+impl Work {
+    /// `order` must put the number it is given into the order; `silence_limit` is the no-progress watchdog.
+    pub fn new(silence_limit: Duration, order: impl FnOnce(RequestId) -> Order + Send + 'static) -> Self {
+        Self { order: Box::new(order), silence_limit }
+    }
+}
+
+/// What a session yields.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event {
+    /// The engine said something about this request.
+    Report(Report),
+    /// The engine is gone, and the work with it. Nothing follows.
+    Gone(Gone),
+}
+
+/// Why an engine is gone.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Gone {
+    /// It ended by itself, or broke the protocol; the sentence says how.
+    Crashed(String),
+    /// It made no progress within the limit, and was killed.
+    Silent(Duration),
+    /// The session's owner asked for its end.
+    Killed,
+}
+
+enum Control {
+    Cancel,
+    Suspend,
+    Kill,
+}
+
+/// One piece of work on the engine. Dropping it before its last event kills the engine: nobody would see what it does.
+pub struct Session {
+    events: mpsc::Receiver<Event>,
+    control: mpsc::UnboundedSender<Control>,
+}
+
+impl Session {
+    /// The next event; `None` after the last one.
+    pub async fn next(&mut self) -> Option<Event> {
+        self.events.recv().await
+    }
+
+    /// Asks the engine to stop at the next step.
+    pub fn cancel(&self) {
+        let _ = self.control.send(Control::Cancel);
+    }
+
+    /// Asks a training to stop with a checkpoint at the next step.
+    pub fn suspend(&self) {
+        let _ = self.control.send(Control::Suspend);
+    }
+
+    /// Ends the engine at once.
+    pub fn kill(&self) {
+        let _ = self.control.send(Control::Kill);
+    }
+}
+
+/// What is known about the engine that is up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EngineInfo {
+    /// Its device, for people.
+    pub device: String,
+    /// Process id of the child.
+    pub process: Option<u32>,
+}
+
+struct Assignment {
+    work: Work,
+    events: mpsc::Sender<Event>,
+    control: mpsc::UnboundedReceiver<Control>,
+}
+
+/// A handle on the supervisor.
+#[derive(Clone)]
+pub struct Engine {
+    assignments: mpsc::Sender<Assignment>,
+    up: watch::Receiver<Option<EngineInfo>>,
+}
+
+impl Engine {
+    /// Starts the supervisor and, at once, the child. When `stop` is cancelled the child ends and the task with it.
+    pub fn start(command: EngineCommand, stop: CancellationToken) -> (Self, JoinHandle<()>) {
+        let (assignments, inbox) = mpsc::channel(1);
+        let (up, is_up) = watch::channel(None);
+        let supervisor = Supervisor { command, inbox, up, next_request: 1 };
+        let task = tokio::spawn(supervisor.run(stop));
+        (Self { assignments, up: is_up }, task)
+    }
+
+    /// Waits until a child is up and has its device open. `None` when the supervisor has ended.
+    pub async fn ready(&self) -> Option<EngineInfo> {
+        let mut up = self.up.clone();
+        let info = up.wait_for(Option::is_some).await.ok()?;
+        info.clone()
+    }
+
+    /// What is up right now.
+    pub fn info(&self) -> Option<EngineInfo> {
+        self.up.borrow().clone()
+    }
+
+    /// Hands work over; it begins when the engine is ready. `None` when the supervisor has ended.
+    pub async fn begin(&self, work: Work) -> Option<Session> {
+        // Wide enough that a slow reader does not hold up the steps of the engine.
+        let (events, inbox) = mpsc::channel(1024);
+        let (control, wishes) = mpsc::unbounded_channel();
+        self.assignments.send(Assignment { work, events, control: wishes }).await.ok()?;
+        Some(Session { events: inbox, control })
+    }
+}
+
+struct Supervisor {
+    command: EngineCommand,
+    inbox: mpsc::Receiver<Assignment>,
+    up: watch::Sender<Option<EngineInfo>>,
+    next_request: RequestId,
+}
+
+impl Supervisor {
+    async fn run(mut self, stop: CancellationToken) {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let started = tokio::select! {
+                started = Running::start(&self.command) => started,
+                () = stop.cancelled() => return,
+            };
+            match started {
+                Ok((mut child, info)) => {
+                    tracing::info!(device = info.device, process = info.process, "engine ready");
+                    self.up.send_replace(Some(info));
+                    let began = Instant::now();
+                    let stopped = self.serve(&mut child, &stop).await;
+                    self.up.send_replace(None);
+                    child.end(stopped).await;
+                    if stopped {
+                        return;
+                    }
+                    if began.elapsed() > LONGEST_PAUSE {
+                        pause = FIRST_PAUSE;
+                    }
+                }
+                Err(reason) => tracing::error!(reason, "the engine does not start"),
+            }
+            tokio::select! {
+                () = sleep(pause) => pause = (pause * 2).min(LONGEST_PAUSE),
+                () = stop.cancelled() => return,
+            }
+        }
+    }
+
+    /// Serves assignments until the child has to be replaced (false) or the worker stops (true).
+    async fn serve(&mut self, child: &mut Running, stop: &CancellationToken) -> bool {
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return true,
+                heard = child.reports.recv() => match heard {
+                    // A late word about a request whose session has ended.
+                    Some(Ok(report)) => tracing::debug!(?report, "the idle engine spoke"),
+                    Some(Err(error)) => {
+                        tracing::error!(error, "the idle engine broke the protocol");
+                        return false;
+                    }
+                    None => {
+                        tracing::error!(status = child.last_words().await, "the idle engine ended");
+                        return false;
+                    }
+                },
+                assignment = self.inbox.recv() => {
+                    let Some(assignment) = assignment else { return true };
+                    let request = self.next_request;
+                    self.next_request += 1;
+                    if let Err(gone) = child.attend(request, assignment).await {
+                        tracing::warn!(?gone, "the engine is replaced");
+                        return false;
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// A child that has shaken hands.
+struct Running {
+    child: Child,
+    orders: ChildStdin,
+    /// Read by a task of its own, since half a frame must not be lost when something else happens first.
+    reports: mpsc::Receiver<Result<Report, String>>,
+    reading: JoinHandle<()>,
+    logging: JoinHandle<String>,
+}
+
+impl Running {
+    async fn start(command: &EngineCommand) -> Result<(Self, EngineInfo), String> {
+        let mut started = Command::new(&command.program);
+        started
+            .args(&command.arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            // Its own group: Ctrl-C in a terminal is for the worker, which lets the engine finish.
+            .process_group(0)
+            .kill_on_drop(true);
+        let mut child = started.spawn().map_err(|error| format!("{}: {error}", command.program.display()))?;
+        let (Some(orders), Some(output), Some(log)) = (child.stdin.take(), child.stdout.take(), child.stderr.take())
+        else {
+            return Err("no pipes to the child".into());
+        };
+        let process = child.id();
+        let logging = tokio::spawn(pass_log_on(log, process));
+        let (reading, reports) = read_reports(output);
+        let mut running = Self { child, orders, reports, reading, logging };
+        match timeout(READY_LIMIT, running.shake_hands()).await {
+            Ok(Ok(device)) => Ok((running, EngineInfo { device, process })),
+            Ok(Err(reason)) => {
+                running.end(false).await;
+                Err(reason)
+            }
+            Err(_) => {
+                running.end(false).await;
+                Err(format!("no answer within {} s", READY_LIMIT.as_secs()))
+            }
+        }
+    }
+
+    async fn shake_hands(&mut self) -> Result<String, String> {
+        let hello = Order::Hello { version: PROTOCOL_VERSION };
+        protocol::send(&mut self.orders, &hello).await.map_err(|error| error.to_string())?;
+        match self.reports.recv().await {
+            Some(Ok(Report::Ready { version: PROTOCOL_VERSION, device, why })) => {
+                if let Some(why) = why {
+                    tracing::warn!(device, why, "not the device one might expect");
+                }
+                Ok(device)
+            }
+            Some(Ok(Report::Ready { version, .. })) => {
+                Err(format!("it speaks protocol version {version}, this worker {PROTOCOL_VERSION}"))
+            }
+            Some(Ok(other)) => Err(format!("it said {other:?} instead of ready")),
+            Some(Err(error)) => Err(error),
+            None => Err(self.last_words().await),
+        }
+    }
+
+    /// Sees one piece of work through. An error means that this child is of no more use; the session knows already.
+    async fn attend(&mut self, request: RequestId, assignment: Assignment) -> Result<(), Gone> {
+        let Assignment { work, events, mut control } = assignment;
+        let outcome = self.converse(request, work, &events, &mut control).await;
+        if let Err(gone) = &outcome {
+            // Dead before the session hears of it: from then on the work has no more effects.
+            self.kill().await;
+            let _ = events.send(Event::Gone(gone.clone())).await;
+        }
+        outcome
+    }
+
+    async fn converse(
+        &mut self,
+        request: RequestId,
+        work: Work,
+        events: &mpsc::Sender<Event>,
+        control: &mut mpsc::UnboundedReceiver<Control>,
+    ) -> Result<(), Gone> {
+        let order = (work.order)(request);
+        match self.tell(&order).await {
+            Ok(()) => {}
+            Err(NotTold::TooLong(message)) => {
+                let refused = Report::Failed { request, class: FailureClass::InvalidInput, message };
+                let _ = events.send(Event::Report(refused)).await;
+                return Ok(());
+            }
+            Err(NotTold::Gone(gone)) => return Err(gone),
+        }
+        let mut silent_until = Instant::now() + work.silence_limit;
+        loop {
+            tokio::select! {
+                heard = self.reports.recv() => match heard {
+                    Some(Ok(report)) if report.request() == Some(request) => {
+                        silent_until = Instant::now() + work.silence_limit;
+                        let last = report.is_last();
+                        if events.send(Event::Report(report)).await.is_err() {
+                            return if last { Ok(()) } else { Err(Gone::Killed) };
+                        }
+                        if last {
+                            return Ok(());
+                        }
+                    }
+                    Some(Ok(stale)) => tracing::debug!(?stale, "about another request"),
+                    Some(Err(error)) => return Err(Gone::Crashed(error)),
+                    None => return Err(Gone::Crashed(self.last_words().await)),
+                },
+                wish = control.recv() => match wish {
+                    Some(Control::Cancel) => self.tell(&Order::Cancel { request }).await.map_err(NotTold::into_gone)?,
+                    Some(Control::Suspend) => self.tell(&Order::Suspend { request }).await.map_err(NotTold::into_gone)?,
+                    // A dropped session is a kill.
+                    Some(Control::Kill) | None => return Err(Gone::Killed),
+                },
+                () = sleep_until(silent_until) => return Err(Gone::Silent(work.silence_limit)),
+            }
+        }
+    }
+
+    /// Sends an order; a child that takes none is as good as dead.
+    async fn tell(&mut self, order: &Order) -> Result<(), NotTold> {
+        match timeout(READY_LIMIT, protocol::send(&mut self.orders, order)).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error @ FrameError::TooLong(_))) => Err(NotTold::TooLong(error.to_string())),
+            Ok(Err(error)) => {
+                let words = self.last_words().await;
+                Err(NotTold::Gone(Gone::Crashed(format!("{words} ({error})"))))
+            }
+            Err(_) => Err(NotTold::Gone(Gone::Crashed("it takes no orders".into()))),
+        }
+    }
+
+    /// How the child ended, and the last line it logged.
+    async fn last_words(&mut self) -> String {
+        let status = match timeout(FAREWELL_LIMIT, self.child.wait()).await {
+            Ok(Ok(status)) => describe(status),
+            Ok(Err(error)) => format!("its end could not be seen: {error}"),
+            Err(_) => {
+                self.kill().await;
+                "it closed its pipe and went on".into()
+            }
+        };
+        let log = timeout(FAREWELL_LIMIT, &mut self.logging).await;
+        match log {
+            Ok(Ok(line)) if !line.is_empty() => format!("{status}; last log line: {line}"),
+            _ => status,
+        }
+    }
+
+    async fn kill(&mut self) {
+        if let Err(error) = self.child.kill().await {
+            tracing::debug!(%error, "the engine is gone already");
+        }
+    }
+
+    /// Ends the child: in peace when it is idle and the worker stops, else at once.
+    async fn end(mut self, in_peace: bool) {
+        if in_peace {
+            let _ = protocol::send(&mut self.orders, &Order::Shutdown).await;
+            let _ = timeout(FAREWELL_LIMIT, self.child.wait()).await;
+        }
+        self.kill().await;
+        self.reading.abort();
+    }
+}
+
+/// Why an order did not reach the child.
+enum NotTold {
+    /// The order itself is at fault; the child is as well as before.
+    TooLong(String),
+    Gone(Gone),
+}
+
+impl NotTold {
+    fn into_gone(self) -> Gone {
+        match self {
+            Self::TooLong(message) => Gone::Crashed(message),
+            Self::Gone(gone) => gone,
+        }
+    }
+}
+
+fn describe(status: ExitStatus) -> String {
+    use std::os::unix::process::ExitStatusExt;
+    match (status.code(), status.signal()) {
+        (Some(code), _) => format!("the engine exited with code {code}"),
+        (None, Some(signal)) => format!("the engine was ended by signal {signal}"),
+        (None, None) => "the engine ended".into(),
+    }
+}
+
+fn read_reports(mut output: ChildStdout) -> (JoinHandle<()>, mpsc::Receiver<Result<Report, String>>) {
+    let (reports, inbox) = mpsc::channel(64);
+    let task = tokio::spawn(async move {
+        loop {
+            let report = match protocol::receive::<Report>(&mut output).await {
+                Ok(Some(report)) => Ok(report),
+                Ok(None) => return,
+                // A child that dies in the middle of a frame has crashed; that its frame is cut is not the news.
+                Err(protocol::FrameError::Pipe(error)) => {
+                    tracing::debug!(%error, "pipe to the engine broke");
+                    return;
+                }
+                Err(error) => Err(error.to_string()),
+            };
+            let broken = report.is_err();
+            if reports.send(report).await.is_err() || broken {
+                return;
+            }
+        }
+    });
+    (task, inbox)
+}
+
+/// Passes the child's log lines on; returns the last one.
+async fn pass_log_on(log: tokio::process::ChildStderr, process: Option<u32>) -> String {
+    let mut log = BufReader::new(log);
+    let mut last = String::new();
+    loop {
+        let mut line = Vec::new();
+        match (&mut log).take(LOG_LINE).read_until(b'\n', &mut line).await {
+            Ok(0) | Err(_) => return last,
+            Ok(_) => {
+                let text = String::from_utf8_lossy(&line).trim_end().to_owned();
+                if !text.is_empty() {
+                    tracing::info!(target: "pyrograph::engine", process, "{text}");
+                    last = text;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,219 @@
+//! The way of a training: rows → pictures and base on the local disk → engine → checkpoints and adapter in storage →
+//! a new model and succeeded.
+//!
+//! Checkpoints are sent away while the training goes on; the next attempt, on whichever worker, continues from the
+//! highest one.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use domain::job::ErrorClass;
+use domain::storage::StorageKey;
+use domain::training::{self, NewAdapter, NewCheckpoint, Snapshot, TrainingWork};
+use serde_json::json;
+
+use crate::attempt::{Attempt, Stop};
+use crate::fetch::{self, Wanted};
+use crate::protocol::{Base, Example, Order, Report, RequestId, Train};
+use crate::supervisor::Work;
+
+/// How long the last checkpoint of an attempt that ends early may take to be sent away.
+const LAST_CHECKPOINT: Duration = Duration::from_secs(20);
+
+/// A checkpoint on the local disk.
+struct Saved {
+    path: PathBuf,
+    step: usize,
+}
+
+/// Does the whole attempt.
+pub(crate) async fn run(attempt: &Attempt<'_>) -> Result<(), Stop> {
+    let (house, claim) = (attempt.house, attempt.claim());
+    let work = attempt.ask(|| training::load_work(&house.pool, claim)).await?;
+    let order = order(attempt, &work).await?;
+    let (adapter, warnings) = teach(attempt, &work, order).await?;
+
+    let key = StorageKey::Artifact { job: claim.job, epoch: claim.epoch, position: 0, extension: "safetensors" };
+    let key = key.to_string();
+    let stored = attempt.store(&adapter, &key, "application/octet-stream").await?;
+    let adapter = NewAdapter { storage_key: key, bytes: stored.bytes, sha256: stored.sha256, md5: stored.md5 };
+    attempt
+        .ask(|| training::finish(&house.pool, &house.storage, claim, adapter.clone(), &warnings))
+        .await
+        .map(drop)
+}
+
+async fn order(attempt: &Attempt<'_>, work: &TrainingWork) -> Result<Train, Stop> {
+    let base = Base {
+        folder: fetch::checkpoint(attempt, &work.base, "base").await?,
+        name: work.base.name.clone(),
+        sha256: work.base.sha256.clone(),
+    };
+    let examples = examples(attempt, &work.examples).await?;
+    let resume = resume(attempt, work).await?;
+    let config = &work.config;
+    Ok(Train {
+        request: 0,
+        base,
+        examples,
+        trigger_word: config.trigger_word.clone(),
+        steps: config.steps as usize,
+        rank: config.rank as usize,
+        alpha: config.alpha,
+        learning_rate: config.learning_rate,
+        batch_size: config.batch_size as usize,
+        resolution: config.resolution as usize,
+        seed: config.seed.unsigned_abs(),
+        resume,
+        output_dir: attempt.subfolder("output")?,
+        checkpoint_every: attempt.house.config.checkpoint_every.max(1),
+        metadata: metadata(work),
+    })
+}
+
+async fn examples(attempt: &Attempt<'_>, snapshots: &[Snapshot]) -> Result<Vec<Example>, Stop> {
+    let folder = attempt.subfolder("examples")?;
+    let mut examples = Vec::with_capacity(snapshots.len());
+    let mut wanted = Vec::with_capacity(snapshots.len());
+    for (place, snapshot) in snapshots.iter().enumerate() {
+        let path = folder.join(format!("{place:05}.{}", extension(&snapshot.media_type)));
+        wanted.push(Wanted {
+            storage_key: snapshot.storage_key.clone(),
+            sha256: snapshot.sha256.clone(),
+            bytes: None,
+            target: path.clone(),
+        });
+        examples.push(Example { path, caption: snapshot.caption.clone() });
+    }
+    fetch::all(attempt, wanted).await?;
+    Ok(examples)
+}
+
+fn extension(media_type: &str) -> &'static str {
+    match media_type {
+        "image/jpeg" => "jpg",
+        "image/webp" => "webp",
+        _ => "png",
+    }
+}
+
+async fn resume(attempt: &Attempt<'_>, work: &TrainingWork) -> Result<Option<PathBuf>, Stop> {
+    let Some(checkpoint) = &work.checkpoint else { return Ok(None) };
+    let path = attempt.folder().join("resume.safetensors");
+    let wanted = Wanted {
+        storage_key: checkpoint.storage_key.clone(),
+        sha256: checkpoint.sha256.clone(),
+        bytes: u64::try_from(checkpoint.bytes).ok(),
+        target: path.clone(),
+    };
+    fetch::all(attempt, vec![wanted]).await?;
+    tracing::info!(training = %work.id, step = checkpoint.step, epoch = checkpoint.epoch, "going on from a checkpoint");
+    Ok(Some(path))
+}
+
+/// What the adapter's file tells about itself: ours, and the keys of the
+/// [model metadata standard](https://github.com/Stability-AI/ModelSpec) that other programs show.
+fn metadata(work: &TrainingWork) -> BTreeMap<String, String> {
+    let config = &work.config;
+    let mut told = BTreeMap::from([
+        ("modelspec.sai_model_spec".to_owned(), "1.0.1".to_owned()),
+        ("modelspec.title".into(), work.name.clone()),
+        ("pyrograph.version".into(), env!("CARGO_PKG_VERSION").into()),
+        ("pyrograph.training".into(), work.id.to_string()),
+        ("pyrograph.base_model".into(), work.base.name.clone()),
+        ("pyrograph.base_sha256".into(), work.base.sha256.clone()),
+        ("pyrograph.examples".into(), work.examples.len().to_string()),
+        ("pyrograph.steps".into(), config.steps.to_string()),
+        ("pyrograph.rank".into(), config.rank.to_string()),
+        ("pyrograph.alpha".into(), config.alpha.to_string()),
+        ("pyrograph.learning_rate".into(), config.learning_rate.to_string()),
+        ("pyrograph.batch_size".into(), config.batch_size.to_string()),
+        ("pyrograph.resolution".into(), config.resolution.to_string()),
+        ("pyrograph.seed".into(), config.seed.to_string()),
+    ]);
+    if let Some(word) = &config.trigger_word {
+        told.insert("modelspec.trigger_phrase".into(), word.clone());
+    }
+    told
+}
+
+/// Runs the trainer; returns the adapter's file.
+async fn teach(attempt: &Attempt<'_>, work: &TrainingWork, order: Train) -> Result<(PathBuf, Vec<String>), Stop> {
+    let engine_work = Work::new(attempt.house.config.silence.training, move |request: RequestId| {
+        Order::Train(Box::new(Train { request, ..order }))
+    });
+    let (saved, mut inbox) = tokio::sync::mpsc::unbounded_channel::<Saved>();
+    let sending = async {
+        while let Some(mut newest) = inbox.recv().await {
+            // Only the newest is worth its way.
+            while let Ok(newer) = inbox.try_recv() {
+                remove(&std::mem::replace(&mut newest, newer).path);
+            }
+            if let Err(stop) = send(attempt, work, &newest).await {
+                tracing::warn!(?stop, step = newest.step, "a checkpoint was not stored");
+            }
+            remove(&newest.path);
+        }
+    };
+    tokio::pin!(sending);
+    let talking = talk(attempt, engine_work, saved);
+    tokio::pin!(talking);
+    let outcome = tokio::select! {
+        outcome = &mut talking => outcome,
+        // Never first: the sender lives in the conversation.
+        () = &mut sending => talking.await,
+    };
+    match &outcome {
+        // The adapter makes checkpoints worthless; without the lease or after a cancel nobody needs them.
+        Ok(_) | Err(Stop::LeaseLost | Stop::Canceled) => {}
+        Err(_) => {
+            let _ = tokio::time::timeout(LAST_CHECKPOINT, sending).await;
+        }
+    }
+    outcome
+}
+
+async fn talk(
+    attempt: &Attempt<'_>,
+    work: Work,
+    saved: tokio::sync::mpsc::UnboundedSender<Saved>,
+) -> Result<(PathBuf, Vec<String>), Stop> {
+    let mut conversation = attempt.converse(work).await?;
+    let progress = attempt.progress();
+    let mut warnings = Vec::new();
+    loop {
+        match conversation.next().await? {
+            Report::Progress { step, total_steps, loss, seconds_per_step, .. } => {
+                progress.tell(step, total_steps, json!({"loss": loss, "seconds_per_step": seconds_per_step}));
+            }
+            Report::Checkpoint { path, step, .. } => {
+                let _ = saved.send(Saved { path, step });
+            }
+            Report::Warning { message, .. } => warnings.push(message),
+            Report::Done { adapter: Some(adapter), .. } => {
+                progress.end().await;
+                return Ok((adapter, warnings));
+            }
+            Report::Done { adapter: None, .. } => {
+                return Err(Stop::Failed(ErrorClass::Internal, "the engine trained no adapter".into()));
+            }
+            other => tracing::debug!(?other, "not about a training"),
+        }
+    }
+}
+
+async fn send(attempt: &Attempt<'_>, work: &TrainingWork, saved: &Saved) -> Result<(), Stop> {
+    let (house, claim) = (attempt.house, attempt.claim());
+    let step = i32::try_from(saved.step).unwrap_or(i32::MAX);
+    let key = StorageKey::TrainingCheckpoint { training: work.id, epoch: claim.epoch, step }.to_string();
+    let stored = attempt.store(&saved.path, &key, "application/octet-stream").await?;
+    let checkpoint = NewCheckpoint { step, storage_key: key, sha256: stored.sha256, bytes: stored.bytes };
+    attempt.ask(|| training::add_checkpoint(&house.pool, &house.storage, claim, checkpoint.clone())).await
+}
+
+fn remove(path: &Path) {
+    if let Err(error) = std::fs::remove_file(path) {
+        tracing::debug!(path = %path.display(), %error, "not removed");
+    }
+}

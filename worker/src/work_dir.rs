@@ -1,0 +1,103 @@
+//! The folder for what jobs have at hand, one for each process start, and gone with it.
+//!
+//! Workers of one machine may share the parent. Each holds a lock on a file beside its folder; a folder whose lock is
+//! free was left by a process that died, and the next one to start removes it.
+
+use std::fs::{self, File, TryLockError};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::StartError;
+
+const LOCK: &str = "lock";
+
+/// A locked folder; removed when dropped.
+pub struct WorkDir {
+    folder: PathBuf,
+    lock_path: PathBuf,
+    /// Holds the lock as long as this process lives.
+    _lock: File,
+}
+
+impl WorkDir {
+    /// Removes what dead processes left in `parent` and makes `parent/name`.
+    pub fn open(parent: &Path, name: &str) -> Result<Self, StartError> {
+        let make = || -> io::Result<Self> {
+            fs::create_dir_all(parent)?;
+            remove_abandoned(parent)?;
+            let lock_path = parent.join(name).with_extension(LOCK);
+            // Locked before it has the name by which others know it as a lock.
+            let unnamed = parent.join(name).with_extension("new");
+            let lock = File::create_new(&unnamed)?;
+            lock.lock()?;
+            fs::rename(&unnamed, &lock_path)?;
+            let folder = parent.join(name);
+            fs::create_dir(&folder)?;
+            Ok(Self { folder, lock_path, _lock: lock })
+        };
+        make().map_err(|source| StartError::WorkDir { path: parent.to_owned(), source })
+    }
+
+    /// Where to work.
+    pub fn path(&self) -> &Path {
+        &self.folder
+    }
+}
+
+impl Drop for WorkDir {
+    fn drop(&mut self) {
+        remove(&self.folder, &self.lock_path);
+    }
+}
+
+fn remove_abandoned(parent: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(parent)?.flatten() {
+        let lock_path = entry.path();
+        if lock_path.extension().is_none_or(|end| end != LOCK) {
+            continue;
+        }
+        let Ok(lock) = File::open(&lock_path) else { continue };
+        match lock.try_lock() {
+            Ok(()) => {
+                let folder = lock_path.with_extension("");
+                tracing::info!(folder = %folder.display(), "removing what a dead worker left");
+                remove(&folder, &lock_path);
+            }
+            Err(TryLockError::WouldBlock) => {}
+            Err(TryLockError::Error(error)) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+fn remove(folder: &Path, lock_path: &Path) {
+    for gone in [fs::remove_dir_all(folder), fs::remove_file(lock_path)] {
+        if let Err(error) = gone
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            tracing::warn!(folder = %folder.display(), %error, "left behind");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_dead_left_goes_and_what_the_living_have_stays() {
+        let parent = tempfile::tempdir().unwrap();
+        let living = WorkDir::open(parent.path(), "living").unwrap();
+        fs::create_dir(parent.path().join("dead")).unwrap();
+        fs::write(parent.path().join("dead/file"), "left").unwrap();
+        fs::write(parent.path().join("dead.lock"), "").unwrap();
+
+        let next = WorkDir::open(parent.path(), "next").unwrap();
+        assert!(!parent.path().join("dead").exists() && !parent.path().join("dead.lock").exists());
+        assert!(living.path().exists() && next.path().exists());
+
+        drop(living);
+        drop(next);
+        assert_eq!(fs::read_dir(parent.path()).unwrap().count(), 0);
+    }
+}

@@ -1,0 +1,320 @@
+//! The supervisor against a scripted engine: this very program, started again with the word `engine`. What the child
+//! does is steered by the prompt of each order.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
+
+use libtest_mimic::{Arguments, Failed, Trial};
+use tokio_util::sync::CancellationToken;
+use worker::protocol::{self, Base, Generate, Order, PROTOCOL_VERSION, Report};
+use worker::supervisor::{Engine, EngineCommand, Event, Gone, Work};
+
+fn main() -> ExitCode {
+    let words: Vec<String> = std::env::args().collect();
+    if words.get(1).is_some_and(|word| word == "engine") {
+        return scripted_engine(words.get(2).map(String::as_str).unwrap_or_default());
+    }
+    libtest_mimic::run(&Arguments::from_args(), trials()).exit_code()
+}
+
+// ── the child ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+fn scripted_engine(role: &str) -> ExitCode {
+    let say = |report: Report| protocol::write(&mut std::io::stdout(), &report).unwrap();
+    let canceled = Arc::new(AtomicU64::new(0));
+    let (orders, inbox) = mpsc::channel();
+    let flag = Arc::clone(&canceled);
+    std::thread::spawn(move || {
+        while let Ok(Some(order)) = protocol::read::<Order>(&mut std::io::stdin()) {
+            if let Order::Cancel { request } = order {
+                flag.store(request, Ordering::SeqCst);
+            }
+            orders.send(order).unwrap();
+        }
+        std::process::exit(0);
+    });
+    for order in inbox {
+        match order {
+            Order::Hello { .. } => {
+                let version = if role == "from-the-future" { PROTOCOL_VERSION + 1 } else { PROTOCOL_VERSION };
+                say(Report::Ready { version, device: "scripted".into(), why: None });
+            }
+            Order::Generate(order) => play(&order, &say, &canceled),
+            Order::Shutdown => break,
+            _ => {}
+        }
+    }
+    ExitCode::SUCCESS
+}
+
+fn play(order: &Generate, say: &impl Fn(Report), canceled: &AtomicU64) {
+    let request = order.request;
+    say(Report::Loading { request });
+    for step in 1..=order.num_inference_steps {
+        std::thread::sleep(Duration::from_millis(10));
+        say(Report::Progress {
+            request,
+            step,
+            total_steps: order.num_inference_steps,
+            loss: None,
+            seconds_per_step: None,
+        });
+        if canceled.load(Ordering::SeqCst) == request {
+            return say(Report::Canceled { request });
+        }
+        match (order.prompt.as_str(), step) {
+            ("abort", 2) => std::process::abort(),
+            ("exit", 2) => {
+                eprintln!("CUDA error 700: an illegal memory access was encountered");
+                std::process::exit(70);
+            }
+            ("hang", 2) => std::thread::sleep(Duration::from_secs(3600)),
+            ("print", 2) => println!("a library that prints to stdout"),
+            _ => {}
+        }
+    }
+    // A word about a request that is long over must not reach another session.
+    say(Report::Warning { request: request + 1000, message: "stale".into() });
+    say(Report::Done { request, adapter: None });
+    if order.prompt == "die when idle" {
+        std::process::exit(1);
+    }
+}
+
+// ── the parent ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+struct Bench {
+    engine: Engine,
+    stop: CancellationToken,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Bench {
+    fn start(role: &str) -> Self {
+        let stop = CancellationToken::new();
+        let command = EngineCommand {
+            program: std::env::current_exe().unwrap(),
+            arguments: vec!["engine".into(), role.into()],
+        };
+        let (engine, task) = Engine::start(command, stop.clone());
+        Self { engine, stop, task }
+    }
+
+    async fn process(&self) -> u32 {
+        let ready = tokio::time::timeout(Duration::from_secs(10), self.engine.ready());
+        ready.await.expect("no engine within 10 s").unwrap().process.unwrap()
+    }
+
+    /// Waits for the process that replaces `old`.
+    async fn replacement(&self, old: u32) -> u32 {
+        let began = Instant::now();
+        loop {
+            let now = self.process().await;
+            if now != old {
+                assert!(!alive(old), "the old engine still runs");
+                return now;
+            }
+            assert!(began.elapsed() < Duration::from_secs(10), "the engine was not replaced");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    async fn begin(&self, prompt: &str, steps: usize) -> worker::supervisor::Session {
+        let prompt = prompt.to_owned();
+        let work = Work::new(Duration::from_millis(1500), move |request| order(request, prompt, steps));
+        self.engine.begin(work).await.unwrap()
+    }
+
+    /// All events of one piece of work.
+    async fn play(&self, prompt: &str) -> Vec<Event> {
+        let mut session = self.begin(prompt, 3).await;
+        let mut events = Vec::new();
+        while let Some(event) = session.next().await {
+            events.push(event);
+        }
+        events
+    }
+
+    async fn still_works(&self) {
+        assert!(matches!(self.play("").await.last(), Some(Event::Report(Report::Done { .. }))));
+    }
+}
+
+fn order(request: u64, prompt: String, steps: usize) -> Order {
+    Order::Generate(Box::new(Generate {
+        request,
+        base: Base { folder: PathBuf::new(), name: "none".into(), sha256: "00".into() },
+        loras: Vec::new(),
+        prompt,
+        negative_prompt: None,
+        num_images: 1,
+        num_inference_steps: steps,
+        guidance_scale: 1.0,
+        true_cfg_scale: 1.0,
+        width: 16,
+        height: 16,
+        seed: 0,
+        output_dir: PathBuf::new(),
+    }))
+}
+
+/// Whether the process is there and no zombie.
+fn alive(process: u32) -> bool {
+    std::fs::read_to_string(format!("/proc/{process}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
+}
+
+fn crashed(events: &[Event]) -> &str {
+    match events.last() {
+        Some(Event::Gone(Gone::Crashed(how))) => how,
+        other => panic!("no crash but {other:?}"),
+    }
+}
+
+async fn work_is_reported_step_by_step() {
+    let bench = Bench::start("");
+    let process = bench.process().await;
+    for _ in 0..2 {
+        let steps: Vec<_> = bench.play("").await;
+        let shape: Vec<_> = steps
+            .iter()
+            .map(|event| match event {
+                Event::Report(Report::Loading { .. }) => "loading",
+                Event::Report(Report::Progress { .. }) => "step",
+                Event::Report(Report::Done { .. }) => "done",
+                _ => "?",
+            })
+            .collect();
+        assert_eq!(shape, ["loading", "step", "step", "step", "done"]);
+    }
+    assert_eq!(bench.process().await, process, "the engine stays warm between two jobs");
+}
+
+async fn a_crash_is_told_and_the_engine_replaced() {
+    let bench = Bench::start("");
+    let process = bench.process().await;
+    assert!(crashed(&bench.play("abort").await).contains("signal 6"));
+    bench.replacement(process).await;
+    bench.still_works().await;
+}
+
+async fn the_last_log_line_of_a_crash_is_told() {
+    let bench = Bench::start("");
+    let events = bench.play("exit").await;
+    let how = crashed(&events);
+    assert!(how.contains("code 70") && how.contains("illegal memory access"), "{how}");
+    bench.still_works().await;
+}
+
+async fn silence_is_ended() {
+    let bench = Bench::start("");
+    let process = bench.process().await;
+    let began = Instant::now();
+    let events = bench.play("hang").await;
+    assert_eq!(events.last(), Some(&Event::Gone(Gone::Silent(Duration::from_millis(1500)))));
+    assert!(began.elapsed() >= Duration::from_millis(1500));
+    bench.replacement(process).await;
+    bench.still_works().await;
+}
+
+async fn text_on_stdout_is_a_crash_not_a_message() {
+    let bench = Bench::start("");
+    crashed(&bench.play("print").await);
+    bench.still_works().await;
+}
+
+async fn cancel_stops_the_work_and_not_the_engine() {
+    let bench = Bench::start("");
+    let process = bench.process().await;
+    let mut session = bench.begin("", 1000).await;
+    session.next().await.unwrap();
+    session.cancel();
+    let mut last = None;
+    let mut steps_after = 0;
+    while let Some(event) = session.next().await {
+        steps_after += usize::from(matches!(event, Event::Report(Report::Progress { .. })));
+        last = Some(event);
+    }
+    assert!(matches!(last, Some(Event::Report(Report::Canceled { .. }))), "{last:?}");
+    assert!(steps_after <= 3, "{steps_after} steps after the cancel");
+    assert_eq!(bench.process().await, process);
+    bench.still_works().await;
+}
+
+async fn kill_ends_the_engine_before_it_is_told() {
+    let bench = Bench::start("");
+    let process = bench.process().await;
+    let mut session = bench.begin("hang", 1000).await;
+    session.next().await.unwrap();
+    session.kill();
+    loop {
+        match session.next().await {
+            Some(Event::Gone(gone)) => {
+                assert_eq!(gone, Gone::Killed);
+                break;
+            }
+            Some(_) => {}
+            None => panic!("no last word"),
+        }
+    }
+    assert!(!alive(process));
+    bench.replacement(process).await;
+}
+
+async fn a_dropped_session_ends_the_engine() {
+    let bench = Bench::start("");
+    let process = bench.process().await;
+    let mut session = bench.begin("hang", 1000).await;
+    session.next().await.unwrap();
+    drop(session);
+    bench.replacement(process).await;
+    bench.still_works().await;
+}
+
+async fn an_engine_that_dies_idle_is_replaced() {
+    let bench = Bench::start("");
+    let process = bench.process().await;
+    bench.play("die when idle").await;
+    bench.replacement(process).await;
+    bench.still_works().await;
+}
+
+async fn another_protocol_version_is_refused() {
+    let bench = Bench::start("from-the-future");
+    assert!(tokio::time::timeout(Duration::from_millis(700), bench.engine.ready()).await.is_err());
+}
+
+async fn stopping_ends_the_engine() {
+    let bench = Bench::start("");
+    let process = bench.process().await;
+    bench.stop.cancel();
+    tokio::time::timeout(Duration::from_secs(5), bench.task).await.unwrap().unwrap();
+    assert!(!alive(process));
+    assert!(bench.engine.ready().await.is_none());
+}
+
+fn trials() -> Vec<Trial> {
+    macro_rules! trials {
+        ($($name:ident),* $(,)?) => { vec![$(Trial::test(stringify!($name), || on_runtime($name()))),*] };
+    }
+    trials![
+        work_is_reported_step_by_step,
+        a_crash_is_told_and_the_engine_replaced,
+        the_last_log_line_of_a_crash_is_told,
+        silence_is_ended,
+        text_on_stdout_is_a_crash_not_a_message,
+        cancel_stops_the_work_and_not_the_engine,
+        kill_ends_the_engine_before_it_is_told,
+        a_dropped_session_ends_the_engine,
+        an_engine_that_dies_idle_is_replaced,
+        another_protocol_version_is_refused,
+        stopping_ends_the_engine,
+    ]
+}
+
+fn on_runtime(test: impl Future<Output = ()>) -> Result<(), Failed> {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?.block_on(test);
+    Ok(())
+}
