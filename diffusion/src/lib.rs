@@ -4,11 +4,14 @@
 //! variables, and it never downloads anything. All randomness of sampling comes from one place, so that a seed gives
 //! the same picture on every machine.
 
+pub mod device;
 pub mod error;
+pub mod image;
 pub mod layers;
 pub mod networks;
 pub mod noise;
 pub mod schedulers;
 pub mod tokenizers;
+pub mod training;
 
 pub use error::{Error, Result};

@@ -8,6 +8,7 @@ use burn::prelude::*;
 use burn::tensor::activation::{gelu, sigmoid};
 use serde::{Deserialize, Serialize};
 
+use crate::error::{Error, Result};
 use crate::layers::{Embedding, LayerNorm, Linear, attention, join_heads, split_heads};
 
 /// Twin of the encoder's `config.json`, with the defaults of `transformers`' `CLIPTextConfig`.
@@ -48,6 +49,18 @@ impl Default for Config {
             layer_norm_eps: 1e-5,
             eos_token_id: 49407,
         }
+    }
+}
+
+impl Config {
+    /// Whether a network of this shape can be built.
+    pub fn check(&self) -> Result<()> {
+        let sizes = [self.hidden_size, self.intermediate_size, self.num_attention_heads, self.max_position_embeddings];
+        let fine = sizes.iter().all(|size| (1..=1 << 16).contains(size))
+            && (1..=1 << 20).contains(&self.vocab_size)
+            && self.num_hidden_layers <= 1024
+            && self.hidden_size.is_multiple_of(self.num_attention_heads);
+        if fine { Ok(()) } else { Err(Error::Invalid(format!("no CLIP text encoder has this shape: {self:?}"))) }
     }
 }
 

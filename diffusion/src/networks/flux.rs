@@ -11,6 +11,7 @@ use burn::tensor::DType;
 use burn::tensor::activation::silu;
 use serde::{Deserialize, Serialize};
 
+use crate::error::{Error, Result};
 use crate::layers::{LayerNorm, Linear, RmsNorm, attention, gelu_tanh, join_heads, split_heads};
 
 /// Twin of the transformer's `config.json`, with the defaults of diffusers' `FluxTransformer2DModel`.
@@ -53,6 +54,30 @@ impl Config {
     pub fn width(&self) -> usize {
         self.attention_head_dim * self.num_attention_heads
     }
+
+    /// Channels of the answer.
+    pub fn outputs(&self) -> usize {
+        self.out_channels.unwrap_or(self.in_channels)
+    }
+
+    /// Whether a network of this shape can be built.
+    pub fn check(&self) -> Result<()> {
+        let sizes = [
+            self.in_channels,
+            self.outputs(),
+            self.attention_head_dim,
+            self.num_attention_heads,
+            self.joint_attention_dim,
+            self.pooled_projection_dim,
+        ];
+        let fine = sizes.iter().all(|size| (1..=1 << 16).contains(size))
+            && self.width() <= 1 << 16
+            && self.num_layers.max(self.num_single_layers) <= 1024
+            && self.patch_size == 1
+            && self.axes_dims_rope.iter().all(|dims| dims % 2 == 0)
+            && self.axes_dims_rope.iter().sum::<usize>() == self.attention_head_dim;
+        if fine { Ok(()) } else { Err(Error::Invalid(format!("no FLUX.1 transformer has this shape: {self:?}"))) }
+    }
 }
 
 /// Sinusoids in the time embedding.
@@ -68,8 +93,8 @@ pub struct FluxTransformer {
     time_text_embed: TimeTextEmbedding,
     context_embedder: Linear,
     x_embedder: Linear,
-    pub(crate) transformer_blocks: Vec<DoubleBlock>,
-    pub(crate) single_transformer_blocks: Vec<SingleBlock>,
+    transformer_blocks: Vec<DoubleBlock>,
+    single_transformer_blocks: Vec<SingleBlock>,
     norm_out: ContinuousNorm,
     proj_out: Linear,
     axes: [usize; 3],
@@ -106,7 +131,6 @@ impl FluxTransformer {
     pub fn new(config: &Config, device: &Device) -> Self {
         let width = config.width();
         let patch = config.patch_size * config.patch_size;
-        let out_channels = config.out_channels.unwrap_or(config.in_channels);
         Self {
             time_text_embed: TimeTextEmbedding {
                 timestep_embedder: TwoLayers::new(TIME_CHANNELS, width, device),
@@ -122,7 +146,7 @@ impl FluxTransformer {
                 .map(|_| SingleBlock::new(config, device))
                 .collect(),
             norm_out: ContinuousNorm { linear: Linear::new(width, 2 * width, device), norm: LayerNorm::plain(EPSILON) },
-            proj_out: Linear::new(width, patch * out_channels, device),
+            proj_out: Linear::new(width, patch * config.outputs(), device),
             axes: config.axes_dims_rope,
         }
     }
@@ -131,6 +155,32 @@ impl FluxTransformer {
     /// axes are (unused, row, column).
     pub fn rotary(&self, text: usize, rows: usize, columns: usize, device: &Device) -> Rotary {
         Rotary::new(&self.axes, text, rows, columns, device)
+    }
+
+    /// Every linear layer with its path, which is what adapters may hang on.
+    pub(crate) fn linears(&mut self) -> Vec<(String, &mut Linear)> {
+        let embed = &mut self.time_text_embed;
+        let mut all = vec![
+            ("x_embedder".to_owned(), &mut self.x_embedder),
+            ("context_embedder".to_owned(), &mut self.context_embedder),
+            ("norm_out.linear".to_owned(), &mut self.norm_out.linear),
+            ("proj_out".to_owned(), &mut self.proj_out),
+        ];
+        let guidance = embed.guidance_embedder.as_mut().map(|layers| ("guidance_embedder", layers));
+        let others = [("timestep_embedder", &mut embed.timestep_embedder), ("text_embedder", &mut embed.text_embedder)];
+        for (name, layers) in others.into_iter().chain(guidance) {
+            all.push((format!("time_text_embed.{name}.linear_1"), &mut layers.linear_1));
+            all.push((format!("time_text_embed.{name}.linear_2"), &mut layers.linear_2));
+        }
+        for (number, block) in self.transformer_blocks.iter_mut().enumerate() {
+            let named = block.linears().into_iter();
+            all.extend(named.map(|(name, linear)| (format!("transformer_blocks.{number}.{name}"), linear)));
+        }
+        for (number, block) in self.single_transformer_blocks.iter_mut().enumerate() {
+            let named = block.linears().into_iter();
+            all.extend(named.map(|(name, linear)| (format!("single_transformer_blocks.{number}.{name}"), linear)));
+        }
+        all
     }
 
     /// Velocity of each token, `[batch, tokens, out_channels]`.
@@ -158,16 +208,16 @@ impl FluxTransformer {
 impl Rotary {
     fn new(axes: &[usize; 3], text: usize, rows: usize, columns: usize, device: &Device) -> Self {
         let head: usize = axes.iter().sum();
-        let mut angles = Vec::with_capacity((text + rows * columns) * head / 2);
+        // (axis, frequency) of each pair of channels
+        let frequencies: Vec<(usize, f64)> = (0..3)
+            .flat_map(|axis| (0..axes[axis]).step_by(2).map(move |channel| (axis, channel)))
+            .map(|(axis, channel)| (axis, ROTARY_BASE.powf(-(channel as f64) / axes[axis] as f64)))
+            .collect();
         let image = (0..rows).flat_map(|row| (0..columns).map(move |column| [0, row, column]));
-        for position in std::iter::repeat_n([0; 3], text).chain(image) {
-            for (axis, &dims) in axes.iter().enumerate() {
-                angles.extend((0..dims / 2).map(|pair| {
-                    let frequency = ROTARY_BASE.powf(-((2 * pair) as f64) / dims as f64);
-                    position[axis] as f64 * frequency
-                }));
-            }
-        }
+        let angles: Vec<f64> = std::iter::repeat_n([0; 3], text)
+            .chain(image)
+            .flat_map(|position| frequencies.iter().map(move |(axis, frequency)| position[*axis] as f64 * frequency))
+            .collect();
         let table = |of: fn(f64) -> f64| {
             let values: Vec<f32> = angles.iter().flat_map(|&angle| [of(angle) as f32; 2]).collect();
             Tensor::from_data(TensorData::new(values, [text + rows * columns, head]), device)
@@ -247,8 +297,8 @@ impl TwoLayers {
 
 /// adaLN: a linear layer that makes shifts, scales and gates out of the condition.
 #[derive(Module, Debug)]
-pub(crate) struct Modulation {
-    pub(crate) linear: Linear,
+struct Modulation {
+    linear: Linear,
     parts: usize,
 }
 
@@ -277,42 +327,42 @@ fn modulate(x: Tensor<3>, shift: Tensor<3>, scale: Tensor<3>) -> Tensor<3> {
 pub(crate) struct DoubleBlock {
     norm1: Modulation,
     norm1_context: Modulation,
-    pub(crate) attn: JointAttention,
-    pub(crate) ff: FeedForward,
-    pub(crate) ff_context: FeedForward,
+    attn: JointAttention,
+    ff: FeedForward,
+    ff_context: FeedForward,
 }
 
 /// The attention of a double block.
 #[derive(Module, Debug)]
-pub(crate) struct JointAttention {
+struct JointAttention {
     norm_q: RmsNorm,
     norm_k: RmsNorm,
-    pub(crate) to_q: Linear,
-    pub(crate) to_k: Linear,
-    pub(crate) to_v: Linear,
-    pub(crate) to_out: [Linear; 1],
+    to_q: Linear,
+    to_k: Linear,
+    to_v: Linear,
+    to_out: [Linear; 1],
     norm_added_q: RmsNorm,
     norm_added_k: RmsNorm,
-    pub(crate) add_q_proj: Linear,
-    pub(crate) add_k_proj: Linear,
-    pub(crate) add_v_proj: Linear,
-    pub(crate) to_add_out: Linear,
+    add_q_proj: Linear,
+    add_k_proj: Linear,
+    add_v_proj: Linear,
+    to_add_out: Linear,
     heads: usize,
 }
 
 /// linear · gelu · linear; `net.1` is a dropout without weights.
 #[derive(Module, Debug)]
-pub(crate) struct FeedForward {
-    pub(crate) net: (Projection, Dropout, Linear),
+struct FeedForward {
+    net: (Projection, Dropout, Linear),
 }
 
 #[derive(Module, Debug)]
-pub(crate) struct Projection {
-    pub(crate) proj: Linear,
+struct Projection {
+    proj: Linear,
 }
 
 #[derive(Module, Debug)]
-pub(crate) struct Dropout;
+struct Dropout;
 
 impl FeedForward {
     fn new(width: usize, device: &Device) -> Self {
@@ -353,6 +403,27 @@ impl DoubleBlock {
             ff: FeedForward::new(width, device),
             ff_context: FeedForward::new(width, device),
         }
+    }
+
+    fn linears(&mut self) -> [(&'static str, &mut Linear); 14] {
+        let Self { norm1, norm1_context, attn, ff, ff_context } = self;
+        let [to_out] = &mut attn.to_out;
+        [
+            ("norm1.linear", &mut norm1.linear),
+            ("norm1_context.linear", &mut norm1_context.linear),
+            ("attn.to_q", &mut attn.to_q),
+            ("attn.to_k", &mut attn.to_k),
+            ("attn.to_v", &mut attn.to_v),
+            ("attn.to_out.0", to_out),
+            ("attn.add_q_proj", &mut attn.add_q_proj),
+            ("attn.add_k_proj", &mut attn.add_k_proj),
+            ("attn.add_v_proj", &mut attn.add_v_proj),
+            ("attn.to_add_out", &mut attn.to_add_out),
+            ("ff.net.0.proj", &mut ff.net.0.proj),
+            ("ff.net.2", &mut ff.net.2),
+            ("ff_context.net.0.proj", &mut ff_context.net.0.proj),
+            ("ff_context.net.2", &mut ff_context.net.2),
+        ]
     }
 
     /// image `[batch, tokens, width]`, context `[batch, text, width]`, condition `[batch, width]`
@@ -407,19 +478,19 @@ impl JointAttention {
 #[derive(Module, Debug)]
 pub(crate) struct SingleBlock {
     norm: Modulation,
-    pub(crate) proj_mlp: Linear,
-    pub(crate) proj_out: Linear,
-    pub(crate) attn: SelfAttention,
+    proj_mlp: Linear,
+    proj_out: Linear,
+    attn: SelfAttention,
 }
 
 /// The attention of a single block; its output projection is the block's `proj_out`.
 #[derive(Module, Debug)]
-pub(crate) struct SelfAttention {
+struct SelfAttention {
     norm_q: RmsNorm,
     norm_k: RmsNorm,
-    pub(crate) to_q: Linear,
-    pub(crate) to_k: Linear,
-    pub(crate) to_v: Linear,
+    to_q: Linear,
+    to_k: Linear,
+    to_v: Linear,
     heads: usize,
 }
 
@@ -439,6 +510,17 @@ impl SingleBlock {
                 heads: config.num_attention_heads,
             },
         }
+    }
+
+    fn linears(&mut self) -> [(&'static str, &mut Linear); 6] {
+        [
+            ("norm.linear", &mut self.norm.linear),
+            ("attn.to_q", &mut self.attn.to_q),
+            ("attn.to_k", &mut self.attn.to_k),
+            ("attn.to_v", &mut self.attn.to_v),
+            ("proj_mlp", &mut self.proj_mlp),
+            ("proj_out", &mut self.proj_out),
+        ]
     }
 
     /// `[batch, text + tokens, width]` → the same shape

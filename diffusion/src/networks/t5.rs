@@ -8,6 +8,7 @@
 use burn::prelude::*;
 use serde::{Deserialize, Serialize};
 
+use crate::error::{Error, Result};
 use crate::layers::{Embedding, Linear, RmsNorm, attention, gelu_tanh, join_heads, split_heads};
 
 /// Twin of the encoder's `config.json`, with the defaults of `transformers`' `T5Config`
@@ -49,6 +50,19 @@ impl Default for Config {
             layer_norm_epsilon: 1e-6,
             feed_forward_proj: FeedForwardKind::GatedGelu,
         }
+    }
+}
+
+impl Config {
+    /// Whether a network of this shape can be built.
+    pub fn check(&self) -> Result<()> {
+        let sizes = [self.d_model, self.d_kv, self.d_ff, self.num_heads, self.d_kv * self.num_heads];
+        let fine = sizes.iter().all(|size| (1..=1 << 16).contains(size))
+            && (1..=1 << 20).contains(&self.vocab_size)
+            && (1..=1024).contains(&self.num_layers)
+            && (4..=1 << 16).contains(&self.relative_attention_num_buckets)
+            && self.relative_attention_max_distance > self.relative_attention_num_buckets / 4;
+        if fine { Ok(()) } else { Err(Error::Invalid(format!("no T5 encoder has this shape: {self:?}"))) }
     }
 }
 

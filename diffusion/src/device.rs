@@ -1,0 +1,134 @@
+//! Which device the tensors live on. Asks what is there before it touches anything, so that a machine without a GPU is
+//! told so in a sentence.
+
+use std::fmt;
+use std::str::FromStr;
+
+use burn::prelude::*;
+use burn::tensor::DType;
+#[cfg(feature = "cuda")]
+use burn::tensor::DeviceType;
+
+use crate::{Error, Result};
+
+/// A device as a person asks for it: `auto`, `cpu`, `cuda` or `cuda:1`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum DeviceChoice {
+    /// The first GPU if there is one, else the CPU.
+    #[default]
+    Auto,
+    /// The CPU.
+    Cpu,
+    /// The CUDA device of this number.
+    Cuda(usize),
+}
+
+/// A device that can be used.
+#[derive(Debug, Clone)]
+pub struct OpenDevice {
+    /// Burn's handle.
+    pub device: Device,
+    /// As it may be asked for, e.g. `cuda:0`.
+    pub name: String,
+    /// Why it is this one, where that was not said by the choice.
+    pub why: Option<String>,
+}
+
+impl fmt::Display for DeviceChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::Cpu => f.write_str("cpu"),
+            Self::Cuda(index) => write!(f, "cuda:{index}"),
+        }
+    }
+}
+
+impl FromStr for DeviceChoice {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "cpu" => Ok(Self::Cpu),
+            "cuda" => Ok(Self::Cuda(0)),
+            _ => text
+                .strip_prefix("cuda:")
+                .and_then(|index| index.parse().ok())
+                .map(Self::Cuda)
+                .ok_or_else(|| Error::Device(format!("{text:?} is none of auto, cpu, cuda and cuda:N"))),
+        }
+    }
+}
+
+/// Opens the device that was asked for. Never panics, with or without a GPU.
+pub fn open(choice: DeviceChoice) -> Result<OpenDevice> {
+    match choice {
+        DeviceChoice::Cpu => Ok(cpu(None)),
+        DeviceChoice::Auto => match cuda_devices() {
+            Ok(0) => Ok(cpu(Some("no CUDA device was found".into()))),
+            Ok(_) => cuda(0, Some("the first CUDA device".into())),
+            Err(reason) => Ok(cpu(Some(reason))),
+        },
+        DeviceChoice::Cuda(index) => match cuda_devices() {
+            Ok(count) if index < count => cuda(index, None),
+            Ok(0) => Err(Error::Device("no CUDA device was found on this machine".into())),
+            Ok(count) => Err(Error::Device(format!("cuda:{index} was asked for, and there are {count} CUDA devices"))),
+            Err(reason) => Err(Error::Device(reason)),
+        },
+    }
+}
+
+/// The dtype that weights have on a device: f32 on the CPU, which has no faster one, bf16 elsewhere.
+pub fn weight_dtype(device: &Device) -> DType {
+    if device.clone().without_autodiff() == Device::flex() { DType::F32 } else { DType::BF16 }
+}
+
+fn cpu(why: Option<String>) -> OpenDevice {
+    OpenDevice { device: Device::flex(), name: DeviceChoice::Cpu.to_string(), why }
+}
+
+#[cfg(feature = "cuda")]
+fn cuda_devices() -> Result<usize, String> {
+    Ok(Device::enumerate(DeviceType::Cuda).into_vec().len())
+}
+
+#[cfg(not(feature = "cuda"))]
+fn cuda_devices() -> Result<usize, String> {
+    Err("this build has no CUDA support (cargo feature `cuda`)".into())
+}
+
+#[cfg(feature = "cuda")]
+fn cuda(index: usize, why: Option<String>) -> Result<OpenDevice> {
+    let device = Device::cuda(index);
+    device.sync().map_err(|error| Error::Device(format!("cuda:{index} does not answer: {error:?}")))?;
+    Ok(OpenDevice { device, name: DeviceChoice::Cuda(index).to_string(), why })
+}
+
+#[cfg(not(feature = "cuda"))]
+fn cuda(index: usize, _why: Option<String>) -> Result<OpenDevice> {
+    Err(Error::Device(format!("cuda:{index} cannot be opened by this build")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn choices_read_as_they_are_written() {
+        for choice in [DeviceChoice::Auto, DeviceChoice::Cpu, DeviceChoice::Cuda(3)] {
+            assert_eq!(choice.to_string().parse::<DeviceChoice>().unwrap(), choice);
+        }
+        assert_eq!("cuda".parse::<DeviceChoice>().unwrap(), DeviceChoice::Cuda(0));
+        assert!("gpu".parse::<DeviceChoice>().is_err());
+        assert!("cuda:x".parse::<DeviceChoice>().is_err());
+    }
+
+    #[test]
+    fn a_machine_without_a_gpu_says_so() {
+        assert_eq!(open(DeviceChoice::Cpu).unwrap().name, "cpu");
+        let auto = open(DeviceChoice::Auto).unwrap();
+        assert!(auto.why.is_some());
+        assert!(open(DeviceChoice::Cuda(4096)).is_err());
+    }
+}

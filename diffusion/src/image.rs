@@ -1,0 +1,112 @@
+//! Between pictures and tensors. Reading is limited in size, since pictures come from strangers.
+
+use std::path::Path;
+
+use ::image::{ImageReader, Limits, Rgb, RgbImage, RgbaImage, imageops};
+use burn::prelude::*;
+
+use crate::{Error, Result};
+
+/// Neither side of a picture may be longer, in pixels.
+const LONGEST_SIDE: u32 = 16_384;
+/// What decoding may allocate, in bytes.
+const MEMORY: u64 = 512 << 20;
+
+/// Reads a PNG, JPEG or WebP file, whatever its name ends with. Transparent pictures are put on white.
+pub fn read(path: &Path) -> Result<RgbImage> {
+    let mut reader = ImageReader::open(path)
+        .and_then(|reader| reader.with_guessed_format())
+        .map_err(Error::file(path))?;
+    let mut limits = Limits::default();
+    limits.max_image_width = Some(LONGEST_SIDE);
+    limits.max_image_height = Some(LONGEST_SIDE);
+    limits.max_alloc = Some(MEMORY);
+    reader.limits(limits);
+    let picture = reader.decode().map_err(|error| Error::malformed(path, format!("not a readable picture: {error}")))?;
+    Ok(if picture.color().has_alpha() { on_white(&picture.to_rgba8()) } else { picture.to_rgb8() })
+}
+
+fn on_white(picture: &RgbaImage) -> RgbImage {
+    RgbImage::from_fn(picture.width(), picture.height(), |x, y| {
+        let [red, green, blue, alpha] = picture.get_pixel(x, y).0;
+        let over = |value: u8| ((u32::from(value) * u32::from(alpha) + 255 * (255 - u32::from(alpha)) + 127) / 255) as u8;
+        Rgb([over(red), over(green), over(blue)])
+    })
+}
+
+/// Scales a picture until it covers `width` × `height` and cuts off what sticks out, evenly on both sides.
+pub fn cover(picture: &RgbImage, width: u32, height: u32) -> RgbImage {
+    if picture.dimensions() == (width, height) {
+        return picture.clone();
+    }
+    let scale = (f64::from(width) / f64::from(picture.width())).max(f64::from(height) / f64::from(picture.height()));
+    let scaled = |side: u32, least: u32| ((f64::from(side) * scale).round() as u32).max(least);
+    let (wide, high) = (scaled(picture.width(), width), scaled(picture.height(), height));
+    let whole = imageops::resize(picture, wide, high, imageops::FilterType::Lanczos3);
+    imageops::crop_imm(&whole, (wide - width) / 2, (high - height) / 2, width, height).to_image()
+}
+
+/// Bytes 0..255 → values −1..1, `[1, 3, height, width]`.
+pub fn to_tensor(picture: &RgbImage, device: &Device) -> Tensor<4> {
+    let (width, height) = (picture.width() as usize, picture.height() as usize);
+    let bytes = picture.as_raw();
+    let values: Vec<f32> = (0..3)
+        .flat_map(|channel| bytes.iter().skip(channel).step_by(3))
+        .map(|byte| f32::from(*byte) / 127.5 - 1.0)
+        .collect();
+    Tensor::from_data(TensorData::new(values, [1, 3, height, width]), device)
+}
+
+/// Values −1..1, `[1, 3, height, width]` → bytes 0..255, as diffusers rounds them.
+pub fn from_tensor(pixels: Tensor<4>) -> Result<RgbImage> {
+    let [_, _, height, width] = pixels.dims();
+    let rows = ((pixels.narrow(0, 0, 1) / 2.0 + 0.5).clamp(0.0, 1.0) * 255.0).round().permute([0, 2, 3, 1]);
+    let values = rows.into_data().convert::<f32>().to_vec::<f32>();
+    let values = values.map_err(|error| Error::Invalid(format!("the decoded picture is unreadable: {error:?}")))?;
+    if values.iter().any(|value| value.is_nan()) {
+        return Err(Error::Invalid("the model made a picture of values that are not numbers".into()));
+    }
+    let bytes = values.into_iter().map(|value| value as u8).collect();
+    RgbImage::from_raw(width as u32, height as u32, bytes)
+        .ok_or_else(|| Error::Invalid("the decoded picture does not have three channels".into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn gradient() -> RgbImage {
+        RgbImage::from_fn(6, 4, |x, y| Rgb([x as u8 * 40, y as u8 * 60, 255 - x as u8]))
+    }
+
+    #[test]
+    fn bytes_survive_the_way_there_and_back() {
+        assert_eq!(from_tensor(to_tensor(&gradient(), &Device::flex())).unwrap(), gradient());
+    }
+
+    #[test]
+    fn values_outside_are_clamped_and_nan_is_refused() {
+        let device = Device::flex();
+        let bright = Tensor::<4>::full([1, 3, 1, 1], 7.0, &device);
+        assert_eq!(from_tensor(bright).unwrap().get_pixel(0, 0).0, [255; 3]);
+        let broken = Tensor::<4>::full([1, 3, 1, 1], f32::NAN, &device);
+        assert!(from_tensor(broken).is_err());
+    }
+
+    #[test]
+    fn covering_fills_both_sides() {
+        let covered = cover(&gradient(), 8, 8);
+        assert_eq!(covered.dimensions(), (8, 8));
+        assert_eq!(cover(&gradient(), 6, 4), gradient());
+    }
+
+    #[test]
+    fn transparency_becomes_white() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("clear.png");
+        RgbaImage::from_pixel(2, 2, ::image::Rgba([10, 20, 30, 0])).save(&path).unwrap();
+        assert_eq!(read(&path).unwrap().get_pixel(1, 1).0, [255; 3]);
+        std::fs::write(&path, b"no picture").unwrap();
+        assert!(read(&path).is_err());
+    }
+}
