@@ -38,9 +38,9 @@ async fn order(attempt: &Attempt<'_>, work: &GenerationWork) -> Result<Generate,
     let mut loras = Vec::new();
     for (place, lora) in work.loras.iter().enumerate() {
         loras.push(Adapter {
-            path: fetch::lora(attempt, &lora.files, &format!("lora-{place}")).await?,
-            name: lora.files.name.clone(),
-            sha256: lora.files.sha256.clone(),
+            path: fetch::lora(attempt, &lora.model, &format!("lora-{place}")).await?,
+            name: lora.model.name.clone(),
+            sha256: lora.model.sha256.clone(),
             scale: lora.scale,
         });
     }

@@ -25,7 +25,7 @@ use std::time::Duration;
 use apalis::prelude::{Monitor, WorkerBuilder, WorkerBuilderExt};
 use apalis_core::task::data::Data;
 use domain::{JobId, WorkerId};
-use domain::database::Pools;
+use domain::Pools;
 use domain::job::{Call, Claim, Doorbell, Reaper};
 use domain::storage::Storage;
 use tokio::sync::{broadcast, watch};

@@ -210,7 +210,8 @@ impl Supervisor {
                         return false;
                     }
                     None => {
-                        tracing::error!(status = child.last_words().await, "the idle engine ended");
+                        let words = child.last_words().await;
+                        tracing::error!(words, "the idle engine ended");
                         return false;
                     }
                 },
@@ -277,7 +278,7 @@ impl Running {
         match self.reports.recv().await {
             Some(Ok(Report::Ready { version: PROTOCOL_VERSION, device, why })) => {
                 if let Some(why) = why {
-                    tracing::warn!(device, why, "not the device one might expect");
+                    tracing::info!(device, why, "why this device");
                 }
                 Ok(device)
             }
