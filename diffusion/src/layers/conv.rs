@@ -41,6 +41,10 @@ impl Conv2d {
 
     /// `[batch, in, height, width]` → `[batch, out, height', width']`
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        #[cfg(feature = "cpu-kernels")]
+        if let Some(y) = self.forward_on_cpu(&x, false) {
+            return y;
+        }
         let (stride, padding) = (self.stride, self.padding);
         conv2d(
             x,
@@ -48,5 +52,36 @@ impl Conv2d {
             self.bias.as_ref().map(|bias| bias.val()),
             ConvOptions::new([stride; 2], [padding; 2], [1; 2], 1),
         )
+    }
+
+    /// `[batch, in, height, width]` → half the size, for a kernel of 3 with stride 2: zeros are added below and to the
+    /// right only.
+    pub fn forward_halving(&self, x: Tensor<4>) -> Tensor<4> {
+        #[cfg(feature = "cpu-kernels")]
+        if let Some(y) = self.forward_on_cpu(&x, true) {
+            return y;
+        }
+        self.forward(x.pad((0, 1, 0, 1), 0.0))
+    }
+
+    #[cfg(feature = "cpu-kernels")]
+    fn forward_on_cpu(&self, x: &Tensor<4>, halve: bool) -> Option<Tensor<4>> {
+        let weight = self.weight.val();
+        let bias = self.bias.as_ref()?.val();
+        let [batch, inputs, height, width] = x.dims();
+        let [outputs, _, kernel, _] = weight.dims();
+        if x.dtype() != burn::tensor::DType::F32 {
+            return None;
+        }
+        match (kernel, self.stride, self.padding, halve) {
+            (3, 1, 1, false) => super::cpu_kernels::convolve(x, &weight, &bias, false),
+            (3, 2, 0, true) if height % 2 == 0 && width % 2 == 0 => super::cpu_kernels::convolve(x, &weight, &bias, true),
+            (1, 1, 0, false) => {
+                let mixed = weight.reshape([1, outputs, inputs]).expand([batch, outputs, inputs]);
+                let y = mixed.matmul(x.clone().reshape([batch, inputs, height * width]));
+                Some(y.reshape([batch, outputs, height, width]) + bias.reshape([1, outputs, 1, 1]))
+            }
+            _ => None,
+        }
     }
 }

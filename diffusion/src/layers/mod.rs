@@ -7,6 +7,8 @@
 mod activation;
 mod attention;
 mod conv;
+#[cfg(feature = "cpu-kernels")]
+mod cpu_kernels;
 mod embedding;
 mod linear;
 mod norm;

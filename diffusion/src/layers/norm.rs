@@ -3,6 +3,7 @@
 use burn::module::Param;
 use burn::prelude::*;
 use burn::tensor::DType;
+use burn::tensor::activation::silu;
 
 use super::{ones, zeros};
 
@@ -28,10 +29,26 @@ impl GroupNorm {
         let [batch, channels, height, width] = x.dims();
         let dtype = x.dtype();
         let grouped = x.cast(DType::F32).reshape([batch, self.groups, channels / self.groups * height * width]);
-        let normal = standardise(grouped, self.epsilon).reshape([batch, channels, height, width]);
+        let centred = grouped.clone() - grouped.mean_dim(2);
+        let variance = centred.clone().square().mean_dim(2);
+        // One factor for each picture and channel, so that the large tensor is multiplied once.
+        let factor = (variance + self.epsilon).sqrt().recip().expand([batch, self.groups, channels / self.groups]);
         let weight = self.weight.val().cast(DType::F32).reshape([1, channels, 1, 1]);
         let bias = self.bias.val().cast(DType::F32).reshape([1, channels, 1, 1]);
-        (normal * weight + bias).cast(dtype)
+        let factor = factor.reshape([batch, channels, 1, 1]) * weight;
+        (centred.reshape([batch, channels, height, width]) * factor + bias).cast(dtype)
+    }
+
+    /// The norm followed by SiLU, which is how residual blocks use it.
+    pub fn forward_silu(&self, x: Tensor<4>) -> Tensor<4> {
+        #[cfg(feature = "cpu-kernels")]
+        if x.dtype() == DType::F32 {
+            let y = super::cpu_kernels::normalise_silu(&x, &self.weight.val(), &self.bias.val(), self.groups, self.epsilon);
+            if let Some(y) = y {
+                return y;
+            }
+        }
+        silu(self.forward(x))
     }
 }
 

@@ -3,7 +3,6 @@
 //! the config and applied by [`Autoencoder::normalise`] and [`Autoencoder::denormalise`].
 
 use burn::prelude::*;
-use burn::tensor::activation::silu;
 use burn::tensor::module::interpolate;
 use burn::tensor::ops::{InterpolateMode, InterpolateOptions};
 use serde::{Deserialize, Serialize};
@@ -185,7 +184,7 @@ impl Encoder {
             x = block.forward(x);
         }
         let x = self.mid_block.forward(x);
-        self.conv_out.forward(silu(self.conv_norm_out.forward(x)))
+        self.conv_out.forward(self.conv_norm_out.forward_silu(x))
     }
 }
 
@@ -223,7 +222,7 @@ impl Decoder {
         for block in &self.up_blocks {
             x = block.forward(x);
         }
-        self.conv_out.forward(silu(self.conv_norm_out.forward(x)))
+        self.conv_out.forward(self.conv_norm_out.forward_silu(x))
     }
 }
 
@@ -273,9 +272,9 @@ impl Downsample {
         Self { conv: Conv2d::new(channels, channels, 3, device).with_stride(2) }
     }
 
-    /// `[batch, channels, height, width]` → half the size. Zeros are added below and to the right only.
+    /// `[batch, channels, height, width]` → half the size
     fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        self.conv.forward(x.pad((0, 1, 0, 1), 0.0))
+        self.conv.forward_halving(x)
     }
 }
 
@@ -319,8 +318,8 @@ impl ResnetBlock {
 
     /// `[batch, in, height, width]` → `[batch, out, height, width]`
     fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        let hidden = self.conv1.forward(silu(self.norm1.forward(x.clone())));
-        let hidden = self.conv2.forward(silu(self.norm2.forward(hidden)));
+        let hidden = self.conv1.forward(self.norm1.forward_silu(x.clone()));
+        let hidden = self.conv2.forward(self.norm2.forward_silu(hidden));
         match &self.conv_shortcut {
             Some(conv) => conv.forward(x) + hidden,
             None => x + hidden,

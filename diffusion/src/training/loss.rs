@@ -1,0 +1,41 @@
+//! What a rectified flow learns: the straight way from data to noise
+//! ([Liu et al. 2022](https://arxiv.org/abs/2209.03003); noise levels after [Esser et al. 2024](https://arxiv.org/abs/2403.03206)).
+
+use burn::prelude::*;
+
+use super::Random;
+
+/// One batch of the flow-matching task.
+#[derive(Debug, Clone)]
+pub struct FlowBatch {
+    /// `(1 − t)·data + t·noise`, the shape of the data
+    pub noisy: Tensor<3>,
+    /// `noise − data`, what the denoiser should answer
+    pub velocity: Tensor<3>,
+    /// The noise level t in 0..1 of each example, `[batch]`
+    pub level: Tensor<1>,
+}
+
+/// Mixes normalised, packed latents `[batch, tokens, channels]` with noise at the given levels, one for each example.
+pub fn flow_batch(data: Tensor<3>, levels: &[f64], random: &mut Random) -> FlowBatch {
+    let device = data.device();
+    let batch = levels.len();
+    let noise = random.normal(data.dims(), &device);
+    let values: Vec<f32> = levels.iter().map(|level| *level as f32).collect();
+    let level = Tensor::<1>::from_data(TensorData::new(values, [batch]), &device);
+    let share = level.clone().reshape([batch, 1, 1]);
+    FlowBatch { noisy: data.clone() * (1.0 - share.clone()) + noise.clone() * share, velocity: noise - data, level }
+}
+
+/// A noise level from the logit-normal distribution, `sigmoid(mean + normal)`, moved towards noise by `shift`
+/// (1 leaves it; FLUX uses more for more tokens).
+pub fn draw_level(random: &mut Random, shift: f64) -> f64 {
+    let [normal, _] = random.normal_pair();
+    let level = 1.0 / (1.0 + (-normal).exp());
+    shift * level / (1.0 + (shift - 1.0) * level)
+}
+
+/// Mean squared error of the predicted velocity, in f32.
+pub fn flow_loss(predicted: Tensor<3>, velocity: Tensor<3>) -> Tensor<1> {
+    (predicted.cast(burn::tensor::DType::F32) - velocity).square().mean()
+}

@@ -1,0 +1,12 @@
+//! Training on one device: the loss, the optimizer, the random choices, and what is cached. Which networks are trained on
+//! which pictures is said by the trainers on top: LoRA adapters, and ember from scratch.
+
+mod initialise;
+mod loss;
+mod optimizer;
+mod random;
+
+pub use initialise::initialise;
+pub use loss::{FlowBatch, draw_level, flow_batch, flow_loss};
+pub use optimizer::{AdamW, AdamWConfig, Moments};
+pub use random::Random;
