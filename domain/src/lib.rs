@@ -1,1 +1,40 @@
+//! What Pyrograph is about: the nouns, their rows and their rules. No HTTP and no tensors in here.
+//!
+//! | word | meaning |
+//! |---|---|
+//! | [`dataset`], example, caption | pictures to learn from, each with a sentence |
+//! | [`model`] | weights: a checkpoint to run, or a LoRA to run on top of one |
+//! | [`training`] | a request for a LoRA |
+//! | [`generation`] | a request for pictures |
+//! | [`job`], attempt, epoch | the work behind a request, one claim of it by a worker, and the claim's fencing token |
+//! | [`event`] | what happened to a job, numbered |
+//! | [`artifact`] | what a job made |
+//! | [`storage`] | where all bytes are |
+//!
+//! All SQL is here, in checked queries. Every effect of an attempt is one transaction that asks for `id AND epoch AND worker`.
 
+pub mod artifact;
+pub mod database;
+pub mod dataset;
+mod error;
+pub mod event;
+pub mod generation;
+mod id;
+pub mod image_gate;
+pub mod job;
+pub mod model;
+mod notice;
+mod page;
+pub mod report;
+pub mod safetensors_gate;
+pub mod storage;
+pub mod training;
+pub mod upload;
+pub mod worker;
+pub mod zip_gate;
+
+pub use database::{MIGRATIONS, Pools, bounded, migrate};
+pub use error::{Error, Result};
+pub use id::{ArtifactId, DatasetId, ExampleId, GenerationId, JobId, ModelId, TrainingId, UploadId, WorkerId};
+pub use page::{DEFAULT_LIMIT, MAX_LIMIT, Page, PageRequest};
+pub use storage::{Storage, StorageConfig, StorageKey};

@@ -1,0 +1,98 @@
+//! The way to Postgres: pools, session settings, migrations and the time limit around each statement.
+
+use std::future::Future;
+use std::time::Duration;
+
+use sqlx::migrate::Migrator;
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::{Executor, PgPool};
+
+use crate::{Error, Result};
+
+/// The schema, from the folder `migrations/`.
+pub static MIGRATIONS: Migrator = sqlx::migrate!("../migrations");
+
+/// A statement that takes longer is given up. sqlx has no limit of its own, and a half-open connection never answers.
+const STATEMENT_LIMIT: Duration = Duration::from_secs(10);
+
+/// Separate pools, so that a burst of requests cannot keep a heartbeat from its connection.
+#[derive(Debug, Clone)]
+pub struct Pools {
+    /// For requests.
+    pub api: PgPool,
+    /// For claims, beats and commits of workers, and for the reaper.
+    pub lease: PgPool,
+    /// For LISTEN: a connection stays taken as long as somebody listens.
+    pub listen: PgPool,
+}
+
+impl Pools {
+    /// Connects to `url` (`postgres://…`) and makes sure that the database answers.
+    ///
+    /// # Errors
+    /// `Unavailable` if it does not; `Invalid` for a URL that is none.
+    pub async fn connect(url: &str) -> Result<Pools> {
+        let options: PgConnectOptions =
+            url.parse().map_err(|_| Error::invalid("DATABASE_URL", "is not a URL of a Postgres database"))?;
+        let options = with_session_settings(options);
+        let pool = |name: &str, most: u32| {
+            PgPoolOptions::new()
+                .max_connections(most)
+                .acquire_timeout(Duration::from_secs(3))
+                .max_lifetime(Duration::from_secs(30 * 60))
+                // A ping before each use costs a round trip; a connection that was idle for long gets one below.
+                .test_before_acquire(false)
+                .before_acquire(|connection, idle| {
+                    Box::pin(async move {
+                        if idle.idle_for < Duration::from_secs(10) {
+                            return Ok(true);
+                        }
+                        let ping = tokio::time::timeout(Duration::from_secs(1), connection.execute("SELECT 1"));
+                        Ok(matches!(ping.await, Ok(Ok(_))))
+                    })
+                })
+                .connect_lazy_with(options.clone().application_name(&format!("pyrograph {name}")))
+        };
+        let pools = Pools { api: pool("api", 16), lease: pool("lease", 8), listen: pool("listen", 4) };
+        bounded(pools.lease.execute("SELECT 1")).await?;
+        Ok(pools)
+    }
+
+    /// Waits for the connections that are in use and closes all.
+    pub async fn close(&self) {
+        tokio::join!(self.listen.close(), self.api.close(), self.lease.close());
+    }
+}
+
+/// Limits that the server keeps, so that a client which vanished holds neither a lock nor a row for long.
+fn with_session_settings(options: PgConnectOptions) -> PgConnectOptions {
+    options.options([
+        ("idle_in_transaction_session_timeout", "10s"),
+        ("statement_timeout", "15s"),
+        ("lock_timeout", "3s"),
+        ("tcp_keepalives_idle", "10"),
+        ("tcp_keepalives_interval", "5"),
+        ("tcp_keepalives_count", "3"),
+        ("tcp_user_timeout", "20s"),
+        ("client_connection_check_interval", "5s"),
+    ])
+}
+
+/// Brings the schema up to date; does nothing when it is.
+pub async fn migrate(pool: &PgPool) -> Result<()> {
+    MIGRATIONS.run(pool).await.map_err(|error| match error {
+        sqlx::migrate::MigrateError::Execute(error) => error.into(),
+        other => Error::internal(other),
+    })
+}
+
+/// Gives a statement, or a short row of them, ten seconds.
+pub async fn bounded<T, E>(statement: impl Future<Output = Result<T, E>>) -> Result<T>
+where
+    Error: From<E>,
+{
+    match tokio::time::timeout(STATEMENT_LIMIT, statement).await {
+        Ok(result) => Ok(result?),
+        Err(_) => Err(Error::unavailable(format!("the database did not answer within {STATEMENT_LIMIT:?}"))),
+    }
+}

@@ -1,0 +1,110 @@
+//! What can go wrong, by meaning. How it looks over HTTP is decided in `api`, not here.
+
+use std::fmt::Display;
+
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// `field` names a field of the request as the client wrote it; messages are sentences for people and hold no secret,
+/// but for those of `Unavailable` and `Internal`, which are for the log only.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("there is no {noun} {id}")]
+    NotFound { noun: &'static str, id: String },
+    /// A field names something that is not there.
+    #[error("{field}: {message}")]
+    Unknown { field: String, message: String },
+    /// The value can never be right.
+    #[error("{field}: {message}")]
+    Invalid { field: String, message: String },
+    /// It might be right at another time: something else is in the way.
+    #[error("{message}")]
+    Conflict { field: Option<String>, message: String },
+    #[error("{field}: {message}")]
+    TooLarge { field: String, message: String },
+    /// A media type or file format that is not taken.
+    #[error("{field}: {message}")]
+    Unsupported { field: String, message: String },
+    /// The attempt no longer holds its job: another one may. Nothing was changed; all effects must stop.
+    #[error("the lease is lost")]
+    LeaseLost,
+    /// Database or storage cannot be reached; trying again later is right.
+    #[error("unavailable: {0}")]
+    Unavailable(String),
+    /// A mistake of ours.
+    #[error("internal error: {0}")]
+    Internal(String),
+}
+
+impl Error {
+    pub fn not_found(noun: &'static str, id: impl Display) -> Error {
+        Error::NotFound { noun, id: id.to_string() }
+    }
+
+    pub fn unknown(field: impl Into<String>, message: impl Into<String>) -> Error {
+        Error::Unknown { field: field.into(), message: message.into() }
+    }
+
+    pub fn invalid(field: impl Into<String>, message: impl Into<String>) -> Error {
+        Error::Invalid { field: field.into(), message: message.into() }
+    }
+
+    pub fn conflict(message: impl Into<String>) -> Error {
+        Error::Conflict { field: None, message: message.into() }
+    }
+
+    /// A conflict that is about one field of the request.
+    pub fn conflict_in(field: impl Into<String>, message: impl Into<String>) -> Error {
+        Error::Conflict { field: Some(field.into()), message: message.into() }
+    }
+
+    pub fn too_large(field: impl Into<String>, message: impl Into<String>) -> Error {
+        Error::TooLarge { field: field.into(), message: message.into() }
+    }
+
+    pub fn unsupported(field: impl Into<String>, message: impl Into<String>) -> Error {
+        Error::Unsupported { field: field.into(), message: message.into() }
+    }
+
+    pub fn unavailable(cause: impl Display) -> Error {
+        Error::Unavailable(cause.to_string())
+    }
+
+    pub fn internal(cause: impl Display) -> Error {
+        Error::Internal(cause.to_string())
+    }
+
+    /// The same error about something that a field of the request names.
+    pub fn in_field(self, field: impl Into<String>) -> Error {
+        match self {
+            Error::NotFound { noun, id } => Error::unknown(field, format!("There is no {noun} `{id}`.")),
+            other => other,
+        }
+    }
+
+    /// Whether the same call may succeed later without anybody doing anything.
+    pub fn is_transient(&self) -> bool {
+        matches!(self, Error::Unavailable(_))
+    }
+}
+
+impl From<sqlx::Error> for Error {
+    fn from(error: sqlx::Error) -> Error {
+        let unreachable = match &error {
+            sqlx::Error::Database(database) => database.code().is_some_and(|code| is_transient_state(&code)),
+            sqlx::Error::Io(_)
+            | sqlx::Error::Tls(_)
+            | sqlx::Error::Protocol(_)
+            | sqlx::Error::PoolTimedOut
+            | sqlx::Error::PoolClosed
+            | sqlx::Error::WorkerCrashed => true,
+            _ => false,
+        };
+        if unreachable { Error::unavailable(error) } else { Error::internal(error) }
+    }
+}
+
+/// SQLSTATE of trouble that passes: connection (08), rollback (40), resources (53), operator (57), a lock not had (55P03)
+/// and a server that became read-only during a failover (25006).
+fn is_transient_state(code: &str) -> bool {
+    ["08", "40", "53", "57"].iter().any(|class| code.starts_with(class)) || code == "55P03" || code == "25006"
+}

@@ -1,0 +1,50 @@
+//! The history of a job's claims.
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use sqlx::PgPool;
+
+use crate::database::bounded;
+use crate::{JobId, Result, WorkerId};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, sqlx::Type, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+#[sqlx(type_name = "text", rename_all = "snake_case")]
+pub enum AttemptOutcome {
+    Succeeded,
+    /// The worker reported an error.
+    Failed,
+    /// The worker reported that its engine died.
+    Crashed,
+    /// The lease ran out without a report.
+    Expired,
+    /// The worker gave the job back.
+    Released,
+    Canceled,
+}
+
+/// One claim of a job by one worker.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Attempt {
+    pub epoch: i64,
+    pub worker: WorkerId,
+    pub started_at: DateTime<Utc>,
+    pub ended_at: Option<DateTime<Utc>>,
+    /// Set exactly when ended.
+    pub outcome: Option<AttemptOutcome>,
+    pub error: Option<String>,
+}
+
+/// All attempts of a job, oldest first.
+pub async fn attempts(pool: &PgPool, job: JobId) -> Result<Vec<Attempt>> {
+    bounded(
+        sqlx::query_as!(
+            Attempt,
+            r#"SELECT epoch, worker AS "worker: WorkerId", started_at, ended_at, outcome AS "outcome: AttemptOutcome", error
+               FROM attempts WHERE job_id = $1 ORDER BY epoch"#,
+            job.0,
+        )
+        .fetch_all(pool),
+    )
+    .await
+}

@@ -1,0 +1,192 @@
+//! The end of an attempt, as its worker reports it. One that ends without a report is ended by the reaper.
+//!
+//! Two budgets: failures (the work said no) and crashes (it vanished). A release costs neither, but cannot go on for ever. Once the
+//! end of the job was asked for, every end of an attempt but success is the end of the job, canceled.
+
+use std::time::Duration;
+
+use sqlx::{PgConnection, PgPool};
+
+use super::{Claim, ErrorClass, JobStatus, LeasePolicy};
+use crate::database::bounded;
+use crate::event;
+use crate::{Error, Result};
+
+/// What became of the job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// There is another attempt, after a pause.
+    Requeued,
+    /// It was the last one.
+    Failed,
+    /// The end had been asked for.
+    Canceled,
+}
+
+/// Reports an error. There is another attempt after a pause, unless the class says that it is no use or the budget is spent.
+///
+/// # Errors
+/// `LeaseLost`: nothing changed. `Unavailable`: report again.
+pub async fn fail(pool: &PgPool, claim: &Claim, policy: &LeasePolicy, class: ErrorClass, message: &str) -> Result<Ending> {
+    let pause = backoff(policy.failure_backoff, claim.failures, policy.backoff_cap);
+    end(pool, claim, "failed", class.is_retried(), class, message, pause).await
+}
+
+/// Reports that the engine died under the work. Errors as [`fail`].
+pub async fn crash(pool: &PgPool, claim: &Claim, policy: &LeasePolicy, message: &str) -> Result<Ending> {
+    let pause = backoff(policy.crash_backoff, claim.crashes, policy.backoff_cap);
+    end(pool, claim, "crashed", true, ErrorClass::Crash, message, pause).await
+}
+
+/// Gives the job back unfinished, for another worker to take at once: this one is going to stop. Errors as [`fail`].
+pub async fn release(pool: &PgPool, claim: &Claim) -> Result<Ending> {
+    let message = "given back too often by workers that stopped";
+    end(pool, claim, "released", true, ErrorClass::Resource, message, Duration::ZERO).await
+}
+
+/// Confirms that the work has stopped because somebody asked for it.
+///
+/// # Errors
+/// As [`fail`], and `Conflict` if nobody did.
+pub async fn canceled(pool: &PgPool, claim: &Claim) -> Result<()> {
+    let requested = bounded(
+        sqlx::query_scalar!(
+            r#"SELECT cancel_requested_at IS NOT NULL AS "requested!" FROM jobs
+               WHERE id = $1 AND epoch = $2 AND worker = $3 AND status = 'running'"#,
+            claim.job.0,
+            claim.epoch,
+            claim.worker.0,
+        )
+        .fetch_optional(pool),
+    )
+    .await?;
+    match requested {
+        None => Err(Error::LeaseLost),
+        Some(false) => Err(Error::conflict("Nobody asked for the end of this job.")),
+        // A request is never taken back, so what was read still holds.
+        Some(true) => end(pool, claim, "canceled", false, ErrorClass::Internal, "", Duration::ZERO).await.map(drop),
+    }
+}
+
+/// Marks the job as succeeded within the transaction that writes its results; returns the number of the event, to be announced
+/// after the commit. A request to cancel that was not confirmed yet comes too late.
+///
+/// # Errors
+/// `LeaseLost`: roll back.
+pub async fn succeed(connection: &mut PgConnection, claim: &Claim) -> Result<i64> {
+    bounded(
+        sqlx::query_scalar!(
+            r#"WITH job AS (
+                   UPDATE jobs SET status = 'succeeded', worker = NULL, lease_until = NULL, step = total_steps,
+                       finished_at = clock_timestamp(), last_sequence = last_sequence + 1
+                   WHERE id = $1 AND epoch = $2 AND worker = $3 AND status = 'running'
+                   RETURNING id, epoch, last_sequence),
+               attempt AS (
+                   UPDATE attempts SET ended_at = clock_timestamp(), outcome = 'succeeded'
+                   FROM job WHERE attempts.job_id = job.id AND attempts.epoch = job.epoch)
+               INSERT INTO job_events (job_id, sequence, kind) SELECT id, last_sequence, 'succeeded' FROM job
+               RETURNING sequence"#,
+            claim.job.0,
+            claim.epoch,
+            claim.worker.0,
+        )
+        .fetch_optional(connection),
+    )
+    .await?
+    .ok_or(Error::LeaseLost)
+}
+
+async fn end(
+    pool: &PgPool,
+    claim: &Claim,
+    outcome: &str,
+    retry: bool,
+    class: ErrorClass,
+    message: &str,
+    pause: Duration,
+) -> Result<Ending> {
+    let row = bounded(
+        sqlx::query!(
+            r#"WITH verdict AS MATERIALIZED (
+                   SELECT id, CASE
+                       WHEN cancel_requested_at IS NOT NULL THEN 'canceled'
+                       WHEN NOT $5 THEN 'failed'
+                       WHEN $4 = 'failed' AND failures + 1 >= max_failures THEN 'failed'
+                       WHEN $4 = 'crashed' AND crashes + 1 >= max_crashes THEN 'failed'
+                       WHEN $4 = 'released' AND releases + 1 >= max_releases THEN 'failed'
+                       ELSE 'queued' END AS status
+                   FROM jobs WHERE id = $1 AND epoch = $2 AND worker = $3 AND status = 'running' FOR UPDATE),
+               job AS (
+                   UPDATE jobs SET status = verdict.status, worker = NULL, lease_until = NULL,
+                       failures = failures + ($4 = 'failed')::int,
+                       crashes = crashes + ($4 = 'crashed')::int,
+                       releases = releases + ($4 = 'released')::int,
+                       run_at = CASE verdict.status WHEN 'queued' THEN clock_timestamp() + make_interval(secs => $8) ELSE run_at END,
+                       finished_at = CASE WHEN verdict.status <> 'queued' THEN clock_timestamp() END,
+                       error_class = CASE verdict.status WHEN 'failed' THEN $6 END,
+                       error_message = CASE verdict.status WHEN 'failed' THEN $7 END,
+                       last_sequence = last_sequence + 1
+                   FROM verdict WHERE jobs.id = verdict.id
+                   RETURNING jobs.id, jobs.epoch, jobs.status, jobs.run_at, jobs.last_sequence),
+               attempt AS (
+                   UPDATE attempts SET ended_at = clock_timestamp(), outcome = $4,
+                       error = CASE WHEN $4 IN ('failed', 'crashed') THEN $7 END
+                   FROM job WHERE attempts.job_id = job.id AND attempts.epoch = job.epoch),
+               event AS (
+                   INSERT INTO job_events (job_id, sequence, kind, data)
+                   SELECT id, last_sequence, CASE status WHEN 'queued' THEN 'retrying' ELSE status END,
+                       CASE status
+                           WHEN 'queued' THEN jsonb_build_object('reason', $4::text, 'message', $7::text, 'run_at', run_at)
+                           WHEN 'failed' THEN jsonb_build_object('class', $6::text, 'message', $7::text)
+                           ELSE '{}' END
+                   FROM job)
+               SELECT status AS "status: JobStatus", last_sequence FROM job"#,
+            claim.job.0,
+            claim.epoch,
+            claim.worker.0,
+            outcome,
+            retry,
+            class.as_str(),
+            message,
+            pause.as_secs_f64(),
+        )
+        .fetch_optional(pool),
+    )
+    .await?
+    .ok_or(Error::LeaseLost)?;
+    event::announce(pool, claim.job, row.last_sequence).await;
+    match row.status {
+        JobStatus::Queued => {
+            if pause.is_zero() {
+                super::ring(pool);
+            }
+            Ok(Ending::Requeued)
+        }
+        JobStatus::Canceled => Ok(Ending::Canceled),
+        _ => Ok(Ending::Failed),
+    }
+}
+
+/// `first · 2^earlier`, at most `cap`, and up to a quarter more, so that jobs which failed together do not return together.
+fn backoff(first: Duration, earlier: i32, cap: Duration) -> Duration {
+    let factor = 2f64.powi(earlier.clamp(0, 62));
+    let pause = (first.as_secs_f64() * factor).min(cap.as_secs_f64());
+    // The random bits of a UUID v7 are good enough to spread retries.
+    let random = f64::from(uuid::Uuid::now_v7().as_bytes()[15]) / 255.0;
+    Duration::from_secs_f64(pause * (1.0 + random / 4.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn backoff_doubles_up_to_the_cap() {
+        let (first, cap) = (Duration::from_secs(5), Duration::from_secs(600));
+        for (earlier, expected) in [(0, 5.0), (1, 10.0), (2, 20.0), (6, 320.0), (7, 600.0), (40, 600.0), (i32::MAX, 600.0)] {
+            let pause = backoff(first, earlier, cap).as_secs_f64();
+            assert!((expected..=expected * 1.25).contains(&pause), "{earlier}: {pause}");
+        }
+        assert_eq!(backoff(Duration::ZERO, 3, cap), Duration::ZERO);
+    }
+}

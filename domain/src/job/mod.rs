@@ -1,0 +1,165 @@
+//! Jobs: the row is the truth and the queue.
+//!
+//! `queued → running → succeeded | failed | canceled`, and from running back to queued for another attempt. A claim gives a
+//! lease and a fencing epoch; whatever an attempt changes, it changes in a transaction that asks for `id AND epoch AND
+//! worker`, so an attempt whose lease was taken away changes nothing. Time is the database's.
+//!
+//! In this room: the state machine and the queue. What a job is about belongs to its noun (generation, training), which
+//! enqueues it in the transaction of its own row and finishes it in the transaction of its results.
+
+mod attempt;
+mod doorbell;
+mod lease;
+mod lifecycle;
+mod queue;
+mod reaper;
+
+pub use attempt::{Attempt, AttemptOutcome, attempts};
+pub use doorbell::{Call, Doorbell, ring};
+pub use lease::{Beat, Claim, LeasePolicy, beat, claim, progress};
+pub use lifecycle::{Ending, canceled, crash, fail, release, succeed};
+pub use queue::{cancel, enqueue, get, wait_terminal};
+pub use reaper::Reaper;
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::{Error, JobId, WorkerId};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, sqlx::Type, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+#[sqlx(type_name = "text", rename_all = "snake_case")]
+pub enum JobKind {
+    Generation,
+    Training,
+}
+
+impl JobKind {
+    pub const ALL: [JobKind; 2] = [JobKind::Generation, JobKind::Training];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            JobKind::Generation => "generation",
+            JobKind::Training => "training",
+        }
+    }
+}
+
+impl std::str::FromStr for JobKind {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        JobKind::ALL
+            .into_iter()
+            .find(|kind| kind.as_str() == text)
+            .ok_or_else(|| Error::invalid("queues", format!("`{text}` is not a queue; there are `generation` and `training`")))
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, sqlx::Type, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+#[sqlx(type_name = "text", rename_all = "snake_case")]
+pub enum JobStatus {
+    Queued,
+    Running,
+    Succeeded,
+    Failed,
+    Canceled,
+}
+
+impl JobStatus {
+    pub const ALL: [JobStatus; 5] =
+        [JobStatus::Queued, JobStatus::Running, JobStatus::Succeeded, JobStatus::Failed, JobStatus::Canceled];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            JobStatus::Queued => "queued",
+            JobStatus::Running => "running",
+            JobStatus::Succeeded => "succeeded",
+            JobStatus::Failed => "failed",
+            JobStatus::Canceled => "canceled",
+        }
+    }
+
+    pub fn is_terminal(self) -> bool {
+        matches!(self, JobStatus::Succeeded | JobStatus::Failed | JobStatus::Canceled)
+    }
+
+    /// The transitions that the trigger `jobs_guard` lets through, besides staying where it is.
+    pub fn may_become(self, next: JobStatus) -> bool {
+        use JobStatus::{Canceled, Failed, Queued, Running, Succeeded};
+        matches!(
+            (self, next),
+            (Queued, Running | Canceled) | (Running, Queued | Succeeded | Failed | Canceled)
+        )
+    }
+}
+
+/// Why an attempt failed, which decides whether there is another one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, sqlx::Type, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+#[sqlx(type_name = "text", rename_all = "snake_case")]
+pub enum ErrorClass {
+    /// What was asked for cannot be done; asking again is no use.
+    InvalidInput,
+    /// Something we depend on did not work: storage, another service.
+    Upstream,
+    /// Not enough memory or disk here; another worker may have it.
+    Resource,
+    /// The engine died, or the worker with its lease.
+    Crash,
+    /// No progress for too long.
+    Timeout,
+    /// A mistake of ours.
+    Internal,
+}
+
+impl ErrorClass {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            ErrorClass::InvalidInput => "invalid_input",
+            ErrorClass::Upstream => "upstream",
+            ErrorClass::Resource => "resource",
+            ErrorClass::Crash => "crash",
+            ErrorClass::Timeout => "timeout",
+            ErrorClass::Internal => "internal",
+        }
+    }
+
+    pub fn is_retried(self) -> bool {
+        self != ErrorClass::InvalidInput
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Job {
+    pub id: JobId,
+    pub kind: JobKind,
+    pub status: JobStatus,
+    /// Higher goes first.
+    pub priority: i16,
+    /// Not claimed before.
+    pub run_at: DateTime<Utc>,
+    /// Fencing token of the last claim, so also the number of attempts.
+    pub epoch: i64,
+    pub worker: Option<WorkerId>,
+    pub lease_until: Option<DateTime<Utc>>,
+    pub failures: i32,
+    pub crashes: i32,
+    pub releases: i32,
+    pub cancel_requested_at: Option<DateTime<Utc>>,
+    pub step: i32,
+    /// 0 = not known.
+    pub total_steps: i32,
+    /// Data of the last progress report, such as `{"loss": 0.1}`.
+    pub progress: Option<Value>,
+    /// Set exactly when failed.
+    pub error_class: Option<ErrorClass>,
+    pub error_message: Option<String>,
+    /// Number of the newest event.
+    pub last_sequence: i64,
+    pub created_at: DateTime<Utc>,
+    pub started_at: Option<DateTime<Utc>>,
+    pub finished_at: Option<DateTime<Utc>>,
+}

@@ -1,0 +1,125 @@
+//! Lists, newest first, a page at a time. A cursor is opaque to clients: it holds the last id of the page before.
+
+use std::str::FromStr;
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde::Serialize;
+use uuid::Uuid;
+
+use crate::{Error, Result};
+
+pub const DEFAULT_LIMIT: i64 = 20;
+pub const MAX_LIMIT: i64 = 100;
+
+/// One page; without `next_cursor` it is the last.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+pub struct Page<T> {
+    pub items: Vec<T>,
+    /// Pass it as `cursor` to get the next page.
+    pub next_cursor: Option<String>,
+}
+
+impl<T> Page<T> {
+    /// The same page of other items.
+    pub fn map<U>(self, f: impl FnMut(T) -> U) -> Page<U> {
+        Page { items: self.items.into_iter().map(f).collect(), next_cursor: self.next_cursor }
+    }
+}
+
+/// Which page is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PageRequest {
+    limit: i64,
+    before: Option<Uuid>,
+}
+
+impl Default for PageRequest {
+    fn default() -> Self {
+        PageRequest { limit: DEFAULT_LIMIT, before: None }
+    }
+}
+
+impl PageRequest {
+    /// # Errors
+    /// `Invalid` for a limit outside 1..=100 and for a cursor that was never given out.
+    pub fn parse(limit: Option<i64>, cursor: Option<&str>) -> Result<PageRequest> {
+        let limit = limit.unwrap_or(DEFAULT_LIMIT);
+        if !(1..=MAX_LIMIT).contains(&limit) {
+            return Err(Error::invalid("limit", format!("must be between 1 and {MAX_LIMIT}")));
+        }
+        let before = cursor.map(Cursor::from_str).transpose()?.map(|cursor| cursor.0);
+        Ok(PageRequest { limit, before })
+    }
+
+    /// Only rows with an id below this one belong to the page.
+    pub fn before(&self) -> Option<Uuid> {
+        self.before
+    }
+
+    /// How many rows to fetch: one more than the page holds, to see whether there is a next one.
+    pub fn fetch_limit(&self) -> i64 {
+        self.limit + 1
+    }
+
+    /// Cuts what was fetched, in descending order of `id`, down to the page.
+    pub fn cut<T>(&self, mut items: Vec<T>, id: impl Fn(&T) -> Uuid) -> Page<T> {
+        let limit = usize::try_from(self.limit).unwrap_or_default();
+        let more = items.len() > limit;
+        items.truncate(limit);
+        let next_cursor = items.last().filter(|_| more).map(|last| Cursor(id(last)).to_string());
+        Page { items, next_cursor }
+    }
+}
+
+struct Cursor(Uuid);
+
+impl std::fmt::Display for Cursor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&URL_SAFE_NO_PAD.encode(self.0.as_bytes()))
+    }
+}
+
+impl FromStr for Cursor {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        URL_SAFE_NO_PAD
+            .decode(text)
+            .ok()
+            .and_then(|bytes| Uuid::from_slice(&bytes).ok())
+            .map(Cursor)
+            .ok_or_else(|| Error::invalid("cursor", "is not one that a list has returned"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_follow_each_other_without_gap_or_overlap() {
+        let mut ids: Vec<Uuid> = (0..7).map(|_| Uuid::now_v7()).collect();
+        ids.reverse();
+        let (mut seen, mut cursor) = (Vec::new(), None);
+        loop {
+            let request = PageRequest::parse(Some(3), cursor.as_deref()).unwrap();
+            let below = ids.iter().copied().filter(|id| request.before().is_none_or(|before| *id < before));
+            let fetched: Vec<Uuid> = below.take(usize::try_from(request.fetch_limit()).unwrap()).collect();
+            let page = request.cut(fetched, |id| *id);
+            seen.extend(page.items);
+            match page.next_cursor {
+                Some(next) => cursor = Some(next),
+                None => break,
+            }
+        }
+        assert_eq!(seen, ids);
+    }
+
+    #[test]
+    fn refuses_foreign_cursors_and_limits_out_of_range() {
+        for (limit, cursor) in [(Some(0), None), (Some(101), None), (Some(-1), None), (None, Some("")), (None, Some("abc")), (None, Some("%%%"))] {
+            assert!(matches!(PageRequest::parse(limit, cursor), Err(Error::Invalid { .. })), "{limit:?} {cursor:?}");
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! Who gets which job, and when.
+
+use std::collections::HashSet;
+use std::time::{Duration, Instant};
+
+use domain::job::{self, Call, Doorbell, JobKind, JobStatus, LeasePolicy};
+use domain::{Error, WorkerId};
+
+use super::{Database, claim, enqueue, patient, succeed};
+
+#[tokio::test]
+async fn priority_first_and_then_who_waited_longest() {
+    let database = Database::fresh().await;
+    let pool = database.pool();
+    let mut expected = Vec::new();
+    for priority in [0, 5, -3, 5, 0] {
+        expected.push((enqueue(pool, priority).await, priority));
+    }
+    expected.sort_by_key(|(_, priority)| -priority);
+    for (job, _) in expected {
+        assert_eq!(claim(pool, &patient()).await.unwrap().job, job);
+    }
+    assert_eq!(claim(pool, &patient()).await, None);
+}
+
+#[tokio::test]
+async fn a_worker_gets_only_kinds_that_it_names() {
+    let database = Database::fresh().await;
+    let pool = database.pool();
+    let job = enqueue(pool, 0).await;
+    let worker = WorkerId::new();
+    assert_eq!(job::claim(pool, &[JobKind::Training], worker, &patient()).await.unwrap(), None);
+    assert_eq!(job::claim(pool, &[], worker, &patient()).await.unwrap(), None);
+    let claim = job::claim(pool, &[JobKind::Generation], worker, &patient()).await.unwrap().unwrap();
+    assert_eq!((claim.job, claim.kind, claim.epoch, claim.worker), (job, JobKind::Generation, 1, worker));
+}
+
+#[tokio::test]
+async fn a_rolled_back_request_leaves_no_job() {
+    let database = Database::fresh().await;
+    let mut tx = database.pool().begin().await.unwrap();
+    let job = job::enqueue(&mut tx, JobKind::Training, 0, 0).await.unwrap();
+    tx.rollback().await.unwrap();
+    assert!(matches!(job::get(database.pool(), job).await, Err(Error::NotFound { noun: "job", .. })));
+    assert_eq!(claim(database.pool(), &patient()).await, None);
+}
+
+#[tokio::test]
+async fn no_two_workers_ever_hold_the_same_job() {
+    const JOBS: usize = 120;
+    let database = Database::fresh().await;
+    for _ in 0..JOBS {
+        enqueue(database.pool(), 0).await;
+    }
+    let mut workers = tokio::task::JoinSet::new();
+    for _ in 0..8 {
+        let pool = database.pools.lease.clone();
+        workers.spawn(async move {
+            let mut held = Vec::new();
+            while let Some(claim) = claim(&pool, &patient()).await {
+                held.push(claim);
+            }
+            held
+        });
+    }
+    let claims = workers.join_all().await.concat();
+    assert_eq!(claims.len(), JOBS);
+    assert_eq!(claims.iter().map(|claim| claim.job).collect::<HashSet<_>>().len(), JOBS);
+    for claim in &claims {
+        succeed(database.pool(), claim).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn the_doorbell_wakes_a_listener_and_rings_are_folded() {
+    let database = Database::fresh().await;
+    let pool = database.pool();
+    let mut bell = Doorbell::listen(&database.pools.listen).await;
+    for _ in 0..200 {
+        job::ring(pool);
+    }
+    let since = Instant::now();
+    let mut heard = 0;
+    while tokio::time::timeout(Duration::from_millis(500), bell.next()).await.is_ok_and(|call| call == Call::Work) {
+        heard += 1;
+    }
+    let windows = since.elapsed().as_millis() / 10 + 2;
+    assert!(heard >= 1, "nobody heard the bell");
+    assert!(heard < 100 && heard <= windows, "{heard} rings in {windows} windows of 10 ms");
+
+    // A ring that comes while nothing is pending is not lost.
+    job::ring(pool);
+    assert_eq!(tokio::time::timeout(Duration::from_secs(10), bell.next()).await.unwrap(), Call::Work);
+}
+
+#[tokio::test]
+async fn a_listener_survives_the_loss_of_its_connection() {
+    let database = Database::fresh().await;
+    let pool = database.pool();
+    let mut bell = Doorbell::listen(&database.pools.listen).await;
+    sqlx::query("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'pyrograph listen' AND datname = current_database()")
+        .execute(pool)
+        .await
+        .unwrap();
+    // First it says that some calls may be lost, then it hears again.
+    assert_eq!(tokio::time::timeout(Duration::from_secs(20), bell.next()).await.unwrap(), Call::Work);
+    job::ring(pool);
+    assert_eq!(tokio::time::timeout(Duration::from_secs(20), bell.next()).await.unwrap(), Call::Work);
+}
+
+#[tokio::test]
+async fn progress_is_kept_with_the_job() {
+    let database = Database::fresh().await;
+    let pool = database.pool();
+    let job = enqueue(pool, 0).await;
+    let held = claim(pool, &LeasePolicy::default()).await.unwrap();
+    job::progress(pool, &held, 3, 20, serde_json::json!({ "loss": 0.25 })).await.unwrap();
+    let seen = job::get(pool, job).await.unwrap();
+    assert_eq!((seen.status, seen.step, seen.total_steps), (JobStatus::Running, 3, 20));
+    assert_eq!(seen.progress.unwrap()["loss"], 0.25);
+    // More steps than there are is the caller's mistake, not the end of the job.
+    job::progress(pool, &held, 99, 20, serde_json::Value::Null).await.unwrap();
+    assert_eq!(job::get(pool, job).await.unwrap().step, 20);
+}

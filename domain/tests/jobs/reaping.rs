@@ -1,0 +1,135 @@
+//! Taking jobs back from workers that vanished, and only from those.
+
+use std::time::Duration;
+
+use domain::event::{self, EventKind};
+use domain::job::{self, AttemptOutcome, ErrorClass, JobStatus, LeasePolicy, Reaper};
+use embedded::TemporaryPostgres;
+
+use super::{Database, claim, enqueue, expire, patient};
+
+fn eager() -> LeasePolicy {
+    LeasePolicy { ttl: Duration::ZERO, beat: Duration::ZERO, ..patient() }
+}
+
+#[tokio::test]
+async fn expired_leases_go_back_until_the_crash_budget_is_spent() {
+    let database = Database::fresh().await;
+    let pool = database.pool();
+    let job = enqueue(pool, 0).await;
+    let mut reaper = Reaper::new(eager());
+    for round in 1..=3 {
+        claim(pool, &patient()).await.unwrap();
+        assert_eq!(reaper.tick(pool).await.unwrap(), 0, "the lease is good");
+        expire(pool, job).await;
+        assert_eq!(reaper.tick(pool).await.unwrap(), 1);
+        let status = job::get(pool, job).await.unwrap().status;
+        assert_eq!(status, if round < 3 { JobStatus::Queued } else { JobStatus::Failed });
+    }
+    let seen = job::get(pool, job).await.unwrap();
+    assert_eq!((seen.crashes, seen.failures, seen.error_class), (3, 0, Some(ErrorClass::Crash)));
+    assert!(seen.error_message.unwrap().contains("3 attempts"));
+    let attempts = job::attempts(pool, job).await.unwrap();
+    assert!(attempts.iter().all(|attempt| attempt.outcome == Some(AttemptOutcome::Expired)));
+    let last = event::after(pool, job, seen.last_sequence - 1, 10).await.unwrap();
+    assert_eq!(last.last().unwrap().kind, EventKind::Failed);
+}
+
+#[tokio::test]
+async fn more_than_one_batch_is_taken_in_one_look() {
+    let database = Database::fresh().await;
+    let pool = database.pool();
+    for _ in 0..230 {
+        enqueue(pool, 0).await;
+        claim(pool, &patient()).await.unwrap();
+    }
+    sqlx::query("UPDATE jobs SET lease_until = clock_timestamp() - interval '1 second'").execute(pool).await.unwrap();
+    assert_eq!(Reaper::new(eager()).tick(pool).await.unwrap(), 230);
+}
+
+#[tokio::test]
+async fn when_most_leases_run_out_at_once_it_waits_for_beats() {
+    let database = Database::fresh().await;
+    let pool = database.pool();
+    let mut held = Vec::new();
+    for _ in 0..12 {
+        enqueue(pool, 0).await;
+        held.push(claim(pool, &patient()).await.unwrap());
+    }
+    for claim in &held[..11] {
+        expire(pool, claim.job).await;
+    }
+    let ttl = Duration::from_millis(600);
+    let policy = LeasePolicy { ttl, beat: Duration::ZERO, reaper_tick: Duration::from_secs(60), ..patient() };
+    let mut reaper = Reaper::new(policy);
+    settle(pool, ttl).await;
+    assert_eq!(reaper.tick(pool).await.unwrap(), 0, "a crowd is no single death");
+    // Ten of them come back; the one that does not is taken.
+    for claim in &held[..10] {
+        job::beat(pool, claim, &patient()).await.unwrap();
+    }
+    assert_eq!(reaper.tick(pool).await.unwrap(), 1);
+
+    for claim in &held[..10] {
+        expire(pool, claim.job).await;
+    }
+    assert_eq!(reaper.tick(pool).await.unwrap(), 0);
+    tokio::time::sleep(ttl).await;
+    assert_eq!(reaper.tick(pool).await.unwrap(), 10, "after one lease time nobody is coming");
+}
+
+/// Waits until the server counts as settled for leases of this length.
+async fn settle(pool: &sqlx::PgPool, ttl: Duration) {
+    sqlx::query("SELECT pg_sleep(greatest(0, $1 - extract(epoch FROM clock_timestamp() - pg_postmaster_start_time()))::float8)")
+        .bind(ttl.as_secs_f64() + 0.05)
+        .execute(pool)
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn it_rests_after_a_gap_in_its_own_sight() {
+    let database = Database::fresh().await;
+    let pool = database.pool();
+    let job = enqueue(pool, 0).await;
+    claim(pool, &patient()).await.unwrap();
+    expire(pool, job).await;
+    let ttl = Duration::from_millis(500);
+    let mut reaper = Reaper::new(LeasePolicy { ttl, beat: Duration::from_millis(200), reaper_tick: Duration::from_millis(40), ..patient() });
+    settle(pool, ttl).await;
+    assert_eq!(Reaper::new(LeasePolicy { ttl, beat: Duration::from_secs(60), ..patient() }).tick(pool).await.unwrap(), 0, "just started");
+    reaper.tick(pool).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    assert_eq!(reaper.tick(pool).await.unwrap(), 0, "it had not looked for longer than three ticks");
+    // From here on it looks often enough, and so may act once a lease time has passed.
+    let mut taken = 0;
+    for _ in 0..200 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        taken += reaper.tick(pool).await.unwrap();
+        if taken > 0 {
+            break;
+        }
+    }
+    assert_eq!(taken, 1);
+}
+
+#[tokio::test]
+async fn after_a_restart_of_the_server_leases_get_their_time_again() {
+    let mut postgres = TemporaryPostgres::start().await.unwrap();
+    let pools = domain::Pools::connect(&postgres.url("postgres").unwrap()).await.unwrap();
+    domain::migrate(&pools.api).await.unwrap();
+    enqueue(&pools.api, 0).await;
+    let held = claim(&pools.api, &patient()).await.unwrap();
+    sqlx::query("CHECKPOINT").execute(&pools.api).await.unwrap();
+    pools.close().await;
+
+    postgres.crash().await.unwrap();
+    let pools = domain::Pools::connect(&postgres.url("postgres").unwrap()).await.unwrap();
+    let pool = &pools.api;
+    expire(pool, held.job).await;
+    let ttl = Duration::from_secs(8);
+    let mut reaper = Reaper::new(LeasePolicy { ttl, beat: Duration::ZERO, reaper_tick: Duration::from_secs(60), ..patient() });
+    assert_eq!(reaper.tick(pool).await.unwrap(), 0, "the server has only just started");
+    settle(pool, ttl).await;
+    assert_eq!(reaper.tick(pool).await.unwrap(), 1);
+}
