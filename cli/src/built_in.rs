@@ -36,9 +36,9 @@ pub async fn register(pool: &PgPool, storage: &Storage) -> Result<(), Failure> {
         tracing::warn!("this build carries no checkpoint: import one with `pyrograph models import`");
         return Ok(());
     }
-    let id = model::import::register_built_in(pool, storage, CHECKPOINT, &files)
-        .await
-        .map_err(|error| anyhow::Error::new(error).context(format!("could not register the checkpoint {CHECKPOINT}")))?;
+    let id = model::import::register_built_in(pool, storage, CHECKPOINT, &files).await.map_err(|error| {
+        anyhow::Error::new(error).context(format!("could not register the checkpoint {CHECKPOINT}"))
+    })?;
     tracing::debug!(%id, "{CHECKPOINT} is there");
     Ok(())
 }
@@ -64,7 +64,10 @@ pub fn dataset(name: &str) -> Vec<BundledPicture> {
         .map(|(path, png)| BundledPicture {
             file_name: path.clone(),
             png: png.clone(),
-            caption: files.get(&path.replace(".png", ".txt")).map(|text| String::from_utf8_lossy(text).trim().to_owned()).unwrap_or_default(),
+            caption: files
+                .get(&path.replace(".png", ".txt"))
+                .map(|text| String::from_utf8_lossy(text).trim().to_owned())
+                .unwrap_or_default(),
         })
         .collect()
 }

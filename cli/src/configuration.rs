@@ -10,29 +10,43 @@ use tracing_subscriber::EnvFilter;
 
 use crate::failure::Failure;
 
-/// Printed below the help of the whole program, and the same table as in the README.
-pub const ENVIRONMENT: &str = "\
-Environment:
-  PYROGRAPH_SERVER                the server that client commands talk to [http://127.0.0.1:8080]
-  PYROGRAPH_DATA_DIR              folder of `up`, where `worker` finds its services too [.pyrograph]
-  DATABASE_URL                    Postgres; `up` runs its own when this is not set
-  PYROGRAPH_S3_ENDPOINT           S3 or R2 address; `up` runs its own when this is not set
-  PYROGRAPH_S3_PUBLIC_ENDPOINT    the same as clients reach it, put into presigned URLs [the endpoint]
-  PYROGRAPH_S3_BUCKET             bucket [pyrograph]
-  PYROGRAPH_S3_REGION             region [auto]
-  PYROGRAPH_S3_ACCESS_KEY_ID      key id
-  PYROGRAPH_S3_SECRET_ACCESS_KEY  secret key; never printed or logged
-  PYROGRAPH_WORKER_DIR            what a worker keeps on disk: weights it has fetched, files of the running job
-                                  [<data dir>/worker, else the user's cache folder]
-  PYROGRAPH_CACHE_BYTES           how many bytes of weights it keeps [107374182400]
-  PYROGRAPH_CHECKPOINT_EVERY      training steps between two checkpoints [100]
-  PYROGRAPH_ENGINE_MEMORY_BYTES   weights that may stay in memory [six tenths of the machine's]
-  PYROGRAPH_LEASE_TTL_MS          a worker that is silent this long has lost its job [30000]
-  PYROGRAPH_LEASE_BEAT_MS         time between heartbeats [5000]
-  PYROGRAPH_REAPER_TICK_MS        time between looks for lost jobs [5000]
-  PYROGRAPH_POSTGRES_BIN          folder with initdb, pg_ctl and postgres for `up`
-  PYROGRAPH_LOG                   log filter, as `info,worker=debug` [info on servers, warn on clients]
-  PYROGRAPH_LOG_FORMAT            `text` or `json` [text]";
+/// A variable of the environment: its name, what it says, and what holds where it is not set.
+type Variable = (&'static str, &'static str, &'static str);
+
+/// Every variable that the program reads. The README shows the same table.
+#[rustfmt::skip]
+const VARIABLES: &[Variable] = &[
+    ("PYROGRAPH_SERVER", "the server that client commands talk to", "http://127.0.0.1:8080"),
+    ("PYROGRAPH_DATA_DIR", "folder of `up`, in which `serve`, `worker` and `migrate` find its services too", ".pyrograph"),
+    ("DATABASE_URL", "Postgres", "`up` runs its own"),
+    ("PYROGRAPH_S3_ENDPOINT", "address of S3 or R2", "`up` runs its own"),
+    ("PYROGRAPH_S3_PUBLIC_ENDPOINT", "the same as clients reach it; it stands in presigned URLs", "the endpoint"),
+    ("PYROGRAPH_S3_BUCKET", "bucket", "pyrograph"),
+    ("PYROGRAPH_S3_REGION", "region", "auto"),
+    ("PYROGRAPH_S3_ACCESS_KEY_ID", "key id", ""),
+    ("PYROGRAPH_S3_SECRET_ACCESS_KEY", "secret key; never printed or logged", ""),
+    ("PYROGRAPH_WORKER_DIR", "weights that a worker has fetched, and files of the job it runs", "`worker` in the data dir, else the user's cache folder"),
+    ("PYROGRAPH_CACHE_BYTES", "bytes of weights kept there", "107374182400"),
+    ("PYROGRAPH_ENGINE_MEMORY_BYTES", "bytes of weights that stay in memory", "six tenths of the machine's"),
+    ("PYROGRAPH_CHECKPOINT_EVERY", "training steps between two checkpoints", "100"),
+    ("PYROGRAPH_LEASE_TTL_MS", "a worker that is silent this long has lost its job", "30000"),
+    ("PYROGRAPH_LEASE_BEAT_MS", "time between two heartbeats", "5000"),
+    ("PYROGRAPH_REAPER_TICK_MS", "time between two looks for lost jobs", "5000"),
+    ("PYROGRAPH_POSTGRES_BIN", "folder with initdb, pg_ctl and postgres for `up`", "found on the machine, else fetched by npm"),
+    ("PYROGRAPH_LOG", "log filter, such as `info,worker=debug`", "info on servers, warn on clients"),
+    ("PYROGRAPH_LOG_FORMAT", "`text` or `json`", "text"),
+];
+
+/// The table as `pyrograph --help` shows it.
+pub fn environment_help() -> String {
+    let width = VARIABLES.iter().map(|(name, ..)| name.len()).max().unwrap_or(0);
+    let mut help = "Environment:".to_owned();
+    for (name, meaning, default) in VARIABLES {
+        let default = if default.is_empty() { String::new() } else { format!(" [{default}]") };
+        help += &format!("\n  {name:width$}  {meaning}{default}");
+    }
+    help
+}
 
 /// The services that server, worker and migrations need. It holds secrets, so it has no `Debug`.
 #[derive(Clone, Serialize, Deserialize)]
@@ -61,7 +75,9 @@ impl Services {
     /// From the environment when it names a database, else from the data folder of a running `up`.
     pub fn find(data_dir: &Path) -> Result<Self, Failure> {
         if let Some(database_url) = variable("DATABASE_URL") {
-            let storage = storage_from_environment()?.ok_or_else(|| Failure::Usage("DATABASE_URL is set and PYROGRAPH_S3_ENDPOINT is not; both are needed".to_owned()))?;
+            let storage = storage_from_environment()?.ok_or_else(|| {
+                Failure::Usage("DATABASE_URL is set and PYROGRAPH_S3_ENDPOINT is not; both are needed".to_owned())
+            })?;
             return Ok(Self { database_url, storage });
         }
         let path = data_dir.join(SERVICES_FILE);
@@ -89,7 +105,9 @@ impl Services {
 /// An endpoint without its keys.
 pub fn storage_from_environment() -> Result<Option<StorageConfig>, Failure> {
     let Some(endpoint) = variable("PYROGRAPH_S3_ENDPOINT") else { return Ok(None) };
-    let needed = |name: &str| variable(name).ok_or_else(|| Failure::Usage(format!("PYROGRAPH_S3_ENDPOINT is set and {name} is not")));
+    let needed = |name: &str| {
+        variable(name).ok_or_else(|| Failure::Usage(format!("PYROGRAPH_S3_ENDPOINT is set and {name} is not")))
+    };
     Ok(Some(StorageConfig {
         endpoint,
         public_endpoint: variable("PYROGRAPH_S3_PUBLIC_ENDPOINT"),
@@ -133,7 +151,9 @@ pub fn worker_dir(data_dir: &Path) -> PathBuf {
 
 /// Sends the log to stderr: stdout belongs to results.
 pub fn start_log(default: &str) {
-    let filter = variable("PYROGRAPH_LOG").and_then(|filter| EnvFilter::try_new(filter).ok()).unwrap_or_else(|| EnvFilter::new(default));
+    let filter = variable("PYROGRAPH_LOG")
+        .and_then(|filter| EnvFilter::try_new(filter).ok())
+        .unwrap_or_else(|| EnvFilter::new(default));
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     if variable("PYROGRAPH_LOG_FORMAT").is_some_and(|format| format == "json") {
         log.json().init();
@@ -145,6 +165,16 @@ pub fn start_log(default: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_readme_tells_the_configuration() {
+        let readme = include_str!("../../README.md");
+        for (name, meaning, default) in VARIABLES {
+            let default = if default.is_empty() { String::new() } else { format!(" [{default}]") };
+            let row = format!("| `{name}` | {meaning}{default} |");
+            assert!(readme.contains(&row), "README.md lacks the line\n{row}");
+        }
+    }
 
     #[test]
     fn services_survive_the_file() {
@@ -161,6 +191,9 @@ mod tests {
         };
         let again: Services = serde_json::from_slice(&serde_json::to_vec(&services).unwrap()).unwrap();
         assert_eq!(again.database_url, services.database_url);
-        assert_eq!((again.storage.endpoint, again.storage.secret_key), (services.storage.endpoint, services.storage.secret_key));
+        assert_eq!(
+            (again.storage.endpoint, again.storage.secret_key),
+            (services.storage.endpoint, services.storage.secret_key)
+        );
     }
 }

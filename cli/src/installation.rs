@@ -88,11 +88,19 @@ impl Installation {
 /// Takes the folder for this process.
 fn lock(folder: &Path) -> Result<File, Failure> {
     let path = folder.join("lock");
-    let file = File::options().create(true).truncate(false).read(true).write(true).open(&path).with_context(|| format!("could not write {}", path.display()))?;
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .read(true)
+        .write(true)
+        .open(&path)
+        .with_context(|| format!("could not write {}", path.display()))?;
     match file.try_lock() {
         Ok(()) => {
             // Only for the person who meets the lock.
-            file.set_len(0).and_then(|()| std::io::Write::write_all(&mut &file, std::process::id().to_string().as_bytes())).context("could not write the lock")?;
+            file.set_len(0)
+                .and_then(|()| std::io::Write::write_all(&mut &file, std::process::id().to_string().as_bytes()))
+                .context("could not write the lock")?;
             Ok(file)
         }
         Err(TryLockError::WouldBlock) => {
@@ -103,14 +111,17 @@ fn lock(folder: &Path) -> Result<File, Failure> {
                 if holder.is_empty() { "unknown" } else { holder.trim() }
             )))
         }
-        Err(TryLockError::Error(error)) => Err(Failure::Failed(anyhow::Error::new(error).context(format!("could not lock {}", path.display())))),
+        Err(TryLockError::Error(error)) => {
+            Err(Failure::Failed(anyhow::Error::new(error).context(format!("could not lock {}", path.display()))))
+        }
     }
 }
 
 /// Starts S3 on the port of last time, so that addresses stay; on another when that one is taken now.
 async fn start_s3(folder: &Path) -> Result<S3, Failure> {
     let path = folder.join("settings.json");
-    let mut settings: Settings = fs::read(&path).ok().and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default();
+    let mut settings: Settings =
+        fs::read(&path).ok().and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default();
     let at = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     let files = folder.join("s3");
     let s3 = match S3::start(&files, at(settings.s3_port.unwrap_or(0))).await {

@@ -51,7 +51,7 @@ enum Command {
 }
 
 fn help_tables() -> String {
-    format!("{}\n\n{}", configuration::ENVIRONMENT, failure::EXIT_CODES)
+    format!("{}\n\n{}", configuration::environment_help(), failure::EXIT_CODES)
 }
 
 fn main() -> ExitCode {

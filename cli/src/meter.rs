@@ -37,7 +37,10 @@ impl Meter {
 
     /// Bytes on their way.
     pub fn bytes(label: impl Into<String>, total: u64) -> Self {
-        let meter = Self::new(label.into(), "{spinner:.cyan} {prefix} {bar:32.cyan/dim} {bytes}/{total_bytes}  {bytes_per_sec}");
+        let meter = Self::new(
+            label.into(),
+            "{spinner:.cyan} {prefix} {bar:32.cyan/dim} {bytes}/{total_bytes}  {bytes_per_sec}",
+        );
         meter.bar.set_length(total);
         meter
     }
@@ -56,7 +59,10 @@ impl Meter {
 
     fn new(label: String, template: &str) -> Self {
         let terminal = std::io::stderr().is_terminal();
-        let bar = ProgressBar::with_draw_target(None, if terminal { ProgressDrawTarget::stderr_with_hz(10) } else { ProgressDrawTarget::hidden() });
+        let bar = ProgressBar::with_draw_target(
+            None,
+            if terminal { ProgressDrawTarget::stderr_with_hz(10) } else { ProgressDrawTarget::hidden() },
+        );
         if let Ok(style) = ProgressStyle::with_template(template) {
             bar.set_style(style.progress_chars("━╸─"));
         }

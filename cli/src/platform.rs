@@ -103,7 +103,11 @@ async fn keep_worker(mut command: Command, stop: CancellationToken) {
             },
             Err(error) => tracing::error!(%error, "the worker did not start"),
         }
-        pause = if since.elapsed() > STEADY { Duration::ZERO } else { (pause * 2).clamp(Duration::from_millis(500), LONGEST_PAUSE) };
+        pause = if since.elapsed() > STEADY {
+            Duration::ZERO
+        } else {
+            (pause * 2).clamp(Duration::from_millis(500), LONGEST_PAUSE)
+        };
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
             () = stop.cancelled() => {}

@@ -10,9 +10,9 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use crate::built_in;
 use crate::configuration::Services;
 use crate::failure::Failure;
-use crate::built_in;
 
 /// How long open connections may go on after the server was asked to stop.
 const FAREWELL: Duration = Duration::from_secs(5);
@@ -20,8 +20,12 @@ const FAREWELL: Duration = Duration::from_secs(5);
 /// Takes the address, before anything slower is begun.
 pub async fn listen(bind: SocketAddr) -> Result<TcpListener, Failure> {
     TcpListener::bind(bind).await.map_err(|error| match error.kind() {
-        std::io::ErrorKind::AddrInUse => Failure::Usage(format!("{bind} is in use by another program. Choose another address with --bind.")),
-        std::io::ErrorKind::PermissionDenied => Failure::Usage(format!("this user may not listen on {bind}. Choose another address with --bind.")),
+        std::io::ErrorKind::AddrInUse => {
+            Failure::Usage(format!("{bind} is in use by another program. Choose another address with --bind."))
+        }
+        std::io::ErrorKind::PermissionDenied => {
+            Failure::Usage(format!("this user may not listen on {bind}. Choose another address with --bind."))
+        }
         _ => Failure::Failed(anyhow::Error::new(error).context(format!("could not listen on {bind}"))),
     })
 }
@@ -43,10 +47,11 @@ impl Server {
         let storage = Storage::new(&services.storage).context("storage")?;
         built_in::register(&pools.api, &storage).await?;
         let stop = CancellationToken::new();
+        let state = api::State::new(pools.clone(), storage).await;
         let serving = tokio::spawn({
-            let (pools, stop) = (pools.clone(), stop.clone());
+            let stop = stop.clone();
             async move {
-                if let Err(error) = api::serve(listener, api::State::new(pools, storage), stop).await {
+                if let Err(error) = api::serve(listener, state, stop).await {
                     tracing::error!(%error, "the API ended");
                 }
             }
@@ -65,6 +70,6 @@ impl Server {
         if tokio::time::timeout(FAREWELL, &mut self.serving).await.is_err() {
             self.serving.abort();
         }
-        self.pools.close().await;
+        let _ = tokio::time::timeout(FAREWELL, self.pools.close()).await;
     }
 }

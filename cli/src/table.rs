@@ -23,7 +23,14 @@ impl<const COLUMNS: usize> Table<COLUMNS> {
     fn lines(&self) -> Vec<String> {
         let width = |column: usize| self.rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
         let widths: [usize; COLUMNS] = std::array::from_fn(width);
-        let line = |row: &[String; COLUMNS]| row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}  ")).collect::<String>().trim_end().to_owned();
+        let line = |row: &[String; COLUMNS]| {
+            row.iter()
+                .zip(widths)
+                .map(|(cell, width)| format!("{cell:width$}  "))
+                .collect::<String>()
+                .trim_end()
+                .to_owned()
+        };
         self.rows.iter().map(line).collect()
     }
 }

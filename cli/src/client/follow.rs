@@ -47,9 +47,13 @@ pub async fn follow(client: &Client, created: Value, label: &str) -> Result<Valu
     match (job.status, job.error) {
         (Status::Succeeded, _) => Ok(last),
         (Status::Canceled, _) => Err(Failure::Canceled(format!("{label}: canceled"))),
-        (Status::Failed, Some(error)) => Err(Failure::Failed(anyhow::anyhow!("{label}: failed ({}): {}", error.class, error.message))),
+        (Status::Failed, Some(error)) => {
+            Err(Failure::Failed(anyhow::anyhow!("{label}: failed ({}): {}", error.class, error.message)))
+        }
         (Status::Failed, None) => Err(Failure::Failed(anyhow::anyhow!("{label}: failed"))),
-        (Status::Queued | Status::Running, _) => Err(Failure::Canceled(format!("{label}: left while it is being canceled"))),
+        (Status::Queued | Status::Running, _) => {
+            Err(Failure::Canceled(format!("{label}: left while it is being canceled")))
+        }
     }
 }
 
@@ -106,14 +110,13 @@ impl Follower<'_> {
         if event.id.is_some() {
             self.last_event = event.id;
         }
-        // The event's own envelope repeats id and kind; what it tells lies in `data`.
-        let data = event.data.get("data").unwrap_or(&event.data);
+        let data = event.data;
         let message = data.get("message").and_then(Value::as_str).unwrap_or_default();
         match event.kind.as_str() {
             "queued" => self.meter.note("waiting for a worker"),
             "started" => self.meter.note("preparing"),
             "progress" => {
-                let progress: Progress = serde_json::from_value(data.clone()).unwrap_or_default();
+                let progress: Progress = serde_json::from_value(data).unwrap_or_default();
                 if let (Some(step), Some(total)) = (progress.step, progress.total_steps) {
                     let note = progress.loss.map(|loss| format!("loss {loss:.4}")).unwrap_or_default();
                     self.meter.reach(step, total, &note);

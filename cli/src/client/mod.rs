@@ -88,7 +88,9 @@ impl Client {
     fn unreachable(&self, error: &reqwest::Error) -> Failure {
         let mut reason = reason(error);
         if error.is_connect() {
-            reason = format!("{reason}\nIs it running? Start one with `pyrograph up`, or name another with --server or PYROGRAPH_SERVER.");
+            reason = format!(
+                "{reason}\nIs it running? Start one with `pyrograph up`, or name another with --server or PYROGRAPH_SERVER."
+            );
         }
         Failure::Unreachable(format!("no answer from {}: {reason}", self.server))
     }
@@ -134,7 +136,11 @@ impl Client {
     }
 
     /// POST of a form with files, the answer read as `T`.
-    pub async fn post_form<T: DeserializeOwned>(&self, path: &str, form: reqwest::multipart::Form) -> Result<T, Failure> {
+    pub async fn post_form<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        form: reqwest::multipart::Form,
+    ) -> Result<T, Failure> {
         let response = self.send(self.request(Method::POST, path)?.multipart(form)).await?;
         self.read(response).await
     }
@@ -159,7 +165,8 @@ impl Client {
         part.push(".part");
         let part = std::path::PathBuf::from(part);
         let written = async {
-            let mut out = tokio::fs::File::create(&part).await.with_context(|| format!("could not write {}", part.display()))?;
+            let mut out =
+                tokio::fs::File::create(&part).await.with_context(|| format!("could not write {}", part.display()))?;
             let mut bytes = 0;
             while let Some(chunk) = response.next().await {
                 let chunk = chunk.map_err(|error| self.unreachable(&error))?;

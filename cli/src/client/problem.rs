@@ -43,7 +43,9 @@ impl fmt::Display for Problem {
         let detail = self.detail.as_deref().filter(|detail| !detail.is_empty());
         f.write_str(detail.unwrap_or(&self.title))?;
         for FieldError { field, message } in &self.errors {
-            if detail.is_some_and(|detail| detail.contains(message.as_str())) && (field.is_empty() || detail.is_some_and(|detail| detail.contains(field.as_str()))) {
+            if detail.is_some_and(|detail| detail.contains(message.as_str()))
+                && (field.is_empty() || detail.is_some_and(|detail| detail.contains(field.as_str())))
+            {
                 continue;
             }
             write!(f, "\n  {field}: {message}")?;
@@ -61,13 +63,19 @@ mod tests {
         let body = br#"{"type":"about:blank","title":"Invalid","status":422,"detail":"The request is not valid.",
             "errors":[{"field":"width","message":"must be a multiple of 16"},{"field":"seed","message":"is negative"}]}"#;
         let problem = Problem::read(StatusCode::UNPROCESSABLE_ENTITY, body);
-        assert_eq!(problem.to_string(), "The request is not valid.\n  width: must be a multiple of 16\n  seed: is negative");
+        assert_eq!(
+            problem.to_string(),
+            "The request is not valid.\n  width: must be a multiple of 16\n  seed: is negative"
+        );
     }
 
     #[test]
     fn does_not_say_the_same_thing_twice() {
         let body = br#"{"title":"Invalid","detail":"width: must be a multiple of 16","errors":[{"field":"width","message":"must be a multiple of 16"}]}"#;
-        assert_eq!(Problem::read(StatusCode::UNPROCESSABLE_ENTITY, body).to_string(), "width: must be a multiple of 16");
+        assert_eq!(
+            Problem::read(StatusCode::UNPROCESSABLE_ENTITY, body).to_string(),
+            "width: must be a multiple of 16"
+        );
     }
 
     #[test]

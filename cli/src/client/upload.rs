@@ -32,7 +32,8 @@ pub fn pictures(folder: &Path) -> Result<Vec<Picture>, Failure> {
     let mut paths = Vec::new();
     for entry in std::fs::read_dir(folder).with_context(|| cannot_read(folder))? {
         let path = entry.with_context(|| cannot_read(folder))?.path();
-        let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default().to_ascii_lowercase();
+        let extension =
+            path.extension().and_then(|extension| extension.to_str()).unwrap_or_default().to_ascii_lowercase();
         if matches!(extension.as_str(), "png" | "jpg" | "jpeg" | "webp") {
             paths.push(path);
         }
@@ -72,12 +73,16 @@ pub async fn add_pictures(client: &Client, dataset: &str, pictures: &[Picture]) 
     let meter = Meter::count("uploading pictures", pictures.len() as u64);
     for picture in pictures {
         let name = file_name(&picture.path)?;
-        let part = file_part(&picture.path, &name, None).await?.mime_str(media_type(&picture.path)).context("not a media type")?;
+        let part = file_part(&picture.path, &name, None)
+            .await?
+            .mime_str(media_type(&picture.path))
+            .context("not a media type")?;
         let mut form = Form::new().percent_encode_noop();
         if !picture.caption.is_empty() {
             form = form.text("caption", picture.caption.clone());
         }
-        let added: Result<Value, _> = client.post_form(&format!("/v1/datasets/{dataset}/images"), form.part("image", part)).await;
+        let added: Result<Value, _> =
+            client.post_form(&format!("/v1/datasets/{dataset}/images"), form.part("image", part)).await;
         added.map_err(|failure| match failure {
             Failure::Refused(why) => Failure::Refused(format!("{}: {why}", picture.path.display())),
             other => other,
@@ -111,7 +116,10 @@ fn model_files(path: &Path) -> Result<Vec<(String, PathBuf)>, Failure> {
         return Ok(vec![(file_name(path)?, path.to_owned())]);
     }
     if !path.join("model_index.json").is_file() {
-        return Err(Failure::Usage(format!("{} is neither a .safetensors file nor a diffusers folder with a model_index.json", path.display())));
+        return Err(Failure::Usage(format!(
+            "{} is neither a .safetensors file nor a diffusers folder with a model_index.json",
+            path.display()
+        )));
     }
     let mut files = Vec::new();
     for entry in read_folder(path)? {
@@ -119,7 +127,12 @@ fn model_files(path: &Path) -> Result<Vec<(String, PathBuf)>, Failure> {
         if entry.is_dir() {
             for inner in read_folder(&entry)? {
                 let inner_name = file_name(&inner)?;
-                if inner.is_file() && inner_name.rsplit('.').next().is_some_and(|end| matches!(end, "json" | "txt" | "safetensors" | "model")) {
+                if inner.is_file()
+                    && inner_name
+                        .rsplit('.')
+                        .next()
+                        .is_some_and(|end| matches!(end, "json" | "txt" | "safetensors" | "model"))
+                {
                     files.push((format!("{name}/{inner_name}"), inner));
                 }
             }
@@ -183,7 +196,10 @@ mod tests {
         file("a.txt", " a red fox\n");
         file("notes.md", "");
         let found = pictures(folder.path()).unwrap();
-        let names: Vec<_> = found.iter().map(|picture| (picture.path.file_name().unwrap().to_str().unwrap(), picture.caption.as_str())).collect();
+        let names: Vec<_> = found
+            .iter()
+            .map(|picture| (picture.path.file_name().unwrap().to_str().unwrap(), picture.caption.as_str()))
+            .collect();
         assert_eq!(names, [("a.png", "a red fox"), ("b.JPG", "")]);
     }
 
@@ -197,7 +213,15 @@ mod tests {
     #[test]
     fn only_what_a_pipeline_is_loaded_from_is_sent() {
         let folder = tempfile::tempdir().unwrap();
-        for name in ["model_index.json", "big.safetensors", ".git/config", "vae/config.json", "vae/diffusion.safetensors", "vae/old.bin", "tokenizer/merges.txt"] {
+        for name in [
+            "model_index.json",
+            "big.safetensors",
+            ".git/config",
+            "vae/config.json",
+            "vae/diffusion.safetensors",
+            "vae/old.bin",
+            "tokenizer/merges.txt",
+        ] {
             let path = folder.path().join(name);
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
             std::fs::write(path, "{}").unwrap();

@@ -75,7 +75,8 @@ impl Datasets {
                 table.print();
             }
             Action::Create { name, client: options } => {
-                let dataset: Value = Client::new(&options.server)?.post("/v1/datasets", &json!({ "name": name })).await?;
+                let dataset: Value =
+                    Client::new(&options.server)?.post("/v1/datasets", &json!({ "name": name })).await?;
                 answer(dataset, options.json)?;
             }
             Action::Show { dataset, client: options } => {
@@ -108,7 +109,14 @@ fn answer(dataset: Value, as_json: bool) -> Outcome {
     let dataset: Dataset = Client::understand(dataset)?;
     println!("{}  {}  ({} examples)", dataset.name, dataset.id, dataset.examples.len());
     for example in &dataset.examples {
-        println!("  {}  {}×{}  {:>10}  {}", example.id, example.width, example.height, HumanBytes(example.bytes).to_string(), example.caption.as_deref().unwrap_or_default());
+        println!(
+            "  {}  {}×{}  {:>10}  {}",
+            example.id,
+            example.width,
+            example.height,
+            HumanBytes(example.bytes).to_string(),
+            example.caption.as_deref().unwrap_or_default()
+        );
     }
     Ok(())
 }

@@ -30,7 +30,16 @@ const LEARNING_RATE: f64 = 1e-3;
 const BATCH_SIZE: u32 = 4;
 const TRAINING_SEED: u32 = 7;
 /// Things that the bundled dataset does not show. Picture i has the seed 100 + i.
-const PROMPTS: [&str; 8] = ["a red apple", "a dog face", "a rocket", "an owl", "a guitar", "a snail", "two cherries, blue background", "a small house"];
+const PROMPTS: [&str; 8] = [
+    "a red apple",
+    "a dog face",
+    "a rocket",
+    "an owl",
+    "a guitar",
+    "a snail",
+    "two cherries, blue background",
+    "a small house",
+];
 const FIRST_SEED: u32 = 100;
 
 /// Walk the whole road once: dataset, training, pictures with and without the LoRA
@@ -61,7 +70,13 @@ impl Demo {
             platform = Platform::start(&self.data_dir, SocketAddr::from(([127, 0, 0, 1], 0)), self.device) => platform?,
             () = stop.cancelled() => return Err(interrupted()),
         };
-        meter.finish(&format!("Everything runs ({:.1} s): API {}, S3 {}, data {}", started.elapsed().as_secs_f64(), platform.url(), platform.storage_endpoint(), platform.folder().display()));
+        meter.finish(&format!(
+            "Everything runs ({:.1} s): API {}, S3 {}, data {}",
+            started.elapsed().as_secs_f64(),
+            platform.url(),
+            platform.storage_endpoint(),
+            platform.folder().display()
+        ));
         let walked = tokio::select! {
             walked = self.walk(&platform) => walked,
             () = stop.cancelled() => Err(interrupted()),
@@ -76,7 +91,12 @@ impl Demo {
         let client = Client::new(&platform.url().parse().context("an address")?)?;
         let started = Instant::now();
         let (dataset, training_pictures) = self.dataset(&client).await?;
-        eprintln!("Dataset {} of {} pictures ({:.1} s)", dataset.name, training_pictures.len(), started.elapsed().as_secs_f64());
+        eprintln!(
+            "Dataset {} of {} pictures ({:.1} s)",
+            dataset.name,
+            training_pictures.len(),
+            started.elapsed().as_secs_f64()
+        );
 
         let training_started = Instant::now();
         let training = self.train(&client, &dataset).await?;
@@ -92,7 +112,10 @@ impl Demo {
             println!("  {STYLE}.safetensors\n    {}", adapter.url);
         }
         for made in &made {
-            println!("  {}\n    without  {}\n    with     {}", made.prompt, made.artifacts[0].url, made.artifacts[1].url);
+            println!(
+                "  {}\n    without  {}\n    with     {}",
+                made.prompt, made.artifacts[0].url, made.artifacts[1].url
+            );
         }
         self.write_sheet(&training_pictures, &made, training_seconds)?;
         println!("Pictures, adapter and contact sheet: {}", self.output.join("contact-sheet.png").display());
@@ -142,7 +165,8 @@ impl Demo {
         for (index, prompt) in (0_u32..).zip(PROMPTS) {
             let seed = FIRST_SEED + index;
             let plain: Value = client.post("/v1/generations", &json!({ "prompt": prompt, "seed": seed })).await?;
-            let styled = json!({ "prompt": format!("{TRIGGER_WORD} {prompt}"), "seed": seed, "loras": [{ "model": STYLE }] });
+            let styled =
+                json!({ "prompt": format!("{TRIGGER_WORD} {prompt}"), "seed": seed, "loras": [{ "model": STYLE }] });
             asked.push((index, prompt, [plain, client.post("/v1/generations", &styled).await?]));
         }
         let total = 2 * asked.len();
@@ -151,7 +175,10 @@ impl Demo {
             let mut artifacts = Vec::new();
             let mut images: Vec<RgbImage> = Vec::new();
             for (created, half) in created.into_iter().zip(["without", "with"]) {
-                let generation: Generation = Client::understand(follow(client, created, &format!("picture {} of {total}", all.len() * 2 + images.len() + 1)).await?)?;
+                let generation: Generation = Client::understand(
+                    follow(client, created, &format!("picture {} of {total}", all.len() * 2 + images.len() + 1))
+                        .await?,
+                )?;
                 let artifact = only_picture(&generation)?.clone();
                 let file = self.output.join(format!("{index:02}-{}-{half}.png", slug(prompt)));
                 client.download(&artifact.url, &file).await?;
@@ -166,11 +193,15 @@ impl Demo {
     fn write_sheet(&self, training: &[RgbImage], made: &[Made], training_seconds: f64) -> Outcome {
         let pairs: Vec<Pair> = made
             .iter()
-            .filter_map(|made| Some(Pair { prompt: made.prompt.clone(), pictures: made.images.clone().try_into().ok()? }))
+            .filter_map(|made| {
+                Some(Pair { prompt: made.prompt.clone(), pictures: made.images.clone().try_into().ok()? })
+            })
             .collect();
         let sheet = ContactSheet {
             title: &format!("{}, without and with the LoRA “{STYLE}”", built_in::CHECKPOINT),
-            subtitle: &format!("{STEPS} steps at rank {RANK} in {training_seconds:.0} s on this machine; the same seed in each pair"),
+            subtitle: &format!(
+                "{STEPS} steps at rank {RANK} in {training_seconds:.0} s on this machine; the same seed in each pair"
+            ),
             training,
             halves: ["without", "with"],
             pairs: &pairs,
@@ -198,7 +229,11 @@ fn interrupted() -> Failure {
 
 /// A prompt as part of a file name.
 fn slug(prompt: &str) -> String {
-    let words: Vec<String> = prompt.split(|letter: char| !letter.is_ascii_alphanumeric()).filter(|word| !word.is_empty()).map(str::to_ascii_lowercase).collect();
+    let words: Vec<String> = prompt
+        .split(|letter: char| !letter.is_ascii_alphanumeric())
+        .filter(|word| !word.is_empty())
+        .map(str::to_ascii_lowercase)
+        .collect();
     words.join("-")
 }
 

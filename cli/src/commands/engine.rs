@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 use diffusion::device::DeviceChoice;
-use worker::engine::{EngineConfig, Fault};
+use worker::{EngineConfig, Fault};
 
 use crate::configuration::{number, variable};
 use crate::failure::Failure;
@@ -24,6 +24,10 @@ impl Engine {
             Some(text) => Some(text.parse::<Fault>().map_err(Failure::Usage)?),
             None => None,
         };
-        Ok(worker::engine::run(EngineConfig { device: self.device, memory_limit: number("PYROGRAPH_ENGINE_MEMORY_BYTES")?, fault }))
+        Ok(worker::engine::run(EngineConfig {
+            device: self.device,
+            memory_limit: number("PYROGRAPH_ENGINE_MEMORY_BYTES")?,
+            fault,
+        }))
     }
 }

@@ -70,9 +70,14 @@ impl FromStr for Lora {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let (model, scale) = match text.rsplit_once(':') {
-            Some((model, scale)) => {
-                (model, scale.parse::<f64>().ok().filter(|scale| scale.is_finite()).ok_or_else(|| format!("'{scale}' is not a scale; write NAME:0.8"))?)
-            }
+            Some((model, scale)) => (
+                model,
+                scale
+                    .parse::<f64>()
+                    .ok()
+                    .filter(|scale| scale.is_finite())
+                    .ok_or_else(|| format!("'{scale}' is not a scale; write NAME:0.8"))?,
+            ),
             None => (text, 1.0),
         };
         if model.is_empty() {
@@ -137,7 +142,8 @@ impl Generate {
 
 /// Where each picture goes. One picture takes the file's name as it stands; several get their position before the ending.
 fn places(output: &Path, generation: &str, artifacts: &[Artifact]) -> Vec<PathBuf> {
-    let is_folder = output.is_dir() || output.extension().is_none() || output.as_os_str().to_string_lossy().ends_with('/');
+    let is_folder =
+        output.is_dir() || output.extension().is_none() || output.as_os_str().to_string_lossy().ends_with('/');
     artifacts
         .iter()
         .map(|artifact| {
@@ -156,7 +162,10 @@ fn places(output: &Path, generation: &str, artifacts: &[Artifact]) -> Vec<PathBu
 
 /// Refuses a generation that made nothing: an answer without pictures is no success.
 pub fn only_picture(generation: &Generation) -> Result<&Artifact, Failure> {
-    generation.artifacts.first().ok_or_else(|| Failure::Failed(anyhow::anyhow!("generation {} has no picture", generation.id)))
+    generation
+        .artifacts
+        .first()
+        .ok_or_else(|| Failure::Failed(anyhow::anyhow!("generation {} has no picture", generation.id)))
 }
 
 #[cfg(test)]
@@ -183,8 +192,29 @@ mod tests {
     #[test]
     fn every_flag_reaches_the_request() {
         let generate = parse(&[
-            "a fox", "--model", "ember", "--lora", "pencil:0.5", "--lora", "ink", "--negative-prompt", "blurry", "--width", "64", "--height", "96",
-            "--steps", "12", "--guidance", "3.5", "--seed", "-1", "--num-images", "2", "--output", "x.png",
+            "a fox",
+            "--model",
+            "ember",
+            "--lora",
+            "pencil:0.5",
+            "--lora",
+            "ink",
+            "--negative-prompt",
+            "blurry",
+            "--width",
+            "64",
+            "--height",
+            "96",
+            "--steps",
+            "12",
+            "--guidance",
+            "3.5",
+            "--seed",
+            "-1",
+            "--num-images",
+            "2",
+            "--output",
+            "x.png",
         ])
         .unwrap();
         assert_eq!(
@@ -208,7 +238,8 @@ mod tests {
 
     #[test]
     fn pictures_go_where_the_user_points() {
-        let artifact = |position| Artifact { url: String::new(), position, media_type: "image/png".into(), bytes: 0, seed: None };
+        let artifact =
+            |position| Artifact { url: String::new(), position, media_type: "image/png".into(), bytes: 0, seed: None };
         let one = [artifact(0)];
         let two = [artifact(0), artifact(1)];
         let folder = tempfile::tempdir().unwrap();

@@ -64,7 +64,14 @@ impl Models {
                 for model in models {
                     let model: Model = Client::understand(model)?;
                     let kind = if model.built_in { format!("{} (built in)", model.kind) } else { model.kind };
-                    table.row([model.name, kind, model.family.unwrap_or_default(), HumanBytes(model.bytes).to_string(), short(&model.created_at), model.id]);
+                    table.row([
+                        model.name,
+                        kind,
+                        model.family.unwrap_or_default(),
+                        HumanBytes(model.bytes).to_string(),
+                        short(&model.created_at),
+                        model.id,
+                    ]);
                 }
                 table.print();
             }
@@ -95,7 +102,13 @@ impl Models {
                     return Ok(());
                 }
                 let model: Model = Client::understand(model)?;
-                println!("{} ({}, {}, {})", model.name, model.kind, model.family.as_deref().unwrap_or("unknown family"), HumanBytes(model.bytes));
+                println!(
+                    "{} ({}, {}, {})",
+                    model.name,
+                    model.kind,
+                    model.family.as_deref().unwrap_or("unknown family"),
+                    HumanBytes(model.bytes)
+                );
             }
             Action::Remove { model, client: options } => {
                 Client::new(&options.server)?.delete(&address(&model)).await?;

@@ -98,7 +98,10 @@ impl Train {
         for warning in &training.warnings {
             eprintln!("warning: {warning}");
         }
-        let adapter = training.artifacts.first().ok_or_else(|| Failure::Failed(anyhow::anyhow!("training {} has no adapter", training.id)))?;
+        let adapter = training
+            .artifacts
+            .first()
+            .ok_or_else(|| Failure::Failed(anyhow::anyhow!("training {} has no adapter", training.id)))?;
         let output = self.output.unwrap_or_else(|| PathBuf::from(format!("{}.safetensors", self.name)));
         client.download(&adapter.url, &output).await?;
         if self.client.json {
@@ -129,8 +132,30 @@ mod tests {
     #[test]
     fn every_flag_reaches_the_request() {
         let line = Line::try_parse_from([
-            "train", "photos", "--name", "pencil", "--model", "ember", "--trigger-word", "tok", "--steps", "20", "--rank", "4", "--alpha", "8",
-            "--learning-rate", "5e-4", "--batch-size", "2", "--resolution", "64", "--seed", "3", "--output", "x.safetensors",
+            "train",
+            "photos",
+            "--name",
+            "pencil",
+            "--model",
+            "ember",
+            "--trigger-word",
+            "tok",
+            "--steps",
+            "20",
+            "--rank",
+            "4",
+            "--alpha",
+            "8",
+            "--learning-rate",
+            "5e-4",
+            "--batch-size",
+            "2",
+            "--resolution",
+            "64",
+            "--seed",
+            "3",
+            "--output",
+            "x.safetensors",
         ])
         .unwrap();
         assert_eq!(

@@ -42,7 +42,10 @@ impl Up {
         println!("  Docs     {}/docs", platform.url());
         println!("  Storage  {} (S3)", platform.storage_endpoint());
         println!("  Data     {}", platform.folder().display());
-        println!("\nTry: pyrograph generate \"a red fox\"{}", if platform.url().ends_with(":8080") { String::new() } else { format!(" --server {}", platform.url()) });
+        println!(
+            "\nTry: pyrograph generate \"a red fox\"{}",
+            if platform.url().ends_with(":8080") { String::new() } else { format!(" --server {}", platform.url()) }
+        );
         let ended = tokio::select! {
             () = stop.cancelled() => Ok(()),
             ended = platform.ended() => Err(ended),

@@ -9,8 +9,7 @@ use diffusion::device::DeviceChoice;
 use domain::Storage;
 use domain::database::Pools;
 use domain::job::{JobKind, LeasePolicy};
-use worker::config::{Drain, WorkerConfig};
-use worker::supervisor::EngineCommand;
+use worker::{Drain, EngineCommand, WorkerConfig};
 
 use super::Outcome;
 use crate::configuration::{self, Services, number};
@@ -49,13 +48,16 @@ impl Worker {
         let pools = Pools::connect(&services.database_url).await.context("database")?;
         let storage = Storage::new(&services.storage).context("storage")?;
         let ended = worker::run(self.config()?, pools.clone(), storage, stop).await;
-        pools.close().await;
+        let _ = tokio::time::timeout(Duration::from_secs(5), pools.close()).await;
         Ok(ended.context("the worker failed")?)
     }
 
     fn config(&self) -> Result<WorkerConfig, Failure> {
         let program = std::env::current_exe().context("this program does not know where it lies")?;
-        let engine = EngineCommand { program, arguments: vec!["engine".into(), "--device".into(), self.device.to_string().into()] };
+        let engine = EngineCommand {
+            program,
+            arguments: vec!["engine".into(), "--device".into(), self.device.to_string().into()],
+        };
         let mut config = WorkerConfig::new(engine, configuration::worker_dir(&self.data_dir));
         config.queues = self.queues.clone();
         config.lease = lease_policy()?;
@@ -76,7 +78,11 @@ impl Worker {
 /// The rules of leases, with what the environment changes.
 fn lease_policy() -> Result<LeasePolicy, Failure> {
     let mut policy = LeasePolicy::default();
-    for (name, value) in [("PYROGRAPH_LEASE_TTL_MS", &mut policy.ttl), ("PYROGRAPH_LEASE_BEAT_MS", &mut policy.beat), ("PYROGRAPH_REAPER_TICK_MS", &mut policy.reaper_tick)] {
+    for (name, value) in [
+        ("PYROGRAPH_LEASE_TTL_MS", &mut policy.ttl),
+        ("PYROGRAPH_LEASE_BEAT_MS", &mut policy.beat),
+        ("PYROGRAPH_REAPER_TICK_MS", &mut policy.reaper_tick),
+    ] {
         if let Some(milliseconds) = number(name)? {
             *value = Duration::from_millis(milliseconds);
         }
