@@ -61,7 +61,7 @@ pub fn to_tensor(picture: &RgbImage, device: &Device) -> Tensor<4> {
 pub fn from_tensor(pixels: Tensor<4>) -> Result<RgbImage> {
     let [_, _, height, width] = pixels.dims();
     let rows = ((pixels.narrow(0, 0, 1) / 2.0 + 0.5).clamp(0.0, 1.0) * 255.0).round().permute([0, 2, 3, 1]);
-    let values = rows.into_data().convert::<f32>().to_vec::<f32>();
+    let values = rows.into_data().convert::<f32>().try_to_vec::<f32>();
     let values = values.map_err(|error| Error::Invalid(format!("the decoded picture is unreadable: {error:?}")))?;
     if values.iter().any(|value| value.is_nan()) {
         return Err(Error::Invalid("the model made a picture of values that are not numbers".into()));

@@ -4,14 +4,20 @@
 //! variables, and it never downloads anything. All randomness of sampling comes from one place, so that a seed gives
 //! the same picture on every machine.
 
+pub mod checkpoint;
 pub mod device;
 pub mod error;
 pub mod image;
 pub mod layers;
+pub mod lora;
 pub mod networks;
 pub mod noise;
+pub mod pipelines;
 pub mod schedulers;
 pub mod tokenizers;
 pub mod training;
 
+pub use device::{DeviceChoice, OpenDevice};
 pub use error::{Error, Result};
+pub use lora::{LoraFile, MatchReport};
+pub use pipelines::flux::{Defaults, FluxPipeline, Progress, TextToImage};

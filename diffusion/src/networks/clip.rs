@@ -5,9 +5,11 @@
 //! The vision tower and the projection to the shared space do not belong here.
 
 use burn::prelude::*;
+use burn::tensor::DType;
 use burn::tensor::activation::{gelu, sigmoid};
 use serde::{Deserialize, Serialize};
 
+use crate::checkpoint::{self, Checkpoint};
 use crate::error::{Error, Result};
 use crate::layers::{Embedding, LayerNorm, Linear, attention, join_heads, split_heads};
 
@@ -145,6 +147,17 @@ impl ClipTextModel {
         }
     }
 
+    /// Loads a text encoder's folder strictly. `transformers` from version 5 leaves out the prefix `text_model.`, and old
+    /// versions wrote the position numbers too, which say nothing.
+    pub fn load(self, checkpoint: Checkpoint, dtype: DType) -> Result<Self> {
+        let checkpoint = checkpoint.without("text_model.embeddings.position_ids");
+        let prefixed = checkpoint.names().any(|name| name.starts_with("text_model."));
+        if prefixed {
+            return checkpoint::load_strict(self, &checkpoint, dtype);
+        }
+        Ok(Self { text_model: checkpoint::load_strict(self.text_model, &checkpoint, dtype)? })
+    }
+
     /// Reads prompts of equal, padded length: ids `[batch, length]` → [`ClipOutput`].
     /// Padding is not masked: it comes after the end token, and no token sees what follows it.
     pub fn forward(&self, ids: &[Vec<i64>]) -> ClipOutput {
@@ -164,7 +177,7 @@ impl TextTransformer {
         let mut hidden = self.embeddings.token_embedding.forward(tokens)
             + self.embeddings.position_embedding.forward(positions);
         // [1, 1, length, length]: −∞ wherever a token would see a later one
-        let causal = causal_bias(length, device);
+        let causal = causal_bias(length, device).cast(hidden.dtype());
         for layer in &self.encoder.layers {
             hidden = layer.forward(hidden, causal.clone());
         }

@@ -6,8 +6,10 @@
 #![allow(non_snake_case)] // the checkpoint's keys
 
 use burn::prelude::*;
+use burn::tensor::DType;
 use serde::{Deserialize, Serialize};
 
+use crate::checkpoint::{self, Checkpoint};
 use crate::error::{Error, Result};
 use crate::layers::{Embedding, Linear, RmsNorm, attention, gelu_tanh, join_heads, split_heads};
 
@@ -66,16 +68,12 @@ impl Config {
     }
 }
 
-/// The whole encoder. Published checkpoints may carry the embedding a second time as
-/// `encoder.embed_tokens.weight`; [`TIED_KEYS`] names it for the loader.
+/// The whole encoder.
 #[derive(Module, Debug)]
 pub struct T5Encoder {
     shared: Embedding,
     encoder: Stack,
 }
-
-/// Keys that repeat another tensor and may be present in a checkpoint: `(copy, original)`.
-pub const TIED_KEYS: [(&str, &str); 1] = [("encoder.embed_tokens.weight", "shared.weight")];
 
 #[derive(Module, Debug)]
 struct Stack {
@@ -134,6 +132,12 @@ impl T5Encoder {
                 final_layer_norm: RmsNorm::new(config.d_model, config.layer_norm_epsilon, device),
             },
         }
+    }
+
+    /// Loads a text encoder's folder strictly. The embedding may be in it under either of its names, or under both.
+    pub fn load(self, checkpoint: Checkpoint, dtype: DType) -> Result<Self> {
+        let checkpoint = checkpoint.alias("encoder.embed_tokens.weight", "shared.weight");
+        checkpoint::load_strict(self, &checkpoint, dtype)
     }
 
     /// Reads prompts of equal, padded length: ids `[batch, length]` → `[batch, length, d_model]`.

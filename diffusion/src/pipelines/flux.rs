@@ -129,8 +129,8 @@ impl FluxPipeline {
         let t5_tokenizer = T5Tokenizer::load(&folder.join("tokenizer_2"))?;
         check_sizes(folder, &transformer_config, &clip_config, &t5_config, &vae_config, &clip_tokenizer)?;
 
-        let clip = ClipTextModel::new(&clip_config, device).load(&Checkpoint::open(&folder.join("text_encoder"))?, dtype)?;
-        let t5 = T5Encoder::new(&t5_config, device).load(&Checkpoint::open(&folder.join("text_encoder_2"))?, dtype)?;
+        let clip = ClipTextModel::new(&clip_config, device).load(Checkpoint::open(&folder.join("text_encoder"))?, dtype)?;
+        let t5 = T5Encoder::new(&t5_config, device).load(Checkpoint::open(&folder.join("text_encoder_2"))?, dtype)?;
         let transformer = checkpoint::load_strict(
             FluxTransformer::new(&transformer_config, device),
             &Checkpoint::open(&folder.join("transformer"))?,
