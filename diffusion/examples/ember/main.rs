@@ -1,0 +1,38 @@
+//! The recipe of `models/ember`, the built-in checkpoint: trains it from nothing but pictures and their names, and
+//! measures it. `models/ember/README.md` tells how long each part takes and what came out.
+
+mod autoencoder;
+mod dataset;
+mod pyrography;
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(about = "Trains and measures ember, the built-in checkpoint")]
+struct Arguments {
+    /// The list of concepts.
+    #[arg(long, default_value = "models/ember-recipe/concepts.tsv")]
+    concepts: PathBuf,
+    /// The folder of 64 px Noto emoji (`img/google/64` of the npm package emoji-datasource-google 16.0.0).
+    #[arg(long, default_value = "out/ember/art")]
+    art: PathBuf,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Trains the autoencoder.
+    Autoencoder(autoencoder::Arguments),
+}
+
+fn main() -> Result<()> {
+    let arguments = Arguments::parse();
+    let concepts = dataset::load(&arguments.concepts, &arguments.art)?;
+    match &arguments.command {
+        Command::Autoencoder(arguments) => autoencoder::train(&concepts, arguments),
+    }
+}
