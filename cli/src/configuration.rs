@@ -29,6 +29,8 @@ const VARIABLES: &[Variable] = &[
     ("PYROGRAPH_CACHE_BYTES", "bytes of weights kept there", "107374182400"),
     ("PYROGRAPH_ENGINE_MEMORY_BYTES", "bytes of weights that stay in memory", "six tenths of the machine's"),
     ("PYROGRAPH_CHECKPOINT_EVERY", "training steps between two checkpoints", "100"),
+    ("PYROGRAPH_GENERATION_SILENCE_MS", "an engine that reports nothing this long while it makes pictures is replaced", "120000"),
+    ("PYROGRAPH_TRAINING_SILENCE_MS", "the same while it trains", "600000"),
     ("PYROGRAPH_LEASE_TTL_MS", "a worker that is silent this long has lost its job", "30000"),
     ("PYROGRAPH_LEASE_BEAT_MS", "time between two heartbeats", "5000"),
     ("PYROGRAPH_REAPER_TICK_MS", "time between two looks for lost jobs", "5000"),

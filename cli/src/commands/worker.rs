@@ -67,6 +67,8 @@ impl Worker {
         if let Some(steps) = number("PYROGRAPH_CHECKPOINT_EVERY")? {
             config.checkpoint_every = usize::try_from(steps).unwrap_or(usize::MAX).max(1);
         }
+        set_duration("PYROGRAPH_GENERATION_SILENCE_MS", &mut config.silence.generation)?;
+        set_duration("PYROGRAPH_TRAINING_SILENCE_MS", &mut config.silence.training)?;
         if self.with_parent {
             // Someone waits at the terminal; a job that is cut short goes on at the next start.
             config.drain = Drain { generation: Duration::from_secs(3), training: Duration::from_secs(10) };
@@ -78,14 +80,16 @@ impl Worker {
 /// The rules of leases, with what the environment changes.
 fn lease_policy() -> Result<LeasePolicy, Failure> {
     let mut policy = LeasePolicy::default();
-    for (name, value) in [
-        ("PYROGRAPH_LEASE_TTL_MS", &mut policy.ttl),
-        ("PYROGRAPH_LEASE_BEAT_MS", &mut policy.beat),
-        ("PYROGRAPH_REAPER_TICK_MS", &mut policy.reaper_tick),
-    ] {
-        if let Some(milliseconds) = number(name)? {
-            *value = Duration::from_millis(milliseconds);
-        }
-    }
+    set_duration("PYROGRAPH_LEASE_TTL_MS", &mut policy.ttl)?;
+    set_duration("PYROGRAPH_LEASE_BEAT_MS", &mut policy.beat)?;
+    set_duration("PYROGRAPH_REAPER_TICK_MS", &mut policy.reaper_tick)?;
     Ok(policy)
+}
+
+/// Takes a duration from a variable that counts milliseconds, where it is set.
+fn set_duration(variable: &str, duration: &mut Duration) -> Result<(), Failure> {
+    if let Some(milliseconds) = number(variable)? {
+        *duration = Duration::from_millis(milliseconds);
+    }
+    Ok(())
 }
