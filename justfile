@@ -6,7 +6,7 @@ default:
 
 # the whole road once: train a LoRA on bundled pictures, generate with and without it, into out/
 demo *args: setup
-    cargo run --release --quiet -p pyrograph -- demo {{ args }}
+    cargo run --release -p pyrograph -- demo {{ args }}
 
 # set up, then every check and every test
 test *args: setup
@@ -22,7 +22,7 @@ build: setup
 
 # start everything here: Postgres, S3, API, one worker
 up *args: setup
-    cargo run --release --quiet -p pyrograph -- up {{ args }}
+    cargo run --release -p pyrograph -- up {{ args }}
 
 # N workers beside a running `up`, or on the services of the environment
 worker N='1' *args:

@@ -4,7 +4,7 @@ set -eu
 cd -- "$(dirname -- "$0")/.."
 count=$1
 shift
-cargo build --release --quiet -p pyrograph
+cargo build --release -p pyrograph
 pyrograph=${CARGO_TARGET_DIR:-target}/release/pyrograph
 # Ctrl-C reaches them all: they are of one group with this script, which only waits.
 trap : INT TERM
