@@ -38,8 +38,8 @@ const SETTLE_WHILE_DRAINING: Duration = Duration::from_secs(15);
 const STORE_PATIENCE: Duration = Duration::from_secs(600);
 /// The same when the worker stops.
 const STORE_WHILE_DRAINING: Duration = Duration::from_secs(20);
-/// How long no job is claimed after one was released for want of disk.
-const DISK_FULL_PAUSE: Duration = Duration::from_secs(30);
+/// How long no job is claimed after one was released for want of disk or engine.
+const WANT_PAUSE: Duration = Duration::from_secs(30);
 
 /// What all attempts of a worker share.
 pub struct House {
@@ -66,7 +66,7 @@ pub enum Stop {
     LeaseLost,
     /// Somebody asked for the end of the job.
     Canceled,
-    /// Given back without blame: the worker stops, or its disk is full.
+    /// Given back without blame: the worker stops, its disk is full, or it has no engine.
     Released(String),
     /// The engine died under it.
     Crashed(String),
@@ -126,15 +126,18 @@ pub async fn attend(house: Arc<House>, claim: Claim) {
 }
 
 async fn settle(house: &House, lease: &Lease, stop: Stop) {
+    if stop == Stop::LeaseLost {
+        return;
+    }
     if let Stop::Released(_) = stop
         && !house.draining.is_cancelled()
     {
-        house.not_before.send_replace(Instant::now() + DISK_FULL_PAUSE);
+        house.not_before.send_replace(Instant::now() + WANT_PAUSE);
     }
     let (pool, claim, policy) = (&house.pool, lease.claim(), &house.config.lease);
     let ended = until_answered(house, lease, || async {
         match &stop {
-            Stop::LeaseLost => Ok(()),
+            Stop::LeaseLost => Err(domain::Error::LeaseLost),
             Stop::Canceled => job::canceled(pool, claim).await,
             Stop::Released(_) => job::release(pool, claim).await.map(drop),
             Stop::Crashed(how) => job::crash(pool, claim, policy, how).await.map(drop),

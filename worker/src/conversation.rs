@@ -17,6 +17,10 @@ use crate::lease::Lease;
 use crate::protocol::{FailureClass, Report};
 use crate::supervisor::{Event, Gone, Session};
 
+/// How long a job waits for an engine that is being replaced, before somebody else gets it.
+const START_LIMIT: Duration = Duration::from_secs(150);
+/// How long the word of a killed engine's end is waited for.
+const KILL_LIMIT: Duration = Duration::from_secs(5);
 /// How long the engine may take to stop a job that is not ours any more.
 const LOST_GRACE: Duration = Duration::from_secs(5);
 /// How long the engine may take to stop a canceled job: a step of a large model on a CPU takes its time.
@@ -34,7 +38,10 @@ pub struct Conversation<'a> {
     reason: Option<Reason>,
     /// When the engine is killed if it has not stopped.
     deadline: Option<Instant>,
+    /// When nothing more is waited for: no engine came, or none was left to kill.
+    hopeless: Option<Instant>,
     drained: bool,
+    killed: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,7 +54,8 @@ enum Reason {
 impl<'a> Conversation<'a> {
     /// Watches over a session that has begun. `draining` ends when the worker shall stop.
     pub fn new(session: Session, lease: &'a Lease, draining: CancellationToken, drain: Drain) -> Self {
-        Self { session, lease, draining, drain, reason: None, deadline: None, drained: false }
+        let hopeless = Some(Instant::now() + START_LIMIT);
+        Self { session, lease, draining, drain, reason: None, deadline: None, hopeless, drained: false, killed: false }
     }
 
     /// The next report that has a meaning for the job; [`Report::Done`] is the last one.
@@ -70,11 +78,19 @@ impl<'a> Conversation<'a> {
                 () = self.draining.cancelled(), if self.reason.is_none() && !self.drained => self.drain(),
                 () = until(self.deadline), if self.deadline.is_some() => {
                     self.deadline = None;
+                    self.killed = true;
+                    self.hopeless = Some(Instant::now() + KILL_LIMIT);
                     self.reason.get_or_insert(Reason::Draining);
                     self.session.kill();
                 }
+                () = until(self.hopeless), if self.hopeless.is_some() => {
+                    return Err(self.stop().unwrap_or_else(|| Stop::Released("no engine could be started".into())));
+                }
                 event = self.session.next() => match event {
                     Some(Event::Report(report)) => {
+                        if !self.killed {
+                            self.hopeless = None;
+                        }
                         if let Some(report) = self.heard(report)? {
                             return Ok(report);
                         }

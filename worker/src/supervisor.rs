@@ -217,6 +217,10 @@ impl Supervisor {
                 },
                 assignment = self.inbox.recv() => {
                     let Some(assignment) = assignment else { return true };
+                    if assignment.events.is_closed() {
+                        // Its owner did not wait for this engine.
+                        continue;
+                    }
                     let request = self.next_request;
                     self.next_request += 1;
                     if let Err(gone) = child.attend(request, assignment).await {

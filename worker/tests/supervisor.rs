@@ -1,90 +1,19 @@
-//! The supervisor against a scripted engine: this very program, started again with the word `engine`. What the child
-//! does is steered by the prompt of each order.
+//! The supervisor against a scripted engine: this very program, started again with the word `engine`.
+
+mod scripted;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use libtest_mimic::{Arguments, Failed, Trial};
 use tokio_util::sync::CancellationToken;
-use worker::protocol::{self, Base, Generate, Order, PROTOCOL_VERSION, Report};
+use worker::protocol::{Base, Generate, Order, Report};
 use worker::supervisor::{Engine, EngineCommand, Event, Gone, Work};
 
 fn main() -> ExitCode {
-    let words: Vec<String> = std::env::args().collect();
-    if words.get(1).is_some_and(|word| word == "engine") {
-        return scripted_engine(words.get(2).map(String::as_str).unwrap_or_default());
-    }
-    libtest_mimic::run(&Arguments::from_args(), trials()).exit_code()
+    scripted::engine_if_asked().unwrap_or_else(|| libtest_mimic::run(&Arguments::from_args(), trials()).exit_code())
 }
-
-// ── the child ────────────────────────────────────────────────────────────────────────────────────────────────────
-
-fn scripted_engine(role: &str) -> ExitCode {
-    let say = |report: Report| protocol::write(&mut std::io::stdout(), &report).unwrap();
-    let canceled = Arc::new(AtomicU64::new(0));
-    let (orders, inbox) = mpsc::channel();
-    let flag = Arc::clone(&canceled);
-    std::thread::spawn(move || {
-        while let Ok(Some(order)) = protocol::read::<Order>(&mut std::io::stdin()) {
-            if let Order::Cancel { request } = order {
-                flag.store(request, Ordering::SeqCst);
-            }
-            orders.send(order).unwrap();
-        }
-        std::process::exit(0);
-    });
-    for order in inbox {
-        match order {
-            Order::Hello { .. } => {
-                let version = if role == "from-the-future" { PROTOCOL_VERSION + 1 } else { PROTOCOL_VERSION };
-                say(Report::Ready { version, device: "scripted".into(), why: None });
-            }
-            Order::Generate(order) => play(&order, &say, &canceled),
-            Order::Shutdown => break,
-            _ => {}
-        }
-    }
-    ExitCode::SUCCESS
-}
-
-fn play(order: &Generate, say: &impl Fn(Report), canceled: &AtomicU64) {
-    let request = order.request;
-    say(Report::Loading { request });
-    for step in 1..=order.num_inference_steps {
-        std::thread::sleep(Duration::from_millis(10));
-        say(Report::Progress {
-            request,
-            step,
-            total_steps: order.num_inference_steps,
-            loss: None,
-            seconds_per_step: None,
-        });
-        if canceled.load(Ordering::SeqCst) == request {
-            return say(Report::Canceled { request });
-        }
-        match (order.prompt.as_str(), step) {
-            ("abort", 2) => std::process::abort(),
-            ("exit", 2) => {
-                eprintln!("CUDA error 700: an illegal memory access was encountered");
-                std::process::exit(70);
-            }
-            ("hang", 2) => std::thread::sleep(Duration::from_secs(3600)),
-            ("print", 2) => println!("a library that prints to stdout"),
-            _ => {}
-        }
-    }
-    // A word about a request that is long over must not reach another session.
-    say(Report::Warning { request: request + 1000, message: "stale".into() });
-    say(Report::Done { request, adapter: None });
-    if order.prompt == "die when idle" {
-        std::process::exit(1);
-    }
-}
-
-// ── the parent ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 struct Bench {
     engine: Engine,

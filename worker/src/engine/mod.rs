@@ -12,6 +12,7 @@ mod shelf;
 mod train;
 
 use std::any::Any;
+use std::fs::File;
 use std::io::{Read, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
@@ -41,7 +42,28 @@ pub struct EngineConfig {
 
 /// Serves stdin and stdout until the worker closes them. The body of the hidden `pyrograph engine` command.
 pub fn run(config: EngineConfig) -> ExitCode {
-    serve(std::io::stdin(), std::io::stdout(), config, || std::process::exit(0))
+    match stdout_for_reports() {
+        Ok(output) => serve(std::io::stdin(), output, config, end_at_once),
+        Err(error) => {
+            tracing::error!(%error, "no pipe to the worker");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Takes stdout for the protocol alone: whatever a library prints from now on goes to stderr.
+fn stdout_for_reports() -> std::io::Result<File> {
+    let output = rustix::io::dup(std::io::stdout())?;
+    rustix::stdio::dup2_stdout(std::io::stderr())?;
+    Ok(File::from(output))
+}
+
+/// Without exit handlers: those of a GPU driver wait for kernels that nobody needs any more.
+fn end_at_once() {
+    let killed = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
+    if killed.is_err() {
+        std::process::exit(0);
+    }
 }
 
 /// Serves one pair of pipes; `orphaned` is called on the reading thread when the worker is gone.

@@ -47,8 +47,17 @@ impl Models {
         };
         let wanted: Vec<_> = loras.iter().map(|lora| (lora.sha256.clone(), lora.scale.to_bits())).collect();
         if resident.attached != wanted {
-            resident.warnings = attach(&mut resident.pipeline, loras)?;
-            resident.attached = wanted;
+            match attach(&mut resident.pipeline, loras) {
+                Ok(warnings) => (resident.attached, resident.warnings) = (wanted, warnings),
+                Err(error) => {
+                    // An adapter that does not fit is no reason to load the base again.
+                    if resident.pipeline.attach(&[]).is_ok() {
+                        (resident.attached, resident.warnings) = (Vec::new(), Vec::new());
+                        self.keep(base, resident);
+                    }
+                    return Err(error);
+                }
+            }
         }
         let warnings = resident.warnings.clone();
         Ok((resident, warnings))

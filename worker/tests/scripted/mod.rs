@@ -1,0 +1,149 @@
+//! An engine that keeps to a script: it speaks the protocol, takes 10 ms a step, and fails where its order says so.
+//!
+//! A generation is steered by its prompt, a training by its trigger word. The words are those of [`misbehave`];
+//! `once PATH …` does the rest only while PATH does not exist.
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
+
+use worker::protocol::{self, Generate, Order, PROTOCOL_VERSION, Report, RequestId, Train};
+
+/// Plays the engine when the program was started with the word `engine`.
+pub fn engine_if_asked() -> Option<ExitCode> {
+    let words: Vec<String> = std::env::args().collect();
+    (words.get(1)? == "engine").then(|| engine(words.get(2).map(String::as_str).unwrap_or_default()))
+}
+
+#[derive(Default)]
+struct Wishes {
+    canceled: AtomicU64,
+    suspended: AtomicU64,
+}
+
+fn engine(role: &str) -> ExitCode {
+    let wishes = Arc::new(Wishes::default());
+    let (orders, inbox) = mpsc::channel();
+    let heard = Arc::clone(&wishes);
+    std::thread::spawn(move || {
+        while let Ok(Some(order)) = protocol::read::<Order>(&mut std::io::stdin()) {
+            match order {
+                Order::Cancel { request } => heard.canceled.store(request, Ordering::SeqCst),
+                Order::Suspend { request } => heard.suspended.store(request, Ordering::SeqCst),
+                _ => {}
+            }
+            orders.send(order).unwrap();
+        }
+        std::process::exit(0);
+    });
+    for order in inbox {
+        match order {
+            Order::Hello { .. } => {
+                let version = if role == "from-the-future" { PROTOCOL_VERSION + 1 } else { PROTOCOL_VERSION };
+                say(Report::Ready { version, device: "scripted".into(), why: None });
+            }
+            Order::Generate(order) => generate(&order, &wishes),
+            Order::Train(order) => train(&order, &wishes),
+            Order::Shutdown => break,
+            Order::Cancel { .. } | Order::Suspend { .. } => {}
+        }
+    }
+    ExitCode::SUCCESS
+}
+
+fn say(report: Report) {
+    protocol::write(&mut std::io::stdout(), &report).unwrap();
+}
+
+fn step(request: RequestId, step: usize, total_steps: usize, script: &str) {
+    std::thread::sleep(Duration::from_millis(10));
+    say(Report::Progress { request, step, total_steps, loss: Some(0.5), seconds_per_step: Some(0.01) });
+    misbehave(script, step);
+}
+
+fn misbehave(script: &str, step: usize) {
+    if step != 2 {
+        return;
+    }
+    let word = match script.strip_prefix("once ").and_then(|rest| rest.split_once(' ')) {
+        Some((path, word)) if std::fs::File::create_new(path).is_ok() => word,
+        Some(_) => return,
+        None => script,
+    };
+    match word {
+        "abort" => std::process::abort(),
+        "exit" => {
+            eprintln!("CUDA error 700: an illegal memory access was encountered");
+            std::process::exit(70);
+        }
+        "hang" => std::thread::sleep(Duration::from_secs(3600)),
+        "print" => println!("a library that prints to stdout"),
+        _ => {}
+    }
+}
+
+fn generate(order: &Generate, wishes: &Wishes) {
+    let request = order.request;
+    say(Report::Loading { request });
+    // What a real one needs to be there.
+    for file in order.loras.iter().map(|lora| lora.path.clone()).chain([order.base.folder.join("model_index.json")]) {
+        if order.base.sha256 != "00" && !file.exists() {
+            let message = format!("{} is missing", file.display());
+            return say(Report::Failed { request, class: protocol::FailureClass::Internal, message });
+        }
+    }
+    for number in 1..=order.num_inference_steps {
+        step(request, number, order.num_inference_steps, &order.prompt);
+        if wishes.canceled.load(Ordering::SeqCst) == request {
+            return say(Report::Canceled { request });
+        }
+    }
+    if order.prompt == "nonsense" {
+        let message = "the prompt makes no sense".into();
+        return say(Report::Failed { request, class: protocol::FailureClass::InvalidInput, message });
+    }
+    if order.output_dir != Path::new("") {
+        for position in 0..order.num_images {
+            let path = order.output_dir.join(format!("{position}.png"));
+            let seed = order.seed + position as u64;
+            std::fs::write(&path, format!("picture of {} with seed {seed}", order.prompt)).unwrap();
+            say(Report::Image { request, position, path, seed, width: order.width as u32, height: order.height as u32 });
+        }
+    }
+    // A word about a request that is long over must not reach another session.
+    say(Report::Warning { request: request + 1000, message: "stale".into() });
+    say(Report::Done { request, adapter: None });
+    if order.prompt == "die when idle" {
+        std::process::exit(1);
+    }
+}
+
+fn train(order: &Train, wishes: &Wishes) {
+    let request = order.request;
+    say(Report::Loading { request });
+    assert!(order.examples.iter().all(|example| example.path.exists()));
+    let begin = order.resume.as_ref().map_or(0, |path| std::fs::read_to_string(path).unwrap().parse().unwrap());
+    let checkpoint = |step: usize| {
+        let path = order.output_dir.join(format!("checkpoint-{step}"));
+        std::fs::write(&path, step.to_string()).unwrap();
+        say(Report::Checkpoint { request, path, step });
+    };
+    for number in begin + 1..=order.steps {
+        step(request, number, order.steps, order.trigger_word.as_deref().unwrap_or_default());
+        if wishes.canceled.load(Ordering::SeqCst) == request {
+            return say(Report::Canceled { request });
+        }
+        if wishes.suspended.load(Ordering::SeqCst) == request {
+            checkpoint(number);
+            return say(Report::Suspended { request });
+        }
+        if number % order.checkpoint_every == 0 {
+            checkpoint(number);
+        }
+    }
+    let adapter = order.output_dir.join("adapter.safetensors");
+    std::fs::write(&adapter, format!("adapter after {} steps from {begin}", order.steps)).unwrap();
+    say(Report::Done { request, adapter: Some(adapter) });
+}
