@@ -1,0 +1,311 @@
+//! How requests are read: JSON bodies, paths, queries and multipart forms, each refused with a problem that names the field.
+//! A NUL character is refused here once for all, since Postgres cannot keep one.
+
+use std::time::Duration;
+
+use axum::body::Bytes;
+use axum::extract::multipart::{self, MultipartError};
+use axum::extract::rejection::{BytesRejection, MultipartRejection, PathRejection};
+use axum::extract::{FromRequest, FromRequestParts, Request};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::IntoResponse;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_path_to_error::Path as FieldPath;
+
+use crate::problem::{Problem, Result};
+
+/// Time for a JSON body to arrive, or for the next piece of a form.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Bytes of a refused form that are still read, so that the client gets to see why.
+const DRAINED: usize = 64 * 1024 * 1024;
+
+/// A JSON body.
+pub struct Json<T>(pub T);
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Json<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self> {
+        if !is_json(request.headers()) {
+            return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "Send the body as JSON, with `Content-Type: application/json`."));
+        }
+        let body = tokio::time::timeout(PATIENCE, Bytes::from_request(request, state)).await.map_err(|_| too_slow())??;
+        read_json(&body).map(Self)
+    }
+}
+
+fn is_json(headers: &HeaderMap) -> bool {
+    let Some(media_type) = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()) else { return false };
+    let essence = media_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    essence == "application/json" || (essence.starts_with("application/") && essence.ends_with("+json"))
+}
+
+fn read_json<T: DeserializeOwned>(body: &[u8]) -> Result<T> {
+    if has_nul(body) {
+        return Err(nul_problem(body));
+    }
+    let mut json = serde_json::Deserializer::from_slice(body);
+    let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
+        let (path, error) = (error.path().clone(), error.into_inner());
+        match error.classify() {
+            serde_json::error::Category::Data => {
+                let message = error.to_string();
+                // Where in the text is of no use to who knows the field.
+                let message = message.rsplit_once(" at line ").map_or(message.as_str(), |(message, _)| message);
+                wrong_field(&path, message)
+            }
+            _ => Problem::new(StatusCode::BAD_REQUEST, format!("The body is not JSON: {error}.")),
+        }
+    })?;
+    json.end().map_err(|error| Problem::new(StatusCode::BAD_REQUEST, format!("The body is not JSON: {error}.")))?;
+    Ok(value)
+}
+
+/// Makes a problem of what serde says about a value; it names a field that is missing or unknown in the message only.
+fn wrong_field(path: &FieldPath, message: &str) -> Problem {
+    let path = path.to_string();
+    let parent = if path == "." { String::new() } else { path };
+    let named = ["missing field `", "unknown field `", "duplicate field `"]
+        .iter()
+        .find_map(|start| message.strip_prefix(start))
+        .and_then(|rest| rest.split('`').next());
+    let field = match named {
+        None => parent,
+        // For an unknown field the path may end in it already.
+        Some(name) if parent == name || parent.ends_with(&format!(".{name}")) => parent,
+        Some(name) if parent.is_empty() => name.to_owned(),
+        Some(name) => format!("{parent}.{name}"),
+    };
+    Problem::field(StatusCode::UNPROCESSABLE_ENTITY, field, format!("{message}."))
+}
+
+fn has_nul(body: &[u8]) -> bool {
+    body.windows(6).any(|window| window == b"\\u0000") || body.contains(&0)
+}
+
+/// Finds the field with the NUL character, if there is one: `\\u0000` in a body may also be a backslash before `u0000`.
+fn nul_problem(body: &[u8]) -> Problem {
+    fn find(value: &serde_json::Value, path: &str) -> Option<String> {
+        use serde_json::Value;
+        match value {
+            Value::String(text) if text.contains('\0') => Some(path.to_owned()),
+            Value::Array(items) => items.iter().enumerate().find_map(|(index, item)| find(item, &format!("{path}[{index}]"))),
+            Value::Object(fields) => fields.iter().find_map(|(name, field)| {
+                let path = if path.is_empty() { name.replace('\0', "\u{fffd}") } else { format!("{path}.{name}") };
+                if name.contains('\0') { Some(path) } else { find(field, &path) }
+            }),
+            _ => None,
+        }
+    }
+    match serde_json::from_slice(body).ok().and_then(|value| find(&value, "")) {
+        Some(field) => Problem::field(StatusCode::UNPROCESSABLE_ENTITY, field, "It holds a NUL character, which cannot be kept."),
+        None => Problem::new(StatusCode::BAD_REQUEST, "The body holds a NUL byte or the text `\\u0000`, which is not taken."),
+    }
+}
+
+fn too_slow() -> Problem {
+    Problem::new(StatusCode::REQUEST_TIMEOUT, "The body did not arrive in time.")
+}
+
+impl From<BytesRejection> for Problem {
+    fn from(rejection: BytesRejection) -> Self {
+        let response = rejection.into_response();
+        match response.status() {
+            StatusCode::PAYLOAD_TOO_LARGE => Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "The body is too large; JSON bodies may have 1 MiB."),
+            _ => Problem::new(StatusCode::BAD_REQUEST, "The body could not be read to its end."),
+        }
+    }
+}
+
+/// Parts of the path. One that cannot be read names nothing, which is 404.
+pub struct Path<T>(pub T);
+
+impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for Path<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self> {
+        match axum::extract::Path::<T>::from_request_parts(parts, state).await {
+            Ok(axum::extract::Path(value)) => Ok(Self(value)),
+            Err(rejection @ PathRejection::FailedToDeserializePathParams(_)) => {
+                let why = rejection.body_text();
+                let why = why.strip_prefix("Invalid URL: ").unwrap_or(&why);
+                Err(Problem::new(StatusCode::NOT_FOUND, format!("The address names nothing: {}.", why.replace('\0', "\u{fffd}"))))
+            }
+            Err(rejection) => Err(Problem::new(StatusCode::NOT_FOUND, rejection.body_text())),
+        }
+    }
+}
+
+/// The query string.
+pub struct Query<T>(pub T);
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Query<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self> {
+        let query = parts.uri.query().unwrap_or_default();
+        let pairs = serde_urlencoded::Deserializer::new(form_urlencoded::parse(query.as_bytes()));
+        serde_path_to_error::deserialize(pairs).map(Self).map_err(|error| wrong_field(error.path(), &error.inner().to_string()))
+    }
+}
+
+/// Which page of a list.
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct PageQuery {
+    /// Most items of the page.
+    #[param(minimum = 1, maximum = 100, default = 20)]
+    pub limit: Option<i64>,
+    /// `next_cursor` of the page before.
+    #[param(pattern = "^[A-Za-z0-9_-]{21}[AQgw]$")]
+    pub cursor: Option<String>,
+}
+
+/// A multipart form, read part by part.
+pub struct Multipart(multipart::Multipart);
+
+impl<S: Send + Sync> FromRequest<S> for Multipart {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self> {
+        match multipart::Multipart::from_request(request, state).await {
+            Ok(form) => Ok(Self(form)),
+            Err(MultipartRejection::InvalidBoundary(_)) => {
+                Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "Send the body as `multipart/form-data`, with its boundary."))
+            }
+            Err(rejection) => Err(Problem::new(StatusCode::BAD_REQUEST, rejection.body_text())),
+        }
+    }
+}
+
+impl Multipart {
+    pub async fn next(&mut self) -> Result<Option<Part<'_>>> {
+        let field = tokio::time::timeout(PATIENCE, self.0.next_field()).await.map_err(|_| too_slow())??;
+        Ok(field.map(Part))
+    }
+
+    /// Reads on for a moment: a client that is still sending would otherwise see a broken connection instead of the answer.
+    pub async fn drain(mut self) {
+        let drain = async {
+            let mut left = DRAINED;
+            while let Ok(Some(mut part)) = self.next().await {
+                while let Ok(Some(bytes)) = part.chunk().await {
+                    left = left.saturating_sub(bytes.len());
+                    if left == 0 {
+                        return;
+                    }
+                }
+            }
+        };
+        let _ = tokio::time::timeout(PATIENCE, drain).await;
+    }
+}
+
+/// One part of a form.
+pub struct Part<'a>(multipart::Field<'a>);
+
+impl Part<'_> {
+    pub fn name(&self) -> &str {
+        self.0.name().unwrap_or_default()
+    }
+
+    /// The file name, also in the extended notation of RFC 5987 that some clients use for a `/`.
+    pub fn file_name(&self) -> Option<String> {
+        if let Some(name) = self.0.file_name() {
+            return Some(name.to_owned());
+        }
+        let disposition = self.0.headers().get(header::CONTENT_DISPOSITION)?.to_str().ok()?;
+        let (_, encoded) = disposition.split_once("filename*=")?;
+        let encoded = encoded.split(';').next()?.trim();
+        let (charset, rest) = encoded.split_once('\'')?;
+        let (_, encoded) = rest.split_once('\'')?;
+        if !charset.eq_ignore_ascii_case("utf-8") {
+            return None;
+        }
+        // A `+` is itself here, unlike in a form's body.
+        let decoded = form_urlencoded::parse(encoded.replace('+', "%2B").as_bytes()).next()?.0.into_owned();
+        Some(decoded)
+    }
+
+    pub async fn chunk(&mut self) -> Result<Option<Bytes>> {
+        Ok(tokio::time::timeout(PATIENCE, self.0.chunk()).await.map_err(|_| too_slow())??)
+    }
+
+    /// The whole part, if it has at most `limit` bytes.
+    pub async fn bytes(mut self, limit: u64) -> Result<Bytes> {
+        let name = self.name().to_owned();
+        let mut whole = Vec::new();
+        while let Some(bytes) = self.chunk().await? {
+            whole.extend_from_slice(&bytes);
+            if whole.len() as u64 > limit {
+                return Err(Problem::field(StatusCode::PAYLOAD_TOO_LARGE, name, format!("It has more than {limit} bytes.")));
+            }
+        }
+        Ok(whole.into())
+    }
+
+    /// The whole part as text, if it has at most `limit` bytes.
+    pub async fn text(self, limit: u64) -> Result<String> {
+        let name = self.name().to_owned();
+        let bytes = self.bytes(limit).await?;
+        String::from_utf8(bytes.into()).map_err(|_| Problem::field(StatusCode::UNPROCESSABLE_ENTITY, name, "It is not UTF-8 text."))
+    }
+}
+
+impl From<MultipartError> for Problem {
+    fn from(error: MultipartError) -> Self {
+        match error.status() {
+            StatusCode::PAYLOAD_TOO_LARGE => Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "The form is too large."),
+            _ => Problem::new(StatusCode::BAD_REQUEST, format!("The form could not be read: {}.", error.body_text())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    #[allow(dead_code)]
+    struct Outer {
+        width: u32,
+        #[serde(default)]
+        inner: Vec<Inner>,
+    }
+
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    #[allow(dead_code)]
+    struct Inner {
+        scale: f64,
+        #[serde(default)]
+        name: Option<String>,
+    }
+
+    #[test]
+    fn a_refused_body_names_its_field() {
+        for (body, status, field) in [
+            (r#"{"width":"64"}"#, 422, "width"),
+            (r#"{"width":-1}"#, 422, "width"),
+            (r#"{"width":99999999999999999999}"#, 422, "width"),
+            (r#"{}"#, 422, "width"),
+            (r#"{"width":1,"widht":2}"#, 422, "widht"),
+            (r#"{"width":1,"inner":[{"scale":1},{"scale":"x"}]}"#, 422, "inner[1].scale"),
+            (r#"{"width":1,"inner":[{}]}"#, 422, "inner[0].scale"),
+            (r#"{"width":1,"inner":[{"scale":1,"sclae":1}]}"#, 422, "inner[0].sclae"),
+            (r#"{"width":1,"inner":[{"scale":1,"name":"a\u0000b"}]}"#, 422, "inner[0].name"),
+            (r#"{"width":1,"width":1}"#, 422, "width"),
+        ] {
+            let problem = read_json::<Outer>(body.as_bytes()).unwrap_err();
+            assert_eq!((problem.status, problem.errors[0].field.as_str()), (status, field), "{body}: {problem:?}");
+        }
+        for body in ["", "{", r#"{"width":1} x"#, "{\"width\":1}\0", r#"{"width":1,"inner":[{"scale":1,"name":"\ud800"}]}"#] {
+            assert_eq!(read_json::<Outer>(body.as_bytes()).unwrap_err().status, 400, "{body:?}");
+        }
+        assert_eq!(read_json::<Outer>(b"[]").unwrap_err().status, 422);
+    }
+}

@@ -1,0 +1,354 @@
+//! `/v1/datasets`: pictures with captions, brought in by form, by archive, or past this service by presigned PUT.
+
+use std::collections::BTreeMap;
+
+use axum::Json;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use chrono::{DateTime, Utc};
+use domain::dataset::intake::Intake;
+use domain::dataset::{self, DatasetRequest, MAX_CAPTION_CHARS};
+use domain::storage::READ_TTL;
+use domain::upload::{self, UploadRequest};
+use domain::{DatasetId, ExampleId, Page, PageRequest, Storage, UploadId, image_gate, zip_gate};
+use serde::Serialize;
+use tokio::io::AsyncWriteExt;
+use utoipa::ToSchema;
+
+use crate::State;
+use crate::extract::{self, Multipart, PageQuery, Part, Path, Query};
+use crate::problem::{Problem, Result};
+
+/// A caption of the longest allowed length, every character four bytes.
+const CAPTION_BYTES: u64 = MAX_CAPTION_CHARS as u64 * 4;
+
+/// A named set of pictures with captions.
+#[derive(Serialize, ToSchema)]
+pub struct Dataset {
+    pub id: DatasetId,
+    pub name: String,
+    #[schema(minimum = 0)]
+    pub example_count: i64,
+    pub created_at: DateTime<Utc>,
+    /// When an example was last added or removed.
+    pub updated_at: DateTime<Utc>,
+}
+
+/// A dataset with its examples.
+#[derive(Serialize, ToSchema)]
+pub struct DatasetDetail {
+    pub id: DatasetId,
+    pub name: String,
+    #[schema(minimum = 0)]
+    pub example_count: i64,
+    pub created_at: DateTime<Utc>,
+    /// When an example was last added or removed.
+    pub updated_at: DateTime<Utc>,
+    /// In order.
+    pub examples: Vec<Example>,
+}
+
+/// A page of datasets.
+#[derive(Serialize, ToSchema)]
+pub struct DatasetPage {
+    pub items: Vec<Dataset>,
+    /// Pass it as `cursor` to get the next page; null on the last.
+    pub next_cursor: Option<String>,
+}
+
+/// A picture with its caption.
+#[derive(Serialize, ToSchema)]
+pub struct Example {
+    pub id: ExampleId,
+    /// Order within the dataset; deleting leaves a gap.
+    #[schema(minimum = 0)]
+    pub position: i32,
+    /// Presigned: reads the bytes for one hour, without any other credentials.
+    #[schema(format = Uri)]
+    pub url: String,
+    #[schema(example = "image/png")]
+    pub media_type: String,
+    /// Pixels.
+    #[schema(minimum = 1)]
+    pub width: i32,
+    /// Pixels.
+    #[schema(minimum = 1)]
+    pub height: i32,
+    #[schema(minimum = 1)]
+    pub bytes: i64,
+    /// Of the bytes, lower-case hex.
+    #[schema(pattern = "^[0-9a-f]{64}$")]
+    pub sha256: String,
+    /// What the picture shows; may be empty.
+    pub caption: String,
+    pub created_at: DateTime<Utc>,
+}
+
+/// What was added.
+#[derive(Serialize, ToSchema)]
+pub struct AddedExamples {
+    pub items: Vec<Example>,
+}
+
+/// A presigned PUT.
+#[derive(Serialize, ToSchema)]
+pub struct Upload {
+    pub id: UploadId,
+    /// Send the bytes here.
+    #[schema(format = Uri)]
+    pub url: String,
+    #[schema(example = "PUT")]
+    pub method: &'static str,
+    /// Headers that the request must carry, exactly.
+    pub headers: BTreeMap<&'static str, String>,
+    pub expires_at: DateTime<Utc>,
+}
+
+/// The form: either pictures, each with a caption if it has one, or one archive.
+#[derive(ToSchema)]
+#[allow(dead_code, reason = "describes the form; its parts are read one by one")]
+pub struct ImagesForm {
+    /// PNG, JPEG or WebP; at most 25 MiB, 8192 px a side and 40 megapixels each.
+    #[schema(value_type = Option<Vec<String>>, format = Binary, content_media_type = "application/octet-stream")]
+    image: Option<Vec<Vec<u8>>>,
+    /// Caption of the picture before it, or of the next one if that has its caption or there is none.
+    #[schema(max_length = 10000)]
+    caption: Option<String>,
+    /// A zip of `photo.png` with `photo.txt` beside it; at most 2 GiB and 10 000 entries.
+    #[schema(value_type = Option<String>, format = Binary, content_media_type = "application/zip")]
+    archive: Option<Vec<u8>>,
+}
+
+impl From<dataset::Dataset> for Dataset {
+    fn from(dataset: dataset::Dataset) -> Self {
+        Self {
+            id: dataset.id,
+            name: dataset.name,
+            example_count: dataset.example_count,
+            created_at: dataset.created_at,
+            updated_at: dataset.updated_at,
+        }
+    }
+}
+
+impl Example {
+    async fn of(example: dataset::Example, storage: &Storage) -> Result<Self> {
+        Ok(Self {
+            url: storage.presign_get(&example.storage_key, READ_TTL).await?.into(),
+            id: example.id,
+            position: example.position,
+            media_type: example.media_type,
+            width: example.width,
+            height: example.height,
+            bytes: example.bytes,
+            sha256: example.sha256,
+            caption: example.caption,
+            created_at: example.created_at,
+        })
+    }
+
+    async fn all(examples: Vec<dataset::Example>, storage: &Storage) -> Result<Vec<Self>> {
+        let mut signed = Vec::with_capacity(examples.len());
+        for example in examples {
+            signed.push(Self::of(example, storage).await?);
+        }
+        Ok(signed)
+    }
+}
+
+/// Create a dataset
+#[utoipa::path(
+    post, path = "/v1/datasets", tag = "datasets", operation_id = "create_dataset",
+    request_body = DatasetRequest,
+    responses((status = 201, description = "Created, empty", body = Dataset,
+               headers(("Location" = String, description = "Path of the dataset")))),
+)]
+pub async fn create(state: State, extract::Json(request): extract::Json<DatasetRequest>) -> Result<Response> {
+    let dataset = Dataset::from(dataset::create(&state.pool, request).await?);
+    Ok((StatusCode::CREATED, [(header::LOCATION, format!("/v1/datasets/{}", dataset.id))], Json(dataset)).into_response())
+}
+
+/// List datasets, newest first
+#[utoipa::path(
+    get, path = "/v1/datasets", tag = "datasets", operation_id = "list_datasets",
+    params(PageQuery),
+    responses((status = 200, description = "A page", body = DatasetPage)),
+)]
+pub async fn list(state: State, Query(query): Query<PageQuery>) -> Result<Json<DatasetPage>> {
+    let page = PageRequest::parse(query.limit, query.cursor.as_deref())?;
+    let Page { items, next_cursor } = dataset::list(&state.pool, &page).await?.map(Dataset::from);
+    Ok(Json(DatasetPage { items, next_cursor }))
+}
+
+/// Look at a dataset and its pictures
+#[utoipa::path(
+    get, path = "/v1/datasets/{id}", tag = "datasets", operation_id = "get_dataset",
+    params(("id" = DatasetId, Path, description = "Id of the dataset")),
+    responses((status = 200, description = "The dataset", body = DatasetDetail)),
+)]
+pub async fn get(state: State, Path(id): Path<DatasetId>) -> Result<Json<DatasetDetail>> {
+    let (dataset, examples) = dataset::get(&state.pool, id).await?;
+    Ok(Json(DatasetDetail {
+        id: dataset.id,
+        name: dataset.name,
+        example_count: dataset.example_count,
+        created_at: dataset.created_at,
+        updated_at: dataset.updated_at,
+        examples: Example::all(examples, &state.storage).await?,
+    }))
+}
+
+/// Delete a dataset and its pictures
+#[utoipa::path(
+    delete, path = "/v1/datasets/{id}", tag = "datasets", operation_id = "delete_dataset",
+    params(("id" = DatasetId, Path, description = "Id of the dataset")),
+    responses(
+        (status = 204, description = "It is gone"),
+        (status = 409, description = "A training that is queued or running uses it"),
+    ),
+)]
+pub async fn delete(state: State, Path(id): Path<DatasetId>) -> Result<StatusCode> {
+    dataset::delete(&state.pool, &state.storage, id).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Add pictures, or an archive of pictures
+///
+/// All or nothing: when one picture is refused, none is added.
+#[utoipa::path(
+    post, path = "/v1/datasets/{id}/images", tag = "datasets", operation_id = "add_images",
+    params(("id" = DatasetId, Path, description = "Id of the dataset")),
+    request_body(content = ImagesForm, content_type = "multipart/form-data"),
+    responses((status = 201, description = "Added", body = AddedExamples)),
+)]
+pub async fn add_images(state: State, Path(id): Path<DatasetId>, mut form: Multipart) -> Result<(StatusCode, Json<AddedExamples>)> {
+    let mut intake = match Intake::begin(&state.pool, &state.storage, id).await {
+        Ok(intake) => intake,
+        Err(error) => {
+            form.drain().await;
+            return Err(error.into());
+        }
+    };
+    let taken = match take_images(&mut form, &mut intake).await {
+        Ok(()) => intake.commit().await.map_err(Problem::from),
+        Err(problem) => Err(problem),
+    };
+    match taken {
+        Ok(examples) => Ok((StatusCode::CREATED, Json(AddedExamples { items: Example::all(examples, &state.storage).await? }))),
+        Err(problem) => {
+            intake.abandon().await;
+            form.drain().await;
+            Err(problem)
+        }
+    }
+}
+
+async fn take_images(form: &mut Multipart, intake: &mut Intake) -> Result<()> {
+    let unprocessable = |field: &str, message: &str| Problem::field(StatusCode::UNPROCESSABLE_ENTITY, field, message);
+    let mut caption = None;
+    let mut archives = 0;
+    while let Some(part) = form.next().await? {
+        match part.name() {
+            "image" if archives > 0 => return Err(unprocessable("image", "Send either pictures or one archive.")),
+            "image" => {
+                let bytes = part.bytes(image_gate::MAX_BYTES).await?;
+                intake.add("image", bytes, &caption.take().unwrap_or_default()).await?;
+            }
+            "caption" => {
+                let text = part.text(CAPTION_BYTES).await?;
+                if caption.is_some() {
+                    return Err(unprocessable("caption", "There are two captions for one picture."));
+                }
+                if !intake.caption_last(&text)? {
+                    caption = Some(text);
+                }
+            }
+            "archive" if archives > 0 || !intake.is_empty() => return Err(unprocessable("archive", "Send either pictures or one archive.")),
+            "archive" => {
+                archives += 1;
+                intake.add_archive(spool(part).await?).await?;
+            }
+            other => return Err(unprocessable(other, "There is no such part; send `image` and `caption` parts, or one `archive`.")),
+        }
+    }
+    match caption {
+        Some(_) => Err(unprocessable("caption", "There is no picture for this caption.")),
+        None => Ok(()),
+    }
+}
+
+/// Writes an archive to a file without a name, since a zip is read from its end.
+async fn spool(mut part: Part<'_>) -> Result<std::fs::File> {
+    let temporary = tokio::task::spawn_blocking(tempfile::tempfile).await;
+    let file = temporary.map_err(domain::Error::internal)?.map_err(domain::Error::unavailable)?;
+    let mut file = tokio::fs::File::from_std(file);
+    let mut bytes = 0;
+    while let Some(chunk) = part.chunk().await? {
+        bytes += chunk.len() as u64;
+        if bytes > zip_gate::MAX_ARCHIVE_BYTES {
+            return Err(Problem::field(StatusCode::PAYLOAD_TOO_LARGE, "archive", "The archive is larger than 2 GiB; split it."));
+        }
+        file.write_all(&chunk).await.map_err(domain::Error::unavailable)?;
+    }
+    file.flush().await.map_err(domain::Error::unavailable)?;
+    Ok(file.into_std().await)
+}
+
+/// Delete a picture
+#[utoipa::path(
+    delete, path = "/v1/datasets/{id}/images/{image_id}", tag = "datasets", operation_id = "delete_image",
+    params(
+        ("id" = DatasetId, Path, description = "Id of the dataset"),
+        ("image_id" = ExampleId, Path, description = "Id of the picture"),
+    ),
+    responses(
+        (status = 204, description = "It is gone"),
+        (status = 409, description = "A training that is queued or running uses it"),
+    ),
+)]
+pub async fn delete_image(state: State, Path((id, image)): Path<(DatasetId, ExampleId)>) -> Result<StatusCode> {
+    dataset::delete_example(&state.pool, &state.storage, id, image).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Get a URL to upload a picture to
+///
+/// PUT the bytes to `url` with exactly these `headers`, then POST to `…/complete`.
+#[utoipa::path(
+    post, path = "/v1/datasets/{id}/uploads", tag = "datasets", operation_id = "create_upload",
+    params(("id" = DatasetId, Path, description = "Id of the dataset")),
+    request_body = UploadRequest,
+    responses((status = 201, description = "The URL, good for one hour", body = Upload)),
+)]
+pub async fn create_upload(
+    state: State,
+    Path(id): Path<DatasetId>,
+    extract::Json(request): extract::Json<UploadRequest>,
+) -> Result<(StatusCode, Json<Upload>)> {
+    let upload = upload::create(&state.pool, &state.storage, id, request).await?;
+    let headers = BTreeMap::from([("content-type", upload.put.content_type)]);
+    let body = Upload { id: upload.id, url: upload.put.url.into(), method: "PUT", headers, expires_at: upload.expires_at };
+    Ok((StatusCode::CREATED, Json(body)))
+}
+
+/// Add the picture that was uploaded
+///
+/// Checks what lies there. Completing twice is the same as once.
+#[utoipa::path(
+    post, path = "/v1/datasets/{id}/uploads/{upload_id}/complete", tag = "datasets", operation_id = "complete_upload",
+    params(
+        ("id" = DatasetId, Path, description = "Id of the dataset"),
+        ("upload_id" = UploadId, Path, description = "Id of the upload"),
+    ),
+    responses(
+        (status = 201, description = "Added", body = Example),
+        (status = 409, description = "Nothing has been uploaded yet"),
+        (status = 413, description = "The picture is too large"),
+        (status = 415, description = "It is no PNG, JPEG or WebP picture"),
+        (status = 422, description = "The picture cannot be decoded"),
+    ),
+)]
+pub async fn complete_upload(state: State, Path((id, upload)): Path<(DatasetId, UploadId)>) -> Result<(StatusCode, Json<Example>)> {
+    let example = upload::complete(&state.pool, &state.storage, id, upload).await?;
+    Ok((StatusCode::CREATED, Json(Example::of(example, &state.storage).await?)))
+}

@@ -1,0 +1,144 @@
+//! `…/events`: what happens to a job, as server-sent events. The rows are the truth: a client that comes back with
+//! `Last-Event-ID` is told what it missed, and the feed only says when to look again.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::time::Duration;
+
+use axum::http::{HeaderMap, HeaderName};
+use axum::response::sse::{self, KeepAlive, Sse};
+use domain::event::{self, Event, Subscription};
+use domain::{GenerationId, JobId, TrainingId, generation, job, training};
+use futures::Stream;
+use serde_json::Value;
+
+use crate::State;
+use crate::extract::Path;
+use crate::problem::Result;
+
+const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
+/// A comment is sent after this much silence, so that a connection that broke is noticed.
+const HEARTBEAT: Duration = Duration::from_secs(15);
+/// The rows are looked at this often, whatever the feed says.
+const POLL: Duration = Duration::from_secs(5);
+/// Pause after the database did not answer.
+const PAUSE: Duration = Duration::from_secs(1);
+/// Events fetched at once.
+const BATCH: i64 = 200;
+
+/// Follow a generation
+///
+/// Events are named `queued`, `started`, `progress`, `warning`, `retrying`, `succeeded`, `failed` or `canceled`; their ids count
+/// from 1, their data is a JSON object. The stream ends after the last of the three. To go on after a break, send the last id
+/// as `Last-Event-ID`, as browsers do by themselves.
+#[utoipa::path(
+    get, path = "/v1/generations/{id}/events", tag = "generations", operation_id = "follow_generation",
+    params(
+        ("id" = GenerationId, Path, description = "Id of the generation"),
+        ("Last-Event-ID" = Option<String>, Header, description = "Id of the last event that was seen"),
+    ),
+    responses((status = 200, description = "The events so far, and then those to come", body = String, content_type = "text/event-stream")),
+)]
+pub async fn of_generation(
+    state: State,
+    Path(id): Path<GenerationId>,
+    headers: HeaderMap,
+) -> Result<Sse<impl Stream<Item = Result<sse::Event, Infallible>>>> {
+    let job = generation::job_id(&state.pool, id).await?;
+    Ok(follow(state, job, &headers))
+}
+
+/// Follow a training
+///
+/// As for a generation; there are `checkpoint` events besides, and `progress` tells the loss.
+#[utoipa::path(
+    get, path = "/v1/trainings/{id}/events", tag = "trainings", operation_id = "follow_training",
+    params(
+        ("id" = TrainingId, Path, description = "Id of the training"),
+        ("Last-Event-ID" = Option<String>, Header, description = "Id of the last event that was seen"),
+    ),
+    responses((status = 200, description = "The events so far, and then those to come", body = String, content_type = "text/event-stream")),
+)]
+pub async fn of_training(
+    state: State,
+    Path(id): Path<TrainingId>,
+    headers: HeaderMap,
+) -> Result<Sse<impl Stream<Item = Result<sse::Event, Infallible>>>> {
+    let job = training::job_id(&state.pool, id).await?;
+    Ok(follow(state, job, &headers))
+}
+
+struct Follower {
+    state: State,
+    job: JobId,
+    /// Of the last event that was sent.
+    sequence: i64,
+    fetched: VecDeque<Event>,
+    subscription: Subscription,
+    ended: bool,
+}
+
+fn follow(state: State, job: JobId, headers: &HeaderMap) -> Sse<impl Stream<Item = Result<sse::Event, Infallible>> + use<>> {
+    let sequence = headers.get(LAST_EVENT_ID).and_then(|id| id.to_str().ok()?.trim().parse().ok()).unwrap_or(0).max(0);
+    // Subscribed before the first look at the rows, so that nothing falls between the two.
+    let subscription = state.feed.subscribe();
+    let follower = Follower { state, job, sequence, fetched: VecDeque::new(), subscription, ended: false };
+    let events = futures::stream::unfold(follower, async |mut follower| {
+        let event = follower.next().await?;
+        Some((Ok(to_sse(&event)), follower))
+    });
+    Sse::new(events).keep_alive(KeepAlive::new().interval(HEARTBEAT).text("heartbeat"))
+}
+
+impl Follower {
+    /// The next event; none after the terminal one, or when the server stops.
+    async fn next(&mut self) -> Option<Event> {
+        loop {
+            if let Some(event) = self.fetched.pop_front() {
+                self.sequence = event.sequence;
+                self.ended = event.kind.is_terminal();
+                return Some(event);
+            }
+            if self.ended || self.state.stop.is_cancelled() {
+                return None;
+            }
+            match event::after(&self.state.pool, self.job, self.sequence, BATCH).await {
+                Ok(events) if events.is_empty() => match self.is_over().await {
+                    Ok(true) => return None,
+                    Ok(false) => self.wait().await,
+                    Err(error) => self.pause(&error).await,
+                },
+                Ok(events) => self.fetched.extend(events),
+                Err(error) => self.pause(&error).await,
+            }
+        }
+    }
+
+    /// Whether the client has seen the end already.
+    async fn is_over(&self) -> domain::Result<bool> {
+        let job = job::get(&self.state.pool, self.job).await?;
+        Ok(job.status.is_terminal() && job.last_sequence <= self.sequence)
+    }
+
+    async fn wait(&mut self) {
+        tokio::select! {
+            () = self.subscription.news_of(self.job) => {}
+            () = tokio::time::sleep(POLL) => {}
+            () = self.state.stop.cancelled() => {}
+        }
+    }
+
+    async fn pause(&self, error: &domain::Error) {
+        tracing::warn!(%error, "events could not be read");
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+fn to_sse(event: &Event) -> sse::Event {
+    let mut data = match &event.data {
+        Value::Object(fields) => fields.clone(),
+        _ => serde_json::Map::new(),
+    };
+    data.insert("created_at".to_owned(), Value::String(event.created_at.to_rfc3339_opts(chrono::SecondsFormat::Micros, true)));
+    sse::Event::default().id(event.sequence.to_string()).event(event.kind.as_str()).data(Value::Object(data).to_string())
+}

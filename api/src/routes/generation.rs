@@ -1,0 +1,176 @@
+//! `/v1/generations`: pictures from a prompt.
+
+use axum::Json;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::Response;
+use chrono::{DateTime, Utc};
+use domain::generation::{self, GenerationRequest, LoraUse};
+use domain::job::JobStatus;
+use domain::model::ModelRef;
+use domain::{GenerationId, Page, PageRequest, Storage};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::job::{self, Artifact, JobError, JobUrls, Progress, ReportParts};
+use crate::State;
+use crate::extract::{self, PageQuery, Path, Query};
+use crate::problem::Result;
+
+/// Pictures that were asked for.
+#[derive(Serialize, ToSchema)]
+pub struct Generation {
+    pub id: GenerationId,
+    pub status: JobStatus,
+    pub model: ModelRef,
+    pub loras: Vec<LoraUse>,
+    pub prompt: String,
+    pub negative_prompt: Option<String>,
+    pub num_images: u32,
+    pub num_inference_steps: u32,
+    pub guidance_scale: f64,
+    pub true_cfg_scale: f64,
+    /// Pixels.
+    pub width: u32,
+    /// Pixels.
+    pub height: u32,
+    /// Seed of the first picture; picture `i` uses `seed + i`.
+    #[schema(minimum = 0)]
+    pub seed: i64,
+    pub progress: Progress,
+    /// How often the work was started.
+    #[schema(minimum = 0)]
+    pub attempts: i64,
+    /// The pictures, once it succeeded.
+    pub artifacts: Vec<Artifact>,
+    /// What went otherwise than one might expect, such as a LoRA that fits only in part.
+    pub warnings: Vec<String>,
+    pub error: Option<JobError>,
+    pub created_at: DateTime<Utc>,
+    pub started_at: Option<DateTime<Utc>>,
+    pub finished_at: Option<DateTime<Utc>>,
+    pub urls: JobUrls,
+}
+
+/// A page of generations.
+#[derive(Serialize, ToSchema)]
+pub struct GenerationPage {
+    pub items: Vec<Generation>,
+    /// Pass it as `cursor` to get the next page; null on the last.
+    pub next_cursor: Option<String>,
+}
+
+impl Generation {
+    async fn of(generation: generation::Generation, storage: &Storage) -> Result<Self> {
+        let report = ReportParts::of(generation.report, storage).await?;
+        let params = generation.params;
+        Ok(Self {
+            urls: JobUrls::below(path(generation.id)),
+            id: generation.id,
+            status: report.status,
+            model: generation.model,
+            loras: generation.loras,
+            prompt: params.prompt,
+            negative_prompt: params.negative_prompt,
+            num_images: params.num_images,
+            num_inference_steps: params.num_inference_steps,
+            guidance_scale: params.guidance_scale,
+            true_cfg_scale: params.true_cfg_scale,
+            width: params.width,
+            height: params.height,
+            seed: generation.seed,
+            progress: report.progress,
+            attempts: report.attempts,
+            artifacts: report.artifacts,
+            warnings: report.warnings,
+            error: report.error,
+            created_at: generation.created_at,
+            started_at: report.started_at,
+            finished_at: report.finished_at,
+        })
+    }
+}
+
+fn path(id: GenerationId) -> String {
+    format!("/v1/generations/{id}")
+}
+
+/// Ask for pictures
+///
+/// Answers at once with the queued generation; with `Prefer: wait=N` it waits up to N (at most 60) seconds for the end, and
+/// answers 201 if it came. What the request leaves out comes from the model's defaults.
+#[utoipa::path(
+    post, path = "/v1/generations", tag = "generations", operation_id = "create_generation",
+    params(("Prefer" = Option<String>, Header, description = "`wait=N`: seconds to wait for the end", example = "wait=1")),
+    request_body = GenerationRequest,
+    responses(
+        (status = 202, description = "Queued, or still running after the wait", body = Generation,
+         headers(("Location" = String, description = "Path of the generation"), ("Preference-Applied" = Option<String>, description = "The wait that was granted"))),
+        (status = 201, description = "Ended within the wait; `status` tells how", body = Generation,
+         headers(("Location" = String, description = "Path of the generation"), ("Preference-Applied" = Option<String>, description = "The wait that was granted"))),
+        (status = 404, description = "A model that the body names is not there"),
+    ),
+)]
+pub async fn create(state: State, headers: HeaderMap, extract::Json(request): extract::Json<GenerationRequest>) -> Result<Response> {
+    let mut generation = generation::create(&state.pool, &state.catalog, request).await?;
+    let waited = job::wait(&state, &headers, generation.job_id).await?;
+    if waited.is_some() {
+        generation = generation::get(&state.pool, generation.id).await?;
+    }
+    let location = path(generation.id);
+    let body = Generation::of(generation, &state.storage).await?;
+    Ok(job::created(&location, &body, waited))
+}
+
+/// List generations, newest first
+#[utoipa::path(
+    get, path = "/v1/generations", tag = "generations", operation_id = "list_generations",
+    params(PageQuery),
+    responses((status = 200, description = "A page", body = GenerationPage)),
+)]
+pub async fn list(state: State, Query(query): Query<PageQuery>) -> Result<Json<GenerationPage>> {
+    let page = PageRequest::parse(query.limit, query.cursor.as_deref())?;
+    let Page { items, next_cursor } = generation::list(&state.pool, &page).await?;
+    let mut generations = Vec::with_capacity(items.len());
+    for generation in items {
+        generations.push(Generation::of(generation, &state.storage).await?);
+    }
+    Ok(Json(GenerationPage { items: generations, next_cursor }))
+}
+
+/// Look at a generation
+#[utoipa::path(
+    get, path = "/v1/generations/{id}", tag = "generations", operation_id = "get_generation",
+    params(("id" = GenerationId, Path, description = "Id of the generation")),
+    responses((status = 200, description = "The generation as it is now", body = Generation)),
+)]
+pub async fn get(state: State, Path(id): Path<GenerationId>) -> Result<Json<Generation>> {
+    let generation = generation::get(&state.pool, id).await?;
+    Ok(Json(Generation::of(generation, &state.storage).await?))
+}
+
+/// End a generation
+///
+/// At once while it is queued, within a denoising step while it runs. One that has ended is answered unchanged.
+#[utoipa::path(
+    post, path = "/v1/generations/{id}/cancel", tag = "generations", operation_id = "cancel_generation",
+    params(("id" = GenerationId, Path, description = "Id of the generation")),
+    responses((status = 200, description = "The generation; it may still be running for a moment", body = Generation)),
+)]
+pub async fn cancel(state: State, Path(id): Path<GenerationId>) -> Result<Json<Generation>> {
+    let generation = generation::cancel(&state.pool, id).await?;
+    Ok(Json(Generation::of(generation, &state.storage).await?))
+}
+
+/// Delete a generation and its pictures
+#[utoipa::path(
+    delete, path = "/v1/generations/{id}", tag = "generations", operation_id = "delete_generation",
+    params(("id" = GenerationId, Path, description = "Id of the generation")),
+    responses(
+        (status = 204, description = "It is gone"),
+        (status = 409, description = "It is queued or running; cancel it first"),
+    ),
+)]
+pub async fn delete(state: State, Path(id): Path<GenerationId>) -> Result<StatusCode> {
+    generation::delete(&state.pool, &state.storage, id).await?;
+    Ok(StatusCode::NO_CONTENT)
+}

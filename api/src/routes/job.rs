@@ -1,0 +1,166 @@
+//! What generations and trainings have in common over HTTP: progress, artifacts, error, links, and waiting for the end.
+
+use axum::Json;
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use chrono::{DateTime, Utc};
+use domain::artifact::{self, ArtifactKind};
+use domain::job::{ErrorClass, JobStatus, wait_terminal};
+use domain::report;
+use domain::storage::READ_TTL;
+use domain::{ArtifactId, JobId, Storage};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::State;
+use crate::prefer::{PREFERENCE_APPLIED, Wait};
+use crate::problem::Result;
+
+/// How far the work is.
+#[derive(Serialize, ToSchema)]
+pub struct Progress {
+    /// Steps done by the attempt that reported last.
+    #[schema(minimum = 0)]
+    pub step: i32,
+    /// Steps to do; 0 while it is not known.
+    #[schema(minimum = 0)]
+    pub total_steps: i32,
+    /// Loss of the last steps; trainings only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub loss: Option<f64>,
+    /// How long a step takes at the moment.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seconds_per_step: Option<f64>,
+}
+
+/// Why a job failed.
+#[derive(Serialize, ToSchema)]
+pub struct JobError {
+    pub class: ErrorClass,
+    /// A sentence for people.
+    pub message: String,
+}
+
+/// Something that a job made.
+#[derive(Serialize, ToSchema)]
+pub struct Artifact {
+    pub id: ArtifactId,
+    pub kind: ArtifactKind,
+    /// Order within the job.
+    #[schema(minimum = 0)]
+    pub position: i32,
+    /// Presigned: reads the bytes for one hour, without any other credentials.
+    #[schema(format = Uri)]
+    pub url: String,
+    #[schema(example = "image/png")]
+    pub media_type: String,
+    /// Pixels; images only.
+    pub width: Option<i32>,
+    /// Pixels; images only.
+    pub height: Option<i32>,
+    #[schema(minimum = 1)]
+    pub bytes: i64,
+    /// Of the bytes, lower-case hex.
+    #[schema(pattern = "^[0-9a-f]{64}$")]
+    pub sha256: String,
+    /// MD5 of the bytes, lower-case hex.
+    #[schema(pattern = "^[0-9a-f]{32}$")]
+    pub image_hash: String,
+    /// Seed that makes this picture again; images only.
+    pub seed: Option<i64>,
+    pub created_at: DateTime<Utc>,
+}
+
+/// Where a job can be looked at and ended; absolute paths.
+#[derive(Serialize, ToSchema)]
+pub struct JobUrls {
+    #[serde(rename = "self")]
+    #[schema(format = UriReference)]
+    pub this: String,
+    /// POST here to end it.
+    #[schema(format = UriReference)]
+    pub cancel: String,
+    /// Server-sent events.
+    #[schema(format = UriReference)]
+    pub events: String,
+}
+
+impl JobUrls {
+    pub fn below(this: String) -> Self {
+        Self { cancel: format!("{this}/cancel"), events: format!("{this}/events"), this }
+    }
+}
+
+/// The parts of a report, ready to be sent.
+pub struct ReportParts {
+    pub status: JobStatus,
+    pub progress: Progress,
+    pub attempts: i64,
+    pub error: Option<JobError>,
+    pub warnings: Vec<String>,
+    pub artifacts: Vec<Artifact>,
+    pub started_at: Option<DateTime<Utc>>,
+    pub finished_at: Option<DateTime<Utc>>,
+}
+
+impl ReportParts {
+    pub async fn of(report: report::Report, storage: &Storage) -> Result<Self> {
+        let number = |name: &str| report.progress.as_ref().and_then(|progress| progress.get(name)).and_then(serde_json::Value::as_f64);
+        Ok(Self {
+            status: report.status,
+            progress: Progress {
+                step: report.step,
+                total_steps: report.total_steps,
+                loss: number("loss"),
+                seconds_per_step: number("seconds_per_step"),
+            },
+            attempts: report.attempts,
+            error: report.error.map(|error| JobError { class: error.class, message: error.message }),
+            warnings: report.warnings,
+            artifacts: artifacts(report.artifacts, storage).await?,
+            started_at: report.started_at,
+            finished_at: report.finished_at,
+        })
+    }
+}
+
+async fn artifacts(artifacts: Vec<artifact::Artifact>, storage: &Storage) -> Result<Vec<Artifact>> {
+    let mut signed = Vec::with_capacity(artifacts.len());
+    for artifact in artifacts {
+        signed.push(Artifact {
+            url: storage.presign_get(&artifact.storage_key, READ_TTL).await?.into(),
+            id: artifact.id,
+            kind: artifact.kind,
+            position: artifact.position,
+            media_type: artifact.media_type,
+            width: artifact.width,
+            height: artifact.height,
+            bytes: artifact.bytes,
+            sha256: artifact.sha256,
+            image_hash: artifact.md5,
+            seed: artifact.seed,
+            created_at: artifact.created_at,
+        });
+    }
+    Ok(signed)
+}
+
+/// Waits for the end of `job` as long as the client prefers; whether it has ended, and what was granted.
+pub async fn wait(state: &State, headers: &HeaderMap, job: JobId) -> Result<Option<(Wait, bool)>> {
+    let Some(wait) = Wait::from_headers(headers) else { return Ok(None) };
+    let job = tokio::select! {
+        job = wait_terminal(&state.pool, &state.feed, job, wait.limit()) => job?,
+        () = state.stop.cancelled() => return Ok(Some((wait, false))),
+    };
+    Ok(Some((wait, job.status.is_terminal())))
+}
+
+/// The answer to a creation: 202, or 201 when the end was waited for and came.
+pub fn created(location: &str, body: &impl Serialize, waited: Option<(Wait, bool)>) -> Response {
+    let status = if waited.is_some_and(|(_, ended)| ended) { StatusCode::CREATED } else { StatusCode::ACCEPTED };
+    let mut response = (status, [(header::LOCATION, location)], Json(body)).into_response();
+    if let Some((wait, _)) = waited {
+        response.headers_mut().insert(PREFERENCE_APPLIED, wait.applied());
+    }
+    response
+}

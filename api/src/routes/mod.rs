@@ -1,0 +1,9 @@
+//! One file for each noun: its requests, its answers, its handlers. `job` holds what generations and trainings share.
+
+pub mod dataset;
+pub mod event;
+pub mod generation;
+pub mod health;
+pub mod job;
+pub mod model;
+pub mod training;

@@ -1,0 +1,242 @@
+//! `/v1/models`: checkpoints and LoRAs.
+
+use axum::Json;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use chrono::{DateTime, Utc};
+use domain::model::import::Import;
+use domain::model::{self, Defaults, ModelKind};
+use domain::storage::READ_TTL;
+use domain::{ModelId, Page, PageRequest, Storage, TrainingId};
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+
+use crate::State;
+use crate::extract::{Multipart, Path, Query};
+use crate::problem::{Problem, Result};
+
+/// Most bytes of a text part.
+const TEXT_BYTES: u64 = 1024;
+
+/// Weights: a checkpoint to run, or a LoRA to run on top of one.
+#[derive(Serialize, ToSchema)]
+pub struct Model {
+    pub id: ModelId,
+    /// Unique among the models.
+    pub name: String,
+    pub kind: ModelKind,
+    /// Architecture; a LoRA fits checkpoints of its family.
+    #[schema(example = "flux")]
+    pub family: String,
+    /// Checkpoint that a LoRA was trained on, where known.
+    pub base_model_id: Option<ModelId>,
+    /// Training that made it, if one did.
+    pub training_id: Option<TrainingId>,
+    /// Word that calls what a LoRA learned.
+    pub trigger_word: Option<String>,
+    /// What a request may leave out; checkpoints only.
+    pub defaults: Option<Defaults>,
+    /// Sum over the files.
+    #[schema(minimum = 0)]
+    pub bytes: i64,
+    /// Of the one file of a LoRA; of a checkpoint, over the lines `path NUL sha256 LF` in the order of the paths.
+    #[schema(pattern = "^[0-9a-f]{64}$")]
+    pub sha256: String,
+    /// Came with Pyrograph and cannot be deleted.
+    pub built_in: bool,
+    pub created_at: DateTime<Utc>,
+}
+
+/// A model with its files.
+#[derive(Serialize, ToSchema)]
+pub struct ModelDetail {
+    #[serde(flatten)]
+    pub model: Model,
+    pub files: Vec<ModelFile>,
+    /// Presigned: reads the file of a LoRA for one hour; null for a checkpoint, which has several.
+    #[schema(format = Uri)]
+    pub url: Option<String>,
+}
+
+/// One file of a model.
+#[derive(Serialize, ToSchema)]
+pub struct ModelFile {
+    /// Path within the model's folder.
+    #[schema(example = "vae/config.json")]
+    pub path: String,
+    #[schema(minimum = 0)]
+    pub bytes: i64,
+    /// Lower-case hex.
+    #[schema(pattern = "^[0-9a-f]{64}$")]
+    pub sha256: String,
+    /// Presigned: reads the bytes for one hour, without any other credentials.
+    #[schema(format = Uri)]
+    pub url: String,
+}
+
+/// A page of models.
+#[derive(Serialize, ToSchema)]
+pub struct ModelPage {
+    pub items: Vec<Model>,
+    /// Pass it as `cursor` to get the next page; null on the last.
+    pub next_cursor: Option<String>,
+}
+
+/// The form: `name`, perhaps `base`, and one or more files, each with its relative path as its file name.
+#[derive(ToSchema)]
+#[allow(dead_code, reason = "describes the form; its parts are read one by one")]
+pub struct ModelForm {
+    /// Name that the model will have.
+    #[schema(min_length = 1, max_length = 63, pattern = "^[a-z0-9][a-z0-9._-]{0,62}$")]
+    name: String,
+    /// Name or id of the checkpoint that a LoRA was made for.
+    #[schema(min_length = 1, max_length = 63, pattern = r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    base: Option<String>,
+    /// One `.safetensors` file is a LoRA; several files with `model_index.json` are a checkpoint.
+    #[schema(value_type = Vec<String>, format = Binary, content_media_type = "application/octet-stream")]
+    file: Vec<Vec<u8>>,
+}
+
+/// Which models.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct ModelQuery {
+    /// Only models of this kind.
+    #[param(inline)]
+    pub kind: Option<ModelKind>,
+    /// Most items of the page.
+    #[param(minimum = 1, maximum = 100, default = 20)]
+    pub limit: Option<i64>,
+    /// `next_cursor` of the page before.
+    #[param(pattern = "^[A-Za-z0-9_-]{21}[AQgw]$")]
+    pub cursor: Option<String>,
+}
+
+impl From<&model::Model> for Model {
+    fn from(model: &model::Model) -> Self {
+        Self {
+            id: model.id,
+            name: model.name.clone(),
+            kind: model.kind,
+            family: model.family.clone(),
+            base_model_id: model.base_model_id,
+            training_id: model.training_id,
+            trigger_word: model.trigger_word.clone(),
+            defaults: (model.kind == ModelKind::Checkpoint).then(|| model.defaults.clone()),
+            bytes: model.bytes,
+            sha256: model.sha256.clone(),
+            built_in: model.built_in,
+            created_at: model.created_at,
+        }
+    }
+}
+
+impl ModelDetail {
+    async fn of(model: model::Model, storage: &Storage) -> Result<Self> {
+        let shown = Model::from(&model);
+        let mut files = Vec::with_capacity(model.files.len());
+        for file in model.files {
+            let url = storage.presign_get(&file.storage_key, READ_TTL).await?.into();
+            files.push(ModelFile { path: file.path, bytes: file.bytes, sha256: file.sha256, url });
+        }
+        let url = files.first().filter(|_| model.kind == ModelKind::Lora).map(|file| file.url.clone());
+        Ok(Self { model: shown, files, url })
+    }
+}
+
+/// List models, newest first
+#[utoipa::path(
+    get, path = "/v1/models", tag = "models", operation_id = "list_models",
+    params(ModelQuery),
+    responses((status = 200, description = "A page", body = ModelPage)),
+)]
+pub async fn list(state: State, Query(query): Query<ModelQuery>) -> Result<Json<ModelPage>> {
+    let page = PageRequest::parse(query.limit, query.cursor.as_deref())?;
+    let Page { items, next_cursor } = model::list(&state.pool, query.kind, &page).await?.map(|model| Model::from(&model));
+    Ok(Json(ModelPage { items, next_cursor }))
+}
+
+/// Bring a model in
+///
+/// Safetensors only; a pickle is refused by its content, whatever its name. A LoRA's family is found by its tensors' names.
+#[utoipa::path(
+    post, path = "/v1/models", tag = "models", operation_id = "import_model",
+    request_body(content = ModelForm, content_type = "multipart/form-data"),
+    responses(
+        (status = 201, description = "Imported", body = ModelDetail,
+         headers(("Location" = String, description = "Path of the model"))),
+        (status = 404, description = "The base is not there"),
+        (status = 409, description = "The name is taken"),
+    ),
+)]
+pub async fn import(state: State, mut form: Multipart) -> Result<Response> {
+    let mut import = Import::new(state.pool.clone(), state.storage.clone());
+    match take_model(&mut form, &mut import).await {
+        Ok(model) => {
+            let location = format!("/v1/models/{}", model.id);
+            let body = ModelDetail::of(model, &state.storage).await?;
+            Ok((StatusCode::CREATED, [(header::LOCATION, location)], Json(body)).into_response())
+        }
+        Err(problem) => {
+            import.abandon().await;
+            form.drain().await;
+            Err(problem)
+        }
+    }
+}
+
+async fn take_model(form: &mut Multipart, import: &mut Import) -> Result<model::Model> {
+    let unprocessable = |field: &str, message: &str| Problem::field(StatusCode::UNPROCESSABLE_ENTITY, field, message);
+    let (mut name, mut base) = (None, None);
+    while let Some(mut part) = form.next().await? {
+        match part.name() {
+            "name" if name.is_none() => {
+                let text = part.text(TEXT_BYTES).await?;
+                // Gigabytes may follow: a name that will not do is better refused now.
+                import.check_name(&text).await?;
+                name = Some(text);
+            }
+            "base" if base.is_none() => base = Some(part.text(TEXT_BYTES).await?),
+            "file" => {
+                let path = part.file_name().ok_or_else(|| unprocessable("file", "The part has no file name; give it the path within the model."))?;
+                let mut file = import.file(&path).await?;
+                while let Some(bytes) = part.chunk().await? {
+                    file.write(&bytes).await?;
+                }
+                file.finish().await?;
+            }
+            twice @ ("name" | "base") => return Err(unprocessable(twice, "It is there twice.")),
+            other => return Err(unprocessable(other, "There is no such part; send `name`, perhaps `base`, and `file` parts.")),
+        }
+    }
+    let name = name.ok_or_else(|| unprocessable("name", "The part `name` is missing."))?;
+    Ok(import.finish(&name, base.as_deref()).await?)
+}
+
+/// Look at a model and get URLs of its files
+#[utoipa::path(
+    get, path = "/v1/models/{model}", tag = "models", operation_id = "get_model",
+    params(("model" = String, Path, description = "Name or id of the model")),
+    responses((status = 200, description = "The model", body = ModelDetail)),
+)]
+pub async fn get(state: State, Path(name_or_id): Path<String>) -> Result<Json<ModelDetail>> {
+    let model = model::get(&state.pool, &name_or_id).await?;
+    Ok(Json(ModelDetail::of(model, &state.storage).await?))
+}
+
+/// Delete a model and its files
+#[utoipa::path(
+    delete, path = "/v1/models/{model}", tag = "models", operation_id = "delete_model",
+    params(("model" = String, Path, description = "Name or id of the model")),
+    responses(
+        (status = 204, description = "It is gone"),
+        (status = 409, description = "It came with Pyrograph, or unfinished jobs need it"),
+    ),
+)]
+pub async fn delete(state: State, Path(name_or_id): Path<String>) -> Result<StatusCode> {
+    let deleted = model::delete(&state.pool, &state.storage, &name_or_id).await;
+    state.catalog.forget();
+    deleted?;
+    Ok(StatusCode::NO_CONTENT)
+}

@@ -1,0 +1,181 @@
+//! `/v1/trainings`: LoRAs from datasets.
+
+use axum::Json;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::Response;
+use chrono::{DateTime, Utc};
+use domain::job::JobStatus;
+use domain::model::ModelRef;
+use domain::training::{self, TrainingRequest};
+use domain::{DatasetId, Page, PageRequest, Storage, TrainingId};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::job::{self, Artifact, JobError, JobUrls, Progress, ReportParts};
+use crate::State;
+use crate::extract::{self, PageQuery, Path, Query};
+use crate::problem::Result;
+
+/// A LoRA in the making.
+#[derive(Serialize, ToSchema)]
+pub struct Training {
+    pub id: TrainingId,
+    pub status: JobStatus,
+    /// Name that the LoRA will have.
+    pub name: String,
+    pub dataset_id: DatasetId,
+    /// The base.
+    pub model: ModelRef,
+    pub trigger_word: Option<String>,
+    pub steps: u32,
+    pub rank: u32,
+    pub alpha: f64,
+    pub learning_rate: f64,
+    pub batch_size: u32,
+    /// Pixels.
+    pub resolution: u32,
+    #[schema(minimum = 0)]
+    pub seed: i64,
+    pub progress: Progress,
+    /// How often the work was started.
+    #[schema(minimum = 0)]
+    pub attempts: i64,
+    /// The LoRA, once there is one and until it is deleted.
+    pub output_model: Option<ModelRef>,
+    /// The LoRA's file, once it succeeded.
+    pub artifacts: Vec<Artifact>,
+    pub warnings: Vec<String>,
+    pub error: Option<JobError>,
+    pub created_at: DateTime<Utc>,
+    pub started_at: Option<DateTime<Utc>>,
+    pub finished_at: Option<DateTime<Utc>>,
+    pub urls: JobUrls,
+}
+
+/// A page of trainings.
+#[derive(Serialize, ToSchema)]
+pub struct TrainingPage {
+    pub items: Vec<Training>,
+    /// Pass it as `cursor` to get the next page; null on the last.
+    pub next_cursor: Option<String>,
+}
+
+impl Training {
+    async fn of(training: training::Training, storage: &Storage) -> Result<Self> {
+        let report = ReportParts::of(training.report, storage).await?;
+        let config = training.config;
+        Ok(Self {
+            urls: JobUrls::below(path(training.id)),
+            id: training.id,
+            status: report.status,
+            name: training.name,
+            dataset_id: training.dataset_id,
+            model: training.model,
+            trigger_word: config.trigger_word,
+            steps: config.steps,
+            rank: config.rank,
+            alpha: config.alpha,
+            learning_rate: config.learning_rate,
+            batch_size: config.batch_size,
+            resolution: config.resolution,
+            seed: config.seed,
+            progress: report.progress,
+            attempts: report.attempts,
+            output_model: training.output_model,
+            artifacts: report.artifacts,
+            warnings: report.warnings,
+            error: report.error,
+            created_at: training.created_at,
+            started_at: report.started_at,
+            finished_at: report.finished_at,
+        })
+    }
+}
+
+fn path(id: TrainingId) -> String {
+    format!("/v1/trainings/{id}")
+}
+
+/// Train a LoRA
+///
+/// Takes a snapshot of the dataset and answers at once with the queued training; with `Prefer: wait=N` it waits up to N (at
+/// most 60) seconds for the end, and answers 201 if it came. The result is a model of the kind `lora`.
+#[utoipa::path(
+    post, path = "/v1/trainings", tag = "trainings", operation_id = "create_training",
+    params(("Prefer" = Option<String>, Header, description = "`wait=N`: seconds to wait for the end", example = "wait=1")),
+    request_body = TrainingRequest,
+    responses(
+        (status = 202, description = "Queued, or still running after the wait", body = Training,
+         headers(("Location" = String, description = "Path of the training"), ("Preference-Applied" = Option<String>, description = "The wait that was granted"))),
+        (status = 201, description = "Ended within the wait; `status` tells how", body = Training,
+         headers(("Location" = String, description = "Path of the training"), ("Preference-Applied" = Option<String>, description = "The wait that was granted"))),
+        (status = 404, description = "The dataset or the model that the body names is not there"),
+        (status = 409, description = "The name is taken, or the dataset has no pictures"),
+    ),
+)]
+pub async fn create(state: State, headers: HeaderMap, extract::Json(request): extract::Json<TrainingRequest>) -> Result<Response> {
+    let mut training = training::create(&state.pool, &state.catalog, request).await?;
+    let waited = job::wait(&state, &headers, training.job_id).await?;
+    if waited.is_some() {
+        training = training::get(&state.pool, training.id).await?;
+    }
+    let location = path(training.id);
+    let body = Training::of(training, &state.storage).await?;
+    Ok(job::created(&location, &body, waited))
+}
+
+/// List trainings, newest first
+#[utoipa::path(
+    get, path = "/v1/trainings", tag = "trainings", operation_id = "list_trainings",
+    params(PageQuery),
+    responses((status = 200, description = "A page", body = TrainingPage)),
+)]
+pub async fn list(state: State, Query(query): Query<PageQuery>) -> Result<Json<TrainingPage>> {
+    let page = PageRequest::parse(query.limit, query.cursor.as_deref())?;
+    let Page { items, next_cursor } = training::list(&state.pool, &page).await?;
+    let mut trainings = Vec::with_capacity(items.len());
+    for training in items {
+        trainings.push(Training::of(training, &state.storage).await?);
+    }
+    Ok(Json(TrainingPage { items: trainings, next_cursor }))
+}
+
+/// Look at a training
+#[utoipa::path(
+    get, path = "/v1/trainings/{id}", tag = "trainings", operation_id = "get_training",
+    params(("id" = TrainingId, Path, description = "Id of the training")),
+    responses((status = 200, description = "The training as it is now", body = Training)),
+)]
+pub async fn get(state: State, Path(id): Path<TrainingId>) -> Result<Json<Training>> {
+    let training = training::get(&state.pool, id).await?;
+    Ok(Json(Training::of(training, &state.storage).await?))
+}
+
+/// End a training
+///
+/// At once while it is queued, within a step while it runs. One that has ended is answered unchanged.
+#[utoipa::path(
+    post, path = "/v1/trainings/{id}/cancel", tag = "trainings", operation_id = "cancel_training",
+    params(("id" = TrainingId, Path, description = "Id of the training")),
+    responses((status = 200, description = "The training; it may still be running for a moment", body = Training)),
+)]
+pub async fn cancel(state: State, Path(id): Path<TrainingId>) -> Result<Json<Training>> {
+    let training = training::cancel(&state.pool, id).await?;
+    Ok(Json(Training::of(training, &state.storage).await?))
+}
+
+/// Delete a training and its checkpoints
+///
+/// The LoRA that it made stays; it is a model of its own.
+#[utoipa::path(
+    delete, path = "/v1/trainings/{id}", tag = "trainings", operation_id = "delete_training",
+    params(("id" = TrainingId, Path, description = "Id of the training")),
+    responses(
+        (status = 204, description = "It is gone"),
+        (status = 409, description = "It is queued or running; cancel it first"),
+    ),
+)]
+pub async fn delete(state: State, Path(id): Path<TrainingId>) -> Result<StatusCode> {
+    training::delete(&state.pool, &state.storage, id).await?;
+    Ok(StatusCode::NO_CONTENT)
+}

@@ -1,0 +1,183 @@
+//! Datasets: named sets of pictures with captions to train on. An example never changes; it comes by `dataset::intake` and goes
+//! by deletion. A training takes a snapshot when it is created, so nothing that happens here later reaches it, except that the
+//! bytes must stay while it runs: deleting what an unfinished training needs is a conflict.
+
+pub mod intake;
+
+use chrono::{DateTime, Utc};
+use serde::Deserialize;
+use sqlx::{PgConnection, PgPool};
+use utoipa::ToSchema;
+
+use crate::{DatasetId, Error, ExampleId, Page, PageRequest, Result, Storage};
+
+/// Most characters of a caption.
+pub const MAX_CAPTION_CHARS: usize = 10_000;
+/// Most characters of a dataset's name.
+pub const MAX_NAME_CHARS: usize = 200;
+
+/// What a client sends to create a dataset.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DatasetRequest {
+    /// Name for people; need not be unique.
+    #[schema(min_length = 1, max_length = 200, pattern = r"^[^\u0000-\u001f\u007f]+$", example = "clay animals")]
+    pub name: String,
+}
+
+/// A dataset without its examples.
+#[derive(Clone, Debug)]
+pub struct Dataset {
+    pub id: DatasetId,
+    pub name: String,
+    pub example_count: i64,
+    pub created_at: DateTime<Utc>,
+    pub updated_at: DateTime<Utc>,
+}
+
+/// One picture with its caption.
+#[derive(Clone, Debug)]
+pub struct Example {
+    pub id: ExampleId,
+    pub position: i32,
+    pub storage_key: String,
+    pub sha256: String,
+    pub media_type: String,
+    pub width: i32,
+    pub height: i32,
+    pub bytes: i64,
+    /// May be empty.
+    pub caption: String,
+    pub created_at: DateTime<Utc>,
+}
+
+/// Creates an empty dataset. Errors: `Invalid` for a name that is empty, too long or holds control characters.
+pub async fn create(pool: &PgPool, request: DatasetRequest) -> Result<Dataset> {
+    let name = request.name;
+    if name.is_empty() || name.chars().count() > MAX_NAME_CHARS || name.chars().any(|c| c.is_ascii_control()) {
+        return Err(Error::invalid("name", format!("A name has 1 to {MAX_NAME_CHARS} characters, none of them a control character.")));
+    }
+    let id = DatasetId::new();
+    let row = sqlx::query!("INSERT INTO datasets (id, name) VALUES ($1, $2) RETURNING created_at, updated_at", id as DatasetId, name)
+        .fetch_one(pool)
+        .await?;
+    Ok(Dataset { id, name, example_count: 0, created_at: row.created_at, updated_at: row.updated_at })
+}
+
+/// Newest first.
+pub async fn list(pool: &PgPool, page: &PageRequest) -> Result<Page<Dataset>> {
+    let rows = sqlx::query_as!(
+        Dataset,
+        r#"SELECT id AS "id: DatasetId", name, created_at, updated_at,
+                  (SELECT count(*) FROM examples e WHERE e.dataset_id = d.id) AS "example_count!"
+           FROM datasets d WHERE deleted_at IS NULL AND ($1::uuid IS NULL OR id < $1) ORDER BY id DESC LIMIT $2"#,
+        page.before(),
+        page.fetch_limit(),
+    )
+    .fetch_all(pool)
+    .await?;
+    Ok(page.cut(rows, |dataset| dataset.id.into()))
+}
+
+/// The dataset and its examples in order.
+pub async fn get(pool: &PgPool, id: DatasetId) -> Result<(Dataset, Vec<Example>)> {
+    let examples = examples(&mut *pool.acquire().await?, id).await?;
+    let dataset = sqlx::query_as!(
+        Dataset,
+        r#"SELECT id AS "id: DatasetId", name, created_at, updated_at, $2::bigint AS "example_count!"
+           FROM datasets WHERE id = $1 AND deleted_at IS NULL"#,
+        id as DatasetId,
+        examples.len() as i64,
+    )
+    .fetch_optional(pool)
+    .await?
+    .ok_or_else(|| Error::not_found("dataset", id))?;
+    Ok((dataset, examples))
+}
+
+/// Errors with `NotFound` unless the dataset is there.
+pub async fn check_exists(pool: &PgPool, id: DatasetId) -> Result<()> {
+    let there = sqlx::query_scalar!(r#"SELECT EXISTS (SELECT 1 FROM datasets WHERE id = $1 AND deleted_at IS NULL) AS "there!""#, id as DatasetId)
+        .fetch_one(pool)
+        .await?;
+    if there { Ok(()) } else { Err(Error::not_found("dataset", id)) }
+}
+
+/// Makes the dataset invisible and deletes its rows and bytes. Errors: `NotFound`; `Conflict` while a training needs it.
+pub async fn delete(pool: &PgPool, storage: &Storage, id: DatasetId) -> Result<()> {
+    let mut tx = pool.begin().await?;
+    lock(&mut tx, id).await?;
+    check_unused(&mut tx, id).await?;
+    sqlx::query!("UPDATE datasets SET deleted_at = clock_timestamp() WHERE id = $1", id as DatasetId).execute(&mut *tx).await?;
+    let mut keys = sqlx::query_scalar!("DELETE FROM examples WHERE dataset_id = $1 RETURNING storage_key", id as DatasetId).fetch_all(&mut *tx).await?;
+    keys.extend(sqlx::query_scalar!("DELETE FROM uploads WHERE dataset_id = $1 RETURNING storage_key", id as DatasetId).fetch_all(&mut *tx).await?);
+    tx.commit().await?;
+    storage.discard(keys).await;
+    Ok(())
+}
+
+/// Removes one example and its bytes. Errors as [`delete`].
+pub async fn delete_example(pool: &PgPool, storage: &Storage, dataset: DatasetId, example: ExampleId) -> Result<()> {
+    let mut tx = pool.begin().await?;
+    lock(&mut tx, dataset).await?;
+    let key = sqlx::query_scalar!(
+        "DELETE FROM examples WHERE id = $1 AND dataset_id = $2 RETURNING storage_key",
+        example as ExampleId,
+        dataset as DatasetId,
+    )
+    .fetch_optional(&mut *tx)
+    .await?
+    .ok_or_else(|| Error::not_found("image", example))?;
+    check_unused(&mut tx, dataset).await?;
+    sqlx::query!("UPDATE datasets SET updated_at = clock_timestamp() WHERE id = $1", dataset as DatasetId).execute(&mut *tx).await?;
+    tx.commit().await?;
+    storage.discard([key]).await;
+    Ok(())
+}
+
+/// The examples of a dataset in order; empty also when there is no such dataset.
+pub(crate) async fn examples(connection: &mut PgConnection, id: DatasetId) -> Result<Vec<Example>> {
+    Ok(sqlx::query_as!(
+        Example,
+        r#"SELECT id AS "id: ExampleId", position, storage_key, sha256, media_type, width, height, bytes, caption, created_at
+           FROM examples WHERE dataset_id = $1 ORDER BY position"#,
+        id as DatasetId,
+    )
+    .fetch_all(connection)
+    .await?)
+}
+
+/// Locks the dataset against every other change. Errors: `NotFound`.
+pub(crate) async fn lock(connection: &mut PgConnection, id: DatasetId) -> Result<()> {
+    sqlx::query_scalar!(r#"SELECT 1 AS "one!" FROM datasets WHERE id = $1 AND deleted_at IS NULL FOR UPDATE"#, id as DatasetId)
+        .fetch_optional(connection)
+        .await?
+        .map(drop)
+        .ok_or_else(|| Error::not_found("dataset", id))
+}
+
+async fn check_unused(connection: &mut PgConnection, id: DatasetId) -> Result<()> {
+    let used = sqlx::query_scalar!(
+        r#"SELECT EXISTS (SELECT 1 FROM trainings t JOIN jobs j ON j.id = t.job_id
+                          WHERE t.dataset_id = $1 AND j.status IN ('queued', 'running')) AS "used!""#,
+        id as DatasetId,
+    )
+    .fetch_one(connection)
+    .await?;
+    if used {
+        return Err(Error::conflict("A training that is queued or running uses this dataset; cancel it or wait."));
+    }
+    Ok(())
+}
+
+/// Checks a caption: at most 10 000 characters, none of them NUL.
+pub fn check_caption(caption: &str) -> Result<()> {
+    let count = caption.chars().count();
+    if count > MAX_CAPTION_CHARS {
+        return Err(Error::invalid("caption", format!("The caption has {count} characters; at most {MAX_CAPTION_CHARS} are taken.")));
+    }
+    if caption.contains('\0') {
+        return Err(Error::invalid("caption", "The caption holds a NUL character."));
+    }
+    Ok(())
+}

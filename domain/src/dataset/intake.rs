@@ -1,0 +1,194 @@
+//! How pictures come into a dataset: each is checked and stored under an id that nobody knows yet, then all of them become
+//! visible in one transaction, or none. What was stored for nothing is removed again, also when the client goes away.
+
+use std::fs::File;
+
+use bytes::Bytes;
+use chrono::Utc;
+use sqlx::PgPool;
+use uuid::Uuid;
+
+use super::{Example, check_caption, check_exists, lock};
+use crate::storage::StorageKey;
+use crate::{DatasetId, Error, ExampleId, Result, Storage, image_gate, zip_gate};
+
+/// Most pictures of one request.
+pub const MAX_PICTURES: usize = zip_gate::MAX_ENTRIES;
+
+/// Pictures on their way in.
+pub struct Intake {
+    pool: PgPool,
+    storage: Storage,
+    dataset: DatasetId,
+    examples: Vec<Example>,
+    /// Keys to remove unless the intake ends well.
+    stored: Vec<String>,
+}
+
+impl Intake {
+    /// Errors: `NotFound` when there is no such dataset.
+    pub async fn begin(pool: &PgPool, storage: &Storage, dataset: DatasetId) -> Result<Self> {
+        check_exists(pool, dataset).await?;
+        Ok(Self { pool: pool.clone(), storage: storage.clone(), dataset, examples: Vec::new(), stored: Vec::new() })
+    }
+
+    pub fn len(&self) -> usize {
+        self.examples.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.examples.is_empty()
+    }
+
+    /// Checks and stores one picture; `field` is what an error names.
+    pub async fn add(&mut self, field: &str, bytes: Bytes, caption: &str) -> Result<()> {
+        self.add_as(ExampleId::new(), field, bytes, caption).await
+    }
+
+    pub(crate) async fn add_as(&mut self, id: ExampleId, field: &str, bytes: Bytes, caption: &str) -> Result<()> {
+        if self.examples.len() >= MAX_PICTURES {
+            return Err(Error::too_large(field, format!("At most {MAX_PICTURES} pictures are taken at once.")));
+        }
+        check_caption(caption)?;
+        let image = image_gate::check(field, bytes).await?;
+        let key = StorageKey::DatasetExample { dataset: self.dataset, example: id, extension: image.extension }.to_string();
+        self.stored.push(key.clone());
+        let length = image.bytes.len() as i64;
+        self.storage.put(&key, image.bytes, image.media_type).await?;
+        self.examples.push(Example {
+            id,
+            position: 0,
+            storage_key: key,
+            sha256: image.sha256,
+            media_type: image.media_type.to_owned(),
+            width: image.width as i32,
+            height: image.height as i32,
+            bytes: length,
+            caption: caption.to_owned(),
+            created_at: Utc::now(),
+        });
+        Ok(())
+    }
+
+    /// Sets the caption of the picture that was added last; false when there is none or it has one.
+    pub fn caption_last(&mut self, caption: &str) -> Result<bool> {
+        check_caption(caption)?;
+        match self.examples.last_mut() {
+            Some(example) if example.caption.is_empty() => {
+                example.caption = caption.to_owned();
+                Ok(true)
+            }
+            _ => Ok(false),
+        }
+    }
+
+    /// Adds every picture of a zip archive with its caption.
+    pub async fn add_archive(&mut self, file: File) -> Result<()> {
+        // The archive is read in a thread of its own, a few pictures ahead of the one that is being stored.
+        let (sender, mut entries) = tokio::sync::mpsc::channel(2);
+        let reader = tokio::task::spawn_blocking(move || {
+            let archive = zip_gate::Archive::open(file)?;
+            for entry in archive {
+                let failed = entry.is_err();
+                if sender.blocking_send(entry).is_err() || failed {
+                    break;
+                }
+            }
+            Ok(())
+        });
+        while let Some(entry) = entries.recv().await {
+            let entry = entry?;
+            let caption = entry.caption.unwrap_or_default();
+            self.add("archive", entry.bytes, &caption).await.map_err(|error| within(error, &entry.name))?;
+        }
+        reader.await.map_err(Error::internal)?
+    }
+
+    /// Makes the pictures visible, after those that are there already. Errors: `Invalid` when there are none, `NotFound` when
+    /// the dataset was deleted meanwhile.
+    /// After an error there is nothing left to do but [`Intake::abandon`].
+    pub async fn commit(&mut self) -> Result<Vec<Example>> {
+        let mut tx = self.pool.begin().await?;
+        self.insert(&mut tx).await?;
+        tx.commit().await?;
+        self.stored.clear();
+        Ok(std::mem::take(&mut self.examples))
+    }
+
+    pub(crate) async fn insert(&mut self, connection: &mut sqlx::PgConnection) -> Result<()> {
+        if self.examples.is_empty() {
+            return Err(Error::invalid("image", "There is no picture in the request; send `image` parts or one `archive`."));
+        }
+        lock(connection, self.dataset).await?;
+        let first = sqlx::query_scalar!(
+            r#"SELECT coalesce(max(position) + 1, 0) AS "first!" FROM examples WHERE dataset_id = $1"#,
+            self.dataset as DatasetId,
+        )
+        .fetch_one(&mut *connection)
+        .await?;
+        for (example, position) in self.examples.iter_mut().zip(first..) {
+            example.position = position;
+        }
+        let ids: Vec<Uuid> = self.examples.iter().map(|example| example.id.into()).collect();
+        let text = |field: fn(&Example) -> &String| self.examples.iter().map(|example| field(example).clone()).collect::<Vec<String>>();
+        let number = |field: fn(&Example) -> i32| self.examples.iter().map(field).collect::<Vec<i32>>();
+        let bytes: Vec<i64> = self.examples.iter().map(|example| example.bytes).collect();
+        let created: Vec<_> = self.examples.iter().map(|example| example.created_at).collect();
+        sqlx::query!(
+            "INSERT INTO examples (id, dataset_id, position, storage_key, sha256, media_type, width, height, bytes, caption, created_at)
+             SELECT e.id, $1, e.position, e.storage_key, e.sha256, e.media_type, e.width, e.height, e.bytes, e.caption, e.created_at
+             FROM unnest($2::uuid[], $3::int[], $4::text[], $5::text[], $6::text[], $7::int[], $8::int[], $9::bigint[], $10::text[], $11::timestamptz[])
+               AS e(id, position, storage_key, sha256, media_type, width, height, bytes, caption, created_at)",
+            self.dataset as DatasetId,
+            &ids,
+            &number(|example| example.position),
+            &text(|example| &example.storage_key),
+            &text(|example| &example.sha256),
+            &text(|example| &example.media_type),
+            &number(|example| example.width),
+            &number(|example| example.height),
+            &bytes,
+            &text(|example| &example.caption),
+            &created,
+        )
+        .execute(&mut *connection)
+        .await?;
+        sqlx::query!("UPDATE datasets SET updated_at = clock_timestamp() WHERE id = $1", self.dataset as DatasetId).execute(connection).await?;
+        Ok(())
+    }
+
+    /// Removes what was stored.
+    pub async fn abandon(mut self) {
+        let stored = std::mem::take(&mut self.stored);
+        self.storage.discard(stored).await;
+    }
+
+    /// What was inserted by the caller's transaction, after its commit.
+    pub(crate) fn committed(mut self) -> Vec<Example> {
+        self.stored.clear();
+        std::mem::take(&mut self.examples)
+    }
+}
+
+/// Says which entry of the archive an error is about.
+fn within(error: Error, name: &str) -> Error {
+    match error {
+        Error::Invalid { field, message } => Error::Invalid { field, message: format!("`{name}`: {message}") },
+        Error::TooLarge { field, message } => Error::TooLarge { field, message: format!("`{name}`: {message}") },
+        Error::Unsupported { field, message } => Error::Unsupported { field, message: format!("`{name}`: {message}") },
+        other => other,
+    }
+}
+
+impl Drop for Intake {
+    fn drop(&mut self) {
+        let stored = std::mem::take(&mut self.stored);
+        if stored.is_empty() {
+            return;
+        }
+        let storage = self.storage.clone();
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move { storage.discard(stored).await });
+        }
+    }
+}

@@ -1,0 +1,340 @@
+//! Models: checkpoints to run and LoRAs to run on top of them. A row never changes but for its deletion. Here: the rows, how a
+//! name or id finds one, and the rule for deleting. How files come in is `model::import`; what weights must look like is
+//! `safetensors_gate`.
+
+pub mod import;
+
+use std::collections::HashMap;
+use std::sync::{Arc, RwLock};
+use std::time::{Duration, Instant};
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use sqlx::PgPool;
+use sqlx::types::Json;
+use uuid::Uuid;
+
+use crate::{Error, ModelId, Page, PageRequest, Result, Storage, TrainingId};
+
+/// Most characters of a name.
+pub const MAX_NAME_CHARS: usize = 63;
+
+/// What the weights are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ModelKind {
+    /// A whole pipeline: text encoders, denoiser, VAE.
+    Checkpoint,
+    /// Low-rank branches for a checkpoint of the same family.
+    Lora,
+}
+
+impl ModelKind {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Checkpoint => "checkpoint",
+            Self::Lora => "lora",
+        }
+    }
+}
+
+impl std::str::FromStr for ModelKind {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text {
+            "checkpoint" => Ok(Self::Checkpoint),
+            "lora" => Ok(Self::Lora),
+            other => Err(Error::invalid("kind", format!("`{other}` is not a kind of model; use `checkpoint` or `lora`."))),
+        }
+    }
+}
+
+/// One file of a model.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModelFile {
+    /// Path within the model's folder.
+    pub path: String,
+    pub storage_key: String,
+    /// Lower-case hex.
+    pub sha256: String,
+    pub bytes: i64,
+}
+
+/// What a request may leave out, and the grid of picture sizes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(default)]
+pub struct Defaults {
+    pub num_inference_steps: u32,
+    pub guidance_scale: f64,
+    pub true_cfg_scale: f64,
+    /// Pixels.
+    pub width: u32,
+    /// Pixels.
+    pub height: u32,
+    /// Width and height are multiples of this many pixels.
+    pub size_multiple: u32,
+}
+
+impl Default for Defaults {
+    /// Those of FLUX.1-dev, for a checkpoint that states none.
+    fn default() -> Self {
+        Self { num_inference_steps: 28, guidance_scale: 3.5, true_cfg_scale: 1.0, width: 1024, height: 1024, size_multiple: 16 }
+    }
+}
+
+/// A model that is not deleted.
+#[derive(Clone, Debug)]
+pub struct Model {
+    pub id: ModelId,
+    pub name: String,
+    pub kind: ModelKind,
+    pub family: String,
+    pub base_model_id: Option<ModelId>,
+    pub files: Vec<ModelFile>,
+    pub bytes: i64,
+    pub sha256: String,
+    pub trigger_word: Option<String>,
+    pub training_id: Option<TrainingId>,
+    pub defaults: Defaults,
+    pub built_in: bool,
+    pub created_at: DateTime<Utc>,
+}
+
+/// A model as other nouns speak of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[schema(title = "ModelRef")]
+pub struct ModelRef {
+    pub id: ModelId,
+    pub name: String,
+}
+
+/// What a worker needs to have a model on its disk.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModelFiles {
+    pub id: ModelId,
+    pub name: String,
+    pub family: String,
+    pub sha256: String,
+    pub files: Vec<ModelFile>,
+}
+
+/// A row of `models`, before its texts become types.
+struct Row {
+    id: ModelId,
+    name: String,
+    kind: String,
+    family: String,
+    base_model_id: Option<ModelId>,
+    files: Json<Vec<ModelFile>>,
+    bytes: i64,
+    sha256: String,
+    trigger_word: Option<String>,
+    training_id: Option<TrainingId>,
+    defaults: Json<Defaults>,
+    built_in: bool,
+    created_at: DateTime<Utc>,
+}
+
+impl TryFrom<Row> for Model {
+    type Error = Error;
+
+    fn try_from(row: Row) -> Result<Self> {
+        Ok(Self {
+            id: row.id,
+            name: row.name,
+            kind: row.kind.parse().map_err(Error::internal)?,
+            family: row.family,
+            base_model_id: row.base_model_id,
+            files: row.files.0,
+            bytes: row.bytes,
+            sha256: row.sha256,
+            trigger_word: row.trigger_word,
+            training_id: row.training_id,
+            defaults: row.defaults.0,
+            built_in: row.built_in,
+            created_at: row.created_at,
+        })
+    }
+}
+
+macro_rules! select_models {
+    ($rest:literal $(, $argument:expr)* $(,)?) => {
+        sqlx::query_as!(
+            Row,
+            r#"SELECT id AS "id: ModelId", name, kind, family, base_model_id AS "base_model_id: ModelId",
+                      files AS "files: Json<Vec<ModelFile>>", bytes, sha256, trigger_word, training_id AS "training_id: TrainingId",
+                      defaults AS "defaults: Json<Defaults>", built_in, created_at
+               FROM models WHERE deleted_at IS NULL "# + $rest
+            $(, $argument)*
+        )
+    };
+}
+
+impl Model {
+    pub fn reference(&self) -> ModelRef {
+        ModelRef { id: self.id, name: self.name.clone() }
+    }
+}
+
+/// Finds a model by id or by name. Errors: `NotFound`.
+pub async fn get(pool: &PgPool, name_or_id: &str) -> Result<Model> {
+    let id = name_or_id.parse::<Uuid>().ok();
+    select_models!("AND (id = $1 OR name = $2)", id, name_or_id)
+        .fetch_optional(pool)
+        .await?
+        .ok_or_else(|| Error::not_found("model", name_or_id))?
+        .try_into()
+}
+
+/// Newest first; of one kind, or of both.
+pub async fn list(pool: &PgPool, kind: Option<ModelKind>, page: &PageRequest) -> Result<Page<Model>> {
+    let rows = select_models!(
+        "AND ($1::text IS NULL OR kind = $1) AND ($2::uuid IS NULL OR id < $2) ORDER BY id DESC LIMIT $3",
+        kind.map(ModelKind::as_str),
+        page.before(),
+        page.fetch_limit(),
+    )
+    .fetch_all(pool)
+    .await?;
+    let models = rows.into_iter().map(Model::try_from).collect::<Result<Vec<_>>>()?;
+    Ok(page.cut(models, |model| model.id.into()))
+}
+
+/// Makes the model invisible and deletes its bytes. Errors: `NotFound`; `Conflict` for a built-in model, while unfinished jobs
+/// need it, and for a checkpoint that LoRAs name as their base only as long as those jobs exist (a LoRA outlives its base).
+pub async fn delete(pool: &PgPool, storage: &Storage, name_or_id: &str) -> Result<()> {
+    let model = get(pool, name_or_id).await?;
+    if model.built_in {
+        return Err(Error::conflict(format!("`{}` came with Pyrograph and cannot be deleted.", model.name)));
+    }
+    let mut tx = pool.begin().await?;
+    // The lock keeps new generations and trainings from naming the model until this is decided.
+    let locked = sqlx::query!("SELECT id FROM models WHERE id = $1 AND deleted_at IS NULL FOR UPDATE", model.id as ModelId)
+        .fetch_optional(&mut *tx)
+        .await?;
+    if locked.is_none() {
+        return Err(Error::not_found("model", name_or_id));
+    }
+    let needed = sqlx::query_scalar!(
+        r#"SELECT EXISTS (
+             SELECT 1 FROM jobs j WHERE j.status IN ('queued', 'running') AND j.id IN (
+               SELECT job_id FROM generations WHERE model_id = $1
+               UNION ALL SELECT g.job_id FROM generation_loras l JOIN generations g ON g.id = l.generation_id WHERE l.model_id = $1
+               UNION ALL SELECT job_id FROM trainings WHERE model_id = $1)) AS "needed!""#,
+        model.id as ModelId,
+    )
+    .fetch_one(&mut *tx)
+    .await?;
+    if needed {
+        return Err(Error::conflict(format!("`{}` is needed by jobs that are queued or running; cancel them or wait.", model.name)));
+    }
+    sqlx::query!("UPDATE models SET deleted_at = clock_timestamp() WHERE id = $1", model.id as ModelId).execute(&mut *tx).await?;
+    // A trained LoRA's file is also the artifact of its training: the two go together.
+    let keys: Vec<String> = model.files.into_iter().map(|file| file.storage_key).collect();
+    sqlx::query!("DELETE FROM artifacts WHERE storage_key = ANY($1)", &keys).execute(&mut *tx).await?;
+    tx.commit().await?;
+    storage.discard(keys).await;
+    Ok(())
+}
+
+/// Models by name or id, remembered for a moment: creating a generation then costs one round trip. A row never changes but for
+/// its deletion, and the statement that inserts a generation looks for that again.
+#[derive(Clone, Debug)]
+pub struct Catalog {
+    pool: PgPool,
+    known: Arc<RwLock<HashMap<String, (Instant, Arc<Model>)>>>,
+}
+
+/// How long a model is remembered.
+const REMEMBERED: Duration = Duration::from_secs(2);
+/// More names than this are not remembered at once.
+const MOST_REMEMBERED: usize = 1024;
+
+impl Catalog {
+    pub fn new(pool: PgPool) -> Self {
+        Self { pool, known: Arc::default() }
+    }
+
+    /// As [`get`].
+    pub async fn get(&self, name_or_id: &str) -> Result<Arc<Model>> {
+        if let Ok(known) = self.known.read()
+            && let Some((since, model)) = known.get(name_or_id)
+            && since.elapsed() < REMEMBERED
+        {
+            return Ok(model.clone());
+        }
+        let model = Arc::new(get(&self.pool, name_or_id).await?);
+        if let Ok(mut known) = self.known.write() {
+            if known.len() >= MOST_REMEMBERED {
+                known.clear();
+            }
+            known.insert(name_or_id.to_owned(), (Instant::now(), model.clone()));
+        }
+        Ok(model)
+    }
+
+    /// Forgets everything, after a deletion.
+    pub fn forget(&self) {
+        if let Ok(mut known) = self.known.write() {
+            known.clear();
+        }
+    }
+}
+
+/// The files of models that a job runs with, deleted or not: the lock at creation and the rule for deleting keep them there.
+pub(crate) async fn files(connection: &mut sqlx::PgConnection, ids: &[ModelId]) -> Result<HashMap<ModelId, ModelFiles>> {
+    let uuids: Vec<Uuid> = ids.iter().map(|id| (*id).into()).collect();
+    let rows = sqlx::query!(
+        r#"SELECT id AS "id: ModelId", name, family, sha256, files AS "files: Json<Vec<ModelFile>>" FROM models WHERE id = ANY($1)"#,
+        &uuids,
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(rows
+        .into_iter()
+        .map(|row| (row.id, ModelFiles { id: row.id, name: row.name, family: row.family, sha256: row.sha256, files: row.files.0 }))
+        .collect())
+}
+
+/// Checks a name that a model is to have: 1 to 63 characters of `a-z`, `0-9`, `.`, `_`, `-`, the first a letter or digit. A name
+/// that reads as an id would hide the model with that id.
+pub fn check_name(name: &str) -> Result<()> {
+    let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    let shaped = name.len() <= MAX_NAME_CHARS
+        && name.bytes().next().is_some_and(allowed)
+        && name.bytes().all(|byte| allowed(byte) || matches!(byte, b'.' | b'_' | b'-'));
+    if !shaped {
+        return Err(Error::invalid("name", "A name has 1 to 63 characters of a-z, 0-9, `.`, `_` and `-`, and begins with a letter or digit."));
+    }
+    if name.parse::<Uuid>().is_ok() {
+        return Err(Error::invalid("name", "A name may not look like an id (a UUID)."));
+    }
+    Ok(())
+}
+
+/// Errors with `Conflict` when a model of that name exists.
+pub(crate) async fn check_name_is_free(connection: &mut sqlx::PgConnection, name: &str) -> Result<()> {
+    let taken = sqlx::query_scalar!(r#"SELECT EXISTS (SELECT 1 FROM models WHERE name = $1 AND deleted_at IS NULL) AS "taken!""#, name)
+        .fetch_one(connection)
+        .await?;
+    if taken {
+        return Err(Error::conflict_in("name", format!("There is a model named `{name}` already; choose another name or delete that one.")));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_plain() {
+        for good in ["ember", "0", "my-style_2.1", &"a".repeat(63)] {
+            assert!(check_name(good).is_ok(), "{good}");
+        }
+        for bad in ["", "Ember", "-x", "a b", "a/b", "é", &"a".repeat(64), "01930000-0000-7000-8000-000000000000"] {
+            assert!(check_name(bad).is_err(), "{bad}");
+        }
+    }
+}

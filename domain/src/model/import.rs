@@ -1,0 +1,378 @@
+//! How a model's files come in: streamed to the bucket one by one under ids that nobody knows yet, hashed and checked on the
+//! way, and made visible all at once by one insert, or removed again. Not here: HTTP, folders on the user's disk.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+use sqlx::PgPool;
+use sqlx::types::Json;
+
+use super::{Defaults, Model, ModelFile, ModelKind, check_name, check_name_is_free};
+use crate::storage::{ObjectWriter, StorageKey};
+use crate::{Error, ModelId, Result, Storage, safetensors_gate};
+
+/// Largest single file, in bytes.
+pub const MAX_FILE_BYTES: u64 = 64 * 1024 * 1024 * 1024;
+/// Largest file that is not weights, in bytes (a tokenizer's vocabulary is the biggest of them).
+pub const MAX_TEXT_BYTES: usize = 32 * 1024 * 1024;
+/// Most files of one model.
+pub const MAX_FILES: usize = 200;
+const MAX_PATH_BYTES: usize = 200;
+const FIELD: &str = "file";
+
+/// A model on its way in. Dropped before [`Import::finish`] it removes what it stored.
+pub struct Import {
+    pool: PgPool,
+    storage: Storage,
+    model: ModelId,
+    files: Vec<ModelFile>,
+    /// The small JSON files, which say what the model is.
+    configs: BTreeMap<String, Value>,
+    weights: BTreeMap<String, safetensors_gate::Header>,
+    /// Keys to remove unless the import ends well.
+    stored: Vec<String>,
+}
+
+/// One file on its way in.
+pub struct FileImport<'a> {
+    import: &'a mut Import,
+    path: String,
+    key: String,
+    writer: ObjectWriter,
+    bytes: u64,
+    content: Content,
+}
+
+enum Content {
+    Weights(safetensors_gate::Sniffer),
+    Text(Vec<u8>),
+}
+
+impl Import {
+    pub fn new(pool: PgPool, storage: Storage) -> Self {
+        Self { pool, storage, model: ModelId::new(), files: Vec::new(), configs: BTreeMap::new(), weights: BTreeMap::new(), stored: Vec::new() }
+    }
+
+    /// Whether a model may have this name, as far as can be told before the end.
+    pub async fn check_name(&self, name: &str) -> Result<()> {
+        check_name(name)?;
+        check_name_is_free(&mut *self.pool.acquire().await?, name).await
+    }
+
+    /// Opens the next file. Errors: `Invalid` for a path that is not plain and relative, `Unsupported` for a kind of file that
+    /// no model needs, `TooLarge` for one file too many.
+    pub async fn file(&mut self, path: &str) -> Result<FileImport<'_>> {
+        check_path(path)?;
+        if self.files.len() >= MAX_FILES {
+            return Err(Error::too_large(FIELD, format!("A model has at most {MAX_FILES} files.")));
+        }
+        if self.files.iter().any(|file| file.path == path) {
+            return Err(Error::invalid(FIELD, format!("`{path}` was sent twice.")));
+        }
+        let (content, media_type) = match path.rsplit_once('.').map(|(_, extension)| extension) {
+            Some("safetensors") => (Content::Weights(safetensors_gate::Sniffer::default()), "application/octet-stream"),
+            Some("json") => (Content::Text(Vec::new()), "application/json"),
+            Some("txt" | "md") => (Content::Text(Vec::new()), "text/plain; charset=utf-8"),
+            Some("model") => (Content::Text(Vec::new()), "application/octet-stream"),
+            _ => {
+                return Err(Error::unsupported(
+                    FIELD,
+                    format!("`{path}` is not taken: a model is made of .safetensors, .json, .txt, .md and .model files. Pickles (.bin, .pt, .ckpt) are never read."),
+                ));
+            }
+        };
+        let key = StorageKey::ModelFile { model: self.model, path: path.to_owned() }.to_string();
+        self.stored.push(key.clone());
+        let writer = self.storage.writer(&key, media_type).await?;
+        Ok(FileImport { import: self, path: path.to_owned(), key, writer, bytes: 0, content })
+    }
+
+    /// Makes the model visible. One safetensors file alone is a LoRA, for which `base` may name the checkpoint it was made for;
+    /// several files with `model_index.json` are a checkpoint.
+    /// After an error there is nothing left to do but [`Import::abandon`].
+    pub async fn finish(&mut self, name: &str, base: Option<&str>) -> Result<Model> {
+        check_name(name)?;
+        let described = self.describe(base).await?;
+        self.insert(name, described, false).await
+    }
+
+    /// Removes what was stored.
+    pub async fn abandon(mut self) {
+        let stored = std::mem::take(&mut self.stored);
+        self.storage.discard(stored).await;
+    }
+
+    async fn describe(&self, base: Option<&str>) -> Result<Described> {
+        let Some(index) = self.configs.get("model_index.json") else {
+            let [(path, header)] = &self.weights.iter().collect::<Vec<_>>()[..] else {
+                return Err(Error::invalid(FIELD, "Send either one .safetensors file (a LoRA) or a checkpoint's folder with its model_index.json."));
+            };
+            if self.files.len() > 1 {
+                return Err(Error::invalid(FIELD, format!("A LoRA is the one file `{path}`; a checkpoint needs its model_index.json.")));
+            }
+            let family = header.lora_family()?;
+            let base = match base {
+                None => None,
+                Some(name) => Some(super::get(&self.pool, name).await.map_err(|error| error.in_field("base"))?),
+            };
+            if let Some(base) = &base {
+                check_base(base, family)?;
+            }
+            let trigger_word = header.metadata.get("modelspec.trigger_phrase").filter(|word| is_trigger_word(word)).cloned();
+            return Ok(Described { kind: ModelKind::Lora, family: family.to_owned(), base: base.map(|base| base.id), defaults: None, trigger_word });
+        };
+        if base.is_some() {
+            return Err(Error::invalid("base", "Only a LoRA has a base; a checkpoint stands alone."));
+        }
+        let family = match index.get("_class_name").and_then(Value::as_str) {
+            Some("FluxPipeline") => "flux",
+            Some(other) => return Err(Error::invalid(FIELD, format!("model_index.json speaks of a `{other}`; only `FluxPipeline` runs here."))),
+            None => return Err(Error::invalid(FIELD, "model_index.json has no `_class_name`.")),
+        };
+        for component in ["text_encoder", "text_encoder_2", "transformer", "vae"] {
+            let config = format!("{component}/config.json");
+            let weights = format!("{component}/");
+            if !self.configs.contains_key(&config) || !self.weights.keys().any(|path| path.starts_with(&weights)) {
+                return Err(Error::invalid(FIELD, format!("The checkpoint is not complete: `{config}` or the weights beside it are missing.")));
+            }
+        }
+        Ok(Described { kind: ModelKind::Checkpoint, family: family.to_owned(), base: None, defaults: Some(self.defaults()?), trigger_word: None })
+    }
+
+    /// From `pyrograph.json` where the checkpoint has one; the grid of sizes follows from the VAE, which halves the picture once
+    /// between each two of its levels, and the transformer takes 2 × 2 patches of that.
+    fn defaults(&self) -> Result<Defaults> {
+        let stated = self.configs.get("pyrograph.json");
+        let mut defaults: Defaults = match stated {
+            None => Defaults::default(),
+            Some(stated) => serde_json::from_value(stated.get("defaults").unwrap_or(stated).clone())
+                .map_err(|error| Error::invalid(FIELD, format!("pyrograph.json: {error}.")))?,
+        };
+        let levels = self.configs.get("vae/config.json").and_then(|vae| vae.get("block_out_channels")).and_then(Value::as_array).map(Vec::len);
+        if let Some(levels @ 1..=8) = levels {
+            defaults.size_multiple = 1 << levels;
+        }
+        let multiple = defaults.size_multiple;
+        if defaults.width % multiple != 0 || defaults.height % multiple != 0 || defaults.width == 0 || defaults.height == 0 {
+            return Err(Error::invalid(FIELD, format!("pyrograph.json: width and height must be multiples of {multiple}.")));
+        }
+        Ok(defaults)
+    }
+
+    async fn insert(&mut self, name: &str, described: Described, built_in: bool) -> Result<Model> {
+        let bytes = self.files.iter().map(|file| file.bytes).sum();
+        let sha256 = match described.kind {
+            ModelKind::Checkpoint => folder_sha256(&self.files),
+            ModelKind::Lora => self.files[0].sha256.clone(),
+        };
+        let model = Model {
+            id: self.model,
+            name: name.to_owned(),
+            kind: described.kind,
+            family: described.family,
+            base_model_id: described.base,
+            files: std::mem::take(&mut self.files),
+            bytes,
+            sha256,
+            trigger_word: described.trigger_word,
+            training_id: None,
+            defaults: described.defaults.unwrap_or_default(),
+            built_in,
+            created_at: chrono::Utc::now(),
+        };
+        let mut tx = self.pool.begin().await?;
+        check_name_is_free(&mut tx, name).await?;
+        insert(&mut tx, &model).await?;
+        tx.commit().await?;
+        self.stored.clear();
+        Ok(model)
+    }
+}
+
+impl Drop for Import {
+    fn drop(&mut self) {
+        let stored = std::mem::take(&mut self.stored);
+        if stored.is_empty() {
+            return;
+        }
+        // Also on the way out of a request whose client has gone.
+        let storage = self.storage.clone();
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move { storage.discard(stored).await });
+        }
+    }
+}
+
+impl FileImport<'_> {
+    /// The next bytes. Errors: those of the safetensors gate as soon as the header is there, `TooLarge`.
+    pub async fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        self.bytes += bytes.len() as u64;
+        if self.bytes > MAX_FILE_BYTES {
+            return Err(Error::too_large(FIELD, format!("`{}` is larger than 64 GiB.", self.path)));
+        }
+        match &mut self.content {
+            Content::Weights(sniffer) => sniffer.push(bytes)?,
+            Content::Text(text) if text.len() + bytes.len() > MAX_TEXT_BYTES => {
+                return Err(Error::too_large(FIELD, format!("`{}` is larger than 32 MiB.", self.path)));
+            }
+            Content::Text(text) => text.extend_from_slice(bytes),
+        }
+        self.writer.write(bytes).await
+    }
+
+    pub async fn finish(self) -> Result<()> {
+        let Self { import, path, key, writer, bytes, content } = self;
+        match content {
+            Content::Weights(sniffer) => {
+                import.weights.insert(path.clone(), sniffer.finish(bytes)?);
+            }
+            Content::Text(text) if path.ends_with(".json") => {
+                let value = serde_json::from_slice(&text).map_err(|error| Error::invalid(FIELD, format!("`{path}` is not JSON: {error}.")))?;
+                // Tokenizers and shard indexes are large and say nothing that is asked here.
+                if text.len() <= 256 * 1024 {
+                    import.configs.insert(path.clone(), value);
+                }
+            }
+            Content::Text(_) => {}
+        }
+        let written = writer.finish().await?;
+        import.files.push(ModelFile { path, storage_key: key, sha256: written.sha256, bytes: written.bytes as i64 });
+        Ok(())
+    }
+}
+
+struct Described {
+    kind: ModelKind,
+    family: String,
+    base: Option<ModelId>,
+    defaults: Option<Defaults>,
+    trigger_word: Option<String>,
+}
+
+/// Registers the checkpoint that came with the binary; cheap when it is there already. A newer one of the same name takes the
+/// place of the older, whose files stay for jobs that still need them.
+pub async fn register_built_in(pool: &PgPool, storage: &Storage, name: &str, files: &[(String, Bytes)]) -> Result<ModelId> {
+    let hashed: Vec<ModelFile> = files
+        .iter()
+        .map(|(path, bytes)| ModelFile {
+            path: path.clone(),
+            storage_key: String::new(),
+            sha256: hex::encode(Sha256::digest(bytes)),
+            bytes: bytes.len() as i64,
+        })
+        .collect();
+    let sha256 = folder_sha256(&hashed);
+    let find = async || {
+        sqlx::query_scalar!(
+            r#"SELECT id AS "id: ModelId" FROM models WHERE name = $1 AND sha256 = $2 AND built_in AND deleted_at IS NULL"#,
+            name,
+            sha256,
+        )
+        .fetch_optional(pool)
+        .await
+    };
+    if let Some(id) = find().await? {
+        return Ok(id);
+    }
+    let mut import = Import::new(pool.clone(), storage.clone());
+    for (path, bytes) in files {
+        let mut file = import.file(path).await?;
+        file.write(bytes).await?;
+        file.finish().await?;
+    }
+    let described = import.describe(None).await?;
+    sqlx::query!("UPDATE models SET deleted_at = clock_timestamp() WHERE name = $1 AND built_in AND deleted_at IS NULL AND sha256 <> $2", name, sha256)
+        .execute(pool)
+        .await?;
+    match import.insert(name, described, true).await {
+        Ok(model) => Ok(model.id),
+        // Another process of ours was quicker.
+        Err(error @ Error::Conflict { .. }) => find().await?.ok_or(error),
+        Err(error) => Err(error),
+    }
+}
+
+/// One row, in the caller's transaction.
+pub(crate) async fn insert(connection: &mut sqlx::PgConnection, model: &Model) -> Result<()> {
+    let inserted = sqlx::query!(
+        "INSERT INTO models (id, name, kind, family, base_model_id, files, bytes, sha256, trigger_word, training_id, defaults, built_in, created_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13) ON CONFLICT (name) WHERE deleted_at IS NULL DO NOTHING",
+        model.id as ModelId,
+        model.name,
+        model.kind.as_str(),
+        model.family,
+        model.base_model_id as Option<ModelId>,
+        Json(&model.files) as _,
+        model.bytes,
+        model.sha256,
+        model.trigger_word,
+        model.training_id as Option<crate::TrainingId>,
+        Json(&model.defaults) as _,
+        model.built_in,
+        model.created_at,
+    )
+    .execute(connection)
+    .await?;
+    if inserted.rows_affected() == 0 {
+        return Err(Error::conflict_in("name", format!("There is a model named `{}` already; choose another name or delete that one.", model.name)));
+    }
+    Ok(())
+}
+
+/// A LoRA and its base are of one family.
+fn check_base(base: &Model, family: &str) -> Result<()> {
+    if base.kind != ModelKind::Checkpoint {
+        return Err(Error::invalid("base", format!("`{}` is a LoRA; a base is a checkpoint.", base.name)));
+    }
+    if base.family != family {
+        return Err(Error::invalid("base", format!("The LoRA is of the family {family}, and `{}` of {}.", base.name, base.family)));
+    }
+    Ok(())
+}
+
+pub(crate) fn is_trigger_word(word: &str) -> bool {
+    (1..=100).contains(&word.chars().count()) && !word.chars().any(char::is_control)
+}
+
+/// Plain relative paths only: segments of letters, digits, `.`, `_`, `-`, none of them beginning with a dot.
+fn check_path(path: &str) -> Result<()> {
+    let plain = |segment: &str| {
+        !segment.is_empty() && !segment.starts_with('.') && segment.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'))
+    };
+    if path.len() <= MAX_PATH_BYTES && path.split('/').count() <= 4 && path.split('/').all(plain) {
+        return Ok(());
+    }
+    Err(Error::invalid(FIELD, "A file name is a relative path such as `vae/config.json`, of letters, digits, `.`, `_` and `-`."))
+}
+
+/// SHA-256 over the lines `path NUL sha256 LF` in the order of the paths.
+fn folder_sha256(files: &[ModelFile]) -> String {
+    let mut lines: Vec<String> = files.iter().map(|file| format!("{}\0{}\n", file.path, file.sha256)).collect();
+    lines.sort_unstable();
+    hex::encode(Sha256::digest(lines.concat()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_stay_inside() {
+        for good in ["model_index.json", "vae/diffusion_pytorch_model.safetensors", "a/b/c/d.txt"] {
+            assert!(check_path(good).is_ok(), "{good}");
+        }
+        for bad in ["", "/etc/passwd", "../x", "a//b", "a/../b", "a\\b", ".env", "a/.b", "a b", "a/b/c/d/e", "é"] {
+            assert!(check_path(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_folder_has_one_digest_in_any_order() {
+        let file = |path: &str| ModelFile { path: path.into(), storage_key: String::new(), sha256: "0".repeat(64), bytes: 1 };
+        let (a, b) = (folder_sha256(&[file("a"), file("b")]), folder_sha256(&[file("b"), file("a")]));
+        assert_eq!(a, b);
+        assert_ne!(a, folder_sha256(&[file("a")]));
+    }
+}

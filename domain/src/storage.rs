@@ -1,0 +1,322 @@
+//! Every byte that is not a row lives in an S3 bucket: puts that never overwrite, gets, deletes and presigned URLs, which are
+//! made at read time without a network call and never stored. Not here: what the bytes mean, or which rows speak of them.
+
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::StreamExt;
+use http::{HeaderValue, Method, header::CONTENT_TYPE};
+use object_store::aws::{AmazonS3, AmazonS3Builder};
+use object_store::signer::{SignedUrlOptions, Signer};
+use object_store::{Attribute, Attributes, ObjectStore, ObjectStoreExt, PutMode, PutMultipartOptions, PutOptions, RetryConfig, WriteMultipart};
+use sha2::{Digest, Sha256};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use url::Url;
+
+use crate::{DatasetId, Error, ExampleId, JobId, ModelId, Result, TrainingId, UploadId};
+
+/// How long a presigned URL for reading lives.
+pub const READ_TTL: Duration = Duration::from_secs(3600);
+/// Files up to this many bytes are put in one request, so that the put can refuse to overwrite.
+const SINGLE_PUT_BYTES: u64 = 64 * 1024 * 1024;
+const PART_BYTES: usize = 8 * 1024 * 1024;
+const PARTS_IN_FLIGHT: usize = 4;
+
+/// Where the bucket is and how to sign for it.
+#[derive(Clone)]
+pub struct StorageConfig {
+    /// Base URL of the S3 service, such as `https://<account>.r2.cloudflarestorage.com`.
+    pub endpoint: String,
+    pub bucket: String,
+    /// `auto` for R2.
+    pub region: String,
+    pub access_key: String,
+    pub secret_key: String,
+    /// Base URL that clients reach the service by, when it is not `endpoint`; presigned URLs carry it.
+    pub public_endpoint: Option<String>,
+}
+
+impl fmt::Debug for StorageConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StorageConfig")
+            .field("endpoint", &self.endpoint)
+            .field("bucket", &self.bucket)
+            .field("region", &self.region)
+            .field("access_key", &self.access_key)
+            .field("secret_key", &"…")
+            .field("public_endpoint", &self.public_endpoint)
+            .finish()
+    }
+}
+
+/// The name of an object. Made of ids and the attempt's epoch only, so no two writers ever mean the same object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StorageKey {
+    DatasetExample { dataset: DatasetId, example: ExampleId, extension: &'static str },
+    Upload { upload: UploadId },
+    ModelFile { model: ModelId, path: String },
+    Artifact { job: JobId, epoch: i64, position: i32, extension: &'static str },
+    TrainingCheckpoint { training: TrainingId, epoch: i64, step: i32 },
+}
+
+impl fmt::Display for StorageKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::DatasetExample { dataset, example, extension } => write!(f, "datasets/{dataset}/{example}.{extension}"),
+            Self::Upload { upload } => write!(f, "uploads/{upload}"),
+            Self::ModelFile { model, path } => write!(f, "models/{model}/{path}"),
+            Self::Artifact { job, epoch, position, extension } => write!(f, "artifacts/{job}/{epoch}/{position}.{extension}"),
+            Self::TrainingCheckpoint { training, epoch, step } => write!(f, "checkpoints/{training}/{epoch}/{step}.safetensors"),
+        }
+    }
+}
+
+/// A presigned request and the headers that must go with it.
+#[derive(Clone, Debug)]
+pub struct PresignedPut {
+    pub url: Url,
+    pub content_type: String,
+}
+
+/// What the bucket says about an object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ObjectHead {
+    pub bytes: u64,
+}
+
+/// What was written by `put_file` or an [`ObjectWriter`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Written {
+    pub bytes: u64,
+    /// Lower-case hex.
+    pub sha256: String,
+}
+
+/// A handle on the bucket; cloning is cheap.
+#[derive(Clone, Debug)]
+pub struct Storage {
+    bucket: Arc<AmazonS3>,
+    signer: Arc<AmazonS3>,
+}
+
+impl Storage {
+    /// Makes the client; no network is touched (`check` does that).
+    pub fn new(config: &StorageConfig) -> Result<Self> {
+        let bucket = Arc::new(client(config, &config.endpoint)?);
+        let signer = match &config.public_endpoint {
+            Some(endpoint) => Arc::new(client(config, endpoint)?),
+            None => bucket.clone(),
+        };
+        Ok(Self { bucket, signer })
+    }
+
+    /// Writes an object that must not exist. When it does with the very same bytes, an earlier reply was lost, and that is success.
+    pub async fn put(&self, key: &str, bytes: Bytes, media_type: &str) -> Result<()> {
+        let options = PutOptions { mode: PutMode::Create, attributes: attributes(media_type), ..PutOptions::default() };
+        match self.bucket.put_opts(&key.into(), bytes.clone().into(), options).await {
+            Ok(_) => Ok(()),
+            Err(object_store::Error::AlreadyExists { .. }) => {
+                let there = self.get(key).await?;
+                if Sha256::digest(&there) == Sha256::digest(&bytes) {
+                    return Ok(());
+                }
+                Err(Error::internal(format!("object {key} is there already with other bytes")))
+            }
+            Err(error) => Err(from_object_store(key, error)),
+        }
+    }
+
+    /// Writes a file from local disk and tells its size and SHA-256.
+    pub async fn put_file(&self, key: &str, path: &Path, media_type: &str) -> Result<Written> {
+        let mut file = tokio::fs::File::open(path).await.map_err(Error::unavailable)?;
+        let length = file.metadata().await.map_err(Error::unavailable)?.len();
+        if length <= SINGLE_PUT_BYTES {
+            let mut bytes = Vec::with_capacity(length as usize);
+            file.read_to_end(&mut bytes).await.map_err(Error::unavailable)?;
+            let written = Written { bytes: bytes.len() as u64, sha256: hex::encode(Sha256::digest(&bytes)) };
+            self.put(key, bytes.into(), media_type).await?;
+            return Ok(written);
+        }
+        let mut writer = self.writer(key, media_type).await?;
+        let mut part = vec![0; PART_BYTES];
+        loop {
+            let count = file.read(&mut part).await.map_err(Error::unavailable)?;
+            if count == 0 {
+                return writer.finish().await;
+            }
+            writer.write(&part[..count]).await?;
+        }
+    }
+
+    /// Opens an object for streaming in; nothing is there before `finish`.
+    pub async fn writer(&self, key: &str, media_type: &str) -> Result<ObjectWriter> {
+        let options = PutMultipartOptions { attributes: attributes(media_type), ..PutMultipartOptions::default() };
+        let upload = self.bucket.put_multipart_opts(&key.into(), options).await.map_err(|error| from_object_store(key, error))?;
+        Ok(ObjectWriter { key: key.to_owned(), upload: WriteMultipart::new_with_chunk_size(upload, PART_BYTES), bytes: 0, sha256: Sha256::new() })
+    }
+
+    /// The whole object in memory.
+    pub async fn get(&self, key: &str) -> Result<Bytes> {
+        let found = self.bucket.get(&key.into()).await.map_err(|error| from_object_store(key, error))?;
+        found.bytes().await.map_err(|error| from_object_store(key, error))
+    }
+
+    /// Streams an object to a new file and tells its size and SHA-256, for the caller to compare with the row.
+    pub async fn get_to_file(&self, key: &str, path: &Path) -> Result<Written> {
+        let found = self.bucket.get(&key.into()).await.map_err(|error| from_object_store(key, error))?;
+        let mut chunks = found.into_stream();
+        let mut file = tokio::fs::File::create(path).await.map_err(Error::unavailable)?;
+        let (mut bytes, mut sha256) = (0, Sha256::new());
+        while let Some(chunk) = chunks.next().await {
+            let chunk = chunk.map_err(|error| from_object_store(key, error))?;
+            bytes += chunk.len() as u64;
+            sha256.update(&chunk);
+            file.write_all(&chunk).await.map_err(Error::unavailable)?;
+        }
+        file.flush().await.map_err(Error::unavailable)?;
+        file.sync_all().await.map_err(Error::unavailable)?;
+        Ok(Written { bytes, sha256: hex::encode(sha256.finalize()) })
+    }
+
+    pub async fn head(&self, key: &str) -> Result<ObjectHead> {
+        let meta = self.bucket.head(&key.into()).await.map_err(|error| from_object_store(key, error))?;
+        Ok(ObjectHead { bytes: meta.size })
+    }
+
+    /// Deletes an object; one that is not there is no error.
+    pub async fn delete(&self, key: &str) -> Result<()> {
+        match self.bucket.delete(&key.into()).await {
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+            Err(error) => Err(from_object_store(key, error)),
+        }
+    }
+
+    /// Deletes objects whose rows are gone. A failure is logged and leaves garbage, never a broken row.
+    pub async fn discard(&self, keys: impl IntoIterator<Item = String>) {
+        for key in keys {
+            if let Err(error) = self.delete(&key).await {
+                tracing::warn!(key, %error, "an object without a row could not be deleted");
+            }
+        }
+    }
+
+    /// A URL to read one object with, good for `ttl`. No network.
+    pub async fn presign_get(&self, key: &str, ttl: Duration) -> Result<Url> {
+        self.signer.signed_url(Method::GET, &key.into(), ttl).await.map_err(|error| from_object_store(key, error))
+    }
+
+    /// A URL to write one object with, good for `ttl` and for this content type only. No network.
+    pub async fn presign_put(&self, key: &str, content_type: &str, ttl: Duration) -> Result<PresignedPut> {
+        let value = HeaderValue::from_str(content_type).map_err(Error::internal)?;
+        let options = SignedUrlOptions::default().with_signed_header(CONTENT_TYPE, value);
+        let url = self.signer.signed_url_opts(Method::PUT, &key.into(), ttl, &options).await.map_err(|error| from_object_store(key, error))?;
+        Ok(PresignedPut { url, content_type: content_type.to_owned() })
+    }
+
+    /// Asks the bucket about an object that never exists: the answer "not found" proves address, bucket and keys.
+    pub async fn check(&self) -> Result<()> {
+        match self.head("readiness").await {
+            Ok(_) | Err(Error::NotFound { .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// An object that is being streamed in.
+pub struct ObjectWriter {
+    key: String,
+    upload: WriteMultipart,
+    bytes: u64,
+    sha256: Sha256,
+}
+
+impl ObjectWriter {
+    pub async fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        self.upload.wait_for_capacity(PARTS_IN_FLIGHT).await.map_err(|error| from_object_store(&self.key, error))?;
+        self.bytes += bytes.len() as u64;
+        self.sha256.update(bytes);
+        self.upload.write(bytes);
+        Ok(())
+    }
+
+    pub async fn finish(self) -> Result<Written> {
+        self.upload.finish().await.map_err(|error| from_object_store(&self.key, error))?;
+        Ok(Written { bytes: self.bytes, sha256: hex::encode(self.sha256.finalize()) })
+    }
+
+    pub async fn abort(self) {
+        if let Err(error) = self.upload.abort().await {
+            tracing::warn!(key = self.key, %error, "an unfinished upload could not be aborted");
+        }
+    }
+}
+
+fn client(config: &StorageConfig, endpoint: &str) -> Result<AmazonS3> {
+    AmazonS3Builder::new()
+        .with_endpoint(endpoint)
+        .with_allow_http(endpoint.starts_with("http://"))
+        .with_bucket_name(&config.bucket)
+        .with_region(&config.region)
+        .with_access_key_id(&config.access_key)
+        .with_secret_access_key(&config.secret_key)
+        .with_retry(RetryConfig { max_retries: 5, retry_timeout: Duration::from_secs(20), ..RetryConfig::default() })
+        .build()
+        .map_err(Error::internal)
+}
+
+fn attributes(media_type: &str) -> Attributes {
+    Attributes::from_iter([(Attribute::ContentType, media_type.to_owned())])
+}
+
+fn from_object_store(key: &str, error: object_store::Error) -> Error {
+    match error {
+        object_store::Error::NotFound { .. } => Error::not_found("object", key),
+        other => Error::unavailable(other),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn storage() -> Storage {
+        Storage::new(&config()).unwrap()
+    }
+
+    fn config() -> StorageConfig {
+        StorageConfig {
+            endpoint: "http://127.0.0.1:9".into(),
+            bucket: "pyrograph".into(),
+            region: "auto".into(),
+            access_key: "key".into(),
+            secret_key: "canary-secret".into(),
+            public_endpoint: Some("https://pictures.example".into()),
+        }
+    }
+
+    #[test]
+    fn debug_hides_the_secret() {
+        assert!(!format!("{:?}", config()).contains("canary-secret"));
+    }
+
+    #[tokio::test]
+    async fn presigned_urls_carry_the_public_endpoint_and_need_no_network() {
+        let url = storage().presign_get("artifacts/a/1/0.png", READ_TTL).await.unwrap();
+        assert!(url.as_str().starts_with("https://pictures.example/pyrograph/artifacts/a/1/0.png?"));
+        assert!(url.query_pairs().any(|(name, value)| name == "X-Amz-Expires" && value == "3600"));
+        let put = storage().presign_put("uploads/u", "image/png", READ_TTL).await.unwrap();
+        assert!(put.url.query_pairs().any(|(name, value)| name == "X-Amz-SignedHeaders" && value.contains("content-type")));
+    }
+
+    #[test]
+    fn keys_are_ids_and_epochs() {
+        let (job, training) = (JobId::new(), TrainingId::new());
+        let key = StorageKey::Artifact { job, epoch: 3, position: 1, extension: "png" };
+        assert_eq!(key.to_string(), format!("artifacts/{job}/3/1.png"));
+        let key = StorageKey::TrainingCheckpoint { training, epoch: 2, step: 50 };
+        assert_eq!(key.to_string(), format!("checkpoints/{training}/2/50.safetensors"));
+    }
+}

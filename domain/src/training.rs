@@ -1,0 +1,527 @@
+//! Trainings: requests for a LoRA. Creating one takes an immutable snapshot of the dataset and writes training and job in one
+//! transaction; checkpoints let another attempt go on; the result is a model, made visible in the transaction that makes the
+//! job succeed. Not here: the lifecycle of the job (`job`), or the learning.
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use sqlx::types::Json;
+use sqlx::{PgConnection, PgPool};
+use utoipa::ToSchema;
+
+use crate::artifact::{self, Artifact, ArtifactKind, NewArtifact};
+use crate::event::{self, EventKind};
+use crate::generation::{self, DEFAULT_MODEL, in_range, on_grid};
+use crate::job::{self, Claim, ErrorClass, JobKind, JobStatus};
+use crate::model::import::is_trigger_word;
+use crate::model::{self, Catalog, Model, ModelFile, ModelFiles, ModelKind, ModelRef};
+use crate::report::{JobError, Report};
+use crate::{DatasetId, Error, JobId, ModelId, Page, PageRequest, Result, Storage, TrainingId, dataset};
+
+/// Checkpoints that are kept: the last, and the one before it in case the last cannot be read.
+const CHECKPOINTS_KEPT: i64 = 2;
+
+/// What a client sends.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TrainingRequest {
+    /// Name that the LoRA will have.
+    #[schema(min_length = 1, max_length = 63, pattern = "^[a-z0-9][a-z0-9._-]{0,62}$", example = "clay")]
+    pub name: String,
+    /// Dataset to learn from.
+    pub dataset: DatasetId,
+    /// Name or id of the checkpoint to train on.
+    #[schema(min_length = 1, max_length = 63, pattern = r"^[A-Za-z0-9][A-Za-z0-9._-]*$", default = "ember")]
+    #[serde(default)]
+    pub model: Option<String>,
+    /// Word put in front of each caption, to call the style by.
+    #[schema(min_length = 1, max_length = 100, pattern = r"^[^\u0000-\u001f\u007f-\u009f]+$", example = "clay style")]
+    #[serde(default)]
+    pub trigger_word: Option<String>,
+    #[schema(minimum = 1, maximum = 100000, default = 1000)]
+    #[serde(default)]
+    pub steps: Option<u32>,
+    #[schema(minimum = 1, maximum = 512, default = 16)]
+    #[serde(default)]
+    pub rank: Option<u32>,
+    /// Scale of the adapter is `alpha / rank`; absent means `rank`.
+    #[schema(minimum = 0.001, maximum = 4096)]
+    #[serde(default)]
+    pub alpha: Option<f64>,
+    #[schema(minimum = 0.0000001, maximum = 1, default = 0.0001)]
+    #[serde(default)]
+    pub learning_rate: Option<f64>,
+    #[schema(minimum = 1, maximum = 64, default = 1)]
+    #[serde(default)]
+    pub batch_size: Option<u32>,
+    /// Pixels of a square picture; others get the same area. Absent means the base's.
+    #[schema(minimum = 32, maximum = 2048, multiple_of = 16)]
+    #[serde(default)]
+    pub resolution: Option<u32>,
+    /// Absent or -1 draws one.
+    #[schema(minimum = -1, maximum = 9223372036854775807_i64)]
+    #[serde(default)]
+    pub seed: Option<i64>,
+}
+
+/// A configuration that is in range, with nothing left out. Kept as JSON in the row.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TrainingConfig {
+    pub trigger_word: Option<String>,
+    pub steps: u32,
+    pub rank: u32,
+    pub alpha: f64,
+    pub learning_rate: f64,
+    pub batch_size: u32,
+    /// Pixels.
+    pub resolution: u32,
+    pub seed: i64,
+}
+
+/// A picture as it was when the training was created.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Snapshot {
+    pub storage_key: String,
+    pub sha256: String,
+    pub caption: String,
+    pub media_type: String,
+}
+
+/// A training that is not deleted.
+#[derive(Clone, Debug)]
+pub struct Training {
+    pub id: TrainingId,
+    pub job_id: JobId,
+    pub name: String,
+    pub dataset_id: DatasetId,
+    /// The base.
+    pub model: ModelRef,
+    pub config: TrainingConfig,
+    /// The LoRA, once there is one and until it is deleted.
+    pub output_model: Option<ModelRef>,
+    pub report: Report,
+    pub created_at: DateTime<Utc>,
+}
+
+/// What a worker gets to do.
+#[derive(Clone, Debug)]
+pub struct TrainingWork {
+    pub id: TrainingId,
+    pub name: String,
+    pub config: TrainingConfig,
+    pub examples: Vec<Snapshot>,
+    pub base: ModelFiles,
+    /// Where to go on from.
+    pub checkpoint: Option<CheckpointRef>,
+}
+
+/// A stored state of a training.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CheckpointRef {
+    pub step: i32,
+    pub epoch: i64,
+    pub storage_key: String,
+    pub sha256: String,
+    pub bytes: i64,
+}
+
+/// A state that a worker has stored, before its row exists.
+#[derive(Clone, Debug)]
+pub struct NewCheckpoint {
+    pub step: i32,
+    pub storage_key: String,
+    pub sha256: String,
+    pub bytes: i64,
+}
+
+/// The LoRA file that a worker has stored, before its rows exist.
+#[derive(Clone, Debug)]
+pub struct NewAdapter {
+    pub storage_key: String,
+    pub bytes: i64,
+    /// Lower-case hex.
+    pub sha256: String,
+    /// Lower-case hex.
+    pub md5: String,
+}
+
+impl TrainingConfig {
+    /// Fills in what was left out and checks every value. Errors: `Invalid`, naming the field.
+    pub fn parse(request: &TrainingRequest, base: &Model) -> Result<Self> {
+        if base.kind != ModelKind::Checkpoint {
+            return Err(Error::invalid("model", format!("`{}` is a LoRA; a training needs a checkpoint as its base.", base.name)));
+        }
+        if let Some(word) = &request.trigger_word
+            && !is_trigger_word(word)
+        {
+            return Err(Error::invalid("trigger_word", "It has 1 to 100 characters, none of them a control character."));
+        }
+        let rank = in_range("rank", request.rank.unwrap_or(16), 1..=512)?;
+        let resolution = match request.resolution {
+            None => base.defaults.width,
+            Some(pixels) => on_grid("resolution", in_range("resolution", pixels, 32..=2048)?, base)?,
+        };
+        Ok(Self {
+            trigger_word: request.trigger_word.clone(),
+            steps: in_range("steps", request.steps.unwrap_or(1000), 1..=100_000)?,
+            rank,
+            alpha: in_range("alpha", request.alpha.unwrap_or(f64::from(rank)), 0.001..=4096.0)?,
+            learning_rate: in_range("learning_rate", request.learning_rate.unwrap_or(1e-4), 1e-7..=1.0)?,
+            batch_size: in_range("batch_size", request.batch_size.unwrap_or(1), 1..=64)?,
+            resolution,
+            seed: generation::seed(request.seed)?,
+        })
+    }
+}
+
+/// Checks the request and writes the training with its snapshot and its queued job, or nothing.
+/// Errors: `NotFound` for model or dataset; `Invalid` naming the field; `Conflict` for a name that is taken or an empty dataset.
+pub async fn create(pool: &PgPool, catalog: &Catalog, request: TrainingRequest) -> Result<Training> {
+    model::check_name(&request.name)?;
+    let base = catalog.get(request.model.as_deref().unwrap_or(DEFAULT_MODEL)).await.map_err(|error| error.in_field("model"))?;
+    let config = TrainingConfig::parse(&request, &base)?;
+    let id = TrainingId::new();
+
+    let mut tx = pool.begin().await?;
+    dataset::lock(&mut tx, request.dataset).await.map_err(|error| error.in_field("dataset"))?;
+    let examples: Vec<Snapshot> = dataset::examples(&mut tx, request.dataset)
+        .await?
+        .into_iter()
+        .map(|example| Snapshot { storage_key: example.storage_key, sha256: example.sha256, caption: example.caption, media_type: example.media_type })
+        .collect();
+    if examples.is_empty() {
+        return Err(Error::conflict_in("dataset", "The dataset has no pictures yet; add some before training on it."));
+    }
+    lock_base(&mut tx, &base).await?;
+    model::check_name_is_free(&mut tx, &request.name).await?;
+    check_name_is_not_awaited(&mut tx, &request.name).await?;
+    let total_steps = config.steps as i32;
+    let job = job::enqueue(&mut tx, JobKind::Training, 0, total_steps).await?;
+    let created_at = sqlx::query_scalar!(
+        "INSERT INTO trainings (id, job_id, name, dataset_id, model_id, config, examples, dataset_sha256)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8) RETURNING created_at",
+        id as TrainingId,
+        job as JobId,
+        request.name,
+        request.dataset as DatasetId,
+        base.id as ModelId,
+        Json(&config) as _,
+        Json(&examples) as _,
+        snapshot_sha256(&examples),
+    )
+    .fetch_one(&mut *tx)
+    .await?;
+    tx.commit().await?;
+    job::ring(pool);
+    Ok(Training {
+        id,
+        job_id: job,
+        name: request.name,
+        dataset_id: request.dataset,
+        model: base.reference(),
+        config,
+        output_model: None,
+        report: Report::queued(total_steps),
+        created_at,
+    })
+}
+
+/// Keeps the base from being deleted until the transaction ends.
+async fn lock_base(connection: &mut PgConnection, base: &Model) -> Result<()> {
+    sqlx::query_scalar!(r#"SELECT 1 AS "one!" FROM models WHERE id = $1 AND deleted_at IS NULL FOR KEY SHARE"#, base.id as ModelId)
+        .fetch_optional(connection)
+        .await?
+        .map(drop)
+        .ok_or_else(|| Error::not_found("model", &base.name))
+}
+
+async fn check_name_is_not_awaited(connection: &mut PgConnection, name: &str) -> Result<()> {
+    let awaited = sqlx::query_scalar!(
+        r#"SELECT EXISTS (SELECT 1 FROM trainings t JOIN jobs j ON j.id = t.job_id
+                          WHERE t.name = $1 AND j.status IN ('queued', 'running')) AS "awaited!""#,
+        name,
+    )
+    .fetch_one(connection)
+    .await?;
+    if awaited {
+        return Err(Error::conflict_in("name", format!("A training that is queued or running will make `{name}`; choose another name or cancel that one.")));
+    }
+    Ok(())
+}
+
+/// SHA-256 over the lines `sha256 NUL caption LF` in order: the same pictures with the same captions have the same digest.
+fn snapshot_sha256(examples: &[Snapshot]) -> String {
+    let mut hash = Sha256::new();
+    for example in examples {
+        hash.update(format!("{}\0{}\n", example.sha256, example.caption));
+    }
+    hex::encode(hash.finalize())
+}
+
+/// A row as the queries below give it.
+struct Row {
+    id: TrainingId,
+    job_id: JobId,
+    name: String,
+    dataset_id: DatasetId,
+    model_id: ModelId,
+    model_name: String,
+    config: Json<TrainingConfig>,
+    output_id: Option<ModelId>,
+    output_name: Option<String>,
+    warnings: Json<Vec<String>>,
+    artifacts: Json<Vec<Artifact>>,
+    status: JobStatus,
+    step: i32,
+    total_steps: i32,
+    progress: Option<serde_json::Value>,
+    epoch: i64,
+    error_class: Option<ErrorClass>,
+    error_message: Option<String>,
+    created_at: DateTime<Utc>,
+    started_at: Option<DateTime<Utc>>,
+    finished_at: Option<DateTime<Utc>>,
+}
+
+impl TryFrom<Row> for Training {
+    type Error = Error;
+
+    fn try_from(row: Row) -> Result<Self> {
+        let error = match (row.error_class, row.error_message) {
+            (Some(class), Some(message)) => Some(JobError { class, message }),
+            _ => None,
+        };
+        Ok(Self {
+            id: row.id,
+            job_id: row.job_id,
+            name: row.name,
+            dataset_id: row.dataset_id,
+            model: ModelRef { id: row.model_id, name: row.model_name },
+            config: row.config.0,
+            output_model: row.output_id.zip(row.output_name).map(|(id, name)| ModelRef { id, name }),
+            report: Report {
+                status: row.status,
+                step: row.step,
+                total_steps: row.total_steps,
+                progress: row.progress,
+                attempts: row.epoch,
+                error,
+                warnings: row.warnings.0,
+                artifacts: row.artifacts.0,
+                started_at: row.started_at,
+                finished_at: row.finished_at,
+            },
+            created_at: row.created_at,
+        })
+    }
+}
+
+macro_rules! select_trainings {
+    ($rest:literal $(, $argument:expr)*) => {
+        sqlx::query_as!(
+            Row,
+            r#"SELECT t.id AS "id: TrainingId", t.job_id AS "job_id: JobId", t.name, t.dataset_id AS "dataset_id: DatasetId",
+                      t.model_id AS "model_id: ModelId", m.name AS model_name, t.config AS "config: Json<TrainingConfig>",
+                      o.id AS "output_id?: ModelId", o.name AS "output_name?", t.warnings AS "warnings: Json<Vec<String>>",
+                      coalesce((SELECT jsonb_agg(to_jsonb(a) ORDER BY a.position) FROM artifacts a WHERE a.job_id = t.job_id), '[]')
+                        AS "artifacts!: Json<Vec<Artifact>>",
+                      j.status AS "status: JobStatus", j.step, j.total_steps, j.progress, j.epoch,
+                      j.error_class AS "error_class: ErrorClass", j.error_message,
+                      t.created_at, j.started_at, j.finished_at
+               FROM trainings t JOIN jobs j ON j.id = t.job_id JOIN models m ON m.id = t.model_id
+                    LEFT JOIN models o ON o.id = t.output_model_id AND o.deleted_at IS NULL
+               WHERE t.deleted_at IS NULL "# + $rest
+            $(, $argument)*
+        )
+    };
+}
+
+/// Errors: `NotFound`.
+pub async fn get(pool: &PgPool, id: TrainingId) -> Result<Training> {
+    select_trainings!("AND t.id = $1", id as TrainingId)
+        .fetch_optional(pool)
+        .await?
+        .ok_or_else(|| Error::not_found("training", id))?
+        .try_into()
+}
+
+/// Newest first.
+pub async fn list(pool: &PgPool, page: &PageRequest) -> Result<Page<Training>> {
+    let rows = select_trainings!("AND ($1::uuid IS NULL OR t.id < $1) ORDER BY t.id DESC LIMIT $2", page.before(), page.fetch_limit())
+        .fetch_all(pool)
+        .await?;
+    let trainings = rows.into_iter().map(Training::try_from).collect::<Result<Vec<_>>>()?;
+    Ok(page.cut(trainings, |training| training.id.into()))
+}
+
+/// The job of a training. Errors: `NotFound`.
+pub async fn job_id(pool: &PgPool, id: TrainingId) -> Result<JobId> {
+    sqlx::query_scalar!(r#"SELECT job_id AS "job_id: JobId" FROM trainings WHERE id = $1 AND deleted_at IS NULL"#, id as TrainingId)
+        .fetch_optional(pool)
+        .await?
+        .ok_or_else(|| Error::not_found("training", id))
+}
+
+/// Ends it: at once while it is queued, within a step while it runs. One that has ended stays as it is.
+pub async fn cancel(pool: &PgPool, id: TrainingId) -> Result<Training> {
+    job::cancel(pool, job_id(pool, id).await?).await?;
+    get(pool, id).await
+}
+
+/// Makes an ended training invisible and deletes its checkpoints. The LoRA that it made stays a model of its own.
+/// Errors: `NotFound`; `Conflict` while it is queued or running.
+pub async fn delete(pool: &PgPool, storage: &Storage, id: TrainingId) -> Result<()> {
+    let mut tx = pool.begin().await?;
+    let row = sqlx::query!(
+        r#"SELECT t.job_id AS "job_id: JobId", j.status AS "status: JobStatus" FROM trainings t JOIN jobs j ON j.id = t.job_id
+           WHERE t.id = $1 AND t.deleted_at IS NULL FOR UPDATE OF t"#,
+        id as TrainingId,
+    )
+    .fetch_optional(&mut *tx)
+    .await?
+    .ok_or_else(|| Error::not_found("training", id))?;
+    if !row.status.is_terminal() {
+        return Err(Error::conflict(format!("The training is {}; cancel it first.", row.status.as_str())));
+    }
+    sqlx::query!("UPDATE trainings SET deleted_at = clock_timestamp(), examples = '[]' WHERE id = $1", id as TrainingId)
+        .execute(&mut *tx)
+        .await?;
+    // The LoRA's object belongs to the model from here on; only the artifact's row goes.
+    sqlx::query!("DELETE FROM artifacts WHERE job_id = $1", row.job_id as JobId).execute(&mut *tx).await?;
+    let keys = sqlx::query_scalar!("DELETE FROM training_checkpoints WHERE training_id = $1 RETURNING storage_key", id as TrainingId)
+        .fetch_all(&mut *tx)
+        .await?;
+    tx.commit().await?;
+    storage.discard(keys).await;
+    Ok(())
+}
+
+/// What the claimed job is to do, and from where.
+pub async fn load_work(pool: &PgPool, claim: &Claim) -> Result<TrainingWork> {
+    let mut connection = pool.acquire().await?;
+    let row = sqlx::query!(
+        r#"SELECT id AS "id: TrainingId", name, model_id AS "model_id: ModelId", config AS "config: Json<TrainingConfig>",
+                  examples AS "examples: Json<Vec<Snapshot>>"
+           FROM trainings WHERE job_id = $1"#,
+        claim.job as JobId,
+    )
+    .fetch_one(&mut *connection)
+    .await?;
+    let checkpoint = sqlx::query_as!(
+        CheckpointRef,
+        "SELECT step, epoch, storage_key, sha256, bytes FROM training_checkpoints WHERE training_id = $1 ORDER BY step DESC, epoch DESC LIMIT 1",
+        row.id as TrainingId,
+    )
+    .fetch_optional(&mut *connection)
+    .await?;
+    let base = model::files(&mut connection, &[row.model_id])
+        .await?
+        .remove(&row.model_id)
+        .ok_or_else(|| Error::not_found("model", row.model_id))?;
+    Ok(TrainingWork { id: row.id, name: row.name, config: row.config.0, examples: row.examples.0, base, checkpoint })
+}
+
+/// Writes a checkpoint's row and its event, if the attempt still holds the job, and discards older ones.
+/// Errors: `LeaseLost`, and then nothing has changed.
+pub async fn add_checkpoint(pool: &PgPool, storage: &Storage, claim: &Claim, checkpoint: NewCheckpoint) -> Result<()> {
+    let mut tx = pool.begin().await?;
+    let sequence = event::record(&mut *tx, claim, EventKind::Checkpoint, &serde_json::json!({ "step": checkpoint.step })).await?;
+    sqlx::query!(
+        "INSERT INTO training_checkpoints (training_id, step, epoch, storage_key, sha256, bytes)
+         SELECT id, $2, $3, $4, $5, $6 FROM trainings WHERE job_id = $1
+         ON CONFLICT (training_id, step, epoch) DO NOTHING",
+        claim.job as JobId,
+        checkpoint.step,
+        claim.epoch,
+        checkpoint.storage_key,
+        checkpoint.sha256,
+        checkpoint.bytes,
+    )
+    .execute(&mut *tx)
+    .await?;
+    let old = sqlx::query_scalar!(
+        "DELETE FROM training_checkpoints WHERE storage_key IN (
+           SELECT c.storage_key FROM training_checkpoints c JOIN trainings t ON t.id = c.training_id
+           WHERE t.job_id = $1 ORDER BY c.step DESC, c.epoch DESC OFFSET $2)
+         RETURNING storage_key",
+        claim.job as JobId,
+        CHECKPOINTS_KEPT,
+    )
+    .fetch_all(&mut *tx)
+    .await?;
+    tx.commit().await?;
+    event::announce(pool, claim.job, sequence).await;
+    storage.discard(old).await;
+    Ok(())
+}
+
+/// Writes the LoRA as model and artifact and makes the job succeed, in one transaction that only the holder of the lease can
+/// make. A name that was taken meanwhile gets a number. Errors: `LeaseLost`, and then nothing has changed.
+pub async fn finish(pool: &PgPool, storage: &Storage, claim: &Claim, adapter: NewAdapter, warnings: &[String]) -> Result<ModelId> {
+    let mut tx = pool.begin().await?;
+    let sequence = job::succeed(&mut tx, claim).await?;
+    let training = sqlx::query!(
+        r#"SELECT t.id AS "id: TrainingId", t.name, t.model_id AS "model_id: ModelId", t.config AS "config: Json<TrainingConfig>",
+                  m.family, m.defaults AS "defaults: Json<model::Defaults>"
+           FROM trainings t JOIN models m ON m.id = t.model_id WHERE t.job_id = $1"#,
+        claim.job as JobId,
+    )
+    .fetch_one(&mut *tx)
+    .await?;
+    let mut model = Model {
+        id: ModelId::new(),
+        name: training.name.clone(),
+        kind: ModelKind::Lora,
+        family: training.family,
+        base_model_id: Some(training.model_id),
+        files: vec![ModelFile {
+            path: format!("{}.safetensors", training.name),
+            storage_key: adapter.storage_key.clone(),
+            sha256: adapter.sha256.clone(),
+            bytes: adapter.bytes,
+        }],
+        bytes: adapter.bytes,
+        sha256: adapter.sha256.clone(),
+        trigger_word: training.config.0.trigger_word,
+        training_id: Some(training.id),
+        defaults: training.defaults.0,
+        built_in: false,
+        created_at: Utc::now(),
+    };
+    for number in 2.. {
+        match model::import::insert(&mut tx, &model).await {
+            Err(Error::Conflict { .. }) => model.name = format!("{}-{number}", training.name),
+            result => {
+                result?;
+                break;
+            }
+        }
+    }
+    let artifact = NewArtifact {
+        position: 0,
+        storage_key: adapter.storage_key,
+        media_type: "application/octet-stream".to_owned(),
+        width: None,
+        height: None,
+        bytes: adapter.bytes,
+        sha256: adapter.sha256,
+        md5: adapter.md5,
+        seed: None,
+    };
+    artifact::insert(&mut tx, claim, ArtifactKind::Lora, &[artifact]).await?;
+    sqlx::query!(
+        "UPDATE trainings SET output_model_id = $2, warnings = $3 WHERE id = $1",
+        training.id as TrainingId,
+        model.id as ModelId,
+        Json(warnings) as _,
+    )
+    .execute(&mut *tx)
+    .await?;
+    let checkpoints = sqlx::query_scalar!("DELETE FROM training_checkpoints WHERE training_id = $1 RETURNING storage_key", training.id as TrainingId)
+        .fetch_all(&mut *tx)
+        .await?;
+    tx.commit().await?;
+    event::announce(pool, claim.job, sequence).await;
+    storage.discard(checkpoints).await;
+    Ok(model.id)
+}

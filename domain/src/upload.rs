@@ -1,0 +1,148 @@
+//! Uploads: a presigned PUT that the client sends the picture to, past this service, and the completion that checks what lies
+//! there and makes an example of it. The example gets the upload's id, so completing twice is the same as once.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use serde::Deserialize;
+use sqlx::PgPool;
+use utoipa::ToSchema;
+
+use crate::dataset::intake::Intake;
+use crate::dataset::{self, Example, check_caption};
+use crate::storage::{PresignedPut, StorageKey};
+use crate::{DatasetId, Error, ExampleId, Result, Storage, UploadId, image_gate};
+
+/// How long the URL for writing lives.
+pub const WRITE_TTL: Duration = Duration::from_secs(3600);
+const MAX_FILE_NAME_CHARS: usize = 255;
+
+/// The picture formats that are taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, ToSchema)]
+pub enum ImageMediaType {
+    #[serde(rename = "image/png")]
+    Png,
+    #[serde(rename = "image/jpeg")]
+    Jpeg,
+    #[serde(rename = "image/webp")]
+    Webp,
+}
+
+impl ImageMediaType {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Png => "image/png",
+            Self::Jpeg => "image/jpeg",
+            Self::Webp => "image/webp",
+        }
+    }
+}
+
+/// What a client sends to get a presigned PUT.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct UploadRequest {
+    /// The file's own name, for messages only.
+    #[schema(min_length = 1, max_length = 255, pattern = r"^[^\u0000]*$", example = "fox.png")]
+    pub file_name: String,
+    /// The Content-Type that the PUT will carry; it is signed.
+    #[schema(inline)]
+    pub media_type: ImageMediaType,
+    /// What the picture shows.
+    #[schema(max_length = 10000, pattern = r"^[^\u0000]*$")]
+    #[serde(default)]
+    pub caption: Option<String>,
+}
+
+/// A presigned PUT that waits for its bytes.
+#[derive(Debug)]
+pub struct Upload {
+    pub id: UploadId,
+    pub put: PresignedPut,
+    pub expires_at: DateTime<Utc>,
+}
+
+/// Hands out a URL. Errors: `NotFound` for the dataset, `Invalid` for a field.
+pub async fn create(pool: &PgPool, storage: &Storage, dataset: DatasetId, request: UploadRequest) -> Result<Upload> {
+    let file_name_chars = request.file_name.chars().count();
+    if !(1..=MAX_FILE_NAME_CHARS).contains(&file_name_chars) || request.file_name.contains('\0') {
+        return Err(Error::invalid("file_name", format!("A file name has 1 to {MAX_FILE_NAME_CHARS} characters.")));
+    }
+    let caption = request.caption.unwrap_or_default();
+    check_caption(&caption)?;
+    let id = UploadId::new();
+    let key = StorageKey::Upload { upload: id }.to_string();
+    let media_type = request.media_type.as_str();
+    let expires_at = Utc::now() + WRITE_TTL;
+    let put = storage.presign_put(&key, media_type, WRITE_TTL).await?;
+    let inserted = sqlx::query!(
+        "INSERT INTO uploads (id, dataset_id, storage_key, file_name, media_type, caption, expires_at)
+         SELECT $1, d.id, $3, $4, $5, $6, $7 FROM datasets d WHERE d.id = $2 AND d.deleted_at IS NULL FOR KEY SHARE",
+        id as UploadId,
+        dataset as DatasetId,
+        key,
+        request.file_name,
+        media_type,
+        caption,
+        expires_at,
+    )
+    .execute(pool)
+    .await?;
+    if inserted.rows_affected() == 0 {
+        return Err(Error::not_found("dataset", dataset));
+    }
+    Ok(Upload { id, put, expires_at })
+}
+
+/// Makes an example of what was put there. Errors: `NotFound`; `Conflict` while nothing is there; those of the image gate, after
+/// which the upload can be tried again until its URL ends.
+pub async fn complete(pool: &PgPool, storage: &Storage, dataset: DatasetId, id: UploadId) -> Result<Example> {
+    let upload = sqlx::query!(
+        "SELECT u.storage_key, u.caption, u.media_type, u.completed_at FROM uploads u JOIN datasets d ON d.id = u.dataset_id
+         WHERE u.id = $1 AND u.dataset_id = $2 AND d.deleted_at IS NULL",
+        id as UploadId,
+        dataset as DatasetId,
+    )
+    .fetch_optional(pool)
+    .await?
+    .ok_or_else(|| Error::not_found("upload", id))?;
+    let example = ExampleId::from(uuid::Uuid::from(id));
+    if upload.completed_at.is_some() {
+        return completed(pool, dataset, example).await;
+    }
+    let head = match storage.head(&upload.storage_key).await {
+        Err(Error::NotFound { .. }) => return Err(Error::conflict("Nothing has been uploaded yet; PUT the picture to the upload's url first.")),
+        head => head?,
+    };
+    if head.bytes > image_gate::MAX_BYTES {
+        storage.discard([upload.storage_key]).await;
+        return Err(Error::too_large("upload", format!("The picture has {} bytes; at most {} (25 MiB) are taken.", head.bytes, image_gate::MAX_BYTES)));
+    }
+    let bytes = storage.get(&upload.storage_key).await?;
+    let mut intake = Intake::begin(pool, storage, dataset).await?;
+    if let Err(error) = intake.add_as(example, "upload", bytes, &upload.caption).await {
+        intake.abandon().await;
+        return Err(error);
+    }
+    let mut tx = pool.begin().await?;
+    let first = sqlx::query!("UPDATE uploads SET completed_at = clock_timestamp() WHERE id = $1 AND completed_at IS NULL", id as UploadId)
+        .execute(&mut *tx)
+        .await?
+        .rows_affected()
+        == 1;
+    if first {
+        intake.insert(&mut tx).await?;
+        tx.commit().await?;
+        let mut examples = intake.committed();
+        storage.discard([upload.storage_key]).await;
+        return examples.pop().ok_or_else(|| Error::internal("the completed upload has no example"));
+    }
+    // A twin request was quicker; both stored the same bytes under the same key, which is the example's now.
+    intake.committed();
+    completed(pool, dataset, example).await
+}
+
+async fn completed(pool: &PgPool, dataset: DatasetId, example: ExampleId) -> Result<Example> {
+    let (_, examples) = dataset::get(pool, dataset).await?;
+    examples.into_iter().find(|candidate| candidate.id == example).ok_or_else(|| Error::not_found("image", example))
+}
