@@ -151,6 +151,11 @@ pub fn worker_dir(data_dir: &Path) -> PathBuf {
     }
 }
 
+/// What a server tells of itself unless PYROGRAPH_LOG says otherwise.
+pub const SERVER_LOG: &str = "info,sqlx=warn,s3s=warn,apalis=warn,apalis_core=warn";
+/// The same of a command at which a person looks.
+pub const CLIENT_LOG: &str = "warn";
+
 /// Sends the log to stderr: stdout belongs to results.
 pub fn start_log(default: &str) {
     let filter = variable("PYROGRAPH_LOG")

@@ -20,6 +20,7 @@ use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 
 use commands::Outcome;
+use configuration::{CLIENT_LOG, SERVER_LOG};
 use failure::Failure;
 
 /// Trains LoRA adapters and makes pictures, on machines that you own
@@ -63,8 +64,8 @@ fn main() -> ExitCode {
 }
 
 fn run(command: Command) -> Result<ExitCode, Failure> {
-    let server = matches!(command, Command::Serve(_) | Command::Worker(_) | Command::Engine(_));
-    configuration::start_log(if server { "info,sqlx=warn,s3s=warn" } else { "warn" });
+    let server = matches!(command, Command::Up(_) | Command::Serve(_) | Command::Worker(_) | Command::Engine(_));
+    configuration::start_log(if server { SERVER_LOG } else { CLIENT_LOG });
     let done = match command {
         // These two need no runtime: the engine's own thread belongs to the device.
         Command::Engine(engine) => return engine.run(),

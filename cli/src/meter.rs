@@ -91,7 +91,7 @@ impl Meter {
     }
 
     /// A hand on this meter that can be given away, to a stream of bytes say: each call counts so many more.
-    pub fn counter(&self) -> impl Fn(u64) + Send + Sync + 'static {
+    pub fn counter(&self) -> impl Fn(u64) + Send + Sync + use<> {
         let (bar, tenths) = (self.bar.clone(), self.tenths.clone());
         move |by| {
             bar.inc(by);

@@ -175,7 +175,7 @@ impl Client {
             }
             out.flush().await.with_context(|| format!("could not write {}", part.display()))?;
             tokio::fs::rename(&part, file).await.with_context(|| format!("could not write {}", file.display()))?;
-            Ok(bytes)
+            Ok::<u64, Failure>(bytes)
         }
         .await;
         if written.is_err() {

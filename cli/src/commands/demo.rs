@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use super::Outcome;
 use super::generate::only_picture;
 use crate::client::{Artifact, Client, Dataset, Generation, Training, create_dataset, follow, pictures};
+use crate::configuration::CLIENT_LOG;
 use crate::contact_sheet::{ContactSheet, Pair};
 use crate::failure::Failure;
 use crate::meter::Meter;
@@ -67,7 +68,7 @@ impl Demo {
         let meter = Meter::wait("starting Postgres, S3, the API and a worker");
         let started = Instant::now();
         let platform = tokio::select! {
-            platform = Platform::start(&self.data_dir, SocketAddr::from(([127, 0, 0, 1], 0)), self.device) => platform?,
+            platform = Platform::start(&self.data_dir, SocketAddr::from(([127, 0, 0, 1], 0)), self.device, CLIENT_LOG) => platform?,
             () = stop.cancelled() => return Err(interrupted()),
         };
         meter.finish(&format!(

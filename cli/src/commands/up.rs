@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::Outcome;
+use crate::configuration::SERVER_LOG;
 use crate::platform::Platform;
 use crate::signal;
 
@@ -31,7 +32,7 @@ impl Up {
     /// Runs the command until it is asked to stop.
     pub async fn run(self) -> Outcome {
         let stop = signal::stop_token();
-        let starting = Platform::start(&self.data_dir, self.bind, self.device);
+        let starting = Platform::start(&self.data_dir, self.bind, self.device, SERVER_LOG);
         let mut platform = tokio::select! {
             platform = starting => platform?,
             // Services that were begun are found again at the next start.
