@@ -19,7 +19,5 @@ say "lints"
 cargo clippy --workspace --all-targets --quiet -- -D warnings
 
 say "tests"
-if cargo nextest --version >/dev/null 2>&1; then
-    exec cargo nextest run --workspace "$@"
-fi
-exec cargo test --workspace "$@"
+# Not nextest: it gives each test a process, and so each would make a Postgres of its own instead of sharing one.
+exec cargo test --workspace --no-fail-fast "$@"
