@@ -1,15 +1,18 @@
-//! Reads the goldens that `tests/reference` wrote, and says how far a result is from them. What the figures are, and
-//! which distance is allowed, belongs to the tests themselves.
-
-// Each test is a crate of its own and uses a part of this.
-#![allow(dead_code)]
+//! Reads the goldens that `tests/reference` wrote, loads the tiny networks beside them, and says how far a result is from
+//! what they say. Which distance is allowed belongs to the tests themselves.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use burn::prelude::*;
 use burn::tensor::DType;
+use diffusion::checkpoint::{Checkpoint, load_strict};
+use diffusion::networks::clip::ClipTextModel;
+use diffusion::networks::flux::FluxTransformer;
+use diffusion::networks::t5::T5Encoder;
+use diffusion::networks::vae::Autoencoder;
 use safetensors::SafeTensors;
+use serde::de::DeserializeOwned;
 
 /// A file of named f32 tensors.
 pub struct Golden {
@@ -28,9 +31,42 @@ pub fn device() -> Device {
     Device::flex()
 }
 
+/// The config of one part of a pipeline.
+pub fn config<T: DeserializeOwned>(pipeline: &str, file: &str) -> T {
+    serde_json::from_slice(&std::fs::read(path(pipeline).join(file)).unwrap()).unwrap()
+}
+
+fn checkpoint(pipeline: &str, part: &str) -> Checkpoint {
+    Checkpoint::open(&path(pipeline).join(part)).unwrap()
+}
+
+/// The CLIP text encoder of a pipeline.
+pub fn clip(pipeline: &str, device: &Device) -> ClipTextModel {
+    let network = ClipTextModel::new(&config(pipeline, "text_encoder/config.json"), device);
+    network.load(checkpoint(pipeline, "text_encoder"), DType::F32).unwrap()
+}
+
+/// The T5 encoder of a pipeline.
+pub fn t5(pipeline: &str, device: &Device) -> T5Encoder {
+    let network = T5Encoder::new(&config(pipeline, "text_encoder_2/config.json"), device);
+    network.load(checkpoint(pipeline, "text_encoder_2"), DType::F32).unwrap()
+}
+
+/// The transformer of a pipeline.
+pub fn transformer(pipeline: &str, device: &Device) -> FluxTransformer {
+    let network = FluxTransformer::new(&config(pipeline, "transformer/config.json"), device);
+    load_strict(network, &checkpoint(pipeline, "transformer"), DType::F32).unwrap()
+}
+
+/// The autoencoder of a pipeline.
+pub fn vae(pipeline: &str, device: &Device) -> Autoencoder {
+    let network = Autoencoder::new(&config(pipeline, "vae/config.json"), device);
+    load_strict(network, &checkpoint(pipeline, "vae"), DType::F32).unwrap()
+}
+
 /// The values of a tensor in row-major order.
 pub fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
-    tensor.cast(DType::F32).into_data().to_vec().unwrap()
+    tensor.cast(DType::F32).into_data().try_to_vec().unwrap()
 }
 
 /// ‖actual − expected‖ / ‖expected‖, the relative L2 error.

@@ -1,0 +1,88 @@
+//! LoRA adapters against diffusers + peft, which keep them as branches too: one transformer call and pictures at several
+//! scales, in kohya's and in PEFT's dialect, with the alpha in tensors and in the header, and two at once.
+//!
+//! Tolerance 1e-5, relative L2, for the call, and one level of a byte for pictures, as without adapters.
+
+use burn::prelude::*;
+use diffusion::lora::attach;
+use diffusion::networks::flux::{FluxInput, FluxTransformer};
+use diffusion::{FluxPipeline, LoraFile};
+
+use crate::golden::{self, Golden, device, path, values};
+use crate::pipeline::{assert_same_picture, pictures, request};
+
+const TOLERANCE: f64 = 1e-5;
+
+fn lora(name: &str) -> LoraFile {
+    LoraFile::open(&path("lora").join(format!("{name}.safetensors"))).unwrap()
+}
+
+fn call(golden: &Golden, transformer: &FluxTransformer) -> Tensor<3> {
+    let device = device();
+    let input = FluxInput {
+        hidden: golden.tensor("transformer.in.hidden_states", &device),
+        encoder_hidden: golden.tensor("transformer.in.encoder_hidden_states", &device),
+        pooled: golden.tensor("transformer.in.pooled_projections", &device),
+        timestep: golden.values("transformer.in.timestep").to_vec(),
+        guidance: Some(golden.values("transformer.in.guidance").to_vec()),
+    };
+    transformer.forward(input, &transformer.rotary(6, 3, 4, &device))
+}
+
+#[test]
+fn one_adapter_at_each_scale_in_both_dialects() {
+    let golden = Golden::open("lora/reference");
+    let mut transformer = golden::transformer("flux-tiny", &device());
+    let base = call(&golden, &transformer);
+    golden.check("transformer.out.base", base.clone(), TOLERANCE);
+    for dialect in ["peft", "kohya"] {
+        let file = lora(dialect);
+        for scale in [0.0, 0.5, 1.0] {
+            let reports = attach(&mut transformer, &[(&file, scale)], &device()).unwrap();
+            // Per double block 14 layers, per single block 6; two blocks of each.
+            assert_eq!((reports[0].matched, reports[0].unmatched.len()), (40, 0), "{dialect}");
+            golden.check(&format!("transformer.out.peft.{scale:.1}"), call(&golden, &transformer), TOLERANCE);
+        }
+    }
+    attach(&mut transformer, &[], &device()).unwrap();
+    assert_eq!(values(call(&golden, &transformer)), values(base), "taking adapters off leaves the base bit by bit");
+}
+
+#[test]
+fn an_alpha_that_only_the_header_knows() {
+    let golden = Golden::open("lora/reference");
+    let mut transformer = golden::transformer("flux-tiny", &device());
+    let reports = attach(&mut transformer, &[(&lora("second"), 1.0)], &device()).unwrap();
+    assert_eq!(reports[0].alpha_source, "lora_adapter_metadata");
+    golden.check("transformer.out.second.1.0", call(&golden, &transformer), TOLERANCE);
+}
+
+#[test]
+fn two_adapters_at_once() {
+    let golden = Golden::open("lora/reference");
+    let mut transformer = golden::transformer("flux-tiny", &device());
+    for first in ["peft", "kohya"] {
+        attach(&mut transformer, &[(&lora(first), 0.7), (&lora("second"), -0.4)], &device()).unwrap();
+        golden.check("transformer.out.peft.0.7+second.-0.4", call(&golden, &transformer), TOLERANCE);
+    }
+}
+
+#[test]
+fn pictures_with_adapters() {
+    let golden = Golden::open("lora/reference");
+    let mut pipeline = FluxPipeline::load(&path("flux-tiny"), &device()).unwrap();
+    let request = request(&golden.note, 1);
+    let (peft, kohya, second) = (lora("peft"), lora("kohya"), lora("second"));
+    let cases: [(&str, &[(&LoraFile, f64)]); 6] = [
+        ("base", &[]),
+        ("peft.0.5", &[(&peft, 0.5)]),
+        ("peft.1.0", &[(&kohya, 1.0)]),
+        ("peft.0.7+second.-0.4", &[(&kohya, 0.7), (&second, -0.4)]),
+        ("peft.0.0", &[(&peft, 0.0)]),
+        ("base", &[]),
+    ];
+    for (name, loras) in cases {
+        pipeline.attach(loras).unwrap();
+        assert_same_picture(&pictures(&pipeline, &request)[0], golden.values(&format!("image.{name}")));
+    }
+}

@@ -1,0 +1,13 @@
+//! Parity with PyTorch and diffusers, part by part: the same weights, inputs and seeds give the same numbers. The answers
+//! are in `../goldens`, written by `tests/reference` at the root of the repository; each file here says how near ours have
+//! to be and why. One binary, since linking takes longer than all of these tests.
+
+mod golden;
+mod gradients;
+mod lora;
+mod noise;
+mod pipeline;
+mod scheduler;
+mod text_encoders;
+mod transformer;
+mod vae;

@@ -1,0 +1,85 @@
+//! Token ids and text embeddings as transformers gives them, for a plain prompt, one with odd characters, and one too long.
+//!
+//! Ids are equal. Embeddings agree to a relative L2 error of 1e-5: f32 on both sides, sums in another order.
+
+use diffusion::networks::{clip, t5};
+use diffusion::tokenizers::clip::ClipTokenizer;
+use diffusion::tokenizers::t5::T5Tokenizer;
+use crate::golden::{self, Golden, device, path};
+
+const TOLERANCE: f64 = 1e-5;
+
+/// The prompts of a golden file, numbered.
+fn prompts(golden: &Golden) -> Vec<(usize, String)> {
+    let prompts: Vec<String> = serde_json::from_value(golden.note["prompts"].clone()).unwrap();
+    assert_eq!(prompts.len(), 3);
+    prompts.into_iter().enumerate().collect()
+}
+
+fn clip(pipeline: &str) {
+    let golden = Golden::open(&format!("{pipeline}/reference"));
+    let tokenizer = ClipTokenizer::load(&path(pipeline).join("tokenizer")).unwrap();
+    let encoder: clip::ClipTextModel = golden::clip(pipeline, &device());
+    for (i, prompt) in prompts(&golden) {
+        let ids = tokenizer.encode(&prompt).unwrap();
+        assert_eq!(ids, golden.ids(&format!("text.{i}.clip_ids"))[0], "{prompt}");
+        golden.check(&format!("text.{i}.pooled_prompt_embeds"), encoder.forward(&[ids]).pooled, TOLERANCE);
+    }
+}
+
+fn t5(pipeline: &str) {
+    let golden = Golden::open(&format!("{pipeline}/reference"));
+    let tokenizer = T5Tokenizer::load(&path(pipeline).join("tokenizer_2")).unwrap();
+    let encoder: t5::T5Encoder = golden::t5(pipeline, &device());
+    for (i, prompt) in prompts(&golden) {
+        let ids = tokenizer.encode(&prompt).unwrap();
+        assert_eq!(ids, golden.ids(&format!("text.{i}.t5_ids"))[0], "{prompt}");
+        golden.check(&format!("text.{i}.prompt_embeds"), encoder.forward(&[ids]), TOLERANCE);
+    }
+}
+
+#[test]
+fn clip_where_the_largest_id_is_the_end() {
+    clip("flux-tiny");
+}
+
+#[test]
+fn clip_where_the_config_names_the_end_token() {
+    clip("flux-tiny-cfg");
+}
+
+#[test]
+fn clip_ids_from_the_older_files() {
+    let golden = Golden::open("flux-tiny/reference");
+    let folder = tempfile::tempdir().unwrap();
+    for file in ["vocab.json", "merges.txt", "tokenizer_config.json"] {
+        std::fs::copy(path("flux-tiny/tokenizer").join(file), folder.path().join(file)).unwrap();
+    }
+    let tokenizer = ClipTokenizer::load(folder.path()).unwrap();
+    for (i, prompt) in prompts(&golden) {
+        assert_eq!(tokenizer.encode(&prompt).unwrap(), golden.ids(&format!("text.{i}.clip_ids"))[0], "{prompt}");
+    }
+}
+
+#[test]
+fn t5_from_shards() {
+    t5("flux-tiny");
+}
+
+#[test]
+fn t5_from_one_bf16_file() {
+    t5("flux-tiny-cfg");
+}
+
+#[test]
+fn prompts_of_a_batch_do_not_touch() {
+    let golden = Golden::open("flux-tiny/reference");
+    let ids: Vec<_> = (0..2).map(|i| golden.ids(&format!("text.{i}.clip_ids")).remove(0)).collect();
+    let pooled = golden::clip("flux-tiny", &device()).forward(&ids).pooled;
+    let ids: Vec<_> = (0..2).map(|i| golden.ids(&format!("text.{i}.t5_ids")).remove(0)).collect();
+    let states = golden::t5("flux-tiny", &device()).forward(&ids);
+    for i in 0..2 {
+        golden.check(&format!("text.{i}.pooled_prompt_embeds"), pooled.clone().narrow(0, i, 1), TOLERANCE);
+        golden.check(&format!("text.{i}.prompt_embeds"), states.clone().narrow(0, i, 1), TOLERANCE);
+    }
+}
