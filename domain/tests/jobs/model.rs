@@ -1,0 +1,473 @@
+//! A thousand random histories of a few jobs and workers, step by step beside a model of what should be in the tables.
+//!
+//! The model is the specification in 150 lines of plain Rust: no SQL, no time but "due" and "expired".
+
+use std::time::Duration;
+
+use domain::event::{self, EventKind};
+use domain::job::{self, Claim, Ending, ErrorClass, JobKind, LeasePolicy, Reaper};
+use domain::{Error, JobId, WorkerId};
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestCaseError, TestRunner};
+use sqlx::PgPool;
+
+use super::{Database, expire, pass_pause};
+
+const SEQUENCES: u32 = 1000;
+
+/// One step. Numbers pick among the jobs, and among the claims ever made, stale ones included.
+#[derive(Debug, Clone)]
+enum Step {
+    Enqueue { kind: JobKind, priority: i16 },
+    Claim { worker: usize, kinds: Vec<JobKind> },
+    Beat(Holder),
+    Progress(Holder, u32),
+    Fail(Holder, ErrorClass),
+    Crash(Holder),
+    Release(Holder),
+    Canceled(Holder),
+    Succeed(Holder),
+    Cancel(usize),
+    /// The lease of a running job runs out.
+    Expire(usize),
+    /// The pause of a queued job passes.
+    Due(usize),
+    Reap,
+}
+
+/// Who acts: the holder of a claim, or somebody who got a part of it wrong.
+#[derive(Debug, Clone, Copy)]
+struct Holder {
+    claim: usize,
+    forged: Option<Forged>,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Forged {
+    Worker,
+    Epoch,
+}
+
+fn holder() -> impl Strategy<Value = Holder> {
+    // Indices count from the newest claim, and mostly mean one of the last two.
+    let claim = prop_oneof![4 => 0usize..2, 1 => 0usize..8];
+    let forged = prop_oneof![8 => Just(None), 1 => Just(Some(Forged::Worker)), 1 => Just(Some(Forged::Epoch))];
+    (claim, forged).prop_map(|(claim, forged)| Holder { claim, forged })
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let kind = prop_oneof![Just(JobKind::Generation), Just(JobKind::Training)];
+    let kinds = prop_oneof![4 => Just(JobKind::ALL.to_vec()), 1 => kind.clone().prop_map(|kind| vec![kind])];
+    let class = prop_oneof![3 => Just(ErrorClass::Internal), 1 => Just(ErrorClass::InvalidInput)];
+    prop_oneof![
+        3 => (kind, -1i16..2).prop_map(|(kind, priority)| Step::Enqueue { kind, priority }),
+        8 => (0usize..3, kinds).prop_map(|(worker, kinds)| Step::Claim { worker, kinds }),
+        1 => holder().prop_map(Step::Beat),
+        1 => (holder(), 0u32..12).prop_map(|(holder, step)| Step::Progress(holder, step)),
+        4 => (holder(), class).prop_map(|(holder, class)| Step::Fail(holder, class)),
+        3 => holder().prop_map(Step::Crash),
+        2 => holder().prop_map(Step::Release),
+        2 => holder().prop_map(Step::Canceled),
+        2 => holder().prop_map(Step::Succeed),
+        1 => (0usize..4).prop_map(Step::Cancel),
+        2 => (0usize..4).prop_map(Step::Expire),
+        4 => (0usize..4).prop_map(Step::Due),
+        2 => Just(Step::Reap),
+    ]
+}
+
+// ───────────────────────────────────────────────────────────────────────────────────────────── the model
+
+const MAX_FAILURES: i32 = 3;
+const MAX_CRASHES: i32 = 3;
+const MAX_RELEASES: i32 = 4;
+
+#[derive(Debug, Clone, PartialEq)]
+struct ModelJob {
+    id: JobId,
+    kind: JobKind,
+    priority: i16,
+    status: &'static str,
+    epoch: i64,
+    worker: Option<WorkerId>,
+    failures: i32,
+    crashes: i32,
+    releases: i32,
+    cancel: bool,
+    step: i32,
+    error: Option<ErrorClass>,
+    /// Outcome by epoch; the last may be open.
+    attempts: Vec<Option<&'static str>>,
+    events: Vec<EventKind>,
+    /// Epochs of its artifacts: at most one, of the attempt that succeeded.
+    artifacts: Vec<i64>,
+    /// Place in time; `None` while it pauses.
+    due: Option<u64>,
+    expired: bool,
+}
+
+#[derive(Default)]
+struct Model {
+    jobs: Vec<ModelJob>,
+    clock: u64,
+}
+
+impl Model {
+    fn now(&mut self) -> u64 {
+        self.clock += 1;
+        self.clock
+    }
+
+    fn next(&self, kinds: &[JobKind]) -> Option<usize> {
+        let waiting = self.jobs.iter().enumerate().filter(|(_, job)| job.status == "queued" && kinds.contains(&job.kind));
+        waiting.filter_map(|(index, job)| Some((-job.priority, job.due?, index))).min().map(|(_, _, index)| index)
+    }
+
+    /// The job that this claim really holds.
+    fn held(&mut self, claim: &Claim) -> Option<&mut ModelJob> {
+        self.jobs
+            .iter_mut()
+            .find(|job| job.id == claim.job && job.status == "running" && job.epoch == claim.epoch && job.worker == Some(claim.worker))
+    }
+
+    fn end(&mut self, index: usize, outcome: &'static str, retry: bool, class: ErrorClass) -> Ending {
+        let now = self.now();
+        let job = &mut self.jobs[index];
+        let (spent, most) = match outcome {
+            "failed" => (&mut job.failures, MAX_FAILURES),
+            "released" => (&mut job.releases, MAX_RELEASES),
+            "canceled" => (&mut 0, i32::MAX),
+            _ => (&mut job.crashes, MAX_CRASHES),
+        };
+        *spent += 1;
+        let last = !retry || *spent >= most;
+        job.worker = None;
+        *job.attempts.last_mut().unwrap() = Some(outcome);
+        let (status, event, ending) = if job.cancel {
+            ("canceled", EventKind::Canceled, Ending::Canceled)
+        } else if last {
+            job.error = Some(class);
+            ("failed", EventKind::Failed, Ending::Failed)
+        } else {
+            // Only a released job does not pause.
+            job.due = (outcome == "released").then_some(now);
+            ("queued", EventKind::Retrying, Ending::Requeued)
+        };
+        job.status = status;
+        job.events.push(event);
+        ending
+    }
+}
+
+// ───────────────────────────────────────────────────────────────────────────────── the two side by side
+
+struct Trial {
+    pool: PgPool,
+    policy: LeasePolicy,
+    reaper: Reaper,
+    workers: [WorkerId; 3],
+    model: Model,
+    claims: Vec<Claim>,
+}
+
+impl Trial {
+    async fn start(pool: PgPool) -> Trial {
+        sqlx::query("TRUNCATE jobs CASCADE").execute(&pool).await.unwrap();
+        // Pauses end only by `Due`, and leases only by `Expire`.
+        let hour = Duration::from_secs(3600);
+        let policy = LeasePolicy { ttl: hour, failure_backoff: hour, crash_backoff: hour, reaper_tick: hour, ..LeasePolicy::default() };
+        let reaper = Reaper::new(LeasePolicy { ttl: Duration::ZERO, beat: Duration::ZERO, ..policy });
+        let workers = std::array::from_fn(|_| WorkerId::new());
+        Trial { pool, policy, reaper, workers, model: Model::default(), claims: Vec::new() }
+    }
+
+    /// The claim that a holder means, forged or not; none before the first claim.
+    fn claim_of(&self, holder: Holder) -> Option<Claim> {
+        let claim = *self.claims.iter().rev().nth(holder.claim % self.claims.len().max(1))?;
+        Some(match holder.forged {
+            None => claim,
+            Some(Forged::Epoch) => Claim { epoch: claim.epoch + 1, ..claim },
+            Some(Forged::Worker) => Claim { worker: self.workers.into_iter().find(|worker| *worker != claim.worker).unwrap(), ..claim },
+        })
+    }
+
+    fn job_of(&self, number: usize) -> Option<usize> {
+        (!self.model.jobs.is_empty()).then(|| number % self.model.jobs.len())
+    }
+
+    async fn take(&mut self, step: &Step) -> Result<(), TestCaseError> {
+        match *step {
+            Step::Enqueue { kind, priority } if self.model.jobs.len() < 5 => self.enqueue(kind, priority).await,
+            Step::Enqueue { .. } => {}
+            Step::Claim { worker, ref kinds } => self.claim(self.workers[worker], kinds).await?,
+            Step::Beat(holder) => {
+                let Some(claim) = self.claim_of(holder) else { return Ok(()) };
+                let beat = job::beat(&self.pool, &claim, &self.policy).await;
+                let held = self.model.held(&claim).map(|job| {
+                    job.expired = false;
+                    job.cancel
+                });
+                prop_assert_eq!(refused(beat)?.map(|beat| beat.cancel), held);
+            }
+            Step::Progress(holder, number) => {
+                let Some(claim) = self.claim_of(holder) else { return Ok(()) };
+                let told = job::progress(&self.pool, &claim, number, 10, serde_json::json!({})).await;
+                let held = self.model.held(&claim).map(|job| {
+                    job.step = number.min(10).cast_signed();
+                    job.events.push(EventKind::Progress);
+                    job.events.len() as i64
+                });
+                prop_assert_eq!(refused(told)?, held);
+            }
+            Step::Fail(holder, class) => {
+                let Some(claim) = self.claim_of(holder) else { return Ok(()) };
+                let told = job::fail(&self.pool, &claim, &self.policy, class, "failed").await;
+                self.ended(&claim, told, "failed", class.is_retried(), class)?;
+            }
+            Step::Crash(holder) => {
+                let Some(claim) = self.claim_of(holder) else { return Ok(()) };
+                let told = job::crash(&self.pool, &claim, &self.policy, "crashed").await;
+                self.ended(&claim, told, "crashed", true, ErrorClass::Crash)?;
+            }
+            Step::Release(holder) => {
+                let Some(claim) = self.claim_of(holder) else { return Ok(()) };
+                let told = job::release(&self.pool, &claim).await;
+                self.ended(&claim, told, "released", true, ErrorClass::Resource)?;
+            }
+            Step::Canceled(holder) => {
+                let Some(claim) = self.claim_of(holder) else { return Ok(()) };
+                match job::canceled(&self.pool, &claim).await {
+                    Err(Error::Conflict { .. }) => prop_assert!(self.model.held(&claim).is_some_and(|job| !job.cancel)),
+                    told => self.ended(&claim, told.map(|()| Ending::Canceled), "canceled", false, ErrorClass::Internal)?,
+                }
+            }
+            Step::Succeed(holder) => {
+                let Some(claim) = self.claim_of(holder) else { return Ok(()) };
+                self.succeed(&claim).await?;
+            }
+            Step::Cancel(number) => {
+                let Some(index) = self.job_of(number) else { return Ok(()) };
+                let seen = job::cancel(&self.pool, self.model.jobs[index].id).await.unwrap();
+                let job = &mut self.model.jobs[index];
+                if job.status == "queued" {
+                    job.status = "canceled";
+                    job.events.push(EventKind::Canceled);
+                    job.cancel = true;
+                } else if job.status == "running" {
+                    job.cancel = true;
+                }
+                prop_assert_eq!(seen.status.as_str(), job.status);
+            }
+            Step::Expire(number) => {
+                let Some(index) = self.job_of(number) else { return Ok(()) };
+                expire(&self.pool, self.model.jobs[index].id).await;
+                self.model.jobs[index].expired = self.model.jobs[index].status == "running";
+            }
+            Step::Due(number) => {
+                let Some(index) = self.job_of(number) else { return Ok(()) };
+                pass_pause(&self.pool, self.model.jobs[index].id).await;
+                if self.model.jobs[index].status == "queued" {
+                    self.model.jobs[index].due = Some(self.model.now());
+                }
+            }
+            Step::Reap => {
+                let taken = self.reaper.tick(&self.pool).await.unwrap();
+                let expired: Vec<usize> = (0..self.model.jobs.len())
+                    .filter(|index| self.model.jobs[*index].status == "running" && self.model.jobs[*index].expired)
+                    .collect();
+                prop_assert_eq!(taken, expired.len() as u64);
+                for index in expired {
+                    self.model.end(index, "expired", true, ErrorClass::Crash);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn enqueue(&mut self, kind: JobKind, priority: i16) {
+        let mut tx = self.pool.begin().await.unwrap();
+        let id = job::enqueue(&mut tx, kind, priority, 10).await.unwrap();
+        sqlx::query("UPDATE jobs SET max_releases = $2 WHERE id = $1").bind(id.0).bind(MAX_RELEASES).execute(&mut *tx).await.unwrap();
+        tx.commit().await.unwrap();
+        let due = Some(self.model.now());
+        self.model.jobs.push(ModelJob {
+            id,
+            kind,
+            priority,
+            status: "queued",
+            epoch: 0,
+            worker: None,
+            failures: 0,
+            crashes: 0,
+            releases: 0,
+            cancel: false,
+            step: 0,
+            error: None,
+            attempts: vec![],
+            events: vec![EventKind::Queued],
+            artifacts: vec![],
+            due,
+            expired: false,
+        });
+    }
+
+    async fn claim(&mut self, worker: WorkerId, kinds: &[JobKind]) -> Result<(), TestCaseError> {
+        let claimed = job::claim(&self.pool, kinds, worker, &self.policy).await.unwrap();
+        let expected = self.model.next(kinds).map(|index| {
+            let job = &mut self.model.jobs[index];
+            job.status = "running";
+            job.epoch += 1;
+            job.worker = Some(worker);
+            job.expired = false;
+            job.attempts.push(None);
+            job.events.push(EventKind::Started);
+            Claim { job: job.id, kind: job.kind, epoch: job.epoch, worker, failures: job.failures, crashes: job.crashes }
+        });
+        prop_assert_eq!(claimed, expected);
+        self.claims.extend(claimed);
+        Ok(())
+    }
+
+    /// Results first, as a careless worker would: the fence must take them back.
+    async fn succeed(&mut self, claim: &Claim) -> Result<(), TestCaseError> {
+        let mut tx = self.pool.begin().await.unwrap();
+        let written = sqlx::query(
+            "INSERT INTO artifacts (id, job_id, position, epoch, kind, storage_key, media_type, bytes, sha256, md5)
+             VALUES (gen_random_uuid(), $1, 0, $2, 'lora', gen_random_uuid()::text, 'x', 1, repeat('0', 64), repeat('0', 32))",
+        )
+        .bind(claim.job.0)
+        .bind(claim.epoch)
+        .execute(&mut *tx)
+        .await;
+        let told = match written {
+            Ok(_) => job::succeed(&mut tx, claim).await,
+            // An epoch that never was, or results that are there already.
+            Err(_) => Err(Error::LeaseLost),
+        };
+        if told.is_ok() {
+            tx.commit().await.unwrap();
+        } else {
+            tx.rollback().await.unwrap();
+        }
+        let held = self.model.held(claim).map(|job| {
+            job.status = "succeeded";
+            job.worker = None;
+            job.step = 10;
+            job.artifacts.push(claim.epoch);
+            *job.attempts.last_mut().unwrap() = Some("succeeded");
+            job.events.push(EventKind::Succeeded);
+            job.events.len() as i64
+        });
+        prop_assert_eq!(refused(told)?, held);
+        Ok(())
+    }
+
+    fn ended(
+        &mut self,
+        claim: &Claim,
+        told: domain::Result<Ending>,
+        outcome: &'static str,
+        retry: bool,
+        class: ErrorClass,
+    ) -> Result<(), TestCaseError> {
+        let held = self.model.held(claim).map(|job| job.id);
+        let index = held.and_then(|id| self.model.jobs.iter().position(|job| job.id == id));
+        let expected = index.map(|index| self.model.end(index, outcome, retry, class));
+        prop_assert_eq!(refused(told)?, expected);
+        Ok(())
+    }
+
+    /// The tables say what the model says.
+    async fn compare(&self) -> Result<(), TestCaseError> {
+        let rows: Vec<Row> = sqlx::query_as(
+            "SELECT id, status, epoch, worker, failures, crashes, releases, cancel_requested_at IS NOT NULL AS cancel, step, error_class,
+                 (SELECT coalesce(array_agg(outcome ORDER BY a.epoch), '{}') FROM attempts a WHERE job_id = id) AS attempts,
+                 (SELECT coalesce(array_agg(sequence || ':' || e.kind ORDER BY sequence), '{}') FROM job_events e WHERE job_id = id) AS events,
+                 (SELECT coalesce(array_agg(r.epoch), '{}') FROM artifacts r WHERE job_id = id) AS artifacts
+             FROM jobs ORDER BY id",
+        )
+        .fetch_all(&self.pool)
+        .await
+        .unwrap();
+        let expected: Vec<Row> = self.model.jobs.iter().map(Row::from).collect();
+        prop_assert_eq!(rows, expected);
+        Ok(())
+    }
+}
+
+#[derive(Debug, PartialEq, sqlx::FromRow)]
+struct Row {
+    id: uuid::Uuid,
+    status: String,
+    epoch: i64,
+    worker: Option<uuid::Uuid>,
+    failures: i32,
+    crashes: i32,
+    releases: i32,
+    cancel: bool,
+    step: i32,
+    error_class: Option<String>,
+    attempts: Vec<Option<String>>,
+    events: Vec<String>,
+    artifacts: Vec<i64>,
+}
+
+impl From<&ModelJob> for Row {
+    fn from(job: &ModelJob) -> Row {
+        let events = job.events.iter().enumerate().map(|(index, kind)| format!("{}:{}", index + 1, kind.as_str()));
+        Row {
+            id: job.id.0,
+            status: job.status.to_owned(),
+            epoch: job.epoch,
+            worker: job.worker.map(|worker| worker.0),
+            failures: job.failures,
+            crashes: job.crashes,
+            releases: job.releases,
+            cancel: job.cancel,
+            step: job.step,
+            error_class: job.error.map(|class| class.as_str().to_owned()),
+            attempts: job.attempts.iter().map(|outcome| outcome.map(str::to_owned)).collect(),
+            events: events.collect(),
+            artifacts: job.artifacts.clone(),
+        }
+    }
+}
+
+/// `None` for a lost lease; anything else that went wrong is wrong.
+fn refused<T>(told: domain::Result<T>) -> Result<Option<T>, TestCaseError> {
+    match told {
+        Ok(value) => Ok(Some(value)),
+        Err(Error::LeaseLost) => Ok(None),
+        Err(error) => Err(TestCaseError::fail(format!("unexpected: {error}"))),
+    }
+}
+
+#[test]
+fn a_thousand_histories() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let database = runtime.block_on(Database::fresh());
+    let config = Config { cases: SEQUENCES, max_shrink_iters: 2000, failure_persistence: None, ..Config::default() };
+    let mut seen = std::cell::RefCell::new(std::collections::BTreeMap::<String, u32>::new());
+    let outcome = TestRunner::new(config).run(&vec(step(), 1..40), |steps| {
+        runtime.block_on(async {
+            let mut trial = Trial::start(database.pool().clone()).await;
+            for step in &steps {
+                trial.take(step).await?;
+                trial.compare().await?;
+            }
+            for job in &trial.model.jobs {
+                *seen.borrow_mut().entry(job.status.to_owned()).or_default() += 1;
+                let events = event::after(&trial.pool, job.id, 0, 1000).await.unwrap();
+                let ends = events.iter().filter(|event| event.kind.is_terminal()).count();
+                prop_assert!(ends <= 1, "a job ends once: {events:?}");
+            }
+            Ok(())
+        })
+    });
+    outcome.unwrap();
+    // The histories went everywhere.
+    for status in ["queued", "running", "succeeded", "failed", "canceled"] {
+        assert!(seen.get_mut().get(status).is_some_and(|count| *count >= 50), "{seen:?}");
+    }
+}
