@@ -444,7 +444,7 @@ pub async fn load_work(pool: &PgPool, claim: &Claim) -> Result<GenerationWork> {
 /// Errors: `LeaseLost`, and then nothing has changed: what was stored for it is the caller's to remove.
 pub async fn finish(pool: &PgPool, claim: &Claim, artifacts: Vec<NewArtifact>, warnings: &[String]) -> Result<()> {
     let mut tx = pool.begin().await?;
-    let sequence = job::succeed(&mut tx, claim).await?;
+    let Some(sequence) = job::succeed(&mut tx, claim).await? else { return Ok(()) };
     artifact::insert(&mut tx, claim, ArtifactKind::Image, &artifacts).await?;
     sqlx::query!("UPDATE generations SET warnings = $2 WHERE job_id = $1", claim.job as JobId, Json(warnings) as _).execute(&mut *tx).await?;
     tx.commit().await?;

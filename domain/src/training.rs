@@ -459,7 +459,10 @@ pub async fn add_checkpoint(pool: &PgPool, storage: &Storage, claim: &Claim, che
 /// make. A name that was taken meanwhile gets a number. Errors: `LeaseLost`, and then nothing has changed.
 pub async fn finish(pool: &PgPool, storage: &Storage, claim: &Claim, adapter: NewAdapter, warnings: &[String]) -> Result<ModelId> {
     let mut tx = pool.begin().await?;
-    let sequence = job::succeed(&mut tx, claim).await?;
+    let Some(sequence) = job::succeed(&mut tx, claim).await? else {
+        let made = sqlx::query_scalar!(r#"SELECT output_model_id AS "id: ModelId" FROM trainings WHERE job_id = $1"#, claim.job as JobId);
+        return made.fetch_one(&mut *tx).await?.ok_or_else(|| Error::internal("a training succeeded without a model"));
+    };
     let training = sqlx::query!(
         r#"SELECT t.id AS "id: TrainingId", t.name, t.model_id AS "model_id: ModelId", t.config AS "config: Json<TrainingConfig>",
                   m.family, m.defaults AS "defaults: Json<model::Defaults>"

@@ -69,12 +69,13 @@ pub async fn canceled(pool: &PgPool, claim: &Claim) -> Result<()> {
 }
 
 /// Marks the job as succeeded within the transaction that writes its results; returns the number of the event, to be announced
-/// after the commit. A request to cancel that was not confirmed yet comes too late.
+/// after the commit. `None` if this very attempt has succeeded before: the reply to its commit was lost, everything is written, and
+/// nothing must be written again. A request to cancel that was not confirmed yet comes too late.
 ///
 /// # Errors
 /// `LeaseLost`: roll back.
-pub async fn succeed(connection: &mut PgConnection, claim: &Claim) -> Result<i64> {
-    bounded(
+pub async fn succeed(connection: &mut PgConnection, claim: &Claim) -> Result<Option<i64>> {
+    let sequence = bounded(
         sqlx::query_scalar!(
             r#"WITH job AS (
                    UPDATE jobs SET status = 'succeeded', worker = NULL, lease_until = NULL, step = total_steps,
@@ -90,10 +91,23 @@ pub async fn succeed(connection: &mut PgConnection, claim: &Claim) -> Result<i64
             claim.epoch,
             claim.worker.0,
         )
-        .fetch_optional(connection),
+        .fetch_optional(&mut *connection),
     )
-    .await?
-    .ok_or(Error::LeaseLost)
+    .await?;
+    if sequence.is_some() {
+        return Ok(sequence);
+    }
+    let before = bounded(
+        sqlx::query_scalar!(
+            r#"SELECT EXISTS (SELECT FROM attempts WHERE job_id = $1 AND epoch = $2 AND worker = $3 AND outcome = 'succeeded') AS "before!""#,
+            claim.job.0,
+            claim.epoch,
+            claim.worker.0,
+        )
+        .fetch_one(connection),
+    )
+    .await?;
+    if before { Ok(None) } else { Err(Error::LeaseLost) }
 }
 
 async fn end(

@@ -341,7 +341,7 @@ impl Trial {
         .execute(&mut *tx)
         .await;
         let told = match written {
-            Ok(_) => job::succeed(&mut tx, claim).await,
+            Ok(_) => job::succeed(&mut tx, claim).await.map(|sequence| sequence.unwrap_or_default()),
             // An epoch that never was, or results that are there already.
             Err(_) => Err(Error::LeaseLost),
         };
