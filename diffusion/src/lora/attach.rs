@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use burn::module::Param;
 use burn::prelude::*;
+use burn::tensor::DType;
 
 use super::LoraFile;
 use super::file::Update;
@@ -23,7 +24,8 @@ pub struct MatchReport {
     pub alpha_source: String,
 }
 
-/// Replaces all branches by those of `loras`, each with its scale. Checks everything before it changes anything.
+/// Replaces all branches by those of `loras`, each with its scale. Checks everything before it changes anything. On a
+/// `device` with autodiff the factors require gradients.
 pub fn attach(
     transformer: &mut FluxTransformer,
     loras: &[(&LoraFile, f64)],
@@ -64,8 +66,7 @@ pub fn attach(
 
 fn branch(update: &Update, scale: f64, device: &Device) -> Branch {
     let tensor = |values: &[f32], shape: [usize; 2]| {
-        let tensor = Tensor::from_data(TensorData::new(values.to_vec(), shape), device);
-        Param::from_tensor(tensor).set_require_grad(false)
+        Param::from_tensor(Tensor::from_data(TensorData::new(values.to_vec(), shape), (device, DType::F32)))
     };
     Branch {
         down: tensor(&update.down, [update.rank, update.inputs]),

@@ -171,6 +171,16 @@ impl FluxPipeline {
         2 * self.vae_factor
     }
 
+    /// Whether the transformer embeds the guidance scale. One that does not is guided by the true CFG scale.
+    pub fn is_guided(&self) -> bool {
+        self.guided
+    }
+
+    /// How far the noise levels of a training are moved towards noise.
+    pub(crate) fn training_shift(&self) -> f64 {
+        self.scheduler.training_shift()
+    }
+
     /// Puts adapters on the transformer, each with its scale, in place of those that were on it; an empty list leaves the
     /// base as it was loaded. The base weights are never touched. An adapter of which nothing fits is an error, and then
     /// nothing has changed.

@@ -113,6 +113,11 @@ impl FlowMatchEuler {
         Schedule { sigmas, num_train_timesteps: config.num_train_timesteps as f32 }
     }
 
+    /// The shift of the noise levels that the model was trained with: the static one. A dynamic shift belongs to sampling.
+    pub fn training_shift(&self) -> f64 {
+        if self.config.use_dynamic_shifting { 1.0 } else { self.config.shift }
+    }
+
     /// Linear in the number of tokens between the two published points: larger pictures stay noisy for longer.
     fn shift_for(&self, tokens: usize) -> f64 {
         let config = &self.config;

@@ -1,0 +1,138 @@
+//! What a training reads over and over, computed once: the latents and prompt embeddings of its examples, sorted by the
+//! shape of their pictures. Drawing from them is the trainer's matter.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use burn::prelude::*;
+
+use super::Random;
+use crate::image;
+use crate::pipelines::flux::{FluxPipeline, PromptEmbeddings, pack};
+use crate::{Error, Result};
+
+/// A picture and what it shows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TrainingExample {
+    /// PNG, JPEG or WebP.
+    pub image: PathBuf,
+    pub caption: String,
+}
+
+/// The size of a batch's pictures, in tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Bucket {
+    pub rows: usize,
+    pub columns: usize,
+}
+
+/// Examples as the transformer sees them.
+#[derive(Debug)]
+pub struct Cache {
+    buckets: BTreeMap<Bucket, Vec<Cached>>,
+    /// The embeddings of no caption, for the share of examples that go without.
+    empty: PromptEmbeddings,
+}
+
+#[derive(Debug)]
+struct Cached {
+    /// Normalised and packed, `[1, tokens, channels]`
+    latents: Tensor<3>,
+    prompt: PromptEmbeddings,
+}
+
+/// Some examples of one bucket.
+#[derive(Debug, Clone)]
+pub struct Batch {
+    pub bucket: Bucket,
+    /// `[batch, tokens, channels]`
+    pub latents: Tensor<3>,
+    /// `[batch, length, joint_attention_dim]`
+    pub hidden: Tensor<3>,
+    /// `[batch, pooled_projection_dim]`
+    pub pooled: Tensor<2>,
+}
+
+impl Cache {
+    /// Encodes every example at about `resolution`² pixels, in the shape of its own picture.
+    pub fn new(pipeline: &FluxPipeline, examples: &[(PathBuf, String)], resolution: usize) -> Result<Self> {
+        let multiple = pipeline.size_multiple();
+        let mut buckets: BTreeMap<Bucket, Vec<Cached>> = BTreeMap::new();
+        for (path, caption) in examples {
+            let picture = image::read(path)?;
+            let (width, height) = picture.dimensions();
+            if width == 0 || height == 0 {
+                return Err(Error::malformed(path, "the picture is empty"));
+            }
+            let bucket = Bucket::nearest(f64::from(width) / f64::from(height), resolution, multiple);
+            let (width, height) = (bucket.columns * multiple, bucket.rows * multiple);
+            let pixels = image::to_tensor(&image::cover(&picture, width as u32, height as u32), &pipeline.device);
+            let latents = pipeline.vae.normalise(pipeline.vae.encode(pixels).mean);
+            let cached = Cached { latents: pack(latents), prompt: pipeline.encode_prompt(caption)? };
+            buckets.entry(bucket).or_default().push(cached);
+        }
+        if buckets.is_empty() {
+            return Err(Error::Invalid("a training needs at least one example".into()));
+        }
+        Ok(Self { buckets, empty: pipeline.encode_prompt("")? })
+    }
+
+    /// Draws a batch: a bucket in proportion to its examples, then examples of it without repetition as far as they reach.
+    /// Each goes without its caption with the probability `without_caption`.
+    pub fn draw(&self, size: usize, without_caption: f64, random: &mut Random) -> Batch {
+        let count = self.buckets.values().map(Vec::len).sum();
+        let mut first = random.below(count);
+        let mut entries = self.buckets.iter();
+        let (bucket, examples) = loop {
+            match entries.next() {
+                Some((_, examples)) if first >= examples.len() => first -= examples.len(),
+                Some((bucket, examples)) => break (*bucket, examples),
+                None => unreachable!("a number below the count of all examples lies in a bucket"),
+            }
+        };
+        let mut order: Vec<usize> = Vec::new();
+        let (mut latents, mut hidden, mut pooled) = (Vec::new(), Vec::new(), Vec::new());
+        for _ in 0..size {
+            if order.is_empty() {
+                order = (0..examples.len()).collect();
+            }
+            let example = &examples[order.swap_remove(random.below(order.len()))];
+            let prompt = if random.chance(without_caption) { &self.empty } else { &example.prompt };
+            latents.push(example.latents.clone());
+            hidden.push(prompt.hidden.clone());
+            pooled.push(prompt.pooled.clone());
+        }
+        Batch { bucket, latents: Tensor::cat(latents, 0), hidden: Tensor::cat(hidden, 0), pooled: Tensor::cat(pooled, 0) }
+    }
+}
+
+impl Bucket {
+    /// The shape nearest to `aspect` (width / height) whose area is about `resolution`², between 1:2 and 2:1. A token has
+    /// `multiple` pixels a side.
+    fn nearest(aspect: f64, resolution: usize, multiple: usize) -> Self {
+        let side = (resolution as f64 / multiple as f64).max(1.0);
+        let shapes = (side / 2f64.sqrt()).round().max(1.0) as usize..=(side * 2f64.sqrt()).round() as usize;
+        let distance = |bucket: &Bucket| (bucket.columns as f64 / bucket.rows as f64 / aspect).ln().abs();
+        shapes
+            .map(|columns| Self { rows: ((side * side / columns as f64).round() as usize).max(1), columns })
+            .min_by(|a, b| distance(a).total_cmp(&distance(b)))
+            .unwrap_or(Self { rows: side as usize, columns: side as usize })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_picture_keeps_its_shape_as_far_as_the_grid_allows() {
+        assert_eq!(Bucket::nearest(1.0, 64, 8), Bucket { rows: 8, columns: 8 });
+        assert_eq!(Bucket::nearest(1.0, 1024, 16), Bucket { rows: 64, columns: 64 });
+        let wide = Bucket::nearest(16.0 / 9.0, 1024, 16);
+        assert!((wide.columns as f64 / wide.rows as f64 - 16.0 / 9.0).abs() < 0.05, "{wide:?}");
+        assert!((wide.rows * wide.columns).abs_diff(64 * 64) < 64, "{wide:?}");
+        let panorama = Bucket::nearest(5.0, 512, 16);
+        assert!(panorama.columns <= 2 * panorama.rows + 1, "{panorama:?}");
+        assert_eq!(Bucket::nearest(1.0, 4, 8), Bucket { rows: 1, columns: 1 });
+    }
+}

@@ -1,0 +1,464 @@
+//! Training a LoRA adapter of a FLUX.1 model: low-rank branches on every attention and feed-forward layer of the blocks learn
+//! the flow-matching task on a few captioned pictures, while the base stays as it is and outside of autodiff.
+//!
+//! Hu et al., "LoRA", <https://arxiv.org/abs/2106.09685>.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use burn::module::Param;
+use burn::prelude::*;
+use burn::tensor::DType;
+use serde::{Deserialize, Serialize};
+
+use super::data::Cache;
+use super::{AdamW, AdamWConfig, Batch, Moments, Random, TrainingExample, draw_level, flow_batch, flow_loss};
+use crate::checkpoint::{self, Checkpoint, Stored};
+use crate::layers::{Branch, Linear};
+use crate::lora::{self, Factors};
+use crate::networks::flux::{FluxInput, FluxTransformer};
+use crate::pipelines::flux::FluxPipeline;
+use crate::{Error, Result};
+
+/// Branches hang on the layers whose paths end so, in double and single blocks.
+const TARGETS: [&str; 14] = [
+    "attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0",
+    "attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out",
+    "ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2",
+    "proj_mlp", "proj_out",
+];
+/// What a distilled model is told while it learns: the value that means "no guidance".
+const GUIDANCE: f32 = 1.0;
+/// The share of examples without their caption, for models that are guided away from an empty prompt.
+const WITHOUT_CAPTION: f64 = 0.1;
+/// Marks the file of an unfinished training.
+const FORMAT: &str = "pyrograph lora training 1";
+
+/// What is asked of a training.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LoraTrainingConfig {
+    /// A word that shall call the new style or thing; put before every caption that lacks it.
+    pub trigger_word: Option<String>,
+    pub steps: usize,
+    pub rank: usize,
+    /// The update counts alpha / rank.
+    pub alpha: f64,
+    pub learning_rate: f64,
+    pub batch_size: usize,
+    /// Pictures are trained at about this many pixels squared.
+    pub resolution: usize,
+    pub seed: u64,
+}
+
+/// One finished step.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct TrainStep {
+    /// From 1.
+    pub step: usize,
+    pub total_steps: usize,
+    /// Mean squared error of the predicted velocity on this step's batch.
+    pub loss: f64,
+}
+
+/// A training under way: an iterator of its steps. After an error it yields no more.
+#[derive(Debug)]
+pub struct LoraTrainer {
+    config: LoraTrainingConfig,
+    transformer: FluxTransformer,
+    cache: Cache,
+    examples: usize,
+    optimizer: AdamW,
+    random: Random,
+    step: usize,
+    shift: f64,
+    guided: bool,
+    dtype: DType,
+    failed: bool,
+}
+
+impl LoraTrainingConfig {
+    /// Whether a training can be done so.
+    pub fn check(&self) -> Result<()> {
+        let bounded = |what: &str, value: usize, least: usize, most: usize| {
+            if (least..=most).contains(&value) {
+                Ok(())
+            } else {
+                Err(Error::Invalid(format!("{what} is {value}; {least} to {most} is possible")))
+            }
+        };
+        bounded("steps", self.steps, 1, 1_000_000)?;
+        bounded("rank", self.rank, 1, 512)?;
+        bounded("batch_size", self.batch_size, 1, 256)?;
+        bounded("resolution", self.resolution, 16, 4096)?;
+        for (what, value) in [("alpha", self.alpha), ("learning_rate", self.learning_rate)] {
+            if !value.is_finite() || value <= 0.0 {
+                return Err(Error::Invalid(format!("{what} is {value}; it has to be above 0")));
+            }
+        }
+        Ok(())
+    }
+
+    fn caption(&self, caption: &str) -> String {
+        match self.trigger_word.as_deref().map(str::trim).filter(|word| !word.is_empty()) {
+            Some(word) if !caption.contains(word) => format!("{word} {}", caption.trim()).trim().to_owned(),
+            _ => caption.trim().to_owned(),
+        }
+    }
+}
+
+impl LoraTrainer {
+    /// Loads the base model, encodes the examples once, and hangs fresh branches on the transformer: A uniform within
+    /// ±1/√in, B zero, so that the first step sees the base unchanged.
+    pub fn new(
+        base: &Path,
+        examples: &[TrainingExample],
+        config: LoraTrainingConfig,
+        device: &Device,
+    ) -> Result<Self> {
+        config.check()?;
+        let pipeline = FluxPipeline::load(base, device)?;
+        let captioned: Vec<_> =
+            examples.iter().map(|example| (example.image.clone(), config.caption(&example.caption))).collect();
+        let cache = Cache::new(&pipeline, &captioned, config.resolution)?;
+        let mut random = Random::new(config.seed);
+        let (shift, guided, dtype) = (pipeline.training_shift(), pipeline.is_guided(), pipeline.dtype);
+        let mut transformer = pipeline.transformer;
+        hang_branches(&mut transformer, config.rank, config.alpha, device, &mut random);
+        let optimizer = AdamW::new(AdamWConfig { beta2: 0.999, weight_decay: 1e-2, ..AdamWConfig::default() });
+        Ok(Self {
+            config,
+            transformer,
+            cache,
+            examples: examples.len(),
+            optimizer,
+            random,
+            step: 0,
+            shift,
+            guided,
+            dtype,
+            failed: false,
+        })
+    }
+
+    /// Steps done.
+    pub fn step(&self) -> usize {
+        self.step
+    }
+
+    /// Goes on where the training stood that wrote `checkpoint`; it must have had the same config and number of examples.
+    /// The steps that follow are then the same as if it had not been interrupted.
+    pub fn resume(&mut self, checkpoint: &Path) -> Result<()> {
+        let file = Checkpoint::open(checkpoint)?;
+        let broken = |reason: &str| Error::malformed(checkpoint, reason);
+        let said = |key: &str| file.metadata().get(key).ok_or_else(|| broken("it is no checkpoint of a LoRA training"));
+        if said("format")? != FORMAT {
+            return Err(broken("it is no checkpoint of a LoRA training"));
+        }
+        if *said("config")? != self.config_text()? || *said("examples")? != self.examples.to_string() {
+            return Err(broken("it belongs to a training with another config or other examples"));
+        }
+        let number = |key: &str| said(key)?.parse::<u64>().map_err(|_| broken("its step or random state is no number"));
+        let (step, random) = (number("step")?, number("random")?);
+
+        let mut moments = BTreeMap::new();
+        let mut restored = Vec::new();
+        for (path, linear) in targets(&mut self.transformer) {
+            let Some(branch) = linear.branches.first() else { continue };
+            for (part, shape) in [("down", branch.down.dims()), ("up", branch.up.dims())] {
+                let key = format!("{path}.branches.0.{part}");
+                let read = |prefix: &str| {
+                    let name = format!("{prefix}.{key}");
+                    if file.shape(&name)? != shape {
+                        return Err(broken("its adapter has another shape"));
+                    }
+                    file.read_f32(&name)
+                };
+                restored.push((read("adapter")?, shape));
+                if step > 0 {
+                    let device = branch.down.val().inner().device();
+                    let flat = |values: Vec<f32>| {
+                        let count = values.len();
+                        Tensor::from_data(TensorData::new(values, [count]), &device)
+                    };
+                    let both = Moments { first: flat(read("first")?), second: flat(read("second")?) };
+                    moments.insert(key, both);
+                }
+            }
+        }
+        let mut restored = restored.into_iter();
+        for (_, linear) in targets(&mut self.transformer) {
+            let Some(branch) = linear.branches.first_mut() else { continue };
+            let device = branch.down.val().inner().device();
+            if let (Some(down), Some(up)) = (restored.next(), restored.next()) {
+                branch.down = trainable(down.0, down.1, &device);
+                branch.up = trainable(up.0, up.1, &device);
+            }
+        }
+        self.optimizer.restore(step, moments);
+        self.random = Random::new(random);
+        self.step = step as usize;
+        Ok(())
+    }
+
+    /// Writes all that [`LoraTrainer::resume`] needs into one safetensors file, whole or not at all.
+    pub fn save_checkpoint(&self, path: &Path) -> Result<()> {
+        let mut tensors = Vec::new();
+        for (key, factor) in self.factors() {
+            let shape = factor.dims();
+            tensors.push(Stored::new(format!("adapter.{key}"), factor, DType::F32)?);
+            if let Some(Moments { first, second }) = self.optimizer.moments().get(&key) {
+                tensors.push(Stored::new(format!("first.{key}"), first.clone().reshape(shape), DType::F32)?);
+                tensors.push(Stored::new(format!("second.{key}"), second.clone().reshape(shape), DType::F32)?);
+            }
+        }
+        let metadata = BTreeMap::from([
+            ("format".to_owned(), FORMAT.to_owned()),
+            ("config".to_owned(), self.config_text()?),
+            ("examples".to_owned(), self.examples.to_string()),
+            ("step".to_owned(), self.step.to_string()),
+            ("random".to_owned(), self.random.state().to_string()),
+        ]);
+        checkpoint::write(path, tensors, &metadata)
+    }
+
+    /// Writes the adapter as other programs load it, in bf16. `metadata` is added to what the trainer knows itself, and
+    /// wins where both speak.
+    pub fn save_adapter(&self, path: &Path, metadata: &BTreeMap<String, String>) -> Result<()> {
+        let mut header = self.header();
+        header.extend(metadata.iter().map(|(key, value)| (key.clone(), value.clone())));
+        let scale = self.config.alpha / self.config.rank as f64;
+        let mut factors = self.factors().into_iter();
+        let mut modules = Vec::new();
+        while let (Some((key, down)), Some((_, up))) = (factors.next(), factors.next()) {
+            let path = key.trim_end_matches(".branches.0.down").to_owned();
+            modules.push(Factors { path, down, up, scale });
+        }
+        lora::save(path, &modules, DType::BF16, &header)
+    }
+
+    /// Both factors of every branch, A before B, without autodiff, by the paths that the optimizer uses.
+    fn factors(&self) -> Vec<(String, Tensor<2>)> {
+        let mut transformer = self.transformer.clone();
+        let factors = targets(&mut transformer).into_iter().filter_map(|(path, linear)| {
+            let branch = linear.branches.first()?;
+            Some([
+                (format!("{path}.branches.0.down"), branch.down.val().inner()),
+                (format!("{path}.branches.0.up"), branch.up.val().inner()),
+            ])
+        });
+        factors.flatten().collect()
+    }
+
+    fn config_text(&self) -> Result<String> {
+        serde_json::to_string(&self.config).map_err(|error| Error::Invalid(error.to_string()))
+    }
+
+    /// The header fields that other tools show. Alpha is baked into the weights, so it is said to equal the rank.
+    fn header(&self) -> BTreeMap<String, String> {
+        let LoraTrainingConfig { trigger_word, rank, learning_rate, resolution, seed, .. } = &self.config;
+        let mut fields = vec![
+            ("ss_network_module", "networks.lora_flux".to_owned()),
+            ("ss_network_dim", rank.to_string()),
+            ("ss_network_alpha", rank.to_string()),
+            ("ss_base_model_version", "flux1".to_owned()),
+            ("ss_num_train_images", self.examples.to_string()),
+            ("ss_steps", self.step.to_string()),
+            ("ss_learning_rate", learning_rate.to_string()),
+            ("ss_optimizer", "AdamW".to_owned()),
+            ("ss_seed", seed.to_string()),
+            ("modelspec.sai_model_spec", "1.0.1".to_owned()),
+            ("modelspec.architecture", "flux-1-dev/lora".to_owned()),
+            ("modelspec.implementation", "https://github.com/black-forest-labs/flux".to_owned()),
+            ("modelspec.resolution", format!("{resolution}x{resolution}")),
+            ("software", format!("{{\"name\": \"pyrograph\", \"version\": \"{}\"}}", env!("CARGO_PKG_VERSION"))),
+        ];
+        fields.extend(trigger_word.iter().map(|word| ("modelspec.trigger_phrase", word.clone())));
+        fields.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
+    }
+
+    fn train_step(&mut self) -> Result<TrainStep> {
+        let LoraTrainingConfig { batch_size, learning_rate, steps, .. } = self.config;
+        let without_caption = if self.guided { 0.0 } else { WITHOUT_CAPTION };
+        let batch = self.cache.draw(batch_size, without_caption, &mut self.random);
+        let levels: Vec<f64> = (0..batch_size).map(|_| draw_level(&mut self.random, self.shift)).collect();
+        let loss = self.loss(batch, &levels);
+        let value = f64::from(loss.clone().inner().into_scalar::<f32>());
+        if !value.is_finite() {
+            return Err(Error::Invalid(format!(
+                "the loss is {value} at step {}; a lower learning rate may help",
+                self.step + 1
+            )));
+        }
+        let (transformer, _) = self.optimizer.step(self.transformer.clone(), loss.backward(), learning_rate);
+        self.transformer = transformer;
+        self.step += 1;
+        Ok(TrainStep { step: self.step, total_steps: steps, loss: value })
+    }
+
+    fn loss(&mut self, batch: Batch, levels: &[f64]) -> Tensor<1> {
+        let Batch { bucket, latents, hidden, pooled } = batch;
+        let flow = flow_batch(latents, levels, &mut self.random);
+        let [_, text, _] = hidden.dims();
+        let rotary = self.transformer.rotary(text, bucket.rows, bucket.columns, &flow.noisy.device());
+        let input = FluxInput {
+            hidden: flow.noisy.cast(self.dtype),
+            encoder_hidden: hidden,
+            pooled,
+            timestep: levels.iter().map(|level| *level as f32).collect(),
+            guidance: self.guided.then(|| vec![GUIDANCE; levels.len()]),
+        };
+        flow_loss(self.transformer.forward(input, &rotary), flow.velocity)
+    }
+}
+
+impl Iterator for LoraTrainer {
+    type Item = Result<TrainStep>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.failed || self.step >= self.config.steps {
+            return None;
+        }
+        let step = self.train_step();
+        self.failed = step.is_err();
+        Some(step)
+    }
+}
+
+/// The layers that are adapted, with their paths.
+fn targets(transformer: &mut FluxTransformer) -> Vec<(String, &mut Linear)> {
+    let wanted = |path: &str| path.contains("transformer_blocks.") && TARGETS.iter().any(|target| path.ends_with(target));
+    transformer.linears().into_iter().filter(|(path, _)| wanted(path)).collect()
+}
+
+fn hang_branches(transformer: &mut FluxTransformer, rank: usize, alpha: f64, device: &Device, random: &mut Random) {
+    for (_, linear) in targets(transformer) {
+        let [outputs, inputs] = linear.weight.dims();
+        let bound = 1.0 / (inputs as f64).sqrt();
+        let down = (0..rank * inputs).map(|_| ((2.0 * random.uniform() - 1.0) * bound) as f32).collect();
+        linear.branches = vec![Branch {
+            down: trainable(down, [rank, inputs], device),
+            up: trainable(vec![0.0; outputs * rank], [outputs, rank], device),
+            scale: alpha / rank as f64,
+        }];
+    }
+}
+
+/// A factor that learns, in f32 whatever the base is in.
+fn trainable(values: Vec<f32>, shape: [usize; 2], device: &Device) -> Param<Tensor<2>> {
+    let device = device.clone().autodiff();
+    Param::from_tensor(Tensor::from_data(TensorData::new(values, shape), (&device, DType::F32)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn goldens() -> std::path::PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/flux-tiny-cfg")
+    }
+
+    fn config() -> LoraTrainingConfig {
+        LoraTrainingConfig {
+            trigger_word: Some("zwx".into()),
+            steps: 10,
+            rank: 3,
+            alpha: 6.0,
+            learning_rate: 1e-2,
+            batch_size: 2,
+            resolution: 32,
+            seed: 5,
+        }
+    }
+
+    /// Three pictures of two shapes.
+    fn trainer(folder: &Path, config: LoraTrainingConfig) -> LoraTrainer {
+        let examples: Vec<_> = [(40, 40), (80, 40), (37, 41)]
+            .iter()
+            .enumerate()
+            .map(|(number, (width, height))| {
+                let image = folder.join(format!("{number}.png"));
+                let shade = 60 * number as u8;
+                ::image::RgbImage::from_fn(*width, *height, |x, y| ::image::Rgb([shade, 3 * x as u8, 5 * y as u8]))
+                    .save(&image)
+                    .unwrap();
+                TrainingExample { image, caption: format!("picture {number}") }
+            })
+            .collect();
+        LoraTrainer::new(&goldens(), &examples, config, &Device::flex()).unwrap()
+    }
+
+    fn losses(trainer: &mut LoraTrainer, count: usize) -> Vec<f64> {
+        trainer.take(count).map(|step| step.unwrap().loss).collect()
+    }
+
+    fn values(trainer: &LoraTrainer) -> Vec<Vec<f32>> {
+        trainer.factors().into_iter().map(|(_, factor)| factor.into_data().try_to_vec().unwrap()).collect()
+    }
+
+    #[test]
+    fn an_interrupted_training_goes_on_as_if_it_had_not_been() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut straight = trainer(folder.path(), config());
+        let all = losses(&mut straight, 10);
+        assert!(straight.next().is_none(), "ten steps were asked for");
+
+        let mut first = trainer(folder.path(), config());
+        let before = losses(&mut first, 5);
+        let file = folder.path().join("checkpoint.safetensors");
+        first.save_checkpoint(&file).unwrap();
+        drop(first);
+        let mut second = trainer(folder.path(), config());
+        second.resume(&file).unwrap();
+        assert_eq!(second.step(), 5);
+        let after = losses(&mut second, 10);
+        assert_eq!(all, [before, after].concat());
+        assert_eq!(values(&straight), values(&second));
+    }
+
+    #[test]
+    fn a_checkpoint_of_another_training_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("checkpoint.safetensors");
+        trainer(folder.path(), config()).save_checkpoint(&file).unwrap();
+        let mut other = trainer(folder.path(), LoraTrainingConfig { rank: 2, ..config() });
+        assert!(other.resume(&file).unwrap_err().to_string().contains("another config"));
+        let adapter = folder.path().join("adapter.safetensors");
+        other.save_adapter(&adapter, &BTreeMap::new()).unwrap();
+        assert!(other.resume(&adapter).is_err());
+    }
+
+    #[test]
+    fn the_loss_falls_and_the_adapter_comes_back_as_it_was_trained() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut trainer = trainer(folder.path(), LoraTrainingConfig { steps: 60, batch_size: 4, ..config() });
+        let losses = losses(&mut trainer, 60);
+        let mean = |part: &[f64]| part.iter().sum::<f64>() / part.len() as f64;
+        assert!(mean(&losses[45..]) < 0.9 * mean(&losses[..15]), "{losses:?}");
+
+        let file = folder.path().join("adapter.safetensors");
+        trainer.save_adapter(&file, &BTreeMap::from([("modelspec.title".into(), "test".into())])).unwrap();
+        let mut pipeline = FluxPipeline::load(&goldens(), &Device::flex()).unwrap();
+        let reports = pipeline.attach(&[(&lora::LoraFile::open(&file).unwrap(), 1.0)]).unwrap();
+        assert_eq!(reports[0].unmatched, Vec::<String>::new());
+        assert_eq!(2 * reports[0].matched, trainer.factors().len());
+
+        // the loaded branches do what the trained ones do, within bf16
+        let input = FluxInput {
+            hidden: Tensor::ones([1, 4, 24], &Device::flex()),
+            encoder_hidden: Tensor::ones([1, 3, 40], &Device::flex()),
+            pooled: Tensor::ones([1, 32], &Device::flex()),
+            timestep: vec![0.5],
+            guidance: None,
+        };
+        let rotary = pipeline.transformer.rotary(3, 2, 2, &Device::flex());
+        let run = |transformer: &FluxTransformer| -> Vec<f32> {
+            transformer.forward(input.clone(), &rotary).inner().into_data().try_to_vec().unwrap()
+        };
+        let (trained, loaded) = (run(&trainer.transformer), run(&pipeline.transformer));
+        pipeline.attach(&[]).unwrap();
+        let base = run(&pipeline.transformer);
+        let distance = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| (a - b).powi(2)).sum::<f32>().sqrt();
+        assert!(distance(&trained, &loaded) < 0.02 * distance(&trained, &base), "the adapter changes nothing");
+    }
+}
