@@ -67,10 +67,8 @@ impl Demo {
         let stop = signal::stop_token();
         let meter = Meter::wait("starting Postgres, S3, the API and a worker");
         let started = Instant::now();
-        let platform = tokio::select! {
-            platform = Platform::start(&self.data_dir, SocketAddr::from(([127, 0, 0, 1], 0)), self.device, CLIENT_LOG) => platform?,
-            () = stop.cancelled() => return Err(interrupted()),
-        };
+        let anywhere = SocketAddr::from(([127, 0, 0, 1], 0));
+        let platform = Platform::start(&self.data_dir, anywhere, self.device, CLIENT_LOG).await?;
         meter.finish(&format!(
             "Everything runs ({:.1} s): API {}, S3 {}, data {}",
             started.elapsed().as_secs_f64(),

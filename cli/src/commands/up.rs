@@ -32,12 +32,8 @@ impl Up {
     /// Runs the command until it is asked to stop.
     pub async fn run(self) -> Outcome {
         let stop = signal::stop_token();
-        let starting = Platform::start(&self.data_dir, self.bind, self.device, SERVER_LOG);
-        let mut platform = tokio::select! {
-            platform = starting => platform?,
-            // Services that were begun are found again at the next start.
-            () = stop.cancelled() => return Ok(()),
-        };
+        // A Ctrl-C while it starts is heard below: what was begun is stopped in order too.
+        let mut platform = Platform::start(&self.data_dir, self.bind, self.device, SERVER_LOG).await?;
         println!("Pyrograph is up. Ctrl-C stops everything.\n");
         println!("  API      {}", platform.url());
         println!("  Docs     {}/docs", platform.url());
