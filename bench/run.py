@@ -1,0 +1,30 @@
+"""`just bench`: every figure with a goal, in one run. Names as arguments run a part: block, loading, service.
+
+Runs in .venv-bench (bench/setup.sh) on release builds of the binary and of the examples named here.
+"""
+
+import sys
+from pathlib import Path
+
+import flux_block
+import loading
+import service
+from report import Report
+
+ROOT = Path(__file__).resolve().parents[1]
+PARTS = {"block": flux_block.measure, "loading": loading.measure, "service": service.measure}
+
+
+def main():
+    wanted = sys.argv[1:] or list(PARTS)
+    report = Report(ROOT)
+    for name in wanted:
+        try:
+            PARTS[name](report, ROOT)
+        except Exception as error:  # One part that fails must not cost the figures of the others.
+            report.failed(name, f"{type(error).__name__}: {error}")
+    report.write()
+
+
+if __name__ == "__main__":
+    main()

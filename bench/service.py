@@ -1,0 +1,154 @@
+"""The service: 4 pictures from POST to artifact, how soon an idle worker starts, and the API against its FastAPI twin."""
+
+import asyncio
+import json
+import os
+import shutil
+import signal
+import statistics
+import subprocess
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import asyncpg
+
+UP, SERVE, TWIN = "127.0.0.1:18080", "127.0.0.1:18081", "127.0.0.1:18082"
+CONNECTIONS, SECONDS, ROUNDS = 32, 4, 5
+BODY = {"prompt": "a big fox on a blue background", "model": "ember", "seed": 7, "num_images": 1}
+
+
+def call(method, address, path, body=None, headers=None):
+    request = urllib.request.Request(f"http://{address}{path}", method=method, headers=headers or {})
+    if body is not None:
+        request.data, request.headers["Content-type"] = json.dumps(body).encode(), "application/json"
+    with urllib.request.urlopen(request, timeout=90) as answer:
+        return json.load(answer)
+
+
+@contextmanager
+def running(name, command, address, ready, environment, log):
+    """A server until the end of the block; Ctrl-C stops it, as a person would."""
+    with open(log / f"{name}.log", "w") as output:
+        process = subprocess.Popen(command, env=os.environ | environment, stdout=output, stderr=subprocess.STDOUT)
+    try:
+        for _ in range(600):
+            try:
+                with urllib.request.urlopen(f"http://{address}{ready}", timeout=2):
+                    break
+            except (urllib.error.URLError, OSError):
+                if process.poll() is not None:
+                    raise RuntimeError(f"{name} ended: {(log / f'{name}.log').read_text()[-600:]}") from None
+                time.sleep(0.1)
+        else:
+            raise RuntimeError(f"{name} was not ready within a minute")
+        yield
+    finally:
+        process.send_signal(signal.SIGINT)
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+
+
+def pictures(report):
+    """Each request with another seed and prompt; the first one loads the model."""
+    times = []
+    for i in range(5):
+        start = time.monotonic()
+        body = BODY | {"num_images": 4, "seed": 100 + i}
+        generation = call("POST", UP, "/v1/generations", body, {"Prefer": "wait=60"})
+        seconds = time.monotonic() - start
+        if generation["status"] != "succeeded" or len(generation["artifacts"]) != 4:
+            raise RuntimeError(f"4 pictures: {generation['status']}, {generation['error']}")
+        times.append(seconds)
+    seconds = statistics.median(times[1:])
+    report.row("4 pictures by ember, POST to artifact", f"{seconds:.1f} s", "", f"first request {times[0]:.1f} s", "≤ 15 s", seconds <= 15)
+
+
+def starts(report, count=40):
+    """From the row of the job to its claim, by the clock of Postgres, with a worker that has nothing else to do."""
+    waits = []
+    for i in range(count):
+        time.sleep(0.05 + 0.37 * (i % 7) / 7)  # not in step with the worker's poll
+        body = BODY | {"num_inference_steps": 1, "seed": i}
+        generation = call("POST", UP, "/v1/generations", body, {"Prefer": "wait=60"})
+        created, started = (datetime.fromisoformat(generation[key]) for key in ("created_at", "started_at"))
+        waits.append(1000 * (started - created).total_seconds())
+    waits.sort()
+    p50, p95 = statistics.median(waits), waits[int(0.95 * count)]
+    report.row("POST to start, idle worker, p50", f"{p50:.1f} ms", "", f"p95 {p95:.1f} ms", "≤ 50 ms", p50 <= 50)
+
+
+async def fresh_database(url, name):
+    connection = await asyncpg.connect(url)
+    await connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+    await connection.execute(f"CREATE DATABASE {name}")
+    await connection.close()
+
+
+def load(root, method, address, path, body=""):
+    command = [root / "target/release/examples/http_load", method, address, path, str(CONNECTIONS), str(SECONDS), body]
+    result = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    if result["refused"]:
+        raise RuntimeError(f"{method} {path} at {address}: {result['refused']} answers were no 2xx")
+    return result
+
+
+def compare(report, root, what, goal, requests):
+    sides = {}
+    for address, (method, path, body) in requests.items():
+        load(root, method, address, path, body)  # warm
+    for _ in range(ROUNDS):
+        for address, (method, path, body) in requests.items():
+            sides.setdefault(address, []).append(load(root, method, address, path, body))
+    def middle(address, key):
+        return statistics.median(run[key] for run in sides[address])
+    ratio = statistics.median(a["per_second"] / b["per_second"] for a, b in zip(sides[SERVE], sides[TWIN]))
+    report.row(f"API: {what}, {CONNECTIONS} connections",
+               f"{middle(SERVE, 'per_second'):.0f}/s, p50 {middle(SERVE, 'p50_ms'):.1f} ms, p99 {middle(SERVE, 'p99_ms'):.1f} ms",
+               f"FastAPI {middle(TWIN, 'per_second'):.0f}/s, p50 {middle(TWIN, 'p50_ms'):.1f} ms, p99 {middle(TWIN, 'p99_ms'):.1f} ms",
+               f"{ratio:.1f}×", f"≥ {goal}×", ratio >= goal)
+
+
+def api(report, root, services, log):
+    """Both on one database of their own, without a worker, so that every row stays queued."""
+    url = urlsplit(services["database_url"])
+    asyncio.run(fresh_database(url.geturl(), "bench"))
+    database = url._replace(path="/bench").geturl()
+    storage = services["storage"]
+    environment = {
+        "DATABASE_URL": database, "PYROGRAPH_LOG": "warn", "PYROGRAPH_S3_ENDPOINT": storage["endpoint"],
+        "PYROGRAPH_S3_BUCKET": storage["bucket"], "PYROGRAPH_S3_REGION": storage["region"],
+        "PYROGRAPH_S3_ACCESS_KEY_ID": storage["access_key"], "PYROGRAPH_S3_SECRET_ACCESS_KEY": storage["secret_key"]}
+    serve = [root / "target/release/pyrograph", "serve", "--bind", SERVE]
+    host, port = TWIN.split(":")
+    twin = [root / ".venv-bench/bin/uvicorn", "app:app", "--app-dir", root / "bench/fastapi_twin", "--host", host, "--port", port,
+            "--workers", "2", "--log-level", "warning", "--no-access-log"]
+    with running("serve", serve, SERVE, "/readyz", environment, log), running("twin", twin, TWIN, "/openapi.json", environment, log):
+        body = json.dumps(BODY)
+        ids = {address: call("POST", address, "/v1/generations", BODY)["id"] for address in (SERVE, TWIN)}
+        answers = [call("GET", address, f"/v1/generations/{ids[SERVE]}") for address in (SERVE, TWIN)]
+        if answers[0].keys() != answers[1].keys():
+            raise RuntimeError(f"the twin answers something else: {answers[0].keys() ^ answers[1].keys()}")
+        compare(report, root, "create", 3, {address: ("POST", "/v1/generations", body) for address in ids})
+        compare(report, root, "get", 5, {address: ("GET", f"/v1/generations/{id}", "") for address, id in ids.items()})
+
+
+def measure(report, root):
+    scratch = Path(tempfile.mkdtemp(prefix="pyrograph-bench-"))
+    try:
+        scratch.chmod(0o755)  # Postgres runs as another user if we are root.
+        data = scratch / "data"
+        up = [root / "target/release/pyrograph", "up", "--data-dir", data, "--bind", UP]
+        with running("up", up, UP, "/readyz", {}, scratch):
+            pictures(report)
+            starts(report)
+            api(report, root, json.loads((data / "services.json").read_text()), scratch)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
