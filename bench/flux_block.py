@@ -22,8 +22,8 @@ class Side:
         self.process.wait()
 
 
-def measure(report, root):
-    ours = Side(root / "target/release/examples/flux_block")
+def measure(report, root, build):
+    ours = Side(build / "examples/flux_block")
     theirs = Side(root / ".venv-bench/bin/python", root / "bench/peers/flux_block.py")
     try:
         for name, goal in [("forward", 1.9), ("training", 1.7)]:

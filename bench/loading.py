@@ -27,22 +27,22 @@ def one_gib(path):
             file.write(bytes(os.urandom(matrix)).translate(bytes(b & 0xBF for b in range(256))))
 
 
-def loads(root, path):
-    command = [root / "target/release/examples/load_weights", path]
+def loads(build, path):
+    command = [build / "examples/load_weights", path]
     return [json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout) for _ in range(ROUNDS)]
 
 
-def measure(report, root):
-    path = root / "target" / "bench" / "one_gib.safetensors"
+def measure(report, root, build):
+    path = build / "bench" / "one_gib.safetensors"
     one_gib(path)
     size = path.stat().st_size
     path.read_bytes()  # into the page cache
-    runs = loads(root, path)
+    runs = loads(build, path)
     speed = statistics.median(size / run["seconds"] / 2**30 for run in runs)
     memory = max(run["anonymous_bytes"] / size for run in runs)
     report.row("1 GiB bf16 safetensors: speed", f"{speed:.2f} GiB/s", "", "", "≥ 0.5 GiB/s", speed >= 0.5)
     report.row("1 GiB bf16 safetensors: peak anonymous memory", f"{memory:.2f}× the file", "", "", "≤ 1.2×", memory <= 1.2)
     path.unlink()
 
-    seconds = statistics.median(run["seconds"] for run in loads(root, root / "models" / "ember"))
+    seconds = statistics.median(run["seconds"] for run in loads(build, root / "models" / "ember"))
     report.row("ember: load", f"{seconds:.2f} s", "", "", "≤ 1 s", seconds <= 1)

@@ -3,6 +3,7 @@
 Runs in .venv-bench (bench/setup.sh) on release builds of the binary and of the examples named here.
 """
 
+import os
 import sys
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import service
 from report import Report
 
 ROOT = Path(__file__).resolve().parents[1]
+BUILD = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release"
 PARTS = {"block": flux_block.measure, "loading": loading.measure, "service": service.measure}
 
 
@@ -20,7 +22,7 @@ def main():
     report = Report(ROOT)
     for name in wanted:
         try:
-            PARTS[name](report, ROOT)
+            PARTS[name](report, ROOT, BUILD)
         except Exception as error:  # One part that fails must not cost the figures of the others.
             report.failed(name, f"{type(error).__name__}: {error}")
     report.write()

@@ -92,21 +92,21 @@ async def fresh_database(url, name):
     await connection.close()
 
 
-def load(root, method, address, path, body=""):
-    command = [root / "target/release/examples/http_load", method, address, path, str(CONNECTIONS), str(SECONDS), body]
+def load(build, method, address, path, body=""):
+    command = [build / "examples/http_load", method, address, path, str(CONNECTIONS), str(SECONDS), body]
     result = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     if result["refused"]:
         raise RuntimeError(f"{method} {path} at {address}: {result['refused']} answers were no 2xx")
     return result
 
 
-def compare(report, root, what, goal, requests):
+def compare(report, build, what, goal, requests):
     sides = {}
     for address, (method, path, body) in requests.items():
-        load(root, method, address, path, body)  # warm
+        load(build, method, address, path, body)  # warm
     for _ in range(ROUNDS):
         for address, (method, path, body) in requests.items():
-            sides.setdefault(address, []).append(load(root, method, address, path, body))
+            sides.setdefault(address, []).append(load(build, method, address, path, body))
     def middle(address, key):
         return statistics.median(run[key] for run in sides[address])
     ratio = statistics.median(a["per_second"] / b["per_second"] for a, b in zip(sides[SERVE], sides[TWIN]))
@@ -116,7 +116,7 @@ def compare(report, root, what, goal, requests):
                f"{ratio:.1f}×", f"≥ {goal}×", ratio >= goal)
 
 
-def api(report, root, services, log):
+def api(report, root, build, services, log):
     """Both on one database of their own, without a worker, so that every row stays queued."""
     url = urlsplit(services["database_url"])
     asyncio.run(fresh_database(url.geturl(), "bench"))
@@ -126,7 +126,7 @@ def api(report, root, services, log):
         "DATABASE_URL": database, "PYROGRAPH_LOG": "warn", "PYROGRAPH_S3_ENDPOINT": storage["endpoint"],
         "PYROGRAPH_S3_BUCKET": storage["bucket"], "PYROGRAPH_S3_REGION": storage["region"],
         "PYROGRAPH_S3_ACCESS_KEY_ID": storage["access_key"], "PYROGRAPH_S3_SECRET_ACCESS_KEY": storage["secret_key"]}
-    serve = [root / "target/release/pyrograph", "serve", "--bind", SERVE]
+    serve = [build / "pyrograph", "serve", "--bind", SERVE]
     host, port = TWIN.split(":")
     twin = [root / ".venv-bench/bin/uvicorn", "app:app", "--app-dir", root / "bench/fastapi_twin", "--host", host, "--port", port,
             "--workers", "2", "--log-level", "warning", "--no-access-log"]
@@ -136,19 +136,19 @@ def api(report, root, services, log):
         answers = [call("GET", address, f"/v1/generations/{ids[SERVE]}") for address in (SERVE, TWIN)]
         if answers[0].keys() != answers[1].keys():
             raise RuntimeError(f"the twin answers something else: {answers[0].keys() ^ answers[1].keys()}")
-        compare(report, root, "create", 3, {address: ("POST", "/v1/generations", body) for address in ids})
-        compare(report, root, "get", 5, {address: ("GET", f"/v1/generations/{id}", "") for address, id in ids.items()})
+        compare(report, build, "create", 3, {address: ("POST", "/v1/generations", body) for address in ids})
+        compare(report, build, "get", 5, {address: ("GET", f"/v1/generations/{id}", "") for address, id in ids.items()})
 
 
-def measure(report, root):
+def measure(report, root, build):
     scratch = Path(tempfile.mkdtemp(prefix="pyrograph-bench-"))
     try:
         scratch.chmod(0o755)  # Postgres runs as another user if we are root.
         data = scratch / "data"
-        up = [root / "target/release/pyrograph", "up", "--data-dir", data, "--bind", UP]
+        up = [build / "pyrograph", "up", "--data-dir", data, "--bind", UP]
         with running("up", up, UP, "/readyz", {}, scratch):
             pictures(report)
             starts(report)
-            api(report, root, json.loads((data / "services.json").read_text()), scratch)
+            api(report, root, build, json.loads((data / "services.json").read_text()), scratch)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
