@@ -173,7 +173,7 @@ struct Trial {
 
 impl Trial {
     async fn start(pool: PgPool) -> Trial {
-        sqlx::query("TRUNCATE jobs CASCADE").execute(&pool).await.unwrap();
+        sqlx::query("DELETE FROM jobs").execute(&pool).await.unwrap();
         // Pauses end only by `Due`, and leases only by `Expire`.
         let hour = Duration::from_secs(3600);
         let policy = LeasePolicy { ttl: hour, failure_backoff: hour, crash_backoff: hour, reaper_tick: hour, ..LeasePolicy::default() };
@@ -384,7 +384,7 @@ impl Trial {
             "SELECT id, status, epoch, worker, failures, crashes, releases, cancel_requested_at IS NOT NULL AS cancel, step, error_class,
                  (SELECT coalesce(array_agg(outcome ORDER BY a.epoch), '{}') FROM attempts a WHERE job_id = id) AS attempts,
                  (SELECT coalesce(array_agg(sequence || ':' || e.kind ORDER BY sequence), '{}') FROM job_events e WHERE job_id = id) AS events,
-                 (SELECT coalesce(array_agg(r.epoch), '{}') FROM artifacts r WHERE job_id = id) AS artifacts
+                 (SELECT coalesce(array_agg(r.epoch), '{}') FROM artifacts r WHERE job_id = jobs.id) AS artifacts
              FROM jobs ORDER BY id",
         )
         .fetch_all(&self.pool)
