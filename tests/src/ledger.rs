@@ -32,7 +32,7 @@ const RULES: &[(&str, &str)] = &[
     (
         "a succeeded generation whose pictures are not exactly the positions asked for, of one attempt",
         "select g.id::text from generations g join jobs j on j.id = g.job_id left join artifacts a on a.job_id = j.id
-         where j.status = 'succeeded' group by g.id
+         where j.status = 'succeeded' and g.deleted_at is null group by g.id
          having array_agg(a.position order by a.position)
                 <> (select array_agg(i) from generate_series(0, (g.params->>'num_images')::int - 1) i)
              or count(distinct a.epoch) <> 1",
