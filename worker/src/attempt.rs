@@ -91,7 +91,9 @@ impl From<CacheError> for Stop {
         match error {
             CacheError::Full(_) => Self::Released(error.to_string()),
             // The row is there and its object is not, or is another: worth another look, not worth many.
-            CacheError::Storage(_) | CacheError::Corrupt { .. } => Self::Failed(ErrorClass::Upstream, error.to_string()),
+            CacheError::Storage(_) | CacheError::Corrupt { .. } => {
+                Self::Failed(ErrorClass::Upstream, error.to_string())
+            }
             CacheError::Disk { .. } => Self::Failed(ErrorClass::Resource, error.to_string()),
         }
     }
@@ -100,12 +102,7 @@ impl From<CacheError> for Stop {
 /// Sees a claimed job to the end of this attempt. Never fails: whatever happens ends up in the database, or, when that
 /// cannot be reached, in a lease that runs out.
 pub async fn attend(house: Arc<House>, claim: Claim) {
-    let lease = Arc::new(Lease::hold(
-        house.pool.clone(),
-        claim,
-        house.config.lease,
-        house.cancels.subscribe(),
-    ));
+    let lease = Arc::new(Lease::hold(house.pool.clone(), claim, house.config.lease, house.cancels.subscribe()));
     let began = Instant::now();
     // A panic of ours must not take the lease and the answer with it.
     let work = tokio::spawn({

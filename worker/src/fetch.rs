@@ -47,9 +47,8 @@ pub(crate) async fn all(attempt: &Attempt<'_>, wanted: Vec<Wanted>) -> Result<()
 
 async fn one(attempt: &Attempt<'_>, wanted: Wanted) -> Result<(), Stop> {
     let (storage, cache, key) = (&attempt.house.storage, &attempt.house.cache, &wanted.storage_key);
-    let file = cache
-        .file(&wanted.sha256, wanted.bytes, |path| async move { storage.get_to_file(key, &path).await })
-        .await?;
+    let file =
+        cache.file(&wanted.sha256, wanted.bytes, |path| async move { storage.get_to_file(key, &path).await }).await?;
     Ok(cache.link(&file, &wanted.target)?)
 }
 

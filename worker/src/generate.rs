@@ -7,9 +7,9 @@ use futures::future::try_join_all;
 use serde_json::json;
 
 use crate::attempt::{Attempt, Stop};
+use crate::fetch;
 use crate::protocol::{Adapter, Base, Generate, Order, Report, RequestId};
 use crate::supervisor::Work;
-use crate::fetch;
 
 struct Picture {
     position: usize,

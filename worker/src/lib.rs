@@ -24,10 +24,10 @@ use std::time::Duration;
 
 use apalis::prelude::{Monitor, WorkerBuilder, WorkerBuilderExt};
 use apalis_core::task::data::Data;
-use domain::{JobId, WorkerId};
 use domain::Pools;
 use domain::job::{Call, Claim, Doorbell, Reaper};
 use domain::storage::Storage;
+use domain::{JobId, WorkerId};
 use tokio::sync::{broadcast, watch};
 use tokio::time::{Instant, interval, timeout};
 use tokio_util::sync::CancellationToken;

@@ -265,10 +265,7 @@ impl Report {
 
     /// Whether nothing follows for this request.
     pub fn is_last(&self) -> bool {
-        matches!(
-            self,
-            Self::Done { .. } | Self::Canceled { .. } | Self::Suspended { .. } | Self::Failed { .. }
-        )
+        matches!(self, Self::Done { .. } | Self::Canceled { .. } | Self::Suspended { .. } | Self::Failed { .. })
     }
 }
 

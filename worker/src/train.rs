@@ -38,10 +38,7 @@ pub(crate) async fn run(attempt: &Attempt<'_>) -> Result<(), Stop> {
     let key = key.to_string();
     let stored = attempt.store(&adapter, &key, "application/octet-stream").await?;
     let adapter = NewAdapter { storage_key: key, bytes: stored.bytes, sha256: stored.sha256, md5: stored.md5 };
-    attempt
-        .ask(|| training::finish(&house.pool, &house.storage, claim, adapter.clone(), &warnings))
-        .await
-        .map(drop)
+    attempt.ask(|| training::finish(&house.pool, &house.storage, claim, adapter.clone(), &warnings)).await.map(drop)
 }
 
 async fn order(attempt: &Attempt<'_>, work: &TrainingWork) -> Result<Train, Stop> {

@@ -87,7 +87,8 @@ impl Bed {
     }
 
     async fn train(&self, name: &str, steps: u32, trigger_word: &str) -> JobId {
-        let dataset = dataset::create(&self.pools.api, serde_json::from_value(json!({"name": name})).unwrap()).await.unwrap();
+        let dataset =
+            dataset::create(&self.pools.api, serde_json::from_value(json!({"name": name})).unwrap()).await.unwrap();
         let mut intake = dataset::intake::Intake::begin(&self.pools.api, &self.storage, dataset.id).await.unwrap();
         for _ in 0..3 {
             intake.add("image", picture(), "a dot").await.unwrap();

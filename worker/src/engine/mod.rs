@@ -9,6 +9,8 @@ mod generate;
 mod models;
 mod picture;
 mod shelf;
+#[cfg(test)]
+mod tests;
 mod train;
 
 use std::any::Any;
@@ -145,12 +147,7 @@ struct Desk {
 
 impl Desk {
     fn new(output: impl Write + Send + 'static, fault: Fault) -> Self {
-        Self {
-            output: Mutex::new(Box::new(output)),
-            canceled: AtomicU64::new(0),
-            suspended: AtomicU64::new(0),
-            fault,
-        }
+        Self { output: Mutex::new(Box::new(output)), canceled: AtomicU64::new(0), suspended: AtomicU64::new(0), fault }
     }
 
     /// Passes orders on until the pipe ends. Cancel and suspend take effect here, past the queue.

@@ -41,11 +41,8 @@ fn encode(pixels: &[u8], size: (u32, u32), order: &Generate, seed: u64) -> Resul
 }
 
 fn recipe(order: &Generate, seed: u64) -> serde_json::Value {
-    let loras: Vec<_> = order
-        .loras
-        .iter()
-        .map(|lora| json!({"name": lora.name, "sha256": lora.sha256, "scale": lora.scale}))
-        .collect();
+    let loras: Vec<_> =
+        order.loras.iter().map(|lora| json!({"name": lora.name, "sha256": lora.sha256, "scale": lora.scale})).collect();
     json!({
         "prompt": order.prompt,
         "negative_prompt": order.negative_prompt,

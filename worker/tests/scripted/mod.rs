@@ -109,7 +109,14 @@ fn generate(order: &Generate, wishes: &Wishes) {
             let path = order.output_dir.join(format!("{position}.png"));
             let seed = order.seed + position as u64;
             std::fs::write(&path, format!("picture of {} with seed {seed}", order.prompt)).unwrap();
-            say(Report::Image { request, position, path, seed, width: order.width as u32, height: order.height as u32 });
+            say(Report::Image {
+                request,
+                position,
+                path,
+                seed,
+                width: order.width as u32,
+                height: order.height as u32,
+            });
         }
     }
     // A word about a request that is long over must not reach another session.

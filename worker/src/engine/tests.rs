@@ -1,0 +1,269 @@
+//! The engine over a pair of pipes, with the tiny random FLUX model of `diffusion`'s reference tests.
+
+use std::io::{PipeReader, PipeWriter};
+use std::path::{Path, PathBuf};
+use std::thread::JoinHandle;
+
+use super::*;
+use crate::protocol::{Adapter, Base, Example, Generate, Train};
+
+struct Bench {
+    orders: PipeWriter,
+    reports: PipeReader,
+    orphaned: mpsc::Receiver<()>,
+    serving: JoinHandle<ExitCode>,
+    folder: tempfile::TempDir,
+    requests: u64,
+}
+
+fn goldens(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../diffusion/tests/goldens").join(path)
+}
+
+impl Bench {
+    fn start(fault: &str) -> Self {
+        let (input, orders) = std::io::pipe().unwrap();
+        let (reports, output) = std::io::pipe().unwrap();
+        let (gone, orphaned) = mpsc::channel();
+        let fault = Some(fault.parse().unwrap());
+        let config = EngineConfig { device: DeviceChoice::Cpu, memory_limit: Some(1 << 30), fault };
+        let serving = std::thread::spawn(move || serve(input, output, config, move || gone.send(()).unwrap()));
+        let folder = tempfile::tempdir().unwrap();
+        let mut bench = Self { orders, reports, orphaned, serving, folder, requests: 0 };
+        bench.say(&Order::Hello { version: PROTOCOL_VERSION });
+        assert!(matches!(bench.hear(), Report::Ready { version: PROTOCOL_VERSION, .. }));
+        bench
+    }
+
+    fn say(&mut self, order: &Order) {
+        protocol::write(&mut self.orders, order).unwrap();
+    }
+
+    fn hear(&mut self) -> Report {
+        protocol::read(&mut self.reports).unwrap().expect("the engine ended")
+    }
+
+    /// All reports of a request; `at_step` may order something when a step is told.
+    fn follow(&mut self, request: RequestId, at_step: impl Fn(usize) -> Option<Order>) -> Vec<Report> {
+        let mut heard = Vec::new();
+        loop {
+            let report = self.hear();
+            assert_eq!(report.request(), Some(request));
+            if let Report::Progress { step, .. } = report
+                && let Some(order) = at_step(step)
+            {
+                self.say(&order);
+            }
+            let last = report.is_last();
+            heard.push(report);
+            if last {
+                return heard;
+            }
+        }
+    }
+
+    fn output(&mut self) -> (RequestId, PathBuf) {
+        self.requests += 1;
+        let output = self.folder.path().join(self.requests.to_string());
+        std::fs::create_dir(&output).unwrap();
+        (self.requests, output)
+    }
+
+    fn picture_order(&mut self, loras: &[(&Path, f64)]) -> Generate {
+        let (request, output_dir) = self.output();
+        Generate {
+            request,
+            base: base(),
+            loras: loras.iter().map(|(path, scale)| adapter(path, *scale)).collect(),
+            prompt: "a fox".into(),
+            negative_prompt: None,
+            num_images: 2,
+            num_inference_steps: 2,
+            guidance_scale: 3.5,
+            true_cfg_scale: 1.0,
+            width: 32,
+            height: 32,
+            seed: 7,
+            output_dir,
+        }
+    }
+
+    /// The bytes of both pictures.
+    fn pictures(&mut self, loras: &[(&Path, f64)]) -> [Vec<u8>; 2] {
+        let order = self.picture_order(loras);
+        self.say(&Order::Generate(Box::new(order.clone())));
+        let reports = self.follow(order.request, |_| None);
+        assert!(matches!(reports.last(), Some(Report::Done { .. })), "{reports:?}");
+        let paths: Vec<_> = reports
+            .iter()
+            .filter_map(|report| match report {
+                Report::Image { position, path, seed, width: 32, height: 32, .. } => {
+                    assert_eq!(*seed, 7 + *position as u64);
+                    Some(path)
+                }
+                _ => None,
+            })
+            .collect();
+        assert_eq!(paths.len(), 2);
+        [std::fs::read(paths[0]).unwrap(), std::fs::read(paths[1]).unwrap()]
+    }
+
+    fn training_order(&mut self, resume: Option<PathBuf>) -> Train {
+        let (request, output_dir) = self.output();
+        let image = self.folder.path().join("example.png");
+        if !image.exists() {
+            let pixels: Vec<u8> = (0..32 * 32 * 3).map(|index| (index * 7 % 256) as u8).collect();
+            let mut png = Vec::new();
+            let mut encoder = png::Encoder::new(&mut png, 32, 32);
+            encoder.set_color(png::ColorType::Rgb);
+            encoder.write_header().unwrap().write_image_data(&pixels).unwrap();
+            std::fs::write(&image, png).unwrap();
+        }
+        Train {
+            request,
+            base: base(),
+            examples: vec![Example { path: image, caption: "a fox".into() }],
+            trigger_word: Some("ink".into()),
+            steps: 4,
+            rank: 2,
+            alpha: 2.0,
+            learning_rate: 1e-2,
+            batch_size: 1,
+            resolution: 32,
+            seed: 3,
+            resume,
+            output_dir,
+            checkpoint_every: 2,
+            metadata: [("modelspec.title".to_owned(), "ink".to_owned())].into(),
+        }
+    }
+}
+
+fn base() -> Base {
+    Base { folder: goldens("flux-tiny"), name: "tiny".into(), sha256: "aa".repeat(32) }
+}
+
+fn adapter(path: &Path, scale: f64) -> Adapter {
+    Adapter { path: path.into(), name: "ink".into(), sha256: hex::encode(path.to_str().unwrap()), scale }
+}
+
+/// The pixels of a PNG, whatever its text chunks say.
+fn pixels(png: &[u8]) -> Vec<u8> {
+    let mut reader = png::Decoder::new(std::io::Cursor::new(png)).read_info().unwrap();
+    let mut pixels = vec![0; reader.output_buffer_size().unwrap()];
+    reader.next_frame(&mut pixels).unwrap();
+    pixels
+}
+
+#[test]
+fn the_same_order_makes_the_same_bytes_and_adapters_come_and_go() {
+    let mut bench = Bench::start("");
+    let lora = goldens("lora/peft.safetensors");
+    let first = bench.pictures(&[]);
+    assert_ne!(pixels(&first[0]), pixels(&first[1]), "each picture has its own seed");
+    let with = bench.pictures(&[(&lora, 1.0)]);
+    let stronger = bench.pictures(&[(&lora, 2.0)]);
+    let after = bench.pictures(&[]);
+    assert_ne!(pixels(&with[0]), pixels(&first[0]));
+    assert_ne!(pixels(&with[0]), pixels(&stronger[0]));
+    assert_eq!(after, first);
+}
+
+#[test]
+fn a_training_goes_on_from_its_checkpoint_to_the_same_adapter() {
+    let mut bench = Bench::start("");
+    let order = bench.training_order(None);
+    bench.say(&Order::Train(Box::new(order.clone())));
+    let reports = bench.follow(order.request, |_| None);
+    let checkpoint = reports.iter().find_map(|report| match report {
+        Report::Checkpoint { path, step: 2, .. } => Some(path.clone()),
+        _ => None,
+    });
+    let Some(Report::Done { adapter: Some(whole), .. }) = reports.last() else { panic!("{reports:?}") };
+    assert!(reports.iter().all(|report| !matches!(report, Report::Progress { loss: None, .. })));
+
+    let order = bench.training_order(checkpoint);
+    bench.say(&Order::Train(Box::new(order.clone())));
+    let reports = bench.follow(order.request, |_| None);
+    let Some(Report::Done { adapter: Some(resumed), .. }) = reports.last() else { panic!("{reports:?}") };
+    let steps = reports.iter().filter(|report| matches!(report, Report::Progress { .. })).count();
+    assert_eq!(steps, 2, "two of four steps were done before");
+    assert_eq!(std::fs::read(resumed).unwrap(), std::fs::read(whole).unwrap());
+
+    let without = bench.pictures(&[]);
+    assert_ne!(pixels(&bench.pictures(&[(whole, 1.0)])[0]), pixels(&without[0]));
+}
+
+#[test]
+fn cancel_is_seen_between_two_steps_and_the_engine_goes_on() {
+    let mut bench = Bench::start("step_delay_ms=50");
+    let mut order = bench.picture_order(&[]);
+    order.num_inference_steps = 50;
+    let request = order.request;
+    bench.say(&Order::Generate(Box::new(order)));
+    let reports = bench.follow(request, |step| (step == 2).then_some(Order::Cancel { request }));
+    assert!(matches!(reports.last(), Some(Report::Canceled { .. })), "{reports:?}");
+    assert!(reports.len() <= 6, "a cancel at step 2: {reports:?}");
+    bench.pictures(&[]);
+}
+
+#[test]
+fn a_suspended_training_leaves_a_checkpoint() {
+    let mut bench = Bench::start("step_delay_ms=50");
+    let mut order = bench.training_order(None);
+    (order.steps, order.checkpoint_every) = (1000, 1000);
+    let request = order.request;
+    bench.say(&Order::Train(Box::new(order)));
+    let reports = bench.follow(request, |step| (step == 1).then_some(Order::Suspend { request }));
+    let [.., Report::Checkpoint { path, step, .. }, Report::Suspended { .. }] = reports.as_slice() else {
+        panic!("{reports:?}")
+    };
+    assert!(path.exists() && *step <= 3, "{step}");
+}
+
+#[test]
+fn a_panic_is_a_failed_request_and_not_the_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut bench = Bench::start(&format!("panic_at_step=1,once_file={}/fired", folder.path().display()));
+    let order = bench.picture_order(&[]);
+    let request = order.request;
+    bench.say(&Order::Generate(Box::new(order)));
+    let reports = bench.follow(request, |_| None);
+    let Some(Report::Failed { class: FailureClass::Internal, message, .. }) = reports.last() else {
+        panic!("{reports:?}")
+    };
+    assert!(message.contains("at step 1"), "{message}");
+    bench.pictures(&[]);
+}
+
+#[test]
+fn what_can_never_work_is_said_to_be_so() {
+    let mut bench = Bench::start("");
+    let mut off_grid = bench.picture_order(&[]);
+    off_grid.width = 33;
+    let stranger = goldens("noise.safetensors");
+    let not_a_lora = bench.picture_order(&[(&stranger, 1.0)]);
+    for order in [off_grid, not_a_lora] {
+        let request = order.request;
+        bench.say(&Order::Generate(Box::new(order)));
+        let reports = bench.follow(request, |_| None);
+        assert!(
+            matches!(reports.last(), Some(Report::Failed { class: FailureClass::InvalidInput, .. })),
+            "{reports:?}"
+        );
+    }
+    bench.pictures(&[]);
+}
+
+#[test]
+fn the_end_of_the_worker_is_noticed_during_work() {
+    let mut bench = Bench::start("step_delay_ms=1000");
+    let mut order = bench.picture_order(&[]);
+    order.num_images = 1;
+    bench.say(&Order::Generate(Box::new(order)));
+    assert!(matches!(bench.hear(), Report::Loading { .. }));
+    drop(bench.orders);
+    bench.orphaned.recv_timeout(std::time::Duration::from_millis(500)).expect("not noticed");
+    drop(bench.reports);
+    bench.serving.join().unwrap();
+}
