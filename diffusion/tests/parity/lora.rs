@@ -1,10 +1,15 @@
 //! LoRA adapters against diffusers + peft, which keep them as branches too: one transformer call and pictures at several
-//! scales, in kohya's and in PEFT's dialect, with the alpha in tensors and in the header, and two at once.
+//! scales, in kohya's and in PEFT's dialect, with the alpha in tensors and in the header, and two at once; and a file of our
+//! own, which has to be the one that they loaded.
 //!
 //! Tolerance 1e-5, relative L2, for the call, and one level of a byte for pictures, as without adapters.
 
+use std::collections::BTreeMap;
+
 use burn::prelude::*;
-use diffusion::lora::attach;
+use burn::tensor::DType;
+use diffusion::checkpoint::Checkpoint;
+use diffusion::lora::{Factors, attach, save};
 use diffusion::networks::flux::{FluxInput, FluxTransformer};
 use diffusion::{FluxPipeline, LoraFile};
 
@@ -84,5 +89,37 @@ fn pictures_with_adapters() {
     for (name, loras) in cases {
         pipeline.attach(loras).unwrap();
         assert_same_picture(&pictures(&pipeline, &request)[0], golden.values(&format!("image.{name}")));
+    }
+}
+
+#[test]
+fn what_we_write_is_what_they_loaded() {
+    let theirs = Checkpoint::open(&path("lora/peft.safetensors")).unwrap();
+    let factor = |name: &str| {
+        let shape: [usize; 2] = theirs.shape(name).unwrap().try_into().unwrap();
+        Tensor::<2>::from_data(TensorData::new(theirs.read_f32(name).unwrap(), shape), &device())
+    };
+    // Their B has alpha / rank baked in. Ours is kept apart from it until it is written.
+    let scale = 0.25;
+    let layers = theirs.names().filter_map(|name| name.strip_prefix("transformer.")?.strip_suffix(".lora_A.weight"));
+    let factors: Vec<Factors> = layers
+        .map(|layer| Factors {
+            path: layer.to_owned(),
+            down: factor(&format!("transformer.{layer}.lora_A.weight")),
+            up: factor(&format!("transformer.{layer}.lora_B.weight")) / scale,
+            scale,
+        })
+        .collect();
+    assert_eq!(factors.len(), 40);
+
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("ours.safetensors");
+    save(&file, &factors, DType::F32, &BTreeMap::new()).unwrap();
+    let ours = Checkpoint::open(&file).unwrap();
+    let names = |checkpoint: &Checkpoint| checkpoint.names().map(str::to_owned).collect::<Vec<_>>();
+    assert_eq!(names(&ours), names(&theirs));
+    for name in ours.names() {
+        assert_eq!(ours.shape(name).unwrap(), theirs.shape(name).unwrap());
+        assert_eq!(ours.read_f32(name).unwrap(), theirs.read_f32(name).unwrap(), "{name}");
     }
 }
