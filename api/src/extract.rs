@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use axum::body::Bytes;
-use axum::extract::multipart::{self, MultipartError};
-use axum::extract::rejection::{BytesRejection, MultipartRejection, PathRejection};
+use axum::extract::multipart::{self, MultipartError, MultipartRejection};
+use axum::extract::rejection::{BytesRejection, PathRejection};
 use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode, header};

@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 
 use utoipa::openapi::path::{Operation, ParameterIn, PathItem};
 use utoipa::openapi::{
-    ContentBuilder, InfoBuilder, License, OpenApi, OpenApiBuilder, Ref, RefOr, Response, ResponseBuilder, ResponsesBuilder, Tag,
+    ContentBuilder, InfoBuilder, License, OpenApi, OpenApiBuilder, Ref, RefOr, Response, ResponseBuilder, Tag,
 };
 use utoipa::{PartialSchema, ToSchema};
 
@@ -65,7 +65,7 @@ fn operations(item: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
 /// Documents what any operation of its shape may answer, and gives every refusal the body of a problem.
 fn add_problems(operation: &mut Operation) {
     let parameters = operation.parameters.as_deref().unwrap_or_default();
-    let takes = |place: ParameterIn| parameters.iter().any(|parameter| parameter.parameter_in == place);
+    let takes = |place: ParameterIn| parameters.iter().any(|parameter| matches!(parameter, RefOr::T(parameter) if parameter.parameter_in == place));
     let mut problems = vec![("503", "Database or storage cannot be reached, or there are too many requests; `Retry-After` tells when to try again")];
     if operation.request_body.is_some() {
         problems.extend([
@@ -100,7 +100,7 @@ fn add_problems(operation: &mut Operation) {
 
 fn give_problem(response: &mut Response) {
     let content = ContentBuilder::new().schema(Some(Ref::from_schema_name(Problem::name()))).build();
-    response.content.insert(MEDIA_TYPE.to_owned(), content);
+    response.content.insert(MEDIA_TYPE.to_owned(), RefOr::T(content));
 }
 
 #[cfg(test)]

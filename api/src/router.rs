@@ -5,6 +5,7 @@ use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::middleware;
 use axum::routing::get;
+use utoipa_axum::router::UtoipaMethodRouterExt;
 use domain::zip_gate;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;

@@ -64,7 +64,7 @@ pub struct Example {
     #[schema(minimum = 0)]
     pub position: i32,
     /// Presigned: reads the bytes for one hour, without any other credentials.
-    #[schema(format = Uri)]
+    #[schema(format = "uri")]
     pub url: String,
     #[schema(example = "image/png")]
     pub media_type: String,
@@ -95,7 +95,7 @@ pub struct AddedExamples {
 pub struct Upload {
     pub id: UploadId,
     /// Send the bytes here.
-    #[schema(format = Uri)]
+    #[schema(format = "uri")]
     pub url: String,
     #[schema(example = "PUT")]
     pub method: &'static str,
@@ -245,7 +245,7 @@ pub async fn add_images(state: State, Path(id): Path<DatasetId>, mut form: Multi
 
 async fn take_images(form: &mut Multipart, intake: &mut Intake) -> Result<()> {
     let unprocessable = |field: &str, message: &str| Problem::field(StatusCode::UNPROCESSABLE_ENTITY, field, message);
-    let mut caption = None;
+    let mut caption: Option<String> = None;
     let mut archives = 0;
     while let Some(part) = form.next().await? {
         match part.name() {

@@ -50,7 +50,7 @@ pub struct Artifact {
     #[schema(minimum = 0)]
     pub position: i32,
     /// Presigned: reads the bytes for one hour, without any other credentials.
-    #[schema(format = Uri)]
+    #[schema(format = "uri")]
     pub url: String,
     #[schema(example = "image/png")]
     pub media_type: String,
@@ -75,13 +75,13 @@ pub struct Artifact {
 #[derive(Serialize, ToSchema)]
 pub struct JobUrls {
     #[serde(rename = "self")]
-    #[schema(format = UriReference)]
+    #[schema(format = "uri-reference")]
     pub this: String,
     /// POST here to end it.
-    #[schema(format = UriReference)]
+    #[schema(format = "uri-reference")]
     pub cancel: String,
     /// Server-sent events.
-    #[schema(format = UriReference)]
+    #[schema(format = "uri-reference")]
     pub events: String,
 }
 

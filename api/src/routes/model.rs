@@ -54,7 +54,7 @@ pub struct ModelDetail {
     pub model: Model,
     pub files: Vec<ModelFile>,
     /// Presigned: reads the file of a LoRA for one hour; null for a checkpoint, which has several.
-    #[schema(format = Uri)]
+    #[schema(format = "uri")]
     pub url: Option<String>,
 }
 
@@ -70,7 +70,7 @@ pub struct ModelFile {
     #[schema(pattern = "^[0-9a-f]{64}$")]
     pub sha256: String,
     /// Presigned: reads the bytes for one hour, without any other credentials.
-    #[schema(format = Uri)]
+    #[schema(format = "uri")]
     pub url: String,
 }
 
