@@ -80,9 +80,15 @@ impl Account {
         let stamp = fs::metadata(&package).map_err(Error::file(&package))?.mtime();
         let copy = Path::new(SHARED_ROOT).join(format!("postgres-programs-{stamp}"));
         if !copy.is_dir() {
-            let part = copy.with_extension(secret_suffix());
+            let part = copy.with_extension(uuid::Uuid::now_v7().simple().to_string());
             copy_tree(&package, &part)?;
-            fs::rename(&part, &copy).map_err(Error::file(&copy))?;
+            if let Err(error) = fs::rename(&part, &copy) {
+                // Somebody else was quicker, and has copied the same.
+                fs::remove_dir_all(&part).map_err(Error::file(&part))?;
+                if !copy.is_dir() {
+                    return Err(Error::File { path: copy, source: error });
+                }
+            }
         }
         Ok(copy)
     }
@@ -107,18 +113,19 @@ fn ids(passwd: &str, name: &str) -> Option<(u32, u32)> {
     Some((fields.next()?.parse().ok()?, fields.next()?.parse().ok()?))
 }
 
-fn secret_suffix() -> String {
-    format!("part-{}", uuid::Uuid::now_v7().simple())
-}
-
 fn copy_tree(from: &Path, to: &Path) -> Result<(), Error> {
     fs::create_dir_all(to).map_err(Error::file(to))?;
     for entry in fs::read_dir(from).map_err(Error::file(from))? {
         let entry = entry.map_err(Error::file(from))?;
         let target = to.join(entry.file_name());
-        // Links are followed: the copy stands on its own.
-        if entry.path().is_dir() {
+        let kind = entry.file_type().map_err(Error::file(entry.path()))?;
+        if kind.is_dir() {
             copy_tree(&entry.path(), &target)?;
+        } else if kind.is_symlink() {
+            // Within the package and relative, so the copy stands on its own.
+            fs::read_link(entry.path())
+                .and_then(|link| std::os::unix::fs::symlink(link, &target))
+                .map_err(Error::file(&target))?;
         } else {
             fs::copy(entry.path(), &target).map_err(Error::file(&target))?;
         }

@@ -123,8 +123,9 @@ fn make_links(package: &Path) -> Result<(), Error> {
         if target.exists() {
             continue;
         }
-        let source = package.join(source).canonicalize().map_err(Error::file(&list))?;
-        match std::os::unix::fs::symlink(&source, &target) {
+        // All of them are between neighbours.
+        let name = source.file_name().unwrap_or_default();
+        match std::os::unix::fs::symlink(name, &target) {
             Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
                 return Err(Error::File { path: target, source: error });
             }
