@@ -414,6 +414,10 @@ pub async fn delete(pool: &PgPool, storage: &Storage, id: GenerationId) -> Resul
 
 /// What the claimed job is to make.
 pub async fn load_work(pool: &PgPool, claim: &Claim) -> Result<GenerationWork> {
+    bounded(read_work(pool, claim)).await
+}
+
+async fn read_work(pool: &PgPool, claim: &Claim) -> Result<GenerationWork> {
     let mut connection = pool.acquire().await?;
     let row = sqlx::query!(
         r#"SELECT id AS "id: GenerationId", model_id AS "model_id: ModelId", params AS "params: Json<GenerationParams>", seed
@@ -443,11 +447,23 @@ pub async fn load_work(pool: &PgPool, claim: &Claim) -> Result<GenerationWork> {
 /// Writes the pictures and makes the job succeed, in one transaction that only the holder of the lease can make.
 /// Errors: `LeaseLost`, and then nothing has changed: what was stored for it is the caller's to remove.
 pub async fn finish(pool: &PgPool, claim: &Claim, artifacts: Vec<NewArtifact>, warnings: &[String]) -> Result<()> {
-    let mut tx = pool.begin().await?;
-    let Some(sequence) = job::succeed(&mut tx, claim).await? else { return Ok(()) };
-    artifact::insert(&mut tx, claim, ArtifactKind::Image, &artifacts).await?;
-    sqlx::query!("UPDATE generations SET warnings = $2 WHERE job_id = $1", claim.job as JobId, Json(warnings) as _).execute(&mut *tx).await?;
-    tx.commit().await?;
-    event::announce(pool, claim.job, sequence).await;
+    let sequence = bounded(commit(pool, claim, &artifacts, warnings)).await?;
+    if let Some(sequence) = sequence {
+        event::announce(pool, claim.job, sequence).await;
+    }
     Ok(())
+}
+
+/// The one fenced transaction. `None` when it was committed before.
+async fn commit(pool: &PgPool, claim: &Claim, artifacts: &[NewArtifact], warnings: &[String]) -> Result<Option<i64>> {
+    let mut tx = pool.begin().await?;
+    let sequence = job::succeed(&mut tx, claim).await?;
+    if sequence.is_some() {
+        artifact::insert(&mut tx, claim, ArtifactKind::Image, artifacts).await?;
+        sqlx::query!("UPDATE generations SET warnings = $2 WHERE job_id = $1", claim.job as JobId, Json(warnings) as _)
+            .execute(&mut *tx)
+            .await?;
+    }
+    tx.commit().await?;
+    Ok(sequence)
 }

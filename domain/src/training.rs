@@ -16,7 +16,7 @@ use crate::job::{self, Claim, ErrorClass, JobKind, JobStatus};
 use crate::model::import::is_trigger_word;
 use crate::model::{self, Catalog, Model, ModelFile, ModelFiles, ModelKind, ModelRef};
 use crate::report::{JobError, Report};
-use crate::{DatasetId, Error, JobId, ModelId, Page, PageRequest, Result, Storage, TrainingId, dataset};
+use crate::{DatasetId, Error, JobId, ModelId, Page, PageRequest, Result, Storage, TrainingId, bounded, dataset};
 
 /// Checkpoints that are kept: the last, and the one before it in case the last cannot be read.
 const CHECKPOINTS_KEPT: i64 = 2;
@@ -398,6 +398,10 @@ pub async fn delete(pool: &PgPool, storage: &Storage, id: TrainingId) -> Result<
 
 /// What the claimed job is to do, and from where.
 pub async fn load_work(pool: &PgPool, claim: &Claim) -> Result<TrainingWork> {
+    bounded(read_work(pool, claim)).await
+}
+
+async fn read_work(pool: &PgPool, claim: &Claim) -> Result<TrainingWork> {
     let mut connection = pool.acquire().await?;
     let row = sqlx::query!(
         r#"SELECT id AS "id: TrainingId", name, model_id AS "model_id: ModelId", config AS "config: Json<TrainingConfig>",
@@ -424,6 +428,14 @@ pub async fn load_work(pool: &PgPool, claim: &Claim) -> Result<TrainingWork> {
 /// Writes a checkpoint's row and its event, if the attempt still holds the job, and discards older ones.
 /// Errors: `LeaseLost`, and then nothing has changed.
 pub async fn add_checkpoint(pool: &PgPool, storage: &Storage, claim: &Claim, checkpoint: NewCheckpoint) -> Result<()> {
+    let (sequence, old) = bounded(commit_checkpoint(pool, claim, checkpoint)).await?;
+    event::announce(pool, claim.job, sequence).await;
+    storage.discard(old).await;
+    Ok(())
+}
+
+/// The fenced transaction: the event's number, and the keys of what nobody needs any more.
+async fn commit_checkpoint(pool: &PgPool, claim: &Claim, checkpoint: NewCheckpoint) -> Result<(i64, Vec<String>)> {
     let mut tx = pool.begin().await?;
     let sequence = event::record(&mut *tx, claim, EventKind::Checkpoint, &serde_json::json!({ "step": checkpoint.step })).await?;
     sqlx::query!(
@@ -450,18 +462,35 @@ pub async fn add_checkpoint(pool: &PgPool, storage: &Storage, claim: &Claim, che
     .fetch_all(&mut *tx)
     .await?;
     tx.commit().await?;
-    event::announce(pool, claim.job, sequence).await;
-    storage.discard(old).await;
-    Ok(())
+    Ok((sequence, old))
 }
 
 /// Writes the LoRA as model and artifact and makes the job succeed, in one transaction that only the holder of the lease can
 /// make. A name that was taken meanwhile gets a number. Errors: `LeaseLost`, and then nothing has changed.
 pub async fn finish(pool: &PgPool, storage: &Storage, claim: &Claim, adapter: NewAdapter, warnings: &[String]) -> Result<ModelId> {
+    let finished = bounded(commit(pool, claim, adapter, warnings)).await?;
+    if let Some(sequence) = finished.sequence {
+        event::announce(pool, claim.job, sequence).await;
+    }
+    storage.discard(finished.checkpoints).await;
+    Ok(finished.model)
+}
+
+struct Finished {
+    model: ModelId,
+    /// `None` when it was committed before.
+    sequence: Option<i64>,
+    /// Keys of checkpoints, worthless now.
+    checkpoints: Vec<String>,
+}
+
+/// The one fenced transaction.
+async fn commit(pool: &PgPool, claim: &Claim, adapter: NewAdapter, warnings: &[String]) -> Result<Finished> {
     let mut tx = pool.begin().await?;
     let Some(sequence) = job::succeed(&mut tx, claim).await? else {
         let made = sqlx::query_scalar!(r#"SELECT output_model_id AS "id: ModelId" FROM trainings WHERE job_id = $1"#, claim.job as JobId);
-        return made.fetch_one(&mut *tx).await?.ok_or_else(|| Error::internal("a training succeeded without a model"));
+        let model = made.fetch_one(&mut *tx).await?.ok_or_else(|| Error::internal("a training succeeded without a model"))?;
+        return Ok(Finished { model, sequence: None, checkpoints: vec![] });
     };
     let training = sqlx::query!(
         r#"SELECT t.id AS "id: TrainingId", t.name, t.model_id AS "model_id: ModelId", t.config AS "config: Json<TrainingConfig>",
@@ -524,7 +553,5 @@ pub async fn finish(pool: &PgPool, storage: &Storage, claim: &Claim, adapter: Ne
         .fetch_all(&mut *tx)
         .await?;
     tx.commit().await?;
-    event::announce(pool, claim.job, sequence).await;
-    storage.discard(checkpoints).await;
-    Ok(model.id)
+    Ok(Finished { model: model.id, sequence: Some(sequence), checkpoints })
 }
