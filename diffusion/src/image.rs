@@ -14,22 +14,23 @@ const MEMORY: u64 = 512 << 20;
 
 /// Reads a PNG, JPEG or WebP file, whatever its name ends with. Transparent pictures are put on white.
 pub fn read(path: &Path) -> Result<RgbImage> {
-    let mut reader = ImageReader::open(path)
-        .and_then(|reader| reader.with_guessed_format())
-        .map_err(Error::file(path))?;
+    let mut reader =
+        ImageReader::open(path).and_then(|reader| reader.with_guessed_format()).map_err(Error::file(path))?;
     let mut limits = Limits::default();
     limits.max_image_width = Some(LONGEST_SIDE);
     limits.max_image_height = Some(LONGEST_SIDE);
     limits.max_alloc = Some(MEMORY);
     reader.limits(limits);
-    let picture = reader.decode().map_err(|error| Error::malformed(path, format!("not a readable picture: {error}")))?;
+    let picture =
+        reader.decode().map_err(|error| Error::malformed(path, format!("not a readable picture: {error}")))?;
     Ok(if picture.color().has_alpha() { on_white(&picture.to_rgba8()) } else { picture.to_rgb8() })
 }
 
 fn on_white(picture: &RgbaImage) -> RgbImage {
     RgbImage::from_fn(picture.width(), picture.height(), |x, y| {
         let [red, green, blue, alpha] = picture.get_pixel(x, y).0;
-        let over = |value: u8| ((u32::from(value) * u32::from(alpha) + 255 * (255 - u32::from(alpha)) + 127) / 255) as u8;
+        let over =
+            |value: u8| ((u32::from(value) * u32::from(alpha) + 255 * (255 - u32::from(alpha)) + 127) / 255) as u8;
         Rgb([over(red), over(green), over(blue)])
     })
 }

@@ -144,7 +144,9 @@ impl Header {
         }
         let length = u64::from_le_bytes(start);
         if length > HEADER_LIMIT {
-            return Err(refused(format!("not a safetensors file: a header of {length} bytes (at most {HEADER_LIMIT})")));
+            return Err(refused(format!(
+                "not a safetensors file: a header of {length} bytes (at most {HEADER_LIMIT})"
+            )));
         }
         if length > size - 8 {
             return Err(refused(format!("the file ends within its header: {size} bytes of {}", length + 8)));

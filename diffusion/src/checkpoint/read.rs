@@ -150,10 +150,12 @@ impl Checkpoint {
             read(piece, entry.start + at as u64)?;
             match entry.kind {
                 Kind::F32 => values.extend(piece.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b))),
-                Kind::BF16 => values.extend(piece.as_chunks().0.iter().map(|b| {
-                    f32::from_bits(u32::from(u16::from_le_bytes(*b)) << 16)
-                })),
-                Kind::F16 => values.extend(piece.as_chunks().0.iter().map(|b| burn::tensor::f16::from_le_bytes(*b).to_f32())),
+                Kind::BF16 => values.extend(
+                    piece.as_chunks().0.iter().map(|b| f32::from_bits(u32::from(u16::from_le_bytes(*b)) << 16)),
+                ),
+                Kind::F16 => {
+                    values.extend(piece.as_chunks().0.iter().map(|b| burn::tensor::f16::from_le_bytes(*b).to_f32()))
+                }
                 kind => return Err(self.unreadable(name, kind)),
             }
         }

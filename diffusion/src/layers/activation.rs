@@ -1,15 +1,40 @@
 //! Activations that Burn has only in a slower form.
 
 use burn::prelude::*;
-use burn::tensor::activation::sigmoid;
 
 /// The tanh form of GELU ([Hendrycks and Gimpel 2016](https://arxiv.org/abs/1606.08415)), element by element.
 ///
-/// Written as `x·σ(2√(2/π)·(x + 0.044715·x³))`, which is the same function by `½(1 + tanh u) = σ(2u)`, and needs one
-/// transcendental pass and no power.
+/// Written as `x / (1 + e^(−2√(2/π)·(x + 0.044715·x³)))`, which is the same function by `½(1 + tanh u) = σ(2u)`, and needs one
+/// exponential and no power.
 pub fn gelu_tanh<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     const LINEAR: f64 = 2.0 * std::f64::consts::FRAC_2_SQRT_PI * std::f64::consts::FRAC_1_SQRT_2;
     const CUBIC: f64 = LINEAR * 0.044715;
-    let slope = x.clone().square() * CUBIC + LINEAR;
-    x.clone() * sigmoid(x * slope)
+    /// Beyond this the value is 0 to f32 anyway, and the exponential would overflow and spoil the gradient.
+    const FLAT: f64 = 80.0;
+    let slope = x.clone() * x.clone() * -CUBIC - LINEAR;
+    let exponent = (x.clone() * slope).clamp_max(FLAT);
+    x / (exponent.exp() + 1.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_the_tanh_form_and_flat_far_out() {
+        let device = Device::flex().autodiff();
+        let points = [-100.0f32, -20.0, -3.0, -0.5, 0.0, 0.7, 4.0, 100.0];
+        let x = Tensor::<1>::from_data(TensorData::from(points), &device).require_grad();
+        let y = gelu_tanh(x.clone());
+        let slopes: Vec<f32> = x.grad(&y.clone().sum().backward()).unwrap().into_data().try_to_vec().unwrap();
+        let values: Vec<f32> = y.inner().into_data().try_to_vec().unwrap();
+        for ((x, y), slope) in points.iter().zip(values).zip(slopes) {
+            let value =
+                |x: f64| 0.5 * x * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3))).tanh());
+            let x = f64::from(*x);
+            assert!((value(x) - f64::from(y)).abs() < 1e-6 * x.abs().max(1.0), "{x}: {y}");
+            let wanted = (value(x + 1e-5) - value(x - 1e-5)) / 2e-5;
+            assert!((wanted - f64::from(slope)).abs() < 1e-5, "{x}: slope {slope}");
+        }
+    }
 }

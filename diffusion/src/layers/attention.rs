@@ -2,15 +2,49 @@
 //! networks, since each paper places them differently.
 
 use burn::prelude::*;
+use burn::tensor::DType;
 use burn::tensor::ops::AttentionModuleOptions;
+
+/// Scores of at most this many values are kept whole on the way (64 MiB in f32); above it, Burn's own kernel goes tile by
+/// tile.
+const WHOLE_SCORES: usize = 1 << 24;
 
 /// `softmax(q·kᵀ·scale + bias)·v` ([Vaswani et al. 2017](https://arxiv.org/abs/1706.03762)).
 ///
 /// `query`, `key`, `value`: `[batch, heads, length, head]`; `bias`, if any, broadcasts to `[batch, heads, queries, keys]`;
-/// `scale` is 1/√head unless given (T5 uses 1).
-pub fn attention(query: Tensor<4>, key: Tensor<4>, value: Tensor<4>, bias: Option<Tensor<4>>, scale: Option<f64>) -> Tensor<4> {
+/// `scale` is 1/√head unless given (T5 uses 1). No row may be masked as a whole.
+pub fn attention(
+    query: Tensor<4>,
+    key: Tensor<4>,
+    value: Tensor<4>,
+    bias: Option<Tensor<4>>,
+    scale: Option<f64>,
+) -> Tensor<4> {
+    let [batch, heads, queries, head] = query.dims();
+    let [_, _, keys, _] = key.dims();
+    // Burn differentiates its kernel by way of the same scores, with more passes over them.
+    let learns = query.is_autodiff() || key.is_autodiff() || value.is_autodiff();
+    if learns || batch * heads * queries * keys <= WHOLE_SCORES {
+        let scale = scale.unwrap_or_else(|| (head as f64).powf(-0.5));
+        return by_scores(query * scale, key, value, bias);
+    }
     let options = AttentionModuleOptions { scale, ..Default::default() };
     burn::tensor::module::attention(query, key, value, None, bias, options)
+}
+
+/// Divides by the sums of the softmax at the end, where a row has `head` values instead of one for each key. The softmax is
+/// f32 whatever the dtype.
+fn by_scores(query: Tensor<4>, key: Tensor<4>, value: Tensor<4>, bias: Option<Tensor<4>>) -> Tensor<4> {
+    let dtype = value.dtype();
+    let mut scores = query.matmul(key.swap_dims(2, 3)).cast(DType::F32);
+    if let Some(bias) = bias {
+        scores = scores + bias.cast(DType::F32);
+    }
+    // A constant for each row, so no gradient flows through it.
+    let highest = scores.clone().detach().max_dim(3);
+    let weights = (scores - highest).exp();
+    let sums = weights.clone().sum_dim(3);
+    (weights.cast(dtype).matmul(value).cast(DType::F32) / sums).cast(dtype)
 }
 
 /// `[batch, length, heads·head]` → `[batch, heads, length, head]`

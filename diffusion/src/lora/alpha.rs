@@ -37,14 +37,15 @@ impl AlphaRule {
     pub fn read(path: &Path, header: &BTreeMap<String, String>, has_tensors: bool) -> Result<Self> {
         let broken = |what: &str, error: serde_json::Error| Error::malformed(path, format!("{what}: {error}"));
         if let Some(text) = header.get("lora_adapter_metadata") {
-            let fields: Map<String, Value> = serde_json::from_str(text).map_err(|e| broken("lora_adapter_metadata", e))?;
+            let fields: Map<String, Value> =
+                serde_json::from_str(text).map_err(|e| broken("lora_adapter_metadata", e))?;
             // diffusers prefixes each field with the model's part
             let own = fields.into_iter().map(|(name, value)| match name.strip_prefix("transformer.") {
                 Some(rest) => (rest.to_owned(), value),
                 None => (name, value),
             });
-            let config = serde_json::from_value(Value::Object(own.collect()))
-                .map_err(|e| broken("lora_adapter_metadata", e))?;
+            let config =
+                serde_json::from_value(Value::Object(own.collect())).map_err(|e| broken("lora_adapter_metadata", e))?;
             return Ok(Self::peft(config, "lora_adapter_metadata"));
         }
         let beside = path.with_file_name("adapter_config.json");
@@ -105,7 +106,8 @@ mod tests {
 
     #[test]
     fn the_header_of_diffusers_is_read_with_its_prefix() {
-        let text = r#"{"transformer.r": 3, "transformer.lora_alpha": 6, "transformer.alpha_pattern": {"attn.to_q": 3}}"#;
+        let text =
+            r#"{"transformer.r": 3, "transformer.lora_alpha": 6, "transformer.alpha_pattern": {"attn.to_q": 3}}"#;
         let rule = rule(&[("lora_adapter_metadata", text)], false);
         assert_eq!(rule.scale("transformer_blocks.0.attn.to_k", 3, None), 2.0);
         assert_eq!(rule.scale("transformer_blocks.0.attn.to_q", 3, None), 1.0);

@@ -40,11 +40,8 @@ pub fn attach(
         if !scale.is_finite() {
             return Err(Error::Invalid(format!("{scale} is no scale for an adapter")));
         }
-        let mut report = MatchReport {
-            matched: 0,
-            unmatched: file.others().to_vec(),
-            alpha_source: file.alpha_source().to_owned(),
-        };
+        let mut report =
+            MatchReport { matched: 0, unmatched: file.others().to_vec(), alpha_source: file.alpha_source().to_owned() };
         for (path, update) in file.updates() {
             if sizes.get(path) == Some(&[update.outputs, update.inputs]) {
                 branches.entry(path).or_default().push(branch(update, *scale, device));

@@ -59,9 +59,12 @@ impl LoraFile {
                     others.insert(layer);
                 }
                 Key::Flux { layer, part } => {
-                    let parts = layers
-                        .entry(layer.name.clone())
-                        .or_insert_with(|| Parts { layer, down: None, up: None, alpha: None });
+                    let parts = layers.entry(layer.name.clone()).or_insert_with(|| Parts {
+                        layer,
+                        down: None,
+                        up: None,
+                        alpha: None,
+                    });
                     let place = match part {
                         Part::Down => &mut parts.down,
                         Part::Up => &mut parts.up,
@@ -112,7 +115,9 @@ fn read(path: &Path, file: &Checkpoint, parts: &Parts, rule: &AlphaRule) -> Resu
         return Err(refused(format!("the factors are no matrices: {down_shape:?} and {up_shape:?}")));
     };
     if rank != up_rank || !(1..=HIGHEST_RANK).contains(&rank) {
-        return Err(refused(format!("the ranks of its factors are {rank} and {up_rank}; 1 to {HIGHEST_RANK} is possible")));
+        return Err(refused(format!(
+            "the ranks of its factors are {rank} and {up_rank}; 1 to {HIGHEST_RANK} is possible"
+        )));
     }
     let (down, up) = (file.read_f32(down)?, file.read_f32(up)?);
     if down.iter().chain(&up).any(|value| !value.is_finite()) {

@@ -141,7 +141,8 @@ fn flat_to_dotted_original(flat: &str) -> Option<String> {
 
 /// `transformer_blocks_0_attn_to_q` → `transformer_blocks.0.attn.to_q`
 fn flat_to_dotted_diffusers(flat: &str) -> Option<String> {
-    let Some((block, number, rest)) = split_block(flat, &["single_transformer_blocks_", "transformer_blocks_"], '_') else {
+    let Some((block, number, rest)) = split_block(flat, &["single_transformer_blocks_", "transformer_blocks_"], '_')
+    else {
         let (_, ours) = ORIGINAL_TOP.iter().find(|(_, ours)| ours.replace('.', "_") == flat)?;
         return Some((*ours).to_owned());
     };
@@ -243,7 +244,11 @@ fn diffusers(dotted: &str) -> Option<Vec<(String, Share)>> {
 }
 
 /// `(prefix, number, rest)` of `prefix number separator rest`.
-fn split_block<'a>(name: &'a str, prefixes: &[&'static str], separator: char) -> Option<(&'static str, usize, &'a str)> {
+fn split_block<'a>(
+    name: &'a str,
+    prefixes: &[&'static str],
+    separator: char,
+) -> Option<(&'static str, usize, &'a str)> {
     let (prefix, rest) = prefixes.iter().find_map(|prefix| Some((*prefix, name.strip_prefix(prefix)?)))?;
     let (number, rest) = rest.split_once(separator)?;
     Some((prefix, number.parse().ok().filter(|n: &usize| n.to_string() == number)?, rest))
@@ -288,13 +293,19 @@ mod tests {
         let (targets, part) = flux("lora_unet_double_blocks_0_txt_attn_qkv.lora_up.weight");
         assert_eq!(part, Part::Up);
         let third = |from| Share::Parts { from, count: 1, of: 3 };
-        assert_eq!(targets, [
-            ("transformer_blocks.0.attn.add_q_proj".to_owned(), third(0)),
-            ("transformer_blocks.0.attn.add_k_proj".to_owned(), third(1)),
-            ("transformer_blocks.0.attn.add_v_proj".to_owned(), third(2)),
-        ]);
+        assert_eq!(
+            targets,
+            [
+                ("transformer_blocks.0.attn.add_q_proj".to_owned(), third(0)),
+                ("transformer_blocks.0.attn.add_k_proj".to_owned(), third(1)),
+                ("transformer_blocks.0.attn.add_v_proj".to_owned(), third(2)),
+            ]
+        );
         let (targets, _) = flux("diffusion_model.single_blocks.37.linear1.lora_B.weight");
-        assert_eq!(targets[3], ("single_transformer_blocks.37.proj_mlp".to_owned(), Share::Parts { from: 3, count: 4, of: 7 }));
+        assert_eq!(
+            targets[3],
+            ("single_transformer_blocks.37.proj_mlp".to_owned(), Share::Parts { from: 3, count: 4, of: 7 })
+        );
     }
 
     #[test]

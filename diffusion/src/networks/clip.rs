@@ -131,9 +131,7 @@ impl ClipTextModel {
     /// An encoder to load or to train.
     pub fn new(config: &Config, device: &Device) -> Self {
         let width = config.hidden_size;
-        let layers = (0..config.num_hidden_layers)
-            .map(|_| EncoderLayer::new(config, device))
-            .collect();
+        let layers = (0..config.num_hidden_layers).map(|_| EncoderLayer::new(config, device)).collect();
         Self {
             text_model: TextTransformer {
                 embeddings: Embeddings {
@@ -174,8 +172,8 @@ impl TextTransformer {
         let positions = Tensor::<1, Int>::arange(0..length as i64, device).unsqueeze::<2>();
 
         // [batch, length, hidden]; positions are shared by the batch
-        let mut hidden = self.embeddings.token_embedding.forward(tokens)
-            + self.embeddings.position_embedding.forward(positions);
+        let mut hidden =
+            self.embeddings.token_embedding.forward(tokens) + self.embeddings.position_embedding.forward(positions);
         // [1, 1, length, length]: −∞ wherever a token would see a later one
         let causal = causal_bias(length, device).cast(hidden.dtype());
         for layer in &self.encoder.layers {
@@ -185,17 +183,10 @@ impl TextTransformer {
 
         let rows = ids.iter().enumerate().map(|(row, prompt)| {
             let end = end_position(prompt, self.eos_token_id);
-            last_hidden_state
-                .clone()
-                .narrow(0, row, 1)
-                .narrow(1, end, 1)
-                .squeeze_dim::<2>(1)
+            last_hidden_state.clone().narrow(0, row, 1).narrow(1, end, 1).squeeze_dim::<2>(1)
         });
         let pooled = Tensor::cat(rows.collect(), 0);
-        ClipOutput {
-            last_hidden_state,
-            pooled,
-        }
+        ClipOutput { last_hidden_state, pooled }
     }
 }
 
@@ -212,23 +203,12 @@ fn end_position(prompt: &[i64], eos_token_id: i64) -> usize {
         }
         best
     };
-    if eos_token_id == 2 {
-        first_highest(&|id| id)
-    } else {
-        first_highest(&|id| i64::from(id == eos_token_id))
-    }
+    if eos_token_id == 2 { first_highest(&|id| id) } else { first_highest(&|id| i64::from(id == eos_token_id)) }
 }
 
 fn causal_bias(length: usize, device: &Device) -> Tensor<4> {
-    let values: Vec<f32> = (0..length * length)
-        .map(|at| {
-            if at % length > at / length {
-                f32::NEG_INFINITY
-            } else {
-                0.0
-            }
-        })
-        .collect();
+    let values: Vec<f32> =
+        (0..length * length).map(|at| if at % length > at / length { f32::NEG_INFINITY } else { 0.0 }).collect();
     Tensor::from_data(TensorData::new(values, [1, 1, length, length]), device)
 }
 
@@ -245,11 +225,7 @@ impl EncoderLayer {
                 heads: config.num_attention_heads,
             },
             layer_norm1: LayerNorm::new(width, config.layer_norm_eps, device),
-            mlp: Mlp {
-                fc1: linear(width, inner),
-                fc2: linear(inner, width),
-                activation: config.hidden_act,
-            },
+            mlp: Mlp { fc1: linear(width, inner), fc2: linear(inner, width), activation: config.hidden_act },
             layer_norm2: LayerNorm::new(width, config.layer_norm_eps, device),
         }
     }

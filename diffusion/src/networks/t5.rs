@@ -122,15 +122,10 @@ struct FeedForward {
 impl T5Encoder {
     /// An encoder to load or to train.
     pub fn new(config: &Config, device: &Device) -> Self {
-        let block = (0..config.num_layers)
-            .map(|index| Block::new(config, index == 0, device))
-            .collect();
+        let block = (0..config.num_layers).map(|index| Block::new(config, index == 0, device)).collect();
         Self {
             shared: Embedding::new(config.vocab_size, config.d_model, device),
-            encoder: Stack {
-                block,
-                final_layer_norm: RmsNorm::new(config.d_model, config.layer_norm_epsilon, device),
-            },
+            encoder: Stack { block, final_layer_norm: RmsNorm::new(config.d_model, config.layer_norm_epsilon, device) },
         }
     }
 
@@ -148,11 +143,8 @@ impl T5Encoder {
         let flat: Vec<i64> = ids.iter().flatten().copied().collect();
         let tokens = Tensor::<2, Int>::from_data(TensorData::new(flat, [batch, length]), device);
         let mut hidden = self.shared.forward(tokens);
-        let bias = self
-            .encoder
-            .block
-            .iter()
-            .find_map(|block| block.layer.0.SelfAttention.position_bias(length, device));
+        let bias =
+            self.encoder.block.iter().find_map(|block| block.layer.0.SelfAttention.position_bias(length, device));
         for block in &self.encoder.block {
             hidden = block.forward(hidden, bias.clone());
         }
@@ -182,14 +174,8 @@ impl Block {
         let norm = || RmsNorm::new(width, config.layer_norm_epsilon, device);
         Self {
             layer: (
-                AttentionLayer {
-                    SelfAttention: attention,
-                    layer_norm: norm(),
-                },
-                FeedForwardLayer {
-                    DenseReluDense: feed_forward,
-                    layer_norm: norm(),
-                },
+                AttentionLayer { SelfAttention: attention, layer_norm: norm() },
+                FeedForwardLayer { DenseReluDense: feed_forward, layer_norm: norm() },
             ),
         }
     }
@@ -214,8 +200,7 @@ impl SelfAttention {
                 bucket(key as i64 - query as i64, buckets, self.max_distance) as i64
             })
             .collect();
-        let indices =
-            Tensor::<2, Int>::from_data(TensorData::new(indices, [length, length]), device);
+        let indices = Tensor::<2, Int>::from_data(TensorData::new(indices, [length, length]), device);
         // [query, key, heads] → [1, heads, query, key]
         Some(table.forward(indices).permute([2, 0, 1]).unsqueeze::<4>())
     }
@@ -241,9 +226,8 @@ fn bucket(distance: i64, buckets: usize, max_distance: usize) -> usize {
         return side + steps;
     }
     // f32 as in the reference, so that a boundary falls on the same side
-    let ratio = (steps as f32 / exact as f32).ln()
-        / (max_distance as f64 / exact as f64).ln() as f32
-        * (half - exact) as f32;
+    let ratio =
+        (steps as f32 / exact as f32).ln() / (max_distance as f64 / exact as f64).ln() as f32 * (half - exact) as f32;
     side + (exact + ratio as usize).min(half - 1)
 }
 

@@ -4,9 +4,9 @@
 use std::ops::ControlFlow;
 use std::path::Path;
 
+use ::image::RgbImage;
 use burn::prelude::*;
 use burn::tensor::DType;
-use ::image::RgbImage;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -129,7 +129,8 @@ impl FluxPipeline {
         let t5_tokenizer = T5Tokenizer::load(&folder.join("tokenizer_2"))?;
         check_sizes(folder, &transformer_config, &clip_config, &t5_config, &vae_config, &clip_tokenizer)?;
 
-        let clip = ClipTextModel::new(&clip_config, device).load(Checkpoint::open(&folder.join("text_encoder"))?, dtype)?;
+        let clip =
+            ClipTextModel::new(&clip_config, device).load(Checkpoint::open(&folder.join("text_encoder"))?, dtype)?;
         let t5 = T5Encoder::new(&t5_config, device).load(Checkpoint::open(&folder.join("text_encoder_2"))?, dtype)?;
         let transformer = checkpoint::load_strict(
             FluxTransformer::new(&transformer_config, device),
@@ -296,20 +297,23 @@ impl FluxPipeline {
 /// `[batch, rows · columns, 4 · channels]`.
 pub fn pack(latents: Tensor<4>) -> Tensor<3> {
     let [batch, channels, height, width] = latents.dims();
-    latents
-        .reshape([batch, channels, height / 2, 2, width / 2, 2])
-        .permute([0, 2, 4, 1, 3, 5])
-        .reshape([batch, height * width / 4, 4 * channels])
+    latents.reshape([batch, channels, height / 2, 2, width / 2, 2]).permute([0, 2, 4, 1, 3, 5]).reshape([
+        batch,
+        height * width / 4,
+        4 * channels,
+    ])
 }
 
 /// The inverse of [`pack`].
 pub fn unpack(tokens: Tensor<3>, rows: usize, columns: usize) -> Tensor<4> {
     let [batch, _, wide] = tokens.dims();
     let channels = wide / 4;
-    tokens
-        .reshape([batch, rows, columns, channels, 2, 2])
-        .permute([0, 3, 1, 4, 2, 5])
-        .reshape([batch, channels, 2 * rows, 2 * columns])
+    tokens.reshape([batch, rows, columns, channels, 2, 2]).permute([0, 3, 1, 4, 2, 5]).reshape([
+        batch,
+        channels,
+        2 * rows,
+        2 * columns,
+    ])
 }
 
 fn check_class(folder: &Path) -> Result<()> {
@@ -339,7 +343,11 @@ fn check_sizes(
     t5.check()?;
     vae.check()?;
     let pairs = [
-        ("CLIP's width and the transformer's pooled_projection_dim", clip.hidden_size, transformer.pooled_projection_dim),
+        (
+            "CLIP's width and the transformer's pooled_projection_dim",
+            clip.hidden_size,
+            transformer.pooled_projection_dim,
+        ),
         ("T5's width and the transformer's joint_attention_dim", t5.d_model, transformer.joint_attention_dim),
         ("four latent channels and the transformer's in_channels", 4 * vae.latent_channels, transformer.in_channels),
         ("the transformer's in_channels and its output", transformer.in_channels, transformer.outputs()),
@@ -376,9 +384,9 @@ mod tests {
         let tokens = pack(latents);
         assert_eq!(tokens.dims(), [2, 6, 12]);
         // the first token holds the upper left square of each channel
-        let first: Vec<f32> = tokens.clone().narrow(0, 0, 1).narrow(1, 0, 1).into_data().to_vec().unwrap();
+        let first: Vec<f32> = tokens.clone().narrow(0, 0, 1).narrow(1, 0, 1).into_data().try_to_vec().unwrap();
         assert_eq!(first[..8], [0., 1., 6., 7., 24., 25., 30., 31.]);
-        let back: Vec<f32> = unpack(tokens, 2, 3).into_data().to_vec().unwrap();
+        let back: Vec<f32> = unpack(tokens, 2, 3).into_data().try_to_vec().unwrap();
         assert_eq!(back, values);
     }
 }

@@ -16,8 +16,7 @@ use crate::{Error, Result};
 /// What CLIP's text encoder was trained with.
 const LENGTH: usize = 77;
 /// Words, digits and runs of punctuation, each with its leading space dropped.
-const WORDS: &str =
-    r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+";
+const WORDS: &str = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+";
 
 /// Text to the ids that the CLIP text encoder reads: start, words, end, padding.
 #[derive(Debug, Clone)]
@@ -59,7 +58,8 @@ fn from_vocabulary(folder: &Path, settings: &Settings) -> Result<Tokenizer> {
             None => Err(Error::malformed(&vocab_path, format!("the token {text:?} is missing"))),
         }
     };
-    let (start, end) = (special(&settings.bos_token, "<|startoftext|>")?, special(&settings.eos_token, "<|endoftext|>")?);
+    let (start, end) =
+        (special(&settings.bos_token, "<|startoftext|>")?, special(&settings.eos_token, "<|endoftext|>")?);
     let (unknown, _) = special(&settings.unk_token, "<|endoftext|>")?;
     let added = [start.0.clone(), end.0.clone()].map(|text| AddedToken::from(text, true));
 
@@ -76,10 +76,7 @@ fn from_vocabulary(folder: &Path, settings: &Settings) -> Result<Tokenizer> {
     let mut tokenizer = Tokenizer::new(model);
     tokenizer
         .with_normalizer(Some(Normalizers::new(vec![NFC.into(), spaces.into(), Lowercase.into()])))
-        .with_pre_tokenizer(Some(PreTokenizers::new(vec![
-            words.into(),
-            ByteLevel::new(false, true, true).into(),
-        ])))
+        .with_pre_tokenizer(Some(PreTokenizers::new(vec![words.into(), ByteLevel::new(false, true, true).into()])))
         .with_post_processor(Some(RobertaProcessing::new(end, start).trim_offsets(false).add_prefix_space(false)));
     tokenizer.add_special_tokens(&added);
     Ok(tokenizer)
@@ -103,7 +100,8 @@ mod tests {
     /// A vocabulary that knows the letters of "fox" and two merges.
     fn folder() -> tempfile::TempDir {
         let folder = tempfile::tempdir().unwrap();
-        let vocab = r#"{"f":0,"o":1,"x":2,"x</w>":3,"!</w>":4,"fo":5,"fox</w>":6,"<|startoftext|>":7,"<|endoftext|>":8}"#;
+        let vocab =
+            r#"{"f":0,"o":1,"x":2,"x</w>":3,"!</w>":4,"fo":5,"fox</w>":6,"<|startoftext|>":7,"<|endoftext|>":8}"#;
         std::fs::write(folder.path().join("vocab.json"), vocab).unwrap();
         std::fs::write(folder.path().join("merges.txt"), "#version: 0.2\nf o\nfo x</w>\n").unwrap();
         std::fs::write(folder.path().join("tokenizer_config.json"), r#"{"model_max_length": 6}"#).unwrap();

@@ -52,9 +52,9 @@ struct FixedLength {
 
 impl FixedLength {
     fn new(mut tokenizer: Tokenizer, pad_token: &str, length: usize, path: &Path) -> Result<Self> {
-        let pad_id = tokenizer
-            .token_to_id(pad_token)
-            .ok_or_else(|| Error::malformed(path, format!("the padding token {pad_token:?} is not in the vocabulary")))?;
+        let pad_id = tokenizer.token_to_id(pad_token).ok_or_else(|| {
+            Error::malformed(path, format!("the padding token {pad_token:?} is not in the vocabulary"))
+        })?;
         let truncation = TruncationParams { max_length: length, ..Default::default() };
         tokenizer
             .with_truncation(Some(truncation))

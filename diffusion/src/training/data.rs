@@ -102,7 +102,12 @@ impl Cache {
             hidden.push(prompt.hidden.clone());
             pooled.push(prompt.pooled.clone());
         }
-        Batch { bucket, latents: Tensor::cat(latents, 0), hidden: Tensor::cat(hidden, 0), pooled: Tensor::cat(pooled, 0) }
+        Batch {
+            bucket,
+            latents: Tensor::cat(latents, 0),
+            hidden: Tensor::cat(hidden, 0),
+            pooled: Tensor::cat(pooled, 0),
+        }
     }
 }
 

@@ -22,10 +22,20 @@ use crate::{Error, Result};
 
 /// Branches hang on the layers whose paths end so, in double and single blocks.
 const TARGETS: [&str; 14] = [
-    "attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0",
-    "attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out",
-    "ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2",
-    "proj_mlp", "proj_out",
+    "attn.to_q",
+    "attn.to_k",
+    "attn.to_v",
+    "attn.to_out.0",
+    "attn.add_q_proj",
+    "attn.add_k_proj",
+    "attn.add_v_proj",
+    "attn.to_add_out",
+    "ff.net.0.proj",
+    "ff.net.2",
+    "ff_context.net.0.proj",
+    "ff_context.net.2",
+    "proj_mlp",
+    "proj_out",
 ];
 /// What a distilled model is told while it learns: the value that means "no guidance".
 const GUIDANCE: f32 = 1.0;
@@ -110,12 +120,7 @@ impl LoraTrainingConfig {
 impl LoraTrainer {
     /// Loads the base model, encodes the examples once, and hangs fresh branches on the transformer: A uniform within
     /// ±1/√in, B zero, so that the first step sees the base unchanged.
-    pub fn new(
-        base: &Path,
-        examples: &[TrainingExample],
-        config: LoraTrainingConfig,
-        device: &Device,
-    ) -> Result<Self> {
+    pub fn new(base: &Path, examples: &[TrainingExample], config: LoraTrainingConfig, device: &Device) -> Result<Self> {
         config.check()?;
         let pipeline = FluxPipeline::load(base, device)?;
         let captioned: Vec<_> =
@@ -327,7 +332,8 @@ impl Iterator for LoraTrainer {
 
 /// The layers that are adapted, with their paths.
 fn targets(transformer: &mut FluxTransformer) -> Vec<(String, &mut Linear)> {
-    let wanted = |path: &str| path.contains("transformer_blocks.") && TARGETS.iter().any(|target| path.ends_with(target));
+    let wanted =
+        |path: &str| path.contains("transformer_blocks.") && TARGETS.iter().any(|target| path.ends_with(target));
     transformer.linears().into_iter().filter(|(path, _)| wanted(path)).collect()
 }
 
