@@ -1,0 +1,79 @@
+//! Pictures appear once, whole, and from the attempt that holds the lease.
+
+use domain::artifact::NewArtifact;
+use domain::generation::{self, GenerationRequest};
+use domain::job::{Claim, JobStatus};
+use domain::{Error, StorageKey};
+
+use super::{MD5, SHA256, World};
+
+fn pictures(claim: &Claim, count: i32) -> Vec<NewArtifact> {
+    let picture = |position| NewArtifact {
+        position,
+        storage_key: StorageKey::Artifact { job: claim.job, epoch: claim.epoch, position, extension: "png" }.to_string(),
+        media_type: "image/png".to_owned(),
+        width: Some(64),
+        height: Some(64),
+        bytes: 100,
+        sha256: SHA256.to_owned(),
+        md5: MD5.to_owned(),
+        seed: Some(7 + i64::from(position)),
+    };
+    (0..count).map(picture).collect()
+}
+
+fn request() -> GenerationRequest {
+    serde_json::from_value(serde_json::json!({ "prompt": "a fox", "num_images": 2, "seed": 7 })).unwrap()
+}
+
+#[tokio::test]
+async fn they_come_with_success_and_a_lost_reply_doubles_nothing() {
+    let world = World::new().await;
+    let created = generation::create(world.pool(), &world.catalog, request()).await.unwrap();
+    let claim = world.claim().await;
+    let work = generation::load_work(world.pool(), &claim).await.unwrap();
+    assert_eq!((work.id, work.seed, work.params.num_images), (created.id, 7, 2));
+    assert_eq!(work.base.name, "ember");
+
+    let warnings = ["the LoRA matches in part".to_owned()];
+    generation::finish(world.pool(), &claim, pictures(&claim, 2), &warnings).await.unwrap();
+    // As if the reply to the commit had been lost.
+    generation::finish(world.pool(), &claim, pictures(&claim, 2), &warnings).await.unwrap();
+
+    assert_eq!(world.count("SELECT count(*) FROM artifacts").await, 2);
+    assert_eq!(world.count("SELECT count(*) FROM job_events WHERE kind = 'succeeded'").await, 1);
+    let seen = generation::get(world.pool(), created.id).await.unwrap();
+    assert_eq!(seen.report.status, JobStatus::Succeeded);
+}
+
+#[tokio::test]
+async fn a_stale_attempt_leaves_nothing() {
+    let world = World::new().await;
+    generation::create(world.pool(), &world.catalog, request()).await.unwrap();
+    let stale = world.claim().await;
+    let current = world.take_over(&stale).await;
+    for _ in 0..2 {
+        let told = generation::finish(world.pool(), &stale, pictures(&stale, 2), &[]).await;
+        assert!(matches!(told, Err(Error::LeaseLost)), "{told:?}");
+    }
+    assert_eq!(world.count("SELECT count(*) FROM artifacts").await, 0);
+    generation::finish(world.pool(), &current, pictures(&current, 2), &[]).await.unwrap();
+    let told = generation::finish(world.pool(), &stale, pictures(&stale, 2), &[]).await;
+    assert!(matches!(told, Err(Error::LeaseLost)), "{told:?}");
+    assert_eq!(world.count("SELECT count(*) FROM artifacts WHERE epoch = 2").await, 2);
+    assert_eq!(world.count("SELECT count(*) FROM artifacts").await, 2);
+}
+
+#[tokio::test]
+async fn results_that_cannot_be_written_make_no_success() {
+    let world = World::new().await;
+    let created = generation::create(world.pool(), &world.catalog, request()).await.unwrap();
+    let claim = world.claim().await;
+    let mut twice = pictures(&claim, 2);
+    twice[1].position = 0;
+    assert!(generation::finish(world.pool(), &claim, twice, &[]).await.is_err());
+    let seen = generation::get(world.pool(), created.id).await.unwrap();
+    assert_eq!(seen.report.status, JobStatus::Running);
+    assert_eq!(world.count("SELECT count(*) FROM artifacts").await, 0);
+    generation::finish(world.pool(), &claim, pictures(&claim, 2), &[]).await.unwrap();
+}

@@ -1,0 +1,90 @@
+//! Checkpoints from which another attempt goes on, and the LoRA that appears as model and artifact at once.
+
+use domain::job::{Claim, JobStatus};
+use domain::training::{self, NewAdapter, NewCheckpoint, TrainingRequest};
+use domain::{Error, StorageKey, TrainingId, model};
+
+use super::{MD5, SHA256, World};
+
+fn request(world: &World, name: &str) -> TrainingRequest {
+    serde_json::from_value(serde_json::json!({ "name": name, "dataset": world.dataset, "steps": 30, "trigger_word": "clay" })).unwrap()
+}
+
+fn adapter(claim: &Claim) -> NewAdapter {
+    let key = StorageKey::Artifact { job: claim.job, epoch: claim.epoch, position: 0, extension: "safetensors" };
+    NewAdapter { storage_key: key.to_string(), bytes: 100, sha256: SHA256.to_owned(), md5: MD5.to_owned() }
+}
+
+async fn checkpoint(world: &World, training: TrainingId, claim: &Claim, step: i32) -> domain::Result<String> {
+    let storage_key = StorageKey::TrainingCheckpoint { training, epoch: claim.epoch, step }.to_string();
+    world.put(&storage_key).await;
+    let row = NewCheckpoint { step, storage_key: storage_key.clone(), sha256: SHA256.to_owned(), bytes: 5 };
+    training::add_checkpoint(world.pool(), &world.storage, claim, row).await?;
+    Ok(storage_key)
+}
+
+#[tokio::test]
+async fn another_attempt_goes_on_from_the_highest_checkpoint() {
+    let world = World::new().await;
+    let created = training::create(world.pool(), &world.catalog, request(&world, "clay")).await.unwrap();
+    let first = world.claim().await;
+    let work = training::load_work(world.pool(), &first).await.unwrap();
+    assert_eq!((work.examples.len(), work.config.steps, work.checkpoint.is_none()), (2, 30, true));
+
+    let oldest = checkpoint(&world, created.id, &first, 5).await.unwrap();
+    checkpoint(&world, created.id, &first, 10).await.unwrap();
+    checkpoint(&world, created.id, &first, 15).await.unwrap();
+    assert!(world.storage.get(&oldest).await.is_err(), "only the last two are kept");
+
+    let second = world.take_over(&first).await;
+    let resumed = training::load_work(world.pool(), &second).await.unwrap().checkpoint.unwrap();
+    assert_eq!((resumed.step, resumed.epoch), (15, 1));
+    // The first attempt wakes up and goes on writing: nobody sees it.
+    let told = checkpoint(&world, created.id, &first, 20).await;
+    assert!(matches!(told, Err(Error::LeaseLost)), "{told:?}");
+    checkpoint(&world, created.id, &second, 18).await.unwrap();
+    let third = world.take_over(&second).await;
+    let resumed = training::load_work(world.pool(), &third).await.unwrap().checkpoint.unwrap();
+    assert_eq!((resumed.step, resumed.epoch), (18, 2));
+}
+
+#[tokio::test]
+async fn the_lora_appears_once_with_success_and_checkpoints_go() {
+    let world = World::new().await;
+    let created = training::create(world.pool(), &world.catalog, request(&world, "clay")).await.unwrap();
+    let stale = world.claim().await;
+    let current = world.take_over(&stale).await;
+    let key = checkpoint(&world, created.id, &current, 10).await.unwrap();
+
+    let told = training::finish(world.pool(), &world.storage, &stale, adapter(&stale), &[]).await;
+    assert!(matches!(told, Err(Error::LeaseLost)), "{told:?}");
+    assert!(matches!(model::get(world.pool(), "clay").await, Err(Error::NotFound { .. })));
+
+    let made = training::finish(world.pool(), &world.storage, &current, adapter(&current), &[]).await.unwrap();
+    // As if the reply to the commit had been lost.
+    assert_eq!(training::finish(world.pool(), &world.storage, &current, adapter(&current), &[]).await.unwrap(), made);
+    assert_eq!(world.count("SELECT count(*) FROM models WHERE kind = 'lora'").await, 1);
+    assert_eq!(world.count("SELECT count(*) FROM artifacts").await, 1);
+    assert_eq!(world.count("SELECT count(*) FROM training_checkpoints").await, 0);
+    assert!(world.storage.get(&key).await.is_err());
+
+    let lora = model::get(world.pool(), "clay").await.unwrap();
+    assert_eq!((lora.id, lora.family.as_str(), lora.trigger_word.as_deref()), (made, "flux", Some("clay")));
+    let seen = training::get(world.pool(), created.id).await.unwrap();
+    assert_eq!(seen.report.status, JobStatus::Succeeded);
+    assert_eq!(seen.output_model.unwrap().id, made);
+}
+
+#[tokio::test]
+async fn a_name_that_was_taken_meanwhile_gets_a_number() {
+    let world = World::new().await;
+    training::create(world.pool(), &world.catalog, request(&world, "clay")).await.unwrap();
+    let claim = world.claim().await;
+    sqlx::query("INSERT INTO models (id, name, kind, family, files, bytes, sha256) VALUES (gen_random_uuid(), 'clay', 'lora', 'flux', '[]', 1, $1)")
+        .bind(SHA256)
+        .execute(world.pool())
+        .await
+        .unwrap();
+    let made = training::finish(world.pool(), &world.storage, &claim, adapter(&claim), &[]).await.unwrap();
+    assert_eq!(model::get(world.pool(), "clay-2").await.unwrap().id, made);
+}
