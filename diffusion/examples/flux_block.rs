@@ -11,6 +11,10 @@ use diffusion::networks::flux::{Config, FluxInput, FluxTransformer};
 use diffusion::noise::Noise;
 use diffusion::training::{Random, initialise};
 
+/// As in the binary.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// (rows, columns) of picture tokens, and text tokens.
 const PICTURE: (usize, usize) = (16, 24);
 const TEXT: usize = 128;

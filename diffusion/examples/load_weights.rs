@@ -14,6 +14,10 @@ use diffusion::FluxPipeline;
 use diffusion::checkpoint::{Checkpoint, load_strict};
 use diffusion::layers::Linear;
 
+/// As in the binary.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 #[derive(Module, Debug)]
 struct Matrices {
     layers: Vec<Linear>,
