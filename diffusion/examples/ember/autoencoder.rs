@@ -62,7 +62,7 @@ pub fn train(concepts: &[Concept], arguments: &Arguments) -> Result<()> {
     let mut random = Random::new(1);
     let mut network = initialise(Autoencoder::new(&config(), &device), 1.0, &mut random);
     if arguments.resume {
-        network = checkpoint::load_strict(network, &Checkpoint::open(&weights(&arguments.out))?, DType::F32, &[])?;
+        network = checkpoint::load_strict(network, &Checkpoint::open(&weights(&arguments.out))?, DType::F32)?;
     }
     println!("{} parameters", network.num_params());
     let mut optimizer = AdamW::new(AdamWConfig::default());

@@ -3,7 +3,9 @@
 
 mod autoencoder;
 mod dataset;
+mod flow;
 mod pyrography;
+mod words;
 
 use std::path::PathBuf;
 
@@ -27,12 +29,30 @@ struct Arguments {
 enum Command {
     /// Trains the autoencoder.
     Autoencoder(autoencoder::Arguments),
+    /// Encodes all pictures and makes the tokenizers.
+    Encode {
+        #[arg(long, default_value = "out/ember")]
+        out: PathBuf,
+    },
+    /// Trains the transformer and the text encoders.
+    Flow(flow::Arguments),
 }
 
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
+    // Everything runs inside the pool: a step has hundreds of short parallel loops, and entering the pool from outside
+    // costs two changes of thread each, which is most of the time on a busy machine.
+    rayon::ThreadPoolBuilder::new().build()?.install(|| run(&arguments))
+}
+
+fn run(arguments: &Arguments) -> Result<()> {
     let concepts = dataset::load(&arguments.concepts, &arguments.art)?;
     match &arguments.command {
         Command::Autoencoder(arguments) => autoencoder::train(&concepts, arguments),
+        Command::Encode { out } => {
+            words::write(&concepts, out)?;
+            flow::encode(&concepts, out)
+        }
+        Command::Flow(arguments) => flow::train(&concepts, arguments),
     }
 }

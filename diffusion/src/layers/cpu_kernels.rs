@@ -69,6 +69,9 @@ fn tensor<const D: usize>(values: Vec<f32>, shape: [usize; D]) -> FlexTensor {
     FlexTensor::from_data(TensorData::new(values, shape))
 }
 
+/// Values that the widest vector registers hold; loops over arrays of this length become single instructions.
+const LANES: usize = 16;
+
 // ---- convolution ----
 
 #[derive(Debug)]
@@ -111,13 +114,17 @@ impl Size {
     fn row(self) -> usize {
         self.width + 2
     }
-    /// Values of a padded plane.
-    fn plane(self) -> usize {
-        (self.height + 2) * self.row()
-    }
-    /// Length of the flat result, without the last two values, which are in vain.
+    /// Length of the flat result: all rows but the last two values, which are in vain, made up to whole lanes.
     fn flat(self) -> usize {
-        self.height * self.row() - 2
+        (self.height * self.row() - 2).next_multiple_of(LANES)
+    }
+    /// Values from one flat result to the next.
+    fn length(self) -> usize {
+        (self.height * self.row()).max(self.flat())
+    }
+    /// Values from one padded plane to the next: enough for nine windows of a flat result.
+    fn plane(self) -> usize {
+        self.flat() + 2 * self.row() + 2
     }
 
     /// Planes with a border of zeros.
@@ -130,6 +137,17 @@ impl Size {
             }
         }
         padded
+    }
+
+    /// Planes with two zeros after each row.
+    fn flatten(self, planes: &[f32]) -> Vec<f32> {
+        let mut flat = vec![0.0; planes.len() / self.places() * self.length()];
+        for (from, to) in planes.chunks_exact(self.places()).zip(flat.chunks_exact_mut(self.length())) {
+            for (from, to) in from.chunks_exact(self.width).zip(to.chunks_mut(self.row())) {
+                to[..self.width].copy_from_slice(from);
+            }
+        }
+        flat
     }
 }
 
@@ -147,7 +165,7 @@ fn convolution(x: &FlexTensor, weight: &FlexTensor, bias: Option<&FlexTensor>, h
     let mut y = vec![0.0; batch * outputs * places];
     y.par_chunks_mut(outputs * places).zip(x.par_chunks(inputs * size.places())).for_each(|(y, x)| {
         let padded = size.pad(x);
-        let length = height * size.row();
+        let length = size.length();
         let mut flat = vec![0.0; 2 * length];
         for (pair, y) in y.chunks_mut(2 * places).enumerate() {
             let output = 2 * pair;
@@ -186,17 +204,20 @@ fn taps(weight: &[f32], index: usize) -> [f32; 9] {
 #[inline(never)]
 fn add_taps(plane: &[f32], size: Size, w: [f32; 9], v: [f32; 9], first: &mut [f32], second: &mut [f32]) {
     let (n, row) = (size.flat(), size.row());
-    let (a, b, c) = (&plane[..n + 2], &plane[row..row + n + 2], &plane[2 * row..2 * row + n + 2]);
-    let (first, second) = (&mut first[..n], &mut second[..n]);
-    for i in 0..n {
-        let x = [a[i], a[i + 1], a[i + 2], b[i], b[i + 1], b[i + 2], c[i], c[i + 1], c[i + 2]];
-        let (mut s, mut t) = (first[i], second[i]);
+    let window = |k: usize| plane[k / 3 * row + k % 3..][..n].as_chunks::<LANES>().0;
+    let windows: [&[[f32; LANES]]; 9] = std::array::from_fn(window);
+    let results = first[..n].as_chunks_mut::<LANES>().0.iter_mut().zip(second[..n].as_chunks_mut::<LANES>().0);
+    for (chunk, (first, second)) in results.enumerate() {
+        let (mut s, mut t) = (*first, *second);
         for k in 0..9 {
-            s = fused(x[k], w[k], s);
-            t = fused(x[k], v[k], t);
+            let x = &windows[k][chunk];
+            for lane in 0..LANES {
+                s[lane] = fused(x[lane], w[k], s[lane]);
+                t[lane] = fused(x[lane], v[k], t[lane]);
+            }
         }
-        first[i] = s;
-        second[i] = t;
+        *first = s;
+        *second = t;
     }
 }
 
@@ -249,55 +270,75 @@ fn sum_of_places(gradient: &FlexTensor) -> FlexTensor {
 fn weight_gradient(x: &FlexTensor, gradient: &FlexTensor) -> FlexTensor {
     let (x, dims) = values(x);
     let (gradient, gradient_dims) = values(gradient);
-    let (inputs, outputs) = (dims[1], gradient_dims[1]);
+    let (batch, inputs, outputs) = (dims[0], dims[1], gradient_dims[1]);
     let size = Size { height: dims[2], width: dims[3] };
-    let pictures = x.storage::<f32>().par_chunks(inputs * size.places());
-    let gradients = gradient.storage::<f32>().par_chunks(outputs * size.places());
-    let length = size.height * size.row();
-    let sums = pictures.zip(gradients).map(|(x, gradient)| {
-        let padded = size.pad(x);
-        let mut flat = vec![0.0; outputs * length];
-        for (from, to) in gradient.chunks_exact(size.width).zip(flat.chunks_exact_mut(size.row())) {
-            to[..size.width].copy_from_slice(from);
-        }
-        let mut sums = vec![0.0; outputs * inputs * 9];
-        for (output, flat) in flat.chunks_exact(length).enumerate() {
-            for (input, plane) in padded.chunks_exact(size.plane()).enumerate() {
-                let at = (output * inputs + input) * 9;
-                add_products(plane, size, flat, &mut sums[at..at + 9]);
-            }
-        }
-        sums
-    });
-    let add = |mut sums: Vec<f32>, more: Vec<f32>| {
-        sums.iter_mut().zip(more).for_each(|(sum, more)| *sum += more);
-        sums
-    };
-    tensor(sums.reduce(|| vec![0.0; outputs * inputs * 9], add), [outputs, inputs, 3, 3])
-}
-
-/// Adds the products of a flat gradient with the nine windows of a padded plane.
-#[inline(never)]
-fn add_products(plane: &[f32], size: Size, gradient: &[f32], sums: &mut [f32]) {
-    const LANES: usize = 16;
-    let (n, row) = (size.flat(), size.row());
-    let mut lanes = [[0.0f32; LANES]; 9];
-    let whole = n / LANES * LANES;
-    for start in (0..whole).step_by(LANES) {
-        let g = &gradient[start..start + LANES];
-        for ky in 0..3 {
-            let x = &plane[ky * row + start..ky * row + start + LANES + 2];
-            for kx in 0..3 {
-                for lane in 0..LANES {
-                    lanes[3 * ky + kx][lane] = fused(g[lane], x[lane + kx], lanes[3 * ky + kx][lane]);
+    let length = size.length();
+    let padded: Vec<Vec<f32>> = x.storage::<f32>().par_chunks(inputs * size.places()).map(|x| size.pad(x)).collect();
+    let flat: Vec<Vec<f32>> = gradient.storage::<f32>().par_chunks(outputs * size.places()).map(|rows| size.flatten(rows)).collect();
+    // Small planes are taken several at once, since adding up the lanes would cost more than the products.
+    let together = (4096 / size.places()).clamp(1, batch);
+    let pairs = outputs.div_ceil(2);
+    let parts: Vec<(usize, Vec<f32>)> = (0..batch.div_ceil(together) * pairs)
+        .into_par_iter()
+        .map(|part| {
+            let first = 2 * (part % pairs);
+            let second = (first + 1).min(outputs - 1);
+            let from = part / pairs * together;
+            let pictures = from..(from + together).min(batch);
+            let mut sums = Vec::with_capacity(inputs * 18);
+            for input in 0..inputs {
+                let mut lanes = Lanes::default();
+                for (padded, flat) in padded[pictures.clone()].iter().zip(&flat[pictures.clone()]) {
+                    let plane = &padded[input * size.plane()..(input + 1) * size.plane()];
+                    lanes.add(plane, size, &flat[first * length..(first + 1) * length], &flat[second * length..(second + 1) * length]);
                 }
+                sums.extend(lanes.sums());
+            }
+            (first, sums)
+        })
+        .collect();
+    let mut total = vec![0.0; outputs * inputs * 9];
+    for (first, sums) in parts {
+        for (input, sums) in sums.chunks_exact(18).enumerate() {
+            for (output, sums) in [first, first + 1].into_iter().zip(sums.chunks_exact(9)).filter(|(output, _)| *output < outputs) {
+                let at = (output * inputs + input) * 9;
+                total[at..at + 9].iter_mut().zip(sums).for_each(|(total, sum)| *total += sum);
             }
         }
     }
-    for (k, sum) in sums.iter_mut().enumerate() {
-        let offset = k / 3 * row + k % 3;
-        let rest: f32 = (whole..n).map(|i| gradient[i] * plane[offset + i]).sum();
-        *sum += lanes[k].iter().sum::<f32>() + rest;
+    tensor(total, [outputs, inputs, 3, 3])
+}
+
+/// Sums of products of two flat gradients with the nine windows of a padded plane, not yet added up across lanes.
+struct Lanes([[[f32; LANES]; 9]; 2]);
+
+impl Default for Lanes {
+    fn default() -> Self {
+        Self([[[0.0; LANES]; 9]; 2])
+    }
+}
+
+impl Lanes {
+    #[inline(never)]
+    fn add(&mut self, plane: &[f32], size: Size, first: &[f32], second: &[f32]) {
+        let (n, row) = (size.flat(), size.row());
+        let window = |k: usize| plane[k / 3 * row + k % 3..][..n].as_chunks::<LANES>().0;
+        let windows: [&[[f32; LANES]]; 9] = std::array::from_fn(window);
+        let [mut a, mut b] = self.0;
+        for (chunk, (d, e)) in first[..n].as_chunks::<LANES>().0.iter().zip(second[..n].as_chunks::<LANES>().0).enumerate() {
+            for k in 0..9 {
+                let x = &windows[k][chunk];
+                for lane in 0..LANES {
+                    a[k][lane] = fused(d[lane], x[lane], a[k][lane]);
+                    b[k][lane] = fused(e[lane], x[lane], b[k][lane]);
+                }
+            }
+        }
+        self.0 = [a, b];
+    }
+
+    fn sums(&self) -> impl Iterator<Item = f32> {
+        self.0.iter().flatten().map(|lanes| lanes.iter().sum())
     }
 }
 
@@ -308,20 +349,24 @@ struct NormSilu;
 
 /// Mean and 1/deviation of one group.
 fn moments(group: &[f32], epsilon: f64) -> (f32, f32) {
-    let lane_sum = |value: &dyn Fn(f32) -> f32| {
-        let mut lanes = [0.0f32; 16];
-        let chunks = group.chunks_exact(16);
-        let rest: f32 = chunks.remainder().iter().map(|x| value(*x)).sum();
-        for chunk in chunks {
-            for (lane, x) in lanes.iter_mut().zip(chunk) {
-                *lane += value(*x);
-            }
-        }
-        lanes.iter().sum::<f32>() + rest
-    };
+    let (chunks, rest) = group.as_chunks::<LANES>();
     let count = group.len() as f32;
-    let mean = lane_sum(&|x| x) / count;
-    let variance = lane_sum(&|x| (x - mean) * (x - mean)) / count;
+    let mut lanes = [0.0f32; LANES];
+    for chunk in chunks {
+        for lane in 0..LANES {
+            lanes[lane] += chunk[lane];
+        }
+    }
+    let mean = (lanes.iter().sum::<f32>() + rest.iter().sum::<f32>()) / count;
+    let mut lanes = [0.0f32; LANES];
+    for chunk in chunks {
+        for lane in 0..LANES {
+            let centred = chunk[lane] - mean;
+            lanes[lane] = fused(centred, centred, lanes[lane]);
+        }
+    }
+    let rest: f32 = rest.iter().map(|x| (x - mean) * (x - mean)).sum();
+    let variance = (lanes.iter().sum::<f32>() + rest) / count;
     (mean, 1.0 / (variance + epsilon as f32).sqrt())
 }
 
@@ -348,14 +393,17 @@ fn norm(x: &FlexTensor, weight: &FlexTensor, bias: &FlexTensor, groups: usize, e
     tensor(y, [dims[0], dims[1], dims[2], dims[3]])
 }
 
-/// 1 / (1 + e^−z) through a polynomial for 2^f, which the compiler can vectorise; relative error below 1e-6.
+/// 1 / (1 + e^−z) through a polynomial for 2^f, in steps that the compiler can vectorise; relative error below 1e-6.
 #[inline(always)]
 fn sigmoid(z: f32) -> f32 {
-    let t = (-z * std::f32::consts::LOG2_E).clamp(-126.0, 126.0);
-    let whole = t.floor();
-    let f = t - whole;
-    let power = 1.0 + f * (0.693_147_2 + f * (0.240_226_5 + f * (0.055_503_9 + f * (0.009_618_05 + f * (0.001_339_9 + f * 0.000_153_5)))));
-    let scale = f32::from_bits(((whole as i32 + 127) << 23) as u32);
+    // Adding and subtracting 1.5·2^23 rounds to a whole number, which then lies in the low bits.
+    const ROUND: f32 = 12_582_912.0;
+    let t = (-z * std::f32::consts::LOG2_E).clamp(-125.0, 125.0);
+    let rounded = t + ROUND;
+    let f = t - (rounded - ROUND);
+    let series = [0.001_339_887_4, 0.009_618_13, 0.055_503_57, 0.240_226_5, 0.693_147_2, 1.0];
+    let power = series.iter().fold(0.000_154_034_6, |sum, term| fused(sum, f, *term));
+    let scale = f32::from_bits((rounded.to_bits() << 23).wrapping_add(0x3F80_0000));
     1.0 / (1.0 + power * scale)
 }
 
@@ -423,18 +471,29 @@ impl Backward<Flex, 3> for NormSilu {
 /// Writes the gradient before SiLU of one channel and answers its sum, and its sum times the normalised value.
 #[inline(never)]
 fn silu_back(x: &[f32], gradient: &[f32], back: &mut [f32], mean: f32, inverse: f32, w: f32, b: f32) -> (f32, f32) {
-    const LANES: usize = 16;
     let (mut d_lanes, mut dx_lanes) = ([0.0f32; LANES], [0.0f32; LANES]);
-    for ((x, gradient), back) in x.chunks(LANES).zip(gradient.chunks(LANES)).zip(back.chunks_mut(LANES)) {
-        for (lane, ((x, gradient), back)) in x.iter().zip(gradient).zip(back).enumerate() {
-            let normal = (x - mean) * inverse;
-            let z = normal * w + b;
-            let s = sigmoid(z);
-            let d = gradient * s * (1.0 + z * (1.0 - s));
-            *back = d;
+    let one = |x: f32, gradient: f32| {
+        let normal = (x - mean) * inverse;
+        let z = fused(normal, w, b);
+        let s = sigmoid(z);
+        let d = gradient * s * (1.0 + z * (1.0 - s));
+        (d, d * normal)
+    };
+    let ((x, x_rest), (gradient, gradient_rest)) = (x.as_chunks::<LANES>(), gradient.as_chunks::<LANES>());
+    let (back, back_rest) = back.as_chunks_mut::<LANES>();
+    for ((x, gradient), back) in x.iter().zip(gradient).zip(back) {
+        for lane in 0..LANES {
+            let (d, dx) = one(x[lane], gradient[lane]);
+            back[lane] = d;
             d_lanes[lane] += d;
-            dx_lanes[lane] += d * normal;
+            dx_lanes[lane] += dx;
         }
+    }
+    for ((x, gradient), back) in x_rest.iter().zip(gradient_rest).zip(back_rest) {
+        let (d, dx) = one(*x, *gradient);
+        *back = d;
+        d_lanes[0] += d;
+        dx_lanes[0] += dx;
     }
     (d_lanes.iter().sum(), dx_lanes.iter().sum())
 }
