@@ -35,16 +35,17 @@ fn on_white(picture: &RgbaImage) -> RgbImage {
     })
 }
 
-/// Scales a picture until it covers `width` × `height` and cuts off what sticks out, evenly on both sides.
+/// Cuts off what is too much of the longer side, evenly on both ends, and scales the rest to `width` × `height`.
 pub fn cover(picture: &RgbImage, width: u32, height: u32) -> RgbImage {
     if picture.dimensions() == (width, height) {
         return picture.clone();
     }
-    let scale = (f64::from(width) / f64::from(picture.width())).max(f64::from(height) / f64::from(picture.height()));
-    let scaled = |side: u32, least: u32| ((f64::from(side) * scale).round() as u32).max(least);
-    let (wide, high) = (scaled(picture.width(), width), scaled(picture.height(), height));
-    let whole = imageops::resize(picture, wide, high, imageops::FilterType::Lanczos3);
-    imageops::crop_imm(&whole, (wide - width) / 2, (high - height) / 2, width, height).to_image()
+    let scale = (f64::from(picture.width()) / f64::from(width)).min(f64::from(picture.height()) / f64::from(height));
+    let kept = |side: u32, most: u32| ((f64::from(side) * scale).round() as u32).clamp(1, most);
+    let (wide, high) = (kept(width, picture.width()), kept(height, picture.height()));
+    let (left, top) = ((picture.width() - wide) / 2, (picture.height() - high) / 2);
+    let cut = imageops::crop_imm(picture, left, top, wide, high).to_image();
+    imageops::resize(&cut, width, height, imageops::FilterType::Lanczos3)
 }
 
 /// Bytes 0..255 → values −1..1, `[1, 3, height, width]`.
@@ -96,9 +97,13 @@ mod tests {
 
     #[test]
     fn covering_fills_both_sides() {
-        let covered = cover(&gradient(), 8, 8);
-        assert_eq!(covered.dimensions(), (8, 8));
         assert_eq!(cover(&gradient(), 6, 4), gradient());
+        assert_eq!(cover(&gradient(), 8, 8).dimensions(), (8, 8));
+        // the middle of the longer side is kept
+        let stripes = RgbImage::from_fn(9, 3, |x, _| Rgb([if (3..6).contains(&x) { 200 } else { 0 }; 3]));
+        assert_eq!(cover(&stripes, 3, 3).get_pixel(0, 1).0, [200; 3]);
+        let line = RgbImage::from_pixel(1, 5000, Rgb([9; 3]));
+        assert_eq!(cover(&line, 64, 32).dimensions(), (64, 32));
     }
 
     #[test]

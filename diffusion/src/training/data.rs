@@ -1,7 +1,6 @@
 //! What a training reads over and over, computed once: the latents and prompt embeddings of its examples, sorted by the
 //! shape of their pictures. Drawing from them is the trainer's matter.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use burn::prelude::*;
@@ -20,7 +19,7 @@ pub struct TrainingExample {
 }
 
 /// The size of a batch's pictures, in tokens.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bucket {
     pub rows: usize,
     pub columns: usize,
@@ -29,13 +28,14 @@ pub struct Bucket {
 /// Examples as the transformer sees them.
 #[derive(Debug)]
 pub struct Cache {
-    buckets: BTreeMap<Bucket, Vec<Cached>>,
+    examples: Vec<Cached>,
     /// The embeddings of no caption, for the share of examples that go without.
     empty: PromptEmbeddings,
 }
 
 #[derive(Debug)]
 struct Cached {
+    bucket: Bucket,
     /// Normalised and packed, `[1, tokens, channels]`
     latents: Tensor<3>,
     prompt: PromptEmbeddings,
@@ -57,7 +57,7 @@ impl Cache {
     /// Encodes every example at about `resolution`² pixels, in the shape of its own picture.
     pub fn new(pipeline: &FluxPipeline, examples: &[(PathBuf, String)], resolution: usize) -> Result<Self> {
         let multiple = pipeline.size_multiple();
-        let mut buckets: BTreeMap<Bucket, Vec<Cached>> = BTreeMap::new();
+        let mut cached = Vec::with_capacity(examples.len());
         for (path, caption) in examples {
             let picture = image::read(path)?;
             let (width, height) = picture.dimensions();
@@ -68,35 +68,26 @@ impl Cache {
             let (width, height) = (bucket.columns * multiple, bucket.rows * multiple);
             let pixels = image::to_tensor(&image::cover(&picture, width as u32, height as u32), &pipeline.device);
             let latents = pipeline.vae.normalise(pipeline.vae.encode(pixels).mean);
-            let cached = Cached { latents: pack(latents), prompt: pipeline.encode_prompt(caption)? };
-            buckets.entry(bucket).or_default().push(cached);
+            cached.push(Cached { bucket, latents: pack(latents), prompt: pipeline.encode_prompt(caption)? });
         }
-        if buckets.is_empty() {
+        if cached.is_empty() {
             return Err(Error::Invalid("a training needs at least one example".into()));
         }
-        Ok(Self { buckets, empty: pipeline.encode_prompt("")? })
+        Ok(Self { examples: cached, empty: pipeline.encode_prompt("")? })
     }
 
     /// Draws a batch: a bucket in proportion to its examples, then examples of it without repetition as far as they reach.
     /// Each goes without its caption with the probability `without_caption`.
     pub fn draw(&self, size: usize, without_caption: f64, random: &mut Random) -> Batch {
-        let count = self.buckets.values().map(Vec::len).sum();
-        let mut first = random.below(count);
-        let mut entries = self.buckets.iter();
-        let (bucket, examples) = loop {
-            match entries.next() {
-                Some((_, examples)) if first >= examples.len() => first -= examples.len(),
-                Some((bucket, examples)) => break (*bucket, examples),
-                None => unreachable!("a number below the count of all examples lies in a bucket"),
-            }
-        };
+        let bucket = self.examples[random.below(self.examples.len())].bucket;
+        let examples: Vec<&Cached> = self.examples.iter().filter(|example| example.bucket == bucket).collect();
         let mut order: Vec<usize> = Vec::new();
         let (mut latents, mut hidden, mut pooled) = (Vec::new(), Vec::new(), Vec::new());
         for _ in 0..size {
             if order.is_empty() {
                 order = (0..examples.len()).collect();
             }
-            let example = &examples[order.swap_remove(random.below(order.len()))];
+            let example = examples[order.swap_remove(random.below(order.len()))];
             let prompt = if random.chance(without_caption) { &self.empty } else { &example.prompt };
             latents.push(example.latents.clone());
             hidden.push(prompt.hidden.clone());
