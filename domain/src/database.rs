@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use sqlx::migrate::Migrator;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{Executor, PgPool};
+use sqlx::{Executor, PgPool, Postgres, Transaction};
 
 use crate::{Error, Result};
 
@@ -84,6 +84,17 @@ pub async fn migrate(pool: &PgPool) -> Result<()> {
         sqlx::migrate::MigrateError::Execute(error) => error.into(),
         other => Error::internal(other),
     })
+}
+
+/// Begins a transaction; use this and never `pool.begin()`.
+///
+/// It runs on a task of its own, since sqlx 0.9 forgets a `BEGIN` whose future is dropped before the answer came (a client
+/// hangs up, a limit passes): the pool would then hand out a connection inside a transaction that nobody ends, and what is
+/// written through it is acknowledged and never there. A task is not dropped, and a finished transaction rolls back.
+pub async fn begin(pool: &PgPool) -> Result<Transaction<'static, Postgres>> {
+    let pool = pool.clone();
+    let begun = tokio::spawn(async move { pool.begin().await }).await.map_err(Error::internal)?;
+    Ok(begun?)
 }
 
 /// Gives a statement, or a short row of them, ten seconds.

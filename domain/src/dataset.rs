@@ -9,7 +9,7 @@ use serde::Deserialize;
 use sqlx::{PgConnection, PgPool};
 use utoipa::ToSchema;
 
-use crate::{DatasetId, Error, ExampleId, Page, PageRequest, Result, Storage};
+use crate::{DatasetId, Error, ExampleId, Page, PageRequest, Result, Storage, begin};
 
 /// Most characters of a caption.
 pub const MAX_CAPTION_CHARS: usize = 10_000;
@@ -105,7 +105,7 @@ pub async fn check_exists(pool: &PgPool, id: DatasetId) -> Result<()> {
 
 /// Makes the dataset invisible and deletes its rows and bytes. Errors: `NotFound`; `Conflict` while a training needs it.
 pub async fn delete(pool: &PgPool, storage: &Storage, id: DatasetId) -> Result<()> {
-    let mut tx = pool.begin().await?;
+    let mut tx = begin(pool).await?;
     lock(&mut tx, id).await?;
     check_unused(&mut tx, id).await?;
     sqlx::query!("UPDATE datasets SET deleted_at = clock_timestamp() WHERE id = $1", id as DatasetId).execute(&mut *tx).await?;
@@ -118,7 +118,7 @@ pub async fn delete(pool: &PgPool, storage: &Storage, id: DatasetId) -> Result<(
 
 /// Removes one example and its bytes. Errors as [`delete`].
 pub async fn delete_example(pool: &PgPool, storage: &Storage, dataset: DatasetId, example: ExampleId) -> Result<()> {
-    let mut tx = pool.begin().await?;
+    let mut tx = begin(pool).await?;
     lock(&mut tx, dataset).await?;
     let key = sqlx::query_scalar!(
         "DELETE FROM examples WHERE id = $1 AND dataset_id = $2 RETURNING storage_key",

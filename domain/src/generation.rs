@@ -14,7 +14,7 @@ use crate::event;
 use crate::job::{self, Claim, ErrorClass, JobStatus};
 use crate::model::{self, Catalog, Model, ModelFiles, ModelKind, ModelRef};
 use crate::report::{JobError, Report};
-use crate::{Error, GenerationId, JobId, ModelId, Page, PageRequest, Result, Storage, bounded};
+use crate::{Error, GenerationId, JobId, ModelId, Page, PageRequest, Result, Storage, begin, bounded};
 
 /// Most characters of a prompt.
 pub const MAX_PROMPT_CHARS: usize = 10_000;
@@ -389,7 +389,7 @@ pub async fn cancel(pool: &PgPool, id: GenerationId) -> Result<Generation> {
 /// Makes an ended generation invisible, forgets its prompt and deletes its pictures.
 /// Errors: `NotFound`; `Conflict` while it is queued or running.
 pub async fn delete(pool: &PgPool, storage: &Storage, id: GenerationId) -> Result<()> {
-    let mut tx = pool.begin().await?;
+    let mut tx = begin(pool).await?;
     let row = sqlx::query!(
         r#"SELECT g.job_id AS "job_id: JobId", j.status AS "status: JobStatus" FROM generations g JOIN jobs j ON j.id = g.job_id
            WHERE g.id = $1 AND g.deleted_at IS NULL FOR UPDATE OF g"#,
@@ -456,7 +456,7 @@ pub async fn finish(pool: &PgPool, claim: &Claim, artifacts: Vec<NewArtifact>, w
 
 /// The one fenced transaction. `None` when it was committed before.
 async fn commit(pool: &PgPool, claim: &Claim, artifacts: &[NewArtifact], warnings: &[String]) -> Result<Option<i64>> {
-    let mut tx = pool.begin().await?;
+    let mut tx = begin(pool).await?;
     let sequence = job::succeed(&mut tx, claim).await?;
     if sequence.is_some() {
         artifact::insert(&mut tx, claim, ArtifactKind::Image, artifacts).await?;

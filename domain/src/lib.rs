@@ -33,7 +33,7 @@ pub mod upload;
 pub mod worker;
 pub mod zip_gate;
 
-pub use database::{MIGRATIONS, Pools, bounded, migrate};
+pub use database::{MIGRATIONS, Pools, begin, bounded, migrate};
 pub use error::{Error, Result};
 pub use id::{ArtifactId, DatasetId, ExampleId, GenerationId, JobId, ModelId, TrainingId, UploadId, WorkerId};
 pub use page::{DEFAULT_LIMIT, MAX_LIMIT, Page, PageRequest};

@@ -14,7 +14,7 @@ use sqlx::PgPool;
 use sqlx::types::Json;
 use uuid::Uuid;
 
-use crate::{Error, ModelId, Page, PageRequest, Result, Storage, TrainingId};
+use crate::{Error, ModelId, Page, PageRequest, Result, Storage, TrainingId, begin};
 
 /// Most characters of a name.
 pub const MAX_NAME_CHARS: usize = 63;
@@ -208,7 +208,7 @@ pub async fn delete(pool: &PgPool, storage: &Storage, name_or_id: &str) -> Resul
     if model.built_in {
         return Err(Error::conflict(format!("`{}` came with Pyrograph and cannot be deleted.", model.name)));
     }
-    let mut tx = pool.begin().await?;
+    let mut tx = begin(pool).await?;
     // The lock keeps new generations and trainings from naming the model until this is decided.
     let locked = sqlx::query!("SELECT id FROM models WHERE id = $1 AND deleted_at IS NULL FOR UPDATE", model.id as ModelId)
         .fetch_optional(&mut *tx)

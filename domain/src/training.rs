@@ -16,7 +16,7 @@ use crate::job::{self, Claim, ErrorClass, JobKind, JobStatus};
 use crate::model::import::is_trigger_word;
 use crate::model::{self, Catalog, Model, ModelFile, ModelFiles, ModelKind, ModelRef};
 use crate::report::{JobError, Report};
-use crate::{DatasetId, Error, JobId, ModelId, Page, PageRequest, Result, Storage, TrainingId, bounded, dataset};
+use crate::{DatasetId, Error, JobId, ModelId, Page, PageRequest, Result, Storage, TrainingId, begin, bounded, dataset};
 
 /// Checkpoints that are kept: the last, and the one before it in case the last cannot be read.
 const CHECKPOINTS_KEPT: i64 = 2;
@@ -182,7 +182,7 @@ pub async fn create(pool: &PgPool, catalog: &Catalog, request: TrainingRequest) 
     let config = TrainingConfig::parse(&request, &base)?;
     let id = TrainingId::new();
 
-    let mut tx = pool.begin().await?;
+    let mut tx = begin(pool).await?;
     dataset::lock(&mut tx, request.dataset).await.map_err(|error| error.in_field("dataset"))?;
     let examples: Vec<Snapshot> = dataset::examples(&mut tx, request.dataset)
         .await?
@@ -371,7 +371,7 @@ pub async fn cancel(pool: &PgPool, id: TrainingId) -> Result<Training> {
 /// Makes an ended training invisible and deletes its checkpoints. The LoRA that it made stays a model of its own.
 /// Errors: `NotFound`; `Conflict` while it is queued or running.
 pub async fn delete(pool: &PgPool, storage: &Storage, id: TrainingId) -> Result<()> {
-    let mut tx = pool.begin().await?;
+    let mut tx = begin(pool).await?;
     let row = sqlx::query!(
         r#"SELECT t.job_id AS "job_id: JobId", j.status AS "status: JobStatus" FROM trainings t JOIN jobs j ON j.id = t.job_id
            WHERE t.id = $1 AND t.deleted_at IS NULL FOR UPDATE OF t"#,
@@ -436,7 +436,7 @@ pub async fn add_checkpoint(pool: &PgPool, storage: &Storage, claim: &Claim, che
 
 /// The fenced transaction: the event's number, and the keys of what nobody needs any more.
 async fn commit_checkpoint(pool: &PgPool, claim: &Claim, checkpoint: NewCheckpoint) -> Result<(i64, Vec<String>)> {
-    let mut tx = pool.begin().await?;
+    let mut tx = begin(pool).await?;
     let sequence = event::record(&mut *tx, claim, EventKind::Checkpoint, &serde_json::json!({ "step": checkpoint.step })).await?;
     sqlx::query!(
         "INSERT INTO training_checkpoints (training_id, step, epoch, storage_key, sha256, bytes)
@@ -486,7 +486,7 @@ struct Finished {
 
 /// The one fenced transaction.
 async fn commit(pool: &PgPool, claim: &Claim, adapter: NewAdapter, warnings: &[String]) -> Result<Finished> {
-    let mut tx = pool.begin().await?;
+    let mut tx = begin(pool).await?;
     let Some(sequence) = job::succeed(&mut tx, claim).await? else {
         let made = sqlx::query_scalar!(r#"SELECT output_model_id AS "id: ModelId" FROM trainings WHERE job_id = $1"#, claim.job as JobId);
         let model = made.fetch_one(&mut *tx).await?.ok_or_else(|| Error::internal("a training succeeded without a model"))?;

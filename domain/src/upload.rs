@@ -11,7 +11,7 @@ use utoipa::ToSchema;
 use crate::dataset::intake::Intake;
 use crate::dataset::{self, Example, check_caption};
 use crate::storage::{PresignedPut, StorageKey};
-use crate::{DatasetId, Error, ExampleId, Result, Storage, UploadId, image_gate};
+use crate::{DatasetId, Error, ExampleId, Result, Storage, UploadId, begin, image_gate};
 
 /// How long the URL for writing lives.
 pub const WRITE_TTL: Duration = Duration::from_secs(3600);
@@ -124,7 +124,7 @@ pub async fn complete(pool: &PgPool, storage: &Storage, dataset: DatasetId, id: 
         intake.abandon().await;
         return Err(error);
     }
-    let mut tx = pool.begin().await?;
+    let mut tx = begin(pool).await?;
     let first = sqlx::query!("UPDATE uploads SET completed_at = clock_timestamp() WHERE id = $1 AND completed_at IS NULL", id as UploadId)
         .execute(&mut *tx)
         .await?

@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::{Example, check_caption, check_exists, lock};
 use crate::storage::StorageKey;
-use crate::{DatasetId, Error, ExampleId, Result, Storage, image_gate, zip_gate};
+use crate::{DatasetId, Error, ExampleId, Result, Storage, begin, image_gate, zip_gate};
 
 /// Most pictures of one request.
 pub const MAX_PICTURES: usize = zip_gate::MAX_ENTRIES;
@@ -108,7 +108,7 @@ impl Intake {
     /// the dataset was deleted meanwhile.
     /// After an error there is nothing left to do but [`Intake::abandon`].
     pub async fn commit(&mut self) -> Result<Vec<Example>> {
-        let mut tx = self.pool.begin().await?;
+        let mut tx = begin(&self.pool).await?;
         self.insert(&mut tx).await?;
         tx.commit().await?;
         self.stored.clear();

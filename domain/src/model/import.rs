@@ -11,7 +11,7 @@ use sqlx::types::Json;
 
 use super::{Defaults, Model, ModelFile, ModelKind, check_name, check_name_is_free};
 use crate::storage::{ObjectWriter, StorageKey};
-use crate::{Error, ModelId, Result, Storage, safetensors_gate};
+use crate::{Error, ModelId, Result, Storage, begin, safetensors_gate};
 
 /// Largest single file, in bytes.
 pub const MAX_FILE_BYTES: u64 = 64 * 1024 * 1024 * 1024;
@@ -182,7 +182,7 @@ impl Import {
             built_in,
             created_at: chrono::Utc::now(),
         };
-        let mut tx = self.pool.begin().await?;
+        let mut tx = begin(&self.pool).await?;
         check_name_is_free(&mut tx, name).await?;
         insert(&mut tx, &model).await?;
         tx.commit().await?;
