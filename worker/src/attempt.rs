@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use domain::JobId;
 use domain::job::{self, Claim, ErrorClass, JobKind};
-use domain::storage::Storage;
+use domain::storage::{Storage, Written};
 use md5::{Digest, Md5};
 use serde_json::Value;
 use sqlx::PgPool;
@@ -30,9 +30,9 @@ use crate::{generate, train};
 const PROGRESS_DISTANCE: Duration = Duration::from_millis(200);
 /// How long the last step may take to be written, before the job is finished without it.
 const PROGRESS_END: Duration = Duration::from_secs(3);
-/// Between two tries to end an attempt while the database is away.
-const SETTLE_RETRY: Duration = Duration::from_secs(1);
-/// Longest time a stopping worker goes on trying to end an attempt; after it the lease runs out instead.
+/// Between two tries while database or storage are away.
+const RETRY: Duration = Duration::from_secs(1);
+/// Longest time a stopping worker goes on asking a database that is away; after it the lease runs out instead.
 const SETTLE_WHILE_DRAINING: Duration = Duration::from_secs(15);
 /// How long an object is offered to a storage that is away; a training's result is worth the patience.
 const STORE_PATIENCE: Duration = Duration::from_secs(600);
@@ -146,29 +146,35 @@ async fn settle(house: &House, lease: &Lease, stop: Stop) {
     }
 }
 
-/// Repeats a fenced statement while the database is away and the lease may still be ours. Repeating is safe: once it
-/// has been committed, the next try finds the lease gone.
+/// Repeats a statement while the database is away and the lease may still be ours; a stopping worker does so only for
+/// a while. Every statement of an attempt may be repeated: what was committed is not done twice.
 async fn until_answered<T, F>(house: &House, lease: &Lease, mut statement: impl FnMut() -> F) -> domain::Result<T>
 where
     F: Future<Output = domain::Result<T>>,
 {
-    let mut draining_since = None;
-    loop {
-        if !lease.holds().await {
-            return Err(domain::Error::LeaseLost);
-        }
-        match statement().await {
-            Err(error) if error.is_transient() => {
-                tracing::warn!(job = %lease.claim().job, %error, "the database is away; trying again");
-                if house.draining.is_cancelled()
-                    && draining_since.get_or_insert_with(Instant::now).elapsed() > SETTLE_WHILE_DRAINING
-                {
-                    return Err(error);
+    let answered = async {
+        while lease.holds().await {
+            match statement().await {
+                Err(error) if error.is_transient() => {
+                    tracing::warn!(job = %lease.claim().job, %error, "the database is away; trying again");
+                    sleep(RETRY).await;
                 }
-                sleep(SETTLE_RETRY).await;
+                answer => return answer,
             }
-            answer => return answer,
         }
+        Err(domain::Error::LeaseLost)
+    };
+    tokio::select! {
+        answer = answered => answer,
+        () = house.drained_for(SETTLE_WHILE_DRAINING) => Err(domain::Error::unavailable("the worker stops")),
+    }
+}
+
+impl House {
+    /// Resolves when the worker shall stop and `patience` has passed since, or since now if it stops already.
+    async fn drained_for(&self, patience: Duration) {
+        self.draining.cancelled().await;
+        sleep(patience).await;
     }
 }
 
@@ -246,32 +252,28 @@ impl<'a> Attempt<'a> {
 
     /// Puts a file into storage under a key of this attempt, with patience while storage is away.
     pub async fn store(&self, path: &Path, key: &str, media_type: &str) -> Result<Stored, Stop> {
+        let written = tokio::select! {
+            biased;
+            () = self.lease.lost() => Err(Stop::LeaseLost),
+            written = self.put(path, key, media_type) => written,
+            () = self.house.drained_for(STORE_WHILE_DRAINING) => Err(Stop::Released("the worker stops".into())),
+        }?;
+        let md5 = md5_of(path.to_owned()).await.map_err(|error| disk(path, error))?;
+        Ok(Stored { bytes: written.bytes as i64, sha256: written.sha256, md5 })
+    }
+
+    async fn put(&self, path: &Path, key: &str, media_type: &str) -> Result<Written, Stop> {
         let began = Instant::now();
-        loop {
-            if !self.lease.holds().await {
-                return Err(Stop::LeaseLost);
-            }
-            let put = tokio::select! {
-                () = self.lease.lost() => return Err(Stop::LeaseLost),
-                put = self.house.storage.put_file(key, path, media_type) => put,
-            };
-            match put {
-                Ok(written) => {
-                    let md5 = md5_of(path.to_owned()).await.map_err(|error| disk(path, error))?;
-                    return Ok(Stored { bytes: written.bytes as i64, sha256: written.sha256, md5 });
-                }
-                Err(error) if error.is_transient() => {
-                    let draining = self.house.draining.is_cancelled();
-                    let patience = if draining { STORE_WHILE_DRAINING } else { STORE_PATIENCE };
-                    if began.elapsed() > patience {
-                        return Err(error.into());
-                    }
+        while self.lease.holds().await {
+            match self.house.storage.put_file(key, path, media_type).await {
+                Err(error) if error.is_transient() && began.elapsed() < STORE_PATIENCE => {
                     tracing::warn!(key, %error, "storage is away; trying again");
-                    sleep(SETTLE_RETRY).await;
+                    sleep(RETRY).await;
                 }
-                Err(error) => return Err(error.into()),
+                written => return Ok(written?),
             }
         }
+        Err(Stop::LeaseLost)
     }
 }
 

@@ -22,7 +22,7 @@ use crate::protocol::{self, FailureClass, FrameError, Order, PROTOCOL_VERSION, R
 const READY_LIMIT: Duration = Duration::from_secs(120);
 /// How long a child may take to end after it was asked to.
 const FAREWELL_LIMIT: Duration = Duration::from_secs(2);
-/// Pauses before a new start while children keep dying at once; a child that has worked is replaced without one.
+/// Pause before a new start; it doubles while children do not even come up.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// Longest line of the child's log that is passed on, in bytes.
@@ -177,16 +177,13 @@ impl Supervisor {
                 Ok((mut child, info)) => {
                     tracing::info!(device = info.device, process = info.process, "engine ready");
                     self.up.send_replace(Some(info));
-                    let began = Instant::now();
                     let stopped = self.serve(&mut child, &stop).await;
                     self.up.send_replace(None);
                     child.end(stopped).await;
                     if stopped {
                         return;
                     }
-                    if began.elapsed() > LONGEST_PAUSE {
-                        pause = FIRST_PAUSE;
-                    }
+                    pause = FIRST_PAUSE;
                 }
                 Err(reason) => tracing::error!(reason, "the engine does not start"),
             }

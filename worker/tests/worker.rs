@@ -18,7 +18,13 @@ use tokio_util::sync::CancellationToken;
 use worker::{EngineCommand, Silence, WorkerConfig};
 
 fn main() -> ExitCode {
-    scripted::engine_if_asked().unwrap_or_else(|| libtest_mimic::run(&Arguments::from_args(), trials()).exit_code())
+    if let Some(ended) = scripted::engine_if_asked() {
+        return ended;
+    }
+    // Silent unless RUST_LOG asks.
+    let filter = tracing_subscriber::EnvFilter::from_default_env();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    libtest_mimic::run(&Arguments::from_args(), trials()).exit_code()
 }
 
 /// Postgres, S3 and a model, all of its own.
