@@ -1,0 +1,34 @@
+//! The API on a throw-away Postgres and bucket, for looking at it and for measuring: `cargo run -p api --example throw_away -- 127.0.0.1:8081`.
+//! No worker runs, so jobs stay queued. Everything is gone when it stops.
+
+use domain::{Pools, Storage, StorageConfig};
+use tokio_util::sync::CancellationToken;
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let address = std::env::args().nth(1).unwrap_or_else(|| "127.0.0.1:8081".to_owned());
+    let database = embedded::TemporaryDatabase::create(&domain::MIGRATIONS).await?;
+    let folder = tempfile::tempdir()?;
+    let s3 = embedded::S3::start(folder.path(), "127.0.0.1:0".parse()?).await?;
+    let storage = Storage::new(&StorageConfig {
+        endpoint: s3.endpoint(),
+        bucket: s3.bucket().to_owned(),
+        region: "auto".to_owned(),
+        access_key: s3.access_key().to_owned(),
+        secret_key: s3.secret_key().to_owned(),
+        public_endpoint: None,
+    })?;
+    let state = api::State::new(Pools::connect(database.url()).await?, storage).await;
+    let listener = tokio::net::TcpListener::bind(&address).await?;
+    println!("http://{address}\n{}", database.url());
+    let stop = CancellationToken::new();
+    tokio::spawn({
+        let stop = stop.clone();
+        async move {
+            let _ = tokio::signal::ctrl_c().await;
+            stop.cancel();
+        }
+    });
+    api::serve(listener, state, stop).await?;
+    Ok(())
+}

@@ -1,0 +1,71 @@
+//! Server-sent events: live, replayed, ended after the end.
+
+use std::time::Duration;
+
+use domain::job::{self, JobKind};
+use futures::StreamExt;
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use crate::house::{House, text};
+
+/// Reads the stream to its end: (id, kind, data) of each event.
+async fn read(house: &House, path: &str, last: Option<&str>) -> Vec<(String, String, Value)> {
+    let mut request = house.request(Method::GET, path);
+    if let Some(last) = last {
+        request = request.header("last-event-id", last);
+    }
+    let response = request.send().await.unwrap();
+    assert_eq!(response.headers()["content-type"], "text/event-stream");
+    let mut body = String::new();
+    let mut chunks = response.bytes_stream();
+    while let Some(chunk) = tokio::time::timeout(Duration::from_secs(30), chunks.next()).await.expect("the stream ends") {
+        body.push_str(std::str::from_utf8(&chunk.unwrap()).unwrap());
+    }
+    let field = |block: &str, name: &str| block.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": ").map(str::to_owned));
+    body.split("\n\n")
+        .filter_map(|block| Some((field(block, "id")?, field(block, "event")?, serde_json::from_str(&field(block, "data")?).unwrap())))
+        .collect()
+}
+
+#[tokio::test]
+async fn a_stream_tells_everything_once_and_ends() {
+    let house = House::with_checkpoint().await;
+    let generation = house.post("/v1/generations", &json!({"prompt": "a fox"})).await.expect(202);
+    let path = text(&generation["urls"]["events"]);
+    let (events, ()) = tokio::join!(read(&house, &path, None), async {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        let claim = house.claim(JobKind::Generation).await;
+        for step in 1..=3 {
+            let sequence = job::progress(&house.pools.lease, &claim, step, 12, json!({})).await.unwrap();
+            domain::event::announce(&house.pools.lease, claim.job, sequence).await;
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        house.paint(&claim).await;
+    });
+    let kinds: Vec<_> = events.iter().map(|(_, kind, _)| kind.as_str()).collect();
+    assert_eq!(kinds, ["queued", "started", "progress", "progress", "progress", "succeeded"]);
+    let ids: Vec<_> = events.iter().map(|(id, ..)| id.as_str()).collect();
+    assert_eq!(ids, ["1", "2", "3", "4", "5", "6"]);
+    assert_eq!(events[3].2["step"], 2);
+    assert_eq!(events[1].2["attempt"], 1);
+
+    assert_eq!(read(&house, &path, None).await, events, "the same story again");
+    assert_eq!(read(&house, &path, Some("4")).await, events[4..]);
+    assert_eq!(read(&house, &path, Some("6")).await, []);
+    assert_eq!(read(&house, &path, Some("nonsense")).await, events);
+    house.get("/v1/generations/00000000-0000-7000-8000-000000000000/events").await.refuses(404, "");
+    house.get("/v1/trainings/00000000-0000-7000-8000-000000000000/events").await.refuses(404, "");
+}
+
+#[tokio::test]
+async fn a_stream_ends_with_the_server() {
+    let house = House::with_checkpoint().await;
+    let generation = house.post("/v1/generations", &json!({"prompt": "a fox"})).await.expect(202);
+    let path = text(&generation["urls"]["events"]);
+    let (events, ()) = tokio::join!(read(&house, &path, None), async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        house.stop.cancel();
+    });
+    assert_eq!(events.len(), 1);
+}

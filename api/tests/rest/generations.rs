@@ -1,0 +1,140 @@
+//! Generations: the whole life of one, what is refused, and that a stale worker changes nothing.
+
+use std::time::Duration;
+
+use domain::job::{Claim, JobKind};
+use domain::{Error, WorkerId, generation};
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use crate::house::{FLUX_MODULE, House, SDXL_MODULE, hex, lora, text};
+use sha2::{Digest, Sha256};
+
+#[tokio::test]
+async fn from_request_to_picture() {
+    let house = House::with_checkpoint().await;
+    house.import("clay", Some("ember"), &[("clay.safetensors", lora(FLUX_MODULE))]).await.expect(201);
+    let body = json!({"prompt": "a fox 🦊", "loras": [{"model": "clay", "scale": 0.5}], "seed": 5, "num_inference_steps": 3});
+    let created = house.post("/v1/generations", &body).await;
+    let path = created.header("location").to_owned();
+    let created = created.expect(202);
+    assert_eq!(created["urls"], json!({"self": path, "cancel": format!("{path}/cancel"), "events": format!("{path}/events")}));
+    assert_eq!(created["status"], "queued");
+    assert_eq!((&created["width"], &created["true_cfg_scale"], &created["num_inference_steps"]), (&json!(64), &json!(3.0), &json!(3)));
+    assert_eq!(created["loras"][0]["model"]["name"], "clay");
+    assert_eq!(created, house.get(&path).await.expect(200), "what is created is what is there");
+
+    let claim = house.claim(JobKind::Generation).await;
+    let work = generation::load_work(&house.pools.lease, &claim).await.unwrap();
+    assert_eq!((work.params.prompt.as_str(), work.seed, work.loras[0].scale), ("a fox 🦊", 5, 0.5));
+    assert_eq!(work.base.files.len(), 10);
+    assert_eq!(house.get(&path).await.expect(200)["status"], "running");
+    house.delete(&path).await.refuses(409, "");
+    house.delete("/v1/models/clay").await.refuses(409, "");
+    let picture = house.paint(&claim).await;
+
+    let done = house.get(&path).await.expect(200);
+    assert_eq!((&done["status"], &done["attempts"], &done["progress"]["step"]), (&json!("succeeded"), &json!(1), &json!(3)));
+    assert_eq!(done["warnings"], json!(["a warning"]));
+    let artifact = &done["artifacts"][0];
+    assert_eq!(house.download(&artifact["url"]).await, picture);
+    assert_eq!(text(&artifact["sha256"]), hex(&Sha256::digest(&picture)));
+    assert_eq!((&artifact["seed"], &artifact["media_type"]), (&json!(5), &json!("image/png")));
+
+    // A reply that was lost: the same attempt may say it again, another one may not.
+    generation::finish(&house.pools.lease, &claim, Vec::new(), &[]).await.unwrap();
+    let stranger = Claim { worker: WorkerId::new(), ..claim };
+    let refused = generation::finish(&house.pools.lease, &stranger, Vec::new(), &[]).await;
+    assert!(matches!(refused, Err(Error::LeaseLost)), "{refused:?}");
+    assert_eq!(house.get("/v1/generations").await.expect(200)["items"][0], done_without_signature(&house, &path).await);
+
+    let before = house.objects();
+    house.delete(&path).await.expect(204);
+    house.get(&path).await.refuses(404, "");
+    assert_eq!(house.objects(), before - 1);
+    house.delete("/v1/models/clay").await.expect(204);
+}
+
+/// The list and the item are signed in the same second, or the test looks again.
+async fn done_without_signature(house: &House, path: &str) -> Value {
+    for _ in 0..20 {
+        let (item, list) = (house.get(path).await.expect(200), house.get("/v1/generations").await.expect(200));
+        if list["items"][0] == item {
+            return house.get("/v1/generations").await.expect(200)["items"][0].clone();
+        }
+    }
+    panic!("the list shows another generation than the item")
+}
+
+#[tokio::test]
+async fn what_makes_no_sense_is_named_and_not_queued() {
+    let house = House::with_checkpoint().await;
+    house.import("clay", None, &[("clay.safetensors", lora(FLUX_MODULE))]).await.expect(201);
+    house.import("stranger", None, &[("x.safetensors", lora(SDXL_MODULE))]).await.expect(201);
+    let good = json!({"prompt": "a fox"});
+    for (field, value, status, named) in [
+        ("prompt", json!(""), 422, "prompt"),
+        ("prompt", json!("a".repeat(10_001)), 422, "prompt"),
+        ("prompt", json!("a\0"), 422, "prompt"),
+        ("prompt", json!(null), 422, "prompt"),
+        ("promt", json!("x"), 422, "promt"),
+        ("width", json!(65), 422, "width"),
+        ("width", json!("64"), 422, "width"),
+        ("width", json!(64.5), 422, "width"),
+        ("height", json!(4096), 422, "height"),
+        ("height", json!(-64), 422, "height"),
+        ("height", json!(1e30), 422, "height"),
+        ("num_images", json!(5), 422, "num_images"),
+        ("num_inference_steps", json!(0), 422, "num_inference_steps"),
+        ("guidance_scale", json!(31), 422, "guidance_scale"),
+        ("true_cfg_scale", json!(-0.1), 422, "true_cfg_scale"),
+        ("seed", json!(-2), 422, "seed"),
+        ("seed", json!(u64::MAX), 422, "seed"),
+        ("model", json!("no-such-model"), 404, "model"),
+        ("model", json!("clay"), 422, "model"),
+        ("loras", json!([{"model": "no-such-lora"}]), 404, "loras[0].model"),
+        ("loras", json!([{"model": "clay"}, {"model": "ember"}]), 422, "loras[1].model"),
+        ("loras", json!([{"model": "stranger"}]), 422, "loras[0].model"),
+        ("loras", json!([{"model": "clay", "scale": 11}]), 422, "loras[0].scale"),
+        ("loras", json!([{"model": "clay", "weight": 1}]), 422, "loras[0].weight"),
+        ("loras", json!(vec![json!({"model": "clay"}); 9]), 422, "loras"),
+    ] {
+        let mut body = good.clone();
+        body[field] = value.clone();
+        let answer = house.post("/v1/generations", &body).await;
+        assert_eq!(answer.status, status, "{field}: {value}: {:#}", answer.body);
+        answer.refuses(status, named);
+    }
+    assert_eq!((house.count("generations").await, house.count("jobs").await), (0, 0));
+    let drawn = house.post("/v1/generations", &json!({"prompt": "a fox", "seed": -1})).await.expect(202);
+    assert!(drawn["seed"].as_i64().is_some_and(|seed| seed >= 0));
+}
+
+#[tokio::test]
+async fn cancel_and_wait() {
+    let house = House::with_checkpoint().await;
+    let queued = house.post("/v1/generations", &json!({"prompt": "a fox"})).await.expect(202);
+    let canceled = house.post(&text(&queued["urls"]["cancel"]), &json!({})).await.expect(200);
+    assert_eq!(canceled["status"], "canceled");
+    assert_eq!(house.post(&text(&queued["urls"]["cancel"]), &json!({})).await.expect(200)["status"], "canceled");
+    house.delete(&text(&queued["urls"]["self"])).await.expect(204);
+
+    // Nobody works: the wait ends by itself.
+    let request = house.request(Method::POST, "/v1/generations").header("prefer", "wait=1").json(&json!({"prompt": "a fox"}));
+    let waited = house.send(request).await;
+    assert_eq!(waited.header("preference-applied"), "wait=1");
+    waited.expect(202);
+
+    // Somebody works: the answer is the finished generation. The one from before is first in the queue.
+    let claim = house.claim(JobKind::Generation).await;
+    house.paint(&claim).await;
+    let request = house.request(Method::POST, "/v1/generations").header("prefer", "respond-async; wait=30").json(&json!({"prompt": "a fox"}));
+    let (waited, ()) = tokio::join!(house.send(request), async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let claim = house.claim(JobKind::Generation).await;
+        house.paint(&claim).await;
+    });
+    assert_eq!(waited.header("preference-applied"), "wait=30");
+    assert!(waited.header("location").starts_with("/v1/generations/"));
+    assert_eq!(waited.expect(201)["status"], "succeeded");
+}

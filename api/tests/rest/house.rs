@@ -1,0 +1,265 @@
+//! One API with a database and a bucket of its own, a client for it, and a stand-in for the worker.
+
+use std::io::{Cursor, Write};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bytes::Bytes;
+use domain::artifact::NewArtifact;
+use domain::job::{self, Claim, JobKind, LeasePolicy};
+use domain::{Pools, Storage, StorageConfig, StorageKey, WorkerId, generation};
+use reqwest::multipart::{Form, Part};
+use reqwest::{Method, RequestBuilder};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+use tokio_util::sync::CancellationToken;
+
+pub struct House {
+    http: reqwest::Client,
+    base: String,
+    pub pools: Pools,
+    pub storage: Storage,
+    pub stop: CancellationToken,
+    objects: PathBuf,
+    _folder: tempfile::TempDir,
+    _s3: embedded::S3,
+    _database: embedded::TemporaryDatabase,
+}
+
+/// Status, headers and JSON body of an answer.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: u16,
+    pub headers: reqwest::header::HeaderMap,
+    pub body: Value,
+}
+
+impl Answer {
+    #[track_caller]
+    pub fn expect(self, status: u16) -> Value {
+        assert_eq!(self.status, status, "{:#}", self.body);
+        self.body
+    }
+
+    /// A problem of this status whose errors name the field.
+    #[track_caller]
+    pub fn refuses(&self, status: u16, field: &str) {
+        assert_eq!(self.status, status, "{:#}", self.body);
+        assert_eq!(self.header("content-type"), "application/problem+json");
+        assert_eq!(self.body["status"], status);
+        assert!(self.body["detail"].as_str().is_some_and(|detail| detail.len() > 12), "{:#}", self.body);
+        if !field.is_empty() {
+            assert_eq!(self.body["errors"][0]["field"], field, "{:#}", self.body);
+            assert!(self.body["errors"][0]["message"].as_str().is_some_and(|message| message.len() > 8), "{:#}", self.body);
+        }
+    }
+
+    pub fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", |value| value.to_str().unwrap())
+    }
+}
+
+impl House {
+    pub async fn new() -> Self {
+        let database = embedded::TemporaryDatabase::create(&domain::MIGRATIONS).await.unwrap();
+        let pools = Pools::connect(database.url()).await.unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let s3 = embedded::S3::start(folder.path(), "127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let storage = Storage::new(&StorageConfig {
+            endpoint: s3.endpoint(),
+            bucket: s3.bucket().to_owned(),
+            region: "auto".to_owned(),
+            access_key: s3.access_key().to_owned(),
+            secret_key: s3.secret_key().to_owned(),
+            public_endpoint: None,
+        })
+        .unwrap();
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let base = format!("http://{}", listener.local_addr().unwrap());
+        let stop = CancellationToken::new();
+        let state = api::State::new(pools.clone(), storage.clone()).await;
+        tokio::spawn(api::serve(listener, state, stop.clone()));
+        let http = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(60)).build().unwrap();
+        let objects = folder.path().to_owned();
+        Self { http, base, pools, storage, stop, objects, _folder: folder, _s3: s3, _database: database }
+    }
+
+    /// With the smallest checkpoint that passes the gate, named `ember`.
+    pub async fn with_checkpoint() -> Self {
+        let house = Self::new().await;
+        house.import("ember", None, &checkpoint()).await.expect(201);
+        house
+    }
+
+    pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        let url = if path.starts_with("http") { path.to_owned() } else { format!("{}{path}", self.base) };
+        self.http.request(method, url)
+    }
+
+    pub async fn send(&self, request: RequestBuilder) -> Answer {
+        let response = request.send().await.expect("an answer");
+        let (status, headers) = (response.status().as_u16(), response.headers().clone());
+        let bytes = response.bytes().await.expect("a whole answer");
+        Answer { status, headers, body: serde_json::from_slice(&bytes).unwrap_or(Value::Null) }
+    }
+
+    pub async fn get(&self, path: &str) -> Answer {
+        self.send(self.request(Method::GET, path)).await
+    }
+
+    pub async fn delete(&self, path: &str) -> Answer {
+        self.send(self.request(Method::DELETE, path)).await
+    }
+
+    pub async fn post(&self, path: &str, body: &Value) -> Answer {
+        self.send(self.request(Method::POST, path).json(body)).await
+    }
+
+    pub async fn post_form(&self, path: &str, form: Form) -> Answer {
+        self.send(self.request(Method::POST, path).multipart(form)).await
+    }
+
+    /// Bytes behind a presigned URL.
+    pub async fn download(&self, url: &Value) -> Vec<u8> {
+        let response = self.http.get(url.as_str().unwrap()).send().await.unwrap();
+        assert_eq!(response.status(), 200);
+        response.bytes().await.unwrap().to_vec()
+    }
+
+    pub async fn dataset(&self, pictures: usize) -> String {
+        let id = text(&self.post("/v1/datasets", &json!({"name": "a dataset"})).await.expect(201)["id"]);
+        if pictures > 0 {
+            let form = (0..pictures as u8).fold(Form::new(), |form, shade| form.part("image", picture_part(png(40, 30, shade))));
+            self.post_form(&format!("/v1/datasets/{id}/images"), form).await.expect(201);
+        }
+        id
+    }
+
+    pub async fn import(&self, name: &str, base: Option<&str>, files: &[(&str, Vec<u8>)]) -> Answer {
+        let mut form = Form::new().text("name", name.to_owned());
+        if let Some(base) = base {
+            form = form.text("base", base.to_owned());
+        }
+        for (path, bytes) in files {
+            form = form.part("file", Part::bytes(bytes.clone()).file_name((*path).to_owned()));
+        }
+        self.post_form("/v1/models", form).await
+    }
+
+    pub async fn count(&self, table: &str) -> i64 {
+        sqlx::query_scalar(sqlx::AssertSqlSafe(format!("SELECT count(*) FROM {table}"))).fetch_one(&self.pools.api).await.unwrap()
+    }
+
+    /// Objects in the bucket.
+    pub fn objects(&self) -> usize {
+        fn count(folder: &Path) -> usize {
+            let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+            entries
+                .map(|entry| match entry.file_type().unwrap().is_dir() {
+                    true => count(&entry.path()),
+                    false => usize::from(entry.path().to_string_lossy().contains("/pyrograph/") && !entry.file_name().to_string_lossy().starts_with('.')),
+                })
+                .sum()
+        }
+        count(&self.objects)
+    }
+
+    /// Takes the next job, as a worker does.
+    pub async fn claim(&self, kind: JobKind) -> Claim {
+        job::claim(&self.pools.lease, &[kind], WorkerId::new(), &LeasePolicy::default()).await.unwrap().expect("a job is queued")
+    }
+
+    /// Finishes a claimed generation with one picture; its bytes.
+    pub async fn paint(&self, claim: &Claim) -> Vec<u8> {
+        let bytes = png(32, 32, 7);
+        let key = StorageKey::Artifact { job: claim.job, epoch: claim.epoch, position: 0, extension: "png" }.to_string();
+        self.storage.put(&key, Bytes::from(bytes.clone()), "image/png").await.unwrap();
+        let artifact = NewArtifact {
+            position: 0,
+            storage_key: key,
+            media_type: "image/png".to_owned(),
+            width: Some(32),
+            height: Some(32),
+            bytes: bytes.len() as i64,
+            sha256: hex(&Sha256::digest(&bytes)),
+            md5: "0".repeat(32),
+            seed: Some(5),
+        };
+        generation::finish(&self.pools.lease, claim, vec![artifact], &["a warning".to_owned()]).await.unwrap();
+        bytes
+    }
+}
+
+pub fn text(value: &Value) -> String {
+    value.as_str().unwrap_or_else(|| panic!("{value} is no text")).to_owned()
+}
+
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+pub fn png(width: u32, height: u32, shade: u8) -> Vec<u8> {
+    let mut out = Cursor::new(Vec::new());
+    let picture = image::RgbImage::from_fn(width, height, |x, y| image::Rgb([shade, x as u8, y as u8]));
+    image::DynamicImage::from(picture).write_to(&mut out, image::ImageFormat::Png).unwrap();
+    out.into_inner()
+}
+
+/// A PNG whose header claims a size that its few bytes cannot have.
+pub fn claimed_png(width: u32, height: u32) -> Vec<u8> {
+    let mut png = png(1, 1, 0);
+    png[16..20].copy_from_slice(&width.to_be_bytes());
+    png[20..24].copy_from_slice(&height.to_be_bytes());
+    let crc = !png[12..29].iter().fold(!0u32, |crc, byte| {
+        (0..8).fold(crc ^ u32::from(*byte), |crc, _| if crc & 1 == 1 { (crc >> 1) ^ 0xedb8_8320 } else { crc >> 1 })
+    });
+    png[29..33].copy_from_slice(&crc.to_be_bytes());
+    png
+}
+
+pub fn picture_part(bytes: Vec<u8>) -> Part {
+    Part::bytes(bytes).file_name("picture.png").mime_str("image/png").unwrap()
+}
+
+pub fn archive_part(entries: &[(&str, &[u8])]) -> Part {
+    let mut zip = zip::ZipWriter::new(Cursor::new(Vec::new()));
+    for (name, bytes) in entries {
+        zip.start_file(*name, zip::write::SimpleFileOptions::default()).unwrap();
+        zip.write_all(bytes).unwrap();
+    }
+    Part::bytes(zip.finish().unwrap().into_inner()).file_name("pictures.zip")
+}
+
+/// A safetensors file of one pair of tensors.
+pub fn safetensors(first: &str, second: &str) -> Vec<u8> {
+    let header = json!({
+        first: {"dtype": "F32", "shape": [2, 4], "data_offsets": [0, 32]},
+        second: {"dtype": "F32", "shape": [4, 2], "data_offsets": [32, 64]},
+    })
+    .to_string();
+    [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &[0; 64]].concat()
+}
+
+pub fn lora(module: &str) -> Vec<u8> {
+    safetensors(&format!("{module}.lora_A.weight"), &format!("{module}.lora_B.weight"))
+}
+
+pub const FLUX_MODULE: &str = "transformer.transformer_blocks.0.attn.to_q";
+pub const SDXL_MODULE: &str = "lora_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q";
+
+pub fn checkpoint() -> Vec<(&'static str, Vec<u8>)> {
+    let weights = safetensors("a.weight", "b.weight");
+    let config = b"{}".to_vec();
+    vec![
+        ("model_index.json", br#"{"_class_name": "FluxPipeline"}"#.to_vec()),
+        ("pyrograph.json", br#"{"num_inference_steps": 12, "guidance_scale": 1.0, "true_cfg_scale": 3.0, "width": 64, "height": 64}"#.to_vec()),
+        ("text_encoder/config.json", config.clone()),
+        ("text_encoder/model.safetensors", weights.clone()),
+        ("text_encoder_2/config.json", config.clone()),
+        ("text_encoder_2/model.safetensors", weights.clone()),
+        ("transformer/config.json", config),
+        ("transformer/model.safetensors", weights.clone()),
+        ("vae/config.json", br#"{"block_out_channels": [8, 8, 8]}"#.to_vec()),
+        ("vae/model.safetensors", weights),
+    ]
+}
