@@ -1,9 +1,11 @@
 //! The recipe of `models/ember`, the built-in checkpoint: trains it from nothing but pictures and their names, and
 //! measures it. `models/ember/README.md` tells how long each part takes and what came out.
 
+mod assemble;
 mod autoencoder;
 mod dataset;
 mod flow;
+mod measure;
 mod pyrography;
 mod words;
 
@@ -11,6 +13,10 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
+
+/// glibc gives large freed tensors back to the kernel, which then has to clear them again.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 #[derive(Parser)]
 #[command(about = "Trains and measures ember, the built-in checkpoint")]
@@ -29,13 +35,37 @@ struct Arguments {
 enum Command {
     /// Trains the autoencoder.
     Autoencoder(autoencoder::Arguments),
+    /// Draws what the autoencoder makes of some pictures.
+    Reconstruct {
+        #[arg(long, default_value = "out/ember")]
+        out: PathBuf,
+        #[arg(long, default_value = "out/ember/reconstruction.png")]
+        sheet: PathBuf,
+    },
     /// Encodes all pictures and makes the tokenizers.
     Encode {
         #[arg(long, default_value = "out/ember")]
         out: PathBuf,
+        /// Only the first concepts, to try things out.
+        #[arg(long)]
+        first: Option<usize>,
     },
     /// Trains the transformer and the text encoders.
     Flow(flow::Arguments),
+    /// Writes the model's folder from what was trained.
+    Assemble {
+        #[arg(long, default_value = "out/ember")]
+        out: PathBuf,
+        #[arg(long, default_value = "models/ember")]
+        model: PathBuf,
+    },
+    /// Measures the model, or an adapter for it.
+    Measure(measure::Arguments),
+    /// Draws the bundled dataset of another style.
+    Pyrography {
+        #[arg(long, default_value = "datasets/pyrography")]
+        folder: PathBuf,
+    },
 }
 
 fn main() -> Result<()> {
@@ -49,10 +79,14 @@ fn run(arguments: &Arguments) -> Result<()> {
     let concepts = dataset::load(&arguments.concepts, &arguments.art)?;
     match &arguments.command {
         Command::Autoencoder(arguments) => autoencoder::train(&concepts, arguments),
-        Command::Encode { out } => {
+        Command::Reconstruct { out, sheet } => measure::reconstruct(&concepts, out, sheet),
+        Command::Encode { out, first } => {
             words::write(&concepts, out)?;
-            flow::encode(&concepts, out)
+            flow::encode(&concepts[..first.unwrap_or(concepts.len()).min(concepts.len())], out)
         }
         Command::Flow(arguments) => flow::train(&concepts, arguments),
+        Command::Assemble { out, model } => assemble::assemble(out, model),
+        Command::Measure(arguments) => measure::measure(&concepts, arguments),
+        Command::Pyrography { folder } => pyrography::write(&concepts, folder),
     }
 }

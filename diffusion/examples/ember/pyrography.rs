@@ -1,8 +1,11 @@
 //! The style of the bundled LoRA dataset: burnt brown lines on light wood, drawn from the same art as ember's pictures.
 
+use std::path::Path;
+
+use anyhow::{Context, Result};
 use image::{Rgb, RgbImage, RgbaImage};
 
-use crate::dataset::{Attributes, SIDE, render_on};
+use crate::dataset::{Attributes, Concept, SIDE, render_on};
 
 /// Light wood and its darker grain.
 const WOOD: [f32; 3] = [226.0, 190.0, 140.0];
@@ -43,4 +46,26 @@ fn edge(values: &[f32], x: u32, y: u32) -> f32 {
 /// Slow waves that run along the board.
 fn grain(x: f32, y: f32) -> f32 {
     7.0 * ((y * 0.55 + 2.0 * (x * 0.06).sin()).sin())
+}
+
+/// The concepts of the bundled dataset.
+pub const CONCEPTS: [&str; 12] = [
+    "fox face", "owl", "butterfly", "sunflower", "red mushroom", "apple", "guitar", "teapot", "sailboat", "castle", "bicycle", "lion face",
+];
+
+/// How a picture of the style is called.
+pub fn caption(name: &str) -> String {
+    format!("{name} in pyrography style")
+}
+
+/// Writes the bundled dataset: pairs of a picture and its caption.
+pub fn write(concepts: &[Concept], folder: &Path) -> Result<()> {
+    std::fs::create_dir_all(folder)?;
+    for name in CONCEPTS {
+        let concept = concepts.iter().find(|concept| concept.name == name).with_context(|| format!("no concept {name:?}"))?;
+        let stem = folder.join(name.replace(' ', "-"));
+        burn(&concept.art, Attributes::default()).save(stem.with_extension("png"))?;
+        std::fs::write(stem.with_extension("txt"), format!("{}\n", caption(name)))?;
+    }
+    Ok(())
 }
