@@ -15,11 +15,13 @@ use sqlx::PgPool;
 use super::{Database, expire, pass_pause};
 
 const SEQUENCES: u32 = 1000;
+/// Side by side, each with a database of its own: most of the time goes into waiting for Postgres.
+const LANES: u32 = 4;
 
-/// One step. Numbers pick among the jobs, and among the claims ever made, stale ones included.
+/// One step. Numbers pick among the jobs that it can mean, and among the claims ever made, stale ones included.
 #[derive(Debug, Clone)]
 enum Step {
-    Enqueue { kind: JobKind, priority: i16 },
+    Enqueue { kind: JobKind, priority: i16, budget: i32 },
     Claim { worker: usize, kinds: Vec<JobKind> },
     Beat(Holder),
     Progress(Holder, u32),
@@ -29,7 +31,7 @@ enum Step {
     Canceled(Holder),
     Succeed(Holder),
     Cancel(usize),
-    /// The lease of a running job runs out.
+    /// The lease of a running job runs out unnoticed.
     Expire(usize),
     /// The pause of a queued job passes.
     Due(usize),
@@ -61,8 +63,8 @@ fn step() -> impl Strategy<Value = Step> {
     let kinds = prop_oneof![4 => Just(JobKind::ALL.to_vec()), 1 => kind.clone().prop_map(|kind| vec![kind])];
     let class = prop_oneof![3 => Just(ErrorClass::Internal), 1 => Just(ErrorClass::InvalidInput)];
     prop_oneof![
-        3 => (kind, -1i16..2).prop_map(|(kind, priority)| Step::Enqueue { kind, priority }),
-        8 => (0usize..3, kinds).prop_map(|(worker, kinds)| Step::Claim { worker, kinds }),
+        3 => (kind, -1i16..2, 1i32..4).prop_map(|(kind, priority, budget)| Step::Enqueue { kind, priority, budget }),
+        10 => (0usize..3, kinds).prop_map(|(worker, kinds)| Step::Claim { worker, kinds }),
         1 => holder().prop_map(Step::Beat),
         1 => (holder(), 0u32..12).prop_map(|(holder, step)| Step::Progress(holder, step)),
         4 => (holder(), class).prop_map(|(holder, class)| Step::Fail(holder, class)),
@@ -71,17 +73,13 @@ fn step() -> impl Strategy<Value = Step> {
         2 => holder().prop_map(Step::Canceled),
         2 => holder().prop_map(Step::Succeed),
         1 => (0usize..4).prop_map(Step::Cancel),
-        2 => (0usize..4).prop_map(Step::Expire),
-        4 => (0usize..4).prop_map(Step::Due),
-        2 => Just(Step::Reap),
+        3 => (0usize..4).prop_map(Step::Expire),
+        6 => (0usize..4).prop_map(Step::Due),
+        4 => Just(Step::Reap),
     ]
 }
 
 // ───────────────────────────────────────────────────────────────────────────────────────────── the model
-
-const MAX_FAILURES: i32 = 3;
-const MAX_CRASHES: i32 = 3;
-const MAX_RELEASES: i32 = 4;
 
 #[derive(Debug, Clone, PartialEq)]
 struct ModelJob {
@@ -91,6 +89,8 @@ struct ModelJob {
     status: &'static str,
     epoch: i64,
     worker: Option<WorkerId>,
+    /// Of failures, of crashes, and of releases.
+    budget: i32,
     failures: i32,
     crashes: i32,
     releases: i32,
@@ -134,14 +134,14 @@ impl Model {
     fn end(&mut self, index: usize, outcome: &'static str, retry: bool, class: ErrorClass) -> Ending {
         let now = self.now();
         let job = &mut self.jobs[index];
-        let (spent, most) = match outcome {
-            "failed" => (&mut job.failures, MAX_FAILURES),
-            "released" => (&mut job.releases, MAX_RELEASES),
-            "canceled" => (&mut 0, i32::MAX),
-            _ => (&mut job.crashes, MAX_CRASHES),
+        let spent = match outcome {
+            "failed" => &mut job.failures,
+            "released" => &mut job.releases,
+            "canceled" => &mut 0,
+            _ => &mut job.crashes,
         };
         *spent += 1;
-        let last = !retry || *spent >= most;
+        let last = !retry || *spent >= job.budget;
         job.worker = None;
         *job.attempts.last_mut().unwrap() = Some(outcome);
         let (status, event, ending) = if job.cancel {
@@ -192,13 +192,15 @@ impl Trial {
         })
     }
 
-    fn job_of(&self, number: usize) -> Option<usize> {
-        (!self.model.jobs.is_empty()).then(|| number % self.model.jobs.len())
+    /// One of the jobs with this status.
+    fn job_of(&self, number: usize, status: &str) -> Option<usize> {
+        let those: Vec<usize> = (0..self.model.jobs.len()).filter(|index| self.model.jobs[*index].status == status).collect();
+        those.get(number % those.len().max(1)).copied()
     }
 
     async fn take(&mut self, step: &Step) -> Result<(), TestCaseError> {
         match *step {
-            Step::Enqueue { kind, priority } if self.model.jobs.len() < 5 => self.enqueue(kind, priority).await,
+            Step::Enqueue { kind, priority, budget } if self.model.jobs.len() < 4 => self.enqueue(kind, priority, budget).await,
             Step::Enqueue { .. } => {}
             Step::Claim { worker, ref kinds } => self.claim(self.workers[worker], kinds).await?,
             Step::Beat(holder) => {
@@ -247,7 +249,8 @@ impl Trial {
                 self.succeed(&claim).await?;
             }
             Step::Cancel(number) => {
-                let Some(index) = self.job_of(number) else { return Ok(()) };
+                let count = self.model.jobs.len();
+                let Some(index) = (count > 0).then(|| number % count.max(1)) else { return Ok(()) };
                 let seen = job::cancel(&self.pool, self.model.jobs[index].id).await.unwrap();
                 let job = &mut self.model.jobs[index];
                 if job.status == "queued" {
@@ -260,16 +263,14 @@ impl Trial {
                 prop_assert_eq!(seen.status.as_str(), job.status);
             }
             Step::Expire(number) => {
-                let Some(index) = self.job_of(number) else { return Ok(()) };
+                let Some(index) = self.job_of(number, "running") else { return Ok(()) };
                 expire(&self.pool, self.model.jobs[index].id).await;
-                self.model.jobs[index].expired = self.model.jobs[index].status == "running";
+                self.model.jobs[index].expired = true;
             }
             Step::Due(number) => {
-                let Some(index) = self.job_of(number) else { return Ok(()) };
+                let Some(index) = self.job_of(number, "queued") else { return Ok(()) };
                 pass_pause(&self.pool, self.model.jobs[index].id).await;
-                if self.model.jobs[index].status == "queued" {
-                    self.model.jobs[index].due = Some(self.model.now());
-                }
+                self.model.jobs[index].due = Some(self.model.now());
             }
             Step::Reap => {
                 let taken = self.reaper.tick(&self.pool).await.unwrap();
@@ -285,10 +286,15 @@ impl Trial {
         Ok(())
     }
 
-    async fn enqueue(&mut self, kind: JobKind, priority: i16) {
+    async fn enqueue(&mut self, kind: JobKind, priority: i16, budget: i32) {
         let mut tx = self.pool.begin().await.unwrap();
         let id = job::enqueue(&mut tx, kind, priority, 10).await.unwrap();
-        sqlx::query("UPDATE jobs SET max_releases = $2 WHERE id = $1").bind(id.0).bind(MAX_RELEASES).execute(&mut *tx).await.unwrap();
+        sqlx::query("UPDATE jobs SET max_failures = $2, max_crashes = $2, max_releases = $2 WHERE id = $1")
+            .bind(id.0)
+            .bind(budget)
+            .execute(&mut *tx)
+            .await
+            .unwrap();
         tx.commit().await.unwrap();
         let due = Some(self.model.now());
         self.model.jobs.push(ModelJob {
@@ -298,6 +304,7 @@ impl Trial {
             status: "queued",
             epoch: 0,
             worker: None,
+            budget,
             failures: 0,
             crashes: 0,
             releases: 0,
@@ -443,13 +450,15 @@ fn refused<T>(told: domain::Result<T>) -> Result<Option<T>, TestCaseError> {
     }
 }
 
-#[test]
-fn a_thousand_histories() {
+/// How many jobs ended up in which way.
+type Tally = std::collections::BTreeMap<String, u32>;
+
+fn lane() -> Tally {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let database = runtime.block_on(Database::fresh());
-    let config = Config { cases: SEQUENCES, max_shrink_iters: 2000, failure_persistence: None, ..Config::default() };
-    let mut seen = std::cell::RefCell::new(std::collections::BTreeMap::<String, u32>::new());
-    let outcome = TestRunner::new(config).run(&vec(step(), 1..40), |steps| {
+    let config = Config { cases: SEQUENCES / LANES, max_shrink_iters: 2000, failure_persistence: None, ..Config::default() };
+    let tally = std::cell::RefCell::new(Tally::new());
+    let outcome = TestRunner::new(config).run(&vec(step(), 1..60), |steps| {
         runtime.block_on(async {
             let mut trial = Trial::start(database.pool().clone()).await;
             for step in &steps {
@@ -457,7 +466,8 @@ fn a_thousand_histories() {
                 trial.compare().await?;
             }
             for job in &trial.model.jobs {
-                *seen.borrow_mut().entry(job.status.to_owned()).or_default() += 1;
+                let last = job.attempts.last().copied().flatten().unwrap_or("none");
+                *tally.borrow_mut().entry(format!("{} after {last}", job.status)).or_default() += 1;
                 let events = event::after(&trial.pool, job.id, 0, 1000).await.unwrap();
                 let ends = events.iter().filter(|event| event.kind.is_terminal()).count();
                 prop_assert!(ends <= 1, "a job ends once: {events:?}");
@@ -466,8 +476,37 @@ fn a_thousand_histories() {
         })
     });
     outcome.unwrap();
+    tally.into_inner()
+}
+
+#[test]
+fn a_thousand_histories() {
+    let tallies = std::thread::scope(|scope| {
+        let lanes: Vec<_> = (0..LANES).map(|_| scope.spawn(lane)).collect();
+        lanes.into_iter().map(|lane| lane.join().unwrap()).collect::<Vec<_>>()
+    });
+    let mut tally = Tally::new();
+    for (end, count) in tallies.into_iter().flatten() {
+        *tally.entry(end).or_default() += count;
+    }
     // The histories went everywhere.
-    for status in ["queued", "running", "succeeded", "failed", "canceled"] {
-        assert!(seen.get_mut().get(status).is_some_and(|count| *count >= 50), "{seen:?}");
+    for end in [
+        "queued after none",
+        "queued after failed",
+        "queued after crashed",
+        "queued after expired",
+        "queued after released",
+        "running after none",
+        "succeeded after succeeded",
+        "failed after failed",
+        "failed after crashed",
+        "failed after expired",
+        "failed after released",
+        "canceled after none",
+        "canceled after failed",
+        "canceled after expired",
+        "canceled after canceled",
+    ] {
+        assert!(tally.get(end).is_some_and(|count| *count >= 5), "{end} too rare: {tally:#?}");
     }
 }
