@@ -59,6 +59,7 @@ impl Block {
 }
 
 fn main() {
+    diffusion::device::join_pool();
     let inference = Block::new(Device::flex());
     let training = Block::new(Device::flex().autodiff());
     for line in std::io::stdin().lock().lines().map_while(Result::ok) {

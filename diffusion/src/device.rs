@@ -79,6 +79,15 @@ pub fn open(choice: DeviceChoice) -> Result<OpenDevice> {
     }
 }
 
+/// Makes the calling thread one of those that share the work of the CPU backend. A step has hundreds of short parallel loops;
+/// a thread outside the pool hands each of them over and waits, which is most of the time on a busy machine.
+///
+/// For the thread of a process that runs all its tensors, once, before the first of them: the pool counts on it from then on.
+pub fn join_pool() {
+    // An error says that there is a pool already; work is then handed over as it always was.
+    let _ = rayon::ThreadPoolBuilder::new().use_current_thread().build_global();
+}
+
 /// The dtype that weights have on a device: f32 on the CPU, which has no faster one, bf16 elsewhere.
 pub fn weight_dtype(device: &Device) -> DType {
     if device.clone().without_autodiff() == Device::flex() { DType::F32 } else { DType::BF16 }

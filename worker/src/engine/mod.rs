@@ -44,6 +44,7 @@ pub struct EngineConfig {
 
 /// Serves stdin and stdout until the worker closes them. The body of the hidden `pyrograph engine` command.
 pub fn run(config: EngineConfig) -> ExitCode {
+    diffusion::device::join_pool();
     match stdout_for_reports() {
         Ok(output) => serve(std::io::stdin(), output, config, end_at_once),
         Err(error) => {
