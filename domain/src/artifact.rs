@@ -62,9 +62,16 @@ pub struct Artifact {
 }
 
 /// Writes the rows, in the transaction that makes the job succeed.
-pub(crate) async fn insert(connection: &mut PgConnection, claim: &Claim, kind: ArtifactKind, artifacts: &[NewArtifact]) -> Result<()> {
+pub(crate) async fn insert(
+    connection: &mut PgConnection,
+    claim: &Claim,
+    kind: ArtifactKind,
+    artifacts: &[NewArtifact],
+) -> Result<()> {
     let ids: Vec<Uuid> = artifacts.iter().map(|_| ArtifactId::new().into()).collect();
-    let text = |field: fn(&NewArtifact) -> &String| artifacts.iter().map(|artifact| field(artifact).clone()).collect::<Vec<_>>();
+    let text = |field: fn(&NewArtifact) -> &String| {
+        artifacts.iter().map(|artifact| field(artifact).clone()).collect::<Vec<_>>()
+    };
     let side = |field: fn(&NewArtifact) -> Option<i32>| artifacts.iter().map(field).collect::<Vec<_>>();
     let positions: Vec<i32> = artifacts.iter().map(|artifact| artifact.position).collect();
     let bytes: Vec<i64> = artifacts.iter().map(|artifact| artifact.bytes).collect();

@@ -55,12 +55,19 @@ pub struct Example {
 pub async fn create(pool: &PgPool, request: DatasetRequest) -> Result<Dataset> {
     let name = request.name;
     if name.is_empty() || name.chars().count() > MAX_NAME_CHARS || name.chars().any(|c| c.is_ascii_control()) {
-        return Err(Error::invalid("name", format!("A name has 1 to {MAX_NAME_CHARS} characters, none of them a control character.")));
+        return Err(Error::invalid(
+            "name",
+            format!("A name has 1 to {MAX_NAME_CHARS} characters, none of them a control character."),
+        ));
     }
     let id = DatasetId::new();
-    let row = sqlx::query!("INSERT INTO datasets (id, name) VALUES ($1, $2) RETURNING created_at, updated_at", id as DatasetId, name)
-        .fetch_one(pool)
-        .await?;
+    let row = sqlx::query!(
+        "INSERT INTO datasets (id, name) VALUES ($1, $2) RETURNING created_at, updated_at",
+        id as DatasetId,
+        name
+    )
+    .fetch_one(pool)
+    .await?;
     Ok(Dataset { id, name, example_count: 0, created_at: row.created_at, updated_at: row.updated_at })
 }
 
@@ -97,9 +104,12 @@ pub async fn get(pool: &PgPool, id: DatasetId) -> Result<(Dataset, Vec<Example>)
 
 /// Errors with `NotFound` unless the dataset is there.
 pub async fn check_exists(pool: &PgPool, id: DatasetId) -> Result<()> {
-    let there = sqlx::query_scalar!(r#"SELECT EXISTS (SELECT 1 FROM datasets WHERE id = $1 AND deleted_at IS NULL) AS "there!""#, id as DatasetId)
-        .fetch_one(pool)
-        .await?;
+    let there = sqlx::query_scalar!(
+        r#"SELECT EXISTS (SELECT 1 FROM datasets WHERE id = $1 AND deleted_at IS NULL) AS "there!""#,
+        id as DatasetId
+    )
+    .fetch_one(pool)
+    .await?;
     if there { Ok(()) } else { Err(Error::not_found("dataset", id)) }
 }
 
@@ -108,9 +118,18 @@ pub async fn delete(pool: &PgPool, storage: &Storage, id: DatasetId) -> Result<(
     let mut tx = begin(pool).await?;
     lock(&mut tx, id).await?;
     check_unused(&mut tx, id).await?;
-    sqlx::query!("UPDATE datasets SET deleted_at = clock_timestamp() WHERE id = $1", id as DatasetId).execute(&mut *tx).await?;
-    let mut keys = sqlx::query_scalar!("DELETE FROM examples WHERE dataset_id = $1 RETURNING storage_key", id as DatasetId).fetch_all(&mut *tx).await?;
-    keys.extend(sqlx::query_scalar!("DELETE FROM uploads WHERE dataset_id = $1 RETURNING storage_key", id as DatasetId).fetch_all(&mut *tx).await?);
+    sqlx::query!("UPDATE datasets SET deleted_at = clock_timestamp() WHERE id = $1", id as DatasetId)
+        .execute(&mut *tx)
+        .await?;
+    let mut keys =
+        sqlx::query_scalar!("DELETE FROM examples WHERE dataset_id = $1 RETURNING storage_key", id as DatasetId)
+            .fetch_all(&mut *tx)
+            .await?;
+    keys.extend(
+        sqlx::query_scalar!("DELETE FROM uploads WHERE dataset_id = $1 RETURNING storage_key", id as DatasetId)
+            .fetch_all(&mut *tx)
+            .await?,
+    );
     tx.commit().await?;
     storage.discard(keys).await;
     Ok(())
@@ -129,7 +148,9 @@ pub async fn delete_example(pool: &PgPool, storage: &Storage, dataset: DatasetId
     .await?
     .ok_or_else(|| Error::not_found("image", example))?;
     check_unused(&mut tx, dataset).await?;
-    sqlx::query!("UPDATE datasets SET updated_at = clock_timestamp() WHERE id = $1", dataset as DatasetId).execute(&mut *tx).await?;
+    sqlx::query!("UPDATE datasets SET updated_at = clock_timestamp() WHERE id = $1", dataset as DatasetId)
+        .execute(&mut *tx)
+        .await?;
     tx.commit().await?;
     storage.discard([key]).await;
     Ok(())
@@ -149,11 +170,14 @@ pub(crate) async fn examples(connection: &mut PgConnection, id: DatasetId) -> Re
 
 /// Locks the dataset against every other change. Errors: `NotFound`.
 pub(crate) async fn lock(connection: &mut PgConnection, id: DatasetId) -> Result<()> {
-    sqlx::query_scalar!(r#"SELECT 1 AS "one!" FROM datasets WHERE id = $1 AND deleted_at IS NULL FOR UPDATE"#, id as DatasetId)
-        .fetch_optional(connection)
-        .await?
-        .map(drop)
-        .ok_or_else(|| Error::not_found("dataset", id))
+    sqlx::query_scalar!(
+        r#"SELECT 1 AS "one!" FROM datasets WHERE id = $1 AND deleted_at IS NULL FOR UPDATE"#,
+        id as DatasetId
+    )
+    .fetch_optional(connection)
+    .await?
+    .map(drop)
+    .ok_or_else(|| Error::not_found("dataset", id))
 }
 
 async fn check_unused(connection: &mut PgConnection, id: DatasetId) -> Result<()> {
@@ -174,7 +198,10 @@ async fn check_unused(connection: &mut PgConnection, id: DatasetId) -> Result<()
 pub fn check_caption(caption: &str) -> Result<()> {
     let count = caption.chars().count();
     if count > MAX_CAPTION_CHARS {
-        return Err(Error::invalid("caption", format!("The caption has {count} characters; at most {MAX_CAPTION_CHARS} are taken.")));
+        return Err(Error::invalid(
+            "caption",
+            format!("The caption has {count} characters; at most {MAX_CAPTION_CHARS} are taken."),
+        ));
     }
     if caption.contains('\0') {
         return Err(Error::invalid("caption", "The caption holds a NUL character."));

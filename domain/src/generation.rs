@@ -34,7 +34,12 @@ pub const DEFAULT_MODEL: &str = "ember";
 #[serde(deny_unknown_fields)]
 pub struct GenerationRequest {
     /// What to show.
-    #[schema(min_length = 1, max_length = 10000, pattern = r"^[^\u0000]*$", example = "a big fox on a blue background")]
+    #[schema(
+        min_length = 1,
+        max_length = 10000,
+        pattern = r"^[^\u0000]*$",
+        example = "a big fox on a blue background"
+    )]
     pub prompt: String,
     /// What not to show; it has an effect when `true_cfg_scale` is above 1.
     #[schema(max_length = 10000, pattern = r"^[^\u0000]*$")]
@@ -149,7 +154,10 @@ impl GenerationParams {
     /// Fills in the model's defaults and checks every value. Errors: `Invalid`, naming the field.
     pub fn parse(request: GenerationRequest, model: &Model) -> Result<Self> {
         if model.kind != ModelKind::Checkpoint {
-            return Err(Error::invalid("model", format!("`{}` is a LoRA: name it in `loras` and a checkpoint in `model`.", model.name)));
+            return Err(Error::invalid(
+                "model",
+                format!("`{}` is a LoRA: name it in `loras` and a checkpoint in `model`.", model.name),
+            ));
         }
         let defaults = &model.defaults;
         check_prompt("prompt", &request.prompt, 1)?;
@@ -160,9 +168,21 @@ impl GenerationParams {
             prompt: request.prompt,
             negative_prompt: request.negative_prompt,
             num_images: in_range("num_images", request.num_images.unwrap_or(1), 1..=MAX_IMAGES)?,
-            num_inference_steps: in_range("num_inference_steps", request.num_inference_steps.unwrap_or(defaults.num_inference_steps), 1..=200)?,
-            guidance_scale: in_range("guidance_scale", request.guidance_scale.unwrap_or(defaults.guidance_scale), 0.0..=30.0)?,
-            true_cfg_scale: in_range("true_cfg_scale", request.true_cfg_scale.unwrap_or(defaults.true_cfg_scale), 0.0..=30.0)?,
+            num_inference_steps: in_range(
+                "num_inference_steps",
+                request.num_inference_steps.unwrap_or(defaults.num_inference_steps),
+                1..=200,
+            )?,
+            guidance_scale: in_range(
+                "guidance_scale",
+                request.guidance_scale.unwrap_or(defaults.guidance_scale),
+                0.0..=30.0,
+            )?,
+            true_cfg_scale: in_range(
+                "true_cfg_scale",
+                request.true_cfg_scale.unwrap_or(defaults.true_cfg_scale),
+                0.0..=30.0,
+            )?,
             width: request.width.map_or(Ok(defaults.width), |pixels| on_grid("width", pixels, model))?,
             height: request.height.map_or(Ok(defaults.height), |pixels| on_grid("height", pixels, model))?,
         })
@@ -172,12 +192,19 @@ impl GenerationParams {
 fn check_prompt(field: &str, prompt: &str, least: usize) -> Result<()> {
     let count = prompt.chars().count();
     if !(least..=MAX_PROMPT_CHARS).contains(&count) || prompt.contains('\0') {
-        return Err(Error::invalid(field, format!("It has {count} characters; {least} to {MAX_PROMPT_CHARS} are taken, none of them NUL.")));
+        return Err(Error::invalid(
+            field,
+            format!("It has {count} characters; {least} to {MAX_PROMPT_CHARS} are taken, none of them NUL."),
+        ));
     }
     Ok(())
 }
 
-pub(crate) fn in_range<T: PartialOrd + std::fmt::Display>(field: &str, value: T, range: std::ops::RangeInclusive<T>) -> Result<T> {
+pub(crate) fn in_range<T: PartialOrd + std::fmt::Display>(
+    field: &str,
+    value: T,
+    range: std::ops::RangeInclusive<T>,
+) -> Result<T> {
     if range.contains(&value) {
         return Ok(value);
     }
@@ -192,7 +219,14 @@ pub(crate) fn on_grid(field: &str, pixels: u32, model: &Model) -> Result<u32> {
         return Ok(pixels);
     }
     let below = (pixels / multiple).max(1) * multiple;
-    Err(Error::invalid(field, format!("{pixels} is not a multiple of {multiple}, as `{}` needs it; {below} and {} are.", model.name, below + multiple)))
+    Err(Error::invalid(
+        field,
+        format!(
+            "{pixels} is not a multiple of {multiple}, as `{}` needs it; {below} and {} are.",
+            model.name,
+            below + multiple
+        ),
+    ))
 }
 
 /// A seed that is given, or one that is drawn. Drawn ones stay below 2³², which is what a `torch.Generator` on the CPU takes.
@@ -206,7 +240,10 @@ pub(crate) fn seed(requested: Option<i64>) -> Result<i64> {
 /// Checks the request and writes the generation with its queued job, or nothing.
 /// Errors: `NotFound` for a model that is not there, `Invalid` naming the field.
 pub async fn create(pool: &PgPool, catalog: &Catalog, mut request: GenerationRequest) -> Result<Generation> {
-    let model = catalog.get(request.model.as_deref().unwrap_or(DEFAULT_MODEL)).await.map_err(|error| error.in_field("model"))?;
+    let model = catalog
+        .get(request.model.as_deref().unwrap_or(DEFAULT_MODEL))
+        .await
+        .map_err(|error| error.in_field("model"))?;
     let seed = seed(request.seed)?;
     let lora_requests = std::mem::take(&mut request.loras);
     let params = GenerationParams::parse(request, &model)?;
@@ -250,14 +287,28 @@ pub async fn create(pool: &PgPool, catalog: &Catalog, mut request: GenerationReq
         &lora_ids,
         &scales,
     );
-    let created_at = bounded(insert.fetch_optional(pool)).await?.ok_or_else(|| Error::unknown("model", "A model of this request was deleted just now."))?;
+    let created_at = bounded(insert.fetch_optional(pool))
+        .await?
+        .ok_or_else(|| Error::unknown("model", "A model of this request was deleted just now."))?;
     job::ring(pool);
-    Ok(Generation { id, job_id: job, model: model.reference(), loras, params, seed, report: Report::queued(total_steps), created_at })
+    Ok(Generation {
+        id,
+        job_id: job,
+        model: model.reference(),
+        loras,
+        params,
+        seed,
+        report: Report::queued(total_steps),
+        created_at,
+    })
 }
 
 async fn parse_loras(catalog: &Catalog, base: &Model, requests: Vec<LoraRequest>) -> Result<Vec<LoraUse>> {
     if requests.len() > MAX_LORAS {
-        return Err(Error::invalid("loras", format!("There are {} LoRAs; at most {MAX_LORAS} run together.", requests.len())));
+        return Err(Error::invalid(
+            "loras",
+            format!("There are {} LoRAs; at most {MAX_LORAS} run together.", requests.len()),
+        ));
     }
     let mut loras: Vec<LoraUse> = Vec::with_capacity(requests.len());
     for (position, request) in requests.into_iter().enumerate() {
@@ -270,7 +321,10 @@ async fn parse_loras(catalog: &Catalog, base: &Model, requests: Vec<LoraRequest>
         if lora.family != base.family {
             return Err(Error::invalid(
                 field("model"),
-                format!("`{}` is a LoRA of the family {}, and `{}` is of {}; they do not fit.", lora.name, lora.family, base.name, base.family),
+                format!(
+                    "`{}` is a LoRA of the family {}, and `{}` is of {}; they do not fit.",
+                    lora.name, lora.family, base.name, base.family
+                ),
             ));
         }
         loras.push(LoraUse { model: lora.reference(), scale });
@@ -365,19 +419,26 @@ pub async fn get(pool: &PgPool, id: GenerationId) -> Result<Generation> {
 
 /// Newest first.
 pub async fn list(pool: &PgPool, page: &PageRequest) -> Result<Page<Generation>> {
-    let rows = select_generations!("AND ($1::uuid IS NULL OR g.id < $1) ORDER BY g.id DESC LIMIT $2", page.before(), page.fetch_limit())
-        .fetch_all(pool)
-        .await?;
+    let rows = select_generations!(
+        "AND ($1::uuid IS NULL OR g.id < $1) ORDER BY g.id DESC LIMIT $2",
+        page.before(),
+        page.fetch_limit()
+    )
+    .fetch_all(pool)
+    .await?;
     let generations = rows.into_iter().map(Generation::try_from).collect::<Result<Vec<_>>>()?;
     Ok(page.cut(generations, |generation| generation.id.into()))
 }
 
 /// The job of a generation. Errors: `NotFound`.
 pub async fn job_id(pool: &PgPool, id: GenerationId) -> Result<JobId> {
-    sqlx::query_scalar!(r#"SELECT job_id AS "job_id: JobId" FROM generations WHERE id = $1 AND deleted_at IS NULL"#, id as GenerationId)
-        .fetch_optional(pool)
-        .await?
-        .ok_or_else(|| Error::not_found("generation", id))
+    sqlx::query_scalar!(
+        r#"SELECT job_id AS "job_id: JobId" FROM generations WHERE id = $1 AND deleted_at IS NULL"#,
+        id as GenerationId
+    )
+    .fetch_optional(pool)
+    .await?
+    .ok_or_else(|| Error::not_found("generation", id))
 }
 
 /// Ends it: at once while it is queued, within a step while it runs. One that has ended stays as it is.
@@ -401,12 +462,16 @@ pub async fn delete(pool: &PgPool, storage: &Storage, id: GenerationId) -> Resul
     if !row.status.is_terminal() {
         return Err(Error::conflict(format!("The generation is {}; cancel it first.", row.status.as_str())));
     }
-    sqlx::query!("UPDATE generations SET deleted_at = clock_timestamp(), params = '{}' WHERE id = $1", id as GenerationId)
-        .execute(&mut *tx)
-        .await?;
-    let keys = sqlx::query_scalar!("DELETE FROM artifacts WHERE job_id = $1 RETURNING storage_key", row.job_id as JobId)
-        .fetch_all(&mut *tx)
-        .await?;
+    sqlx::query!(
+        "UPDATE generations SET deleted_at = clock_timestamp(), params = '{}' WHERE id = $1",
+        id as GenerationId
+    )
+    .execute(&mut *tx)
+    .await?;
+    let keys =
+        sqlx::query_scalar!("DELETE FROM artifacts WHERE job_id = $1 RETURNING storage_key", row.job_id as JobId)
+            .fetch_all(&mut *tx)
+            .await?;
     tx.commit().await?;
     storage.discard(keys).await;
     Ok(())
@@ -440,7 +505,10 @@ async fn read_work(pool: &PgPool, claim: &Claim) -> Result<GenerationWork> {
         params: row.params.0,
         seed: row.seed,
         base: of(row.model_id)?,
-        loras: loras.into_iter().map(|lora| Ok(WorkLora { model: of(lora.model_id)?, scale: lora.scale })).collect::<Result<_>>()?,
+        loras: loras
+            .into_iter()
+            .map(|lora| Ok(WorkLora { model: of(lora.model_id)?, scale: lora.scale }))
+            .collect::<Result<_>>()?,
     })
 }
 

@@ -49,7 +49,10 @@ pub async fn check(field: &str, bytes: Bytes) -> Result<CheckedImage> {
 
 fn check_now(field: &str, bytes: Bytes) -> Result<CheckedImage> {
     if bytes.len() as u64 > MAX_BYTES {
-        return Err(Error::too_large(field, format!("The picture has {} bytes; at most {MAX_BYTES} (25 MiB) are taken.", bytes.len())));
+        return Err(Error::too_large(
+            field,
+            format!("The picture has {} bytes; at most {MAX_BYTES} (25 MiB) are taken.", bytes.len()),
+        ));
     }
     let (format, media_type, extension) = match image::guess_format(&bytes) {
         Ok(format @ ImageFormat::Png) => (format, "image/png", "png"),
@@ -57,7 +60,8 @@ fn check_now(field: &str, bytes: Bytes) -> Result<CheckedImage> {
         Ok(format @ ImageFormat::WebP) => (format, "image/webp", "webp"),
         _ => return Err(Error::unsupported(field, "The file is not a PNG, JPEG or WebP picture.")),
     };
-    let undecodable = |error: image::ImageError| Error::invalid(field, format!("The picture cannot be decoded: {error}."));
+    let undecodable =
+        |error: image::ImageError| Error::invalid(field, format!("The picture cannot be decoded: {error}."));
 
     let mut limits = Limits::default();
     limits.max_alloc = Some(MAX_DECODED_BYTES);
@@ -86,7 +90,14 @@ fn check_now(field: &str, bytes: Bytes) -> Result<CheckedImage> {
     picture.write_to(&mut upright, ImageFormat::Png).map_err(Error::internal)?;
     let bytes = Bytes::from(upright.into_inner());
     let sha256 = hex::encode(Sha256::digest(&bytes));
-    Ok(CheckedImage { bytes, media_type: "image/png", extension: "png", width: picture.width(), height: picture.height(), sha256 })
+    Ok(CheckedImage {
+        bytes,
+        media_type: "image/png",
+        extension: "png",
+        width: picture.width(),
+        height: picture.height(),
+        sha256,
+    })
 }
 
 #[cfg(test)]
@@ -112,7 +123,9 @@ mod tests {
 
     #[tokio::test]
     async fn takes_the_three_formats_by_content() {
-        for (format, media_type) in [(ImageFormat::Png, "image/png"), (ImageFormat::Jpeg, "image/jpeg"), (ImageFormat::WebP, "image/webp")] {
+        for (format, media_type) in
+            [(ImageFormat::Png, "image/png"), (ImageFormat::Jpeg, "image/jpeg"), (ImageFormat::WebP, "image/webp")]
+        {
             let bytes = encoded(5, 3, format);
             let checked = check("image", bytes.clone().into()).await.unwrap();
             assert_eq!((checked.media_type, checked.width, checked.height), (media_type, 5, 3));

@@ -45,7 +45,9 @@ impl std::str::FromStr for ModelKind {
         match text {
             "checkpoint" => Ok(Self::Checkpoint),
             "lora" => Ok(Self::Lora),
-            other => Err(Error::invalid("kind", format!("`{other}` is not a kind of model; use `checkpoint` or `lora`."))),
+            other => {
+                Err(Error::invalid("kind", format!("`{other}` is not a kind of model; use `checkpoint` or `lora`.")))
+            }
         }
     }
 }
@@ -79,7 +81,14 @@ pub struct Defaults {
 impl Default for Defaults {
     /// Those of FLUX.1-dev, for a checkpoint that states none.
     fn default() -> Self {
-        Self { num_inference_steps: 28, guidance_scale: 3.5, true_cfg_scale: 1.0, width: 1024, height: 1024, size_multiple: 16 }
+        Self {
+            num_inference_steps: 28,
+            guidance_scale: 3.5,
+            true_cfg_scale: 1.0,
+            width: 1024,
+            height: 1024,
+            size_multiple: 16,
+        }
     }
 }
 
@@ -210,9 +219,10 @@ pub async fn delete(pool: &PgPool, storage: &Storage, name_or_id: &str) -> Resul
     }
     let mut tx = begin(pool).await?;
     // The lock keeps new generations and trainings from naming the model until this is decided.
-    let locked = sqlx::query!("SELECT id FROM models WHERE id = $1 AND deleted_at IS NULL FOR UPDATE", model.id as ModelId)
-        .fetch_optional(&mut *tx)
-        .await?;
+    let locked =
+        sqlx::query!("SELECT id FROM models WHERE id = $1 AND deleted_at IS NULL FOR UPDATE", model.id as ModelId)
+            .fetch_optional(&mut *tx)
+            .await?;
     if locked.is_none() {
         return Err(Error::not_found("model", name_or_id));
     }
@@ -227,9 +237,14 @@ pub async fn delete(pool: &PgPool, storage: &Storage, name_or_id: &str) -> Resul
     .fetch_one(&mut *tx)
     .await?;
     if needed {
-        return Err(Error::conflict(format!("`{}` is needed by jobs that are queued or running; cancel them or wait.", model.name)));
+        return Err(Error::conflict(format!(
+            "`{}` is needed by jobs that are queued or running; cancel them or wait.",
+            model.name
+        )));
     }
-    sqlx::query!("UPDATE models SET deleted_at = clock_timestamp() WHERE id = $1", model.id as ModelId).execute(&mut *tx).await?;
+    sqlx::query!("UPDATE models SET deleted_at = clock_timestamp() WHERE id = $1", model.id as ModelId)
+        .execute(&mut *tx)
+        .await?;
     // A trained LoRA's file is also the artifact of its training: the two go together.
     let keys: Vec<String> = model.files.into_iter().map(|file| file.storage_key).collect();
     sqlx::query!("DELETE FROM artifacts WHERE storage_key = ANY($1)", &keys).execute(&mut *tx).await?;
@@ -283,7 +298,10 @@ impl Catalog {
 }
 
 /// The files of models that a job runs with, deleted or not: the lock at creation and the rule for deleting keep them there.
-pub(crate) async fn files(connection: &mut sqlx::PgConnection, ids: &[ModelId]) -> Result<HashMap<ModelId, ModelFiles>> {
+pub(crate) async fn files(
+    connection: &mut sqlx::PgConnection,
+    ids: &[ModelId],
+) -> Result<HashMap<ModelId, ModelFiles>> {
     let uuids: Vec<Uuid> = ids.iter().map(|id| (*id).into()).collect();
     let rows = sqlx::query!(
         r#"SELECT id AS "id: ModelId", name, family, sha256, files AS "files: Json<Vec<ModelFile>>" FROM models WHERE id = ANY($1)"#,
@@ -293,7 +311,12 @@ pub(crate) async fn files(connection: &mut sqlx::PgConnection, ids: &[ModelId]) 
     .await?;
     Ok(rows
         .into_iter()
-        .map(|row| (row.id, ModelFiles { id: row.id, name: row.name, family: row.family, sha256: row.sha256, files: row.files.0 }))
+        .map(|row| {
+            (
+                row.id,
+                ModelFiles { id: row.id, name: row.name, family: row.family, sha256: row.sha256, files: row.files.0 },
+            )
+        })
         .collect())
 }
 
@@ -305,7 +328,10 @@ pub fn check_name(name: &str) -> Result<()> {
         && name.bytes().next().is_some_and(allowed)
         && name.bytes().all(|byte| allowed(byte) || matches!(byte, b'.' | b'_' | b'-'));
     if !shaped {
-        return Err(Error::invalid("name", "A name has 1 to 63 characters of a-z, 0-9, `.`, `_` and `-`, and begins with a letter or digit."));
+        return Err(Error::invalid(
+            "name",
+            "A name has 1 to 63 characters of a-z, 0-9, `.`, `_` and `-`, and begins with a letter or digit.",
+        ));
     }
     if name.parse::<Uuid>().is_ok() {
         return Err(Error::invalid("name", "A name may not look like an id (a UUID)."));
@@ -315,11 +341,17 @@ pub fn check_name(name: &str) -> Result<()> {
 
 /// Errors with `Conflict` when a model of that name exists.
 pub(crate) async fn check_name_is_free(connection: &mut sqlx::PgConnection, name: &str) -> Result<()> {
-    let taken = sqlx::query_scalar!(r#"SELECT EXISTS (SELECT 1 FROM models WHERE name = $1 AND deleted_at IS NULL) AS "taken!""#, name)
-        .fetch_one(connection)
-        .await?;
+    let taken = sqlx::query_scalar!(
+        r#"SELECT EXISTS (SELECT 1 FROM models WHERE name = $1 AND deleted_at IS NULL) AS "taken!""#,
+        name
+    )
+    .fetch_one(connection)
+    .await?;
     if taken {
-        return Err(Error::conflict_in("name", format!("There is a model named `{name}` already; choose another name or delete that one.")));
+        return Err(Error::conflict_in(
+            "name",
+            format!("There is a model named `{name}` already; choose another name or delete that one."),
+        ));
     }
     Ok(())
 }

@@ -118,7 +118,14 @@ mod tests {
 
     #[test]
     fn refuses_foreign_cursors_and_limits_out_of_range() {
-        for (limit, cursor) in [(Some(0), None), (Some(101), None), (Some(-1), None), (None, Some("")), (None, Some("abc")), (None, Some("%%%"))] {
+        for (limit, cursor) in [
+            (Some(0), None),
+            (Some(101), None),
+            (Some(-1), None),
+            (None, Some("")),
+            (None, Some("abc")),
+            (None, Some("%%%")),
+        ] {
             assert!(matches!(PageRequest::parse(limit, cursor), Err(Error::Invalid { .. })), "{limit:?} {cursor:?}");
         }
     }

@@ -41,7 +41,10 @@ pub fn header_length(first: [u8; 8], file_bytes: u64) -> Result<u64> {
     }
     // A header of 640 bytes begins like a pickle of protocol 2, so the length is asked first.
     if first[0] == 0x80 || first.starts_with(b"PK\x03\x04") || first.starts_with(&[0x1f, 0x8b]) {
-        return Err(Error::unsupported(FIELD, "The file is a pickle or an archive. Only safetensors files are read, since a pickle can run code."));
+        return Err(Error::unsupported(
+            FIELD,
+            "The file is a pickle or an archive. Only safetensors files are read, since a pickle can run code.",
+        ));
     }
     Err(Error::unsupported(FIELD, "The file is not a safetensors file: its header length makes no sense."))
 }
@@ -89,18 +92,21 @@ pub fn header(json: &[u8], file_bytes: u64) -> Result<Header> {
         return Err(invalid("the header does not begin with `{`"));
     }
     // Duplicate names would let two readers see two different files, so the map is built by hand.
-    let Entries(entries) = serde_json::from_slice(json).map_err(|error| invalid(format!("the header is not as the format wants it ({error})")))?;
+    let Entries(entries) = serde_json::from_slice(json)
+        .map_err(|error| invalid(format!("the header is not as the format wants it ({error})")))?;
     let mut metadata = BTreeMap::new();
     let mut tensors = BTreeMap::new();
     for (name, value) in entries {
         if name == "__metadata__" {
-            metadata = serde_json::from_value(value).map_err(|_| invalid("`__metadata__` must map strings to strings"))?;
+            metadata =
+                serde_json::from_value(value).map_err(|_| invalid("`__metadata__` must map strings to strings"))?;
             continue;
         }
         if name.is_empty() || name.len() > MAX_NAME_BYTES || !name.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Err(invalid("a tensor's name must be 1 to 256 printable ASCII characters"));
         }
-        let tensor: Tensor = serde_json::from_value(value).map_err(|error| invalid(format!("tensor `{name}`: {error}")))?;
+        let tensor: Tensor =
+            serde_json::from_value(value).map_err(|error| invalid(format!("tensor `{name}`: {error}")))?;
         if tensors.insert(name.clone(), tensor).is_some() {
             return Err(invalid(format!("tensor `{name}` is there twice")));
         }
@@ -165,7 +171,9 @@ impl Header {
             return Ok("flux");
         }
         // A small FLUX may have double blocks only, which diffusers calls `transformer_blocks` of a `transformer`.
-        if downs.iter().any(|(name, _)| name.starts_with("transformer.transformer_blocks.") || name.starts_with("transformer_blocks.")) {
+        if downs.iter().any(|(name, _)| {
+            name.starts_with("transformer.transformer_blocks.") || name.starts_with("transformer_blocks.")
+        }) {
             return Ok("flux");
         }
         if any(&["input_blocks", "output_blocks", "lora_te2_", "text_encoder_2."]) {
@@ -179,9 +187,17 @@ impl Header {
 }
 
 fn is_down(name: &str) -> bool {
-    [".lora_A.weight", ".lora_A.default.weight", ".lora_down.weight", "_lora1.down.weight", "_lora2.down.weight", "_lora.down.weight", ".lora.down.weight"]
-        .iter()
-        .any(|end| name.ends_with(end))
+    [
+        ".lora_A.weight",
+        ".lora_A.default.weight",
+        ".lora_down.weight",
+        "_lora1.down.weight",
+        "_lora2.down.weight",
+        "_lora.down.weight",
+        ".lora.down.weight",
+    ]
+    .iter()
+    .any(|end| name.ends_with(end))
 }
 
 fn invalid(message: impl std::fmt::Display) -> Error {
@@ -262,7 +278,11 @@ mod tests {
             ("too many dimensions", tensor("F32", &[1, 1, 1, 1, 1, 2], [0, 8]), 8),
             ("no tensors", json!({}), 0),
             ("unknown key", json!({"t": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8], "x": 1}}), 8),
-            ("metadata not strings", json!({"__metadata__": {"a": 1}, "t": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}), 8),
+            (
+                "metadata not strings",
+                json!({"__metadata__": {"a": 1}, "t": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}),
+                8,
+            ),
             ("control character in a name", json!({"t\n": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}), 8),
             ("long name", json!({"t".repeat(257): {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}), 8),
             ("negative side", json!({"t": {"dtype": "F32", "shape": [-2], "data_offsets": [0, 8]}}), 8),

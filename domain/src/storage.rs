@@ -11,7 +11,10 @@ use futures::StreamExt;
 use http::{HeaderValue, Method, header::CONTENT_TYPE};
 use object_store::aws::{AmazonS3, AmazonS3Builder};
 use object_store::signer::{SignedUrlOptions, Signer};
-use object_store::{Attribute, Attributes, ObjectStore, ObjectStoreExt, PutMode, PutMultipartOptions, PutOptions, RetryConfig, WriteMultipart};
+use object_store::{
+    Attribute, Attributes, ObjectStore, ObjectStoreExt, PutMode, PutMultipartOptions, PutOptions, RetryConfig,
+    WriteMultipart,
+};
 use sha2::{Digest, Sha256};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use url::Url;
@@ -65,11 +68,17 @@ pub enum StorageKey {
 impl fmt::Display for StorageKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::DatasetExample { dataset, example, extension } => write!(f, "datasets/{dataset}/{example}.{extension}"),
+            Self::DatasetExample { dataset, example, extension } => {
+                write!(f, "datasets/{dataset}/{example}.{extension}")
+            }
             Self::Upload { upload } => write!(f, "uploads/{upload}"),
             Self::ModelFile { model, path } => write!(f, "models/{model}/{path}"),
-            Self::Artifact { job, epoch, position, extension } => write!(f, "artifacts/{job}/{epoch}/{position}.{extension}"),
-            Self::TrainingCheckpoint { training, epoch, step } => write!(f, "checkpoints/{training}/{epoch}/{step}.safetensors"),
+            Self::Artifact { job, epoch, position, extension } => {
+                write!(f, "artifacts/{job}/{epoch}/{position}.{extension}")
+            }
+            Self::TrainingCheckpoint { training, epoch, step } => {
+                write!(f, "checkpoints/{training}/{epoch}/{step}.safetensors")
+            }
         }
     }
 }
@@ -154,8 +163,17 @@ impl Storage {
     /// Opens an object for streaming in; nothing is there before `finish`.
     pub async fn writer(&self, key: &str, media_type: &str) -> Result<ObjectWriter> {
         let options = PutMultipartOptions { attributes: attributes(media_type), ..PutMultipartOptions::default() };
-        let upload = self.bucket.put_multipart_opts(&key.into(), options).await.map_err(|error| from_object_store(key, error))?;
-        Ok(ObjectWriter { key: key.to_owned(), upload: WriteMultipart::new_with_chunk_size(upload, PART_BYTES), bytes: 0, sha256: Sha256::new() })
+        let upload = self
+            .bucket
+            .put_multipart_opts(&key.into(), options)
+            .await
+            .map_err(|error| from_object_store(key, error))?;
+        Ok(ObjectWriter {
+            key: key.to_owned(),
+            upload: WriteMultipart::new_with_chunk_size(upload, PART_BYTES),
+            bytes: 0,
+            sha256: Sha256::new(),
+        })
     }
 
     /// The whole object in memory.
@@ -212,7 +230,11 @@ impl Storage {
     pub async fn presign_put(&self, key: &str, content_type: &str, ttl: Duration) -> Result<PresignedPut> {
         let value = HeaderValue::from_str(content_type).map_err(Error::internal)?;
         let options = SignedUrlOptions::default().with_signed_header(CONTENT_TYPE, value);
-        let url = self.signer.signed_url_opts(Method::PUT, &key.into(), ttl, &options).await.map_err(|error| from_object_store(key, error))?;
+        let url = self
+            .signer
+            .signed_url_opts(Method::PUT, &key.into(), ttl, &options)
+            .await
+            .map_err(|error| from_object_store(key, error))?;
         Ok(PresignedPut { url, content_type: content_type.to_owned() })
     }
 
@@ -308,7 +330,9 @@ mod tests {
         assert!(url.as_str().starts_with("https://pictures.example/pyrograph/artifacts/a/1/0.png?"));
         assert!(url.query_pairs().any(|(name, value)| name == "X-Amz-Expires" && value == "3600"));
         let put = storage().presign_put("uploads/u", "image/png", READ_TTL).await.unwrap();
-        assert!(put.url.query_pairs().any(|(name, value)| name == "X-Amz-SignedHeaders" && value.contains("content-type")));
+        assert!(
+            put.url.query_pairs().any(|(name, value)| name == "X-Amz-SignedHeaders" && value.contains("content-type"))
+        );
     }
 
     #[test]

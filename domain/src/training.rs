@@ -16,7 +16,9 @@ use crate::job::{self, Claim, ErrorClass, JobKind, JobStatus};
 use crate::model::import::is_trigger_word;
 use crate::model::{self, Catalog, Model, ModelFile, ModelFiles, ModelKind, ModelRef};
 use crate::report::{JobError, Report};
-use crate::{DatasetId, Error, JobId, ModelId, Page, PageRequest, Result, Storage, TrainingId, begin, bounded, dataset};
+use crate::{
+    DatasetId, Error, JobId, ModelId, Page, PageRequest, Result, Storage, TrainingId, begin, bounded, dataset,
+};
 
 /// Checkpoints that are kept: the last, and the one before it in case the last cannot be read.
 const CHECKPOINTS_KEPT: i64 = 2;
@@ -149,12 +151,18 @@ impl TrainingConfig {
     /// Fills in what was left out and checks every value. Errors: `Invalid`, naming the field.
     pub fn parse(request: &TrainingRequest, base: &Model) -> Result<Self> {
         if base.kind != ModelKind::Checkpoint {
-            return Err(Error::invalid("model", format!("`{}` is a LoRA; a training needs a checkpoint as its base.", base.name)));
+            return Err(Error::invalid(
+                "model",
+                format!("`{}` is a LoRA; a training needs a checkpoint as its base.", base.name),
+            ));
         }
         if let Some(word) = &request.trigger_word
             && !is_trigger_word(word)
         {
-            return Err(Error::invalid("trigger_word", "It has 1 to 100 characters, none of them a control character."));
+            return Err(Error::invalid(
+                "trigger_word",
+                "It has 1 to 100 characters, none of them a control character.",
+            ));
         }
         let rank = in_range("rank", request.rank.unwrap_or(16), 1..=512)?;
         let resolution = match request.resolution {
@@ -178,7 +186,10 @@ impl TrainingConfig {
 /// Errors: `NotFound` for model or dataset; `Invalid` naming the field; `Conflict` for a name that is taken or an empty dataset.
 pub async fn create(pool: &PgPool, catalog: &Catalog, request: TrainingRequest) -> Result<Training> {
     model::check_name(&request.name)?;
-    let base = catalog.get(request.model.as_deref().unwrap_or(DEFAULT_MODEL)).await.map_err(|error| error.in_field("model"))?;
+    let base = catalog
+        .get(request.model.as_deref().unwrap_or(DEFAULT_MODEL))
+        .await
+        .map_err(|error| error.in_field("model"))?;
     let config = TrainingConfig::parse(&request, &base)?;
     let id = TrainingId::new();
 
@@ -187,7 +198,12 @@ pub async fn create(pool: &PgPool, catalog: &Catalog, request: TrainingRequest) 
     let examples: Vec<Snapshot> = dataset::examples(&mut tx, request.dataset)
         .await?
         .into_iter()
-        .map(|example| Snapshot { storage_key: example.storage_key, sha256: example.sha256, caption: example.caption, media_type: example.media_type })
+        .map(|example| Snapshot {
+            storage_key: example.storage_key,
+            sha256: example.sha256,
+            caption: example.caption,
+            media_type: example.media_type,
+        })
         .collect();
     if examples.is_empty() {
         return Err(Error::conflict_in("dataset", "The dataset has no pictures yet; add some before training on it."));
@@ -228,11 +244,14 @@ pub async fn create(pool: &PgPool, catalog: &Catalog, request: TrainingRequest) 
 
 /// Keeps the base from being deleted until the transaction ends.
 async fn lock_base(connection: &mut PgConnection, base: &Model) -> Result<()> {
-    sqlx::query_scalar!(r#"SELECT 1 AS "one!" FROM models WHERE id = $1 AND deleted_at IS NULL FOR KEY SHARE"#, base.id as ModelId)
-        .fetch_optional(connection)
-        .await?
-        .map(drop)
-        .ok_or_else(|| Error::not_found("model", &base.name))
+    sqlx::query_scalar!(
+        r#"SELECT 1 AS "one!" FROM models WHERE id = $1 AND deleted_at IS NULL FOR KEY SHARE"#,
+        base.id as ModelId
+    )
+    .fetch_optional(connection)
+    .await?
+    .map(drop)
+    .ok_or_else(|| Error::not_found("model", &base.name))
 }
 
 async fn check_name_is_not_awaited(connection: &mut PgConnection, name: &str) -> Result<()> {
@@ -244,7 +263,10 @@ async fn check_name_is_not_awaited(connection: &mut PgConnection, name: &str) ->
     .fetch_one(connection)
     .await?;
     if awaited {
-        return Err(Error::conflict_in("name", format!("A training that is queued or running will make `{name}`; choose another name or cancel that one.")));
+        return Err(Error::conflict_in(
+            "name",
+            format!("A training that is queued or running will make `{name}`; choose another name or cancel that one."),
+        ));
     }
     Ok(())
 }
@@ -347,19 +369,26 @@ pub async fn get(pool: &PgPool, id: TrainingId) -> Result<Training> {
 
 /// Newest first.
 pub async fn list(pool: &PgPool, page: &PageRequest) -> Result<Page<Training>> {
-    let rows = select_trainings!("AND ($1::uuid IS NULL OR t.id < $1) ORDER BY t.id DESC LIMIT $2", page.before(), page.fetch_limit())
-        .fetch_all(pool)
-        .await?;
+    let rows = select_trainings!(
+        "AND ($1::uuid IS NULL OR t.id < $1) ORDER BY t.id DESC LIMIT $2",
+        page.before(),
+        page.fetch_limit()
+    )
+    .fetch_all(pool)
+    .await?;
     let trainings = rows.into_iter().map(Training::try_from).collect::<Result<Vec<_>>>()?;
     Ok(page.cut(trainings, |training| training.id.into()))
 }
 
 /// The job of a training. Errors: `NotFound`.
 pub async fn job_id(pool: &PgPool, id: TrainingId) -> Result<JobId> {
-    sqlx::query_scalar!(r#"SELECT job_id AS "job_id: JobId" FROM trainings WHERE id = $1 AND deleted_at IS NULL"#, id as TrainingId)
-        .fetch_optional(pool)
-        .await?
-        .ok_or_else(|| Error::not_found("training", id))
+    sqlx::query_scalar!(
+        r#"SELECT job_id AS "job_id: JobId" FROM trainings WHERE id = $1 AND deleted_at IS NULL"#,
+        id as TrainingId
+    )
+    .fetch_optional(pool)
+    .await?
+    .ok_or_else(|| Error::not_found("training", id))
 }
 
 /// Ends it: at once while it is queued, within a step while it runs. One that has ended stays as it is.
@@ -383,14 +412,20 @@ pub async fn delete(pool: &PgPool, storage: &Storage, id: TrainingId) -> Result<
     if !row.status.is_terminal() {
         return Err(Error::conflict(format!("The training is {}; cancel it first.", row.status.as_str())));
     }
-    sqlx::query!("UPDATE trainings SET deleted_at = clock_timestamp(), examples = '[]' WHERE id = $1", id as TrainingId)
-        .execute(&mut *tx)
-        .await?;
+    sqlx::query!(
+        "UPDATE trainings SET deleted_at = clock_timestamp(), examples = '[]' WHERE id = $1",
+        id as TrainingId
+    )
+    .execute(&mut *tx)
+    .await?;
     // The LoRA's object belongs to the model from here on; only the artifact's row goes.
     sqlx::query!("DELETE FROM artifacts WHERE job_id = $1", row.job_id as JobId).execute(&mut *tx).await?;
-    let keys = sqlx::query_scalar!("DELETE FROM training_checkpoints WHERE training_id = $1 RETURNING storage_key", id as TrainingId)
-        .fetch_all(&mut *tx)
-        .await?;
+    let keys = sqlx::query_scalar!(
+        "DELETE FROM training_checkpoints WHERE training_id = $1 RETURNING storage_key",
+        id as TrainingId
+    )
+    .fetch_all(&mut *tx)
+    .await?;
     tx.commit().await?;
     storage.discard(keys).await;
     Ok(())
@@ -437,7 +472,8 @@ pub async fn add_checkpoint(pool: &PgPool, storage: &Storage, claim: &Claim, che
 /// The fenced transaction: the event's number, and the keys of what nobody needs any more.
 async fn commit_checkpoint(pool: &PgPool, claim: &Claim, checkpoint: NewCheckpoint) -> Result<(i64, Vec<String>)> {
     let mut tx = begin(pool).await?;
-    let sequence = event::record(&mut *tx, claim, EventKind::Checkpoint, &serde_json::json!({ "step": checkpoint.step })).await?;
+    let sequence =
+        event::record(&mut *tx, claim, EventKind::Checkpoint, &serde_json::json!({ "step": checkpoint.step })).await?;
     sqlx::query!(
         "INSERT INTO training_checkpoints (training_id, step, epoch, storage_key, sha256, bytes)
          SELECT id, $2, $3, $4, $5, $6 FROM trainings WHERE job_id = $1
@@ -467,7 +503,13 @@ async fn commit_checkpoint(pool: &PgPool, claim: &Claim, checkpoint: NewCheckpoi
 
 /// Writes the LoRA as model and artifact and makes the job succeed, in one transaction that only the holder of the lease can
 /// make. A name that was taken meanwhile gets a number. Errors: `LeaseLost`, and then nothing has changed.
-pub async fn finish(pool: &PgPool, storage: &Storage, claim: &Claim, adapter: NewAdapter, warnings: &[String]) -> Result<ModelId> {
+pub async fn finish(
+    pool: &PgPool,
+    storage: &Storage,
+    claim: &Claim,
+    adapter: NewAdapter,
+    warnings: &[String],
+) -> Result<ModelId> {
     let finished = bounded(commit(pool, claim, adapter, warnings)).await?;
     if let Some(sequence) = finished.sequence {
         event::announce(pool, claim.job, sequence).await;
@@ -488,8 +530,12 @@ struct Finished {
 async fn commit(pool: &PgPool, claim: &Claim, adapter: NewAdapter, warnings: &[String]) -> Result<Finished> {
     let mut tx = begin(pool).await?;
     let Some(sequence) = job::succeed(&mut tx, claim).await? else {
-        let made = sqlx::query_scalar!(r#"SELECT output_model_id AS "id: ModelId" FROM trainings WHERE job_id = $1"#, claim.job as JobId);
-        let model = made.fetch_one(&mut *tx).await?.ok_or_else(|| Error::internal("a training succeeded without a model"))?;
+        let made = sqlx::query_scalar!(
+            r#"SELECT output_model_id AS "id: ModelId" FROM trainings WHERE job_id = $1"#,
+            claim.job as JobId
+        );
+        let model =
+            made.fetch_one(&mut *tx).await?.ok_or_else(|| Error::internal("a training succeeded without a model"))?;
         return Ok(Finished { model, sequence: None, checkpoints: vec![] });
     };
     let training = sqlx::query!(
@@ -549,9 +595,12 @@ async fn commit(pool: &PgPool, claim: &Claim, adapter: NewAdapter, warnings: &[S
     )
     .execute(&mut *tx)
     .await?;
-    let checkpoints = sqlx::query_scalar!("DELETE FROM training_checkpoints WHERE training_id = $1 RETURNING storage_key", training.id as TrainingId)
-        .fetch_all(&mut *tx)
-        .await?;
+    let checkpoints = sqlx::query_scalar!(
+        "DELETE FROM training_checkpoints WHERE training_id = $1 RETURNING storage_key",
+        training.id as TrainingId
+    )
+    .fetch_all(&mut *tx)
+    .await?;
     tx.commit().await?;
     Ok(Finished { model: model.id, sequence: Some(sequence), checkpoints })
 }

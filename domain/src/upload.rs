@@ -111,12 +111,17 @@ pub async fn complete(pool: &PgPool, storage: &Storage, dataset: DatasetId, id: 
         return completed(pool, dataset, example).await;
     }
     let head = match storage.head(&upload.storage_key).await {
-        Err(Error::NotFound { .. }) => return Err(Error::conflict("Nothing has been uploaded yet; PUT the picture to the upload's url first.")),
+        Err(Error::NotFound { .. }) => {
+            return Err(Error::conflict("Nothing has been uploaded yet; PUT the picture to the upload's url first."));
+        }
         head => head?,
     };
     if head.bytes > image_gate::MAX_BYTES {
         storage.discard([upload.storage_key]).await;
-        return Err(Error::too_large("upload", format!("The picture has {} bytes; at most {} (25 MiB) are taken.", head.bytes, image_gate::MAX_BYTES)));
+        return Err(Error::too_large(
+            "upload",
+            format!("The picture has {} bytes; at most {} (25 MiB) are taken.", head.bytes, image_gate::MAX_BYTES),
+        ));
     }
     let bytes = storage.get(&upload.storage_key).await?;
     let mut intake = Intake::begin(pool, storage, dataset).await?;
@@ -125,10 +130,13 @@ pub async fn complete(pool: &PgPool, storage: &Storage, dataset: DatasetId, id: 
         return Err(error);
     }
     let mut tx = begin(pool).await?;
-    let first = sqlx::query!("UPDATE uploads SET completed_at = clock_timestamp() WHERE id = $1 AND completed_at IS NULL", id as UploadId)
-        .execute(&mut *tx)
-        .await?
-        .rows_affected()
+    let first = sqlx::query!(
+        "UPDATE uploads SET completed_at = clock_timestamp() WHERE id = $1 AND completed_at IS NULL",
+        id as UploadId
+    )
+    .execute(&mut *tx)
+    .await?
+    .rows_affected()
         == 1;
     if first {
         intake.insert(&mut tx).await?;

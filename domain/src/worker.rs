@@ -54,7 +54,8 @@ pub async fn register(
 
 /// A sign of life.
 pub async fn seen(pool: &PgPool, id: WorkerId) -> Result<()> {
-    bounded(sqlx::query!("UPDATE workers SET last_seen_at = clock_timestamp() WHERE id = $1", id.0).execute(pool)).await?;
+    bounded(sqlx::query!("UPDATE workers SET last_seen_at = clock_timestamp() WHERE id = $1", id.0).execute(pool))
+        .await?;
     Ok(())
 }
 

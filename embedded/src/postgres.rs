@@ -44,7 +44,8 @@ impl Postgres {
     pub async fn own(folder: &Path) -> Result<Postgres, Error> {
         let tools = folder.join("../tools");
         let folder = folder.to_owned();
-        let cluster = tokio::task::spawn_blocking(move || Cluster::prepare(&folder, &tools, Durability::Kept)).await??;
+        let cluster =
+            tokio::task::spawn_blocking(move || Cluster::prepare(&folder, &tools, Durability::Kept)).await??;
         let port = start_or_find(&cluster).await?;
         let options = options(&cluster, port)?;
         create_database(&options.clone().database("postgres"), DATABASE).await?;

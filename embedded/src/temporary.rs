@@ -132,9 +132,10 @@ async fn drop_leftovers(connection: &mut PgConnection) -> Result<(), Error> {
     let an_hour_ago = std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)
         .map_or(0, |now| now.as_secs().saturating_sub(3600));
-    let names: Vec<String> = sqlx::query_scalar("SELECT datname FROM pg_database WHERE datname LIKE 'pyrograph_test_%'")
-        .fetch_all(&mut *connection)
-        .await?;
+    let names: Vec<String> =
+        sqlx::query_scalar("SELECT datname FROM pg_database WHERE datname LIKE 'pyrograph_test_%'")
+            .fetch_all(&mut *connection)
+            .await?;
     for name in names {
         let made = name.strip_prefix("pyrograph_test_").and_then(|id| id.parse::<uuid::Uuid>().ok());
         let Some((seconds, _)) = made.and_then(|id| id.get_timestamp()).map(|time| time.to_unix()) else { continue };

@@ -51,7 +51,8 @@ impl Intake {
         }
         check_caption(caption)?;
         let image = image_gate::check(field, bytes).await?;
-        let key = StorageKey::DatasetExample { dataset: self.dataset, example: id, extension: image.extension }.to_string();
+        let key =
+            StorageKey::DatasetExample { dataset: self.dataset, example: id, extension: image.extension }.to_string();
         self.stored.push(key.clone());
         let length = image.bytes.len() as i64;
         self.storage.put(&key, image.bytes, image.media_type).await?;
@@ -117,7 +118,10 @@ impl Intake {
 
     pub(crate) async fn insert(&mut self, connection: &mut sqlx::PgConnection) -> Result<()> {
         if self.examples.is_empty() {
-            return Err(Error::invalid("image", "There is no picture in the request; send `image` parts or one `archive`."));
+            return Err(Error::invalid(
+                "image",
+                "There is no picture in the request; send `image` parts or one `archive`.",
+            ));
         }
         lock(connection, self.dataset).await?;
         let first = sqlx::query_scalar!(
@@ -130,7 +134,9 @@ impl Intake {
             example.position = position;
         }
         let ids: Vec<Uuid> = self.examples.iter().map(|example| example.id.into()).collect();
-        let text = |field: fn(&Example) -> &String| self.examples.iter().map(|example| field(example).clone()).collect::<Vec<String>>();
+        let text = |field: fn(&Example) -> &String| {
+            self.examples.iter().map(|example| field(example).clone()).collect::<Vec<String>>()
+        };
         let number = |field: fn(&Example) -> i32| self.examples.iter().map(field).collect::<Vec<i32>>();
         let bytes: Vec<i64> = self.examples.iter().map(|example| example.bytes).collect();
         let created: Vec<_> = self.examples.iter().map(|example| example.created_at).collect();
@@ -153,7 +159,9 @@ impl Intake {
         )
         .execute(&mut *connection)
         .await?;
-        sqlx::query!("UPDATE datasets SET updated_at = clock_timestamp() WHERE id = $1", self.dataset as DatasetId).execute(connection).await?;
+        sqlx::query!("UPDATE datasets SET updated_at = clock_timestamp() WHERE id = $1", self.dataset as DatasetId)
+            .execute(connection)
+            .await?;
         Ok(())
     }
 

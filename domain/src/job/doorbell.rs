@@ -59,7 +59,12 @@ impl Drop for Pending<'_> {
 fn bell_of(pool: &PgPool) -> Arc<Bell> {
     let options = pool.connect_options();
     let socket = options.get_socket().map(|path| path.display().to_string()).unwrap_or_default();
-    let address = format!("{socket}|{}:{}/{}", options.get_host(), options.get_port(), options.get_database().unwrap_or_default());
+    let address = format!(
+        "{socket}|{}:{}/{}",
+        options.get_host(),
+        options.get_port(),
+        options.get_database().unwrap_or_default()
+    );
     BELLS.lock().unwrap_or_else(PoisonError::into_inner).entry(address).or_default().clone()
 }
 

@@ -92,7 +92,14 @@ pub async fn claim(pool: &PgPool, kinds: &[JobKind], worker: WorkerId, policy: &
     .await?;
     let Some(row) = claimed else { return Ok(None) };
     event::announce(pool, row.id, row.last_sequence).await;
-    Ok(Some(Claim { job: row.id, kind: row.kind, epoch: row.epoch, worker, failures: row.failures, crashes: row.crashes }))
+    Ok(Some(Claim {
+        job: row.id,
+        kind: row.kind,
+        epoch: row.epoch,
+        worker,
+        failures: row.failures,
+        crashes: row.crashes,
+    }))
 }
 
 /// Renews the lease. One that has run out can still be renewed, as long as nobody has taken the job back: hours of work are not lost

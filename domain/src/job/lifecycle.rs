@@ -27,7 +27,13 @@ pub enum Ending {
 ///
 /// # Errors
 /// `LeaseLost`: nothing changed. `Unavailable`: report again.
-pub async fn fail(pool: &PgPool, claim: &Claim, policy: &LeasePolicy, class: ErrorClass, message: &str) -> Result<Ending> {
+pub async fn fail(
+    pool: &PgPool,
+    claim: &Claim,
+    policy: &LeasePolicy,
+    class: ErrorClass,
+    message: &str,
+) -> Result<Ending> {
     let pause = backoff(policy.failure_backoff, claim.failures, policy.backoff_cap);
     end(pool, claim, "failed", class.is_retried(), class, message, pause).await
 }
@@ -197,7 +203,9 @@ mod tests {
     #[test]
     fn backoff_doubles_up_to_the_cap() {
         let (first, cap) = (Duration::from_secs(5), Duration::from_secs(600));
-        for (earlier, expected) in [(0, 5.0), (1, 10.0), (2, 20.0), (6, 320.0), (7, 600.0), (40, 600.0), (i32::MAX, 600.0)] {
+        for (earlier, expected) in
+            [(0, 5.0), (1, 10.0), (2, 20.0), (6, 320.0), (7, 600.0), (40, 600.0), (i32::MAX, 600.0)]
+        {
             let pause = backoff(first, earlier, cap).as_secs_f64();
             assert!((expected..=expected * 1.25).contains(&pause), "{earlier}: {pause}");
         }

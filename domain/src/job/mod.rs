@@ -50,10 +50,9 @@ impl std::str::FromStr for JobKind {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self, Error> {
-        JobKind::ALL
-            .into_iter()
-            .find(|kind| kind.as_str() == text)
-            .ok_or_else(|| Error::invalid("queues", format!("`{text}` is not a queue; there are `generation` and `training`")))
+        JobKind::ALL.into_iter().find(|kind| kind.as_str() == text).ok_or_else(|| {
+            Error::invalid("queues", format!("`{text}` is not a queue; there are `generation` and `training`"))
+        })
     }
 }
 
@@ -89,10 +88,7 @@ impl JobStatus {
     /// The transitions that the trigger `jobs_guard` lets through, besides staying where it is.
     pub fn may_become(self, next: JobStatus) -> bool {
         use JobStatus::{Canceled, Failed, Queued, Running, Succeeded};
-        matches!(
-            (self, next),
-            (Queued, Running | Canceled) | (Running, Queued | Succeeded | Failed | Canceled)
-        )
+        matches!((self, next), (Queued, Running | Canceled) | (Running, Queued | Succeeded | Failed | Canceled))
     }
 }
 

@@ -71,7 +71,11 @@ impl Reaper {
         }
         if sight.running >= CROWD && 2 * sight.expired > sight.running {
             let since = *self.crowd_since.get_or_insert_with(|| {
-                tracing::warn!(expired = sight.expired, running = sight.running, "most leases ran out at once; waiting for beats");
+                tracing::warn!(
+                    expired = sight.expired,
+                    running = sight.running,
+                    "most leases ran out at once; waiting for beats"
+                );
                 now
             });
             if now - since < self.policy.ttl {

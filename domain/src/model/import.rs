@@ -52,7 +52,15 @@ enum Content {
 
 impl Import {
     pub fn new(pool: PgPool, storage: Storage) -> Self {
-        Self { pool, storage, model: ModelId::new(), files: Vec::new(), configs: BTreeMap::new(), weights: BTreeMap::new(), stored: Vec::new() }
+        Self {
+            pool,
+            storage,
+            model: ModelId::new(),
+            files: Vec::new(),
+            configs: BTreeMap::new(),
+            weights: BTreeMap::new(),
+            stored: Vec::new(),
+        }
     }
 
     /// Whether a model may have this name, as far as can be told before the end.
@@ -79,7 +87,9 @@ impl Import {
             _ => {
                 return Err(Error::unsupported(
                     FIELD,
-                    format!("`{path}` is not taken: a model is made of .safetensors, .json, .txt, .md and .model files. Pickles (.bin, .pt, .ckpt) are never read."),
+                    format!(
+                        "`{path}` is not taken: a model is made of .safetensors, .json, .txt, .md and .model files. Pickles (.bin, .pt, .ckpt) are never read."
+                    ),
                 ));
             }
         };
@@ -107,10 +117,16 @@ impl Import {
     async fn describe(&self, base: Option<&str>) -> Result<Described> {
         let Some(index) = self.configs.get("model_index.json") else {
             let [(path, header)] = &self.weights.iter().collect::<Vec<_>>()[..] else {
-                return Err(Error::invalid(FIELD, "Send either one .safetensors file (a LoRA) or a checkpoint's folder with its model_index.json."));
+                return Err(Error::invalid(
+                    FIELD,
+                    "Send either one .safetensors file (a LoRA) or a checkpoint's folder with its model_index.json.",
+                ));
             };
             if self.files.len() > 1 {
-                return Err(Error::invalid(FIELD, format!("A LoRA is the one file `{path}`; a checkpoint needs its model_index.json.")));
+                return Err(Error::invalid(
+                    FIELD,
+                    format!("A LoRA is the one file `{path}`; a checkpoint needs its model_index.json."),
+                ));
             }
             let family = header.lora_family()?;
             let base = match base {
@@ -120,25 +136,46 @@ impl Import {
             if let Some(base) = &base {
                 check_base(base, family)?;
             }
-            let trigger_word = header.metadata.get("modelspec.trigger_phrase").filter(|word| is_trigger_word(word)).cloned();
-            return Ok(Described { kind: ModelKind::Lora, family: family.to_owned(), base: base.map(|base| base.id), defaults: None, trigger_word });
+            let trigger_word =
+                header.metadata.get("modelspec.trigger_phrase").filter(|word| is_trigger_word(word)).cloned();
+            return Ok(Described {
+                kind: ModelKind::Lora,
+                family: family.to_owned(),
+                base: base.map(|base| base.id),
+                defaults: None,
+                trigger_word,
+            });
         };
         if base.is_some() {
             return Err(Error::invalid("base", "Only a LoRA has a base; a checkpoint stands alone."));
         }
         let family = match index.get("_class_name").and_then(Value::as_str) {
             Some("FluxPipeline") => "flux",
-            Some(other) => return Err(Error::invalid(FIELD, format!("model_index.json speaks of a `{other}`; only `FluxPipeline` runs here."))),
+            Some(other) => {
+                return Err(Error::invalid(
+                    FIELD,
+                    format!("model_index.json speaks of a `{other}`; only `FluxPipeline` runs here."),
+                ));
+            }
             None => return Err(Error::invalid(FIELD, "model_index.json has no `_class_name`.")),
         };
         for component in ["text_encoder", "text_encoder_2", "transformer", "vae"] {
             let config = format!("{component}/config.json");
             let weights = format!("{component}/");
             if !self.configs.contains_key(&config) || !self.weights.keys().any(|path| path.starts_with(&weights)) {
-                return Err(Error::invalid(FIELD, format!("The checkpoint is not complete: `{config}` or the weights beside it are missing.")));
+                return Err(Error::invalid(
+                    FIELD,
+                    format!("The checkpoint is not complete: `{config}` or the weights beside it are missing."),
+                ));
             }
         }
-        Ok(Described { kind: ModelKind::Checkpoint, family: family.to_owned(), base: None, defaults: Some(self.defaults()?), trigger_word: None })
+        Ok(Described {
+            kind: ModelKind::Checkpoint,
+            family: family.to_owned(),
+            base: None,
+            defaults: Some(self.defaults()?),
+            trigger_word: None,
+        })
     }
 
     /// From `pyrograph.json` where the checkpoint has one; the grid of sizes follows from the VAE, which halves the picture once
@@ -150,13 +187,25 @@ impl Import {
             Some(stated) => serde_json::from_value(stated.get("defaults").unwrap_or(stated).clone())
                 .map_err(|error| Error::invalid(FIELD, format!("pyrograph.json: {error}.")))?,
         };
-        let levels = self.configs.get("vae/config.json").and_then(|vae| vae.get("block_out_channels")).and_then(Value::as_array).map(Vec::len);
+        let levels = self
+            .configs
+            .get("vae/config.json")
+            .and_then(|vae| vae.get("block_out_channels"))
+            .and_then(Value::as_array)
+            .map(Vec::len);
         if let Some(levels @ 1..=8) = levels {
             defaults.size_multiple = 1 << levels;
         }
         let multiple = defaults.size_multiple;
-        if defaults.width % multiple != 0 || defaults.height % multiple != 0 || defaults.width == 0 || defaults.height == 0 {
-            return Err(Error::invalid(FIELD, format!("pyrograph.json: width and height must be multiples of {multiple}.")));
+        if defaults.width % multiple != 0
+            || defaults.height % multiple != 0
+            || defaults.width == 0
+            || defaults.height == 0
+        {
+            return Err(Error::invalid(
+                FIELD,
+                format!("pyrograph.json: width and height must be multiples of {multiple}."),
+            ));
         }
         Ok(defaults)
     }
@@ -229,7 +278,8 @@ impl FileImport<'_> {
                 import.weights.insert(path.clone(), sniffer.finish(bytes)?);
             }
             Content::Text(text) if path.ends_with(".json") => {
-                let value = serde_json::from_slice(&text).map_err(|error| Error::invalid(FIELD, format!("`{path}` is not JSON: {error}.")))?;
+                let value = serde_json::from_slice(&text)
+                    .map_err(|error| Error::invalid(FIELD, format!("`{path}` is not JSON: {error}.")))?;
                 // Tokenizers and shard indexes are large and say nothing that is asked here.
                 if text.len() <= 256 * 1024 {
                     import.configs.insert(path.clone(), value);
@@ -253,7 +303,12 @@ struct Described {
 
 /// Registers the checkpoint that came with the binary; cheap when it is there already. A newer one of the same name takes the
 /// place of the older, whose files stay for jobs that still need them.
-pub async fn register_built_in(pool: &PgPool, storage: &Storage, name: &str, files: &[(String, Bytes)]) -> Result<ModelId> {
+pub async fn register_built_in(
+    pool: &PgPool,
+    storage: &Storage,
+    name: &str,
+    files: &[(String, Bytes)],
+) -> Result<ModelId> {
     let hashed: Vec<ModelFile> = files
         .iter()
         .map(|(path, bytes)| ModelFile {
@@ -316,7 +371,10 @@ pub(crate) async fn insert(connection: &mut sqlx::PgConnection, model: &Model) -
     .execute(connection)
     .await?;
     if inserted.rows_affected() == 0 {
-        return Err(Error::conflict_in("name", format!("There is a model named `{}` already; choose another name or delete that one.", model.name)));
+        return Err(Error::conflict_in(
+            "name",
+            format!("There is a model named `{}` already; choose another name or delete that one.", model.name),
+        ));
     }
     Ok(())
 }
@@ -327,7 +385,10 @@ fn check_base(base: &Model, family: &str) -> Result<()> {
         return Err(Error::invalid("base", format!("`{}` is a LoRA; a base is a checkpoint.", base.name)));
     }
     if base.family != family {
-        return Err(Error::invalid("base", format!("The LoRA is of the family {family}, and `{}` of {}.", base.name, base.family)));
+        return Err(Error::invalid(
+            "base",
+            format!("The LoRA is of the family {family}, and `{}` of {}.", base.name, base.family),
+        ));
     }
     Ok(())
 }
@@ -339,12 +400,17 @@ pub(crate) fn is_trigger_word(word: &str) -> bool {
 /// Plain relative paths only: segments of letters, digits, `.`, `_`, `-`, none of them beginning with a dot.
 fn check_path(path: &str) -> Result<()> {
     let plain = |segment: &str| {
-        !segment.is_empty() && !segment.starts_with('.') && segment.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'))
+        !segment.is_empty()
+            && !segment.starts_with('.')
+            && segment.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'))
     };
     if path.len() <= MAX_PATH_BYTES && path.split('/').count() <= 4 && path.split('/').all(plain) {
         return Ok(());
     }
-    Err(Error::invalid(FIELD, "A file name is a relative path such as `vae/config.json`, of letters, digits, `.`, `_` and `-`."))
+    Err(Error::invalid(
+        FIELD,
+        "A file name is a relative path such as `vae/config.json`, of letters, digits, `.`, `_` and `-`.",
+    ))
 }
 
 /// SHA-256 over the lines `path NUL sha256 LF` in the order of the paths.
@@ -370,7 +436,8 @@ mod tests {
 
     #[test]
     fn a_folder_has_one_digest_in_any_order() {
-        let file = |path: &str| ModelFile { path: path.into(), storage_key: String::new(), sha256: "0".repeat(64), bytes: 1 };
+        let file =
+            |path: &str| ModelFile { path: path.into(), storage_key: String::new(), sha256: "0".repeat(64), bytes: 1 };
         let (a, b) = (folder_sha256(&[file("a"), file("b")]), folder_sha256(&[file("b"), file("a")]));
         assert_eq!(a, b);
         assert_ne!(a, folder_sha256(&[file("a")]));

@@ -14,17 +14,26 @@ async fn the_third_failure_is_final_and_tells_why() {
     let job = enqueue(pool, 0).await;
     for expected in [Ending::Requeued, Ending::Requeued, Ending::Failed] {
         let held = claim(pool, &patient()).await.unwrap();
-        assert_eq!(job::fail(pool, &held, &patient(), ErrorClass::Upstream, "storage is away").await.unwrap(), expected);
+        assert_eq!(
+            job::fail(pool, &held, &patient(), ErrorClass::Upstream, "storage is away").await.unwrap(),
+            expected
+        );
     }
     let seen = job::get(pool, job).await.unwrap();
     assert_eq!((seen.status, seen.failures, seen.crashes), (JobStatus::Failed, 3, 0));
-    assert_eq!((seen.error_class, seen.error_message.as_deref()), (Some(ErrorClass::Upstream), Some("storage is away")));
+    assert_eq!(
+        (seen.error_class, seen.error_message.as_deref()),
+        (Some(ErrorClass::Upstream), Some("storage is away"))
+    );
     assert_eq!(claim(pool, &patient()).await, None);
 
     let attempts = job::attempts(pool, job).await.unwrap();
     assert_eq!(attempts.len(), 3);
-    assert!(attempts.iter().all(|attempt| attempt.outcome == Some(AttemptOutcome::Failed) && attempt.ended_at.is_some()));
-    let kinds: Vec<EventKind> = event::after(pool, job, 0, 100).await.unwrap().into_iter().map(|event| event.kind).collect();
+    assert!(
+        attempts.iter().all(|attempt| attempt.outcome == Some(AttemptOutcome::Failed) && attempt.ended_at.is_some())
+    );
+    let kinds: Vec<EventKind> =
+        event::after(pool, job, 0, 100).await.unwrap().into_iter().map(|event| event.kind).collect();
     use EventKind::{Failed, Queued, Retrying, Started};
     assert_eq!(kinds, [Queued, Started, Retrying, Started, Retrying, Started, Failed]);
 }
@@ -35,7 +44,8 @@ async fn wrong_input_is_never_tried_again() {
     let pool = database.pool();
     let job = enqueue(pool, 0).await;
     let held = claim(pool, &patient()).await.unwrap();
-    let ending = job::fail(pool, &held, &patient(), ErrorClass::InvalidInput, "the LoRA matches nothing").await.unwrap();
+    let ending =
+        job::fail(pool, &held, &patient(), ErrorClass::InvalidInput, "the LoRA matches nothing").await.unwrap();
     assert_eq!(ending, Ending::Failed);
     assert_eq!(job::get(pool, job).await.unwrap().failures, 1);
 }
@@ -82,11 +92,12 @@ async fn each_failure_waits_twice_as_long() {
     for expected in [100.0, 200.0] {
         let held = claim(pool, &policy).await.unwrap();
         job::fail(pool, &held, &policy, ErrorClass::Internal, "once more").await.unwrap();
-        let pause: f64 = sqlx::query_scalar("SELECT extract(epoch FROM run_at - clock_timestamp())::float8 FROM jobs WHERE id = $1")
-            .bind(job.0)
-            .fetch_one(pool)
-            .await
-            .unwrap();
+        let pause: f64 =
+            sqlx::query_scalar("SELECT extract(epoch FROM run_at - clock_timestamp())::float8 FROM jobs WHERE id = $1")
+                .bind(job.0)
+                .fetch_one(pool)
+                .await
+                .unwrap();
         assert!((expected - 10.0..=expected * 1.25).contains(&pause), "{pause}");
         assert_eq!(claim(pool, &policy).await, None, "claimed before its time");
         pass_pause(pool, job).await;

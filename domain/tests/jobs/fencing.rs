@@ -37,7 +37,12 @@ async fn everything(pool: &PgPool, claim: &Claim) -> String {
 }
 
 async fn reaper() -> Reaper {
-    Reaper::new(LeasePolicy { ttl: Duration::ZERO, beat: Duration::ZERO, reaper_tick: Duration::from_secs(3600), ..patient() })
+    Reaper::new(LeasePolicy {
+        ttl: Duration::ZERO,
+        beat: Duration::ZERO,
+        reaper_tick: Duration::from_secs(3600),
+        ..patient()
+    })
 }
 
 #[tokio::test]
@@ -117,6 +122,10 @@ async fn what_a_stale_attempt_wrote_in_its_transaction_goes_with_it() {
             tx.commit().await.unwrap();
         }
     }
-    let epochs: Vec<i64> = sqlx::query_scalar("SELECT epoch FROM artifacts WHERE job_id = $1").bind(stale.job.0).fetch_all(pool).await.unwrap();
+    let epochs: Vec<i64> = sqlx::query_scalar("SELECT epoch FROM artifacts WHERE job_id = $1")
+        .bind(stale.job.0)
+        .fetch_all(pool)
+        .await
+        .unwrap();
     assert_eq!(epochs, [current.epoch]);
 }

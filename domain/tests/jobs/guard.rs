@@ -18,7 +18,8 @@ fn way_to(status: JobStatus) -> Vec<&'static str> {
     }
 }
 
-const SUCCEED: &str = "UPDATE jobs SET status = 'succeeded', worker = NULL, lease_until = NULL, finished_at = now() WHERE id = $1";
+const SUCCEED: &str =
+    "UPDATE jobs SET status = 'succeeded', worker = NULL, lease_until = NULL, finished_at = now() WHERE id = $1";
 const FAIL: &str = "UPDATE jobs SET status = 'failed', worker = NULL, lease_until = NULL, finished_at = now(), error_class = 'crash', error_message = 'x' WHERE id = $1";
 const CANCEL: &str = "UPDATE jobs SET status = 'canceled', worker = NULL, lease_until = NULL, finished_at = now(), cancel_requested_at = now() WHERE id = $1";
 
@@ -39,7 +40,9 @@ fn step_to(status: JobStatus) -> &'static str {
 async fn run(pool: &PgPool, statement: &'static str, job: JobId) -> Result<(), String> {
     match sqlx::query(statement).bind(job.0).execute(pool).await {
         Ok(_) => Ok(()),
-        Err(error) => Err(error.as_database_error().and_then(|error| error.code()).map(|code| code.into_owned()).unwrap()),
+        Err(error) => {
+            Err(error.as_database_error().and_then(|error| error.code()).map(|code| code.into_owned()).unwrap())
+        }
     }
 }
 
@@ -86,7 +89,10 @@ async fn rows_that_make_no_sense() {
         ("UPDATE jobs SET status = 'paused' WHERE id = $1", "PJ002"),
         ("UPDATE job_events SET data = '{}' WHERE job_id = $1", "PJ005"),
         ("INSERT INTO attempts (job_id, epoch, worker) VALUES ($1, 2, gen_random_uuid())", "23505"),
-        ("INSERT INTO jobs (id, kind, status) SELECT gen_random_uuid(), kind, 'running' FROM jobs WHERE id = $1", "PJ001"),
+        (
+            "INSERT INTO jobs (id, kind, status) SELECT gen_random_uuid(), kind, 'running' FROM jobs WHERE id = $1",
+            "PJ001",
+        ),
         ("INSERT INTO jobs (id, kind) SELECT gen_random_uuid(), 'upscale' FROM jobs WHERE id = $1", check),
     ] {
         assert_eq!(run(pool, statement, job).await, Err(code.to_owned()), "{statement}");

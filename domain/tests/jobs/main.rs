@@ -66,11 +66,13 @@ async fn succeed(pool: &PgPool, claim: &Claim) -> domain::Result<()> {
 
 /// Lets the lease of a running job run out.
 async fn expire(pool: &PgPool, job: JobId) {
-    sqlx::query("UPDATE jobs SET lease_until = clock_timestamp() - interval '1 second' WHERE id = $1 AND status = 'running'")
-        .bind(job.0)
-        .execute(pool)
-        .await
-        .unwrap();
+    sqlx::query(
+        "UPDATE jobs SET lease_until = clock_timestamp() - interval '1 second' WHERE id = $1 AND status = 'running'",
+    )
+    .bind(job.0)
+    .execute(pool)
+    .await
+    .unwrap();
 }
 
 /// Lets the pause before the next attempt pass.

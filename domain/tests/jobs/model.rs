@@ -21,8 +21,15 @@ const LANES: u32 = 4;
 /// One step. Numbers pick among the jobs that it can mean, and among the claims ever made, stale ones included.
 #[derive(Debug, Clone)]
 enum Step {
-    Enqueue { kind: JobKind, priority: i16, budget: i32 },
-    Claim { worker: usize, kinds: Vec<JobKind> },
+    Enqueue {
+        kind: JobKind,
+        priority: i16,
+        budget: i32,
+    },
+    Claim {
+        worker: usize,
+        kinds: Vec<JobKind>,
+    },
     Beat(Holder),
     Progress(Holder, u32),
     Fail(Holder, ErrorClass),
@@ -120,15 +127,19 @@ impl Model {
     }
 
     fn next(&self, kinds: &[JobKind]) -> Option<usize> {
-        let waiting = self.jobs.iter().enumerate().filter(|(_, job)| job.status == "queued" && kinds.contains(&job.kind));
+        let waiting =
+            self.jobs.iter().enumerate().filter(|(_, job)| job.status == "queued" && kinds.contains(&job.kind));
         waiting.filter_map(|(index, job)| Some((-job.priority, job.due?, index))).min().map(|(_, _, index)| index)
     }
 
     /// The job that this claim really holds.
     fn held(&mut self, claim: &Claim) -> Option<&mut ModelJob> {
-        self.jobs
-            .iter_mut()
-            .find(|job| job.id == claim.job && job.status == "running" && job.epoch == claim.epoch && job.worker == Some(claim.worker))
+        self.jobs.iter_mut().find(|job| {
+            job.id == claim.job
+                && job.status == "running"
+                && job.epoch == claim.epoch
+                && job.worker == Some(claim.worker)
+        })
     }
 
     fn end(&mut self, index: usize, outcome: &'static str, retry: bool, class: ErrorClass) -> Ending {
@@ -176,7 +187,13 @@ impl Trial {
         sqlx::query("DELETE FROM jobs").execute(&pool).await.unwrap();
         // Pauses end only by `Due`, and leases only by `Expire`.
         let hour = Duration::from_secs(3600);
-        let policy = LeasePolicy { ttl: hour, failure_backoff: hour, crash_backoff: hour, reaper_tick: hour, ..LeasePolicy::default() };
+        let policy = LeasePolicy {
+            ttl: hour,
+            failure_backoff: hour,
+            crash_backoff: hour,
+            reaper_tick: hour,
+            ..LeasePolicy::default()
+        };
         let reaper = Reaper::new(LeasePolicy { ttl: Duration::ZERO, beat: Duration::ZERO, ..policy });
         let workers = std::array::from_fn(|_| WorkerId::new());
         Trial { pool, policy, reaper, workers, model: Model::default(), claims: Vec::new() }
@@ -188,19 +205,24 @@ impl Trial {
         Some(match holder.forged {
             None => claim,
             Some(Forged::Epoch) => Claim { epoch: claim.epoch + 1, ..claim },
-            Some(Forged::Worker) => Claim { worker: self.workers.into_iter().find(|worker| *worker != claim.worker).unwrap(), ..claim },
+            Some(Forged::Worker) => {
+                Claim { worker: self.workers.into_iter().find(|worker| *worker != claim.worker).unwrap(), ..claim }
+            }
         })
     }
 
     /// One of the jobs with this status.
     fn job_of(&self, number: usize, status: &str) -> Option<usize> {
-        let those: Vec<usize> = (0..self.model.jobs.len()).filter(|index| self.model.jobs[*index].status == status).collect();
+        let those: Vec<usize> =
+            (0..self.model.jobs.len()).filter(|index| self.model.jobs[*index].status == status).collect();
         those.get(number % those.len().max(1)).copied()
     }
 
     async fn take(&mut self, step: &Step) -> Result<(), TestCaseError> {
         match *step {
-            Step::Enqueue { kind, priority, budget } if self.model.jobs.len() < 4 => self.enqueue(kind, priority, budget).await,
+            Step::Enqueue { kind, priority, budget } if self.model.jobs.len() < 4 => {
+                self.enqueue(kind, priority, budget).await
+            }
             Step::Enqueue { .. } => {}
             Step::Claim { worker, ref kinds } => self.claim(self.workers[worker], kinds).await?,
             Step::Beat(holder) => {
@@ -241,7 +263,9 @@ impl Trial {
                 let Some(claim) = self.claim_of(holder) else { return Ok(()) };
                 match job::canceled(&self.pool, &claim).await {
                     Err(Error::Conflict { .. }) => prop_assert!(self.model.held(&claim).is_some_and(|job| !job.cancel)),
-                    told => self.ended(&claim, told.map(|()| Ending::Canceled), "canceled", false, ErrorClass::Internal)?,
+                    told => {
+                        self.ended(&claim, told.map(|()| Ending::Canceled), "canceled", false, ErrorClass::Internal)?
+                    }
                 }
             }
             Step::Succeed(holder) => {
@@ -329,7 +353,14 @@ impl Trial {
             job.expired = false;
             job.attempts.push(None);
             job.events.push(EventKind::Started);
-            Claim { job: job.id, kind: job.kind, epoch: job.epoch, worker, failures: job.failures, crashes: job.crashes }
+            Claim {
+                job: job.id,
+                kind: job.kind,
+                epoch: job.epoch,
+                worker,
+                failures: job.failures,
+                crashes: job.crashes,
+            }
         });
         prop_assert_eq!(claimed, expected);
         self.claims.extend(claimed);
@@ -456,7 +487,8 @@ type Tally = std::collections::BTreeMap<String, u32>;
 fn lane() -> Tally {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let database = runtime.block_on(Database::fresh());
-    let config = Config { cases: SEQUENCES / LANES, max_shrink_iters: 2000, failure_persistence: None, ..Config::default() };
+    let config =
+        Config { cases: SEQUENCES / LANES, max_shrink_iters: 2000, failure_persistence: None, ..Config::default() };
     let tally = std::cell::RefCell::new(Tally::new());
     let outcome = TestRunner::new(config).run(&vec(step(), 1..60), |steps| {
         runtime.block_on(async {

@@ -80,11 +80,13 @@ async fn when_most_leases_run_out_at_once_it_waits_for_beats() {
 
 /// Waits until the server counts as settled for leases of this length.
 async fn settle(pool: &sqlx::PgPool, ttl: Duration) {
-    sqlx::query("SELECT pg_sleep(greatest(0, $1 - extract(epoch FROM clock_timestamp() - pg_postmaster_start_time()))::float8)")
-        .bind(ttl.as_secs_f64() + 0.05)
-        .execute(pool)
-        .await
-        .unwrap();
+    sqlx::query(
+        "SELECT pg_sleep(greatest(0, $1 - extract(epoch FROM clock_timestamp() - pg_postmaster_start_time()))::float8)",
+    )
+    .bind(ttl.as_secs_f64() + 0.05)
+    .execute(pool)
+    .await
+    .unwrap();
 }
 
 #[tokio::test]
@@ -95,9 +97,18 @@ async fn it_rests_after_a_gap_in_its_own_sight() {
     claim(pool, &patient()).await.unwrap();
     expire(pool, job).await;
     let ttl = Duration::from_millis(500);
-    let mut reaper = Reaper::new(LeasePolicy { ttl, beat: Duration::from_millis(200), reaper_tick: Duration::from_millis(40), ..patient() });
+    let mut reaper = Reaper::new(LeasePolicy {
+        ttl,
+        beat: Duration::from_millis(200),
+        reaper_tick: Duration::from_millis(40),
+        ..patient()
+    });
     settle(pool, ttl).await;
-    assert_eq!(Reaper::new(LeasePolicy { ttl, beat: Duration::from_secs(60), ..patient() }).tick(pool).await.unwrap(), 0, "just started");
+    assert_eq!(
+        Reaper::new(LeasePolicy { ttl, beat: Duration::from_secs(60), ..patient() }).tick(pool).await.unwrap(),
+        0,
+        "just started"
+    );
     reaper.tick(pool).await.unwrap();
     tokio::time::sleep(Duration::from_millis(600)).await;
     assert_eq!(reaper.tick(pool).await.unwrap(), 0, "it had not looked for longer than three ticks");
@@ -128,7 +139,8 @@ async fn after_a_restart_of_the_server_leases_get_their_time_again() {
     let pool = &pools.api;
     expire(pool, held.job).await;
     let ttl = Duration::from_secs(8);
-    let mut reaper = Reaper::new(LeasePolicy { ttl, beat: Duration::ZERO, reaper_tick: Duration::from_secs(60), ..patient() });
+    let mut reaper =
+        Reaper::new(LeasePolicy { ttl, beat: Duration::ZERO, reaper_tick: Duration::from_secs(60), ..patient() });
     assert_eq!(reaper.tick(pool).await.unwrap(), 0, "the server has only just started");
     settle(pool, ttl).await;
     assert_eq!(reaper.tick(pool).await.unwrap(), 1);

@@ -10,7 +10,8 @@ use super::{MD5, SHA256, World};
 fn pictures(claim: &Claim, count: i32) -> Vec<NewArtifact> {
     let picture = |position| NewArtifact {
         position,
-        storage_key: StorageKey::Artifact { job: claim.job, epoch: claim.epoch, position, extension: "png" }.to_string(),
+        storage_key: StorageKey::Artifact { job: claim.job, epoch: claim.epoch, position, extension: "png" }
+            .to_string(),
         media_type: "image/png".to_owned(),
         width: Some(64),
         height: Some(64),

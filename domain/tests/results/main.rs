@@ -71,7 +71,11 @@ impl World {
         .execute(self.pool())
         .await
         .unwrap();
-        sqlx::query("INSERT INTO datasets (id, name) VALUES ($1, 'clay')").bind(self.dataset.0).execute(self.pool()).await.unwrap();
+        sqlx::query("INSERT INTO datasets (id, name) VALUES ($1, 'clay')")
+            .bind(self.dataset.0)
+            .execute(self.pool())
+            .await
+            .unwrap();
         for position in 0..2 {
             let example = ExampleId::new();
             let key = StorageKey::DatasetExample { dataset: self.dataset, example, extension: "png" }.to_string();

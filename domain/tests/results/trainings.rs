@@ -7,7 +7,10 @@ use domain::{Error, StorageKey, TrainingId, model};
 use super::{MD5, SHA256, World};
 
 fn request(world: &World, name: &str) -> TrainingRequest {
-    serde_json::from_value(serde_json::json!({ "name": name, "dataset": world.dataset, "steps": 30, "trigger_word": "clay" })).unwrap()
+    serde_json::from_value(
+        serde_json::json!({ "name": name, "dataset": world.dataset, "steps": 30, "trigger_word": "clay" }),
+    )
+    .unwrap()
 }
 
 fn adapter(claim: &Claim) -> NewAdapter {
