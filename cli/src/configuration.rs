@@ -2,8 +2,10 @@
 //! place of the program that reads it for the server's side; the crates below get structs.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::Context as _;
+use domain::job::LeasePolicy;
 use domain::storage::StorageConfig;
 use serde::{Deserialize, Serialize};
 use tracing_subscriber::EnvFilter;
@@ -167,6 +169,23 @@ pub fn start_log(default: &str) {
     } else {
         log.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).with_target(false).init();
     }
+}
+
+/// The rules of leases, with what the environment changes.
+pub fn lease_policy() -> Result<LeasePolicy, Failure> {
+    let mut policy = LeasePolicy::default();
+    set_duration("PYROGRAPH_LEASE_TTL_MS", &mut policy.ttl)?;
+    set_duration("PYROGRAPH_LEASE_BEAT_MS", &mut policy.beat)?;
+    set_duration("PYROGRAPH_REAPER_TICK_MS", &mut policy.reaper_tick)?;
+    Ok(policy)
+}
+
+/// Takes a duration from a variable that counts milliseconds, where it is set.
+pub fn set_duration(variable: &str, duration: &mut Duration) -> Result<(), Failure> {
+    if let Some(milliseconds) = number(variable)? {
+        *duration = Duration::from_millis(milliseconds);
+    }
+    Ok(())
 }
 
 #[cfg(test)]

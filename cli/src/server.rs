@@ -1,4 +1,5 @@
-//! The API server as `serve` and `up` run it: listener, pool, storage, schema, built-in checkpoint.
+//! The API server as `serve` and `up` run it: listener, pool, storage, schema, built-in checkpoint, and a reaper, so that jobs of
+//! workers that are gone come back even when no worker is left to look.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -6,12 +7,13 @@ use std::time::Duration;
 use anyhow::Context as _;
 use domain::Storage;
 use domain::database::{self, Pools};
+use domain::job::Reaper;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::built_in;
-use crate::configuration::Services;
+use crate::configuration::{Services, lease_policy};
 use crate::failure::Failure;
 
 /// How long open connections may go on after the server was asked to stop.
@@ -35,6 +37,7 @@ pub struct Server {
     pub address: SocketAddr,
     stop: CancellationToken,
     serving: JoinHandle<()>,
+    reaping: JoinHandle<()>,
     pools: Pools,
 }
 
@@ -46,6 +49,7 @@ impl Server {
         database::migrate(&pools.api).await.context("the schema could not be brought up to date")?;
         let storage = Storage::new(&services.storage).context("storage")?;
         built_in::register(&pools.api, &storage).await?;
+        let reaper = Reaper::new(lease_policy()?);
         let stop = CancellationToken::new();
         let state = api::State::new(pools.clone(), storage).await;
         let serving = tokio::spawn({
@@ -56,7 +60,8 @@ impl Server {
                 }
             }
         });
-        Ok(Self { address, stop, serving, pools })
+        let reaping = tokio::spawn(reaper.run(pools.lease.clone()));
+        Ok(Self { address, stop, serving, reaping, pools })
     }
 
     /// Until the server ends by itself, which it should not.
@@ -67,6 +72,7 @@ impl Server {
     /// Lets requests end, for a while, and closes.
     pub async fn stop(mut self) {
         self.stop.cancel();
+        self.reaping.abort();
         if tokio::time::timeout(FAREWELL, &mut self.serving).await.is_err() {
             self.serving.abort();
         }

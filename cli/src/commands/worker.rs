@@ -8,11 +8,11 @@ use clap::Args;
 use diffusion::device::DeviceChoice;
 use domain::Storage;
 use domain::database::Pools;
-use domain::job::{JobKind, LeasePolicy};
+use domain::job::JobKind;
 use worker::{Drain, EngineCommand, WorkerConfig};
 
 use super::Outcome;
-use crate::configuration::{self, Services, number};
+use crate::configuration::{self, Services, lease_policy, number, set_duration};
 use crate::failure::Failure;
 use crate::signal;
 
@@ -75,21 +75,4 @@ impl Worker {
         }
         Ok(config)
     }
-}
-
-/// The rules of leases, with what the environment changes.
-fn lease_policy() -> Result<LeasePolicy, Failure> {
-    let mut policy = LeasePolicy::default();
-    set_duration("PYROGRAPH_LEASE_TTL_MS", &mut policy.ttl)?;
-    set_duration("PYROGRAPH_LEASE_BEAT_MS", &mut policy.beat)?;
-    set_duration("PYROGRAPH_REAPER_TICK_MS", &mut policy.reaper_tick)?;
-    Ok(policy)
-}
-
-/// Takes a duration from a variable that counts milliseconds, where it is set.
-fn set_duration(variable: &str, duration: &mut Duration) -> Result<(), Failure> {
-    if let Some(milliseconds) = number(variable)? {
-        *duration = Duration::from_millis(milliseconds);
-    }
-    Ok(())
 }
