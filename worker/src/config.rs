@@ -36,15 +36,18 @@ pub struct WorkerConfig {
 /// The no-progress watchdog: a live process that reports nothing this long is replaced.
 #[derive(Debug, Clone, Copy)]
 pub struct Silence {
+    /// Before the first step of pictures: a large model comes from a slow disk.
+    pub loading: Duration,
     /// While making pictures.
     pub generation: Duration,
-    /// While training: encoding all examples comes before the first step.
+    /// While training, and before its first step, when all examples are encoded.
     pub training: Duration,
 }
 
 impl Default for Silence {
     fn default() -> Self {
-        Self { generation: Duration::from_secs(120), training: Duration::from_secs(600) }
+        let minutes = |count: u64| Duration::from_secs(60 * count);
+        Self { loading: minutes(10), generation: minutes(2), training: minutes(10) }
     }
 }
 

@@ -9,7 +9,7 @@ use serde_json::json;
 use crate::attempt::{Attempt, Stop};
 use crate::fetch;
 use crate::protocol::{Adapter, Base, Generate, Order, Report, RequestId};
-use crate::supervisor::Work;
+use crate::supervisor::{Patience, Work};
 
 struct Picture {
     position: usize,
@@ -63,9 +63,9 @@ async fn order(attempt: &Attempt<'_>, work: &GenerationWork) -> Result<Generate,
 }
 
 async fn make(attempt: &Attempt<'_>, order: Generate) -> Result<(Vec<Picture>, Vec<String>), Stop> {
-    let work = Work::new(attempt.house.config.silence.generation, move |request: RequestId| {
-        Order::Generate(Box::new(Generate { request, ..order }))
-    });
+    let silence = attempt.house.config.silence;
+    let patience = Patience { before_first_step: silence.loading, between_steps: silence.generation };
+    let work = Work::new(patience, move |request: RequestId| Order::Generate(Box::new(Generate { request, ..order })));
     let mut conversation = attempt.converse(work).await?;
     let progress = attempt.progress();
     let (mut pictures, mut warnings) = (Vec::new(), Vec::new());

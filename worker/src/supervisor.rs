@@ -40,13 +40,22 @@ pub struct EngineCommand {
 /// Work for the engine: the order, made with the number it gets, and how long the engine may stay silent.
 pub struct Work {
     order: Box<dyn FnOnce(RequestId) -> Order + Send>,
-    silence_limit: Duration,
+    patience: Patience,
+}
+
+/// The no-progress watchdog of one piece of work.
+#[derive(Debug, Clone, Copy)]
+pub struct Patience {
+    /// Silence before the first step, while a model is read from the disk or examples are encoded.
+    pub before_first_step: Duration,
+    /// Silence from then on.
+    pub between_steps: Duration,
 }
 
 impl Work {
-    /// `order` must put the number it is given into the order; `silence_limit` is the no-progress watchdog.
-    pub fn new(silence_limit: Duration, order: impl FnOnce(RequestId) -> Order + Send + 'static) -> Self {
-        Self { order: Box::new(order), silence_limit }
+    /// `order` must put the number it is given into the order.
+    pub fn new(patience: Patience, order: impl FnOnce(RequestId) -> Order + Send + 'static) -> Self {
+        Self { order: Box::new(order), patience }
     }
 }
 
@@ -275,7 +284,9 @@ impl Running {
 
     async fn shake_hands(&mut self) -> Result<String, String> {
         let hello = Order::Hello { version: PROTOCOL_VERSION };
-        protocol::send(&mut self.orders, &hello).await.map_err(|error| error.to_string())?;
+        if protocol::send(&mut self.orders, &hello).await.is_err() {
+            return Err(self.last_words().await);
+        }
         match self.reports.recv().await {
             Some(Ok(Report::Ready { version: PROTOCOL_VERSION, device, why })) => {
                 if let Some(why) = why {
@@ -321,12 +332,16 @@ impl Running {
             }
             Err(NotTold::Gone(gone)) => return Err(gone),
         }
-        let mut silent_until = Instant::now() + work.silence_limit;
+        let mut limit = work.patience.before_first_step;
+        let mut silent_until = Instant::now() + limit;
         loop {
             tokio::select! {
                 heard = self.reports.recv() => match heard {
                     Some(Ok(report)) if report.request() == Some(request) => {
-                        silent_until = Instant::now() + work.silence_limit;
+                        if let Report::Progress { .. } = report {
+                            limit = work.patience.between_steps;
+                        }
+                        silent_until = Instant::now() + limit;
                         let last = report.is_last();
                         if events.send(Event::Report(report)).await.is_err() {
                             return if last { Ok(()) } else { Err(Gone::Killed) };
@@ -345,7 +360,7 @@ impl Running {
                     // A dropped session is a kill.
                     Some(Control::Kill) | None => return Err(Gone::Killed),
                 },
-                () = sleep_until(silent_until) => return Err(Gone::Silent(work.silence_limit)),
+                () = sleep_until(silent_until) => return Err(Gone::Silent(limit)),
             }
         }
     }

@@ -16,7 +16,7 @@ use serde_json::json;
 use crate::attempt::{Attempt, Stop};
 use crate::fetch::{self, Wanted};
 use crate::protocol::{Base, Example, Order, Report, RequestId, Train};
-use crate::supervisor::Work;
+use crate::supervisor::{Patience, Work};
 
 /// How long the last checkpoint of an attempt that ends early may take to be sent away.
 const LAST_CHECKPOINT: Duration = Duration::from_secs(20);
@@ -137,9 +137,9 @@ fn metadata(work: &TrainingWork) -> BTreeMap<String, String> {
 
 /// Runs the trainer; returns the adapter's file.
 async fn teach(attempt: &Attempt<'_>, work: &TrainingWork, order: Train) -> Result<(PathBuf, Vec<String>), Stop> {
-    let engine_work = Work::new(attempt.house.config.silence.training, move |request: RequestId| {
-        Order::Train(Box::new(Train { request, ..order }))
-    });
+    let silence = attempt.house.config.silence.training;
+    let patience = Patience { before_first_step: silence, between_steps: silence };
+    let engine_work = Work::new(patience, move |request: RequestId| Order::Train(Box::new(Train { request, ..order })));
     let (saved, mut inbox) = tokio::sync::mpsc::unbounded_channel::<Saved>();
     let sending = async {
         while let Some(mut newest) = inbox.recv().await {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use libtest_mimic::{Arguments, Failed, Trial};
 use tokio_util::sync::CancellationToken;
 use worker::protocol::{Base, Generate, Order, Report};
-use worker::supervisor::{Engine, EngineCommand, Event, Gone, Work};
+use worker::supervisor::{Engine, EngineCommand, Event, Gone, Patience, Work};
 
 fn main() -> ExitCode {
     scripted::engine_if_asked().unwrap_or_else(|| libtest_mimic::run(&Arguments::from_args(), trials()).exit_code())
@@ -51,7 +51,9 @@ impl Bench {
 
     async fn begin(&self, prompt: &str, steps: usize) -> worker::supervisor::Session {
         let prompt = prompt.to_owned();
-        let work = Work::new(Duration::from_millis(1500), move |request| order(request, prompt, steps));
+        let patience =
+            Patience { before_first_step: Duration::from_secs(60), between_steps: Duration::from_millis(1500) };
+        let work = Work::new(patience, move |request| order(request, prompt, steps));
         self.engine.begin(work).await.unwrap()
     }
 

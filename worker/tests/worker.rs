@@ -15,14 +15,15 @@ use domain::{GenerationId, JobId, Pools, Storage, StorageConfig, dataset, event,
 use libtest_mimic::{Arguments, Failed, Trial};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
-use worker::{EngineCommand, Silence, WorkerConfig};
+use worker::{EngineCommand, WorkerConfig};
 
 fn main() -> ExitCode {
     if let Some(ended) = scripted::engine_if_asked() {
         return ended;
     }
     // Silent unless RUST_LOG asks.
-    let filter = tracing_subscriber::EnvFilter::from_default_env();
+    let silence = tracing_subscriber::filter::LevelFilter::OFF.into();
+    let filter = tracing_subscriber::EnvFilter::builder().with_default_directive(silence).from_env_lossy();
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     libtest_mimic::run(&Arguments::from_args(), trials()).exit_code()
 }
@@ -70,7 +71,8 @@ impl Bed {
             crash_backoff: Duration::from_millis(50),
             ..LeasePolicy::default()
         };
-        config.silence = Silence { generation: Duration::from_secs(1), training: Duration::from_secs(1) };
+        config.silence.generation = Duration::from_secs(1);
+        config.silence.training = Duration::from_secs(1);
         config.checkpoint_every = 10;
         config
     }
