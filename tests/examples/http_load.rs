@@ -28,7 +28,10 @@ fn main() -> Result<()> {
     let end = start + Duration::from_secs_f64(seconds);
     let tallies = std::thread::scope(|scope| {
         let running: Vec<_> = (0..connections).map(|_| scope.spawn(|| converse(address, &request, end))).collect();
-        running.into_iter().map(|thread| thread.join().map_err(|_| invalid("a thread panicked"))?).collect::<Result<Vec<_>>>()
+        running
+            .into_iter()
+            .map(|thread| thread.join().map_err(|_| invalid("a thread panicked"))?)
+            .collect::<Result<Vec<_>>>()
     })?;
     report(tallies, start.elapsed());
     Ok(())

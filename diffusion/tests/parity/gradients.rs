@@ -90,7 +90,13 @@ impl ModuleMapper for OnlyBranches {
 }
 
 /// The loss on the golden's batch with these text embeddings.
-fn loss(golden: &Golden, transformer: &FluxTransformer, text: Tensor<3>, pooled: Tensor<2>, device: &Device) -> Tensor<1> {
+fn loss(
+    golden: &Golden,
+    transformer: &FluxTransformer,
+    text: Tensor<3>,
+    pooled: Tensor<2>,
+    device: &Device,
+) -> Tensor<1> {
     let latents = golden.tensor::<4>("in.latents", device);
     let noise = golden.tensor::<4>("in.noise", device);
     let sigmas = golden.values("in.sigmas").to_vec();
@@ -131,8 +137,11 @@ fn check_gradients(golden: &Golden, prefix: &str, ours: &str, found: &BTreeMap<S
 fn all_weights_text_encoders_included() {
     let device = golden::device().autodiff();
     let golden = Golden::open("gradients/reference");
-    let (transformer, clip, t5) =
-        (golden::transformer("flux-tiny", &device), golden::clip("flux-tiny", &device), golden::t5("flux-tiny", &device));
+    let (transformer, clip, t5) = (
+        golden::transformer("flux-tiny", &device),
+        golden::clip("flux-tiny", &device),
+        golden::t5("flux-tiny", &device),
+    );
     let prompts: Vec<String> = serde_json::from_value(golden.note["prompts"].clone()).unwrap();
     let folder = path("flux-tiny");
     let clip_tokenizer = ClipTokenizer::load(&folder.join("tokenizer")).unwrap();
@@ -187,7 +196,8 @@ fn factors_of_an_adapter_through_three_steps() {
         max_grad_norm: f64::INFINITY,
     });
     let learning_rate = golden.note["learning_rate"].as_f64().unwrap();
-    let (text, pooled) = (golden.tensor("in.prompt_embeds", &device), golden.tensor("in.pooled_prompt_embeds", &device));
+    let (text, pooled) =
+        (golden.tensor("in.prompt_embeds", &device), golden.tensor("in.pooled_prompt_embeds", &device));
     for step in 0..golden.note["steps"].as_u64().unwrap() {
         let loss = loss(&golden, &transformer, text.clone(), pooled.clone(), &device);
         check_scalar(&golden, &format!("lora.loss.{step}"), loss.clone());

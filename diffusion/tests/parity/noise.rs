@@ -3,8 +3,8 @@
 //! Tolerance 1e-6 on each value: the words of the generator are equal bit by bit, what differs is the last digit of
 //! logarithm, sine and cosine (torch's vectorised ones against the platform's), and f32 steps by 5e-7 beyond 4.
 
-use diffusion::noise::Noise;
 use crate::golden::{Golden, largest_difference};
+use diffusion::noise::Noise;
 
 const TOLERANCE: f64 = 1e-6;
 

@@ -32,7 +32,10 @@ pub fn request(note: &Value, num_images: usize) -> TextToImage {
 /// The pictures of a request, as values 0..1 in the order height, width, channel.
 pub fn pictures(pipeline: &FluxPipeline, request: &TextToImage) -> Vec<Vec<f32>> {
     let pictures = pipeline.generate(request, &mut |_| ControlFlow::Continue(())).unwrap();
-    pictures.into_iter().map(|picture| picture.into_raw().into_iter().map(|byte| f32::from(byte) / 255.0).collect()).collect()
+    pictures
+        .into_iter()
+        .map(|picture| picture.into_raw().into_iter().map(|byte| f32::from(byte) / 255.0).collect())
+        .collect()
 }
 
 /// A file holds bytes, and a byte is half a level off at most; the result itself may be one level off.

@@ -2,8 +2,8 @@
 //!
 //! Tolerance 1e-6 absolute on sigmas in 0..1: both sides compute in f32, and exp differs in its last digit.
 
-use diffusion::schedulers::flow_match_euler::FlowMatchEuler;
 use crate::golden::{self, Golden, largest_difference};
+use diffusion::schedulers::flow_match_euler::FlowMatchEuler;
 
 const TOLERANCE: f64 = 1e-6;
 

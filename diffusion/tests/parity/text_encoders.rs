@@ -2,10 +2,10 @@
 //!
 //! Ids are equal. Embeddings agree to a relative L2 error of 1e-5: f32 on both sides, sums in another order.
 
+use crate::golden::{self, Golden, device, path};
 use diffusion::networks::{clip, t5};
 use diffusion::tokenizers::clip::ClipTokenizer;
 use diffusion::tokenizers::t5::T5Tokenizer;
-use crate::golden::{self, Golden, device, path};
 
 const TOLERANCE: f64 = 1e-5;
 

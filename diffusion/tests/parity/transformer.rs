@@ -3,8 +3,8 @@
 //!
 //! Tolerance 1e-5, relative L2, through the whole network: f32 on both sides, sums in another order.
 
-use diffusion::networks::flux::FluxInput;
 use crate::golden::{self, Golden, device, values};
+use diffusion::networks::flux::FluxInput;
 
 const TOLERANCE: f64 = 1e-5;
 
