@@ -2,6 +2,8 @@
 //! are in `../goldens`, written by `tests/reference` at the root of the repository; each file here says how near ours have
 //! to be and why. One binary, since linking takes longer than all of these tests.
 
+#![allow(clippy::unwrap_used)]
+
 mod golden;
 mod gradients;
 mod lora;
