@@ -14,7 +14,7 @@ use crate::event;
 use crate::job::{self, Claim, ErrorClass, JobStatus};
 use crate::model::{self, Catalog, Model, ModelFiles, ModelKind, ModelRef};
 use crate::report::{JobError, Report};
-use crate::{Error, GenerationId, JobId, ModelId, Page, PageRequest, Result, Storage, begin, bounded};
+use crate::{Error, GenerationId, JobId, ModelId, Page, PageRequest, Result, Storage, begin, bounded, integer};
 
 /// Most characters of a prompt.
 pub const MAX_PROMPT_CHARS: usize = 10_000;
@@ -55,11 +55,11 @@ pub struct GenerationRequest {
     pub loras: Vec<LoraRequest>,
     /// How many pictures; picture `i` uses `seed + i`.
     #[schema(minimum = 1, maximum = 4, default = 1)]
-    #[serde(default)]
+    #[serde(default, deserialize_with = "integer::optional")]
     pub num_images: Option<u32>,
     /// Denoising steps.
     #[schema(minimum = 1, maximum = 200)]
-    #[serde(default)]
+    #[serde(default, deserialize_with = "integer::optional")]
     pub num_inference_steps: Option<u32>,
     /// Strength of the guidance that is built into a guidance-distilled model.
     #[schema(minimum = 0, maximum = 30)]
@@ -71,15 +71,15 @@ pub struct GenerationRequest {
     pub true_cfg_scale: Option<f64>,
     /// Pixels; a multiple of the model's `size_multiple`.
     #[schema(minimum = 16, maximum = 2048, multiple_of = 16)]
-    #[serde(default)]
+    #[serde(default, deserialize_with = "integer::optional")]
     pub width: Option<u32>,
     /// Pixels; a multiple of the model's `size_multiple`.
     #[schema(minimum = 16, maximum = 2048, multiple_of = 16)]
-    #[serde(default)]
+    #[serde(default, deserialize_with = "integer::optional")]
     pub height: Option<u32>,
     /// The same seed gives the same picture; absent or -1 draws one.
     #[schema(minimum = -1, maximum = 9223372036854775807_i64)]
-    #[serde(default)]
+    #[serde(default, deserialize_with = "integer::optional")]
     pub seed: Option<i64>,
 }
 

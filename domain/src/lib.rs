@@ -21,6 +21,7 @@ pub mod event;
 pub mod generation;
 mod id;
 pub mod image_gate;
+mod integer;
 pub mod job;
 pub mod model;
 mod notice;

@@ -15,6 +15,7 @@ use crate::generation::{self, DEFAULT_MODEL, in_range, on_grid};
 use crate::job::{self, Claim, ErrorClass, JobKind, JobStatus};
 use crate::model::import::is_trigger_word;
 use crate::model::{self, Catalog, Model, ModelFile, ModelFiles, ModelKind, ModelRef};
+use crate::integer;
 use crate::report::{JobError, Report};
 use crate::{
     DatasetId, Error, JobId, ModelId, Page, PageRequest, Result, Storage, TrainingId, begin, bounded, dataset,
@@ -41,10 +42,10 @@ pub struct TrainingRequest {
     #[serde(default)]
     pub trigger_word: Option<String>,
     #[schema(minimum = 1, maximum = 100000, default = 1000)]
-    #[serde(default)]
+    #[serde(default, deserialize_with = "integer::optional")]
     pub steps: Option<u32>,
     #[schema(minimum = 1, maximum = 512, default = 16)]
-    #[serde(default)]
+    #[serde(default, deserialize_with = "integer::optional")]
     pub rank: Option<u32>,
     /// Scale of the adapter is `alpha / rank`; absent means `rank`.
     #[schema(minimum = 0.001, maximum = 4096)]
@@ -54,15 +55,15 @@ pub struct TrainingRequest {
     #[serde(default)]
     pub learning_rate: Option<f64>,
     #[schema(minimum = 1, maximum = 64, default = 1)]
-    #[serde(default)]
+    #[serde(default, deserialize_with = "integer::optional")]
     pub batch_size: Option<u32>,
     /// Pixels of a square picture; others get the same area. Absent means the base's.
     #[schema(minimum = 32, maximum = 2048, multiple_of = 16)]
-    #[serde(default)]
+    #[serde(default, deserialize_with = "integer::optional")]
     pub resolution: Option<u32>,
     /// Absent or -1 draws one.
     #[schema(minimum = -1, maximum = 9223372036854775807_i64)]
-    #[serde(default)]
+    #[serde(default, deserialize_with = "integer::optional")]
     pub seed: Option<i64>,
 }
 

@@ -46,7 +46,6 @@ pub struct UploadRequest {
     #[schema(min_length = 1, max_length = 255, pattern = r"^[^\u0000]*$", example = "fox.png")]
     pub file_name: String,
     /// The Content-Type that the PUT will carry; it is signed.
-    #[schema(inline)]
     pub media_type: ImageMediaType,
     /// What the picture shows.
     #[schema(max_length = 10000, pattern = r"^[^\u0000]*$")]

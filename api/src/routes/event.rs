@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use axum::http::{HeaderMap, HeaderName};
 use axum::response::sse::{self, KeepAlive, Sse};
-use domain::event::{self, Event, Subscription};
+use domain::event::{self, Event, EventKind, Subscription};
 use domain::{GenerationId, JobId, TrainingId, generation, job, training};
 use futures::Stream;
 use serde_json::Value;
+use utoipa::ToSchema;
 
 use crate::State;
 use crate::extract::Path;
@@ -26,6 +27,20 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// Events fetched at once.
 const BATCH: i64 = 200;
 
+/// One event of the stream.
+#[derive(ToSchema)]
+#[allow(dead_code, reason = "describes what `to_sse` writes")]
+pub struct ServerSentEvent {
+    /// Number of the event, from 1.
+    #[schema(pattern = "^[1-9][0-9]*$")]
+    id: String,
+    event: EventKind,
+    /// A JSON object: `created_at`, and by kind started `attempt` · progress `step`, `total_steps`, `loss` · checkpoint `step` ·
+    /// warning `message` · retrying `reason`, `message`, `run_at` · failed `class`, `message`.
+    #[schema(example = r#"{"step":3,"total_steps":20,"created_at":"2026-01-01T00:00:00Z"}"#)]
+    data: String,
+}
+
 /// Follow a generation
 ///
 /// Events are named `queued`, `started`, `progress`, `warning`, `retrying`, `succeeded`, `failed` or `canceled`; their ids count
@@ -37,7 +52,7 @@ const BATCH: i64 = 200;
         ("id" = GenerationId, Path, description = "Id of the generation"),
         ("Last-Event-ID" = Option<String>, Header, description = "Id of the last event that was seen"),
     ),
-    responses((status = 200, description = "The events so far, and then those to come", body = String, content_type = "text/event-stream")),
+    responses((status = 200, description = "The events so far, and then those to come", body = ServerSentEvent, content_type = "text/event-stream")),
 )]
 pub async fn of_generation(
     state: State,
@@ -57,7 +72,7 @@ pub async fn of_generation(
         ("id" = TrainingId, Path, description = "Id of the training"),
         ("Last-Event-ID" = Option<String>, Header, description = "Id of the last event that was seen"),
     ),
-    responses((status = 200, description = "The events so far, and then those to come", body = String, content_type = "text/event-stream")),
+    responses((status = 200, description = "The events so far, and then those to come", body = ServerSentEvent, content_type = "text/event-stream")),
 )]
 pub async fn of_training(
     state: State,

@@ -93,7 +93,7 @@ pub struct ModelForm {
     #[schema(min_length = 1, max_length = 63, pattern = r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     base: Option<String>,
     /// One `.safetensors` file is a LoRA; several files with `model_index.json` are a checkpoint.
-    #[schema(value_type = Vec<String>, format = Binary, content_media_type = "application/octet-stream")]
+    #[schema(value_type = Vec<String>, format = Binary, min_items = 1)]
     file: Vec<Vec<u8>>,
 }
 

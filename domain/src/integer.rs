@@ -1,0 +1,71 @@
+//! Integers in JSON: `64.0` is one, as JSON Schema says and some clients write. For request fields that may be left out.
+
+use std::fmt;
+use std::marker::PhantomData;
+
+use serde::de::{Deserialize, Deserializer, Error, Visitor};
+
+/// For `#[serde(default, deserialize_with = "integer::optional")]`.
+pub(crate) fn optional<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: TryFrom<i64>,
+{
+    Ok(Option::<Integer<T>>::deserialize(deserializer)?.map(|Integer(value)| value))
+}
+
+struct Integer<T>(T);
+
+impl<'de, T: TryFrom<i64>> Deserialize<'de> for Integer<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(IntegerVisitor(PhantomData))
+    }
+}
+
+struct IntegerVisitor<T>(PhantomData<T>);
+
+impl<T: TryFrom<i64>> Visitor<'_> for IntegerVisitor<T> {
+    type Value = Integer<T>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an integer")
+    }
+
+    fn visit_i64<E: Error>(self, value: i64) -> Result<Self::Value, E> {
+        T::try_from(value).map(Integer).map_err(|_| E::custom(format!("{value} is out of range")))
+    }
+
+    fn visit_u64<E: Error>(self, value: u64) -> Result<Self::Value, E> {
+        self.visit_i64(i64::try_from(value).map_err(|_| E::custom(format!("{value} is out of range")))?)
+    }
+
+    fn visit_f64<E: Error>(self, value: f64) -> Result<Self::Value, E> {
+        if value.fract() != 0.0 {
+            return Err(E::custom(format!("{value} is not an integer")));
+        }
+        // 2⁶³ is the first that does not fit; the cast is exact below it.
+        if !(-9_223_372_036_854_775_808.0..9_223_372_036_854_775_808.0).contains(&value) {
+            return Err(E::custom(format!("{value} is out of range")));
+        }
+        self.visit_i64(value as i64)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[derive(serde::Deserialize)]
+    struct Holder {
+        #[serde(default, deserialize_with = "super::optional")]
+        value: Option<u32>,
+    }
+
+    #[test]
+    fn whole_numbers_are_integers() {
+        for (json, value) in [("{}", None), (r#"{"value":null}"#, None), (r#"{"value":64}"#, Some(64)), (r#"{"value":64.0}"#, Some(64)), (r#"{"value":1e3}"#, Some(1000))] {
+            assert_eq!(serde_json::from_str::<Holder>(json).unwrap().value, value, "{json}");
+        }
+        for json in [r#"{"value":64.5}"#, r#"{"value":-1}"#, r#"{"value":1e30}"#, r#"{"value":4294967296}"#, r#"{"value":18446744073709551615}"#, r#"{"value":"64"}"#] {
+            assert!(serde_json::from_str::<Holder>(json).is_err(), "{json}");
+        }
+    }
+}
