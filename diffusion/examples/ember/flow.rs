@@ -133,7 +133,7 @@ pub fn encode(concepts: &[Concept], out: &Path) -> Result<()> {
     for (number, concept) in concepts.iter().enumerate() {
         let pictures: Vec<RgbImage> = Attributes::all().map(|attributes| render(&concept.art, attributes)).collect();
         let latents = pack(network.encode(to_tensor(&pictures, &device)).mean);
-        values.extend(latents.into_data().to_vec::<f32>().context("latents are f32")?);
+        values.extend(latents.into_data().try_to_vec::<f32>().context("latents are f32")?);
         if number % 50 == 0 {
             println!("{number} of {} concepts encoded", concepts.len());
         }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::prelude::*;
-use burn::tensor::Gradients;
+use burn::tensor::{DType, Gradients};
 
 /// How AdamW moves weights ([Loshchilov and Hutter 2017](https://arxiv.org/abs/1711.05101)).
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -79,21 +79,75 @@ impl AdamW {
 
     /// One parameter's update, all flattened: `p − lr·(m̂ / (√v̂ + ε) + λ·p)`.
     fn update(&mut self, path: &str, weights: Tensor<1>, gradient: Tensor<1>, learning_rate: f64) -> Tensor<1> {
-        let AdamWConfig { beta1, beta2, epsilon, weight_decay, .. } = self.config;
-        let steps = self.steps as i32;
-        let (first, second) = match self.moments.remove(path) {
-            Some(Moments { first, second }) => (
-                first * beta1 + gradient.clone() * (1.0 - beta1),
-                second * beta2 + gradient.square() * (1.0 - beta2),
-            ),
-            None => (gradient.clone() * (1.0 - beta1), gradient.square() * (1.0 - beta2)),
+        let rates = self.rates(learning_rate);
+        let moments = self.moments.remove(path).unwrap_or_else(|| Moments {
+            first: Tensor::zeros_like(&gradient),
+            second: Tensor::zeros_like(&gradient),
+        });
+        let on_cpu = weights.device() == Device::flex() && weights.dtype() == DType::F32 && gradient.dtype() == DType::F32;
+        let (weights, moments) = if on_cpu {
+            rates.update_in_one_pass(weights, gradient, moments)
+        } else {
+            rates.update(weights, gradient, moments)
         };
-        let step_size = learning_rate / (1.0 - beta1.powi(steps));
-        let root = (1.0 - beta2.powi(steps)).sqrt();
-        let moved = first.clone() / (second.clone().sqrt() / root + epsilon) * step_size;
-        let kept = if weight_decay == 0.0 { weights } else { weights * (1.0 - learning_rate * weight_decay) };
-        self.moments.insert(path.to_string(), Moments { first, second });
-        kept - moved
+        self.moments.insert(path.to_string(), moments);
+        weights
+    }
+
+    /// The numbers of the step under way.
+    fn rates(&self, learning_rate: f64) -> Rates {
+        let AdamWConfig { beta1, beta2, epsilon, weight_decay, .. } = self.config;
+        let steps = self.steps.min(i32::MAX as u64) as i32;
+        Rates {
+            beta1,
+            beta2,
+            epsilon,
+            size: learning_rate / (1.0 - beta1.powi(steps)),
+            root: (1.0 - beta2.powi(steps)).sqrt(),
+            kept: 1.0 - learning_rate * weight_decay,
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Rates {
+    beta1: f64,
+    beta2: f64,
+    epsilon: f64,
+    /// Learning rate over the first moment's bias.
+    size: f64,
+    /// Root of the second moment's bias.
+    root: f64,
+    /// What decay leaves of a weight.
+    kept: f64,
+}
+
+impl Rates {
+    fn update(&self, weights: Tensor<1>, gradient: Tensor<1>, moments: Moments) -> (Tensor<1>, Moments) {
+        let first = moments.first * self.beta1 + gradient.clone() * (1.0 - self.beta1);
+        let second = moments.second * self.beta2 + gradient.square() * (1.0 - self.beta2);
+        let moved = first.clone() / (second.clone().sqrt() / self.root + self.epsilon) * self.size;
+        (weights * self.kept - moved, Moments { first, second })
+    }
+
+    /// The same on the CPU, where a dozen passes over all weights would take a good part of the step.
+    fn update_in_one_pass(&self, weights: Tensor<1>, gradient: Tensor<1>, moments: Moments) -> (Tensor<1>, Moments) {
+        let device = weights.device();
+        // Every tensor here is f32, which `update` of the optimizer has seen to.
+        let values = |tensor: Tensor<1>| tensor.into_data().try_into_vec::<f32>().unwrap_or_default();
+        let (mut weights, gradient) = (values(weights), values(gradient));
+        let (mut first, mut second) = (values(moments.first), values(moments.second));
+        let [beta1, beta2, epsilon, size, root, kept] =
+            [self.beta1, self.beta2, self.epsilon, self.size, self.root.recip(), self.kept].map(|rate| rate as f32);
+        let moments = first.iter_mut().zip(&mut second);
+        for ((weight, gradient), (first, second)) in weights.iter_mut().zip(&gradient).zip(moments) {
+            *first = *first * beta1 + gradient * (1.0 - beta1);
+            *second = *second * beta2 + gradient * gradient * (1.0 - beta2);
+            *weight = *weight * kept - *first / (second.sqrt() * root + epsilon) * size;
+        }
+        let count = weights.len();
+        let tensor = |values: Vec<f32>| Tensor::from_data(TensorData::new(values, [count]), &device);
+        (tensor(weights), Moments { first: tensor(first), second: tensor(second) })
     }
 }
 
@@ -144,4 +198,28 @@ fn global_norm<M: Module>(network: &M, gradients: &Gradients) -> f64 {
     let mut sum = Sum { gradients, squares: 0.0 };
     network.visit(&mut sum);
     sum.squares.sqrt()
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::Tolerance;
+
+    use super::*;
+    use crate::training::Random;
+
+    #[test]
+    fn one_pass_moves_as_the_tensor_operations_do() {
+        let (mut random, device) = (Random::new(5), Device::flex());
+        let mut optimizer = AdamW::new(AdamWConfig { weight_decay: 0.1, ..Default::default() });
+        optimizer.steps = 3;
+        let rates = optimizer.rates(0.01);
+        let mut draw = || random.normal::<1>([1000], &device);
+        let (weights, gradient) = (draw(), draw());
+        let moments = Moments { first: draw(), second: draw().square() };
+        let (slow, slow_moments) = rates.update(weights.clone(), gradient.clone(), moments.clone());
+        let (fast, fast_moments) = rates.update_in_one_pass(weights, gradient, moments);
+        for (fast, slow) in [(fast, slow), (fast_moments.first, slow_moments.first), (fast_moments.second, slow_moments.second)] {
+            fast.into_data().assert_approx_eq::<f32>(&slow.into_data(), Tolerance::rel_abs(1e-5, 1e-6));
+        }
+    }
 }
