@@ -21,7 +21,7 @@ use tokio::io::AsyncWriteExt as _;
 
 pub use follow::follow;
 pub use resource::{Artifact, Dataset, Generation, Model, Page, Training};
-pub use upload::{Picture, add_pictures, create_dataset, import_model, pictures};
+pub use upload::{add_pictures, create_dataset, import_model, pictures};
 
 use crate::failure::Failure;
 
@@ -109,7 +109,7 @@ impl Client {
     /// Every item of a list, page after page.
     pub async fn list(&self, path: &str) -> Result<Vec<Value>, Failure> {
         let mut items = Vec::new();
-        let mut cursor = None;
+        let mut cursor: Option<String> = None;
         loop {
             let page = match &cursor {
                 Some(cursor) => format!("{path}?limit=100&cursor={}", path_segment(cursor)),

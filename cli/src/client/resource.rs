@@ -13,17 +13,13 @@ pub struct Page<T> {
 /// A model as named by a job.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Reference {
-    pub id: String,
     pub name: String,
 }
 
 /// Where a job stands: the part that generations and trainings share.
 #[derive(Debug, Deserialize)]
 pub struct Job {
-    pub id: String,
     pub status: Status,
-    #[serde(default)]
-    pub progress: Progress,
     pub error: Option<JobError>,
     pub urls: Urls,
 }
@@ -77,7 +73,6 @@ pub struct Artifact {
     pub url: String,
     pub position: u32,
     pub media_type: String,
-    pub bytes: u64,
     pub seed: Option<u64>,
 }
 

@@ -238,8 +238,7 @@ mod tests {
 
     #[test]
     fn pictures_go_where_the_user_points() {
-        let artifact =
-            |position| Artifact { url: String::new(), position, media_type: "image/png".into(), bytes: 0, seed: None };
+        let artifact = |position| Artifact { url: String::new(), position, media_type: "image/png".into(), seed: None };
         let one = [artifact(0)];
         let two = [artifact(0), artifact(1)];
         let folder = tempfile::tempdir().unwrap();
