@@ -38,7 +38,8 @@ impl Pools {
         let pool = |name: &str, most: u32| {
             PgPoolOptions::new()
                 .max_connections(most)
-                .acquire_timeout(Duration::from_secs(3))
+                // Within the limit of a statement; a machine that is busy compiling takes seconds for a connection.
+                .acquire_timeout(Duration::from_secs(8))
                 .max_lifetime(Duration::from_secs(30 * 60))
                 // A ping before each use costs a round trip; a connection that was idle for long gets one below.
                 .test_before_acquire(false)

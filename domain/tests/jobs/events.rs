@@ -15,7 +15,7 @@ async fn numbers_have_no_gap_and_replay_starts_anywhere() {
     let job = enqueue(pool, 0).await;
     let held = claim(pool, &patient()).await.unwrap();
     // Reports from two sides of the worker at once.
-    let reports = (0..20).map(|step| {
+    let reports = (0..8).map(|step| {
         let pool = pool.clone();
         tokio::spawn(async move {
             if step % 2 == 0 {
@@ -27,14 +27,14 @@ async fn numbers_have_no_gap_and_replay_starts_anywhere() {
     });
     let mut numbers: Vec<i64> = futures::future::join_all(reports).await.into_iter().map(Result::unwrap).collect();
     numbers.sort_unstable();
-    assert_eq!(numbers, (3..23).collect::<Vec<i64>>());
+    assert_eq!(numbers, (3..11).collect::<Vec<i64>>());
     succeed(pool, &held).await.unwrap();
 
     let all = event::after(pool, job, 0, 100).await.unwrap();
-    assert_eq!(all.iter().map(|event| event.sequence).collect::<Vec<_>>(), (1..=23).collect::<Vec<i64>>());
-    assert_eq!((all[0].kind, all[1].kind, all[22].kind), (EventKind::Queued, EventKind::Started, EventKind::Succeeded));
+    assert_eq!(all.iter().map(|event| event.sequence).collect::<Vec<_>>(), (1..=11).collect::<Vec<i64>>());
+    assert_eq!((all[0].kind, all[1].kind, all[10].kind), (EventKind::Queued, EventKind::Started, EventKind::Succeeded));
     assert_eq!(event::after(pool, job, 5, 3).await.unwrap(), all[5..8]);
-    assert_eq!(event::after(pool, job, 23, 3).await.unwrap(), []);
+    assert_eq!(event::after(pool, job, 11, 3).await.unwrap(), []);
 }
 
 #[tokio::test]
@@ -57,7 +57,7 @@ async fn the_feed_tells_every_subscriber() {
                 }
             }
         };
-        assert_eq!(tokio::time::timeout(Duration::from_secs(10), heard).await.unwrap(), sequence);
+        assert_eq!(tokio::time::timeout(Duration::from_secs(60), heard).await.unwrap(), sequence);
     }
 }
 
@@ -71,10 +71,10 @@ async fn after_a_lost_connection_subscribers_are_told_to_look() {
         .execute(pool)
         .await
         .unwrap();
-    let signal = tokio::time::timeout(Duration::from_secs(20), subscription.next()).await.unwrap();
+    let signal = tokio::time::timeout(Duration::from_secs(60), subscription.next()).await.unwrap();
     assert_eq!(signal, Signal::Resync);
     let job = enqueue(pool, 0).await;
     event::announce(pool, job, 1).await;
-    let signal = tokio::time::timeout(Duration::from_secs(20), subscription.next()).await.unwrap();
+    let signal = tokio::time::timeout(Duration::from_secs(60), subscription.next()).await.unwrap();
     assert_eq!(signal, Signal::Changed { job, sequence: 1 });
 }

@@ -80,17 +80,17 @@ async fn the_doorbell_wakes_a_listener_and_rings_are_folded() {
         job::ring(pool);
     }
     let since = Instant::now();
-    let mut heard = 0;
+    assert_eq!(tokio::time::timeout(Duration::from_secs(30), bell.next()).await.unwrap(), Call::Work);
+    let mut heard = 1;
     while tokio::time::timeout(Duration::from_millis(500), bell.next()).await.is_ok_and(|call| call == Call::Work) {
         heard += 1;
     }
     let windows = since.elapsed().as_millis() / 10 + 2;
-    assert!(heard >= 1, "nobody heard the bell");
     assert!(heard < 100 && heard <= windows, "{heard} rings in {windows} windows of 10 ms");
 
     // A ring that comes while nothing is pending is not lost.
     job::ring(pool);
-    assert_eq!(tokio::time::timeout(Duration::from_secs(10), bell.next()).await.unwrap(), Call::Work);
+    assert_eq!(tokio::time::timeout(Duration::from_secs(30), bell.next()).await.unwrap(), Call::Work);
 }
 
 #[tokio::test]
@@ -103,9 +103,9 @@ async fn a_listener_survives_the_loss_of_its_connection() {
         .await
         .unwrap();
     // First it says that some calls may be lost, then it hears again.
-    assert_eq!(tokio::time::timeout(Duration::from_secs(20), bell.next()).await.unwrap(), Call::Work);
+    assert_eq!(tokio::time::timeout(Duration::from_secs(60), bell.next()).await.unwrap(), Call::Work);
     job::ring(pool);
-    assert_eq!(tokio::time::timeout(Duration::from_secs(20), bell.next()).await.unwrap(), Call::Work);
+    assert_eq!(tokio::time::timeout(Duration::from_secs(60), bell.next()).await.unwrap(), Call::Work);
 }
 
 #[tokio::test]
