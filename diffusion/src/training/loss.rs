@@ -16,15 +16,21 @@ pub struct FlowBatch {
     pub level: Tensor<1>,
 }
 
-/// Mixes normalised, packed latents `[batch, tokens, channels]` with noise at the given levels, one for each example.
+impl FlowBatch {
+    /// Mixes normalised, packed latents with noise, both `[batch, tokens, channels]`, at one level for each example.
+    pub fn mix(data: Tensor<3>, noise: Tensor<3>, levels: &[f64]) -> Self {
+        let batch = levels.len();
+        let values: Vec<f32> = levels.iter().map(|level| *level as f32).collect();
+        let level = Tensor::<1>::from_data(TensorData::new(values, [batch]), &data.device());
+        let share = level.clone().reshape([batch, 1, 1]);
+        Self { noisy: data.clone() * (1.0 - share.clone()) + noise.clone() * share, velocity: noise - data, level }
+    }
+}
+
+/// [`FlowBatch::mix`] with noise that is drawn here.
 pub fn flow_batch(data: Tensor<3>, levels: &[f64], random: &mut Random) -> FlowBatch {
-    let device = data.device();
-    let batch = levels.len();
-    let noise = random.normal(data.dims(), &device);
-    let values: Vec<f32> = levels.iter().map(|level| *level as f32).collect();
-    let level = Tensor::<1>::from_data(TensorData::new(values, [batch]), &device);
-    let share = level.clone().reshape([batch, 1, 1]);
-    FlowBatch { noisy: data.clone() * (1.0 - share.clone()) + noise.clone() * share, velocity: noise - data, level }
+    let noise = random.normal(data.dims(), &data.device());
+    FlowBatch::mix(data, noise, levels)
 }
 
 /// A noise level from the logit-normal distribution, `sigmoid(mean + normal)`, moved towards noise by `shift`

@@ -13,7 +13,7 @@ use diffusion::lora::attach;
 use diffusion::networks::flux::{FluxInput, FluxTransformer};
 use diffusion::pipelines::flux::pack;
 use diffusion::tokenizers::{clip::ClipTokenizer, t5::T5Tokenizer};
-use diffusion::training::{AdamW, AdamWConfig, flow_loss};
+use diffusion::training::{AdamW, AdamWConfig, FlowBatch, flow_loss};
 
 use crate::golden::{self, Golden, path, relative_error, values};
 
@@ -97,21 +97,20 @@ fn loss(
     pooled: Tensor<2>,
     device: &Device,
 ) -> Tensor<1> {
-    let latents = golden.tensor::<4>("in.latents", device);
-    let noise = golden.tensor::<4>("in.noise", device);
-    let sigmas = golden.values("in.sigmas").to_vec();
-    let share = golden.tensor::<1>("in.sigmas", device).reshape([2, 1, 1, 1]);
-    let mixed = latents.clone() * (1.0 - share.clone()) + noise.clone() * share;
+    let latents = pack(golden.tensor("in.latents", device));
+    let noise = pack(golden.tensor("in.noise", device));
+    let levels: Vec<f64> = golden.values("in.sigmas").iter().map(|&level| f64::from(level)).collect();
+    let flow = FlowBatch::mix(latents, noise, &levels);
     let length = text.dims()[1];
     let input = FluxInput {
-        hidden: pack(mixed),
+        hidden: flow.noisy,
         encoder_hidden: text,
         pooled,
-        timestep: sigmas,
+        timestep: values(flow.level),
         guidance: Some(golden.values("in.guidance").to_vec()),
     };
     let output = transformer.forward(input, &transformer.rotary(length, 3, 5, device));
-    flow_loss(output, pack(noise - latents))
+    flow_loss(output, flow.velocity)
 }
 
 #[track_caller]
