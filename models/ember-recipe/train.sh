@@ -32,7 +32,7 @@ fi
 "$ember" --art "$art" autoencoder --minutes 24 --batch 8 --out "$out"
 "$ember" --art "$art" encode --out "$out"
 # Latents stay as they are, so that the decoder can go on learning beside the transformer.
-"$ember" --art "$art" autoencoder --minutes 50 --batch 8 --learning-rate 1e-3 --resume --decoder-only --log decoder.csv --out "$out" &
+"$ember" --art "$art" decoder --minutes 50 --out "$out" &
 decoder=$!
 "$ember" --art "$art" flow --minutes 60 --out "$out"
 wait "$decoder"

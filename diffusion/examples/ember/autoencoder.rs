@@ -10,7 +10,7 @@ use burn::module::Module;
 use burn::prelude::*;
 use burn::tensor::DType;
 use diffusion::checkpoint::{self, Checkpoint};
-use diffusion::networks::vae::{Autoencoder, Config, Posterior};
+use diffusion::networks::vae::{Autoencoder, Config};
 use diffusion::training::{AdamW, AdamWConfig, Random, initialise};
 use image::{RgbImage, imageops};
 
@@ -33,12 +33,6 @@ pub struct Arguments {
     /// Go on from the weights in the output folder.
     #[arg(long)]
     resume: bool,
-    /// Leave the encoder as it is, so that latents made with it stay good.
-    #[arg(long)]
-    decoder_only: bool,
-    /// The log's name in the output folder.
-    #[arg(long, default_value = "vae.csv")]
-    log: String,
     #[arg(long, default_value = "out/ember")]
     out: PathBuf,
 }
@@ -71,10 +65,9 @@ pub fn train(concepts: &[Concept], arguments: &Arguments) -> Result<()> {
         network = checkpoint::load_strict(network, &Checkpoint::open(&weights(&arguments.out))?, DType::F32)?;
     }
     println!("{} parameters", network.num_params());
-    let fixed = network.valid();
     let mut optimizer = AdamW::new(AdamWConfig::default());
     std::fs::create_dir_all(&arguments.out)?;
-    let mut log = std::fs::File::create(arguments.out.join(&arguments.log))?;
+    let mut log = std::fs::File::create(arguments.out.join("vae.csv"))?;
     writeln!(log, "step,minutes,loss,psnr_db")?;
     let start = Instant::now();
     let (mut loss_sum, mut error_sum, mut count, mut saved) = (0.0, 0.0, 0.0, 0.0);
@@ -86,12 +79,7 @@ pub fn train(concepts: &[Concept], arguments: &Arguments) -> Result<()> {
         }
         let pictures: Vec<RgbImage> = (0..arguments.batch).map(|_| augmented(concepts, &mut random)).collect();
         let pictures = to_tensor(&pictures, &device);
-        let posterior = if arguments.decoder_only {
-            let Posterior { mean, log_variance } = fixed.encode(pictures.clone().inner());
-            Posterior { mean: Tensor::from_inner(mean), log_variance: Tensor::from_inner(log_variance) }
-        } else {
-            network.encode(pictures.clone())
-        };
+        let posterior = network.encode(pictures.clone());
         let deviation = (posterior.log_variance.clone() * 0.5).exp();
         let noise = random.normal(deviation.dims(), &device);
         let decoded = network.decode(posterior.mean.clone() + deviation * noise);

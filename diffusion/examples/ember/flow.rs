@@ -119,7 +119,7 @@ pub fn weights(out: &Path) -> PathBuf {
     out.join("flow.safetensors")
 }
 
-fn latents_path(out: &Path) -> PathBuf {
+pub fn latents_path(out: &Path) -> PathBuf {
     out.join("latents.safetensors")
 }
 

@@ -5,6 +5,7 @@ mod adapter;
 mod assemble;
 mod autoencoder;
 mod dataset;
+mod decoder;
 mod flow;
 mod measure;
 mod pyrography;
@@ -36,6 +37,8 @@ struct Arguments {
 enum Command {
     /// Trains the autoencoder.
     Autoencoder(autoencoder::Arguments),
+    /// Trains the decoder on, while latents stay as they are.
+    Decoder(decoder::Arguments),
     /// Draws what the autoencoder makes of some pictures.
     Reconstruct {
         #[arg(long, default_value = "out/ember")]
@@ -82,6 +85,7 @@ fn run(arguments: &Arguments) -> Result<()> {
     let concepts = dataset::load(&arguments.concepts, &arguments.art)?;
     match &arguments.command {
         Command::Autoencoder(arguments) => autoencoder::train(&concepts, arguments),
+        Command::Decoder(arguments) => decoder::train(&concepts, arguments),
         Command::Reconstruct { out, sheet } => measure::reconstruct(&concepts, out, sheet),
         Command::Encode { out, first } => {
             words::write(&concepts, out)?;
