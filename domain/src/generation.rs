@@ -287,9 +287,11 @@ pub async fn create(pool: &PgPool, catalog: &Catalog, mut request: GenerationReq
         &lora_ids,
         &scales,
     );
-    let created_at = bounded(insert.fetch_optional(pool))
-        .await?
-        .ok_or_else(|| Error::unknown("model", "A model of this request was deleted just now."))?;
+    let Some(created_at) = bounded(insert.fetch_optional(pool)).await? else {
+        // What is remembered is older than what is there; asked again, the name may mean another model.
+        catalog.forget();
+        return Err(Error::unknown("model", "A model of this request was deleted just now; ask again."));
+    };
     job::ring(pool);
     Ok(Generation {
         id,

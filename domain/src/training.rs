@@ -209,7 +209,7 @@ pub async fn create(pool: &PgPool, catalog: &Catalog, request: TrainingRequest) 
     if examples.is_empty() {
         return Err(Error::conflict_in("dataset", "The dataset has no pictures yet; add some before training on it."));
     }
-    lock_base(&mut tx, &base).await?;
+    lock_base(&mut tx, &base).await.inspect_err(|_| catalog.forget())?;
     model::check_name_is_free(&mut tx, &request.name).await?;
     check_name_is_not_awaited(&mut tx, &request.name).await?;
     let total_steps = config.steps as i32;
