@@ -40,7 +40,7 @@ impl Installation {
     /// Opens `folder`, made if need be, and starts what the environment does not name.
     ///
     /// # Errors
-    /// [`Failure::Usage`] when another process has it open.
+    /// When another process has it open.
     pub async fn open(folder: &Path) -> Result<Self, Failure> {
         fs::create_dir_all(folder).with_context(|| format!("could not make {}", folder.display()))?;
         let folder = folder.canonicalize().with_context(|| format!("could not open {}", folder.display()))?;
@@ -105,7 +105,7 @@ fn lock(folder: &Path) -> Result<File, Failure> {
         }
         Err(TryLockError::WouldBlock) => {
             let holder = fs::read_to_string(&path).unwrap_or_default();
-            Err(Failure::Usage(format!(
+            Err(Failure::Failed(anyhow::anyhow!(
                 "{} is in use by another `pyrograph` (process {}). Stop that one, or choose another folder with --data-dir.",
                 folder.display(),
                 if holder.is_empty() { "unknown" } else { holder.trim() }
@@ -159,8 +159,8 @@ mod tests {
     fn the_second_to_come_is_told_who_is_there() {
         let folder = tempfile::tempdir().unwrap();
         let first = lock(folder.path()).unwrap();
-        let Err(Failure::Usage(why)) = lock(folder.path()) else { panic!("locked twice") };
-        assert!(why.contains(&std::process::id().to_string()), "{why}");
+        let Err(why) = lock(folder.path()) else { panic!("locked twice") };
+        assert!(why.to_string().contains(&std::process::id().to_string()), "{why}");
         drop(first);
         lock(folder.path()).unwrap();
     }

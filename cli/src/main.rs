@@ -9,6 +9,7 @@ mod contact_sheet;
 mod failure;
 mod installation;
 mod meter;
+mod output;
 mod platform;
 mod server;
 mod signal;

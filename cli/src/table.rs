@@ -1,5 +1,7 @@
 //! Columns on a terminal, as wide as their longest cell.
 
+use crate::output::say;
+
 /// Rows of text under headings.
 pub struct Table<const COLUMNS: usize> {
     rows: Vec<[String; COLUMNS]>,
@@ -16,7 +18,7 @@ impl<const COLUMNS: usize> Table<COLUMNS> {
 
     pub fn print(&self) {
         for line in self.lines() {
-            println!("{line}");
+            say!("{line}");
         }
     }
 

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::models::short;
 use super::{Outcome, print_json};
 use crate::client::{Client, ClientOptions, Dataset, add_pictures, path_segment, pictures};
+use crate::output::say;
 use crate::table::Table;
 
 /// Create, fill, list, show and remove datasets
@@ -93,7 +94,7 @@ impl Datasets {
                 if options.json {
                     print_json(&json!({ "removed": dataset }));
                 } else {
-                    println!("removed {dataset}");
+                    say!("removed {dataset}");
                 }
             }
         }
@@ -107,9 +108,9 @@ fn answer(dataset: Value, as_json: bool) -> Outcome {
         return Ok(());
     }
     let dataset: Dataset = Client::understand(dataset)?;
-    println!("{}  {}  ({} examples)", dataset.name, dataset.id, dataset.examples.len());
+    say!("{}  {}  ({} examples)", dataset.name, dataset.id, dataset.examples.len());
     for example in &dataset.examples {
-        println!(
+        say!(
             "  {}  {}×{}  {:>10}  {}",
             example.id,
             example.width,

@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 use super::{Outcome, print_json};
 use crate::client::{Artifact, Client, ClientOptions, Generation, follow};
 use crate::failure::Failure;
+use crate::output::say;
 
 /// Make pictures from a prompt
 ///
@@ -131,8 +132,8 @@ impl Generate {
         } else {
             for (artifact, place) in generation.artifacts.iter().zip(&places) {
                 match artifact.seed {
-                    Some(seed) => println!("{}  (seed {seed})", place.display()),
-                    None => println!("{}", place.display()),
+                    Some(seed) => say!("{}  (seed {seed})", place.display()),
+                    None => say!("{}", place.display()),
                 }
             }
         }

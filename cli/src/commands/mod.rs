@@ -14,11 +14,12 @@ pub mod up;
 pub mod worker;
 
 use crate::failure::Failure;
+use crate::output::say;
 
 /// What a command needs to say: nothing more than how it ended.
 pub type Outcome = Result<(), Failure>;
 
 /// Prints `value` on stdout, the way `--json` promises.
 pub fn print_json(value: &serde_json::Value) {
-    println!("{value:#}");
+    say!("{value:#}");
 }

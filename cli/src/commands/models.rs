@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::{Outcome, print_json};
 use crate::client::{Client, ClientOptions, Model, import_model};
+use crate::output::say;
 use crate::table::Table;
 
 /// List, show, import and remove models
@@ -82,17 +83,17 @@ impl Models {
                     return Ok(());
                 }
                 let shown: Model = Client::understand(model)?;
-                println!("{} ({})", shown.name, shown.kind);
-                println!("  id            {}", shown.id);
-                println!("  family        {}", shown.family.as_deref().unwrap_or("unknown"));
+                say!("{} ({})", shown.name, shown.kind);
+                say!("  id            {}", shown.id);
+                say!("  family        {}", shown.family.as_deref().unwrap_or("unknown"));
                 if let Some(word) = &shown.trigger_word {
-                    println!("  trigger word  {word}");
+                    say!("  trigger word  {word}");
                 }
-                println!("  size          {}", HumanBytes(shown.bytes));
-                println!("  sha256        {}", shown.sha256);
-                println!("  created       {}", shown.created_at);
+                say!("  size          {}", HumanBytes(shown.bytes));
+                say!("  sha256        {}", shown.sha256);
+                say!("  created       {}", shown.created_at);
                 for file in &shown.files {
-                    println!("  {:>12}  {}", HumanBytes(file.bytes).to_string(), file.path);
+                    say!("  {:>12}  {}", HumanBytes(file.bytes).to_string(), file.path);
                 }
             }
             Action::Import { path, name, client: options } => {
@@ -102,7 +103,7 @@ impl Models {
                     return Ok(());
                 }
                 let model: Model = Client::understand(model)?;
-                println!(
+                say!(
                     "{} ({}, {}, {})",
                     model.name,
                     model.kind,
@@ -115,7 +116,7 @@ impl Models {
                 if options.json {
                     print_json(&serde_json::json!({ "removed": model }));
                 } else {
-                    println!("removed {model}");
+                    say!("removed {model}");
                 }
             }
         }

@@ -4,6 +4,7 @@ use anyhow::Context as _;
 use clap::Args;
 
 use super::Outcome;
+use crate::output::say;
 
 /// Print the OpenAPI document of the REST API
 ///
@@ -14,7 +15,7 @@ pub struct OpenApi {}
 impl OpenApi {
     /// Runs the command.
     pub fn run(self) -> Outcome {
-        println!("{}", api::openapi().to_pretty_json().context("the document cannot be written")?);
+        say!("{}", api::openapi().to_pretty_json().context("the document cannot be written")?);
         Ok(())
     }
 }

@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 use super::{Outcome, print_json};
 use crate::client::{Client, ClientOptions, Training, create_dataset, follow, pictures};
 use crate::failure::Failure;
+use crate::output::say;
 
 /// Train a LoRA on a folder of pictures
 ///
@@ -108,7 +109,7 @@ impl Train {
             last["files"] = Value::from(vec![output.display().to_string()]);
             print_json(&last);
         } else {
-            println!("{}", output.display());
+            say!("{}", output.display());
             let name = training.output_model.map_or(self.name, |model| model.name);
             eprintln!("Use it: pyrograph generate \"…\" --lora {name}");
         }

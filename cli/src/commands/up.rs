@@ -7,6 +7,7 @@ use clap::Args;
 
 use super::Outcome;
 use crate::configuration::SERVER_LOG;
+use crate::output::say;
 use crate::platform::Platform;
 use crate::signal;
 
@@ -34,12 +35,12 @@ impl Up {
         let stop = signal::stop_token();
         // A Ctrl-C while it starts is heard below: what was begun is stopped in order too.
         let mut platform = Platform::start(&self.data_dir, self.bind, self.device, SERVER_LOG).await?;
-        println!("Pyrograph is up. Ctrl-C stops everything.\n");
-        println!("  API      {}", platform.url());
-        println!("  Docs     {}/docs", platform.url());
-        println!("  Storage  {} (S3)", platform.storage_endpoint());
-        println!("  Data     {}", platform.folder().display());
-        println!(
+        say!("Pyrograph is up. Ctrl-C stops everything.\n");
+        say!("  API      {}", platform.url());
+        say!("  Docs     {}/docs", platform.url());
+        say!("  Storage  {} (S3)", platform.storage_endpoint());
+        say!("  Data     {}", platform.folder().display());
+        say!(
             "\nTry: pyrograph generate \"a red fox\"{}",
             if platform.url().ends_with(":8080") { String::new() } else { format!(" --server {}", platform.url()) }
         );
