@@ -54,3 +54,11 @@ bench *parts: setup
 # write anew what sqlx knows about our queries (.sqlx), against a throw-away Postgres with our migrations
 prepare:
     scripts/prepare_queries.sh
+
+# train the built-in checkpoint anew from Noto emoji, and measure it (about two and a half hours on two cores)
+ember:
+    models/ember-recipe/train.sh
+
+# measure the built-in checkpoint: nearest pictures, attributes, VAE, the demo's style
+bench-ember *args:
+    models/ember-recipe/train.sh measure {{ args }}
