@@ -90,6 +90,8 @@ def starts(report, count=40):
         time.sleep(0.05 + 0.37 * (i % 7) / 7)  # not in step with the worker's poll
         body = BODY | {"num_inference_steps": 1, "seed": i}
         generation = call("POST", UP, "/v1/generations", body, {"Prefer": "wait=60"})
+        if generation["status"] != "succeeded":
+            raise RuntimeError(f"one step: {generation['status']}, {generation['error']}")
         created, started = (datetime.fromisoformat(generation[key]) for key in ("created_at", "started_at"))
         waits.append(1000 * (started - created).total_seconds())
     waits.sort()
