@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use diffusion::device::DeviceChoice;
-use tokio::process::{Child, Command};
+use tokio::process::{Child, ChildStdin, Command};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -99,13 +99,17 @@ async fn keep_worker(mut command: Command, stop: CancellationToken) {
     while !stop.is_cancelled() {
         let since = Instant::now();
         match command.spawn() {
-            Ok(mut child) => tokio::select! {
-                ended = child.wait() => match ended {
-                    Ok(status) => tracing::error!(%status, "the worker ended, starting it again"),
-                    Err(error) => tracing::error!(%error, "the worker was lost, starting it again"),
-                },
-                () = stop.cancelled() => return say_farewell(child).await,
-            },
+            Ok(mut child) => {
+                // Out of the child, since `wait` would close it there, and a worker stops when its stdin closes.
+                let lifeline = child.stdin.take();
+                tokio::select! {
+                    ended = child.wait() => match ended {
+                        Ok(status) => tracing::error!(%status, "the worker ended, starting it again"),
+                        Err(error) => tracing::error!(%error, "the worker was lost, starting it again"),
+                    },
+                    () = stop.cancelled() => return say_farewell(child, lifeline).await,
+                }
+            }
             Err(error) => tracing::error!(%error, "the worker did not start"),
         }
         pause = if since.elapsed() > STEADY {
@@ -121,8 +125,8 @@ async fn keep_worker(mut command: Command, stop: CancellationToken) {
 }
 
 /// Closes the pipe, which asks the worker to give its job back and end; kills it when it does not.
-async fn say_farewell(mut child: Child) {
-    drop(child.stdin.take());
+async fn say_farewell(mut child: Child, lifeline: Option<ChildStdin>) {
+    drop(lifeline);
     if tokio::time::timeout(WORKER_FAREWELL, child.wait()).await.is_err() {
         tracing::warn!("the worker did not stop in time and is killed; its job is tried again at the next start");
         let _ = child.kill().await;
