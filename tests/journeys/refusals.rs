@@ -73,8 +73,10 @@ async fn trainings_that_make_no_sense() {
     let client = &stack.client;
     let (empty, dataset) = (client.empty_dataset("empty").await, client.dataset("discs", &discs(2)).await);
     let good = json!({"name": "discs", "dataset": dataset, "model": "tiny", "steps": 2, "rank": 2, "resolution": 32});
+    let mut nothing = good.clone();
+    nothing["dataset"] = json!(empty);
+    client.post("/v1/trainings", &nothing).await.expect_problem(409, "dataset");
     for (field, value) in [
-        ("dataset", json!(empty)),
         ("dataset", json!("00000000-0000-7000-8000-000000000000")),
         ("name", json!("Not A Name")),
         ("name", json!("x".repeat(64))),

@@ -59,6 +59,8 @@ impl Client {
     pub fn new(base: &str) -> Self {
         let http = reqwest::Client::builder()
             .no_proxy()
+            // A server may close a connection whose request it refused half-read; requests must not race with that.
+            .pool_max_idle_per_host(0)
             .connect_timeout(seconds(3))
             .timeout(seconds(90))
             .build()

@@ -38,10 +38,12 @@ const RULES: &[(&str, &str)] = &[
              or count(distinct a.epoch) <> 1",
     ),
     (
-        "a succeeded training without exactly one adapter and its model",
-        "select t.id::text from trainings t join jobs j on j.id = t.job_id left join artifacts a on a.job_id = j.id
-         where j.status = 'succeeded' group by t.id having count(a.id) filter (where a.kind = 'lora') <> 1 or t.output_model_id is null
-             or (select count(*) from models m where m.training_id = t.id) <> 1",
+        "a succeeded training without exactly one model, and one adapter as long as the model is not deleted",
+        "select t.id::text from trainings t join jobs j on j.id = t.job_id
+         left join models m on m.id = t.output_model_id and m.training_id = t.id
+         where j.status = 'succeeded' and (m.id is null
+             or (select count(*) from models n where n.training_id = t.id) <> 1
+             or (select count(*) from artifacts a where a.job_id = j.id and a.kind = 'lora') <> (m.deleted_at is null)::int)",
     ),
     (
         "an output of a job that did not succeed",
