@@ -94,7 +94,7 @@ impl Noise {
         for chunk in values.chunks_exact_mut(CHUNK) {
             box_muller(chunk);
         }
-        if count % CHUNK != 0 {
+        if !count.is_multiple_of(CHUNK) {
             // The last chunk overlaps its neighbour and is drawn anew.
             let last = &mut values[count - CHUNK..];
             last.fill_with(|| self.uniform());

@@ -258,8 +258,11 @@ pub async fn delete(pool: &PgPool, storage: &Storage, name_or_id: &str) -> Resul
 #[derive(Clone, Debug)]
 pub struct Catalog {
     pool: PgPool,
-    known: Arc<RwLock<HashMap<String, (Instant, Arc<Model>)>>>,
+    known: Arc<RwLock<HashMap<String, Remembered>>>,
 }
+
+/// A model, and when it was read.
+type Remembered = (Instant, Arc<Model>);
 
 /// How long a model is remembered.
 const REMEMBERED: Duration = Duration::from_secs(2);

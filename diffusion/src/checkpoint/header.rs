@@ -45,7 +45,7 @@ pub(super) struct Entry {
 /// The dtypes of the format. Floats of 16 and 32 bits are readable; the others may be in a file as long as nobody asks for
 /// them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[allow(non_camel_case_types)] // as the format spells them
+#[allow(non_camel_case_types, clippy::upper_case_acronyms)] // as the format spells them
 pub(super) enum Kind {
     F64,
     F32,

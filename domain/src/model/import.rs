@@ -197,8 +197,8 @@ impl Import {
             defaults.size_multiple = 1 << levels;
         }
         let multiple = defaults.size_multiple;
-        if defaults.width % multiple != 0
-            || defaults.height % multiple != 0
+        if !defaults.width.is_multiple_of(multiple)
+            || !defaults.height.is_multiple_of(multiple)
             || defaults.width == 0
             || defaults.height == 0
         {
