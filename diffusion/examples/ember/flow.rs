@@ -38,6 +38,9 @@ pub struct Arguments {
     batch: usize,
     #[arg(long, default_value_t = 1e-3)]
     learning_rate: f64,
+    /// How far noise levels are moved towards noise, where it is decided what a picture shows.
+    #[arg(long, default_value_t = 1.0)]
+    shift: f64,
     /// Only the first concepts, to try things out.
     #[arg(long)]
     first: Option<usize>,
@@ -249,7 +252,7 @@ pub fn train(concepts: &[Concept], arguments: &Arguments) -> Result<()> {
             latents.extend_from_slice(&examples.latents[index * TOKENS * channels..(index + 1) * TOKENS * channels]);
         }
         let latents = Tensor::from_data(TensorData::new(latents, [batch.len(), TOKENS, channels]), &device);
-        let levels: Vec<f64> = batch.iter().map(|_| draw_level(&mut random, 1.0)).collect();
+        let levels: Vec<f64> = batch.iter().map(|_| draw_level(&mut random, arguments.shift)).collect();
         let task = flow_batch(latents, &levels, &mut random);
         let input = FluxInput {
             hidden: task.noisy,

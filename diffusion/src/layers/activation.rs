@@ -7,6 +7,10 @@ use burn::prelude::*;
 /// Written as `x / (1 + e^(−2√(2/π)·(x + 0.044715·x³)))`, which is the same function by `½(1 + tanh u) = σ(2u)`, and needs one
 /// exponential and no power.
 pub fn gelu_tanh<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    #[cfg(feature = "cpu-kernels")]
+    if let Some(y) = super::cpu_kernels::gelu(&x) {
+        return y;
+    }
     const LINEAR: f64 = 2.0 * std::f64::consts::FRAC_2_SQRT_PI * std::f64::consts::FRAC_1_SQRT_2;
     const CUBIC: f64 = LINEAR * 0.044715;
     /// Beyond this the value is 0 to f32 anyway, and the exponential would overflow and spoil the gradient.

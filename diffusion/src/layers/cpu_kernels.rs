@@ -1,5 +1,5 @@
-//! 3×3 convolution and group norm with SiLU on the CPU, forward and backward, for training autoencoders: flex's own
-//! convolution spends most of its time moving data, and its group norm is a dozen passes over memory. Only with the
+//! 3×3 convolution, group norm with SiLU, and GELU on the CPU, forward and backward, for training from scratch: flex's own
+//! convolution spends most of its time moving data, and the others are dozens of passes over memory. Only with the
 //! cargo feature `cpu-kernels`; worth it only when the compiler may use the machine's vector instructions
 //! (`-C target-cpu=native`). Tensors on other devices go the usual way.
 //!
@@ -14,6 +14,7 @@ use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::flex::FlexTensor;
 use burn::backend::{Autodiff, Flex};
 use burn::prelude::*;
+use burn::tensor::DType;
 use rayon::prelude::*;
 
 /// A 3×3 convolution with one pixel of zeros around: `[batch, in, height, width]` → `[batch, out, height, width]`, or
@@ -56,6 +57,96 @@ pub fn normalise_silu(x: &Tensor<4>, weight: &Tensor<1>, bias: &Tensor<1>, group
         OpsKind::UnTracked(prepared) => prepared.finish(y),
     };
     Some(Tensor::from_primitive::<Autodiff<Flex>>(y))
+}
+
+/// GELU in its tanh form. `None` where the tensor is not of f32 on the CPU.
+pub fn gelu<const D: usize>(x: &Tensor<D>) -> Option<Tensor<D>> {
+    if x.dtype() != DType::F32 {
+        return None;
+    }
+    if let Ok(x) = x.clone().try_into_primitive::<Flex>() {
+        return Some(Tensor::from_primitive::<Flex>(each(&x, |x| x * sigmoid(gelu_exponent(x)))));
+    }
+    let x = x.clone().try_into_primitive::<Autodiff<Flex>>().ok()?;
+    let prepared = Gelu.prepare::<NoCheckpointing>([x.node()]).compute_bound().stateful();
+    let x = x.into_parts().0;
+    let y = each(&x, |x| x * sigmoid(gelu_exponent(x)));
+    let y = match prepared {
+        OpsKind::Tracked(prepared) => prepared.finish(x, y),
+        OpsKind::UnTracked(prepared) => prepared.finish(y),
+    };
+    Some(Tensor::from_primitive::<Autodiff<Flex>>(y))
+}
+
+/// `norm(x)·(1 + scale) + shift` with a layer norm without weights: x `[batch, tokens, width]`, the others
+/// `[batch, 1, width]`. `None` where the tensors are not of f32 on the CPU.
+pub fn modulate(x: &Tensor<3>, shift: &Tensor<3>, scale: &Tensor<3>, epsilon: f64) -> Option<Tensor<3>> {
+    if x.dtype() != DType::F32 {
+        return None;
+    }
+    if let Ok(x) = x.clone().try_into_primitive::<Flex>() {
+        let (shift, scale) = (primitive(shift)?, primitive(scale)?);
+        return Some(Tensor::from_primitive::<Flex>(modulated(&x, &shift, &scale, epsilon)));
+    }
+    let x = x.clone().try_into_primitive::<Autodiff<Flex>>().ok()?;
+    let shift = shift.clone().try_into_primitive::<Autodiff<Flex>>().ok()?;
+    let scale = scale.clone().try_into_primitive::<Autodiff<Flex>>().ok()?;
+    let prepared = Modulate.prepare::<NoCheckpointing>([x.node(), shift.node(), scale.node()]).compute_bound().stateful();
+    let (x, shift, scale) = (x.into_parts().0, shift.into_parts().0, scale.into_parts().0);
+    let y = modulated(&x, &shift, &scale, epsilon);
+    let y = match prepared {
+        OpsKind::Tracked(prepared) => prepared.finish((x, scale, epsilon), y),
+        OpsKind::UnTracked(prepared) => prepared.finish(y),
+    };
+    Some(Tensor::from_primitive::<Autodiff<Flex>>(y))
+}
+
+/// Root mean square norm over the last dimension. `None` where the tensors are not of f32 on the CPU.
+pub fn rms<const D: usize>(x: &Tensor<D>, weight: &Tensor<1>, epsilon: f64) -> Option<Tensor<D>> {
+    if x.dtype() != DType::F32 || weight.dtype() != DType::F32 {
+        return None;
+    }
+    if let Ok(x) = x.clone().try_into_primitive::<Flex>() {
+        return Some(Tensor::from_primitive::<Flex>(rms_forward(&x, &primitive(weight)?, epsilon)));
+    }
+    let x = x.clone().try_into_primitive::<Autodiff<Flex>>().ok()?;
+    let weight = weight.clone().try_into_primitive::<Autodiff<Flex>>().ok()?;
+    let prepared = Rms.prepare::<NoCheckpointing>([x.node(), weight.node()]).compute_bound().stateful();
+    let (x, weight) = (x.into_parts().0, weight.into_parts().0);
+    let y = rms_forward(&x, &weight, epsilon);
+    let y = match prepared {
+        OpsKind::Tracked(prepared) => prepared.finish((x, weight, epsilon), y),
+        OpsKind::UnTracked(prepared) => prepared.finish(y),
+    };
+    Some(Tensor::from_primitive::<Autodiff<Flex>>(y))
+}
+
+/// Turns pairs of neighbouring channels of `[batch, heads, tokens, head]` by angles whose cosines and sines are
+/// `[tokens, head]`, each twice in a row. `None` where the tensors are not of f32 on the CPU.
+pub fn rotate(x: &Tensor<4>, cos: &Tensor<2>, sin: &Tensor<2>) -> Option<Tensor<4>> {
+    if x.dtype() != DType::F32 {
+        return None;
+    }
+    let (cos, sin) = (primitive(cos)?, primitive(sin)?);
+    if let Ok(x) = x.clone().try_into_primitive::<Flex>() {
+        return Some(Tensor::from_primitive::<Flex>(rotated(&x, &cos, &sin, 1.0)));
+    }
+    let x = x.clone().try_into_primitive::<Autodiff<Flex>>().ok()?;
+    let prepared = Rotate.prepare::<NoCheckpointing>([x.node()]).compute_bound().stateful();
+    let y = rotated(&x.into_parts().0, &cos, &sin, 1.0);
+    let y = match prepared {
+        OpsKind::Tracked(prepared) => prepared.finish((cos, sin), y),
+        OpsKind::UnTracked(prepared) => prepared.finish(y),
+    };
+    Some(Tensor::from_primitive::<Autodiff<Flex>>(y))
+}
+
+/// The values of a tensor on the CPU, whether autodiff follows it or not.
+fn primitive<const D: usize>(tensor: &Tensor<D>) -> Option<FlexTensor> {
+    if let Ok(tensor) = tensor.clone().try_into_primitive::<Flex>() {
+        return Some(tensor);
+    }
+    Some(tensor.clone().try_into_primitive::<Autodiff<Flex>>().ok()?.into_parts().0)
 }
 
 /// Values and sizes of a contiguous tensor.
@@ -498,6 +589,238 @@ fn silu_back(x: &[f32], gradient: &[f32], back: &mut [f32], mean: f32, inverse: 
     (d_lanes.iter().sum(), dx_lanes.iter().sum())
 }
 
+// ---- modulated layer norm ----
+
+#[derive(Debug)]
+struct Modulate;
+
+fn modulated(x: &FlexTensor, shift: &FlexTensor, scale: &FlexTensor, epsilon: f64) -> FlexTensor {
+    let (x, dims) = values(x);
+    let (shift, scale) = (shift.to_contiguous(), scale.to_contiguous());
+    let (x, shift, scale) = (x.storage::<f32>(), shift.storage::<f32>(), scale.storage::<f32>());
+    let (tokens, width) = (dims[1], dims[2]);
+    let mut y = vec![0.0; x.len()];
+    let pictures = y.par_chunks_mut(tokens * width).zip(x.par_chunks(tokens * width)).enumerate();
+    pictures.for_each(|(picture, (y, x))| {
+        let at = picture * width..(picture + 1) * width;
+        let (shift, scale) = (&shift[at.clone()], &scale[at]);
+        for (y, x) in y.chunks_exact_mut(width).zip(x.chunks_exact(width)) {
+            let (mean, inverse) = moments(x, epsilon);
+            for (((y, x), shift), scale) in y.iter_mut().zip(x).zip(shift).zip(scale) {
+                *y = fused((x - mean) * inverse, 1.0 + scale, *shift);
+            }
+        }
+    });
+    tensor(y, [dims[0], tokens, width])
+}
+
+impl Backward<Flex, 3> for Modulate {
+    type State = (FlexTensor, FlexTensor, f64);
+
+    fn backward(self, ops: Ops<Self::State, 3>, gradients: &mut Gradients, _: &mut Checkpointer) {
+        let [x_node, shift_node, scale_node] = ops.parents;
+        let (x, scale, epsilon) = ops.state;
+        let (gradient, _) = values(&gradients.consume::<Flex>(&ops.node));
+        let (x, dims) = values(&x);
+        let scale = scale.to_contiguous();
+        let (x, gradient, scale) = (x.storage::<f32>(), gradient.storage::<f32>(), scale.storage::<f32>());
+        let (tokens, width) = (dims[1], dims[2]);
+        let span = tokens * width;
+        let mut back = vec![0.0; x.len()];
+        let (mut shift_back, mut scale_back) = (vec![0.0f32; dims[0] * width], vec![0.0f32; dims[0] * width]);
+        let work = back.par_chunks_mut(span).zip(x.par_chunks(span)).zip(gradient.par_chunks(span));
+        let sums = shift_back.par_chunks_mut(width).zip(scale_back.par_chunks_mut(width)).zip(scale.par_chunks(width));
+        work.zip(sums).for_each(|(((back, x), gradient), ((shift_back, scale_back), scale))| {
+            let rows = back.chunks_exact_mut(width).zip(x.chunks_exact(width)).zip(gradient.chunks_exact(width));
+            for ((back, x), gradient) in rows {
+                let (mean, inverse) = moments(x, epsilon);
+                let sums = shift_back.iter_mut().zip(scale_back.iter_mut()).zip(scale);
+                for (((back, x), gradient), ((shift_back, scale_back), scale)) in back.iter_mut().zip(x).zip(gradient).zip(sums) {
+                    *shift_back += gradient;
+                    *scale_back = fused(*gradient, (x - mean) * inverse, *scale_back);
+                    *back = gradient * (1.0 + scale);
+                }
+                let normal = |x: f32| (x - mean) * inverse;
+                let (plain, along) = sums_along(back, x, normal);
+                let (plain, along) = (plain / width as f32, along / width as f32);
+                for (back, x) in back.iter_mut().zip(x) {
+                    *back = inverse * (*back - plain - normal(*x) * along);
+                }
+            }
+        });
+        if let Some(node) = shift_node {
+            gradients.register::<Flex>(node.id, tensor(shift_back, [dims[0], 1, width]));
+        }
+        if let Some(node) = scale_node {
+            gradients.register::<Flex>(node.id, tensor(scale_back, [dims[0], 1, width]));
+        }
+        if let Some(node) = x_node {
+            gradients.register::<Flex>(node.id, tensor(back, [dims[0], tokens, width]));
+        }
+    }
+}
+
+/// Sum of a gradient, and of its products with a function of the values.
+#[inline(always)]
+fn sums_along(gradient: &[f32], x: &[f32], function: impl Fn(f32) -> f32) -> (f32, f32) {
+    let (mut plain, mut along) = ([0.0f32; LANES], [0.0f32; LANES]);
+    let ((g, g_rest), (x, x_rest)) = (gradient.as_chunks::<LANES>(), x.as_chunks::<LANES>());
+    for (g, x) in g.iter().zip(x) {
+        for lane in 0..LANES {
+            plain[lane] += g[lane];
+            along[lane] = fused(g[lane], function(x[lane]), along[lane]);
+        }
+    }
+    for (g, x) in g_rest.iter().zip(x_rest) {
+        plain[0] += g;
+        along[0] += g * function(*x);
+    }
+    (plain.iter().sum(), along.iter().sum())
+}
+
+// ---- root mean square norm ----
+
+#[derive(Debug)]
+struct Rms;
+
+/// 1 / √(mean of squares + epsilon)
+fn inverse_rms(x: &[f32], epsilon: f64) -> f32 {
+    let (_, squares) = sums_along(x, x, |x| x);
+    1.0 / (squares / x.len() as f32 + epsilon as f32).sqrt()
+}
+
+fn rms_forward(x: &FlexTensor, weight: &FlexTensor, epsilon: f64) -> FlexTensor {
+    let (x, dims) = values(x);
+    let weight = weight.to_contiguous();
+    let (x, weight) = (x.storage::<f32>(), weight.storage::<f32>());
+    let mut y = vec![0.0; x.len()];
+    for (y, x) in y.chunks_exact_mut(weight.len()).zip(x.chunks_exact(weight.len())) {
+        let inverse = inverse_rms(x, epsilon);
+        for ((y, x), weight) in y.iter_mut().zip(x).zip(weight) {
+            *y = x * inverse * weight;
+        }
+    }
+    FlexTensor::from_data(TensorData::new(y, dims))
+}
+
+impl Backward<Flex, 2> for Rms {
+    type State = (FlexTensor, FlexTensor, f64);
+
+    fn backward(self, ops: Ops<Self::State, 2>, gradients: &mut Gradients, _: &mut Checkpointer) {
+        let [x_node, weight_node] = ops.parents;
+        let (x, weight, epsilon) = ops.state;
+        let (gradient, _) = values(&gradients.consume::<Flex>(&ops.node));
+        let (x, dims) = values(&x);
+        let weight = weight.to_contiguous();
+        let (x, gradient, weight) = (x.storage::<f32>(), gradient.storage::<f32>(), weight.storage::<f32>());
+        let width = weight.len();
+        let mut back = vec![0.0; x.len()];
+        let mut weight_back = vec![0.0f32; width];
+        let rows = back.chunks_exact_mut(width).zip(x.chunks_exact(width)).zip(gradient.chunks_exact(width));
+        for ((back, x), gradient) in rows {
+            let inverse = inverse_rms(x, epsilon);
+            for ((((back, x), gradient), weight), weight_back) in back.iter_mut().zip(x).zip(gradient).zip(weight).zip(&mut weight_back) {
+                *weight_back = fused(*gradient, x * inverse, *weight_back);
+                *back = gradient * weight;
+            }
+            let (_, along) = sums_along(back, x, |x| x);
+            let share = along * inverse * inverse / width as f32;
+            for (back, x) in back.iter_mut().zip(x) {
+                *back = inverse * (*back - x * share);
+            }
+        }
+        if let Some(node) = weight_node {
+            gradients.register::<Flex>(node.id, tensor(weight_back, [width]));
+        }
+        if let Some(node) = x_node {
+            gradients.register::<Flex>(node.id, FlexTensor::from_data(TensorData::new(back, dims)));
+        }
+    }
+}
+
+// ---- rotary embedding ----
+
+#[derive(Debug)]
+struct Rotate;
+
+/// Turns by the angles times `way`, which is 1 or −1.
+fn rotated(x: &FlexTensor, cos: &FlexTensor, sin: &FlexTensor, way: f32) -> FlexTensor {
+    let (x, dims) = values(x);
+    let (cos, sin) = (cos.to_contiguous(), sin.to_contiguous());
+    let (x, cos, sin) = (x.storage::<f32>(), cos.storage::<f32>(), sin.storage::<f32>());
+    let mut y = vec![0.0; x.len()];
+    for (y, x) in y.chunks_exact_mut(cos.len()).zip(x.chunks_exact(cos.len())) {
+        let angles = cos.as_chunks::<2>().0.iter().zip(sin.as_chunks::<2>().0);
+        for ((y, x), (cos, sin)) in y.as_chunks_mut::<2>().0.iter_mut().zip(x.as_chunks::<2>().0).zip(angles) {
+            let (cos, sin) = (cos[0], sin[0] * way);
+            *y = [x[0] * cos - x[1] * sin, x[1] * cos + x[0] * sin];
+        }
+    }
+    tensor(y, [dims[0], dims[1], dims[2], dims[3]])
+}
+
+impl Backward<Flex, 1> for Rotate {
+    type State = (FlexTensor, FlexTensor);
+
+    fn backward(self, ops: Ops<Self::State, 1>, gradients: &mut Gradients, _: &mut Checkpointer) {
+        let [node] = ops.parents;
+        let (cos, sin) = ops.state;
+        let gradient = gradients.consume::<Flex>(&ops.node);
+        if let Some(node) = node {
+            gradients.register::<Flex>(node.id, rotated(&gradient, &cos, &sin, -1.0));
+        }
+    }
+}
+
+// ---- GELU ----
+
+#[derive(Debug)]
+struct Gelu;
+
+/// √(8/π)
+const GELU_LINEAR: f32 = 1.595_769_1;
+const GELU_CUBIC: f32 = GELU_LINEAR * 0.044_715;
+
+/// GELU is `x·σ(u)`, and this is u.
+#[inline(always)]
+fn gelu_exponent(x: f32) -> f32 {
+    x * fused(x * x, GELU_CUBIC, GELU_LINEAR)
+}
+
+fn each(x: &FlexTensor, function: impl Fn(f32) -> f32 + Sync) -> FlexTensor {
+    let (x, dims) = values(x);
+    let x = x.storage::<f32>();
+    let mut y = vec![0.0; x.len()];
+    y.par_chunks_mut(1 << 15).zip(x.par_chunks(1 << 15)).for_each(|(y, x)| {
+        for (y, x) in y.iter_mut().zip(x) {
+            *y = function(*x);
+        }
+    });
+    FlexTensor::from_data(TensorData::new(y, dims))
+}
+
+impl Backward<Flex, 1> for Gelu {
+    type State = FlexTensor;
+
+    fn backward(self, ops: Ops<Self::State, 1>, gradients: &mut Gradients, _: &mut Checkpointer) {
+        let [node] = ops.parents;
+        let (x, dims) = values(&ops.state);
+        let (gradient, _) = values(&gradients.consume::<Flex>(&ops.node));
+        let Some(node) = node else { return };
+        let (x, gradient) = (x.storage::<f32>(), gradient.storage::<f32>());
+        let mut back = vec![0.0; x.len()];
+        let work = back.par_chunks_mut(1 << 15).zip(x.par_chunks(1 << 15)).zip(gradient.par_chunks(1 << 15));
+        work.for_each(|((back, x), gradient)| {
+            for ((back, x), gradient) in back.iter_mut().zip(x).zip(gradient) {
+                let s = sigmoid(gelu_exponent(*x));
+                let slope = fused(x * x, 3.0 * GELU_CUBIC, GELU_LINEAR);
+                *back = gradient * s * fused(x * (1.0 - s), slope, 1.0);
+            }
+        });
+        gradients.register::<Flex>(node.id, FlexTensor::from_data(TensorData::new(back, dims)));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -552,5 +875,39 @@ mod tests {
         same(x.grad(&ours).unwrap(), x.grad(&theirs).unwrap());
         same(w.grad(&ours).unwrap(), norm.weight.val().grad(&theirs).unwrap());
         same(b.grad(&ours).unwrap(), norm.bias.val().grad(&theirs).unwrap());
+    }
+
+    #[test]
+    fn modulates_as_the_layer_norm_does_forward_and_backward() {
+        let device = Device::flex().autodiff();
+        let (x, shift, scale) = (random([3, 5, 24], &device), random([3, 1, 24], &device), random([3, 1, 24], &device));
+        let ours = modulate(&x, &shift, &scale, 1e-6).unwrap();
+        let theirs = crate::layers::LayerNorm::plain(1e-6).forward(x.clone()) * (scale.clone() + 1.0) + shift.clone();
+        same(ours.clone(), theirs.clone());
+        let weighting = Tensor::random(ours.dims(), Distribution::Normal(0.0, 1.0), &device);
+        let ours = (ours * weighting.clone()).sum().backward();
+        let theirs = (theirs * weighting).sum().backward();
+        same(x.grad(&ours).unwrap(), x.grad(&theirs).unwrap());
+        same(shift.grad(&ours).unwrap(), shift.grad(&theirs).unwrap());
+        same(scale.grad(&ours).unwrap(), scale.grad(&theirs).unwrap());
+    }
+
+    #[test]
+    fn norms_and_turns_as_tensor_operations_do_forward_and_backward() {
+        let device = Device::flex().autodiff();
+        let (x, weight) = (random([2, 3, 4, 8], &device), random([8], &device));
+        let angle = Tensor::<2>::random([4, 4], Distribution::Normal(0.0, 1.0), &device).reshape([4, 4, 1]).expand([4, 4, 2]).reshape([4, 8]);
+        let (cos, sin) = (angle.clone().cos(), angle.sin());
+        let ours = rotate(&rms(&x, &weight, 1e-6).unwrap(), &cos, &sin).unwrap();
+        let normal = x.clone() * (x.clone().square().mean_dim(3) + 1e-6).sqrt().recip() * weight.clone().unsqueeze();
+        let pairs = normal.clone().reshape([2, 3, 4, 4, 2]);
+        let turned = Tensor::cat(vec![pairs.clone().narrow(4, 1, 1) * -1.0, pairs.narrow(4, 0, 1)], 4).reshape([2, 3, 4, 8]);
+        let theirs = normal * cos.unsqueeze() + turned * sin.unsqueeze();
+        same(ours.clone(), theirs.clone());
+        let weighting = Tensor::random(ours.dims(), Distribution::Normal(0.0, 1.0), &device);
+        let ours = (ours * weighting.clone()).sum().backward();
+        let theirs = (theirs * weighting).sum().backward();
+        same(x.grad(&ours).unwrap(), x.grad(&theirs).unwrap());
+        same(weight.grad(&ours).unwrap(), weight.grad(&theirs).unwrap());
     }
 }

@@ -8,7 +8,7 @@ mod activation;
 mod attention;
 mod conv;
 #[cfg(feature = "cpu-kernels")]
-mod cpu_kernels;
+pub(crate) mod cpu_kernels;
 mod embedding;
 mod linear;
 mod norm;
@@ -18,7 +18,7 @@ pub use attention::{attention, join_heads, split_heads};
 pub use conv::Conv2d;
 pub use embedding::Embedding;
 pub use linear::{Branch, Linear};
-pub use norm::{GroupNorm, LayerNorm, RmsNorm};
+pub use norm::{GroupNorm, LayerNorm, RmsNorm, modulate};
 
 use burn::module::{Param, ParamId};
 use burn::prelude::*;

@@ -88,6 +88,16 @@ impl LayerNorm {
     }
 }
 
+/// `norm(x)·(1 + scale) + shift` with a [`LayerNorm::plain`]: how adaptive layer norms of diffusion transformers modulate
+/// tokens `[batch, tokens, width]` by `[batch, 1, width]`.
+pub fn modulate(x: Tensor<3>, shift: Tensor<3>, scale: Tensor<3>, epsilon: f64) -> Tensor<3> {
+    #[cfg(feature = "cpu-kernels")]
+    if let Some(y) = super::cpu_kernels::modulate(&x, &shift, &scale, epsilon) {
+        return y;
+    }
+    LayerNorm::plain(epsilon).forward(x) * (scale + 1.0) + shift
+}
+
 /// Root mean square norm over the last dimension ([Zhang and Sennrich 2019](https://arxiv.org/abs/1910.07467)), as in
 /// T5 and in FLUX's query and key norms.
 #[derive(Module, Debug)]
@@ -105,6 +115,10 @@ impl RmsNorm {
 
     /// `[.., width]` → the same shape
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
+        #[cfg(feature = "cpu-kernels")]
+        if let Some(y) = super::cpu_kernels::rms(&x, &self.weight.val(), self.epsilon) {
+            return y;
+        }
         let dtype = x.dtype();
         let x = x.cast(DType::F32);
         let mean_square = x.clone().square().mean_dim(D - 1);

@@ -12,7 +12,7 @@ use burn::tensor::activation::silu;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::layers::{LayerNorm, Linear, RmsNorm, attention, gelu_tanh, join_heads, split_heads};
+use crate::layers::{self, LayerNorm, Linear, RmsNorm, attention, gelu_tanh, join_heads, split_heads};
 
 /// Twin of the transformer's `config.json`, with the defaults of diffusers' `FluxTransformer2DModel`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -231,6 +231,10 @@ impl Rotary {
 
     /// Turns each pair of channels of `[batch, heads, tokens, head_dim]` by the token's angles, in f32.
     fn turn(&self, x: Tensor<4>) -> Tensor<4> {
+        #[cfg(feature = "cpu-kernels")]
+        if let Some(y) = layers::cpu_kernels::rotate(&x, &self.cos, &self.sin) {
+            return y;
+        }
         let dtype = x.dtype();
         let x = x.cast(DType::F32);
         // Each product has one term that is not zero, so the turn is exact; a matmul outruns slicing and stacking pairs.
@@ -315,7 +319,7 @@ impl Modulation {
 
 /// `norm(x)·(1 + scale) + shift`
 fn modulate(x: Tensor<3>, shift: Tensor<3>, scale: Tensor<3>) -> Tensor<3> {
-    LayerNorm::plain(EPSILON).forward(x) * (scale + 1.0) + shift
+    layers::modulate(x, shift, scale, EPSILON)
 }
 
 /// A block with weights of its own for image and text, which meet in attention.
