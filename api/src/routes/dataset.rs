@@ -109,19 +109,31 @@ pub struct Upload {
 #[serde(untagged)]
 #[allow(dead_code, reason = "describes the form; its parts are read one by one")]
 pub enum ImagesForm {
-    Pictures {
-        /// PNG, JPEG or WebP; at most 25 MiB, 8192 px a side and 40 megapixels each.
-        #[schema(value_type = Vec<String>, format = Binary, min_items = 1)]
-        image: Vec<Vec<u8>>,
-        /// Caption of the picture before it, or of the next one if that has its caption or there is none.
-        #[schema(max_length = 10000, pattern = r"^[^\u0000]*$")]
-        caption: Option<String>,
-    },
-    Archive {
-        /// A zip of `photo.png` with `photo.txt` beside it; at most 2 GiB and 10 000 entries.
-        #[schema(value_type = String, format = Binary)]
-        archive: Vec<u8>,
-    },
+    Pictures(PicturesForm),
+    Archive(ArchiveForm),
+}
+
+/// Pictures and their captions.
+#[derive(ToSchema)]
+#[serde(deny_unknown_fields)]
+#[allow(dead_code, reason = "describes the form; its parts are read one by one")]
+pub struct PicturesForm {
+    /// PNG, JPEG or WebP; at most 25 MiB, 8192 px a side and 40 megapixels each.
+    #[schema(value_type = Vec<String>, format = Binary, min_items = 1)]
+    image: Vec<Vec<u8>>,
+    /// Caption of the picture before it, or of the next one if that has its caption or there is none.
+    #[schema(max_length = 10000, pattern = r"^[^\u0000]*$")]
+    caption: Option<String>,
+}
+
+/// An archive of pictures and their captions.
+#[derive(ToSchema)]
+#[serde(deny_unknown_fields)]
+#[allow(dead_code, reason = "describes the form; its parts are read one by one")]
+pub struct ArchiveForm {
+    /// A zip of `photo.png` with `photo.txt` beside it; at most 2 GiB and 10 000 entries.
+    #[schema(value_type = String, format = Binary)]
+    archive: Vec<u8>,
 }
 
 impl From<dataset::Dataset> for Dataset {

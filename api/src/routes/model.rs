@@ -84,6 +84,7 @@ pub struct ModelPage {
 
 /// The form: `name`, perhaps `base`, and one or more files, each with its relative path as its file name.
 #[derive(ToSchema)]
+#[serde(deny_unknown_fields)]
 #[allow(dead_code, reason = "describes the form; its parts are read one by one")]
 pub struct ModelForm {
     /// Name that the model will have.

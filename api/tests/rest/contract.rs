@@ -43,7 +43,7 @@ async fn every_operation_answers_as_documented() {
 async fn requests_refuse_unknown_fields_by_contract() {
     let document = serde_json::to_value(api::openapi()).unwrap();
     let schemas = &document["components"]["schemas"];
-    for name in ["DatasetRequest", "UploadRequest", "GenerationRequest", "LoraRequest", "TrainingRequest"] {
+    for name in ["DatasetRequest", "UploadRequest", "GenerationRequest", "LoraRequest", "TrainingRequest", "PicturesForm", "ArchiveForm", "ModelForm"] {
         assert_eq!(schemas[name]["additionalProperties"], Value::Bool(false), "{name}");
     }
     assert!(schemas["Problem"]["required"].as_array().unwrap().len() == 5);
