@@ -1,7 +1,6 @@
 //! The recipe of `models/ember`, the built-in checkpoint: trains it from nothing but pictures and their names, and
 //! measures it. `models/ember/README.md` tells how long each part takes and what came out.
 
-mod adapter;
 mod assemble;
 mod autoencoder;
 mod dataset;
@@ -63,8 +62,6 @@ enum Command {
         #[arg(long, default_value = "models/ember")]
         model: PathBuf,
     },
-    /// Trains an adapter on the bundled pictures.
-    Adapter(adapter::Arguments),
     /// Measures the model, or an adapter for it.
     Measure(measure::Arguments),
     /// Draws the bundled dataset of another style.
@@ -93,7 +90,6 @@ fn run(arguments: &Arguments) -> Result<()> {
         }
         Command::Flow(arguments) => flow::train(&concepts, arguments),
         Command::Assemble { out, model } => assemble::assemble(out, model),
-        Command::Adapter(arguments) => adapter::train(arguments),
         Command::Measure(arguments) => measure::measure(&concepts, arguments),
         Command::Pyrography { folder } => pyrography::write(&concepts, folder),
     }
