@@ -35,7 +35,7 @@ class Report:
         path.parent.mkdir(exist_ok=True)
         head = [
             f"# Benchmarks of {now:%Y-%m-%d %H:%M} UTC", "",
-            f"`just bench` at {commit} on {cpu()}; load average {self.load:.2f} at the start, {os.getloadavg()[0]:.2f} at the end.",
+            f"`just bench` at {commit} on {cpu()}; load average {self.load:.2f} at the start, {os.getloadavg()[0]:.2f} at the end, nice {os.nice(0)}.",
             "Peers ran in the same minutes, in turns; figures are medians.", "",
             "| what | ours | peer | figure | goal | reached |", "|---|---|---|---|---|---|"]
         path.write_text("\n".join(head + self.lines) + "\n")
