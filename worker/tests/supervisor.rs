@@ -1,5 +1,7 @@
 //! The supervisor against a scripted engine: this very program, started again with the word `engine`.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 mod scripted;
 
 use std::path::PathBuf;

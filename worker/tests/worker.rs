@@ -1,6 +1,8 @@
 //! A whole worker against a real Postgres and a real S3 server, with a scripted engine: this very program, started
 //! again with the word `engine`.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 mod scripted;
 
 use std::net::SocketAddr;
