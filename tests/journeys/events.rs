@@ -23,7 +23,7 @@ async fn a_stream_goes_on_where_it_broke() {
     let mut stream = Events::open(&stack.client, &path, None).await;
     let mut seen = Vec::new();
     while !seen.iter().any(|event: &Event| event.kind == "progress") {
-        seen.push(stream.next(seconds(60)).await.expect("the stream is open"));
+        seen.push(stream.next(seconds(60)).await.unwrap_or_else(|| panic!("the stream is open after {seen:#?}")));
     }
     drop(stream);
 

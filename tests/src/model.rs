@@ -10,7 +10,7 @@ pub fn tiny_folder() -> PathBuf {
     folder.canonicalize().unwrap_or_else(|error| panic!("{}: {error}", folder.display()))
 }
 
-/// Its files as `POST /v1/models` takes them: relative path and bytes.
+/// Its files as `POST /v1/models` takes them: relative path and bytes. The reference values beside it are none of them.
 pub fn tiny_files() -> Vec<(String, Vec<u8>)> {
     let root = tiny_folder();
     let mut found = Vec::new();
@@ -24,7 +24,7 @@ fn collect(root: &Path, folder: &Path, found: &mut Vec<(String, Vec<u8>)>) {
         let path = entry.expect("model folder").path();
         if path.is_dir() {
             collect(root, &path, found);
-        } else {
+        } else if folder != root || path.file_name().is_some_and(|name| name == "model_index.json") {
             let name = path.strip_prefix(root).expect("inside").to_str().expect("UTF-8").to_owned();
             found.push((name, fs::read(&path).expect("model file")));
         }

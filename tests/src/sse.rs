@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use futures::stream::BoxStream;
-use reqwest::Method;
 use serde_json::Value;
 
 use crate::client::Client;
+use crate::wait::seconds;
 
 /// One event of the stream.
 #[derive(Debug, Clone, PartialEq)]
@@ -26,7 +26,9 @@ pub struct Events {
 impl Events {
     /// Opens `path`; `after` is sent as `Last-Event-ID`.
     pub async fn open(client: &Client, path: &str, after: Option<i64>) -> Self {
-        let mut request = client.request(Method::GET, path).header("accept", "text/event-stream");
+        // A client of its own: a stream has no time limit as a whole, and its connection is nobody else's.
+        let http = reqwest::Client::builder().no_proxy().connect_timeout(seconds(3)).build().expect("HTTP client");
+        let mut request = http.get(format!("{}{path}", client.base())).header("accept", "text/event-stream");
         if let Some(id) = after {
             request = request.header("last-event-id", id.to_string());
         }
@@ -68,7 +70,13 @@ impl Events {
                     None => continue,
                 }
             }
-            let chunk = self.bytes.next().await?.ok()?;
+            let chunk = match self.bytes.next().await? {
+                Ok(chunk) => chunk,
+                Err(error) => {
+                    eprintln!("the stream broke: {error:?}");
+                    return None;
+                }
+            };
             self.pending.push_str(&String::from_utf8(chunk).expect("SSE is UTF-8").replace('\r', ""));
         }
     }
@@ -76,7 +84,7 @@ impl Events {
 
 fn parse(block: &str) -> Option<Event> {
     let (mut id, mut kind, mut data) = (None, "message".to_owned(), String::new());
-    for line in block.lines() {
+    for line in block.lines().filter(|line| !line.is_empty()) {
         let (name, value) = line.split_once(':')?;
         let value = value.strip_prefix(' ').unwrap_or(value);
         match name {
