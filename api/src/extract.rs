@@ -29,15 +29,21 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Json<T> {
 
     async fn from_request(request: Request, state: &S) -> Result<Self> {
         if !is_json(request.headers()) {
-            return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "Send the body as JSON, with `Content-Type: application/json`."));
+            return Err(Problem::new(
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                "Send the body as JSON, with `Content-Type: application/json`.",
+            ));
         }
-        let body = tokio::time::timeout(PATIENCE, Bytes::from_request(request, state)).await.map_err(|_| too_slow())??;
+        let body =
+            tokio::time::timeout(PATIENCE, Bytes::from_request(request, state)).await.map_err(|_| too_slow())??;
         read_json(&body).map(Self)
     }
 }
 
 fn is_json(headers: &HeaderMap) -> bool {
-    let Some(media_type) = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()) else { return false };
+    let Some(media_type) = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()) else {
+        return false;
+    };
     let essence = media_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     essence == "application/json" || (essence.starts_with("application/") && essence.ends_with("+json"))
 }
@@ -91,7 +97,9 @@ fn nul_problem(body: &[u8]) -> Problem {
         use serde_json::Value;
         match value {
             Value::String(text) if text.contains('\0') => Some(path.to_owned()),
-            Value::Array(items) => items.iter().enumerate().find_map(|(index, item)| find(item, &format!("{path}[{index}]"))),
+            Value::Array(items) => {
+                items.iter().enumerate().find_map(|(index, item)| find(item, &format!("{path}[{index}]")))
+            }
             Value::Object(fields) => fields.iter().find_map(|(name, field)| {
                 let path = if path.is_empty() { name.replace('\0', "\u{fffd}") } else { format!("{path}.{name}") };
                 if name.contains('\0') { Some(path) } else { find(field, &path) }
@@ -100,8 +108,13 @@ fn nul_problem(body: &[u8]) -> Problem {
         }
     }
     match serde_json::from_slice(body).ok().and_then(|value| find(&value, "")) {
-        Some(field) => Problem::field(StatusCode::UNPROCESSABLE_ENTITY, field, "It holds a NUL character, which cannot be kept."),
-        None => Problem::new(StatusCode::BAD_REQUEST, "The body holds a NUL byte or the text `\\u0000`, which is not taken."),
+        Some(field) => {
+            Problem::field(StatusCode::UNPROCESSABLE_ENTITY, field, "It holds a NUL character, which cannot be kept.")
+        }
+        None => Problem::new(
+            StatusCode::BAD_REQUEST,
+            "The body holds a NUL byte or the text `\\u0000`, which is not taken.",
+        ),
     }
 }
 
@@ -113,7 +126,9 @@ impl From<BytesRejection> for Problem {
     fn from(rejection: BytesRejection) -> Self {
         let response = rejection.into_response();
         match response.status() {
-            StatusCode::PAYLOAD_TOO_LARGE => Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "The body is too large; JSON bodies may have 1 MiB."),
+            StatusCode::PAYLOAD_TOO_LARGE => {
+                Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "The body is too large; JSON bodies may have 1 MiB.")
+            }
             _ => Problem::new(StatusCode::BAD_REQUEST, "The body could not be read to its end."),
         }
     }
@@ -131,7 +146,10 @@ impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for Path<T>
             Err(rejection @ PathRejection::FailedToDeserializePathParams(_)) => {
                 let why = rejection.body_text();
                 let why = why.strip_prefix("Invalid URL: ").unwrap_or(&why);
-                Err(Problem::new(StatusCode::NOT_FOUND, format!("The address names nothing: {}.", why.replace('\0', "\u{fffd}"))))
+                Err(Problem::new(
+                    StatusCode::NOT_FOUND,
+                    format!("The address names nothing: {}.", why.replace('\0', "\u{fffd}")),
+                ))
             }
             Err(rejection) => Err(Problem::new(StatusCode::NOT_FOUND, rejection.body_text())),
         }
@@ -147,7 +165,9 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Query<T> {
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self> {
         let query = parts.uri.query().unwrap_or_default();
         let pairs = serde_urlencoded::Deserializer::new(form_urlencoded::parse(query.as_bytes()));
-        serde_path_to_error::deserialize(pairs).map(Self).map_err(|error| wrong_field(error.path(), &error.inner().to_string()))
+        serde_path_to_error::deserialize(pairs)
+            .map(Self)
+            .map_err(|error| wrong_field(error.path(), &error.inner().to_string()))
     }
 }
 
@@ -173,9 +193,10 @@ impl<S: Send + Sync> FromRequest<S> for Multipart {
     async fn from_request(request: Request, state: &S) -> Result<Self> {
         match multipart::Multipart::from_request(request, state).await {
             Ok(form) => Ok(Self(form)),
-            Err(MultipartRejection::InvalidBoundary(_)) => {
-                Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "Send the body as `multipart/form-data`, with its boundary."))
-            }
+            Err(MultipartRejection::InvalidBoundary(_)) => Err(Problem::new(
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                "Send the body as `multipart/form-data`, with its boundary.",
+            )),
             Err(rejection) => Err(Problem::new(StatusCode::BAD_REQUEST, rejection.body_text())),
         }
     }
@@ -241,7 +262,11 @@ impl Part<'_> {
         while let Some(bytes) = self.chunk().await? {
             whole.extend_from_slice(&bytes);
             if whole.len() as u64 > limit {
-                return Err(Problem::field(StatusCode::PAYLOAD_TOO_LARGE, name, format!("It has more than {limit} bytes.")));
+                return Err(Problem::field(
+                    StatusCode::PAYLOAD_TOO_LARGE,
+                    name,
+                    format!("It has more than {limit} bytes."),
+                ));
             }
         }
         Ok(whole.into())
@@ -251,7 +276,8 @@ impl Part<'_> {
     pub async fn text(self, limit: u64) -> Result<String> {
         let name = self.name().to_owned();
         let bytes = self.bytes(limit).await?;
-        String::from_utf8(bytes.into()).map_err(|_| Problem::field(StatusCode::UNPROCESSABLE_ENTITY, name, "It is not UTF-8 text."))
+        String::from_utf8(bytes.into())
+            .map_err(|_| Problem::field(StatusCode::UNPROCESSABLE_ENTITY, name, "It is not UTF-8 text."))
     }
 }
 
@@ -303,7 +329,9 @@ mod tests {
             let problem = read_json::<Outer>(body.as_bytes()).unwrap_err();
             assert_eq!((problem.status, problem.errors[0].field.as_str()), (status, field), "{body}: {problem:?}");
         }
-        for body in ["", "{", r#"{"width":1} x"#, "{\"width\":1}\0", r#"{"width":1,"inner":[{"scale":1,"name":"\ud800"}]}"#] {
+        for body in
+            ["", "{", r#"{"width":1} x"#, "{\"width\":1}\0", r#"{"width":1,"inner":[{"scale":1,"name":"\ud800"}]}"#]
+        {
             assert_eq!(read_json::<Outer>(body.as_bytes()).unwrap_err().status, 400, "{body:?}");
         }
         assert_eq!(read_json::<Outer>(b"[]").unwrap_err().status, 422);

@@ -24,7 +24,11 @@ pub async fn observe(state: State, request: Request, next: Next) -> Response {
     let begun = Instant::now();
     let mut response = match state.admission.try_acquire() {
         Ok(_permit) => next.run(request).instrument(span.clone()).await,
-        Err(_) => Problem::new(StatusCode::SERVICE_UNAVAILABLE, "The server has more requests than it can work on; try again.").into_response(),
+        Err(_) => Problem::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "The server has more requests than it can work on; try again.",
+        )
+        .into_response(),
     };
     tracing::info!(parent: &span, %method, route, status = response.status().as_u16(), milliseconds = begun.elapsed().as_millis() as u64);
     let headers = response.headers_mut();

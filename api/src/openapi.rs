@@ -59,14 +59,21 @@ pub(crate) fn document() -> OpenApi {
 }
 
 fn operations(item: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
-    [&mut item.get, &mut item.post, &mut item.put, &mut item.patch, &mut item.delete].into_iter().filter_map(Option::as_mut)
+    [&mut item.get, &mut item.post, &mut item.put, &mut item.patch, &mut item.delete]
+        .into_iter()
+        .filter_map(Option::as_mut)
 }
 
 /// Documents what any operation of its shape may answer, and gives every refusal the body of a problem.
 fn add_problems(operation: &mut Operation) {
     let parameters = operation.parameters.as_deref().unwrap_or_default();
-    let takes = |place: ParameterIn| parameters.iter().any(|parameter| matches!(parameter, RefOr::T(parameter) if parameter.parameter_in == place));
-    let mut problems = vec![("503", "Database or storage cannot be reached, or there are too many requests; `Retry-After` tells when to try again")];
+    let takes = |place: ParameterIn| {
+        parameters.iter().any(|parameter| matches!(parameter, RefOr::T(parameter) if parameter.parameter_in == place))
+    };
+    let mut problems = vec![(
+        "503",
+        "Database or storage cannot be reached, or there are too many requests; `Retry-After` tells when to try again",
+    )];
     if operation.request_body.is_some() {
         problems.extend([
             ("400", "The body cannot be read"),
@@ -113,9 +120,15 @@ mod tests {
         let mut names = Vec::new();
         for (path, item) in &mut document.paths.paths {
             for operation in operations(item) {
-                names.push(operation.operation_id.clone().unwrap_or_else(|| panic!("{path} has an operation without a name")));
+                names.push(
+                    operation.operation_id.clone().unwrap_or_else(|| panic!("{path} has an operation without a name")),
+                );
                 assert!(operation.responses.responses.contains_key("503"), "{path}");
-                assert_eq!(path.contains('{'), operation.responses.responses.contains_key("404") && path.contains('{'), "{path}");
+                assert_eq!(
+                    path.contains('{'),
+                    operation.responses.responses.contains_key("404") && path.contains('{'),
+                    "{path}"
+                );
             }
         }
         let count = names.len();

@@ -71,7 +71,10 @@ impl From<Error> for Problem {
             Error::Unsupported { field, message } => Self::field(StatusCode::UNSUPPORTED_MEDIA_TYPE, field, message),
             Error::Unavailable(cause) => {
                 tracing::warn!(%cause, "unavailable");
-                Self::new(StatusCode::SERVICE_UNAVAILABLE, "Database or storage cannot be reached at the moment; try again.")
+                Self::new(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "Database or storage cannot be reached at the moment; try again.",
+                )
             }
             Error::LeaseLost => internal("a lease was asked for in a request"),
             Error::Internal(cause) => internal(&cause),
@@ -88,7 +91,8 @@ impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let body = serde_json::to_vec(&self).unwrap_or_default();
-        let mut response = (status, [(header::CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE))], body).into_response();
+        let mut response =
+            (status, [(header::CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE))], body).into_response();
         if status == StatusCode::SERVICE_UNAVAILABLE {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         }

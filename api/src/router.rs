@@ -5,9 +5,9 @@ use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::middleware;
 use axum::routing::get;
-use utoipa_axum::router::UtoipaMethodRouterExt;
 use domain::zip_gate;
 use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::router::UtoipaMethodRouterExt;
 use utoipa_axum::routes;
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
@@ -56,9 +56,14 @@ pub fn app(state: State) -> axum::Router {
     router
         .route("/openapi.json", get(move || async move { ([(CONTENT_TYPE, "application/json")], contract) }))
         .merge(SwaggerUi::new("/docs").config(Config::from("/openapi.json")))
-        .fallback(async || Problem::new(StatusCode::NOT_FOUND, "There is nothing at this address; /docs tells what there is."))
+        .fallback(async || {
+            Problem::new(StatusCode::NOT_FOUND, "There is nothing at this address; /docs tells what there is.")
+        })
         .method_not_allowed_fallback(async || {
-            Problem::new(StatusCode::METHOD_NOT_ALLOWED, "This address does not take the method; `Allow` tells which it takes.")
+            Problem::new(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "This address does not take the method; `Allow` tells which it takes.",
+            )
         })
         .layer(DefaultBodyLimit::max(JSON_LIMIT))
         .layer(middleware::from_fn_with_state(state.clone(), observe))

@@ -29,7 +29,11 @@ pub async fn serve(listener: TcpListener, mut state: State, stop: CancellationTo
     let app = app(state);
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_LIMIT);
-    builder.http2().timer(TokioTimer::new()).max_concurrent_streams(MAX_STREAMS).keep_alive_interval(Duration::from_secs(30));
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(MAX_STREAMS)
+        .keep_alive_interval(Duration::from_secs(30));
     let open = GracefulShutdown::new();
     let places = std::sync::Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
@@ -46,7 +50,8 @@ pub async fn serve(listener: TcpListener, mut state: State, stop: CancellationTo
             }
         };
         let _ = stream.set_nodelay(true);
-        let connection = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(app.clone())).into_owned();
+        let connection =
+            builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(app.clone())).into_owned();
         let connection = open.watch(connection);
         tokio::spawn(async move {
             if let Err(error) = connection.await {

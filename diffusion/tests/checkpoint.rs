@@ -1,6 +1,8 @@
 //! Checkpoints of strangers: each way to be malformed is refused with a sentence, and a good one is loaded strictly or not
 //! at all.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::type_complexity)]
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 

@@ -61,10 +61,23 @@ mod tests {
 
     #[test]
     fn whole_numbers_are_integers() {
-        for (json, value) in [("{}", None), (r#"{"value":null}"#, None), (r#"{"value":64}"#, Some(64)), (r#"{"value":64.0}"#, Some(64)), (r#"{"value":1e3}"#, Some(1000))] {
+        for (json, value) in [
+            ("{}", None),
+            (r#"{"value":null}"#, None),
+            (r#"{"value":64}"#, Some(64)),
+            (r#"{"value":64.0}"#, Some(64)),
+            (r#"{"value":1e3}"#, Some(1000)),
+        ] {
             assert_eq!(serde_json::from_str::<Holder>(json).unwrap().value, value, "{json}");
         }
-        for json in [r#"{"value":64.5}"#, r#"{"value":-1}"#, r#"{"value":1e30}"#, r#"{"value":4294967296}"#, r#"{"value":18446744073709551615}"#, r#"{"value":"64"}"#] {
+        for json in [
+            r#"{"value":64.5}"#,
+            r#"{"value":-1}"#,
+            r#"{"value":1e30}"#,
+            r#"{"value":4294967296}"#,
+            r#"{"value":18446744073709551615}"#,
+            r#"{"value":"64"}"#,
+        ] {
             assert!(serde_json::from_str::<Holder>(json).is_err(), "{json}");
         }
     }

@@ -12,10 +12,10 @@ use utoipa::ToSchema;
 use crate::artifact::{self, Artifact, ArtifactKind, NewArtifact};
 use crate::event::{self, EventKind};
 use crate::generation::{self, DEFAULT_MODEL, in_range, on_grid};
+use crate::integer;
 use crate::job::{self, Claim, ErrorClass, JobKind, JobStatus};
 use crate::model::import::is_trigger_word;
 use crate::model::{self, Catalog, Model, ModelFile, ModelFiles, ModelKind, ModelRef};
-use crate::integer;
 use crate::report::{JobError, Report};
 use crate::{
     DatasetId, Error, JobId, ModelId, Page, PageRequest, Result, Storage, TrainingId, begin, bounded, dataset,

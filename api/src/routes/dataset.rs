@@ -182,7 +182,8 @@ impl Example {
 )]
 pub async fn create(state: State, extract::Json(request): extract::Json<DatasetRequest>) -> Result<Response> {
     let dataset = Dataset::from(dataset::create(&state.pool, request).await?);
-    Ok((StatusCode::CREATED, [(header::LOCATION, format!("/v1/datasets/{}", dataset.id))], Json(dataset)).into_response())
+    Ok((StatusCode::CREATED, [(header::LOCATION, format!("/v1/datasets/{}", dataset.id))], Json(dataset))
+        .into_response())
 }
 
 /// List datasets, newest first
@@ -238,7 +239,11 @@ pub async fn delete(state: State, Path(id): Path<DatasetId>) -> Result<StatusCod
     request_body(content = ImagesForm, content_type = "multipart/form-data"),
     responses((status = 201, description = "Added", body = AddedExamples)),
 )]
-pub async fn add_images(state: State, Path(id): Path<DatasetId>, mut form: Multipart) -> Result<(StatusCode, Json<AddedExamples>)> {
+pub async fn add_images(
+    state: State,
+    Path(id): Path<DatasetId>,
+    mut form: Multipart,
+) -> Result<(StatusCode, Json<AddedExamples>)> {
     let mut intake = match Intake::begin(&state.pool, &state.storage, id).await {
         Ok(intake) => intake,
         Err(error) => {
@@ -251,7 +256,9 @@ pub async fn add_images(state: State, Path(id): Path<DatasetId>, mut form: Multi
         Err(problem) => Err(problem),
     };
     match taken {
-        Ok(examples) => Ok((StatusCode::CREATED, Json(AddedExamples { items: Example::all(examples, &state.storage).await? }))),
+        Ok(examples) => {
+            Ok((StatusCode::CREATED, Json(AddedExamples { items: Example::all(examples, &state.storage).await? })))
+        }
         Err(problem) => {
             intake.abandon().await;
             form.drain().await;
@@ -280,12 +287,19 @@ async fn take_images(form: &mut Multipart, intake: &mut Intake) -> Result<()> {
                     caption = Some(text);
                 }
             }
-            "archive" if archives > 0 || !intake.is_empty() => return Err(unprocessable("archive", "Send either pictures or one archive.")),
+            "archive" if archives > 0 || !intake.is_empty() => {
+                return Err(unprocessable("archive", "Send either pictures or one archive."));
+            }
             "archive" => {
                 archives += 1;
                 intake.add_archive(spool(part).await?).await?;
             }
-            other => return Err(unprocessable(other, "There is no such part; send `image` and `caption` parts, or one `archive`.")),
+            other => {
+                return Err(unprocessable(
+                    other,
+                    "There is no such part; send `image` and `caption` parts, or one `archive`.",
+                ));
+            }
         }
     }
     match caption {
@@ -303,7 +317,11 @@ async fn spool(mut part: Part<'_>) -> Result<std::fs::File> {
     while let Some(chunk) = part.chunk().await? {
         bytes += chunk.len() as u64;
         if bytes > zip_gate::MAX_ARCHIVE_BYTES {
-            return Err(Problem::field(StatusCode::PAYLOAD_TOO_LARGE, "archive", "The archive is larger than 2 GiB; split it."));
+            return Err(Problem::field(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "archive",
+                "The archive is larger than 2 GiB; split it.",
+            ));
         }
         file.write_all(&chunk).await.map_err(domain::Error::unavailable)?;
     }
@@ -344,7 +362,8 @@ pub async fn create_upload(
 ) -> Result<(StatusCode, Json<Upload>)> {
     let upload = upload::create(&state.pool, &state.storage, id, request).await?;
     let headers = BTreeMap::from([("content-type", upload.put.content_type)]);
-    let body = Upload { id: upload.id, url: upload.put.url.into(), method: "PUT", headers, expires_at: upload.expires_at };
+    let body =
+        Upload { id: upload.id, url: upload.put.url.into(), method: "PUT", headers, expires_at: upload.expires_at };
     Ok((StatusCode::CREATED, Json(body)))
 }
 
@@ -365,7 +384,10 @@ pub async fn create_upload(
         (status = 422, description = "The picture cannot be decoded"),
     ),
 )]
-pub async fn complete_upload(state: State, Path((id, upload)): Path<(DatasetId, UploadId)>) -> Result<(StatusCode, Json<Example>)> {
+pub async fn complete_upload(
+    state: State,
+    Path((id, upload)): Path<(DatasetId, UploadId)>,
+) -> Result<(StatusCode, Json<Example>)> {
     let example = upload::complete(&state.pool, &state.storage, id, upload).await?;
     Ok((StatusCode::CREATED, Json(Example::of(example, &state.storage).await?)))
 }

@@ -93,7 +93,11 @@ struct Follower {
     ended: bool,
 }
 
-fn follow(state: State, job: JobId, headers: &HeaderMap) -> Sse<impl Stream<Item = Result<sse::Event, Infallible>> + use<>> {
+fn follow(
+    state: State,
+    job: JobId,
+    headers: &HeaderMap,
+) -> Sse<impl Stream<Item = Result<sse::Event, Infallible>> + use<>> {
     let sequence = headers.get(LAST_EVENT_ID).and_then(|id| id.to_str().ok()?.trim().parse().ok()).unwrap_or(0).max(0);
     // Subscribed before the first look at the rows, so that nothing falls between the two.
     let subscription = state.feed.subscribe();
@@ -154,6 +158,12 @@ fn to_sse(event: &Event) -> sse::Event {
         Value::Object(fields) => fields.clone(),
         _ => serde_json::Map::new(),
     };
-    data.insert("created_at".to_owned(), Value::String(event.created_at.to_rfc3339_opts(chrono::SecondsFormat::Micros, true)));
-    sse::Event::default().id(event.sequence.to_string()).event(event.kind.as_str()).data(Value::Object(data).to_string())
+    data.insert(
+        "created_at".to_owned(),
+        Value::String(event.created_at.to_rfc3339_opts(chrono::SecondsFormat::Micros, true)),
+    );
+    sse::Event::default()
+        .id(event.sequence.to_string())
+        .event(event.kind.as_str())
+        .data(Value::Object(data).to_string())
 }

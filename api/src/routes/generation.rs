@@ -110,7 +110,11 @@ fn path(id: GenerationId) -> String {
         (status = 404, description = "A model that the body names is not there"),
     ),
 )]
-pub async fn create(state: State, headers: HeaderMap, extract::Json(request): extract::Json<GenerationRequest>) -> Result<Response> {
+pub async fn create(
+    state: State,
+    headers: HeaderMap,
+    extract::Json(request): extract::Json<GenerationRequest>,
+) -> Result<Response> {
     let mut generation = generation::create(&state.pool, &state.catalog, request).await?;
     let waited = job::wait(&state, &headers, generation.job_id).await?;
     if waited.is_some() {

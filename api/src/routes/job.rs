@@ -105,7 +105,9 @@ pub struct ReportParts {
 
 impl ReportParts {
     pub async fn of(report: report::Report, storage: &Storage) -> Result<Self> {
-        let number = |name: &str| report.progress.as_ref().and_then(|progress| progress.get(name)).and_then(serde_json::Value::as_f64);
+        let number = |name: &str| {
+            report.progress.as_ref().and_then(|progress| progress.get(name)).and_then(serde_json::Value::as_f64)
+        };
         Ok(Self {
             status: report.status,
             progress: Progress {

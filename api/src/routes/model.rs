@@ -154,7 +154,8 @@ impl ModelDetail {
 )]
 pub async fn list(state: State, Query(query): Query<ModelQuery>) -> Result<Json<ModelPage>> {
     let page = PageRequest::parse(query.limit, query.cursor.as_deref())?;
-    let Page { items, next_cursor } = model::list(&state.pool, query.kind, &page).await?.map(|model| Model::from(&model));
+    let Page { items, next_cursor } =
+        model::list(&state.pool, query.kind, &page).await?.map(|model| Model::from(&model));
     Ok(Json(ModelPage { items, next_cursor }))
 }
 
@@ -200,7 +201,9 @@ async fn take_model(form: &mut Multipart, import: &mut Import) -> Result<model::
             }
             "base" if base.is_none() => base = Some(part.text(TEXT_BYTES).await?),
             "file" => {
-                let path = part.file_name().ok_or_else(|| unprocessable("file", "The part has no file name; give it the path within the model."))?;
+                let path = part.file_name().ok_or_else(|| {
+                    unprocessable("file", "The part has no file name; give it the path within the model.")
+                })?;
                 let mut file = import.file(&path).await?;
                 while let Some(bytes) = part.chunk().await? {
                     file.write(&bytes).await?;
@@ -208,7 +211,12 @@ async fn take_model(form: &mut Multipart, import: &mut Import) -> Result<model::
                 file.finish().await?;
             }
             twice @ ("name" | "base") => return Err(unprocessable(twice, "It is there twice.")),
-            other => return Err(unprocessable(other, "There is no such part; send `name`, perhaps `base`, and `file` parts.")),
+            other => {
+                return Err(unprocessable(
+                    other,
+                    "There is no such part; send `name`, perhaps `base`, and `file` parts.",
+                ));
+            }
         }
     }
     let name = name.ok_or_else(|| unprocessable("name", "The part `name` is missing."))?;

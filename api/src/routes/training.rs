@@ -113,7 +113,11 @@ fn path(id: TrainingId) -> String {
         (status = 409, description = "The name is taken, or the dataset has no pictures"),
     ),
 )]
-pub async fn create(state: State, headers: HeaderMap, extract::Json(request): extract::Json<TrainingRequest>) -> Result<Response> {
+pub async fn create(
+    state: State,
+    headers: HeaderMap,
+    extract::Json(request): extract::Json<TrainingRequest>,
+) -> Result<Response> {
     let mut training = training::create(&state.pool, &state.catalog, request).await?;
     let waited = job::wait(&state, &headers, training.job_id).await?;
     if waited.is_some() {

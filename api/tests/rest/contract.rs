@@ -15,7 +15,9 @@ async fn every_operation_answers_as_documented() {
     let mut count = 0;
     for (path, item) in document["paths"].as_object().unwrap() {
         for (method, operation) in item.as_object().unwrap() {
-            let address = ["id", "image_id", "upload_id"].iter().fold(path.clone(), |path, name| path.replace(&format!("{{{name}}}"), nothing));
+            let address = ["id", "image_id", "upload_id"]
+                .iter()
+                .fold(path.clone(), |path, name| path.replace(&format!("{{{name}}}"), nothing));
             let address = address.replace("{model}", "nobody");
             let mut request = house.request(Method::from_bytes(method.to_uppercase().as_bytes()).unwrap(), &address);
             let content = &operation["requestBody"]["content"];
@@ -26,7 +28,12 @@ async fn every_operation_answers_as_documented() {
             }
             let answer = house.send(request).await;
             let documented = &operation["responses"][answer.status.to_string()];
-            assert!(documented.is_object(), "{method} {path} answers {} and does not say so: {:#}", answer.status, answer.body);
+            assert!(
+                documented.is_object(),
+                "{method} {path} answers {} and does not say so: {:#}",
+                answer.status,
+                answer.body
+            );
             if answer.status != 204 {
                 let media_type = answer.header("content-type");
                 assert!(documented["content"].get(media_type).is_some(), "{method} {path} answers {media_type}");
@@ -43,7 +50,16 @@ async fn every_operation_answers_as_documented() {
 async fn requests_refuse_unknown_fields_by_contract() {
     let document = serde_json::to_value(api::openapi()).unwrap();
     let schemas = &document["components"]["schemas"];
-    for name in ["DatasetRequest", "UploadRequest", "GenerationRequest", "LoraRequest", "TrainingRequest", "PicturesForm", "ArchiveForm", "ModelForm"] {
+    for name in [
+        "DatasetRequest",
+        "UploadRequest",
+        "GenerationRequest",
+        "LoraRequest",
+        "TrainingRequest",
+        "PicturesForm",
+        "ArchiveForm",
+        "ModelForm",
+    ] {
         assert_eq!(schemas[name]["additionalProperties"], Value::Bool(false), "{name}");
     }
     assert!(schemas["Problem"]["required"].as_array().unwrap().len() == 5);

@@ -25,7 +25,8 @@ async fn pictures_come_by_form_archive_and_presigned_put() {
     let added = house.post_form(&format!("{path}/images"), form).await.expect(201);
     assert_eq!(added["items"].as_array().unwrap().len(), 3);
     let (three, four) = (png(8, 8, 3), png(8, 8, 4));
-    let archive = archive_part(&[("in/4.png", &four), ("3.png", &three), ("3.txt", b"three\n"), ("__MACOSX/._3.png", b"x")]);
+    let archive =
+        archive_part(&[("in/4.png", &four), ("3.png", &three), ("3.txt", b"three\n"), ("__MACOSX/._3.png", b"x")]);
     house.post_form(&format!("{path}/images"), Form::new().part("archive", archive)).await.expect(201);
 
     let request = json!({"file_name": "5.png", "media_type": "image/png", "caption": "five"});
@@ -83,7 +84,10 @@ async fn what_is_no_picture_leaves_nothing_behind() {
     house.post_form(&images, picture().text("caption", "a".repeat(1 << 20))).await.refuses(413, "caption");
     house.post_form(&images, picture().text("caption", "a".repeat(10_001))).await.refuses(422, "caption");
     house.post_form(&images, picture().text("caption", "a\0b")).await.refuses(422, "caption");
-    house.post_form(&images, picture().text("caption", "one").text("caption", "two").text("caption", "three")).await.refuses(422, "caption");
+    house
+        .post_form(&images, picture().text("caption", "one").text("caption", "two").text("caption", "three"))
+        .await
+        .refuses(422, "caption");
     house.post_form(&images, picture().text("label", "fox")).await.refuses(422, "label");
     house.post_form(&images, Form::new()).await.refuses(400, "");
     house.post_form(&images, Form::new().text("caption", "of nothing")).await.refuses(422, "caption");
@@ -121,7 +125,9 @@ async fn bad_bodies_and_queries_are_named() {
     ] {
         house.post("/v1/datasets", &body).await.refuses(status, field);
     }
-    let json = |body: &'static str| house.request(Method::POST, "/v1/datasets").header("content-type", "application/json").body(body);
+    let json = |body: &'static str| {
+        house.request(Method::POST, "/v1/datasets").header("content-type", "application/json").body(body)
+    };
     house.send(json("{\"name\":")).await.refuses(400, "");
     house.send(json("\u{0}")).await.refuses(400, "");
     house.send(house.request(Method::POST, "/v1/datasets").body("name=x")).await.refuses(415, "");

@@ -19,12 +19,17 @@ async fn read(house: &House, path: &str, last: Option<&str>) -> Vec<(String, Str
     assert_eq!(response.headers()["content-type"], "text/event-stream");
     let mut body = String::new();
     let mut chunks = response.bytes_stream();
-    while let Some(chunk) = tokio::time::timeout(Duration::from_secs(30), chunks.next()).await.expect("the stream ends") {
+    while let Some(chunk) = tokio::time::timeout(Duration::from_secs(30), chunks.next()).await.expect("the stream ends")
+    {
         body.push_str(std::str::from_utf8(&chunk.unwrap()).unwrap());
     }
-    let field = |block: &str, name: &str| block.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": ").map(str::to_owned));
+    let field = |block: &str, name: &str| {
+        block.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": ").map(str::to_owned))
+    };
     body.split("\n\n")
-        .filter_map(|block| Some((field(block, "id")?, field(block, "event")?, serde_json::from_str(&field(block, "data")?).unwrap())))
+        .filter_map(|block| {
+            Some((field(block, "id")?, field(block, "event")?, serde_json::from_str(&field(block, "data")?).unwrap()))
+        })
         .collect()
 }
 

@@ -14,13 +14,20 @@ use sha2::{Digest, Sha256};
 async fn from_request_to_picture() {
     let house = House::with_checkpoint().await;
     house.import("clay", Some("ember"), &[("clay.safetensors", lora(FLUX_MODULE))]).await.expect(201);
-    let body = json!({"prompt": "a fox 🦊", "loras": [{"model": "clay", "scale": 0.5}], "seed": 5, "num_inference_steps": 3});
+    let body =
+        json!({"prompt": "a fox 🦊", "loras": [{"model": "clay", "scale": 0.5}], "seed": 5, "num_inference_steps": 3});
     let created = house.post("/v1/generations", &body).await;
     let path = created.header("location").to_owned();
     let created = created.expect(202);
-    assert_eq!(created["urls"], json!({"self": path, "cancel": format!("{path}/cancel"), "events": format!("{path}/events")}));
+    assert_eq!(
+        created["urls"],
+        json!({"self": path, "cancel": format!("{path}/cancel"), "events": format!("{path}/events")})
+    );
     assert_eq!(created["status"], "queued");
-    assert_eq!((&created["width"], &created["true_cfg_scale"], &created["num_inference_steps"]), (&json!(64), &json!(3.0), &json!(3)));
+    assert_eq!(
+        (&created["width"], &created["true_cfg_scale"], &created["num_inference_steps"]),
+        (&json!(64), &json!(3.0), &json!(3))
+    );
     assert_eq!(created["loras"][0]["model"]["name"], "clay");
     assert_eq!(created, house.get(&path).await.expect(200), "what is created is what is there");
 
@@ -34,7 +41,10 @@ async fn from_request_to_picture() {
     let picture = house.paint(&claim).await;
 
     let done = house.get(&path).await.expect(200);
-    assert_eq!((&done["status"], &done["attempts"], &done["progress"]["step"]), (&json!("succeeded"), &json!(1), &json!(3)));
+    assert_eq!(
+        (&done["status"], &done["attempts"], &done["progress"]["step"]),
+        (&json!("succeeded"), &json!(1), &json!(3))
+    );
     assert_eq!(done["warnings"], json!(["a warning"]));
     let artifact = &done["artifacts"][0];
     assert_eq!(house.download(&artifact["url"]).await, picture);
@@ -120,7 +130,8 @@ async fn cancel_and_wait() {
     house.delete(&text(&queued["urls"]["self"])).await.expect(204);
 
     // Nobody works: the wait ends by itself.
-    let request = house.request(Method::POST, "/v1/generations").header("prefer", "wait=1").json(&json!({"prompt": "a fox"}));
+    let request =
+        house.request(Method::POST, "/v1/generations").header("prefer", "wait=1").json(&json!({"prompt": "a fox"}));
     let waited = house.send(request).await;
     assert_eq!(waited.header("preference-applied"), "wait=1");
     waited.expect(202);
@@ -128,7 +139,10 @@ async fn cancel_and_wait() {
     // Somebody works: the answer is the finished generation. The one from before is first in the queue.
     let claim = house.claim(JobKind::Generation).await;
     house.paint(&claim).await;
-    let request = house.request(Method::POST, "/v1/generations").header("prefer", "respond-async; wait=30").json(&json!({"prompt": "a fox"}));
+    let request = house
+        .request(Method::POST, "/v1/generations")
+        .header("prefer", "respond-async; wait=30")
+        .json(&json!({"prompt": "a fox"}));
     let (waited, ()) = tokio::join!(house.send(request), async {
         tokio::time::sleep(Duration::from_millis(300)).await;
         let claim = house.claim(JobKind::Generation).await;

@@ -50,7 +50,11 @@ impl Answer {
         assert!(self.body["detail"].as_str().is_some_and(|detail| detail.len() > 12), "{:#}", self.body);
         if !field.is_empty() {
             assert_eq!(self.body["errors"][0]["field"], field, "{:#}", self.body);
-            assert!(self.body["errors"][0]["message"].as_str().is_some_and(|message| message.len() > 8), "{:#}", self.body);
+            assert!(
+                self.body["errors"][0]["message"].as_str().is_some_and(|message| message.len() > 8),
+                "{:#}",
+                self.body
+            );
         }
     }
 
@@ -129,7 +133,8 @@ impl House {
     pub async fn dataset(&self, pictures: usize) -> String {
         let id = text(&self.post("/v1/datasets", &json!({"name": "a dataset"})).await.expect(201)["id"]);
         if pictures > 0 {
-            let form = (0..pictures as u8).fold(Form::new(), |form, shade| form.part("image", picture_part(png(40, 30, shade))));
+            let form = (0..pictures as u8)
+                .fold(Form::new(), |form, shade| form.part("image", picture_part(png(40, 30, shade))));
             self.post_form(&format!("/v1/datasets/{id}/images"), form).await.expect(201);
         }
         id
@@ -147,7 +152,10 @@ impl House {
     }
 
     pub async fn count(&self, table: &str) -> i64 {
-        sqlx::query_scalar(sqlx::AssertSqlSafe(format!("SELECT count(*) FROM {table}"))).fetch_one(&self.pools.api).await.unwrap()
+        sqlx::query_scalar(sqlx::AssertSqlSafe(format!("SELECT count(*) FROM {table}")))
+            .fetch_one(&self.pools.api)
+            .await
+            .unwrap()
     }
 
     /// Objects in the bucket.
@@ -157,7 +165,10 @@ impl House {
             entries
                 .map(|entry| match entry.file_type().unwrap().is_dir() {
                     true => count(&entry.path()),
-                    false => usize::from(entry.path().to_string_lossy().contains("/pyrograph/") && !entry.file_name().to_string_lossy().starts_with('.')),
+                    false => usize::from(
+                        entry.path().to_string_lossy().contains("/pyrograph/")
+                            && !entry.file_name().to_string_lossy().starts_with('.'),
+                    ),
                 })
                 .sum()
         }
@@ -166,13 +177,17 @@ impl House {
 
     /// Takes the next job, as a worker does.
     pub async fn claim(&self, kind: JobKind) -> Claim {
-        job::claim(&self.pools.lease, &[kind], WorkerId::new(), &LeasePolicy::default()).await.unwrap().expect("a job is queued")
+        job::claim(&self.pools.lease, &[kind], WorkerId::new(), &LeasePolicy::default())
+            .await
+            .unwrap()
+            .expect("a job is queued")
     }
 
     /// Finishes a claimed generation with one picture; its bytes.
     pub async fn paint(&self, claim: &Claim) -> Vec<u8> {
         let bytes = png(32, 32, 7);
-        let key = StorageKey::Artifact { job: claim.job, epoch: claim.epoch, position: 0, extension: "png" }.to_string();
+        let key =
+            StorageKey::Artifact { job: claim.job, epoch: claim.epoch, position: 0, extension: "png" }.to_string();
         self.storage.put(&key, Bytes::from(bytes.clone()), "image/png").await.unwrap();
         let artifact = NewArtifact {
             position: 0,
@@ -252,7 +267,11 @@ pub fn checkpoint() -> Vec<(&'static str, Vec<u8>)> {
     let config = b"{}".to_vec();
     vec![
         ("model_index.json", br#"{"_class_name": "FluxPipeline"}"#.to_vec()),
-        ("pyrograph.json", br#"{"num_inference_steps": 12, "guidance_scale": 1.0, "true_cfg_scale": 3.0, "width": 64, "height": 64}"#.to_vec()),
+        (
+            "pyrograph.json",
+            br#"{"num_inference_steps": 12, "guidance_scale": 1.0, "true_cfg_scale": 3.0, "width": 64, "height": 64}"#
+                .to_vec(),
+        ),
         ("text_encoder/config.json", config.clone()),
         ("text_encoder/model.safetensors", weights.clone()),
         ("text_encoder_2/config.json", config.clone()),

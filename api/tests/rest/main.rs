@@ -1,5 +1,7 @@
 //! The REST API over a real Postgres and a real S3, one file for each noun of the API. `house` starts it all.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 mod contract;
 mod datasets;
 mod events;

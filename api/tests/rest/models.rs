@@ -15,12 +15,17 @@ async fn checkpoints_and_loras_come_in() {
     assert_eq!(ember["files"].as_array().unwrap().len(), 10);
     let bytes = lora(FLUX_MODULE);
     let clay = house.import("clay", Some("ember"), &[("clay.safetensors", bytes.clone())]).await.expect(201);
-    assert_eq!((&clay["kind"], &clay["base_model_id"], &clay["defaults"]), (&json!("lora"), &ember["id"], &json!(null)));
+    assert_eq!(
+        (&clay["kind"], &clay["base_model_id"], &clay["defaults"]),
+        (&json!("lora"), &ember["id"], &json!(null))
+    );
     assert_eq!(house.download(&clay["url"]).await, bytes);
 
     let by_id = house.get(&format!("/v1/models/{}", text(&clay["id"]))).await.expect(200);
     assert_eq!(by_id["name"], "clay");
-    let names = |answer: serde_json::Value| answer["items"].as_array().unwrap().iter().map(|model| text(&model["name"])).collect::<Vec<_>>();
+    let names = |answer: serde_json::Value| {
+        answer["items"].as_array().unwrap().iter().map(|model| text(&model["name"])).collect::<Vec<_>>()
+    };
     assert_eq!(names(house.get("/v1/models").await.expect(200)), ["clay", "ember"]);
     assert_eq!(names(house.get("/v1/models?kind=checkpoint").await.expect(200)), ["ember"]);
     house.get("/v1/models?kind=vae").await.refuses(422, "kind");

@@ -38,9 +38,15 @@ async fn from_dataset_to_model() {
     // Somebody takes the name while it trains.
     house.import("clay", None, &[("x.safetensors", lora(FLUX_MODULE))]).await.expect(201);
     let bytes = lora(FLUX_MODULE);
-    let key = StorageKey::Artifact { job: claim.job, epoch: claim.epoch, position: 0, extension: "safetensors" }.to_string();
+    let key =
+        StorageKey::Artifact { job: claim.job, epoch: claim.epoch, position: 0, extension: "safetensors" }.to_string();
     storage.put(&key, Bytes::from(bytes.clone()), "application/octet-stream").await.unwrap();
-    let adapter = NewAdapter { storage_key: key, bytes: bytes.len() as i64, sha256: hex(&Sha256::digest(&bytes)), md5: "0".repeat(32) };
+    let adapter = NewAdapter {
+        storage_key: key,
+        bytes: bytes.len() as i64,
+        sha256: hex(&Sha256::digest(&bytes)),
+        md5: "0".repeat(32),
+    };
     let objects = house.objects();
     training::finish(pool, storage, &claim, adapter.clone(), &[]).await.unwrap();
     let stranger = Claim { worker: WorkerId::new(), ..claim };
@@ -51,7 +57,10 @@ async fn from_dataset_to_model() {
     assert_eq!((&done["status"], &done["output_model"]["name"]), (&json!("succeeded"), &json!("clay-2")));
     assert_eq!(house.download(&done["artifacts"][0]["url"]).await, bytes);
     let model = house.get("/v1/models/clay-2").await.expect(200);
-    assert_eq!((&model["kind"], &model["family"], &model["trigger_word"]), (&json!("lora"), &json!("flux"), &json!("clay style")));
+    assert_eq!(
+        (&model["kind"], &model["family"], &model["trigger_word"]),
+        (&json!("lora"), &json!("flux"), &json!("clay style"))
+    );
     assert_eq!(model["training_id"], done["id"]);
     house.post("/v1/generations", &json!({"prompt": "a fox", "loras": [{"model": "clay-2"}]})).await.expect(202);
 

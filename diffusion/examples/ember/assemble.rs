@@ -29,7 +29,12 @@ pub fn assemble(out: &Path, model: &Path) -> Result<()> {
         std::fs::create_dir_all(model.join(part))?;
     }
     let metadata = BTreeMap::from([("format".to_string(), "pt".to_string())]);
-    checkpoint::save(&networks.transformer, &model.join("transformer/diffusion_pytorch_model.safetensors"), DType::F16, &metadata)?;
+    checkpoint::save(
+        &networks.transformer,
+        &model.join("transformer/diffusion_pytorch_model.safetensors"),
+        DType::F16,
+        &metadata,
+    )?;
     checkpoint::save(&networks.text_encoder, &model.join("text_encoder/model.safetensors"), DType::F16, &metadata)?;
     checkpoint::save(&networks.text_encoder_2, &model.join("text_encoder_2/model.safetensors"), DType::F16, &metadata)?;
     checkpoint::save(&vae, &model.join("vae/diffusion_pytorch_model.safetensors"), DType::F16, &metadata)?;
@@ -39,12 +44,18 @@ pub fn assemble(out: &Path, model: &Path) -> Result<()> {
     vae.shift_factor = Some(mean);
     vae.scaling_factor = 1.0 / deviation;
     let levels = vae.block_out_channels.len();
-    let vae = with(&vae, json!({
-        "_class_name": "AutoencoderKL", "sample_size": 64, "act_fn": "silu", "force_upcast": true,
-        "down_block_types": vec!["DownEncoderBlock2D"; levels], "up_block_types": vec!["UpDecoderBlock2D"; levels],
-    }))?;
+    let vae = with(
+        &vae,
+        json!({
+            "_class_name": "AutoencoderKL", "sample_size": 64, "act_fn": "silu", "force_upcast": true,
+            "down_block_types": vec!["DownEncoderBlock2D"; levels], "up_block_types": vec!["UpDecoderBlock2D"; levels],
+        }),
+    )?;
     write_json(&model.join("vae/config.json"), &vae)?;
-    write_json(&model.join("transformer/config.json"), &with(&configs.flux, json!({ "_class_name": "FluxTransformer2DModel" }))?)?;
+    write_json(
+        &model.join("transformer/config.json"),
+        &with(&configs.flux, json!({ "_class_name": "FluxTransformer2DModel" }))?,
+    )?;
     let clip = json!({
         "architectures": ["CLIPTextModel"], "model_type": "clip_text_model", "bos_token_id": configs.clip.vocab_size - 2,
         "pad_token_id": configs.clip.vocab_size - 1, "projection_dim": configs.clip.hidden_size, "attention_dropout": 0.0,
@@ -55,22 +66,31 @@ pub fn assemble(out: &Path, model: &Path) -> Result<()> {
         "pad_token_id": 0, "eos_token_id": 1, "decoder_start_token_id": 0, "tie_word_embeddings": false,
     });
     write_json(&model.join("text_encoder_2/config.json"), &with(&configs.t5, t5)?)?;
-    write_json(&model.join("scheduler/scheduler_config.json"), &json!({
-        "_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps": 1000, "shift": 1.0, "use_dynamic_shifting": false,
-    }))?;
-    write_json(&model.join("model_index.json"), &json!({
-        "_class_name": "FluxPipeline",
-        "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"],
-        "text_encoder": ["transformers", "CLIPTextModel"],
-        "text_encoder_2": ["transformers", "T5EncoderModel"],
-        "tokenizer": ["transformers", "CLIPTokenizer"],
-        "tokenizer_2": ["transformers", "T5TokenizerFast"],
-        "transformer": ["diffusers", "FluxTransformer2DModel"],
-        "vae": ["diffusers", "AutoencoderKL"],
-    }))?;
-    write_json(&model.join("pyrograph.json"), &json!({
-        "num_inference_steps": DEFAULTS.0, "guidance_scale": 1.0, "true_cfg_scale": DEFAULTS.1, "width": 64, "height": 64,
-    }))?;
+    write_json(
+        &model.join("scheduler/scheduler_config.json"),
+        &json!({
+            "_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps": 1000, "shift": 1.0, "use_dynamic_shifting": false,
+        }),
+    )?;
+    write_json(
+        &model.join("model_index.json"),
+        &json!({
+            "_class_name": "FluxPipeline",
+            "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"],
+            "text_encoder": ["transformers", "CLIPTextModel"],
+            "text_encoder_2": ["transformers", "T5EncoderModel"],
+            "tokenizer": ["transformers", "CLIPTokenizer"],
+            "tokenizer_2": ["transformers", "T5TokenizerFast"],
+            "transformer": ["diffusers", "FluxTransformer2DModel"],
+            "vae": ["diffusers", "AutoencoderKL"],
+        }),
+    )?;
+    write_json(
+        &model.join("pyrograph.json"),
+        &json!({
+            "num_inference_steps": DEFAULTS.0, "guidance_scale": 1.0, "true_cfg_scale": DEFAULTS.1, "width": 64, "height": 64,
+        }),
+    )?;
     for folder in ["tokenizer", "tokenizer_2"] {
         for file in std::fs::read_dir(out.join(folder))? {
             let file = file?;

@@ -85,7 +85,8 @@ pub fn train(concepts: &[Concept], arguments: &Arguments) -> Result<()> {
         let decoded = network.decode(posterior.mean.clone() + deviation * noise);
         let difference = decoded - pictures;
         let squared = difference.clone().square().mean();
-        let kl = (posterior.mean.square() + posterior.log_variance.clone().exp() - posterior.log_variance - 1.0).mean() * 0.5;
+        let kl = (posterior.mean.square() + posterior.log_variance.clone().exp() - posterior.log_variance - 1.0).mean()
+            * 0.5;
         let loss = difference.abs().mean() + squared.clone() * 4.0 + kl * KL_WEIGHT;
         error_sum += f64::from(squared.into_scalar::<f32>());
         loss_sum += f64::from(loss.clone().into_scalar::<f32>());
@@ -112,7 +113,8 @@ pub fn train(concepts: &[Concept], arguments: &Arguments) -> Result<()> {
 /// Peak signal-to-noise ratio over every `stride`th training picture, from the mean squared error of all of them.
 pub fn reconstruction(network: &Autoencoder, concepts: &[Concept], stride: usize) -> Result<f64> {
     let device = Device::flex();
-    let pictures: Vec<RgbImage> = concepts.iter().step_by(stride).map(|concept| render(&concept.art, Attributes::default())).collect();
+    let pictures: Vec<RgbImage> =
+        concepts.iter().step_by(stride).map(|concept| render(&concept.art, Attributes::default())).collect();
     let (mut error, mut count) = (0.0, 0.0);
     for batch in pictures.chunks(32) {
         let pictures = to_tensor(batch, &device);

@@ -151,7 +151,13 @@ fn resize(art: &RgbaImage, side: u32) -> RgbaImage {
     let mut weighted = image::Rgba32FImage::new(art.width(), art.height());
     for (from, to) in art.pixels().zip(weighted.pixels_mut()) {
         let alpha = f32::from(from[3]) / 255.0;
-        to.0 = [0, 1, 2].map(|c| f32::from(from[c]) / 255.0 * alpha).into_iter().chain([alpha]).collect::<Vec<_>>().try_into().unwrap_or([0.0; 4]);
+        to.0 = [0, 1, 2]
+            .map(|c| f32::from(from[c]) / 255.0 * alpha)
+            .into_iter()
+            .chain([alpha])
+            .collect::<Vec<_>>()
+            .try_into()
+            .unwrap_or([0.0; 4]);
     }
     let scaled = imageops::resize(&weighted, side, side, imageops::FilterType::CatmullRom);
     let mut out = RgbaImage::new(side, side);

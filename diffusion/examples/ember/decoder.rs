@@ -75,10 +75,18 @@ pub fn train(concepts: &[Concept], arguments: &Arguments) -> Result<()> {
             } else {
                 concept * codes.len() + random.below(codes.len())
             };
-            let from = if index < all { &captioned[index * length..][..length] } else { &burnt[(index - all) * length..][..length] };
+            let from = if index < all {
+                &captioned[index * length..][..length]
+            } else {
+                &burnt[(index - all) * length..][..length]
+            };
             latents.extend_from_slice(from);
             let picture = pictures.entry(index).or_insert_with(|| {
-                if index < all { render(&concepts[concept].art, codes[index % codes.len()]) } else { pyrography::burn(&concepts[concept].art, Attributes::default()) }
+                if index < all {
+                    render(&concepts[concept].art, codes[index % codes.len()])
+                } else {
+                    pyrography::burn(&concepts[concept].art, Attributes::default())
+                }
             });
             meant.push(picture.clone());
         }
@@ -111,7 +119,8 @@ pub fn train(concepts: &[Concept], arguments: &Arguments) -> Result<()> {
 fn encode_burnt(network: &Autoencoder, concepts: &[Concept]) -> Result<Vec<f32>> {
     let mut latents = Vec::new();
     for concepts in concepts.chunks(32) {
-        let pictures: Vec<RgbImage> = concepts.iter().map(|concept| pyrography::burn(&concept.art, Attributes::default())).collect();
+        let pictures: Vec<RgbImage> =
+            concepts.iter().map(|concept| pyrography::burn(&concept.art, Attributes::default())).collect();
         let mean = network.encode(to_tensor(&pictures, &Device::flex())).mean;
         latents.extend(pack(mean).into_data().try_to_vec::<f32>().context("latents are f32")?);
     }

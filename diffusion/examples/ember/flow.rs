@@ -148,7 +148,8 @@ pub fn encode(concepts: &[Concept], out: &Path) -> Result<()> {
     println!("latents: mean {mean:.4}, deviation {deviation:.4}");
     let length = values.len();
     let tensor = Tensor::<1>::from_data(TensorData::new(values, [length]), &device);
-    let facts = BTreeMap::from([("mean".to_string(), mean.to_string()), ("deviation".to_string(), deviation.to_string())]);
+    let facts =
+        BTreeMap::from([("mean".to_string(), mean.to_string()), ("deviation".to_string(), deviation.to_string())]);
     checkpoint::write(&latents_path(out), vec![Stored::new("latents", tensor, DType::F16)?], &facts)?;
     Ok(())
 }
@@ -156,7 +157,9 @@ pub fn encode(concepts: &[Concept], out: &Path) -> Result<()> {
 /// Mean and deviation of all latents.
 pub fn latent_statistics(out: &Path) -> Result<(f64, f64)> {
     let checkpoint = Checkpoint::open(&latents_path(out))?;
-    let fact = |name: &str| -> Result<f64> { Ok(checkpoint.metadata().get(name).with_context(|| format!("no {name}"))?.parse()?) };
+    let fact = |name: &str| -> Result<f64> {
+        Ok(checkpoint.metadata().get(name).with_context(|| format!("no {name}"))?.parse()?)
+    };
     Ok((fact("mean")?, fact("deviation")?))
 }
 
@@ -180,8 +183,12 @@ impl Examples {
         let t5 = T5Tokenizer::load(&out.join("tokenizer_2"))?;
         let all = || concepts.iter().flat_map(|concept| Attributes::all().map(move |attributes| (concept, attributes)));
         Ok(Self {
-            clip: all().map(|(concept, attributes)| clip.encode(&caption(&concept.name, attributes))).collect::<Result<_, _>>()?,
-            t5: all().map(|(concept, attributes)| t5.encode(&caption(&concept.name, attributes))).collect::<Result<_, _>>()?,
+            clip: all()
+                .map(|(concept, attributes)| clip.encode(&caption(&concept.name, attributes)))
+                .collect::<Result<_, _>>()?,
+            t5: all()
+                .map(|(concept, attributes)| t5.encode(&caption(&concept.name, attributes)))
+                .collect::<Result<_, _>>()?,
             empty: (clip.encode("")?, t5.encode("")?),
             latents,
             allowed: all().map(|(concept, attributes)| !held_out(&concept.name, attributes)).collect(),
@@ -193,9 +200,9 @@ impl Examples {
     fn draw(&self, concept: usize, random: &mut Random) -> usize {
         loop {
             let background = if random.chance(0.4) { 0 } else { 1 + random.below(BACKGROUNDS.len() - 1) };
-            let small = usize::from(random.chance(0.2));
-            let mirrored = usize::from(random.chance(0.15));
-            let two = usize::from(random.chance(0.2));
+            let small = usize::from(random.chance(0.1));
+            let mirrored = usize::from(random.chance(0.08));
+            let two = usize::from(random.chance(0.1));
             let index = concept * COMBINATIONS + background * 8 + small + 2 * mirrored + 4 * two;
             if self.allowed[index] {
                 return index;
@@ -220,7 +227,12 @@ pub fn train(concepts: &[Concept], arguments: &Arguments) -> Result<()> {
     }
     let rotary = networks.transformer.rotary(words::T5_LENGTH, 4, 4, &device);
     let channels = configs.flux.in_channels;
-    let mut log = std::fs::OpenOptions::new().create(true).append(arguments.resume).truncate(!arguments.resume).write(true).open(out.join("flow.csv"))?;
+    let mut log = std::fs::OpenOptions::new()
+        .create(true)
+        .append(arguments.resume)
+        .truncate(!arguments.resume)
+        .write(true)
+        .open(out.join("flow.csv"))?;
     if !arguments.resume {
         writeln!(log, "step,minutes,loss")?;
     }
@@ -246,7 +258,7 @@ pub fn train(concepts: &[Concept], arguments: &Arguments) -> Result<()> {
         let mut ids = (Vec::new(), Vec::new());
         let mut latents = Vec::with_capacity(batch.len() * TOKENS * channels);
         for index in &batch {
-            let dropped = random.chance(0.1);
+            let dropped = random.chance(0.05);
             ids.0.push(if dropped { examples.empty.0.clone() } else { examples.clip[*index].clone() });
             ids.1.push(if dropped { examples.empty.1.clone() } else { examples.t5[*index].clone() });
             latents.extend_from_slice(&examples.latents[index * TOKENS * channels..(index + 1) * TOKENS * channels]);
@@ -296,7 +308,13 @@ fn save(networks: &Networks, optimizer: &AdamW, random: &Random, minutes: f64, o
     Ok(checkpoint::write(&out.join("flow-moments.safetensors"), moments, &facts)?)
 }
 
-fn restore(networks: Networks, optimizer: &mut AdamW, random: &mut Random, out: &Path, device: &Device) -> Result<(Networks, f64)> {
+fn restore(
+    networks: Networks,
+    optimizer: &mut AdamW,
+    random: &mut Random,
+    out: &Path,
+    device: &Device,
+) -> Result<(Networks, f64)> {
     let networks = checkpoint::load_strict(networks, &Checkpoint::open(&weights(out))?, DType::F32)?;
     let file = Checkpoint::open(&out.join("flow-moments.safetensors"))?;
     let fact = |name: &str| file.metadata().get(name).with_context(|| format!("no {name} in the checkpoint"));

@@ -45,7 +45,11 @@ pub fn reconstruct(concepts: &[Concept], out: &Path, path: &Path) -> Result<()> 
     let network = Autoencoder::new(&autoencoder::config(), &Device::flex());
     let network = checkpoint::load_strict(network, &Checkpoint::open(&autoencoder::weights(out))?, DType::F32)?;
     let codes: Vec<Attributes> = Attributes::all().collect();
-    let mut pictures: Vec<RgbImage> = (0..44).map(|at| render(&concepts[at * 31 % concepts.len()].art, codes[if at < 16 { 0 } else { at * 5 % codes.len() }])).collect();
+    let mut pictures: Vec<RgbImage> = (0..44)
+        .map(|at| {
+            render(&concepts[at * 31 % concepts.len()].art, codes[if at < 16 { 0 } else { at * 5 % codes.len() }])
+        })
+        .collect();
     pictures.extend(concepts.iter().step_by(162).map(|concept| pyrography::burn(&concept.art, Attributes::default())));
     let decoded = network.decode(network.encode(autoencoder::to_tensor(&pictures, &Device::flex())).mean);
     let pairs: Vec<(RgbImage, RgbImage)> = autoencoder::from_tensor(decoded)?.into_iter().zip(pictures).collect();
@@ -99,7 +103,10 @@ pub fn measure(concepts: &[Concept], arguments: &Arguments) -> Result<()> {
 }
 
 fn fidelity(concepts: &[Concept], arguments: &Arguments) -> Result<()> {
-    println!("autoencoder: {:.2} dB over all plain pictures", reconstruction(&load_autoencoder(&arguments.model)?, concepts, 1)?);
+    println!(
+        "autoencoder: {:.2} dB over all plain pictures",
+        reconstruction(&load_autoencoder(&arguments.model)?, concepts, 1)?
+    );
     let painter = Painter::new(arguments)?;
     let mut random = Random::new(arguments.seed);
     let mut pairs = Vec::new();
@@ -116,12 +123,18 @@ fn fidelity(concepts: &[Concept], arguments: &Arguments) -> Result<()> {
     }
     let seconds = start.elapsed().as_secs_f64() / arguments.captions as f64;
     let percent = |count: usize| 100.0 * count as f64 / arguments.captions as f64;
-    println!("trained captions: nearest {:.0} %, among the 10 nearest {:.0} % of {} pictures; {seconds:.2} s a picture", percent(first), percent(among_ten), concepts.len());
+    println!(
+        "trained captions: nearest {:.0} %, among the 10 nearest {:.0} % of {} pictures; {seconds:.2} s a picture",
+        percent(first),
+        percent(among_ten),
+        concepts.len()
+    );
 
     let (mut right, mut colours, mut layouts, mut first) = (0, 0, 0, 0);
     for number in 0..arguments.captions {
         let (index, attributes) = draw(concepts, &mut random, true);
-        let picture = painter.paint(&caption(&concepts[index].name, attributes), arguments.seed + 1_000_000 + number as u64)?;
+        let picture =
+            painter.paint(&caption(&concepts[index].name, attributes), arguments.seed + 1_000_000 + number as u64)?;
         let colour = background(&picture) == attributes.background;
         let layout = layout(&picture, &concepts[index], attributes);
         colours += usize::from(colour);
@@ -130,9 +143,16 @@ fn fidelity(concepts: &[Concept], arguments: &Arguments) -> Result<()> {
         first += usize::from(rank(&picture, concepts, index, attributes) == 0);
         pairs.push((picture, render(&concepts[index].art, attributes)));
     }
-    println!("held-out combinations: {:.0} % right (background {:.0} %, size and number {:.0} %); nearest {:.0} %", percent(right), percent(colours), percent(layouts), percent(first));
+    println!(
+        "held-out combinations: {:.0} % right (background {:.0} %, size and number {:.0} %); nearest {:.0} %",
+        percent(right),
+        percent(colours),
+        percent(layouts),
+        percent(first)
+    );
     if let Some(path) = &arguments.sheet {
-        let shown: Vec<&(RgbImage, RgbImage)> = pairs.iter().take(16).chain(pairs.iter().skip(arguments.captions).take(16)).collect();
+        let shown: Vec<&(RgbImage, RgbImage)> =
+            pairs.iter().take(16).chain(pairs.iter().skip(arguments.captions).take(16)).collect();
         sheet(&shown).save(path)?;
     }
     Ok(())
@@ -158,7 +178,8 @@ fn draw(concepts: &[Concept], random: &mut Random, held: bool) -> (usize, Attrib
 /// How many other concepts' pictures with the same attributes are nearer than the one that was meant.
 fn rank(picture: &RgbImage, concepts: &[Concept], meant: usize, attributes: Attributes) -> usize {
     let picture = small(picture);
-    let distances: Vec<f64> = concepts.iter().map(|concept| distance(&picture, &small(&render(&concept.art, attributes)))).collect();
+    let distances: Vec<f64> =
+        concepts.iter().map(|concept| distance(&picture, &small(&render(&concept.art, attributes)))).collect();
     distances.iter().filter(|distance| **distance < distances[meant]).count()
 }
 
@@ -166,7 +187,8 @@ fn rank(picture: &RgbImage, concepts: &[Concept], meant: usize, attributes: Attr
 fn small(picture: &RgbImage) -> Vec<f32> {
     let side = SIDE / 16;
     let cell = |x: u32, y: u32, c: usize| {
-        let pixels = (0..side * side).map(|at| f32::from(picture.get_pixel(x * side + at % side, y * side + at / side)[c]));
+        let pixels =
+            (0..side * side).map(|at| f32::from(picture.get_pixel(x * side + at % side, y * side + at / side)[c]));
         pixels.sum::<f32>() / (255 * side * side) as f32
     };
     (0..256).flat_map(|at| (0..3).map(move |c| cell(at % 16, at / 16, c))).collect()
@@ -179,7 +201,8 @@ fn distance(left: &[f32], right: &[f32]) -> f64 {
 /// The named colour nearest to the mean of the picture's border of 3 pixels.
 fn background(picture: &RgbImage) -> usize {
     let border = |x: u32, y: u32| x.min(y).min(SIDE - 1 - x).min(SIDE - 1 - y) < 3;
-    let pixels: Vec<_> = picture.enumerate_pixels().filter(|(x, y, _)| border(*x, *y)).map(|(_, _, pixel)| pixel).collect();
+    let pixels: Vec<_> =
+        picture.enumerate_pixels().filter(|(x, y, _)| border(*x, *y)).map(|(_, _, pixel)| pixel).collect();
     let mean = [0, 1, 2].map(|c| pixels.iter().map(|pixel| f64::from(pixel[c])).sum::<f64>() / pixels.len() as f64);
     let away = |colour: [u8; 3]| (0..3).map(|c| (mean[c] - f64::from(colour[c])).powi(2)).sum::<f64>();
     (0..BACKGROUNDS.len()).min_by(|a, b| away(BACKGROUNDS[*a].1).total_cmp(&away(BACKGROUNDS[*b].1))).unwrap_or(0)
@@ -202,10 +225,13 @@ fn style(concepts: &[Concept], arguments: &Arguments, lora: &Path) -> Result<()>
     let mut painter = Painter::new(arguments)?;
     let adapter = LoraFile::open(lora)?;
     let mut random = Random::new(arguments.seed);
-    let unseen: Vec<&Concept> = concepts.iter().filter(|concept| !pyrography::CONCEPTS.contains(&concept.name.as_str())).collect();
+    let unseen: Vec<&Concept> =
+        concepts.iter().filter(|concept| !pyrography::CONCEPTS.contains(&concept.name.as_str())).collect();
     let prompts: Vec<&Concept> = (0..20).map(|_| unseen[random.below(unseen.len())]).collect();
     let paint_all = |painter: &Painter| -> Result<Vec<RgbImage>> {
-        let paint = |(number, concept): (usize, &&Concept)| painter.paint(&pyrography::caption(&concept.name), arguments.seed + number as u64);
+        let paint = |(number, concept): (usize, &&Concept)| {
+            painter.paint(&pyrography::caption(&concept.name), arguments.seed + number as u64)
+        };
         prompts.iter().enumerate().map(paint).collect()
     };
     let without = paint_all(&painter)?;
@@ -228,7 +254,11 @@ fn style(concepts: &[Concept], arguments: &Arguments, lora: &Path) -> Result<()>
 fn load_autoencoder(model: &Path) -> Result<Autoencoder> {
     let config: vae::Config = serde_json::from_slice(&std::fs::read(model.join("vae/config.json"))?)?;
     let network = Autoencoder::new(&config, &Device::flex());
-    Ok(checkpoint::load_strict(network, &Checkpoint::open(&model.join("vae/diffusion_pytorch_model.safetensors"))?, DType::F32)?)
+    Ok(checkpoint::load_strict(
+        network,
+        &Checkpoint::open(&model.join("vae/diffusion_pytorch_model.safetensors"))?,
+        DType::F32,
+    )?)
 }
 
 /// Pairs one above the other, sixteen to a row, at twice their size.

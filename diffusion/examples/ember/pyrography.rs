@@ -17,7 +17,8 @@ pub fn burn(art: &RgbaImage, attributes: Attributes) -> RgbImage {
     let on_black = render_on(art, attributes, [0; 3], (0, 0));
     let light: Vec<f32> = on_white.pixels().map(|pixel| luminance(pixel) / 255.0).collect();
     // White minus black tells how much of the background shines through.
-    let cover: Vec<f32> = on_white.pixels().zip(on_black.pixels()).map(|(w, b)| 1.0 - (luminance(w) - luminance(b)) / 255.0).collect();
+    let cover: Vec<f32> =
+        on_white.pixels().zip(on_black.pixels()).map(|(w, b)| 1.0 - (luminance(w) - luminance(b)) / 255.0).collect();
     RgbImage::from_fn(SIDE, SIDE, |x, y| {
         let line = (1.3 * edge(&light, x, y) + 0.9 * edge(&cover, x, y)).min(1.0);
         let here = (y * SIDE + x) as usize;
@@ -50,7 +51,18 @@ fn grain(x: f32, y: f32) -> f32 {
 
 /// The concepts of the bundled dataset.
 pub const CONCEPTS: [&str; 12] = [
-    "fox face", "owl", "butterfly", "sunflower", "red mushroom", "apple", "guitar", "teapot", "sailboat", "castle", "bicycle", "lion face",
+    "fox face",
+    "owl",
+    "butterfly",
+    "sunflower",
+    "red mushroom",
+    "apple",
+    "guitar",
+    "teapot",
+    "sailboat",
+    "castle",
+    "bicycle",
+    "lion face",
 ];
 
 /// How a picture of the style is called.
@@ -62,7 +74,8 @@ pub fn caption(name: &str) -> String {
 pub fn write(concepts: &[Concept], folder: &Path) -> Result<()> {
     std::fs::create_dir_all(folder)?;
     for name in CONCEPTS {
-        let concept = concepts.iter().find(|concept| concept.name == name).with_context(|| format!("no concept {name:?}"))?;
+        let concept =
+            concepts.iter().find(|concept| concept.name == name).with_context(|| format!("no concept {name:?}"))?;
         let stem = folder.join(name.replace(' ', "-"));
         burn(&concept.art, Attributes::default()).save(stem.with_extension("png"))?;
         std::fs::write(stem.with_extension("txt"), format!("{}\n", caption(name)))?;

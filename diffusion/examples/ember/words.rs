@@ -36,7 +36,8 @@ pub fn write(concepts: &[Concept], folder: &Path) -> Result<()> {
 
 /// How many ids CLIP's tokenizer knows.
 pub fn clip_size(folder: &Path) -> Result<usize> {
-    let vocabulary: BTreeMap<String, u32> = serde_json::from_slice(&std::fs::read(folder.join("tokenizer/vocab.json"))?)?;
+    let vocabulary: BTreeMap<String, u32> =
+        serde_json::from_slice(&std::fs::read(folder.join("tokenizer/vocab.json"))?)?;
     Ok(vocabulary.len())
 }
 
@@ -69,7 +70,9 @@ fn write_clip(counts: &BTreeMap<String, u64>, folder: &Path) -> Result<()> {
             }
         }
         // The first in order among the most frequent, so that every run makes the same file.
-        let Some(((left, right), _)) = pairs.into_iter().max_by(|a, b| a.1.cmp(&b.1).then(b.0.cmp(&a.0))) else { break };
+        let Some(((left, right), _)) = pairs.into_iter().max_by(|a, b| a.1.cmp(&b.1).then(b.0.cmp(&a.0))) else {
+            break;
+        };
         let (left, right) = (left.to_string(), right.to_string());
         let joined = format!("{left}{right}");
         for (pieces, _) in &mut words {
@@ -87,7 +90,8 @@ fn write_clip(counts: &BTreeMap<String, u64>, folder: &Path) -> Result<()> {
     let mut seen = BTreeSet::new();
     vocabulary.retain(|piece| seen.insert(piece.clone()));
     vocabulary.extend(["<|startoftext|>".to_string(), "<|endoftext|>".to_string()]);
-    let ids: serde_json::Map<String, Value> = vocabulary.into_iter().enumerate().map(|(id, piece)| (piece, json!(id))).collect();
+    let ids: serde_json::Map<String, Value> =
+        vocabulary.into_iter().enumerate().map(|(id, piece)| (piece, json!(id))).collect();
     std::fs::create_dir_all(folder)?;
     std::fs::write(folder.join("vocab.json"), serde_json::to_string(&ids)?)?;
     std::fs::write(folder.join("merges.txt"), format!("#version: 0.2\n{}\n", merges.join("\n")))?;
@@ -112,11 +116,14 @@ fn write_t5(counts: &BTreeMap<String, u64>, folder: &Path) -> Result<()> {
     }
     pieces.extend(["s", "es"].map(|ending| (ending.to_string(), -8.0)));
     let known: BTreeSet<String> = pieces.iter().map(|(piece, _)| piece.clone()).collect();
-    let letters = (' '..='~').skip(1).filter(|letter| !letter.is_ascii_uppercase()).map(String::from).chain(["▁".to_string()]);
+    let letters =
+        (' '..='~').skip(1).filter(|letter| !letter.is_ascii_uppercase()).map(String::from).chain(["▁".to_string()]);
     pieces.extend(letters.filter(|letter| !known.contains(letter)).map(|letter| (letter, -14.0)));
-    let special = |id: usize, content: &str| json!({
-        "id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": true,
-    });
+    let special = |id: usize, content: &str| {
+        json!({
+            "id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": true,
+        })
+    };
     let metaspace = json!({ "type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": true });
     let tokenizer = json!({
         "version": "1.0", "truncation": null, "padding": null,

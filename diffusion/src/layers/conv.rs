@@ -75,7 +75,9 @@ impl Conv2d {
         }
         match (kernel, self.stride, self.padding, halve) {
             (3, 1, 1, false) => super::cpu_kernels::convolve(x, &weight, &bias, false),
-            (3, 2, 0, true) if height % 2 == 0 && width % 2 == 0 => super::cpu_kernels::convolve(x, &weight, &bias, true),
+            (3, 2, 0, true) if height % 2 == 0 && width % 2 == 0 => {
+                super::cpu_kernels::convolve(x, &weight, &bias, true)
+            }
             (1, 1, 0, false) => {
                 let mixed = weight.reshape([1, outputs, inputs]).expand([batch, outputs, inputs]);
                 let y = mixed.matmul(x.clone().reshape([batch, inputs, height * width]));

@@ -28,7 +28,8 @@ pub fn convolve(x: &Tensor<4>, weight: &Tensor<4>, bias: &Tensor<1>, halve: bool
     let x = x.clone().try_into_primitive::<Autodiff<Flex>>().ok()?;
     let weight = weight.clone().try_into_primitive::<Autodiff<Flex>>().ok()?;
     let bias = bias.clone().try_into_primitive::<Autodiff<Flex>>().ok()?;
-    let prepared = Convolution.prepare::<NoCheckpointing>([x.node(), weight.node(), bias.node()]).compute_bound().stateful();
+    let prepared =
+        Convolution.prepare::<NoCheckpointing>([x.node(), weight.node(), bias.node()]).compute_bound().stateful();
     let (x, weight, bias) = (x.into_parts().0, weight.into_parts().0, bias.into_parts().0);
     let y = convolution(&x, &weight, Some(&bias), halve);
     let y = match prepared {
@@ -40,7 +41,13 @@ pub fn convolve(x: &Tensor<4>, weight: &Tensor<4>, bias: &Tensor<1>, halve: bool
 
 /// Group norm followed by SiLU, `[batch, channels, height, width]` → the same shape. `None` where the tensor is not on
 /// the CPU.
-pub fn normalise_silu(x: &Tensor<4>, weight: &Tensor<1>, bias: &Tensor<1>, groups: usize, epsilon: f64) -> Option<Tensor<4>> {
+pub fn normalise_silu(
+    x: &Tensor<4>,
+    weight: &Tensor<1>,
+    bias: &Tensor<1>,
+    groups: usize,
+    epsilon: f64,
+) -> Option<Tensor<4>> {
     if let Ok(x) = x.clone().try_into_primitive::<Flex>() {
         let weight = weight.clone().try_into_primitive::<Flex>().ok()?;
         let bias = bias.clone().try_into_primitive::<Flex>().ok()?;
@@ -49,7 +56,8 @@ pub fn normalise_silu(x: &Tensor<4>, weight: &Tensor<1>, bias: &Tensor<1>, group
     let x = x.clone().try_into_primitive::<Autodiff<Flex>>().ok()?;
     let weight = weight.clone().try_into_primitive::<Autodiff<Flex>>().ok()?;
     let bias = bias.clone().try_into_primitive::<Autodiff<Flex>>().ok()?;
-    let prepared = NormSilu.prepare::<NoCheckpointing>([x.node(), weight.node(), bias.node()]).compute_bound().stateful();
+    let prepared =
+        NormSilu.prepare::<NoCheckpointing>([x.node(), weight.node(), bias.node()]).compute_bound().stateful();
     let (x, weight, bias) = (x.into_parts().0, weight.into_parts().0, bias.into_parts().0);
     let y = norm(&x, &weight, &bias, groups, epsilon);
     let y = match prepared {
@@ -91,7 +99,8 @@ pub fn modulate(x: &Tensor<3>, shift: &Tensor<3>, scale: &Tensor<3>, epsilon: f6
     let x = x.clone().try_into_primitive::<Autodiff<Flex>>().ok()?;
     let shift = shift.clone().try_into_primitive::<Autodiff<Flex>>().ok()?;
     let scale = scale.clone().try_into_primitive::<Autodiff<Flex>>().ok()?;
-    let prepared = Modulate.prepare::<NoCheckpointing>([x.node(), shift.node(), scale.node()]).compute_bound().stateful();
+    let prepared =
+        Modulate.prepare::<NoCheckpointing>([x.node(), shift.node(), scale.node()]).compute_bound().stateful();
     let (x, shift, scale) = (x.into_parts().0, shift.into_parts().0, scale.into_parts().0);
     let y = modulated(&x, &shift, &scale, epsilon);
     let y = match prepared {
@@ -266,7 +275,14 @@ fn convolution(x: &FlexTensor, weight: &FlexTensor, bias: Option<&FlexTensor>, h
             first.fill(bias.map_or(0.0, |bias| bias[output]));
             second.fill(bias.map_or(0.0, |bias| bias[other]));
             for (input, plane) in padded.chunks_exact(size.plane()).enumerate() {
-                add_taps(plane, size, taps(weight, output * inputs + input), taps(weight, other * inputs + input), first, second);
+                add_taps(
+                    plane,
+                    size,
+                    taps(weight, output * inputs + input),
+                    taps(weight, other * inputs + input),
+                    first,
+                    second,
+                );
             }
             for (y, flat) in y.chunks_mut(places).zip([&*first, &*second]) {
                 let rows = flat.chunks_exact(size.row()).skip(step - 1).step_by(step);
@@ -365,7 +381,8 @@ fn weight_gradient(x: &FlexTensor, gradient: &FlexTensor) -> FlexTensor {
     let size = Size { height: dims[2], width: dims[3] };
     let length = size.length();
     let padded: Vec<Vec<f32>> = x.storage::<f32>().par_chunks(inputs * size.places()).map(|x| size.pad(x)).collect();
-    let flat: Vec<Vec<f32>> = gradient.storage::<f32>().par_chunks(outputs * size.places()).map(|rows| size.flatten(rows)).collect();
+    let flat: Vec<Vec<f32>> =
+        gradient.storage::<f32>().par_chunks(outputs * size.places()).map(|rows| size.flatten(rows)).collect();
     // Small planes are taken several at once, since adding up the lanes would cost more than the products.
     let together = (4096 / size.places()).clamp(1, batch);
     let pairs = outputs.div_ceil(2);
@@ -381,7 +398,12 @@ fn weight_gradient(x: &FlexTensor, gradient: &FlexTensor) -> FlexTensor {
                 let mut lanes = Lanes::default();
                 for (padded, flat) in padded[pictures.clone()].iter().zip(&flat[pictures.clone()]) {
                     let plane = &padded[input * size.plane()..(input + 1) * size.plane()];
-                    lanes.add(plane, size, &flat[first * length..(first + 1) * length], &flat[second * length..(second + 1) * length]);
+                    lanes.add(
+                        plane,
+                        size,
+                        &flat[first * length..(first + 1) * length],
+                        &flat[second * length..(second + 1) * length],
+                    );
                 }
                 sums.extend(lanes.sums());
             }
@@ -391,7 +413,9 @@ fn weight_gradient(x: &FlexTensor, gradient: &FlexTensor) -> FlexTensor {
     let mut total = vec![0.0; outputs * inputs * 9];
     for (first, sums) in parts {
         for (input, sums) in sums.chunks_exact(18).enumerate() {
-            for (output, sums) in [first, first + 1].into_iter().zip(sums.chunks_exact(9)).filter(|(output, _)| *output < outputs) {
+            for (output, sums) in
+                [first, first + 1].into_iter().zip(sums.chunks_exact(9)).filter(|(output, _)| *output < outputs)
+            {
                 let at = (output * inputs + input) * 9;
                 total[at..at + 9].iter_mut().zip(sums).for_each(|(total, sum)| *total += sum);
             }
@@ -416,7 +440,9 @@ impl Lanes {
         let window = |k: usize| plane[k / 3 * row + k % 3..][..n].as_chunks::<LANES>().0;
         let windows: [&[[f32; LANES]]; 9] = std::array::from_fn(window);
         let [mut a, mut b] = self.0;
-        for (chunk, (d, e)) in first[..n].as_chunks::<LANES>().0.iter().zip(second[..n].as_chunks::<LANES>().0).enumerate() {
+        for (chunk, (d, e)) in
+            first[..n].as_chunks::<LANES>().0.iter().zip(second[..n].as_chunks::<LANES>().0).enumerate()
+        {
             for k in 0..9 {
                 let x = &windows[k][chunk];
                 for lane in 0..LANES {
@@ -523,7 +549,8 @@ impl Backward<Flex, 3> for NormSilu {
                 for c in 0..in_group {
                     let at = c * places..(c + 1) * places;
                     let (w, b) = (weight[first + c], bias[first + c]);
-                    let (d_sum, dx_sum) = silu_back(&x[at.clone()], &gradient[at.clone()], &mut back[at], mean, inverse, w, b);
+                    let (d_sum, dx_sum) =
+                        silu_back(&x[at.clone()], &gradient[at.clone()], &mut back[at], mean, inverse, w, b);
                     sums.push((dx_sum, d_sum));
                     mean_d += d_sum * w;
                     mean_dx += dx_sum * w;
@@ -635,7 +662,9 @@ impl Backward<Flex, 3> for Modulate {
             for ((back, x), gradient) in rows {
                 let (mean, inverse) = moments(x, epsilon);
                 let sums = shift_back.iter_mut().zip(scale_back.iter_mut()).zip(scale);
-                for (((back, x), gradient), ((shift_back, scale_back), scale)) in back.iter_mut().zip(x).zip(gradient).zip(sums) {
+                for (((back, x), gradient), ((shift_back, scale_back), scale)) in
+                    back.iter_mut().zip(x).zip(gradient).zip(sums)
+                {
                     *shift_back += gradient;
                     *scale_back = fused(*gradient, (x - mean) * inverse, *scale_back);
                     *back = gradient * (1.0 + scale);
@@ -719,7 +748,9 @@ impl Backward<Flex, 2> for Rms {
         let rows = back.chunks_exact_mut(width).zip(x.chunks_exact(width)).zip(gradient.chunks_exact(width));
         for ((back, x), gradient) in rows {
             let inverse = inverse_rms(x, epsilon);
-            for ((((back, x), gradient), weight), weight_back) in back.iter_mut().zip(x).zip(gradient).zip(weight).zip(&mut weight_back) {
+            for ((((back, x), gradient), weight), weight_back) in
+                back.iter_mut().zip(x).zip(gradient).zip(weight).zip(&mut weight_back)
+            {
                 *weight_back = fused(*gradient, x * inverse, *weight_back);
                 *back = gradient * weight;
             }
@@ -841,10 +872,19 @@ mod tests {
     fn convolves_as_burn_does_forward_and_backward() {
         let device = Device::flex().autodiff();
         for (inputs, outputs, side, halve) in [(3, 8, 16, false), (8, 3, 8, false), (5, 6, 12, true)] {
-            let (x, w, b) = (random([2, inputs, side, side], &device), random([outputs, inputs, 3, 3], &device), random([outputs], &device));
+            let (x, w, b) = (
+                random([2, inputs, side, side], &device),
+                random([outputs, inputs, 3, 3], &device),
+                random([outputs], &device),
+            );
             let ours = convolve(&x, &w, &b, halve).unwrap();
             let theirs = if halve {
-                conv2d(x.clone().pad((0, 1, 0, 1), 0.0), w.clone(), Some(b.clone()), ConvOptions::new([2, 2], [0, 0], [1, 1], 1))
+                conv2d(
+                    x.clone().pad((0, 1, 0, 1), 0.0),
+                    w.clone(),
+                    Some(b.clone()),
+                    ConvOptions::new([2, 2], [0, 0], [1, 1], 1),
+                )
             } else {
                 conv2d(x.clone(), w.clone(), Some(b.clone()), ConvOptions::new([1, 1], [1, 1], [1, 1], 1))
             };
@@ -896,12 +936,16 @@ mod tests {
     fn norms_and_turns_as_tensor_operations_do_forward_and_backward() {
         let device = Device::flex().autodiff();
         let (x, weight) = (random([2, 3, 4, 8], &device), random([8], &device));
-        let angle = Tensor::<2>::random([4, 4], Distribution::Normal(0.0, 1.0), &device).reshape([4, 4, 1]).expand([4, 4, 2]).reshape([4, 8]);
+        let angle = Tensor::<2>::random([4, 4], Distribution::Normal(0.0, 1.0), &device)
+            .reshape([4, 4, 1])
+            .expand([4, 4, 2])
+            .reshape([4, 8]);
         let (cos, sin) = (angle.clone().cos(), angle.sin());
         let ours = rotate(&rms(&x, &weight, 1e-6).unwrap(), &cos, &sin).unwrap();
         let normal = x.clone() * (x.clone().square().mean_dim(3) + 1e-6).sqrt().recip() * weight.clone().unsqueeze();
         let pairs = normal.clone().reshape([2, 3, 4, 4, 2]);
-        let turned = Tensor::cat(vec![pairs.clone().narrow(4, 1, 1) * -1.0, pairs.narrow(4, 0, 1)], 4).reshape([2, 3, 4, 8]);
+        let turned =
+            Tensor::cat(vec![pairs.clone().narrow(4, 1, 1) * -1.0, pairs.narrow(4, 0, 1)], 4).reshape([2, 3, 4, 8]);
         let theirs = normal * cos.unsqueeze() + turned * sin.unsqueeze();
         same(ours.clone(), theirs.clone());
         let weighting = Tensor::random(ours.dims(), Distribution::Normal(0.0, 1.0), &device);

@@ -43,7 +43,8 @@ impl GroupNorm {
     pub fn forward_silu(&self, x: Tensor<4>) -> Tensor<4> {
         #[cfg(feature = "cpu-kernels")]
         if x.dtype() == DType::F32 {
-            let y = super::cpu_kernels::normalise_silu(&x, &self.weight.val(), &self.bias.val(), self.groups, self.epsilon);
+            let y =
+                super::cpu_kernels::normalise_silu(&x, &self.weight.val(), &self.bias.val(), self.groups, self.epsilon);
             if let Some(y) = y {
                 return y;
             }

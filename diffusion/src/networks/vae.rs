@@ -234,7 +234,8 @@ struct DownBlock {
 
 impl DownBlock {
     fn new(inputs: usize, outputs: usize, layers: usize, groups: usize, halves: bool, device: &Device) -> Self {
-        let resnets = (0..layers).map(|i| ResnetBlock::new(if i == 0 { inputs } else { outputs }, outputs, groups, device));
+        let resnets =
+            (0..layers).map(|i| ResnetBlock::new(if i == 0 { inputs } else { outputs }, outputs, groups, device));
         Self { resnets: resnets.collect(), downsamplers: halves.then(|| vec![Downsample::new(outputs, device)]) }
     }
 
@@ -252,7 +253,8 @@ struct UpBlock {
 
 impl UpBlock {
     fn new(inputs: usize, outputs: usize, layers: usize, groups: usize, doubles: bool, device: &Device) -> Self {
-        let resnets = (0..layers).map(|i| ResnetBlock::new(if i == 0 { inputs } else { outputs }, outputs, groups, device));
+        let resnets =
+            (0..layers).map(|i| ResnetBlock::new(if i == 0 { inputs } else { outputs }, outputs, groups, device));
         Self { resnets: resnets.collect(), upsamplers: doubles.then(|| vec![Upsample::new(outputs, device)]) }
     }
 

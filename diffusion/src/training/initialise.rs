@@ -35,7 +35,8 @@ impl ModuleMapper for Initialiser<'_> {
         let device = param.lazy_device();
         let dims: [usize; D] = param.lazy_shape().dims();
         let layer = self.path.iter().rev().nth(1).map_or("", String::as_str);
-        let is_embedding = ["embedding", "shared", "embed_tokens", "relative_attention_bias"].iter().any(|part| layer.contains(part));
+        let is_embedding =
+            ["embedding", "shared", "embed_tokens", "relative_attention_bias"].iter().any(|part| layer.contains(part));
         let values = if is_embedding {
             self.random.normal(dims, &device) * self.embedding_deviation
         } else {

@@ -73,18 +73,25 @@ impl AdamW {
         let norm = global_norm(&network, &gradients);
         let clip = if norm > self.config.max_grad_norm { self.config.max_grad_norm / norm } else { 1.0 };
         self.steps += 1;
-        let network = network.map(&mut Step { optimizer: self, gradients: &mut gradients, learning_rate, clip, path: Vec::new() });
+        let network = network.map(&mut Step {
+            optimizer: self,
+            gradients: &mut gradients,
+            learning_rate,
+            clip,
+            path: Vec::new(),
+        });
         (network, norm)
     }
 
     /// One parameter's update, all flattened: `p − lr·(m̂ / (√v̂ + ε) + λ·p)`.
     fn update(&mut self, path: &str, weights: Tensor<1>, gradient: Tensor<1>, learning_rate: f64) -> Tensor<1> {
         let rates = self.rates(learning_rate);
-        let moments = self.moments.remove(path).unwrap_or_else(|| Moments {
-            first: Tensor::zeros_like(&gradient),
-            second: Tensor::zeros_like(&gradient),
-        });
-        let on_cpu = weights.device() == Device::flex() && weights.dtype() == DType::F32 && gradient.dtype() == DType::F32;
+        let moments = self
+            .moments
+            .remove(path)
+            .unwrap_or_else(|| Moments { first: Tensor::zeros_like(&gradient), second: Tensor::zeros_like(&gradient) });
+        let on_cpu =
+            weights.device() == Device::flex() && weights.dtype() == DType::F32 && gradient.dtype() == DType::F32;
         let (weights, moments) = if on_cpu {
             rates.update_in_one_pass(weights, gradient, moments)
         } else {
@@ -218,7 +225,9 @@ mod tests {
         let moments = Moments { first: draw(), second: draw().square() };
         let (slow, slow_moments) = rates.update(weights.clone(), gradient.clone(), moments.clone());
         let (fast, fast_moments) = rates.update_in_one_pass(weights, gradient, moments);
-        for (fast, slow) in [(fast, slow), (fast_moments.first, slow_moments.first), (fast_moments.second, slow_moments.second)] {
+        for (fast, slow) in
+            [(fast, slow), (fast_moments.first, slow_moments.first), (fast_moments.second, slow_moments.second)]
+        {
             fast.into_data().assert_approx_eq::<f32>(&slow.into_data(), Tolerance::rel_abs(1e-5, 1e-6));
         }
     }
