@@ -2,7 +2,7 @@
 
 use std::io::IsTerminal as _;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
@@ -15,15 +15,19 @@ pub struct Meter {
 /// Stands in for the bar where there is no terminal to draw on.
 struct Tenths {
     label: String,
-    told: Mutex<u64>,
+    /// The last tenth told, and when.
+    told: Mutex<(u64, Instant)>,
 }
+
+/// Least time between two lines, so that short things do not fill the log.
+const PAUSE: Duration = Duration::from_secs(2);
 
 impl Tenths {
     fn tell(&self, position: u64, total: u64, note: &str) {
         let tenth = (position * 10).checked_div(total).unwrap_or(0);
         let mut told = self.told.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if tenth > *told {
-            *told = tenth;
+        if tenth > told.0 && told.1.elapsed() > PAUSE {
+            *told = (tenth, Instant::now());
             eprintln!("{} {} %  {note}", self.label, tenth * 10);
         }
     }
@@ -70,7 +74,7 @@ impl Meter {
         bar.enable_steady_tick(Duration::from_millis(120));
         let tenths = (!terminal).then(|| {
             eprintln!("{label} …");
-            Arc::new(Tenths { label, told: Mutex::new(0) })
+            Arc::new(Tenths { label, told: Mutex::new((0, Instant::now())) })
         });
         Self { bar, tenths }
     }
