@@ -133,11 +133,7 @@ impl Demo {
     }
 
     async fn train(&self, client: &Client, dataset: &Dataset) -> Result<Training, Failure> {
-        // The name belongs to the demo: what an earlier one made goes.
-        match client.delete(&format!("/v1/models/{STYLE}")).await {
-            Ok(()) | Err(Failure::Refused(_)) => {}
-            Err(failure) => return Err(failure),
-        }
+        clear_name(client).await?;
         let request = json!({
             "name": STYLE, "dataset": dataset.id, "model": built_in::CHECKPOINT, "trigger_word": STYLE, "steps": STEPS, "rank": RANK,
             "learning_rate": LEARNING_RATE, "batch_size": BATCH_SIZE, "seed": TRAINING_SEED,
@@ -209,6 +205,25 @@ struct Made {
     prompt: String,
     artifacts: Vec<Artifact>,
     images: Vec<RgbImage>,
+}
+
+/// The name belongs to the demo: what an earlier one has made goes, and so does what an interrupted one still wants.
+async fn clear_name(client: &Client) -> Outcome {
+    for training in client.list("/v1/trainings").await? {
+        let unfinished = training["status"] == "queued" || training["status"] == "running";
+        if training["name"] != STYLE || !unfinished {
+            continue;
+        }
+        client.act(training["urls"]["cancel"].as_str().unwrap_or_default()).await?;
+        match follow(client, training, "canceling the training of an interrupted demo").await {
+            Ok(_) | Err(Failure::Canceled(_) | Failure::Failed(_)) => {}
+            Err(failure) => return Err(failure),
+        }
+    }
+    match client.delete(&format!("/v1/models/{STYLE}")).await {
+        Ok(()) | Err(Failure::Refused(_)) => Ok(()),
+        Err(failure) => Err(failure),
+    }
 }
 
 fn read_picture(file: &Path) -> Result<RgbImage, Failure> {
