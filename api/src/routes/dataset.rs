@@ -106,34 +106,18 @@ pub struct Upload {
 
 /// The form: either pictures, each with a caption if it has one, or one archive.
 #[derive(ToSchema)]
-#[serde(untagged)]
-#[allow(dead_code, reason = "describes the form; its parts are read one by one")]
-pub enum ImagesForm {
-    Pictures(PicturesForm),
-    Archive(ArchiveForm),
-}
-
-/// Pictures and their captions.
-#[derive(ToSchema)]
 #[serde(deny_unknown_fields)]
 #[allow(dead_code, reason = "describes the form; its parts are read one by one")]
-pub struct PicturesForm {
+pub struct ImagesForm {
     /// PNG, JPEG or WebP; at most 25 MiB, 8192 px a side and 40 megapixels each.
-    #[schema(value_type = Vec<String>, format = Binary, min_items = 1)]
-    image: Vec<Vec<u8>>,
+    #[schema(value_type = Option<Vec<String>>, format = Binary)]
+    image: Option<Vec<Vec<u8>>>,
     /// Caption of the picture before it, or of the next one if that has its caption or there is none.
     #[schema(max_length = 10000, pattern = r"^[^\u0000]*$")]
     caption: Option<String>,
-}
-
-/// An archive of pictures and their captions.
-#[derive(ToSchema)]
-#[serde(deny_unknown_fields)]
-#[allow(dead_code, reason = "describes the form; its parts are read one by one")]
-pub struct ArchiveForm {
     /// A zip of `photo.png` with `photo.txt` beside it; at most 2 GiB and 10 000 entries.
-    #[schema(value_type = String, format = Binary)]
-    archive: Vec<u8>,
+    #[schema(value_type = Option<String>, format = Binary)]
+    archive: Option<Vec<u8>>,
 }
 
 impl From<dataset::Dataset> for Dataset {

@@ -56,8 +56,7 @@ async fn requests_refuse_unknown_fields_by_contract() {
         "GenerationRequest",
         "LoraRequest",
         "TrainingRequest",
-        "PicturesForm",
-        "ArchiveForm",
+        "ImagesForm",
         "ModelForm",
     ] {
         assert_eq!(schemas[name]["additionalProperties"], Value::Bool(false), "{name}");
