@@ -123,7 +123,7 @@ impl Follower<'_> {
                 }
             }
             "warning" => self.meter.say(&format!("warning: {message}")),
-            "retrying" => self.meter.say(&format!("an attempt failed, trying again: {message}")),
+            "retrying" => self.meter.say(&format!("back in the queue: {message}")),
             "succeeded" | "failed" | "canceled" => return true,
             _ => {}
         }
