@@ -18,6 +18,12 @@ scripts/check_openapi.sh
 say "lints"
 cargo clippy --workspace --all-targets --quiet -- -D warnings
 
+# Not when somebody asks for a few tests only.
+if [ $# -eq 0 ]; then
+    say "every operation of the API, by schemathesis"
+    scripts/contract.sh
+fi
+
 say "tests"
 # Not nextest: it gives each test a process, and so each would make a Postgres of its own instead of sharing one.
 exec cargo test --workspace --no-fail-fast "$@"
