@@ -31,7 +31,7 @@ worker N='1' *args:
 # write anew everything that is generated and committed
 bless:
     mkdir -p openapi
-    cargo run --quiet -p pyrograph -- openapi > openapi/openapi.json.part
+    scripts/openapi.sh > openapi/openapi.json.part
     mv openapi/openapi.json.part openapi/openapi.json
     cargo fmt --all
 

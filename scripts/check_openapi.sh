@@ -4,7 +4,7 @@ set -eu
 cd -- "$(dirname -- "$0")/.."
 fresh=$(mktemp)
 trap 'rm -f -- "$fresh"' EXIT
-cargo run --quiet -p pyrograph -- openapi > "$fresh"
+scripts/openapi.sh > "$fresh"
 if ! diff -u openapi/openapi.json "$fresh"; then
     echo "openapi/openapi.json is behind the code: run \`just bless\` and commit it" >&2
     exit 1
