@@ -84,6 +84,12 @@ pub fn load(list: &Path, art: &Path) -> Result<Vec<Concept>> {
     concepts.collect()
 }
 
+/// The names of a list of concepts.
+pub fn names(list: &Path) -> Result<Vec<String>> {
+    let text = std::fs::read_to_string(list).with_context(|| list.display().to_string())?;
+    text.lines().map(|line| Ok(line.split_once('\t').with_context(|| format!("no tab in {line:?}"))?.1.to_string())).collect()
+}
+
 /// "two small mirrored dogs on a blue background"
 pub fn caption(name: &str, attributes: Attributes) -> String {
     let mut words = Vec::new();

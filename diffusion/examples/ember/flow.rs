@@ -44,6 +44,9 @@ pub struct Arguments {
     /// Only the first concepts, to try things out.
     #[arg(long)]
     first: Option<usize>,
+    /// Only the concepts of this shorter list.
+    #[arg(long)]
+    only: Option<PathBuf>,
     /// Go on where the last run stopped.
     #[arg(long)]
     resume: bool,
@@ -171,7 +174,6 @@ struct Examples {
     /// Normalised, packed.
     latents: Vec<f32>,
     allowed: Vec<bool>,
-    concepts: usize,
 }
 
 impl Examples {
@@ -192,7 +194,6 @@ impl Examples {
             empty: (clip.encode("")?, t5.encode("")?),
             latents,
             allowed: all().map(|(concept, attributes)| !held_out(&concept.name, attributes)).collect(),
-            concepts: concepts.len(),
         })
     }
 
@@ -215,11 +216,19 @@ pub fn train(concepts: &[Concept], arguments: &Arguments) -> Result<()> {
     let device = Device::flex().autodiff();
     let out = &arguments.out;
     let concepts = &concepts[..arguments.first.unwrap_or(concepts.len()).min(concepts.len())];
+    let chosen = match &arguments.only {
+        Some(list) => {
+            let names = crate::dataset::names(list)?;
+            (0..concepts.len()).filter(|index| names.contains(&concepts[*index].name)).collect()
+        }
+        None => (0..concepts.len()).collect::<Vec<usize>>(),
+    };
+    ensure!(!chosen.is_empty(), "none of the concepts is in the shorter list");
     let configs = configs(out)?;
     let examples = Examples::load(concepts, out)?;
     let mut random = Random::new(2);
     let mut networks = initialise(Networks::new(&configs, &device), 0.5, &mut random);
-    println!("{} parameters, {} concepts", networks.num_params(), concepts.len());
+    println!("{} parameters, {} concepts", networks.num_params(), chosen.len());
     let mut optimizer = AdamW::new(AdamWConfig::default());
     let mut before = 0.0;
     if arguments.resume {
@@ -250,7 +259,7 @@ pub fn train(concepts: &[Concept], arguments: &Arguments) -> Result<()> {
         let mut batch = Vec::with_capacity(arguments.batch);
         while batch.len() < arguments.batch {
             if order.is_empty() {
-                order = (0..examples.concepts).collect();
+                order = chosen.clone();
             }
             let concept = order.swap_remove(random.below(order.len()));
             batch.push(examples.draw(concept, &mut random));
