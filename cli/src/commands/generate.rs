@@ -19,9 +19,9 @@ use crate::output::say;
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  pyrograph generate \"a red fox, blue background\"
-  pyrograph generate \"a fox\" --lora pencil:0.8 --seed 7 --num-images 4 --output pictures/
-  pyrograph generate \"a fox\" --json | jq -r '.artifacts[].url'")]
+  pyrograph generate \"owl on a blue background\"
+  pyrograph generate \"two owls\" --lora pencil:0.8 --seed 7 --num-images 4 --output pictures/
+  pyrograph generate \"owl\" --json | jq -r '.artifacts[].url'")]
 pub struct Generate {
     /// What the picture should show
     pub prompt: String,

@@ -41,7 +41,7 @@ impl Up {
         say!("  Storage  {} (S3)", platform.storage_endpoint());
         say!("  Data     {}", platform.folder().display());
         say!(
-            "\nTry: pyrograph generate \"a red fox\"{}",
+            "\nTry: pyrograph generate \"owl on a blue background\"{}",
             if platform.url().ends_with(":8080") { String::new() } else { format!(" --server {}", platform.url()) }
         );
         let ended = tokio::select! {
