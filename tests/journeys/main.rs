@@ -1,7 +1,7 @@
 //! Whole journeys: the built `pyrograph` as processes, a real Postgres, a real S3 server, and the REST API between.
 //!
 //! The happy road first (`road`, `pictures`, `command_line`, `embedded_stack`), then what the API refuses (`refusals`,
-//! `presigned`, `contract`), then everything that can go wrong below a running job (`crash`, `lost_lease`, `takeover`, `resume`,
+//! `presigned`, `contract`) or the engine does (`misfits`), then everything that can go wrong below a running job (`crash`, `lost_lease`, `takeover`, `resume`,
 //! `cancel`, `events`, `acknowledged`), and what must never be seen (`secrets`).
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -13,6 +13,7 @@ mod crash;
 mod embedded_stack;
 mod events;
 mod lost_lease;
+mod misfits;
 mod pictures;
 mod presigned;
 mod refusals;
