@@ -31,8 +31,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Trains LoRA adapters and makes pictures, on machines that you own
 ///
-/// Start everything with `pyrograph up`, then `pyrograph generate "owl on a blue background"` in another terminal. The same things are
-/// a REST API: its documentation is at /docs of the running server.
+/// Start everything with `pyrograph up`, then `pyrograph generate "owl on a blue background"` in another terminal. The
+/// same things are a REST API: its documentation is at /docs of the running server.
 #[derive(Debug, Parser)]
 #[command(name = "pyrograph", version, arg_required_else_help = true, after_long_help = help_tables())]
 struct Pyrograph {
