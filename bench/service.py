@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 import asyncpg
 
 UP, SERVE, TWIN = "127.0.0.1:18080", "127.0.0.1:18081", "127.0.0.1:18082"
-CONNECTIONS, SECONDS, ROUNDS = 32, 4, 5
+CONNECTIONS, SECONDS, ROUNDS = 32, 3, 3
 BODY = {"prompt": "a big fox on a blue background", "model": "ember", "seed": 7, "num_images": 1}
 
 
@@ -114,7 +114,7 @@ def load(build, method, address, path, body=""):
     return result
 
 
-def compare(report, build, what, goal, requests):
+def compare(report, build, what, goal, processes, requests):
     sides = {}
     for address, (method, path, body) in requests.items():
         load(build, method, address, path, body)  # warm
@@ -126,7 +126,7 @@ def compare(report, build, what, goal, requests):
     ratio = statistics.median(a["per_second"] / b["per_second"] for a, b in zip(sides[SERVE], sides[TWIN]))
     report.row(f"API: {what}, {CONNECTIONS} connections",
                f"{middle(SERVE, 'per_second'):.0f}/s, p50 {middle(SERVE, 'p50_ms'):.1f} ms, p99 {middle(SERVE, 'p99_ms'):.1f} ms",
-               f"FastAPI {middle(TWIN, 'per_second'):.0f}/s, p50 {middle(TWIN, 'p50_ms'):.1f} ms, p99 {middle(TWIN, 'p99_ms'):.1f} ms",
+               f"FastAPI, {processes} process{'es' if processes > 1 else ''}: {middle(TWIN, 'per_second'):.0f}/s, p50 {middle(TWIN, 'p50_ms'):.1f} ms, p99 {middle(TWIN, 'p99_ms'):.1f} ms",
                f"{ratio:.1f}×", f"≥ {goal}×", ratio >= goal)
 
 
@@ -142,16 +142,23 @@ def api(report, root, build, services, log):
         "PYROGRAPH_S3_ACCESS_KEY_ID": storage["access_key"], "PYROGRAPH_S3_SECRET_ACCESS_KEY": storage["secret_key"]}
     serve = [build / "pyrograph", "serve", "--bind", SERVE]
     host, port = TWIN.split(":")
-    twin = [root / ".venv-bench/bin/uvicorn", "app:app", "--app-dir", root / "bench/fastapi_twin", "--host", host, "--port", port,
-            "--workers", "2", "--log-level", "warning", "--no-access-log"]
-    with running("serve", serve, SERVE, "/readyz", environment, log), running("twin", twin, TWIN, "/openapi.json", environment, log):
-        body = json.dumps(BODY)
-        ids = {address: call("POST", address, "/v1/generations", BODY)["id"] for address in (SERVE, TWIN)}
-        answers = [call("GET", address, f"/v1/generations/{ids[SERVE]}") for address in (SERVE, TWIN)]
-        if answers[0].keys() != answers[1].keys():
-            raise RuntimeError(f"the twin answers something else: {answers[0].keys() ^ answers[1].keys()}")
-        compare(report, build, "create", 3, {address: ("POST", "/v1/generations", body) for address in ids})
-        compare(report, build, "get", 5, {address: ("GET", f"/v1/generations/{id}", "") for address, id in ids.items()})
+    with running("serve", serve, SERVE, "/readyz", environment, log):
+        for processes in (1, 2):
+            twin = [root / ".venv-bench/bin/uvicorn", "app:app", "--app-dir", root / "bench/fastapi_twin", "--host", host,
+                    "--port", port, "--workers", str(processes), "--log-level", "warning", "--no-access-log"]
+            with running("twin", twin, TWIN, "/openapi.json", environment, log):
+                beside_twin(report, build, processes)
+
+
+def beside_twin(report, build, processes):
+    ids = {address: call("POST", address, "/v1/generations", BODY)["id"] for address in (SERVE, TWIN)}
+    answers = [call("GET", address, f"/v1/generations/{ids[SERVE]}") for address in (SERVE, TWIN)]
+    if answers[0].keys() != answers[1].keys():
+        raise RuntimeError(f"the twin answers something else: {answers[0].keys() ^ answers[1].keys()}")
+    create = {address: ("POST", "/v1/generations", json.dumps(BODY)) for address in ids}
+    get = {address: ("GET", f"/v1/generations/{id}", "") for address, id in ids.items()}
+    compare(report, build, "create", 3, processes, create)
+    compare(report, build, "get", 5, processes, get)
 
 
 def measure(report, root, build):
