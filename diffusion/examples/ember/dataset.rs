@@ -87,7 +87,9 @@ pub fn load(list: &Path, art: &Path) -> Result<Vec<Concept>> {
 /// The names of a list of concepts.
 pub fn names(list: &Path) -> Result<Vec<String>> {
     let text = std::fs::read_to_string(list).with_context(|| list.display().to_string())?;
-    text.lines().map(|line| Ok(line.split_once('\t').with_context(|| format!("no tab in {line:?}"))?.1.to_string())).collect()
+    text.lines()
+        .map(|line| Ok(line.split_once('\t').with_context(|| format!("no tab in {line:?}"))?.1.to_string()))
+        .collect()
 }
 
 /// "two small mirrored dogs on a blue background"

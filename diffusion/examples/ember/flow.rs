@@ -201,9 +201,9 @@ impl Examples {
     fn draw(&self, concept: usize, random: &mut Random) -> usize {
         loop {
             let background = if random.chance(0.4) { 0 } else { 1 + random.below(BACKGROUNDS.len() - 1) };
-            let small = usize::from(random.chance(0.1));
-            let mirrored = usize::from(random.chance(0.08));
-            let two = usize::from(random.chance(0.1));
+            let small = usize::from(random.chance(0.3));
+            let mirrored = usize::from(random.chance(0.15));
+            let two = usize::from(random.chance(0.3));
             let index = concept * COMBINATIONS + background * 8 + small + 2 * mirrored + 4 * two;
             if self.allowed[index] {
                 return index;
