@@ -15,7 +15,7 @@ use crate::words::write_json;
 use crate::{autoencoder, flow};
 
 /// What a request may leave out, chosen by `measure`.
-const DEFAULTS: (usize, f64) = (12, 2.0);
+const DEFAULTS: (usize, f64) = (12, 3.0);
 
 pub fn assemble(out: &Path, model: &Path) -> Result<()> {
     let device = Device::flex();
