@@ -1,0 +1,64 @@
+//! Rotary embedding.
+
+use burn::backend::autodiff::checkpoint::base::Checkpointer;
+use burn::backend::autodiff::checkpoint::strategy::NoCheckpointing;
+use burn::backend::autodiff::grads::Gradients;
+use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
+use burn::backend::flex::FlexTensor;
+use burn::backend::{Autodiff, Flex};
+use burn::prelude::*;
+use burn::tensor::DType;
+
+use super::{primitive, tensor, values};
+
+/// Turns pairs of neighbouring channels of `[batch, heads, tokens, head]` by angles whose cosines and sines are
+/// `[tokens, head]`, each twice in a row. `None` where the tensors are not of f32 on the CPU.
+pub fn rotate(x: &Tensor<4>, cos: &Tensor<2>, sin: &Tensor<2>) -> Option<Tensor<4>> {
+    if x.dtype() != DType::F32 {
+        return None;
+    }
+    let (cos, sin) = (primitive(cos)?, primitive(sin)?);
+    if let Ok(x) = x.clone().try_into_primitive::<Flex>() {
+        return Some(Tensor::from_primitive::<Flex>(rotated(&x, &cos, &sin, 1.0)));
+    }
+    let x = x.clone().try_into_primitive::<Autodiff<Flex>>().ok()?;
+    let prepared = Rotate.prepare::<NoCheckpointing>([x.node()]).compute_bound().stateful();
+    let y = rotated(&x.into_parts().0, &cos, &sin, 1.0);
+    let y = match prepared {
+        OpsKind::Tracked(prepared) => prepared.finish((cos, sin), y),
+        OpsKind::UnTracked(prepared) => prepared.finish(y),
+    };
+    Some(Tensor::from_primitive::<Autodiff<Flex>>(y))
+}
+
+#[derive(Debug)]
+struct Rotate;
+
+/// Turns by the angles times `way`, which is 1 or −1.
+fn rotated(x: &FlexTensor, cos: &FlexTensor, sin: &FlexTensor, way: f32) -> FlexTensor {
+    let (x, dims) = values(x);
+    let (cos, sin) = (cos.to_contiguous(), sin.to_contiguous());
+    let (x, cos, sin) = (x.storage::<f32>(), cos.storage::<f32>(), sin.storage::<f32>());
+    let mut y = vec![0.0; x.len()];
+    for (y, x) in y.chunks_exact_mut(cos.len()).zip(x.chunks_exact(cos.len())) {
+        let angles = cos.as_chunks::<2>().0.iter().zip(sin.as_chunks::<2>().0);
+        for ((y, x), (cos, sin)) in y.as_chunks_mut::<2>().0.iter_mut().zip(x.as_chunks::<2>().0).zip(angles) {
+            let (cos, sin) = (cos[0], sin[0] * way);
+            *y = [x[0] * cos - x[1] * sin, x[1] * cos + x[0] * sin];
+        }
+    }
+    tensor(y, [dims[0], dims[1], dims[2], dims[3]])
+}
+
+impl Backward<Flex, 1> for Rotate {
+    type State = (FlexTensor, FlexTensor);
+
+    fn backward(self, ops: Ops<Self::State, 1>, gradients: &mut Gradients, _: &mut Checkpointer) {
+        let [node] = ops.parents;
+        let (cos, sin) = ops.state;
+        let gradient = gradients.consume::<Flex>(&ops.node);
+        if let Some(node) = node {
+            gradients.register::<Flex>(node.id, rotated(&gradient, &cos, &sin, -1.0));
+        }
+    }
+}
