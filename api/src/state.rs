@@ -6,6 +6,7 @@ use std::sync::Arc;
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use domain::event::Feed;
+use domain::generation::Desk;
 use domain::model::Catalog;
 use domain::{Pools, Storage};
 use sqlx::PgPool;
@@ -19,6 +20,7 @@ const MAX_REQUESTS: usize = 1024;
 pub struct State {
     pub(crate) pool: PgPool,
     pub(crate) catalog: Catalog,
+    pub(crate) desk: Desk,
     pub(crate) storage: Storage,
     pub(crate) feed: Feed,
     /// Cancelled when the server is to stop; streams end then.
@@ -29,8 +31,10 @@ pub struct State {
 impl State {
     /// Starts to listen for events, on one connection of `pools.listen`.
     pub async fn new(pools: Pools, storage: Storage) -> Self {
+        let catalog = Catalog::new(pools.api.clone());
         Self {
-            catalog: Catalog::new(pools.api.clone()),
+            desk: Desk::new(pools.api.clone(), catalog.clone()),
+            catalog,
             feed: Feed::start(pools.listen).await,
             pool: pools.api,
             storage,

@@ -6,7 +6,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// `field` names a field of the request as the client wrote it; messages are sentences for people and hold no secret,
 /// but for those of `Unavailable` and `Internal`, which are for the log only.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
     #[error("there is no {noun} {id}")]
     NotFound { noun: &'static str, id: String },

@@ -1,6 +1,11 @@
-//! Generations: requests for pictures. A request becomes [`GenerationParams`], which cannot be built with a wrong value; one
-//! statement writes the generation and its queued job; the worker's result arrives in one fenced transaction. Not here: the
-//! lifecycle of the job (`job`), or the making of pictures.
+//! Generations: requests for pictures. A request becomes [`GenerationParams`], which cannot be built with a wrong value; the
+//! [`Desk`] writes the generation and its queued job in one statement; the worker's result arrives in one fenced transaction.
+//! Not here: the lifecycle of the job (`job`), or the making of pictures.
+
+mod desk;
+mod request;
+
+use std::collections::HashMap;
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -9,107 +14,19 @@ use sqlx::types::Json;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+pub use desk::Desk;
+pub use request::{GenerationParams, GenerationRequest, LoraRequest, MAX_IMAGES, MAX_LORAS, MAX_PROMPT_CHARS, SIDES};
+pub(crate) use request::{in_range, on_grid, seed};
+
 use crate::artifact::{self, Artifact, ArtifactKind, NewArtifact};
 use crate::event;
 use crate::job::{self, Claim, ErrorClass, JobStatus};
-use crate::model::{self, Catalog, Model, ModelFiles, ModelKind, ModelRef};
+use crate::model::{self, ModelFiles, ModelRef};
 use crate::report::{JobError, Report};
-use crate::{Error, GenerationId, JobId, ModelId, Page, PageRequest, Result, Storage, begin, bounded, integer};
+use crate::{Error, GenerationId, JobId, ModelId, Page, PageRequest, Result, Storage, begin, bounded};
 
-/// Most characters of a prompt.
-pub const MAX_PROMPT_CHARS: usize = 10_000;
-/// Most pictures of one generation.
-pub const MAX_IMAGES: u32 = 4;
-/// Most LoRAs of one generation.
-pub const MAX_LORAS: usize = 8;
-/// Smallest and largest side, in pixels.
-pub const SIDES: std::ops::RangeInclusive<u32> = 16..=2048;
-/// Sides are multiples of this many pixels, whatever the model; its own grid is a power of two as well.
-const GRID: u32 = 16;
 /// The model that is meant when a request names none.
 pub const DEFAULT_MODEL: &str = "ember";
-
-/// What a client sends. Whatever is left out comes from the model's defaults.
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct GenerationRequest {
-    /// What to show.
-    #[schema(
-        min_length = 1,
-        max_length = 10000,
-        pattern = r"^[^\u0000]*$",
-        example = "a big fox on a blue background"
-    )]
-    pub prompt: String,
-    /// What not to show; it has an effect when `true_cfg_scale` is above 1.
-    #[schema(max_length = 10000, pattern = r"^[^\u0000]*$")]
-    #[serde(default)]
-    pub negative_prompt: Option<String>,
-    /// Name or id of a checkpoint.
-    #[schema(min_length = 1, max_length = 63, pattern = r"^[A-Za-z0-9][A-Za-z0-9._-]*$", default = "ember")]
-    #[serde(default)]
-    pub model: Option<String>,
-    /// LoRAs to run with, at most eight.
-    #[schema(max_items = 8)]
-    #[serde(default)]
-    pub loras: Vec<LoraRequest>,
-    /// How many pictures; picture `i` uses `seed + i`.
-    #[schema(minimum = 1, maximum = 4, default = 1)]
-    #[serde(default, deserialize_with = "integer::optional")]
-    pub num_images: Option<u32>,
-    /// Denoising steps.
-    #[schema(minimum = 1, maximum = 200)]
-    #[serde(default, deserialize_with = "integer::optional")]
-    pub num_inference_steps: Option<u32>,
-    /// Strength of the guidance that is built into a guidance-distilled model.
-    #[schema(minimum = 0, maximum = 30)]
-    #[serde(default)]
-    pub guidance_scale: Option<f64>,
-    /// Strength of classifier-free guidance against the negative prompt; 1 is none.
-    #[schema(minimum = 0, maximum = 30)]
-    #[serde(default)]
-    pub true_cfg_scale: Option<f64>,
-    /// Pixels; a multiple of the model's `size_multiple`.
-    #[schema(minimum = 16, maximum = 2048, multiple_of = 16)]
-    #[serde(default, deserialize_with = "integer::optional")]
-    pub width: Option<u32>,
-    /// Pixels; a multiple of the model's `size_multiple`.
-    #[schema(minimum = 16, maximum = 2048, multiple_of = 16)]
-    #[serde(default, deserialize_with = "integer::optional")]
-    pub height: Option<u32>,
-    /// The same seed gives the same picture; absent or -1 draws one.
-    #[schema(minimum = -1, maximum = 9223372036854775807_i64)]
-    #[serde(default, deserialize_with = "integer::optional")]
-    pub seed: Option<i64>,
-}
-
-/// A LoRA of a request.
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct LoraRequest {
-    /// Name or id of a LoRA.
-    #[schema(min_length = 1, max_length = 63, pattern = r"^[A-Za-z0-9][A-Za-z0-9._-]*$", example = "clay")]
-    pub model: String,
-    /// Factor on its effect: 1 as trained, 0 none.
-    #[schema(minimum = -10, maximum = 10, default = 1.0)]
-    #[serde(default)]
-    pub scale: Option<f64>,
-}
-
-/// Parameters that are in range and on the model's grid, with nothing left out. Kept as JSON in the row.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct GenerationParams {
-    pub prompt: String,
-    pub negative_prompt: Option<String>,
-    pub num_images: u32,
-    pub num_inference_steps: u32,
-    pub guidance_scale: f64,
-    pub true_cfg_scale: f64,
-    /// Pixels.
-    pub width: u32,
-    /// Pixels.
-    pub height: u32,
-}
 
 /// A LoRA that a generation runs with.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -148,190 +65,6 @@ pub struct GenerationWork {
 pub struct WorkLora {
     pub model: ModelFiles,
     pub scale: f64,
-}
-
-impl GenerationParams {
-    /// Fills in the model's defaults and checks every value. Errors: `Invalid`, naming the field.
-    pub fn parse(request: GenerationRequest, model: &Model) -> Result<Self> {
-        if model.kind != ModelKind::Checkpoint {
-            return Err(Error::invalid(
-                "model",
-                format!("`{}` is a LoRA: name it in `loras` and a checkpoint in `model`.", model.name),
-            ));
-        }
-        let defaults = &model.defaults;
-        check_prompt("prompt", &request.prompt, 1)?;
-        if let Some(negative) = &request.negative_prompt {
-            check_prompt("negative_prompt", negative, 0)?;
-        }
-        Ok(Self {
-            prompt: request.prompt,
-            negative_prompt: request.negative_prompt,
-            num_images: in_range("num_images", request.num_images.unwrap_or(1), 1..=MAX_IMAGES)?,
-            num_inference_steps: in_range(
-                "num_inference_steps",
-                request.num_inference_steps.unwrap_or(defaults.num_inference_steps),
-                1..=200,
-            )?,
-            guidance_scale: in_range(
-                "guidance_scale",
-                request.guidance_scale.unwrap_or(defaults.guidance_scale),
-                0.0..=30.0,
-            )?,
-            true_cfg_scale: in_range(
-                "true_cfg_scale",
-                request.true_cfg_scale.unwrap_or(defaults.true_cfg_scale),
-                0.0..=30.0,
-            )?,
-            width: request.width.map_or(Ok(defaults.width), |pixels| on_grid("width", pixels, model))?,
-            height: request.height.map_or(Ok(defaults.height), |pixels| on_grid("height", pixels, model))?,
-        })
-    }
-}
-
-fn check_prompt(field: &str, prompt: &str, least: usize) -> Result<()> {
-    let count = prompt.chars().count();
-    if !(least..=MAX_PROMPT_CHARS).contains(&count) || prompt.contains('\0') {
-        return Err(Error::invalid(
-            field,
-            format!("It has {count} characters; {least} to {MAX_PROMPT_CHARS} are taken, none of them NUL."),
-        ));
-    }
-    Ok(())
-}
-
-pub(crate) fn in_range<T: PartialOrd + std::fmt::Display>(
-    field: &str,
-    value: T,
-    range: std::ops::RangeInclusive<T>,
-) -> Result<T> {
-    if range.contains(&value) {
-        return Ok(value);
-    }
-    Err(Error::invalid(field, format!("{value} is outside the range {} to {}.", range.start(), range.end())))
-}
-
-/// A size that a request states is a multiple of 16, as the contract says for every model, and of the model's own grid.
-pub(crate) fn on_grid(field: &str, pixels: u32, model: &Model) -> Result<u32> {
-    let multiple = GRID.max(model.defaults.size_multiple);
-    let pixels = in_range(field, pixels, SIDES)?;
-    if pixels.is_multiple_of(multiple) {
-        return Ok(pixels);
-    }
-    let below = (pixels / multiple).max(1) * multiple;
-    Err(Error::invalid(
-        field,
-        format!(
-            "{pixels} is not a multiple of {multiple}, as `{}` needs it; {below} and {} are.",
-            model.name,
-            below + multiple
-        ),
-    ))
-}
-
-/// A seed that is given, or one that is drawn. Drawn ones stay below 2³², which is what a `torch.Generator` on the CPU takes.
-pub(crate) fn seed(requested: Option<i64>) -> Result<i64> {
-    match requested {
-        None | Some(-1) => Ok(i64::from(getrandom::u32().map_err(Error::internal)?)),
-        Some(seed) => in_range("seed", seed, -1..=i64::MAX),
-    }
-}
-
-/// Checks the request and writes the generation with its queued job, or nothing.
-/// Errors: `NotFound` for a model that is not there, `Invalid` naming the field.
-pub async fn create(pool: &PgPool, catalog: &Catalog, mut request: GenerationRequest) -> Result<Generation> {
-    let model = catalog
-        .get(request.model.as_deref().unwrap_or(DEFAULT_MODEL))
-        .await
-        .map_err(|error| error.in_field("model"))?;
-    let seed = seed(request.seed)?;
-    let lora_requests = std::mem::take(&mut request.loras);
-    let params = GenerationParams::parse(request, &model)?;
-    let loras = parse_loras(catalog, &model, lora_requests).await?;
-
-    let (id, job) = (GenerationId::new(), JobId::new());
-    let lora_ids: Vec<Uuid> = loras.iter().map(|lora| lora.model.id.into()).collect();
-    let scales: Vec<f64> = loras.iter().map(|lora| lora.scale).collect();
-    let mut needed = lora_ids.clone();
-    needed.push(model.id.into());
-    needed.sort_unstable();
-    needed.dedup();
-    let total_steps = params.num_inference_steps as i32;
-    // `job::enqueue` and the row it is for, in one statement: this path carries the throughput of the service. The lock on the
-    // models makes a deletion wait, and a deletion that was first leaves too few of them.
-    let insert = sqlx::query_scalar!(
-        r#"WITH needed AS (
-             SELECT id FROM models WHERE id = ANY($1) AND deleted_at IS NULL FOR KEY SHARE
-           ), job AS (
-             INSERT INTO jobs (id, kind, total_steps, last_sequence)
-             SELECT $2, 'generation', $3, 1 WHERE (SELECT count(*) FROM needed) = cardinality($1)
-             RETURNING id, created_at
-           ), queued AS (
-             INSERT INTO job_events (job_id, sequence, kind) SELECT id, 1, 'queued' FROM job
-           ), generation AS (
-             INSERT INTO generations (id, job_id, model_id, params, seed, created_at) SELECT $4, id, $5, $6, $7, created_at FROM job
-             RETURNING id, created_at
-           ), lora AS (
-             INSERT INTO generation_loras (generation_id, position, model_id, scale)
-             SELECT generation.id, (l.position - 1)::int, l.model_id, l.scale
-             FROM generation, unnest($8::uuid[], $9::float8[]) WITH ORDINALITY AS l(model_id, scale, position)
-           )
-           SELECT created_at AS "created_at!" FROM generation"#,
-        &needed,
-        job as JobId,
-        total_steps,
-        id as GenerationId,
-        model.id as ModelId,
-        Json(&params) as _,
-        seed,
-        &lora_ids,
-        &scales,
-    );
-    let Some(created_at) = bounded(insert.fetch_optional(pool)).await? else {
-        // What is remembered is older than what is there; asked again, the name may mean another model.
-        catalog.forget();
-        return Err(Error::unknown("model", "A model of this request was deleted just now; ask again."));
-    };
-    job::ring(pool);
-    Ok(Generation {
-        id,
-        job_id: job,
-        model: model.reference(),
-        loras,
-        params,
-        seed,
-        report: Report::queued(total_steps),
-        created_at,
-    })
-}
-
-async fn parse_loras(catalog: &Catalog, base: &Model, requests: Vec<LoraRequest>) -> Result<Vec<LoraUse>> {
-    if requests.len() > MAX_LORAS {
-        return Err(Error::invalid(
-            "loras",
-            format!("There are {} LoRAs; at most {MAX_LORAS} run together.", requests.len()),
-        ));
-    }
-    let mut loras: Vec<LoraUse> = Vec::with_capacity(requests.len());
-    for (position, request) in requests.into_iter().enumerate() {
-        let field = |name: &str| format!("loras[{position}].{name}");
-        let scale = in_range(&field("scale"), request.scale.unwrap_or(1.0), -10.0..=10.0)?;
-        let lora = catalog.get(&request.model).await.map_err(|error| error.in_field(field("model")))?;
-        if lora.kind != ModelKind::Lora {
-            return Err(Error::invalid(field("model"), format!("`{}` is a checkpoint, not a LoRA.", lora.name)));
-        }
-        if lora.family != base.family {
-            return Err(Error::invalid(
-                field("model"),
-                format!(
-                    "`{}` is a LoRA of the family {}, and `{}` is of {}; they do not fit.",
-                    lora.name, lora.family, base.name, base.family
-                ),
-            ));
-        }
-        loras.push(LoraUse { model: lora.reference(), scale });
-    }
-    Ok(loras)
 }
 
 /// A row as the queries below give it.
@@ -413,10 +146,18 @@ macro_rules! select_generations {
 
 /// Errors: `NotFound`.
 pub async fn get(pool: &PgPool, id: GenerationId) -> Result<Generation> {
-    bounded(select_generations!("AND g.id = $1", id as GenerationId).fetch_optional(pool))
-        .await?
-        .ok_or_else(|| Error::not_found("generation", id))?
-        .try_into()
+    let found = get_many(pool, &[id]).await?.pop().flatten();
+    found.ok_or_else(|| Error::not_found("generation", id))
+}
+
+/// Some generations, in the order asked for; `None` for one that is not there.
+async fn get_many(pool: &PgPool, ids: &[GenerationId]) -> Result<Vec<Option<Generation>>> {
+    let uuids: Vec<Uuid> = ids.iter().map(|id| (*id).into()).collect();
+    let rows = bounded(select_generations!("AND g.id = ANY($1)", &uuids).fetch_all(pool)).await?;
+    // The same one may be asked for twice.
+    let found: HashMap<GenerationId, Generation> =
+        rows.into_iter().map(|row| Ok((row.id, row.try_into()?))).collect::<Result<_>>()?;
+    Ok(ids.iter().map(|id| found.get(id).cloned()).collect())
 }
 
 /// Newest first.

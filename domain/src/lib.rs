@@ -18,6 +18,7 @@ pub mod database;
 pub mod dataset;
 mod error;
 pub mod event;
+mod gather;
 pub mod generation;
 mod id;
 pub mod image_gate;

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use domain::event::EventKind;
+use domain::generation::Desk;
 use domain::job::{self, Claim, ErrorClass, Job, JobStatus, LeasePolicy};
 use domain::model::Catalog;
 use domain::{GenerationId, JobId, Pools, Storage, StorageConfig, dataset, event, generation, model, training};
@@ -63,7 +64,7 @@ impl Bed {
     fn config(&self) -> WorkerConfig {
         // The last word only tells the engines of the tests of this process apart.
         let arguments = vec!["engine".into(), self.folder.path().into()];
-        let command = EngineCommand { program: std::env::current_exe().unwrap(), arguments };
+        let command = EngineCommand { program: std::env::current_exe().unwrap(), arguments, environment: Vec::new() };
         let mut config = WorkerConfig::new(command, self.folder.path().join("worker"));
         config.lease = LeasePolicy {
             ttl: Duration::from_secs(2),
@@ -91,7 +92,7 @@ impl Bed {
 
     async fn request(&self, request: serde_json::Value) -> (GenerationId, JobId) {
         let request = serde_json::from_value(request).unwrap();
-        let made = generation::create(&self.pools.api, &self.catalog, request).await.unwrap();
+        let made = Desk::new(self.pools.api.clone(), self.catalog.clone()).create(request).await.unwrap();
         job::ring(&self.pools.api);
         (made.id, made.job_id)
     }
@@ -377,7 +378,7 @@ async fn a_lost_lease_ends_the_work_and_its_effects() {
 async fn a_worker_without_an_engine_takes_nothing() {
     let bed = Bed::make().await;
     let mut config = bed.config();
-    config.engine = EngineCommand { program: "/bin/false".into(), arguments: Vec::new() };
+    config.engine = EngineCommand { program: "/bin/false".into(), arguments: Vec::new(), environment: Vec::new() };
     let worker = bed.work(config);
     let (_, job) = bed.generate("a fox", 2).await;
     tokio::time::sleep(Duration::from_millis(1500)).await;

@@ -115,10 +115,10 @@ pub async fn create(
     headers: HeaderMap,
     extract::Json(request): extract::Json<GenerationRequest>,
 ) -> Result<Response> {
-    let mut generation = generation::create(&state.pool, &state.catalog, request).await?;
+    let mut generation = state.desk.create(request).await?;
     let waited = job::wait(&state, &headers, generation.job_id).await?;
     if waited.is_some() {
-        generation = generation::get(&state.pool, generation.id).await?;
+        generation = state.desk.get(generation.id).await?;
     }
     let location = path(generation.id);
     let body = Generation::of(generation, &state.storage).await?;
@@ -148,7 +148,7 @@ pub async fn list(state: State, Query(query): Query<PageQuery>) -> Result<Json<G
     responses((status = 200, description = "The generation as it is now", body = Generation)),
 )]
 pub async fn get(state: State, Path(id): Path<GenerationId>) -> Result<Json<Generation>> {
-    let generation = generation::get(&state.pool, id).await?;
+    let generation = state.desk.get(id).await?;
     Ok(Json(Generation::of(generation, &state.storage).await?))
 }
 

@@ -30,7 +30,7 @@ fn request() -> GenerationRequest {
 #[tokio::test]
 async fn they_come_with_success_and_a_lost_reply_doubles_nothing() {
     let world = World::new().await;
-    let created = generation::create(world.pool(), &world.catalog, request()).await.unwrap();
+    let created = world.desk.create(request()).await.unwrap();
     let claim = world.claim().await;
     let work = generation::load_work(world.pool(), &claim).await.unwrap();
     assert_eq!((work.id, work.seed, work.params.num_images), (created.id, 7, 2));
@@ -50,7 +50,7 @@ async fn they_come_with_success_and_a_lost_reply_doubles_nothing() {
 #[tokio::test]
 async fn a_stale_attempt_leaves_nothing() {
     let world = World::new().await;
-    generation::create(world.pool(), &world.catalog, request()).await.unwrap();
+    world.desk.create(request()).await.unwrap();
     let stale = world.claim().await;
     let current = world.take_over(&stale).await;
     for _ in 0..2 {
@@ -68,7 +68,7 @@ async fn a_stale_attempt_leaves_nothing() {
 #[tokio::test]
 async fn results_that_cannot_be_written_make_no_success() {
     let world = World::new().await;
-    let created = generation::create(world.pool(), &world.catalog, request()).await.unwrap();
+    let created = world.desk.create(request()).await.unwrap();
     let claim = world.claim().await;
     let mut twice = pictures(&claim, 2);
     twice[1].position = 0;

@@ -8,6 +8,7 @@ mod trainings;
 use std::net::{Ipv4Addr, SocketAddr};
 
 use bytes::Bytes;
+use domain::generation::Desk;
 use domain::job::{self, Claim, JobKind, LeasePolicy};
 use domain::model::Catalog;
 use domain::{DatasetId, ExampleId, ModelId, Pools, Storage, StorageConfig, StorageKey, WorkerId};
@@ -19,6 +20,7 @@ struct World {
     pools: Pools,
     storage: Storage,
     catalog: Catalog,
+    desk: Desk,
     dataset: DatasetId,
     _database: TemporaryDatabase,
     _s3: S3,
@@ -44,8 +46,10 @@ impl World {
         })
         .unwrap();
         let dataset = DatasetId::new();
+        let catalog = Catalog::new(pools.api.clone());
         let world = World {
-            catalog: Catalog::new(pools.api.clone()),
+            desk: Desk::new(pools.api.clone(), catalog.clone()),
+            catalog,
             pools,
             storage,
             dataset,

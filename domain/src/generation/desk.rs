@@ -1,0 +1,170 @@
+//! Where clients ask for generations and look at them: the two calls that carry the throughput of the service, and for which
+//! calls that arrive together share a statement ([`Gather`]). What is rare is a plain function of [`super`].
+
+use std::collections::HashMap;
+
+use chrono::{DateTime, Utc};
+use sqlx::PgPool;
+use sqlx::types::Json;
+use uuid::Uuid;
+
+use super::request::{GenerationParams, GenerationRequest, LoraRequest, MAX_LORAS, in_range, seed};
+use super::{DEFAULT_MODEL, Generation, LoraUse, get_many};
+use crate::gather::Gather;
+use crate::job;
+use crate::model::{Catalog, Model, ModelKind};
+use crate::report::Report;
+use crate::{Error, GenerationId, JobId, Result, bounded};
+
+/// Cloning is cheap.
+#[derive(Clone)]
+pub struct Desk {
+    pool: PgPool,
+    catalog: Catalog,
+    creations: Gather<New, Option<DateTime<Utc>>>,
+    looks: Gather<GenerationId, Option<Generation>>,
+}
+
+/// A generation to be written, with its job.
+struct New {
+    id: GenerationId,
+    job: JobId,
+    model: Uuid,
+    loras: Vec<(Uuid, f64)>,
+    params: GenerationParams,
+    seed: i64,
+}
+
+impl Desk {
+    pub fn new(pool: PgPool, catalog: Catalog) -> Self {
+        let (inserts, reads) = (pool.clone(), pool.clone());
+        Self {
+            pool,
+            catalog,
+            creations: Gather::new(move |new| {
+                let pool = inserts.clone();
+                Box::pin(async move { insert(&pool, new).await })
+            }),
+            looks: Gather::new(move |ids| {
+                let pool = reads.clone();
+                Box::pin(async move { get_many(&pool, ids).await })
+            }),
+        }
+    }
+
+    /// Checks the request and writes the generation with its queued job, or nothing.
+    /// Errors: `NotFound` for a model that is not there, `Invalid` naming the field.
+    pub async fn create(&self, mut request: GenerationRequest) -> Result<Generation> {
+        let model = self.catalog.get(request.model.as_deref().unwrap_or(DEFAULT_MODEL));
+        let model = model.await.map_err(|error| error.in_field("model"))?;
+        let seed = seed(request.seed)?;
+        let lora_requests = std::mem::take(&mut request.loras);
+        let params = GenerationParams::parse(request, &model)?;
+        let loras = self.parse_loras(&model, lora_requests).await?;
+
+        let (id, job_id) = (GenerationId::new(), JobId::new());
+        let new = New {
+            id,
+            job: job_id,
+            model: model.id.into(),
+            loras: loras.iter().map(|lora| (lora.model.id.into(), lora.scale)).collect(),
+            params: params.clone(),
+            seed,
+        };
+        let Some(created_at) = self.creations.ask(new).await? else {
+            // What is remembered is older than what is there; asked again, the name may mean another model.
+            self.catalog.forget();
+            return Err(Error::unknown("model", "A model of this request was deleted just now; ask again."));
+        };
+        job::ring(&self.pool);
+        let report = Report::queued(params.num_inference_steps as i32);
+        Ok(Generation { id, job_id, model: model.reference(), loras, params, seed, report, created_at })
+    }
+
+    /// As [`super::get`].
+    pub async fn get(&self, id: GenerationId) -> Result<Generation> {
+        self.looks.ask(id).await?.ok_or_else(|| Error::not_found("generation", id))
+    }
+
+    async fn parse_loras(&self, base: &Model, requests: Vec<LoraRequest>) -> Result<Vec<LoraUse>> {
+        if requests.len() > MAX_LORAS {
+            return Err(Error::invalid(
+                "loras",
+                format!("There are {} LoRAs; at most {MAX_LORAS} run together.", requests.len()),
+            ));
+        }
+        let mut loras: Vec<LoraUse> = Vec::with_capacity(requests.len());
+        for (position, request) in requests.into_iter().enumerate() {
+            let field = |name: &str| format!("loras[{position}].{name}");
+            let scale = in_range(&field("scale"), request.scale.unwrap_or(1.0), -10.0..=10.0)?;
+            let lora = self.catalog.get(&request.model).await.map_err(|error| error.in_field(field("model")))?;
+            if lora.kind != ModelKind::Lora {
+                return Err(Error::invalid(field("model"), format!("`{}` is a checkpoint, not a LoRA.", lora.name)));
+            }
+            if lora.family != base.family {
+                return Err(Error::invalid(
+                    field("model"),
+                    format!(
+                        "`{}` is a LoRA of the family {}, and `{}` is of {}; they do not fit.",
+                        lora.name, lora.family, base.name, base.family
+                    ),
+                ));
+            }
+            loras.push(LoraUse { model: lora.reference(), scale });
+        }
+        Ok(loras)
+    }
+}
+
+/// Writes all of them with their queued jobs, in one statement, but for those that need a model which is deleted: these get no
+/// instant of creation. The lock on the models makes a deletion wait, and after one that was first the model is not locked.
+async fn insert(pool: &PgPool, new: &[New]) -> Result<Vec<Option<DateTime<Utc>>>> {
+    let column = |of: fn(&New) -> Uuid| new.iter().map(of).collect::<Vec<Uuid>>();
+    let loras: Vec<(Uuid, i32, Uuid, f64)> = new
+        .iter()
+        .flat_map(|one| (0..).zip(&one.loras).map(|(position, (lora, scale))| (one.id.into(), position, *lora, *scale)))
+        .collect();
+    let mut needed: Vec<Uuid> = new.iter().map(|one| one.model).chain(loras.iter().map(|lora| lora.2)).collect();
+    needed.sort_unstable();
+    needed.dedup();
+    let params: Vec<Json<&GenerationParams>> = new.iter().map(|one| Json(&one.params)).collect();
+    let insert = sqlx::query!(
+        r#"WITH needed AS (
+             SELECT id FROM models WHERE id = ANY($1) AND deleted_at IS NULL ORDER BY id FOR KEY SHARE
+           ), used AS (
+             SELECT * FROM unnest($8::uuid[], $9::int[], $10::uuid[], $11::float8[]) AS u(generation_id, position, model_id, scale)
+           ), asked AS (
+             SELECT * FROM unnest($2::uuid[], $3::uuid[], $4::uuid[], $5::int[], $6::jsonb[], $7::int8[])
+               AS a(id, job_id, model_id, total_steps, params, seed)
+             WHERE model_id IN (SELECT id FROM needed)
+               AND NOT EXISTS (SELECT FROM used WHERE generation_id = a.id AND used.model_id NOT IN (SELECT id FROM needed))
+           ), job AS (
+             INSERT INTO jobs (id, kind, total_steps, last_sequence) SELECT job_id, 'generation', total_steps, 1 FROM asked
+             RETURNING id, created_at
+           ), queued AS (
+             INSERT INTO job_events (job_id, sequence, kind) SELECT id, 1, 'queued' FROM job
+           ), generation AS (
+             INSERT INTO generations (id, job_id, model_id, params, seed, created_at)
+             SELECT asked.id, job_id, model_id, params, seed, created_at FROM asked JOIN job ON job.id = job_id
+             RETURNING id, created_at
+           ), lora AS (
+             INSERT INTO generation_loras (generation_id, position, model_id, scale)
+             SELECT generation_id, position, model_id, scale FROM used JOIN generation ON generation.id = generation_id
+           )
+           SELECT id AS "id: GenerationId", created_at FROM generation"#,
+        &needed,
+        &column(|one| one.id.into()),
+        &column(|one| one.job.into()),
+        &column(|one| one.model),
+        &new.iter().map(|one| one.params.num_inference_steps as i32).collect::<Vec<_>>(),
+        &params as _,
+        &new.iter().map(|one| one.seed).collect::<Vec<_>>(),
+        &loras.iter().map(|lora| lora.0).collect::<Vec<_>>(),
+        &loras.iter().map(|lora| lora.1).collect::<Vec<_>>(),
+        &loras.iter().map(|lora| lora.2).collect::<Vec<_>>(),
+        &loras.iter().map(|lora| lora.3).collect::<Vec<_>>(),
+    );
+    let written: HashMap<GenerationId, DateTime<Utc>> =
+        bounded(insert.fetch_all(pool)).await?.into_iter().map(|row| (row.id, row.created_at)).collect();
+    Ok(new.iter().map(|one| written.get(&one.id).copied()).collect())
+}
