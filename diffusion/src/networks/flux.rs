@@ -115,6 +115,16 @@ pub struct FluxInput {
     pub guidance: Option<Vec<f32>>,
 }
 
+/// What enters the first block.
+pub(crate) struct Embedded {
+    /// `[batch, tokens, width]`
+    pub image: Tensor<3>,
+    /// `[batch, text, width]`
+    pub context: Tensor<3>,
+    /// `[batch, width]`: silu of it enters every modulation, so it is taken once
+    pub condition: Tensor<2>,
+}
+
 /// Angles of all tokens of a sequence, text first: see [`FluxTransformer::rotary`].
 #[derive(Debug, Clone)]
 pub struct Rotary {
@@ -183,12 +193,8 @@ impl FluxTransformer {
 
     /// Velocity of each token, `[batch, tokens, out_channels]`.
     pub fn forward(&self, input: FluxInput, rotary: &Rotary) -> Tensor<3> {
-        let [_, text, _] = input.encoder_hidden.dims();
-        // [batch, width]: silu of it enters every modulation, so it is taken once
-        let condition = silu(self.time_text_embed.forward(&input));
-        // [batch, tokens, width] and [batch, text, width]
-        let mut image = self.x_embedder.forward(input.hidden);
-        let mut context = self.context_embedder.forward(input.encoder_hidden);
+        let Embedded { mut image, mut context, condition } = self.embed(input);
+        let [_, text, _] = context.dims();
         for block in &self.transformer_blocks {
             (image, context) = block.forward(image, context, condition.clone(), rotary);
         }
@@ -197,6 +203,28 @@ impl FluxTransformer {
         for block in &self.single_transformer_blocks {
             joint = block.forward(joint, condition.clone(), rotary);
         }
+        self.project(joint, text, condition)
+    }
+
+    /// What comes before the blocks.
+    pub(crate) fn embed(&self, input: FluxInput) -> Embedded {
+        Embedded {
+            condition: silu(self.time_text_embed.forward(&input)),
+            image: self.x_embedder.forward(input.hidden),
+            context: self.context_embedder.forward(input.encoder_hidden),
+        }
+    }
+
+    pub(crate) fn double_blocks(&self) -> &[DoubleBlock] {
+        &self.transformer_blocks
+    }
+
+    pub(crate) fn single_blocks(&self) -> &[SingleBlock] {
+        &self.single_transformer_blocks
+    }
+
+    /// What comes after the blocks: `[batch, text + tokens, width]` → `[batch, tokens, out_channels]`.
+    pub(crate) fn project(&self, joint: Tensor<3>, text: usize, condition: Tensor<2>) -> Tensor<3> {
         let [_, all, _] = joint.dims();
         let image = joint.narrow(1, text, all - text);
         self.proj_out.forward(self.norm_out.forward(image, condition))

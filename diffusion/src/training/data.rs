@@ -76,6 +76,15 @@ impl Cache {
         Ok(Self { examples: cached, empty: pipeline.encode_prompt("")? })
     }
 
+    /// One example that is encoded already: a picture of `(rows, columns)` tokens as normalised and packed latents
+    /// `[1, tokens, channels]`, and its prompt as T5 states `[1, length, joint_attention_dim]` and CLIP's pooled state
+    /// `[1, pooled_projection_dim]`. It never goes without its caption.
+    pub fn of_one((rows, columns): (usize, usize), latents: Tensor<3>, hidden: Tensor<3>, pooled: Tensor<2>) -> Self {
+        let prompt = PromptEmbeddings { hidden, pooled };
+        let example = Cached { bucket: Bucket { rows, columns }, latents, prompt: prompt.clone() };
+        Self { examples: vec![example], empty: prompt }
+    }
+
     /// Draws a batch: a bucket in proportion to its examples, then examples of it without repetition as far as they reach.
     /// Each goes without its caption with the probability `without_caption`.
     pub fn draw(&self, size: usize, without_caption: f64, random: &mut Random) -> Batch {

@@ -6,13 +6,16 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use burn::module::Param;
+use burn::module::{Module, Param};
 use burn::prelude::*;
 use burn::tensor::DType;
 use serde::{Deserialize, Serialize};
 
+use super::checkpointing;
 use super::data::Cache;
-use super::{AdamW, AdamWConfig, Batch, Moments, Random, TrainingExample, draw_level, flow_batch, flow_loss};
+use super::{
+    AdamW, AdamWConfig, Batch, Gradients, Moments, Random, TrainingExample, draw_level, flow_batch, flow_loss,
+};
 use crate::checkpoint::{self, Checkpoint, Stored};
 use crate::layers::{Branch, Linear};
 use crate::lora::{self, Factors};
@@ -41,6 +44,8 @@ const TARGETS: [&str; 14] = [
 const GUIDANCE: f32 = 1.0;
 /// The share of examples without their caption, for models that are guided away from an empty prompt.
 const WITHOUT_CAPTION: f64 = 0.1;
+/// Beyond this many parameters, what a step would keep for backward needs more memory than the model.
+const MOST_KEPT: usize = 1_000_000_000;
 /// Marks the file of an unfinished training.
 const FORMAT: &str = "pyrograph lora training 1";
 
@@ -59,6 +64,18 @@ pub struct LoraTrainingConfig {
     /// Pictures are trained at about this many pixels squared.
     pub resolution: usize,
     pub seed: u64,
+}
+
+/// The model that learns.
+#[derive(Debug)]
+pub struct Subject {
+    pub transformer: FluxTransformer,
+    /// What its weights are in.
+    pub dtype: DType,
+    /// How far noise levels are moved towards noise.
+    pub shift: f64,
+    /// Whether it embeds the guidance scale.
+    pub guided: bool,
 }
 
 /// One finished step.
@@ -84,6 +101,7 @@ pub struct LoraTrainer {
     shift: f64,
     guided: bool,
     dtype: DType,
+    gradient_checkpointing: bool,
     failed: bool,
 }
 
@@ -126,24 +144,42 @@ impl LoraTrainer {
         let captioned: Vec<_> =
             examples.iter().map(|example| (example.image.clone(), config.caption(&example.caption))).collect();
         let cache = Cache::new(&pipeline, &captioned, config.resolution)?;
+        let subject = Subject {
+            shift: pipeline.training_shift(),
+            guided: pipeline.is_guided(),
+            dtype: pipeline.dtype,
+            transformer: pipeline.transformer,
+        };
+        Ok(Self::of(subject, cache, examples.len(), config, device))
+    }
+
+    /// The same for a model that is in memory and examples that are encoded; `examples` of them.
+    pub fn of(subject: Subject, cache: Cache, examples: usize, config: LoraTrainingConfig, device: &Device) -> Self {
+        let Subject { mut transformer, dtype, shift, guided } = subject;
         let mut random = Random::new(config.seed);
-        let (shift, guided, dtype) = (pipeline.training_shift(), pipeline.is_guided(), pipeline.dtype);
-        let mut transformer = pipeline.transformer;
+        let gradient_checkpointing = transformer.num_params() > MOST_KEPT;
         hang_branches(&mut transformer, config.rank, config.alpha, device, &mut random);
         let optimizer = AdamW::new(AdamWConfig { beta2: 0.999, weight_decay: 1e-2, ..AdamWConfig::default() });
-        Ok(Self {
+        Self {
             config,
             transformer,
             cache,
-            examples: examples.len(),
+            examples,
             optimizer,
             random,
             step: 0,
             shift,
             guided,
             dtype,
+            gradient_checkpointing,
             failed: false,
-        })
+        }
+    }
+
+    /// Whether activations are computed again rather than kept; at first as the size of the model suggests. Gradients are the
+    /// same either way.
+    pub fn set_gradient_checkpointing(&mut self, on: bool) {
+        self.gradient_checkpointing = on;
     }
 
     /// Steps done.
@@ -287,21 +323,22 @@ impl LoraTrainer {
         let without_caption = if self.guided { 0.0 } else { WITHOUT_CAPTION };
         let batch = self.cache.draw(batch_size, without_caption, &mut self.random);
         let levels: Vec<f64> = (0..batch_size).map(|_| draw_level(&mut self.random, self.shift)).collect();
-        let loss = self.loss(batch, &levels);
-        let value = f64::from(loss.clone().inner().into_scalar::<f32>());
+        let (loss, gradients) = self.backward(batch, &levels);
+        let value = f64::from(loss.into_scalar::<f32>());
         if !value.is_finite() {
             return Err(Error::Invalid(format!(
                 "the loss is {value} at step {}; a lower learning rate may help",
                 self.step + 1
             )));
         }
-        let (transformer, _) = self.optimizer.step(self.transformer.clone(), loss.backward(), learning_rate);
+        let (transformer, _) = self.optimizer.step(self.transformer.clone(), gradients, learning_rate);
         self.transformer = transformer;
         self.step += 1;
         Ok(TrainStep { step: self.step, total_steps: steps, loss: value })
     }
 
-    fn loss(&mut self, batch: Batch, levels: &[f64]) -> Tensor<1> {
+    /// The loss of a batch, outside of autodiff, and the gradients of the factors.
+    fn backward(&mut self, batch: Batch, levels: &[f64]) -> (Tensor<1>, Gradients) {
         let Batch { bucket, latents, hidden, pooled } = batch;
         let flow = flow_batch(latents, levels, &mut self.random);
         let [_, text, _] = hidden.dims();
@@ -313,7 +350,11 @@ impl LoraTrainer {
             timestep: levels.iter().map(|level| *level as f32).collect(),
             guidance: self.guided.then(|| vec![GUIDANCE; levels.len()]),
         };
-        flow_loss(self.transformer.forward(input, &rotary), flow.velocity)
+        if self.gradient_checkpointing {
+            return checkpointing::backward(&self.transformer, input, &rotary, flow.velocity);
+        }
+        let loss = flow_loss(self.transformer.forward(input, &rotary), flow.velocity);
+        (loss.clone().inner(), Gradients::of(&self.transformer, loss.backward()))
     }
 }
 
@@ -420,6 +461,21 @@ mod tests {
         let after = losses(&mut second, 10);
         assert_eq!(all, [before, after].concat());
         assert_eq!(values(&straight), values(&second));
+    }
+
+    #[test]
+    fn gradient_checkpointing_learns_the_same() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut kept, mut again) = (trainer(folder.path(), config()), trainer(folder.path(), config()));
+        again.set_gradient_checkpointing(true);
+        for (kept, again) in losses(&mut kept, 10).into_iter().zip(losses(&mut again, 10)) {
+            assert!((kept - again).abs() < 1e-5 * kept, "{kept} and {again}");
+        }
+        for (kept, again) in values(&kept).into_iter().zip(values(&again)) {
+            // Adam's first steps amplify rounding where a gradient is almost nothing.
+            let moved = kept.iter().zip(&again).map(|(a, b)| (a - b).powi(2)).sum::<f32>().sqrt();
+            assert!(moved < 1e-3 * kept.iter().map(|a| a * a).sum::<f32>().sqrt(), "{moved}");
+        }
     }
 
     #[test]

@@ -3,9 +3,11 @@
 
 use std::collections::BTreeMap;
 
-use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
+use burn::module::{Module, ModuleMapper, Param};
 use burn::prelude::*;
-use burn::tensor::{DType, Gradients};
+use burn::tensor::DType;
+
+use super::Gradients;
 
 /// How AdamW moves weights ([Loshchilov and Hutter 2017](https://arxiv.org/abs/1711.05101)).
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -70,7 +72,7 @@ impl AdamW {
     /// Moves every parameter of `network` that has a gradient. Answers the network and the gradient's global L2 norm
     /// before clipping.
     pub fn step<M: Module>(&mut self, network: M, mut gradients: Gradients, learning_rate: f64) -> (M, f64) {
-        let norm = global_norm(&network, &gradients);
+        let norm = gradients.norm();
         let clip = if norm > self.config.max_grad_norm { self.config.max_grad_norm / norm } else { 1.0 };
         self.steps += 1;
         let network = network.map(&mut Step {
@@ -176,35 +178,16 @@ impl ModuleMapper for Step<'_> {
     }
 
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        let Some(gradient) = param.val().grad_remove(self.gradients) else { return param };
         let path = self.path.join(".");
+        let Some(gradient) = self.gradients.remove(&path) else { return param };
         param.map(|tensor| {
             let dims = tensor.dims();
             let count = dims.iter().product::<usize>();
             let weights = tensor.inner().reshape([count]);
-            let gradient = gradient.reshape([count]) * self.clip;
-            let moved = self.optimizer.update(&path, weights, gradient, self.learning_rate);
+            let moved = self.optimizer.update(&path, weights, gradient * self.clip, self.learning_rate);
             Tensor::from_inner(moved.reshape(dims)).require_grad()
         })
     }
-}
-
-/// The L2 norm of all gradients of a network taken as one vector.
-fn global_norm<M: Module>(network: &M, gradients: &Gradients) -> f64 {
-    struct Sum<'a> {
-        gradients: &'a Gradients,
-        squares: f64,
-    }
-    impl ModuleVisitor for Sum<'_> {
-        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-            if let Some(gradient) = param.val().grad(self.gradients) {
-                self.squares += f64::from(gradient.square().sum().into_scalar::<f32>());
-            }
-        }
-    }
-    let mut sum = Sum { gradients, squares: 0.0 };
-    network.visit(&mut sum);
-    sum.squares.sqrt()
 }
 
 #[cfg(test)]
