@@ -1,7 +1,7 @@
 //! Diffusion models in Rust on [Burn](https://burn.dev): networks, schedulers, pipelines, LoRA and training.
 //!
 //! This crate knows tensors and files on the local disk. It knows no database, no network, no jobs, no environment
-//! variables, and it never downloads anything. All randomness of sampling comes from one place, so that a seed gives
+//! variables (but for CUDA_PATH, which CUDA itself goes by), and it never downloads anything. All randomness of sampling comes from one place, so that a seed gives
 //! the same picture on every machine.
 
 pub mod checkpoint;

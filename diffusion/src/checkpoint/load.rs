@@ -85,7 +85,10 @@ impl ModuleMapper for Loader<'_> {
         match self.checkpoint.read(&key, self.dtype) {
             Ok(data) => {
                 let device = param.lazy_device();
-                let tensor = Tensor::from_data(data, (&device, self.dtype));
+                // Weights stay, so they get memory of exactly their size, apart from that of what comes and goes.
+                let dtype = self.dtype;
+                let tensor = device
+                    .memory_persistent_allocations(data, |data: TensorData| Tensor::from_data(data, (&device, dtype)));
                 let tensor = if device.is_autodiff() { tensor.require_grad() } else { tensor };
                 Param::initialized(ParamId::new(), tensor)
             }

@@ -142,13 +142,16 @@ impl T5Encoder {
         let (batch, length) = (ids.len(), ids.first().map_or(0, Vec::len));
         let flat: Vec<i64> = ids.iter().flatten().copied().collect();
         let tokens = Tensor::<2, Int>::from_data(TensorData::new(flat, [batch, length]), device);
-        let mut hidden = self.shared.forward(tokens);
+        // The sum that runs through all blocks grows large and is added to in small steps: f32 whatever the weights are in.
+        let embedded = self.shared.forward(tokens);
+        let dtype = embedded.dtype();
+        let mut hidden = embedded.cast(DType::F32);
         let bias =
             self.encoder.block.iter().find_map(|block| block.layer.0.SelfAttention.position_bias(length, device));
         for block in &self.encoder.block {
-            hidden = block.forward(hidden, bias.clone());
+            hidden = block.forward(hidden, bias.clone(), dtype);
         }
-        self.encoder.final_layer_norm.forward(hidden)
+        self.encoder.final_layer_norm.forward(hidden).cast(dtype)
     }
 }
 
@@ -180,12 +183,13 @@ impl Block {
         }
     }
 
-    fn forward(&self, hidden: Tensor<3>, bias: Option<Tensor<4>>) -> Tensor<3> {
+    /// `hidden` in f32, `[batch, length, d_model]` → the same; the layers work in `dtype`.
+    fn forward(&self, hidden: Tensor<3>, bias: Option<Tensor<4>>, dtype: DType) -> Tensor<3> {
         let (attention, feed_forward) = &self.layer;
-        let normed = attention.layer_norm.forward(hidden.clone());
-        let hidden = hidden + attention.SelfAttention.forward(normed, bias);
-        let normed = feed_forward.layer_norm.forward(hidden.clone());
-        hidden + feed_forward.DenseReluDense.forward(normed)
+        let normed = attention.layer_norm.forward(hidden.clone()).cast(dtype);
+        let hidden = hidden + attention.SelfAttention.forward(normed, bias).cast(DType::F32);
+        let normed = feed_forward.layer_norm.forward(hidden.clone()).cast(dtype);
+        hidden + feed_forward.DenseReluDense.forward(normed).cast(DType::F32)
     }
 }
 
