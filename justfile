@@ -55,6 +55,18 @@ bench *parts: setup
 prepare:
     scripts/prepare_queries.sh
 
+# build the program with the NVIDIA backend: out/gpu/pyrograph
+gpu-build *features:
+    deploy/gpu-build.sh {{ features }}
+
+# measure this machine's card with out/gpu/pyrograph, into bench/results/
+gpu-check *args:
+    deploy/gpu-check.sh {{ args }}
+
+# all of gpu-check at a tiny size on the CPU
+gpu-rehearsal *args: setup
+    cargo run -p pyrograph -- gauge --tiny --device cpu --results out/gauge {{ args }}
+
 # train the built-in checkpoint anew from Noto emoji, and measure it (about two and a half hours on two cores)
 ember:
     models/ember-recipe/train.sh

@@ -55,6 +55,8 @@ enum Command {
     OpenApi(commands::openapi::OpenApi),
     #[command(hide = true)]
     Engine(commands::engine::Engine),
+    #[command(hide = true)]
+    Gauge(gauge::Gauge),
 }
 
 fn help_tables() -> String {
@@ -73,8 +75,9 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
     let server = matches!(command, Command::Up(_) | Command::Serve(_) | Command::Worker(_) | Command::Engine(_));
     configuration::start_log(if server { SERVER_LOG } else { CLIENT_LOG });
     let done = match command {
-        // These two need no runtime: the engine's own thread belongs to the device.
+        // These need no runtime: the thread belongs to the device.
         Command::Engine(engine) => return engine.run(),
+        Command::Gauge(gauge) => gauge.run().map_err(Failure::from),
         Command::OpenApi(openapi) => openapi.run(),
         Command::Up(up) => wait(up.run()),
         Command::Demo(demo) => wait(demo.run()),

@@ -1,13 +1,15 @@
 //! Which device the tensors live on. Asks what is there before it touches anything, so that a machine without a GPU is
-//! told so in a sentence.
+//! told so in a sentence. What CUDA itself needs on a machine is in `cuda`.
+
+#[cfg(feature = "cuda-unfused")]
+mod cuda;
 
 use std::fmt;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use burn::prelude::*;
 use burn::tensor::DType;
-#[cfg(feature = "cuda")]
-use burn::tensor::DeviceType;
 
 use crate::{Error, Result};
 
@@ -61,22 +63,30 @@ impl FromStr for DeviceChoice {
     }
 }
 
-/// Opens the device that was asked for. Never panics, with or without a GPU.
-pub fn open(choice: DeviceChoice) -> Result<OpenDevice> {
+/// The device that a choice comes down to, and why where the choice leaves it open. Touches no device.
+pub fn choose(choice: DeviceChoice) -> Result<(DeviceChoice, Option<String>)> {
     match choice {
-        DeviceChoice::Cpu => Ok(cpu(None)),
-        DeviceChoice::Auto => match cuda_devices() {
-            Ok(0) => Ok(cpu(Some("no CUDA device was found".into()))),
-            Ok(_) => cuda(0, Some("the first CUDA device".into())),
-            Err(reason) => Ok(cpu(Some(reason))),
-        },
+        DeviceChoice::Cpu => Ok((choice, None)),
+        DeviceChoice::Auto => Ok(match cuda_devices() {
+            Ok(_) => (DeviceChoice::Cuda(0), Some("the first CUDA device".into())),
+            Err(reason) => (DeviceChoice::Cpu, Some(reason)),
+        }),
         DeviceChoice::Cuda(index) => match cuda_devices() {
-            Ok(count) if index < count => cuda(index, None),
-            Ok(0) => Err(Error::Device("no CUDA device was found on this machine".into())),
+            Ok(count) if index < count => Ok((choice, None)),
             Ok(count) => Err(Error::Device(format!("cuda:{index} was asked for, and there are {count} CUDA devices"))),
             Err(reason) => Err(Error::Device(reason)),
         },
     }
+}
+
+/// Opens the device that was asked for. Never panics, with or without a GPU.
+pub fn open(choice: DeviceChoice) -> Result<OpenDevice> {
+    let (choice, why) = choose(choice)?;
+    let device = match choice {
+        DeviceChoice::Cuda(index) => open_cuda(index)?,
+        DeviceChoice::Auto | DeviceChoice::Cpu => Device::flex(),
+    };
+    Ok(OpenDevice { device, name: choice.to_string(), why })
 }
 
 /// Makes the calling thread one of those that share the work of the CPU backend. A step has hundreds of short parallel loops;
@@ -88,34 +98,48 @@ pub fn join_pool() {
     let _ = rayon::ThreadPoolBuilder::new().use_current_thread().build_global();
 }
 
+/// Variables that a process which uses the device needs beside those it inherits. `program` is the file that it runs.
+pub fn environment(program: &Path) -> Vec<(&'static str, PathBuf)> {
+    #[cfg(feature = "cuda-unfused")]
+    return cuda::toolkit_beside(program).into_iter().map(|root| ("CUDA_PATH", root)).collect();
+    #[cfg(not(feature = "cuda-unfused"))]
+    {
+        let _ = program;
+        Vec::new()
+    }
+}
+
+/// Keeps in `folder` what is compiled and found out about kernels while the process runs, for the next one. Before the first
+/// tensor; the CPU backend has no such things.
+pub fn keep_kernels(folder: &Path) {
+    #[cfg(feature = "cuda-unfused")]
+    cuda::keep_kernels(folder);
+    #[cfg(not(feature = "cuda-unfused"))]
+    let _ = folder;
+}
+
 /// The dtype that weights have on a device: f32 on the CPU, which has no faster one, bf16 elsewhere.
 pub fn weight_dtype(device: &Device) -> DType {
     if device.clone().without_autodiff() == Device::flex() { DType::F32 } else { DType::BF16 }
 }
 
-fn cpu(why: Option<String>) -> OpenDevice {
-    OpenDevice { device: Device::flex(), name: DeviceChoice::Cpu.to_string(), why }
-}
-
-#[cfg(feature = "cuda")]
+/// How many CUDA devices can be used, at least one, or why none can.
 fn cuda_devices() -> Result<usize, String> {
-    Ok(Device::enumerate(DeviceType::Cuda).into_vec().len())
-}
-
-#[cfg(not(feature = "cuda"))]
-fn cuda_devices() -> Result<usize, String> {
+    #[cfg(feature = "cuda-unfused")]
+    return cuda::count();
+    #[cfg(not(feature = "cuda-unfused"))]
     Err("this build has no CUDA support (cargo feature `cuda`)".into())
 }
 
-#[cfg(feature = "cuda")]
-fn cuda(index: usize, why: Option<String>) -> Result<OpenDevice> {
+#[cfg(feature = "cuda-unfused")]
+fn open_cuda(index: usize) -> Result<Device> {
     let device = Device::cuda(index);
     device.sync().map_err(|error| Error::Device(format!("cuda:{index} does not answer: {error:?}")))?;
-    Ok(OpenDevice { device, name: DeviceChoice::Cuda(index).to_string(), why })
+    Ok(device)
 }
 
-#[cfg(not(feature = "cuda"))]
-fn cuda(index: usize, _why: Option<String>) -> Result<OpenDevice> {
+#[cfg(not(feature = "cuda-unfused"))]
+fn open_cuda(index: usize) -> Result<Device> {
     Err(Error::Device(format!("cuda:{index} cannot be opened by this build")))
 }
 

@@ -2,7 +2,7 @@
 //!
 //! The happy road first (`road`, `pictures`, `command_line`, `embedded_stack`), then what the API refuses (`refusals`,
 //! `presigned`, `contract`) or the engine does (`misfits`), then everything that can go wrong below a running job (`crash`, `lost_lease`, `takeover`, `resume`,
-//! `cancel`, `events`, `acknowledged`), and what must never be seen (`secrets`).
+//! `cancel`, `events`, `acknowledged`), what must never be seen (`secrets`), and the rehearsal of a run on a card (`gauge`).
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod acknowledged;
@@ -12,6 +12,7 @@ mod contract;
 mod crash;
 mod embedded_stack;
 mod events;
+mod gauge;
 mod lost_lease;
 mod misfits;
 mod pictures;

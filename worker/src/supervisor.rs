@@ -35,6 +35,8 @@ pub struct EngineCommand {
     pub program: PathBuf,
     /// Its arguments, such as `engine --device cpu`.
     pub arguments: Vec<OsString>,
+    /// Variables beside those it inherits.
+    pub environment: Vec<(OsString, OsString)>,
 }
 
 /// Work for the engine: the order, made with the number it gets, and how long the engine may stay silent.
@@ -254,6 +256,7 @@ impl Running {
         let mut started = Command::new(&command.program);
         started
             .args(&command.arguments)
+            .envs(command.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

@@ -26,8 +26,11 @@ struct Bench {
 impl Bench {
     fn start(role: &str) -> Self {
         let stop = CancellationToken::new();
-        let command =
-            EngineCommand { program: std::env::current_exe().unwrap(), arguments: vec!["engine".into(), role.into()] };
+        let command = EngineCommand {
+            program: std::env::current_exe().unwrap(),
+            arguments: vec!["engine".into(), role.into()],
+            environment: Vec::new(),
+        };
         let (engine, task) = Engine::start(command, stop.clone());
         Self { engine, stop, task }
     }

@@ -1,5 +1,6 @@
 //! `pyrograph engine`: the child process that a worker starts. Hidden: it speaks only the worker's protocol.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
@@ -15,6 +16,9 @@ pub struct Engine {
     /// Device: auto, cpu, cuda or cuda:N
     #[arg(long, default_value = "auto", value_name = "DEVICE")]
     device: DeviceChoice,
+    /// Folder where compiled kernels are kept for the next start
+    #[arg(long, value_name = "DIR")]
+    kernels: Option<PathBuf>,
 }
 
 impl Engine {
@@ -26,6 +30,7 @@ impl Engine {
         };
         Ok(worker::engine::run(EngineConfig {
             device: self.device,
+            kernels: self.kernels,
             memory_limit: number("PYROGRAPH_ENGINE_MEMORY_BYTES")?,
             fault,
         }))

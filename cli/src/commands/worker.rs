@@ -1,5 +1,6 @@
 //! `pyrograph worker`: takes jobs from the queue and runs them on a device.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -54,11 +55,17 @@ impl Worker {
 
     fn config(&self) -> Result<WorkerConfig, Failure> {
         let program = std::env::current_exe().context("this program does not know where it lies")?;
+        let data_dir = configuration::worker_dir(&self.data_dir);
+        let arguments = ["engine", "--device", &self.device.to_string(), "--kernels"].map(OsString::from);
         let engine = EngineCommand {
+            environment: diffusion::device::environment(&program)
+                .into_iter()
+                .map(|(name, value)| (name.into(), value.into()))
+                .collect(),
+            arguments: arguments.into_iter().chain([data_dir.join("kernels").into()]).collect(),
             program,
-            arguments: vec!["engine".into(), "--device".into(), self.device.to_string().into()],
         };
-        let mut config = WorkerConfig::new(engine, configuration::worker_dir(&self.data_dir));
+        let mut config = WorkerConfig::new(engine, data_dir);
         config.queues = self.queues.clone();
         config.lease = lease_policy()?;
         if let Some(bytes) = number("PYROGRAPH_CACHE_BYTES")? {

@@ -17,6 +17,7 @@ use std::any::Any;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
@@ -36,6 +37,8 @@ pub const EXIT_BROKEN_DEVICE: u8 = 70;
 pub struct EngineConfig {
     /// The wished device.
     pub device: DeviceChoice,
+    /// Folder where compiled kernels are kept for the next engine.
+    pub kernels: Option<PathBuf>,
     /// Bytes of weights that may stay in memory; `None` takes six tenths of what this machine has.
     pub memory_limit: Option<u64>,
     /// A failure to stage, for tests.
@@ -45,6 +48,9 @@ pub struct EngineConfig {
 /// Serves stdin and stdout until the worker closes them. The body of the hidden `pyrograph engine` command.
 pub fn run(config: EngineConfig) -> ExitCode {
     diffusion::device::join_pool();
+    if let Some(folder) = &config.kernels {
+        diffusion::device::keep_kernels(folder);
+    }
     match stdout_for_reports() {
         Ok(output) => serve(std::io::stdin(), output, config, end_at_once),
         Err(error) => {

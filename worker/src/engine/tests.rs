@@ -26,7 +26,7 @@ impl Bench {
         let (reports, output) = std::io::pipe().unwrap();
         let (gone, orphaned) = mpsc::channel();
         let fault = Some(fault.parse().unwrap());
-        let config = EngineConfig { device: DeviceChoice::Cpu, memory_limit: Some(1 << 30), fault };
+        let config = EngineConfig { device: DeviceChoice::Cpu, kernels: None, memory_limit: Some(1 << 30), fault };
         let serving = std::thread::spawn(move || serve(input, output, config, move || gone.send(()).unwrap()));
         let folder = tempfile::tempdir().unwrap();
         let mut bench = Self { orders, reports, orphaned, serving, folder, requests: 0 };

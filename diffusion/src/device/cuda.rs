@@ -1,0 +1,99 @@
+//! What CUDA needs on a machine beside a card: the driver, and `libdevice.10.bc`, NVIDIA's library of exp, sin, pow and their
+//! like, which kernels are linked with when they are compiled. And where compiled kernels are kept.
+
+use std::path::{Path, PathBuf};
+
+use burn::prelude::*;
+use burn::tensor::DeviceType;
+use cubecl::config::cache::CacheConfig;
+use cubecl::config::{CubeClRuntimeConfig, RuntimeConfig};
+
+/// Where toolkits install themselves.
+const TOOLKITS: [&str; 4] = ["/usr/local/cuda", "/opt/cuda", "/usr/lib/cuda", "/usr"];
+/// libdevice below the root of a toolkit.
+const LIBDEVICE: &str = "nvvm/libdevice/libdevice.10.bc";
+
+/// How many devices can be used, at least one, or why none can.
+pub(super) fn count() -> Result<usize, String> {
+    let count = Device::enumerate(DeviceType::Cuda).into_vec().len();
+    if count == 0 {
+        return Err(why_none(Path::new("/proc/driver/nvidia/version").exists() || Path::new("/dev/dxg").exists()));
+    }
+    // Kernels look at the environment for it, so what counts is what they will find, not what `toolkit` may suggest.
+    match root(std::env::var_os("CUDA_PATH").map(PathBuf::from), &TOOLKITS) {
+        Some(_) => Ok(count),
+        None => Err(format!(
+            "there is a CUDA device, but {LIBDEVICE} was not found: install a CUDA toolkit, set CUDA_PATH to one, or put \
+             the file beside this program"
+        )),
+    }
+}
+
+fn why_none(driver: bool) -> String {
+    if driver {
+        "the NVIDIA driver is there and shows no device: look at nvidia-smi, CUDA_VISIBLE_DEVICES, and at how the container got \
+         its devices"
+    } else {
+        "no NVIDIA driver is loaded on this machine"
+    }
+    .into()
+}
+
+/// The root of a toolkit that has libdevice: that of CUDA_PATH and nothing else if it is set, else the first of the usual ones.
+fn root(cuda_path: Option<PathBuf>, usual: &[&str]) -> Option<PathBuf> {
+    let candidates = cuda_path.map_or_else(|| usual.iter().map(PathBuf::from).collect(), |path| vec![path]);
+    candidates.into_iter().find(|root| root.join(LIBDEVICE).is_file())
+}
+
+/// What CUDA_PATH should say in the environment of the process that uses the device, where it does not say it yet and no toolkit
+/// is in a usual place: the folder of this program, if libdevice lies in it as it lies in a toolkit.
+pub(super) fn toolkit_beside(program: &Path) -> Option<PathBuf> {
+    if std::env::var_os("CUDA_PATH").is_some() || root(None, &TOOLKITS).is_some() {
+        return None;
+    }
+    let folder = program.parent()?.to_path_buf();
+    folder.join(LIBDEVICE).is_file().then_some(folder)
+}
+
+/// Keeps compiled kernels and what autotuning found in `folder`, one file for each version of this program and of Burn, so that
+/// an upgrade starts anew. For the start of a process, before the first tensor; later it has no effect.
+///
+/// The variables that CubeCL reads (`CUBECL_AUTOTUNE_LEVEL`, `CUBECL_DEBUG_OPTION`, …) keep their meaning.
+pub(super) fn keep_kernels(folder: &Path) {
+    let mut config = CubeClRuntimeConfig::default().override_from_env();
+    config.environment.path = CacheConfig::Directory(folder.to_path_buf());
+    config.environment.name = concat!("kernels-", env!("CARGO_PKG_VERSION")).into();
+    config.compilation.cache = true;
+    CubeClRuntimeConfig::try_set(config);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn libdevice_is_found_where_it_may_lie() {
+        let folder = tempfile::tempdir().unwrap();
+        let plant = |root: &str| {
+            let file = folder.path().join(root).join(LIBDEVICE);
+            std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+            std::fs::write(&file, b"BC").unwrap();
+            folder.path().join(root)
+        };
+        let (named, usual) = (plant("named"), plant("usual"));
+        let empty = folder.path().join("empty");
+        let places = [empty.to_str().unwrap(), usual.to_str().unwrap()];
+        assert_eq!(root(Some(named.clone()), &places), Some(named));
+        assert_eq!(root(None, &places), Some(usual));
+        assert_eq!(root(Some(empty), &places), None, "who sets CUDA_PATH means it");
+    }
+
+    #[test]
+    fn each_reason_has_its_own_sentence() {
+        assert_ne!(why_none(true), why_none(false));
+        let told = crate::device::open(crate::device::DeviceChoice::Cuda(0));
+        if Device::enumerate(DeviceType::Cuda).into_vec().is_empty() {
+            assert!(told.unwrap_err().to_string().contains("NVIDIA driver"));
+        }
+    }
+}

@@ -1,0 +1,40 @@
+//! Time on a device that works behind the program's back: every reading waits until the device has done what it was told.
+
+use std::time::Instant;
+
+use anyhow::{Result, anyhow};
+use burn::prelude::*;
+
+/// Milliseconds that `work` takes, until the device has ended it.
+pub fn once<T>(device: &Device, work: impl FnOnce() -> T) -> Result<(f64, T)> {
+    wait(device)?;
+    let start = Instant::now();
+    let made = work();
+    wait(device)?;
+    Ok((1e3 * start.elapsed().as_secs_f64(), made))
+}
+
+/// The first call, with all that is compiled and tuned in it, and the median of `count` calls after another two, in milliseconds.
+pub fn first_and_median(device: &Device, count: usize, mut work: impl FnMut()) -> Result<(f64, f64)> {
+    let (first, ()) = once(device, &mut work)?;
+    for _ in 0..2 {
+        work();
+    }
+    Ok((first, median(device, count, work)?))
+}
+
+/// The median of `count` calls in milliseconds.
+pub fn median(device: &Device, count: usize, mut work: impl FnMut()) -> Result<f64> {
+    let mut times = (0..count.max(1)).map(|_| Ok(once(device, &mut work)?.0)).collect::<Result<Vec<f64>>>()?;
+    times.sort_by(f64::total_cmp);
+    Ok(times[times.len() / 2])
+}
+
+fn wait(device: &Device) -> Result<()> {
+    device.sync().map_err(|error| anyhow!("the device failed: {error:?}"))
+}
+
+/// GiB of device memory that Burn's pools hold; `None` on the CPU.
+pub fn reserved(device: &Device) -> Option<f64> {
+    device.memory_pool_usage().map(|usage| usage.bytes_reserved as f64 / f64::from(1 << 30))
+}

@@ -1,0 +1,127 @@
+//! The sizes at which things are measured: those of FLUX.1-dev, and those of a rehearsal that any CPU finishes in seconds.
+
+use diffusion::networks::clip::{self, Activation};
+use diffusion::networks::{flux, t5, vae};
+
+/// Sizes of networks and pictures.
+pub struct Scale {
+    pub flux: flux::Config,
+    pub t5: t5::Config,
+    pub clip: clip::Config,
+    pub vae: vae::Config,
+    /// Ids of a prompt for T5.
+    pub text: usize,
+    /// Sides of pictures, in pixels.
+    pub sides: [usize; 2],
+    /// Calls whose median counts.
+    pub calls: usize,
+    /// `[rows, columns, depth]` of products.
+    pub products: Vec<[usize; 3]>,
+    /// `[heads, tokens, values of a head]` of attentions.
+    pub attentions: Vec<[usize; 3]>,
+    /// Bytes of a copy on the device.
+    pub copy: usize,
+}
+
+impl Scale {
+    /// FLUX.1-dev, as its published configs say.
+    pub fn full() -> Self {
+        Self {
+            flux: flux::Config { guidance_embeds: true, ..flux::Config::default() },
+            t5: t5::Config {
+                vocab_size: 32_128,
+                d_model: 4096,
+                d_kv: 64,
+                d_ff: 10_240,
+                num_layers: 24,
+                num_heads: 64,
+                relative_attention_num_buckets: 32,
+                relative_attention_max_distance: 128,
+                layer_norm_epsilon: 1e-6,
+                feed_forward_proj: t5::FeedForwardKind::GatedGelu,
+            },
+            clip: clip::Config {
+                vocab_size: 49_408,
+                hidden_size: 768,
+                intermediate_size: 3072,
+                num_hidden_layers: 12,
+                num_attention_heads: 12,
+                max_position_embeddings: 77,
+                hidden_act: Activation::QuickGelu,
+                layer_norm_eps: 1e-5,
+                eos_token_id: 49_407,
+            },
+            vae: autoencoder(vec![128, 256, 512, 512], 2, 16, 32),
+            text: 512,
+            sides: [1024, 512],
+            calls: 10,
+            // Image stream, joint streams, the two linear layers of a single block, the text stream, and 512 px.
+            products: vec![
+                [4096, 3072, 3072],
+                [4608, 3072, 3072],
+                [4608, 12_288, 3072],
+                [4608, 3072, 15_360],
+                [512, 3072, 3072],
+                [1536, 3072, 3072],
+                [8192, 8192, 8192],
+            ],
+            attentions: vec![[24, 4608, 128], [24, 1536, 128]],
+            copy: 4 << 30,
+        }
+    }
+
+    /// The same shapes in small.
+    pub fn tiny() -> Self {
+        let full = Self::full();
+        Self {
+            flux: flux::Config {
+                num_layers: 1,
+                num_single_layers: 2,
+                attention_head_dim: 32,
+                num_attention_heads: 2,
+                joint_attention_dim: 64,
+                pooled_projection_dim: 32,
+                axes_dims_rope: [8, 12, 12],
+                ..full.flux
+            },
+            t5: t5::Config { vocab_size: 64, d_model: 64, d_kv: 16, d_ff: 128, num_layers: 2, num_heads: 4, ..full.t5 },
+            clip: clip::Config {
+                vocab_size: 64,
+                hidden_size: 32,
+                intermediate_size: 64,
+                num_hidden_layers: 2,
+                num_attention_heads: 2,
+                eos_token_id: 63,
+                ..full.clip
+            },
+            vae: autoencoder(vec![8, 8, 16, 16], 1, 16, 4),
+            text: 16,
+            sides: [64, 32],
+            calls: 2,
+            products: vec![[64, 64, 64], [32, 64, 128]],
+            attentions: vec![[2, 32, 32]],
+            copy: 1 << 20,
+        }
+    }
+
+    /// Tokens of a square picture: its latents are an eighth, and four of them make a token.
+    pub fn tokens(side: usize) -> usize {
+        (side / 16) * (side / 16)
+    }
+}
+
+fn autoencoder(channels: Vec<usize>, layers: usize, latents: usize, groups: usize) -> vae::Config {
+    vae::Config {
+        in_channels: 3,
+        out_channels: 3,
+        latent_channels: latents,
+        block_out_channels: channels,
+        layers_per_block: layers,
+        norm_num_groups: groups,
+        mid_block_add_attention: true,
+        use_quant_conv: false,
+        use_post_quant_conv: false,
+        scaling_factor: 0.3611,
+        shift_factor: Some(0.1159),
+    }
+}

@@ -1,0 +1,82 @@
+//! The parts of a run, in order of worth, each with the time that it may take: a run that is cut short has the best of it.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use burn::prelude::*;
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
+
+use crate::figure::Figures;
+use crate::plan::Gauge;
+use crate::scale::Scale;
+use crate::{denoising, goldens, kernels, training};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+pub enum Section {
+    /// Networks against the goldens.
+    Goldens,
+    /// FLUX.1-dev from prompt to pixels.
+    Denoising,
+    /// A step of LoRA training.
+    Training,
+    /// Products, attentions and a copy.
+    Kernels,
+    /// The first step again, with the kernels kept.
+    WarmStart,
+    /// The same in PyTorch and diffusers, where they are.
+    Peers,
+}
+
+impl Section {
+    pub const ALL: [Section; 6] =
+        [Self::Goldens, Self::Denoising, Self::Training, Self::Kernels, Self::WarmStart, Self::Peers];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Goldens => "goldens",
+            Self::Denoising => "denoising",
+            Self::Training => "training",
+            Self::Kernels => "kernels",
+            Self::WarmStart => "warm-start",
+            Self::Peers => "peers",
+        }
+    }
+
+    /// Eight minutes in all.
+    pub fn limit(self) -> Duration {
+        Duration::from_secs(match self {
+            Self::Goldens => 60,
+            Self::Denoising => 130,
+            Self::Training => 100,
+            Self::Kernels => 50,
+            Self::WarmStart => 30,
+            Self::Peers => 110,
+        })
+    }
+
+    /// Measures in this process.
+    pub fn run(self, gauge: &Gauge, device: &Device, figures: &mut Figures) -> Result<()> {
+        let scale = if gauge.tiny { Scale::tiny() } else { Scale::full() };
+        match self {
+            Self::Goldens => goldens::measure(&gauge.goldens, &gauge.ember, device, figures),
+            Self::Denoising => denoising::measure(&scale, device, figures),
+            Self::Training => training::measure(&scale, device, figures),
+            Self::Kernels => kernels::measure(&scale, device, figures),
+            Self::WarmStart => denoising::warm_start(&scale, device, figures),
+            // They run in Python, which `plan` starts.
+            Self::Peers => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_whole_run_takes_no_more_than_eight_minutes() {
+        let seconds: u64 = Section::ALL.iter().map(|section| section.limit().as_secs()).sum();
+        assert!(seconds <= 8 * 60, "{seconds} s");
+    }
+}
