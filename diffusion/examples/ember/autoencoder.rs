@@ -11,7 +11,7 @@ use burn::prelude::*;
 use burn::tensor::DType;
 use diffusion::checkpoint::{self, Checkpoint};
 use diffusion::networks::vae::{Autoencoder, Config};
-use diffusion::training::{AdamW, AdamWConfig, Random, initialise};
+use diffusion::training::{AdamW, AdamWConfig, Gradients, Random, initialise};
 use image::{RgbImage, imageops};
 
 use crate::dataset::{Attributes, BACKGROUNDS, Concept, render, render_on};
@@ -23,9 +23,9 @@ const KL_WEIGHT: f64 = 3e-4;
 
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// Wall-clock minutes; the learning rate falls to zero at their end.
-    #[arg(long, default_value_t = 30.0)]
-    minutes: f64,
+    /// Steps in all; the learning rate falls to zero at their end.
+    #[arg(long)]
+    steps: u64,
     #[arg(long, default_value_t = 16)]
     batch: usize,
     #[arg(long, default_value_t = 2e-3)]
@@ -71,12 +71,9 @@ pub fn train(concepts: &[Concept], arguments: &Arguments) -> Result<()> {
     writeln!(log, "step,minutes,loss,psnr_db")?;
     let start = Instant::now();
     let (mut loss_sum, mut error_sum, mut count, mut saved) = (0.0, 0.0, 0.0, 0.0);
-    for step in 1.. {
+    for step in 1..=arguments.steps {
         let minutes = start.elapsed().as_secs_f64() / 60.0;
-        let progress = minutes / arguments.minutes;
-        if progress >= 1.0 {
-            break;
-        }
+        let progress = step as f64 / arguments.steps as f64;
         let pictures: Vec<RgbImage> = (0..arguments.batch).map(|_| augmented(concepts, &mut random)).collect();
         let pictures = to_tensor(&pictures, &device);
         let posterior = network.encode(pictures.clone());
@@ -92,7 +89,8 @@ pub fn train(concepts: &[Concept], arguments: &Arguments) -> Result<()> {
         loss_sum += f64::from(loss.clone().into_scalar::<f32>());
         count += 1.0;
         let warm = (step as f64 / 100.0).min(1.0);
-        (network, _) = optimizer.step(network, loss.backward(), arguments.learning_rate * warm * (1.0 - progress));
+        let gradients = Gradients::of(&network, loss.backward());
+        (network, _) = optimizer.step(network, gradients, arguments.learning_rate * warm * (1.0 - progress));
         if step % 50 == 0 {
             let (loss, psnr) = (loss_sum / count, psnr(error_sum / count / 4.0));
             println!("step {step}, {minutes:.2} min, loss {loss:.4}, {psnr:.2} dB");

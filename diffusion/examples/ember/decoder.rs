@@ -13,7 +13,7 @@ use burn::tensor::DType;
 use diffusion::checkpoint::{self, Checkpoint};
 use diffusion::networks::vae::Autoencoder;
 use diffusion::pipelines::flux::{pack, unpack};
-use diffusion::training::{AdamW, AdamWConfig, Random};
+use diffusion::training::{AdamW, AdamWConfig, Gradients, Random};
 use image::RgbImage;
 
 use crate::autoencoder::{config, psnr, reconstruction, to_tensor, weights};
@@ -27,9 +27,9 @@ const BURNT: f64 = 0.04;
 
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// Wall-clock minutes; the learning rate falls to zero at their end.
-    #[arg(long, default_value_t = 50.0)]
-    minutes: f64,
+    /// Steps in all; the learning rate falls to zero at their end.
+    #[arg(long)]
+    steps: u64,
     #[arg(long, default_value_t = 8)]
     batch: usize,
     #[arg(long, default_value_t = 1.5e-3)]
@@ -57,12 +57,9 @@ pub fn train(concepts: &[Concept], arguments: &Arguments) -> Result<()> {
     writeln!(log, "step,minutes,loss,psnr_db")?;
     let start = Instant::now();
     let (mut loss_sum, mut error_sum, mut count, mut saved) = (0.0, 0.0, 0.0, 0.0);
-    for step in 1.. {
+    for step in 1..=arguments.steps {
         let minutes = start.elapsed().as_secs_f64() / 60.0;
-        let progress = minutes / arguments.minutes;
-        if progress >= 1.0 {
-            break;
-        }
+        let progress = step as f64 / arguments.steps as f64;
         let mut latents = Vec::with_capacity(arguments.batch * length);
         let mut meant = Vec::with_capacity(arguments.batch);
         for _ in 0..arguments.batch {
@@ -98,7 +95,8 @@ pub fn train(concepts: &[Concept], arguments: &Arguments) -> Result<()> {
         loss_sum += f64::from(loss.clone().into_scalar::<f32>());
         count += 1.0;
         let warm = (step as f64 / 100.0).min(1.0);
-        (network, _) = optimizer.step(network, loss.backward(), arguments.learning_rate * warm * (1.0 - progress));
+        let gradients = Gradients::of(&network, loss.backward());
+        (network, _) = optimizer.step(network, gradients, arguments.learning_rate * warm * (1.0 - progress));
         if step % 100 == 0 {
             let (loss, psnr) = (loss_sum / count, psnr(error_sum / count / 4.0));
             println!("step {step}, {minutes:.2} min, loss {loss:.4}, {psnr:.2} dB");

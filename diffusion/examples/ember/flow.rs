@@ -5,8 +5,8 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use anyhow::{Context, Result, ensure};
-use burn::module::Module;
+use anyhow::{Context, Result, anyhow, ensure};
+use burn::module::{Module, ModuleMapper, Param};
 use burn::prelude::*;
 use burn::tensor::DType;
 use diffusion::checkpoint::{self, Checkpoint, Stored};
@@ -16,7 +16,9 @@ use diffusion::networks::t5::{self, T5Encoder};
 use diffusion::networks::vae::Autoencoder;
 use diffusion::pipelines::flux::pack;
 use diffusion::tokenizers::{clip::ClipTokenizer, t5::T5Tokenizer};
-use diffusion::training::{AdamW, AdamWConfig, Moments, Random, draw_level, flow_batch, flow_loss, initialise};
+use diffusion::training::{
+    AdamW, AdamWConfig, FlowBatch, Gradients, Moments, Random, draw_level, flow_batch, flow_loss, initialise,
+};
 use image::RgbImage;
 
 use crate::autoencoder::{self, to_tensor};
@@ -31,9 +33,9 @@ const TEXT_WIDTH: usize = 128;
 
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// Wall-clock minutes in all, those before a resume included; the learning rate falls to zero at their end.
-    #[arg(long, default_value_t = 60.0)]
-    minutes: f64,
+    /// Steps in all, those before a resume included; the learning rate falls to zero at their end.
+    #[arg(long)]
+    steps: u64,
     #[arg(long, default_value_t = 32)]
     batch: usize,
     #[arg(long, default_value_t = 1e-3)]
@@ -44,6 +46,9 @@ pub struct Arguments {
     /// Only the first concepts, to try things out.
     #[arg(long)]
     first: Option<usize>,
+    /// Parts of a batch, each computed on a core of its own.
+    #[arg(long, default_value_t = 2)]
+    parts: usize,
     /// Only the concepts of this shorter list.
     #[arg(long)]
     only: Option<PathBuf>,
@@ -166,11 +171,11 @@ pub fn latent_statistics(out: &Path) -> Result<(f64, f64)> {
     Ok((fact("mean")?, fact("deviation")?))
 }
 
-/// Captions as ids, and latents, of everything that may be trained on.
+/// Captions and latents of everything that may be trained on.
 struct Examples {
-    clip: Vec<Vec<i64>>,
-    t5: Vec<Vec<i64>>,
-    empty: (Vec<i64>, Vec<i64>),
+    clip: ClipTokenizer,
+    t5: T5Tokenizer,
+    captions: Vec<String>,
     /// Normalised, packed.
     latents: Vec<f32>,
     allowed: Vec<bool>,
@@ -181,20 +186,64 @@ impl Examples {
         let (mean, deviation) = latent_statistics(out)?;
         let mut latents = Checkpoint::open(&latents_path(out))?.read_f32("latents")?;
         latents.iter_mut().for_each(|value| *value = ((f64::from(*value) - mean) / deviation) as f32);
-        let clip = ClipTokenizer::load(&out.join("tokenizer"))?;
-        let t5 = T5Tokenizer::load(&out.join("tokenizer_2"))?;
         let all = || concepts.iter().flat_map(|concept| Attributes::all().map(move |attributes| (concept, attributes)));
         Ok(Self {
-            clip: all()
-                .map(|(concept, attributes)| clip.encode(&caption(&concept.name, attributes)))
-                .collect::<Result<_, _>>()?,
-            t5: all()
-                .map(|(concept, attributes)| t5.encode(&caption(&concept.name, attributes)))
-                .collect::<Result<_, _>>()?,
-            empty: (clip.encode("")?, t5.encode("")?),
+            clip: ClipTokenizer::load(&out.join("tokenizer"))?,
+            t5: T5Tokenizer::load(&out.join("tokenizer_2"))?,
+            captions: all().map(|(concept, attributes)| caption(&concept.name, attributes)).collect(),
             latents,
             allowed: all().map(|(concept, attributes)| !held_out(&concept.name, attributes)).collect(),
         })
+    }
+
+    /// How a picture is called this time: by its caption, sometimes by nothing, sometimes with the name of a style that it
+    /// does not have. Such a name has to leave a picture as it is, until an adapter gives it a meaning.
+    fn caption(&self, index: usize, random: &mut Random) -> String {
+        let caption = &self.captions[index];
+        match random.uniform() {
+            kind if kind < 0.05 => String::new(),
+            kind if kind < 0.10 => format!("{caption} in {} style", words::any(random)),
+            kind if kind < 0.12 => format!("{} {caption}", words::any(random)),
+            _ => caption.clone(),
+        }
+    }
+
+    /// The share of plain captions whose picture, as guessed from pure noise at once, is nearest to the one that is meant.
+    fn known(&self, networks: &Networks, rotary: &flux::Rotary, device: &Device) -> Result<f64> {
+        let plain: Vec<usize> = (0..self.captions.len()).step_by(COMBINATIONS).collect();
+        let length = self.latents.len() / self.captions.len();
+        let networks = networks.valid();
+        let mut random = Random::new(4);
+        let mut right = 0;
+        for asked in plain.chunks(48) {
+            let ids = |tokenize: &dyn Fn(&str) -> diffusion::Result<Vec<i64>>| {
+                asked.iter().map(|index| tokenize(&self.captions[*index])).collect::<diffusion::Result<Vec<_>>>()
+            };
+            let noise: Tensor<3> =
+                random.normal([asked.len(), TOKENS, length / TOKENS], &device.clone().without_autodiff());
+            let input = FluxInput {
+                hidden: noise.clone(),
+                encoder_hidden: networks.text_encoder_2.forward(&ids(&|text| self.t5.encode(text))?),
+                pooled: networks.text_encoder.forward(&ids(&|text| self.clip.encode(text))?).pooled,
+                timestep: vec![1.0; asked.len()],
+                guidance: None,
+            };
+            let guessed = noise - networks.transformer.forward(input, rotary);
+            let guessed = guessed.into_data().try_to_vec::<f32>().context("latents are f32")?;
+            right += guessed
+                .chunks_exact(length)
+                .zip(asked)
+                .filter(|(guess, asked)| {
+                    let away = |index: usize| {
+                        let meant = &self.latents[index * length..(index + 1) * length];
+                        guess.iter().zip(meant).map(|(a, b)| (a - b).powi(2)).sum::<f32>()
+                    };
+                    plain.iter().map(|index| (away(*index), index)).min_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, i)| i)
+                        == Some(asked)
+                })
+                .count();
+        }
+        Ok(right as f64 / plain.len() as f64)
     }
 
     /// Index of a random picture: plain ones more often, held-out ones never.
@@ -216,14 +265,16 @@ pub fn train(concepts: &[Concept], arguments: &Arguments) -> Result<()> {
     let device = Device::flex().autodiff();
     let out = &arguments.out;
     let concepts = &concepts[..arguments.first.unwrap_or(concepts.len()).min(concepts.len())];
-    let chosen = match &arguments.only {
+    let chosen: Vec<usize> = match &arguments.only {
         Some(list) => {
             let names = crate::dataset::names(list)?;
             (0..concepts.len()).filter(|index| names.contains(&concepts[*index].name)).collect()
         }
-        None => (0..concepts.len()).collect::<Vec<usize>>(),
+        None => (0..concepts.len()).collect(),
     };
     ensure!(!chosen.is_empty(), "none of the concepts is in the shorter list");
+    let pool = || rayon::ThreadPoolBuilder::new().num_threads(1).build();
+    let pools = (0..arguments.parts).map(|_| pool()).collect::<Result<Vec<_>, _>>()?;
     let configs = configs(out)?;
     let examples = Examples::load(concepts, out)?;
     let mut random = Random::new(2);
@@ -248,57 +299,122 @@ pub fn train(concepts: &[Concept], arguments: &Arguments) -> Result<()> {
     let start = Instant::now();
     let (mut sum, mut count, mut saved) = (0.0, 0.0, before);
     let mut order: Vec<usize> = Vec::new();
-    loop {
-        let step = optimizer.steps() + 1;
-        let minutes = before + start.elapsed().as_secs_f64() / 60.0;
-        let progress = minutes / arguments.minutes;
-        if progress >= 1.0 {
-            break;
-        }
-        // Every concept once before any comes again.
-        let mut batch = Vec::with_capacity(arguments.batch);
-        while batch.len() < arguments.batch {
-            if order.is_empty() {
-                order = chosen.clone();
-            }
-            let concept = order.swap_remove(random.below(order.len()));
-            batch.push(examples.draw(concept, &mut random));
-        }
-        let mut ids = (Vec::new(), Vec::new());
-        let mut latents = Vec::with_capacity(batch.len() * TOKENS * channels);
-        for index in &batch {
-            let dropped = random.chance(0.05);
-            ids.0.push(if dropped { examples.empty.0.clone() } else { examples.clip[*index].clone() });
-            ids.1.push(if dropped { examples.empty.1.clone() } else { examples.t5[*index].clone() });
-            latents.extend_from_slice(&examples.latents[index * TOKENS * channels..(index + 1) * TOKENS * channels]);
-        }
-        let latents = Tensor::from_data(TensorData::new(latents, [batch.len(), TOKENS, channels]), &device);
-        let levels: Vec<f64> = batch.iter().map(|_| draw_level(&mut random, arguments.shift)).collect();
-        let task = flow_batch(latents, &levels, &mut random);
-        let input = FluxInput {
-            hidden: task.noisy,
-            encoder_hidden: networks.text_encoder_2.forward(&ids.1),
-            pooled: networks.text_encoder.forward(&ids.0).pooled,
-            timestep: levels.iter().map(|level| *level as f32).collect(),
-            guidance: None,
-        };
-        let loss = flow_loss(networks.transformer.forward(input, &rotary), task.velocity);
-        sum += f64::from(loss.clone().into_scalar::<f32>());
+    let mut minutes = before;
+    for step in optimizer.steps() + 1..=arguments.steps {
+        minutes = before + start.elapsed().as_secs_f64() / 60.0;
+        let progress = step as f64 / arguments.steps as f64;
+        let parts: Vec<Part> = (0..arguments.parts)
+            .map(|_| {
+                // Every concept once before any comes again.
+                let mut pictures = Vec::with_capacity(arguments.batch / arguments.parts);
+                while pictures.len() < arguments.batch / arguments.parts {
+                    if order.is_empty() {
+                        order.clone_from(&chosen);
+                    }
+                    let concept = order.swap_remove(random.below(order.len()));
+                    pictures.push(examples.draw(concept, &mut random));
+                }
+                Part::new(&examples, &pictures, channels, arguments.shift, &mut random, &device)
+            })
+            .collect::<Result<_>>()?;
+        let passes = side_by_side(&pools, parts, |part| part.pass(&networks, &rotary))?;
+        sum += passes.iter().map(|(loss, _)| loss).sum::<f64>() / passes.len() as f64;
         count += 1.0;
         let rate = arguments.learning_rate * (step as f64 / 200.0).min(1.0) * ((1.0 - progress) / 0.6).min(1.0);
         let norm;
-        (networks, norm) = optimizer.step(networks, loss.backward(), rate);
+        let gradients = Gradients::mean(passes.into_iter().map(|(_, gradients)| gradients).collect());
+        (networks, norm) = optimizer.step(networks, gradients, rate);
         if step % 50 == 0 {
             println!("step {step}, {minutes:.2} min, loss {:.4}, gradient {norm:.2}", sum / count);
             writeln!(log, "{step},{minutes:.2},{:.5}", sum / count)?;
             (sum, count) = (0.0, 0.0);
+        }
+        if step % 500 == 0 {
+            println!(
+                "step {step}: {:.0} % of the names are known",
+                100.0 * examples.known(&networks, &rotary, &device)?
+            );
         }
         if minutes - saved > 4.0 {
             saved = minutes;
             save(&networks, &optimizer, &random, minutes, out)?;
         }
     }
-    save(&networks, &optimizer, &random, arguments.minutes, out)
+    save(&networks, &optimizer, &random, minutes, out)
+}
+
+/// A share of a batch, drawn and mixed with noise.
+struct Part {
+    clip: Vec<Vec<i64>>,
+    t5: Vec<Vec<i64>>,
+    levels: Vec<f64>,
+    task: FlowBatch,
+}
+
+impl Part {
+    fn new(
+        examples: &Examples,
+        pictures: &[usize],
+        channels: usize,
+        shift: f64,
+        random: &mut Random,
+        device: &Device,
+    ) -> Result<Self> {
+        let (mut clip, mut t5) = (Vec::new(), Vec::new());
+        let mut latents = Vec::with_capacity(pictures.len() * TOKENS * channels);
+        for index in pictures {
+            let caption = examples.caption(*index, random);
+            clip.push(examples.clip.encode(&caption)?);
+            t5.push(examples.t5.encode(&caption)?);
+            latents.extend_from_slice(&examples.latents[index * TOKENS * channels..(index + 1) * TOKENS * channels]);
+        }
+        let latents = Tensor::from_data(TensorData::new(latents, [pictures.len(), TOKENS, channels]), device);
+        let levels: Vec<f64> = pictures.iter().map(|_| level(random, shift)).collect();
+        let task = flow_batch(latents, &levels, random);
+        Ok(Self { clip, t5, levels, task })
+    }
+
+    /// Loss and gradients.
+    fn pass(self, networks: &Networks, rotary: &flux::Rotary) -> (f64, Gradients) {
+        let networks = &networks.clone().map(&mut Apart);
+        let input = FluxInput {
+            hidden: self.task.noisy,
+            encoder_hidden: networks.text_encoder_2.forward(&self.t5),
+            pooled: networks.text_encoder.forward(&self.clip).pooled,
+            timestep: self.levels.iter().map(|level| *level as f32).collect(),
+            guidance: None,
+        };
+        let loss = flow_loss(networks.transformer.forward(input, rotary), self.task.velocity);
+        (f64::from(loss.clone().into_scalar::<f32>()), Gradients::of(networks, loss.backward()))
+    }
+}
+
+/// Half of the noise levels as a flow is usually trained, and half next to pure noise. A picture has so many values that a trace
+/// of it in the noise tells which of the few hundred it is; only where there is no trace does the caption have to.
+fn level(random: &mut Random, shift: f64) -> f64 {
+    if random.chance(0.5) { draw_level(random, shift) } else { 1.0 - 0.12 * random.uniform().powf(1.5) }
+}
+
+/// Makes the same weights the leaves of another graph: autodiff would join two passes over the same leaves into one.
+struct Apart;
+
+impl ModuleMapper for Apart {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        param.map(|tensor| Tensor::from_inner(tensor.inner()).require_grad())
+    }
+}
+
+/// Does each piece of work on a pool of its own: tensors of this size keep one core busy, and wait for each other on two.
+fn side_by_side<T: Send, R: Send>(
+    pools: &[rayon::ThreadPool],
+    work: Vec<T>,
+    of: impl Fn(T) -> R + Sync,
+) -> Result<Vec<R>> {
+    std::thread::scope(|scope| {
+        let started: Vec<_> =
+            pools.iter().zip(work).map(|(pool, piece)| scope.spawn(|| pool.install(|| of(piece)))).collect();
+        started.into_iter().map(|thread| thread.join().map_err(|_| anyhow!("a part of the batch failed"))).collect()
+    })
 }
 
 /// Weights, moments, and where the run is, in two files.

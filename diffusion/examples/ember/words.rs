@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use anyhow::Result;
+use diffusion::training::Random;
 use serde_json::{Value, json};
 
 use crate::dataset::{BACKGROUNDS, Concept};
@@ -32,6 +33,14 @@ pub fn write(concepts: &[Concept], folder: &Path) -> Result<()> {
     }
     write_clip(&counts, &folder.join("tokenizer"))?;
     write_t5(&counts, &folder.join("tokenizer_2"))
+}
+
+/// A word that says nothing about a picture: of a style, or made up.
+pub fn any(random: &mut Random) -> String {
+    if random.chance(0.5) {
+        return STYLES[1 + random.below(STYLES.len() - 2)].to_string();
+    }
+    (0..3 + random.below(3)).map(|_| char::from(b'a' + random.below(26) as u8)).collect()
 }
 
 /// How many ids CLIP's tokenizer knows.
