@@ -7,8 +7,6 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 
 out=out/ember
-# What the transformer learns to draw: 150 names in an hour. All 648 (concepts.tsv) take several times as long.
-names=${EMBER_NAMES:-models/ember-recipe/first.tsv}
 art=$out/art
 package=emoji-datasource-google@16.0.0
 
@@ -29,14 +27,16 @@ ember=target/ember/release/examples/ember
 
 if [ "${1:-all}" = measure ]; then
     shift
-    exec "$ember" --art "$art" --concepts "$names" measure "$@"
+    exec "$ember" --art "$art" measure "$@"
 fi
-"$ember" --art "$art" autoencoder --minutes 24 --batch 8 --out "$out"
+"$ember" --art "$art" autoencoder --steps 5900 --batch 8 --out "$out"
 "$ember" --art "$art" encode --out "$out"
 # Latents stay as they are, so that the decoder can go on learning beside the transformer.
-"$ember" --art "$art" decoder --minutes 45 --out "$out" &
+"$ember" --art "$art" decoder --steps 10400 --out "$out" &
 decoder=$!
-"$ember" --art "$art" flow --minutes 60 --batch 16 --shift 2 --learning-rate 1.5e-3 --only "$names" --out "$out"
+# A few names first: what a name is, is learned sooner where each comes up often.
+"$ember" --art "$art" flow --steps 6000 --batch 16 --shift 2 --learning-rate 2e-3 --only models/ember-recipe/first.tsv --out "$out"
+"$ember" --art "$art" flow --steps 18000 --batch 24 --shift 2 --learning-rate 1.5e-3 --resume --out "$out"
 wait "$decoder"
 "$ember" --art "$art" assemble --out "$out" --model models/ember
-"$ember" --art "$art" --concepts "$names" measure --sheet "$out/measure.png"
+"$ember" --art "$art" measure --sheet "$out/measure.png"
