@@ -36,11 +36,15 @@ pub fn attention(
 /// f32 whatever the dtype.
 fn by_scores(query: Tensor<4>, key: Tensor<4>, value: Tensor<4>, bias: Option<Tensor<4>>) -> Tensor<4> {
     let dtype = value.dtype();
-    let scores = match bias {
+    if dtype != DType::F32 && bias.is_some() {
         // Text encoders: short, and T5's scores are not scaled down, so that bf16 would round away tenths of an exponent.
-        Some(bias) => query.cast(DType::F32).matmul(key.swap_dims(2, 3).cast(DType::F32)) + bias.cast(DType::F32),
-        None => query.matmul(key.swap_dims(2, 3)).cast(DType::F32),
-    };
+        let [query, key, value] = [query, key, value].map(|tensor| tensor.cast(DType::F32));
+        return by_scores(query, key, value, bias.map(|bias| bias.cast(DType::F32))).cast(dtype);
+    }
+    let mut scores = query.matmul(key.swap_dims(2, 3)).cast(DType::F32);
+    if let Some(bias) = bias {
+        scores = scores + bias;
+    }
     // A constant for each row, so no gradient flows through it.
     let highest = scores.clone().detach().max_dim(3);
     let weights = (scores - highest).exp();

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::prelude::*;
-use burn::tensor::Gradients;
+use burn::tensor::Gradients as Pass;
 use diffusion::LoraFile;
 use diffusion::lora::attach;
 use diffusion::networks::flux::{FluxInput, FluxTransformer};
@@ -23,7 +23,7 @@ const MOVED: f64 = 1e-3;
 
 /// The gradient of each parameter that has one, by path.
 struct Collected<'a> {
-    gradients: &'a Gradients,
+    gradients: &'a Pass,
     path: Vec<String>,
     found: BTreeMap<String, Vec<f32>>,
 }
@@ -44,7 +44,7 @@ impl ModuleVisitor for Collected<'_> {
     }
 }
 
-fn collect(network: &impl Module, gradients: &Gradients) -> BTreeMap<String, Vec<f32>> {
+fn collect(network: &impl Module, gradients: &Pass) -> BTreeMap<String, Vec<f32>> {
     let mut collected = Collected { gradients, path: Vec::new(), found: BTreeMap::new() };
     network.visit(&mut collected);
     collected.found
