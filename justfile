@@ -67,7 +67,7 @@ gpu-check *args:
 gpu-rehearsal *args: setup
     cargo run -p pyrograph -- gauge --tiny --device cpu --results out/gauge {{ args }}
 
-# train the built-in checkpoint anew from Noto emoji, and measure it (about two and a half hours on two cores)
+# train the built-in checkpoint anew from Noto emoji, and measure it (about three hours on two cores)
 ember:
     models/ember-recipe/train.sh
 
