@@ -78,3 +78,64 @@ async fn results_that_cannot_be_written_make_no_success() {
     assert_eq!(world.count("SELECT count(*) FROM artifacts").await, 0);
     generation::finish(world.pool(), &claim, pictures(&claim, 2), &[]).await.unwrap();
 }
+
+#[tokio::test]
+async fn what_is_asked_together_is_answered_apart() {
+    let world = World::new().await;
+    for (name, seed) in [("kept", "aa"), ("gone", "bb")] {
+        sqlx::query(
+            "INSERT INTO models (id, name, kind, family, files, bytes, sha256, built_in, defaults)
+             VALUES ($1, $2, 'lora', 'flux', '[]', 0, $3, false, '{}')",
+        )
+        .bind(domain::ModelId::new().0)
+        .bind(name)
+        .bind(seed.repeat(32))
+        .execute(world.pool())
+        .await
+        .unwrap();
+        // From here on the desk remembers it.
+        world.desk.create(request_with(name, 0)).await.unwrap();
+    }
+    sqlx::query("UPDATE models SET deleted_at = clock_timestamp() WHERE name = 'gone'")
+        .execute(world.pool())
+        .await
+        .unwrap();
+    let before = world.count("SELECT count(*) FROM generations").await;
+
+    let asked = (1..=60).map(|seed| {
+        let name = if seed % 20 == 0 { "gone" } else { "kept" };
+        world.desk.create(request_with(name, seed))
+    });
+    let mut made = Vec::new();
+    for (seed, answer) in (1..=60).zip(futures::future::join_all(asked).await) {
+        match answer {
+            Ok(generation) => made.push((seed, generation)),
+            Err(error) => assert!(seed % 20 == 0 && !error.is_transient(), "{seed}: {error}"),
+        }
+    }
+    assert_eq!(made.len(), 57);
+    assert_eq!(
+        world.count("SELECT count(*) FROM generations").await,
+        before + 57,
+        "those of a deleted model left nothing"
+    );
+    assert_eq!(world.count("SELECT count(*) FROM jobs WHERE status = 'queued'").await, before + 57);
+    assert_eq!(world.count("SELECT count(*) FROM job_events WHERE kind = 'queued'").await, before + 57);
+
+    let looks = made.iter().map(|(_, generation)| world.desk.get(generation.id));
+    for ((seed, created), seen) in made.iter().zip(futures::future::join_all(looks).await) {
+        let seen = seen.unwrap();
+        assert_eq!((seen.id, seen.seed, seen.created_at), (created.id, *seed, created.created_at));
+        assert_eq!(seen.params.prompt, format!("fox {seed}"));
+        assert_eq!(seen.loras, created.loras);
+        assert_eq!(seen.loras[0].scale, *seed as f64 / 10.0);
+    }
+    let nobody = world.desk.get(domain::GenerationId::new()).await;
+    assert!(matches!(nobody, Err(Error::NotFound { .. })), "{nobody:?}");
+}
+
+fn request_with(lora: &str, seed: i64) -> GenerationRequest {
+    let loras = [serde_json::json!({ "model": lora, "scale": seed as f64 / 10.0 })];
+    serde_json::from_value(serde_json::json!({ "prompt": format!("fox {seed}"), "seed": seed, "loras": loras }))
+        .unwrap()
+}
