@@ -1,6 +1,6 @@
-"""POST and GET /v1/generations as one would write them in FastAPI with asyncpg: the same statements on the same tables, the
-same checks, the same answer. Models are cached and the doorbell is coalesced, as in our service, so that what remains is the
-cost of the framework and the driver.
+"""POST and GET /v1/generations as one would write them in FastAPI with asyncpg: the same tables, the
+same checks, the same answer, one statement for each request. Models are cached and the doorbell is coalesced, as in our service, which
+also lets requests that come together share a statement.
 
     DATABASE_URL=… uvicorn app:app --workers 2
 """
