@@ -19,14 +19,15 @@ pub(super) fn count() -> Result<usize, String> {
     if count == 0 {
         return Err(why_none(Path::new("/proc/driver/nvidia/version").exists() || Path::new("/dev/dxg").exists()));
     }
-    // Kernels look at the environment for it, so what counts is what they will find, not what `toolkit` may suggest.
-    match root(std::env::var_os("CUDA_PATH").map(PathBuf::from), &TOOLKITS) {
-        Some(_) => Ok(count),
-        None => Err(format!(
+    let found = root(std::env::var_os("CUDA_PATH").map(PathBuf::from), &TOOLKITS);
+    // The processes that use the device are started with CUDA_PATH set to the folder of the program, if it lies there.
+    let found = found.or_else(|| toolkit_beside(&std::env::current_exe().ok()?));
+    found.map(|_| count).ok_or_else(|| {
+        format!(
             "there is a CUDA device, but {LIBDEVICE} was not found: install a CUDA toolkit, set CUDA_PATH to one, or put \
-             the file beside this program"
-        )),
-    }
+             the file there below the folder of this program"
+        )
+    })
 }
 
 fn why_none(driver: bool) -> String {
