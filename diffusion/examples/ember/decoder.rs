@@ -95,7 +95,7 @@ pub fn train(concepts: &[Concept], arguments: &Arguments) -> Result<()> {
         loss_sum += f64::from(loss.clone().into_scalar::<f32>());
         count += 1.0;
         let warm = (step as f64 / 100.0).min(1.0);
-        let gradients = Gradients::of(&network, loss.backward());
+        let gradients = Gradients::of(&network, &mut loss.backward());
         (network, _) = optimizer.step(network, gradients, arguments.learning_rate * warm * (1.0 - progress));
         if step % 100 == 0 {
             let (loss, psnr) = (loss_sum / count, psnr(error_sum / count / 4.0));

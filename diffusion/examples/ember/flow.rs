@@ -208,9 +208,9 @@ impl Examples {
         }
     }
 
-    /// The share of plain captions whose picture, as guessed from pure noise at once, is nearest to the one that is meant.
-    fn known(&self, networks: &Networks, rotary: &flux::Rotary, device: &Device) -> Result<f64> {
-        let plain: Vec<usize> = (0..self.captions.len()).step_by(COMBINATIONS).collect();
+    /// The share of the plain captions of some concepts whose picture, as guessed from pure noise at once, is nearest to the one that is meant.
+    fn known(&self, concepts: &[usize], networks: &Networks, rotary: &flux::Rotary, device: &Device) -> Result<f64> {
+        let plain: Vec<usize> = concepts.iter().map(|concept| concept * COMBINATIONS).collect();
         let length = self.latents.len() / self.captions.len();
         let networks = networks.valid();
         let mut random = Random::new(4);
@@ -273,6 +273,12 @@ pub fn train(concepts: &[Concept], arguments: &Arguments) -> Result<()> {
         None => (0..concepts.len()).collect(),
     };
     ensure!(!chosen.is_empty(), "none of the concepts is in the shorter list");
+    ensure!(
+        arguments.parts > 0 && arguments.batch.is_multiple_of(arguments.parts),
+        "a batch of {} has no {} equal parts",
+        arguments.batch,
+        arguments.parts
+    );
     let pool = || rayon::ThreadPoolBuilder::new().num_threads(1).build();
     let pools = (0..arguments.parts).map(|_| pool()).collect::<Result<Vec<_>, _>>()?;
     let configs = configs(out)?;
@@ -332,7 +338,7 @@ pub fn train(concepts: &[Concept], arguments: &Arguments) -> Result<()> {
         if step % 500 == 0 {
             println!(
                 "step {step}: {:.0} % of the names are known",
-                100.0 * examples.known(&networks, &rotary, &device)?
+                100.0 * examples.known(&chosen, &networks, &rotary, &device)?
             );
         }
         if minutes - saved > 4.0 {
@@ -385,7 +391,7 @@ impl Part {
             guidance: None,
         };
         let loss = flow_loss(networks.transformer.forward(input, rotary), self.task.velocity);
-        (f64::from(loss.clone().into_scalar::<f32>()), Gradients::of(networks, loss.backward()))
+        (f64::from(loss.clone().into_scalar::<f32>()), Gradients::of(networks, &mut loss.backward()))
     }
 }
 

@@ -11,11 +11,17 @@ use burn::tensor::Gradients as Pass;
 pub struct Gradients(BTreeMap<String, Tensor<1>>);
 
 impl Gradients {
-    /// What one pass (`loss.backward()`) found for the parameters of `network`.
-    pub fn of<M: Module>(network: &M, mut pass: Pass) -> Self {
+    /// What one pass (`loss.backward()`) found for the parameters of `network`; it is taken out of the pass, which may hold those
+    /// of other networks as well.
+    pub fn of<M: Module>(network: &M, pass: &mut Pass) -> Self {
         let mut gradients = Self::default();
-        gradients.collect(network, &[], &mut pass);
+        gradients.collect(network, &[], pass);
         gradients
+    }
+
+    /// Each with its path.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Tensor<1>)> {
+        self.0.iter().map(|(path, gradient)| (path.as_str(), gradient))
     }
 
     /// The mean of what equal parts of a batch found.

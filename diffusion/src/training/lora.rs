@@ -354,7 +354,7 @@ impl LoraTrainer {
             return checkpointing::backward(&self.transformer, input, &rotary, flow.velocity);
         }
         let loss = flow_loss(self.transformer.forward(input, &rotary), flow.velocity);
-        (loss.clone().inner(), Gradients::of(&self.transformer, loss.backward()))
+        (loss.clone().inner(), Gradients::of(&self.transformer, &mut loss.backward()))
     }
 }
 
