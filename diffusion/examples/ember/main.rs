@@ -5,6 +5,7 @@ mod assemble;
 mod autoencoder;
 mod dataset;
 mod decoder;
+mod examples;
 mod flow;
 mod measure;
 mod pyrography;
