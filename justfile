@@ -59,6 +59,14 @@ prepare:
 gpu-build *features:
     deploy/gpu-build.sh {{ features }}
 
+# whether the NVIDIA backend compiles; CI does this too when it has the time
+gpu-compiles: setup
+    deploy/with-llvm.sh cargo check --workspace --features pyrograph/cuda
+
+# every test of the CPU, in a build with the NVIDIA backend
+gpu-test *args: setup
+    deploy/with-llvm.sh cargo test --workspace --features pyrograph/cuda --no-fail-fast --lib --bins --tests {{ args }}
+
 # measure this machine's card with out/gpu/pyrograph, into bench/results/
 gpu-check *args:
     deploy/gpu-check.sh {{ args }}
