@@ -126,9 +126,10 @@ impl From<BytesRejection> for Problem {
     fn from(rejection: BytesRejection) -> Self {
         let response = rejection.into_response();
         match response.status() {
-            StatusCode::PAYLOAD_TOO_LARGE => {
-                Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "The body is too large; JSON bodies may have 1 MiB.")
-            }
+            StatusCode::PAYLOAD_TOO_LARGE => Problem::new(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "The body is too large: JSON may have 1 MiB, and 24 MiB where it carries pictures.",
+            ),
             _ => Problem::new(StatusCode::BAD_REQUEST, "The body could not be read to its end."),
         }
     }

@@ -5,7 +5,8 @@ use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::middleware;
 use axum::routing::get;
-use domain::zip_gate;
+use domain::generation::MAX_PICTURE_CHARS;
+use domain::{image_gate, zip_gate};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::router::UtoipaMethodRouterExt;
 use utoipa_axum::routes;
@@ -14,13 +15,17 @@ use utoipa_swagger_ui::{Config, SwaggerUi};
 use crate::observe::observe;
 use crate::openapi::document;
 use crate::problem::Problem;
-use crate::routes::{dataset, event, generation, health, model, training};
+use crate::routes::{dataset, event, generation, health, input, model, training};
 use crate::{State, openapi};
 
 /// Largest JSON body, in bytes.
 const JSON_LIMIT: usize = 1024 * 1024;
 /// Largest form of pictures, in bytes: one archive and what surrounds it.
 const PICTURES_LIMIT: usize = zip_gate::MAX_ARCHIVE_BYTES as usize + 1024 * 1024;
+/// Largest form of one picture, in bytes.
+const PICTURE_LIMIT: usize = image_gate::MAX_BYTES as usize + 1024 * 1024;
+/// Largest request for a generation, in bytes: one that carries an image and a mask itself.
+const GENERATION_LIMIT: usize = 2 * MAX_PICTURE_CHARS + JSON_LIMIT;
 
 pub(crate) fn routes() -> OpenApiRouter<State> {
     OpenApiRouter::with_openapi(document())
@@ -39,10 +44,12 @@ pub(crate) fn routes() -> OpenApiRouter<State> {
         .routes(routes!(training::cancel))
         .routes(routes!(event::of_training))
         // generations
-        .routes(routes!(generation::create, generation::list))
+        .routes(routes!(generation::create, generation::list).layer(DefaultBodyLimit::max(GENERATION_LIMIT)))
         .routes(routes!(generation::get, generation::delete))
         .routes(routes!(generation::cancel))
         .routes(routes!(event::of_generation))
+        .routes(routes!(input::create, input::list).layer(DefaultBodyLimit::max(PICTURE_LIMIT)))
+        .routes(routes!(input::get, input::delete))
         // models; the import counts its bytes itself
         .routes(routes!(model::list))
         .routes(routes!(model::import).layer(DefaultBodyLimit::disable()))

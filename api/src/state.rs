@@ -33,7 +33,7 @@ impl State {
     pub async fn new(pools: Pools, storage: Storage) -> Self {
         let catalog = Catalog::new(pools.api.clone());
         Self {
-            desk: Desk::new(pools.api.clone(), catalog.clone()),
+            desk: Desk::new(pools.api.clone(), catalog.clone(), storage.clone()),
             catalog,
             feed: Feed::start(pools.listen).await,
             pool: pools.api,

@@ -4,6 +4,7 @@
 
 mod desk;
 mod request;
+mod scheduler;
 
 use std::collections::HashMap;
 
@@ -15,8 +16,11 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 pub use desk::Desk;
-pub use request::{GenerationParams, GenerationRequest, LoraRequest, MAX_IMAGES, MAX_LORAS, MAX_PROMPT_CHARS, SIDES};
+pub use request::{
+    GenerationParams, GenerationRequest, LoraRequest, MAX_IMAGES, MAX_LORAS, MAX_PICTURE_CHARS, MAX_PROMPT_CHARS, SIDES,
+};
 pub(crate) use request::{in_range, on_grid, seed};
+pub use scheduler::Scheduler;
 
 use crate::artifact::{self, Artifact, ArtifactKind, NewArtifact};
 use crate::event;
@@ -190,12 +194,13 @@ pub async fn cancel(pool: &PgPool, id: GenerationId) -> Result<Generation> {
     get(pool, id).await
 }
 
-/// Makes an ended generation invisible, forgets its prompt and deletes its pictures.
+/// Makes an ended generation invisible, forgets its prompt and deletes its pictures, and those that its request brought along.
 /// Errors: `NotFound`; `Conflict` while it is queued or running.
 pub async fn delete(pool: &PgPool, storage: &Storage, id: GenerationId) -> Result<()> {
     let mut tx = begin(pool).await?;
     let row = sqlx::query!(
-        r#"SELECT g.job_id AS "job_id: JobId", j.status AS "status: JobStatus" FROM generations g JOIN jobs j ON j.id = g.job_id
+        r#"SELECT g.job_id AS "job_id: JobId", j.status AS "status: JobStatus", g.params AS "params: Json<GenerationParams>"
+           FROM generations g JOIN jobs j ON j.id = g.job_id
            WHERE g.id = $1 AND g.deleted_at IS NULL FOR UPDATE OF g"#,
         id as GenerationId,
     )
@@ -211,11 +216,12 @@ pub async fn delete(pool: &PgPool, storage: &Storage, id: GenerationId) -> Resul
     )
     .execute(&mut *tx)
     .await?;
-    let keys =
+    let mut keys =
         sqlx::query_scalar!("DELETE FROM artifacts WHERE job_id = $1 RETURNING storage_key", row.job_id as JobId)
             .fetch_all(&mut *tx)
             .await?;
     tx.commit().await?;
+    keys.extend(row.params.0.own_objects());
     storage.discard(keys).await;
     Ok(())
 }

@@ -57,6 +57,7 @@ id! {
     ModelId,
     ArtifactId,
     UploadId,
+    InputId,
     /// One start of a worker process; a restart gets another one.
     WorkerId,
 }

@@ -19,7 +19,7 @@ use sha2::{Digest, Sha256};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use url::Url;
 
-use crate::{DatasetId, Error, ExampleId, JobId, ModelId, Result, TrainingId, UploadId};
+use crate::{DatasetId, Error, ExampleId, GenerationId, InputId, JobId, ModelId, Result, TrainingId, UploadId};
 
 /// How long a presigned URL for reading lives.
 pub const READ_TTL: Duration = Duration::from_secs(3600);
@@ -58,11 +58,39 @@ impl fmt::Debug for StorageConfig {
 /// The name of an object. Made of ids and the attempt's epoch only, so no two writers ever mean the same object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StorageKey {
-    DatasetExample { dataset: DatasetId, example: ExampleId, extension: &'static str },
-    Upload { upload: UploadId },
-    ModelFile { model: ModelId, path: String },
-    Artifact { job: JobId, epoch: i64, position: i32, extension: &'static str },
-    TrainingCheckpoint { training: TrainingId, epoch: i64, step: i32 },
+    DatasetExample {
+        dataset: DatasetId,
+        example: ExampleId,
+        extension: &'static str,
+    },
+    Upload {
+        upload: UploadId,
+    },
+    Input {
+        input: InputId,
+        extension: &'static str,
+    },
+    /// A picture that a request carried itself.
+    Source {
+        generation: GenerationId,
+        role: &'static str,
+        extension: &'static str,
+    },
+    ModelFile {
+        model: ModelId,
+        path: String,
+    },
+    Artifact {
+        job: JobId,
+        epoch: i64,
+        position: i32,
+        extension: &'static str,
+    },
+    TrainingCheckpoint {
+        training: TrainingId,
+        epoch: i64,
+        step: i32,
+    },
 }
 
 impl fmt::Display for StorageKey {
@@ -72,6 +100,8 @@ impl fmt::Display for StorageKey {
                 write!(f, "datasets/{dataset}/{example}.{extension}")
             }
             Self::Upload { upload } => write!(f, "uploads/{upload}"),
+            Self::Input { input, extension } => write!(f, "inputs/{input}.{extension}"),
+            Self::Source { generation, role, extension } => write!(f, "sources/{generation}/{role}.{extension}"),
             Self::ModelFile { model, path } => write!(f, "models/{model}/{path}"),
             Self::Artifact { job, epoch, position, extension } => {
                 write!(f, "artifacts/{job}/{epoch}/{position}.{extension}")

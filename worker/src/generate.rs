@@ -2,13 +2,14 @@
 
 use domain::artifact::NewArtifact;
 use domain::generation::{self, GenerationWork};
+use domain::input::SourceImage;
 use domain::storage::StorageKey;
 use futures::future::try_join_all;
 use serde_json::json;
 
 use crate::attempt::{Attempt, Stop};
-use crate::fetch;
-use crate::protocol::{Adapter, Base, Generate, Order, Report, RequestId};
+use crate::fetch::{self, Wanted};
+use crate::protocol::{Adapter, Base, Generate, Order, Report, RequestId, Source};
 use crate::supervisor::{Patience, Work};
 
 struct Picture {
@@ -45,6 +46,10 @@ async fn order(attempt: &Attempt<'_>, work: &GenerationWork) -> Result<Generate,
         });
     }
     let params = &work.params;
+    let source = match (&params.image, params.strength) {
+        (Some(image), Some(strength)) => Some(source(attempt, image, params.mask.as_ref(), strength).await?),
+        _ => None,
+    };
     Ok(Generate {
         request: 0,
         base,
@@ -57,8 +62,37 @@ async fn order(attempt: &Attempt<'_>, work: &GenerationWork) -> Result<Generate,
         true_cfg_scale: params.true_cfg_scale,
         width: params.width as usize,
         height: params.height as usize,
+        source,
+        scheduler: params.scheduler.map(|scheduler| scheduler.title().to_owned()),
+        clip_skip: params.clip_skip.map(|layers| layers as usize),
         seed: work.seed.unsigned_abs(),
         output_dir: attempt.subfolder("output")?,
+    })
+}
+
+async fn source(
+    attempt: &Attempt<'_>,
+    image: &SourceImage,
+    mask: Option<&SourceImage>,
+    strength: f64,
+) -> Result<Source, Stop> {
+    let folder = attempt.subfolder("source")?;
+    let wanted = |picture: &SourceImage, name: &str| Wanted {
+        storage_key: picture.storage_key.clone(),
+        sha256: picture.sha256.clone(),
+        bytes: None,
+        target: folder.join(name),
+    };
+    let image_path = folder.join("image");
+    let mask_path = mask.map(|_| folder.join("mask"));
+    let all = [Some(wanted(image, "image")), mask.map(|mask| wanted(mask, "mask"))];
+    fetch::all(attempt, all.into_iter().flatten().collect()).await?;
+    Ok(Source {
+        image: image_path,
+        image_sha256: image.sha256.clone(),
+        mask: mask_path,
+        mask_sha256: mask.map(|mask| mask.sha256.clone()),
+        strength,
     })
 }
 

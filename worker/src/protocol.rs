@@ -75,6 +75,24 @@ pub struct Adapter {
     pub scale: f64,
 }
 
+/// A picture to change.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Source {
+    /// The image file.
+    pub image: PathBuf,
+    /// Digest of the image (hex), for the picture's metadata.
+    pub image_sha256: String,
+    /// White where it is to be painted anew.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mask: Option<PathBuf>,
+    /// Digest of the mask (hex).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mask_sha256: Option<String>,
+    /// How much of it is given up, 0 to 1.
+    pub strength: f64,
+}
+
 /// The order to make pictures.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -101,6 +119,15 @@ pub struct Generate {
     pub width: usize,
     /// Pixels down.
     pub height: usize,
+    /// What they begin with, if not with noise alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<Source>,
+    /// Solver of the denoising; that of the model if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scheduler: Option<String>,
+    /// Last layers of CLIP that are left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clip_skip: Option<usize>,
     /// Seed of the first picture; picture `i` uses `seed + i`.
     pub seed: u64,
     /// An existing folder for the PNGs.

@@ -90,6 +90,9 @@ fn order(request: u64, prompt: String, steps: usize) -> Order {
         true_cfg_scale: 1.0,
         width: 16,
         height: 16,
+        source: None,
+        scheduler: None,
+        clip_skip: None,
         seed: 0,
         output_dir: PathBuf::new(),
     }))

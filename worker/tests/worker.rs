@@ -92,7 +92,8 @@ impl Bed {
 
     async fn request(&self, request: serde_json::Value) -> (GenerationId, JobId) {
         let request = serde_json::from_value(request).unwrap();
-        let made = Desk::new(self.pools.api.clone(), self.catalog.clone()).create(request).await.unwrap();
+        let desk = Desk::new(self.pools.api.clone(), self.catalog.clone(), self.storage.clone());
+        let made = desk.create(request).await.unwrap();
         job::ring(&self.pools.api);
         (made.id, made.job_id)
     }

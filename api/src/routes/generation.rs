@@ -1,13 +1,14 @@
-//! `/v1/generations`: pictures from a prompt.
+//! `/v1/generations`: pictures from a prompt, and from pictures.
 
 use axum::Json;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use chrono::{DateTime, Utc};
-use domain::generation::{self, GenerationRequest, LoraUse};
+use domain::generation::{self, GenerationRequest, LoraUse, Scheduler};
 use domain::job::JobStatus;
 use domain::model::ModelRef;
-use domain::{GenerationId, Page, PageRequest, Storage};
+use domain::storage::READ_TTL;
+use domain::{GenerationId, InputId, Page, PageRequest, Storage, input};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -33,6 +34,15 @@ pub struct Generation {
     pub width: u32,
     /// Pixels.
     pub height: u32,
+    /// The picture that they began with.
+    pub image: Option<SourceImage>,
+    /// What of it was painted anew.
+    pub mask: Option<SourceImage>,
+    /// How much of `image` was given up; there exactly if there is one.
+    pub strength: Option<f64>,
+    /// Solver of the denoising, if the request chose one.
+    pub scheduler: Option<Scheduler>,
+    pub clip_skip: Option<u32>,
     /// Seed of the first picture; picture `i` uses `seed + i`.
     #[schema(minimum = 0)]
     pub seed: i64,
@@ -49,6 +59,38 @@ pub struct Generation {
     pub started_at: Option<DateTime<Utc>>,
     pub finished_at: Option<DateTime<Utc>>,
     pub urls: JobUrls,
+}
+
+/// A picture that a generation began with.
+#[derive(Serialize, ToSchema)]
+pub struct SourceImage {
+    /// The uploaded input; null for one that the request carried or that is a copy of an earlier picture.
+    pub input: Option<InputId>,
+    /// Presigned: reads the bytes for one hour, without any other credentials.
+    #[schema(format = "uri")]
+    pub url: String,
+    /// Of the bytes, lower-case hex.
+    #[schema(pattern = "^[0-9a-f]{64}$")]
+    pub sha256: String,
+    /// Pixels.
+    #[schema(minimum = 1)]
+    pub width: u32,
+    /// Pixels.
+    #[schema(minimum = 1)]
+    pub height: u32,
+}
+
+impl SourceImage {
+    async fn of(source: Option<input::SourceImage>, storage: &Storage) -> Result<Option<Self>> {
+        let Some(source) = source else { return Ok(None) };
+        Ok(Some(Self {
+            url: storage.presign_get(&source.storage_key, READ_TTL).await?.into(),
+            input: source.input,
+            sha256: source.sha256,
+            width: source.width,
+            height: source.height,
+        }))
+    }
 }
 
 /// A page of generations.
@@ -77,6 +119,11 @@ impl Generation {
             true_cfg_scale: params.true_cfg_scale,
             width: params.width,
             height: params.height,
+            image: SourceImage::of(params.image, storage).await?,
+            mask: SourceImage::of(params.mask, storage).await?,
+            strength: params.strength,
+            scheduler: params.scheduler,
+            clip_skip: params.clip_skip,
             seed: generation.seed,
             progress: report.progress,
             attempts: report.attempts,
@@ -107,7 +154,7 @@ fn path(id: GenerationId) -> String {
          headers(("Location" = String, description = "Path of the generation"), ("Preference-Applied" = Option<String>, description = "The wait that was granted"))),
         (status = 201, description = "Ended within the wait; `status` tells how", body = Generation,
          headers(("Location" = String, description = "Path of the generation"), ("Preference-Applied" = Option<String>, description = "The wait that was granted"))),
-        (status = 404, description = "A model that the body names is not there"),
+        (status = 404, description = "A model or picture that the body names is not there"),
     ),
 )]
 pub async fn create(

@@ -4,6 +4,7 @@ pub mod dataset;
 pub mod event;
 pub mod generation;
 pub mod health;
+pub mod input;
 pub mod job;
 pub mod model;
 pub mod training;

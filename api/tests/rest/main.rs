@@ -7,5 +7,6 @@ mod datasets;
 mod events;
 mod generations;
 mod house;
+mod inputs;
 mod models;
 mod trainings;

@@ -21,7 +21,7 @@ use tokio::io::AsyncWriteExt as _;
 
 pub use follow::follow;
 pub use resource::{Artifact, Dataset, Generation, Model, Page, Training};
-pub use upload::{add_pictures, create_dataset, import_model, pictures};
+pub use upload::{add_pictures, create_dataset, create_input, import_model, pictures};
 
 use crate::failure::Failure;
 

@@ -128,6 +128,12 @@ pub struct Example {
     pub bytes: u64,
 }
 
+/// A picture for generations to begin with.
+#[derive(Debug, Deserialize)]
+pub struct Input {
+    pub id: String,
+}
+
 /// A checkpoint or a LoRA.
 #[derive(Debug, Deserialize)]
 pub struct Model {

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use tokio_util::io::ReaderStream;
 
 use super::Client;
-use super::resource::Dataset;
+use super::resource::{Dataset, Input};
 use crate::failure::Failure;
 use crate::meter::Meter;
 
@@ -72,24 +72,37 @@ pub async fn create_dataset(client: &Client, name: &str, pictures: &[Picture]) -
 pub async fn add_pictures(client: &Client, dataset: &str, pictures: &[Picture]) -> Result<(), Failure> {
     let meter = Meter::count("uploading pictures", pictures.len() as u64);
     for picture in pictures {
-        let name = file_name(&picture.path)?;
-        let part = file_part(&picture.path, &name, None)
-            .await?
-            .mime_str(media_type(&picture.path))
-            .context("not a media type")?;
+        let part = picture_part(&picture.path).await?;
         let mut form = Form::new().percent_encode_noop();
         if !picture.caption.is_empty() {
             form = form.text("caption", picture.caption.clone());
         }
         let added: Result<Value, _> =
             client.post_form(&format!("/v1/datasets/{dataset}/images"), form.part("image", part)).await;
-        added.map_err(|failure| match failure {
-            Failure::Refused(why) => Failure::Refused(format!("{}: {why}", picture.path.display())),
-            other => other,
-        })?;
+        added.map_err(|failure| of_file(&picture.path, failure))?;
         meter.advance(1);
     }
     Ok(())
+}
+
+/// Uploads a picture for generations to begin with; gives its id.
+pub async fn create_input(client: &Client, path: &Path) -> Result<String, Failure> {
+    let form = Form::new().percent_encode_noop().part("image", picture_part(path).await?);
+    let input: Input = client.post_form("/v1/inputs", form).await.map_err(|failure| of_file(path, failure))?;
+    Ok(input.id)
+}
+
+async fn picture_part(path: &Path) -> Result<Part, Failure> {
+    let part = file_part(path, &file_name(path)?, None).await?;
+    Ok(part.mime_str(media_type(path)).context("not a media type")?)
+}
+
+/// A refusal that names the file.
+fn of_file(path: &Path, failure: Failure) -> Failure {
+    match failure {
+        Failure::Refused(why) => Failure::Refused(format!("{}: {why}", path.display())),
+        other => other,
+    }
 }
 
 /// Imports a diffusers folder or a LoRA file as the model `name`; gives the server's answer.

@@ -7,7 +7,7 @@ use clap::Args;
 use serde_json::{Map, Value, json};
 
 use super::{Outcome, print_json};
-use crate::client::{Artifact, Client, ClientOptions, Generation, follow};
+use crate::client::{Artifact, Client, ClientOptions, Generation, create_input, follow};
 use crate::failure::Failure;
 use crate::output::say;
 
@@ -21,6 +21,7 @@ use crate::output::say;
 Examples:
   pyrograph generate \"owl on a blue background\"
   pyrograph generate \"two owls\" --lora pencil:0.8 --seed 7 --num-images 4 --output pictures/
+  pyrograph generate \"owl at night\" --image photo.jpg --strength 0.6
   pyrograph generate \"owl\" --json | jq -r '.artifacts[].url'")]
 pub struct Generate {
     /// What the picture should show
@@ -31,7 +32,22 @@ pub struct Generate {
     /// LoRA to add, with an optional scale (1 unless told); may be given several times
     #[arg(long = "lora", value_name = "NAME_OR_ID[:SCALE]")]
     pub loras: Vec<Lora>,
-    /// What the picture should not show (needs true CFG, which ember uses)
+    /// Picture to begin with: a file, or the id of an input or of an earlier picture
+    #[arg(long, value_name = "FILE_OR_ID")]
+    pub image: Option<String>,
+    /// White where the picture is to be painted anew: a file or an id
+    #[arg(long, value_name = "FILE_OR_ID", requires = "image")]
+    pub mask: Option<String>,
+    /// How much of the picture is given up, 0 to 1 [default: 0.8, with a mask 1]
+    #[arg(long, value_name = "S", requires = "image")]
+    pub strength: Option<f64>,
+    /// Solver of the denoising, such as euler, dpmpp_2m_karras or ddim [default: the model's]
+    #[arg(long, value_name = "NAME")]
+    pub scheduler: Option<String>,
+    /// How many of CLIP's last layers are left out
+    #[arg(long, value_name = "N")]
+    pub clip_skip: Option<u32>,
+    /// What the picture should not show (for FLUX.1 this needs true CFG, which ember uses)
     #[arg(long, value_name = "T")]
     pub negative_prompt: Option<String>,
     /// Width in pixels, a multiple of the model's grid
@@ -100,6 +116,11 @@ impl Generate {
         };
         optional("model", self.model.clone().map(Value::from));
         optional("negative_prompt", self.negative_prompt.clone().map(Value::from));
+        optional("image", self.image.clone().map(Value::from));
+        optional("mask", self.mask.clone().map(Value::from));
+        optional("strength", self.strength.map(Value::from));
+        optional("scheduler", self.scheduler.clone().map(Value::from));
+        optional("clip_skip", self.clip_skip.map(Value::from));
         optional("width", self.width.map(Value::from));
         optional("height", self.height.map(Value::from));
         optional("num_inference_steps", self.steps.map(Value::from));
@@ -114,8 +135,13 @@ impl Generate {
     }
 
     /// Runs the command.
-    pub async fn run(self) -> Outcome {
+    pub async fn run(mut self) -> Outcome {
         let client = Client::new(&self.client.server)?;
+        for picture in [&mut self.image, &mut self.mask].into_iter().flatten() {
+            if Path::new(picture.as_str()).exists() {
+                *picture = create_input(&client, Path::new(picture.as_str())).await?;
+            }
+        }
         let created: Value = client.post("/v1/generations", &self.request()).await?;
         let mut last = follow(&client, created, "generating").await?;
         let generation: Generation = Client::understand(last.clone())?;
@@ -202,6 +228,16 @@ mod tests {
             "ink",
             "--negative-prompt",
             "blurry",
+            "--image",
+            "photo.jpg",
+            "--mask",
+            "mask.png",
+            "--strength",
+            "0.5",
+            "--scheduler",
+            "euler",
+            "--clip-skip",
+            "1",
             "--width",
             "64",
             "--height",
@@ -221,7 +257,8 @@ mod tests {
         assert_eq!(
             generate.request(),
             json!({
-                "prompt": "a fox", "model": "ember", "negative_prompt": "blurry", "width": 64, "height": 96, "num_inference_steps": 12,
+                "prompt": "a fox", "model": "ember", "negative_prompt": "blurry", "image": "photo.jpg",
+                "mask": "mask.png", "strength": 0.5, "scheduler": "euler", "clip_skip": 1, "width": 64, "height": 96, "num_inference_steps": 12,
                 "guidance_scale": 3.5, "seed": -1, "num_images": 2,
                 "loras": [{ "model": "pencil", "scale": 0.5 }, { "model": "ink", "scale": 1.0 }],
             })

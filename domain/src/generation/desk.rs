@@ -11,16 +11,18 @@ use uuid::Uuid;
 use super::request::{GenerationParams, GenerationRequest, LoraRequest, MAX_LORAS, in_range, seed};
 use super::{DEFAULT_MODEL, Generation, LoraUse, get_many};
 use crate::gather::Gather;
+use crate::input::{self, SourceImage};
 use crate::job;
 use crate::model::{Catalog, Model, ModelKind};
 use crate::report::Report;
-use crate::{Error, GenerationId, JobId, Result, bounded};
+use crate::{Error, GenerationId, JobId, Result, Storage, bounded};
 
 /// Cloning is cheap.
 #[derive(Clone)]
 pub struct Desk {
     pool: PgPool,
     catalog: Catalog,
+    storage: Storage,
     creations: Gather<New, Option<DateTime<Utc>>>,
     looks: Gather<GenerationId, Option<Generation>>,
 }
@@ -36,11 +38,12 @@ struct New {
 }
 
 impl Desk {
-    pub fn new(pool: PgPool, catalog: Catalog) -> Self {
+    pub fn new(pool: PgPool, catalog: Catalog, storage: Storage) -> Self {
         let (inserts, reads) = (pool.clone(), pool.clone());
         Self {
             pool,
             catalog,
+            storage,
             creations: Gather::new(move |new| {
                 let pool = inserts.clone();
                 Box::pin(async move { insert(&pool, new).await })
@@ -59,10 +62,14 @@ impl Desk {
         let model = model.await.map_err(|error| error.in_field("model"))?;
         let seed = seed(request.seed)?;
         let lora_requests = std::mem::take(&mut request.loras);
-        let params = GenerationParams::parse(request, &model)?;
+        let mut params = GenerationParams::parse(&request, &model)?;
         let loras = self.parse_loras(&model, lora_requests).await?;
 
         let (id, job_id) = (GenerationId::new(), JobId::new());
+        // Before the row: whoever reads it finds its pictures.
+        if let Some((image, mask)) = self.pictures(id, &request).await? {
+            params.begin_with(image, mask, &request, &model);
+        }
         let new = New {
             id,
             job: job_id,
@@ -71,10 +78,16 @@ impl Desk {
             params: params.clone(),
             seed,
         };
-        let Some(created_at) = self.creations.ask(new).await? else {
-            // What is remembered is older than what is there; asked again, the name may mean another model.
-            self.catalog.forget();
-            return Err(Error::unknown("model", "A model of this request was deleted just now; ask again."));
+        let created_at = match self.creations.ask(new).await {
+            Ok(Some(created_at)) => created_at,
+            refused => {
+                self.storage.discard(params.own_objects()).await;
+                // What is remembered is older than what is there; asked again, the name may mean another model.
+                self.catalog.forget();
+                refused?;
+                let message = "A model or input of this request was deleted just now; ask again.";
+                return Err(Error::unknown("model", message));
+            }
         };
         job::ring(&self.pool);
         let report = Report::queued(params.num_inference_steps as i32);
@@ -84,6 +97,24 @@ impl Desk {
     /// As [`super::get`].
     pub async fn get(&self, id: GenerationId) -> Result<Generation> {
         self.looks.ask(id).await?.ok_or_else(|| Error::not_found("generation", id))
+    }
+
+    /// The pictures that the request begins with, image and mask.
+    async fn pictures(
+        &self,
+        id: GenerationId,
+        request: &GenerationRequest,
+    ) -> Result<Option<(SourceImage, Option<SourceImage>)>> {
+        let Some(text) = &request.image else { return Ok(None) };
+        let image = input::resolve(&self.pool, &self.storage, id, "image", text).await?;
+        let Some(text) = &request.mask else { return Ok(Some((image, None))) };
+        match input::resolve(&self.pool, &self.storage, id, "mask", text).await {
+            Ok(mask) => Ok(Some((image, Some(mask)))),
+            Err(error) => {
+                self.storage.discard(image.own_object()).await;
+                Err(error)
+            }
+        }
     }
 
     async fn parse_loras(&self, base: &Model, requests: Vec<LoraRequest>) -> Result<Vec<LoraUse>> {
@@ -116,8 +147,8 @@ impl Desk {
     }
 }
 
-/// Writes all of them with their queued jobs, in one statement, but for those that need a model which is deleted: these get no
-/// instant of creation. The lock on the models makes a deletion wait, and after one that was first the model is not locked.
+/// Writes all of them with their queued jobs, in one statement, but for those that need a model or an input which is deleted: these
+/// get no instant of creation. The lock on what they need makes a deletion wait, and after one that was first nothing is locked.
 async fn insert(pool: &PgPool, new: &[New]) -> Result<Vec<Option<DateTime<Utc>>>> {
     let column = |of: fn(&New) -> Uuid| new.iter().map(of).collect::<Vec<Uuid>>();
     let loras: Vec<(Uuid, i32, Uuid, f64)> = new
@@ -127,17 +158,24 @@ async fn insert(pool: &PgPool, new: &[New]) -> Result<Vec<Option<DateTime<Utc>>>
     let mut needed: Vec<Uuid> = new.iter().map(|one| one.model).chain(loras.iter().map(|lora| lora.2)).collect();
     needed.sort_unstable();
     needed.dedup();
+    let inputs: Vec<(Uuid, Uuid)> =
+        new.iter().flat_map(|one| one.params.inputs().map(|input| (one.id.into(), input.into()))).collect();
     let params: Vec<Json<&GenerationParams>> = new.iter().map(|one| Json(&one.params)).collect();
     let insert = sqlx::query!(
         r#"WITH needed AS (
              SELECT id FROM models WHERE id = ANY($1) AND deleted_at IS NULL ORDER BY id FOR KEY SHARE
            ), used AS (
              SELECT * FROM unnest($8::uuid[], $9::int[], $10::uuid[], $11::float8[]) AS u(generation_id, position, model_id, scale)
+           ), begun AS (
+             SELECT * FROM unnest($12::uuid[], $13::uuid[]) AS b(generation_id, input_id)
+           ), there AS (
+             SELECT id FROM inputs WHERE id = ANY($13) ORDER BY id FOR KEY SHARE
            ), asked AS (
              SELECT * FROM unnest($2::uuid[], $3::uuid[], $4::uuid[], $5::int[], $6::jsonb[], $7::int8[])
                AS a(id, job_id, model_id, total_steps, params, seed)
              WHERE model_id IN (SELECT id FROM needed)
                AND NOT EXISTS (SELECT FROM used WHERE generation_id = a.id AND used.model_id NOT IN (SELECT id FROM needed))
+               AND NOT EXISTS (SELECT FROM begun WHERE generation_id = a.id AND input_id NOT IN (SELECT id FROM there))
            ), job AS (
              INSERT INTO jobs (id, kind, total_steps, last_sequence) SELECT job_id, 'generation', total_steps, 1 FROM asked
              RETURNING id, created_at
@@ -163,6 +201,8 @@ async fn insert(pool: &PgPool, new: &[New]) -> Result<Vec<Option<DateTime<Utc>>>
         &loras.iter().map(|lora| lora.1).collect::<Vec<_>>(),
         &loras.iter().map(|lora| lora.2).collect::<Vec<_>>(),
         &loras.iter().map(|lora| lora.3).collect::<Vec<_>>(),
+        &inputs.iter().map(|input| input.0).collect::<Vec<_>>(),
+        &inputs.iter().map(|input| input.1).collect::<Vec<_>>(),
     );
     let written: HashMap<GenerationId, DateTime<Utc>> =
         bounded(insert.fetch_all(pool)).await?.into_iter().map(|row| (row.id, row.created_at)).collect();

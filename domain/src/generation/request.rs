@@ -3,8 +3,10 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::scheduler::Scheduler;
+use crate::input::SourceImage;
 use crate::model::{Model, ModelKind};
-use crate::{Error, Result, integer};
+use crate::{Error, InputId, Result, integer};
 
 /// Most characters of a prompt.
 pub const MAX_PROMPT_CHARS: usize = 10_000;
@@ -16,6 +18,8 @@ pub const MAX_LORAS: usize = 8;
 pub const SIDES: std::ops::RangeInclusive<u32> = 16..=2048;
 /// Sides are multiples of this many pixels, whatever the model; its own grid is a power of two as well.
 const GRID: u32 = 16;
+/// Most characters of a picture that a request carries itself.
+pub const MAX_PICTURE_CHARS: usize = 12_000_000;
 /// What a client sends. Whatever is left out comes from the model's defaults.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -28,7 +32,7 @@ pub struct GenerationRequest {
         example = "a big fox on a blue background"
     )]
     pub prompt: String,
-    /// What not to show; it has an effect when `true_cfg_scale` is above 1.
+    /// What not to show; FLUX.1 hears it when `true_cfg_scale` is above 1, the others when `guidance_scale` is.
     #[schema(max_length = 10000, pattern = r"^[^\u0000]*$")]
     #[serde(default)]
     pub negative_prompt: Option<String>,
@@ -44,15 +48,35 @@ pub struct GenerationRequest {
     #[schema(minimum = 1, maximum = 4, default = 1)]
     #[serde(default, deserialize_with = "integer::optional")]
     pub num_images: Option<u32>,
+    /// A picture to begin with: the id of an input or of an earlier picture, or a `data:` URI with the picture itself.
+    #[schema(min_length = 1, max_length = 12000000, pattern = r"^[A-Za-z0-9:/;,+=.-]+$")]
+    #[serde(default)]
+    pub image: Option<String>,
+    /// Where `image` is to be painted anew: white there, black elsewhere. Given as `image` is; stretched to the size of the pictures.
+    #[schema(min_length = 1, max_length = 12000000, pattern = r"^[A-Za-z0-9:/;,+=.-]+$")]
+    #[serde(default)]
+    pub mask: Option<String>,
+    /// How much of `image` is given up: 0 leaves it, 1 keeps nothing of it. Left out it is 0.8, with a mask 1.
+    #[schema(minimum = 0, maximum = 1)]
+    #[serde(default)]
+    pub strength: Option<f64>,
+    /// Solver of the denoising; left out, that of the model. Names of diffusers' classes and of A1111 are understood, too.
+    #[schema(min_length = 1, max_length = 64, pattern = r"^[A-Za-z0-9+ _-]+$", example = "dpmpp_2m_karras")]
+    #[serde(default)]
+    pub scheduler: Option<String>,
+    /// How many of the last layers of the CLIP text encoders are left out.
+    #[schema(minimum = 0, maximum = 11)]
+    #[serde(default, deserialize_with = "integer::optional")]
+    pub clip_skip: Option<u32>,
     /// Denoising steps.
     #[schema(minimum = 1, maximum = 200)]
     #[serde(default, deserialize_with = "integer::optional")]
     pub num_inference_steps: Option<u32>,
-    /// Strength of the guidance that is built into a guidance-distilled model.
+    /// Strength of the guidance: classifier-free, or what is built into a guidance-distilled model such as FLUX.1-dev.
     #[schema(minimum = 0, maximum = 30)]
     #[serde(default)]
     pub guidance_scale: Option<f64>,
-    /// Strength of classifier-free guidance against the negative prompt; 1 is none.
+    /// Strength of classifier-free guidance for a guidance-distilled model, against the negative prompt; 1 is none.
     #[schema(minimum = 0, maximum = 30)]
     #[serde(default)]
     pub true_cfg_scale: Option<f64>,
@@ -96,11 +120,23 @@ pub struct GenerationParams {
     pub width: u32,
     /// Pixels.
     pub height: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<SourceImage>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mask: Option<SourceImage>,
+    /// There exactly if there is an image.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub strength: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scheduler: Option<Scheduler>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clip_skip: Option<u32>,
 }
 
 impl GenerationParams {
-    /// Fills in the model's defaults and checks every value. Errors: `Invalid`, naming the field.
-    pub fn parse(request: GenerationRequest, model: &Model) -> Result<Self> {
+    /// Fills in the model's defaults and checks every value. The pictures that it begins with are not looked at: [`Self::begin_with`].
+    /// Errors: `Invalid`, naming the field.
+    pub fn parse(request: &GenerationRequest, model: &Model) -> Result<Self> {
         if model.kind != ModelKind::Checkpoint {
             return Err(Error::invalid(
                 "model",
@@ -112,9 +148,24 @@ impl GenerationParams {
         if let Some(negative) = &request.negative_prompt {
             check_prompt("negative_prompt", negative, 0)?;
         }
+        check_pictures(request)?;
+        let is_flux = model.family == "flux";
+        if is_flux && request.clip_skip.is_some() {
+            return Err(Error::invalid("clip_skip", "FLUX.1 does not read the layers of CLIP."));
+        }
+        if !is_flux && request.true_cfg_scale.is_some() {
+            let message =
+                format!("`{}` is not distilled: its classifier-free guidance is `guidance_scale`.", model.name);
+            return Err(Error::invalid("true_cfg_scale", message));
+        }
+        let strength = match (&request.image, &request.mask) {
+            (None, _) => None,
+            (Some(_), None) => Some(request.strength.unwrap_or(0.8)),
+            (Some(_), Some(_)) => Some(request.strength.unwrap_or(1.0)),
+        };
         Ok(Self {
-            prompt: request.prompt,
-            negative_prompt: request.negative_prompt,
+            prompt: request.prompt.clone(),
+            negative_prompt: request.negative_prompt.clone(),
             num_images: in_range("num_images", request.num_images.unwrap_or(1), 1..=MAX_IMAGES)?,
             num_inference_steps: in_range(
                 "num_inference_steps",
@@ -133,8 +184,67 @@ impl GenerationParams {
             )?,
             width: request.width.map_or(Ok(defaults.width), |pixels| on_grid("width", pixels, model))?,
             height: request.height.map_or(Ok(defaults.height), |pixels| on_grid("height", pixels, model))?,
+            image: None,
+            mask: None,
+            strength: strength.map(|strength| in_range("strength", strength, 0.0..=1.0)).transpose()?,
+            scheduler: request.scheduler.as_deref().map(|name| Scheduler::parse(name, model)).transpose()?,
+            clip_skip: request.clip_skip.map(|layers| in_range("clip_skip", layers, 0..=11)).transpose()?,
         })
     }
+
+    /// Takes the pictures that the request means. Where it states no size, that of `image` counts, shrunk to the largest that is
+    /// taken and brought down onto the model's grid.
+    pub(super) fn begin_with(
+        &mut self,
+        image: SourceImage,
+        mask: Option<SourceImage>,
+        request: &GenerationRequest,
+        model: &Model,
+    ) {
+        let multiple = GRID.max(model.defaults.size_multiple);
+        let largest = image.width.max(image.height).max(*SIDES.end());
+        let fitted = |pixels: u32| {
+            let shrunk = u64::from(pixels) * u64::from(*SIDES.end()) / u64::from(largest);
+            (shrunk as u32 / multiple).max(1) * multiple
+        };
+        if request.width.is_none() && request.height.is_none() {
+            (self.width, self.height) = (fitted(image.width), fitted(image.height));
+        }
+        (self.image, self.mask) = (Some(image), mask);
+    }
+
+    fn pictures(&self) -> impl Iterator<Item = &SourceImage> {
+        self.image.iter().chain(&self.mask)
+    }
+
+    /// The uploaded pictures that it begins with.
+    pub(super) fn inputs(&self) -> impl Iterator<Item = InputId> {
+        self.pictures().filter_map(|picture| picture.input)
+    }
+
+    /// Objects that belong to this generation alone.
+    pub(super) fn own_objects(&self) -> Vec<String> {
+        self.pictures().filter_map(SourceImage::own_object).collect()
+    }
+}
+
+fn check_pictures(request: &GenerationRequest) -> Result<()> {
+    if request.image.is_none() {
+        for (field, given) in [("mask", request.mask.is_some()), ("strength", request.strength.is_some())] {
+            if given {
+                return Err(Error::invalid(field, "It says something about `image`, and there is none."));
+            }
+        }
+    }
+    for (field, text) in [("image", &request.image), ("mask", &request.mask)] {
+        if text.as_ref().is_some_and(|text| text.len() > MAX_PICTURE_CHARS) {
+            let message = format!(
+                "A request carries at most {MAX_PICTURE_CHARS} characters of a picture; upload it to /v1/inputs."
+            );
+            return Err(Error::too_large(field, message));
+        }
+    }
+    Ok(())
 }
 
 fn check_prompt(field: &str, prompt: &str, least: usize) -> Result<()> {

@@ -48,7 +48,7 @@ impl World {
         let dataset = DatasetId::new();
         let catalog = Catalog::new(pools.api.clone());
         let world = World {
-            desk: Desk::new(pools.api.clone(), catalog.clone()),
+            desk: Desk::new(pools.api.clone(), catalog.clone(), storage.clone()),
             catalog,
             pools,
             storage,

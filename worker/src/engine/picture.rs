@@ -52,6 +52,11 @@ fn recipe(order: &Generate, seed: u64) -> serde_json::Value {
         "true_cfg_scale": order.true_cfg_scale,
         "width": order.width,
         "height": order.height,
+        "source": order.source.as_ref().map(|source| json!({
+            "image_sha256": source.image_sha256, "mask_sha256": source.mask_sha256, "strength": source.strength,
+        })),
+        "scheduler": order.scheduler,
+        "clip_skip": order.clip_skip,
         "model": {"name": order.base.name, "sha256": order.base.sha256},
         "loras": loras,
         "engine": concat!("pyrograph ", env!("CARGO_PKG_VERSION")),
@@ -68,8 +73,9 @@ fn parameters(order: &Generate, seed: u64) -> String {
     }
     let _ = write!(
         text,
-        "\nSteps: {}, Sampler: Euler, CFG scale: {}, Distilled CFG Scale: {}, Seed: {seed}, Size: {}x{}, Model hash: {}, Model: {}",
+        "\nSteps: {}, Sampler: {}, CFG scale: {}, Distilled CFG Scale: {}, Seed: {seed}, Size: {}x{}, Model hash: {}, Model: {}",
         order.num_inference_steps,
+        order.scheduler.as_deref().unwrap_or("Euler"),
         order.true_cfg_scale,
         order.guidance_scale,
         order.width,
@@ -77,6 +83,13 @@ fn parameters(order: &Generate, seed: u64) -> String {
         short(&order.base.sha256),
         order.base.name,
     );
+    if let Some(source) = &order.source {
+        let _ = write!(text, ", Denoising strength: {}", source.strength);
+    }
+    if let Some(layers) = order.clip_skip {
+        // Counted from 1 there, where 1 leaves nothing out.
+        let _ = write!(text, ", Clip skip: {}", layers + 1);
+    }
     if !order.loras.is_empty() {
         let hashes: Vec<_> = order.loras.iter().map(|l| format!("{}: {}", l.name, short(&l.sha256))).collect();
         let _ = write!(text, ", Lora hashes: \"{}\"", hashes.join(", "));
@@ -108,6 +121,9 @@ mod tests {
             true_cfg_scale: 1.0,
             width: 2,
             height: 1,
+            source: None,
+            scheduler: None,
+            clip_skip: None,
             seed: 7,
             output_dir: "/o".into(),
         }

@@ -83,6 +83,9 @@ impl Bench {
             true_cfg_scale: 1.0,
             width: 32,
             height: 32,
+            source: None,
+            scheduler: None,
+            clip_skip: None,
             seed: 7,
             output_dir,
         }

@@ -1,0 +1,149 @@
+//! `/v1/inputs`: pictures that generations begin with.
+
+use axum::Json;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use chrono::{DateTime, Utc};
+use domain::storage::READ_TTL;
+use domain::{InputId, Page, PageRequest, Storage, image_gate, input};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::State;
+use crate::extract::{Multipart, PageQuery, Path, Query};
+use crate::problem::{Problem, Result};
+
+/// A picture for generations to begin with: an image to change, or a mask.
+#[derive(Serialize, ToSchema)]
+pub struct Input {
+    /// Say this in `image` or `mask` of a generation.
+    pub id: InputId,
+    /// Presigned: reads the bytes for one hour, without any other credentials.
+    #[schema(format = "uri")]
+    pub url: String,
+    #[schema(example = "image/png")]
+    pub media_type: String,
+    /// Pixels.
+    #[schema(minimum = 1)]
+    pub width: i32,
+    /// Pixels.
+    #[schema(minimum = 1)]
+    pub height: i32,
+    #[schema(minimum = 1)]
+    pub bytes: i64,
+    /// Of the bytes, lower-case hex.
+    #[schema(pattern = "^[0-9a-f]{64}$")]
+    pub sha256: String,
+    pub created_at: DateTime<Utc>,
+}
+
+/// A page of inputs.
+#[derive(Serialize, ToSchema)]
+pub struct InputPage {
+    pub items: Vec<Input>,
+    /// Pass it as `cursor` to get the next page; null on the last.
+    pub next_cursor: Option<String>,
+}
+
+/// The form: one picture.
+#[derive(ToSchema)]
+#[serde(deny_unknown_fields)]
+#[allow(dead_code, reason = "describes the form, whose part is read by hand")]
+pub struct InputForm {
+    /// PNG, JPEG or WebP; at most 25 MiB, 8192 px a side and 40 megapixels.
+    #[schema(value_type = String, format = Binary)]
+    image: Vec<u8>,
+}
+
+impl Input {
+    async fn of(input: input::Input, storage: &Storage) -> Result<Self> {
+        Ok(Self {
+            url: storage.presign_get(&input.storage_key, READ_TTL).await?.into(),
+            id: input.id,
+            media_type: input.media_type,
+            width: input.width,
+            height: input.height,
+            bytes: input.bytes,
+            sha256: input.sha256,
+            created_at: input.created_at,
+        })
+    }
+}
+
+/// Upload a picture for generations to begin with
+///
+/// Turned upright if its EXIF data says so.
+#[utoipa::path(
+    post, path = "/v1/inputs", tag = "generations", operation_id = "create_input",
+    request_body(content = InputForm, content_type = "multipart/form-data"),
+    responses((status = 201, description = "Kept", body = Input,
+               headers(("Location" = String, description = "Path of the input")))),
+)]
+pub async fn create(state: State, mut form: Multipart) -> Result<Response> {
+    match take_picture(&mut form).await {
+        Ok(bytes) => {
+            let input = input::create(&state.pool, &state.storage, "image", bytes).await?;
+            let location = format!("/v1/inputs/{}", input.id);
+            let body = Json(Input::of(input, &state.storage).await?);
+            Ok((StatusCode::CREATED, [(header::LOCATION, location)], body).into_response())
+        }
+        Err(problem) => {
+            form.drain().await;
+            Err(problem)
+        }
+    }
+}
+
+async fn take_picture(form: &mut Multipart) -> Result<axum::body::Bytes> {
+    let unprocessable = |field: &str, message: &str| Problem::field(StatusCode::UNPROCESSABLE_ENTITY, field, message);
+    let mut picture = None;
+    while let Some(part) = form.next().await? {
+        match part.name() {
+            "image" if picture.is_none() => picture = Some(part.bytes(image_gate::MAX_BYTES).await?),
+            "image" => return Err(unprocessable("image", "Send one picture.")),
+            other => return Err(unprocessable(other, "There is no such part; send one `image`.")),
+        }
+    }
+    picture.ok_or_else(|| unprocessable("image", "There is no picture."))
+}
+
+/// List inputs, newest first
+#[utoipa::path(
+    get, path = "/v1/inputs", tag = "generations", operation_id = "list_inputs",
+    params(PageQuery),
+    responses((status = 200, description = "A page", body = InputPage)),
+)]
+pub async fn list(state: State, Query(query): Query<PageQuery>) -> Result<Json<InputPage>> {
+    let page = PageRequest::parse(query.limit, query.cursor.as_deref())?;
+    let Page { items, next_cursor } = input::list(&state.pool, &page).await?;
+    let mut inputs = Vec::with_capacity(items.len());
+    for input in items {
+        inputs.push(Input::of(input, &state.storage).await?);
+    }
+    Ok(Json(InputPage { items: inputs, next_cursor }))
+}
+
+/// Look at an input
+#[utoipa::path(
+    get, path = "/v1/inputs/{id}", tag = "generations", operation_id = "get_input",
+    params(("id" = InputId, Path, description = "Id of the input")),
+    responses((status = 200, description = "The input", body = Input)),
+)]
+pub async fn get(state: State, Path(id): Path<InputId>) -> Result<Json<Input>> {
+    let input = input::get(&state.pool, id).await?;
+    Ok(Json(Input::of(input, &state.storage).await?))
+}
+
+/// Delete an input
+#[utoipa::path(
+    delete, path = "/v1/inputs/{id}", tag = "generations", operation_id = "delete_input",
+    params(("id" = InputId, Path, description = "Id of the input")),
+    responses(
+        (status = 204, description = "It is gone"),
+        (status = 409, description = "A generation that is queued or running needs it"),
+    ),
+)]
+pub async fn delete(state: State, Path(id): Path<InputId>) -> Result<StatusCode> {
+    input::delete(&state.pool, &state.storage, id).await?;
+    Ok(StatusCode::NO_CONTENT)
+}

@@ -1,0 +1,182 @@
+//! Inputs: pictures that generations begin with, an image to change or a mask. Each passes the image gate. One that was uploaded is
+//! a row, for any number of generations; one that a request carries itself, or takes from an earlier generation, lies beside the
+//! generation that begins with it and goes with it. Not here: what is made of them (`generation`).
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use sqlx::PgPool;
+use uuid::Uuid;
+
+use crate::image_gate::{self, CheckedImage};
+use crate::storage::StorageKey;
+use crate::{Error, GenerationId, InputId, Page, PageRequest, Result, Storage, begin};
+
+/// An uploaded picture.
+#[derive(Clone, Debug)]
+pub struct Input {
+    pub id: InputId,
+    pub storage_key: String,
+    /// Lower-case hex.
+    pub sha256: String,
+    pub media_type: String,
+    /// Pixels.
+    pub width: i32,
+    /// Pixels.
+    pub height: i32,
+    pub bytes: i64,
+    pub created_at: DateTime<Utc>,
+}
+
+/// A picture that a generation begins with, as its row keeps it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceImage {
+    /// The uploaded input; without one the object belongs to the generation.
+    pub input: Option<InputId>,
+    pub storage_key: String,
+    /// Lower-case hex.
+    pub sha256: String,
+    /// Pixels.
+    pub width: u32,
+    /// Pixels.
+    pub height: u32,
+}
+
+impl SourceImage {
+    /// The object that goes with the generation, if this is not an input of its own.
+    pub(crate) fn own_object(&self) -> Option<String> {
+        self.input.is_none().then(|| self.storage_key.clone())
+    }
+}
+
+macro_rules! select_inputs {
+    ($rest:literal $(, $argument:expr)* $(,)?) => {
+        sqlx::query_as!(
+            Input,
+            r#"SELECT id AS "id: InputId", storage_key, sha256, media_type, width, height, bytes, created_at FROM inputs "# + $rest
+            $(, $argument)*
+        )
+    };
+}
+
+/// Checks a picture and keeps it. Errors: those of the [`image_gate`], naming `field`.
+pub async fn create(pool: &PgPool, storage: &Storage, field: &str, bytes: Bytes) -> Result<Input> {
+    let image = image_gate::check(field, bytes).await?;
+    let id = InputId::new();
+    let key = StorageKey::Input { input: id, extension: image.extension }.to_string();
+    let length = image.bytes.len() as i64;
+    storage.put(&key, image.bytes, image.media_type).await?;
+    let inserted = sqlx::query_as!(
+        Input,
+        r#"INSERT INTO inputs (id, storage_key, sha256, media_type, width, height, bytes) VALUES ($1, $2, $3, $4, $5, $6, $7)
+           RETURNING id AS "id: InputId", storage_key, sha256, media_type, width, height, bytes, created_at"#,
+        id as InputId,
+        key,
+        image.sha256,
+        image.media_type,
+        image.width as i32,
+        image.height as i32,
+        length,
+    )
+    .fetch_one(pool)
+    .await;
+    if inserted.is_err() {
+        storage.discard([key]).await;
+    }
+    Ok(inserted?)
+}
+
+/// Errors: `NotFound`.
+pub async fn get(pool: &PgPool, id: InputId) -> Result<Input> {
+    let found = select_inputs!("WHERE id = $1", id as InputId).fetch_optional(pool).await?;
+    found.ok_or_else(|| Error::not_found("input", id))
+}
+
+/// Newest first.
+pub async fn list(pool: &PgPool, page: &PageRequest) -> Result<Page<Input>> {
+    let inputs = select_inputs!(
+        "WHERE $1::uuid IS NULL OR id < $1 ORDER BY id DESC LIMIT $2",
+        page.before(),
+        page.fetch_limit()
+    )
+    .fetch_all(pool)
+    .await?;
+    Ok(page.cut(inputs, |input| input.id.into()))
+}
+
+/// Deletes the row and the bytes. Errors: `NotFound`; `Conflict` while unfinished generations need it.
+pub async fn delete(pool: &PgPool, storage: &Storage, id: InputId) -> Result<()> {
+    let mut tx = begin(pool).await?;
+    // The lock keeps new generations from naming the input until this is decided.
+    let key = sqlx::query_scalar!("SELECT storage_key FROM inputs WHERE id = $1 FOR UPDATE", id as InputId)
+        .fetch_optional(&mut *tx)
+        .await?
+        .ok_or_else(|| Error::not_found("input", id))?;
+    let needed = sqlx::query_scalar!(
+        r#"SELECT EXISTS (
+             SELECT 1 FROM jobs j JOIN generations g ON g.job_id = j.id
+             WHERE j.status IN ('queued', 'running')
+               AND $1 IN (g.params -> 'image' ->> 'input', g.params -> 'mask' ->> 'input')) AS "needed!""#,
+        id.to_string(),
+    )
+    .fetch_one(&mut *tx)
+    .await?;
+    if needed {
+        return Err(Error::conflict("Generations that are queued or running need this input; cancel them or wait."));
+    }
+    sqlx::query!("DELETE FROM inputs WHERE id = $1", id as InputId).execute(&mut *tx).await?;
+    tx.commit().await?;
+    storage.discard([key]).await;
+    Ok(())
+}
+
+/// Finds or makes the picture that a request means by `text`: the id of an input or of an artifact, or a `data:` URI with the
+/// picture itself. `field` is what an error names, and part of the name of an object that is made for the generation.
+/// Errors: `Unknown` for an id of nothing, `Invalid` for a text that is neither, those of the [`image_gate`].
+pub(crate) async fn resolve(
+    pool: &PgPool,
+    storage: &Storage,
+    generation: GenerationId,
+    field: &'static str,
+    text: &str,
+) -> Result<SourceImage> {
+    if let Some(rest) = text.strip_prefix("data:") {
+        let encoded = rest.split_once(";base64,").map(|(_, encoded)| encoded);
+        let bytes = encoded.and_then(|encoded| BASE64_STANDARD.decode(encoded).ok()).ok_or_else(|| {
+            Error::invalid(field, "The data URI does not hold base64, as `data:image/png;base64,iVBOR…` does.")
+        })?;
+        return keep(storage, generation, field, image_gate::check(field, bytes.into()).await?).await;
+    }
+    let id: Uuid = text.parse().map_err(|_| {
+        Error::invalid(field, "It is neither the id of an input or artifact nor a data URI with a picture.")
+    })?;
+    if let Some(input) = select_inputs!("WHERE id = $1", id).fetch_optional(pool).await? {
+        return Ok(SourceImage {
+            input: Some(input.id),
+            storage_key: input.storage_key,
+            sha256: input.sha256,
+            width: input.width.unsigned_abs(),
+            height: input.height.unsigned_abs(),
+        });
+    }
+    let key = sqlx::query_scalar!("SELECT storage_key FROM artifacts WHERE id = $1 AND kind = 'image'", id)
+        .fetch_optional(pool)
+        .await?
+        .ok_or_else(|| Error::unknown(field, format!("There is no input and no picture `{id}`.")))?;
+    // A copy: the earlier generation may be deleted without taking this one's beginning along.
+    let bytes = storage.get(&key).await.map_err(|error| error.in_field(field))?;
+    keep(storage, generation, field, image_gate::check(field, bytes).await?).await
+}
+
+async fn keep(
+    storage: &Storage,
+    generation: GenerationId,
+    field: &'static str,
+    image: CheckedImage,
+) -> Result<SourceImage> {
+    let key = StorageKey::Source { generation, role: field, extension: image.extension }.to_string();
+    storage.put(&key, image.bytes, image.media_type).await?;
+    Ok(SourceImage { input: None, storage_key: key, sha256: image.sha256, width: image.width, height: image.height })
+}
