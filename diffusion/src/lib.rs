@@ -13,6 +13,7 @@ pub mod lora;
 pub mod networks;
 pub mod noise;
 pub mod pipelines;
+pub mod prompt;
 pub mod schedulers;
 pub mod tokenizers;
 pub mod training;

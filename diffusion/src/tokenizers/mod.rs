@@ -8,7 +8,7 @@ use std::path::Path;
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use tokenizers::{PaddingParams, PaddingStrategy, Tokenizer, TruncationParams};
+use tokenizers::Tokenizer;
 
 use crate::{Error, Result};
 
@@ -43,40 +43,6 @@ impl Token {
     }
 }
 
-/// A tokenizer that answers with a fixed number of ids.
-#[derive(Debug, Clone)]
-struct FixedLength {
-    tokenizer: Tokenizer,
-    length: usize,
-}
-
-impl FixedLength {
-    fn new(mut tokenizer: Tokenizer, pad_token: &str, length: usize, path: &Path) -> Result<Self> {
-        let pad_id = tokenizer.token_to_id(pad_token).ok_or_else(|| {
-            Error::malformed(path, format!("the padding token {pad_token:?} is not in the vocabulary"))
-        })?;
-        let truncation = TruncationParams { max_length: length, ..Default::default() };
-        tokenizer
-            .with_truncation(Some(truncation))
-            .map_err(|error| Error::malformed(path, error.to_string()))?
-            .with_padding(Some(PaddingParams {
-                strategy: PaddingStrategy::Fixed(length),
-                pad_id,
-                pad_token: pad_token.to_owned(),
-                ..Default::default()
-            }));
-        Ok(Self { tokenizer, length })
-    }
-
-    fn encode(&self, text: &str) -> Result<Vec<i64>> {
-        let encoding = self
-            .tokenizer
-            .encode(text, true)
-            .map_err(|error| Error::Invalid(format!("the prompt cannot be tokenized: {error}")))?;
-        Ok(encoding.get_ids().iter().map(|&id| i64::from(id)).collect())
-    }
-}
-
 impl Settings {
     fn read(folder: &Path) -> Result<Self> {
         let path = folder.join("tokenizer_config.json");
@@ -103,4 +69,8 @@ fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
 
 fn read_tokenizer(path: &Path) -> Result<Tokenizer> {
     read_text(path)?.parse().map_err(|error: tokenizers::Error| Error::malformed(path, error.to_string()))
+}
+
+fn untokenizable(error: tokenizers::Error) -> Error {
+    Error::Invalid(format!("the prompt cannot be tokenized: {error}"))
 }
