@@ -2,13 +2,13 @@
 
 use std::path::Path;
 
-use ::image::{ImageReader, Limits, Rgb, RgbImage, RgbaImage, imageops};
+use ::image::{GrayImage, ImageBuffer, ImageReader, Limits, Pixel, Rgb, RgbImage, RgbaImage, imageops};
 use burn::prelude::*;
 
 use crate::{Error, Result};
 
 /// Neither side of a picture may be longer, in pixels.
-const LONGEST_SIDE: u32 = 16_384;
+pub const LONGEST_SIDE: u32 = 16_384;
 /// What decoding may allocate, in bytes.
 const MEMORY: u64 = 512 << 20;
 
@@ -48,6 +48,14 @@ pub fn cover(picture: &RgbImage, width: u32, height: u32) -> RgbImage {
     imageops::resize(&cut, width, height, imageops::FilterType::Lanczos3)
 }
 
+/// Scales to `width` × `height` whatever the shape.
+pub fn stretch<P>(picture: &ImageBuffer<P, Vec<u8>>, width: u32, height: u32) -> ImageBuffer<P, Vec<u8>>
+where
+    P: Pixel<Subpixel = u8> + 'static,
+{
+    imageops::resize(picture, width, height, imageops::FilterType::Lanczos3)
+}
+
 /// Bytes 0..255 → values −1..1, `[1, 3, height, width]`.
 pub fn to_tensor(picture: &RgbImage, device: &Device) -> Tensor<4> {
     let (width, height) = (picture.width() as usize, picture.height() as usize);
@@ -57,6 +65,13 @@ pub fn to_tensor(picture: &RgbImage, device: &Device) -> Tensor<4> {
         .map(|byte| f32::from(*byte) / 127.5 - 1.0)
         .collect();
     Tensor::from_data(TensorData::new(values, [1, 3, height, width]), device)
+}
+
+/// Bytes 0..255 → 0 below one half and 1 from there on, `[1, 1, height, width]`.
+pub fn to_mask(picture: &GrayImage, device: &Device) -> Tensor<4> {
+    let (width, height) = (picture.width() as usize, picture.height() as usize);
+    let values: Vec<f32> = picture.as_raw().iter().map(|byte| if *byte < 128 { 0.0 } else { 1.0 }).collect();
+    Tensor::from_data(TensorData::new(values, [1, 1, height, width]), device)
 }
 
 /// Values −1..1, `[1, 3, height, width]` → bytes 0..255, as diffusers rounds them.

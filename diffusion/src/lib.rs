@@ -21,4 +21,5 @@ pub mod training;
 pub use device::{DeviceChoice, OpenDevice};
 pub use error::{Error, Result};
 pub use lora::{LoraFile, MatchReport};
-pub use pipelines::flux::{Defaults, FluxPipeline, Progress, TextToImage};
+pub use pipelines::flux::FluxPipeline;
+pub use pipelines::{Defaults, PictureRequest, Progress};

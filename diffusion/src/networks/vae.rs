@@ -180,6 +180,11 @@ impl Autoencoder {
         self.decoder.forward(latents)
     }
 
+    /// How many pixels one latent stands for along each side.
+    pub fn factor(&self) -> usize {
+        self.factor
+    }
+
     /// Latents → what the denoiser works on: mean 0, deviation 1.
     pub fn normalise(&self, latents: Tensor<4>) -> Tensor<4> {
         (latents - self.shift_factor) * self.scaling_factor

@@ -154,6 +154,12 @@ impl Schedule {
         self.sigmas[step] * self.num_train_timesteps / 1000.0
     }
 
+    /// Latents as they are before `step` (or after the last one), of clean latents and noise.
+    pub fn add_noise<const D: usize>(&self, step: usize, clean: Tensor<D>, noise: Tensor<D>) -> Tensor<D> {
+        let sigma = self.sigmas[step];
+        noise * sigma + clean * (1.0 - sigma)
+    }
+
     /// One Euler step along the predicted velocity: latents at `step + 1`, of the same shape.
     pub fn step<const D: usize>(&self, step: usize, latents: Tensor<D>, velocity: Tensor<D>) -> Tensor<D> {
         latents + velocity * (self.sigmas[step + 1] - self.sigmas[step])
