@@ -1,11 +1,15 @@
 //! Between pictures and tensors. Reading is limited in size, since pictures come from strangers.
 
+mod stretch;
+
 use std::path::Path;
 
-use ::image::{GrayImage, ImageBuffer, ImageReader, Limits, Pixel, Rgb, RgbImage, RgbaImage, imageops};
+use ::image::{GrayImage, ImageReader, Limits, Rgb, RgbImage, RgbaImage, imageops};
 use burn::prelude::*;
 
 use crate::{Error, Result};
+
+pub use stretch::stretch;
 
 /// Neither side of a picture may be longer, in pixels.
 pub const LONGEST_SIDE: u32 = 16_384;
@@ -45,15 +49,7 @@ pub fn cover(picture: &RgbImage, width: u32, height: u32) -> RgbImage {
     let (wide, high) = (kept(width, picture.width()), kept(height, picture.height()));
     let (left, top) = ((picture.width() - wide) / 2, (picture.height() - high) / 2);
     let cut = imageops::crop_imm(picture, left, top, wide, high).to_image();
-    imageops::resize(&cut, width, height, imageops::FilterType::Lanczos3)
-}
-
-/// Scales to `width` × `height` whatever the shape.
-pub fn stretch<P>(picture: &ImageBuffer<P, Vec<u8>>, width: u32, height: u32) -> ImageBuffer<P, Vec<u8>>
-where
-    P: Pixel<Subpixel = u8> + 'static,
-{
-    imageops::resize(picture, width, height, imageops::FilterType::Lanczos3)
+    stretch(&cut, width, height)
 }
 
 /// Bytes 0..255 → values −1..1, `[1, 3, height, width]`.
@@ -119,6 +115,14 @@ mod tests {
         assert_eq!(cover(&stripes, 3, 3).get_pixel(0, 1).0, [200; 3]);
         let line = RgbImage::from_pixel(1, 5000, Rgb([9; 3]));
         assert_eq!(cover(&line, 64, 32).dimensions(), (64, 32));
+    }
+
+    #[test]
+    fn stretching_keeps_what_is_even() {
+        let even = RgbImage::from_pixel(1, 1, Rgb([7, 8, 9]));
+        assert_eq!(stretch(&even, 16, 24), RgbImage::from_pixel(16, 24, Rgb([7, 8, 9])));
+        assert_eq!(stretch(&gradient(), 6, 4), gradient());
+        assert_eq!(stretch(&RgbImage::new(0, 3), 2, 2).dimensions(), (2, 2));
     }
 
     #[test]

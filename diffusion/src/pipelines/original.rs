@@ -28,7 +28,12 @@ impl Original {
     /// one half, and of each latent's pixels the first one for the latent. `None` if the request has no picture.
     ///
     /// `sees_masked` if the denoiser is shown the picture without what is made anew.
-    pub(super) fn encode(request: &PictureRequest, vae: &Autoencoder, sees_masked: bool, device: &Device) -> Option<Self> {
+    pub(super) fn encode(
+        request: &PictureRequest,
+        vae: &Autoencoder,
+        sees_masked: bool,
+        device: &Device,
+    ) -> Option<Self> {
         let picture = request.image.as_ref()?;
         let (width, height) = (request.width as u32, request.height as u32);
         let pixels = image::to_tensor(&image::stretch(picture, width, height), device);
@@ -36,8 +41,8 @@ impl Original {
         let repainted = request.mask.as_ref().map(|mask| {
             let mask = image::to_mask(&image::stretch(mask, width, height), device);
             let masked = sees_masked.then(|| vae.encode_sliced(pixels * (-mask.clone() + 1.0)));
-            let factor = vae.factor();
-            Repainted { mask: mask.slice([s![..], s![..], s![..;factor], s![..;factor]]), masked }
+            let first = s![..;vae.factor() as isize];
+            Repainted { mask: mask.slice([s![..], s![..], first, first]), masked }
         });
         Some(Self { posterior, repainted })
     }

@@ -129,7 +129,8 @@ impl PictureRequest {
             ("image", self.image.as_ref().map(RgbImage::dimensions)),
             ("mask", self.mask.as_ref().map(GrayImage::dimensions)),
         ];
-        if let Some((name, _)) = sizes.iter().find(|(_, size)| size.is_some_and(|(wide, high)| wide == 0 || high == 0)) {
+        if let Some((name, _)) = sizes.iter().find(|(_, size)| size.is_some_and(|(wide, high)| wide == 0 || high == 0))
+        {
             return Err(Error::Invalid(format!("{name} has no pixels")));
         }
         prompt::check_length("prompt", &self.prompt)?;

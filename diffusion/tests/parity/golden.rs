@@ -120,6 +120,12 @@ impl Golden {
         self.tensors.get(name).unwrap_or_else(|| panic!("no golden is called {name}"))
     }
 
+    /// The shape of `name`.
+    #[track_caller]
+    pub fn shape(&self, name: &str) -> &[usize] {
+        &self.get(name).0
+    }
+
     /// The values of `name` in row-major order.
     #[track_caller]
     pub fn values(&self, name: &str) -> &[f32] {

@@ -6,6 +6,7 @@
 
 mod golden;
 mod gradients;
+mod image;
 mod lora;
 mod noise;
 mod pipeline;
