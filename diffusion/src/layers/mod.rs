@@ -12,6 +12,8 @@ pub(crate) mod cpu_kernels;
 mod embedding;
 mod linear;
 mod norm;
+mod resize;
+mod sinusoidal;
 
 pub use activation::gelu_tanh;
 pub use attention::{attention, join_heads, split_heads};
@@ -19,6 +21,8 @@ pub use conv::Conv2d;
 pub use embedding::Embedding;
 pub use linear::{Branch, Linear};
 pub use norm::{GroupNorm, LayerNorm, RmsNorm, modulate};
+pub use resize::resize_nearest;
+pub use sinusoidal::sinusoidal;
 
 use burn::module::{Param, ParamId};
 use burn::prelude::*;
