@@ -22,4 +22,4 @@ pub use device::{DeviceChoice, OpenDevice};
 pub use error::{Error, Result};
 pub use lora::{LoraFile, MatchReport};
 pub use pipelines::flux::FluxPipeline;
-pub use pipelines::{Defaults, PictureRequest, Progress};
+pub use pipelines::{Defaults, PictureRequest, Pipeline, Progress};

@@ -9,7 +9,7 @@ use burn::prelude::*;
 use burn::tensor::DType;
 
 use super::folder::{read_defaults, read_json};
-use super::{Defaults, OnStep, Original, PictureRequest, Progress};
+use super::{Defaults, OnStep, Original, PictureRequest, Progress, clip_prompt};
 use crate::checkpoint::{self, Checkpoint};
 use crate::device::weight_dtype;
 use crate::image;
@@ -329,7 +329,6 @@ fn check_sizes(
     tokenizer: &ClipTokenizer,
 ) -> Result<()> {
     transformer.check()?;
-    clip.check()?;
     t5.check()?;
     vae.check()?;
     let pairs = [
@@ -345,12 +344,7 @@ fn check_sizes(
     if let Some((what, left, right)) = pairs.iter().find(|(_, left, right)| left != right) {
         return Err(Error::malformed(folder, format!("{what} do not agree: {left} and {right}")));
     }
-    if tokenizer.length() > clip.max_position_embeddings {
-        let positions = clip.max_position_embeddings;
-        let reason = format!("the tokenizer makes {} ids, and CLIP has {positions} positions", tokenizer.length());
-        return Err(Error::malformed(folder, reason));
-    }
-    Ok(())
+    clip_prompt::check(folder, clip, tokenizer)
 }
 
 #[cfg(test)]

@@ -137,6 +137,14 @@ impl PictureRequest {
         prompt::check_length("negative_prompt", self.negative_prompt.as_deref().unwrap_or_default())
     }
 
+    /// How many layers of a text encoder are skipped, of those that may be the last one read.
+    pub(super) fn skipped_layers(&self, layers: usize) -> Result<usize> {
+        match self.clip_skip.unwrap_or(0) {
+            skipped if skipped < layers => Ok(skipped),
+            skipped => Err(Error::Invalid(format!("clip_skip is {skipped}, and has to be below {layers} here"))),
+        }
+    }
+
     /// The sentence for a strength that leaves no step of a denoising, where diffusers gives up too.
     pub(super) fn without_steps(&self) -> Error {
         let Self { strength, num_inference_steps, .. } = self;

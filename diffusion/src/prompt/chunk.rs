@@ -70,12 +70,9 @@ pub fn chunks(prompt: &str, tokenizer: &ClipTokenizer) -> Result<Vec<Chunk>> {
     }
 }
 
-/// Adds empty chunks to the shorter of two prompts: the denoiser reads both at once.
-pub fn pad_to_equal(one: &mut Vec<Chunk>, other: &mut Vec<Chunk>, tokenizer: &ClipTokenizer) {
-    let count = one.len().max(other.len());
-    for chunks in [one, other] {
-        chunks.resize(count, Chunk::new(&[], tokenizer));
-    }
+/// Adds empty chunks up to `count`: what a denoiser reads at once has to be of one length.
+pub fn pad(chunks: &mut Vec<Chunk>, count: usize, tokenizer: &ClipTokenizer) {
+    chunks.resize(count.max(chunks.len()), Chunk::new(&[], tokenizer));
 }
 
 #[cfg(test)]
@@ -117,13 +114,15 @@ mod tests {
     }
 
     #[test]
-    fn a_break_ends_a_chunk_and_the_shorter_prompt_gets_empty_ones() {
+    fn a_break_ends_a_chunk_and_empty_ones_fill_up() {
         let tokenizer = tokenizer();
         let mut one = chunks("a fox BREAK snow BREAK", &tokenizer).unwrap();
         assert_eq!(one[1].ids, tokenizer.encode("snow").unwrap());
+        pad(&mut one, 1, &tokenizer);
+        assert_eq!(one.len(), 2);
         let mut other = chunks("", &tokenizer).unwrap();
-        pad_to_equal(&mut one, &mut other, &tokenizer);
-        assert_eq!((one.len(), other.len()), (2, 2));
+        pad(&mut other, 2, &tokenizer);
+        assert_eq!(other.len(), 2);
         assert_eq!(other[1].ids, tokenizer.encode("").unwrap());
         assert!(chunks(&"BREAK ".repeat(MOST_CHUNKS + 1), &tokenizer).is_err());
     }

@@ -7,7 +7,7 @@
 mod chunk;
 mod grammar;
 
-pub use chunk::{Chunk, chunks, pad_to_equal};
+pub use chunk::{Chunk, chunks, pad};
 pub use grammar::{Piece, parse};
 
 use crate::{Error, Result};
