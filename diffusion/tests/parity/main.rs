@@ -10,6 +10,7 @@ mod lora;
 mod noise;
 mod pipeline;
 mod scheduler;
+mod schedulers;
 mod text_encoders;
 mod transformer;
 mod vae;
