@@ -57,9 +57,8 @@ pub struct Denoising {
     /// The negative prompt and the true CFG scale, if that guidance is wanted.
     pub negative: Option<(PromptEmbeddings, f64)>,
     pub guidance_scale: f64,
+    /// Only the last part of the steps, if they begin with a picture.
     pub schedule: Schedule,
-    /// How many steps at the noisy end are left out: none, unless a picture is started from.
-    pub first_step: usize,
     pub original: Option<Original>,
     /// Height of the picture in tokens.
     pub rows: usize,
@@ -170,7 +169,7 @@ impl FluxPipeline {
     /// Makes the pictures of a request. `on_step` hears of every step and may break it off: [`Error::Canceled`].
     pub fn generate(&self, request: &PictureRequest, on_step: OnStep) -> Result<Vec<RgbImage>> {
         let denoising = self.prepare(request)?;
-        let total_steps = request.num_images * (denoising.schedule.steps() - denoising.first_step);
+        let total_steps = request.num_images * denoising.schedule.steps();
         let mut pictures = Vec::with_capacity(request.num_images);
         let mut done = 0;
         for index in 0..request.num_images {
@@ -197,10 +196,11 @@ impl FluxPipeline {
             return Err(Error::Invalid(format!("{field} is not for FLUX, which {why}")));
         }
         let (rows, columns) = (request.height / multiple, request.width / multiple);
-        let schedule = self.scheduler.schedule(request.num_inference_steps, rows * columns);
-        let original = Original::encode(request, &self.vae, false, &self.device);
-        let first_step = if original.is_some() { first_step(schedule.steps(), request.strength) } else { 0 };
-        if first_step == schedule.steps() {
+        let mut schedule = self.scheduler.schedule(request.num_inference_steps, rows * columns);
+        if request.image.is_some() {
+            schedule = schedule.with_strength(request.strength)?;
+        }
+        if schedule.steps() == 0 {
             return Err(request.without_steps());
         }
         let negative = if request.true_cfg_scale > 1.0 {
@@ -214,8 +214,7 @@ impl FluxPipeline {
             negative,
             guidance_scale: request.guidance_scale,
             schedule,
-            first_step,
-            original,
+            original: Original::encode(request, &self.vae, false, &self.device),
             rows,
             columns,
         })
@@ -230,7 +229,7 @@ impl FluxPipeline {
 
     /// The first latents of the picture of a seed.
     pub fn start(&self, denoising: &Denoising, seed: u64) -> Start {
-        let Denoising { schedule, first_step, original, rows, columns, .. } = denoising;
+        let Denoising { schedule, original, rows, columns, .. } = denoising;
         let mut noise = Noise::seeded(seed);
         let clean = original.as_ref().map(|original| original.draw(&self.vae, &mut noise));
         let shape = [1, self.latent_channels, 2 * rows, 2 * columns];
@@ -238,21 +237,21 @@ impl FluxPipeline {
         let Some(clean) = clean.map(pack) else {
             return Start { latents: noise, kept: None };
         };
-        let latents = schedule.add_noise(*first_step, clean.clone(), noise.clone());
+        let latents = schedule.add_noise(0, clean.clone(), noise.clone());
         let mask = original.as_ref().and_then(Original::mask);
         let kept = mask.map(|mask| Kept { mask: pack(mask.repeat_dim(1, self.latent_channels)), clean, noise });
         Start { latents, kept }
     }
 
-    /// From the start to the latents of a picture, packed. `on_step` sees the number of each step that is taken, from 0, and
-    /// the latents after it, and may break it off: [`Error::Canceled`].
+    /// From the start to the latents of a picture, packed. `on_step` sees the number of each step from 0 and the latents
+    /// after it, and may break it off: [`Error::Canceled`].
     pub fn denoise(
         &self,
         denoising: &Denoising,
         start: Start,
         on_step: &mut dyn FnMut(usize, &Tensor<3>) -> ControlFlow<()>,
     ) -> Result<Tensor<3>> {
-        let Denoising { prompt, negative, guidance_scale, schedule, first_step, rows, columns, .. } = denoising;
+        let Denoising { prompt, negative, guidance_scale, schedule, rows, columns, .. } = denoising;
         let [_, text, _] = prompt.hidden.dims();
         let rotary = self.transformer.rotary(text, *rows, *columns, &self.device);
         let velocity = |latents: &Tensor<3>, prompt: &PromptEmbeddings, step: usize| {
@@ -266,7 +265,7 @@ impl FluxPipeline {
             self.transformer.forward(input, &rotary).cast(DType::F32)
         };
         let Start { mut latents, kept } = start;
-        for step in *first_step..schedule.steps() {
+        for step in 0..schedule.steps() {
             let mut wanted = velocity(&latents, prompt, step);
             if let Some((negative, scale)) = negative {
                 let unwanted = velocity(&latents, negative, step);
@@ -277,7 +276,7 @@ impl FluxPipeline {
                 let around = schedule.add_noise(step + 1, clean.clone(), noise.clone());
                 latents = super::repaint(mask.clone(), latents, around);
             }
-            if on_step(step - first_step, &latents).is_break() {
+            if on_step(step, &latents).is_break() {
                 return Err(Error::Canceled);
             }
         }
@@ -311,12 +310,6 @@ pub fn unpack(tokens: Tensor<3>, rows: usize, columns: usize) -> Tensor<4> {
         2 * rows,
         2 * columns,
     ])
-}
-
-/// How many of the steps a picture that keeps a part of its original leaves out; a step that is kept in part is taken.
-fn first_step(steps: usize, strength: f64) -> usize {
-    let taken = (steps as f64 * strength).min(steps as f64);
-    (steps as f64 - taken) as usize
 }
 
 /// The configs have to agree before anything is multiplied by anything.
@@ -363,13 +356,5 @@ mod tests {
         assert_eq!(first[..8], [0., 1., 6., 7., 24., 25., 30., 31.]);
         let back: Vec<f32> = unpack(tokens, 2, 3).into_data().try_to_vec().unwrap();
         assert_eq!(back, values);
-    }
-
-    #[test]
-    fn strength_leaves_steps_out_at_the_noisy_end() {
-        let cases = [(1.0, 0), (0.6, 4), (0.55, 4), (0.01, 9), (0.0, 10)];
-        for (strength, first) in cases {
-            assert_eq!(first_step(10, strength), first, "strength {strength}");
-        }
     }
 }

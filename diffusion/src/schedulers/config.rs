@@ -278,7 +278,12 @@ impl Config {
 
     /// Whether and where the foreseen picture is clipped.
     pub(super) fn clip(&self, class: Class) -> Option<f64> {
-        self.clip_sample.unwrap_or(class == Class::Ddim).then_some(self.clip_sample_range)
+        let clips = match class {
+            Class::Ddim => self.clip_sample.unwrap_or(true),
+            Class::Lcm => self.clip_sample.unwrap_or(false),
+            _ => false,
+        };
+        clips.then_some(self.clip_sample_range)
     }
 
     /// Whether the last step ends at no noise.
@@ -307,6 +312,10 @@ impl Config {
             ("lambda_min_clipped", self.lambda_min_clipped.is_some() && dpm),
             ("algorithm_type that solves for the noise", !algorithms.contains(&self.algorithm_type) && dpm),
             ("solver_order other than 1 and 2", !(1..=2).contains(&self.solver_order) && (dpm || unipc)),
+            (
+                "clip_sample_range that is not positive",
+                self.clip(class).is_some_and(|range| range.is_nan() || range <= 0.0),
+            ),
             ("predict_x0 false", !self.predict_x0 && unipc),
             ("disable_corrector", !self.disable_corrector.is_empty() && unipc),
             ("prediction_type sample", self.prediction_type == PredictionType::Sample && (ancestral || pndm)),

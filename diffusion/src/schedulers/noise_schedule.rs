@@ -43,9 +43,10 @@ impl Level {
         Self { signal, noise: f64::from(sigma) * signal }
     }
 
-    /// The deviation of the latents if that of the pictures is 1.
+    /// The deviation of the latents if that of the pictures is 1. Rounded to f32, so that it is 1 where signal and noise
+    /// have variance 1 together, and what diffusers divides by.
     pub(super) fn deviation(self) -> f64 {
-        self.signal.hypot(self.noise)
+        f64::from(self.signal.hypot(self.noise) as f32)
     }
 
     /// Half the logarithm of the signal-to-noise ratio; infinite without noise.
@@ -109,7 +110,7 @@ impl NoiseSchedule {
 
     /// The level of a training timestep, with variance 1.
     pub(super) fn level(&self, timestep: f64) -> Level {
-        let alpha = f64::from(self.alphas_cumprod[timestep as usize]);
+        let alpha = f64::from(self.alphas_cumprod[(timestep as usize).min(self.len() - 1)]);
         Level { signal: alpha.sqrt(), noise: (1.0 - alpha).sqrt() }
     }
 

@@ -12,6 +12,7 @@ mod lora;
 mod noise;
 mod pipeline;
 mod scheduler;
+mod schedulers;
 mod stable_diffusion;
 mod text_encoders;
 mod transformer;
