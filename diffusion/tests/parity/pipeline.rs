@@ -7,7 +7,7 @@
 use std::ops::ControlFlow;
 
 use ::image::{GrayImage, RgbImage};
-use burn::prelude::*;
+use burn::prelude::Tensor;
 use diffusion::pipelines::flux::Denoising;
 use diffusion::{Error, FluxPipeline, PictureRequest};
 use serde_json::Value;
