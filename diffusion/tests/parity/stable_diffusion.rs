@@ -7,7 +7,7 @@
 
 use std::ops::ControlFlow;
 
-use burn::prelude::*;
+use burn::prelude::Tensor;
 use diffusion::pipelines::latent_diffusion::{Denoising, LatentDiffusion};
 use diffusion::{Error, PictureRequest, Pipeline};
 
