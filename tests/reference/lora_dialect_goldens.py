@@ -125,17 +125,15 @@ class Flux:
         for path, rows, m in zip(paths, delta.split(sizes), magnitudes):
             self.put("transformer", path, rows, magnitude=m)
 
-    def low_rank(self, name, network, paths, down="lora_down.weight", up="lora_up.weight", alpha=None, at_tensor=True,
-                 factor=None):
+    def low_rank(self, name, network, paths, down="lora_down.weight", up="lora_up.weight", alpha=None, factor=None):
         if network == "transformer":
             inputs, sizes = self.inside(paths)
         else:
             weight = self.module(network, paths[0])[1].weight
             inputs, sizes = weight.shape[1], [weight.shape[0]]
         a, b = self.draw.pair(inputs, sum(sizes))
-        self.file |= {f"{name}.{down}": a, f"{name}.{up}": b} if "." == name[-1:] else {
-            name + ("" if down[0] == "_" else ".") + down: a, name + ("" if up[0] == "_" else ".") + up: b}
-        if alpha is not None and at_tensor:
+        self.file |= {f"{name}.{down}": a, f"{name}.{up}": b}
+        if alpha is not None:
             self.file[f"{name}.alpha"] = torch.tensor(alpha)
         delta = b @ a * (factor if factor is not None else (alpha or RANK) / RANK)
         for path, rows in zip(paths, delta.split(sizes)):
@@ -218,7 +216,9 @@ def peft_with_header(case):
             case.low_rank(f"transformer.{path}", "transformer", [path], "lora_A.weight", "lora_B.weight", factor=factor)
     for path in CLIP:
         case.low_rank(f"text_encoder.{path}", "text_encoder", [path], "lora_A.weight", "lora_B.weight", factor=5 / RANK)
-    case.header = {"transformer.r": RANK, "transformer.lora_alpha": ALPHA, "transformer.use_rslora": True,
+    names = sorted({".".join(path.split(".")[2:]) for _, ours in original_modules() for path in ours})
+    case.header = {"transformer.target_modules": names, "text_encoder.target_modules": ["q_proj", "out_proj", "fc1"],
+                   "transformer.r": RANK, "transformer.lora_alpha": ALPHA, "transformer.use_rslora": True,
                    "transformer.alpha_pattern": {"attn.to_k": 2 * ALPHA},
                    "text_encoder.r": RANK, "text_encoder.lora_alpha": 5}
 
@@ -329,8 +329,8 @@ def write_flux(folder):
     inputs = load_file(ROOT / "lora" / "reference.safetensors")
     inputs = {key.removeprefix("transformer.in."): value for key, value in inputs.items() if key.startswith("transformer.in.")}
     generator = torch.Generator().manual_seed(5)
-    clip_ids = torch.randint(0, 300, (1, 9), generator=generator)
-    t5_ids = torch.randint(0, 200, (1, 7), generator=generator)
+    clip_ids = torch.randint(0, 100, (1, 9), generator=generator)
+    t5_ids = torch.randint(0, 100, (1, 7), generator=generator)
 
     def answer(networks):
         with torch.no_grad():

@@ -68,33 +68,42 @@ impl<'a> From<&'a mut FluxTransformer> for Target<'a> {
 /// Scales act as in diffusers and PEFT: ΔW is multiplied by them. A DoRA brings its magnitudes at any scale,
 /// `W' = m (W + s ΔW) / ‖W + s ΔW‖`, also at 0.
 pub fn attach(targets: &mut [Target], loras: &[(&LoraFile, f64)], device: &Device) -> Result<Vec<MatchReport>> {
+    let (reports, mut updates) = fitting(targets, loras)?;
+    for target in targets {
+        let network = target.network;
+        for (path, mut layer) in target.layers() {
+            layer.clear();
+            if let Some(updates) = updates.remove(&(network, path.to_owned())) {
+                layer.hang(&updates, device);
+            }
+        }
+    }
+    Ok(reports)
+}
+
+/// The updates of each module by network and path, each with the scale asked for.
+pub(super) type Updates = BTreeMap<(Network, String), Vec<(Update, f64)>>;
+
+/// What of `loras` these targets take, and a report about each. Nothing is changed yet.
+pub(super) fn fitting(targets: &mut [Target], loras: &[(&LoraFile, f64)]) -> Result<(Vec<MatchReport>, Updates)> {
     let mut shapes = BTreeMap::new();
-    for target in targets.iter_mut() {
+    for target in targets {
         let network = target.network;
         shapes.extend(target.layers().map(|(path, layer)| ((network, path.to_owned()), layer.shape())));
     }
     let mut reports = Vec::with_capacity(loras.len());
-    let mut updates: BTreeMap<(Network, &str), Vec<(Update, f64)>> = BTreeMap::new();
+    let mut updates = Updates::new();
     for (file, scale) in loras {
         if !scale.is_finite() {
             return Err(Error::Invalid(format!("{scale} is no scale for an adapter")));
         }
         let (report, fitting) = fit(file, &shapes)?;
         for (module, update) in fitting {
-            updates.entry((module.network, &module.path)).or_default().push((update, *scale));
+            updates.entry((module.network, module.path.clone())).or_default().push((update, *scale));
         }
         reports.push(report);
     }
-    for target in targets {
-        let network = target.network;
-        for (path, mut layer) in target.layers() {
-            layer.clear();
-            if let Some(updates) = updates.remove(&(network, path)) {
-                layer.hang(&updates, device);
-            }
-        }
-    }
-    Ok(reports)
+    Ok((reports, updates))
 }
 
 /// The modules of a file that these layers have, and the report about them.
@@ -189,7 +198,8 @@ impl Layer<'_> {
         }
     }
 
-    fn weight(&self) -> Tensor<4> {
+    /// Its weight in f32, outside of autodiff, on the device where the layer is.
+    pub fn weight(&self) -> Tensor<4> {
         match self {
             Self::Linear(linear) => linear.weight.val().reshape(self.shape()),
             Self::Convolution(convolution) => convolution.weight.val(),
@@ -209,7 +219,11 @@ impl Layer<'_> {
                 linear.branches = sum
                     .low_rank
                     .drain(..)
-                    .map(|(down, _, up, scale)| Branch { down: param(flat(down)), up: param(flat(up)), scale })
+                    .map(|(down, _, up, scale)| Branch {
+                        down: Param::from_tensor(flat(down)),
+                        up: Param::from_tensor(flat(up)),
+                        scale,
+                    })
                     .collect();
                 linear.changes = sum.changes(flat);
             }
@@ -218,9 +232,9 @@ impl Layer<'_> {
                     .low_rank
                     .drain(..)
                     .map(|(down, mid, up, scale)| ConvBranch {
-                        down: param(down),
-                        mid: mid.map(param),
-                        up: param(up),
+                        down: Param::from_tensor(down),
+                        mid: mid.map(Param::from_tensor),
+                        up: Param::from_tensor(up),
                         scale,
                     })
                     .collect();
@@ -228,10 +242,6 @@ impl Layer<'_> {
             }
         }
     }
-}
-
-fn param<const D: usize>(tensor: Tensor<D>) -> Param<Tensor<D>> {
-    Param::from_tensor(tensor)
 }
 
 /// Everything that hangs on one layer.
@@ -285,23 +295,24 @@ impl Sum {
             return None;
         }
         let kronecker = kronecker.into_iter().map(|(left, right, first, outputs, scale)| Kronecker {
-            left: param(left),
-            right: param(shaped(right)),
+            left: Param::from_tensor(left),
+            right: Param::from_tensor(shaped(right)),
             first,
             outputs,
             scale,
         });
         Some(Changes {
-            output_gain: output_gain.map(param),
-            input_gain: input_gain.map(param),
-            delta: delta.map(|delta| param(shaped(delta))),
+            output_gain: output_gain.map(Param::from_tensor),
+            input_gain: input_gain.map(Param::from_tensor),
+            delta: delta.map(|delta| Param::from_tensor(shaped(delta))),
             kronecker: kronecker.collect(),
-            bias: bias.map(param),
+            bias: bias.map(Param::from_tensor),
         })
     }
 }
 
-fn accumulate<const D: usize>(sum: &mut Option<Tensor<D>>, more: Tensor<D>) {
+/// Adds to a sum that may not have begun.
+pub(super) fn accumulate<const D: usize>(sum: &mut Option<Tensor<D>>, more: Tensor<D>) {
     *sum = Some(match sum.take() {
         Some(sum) => sum + more,
         None => more,

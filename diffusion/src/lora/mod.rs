@@ -7,6 +7,7 @@ mod dora;
 mod family;
 mod file;
 mod keys;
+mod merge;
 mod save;
 mod update;
 
@@ -14,5 +15,6 @@ pub use attach::{MatchReport, Target, attach};
 pub use family::Family;
 pub use file::LoraFile;
 pub use keys::{Dialect, Network};
+pub use merge::{Merged, merge};
 pub use save::{Factors, save};
 pub use update::Algorithm;

@@ -7,6 +7,7 @@
 mod golden;
 mod gradients;
 mod lora;
+mod lora_dialects;
 mod noise;
 mod pipeline;
 mod scheduler;
