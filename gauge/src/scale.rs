@@ -50,6 +50,7 @@ impl Scale {
                 hidden_act: Activation::QuickGelu,
                 layer_norm_eps: 1e-5,
                 eos_token_id: 49_407,
+                projection_dim: 768,
             },
             vae: autoencoder(vec![128, 256, 512, 512], 2, 16, 32),
             text: 512,

@@ -13,6 +13,8 @@ pub(crate) mod cpu_kernels;
 mod embedding;
 mod linear;
 mod norm;
+mod resize;
+mod sinusoidal;
 
 pub use activation::gelu_tanh;
 pub use adapted::{Changes, Kronecker};
@@ -21,6 +23,8 @@ pub use conv::{Conv2d, ConvBranch};
 pub use embedding::Embedding;
 pub use linear::{Branch, Linear};
 pub use norm::{GroupNorm, LayerNorm, RmsNorm, modulate};
+pub use resize::resize_nearest;
+pub use sinusoidal::sinusoidal;
 
 use burn::module::{Param, ParamId};
 use burn::prelude::*;

@@ -61,7 +61,9 @@ fn from_vocabulary(folder: &Path, settings: &Settings) -> Result<Tokenizer> {
     let (start, end) =
         (special(&settings.bos_token, "<|startoftext|>")?, special(&settings.eos_token, "<|endoftext|>")?);
     let (unknown, _) = special(&settings.unk_token, "<|endoftext|>")?;
-    let added = [start.0.clone(), end.0.clone()].map(|text| AddedToken::from(text, true));
+    // Also within a text: where "!" is the padding, a "!" in a prompt is padding.
+    let (padding, _) = special(&settings.pad_token, "<|endoftext|>")?;
+    let added = [start.0.clone(), end.0.clone(), padding].map(|text| AddedToken::from(text, true));
 
     let model = BPE::builder()
         .vocab_and_merges(vocab, merges)

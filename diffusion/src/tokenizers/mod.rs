@@ -7,7 +7,7 @@ pub mod t5;
 use std::path::Path;
 
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
 use tokenizers::{PaddingParams, PaddingStrategy, Tokenizer, TruncationParams};
 
 use crate::{Error, Result};
@@ -25,6 +25,7 @@ struct Settings {
     unk_token: Option<Token>,
     bos_token: Option<Token>,
     eos_token: Option<Token>,
+    added_tokens_decoder: Option<IgnoredAny>,
 }
 
 /// A special token, spelled out or with its flags.
@@ -78,9 +79,25 @@ impl FixedLength {
 }
 
 impl Settings {
+    /// Special tokens also stand in the older `special_tokens_map.json`, which outranks the config: Stable Diffusion 2.1 names
+    /// its padding there alone. Configs that list their added tokens are newer and complete.
     fn read(folder: &Path) -> Result<Self> {
-        let path = folder.join("tokenizer_config.json");
-        if path.is_file() { read_json(&path) } else { Ok(Self::default()) }
+        let read = |file: &str| {
+            let path = folder.join(file);
+            if path.is_file() { read_json(&path) } else { Ok(Self::default()) }
+        };
+        let config: Self = read("tokenizer_config.json")?;
+        if config.added_tokens_decoder.is_some() {
+            return Ok(config);
+        }
+        let map: Self = read("special_tokens_map.json")?;
+        Ok(Self {
+            pad_token: map.pad_token.or(config.pad_token),
+            unk_token: map.unk_token.or(config.unk_token),
+            bos_token: map.bos_token.or(config.bos_token),
+            eos_token: map.eos_token.or(config.eos_token),
+            ..config
+        })
     }
 
     /// The stated length, if it is one that a text encoder can have.

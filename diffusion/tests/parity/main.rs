@@ -4,6 +4,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod autoencoder_tiny;
 mod golden;
 mod gradients;
 mod lora;
@@ -13,4 +14,5 @@ mod pipeline;
 mod scheduler;
 mod text_encoders;
 mod transformer;
+mod unet;
 mod vae;

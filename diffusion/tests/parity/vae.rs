@@ -1,5 +1,5 @@
 //! The autoencoder against diffusers' `AutoencoderKL`: with and without attention in the middle, quant convolutions, four
-//! and three levels, pictures that are not square.
+//! and three levels, Stable Diffusion's scaling and flags, pictures that are not square.
 //!
 //! Tolerance 1e-5, relative L2: f32 on both sides, sums in another order.
 
@@ -25,4 +25,11 @@ fn four_levels_with_attention() {
 #[test]
 fn three_levels_with_quant_convolutions() {
     check("flux-tiny-cfg");
+}
+
+#[test]
+fn stable_diffusion() {
+    for pipeline in ["sd15-tiny", "sd15-inpaint-tiny", "sd21-tiny", "sdxl-tiny"] {
+        check(pipeline);
+    }
 }
