@@ -5,6 +5,7 @@
 //! nothing, and one that is trained from scratch is filled by [`crate::training::initialise`].
 
 mod activation;
+mod adapted;
 mod attention;
 mod conv;
 #[cfg(feature = "cpu-kernels")]
@@ -16,8 +17,9 @@ mod resize;
 mod sinusoidal;
 
 pub use activation::gelu_tanh;
+pub use adapted::{Changes, Kronecker};
 pub use attention::{attention, join_heads, split_heads};
-pub use conv::Conv2d;
+pub use conv::{Conv2d, ConvBranch};
 pub use embedding::Embedding;
 pub use linear::{Branch, Linear};
 pub use norm::{GroupNorm, LayerNorm, RmsNorm, modulate};

@@ -203,6 +203,24 @@ impl ClipTextModel {
     pub fn final_norm(&self, hidden: Tensor<3>) -> Tensor<3> {
         self.text_model.final_layer_norm.forward(hidden)
     }
+
+    /// Every linear layer with its path, which is what adapters may hang on.
+    pub fn linears(&mut self) -> Vec<(String, &mut Linear)> {
+        let layers = self.text_model.encoder.layers.iter_mut().enumerate();
+        let named = layers.flat_map(|(number, EncoderLayer { self_attn, mlp, .. })| {
+            let SelfAttention { k_proj, v_proj, q_proj, out_proj, .. } = self_attn;
+            let all = [
+                ("self_attn.k_proj", k_proj),
+                ("self_attn.v_proj", v_proj),
+                ("self_attn.q_proj", q_proj),
+                ("self_attn.out_proj", out_proj),
+                ("mlp.fc1", &mut mlp.fc1),
+                ("mlp.fc2", &mut mlp.fc2),
+            ];
+            all.map(|(name, linear)| (format!("text_model.encoder.layers.{number}.{name}"), linear))
+        });
+        named.collect()
+    }
 }
 
 impl TextTransformer {

@@ -166,7 +166,7 @@ impl FluxTransformer {
     }
 
     /// Every linear layer with its path, which is what adapters may hang on.
-    pub(crate) fn linears(&mut self) -> Vec<(String, &mut Linear)> {
+    pub fn linears(&mut self) -> Vec<(String, &mut Linear)> {
         let embed = &mut self.time_text_embed;
         let mut all = vec![
             ("x_embedder".to_owned(), &mut self.x_embedder),

@@ -13,7 +13,7 @@ use super::{Defaults, OnStep, Original, PictureRequest, Progress, clip_prompt};
 use crate::checkpoint::{self, Checkpoint};
 use crate::device::weight_dtype;
 use crate::image;
-use crate::lora::{LoraFile, MatchReport};
+use crate::lora::{self, LoraFile, MatchReport, Network, Target};
 use crate::networks::clip::{self, ClipTextModel};
 use crate::networks::flux::{self, FluxInput, FluxTransformer};
 use crate::networks::t5::{self, T5Encoder};
@@ -159,11 +159,16 @@ impl FluxPipeline {
         self.scheduler.training_shift()
     }
 
-    /// Puts adapters on the transformer, each with its scale, in place of those that were on it; an empty list leaves the
+    /// Puts adapters on the transformer and the text encoders, each with its scale, in place of those that were on it; an empty list leaves the
     /// base as it was loaded. The base weights are never touched. An adapter of which nothing fits is an error, and then
     /// nothing has changed.
     pub fn attach(&mut self, loras: &[(&LoraFile, f64)]) -> Result<Vec<MatchReport>> {
-        crate::lora::attach(&mut self.transformer, loras, &self.device)
+        let mut targets = [
+            Target::from(&mut self.transformer),
+            Target::new(Network::TextEncoder, self.clip.linears()),
+            Target::new(Network::TextEncoder2, self.t5.linears()),
+        ];
+        lora::attach(&mut targets, loras, &self.device)
     }
 
     /// Makes the pictures of a request. `on_step` hears of every step and may break it off: [`Error::Canceled`].

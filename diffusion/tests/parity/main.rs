@@ -9,6 +9,7 @@ mod golden;
 mod gradients;
 mod image;
 mod lora;
+mod lora_dialects;
 mod noise;
 mod pipeline;
 mod scheduler;
