@@ -16,7 +16,8 @@ use super::folder::{read_json, read_text};
 use super::{OnStep, Original, PictureRequest, Progress, repaint};
 use crate::checkpoint::{Checkpoint, load_strict};
 use crate::image;
-use crate::networks::unet::{self, AddedConditions, UNet2DConditionModel};
+use crate::lora::{Network, Target};
+use crate::networks::unet::{self, AddedConditions, NamedLayers, UNet2DConditionModel};
 use crate::networks::vae::{self, Autoencoder};
 use crate::noise::Noise;
 use crate::schedulers::{self, Sampling, Scheduler};
@@ -119,6 +120,12 @@ impl LatentDiffusion {
     /// Width and height of a picture are multiples of this many pixels.
     pub fn size_multiple(&self) -> usize {
         self.vae.factor()
+    }
+
+    /// What adapters may hang on in the UNet.
+    pub(super) fn target(&mut self) -> Target<'_> {
+        let NamedLayers { linears, convolutions } = self.unet.layers();
+        Target::new(Network::Unet, linears).with_convolutions(convolutions)
     }
 
     /// Refuses what these families cannot do, before anything is computed.

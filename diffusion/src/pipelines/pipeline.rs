@@ -61,15 +61,13 @@ impl Pipeline {
         }
     }
 
-    /// Puts adapters on the denoiser, each with its scale, in place of those that were on it; an empty list leaves the base as
-    /// it was loaded.
+    /// Puts adapters on the networks, each with its scale, in place of those that were on them; an empty list leaves the base
+    /// as it was loaded. An adapter of which nothing fits is an error, and then nothing has changed.
     pub fn attach(&mut self, loras: &[(&LoraFile, f64)]) -> Result<Vec<MatchReport>> {
         match self {
             Self::Flux(pipeline) => pipeline.attach(loras),
-            Self::StableDiffusion(_) | Self::StableDiffusionXl(_) if loras.is_empty() => Ok(Vec::new()),
-            Self::StableDiffusion(_) | Self::StableDiffusionXl(_) => {
-                Err(Error::Adapter("adapters for Stable Diffusion cannot be attached yet".into()))
-            }
+            Self::StableDiffusion(pipeline) => pipeline.attach(loras),
+            Self::StableDiffusionXl(pipeline) => pipeline.attach(loras),
         }
     }
 

@@ -12,6 +12,7 @@ use super::folder::read_defaults;
 use super::latent_diffusion::{Conditions, Denoising, LatentDiffusion, is_guided};
 use super::{Defaults, OnStep, PictureRequest};
 use crate::device::weight_dtype;
+use crate::lora::{self, LoraFile, MatchReport, Network, Target};
 use crate::networks::clip::ClipTextModel;
 use crate::prompt::Chunk;
 use crate::{Error, Result};
@@ -57,6 +58,15 @@ impl StableDiffusionPipeline {
     /// The part that denoises.
     pub fn latent_diffusion(&self) -> &LatentDiffusion {
         &self.latent_diffusion
+    }
+
+    /// Puts adapters on the UNet and the text encoder, each with its scale, in place of those that were on them; an empty list
+    /// leaves the base as it was loaded. An adapter of which nothing fits is an error, and then nothing has changed.
+    pub fn attach(&mut self, loras: &[(&LoraFile, f64)]) -> Result<Vec<MatchReport>> {
+        let device = self.latent_diffusion.device.clone();
+        let mut targets =
+            [self.latent_diffusion.target(), Target::new(Network::TextEncoder, self.prompts.encoder.linears())];
+        lora::attach(&mut targets, loras, &device)
     }
 
     /// Makes the pictures of a request. `on_step` hears of every step and may break it off: [`Error::Canceled`].
