@@ -4,6 +4,8 @@
 
 mod tiling;
 
+use std::path::Path;
+
 use burn::prelude::*;
 use burn::tensor::module::interpolate;
 use burn::tensor::ops::{InterpolateMode, InterpolateOptions};
@@ -93,6 +95,17 @@ impl Config {
             && self.scaling_factor != 0.0
             && self.sample_size <= 1 << 16;
         if fine { Ok(()) } else { Err(Error::Invalid(format!("no autoencoder has this shape: {self:?}"))) }
+    }
+
+    /// Whether it reads and makes pictures of three colours; `path` is whose config it is.
+    pub(crate) fn check_colours(&self, path: &Path) -> Result<()> {
+        match (self.in_channels, self.out_channels) {
+            (3, 3) => Ok(()),
+            (from, to) => {
+                let reason = format!("the autoencoder reads {from} and makes {to} colours, and pictures have 3");
+                Err(Error::malformed(path, reason))
+            }
+        }
     }
 }
 

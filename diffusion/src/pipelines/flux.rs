@@ -329,6 +329,7 @@ fn check_sizes(
     transformer.check()?;
     t5.check()?;
     vae.check()?;
+    vae.check_colours(folder)?;
     let pairs = [
         (
             "CLIP's width and the transformer's pooled_projection_dim",

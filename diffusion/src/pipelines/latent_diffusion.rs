@@ -101,6 +101,7 @@ impl LatentDiffusion {
             );
             return Err(Error::malformed(folder, reason));
         }
+        vae_config.check_colours(folder)?;
         let scheduler = schedulers::Config::from_json(&read_text(&folder.join("scheduler/scheduler_config.json"))?)?;
         let unet = UNet2DConditionModel::new(&unet_config, device);
         // In f32 whatever the rest is: it overflows in half precision (`force_upcast`), and is small.

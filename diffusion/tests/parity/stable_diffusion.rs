@@ -9,7 +9,7 @@ use std::ops::ControlFlow;
 
 use burn::prelude::Tensor;
 use diffusion::pipelines::latent_diffusion::{Denoising, LatentDiffusion};
-use diffusion::{Error, PictureRequest, Pipeline};
+use diffusion::{Error, LoraFile, PictureRequest, Pipeline};
 
 use crate::golden::{Golden, device, path, relative_error, values};
 use crate::pipeline::{assert_same_picture, levels, mask, picture, request};
@@ -188,4 +188,23 @@ fn one_layer_skipped_by_stable_diffusion_1() {
     let hidden = pipeline.conditions(&request).unwrap().hidden;
     golden.check("text.clip_skip.1", hidden.clone().narrow(0, 1, 1), TOLERANCE);
     golden.check("text.negative_prompt_embeds", hidden.narrow(0, 0, 1), TOLERANCE);
+}
+
+#[test]
+fn an_adapter_on_the_unet_and_the_text_encoders() {
+    let golden = Golden::open("stable-diffusion-lora/reference");
+    let request = request(&golden.note["request"], 1);
+    for (folder, networks) in [("sd15-tiny", 2), ("sdxl-tiny", 3)] {
+        let mut pipeline = load(folder);
+        let before = pictures(&pipeline, &request);
+        let file = LoraFile::open(&path("stable-diffusion-lora").join(format!("{folder}.safetensors"))).unwrap();
+        for scale in [0.0, 0.5, 1.0] {
+            let reports = pipeline.attach(&[(&file, scale)]).unwrap();
+            assert_eq!((reports[0].networks.len(), reports[0].unmatched.len()), (networks, 0), "{:?}", reports[0]);
+            let expected = golden.values(&format!("{folder}.{scale:.1}"));
+            assert_same_picture(&pictures(&pipeline, &request)[0], expected);
+        }
+        pipeline.attach(&[]).unwrap();
+        assert_eq!(pictures(&pipeline, &request), before);
+    }
 }
