@@ -208,3 +208,21 @@ fn an_adapter_on_the_unet_and_the_text_encoders() {
         assert_eq!(pictures(&pipeline, &request), before);
     }
 }
+
+#[test]
+fn the_family_is_told_by_the_class() {
+    let folder = tempfile::tempdir().unwrap();
+    let error = |class: &str| {
+        let index = format!(r#"{{"_class_name": "{class}"}}"#);
+        std::fs::write(folder.path().join("model_index.json"), index).unwrap();
+        Pipeline::load(folder.path(), &device()).unwrap_err().to_string()
+    };
+    // Known classes get as far as the first file that is not there.
+    assert!(error("FluxInpaintPipeline").contains("transformer"));
+    assert!(error("StableDiffusionImg2ImgPipeline").contains("text_encoder/"));
+    assert!(error("StableDiffusionXLInpaintPipeline").contains("text_encoder/"));
+    for unknown in ["StableDiffusion3Pipeline", "FluxFillPipeline", "Pipeline"] {
+        let error = error(unknown);
+        assert!(error.contains(&format!("a {unknown};")) && error.contains("StableDiffusionXLPipeline"), "{error}");
+    }
+}
