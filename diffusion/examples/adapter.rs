@@ -12,7 +12,7 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use clap::Parser;
 use diffusion::training::{LoraTrainer, LoraTrainingConfig, TrainingExample};
-use diffusion::{DeviceChoice, FluxPipeline, LoraFile, TextToImage, device};
+use diffusion::{DeviceChoice, FluxPipeline, LoraFile, PictureRequest, device};
 
 /// As in the binary.
 #[global_allocator]
@@ -79,16 +79,9 @@ fn main() -> Result<()> {
     let adapter = arguments.out.join("adapter.safetensors");
     trainer.save_adapter(&adapter, &BTreeMap::new())?;
 
-    let request = |prompt: String| TextToImage {
-        prompt,
-        negative_prompt: None,
+    let request = |prompt: String| PictureRequest {
         num_images: arguments.num_images,
-        num_inference_steps: defaults.num_inference_steps,
-        guidance_scale: defaults.guidance_scale,
-        true_cfg_scale: defaults.true_cfg_scale,
-        width: defaults.width,
-        height: defaults.height,
-        seed: arguments.seed,
+        ..defaults.request(prompt, arguments.seed)
     };
     let draw = |pipeline: &FluxPipeline, prompt: String, name: &str| -> Result<()> {
         let start = Instant::now();

@@ -1,14 +1,18 @@
 //! Between pictures and tensors. Reading is limited in size, since pictures come from strangers.
 
+mod stretch;
+
 use std::path::Path;
 
-use ::image::{ImageReader, Limits, Rgb, RgbImage, RgbaImage, imageops};
+use ::image::{GrayImage, ImageReader, Limits, Rgb, RgbImage, RgbaImage, imageops};
 use burn::prelude::*;
 
 use crate::{Error, Result};
 
+pub use stretch::stretch;
+
 /// Neither side of a picture may be longer, in pixels.
-const LONGEST_SIDE: u32 = 16_384;
+pub const LONGEST_SIDE: u32 = 16_384;
 /// What decoding may allocate, in bytes.
 const MEMORY: u64 = 512 << 20;
 
@@ -45,7 +49,7 @@ pub fn cover(picture: &RgbImage, width: u32, height: u32) -> RgbImage {
     let (wide, high) = (kept(width, picture.width()), kept(height, picture.height()));
     let (left, top) = ((picture.width() - wide) / 2, (picture.height() - high) / 2);
     let cut = imageops::crop_imm(picture, left, top, wide, high).to_image();
-    imageops::resize(&cut, width, height, imageops::FilterType::Lanczos3)
+    stretch(&cut, width, height)
 }
 
 /// Bytes 0..255 → values −1..1, `[1, 3, height, width]`.
@@ -57,6 +61,13 @@ pub fn to_tensor(picture: &RgbImage, device: &Device) -> Tensor<4> {
         .map(|byte| f32::from(*byte) / 127.5 - 1.0)
         .collect();
     Tensor::from_data(TensorData::new(values, [1, 3, height, width]), device)
+}
+
+/// Bytes 0..255 → 0 below one half and 1 from there on, `[1, 1, height, width]`.
+pub fn to_mask(picture: &GrayImage, device: &Device) -> Tensor<4> {
+    let (width, height) = (picture.width() as usize, picture.height() as usize);
+    let values: Vec<f32> = picture.as_raw().iter().map(|byte| if *byte < 128 { 0.0 } else { 1.0 }).collect();
+    Tensor::from_data(TensorData::new(values, [1, 1, height, width]), device)
 }
 
 /// Values −1..1, `[1, 3, height, width]` → bytes 0..255, as diffusers rounds them.
@@ -104,6 +115,14 @@ mod tests {
         assert_eq!(cover(&stripes, 3, 3).get_pixel(0, 1).0, [200; 3]);
         let line = RgbImage::from_pixel(1, 5000, Rgb([9; 3]));
         assert_eq!(cover(&line, 64, 32).dimensions(), (64, 32));
+    }
+
+    #[test]
+    fn stretching_keeps_what_is_even() {
+        let even = RgbImage::from_pixel(1, 1, Rgb([7, 8, 9]));
+        assert_eq!(stretch(&even, 16, 24), RgbImage::from_pixel(16, 24, Rgb([7, 8, 9])));
+        assert_eq!(stretch(&gradient(), 6, 4), gradient());
+        assert_eq!(stretch(&RgbImage::new(0, 3), 2, 2).dimensions(), (2, 2));
     }
 
     #[test]

@@ -7,9 +7,9 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 use burn::prelude::*;
 use burn::tensor::DType;
+use diffusion::FluxPipeline;
 use diffusion::checkpoint::{Checkpoint, load_strict};
 use diffusion::networks::{clip, flux, t5, vae};
-use diffusion::{FluxPipeline, TextToImage};
 use image::RgbImage;
 use serde::de::DeserializeOwned;
 
@@ -125,18 +125,7 @@ impl Golden<'_> {
 
 fn picture(ember: &Path, device: &Device) -> Result<RgbImage> {
     let pipeline = FluxPipeline::load(ember, device)?;
-    let defaults = *pipeline.defaults();
-    let request = TextToImage {
-        prompt: "owl on a blue background".into(),
-        negative_prompt: None,
-        num_images: 1,
-        num_inference_steps: defaults.num_inference_steps,
-        guidance_scale: defaults.guidance_scale,
-        true_cfg_scale: defaults.true_cfg_scale,
-        width: defaults.width,
-        height: defaults.height,
-        seed: 7,
-    };
+    let request = pipeline.defaults().request("owl on a blue background", 7);
     let mut pictures = pipeline.generate(&request, &mut |_| ControlFlow::Continue(()))?;
     pictures.pop().context("no picture was made")
 }

@@ -50,6 +50,7 @@ impl Scale {
                 hidden_act: Activation::QuickGelu,
                 layer_norm_eps: 1e-5,
                 eos_token_id: 49_407,
+                projection_dim: 768,
             },
             vae: autoencoder(vec![128, 256, 512, 512], 2, 16, 32),
             text: 512,
@@ -123,5 +124,6 @@ fn autoencoder(channels: Vec<usize>, layers: usize, latents: usize, groups: usiz
         use_post_quant_conv: false,
         scaling_factor: 0.3611,
         shift_factor: Some(0.1159),
+        sample_size: 1024,
     }
 }

@@ -14,7 +14,8 @@ import diffusers
 import sentencepiece
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, T5Config, T5EncoderModel, T5Tokenizer
+from transformers import (
+    CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer, T5Config, T5EncoderModel, T5Tokenizer)
 
 CORPUS = (
     "a red fox in the snow. an oil painting of two owls on a blue background, low quality, blurry, ugly! "
@@ -95,10 +96,12 @@ def t5_tokenizer(max_length):
 # ------------------------------------------------------------------------------------------------------ networks
 
 
-def clip_text_model(tokenizer, hidden, seed, eos_token_id):
-    return perturb(CLIPTextModel(CLIPTextConfig(
+def clip_text_model(tokenizer, hidden, seed, eos_token_id, hidden_act="quick_gelu", projection_dim=None):
+    """With a projection to the shared space where its width is given."""
+    network = CLIPTextModelWithProjection if projection_dim else CLIPTextModel
+    return perturb(network(CLIPTextConfig(
         vocab_size=len(tokenizer), hidden_size=hidden, intermediate_size=2 * hidden + 8, num_hidden_layers=3,
-        num_attention_heads=4, max_position_embeddings=77, hidden_act="quick_gelu", projection_dim=hidden,
+        num_attention_heads=4, max_position_embeddings=77, hidden_act=hidden_act, projection_dim=projection_dim or hidden,
         bos_token_id=tokenizer.bos_token_id, eos_token_id=eos_token_id, pad_token_id=tokenizer.pad_token_id)), seed)
 
 
@@ -162,9 +165,18 @@ def save(pipeline, folder, shard_sizes=None, published_clip_keys=False):
             old.unlink()
         getattr(pipeline, name).save_pretrained(folder / name, max_shard_size=size)
     if published_clip_keys:
-        weights = folder / "text_encoder" / "model.safetensors"
-        save_file({f"text_model.{k}": v for k, v in load_file(weights).items()}, weights, metadata={"format": "pt"})
-    model = json.loads((folder / "tokenizer" / "tokenizer.json").read_text())["model"]
-    (folder / "tokenizer" / "vocab.json").write_text(json.dumps(model["vocab"], ensure_ascii=False))
+        with_published_clip_keys(folder / "text_encoder")
+    write_older_clip_files(folder / "tokenizer")
+
+
+def with_published_clip_keys(text_encoder):
+    weights = text_encoder / "model.safetensors"
+    save_file({f"text_model.{k}": v for k, v in load_file(weights).items()}, weights, metadata={"format": "pt"})
+
+
+def write_older_clip_files(tokenizer):
+    """The vocab.json and merges.txt that say the same as tokenizer.json."""
+    model = json.loads((tokenizer / "tokenizer.json").read_text())["model"]
+    (tokenizer / "vocab.json").write_text(json.dumps(model["vocab"], ensure_ascii=False))
     merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"]]
-    (folder / "tokenizer" / "merges.txt").write_text("#version: 0.2\n" + "\n".join(merges) + "\n")
+    (tokenizer / "merges.txt").write_text("#version: 0.2\n" + "\n".join(merges) + "\n")

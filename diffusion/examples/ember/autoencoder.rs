@@ -50,6 +50,7 @@ pub fn config() -> Config {
         use_post_quant_conv: false,
         scaling_factor: 1.0,
         shift_factor: None,
+        sample_size: 512,
     }
 }
 

@@ -81,6 +81,7 @@ pub fn configs(out: &Path) -> Result<Configs> {
             hidden_act: Activation::QuickGelu,
             layer_norm_eps: 1e-5,
             eos_token_id: clip_size as i64 - 1,
+            projection_dim: TEXT_WIDTH,
         },
         t5: t5::Config {
             vocab_size: words::t5_size(out)?,

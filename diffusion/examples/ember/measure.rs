@@ -10,7 +10,7 @@ use burn::tensor::DType;
 use diffusion::checkpoint::{self, Checkpoint};
 use diffusion::networks::vae::{self, Autoencoder};
 use diffusion::training::Random;
-use diffusion::{FluxPipeline, LoraFile, TextToImage};
+use diffusion::{FluxPipeline, LoraFile, PictureRequest};
 use image::{RgbImage, imageops};
 
 use crate::autoencoder::{self, reconstruction};
@@ -78,16 +78,13 @@ impl Painter {
     }
 
     fn paint(&self, prompt: &str, seed: u64) -> Result<RgbImage> {
-        let request = TextToImage {
-            prompt: prompt.to_string(),
-            negative_prompt: None,
-            num_images: 1,
+        let request = PictureRequest {
             num_inference_steps: self.steps,
             guidance_scale: 1.0,
             true_cfg_scale: self.scale,
             width: SIDE as usize,
             height: SIDE as usize,
-            seed,
+            ..self.pipeline.defaults().request(prompt, seed)
         };
         let mut pictures = self.pipeline.generate(&request, &mut |_| ControlFlow::Continue(()))?;
         ensure!(pictures.len() == 1, "one picture was asked for");

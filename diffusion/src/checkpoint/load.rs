@@ -13,7 +13,8 @@ use crate::{Error, Result};
 const NAMED: usize = 5;
 
 /// The network with the values of `checkpoint`, where the path of each parameter is its key, in `dtype`. Parameters require
-/// gradients if the network was made on a device with autodiff.
+/// gradients if the network was made on a device with autodiff. Where the network has a matrix, a 1×1 convolution
+/// `[out, in, 1, 1]` fits too, since it is one.
 pub fn load_strict<M: Module>(network: M, checkpoint: &Checkpoint, dtype: DType) -> Result<M> {
     let mut loader = Loader {
         checkpoint,
@@ -42,6 +43,11 @@ pub fn load_strict<M: Module>(network: M, checkpoint: &Checkpoint, dtype: DType)
     }
 }
 
+/// Whether Burn speaks of an enum, whose variants have no part in a path.
+pub(super) fn is_choice(container: &str) -> bool {
+    container.starts_with("Enum:")
+}
+
 fn describe(what: &str, names: &[String]) -> String {
     let more = if names.len() > NAMED { ", …" } else { "" };
     format!("{} {what} ({}{more})", names.len(), names[..names.len().min(NAMED)].join(", "))
@@ -58,12 +64,16 @@ struct Loader<'a> {
 }
 
 impl ModuleMapper for Loader<'_> {
-    fn enter_module(&mut self, name: &str, _container: &str) {
-        self.path.push(name.to_owned());
+    fn enter_module(&mut self, name: &str, container: &str) {
+        if !is_choice(container) {
+            self.path.push(name.to_owned());
+        }
     }
 
-    fn exit_module(&mut self, _name: &str, _container: &str) {
-        self.path.pop();
+    fn exit_module(&mut self, _name: &str, container: &str) {
+        if !is_choice(container) {
+            self.path.pop();
+        }
     }
 
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
@@ -74,7 +84,7 @@ impl ModuleMapper for Loader<'_> {
         };
         let wanted: [usize; D] = param.lazy_shape().dims();
         self.used.insert(key.clone());
-        if found != wanted {
+        if found != wanted && !(D == 2 && found.strip_suffix(&[1, 1]) == Some(&wanted)) {
             self.misshapen.push(format!("{key}: {found:?} instead of {wanted:?}"));
             return param;
         }
@@ -87,8 +97,10 @@ impl ModuleMapper for Loader<'_> {
                 let device = param.lazy_device();
                 // Weights stay, so they get memory of exactly their size, apart from that of what comes and goes.
                 let dtype = self.dtype;
-                let tensor = device
-                    .memory_persistent_allocations(data, |data: TensorData| Tensor::from_data(data, (&device, dtype)));
+                let tensor = device.memory_persistent_allocations(data, |data: TensorData| {
+                    let data = TensorData::from_bytes(data.into_bytes(), wanted, dtype);
+                    Tensor::from_data(data, (&device, dtype))
+                });
                 let tensor = if device.is_autodiff() { tensor.require_grad() } else { tensor };
                 Param::initialized(ParamId::new(), tensor)
             }

@@ -1,10 +1,11 @@
-//! Two-dimensional convolution.
+//! Two-dimensional convolution, and what adapters hang on it.
 
 use burn::module::Param;
 use burn::prelude::*;
 use burn::tensor::module::conv2d;
 use burn::tensor::ops::ConvOptions;
 
+use super::adapted::{Changes, Kronecker};
 use super::zeros;
 
 /// `torch.nn.Conv2d` with a square kernel, zero padding, no groups and no dilation.
@@ -14,8 +15,25 @@ pub struct Conv2d {
     pub weight: Param<Tensor<4>>,
     /// `[out]`
     pub bias: Option<Param<Tensor<1>>>,
+    /// Empty unless an adapter is attached. Checkpoints never hold these.
+    pub branches: Vec<ConvBranch>,
+    /// What adapters change that is no low-rank branch. Checkpoints never hold these.
+    pub changes: Option<Changes<4>>,
     stride: usize,
     padding: usize,
+}
+
+/// One low-rank update of a [`Conv2d`], as LoCon has it ([Yeh et al. 2023](https://arxiv.org/abs/2309.14859)).
+#[derive(Module, Debug)]
+pub struct ConvBranch {
+    /// `[rank, in, kernel, kernel]`, or a kernel of 1 if there is a core
+    pub down: Param<Tensor<4>>,
+    /// The core of a Tucker decomposition, `[rank', rank, kernel, kernel]`
+    pub mid: Option<Param<Tensor<4>>>,
+    /// `[out, rank, 1, 1]`
+    pub up: Param<Tensor<4>>,
+    /// What the branch is multiplied by: alpha / rank times the scale asked for.
+    pub scale: f64,
 }
 
 impl Conv2d {
@@ -24,6 +42,8 @@ impl Conv2d {
         Self {
             weight: zeros([outputs, inputs, kernel, kernel], device),
             bias: Some(zeros([outputs], device)),
+            branches: Vec::new(),
+            changes: None,
             stride: 1,
             padding: 0,
         }
@@ -41,27 +61,78 @@ impl Conv2d {
 
     /// `[batch, in, height, width]` → `[batch, out, height', width']`
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        #[cfg(feature = "cpu-kernels")]
-        if let Some(y) = self.forward_on_cpu(&x, false) {
-            return y;
+        let mut y = match &self.changes {
+            None => self.plain(x.clone()),
+            Some(changes) => self.changed(changes, x.clone()),
+        };
+        for branch in &self.branches {
+            y = y + self.branch(branch, x.clone());
         }
-        let (stride, padding) = (self.stride, self.padding);
-        conv2d(
-            x,
-            self.weight.val(),
-            self.bias.as_ref().map(|bias| bias.val()),
-            ConvOptions::new([stride; 2], [padding; 2], [1; 2], 1),
-        )
+        y
     }
 
     /// `[batch, in, height, width]` → half the size, for a kernel of 3 with stride 2: zeros are added below and to the
     /// right only.
     pub fn forward_halving(&self, x: Tensor<4>) -> Tensor<4> {
         #[cfg(feature = "cpu-kernels")]
-        if let Some(y) = self.forward_on_cpu(&x, true) {
+        if self.branches.is_empty()
+            && self.changes.is_none()
+            && let Some(y) = self.forward_on_cpu(&x, true)
+        {
             return y;
         }
         self.forward(x.pad((0, 1, 0, 1), 0.0))
+    }
+
+    /// Without any adapter.
+    fn plain(&self, x: Tensor<4>) -> Tensor<4> {
+        #[cfg(feature = "cpu-kernels")]
+        if let Some(y) = self.forward_on_cpu(&x, false) {
+            return y;
+        }
+        self.with(x, self.weight.val(), self.bias.as_ref().map(|bias| bias.val()))
+    }
+
+    /// The same convolution with another weight.
+    fn with(&self, x: Tensor<4>, weight: Tensor<4>, bias: Option<Tensor<1>>) -> Tensor<4> {
+        conv2d(x, weight, bias, ConvOptions::new([self.stride; 2], [self.padding; 2], [1; 2], 1))
+    }
+
+    fn changed(&self, changes: &Changes<4>, x: Tensor<4>) -> Tensor<4> {
+        let spread = |vector: Tensor<1>| {
+            let [channels] = vector.dims();
+            vector.reshape([1, channels, 1, 1])
+        };
+        let with = |x, weight| self.with(x, weight, None);
+        let mut y = changes.base(x.clone(), self.weight.val(), &with, &spread);
+        for kronecker in &changes.kronecker {
+            y = y + self.kronecker(kronecker, x.clone());
+        }
+        match changes.bias(self.bias.as_ref().map(|bias| bias.val()), y.dtype()) {
+            Some(bias) => y + spread(bias),
+            None => y,
+        }
+    }
+
+    fn branch(&self, branch: &ConvBranch, x: Tensor<4>) -> Tensor<4> {
+        let dtype = x.dtype();
+        let pointwise = |x, weight: Tensor<4>| conv2d(x, weight, None, ConvOptions::new([1; 2], [0; 2], [1; 2], 1));
+        let down = branch.down.val().cast(dtype);
+        let inner = match &branch.mid {
+            None => self.with(x, down, None),
+            Some(mid) => self.with(pointwise(x, down), mid.val().cast(dtype), None),
+        };
+        pointwise(inner, branch.up.val().cast(dtype)) * branch.scale
+    }
+
+    /// The right factor on each of the c groups of d channels, then the left one across them.
+    fn kronecker(&self, kronecker: &Kronecker<4>, x: Tensor<4>) -> Tensor<4> {
+        let ([a, c], [b, d, ..]) = (kronecker.left.dims(), kronecker.right.dims());
+        let ([batch, _, height, width], dtype) = (x.dims(), x.dtype());
+        let groups = x.reshape([batch * c, d, height, width]);
+        let inner = self.with(groups, kronecker.right.val().cast(dtype), None);
+        let [_, _, height, width] = inner.dims();
+        kronecker.across(inner.reshape([batch, c, b * height * width])).reshape([batch, a * b, height, width])
     }
 
     #[cfg(feature = "cpu-kernels")]

@@ -1,9 +1,10 @@
-//! The linear layer, and the low-rank branches that adapters hang on it.
+//! The linear layer, and what adapters hang on it.
 
 use burn::module::Param;
 use burn::prelude::*;
 use burn::tensor::module::linear;
 
+use super::adapted::{Changes, Kronecker};
 use super::zeros;
 
 /// `y = x·Wᵀ + b + Σ scale·(x·Aᵀ)·Bᵀ`, as `torch.nn.Linear` with any number of LoRA branches at run time
@@ -16,6 +17,8 @@ pub struct Linear {
     pub bias: Option<Param<Tensor<1>>>,
     /// Empty unless an adapter is attached. Checkpoints never hold these.
     pub branches: Vec<Branch>,
+    /// What adapters change that is no low-rank branch. Checkpoints never hold these.
+    pub changes: Option<Changes<2>>,
 }
 
 /// One low-rank update of a [`Linear`]. Kept in f32 whatever the dtype of the layer, since training updates it in
@@ -38,17 +41,33 @@ impl Linear {
 
     /// A layer without a bias.
     pub fn without_bias(inputs: usize, outputs: usize, device: &Device) -> Self {
-        Self { weight: zeros([outputs, inputs], device), bias: None, branches: Vec::new() }
+        Self { weight: zeros([outputs, inputs], device), bias: None, branches: Vec::new(), changes: None }
     }
 
     /// `[.., in]` → `[.., out]`
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         let bias = self.bias.as_ref().map(|bias| bias.val());
-        let mut y = linear(x.clone(), self.weight.val().transpose(), bias);
+        let mut y = match &self.changes {
+            None => linear(x.clone(), self.weight.val().transpose(), bias),
+            Some(changes) => self.changed(changes, x.clone(), bias),
+        };
         for branch in &self.branches {
             y = y + branch.forward(x.clone());
         }
         y
+    }
+
+    fn changed<const D: usize>(&self, changes: &Changes<2>, x: Tensor<D>, bias: Option<Tensor<1>>) -> Tensor<D> {
+        let with = |x: Tensor<D>, weight: Tensor<2>| linear(x, weight.transpose(), None);
+        let spread = |vector: Tensor<1>| vector.unsqueeze::<D>();
+        let mut y = changes.base(x.clone(), self.weight.val(), &with, &spread);
+        for kronecker in &changes.kronecker {
+            y = y + kronecker.forward_linear(x.clone());
+        }
+        match changes.bias(bias, y.dtype()) {
+            Some(bias) => y + spread(bias),
+            None => y,
+        }
     }
 }
 
@@ -58,5 +77,18 @@ impl Branch {
         let dtype = x.dtype();
         let inner = linear(x, self.down.val().transpose().cast(dtype), None);
         linear(inner, self.up.val().transpose().cast(dtype), None) * self.scale
+    }
+}
+
+impl Kronecker<2> {
+    /// `[.., c·d]` → `[.., a·b]`: the right factor on each of the c groups, then the left one across them.
+    fn forward_linear<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
+        let ([a, c], [b, d]) = (self.left.dims(), self.right.dims());
+        let (mut shape, dtype) = (x.dims(), x.dtype());
+        let rows = shape.iter().product::<usize>() / (c * d);
+        let inner = linear(x.reshape([rows * c, d]), self.right.val().cast(dtype).transpose(), None);
+        let all = self.across(inner.reshape([rows, c, b])).reshape([rows, a * b]);
+        shape[D - 1] = self.outputs;
+        all.narrow(1, self.first, self.outputs).reshape(shape)
     }
 }

@@ -5,6 +5,7 @@
 //! nothing, and one that is trained from scratch is filled by [`crate::training::initialise`].
 
 mod activation;
+mod adapted;
 mod attention;
 mod conv;
 #[cfg(feature = "cpu-kernels")]
@@ -12,13 +13,18 @@ pub(crate) mod cpu_kernels;
 mod embedding;
 mod linear;
 mod norm;
+mod resize;
+mod sinusoidal;
 
 pub use activation::gelu_tanh;
+pub use adapted::{Changes, Kronecker};
 pub use attention::{attention, join_heads, split_heads};
-pub use conv::Conv2d;
+pub use conv::{Conv2d, ConvBranch};
 pub use embedding::Embedding;
 pub use linear::{Branch, Linear};
 pub use norm::{GroupNorm, LayerNorm, RmsNorm, modulate};
+pub use resize::resize_nearest;
+pub use sinusoidal::sinusoidal;
 
 use burn::module::{Param, ParamId};
 use burn::prelude::*;

@@ -6,23 +6,31 @@ use std::path::Path;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
+use super::keys::Network;
 use crate::{Error, Result};
 
 /// A config beside an adapter is small.
 const CONFIG_LIMIT: u64 = 1 << 20;
 
+/// How diffusers begins the fields of each network.
+const PREFIXES: [(&str, Network); 4] = [
+    ("transformer.", Network::Transformer),
+    ("unet.", Network::Unet),
+    ("text_encoder.", Network::TextEncoder),
+    ("text_encoder_2.", Network::TextEncoder2),
+];
+
 /// What a file says about the alpha of modules that carry no tensor for it.
 #[derive(Debug, Clone)]
 pub(super) struct AlphaRule {
-    alpha: Option<f64>,
-    by_module: BTreeMap<String, f64>,
-    rank_stabilised: bool,
+    /// By network; without one for all of them.
+    configs: BTreeMap<Option<Network>, PeftConfig>,
     /// For people: where the alpha came from.
     pub source: &'static str,
 }
 
 /// The fields of PEFT's config that matter here.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize)]
 struct PeftConfig {
     lora_alpha: Option<f64>,
     #[serde(default)]
@@ -40,25 +48,27 @@ impl AlphaRule {
             let fields: Map<String, Value> =
                 serde_json::from_str(text).map_err(|e| broken("lora_adapter_metadata", e))?;
             // diffusers prefixes each field with the model's part
-            let own = fields.into_iter().map(|(name, value)| match name.strip_prefix("transformer.") {
-                Some(rest) => (rest.to_owned(), value),
-                None => (name, value),
-            });
-            let config =
-                serde_json::from_value(Value::Object(own.collect())).map_err(|e| broken("lora_adapter_metadata", e))?;
-            return Ok(Self::peft(config, "lora_adapter_metadata"));
+            let mut by_network: BTreeMap<Option<Network>, Map<String, Value>> = BTreeMap::new();
+            for (name, value) in fields {
+                let own = PREFIXES.iter().find_map(|(prefix, network)| Some((name.strip_prefix(prefix)?, *network)));
+                let (field, network) = own.map_or((&*name, None), |(field, network)| (field, Some(network)));
+                by_network.entry(network).or_default().insert(field.to_owned(), value);
+            }
+            let configs = by_network
+                .into_iter()
+                .map(|(network, fields)| Ok((network, serde_json::from_value(Value::Object(fields))?)));
+            let configs = configs.collect::<Result<_, _>>().map_err(|e| broken("lora_adapter_metadata", e))?;
+            return Ok(Self { configs, source: "lora_adapter_metadata" });
         }
         let beside = path.with_file_name("adapter_config.json");
         if std::fs::metadata(&beside).is_ok_and(|file| file.is_file() && file.len() <= CONFIG_LIMIT) {
             let text = std::fs::read_to_string(&beside).map_err(Error::file(&beside))?;
             let config = serde_json::from_str(&text).map_err(|e| Error::malformed(&beside, e.to_string()))?;
-            return Ok(Self::peft(config, "adapter_config.json"));
+            return Ok(Self { configs: BTreeMap::from([(None, config)]), source: "adapter_config.json" });
         }
         let network = header.get("ss_network_alpha").filter(|_| !has_tensors).and_then(|text| text.trim().parse().ok());
         Ok(Self {
-            alpha: network,
-            by_module: BTreeMap::new(),
-            rank_stabilised: false,
+            configs: BTreeMap::from([(None, PeftConfig { lora_alpha: network, ..PeftConfig::default() })]),
             source: match (has_tensors, network) {
                 (true, _) => "alpha tensors",
                 (false, Some(_)) => "ss_network_alpha (a guess)",
@@ -67,21 +77,18 @@ impl AlphaRule {
         })
     }
 
-    fn peft(config: PeftConfig, source: &'static str) -> Self {
-        let PeftConfig { lora_alpha, alpha_pattern, use_rslora } = config;
-        Self { alpha: lora_alpha, by_module: alpha_pattern, rank_stabilised: use_rslora, source }
-    }
-
     /// What a module's update is multiplied by at strength 1, given the alpha tensor it may have.
-    pub fn scale(&self, module: &str, rank: usize, tensor: Option<f64>) -> f64 {
+    pub fn scale(&self, network: Network, module: &str, rank: usize, tensor: Option<f64>) -> f64 {
         if let Some(alpha) = tensor {
             return alpha / rank as f64;
         }
-        let pattern = self.by_module.iter().find(|(pattern, _)| {
-            module == pattern.as_str() || module.strip_suffix(pattern.as_str()).is_some_and(|rest| rest.ends_with('.'))
+        let Some(config) = self.configs.get(&Some(network)).or_else(|| self.configs.get(&None)) else { return 1.0 };
+        let pattern = config.alpha_pattern.iter().find(|(pattern, _)| {
+            let pattern = pattern.trim_start_matches('^');
+            module == pattern || module.strip_suffix(pattern).is_some_and(|rest| rest.ends_with('.'))
         });
-        match pattern.map(|(_, alpha)| *alpha).or(self.alpha) {
-            Some(alpha) if self.rank_stabilised => alpha / (rank as f64).sqrt(),
+        match pattern.map(|(_, alpha)| *alpha).or(config.lora_alpha) {
+            Some(alpha) if config.use_rslora => alpha / (rank as f64).sqrt(),
             Some(alpha) => alpha / rank as f64,
             None => 1.0,
         }
@@ -100,8 +107,8 @@ mod tests {
     #[test]
     fn a_tensor_speaks_first() {
         let rule = rule(&[("ss_network_alpha", "2")], true);
-        assert_eq!(rule.scale("x", 4, Some(1.0)), 0.25);
-        assert_eq!(rule.scale("x", 4, None), 1.0, "the header is not a guess for the others");
+        assert_eq!(rule.scale(Network::Transformer, "x", 4, Some(1.0)), 0.25);
+        assert_eq!(rule.scale(Network::Transformer, "x", 4, None), 1.0, "the header is not a guess for the others");
     }
 
     #[test]
@@ -109,20 +116,31 @@ mod tests {
         let text =
             r#"{"transformer.r": 3, "transformer.lora_alpha": 6, "transformer.alpha_pattern": {"attn.to_q": 3}}"#;
         let rule = rule(&[("lora_adapter_metadata", text)], false);
-        assert_eq!(rule.scale("transformer_blocks.0.attn.to_k", 3, None), 2.0);
-        assert_eq!(rule.scale("transformer_blocks.0.attn.to_q", 3, None), 1.0);
+        assert_eq!(rule.scale(Network::Transformer, "transformer_blocks.0.attn.to_k", 3, None), 2.0);
+        assert_eq!(rule.scale(Network::Transformer, "transformer_blocks.0.attn.to_q", 3, None), 1.0);
+    }
+
+    #[test]
+    fn each_network_has_its_own() {
+        let rule = rule(
+            &[("lora_adapter_metadata", r#"{"unet.lora_alpha": 8, "text_encoder.lora_alpha": 2, "unet.r": 4}"#)],
+            false,
+        );
+        assert_eq!(rule.scale(Network::Unet, "conv_in", 4, None), 2.0);
+        assert_eq!(rule.scale(Network::TextEncoder, "text_projection", 4, None), 0.5);
+        assert_eq!(rule.scale(Network::TextEncoder2, "text_projection", 4, None), 1.0);
     }
 
     #[test]
     fn rank_stabilised_adapters_divide_by_the_root() {
         let rule = rule(&[("lora_adapter_metadata", r#"{"lora_alpha": 8, "use_rslora": true}"#)], false);
-        assert_eq!(rule.scale("x", 16, None), 2.0);
+        assert_eq!(rule.scale(Network::Transformer, "x", 16, None), 2.0);
     }
 
     #[test]
     fn a_kohya_header_is_the_last_guess() {
-        assert_eq!(rule(&[("ss_network_alpha", "8.0")], false).scale("x", 16, None), 0.5);
-        assert_eq!(rule(&[], false).scale("x", 16, None), 1.0);
+        assert_eq!(rule(&[("ss_network_alpha", "8.0")], false).scale(Network::Transformer, "x", 16, None), 0.5);
+        assert_eq!(rule(&[], false).scale(Network::Transformer, "x", 16, None), 1.0);
     }
 
     #[test]
@@ -130,6 +148,6 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("adapter_config.json"), r#"{"lora_alpha": 4, "r": 8}"#).unwrap();
         let rule = AlphaRule::read(&folder.path().join("a.safetensors"), &BTreeMap::new(), false).unwrap();
-        assert_eq!((rule.scale("x", 8, None), rule.source), (0.5, "adapter_config.json"));
+        assert_eq!((rule.scale(Network::Transformer, "x", 8, None), rule.source), (0.5, "adapter_config.json"));
     }
 }

@@ -1,4 +1,4 @@
-//! Hanging adapters on a transformer as low-rank branches. The base weights are never changed, so taking the branches away
+//! Hanging adapters on networks, beside their layers. The base weights are never changed, so taking the adapters away
 //! leaves the model bit by bit as it was.
 
 use std::collections::BTreeMap;
@@ -6,80 +6,323 @@ use std::collections::BTreeMap;
 use burn::module::Param;
 use burn::prelude::*;
 use burn::tensor::DType;
+use serde::Serialize;
 
 use super::LoraFile;
-use super::file::Update;
-use crate::layers::Branch;
+use super::dora;
+use super::file::Adapted;
+use super::keys::Network;
+use super::update::{Form, Magnitude, Update};
+use crate::layers::{Branch, Changes, Conv2d, ConvBranch, Kronecker, Linear};
 use crate::networks::flux::FluxTransformer;
 use crate::{Error, Result};
 
+/// The layers of one network that adapters may hang on, by path.
+pub struct Target<'a> {
+    pub network: Network,
+    pub linears: Vec<(String, &'a mut Linear)>,
+    pub convolutions: Vec<(String, &'a mut Conv2d)>,
+}
+
 /// How much of a file found its place.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct MatchReport {
-    /// Modules of the transformer that have a branch of this file now.
+    /// Modules that something of this file hangs on now.
     pub matched: usize,
-    /// What the file holds besides, as it names it: other networks, blocks that this model does not have.
+    /// The same by network.
+    pub networks: BTreeMap<Network, usize>,
+    /// What the file holds besides, as it names it: networks and blocks that this model does not have.
     pub unmatched: Vec<String>,
     /// Where the adapter's strength was found.
     pub alpha_source: String,
 }
 
-/// Replaces all branches by those of `loras`, each with its scale. Checks everything before it changes anything. On a
-/// `device` with autodiff the factors require gradients.
-pub fn attach(
-    transformer: &mut FluxTransformer,
-    loras: &[(&LoraFile, f64)],
-    device: &Device,
-) -> Result<Vec<MatchReport>> {
-    let mut linears: BTreeMap<_, _> = transformer.linears().into_iter().collect();
-    let sizes: BTreeMap<String, [usize; 2]> =
-        linears.iter().map(|(path, linear)| (path.clone(), linear.weight.lazy_shape().dims())).collect();
-    let mut reports = Vec::with_capacity(loras.len());
-    let mut branches: BTreeMap<&str, Vec<Branch>> = BTreeMap::new();
-    for (file, scale) in loras {
-        if !scale.is_finite() {
-            return Err(Error::Invalid(format!("{scale} is no scale for an adapter")));
-        }
-        let mut report =
-            MatchReport { matched: 0, unmatched: file.others().to_vec(), alpha_source: file.alpha_source().to_owned() };
-        for (path, update) in file.updates() {
-            if sizes.get(path) == Some(&[update.outputs, update.inputs]) {
-                branches.entry(path).or_default().push(branch(update, *scale, device));
-                report.matched += 1;
-            } else {
-                report.unmatched.push(path.clone());
+impl<'a> Target<'a> {
+    /// The linear layers of a network.
+    pub fn new(network: Network, linears: Vec<(String, &'a mut Linear)>) -> Self {
+        Self { network, linears, convolutions: Vec::new() }
+    }
+
+    /// With its convolutions.
+    pub fn with_convolutions(self, convolutions: Vec<(String, &'a mut Conv2d)>) -> Self {
+        Self { convolutions, ..self }
+    }
+
+    /// Every layer by its path.
+    pub(super) fn layers(&mut self) -> impl Iterator<Item = (&str, Layer<'_>)> {
+        let linears = self.linears.iter_mut().map(|(path, linear)| (path.as_str(), Layer::Linear(linear)));
+        let convolutions = self.convolutions.iter_mut().map(|(path, conv)| (path.as_str(), Layer::Convolution(conv)));
+        linears.chain(convolutions)
+    }
+}
+
+impl<'a> From<&'a mut FluxTransformer> for Target<'a> {
+    fn from(transformer: &'a mut FluxTransformer) -> Self {
+        Self::new(Network::Transformer, transformer.linears())
+    }
+}
+
+/// Replaces everything that hangs on the targets by `loras`, each with its scale. Checks everything before it changes
+/// anything. On a `device` with autodiff the factors require gradients.
+///
+/// Scales act as in diffusers and PEFT: ΔW is multiplied by them. A DoRA brings its magnitudes at any scale,
+/// `W' = m (W + s ΔW) / ‖W + s ΔW‖`, also at 0.
+pub fn attach(targets: &mut [Target], loras: &[(&LoraFile, f64)], device: &Device) -> Result<Vec<MatchReport>> {
+    let (reports, mut updates) = fitting(targets, loras)?;
+    for target in targets {
+        let network = target.network;
+        for (path, mut layer) in target.layers() {
+            layer.clear();
+            if let Some(updates) = updates.remove(&(network, path.to_owned())) {
+                layer.hang(&updates, device);
             }
         }
-        if report.matched == 0 {
-            return Err(misfit(file, &sizes));
-        }
-        reports.push(report);
-    }
-    for (path, linear) in &mut linears {
-        linear.branches = branches.remove(path.as_str()).unwrap_or_default();
     }
     Ok(reports)
 }
 
-fn branch(update: &Update, scale: f64, device: &Device) -> Branch {
-    let tensor = |values: &[f32], shape: [usize; 2]| {
-        Param::from_tensor(Tensor::from_data(TensorData::new(values.to_vec(), shape), (device, DType::F32)))
+/// The updates of each module by network and path, each with the scale asked for.
+pub(super) type Updates = BTreeMap<(Network, String), Vec<(Update, f64)>>;
+
+/// What of `loras` these targets take, and a report about each. Nothing is changed yet.
+pub(super) fn fitting(targets: &mut [Target], loras: &[(&LoraFile, f64)]) -> Result<(Vec<MatchReport>, Updates)> {
+    let mut shapes = BTreeMap::new();
+    for target in targets {
+        let network = target.network;
+        shapes.extend(target.layers().map(|(path, layer)| ((network, path.to_owned()), layer.shape())));
+    }
+    let mut reports = Vec::with_capacity(loras.len());
+    let mut updates = Updates::new();
+    for (file, scale) in loras {
+        if !scale.is_finite() {
+            return Err(Error::Invalid(format!("{scale} is no scale for an adapter")));
+        }
+        let (report, fitting) = fit(file, &shapes)?;
+        for (module, update) in fitting {
+            updates.entry((module.network, module.path.clone())).or_default().push((update, *scale));
+        }
+        reports.push(report);
+    }
+    Ok((reports, updates))
+}
+
+/// The modules of a file that these layers have, and the report about them.
+fn fit<'a>(
+    file: &'a LoraFile,
+    shapes: &BTreeMap<(Network, String), [usize; 4]>,
+) -> Result<(MatchReport, Vec<(&'a Adapted, Update)>)> {
+    let mut report = MatchReport {
+        matched: 0,
+        networks: BTreeMap::new(),
+        unmatched: file.others().to_vec(),
+        alpha_source: file.alpha_source().to_owned(),
     };
-    Branch {
-        down: tensor(&update.down, [update.rank, update.inputs]),
-        up: tensor(&update.up, [update.outputs, update.rank]),
-        scale: update.scale * scale,
+    let mut fitting = Vec::new();
+    for module in file.modules() {
+        let Some(shape) = shapes.get(&(module.network, module.path.clone())) else {
+            report.unmatched.push(module.path.clone());
+            continue;
+        };
+        let mut update = module.update.clone();
+        update.delta = update.delta.map(|delta| delta.with_kernel_of(*shape));
+        if fits(&update, *shape) {
+            *report.networks.entry(module.network).or_default() += 1;
+            report.matched += 1;
+            fitting.push((module, update));
+        } else if !module.path.contains('.') {
+            // The first and last layers differ among models of one family, e.g. for inpainting.
+            report.unmatched.push(module.path.clone());
+        } else {
+            return Err(misfit(file, module, *shape));
+        }
+    }
+    if report.matched == 0 {
+        let blocks = file.modules().iter().any(|module| shapes.keys().any(|(network, _)| *network == module.network));
+        let why =
+            if blocks { "which has other blocks than this model" } else { "and this model is none of its family" };
+        return Err(Error::Adapter(format!("it looks like {}, {why}", file.family())));
+    }
+    Ok((report, fitting))
+}
+
+fn fits(update: &Update, shape: [usize; 4]) -> bool {
+    let [outputs, inputs, ..] = shape;
+    let magnitudes = match &update.magnitude {
+        None => true,
+        Some(Magnitude::Outputs(magnitude)) => magnitude.rows() == outputs,
+        Some(Magnitude::Inputs(magnitude)) => magnitude.rows() == inputs,
+    };
+    update.delta.as_ref().is_none_or(|delta| delta.shape() == shape)
+        && update.bias.as_ref().is_none_or(|bias| bias.rows() == outputs)
+        && magnitudes
+}
+
+/// Why a module of a file does not fit its counterpart: it was made for a model of another size.
+fn misfit(file: &LoraFile, module: &Adapted, shape: [usize; 4]) -> Error {
+    let size = |[outputs, inputs, height, width]: [usize; 4]| match (height, width) {
+        (1, 1) => format!("{outputs}×{inputs}"),
+        _ => format!("{outputs}×{inputs}×{height}×{width}"),
+    };
+    let theirs = module.update.delta.as_ref().map_or("other".to_owned(), |delta| size(delta.shape()));
+    Error::Adapter(format!(
+        "it looks like {} for a model of another size: {} is {theirs} there and {} in this model",
+        file.family(),
+        module.path,
+        size(shape)
+    ))
+}
+
+/// A layer of either kind.
+pub(super) enum Layer<'a> {
+    Linear(&'a mut Linear),
+    Convolution(&'a mut Conv2d),
+}
+
+impl Layer<'_> {
+    /// `[out, in, kernel height, kernel width]`
+    pub fn shape(&self) -> [usize; 4] {
+        match self {
+            Self::Linear(linear) => {
+                let [outputs, inputs] = linear.weight.lazy_shape().dims();
+                [outputs, inputs, 1, 1]
+            }
+            Self::Convolution(convolution) => convolution.weight.lazy_shape().dims(),
+        }
+    }
+
+    /// Takes everything off.
+    pub fn clear(&mut self) {
+        match self {
+            Self::Linear(linear) => (linear.branches, linear.changes) = (Vec::new(), None),
+            Self::Convolution(convolution) => (convolution.branches, convolution.changes) = (Vec::new(), None),
+        }
+    }
+
+    /// Its weight in f32, outside of autodiff, on the device where the layer is.
+    pub fn weight(&self) -> Tensor<4> {
+        match self {
+            Self::Linear(linear) => linear.weight.val().reshape(self.shape()),
+            Self::Convolution(convolution) => convolution.weight.val(),
+        }
+        .inner()
+        .cast(DType::F32)
+    }
+
+    fn hang(&mut self, updates: &[(Update, f64)], device: &Device) {
+        let mut sum = Sum::default();
+        for (update, strength) in updates {
+            sum.add(update, *strength, &|| self.weight(), device);
+        }
+        match self {
+            Self::Linear(linear) => {
+                let flat = |weight: Tensor<4>| weight.flatten::<3>(2, 3).squeeze_dim::<2>(2);
+                linear.branches = sum
+                    .low_rank
+                    .drain(..)
+                    .map(|(down, _, up, scale)| Branch {
+                        down: Param::from_tensor(flat(down)),
+                        up: Param::from_tensor(flat(up)),
+                        scale,
+                    })
+                    .collect();
+                linear.changes = sum.changes(flat);
+            }
+            Self::Convolution(convolution) => {
+                convolution.branches = sum
+                    .low_rank
+                    .drain(..)
+                    .map(|(down, mid, up, scale)| ConvBranch {
+                        down: Param::from_tensor(down),
+                        mid: mid.map(Param::from_tensor),
+                        up: Param::from_tensor(up),
+                        scale,
+                    })
+                    .collect();
+                convolution.changes = sum.changes(|weight| weight);
+            }
+        }
     }
 }
 
-/// Why not one module of a FLUX adapter fits this FLUX model: the first one that has a counterpart tells.
-fn misfit(file: &LoraFile, sizes: &BTreeMap<String, [usize; 2]>) -> Error {
-    let counterpart = file.updates().iter().find_map(|(path, update)| Some((path, update, sizes.get(path)?)));
-    Error::Adapter(match counterpart {
-        Some((path, update, [outputs, inputs])) => format!(
-            "it was made for a FLUX model of another size: {path} is {}×{} there and {outputs}×{inputs} in this model",
-            update.outputs, update.inputs
-        ),
-        None => "it was made for a FLUX model with other blocks than this one has".into(),
-    })
+/// Everything that hangs on one layer.
+#[derive(Default)]
+struct Sum {
+    low_rank: Vec<(Tensor<4>, Option<Tensor<4>>, Tensor<4>, f64)>,
+    kronecker: Vec<(Tensor<2>, Tensor<4>, usize, usize, f64)>,
+    delta: Option<Tensor<4>>,
+    output_gain: Option<Tensor<1>>,
+    input_gain: Option<Tensor<1>>,
+    bias: Option<Tensor<1>>,
+}
+
+impl Sum {
+    fn add(&mut self, update: &Update, strength: f64, weight: &dyn Fn() -> Tensor<4>, device: &Device) {
+        let scale = update.scale * strength;
+        if let Some(bias) = &update.bias {
+            accumulate(&mut self.bias, bias.tensor(device) * strength);
+        }
+        let Some(delta) = &update.delta else { return };
+        let Some(magnitude) = &update.magnitude else {
+            return self.push(delta.form(device), scale);
+        };
+        let dense = delta.dense(device);
+        let gain = dora::gain(magnitude, weight().to_device(device) + dense.clone() * scale, device);
+        // (W + ΔW) scaled row by row is W plus (gain − 1) W plus the scaled ΔW
+        let form = match delta.form(device) {
+            Form::Kronecker { .. } | Form::Full(_) => Form::Full(gain.of_weight(dense)),
+            Form::LowRank { down, mid, up } => gain.of_factors(down, mid, up),
+        };
+        match gain {
+            dora::Gain::Outputs(gain) => add_gain(&mut self.output_gain, gain),
+            dora::Gain::Inputs(gain) => add_gain(&mut self.input_gain, gain),
+        }
+        self.push(form, scale);
+    }
+
+    fn push(&mut self, form: Form, scale: f64) {
+        match form {
+            Form::LowRank { down, mid, up } => self.low_rank.push((down, mid, up, scale)),
+            Form::Kronecker { left, right, first, outputs } => {
+                self.kronecker.push((left, right, first, outputs, scale))
+            }
+            Form::Full(delta) => accumulate(&mut self.delta, delta * scale),
+        }
+    }
+
+    fn changes<const D: usize>(self, shaped: impl Fn(Tensor<4>) -> Tensor<D>) -> Option<Changes<D>> {
+        let Self { kronecker, delta, output_gain, input_gain, bias, .. } = self;
+        if kronecker.is_empty() && delta.is_none() && output_gain.is_none() && input_gain.is_none() && bias.is_none() {
+            return None;
+        }
+        let kronecker = kronecker.into_iter().map(|(left, right, first, outputs, scale)| Kronecker {
+            left: Param::from_tensor(left),
+            right: Param::from_tensor(shaped(right)),
+            first,
+            outputs,
+            scale,
+        });
+        Some(Changes {
+            output_gain: output_gain.map(Param::from_tensor),
+            input_gain: input_gain.map(Param::from_tensor),
+            delta: delta.map(|delta| Param::from_tensor(shaped(delta))),
+            kronecker: kronecker.collect(),
+            bias: bias.map(Param::from_tensor),
+        })
+    }
+}
+
+/// Adds to a sum that may not have begun.
+pub(super) fn accumulate<const D: usize>(sum: &mut Option<Tensor<D>>, more: Tensor<D>) {
+    *sum = Some(match sum.take() {
+        Some(sum) => sum + more,
+        None => more,
+    });
+}
+
+/// Several DoRAs on one layer each add what they change, as in PEFT.
+fn add_gain(sum: &mut Option<Tensor<1>>, gain: Tensor<1>) {
+    *sum = Some(match sum.take() {
+        Some(sum) => sum + (gain - 1.0),
+        None => gain,
+    });
 }

@@ -1,99 +1,103 @@
-//! One adapter file, read and checked: whatever trainer wrote it, it becomes a table of low-rank updates by our module
-//! paths.
+//! One adapter file, read and checked: whatever trainer wrote it, it becomes a table of updates by network and module path.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use super::alpha::AlphaRule;
-use super::keys::{self, Key, Layer, Part, Share};
+use super::family::Family;
+use super::keys::{self, Dialect, Key, Module, Network, Part};
+use super::update::{Array, Delta, HIGHEST_RANK, LoHa, LoKr, LowRank, Magnitude, Side, Update};
 use crate::checkpoint::Checkpoint;
 use crate::{Error, Result};
 
-/// Above this a file holds no low-rank update any more.
-const HIGHEST_RANK: usize = 512;
-
-/// An adapter of FLUX.1, checked and in memory.
+/// An adapter of FLUX.1 or Stable Diffusion, checked and in memory.
 #[derive(Debug, Clone)]
 pub struct LoraFile {
-    updates: Vec<(String, Update)>,
+    modules: Vec<Adapted>,
     others: Vec<String>,
     alpha_source: String,
+    dialects: BTreeMap<Dialect, usize>,
+    metadata: BTreeMap<String, String>,
 }
 
-/// The update of one module: `scale · B · A`.
-#[derive(Debug, Clone, PartialEq)]
-pub(super) struct Update {
-    /// A, `[rank, inputs]`
-    pub down: Vec<f32>,
-    /// B, `[outputs, rank]`
-    pub up: Vec<f32>,
-    pub rank: usize,
-    pub inputs: usize,
-    pub outputs: usize,
-    pub scale: f64,
+/// What a file asks of one module of ours.
+#[derive(Debug, Clone)]
+pub(super) struct Adapted {
+    pub network: Network,
+    pub path: String,
+    pub update: Update,
 }
 
-/// The tensors of one layer of a file.
+/// The tensors of one module of a file.
 #[derive(Debug)]
 struct Parts {
-    layer: Layer,
-    down: Option<String>,
-    up: Option<String>,
-    alpha: Option<String>,
+    module: Module,
+    tensors: BTreeMap<Part, String>,
 }
 
 impl LoraFile {
-    /// Reads a safetensors file, whatever its name is. Refused with a sentence: pickles, other algorithms than LoRA,
-    /// adapters of other model families, ranks above 512, values that are not finite.
+    /// Reads a safetensors file, whatever its name is. Refused with a sentence: pickles, algorithms that are not known,
+    /// adapters of other model families, ranks above 512, values that are not finite, tensors that do not belong together,
+    /// and an alpha of 0 everywhere, which readers take at its word: nothing would change.
     pub fn open(path: &Path) -> Result<Self> {
         let file = Checkpoint::open(path)?;
         let names: Vec<String> = file.names().map(str::to_owned).collect();
-        let mut layers: BTreeMap<String, Parts> = BTreeMap::new();
+        let mut modules: BTreeMap<String, Parts> = BTreeMap::new();
         let mut others = BTreeSet::new();
+        let mut dialects = BTreeMap::new();
         for name in &names {
             match keys::parse(name) {
                 Key::Unsupported(kind) => {
-                    return Err(Error::Adapter(format!("it is {kind}; only plain LoRA can be used")));
+                    return Err(Error::Adapter(format!(
+                        "it is {kind}; only LoRA, LoCon, DoRA, LoHa, LoKr and full differences can be used"
+                    )));
                 }
                 Key::Other { layer } => {
                     others.insert(layer);
                 }
-                Key::Flux { layer, part } => {
-                    let parts = layers.entry(layer.name.clone()).or_insert_with(|| Parts {
-                        layer,
-                        down: None,
-                        up: None,
-                        alpha: None,
-                    });
-                    let place = match part {
-                        Part::Down => &mut parts.down,
-                        Part::Up => &mut parts.up,
-                        Part::Alpha => &mut parts.alpha,
-                    };
-                    if place.replace(name.clone()).is_some() {
-                        return Err(Error::malformed(path, format!("{} is there twice", parts.layer.name)));
+                Key::Known { module, part } => {
+                    *dialects.entry(module.dialect).or_default() += 1;
+                    let parts = modules
+                        .entry(module.name.clone())
+                        .or_insert_with(|| Parts { module, tensors: BTreeMap::new() });
+                    if parts.tensors.insert(part, name.clone()).is_some() {
+                        return Err(Error::malformed(path, format!("{} is there twice", parts.module.name)));
                     }
                 }
             }
         }
-        if layers.is_empty() {
-            let family = keys::family(&names);
-            return Err(Error::Adapter(format!("it looks like {family}; a LoRA of FLUX.1 is needed")));
+        if modules.is_empty() {
+            let family = keys::foreign_family(&names);
+            return Err(Error::Adapter(format!(
+                "it looks like {family}; a LoRA of FLUX.1 or Stable Diffusion is needed"
+            )));
         }
-        let rule = AlphaRule::read(path, file.metadata(), layers.values().any(|parts| parts.alpha.is_some()))?;
-        let mut updates = Vec::new();
-        for parts in layers.values() {
-            updates.extend(read(path, &file, parts, &rule)?);
+        let has_alpha = modules.values().any(|parts| parts.tensors.contains_key(&Part::Alpha));
+        let rule = AlphaRule::read(path, file.metadata(), has_alpha)?;
+        let mut adapted = Vec::new();
+        for parts in modules.values() {
+            let reader = Reader { path, file: &file, parts };
+            adapted.extend(reader.read(&rule)?);
         }
-        Ok(Self { updates, others: others.into_iter().collect(), alpha_source: rule.source.to_owned() })
+        let idle = |update: &Update| update.scale == 0.0 && update.magnitude.is_none() && update.bias.is_none();
+        if adapted.iter().all(|module: &Adapted| idle(&module.update)) {
+            return Err(Error::Adapter("its alpha is 0 everywhere, so it would change nothing".into()));
+        }
+        Ok(Self {
+            modules: adapted,
+            others: others.into_iter().collect(),
+            alpha_source: rule.source.to_owned(),
+            dialects,
+            metadata: file.metadata().clone(),
+        })
     }
 
-    /// Updates by module path; a path may occur twice.
-    pub(super) fn updates(&self) -> &[(String, Update)] {
-        &self.updates
+    /// Updates by network and path; a module may occur twice.
+    pub(super) fn modules(&self) -> &[Adapted] {
+        &self.modules
     }
 
-    /// Layers of the file that are no layers of a FLUX transformer.
+    /// Layers of the file that are not known.
     pub(super) fn others(&self) -> &[String] {
         &self.others
     }
@@ -101,74 +105,166 @@ impl LoraFile {
     pub(super) fn alpha_source(&self) -> &str {
         &self.alpha_source
     }
-}
 
-/// The updates that one layer of a file stands for: several if the file fuses what we keep apart.
-fn read(path: &Path, file: &Checkpoint, parts: &Parts, rule: &AlphaRule) -> Result<Vec<(String, Update)>> {
-    let Parts { layer, down, up, alpha } = parts;
-    let refused = |reason: String| Error::malformed(path, format!("{}: {reason}", layer.name));
-    let (Some(down), Some(up)) = (down, up) else {
-        return Err(refused("one of the two factors is missing".into()));
-    };
-    let (down_shape, up_shape) = (file.shape(down)?, file.shape(up)?);
-    let (&[rank, inputs], &[outputs, up_rank]) = (&*down_shape, &*up_shape) else {
-        return Err(refused(format!("the factors are no matrices: {down_shape:?} and {up_shape:?}")));
-    };
-    if rank != up_rank || !(1..=HIGHEST_RANK).contains(&rank) {
-        return Err(refused(format!(
-            "the ranks of its factors are {rank} and {up_rank}; 1 to {HIGHEST_RANK} is possible"
-        )));
+    /// The dialect of most of its tensors.
+    pub(super) fn dialect(&self) -> Option<Dialect> {
+        self.dialects.iter().max_by_key(|(_, count)| **count).map(|(dialect, _)| *dialect)
     }
-    let (down, up) = (file.read_f32(down)?, file.read_f32(up)?);
-    if down.iter().chain(&up).any(|value| !value.is_finite()) {
-        return Err(refused("it holds values that are not finite".into()));
-    }
-    let alpha = match alpha {
-        None => None,
-        Some(name) => match file.read_f32(name)?.as_slice() {
-            [alpha] if alpha.is_finite() => Some(f64::from(*alpha)),
-            _ => return Err(refused("its alpha is not one finite number".into())),
-        },
-    };
-    let mut updates = Vec::with_capacity(layer.targets.len());
-    for (target, share) in &layer.targets {
-        let scale = rule.scale(target, rank, alpha);
-        if !scale.is_finite() {
-            return Err(refused("its alpha is not finite".into()));
-        }
-        let up = rows(&up, outputs, rank, *share)
-            .ok_or_else(|| refused(format!("{outputs} outputs cannot be shared among the layers it fuses")))?;
-        let update = Update { down: down.clone(), outputs: up.len() / rank, up, rank, inputs, scale };
-        updates.push((target.clone(), update));
-    }
-    Ok(updates)
-}
 
-/// The rows of B, `[outputs, rank]`, that belong to a share.
-fn rows(up: &[f32], outputs: usize, rank: usize, share: Share) -> Option<Vec<f32>> {
-    match share {
-        Share::Whole => Some(up.to_vec()),
-        Share::HalvesSwapped => {
-            let (first, second) = up.split_at(outputs.is_multiple_of(2).then_some(outputs / 2 * rank)?);
-            Some([second, first].concat())
-        }
-        Share::Parts { from, count, of } => {
-            let part = outputs.is_multiple_of(of).then_some(outputs / of * rank)?;
-            Some(up[from * part..(from + count) * part].to_vec())
-        }
+    /// The strings of its header.
+    pub(super) fn metadata(&self) -> &BTreeMap<String, String> {
+        &self.metadata
+    }
+
+    /// What it was made for.
+    pub fn family(&self) -> Family {
+        Family::of(&self.modules, &self.metadata)
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// The tensors of one module, being read.
+struct Reader<'a> {
+    path: &'a Path,
+    file: &'a Checkpoint,
+    parts: &'a Parts,
+}
 
-    #[test]
-    fn shares_of_b_are_rows() {
-        let up: Vec<f32> = (0..14).map(|value| value as f32).collect(); // [7, 2]
-        let mlp = Share::Parts { from: 3, count: 4, of: 7 };
-        assert_eq!(rows(&up, 7, 2, mlp).unwrap(), &up[6..]);
-        assert_eq!(rows(&up, 7, 2, Share::Parts { from: 0, count: 1, of: 3 }), None);
-        assert_eq!(rows(&up[..4], 2, 2, Share::HalvesSwapped).unwrap(), [2., 3., 0., 1.]);
+impl Reader<'_> {
+    /// The updates that one module of a file stands for: several if the file fuses what we keep apart.
+    fn read(&self, rule: &AlphaRule) -> Result<Vec<Adapted>> {
+        let delta = self.delta()?;
+        let alpha = match (self.parts.tensors.get(&Part::Alpha), &delta) {
+            // LyCORIS writes any number where alpha means nothing
+            (Some(name), Some(delta)) if delta.rank().is_some() => match self.file.read_f32(name)?.as_slice() {
+                [alpha] if alpha.is_finite() => Some(f64::from(*alpha)),
+                _ => return Err(self.refused("its alpha is not one finite number")),
+            },
+            _ => None,
+        };
+        let Module { network, targets, .. } = &self.parts.module;
+        let mut adapted = Vec::with_capacity(targets.len());
+        for (path, share) in targets {
+            let scale = match delta.as_ref().and_then(Delta::rank) {
+                Some(rank) if !(1..=HIGHEST_RANK).contains(&rank) => {
+                    return Err(self.refused(&format!("its rank is {rank}; 1 to {HIGHEST_RANK} is possible")));
+                }
+                Some(rank) => rule.scale(*network, path, rank, alpha),
+                None => 1.0,
+            };
+            if !scale.is_finite() {
+                return Err(self.refused("its alpha is not finite"));
+            }
+            let whole = Update {
+                magnitude: self.magnitude(delta.as_ref())?,
+                bias: self.bias(scale)?,
+                delta: delta.clone(),
+                scale,
+            };
+            let update = whole.share(*share).ok_or_else(|| {
+                let outputs = delta.as_ref().map_or(0, |delta| delta.shape()[0]);
+                self.refused(&format!("{outputs} outputs cannot be shared among the layers it fuses"))
+            })?;
+            adapted.push(Adapted { network: *network, path: path.clone(), update });
+        }
+        Ok(adapted)
+    }
+
+    /// ΔW; None if only the bias changes.
+    fn delta(&self) -> Result<Option<Delta>> {
+        let has = |parts: &[Part]| parts.iter().any(|part| self.parts.tensors.contains_key(part));
+        let low_rank = has(&[Part::Down, Part::Up, Part::Mid]);
+        let loha = has(&[Part::HadaW1A, Part::HadaW1B, Part::HadaW2A, Part::HadaW2B]);
+        let lokr = has(&[Part::LokrW1, Part::LokrW1A, Part::LokrW1B, Part::LokrW2, Part::LokrW2A, Part::LokrW2B]);
+        let full = has(&[Part::Diff]);
+        let delta = match (low_rank, loha, lokr, full) {
+            (true, false, false, false) => {
+                let (down, up) = (self.needed(Part::Down)?, self.needed(Part::Up)?);
+                LowRank::new(down, self.array(Part::Mid)?, up).map(Delta::LowRank)
+            }
+            (false, true, false, false) => {
+                let a = [self.needed(Part::HadaW1A)?, self.needed(Part::HadaW2A)?];
+                let b = [self.needed(Part::HadaW1B)?, self.needed(Part::HadaW2B)?];
+                let cores = match (self.array(Part::HadaT1)?, self.array(Part::HadaT2)?) {
+                    (Some(first), Some(second)) => Some([first, second]),
+                    (None, None) => None,
+                    _ => return Err(self.refused("one of its two cores is missing")),
+                };
+                LoHa::new(a, b, cores).map(Delta::LoHa)
+            }
+            (false, false, true, false) => {
+                let left = self.side(Part::LokrW1, Part::LokrW1A, Part::LokrW1B, None)?;
+                let core = self.array(Part::LokrT2)?;
+                let right = self.side(Part::LokrW2, Part::LokrW2A, Part::LokrW2B, core)?;
+                LoKr::new(left, right).map(Delta::LoKr)
+            }
+            (false, false, false, true) => Some(self.needed(Part::Diff)?).filter(Array::is_weight).map(Delta::Full),
+            (false, false, false, false) if has(&[Part::DiffBias]) => return Ok(None),
+            (false, false, false, false) => return Err(self.refused("its factors are missing")),
+            _ => return Err(self.refused("it holds tensors of several algorithms")),
+        };
+        delta.map(Some).ok_or_else(|| {
+            let shapes: Vec<String> = self
+                .parts
+                .tensors
+                .values()
+                .filter_map(|name| Some(format!("{:?}", self.file.shape(name).ok()?)))
+                .collect();
+            self.refused(&format!("the shapes of its tensors do not belong together: {}", shapes.join(", ")))
+        })
+    }
+
+    fn side(&self, whole: Part, a: Part, b: Part, core: Option<Array>) -> Result<Side> {
+        match self.array(whole)? {
+            Some(whole) => Ok(Side::Whole(whole)),
+            None => Ok(Side::Factored { a: self.needed(a)?, b: self.needed(b)?, core }),
+        }
+    }
+
+    fn magnitude(&self, delta: Option<&Delta>) -> Result<Option<Magnitude>> {
+        let Some(outputs) = delta.map(|delta| delta.shape()[0]) else { return Ok(None) };
+        let flat = |array: Array| Array { shape: vec![array.values.len()], values: array.values };
+        if let Some(vector) = self.array(Part::MagnitudeVector)? {
+            return match vector.values.len() == outputs {
+                true => Ok(Some(Magnitude::Outputs(flat(vector)))),
+                false => Err(self.refused("its magnitudes are not one for each output")),
+            };
+        }
+        Ok(self.array(Part::DoraScale)?.map(|scale| match scale.shape.first() == Some(&outputs) {
+            true => Magnitude::Outputs(flat(scale)),
+            false => Magnitude::Inputs(flat(scale)),
+        }))
+    }
+
+    /// The shift of the bias at strength 1: PEFT's is inside of the scale.
+    fn bias(&self, scale: f64) -> Result<Option<Array>> {
+        let scaled = self.array(Part::UpBias)?.map(|bias| Array {
+            values: bias.values.iter().map(|value| (f64::from(*value) * scale) as f32).collect(),
+            shape: bias.shape,
+        });
+        let bias = match scaled {
+            Some(bias) => Some(bias),
+            None => self.array(Part::DiffBias)?,
+        };
+        match bias {
+            Some(bias) if bias.shape.len() != 1 => Err(self.refused("its bias is no vector")),
+            bias => Ok(bias),
+        }
+    }
+
+    fn needed(&self, part: Part) -> Result<Array> {
+        self.array(part)?.ok_or_else(|| self.refused(&format!("one of its factors is missing ({part:?})")))
+    }
+
+    fn array(&self, part: Part) -> Result<Option<Array>> {
+        let Some(name) = self.parts.tensors.get(&part) else { return Ok(None) };
+        let values = self.file.read_f32(name)?;
+        if values.iter().any(|value| !value.is_finite()) {
+            return Err(self.refused("it holds values that are not finite"));
+        }
+        Ok(Some(Array { shape: self.file.shape(name)?, values }))
+    }
+
+    fn refused(&self, reason: &str) -> Error {
+        Error::malformed(self.path, format!("{}: {reason}", self.parts.module.name))
     }
 }

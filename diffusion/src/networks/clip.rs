@@ -1,8 +1,9 @@
 //! The CLIP text encoder: a causal transformer whose output at the end token is the pooled prompt.
 //!
 //! Radford et al., "Learning Transferable Visual Models From Natural Language Supervision",
-//! <https://arxiv.org/abs/2103.00020>; key names as in `transformers`' `CLIPTextModel`.
-//! The vision tower and the projection to the shared space do not belong here.
+//! <https://arxiv.org/abs/2103.00020>; key names as in `transformers`' `CLIPTextModel`
+//! and `CLIPTextModelWithProjection`.
+//! The vision tower does not belong here.
 
 use burn::prelude::*;
 use burn::tensor::DType;
@@ -26,6 +27,8 @@ pub struct Config {
     pub hidden_act: Activation,
     pub layer_norm_eps: f64,
     pub eos_token_id: i64,
+    /// The width of the space that CLIP shares with pictures.
+    pub projection_dim: usize,
 }
 
 /// The activation of the feed-forward layers.
@@ -50,6 +53,7 @@ impl Default for Config {
             hidden_act: Activation::QuickGelu,
             layer_norm_eps: 1e-5,
             eos_token_id: 49407,
+            projection_dim: 512,
         }
     }
 }
@@ -57,7 +61,13 @@ impl Default for Config {
 impl Config {
     /// Whether a network of this shape can be built.
     pub fn check(&self) -> Result<()> {
-        let sizes = [self.hidden_size, self.intermediate_size, self.num_attention_heads, self.max_position_embeddings];
+        let sizes = [
+            self.hidden_size,
+            self.intermediate_size,
+            self.num_attention_heads,
+            self.max_position_embeddings,
+            self.projection_dim,
+        ];
         let fine = sizes.iter().all(|size| (1..=1 << 16).contains(size))
             && (1..=1 << 20).contains(&self.vocab_size)
             && self.num_hidden_layers <= 1024
@@ -69,16 +79,33 @@ impl Config {
 /// What the encoder says about a prompt.
 #[derive(Debug, Clone)]
 pub struct ClipOutput {
-    /// `[batch, length, hidden]`
+    /// What enters the first layer and what leaves each, before the final norm: `[batch, length, hidden]` each
+    pub hidden_states: Vec<Tensor<3>>,
+    /// What leaves the last layer, normalised: `[batch, length, hidden]`
     pub last_hidden_state: Tensor<3>,
     /// `[batch, hidden]`: the state at each prompt's end token.
     pub pooled: Tensor<2>,
+    /// The pooled state in the space shared with pictures, `[batch, projection_dim]`, of encoders that project it.
+    pub text_embeds: Option<Tensor<2>>,
+}
+
+impl ClipOutput {
+    /// The states that the last `skipped` layers have not seen, before the final norm: `[batch, length, hidden]`. At least
+    /// one layer has to be left.
+    pub fn skipping(&self, skipped: usize) -> Result<Tensor<3>> {
+        let layers = self.hidden_states.len() - 1;
+        match self.hidden_states.iter().rev().nth(skipped) {
+            Some(hidden) if skipped < layers => Ok(hidden.clone()),
+            _ => Err(Error::Invalid(format!("{skipped} layers cannot be skipped: the text encoder has {layers}"))),
+        }
+    }
 }
 
 /// The whole text encoder.
 #[derive(Module, Debug)]
 pub struct ClipTextModel {
     text_model: TextTransformer,
+    text_projection: Option<Linear>,
 }
 
 #[derive(Module, Debug)]
@@ -128,7 +155,13 @@ struct Mlp {
 }
 
 impl ClipTextModel {
-    /// An encoder to load or to train.
+    /// An encoder that projects its pooled state: `CLIPTextModelWithProjection`.
+    pub fn with_projection(config: &Config, device: &Device) -> Self {
+        let projection = Linear::without_bias(config.hidden_size, config.projection_dim, device);
+        Self { text_projection: Some(projection), ..Self::new(config, device) }
+    }
+
+    /// An encoder to load or to train: `CLIPTextModel`.
     pub fn new(config: &Config, device: &Device) -> Self {
         let width = config.hidden_size;
         let layers = (0..config.num_hidden_layers).map(|_| EncoderLayer::new(config, device)).collect();
@@ -142,6 +175,7 @@ impl ClipTextModel {
                 final_layer_norm: LayerNorm::new(width, config.layer_norm_eps, device),
                 eos_token_id: config.eos_token_id,
             },
+            text_projection: None,
         }
     }
 
@@ -150,16 +184,42 @@ impl ClipTextModel {
     pub fn load(self, checkpoint: Checkpoint, dtype: DType) -> Result<Self> {
         let checkpoint = checkpoint.without("text_model.embeddings.position_ids");
         let prefixed = checkpoint.names().any(|name| name.starts_with("text_model."));
-        if prefixed {
+        if prefixed || self.text_projection.is_some() {
             return checkpoint::load_strict(self, &checkpoint, dtype);
         }
-        Ok(Self { text_model: checkpoint::load_strict(self.text_model, &checkpoint, dtype)? })
+        Ok(Self { text_model: checkpoint::load_strict(self.text_model, &checkpoint, dtype)?, ..self })
     }
 
     /// Reads prompts of equal, padded length: ids `[batch, length]` → [`ClipOutput`].
     /// Padding is not masked: it comes after the end token, and no token sees what follows it.
     pub fn forward(&self, ids: &[Vec<i64>]) -> ClipOutput {
-        self.text_model.forward(ids)
+        let output = self.text_model.forward(ids);
+        let text_embeds = self.text_projection.as_ref().map(|projection| projection.forward(output.pooled.clone()));
+        ClipOutput { text_embeds, ..output }
+    }
+
+    /// The norm after the last layer, which Stable Diffusion 1 and 2 also put after a layer that is read earlier:
+    /// `[batch, length, hidden]` → the same shape.
+    pub fn final_norm(&self, hidden: Tensor<3>) -> Tensor<3> {
+        self.text_model.final_layer_norm.forward(hidden)
+    }
+
+    /// Every linear layer with its path, which is what adapters may hang on.
+    pub fn linears(&mut self) -> Vec<(String, &mut Linear)> {
+        let layers = self.text_model.encoder.layers.iter_mut().enumerate();
+        let named = layers.flat_map(|(number, EncoderLayer { self_attn, mlp, .. })| {
+            let SelfAttention { k_proj, v_proj, q_proj, out_proj, .. } = self_attn;
+            let all = [
+                ("self_attn.k_proj", k_proj),
+                ("self_attn.v_proj", v_proj),
+                ("self_attn.q_proj", q_proj),
+                ("self_attn.out_proj", out_proj),
+                ("mlp.fc1", &mut mlp.fc1),
+                ("mlp.fc2", &mut mlp.fc2),
+            ];
+            all.map(|(name, linear)| (format!("text_model.encoder.layers.{number}.{name}"), linear))
+        });
+        named.collect()
     }
 }
 
@@ -176,8 +236,10 @@ impl TextTransformer {
             self.embeddings.token_embedding.forward(tokens) + self.embeddings.position_embedding.forward(positions);
         // [1, 1, length, length]: −∞ wherever a token would see a later one
         let causal = causal_bias(length, device).cast(hidden.dtype());
+        let mut hidden_states = vec![hidden.clone()];
         for layer in &self.encoder.layers {
             hidden = layer.forward(hidden, causal.clone());
+            hidden_states.push(hidden.clone());
         }
         let last_hidden_state = self.final_layer_norm.forward(hidden);
 
@@ -186,7 +248,7 @@ impl TextTransformer {
             last_hidden_state.clone().narrow(0, row, 1).narrow(1, end, 1).squeeze_dim::<2>(1)
         });
         let pooled = Tensor::cat(rows.collect(), 0);
-        ClipOutput { last_hidden_state, pooled }
+        ClipOutput { hidden_states, last_hidden_state, pooled, text_embeds: None }
     }
 }
 

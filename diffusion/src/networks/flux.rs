@@ -12,7 +12,7 @@ use burn::tensor::activation::silu;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::layers::{self, LayerNorm, Linear, RmsNorm, attention, gelu_tanh, join_heads, split_heads};
+use crate::layers::{self, LayerNorm, Linear, RmsNorm, attention, gelu_tanh, join_heads, sinusoidal, split_heads};
 
 /// Twin of the transformer's `config.json`, with the defaults of diffusers' `FluxTransformer2DModel`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -166,7 +166,7 @@ impl FluxTransformer {
     }
 
     /// Every linear layer with its path, which is what adapters may hang on.
-    pub(crate) fn linears(&mut self) -> Vec<(String, &mut Linear)> {
+    pub fn linears(&mut self) -> Vec<(String, &mut Linear)> {
         let embed = &mut self.time_text_embed;
         let mut all = vec![
             ("x_embedder".to_owned(), &mut self.x_embedder),
@@ -282,28 +282,16 @@ struct TimeTextEmbedding {
 impl TimeTextEmbedding {
     /// `[batch, width]`
     fn forward(&self, input: &FluxInput) -> Tensor<2> {
-        let sinusoids = |values: &[f32]| sinusoidal(values, &input.hidden.device()).cast(input.hidden.dtype());
+        let sinusoids = |values: &[f32]| {
+            let values: Vec<f32> = values.iter().map(|value| value * 1000.0).collect();
+            sinusoidal(&values, TIME_CHANNELS, true, 0, &input.hidden.device()).cast(input.hidden.dtype())
+        };
         let mut sum = self.timestep_embedder.forward(sinusoids(&input.timestep));
         if let (Some(embedder), Some(guidance)) = (&self.guidance_embedder, &input.guidance) {
             sum = sum + embedder.forward(sinusoids(guidance));
         }
         sum + self.text_embedder.forward(input.pooled.clone())
     }
-}
-
-/// Cosines, then sines, of `1000·value` at geometrically falling frequencies: `[batch, TIME_CHANNELS]`.
-fn sinusoidal(values: &[f32], device: &Device) -> Tensor<2> {
-    let half = TIME_CHANNELS / 2;
-    let mut table = Vec::with_capacity(values.len() * TIME_CHANNELS);
-    for &value in values {
-        let angle = |at: usize| {
-            let exponent = (-(10_000f64.ln()) as f32 * at as f32) / half as f32;
-            value * 1000.0 * exponent.exp()
-        };
-        table.extend((0..half).map(|at| angle(at).cos()));
-        table.extend((0..half).map(|at| angle(at).sin()));
-    }
-    Tensor::from_data(TensorData::new(table, [values.len(), TIME_CHANNELS]), device)
 }
 
 /// linear · silu · linear

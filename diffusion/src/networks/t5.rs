@@ -153,6 +153,26 @@ impl T5Encoder {
         }
         self.encoder.final_layer_norm.forward(hidden).cast(dtype)
     }
+
+    /// Every linear layer with its path, which is what adapters may hang on.
+    pub fn linears(&mut self) -> Vec<(String, &mut Linear)> {
+        let blocks = self.encoder.block.iter_mut().enumerate();
+        let named = blocks.flat_map(|(number, Block { layer: (attention, feed_forward) })| {
+            let SelfAttention { q, k, v, o, .. } = &mut attention.SelfAttention;
+            let FeedForward { wi_0, wi_1, wo } = &mut feed_forward.DenseReluDense;
+            let all = [
+                ("0.SelfAttention.q", q),
+                ("0.SelfAttention.k", k),
+                ("0.SelfAttention.v", v),
+                ("0.SelfAttention.o", o),
+                ("1.DenseReluDense.wi_0", wi_0),
+                ("1.DenseReluDense.wi_1", wi_1),
+                ("1.DenseReluDense.wo", wo),
+            ];
+            all.map(|(name, linear)| (format!("encoder.block.{number}.layer.{name}"), linear))
+        });
+        named.collect()
+    }
 }
 
 impl Block {

@@ -2,6 +2,10 @@
 //! FLUX use it ([Rombach et al. 2021](https://arxiv.org/abs/2112.10752)). Scaling of latents for the denoiser is part of
 //! the config and applied by [`Autoencoder::normalise`] and [`Autoencoder::denormalise`].
 
+mod tiling;
+
+use std::path::Path;
+
 use burn::prelude::*;
 use burn::tensor::module::interpolate;
 use burn::tensor::ops::{InterpolateMode, InterpolateOptions};
@@ -9,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::layers::{Conv2d, GroupNorm, Linear, attention};
+use crate::noise::Noise;
 
 const NORM_EPSILON: f64 = 1e-6;
 
@@ -45,6 +50,9 @@ pub struct Config {
     /// The mean of the latents.
     #[serde(default)]
     pub shift_factor: Option<f64>,
+    /// Pixels a side of the pictures that it was trained with, and so of the tiles of larger ones.
+    #[serde(default = "five_hundred_and_twelve")]
+    pub sample_size: usize,
 }
 
 fn three() -> usize {
@@ -56,6 +64,10 @@ fn thirty_two() -> usize {
 fn yes() -> bool {
     true
 }
+/// Stable Diffusion 1's. diffusers' own default is 32, in tiles of which nothing could be recognised.
+fn five_hundred_and_twelve() -> usize {
+    512
+}
 fn sd_scaling_factor() -> f64 {
     0.18215
 }
@@ -64,6 +76,11 @@ impl Config {
     /// How many pixels one latent stands for along each side.
     pub fn factor(&self) -> usize {
         1 << self.block_out_channels.len().saturating_sub(1)
+    }
+
+    /// The side of a tile in latents: a multiple of 4, since a quarter of it overlaps the next.
+    fn tile(&self) -> usize {
+        (self.sample_size / self.factor() / 4 * 4).max(4)
     }
 
     /// Whether a network of this shape can be built.
@@ -75,8 +92,20 @@ impl Config {
             && self.block_out_channels.iter().all(|channels| *channels > 0 && channels % groups == 0)
             && (1..=1024).contains(&self.latent_channels)
             && (1..=64).contains(&self.layers_per_block)
-            && self.scaling_factor != 0.0;
+            && self.scaling_factor != 0.0
+            && self.sample_size <= 1 << 16;
         if fine { Ok(()) } else { Err(Error::Invalid(format!("no autoencoder has this shape: {self:?}"))) }
+    }
+
+    /// Whether it reads and makes pictures of three colours; `path` is whose config it is.
+    pub(crate) fn check_colours(&self, path: &Path) -> Result<()> {
+        match (self.in_channels, self.out_channels) {
+            (3, 3) => Ok(()),
+            (from, to) => {
+                let reason = format!("the autoencoder reads {from} and makes {to} colours, and pictures have 3");
+                Err(Error::malformed(path, reason))
+            }
+        }
     }
 }
 
@@ -90,6 +119,12 @@ pub struct Autoencoder {
     latent_channels: usize,
     scaling_factor: f64,
     shift_factor: f64,
+    /// Pixels for one latent, along each side.
+    factor: usize,
+    /// The side of a tile, in latents.
+    tile: usize,
+    /// Pictures of more pixels go through in tiles.
+    largest_whole: usize,
 }
 
 /// What the encoder says of a picture: an independent normal distribution for each value of the latent.
@@ -99,6 +134,14 @@ pub struct Posterior {
     pub mean: Tensor<4>,
     /// The logarithm of the variance, clamped to −30..20; the shape of the mean.
     pub log_variance: Tensor<4>,
+}
+
+impl Posterior {
+    /// Latents of the distribution, drawn with one normal value for each.
+    pub fn sample(self, noise: &mut Noise) -> Tensor<4> {
+        let drawn = noise.normal_tensor(self.mean.dims(), &self.mean.device());
+        self.mean + (self.log_variance * 0.5).exp() * drawn
+    }
 }
 
 impl Autoencoder {
@@ -113,15 +156,27 @@ impl Autoencoder {
             latent_channels: latent,
             scaling_factor: config.scaling_factor,
             shift_factor: config.shift_factor.unwrap_or(0.0),
+            factor: config.factor(),
+            tile: config.tile(),
+            largest_whole: 1024 * 1024,
         }
     }
 
     /// Pictures in −1..1, `[batch, 3, height, width]` → their distribution of latents.
     pub fn encode(&self, pictures: Tensor<4>) -> Posterior {
-        let mut moments = self.encoder.forward(pictures);
-        if let Some(conv) = &self.quant_conv {
-            moments = conv.forward(moments);
+        self.posterior(self.moments(pictures))
+    }
+
+    /// Pictures → means and logarithms of variances, `[batch, 2·latent channels, height / factor, width / factor]`.
+    fn moments(&self, pictures: Tensor<4>) -> Tensor<4> {
+        let moments = self.encoder.forward(pictures);
+        match &self.quant_conv {
+            Some(conv) => conv.forward(moments),
+            None => moments,
         }
+    }
+
+    fn posterior(&self, moments: Tensor<4>) -> Posterior {
         let latent = self.latent_channels;
         Posterior {
             mean: moments.clone().narrow(1, 0, latent),
@@ -136,6 +191,11 @@ impl Autoencoder {
             None => latents,
         };
         self.decoder.forward(latents)
+    }
+
+    /// How many pixels one latent stands for along each side.
+    pub fn factor(&self) -> usize {
+        self.factor
     }
 
     /// Latents → what the denoiser works on: mean 0, deviation 1.

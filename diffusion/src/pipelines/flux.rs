@@ -1,5 +1,5 @@
-//! FLUX.1 text to image, step by step as diffusers' `FluxPipeline` does it on the CPU, so that the same folder, prompt and
-//! seed give the same picture.
+//! FLUX.1, step by step as diffusers' `FluxPipeline`, `FluxImg2ImgPipeline` and `FluxInpaintPipeline` do it on the CPU, so that
+//! the same folder, prompt and seed give the same picture. Prompts are plain text: brackets are read as they stand.
 
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -7,13 +7,13 @@ use std::path::Path;
 use ::image::RgbImage;
 use burn::prelude::*;
 use burn::tensor::DType;
-use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
 
+use super::folder::{read_defaults, read_json};
+use super::{Defaults, OnStep, Original, PictureRequest, Progress, clip_prompt};
 use crate::checkpoint::{self, Checkpoint};
 use crate::device::weight_dtype;
 use crate::image;
-use crate::lora::{LoraFile, MatchReport};
+use crate::lora::{self, LoraFile, MatchReport, Network, Target};
 use crate::networks::clip::{self, ClipTextModel};
 use crate::networks::flux::{self, FluxInput, FluxTransformer};
 use crate::networks::t5::{self, T5Encoder};
@@ -22,9 +22,6 @@ use crate::noise::Noise;
 use crate::schedulers::flow_match_euler::{self, FlowMatchEuler, Schedule};
 use crate::tokenizers::{clip::ClipTokenizer, t5::T5Tokenizer};
 use crate::{Error, Result};
-
-/// Configs are small; anything larger than this is not one.
-const CONFIG_LIMIT: u64 = 1 << 20;
 
 /// A loaded FLUX.1 checkpoint, ready to make pictures.
 #[derive(Debug)]
@@ -44,54 +41,6 @@ pub struct FluxPipeline {
     defaults: Defaults,
 }
 
-/// What a request may leave out: the file `pyrograph.json` in the model's folder, or FLUX.1-dev's values.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Defaults {
-    pub num_inference_steps: usize,
-    pub guidance_scale: f64,
-    pub true_cfg_scale: f64,
-    /// Pixels.
-    pub width: usize,
-    /// Pixels.
-    pub height: usize,
-}
-
-impl Default for Defaults {
-    fn default() -> Self {
-        Self { num_inference_steps: 28, guidance_scale: 3.5, true_cfg_scale: 1.0, width: 1024, height: 1024 }
-    }
-}
-
-/// A request for pictures.
-#[derive(Debug, Clone, PartialEq)]
-pub struct TextToImage {
-    pub prompt: String,
-    /// What the pictures should not be; counts only with `true_cfg_scale` above 1, where its absence means "".
-    pub negative_prompt: Option<String>,
-    pub num_images: usize,
-    pub num_inference_steps: usize,
-    /// Told to models with a guidance embedding; the others ignore it.
-    pub guidance_scale: f64,
-    /// Classifier-free guidance away from the negative prompt, two calls a step, if above 1.
-    pub true_cfg_scale: f64,
-    /// Pixels, a multiple of [`FluxPipeline::size_multiple`].
-    pub width: usize,
-    /// Pixels, a multiple of [`FluxPipeline::size_multiple`].
-    pub height: usize,
-    /// Picture `i` is made from `seed + i`, so it does not depend on the batch that it was in.
-    pub seed: u64,
-}
-
-/// How far a request is. Pictures are made one after the other; steps count through all of them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Progress {
-    /// Denoising steps done, from 1.
-    pub step: usize,
-    /// Steps of one picture times the number of pictures.
-    pub total_steps: usize,
-}
-
 /// A prompt as the transformer reads it.
 #[derive(Debug, Clone)]
 pub struct PromptEmbeddings {
@@ -108,18 +57,37 @@ pub struct Denoising {
     /// The negative prompt and the true CFG scale, if that guidance is wanted.
     pub negative: Option<(PromptEmbeddings, f64)>,
     pub guidance_scale: f64,
+    /// Only the last part of the steps, if they begin with a picture.
     pub schedule: Schedule,
+    pub original: Option<Original>,
     /// Height of the picture in tokens.
     pub rows: usize,
     /// Width of the picture in tokens.
     pub columns: usize,
 }
 
+/// Where the denoising of one picture starts.
+#[derive(Debug, Clone)]
+pub struct Start {
+    /// Packed: `[1, rows · columns, 4 · latent channels]`
+    pub latents: Tensor<3>,
+    /// What stays where nothing is made anew, if the request has a mask.
+    kept: Option<Kept>,
+}
+
+/// All packed as the latents are.
+#[derive(Debug, Clone)]
+struct Kept {
+    /// 1 where the picture is made anew.
+    mask: Tensor<3>,
+    clean: Tensor<3>,
+    noise: Tensor<3>,
+}
+
 impl FluxPipeline {
     /// Loads a folder in diffusers' layout, strictly: a tensor that is missing, unused or of the wrong shape is an error.
     /// All sizes come from the `config.json` files.
     pub fn load(folder: &Path, device: &Device) -> Result<Self> {
-        check_class(folder)?;
         let dtype = weight_dtype(device);
         let transformer_config: flux::Config = read_json(&folder.join("transformer/config.json"))?;
         let clip_config: clip::Config = read_json(&folder.join("text_encoder/config.json"))?;
@@ -144,7 +112,16 @@ impl FluxPipeline {
             DType::F32,
         )?;
         let scheduler: flow_match_euler::Config = read_json(&folder.join("scheduler/scheduler_config.json"))?;
-        let defaults = folder.join("pyrograph.json");
+        let guided = transformer_config.guidance_embeds;
+        let defaults = Defaults {
+            // Schnell is distilled to few steps, and told no guidance.
+            num_inference_steps: if guided { 28 } else { 4 },
+            guidance_scale: 3.5,
+            true_cfg_scale: 1.0,
+            strength: 0.6,
+            width: 1024,
+            height: 1024,
+        };
         Ok(Self {
             device: device.clone(),
             dtype,
@@ -155,10 +132,10 @@ impl FluxPipeline {
             transformer,
             vae,
             scheduler: FlowMatchEuler::new(scheduler)?,
-            guided: transformer_config.guidance_embeds,
+            guided,
             latent_channels: vae_config.latent_channels,
             vae_factor: vae_config.factor(),
-            defaults: if defaults.is_file() { read_json(&defaults)? } else { Defaults::default() },
+            defaults: read_defaults(folder, defaults)?,
         })
     }
 
@@ -182,26 +159,27 @@ impl FluxPipeline {
         self.scheduler.training_shift()
     }
 
-    /// Puts adapters on the transformer, each with its scale, in place of those that were on it; an empty list leaves the
+    /// Puts adapters on the transformer and the text encoders, each with its scale, in place of those that were on it; an empty list leaves the
     /// base as it was loaded. The base weights are never touched. An adapter of which nothing fits is an error, and then
     /// nothing has changed.
     pub fn attach(&mut self, loras: &[(&LoraFile, f64)]) -> Result<Vec<MatchReport>> {
-        crate::lora::attach(&mut self.transformer, loras, &self.device)
+        let mut targets = [
+            Target::from(&mut self.transformer),
+            Target::new(Network::TextEncoder, self.clip.linears()),
+            Target::new(Network::TextEncoder2, self.t5.linears()),
+        ];
+        lora::attach(&mut targets, loras, &self.device)
     }
 
     /// Makes the pictures of a request. `on_step` hears of every step and may break it off: [`Error::Canceled`].
-    pub fn generate(
-        &self,
-        request: &TextToImage,
-        on_step: &mut dyn FnMut(Progress) -> ControlFlow<()>,
-    ) -> Result<Vec<RgbImage>> {
+    pub fn generate(&self, request: &PictureRequest, on_step: OnStep) -> Result<Vec<RgbImage>> {
         let denoising = self.prepare(request)?;
-        let total_steps = request.num_images * request.num_inference_steps;
+        let total_steps = request.num_images * denoising.schedule.steps();
         let mut pictures = Vec::with_capacity(request.num_images);
         let mut done = 0;
         for index in 0..request.num_images {
-            let noise = self.noise(request.seed.wrapping_add(index as u64), denoising.rows, denoising.columns);
-            let latents = self.denoise(&denoising, noise, &mut |_, _| {
+            let start = self.start(&denoising, request.seed.wrapping_add(index as u64));
+            let latents = self.denoise(&denoising, start, &mut |_, _| {
                 done += 1;
                 on_step(Progress { step: done, total_steps })
             })?;
@@ -210,18 +188,26 @@ impl FluxPipeline {
         Ok(pictures)
     }
 
-    /// Checks a request and encodes its prompts: all that its pictures share.
-    pub fn prepare(&self, request: &TextToImage) -> Result<Denoising> {
+    /// Checks a request and encodes its prompts and its picture: all that its pictures share.
+    pub fn prepare(&self, request: &PictureRequest) -> Result<Denoising> {
         let multiple = self.size_multiple();
-        for (name, side) in [("width", request.width), ("height", request.height)] {
-            if side == 0 || side % multiple != 0 {
-                return Err(Error::Invalid(format!("{name} is {side}, and has to be a multiple of {multiple}")));
-            }
-        }
-        if request.num_images == 0 || request.num_inference_steps == 0 {
-            return Err(Error::Invalid("at least one picture and one step are needed".into()));
+        request.check(multiple)?;
+        let refused = [
+            ("scheduler", "is flow matching alone", request.scheduler.is_some()),
+            ("clip_skip", "leaves out no layers", request.clip_skip.is_some()),
+            ("guidance_rescale", "rescales no guidance", request.guidance_rescale != 0.0),
+        ];
+        if let Some((field, why, _)) = refused.iter().find(|(_, _, wanted)| *wanted) {
+            return Err(Error::Invalid(format!("{field} is not for FLUX, which {why}")));
         }
         let (rows, columns) = (request.height / multiple, request.width / multiple);
+        let mut schedule = self.scheduler.schedule(request.num_inference_steps, rows * columns);
+        if request.image.is_some() {
+            schedule = schedule.with_strength(request.strength)?;
+        }
+        if schedule.steps() == 0 {
+            return Err(request.without_steps());
+        }
         let negative = if request.true_cfg_scale > 1.0 {
             let prompt = request.negative_prompt.as_deref().unwrap_or_default();
             Some((self.encode_prompt(prompt)?, request.true_cfg_scale))
@@ -232,7 +218,8 @@ impl FluxPipeline {
             prompt: self.encode_prompt(&request.prompt)?,
             negative,
             guidance_scale: request.guidance_scale,
-            schedule: self.scheduler.schedule(request.num_inference_steps, rows * columns),
+            schedule,
+            original: Original::encode(request, &self.vae, false, &self.device),
             rows,
             columns,
         })
@@ -245,21 +232,31 @@ impl FluxPipeline {
         Ok(PromptEmbeddings { hidden, pooled })
     }
 
-    /// The first latents of a picture, packed: `[1, rows · columns, 4 · latent channels]`.
-    pub fn noise(&self, seed: u64, rows: usize, columns: usize) -> Tensor<3> {
+    /// The first latents of the picture of a seed.
+    pub fn start(&self, denoising: &Denoising, seed: u64) -> Start {
+        let Denoising { schedule, original, rows, columns, .. } = denoising;
+        let mut noise = Noise::seeded(seed);
+        let clean = original.as_ref().map(|original| original.draw(&self.vae, &mut noise));
         let shape = [1, self.latent_channels, 2 * rows, 2 * columns];
-        pack(Noise::seeded(seed).normal_tensor(shape, &self.device))
+        let noise = pack(noise.normal_tensor(shape, &self.device));
+        let Some(clean) = clean.map(pack) else {
+            return Start { latents: noise, kept: None };
+        };
+        let latents = schedule.add_noise(0, clean.clone(), noise.clone());
+        let mask = original.as_ref().and_then(Original::mask);
+        let kept = mask.map(|mask| Kept { mask: pack(mask.repeat_dim(1, self.latent_channels)), clean, noise });
+        Start { latents, kept }
     }
 
-    /// From noise to the latents of a picture, both packed. `on_step` sees the number of each step from 0 and the latents
+    /// From the start to the latents of a picture, packed. `on_step` sees the number of each step from 0 and the latents
     /// after it, and may break it off: [`Error::Canceled`].
     pub fn denoise(
         &self,
         denoising: &Denoising,
-        noise: Tensor<3>,
+        start: Start,
         on_step: &mut dyn FnMut(usize, &Tensor<3>) -> ControlFlow<()>,
     ) -> Result<Tensor<3>> {
-        let Denoising { prompt, negative, guidance_scale, schedule, rows, columns } = denoising;
+        let Denoising { prompt, negative, guidance_scale, schedule, rows, columns, .. } = denoising;
         let [_, text, _] = prompt.hidden.dims();
         let rotary = self.transformer.rotary(text, *rows, *columns, &self.device);
         let velocity = |latents: &Tensor<3>, prompt: &PromptEmbeddings, step: usize| {
@@ -272,7 +269,7 @@ impl FluxPipeline {
             };
             self.transformer.forward(input, &rotary).cast(DType::F32)
         };
-        let mut latents = noise;
+        let Start { mut latents, kept } = start;
         for step in 0..schedule.steps() {
             let mut wanted = velocity(&latents, prompt, step);
             if let Some((negative, scale)) = negative {
@@ -280,6 +277,10 @@ impl FluxPipeline {
                 wanted = unwanted.clone() + (wanted - unwanted) * *scale;
             }
             latents = schedule.step(step, latents, wanted);
+            if let Some(Kept { mask, clean, noise }) = &kept {
+                let around = schedule.add_noise(step + 1, clean.clone(), noise.clone());
+                latents = super::repaint(mask.clone(), latents, around);
+            }
             if on_step(step, &latents).is_break() {
                 return Err(Error::Canceled);
             }
@@ -289,7 +290,7 @@ impl FluxPipeline {
 
     /// Packed latents → values −1..1, `[1, 3, height, width]`.
     pub fn decode(&self, latents: Tensor<3>, rows: usize, columns: usize) -> Tensor<4> {
-        self.vae.decode(self.vae.denormalise(unpack(latents, rows, columns)))
+        self.vae.decode_sliced(self.vae.denormalise(unpack(latents, rows, columns)))
     }
 }
 
@@ -316,19 +317,6 @@ pub fn unpack(tokens: Tensor<3>, rows: usize, columns: usize) -> Tensor<4> {
     ])
 }
 
-fn check_class(folder: &Path) -> Result<()> {
-    #[derive(Deserialize)]
-    struct Index {
-        _class_name: String,
-    }
-    let path = folder.join("model_index.json");
-    let index: Index = read_json(&path)?;
-    match index._class_name.as_str() {
-        "FluxPipeline" => Ok(()),
-        other => Err(Error::malformed(path, format!("this is a {other}; only FluxPipeline (FLUX.1) can be loaded"))),
-    }
-}
-
 /// The configs have to agree before anything is multiplied by anything.
 fn check_sizes(
     folder: &Path,
@@ -339,9 +327,9 @@ fn check_sizes(
     tokenizer: &ClipTokenizer,
 ) -> Result<()> {
     transformer.check()?;
-    clip.check()?;
     t5.check()?;
     vae.check()?;
+    vae.check_colours(folder)?;
     let pairs = [
         (
             "CLIP's width and the transformer's pooled_projection_dim",
@@ -355,21 +343,7 @@ fn check_sizes(
     if let Some((what, left, right)) = pairs.iter().find(|(_, left, right)| left != right) {
         return Err(Error::malformed(folder, format!("{what} do not agree: {left} and {right}")));
     }
-    if tokenizer.length() > clip.max_position_embeddings {
-        let positions = clip.max_position_embeddings;
-        let reason = format!("the tokenizer makes {} ids, and CLIP has {positions} positions", tokenizer.length());
-        return Err(Error::malformed(folder, reason));
-    }
-    Ok(())
-}
-
-fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
-    let size = std::fs::metadata(path).map_err(Error::file(path))?.len();
-    if size > CONFIG_LIMIT {
-        return Err(Error::malformed(path, format!("{size} bytes are too many for a config")));
-    }
-    let text = std::fs::read_to_string(path).map_err(Error::file(path))?;
-    serde_json::from_str(&text).map_err(|error| Error::malformed(path, error.to_string()))
+    clip_prompt::check(folder, clip, tokenizer)
 }
 
 #[cfg(test)]

@@ -1,4 +1,23 @@
 //! Pipelines: networks, tokenizers and a scheduler working together, from a prompt to pictures: encode, prepare, denoise,
-//! decode. One family a file.
+//! decode. One family a file, and one front for all of them: [`Pipeline`].
 
+mod clip_prompt;
 pub mod flux;
+mod folder;
+pub mod latent_diffusion;
+mod original;
+mod pipeline;
+mod request;
+pub mod stable_diffusion;
+pub mod stable_diffusion_xl;
+
+pub use original::Original;
+pub use pipeline::Pipeline;
+pub use request::{Defaults, OnStep, PictureRequest, Progress};
+
+use burn::prelude::*;
+
+/// `made` where the mask is 1, `around` where it is 0.
+fn repaint<const D: usize>(mask: Tensor<D>, made: Tensor<D>, around: Tensor<D>) -> Tensor<D> {
+    (-mask.clone() + 1.0) * around + mask * made
+}

@@ -154,6 +154,24 @@ impl Schedule {
         self.sigmas[step] * self.num_train_timesteps / 1000.0
     }
 
+    /// The last part of the steps, for latents that begin as a picture: `strength` 1 keeps all, 0 none, and between them as
+    /// many as it says, rounded up, as diffusers' pipelines for FLUX do.
+    pub fn with_strength(mut self, strength: f64) -> Result<Self> {
+        if !(0.0..=1.0).contains(&strength) {
+            return Err(Error::Invalid(format!("strength is {strength}, and has to be from 0 to 1")));
+        }
+        let steps = self.steps() as f64;
+        self.sigmas.drain(..(steps - steps * strength) as usize);
+        Ok(self)
+    }
+
+    /// The latents before `step` of a picture whose clean latents are `original`, all of one shape; after the last step
+    /// these are the clean ones.
+    pub fn add_noise<const D: usize>(&self, step: usize, original: Tensor<D>, noise: Tensor<D>) -> Tensor<D> {
+        let sigma = self.sigmas[step];
+        noise * sigma + original * (1.0 - sigma)
+    }
+
     /// One Euler step along the predicted velocity: latents at `step + 1`, of the same shape.
     pub fn step<const D: usize>(&self, step: usize, latents: Tensor<D>, velocity: Tensor<D>) -> Tensor<D> {
         latents + velocity * (self.sigmas[step + 1] - self.sigmas[step])
@@ -189,6 +207,18 @@ mod tests {
         // mu = 0.5 at 256 tokens and 1.15 at 4096: e^mu / (e^mu + 1) at sigma ½
         assert!((at(256) - 0.622_459_35).abs() < 1e-6);
         assert!((at(4096) - 0.759_510_9).abs() < 1e-6);
+    }
+
+    #[test]
+    fn a_strength_keeps_the_last_steps() {
+        let kept = |strength| {
+            let schedule = FlowMatchEuler::new(Config::default()).unwrap().schedule(4, 64);
+            schedule.with_strength(strength).map(|schedule| schedule.sigmas)
+        };
+        assert_eq!(kept(1.0).unwrap(), [1.0, 0.75, 0.5, 0.25, 0.0]);
+        assert_eq!(kept(0.6).unwrap(), [0.75, 0.5, 0.25, 0.0]);
+        assert_eq!(kept(0.0).unwrap(), [0.0]);
+        assert!(kept(1.1).is_err() && kept(f64::NAN).is_err());
     }
 
     #[test]

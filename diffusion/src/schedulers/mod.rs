@@ -1,4 +1,334 @@
 //! Schedulers: which noise levels a sampler visits, and the step from one to the next. One algorithm a file.
 //! They know nothing of prompts or pictures.
 
+pub mod config;
+mod ddim;
+mod dpm_solver_multistep;
+mod euler;
+mod euler_ancestral;
 pub mod flow_match_euler;
+mod lcm;
+mod name;
+mod noise_schedule;
+mod pndm;
+mod unipc;
+
+use burn::prelude::*;
+
+pub use config::{Class, Config};
+pub use name::SchedulerName;
+
+use crate::noise::Noise;
+use crate::{Error, Result};
+use ddim::Ddim;
+use dpm_solver_multistep::DpmSolverMultistep;
+use euler::Euler;
+use euler_ancestral::EulerAncestral;
+use lcm::Lcm;
+use noise_schedule::{Level, NoiseSchedule};
+use pndm::Pndm;
+use unipc::UniPc;
+
+/// The noise that a model was trained with and the solver that takes it away: Stable Diffusion's schedulers, as
+/// `scheduler_config.json` describes them. FLUX has [`flow_match_euler`].
+#[derive(Debug, Clone)]
+pub struct Scheduler {
+    config: Config,
+    class: Class,
+    noise: NoiseSchedule,
+}
+
+/// The denoising of one picture or batch: where it stands, and what its solver remembers of earlier steps. Calls of the
+/// denoiser are counted from 0 and have to be stepped through in order.
+#[derive(Debug, Clone)]
+pub struct Sampling {
+    plan: Plan,
+    /// As many as were asked for. PNDM calls the denoiser more often.
+    steps: usize,
+    /// Calls left out at the noisy end.
+    start: usize,
+    solver: Solver,
+}
+
+/// What all solvers have in common.
+#[derive(Debug, Clone)]
+struct Plan {
+    /// What the denoiser is told in each call.
+    timesteps: Vec<f64>,
+    /// The noise in the latents before each call.
+    levels: Vec<Level>,
+    initial_scale: f64,
+}
+
+#[derive(Debug, Clone)]
+enum Solver {
+    Ddim(Ddim),
+    Pndm(Pndm),
+    Euler(Euler),
+    EulerAncestral(EulerAncestral),
+    DpmSolverMultistep(DpmSolverMultistep),
+    UniPc(UniPc),
+    Lcm(Lcm),
+}
+
+impl Scheduler {
+    /// Refuses an unknown class, options that no solver here knows, and betas that are no noise.
+    pub fn from_config(config: Config) -> Result<Self> {
+        let class = config.class()?;
+        config.check(class)?;
+        let noise = NoiseSchedule::new(&config, class)?;
+        Ok(Self { config, class, noise })
+    }
+
+    /// Another solver for the noise that the model was trained with, as `Other.from_config(scheduler.config)` in
+    /// diffusers: what this config says stays, and what it leaves out is that class's default.
+    pub fn with_name(&self, name: SchedulerName) -> Result<Self> {
+        Self::from_config(self.config.named(name))
+    }
+
+    /// What the scheduler was made from.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// A denoising in `steps` steps: at least one, and at most as many as there are training timesteps.
+    pub fn sampling(&self, steps: usize) -> Result<Sampling> {
+        let limit = self.config.num_train_timesteps;
+        if !(1..=limit).contains(&steps) {
+            return Err(Error::Invalid(format!("{steps} steps: a denoising has from 1 to {limit}")));
+        }
+        let (config, noise) = (&self.config, &self.noise);
+        let (plan, solver) = match self.class {
+            Class::Ddim => Ddim::new(config, noise, steps).map(|(plan, own)| (plan, Solver::Ddim(own))),
+            Class::Pndm => Pndm::new(config, noise, steps).map(|(plan, own)| (plan, Solver::Pndm(own))),
+            Class::Euler => Euler::new(config, noise, steps).map(|(plan, own)| (plan, Solver::Euler(own))),
+            Class::EulerAncestral => {
+                EulerAncestral::new(config, noise, steps).map(|(plan, own)| (plan, Solver::EulerAncestral(own)))
+            }
+            Class::DpmSolverMultistep => {
+                DpmSolverMultistep::new(config, noise, steps).map(|(plan, own)| (plan, Solver::DpmSolverMultistep(own)))
+            }
+            Class::UniPc => UniPc::new(config, noise, steps).map(|(plan, own)| (plan, Solver::UniPc(own))),
+            Class::Lcm => Lcm::new(config, noise, steps).map(|(plan, own)| (plan, Solver::Lcm(own))),
+        }?;
+        Ok(Sampling { plan, steps, start: 0, solver })
+    }
+}
+
+impl Sampling {
+    /// The last part of the denoising, for latents that begin as a picture: `strength` 1 keeps every step, 0 keeps none, and
+    /// between them the part of the steps that it says, rounded down.
+    pub fn with_strength(self, strength: f64) -> Result<Self> {
+        if !(0.0..=1.0).contains(&strength) {
+            return Err(Error::Invalid(format!("strength is {strength}, and has to be from 0 to 1")));
+        }
+        if strength < 1.0 && matches!(&self.solver, Solver::Pndm(pndm) if pndm.has_opening()) {
+            return Err(Error::Invalid("PNDM begins with Runge–Kutta steps and cannot start late; PLMS can".into()));
+        }
+        let kept = (self.steps as f64 * strength) as usize;
+        let start = if kept == 0 { self.plan.timesteps.len() } else { self.steps - kept };
+        Ok(Self { start, ..self })
+    }
+
+    /// How often the denoiser is called.
+    pub fn len(&self) -> usize {
+        self.plan.timesteps.len() - self.start
+    }
+
+    /// Whether nothing is left to do: strength 0.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The training timestep that the denoiser is told in call `i`.
+    pub fn timestep(&self, i: usize) -> f64 {
+        self.plan.timesteps[self.start + i]
+    }
+
+    /// What noise of deviation 1 is multiplied with to be the latents of a whole denoising.
+    pub fn initial_scale(&self) -> f64 {
+        self.plan.initial_scale
+    }
+
+    /// What the denoiser sees of the latents in call `i`.
+    pub fn scale_input(&self, i: usize, latents: Tensor<4>) -> Tensor<4> {
+        match &self.solver {
+            Solver::Euler(_) | Solver::EulerAncestral(_) => latents / self.plan.levels[self.start + i].deviation(),
+            _ => latents,
+        }
+    }
+
+    /// The latents before call `i` of a picture whose clean latents are `original`: the first ones of img2img, and those
+    /// that inpainting puts around its mask. After the last call these are the clean ones.
+    pub fn add_noise(&self, i: usize, original: Tensor<4>, noise: Tensor<4>) -> Tensor<4> {
+        match self.plan.levels.get(self.start + i) {
+            Some(level) => level.mix(original, noise),
+            None => original,
+        }
+    }
+
+    /// The latents after call `i`, from those before it (not scaled) and the denoiser's answer. Solvers of a stochastic
+    /// equation draw from `noise`, which should be the generator that made the first latents.
+    pub fn step(&mut self, i: usize, latents: Tensor<4>, output: Tensor<4>, noise: &mut Noise) -> Tensor<4> {
+        let i = self.start + i;
+        match &mut self.solver {
+            Solver::Ddim(solver) => solver.step(i, latents, output),
+            Solver::Pndm(solver) => solver.step(i, latents, output),
+            Solver::Euler(solver) => solver.step(i, latents, output),
+            Solver::EulerAncestral(solver) => solver.step(i, latents, output, noise),
+            Solver::DpmSolverMultistep(solver) => solver.step(i, latents, output, noise),
+            Solver::UniPc(solver) => solver.step(i, latents, output),
+            Solver::Lcm(solver) => solver.step(i, latents, output, noise),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Stable Diffusion 1.5's config.
+    fn published() -> Config {
+        let text = r#"{
+            "_class_name": "PNDMScheduler", "_diffusers_version": "0.6.0", "beta_end": 0.012, "beta_start": 0.00085,
+            "beta_schedule": "scaled_linear", "clip_sample": false, "num_train_timesteps": 1000,
+            "set_alpha_to_one": false, "skip_prk_steps": true, "steps_offset": 1, "trained_betas": null
+        }"#;
+        Config::from_json(text).unwrap()
+    }
+
+    fn scheduler(name: SchedulerName) -> Scheduler {
+        Scheduler::from_config(published()).unwrap().with_name(name).unwrap()
+    }
+
+    fn values(tensor: Tensor<4>) -> Vec<f32> {
+        tensor.into_data().try_to_vec().unwrap()
+    }
+
+    #[test]
+    fn every_number_of_steps_gives_finite_latents_and_falling_timesteps() {
+        let device = Device::flex();
+        for (name, spacing) in SchedulerName::ALL.into_iter().flat_map(|name| {
+            use config::TimestepSpacing::{Leading, Linspace, Trailing};
+            [Leading, Linspace, Trailing].map(|spacing| (name, spacing))
+        }) {
+            let config = Config { timestep_spacing: Some(spacing), ..published() };
+            let scheduler = Scheduler::from_config(config).unwrap().with_name(name).unwrap();
+            for steps in 1..=200 {
+                if name == SchedulerName::Lcm && steps > 50 {
+                    assert!(scheduler.sampling(steps).is_err());
+                    continue;
+                }
+                let mut sampling = scheduler.sampling(steps).unwrap();
+                let timesteps: Vec<f64> = (0..sampling.len()).map(|i| sampling.timestep(i)).collect();
+                // PNDM takes its second step twice; Karras' levels may round to one timestep.
+                assert!(timesteps.is_sorted_by(|a, b| a >= b), "{name} {spacing:?} {steps}: {timesteps:?}");
+                let mut noise = Noise::seeded(1);
+                let mut latents = noise.normal_tensor([1, 1, 2, 2], &device) * sampling.initial_scale();
+                for i in 0..sampling.len() {
+                    let seen = sampling.scale_input(i, latents.clone());
+                    latents = sampling.step(i, latents, seen * 0.5, &mut noise);
+                }
+                assert!(values(latents).iter().all(|value| value.is_finite()), "{name} {spacing:?} {steps}");
+            }
+            for steps in [0, 1001] {
+                assert!(scheduler.sampling(steps).is_err());
+            }
+        }
+    }
+
+    #[test]
+    fn strength_says_how_many_of_the_steps_remain() {
+        for name in SchedulerName::ALL {
+            let sampling = scheduler(name).sampling(10).unwrap();
+            let (all, first) = (sampling.len(), sampling.timestep(0));
+            let whole = sampling.clone().with_strength(1.0).unwrap();
+            assert_eq!((whole.len(), whole.timestep(0)), (all, first));
+            let half = sampling.clone().with_strength(0.59).unwrap();
+            assert_eq!((half.len(), half.timestep(0)), (all - 5, sampling.timestep(5)));
+            for strength in [-0.1, 1.1, f64::NAN] {
+                assert!(sampling.clone().with_strength(strength).is_err());
+            }
+        }
+    }
+
+    #[test]
+    fn strength_0_leaves_the_picture_as_it_is() {
+        let device = Device::flex();
+        for name in SchedulerName::ALL {
+            let sampling = scheduler(name).sampling(10).unwrap().with_strength(0.0).unwrap();
+            assert!(sampling.is_empty());
+            let picture = Noise::seeded(2).normal_tensor([1, 1, 2, 2], &device);
+            let noise = Noise::seeded(3).normal_tensor([1, 1, 2, 2], &device);
+            assert_eq!(values(sampling.add_noise(0, picture.clone(), noise)), values(picture));
+        }
+    }
+
+    #[test]
+    fn runge_kutta_begins_at_the_beginning() {
+        let pndm = Scheduler::from_config(Config { skip_prk_steps: false, ..published() }).unwrap();
+        assert!(pndm.sampling(3).is_err());
+        let sampling = pndm.sampling(8).unwrap();
+        assert_eq!(sampling.len(), 12 + 5);
+        assert!(sampling.clone().with_strength(0.5).is_err());
+        assert_eq!(sampling.with_strength(1.0).unwrap().len(), 17);
+    }
+
+    #[test]
+    fn another_solver_keeps_what_the_config_says_and_its_own_defaults() {
+        let scheduler = scheduler(SchedulerName::Dpm2MSdeKarras);
+        let config = scheduler.config();
+        assert_eq!(config.class_name, "DPMSolverMultistepScheduler");
+        assert_eq!((config.beta_start, config.steps_offset), (Some(0.00085), 1));
+        assert!(config.use_karras_sigmas);
+        // What the config leaves out: PNDM spaces its steps from the clean end, DPM-Solver over all.
+        assert_eq!(scheduler.sampling(4).unwrap().timestep(0), 999.0);
+        let plain = scheduler.with_name(SchedulerName::Dpm2M).unwrap();
+        assert!(!plain.config().use_karras_sigmas);
+        let back = plain.with_name(SchedulerName::Plms).unwrap();
+        assert_eq!(back.sampling(4).unwrap().timestep(0), 751.0);
+    }
+
+    #[test]
+    fn what_cannot_be_done_is_refused_by_name() {
+        let refusal = |text: &str| {
+            let config = Config::from_json(text).and_then(Scheduler::from_config);
+            config.and_then(|scheduler| scheduler.sampling(4)).unwrap_err().to_string()
+        };
+        for (text, named) in [
+            (r#"{"_class_name": "HeunDiscreteScheduler"}"#, "HeunDiscreteScheduler"),
+            (r#"{"_class_name": "DDIMScheduler", "beta_schedule": "sigmoid"}"#, "sigmoid"),
+            (r#"{"_class_name": "DDIMScheduler", "prediction_type": "flow_prediction"}"#, "flow_prediction"),
+            (r#"{"_class_name": "DDIMScheduler", "thresholding": true}"#, "thresholding"),
+            (r#"{"_class_name": "DDIMScheduler", "clip_sample_range": -1}"#, "clip_sample_range"),
+            (r#"{"_class_name": "DDIMScheduler", "num_train_timesteps": 0}"#, "num_train_timesteps"),
+            (r#"{"_class_name": "DDIMScheduler", "num_train_timesteps": 4000000000}"#, "num_train_timesteps"),
+            (r#"{"_class_name": "DDIMScheduler", "beta_end": 1.5}"#, "beta"),
+            (r#"{"_class_name": "DDIMScheduler", "trained_betas": [0.1, 0.2]}"#, "trained_betas"),
+            (r#"{"_class_name": "DDIMScheduler", "steps_offset": 900}"#, "steps_offset"),
+            (
+                r#"{"_class_name": "DDIMScheduler", "rescale_betas_zero_snr": true, "timestep_spacing": "trailing"}"#,
+                "epsilon",
+            ),
+            (r#"{"_class_name": "PNDMScheduler", "prediction_type": "sample"}"#, "prediction_type"),
+            (r#"{"_class_name": "EulerDiscreteScheduler", "use_beta_sigmas": true}"#, "use_beta_sigmas"),
+            (r#"{"_class_name": "EulerDiscreteScheduler", "interpolation_type": "log_linear"}"#, "log_linear"),
+            (r#"{"_class_name": "EulerDiscreteScheduler", "use_karras_sigmas": true, "sigma_min": 99}"#, "sigma_min"),
+            (r#"{"_class_name": "DPMSolverMultistepScheduler", "solver_order": 3}"#, "solver_order"),
+            (r#"{"_class_name": "DPMSolverMultistepScheduler", "algorithm_type": "dpmsolver"}"#, "algorithm_type"),
+            (r#"{"_class_name": "UniPCMultistepScheduler", "predict_x0": false}"#, "predict_x0"),
+            (r#"{"_class_name": "LCMScheduler", "original_inference_steps": 0}"#, "original_inference_steps"),
+            ("[1]", "scheduler config"),
+        ] {
+            let refusal = refusal(text);
+            assert!(refusal.contains(named), "{text}: {refusal}");
+        }
+    }
+
+    #[test]
+    fn a_config_is_read_as_python_writes_it() {
+        let text = r#"{"_class_name": "DPMSolverMultistepScheduler", "lambda_min_clipped": -Infinity,
+                       "use_karras_sigmas": null, "variance_type": null}"#;
+        assert!(Scheduler::from_config(Config::from_json(text).unwrap()).is_ok());
+    }
+}

@@ -10,7 +10,7 @@ use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
 use tokenizers::processors::roberta::RobertaProcessing;
 use tokenizers::{AddedToken, SplitDelimiterBehavior, Tokenizer};
 
-use super::{FixedLength, Settings, Token, read_json, read_text, read_tokenizer};
+use super::{Settings, Token, read_json, read_text, read_tokenizer, untokenizable};
 use crate::{Error, Result};
 
 /// What CLIP's text encoder was trained with.
@@ -20,7 +20,13 @@ const WORDS: &str = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|
 
 /// Text to the ids that the CLIP text encoder reads: start, words, end, padding.
 #[derive(Debug, Clone)]
-pub struct ClipTokenizer(FixedLength);
+pub struct ClipTokenizer {
+    tokenizer: Tokenizer,
+    length: usize,
+    start: i64,
+    end: i64,
+    pad: i64,
+}
 
 impl ClipTokenizer {
     /// Reads the tokenizer in `folder`, with the length and padding of its `tokenizer_config.json`.
@@ -30,17 +36,48 @@ impl ClipTokenizer {
         let tokenizer = if path.is_file() { read_tokenizer(&path)? } else { from_vocabulary(folder, &settings)? };
         let pad = settings.pad_token.as_ref().map_or("<|endoftext|>", Token::text);
         let length = settings.length().unwrap_or(LENGTH);
-        Ok(Self(FixedLength::new(tokenizer, pad, length, folder)?))
+        Self::new(tokenizer, pad, length).map_err(|reason| Error::malformed(folder, reason))
+    }
+
+    fn new(mut tokenizer: Tokenizer, pad_token: &str, length: usize) -> Result<Self, String> {
+        // A chunk has its own length and padding, whatever the file says.
+        tokenizer.with_truncation(None).map_err(|error| error.to_string())?.with_padding(None);
+        let nothing = tokenizer.encode("", true).map_err(|error| error.to_string())?;
+        let &[start, end] = nothing.get_ids() else {
+            return Err(format!("no text becomes {} ids, and should become start and end", nothing.len()));
+        };
+        if length < 3 {
+            return Err(format!("{length} ids leave no room for words"));
+        }
+        let pad = tokenizer
+            .token_to_id(pad_token)
+            .ok_or_else(|| format!("the padding token {pad_token:?} is not in the vocabulary"))?;
+        let [start, end, pad] = [start, end, pad].map(i64::from);
+        Ok(Self { tokenizer, length, start, end, pad })
     }
 
     /// How many ids every text becomes.
     pub fn length(&self) -> usize {
-        self.0.length
+        self.length
     }
 
     /// Exactly [`ClipTokenizer::length`] ids; what does not fit is cut off before the end token.
     pub fn encode(&self, text: &str) -> Result<Vec<i64>> {
-        self.0.encode(text)
+        Ok(self.frame(&self.words(text)?))
+    }
+
+    /// The ids of the text alone, however many: no start, no end, no padding.
+    pub fn words(&self, text: &str) -> Result<Vec<i64>> {
+        let encoding = self.tokenizer.encode(text, false).map_err(untokenizable)?;
+        Ok(encoding.get_ids().iter().map(|&id| i64::from(id)).collect())
+    }
+
+    /// Start, as many of `words` as fit, end and padding: [`ClipTokenizer::length`] ids.
+    pub fn frame(&self, words: &[i64]) -> Vec<i64> {
+        let words = words.iter().take(self.length - 2).copied();
+        let mut ids: Vec<i64> = std::iter::once(self.start).chain(words).chain([self.end]).collect();
+        ids.resize(self.length, self.pad);
+        ids
     }
 }
 
@@ -61,7 +98,9 @@ fn from_vocabulary(folder: &Path, settings: &Settings) -> Result<Tokenizer> {
     let (start, end) =
         (special(&settings.bos_token, "<|startoftext|>")?, special(&settings.eos_token, "<|endoftext|>")?);
     let (unknown, _) = special(&settings.unk_token, "<|endoftext|>")?;
-    let added = [start.0.clone(), end.0.clone()].map(|text| AddedToken::from(text, true));
+    // Also within a text: where "!" is the padding, a "!" in a prompt is padding.
+    let (padding, _) = special(&settings.pad_token, "<|endoftext|>")?;
+    let added = [start.0.clone(), end.0.clone(), padding].map(|text| AddedToken::from(text, true));
 
     let model = BPE::builder()
         .vocab_and_merges(vocab, merges)

@@ -7,8 +7,8 @@ pub mod t5;
 use std::path::Path;
 
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
-use tokenizers::{PaddingParams, PaddingStrategy, Tokenizer, TruncationParams};
+use serde::de::{DeserializeOwned, IgnoredAny};
+use tokenizers::Tokenizer;
 
 use crate::{Error, Result};
 
@@ -25,6 +25,7 @@ struct Settings {
     unk_token: Option<Token>,
     bos_token: Option<Token>,
     eos_token: Option<Token>,
+    added_tokens_decoder: Option<IgnoredAny>,
 }
 
 /// A special token, spelled out or with its flags.
@@ -43,44 +44,26 @@ impl Token {
     }
 }
 
-/// A tokenizer that answers with a fixed number of ids.
-#[derive(Debug, Clone)]
-struct FixedLength {
-    tokenizer: Tokenizer,
-    length: usize,
-}
-
-impl FixedLength {
-    fn new(mut tokenizer: Tokenizer, pad_token: &str, length: usize, path: &Path) -> Result<Self> {
-        let pad_id = tokenizer.token_to_id(pad_token).ok_or_else(|| {
-            Error::malformed(path, format!("the padding token {pad_token:?} is not in the vocabulary"))
-        })?;
-        let truncation = TruncationParams { max_length: length, ..Default::default() };
-        tokenizer
-            .with_truncation(Some(truncation))
-            .map_err(|error| Error::malformed(path, error.to_string()))?
-            .with_padding(Some(PaddingParams {
-                strategy: PaddingStrategy::Fixed(length),
-                pad_id,
-                pad_token: pad_token.to_owned(),
-                ..Default::default()
-            }));
-        Ok(Self { tokenizer, length })
-    }
-
-    fn encode(&self, text: &str) -> Result<Vec<i64>> {
-        let encoding = self
-            .tokenizer
-            .encode(text, true)
-            .map_err(|error| Error::Invalid(format!("the prompt cannot be tokenized: {error}")))?;
-        Ok(encoding.get_ids().iter().map(|&id| i64::from(id)).collect())
-    }
-}
-
 impl Settings {
+    /// Special tokens also stand in the older `special_tokens_map.json`, which outranks the config: Stable Diffusion 2.1 names
+    /// its padding there alone. Configs that list their added tokens are newer and complete.
     fn read(folder: &Path) -> Result<Self> {
-        let path = folder.join("tokenizer_config.json");
-        if path.is_file() { read_json(&path) } else { Ok(Self::default()) }
+        let read = |file: &str| {
+            let path = folder.join(file);
+            if path.is_file() { read_json(&path) } else { Ok(Self::default()) }
+        };
+        let config: Self = read("tokenizer_config.json")?;
+        if config.added_tokens_decoder.is_some() {
+            return Ok(config);
+        }
+        let map: Self = read("special_tokens_map.json")?;
+        Ok(Self {
+            pad_token: map.pad_token.or(config.pad_token),
+            unk_token: map.unk_token.or(config.unk_token),
+            bos_token: map.bos_token.or(config.bos_token),
+            eos_token: map.eos_token.or(config.eos_token),
+            ..config
+        })
     }
 
     /// The stated length, if it is one that a text encoder can have.
@@ -103,4 +86,8 @@ fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
 
 fn read_tokenizer(path: &Path) -> Result<Tokenizer> {
     read_text(path)?.parse().map_err(|error: tokenizers::Error| Error::malformed(path, error.to_string()))
+}
+
+fn untokenizable(error: tokenizers::Error) -> Error {
+    Error::Invalid(format!("the prompt cannot be tokenized: {error}"))
 }

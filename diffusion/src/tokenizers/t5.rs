@@ -2,33 +2,53 @@
 
 use std::path::Path;
 
-use super::{FixedLength, Settings, read_tokenizer};
-use crate::Result;
+use tokenizers::{PaddingParams, PaddingStrategy, Tokenizer, TruncationParams};
+
+use super::{Settings, read_tokenizer, untokenizable};
+use crate::{Error, Result};
 
 /// FLUX was trained with at most this many tokens.
 const LONGEST: usize = 512;
 
 /// Text to the ids that the T5 encoder reads: pieces, end, padding.
 #[derive(Debug, Clone)]
-pub struct T5Tokenizer(FixedLength);
+pub struct T5Tokenizer {
+    tokenizer: Tokenizer,
+    length: usize,
+}
 
 impl T5Tokenizer {
     /// Reads `tokenizer.json` and `tokenizer_config.json` in `folder`.
     pub fn load(folder: &Path) -> Result<Self> {
         let path = folder.join("tokenizer.json");
         let settings = Settings::read(folder)?;
-        let pad = settings.pad_token.as_ref().map_or("<pad>", |token| token.text());
+        let pad_token = settings.pad_token.as_ref().map_or("<pad>", |token| token.text());
         let length = settings.length().unwrap_or(LONGEST).min(LONGEST);
-        Ok(Self(FixedLength::new(read_tokenizer(&path)?, pad, length, &path)?))
+        let mut tokenizer = read_tokenizer(&path)?;
+        let pad_id = tokenizer.token_to_id(pad_token).ok_or_else(|| {
+            Error::malformed(&path, format!("the padding token {pad_token:?} is not in the vocabulary"))
+        })?;
+        let truncation = TruncationParams { max_length: length, ..Default::default() };
+        tokenizer
+            .with_truncation(Some(truncation))
+            .map_err(|error| Error::malformed(&path, error.to_string()))?
+            .with_padding(Some(PaddingParams {
+                strategy: PaddingStrategy::Fixed(length),
+                pad_id,
+                pad_token: pad_token.to_owned(),
+                ..Default::default()
+            }));
+        Ok(Self { tokenizer, length })
     }
 
     /// How many ids every text becomes.
     pub fn length(&self) -> usize {
-        self.0.length
+        self.length
     }
 
     /// Exactly [`T5Tokenizer::length`] ids; what does not fit is cut off before the end token.
     pub fn encode(&self, text: &str) -> Result<Vec<i64>> {
-        self.0.encode(text)
+        let encoding = self.tokenizer.encode(text, true).map_err(untokenizable)?;
+        Ok(encoding.get_ids().iter().map(|&id| i64::from(id)).collect())
     }
 }

@@ -10,6 +10,7 @@ use diffusion::checkpoint::{Checkpoint, load_strict};
 use diffusion::networks::clip::ClipTextModel;
 use diffusion::networks::flux::FluxTransformer;
 use diffusion::networks::t5::T5Encoder;
+use diffusion::networks::unet::{self, UNet2DConditionModel};
 use diffusion::networks::vae::Autoencoder;
 use safetensors::SafeTensors;
 use serde::de::DeserializeOwned;
@@ -46,6 +47,12 @@ pub fn clip(pipeline: &str, device: &Device) -> ClipTextModel {
     network.load(checkpoint(pipeline, "text_encoder"), DType::F32).unwrap()
 }
 
+/// The second CLIP text encoder of a pipeline, which projects.
+pub fn clip_with_projection(pipeline: &str, device: &Device) -> ClipTextModel {
+    let network = ClipTextModel::with_projection(&config(pipeline, "text_encoder_2/config.json"), device);
+    network.load(checkpoint(pipeline, "text_encoder_2"), DType::F32).unwrap()
+}
+
 /// The T5 encoder of a pipeline.
 pub fn t5(pipeline: &str, device: &Device) -> T5Encoder {
     let network = T5Encoder::new(&config(pipeline, "text_encoder_2/config.json"), device);
@@ -56,6 +63,13 @@ pub fn t5(pipeline: &str, device: &Device) -> T5Encoder {
 pub fn transformer(pipeline: &str, device: &Device) -> FluxTransformer {
     let network = FluxTransformer::new(&config(pipeline, "transformer/config.json"), device);
     load_strict(network, &checkpoint(pipeline, "transformer"), DType::F32).unwrap()
+}
+
+/// The UNet of a pipeline.
+pub fn unet(pipeline: &str, device: &Device) -> UNet2DConditionModel {
+    let config: unet::Config = config(pipeline, "unet/config.json");
+    config.check().unwrap();
+    load_strict(UNet2DConditionModel::new(&config, device), &checkpoint(pipeline, "unet"), DType::F32).unwrap()
 }
 
 /// The autoencoder of a pipeline.
@@ -118,6 +132,12 @@ impl Golden {
     #[track_caller]
     fn get(&self, name: &str) -> &(Vec<usize>, Vec<f32>) {
         self.tensors.get(name).unwrap_or_else(|| panic!("no golden is called {name}"))
+    }
+
+    /// The shape of `name`.
+    #[track_caller]
+    pub fn shape(&self, name: &str) -> &[usize] {
+        &self.get(name).0
     }
 
     /// The values of `name` in row-major order.

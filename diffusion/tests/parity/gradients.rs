@@ -158,7 +158,7 @@ fn factors_of_an_adapter_through_three_steps() {
     let golden = Golden::open("gradients/reference");
     let mut transformer = golden::transformer("flux-tiny", &device);
     let adapter = LoraFile::open(&path("gradients/adapter.safetensors")).unwrap();
-    attach(&mut transformer, &[(&adapter, 1.0)], &device).unwrap();
+    attach(&mut [(&mut transformer).into()], &[(&adapter, 1.0)], &device).unwrap();
     let mut transformer = transformer.map(&mut OnlyBranches::default());
     let start = parameters(&transformer);
 

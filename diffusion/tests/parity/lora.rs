@@ -43,13 +43,13 @@ fn one_adapter_at_each_scale_in_both_dialects() {
     for dialect in ["peft", "kohya"] {
         let file = lora(dialect);
         for scale in [0.0, 0.5, 1.0] {
-            let reports = attach(&mut transformer, &[(&file, scale)], &device()).unwrap();
+            let reports = attach(&mut [(&mut transformer).into()], &[(&file, scale)], &device()).unwrap();
             // Per double block 14 layers, per single block 6; two blocks of each.
             assert_eq!((reports[0].matched, reports[0].unmatched.len()), (40, 0), "{dialect}");
             golden.check(&format!("transformer.out.peft.{scale:.1}"), call(&golden, &transformer), TOLERANCE);
         }
     }
-    attach(&mut transformer, &[], &device()).unwrap();
+    attach(&mut [(&mut transformer).into()], &[], &device()).unwrap();
     assert_eq!(values(call(&golden, &transformer)), values(base), "taking adapters off leaves the base bit by bit");
 }
 
@@ -57,7 +57,7 @@ fn one_adapter_at_each_scale_in_both_dialects() {
 fn an_alpha_that_only_the_header_knows() {
     let golden = Golden::open("lora/reference");
     let mut transformer = golden::transformer("flux-tiny", &device());
-    let reports = attach(&mut transformer, &[(&lora("second"), 1.0)], &device()).unwrap();
+    let reports = attach(&mut [(&mut transformer).into()], &[(&lora("second"), 1.0)], &device()).unwrap();
     assert_eq!(reports[0].alpha_source, "lora_adapter_metadata");
     golden.check("transformer.out.second.1.0", call(&golden, &transformer), TOLERANCE);
 }
@@ -67,7 +67,7 @@ fn two_adapters_at_once() {
     let golden = Golden::open("lora/reference");
     let mut transformer = golden::transformer("flux-tiny", &device());
     for first in ["peft", "kohya"] {
-        attach(&mut transformer, &[(&lora(first), 0.7), (&lora("second"), -0.4)], &device()).unwrap();
+        attach(&mut [(&mut transformer).into()], &[(&lora(first), 0.7), (&lora("second"), -0.4)], &device()).unwrap();
         golden.check("transformer.out.peft.0.7+second.-0.4", call(&golden, &transformer), TOLERANCE);
     }
 }

@@ -4,12 +4,18 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod autoencoder_tiny;
 mod golden;
 mod gradients;
+mod image;
 mod lora;
+mod lora_dialects;
 mod noise;
 mod pipeline;
 mod scheduler;
+mod schedulers;
+mod stable_diffusion;
 mod text_encoders;
 mod transformer;
+mod unet;
 mod vae;

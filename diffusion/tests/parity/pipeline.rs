@@ -1,41 +1,70 @@
-//! Whole pictures against diffusers' `FluxPipeline`, from the same folder, prompt and seed.
+//! Whole pictures against diffusers' FLUX pipelines, from the same folder, prompt and seed: from noise, from a picture, and
+//! with a mask.
 //!
 //! Tolerances: relative L2 error 1e-4 of the latents after each step (errors of one call, about 1e-6, grow along the
 //! steps), and 1/255 of each value of the final picture, which is one level of a byte.
 
 use std::ops::ControlFlow;
 
-use diffusion::{FluxPipeline, TextToImage};
+use ::image::{GrayImage, RgbImage};
+use burn::prelude::Tensor;
+use diffusion::pipelines::flux::Denoising;
+use diffusion::{Error, FluxPipeline, PictureRequest};
 use serde_json::Value;
 
-use crate::golden::{Golden, device, largest_difference, path, values};
+use crate::golden::{Golden, device, largest_difference, path, relative_error, values};
 
 const LATENTS: f64 = 1e-4;
 const PICTURE: f64 = 1.0 / 255.0;
 
 /// The request in a golden's header, with FluxPipeline's defaults for what it leaves out.
-pub fn request(note: &Value, num_images: usize) -> TextToImage {
+pub fn request(note: &Value, num_images: usize) -> PictureRequest {
     let number = |name: &str| note[name].as_u64().unwrap();
-    TextToImage {
+    PictureRequest {
         prompt: note["prompt"].as_str().unwrap().to_owned(),
         negative_prompt: note["negative_prompt"].as_str().map(str::to_owned),
+        image: None,
+        mask: None,
+        strength: note["strength"].as_f64().unwrap_or(1.0),
         num_images,
         num_inference_steps: number("num_inference_steps") as usize,
         guidance_scale: note["guidance_scale"].as_f64().unwrap_or(3.5),
         true_cfg_scale: note["true_cfg_scale"].as_f64().unwrap_or(1.0),
+        guidance_rescale: 0.0,
+        scheduler: None,
+        clip_skip: None,
         width: number("width") as usize,
         height: number("height") as usize,
         seed: number("seed"),
     }
 }
 
+fn bytes(golden: &Golden, name: &str) -> (u32, u32, Vec<u8>) {
+    let shape = golden.shape(name);
+    (shape[1] as u32, shape[0] as u32, golden.values(name).iter().map(|value| *value as u8).collect())
+}
+
+/// The picture that the requests of a golden start from.
+pub fn picture(golden: &Golden) -> RgbImage {
+    let (width, height, bytes) = bytes(golden, "picture");
+    RgbImage::from_raw(width, height, bytes).unwrap()
+}
+
+/// Where they make it anew.
+pub fn mask(golden: &Golden) -> GrayImage {
+    let (width, height, bytes) = bytes(golden, "mask");
+    GrayImage::from_raw(width, height, bytes).unwrap()
+}
+
 /// The pictures of a request, as values 0..1 in the order height, width, channel.
-pub fn pictures(pipeline: &FluxPipeline, request: &TextToImage) -> Vec<Vec<f32>> {
+pub fn pictures(pipeline: &FluxPipeline, request: &PictureRequest) -> Vec<Vec<f32>> {
     let pictures = pipeline.generate(request, &mut |_| ControlFlow::Continue(())).unwrap();
-    pictures
-        .into_iter()
-        .map(|picture| picture.into_raw().into_iter().map(|byte| f32::from(byte) / 255.0).collect())
-        .collect()
+    pictures.into_iter().map(levels).collect()
+}
+
+/// A picture's bytes as values 0..1.
+pub fn levels(picture: RgbImage) -> Vec<f32> {
+    picture.into_raw().into_iter().map(|byte| f32::from(byte) / 255.0).collect()
 }
 
 /// A file holds bytes, and a byte is half a level off at most; the result itself may be one level off.
@@ -47,6 +76,29 @@ pub fn assert_same_picture(actual: &[f32], expected: &[f32]) {
     assert!(difference <= PICTURE + 1e-6, "a value is {:.2} levels off", difference * 255.0);
 }
 
+/// Denoises the picture of a seed, and compares the latents after each step with those of `picture` in the batch `name`.
+fn denoise(
+    golden: &Golden,
+    name: &str,
+    picture: usize,
+    pipeline: &FluxPipeline,
+    denoising: &Denoising,
+    seed: u64,
+) -> Tensor<3> {
+    let mut steps = 0;
+    let on_step = &mut |step, latents: &Tensor<3>| {
+        let expected = golden.tensor::<3>(&format!("{name}.latents.{step}"), &device()).narrow(0, picture, 1);
+        let error = relative_error(&values(latents.clone()), &values(expected));
+        println!("{name} {picture}, step {step}: relative error {error:.1e}");
+        assert!(error <= LATENTS, "{name} {picture}, step {step}: {error:.1e}");
+        steps += 1;
+        ControlFlow::Continue(())
+    };
+    let latents = pipeline.denoise(denoising, pipeline.start(denoising, seed), on_step).unwrap();
+    assert!(!golden.has(&format!("{name}.latents.{steps}")), "a step is missing");
+    latents
+}
+
 fn check(folder: &str) {
     let golden = Golden::open(&format!("{folder}/reference"));
     let pipeline = FluxPipeline::load(&path(folder), &device()).unwrap();
@@ -55,19 +107,7 @@ fn check(folder: &str) {
     let expected_pictures = golden.tensor::<4>("pipeline.images", &device());
 
     for picture in 0..2 {
-        let noise = pipeline.noise(request.seed + picture as u64, denoising.rows, denoising.columns);
-        let mut steps = 0;
-        let latents = pipeline
-            .denoise(&denoising, noise, &mut |step, latents| {
-                let expected = golden.tensor::<3>(&format!("pipeline.latents.{step}"), &device()).narrow(0, picture, 1);
-                let error = crate::golden::relative_error(&values(latents.clone()), &values(expected));
-                println!("picture {picture}, step {step}: relative error {error:.1e}");
-                assert!(error <= LATENTS, "picture {picture}, step {step}: {error:.1e}");
-                steps += 1;
-                ControlFlow::Continue(())
-            })
-            .unwrap();
-        assert_eq!(steps, request.num_inference_steps);
+        let latents = denoise(&golden, "pipeline", picture, &pipeline, &denoising, request.seed + picture as u64);
         let decoded = pipeline.decode(latents, denoising.rows, denoising.columns);
         let decoded = (decoded / 2.0 + 0.5).clamp(0.0, 1.0).permute([0, 2, 3, 1]);
         let expected = expected_pictures.clone().narrow(0, picture, 1);
@@ -85,7 +125,7 @@ fn check(folder: &str) {
     }
 
     // The second picture of a batch is the first one of the next seed.
-    let next = TextToImage { seed: request.seed + 1, num_images: 1, ..request };
+    let next = PictureRequest { seed: request.seed + 1, num_images: 1, ..request };
     assert_eq!(pictures(&pipeline, &next)[0], made[1]);
 }
 
@@ -111,4 +151,62 @@ fn the_end_comes_within_one_step_of_the_wish() {
     });
     assert!(matches!(result, Err(diffusion::Error::Canceled)));
     assert_eq!(seen, 5);
+}
+
+/// A request of `flux-image.safetensors`.
+fn image_request(golden: &Golden, folder: &str, name: &str) -> PictureRequest {
+    PictureRequest {
+        image: Some(picture(golden)),
+        mask: (name == "inpaint").then(|| mask(golden)),
+        ..request(&golden.note["requests"][folder][name], 1)
+    }
+}
+
+#[test]
+fn from_a_picture_and_with_a_mask() {
+    let golden = Golden::open("flux-image");
+    for folder in ["flux-tiny", "flux-tiny-cfg"] {
+        let pipeline = FluxPipeline::load(&path(folder), &device()).unwrap();
+        for name in ["img2img", "inpaint"] {
+            let request = image_request(&golden, folder, name);
+            let name = format!("{folder}.{name}");
+            let denoising = pipeline.prepare(&request).unwrap();
+            let start = pipeline.start(&denoising, request.seed).latents;
+            golden.check(&format!("{name}.latents.initial"), start, LATENTS);
+            denoise(&golden, &name, 0, &pipeline, &denoising, request.seed);
+            let made = pictures(&pipeline, &request);
+            assert_same_picture(&made[0], golden.values(&format!("{name}.images")));
+
+            // A picture that is drawn from one does not depend on its batch either.
+            let before = PictureRequest { seed: request.seed - 1, num_images: 2, ..request };
+            assert_eq!(pictures(&pipeline, &before)[1], made[0]);
+        }
+    }
+}
+
+#[test]
+fn what_flux_cannot_do_is_said_by_field() {
+    let golden = Golden::open("flux-image");
+    let pipeline = FluxPipeline::load(&path("flux-tiny"), &device()).unwrap();
+    let request = image_request(&golden, "flux-tiny", "inpaint");
+    let cases = [
+        ("scheduler", PictureRequest { scheduler: Some("Euler".parse().unwrap()), ..request.clone() }),
+        ("clip_skip", PictureRequest { clip_skip: Some(1), ..request.clone() }),
+        ("guidance_rescale", PictureRequest { guidance_rescale: 0.5, ..request.clone() }),
+        ("mask", PictureRequest { image: None, ..request.clone() }),
+        ("mask", PictureRequest { mask: Some(GrayImage::new(0, 8)), ..request.clone() }),
+        ("image", PictureRequest { image: Some(RgbImage::new(8, 0)), ..request.clone() }),
+        ("strength", PictureRequest { strength: 0.0, ..request.clone() }),
+        ("strength", PictureRequest { strength: 1.001, ..request.clone() }),
+        ("strength", PictureRequest { strength: f64::NAN, ..request.clone() }),
+        ("guidance_scale", PictureRequest { guidance_scale: f64::INFINITY, ..request.clone() }),
+        ("width", PictureRequest { width: 40, ..request.clone() }),
+        ("height", PictureRequest { height: 1 << 40, ..request.clone() }),
+        ("num_images", PictureRequest { num_images: 0, ..request.clone() }),
+        ("negative_prompt", PictureRequest { negative_prompt: Some("a".repeat(10_001)), ..request.clone() }),
+    ];
+    for (field, request) in cases {
+        let Err(Error::Invalid(reason)) = pipeline.prepare(&request) else { panic!("{field} was accepted") };
+        assert!(reason.starts_with(field), "{field}: {reason}");
+    }
 }

@@ -2,6 +2,8 @@
 //!
 //! Ids are equal. Embeddings agree to a relative L2 error of 1e-5: f32 on both sides, sums in another order.
 
+use burn::prelude::*;
+
 use crate::golden::{self, Golden, device, path};
 use diffusion::networks::{clip, t5};
 use diffusion::tokenizers::clip::ClipTokenizer;
@@ -25,6 +27,26 @@ fn clip(pipeline: &str) {
         assert_eq!(ids, golden.ids(&format!("text.{i}.clip_ids"))[0], "{prompt}");
         golden.check(&format!("text.{i}.pooled_prompt_embeds"), encoder.forward(&[ids]).pooled, TOLERANCE);
     }
+}
+
+/// Stable Diffusion's prompts, of one text encoder: whole, without the last layer, and with a layer skipped.
+fn clip_states(pipeline: &str) {
+    let golden = Golden::open(&format!("{pipeline}/reference"));
+    let tokenizer = ClipTokenizer::load(&path(pipeline).join("tokenizer")).unwrap();
+    let encoder = golden::clip(pipeline, &device());
+    for (i, prompt) in prompts(&golden) {
+        let ids = tokenizer.encode(&prompt).unwrap();
+        assert_eq!(ids, golden.ids(&format!("text.{i}.ids.1"))[0], "{prompt}");
+        golden.check(&format!("text.{i}.prompt_embeds"), encoder.forward(&[ids]).last_hidden_state, TOLERANCE);
+    }
+    let output = encoder.forward(&golden.ids("text.0.ids.1"));
+    golden.check("text.0.prompt_embeds", encoder.final_norm(output.skipping(0).unwrap()), TOLERANCE);
+    golden.check("text.0.penultimate.1", output.skipping(1).unwrap(), TOLERANCE);
+    golden.check("text.clip_skip.1", encoder.final_norm(output.skipping(1).unwrap()), TOLERANCE);
+    let error = output.skipping(3).unwrap_err().to_string();
+    assert!(error.contains("has 3"), "{error}");
+    let negative = tokenizer.encode(golden.note["negative_prompt"].as_str().unwrap()).unwrap();
+    golden.check("text.negative_prompt_embeds", encoder.forward(&[negative]).last_hidden_state, TOLERANCE);
 }
 
 fn t5(pipeline: &str) {
@@ -81,5 +103,43 @@ fn prompts_of_a_batch_do_not_touch() {
     for i in 0..2 {
         golden.check(&format!("text.{i}.pooled_prompt_embeds"), pooled.clone().narrow(0, i, 1), TOLERANCE);
         golden.check(&format!("text.{i}.prompt_embeds"), states.clone().narrow(0, i, 1), TOLERANCE);
+    }
+}
+
+#[test]
+fn clip_of_stable_diffusion_1() {
+    clip_states("sd15-tiny");
+}
+
+#[test]
+fn clip_of_stable_diffusion_2_padded_with_exclamation_marks() {
+    clip_states("sd21-tiny");
+}
+
+#[test]
+fn both_clips_of_stable_diffusion_xl() {
+    let golden = Golden::open("sdxl-tiny/reference");
+    let folder = path("sdxl-tiny");
+    let tokenizers =
+        ["tokenizer", "tokenizer_2"].map(|tokenizer| ClipTokenizer::load(&folder.join(tokenizer)).unwrap());
+    let encoders = [golden::clip("sdxl-tiny", &device()), golden::clip_with_projection("sdxl-tiny", &device())];
+    for (i, prompt) in prompts(&golden) {
+        let outputs: Vec<_> = (0..2)
+            .map(|encoder| {
+                let ids = tokenizers[encoder].encode(&prompt).unwrap();
+                assert_eq!(ids, golden.ids(&format!("text.{i}.ids.{}", encoder + 1))[0], "{prompt}");
+                encoders[encoder].forward(&[ids])
+            })
+            .collect();
+        let joined = |skipped| Tensor::cat(outputs.iter().map(|output| output.skipping(skipped).unwrap()).collect(), 2);
+        golden.check(&format!("text.{i}.prompt_embeds"), joined(1), TOLERANCE);
+        golden.check(&format!("text.{i}.pooled_prompt_embeds"), outputs[1].text_embeds.clone().unwrap(), TOLERANCE);
+        if i == 0 {
+            golden.check("text.clip_skip.1", joined(2), TOLERANCE);
+            for (encoder, output) in outputs.iter().enumerate() {
+                let last = output.last_hidden_state.clone();
+                golden.check(&format!("text.0.last_hidden_state.{}", encoder + 1), last, TOLERANCE);
+            }
+        }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::ops::ControlFlow;
 
-use diffusion::pipelines::flux::TextToImage;
+use diffusion::PictureRequest;
 
 use super::models::Models;
 use super::{Desk, End, Wish, picture};
@@ -18,8 +18,7 @@ pub(super) fn run(models: &mut Models, order: &Generate, desk: &Desk) -> diffusi
     for message in warnings {
         desk.report(&Report::Warning { request, message });
     }
-    let text_to_image = TextToImage {
-        prompt: order.prompt.clone(),
+    let pictures = PictureRequest {
         negative_prompt: order.negative_prompt.clone(),
         num_images: order.num_images,
         num_inference_steps: order.num_inference_steps,
@@ -27,10 +26,10 @@ pub(super) fn run(models: &mut Models, order: &Generate, desk: &Desk) -> diffusi
         true_cfg_scale: order.true_cfg_scale,
         width: order.width,
         height: order.height,
-        seed: order.seed,
+        ..resident.pipeline.defaults().request(&order.prompt, order.seed)
     };
     let mut last = std::time::Instant::now();
-    let images = resident.pipeline.generate(&text_to_image, &mut |progress| {
+    let images = resident.pipeline.generate(&pictures, &mut |progress| {
         desk.fault.at_step(progress.step);
         let seconds = last.elapsed().as_secs_f64();
         last = std::time::Instant::now();

@@ -6,9 +6,9 @@
 
 use std::path::Path;
 
+use diffusion::Pipeline;
 use diffusion::device::OpenDevice;
 use diffusion::lora::LoraFile;
-use diffusion::pipelines::flux::FluxPipeline;
 
 use super::shelf::Shelf;
 use crate::protocol::{Adapter, Base};
@@ -21,7 +21,7 @@ pub(super) struct Models {
 
 /// A loaded pipeline with the adapters attached to it.
 pub(super) struct Resident {
-    pub pipeline: FluxPipeline,
+    pub pipeline: Pipeline,
     attached: Vec<(String, u64)>,
     warnings: Vec<String>,
     bytes: u64,
@@ -83,7 +83,7 @@ impl Models {
         let bytes = self.weight(&base.folder);
         self.drop_for(bytes);
         let started = std::time::Instant::now();
-        let pipeline = FluxPipeline::load(&base.folder, &self.device.device)?;
+        let pipeline = Pipeline::load(&base.folder, &self.device.device)?;
         tracing::info!(model = base.name, bytes, seconds = started.elapsed().as_secs_f64(), "model loaded");
         Ok(Resident { pipeline, attached: Vec::new(), warnings: Vec::new(), bytes })
     }
@@ -100,7 +100,7 @@ impl Models {
     }
 }
 
-fn attach(pipeline: &mut FluxPipeline, loras: &[Adapter]) -> diffusion::Result<Vec<String>> {
+fn attach(pipeline: &mut Pipeline, loras: &[Adapter]) -> diffusion::Result<Vec<String>> {
     let files = loras.iter().map(|lora| LoraFile::open(&lora.path)).collect::<diffusion::Result<Vec<_>>>()?;
     let scaled: Vec<_> = files.iter().zip(loras).map(|(file, lora)| (file, lora.scale)).collect();
     let reports = pipeline.attach(&scaled)?;

@@ -1,0 +1,76 @@
+//! What adapters other than plain LoRA change about a layer at run time, for linear layers (`D` = 2) and convolutions
+//! (`D` = 4). How files become this belongs to `lora`; low-rank branches are beside the layers themselves.
+
+use burn::module::Param;
+use burn::prelude::*;
+use burn::tensor::DType;
+
+/// The sum of what the attached adapters ask for. The base weight W is never touched.
+#[derive(Module, Debug, Default)]
+pub struct Changes<const D: usize> {
+    /// Factors of the base's output without its bias, `[out]`: DoRA's m / ‖W + ΔW‖ over each output's weights
+    /// ([Liu et al. 2024](https://arxiv.org/abs/2402.09353)).
+    pub output_gain: Option<Param<Tensor<1>>>,
+    /// Factors of the input that the base sees, `[in]`: the same where the norm is over each input's weights.
+    pub input_gain: Option<Param<Tensor<1>>>,
+    /// ΔW of those updates that have no cheaper form, in the shape of the weight.
+    pub delta: Option<Param<Tensor<D>>>,
+    /// Updates that are Kronecker products.
+    pub kronecker: Vec<Kronecker<D>>,
+    /// Added to the bias, `[out]`.
+    pub bias: Option<Param<Tensor<1>>>,
+}
+
+/// `ΔW = scale · left ⊗ right`, as LoKr has it ([Yeh et al. 2023](https://arxiv.org/abs/2309.14859)).
+#[derive(Module, Debug)]
+pub struct Kronecker<const D: usize> {
+    /// `[a, c]`
+    pub left: Param<Tensor<2>>,
+    /// `[b, d]`, or `[b, d, kernel, kernel]`; a·b outputs and c·d inputs.
+    pub right: Param<Tensor<D>>,
+    /// Of a linear layer's a·b outputs those that count, `outputs` from `first` on: the layer may be a part of a fused one.
+    pub first: usize,
+    pub outputs: usize,
+    pub scale: f64,
+}
+
+impl<const D: usize> Changes<D> {
+    /// What the layer gives without its bias: `with` applies it with a weight, `spread` lays a vector along its channels.
+    pub(super) fn base<const X: usize>(
+        &self,
+        x: Tensor<X>,
+        weight: Tensor<D>,
+        with: &dyn Fn(Tensor<X>, Tensor<D>) -> Tensor<X>,
+        spread: &dyn Fn(Tensor<1>) -> Tensor<X>,
+    ) -> Tensor<X> {
+        let dtype = x.dtype();
+        let vector = |gain: &Param<Tensor<1>>| spread(gain.val()).cast(dtype);
+        let mut y = with(x.clone(), weight.clone());
+        if let Some(gain) = &self.output_gain {
+            y = y * vector(gain);
+        }
+        if let Some(gain) = &self.input_gain {
+            y = y + with(x.clone() * (vector(gain) - 1.0), weight);
+        }
+        if let Some(delta) = &self.delta {
+            y = y + with(x, delta.val().cast(dtype));
+        }
+        y
+    }
+
+    /// The bias that is to be added in the end.
+    pub(super) fn bias(&self, bias: Option<Tensor<1>>, dtype: DType) -> Option<Tensor<1>> {
+        match (bias, self.bias.as_ref().map(|bias| bias.val().cast(dtype))) {
+            (Some(bias), Some(more)) => Some(bias + more),
+            (bias, more) => bias.or(more),
+        }
+    }
+}
+
+impl<const D: usize> Kronecker<D> {
+    /// `[rows, c, rest]` → `[rows, a, rest]`, with the scale.
+    pub(super) fn across(&self, x: Tensor<3>) -> Tensor<3> {
+        let left = self.left.val().cast(x.dtype()).unsqueeze::<3>();
+        left.matmul(x) * self.scale
+    }
+}

@@ -1,0 +1,65 @@
+//! Which models an adapter was made for, told from its modules, the width of the text that they read, and its header.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::Serialize;
+
+use super::file::Adapted;
+use super::keys::Network;
+
+/// A family of models whose networks have the same shapes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Family {
+    Flux1,
+    StableDiffusion1,
+    StableDiffusion2,
+    StableDiffusionXl,
+    /// Nothing in it tells which.
+    StableDiffusion,
+    /// Only text encoders are adapted, and nothing tells whose.
+    TextEncoder,
+}
+
+impl Family {
+    pub(super) fn of(modules: &[Adapted], header: &BTreeMap<String, String>) -> Self {
+        let any = |network| modules.iter().any(|module| module.network == network);
+        if any(Network::Transformer) {
+            return Self::Flux1;
+        }
+        // cross-attention reads the text encoder's states: 768 of CLIP-L, 1024 of OpenCLIP-H, 2048 of both of XL
+        let reads = modules.iter().find_map(|module| {
+            let cross = module.path.ends_with("attn2.to_k") || module.path.ends_with("attn2.to_v");
+            Some(module.update.delta.as_ref().filter(|_| cross)?.shape()[1])
+        });
+        let deep = |path: &str| path.contains("transformer_blocks.2.") || path.starts_with("add_embedding.");
+        let trained_on = header.get("ss_base_model_version").map_or("", String::as_str);
+        match reads {
+            Some(768) => Self::StableDiffusion1,
+            Some(1024) => Self::StableDiffusion2,
+            Some(2048) => Self::StableDiffusionXl,
+            _ if trained_on.starts_with("sdxl") => Self::StableDiffusionXl,
+            _ if trained_on.starts_with("sd_v1") => Self::StableDiffusion1,
+            _ if trained_on.starts_with("sd_v2") => Self::StableDiffusion2,
+            _ if trained_on.starts_with("flux") => Self::Flux1,
+            _ if modules.iter().any(|module| deep(&module.path)) => Self::StableDiffusionXl,
+            _ if any(Network::Unet) && any(Network::TextEncoder2) => Self::StableDiffusionXl,
+            _ if any(Network::Unet) => Self::StableDiffusion,
+            _ => Self::TextEncoder,
+        }
+    }
+}
+
+impl fmt::Display for Family {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Flux1 => "a FLUX.1 LoRA",
+            Self::StableDiffusion1 => "a Stable Diffusion 1.x LoRA",
+            Self::StableDiffusion2 => "a Stable Diffusion 2.x LoRA",
+            Self::StableDiffusionXl => "a Stable Diffusion XL LoRA",
+            Self::StableDiffusion => "a Stable Diffusion LoRA (1.x, 2.x or XL)",
+            Self::TextEncoder => "a LoRA of a text encoder only",
+        })
+    }
+}

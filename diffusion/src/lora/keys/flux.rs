@@ -1,0 +1,197 @@
+//! Modules of the FLUX.1 transformer: diffusers' names, which are ours, those of Black Forest Labs, which fuse what we keep
+//! apart, and XLabs'.
+
+use super::Share;
+use super::flat::unflatten;
+
+/// What the names of both are made of, where it is not plain from the tables below.
+const PARTS: [&str; 46] = [
+    "double_blocks",
+    "single_blocks",
+    "img_attn",
+    "txt_attn",
+    "qkv",
+    "proj",
+    "img_mlp",
+    "txt_mlp",
+    "img_mod",
+    "txt_mod",
+    "lin",
+    "linear1",
+    "linear2",
+    "modulation",
+    "img_in",
+    "txt_in",
+    "time_in",
+    "vector_in",
+    "guidance_in",
+    "in_layer",
+    "out_layer",
+    "final_layer",
+    "adaLN_modulation",
+    "linear",
+    "transformer_blocks",
+    "single_transformer_blocks",
+    "norm",
+    "norm1",
+    "norm1_context",
+    "norm_out",
+    "attn",
+    "to_q",
+    "to_k",
+    "to_v",
+    "to_out",
+    "to_add_out",
+    "add_q_proj",
+    "add_k_proj",
+    "add_v_proj",
+    "ff",
+    "ff_context",
+    "net",
+    "proj_mlp",
+    "proj_out",
+    "x_embedder",
+    "context_embedder",
+];
+
+/// Parts of the names of the layers that embed time, guidance and the pooled text.
+const EMBEDDERS: [&str; 6] =
+    ["time_text_embed", "timestep_embedder", "text_embedder", "guidance_embedder", "linear_1", "linear_2"];
+
+/// Our modules that a module stands for which is named with underscores only.
+pub(super) fn from_flat(flat: &str) -> Option<Vec<(String, Share)>> {
+    from_dotted(&unflatten(flat, &[&PARTS[..], &EMBEDDERS[..]].concat())?)
+}
+
+/// Our modules that a module stands for, whichever way it is named.
+pub(super) fn from_dotted(name: &str) -> Option<Vec<(String, Share)>> {
+    original(name).or_else(|| diffusers(name))
+}
+
+/// XLabs' name of a module, as Black Forest Labs have it.
+pub(super) fn from_xlabs(name: &str) -> Option<String> {
+    let (block, kind) = name.split_once(".processor.")?;
+    let theirs = match kind {
+        "qkv_lora1" => "img_attn.qkv",
+        "qkv_lora2" => "txt_attn.qkv",
+        "proj_lora1" => "img_attn.proj",
+        "proj_lora2" => "txt_attn.proj",
+        "qkv_lora" => SINGLE_QKV,
+        "proj_lora" => "linear2",
+        _ => return None,
+    };
+    Some(format!("{block}.{theirs}"))
+}
+
+/// What XLabs adapt of a single block's first layer: no name of Black Forest Labs.
+const SINGLE_QKV: &str = "qkv";
+
+/// Modules of a double block, as diffusers names them.
+const DOUBLE: [&str; 14] = [
+    "norm1.linear",
+    "norm1_context.linear",
+    "attn.to_q",
+    "attn.to_k",
+    "attn.to_v",
+    "attn.to_out.0",
+    "attn.add_q_proj",
+    "attn.add_k_proj",
+    "attn.add_v_proj",
+    "attn.to_add_out",
+    "ff.net.0.proj",
+    "ff.net.2",
+    "ff_context.net.0.proj",
+    "ff_context.net.2",
+];
+
+/// Modules of a single block, as diffusers names them.
+const SINGLE: [&str; 6] = ["norm.linear", "attn.to_q", "attn.to_k", "attn.to_v", "proj_mlp", "proj_out"];
+
+/// Black Forest Labs' modules of a double block and ours, in the order of the fused output.
+pub(crate) const ORIGINAL_DOUBLE: [(&str, &[&str]); 10] = [
+    ("img_attn.qkv", &["attn.to_q", "attn.to_k", "attn.to_v"]),
+    ("txt_attn.qkv", &["attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj"]),
+    ("img_attn.proj", &["attn.to_out.0"]),
+    ("txt_attn.proj", &["attn.to_add_out"]),
+    ("img_mlp.0", &["ff.net.0.proj"]),
+    ("img_mlp.2", &["ff.net.2"]),
+    ("txt_mlp.0", &["ff_context.net.0.proj"]),
+    ("txt_mlp.2", &["ff_context.net.2"]),
+    ("img_mod.lin", &["norm1.linear"]),
+    ("txt_mod.lin", &["norm1_context.linear"]),
+];
+
+/// Black Forest Labs' modules of a single block and ours, in the order of the fused output.
+pub(crate) const ORIGINAL_SINGLE: [(&str, &[&str]); 3] = [
+    ("linear1", &["attn.to_q", "attn.to_k", "attn.to_v", "proj_mlp"]),
+    ("linear2", &["proj_out"]),
+    ("modulation.lin", &["norm.linear"]),
+];
+
+/// Modules outside the blocks.
+pub(crate) const ORIGINAL_TOP: [(&str, &str); 10] = [
+    ("img_in", "x_embedder"),
+    ("txt_in", "context_embedder"),
+    ("time_in.in_layer", "time_text_embed.timestep_embedder.linear_1"),
+    ("time_in.out_layer", "time_text_embed.timestep_embedder.linear_2"),
+    ("vector_in.in_layer", "time_text_embed.text_embedder.linear_1"),
+    ("vector_in.out_layer", "time_text_embed.text_embedder.linear_2"),
+    ("guidance_in.in_layer", "time_text_embed.guidance_embedder.linear_1"),
+    ("guidance_in.out_layer", "time_text_embed.guidance_embedder.linear_2"),
+    ("final_layer.linear", "proj_out"),
+    (SWAPPED, "norm_out.linear"),
+];
+
+/// The one layer whose halves diffusers keeps in the other order.
+pub(crate) const SWAPPED: &str = "final_layer.adaLN_modulation.1";
+
+/// A name of Black Forest Labs' own code.
+fn original(dotted: &str) -> Option<Vec<(String, Share)>> {
+    if let Some((_, ours)) = ORIGINAL_TOP.iter().find(|(theirs, _)| *theirs == dotted) {
+        let share = if dotted == SWAPPED { Share::HalvesSwapped } else { Share::Whole };
+        return Some(vec![((*ours).to_owned(), share)]);
+    }
+    let (block, number, rest) = split_block(dotted, &["double_blocks.", "single_blocks."])?;
+    let (table, prefix): (&[(&str, &[&str])], _) = if block == "double_blocks." {
+        (&ORIGINAL_DOUBLE, "transformer_blocks")
+    } else {
+        (&ORIGINAL_SINGLE, "single_transformer_blocks")
+    };
+    let ours_of = |name: &str| table.iter().find(|(theirs, _)| *theirs == name).map(|(_, ours)| *ours);
+    if block == "single_blocks." && rest == SINGLE_QKV {
+        let third = |index| Share::Parts { from: index, count: 1, of: 3 };
+        let ours = ["to_q", "to_k", "to_v"].into_iter().enumerate();
+        return Some(ours.map(|(index, ours)| (format!("{prefix}.{number}.attn.{ours}"), third(index))).collect());
+    }
+    let Some(ours) = ours_of(rest) else {
+        // OneTrainer counts the parts of a fused layer: `qkv.0`, `linear1.3`
+        let (fused, index) = rest.rsplit_once('.')?;
+        let ours = ours_of(fused).filter(|ours| ours.len() > 1)?.get(index.parse::<usize>().ok()?)?;
+        return Some(vec![(format!("{prefix}.{number}.{ours}"), Share::Whole)]);
+    };
+    let share = |index: usize| match ours.len() {
+        1 => Share::Whole,
+        3 => Share::Parts { from: index, count: 1, of: 3 },
+        // q, k and v of one width and a feed-forward of four
+        _ => Share::Parts { from: index, count: if index == 3 { 4 } else { 1 }, of: 7 },
+    };
+    Some(ours.iter().enumerate().map(|(index, ours)| (format!("{prefix}.{number}.{ours}"), share(index))).collect())
+}
+
+/// A name of diffusers.
+fn diffusers(dotted: &str) -> Option<Vec<(String, Share)>> {
+    let whole = || Some(vec![(dotted.to_owned(), Share::Whole)]);
+    if ORIGINAL_TOP.iter().any(|(_, ours)| *ours == dotted) {
+        return whole();
+    }
+    let (block, _, rest) = split_block(dotted, &["single_transformer_blocks.", "transformer_blocks."])?;
+    let table: &[&str] = if block == "transformer_blocks." { &DOUBLE } else { &SINGLE };
+    if table.contains(&rest) { whole() } else { None }
+}
+
+/// `(prefix, number, rest)` of `prefix number . rest`.
+fn split_block<'a>(name: &'a str, prefixes: &[&'static str]) -> Option<(&'static str, usize, &'a str)> {
+    let (prefix, rest) = prefixes.iter().find_map(|prefix| Some((*prefix, name.strip_prefix(prefix)?)))?;
+    let (number, rest) = rest.split_once('.')?;
+    Some((prefix, number.parse().ok().filter(|n: &usize| n.to_string() == number)?, rest))
+}

@@ -1,0 +1,289 @@
+//! The names that trainers give to the tensors of an adapter, and the one name that we give to a module: its network and
+//! its path there, which is diffusers'. Only names and the cutting of fused layers belong here; no tensor is touched.
+
+mod flat;
+pub(super) mod flux;
+mod text;
+pub(super) mod unet;
+
+use serde::Serialize;
+
+/// A network that adapters hang on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Network {
+    /// FLUX.1's denoiser.
+    Transformer,
+    /// Stable Diffusion's denoiser.
+    Unet,
+    /// The first text encoder: CLIP-L, or the only one of Stable Diffusion 1 and 2.
+    TextEncoder,
+    /// The second one: OpenCLIP-G of XL, T5 of FLUX.1.
+    #[serde(rename = "text_encoder_2")]
+    TextEncoder2,
+}
+
+/// Who names modules and tensors so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Dialect {
+    /// sd-scripts, and LyCORIS in it: `lora_unet_…_attn1_to_q.lora_down.weight`
+    Kohya,
+    /// diffusers, ai-toolkit, SimpleTuner: `unet.….to_q.lora_A.weight`
+    Peft,
+    /// diffusers before it used PEFT: `unet.….processor.to_q_lora.down.weight`, `….to_q.lora.down.weight`
+    DiffusersLegacy,
+    /// `diffusion_model.` and the original module names
+    Comfy,
+    /// `double_blocks.0.processor.qkv_lora1.down.weight`
+    Xlabs,
+    /// `lora_transformer_…`, and counted parts of fused layers
+    OneTrainer,
+    /// LyCORIS outside of sd-scripts: `lycoris_…`
+    Lycoris,
+}
+
+/// What one tensor of an adapter file is.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Key {
+    /// A part of the update of a module that we know.
+    Known { module: Module, part: Part },
+    /// Something else, e.g. a layer of a network that we do not have.
+    Other { layer: String },
+    /// Something that makes the whole file unusable here, in words.
+    Unsupported(&'static str),
+}
+
+/// A module as the file names it, with the modules of ours that it stands for.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Module {
+    /// As in the file, for messages.
+    pub name: String,
+    pub network: Network,
+    pub dialect: Dialect,
+    /// Paths of our modules with the share of the output each takes, in order.
+    pub targets: Vec<(String, Share)>,
+}
+
+/// Which outputs belong to a module.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Share {
+    /// All of them.
+    Whole,
+    /// All of them, the two halves exchanged.
+    HalvesSwapped,
+    /// Some of `of` equal parts, beginning with part `from`.
+    Parts { from: usize, count: usize, of: usize },
+}
+
+/// Which tensor of an update. LoHa's and LoKr's are called as LyCORIS calls them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Part {
+    Down,
+    Up,
+    Mid,
+    UpBias,
+    /// A single number
+    Alpha,
+    /// DoRA's magnitudes in LyCORIS, over outputs or inputs
+    DoraScale,
+    /// DoRA's magnitudes in PEFT, over outputs
+    MagnitudeVector,
+    HadaW1A,
+    HadaW1B,
+    HadaW2A,
+    HadaW2B,
+    HadaT1,
+    HadaT2,
+    LokrW1,
+    LokrW1A,
+    LokrW1B,
+    LokrW2,
+    LokrW2A,
+    LokrW2B,
+    LokrT2,
+    Diff,
+    DiffBias,
+}
+
+/// How tensor names end, in the spelling of every trainer.
+const SUFFIXES: [(&str, Part); 36] = [
+    (".lora_down.weight", Part::Down),
+    (".lora_up.weight", Part::Up),
+    (".lora_mid.weight", Part::Mid),
+    (".alpha", Part::Alpha),
+    (".lora_alpha", Part::Alpha),
+    (".dora_scale", Part::DoraScale),
+    (".lora_A.weight", Part::Down),
+    (".lora_B.weight", Part::Up),
+    (".lora_A", Part::Down),
+    (".lora_B", Part::Up),
+    (".lora_B.bias", Part::UpBias),
+    (".lora_magnitude_vector", Part::MagnitudeVector),
+    (".lora_magnitude_vector.weight", Part::MagnitudeVector),
+    (".lora.down.weight", Part::Down),
+    (".lora.up.weight", Part::Up),
+    ("_lora.down.weight", Part::Down),
+    ("_lora.up.weight", Part::Up),
+    (".lora_linear_layer.down.weight", Part::Down),
+    (".lora_linear_layer.up.weight", Part::Up),
+    (".hada_w1_a", Part::HadaW1A),
+    (".hada_w1_b", Part::HadaW1B),
+    (".hada_w2_a", Part::HadaW2A),
+    (".hada_w2_b", Part::HadaW2B),
+    (".hada_t1", Part::HadaT1),
+    (".hada_t2", Part::HadaT2),
+    (".lokr_w1", Part::LokrW1),
+    (".lokr_w1_a", Part::LokrW1A),
+    (".lokr_w1_b", Part::LokrW1B),
+    (".lokr_w2", Part::LokrW2),
+    (".lokr_w2_a", Part::LokrW2A),
+    (".lokr_w2_b", Part::LokrW2B),
+    (".lokr_t2", Part::LokrT2),
+    (".diff", Part::Diff),
+    (".diff_b", Part::DiffBias),
+    (".diff.weight", Part::Diff),
+    (".diff_b.weight", Part::DiffBias),
+];
+
+/// Marks of adapters that are not used here.
+const UNSUPPORTED: [(&str, &str); 17] = [
+    (".oft_blocks", "OFT or BOFT"),
+    (".oft_diag", "OFT"),
+    (".oft_R", "OFT"),
+    (".boft_", "BOFT"),
+    (".a1.weight", "GLoRA"),
+    (".b1.weight", "GLoRA"),
+    (".w_norm", "a set of trained norms"),
+    (".b_norm", "a set of trained norms"),
+    ("_norm.scale", "a control LoRA, which replaces norms"),
+    (".on_input", "IA3"),
+    (".ia3_l", "IA3"),
+    (".vera_lambda", "VeRA"),
+    (".lokr_t1", "LoKr with a core on its left side"),
+    (".lora_embedding_", "a LoRA of embeddings"),
+    (".set_weight", "a set of replaced weights"),
+    (".reshape_weight", "a set of reshaped weights"),
+    (".hra_", "HRA"),
+];
+
+/// Reads one tensor name.
+pub(super) fn parse(key: &str) -> Key {
+    if let Some((_, kind)) = UNSUPPORTED.iter().find(|(mark, _)| key.contains(mark)) {
+        return Key::Unsupported(kind);
+    }
+    let Some((name, part)) = xlabs(key).or_else(|| strip_suffix(key)) else {
+        return Key::Other { layer: key.to_owned() };
+    };
+    match module(name, key) {
+        Some((network, dialect, targets)) => {
+            Key::Known { module: Module { name: name.to_owned(), network, dialect, targets }, part }
+        }
+        None => Key::Other { layer: name.to_owned() },
+    }
+}
+
+fn strip_suffix(key: &str) -> Option<(&str, Part)> {
+    let known = SUFFIXES.iter().find_map(|(suffix, part)| Some((key.strip_suffix(suffix)?, *part)));
+    known.or_else(|| {
+        // PEFT with the adapter's name: `.lora_A.default.weight`
+        let (rest, _) = key.strip_suffix(".weight").unwrap_or(key).rsplit_once('.')?;
+        let parts = [(".lora_A", Part::Down), (".lora_B", Part::Up), (".lora_magnitude_vector", Part::MagnitudeVector)];
+        parts.iter().find_map(|(suffix, part)| Some((rest.strip_suffix(suffix)?, *part)))
+    })
+}
+
+fn xlabs(key: &str) -> Option<(&str, Part)> {
+    let (name, part) = match key.strip_suffix(".down.weight") {
+        Some(name) => (name, Part::Down),
+        None => (key.strip_suffix(".up.weight")?, Part::Up),
+    };
+    flux::from_xlabs(name).map(|_| (name, part))
+}
+
+type Found = (Network, Dialect, Vec<(String, Share)>);
+
+fn module(name: &str, key: &str) -> Option<Found> {
+    let whole = |path: String| vec![(path, Share::Whole)];
+    let name = name.strip_prefix("base_model.model.").unwrap_or(name);
+    for (prefix, network) in [
+        ("lora_te_", Network::TextEncoder),
+        ("lora_te1_", Network::TextEncoder),
+        ("lora_te2_", Network::TextEncoder2),
+        ("lora_te3_", Network::TextEncoder2),
+    ] {
+        if let Some(flat) = name.strip_prefix(prefix) {
+            return Some((network, Dialect::Kohya, whole(text::from_flat(flat)?)));
+        }
+    }
+    for (prefix, dialect) in
+        [("lora_unet_", Dialect::Kohya), ("lora_transformer_", Dialect::OneTrainer), ("lycoris_", Dialect::Lycoris)]
+    {
+        if let Some(flat) = name.strip_prefix(prefix) {
+            let flux = flux::from_flat(flat).map(|targets| (Network::Transformer, dialect, targets));
+            return flux.or_else(|| Some((Network::Unet, dialect, whole(unet::from_flat(flat)?))));
+        }
+    }
+    for (prefix, network) in [
+        ("text_encoder.", Network::TextEncoder),
+        ("text_encoder_2.", Network::TextEncoder2),
+        ("text_encoders.clip_l.transformer.", Network::TextEncoder),
+        ("text_encoders.clip_g.transformer.", Network::TextEncoder2),
+        ("text_encoders.t5xxl.transformer.", Network::TextEncoder2),
+    ] {
+        if let Some(dotted) = name.strip_prefix(prefix) {
+            let dotted = dotted.strip_prefix("base_model.model.").unwrap_or(dotted);
+            return Some((network, dialect(key), whole(text::from_dotted(dotted)?)));
+        }
+    }
+    let dotted = ["transformer.", "unet.", "diffusion_model.", "model.diffusion_model."]
+        .iter()
+        .find_map(|prefix| name.strip_prefix(prefix))
+        .unwrap_or(name);
+    let dotted = dotted.strip_prefix("base_model.model.").unwrap_or(dotted);
+    let theirs = flux::from_xlabs(dotted);
+    let flux = flux::from_dotted(theirs.as_deref().unwrap_or(dotted));
+    flux.map(|targets| (Network::Transformer, dialect(key), targets))
+        .or_else(|| Some((Network::Unet, dialect(key), whole(unet::from_dotted(dotted)?))))
+}
+
+/// Who wrote a name with dots.
+fn dialect(key: &str) -> Dialect {
+    let contains = |marks: &[&str]| marks.iter().any(|mark| key.contains(mark));
+    if contains(&[".processor.qkv_lora", ".processor.proj_lora"]) {
+        Dialect::Xlabs
+    } else if contains(&[".lora.down.", ".lora.up.", "_lora.down.", "_lora.up.", ".lora_linear_layer."]) {
+        Dialect::DiffusersLegacy
+    } else if contains(&["diffusion_model.", "text_encoders.", "double_blocks.", "single_blocks."])
+        && !key.starts_with("transformer.")
+    {
+        Dialect::Comfy
+    } else if contains(&[".lora_A", ".lora_B", ".lora_magnitude_vector"]) {
+        Dialect::Peft
+    } else {
+        Dialect::OneTrainer
+    }
+}
+
+/// What the names of a file look like of which nothing fits the networks that we have.
+pub(super) fn foreign_family(names: &[String]) -> &'static str {
+    let any = |marks: &[&str]| names.iter().any(|name| marks.iter().any(|mark| name.contains(mark)));
+    if any(&["joint_blocks", "joint_transformer_blocks"]) {
+        "a Stable Diffusion 3 LoRA"
+    } else if any(&["double_stream_modulation", "single_stream_modulation"]) {
+        "a FLUX.2 LoRA"
+    } else if any(&["cross_attn", "blocks.0.self_attn", "blocks_0_self_attn"]) {
+        "a Wan LoRA"
+    } else if any(&["double_blocks", "single_blocks", "transformer_blocks"]) {
+        "a LoRA of a transformer that is not FLUX.1"
+    } else if any(&["text_model", "lora_te", "text_encoder"]) {
+        "a LoRA of a text encoder that is not known"
+    } else if any(&["lora_", "lora.", "lokr_", "hada_"]) {
+        "a LoRA of an unknown family"
+    } else {
+        "no LoRA"
+    }
+}
+
+#[cfg(test)]
+mod tests;

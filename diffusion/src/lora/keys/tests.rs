@@ -1,0 +1,204 @@
+use super::*;
+
+fn known(key: &str) -> (Network, Vec<(String, Share)>, Part) {
+    match parse(key) {
+        Key::Known { module, part } => (module.network, module.targets, part),
+        other => panic!("{key}: {other:?}"),
+    }
+}
+
+fn flux(key: &str) -> (Vec<(String, Share)>, Part) {
+    let (network, targets, part) = known(key);
+    assert_eq!(network, Network::Transformer, "{key}");
+    (targets, part)
+}
+
+fn whole(path: &str) -> Vec<(String, Share)> {
+    vec![(path.to_owned(), Share::Whole)]
+}
+
+fn dialect_of(key: &str) -> Dialect {
+    match parse(key) {
+        Key::Known { module, .. } => module.dialect,
+        other => panic!("{key}: {other:?}"),
+    }
+}
+
+#[test]
+fn every_spelling_of_one_layer_is_the_same_layer() {
+    let wanted = whole("transformer_blocks.3.attn.to_out.0");
+    for (key, dialect) in [
+        ("transformer.transformer_blocks.3.attn.to_out.0.lora_A.weight", Dialect::Peft),
+        ("transformer.transformer_blocks.3.attn.to_out.0.lora.down.weight", Dialect::DiffusersLegacy),
+        ("base_model.model.transformer_blocks.3.attn.to_out.0.lora_A.default.weight", Dialect::Peft),
+        ("transformer_blocks.3.attn.to_out.0.lora_A.weight", Dialect::Peft),
+        ("diffusion_model.double_blocks.3.img_attn.proj.lora_A.weight", Dialect::Comfy),
+        ("base_model.model.double_blocks.3.img_attn.proj.lora_A.weight", Dialect::Comfy),
+        ("lora_unet_double_blocks_3_img_attn_proj.lora_down.weight", Dialect::Kohya),
+        ("lora_transformer_transformer_blocks_3_attn_to_out_0.lora_down.weight", Dialect::OneTrainer),
+        ("lora_unet_transformer_blocks_3_attn_to_out_0.lora_down.weight", Dialect::Kohya),
+        ("transformer.double_blocks.3.img_attn.proj.lora_down.weight", Dialect::OneTrainer),
+        ("double_blocks.3.processor.proj_lora1.down.weight", Dialect::Xlabs),
+        ("diffusion_model.double_blocks.3.processor.proj_lora1.down.weight", Dialect::Xlabs),
+    ] {
+        assert_eq!(flux(key), (wanted.clone(), Part::Down), "{key}");
+        assert_eq!(dialect_of(key), dialect, "{key}");
+    }
+    assert_eq!(flux("lora_unet_double_blocks_3_img_attn_proj.alpha"), (wanted.clone(), Part::Alpha));
+    assert_eq!(flux("lycoris_transformer_blocks_3_attn_to_out_0.lokr_w1"), (wanted, Part::LokrW1));
+}
+
+#[test]
+fn fused_layers_are_cut_in_order() {
+    let third = |from| Share::Parts { from, count: 1, of: 3 };
+    let wanted = [
+        ("transformer_blocks.0.attn.add_q_proj".to_owned(), third(0)),
+        ("transformer_blocks.0.attn.add_k_proj".to_owned(), third(1)),
+        ("transformer_blocks.0.attn.add_v_proj".to_owned(), third(2)),
+    ];
+    for key in
+        ["lora_unet_double_blocks_0_txt_attn_qkv.lora_up.weight", "double_blocks.0.processor.qkv_lora2.up.weight"]
+    {
+        let (targets, part) = flux(key);
+        assert_eq!((targets.as_slice(), part), (wanted.as_slice(), Part::Up), "{key}");
+    }
+    let (targets, _) = flux("diffusion_model.single_blocks.37.linear1.lora_B.weight");
+    let mlp = ("single_transformer_blocks.37.proj_mlp".to_owned(), Share::Parts { from: 3, count: 4, of: 7 });
+    assert_eq!(targets[3], mlp);
+    let (targets, _) = flux("single_blocks.4.processor.qkv_lora.up.weight");
+    assert_eq!(targets[1], ("single_transformer_blocks.4.attn.to_k".to_owned(), third(1)));
+}
+
+#[test]
+fn counted_parts_of_fused_layers_are_layers() {
+    let key = "transformer.double_blocks.0.img_attn.qkv.1.lora_down.weight";
+    assert_eq!(flux(key).0, whole("transformer_blocks.0.attn.to_k"));
+    let key = "transformer.single_blocks.2.linear1.3.lora_up.weight";
+    assert_eq!(flux(key).0, whole("single_transformer_blocks.2.proj_mlp"));
+    assert!(matches!(parse("transformer.double_blocks.0.img_attn.qkv.3.lora_down.weight"), Key::Other { .. }));
+}
+
+#[test]
+fn the_last_norm_is_kept_in_the_other_order() {
+    let swapped = vec![("norm_out.linear".to_owned(), Share::HalvesSwapped)];
+    assert_eq!(flux("diffusion_model.final_layer.adaLN_modulation.1.lora_B.weight").0, swapped);
+    assert_eq!(flux("lora_unet_final_layer_adaLN_modulation_1.lora_up.weight").0, swapped);
+    assert_eq!(flux("transformer.norm_out.linear.lora_B.weight").0, whole("norm_out.linear"));
+}
+
+#[test]
+fn unets_in_every_dialect() {
+    let path = "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_out.0";
+    for key in [
+        "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn1_to_out_0.lora_down.weight",
+        "lora_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_out_0.lora_down.weight",
+        "unet.down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_out.0.lora_A.weight",
+        "unet.down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_out.0.lora.down.weight",
+        "unet.down_blocks.1.attentions.0.transformer_blocks.0.attn1.processor.to_out_lora.down.weight",
+        "down_blocks.1.attentions.0.transformer_blocks.0.attn1.processor.to_out_lora.down.weight",
+        "unet.base_model.model.down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_out.0.lora_A.default.weight",
+        "diffusion_model.input_blocks.4.1.transformer_blocks.0.attn1.to_out.0.lora_A.weight",
+        "lycoris_down_blocks_1_attentions_0_transformer_blocks_0_attn1_to_out_0.lora_down.weight",
+    ] {
+        assert_eq!(known(key), (Network::Unet, whole(path), Part::Down), "{key}");
+    }
+}
+
+#[test]
+fn text_encoders_in_every_dialect() {
+    let path = "text_model.encoder.layers.2.self_attn.out_proj";
+    for key in [
+        "lora_te_text_model_encoder_layers_2_self_attn_out_proj.lora_up.weight",
+        "lora_te1_text_model_encoder_layers_2_self_attn_out_proj.lora_up.weight",
+        "text_encoder.text_model.encoder.layers.2.self_attn.out_proj.lora_B.weight",
+        "text_encoder.text_model.encoder.layers.2.self_attn.out_proj.lora_linear_layer.up.weight",
+        "text_encoder.text_model.encoder.layers.2.self_attn.to_out_lora.up.weight",
+        "text_encoders.clip_l.transformer.text_model.encoder.layers.2.self_attn.out_proj.lora_B.weight",
+    ] {
+        assert_eq!(known(key), (Network::TextEncoder, whole(path), Part::Up), "{key}");
+    }
+    for key in [
+        "lora_te2_text_model_encoder_layers_2_self_attn_out_proj.lora_up.weight",
+        "text_encoder_2.text_model.encoder.layers.2.self_attn.out_proj.lora_B.weight",
+    ] {
+        assert_eq!(known(key).0, Network::TextEncoder2, "{key}");
+    }
+    let t5 = known("lora_te3_encoder_block_0_layer_0_SelfAttention_q.lora_down.weight");
+    assert_eq!(t5, (Network::TextEncoder2, whole("encoder.block.0.layer.0.SelfAttention.q"), Part::Down));
+}
+
+#[test]
+fn other_families_are_not_ours() {
+    assert!(matches!(parse("transformer.transformer_blocks.0.attn2.to_q.lora_A.weight"), Key::Other { .. }));
+    assert!(matches!(parse("lora_unet_joint_blocks_0_x_block_attn_qkv.lora_down.weight"), Key::Other { .. }));
+    assert_eq!(foreign_family(&["model.diffusion_model.out.2.weight".into()]), "no LoRA");
+}
+
+#[test]
+fn other_algorithms_are_named() {
+    let module = "lora_unet_double_blocks_0_img_attn_qkv";
+    for (tensor, name) in [
+        ("oft_blocks", "OFT or BOFT"),
+        ("a1.weight", "GLoRA"),
+        ("w_norm", "a set of trained norms"),
+        ("on_input", "IA3"),
+    ] {
+        assert_eq!(parse(&format!("{module}.{tensor}")), Key::Unsupported(name));
+    }
+}
+
+/// Names put together out of everything that means something, and out of nothing.
+#[test]
+fn no_name_makes_the_parser_panic() {
+    let suffixes = SUFFIXES.map(|(suffix, _)| suffix);
+    let marks = UNSUPPORTED.map(|(mark, _)| mark);
+    let pieces: Vec<&str> = [
+        "lora_unet_",
+        "lora_te1_",
+        "lora_te3_",
+        "transformer.",
+        "unet.",
+        "base_model.model.",
+        "diffusion_model.",
+        "double_blocks",
+        "single_blocks",
+        "linear1",
+        "img_attn",
+        "qkv",
+        "input_blocks",
+        "output_blocks",
+        "middle_block",
+        "up_blocks",
+        "upsamplers",
+        "conv",
+        "op",
+        ".processor.",
+        "qkv_lora1",
+        "text_model",
+        "encoder",
+        "0",
+        "7",
+        "99999999999999999999999",
+        "_",
+        ".",
+        "",
+        "ü",
+        "attn1",
+        "to_out",
+        "\u{0}",
+    ]
+    .into_iter()
+    .chain(suffixes)
+    .chain(marks)
+    .collect();
+    let mut state = 7u64;
+    let mut draw = |below: usize| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) as usize % below
+    };
+    for _ in 0..100_000 {
+        let name: String = (0..=draw(9)).map(|_| pieces[draw(pieces.len())]).collect();
+        let known = matches!(parse(&name), Key::Known { .. });
+        assert!(!known || !name.contains('ü'), "{name}");
+    }
+}

@@ -1,0 +1,113 @@
+//! Adapters inside of the weights, for whoever makes many pictures with the same ones: a step costs what it costs without.
+//! The original weights are kept, so that the model can be had back bit by bit. In bf16 a small update is rounded away here,
+//! and is not when it hangs beside its layer.
+
+use std::collections::BTreeMap;
+
+use burn::module::Param;
+use burn::prelude::*;
+
+use super::attach::{self, Layer, MatchReport, Target};
+use super::update::Update;
+use super::{LoraFile, Network, dora};
+use crate::Result;
+
+/// The weights that were there before. Dropping them makes the change permanent.
+#[derive(Debug)]
+#[must_use = "the original weights are in it"]
+pub struct Merged(BTreeMap<(Network, String), Original>);
+
+/// Weight and bias of one layer.
+#[derive(Debug)]
+enum Original {
+    Linear(Param<Tensor<2>>, Option<Param<Tensor<1>>>),
+    Convolution(Param<Tensor<4>>, Option<Param<Tensor<1>>>),
+}
+
+/// As [`attach`](super::attach()), with the weights changed instead of accompanied.
+pub fn merge(targets: &mut [Target], loras: &[(&LoraFile, f64)]) -> Result<(Vec<MatchReport>, Merged)> {
+    let (reports, mut updates) = attach::fitting(targets, loras)?;
+    let mut originals = BTreeMap::new();
+    for target in targets {
+        let network = target.network;
+        for (path, mut layer) in target.layers() {
+            layer.clear();
+            let key = (network, path.to_owned());
+            if let Some(updates) = updates.remove(&key) {
+                originals.insert(key, change(&mut layer, &updates));
+            }
+        }
+    }
+    Ok((reports, Merged(originals)))
+}
+
+impl Merged {
+    /// Puts the original weights back where they were.
+    pub fn restore(mut self, targets: &mut [Target]) {
+        for target in targets {
+            let network = target.network;
+            for (path, layer) in target.layers() {
+                match (self.0.remove(&(network, path.to_owned())), layer) {
+                    (Some(Original::Linear(weight, bias)), Layer::Linear(linear)) => {
+                        (linear.weight, linear.bias) = (weight, bias);
+                    }
+                    (Some(Original::Convolution(weight, bias)), Layer::Convolution(convolution)) => {
+                        (convolution.weight, convolution.bias) = (weight, bias);
+                    }
+                    _ => {}
+                }
+            }
+        }
+    }
+}
+
+/// Changes weight and bias of a layer, each in the dtype that it has, and hands out the original ones.
+fn change(layer: &mut Layer, updates: &[(Update, f64)]) -> Original {
+    let (weight, shift) = changed(&layer.weight(), updates);
+    let biased = |bias: &Option<Param<Tensor<1>>>| {
+        let Some(shift) = &shift else { return bias.clone() };
+        let sum = match bias {
+            Some(bias) => bias.val() + shift.clone().cast(bias.val().dtype()),
+            None => shift.clone(),
+        };
+        Some(Param::from_tensor(sum))
+    };
+    match layer {
+        Layer::Linear(linear) => {
+            let old = linear.weight.val();
+            let weight = Param::from_tensor(weight.reshape(old.dims()).cast(old.dtype()));
+            let bias = biased(&linear.bias);
+            Original::Linear(std::mem::replace(&mut linear.weight, weight), std::mem::replace(&mut linear.bias, bias))
+        }
+        Layer::Convolution(convolution) => {
+            let weight = Param::from_tensor(weight.cast(convolution.weight.val().dtype()));
+            let bias = biased(&convolution.bias);
+            Original::Convolution(
+                std::mem::replace(&mut convolution.weight, weight),
+                std::mem::replace(&mut convolution.bias, bias),
+            )
+        }
+    }
+}
+
+/// The weight with all updates in it, each computed from the original one, and what the bias is shifted by.
+fn changed(weight: &Tensor<4>, updates: &[(Update, f64)]) -> (Tensor<4>, Option<Tensor<1>>) {
+    let device = &weight.device();
+    let (mut sum, mut shift) = (weight.clone(), None);
+    for (update, strength) in updates {
+        if let Some(bias) = &update.bias {
+            attach::accumulate(&mut shift, bias.tensor(device) * *strength);
+        }
+        let Some(delta) = &update.delta else { continue };
+        let delta = delta.dense(device) * (update.scale * strength);
+        sum = sum
+            + match &update.magnitude {
+                None => delta,
+                Some(magnitude) => {
+                    let moved = weight.clone() + delta;
+                    dora::gain(magnitude, moved.clone(), device).of_weight(moved) - weight.clone()
+                }
+            };
+    }
+    (sum, shift)
+}

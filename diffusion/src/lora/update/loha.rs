@@ -1,0 +1,99 @@
+//! LoHa: `ΔW = (w1_a · w1_b) ⊙ (w2_a · w2_b)`, the Hadamard product of FedPara
+//! ([Hyeon-Woo et al. 2021](https://arxiv.org/abs/2108.06098)), with or without Tucker cores.
+
+use burn::prelude::*;
+
+use super::{Array, Form};
+use crate::lora::keys::Share;
+
+/// The factors, as LyCORIS keeps them: with cores both `a` are `[rank, out]`.
+#[derive(Debug, Clone, PartialEq)]
+pub(in crate::lora) struct LoHa {
+    /// `[out, rank]` and `[out, rank]`
+    pub a: [Array; 2],
+    /// `[rank, in]` and `[rank, in]`, or `[rank, in · kernel · kernel]`
+    pub b: [Array; 2],
+    /// `[rank, rank, kernel, kernel]` each
+    pub cores: Option<[Array; 2]>,
+    shape: [usize; 4],
+}
+
+impl LoHa {
+    /// None if the shapes do not belong together.
+    pub fn new(a: [Array; 2], b: [Array; 2], cores: Option<[Array; 2]>) -> Option<Self> {
+        if !a.iter().chain(&b).all(Array::is_weight) {
+            return None;
+        }
+        let ([a1, a2], [b1, b2]) = (a.each_ref().map(Array::sides), b.each_ref().map(Array::sides));
+        let shape = match &cores {
+            None => {
+                let fine = a1[0] == a2[0] && b1[1..] == b2[1..] && (a1[1], a2[1]) == (b1[0], b2[0]);
+                (fine && a1[2..] == [1, 1] && a2[2..] == [1, 1]).then_some([a1[0], b1[1], b1[2], b1[3]])?
+            }
+            Some([t1, t2]) => {
+                let (&[i1, j1, height, width], &[i2, j2, ..]) = (&*t1.shape, &*t2.shape) else { return None };
+                let fine = (i1, i2) == (a1[0], a2[0]) && (j1, j2) == (b1[0], b2[0]);
+                let kernels = t1.shape.get(2..) == t2.shape.get(2..);
+                (fine && kernels && a1[1] == a2[1] && b1[1] == b2[1]).then_some([a1[1], b1[1], height, width])?
+            }
+        };
+        Some(Self { a, b, cores, shape })
+    }
+
+    /// The same for a kernel that LyCORIS has laid flat along the inputs.
+    pub(super) fn with_kernel_of(mut self, [_, inputs, height, width]: [usize; 4]) -> Self {
+        if self.cores.is_none() && self.shape[1] == inputs * height * width && self.shape[2..] == [1, 1] {
+            self.shape = [self.shape[0], inputs, height, width];
+        }
+        self
+    }
+
+    pub fn rank(&self) -> usize {
+        self.b[0].rows()
+    }
+
+    pub(super) fn shape(&self) -> [usize; 4] {
+        self.shape
+    }
+
+    /// A Hadamard product of ranks r and s is a product of rank r·s: `up[o, ij] = w1_a[o, i] · w2_a[o, j]` and
+    /// `down[ij, n] = w1_b[i, n] · w2_b[j, n]`. Where that is smaller than ΔW, it runs so.
+    pub(super) fn form(&self, device: &Device) -> Form {
+        let [outputs, inputs, height, width] = self.shape;
+        let columns = inputs * height * width;
+        let ranks = self.b[0].rows() * self.b[1].rows();
+        if self.cores.is_some() || 2 * ranks * (outputs + columns) > outputs * columns {
+            return Form::Full(self.dense(device));
+        }
+        let [a1, a2] = self.a.each_ref().map(|a| a.matrix(device));
+        let [b1, b2] = self.b.each_ref().map(|b| b.matrix(device));
+        let up = a1.unsqueeze_dim::<3>(2) * a2.unsqueeze_dim::<3>(1);
+        let down = b1.unsqueeze_dim::<3>(1) * b2.unsqueeze_dim::<3>(0);
+        Form::LowRank {
+            down: down.reshape([ranks, inputs, height, width]),
+            mid: None,
+            up: up.reshape([outputs, ranks, 1, 1]),
+        }
+    }
+
+    pub(super) fn dense(&self, device: &Device) -> Tensor<4> {
+        let half = |at: usize| {
+            let (a, b) = (self.a[at].matrix(device), self.b[at].matrix(device));
+            match &self.cores {
+                None => a.matmul(b).reshape(self.shape),
+                Some(cores) => super::tucker(cores[at].tensor(device), a, b),
+            }
+        };
+        half(0) * half(1)
+    }
+
+    pub(super) fn share(&self, share: Share) -> Option<Self> {
+        // with cores the outputs are columns; no convolution is fused
+        if self.cores.is_some() {
+            return None;
+        }
+        let a = [self.a[0].share(share)?, self.a[1].share(share)?];
+        let shape = [a[0].rows(), self.shape[1], self.shape[2], self.shape[3]];
+        Some(Self { a, b: self.b.clone(), cores: None, shape })
+    }
+}

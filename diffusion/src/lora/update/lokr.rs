@@ -1,0 +1,128 @@
+//! LoKr: `ΔW = w1 ⊗ w2`, a Kronecker product of which each side may be a product of factors, the right one with a Tucker core
+//! ([Yeh et al. 2023](https://arxiv.org/abs/2309.14859)).
+
+use burn::prelude::*;
+
+use super::{Array, Form};
+use crate::lora::keys::Share;
+
+/// The two sides as the file has them.
+#[derive(Debug, Clone, PartialEq)]
+pub(in crate::lora) struct LoKr {
+    /// `[a, c]`
+    pub left: Side,
+    /// `[b, d]`, or `[b, d, kernel, kernel]`
+    pub right: Side,
+    left_shape: [usize; 2],
+    right_shape: [usize; 4],
+    /// The first of the outputs that are meant, and how many, if not all: the product of a fused layer cannot be cut without
+    /// losing its form.
+    part: Option<(usize, usize)>,
+}
+
+/// One side of the product.
+#[derive(Debug, Clone, PartialEq)]
+pub(in crate::lora) enum Side {
+    Whole(Array),
+    /// `a · b`, or with a core `[rank, rank, kernel, kernel]` and `a` as `[rank, rows]`
+    Factored {
+        a: Array,
+        b: Array,
+        core: Option<Array>,
+    },
+}
+
+impl Side {
+    fn rank(&self) -> Option<usize> {
+        match self {
+            Self::Whole(_) => None,
+            Self::Factored { b, .. } => Some(b.rows()),
+        }
+    }
+
+    fn shape(&self) -> Option<[usize; 4]> {
+        match self {
+            Self::Whole(whole) => whole.is_weight().then(|| whole.sides()),
+            Self::Factored { a, b, core: None } => {
+                let (&[rows, rank], [b_rank, columns, height, width]) = (&*a.shape, b.sides()) else { return None };
+                (rank == b_rank && b.is_weight()).then_some([rows, columns, height, width])
+            }
+            Self::Factored { a, b, core: Some(core) } => {
+                let (&[a_rank, rows], &[b_rank, columns]) = (&*a.shape, &*b.shape) else { return None };
+                let &[i, j, height, width] = &*core.shape else { return None };
+                ((i, j) == (a_rank, b_rank)).then_some([rows, columns, height, width])
+            }
+        }
+    }
+
+    /// The product of its factors, `[rows, everything else]`.
+    fn matrix(&self, device: &Device) -> Tensor<2> {
+        match self {
+            Self::Whole(whole) => whole.matrix(device),
+            Self::Factored { a, b, core: None } => a.matrix(device).matmul(b.matrix(device)),
+            Self::Factored { a, b, core: Some(core) } => {
+                super::tucker(core.tensor(device), a.matrix(device), b.matrix(device)).flatten(1, 3)
+            }
+        }
+    }
+}
+
+impl LoKr {
+    /// None if the shapes do not belong together.
+    pub fn new(left: Side, right: Side) -> Option<Self> {
+        let [a, c, 1, 1] = left.shape()? else { return None };
+        let right_shape = right.shape()?;
+        Some(Self { left, right, left_shape: [a, c], right_shape, part: None })
+    }
+
+    /// The same for a kernel that LyCORIS has laid flat along the inputs.
+    pub(super) fn with_kernel_of(mut self, [_, inputs, height, width]: [usize; 4]) -> Self {
+        let ([_, c], [b, flat, ..]) = (self.left_shape, self.right_shape);
+        if self.right_shape[2..] == [1, 1] && c * flat == inputs * height * width && height * width > 0 {
+            self.right_shape = [b, flat / (height * width), height, width];
+        }
+        self
+    }
+
+    /// That of a side that is factored. None: alpha means nothing then.
+    pub fn rank(&self) -> Option<usize> {
+        self.right.rank().or(self.left.rank())
+    }
+
+    fn outputs(&self) -> (usize, usize) {
+        self.part.unwrap_or((0, self.left_shape[0] * self.right_shape[0]))
+    }
+
+    pub(super) fn shape(&self) -> [usize; 4] {
+        let ([_, c], [_, d, height, width]) = (self.left_shape, self.right_shape);
+        [self.outputs().1, c * d, height, width]
+    }
+
+    pub(super) fn form(&self, device: &Device) -> Form {
+        let (first, outputs) = self.outputs();
+        let right = self.right.matrix(device).reshape(self.right_shape);
+        Form::Kronecker { left: self.left.matrix(device), right, first, outputs }
+    }
+
+    pub(super) fn dense(&self, device: &Device) -> Tensor<4> {
+        let ([a, c], [b, d, height, width]) = (self.left_shape, self.right_shape);
+        let left = self.left.matrix(device).reshape([a, 1, c, 1, 1]);
+        let right = self.right.matrix(device).reshape([1, b, 1, d, height * width]);
+        let (first, outputs) = self.outputs();
+        (left * right).reshape([a * b, c * d, height, width]).narrow(0, first, outputs)
+    }
+
+    pub(super) fn share(&self, share: Share) -> Option<Self> {
+        let (first, outputs) = self.outputs();
+        let part = match share {
+            Share::Whole => self.part,
+            Share::Parts { from, count, of } => {
+                let part = outputs.is_multiple_of(of).then_some(outputs / of)?;
+                Some((first + from * part, count * part))
+            }
+            // the last norm of FLUX.1, which nobody has adapted so
+            Share::HalvesSwapped => return None,
+        };
+        Some(Self { part, ..self.clone() })
+    }
+}

@@ -1,0 +1,74 @@
+//! LoRA: `ΔW = up · down` ([Hu et al. 2021](https://arxiv.org/abs/2106.09685)); LoCon, the same for convolutions, with or
+//! without a Tucker core ([Yeh et al. 2023](https://arxiv.org/abs/2309.14859)).
+
+use burn::prelude::*;
+
+use super::{Array, Form};
+use crate::lora::keys::Share;
+
+/// The factors.
+#[derive(Debug, Clone, PartialEq)]
+pub(in crate::lora) struct LowRank {
+    /// `[rank, in]`, or `[rank, in, kernel, kernel]` without a core
+    pub down: Array,
+    /// `[rank', rank, kernel, kernel]`
+    pub mid: Option<Array>,
+    /// `[out, rank']`, or `[out, rank', 1, 1]`
+    pub up: Array,
+}
+
+impl LowRank {
+    /// None if the shapes do not belong together.
+    pub fn new(down: Array, mid: Option<Array>, up: Array) -> Option<Self> {
+        let (&[rank, _, ref kernel @ ..], &[_, up_rank, ref up_kernel @ ..]) = (&*down.shape, &*up.shape) else {
+            return None;
+        };
+        let pointwise = |kernel: &[usize]| kernel.is_empty() || kernel == [1, 1];
+        let fine = match mid.as_ref().map(|mid| &*mid.shape) {
+            None => rank == up_rank && (kernel.is_empty() || kernel.len() == 2),
+            Some(&[outer, inner, ref kernel_of_core @ ..]) => {
+                (outer, inner) == (up_rank, rank) && kernel_of_core.len() == 2 && pointwise(kernel)
+            }
+            _ => false,
+        };
+        (fine && pointwise(up_kernel)).then_some(Self { down, mid, up })
+    }
+
+    /// That of the inner factor, which alpha is divided by.
+    pub fn rank(&self) -> usize {
+        self.down.rows()
+    }
+
+    /// Whether it was made for a convolution.
+    pub fn is_convolution(&self) -> bool {
+        self.down.shape.len() == 4
+    }
+
+    pub(super) fn shape(&self) -> [usize; 4] {
+        let kernel = self.mid.as_ref().unwrap_or(&self.down);
+        let side = |at: usize| kernel.shape.get(at).copied().unwrap_or(1);
+        [self.up.rows(), self.down.shape.get(1).copied().unwrap_or(1), side(2), side(3)]
+    }
+
+    pub(super) fn form(&self, device: &Device) -> Form {
+        Form::LowRank {
+            down: self.down.tensor(device),
+            mid: self.mid.as_ref().map(|mid| mid.tensor(device)),
+            up: self.up.tensor(device),
+        }
+    }
+
+    pub(super) fn dense(&self, device: &Device) -> Tensor<4> {
+        match &self.mid {
+            None => self.up.matrix(device).matmul(self.down.matrix(device)).reshape(self.shape()),
+            Some(mid) => {
+                let up = self.up.matrix(device).transpose();
+                super::tucker(mid.tensor(device), up, self.down.matrix(device))
+            }
+        }
+    }
+
+    pub(super) fn share(&self, share: Share) -> Option<Self> {
+        Some(Self { up: self.up.share(share)?, ..self.clone() })
+    }
+}

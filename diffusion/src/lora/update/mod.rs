@@ -1,0 +1,259 @@
+//! What an adapter asks of one module: an update ΔW in the form that its algorithm gives it, a shift of the bias, DoRA's
+//! magnitudes. Each algorithm has a file of its own; how files name the tensors belongs to `keys`, and where updates are
+//! hung to `attach`.
+
+mod loha;
+mod lokr;
+mod low_rank;
+
+use burn::prelude::*;
+use burn::tensor::DType;
+use serde::Serialize;
+
+pub(super) use loha::LoHa;
+pub(super) use lokr::{LoKr, Side};
+pub(super) use low_rank::LowRank;
+
+use super::keys::Share;
+
+/// Above this a file holds no low-rank update any more.
+pub(super) const HIGHEST_RANK: usize = 512;
+
+/// Values with their sizes, row-major.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Array {
+    pub shape: Vec<usize>,
+    pub values: Vec<f32>,
+}
+
+/// The update of one module.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Update {
+    /// ΔW, if the weight changes.
+    pub delta: Option<Delta>,
+    /// What ΔW is multiplied by at strength 1.
+    pub scale: f64,
+    pub magnitude: Option<Magnitude>,
+    /// Added to the bias at strength 1, `[out]`.
+    pub bias: Option<Array>,
+}
+
+/// ΔW without its scale. Weights of linear layers count as convolutions with a kernel of 1.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Delta {
+    LowRank(LowRank),
+    LoHa(LoHa),
+    LoKr(LoKr),
+    /// `[out, in, kernel, kernel]`
+    Full(Array),
+}
+
+/// DoRA's m.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Magnitude {
+    /// Of the weights of each output, `[out]`
+    Outputs(Array),
+    /// Of the weights of each input, `[in]`
+    Inputs(Array),
+}
+
+/// How ΔW is found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Algorithm {
+    /// Two factors of a low rank.
+    Lora,
+    /// The same for a convolution.
+    Locon,
+    /// Two products of factors, multiplied with each other value by value.
+    Loha,
+    /// A Kronecker product.
+    Lokr,
+    /// ΔW itself.
+    Full,
+    /// The bias only.
+    Bias,
+}
+
+/// The form in which an update runs beside its layer.
+pub(super) enum Form {
+    /// Down `[rank, in, kernel, kernel]`, core `[rank', rank, kernel, kernel]`, up `[out, rank', 1, 1]`
+    LowRank { down: Tensor<4>, mid: Option<Tensor<4>>, up: Tensor<4> },
+    /// `[a, c]` and `[b, d, kernel, kernel]`; of the a·b outputs only `outputs`, from `first` on
+    Kronecker { left: Tensor<2>, right: Tensor<4>, first: usize, outputs: usize },
+    /// ΔW, `[out, in, kernel, kernel]`
+    Full(Tensor<4>),
+}
+
+impl Delta {
+    /// `[out, in, kernel height, kernel width]`
+    pub fn shape(&self) -> [usize; 4] {
+        match self {
+            Self::LowRank(delta) => delta.shape(),
+            Self::LoHa(delta) => delta.shape(),
+            Self::LoKr(delta) => delta.shape(),
+            Self::Full(delta) => delta.sides(),
+        }
+    }
+
+    /// The same for the kernel of `[out, in, height, width]`, which LyCORIS lays flat along the inputs.
+    pub fn with_kernel_of(self, weight: [usize; 4]) -> Self {
+        match self {
+            Self::LoHa(delta) => Self::LoHa(delta.with_kernel_of(weight)),
+            Self::LoKr(delta) => Self::LoKr(delta.with_kernel_of(weight)),
+            other => other,
+        }
+    }
+
+    /// The rank, where there is one.
+    pub fn rank(&self) -> Option<usize> {
+        match self {
+            Self::LowRank(delta) => Some(delta.rank()),
+            Self::LoHa(delta) => Some(delta.rank()),
+            Self::LoKr(delta) => delta.rank(),
+            Self::Full(_) => None,
+        }
+    }
+
+    /// Its name.
+    pub fn algorithm(&self) -> Algorithm {
+        match self {
+            Self::LowRank(delta) if delta.is_convolution() => Algorithm::Locon,
+            Self::LowRank(_) => Algorithm::Lora,
+            Self::LoHa(_) => Algorithm::Loha,
+            Self::LoKr(_) => Algorithm::Lokr,
+            Self::Full(_) => Algorithm::Full,
+        }
+    }
+
+    /// How it runs beside the layer at the least cost, on `device` in f32.
+    pub fn form(&self, device: &Device) -> Form {
+        match self {
+            Self::LowRank(delta) => delta.form(device),
+            Self::LoHa(delta) => delta.form(device),
+            Self::LoKr(delta) => delta.form(device),
+            Self::Full(delta) => Form::Full(delta.tensor(device)),
+        }
+    }
+
+    /// ΔW without its scale, `[out, in, kernel, kernel]`, on `device` in f32.
+    pub fn dense(&self, device: &Device) -> Tensor<4> {
+        match self {
+            Self::LowRank(delta) => delta.dense(device),
+            Self::LoHa(delta) => delta.dense(device),
+            Self::LoKr(delta) => delta.dense(device),
+            Self::Full(delta) => delta.tensor(device),
+        }
+    }
+
+    /// The part for a share of the outputs; None if they cannot be shared so.
+    pub fn share(&self, share: Share) -> Option<Self> {
+        Some(match (self, share) {
+            (_, Share::Whole) => self.clone(),
+            (Self::LowRank(delta), _) => Self::LowRank(delta.share(share)?),
+            (Self::LoHa(delta), _) => Self::LoHa(delta.share(share)?),
+            (Self::LoKr(delta), _) => Self::LoKr(delta.share(share)?),
+            (Self::Full(delta), _) => Self::Full(delta.share(share)?),
+        })
+    }
+}
+
+impl Update {
+    /// Its algorithm's name; DoRA is told by `magnitude`.
+    pub fn algorithm(&self) -> Algorithm {
+        self.delta.as_ref().map_or(Algorithm::Bias, Delta::algorithm)
+    }
+
+    /// The part for a share of the outputs; None if they cannot be shared so.
+    pub fn share(&self, share: Share) -> Option<Self> {
+        let mut part = self.clone();
+        if let Some(delta) = &mut part.delta {
+            *delta = delta.share(share)?;
+        }
+        if let Some(Magnitude::Outputs(magnitude)) = &mut part.magnitude {
+            *magnitude = magnitude.share(share)?;
+        }
+        if let Some(bias) = &mut part.bias {
+            *bias = bias.share(share)?;
+        }
+        Some(part)
+    }
+}
+
+impl Array {
+    /// The values on `device` in f32; sizes of 1 are added behind those that it has, as for the kernel of a linear layer.
+    pub fn tensor<const D: usize>(&self, device: &Device) -> Tensor<D> {
+        let mut shape = self.shape.clone();
+        shape.resize(D, 1);
+        Tensor::from_data(TensorData::new(self.values.clone(), shape), (device, DType::F32))
+    }
+
+    /// `rows` × everything else.
+    pub fn matrix(&self, device: &Device) -> Tensor<2> {
+        let rows = self.rows();
+        let columns = self.values.len() / rows.max(1);
+        Tensor::from_data(TensorData::new(self.values.clone(), [rows, columns]), (device, DType::F32))
+    }
+
+    /// The sizes of a weight, those of its kernel 1 where there is none.
+    pub fn sides(&self) -> [usize; 4] {
+        std::array::from_fn(|at| self.shape.get(at).copied().unwrap_or(1))
+    }
+
+    /// Whether it has the sizes of a linear layer's weight or of a convolution's.
+    pub fn is_weight(&self) -> bool {
+        matches!(self.shape.len(), 2 | 4)
+    }
+
+    /// The first size.
+    pub fn rows(&self) -> usize {
+        self.shape.first().copied().unwrap_or(1)
+    }
+
+    /// The rows that belong to a share; None if they cannot be shared so.
+    pub fn share(&self, share: Share) -> Option<Self> {
+        let rows = self.rows();
+        let row = self.values.len() / rows.max(1);
+        let (rows, values) = match share {
+            Share::Whole => (rows, self.values.clone()),
+            Share::HalvesSwapped => {
+                let (first, second) = self.values.split_at(rows.is_multiple_of(2).then_some(rows / 2 * row)?);
+                (rows, [second, first].concat())
+            }
+            Share::Parts { from, count, of } => {
+                let part = rows.is_multiple_of(of).then_some(rows / of)?;
+                (count * part, self.values.get(from * part * row..(from + count) * part * row)?.to_vec())
+            }
+        };
+        let mut shape = self.shape.clone();
+        if let Some(first) = shape.first_mut() {
+            *first = rows;
+        }
+        Some(Self { shape, values })
+    }
+}
+
+/// `core[i, j, ..] · a[i, out] · b[j, in]`, the Tucker product of LyCORIS: `[out, in, kernel, kernel]`.
+fn tucker(core: Tensor<4>, a: Tensor<2>, b: Tensor<2>) -> Tensor<4> {
+    let ([i, j, height, width], [_, outputs], [_, inputs]) = (core.dims(), a.dims(), b.dims());
+    // [out, j · kernel]
+    let left = a.transpose().matmul(core.reshape([i, j * height * width]));
+    // [out · kernel, j] · [j, in]
+    let left = left.reshape([outputs, j, height * width]).swap_dims(1, 2).reshape([outputs * height * width, j]);
+    left.matmul(b).reshape([outputs, height, width, inputs]).permute([0, 3, 1, 2])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_are_rows() {
+        let up = Array { shape: vec![7, 2], values: (0..14).map(|value| value as f32).collect() };
+        let mlp = up.share(Share::Parts { from: 3, count: 4, of: 7 }).unwrap();
+        assert_eq!((mlp.shape, mlp.values.as_slice()), (vec![4, 2], &up.values[6..]));
+        assert_eq!(up.share(Share::Parts { from: 0, count: 1, of: 3 }), None);
+        let pair = Array { shape: vec![2, 2], values: vec![0., 1., 2., 3.] };
+        assert_eq!(pair.share(Share::HalvesSwapped).unwrap().values, [2., 3., 0., 1.]);
+    }
+}

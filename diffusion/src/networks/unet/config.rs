@@ -1,0 +1,319 @@
+//! `unet/config.json`, and which of its many possibilities are supported.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::error::{Error, Result};
+
+/// Twin of the UNet's `config.json`, with the defaults of diffusers' `UNet2DConditionModel`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Config {
+    /// The side of the latents that it was trained with.
+    pub sample_size: Option<usize>,
+    /// 4, or 9 where a mask and the latents of a masked picture go in too.
+    pub in_channels: usize,
+    pub out_channels: usize,
+    /// Channels of each level from the finest to the coarsest; each level but the last halves the size.
+    pub block_out_channels: Vec<usize>,
+    /// `DownBlock2D`, or `CrossAttnDownBlock2D` for a level that reads the prompt.
+    pub down_block_types: Vec<String>,
+    /// From the coarsest level to the finest: `UpBlock2D` or `CrossAttnUpBlock2D`.
+    pub up_block_types: Vec<String>,
+    /// Residual blocks on the way down; there is one more on the way up.
+    pub layers_per_block: PerLevel,
+    /// The number of heads, in spite of its name: a mistake of the first release that every published config repeats.
+    pub attention_head_dim: PerLevel,
+    /// The number of heads under its right name, which outranks the other.
+    pub num_attention_heads: Option<PerLevel>,
+    /// The width of the prompt's embeddings.
+    pub cross_attention_dim: PerLevel,
+    /// Transformer blocks between two projections.
+    pub transformer_layers_per_block: PerLevel,
+    /// Whether files hold these projections as matrices, not as 1×1 convolutions. The network is the same.
+    pub use_linear_projection: bool,
+    pub norm_num_groups: usize,
+    pub norm_eps: f64,
+    /// `text_time` where a pooled prompt and sizes are added to the time embedding.
+    pub addition_embed_type: Option<String>,
+    /// Sinusoids for each of these sizes.
+    pub addition_time_embed_dim: Option<usize>,
+    /// The width of the pooled prompt and all sizes' sinusoids together.
+    pub projection_class_embeddings_input_dim: Option<usize>,
+    /// Cosines before sines.
+    pub flip_sin_to_cos: bool,
+    pub freq_shift: usize,
+    /// The width of an embedded guidance scale, which latent consistency models have.
+    pub time_cond_proj_dim: Option<usize>,
+    /// Everything else, of which [`Config::check`] accepts the usual values.
+    #[serde(flatten)]
+    pub others: BTreeMap<String, Value>,
+}
+
+/// One number for all levels, or one for each from the finest to the coarsest.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum PerLevel {
+    All(usize),
+    Each(Vec<usize>),
+    /// What [`Config::check`] refuses.
+    Other(Value),
+}
+
+impl PerLevel {
+    /// The number for `level`; 0 for a level that does not exist.
+    pub fn at(&self, level: usize) -> usize {
+        match self {
+            Self::All(number) => *number,
+            Self::Each(numbers) => numbers.get(level).copied().unwrap_or_default(),
+            Self::Other(_) => 0,
+        }
+    }
+}
+
+/// The values of other fields that change nothing, as JSON. `upcast_attention` is not among them: the softmax is f32 here in
+/// any case, and diffusers' own fast attention ignores it too.
+const USUAL: [(&str, &str); 25] = [
+    ("act_fn", r#"["silu", "swish"]"#),
+    ("attention_type", r#"["default"]"#),
+    ("center_input_sample", "[false]"),
+    ("class_embed_type", "[null]"),
+    ("class_embeddings_concat", "[false]"),
+    ("conv_in_kernel", "[3]"),
+    ("conv_out_kernel", "[3]"),
+    ("cross_attention_norm", "[null]"),
+    ("downsample_padding", "[1]"),
+    ("dual_cross_attention", "[false]"),
+    ("encoder_hid_dim", "[null]"),
+    ("encoder_hid_dim_type", "[null]"),
+    ("mid_block_only_cross_attention", "[null, false]"),
+    ("mid_block_scale_factor", "[1]"),
+    ("mid_block_type", r#"["UNetMidBlock2DCrossAttn"]"#),
+    ("num_class_embeds", "[null]"),
+    ("only_cross_attention", "[false]"),
+    ("resnet_out_scale_factor", "[1]"),
+    ("resnet_skip_time_act", "[false]"),
+    ("resnet_time_scale_shift", r#"["default"]"#),
+    ("reverse_transformer_layers_per_block", "[null]"),
+    ("time_embedding_act_fn", "[null]"),
+    ("time_embedding_dim", "[null]"),
+    ("time_embedding_type", r#"["positional"]"#),
+    ("timestep_post_act", "[null]"),
+];
+
+impl Default for Config {
+    fn default() -> Self {
+        let types = |names: [&str; 4]| names.map(str::to_owned).to_vec();
+        Self {
+            sample_size: None,
+            in_channels: 4,
+            out_channels: 4,
+            block_out_channels: vec![320, 640, 1280, 1280],
+            down_block_types: types([
+                "CrossAttnDownBlock2D",
+                "CrossAttnDownBlock2D",
+                "CrossAttnDownBlock2D",
+                "DownBlock2D",
+            ]),
+            up_block_types: types(["UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"]),
+            layers_per_block: PerLevel::All(2),
+            attention_head_dim: PerLevel::All(8),
+            num_attention_heads: None,
+            cross_attention_dim: PerLevel::All(1280),
+            transformer_layers_per_block: PerLevel::All(1),
+            use_linear_projection: false,
+            norm_num_groups: 32,
+            norm_eps: 1e-5,
+            addition_embed_type: None,
+            addition_time_embed_dim: None,
+            projection_class_embeddings_input_dim: None,
+            flip_sin_to_cos: true,
+            freq_shift: 0,
+            time_cond_proj_dim: None,
+            others: BTreeMap::new(),
+        }
+    }
+}
+
+impl Config {
+    /// How many sizes there are; each is half of the one before.
+    pub fn levels(&self) -> usize {
+        self.block_out_channels.len()
+    }
+
+    /// The width of the time embedding inside.
+    pub fn time_width(&self) -> usize {
+        4 * self.channels(0)
+    }
+
+    /// The width of the prompt's embeddings.
+    pub fn text_width(&self) -> usize {
+        self.cross_attention_dim.at(0)
+    }
+
+    /// The width of all that is added to the time, and the sinusoids for each size in it.
+    pub fn added(&self) -> Option<(usize, usize)> {
+        self.addition_embed_type.as_ref()?;
+        self.projection_class_embeddings_input_dim.zip(self.addition_time_embed_dim)
+    }
+
+    /// The number of channels of `level`; 0 for one that does not exist.
+    pub(super) fn channels(&self, level: usize) -> usize {
+        self.block_out_channels.get(level).copied().unwrap_or_default()
+    }
+
+    pub(super) fn heads(&self, level: usize) -> usize {
+        self.num_attention_heads.as_ref().unwrap_or(&self.attention_head_dim).at(level)
+    }
+
+    /// Whether `level` reads the prompt on the way down.
+    pub(super) fn attends_down(&self, level: usize) -> bool {
+        self.down_block_types.get(level).is_some_and(|kind| kind == "CrossAttnDownBlock2D")
+    }
+
+    /// Whether `level` reads the prompt on the way up.
+    pub(super) fn attends_up(&self, level: usize) -> bool {
+        let from_the_coarsest = self.up_block_types.iter().rev();
+        from_the_coarsest.skip(level).next().is_some_and(|kind| kind == "CrossAttnUpBlock2D")
+    }
+
+    /// Whether a network of this shape can be built; an error names the field that stands against it.
+    pub fn check(&self) -> Result<()> {
+        for (name, usual) in USUAL {
+            let Some(value) = self.others.get(name) else { continue };
+            let usual: Vec<Value> = serde_json::from_str(usual).unwrap_or_default();
+            if !usual.iter().any(|usual| same(usual, value)) {
+                return Err(refused(name, value));
+            }
+        }
+        let levels = self.levels();
+        let size = |number: usize| (1..=1 << 14).contains(&number);
+        let each = |numbers: &PerLevel, fine: &dyn Fn(usize) -> bool| match numbers {
+            PerLevel::All(number) => fine(*number),
+            PerLevel::Each(numbers) => numbers.len() == levels && numbers.iter().all(|number| fine(*number)),
+            PerLevel::Other(_) => false,
+        };
+        let types = |types: &[String], known: [&str; 2]| {
+            types.len() == levels && types.iter().all(|name| known.contains(&name.as_str()))
+        };
+        let groups = self.norm_num_groups;
+        let heads_divide = (0..levels)
+            .filter(|level| self.attends_down(*level) || self.attends_up(*level) || level + 1 == levels)
+            .all(|level| self.heads(level) > 0 && self.channels(level).is_multiple_of(self.heads(level)));
+        let sinusoids = |channels: usize| size(channels) && channels / 2 > self.freq_shift;
+        let one_width = |width| size(width) && width == self.text_width();
+        let heads = if self.num_attention_heads.is_some() { "num_attention_heads" } else { "attention_head_dim" };
+        let added = self.addition_embed_type.is_some();
+        let checks = [
+            ("in_channels", size(self.in_channels)),
+            ("out_channels", size(self.out_channels)),
+            ("norm_num_groups", size(groups)),
+            (
+                "block_out_channels",
+                (1..=8).contains(&levels)
+                    && self
+                        .block_out_channels
+                        .iter()
+                        .all(|channels| size(*channels) && channels.is_multiple_of(groups)),
+            ),
+            ("freq_shift", sinusoids(self.channels(0))),
+            ("down_block_types", types(&self.down_block_types, ["DownBlock2D", "CrossAttnDownBlock2D"])),
+            ("up_block_types", types(&self.up_block_types, ["UpBlock2D", "CrossAttnUpBlock2D"])),
+            ("layers_per_block", each(&self.layers_per_block, &|layers| (1..=64).contains(&layers))),
+            (heads, each(self.num_attention_heads.as_ref().unwrap_or(&self.attention_head_dim), &size) && heads_divide),
+            ("cross_attention_dim", each(&self.cross_attention_dim, &one_width)),
+            ("transformer_layers_per_block", each(&self.transformer_layers_per_block, &|layers| layers <= 64)),
+            ("addition_embed_type", self.addition_embed_type.as_ref().is_none_or(|kind| kind == "text_time")),
+            ("addition_time_embed_dim", !added || self.addition_time_embed_dim.is_some_and(sinusoids)),
+            (
+                "projection_class_embeddings_input_dim",
+                !added || self.projection_class_embeddings_input_dim.is_some_and(size),
+            ),
+            ("time_cond_proj_dim", self.time_cond_proj_dim.is_none_or(size)),
+        ];
+        match checks.into_iter().find(|(_, fine)| !fine) {
+            None => Ok(()),
+            Some((name, _)) => {
+                let all = serde_json::to_value(self).unwrap_or_default();
+                Err(refused(name, all.get(name).unwrap_or(&Value::Null)))
+            }
+        }
+    }
+}
+
+fn same(usual: &Value, value: &Value) -> bool {
+    // 1 and 1.0 are the same number.
+    usual == value || usual.as_f64().is_some_and(|number| value.as_f64() == Some(number))
+}
+
+fn refused(name: &str, value: &Value) -> Error {
+    Error::Invalid(format!("no UNet can be built whose {name} is {value}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(json: &str) -> Config {
+        serde_json::from_str(json).unwrap()
+    }
+
+    #[test]
+    fn nothing_said_is_what_diffusers_builds() {
+        let config = config("{}");
+        config.check().unwrap();
+        assert_eq!((config.time_width(), config.text_width(), config.heads(3)), (1280, 1280, 8));
+        assert!(config.attends_down(0) && !config.attends_down(3) && config.attends_up(0) && !config.attends_up(3));
+    }
+
+    #[test]
+    fn the_published_shapes_are_fine() {
+        config(
+            r#"{"cross_attention_dim": 1024, "attention_head_dim": [5, 10, 20, 20], "use_linear_projection": true,
+            "upcast_attention": true, "mid_block_scale_factor": 1, "dual_cross_attention": false, "dropout": 0.0}"#,
+        )
+        .check()
+        .unwrap();
+        let xl = config(
+            r#"{"block_out_channels": [320, 640, 1280], "attention_head_dim": [5, 10, 20], "cross_attention_dim": 2048,
+            "transformer_layers_per_block": [1, 2, 10], "addition_embed_type": "text_time",
+            "addition_time_embed_dim": 256, "projection_class_embeddings_input_dim": 2816,
+            "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
+            "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"], "num_attention_heads": null}"#,
+        );
+        xl.check().unwrap();
+        assert_eq!(xl.added(), Some((2816, 256)));
+        assert_eq!((xl.attends_up(0), xl.attends_up(2)), (false, true));
+    }
+
+    #[test]
+    fn what_is_not_supported_is_named() {
+        for (name, value) in [
+            ("class_embed_type", r#""projection""#),
+            ("only_cross_attention", "[true, true, true, false]"),
+            ("reverse_transformer_layers_per_block", "[[1, 2], [1]]"),
+            ("transformer_layers_per_block", "[[1, 2], [1]]"),
+            ("mid_block_type", "null"),
+            ("time_embedding_type", r#""fourier""#),
+            ("resnet_out_scale_factor", "1.5"),
+            ("down_block_types", r#"["AttnDownBlock2D", "DownBlock2D", "DownBlock2D", "DownBlock2D"]"#),
+            ("up_block_types", r#"["UpBlock2D"]"#),
+            ("attention_head_dim", "7"),
+            ("num_attention_heads", "[1, 2, 3, 0]"),
+            ("norm_num_groups", "0"),
+            ("block_out_channels", "[]"),
+            ("block_out_channels", "[320, 640, 1280, 1281]"),
+            ("layers_per_block", "[2, 2]"),
+            ("cross_attention_dim", "[768, 768, 768, 1024]"),
+            ("addition_embed_type", r#""image""#),
+            ("freq_shift", "160"),
+        ] {
+            let error = config(&format!(r#"{{"{name}": {value}}}"#)).check().unwrap_err().to_string();
+            assert!(error.contains(&format!("whose {name} is")), "{name} {value}: {error}");
+        }
+        let error = config(r#"{"addition_embed_type": "text_time"}"#).check().unwrap_err().to_string();
+        assert!(error.contains("addition_time_embed_dim"), "{error}");
+    }
+}

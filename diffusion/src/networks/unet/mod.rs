@@ -1,0 +1,207 @@
+//! The UNet of Stable Diffusion 1, 2 and XL and of their inpainting models: latents go down to coarse levels and up again,
+//! each step up with what the same step down had seen, and read the prompt by cross-attention on the way.
+//!
+//! Rombach et al., "High-Resolution Image Synthesis with Latent Diffusion Models", <https://arxiv.org/abs/2112.10752>, and
+//! Podell et al., "SDXL", <https://arxiv.org/abs/2307.01952>. Key names as in diffusers' `UNet2DConditionModel`.
+//! What the answer means (noise, velocity) and how steps follow each other belong to `schedulers` and `pipelines`.
+
+mod block;
+mod config;
+mod transformer;
+
+use burn::prelude::*;
+use burn::tensor::activation::silu;
+
+pub use config::{Config, PerLevel};
+
+use self::block::{DownBlock, MidBlock, UpBlock};
+use crate::layers::{Conv2d, GroupNorm, Linear, sinusoidal};
+
+/// The whole denoiser.
+#[derive(Module, Debug)]
+pub struct UNet2DConditionModel {
+    conv_in: Conv2d,
+    time_embedding: TimestepEmbedding,
+    add_embedding: Option<TimestepEmbedding>,
+    down_blocks: Vec<DownBlock>,
+    mid_block: MidBlock,
+    up_blocks: Vec<UpBlock>,
+    conv_norm_out: GroupNorm,
+    conv_out: Conv2d,
+    /// Sinusoids of the time.
+    time_channels: usize,
+    /// Sinusoids of each size.
+    size_channels: usize,
+    cosines_first: bool,
+    freq_shift: usize,
+}
+
+/// What Stable Diffusion XL is told besides the prompt.
+#[derive(Debug, Clone)]
+pub struct AddedConditions {
+    /// The pooled prompt, `[batch, width]`
+    pub text_embeds: Tensor<2>,
+    /// For each of the batch: original height and width, crop from above and left, wanted height and width, in pixels
+    pub time_ids: Vec<Vec<f32>>,
+}
+
+/// What all blocks are told.
+struct Conditions {
+    /// silu of the time embedding, `[batch, time]`: it enters every residual block, so it is taken once
+    time: Tensor<2>,
+    /// The prompt, `[batch, length, text]`
+    text: Tensor<3>,
+}
+
+/// The layers that adapters may hang on, with their paths.
+#[derive(Debug, Default)]
+pub struct NamedLayers<'a> {
+    pub linears: Vec<(String, &'a mut Linear)>,
+    pub convolutions: Vec<(String, &'a mut Conv2d)>,
+}
+
+impl<'a> NamedLayers<'a> {
+    fn linear(&mut self, path: &str, name: &str, linear: &'a mut Linear) {
+        self.linears.push((format!("{path}.{name}"), linear));
+    }
+
+    fn convolution(&mut self, path: &str, name: &str, convolution: &'a mut Conv2d) {
+        self.convolutions.push((format!("{path}.{name}"), convolution));
+    }
+}
+
+impl UNet2DConditionModel {
+    /// A UNet to load or to train. The config has to be one that [`Config::check`] accepts.
+    pub fn new(config: &Config, device: &Device) -> Self {
+        let (fine, time) = (config.channels(0), config.time_width());
+        let added = config.added();
+        Self {
+            conv_in: Conv2d::new(config.in_channels, fine, 3, device).with_padding(1),
+            time_embedding: TimestepEmbedding::new(fine, time, config.time_cond_proj_dim, device),
+            add_embedding: added.map(|(width, _)| TimestepEmbedding::new(width, time, None, device)),
+            down_blocks: (0..config.levels()).map(|level| DownBlock::new(config, level, device)).collect(),
+            mid_block: MidBlock::new(config, device),
+            up_blocks: (0..config.levels()).rev().map(|level| UpBlock::new(config, level, device)).collect(),
+            conv_norm_out: GroupNorm::new(config.norm_num_groups, fine, config.norm_eps, device),
+            conv_out: Conv2d::new(fine, config.out_channels, 3, device).with_padding(1),
+            time_channels: fine,
+            size_channels: added.map_or(0, |(_, channels)| channels),
+            cosines_first: config.flip_sin_to_cos,
+            freq_shift: config.freq_shift,
+        }
+    }
+
+    /// One call of the denoiser.
+    ///
+    /// `sample`: noisy latents, `[batch, in_channels, height, width]` of any size; `timestep`: one for each of the batch, or
+    /// one for all; `encoder_hidden`: the prompt, `[batch, length, cross_attention_dim]`; `added`: needed by configs with
+    /// `addition_embed_type`; `timestep_cond`: the embedded guidance scale, `[batch, time_cond_proj_dim]`.
+    /// Answers `[batch, out_channels, height, width]`.
+    pub fn forward(
+        &self,
+        sample: Tensor<4>,
+        timestep: &[f64],
+        encoder_hidden: Tensor<3>,
+        added: Option<AddedConditions>,
+        timestep_cond: Option<Tensor<2>>,
+    ) -> Tensor<4> {
+        let time = self.embed_time(&sample, timestep, added, timestep_cond);
+        let conditions = Conditions { time: silu(time), text: encoder_hidden };
+        let mut x = self.conv_in.forward(sample);
+        let mut skips = vec![x.clone()];
+        for block in &self.down_blocks {
+            x = block.forward(x, &conditions, &mut skips);
+        }
+        x = self.mid_block.forward(x, &conditions);
+        for block in &self.up_blocks {
+            x = block.forward(x, &conditions, &mut skips);
+        }
+        self.conv_out.forward(self.conv_norm_out.forward_silu(x))
+    }
+
+    /// `[batch, time]`, or `[1, time]` if nothing differs within the batch
+    fn embed_time(
+        &self,
+        sample: &Tensor<4>,
+        timestep: &[f64],
+        added: Option<AddedConditions>,
+        timestep_cond: Option<Tensor<2>>,
+    ) -> Tensor<2> {
+        let sinusoids = |values: &[f32], channels| {
+            let (device, dtype) = (sample.device(), sample.dtype());
+            sinusoidal(values, channels, self.cosines_first, self.freq_shift, &device).cast(dtype)
+        };
+        let timestep: Vec<f32> = timestep.iter().map(|time| *time as f32).collect();
+        let time = self.time_embedding.forward(sinusoids(&timestep, self.time_channels), timestep_cond);
+        debug_assert_eq!(self.add_embedding.is_some(), added.is_some(), "what the config asks for");
+        let (Some(embedding), Some(added)) = (&self.add_embedding, added) else { return time };
+        let [batch, _] = added.text_embeds.dims();
+        let sizes: Vec<f32> = added.time_ids.into_iter().flatten().collect();
+        let wide = sizes.len() / batch * self.size_channels;
+        let sizes = sinusoids(&sizes, self.size_channels).reshape([batch, wide]);
+        time + embedding.forward(Tensor::cat(vec![added.text_embeds, sizes], 1), None)
+    }
+
+    /// Every layer that adapters may hang on.
+    pub fn layers(&mut self) -> NamedLayers<'_> {
+        let mut all = NamedLayers::default();
+        all.convolutions.push(("conv_in".to_owned(), &mut self.conv_in));
+        self.time_embedding.name_layers("time_embedding", &mut all);
+        if let Some(embedding) = &mut self.add_embedding {
+            embedding.name_layers("add_embedding", &mut all);
+        }
+        for (number, block) in self.down_blocks.iter_mut().enumerate() {
+            block.name_layers(&format!("down_blocks.{number}"), &mut all);
+        }
+        self.mid_block.name_layers("mid_block", &mut all);
+        for (number, block) in self.up_blocks.iter_mut().enumerate() {
+            block.name_layers(&format!("up_blocks.{number}"), &mut all);
+        }
+        all.convolutions.push(("conv_out".to_owned(), &mut self.conv_out));
+        all
+    }
+
+    /// Every linear layer with its path.
+    pub fn linears(&mut self) -> Vec<(String, &mut Linear)> {
+        self.layers().linears
+    }
+
+    /// Every convolution with its path.
+    pub fn convolutions(&mut self) -> Vec<(String, &mut Conv2d)> {
+        self.layers().convolutions
+    }
+}
+
+/// linear · silu · linear, on sinusoids to which another condition may be added.
+#[derive(Module, Debug)]
+struct TimestepEmbedding {
+    linear_1: Linear,
+    cond_proj: Option<Linear>,
+    linear_2: Linear,
+}
+
+impl TimestepEmbedding {
+    fn new(inputs: usize, width: usize, condition: Option<usize>, device: &Device) -> Self {
+        Self {
+            linear_1: Linear::new(inputs, width, device),
+            cond_proj: condition.map(|condition| Linear::without_bias(condition, inputs, device)),
+            linear_2: Linear::new(width, width, device),
+        }
+    }
+
+    /// `[batch, in]` → `[batch, width]`
+    fn forward(&self, mut x: Tensor<2>, condition: Option<Tensor<2>>) -> Tensor<2> {
+        if let (Some(project), Some(condition)) = (&self.cond_proj, condition) {
+            x = x + project.forward(condition);
+        }
+        self.linear_2.forward(silu(self.linear_1.forward(x)))
+    }
+
+    fn name_layers<'a>(&'a mut self, path: &str, all: &mut NamedLayers<'a>) {
+        all.linear(path, "linear_1", &mut self.linear_1);
+        if let Some(project) = &mut self.cond_proj {
+            all.linear(path, "cond_proj", project);
+        }
+        all.linear(path, "linear_2", &mut self.linear_2);
+    }
+}

@@ -1,0 +1,84 @@
+//! Small files of a model's folder: what the pipeline is, the configs of its parts, and the defaults of its requests. Weights
+//! belong to `checkpoint`.
+
+use std::path::Path;
+
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+
+use super::Defaults;
+use crate::{Error, Result};
+
+/// Configs are small; anything larger than this is not one.
+const CONFIG_LIMIT: u64 = 1 << 20;
+
+/// What `model_index.json` says of the pipeline as a whole.
+#[derive(Debug, Deserialize)]
+pub(super) struct Index {
+    #[serde(rename = "_class_name")]
+    pub class_name: String,
+    /// SDXL: whether no negative prompt means zeros.
+    #[serde(default)]
+    pub force_zeros_for_empty_prompt: Option<bool>,
+    /// SDXL: whether the UNet is told how pretty the picture should be, as only the refiner is.
+    #[serde(default)]
+    pub requires_aesthetics_score: Option<bool>,
+}
+
+impl Index {
+    pub fn read(folder: &Path) -> Result<Self> {
+        read_json(&folder.join("model_index.json"))
+    }
+}
+
+/// The family's defaults with what `pyrograph.json` says instead, if there is one.
+pub(super) fn read_defaults(folder: &Path, family: Defaults) -> Result<Defaults> {
+    let path = folder.join("pyrograph.json");
+    if !path.is_file() {
+        return Ok(family);
+    }
+    let said: Map<String, Value> = read_json(&path)?;
+    let malformed = |error: serde_json::Error| Error::malformed(&path, error.to_string());
+    let mut all = serde_json::to_value(family).map_err(malformed)?;
+    if let Value::Object(all) = &mut all {
+        all.extend(said);
+    }
+    serde_json::from_value(all).map_err(malformed)
+}
+
+pub(super) fn read_text(path: &Path) -> Result<String> {
+    let size = std::fs::metadata(path).map_err(Error::file(path))?.len();
+    if size > CONFIG_LIMIT {
+        return Err(Error::malformed(path, format!("{size} bytes are too many for a config")));
+    }
+    std::fs::read_to_string(path).map_err(Error::file(path))
+}
+
+pub(super) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
+    serde_json::from_str(&read_text(path)?).map_err(|error| Error::malformed(path, error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_file_says_only_what_differs_from_the_family() {
+        let family = Defaults {
+            num_inference_steps: 30,
+            guidance_scale: 7.5,
+            true_cfg_scale: 1.0,
+            strength: 0.8,
+            width: 512,
+            height: 512,
+        };
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(read_defaults(folder.path(), family).unwrap(), family);
+        let path = folder.path().join("pyrograph.json");
+        std::fs::write(&path, r#"{"width": 640, "later": 1}"#).unwrap();
+        assert_eq!(read_defaults(folder.path(), family).unwrap(), Defaults { width: 640, ..family });
+        std::fs::write(&path, r#"{"width": "wide"}"#).unwrap();
+        assert!(read_defaults(folder.path(), family).unwrap_err().to_string().contains("pyrograph.json"));
+    }
+}

@@ -1,0 +1,85 @@
+//! One front for all families.
+
+use std::path::Path;
+
+use ::image::RgbImage;
+use burn::prelude::*;
+
+use super::flux::FluxPipeline;
+use super::folder::Index;
+use super::stable_diffusion::StableDiffusionPipeline;
+use super::stable_diffusion_xl::StableDiffusionXlPipeline;
+use super::{Defaults, OnStep, PictureRequest};
+use crate::lora::{LoraFile, MatchReport};
+use crate::{Error, Result};
+
+/// A loaded checkpoint of any family, ready to make pictures.
+#[derive(Debug)]
+pub enum Pipeline {
+    Flux(Box<FluxPipeline>),
+    StableDiffusion(Box<StableDiffusionPipeline>),
+    StableDiffusionXl(Box<StableDiffusionXlPipeline>),
+}
+
+impl Pipeline {
+    /// Loads a folder in diffusers' layout, whose `model_index.json` names the family. A class for one kind of request, such as
+    /// `FluxInpaintPipeline`, names it too: which kind it is depends on the request alone.
+    pub fn load(folder: &Path, device: &Device) -> Result<Self> {
+        let class = Index::read(folder)?.class_name;
+        let kinds = ["Pipeline", "Img2ImgPipeline", "InpaintPipeline"];
+        match kinds.iter().find_map(|kind| class.strip_suffix(kind).filter(|family| FAMILIES.contains(family))) {
+            Some("Flux") => Ok(Self::Flux(Box::new(FluxPipeline::load(folder, device)?))),
+            Some("StableDiffusion") => {
+                Ok(Self::StableDiffusion(Box::new(StableDiffusionPipeline::load(folder, device)?)))
+            }
+            Some("StableDiffusionXL") => {
+                Ok(Self::StableDiffusionXl(Box::new(StableDiffusionXlPipeline::load(folder, device)?)))
+            }
+            _ => {
+                let known = FAMILIES.map(|family| format!("{family}Pipeline")).join(", ");
+                let reason = format!("this is a {class}; what can be loaded is {known}");
+                Err(Error::malformed(folder.join("model_index.json"), reason))
+            }
+        }
+    }
+
+    /// What a request may leave out.
+    pub fn defaults(&self) -> &Defaults {
+        match self {
+            Self::Flux(pipeline) => pipeline.defaults(),
+            Self::StableDiffusion(pipeline) => pipeline.defaults(),
+            Self::StableDiffusionXl(pipeline) => pipeline.defaults(),
+        }
+    }
+
+    /// Width and height of a picture are multiples of this many pixels.
+    pub fn size_multiple(&self) -> usize {
+        match self {
+            Self::Flux(pipeline) => pipeline.size_multiple(),
+            Self::StableDiffusion(pipeline) => pipeline.latent_diffusion().size_multiple(),
+            Self::StableDiffusionXl(pipeline) => pipeline.latent_diffusion().size_multiple(),
+        }
+    }
+
+    /// Puts adapters on the networks, each with its scale, in place of those that were on them; an empty list leaves the base
+    /// as it was loaded. An adapter of which nothing fits is an error, and then nothing has changed.
+    pub fn attach(&mut self, loras: &[(&LoraFile, f64)]) -> Result<Vec<MatchReport>> {
+        match self {
+            Self::Flux(pipeline) => pipeline.attach(loras),
+            Self::StableDiffusion(pipeline) => pipeline.attach(loras),
+            Self::StableDiffusionXl(pipeline) => pipeline.attach(loras),
+        }
+    }
+
+    /// Makes the pictures of a request. `on_step` hears of every step and may break it off: [`Error::Canceled`].
+    pub fn generate(&self, request: &PictureRequest, on_step: OnStep) -> Result<Vec<RgbImage>> {
+        match self {
+            Self::Flux(pipeline) => pipeline.generate(request, on_step),
+            Self::StableDiffusion(pipeline) => pipeline.generate(request, on_step),
+            Self::StableDiffusionXl(pipeline) => pipeline.generate(request, on_step),
+        }
+    }
+}
+
+/// The first part of the class names of each family.
+const FAMILIES: [&str; 3] = ["Flux", "StableDiffusion", "StableDiffusionXL"];

@@ -1,0 +1,103 @@
+//! Stable Diffusion 1 and 2 and their inpainting models: one CLIP text encoder, whose states the UNet reads. As diffusers'
+//! `StableDiffusionPipeline`, `StableDiffusionImg2ImgPipeline` and `StableDiffusionInpaintPipeline`, for the same picture from the
+//! same folder, prompt and seed; but prompts longer than one reading of the encoder are not cut off.
+
+use std::path::Path;
+
+use ::image::RgbImage;
+use burn::prelude::*;
+
+use super::clip_prompt::ClipPrompt;
+use super::folder::read_defaults;
+use super::latent_diffusion::{Conditions, Denoising, LatentDiffusion, is_guided};
+use super::{Defaults, OnStep, PictureRequest};
+use crate::device::weight_dtype;
+use crate::lora::{self, LoraFile, MatchReport, Network, Target};
+use crate::networks::clip::ClipTextModel;
+use crate::prompt::Chunk;
+use crate::{Error, Result};
+
+/// A loaded Stable Diffusion 1 or 2 checkpoint, ready to make pictures.
+#[derive(Debug)]
+pub struct StableDiffusionPipeline {
+    prompts: ClipPrompt,
+    latent_diffusion: LatentDiffusion,
+    defaults: Defaults,
+}
+
+impl StableDiffusionPipeline {
+    /// Loads a folder in diffusers' layout, strictly: a tensor that is missing, unused or of the wrong shape is an error.
+    /// All sizes come from the `config.json` files. The safety checker is not read.
+    pub fn load(folder: &Path, device: &Device) -> Result<Self> {
+        let dtype = weight_dtype(device);
+        let prompts = ClipPrompt::load(folder, ("tokenizer", "text_encoder"), ClipTextModel::new, device, dtype)?;
+        let (latent_diffusion, unet) = LatentDiffusion::load(folder, device, dtype)?;
+        let (read, told) = (unet.text_width(), prompts.config.hidden_size);
+        if read != told || unet.addition_embed_type.is_some() {
+            let reason =
+                format!("the UNet reads prompts of width {read} for this text encoder's {told}, or more than a prompt");
+            return Err(Error::malformed(folder, reason));
+        }
+        let side = unet.sample_size.unwrap_or(64) * latent_diffusion.size_multiple();
+        let defaults = Defaults {
+            num_inference_steps: 30,
+            guidance_scale: 7.5,
+            true_cfg_scale: 1.0,
+            strength: 0.8,
+            width: side,
+            height: side,
+        };
+        Ok(Self { prompts, latent_diffusion, defaults: read_defaults(folder, defaults)? })
+    }
+
+    /// What a request may leave out. Pictures are as large as those that the UNet was trained with.
+    pub fn defaults(&self) -> &Defaults {
+        &self.defaults
+    }
+
+    /// The part that denoises.
+    pub fn latent_diffusion(&self) -> &LatentDiffusion {
+        &self.latent_diffusion
+    }
+
+    /// Puts adapters on the UNet and the text encoder, each with its scale, in place of those that were on them; an empty list
+    /// leaves the base as it was loaded. An adapter of which nothing fits is an error, and then nothing has changed.
+    pub fn attach(&mut self, loras: &[(&LoraFile, f64)]) -> Result<Vec<MatchReport>> {
+        let device = self.latent_diffusion.device.clone();
+        let mut targets =
+            [self.latent_diffusion.target(), Target::new(Network::TextEncoder, self.prompts.encoder.linears())];
+        lora::attach(&mut targets, loras, &device)
+    }
+
+    /// Makes the pictures of a request. `on_step` hears of every step and may break it off: [`Error::Canceled`].
+    pub fn generate(&self, request: &PictureRequest, on_step: OnStep) -> Result<Vec<RgbImage>> {
+        self.latent_diffusion.generate(request, &self.prepare(request)?, on_step)
+    }
+
+    /// Checks a request and encodes its prompts and its picture: all that its pictures share.
+    pub fn prepare(&self, request: &PictureRequest) -> Result<Denoising> {
+        self.latent_diffusion.check(request)?;
+        self.latent_diffusion.prepare(request, self.conditions(request)?)
+    }
+
+    /// What the UNet is told of a request: after the prompt's states the negative prompt's, if they guide.
+    pub fn conditions(&self, request: &PictureRequest) -> Result<Conditions> {
+        let wanted = self.prompts.chunks(&request.prompt)?;
+        let skipped = request.skipped_layers(self.prompts.config.num_hidden_layers)?;
+        if !is_guided(request) {
+            let count = wanted.len();
+            return Ok(Conditions { hidden: self.encode(wanted, count, skipped)?, added: None });
+        }
+        let unwanted = self.prompts.chunks(request.negative_prompt.as_deref().unwrap_or_default())?;
+        let count = wanted.len().max(unwanted.len());
+        // As in diffusers, the negative prompt is read by all layers whatever the other skips.
+        let hidden = Tensor::cat(vec![self.encode(unwanted, count, 0)?, self.encode(wanted, count, skipped)?], 0);
+        Ok(Conditions { hidden, added: None })
+    }
+
+    fn encode(&self, chunks: Vec<Chunk>, count: usize, skipped: usize) -> Result<Tensor<3>> {
+        let encoder = &self.prompts.encoder;
+        let states = self.prompts.encode(chunks, count, |output| Ok(encoder.final_norm(output.skipping(skipped)?)));
+        Ok(states?.0)
+    }
+}

@@ -1,0 +1,177 @@
+//! Stable Diffusion XL's base model and its inpainting model: two CLIP text encoders, whose states the UNet reads side by side,
+//! and the pooled prompt and sizes, which it is told besides (Podell et al., <https://arxiv.org/abs/2307.01952>). As diffusers'
+//! `StableDiffusionXLPipeline`, `StableDiffusionXLImg2ImgPipeline` and `StableDiffusionXLInpaintPipeline`, for the same picture from
+//! the same folder, prompt and seed. The refiner does not belong here.
+
+use std::path::Path;
+
+use ::image::RgbImage;
+use burn::prelude::*;
+
+use super::clip_prompt::ClipPrompt;
+use super::folder::{Index, read_defaults};
+use super::latent_diffusion::{Conditions, Denoising, LatentDiffusion, is_guided};
+use super::{Defaults, OnStep, PictureRequest};
+use crate::device::weight_dtype;
+use crate::lora::{self, LoraFile, MatchReport, Network, Target};
+use crate::networks::clip::ClipTextModel;
+use crate::networks::unet::{self, AddedConditions};
+use crate::{Error, Result};
+
+/// Original height and width, crop from above and left, wanted height and width.
+const TOLD_SIZES: usize = 6;
+
+/// A loaded Stable Diffusion XL checkpoint, ready to make pictures.
+#[derive(Debug)]
+pub struct StableDiffusionXlPipeline {
+    /// CLIP-L and OpenCLIP bigG, which also says what the prompt is as a whole.
+    prompts: [ClipPrompt; 2],
+    latent_diffusion: LatentDiffusion,
+    defaults: Defaults,
+    /// Whether no negative prompt means zeros rather than "".
+    zeros_for_no_prompt: bool,
+}
+
+/// A prompt as the UNet is told it.
+struct PromptEmbeddings {
+    /// Both encoders' states, `[1, length, both widths]`
+    hidden: Tensor<3>,
+    /// `[1, projection]`
+    pooled: Tensor<2>,
+}
+
+impl StableDiffusionXlPipeline {
+    /// Loads a folder in diffusers' layout, strictly: a tensor that is missing, unused or of the wrong shape is an error.
+    /// All sizes come from the `config.json` files.
+    pub fn load(folder: &Path, device: &Device) -> Result<Self> {
+        let index = Index::read(folder)?;
+        if index.requires_aesthetics_score == Some(true) {
+            return Err(Error::malformed(folder, "this is the refiner of SDXL; only its base model makes pictures"));
+        }
+        let dtype = weight_dtype(device);
+        let large = ("tokenizer", "text_encoder");
+        let giant = ("tokenizer_2", "text_encoder_2");
+        let prompts = [
+            ClipPrompt::load(folder, large, ClipTextModel::new, device, dtype)?,
+            ClipPrompt::load(folder, giant, ClipTextModel::with_projection, device, dtype)?,
+        ];
+        let (latent_diffusion, unet) = LatentDiffusion::load(folder, device, dtype)?;
+        check_widths(folder, &prompts, &unet)?;
+        let side = unet.sample_size.unwrap_or(128) * latent_diffusion.size_multiple();
+        let defaults = Defaults {
+            num_inference_steps: 30,
+            guidance_scale: 5.0,
+            true_cfg_scale: 1.0,
+            strength: 0.8,
+            width: side,
+            height: side,
+        };
+        Ok(Self {
+            prompts,
+            latent_diffusion,
+            defaults: read_defaults(folder, defaults)?,
+            zeros_for_no_prompt: index.force_zeros_for_empty_prompt.unwrap_or(true),
+        })
+    }
+
+    /// What a request may leave out. Pictures are as large as those that the UNet was trained with.
+    pub fn defaults(&self) -> &Defaults {
+        &self.defaults
+    }
+
+    /// The part that denoises.
+    pub fn latent_diffusion(&self) -> &LatentDiffusion {
+        &self.latent_diffusion
+    }
+
+    /// Puts adapters on the UNet and the text encoders, each with its scale, in place of those that were on them; an empty list
+    /// leaves the base as it was loaded. An adapter of which nothing fits is an error, and then nothing has changed.
+    pub fn attach(&mut self, loras: &[(&LoraFile, f64)]) -> Result<Vec<MatchReport>> {
+        let device = self.latent_diffusion.device.clone();
+        let [large, giant] = &mut self.prompts;
+        let mut targets = [
+            self.latent_diffusion.target(),
+            Target::new(Network::TextEncoder, large.encoder.linears()),
+            Target::new(Network::TextEncoder2, giant.encoder.linears()),
+        ];
+        lora::attach(&mut targets, loras, &device)
+    }
+
+    /// Makes the pictures of a request. `on_step` hears of every step and may break it off: [`Error::Canceled`].
+    pub fn generate(&self, request: &PictureRequest, on_step: OnStep) -> Result<Vec<RgbImage>> {
+        self.latent_diffusion.generate(request, &self.prepare(request)?, on_step)
+    }
+
+    /// Checks a request and encodes its prompts and its picture: all that its pictures share.
+    pub fn prepare(&self, request: &PictureRequest) -> Result<Denoising> {
+        self.latent_diffusion.check(request)?;
+        self.latent_diffusion.prepare(request, self.conditions(request)?)
+    }
+
+    /// What the UNet is told of a request: after the prompt's embeddings the negative prompt's, if they guide; and that the
+    /// picture was never another size or cropped.
+    pub fn conditions(&self, request: &PictureRequest) -> Result<Conditions> {
+        let negative = request.negative_prompt.as_deref();
+        let wanted = self.chunk_count(&request.prompt)?;
+        let layers = self.prompts.iter().map(|prompt| prompt.config.num_hidden_layers).min().unwrap_or(0);
+        let skipped = request.skipped_layers(layers.saturating_sub(1))?;
+        let mut prompts = Vec::with_capacity(2);
+        if !is_guided(request) {
+            prompts.push(self.encode(&request.prompt, wanted, skipped)?);
+        } else if negative.is_none() && self.zeros_for_no_prompt {
+            let PromptEmbeddings { hidden, pooled } = self.encode(&request.prompt, wanted, skipped)?;
+            prompts.push(PromptEmbeddings { hidden: hidden.zeros_like(), pooled: pooled.zeros_like() });
+            prompts.push(PromptEmbeddings { hidden, pooled });
+        } else {
+            let negative = negative.unwrap_or_default();
+            let count = wanted.max(self.chunk_count(negative)?);
+            // As in diffusers, the negative prompt is read by all layers whatever the other skips.
+            prompts.push(self.encode(negative, count, 0)?);
+            prompts.push(self.encode(&request.prompt, count, skipped)?);
+        }
+        let (height, width) = (request.height as f32, request.width as f32);
+        let time_ids = vec![vec![height, width, 0.0, 0.0, height, width]; prompts.len()];
+        let text_embeds = Tensor::cat(prompts.iter().map(|prompt| prompt.pooled.clone()).collect(), 0);
+        let hidden = Tensor::cat(prompts.into_iter().map(|prompt| prompt.hidden).collect(), 0);
+        Ok(Conditions { hidden, added: Some(AddedConditions { text_embeds, time_ids }) })
+    }
+
+    /// Chunks of a prompt, by the tokenizer that makes more of them.
+    fn chunk_count(&self, prompt: &str) -> Result<usize> {
+        let [large, giant] = &self.prompts;
+        Ok(large.chunks(prompt)?.len().max(giant.chunks(prompt)?.len()))
+    }
+
+    /// The last layer of either encoder is never read, and none is normed.
+    fn encode(&self, prompt: &str, count: usize, skipped: usize) -> Result<PromptEmbeddings> {
+        let [large, giant] = &self.prompts;
+        let read = |encoder: &ClipPrompt| {
+            encoder.encode(encoder.chunks(prompt)?, count, |output| output.skipping(skipped + 1))
+        };
+        let ((narrow, _), (wide, first)) = (read(large)?, read(giant)?);
+        let pooled = first.and_then(|output| output.text_embeds);
+        let pooled = pooled.ok_or_else(|| Error::Invalid("the second text encoder projects nothing".into()))?;
+        Ok(PromptEmbeddings { hidden: Tensor::cat(vec![narrow, wide], 2), pooled })
+    }
+}
+
+/// The configs have to agree before anything is multiplied by anything.
+fn check_widths(folder: &Path, [large, giant]: &[ClipPrompt; 2], unet: &unet::Config) -> Result<()> {
+    let (told, channels) = unet.added().unwrap_or_default();
+    let pairs = [
+        (
+            "both text encoders' widths and the UNet's cross_attention_dim",
+            large.config.hidden_size + giant.config.hidden_size,
+            unet.text_width(),
+        ),
+        (
+            "the pooled prompt with six sizes and the UNet's projection_class_embeddings_input_dim",
+            giant.config.projection_dim + TOLD_SIZES * channels,
+            told,
+        ),
+    ];
+    match pairs.iter().find(|(_, left, right)| left != right) {
+        Some((what, left, right)) => Err(Error::malformed(folder, format!("{what} do not agree: {left} and {right}"))),
+        None => Ok(()),
+    }
+}

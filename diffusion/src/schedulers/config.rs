@@ -1,0 +1,330 @@
+//! What `scheduler_config.json` says: the noise that a model was trained with, and the solver that its makers chose. Which
+//! numbers follow from it belongs to the noise schedule and to the solvers.
+
+use serde::{Deserialize, Serialize};
+
+use super::SchedulerName;
+use crate::{Error, Result};
+
+/// More training timesteps than any model has.
+const TIMESTEP_LIMIT: usize = 100_000;
+
+/// Twin of `scheduler_config.json` for all classes of [`Class`]. Fields whose default depends on the class are options,
+/// so that a config which is handed to another class keeps what it says and takes the rest from that class, as
+/// `from_config` does in diffusers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Config {
+    /// diffusers' name of the solver, such as `EulerDiscreteScheduler`.
+    #[serde(rename = "_class_name")]
+    pub class_name: String,
+
+    pub num_train_timesteps: usize,
+    pub beta_start: Option<f64>,
+    pub beta_end: Option<f64>,
+    pub beta_schedule: Option<BetaSchedule>,
+    /// The betas themselves, in place of a schedule.
+    pub trained_betas: Option<Vec<f32>>,
+    /// Betas stretched so that the last timestep is pure noise (Lin et al., <https://arxiv.org/abs/2305.08891>).
+    pub rescale_betas_zero_snr: bool,
+    pub prediction_type: PredictionType,
+
+    pub timestep_spacing: Option<TimestepSpacing>,
+    pub steps_offset: usize,
+    pub use_karras_sigmas: bool,
+    pub sigma_min: Option<f64>,
+    pub sigma_max: Option<f64>,
+    pub final_sigmas_type: FinalSigma,
+
+    /// Whether DDIM and LCM keep the picture that they foresee within ±`clip_sample_range`.
+    pub clip_sample: Option<bool>,
+    pub clip_sample_range: f64,
+    /// Whether DDIM and PNDM end at no noise at all, rather than at the least that the model was trained with.
+    pub set_alpha_to_one: Option<bool>,
+    /// PNDM: begin with linear multistep (PLMS) rather than with Runge–Kutta.
+    pub skip_prk_steps: bool,
+
+    pub algorithm_type: Algorithm,
+    pub solver_type: Option<SolverType>,
+    pub solver_order: usize,
+    pub lower_order_final: bool,
+    pub euler_at_final: bool,
+    pub predict_x0: bool,
+
+    /// LCM: steps of the solver that the model was distilled from.
+    pub original_inference_steps: usize,
+    pub timestep_scaling: f64,
+
+    // What follows is read to be refused.
+    pub thresholding: bool,
+    pub use_exponential_sigmas: bool,
+    pub use_beta_sigmas: bool,
+    pub use_lu_lambdas: bool,
+    pub use_flow_sigmas: bool,
+    pub interpolation_type: Interpolation,
+    pub timestep_type: TimestepType,
+    pub lambda_min_clipped: Option<f64>,
+    pub disable_corrector: Vec<usize>,
+}
+
+/// How noise grows over the training timesteps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BetaSchedule {
+    /// Betas from `beta_start` to `beta_end` in even steps.
+    Linear,
+    /// Their square roots in even steps: latent diffusion.
+    ScaledLinear,
+    /// A squared cosine of the part of the picture that is left (Nichol and Dhariwal, <https://arxiv.org/abs/2102.09672>).
+    #[serde(rename = "squaredcos_cap_v2")]
+    SquaredCosine,
+}
+
+/// What the denoiser answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PredictionType {
+    /// The noise.
+    Epsilon,
+    /// The velocity of Salimans and Ho, <https://arxiv.org/abs/2202.00512>.
+    VPrediction,
+    /// The picture.
+    Sample,
+}
+
+/// Which of the training timesteps are visited (Lin et al., <https://arxiv.org/abs/2305.08891>, table 2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TimestepSpacing {
+    /// Even whole steps from the clean end, which leave out the noisiest levels.
+    Leading,
+    /// Even steps from the noisy end.
+    Trailing,
+    /// Even steps from one end to the other.
+    Linspace,
+}
+
+/// The noise level after the last step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FinalSigma {
+    /// None.
+    Zero,
+    /// The least that the model was trained with.
+    SigmaMin,
+}
+
+/// The family of DPM-Solver. Those that solve for the noise are refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Algorithm {
+    #[serde(rename = "dpmsolver")]
+    DpmSolver,
+    /// Deterministic; also what a config of DEIS means by `deis`.
+    #[serde(rename = "dpmsolver++", alias = "deis")]
+    DpmSolverPlusPlus,
+    #[serde(rename = "sde-dpmsolver")]
+    SdeDpmSolver,
+    /// With fresh noise in each step.
+    #[serde(rename = "sde-dpmsolver++")]
+    SdeDpmSolverPlusPlus,
+}
+
+/// The form of a second-order step. DPM-Solver knows the first two, UniPC the last two; either takes its default for the
+/// others' names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SolverType {
+    Midpoint,
+    Heun,
+    LogRho,
+    Bh1,
+    Bh2,
+}
+
+/// How noise levels between two training timesteps are found. Only the first is supported.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Interpolation {
+    Linear,
+    LogLinear,
+}
+
+/// What the denoiser is told: a timestep, or a logarithm of the noise level, which is not supported.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TimestepType {
+    Discrete,
+    Continuous,
+}
+
+/// The solvers, by diffusers' names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Class {
+    Ddim,
+    Pndm,
+    Euler,
+    EulerAncestral,
+    DpmSolverMultistep,
+    UniPc,
+    Lcm,
+}
+
+impl Class {
+    /// All of them.
+    pub const ALL: [Self; 7] =
+        [Self::Ddim, Self::Pndm, Self::Euler, Self::EulerAncestral, Self::DpmSolverMultistep, Self::UniPc, Self::Lcm];
+
+    /// What `_class_name` says.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ddim => "DDIMScheduler",
+            Self::Pndm => "PNDMScheduler",
+            Self::Euler => "EulerDiscreteScheduler",
+            Self::EulerAncestral => "EulerAncestralDiscreteScheduler",
+            Self::DpmSolverMultistep => "DPMSolverMultistepScheduler",
+            Self::UniPc => "UniPCMultistepScheduler",
+            Self::Lcm => "LCMScheduler",
+        }
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            class_name: Class::Pndm.name().into(),
+            num_train_timesteps: 1000,
+            beta_start: None,
+            beta_end: None,
+            beta_schedule: None,
+            trained_betas: None,
+            rescale_betas_zero_snr: false,
+            prediction_type: PredictionType::Epsilon,
+            timestep_spacing: None,
+            steps_offset: 0,
+            use_karras_sigmas: false,
+            sigma_min: None,
+            sigma_max: None,
+            final_sigmas_type: FinalSigma::Zero,
+            clip_sample: None,
+            clip_sample_range: 1.0,
+            set_alpha_to_one: None,
+            skip_prk_steps: false,
+            algorithm_type: Algorithm::DpmSolverPlusPlus,
+            solver_type: None,
+            solver_order: 2,
+            lower_order_final: true,
+            euler_at_final: false,
+            predict_x0: true,
+            original_inference_steps: 50,
+            timestep_scaling: 10.0,
+            thresholding: false,
+            use_exponential_sigmas: false,
+            use_beta_sigmas: false,
+            use_lu_lambdas: false,
+            use_flow_sigmas: false,
+            interpolation_type: Interpolation::Linear,
+            timestep_type: TimestepType::Discrete,
+            lambda_min_clipped: None,
+            disable_corrector: Vec::new(),
+        }
+    }
+}
+
+impl Config {
+    /// Reads `scheduler_config.json` as Python writes it: `null` means the default, and a lowest lambda of `-Infinity`,
+    /// which is no JSON, means none.
+    pub fn from_json(text: &str) -> Result<Self> {
+        let refused = |error: serde_json::Error| Error::Invalid(format!("scheduler config: {error}"));
+        let mut fields: serde_json::Map<String, serde_json::Value> =
+            serde_json::from_str(&text.replace("-Infinity", "null")).map_err(refused)?;
+        fields.retain(|_, value| !value.is_null());
+        serde_json::from_value(fields.into()).map_err(refused)
+    }
+
+    /// The same noise, solved by `name`.
+    pub fn named(&self, name: SchedulerName) -> Self {
+        let mut config = Self { class_name: name.class().name().into(), ..self.clone() };
+        match name {
+            SchedulerName::Plms => config.skip_prk_steps = true,
+            SchedulerName::Dpm2M => config.solve_dpm(Algorithm::DpmSolverPlusPlus, false),
+            SchedulerName::Dpm2MKarras => config.solve_dpm(Algorithm::DpmSolverPlusPlus, true),
+            SchedulerName::Dpm2MSde => config.solve_dpm(Algorithm::SdeDpmSolverPlusPlus, false),
+            SchedulerName::Dpm2MSdeKarras => config.solve_dpm(Algorithm::SdeDpmSolverPlusPlus, true),
+            _ => {}
+        }
+        config
+    }
+
+    fn solve_dpm(&mut self, algorithm: Algorithm, karras: bool) {
+        (self.algorithm_type, self.use_karras_sigmas, self.solver_order) = (algorithm, karras, 2);
+    }
+
+    /// The solver that `_class_name` names.
+    pub fn class(&self) -> Result<Class> {
+        let known = Class::ALL.into_iter().find(|class| class.name() == self.class_name);
+        known.ok_or_else(|| {
+            let names = Class::ALL.map(Class::name).join(", ");
+            Error::Invalid(format!("the scheduler {} is not known; there are {names}", self.class_name))
+        })
+    }
+
+    /// The spacing, or that of the class.
+    pub(super) fn spacing(&self, class: Class) -> TimestepSpacing {
+        self.timestep_spacing.unwrap_or(match class {
+            Class::Ddim | Class::Pndm | Class::Lcm => TimestepSpacing::Leading,
+            _ => TimestepSpacing::Linspace,
+        })
+    }
+
+    /// Whether and where the foreseen picture is clipped.
+    pub(super) fn clip(&self, class: Class) -> Option<f64> {
+        let clips = match class {
+            Class::Ddim => self.clip_sample.unwrap_or(true),
+            Class::Lcm => self.clip_sample.unwrap_or(false),
+            _ => false,
+        };
+        clips.then_some(self.clip_sample_range)
+    }
+
+    /// Whether the last step ends at no noise.
+    pub(super) fn ends_clean(&self, class: Class) -> bool {
+        self.set_alpha_to_one.unwrap_or(class != Class::Pndm)
+    }
+
+    /// Refuses what no solver here can do, rather than sample wrongly. Fields that the class does not read do not count.
+    pub(super) fn check(&self, class: Class) -> Result<()> {
+        if !(1..=TIMESTEP_LIMIT).contains(&self.num_train_timesteps) {
+            let count = self.num_train_timesteps;
+            return Err(Error::Invalid(format!("scheduler: num_train_timesteps is {count}")));
+        }
+        let (dpm, unipc) = (class == Class::DpmSolverMultistep, class == Class::UniPc);
+        let (euler, ancestral, pndm) = (class == Class::Euler, class == Class::EulerAncestral, class == Class::Pndm);
+        let sigmas = euler || dpm || unipc;
+        let algorithms = [Algorithm::DpmSolverPlusPlus, Algorithm::SdeDpmSolverPlusPlus];
+        let refused = [
+            ("thresholding", self.thresholding && !(euler || ancestral || pndm)),
+            ("use_exponential_sigmas", self.use_exponential_sigmas && sigmas),
+            ("use_beta_sigmas", self.use_beta_sigmas && sigmas),
+            ("use_lu_lambdas", self.use_lu_lambdas && dpm),
+            ("use_flow_sigmas", self.use_flow_sigmas && (dpm || unipc)),
+            ("interpolation_type log_linear", self.interpolation_type != Interpolation::Linear && euler),
+            ("timestep_type continuous", self.timestep_type != TimestepType::Discrete && euler),
+            ("lambda_min_clipped", self.lambda_min_clipped.is_some() && dpm),
+            ("algorithm_type that solves for the noise", !algorithms.contains(&self.algorithm_type) && dpm),
+            ("solver_order other than 1 and 2", !(1..=2).contains(&self.solver_order) && (dpm || unipc)),
+            (
+                "clip_sample_range that is not positive",
+                self.clip(class).is_some_and(|range| range.is_nan() || range <= 0.0),
+            ),
+            ("predict_x0 false", !self.predict_x0 && unipc),
+            ("disable_corrector", !self.disable_corrector.is_empty() && unipc),
+            ("prediction_type sample", self.prediction_type == PredictionType::Sample && (ancestral || pndm)),
+        ];
+        match refused.iter().find(|(_, wanted)| *wanted) {
+            Some((option, _)) => {
+                Err(Error::Invalid(format!("the option {option} is not supported by the {}", class.name())))
+            }
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,61 @@
+//! Euler steps along the probability flow, in latents on which noise is added rather than mixed in.
+//!
+//! Karras et al., "Elucidating the Design Space of Diffusion-Based Generative Models",
+//! <https://arxiv.org/abs/2206.00364>, algorithm 2 without churn.
+
+use burn::prelude::*;
+
+use super::Plan;
+use super::config::{Class, Config, PredictionType, TimestepSpacing};
+use super::noise_schedule::{Level, NoiseSchedule, falling};
+use crate::Result;
+
+#[derive(Debug, Clone)]
+pub(super) struct Euler {
+    /// One more than there are calls.
+    sigmas: Vec<f32>,
+    prediction: PredictionType,
+}
+
+impl Euler {
+    pub(super) fn new(config: &Config, noise: &NoiseSchedule, steps: usize) -> Result<(Plan, Self)> {
+        let mut timesteps = noise.timesteps(config, Class::Euler, steps)?;
+        let mut sigmas: Vec<f64> = timesteps.iter().map(|timestep| noise.sigma_at(*timestep)).collect();
+        if config.use_karras_sigmas {
+            (timesteps, sigmas) = noise.karras(config, sigmas[0], sigmas[steps - 1], steps);
+        }
+        let sigmas = falling(sigmas.into_iter().chain([noise.last_sigma(config)]))?;
+        Ok((plan(timesteps, &sigmas, config, Class::Euler), Self { sigmas, prediction: config.prediction_type }))
+    }
+
+    pub(super) fn step(&self, i: usize, latents: Tensor<4>, output: Tensor<4>) -> Tensor<4> {
+        let (sigma, next) = (self.sigmas[i], self.sigmas[i + 1]);
+        descend(sigma, next - sigma, self.prediction, latents, output)
+    }
+}
+
+/// The plan of a solver whose latents are `picture + sigma · ε`.
+pub(super) fn plan(timesteps: Vec<f64>, sigmas: &[f32], config: &Config, class: Class) -> Plan {
+    let levels: Vec<Level> = sigmas[..timesteps.len()].iter().map(|sigma| Level::exploding(*sigma)).collect();
+    let initial_scale = match config.spacing(class) {
+        TimestepSpacing::Leading => levels[0].deviation(),
+        // These begin where nothing is left of the picture.
+        TimestepSpacing::Trailing | TimestepSpacing::Linspace => levels[0].noise,
+    };
+    // The denoiser hears of them in f32.
+    let timesteps = timesteps.into_iter().map(|timestep| f64::from(timestep as f32)).collect();
+    Plan { timesteps, levels, initial_scale }
+}
+
+/// Latents after a step of `change` along the slope at noise level `sigma`.
+pub(super) fn descend(
+    sigma: f32,
+    change: f32,
+    prediction: PredictionType,
+    latents: Tensor<4>,
+    output: Tensor<4>,
+) -> Tensor<4> {
+    let picture = Level::exploding(sigma).picture(prediction, latents.clone(), output);
+    let slope = (latents.clone() - picture) / sigma;
+    latents + slope * change
+}

@@ -1,0 +1,40 @@
+//! Euler steps that go below the next noise level and come back to it with fresh noise.
+//!
+//! Crowson, k-diffusion's `sample_euler_ancestral`; the split of the noise is that of Song et al.,
+//! "Denoising Diffusion Implicit Models", <https://arxiv.org/abs/2010.02502>, equation 16 with η = 1.
+
+use burn::prelude::*;
+
+use super::Plan;
+use super::config::{Class, Config, PredictionType};
+use super::euler;
+use super::noise_schedule::{NoiseSchedule, falling};
+use crate::Result;
+use crate::noise::Noise;
+
+#[derive(Debug, Clone)]
+pub(super) struct EulerAncestral {
+    /// One more than there are calls.
+    sigmas: Vec<f32>,
+    prediction: PredictionType,
+}
+
+impl EulerAncestral {
+    pub(super) fn new(config: &Config, noise: &NoiseSchedule, steps: usize) -> Result<(Plan, Self)> {
+        let timesteps = noise.timesteps(config, Class::EulerAncestral, steps)?;
+        let sigmas = falling(timesteps.iter().map(|timestep| noise.sigma_at(*timestep)).chain([0.0]))?;
+        let plan = euler::plan(timesteps, &sigmas, config, Class::EulerAncestral);
+        Ok((plan, Self { sigmas, prediction: config.prediction_type }))
+    }
+
+    /// Draws even for the last step, whose share of noise is 0, as diffusers does.
+    pub(super) fn step(&self, i: usize, latents: Tensor<4>, output: Tensor<4>, noise: &mut Noise) -> Tensor<4> {
+        let (shape, device) = (latents.dims(), latents.device());
+        let (from, to) = (self.sigmas[i], self.sigmas[i + 1]);
+        // In f32: after a first level of 4096 (zero SNR) what is left below depends on the rounding.
+        let up = (to.powi(2) * (from.powi(2) - to.powi(2)) / from.powi(2)).sqrt();
+        let down = (to.powi(2) - up.powi(2)).sqrt();
+        let below = euler::descend(from, down - from, self.prediction, latents, output);
+        below + noise.normal_tensor(shape, &device) * up
+    }
+}

@@ -1,0 +1,266 @@
+//! The noise that a model was trained with: how much of the picture is left at each training timestep, and which of these
+//! levels a sampler visits. How it gets from one to the next belongs to the solvers.
+//!
+//! Ho et al., "Denoising Diffusion Probabilistic Models", <https://arxiv.org/abs/2006.11239>; the rounding is that of
+//! diffusers: tables in f32, what is computed from them in f64.
+
+use burn::prelude::*;
+
+use super::config::{BetaSchedule, Class, Config, FinalSigma, PredictionType, TimestepSpacing};
+use crate::{Error, Result};
+
+/// What stands for a last level of pure noise where a noise level of infinity would not do: the smallest f16.
+const ALMOST_NOTHING: f32 = 1.0 / 16_777_216.0;
+/// Karras et al.'s rho.
+const KARRAS_RHO: f64 = 7.0;
+
+/// Noise by training timestep.
+#[derive(Debug, Clone)]
+pub(super) struct NoiseSchedule {
+    /// The part of the variance that is the picture's, from near 1 to near 0.
+    alphas_cumprod: Vec<f32>,
+}
+
+/// What latents are made of: `signal · picture + noise · ε`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Level {
+    pub(super) signal: f64,
+    pub(super) noise: f64,
+}
+
+impl Level {
+    /// Nothing but the picture.
+    pub(super) const CLEAN: Self = Self { signal: 1.0, noise: 0.0 };
+
+    /// Noise of deviation `sigma` on a picture that is not scaled down.
+    pub(super) fn exploding(sigma: f32) -> Self {
+        Self { signal: 1.0, noise: f64::from(sigma) }
+    }
+
+    /// The same mixture with variance 1.
+    pub(super) fn preserving(sigma: f32) -> Self {
+        let signal = 1.0 / f64::from(sigma).hypot(1.0);
+        Self { signal, noise: f64::from(sigma) * signal }
+    }
+
+    /// The deviation of the latents if that of the pictures is 1. Rounded to f32, so that it is 1 where signal and noise
+    /// have variance 1 together, and what diffusers divides by.
+    pub(super) fn deviation(self) -> f64 {
+        f64::from(self.signal.hypot(self.noise) as f32)
+    }
+
+    /// Half the logarithm of the signal-to-noise ratio; infinite without noise.
+    pub(super) fn lambda(self) -> f64 {
+        self.signal.ln() - self.noise.ln()
+    }
+
+    /// Latents of this level.
+    pub(super) fn mix(self, picture: Tensor<4>, noise: Tensor<4>) -> Tensor<4> {
+        picture * self.signal + noise * self.noise
+    }
+
+    /// The picture that the denoiser foresees in `latents` of this level.
+    pub(super) fn picture(self, kind: PredictionType, latents: Tensor<4>, output: Tensor<4>) -> Tensor<4> {
+        match kind {
+            PredictionType::Epsilon => (latents - output * self.noise) / self.signal,
+            PredictionType::Sample => output,
+            PredictionType::VPrediction => {
+                let deviation = self.deviation();
+                latents * (self.signal / deviation / deviation) - output * (self.noise / deviation)
+            }
+        }
+    }
+
+    /// The noise that the denoiser sees in `latents` of this level, which have variance 1.
+    pub(super) fn epsilon(self, kind: PredictionType, latents: Tensor<4>, output: Tensor<4>) -> Tensor<4> {
+        match kind {
+            PredictionType::Epsilon => output,
+            PredictionType::Sample => (latents - output * self.signal) / self.noise,
+            PredictionType::VPrediction => output * self.signal + latents * self.noise,
+        }
+    }
+}
+
+impl NoiseSchedule {
+    /// From the betas of a config, as `class` reads it.
+    pub(super) fn new(config: &Config, class: Class) -> Result<Self> {
+        let betas = betas(config, class)?;
+        if let Some(beta) = betas.iter().find(|beta| !(0.0..1.0).contains(*beta)) {
+            return Err(Error::Invalid(format!("scheduler: a beta is {beta}, and has to be from 0 to below 1")));
+        }
+        let mut alphas_cumprod = products(&betas);
+        // PNDM knows nothing of it, and its last level stays.
+        if config.rescale_betas_zero_snr && class != Class::Pndm {
+            alphas_cumprod = products(&without_last_signal(&alphas_cumprod));
+            let in_sigmas = !matches!(class, Class::Ddim | Class::Lcm);
+            if let Some(last) = alphas_cumprod.last_mut().filter(|_| in_sigmas) {
+                *last = ALMOST_NOTHING;
+            }
+        }
+        if alphas_cumprod.iter().any(|alpha| !alpha.is_finite()) {
+            return Err(Error::Invalid("scheduler: the betas leave no picture to rescale".into()));
+        }
+        Ok(Self { alphas_cumprod })
+    }
+
+    /// How many training timesteps there are.
+    pub(super) fn len(&self) -> usize {
+        self.alphas_cumprod.len()
+    }
+
+    /// The level of a training timestep, with variance 1.
+    pub(super) fn level(&self, timestep: f64) -> Level {
+        let alpha = f64::from(self.alphas_cumprod[(timestep as usize).min(self.len() - 1)]);
+        Level { signal: alpha.sqrt(), noise: (1.0 - alpha).sqrt() }
+    }
+
+    /// Timesteps from noisy to clean, not yet whole for [`TimestepSpacing::Linspace`].
+    pub(super) fn timesteps(&self, config: &Config, class: Class, points: usize) -> Result<Vec<f64>> {
+        let count = self.len();
+        let timesteps: Vec<f64> = match config.spacing(class) {
+            TimestepSpacing::Linspace => linspace(0.0, (count - 1) as f64, points).into_iter().rev().collect(),
+            TimestepSpacing::Leading => {
+                (0..points).rev().map(|point| (point * (count / points) + config.steps_offset) as f64).collect()
+            }
+            TimestepSpacing::Trailing => {
+                let ratio = count as f64 / points as f64;
+                (0..points).map(|point| (count as f64 - point as f64 * ratio).round_ties_even() - 1.0).collect()
+            }
+        };
+        match timesteps.iter().find(|timestep| !(0.0..count as f64).contains(*timestep)) {
+            Some(timestep) => Err(Error::Invalid(format!(
+                "{points} steps with steps_offset {} would need timestep {timestep}, and the model knows {count}",
+                config.steps_offset
+            ))),
+            None => Ok(timesteps),
+        }
+    }
+
+    /// Timesteps for the solvers that take the clean end for a point of its own: one more, which is left out.
+    pub(super) fn timesteps_above_clean(&self, config: &Config, class: Class, steps: usize) -> Result<Vec<f64>> {
+        let trailing = config.spacing(class) == TimestepSpacing::Trailing;
+        let mut timesteps = self.timesteps(config, class, if trailing { steps } else { steps + 1 })?;
+        timesteps.truncate(steps);
+        timesteps.iter_mut().for_each(|timestep| *timestep = timestep.round_ties_even());
+        Ok(timesteps)
+    }
+
+    /// Noise by picture at a timestep, linear between those of training.
+    pub(super) fn sigma_at(&self, timestep: f64) -> f64 {
+        let sigma = |timestep: usize| {
+            let alpha = self.alphas_cumprod[timestep.min(self.len() - 1)];
+            f64::from(((1.0 - alpha) / alpha).sqrt())
+        };
+        let below = timestep as usize;
+        timestep.fract() * (sigma(below + 1) - sigma(below)) + sigma(below)
+    }
+
+    /// `steps` noise levels from `highest` to `lowest`, spread as Karras et al. (<https://arxiv.org/abs/2206.00364>,
+    /// equation 5) do, each with its timestep, which need not be whole.
+    pub(super) fn karras(&self, config: &Config, highest: f64, lowest: f64, steps: usize) -> (Vec<f64>, Vec<f64>) {
+        let root = |sigma: f64| sigma.powf(1.0 / KARRAS_RHO);
+        let (highest, lowest) = (root(config.sigma_max.unwrap_or(highest)), root(config.sigma_min.unwrap_or(lowest)));
+        let ramp = linspace(0.0, 1.0, steps).into_iter();
+        let sigmas: Vec<f64> = ramp.map(|part| (highest + part * (lowest - highest)).powf(KARRAS_RHO)).collect();
+        let logarithms: Vec<f32> =
+            (0..self.len()).map(|timestep| (self.sigma_at(timestep as f64) as f32).ln()).collect();
+        let timesteps = sigmas.iter().map(|sigma| position(sigma.max(1e-10).ln(), &logarithms)).collect();
+        (timesteps, sigmas)
+    }
+
+    /// The noise level after the last step.
+    pub(super) fn last_sigma(&self, config: &Config) -> f64 {
+        match config.final_sigmas_type {
+            FinalSigma::Zero => 0.0,
+            FinalSigma::SigmaMin => self.sigma_at(0.0),
+        }
+    }
+}
+
+/// Noise levels in f32. Refuses those that do not fall, of which a solver would divide by zero.
+pub(super) fn falling(sigmas: impl Iterator<Item = f64>) -> Result<Vec<f32>> {
+    let sigmas: Vec<f32> = sigmas.map(|sigma| sigma as f32).collect();
+    let last = sigmas.len() - 2;
+    let falls = |(at, pair): (usize, &[f32; 2])| pair[0] > pair[1] || (at == last && pair[0] == pair[1]);
+    match sigmas.array_windows().enumerate().all(falls) && sigmas.iter().all(|sigma| sigma.is_finite()) {
+        true => Ok(sigmas),
+        false => Err(Error::Invalid(format!(
+            "the noise levels of {} steps do not fall: too many steps, or sigma_min and sigma_max are wrong",
+            last + 1
+        ))),
+    }
+}
+
+/// Where `value` stands in a growing table, linear between two entries.
+fn position(value: f64, table: &[f32]) -> f64 {
+    let above = table.partition_point(|entry| f64::from(*entry) <= value);
+    let low = above.saturating_sub(1).min(table.len().saturating_sub(2));
+    let Some(&[from, to]) = table.get(low..low + 2).and_then(|pair| pair.first_chunk::<2>()) else {
+        return 0.0;
+    };
+    let part = ((f64::from(from) - value) / f64::from(from - to)).clamp(0.0, 1.0);
+    (1.0 - part) * low as f64 + part * (low + 1) as f64
+}
+
+/// `count` even points from `start` to `stop`, as `numpy.linspace` rounds them.
+pub(super) fn linspace(start: f64, stop: f64, count: usize) -> Vec<f64> {
+    let step = (stop - start) / count.saturating_sub(1).max(1) as f64;
+    let at = |point| if point > 0 && point + 1 == count { stop } else { point as f64 * step + start };
+    (0..count).map(at).collect()
+}
+
+fn betas(config: &Config, class: Class) -> Result<Vec<f32>> {
+    let count = config.num_train_timesteps;
+    if let Some(betas) = &config.trained_betas {
+        return match betas.len() == count {
+            true => Ok(betas.clone()),
+            false => Err(Error::Invalid(format!("scheduler: {} trained_betas for {count} timesteps", betas.len()))),
+        };
+    }
+    let (start, end, schedule) = match class {
+        Class::Lcm => (0.00085, 0.012, BetaSchedule::ScaledLinear),
+        _ => (0.0001, 0.02, BetaSchedule::Linear),
+    };
+    let (start, end) = (config.beta_start.unwrap_or(start), config.beta_end.unwrap_or(end));
+    Ok(match config.beta_schedule.unwrap_or(schedule) {
+        BetaSchedule::Linear => linspace_single(start, end, count),
+        BetaSchedule::ScaledLinear => {
+            linspace_single(start.sqrt(), end.sqrt(), count).into_iter().map(|root| root * root).collect()
+        }
+        BetaSchedule::SquaredCosine => {
+            let left = |part: f64| ((part + 0.008) / 1.008 * std::f64::consts::FRAC_PI_2).cos().powi(2);
+            let part = |timestep: usize| left(timestep as f64 / count as f64);
+            (0..count).map(|timestep| (1.0 - part(timestep + 1) / part(timestep)).min(0.999) as f32).collect()
+        }
+    })
+}
+
+/// `count` even points, as `torch.linspace` rounds them in f32: from either end to the middle.
+fn linspace_single(start: f64, stop: f64, count: usize) -> Vec<f32> {
+    let (start, stop) = (start as f32, stop as f32);
+    let step = f64::from((stop - start) / count.saturating_sub(1).max(1) as f32);
+    let at = |point: usize| match point < count / 2 {
+        true => f64::from(start) + step * point as f64,
+        false => f64::from(stop) - step * (count - point - 1) as f64,
+    };
+    (0..count).map(|point| at(point) as f32).collect()
+}
+
+/// The products of what each of the betas leaves.
+fn products(betas: &[f32]) -> Vec<f32> {
+    let multiply = |product: &mut f64, beta: &f32| {
+        *product *= f64::from(1.0 - beta);
+        Some(*product as f32)
+    };
+    betas.iter().scan(1.0, multiply).collect()
+}
+
+/// Betas that keep the first level and leave nothing of the picture at the last one: Lin et al., algorithm 1.
+fn without_last_signal(alphas_cumprod: &[f32]) -> Vec<f32> {
+    let roots: Vec<f32> = alphas_cumprod.iter().map(|alpha| alpha.sqrt()).collect();
+    let (Some(first), Some(last)) = (roots.first(), roots.last()) else { return Vec::new() };
+    let stretch = first / (first - last);
+    let alphas: Vec<f32> = roots.iter().map(|root| ((root - last) * stretch).powi(2)).collect();
+    let before = [1.0].into_iter().chain(alphas.iter().copied());
+    alphas.iter().zip(before).map(|(alpha, before)| 1.0 - alpha / before).collect()
+}
