@@ -1,7 +1,7 @@
 //! Euler steps along the probability flow, in latents on which noise is added rather than mixed in.
 //!
 //! Karras et al., "Elucidating the Design Space of Diffusion-Based Generative Models",
-//! <https://arxiv.org/abs/2206.00364>, algorithm 2 without churn.
+//! <https://arxiv.org/abs/2206.00364>, algorithm 1 without its correction.
 
 use burn::prelude::*;
 
@@ -46,8 +46,8 @@ pub(super) fn plan(timesteps: Vec<f64>, sigmas: &[f32], config: &Config, class: 
     Plan { timesteps, levels, initial_scale }
 }
 
-/// Latents at noise level `target` along the slope at `sigma`, which leads straight to the foreseen picture. As a mean of
-/// the two, since a sum with the slope would lose digits on the way from a first level of 4096 (zero SNR).
+/// Latents at noise level `target` along the slope at `sigma`, which leads straight to the foreseen picture. As a mean
+/// of the two, since a sum with the slope would lose digits on the way from a first level of 4096 (zero SNR).
 pub(super) fn descend(
     sigma: f32,
     target: f32,

@@ -1,8 +1,8 @@
 //! Pseudo numerical methods: DDIM's step with the noise averaged over several calls of the denoiser.
 //!
 //! Liu et al., "Pseudo Numerical Methods for Diffusion Models on Manifolds", <https://arxiv.org/abs/2202.09778>: linear
-//! multistep (PLMS, equation 12) after three steps of Runge–Kutta (PRK, equation 13), or without these after one step
-//! taken twice (Katherine Crowson's form, which Stable Diffusion ships).
+//! multistep (PLMS) after three steps of Runge–Kutta (PRK), or without these after one step taken twice (Katherine
+//! Crowson's form, which Stable Diffusion ships).
 
 use burn::prelude::*;
 
@@ -140,7 +140,7 @@ impl Pndm {
         }
     }
 
-    /// Latents at timestep `to` from those at `from`, along the noise: equation 11 of the paper, which is DDIM's.
+    /// Latents at timestep `to` from those at `from`, along the noise: the paper's transfer part, which is DDIM's step.
     fn transfer(&self, from: f64, to: f64, latents: Tensor<4>, output: Tensor<4>) -> Tensor<4> {
         let level = |timestep: f64| if timestep < 0.0 { self.last } else { self.noise.level(timestep) };
         let (from, to) = (level(from), level(to));
