@@ -91,20 +91,21 @@ impl Pndm {
     }
 
     fn runge_kutta(&mut self, call: usize, latents: Tensor<4>, output: Tensor<4>) -> Tensor<4> {
+        let part = call % 4;
         let origin = self.origin.get_or_insert(latents).clone();
         let half = (self.stride / 2.0).floor();
-        let to = self.timesteps[call] - if call.is_multiple_of(2) { half } else { 0.0 };
-        let from = self.timesteps[call / 4 * 4];
-        let weight = if call % 4 == 0 || call % 4 == 3 { 1.0 / 6.0 } else { 1.0 / 3.0 };
+        let to = self.timesteps[call] - if part.is_multiple_of(2) { half } else { 0.0 };
+        let from = self.timesteps[call - part];
+        let weight = if part == 0 || part == 3 { 1.0 / 6.0 } else { 1.0 / 3.0 };
         let weighted = output.clone() * weight;
         let sum = match self.sum.take() {
             Some(sum) => sum + weighted,
             None => weighted,
         };
-        if call % 4 == 0 {
+        if part == 0 {
             self.outputs.push(output.clone());
         }
-        if call % 4 == 3 {
+        if part == 3 {
             self.origin = None;
             return self.transfer(from, to, origin, sum);
         }
