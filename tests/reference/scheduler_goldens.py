@@ -82,6 +82,8 @@ CASES = [
     ("sdxl-euler-range", SDXL, EULER, KARRAS | {"sigma_min": 0.1, "sigma_max": 10.0}),
     ("sdxl-dpm-trailing", SDXL, DPM, {"timestep_spacing": "trailing"}),
     ("lcm", LCM, None, {}),
+    # Else the share of the latents in the picture is below 1e-5.
+    ("lcm-boundary", LCM | {"timestep_scaling": 0.002}, None, {}),
     ("zero-snr-ddim", SD21 | ZERO_SNR, None, {}),
     ("zero-snr-euler", SD21 | ZERO_SNR, EULER, {}),
     ("zero-snr-euler-a", SD21 | ZERO_SNR, ANCESTRAL, {}),

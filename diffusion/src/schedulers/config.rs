@@ -1,5 +1,5 @@
-//! What `scheduler_config.json` says: the noise that a model was trained with, and the solver that its makers chose. Which
-//! numbers follow from it belongs to the noise schedule and to the solvers.
+//! What `scheduler_config.json` says: the noise that a model was trained with, and the solver that its makers chose.
+//! Which numbers follow from it belongs to the noise schedule and to the solvers.
 
 use serde::{Deserialize, Serialize};
 
@@ -75,7 +75,8 @@ pub enum BetaSchedule {
     Linear,
     /// Their square roots in even steps: latent diffusion.
     ScaledLinear,
-    /// A squared cosine of the part of the picture that is left (Nichol and Dhariwal, <https://arxiv.org/abs/2102.09672>).
+    /// A squared cosine of the part of the picture that is left (Nichol and Dhariwal,
+    /// <https://arxiv.org/abs/2102.09672>).
     #[serde(rename = "squaredcos_cap_v2")]
     SquaredCosine,
 }
@@ -129,8 +130,8 @@ pub enum Algorithm {
     SdeDpmSolverPlusPlus,
 }
 
-/// The form of a second-order step. DPM-Solver knows the first two, UniPC the last two; either takes its default for the
-/// others' names.
+/// The form of a second-order step. DPM-Solver knows the first two, UniPC the last two; either takes its default for
+/// the others' names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum SolverType {
@@ -291,7 +292,8 @@ impl Config {
         self.set_alpha_to_one.unwrap_or(class != Class::Pndm)
     }
 
-    /// Refuses what no solver here can do, rather than sample wrongly. Fields that the class does not read do not count.
+    /// Refuses what no solver here can do, rather than sample wrongly. Fields that the class does not read do not
+    /// count.
     pub(super) fn check(&self, class: Class) -> Result<()> {
         if !(1..=TIMESTEP_LIMIT).contains(&self.num_train_timesteps) {
             let count = self.num_train_timesteps;

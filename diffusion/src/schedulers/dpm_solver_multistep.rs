@@ -1,7 +1,6 @@
 //! DPM-Solver++ in its multistep form of second order, as an ordinary and as a stochastic equation.
 //!
-//! Lu et al., "DPM-Solver++", <https://arxiv.org/abs/2211.01095>, algorithm 2 and appendix D for the two forms of a step;
-//! the stochastic one is its section 4.3.
+//! Lu et al., "DPM-Solver++", <https://arxiv.org/abs/2211.01095>, algorithm 2 and its stochastic form.
 
 use burn::prelude::*;
 
@@ -71,7 +70,8 @@ impl DpmSolverMultistep {
     }
 }
 
-/// The plan of a solver in half the logarithm of the signal-to-noise ratio, and its levels: one more than there are calls.
+/// The plan of a solver that steps in λ, half the logarithm of the signal-to-noise ratio, and its levels: one more than
+/// there are calls.
 pub(super) fn plan(config: &Config, noise: &NoiseSchedule, class: Class, steps: usize) -> Result<(Plan, Vec<Level>)> {
     let mut timesteps = noise.timesteps_above_clean(config, class, steps)?;
     let mut sigmas: Vec<f64> = timesteps.iter().map(|timestep| noise.sigma_at(*timestep)).collect();

@@ -1,7 +1,7 @@
 //! Euler steps along the probability flow, in latents on which noise is added rather than mixed in.
 //!
 //! Karras et al., "Elucidating the Design Space of Diffusion-Based Generative Models",
-//! <https://arxiv.org/abs/2206.00364>, algorithm 2 without churn.
+//! <https://arxiv.org/abs/2206.00364>, algorithm 1 without its correction.
 
 use burn::prelude::*;
 
@@ -29,8 +29,7 @@ impl Euler {
     }
 
     pub(super) fn step(&self, i: usize, latents: Tensor<4>, output: Tensor<4>) -> Tensor<4> {
-        let (sigma, next) = (self.sigmas[i], self.sigmas[i + 1]);
-        descend(sigma, next - sigma, self.prediction, latents, output)
+        descend(self.sigmas[i], self.sigmas[i + 1], self.prediction, latents, output)
     }
 }
 
@@ -47,15 +46,16 @@ pub(super) fn plan(timesteps: Vec<f64>, sigmas: &[f32], config: &Config, class: 
     Plan { timesteps, levels, initial_scale }
 }
 
-/// Latents after a step of `change` along the slope at noise level `sigma`.
+/// Latents at noise level `target` along the slope at `sigma`, which leads straight to the foreseen picture. As a mean
+/// of the two, since a sum with the slope would lose digits on the way from a first level of 4096 (zero SNR).
 pub(super) fn descend(
     sigma: f32,
-    change: f32,
+    target: f32,
     prediction: PredictionType,
     latents: Tensor<4>,
     output: Tensor<4>,
 ) -> Tensor<4> {
     let picture = Level::exploding(sigma).picture(prediction, latents.clone(), output);
-    let slope = (latents.clone() - picture) / sigma;
-    latents + slope * change
+    let kept = f64::from(target) / f64::from(sigma);
+    latents * kept + picture * (1.0 - kept)
 }

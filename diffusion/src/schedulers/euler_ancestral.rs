@@ -34,7 +34,7 @@ impl EulerAncestral {
         // In f32: after a first level of 4096 (zero SNR) what is left below depends on the rounding.
         let up = (to.powi(2) * (from.powi(2) - to.powi(2)) / from.powi(2)).sqrt();
         let down = (to.powi(2) - up.powi(2)).sqrt();
-        let below = euler::descend(from, down - from, self.prediction, latents, output);
+        let below = euler::descend(from, down, self.prediction, latents, output);
         below + noise.normal_tensor(shape, &device) * up
     }
 }

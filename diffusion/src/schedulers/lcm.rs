@@ -1,8 +1,7 @@
 //! The sampler of latent consistency models: from each level straight to the picture, then back to the next level with
 //! fresh noise.
 //!
-//! Luo et al., "Latent Consistency Models", <https://arxiv.org/abs/2310.04378>, algorithm 3 and the boundary condition of
-//! equation 9.
+//! Luo et al., "Latent Consistency Models", <https://arxiv.org/abs/2310.04378>, algorithm 3.
 
 use burn::prelude::*;
 

@@ -116,8 +116,8 @@ impl Scheduler {
 }
 
 impl Sampling {
-    /// The last part of the denoising, for latents that begin as a picture: `strength` 1 keeps every step, 0 keeps none, and
-    /// between them the part of the steps that it says, rounded down.
+    /// The last part of the denoising, for latents that begin as a picture: `strength` 1 keeps every step, 0 keeps
+    /// none, and between them the part of the steps that it says, rounded down.
     pub fn with_strength(self, strength: f64) -> Result<Self> {
         if !(0.0..=1.0).contains(&strength) {
             return Err(Error::Invalid(format!("strength is {strength}, and has to be from 0 to 1")));
@@ -158,8 +158,8 @@ impl Sampling {
         }
     }
 
-    /// The latents before call `i` of a picture whose clean latents are `original`: the first ones of img2img, and those
-    /// that inpainting puts around its mask. After the last call these are the clean ones.
+    /// The latents before call `i` of a picture whose clean latents are `original`: the first ones of img2img, and
+    /// those that inpainting puts around its mask. After the last call these are the clean ones.
     pub fn add_noise(&self, i: usize, original: Tensor<4>, noise: Tensor<4>) -> Tensor<4> {
         match self.plan.levels.get(self.start + i) {
             Some(level) => level.mix(original, noise),
@@ -313,7 +313,7 @@ mod tests {
             (r#"{"_class_name": "PNDMScheduler", "prediction_type": "sample"}"#, "prediction_type"),
             (r#"{"_class_name": "EulerDiscreteScheduler", "use_beta_sigmas": true}"#, "use_beta_sigmas"),
             (r#"{"_class_name": "EulerDiscreteScheduler", "interpolation_type": "log_linear"}"#, "log_linear"),
-            (r#"{"_class_name": "EulerDiscreteScheduler", "use_karras_sigmas": true, "sigma_min": 99}"#, "sigma_min"),
+            (r#"{"_class_name": "EulerDiscreteScheduler", "use_karras_sigmas": true, "sigma_min": 999}"#, "sigma_min"),
             (r#"{"_class_name": "DPMSolverMultistepScheduler", "solver_order": 3}"#, "solver_order"),
             (r#"{"_class_name": "DPMSolverMultistepScheduler", "algorithm_type": "dpmsolver"}"#, "algorithm_type"),
             (r#"{"_class_name": "UniPCMultistepScheduler", "predict_x0": false}"#, "predict_x0"),

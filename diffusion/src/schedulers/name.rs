@@ -1,5 +1,5 @@
-//! The names by which people ask for a solver: those of diffusers' classes and those of the A1111 web interface. What the
-//! solvers do belongs to their own files.
+//! The names by which people ask for a solver: those of diffusers' classes and those of the A1111 web interface. What
+//! the solvers do belongs to their own files.
 
 use std::fmt;
 use std::str::FromStr;

@@ -1,5 +1,5 @@
-//! The noise that a model was trained with: how much of the picture is left at each training timestep, and which of these
-//! levels a sampler visits. How it gets from one to the next belongs to the solvers.
+//! The noise that a model was trained with: how much of the picture is left at each training timestep, and which of
+//! these levels a sampler visits. How it gets from one to the next belongs to the solvers.
 //!
 //! Ho et al., "Denoising Diffusion Probabilistic Models", <https://arxiv.org/abs/2006.11239>; the rounding is that of
 //! diffusers: tables in f32, what is computed from them in f64.
@@ -43,8 +43,8 @@ impl Level {
         Self { signal, noise: f64::from(sigma) * signal }
     }
 
-    /// The deviation of the latents if that of the pictures is 1. Rounded to f32, so that it is 1 where signal and noise
-    /// have variance 1 together, and what diffusers divides by.
+    /// The deviation of the latents if that of the pictures is 1. Rounded to f32, so that it is 1 where signal and
+    /// noise have variance 1 together, and what diffusers divides by.
     pub(super) fn deviation(self) -> f64 {
         f64::from(self.signal.hypot(self.noise) as f32)
     }
@@ -85,10 +85,13 @@ impl NoiseSchedule {
     /// From the betas of a config, as `class` reads it.
     pub(super) fn new(config: &Config, class: Class) -> Result<Self> {
         let betas = betas(config, class)?;
-        if let Some(beta) = betas.iter().find(|beta| !(0.0..1.0).contains(*beta)) {
-            return Err(Error::Invalid(format!("scheduler: a beta is {beta}, and has to be from 0 to below 1")));
+        if let Some(beta) = betas.iter().find(|beta| !(**beta > 0.0 && **beta < 1.0)) {
+            return Err(Error::Invalid(format!("scheduler: a beta is {beta}, and has to be between 0 and 1")));
         }
         let mut alphas_cumprod = products(&betas);
+        if alphas_cumprod.last() == Some(&0.0) {
+            return Err(Error::Invalid("scheduler: the betas leave nothing of the picture".into()));
+        }
         // PNDM knows nothing of it, and its last level stays.
         if config.rescale_betas_zero_snr && class != Class::Pndm {
             alphas_cumprod = products(&without_last_signal(&alphas_cumprod));
@@ -98,7 +101,7 @@ impl NoiseSchedule {
             }
         }
         if alphas_cumprod.iter().any(|alpha| !alpha.is_finite()) {
-            return Err(Error::Invalid("scheduler: the betas leave no picture to rescale".into()));
+            return Err(Error::Invalid("scheduler: the betas cannot be rescaled to zero SNR".into()));
         }
         Ok(Self { alphas_cumprod })
     }
@@ -119,9 +122,11 @@ impl NoiseSchedule {
         let count = self.len();
         let timesteps: Vec<f64> = match config.spacing(class) {
             TimestepSpacing::Linspace => linspace(0.0, (count - 1) as f64, points).into_iter().rev().collect(),
-            TimestepSpacing::Leading => {
-                (0..points).rev().map(|point| (point * (count / points) + config.steps_offset) as f64).collect()
-            }
+            TimestepSpacing::Leading => (0..points)
+                .rev()
+                .map(|point| (point * (count / points)).saturating_add(config.steps_offset) as f64)
+                .collect(),
+            // For some counts (61, 103, …) diffusers' rounding adds a step at timestep −1; there is none here.
             TimestepSpacing::Trailing => {
                 let ratio = count as f64 / points as f64;
                 (0..points).map(|point| (count as f64 - point as f64 * ratio).round_ties_even() - 1.0).collect()

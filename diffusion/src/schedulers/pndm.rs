@@ -1,8 +1,8 @@
 //! Pseudo numerical methods: DDIM's step with the noise averaged over several calls of the denoiser.
 //!
 //! Liu et al., "Pseudo Numerical Methods for Diffusion Models on Manifolds", <https://arxiv.org/abs/2202.09778>: linear
-//! multistep (PLMS, equation 12) after three steps of Runge–Kutta (PRK, equation 13), or without these after one step
-//! taken twice (Katherine Crowson's form, which Stable Diffusion ships).
+//! multistep (PLMS) after three steps of Runge–Kutta (PRK), or without these after one step taken twice (Katherine
+//! Crowson's form, which Stable Diffusion ships).
 
 use burn::prelude::*;
 
@@ -91,20 +91,21 @@ impl Pndm {
     }
 
     fn runge_kutta(&mut self, call: usize, latents: Tensor<4>, output: Tensor<4>) -> Tensor<4> {
+        let part = call % 4;
         let origin = self.origin.get_or_insert(latents).clone();
         let half = (self.stride / 2.0).floor();
-        let to = self.timesteps[call] - if call.is_multiple_of(2) { half } else { 0.0 };
-        let from = self.timesteps[call / 4 * 4];
-        let weight = if call % 4 == 0 || call % 4 == 3 { 1.0 / 6.0 } else { 1.0 / 3.0 };
+        let to = self.timesteps[call] - if part.is_multiple_of(2) { half } else { 0.0 };
+        let from = self.timesteps[call - part];
+        let weight = if part == 0 || part == 3 { 1.0 / 6.0 } else { 1.0 / 3.0 };
         let weighted = output.clone() * weight;
         let sum = match self.sum.take() {
             Some(sum) => sum + weighted,
             None => weighted,
         };
-        if call % 4 == 0 {
+        if part == 0 {
             self.outputs.push(output.clone());
         }
-        if call % 4 == 3 {
+        if part == 3 {
             self.origin = None;
             return self.transfer(from, to, origin, sum);
         }
@@ -140,7 +141,7 @@ impl Pndm {
         }
     }
 
-    /// Latents at timestep `to` from those at `from`, along the noise: equation 11 of the paper, which is DDIM's.
+    /// Latents at timestep `to` from those at `from`, along the noise: the paper's transfer part, which is DDIM's step.
     fn transfer(&self, from: f64, to: f64, latents: Tensor<4>, output: Tensor<4>) -> Tensor<4> {
         let level = |timestep: f64| if timestep < 0.0 { self.last } else { self.noise.level(timestep) };
         let (from, to) = (level(from), level(to));

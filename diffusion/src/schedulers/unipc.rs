@@ -81,7 +81,7 @@ impl UniPc {
             let ratio = (from.lambda() - self.levels[step.at - 1].lambda()) / h;
             (ratio, (earlier.clone() - step.picture.clone()) / ratio)
         });
-        // The weights solve equation 9 of the paper; first-order correction and second-order prediction take ½.
+        // The weights match the terms of the Taylor series; first-order correction and second-order prediction take ½.
         let change = match (slope, foreseen) {
             (None, None) => return base,
             (Some((_, slope)), None) => slope * 0.5,

@@ -1,9 +1,9 @@
 //! Stable Diffusion's solvers against diffusers', over eight steps, three, one, and the last part of eight.
 //!
-//! Latents: relative L2 1e-5; the tables are equal bit by bit, coefficients are computed in f64 here and in f32 there, and
-//! the differences of their logarithms and exponentials in f32 are good to 1e-6 only. Noise levels: 1e-6 of each.
-//! Timesteps: equal where they are whole. Those between two are found by logarithms in f32, of which numpy's are off by a
-//! digit; 2e-5 of a timestep is that digit over the smallest distance of two entries.
+//! Latents: relative L2 1e-5; coefficients are computed in f64 here and in f32 there, and the differences of their
+//! logarithms and exponentials in f32 are good to 1e-6 only. Noise levels: 1e-6 of each; torch's f32 roots are off by a
+//! digit. Timesteps: equal where they are whole. Those between two are found by logarithms in f32, of which numpy's are
+//! off by a digit; 2e-5 of a timestep is that digit over the smallest distance of two entries.
 
 use burn::prelude::*;
 use diffusion::noise::Noise;
@@ -13,10 +13,9 @@ use serde_json::Value;
 use crate::golden::{self, Golden, largest_difference, values};
 
 const TOLERANCE: f64 = 1e-5;
-/// Euler begins at a noise level of 4096 if the last timestep is pure noise, and takes off most of it at once. A digit of
-/// such latents is 5e-4, and what is left is near 20; diffusers' own answer moves by 2e-5 if the first noise is changed
-/// in its last digit.
-const CANCELLATION_TOLERANCE: f64 = 5e-5;
+/// Euler begins at a noise level of 4096 if the last timestep is pure noise, and takes off most of it at once. A digit
+/// of such latents is 5e-4, so diffusers' own answer is 6e-5 (three steps) to 2e-4 (one) from the same step in f64.
+const CANCELLATION_TOLERANCE: f64 = 3e-4;
 const LEVEL_TOLERANCE: f64 = 1e-6;
 const TIMESTEP_TOLERANCE: f32 = 2e-5;
 const SHAPE: [usize; 4] = [1, 4, 5, 3];
