@@ -164,6 +164,21 @@ fn saved(folder: &TempDir, network: &impl Module, dtype: DType) -> PathBuf {
 }
 
 #[test]
+fn a_pointwise_convolution_is_a_matrix_and_no_other_is() {
+    let folder = TempDir::new().unwrap();
+    let load = |shape: &str, values: usize| {
+        let header = format!(r#"{{"weight":{{"dtype":"F32","shape":{shape},"data_offsets":[0,{}]}}}}"#, 4 * values);
+        let file = Checkpoint::open(&written(&folder, "layer.safetensors", &safetensors(&header, 4 * values))).unwrap();
+        load_strict(Linear::without_bias(2, 4, &Device::flex()), &file, DType::F32)
+    };
+    assert_eq!(load("[4, 2, 1, 1]", 8).unwrap().weight.val().dims(), [4, 2]);
+    for (shape, values) in [("[4, 2, 3, 3]", 72), ("[2, 4, 1, 1]", 8), ("[4, 2, 1]", 8), ("[8, 1, 1]", 8)] {
+        let error = load(shape, values).unwrap_err().to_string();
+        assert!(error.contains("1 of the wrong shape"), "{shape}: {error}");
+    }
+}
+
+#[test]
 fn a_network_comes_back_as_it_was_saved() {
     let folder = TempDir::new().unwrap();
     let mut network = pair();

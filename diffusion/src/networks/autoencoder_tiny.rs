@@ -204,18 +204,22 @@ impl Layers {
         Self { layers }
     }
 
-    /// `[batch, in, height, width]` → `[batch, out, height', width']`
     fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        self.layers.iter().fold(x, |x, layer| match layer {
-            Layer::Convolution(conv) => conv.forward(x),
-            Layer::Block(block) => block.forward(x),
-            Layer::Relu(_) => relu(x),
-            Layer::Double(_) => {
-                let [_, _, height, width] = x.dims();
-                resize_nearest(x, [2 * height, 2 * width])
-            }
-        })
+        in_turn(&self.layers, x)
     }
+}
+
+/// `[batch, in, height, width]` → `[batch, out, height', width']`
+fn in_turn(layers: &[Layer], x: Tensor<4>) -> Tensor<4> {
+    layers.iter().fold(x, |x, layer| match layer {
+        Layer::Convolution(conv) => conv.forward(x),
+        Layer::Block(block) => block.forward(x),
+        Layer::Relu(_) => relu(x),
+        Layer::Double(_) => {
+            let [_, _, height, width] = x.dims();
+            resize_nearest(x, [2 * height, 2 * width])
+        }
+    })
 }
 
 fn convolution(inputs: usize, outputs: usize, device: &Device) -> Conv2d {
@@ -230,19 +234,18 @@ fn without_bias(mut conv: Conv2d) -> Conv2d {
 /// Three convolutions with ReLU between, added to their input; ReLU again.
 #[derive(Module, Debug)]
 struct Block {
-    conv: (Conv2d, WithoutWeights, Conv2d, WithoutWeights, Conv2d),
+    conv: Vec<Layer>,
 }
 
 impl Block {
     fn new(channels: usize, device: &Device) -> Self {
-        let conv = || convolution(channels, channels, device);
-        Self { conv: (conv(), WithoutWeights, conv(), WithoutWeights, conv()) }
+        let conv = || Layer::Convolution(convolution(channels, channels, device));
+        let relu = || Layer::Relu(WithoutWeights);
+        Self { conv: vec![conv(), relu(), conv(), relu(), conv()] }
     }
 
     /// `[batch, channels, height, width]` → the same shape
     fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        let (first, _, second, _, third) = &self.conv;
-        let hidden = relu(second.forward(relu(first.forward(x.clone()))));
-        relu(x + third.forward(hidden))
+        relu(x.clone() + in_turn(&self.conv, x))
     }
 }

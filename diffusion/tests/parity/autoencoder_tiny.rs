@@ -4,7 +4,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use burn::prelude::*;
 use burn::tensor::DType;
 use diffusion::checkpoint::{Checkpoint, load_strict, save};
 use diffusion::networks::autoencoder_tiny::{AutoencoderTiny, Config};

@@ -175,8 +175,8 @@ impl Config {
 
     /// Whether `level` reads the prompt on the way up.
     pub(super) fn attends_up(&self, level: usize) -> bool {
-        let from_the_coarsest = self.up_block_types.iter().rev();
-        from_the_coarsest.skip(level).next().is_some_and(|kind| kind == "CrossAttnUpBlock2D")
+        let mut from_the_finest = self.up_block_types.iter().rev();
+        from_the_finest.nth(level).is_some_and(|kind| kind == "CrossAttnUpBlock2D")
     }
 
     /// Whether a network of this shape can be built; an error names the field that stands against it.
