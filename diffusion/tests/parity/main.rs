@@ -10,6 +10,7 @@ mod lora;
 mod noise;
 mod pipeline;
 mod scheduler;
+mod single_file;
 mod text_encoders;
 mod transformer;
 mod vae;
