@@ -4,6 +4,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod gguf;
 mod golden;
 mod gradients;
 mod lora;
