@@ -50,6 +50,8 @@ pub(super) struct Located {
     pub name: String,
     pub entry: Entry,
     pub order: Order,
+    /// What all values are to be multiplied by.
+    pub scale: Option<f32>,
 }
 
 /// How the values of a tensor are arranged after reading.
@@ -119,7 +121,7 @@ impl Checkpoint {
         let header = Header::read(&path, &file, about.len())?;
         let number = self.files.len();
         for (name, entry) in header.tensors {
-            let located = Located { file: number, name: name.clone(), entry, order: Order::AsStored };
+            let located = Located { file: number, name: name.clone(), entry, order: Order::AsStored, scale: None };
             if self.tensors.insert(name.clone(), located).is_some() {
                 return Err(Error::malformed(path, format!("{name} is in another shard too")));
             }
@@ -208,7 +210,7 @@ impl Checkpoint {
 
     /// All values of a tensor in row-major order.
     pub fn read_f32(&self, name: &str) -> Result<Vec<f32>> {
-        let Located { file, entry, order, .. } = self.located(name)?;
+        let Located { file, entry, order, scale, .. } = self.located(name)?;
         let (path, file) = &*self.files[*file];
         let block = entry.kind.block().1;
         let piece = PIECE - PIECE % block;
@@ -220,6 +222,9 @@ impl Checkpoint {
             if !entry.kind.widen(bytes, &mut values) {
                 return Err(self.unreadable(name, entry.kind));
             }
+        }
+        if let Some(scale) = scale {
+            values.iter_mut().for_each(|value| *value *= scale);
         }
         match order {
             Order::AsStored => {}
@@ -234,8 +239,9 @@ impl Checkpoint {
 
     /// A tensor in the dtype that is wanted.
     pub(super) fn read(&self, name: &str, dtype: DType) -> Result<TensorData> {
-        let Located { file, entry, order, .. } = self.located(name)?;
-        if dtype != DType::F32 && entry.kind.dtype() == Some(dtype) && *order != Order::Transposed {
+        let Located { file, entry, order, scale, .. } = self.located(name)?;
+        let as_it_is = *order != Order::Transposed && scale.is_none();
+        if dtype != DType::F32 && entry.kind.dtype() == Some(dtype) && as_it_is {
             let (path, file) = &*self.files[*file];
             let mut bytes = vec![0; entry.length];
             file.read_exact_at(&mut bytes, entry.start).map_err(Error::file(path))?;

@@ -8,6 +8,10 @@ use super::Checkpoint;
 use super::read::{Located, Order};
 use crate::{Error, Result};
 
+/// Ends of names that belong to scaled fp8: the scales of weights, those of activations, which are not quantised here, and
+/// the mark of the whole file.
+pub(super) const SCALING: [&str; 5] = [".scale_weight", ".weight_scale", ".scale_input", ".input_scale", "scaled_fp8"];
+
 /// Where one of our tensors comes from.
 #[derive(Debug, Clone)]
 pub(super) struct Source {
@@ -64,7 +68,8 @@ impl Checkpoint {
             match self.tensors.get(&theirs) {
                 Some(_) if view.tensors.contains_key(&ours) => continue,
                 Some(found) => {
-                    let part = cut.of(found).map_err(|reason| Error::malformed(&self.path, reason))?;
+                    let mut part = cut.of(found).map_err(|reason| Error::malformed(&self.path, reason))?;
+                    part.scale = self.scale_of(&theirs)?;
                     view.absent.remove(&ours);
                     view.tensors.insert(ours, part);
                     named.insert(theirs);
@@ -75,11 +80,23 @@ impl Checkpoint {
         }
         let below = self.tensors.iter().filter_map(|(name, at)| Some((name.strip_prefix(prefix)?, name, at)));
         for (short, name, at) in below {
-            if !named.contains(name) && !ignored(short) {
+            if !named.contains(name) && !ignored(short) && !SCALING.iter().any(|mark| name.ends_with(mark)) {
                 view.tensors.insert(name.clone(), at.clone());
             }
         }
         Ok(view)
+    }
+
+    /// The one number that a scaled fp8 weight is multiplied by: `layer.scale_weight` in ComfyUI's files, or
+    /// `layer.weight_scale` in its newer ones, beside `layer.weight`.
+    fn scale_of(&self, weight: &str) -> Result<Option<f32>> {
+        let Some(layer) = weight.strip_suffix(".weight") else { return Ok(None) };
+        let beside = [format!("{layer}.scale_weight"), format!("{layer}.weight_scale")];
+        let Some(name) = beside.iter().find(|name| self.tensors.contains_key(*name)) else { return Ok(None) };
+        match self.read_f32(name)?[..] {
+            [scale] => Ok(Some(scale)),
+            ref scales => Err(Error::malformed(&self.path, format!("{name} has {} scales; one is read", scales.len()))),
+        }
     }
 
     /// Whether any tensor's name begins so.

@@ -269,6 +269,58 @@ fn sizes_in_the_configs_are_those_of_the_tensors() {
 }
 
 #[test]
+fn older_and_remade_files_are_read_too() {
+    let folder = TempDir::new().unwrap();
+    // transformers wrote no `text_model.` before 2022
+    let old = list("tiny_sd1.single");
+    let old = old.into_iter().map(|(name, shape)| (name.replace(".transformer.text_model.", ".transformer."), shape));
+    let file = SingleFile::open(&sparse(&folder, "old.safetensors", &old.collect())).unwrap();
+    assert_eq!(file.family(), Some(StableDiffusion1));
+    assert_same_shapes("old CLIP", &file.part(TextEncoder).unwrap().1, &list("tiny_sd1.clip"));
+
+    // diffusers' script back to ldm knows nothing of the last layer, nor of what follows it
+    let mut remade = list("tiny_sd2.single");
+    remade.retain(|name, _| !name.contains("resblocks.23.") && !name.ends_with("text_projection"));
+    let file = SingleFile::open(&sparse(&folder, "remade.safetensors", &remade)).unwrap();
+    assert_same_shapes("remade CLIP", &file.part(TextEncoder).unwrap().1, &list("tiny_sd2.open_clip"));
+
+    // FLUX.1-Fill: latents, those of the masked picture, and the mask
+    let mut fill = list("tiny_flux.single");
+    fill.insert("img_in.weight".into(), (vec![3072, 24], None));
+    let file = SingleFile::open(&sparse(&folder, "fill.safetensors", &fill)).unwrap();
+    assert!(file.inpaints().unwrap());
+    assert_eq!(file.part(Transformer).unwrap().0["out_channels"], 4);
+}
+
+#[test]
+fn scales_beside_weights_are_multiplied_in() {
+    let folder = TempDir::new().unwrap();
+    let plain = list("tiny_flux.single");
+    let mut scaled = plain.clone();
+    scaled.insert("scaled_fp8".into(), (vec![2], None));
+    for (layer, leaf) in [("double_blocks.0.img_attn.qkv", "scale_weight"), ("txt_in", "weight_scale")] {
+        scaled.insert(format!("{layer}.{leaf}"), (vec![], None));
+        scaled.insert(format!("{layer}.scale_input"), (vec![], None));
+    }
+    let open = |name: &str, keys: &List| SingleFile::open(&filled(&folder, name, keys)).unwrap();
+    let (_, plain) = open("plain.safetensors", &plain).part(Transformer).unwrap();
+    let file = open("scaled.safetensors", &scaled);
+    let (_, scaled) = file.part(Transformer).unwrap();
+    assert!(plain.names().eq(scaled.names()));
+    let whole = Checkpoint::open(&folder.path().join("scaled.safetensors")).unwrap();
+    for (ours, scale) in [
+        ("transformer_blocks.0.attn.to_k.weight", "double_blocks.0.img_attn.qkv.scale_weight"),
+        ("context_embedder.weight", "txt_in.weight_scale"),
+    ] {
+        let scale = whole.read_f32(scale).unwrap()[0];
+        let wanted: Vec<f32> = plain.read_f32(ours).unwrap().iter().map(|value| value * scale).collect();
+        assert_eq!(scaled.read_f32(ours).unwrap(), wanted, "{ours}");
+    }
+    let bias = "transformer_blocks.0.attn.to_k.bias";
+    assert_eq!(scaled.read_f32(bias).unwrap(), plain.read_f32(bias).unwrap());
+}
+
+#[test]
 fn schedulers_predict_what_the_family_was_trained_for() {
     let folder = TempDir::new().unwrap();
     let prediction = |name: &str, metadata: &str, more: &[(&str, usize)]| {
@@ -347,7 +399,7 @@ fn what_does_not_run_here_is_named() {
         (&[("blk.0.attn_q.weight", &[4])], "language model"),
         (&[("vision_model.embeddings.class_embedding", &[4])], "image encoder"),
         (&[("double_blocks.0.img_mlp.0.weight.quant_state.bitsandbytes__nf4", &[4])], "bitsandbytes"),
-        (&[("double_blocks.0.img_mlp.0.scale_weight", &[])], "scaled fp8"),
+        (&[("double_blocks.0.img_mlp.0.weight_scale_2", &[])], "NVFP4"),
         (&[(first, &[32, 4, 3, 3]), (label, &[4, 4]), ("conditioner.embedders.0.model.x", &[4])], "refiner"),
         (&[(first, &[32, 8, 3, 3])], "InstructPix2Pix"),
         (&[(first, &[32, 5, 3, 3])], "depth"),

@@ -49,7 +49,7 @@ impl fmt::Display for Family {
 
 /// Pieces of names that only one kind of file has, for kinds that do not run here. Adapters and quantisations come first:
 /// they have the names of their base models too.
-const OTHERS: [(&str, &str); 56] = [
+const OTHERS: [(&str, &str); 54] = [
     (".lora_down.", "an adapter (LoRA), which is no model of its own"),
     (".lora_up.", "an adapter (LoRA), which is no model of its own"),
     (".lora_A.", "an adapter (LoRA), which is no model of its own"),
@@ -59,9 +59,7 @@ const OTHERS: [(&str, &str); 56] = [
     ("bitsandbytes__", "a model quantised by bitsandbytes, in a way that is not read"),
     (".quant_map", "a model quantised by bitsandbytes, in a way that is not read"),
     (".qweight", "a model quantised by GPTQ, AWQ or SVDQuant, in a way that is not read"),
-    (".scale_weight", "a model in scaled fp8, which is not read; plain fp8 is"),
-    (".weight_scale", "a model in scaled fp8, which is not read; plain fp8 is"),
-    ("scaled_fp8", "a model in scaled fp8, which is not read; plain fp8 is"),
+    (".weight_scale_2", "a model quantised to four bits (NVFP4), in a way that is not read"),
     ("control_model.", "a ControlNet"),
     ("controlnet_", "a ControlNet"),
     ("input_hint_block.", "a ControlNet"),

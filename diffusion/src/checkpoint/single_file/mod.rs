@@ -25,7 +25,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::Checkpoint;
-use super::view::Source;
+use super::view::{SCALING, Source};
 use crate::{Error, Result};
 
 pub use family::Family;
@@ -83,7 +83,7 @@ impl SingleFile {
         self.family
     }
 
-    /// The parts that are in the file. Any of them may be given in a file of its own instead.
+    /// The parts that are in the file, or that a lone part may be. Any of them may be given in a file of its own instead.
     pub fn parts(&self) -> Vec<Part> {
         let families = self.family.map_or_else(|| Family::ALL.to_vec(), |family| vec![family]);
         let is_there = |part: &Part| families.iter().any(|family| self.place(*family, *part).is_some());
@@ -290,7 +290,7 @@ impl Below<'_> {
     /// The names below the prefix that carry something.
     fn names(&self, ignored: &[&str]) -> impl Iterator<Item = &str> {
         let short = self.file.names().filter_map(|name| name.strip_prefix(self.prefix));
-        short.filter(|name| !carries_nothing(name, ignored))
+        short.filter(|name| !carries_nothing(name, ignored) && !carries_nothing(name, &SCALING))
     }
 }
 
