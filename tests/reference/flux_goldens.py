@@ -16,7 +16,9 @@ import diffusers
 import torch
 from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 
+import gguf_goldens
 import gradient_goldens
+import key_lists
 import lora_goldens
 import noise_goldens
 import tiny_pipeline
@@ -154,6 +156,8 @@ def main():
         tiny_cfg(root / "flux-tiny-cfg")
         lora_goldens.write(root / "lora", pipeline, PROMPTS[0])
     gradient_goldens.write(root / "gradients", root / "flux-tiny", PROMPTS)
+    gguf_goldens.write(root / "gguf")
+    key_lists.write(root / "keys")
     size = sum(path.stat().st_size for path in root.rglob("*") if path.is_file())
     print(f"torch {torch.__version__}, diffusers {diffusers.__version__}: {size / 1e6:.2f} MB in {root}")
     assert size < 5e6, "goldens have to stay small"

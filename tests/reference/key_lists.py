@@ -21,7 +21,6 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "diffusion/src/checkpoint/single_file/configs"
-OUT = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "diffusion/tests/goldens/keys"
 
 
 # ------------------------------------------------------------------------------------------------------ networks
@@ -236,9 +235,9 @@ def digest(tensor):
         return int((bits * powers).sum(dtype=numpy.uint64))
 
 
-def write(name, found, digests=None):
+def put(out, name, found, digests=None):
     line = lambda key: f"{key} {'x'.join(map(str, found[key])) or '-'}" + (f" {digests[key]:016x}" if digests else "")
-    (OUT / f"{name}.txt").write_text("".join(line(key) + "\n" for key in sorted(found)))
+    (out / f"{name}.txt").write_text("".join(line(key) + "\n" for key in sorted(found)))
 
 
 # ------------------------------------------------------------------------------------------------- whole files
@@ -277,7 +276,7 @@ def comfy_flux(transformer, vae, clip, t5):
             **below("text_encoders.t5xxl.transformer.", t5), "text_encoders.t5xxl.logit_scale": ()}
 
 
-def published():
+def published(out):
     unet1, unet2, unet_xl = network("sd1_unet"), network("sd2_unet"), network("sdxl_unet")
     vae, flux_vae = network("sd1_vae"), network("flux_vae")
     clip, clip_h, big_g, t5 = network("clip_l"), network("open_clip_h"), network("open_clip_big_g"), network("t5_xxl")
@@ -305,14 +304,14 @@ def published():
     ]:
         check(files[file], kind, settings and config(settings), wanted)
     for name, found in files.items():
-        write(f"{name}.single", found)
+        put(out, f"{name}.single", found)
     for name, found in [("sd1.unet", unet1), ("sd2.unet", unet2), ("sdxl.unet", unet_xl), ("vae", vae), ("flux.vae", flux_vae),
                         ("clip_l", clip), ("open_clip_h", clip_h), ("open_clip_big_g", big_g), ("t5_xxl", t5),
                         ("flux_dev.transformer", dev), ("flux_schnell.transformer", schnell)]:
-        write(name, found)
+        put(out, name, found)
 
 
-def tiny():
+def tiny(out):
     """Small enough to convert with values; no two sizes agree that need not."""
     text = dict(vocab_size=60, hidden_size=16, intermediate_size=40, num_attention_heads=1, max_position_embeddings=77)
     vae_settings = config("sd1_vae", block_out_channels=[32, 64], down_block_types=["DownEncoderBlock2D"] * 2,
@@ -339,15 +338,18 @@ def tiny():
          [("unet", config("sdxl_unet", **unet_xl)), ("clip", None), ("open_clip", None)]),
         ("tiny_flux", flux, [("flux", None)]),
     ]:
-        write(f"{name}.single", file)
+        put(out, f"{name}.single", file)
         tensors = {key: value(key, shape) for key, shape in file.items()}
         for kind, settings in parts:
             found = converted(kind, tensors, settings)
-            write(f"{name}.{kind}", {key: tuple(t.shape) for key, t in found.items()}, {key: digest(t) for key, t in found.items()})
+            put(out, f"{name}.{kind}", {key: tuple(t.shape) for key, t in found.items()}, {key: digest(t) for key, t in found.items()})
+
+
+def write(out):
+    out.mkdir(parents=True, exist_ok=True)
+    published(out)
+    tiny(out)
 
 
 if __name__ == "__main__":
-    OUT.mkdir(parents=True, exist_ok=True)
-    published()
-    tiny()
-    print(sum(path.stat().st_size for path in OUT.glob("*.txt")), "bytes")
+    write(Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "diffusion/tests/goldens/keys")

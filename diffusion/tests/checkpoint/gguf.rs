@@ -137,7 +137,7 @@ fn no_cut_and_no_changed_byte_makes_it_panic() {
         assert!(Checkpoint::open(&written(&folder, &whole[..end])).is_err(), "cut at {end}");
     }
     for at in 4..whole.len() - good().data.len() {
-        for value in [0, 1, 0x7f, 0x80, 0xff] {
+        for value in [1, 0xff] {
             let mut changed = whole.clone();
             changed[at] = value;
             if let Ok(file) = Checkpoint::open(&written(&folder, &changed)) {
@@ -176,6 +176,7 @@ fn fused_layers_are_cut_between_blocks() {
     assert_eq!(file.family(), Some(Family::FluxSchnell));
     let (config, tensors) = file.part(Part::Transformer).unwrap();
     assert_eq!(config["num_attention_heads"], 2);
+    assert_eq!(config["axes_dims_rope"], serde_json::json!([4, 6, 6]));
     let first_of_rows = |name: &str| tensors.read_f32(name).unwrap().into_iter().step_by(32).collect::<Vec<_>>();
     let rows = |range: std::ops::Range<usize>| range.map(|row| row as f32).collect::<Vec<_>>();
     assert_eq!(first_of_rows("transformer_blocks.0.attn.to_q.weight"), rows(0..32));

@@ -21,9 +21,9 @@ pub(super) fn map(file: &Below, mut config: Value) -> Result<Mapped, String> {
     config["joint_attention_dim"] = file.size("txt_in.weight", 1)?.into();
     config["pooled_projection_dim"] = file.size("vector_in.in_layer.weight", 1)?.into();
     config["guidance_embeds"] = file.has("guidance_in.").into();
-    // 16, 56 and 56 of 128
-    let picture = head / 16 * 7;
-    config["axes_dims_rope"] = json!([head.saturating_sub(2 * picture), picture, picture]);
+    // 16, 56 and 56 of 128; always even
+    let picture = head * 7 / 32 * 2;
+    config["axes_dims_rope"] = json!([head - 2 * picture, picture, picture]);
     Ok(Mapped { config, sources: sources(doubles, singles, width), ignored: Vec::new() })
 }
 
