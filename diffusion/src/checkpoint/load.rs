@@ -102,7 +102,11 @@ impl ModuleMapper for Loader<'_> {
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
         let key = self.path.join(".");
         let Ok(found) = self.checkpoint.shape(&key) else {
-            self.missing.push(self.checkpoint.name_in_file(&key));
+            let name = self.checkpoint.name_in_file(&key);
+            // One fused tensor may be missed by several of ours.
+            if !self.missing.contains(&name) {
+                self.missing.push(name);
+            }
             return param;
         };
         let wanted: [usize; D] = param.lazy_shape().dims();

@@ -272,6 +272,10 @@ impl Checkpoint {
 
 /// `[rows, columns]` values of a matrix that lies as `[columns, rows]`.
 fn transposed(values: &[f32], shape: &[usize]) -> Vec<f32> {
-    let &[rows, columns] = shape else { return values.to_vec() };
-    (0..rows).flat_map(|row| values.iter().skip(row).step_by(rows.max(1)).take(columns)).copied().collect()
+    match shape {
+        &[rows, _] if !values.is_empty() => {
+            (0..rows).flat_map(|row| values.iter().skip(row).step_by(rows)).copied().collect()
+        }
+        _ => values.to_vec(),
+    }
 }

@@ -93,10 +93,11 @@ impl Checkpoint {
         let Some(layer) = weight.strip_suffix(".weight") else { return Ok(None) };
         let beside = [format!("{layer}.scale_weight"), format!("{layer}.weight_scale")];
         let Some(name) = beside.iter().find(|name| self.tensors.contains_key(*name)) else { return Ok(None) };
-        match self.read_f32(name)?[..] {
-            [scale] => Ok(Some(scale)),
-            ref scales => Err(Error::malformed(&self.path, format!("{name} has {} scales; one is read", scales.len()))),
+        let shape = self.shape(name)?;
+        if shape.iter().any(|side| *side != 1) {
+            return Err(Error::malformed(&self.path, format!("{name} has the shape {shape:?}; one scale is read")));
         }
+        Ok(self.read_f32(name)?.first().copied())
     }
 
     /// Whether any tensor's name begins so.

@@ -421,6 +421,23 @@ fn a_part_loads_strictly_and_errors_speak_the_language_of_the_file() {
 }
 
 #[test]
+fn a_fused_tensor_is_missed_once() {
+    let folder = TempDir::new().unwrap();
+    let load = |keys: &List| {
+        let file = SingleFile::open(&filled(&folder, "one.safetensors", keys)).unwrap();
+        let (config, tensors) = file.part(TextEncoder).unwrap();
+        let config: clip::Config = serde_json::from_value(config).unwrap();
+        clip::ClipTextModel::new(&config, &Device::flex()).load(tensors, DType::F32)
+    };
+    let mut keys = list("tiny_sd2.single");
+    load(&keys).unwrap();
+    let fused = "cond_stage_model.model.transformer.resblocks.7.attn.in_proj_weight";
+    keys.remove(fused).unwrap();
+    let error = load(&keys).unwrap_err().to_string();
+    assert!(error.contains(&format!("1 missing ({fused}); the file was taken for the text encoder of")), "{error}");
+}
+
+#[test]
 fn what_does_not_run_here_is_named() {
     let folder = TempDir::new().unwrap();
     let named = |keys: &[(&str, &[usize])]| {
@@ -429,7 +446,8 @@ fn what_does_not_run_here_is_named() {
     };
     let first = "model.diffusion_model.input_blocks.0.0.weight";
     let label = "model.diffusion_model.label_emb.0.0.weight";
-    let cases: [(&[(&str, &[usize])], &str); 19] = [
+    type Keys<'a> = &'a [(&'a str, &'a [usize])];
+    let cases: [(Keys, &str); 19] = [
         (&[("lora_unet_double_blocks_0_img_attn_qkv.lora_down.weight", &[4, 8])], "LoRA"),
         (&[("transformer.single_transformer_blocks.0.attn.to_q.lora_A.weight", &[4, 8])], "LoRA"),
         (&[("control_model.input_blocks.0.0.weight", &[4, 4])], "ControlNet"),

@@ -33,6 +33,16 @@ impl Family {
             Self::FluxDev | Self::FluxSchnell => Part::Transformer,
         }
     }
+
+    /// The token that fills up the prompt of a text encoder, `pad_token` in its `tokenizer_config.json`. All CLIP and OpenCLIP
+    /// encoders share one vocabulary and differ in this.
+    pub fn padding(self, encoder: Part) -> &'static str {
+        match (self, encoder) {
+            (Self::FluxDev | Self::FluxSchnell, Part::TextEncoder2) => "<pad>",
+            (Self::StableDiffusion2, _) | (Self::StableDiffusionXl, Part::TextEncoder2) => "!",
+            _ => "<|endoftext|>",
+        }
+    }
 }
 
 impl fmt::Display for Family {

@@ -8,6 +8,7 @@
 //! | FLUX.1 of Black Forest Labs, ComfyUI's all-in-one | `bfl_flux` | `ldm_vae` | `clip`, `t5` |
 //!
 //! Tokenizers are in none of these files: CLIP's `vocab.json` and `merges.txt` and T5's `tokenizer.json` come from elsewhere.
+//! What is padded with is told by [`Family::padding`].
 //! What a network does with its tensors belongs to `networks`.
 
 mod bfl_flux;
