@@ -327,6 +327,15 @@ fn older_and_remade_files_are_read_too() {
     let file = SingleFile::open(&sparse(&folder, "remade.safetensors", &remade)).unwrap();
     assert_same_shapes("remade CLIP", &file.part(TextEncoder).unwrap().1, &list("tiny_sd2.open_clip"));
 
+    // some user interfaces keep the projection as a linear layer, which is not to be turned
+    let mut linear = list("tiny_sdxl.single");
+    linear.remove("conditioner.embedders.1.model.text_projection").unwrap();
+    linear.insert("conditioner.embedders.1.model.text_projection.weight".into(), (vec![12, 24], None));
+    let file = SingleFile::open(&sparse(&folder, "linear.safetensors", &linear)).unwrap();
+    let (config, tensors) = file.part(TextEncoder2).unwrap();
+    assert_eq!(config["projection_dim"], 12);
+    assert_same_shapes("linear projection", &tensors, &list("tiny_sdxl.open_clip"));
+
     // FLUX.1-Fill: latents, those of the masked picture, and the mask
     let mut fill = list("tiny_flux.single");
     fill.insert("img_in.weight".into(), (vec![3072, 24], None));

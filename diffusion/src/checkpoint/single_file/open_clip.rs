@@ -7,6 +7,8 @@ use super::{Below, Mapped, layer};
 use crate::checkpoint::view::{Cut, Source};
 
 const BLOCKS: &str = "transformer.resblocks.";
+/// The way to the shared space, where it is kept as a linear layer.
+const PROJECTION: &str = "text_projection.weight";
 
 pub(super) fn map(file: &Below, mut config: Value) -> Result<Mapped, String> {
     let width = file.size("token_embedding.weight", 1)?;
@@ -22,12 +24,13 @@ pub(super) fn map(file: &Below, mut config: Value) -> Result<Mapped, String> {
     config["num_hidden_layers"] = layers.into();
     config["intermediate_size"] = file.size("transformer.resblocks.0.mlp.c_fc.weight", 0)?.into();
     if projects(&config) {
-        config["projection_dim"] = file.size("text_projection", 1)?.into();
+        let turned = file.size(PROJECTION, 0);
+        config["projection_dim"] = turned.or_else(|_| file.size("text_projection", 1))?.into();
     }
     let mut sources = sources(layers, width);
     let mut ignored = ["logit_scale", "attn_mask"].map(str::to_owned).to_vec();
     if !projects(&config) {
-        sources.retain(|source| source.cut != Cut::Transposed);
+        sources.retain(|source| source.ours != PROJECTION);
         ignored.push("text_projection".to_owned());
     }
     if unused {
@@ -40,7 +43,9 @@ fn sources(layers: usize, width: usize) -> Vec<Source> {
     let mut all = vec![
         Source::whole("text_model.embeddings.token_embedding.weight", "token_embedding.weight"),
         Source::whole("text_model.embeddings.position_embedding.weight", "positional_embedding"),
-        Source { cut: Cut::Transposed, ..Source::whole("text_projection.weight", "text_projection") },
+        Source { cut: Cut::Transposed, ..Source::whole(PROJECTION, "text_projection") },
+        // as user interfaces save it
+        Source::whole(PROJECTION, PROJECTION),
     ];
     all.extend(layer("text_model.final_layer_norm", "ln_final"));
     for number in 0..layers {
