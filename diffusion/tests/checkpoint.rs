@@ -3,6 +3,9 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::type_complexity)]
 
+#[path = "checkpoint/gguf.rs"]
+mod gguf;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -125,9 +128,9 @@ fn every_kind_of_malformed_file_is_refused_with_a_reason() {
 }
 
 #[test]
-fn dtypes_that_are_not_floats_of_16_or_32_bits_are_refused_when_they_are_read() {
+fn dtypes_that_are_not_floats_of_8_to_32_bits_are_refused_when_they_are_read() {
     let folder = TempDir::new().unwrap();
-    for (dtype, bytes) in [("F64", 16), ("I64", 16), ("F8_E4M3", 2), ("BOOL", 2)] {
+    for (dtype, bytes) in [("F64", 16), ("I64", 16), ("U8", 2), ("BOOL", 2)] {
         let header = tensor(&format!("\"{dtype}\""), "[2]", &format!("[0,{bytes}]"));
         let file = Checkpoint::open(&written(&folder, "other.safetensors", &safetensors(&header, bytes))).unwrap();
         assert!(file.read_f32("a").unwrap_err().to_string().contains(dtype));
@@ -144,6 +147,30 @@ fn halves_are_read_as_what_they_mean() {
     };
     assert_eq!(file("BF16", [0x3f80, 0xc040, 0x0000]), [1.0, -3.0, 0.0]);
     assert_eq!(file("F16", [0x3c00, 0xc200, 0x0001]), [1.0, -3.0, 2f32.powi(-24)]);
+}
+
+#[test]
+fn eight_bits_are_read_as_what_they_mean() {
+    let folder = TempDir::new().unwrap();
+    let file = |dtype: &str, values: [u8; 5]| {
+        let mut bytes = safetensors(&tensor(&format!("\"{dtype}\""), "[5]", "[0,5]"), 0);
+        bytes.extend(values);
+        Checkpoint::open(&written(&folder, "eight.safetensors", &bytes)).unwrap().read_f32("a").unwrap()
+    };
+    // 1, −3, the largest, the smallest, 2⁻⁶·(1 + 7/8)
+    assert_eq!(file("F8_E4M3", [0x38, 0xc4, 0x7e, 0x01, 0x0f]), [1.0, -3.0, 448.0, 2f32.powi(-9), 0.029_296_875]);
+    assert!(file("F8_E4M3", [0x7f, 0xff, 0, 0, 0])[..2].iter().all(|value| value.is_nan()));
+    assert_eq!(file("F8_E5M2", [0x3c, 0xc2, 0x7b, 0x01, 0x7c]), [1.0, -3.0, 57344.0, 2f32.powi(-16), f32::INFINITY]);
+}
+
+#[test]
+fn a_header_whose_length_looks_like_a_pickle_is_none() {
+    let folder = TempDir::new().unwrap();
+    let good = tensor("\"F32\"", "[2]", "[0,8]");
+    let padded = format!("{good}{}", " ".repeat(0x280 - good.len()));
+    let bytes = safetensors(&padded, 8);
+    assert_eq!(bytes[..2], [0x80, 2]);
+    assert!(Checkpoint::open(&written(&folder, "good.safetensors", &bytes)).is_ok());
 }
 
 #[derive(Module, Debug)]
@@ -217,6 +244,88 @@ fn what_does_not_fit_is_named() {
         reason(&folder, &Pair { second: wide, ..pair() }),
         "1 of the wrong shape (second.weight: [5, 2] instead of [4, 2])"
     );
+}
+
+/// The pair in a file of F32, its weights changed in one place.
+fn pair_with(folder: &TempDir, name: &str, dtype: &str, shape: &str, value: f32) -> String {
+    let sizes = BTreeMap::from([("first.bias", "[2]"), ("first.weight", "[2,3]"), ("second.weight", "[4,2]")]);
+    let (mut at, mut entries, mut data) = (0, Vec::new(), Vec::new());
+    for (key, usual) in sizes {
+        let (dtype, shape, value) = if key == name { (dtype, shape, value) } else { ("F32", usual, 1.0) };
+        let count: usize =
+            shape.trim_matches(['[', ']']).split(',').filter_map(|side| side.parse::<usize>().ok()).product();
+        let length = count * if dtype == "I64" { 8 } else { 4 };
+        entries.push(format!(r#""{key}":{{"dtype":"{dtype}","shape":{shape},"data_offsets":[{at},{}]}}"#, at + length));
+        data.extend(value.to_le_bytes().repeat(length / 4));
+        at += length;
+    }
+    let bytes = [safetensors(&format!("{{{}}}", entries.join(",")), 0), data].concat();
+    let file = Checkpoint::open(&written(folder, "pair.safetensors", &bytes)).unwrap();
+    load_strict(pair(), &file, DType::F32).map_or_else(|error| error.to_string(), |_| "loaded".to_owned())
+}
+
+#[test]
+fn weights_that_no_picture_comes_out_of_are_refused_by_name() {
+    let folder = TempDir::new().unwrap();
+    let refused = |dtype: &str, shape: &str, value: f32, reason: &str| {
+        let error = pair_with(&folder, "first.weight", dtype, shape, value);
+        assert!(error.contains(reason), "{error}");
+    };
+    refused("F32", "[2,3]", 2.0, "loaded");
+    refused("F32", "[2,3]", f32::NAN, "first.weight has values that are NaN or infinite");
+    refused("F32", "[2,3]", f32::NEG_INFINITY, "first.weight has values that are NaN or infinite");
+    refused("I64", "[2,3]", 0.0, "first.weight is I64");
+    refused("F32", "[3,2]", 0.0, "first.weight: [3, 2] instead of [2, 3]");
+    refused("F32", "[]", 0.0, "first.weight: [] instead of [2, 3]");
+    refused("F32", "[0,3]", 0.0, "first.weight: [0, 3] instead of [2, 3]");
+}
+
+#[test]
+fn a_value_that_a_smaller_dtype_cannot_hold_is_refused_too() {
+    let folder = TempDir::new().unwrap();
+    let mut network = pair();
+    network.first.weight = Param::from_data(TensorData::new(vec![1e6f32; 6], [2, 3]), &Device::flex());
+    let file = Checkpoint::open(&saved(&folder, &network, DType::F32)).unwrap();
+    assert!(load_strict(pair(), &file, DType::BF16).is_ok());
+    let error = load_strict(pair(), &file, DType::F16).unwrap_err().to_string();
+    assert!(error.contains("first.weight has values that are NaN or infinite in F16"), "{error}");
+}
+
+#[test]
+fn a_folder_with_the_half_precision_variant_alone_is_read() {
+    let a = tensor("\"F32\"", "[2]", "[0,8]");
+    let b = a.replace("\"a\"", "\"b\"");
+    let names = |files: &[(&str, &[u8])]| {
+        let folder = TempDir::new().unwrap();
+        for (name, bytes) in files {
+            written(&folder, name, bytes);
+        }
+        let opened = Checkpoint::open(folder.path()).map(|file| file.names().collect::<Vec<_>>().join(" "));
+        opened.unwrap_or_else(|error| error.to_string())
+    };
+    let (file_a, file_b) = (safetensors(&a, 8), safetensors(&b, 8));
+    let (unet, text) = ("diffusion_pytorch_model.fp16.safetensors", "model.fp16.safetensors");
+    assert_eq!(names(&[(unet, &file_a)]), "a");
+    assert_eq!(names(&[(text, &file_a)]), "a");
+    assert_eq!(names(&[(unet, &file_a), ("diffusion_pytorch_model.safetensors", &file_b)]), "b");
+    let shards = ["model.fp16-00001-of-00002.safetensors", "model.fp16-00002-of-00002.safetensors"];
+    let index = format!(r#"{{"weight_map":{{"a":"{}","b":"{}"}}}}"#, shards[0], shards[1]);
+    let index = ("model.safetensors.index.fp16.json", index.as_bytes());
+    assert_eq!(names(&[index, (shards[0], &file_a), (shards[1], &file_b)]), "a b");
+    assert!(names(&[index, (shards[0], &file_a), (shards[1], &file_b[..file_b.len() - 1])]).contains("cut off"));
+    assert!(names(&[("pytorch_model.bin", b"\x80\x02")]).contains("the only weights are a pickle, pytorch_model.bin"));
+}
+
+#[test]
+fn the_attention_names_of_old_folders_are_read_as_todays() {
+    let old = r#"{"mid.attentions.0.proj_attn.weight":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},
+        "mid.attentions.0.query.bias":{"dtype":"F32","shape":[1],"data_offsets":[4,8]},
+        "other.query.bias":{"dtype":"F32","shape":[1],"data_offsets":[8,12]}}"#;
+    let folder = TempDir::new().unwrap();
+    let path = written(&folder, "model.safetensors", &safetensors(old, 12));
+    let names = |path: &Path| Checkpoint::open(path).unwrap().names().collect::<Vec<_>>().join(" ");
+    assert_eq!(names(folder.path()), "mid.attentions.0.to_out.0.weight mid.attentions.0.to_q.bias other.query.bias");
+    assert!(names(&path).starts_with("mid.attentions.0.proj_attn.weight"));
 }
 
 /// `model.safetensors.index.json` and its shards in a folder.

@@ -16,7 +16,9 @@ import diffusers
 import torch
 from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 
+import gguf_goldens
 import gradient_goldens
+import key_lists
 import lora_goldens
 import noise_goldens
 import tiny_pipeline
@@ -144,7 +146,7 @@ def reference(out, rows, columns, **request):
 def main():
     default = Path(__file__).resolve().parents[2] / "diffusion" / "tests" / "goldens"
     root = Path(sys.argv[1]) if len(sys.argv) > 1 else default
-    for folder in ["flux-tiny", "flux-tiny-cfg", "lora", "gradients"]:
+    for folder in ["flux-tiny", "flux-tiny-cfg", "lora", "gradients", "gguf", "keys"]:
         shutil.rmtree(root / folder, ignore_errors=True)
     root.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)  # The order of a sum must not depend on the machine.
@@ -155,7 +157,11 @@ def main():
         tiny_cfg(root / "flux-tiny-cfg")
         lora_goldens.write(root / "lora", pipeline, PROMPTS[0])
     gradient_goldens.write(root / "gradients", root / "flux-tiny", PROMPTS)
-    print(f"torch {torch.__version__}, diffusers {diffusers.__version__}: written to {root}")
+    gguf_goldens.write(root / "gguf")
+    key_lists.write(root / "keys")
+    size = sum(path.stat().st_size for path in root.rglob("*") if path.is_file())
+    print(f"torch {torch.__version__}, diffusers {diffusers.__version__}: {size / 1e6:.2f} MB in {root}")
+    assert size < 20e6, "goldens have to stay small"
 
 
 if __name__ == "__main__":

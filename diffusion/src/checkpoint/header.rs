@@ -9,20 +9,21 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use burn::tensor::DType;
 use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, Visitor};
 
+use super::gguf;
+use super::kind::Kind;
 use crate::{Error, Result};
 
 /// The longest header, in bytes.
 const HEADER_LIMIT: u64 = 8 << 20;
 /// The most tensors in a file.
-const TENSOR_LIMIT: usize = 20_000;
+pub(super) const TENSOR_LIMIT: usize = 20_000;
 /// The highest rank of a tensor.
-const RANK_LIMIT: usize = 5;
+pub(super) const RANK_LIMIT: usize = 5;
 /// The longest name, in bytes.
-const NAME_LIMIT: usize = 256;
+pub(super) const NAME_LIMIT: usize = 256;
 
 /// What a file says it holds, and does.
 #[derive(Debug)]
@@ -40,49 +41,6 @@ pub(super) struct Entry {
     pub start: u64,
     /// Bytes.
     pub length: usize,
-}
-
-/// The dtypes of the format. Floats of 16 and 32 bits are readable; the others may be in a file as long as nobody asks for
-/// them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[allow(non_camel_case_types, clippy::upper_case_acronyms)] // as the format spells them
-pub(super) enum Kind {
-    F64,
-    F32,
-    F16,
-    BF16,
-    F8_E4M3,
-    F8_E5M2,
-    I64,
-    I32,
-    I16,
-    I8,
-    U64,
-    U32,
-    U16,
-    U8,
-    BOOL,
-}
-
-impl Kind {
-    fn bytes(self) -> usize {
-        match self {
-            Self::F64 | Self::I64 | Self::U64 => 8,
-            Self::F32 | Self::I32 | Self::U32 => 4,
-            Self::F16 | Self::BF16 | Self::I16 | Self::U16 => 2,
-            Self::F8_E4M3 | Self::F8_E5M2 | Self::I8 | Self::U8 | Self::BOOL => 1,
-        }
-    }
-
-    /// The dtype of a readable tensor.
-    pub fn dtype(self) -> Option<DType> {
-        match self {
-            Self::F32 => Some(DType::F32),
-            Self::F16 => Some(DType::F16),
-            Self::BF16 => Some(DType::BF16),
-            _ => None,
-        }
-    }
 }
 
 /// One value of the header object.
@@ -131,7 +89,7 @@ impl<'de> Deserialize<'de> for RawHeader {
 }
 
 impl Header {
-    /// Reads and checks the header of an open file of `size` bytes.
+    /// Reads and checks the header of an open file of `size` bytes: safetensors or GGUF, whatever its name says.
     pub fn read(path: &Path, file: &File, size: u64) -> Result<Self> {
         let refused = |reason: String| Error::malformed(path, reason);
         let mut start = [0; 8];
@@ -139,10 +97,17 @@ impl Header {
             return Err(refused(format!("{size} bytes are no safetensors file")));
         }
         file.read_exact_at(&mut start, 0).map_err(Error::file(path))?;
-        if let Some(other) = other_format(&start) {
-            return Err(refused(format!("this is {other}; only safetensors files are read")));
+        if start.starts_with(gguf::MAGIC) {
+            return gguf::read(path, file, size);
         }
+        let mut brace = [0];
+        file.read_at(&mut brace, 8).map_err(Error::file(path))?;
         let length = u64::from_le_bytes(start);
+        // A header of 640 bytes has a length that begins as a pickle does.
+        let plausible = brace == *b"{" && length <= size - 8;
+        if let Some(other) = other_format(&start).filter(|_| !plausible) {
+            return Err(refused(format!("this is {other}; only safetensors and GGUF files are read")));
+        }
         if length > HEADER_LIMIT {
             return Err(refused(format!(
                 "not a safetensors file: a header of {length} bytes (at most {HEADER_LIMIT})"
@@ -177,10 +142,7 @@ fn check(raw: RawHeader, data: u64, size: u64) -> Result<Header, String> {
         if shape.len() > RANK_LIMIT {
             return Err(format!("{name} has {} dimensions, more than {RANK_LIMIT}", shape.len()));
         }
-        let length = shape
-            .iter()
-            .try_fold(dtype.bytes(), |bytes, side| bytes.checked_mul(*side))
-            .ok_or_else(|| format!("{name} is larger than any memory: {shape:?}"))?;
+        let length = dtype.length(&shape).ok_or_else(|| format!("{name} is larger than any memory: {shape:?}"))?;
         if from > to || to - from != length as u64 {
             return Err(format!("{name} has {shape:?} values, {length} bytes, and claims the bytes {from} to {to}"));
         }
@@ -219,7 +181,6 @@ fn other_format(start: &[u8; 8]) -> Option<&'static str> {
     match start {
         [b'P', b'K', 3 | 5, 4 | 6, ..] => Some("a zip archive, as pickled PyTorch checkpoints are"),
         [0x80, 2..=5, ..] => Some("a pickle"),
-        [b'G', b'G', b'U', b'F', ..] => Some("a GGUF file"),
         [0x89, b'H', b'D', b'F', ..] => Some("an HDF5 file"),
         _ => None,
     }

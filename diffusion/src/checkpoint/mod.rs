@@ -1,11 +1,18 @@
-//! Safetensors on the local disk: read within limits and without mapping files into memory, loaded into networks strictly,
-//! written whole or not at all. Which keys a network has is the network's own matter.
+//! Safetensors and GGUF on the local disk: read within limits and without mapping files into memory, loaded into networks
+//! strictly, written whole or not at all. Which keys a network has is the network's own matter; how else the world calls them
+//! is in `single_file`.
 
+mod blocks;
+mod gguf;
 mod header;
+mod kind;
 mod load;
 mod read;
+pub mod single_file;
+mod view;
 mod write;
 
 pub use load::load_strict;
 pub use read::Checkpoint;
+pub use single_file::{Family, Part, SingleFile};
 pub use write::{Stored, save, write};

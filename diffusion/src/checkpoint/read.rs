@@ -5,15 +5,22 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use burn::tensor::{DType, TensorData};
 use serde::Deserialize;
 
-use super::header::{Entry, Header, Kind};
+use super::header::{Entry, Header};
+use super::kind::Kind;
 use crate::{Error, Result};
 
 /// The names that diffusers and transformers give to a network's weights.
-const FILES: [&str; 2] = ["diffusion_pytorch_model.safetensors", "model.safetensors"];
+const STEMS: [&str; 2] = ["diffusion_pytorch_model", "model"];
+/// What may come between that name and `.safetensors`, in the order of choice.
+const VARIANTS: [&str; 3] = ["", ".fp16", ".bf16"];
+/// What diffusers and transformers wrote before safetensors.
+const PICKLES: [&str; 4] =
+    ["diffusion_pytorch_model.bin", "pytorch_model.bin", "diffusion_pytorch_model.fp16.bin", "pytorch_model.fp16.bin"];
 /// The longest index of shards, in bytes.
 const INDEX_LIMIT: u64 = 8 << 20;
 /// The most shards.
@@ -22,12 +29,39 @@ const SHARD_LIMIT: usize = 1024;
 const PIECE: usize = 1 << 20;
 
 /// Named tensors on disk, open and checked.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Checkpoint {
-    path: PathBuf,
-    files: Vec<(PathBuf, File)>,
-    tensors: BTreeMap<String, (usize, Entry)>,
-    metadata: BTreeMap<String, String>,
+    pub(super) path: PathBuf,
+    pub(super) files: Vec<Arc<(PathBuf, File)>>,
+    pub(super) tensors: BTreeMap<String, Located>,
+    pub(super) metadata: BTreeMap<String, String>,
+    /// For a key that should be here and is not: what the file would call it.
+    pub(super) absent: BTreeMap<String, String>,
+    /// What the file has before a key that is in neither map.
+    pub(super) prefix: String,
+    /// What the file was taken for, if that had to be found out.
+    pub(super) taken_for: Option<String>,
+}
+
+/// Where a tensor lies, what it is called there, and in which order its values are wanted.
+#[derive(Debug, Clone)]
+pub(super) struct Located {
+    file: usize,
+    pub name: String,
+    pub entry: Entry,
+    pub order: Order,
+    /// What all values are to be multiplied by.
+    pub scale: Option<f32>,
+}
+
+/// How the values of a tensor are arranged after reading.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Order {
+    AsStored,
+    /// The second half of the rows comes first.
+    HalvesSwapped,
+    /// Rows are columns; the shape of the entry is that after turning.
+    Transposed,
 }
 
 /// `model.safetensors.index.json`
@@ -37,26 +71,45 @@ struct Index {
 }
 
 impl Checkpoint {
-    /// Opens a safetensors file, or a network's folder with one such file or with shards and their index.
+    /// Opens a safetensors or GGUF file, or a network's folder with one such file or with shards and their index. In a
+    /// folder, the half-precision variant (`….fp16.safetensors`) is taken where the plain file is absent, and the names that
+    /// attention layers had before diffusers 0.18 are read as today's.
     pub fn open(path: &Path) -> Result<Self> {
-        let mut checkpoint =
-            Self { path: path.to_owned(), files: Vec::new(), tensors: BTreeMap::new(), metadata: BTreeMap::new() };
+        let mut checkpoint = Self {
+            path: path.to_owned(),
+            files: Vec::new(),
+            tensors: BTreeMap::new(),
+            metadata: BTreeMap::new(),
+            absent: BTreeMap::new(),
+            prefix: String::new(),
+            taken_for: None,
+        };
         if !path.is_dir() {
             checkpoint.add(path.to_owned())?;
             return Ok(checkpoint);
         }
-        for name in FILES {
-            let (file, index) = (path.join(name), path.join(format!("{name}.index.json")));
+        for (variant, stem) in VARIANTS.iter().flat_map(|variant| STEMS.map(|stem| (variant, stem))) {
+            let file = path.join(format!("{stem}{variant}.safetensors"));
+            let index = path.join(format!("{stem}.safetensors.index{variant}.json"));
             if file.is_file() {
                 checkpoint.add(file)?;
-                return Ok(checkpoint);
-            }
-            if index.is_file() {
+            } else if index.is_file() {
                 checkpoint.add_shards(&index)?;
-                return Ok(checkpoint);
+            } else {
+                continue;
             }
+            return Ok(checkpoint.with_current_attention_names());
         }
-        Err(Error::malformed(path, format!("there are no weights: neither {} nor {}", FILES[0], FILES[1])))
+        let pickle = PICKLES.iter().find(|name| path.join(name).is_file());
+        Err(Error::malformed(
+            path,
+            match pickle {
+                Some(name) => {
+                    format!("the only weights are a pickle, {name}; only safetensors and GGUF files are read")
+                }
+                None => format!("there are no weights: neither {}.safetensors nor {}.safetensors", STEMS[0], STEMS[1]),
+            },
+        ))
     }
 
     fn add(&mut self, path: PathBuf) -> Result<()> {
@@ -68,12 +121,13 @@ impl Checkpoint {
         let header = Header::read(&path, &file, about.len())?;
         let number = self.files.len();
         for (name, entry) in header.tensors {
-            if self.tensors.insert(name.clone(), (number, entry)).is_some() {
+            let located = Located { file: number, name: name.clone(), entry, order: Order::AsStored, scale: None };
+            if self.tensors.insert(name.clone(), located).is_some() {
                 return Err(Error::malformed(path, format!("{name} is in another shard too")));
             }
         }
         self.metadata.extend(header.metadata);
-        self.files.push((path, file));
+        self.files.push(Arc::new((path, file)));
         Ok(())
     }
 
@@ -96,7 +150,7 @@ impl Checkpoint {
             self.add(path.with_file_name(shard))?;
         }
         for (name, shard) in &index.weight_map {
-            let found = self.tensors.get(name).is_some_and(|(file, _)| self.files[*file].0.ends_with(shard));
+            let found = self.tensors.get(name).is_some_and(|tensor| self.files[tensor.file].0.ends_with(shard));
             if !found {
                 return Err(Error::malformed(path, format!("{name} is not in {shard}")));
             }
@@ -121,13 +175,13 @@ impl Checkpoint {
 
     /// The sizes of a tensor.
     pub fn shape(&self, name: &str) -> Result<Vec<usize>> {
-        Ok(self.entry(name)?.1.shape.clone())
+        Ok(self.located(name)?.entry.shape.clone())
     }
 
     /// Makes a key that other programs also call `copy` known by the name `original` alone.
     pub fn alias(mut self, copy: &str, original: &str) -> Self {
-        if let Some(entry) = self.tensors.remove(copy) {
-            self.tensors.entry(original.to_owned()).or_insert(entry);
+        if let Some(located) = self.tensors.remove(copy) {
+            self.tensors.entry(original.to_owned()).or_insert(located);
         }
         self
     }
@@ -138,48 +192,90 @@ impl Checkpoint {
         self
     }
 
+    /// `to_q` for `query` and so on, as in the autoencoders of the first published Stable Diffusion folders.
+    fn with_current_attention_names(mut self) -> Self {
+        const RENAMED: [(&str, &str); 4] =
+            [("query", "to_q"), ("key", "to_k"), ("value", "to_v"), ("proj_attn", "to_out.0")];
+        let renamed = |name: &str| {
+            let (layer, leaf) = name.rsplit_once('.')?;
+            let (path, old) = layer.rsplit_once('.')?;
+            let block = path.rsplit_once('.').is_some_and(|(list, _)| list.ends_with(".attentions"));
+            let (_, new) = RENAMED.iter().find(|(known, _)| block && *known == old)?;
+            Some(format!("{path}.{new}.{leaf}"))
+        };
+        let tensors = std::mem::take(&mut self.tensors);
+        self.tensors = tensors.into_iter().map(|(name, at)| (renamed(&name).unwrap_or(name), at)).collect();
+        self
+    }
+
     /// All values of a tensor in row-major order.
     pub fn read_f32(&self, name: &str) -> Result<Vec<f32>> {
-        let (number, entry) = self.entry(name)?;
-        let (path, file) = &self.files[*number];
-        let read = |bytes: &mut [u8], at: u64| file.read_exact_at(bytes, at).map_err(Error::file(path));
-        let mut values = Vec::with_capacity(entry.length / 2);
-        let mut piece = vec![0; PIECE.min(entry.length)];
-        for at in (0..entry.length).step_by(PIECE) {
-            let piece = &mut piece[..PIECE.min(entry.length - at)];
-            read(piece, entry.start + at as u64)?;
-            match entry.kind {
-                Kind::F32 => values.extend(piece.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b))),
-                Kind::BF16 => values.extend(
-                    piece.as_chunks().0.iter().map(|b| f32::from_bits(u32::from(u16::from_le_bytes(*b)) << 16)),
-                ),
-                Kind::F16 => {
-                    values.extend(piece.as_chunks().0.iter().map(|b| burn::tensor::f16::from_le_bytes(*b).to_f32()))
-                }
-                kind => return Err(self.unreadable(name, kind)),
+        let Located { file, entry, order, scale, .. } = self.located(name)?;
+        let (path, file) = &*self.files[*file];
+        let block = entry.kind.block().1;
+        let piece = PIECE - PIECE % block;
+        let mut values = Vec::with_capacity(entry.shape.iter().product());
+        let mut bytes = vec![0; piece.min(entry.length)];
+        for at in (0..entry.length).step_by(piece) {
+            let bytes = &mut bytes[..piece.min(entry.length - at)];
+            file.read_exact_at(bytes, entry.start + at as u64).map_err(Error::file(path))?;
+            if !entry.kind.widen(bytes, &mut values) {
+                return Err(self.unreadable(name, entry.kind));
             }
+        }
+        if let Some(scale) = scale {
+            values.iter_mut().for_each(|value| *value *= scale);
+        }
+        match order {
+            Order::AsStored => {}
+            Order::HalvesSwapped => {
+                let half = values.len() / 2;
+                values.rotate_left(half);
+            }
+            Order::Transposed => values = transposed(&values, &entry.shape),
         }
         Ok(values)
     }
 
     /// A tensor in the dtype that is wanted.
     pub(super) fn read(&self, name: &str, dtype: DType) -> Result<TensorData> {
-        let (number, entry) = self.entry(name)?;
-        if dtype != DType::F32 && entry.kind.dtype() == Some(dtype) {
-            let (path, file) = &self.files[*number];
+        let Located { file, entry, order, scale, .. } = self.located(name)?;
+        let as_it_is = *order != Order::Transposed && scale.is_none();
+        if dtype != DType::F32 && entry.kind.dtype() == Some(dtype) && as_it_is {
+            let (path, file) = &*self.files[*file];
             let mut bytes = vec![0; entry.length];
             file.read_exact_at(&mut bytes, entry.start).map_err(Error::file(path))?;
+            if *order == Order::HalvesSwapped {
+                bytes.rotate_left(entry.length / 2);
+            }
             return Ok(TensorData::from_bytes_vec(bytes, entry.shape.clone(), dtype));
         }
         let data = TensorData::new(self.read_f32(name)?, entry.shape.clone());
         Ok(if dtype == DType::F32 { data } else { data.convert_dtype(dtype) })
     }
 
-    fn entry(&self, name: &str) -> Result<&(usize, Entry)> {
+    fn located(&self, name: &str) -> Result<&Located> {
         self.tensors.get(name).ok_or_else(|| Error::malformed(&self.path, format!("there is no tensor {name}")))
     }
 
+    /// What the file calls, or would call, a key.
+    pub(super) fn name_in_file(&self, key: &str) -> String {
+        let found = self.tensors.get(key).map(|tensor| &tensor.name);
+        found.or_else(|| self.absent.get(key)).cloned().unwrap_or_else(|| format!("{}{key}", self.prefix))
+    }
+
     fn unreadable(&self, name: &str, kind: Kind) -> Error {
-        Error::malformed(&self.path, format!("{name} is {kind:?}; F32, F16 and BF16 can be read"))
+        let name = self.name_in_file(name);
+        Error::malformed(&self.path, format!("{name} is {kind:?}; only floats of 8, 16 and 32 bits can be read"))
+    }
+}
+
+/// `[rows, columns]` values of a matrix that lies as `[columns, rows]`.
+fn transposed(values: &[f32], shape: &[usize]) -> Vec<f32> {
+    match shape {
+        &[rows, _] if !values.is_empty() => {
+            (0..rows).flat_map(|row| values.iter().skip(row).step_by(rows)).copied().collect()
+        }
+        _ => values.to_vec(),
     }
 }

@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod autoencoder_tiny;
+mod gguf;
 mod golden;
 mod gradients;
 mod image;
@@ -14,6 +15,7 @@ mod noise;
 mod pipeline;
 mod scheduler;
 mod schedulers;
+mod single_file;
 mod stable_diffusion;
 mod text_encoders;
 mod transformer;
