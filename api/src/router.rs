@@ -14,11 +14,11 @@ use utoipa_swagger_ui::{Config, SwaggerUi};
 use crate::observe::observe;
 use crate::openapi::document;
 use crate::problem::Problem;
-use crate::routes::{dataset, event, generation, health, model, training};
+use crate::routes::{dataset, event, generation, health, import, model, training};
 use crate::{State, openapi};
 
 /// Largest JSON body, in bytes.
-const JSON_LIMIT: usize = 1024 * 1024;
+pub(crate) const JSON_LIMIT: usize = 1024 * 1024;
 /// Largest form of pictures, in bytes: one archive and what surrounds it.
 const PICTURES_LIMIT: usize = zip_gate::MAX_ARCHIVE_BYTES as usize + 1024 * 1024;
 
@@ -47,6 +47,10 @@ pub(crate) fn routes() -> OpenApiRouter<State> {
         .routes(routes!(model::list))
         .routes(routes!(model::import).layer(DefaultBodyLimit::disable()))
         .routes(routes!(model::get, model::delete))
+        .routes(routes!(import::list))
+        .routes(routes!(import::get))
+        .routes(routes!(import::cancel))
+        .routes(routes!(event::of_import))
 }
 
 /// The whole service.

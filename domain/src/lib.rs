@@ -5,6 +5,7 @@
 //! | [`dataset`], example, caption | pictures to learn from, each with a sentence |
 //! | [`model`] | weights: a checkpoint to run, or a LoRA to run on top of one |
 //! | [`training`] | a request for a LoRA |
+//! | [`import`] | a request for a model from elsewhere |
 //! | [`generation`] | a request for pictures |
 //! | [`job`], attempt, epoch | the work behind a request, one claim of it by a worker, and the claim's fencing token |
 //! | [`event`] | what happened to a job, numbered |
@@ -22,6 +23,7 @@ mod gather;
 pub mod generation;
 mod id;
 pub mod image_gate;
+pub mod import;
 mod integer;
 pub mod job;
 pub mod model;
@@ -37,6 +39,8 @@ pub mod zip_gate;
 
 pub use database::{MIGRATIONS, Pools, begin, bounded, migrate};
 pub use error::{Error, Result};
-pub use id::{ArtifactId, DatasetId, ExampleId, GenerationId, JobId, ModelId, TrainingId, UploadId, WorkerId};
+pub use id::{
+    ArtifactId, DatasetId, ExampleId, GenerationId, ImportId, JobId, ModelId, TrainingId, UploadId, WorkerId,
+};
 pub use page::{DEFAULT_LIMIT, MAX_LIMIT, Page, PageRequest};
 pub use storage::{Storage, StorageConfig, StorageKey};
