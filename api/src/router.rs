@@ -15,11 +15,11 @@ use utoipa_swagger_ui::{Config, SwaggerUi};
 use crate::observe::observe;
 use crate::openapi::document;
 use crate::problem::Problem;
-use crate::routes::{dataset, event, generation, health, input, model, training};
+use crate::routes::{dataset, event, generation, health, import, input, model, training};
 use crate::{State, openapi};
 
 /// Largest JSON body, in bytes.
-const JSON_LIMIT: usize = 1024 * 1024;
+pub(crate) const JSON_LIMIT: usize = 1024 * 1024;
 /// Largest form of pictures, in bytes: one archive and what surrounds it.
 const PICTURES_LIMIT: usize = zip_gate::MAX_ARCHIVE_BYTES as usize + 1024 * 1024;
 /// Largest form of one picture, in bytes.
@@ -54,6 +54,10 @@ pub(crate) fn routes() -> OpenApiRouter<State> {
         .routes(routes!(model::list))
         .routes(routes!(model::import).layer(DefaultBodyLimit::disable()))
         .routes(routes!(model::get, model::delete))
+        .routes(routes!(import::list))
+        .routes(routes!(import::get))
+        .routes(routes!(import::cancel))
+        .routes(routes!(event::of_import))
 }
 
 /// The whole service.

@@ -36,7 +36,7 @@ pub async fn register(pool: &PgPool, storage: &Storage) -> Result<(), Failure> {
         tracing::warn!("this build carries no checkpoint: import one with `pyrograph models import`");
         return Ok(());
     }
-    let id = model::import::register_built_in(pool, storage, CHECKPOINT, &files).await.map_err(|error| {
+    let id = model::intake::register_built_in(pool, storage, CHECKPOINT, &files).await.map_err(|error| {
         anyhow::Error::new(error).context(format!("could not register the checkpoint {CHECKPOINT}"))
     })?;
     tracing::debug!(%id, "{CHECKPOINT} is there");

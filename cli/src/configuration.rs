@@ -9,6 +9,8 @@ use domain::job::LeasePolicy;
 use domain::storage::StorageConfig;
 use serde::{Deserialize, Serialize};
 use tracing_subscriber::EnvFilter;
+use url::Url;
+use worker::{Guard, HubToken, Imports, Network};
 
 use crate::failure::Failure;
 
@@ -31,6 +33,10 @@ const VARIABLES: &[Variable] = &[
     ("PYROGRAPH_CACHE_BYTES", "bytes of weights kept there", "107374182400"),
     ("PYROGRAPH_ENGINE_MEMORY_BYTES", "bytes of weights that stay in memory", "six tenths of the machine's"),
     ("PYROGRAPH_CHECKPOINT_EVERY", "training steps between two checkpoints", "100"),
+    ("PYROGRAPH_IMPORT_DIR", "folder of a worker's machine from which models may be imported", "none"),
+    ("PYROGRAPH_IMPORT_NETWORKS", "networks beyond the public internet that imports may reach, also by http, such as `10.1.0.0/16,127.0.0.1`", "none"),
+    ("HF_TOKEN", "token for gated and private repositories of the Hub, for workers; sent to no other host, never printed or logged", ""),
+    ("HF_ENDPOINT", "the Hugging Face Hub, or a mirror of it", "https://huggingface.co"),
     ("PYROGRAPH_GENERATION_SILENCE_MS", "an engine that reports nothing this long while it makes pictures is replaced", "120000"),
     ("PYROGRAPH_TRAINING_SILENCE_MS", "the same while it trains", "600000"),
     ("PYROGRAPH_LEASE_TTL_MS", "a worker that is silent this long has lost its job", "30000"),
@@ -178,6 +184,25 @@ pub fn lease_policy() -> Result<LeasePolicy, Failure> {
     set_duration("PYROGRAPH_LEASE_BEAT_MS", &mut policy.beat)?;
     set_duration("PYROGRAPH_REAPER_TICK_MS", &mut policy.reaper_tick)?;
     Ok(policy)
+}
+
+/// Where models may come from.
+pub fn imports() -> Result<Imports, Failure> {
+    let mut imports = Imports::default();
+    if let Some(hub) = variable("HF_ENDPOINT") {
+        imports.hub = Url::parse(&hub)
+            .ok()
+            .filter(|hub| hub.has_host())
+            .ok_or_else(|| Failure::Usage("HF_ENDPOINT is no address such as https://huggingface.co".to_owned()))?;
+    }
+    imports.hub_token = variable("HF_TOKEN").map(|token| HubToken(token.trim().to_owned()));
+    imports.folder = variable("PYROGRAPH_IMPORT_DIR").map(PathBuf::from);
+    if let Some(networks) = variable("PYROGRAPH_IMPORT_NETWORKS") {
+        let networks = networks.split(',').map(|network| network.trim().parse()).collect::<Result<Vec<Network>, _>>();
+        imports.guard =
+            Guard::new(networks.map_err(|wrong| Failure::Usage(format!("PYROGRAPH_IMPORT_NETWORKS: {wrong}")))?);
+    }
+    Ok(imports)
 }
 
 /// Takes a duration from a variable that counts milliseconds, where it is set.

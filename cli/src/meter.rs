@@ -43,7 +43,7 @@ impl Meter {
     pub fn bytes(label: impl Into<String>, total: u64) -> Self {
         let meter = Self::new(
             label.into(),
-            "{spinner:.cyan} {prefix} {bar:32.cyan/dim} {bytes}/{total_bytes}  {bytes_per_sec}",
+            "{spinner:.cyan} {prefix} {bar:32.cyan/dim} {bytes}/{total_bytes}  {bytes_per_sec}  {msg}",
         );
         meter.bar.set_length(total);
         meter

@@ -52,6 +52,7 @@ id! {
     JobId,
     GenerationId,
     TrainingId,
+    ImportId,
     DatasetId,
     ExampleId,
     ModelId,

@@ -5,6 +5,7 @@
 //! | [`dataset`], example, caption | pictures to learn from, each with a sentence |
 //! | [`model`] | weights: a checkpoint to run, or a LoRA to run on top of one |
 //! | [`training`] | a request for a LoRA |
+//! | [`import`] | a request for a model from elsewhere |
 //! | [`generation`] | a request for pictures |
 //! | [`input`] | a picture that a generation begins with |
 //! | [`job`], attempt, epoch | the work behind a request, one claim of it by a worker, and the claim's fencing token |
@@ -23,6 +24,7 @@ mod gather;
 pub mod generation;
 mod id;
 pub mod image_gate;
+pub mod import;
 pub mod input;
 mod integer;
 pub mod job;
@@ -39,6 +41,8 @@ pub mod zip_gate;
 
 pub use database::{MIGRATIONS, Pools, begin, bounded, migrate};
 pub use error::{Error, Result};
-pub use id::{ArtifactId, DatasetId, ExampleId, GenerationId, InputId, JobId, ModelId, TrainingId, UploadId, WorkerId};
+pub use id::{
+    ArtifactId, DatasetId, ExampleId, GenerationId, ImportId, InputId, JobId, ModelId, TrainingId, UploadId, WorkerId,
+};
 pub use page::{DEFAULT_LIMIT, MAX_LIMIT, Page, PageRequest};
 pub use storage::{Storage, StorageConfig, StorageKey};

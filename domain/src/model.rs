@@ -1,8 +1,8 @@
 //! Models: checkpoints to run and LoRAs to run on top of them. A row never changes but for its deletion. Here: the rows, how a
-//! name or id finds one, and the rule for deleting. How files come in is `model::import`; what weights must look like is
+//! name or id finds one, and the rule for deleting. How files come in is `model::intake`; what weights must look like is
 //! `safetensors_gate`.
 
-pub mod import;
+pub mod intake;
 
 use std::collections::HashMap;
 use std::sync::{Arc, RwLock};
@@ -14,10 +14,15 @@ use sqlx::PgPool;
 use sqlx::types::Json;
 use uuid::Uuid;
 
+use crate::import::Source;
 use crate::{Error, ModelId, Page, PageRequest, Result, Storage, TrainingId, begin};
 
 /// Most characters of a name.
 pub const MAX_NAME_CHARS: usize = 63;
+/// Key of the advisory lock that deletions take.
+const DELETION_LOCK: i64 = 0x6d6f_6465_6c73;
+/// Most characters of a family's name, in a filter.
+const MAX_FAMILY_CHARS: usize = 63;
 
 /// What the weights are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -186,6 +191,10 @@ impl Model {
     }
 }
 
+const fn is_family_byte(byte: u8) -> bool {
+    byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'.' | b'_' | b'-')
+}
+
 /// Finds a model by id or by name. Errors: `NotFound`.
 pub async fn get(pool: &PgPool, name_or_id: &str) -> Result<Model> {
     let id = name_or_id.parse::<Uuid>().ok();
@@ -196,11 +205,23 @@ pub async fn get(pool: &PgPool, name_or_id: &str) -> Result<Model> {
         .try_into()
 }
 
-/// Newest first; of one kind, or of both.
-pub async fn list(pool: &PgPool, kind: Option<ModelKind>, page: &PageRequest) -> Result<Page<Model>> {
+/// Newest first; of one kind or of both, of one family or of all. Errors: `Invalid` for what can be no family.
+pub async fn list(
+    pool: &PgPool,
+    kind: Option<ModelKind>,
+    family: Option<&str>,
+    page: &PageRequest,
+) -> Result<Page<Model>> {
+    if let Some(family) = family
+        && (family.is_empty() || family.len() > MAX_FAMILY_CHARS || !family.bytes().all(is_family_byte))
+    {
+        return Err(Error::invalid("family", "A family is named by a-z, 0-9, `.`, `_` and `-`, such as `flux`."));
+    }
     let rows = select_models!(
-        "AND ($1::text IS NULL OR kind = $1) AND ($2::uuid IS NULL OR id < $2) ORDER BY id DESC LIMIT $3",
+        "AND ($1::text IS NULL OR kind = $1) AND ($2::text IS NULL OR family = $2)
+         AND ($3::uuid IS NULL OR id < $3) ORDER BY id DESC LIMIT $4",
         kind.map(ModelKind::as_str),
+        family,
         page.before(),
         page.fetch_limit(),
     )
@@ -210,7 +231,27 @@ pub async fn list(pool: &PgPool, kind: Option<ModelKind>, page: &PageRequest) ->
     Ok(page.cut(models, |model| model.id.into()))
 }
 
-/// Makes the model invisible and deletes its bytes. Errors: `NotFound`; `Conflict` for a built-in model, while unfinished jobs
+/// Where an imported model came from.
+#[derive(Clone, Debug, Default)]
+pub struct Origin {
+    pub source: Option<Source>,
+    pub source_commit: Option<String>,
+    /// The licence's text.
+    pub license: Option<String>,
+}
+
+/// Nothing for a model that was not imported.
+pub async fn origin(pool: &PgPool, id: ModelId) -> Result<Origin> {
+    let row = sqlx::query!(
+        r#"SELECT source AS "source: Json<Source>", source_commit, license FROM models WHERE id = $1"#,
+        id as ModelId
+    )
+    .fetch_one(pool)
+    .await?;
+    Ok(Origin { source: row.source.map(|source| source.0), source_commit: row.source_commit, license: row.license })
+}
+
+/// Makes the model invisible and deletes its bytes, but for files that another model holds too. Errors: `NotFound`; `Conflict` for a built-in model, while unfinished jobs
 /// need it, and for a checkpoint that LoRAs name as their base only as long as those jobs exist (a LoRA outlives its base).
 pub async fn delete(pool: &PgPool, storage: &Storage, name_or_id: &str) -> Result<()> {
     let model = get(pool, name_or_id).await?;
@@ -218,6 +259,8 @@ pub async fn delete(pool: &PgPool, storage: &Storage, name_or_id: &str) -> Resul
         return Err(Error::conflict(format!("`{}` came with Pyrograph and cannot be deleted.", model.name)));
     }
     let mut tx = begin(pool).await?;
+    // One deletion at a time: of two models that share a file, each would leave it to the other.
+    sqlx::query!("SELECT pg_advisory_xact_lock($1)", DELETION_LOCK).execute(&mut *tx).await?;
     // The lock keeps new generations and trainings from naming the model until this is decided.
     let locked =
         sqlx::query!("SELECT id FROM models WHERE id = $1 AND deleted_at IS NULL FOR UPDATE", model.id as ModelId)
@@ -231,7 +274,8 @@ pub async fn delete(pool: &PgPool, storage: &Storage, name_or_id: &str) -> Resul
              SELECT 1 FROM jobs j WHERE j.status IN ('queued', 'running') AND j.id IN (
                SELECT job_id FROM generations WHERE model_id = $1
                UNION ALL SELECT g.job_id FROM generation_loras l JOIN generations g ON g.id = l.generation_id WHERE l.model_id = $1
-               UNION ALL SELECT job_id FROM trainings WHERE model_id = $1)) AS "needed!""#,
+               UNION ALL SELECT job_id FROM trainings WHERE model_id = $1
+               UNION ALL SELECT job_id FROM imports WHERE base_model_id = $1)) AS "needed!""#,
         model.id as ModelId,
     )
     .fetch_one(&mut *tx)
@@ -248,8 +292,16 @@ pub async fn delete(pool: &PgPool, storage: &Storage, name_or_id: &str) -> Resul
     // A trained LoRA's file is also the artifact of its training: the two go together.
     let keys: Vec<String> = model.files.into_iter().map(|file| file.storage_key).collect();
     sqlx::query!("DELETE FROM artifacts WHERE storage_key = ANY($1)", &keys).execute(&mut *tx).await?;
+    let unshared = sqlx::query_scalar!(
+        r#"SELECT key AS "key!" FROM unnest($1::text[]) key WHERE NOT EXISTS (
+             SELECT 1 FROM models m, jsonb_array_elements(m.files) file
+             WHERE m.deleted_at IS NULL AND file->>'storage_key' = key)"#,
+        &keys,
+    )
+    .fetch_all(&mut *tx)
+    .await?;
     tx.commit().await?;
-    storage.discard(keys).await;
+    storage.discard(unshared).await;
     Ok(())
 }
 
@@ -342,18 +394,32 @@ pub fn check_name(name: &str) -> Result<()> {
     Ok(())
 }
 
-/// Errors with `Conflict` when a model of that name exists.
+/// Errors with `Conflict` when a model of that name exists, or a job is at work that will make one.
 pub(crate) async fn check_name_is_free(connection: &mut sqlx::PgConnection, name: &str) -> Result<()> {
     let taken = sqlx::query_scalar!(
         r#"SELECT EXISTS (SELECT 1 FROM models WHERE name = $1 AND deleted_at IS NULL) AS "taken!""#,
         name
     )
-    .fetch_one(connection)
+    .fetch_one(&mut *connection)
     .await?;
     if taken {
         return Err(Error::conflict_in(
             "name",
             format!("There is a model named `{name}` already; choose another name or delete that one."),
+        ));
+    }
+    let awaited = sqlx::query_scalar!(
+        r#"SELECT EXISTS (SELECT 1 FROM jobs j WHERE j.status IN ('queued', 'running') AND j.id IN (
+             SELECT job_id FROM trainings WHERE name = $1
+             UNION ALL SELECT job_id FROM imports WHERE name = $1)) AS "awaited!""#,
+        name,
+    )
+    .fetch_one(connection)
+    .await?;
+    if awaited {
+        return Err(Error::conflict_in(
+            "name",
+            format!("A job that is queued or running will make `{name}`; choose another name or cancel that one."),
         ));
     }
     Ok(())

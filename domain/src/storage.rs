@@ -212,6 +212,11 @@ impl Storage {
         found.bytes().await.map_err(|error| from_object_store(key, error))
     }
 
+    /// Some bytes of an object.
+    pub async fn get_range(&self, key: &str, range: std::ops::Range<u64>) -> Result<Bytes> {
+        self.bucket.get_range(&key.into(), range).await.map_err(|error| from_object_store(key, error))
+    }
+
     /// Streams an object to a new file and tells its size and SHA-256, for the caller to compare with the row.
     pub async fn get_to_file(&self, key: &str, path: &Path) -> Result<Written> {
         let found = self.bucket.get(&key.into()).await.map_err(|error| from_object_store(key, error))?;

@@ -14,7 +14,7 @@ use crate::event::{self, EventKind};
 use crate::generation::{self, DEFAULT_MODEL, in_range, on_grid};
 use crate::integer;
 use crate::job::{self, Claim, ErrorClass, JobKind, JobStatus};
-use crate::model::import::is_trigger_word;
+use crate::model::intake::is_trigger_word;
 use crate::model::{self, Catalog, Model, ModelFile, ModelFiles, ModelKind, ModelRef};
 use crate::report::{JobError, Report};
 use crate::{
@@ -211,7 +211,6 @@ pub async fn create(pool: &PgPool, catalog: &Catalog, request: TrainingRequest) 
     }
     lock_base(&mut tx, &base).await.inspect_err(|_| catalog.forget())?;
     model::check_name_is_free(&mut tx, &request.name).await?;
-    check_name_is_not_awaited(&mut tx, &request.name).await?;
     let total_steps = config.steps as i32;
     let job = job::enqueue(&mut tx, JobKind::Training, 0, total_steps).await?;
     let created_at = sqlx::query_scalar!(
@@ -244,7 +243,7 @@ pub async fn create(pool: &PgPool, catalog: &Catalog, request: TrainingRequest) 
 }
 
 /// Keeps the base from being deleted until the transaction ends.
-async fn lock_base(connection: &mut PgConnection, base: &Model) -> Result<()> {
+pub(crate) async fn lock_base(connection: &mut PgConnection, base: &Model) -> Result<()> {
     sqlx::query_scalar!(
         r#"SELECT 1 AS "one!" FROM models WHERE id = $1 AND deleted_at IS NULL FOR KEY SHARE"#,
         base.id as ModelId
@@ -253,23 +252,6 @@ async fn lock_base(connection: &mut PgConnection, base: &Model) -> Result<()> {
     .await?
     .map(drop)
     .ok_or_else(|| Error::not_found("model", &base.name))
-}
-
-async fn check_name_is_not_awaited(connection: &mut PgConnection, name: &str) -> Result<()> {
-    let awaited = sqlx::query_scalar!(
-        r#"SELECT EXISTS (SELECT 1 FROM trainings t JOIN jobs j ON j.id = t.job_id
-                          WHERE t.name = $1 AND j.status IN ('queued', 'running')) AS "awaited!""#,
-        name,
-    )
-    .fetch_one(connection)
-    .await?;
-    if awaited {
-        return Err(Error::conflict_in(
-            "name",
-            format!("A training that is queued or running will make `{name}`; choose another name or cancel that one."),
-        ));
-    }
-    Ok(())
 }
 
 /// SHA-256 over the lines `sha256 NUL caption LF` in order: the same pictures with the same captions have the same digest.
@@ -568,7 +550,7 @@ async fn commit(pool: &PgPool, claim: &Claim, adapter: NewAdapter, warnings: &[S
         created_at: Utc::now(),
     };
     for number in 2.. {
-        match model::import::insert(&mut tx, &model).await {
+        match model::intake::insert(&mut tx, &model).await {
             Err(Error::Conflict { .. }) => model.name = format!("{}-{number}", training.name),
             result => {
                 result?;

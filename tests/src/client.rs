@@ -197,6 +197,15 @@ impl Client {
         self.send(self.request(Method::POST, "/v1/models").multipart(form)).await
     }
 
+    /// Asks for an import (202 is checked) and returns it.
+    pub async fn import(&self, name: &str, source: &Value) -> Value {
+        let answer = self.post("/v1/models", &json!({"name": name, "source": source})).await;
+        let location = answer.header("location").to_owned();
+        let import = answer.expect(202);
+        assert_eq!(location, format!("/v1/imports/{}", text(&import["id"])), "Location names the import");
+        import
+    }
+
     // ── jobs ────────────────────────────────────────────────────────────────
 
     /// Creates a generation (202 is checked) and returns it.

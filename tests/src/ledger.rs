@@ -24,10 +24,17 @@ pub struct Attempt {
 /// A rule, and the query that finds the rows which break it.
 const RULES: &[(&str, &str)] = &[
     (
-        "a generation or training without its job, or a job without its noun",
-        "select coalesce(g.id, t.id, j.id)::text from jobs j
-         full join generations g on g.job_id = j.id full join trainings t on t.job_id = j.id
-         where j.id is null or (g.id is null and t.id is null) or (j.kind = 'generation') <> (g.id is not null)",
+        "a generation, training or import without its job, or a job without its noun",
+        "select coalesce(g.id, t.id, i.id, j.id)::text from jobs j
+         full join generations g on g.job_id = j.id full join trainings t on t.job_id = j.id full join imports i on i.job_id = j.id
+         where j.id is null or (j.kind = 'generation') <> (g.id is not null) or (j.kind = 'training') <> (t.id is not null)
+            or (j.kind = 'import') <> (i.id is not null)",
+    ),
+    (
+        "an import with a model before it succeeded or without one after, or one that ended and still knows a query string",
+        "select i.id::text from imports i join jobs j on j.id = i.job_id
+         where (j.status = 'succeeded') <> (i.output_model_id is not null)
+            or (j.status in ('succeeded', 'failed', 'canceled') and i.url_query is not null)",
     ),
     (
         "a succeeded generation whose pictures are not exactly the positions asked for, of one attempt",
@@ -101,13 +108,14 @@ impl Ledger {
         }
     }
 
-    /// Attempts at a generation or training, oldest first.
+    /// Attempts at a generation, training or import, oldest first.
     pub async fn attempts(&self, id: &str) -> Vec<Attempt> {
         sqlx::query(
             "select epoch, worker::text, extract(epoch from started_at)::float8 as started_at,
                     extract(epoch from ended_at)::float8 as ended_at, outcome
              from attempts where job_id = (select job_id from generations where id::text = $1
-                                           union all select job_id from trainings where id::text = $1) order by epoch",
+                                           union all select job_id from trainings where id::text = $1
+                                           union all select job_id from imports where id::text = $1) order by epoch",
         )
         .bind(id)
         .fetch_all(&self.pool)
@@ -128,7 +136,8 @@ impl Ledger {
     pub async fn storage_keys(&self, id: &str) -> Vec<String> {
         sqlx::query_scalar(
             "select storage_key from artifacts where job_id = (select job_id from generations where id::text = $1
-                                           union all select job_id from trainings where id::text = $1) order by position",
+                                           union all select job_id from trainings where id::text = $1
+                                           union all select job_id from imports where id::text = $1) order by position",
         )
         .bind(id)
         .fetch_all(&self.pool)
@@ -155,6 +164,7 @@ impl Ledger {
             "trainings",
             "training_checkpoints",
             "models",
+            "imports",
         ] {
             let query = format!("select md5(string_agg(row::text, ',' order by row::text)) from {table} row");
             all.push((table, sqlx::query_scalar(AssertSqlSafe(query)).fetch_one(&self.pool).await.expect("digest")));

@@ -1,7 +1,7 @@
 //! One attempt at a job, whatever its kind: hold the lease, have a folder, report progress, and end it in the database.
 //!
 //! Every effect goes through `domain` and carries the claim, so an attempt whose lease is lost changes nothing. How
-//! pictures and adapters are made from a claim is the business of [`crate::generate`] and [`crate::train`].
+//! a claim becomes pictures, adapters or models is the business of [`crate::generate`], [`crate::train`] and [`crate::import`].
 
 use std::future::Future;
 use std::path::Path;
@@ -24,7 +24,7 @@ use crate::config::WorkerConfig;
 use crate::conversation::Conversation;
 use crate::lease::Lease;
 use crate::supervisor::{Engine, Work};
-use crate::{generate, train};
+use crate::{generate, import, train};
 
 /// Progress is written at most this often; the first and the last step always are.
 const PROGRESS_DISTANCE: Duration = Duration::from_millis(200);
@@ -118,6 +118,11 @@ pub async fn attend(house: Arc<House>, claim: Claim) {
         Err(stop) => {
             tracing::warn!(job = %claim.job, epoch = claim.epoch, seconds, ?stop, "attempt ended");
             settle(&house, &lease, stop).await;
+            if claim.kind == JobKind::Import
+                && let Err(error) = domain::import::discard_leftovers(&house.pool, &house.storage).await
+            {
+                tracing::debug!(%error, "files of an import stay for now");
+            }
         }
     }
 }
@@ -199,6 +204,7 @@ impl<'a> Attempt<'a> {
         match self.claim().kind {
             JobKind::Generation => generate::run(self).await,
             JobKind::Training => train::run(self).await,
+            JobKind::Import => import::run(self).await,
         }
     }
 

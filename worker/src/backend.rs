@@ -49,8 +49,8 @@ pub struct ClaimPolicy {
     pub bell: watch::Receiver<u64>,
     /// No job is claimed before this instant: a worker whose disk is full lets others have the work.
     pub not_before: watch::Receiver<Instant>,
-    /// No job is claimed while no engine is up.
-    pub engine: Engine,
+    /// No job is claimed while this engine is not up.
+    pub engine: Option<Engine>,
     /// Ends claiming; work already claimed goes on.
     pub stop: CancellationToken,
 }
@@ -162,7 +162,14 @@ async fn claim(policy: &mut ClaimPolicy) -> Option<Claim> {
         tokio::select! {
             biased;
             () = stop.cancelled() => return None,
-            up = async { sleep_until(not_before).await; policy.engine.ready().await } => { up?; }
+            () = sleep_until(not_before) => {}
+        }
+        if let Some(engine) = &policy.engine {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return None,
+                up = engine.ready() => { up?; }
+            }
         }
         // Marked as heard before asking: a ring during the question asks again.
         policy.bell.borrow_and_update();

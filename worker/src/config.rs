@@ -4,7 +4,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use domain::job::{JobKind, LeasePolicy};
+use url::Url;
 
+use crate::import::guard::Guard;
 use crate::supervisor::EngineCommand;
 
 /// One worker process.
@@ -31,6 +33,39 @@ pub struct WorkerConfig {
     pub drain: Drain,
     /// Training steps between two checkpoints.
     pub checkpoint_every: usize,
+    /// Where models may come from.
+    pub imports: Imports,
+}
+
+/// What the operator says about imports.
+#[derive(Debug, Clone)]
+pub struct Imports {
+    /// Address of the Hugging Face Hub, or of a mirror.
+    pub hub: Url,
+    pub hub_token: Option<HubToken>,
+    /// Which addresses may be reached.
+    pub guard: Guard,
+    /// Folder of this machine that may be imported from; none, if there is none.
+    pub folder: Option<PathBuf>,
+}
+
+impl Default for Imports {
+    /// The public Hub without a token, the public internet, no folder.
+    fn default() -> Self {
+        #[allow(clippy::expect_used, reason = "a constant")]
+        let hub = Url::parse("https://huggingface.co").expect("an address");
+        Self { hub, hub_token: None, guard: Guard::default(), folder: None }
+    }
+}
+
+/// A secret: it goes to the Hub's own host and is never shown.
+#[derive(Clone)]
+pub struct HubToken(pub String);
+
+impl std::fmt::Debug for HubToken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("…")
+    }
 }
 
 /// The no-progress watchdog: a live process that reports nothing this long is replaced.
@@ -72,7 +107,7 @@ impl WorkerConfig {
         Self {
             name: "worker".into(),
             host: host_name(),
-            queues: vec![JobKind::Generation, JobKind::Training],
+            queues: JobKind::ALL.to_vec(),
             engine,
             data_dir: data_dir.into(),
             cache_limit: 100 << 30,
@@ -80,6 +115,7 @@ impl WorkerConfig {
             silence: Silence::default(),
             drain: Drain::default(),
             checkpoint_every: 100,
+            imports: Imports::default(),
         }
     }
 }

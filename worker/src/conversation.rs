@@ -110,7 +110,7 @@ impl<'a> Conversation<'a> {
     fn drain(&mut self) {
         self.drained = true;
         let limit = match self.lease.claim().kind {
-            JobKind::Generation => self.drain.generation,
+            JobKind::Generation | JobKind::Import => self.drain.generation,
             JobKind::Training => {
                 self.session.suspend();
                 self.drain.training - self.drain.training / UPLOAD_SHARE

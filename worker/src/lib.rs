@@ -2,8 +2,8 @@
 //!
 //! A worker process holds leases and the database; a child process, the [`engine`], owns the device. Between the two
 //! lies [`protocol`]; around the child [`supervisor`]; around a claimed job [`lease`] and [`attempt`]; and the way of
-//! each kind of job is [`generate`] and [`train`]. Jobs reach us through [`backend`], the jobs table as an apalis
-//! backend. SQL is `domain`'s, tensors are `diffusion`'s, HTTP is nobody's here.
+//! each kind of job is [`generate`], [`train`] and [`import`]. Jobs reach us through [`backend`], the jobs table as an apalis
+//! backend. SQL is `domain`'s, tensors are `diffusion`'s, and nobody is served here.
 
 pub mod attempt;
 pub mod backend;
@@ -13,6 +13,7 @@ mod conversation;
 pub mod engine;
 mod fetch;
 mod generate;
+mod import;
 pub mod lease;
 pub mod protocol;
 pub mod supervisor;
@@ -25,7 +26,7 @@ use std::time::Duration;
 use apalis::prelude::{Monitor, WorkerBuilder, WorkerBuilderExt};
 use apalis_core::task::data::Data;
 use domain::Pools;
-use domain::job::{Call, Claim, Doorbell, Reaper};
+use domain::job::{Call, Claim, Doorbell, JobKind, Reaper};
 use domain::storage::Storage;
 use domain::{JobId, WorkerId};
 use tokio::sync::{broadcast, watch};
@@ -36,8 +37,9 @@ use tower::limit::ConcurrencyLimitLayer;
 use crate::attempt::House;
 use crate::backend::{ClaimPolicy, JobBackend};
 use crate::cache::{Cache, CacheError};
-pub use crate::config::{Drain, Silence, WorkerConfig};
+pub use crate::config::{Drain, HubToken, Imports, Silence, WorkerConfig};
 pub use crate::engine::{EngineConfig, Fault};
+pub use crate::import::guard::{Guard, Network};
 use crate::supervisor::Engine;
 pub use crate::supervisor::EngineCommand;
 use crate::work_dir::WorkDir;
@@ -83,12 +85,12 @@ pub async fn run(
     let (not_before, no_claim_before) = watch::channel(Instant::now());
     let claims = ClaimPolicy {
         pool: pools.lease.clone(),
-        queues: config.queues.clone(),
+        queues: Vec::new(),
         worker,
         lease: config.lease,
         bell: heard,
         not_before: no_claim_before,
-        engine: engine.clone(),
+        engine: None,
         stop: shutdown.clone(),
     };
     let name = config.name.clone();
@@ -109,20 +111,28 @@ pub async fn run(
     let showing = tokio::spawn(show_life(Arc::clone(&house), worker, ending.clone()));
     tracing::info!(%worker, name, queues = ?house.config.queues, "worker started");
 
-    let attending = Arc::clone(&house);
-    let monitor = Monitor::new()
-        .register(move |_| {
-            WorkerBuilder::new(format!("{name}-{worker}"))
+    // An import needs no engine: it may take hours, in which pictures are made.
+    let (imports, work): (Vec<_>, Vec<_>) = house.config.queues.iter().partition(|kind| **kind == JobKind::Import);
+    let mut monitor = Monitor::new();
+    for (lane, queues, engine) in [("work", work, Some(house.engine.clone())), ("imports", imports, None)] {
+        if queues.is_empty() {
+            continue;
+        }
+        let claims = ClaimPolicy { queues, engine, ..claims.clone() };
+        let (name, attending) = (format!("{name}-{worker}-{lane}"), Arc::clone(&house));
+        monitor = monitor.register(move |_| {
+            WorkerBuilder::new(name.clone())
                 .backend(JobBackend::new(claims.clone()))
                 .data(Arc::clone(&attending))
                 .layer(ConcurrencyLimitLayer::new(1))
                 .enable_tracing()
                 .build(attend)
-        })
-        .should_restart(|_, error| {
-            tracing::error!(%error, "the worker runtime failed and starts again");
-            true
         });
+    }
+    let monitor = monitor.should_restart(|_, error| {
+        tracing::error!(%error, "the worker runtime failed and starts again");
+        true
+    });
     let stopped = monitor
         .run_with_signal(async move {
             shutdown.cancelled().await;

@@ -257,6 +257,8 @@ impl Running {
         started
             .args(&command.arguments)
             .envs(command.environment.iter().map(|(name, value)| (name, value)))
+            // The engine asks nobody outside.
+            .env_remove("HF_TOKEN")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

@@ -56,7 +56,7 @@ impl Bed {
             public_endpoint: None,
         })
         .unwrap();
-        model::import::register_built_in(&pools.api, &storage, "ember", &checkpoint()).await.unwrap();
+        model::intake::register_built_in(&pools.api, &storage, "ember", &checkpoint()).await.unwrap();
         let catalog = Catalog::new(pools.api.clone());
         Self { pools, storage, catalog, folder, _s3: s3, _database: database }
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use axum::http::{HeaderMap, HeaderName};
 use axum::response::sse::{self, KeepAlive, Sse};
 use domain::event::{self, Event, EventKind, Subscription};
-use domain::{GenerationId, JobId, TrainingId, generation, job, training};
+use domain::{GenerationId, ImportId, JobId, TrainingId, generation, import, job, training};
 use futures::Stream;
 use serde_json::Value;
 use utoipa::ToSchema;
@@ -35,7 +35,7 @@ pub struct ServerSentEvent {
     #[schema(pattern = "^[1-9][0-9]*$")]
     id: String,
     event: EventKind,
-    /// A JSON object: `created_at`, and by kind started `attempt` · progress `step`, `total_steps`, `loss` · checkpoint `step` ·
+    /// A JSON object: `created_at`, and by kind started `attempt` · progress `step`, `total_steps`, `loss`, `bytes`, `total_bytes` · checkpoint `step` ·
     /// warning `message` · retrying `reason`, `message`, `run_at` · failed `class`, `message`.
     #[schema(example = r#"{"step":3,"total_steps":20,"created_at":"2026-01-01T00:00:00Z"}"#)]
     data: String,
@@ -80,6 +80,26 @@ pub async fn of_training(
     headers: HeaderMap,
 ) -> Result<Sse<impl Stream<Item = Result<sse::Event, Infallible>>>> {
     let job = training::job_id(&state.pool, id).await?;
+    Ok(follow(state, job, &headers))
+}
+
+/// Follow an import
+///
+/// As for a generation; `progress` tells the bytes.
+#[utoipa::path(
+    get, path = "/v1/imports/{id}/events", tag = "models", operation_id = "follow_import",
+    params(
+        ("id" = ImportId, Path, description = "Id of the import"),
+        ("Last-Event-ID" = Option<String>, Header, description = "Id of the last event that was seen"),
+    ),
+    responses((status = 200, description = "The events so far, and then those to come", body = ServerSentEvent, content_type = "text/event-stream")),
+)]
+pub async fn of_import(
+    state: State,
+    Path(id): Path<ImportId>,
+    headers: HeaderMap,
+) -> Result<Sse<impl Stream<Item = Result<sse::Event, Infallible>>>> {
+    let job = import::job_id(&state.pool, id).await?;
     Ok(follow(state, job, &headers))
 }
 

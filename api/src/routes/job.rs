@@ -1,4 +1,4 @@
-//! What generations and trainings have in common over HTTP: progress, artifacts, error, links, and waiting for the end.
+//! What generations, trainings and imports have in common over HTTP: progress, artifacts, error, links, and waiting for the end.
 
 use axum::Json;
 use axum::http::{HeaderMap, StatusCode, header};
@@ -25,6 +25,14 @@ pub struct Progress {
     /// Steps to do; 0 while it is not known.
     #[schema(minimum = 0)]
     pub total_steps: i32,
+    /// Bytes that are here; imports only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 0)]
+    pub bytes: Option<i64>,
+    /// Bytes to bring, as far as it is known; imports only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 0)]
+    pub total_bytes: Option<i64>,
     /// Loss of the last steps; trainings only.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub loss: Option<f64>,
@@ -105,14 +113,16 @@ pub struct ReportParts {
 
 impl ReportParts {
     pub async fn of(report: report::Report, storage: &Storage) -> Result<Self> {
-        let number = |name: &str| {
-            report.progress.as_ref().and_then(|progress| progress.get(name)).and_then(serde_json::Value::as_f64)
-        };
+        let told = |name: &str| report.progress.as_ref().and_then(|progress| progress.get(name));
+        let number = |name: &str| told(name).and_then(serde_json::Value::as_f64);
+        let count = |name: &str| told(name).and_then(serde_json::Value::as_i64);
         Ok(Self {
             status: report.status,
             progress: Progress {
                 step: report.step,
                 total_steps: report.total_steps,
+                bytes: count("bytes"),
+                total_bytes: count("total_bytes"),
                 loss: number("loss"),
                 seconds_per_step: number("seconds_per_step"),
             },

@@ -1,9 +1,10 @@
-//! One file for each noun: its requests, its answers, its handlers. `job` holds what generations and trainings share.
+//! One file for each noun: its requests, its answers, its handlers. `job` holds what generations, trainings and imports share.
 
 pub mod dataset;
 pub mod event;
 pub mod generation;
 pub mod health;
+pub mod import;
 pub mod input;
 pub mod job;
 pub mod model;

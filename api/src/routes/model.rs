@@ -1,19 +1,24 @@
 //! `/v1/models`: checkpoints and LoRAs.
 
 use axum::Json;
+use axum::extract::{DefaultBodyLimit, FromRequest, Request};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, Utc};
-use domain::model::import::Import;
+use domain::import::{self, ImportRequest, Source};
+use domain::model::intake::Intake;
 use domain::model::{self, Defaults, ModelKind};
 use domain::storage::READ_TTL;
-use domain::{ModelId, Page, PageRequest, Storage, TrainingId};
+use domain::{ModelId, Page, PageRequest, TrainingId};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
+use super::import::Import;
+use super::job;
 use crate::State;
-use crate::extract::{Multipart, Path, Query};
+use crate::extract::{self, Multipart, Path, Query, is_json};
 use crate::problem::{Problem, Result};
+use crate::router::JSON_LIMIT;
 
 /// Most bytes of a text part.
 const TEXT_BYTES: u64 = 1024;
@@ -53,6 +58,12 @@ pub struct ModelDetail {
     #[serde(flatten)]
     pub model: Model,
     pub files: Vec<ModelFile>,
+    /// Where it was imported from; null for one that was sent, trained or built in.
+    pub source: Option<Source>,
+    /// Commit of the Hub's repository that the source's revision named.
+    pub source_commit: Option<String>,
+    /// Text of the licence that lay beside the files, if one did.
+    pub license: Option<String>,
     /// Presigned: reads the file of a LoRA for one hour; null for a checkpoint, which has several.
     #[schema(format = "uri")]
     pub url: Option<String>,
@@ -82,7 +93,7 @@ pub struct ModelPage {
     pub next_cursor: Option<String>,
 }
 
-/// The form: `name`, perhaps `base`, and one or more files, each with its relative path as its file name.
+/// The form: `name`, perhaps `base` or `kind`, and one or more files, each with its relative path as its file name.
 #[derive(ToSchema)]
 #[serde(deny_unknown_fields)]
 #[allow(dead_code, reason = "describes the form; its parts are read one by one")]
@@ -93,6 +104,9 @@ pub struct ModelForm {
     /// Name or id of the checkpoint that a LoRA was made for.
     #[schema(min_length = 1, max_length = 63, pattern = r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     base: Option<String>,
+    /// What it must turn out to be; absent takes either.
+    #[schema(inline)]
+    kind: Option<ModelKind>,
     /// One `.safetensors` file is a LoRA; several files with `model_index.json` are a checkpoint.
     #[schema(value_type = Vec<String>, format = Binary, min_items = 1)]
     file: Vec<Vec<u8>>,
@@ -106,6 +120,9 @@ pub struct ModelQuery {
     /// Only models of this kind.
     #[param(inline)]
     pub kind: Option<ModelKind>,
+    /// Only models of this family.
+    #[param(pattern = "^[a-z0-9._-]{1,63}$", example = "flux")]
+    pub family: Option<String>,
     /// Most items of the page.
     #[param(minimum = 1, maximum = 100, default = 20)]
     pub limit: Option<i64>,
@@ -134,15 +151,23 @@ impl From<&model::Model> for Model {
 }
 
 impl ModelDetail {
-    async fn of(model: model::Model, storage: &Storage) -> Result<Self> {
+    async fn of(model: model::Model, state: &State) -> Result<Self> {
+        let origin = model::origin(&state.pool, model.id).await?;
         let shown = Model::from(&model);
         let mut files = Vec::with_capacity(model.files.len());
         for file in model.files {
-            let url = storage.presign_get(&file.storage_key, READ_TTL).await?.into();
+            let url = state.storage.presign_get(&file.storage_key, READ_TTL).await?.into();
             files.push(ModelFile { path: file.path, bytes: file.bytes, sha256: file.sha256, url });
         }
         let url = files.first().filter(|_| model.kind == ModelKind::Lora).map(|file| file.url.clone());
-        Ok(Self { model: shown, files, url })
+        Ok(Self {
+            model: shown,
+            files,
+            source: origin.source,
+            source_commit: origin.source_commit,
+            license: origin.license,
+            url,
+        })
     }
 }
 
@@ -155,29 +180,44 @@ impl ModelDetail {
 pub async fn list(state: State, Query(query): Query<ModelQuery>) -> Result<Json<ModelPage>> {
     let page = PageRequest::parse(query.limit, query.cursor.as_deref())?;
     let Page { items, next_cursor } =
-        model::list(&state.pool, query.kind, &page).await?.map(|model| Model::from(&model));
+        model::list(&state.pool, query.kind, query.family.as_deref(), &page).await?.map(|model| Model::from(&model));
     Ok(Json(ModelPage { items, next_cursor }))
 }
 
 /// Bring a model in
 ///
-/// Safetensors only; a pickle is refused by its content, whatever its name. A LoRA's family is found by its tensors' names.
+/// As a form with its files, and then it is there at once; or as JSON that says where a worker shall get it from, and then the
+/// answer is an import to follow. Safetensors only; a pickle is refused by its content, whatever its name. A LoRA's family is
+/// found by its tensors' names.
 #[utoipa::path(
     post, path = "/v1/models", tag = "models", operation_id = "import_model",
-    request_body(content = ModelForm, content_type = "multipart/form-data"),
+    request_body(content((ModelForm = "multipart/form-data"), (ImportRequest = "application/json"))),
     responses(
-        (status = 201, description = "Imported", body = ModelDetail,
+        (status = 202, description = "Of JSON: the import is queued", body = Import,
+         headers(("Location" = String, description = "Path of the import"))),
+        (status = 201, description = "Of a form: the model is there", body = ModelDetail,
          headers(("Location" = String, description = "Path of the model"))),
         (status = 404, description = "The base is not there"),
         (status = 409, description = "The name is taken"),
     ),
 )]
-pub async fn import(state: State, mut form: Multipart) -> Result<Response> {
-    let mut import = Import::new(state.pool.clone(), state.storage.clone());
+pub async fn import(state: State, mut request: Request) -> Result<Response> {
+    if is_json(request.headers()) {
+        DefaultBodyLimit::max(JSON_LIMIT).apply(&mut request);
+        let extract::Json(request) = extract::Json::from_request(request, &state).await?;
+        let import = import::create(&state.pool, request).await?;
+        return Ok(job::created(&super::import::path(import.id), &Import::of(import, &state.storage).await?, None));
+    }
+    let form = Multipart::from_request(request, &state).await?;
+    import_form(state, form).await
+}
+
+async fn import_form(state: State, mut form: Multipart) -> Result<Response> {
+    let mut import = Intake::new(state.pool.clone(), state.storage.clone());
     match take_model(&mut form, &mut import).await {
         Ok(model) => {
             let location = format!("/v1/models/{}", model.id);
-            let body = ModelDetail::of(model, &state.storage).await?;
+            let body = ModelDetail::of(model, &state).await?;
             Ok((StatusCode::CREATED, [(header::LOCATION, location)], Json(body)).into_response())
         }
         Err(problem) => {
@@ -188,9 +228,9 @@ pub async fn import(state: State, mut form: Multipart) -> Result<Response> {
     }
 }
 
-async fn take_model(form: &mut Multipart, import: &mut Import) -> Result<model::Model> {
+async fn take_model(form: &mut Multipart, import: &mut Intake) -> Result<model::Model> {
     let unprocessable = |field: &str, message: &str| Problem::field(StatusCode::UNPROCESSABLE_ENTITY, field, message);
-    let (mut name, mut base) = (None, None);
+    let (mut name, mut base, mut kind) = (None, None, None);
     while let Some(mut part) = form.next().await? {
         match part.name() {
             "name" if name.is_none() => {
@@ -200,6 +240,7 @@ async fn take_model(form: &mut Multipart, import: &mut Import) -> Result<model::
                 name = Some(text);
             }
             "base" if base.is_none() => base = Some(part.text(TEXT_BYTES).await?),
+            "kind" if kind.is_none() => kind = Some(part.text(TEXT_BYTES).await?.parse()?),
             "file" => {
                 let path = part.file_name().ok_or_else(|| {
                     unprocessable("file", "The part has no file name; give it the path within the model.")
@@ -210,17 +251,17 @@ async fn take_model(form: &mut Multipart, import: &mut Import) -> Result<model::
                 }
                 file.finish().await?;
             }
-            twice @ ("name" | "base") => return Err(unprocessable(twice, "It is there twice.")),
+            twice @ ("name" | "base" | "kind") => return Err(unprocessable(twice, "It is there twice.")),
             other => {
                 return Err(unprocessable(
                     other,
-                    "There is no such part; send `name`, perhaps `base`, and `file` parts.",
+                    "There is no such part; send `name`, perhaps `base` or `kind`, and `file` parts.",
                 ));
             }
         }
     }
     let name = name.ok_or_else(|| unprocessable("name", "The part `name` is missing."))?;
-    Ok(import.finish(&name, base.as_deref()).await?)
+    Ok(import.finish(&name, base.as_deref(), kind).await?)
 }
 
 /// Look at a model and get URLs of its files
@@ -231,7 +272,7 @@ async fn take_model(form: &mut Multipart, import: &mut Import) -> Result<model::
 )]
 pub async fn get(state: State, Path(name_or_id): Path<String>) -> Result<Json<ModelDetail>> {
     let model = model::get(&state.pool, &name_or_id).await?;
-    Ok(Json(ModelDetail::of(model, &state.storage).await?))
+    Ok(Json(ModelDetail::of(model, &state).await?))
 }
 
 /// Delete a model and its files

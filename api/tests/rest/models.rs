@@ -1,6 +1,6 @@
 //! Models come in checked, under one name each, and go only when nothing needs them.
 
-use domain::model::import::register_built_in;
+use domain::model::intake::register_built_in;
 use reqwest::multipart::{Form, Part};
 use serde_json::json;
 

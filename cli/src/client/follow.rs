@@ -25,8 +25,17 @@ const SILENCE: Duration = Duration::from_secs(45);
 /// [`Failure::Failed`] with the job's own message when it failed, [`Failure::Canceled`] when it was canceled,
 /// [`Failure::Unreachable`] when the server stays away.
 pub async fn follow(client: &Client, created: Value, label: &str) -> Result<Value, Failure> {
+    follow_on(client, created, label, Meter::steps(label)).await
+}
+
+/// As [`follow`], for an import: what is counted is bytes.
+pub async fn follow_import(client: &Client, created: Value, label: &str) -> Result<Value, Failure> {
+    follow_on(client, created, label, Meter::bytes(label, 0)).await
+}
+
+async fn follow_on(client: &Client, created: Value, label: &str, meter: Meter) -> Result<Value, Failure> {
     let job: Job = Client::understand(created.clone())?;
-    let mut follower = Follower { client, job: &job, meter: Meter::steps(label), last_event: None };
+    let mut follower = Follower { client, job: &job, meter, last_event: None };
     if !job.status.is_terminal() {
         let interrupted = tokio::select! {
             watched = follower.watch() => { watched?; false }
@@ -117,7 +126,9 @@ impl Follower<'_> {
             "started" => self.meter.note("preparing"),
             "progress" => {
                 let progress: Progress = serde_json::from_value(data).unwrap_or_default();
-                if let (Some(step), Some(total)) = (progress.step, progress.total_steps) {
+                if let (Some(bytes), Some(total)) = (progress.bytes, progress.total_bytes) {
+                    self.meter.reach(bytes, total, "");
+                } else if let (Some(step), Some(total)) = (progress.step, progress.total_steps) {
                     let note = progress.loss.map(|loss| format!("loss {loss:.4}")).unwrap_or_default();
                     self.meter.reach(step, total, &note);
                 }

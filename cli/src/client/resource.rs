@@ -16,7 +16,7 @@ pub struct Reference {
     pub name: String,
 }
 
-/// Where a job stands: the part that generations and trainings share.
+/// Where a job stands: the part that generations, trainings and imports share.
 #[derive(Debug, Deserialize)]
 pub struct Job {
     pub status: Status,
@@ -50,6 +50,10 @@ pub struct Progress {
     pub total_steps: Option<u64>,
     #[serde(default)]
     pub loss: Option<f64>,
+    #[serde(default)]
+    pub bytes: Option<u64>,
+    #[serde(default)]
+    pub total_bytes: Option<u64>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -107,6 +111,12 @@ pub struct Training {
     pub artifacts: Vec<Artifact>,
     #[serde(default)]
     pub warnings: Vec<String>,
+}
+
+/// A model on its way in.
+#[derive(Debug, Deserialize)]
+pub struct Import {
+    pub output_model: Option<Reference>,
 }
 
 /// Pictures with captions.

@@ -106,7 +106,13 @@ fn of_file(path: &Path, failure: Failure) -> Failure {
 }
 
 /// Imports a diffusers folder or a LoRA file as the model `name`; gives the server's answer.
-pub async fn import_model(client: &Client, path: &Path, name: &str) -> Result<Value, Failure> {
+pub async fn import_model(
+    client: &Client,
+    path: &Path,
+    name: &str,
+    kind: Option<&str>,
+    base: Option<&str>,
+) -> Result<Value, Failure> {
     let files = model_files(path)?;
     let mut total = 0;
     for (_, file) in &files {
@@ -114,6 +120,11 @@ pub async fn import_model(client: &Client, path: &Path, name: &str) -> Result<Va
     }
     let meter = Meter::bytes(format!("uploading {name}"), total);
     let mut form = Form::new().percent_encode_noop().text("name", name.to_owned());
+    for (field, value) in [("kind", kind), ("base", base)] {
+        if let Some(value) = value {
+            form = form.text(field, value.to_owned());
+        }
+    }
     for (inside, file) in &files {
         form = form.part("file", file_part(file, inside, Some(&meter)).await?);
     }

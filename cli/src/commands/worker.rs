@@ -13,7 +13,7 @@ use domain::job::JobKind;
 use worker::{Drain, EngineCommand, WorkerConfig};
 
 use super::Outcome;
-use crate::configuration::{self, Services, lease_policy, number, set_duration};
+use crate::configuration::{self, Services, imports, lease_policy, number, set_duration};
 use crate::failure::Failure;
 use crate::signal;
 
@@ -25,7 +25,7 @@ use crate::signal;
 #[derive(Debug, Args)]
 pub struct Worker {
     /// What to work on
-    #[arg(long, value_delimiter = ',', default_value = "generation,training", value_name = "QUEUES")]
+    #[arg(long, value_delimiter = ',', default_value = "generation,training,import", value_name = "QUEUES")]
     queues: Vec<JobKind>,
     /// Device: auto (a GPU if there is one), cpu, cuda or cuda:N
     #[arg(long, default_value = "auto", value_name = "DEVICE")]
@@ -74,6 +74,7 @@ impl Worker {
         if let Some(steps) = number("PYROGRAPH_CHECKPOINT_EVERY")? {
             config.checkpoint_every = usize::try_from(steps).unwrap_or(usize::MAX).max(1);
         }
+        config.imports = imports()?;
         set_duration("PYROGRAPH_GENERATION_SILENCE_MS", &mut config.silence.generation)?;
         set_duration("PYROGRAPH_TRAINING_SILENCE_MS", &mut config.silence.training)?;
         if self.with_parent {

@@ -4,7 +4,7 @@
 //! lease and a fencing epoch; whatever an attempt changes, it changes in a transaction that asks for `id AND epoch AND
 //! worker`, so an attempt whose lease was taken away changes nothing. Time is the database's.
 //!
-//! In this room: the state machine and the queue. What a job is about belongs to its noun (generation, training), which
+//! In this room: the state machine and the queue. What a job is about belongs to its noun (generation, training, import), which
 //! enqueues it in the transaction of its own row and finishes it in the transaction of its results.
 
 mod attempt;
@@ -33,15 +33,17 @@ use crate::{Error, JobId, WorkerId};
 pub enum JobKind {
     Generation,
     Training,
+    Import,
 }
 
 impl JobKind {
-    pub const ALL: [JobKind; 2] = [JobKind::Generation, JobKind::Training];
+    pub const ALL: [JobKind; 3] = [JobKind::Generation, JobKind::Training, JobKind::Import];
 
     pub fn as_str(self) -> &'static str {
         match self {
             JobKind::Generation => "generation",
             JobKind::Training => "training",
+            JobKind::Import => "import",
         }
     }
 }
@@ -51,7 +53,10 @@ impl std::str::FromStr for JobKind {
 
     fn from_str(text: &str) -> Result<Self, Error> {
         JobKind::ALL.into_iter().find(|kind| kind.as_str() == text).ok_or_else(|| {
-            Error::invalid("queues", format!("`{text}` is not a queue; there are `generation` and `training`"))
+            Error::invalid(
+                "queues",
+                format!("`{text}` is not a queue; there are `generation`, `training` and `import`"),
+            )
         })
     }
 }

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod generations;
+mod imports;
 mod trainings;
 
 use std::net::{Ipv4Addr, SocketAddr};

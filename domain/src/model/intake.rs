@@ -20,10 +20,12 @@ pub const MAX_TEXT_BYTES: usize = 32 * 1024 * 1024;
 /// Most files of one model.
 pub const MAX_FILES: usize = 200;
 const MAX_PATH_BYTES: usize = 200;
+/// Larger JSON files (vocabularies, shard indexes) say nothing that is asked here.
+const CONFIG_BYTES: usize = 256 * 1024;
 const FIELD: &str = "file";
 
-/// A model on its way in. Dropped before [`Import::finish`] it removes what it stored.
-pub struct Import {
+/// A model on its way in. Dropped before [`Intake::finish`] it removes what it stored.
+pub struct Intake {
     pool: PgPool,
     storage: Storage,
     model: ModelId,
@@ -31,13 +33,15 @@ pub struct Import {
     /// The small JSON files, which say what the model is.
     configs: BTreeMap<String, Value>,
     weights: BTreeMap<String, safetensors_gate::Header>,
-    /// Keys to remove unless the import ends well.
+    /// Keys to remove unless the intake ends well.
     stored: Vec<String>,
+    /// Keys that belong to other models.
+    borrowed: Vec<String>,
 }
 
 /// One file on its way in.
-pub struct FileImport<'a> {
-    import: &'a mut Import,
+pub struct FileIntake<'a> {
+    intake: &'a mut Intake,
     path: String,
     key: String,
     writer: ObjectWriter,
@@ -50,7 +54,7 @@ enum Content {
     Text(Vec<u8>),
 }
 
-impl Import {
+impl Intake {
     pub fn new(pool: PgPool, storage: Storage) -> Self {
         Self {
             pool,
@@ -60,6 +64,7 @@ impl Import {
             configs: BTreeMap::new(),
             weights: BTreeMap::new(),
             stored: Vec::new(),
+            borrowed: Vec::new(),
         }
     }
 
@@ -71,7 +76,7 @@ impl Import {
 
     /// Opens the next file. Errors: `Invalid` for a path that is not plain and relative, `Unsupported` for a kind of file that
     /// no model needs, `TooLarge` for one file too many.
-    pub async fn file(&mut self, path: &str) -> Result<FileImport<'_>> {
+    pub async fn file(&mut self, path: &str) -> Result<FileIntake<'_>> {
         check_path(path)?;
         if self.files.len() >= MAX_FILES {
             return Err(Error::too_large(FIELD, format!("A model has at most {MAX_FILES} files.")));
@@ -96,15 +101,40 @@ impl Import {
         let key = StorageKey::ModelFile { model: self.model, path: path.to_owned() }.to_string();
         self.stored.push(key.clone());
         let writer = self.storage.writer(&key, media_type).await?;
-        Ok(FileImport { import: self, path: path.to_owned(), key, writer, bytes: 0, content })
+        Ok(FileIntake { intake: self, path: path.to_owned(), key, writer, bytes: 0, content })
+    }
+
+    /// Takes a file that was taken before and lies in the bucket, without its bytes: one of this import's earlier attempt, or,
+    /// `borrowed`, one of another model.
+    pub async fn adopt(&mut self, file: ModelFile, borrowed: bool) -> Result<()> {
+        if file.path.ends_with(".safetensors") {
+            let first = self.storage.get_range(&file.storage_key, 0..8).await?;
+            let first = first.first_chunk::<8>().ok_or_else(|| Error::internal("a stored file is cut"))?;
+            let length = safetensors_gate::header_length(*first, file.bytes.unsigned_abs())?;
+            let header = self.storage.get_range(&file.storage_key, 8..8 + length).await?;
+            self.weights.insert(file.path.clone(), safetensors_gate::header(&header, file.bytes.unsigned_abs())?);
+        } else if file.path.ends_with(".json") && file.bytes.unsigned_abs() <= CONFIG_BYTES as u64 {
+            let text = self.storage.get(&file.storage_key).await?;
+            self.configs.insert(file.path.clone(), read_json(&file.path, &text)?);
+        }
+        if borrowed {
+            self.borrowed.push(file.storage_key.clone());
+        }
+        self.files.push(file);
+        Ok(())
+    }
+
+    /// The file has an owner now, who removes it when that is due.
+    pub fn keep(&mut self, file: &ModelFile) {
+        self.stored.retain(|key| *key != file.storage_key);
     }
 
     /// Makes the model visible. One safetensors file alone is a LoRA, for which `base` may name the checkpoint it was made for;
     /// several files with `model_index.json` are a checkpoint.
-    /// After an error there is nothing left to do but [`Import::abandon`].
-    pub async fn finish(&mut self, name: &str, base: Option<&str>) -> Result<Model> {
+    /// After an error there is nothing left to do but [`Intake::abandon`].
+    pub async fn finish(&mut self, name: &str, base: Option<&str>, kind: Option<ModelKind>) -> Result<Model> {
         check_name(name)?;
-        let described = self.describe(base).await?;
+        let described = self.describe(base, kind).await?;
         self.insert(name, described, false).await
     }
 
@@ -114,7 +144,16 @@ impl Import {
         self.storage.discard(stored).await;
     }
 
-    async fn describe(&self, base: Option<&str>) -> Result<Described> {
+    /// What the files are. Errors: `Invalid` when that is nothing, or not of the `kind` that it must be.
+    pub(crate) async fn describe(&self, base: Option<&str>, kind: Option<ModelKind>) -> Result<Described> {
+        let described = self.read(base).await?;
+        if kind.is_some_and(|kind| kind != described.kind) {
+            return Err(Error::invalid("kind", format!("The files are a {}.", described.kind.as_str())));
+        }
+        Ok(described)
+    }
+
+    async fn read(&self, base: Option<&str>) -> Result<Described> {
         let Some(index) = self.configs.get("model_index.json") else {
             let [(path, header)] = &self.weights.iter().collect::<Vec<_>>()[..] else {
                 return Err(Error::invalid(
@@ -210,37 +249,88 @@ impl Import {
         Ok(defaults)
     }
 
-    async fn insert(&mut self, name: &str, described: Described, built_in: bool) -> Result<Model> {
-        let bytes = self.files.iter().map(|file| file.bytes).sum();
-        let sha256 = match described.kind {
-            ModelKind::Checkpoint => folder_sha256(&self.files),
-            ModelKind::Lora => self.files[0].sha256.clone(),
-        };
-        let model = Model {
+    /// The row to be, of the files that were taken.
+    pub(crate) fn model(&self, name: &str, described: Described, built_in: bool) -> Model {
+        Model {
             id: self.model,
             name: name.to_owned(),
             kind: described.kind,
             family: described.family,
             base_model_id: described.base,
-            files: std::mem::take(&mut self.files),
-            bytes,
-            sha256,
+            bytes: self.files.iter().map(|file| file.bytes).sum(),
+            sha256: match (described.kind, self.files.as_slice()) {
+                (ModelKind::Lora, [file]) => file.sha256.clone(),
+                _ => folder_sha256(&self.files),
+            },
+            files: self.files.clone(),
             trigger_word: described.trigger_word,
             training_id: None,
             defaults: described.defaults.unwrap_or_default(),
             built_in,
             created_at: chrono::Utc::now(),
-        };
+        }
+    }
+
+    async fn insert(&mut self, name: &str, described: Described, built_in: bool) -> Result<Model> {
+        let mut model = self.model(name, described, built_in);
         let mut tx = begin(&self.pool).await?;
         check_name_is_free(&mut tx, name).await?;
+        let spare = self.share(&mut tx, &mut model).await?;
         insert(&mut tx, &model).await?;
         tx.commit().await?;
         self.stored.clear();
+        self.storage.discard(spare).await;
         Ok(model)
+    }
+
+    /// Lets each file of `model` that another model holds too be that one: the same bytes lie in the bucket once. Returns the
+    /// keys that are spare then, to be discarded after the commit; until it, the other models cannot be deleted.
+    /// Errors: `Internal` when a borrowed file has gone with its model; another attempt will bring its own.
+    pub(crate) async fn share(&self, connection: &mut sqlx::PgConnection, model: &mut Model) -> Result<Vec<String>> {
+        let hashes: Vec<String> = model.files.iter().map(|file| file.sha256.clone()).collect();
+        let held = held_files(connection, &hashes).await?;
+        let mut spare = Vec::new();
+        for file in &mut model.files {
+            match held.get(&file.sha256) {
+                Some(key) if *key == file.storage_key => {}
+                Some(key) => {
+                    let own = std::mem::replace(&mut file.storage_key, key.clone());
+                    spare.extend((!self.borrowed.contains(&own)).then_some(own));
+                }
+                None if self.borrowed.contains(&file.storage_key) => {
+                    return Err(Error::internal(format!("the model that held `{}` was deleted meanwhile", file.path)));
+                }
+                None => {}
+            }
+        }
+        Ok(spare)
+    }
+
+    /// After the commit: the files belong to the model.
+    pub fn committed(&mut self) {
+        self.stored.clear();
     }
 }
 
-impl Drop for Import {
+/// Storage keys by sha256, of those of `hashes` that a model holds; such a model cannot be deleted before the transaction ends.
+async fn held_files(connection: &mut sqlx::PgConnection, hashes: &[String]) -> Result<BTreeMap<String, String>> {
+    let models = sqlx::query_scalar!(
+        r#"SELECT files AS "files: Json<Vec<ModelFile>>" FROM models m WHERE deleted_at IS NULL AND EXISTS (
+             SELECT 1 FROM jsonb_array_elements(m.files) file WHERE file->>'sha256' = ANY($1)) FOR KEY SHARE OF m"#,
+        hashes,
+    )
+    .fetch_all(connection)
+    .await?;
+    let files = models.into_iter().flat_map(|files| files.0);
+    Ok(files.filter(|file| hashes.contains(&file.sha256)).map(|file| (file.sha256, file.storage_key)).collect())
+}
+
+/// Where a model holds a file with these bytes, if one does.
+pub async fn held_file(pool: &PgPool, sha256: &str) -> Result<Option<String>> {
+    Ok(held_files(&mut *pool.acquire().await?, &[sha256.to_owned()]).await?.remove(sha256))
+}
+
+impl Drop for Intake {
     fn drop(&mut self) {
         let stored = std::mem::take(&mut self.stored);
         if stored.is_empty() {
@@ -254,7 +344,7 @@ impl Drop for Import {
     }
 }
 
-impl FileImport<'_> {
+impl FileIntake<'_> {
     /// The next bytes. Errors: those of the safetensors gate as soon as the header is there, `TooLarge`.
     pub async fn write(&mut self, bytes: &[u8]) -> Result<()> {
         self.bytes += bytes.len() as u64;
@@ -271,30 +361,34 @@ impl FileImport<'_> {
         self.writer.write(bytes).await
     }
 
-    pub async fn finish(self) -> Result<()> {
-        let Self { import, path, key, writer, bytes, content } = self;
+    /// Ends the file and tells what it is.
+    pub async fn finish(self) -> Result<ModelFile> {
+        let Self { intake, path, key, writer, bytes, content } = self;
         match content {
             Content::Weights(sniffer) => {
-                import.weights.insert(path.clone(), sniffer.finish(bytes)?);
+                intake.weights.insert(path.clone(), sniffer.finish(bytes)?);
             }
             Content::Text(text) if path.ends_with(".json") => {
-                let value = serde_json::from_slice(&text)
-                    .map_err(|error| Error::invalid(FIELD, format!("`{path}` is not JSON: {error}.")))?;
-                // Tokenizers and shard indexes are large and say nothing that is asked here.
-                if text.len() <= 256 * 1024 {
-                    import.configs.insert(path.clone(), value);
+                let value = read_json(&path, &text)?;
+                if text.len() <= CONFIG_BYTES {
+                    intake.configs.insert(path.clone(), value);
                 }
             }
             Content::Text(_) => {}
         }
         let written = writer.finish().await?;
-        import.files.push(ModelFile { path, storage_key: key, sha256: written.sha256, bytes: written.bytes as i64 });
-        Ok(())
+        let file = ModelFile { path, storage_key: key, sha256: written.sha256, bytes: written.bytes as i64 };
+        intake.files.push(file.clone());
+        Ok(file)
     }
 }
 
-struct Described {
-    kind: ModelKind,
+fn read_json(path: &str, text: &[u8]) -> Result<Value> {
+    serde_json::from_slice(text).map_err(|error| Error::invalid(FIELD, format!("`{path}` is not JSON: {error}.")))
+}
+
+pub(crate) struct Described {
+    pub kind: ModelKind,
     family: String,
     base: Option<ModelId>,
     defaults: Option<Defaults>,
@@ -331,17 +425,17 @@ pub async fn register_built_in(
     if let Some(id) = find().await? {
         return Ok(id);
     }
-    let mut import = Import::new(pool.clone(), storage.clone());
+    let mut intake = Intake::new(pool.clone(), storage.clone());
     for (path, bytes) in files {
-        let mut file = import.file(path).await?;
+        let mut file = intake.file(path).await?;
         file.write(bytes).await?;
         file.finish().await?;
     }
-    let described = import.describe(None).await?;
+    let described = intake.describe(None, None).await?;
     sqlx::query!("UPDATE models SET deleted_at = clock_timestamp() WHERE name = $1 AND built_in AND deleted_at IS NULL AND sha256 <> $2", name, sha256)
         .execute(pool)
         .await?;
-    match import.insert(name, described, true).await {
+    match intake.insert(name, described, true).await {
         Ok(model) => Ok(model.id),
         // Another process of ours was quicker.
         Err(error @ Error::Conflict { .. }) => find().await?.ok_or(error),

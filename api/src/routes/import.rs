@@ -1,0 +1,113 @@
+//! `/v1/imports`: models on their way in. They begin with `POST /v1/models`.
+
+use axum::Json;
+use chrono::{DateTime, Utc};
+use domain::import::{self, Source};
+use domain::job::JobStatus;
+use domain::model::ModelRef;
+use domain::{ImportId, Page, PageRequest, Storage};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::job::{JobError, JobUrls, Progress, ReportParts};
+use crate::State;
+use crate::extract::{PageQuery, Path, Query};
+use crate::problem::Result;
+
+/// A model on its way in.
+#[derive(Serialize, ToSchema)]
+pub struct Import {
+    pub id: ImportId,
+    pub status: JobStatus,
+    /// Name that the model will have.
+    pub name: String,
+    /// A URL is shown without its query string.
+    pub source: Source,
+    /// Commit of the Hub's repository that the source's revision named, once it was looked up.
+    pub source_commit: Option<String>,
+    /// Its steps are files.
+    pub progress: Progress,
+    /// How often the work was started.
+    #[schema(minimum = 0)]
+    pub attempts: i64,
+    /// The model, once there is one and until it is deleted.
+    pub output_model: Option<ModelRef>,
+    pub error: Option<JobError>,
+    pub created_at: DateTime<Utc>,
+    pub started_at: Option<DateTime<Utc>>,
+    pub finished_at: Option<DateTime<Utc>>,
+    pub urls: JobUrls,
+}
+
+/// A page of imports.
+#[derive(Serialize, ToSchema)]
+pub struct ImportPage {
+    pub items: Vec<Import>,
+    /// Pass it as `cursor` to get the next page; null on the last.
+    pub next_cursor: Option<String>,
+}
+
+impl Import {
+    pub async fn of(import: import::Import, storage: &Storage) -> Result<Self> {
+        let report = ReportParts::of(import.report, storage).await?;
+        Ok(Self {
+            urls: JobUrls::below(path(import.id)),
+            id: import.id,
+            status: report.status,
+            name: import.name,
+            source: import.source,
+            source_commit: import.source_commit,
+            progress: report.progress,
+            attempts: report.attempts,
+            output_model: import.output_model,
+            error: report.error,
+            created_at: import.created_at,
+            started_at: report.started_at,
+            finished_at: report.finished_at,
+        })
+    }
+}
+
+pub fn path(id: ImportId) -> String {
+    format!("/v1/imports/{id}")
+}
+
+/// List imports, newest first
+#[utoipa::path(
+    get, path = "/v1/imports", tag = "models", operation_id = "list_imports",
+    params(PageQuery),
+    responses((status = 200, description = "A page", body = ImportPage)),
+)]
+pub async fn list(state: State, Query(query): Query<PageQuery>) -> Result<Json<ImportPage>> {
+    let page = PageRequest::parse(query.limit, query.cursor.as_deref())?;
+    let Page { items, next_cursor } = import::list(&state.pool, &page).await?;
+    let mut imports = Vec::with_capacity(items.len());
+    for import in items {
+        imports.push(Import::of(import, &state.storage).await?);
+    }
+    Ok(Json(ImportPage { items: imports, next_cursor }))
+}
+
+/// Look at an import
+#[utoipa::path(
+    get, path = "/v1/imports/{id}", tag = "models", operation_id = "get_import",
+    params(("id" = ImportId, Path, description = "Id of the import")),
+    responses((status = 200, description = "The import as it is now", body = Import)),
+)]
+pub async fn get(state: State, Path(id): Path<ImportId>) -> Result<Json<Import>> {
+    let import = import::get(&state.pool, id).await?;
+    Ok(Json(Import::of(import, &state.storage).await?))
+}
+
+/// End an import
+///
+/// At once while it is queued, within a moment while it runs. One that has ended is answered unchanged.
+#[utoipa::path(
+    post, path = "/v1/imports/{id}/cancel", tag = "models", operation_id = "cancel_import",
+    params(("id" = ImportId, Path, description = "Id of the import")),
+    responses((status = 200, description = "The import; it may still be running for a moment", body = Import)),
+)]
+pub async fn cancel(state: State, Path(id): Path<ImportId>) -> Result<Json<Import>> {
+    let import = import::cancel(&state.pool, id).await?;
+    Ok(Json(Import::of(import, &state.storage).await?))
+}

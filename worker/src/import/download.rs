@@ -1,0 +1,362 @@
+//! Files over HTTP: each hop judged by the [`Guard`], redirects followed by hand, one file brought to the disk however often the
+//! connection is cut. Not here: what the Hub's answers mean (`hub`), or what a file must look like.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use domain::job::ErrorClass;
+use domain::model::intake::MAX_FILE_BYTES;
+use domain::safetensors_gate::Sniffer;
+use reqwest::header::{
+    ACCEPT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, ETAG, HeaderMap, HeaderName, IF_RANGE, LAST_MODIFIED, LOCATION,
+    RANGE,
+};
+use reqwest::{Method, Response, StatusCode};
+use tokio::fs::File;
+use tokio::io::AsyncWriteExt;
+use url::Url;
+
+use super::guard::{Barred, Guard};
+use super::selection::is_weights;
+use crate::attempt::{Stop, disk};
+use crate::config::HubToken;
+
+/// Most redirects of one request.
+const REDIRECTS: usize = 4;
+/// Tries without one more byte, before the attempt is given up and the job's own pauses follow.
+const TRIES: u32 = 5;
+/// Pause after the first of them; it doubles.
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// Why something could not be had.
+#[derive(Debug)]
+pub(crate) enum Trouble {
+    /// It would be the same at another time.
+    Final(String),
+    /// It may pass.
+    Passing(String),
+    /// A trouble of this machine.
+    Here(Stop),
+}
+
+impl From<Trouble> for Stop {
+    fn from(trouble: Trouble) -> Self {
+        match trouble {
+            Trouble::Final(message) => Self::Failed(ErrorClass::InvalidInput, message),
+            Trouble::Passing(message) => Self::Failed(ErrorClass::Upstream, message),
+            Trouble::Here(stop) => stop,
+        }
+    }
+}
+
+impl From<Barred> for Trouble {
+    fn from(barred: Barred) -> Self {
+        match barred {
+            Barred::Forbidden(why) => Self::Final(why.to_owned()),
+            Barred::Unknown => Self::Passing("The host's name could not be looked up.".to_owned()),
+        }
+    }
+}
+
+/// How far redirects are followed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Follow {
+    Everywhere,
+    /// The answer that leads to another host is the answer.
+    WithinHost,
+}
+
+/// Asks servers.
+pub(crate) struct Fetcher<'a> {
+    pub guard: &'a Guard,
+    /// Who gets the token: this host and no other, wherever it redirects to.
+    pub hub: &'a Url,
+    pub token: Option<&'a HubToken>,
+}
+
+/// Where to go on from.
+struct Resume<'a> {
+    at: u64,
+    /// `ETag` or `Last-Modified` of the beginning.
+    validator: Option<&'a str>,
+}
+
+/// A file to be brought.
+pub(crate) struct Remote<'a> {
+    pub url: &'a Url,
+    /// Within the model, which tells what to look out for.
+    pub path: &'a str,
+    /// Where the size is known.
+    pub bytes: Option<u64>,
+    /// The URL names these bytes for ever, so that a file begun earlier can always be gone on with.
+    pub immutable: bool,
+}
+
+impl Fetcher<'_> {
+    /// The answer to a request, whatever its status.
+    pub(crate) async fn ask(&self, method: Method, url: &Url, follow: Follow) -> Result<Response, Trouble> {
+        self.send(method, url, follow, None).await
+    }
+
+    async fn send(
+        &self,
+        method: Method,
+        url: &Url,
+        follow: Follow,
+        resume: Option<&Resume<'_>>,
+    ) -> Result<Response, Trouble> {
+        let mut url = url.clone();
+        for _ in 0..=REDIRECTS {
+            let client = self.guard.admit(&url).await?;
+            let mut request = client.request(method.clone(), url.clone()).header(ACCEPT_ENCODING, "identity");
+            if let Some(HubToken(token)) = self.token.filter(|_| url.origin() == self.hub.origin()) {
+                request = request.bearer_auth(token);
+            }
+            if let Some(Resume { at, validator }) = resume {
+                request = request.header(RANGE, format!("bytes={at}-"));
+                if let Some(validator) = validator {
+                    request = request.header(IF_RANGE, *validator);
+                }
+            }
+            let response = request.send().await.map_err(broken)?;
+            let next = if response.status().is_redirection() { header(response.headers(), LOCATION) } else { None };
+            let Some(next) = next else { return Ok(response) };
+            let next =
+                url.join(next).map_err(|_| Trouble::Final("The server redirects to what is no address.".into()))?;
+            if follow == Follow::WithinHost && next.origin() != url.origin() {
+                return Ok(response);
+            }
+            url = next;
+        }
+        Err(Trouble::Final(format!("The server redirects more than {REDIRECTS} times.")))
+    }
+
+    /// The text behind a URL, of at most `limit` bytes.
+    pub(crate) async fn text(&self, url: &Url, limit: usize) -> Result<Vec<u8>, Trouble> {
+        let mut response = self.ask(Method::GET, url, Follow::Everywhere).await?;
+        check_status(response.status())?;
+        let mut text = Vec::new();
+        while let Some(chunk) = response.chunk().await.map_err(broken)? {
+            text.extend_from_slice(&chunk);
+            if text.len() > limit {
+                return Err(Trouble::Final(format!("The server's answer has more than {limit} bytes.")));
+            }
+        }
+        Ok(text)
+    }
+
+    /// Brings a file to `place`, going on with what lies there. `tell` hears how many bytes are there.
+    pub(crate) async fn download(
+        &self,
+        remote: &Remote<'_>,
+        place: &Path,
+        tell: &(dyn Fn(u64) + Sync),
+    ) -> Result<(), Trouble> {
+        let mut partial = Partial::open(place, remote).await?;
+        let mut tries = 0;
+        loop {
+            let before = partial.bytes;
+            let trouble = match self.go_on(remote, &mut partial, tell).await {
+                Ok(()) => return partial.end().await,
+                Err(Trouble::Passing(message)) => message,
+                Err(other) => return Err(other),
+            };
+            tries = if partial.bytes > before { 1 } else { tries + 1 };
+            if tries == TRIES {
+                partial.end().await?;
+                return Err(Trouble::Passing(trouble));
+            }
+            tracing::info!(path = remote.path, bytes = partial.bytes, trouble, "a download broke and goes on");
+            tokio::time::sleep(PAUSE * 2_u32.pow(tries - 1)).await;
+        }
+    }
+
+    /// One request; it ends well when the file is whole.
+    async fn go_on(
+        &self,
+        remote: &Remote<'_>,
+        partial: &mut Partial,
+        tell: &(dyn Fn(u64) + Sync),
+    ) -> Result<(), Trouble> {
+        if partial.bytes > 0 && remote.bytes == Some(partial.bytes) {
+            return Ok(());
+        }
+        if partial.bytes > 0 && !remote.immutable && partial.validator.is_none() {
+            partial.restart(None).await?;
+        }
+        let validator = partial.validator.clone();
+        let resume = Resume { at: partial.bytes, validator: validator.as_deref() };
+        let resume = (partial.bytes > 0).then_some(&resume);
+        let mut response = self.send(Method::GET, remote.url, Follow::Everywhere, resume).await?;
+        let total = match response.status() {
+            StatusCode::PARTIAL_CONTENT => {
+                let range = header(response.headers(), CONTENT_RANGE).and_then(content_range);
+                let Some((_, total)) = range.filter(|(first, _)| *first == partial.bytes) else {
+                    partial.restart(None).await?;
+                    return Err(Trouble::Passing("The server sent another range than it was asked for.".into()));
+                };
+                total
+            }
+            // It has no more than we have, or is another file by now.
+            StatusCode::RANGE_NOT_SATISFIABLE if partial.bytes > 0 => {
+                partial.restart(None).await?;
+                return Err(Trouble::Passing("The server's file is shorter than before.".into()));
+            }
+            status => {
+                check_status(status)?;
+                partial.restart(validator_of(response.headers())).await?;
+                header(response.headers(), CONTENT_LENGTH).and_then(|length| length.parse().ok())
+            }
+        };
+        let expected = remote.bytes.or(total);
+        if let (Some(known), Some(total)) = (remote.bytes, total)
+            && known != total
+        {
+            partial.restart(None).await?;
+            return Err(Trouble::Passing(format!("The server speaks of {total} bytes, and of {known} before.")));
+        }
+        if expected.is_some_and(|bytes| bytes > MAX_FILE_BYTES) {
+            return Err(too_large(remote.path));
+        }
+        while let Some(chunk) = response.chunk().await.map_err(broken)? {
+            partial.write(&chunk).await?;
+            if partial.bytes > expected.unwrap_or(MAX_FILE_BYTES) {
+                return Err(too_large(remote.path));
+            }
+            tell(partial.bytes);
+        }
+        match expected {
+            Some(expected) if partial.bytes < expected => Err(Trouble::Passing("The connection was cut.".into())),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// What of a file is on the disk, and beside it, in `….validator`, which file of the server's it is a part of.
+struct Partial {
+    file: File,
+    place: PathBuf,
+    bytes: u64,
+    validator: Option<String>,
+    /// Looks at the beginning of weights; an attempt that goes on has seen it.
+    sniffer: Option<Sniffer>,
+    weights: bool,
+}
+
+impl Partial {
+    async fn open(place: &Path, remote: &Remote<'_>) -> Result<Self, Trouble> {
+        let open = async {
+            let file = File::options().create(true).append(true).open(place).await?;
+            let bytes = file.metadata().await?.len();
+            Ok((file, bytes))
+        };
+        let (file, bytes) = open.await.map_err(|error| here(place, error))?;
+        let validator = tokio::fs::read_to_string(beside(place)).await.ok().filter(|_| bytes > 0);
+        let mut partial =
+            Self { file, place: place.to_owned(), bytes, validator, sniffer: None, weights: is_weights(remote.path) };
+        if bytes == 0 || remote.bytes.is_some_and(|whole| bytes > whole) {
+            partial.restart(None).await?;
+        }
+        Ok(partial)
+    }
+
+    /// Begins anew.
+    async fn restart(&mut self, validator: Option<String>) -> Result<(), Trouble> {
+        let work = async {
+            self.file.set_len(0).await?;
+            match &validator {
+                Some(validator) => tokio::fs::write(beside(&self.place), validator).await,
+                None => match tokio::fs::remove_file(beside(&self.place)).await {
+                    Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+                    _ => Ok(()),
+                },
+            }
+        };
+        work.await.map_err(|error| here(&self.place, error))?;
+        self.bytes = 0;
+        self.validator = validator;
+        self.sniffer = self.weights.then(Sniffer::default);
+        Ok(())
+    }
+
+    async fn write(&mut self, chunk: &[u8]) -> Result<(), Trouble> {
+        if let Some(sniffer) = &mut self.sniffer {
+            // Gigabytes may follow: what is no safetensors file is better refused now.
+            sniffer.push(chunk).map_err(|error| Trouble::Final(error.to_string()))?;
+        }
+        self.file.write_all(chunk).await.map_err(|error| here(&self.place, error))?;
+        self.bytes += chunk.len() as u64;
+        Ok(())
+    }
+
+    async fn end(mut self) -> Result<(), Trouble> {
+        self.file.flush().await.map_err(|error| here(&self.place, error))
+    }
+}
+
+fn beside(place: &Path) -> PathBuf {
+    place.with_extension("validator")
+}
+
+fn here(place: &Path, error: std::io::Error) -> Trouble {
+    Trouble::Here(disk(place, error))
+}
+
+fn too_large(path: &str) -> Trouble {
+    Trouble::Final(format!("`{path}` is larger than it was said to be, or than 64 GiB."))
+}
+
+/// Of a failure nothing is told but its kind: the URL may be signed, and what answers there is nobody's business.
+fn broken(error: reqwest::Error) -> Trouble {
+    let what = if error.is_timeout() {
+        "The server does not answer."
+    } else if error.is_connect() {
+        "The server cannot be reached."
+    } else {
+        "The connection broke."
+    };
+    Trouble::Passing(what.to_owned())
+}
+
+pub(crate) fn check_status(status: StatusCode) -> Result<(), Trouble> {
+    let message = || format!("The server answers {status}.");
+    match status {
+        status if status.is_success() => Ok(()),
+        StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_EARLY | StatusCode::TOO_MANY_REQUESTS => {
+            Err(Trouble::Passing(message()))
+        }
+        status if status.is_server_error() => Err(Trouble::Passing(message())),
+        _ => Err(Trouble::Final(message())),
+    }
+}
+
+pub(crate) fn header(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
+    headers.get(name)?.to_str().ok()
+}
+
+/// A strong `ETag`, else `Last-Modified`.
+fn validator_of(headers: &HeaderMap) -> Option<String> {
+    let etag = header(headers, ETAG).filter(|etag| !etag.starts_with("W/"));
+    etag.or_else(|| header(headers, LAST_MODIFIED)).map(str::to_owned)
+}
+
+/// First byte and whole length of `bytes 5-9/10`.
+fn content_range(value: &str) -> Option<(u64, Option<u64>)> {
+    let (range, total) = value.strip_prefix("bytes ")?.split_once('/')?;
+    let (first, _) = range.split_once('-')?;
+    Some((first.trim().parse().ok()?, total.trim().parse().ok()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_are_read() {
+        assert_eq!(content_range("bytes 5-9/10"), Some((5, Some(10))));
+        assert_eq!(content_range("bytes 5-9/*"), Some((5, None)));
+        for wrong in ["", "bytes */10", "5-9/10", "bytes 5/10"] {
+            assert_eq!(content_range(wrong), None, "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,321 @@
+//! Which addresses an import may reach. A URL comes from a client, who must not use the worker as a way into the network that it
+//! stands in: only the public internet is reached, by `https`, unless the operator names further networks.
+//!
+//! [`Guard::admit`] looks a host up itself and gives a client that is pinned to the addresses that it has judged, so that no
+//! second look-up can give others. Redirects are followed by nobody but [`super::download`], which asks here for each.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::str::FromStr;
+use std::time::Duration;
+
+use url::{Host, Url};
+
+/// Time to look a host up.
+const LOOKUP: Duration = Duration::from_secs(5);
+const CONNECT: Duration = Duration::from_secs(10);
+/// Longest silence of a server, before its answer or within it.
+const SILENCE: Duration = Duration::from_secs(30);
+/// Where web servers listen.
+const PORTS: [u16; 2] = [443, 8443];
+
+/// A range of addresses: `10.1.0.0/16`, or one address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Network {
+    address: IpAddr,
+    prefix: u32,
+}
+
+impl FromStr for Network {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (address, prefix) = text.split_once('/').map_or((text, None), |(address, prefix)| (address, Some(prefix)));
+        let wrong = || format!("`{text}` is not a network such as 10.1.0.0/16");
+        let address: IpAddr = address.trim().parse().map_err(|_| wrong())?;
+        let bits = if address.is_ipv4() { 32 } else { 128 };
+        let prefix = prefix.map_or(Ok(bits), |prefix| prefix.trim().parse().map_err(|_| wrong()))?;
+        if prefix > bits { Err(wrong()) } else { Ok(Self { address, prefix }) }
+    }
+}
+
+impl Network {
+    const fn v4(a: u8, b: u8, c: u8, d: u8, prefix: u32) -> Self {
+        Self { address: IpAddr::V4(Ipv4Addr::new(a, b, c, d)), prefix }
+    }
+
+    const fn v6(first: u16, second: u16, prefix: u32) -> Self {
+        Self { address: IpAddr::V6(Ipv6Addr::new(first, second, 0, 0, 0, 0, 0, 0)), prefix }
+    }
+
+    fn contains(&self, address: IpAddr) -> bool {
+        match (self.address, address) {
+            (IpAddr::V4(network), IpAddr::V4(address)) => {
+                let apart = network.to_bits() ^ address.to_bits();
+                apart.checked_shr(32 - self.prefix).unwrap_or(0) == 0
+            }
+            (IpAddr::V6(network), IpAddr::V6(address)) => {
+                let apart = network.to_bits() ^ address.to_bits();
+                apart.checked_shr(128 - self.prefix).unwrap_or(0) == 0
+            }
+            _ => false,
+        }
+    }
+}
+
+/// IPv4 that is not the public internet, after the IANA special-purpose registry, and the address at which Azure's machines are
+/// told their secrets.
+const NOT_PUBLIC_V4: [Network; 17] = [
+    Network::v4(0, 0, 0, 0, 8),
+    Network::v4(10, 0, 0, 0, 8),
+    Network::v4(100, 64, 0, 0, 10),
+    Network::v4(127, 0, 0, 0, 8),
+    Network::v4(168, 63, 129, 16, 32),
+    Network::v4(169, 254, 0, 0, 16),
+    Network::v4(172, 16, 0, 0, 12),
+    Network::v4(192, 0, 0, 0, 24),
+    Network::v4(192, 0, 2, 0, 24),
+    Network::v4(192, 31, 196, 0, 24),
+    Network::v4(192, 88, 99, 0, 24),
+    Network::v4(192, 168, 0, 0, 16),
+    Network::v4(198, 18, 0, 0, 15),
+    Network::v4(198, 51, 100, 0, 24),
+    Network::v4(203, 0, 113, 0, 24),
+    Network::v4(224, 0, 0, 0, 4),
+    Network::v4(240, 0, 0, 0, 4),
+];
+/// All that is public of IPv6 …
+const UNICAST_V6: Network = Network::v6(0x2000, 0, 3);
+/// … but for protocols (Teredo among them), documentation, 6to4, and documentation again.
+const NOT_PUBLIC_V6: [Network; 4] = [
+    Network::v6(0x2001, 0, 23),
+    Network::v6(0x2001, 0xdb8, 32),
+    Network::v6(0x2002, 0, 16),
+    Network::v6(0x3fff, 0, 20),
+];
+
+fn is_public(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(_) => !NOT_PUBLIC_V4.iter().any(|network| network.contains(address)),
+        IpAddr::V6(_) => UNICAST_V6.contains(address) && !NOT_PUBLIC_V6.iter().any(|network| network.contains(address)),
+    }
+}
+
+/// Why a URL is not asked: a sentence without the URL and without what was looked up.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Barred {
+    /// Asking again is no use.
+    Forbidden(&'static str),
+    /// The host could not be looked up.
+    Unknown,
+}
+
+/// The rule, with what the operator adds to it.
+#[derive(Clone, Debug, Default)]
+pub struct Guard {
+    allowed: Vec<Network>,
+}
+
+impl Guard {
+    pub fn new(allowed: Vec<Network>) -> Self {
+        Self { allowed }
+    }
+
+    /// A client for this URL only, pinned to addresses that may be reached.
+    pub async fn admit(&self, url: &Url) -> Result<reqwest::Client, Barred> {
+        let addresses = self.addresses(url).await?;
+        let mut client = reqwest::Client::builder()
+            .user_agent(concat!("pyrograph/", env!("CARGO_PKG_VERSION")))
+            .no_proxy()
+            .referer(false)
+            .redirect(reqwest::redirect::Policy::none())
+            .connect_timeout(CONNECT)
+            .read_timeout(SILENCE);
+        if let Some(Host::Domain(name)) = url.host() {
+            client = client.resolve_to_addrs(name, &addresses);
+        }
+        client.build().map_err(|_| Barred::Forbidden("The HTTP client does not start."))
+    }
+
+    /// The addresses behind `url`, all of which may be reached.
+    async fn addresses(&self, url: &Url) -> Result<Vec<SocketAddr>, Barred> {
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err(Barred::Forbidden("The address carries a user name or a password."));
+        }
+        let port = url.port_or_known_default().unwrap_or(0);
+        let found: Vec<SocketAddr> = match url.host() {
+            Some(Host::Ipv4(address)) => vec![(address, port).into()],
+            Some(Host::Ipv6(address)) => vec![(address, port).into()],
+            Some(Host::Domain(name)) => {
+                let lookup = tokio::time::timeout(LOOKUP, tokio::net::lookup_host((name, port)));
+                lookup.await.ok().and_then(Result::ok).ok_or(Barred::Unknown)?.collect()
+            }
+            None => return Err(Barred::Forbidden("The address names no host.")),
+        };
+        if found.is_empty() {
+            return Err(Barred::Unknown);
+        }
+        // An IPv4 address in IPv6 clothes is the IPv4 address.
+        if found.iter().all(|address| self.allows(address.ip().to_canonical())) {
+            return Ok(found);
+        }
+        if url.scheme() != "https" {
+            return Err(Barred::Forbidden("Only https is spoken, but for networks that the operator allowed."));
+        }
+        if !PORTS.contains(&port) {
+            return Err(Barred::Forbidden(
+                "Only the ports 443 and 8443 are asked, but for networks that the operator allowed.",
+            ));
+        }
+        let may = |address: &SocketAddr| {
+            let address = address.ip().to_canonical();
+            is_public(address) || self.allows(address)
+        };
+        if found.iter().all(may) {
+            return Ok(found);
+        }
+        Err(Barred::Forbidden(
+            "The address is not on the public internet, and the operator has not allowed its network.",
+        ))
+    }
+
+    fn allows(&self, address: IpAddr) -> bool {
+        self.allowed.iter().any(|network| network.contains(address))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECRET_PLACES: [&str; 62] = [
+        // This machine.
+        "127.0.0.1",
+        "127.1",
+        "127.255.255.254",
+        "2130706433",
+        "0x7f000001",
+        "0x7f.1",
+        "0177.0.0.1",
+        "017700000001",
+        "0",
+        "0.0.0.0",
+        "0.1.2.3",
+        "localhost",
+        "localhost.",
+        "LOCALHOST",
+        "[::1]",
+        "[::]",
+        "[::ffff:127.0.0.1]",
+        "[::ffff:7f00:1]",
+        "[::127.0.0.1]",
+        "127。0。0。1",
+        "①②⑦.0.0.1",
+        // The network around it.
+        "10.0.0.1",
+        "10.255.255.255",
+        "172.16.0.1",
+        "172.31.255.255",
+        "192.168.0.1",
+        "192.168.255.255",
+        "100.64.0.1",
+        "100.127.255.255",
+        "100.100.100.200",
+        "[::ffff:10.0.0.1]",
+        "[::ffff:192.168.1.1]",
+        "[fc00::1]",
+        "[fd00:ec2::254]",
+        "[fdff::1]",
+        "[fe80::1]",
+        "[fec0::1]",
+        "3232235777",
+        "0xc0a80101",
+        // What clouds tell their machines.
+        "169.254.169.254",
+        "169.254.170.2",
+        "2852039166",
+        "0xa9fea9fe",
+        "[::ffff:169.254.169.254]",
+        "168.63.129.16",
+        // Ways around by tunnels and translators.
+        "[64:ff9b::7f00:1]",
+        "[64:ff9b:1::1]",
+        "[2002:7f00:1::]",
+        "[2002:a9fe:a9fe::]",
+        "[2001::1]",
+        "[2001:0:4136:e378::]",
+        // Nobody's.
+        "192.0.0.1",
+        "192.0.2.1",
+        "198.18.0.1",
+        "198.51.100.1",
+        "203.0.113.1",
+        "224.0.0.1",
+        "240.0.0.1",
+        "255.255.255.255",
+        "[ff02::1]",
+        "[2001:db8::1]",
+        "[3fff::1]",
+    ];
+
+    #[tokio::test]
+    async fn no_way_into_the_network_around() {
+        let guard = Guard::default();
+        for host in SECRET_PLACES {
+            let url = Url::parse(&format!("https://{host}/x")).unwrap_or_else(|error| panic!("{host}: {error}"));
+            let found = guard.addresses(&url).await;
+            assert!(matches!(found, Err(Barred::Forbidden(_))), "{host}: {found:?}");
+        }
+        for url in [
+            "http://1.1.1.1/x",
+            "ftp://1.1.1.1/x",
+            "https://1.1.1.1:22/x",
+            "https://1.1.1.1:6379/",
+            "https://user@1.1.1.1/",
+            "https://:password@1.1.1.1/",
+            "file:///etc/passwd",
+            "data:text/plain,x",
+            "https://1.1.1.1:80/",
+        ] {
+            let found = guard.addresses(&Url::parse(url).unwrap()).await;
+            assert!(matches!(found, Err(Barred::Forbidden(_))), "{url}: {found:?}");
+        }
+        let nobody = guard.addresses(&Url::parse("https://host.invalid/").unwrap()).await;
+        assert_eq!(nobody, Err(Barred::Unknown));
+    }
+
+    #[tokio::test]
+    async fn the_public_internet_is_open() {
+        for url in [
+            "https://1.1.1.1/",
+            "https://8.8.8.8:8443/x",
+            "https://[2606:4700::1111]/",
+            "https://172.32.0.1/",
+            "https://100.128.0.1/",
+            "https://[::ffff:1.1.1.1]/",
+        ] {
+            assert!(Guard::default().addresses(&Url::parse(url).unwrap()).await.is_ok(), "{url}");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_operator_opens_a_network_and_no_more() {
+        let guard =
+            Guard::new(vec!["127.0.0.2".parse().unwrap(), "10.1.0.0/16".parse().unwrap(), "fd00::/8".parse().unwrap()]);
+        for (url, open) in [
+            ("http://127.0.0.2:8080/x", true),
+            ("http://10.1.255.1/", true),
+            ("https://[fd12::1]:5000/", true),
+            ("http://[::ffff:10.1.2.3]/", true),
+            ("http://127.0.0.1/", false),
+            ("http://10.2.0.1/", false),
+            ("https://[fc00::1]/", false),
+            ("http://user@10.1.0.1/", false),
+        ] {
+            assert_eq!(guard.addresses(&Url::parse(url).unwrap()).await.is_ok(), open, "{url}");
+        }
+        for wrong in ["", "10.0.0.0/33", "10.0.0/8", "::/129", "example.com", "10.0.0.0/-1"] {
+            assert!(wrong.parse::<Network>().is_err(), "{wrong}");
+        }
+        assert!("0.0.0.0/0".parse::<Network>().unwrap().contains("203.0.113.9".parse().unwrap()));
+    }
+}

@@ -1,0 +1,246 @@
+//! The way of an import: rows → what the source has → each file to the local disk, past the gate, into storage → a new model and
+//! succeeded.
+//!
+//! A file that is in storage is remembered in the row, so that another attempt, on whichever worker, goes on after it; one that
+//! is half here lies in this machine's folder of the job, so that another attempt of this machine goes on within it. A file
+//! that another model has already is not downloaded when its hash is told beforehand, and not kept twice in any case.
+
+mod download;
+mod folder;
+pub(crate) mod guard;
+mod hub;
+mod scratch;
+mod selection;
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use domain::import::{self, ImportWork, Source};
+use domain::job::ErrorClass;
+use domain::model::ModelFile;
+use domain::model::intake::{self, Intake};
+use serde_json::json;
+use tokio::io::AsyncReadExt;
+use tokio::time::{Instant, timeout};
+use url::Url;
+
+use self::download::{Fetcher, Remote, Trouble};
+use self::scratch::Scratch;
+use crate::attempt::{Attempt, Progress, Stop, disk};
+
+/// Longest attempt.
+const TIME: Duration = Duration::from_secs(24 * 3600);
+/// Bytes read at once on the way to storage.
+const PIECE: usize = 1024 * 1024;
+/// Between two reports of progress.
+const REPORT: Duration = Duration::from_secs(1);
+
+/// What a source has.
+#[derive(Default)]
+struct Found {
+    files: Vec<Wanted>,
+    /// Text of its licence.
+    license: Option<String>,
+}
+
+/// One file.
+struct Wanted {
+    /// Within the model.
+    path: String,
+    place: Place,
+    /// Where it is told beforehand.
+    bytes: Option<u64>,
+    /// Where it is told beforehand.
+    sha256: Option<String>,
+}
+
+enum Place {
+    Remote { url: Url, immutable: bool },
+    Local(PathBuf),
+}
+
+/// Does the whole attempt.
+pub(crate) async fn run(attempt: &Attempt<'_>) -> Result<(), Stop> {
+    let (house, claim) = (attempt.house, attempt.claim());
+    let work = attempt.ask(|| import::load_work(&house.pool, claim)).await?;
+    let folder = house.config.data_dir.join("imports");
+    let scratch = Scratch::open(&folder, claim.job).map_err(|error| disk(&folder, error))?;
+    let brought = match timeout(TIME, attempt.prepare(bring(attempt, &work, scratch.path()))).await {
+        Ok(brought) => brought,
+        Err(_) => Err(Stop::Failed(ErrorClass::Timeout, "The import took longer than a day.".into())),
+    };
+    let finished = match brought {
+        Ok((mut intake, license)) => {
+            let finish = || import::finish(&house.pool, &house.storage, claim, &intake, license.as_deref());
+            attempt.ask(finish).await.map(|_| intake.committed())
+        }
+        Err(stop) => Err(stop),
+    };
+    if matches!(finished, Ok(()) | Err(Stop::Canceled | Stop::Failed(ErrorClass::InvalidInput, _))) {
+        scratch.remove();
+    }
+    finished
+}
+
+async fn bring(attempt: &Attempt<'_>, work: &ImportWork, scratch: &Path) -> Result<(Intake, Option<String>), Stop> {
+    let house = attempt.house;
+    let rules = &house.config.imports;
+    let fetcher = Fetcher { guard: &rules.guard, hub: &rules.hub, token: rules.hub_token.as_ref() };
+    let found = match &work.source {
+        Source::Url { url, sha256 } => one_url(work, url, sha256.as_ref())?,
+        Source::HuggingFace { .. } => hub::find(attempt, &fetcher, work).await?,
+        Source::Path { path } => folder::find(rules.folder.as_deref(), path, &work.name)?,
+    };
+    let mut intake = Intake::new(house.pool.clone(), house.storage.clone());
+    let tally = Tally::of(attempt, &found.files);
+    for wanted in &found.files {
+        let taken =
+            Taker { attempt, work, scratch, fetcher: &fetcher, tally: &tally }.take(wanted, &mut intake).await?;
+        tally.file_done(taken.bytes.unsigned_abs());
+    }
+    tally.end().await;
+    Ok((intake, found.license))
+}
+
+fn one_url(work: &ImportWork, url: &str, sha256: Option<&String>) -> Result<Found, Trouble> {
+    let mut url = Url::parse(url).map_err(|error| Trouble::Final(format!("The URL cannot be read: {error}.")))?;
+    url.set_query(work.url_query.as_deref());
+    url.set_fragment(None);
+    let file = Wanted {
+        path: format!("{}.safetensors", work.name),
+        place: Place::Remote { url, immutable: false },
+        bytes: None,
+        sha256: sha256.cloned(),
+    };
+    Ok(Found { files: vec![file], license: None })
+}
+
+/// The text of a licence as it may stand in a row.
+fn license(text: Vec<u8>) -> Option<String> {
+    String::from_utf8(text).ok().filter(|text| !text.contains('\0') && !text.trim().is_empty())
+}
+
+struct Taker<'a> {
+    attempt: &'a Attempt<'a>,
+    work: &'a ImportWork,
+    scratch: &'a Path,
+    fetcher: &'a Fetcher<'a>,
+    tally: &'a Tally,
+}
+
+impl Taker<'_> {
+    /// Sees to it that a file is in storage, and remembered.
+    async fn take(&self, wanted: &Wanted, intake: &mut Intake) -> Result<ModelFile, Stop> {
+        let house = self.attempt.house;
+        if let Some(file) = self.work.files.iter().find(|file| file.path == wanted.path) {
+            intake.adopt(file.clone(), false).await?;
+            return Ok(file.clone());
+        }
+        if let Some(sha256) = &wanted.sha256
+            && let Some(storage_key) = self.attempt.ask(|| intake::held_file(&house.pool, sha256)).await?
+        {
+            let bytes = house.storage.head(&storage_key).await?.bytes as i64;
+            let file = ModelFile { path: wanted.path.clone(), storage_key, sha256: sha256.clone(), bytes };
+            tracing::info!(path = wanted.path, "another model has this file already");
+            intake.adopt(file.clone(), true).await?;
+            return Ok(file);
+        }
+        let file = match &wanted.place {
+            Place::Local(place) => self.store(wanted, place, intake).await?,
+            Place::Remote { url, immutable } => {
+                let place = hub::partial(self.scratch, url);
+                let remote = Remote { url, path: &wanted.path, bytes: wanted.bytes, immutable: *immutable };
+                self.fetcher.download(&remote, &place, &|bytes| self.tally.at(bytes)).await?;
+                let stored = self.store(wanted, &place, intake).await;
+                if !matches!(stored, Err(Stop::Failed(ErrorClass::Upstream, _))) {
+                    let _ = tokio::fs::remove_file(&place).await;
+                }
+                stored?
+            }
+        };
+        let (pool, claim) = (&house.pool, self.attempt.claim());
+        self.attempt.ask(|| import::add_file(pool, claim, &file)).await?;
+        intake.keep(&file);
+        Ok(file)
+    }
+
+    /// From the disk past the gate into storage.
+    async fn store(&self, wanted: &Wanted, place: &Path, intake: &mut Intake) -> Result<ModelFile, Stop> {
+        let failed = |error| disk(place, error);
+        let mut source = tokio::fs::File::open(place).await.map_err(failed)?;
+        let mut file = intake.file(&wanted.path).await?;
+        let (mut piece, mut sent) = (vec![0; PIECE], 0);
+        loop {
+            let count = source.read(&mut piece).await.map_err(failed)?;
+            if count == 0 {
+                break;
+            }
+            file.write(&piece[..count]).await?;
+            sent += count as u64;
+            if matches!(wanted.place, Place::Local(_)) {
+                self.tally.at(sent);
+            }
+        }
+        let file = file.finish().await?;
+        match &wanted.sha256 {
+            Some(sha256) if *sha256 != file.sha256 => Err(Stop::Failed(
+                ErrorClass::InvalidInput,
+                format!("The file's sha256 is {}, and {sha256} was expected.", file.sha256),
+            )),
+            _ => Ok(file),
+        }
+    }
+}
+
+/// Files and bytes that are here, told now and then.
+struct Tally {
+    progress: Progress,
+    files: usize,
+    total_bytes: u64,
+    done: AtomicU64,
+    done_bytes: AtomicU64,
+    began: Instant,
+    told_at: AtomicU64,
+}
+
+impl Tally {
+    fn of(attempt: &Attempt<'_>, files: &[Wanted]) -> Self {
+        let tally = Self {
+            progress: attempt.progress(),
+            files: files.len(),
+            total_bytes: files.iter().map(|file| file.bytes.unwrap_or(0)).sum(),
+            done: AtomicU64::new(0),
+            done_bytes: AtomicU64::new(0),
+            began: Instant::now(),
+            told_at: AtomicU64::new(0),
+        };
+        tally.tell(0);
+        tally
+    }
+
+    /// So many bytes of the file at hand.
+    fn at(&self, bytes: u64) {
+        let now = self.began.elapsed();
+        if now >= Duration::from_millis(self.told_at.load(Ordering::Relaxed)) + REPORT {
+            self.told_at.store(now.as_millis() as u64, Ordering::Relaxed);
+            self.tell(bytes);
+        }
+    }
+
+    fn file_done(&self, bytes: u64) {
+        self.done.fetch_add(1, Ordering::Relaxed);
+        self.done_bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.tell(0);
+    }
+
+    fn tell(&self, at_hand: u64) {
+        let bytes = self.done_bytes.load(Ordering::Relaxed) + at_hand;
+        let data = json!({"bytes": bytes, "total_bytes": self.total_bytes.max(bytes)});
+        self.progress.tell(self.done.load(Ordering::Relaxed) as usize, self.files, data);
+    }
+
+    async fn end(self) {
+        self.progress.end().await;
+    }
+}

@@ -1,0 +1,65 @@
+//! This machine's folder of one import: what of its files is here, kept from one attempt to the next. One worker at a time holds
+//! it; another one that has the same job (the first has lost its lease and does not know yet) gets an empty one.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use domain::JobId;
+
+/// What nobody has come back to for this long goes.
+const ABANDONED: Duration = Duration::from_secs(24 * 3600);
+
+pub(crate) struct Scratch {
+    folder: PathBuf,
+    /// Holds the lock of the job's own folder.
+    _lock: Option<File>,
+    /// Goes with the attempt.
+    _temporary: Option<tempfile::TempDir>,
+}
+
+impl Scratch {
+    /// The folder of `job` below `parent`.
+    pub(crate) fn open(parent: &Path, job: JobId) -> io::Result<Self> {
+        fs::create_dir_all(parent)?;
+        remove_abandoned(parent);
+        let folder = parent.join(job.to_string());
+        fs::create_dir_all(&folder)?;
+        let lock = File::create(folder.join("lock"))?;
+        if lock.try_lock().is_err() {
+            let temporary = tempfile::tempdir_in(parent)?;
+            return Ok(Self { folder: temporary.path().to_owned(), _lock: None, _temporary: Some(temporary) });
+        }
+        Ok(Self { folder, _lock: Some(lock), _temporary: None })
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Removes it: the job needs it no more.
+    pub(crate) fn remove(self) {
+        if let Err(error) = fs::remove_dir_all(&self.folder) {
+            tracing::debug!(folder = %self.folder.display(), %error, "left behind");
+        }
+    }
+}
+
+fn remove_abandoned(parent: &Path) {
+    for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
+        let folder = entry.path();
+        let held = File::open(folder.join("lock")).is_ok_and(|lock| lock.try_lock().is_err());
+        if !held && age(&folder).is_some_and(|age| age > ABANDONED) {
+            tracing::info!(folder = %folder.display(), "removing what an import left");
+            let _ = fs::remove_dir_all(&folder);
+        }
+    }
+}
+
+/// Time since anything in the folder was written.
+fn age(folder: &Path) -> Option<Duration> {
+    let entries = fs::read_dir(folder).ok()?.flatten().filter_map(|entry| entry.metadata().ok());
+    let written = entries.chain(fs::metadata(folder).ok()).filter_map(|about| about.modified().ok()).max()?;
+    written.elapsed().ok()
+}
