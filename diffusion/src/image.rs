@@ -30,6 +30,11 @@ pub fn read(path: &Path) -> Result<RgbImage> {
     Ok(if picture.color().has_alpha() { on_white(&picture.to_rgba8()) } else { picture.to_rgb8() })
 }
 
+/// Reads a mask as [`read`] reads a picture; what is transparent in it counts as white.
+pub fn read_mask(path: &Path) -> Result<GrayImage> {
+    Ok(imageops::grayscale(&read(path)?))
+}
+
 fn on_white(picture: &RgbaImage) -> RgbImage {
     RgbImage::from_fn(picture.width(), picture.height(), |x, y| {
         let [red, green, blue, alpha] = picture.get_pixel(x, y).0;

@@ -2,6 +2,7 @@
 //! name or id finds one, and the rule for deleting. How files come in is `model::intake`; what weights must look like is
 //! `safetensors_gate`.
 
+mod family;
 pub mod intake;
 
 use std::collections::HashMap;

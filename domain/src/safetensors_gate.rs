@@ -1,6 +1,6 @@
 //! The gate for uploaded weights: reads the header of a safetensors file and nothing else, refuses by content what is not one
-//! (pickle, zip, gzip), and tells for a LoRA which model family it was made for. Whether each key fits a network is the
-//! engine's to judge, strictly, when it loads the file. Format: <https://github.com/huggingface/safetensors#format>.
+//! (pickle, zip, gzip). What the tensors are told to be is read in `model::family`; whether each key fits a network is the engine's
+//! to judge, strictly, when it loads the file. Format: <https://github.com/huggingface/safetensors#format>.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +14,8 @@ pub const MAX_HEADER_BYTES: u64 = 8 * 1024 * 1024;
 pub const MAX_TENSORS: usize = 20_000;
 const MAX_NAME_BYTES: usize = 256;
 const MAX_DIMENSIONS: usize = 5;
-const MAX_RANK: u64 = 512;
+/// Highest rank of a LoRA.
+pub(crate) const MAX_RANK: u64 = 512;
 const FIELD: &str = "file";
 
 /// One tensor as the header states it.
@@ -151,56 +152,7 @@ fn check_layout(tensors: &BTreeMap<String, Tensor>, data_bytes: u64) -> Result<(
     Ok(())
 }
 
-impl Header {
-    /// The family that a LoRA belongs to, by the names of its tensors (the naming families of FLUX.1 files in the wild).
-    ///
-    /// Errors: `Invalid` when it holds no low-rank pair, or one with a rank outside 1..=512, or when the family is not known.
-    pub fn lora_family(&self) -> Result<&'static str> {
-        let downs: Vec<_> = self.tensors.iter().filter(|(name, _)| is_down(name)).collect();
-        if downs.is_empty() {
-            return Err(invalid("it holds no LoRA: no tensor is called `…lora_A.weight` or `…lora_down.weight`"));
-        }
-        for (name, tensor) in &downs {
-            let rank = tensor.shape.first().copied().unwrap_or(0);
-            if !(1..=MAX_RANK).contains(&rank) || tensor.shape.len() < 2 {
-                return Err(invalid(format!("`{name}` has rank {rank}; 1 to {MAX_RANK} are allowed")));
-            }
-        }
-        let any = |parts: &[&str]| downs.iter().any(|(name, _)| parts.iter().any(|part| name.contains(part)));
-        if any(&["double_blocks", "single_blocks", "single_transformer_blocks", "x_embedder", "context_embedder"]) {
-            return Ok("flux");
-        }
-        // A small FLUX may have double blocks only, which diffusers calls `transformer_blocks` of a `transformer`.
-        if downs.iter().any(|(name, _)| {
-            name.starts_with("transformer.transformer_blocks.") || name.starts_with("transformer_blocks.")
-        }) {
-            return Ok("flux");
-        }
-        if any(&["input_blocks", "output_blocks", "lora_te2_", "text_encoder_2."]) {
-            return Ok("sdxl");
-        }
-        if any(&["down_blocks", "up_blocks"]) {
-            return Ok("stable-diffusion");
-        }
-        Err(invalid("its tensors' names belong to no model family that is known here"))
-    }
-}
-
-fn is_down(name: &str) -> bool {
-    [
-        ".lora_A.weight",
-        ".lora_A.default.weight",
-        ".lora_down.weight",
-        "_lora1.down.weight",
-        "_lora2.down.weight",
-        "_lora.down.weight",
-        ".lora.down.weight",
-    ]
-    .iter()
-    .any(|end| name.ends_with(end))
-}
-
-fn invalid(message: impl std::fmt::Display) -> Error {
+pub(crate) fn invalid(message: impl std::fmt::Display) -> Error {
     Error::invalid(FIELD, format!("The safetensors file is refused: {message}."))
 }
 
@@ -247,20 +199,6 @@ mod tests {
             format!("{prefix}.lora_A.weight"): {"dtype": "F32", "shape": [4, 8], "data_offsets": [0, 128]},
             format!("{prefix}.lora_B.weight"): {"dtype": "BF16", "shape": [8, 4], "data_offsets": [128, 192]},
         })
-    }
-
-    #[test]
-    fn knows_families_by_their_names() {
-        for (prefix, family) in [
-            ("transformer.transformer_blocks.0.attn.to_q", "flux"),
-            ("transformer.single_transformer_blocks.0.proj_out", "flux"),
-            ("diffusion_model.double_blocks.0.img_attn.qkv", "flux"),
-            ("unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q", "stable-diffusion"),
-            ("diffusion_model.input_blocks.4.1.transformer_blocks.0.attn1.to_q", "sdxl"),
-        ] {
-            assert_eq!(read(&pair(prefix), 192).unwrap().lora_family().unwrap(), family, "{prefix}");
-        }
-        assert!(read(&pair("something.else"), 192).unwrap().lora_family().is_err());
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The way of a generation: rows → files on the local disk → engine → pictures in storage → succeeded.
 
 use domain::artifact::NewArtifact;
-use domain::generation::{self, GenerationWork};
+use domain::generation::{self, GenerationWork, Scheduler};
 use domain::input::SourceImage;
 use domain::storage::StorageKey;
 use futures::future::try_join_all;
@@ -63,11 +63,17 @@ async fn order(attempt: &Attempt<'_>, work: &GenerationWork) -> Result<Generate,
         width: params.width as usize,
         height: params.height as usize,
         source,
-        scheduler: params.scheduler.map(|scheduler| scheduler.title().to_owned()),
+        // The one that FLUX.1 runs with anyway, and the only one that can be asked for there.
+        scheduler: params.scheduler.filter(|scheduler| *scheduler != Scheduler::FlowMatchEuler).map(solver),
         clip_skip: params.clip_skip.map(|layers| layers as usize),
         seed: work.seed.unsigned_abs(),
         output_dir: attempt.subfolder("output")?,
     })
+}
+
+/// The name that the engine knows a solver by.
+fn solver(scheduler: Scheduler) -> String {
+    scheduler.title().to_owned()
 }
 
 async fn source(
@@ -134,4 +140,17 @@ async fn store(attempt: &Attempt<'_>, picture: &Picture) -> Result<NewArtifact, 
         md5: stored.md5,
         seed: i64::try_from(picture.seed).ok(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_engine_knows_every_solver() {
+        for scheduler in Scheduler::ALL {
+            let known = solver(scheduler).parse::<diffusion::schedulers::SchedulerName>().is_ok();
+            assert_eq!(known, scheduler != Scheduler::FlowMatchEuler, "{scheduler:?}");
+        }
+    }
 }

@@ -20,7 +20,10 @@ async fn an_input_lives_until_it_is_deleted() {
     let house = House::with_checkpoint().await;
     let before = house.objects();
     let input = house.input(png(40, 30, 1)).await;
-    assert_eq!((&input["width"], &input["height"], &input["media_type"]), (&json!(40), &json!(30), &json!("image/png")));
+    assert_eq!(
+        (&input["width"], &input["height"], &input["media_type"]),
+        (&json!(40), &json!(30), &json!("image/png"))
+    );
     assert_eq!(house.download(&input["url"]).await, png(40, 30, 1));
     let path = format!("/v1/inputs/{}", text(&input["id"]));
     assert_eq!(house.get(&path).await.expect(200)["sha256"], input["sha256"]);
@@ -58,7 +61,8 @@ async fn a_generation_begins_with_a_picture() {
     let done = house.get(&text(&created["urls"]["self"])).await.expect(200);
 
     // What it made is the beginning of the next one, which keeps it when the first is deleted; what the first brought along goes.
-    let next = json!({"prompt": "a fox", "image": done["artifacts"][0]["id"], "strength": 0.5, "width": 64, "height": 48});
+    let next =
+        json!({"prompt": "a fox", "image": done["artifacts"][0]["id"], "strength": 0.5, "width": 64, "height": 48});
     let next = house.post("/v1/generations", &next).await.expect(202);
     assert_eq!((&next["strength"], &next["height"], &next["mask"]), (&json!(0.5), &json!(48), &Value::Null));
     let before = house.objects();

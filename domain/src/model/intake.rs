@@ -9,6 +9,7 @@ use sha2::{Digest, Sha256};
 use sqlx::PgPool;
 use sqlx::types::Json;
 
+use super::family::Family;
 use super::{Defaults, Model, ModelFile, ModelKind, check_name, check_name_is_free};
 use crate::storage::{ObjectWriter, StorageKey};
 use crate::{Error, ModelId, Result, Storage, begin, safetensors_gate};
@@ -167,7 +168,7 @@ impl Intake {
                     format!("A LoRA is the one file `{path}`; a checkpoint needs its model_index.json."),
                 ));
             }
-            let family = header.lora_family()?;
+            let family = Family::of_lora(header)?.as_str();
             let base = match base {
                 None => None,
                 Some(name) => Some(super::get(&self.pool, name).await.map_err(|error| error.in_field("base"))?),
@@ -188,17 +189,8 @@ impl Intake {
         if base.is_some() {
             return Err(Error::invalid("base", "Only a LoRA has a base; a checkpoint stands alone."));
         }
-        let family = match index.get("_class_name").and_then(Value::as_str) {
-            Some("FluxPipeline") => "flux",
-            Some(other) => {
-                return Err(Error::invalid(
-                    FIELD,
-                    format!("model_index.json speaks of a `{other}`; only `FluxPipeline` runs here."),
-                ));
-            }
-            None => return Err(Error::invalid(FIELD, "model_index.json has no `_class_name`.")),
-        };
-        for component in ["text_encoder", "text_encoder_2", "transformer", "vae"] {
+        let family = Family::of_checkpoint(&self.configs, index)?;
+        for component in family.components() {
             let config = format!("{component}/config.json");
             let weights = format!("{component}/");
             if !self.configs.contains_key(&config) || !self.weights.keys().any(|path| path.starts_with(&weights)) {
@@ -210,43 +202,11 @@ impl Intake {
         }
         Ok(Described {
             kind: ModelKind::Checkpoint,
-            family: family.to_owned(),
+            family: family.as_str().to_owned(),
             base: None,
-            defaults: Some(self.defaults()?),
+            defaults: Some(family.defaults(&self.configs)?),
             trigger_word: None,
         })
-    }
-
-    /// From `pyrograph.json` where the checkpoint has one; the grid of sizes follows from the VAE, which halves the picture once
-    /// between each two of its levels, and the transformer takes 2 × 2 patches of that.
-    fn defaults(&self) -> Result<Defaults> {
-        let stated = self.configs.get("pyrograph.json");
-        let mut defaults: Defaults = match stated {
-            None => Defaults::default(),
-            Some(stated) => serde_json::from_value(stated.get("defaults").unwrap_or(stated).clone())
-                .map_err(|error| Error::invalid(FIELD, format!("pyrograph.json: {error}.")))?,
-        };
-        let levels = self
-            .configs
-            .get("vae/config.json")
-            .and_then(|vae| vae.get("block_out_channels"))
-            .and_then(Value::as_array)
-            .map(Vec::len);
-        if let Some(levels @ 1..=8) = levels {
-            defaults.size_multiple = 1 << levels;
-        }
-        let multiple = defaults.size_multiple;
-        if !defaults.width.is_multiple_of(multiple)
-            || !defaults.height.is_multiple_of(multiple)
-            || defaults.width == 0
-            || defaults.height == 0
-        {
-            return Err(Error::invalid(
-                FIELD,
-                format!("pyrograph.json: width and height must be multiples of {multiple}."),
-            ));
-        }
-        Ok(defaults)
     }
 
     /// The row to be, of the files that were taken.

@@ -2,7 +2,7 @@
 
 use std::ops::ControlFlow;
 
-use diffusion::PictureRequest;
+use diffusion::{PictureRequest, image};
 
 use super::models::Models;
 use super::{Desk, End, Wish, picture};
@@ -18,7 +18,13 @@ pub(super) fn run(models: &mut Models, order: &Generate, desk: &Desk) -> diffusi
     for message in warnings {
         desk.report(&Report::Warning { request, message });
     }
+    let source = order.source.as_ref();
     let pictures = PictureRequest {
+        image: source.map(|source| image::read(&source.image)).transpose()?,
+        mask: source.and_then(|source| source.mask.as_ref()).map(|mask| image::read_mask(mask)).transpose()?,
+        strength: source.map_or(1.0, |source| source.strength),
+        scheduler: order.scheduler.as_deref().map(str::parse).transpose()?,
+        clip_skip: order.clip_skip,
         negative_prompt: order.negative_prompt.clone(),
         num_images: order.num_images,
         num_inference_steps: order.num_inference_steps,
@@ -47,12 +53,12 @@ pub(super) fn run(models: &mut Models, order: &Generate, desk: &Desk) -> diffusi
         }
     });
     models.keep(&order.base, resident);
-    for (position, image) in images?.into_iter().enumerate() {
+    for (position, made) in images?.into_iter().enumerate() {
         // Seeds are kept as non-negative 64-bit integers and go round at their end.
         let seed = order.seed.wrapping_add(position as u64) & i64::MAX as u64;
         let path = order.output_dir.join(format!("{position}.png"));
-        let (width, height) = image.dimensions();
-        picture::write(&path, image.as_raw(), (width, height), order, seed).map_err(diffusion::Error::file(&path))?;
+        let (width, height) = made.dimensions();
+        picture::write(&path, made.as_raw(), (width, height), order, seed).map_err(diffusion::Error::file(&path))?;
         desk.report(&Report::Image { request, position, path, seed, width, height });
     }
     Ok(End::Done { adapter: None })

@@ -1,0 +1,288 @@
+//! Families of models: which pipelines run here, what a folder of each holds, what its requests may leave out, and to which family
+//! a LoRA belongs. All told from configs and headers; whether the weights fit is the engine's to judge when it loads them.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+use super::Defaults;
+use crate::safetensors_gate::{Header, MAX_RANK, invalid};
+use crate::{Error, Result};
+
+/// An architecture. A LoRA runs on checkpoints of its own family only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Family {
+    /// FLUX.1 dev and schnell.
+    Flux,
+    /// Stable Diffusion 1.x.
+    Sd15,
+    /// Stable Diffusion 2.x.
+    Sd21,
+    /// Stable Diffusion XL.
+    Sdxl,
+}
+
+use Family::*;
+
+/// The small JSON files of a checkpoint, by path.
+type Configs = BTreeMap<String, Value>;
+
+impl Family {
+    /// As rows and answers call it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Flux => "flux",
+            Sd15 => "sd15",
+            Sd21 => "sd21",
+            Sdxl => "sdxl",
+        }
+    }
+
+    /// What a checkpoint's `model_index.json` names. Errors: `Invalid` for a pipeline that does not run here.
+    pub fn of_checkpoint(configs: &Configs, index: &Value) -> Result<Self> {
+        let class = index.get("_class_name").and_then(Value::as_str);
+        let class = class.ok_or_else(|| Error::invalid("file", "model_index.json has no `_class_name`."))?;
+        let base = class.replace("Img2Img", "").replace("Inpaint", "");
+        match base.as_str() {
+            "FluxPipeline" => Ok(Flux),
+            "StableDiffusionXLPipeline" => Ok(Sdxl),
+            // Both are the same pipeline; 2.x reads OpenCLIP's wider text states, by linear projections.
+            "StableDiffusionPipeline" if flag(configs, "unet/config.json", "use_linear_projection") => Ok(Sd21),
+            "StableDiffusionPipeline" => Ok(Sd15),
+            _ => Err(Error::invalid(
+                "file",
+                format!(
+                    "model_index.json speaks of a `{class}`; `FluxPipeline`, `StableDiffusionPipeline` and `StableDiffusionXLPipeline` run here."
+                ),
+            )),
+        }
+    }
+
+    /// The folders with weights that a checkpoint cannot do without.
+    pub fn components(self) -> &'static [&'static str] {
+        match self {
+            Flux => &["text_encoder", "text_encoder_2", "transformer", "vae"],
+            Sd15 | Sd21 => &["text_encoder", "unet", "vae"],
+            Sdxl => &["text_encoder", "text_encoder_2", "unet", "vae"],
+        }
+    }
+
+    /// From `pyrograph.json` where the checkpoint has one, else what the family's models were made for; the grid of sizes follows
+    /// from the VAE, which halves the picture once between each two of its levels, and from FLUX's patches of 2 × 2.
+    pub fn defaults(self, configs: &Configs) -> Result<Defaults> {
+        let vae = configs.get("vae/config.json").and_then(|vae| vae.get("block_out_channels"));
+        let levels = vae.and_then(Value::as_array).map_or(4, Vec::len).clamp(1, 8);
+        let factor = 1 << (levels - 1);
+        let of_family = match self {
+            Flux if flag(configs, "transformer/config.json", "guidance_embeds") => Defaults::default(),
+            // FLUX.1-schnell was distilled to a few steps, and hears of no guidance.
+            Flux => Defaults { num_inference_steps: 4, ..Defaults::default() },
+            Sd15 | Sd21 | Sdxl => {
+                let sample = configs.get("unet/config.json").and_then(|unet| unet.get("sample_size"));
+                let side = sample.and_then(Value::as_u64).unwrap_or(64).clamp(1, 256) as u32 * factor;
+                Defaults {
+                    num_inference_steps: 30,
+                    guidance_scale: if self == Sdxl { 5.0 } else { 7.5 },
+                    width: side,
+                    height: side,
+                    ..Defaults::default()
+                }
+            }
+        };
+        let mut defaults = match configs.get("pyrograph.json") {
+            None => of_family,
+            Some(stated) => over(of_family, stated.get("defaults").unwrap_or(stated))
+                .map_err(|error| Error::invalid("file", format!("pyrograph.json: {error}.")))?,
+        };
+        let multiple = if self == Flux { 2 * factor } else { factor };
+        defaults.size_multiple = multiple;
+        if [defaults.width, defaults.height].iter().any(|side| *side == 0 || !side.is_multiple_of(multiple)) {
+            let message = format!("pyrograph.json: width and height must be multiples of {multiple}.");
+            return Err(Error::invalid("file", message));
+        }
+        Ok(defaults)
+    }
+
+    /// The family that a LoRA was made for, by the names and shapes of its tensors, whatever trainer and algorithm made it.
+    ///
+    /// Errors: `Invalid` when it holds no adapter, a rank outside 1..=512, or when the family is not known.
+    pub fn of_lora(header: &Header) -> Result<Self> {
+        let parts: Vec<(&str, &[u64])> = header
+            .tensors
+            .iter()
+            .filter(|(name, _)| PARTS.iter().any(|part| name.ends_with(part)))
+            .map(|(name, tensor)| (name.as_str(), tensor.shape.as_slice()))
+            .collect();
+        if parts.is_empty() {
+            return Err(invalid(
+                "it holds no LoRA: no tensor is called `…lora_A.weight`, `…lora_down.weight` or the like",
+            ));
+        }
+        for (name, shape) in &parts {
+            let rank = shape.first().copied().unwrap_or(0);
+            if is_down(name) && (!(1..=MAX_RANK).contains(&rank) || shape.len() < 2) {
+                return Err(invalid(format!("`{name}` has rank {rank}; 1 to {MAX_RANK} are allowed")));
+            }
+        }
+        let any = |words: &[&str]| parts.iter().any(|(name, _)| words.iter().any(|word| name.contains(word)));
+        // A small FLUX may have double blocks only, which diffusers calls `transformer_blocks` of a `transformer`.
+        let starts = |words: &[&str]| parts.iter().any(|(name, _)| words.iter().any(|word| name.starts_with(word)));
+        if any(&["double_blocks", "single_blocks", "single_transformer_blocks", "x_embedder", "context_embedder"])
+            || starts(&[
+                "transformer.transformer_blocks.",
+                "transformer_blocks.",
+                "lora_transformer_",
+                "lycoris_transformer_",
+            ])
+        {
+            return Ok(Flux);
+        }
+        // What cross-attention reads is as wide as the text encoders' states.
+        let width = parts.iter().find(|(name, _)| {
+            is_down(name) && name.contains("attn2") && (name.contains("to_k") || name.contains("to_v"))
+        });
+        match width.and_then(|(_, shape)| shape.get(1)) {
+            Some(768) => return Ok(Sd15),
+            Some(1024) => return Ok(Sd21),
+            Some(2048) => return Ok(Sdxl),
+            _ => {}
+        }
+        if any(&[
+            "input_blocks",
+            "output_blocks",
+            "middle_block",
+            "lora_te2_",
+            "text_encoder_2.",
+            "transformer_blocks.1.",
+            "transformer_blocks_1_",
+        ]) {
+            return Ok(Sdxl);
+        }
+        if any(&["down_blocks", "up_blocks", "mid_block", "lora_te_", "lora_te1_", "text_encoder."]) {
+            return Ok(Sd15);
+        }
+        Err(invalid("its tensors' names belong to no model family that is known here"))
+    }
+}
+
+/// How the names of low-rank factors and of the other algorithms' tensors end.
+const PARTS: [&str; 16] = [
+    ".lora_A.weight",
+    ".lora_A.default.weight",
+    ".lora_down.weight",
+    "_lora1.down.weight",
+    "_lora2.down.weight",
+    "_lora.down.weight",
+    ".lora.down.weight",
+    ".lora_linear_layer.down.weight",
+    ".hada_w1_a",
+    ".hada_w1_b",
+    ".lokr_w1",
+    ".lokr_w1_a",
+    ".lokr_w2",
+    ".lokr_w2_a",
+    ".diff",
+    ".diff.weight",
+];
+
+/// Whether the first size of the tensor is the rank.
+fn is_down(name: &str) -> bool {
+    PARTS[..8].iter().any(|part| name.ends_with(part))
+}
+
+fn flag(configs: &Configs, file: &str, field: &str) -> bool {
+    configs.get(file).and_then(|config| config.get(field)).and_then(Value::as_bool).unwrap_or(false)
+}
+
+/// `stated` wins, field by field.
+fn over(defaults: Defaults, stated: &Value) -> serde_json::Result<Defaults> {
+    let mut whole = serde_json::to_value(defaults)?;
+    if let (Value::Object(whole), Value::Object(stated)) = (&mut whole, stated) {
+        whole.extend(stated.clone());
+    }
+    serde_json::from_value(whole)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn header(name: &str, shape: &[u64]) -> Header {
+        let bytes = 4 * shape.iter().product::<u64>();
+        let json =
+            serde_json::to_vec(&json!({name: {"dtype": "F32", "shape": shape, "data_offsets": [0, bytes]}})).unwrap();
+        crate::safetensors_gate::header(&json, 8 + json.len() as u64 + bytes).unwrap()
+    }
+
+    #[test]
+    fn a_lora_tells_its_family() {
+        let attention = "attentions.0.transformer_blocks.0.attn2.to_k";
+        for (name, shape, family) in [
+            ("transformer.transformer_blocks.0.attn.to_q.lora_A.weight", &[4, 8][..], Flux),
+            ("lora_unet_single_blocks_0_linear1.lora_down.weight", &[4, 8], Flux),
+            ("diffusion_model.double_blocks.0.img_attn.qkv.lora_A.default.weight", &[4, 8], Flux),
+            ("double_blocks.0.processor.qkv_lora1.down.weight", &[4, 8], Flux),
+            ("lycoris_transformer_blocks_0_attn_to_q.lokr_w1", &[4, 4], Flux),
+            (&format!("unet.down_blocks.1.{attention}.lora_A.weight"), &[4, 768], Sd15),
+            (&format!("unet.down_blocks.1.{attention}.lora_A.weight"), &[4, 1024], Sd21),
+            (&format!("unet.down_blocks.1.{attention}.lora_A.weight"), &[4, 2048], Sdxl),
+            ("lora_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q.lora_down.weight", &[4, 640], Sdxl),
+            ("lora_unet_down_blocks_0_attentions_0_proj_in.hada_w1_a", &[320, 8], Sd15),
+            ("lora_te_text_model_encoder_layers_0_mlp_fc1.lora_down.weight", &[4, 768], Sd15),
+            ("lora_te2_text_model_encoder_layers_0_mlp_fc1.lokr_w1", &[4, 4], Sdxl),
+        ] {
+            assert_eq!(Family::of_lora(&header(name, shape)).unwrap(), family, "{name} {shape:?}");
+        }
+        for (name, shape) in [
+            ("something.else.lora_A.weight", &[4, 8][..]),
+            ("model.diffusion_model.input_blocks.0.0.weight", &[4, 4]),
+            ("transformer.transformer_blocks.0.attn.to_q.lora_A.weight", &[1024, 8]),
+            ("transformer.transformer_blocks.0.attn.to_q.lora_A.weight", &[4]),
+        ] {
+            assert!(Family::of_lora(&header(name, shape)).is_err(), "{name} {shape:?}");
+        }
+    }
+
+    #[test]
+    fn a_folder_tells_its_family_and_defaults() {
+        let configs = |unet: Value| {
+            let vae = json!({"block_out_channels": [128, 256, 512, 512]});
+            Configs::from([("unet/config.json".into(), unet), ("vae/config.json".into(), vae)])
+        };
+        for (class, unet, family, side, guidance) in [
+            ("StableDiffusionPipeline", json!({"sample_size": 64}), Sd15, 512, 7.5),
+            ("StableDiffusionInpaintPipeline", json!({"sample_size": 64}), Sd15, 512, 7.5),
+            ("StableDiffusionPipeline", json!({"sample_size": 96, "use_linear_projection": true}), Sd21, 768, 7.5),
+            (
+                "StableDiffusionXLImg2ImgPipeline",
+                json!({"sample_size": 128, "use_linear_projection": true}),
+                Sdxl,
+                1024,
+                5.0,
+            ),
+        ] {
+            let configs = configs(unet);
+            assert_eq!(Family::of_checkpoint(&configs, &json!({"_class_name": class})).unwrap(), family);
+            let defaults = family.defaults(&configs).unwrap();
+            assert_eq!(
+                (defaults.width, defaults.height, defaults.guidance_scale, defaults.size_multiple),
+                (side, side, guidance, 8)
+            );
+        }
+        for class in ["StableDiffusion3Pipeline", "StableDiffusionControlNetPipeline", "FluxFillPipeline"] {
+            assert!(Family::of_checkpoint(&Configs::new(), &json!({"_class_name": class})).is_err(), "{class}");
+        }
+    }
+
+    #[test]
+    fn a_stated_default_wins_alone() {
+        let stated = json!({"defaults": {"num_inference_steps": 20, "width": 640}});
+        let configs = Configs::from([("pyrograph.json".into(), stated)]);
+        let defaults = Sd15.defaults(&configs).unwrap();
+        assert_eq!((defaults.num_inference_steps, defaults.width, defaults.height), (20, 640, 512));
+        let wrong = Configs::from([("pyrograph.json".into(), json!({"width": 645}))]);
+        assert!(Sd15.defaults(&wrong).is_err());
+    }
+}
