@@ -166,6 +166,15 @@ impl Reader<'_> {
             })?;
             adapted.push(Adapted { network: *network, path: path.clone(), update });
         }
+        // who fuses layers of which only some are adapted puts zeros for the others
+        let idle = |module: &Adapted| {
+            matches!(&module.update.delta, Some(Delta::LowRank(factors)) if factors.is_zero())
+                && module.update.magnitude.is_none()
+                && module.update.bias.is_none()
+        };
+        if !adapted.iter().all(idle) {
+            adapted.retain(|module| !idle(module));
+        }
         Ok(adapted)
     }
 

@@ -210,6 +210,17 @@ impl Array {
         self.shape.first().copied().unwrap_or(1)
     }
 
+    /// One below the other; None if they are not of one width.
+    pub fn stacked<'a>(arrays: impl Iterator<Item = &'a Self>) -> Option<Self> {
+        arrays.cloned().map(Some).reduce(|above, below| {
+            let (mut above, below) = (above?, below?);
+            let fits = above.shape.get(1..) == below.shape.get(1..);
+            *above.shape.first_mut()? += below.rows();
+            above.values.extend(below.values);
+            fits.then_some(above)
+        })?
+    }
+
     /// The rows that belong to a share; None if they cannot be shared so.
     pub fn share(&self, share: Share) -> Option<Self> {
         let rows = self.rows();
