@@ -621,9 +621,8 @@ def write_layers(folder):
 
 if __name__ == "__main__":
     out = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "lora-dialects"
-    import os
-    if os.environ.get("ONLY") is None: write_flux(out / "flux")
-    if os.environ.get("ONLY") != "sdxl": write_stable_diffusion(out / "sd15", "sd15-tiny", diffusers.StableDiffusionPipeline,
+    write_flux(out / "flux")
+    write_stable_diffusion(out / "sd15", "sd15-tiny", diffusers.StableDiffusionPipeline,
                            {sd_kohya: True, sd_peft: True, sd_legacy: True, sd_original: False})
     write_stable_diffusion(out / "sdxl", "sdxl-tiny", diffusers.StableDiffusionXLPipeline, {sd_kohya: True, sd_peft: True})
     write_layers(out / "layers")
