@@ -76,6 +76,7 @@ pub enum Algorithm {
 }
 
 /// The form in which an update runs beside its layer.
+#[allow(clippy::large_enum_variant)] // one at a time, and handed on at once
 pub(super) enum Form {
     /// Down `[rank, in, kernel, kernel]`, core `[rank', rank, kernel, kernel]`, up `[out, rank', 1, 1]`
     LowRank { down: Tensor<4>, mid: Option<Tensor<4>>, up: Tensor<4> },
