@@ -391,18 +391,18 @@ fn adapters_that_cannot_be_used_are_refused_with_a_reason() {
     let alpha = "transformer.transformer_blocks.0.attn.to_q.alpha";
     assert!(open(&[(down, &[2, 4], 1.0), (up, &[4, 2], 1.0), (alpha, &[], 1.0)]).is_ok());
 
-    let sdxl = "lora_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q.lora_down.weight";
+    let sd3 = "lora_unet_joint_blocks_0_x_block_attn_qkv.lora_down.weight";
     let cases: [(&[(&str, &[usize], f32)], &str); 10] = [
         (&[(down, &[2, 4], f32::NAN), (up, &[4, 2], 1.0)], "not finite"),
         (&[(down, &[2, 4], 1.0), (up, &[4, 2], f32::INFINITY)], "not finite"),
         (&[(down, &[513, 4], 1.0), (up, &[4, 513], 1.0)], "1 to 512"),
         (&[(down, &[0, 4], 1.0), (up, &[4, 0], 1.0)], "1 to 512"),
-        (&[(down, &[2, 4], 1.0), (up, &[4, 3], 1.0)], "ranks"),
-        (&[(down, &[2, 4, 1], 1.0), (up, &[4, 2], 1.0)], "no matrices"),
+        (&[(down, &[2, 4], 1.0), (up, &[4, 3], 1.0)], "do not belong together"),
+        (&[(down, &[2, 4, 1], 1.0), (up, &[4, 2], 1.0)], "do not belong together"),
         (&[(down, &[2, 4], 1.0)], "missing"),
         (&[(down, &[2, 4], 1.0), (up, &[4, 2], 1.0), (alpha, &[], f32::NAN)], "alpha"),
-        (&[(sdxl, &[2, 4], 1.0)], "Stable Diffusion XL"),
-        (&[("lora_unet_double_blocks_0_img_attn_qkv.lokr_w1", &[2, 4], 1.0)], "LoKr"),
+        (&[(sd3, &[2, 4], 1.0)], "Stable Diffusion 3"),
+        (&[("lora_unet_double_blocks_0_img_attn_qkv.oft_blocks", &[2, 4], 1.0)], "OFT"),
     ];
     for (tensors, reason) in cases {
         let error = open(tensors).unwrap_err();

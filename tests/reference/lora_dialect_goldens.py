@@ -8,6 +8,7 @@ Where diffusers and peft, or lycoris, can read a file, they are asked too and ha
 
 import copy
 import json
+import math
 import sys
 from pathlib import Path
 
@@ -34,8 +35,8 @@ class Draw:
     def __call__(self, *shape, by=1.0):
         return torch.randn(shape, generator=self.generator) * by
 
-    def pair(self, inputs, outputs, rank=RANK):
-        return self(rank, inputs, by=inputs**-0.5), self(outputs, rank, by=0.6)
+    def pair(self, inputs, outputs, by=0.6):
+        return self(RANK, inputs, by=inputs**-0.5), self(outputs, RANK, by=by)
 
 
 # ------------------------------------------------------------------------------------------------------------ formulas
@@ -97,17 +98,18 @@ def original_modules():
         yield f"single_blocks.1.{theirs}", [f"single_transformer_blocks.1.{path}" for path in ours]
 
 
-class Flux:
-    """The tiny pipeline's networks, and a file under way with what it ought to do to them."""
+class Case:
+    """A tiny pipeline's networks, and a file under way with what it ought to do to them."""
 
     def __init__(self, pipeline, name, seed):
-        self.networks = {"transformer": pipeline.transformer, "text_encoder": pipeline.text_encoder,
-                         "text_encoder_2": pipeline.text_encoder_2}
+        parts = ("transformer", "unet", "text_encoder", "text_encoder_2")
+        self.networks = {part: pipeline.components[part] for part in parts if pipeline.components.get(part) is not None}
         self.name, self.draw, self.file, self.header = name, Draw(seed), {}, None
         self.changes = {network: Change() for network in self.networks}
 
     def module(self, network, path):
-        path = path.removeprefix("text_model.") if network == "text_encoder" else path
+        if not hasattr(self.networks[network], "text_model"):
+            path = path.removeprefix("text_model.")  # CLIPTextModel of transformers 5 has it in its files only
         return path, self.networks[network].get_submodule(path)
 
     def inside(self, paths):
@@ -126,16 +128,16 @@ class Flux:
             self.put("transformer", path, rows, magnitude=m)
 
     def low_rank(self, name, network, paths, down="lora_down.weight", up="lora_up.weight", alpha=None, factor=None):
-        if network == "transformer":
-            inputs, sizes = self.inside(paths)
-        else:
-            weight = self.module(network, paths[0])[1].weight
-            inputs, sizes = weight.shape[1], [weight.shape[0]]
-        a, b = self.draw.pair(inputs, sum(sizes))
+        weights = [self.module(network, path)[1].weight for path in paths]
+        (_, inputs, *kernel), sizes = weights[0].shape, [weight.shape[0] for weight in weights]
+        # a UNet with all of its layers changed that much would amplify rounding
+        by = 0.15 if network == "unet" else 0.6
+        a, b = self.draw.pair(inputs * math.prod(kernel), sum(sizes), by)
+        a, b = a.view(RANK, inputs, *kernel), b.view(sum(sizes), RANK, *[1] * len(kernel))
         self.file |= {f"{name}.{down}": a, f"{name}.{up}": b}
         if alpha is not None:
             self.file[f"{name}.alpha"] = torch.tensor(alpha)
-        delta = b @ a * (factor if factor is not None else (alpha or RANK) / RANK)
+        delta = b.flatten(1) @ a.flatten(1) * (factor if factor is not None else (alpha or RANK) / RANK)
         for path, rows in zip(paths, delta.split(sizes)):
             self.put(network, path, rows)
 
@@ -314,13 +316,31 @@ def read_by_diffusers(pipeline, case, folder, answer):
     """The same answer from diffusers and peft, which keep the base as it is."""
     pipeline = copy.deepcopy(pipeline)
     pipeline.load_lora_weights(str(folder), weight_name=f"{case.name}.safetensors", adapter_name="x", local_files_only=True)
+    networks = {name: network for name, network in pipeline.components.items() if name in case.networks}
     for scale in SCALES:
         pipeline.set_adapters(["x"], [scale])
-        got = answer({"transformer": pipeline.transformer, "text_encoder": pipeline.text_encoder})
-        for part, value in got.items():
-            expected = case.answers[f"{scale}"][part]
+        for part, value in answer(networks).items():
+            # diffusers has no adapters on T5
+            expected = case.answers[scale][part] if part != "text_encoder_2" or "unet" in networks else value
             error = (value - expected).norm() / expected.norm()
             assert error < 1e-5, f"{case.name} {part} at {scale}: diffusers is {error} off"
+
+
+def write_case(case, folder, golden, answer, pipeline):
+    """The file, the answers, and diffusers' if there is a pipeline for it."""
+    header = {"lora_adapter_metadata": json.dumps(case.header, sort_keys=True)} if case.header else None
+    tensors = {key: value.contiguous() for key, value in sorted(case.file.items())}
+    save_file(tensors, folder / f"{case.name}.safetensors", metadata=header)
+    case.answers = {}
+    for scale in SCALES:
+        changed = {name: case.changes[name].apply(network, scale) for name, network in case.networks.items()}
+        case.answers[scale] = answer(changed)
+        for part, value in case.answers[scale].items():
+            if case.changes[part]:
+                golden.put(f"{case.name}.{scale}.{part}", value)
+    if pipeline is not None:
+        read_by_diffusers(pipeline, case, folder, answer)
+    print(folder.name, case.name, "ok", "(diffusers agrees)" if pipeline is not None else "")
 
 
 def write_flux(folder):
@@ -334,11 +354,9 @@ def write_flux(folder):
 
     def answer(networks):
         with torch.no_grad():
-            answers = {"transformer": networks["transformer"](**inputs, return_dict=False)[0],
-                       "text_encoder": networks["text_encoder"](clip_ids)[0]}
-            if "text_encoder_2" in networks:
-                answers["text_encoder_2"] = networks["text_encoder_2"](t5_ids)[0]
-            return answers
+            return {"transformer": networks["transformer"](**inputs, return_dict=False)[0],
+                    "text_encoder": networks["text_encoder"](clip_ids)[0],
+                    "text_encoder_2": networks["text_encoder_2"](t5_ids)[0]}
 
     golden = Golden()
     golden.put("in.clip_ids", clip_ids)
@@ -349,20 +367,101 @@ def write_flux(folder):
         lycoris_names: False, full: False,
     }
     for number, (write, read) in enumerate(readers.items()):
-        case = Flux(pipeline, write.__name__, 100 + number)
+        case = Case(pipeline, write.__name__, 100 + number)
         write(case)
-        header = {"lora_adapter_metadata": json.dumps(case.header, sort_keys=True)} if case.header else None
-        save_file({key: value.contiguous() for key, value in sorted(case.file.items())}, folder / f"{case.name}.safetensors", metadata=header)
-        case.answers = {}
-        for scale in SCALES:
-            networks = {name: case.changes[name].apply(network, scale) for name, network in case.networks.items()}
-            case.answers[f"{scale}"] = answers = answer(networks)
-            for part, value in answers.items():
-                if case.changes[part]:
-                    golden.put(f"{case.name}.{scale}.{part}", value)
-        if read:
-            read_by_diffusers(pipeline, case, folder, answer)
-        print(case.name, "ok", "(diffusers agrees)" if read else "")
+        write_case(case, folder, golden, answer, pipeline if read else None)
+    golden.write(folder / "reference.safetensors")
+
+
+# ---------------------------------------------------------------------------------------------------- Stable Diffusion
+
+
+def adaptable(network):
+    """Paths of all layers that LoRA files have."""
+    return [path for path, module in network.named_modules() if isinstance(module, (torch.nn.Linear, torch.nn.Conv2d))]
+
+
+def of_blocks(case, *ends):
+    """Paths in the UNet's inner blocks that end so."""
+    paths = [path for path in adaptable(case.networks["unet"]) if path.startswith(("down_blocks.1.", "mid_block.", "up_blocks.1."))]
+    return [path for path in paths if path.endswith(ends)]
+
+
+def te_numbers(case):
+    if "text_encoder_2" not in case.networks:
+        return [("lora_te_", "text_encoder")]
+    return [("lora_te1_", "text_encoder"), ("lora_te2_", "text_encoder_2")]
+
+
+def sd_kohya(case):
+    """Every layer, convolutions too."""
+    for path in adaptable(case.networks["unet"]):
+        # diffusers knows these by their original name only
+        name = path.replace("add_embedding.linear_1", "label_emb.0.0").replace("add_embedding.linear_2", "label_emb.0.2")
+        case.low_rank(f"lora_unet_{flat(name)}", "unet", [path], alpha=ALPHA)
+    for prefix, network in te_numbers(case):
+        for path in CLIP:
+            case.low_rank(prefix + flat(path), network, [path], alpha=ALPHA)
+
+
+def sd_peft(case):
+    for path in of_blocks(case, "to_q", "to_k", "to_v", "to_out.0", "proj_in", "net.2", "conv1", "conv_shortcut"):
+        case.low_rank(f"unet.{path}", "unet", [path], "lora_A.weight", "lora_B.weight")
+    for _, network in te_numbers(case):
+        for path in CLIP:
+            case.low_rank(f"{network}.{path}", network, [path], "lora_A.weight", "lora_B.weight")
+
+
+def sd_legacy(case):
+    """As diffusers' own trainers once wrote it."""
+    for path in of_blocks(case, "to_q", "to_k", "to_v", "to_out.0"):
+        attention, layer = path.removesuffix(".0").rsplit(".", 1)
+        case.low_rank(f"unet.{attention}.processor.{layer}_lora", "unet", [path], "down.weight", "up.weight")
+    for path in CLIP[:2]:
+        attention, layer = path.rsplit(".", 1)
+        layer = {"q_proj": "to_q", "out_proj": "to_out"}[layer]
+        case.low_rank(f"text_encoder.{attention}.{layer}_lora", "text_encoder", [path], "down.weight", "up.weight")
+
+
+def sd_original(case):
+    """The original numbering, which counts two resnets on each level."""
+    for original, path in [
+        ("input_blocks.0.0", "conv_in"), ("input_blocks.3.0.op", "down_blocks.0.downsamplers.0.conv"),
+        ("input_blocks.4.0.in_layers.2", "down_blocks.1.resnets.0.conv1"),
+        ("input_blocks.4.0.skip_connection", "down_blocks.1.resnets.0.conv_shortcut"),
+        ("input_blocks.5.0.emb_layers.1", "down_blocks.1.resnets.1.time_emb_proj"),
+        ("input_blocks.5.1.transformer_blocks.0.attn2.to_k", "down_blocks.1.attentions.1.transformer_blocks.0.attn2.to_k"),
+        ("middle_block.1.proj_in", "mid_block.attentions.0.proj_in"), ("middle_block.2.out_layers.3", "mid_block.resnets.1.conv2"),
+        ("output_blocks.2.1.conv", "up_blocks.0.upsamplers.0.conv"),
+        ("output_blocks.3.1.transformer_blocks.0.ff.net.0.proj", "up_blocks.1.attentions.0.transformer_blocks.0.ff.net.0.proj"),
+        ("output_blocks.8.0.out_layers.3", "up_blocks.2.resnets.2.conv2"), ("out.2", "conv_out"),
+    ]:
+        case.low_rank(f"diffusion_model.{original}", "unet", [path], "lora_A.weight", "lora_B.weight")
+
+
+def write_stable_diffusion(folder, name, pipeline_class, cases):
+    folder.mkdir(parents=True)
+    pipeline = pipeline_class.from_pretrained(ROOT / name, local_files_only=True)
+    reference = load_file(ROOT / name / "reference.safetensors")
+    begin = "unet.odd.in."
+    inputs = {key.removeprefix(begin): value for key, value in reference.items() if key.startswith(begin)}
+    added = {key: inputs.pop(key) for key in ("text_embeds", "time_ids") if key in inputs}
+    ids = torch.randint(0, 100, (1, 9), generator=torch.Generator().manual_seed(5))
+
+    def answer(networks):
+        with torch.no_grad():
+            answers = {"unet": networks["unet"](**inputs, added_cond_kwargs=added or None, return_dict=False)[0]}
+            for part in ("text_encoder", "text_encoder_2"):
+                if part in networks:
+                    answers[part] = networks[part](ids, output_hidden_states=True).hidden_states[-1]
+            return answers
+
+    golden = Golden()
+    golden.put("in.clip_ids", ids)
+    for number, (write, read) in enumerate(cases.items()):
+        case = Case(pipeline, write.__name__.removeprefix("sd_"), 300 + number)
+        write(case)
+        write_case(case, folder, golden, answer, pipeline if read else None)
     golden.write(folder / "reference.safetensors")
 
 
@@ -523,4 +622,7 @@ def write_layers(folder):
 if __name__ == "__main__":
     out = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "lora-dialects"
     write_flux(out / "flux")
+    write_stable_diffusion(out / "sd15", "sd15-tiny", diffusers.StableDiffusionPipeline,
+                           {sd_kohya: True, sd_peft: True, sd_legacy: True, sd_original: False})
+    write_stable_diffusion(out / "sdxl", "sdxl-tiny", diffusers.StableDiffusionXLPipeline, {sd_kohya: True, sd_peft: True})
     write_layers(out / "layers")

@@ -30,6 +30,11 @@ impl Stored {
         let values = tensor.inner().reshape([shape.iter().product::<usize>()]);
         Ok(Self { name: name.into(), shape, values, dtype })
     }
+
+    /// A single number, which has no sizes, in f32.
+    pub fn scalar(name: impl Into<String>, number: Tensor<1>) -> Result<Self> {
+        Ok(Self { shape: Vec::new(), ..Self::new(name, number, DType::F32)? })
+    }
 }
 
 /// Writes a network, each parameter under its path, in `dtype`.

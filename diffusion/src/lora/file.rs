@@ -132,6 +132,11 @@ struct Reader<'a> {
 impl Reader<'_> {
     /// The updates that one module of a file stands for: several if the file fuses what we keep apart.
     fn read(&self, rule: &AlphaRule) -> Result<Vec<Adapted>> {
+        for name in self.parts.tensors.values() {
+            if self.file.shape(name)?.contains(&0) {
+                return Err(self.refused(&format!("a tensor is empty; ranks of 1 to {HIGHEST_RANK} are possible")));
+            }
+        }
         let delta = self.delta()?;
         let alpha = match (self.parts.tensors.get(&Part::Alpha), &delta) {
             // LyCORIS writes any number where alpha means nothing
@@ -145,7 +150,8 @@ impl Reader<'_> {
         let mut adapted = Vec::with_capacity(targets.len());
         for (path, share) in targets {
             let scale = match delta.as_ref().and_then(Delta::rank) {
-                Some(rank) if !(1..=HIGHEST_RANK).contains(&rank) => {
+                // a fused layer may hold the factors of each part side by side
+                Some(rank) if rank > HIGHEST_RANK * targets.len() => {
                     return Err(self.refused(&format!("its rank is {rank}; 1 to {HIGHEST_RANK} is possible")));
                 }
                 Some(rank) => rule.scale(*network, path, rank, alpha),
@@ -165,6 +171,15 @@ impl Reader<'_> {
                 self.refused(&format!("{outputs} outputs cannot be shared among the layers it fuses"))
             })?;
             adapted.push(Adapted { network: *network, path: path.clone(), update });
+        }
+        // who fuses layers of which only some are adapted puts zeros for the others
+        let idle = |module: &Adapted| {
+            matches!(&module.update.delta, Some(Delta::LowRank(factors)) if factors.is_zero())
+                && module.update.magnitude.is_none()
+                && module.update.bias.is_none()
+        };
+        if !adapted.iter().all(idle) {
+            adapted.retain(|module| !idle(module));
         }
         Ok(adapted)
     }

@@ -4,16 +4,21 @@
 mod alpha;
 mod attach;
 mod dora;
+mod export;
 mod family;
 mod file;
+mod fuse;
+mod inspect;
 mod keys;
 mod merge;
 mod save;
 mod update;
 
 pub use attach::{MatchReport, Target, attach};
+pub use export::{Format, export};
 pub use family::Family;
 pub use file::LoraFile;
+pub use inspect::{Inspection, Ranks, Tag, inspect};
 pub use keys::{Dialect, Network};
 pub use merge::{Merged, merge};
 pub use save::{Factors, save};

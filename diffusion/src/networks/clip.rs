@@ -219,7 +219,8 @@ impl ClipTextModel {
             ];
             all.map(|(name, linear)| (format!("text_model.encoder.layers.{number}.{name}"), linear))
         });
-        named.collect()
+        let projection = self.text_projection.as_mut().map(|projection| ("text_projection".to_owned(), projection));
+        named.chain(projection).collect()
     }
 }
 

@@ -159,9 +159,9 @@ impl FluxPipeline {
         self.scheduler.training_shift()
     }
 
-    /// Puts adapters on the transformer and the text encoders, each with its scale, in place of those that were on it; an empty list leaves the
-    /// base as it was loaded. The base weights are never touched. An adapter of which nothing fits is an error, and then
-    /// nothing has changed.
+    /// Puts adapters on the transformer and the text encoders, each with its scale, in place of those that were on them; an
+    /// empty list leaves the base as it was loaded. The base weights are never touched. An adapter of which nothing fits is
+    /// an error, and then nothing has changed.
     pub fn attach(&mut self, loras: &[(&LoraFile, f64)]) -> Result<Vec<MatchReport>> {
         let mut targets = [
             Target::from(&mut self.transformer),

@@ -5,14 +5,20 @@
 //! Tolerance 1e-5, relative L2: a sum beside the layer and a sum inside its weight round differently.
 
 use diffusion::LoraFile;
+use diffusion::checkpoint::{Checkpoint, Stored, write};
 use diffusion::layers::{Conv2d, Linear};
-use diffusion::lora::{Network, Target, attach, merge};
+use diffusion::lora::{Algorithm, Dialect, Family, Format, Network, Target, attach, export, inspect, merge};
 use diffusion::networks::clip::ClipTextModel;
 use diffusion::networks::flux::{FluxInput, FluxTransformer};
 use diffusion::networks::t5::T5Encoder;
+use diffusion::networks::unet::UNet2DConditionModel;
+
+use std::collections::BTreeMap;
+use std::path::Path;
 
 use burn::module::Param;
 use burn::prelude::*;
+use burn::tensor::DType;
 
 use crate::golden::{self, Golden, device, path, values};
 
@@ -213,4 +219,218 @@ fn adapters_of_several_algorithms_at_once() {
     assert!(golden::relative_error(&outputs(&layers), &sum) < TOLERANCE);
     merged.restore(&mut [layers.target()]);
     assert_eq!(outputs(&layers), base);
+}
+
+/// A Stable Diffusion's networks that adapters hang on.
+struct StableDiffusion {
+    unet: UNet2DConditionModel,
+    clip: ClipTextModel,
+    clip_2: Option<ClipTextModel>,
+}
+
+impl StableDiffusion {
+    fn load(pipeline: &str, xl: bool) -> Self {
+        let device = device();
+        Self {
+            unet: golden::unet(pipeline, &device),
+            clip: golden::clip(pipeline, &device),
+            clip_2: xl.then(|| golden::clip_with_projection(pipeline, &device)),
+        }
+    }
+
+    fn targets(&mut self) -> Vec<Target<'_>> {
+        let layers = self.unet.layers();
+        let unet = Target::new(Network::Unet, layers.linears).with_convolutions(layers.convolutions);
+        let second = self.clip_2.as_mut().map(|clip| Target::new(Network::TextEncoder2, clip.linears()));
+        [unet, Target::new(Network::TextEncoder, self.clip.linears())].into_iter().chain(second).collect()
+    }
+}
+
+fn check_stable_diffusion(folder: &str, pipeline: &str, names: &[&str]) {
+    let inputs = Golden::open(&format!("{pipeline}/reference"));
+    let golden = Golden::open(&format!("lora-dialects/{folder}/reference"));
+    let mut model = StableDiffusion::load(pipeline, pipeline.contains("xl"));
+    for name in names {
+        let file = file(folder, name);
+        for scale in SCALES {
+            let reports = attach(&mut model.targets(), &[(&file, scale)], &device()).unwrap();
+            assert_eq!(reports[0].unmatched, Vec::<String>::new(), "{name}");
+            let key = |network: &str| format!("{name}.{scale:.1}.{network}");
+            golden.check(&key("unet"), crate::unet::call(&model.unet, &inputs, "odd"), TOLERANCE);
+            let encoders = [("text_encoder", Some(&model.clip)), ("text_encoder_2", model.clip_2.as_ref())];
+            for (network, clip) in encoders {
+                if let Some(clip) = clip.filter(|_| golden.has(&key(network))) {
+                    let hidden = clip.forward(&golden.ids("in.clip_ids")).hidden_states.pop().unwrap();
+                    golden.check(&key(network), hidden, TOLERANCE);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn every_dialect_on_stable_diffusion_1() {
+    check_stable_diffusion("sd15", "sd15-tiny", &["kohya", "peft", "legacy", "original"]);
+}
+
+#[test]
+fn every_dialect_on_stable_diffusion_xl() {
+    check_stable_diffusion("sdxl", "sdxl-tiny", &["kohya", "peft"]);
+}
+
+/// What a dialect has no names for.
+const CANNOT: [(&str, Format); 7] = [
+    ("dora_kohya", Format::Peft), // over inputs
+    ("full", Format::Peft),
+    ("hadamard", Format::Peft),
+    ("kronecker", Format::Peft),
+    ("lycoris_names", Format::Peft),
+    // Kronecker products that never were one
+    ("lycoris_names", Format::Kohya),
+    ("lycoris_names", Format::Comfy),
+];
+
+#[test]
+fn what_is_written_in_another_dialect_does_the_same() {
+    let (inputs, golden) = (Golden::open("lora/reference"), Golden::open("lora-dialects/flux/reference"));
+    let mut flux = Flux::load();
+    let folder = tempfile::tempdir().unwrap();
+    let written = folder.path().join("written.safetensors");
+    for name in cases("flux") {
+        let file = file("flux", &name);
+        for format in [Format::Kohya, Format::Peft, Format::Comfy] {
+            let result = export(&file, format, DType::F32, &written);
+            assert_eq!(result.is_err(), CANNOT.contains(&(name.as_str(), format)), "{name} as {format:?}: {result:?}");
+            if result.is_err() {
+                continue;
+            }
+            attach(&mut flux.targets(), &[(&LoraFile::open(&written).unwrap(), 0.5)], &device()).unwrap();
+            for network in ["transformer", "text_encoder", "text_encoder_2"] {
+                let key = format!("{name}.0.5.{network}");
+                if golden.has(&key) {
+                    golden.check(&key, flux.call(&inputs, &golden, network), TOLERANCE);
+                }
+            }
+        }
+    }
+}
+
+/// Through fused layers and back: the same tensors, bit by bit where scales are powers of two.
+#[test]
+fn there_and_back_is_where_it_was() {
+    let folder = tempfile::tempdir().unwrap();
+    let [there, back] = ["there", "back"].map(|name| folder.path().join(format!("{name}.safetensors")));
+    let kohya = LoraFile::open(&path("lora/kohya.safetensors")).unwrap();
+    export(&kohya, Format::Kohya, DType::F32, &there).unwrap();
+    assert_same_tensors(&there, &path("lora/kohya.safetensors"));
+    export(&kohya, Format::Peft, DType::F32, &there).unwrap();
+    assert_same_tensors(&there, &path("lora/peft.safetensors"));
+    for format in [Format::Kohya, Format::Comfy] {
+        // factors of their own for q, k and v: the fused layer has the sum of their ranks
+        let name = path("lora-dialects/flux/onetrainer_old.safetensors");
+        export(&LoraFile::open(&name).unwrap(), Format::Peft, DType::F32, &there).unwrap();
+        export(&LoraFile::open(&there).unwrap(), format, DType::F32, &back).unwrap();
+        let fused = Checkpoint::open(&back).unwrap();
+        let wide = fused
+            .names()
+            .find(|name| name.contains("txt_attn") && name.contains("qkv") && !name.ends_with("alpha"))
+            .unwrap();
+        assert!(fused.shape(wide).unwrap().contains(&6), "{wide} is of rank 6");
+        export(&LoraFile::open(&back).unwrap(), Format::Peft, DType::F32, &back).unwrap();
+        assert_same_tensors(&back, &there);
+    }
+    for name in ["kohya", "peft"] {
+        let name = path("lora-dialects/sdxl").join(format!("{name}.safetensors"));
+        export(&LoraFile::open(&name).unwrap(), Format::Peft, DType::F32, &there).unwrap();
+        export(&LoraFile::open(&there).unwrap(), Format::Kohya, DType::F32, &back).unwrap();
+        export(&LoraFile::open(&back).unwrap(), Format::Peft, DType::F32, &back).unwrap();
+        assert_same_tensors(&back, &there);
+    }
+}
+
+fn assert_same_tensors(ours: &Path, theirs: &Path) {
+    let (ours, theirs) = (Checkpoint::open(ours).unwrap(), Checkpoint::open(theirs).unwrap());
+    let names = |checkpoint: &Checkpoint| checkpoint.names().map(str::to_owned).collect::<Vec<_>>();
+    assert_eq!(names(&ours), names(&theirs));
+    for name in ours.names() {
+        assert_eq!(ours.shape(name).unwrap(), theirs.shape(name).unwrap(), "{name}");
+        assert_eq!(ours.read_f32(name).unwrap(), theirs.read_f32(name).unwrap(), "{name}");
+    }
+}
+
+#[test]
+fn files_tell_what_they_are() {
+    let about = |name: &str| inspect(&path("lora-dialects").join(format!("{name}.safetensors"))).unwrap();
+    let kohya = about("flux/kohya");
+    assert_eq!((kohya.family, kohya.dialect), (Family::Flux1, Some(Dialect::Kohya)));
+    // one double block of 14 layers, one single block of 6
+    let modules = [(Network::Transformer, 20), (Network::TextEncoder, 3), (Network::TextEncoder2, 3)];
+    assert_eq!(kohya.modules, BTreeMap::from(modules));
+    assert_eq!(kohya.algorithms, BTreeMap::from([(Algorithm::Lora, 26)]));
+    let ranks = kohya.ranks.unwrap();
+    assert_eq!((ranks.smallest, ranks.most, ranks.largest), (2, 2, 2));
+    assert_eq!(kohya.alpha_source, "alpha tensors");
+
+    let full = about("flux/full");
+    assert_eq!(full.algorithms[&Algorithm::Full], 10);
+    assert_eq!(about("flux/dora_peft").dora, 20);
+    assert_eq!(about("sdxl/kohya").family, Family::StableDiffusionXl);
+    assert_eq!(about("sd15/legacy").dialect, Some(Dialect::DiffusersLegacy));
+    assert!(about("sd15/kohya").algorithms[&Algorithm::Locon] > 20);
+    let json = serde_json::to_value(about("layers/kron_tucker")).unwrap();
+    assert_eq!(json["algorithms"]["lokr"], 6);
+    assert_eq!(json["modules"]["unet"], 6);
+}
+
+/// Every file that is no adapter for these layers gets a sentence, and nothing has changed.
+#[test]
+fn files_that_cannot_be_used_say_why() {
+    let golden = Golden::open("lora-dialects/layers/reference");
+    let mut layers = Layers::load(&golden);
+    let folder = tempfile::tempdir().unwrap();
+    let odd = folder.path().join("odd.safetensors");
+    let layer = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"; // 10×12
+    let mut answer = |tensors: &[(&str, &[usize], f32)]| {
+        let stored = |(name, shape, value): &(&str, &[usize], f32)| {
+            let name = if name.contains("lora_unet") { (*name).to_owned() } else { format!("{layer}.{name}") };
+            let data = |shape: &[usize]| TensorData::new(vec![*value; shape.iter().product()], shape.to_vec());
+            match shape {
+                [] => Stored::scalar(name, Tensor::from_data(data(&[1]), &device())),
+                [_] => Stored::new(name, Tensor::<1>::from_data(data(shape), &device()), DType::F32),
+                _ => Stored::new(name, Tensor::<2>::from_data(data(shape), &device()), DType::F32),
+            }
+        };
+        let tensors: Vec<_> = tensors.iter().map(|tensor| stored(tensor).unwrap()).collect();
+        write(&odd, tensors, &BTreeMap::new()).unwrap();
+        let attached = LoraFile::open(&odd).and_then(|file| attach(&mut [layers.target()], &[(&file, 1.0)], &device()));
+        attached.map(|_| ()).map_err(|error| error.to_string())
+    };
+    let (down, up): ((&str, &[usize], f32), (&str, &[usize], f32)) =
+        (("lora_down.weight", &[2, 12], 0.1), ("lora_up.weight", &[10, 2], 0.1));
+    answer(&[down, up]).unwrap();
+    answer(&[down, up, ("alpha", &[], 1.0)]).unwrap();
+    for (tensors, sentence) in [
+        (&[down][..], "one of its factors is missing (Up)"),
+        (&[down, ("lora_up.weight", &[10, 3], 0.1)], "do not belong together"),
+        (&[down, ("lora_up.weight", &[10], 0.1)], "do not belong together"),
+        (&[("lora_down.weight", &[2, 13], 0.1), up], "for a model of another size"),
+        (&[("lora_down.weight", &[513, 12], 0.1), ("lora_up.weight", &[10, 513], 0.1)], "its rank is 513"),
+        (&[down, up, ("alpha", &[], 0.0)], "its alpha is 0 everywhere"),
+        (&[down, up, ("alpha", &[], f32::INFINITY)], "its alpha is not one finite number"),
+        (&[down, up, ("alpha", &[], f32::NAN)], "its alpha is not one finite number"),
+        (&[down, up, ("alpha", &[2], 1.0)], "its alpha is not one finite number"),
+        (&[down, ("lora_up.weight", &[10, 2], f32::NAN)], "values that are not finite"),
+        (&[down, up, ("hada_w1_a", &[10, 2], 0.1)], "several algorithms"),
+        (&[down, up, ("dora_scale", &[1, 7], 0.1)], "for a model of another size"),
+        (&[down, up, ("lora_magnitude_vector", &[7], 0.1)], "magnitudes are not one for each output"),
+        (&[("diff", &[10, 12], 0.1), ("diff_b", &[9], 0.1)], "for a model of another size"),
+        (&[("lokr_w1", &[2, 3], 0.1)], "one of its factors is missing"),
+        (&[("oft_blocks", &[2, 3], 0.1)], "it is OFT or BOFT"),
+        (&[("lora_unet_double_blocks_0_img_attn_proj.diff", &[4, 4], 0.1)], "a FLUX.1 LoRA, and this model"),
+        (&[("lora_unet_up_blocks_9_resnets_0_conv1.diff", &[4, 4], 0.1)], "other blocks than this model"),
+        (&[("lora_unet_joint_blocks_0_x_block_attn_qkv.diff", &[4, 4], 0.1)], "a Stable Diffusion 3 LoRA"),
+    ] {
+        let error = answer(tensors).expect_err(sentence);
+        assert!(error.contains(sentence), "{error}");
+    }
 }

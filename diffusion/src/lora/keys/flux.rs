@@ -64,7 +64,7 @@ pub(super) fn from_flat(flat: &str) -> Option<Vec<(String, Share)>> {
 }
 
 /// Our modules that a module stands for, whichever way it is named.
-pub(super) fn from_dotted(name: &str) -> Option<Vec<(String, Share)>> {
+pub(in crate::lora) fn from_dotted(name: &str) -> Option<Vec<(String, Share)>> {
     original(name).or_else(|| diffusers(name))
 }
 

@@ -228,6 +228,7 @@ fn module(name: &str, key: &str) -> Option<Found> {
         ("text_encoder.", Network::TextEncoder),
         ("text_encoder_2.", Network::TextEncoder2),
         ("text_encoders.clip_l.transformer.", Network::TextEncoder),
+        ("text_encoders.clip_h.transformer.", Network::TextEncoder),
         ("text_encoders.clip_g.transformer.", Network::TextEncoder2),
         ("text_encoders.t5xxl.transformer.", Network::TextEncoder2),
     ] {

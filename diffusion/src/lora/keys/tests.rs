@@ -202,3 +202,81 @@ fn no_name_makes_the_parser_panic() {
         assert!(!known || !name.contains('ü'), "{name}");
     }
 }
+
+/// Paths of all linear layers and convolutions of a real, full-size network.
+fn layers(list: &str) -> Vec<String> {
+    let file = format!("{}/tests/goldens/keys/{list}.txt", env!("CARGO_MANIFEST_DIR"));
+    let text = std::fs::read_to_string(file).unwrap();
+    let weights = text.lines().filter_map(|line| {
+        let (key, shape) = line.split_once(' ')?;
+        key.strip_suffix(".weight").filter(|_| shape.contains('x')).map(str::to_owned)
+    });
+    let layers: Vec<_> = weights.filter(|path| !path.contains("embedding") || path.contains("linear_")).collect();
+    assert!(layers.len() > 60, "{list}");
+    layers
+}
+
+fn only_target(key: &str) -> (Network, String) {
+    let (network, targets, _) = known(key);
+    assert_eq!(targets.len(), 1, "{key}");
+    (network, targets[0].0.clone())
+}
+
+#[test]
+fn every_layer_of_the_real_unets_is_known_by_each_of_its_names() {
+    for (list, single, xl) in
+        [("sd1.unet", "sd1.single", false), ("sd2.unet", "sd2.single", false), ("sdxl.unet", "sdxl.single", true)]
+    {
+        let (paths, originals) = (layers(list), layers(single));
+        let mut names = std::collections::BTreeSet::new();
+        for path in &paths {
+            let wanted = (Network::Unet, path.clone());
+            let original = unet::to_original(path, xl).unwrap();
+            assert!(originals.contains(&format!("model.diffusion_model.{original}")), "{path} is not {original}");
+            let flat = [path, &original].map(|name| format!("lora_unet_{}", name.replace('.', "_")));
+            for name in flat.iter().chain(&[format!("unet.{path}"), format!("diffusion_model.{original}")]) {
+                assert_eq!(only_target(&format!("{name}.alpha")), wanted, "{name}");
+            }
+            names.extend(flat);
+        }
+        assert_eq!(names.len(), 2 * paths.len(), "no two layers have one name");
+    }
+}
+
+#[test]
+fn every_layer_of_the_real_flux_is_known_by_each_of_its_names() {
+    let (paths, originals) = (layers("flux_dev.transformer"), layers("flux_dev.single"));
+    let mut flat_names = std::collections::BTreeSet::new();
+    for path in &paths {
+        let flat = path.replace('.', "_");
+        for name in [format!("lora_transformer_{flat}"), format!("lycoris_{flat}"), format!("transformer.{path}")] {
+            assert_eq!(only_target(&format!("{name}.alpha")), (Network::Transformer, path.clone()), "{name}");
+        }
+        flat_names.insert(flat);
+    }
+    assert_eq!(flat_names.len(), paths.len());
+    let mut covered = Vec::new();
+    for original in &originals {
+        let flat = known(&format!("lora_unet_{}.alpha", original.replace('.', "_")));
+        assert_eq!(flat, known(&format!("diffusion_model.{original}.alpha")), "{original}");
+        covered.extend(flat.1.into_iter().map(|(path, _)| path));
+    }
+    covered.sort();
+    assert_eq!(covered, paths, "the original layers are ours, each once");
+}
+
+#[test]
+fn every_layer_of_the_real_text_encoders_is_known_by_each_of_its_names() {
+    for (list, prefix, dotted, network) in [
+        ("clip_l", "lora_te_", "text_encoder", Network::TextEncoder),
+        ("t5_xxl", "lora_te3_", "text_encoder_2", Network::TextEncoder2),
+    ] {
+        for path in
+            layers(list).into_iter().filter(|path| path != "shared" && !path.ends_with("relative_attention_bias"))
+        {
+            let flat = format!("{prefix}{}.alpha", path.replace('.', "_"));
+            assert_eq!(only_target(&flat), (network, path.clone()));
+            assert_eq!(only_target(&format!("{dotted}.{path}.alpha")), (network, path));
+        }
+    }
+}

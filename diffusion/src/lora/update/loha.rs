@@ -48,6 +48,14 @@ impl LoHa {
         self
     }
 
+    /// Parts of one layer as that layer; None if they were not cut from one.
+    pub fn joined(parts: &[&Self]) -> Option<Self> {
+        let (first, rest) = parts.split_first()?;
+        let fits = rest.iter().all(|part| part.b == first.b && part.cores.is_none());
+        let side = |at: usize| Array::stacked(parts.iter().map(|part| &part.a[at]));
+        (fits && first.cores.is_none()).then(|| Self::new([side(0)?, side(1)?], first.b.clone(), None))?
+    }
+
     pub fn rank(&self) -> usize {
         self.b[0].rows()
     }

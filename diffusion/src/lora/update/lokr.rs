@@ -89,6 +89,26 @@ impl LoKr {
         self.right.rank().or(self.left.rank())
     }
 
+    /// Itself, if it is no part of a fused layer.
+    pub fn whole(&self) -> Option<&Self> {
+        self.part.is_none().then_some(self)
+    }
+
+    /// Parts of one layer as that layer; None if they were not cut from one.
+    pub fn joined(parts: &[&Self]) -> Option<Self> {
+        let whole = |part: &&Self| Self { part: None, ..(*part).clone() };
+        let first = whole(parts.first()?);
+        let mut next = 0;
+        for part in parts {
+            let (from, count) = part.part?;
+            if from != next || whole(part) != first {
+                return None;
+            }
+            next += count;
+        }
+        (next == first.outputs().1).then_some(first)
+    }
+
     fn outputs(&self) -> (usize, usize) {
         self.part.unwrap_or((0, self.left_shape[0] * self.right_shape[0]))
     }

@@ -68,7 +68,29 @@ impl LowRank {
         }
     }
 
+    /// Whether it changes nothing.
+    pub fn is_zero(&self) -> bool {
+        self.up.values.iter().all(|value| *value == 0.0)
+    }
+
     pub(super) fn share(&self, share: Share) -> Option<Self> {
-        Some(Self { up: self.up.share(share)?, ..self.clone() })
+        Some(Self { up: self.up.share(share)?, ..self.clone() }.without_idle_ranks())
+    }
+
+    /// Without the ranks that the outputs do not use: who fuses layers puts the factors of each beside zeros.
+    fn without_idle_ranks(self) -> Self {
+        let (rank, columns) = (self.rank(), self.down.values.len() / self.rank().max(1));
+        let used: Vec<usize> =
+            (0..rank).filter(|at| self.up.values.iter().skip(*at).step_by(rank).any(|value| *value != 0.0)).collect();
+        if self.mid.is_some() || used.is_empty() || used.len() == rank {
+            return self;
+        }
+        let mut shapes = [self.down.shape, self.up.shape];
+        shapes[0][0] = used.len();
+        shapes[1][1] = used.len();
+        let [down_shape, up_shape] = shapes;
+        let down = used.iter().flat_map(|at| &self.down.values[at * columns..(at + 1) * columns]).copied().collect();
+        let up = self.up.values.chunks(rank).flat_map(|row| used.iter().map(|at| row[*at])).collect();
+        Self { down: Array { shape: down_shape, values: down }, mid: None, up: Array { shape: up_shape, values: up } }
     }
 }

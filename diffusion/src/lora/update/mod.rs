@@ -76,6 +76,7 @@ pub enum Algorithm {
 }
 
 /// The form in which an update runs beside its layer.
+#[allow(clippy::large_enum_variant)] // one at a time, and handed on at once
 pub(super) enum Form {
     /// Down `[rank, in, kernel, kernel]`, core `[rank', rank, kernel, kernel]`, up `[out, rank', 1, 1]`
     LowRank { down: Tensor<4>, mid: Option<Tensor<4>>, up: Tensor<4> },
@@ -208,6 +209,17 @@ impl Array {
     /// The first size.
     pub fn rows(&self) -> usize {
         self.shape.first().copied().unwrap_or(1)
+    }
+
+    /// One below the other; None if they are not of one width.
+    pub fn stacked<'a>(arrays: impl Iterator<Item = &'a Self>) -> Option<Self> {
+        arrays.cloned().map(Some).reduce(|above, below| {
+            let (mut above, below) = (above?, below?);
+            let fits = above.shape.get(1..) == below.shape.get(1..);
+            *above.shape.first_mut()? += below.rows();
+            above.values.extend(below.values);
+            fits.then_some(above)
+        })?
     }
 
     /// The rows that belong to a share; None if they cannot be shared so.

@@ -1,0 +1,281 @@
+//! Writing an adapter that was read in another dialect. Low-rank updates go there and back without a loss, the fused layers of
+//! FLUX.1 included; what a dialect has no names for is refused.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use burn::prelude::*;
+use burn::tensor::DType;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+use super::file::Adapted;
+use super::fuse::{Part, fuse};
+use super::keys::{Share, flux, unet};
+use super::update::{Array, Delta, LoHa, LoKr, LowRank, Magnitude, Side, Update};
+use super::{Family, LoraFile, Network};
+use crate::checkpoint::{self, Stored};
+use crate::{Error, Result};
+
+/// A dialect that can be written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Format {
+    /// sd-scripts' names with alpha tensors, which every program loads for Stable Diffusion.
+    Kohya,
+    /// diffusers' names, alpha inside of the factors.
+    Peft,
+    /// `diffusion_model.` and the original names, alpha inside of the factors.
+    Comfy,
+}
+
+/// Fields of a header that would contradict the tensors.
+const STALE: [&str; 6] = [
+    "lora_adapter_metadata",
+    "ss_network_alpha",
+    "ss_network_dim",
+    "ss_network_module",
+    "sshs_model_hash",
+    "sshs_legacy_hash",
+];
+
+/// Writes an adapter in `format`, whole or not at all. The header stays what it was, but for fields about alpha and hashes.
+pub fn export(file: &LoraFile, format: Format, dtype: DType, path: &Path) -> Result<()> {
+    let modules = named(file, format)?;
+    let mut header = file.metadata().clone();
+    STALE.iter().for_each(|field| {
+        header.remove(*field);
+    });
+    if format == Format::Peft {
+        header.extend(mixed_ranks(file).map(|text| ("lora_adapter_metadata".to_owned(), text)));
+    }
+    let mut tensors = Vec::new();
+    for (name, update) in &modules {
+        let written = match format {
+            Format::Kohya => lycoris_tensors(update),
+            Format::Peft => peft_tensors(update, Format::Peft),
+            Format::Comfy => peft_tensors(update, Format::Comfy).or_else(|| lycoris_tensors(update)),
+        };
+        let written = written.ok_or_else(|| refused(name, "this dialect has no names for its algorithm"))?;
+        for (suffix, array) in written {
+            tensors.push(stored(format!("{name}.{suffix}"), &array, dtype)?);
+        }
+    }
+    checkpoint::write(path, tensors, &header)
+}
+
+/// Every module of the file to be written, by its name there.
+fn named(file: &LoraFile, format: Format) -> Result<Vec<(String, Update)>> {
+    let family = file.family();
+    let mut modules = Vec::new();
+    let mut fused: BTreeMap<String, Vec<(&str, &Update)>> = BTreeMap::new();
+    for Adapted { network, path, update } in file.modules() {
+        match (network, format) {
+            (Network::Transformer, Format::Kohya | Format::Comfy) => match original_of(path) {
+                Some(theirs) => fused.entry(theirs).or_default().push((path, update)),
+                None => return Err(refused(path, "it has no original name")),
+            },
+            _ => modules.push((plain_name(*network, path, family, format), update.clone())),
+        }
+    }
+    for (theirs, found) in fused {
+        let prefix = if format == Format::Kohya { "lora_unet_" } else { "diffusion_model." };
+        let name = if format == Format::Kohya { theirs.replace('.', "_") } else { theirs.clone() };
+        let update = whole(&theirs, &found)
+            .ok_or_else(|| refused(&theirs, "its parts cannot be fused as this dialect asks for"))?;
+        modules.push((format!("{prefix}{name}"), update));
+    }
+    Ok(modules)
+}
+
+/// The name of the layer at Black Forest Labs of which a module of ours is all or a part.
+fn original_of(path: &str) -> Option<String> {
+    if let Some((theirs, _)) = flux::ORIGINAL_TOP.iter().find(|(_, ours)| *ours == path) {
+        return Some((*theirs).to_owned());
+    }
+    let (block, rest) = path.split_once('.')?;
+    let (number, module) = rest.split_once('.')?;
+    let (prefix, table): (_, &[(&str, &[&str])]) = match block {
+        "transformer_blocks" => ("double_blocks", &flux::ORIGINAL_DOUBLE),
+        "single_transformer_blocks" => ("single_blocks", &flux::ORIGINAL_SINGLE),
+        _ => return None,
+    };
+    let (theirs, _) = table.iter().find(|(_, ours)| ours.contains(&module))?;
+    Some(format!("{prefix}.{number}.{theirs}"))
+}
+
+/// The update of a layer at Black Forest Labs.
+fn whole(theirs: &str, found: &[(&str, &Update)]) -> Option<Update> {
+    let targets = flux::from_dotted(theirs)?;
+    let of = |path: &str| found.iter().find(|(ours, _)| *ours == path).map(|(_, update)| *update);
+    match targets.as_slice() {
+        [(path, share @ (Share::Whole | Share::HalvesSwapped))] => of(path)?.share(*share),
+        targets => {
+            let parts = targets.iter().map(|(path, share)| match share {
+                Share::Parts { count, .. } => Some(Part { update: of(path), share: *count }),
+                _ => None,
+            });
+            fuse(&parts.collect::<Option<Vec<_>>>()?)
+        }
+    }
+}
+
+/// The name of a module that is not fused.
+fn plain_name(network: Network, path: &str, family: Family, format: Format) -> String {
+    let flat = |path: &str| path.replace('.', "_");
+    let xl = family == Family::StableDiffusionXl;
+    let original = || unet::to_original(path, xl);
+    match (format, network) {
+        (Format::Peft, Network::Transformer) => format!("transformer.{path}"),
+        (Format::Peft, Network::Unet) => format!("unet.{path}"),
+        (Format::Peft, Network::TextEncoder) => format!("text_encoder.{path}"),
+        (Format::Peft, Network::TextEncoder2) => format!("text_encoder_2.{path}"),
+        // sd-scripts trains XL in the original numbering, and what came before it in diffusers'
+        (Format::Kohya, Network::Unet) if xl => {
+            format!("lora_unet_{}", flat(&original().unwrap_or_else(|| path.to_owned())))
+        }
+        (Format::Kohya, Network::Unet | Network::Transformer) => format!("lora_unet_{}", flat(path)),
+        (Format::Kohya, Network::TextEncoder) if xl || family == Family::Flux1 => format!("lora_te1_{}", flat(path)),
+        (Format::Kohya, Network::TextEncoder) => format!("lora_te_{}", flat(path)),
+        (Format::Kohya, Network::TextEncoder2) if path.starts_with("encoder.block.") => {
+            format!("lora_te3_{}", flat(path))
+        }
+        (Format::Kohya, Network::TextEncoder2) => format!("lora_te2_{}", flat(path)),
+        (Format::Comfy, Network::Unet | Network::Transformer) => {
+            format!("diffusion_model.{}", original().unwrap_or_else(|| path.to_owned()))
+        }
+        (Format::Comfy, Network::TextEncoder) if family == Family::StableDiffusion2 => {
+            format!("text_encoders.clip_h.transformer.{path}")
+        }
+        (Format::Comfy, Network::TextEncoder) => format!("text_encoders.clip_l.transformer.{path}"),
+        (Format::Comfy, Network::TextEncoder2) if path.starts_with("encoder.block.") => {
+            format!("text_encoders.t5xxl.transformer.{path}")
+        }
+        (Format::Comfy, Network::TextEncoder2) => format!("text_encoders.clip_g.transformer.{path}"),
+    }
+}
+
+/// Tensors as sd-scripts and LyCORIS call them, by the end of their names.
+fn lycoris_tensors(update: &Update) -> Option<Vec<(&'static str, Array)>> {
+    let mut tensors = Vec::new();
+    let mut put = |name, array: &Array| tensors.push((name, array.clone()));
+    match &update.delta {
+        Some(Delta::LowRank(LowRank { down, mid, up })) => {
+            put("lora_down.weight", down);
+            put("lora_up.weight", up);
+            mid.iter().for_each(|mid| put("lora_mid.weight", mid));
+        }
+        Some(Delta::LoHa(LoHa { a: [a1, a2], b: [b1, b2], cores, .. })) => {
+            put("hada_w1_a", a1);
+            put("hada_w1_b", b1);
+            put("hada_w2_a", a2);
+            put("hada_w2_b", b2);
+            cores.iter().for_each(|[t1, t2]| {
+                put("hada_t1", t1);
+                put("hada_t2", t2);
+            });
+        }
+        Some(Delta::LoKr(factors)) => {
+            let LoKr { left, right, .. } = factors.whole()?;
+            for (side, whole, one, two) in
+                [(left, "lokr_w1", "lokr_w1_a", "lokr_w1_b"), (right, "lokr_w2", "lokr_w2_a", "lokr_w2_b")]
+            {
+                match side {
+                    Side::Whole(matrix) => put(whole, matrix),
+                    Side::Factored { a, b, core } => {
+                        put(one, a);
+                        put(two, b);
+                        core.iter().for_each(|core| put("lokr_t2", core));
+                    }
+                }
+            }
+        }
+        Some(Delta::Full(delta)) => put("diff", delta),
+        None => {}
+    }
+    if let Some(bias) = &update.bias {
+        put("diff_b", bias);
+    }
+    if let Some(rank) = update.delta.as_ref().and_then(Delta::rank) {
+        put("alpha", &Array { shape: Vec::new(), values: vec![(update.scale * rank as f64) as f32] });
+    }
+    if let (Some(magnitude), Some(delta)) = (&update.magnitude, &update.delta) {
+        let convolution = matches!(delta, Delta::LowRank(factors) if factors.is_convolution()) || delta.shape()[2] > 1;
+        let mut shape = match magnitude {
+            Magnitude::Outputs(values) => vec![values.rows(), 1],
+            Magnitude::Inputs(values) => vec![1, values.rows()],
+        };
+        shape.extend(convolution.then_some([1, 1]).into_iter().flatten());
+        let (Magnitude::Outputs(values) | Magnitude::Inputs(values)) = magnitude;
+        put("dora_scale", &Array { shape, values: values.values.clone() });
+    }
+    Some(tensors)
+}
+
+/// Tensors as PEFT calls them, by the end of their names; None if it has no names for the algorithm.
+fn peft_tensors(update: &Update, format: Format) -> Option<Vec<(&'static str, Array)>> {
+    let Some(Delta::LowRank(LowRank { down, mid: None, up })) = &update.delta else { return None };
+    let scaled = up.values.iter().map(|value| (f64::from(*value) * update.scale) as f32).collect();
+    let up = Array { shape: up.shape.clone(), values: scaled };
+    let mut tensors = vec![("lora_A.weight", down.clone()), ("lora_B.weight", up)];
+    if let Some(bias) = &update.bias {
+        tensors.push(("lora_B.bias", bias.clone()));
+    }
+    match (&update.magnitude, format) {
+        (None, _) => Some(tensors),
+        (Some(Magnitude::Outputs(values)), Format::Peft) => {
+            let mut values = values.clone();
+            if down.shape.len() == 4 {
+                values.shape = vec![1, values.rows(), 1, 1];
+            }
+            tensors.push(("lora_magnitude_vector", values));
+            Some(tensors)
+        }
+        // ComfyUI knows DoRA by LyCORIS' name only
+        _ => None,
+    }
+}
+
+/// PEFT's config of an adapter whose ranks differ: diffusers would take alpha from one of its modules for all.
+fn mixed_ranks(file: &LoraFile) -> Option<String> {
+    let mut by_network: BTreeMap<Network, BTreeMap<&str, usize>> = BTreeMap::new();
+    for Adapted { network, path, update } in file.modules() {
+        let path = path.strip_prefix("text_model.").unwrap_or(path);
+        by_network.entry(*network).or_default().insert(path, update.delta.as_ref()?.rank()?);
+    }
+    if by_network.values().all(|ranks| ranks.values().min() == ranks.values().max()) {
+        return None;
+    }
+    let mut config = Map::new();
+    for (network, ranks) in by_network {
+        let prefix = match network {
+            Network::Transformer => "transformer",
+            Network::Unet => "unet",
+            Network::TextEncoder => "text_encoder",
+            Network::TextEncoder2 => "text_encoder_2",
+        };
+        let highest = ranks.values().max().copied().unwrap_or(1);
+        let others: BTreeMap<_, _> = ranks.iter().filter(|(_, rank)| **rank != highest).collect();
+        let mut put = |field: &str, value: Value| config.insert(format!("{prefix}.{field}"), value);
+        put("r", json!(highest));
+        put("lora_alpha", json!(highest));
+        put("rank_pattern", json!(others));
+        put("alpha_pattern", json!(others));
+        put("target_modules", json!(ranks.keys().collect::<Vec<_>>()));
+    }
+    Some(Value::Object(config).to_string())
+}
+
+fn stored(name: String, array: &Array, dtype: DType) -> Result<Stored> {
+    let device = &Device::flex();
+    match array.shape.len() {
+        0 => Stored::scalar(name, array.tensor(device)),
+        1 => Stored::new(name, array.tensor::<1>(device), dtype),
+        2 => Stored::new(name, array.tensor::<2>(device), dtype),
+        _ => Stored::new(name, array.tensor::<4>(device), dtype),
+    }
+}
+
+fn refused(name: &str, reason: &str) -> Error {
+    Error::Invalid(format!("{name}: {reason}"))
+}
