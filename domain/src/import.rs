@@ -12,10 +12,10 @@ use utoipa::ToSchema;
 use crate::event;
 use crate::job::{self, Claim, ErrorClass, JobKind, JobStatus};
 use crate::model::intake::{self, Intake};
-use crate::model::{self, ModelFile, ModelKind, ModelRef};
+use crate::model::{self, ModelFile, ModelKind, ModelRef, upload};
 use crate::report::{JobError, Report};
 use crate::training::lock_base;
-use crate::{Error, ImportId, JobId, ModelId, Page, PageRequest, Result, Storage, begin, bounded};
+use crate::{Error, ImportId, JobId, ModelId, Page, PageRequest, Result, Storage, UploadId, begin, bounded};
 
 const MAX_URL_BYTES: usize = 2048;
 const MAX_NAME_BYTES: usize = 96;
@@ -86,6 +86,22 @@ pub enum Source {
         #[schema(pattern = "^[A-Za-z0-9_][ -~]{0,999}$", example = "flux/clay.safetensors")]
         path: String,
     },
+    /// Files that were uploaded in parts: one safetensors file, or those of a diffusers folder.
+    Upload {
+        #[schema(min_items = 1, max_items = 200)]
+        files: Vec<UploadedFile>,
+    },
+}
+
+/// One of them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct UploadedFile {
+    /// Within the model.
+    #[schema(pattern = "^[A-Za-z0-9_][ -~]{0,999}$", example = "vae/config.json")]
+    pub path: String,
+    /// Id of the upload.
+    pub upload: UploadId,
 }
 
 fn main_branch() -> String {
@@ -151,6 +167,13 @@ impl Source {
             Self::Path { path } if !is_path(path) => {
                 invalid("path", "It is a path below the folder that the operator allowed.")
             }
+            Self::Upload { files }
+                if files.is_empty()
+                    || files.len() > intake::MAX_FILES
+                    || files.iter().any(|file| !is_path(&file.path)) =>
+            {
+                invalid("files", "They are 1 to 200, each with its path within the model.")
+            }
             _ => Ok(()),
         }
     }
@@ -199,10 +222,15 @@ fn is_path(path: &str) -> bool {
 }
 
 /// Checks the request and writes the import with its queued job, or nothing.
-/// Errors: `NotFound` for the base; `Invalid` naming the field; `Conflict` for a name that is taken.
-pub async fn create(pool: &PgPool, request: ImportRequest) -> Result<Import> {
+/// Errors: `NotFound` for base or upload; `Invalid` naming the field; `Conflict` for a name that is taken, or parts that are missing.
+pub async fn create(pool: &PgPool, storage: &Storage, request: ImportRequest) -> Result<Import> {
     model::check_name(&request.name)?;
     request.source.check()?;
+    if let Source::Upload { files } = &request.source {
+        for file in files {
+            upload::whole(pool, storage, file.upload).await.map_err(|error| error.in_field("source.files"))?;
+        }
+    }
     let base = match &request.base {
         None => None,
         Some(name) => Some(model::get(pool, name).await.map_err(|error| error.in_field("base"))?),

@@ -3,6 +3,7 @@
 //! `safetensors_gate`.
 
 pub mod intake;
+pub mod upload;
 
 use std::collections::HashMap;
 use std::sync::{Arc, RwLock};

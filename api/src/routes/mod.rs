@@ -8,3 +8,4 @@ pub mod import;
 pub mod job;
 pub mod model;
 pub mod training;
+pub mod upload;
