@@ -34,23 +34,12 @@ COMMENT ON COLUMN imports.job_id          IS 'Its job, written in the same trans
 COMMENT ON COLUMN imports.name            IS 'Name that the model will have';
 COMMENT ON COLUMN imports.kind            IS 'checkpoint | lora, if the client said which it must be';
 COMMENT ON COLUMN imports.base_model_id   IS 'Checkpoint that a LoRA was made for, if the client said so';
-COMMENT ON COLUMN imports.source          IS '{kind: url, url, sha256} | {kind: hugging_face, repo, revision, files, variant} | {kind: path, path} | {kind: upload, files: [{path, upload}]}; never a secret';
+COMMENT ON COLUMN imports.source          IS '{kind: url, url, sha256} | {kind: hugging_face, repo, revision, files, variant} | {kind: path, path}; never a secret';
 COMMENT ON COLUMN imports.source_commit   IS 'Commit that the revision named when the import first looked; every attempt keeps to it';
 COMMENT ON COLUMN imports.url_query       IS 'Query string of the URL, which may hold a signature: never shown, and forgotten by a trigger when the job ends';
 COMMENT ON COLUMN imports.files           IS 'Files that are in the bucket already, as models.files: the next attempt goes on after them. Empty when the job has ended and they are the model''s or gone';
 COMMENT ON COLUMN imports.output_model_id IS 'The model, once the job succeeded';
 COMMENT ON COLUMN imports.created_at      IS 'When it was asked for';
-
-CREATE TABLE model_uploads (
-    id         uuid        PRIMARY KEY,
-    bytes      bigint      NOT NULL CHECK (bytes > 0),
-    created_at timestamptz NOT NULL DEFAULT clock_timestamp()
-);
-
-COMMENT ON TABLE  model_uploads            IS 'A file of a model that a client puts into the bucket in parts; which of them are there, the bucket tells';
-COMMENT ON COLUMN model_uploads.id         IS 'UUID v7';
-COMMENT ON COLUMN model_uploads.bytes      IS 'Size of the whole file';
-COMMENT ON COLUMN model_uploads.created_at IS 'When it was begun; a week later it goes, unless an unfinished import needs it';
 
 -- However a job ends, and whoever ends it.
 CREATE FUNCTION imports_forget_query() RETURNS trigger LANGUAGE plpgsql AS $$

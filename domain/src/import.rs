@@ -5,8 +5,8 @@
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
+use sqlx::PgPool;
 use sqlx::types::Json;
-use sqlx::{PgConnection, PgPool};
 use utoipa::ToSchema;
 
 use crate::event;
@@ -245,6 +245,7 @@ pub async fn create(pool: &PgPool, storage: &Storage, request: ImportRequest) ->
         lock_base(&mut tx, base).await.map_err(|error| error.in_field("base"))?;
     }
     model::check_name_is_free(&mut tx, &request.name).await?;
+    model::check_name_is_not_awaited(&mut tx, &request.name).await?;
     let job_id = job::enqueue(&mut tx, JobKind::Import, 0, 0).await?;
     let created_at = sqlx::query_scalar!(
         "INSERT INTO imports (id, job_id, name, kind, base_model_id, source, url_query)
@@ -493,23 +494,18 @@ async fn commit(
 
 /// Removes files of imports that ended without a model, however they ended. Cheap when there are none.
 pub async fn discard_leftovers(pool: &PgPool, storage: &Storage) -> Result<()> {
-    let mut connection: sqlx::pool::PoolConnection<sqlx::Postgres> = pool.acquire().await?;
-    let keys = bounded(take_leftovers(&mut connection)).await?;
-    drop(connection);
-    storage.discard(keys).await;
-    Ok(())
-}
-
-async fn take_leftovers(connection: &mut PgConnection) -> Result<Vec<String>> {
-    let left = sqlx::query_scalar!(
-        r#"UPDATE imports i SET files = '[]' FROM (
+    let left = bounded(
+        sqlx::query_scalar!(
+            r#"UPDATE imports i SET files = '[]' FROM (
              SELECT i.id, i.files FROM imports i JOIN jobs j ON j.id = i.job_id
              WHERE i.files <> '[]' AND j.status IN ('failed', 'canceled') FOR UPDATE OF i SKIP LOCKED) AS gone
            WHERE i.id = gone.id RETURNING gone.files AS "files!: Json<Vec<ModelFile>>""#
+        )
+        .fetch_all(pool),
     )
-    .fetch_all(connection)
     .await?;
-    Ok(left.into_iter().flat_map(|files| files.0).map(|file| file.storage_key).collect())
+    storage.discard(left.into_iter().flat_map(|files| files.0).map(|file| file.storage_key)).await;
+    Ok(())
 }
 
 #[cfg(test)]
