@@ -5,17 +5,17 @@
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
+use sqlx::PgPool;
 use sqlx::types::Json;
-use sqlx::{PgConnection, PgPool};
 use utoipa::ToSchema;
 
 use crate::event;
 use crate::job::{self, Claim, ErrorClass, JobKind, JobStatus};
 use crate::model::intake::{self, Intake};
-use crate::model::{self, ModelFile, ModelKind, ModelRef};
+use crate::model::{self, ModelFile, ModelKind, ModelRef, upload};
 use crate::report::{JobError, Report};
 use crate::training::lock_base;
-use crate::{Error, ImportId, JobId, ModelId, Page, PageRequest, Result, Storage, begin, bounded};
+use crate::{Error, ImportId, JobId, ModelId, Page, PageRequest, Result, Storage, UploadId, begin, bounded};
 
 const MAX_URL_BYTES: usize = 2048;
 const MAX_NAME_BYTES: usize = 96;
@@ -86,6 +86,22 @@ pub enum Source {
         #[schema(pattern = "^[A-Za-z0-9_][ -~]{0,999}$", example = "flux/clay.safetensors")]
         path: String,
     },
+    /// Files that were uploaded in parts: one safetensors file, or those of a diffusers folder.
+    Upload {
+        #[schema(min_items = 1, max_items = 200)]
+        files: Vec<UploadedFile>,
+    },
+}
+
+/// One of them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct UploadedFile {
+    /// Within the model.
+    #[schema(pattern = "^[A-Za-z0-9_][ -~]{0,999}$", example = "vae/config.json")]
+    pub path: String,
+    /// Id of the upload.
+    pub upload: UploadId,
 }
 
 fn main_branch() -> String {
@@ -151,6 +167,13 @@ impl Source {
             Self::Path { path } if !is_path(path) => {
                 invalid("path", "It is a path below the folder that the operator allowed.")
             }
+            Self::Upload { files }
+                if files.is_empty()
+                    || files.len() > intake::MAX_FILES
+                    || files.iter().any(|file| !is_path(&file.path)) =>
+            {
+                invalid("files", "They are 1 to 200, each with its path within the model.")
+            }
             _ => Ok(()),
         }
     }
@@ -199,10 +222,15 @@ fn is_path(path: &str) -> bool {
 }
 
 /// Checks the request and writes the import with its queued job, or nothing.
-/// Errors: `NotFound` for the base; `Invalid` naming the field; `Conflict` for a name that is taken.
-pub async fn create(pool: &PgPool, request: ImportRequest) -> Result<Import> {
+/// Errors: `NotFound` for base or upload; `Invalid` naming the field; `Conflict` for a name that is taken, or parts that are missing.
+pub async fn create(pool: &PgPool, storage: &Storage, request: ImportRequest) -> Result<Import> {
     model::check_name(&request.name)?;
     request.source.check()?;
+    if let Source::Upload { files } = &request.source {
+        for file in files {
+            upload::whole(pool, storage, file.upload).await.map_err(|error| error.in_field("source.files"))?;
+        }
+    }
     let base = match &request.base {
         None => None,
         Some(name) => Some(model::get(pool, name).await.map_err(|error| error.in_field("base"))?),
@@ -217,6 +245,7 @@ pub async fn create(pool: &PgPool, request: ImportRequest) -> Result<Import> {
         lock_base(&mut tx, base).await.map_err(|error| error.in_field("base"))?;
     }
     model::check_name_is_free(&mut tx, &request.name).await?;
+    model::check_name_is_not_awaited(&mut tx, &request.name).await?;
     let job_id = job::enqueue(&mut tx, JobKind::Import, 0, 0).await?;
     let created_at = sqlx::query_scalar!(
         "INSERT INTO imports (id, job_id, name, kind, base_model_id, source, url_query)
@@ -465,23 +494,18 @@ async fn commit(
 
 /// Removes files of imports that ended without a model, however they ended. Cheap when there are none.
 pub async fn discard_leftovers(pool: &PgPool, storage: &Storage) -> Result<()> {
-    let mut connection: sqlx::pool::PoolConnection<sqlx::Postgres> = pool.acquire().await?;
-    let keys = bounded(take_leftovers(&mut connection)).await?;
-    drop(connection);
-    storage.discard(keys).await;
-    Ok(())
-}
-
-async fn take_leftovers(connection: &mut PgConnection) -> Result<Vec<String>> {
-    let left = sqlx::query_scalar!(
-        r#"UPDATE imports i SET files = '[]' FROM (
+    let left = bounded(
+        sqlx::query_scalar!(
+            r#"UPDATE imports i SET files = '[]' FROM (
              SELECT i.id, i.files FROM imports i JOIN jobs j ON j.id = i.job_id
              WHERE i.files <> '[]' AND j.status IN ('failed', 'canceled') FOR UPDATE OF i SKIP LOCKED) AS gone
            WHERE i.id = gone.id RETURNING gone.files AS "files!: Json<Vec<ModelFile>>""#
+        )
+        .fetch_all(pool),
     )
-    .fetch_all(connection)
     .await?;
-    Ok(left.into_iter().flat_map(|files| files.0).map(|file| file.storage_key).collect())
+    storage.discard(left.into_iter().flat_map(|files| files.0).map(|file| file.storage_key)).await;
+    Ok(())
 }
 
 #[cfg(test)]

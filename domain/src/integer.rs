@@ -1,4 +1,4 @@
-//! Integers in JSON: `64.0` is one, as JSON Schema says and some clients write. For request fields that may be left out.
+//! Integers in JSON: `64.0` is one, as JSON Schema says and some clients write. For request fields.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -12,6 +12,15 @@ where
     T: TryFrom<i64>,
 {
     Ok(Option::<Integer<T>>::deserialize(deserializer)?.map(|Integer(value)| value))
+}
+
+/// For `#[serde(deserialize_with = "integer::required")]`.
+pub(crate) fn required<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: TryFrom<i64>,
+{
+    Integer::<T>::deserialize(deserializer).map(|Integer(value)| value)
 }
 
 struct Integer<T>(T);

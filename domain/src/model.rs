@@ -4,6 +4,7 @@
 
 mod family;
 pub mod intake;
+pub mod upload;
 
 use std::collections::HashMap;
 use std::sync::{Arc, RwLock};
@@ -292,7 +293,12 @@ pub async fn delete(pool: &PgPool, storage: &Storage, name_or_id: &str) -> Resul
         .await?;
     // A trained LoRA's file is also the artifact of its training: the two go together.
     let keys: Vec<String> = model.files.into_iter().map(|file| file.storage_key).collect();
-    sqlx::query!("DELETE FROM artifacts WHERE storage_key = ANY($1)", &keys).execute(&mut *tx).await?;
+    sqlx::query!(
+        "DELETE FROM artifacts a USING trainings t WHERE a.job_id = t.job_id AND t.output_model_id = $1",
+        model.id as ModelId
+    )
+    .execute(&mut *tx)
+    .await?;
     let unshared = sqlx::query_scalar!(
         r#"SELECT key AS "key!" FROM unnest($1::text[]) key WHERE NOT EXISTS (
              SELECT 1 FROM models m, jsonb_array_elements(m.files) file
@@ -395,13 +401,13 @@ pub fn check_name(name: &str) -> Result<()> {
     Ok(())
 }
 
-/// Errors with `Conflict` when a model of that name exists, or a job is at work that will make one.
+/// Errors with `Conflict` when a model of that name exists.
 pub(crate) async fn check_name_is_free(connection: &mut sqlx::PgConnection, name: &str) -> Result<()> {
     let taken = sqlx::query_scalar!(
         r#"SELECT EXISTS (SELECT 1 FROM models WHERE name = $1 AND deleted_at IS NULL) AS "taken!""#,
         name
     )
-    .fetch_one(&mut *connection)
+    .fetch_one(connection)
     .await?;
     if taken {
         return Err(Error::conflict_in(
@@ -409,6 +415,11 @@ pub(crate) async fn check_name_is_free(connection: &mut sqlx::PgConnection, name
             format!("There is a model named `{name}` already; choose another name or delete that one."),
         ));
     }
+    Ok(())
+}
+
+/// Errors with `Conflict` when a training or an import is queued or running that will make a model of that name.
+pub(crate) async fn check_name_is_not_awaited(connection: &mut sqlx::PgConnection, name: &str) -> Result<()> {
     let awaited = sqlx::query_scalar!(
         r#"SELECT EXISTS (SELECT 1 FROM jobs j WHERE j.status IN ('queued', 'running') AND j.id IN (
              SELECT job_id FROM trainings WHERE name = $1

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::StreamExt;
+use futures::{StreamExt, TryStreamExt};
 use http::{HeaderValue, Method, header::CONTENT_TYPE};
 use object_store::aws::{AmazonS3, AmazonS3Builder};
 use object_store::signer::{SignedUrlOptions, Signer};
@@ -55,42 +55,18 @@ impl fmt::Debug for StorageConfig {
     }
 }
 
-/// The name of an object. Made of ids and the attempt's epoch only, so no two writers ever mean the same object.
+/// The name of an object. Made of ids and the attempt's epoch only, so no two writers ever mean the same object. A `Source` is a
+/// picture that a request carried itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StorageKey {
-    DatasetExample {
-        dataset: DatasetId,
-        example: ExampleId,
-        extension: &'static str,
-    },
-    Upload {
-        upload: UploadId,
-    },
-    Input {
-        input: InputId,
-        extension: &'static str,
-    },
-    /// A picture that a request carried itself.
-    Source {
-        generation: GenerationId,
-        role: &'static str,
-        extension: &'static str,
-    },
-    ModelFile {
-        model: ModelId,
-        path: String,
-    },
-    Artifact {
-        job: JobId,
-        epoch: i64,
-        position: i32,
-        extension: &'static str,
-    },
-    TrainingCheckpoint {
-        training: TrainingId,
-        epoch: i64,
-        step: i32,
-    },
+    DatasetExample { dataset: DatasetId, example: ExampleId, extension: &'static str },
+    Upload { upload: UploadId },
+    Input { input: InputId, extension: &'static str },
+    Source { generation: GenerationId, role: &'static str, extension: &'static str },
+    UploadPart { upload: UploadId, number: i32 },
+    ModelFile { model: ModelId, path: String },
+    Artifact { job: JobId, epoch: i64, position: i32, extension: &'static str },
+    TrainingCheckpoint { training: TrainingId, epoch: i64, step: i32 },
 }
 
 impl fmt::Display for StorageKey {
@@ -102,6 +78,7 @@ impl fmt::Display for StorageKey {
             Self::Upload { upload } => write!(f, "uploads/{upload}"),
             Self::Input { input, extension } => write!(f, "inputs/{input}.{extension}"),
             Self::Source { generation, role, extension } => write!(f, "sources/{generation}/{role}.{extension}"),
+            Self::UploadPart { upload, number } => write!(f, "uploads/{upload}/{number}"),
             Self::ModelFile { model, path } => write!(f, "models/{model}/{path}"),
             Self::Artifact { job, epoch, position, extension } => {
                 write!(f, "artifacts/{job}/{epoch}/{position}.{extension}")
@@ -237,6 +214,13 @@ impl Storage {
     pub async fn head(&self, key: &str) -> Result<ObjectHead> {
         let meta = self.bucket.head(&key.into()).await.map_err(|error| from_object_store(key, error))?;
         Ok(ObjectHead { bytes: meta.size })
+    }
+
+    /// Key and size of each object below `prefix`, a folder.
+    pub async fn list(&self, prefix: &str) -> Result<Vec<(String, u64)>> {
+        let found = self.bucket.list(Some(&prefix.into()));
+        let found = found.map_ok(|object| (object.location.to_string(), object.size)).try_collect().await;
+        found.map_err(|error| from_object_store(prefix, error))
     }
 
     /// Deletes an object; one that is not there is no error.

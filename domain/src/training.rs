@@ -211,6 +211,7 @@ pub async fn create(pool: &PgPool, catalog: &Catalog, request: TrainingRequest) 
     }
     lock_base(&mut tx, &base).await.inspect_err(|_| catalog.forget())?;
     model::check_name_is_free(&mut tx, &request.name).await?;
+    model::check_name_is_not_awaited(&mut tx, &request.name).await?;
     let total_steps = config.steps as i32;
     let job = job::enqueue(&mut tx, JobKind::Training, 0, total_steps).await?;
     let created_at = sqlx::query_scalar!(

@@ -284,6 +284,37 @@ async fn a_url_leads_to_a_model_and_never_inside() {
     stack.ledger.audit().await;
 }
 
+/// Parts in any order, and after a break only those that are missing.
+#[tokio::test]
+async fn a_large_file_is_uploaded_in_parts_and_gone_on_with() {
+    let stack = Stack::start(Pace::Promised).await;
+    let client = &stack.client;
+    let _worker = stack.worker("worker", "");
+    let before = stack.site.objects();
+    let file = lora(65 * 1024);
+    let begun = client.post("/v1/uploads", &json!({"bytes": file.len()})).await.expect(201);
+    let path = format!("/v1/uploads/{}", text(&begun["id"]));
+    let source = json!({"kind": "upload", "files": [{"path": "large.safetensors", "upload": begun["id"]}]});
+    let (first, second) = file.split_at(begun["parts"][0]["bytes"].as_u64().unwrap() as usize);
+    assert_eq!(begun["parts"].as_array().unwrap().len(), 2);
+    assert_eq!(client.put_upload(&begun["parts"][1], second.to_vec()).await, 200);
+
+    // As if it had been interrupted here: another look tells what is missing.
+    let now = client.get(&path).await.expect(200);
+    assert_eq!((now["parts"][0]["url"].is_string(), &now["parts"][1]["url"]), (true, &Value::Null));
+    client.post("/v1/models", &json!({"name": "large", "source": source})).await.expect(409);
+    assert_eq!(client.put_upload(&now["parts"][0], first.to_vec()).await, 200);
+
+    let end = client.succeeded(&client.import("large", &source).await, seconds(120)).await;
+    assert_eq!(end["progress"]["bytes"], json!(file.len()));
+    assert_eq!(text(&client.get("/v1/models/large").await.expect(200)["sha256"]), sha256(&file));
+    objects_become(&stack, before + 1).await;
+    client.get(&path).await.expect(404);
+    let unknown = json!({"kind": "upload", "files": [{"path": "x.safetensors", "upload": begun["id"]}]});
+    client.post("/v1/models", &json!({"name": "x", "source": unknown})).await.expect_problem(404, "source.files");
+    stack.ledger.audit().await;
+}
+
 /// The command, and a folder that the operator allowed.
 #[tokio::test]
 async fn the_command_brings_models_from_everywhere() {

@@ -118,12 +118,13 @@ pub async fn attend(house: Arc<House>, claim: Claim) {
         Err(stop) => {
             tracing::warn!(job = %claim.job, epoch = claim.epoch, seconds, ?stop, "attempt ended");
             settle(&house, &lease, stop).await;
-            if claim.kind == JobKind::Import
-                && let Err(error) = domain::import::discard_leftovers(&house.pool, &house.storage).await
-            {
-                tracing::debug!(%error, "files of an import stay for now");
-            }
         }
+    }
+    // Of this import or of any that nobody came back to.
+    if claim.kind == JobKind::Import
+        && let Err(error) = domain::import::discard_leftovers(&house.pool, &house.storage).await
+    {
+        tracing::debug!(%error, "files of an import stay for now");
     }
 }
 

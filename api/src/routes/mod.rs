@@ -9,3 +9,4 @@ pub mod input;
 pub mod job;
 pub mod model;
 pub mod training;
+pub mod upload;

@@ -197,15 +197,15 @@ pub async fn list(state: State, Query(query): Query<ModelQuery>) -> Result<Json<
          headers(("Location" = String, description = "Path of the import"))),
         (status = 201, description = "Of a form: the model is there", body = ModelDetail,
          headers(("Location" = String, description = "Path of the model"))),
-        (status = 404, description = "The base is not there"),
-        (status = 409, description = "The name is taken"),
+        (status = 404, description = "The base or the upload is not there"),
+        (status = 409, description = "The name is taken, or parts of the upload are missing"),
     ),
 )]
 pub async fn import(state: State, mut request: Request) -> Result<Response> {
     if is_json(request.headers()) {
         DefaultBodyLimit::max(JSON_LIMIT).apply(&mut request);
         let extract::Json(request) = extract::Json::from_request(request, &state).await?;
-        let import = import::create(&state.pool, request).await?;
+        let import = import::create(&state.pool, &state.storage, request).await?;
         return Ok(job::created(&super::import::path(import.id), &Import::of(import, &state.storage).await?, None));
     }
     let form = Multipart::from_request(request, &state).await?;

@@ -13,7 +13,7 @@ use super::World;
 async fn ask(world: &World, name: &str, base: Option<&str>) -> Result<Import> {
     let source = json!({"kind": "url", "url": "https://example.com/clay.safetensors?token=secret"});
     let request: ImportRequest = serde_json::from_value(json!({"name": name, "source": source, "base": base})).unwrap();
-    import::create(world.pool(), request).await
+    import::create(world.pool(), &world.storage, request).await
 }
 
 /// A LoRA in form; `salt` makes others.

@@ -16,10 +16,10 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use domain::import::{self, ImportWork, Source};
+use domain::import::{self, ImportWork, Source, UploadedFile};
 use domain::job::ErrorClass;
-use domain::model::ModelFile;
 use domain::model::intake::{self, Intake};
+use domain::model::{ModelFile, upload};
 use serde_json::json;
 use tokio::io::AsyncReadExt;
 use tokio::time::{Instant, timeout};
@@ -56,8 +56,13 @@ struct Wanted {
 }
 
 enum Place {
-    Remote { url: Url, immutable: bool },
+    Remote {
+        url: Url,
+        immutable: bool,
+    },
     Local(PathBuf),
+    /// Objects that follow each other.
+    Parts(Vec<String>),
 }
 
 /// Does the whole attempt.
@@ -77,6 +82,12 @@ pub(crate) async fn run(attempt: &Attempt<'_>) -> Result<(), Stop> {
         }
         Err(stop) => Err(stop),
     };
+    if let (Ok(()), Source::Upload { files }) = (&finished, &work.source) {
+        let uploads: Vec<_> = files.iter().map(|file| file.upload).collect();
+        if let Err(error) = upload::discard(&house.pool, &house.storage, &uploads).await {
+            tracing::debug!(%error, "parts of an upload stay until it ends");
+        }
+    }
     if matches!(finished, Ok(()) | Err(Stop::Canceled | Stop::Failed(ErrorClass::InvalidInput, _))) {
         scratch.remove();
     }
@@ -86,11 +97,15 @@ pub(crate) async fn run(attempt: &Attempt<'_>) -> Result<(), Stop> {
 async fn bring(attempt: &Attempt<'_>, work: &ImportWork, scratch: &Path) -> Result<(Intake, Option<String>), Stop> {
     let house = attempt.house;
     let rules = &house.config.imports;
-    let fetcher = Fetcher { guard: &rules.guard, hub: &rules.hub, token: rules.hub_token.as_ref() };
+    // Nobody else's address is asked in the operator's name, be it on the Hub's own host.
+    let hub_asked = matches!(work.source, Source::HuggingFace { .. });
+    let fetcher =
+        Fetcher { guard: &rules.guard, hub: &rules.hub, token: rules.hub_token.as_ref().filter(|_| hub_asked) };
     let found = match &work.source {
         Source::Url { url, sha256 } => one_url(work, url, sha256.as_ref())?,
         Source::HuggingFace { .. } => hub::find(attempt, &fetcher, work).await?,
         Source::Path { path } => folder::find(rules.folder.as_deref(), path, &work.name)?,
+        Source::Upload { files } => uploaded(attempt, work, files).await?,
     };
     let mut intake = Intake::new(house.pool.clone(), house.storage.clone());
     let tally = Tally::of(attempt, &found.files);
@@ -114,6 +129,17 @@ fn one_url(work: &ImportWork, url: &str, sha256: Option<&String>) -> Result<Foun
         sha256: sha256.cloned(),
     };
     Ok(Found { files: vec![file], license: None })
+}
+
+async fn uploaded(attempt: &Attempt<'_>, work: &ImportWork, files: &[UploadedFile]) -> Result<Found, Stop> {
+    let house = attempt.house;
+    let mut found = Found::default();
+    for file in files {
+        let (parts, bytes) = attempt.ask(|| upload::whole(&house.pool, &house.storage, file.upload)).await?;
+        let path = if files.len() == 1 { format!("{}.safetensors", work.name) } else { file.path.clone() };
+        found.files.push(Wanted { path, place: Place::Parts(parts), bytes: Some(bytes.unsigned_abs()), sha256: None });
+    }
+    Ok(found)
 }
 
 /// The text of a licence as it may stand in a row.
@@ -148,6 +174,7 @@ impl Taker<'_> {
         }
         let file = match &wanted.place {
             Place::Local(place) => self.store(wanted, place, intake).await?,
+            Place::Parts(parts) => self.join(wanted, parts, intake).await?,
             Place::Remote { url, immutable } => {
                 let place = hub::partial(self.scratch, url);
                 let remote = Remote { url, path: &wanted.path, bytes: wanted.bytes, immutable: *immutable };
@@ -163,6 +190,21 @@ impl Taker<'_> {
         self.attempt.ask(|| import::add_file(pool, claim, &file)).await?;
         intake.keep(&file);
         Ok(file)
+    }
+
+    /// From storage past the gate into storage.
+    async fn join(&self, wanted: &Wanted, parts: &[String], intake: &mut Intake) -> Result<ModelFile, Stop> {
+        let mut file = intake.file(&wanted.path).await?;
+        let mut sent = 0;
+        for part in parts {
+            let bytes = self.attempt.house.storage.get(part).await?;
+            for piece in bytes.chunks(PIECE) {
+                file.write(piece).await?;
+                sent += piece.len() as u64;
+                self.tally.at(sent);
+            }
+        }
+        Ok(file.finish().await?)
     }
 
     /// From the disk past the gate into storage.

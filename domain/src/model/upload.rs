@@ -1,0 +1,122 @@
+//! Uploads of model files, past this service: a file is put in parts, each by a presigned PUT of its own. Which parts are there is
+//! told by the bucket at each look, so a client that was interrupted goes on with those that are missing. Not here: making one
+//! file of them and looking at it, which an import does.
+
+use chrono::{DateTime, Duration, Utc};
+use serde::Deserialize;
+use sqlx::PgPool;
+use utoipa::ToSchema;
+
+use super::intake::MAX_FILE_BYTES;
+use crate::storage::{PresignedPut, READ_TTL, StorageKey};
+use crate::{Error, Result, Storage, UploadId, integer};
+
+/// Bytes of each part but the last.
+pub const PART_BYTES: i64 = 64 * 1024 * 1024;
+const MEDIA_TYPE: &str = "application/octet-stream";
+
+/// An upload that no import has made a model of is kept this long.
+fn life() -> Duration {
+    Duration::days(7)
+}
+
+/// What a client sends to upload a file in parts.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ModelUploadRequest {
+    /// Size of the whole file.
+    #[schema(minimum = 1, maximum = 68719476736_i64, example = 23802932552_i64)]
+    #[serde(deserialize_with = "integer::required")]
+    pub bytes: i64,
+}
+
+/// A file that is being uploaded.
+#[derive(Debug)]
+pub struct ModelUpload {
+    pub id: UploadId,
+    pub bytes: i64,
+    pub parts: Vec<Part>,
+    pub expires_at: DateTime<Utc>,
+}
+
+/// One part of it.
+#[derive(Debug)]
+pub struct Part {
+    /// From 1.
+    pub number: i32,
+    pub bytes: i64,
+    /// How to send it; none once it is there.
+    pub put: Option<PresignedPut>,
+}
+
+/// Begins an upload. Errors: `Invalid`.
+pub async fn create(pool: &PgPool, storage: &Storage, request: ModelUploadRequest) -> Result<ModelUpload> {
+    if !(1..=MAX_FILE_BYTES as i64).contains(&request.bytes) {
+        return Err(Error::invalid("bytes", "A file has 1 byte to 64 GiB."));
+    }
+    discard_expired(pool, storage).await?;
+    let id = UploadId::new();
+    sqlx::query!("INSERT INTO model_uploads (id, bytes) VALUES ($1, $2)", id as UploadId, request.bytes)
+        .execute(pool)
+        .await?;
+    get(pool, storage, id).await
+}
+
+/// As it is now, with fresh URLs for the parts that are missing. Errors: `NotFound`.
+pub async fn get(pool: &PgPool, storage: &Storage, id: UploadId) -> Result<ModelUpload> {
+    let row = sqlx::query!("SELECT bytes, created_at FROM model_uploads WHERE id = $1", id as UploadId)
+        .fetch_optional(pool)
+        .await?
+        .ok_or_else(|| Error::not_found("upload", id))?;
+    let there = storage.list(&prefix(id)).await?;
+    let count = row.bytes.unsigned_abs().div_ceil(PART_BYTES.unsigned_abs()) as i64;
+    let mut parts = Vec::with_capacity(count as usize);
+    for number in 1..=count {
+        let bytes = PART_BYTES.min(row.bytes - (number - 1) * PART_BYTES);
+        let key = StorageKey::UploadPart { upload: id, number: number as i32 }.to_string();
+        let put = match there.iter().any(|(there, size)| *there == key && *size == bytes.unsigned_abs()) {
+            true => None,
+            false => Some(storage.presign_put(&key, MEDIA_TYPE, READ_TTL).await?),
+        };
+        parts.push(Part { number: number as i32, bytes, put });
+    }
+    Ok(ModelUpload { id, bytes: row.bytes, parts, expires_at: row.created_at + life() })
+}
+
+/// Storage keys of the parts in order, and the size of the whole. Errors: `NotFound`; `Conflict` while parts are missing.
+pub async fn whole(pool: &PgPool, storage: &Storage, id: UploadId) -> Result<(Vec<String>, i64)> {
+    let upload = get(pool, storage, id).await?;
+    let missing = upload.parts.iter().filter(|part| part.put.is_some()).count();
+    if missing > 0 {
+        return Err(Error::conflict(format!("{missing} parts of the upload {id} are not there yet.")));
+    }
+    let key = |part: &Part| StorageKey::UploadPart { upload: id, number: part.number }.to_string();
+    Ok((upload.parts.iter().map(key).collect(), upload.bytes))
+}
+
+/// Forgets uploads, and removes their parts.
+pub async fn discard(pool: &PgPool, storage: &Storage, ids: &[UploadId]) -> Result<()> {
+    let uuids: Vec<uuid::Uuid> = ids.iter().map(|id| (*id).into()).collect();
+    sqlx::query!("DELETE FROM model_uploads WHERE id = ANY($1)", &uuids).execute(pool).await?;
+    for id in ids {
+        let parts = storage.list(&prefix(*id)).await?;
+        storage.discard(parts.into_iter().map(|(key, _)| key)).await;
+    }
+    Ok(())
+}
+
+async fn discard_expired(pool: &PgPool, storage: &Storage) -> Result<()> {
+    let expired = sqlx::query_scalar!(
+        r#"SELECT id AS "id: UploadId" FROM model_uploads u WHERE created_at < $1 AND NOT EXISTS (
+             SELECT 1 FROM imports i JOIN jobs j ON j.id = i.job_id
+             WHERE j.status IN ('queued', 'running') AND position(u.id::text IN i.source::text) > 0) LIMIT 10"#,
+        Utc::now() - life(),
+    )
+    .fetch_all(pool)
+    .await?;
+    if expired.is_empty() { Ok(()) } else { discard(pool, storage, &expired).await }
+}
+
+fn prefix(id: UploadId) -> String {
+    StorageKey::Upload { upload: id }.to_string()
+}
