@@ -58,7 +58,7 @@ async fn generations_that_make_no_sense() {
     let plain =
         client.request(reqwest::Method::POST, "/v1/generations").header("content-type", "text/plain").body("{}");
     assert_eq!(client.send(plain).await.status, 415);
-    let huge = with("prompt", json!("a".repeat(2 << 20)));
+    let huge = with("prompt", json!("a".repeat(26 << 20)));
     assert_eq!(client.post("/v1/generations", &huge).await.status, 413);
     assert_eq!(client.get("/v1/generations/00000000-0000-7000-8000-000000000000").await.status, 404);
     assert!(matches!(client.get("/v1/generations/not-an-id").await.status, 400 | 404 | 422));
