@@ -157,6 +157,12 @@ impl TrainingConfig {
                 format!("`{}` is a LoRA; a training needs a checkpoint as its base.", base.name),
             ));
         }
+        if base.family != "flux" {
+            return Err(Error::invalid(
+                "model",
+                format!("`{}` is of the family {}; LoRAs are trained on FLUX.1 so far.", base.name, base.family),
+            ));
+        }
         if let Some(word) = &request.trigger_word
             && !is_trigger_word(word)
         {

@@ -22,4 +22,5 @@ mod refusals;
 mod resume;
 mod road;
 mod secrets;
+mod stable_diffusion;
 mod takeover;

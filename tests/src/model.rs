@@ -1,18 +1,28 @@
-//! The tiny checkpoint that journeys run: real layers, random weights, a few hundred kilobytes. It came from the generator
-//! of the reference values (`tests/reference`), so it is a FLUX pipeline in diffusers layout in every respect but size.
+//! The tiny checkpoints that journeys run: real layers, random weights, a few hundred kilobytes. They came from the generator
+//! of the reference values (`tests/reference`), so they are pipelines in diffusers layout in every respect but size.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Folder of the tiny FLUX pipeline in this repository.
 pub fn tiny_folder() -> PathBuf {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../diffusion/tests/goldens/flux-tiny");
-    folder.canonicalize().unwrap_or_else(|error| panic!("{}: {error}", folder.display()))
+    golden("flux-tiny")
+}
+
+/// A file or folder among the reference values.
+pub fn golden(name: &str) -> PathBuf {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../diffusion/tests/goldens").join(name);
+    path.canonicalize().unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
 /// Its files as `POST /v1/models` takes them: relative path and bytes. The reference values beside it are none of them.
 pub fn tiny_files() -> Vec<(String, Vec<u8>)> {
-    let root = tiny_folder();
+    pipeline_files("flux-tiny")
+}
+
+/// The files of a tiny pipeline.
+pub fn pipeline_files(name: &str) -> Vec<(String, Vec<u8>)> {
+    let root = golden(name);
     let mut found = Vec::new();
     collect(&root, &root, &mut found);
     found.sort();

@@ -157,6 +157,7 @@ struct Layers {
     layers: Vec<Layer>,
 }
 
+#[allow(clippy::large_enum_variant, reason = "a few dozen in all, and Burn's modules are not boxed")]
 #[derive(Module, Debug)]
 enum Layer {
     Convolution(Conv2d),

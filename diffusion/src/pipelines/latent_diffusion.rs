@@ -118,6 +118,11 @@ impl LatentDiffusion {
         Ok((loaded, unet_config))
     }
 
+    /// The solver of the checkpoint.
+    pub fn scheduler(&self) -> &Scheduler {
+        &self.scheduler
+    }
+
     /// Width and height of a picture are multiples of this many pixels.
     pub fn size_multiple(&self) -> usize {
         self.vae.factor()

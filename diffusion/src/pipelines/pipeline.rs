@@ -61,6 +61,15 @@ impl Pipeline {
         }
     }
 
+    /// What A1111 calls the solver that denoises when a request names none.
+    pub fn solver(&self) -> String {
+        match self {
+            Self::Flux(_) => "Euler".into(),
+            Self::StableDiffusion(pipeline) => pipeline.latent_diffusion().scheduler().title(),
+            Self::StableDiffusionXl(pipeline) => pipeline.latent_diffusion().scheduler().title(),
+        }
+    }
+
     /// Puts adapters on the networks, each with its scale, in place of those that were on them; an empty list leaves the base
     /// as it was loaded. An adapter of which nothing fits is an error, and then nothing has changed.
     pub fn attach(&mut self, loras: &[(&LoraFile, f64)]) -> Result<Vec<MatchReport>> {

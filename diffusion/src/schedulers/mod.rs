@@ -15,7 +15,7 @@ mod unipc;
 
 use burn::prelude::*;
 
-pub use config::{Class, Config};
+pub use config::{Algorithm, Class, Config};
 pub use name::SchedulerName;
 
 use crate::noise::Noise;
@@ -89,6 +89,23 @@ impl Scheduler {
     /// What the scheduler was made from.
     pub fn config(&self) -> &Config {
         &self.config
+    }
+
+    /// What A1111 calls this solver, for people.
+    pub fn title(&self) -> String {
+        let karras = if self.config.use_karras_sigmas { " Karras" } else { "" };
+        match self.class {
+            Class::Ddim => "DDIM".into(),
+            Class::Pndm => "PLMS".into(),
+            Class::Euler => format!("Euler{karras}"),
+            Class::EulerAncestral => "Euler a".into(),
+            Class::DpmSolverMultistep => match self.config.algorithm_type {
+                Algorithm::SdeDpmSolver | Algorithm::SdeDpmSolverPlusPlus => format!("DPM++ 2M SDE{karras}"),
+                Algorithm::DpmSolver | Algorithm::DpmSolverPlusPlus => format!("DPM++ 2M{karras}"),
+            },
+            Class::UniPc => "UniPC".into(),
+            Class::Lcm => "LCM".into(),
+        }
     }
 
     /// A denoising in `steps` steps: at least one, and at most as many as there are training timesteps.

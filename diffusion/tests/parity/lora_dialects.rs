@@ -405,8 +405,8 @@ fn files_that_cannot_be_used_say_why() {
         let attached = LoraFile::open(&odd).and_then(|file| attach(&mut [layers.target()], &[(&file, 1.0)], &device()));
         attached.map(|_| ()).map_err(|error| error.to_string())
     };
-    let (down, up): ((&str, &[usize], f32), (&str, &[usize], f32)) =
-        (("lora_down.weight", &[2, 12], 0.1), ("lora_up.weight", &[10, 2], 0.1));
+    let down: (&str, &[usize], f32) = ("lora_down.weight", &[2, 12], 0.1);
+    let up: (&str, &[usize], f32) = ("lora_up.weight", &[10, 2], 0.1);
     answer(&[down, up]).unwrap();
     answer(&[down, up, ("alpha", &[], 1.0)]).unwrap();
     for (tensors, sentence) in [

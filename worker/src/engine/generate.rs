@@ -2,10 +2,11 @@
 
 use std::ops::ControlFlow;
 
-use diffusion::{PictureRequest, image};
+use diffusion::{PictureRequest, Pipeline, image};
 
 use super::models::Models;
-use super::{Desk, End, Wish, picture};
+use super::picture::{self, Making};
+use super::{Desk, End, Wish};
 use crate::protocol::{Generate, Report};
 
 /// Runs the pipeline, reporting every step and at the end every picture.
@@ -52,13 +53,15 @@ pub(super) fn run(models: &mut Models, order: &Generate, desk: &Desk) -> diffusi
             Wish::GoOn | Wish::Suspend => ControlFlow::Continue(()),
         }
     });
+    let making = Making { solver: resident.pipeline.solver(), is_flux: matches!(resident.pipeline, Pipeline::Flux(_)) };
     models.keep(&order.base, resident);
     for (position, made) in images?.into_iter().enumerate() {
         // Seeds are kept as non-negative 64-bit integers and go round at their end.
         let seed = order.seed.wrapping_add(position as u64) & i64::MAX as u64;
         let path = order.output_dir.join(format!("{position}.png"));
         let (width, height) = made.dimensions();
-        picture::write(&path, made.as_raw(), (width, height), order, seed).map_err(diffusion::Error::file(&path))?;
+        picture::write(&path, made.as_raw(), (width, height), order, &making, seed)
+            .map_err(diffusion::Error::file(&path))?;
         desk.report(&Report::Image { request, position, path, seed, width, height });
     }
     Ok(End::Done { adapter: None })

@@ -13,20 +13,43 @@ use serde_json::json;
 
 use crate::protocol::Generate;
 
+/// What the request leaves to the model.
+pub(super) struct Making {
+    /// A1111's name of the model's own solver.
+    pub solver: String,
+    /// FLUX has two guidance scales, the others one.
+    pub is_flux: bool,
+}
+
 /// Writes `pixels` (RGB, 8 bit, row by row) to `path` and makes the file durable.
-pub(super) fn write(path: &Path, pixels: &[u8], size: (u32, u32), order: &Generate, seed: u64) -> io::Result<()> {
-    let png = encode(pixels, size, order, seed)?;
+pub(super) fn write(
+    path: &Path,
+    pixels: &[u8],
+    size: (u32, u32),
+    order: &Generate,
+    made: &Making,
+    seed: u64,
+) -> io::Result<()> {
+    let png = encode(pixels, size, order, made, seed)?;
     let mut file = File::create_new(path)?;
     file.write_all(&png)?;
     file.sync_all()
 }
 
-fn encode(pixels: &[u8], size: (u32, u32), order: &Generate, seed: u64) -> Result<Vec<u8>, png::EncodingError> {
+fn encode(
+    pixels: &[u8],
+    size: (u32, u32),
+    order: &Generate,
+    made: &Making,
+    seed: u64,
+) -> Result<Vec<u8>, png::EncodingError> {
     let mut bytes = Vec::with_capacity(pixels.len() / 2);
     let mut encoder = png::Encoder::new(&mut bytes, size.0, size.1);
     encoder.set_color(png::ColorType::Rgb);
     encoder.set_depth(png::BitDepth::Eight);
-    for (keyword, text) in [("parameters", parameters(order, seed)), ("pyrograph", recipe(order, seed).to_string())] {
+    for (keyword, text) in
+        [("parameters", parameters(order, made, seed)), ("pyrograph", recipe(order, seed).to_string())]
+    {
         // tEXt is Latin-1 by the PNG specification; other text needs the international chunk.
         if text.chars().all(|letter| u32::from(letter) < 256) {
             encoder.add_text_chunk(keyword.to_owned(), text)?;
@@ -63,7 +86,7 @@ fn recipe(order: &Generate, seed: u64) -> serde_json::Value {
     })
 }
 
-fn parameters(order: &Generate, seed: u64) -> String {
+fn parameters(order: &Generate, made: &Making, seed: u64) -> String {
     let mut text = order.prompt.clone();
     for lora in &order.loras {
         let _ = write!(text, " <lora:{}:{}>", lora.name, lora.scale);
@@ -71,13 +94,15 @@ fn parameters(order: &Generate, seed: u64) -> String {
     if let Some(negative) = &order.negative_prompt {
         let _ = write!(text, "\nNegative prompt: {negative}");
     }
+    let solver = order.scheduler.as_deref().unwrap_or(&made.solver);
+    let _ = write!(text, "\nSteps: {}, Sampler: {solver}", order.num_inference_steps);
+    let _ = match made.is_flux {
+        true => write!(text, ", CFG scale: {}, Distilled CFG Scale: {}", order.true_cfg_scale, order.guidance_scale),
+        false => write!(text, ", CFG scale: {}", order.guidance_scale),
+    };
     let _ = write!(
         text,
-        "\nSteps: {}, Sampler: {}, CFG scale: {}, Distilled CFG Scale: {}, Seed: {seed}, Size: {}x{}, Model hash: {}, Model: {}",
-        order.num_inference_steps,
-        order.scheduler.as_deref().unwrap_or("Euler"),
-        order.true_cfg_scale,
-        order.guidance_scale,
+        ", Seed: {seed}, Size: {}x{}, Model hash: {}, Model: {}",
         order.width,
         order.height,
         short(&order.base.sha256),
@@ -129,6 +154,10 @@ mod tests {
         }
     }
 
+    fn making() -> Making {
+        Making { solver: "Euler".into(), is_flux: true }
+    }
+
     fn texts(path: &Path) -> (String, serde_json::Value) {
         let reader = png::Decoder::new(io::BufReader::new(File::open(path).unwrap())).read_info().unwrap();
         let info = reader.info();
@@ -144,7 +173,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         for (name, prompt) in [("latin", "a fox, caf\u{e9}"), ("other", "狐 on a hill")] {
             let path = folder.path().join(name);
-            write(&path, &[1, 2, 3, 4, 5, 6], (2, 1), &order(prompt), 9).unwrap();
+            write(&path, &[1, 2, 3, 4, 5, 6], (2, 1), &order(prompt), &making(), 9).unwrap();
             let (parameters, recipe) = texts(&path);
             assert!(parameters.starts_with(&format!("{prompt} <lora:ink:0.5>\nNegative prompt: blurry\nSteps: 4,")));
             assert!(parameters.contains("Seed: 9, Size: 2x1, Model hash: ababababab, Model: ember"));
@@ -155,11 +184,20 @@ mod tests {
     }
 
     #[test]
+    fn stable_diffusion_tells_its_own_sampler() {
+        let (mut order, sd) = (order("a fox"), Making { solver: "PLMS".into(), is_flux: false });
+        assert!(parameters(&order, &sd, 9).contains("Steps: 4, Sampler: PLMS, CFG scale: 3.5, Seed: 9"));
+        (order.scheduler, order.clip_skip) = (Some("DPM++ 2M Karras".into()), Some(1));
+        let text = parameters(&order, &sd, 9);
+        assert!(text.contains("Sampler: DPM++ 2M Karras,") && text.contains("Clip skip: 2"), "{text}");
+    }
+
+    #[test]
     fn the_same_request_writes_the_same_bytes() {
         let folder = tempfile::tempdir().unwrap();
         let [one, two] = ["1", "2"].map(|name| folder.path().join(name));
-        write(&one, &[0; 6], (2, 1), &order("a fox"), 7).unwrap();
-        write(&two, &[0; 6], (2, 1), &order("a fox"), 7).unwrap();
+        write(&one, &[0; 6], (2, 1), &order("a fox"), &making(), 7).unwrap();
+        write(&two, &[0; 6], (2, 1), &order("a fox"), &making(), 7).unwrap();
         assert_eq!(std::fs::read(one).unwrap(), std::fs::read(two).unwrap());
     }
 }
