@@ -2,7 +2,7 @@
 //! samplers, another family's adapters.
 
 use journeys::client::{Client, text};
-use journeys::model::{golden, pipeline_files};
+use journeys::model::{golden, pipeline_files, single_file};
 use journeys::picture::{pixels, png, texts};
 use journeys::stack::{Pace, Stack};
 use journeys::wait::seconds;
@@ -25,6 +25,22 @@ async fn make(client: &Client, changes: &Value) -> (Value, Vec<u8>) {
     let made = client.succeeded(&client.generate(&body).await, seconds(90)).await;
     let picture = client.artifacts(&made).await.remove(0);
     (made, picture)
+}
+
+#[tokio::test]
+async fn a_whole_model_in_one_file() {
+    let stack = Stack::start(Pace::Promised).await;
+    let client = &stack.client;
+    let model = client.add_model("one", &[("v2-model.safetensors".into(), single_file())], None).await.expect(201);
+    assert_eq!((&model["kind"], &model["family"]), (&json!("checkpoint"), &json!("sd21")));
+    assert_eq!((&model["defaults"]["width"], &model["defaults"]["size_multiple"]), (&json!(768), &json!(8)));
+    let _worker = stack.worker("worker", "");
+    let (_, fox) = make(client, &json!({"model": "one"})).await;
+    let (_, owl) = make(client, &json!({"model": "one", "prompt": "an owl"})).await;
+    assert_ne!(pixels(&fox), pixels(&owl));
+    let cut = single_file()[..200_000].to_vec();
+    client.add_model("cut", &[("cut.safetensors".into(), cut)], None).await.expect_problem(422, "file");
+    stack.ledger.audit().await;
 }
 
 #[tokio::test]

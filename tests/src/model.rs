@@ -41,6 +41,29 @@ fn collect(root: &Path, folder: &Path, found: &mut Vec<(String, Vec<u8>)>) {
     }
 }
 
+/// A tiny Stable Diffusion 2 in one file as ldm writes it, with any values: names and shapes are among the reference values. The
+/// vocabulary is CLIP's own.
+pub fn single_file() -> Vec<u8> {
+    let list = fs::read_to_string(golden("keys/tiny_sd2.single.txt")).expect("a list");
+    let (mut entries, mut at) = (serde_json::Map::new(), 0);
+    for line in list.lines() {
+        let mut words = line.split(' ');
+        let (name, shape) = (words.next().expect("a name"), words.next().expect("a shape"));
+        let mut shape: Vec<usize> = shape.split('x').filter_map(|side| side.parse().ok()).collect();
+        if name.ends_with("token_embedding.weight") {
+            shape[0] = 49_408;
+        }
+        let end = at + 4 * shape.iter().product::<usize>();
+        let entry = serde_json::json!({"dtype": "F32", "shape": shape, "data_offsets": [at, end]});
+        entries.insert(name.to_owned(), entry);
+        at = end;
+    }
+    let header = serde_json::Value::Object(entries).to_string();
+    let values = (0..at as u32 / 4)
+        .flat_map(|at| ((at.wrapping_mul(0x9E37_79B9) >> 8) as f32 / (1 << 24) as f32 - 0.5).to_le_bytes());
+    [&(header.len() as u64).to_le_bytes()[..], header.as_bytes()].concat().into_iter().chain(values).collect()
+}
+
 /// Tensor names and values (F32, F16 or BF16 as f32) of a safetensors file, and its metadata.
 pub struct Tensors {
     pub metadata: serde_json::Value,

@@ -6,8 +6,8 @@ use std::path::Path;
 use burn::prelude::*;
 use burn::tensor::DType;
 
-use super::folder::read_json;
-use crate::checkpoint::Checkpoint;
+use super::parts::Parts;
+use crate::checkpoint::Part;
 use crate::networks::clip::{ClipOutput, ClipTextModel, Config};
 use crate::prompt::{self, Chunk};
 use crate::tokenizers::clip::ClipTokenizer;
@@ -21,18 +21,18 @@ pub(super) struct ClipPrompt {
 }
 
 impl ClipPrompt {
-    /// Loads the parts called `tokenizer` and `encoder` in a model's folder.
+    /// Loads a text encoder with its tokenizer.
     pub fn load(
-        folder: &Path,
-        (tokenizer, encoder): (&str, &str),
+        parts: &Parts,
+        part: Part,
         build: impl Fn(&Config, &Device) -> ClipTextModel,
         device: &Device,
         dtype: DType,
     ) -> Result<Self> {
-        let config: Config = read_json(&folder.join(encoder).join("config.json"))?;
-        let tokenizer = ClipTokenizer::load(&folder.join(tokenizer))?;
-        check(folder, &config, &tokenizer)?;
-        let encoder = build(&config, device).load(Checkpoint::open(&folder.join(encoder))?, dtype)?;
+        let (config, weights): (Config, _) = parts.network(part)?;
+        let tokenizer = parts.clip_tokenizer(part)?;
+        check(parts.path(), &config, &tokenizer)?;
+        let encoder = build(&config, device).load(weights, dtype)?;
         Ok(Self { tokenizer, encoder, config })
     }
 
@@ -65,6 +65,10 @@ pub(super) fn check(folder: &Path, config: &Config, tokenizer: &ClipTokenizer) -
     if tokenizer.length() > config.max_position_embeddings {
         let positions = config.max_position_embeddings;
         let reason = format!("the tokenizer makes {} ids, and CLIP has {positions} positions", tokenizer.length());
+        return Err(Error::malformed(folder, reason));
+    }
+    if tokenizer.vocabulary() > config.vocab_size {
+        let reason = format!("the tokenizer knows {} tokens, and CLIP {}", tokenizer.vocabulary(), config.vocab_size);
         return Err(Error::malformed(folder, reason));
     }
     Ok(())

@@ -6,21 +6,20 @@
 //! from Ho and Salimans, "Classifier-Free Diffusion Guidance", <https://arxiv.org/abs/2207.12598>.
 
 use std::ops::ControlFlow;
-use std::path::Path;
 
 use ::image::RgbImage;
 use burn::prelude::*;
 use burn::tensor::DType;
 
-use super::folder::{read_json, read_text};
+use super::parts::Parts;
 use super::{OnStep, Original, PictureRequest, Progress, repaint};
-use crate::checkpoint::{Checkpoint, load_strict};
+use crate::checkpoint::{Part, load_strict};
 use crate::image;
 use crate::lora::{Network, Target};
 use crate::networks::unet::{self, AddedConditions, NamedLayers, UNet2DConditionModel};
 use crate::networks::vae::{self, Autoencoder};
 use crate::noise::Noise;
-use crate::schedulers::{self, Sampling, Scheduler};
+use crate::schedulers::{Sampling, Scheduler};
 use crate::{Error, Result};
 
 /// UNet, autoencoder and scheduler of a checkpoint.
@@ -84,10 +83,10 @@ struct Kept {
 }
 
 impl LatentDiffusion {
-    /// Loads the parts of a folder in diffusers' layout, strictly, and gives the UNet's config back for the family to check.
-    pub(super) fn load(folder: &Path, device: &Device, dtype: DType) -> Result<(Self, unet::Config)> {
-        let unet_config: unet::Config = read_json(&folder.join("unet/config.json"))?;
-        let vae_config: vae::Config = read_json(&folder.join("vae/config.json"))?;
+    /// Loads its parts strictly, and gives the UNet's config back for the family to check.
+    pub(super) fn load(parts: &Parts, device: &Device, dtype: DType) -> Result<(Self, unet::Config)> {
+        let (unet_config, unet_weights): (unet::Config, _) = parts.network(Part::Unet)?;
+        let (vae_config, vae_weights): (vae::Config, _) = parts.network(Part::Vae)?;
         unet_config.check()?;
         vae_config.check()?;
         let latent = vae_config.latent_channels;
@@ -99,19 +98,18 @@ impl LatentDiffusion {
             let reason = format!(
                 "no pipeline has a UNet from {in_channels} to {out_channels} channels{told} for {latent} latents"
             );
-            return Err(Error::malformed(folder, reason));
+            return Err(Error::malformed(parts.path(), reason));
         }
-        vae_config.check_colours(folder)?;
-        let scheduler = schedulers::Config::from_json(&read_text(&folder.join("scheduler/scheduler_config.json"))?)?;
+        vae_config.check_colours(parts.path())?;
         let unet = UNet2DConditionModel::new(&unet_config, device);
         // In f32 whatever the rest is: it overflows in half precision (`force_upcast`), and is small.
         let vae = Autoencoder::new(&vae_config, device);
         let loaded = Self {
             device: device.clone(),
             dtype,
-            unet: load_strict(unet, &Checkpoint::open(&folder.join("unet"))?, dtype)?,
-            vae: load_strict(vae, &Checkpoint::open(&folder.join("vae"))?, DType::F32)?,
-            scheduler: Scheduler::from_config(scheduler)?,
+            unet: load_strict(unet, &unet_weights, dtype)?,
+            vae: load_strict(vae, &vae_weights, DType::F32)?,
+            scheduler: Scheduler::from_config(parts.scheduler()?)?,
             latent_channels: latent,
             repaints,
         };

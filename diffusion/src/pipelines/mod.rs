@@ -6,6 +6,7 @@ pub mod flux;
 mod folder;
 pub mod latent_diffusion;
 mod original;
+mod parts;
 mod pipeline;
 mod request;
 pub mod stable_diffusion;

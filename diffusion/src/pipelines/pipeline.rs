@@ -6,7 +6,7 @@ use ::image::RgbImage;
 use burn::prelude::*;
 
 use super::flux::FluxPipeline;
-use super::folder::Index;
+use super::parts::Parts;
 use super::stable_diffusion::StableDiffusionPipeline;
 use super::stable_diffusion_xl::StableDiffusionXlPipeline;
 use super::{Defaults, OnStep, PictureRequest};
@@ -22,10 +22,11 @@ pub enum Pipeline {
 }
 
 impl Pipeline {
-    /// Loads a folder in diffusers' layout, whose `model_index.json` names the family. A class for one kind of request, such as
+    /// Loads a folder in diffusers' layout, whose `model_index.json` names the family, or a single file of Stable Diffusion, alone or in
+    /// a folder of its own. A class for one kind of request, such as
     /// `FluxInpaintPipeline`, names it too: which kind it is depends on the request alone.
     pub fn load(folder: &Path, device: &Device) -> Result<Self> {
-        let class = Index::read(folder)?.class_name;
+        let class = Parts::open(folder)?.index()?.class_name;
         let kinds = ["Pipeline", "Img2ImgPipeline", "InpaintPipeline"];
         match kinds.iter().find_map(|kind| class.strip_suffix(kind).filter(|family| FAMILIES.contains(family))) {
             Some("Flux") => Ok(Self::Flux(Box::new(FluxPipeline::load(folder, device)?))),

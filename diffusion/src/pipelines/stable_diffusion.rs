@@ -8,9 +8,10 @@ use ::image::RgbImage;
 use burn::prelude::*;
 
 use super::clip_prompt::ClipPrompt;
-use super::folder::read_defaults;
 use super::latent_diffusion::{Conditions, Denoising, LatentDiffusion, is_guided};
+use super::parts::Parts;
 use super::{Defaults, OnStep, PictureRequest};
+use crate::checkpoint::Part;
 use crate::device::weight_dtype;
 use crate::lora::{self, LoraFile, MatchReport, Network, Target};
 use crate::networks::clip::ClipTextModel;
@@ -26,17 +27,18 @@ pub struct StableDiffusionPipeline {
 }
 
 impl StableDiffusionPipeline {
-    /// Loads a folder in diffusers' layout, strictly: a tensor that is missing, unused or of the wrong shape is an error.
-    /// All sizes come from the `config.json` files. The safety checker is not read.
-    pub fn load(folder: &Path, device: &Device) -> Result<Self> {
+    /// Loads a folder in diffusers' layout or a single file, strictly: a tensor that is missing, unused or of the wrong shape is
+    /// an error. All sizes come from the `config.json` files, or from the tensors. The safety checker is not read.
+    pub fn load(path: &Path, device: &Device) -> Result<Self> {
+        let parts = Parts::open(path)?;
         let dtype = weight_dtype(device);
-        let prompts = ClipPrompt::load(folder, ("tokenizer", "text_encoder"), ClipTextModel::new, device, dtype)?;
-        let (latent_diffusion, unet) = LatentDiffusion::load(folder, device, dtype)?;
+        let prompts = ClipPrompt::load(&parts, Part::TextEncoder, ClipTextModel::new, device, dtype)?;
+        let (latent_diffusion, unet) = LatentDiffusion::load(&parts, device, dtype)?;
         let (read, told) = (unet.text_width(), prompts.config.hidden_size);
         if read != told || unet.addition_embed_type.is_some() {
             let reason =
                 format!("the UNet reads prompts of width {read} for this text encoder's {told}, or more than a prompt");
-            return Err(Error::malformed(folder, reason));
+            return Err(Error::malformed(path, reason));
         }
         let side = unet.sample_size.unwrap_or(64) * latent_diffusion.size_multiple();
         let defaults = Defaults {
@@ -47,7 +49,7 @@ impl StableDiffusionPipeline {
             width: side,
             height: side,
         };
-        Ok(Self { prompts, latent_diffusion, defaults: read_defaults(folder, defaults)? })
+        Ok(Self { prompts, latent_diffusion, defaults: parts.defaults(defaults)? })
     }
 
     /// What a request may leave out. Pictures are as large as those that the UNet was trained with.

@@ -9,9 +9,10 @@ use ::image::RgbImage;
 use burn::prelude::*;
 
 use super::clip_prompt::ClipPrompt;
-use super::folder::{Index, read_defaults};
 use super::latent_diffusion::{Conditions, Denoising, LatentDiffusion, is_guided};
+use super::parts::Parts;
 use super::{Defaults, OnStep, PictureRequest};
+use crate::checkpoint::Part;
 use crate::device::weight_dtype;
 use crate::lora::{self, LoraFile, MatchReport, Network, Target};
 use crate::networks::clip::ClipTextModel;
@@ -41,22 +42,21 @@ struct PromptEmbeddings {
 }
 
 impl StableDiffusionXlPipeline {
-    /// Loads a folder in diffusers' layout, strictly: a tensor that is missing, unused or of the wrong shape is an error.
-    /// All sizes come from the `config.json` files.
-    pub fn load(folder: &Path, device: &Device) -> Result<Self> {
-        let index = Index::read(folder)?;
+    /// Loads a folder in diffusers' layout or a single file, strictly: a tensor that is missing, unused or of the wrong shape is
+    /// an error. All sizes come from the `config.json` files, or from the tensors.
+    pub fn load(path: &Path, device: &Device) -> Result<Self> {
+        let parts = Parts::open(path)?;
+        let index = parts.index()?;
         if index.requires_aesthetics_score == Some(true) {
-            return Err(Error::malformed(folder, "this is the refiner of SDXL; only its base model makes pictures"));
+            return Err(Error::malformed(path, "this is the refiner of SDXL; only its base model makes pictures"));
         }
         let dtype = weight_dtype(device);
-        let large = ("tokenizer", "text_encoder");
-        let giant = ("tokenizer_2", "text_encoder_2");
         let prompts = [
-            ClipPrompt::load(folder, large, ClipTextModel::new, device, dtype)?,
-            ClipPrompt::load(folder, giant, ClipTextModel::with_projection, device, dtype)?,
+            ClipPrompt::load(&parts, Part::TextEncoder, ClipTextModel::new, device, dtype)?,
+            ClipPrompt::load(&parts, Part::TextEncoder2, ClipTextModel::with_projection, device, dtype)?,
         ];
-        let (latent_diffusion, unet) = LatentDiffusion::load(folder, device, dtype)?;
-        check_widths(folder, &prompts, &unet)?;
+        let (latent_diffusion, unet) = LatentDiffusion::load(&parts, device, dtype)?;
+        check_widths(path, &prompts, &unet)?;
         let side = unet.sample_size.unwrap_or(128) * latent_diffusion.size_multiple();
         let defaults = Defaults {
             num_inference_steps: 30,
@@ -69,7 +69,7 @@ impl StableDiffusionXlPipeline {
         Ok(Self {
             prompts,
             latent_diffusion,
-            defaults: read_defaults(folder, defaults)?,
+            defaults: parts.defaults(defaults)?,
             zeros_for_no_prompt: index.force_zeros_for_empty_prompt.unwrap_or(true),
         })
     }

@@ -39,6 +39,14 @@ impl ClipTokenizer {
         Self::new(tokenizer, pad, length).map_err(|reason| Error::malformed(folder, reason))
     }
 
+    /// The tokenizer that all published models of these families were trained with, padding with `pad_token`.
+    pub fn published(pad_token: &str) -> Result<Self> {
+        let merges = read_merges(Path::new("merges.txt"), include_str!("../../assets/clip/merges.txt"))?;
+        let settings = Settings { pad_token: Some(Token::Text(pad_token.to_owned())), ..Settings::default() };
+        let tokenizer = build(Path::new("merges.txt"), vocabulary(&merges), merges, &settings)?;
+        Self::new(tokenizer, pad_token, LENGTH).map_err(Error::Invalid)
+    }
+
     fn new(mut tokenizer: Tokenizer, pad_token: &str, length: usize) -> Result<Self, String> {
         // A chunk has its own length and padding, whatever the file says.
         tokenizer.with_truncation(None).map_err(|error| error.to_string())?.with_padding(None);
@@ -59,6 +67,11 @@ impl ClipTokenizer {
     /// How many ids every text becomes.
     pub fn length(&self) -> usize {
         self.length
+    }
+
+    /// Ids are below this.
+    pub fn vocabulary(&self) -> usize {
+        self.tokenizer.get_vocab_size(true)
     }
 
     /// Exactly [`ClipTokenizer::length`] ids; what does not fit is cut off before the end token.
@@ -84,15 +97,33 @@ impl ClipTokenizer {
 fn from_vocabulary(folder: &Path, settings: &Settings) -> Result<Tokenizer> {
     let vocab_path = folder.join("vocab.json");
     let merges_path = folder.join("merges.txt");
-    let vocab: Vocab = read_json(&vocab_path)?;
-    let merges = read_merges(&merges_path)?;
-    let refused = |error: tokenizers::Error| Error::malformed(&vocab_path, error.to_string());
+    let merges = read_merges(&merges_path, &read_text(&merges_path)?)?;
+    build(&vocab_path, read_json(&vocab_path)?, merges, settings)
+}
+
+/// The tokens in the order of their ids: bytes, bytes that end a word, what merges make, start and end.
+fn vocabulary(merges: &Merges) -> Vocab {
+    // Bytes that print stand for themselves, in their order; the others follow.
+    let prints = |byte: &u8| matches!(byte, b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff);
+    let printing = (0..=255).filter(prints).map(char::from);
+    let others =
+        (0..=255u8).filter(|byte| !prints(byte)).zip(256u32..).filter_map(|(_, letter)| char::from_u32(letter));
+    let bytes: Vec<String> = printing.chain(others).map(String::from).collect();
+    let endings = bytes.iter().map(|byte| format!("{byte}</w>"));
+    let made = merges.iter().map(|(left, right)| format!("{left}{right}"));
+    let specials = ["<|startoftext|>", "<|endoftext|>"].map(String::from);
+    bytes.iter().cloned().chain(endings).chain(made).chain(specials).zip(0..).collect()
+}
+
+/// `path` is what errors name.
+fn build(path: &Path, vocab: Vocab, merges: Merges, settings: &Settings) -> Result<Tokenizer> {
+    let refused = |error: tokenizers::Error| Error::malformed(path, error.to_string());
 
     let special = |token: &Option<Token>, usual: &'static str| {
         let text = token.as_ref().map_or(usual, Token::text).to_owned();
         match vocab.get(&text) {
             Some(&id) => Ok((text, id)),
-            None => Err(Error::malformed(&vocab_path, format!("the token {text:?} is missing"))),
+            None => Err(Error::malformed(path, format!("the token {text:?} is missing"))),
         }
     };
     let (start, end) =
@@ -121,9 +152,9 @@ fn from_vocabulary(folder: &Path, settings: &Settings) -> Result<Tokenizer> {
     Ok(tokenizer)
 }
 
-fn read_merges(path: &Path) -> Result<Merges> {
+fn read_merges(path: &Path, text: &str) -> Result<Merges> {
     let mut merges = Merges::new();
-    for line in read_text(path)?.lines().filter(|line| !line.starts_with("#version") && !line.is_empty()) {
+    for line in text.lines().filter(|line| !line.starts_with("#version") && !line.is_empty()) {
         let (left, right) = line
             .split_once(' ')
             .ok_or_else(|| Error::malformed(path, format!("a merge of one piece only: {line:?}")))?;

@@ -16,6 +16,7 @@ mod pipeline;
 mod scheduler;
 mod schedulers;
 mod single_file;
+mod single_file_pictures;
 mod stable_diffusion;
 mod text_encoders;
 mod transformer;

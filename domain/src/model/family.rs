@@ -58,6 +58,33 @@ impl Family {
         }
     }
 
+    /// The family of a checkpoint that is one file, by the names of its tensors; `None` for a file that is no such checkpoint.
+    /// Errors: `Invalid` for one without its autoencoder or text encoder, and for families whose single files do not run here.
+    pub fn of_single_file(header: &Header) -> Result<Option<Self>> {
+        let has = |start: &str| header.tensors.keys().any(|name| name.starts_with(start));
+        if has("double_blocks.") || has("model.diffusion_model.double_blocks.") {
+            return Err(invalid(
+                "it is a single file of FLUX.1, which has no tokenizers; import the folder in diffusers' layout",
+            ));
+        }
+        if !has("model.diffusion_model.") {
+            return Ok(None);
+        }
+        let family = [
+            ("conditioner.embedders.1.", Sdxl),
+            ("cond_stage_model.model.", Sd21),
+            ("cond_stage_model.transformer.", Sd15),
+        ]
+        .into_iter()
+        .find(|(text_encoder, _)| has(text_encoder));
+        match family {
+            Some((_, family)) if has("first_stage_model.") => Ok(Some(family)),
+            _ => Err(invalid(
+                "it is a denoiser without its text encoders or autoencoder; a checkpoint of all parts is needed",
+            )),
+        }
+    }
+
     /// The folders with weights that a checkpoint cannot do without.
     pub fn components(self) -> &'static [&'static str] {
         match self {
@@ -79,7 +106,12 @@ impl Family {
             Flux => Defaults { num_inference_steps: 4, ..Defaults::default() },
             Sd15 | Sd21 | Sdxl => {
                 let sample = configs.get("unet/config.json").and_then(|unet| unet.get("sample_size"));
-                let side = sample.and_then(Value::as_u64).unwrap_or(64).clamp(1, 256) as u32 * factor;
+                let usual = match self {
+                    Sdxl => 128,
+                    Sd21 => 96,
+                    _ => 64,
+                };
+                let side = sample.and_then(Value::as_u64).unwrap_or(usual).clamp(1, 256) as u32 * factor;
                 Defaults {
                     num_inference_steps: 30,
                     guidance_scale: if self == Sdxl { 5.0 } else { 7.5 },
@@ -243,6 +275,35 @@ mod tests {
         ] {
             assert!(Family::of_lora(&header(name, shape)).is_err(), "{name} {shape:?}");
         }
+    }
+
+    #[test]
+    fn a_single_file_tells_its_family() {
+        let file = |names: &[&str]| {
+            let entry = |at: usize| json!({"dtype": "F32", "shape": [1], "data_offsets": [4 * at, 4 * at + 4]});
+            let entries: serde_json::Map<_, _> =
+                names.iter().enumerate().map(|(at, name)| ((*name).to_owned(), entry(at))).collect();
+            let json = serde_json::to_vec(&entries).unwrap();
+            let bytes = 8 + json.len() as u64 + 4 * names.len() as u64;
+            Family::of_single_file(&crate::safetensors_gate::header(&json, bytes).unwrap())
+        };
+        let (unet, vae) = ("model.diffusion_model.out.2.bias", "first_stage_model.quant_conv.bias");
+        let (clip, open_clip, big_g) = (
+            "cond_stage_model.transformer.text_model.x",
+            "cond_stage_model.model.x",
+            "conditioner.embedders.1.model.x",
+        );
+        assert_eq!(file(&[unet, vae, clip]).unwrap(), Some(Sd15));
+        assert_eq!(file(&[unet, vae, open_clip]).unwrap(), Some(Sd21));
+        assert_eq!(file(&[unet, vae, big_g]).unwrap(), Some(Sdxl));
+        assert_eq!(file(&["lora_unet_x.lora_down.weight"]).unwrap(), None);
+        for incomplete in
+            [&[unet, vae][..], &[unet, clip], &["double_blocks.0.x", vae], &["model.diffusion_model.double_blocks.0.x"]]
+        {
+            assert!(file(incomplete).is_err(), "{incomplete:?}");
+        }
+        let side = |family: Family| family.defaults(&Configs::new()).unwrap().width;
+        assert_eq!([Sd15, Sd21, Sdxl].map(side), [512, 768, 1024]);
     }
 
     #[test]

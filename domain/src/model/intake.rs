@@ -159,14 +159,17 @@ impl Intake {
             let [(path, header)] = &self.weights.iter().collect::<Vec<_>>()[..] else {
                 return Err(Error::invalid(
                     FIELD,
-                    "Send either one .safetensors file (a LoRA) or a checkpoint's folder with its model_index.json.",
+                    "Send either one .safetensors file (a LoRA or a whole checkpoint) or a checkpoint's folder with its model_index.json.",
                 ));
             };
             if self.files.len() > 1 {
                 return Err(Error::invalid(
                     FIELD,
-                    format!("A LoRA is the one file `{path}`; a checkpoint needs its model_index.json."),
+                    format!("A model is the one file `{path}`, or a folder with its model_index.json."),
                 ));
+            }
+            if let Some(family) = Family::of_single_file(header)? {
+                return self.checkpoint(family, base);
             }
             let family = Family::of_lora(header)?.as_str();
             let base = match base {
@@ -186,9 +189,6 @@ impl Intake {
                 trigger_word,
             });
         };
-        if base.is_some() {
-            return Err(Error::invalid("base", "Only a LoRA has a base; a checkpoint stands alone."));
-        }
         let family = Family::of_checkpoint(&self.configs, index)?;
         for component in family.components() {
             let config = format!("{component}/config.json");
@@ -199,6 +199,13 @@ impl Intake {
                     format!("The checkpoint is not complete: `{config}` or the weights beside it are missing."),
                 ));
             }
+        }
+        self.checkpoint(family, base)
+    }
+
+    fn checkpoint(&self, family: Family, base: Option<&str>) -> Result<Described> {
+        if base.is_some() {
+            return Err(Error::invalid("base", "Only a LoRA has a base; a checkpoint stands alone."));
         }
         Ok(Described {
             kind: ModelKind::Checkpoint,
