@@ -97,6 +97,7 @@ async fn pictures_that_make_no_sense_leave_nothing() {
         (json!({"image": null, "strength": 0.5}), 422, "strength"),
         (json!({"strength": -0.1}), 422, "strength"),
         (json!({"strength": 1.1}), 422, "strength"),
+        (json!({"strength": 0}), 422, "strength"),
         (json!({"image": carried(&png(32, 32, 1)), "mask": "no mask"}), 422, "mask"),
         (json!({"image": "a".repeat(12_000_001)}), 413, "image"),
         (json!({"scheduler": "Euler Z"}), 422, "scheduler"),

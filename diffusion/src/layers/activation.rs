@@ -1,6 +1,8 @@
-//! Activations that Burn has only in a slower form.
+//! Activations that Burn has only in a slower or coarser form.
 
 use burn::prelude::*;
+use burn::tensor::DType;
+use burn::tensor::activation::gelu;
 
 /// The tanh form of GELU ([Hendrycks and Gimpel 2016](https://arxiv.org/abs/1606.08415)), element by element.
 ///
@@ -18,6 +20,13 @@ pub fn gelu_tanh<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     let slope = x.clone() * x.clone() * -CUBIC - LINEAR;
     let exponent = (x.clone() * slope).clamp_max(FLAT);
     x / (exponent.exp() + 1.0)
+}
+
+/// The exact GELU, `x · Φ(x)`, in the dtype of `x`; in between it is f32, since the polynomial that stands for the error function
+/// on a card loses percents in half precision.
+pub fn gelu_exact<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    let dtype = x.dtype();
+    gelu(x.cast(DType::F32)).cast(dtype)
 }
 
 #[cfg(test)]

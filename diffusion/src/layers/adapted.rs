@@ -44,13 +44,14 @@ impl<const D: usize> Changes<D> {
         spread: &dyn Fn(Tensor<1>) -> Tensor<X>,
     ) -> Tensor<X> {
         let dtype = x.dtype();
-        let vector = |gain: &Param<Tensor<1>>| spread(gain.val()).cast(dtype);
+        // Magnitudes hardly differ from 1, and half precision would round the difference away.
+        let less_one = |gain: &Param<Tensor<1>>| spread(gain.val() - 1.0).cast(dtype);
         let mut y = with(x.clone(), weight.clone());
         if let Some(gain) = &self.output_gain {
-            y = y * vector(gain);
+            y = y.clone() + y * less_one(gain);
         }
         if let Some(gain) = &self.input_gain {
-            y = y + with(x.clone() * (vector(gain) - 1.0), weight);
+            y = y + with(x.clone() * less_one(gain), weight);
         }
         if let Some(delta) = &self.delta {
             y = y + with(x, delta.val().cast(dtype));

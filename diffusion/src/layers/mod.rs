@@ -16,7 +16,7 @@ mod norm;
 mod resize;
 mod sinusoidal;
 
-pub use activation::gelu_tanh;
+pub use activation::{gelu_exact, gelu_tanh};
 pub use adapted::{Changes, Kronecker};
 pub use attention::{attention, join_heads, split_heads};
 pub use conv::{Conv2d, ConvBranch};

@@ -7,12 +7,12 @@
 
 use burn::prelude::*;
 use burn::tensor::DType;
-use burn::tensor::activation::{gelu, sigmoid};
+use burn::tensor::activation::sigmoid;
 use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::{self, Checkpoint};
 use crate::error::{Error, Result};
-use crate::layers::{Embedding, LayerNorm, Linear, attention, join_heads, split_heads};
+use crate::layers::{Embedding, LayerNorm, Linear, attention, gelu_exact, join_heads, split_heads};
 
 /// Twin of the encoder's `config.json`, with the defaults of `transformers`' `CLIPTextConfig`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -316,7 +316,7 @@ impl Mlp {
         let inner = self.fc1.forward(hidden);
         self.fc2.forward(match self.activation {
             Activation::QuickGelu => inner.clone() * sigmoid(inner * 1.702),
-            Activation::Gelu => gelu(inner),
+            Activation::Gelu => gelu_exact(inner),
         })
     }
 }

@@ -19,7 +19,7 @@ use crate::lora::{Network, Target};
 use crate::networks::unet::{self, AddedConditions, NamedLayers, UNet2DConditionModel};
 use crate::networks::vae::{self, Autoencoder};
 use crate::noise::Noise;
-use crate::schedulers::{Sampling, Scheduler};
+use crate::schedulers::{self, Sampling, Scheduler};
 use crate::{Error, Result};
 
 /// UNet, autoencoder and scheduler of a checkpoint.
@@ -29,7 +29,7 @@ pub struct LatentDiffusion {
     pub(super) dtype: DType,
     pub(super) unet: UNet2DConditionModel,
     vae: Autoencoder,
-    scheduler: Scheduler,
+    scheduler: schedulers::Config,
     latent_channels: usize,
     /// Whether the UNet sees the mask and the rest of the picture beside the latents: 9 channels for 4.
     repaints: bool,
@@ -101,6 +101,10 @@ impl LatentDiffusion {
             return Err(Error::malformed(parts.path(), reason));
         }
         vae_config.check_colours(parts.path())?;
+        let mut scheduler = parts.scheduler()?;
+        if unet_config.addition_embed_type.is_none() {
+            scheduler.repair_first_models(repaints);
+        }
         let unet = UNet2DConditionModel::new(&unet_config, device);
         // In f32 whatever the rest is: it overflows in half precision (`force_upcast`), and is small.
         let vae = Autoencoder::new(&vae_config, device);
@@ -109,16 +113,17 @@ impl LatentDiffusion {
             dtype,
             unet: load_strict(unet, &unet_weights, dtype)?,
             vae: load_strict(vae, &vae_weights, DType::F32)?,
-            scheduler: Scheduler::from_config(parts.scheduler()?)?,
+            scheduler,
             latent_channels: latent,
             repaints,
         };
         Ok((loaded, unet_config))
     }
 
-    /// The solver of the checkpoint.
-    pub fn scheduler(&self) -> &Scheduler {
-        &self.scheduler
+    /// What A1111 calls the checkpoint's own solver; its class in diffusers, if it is none that runs here.
+    pub fn solver(&self) -> String {
+        let own = Scheduler::from_config(self.scheduler.clone());
+        own.map_or_else(|_| self.scheduler.class_name.clone(), |scheduler| scheduler.title())
     }
 
     /// Width and height of a picture are multiples of this many pixels.
@@ -150,8 +155,9 @@ impl LatentDiffusion {
 
     /// Plans the steps and encodes the picture of a request.
     pub(super) fn prepare(&self, request: &PictureRequest, conditions: Conditions) -> Result<Denoising> {
-        let scheduler = request.scheduler.map(|name| self.scheduler.with_name(name)).transpose()?;
-        let mut sampling = scheduler.as_ref().unwrap_or(&self.scheduler).sampling(request.num_inference_steps)?;
+        // A checkpoint whose own solver does not run here still runs with another one.
+        let config = request.scheduler.map_or_else(|| self.scheduler.clone(), |name| self.scheduler.named(name));
+        let mut sampling = Scheduler::from_config(config)?.sampling(request.num_inference_steps)?;
         if request.image.is_some() {
             sampling = sampling.with_strength(request.strength)?;
         }

@@ -66,8 +66,8 @@ impl Pipeline {
     pub fn solver(&self) -> String {
         match self {
             Self::Flux(_) => "Euler".into(),
-            Self::StableDiffusion(pipeline) => pipeline.latent_diffusion().scheduler().title(),
-            Self::StableDiffusionXl(pipeline) => pipeline.latent_diffusion().scheduler().title(),
+            Self::StableDiffusion(pipeline) => pipeline.latent_diffusion().solver(),
+            Self::StableDiffusionXl(pipeline) => pipeline.latent_diffusion().solver(),
         }
     }
 

@@ -1,6 +1,7 @@
 //! From pieces to what the text encoder reads at once: ids with their weights, and the weights' effect on what it answers.
 
 use burn::prelude::*;
+use burn::tensor::DType;
 
 use super::{MOST_CHUNKS, Piece, parse};
 use crate::tokenizers::clip::ClipTokenizer;
@@ -31,12 +32,15 @@ impl Chunk {
             return hidden;
         }
         let weights = TensorData::new(self.weights.clone(), [1, self.weights.len(), 1]);
-        let weights = Tensor::<3>::from_data(weights, (&hidden.device(), hidden.dtype()));
+        // In f32: the quotient of two means that are rounded to half precision is off by a percent.
+        let dtype = hidden.dtype();
+        let hidden = hidden.cast(DType::F32);
+        let weights = Tensor::<3>::from_data(weights, (&hidden.device(), DType::F32));
         let weighed = hidden.clone() * weights;
         let keep = hidden.mean() / weighed.clone().mean();
         // Weights that bring the mean to nothing leave nothing to keep it by.
         let keep = keep.clone().mask_fill(keep.is_finite().bool_not(), 1.0);
-        weighed * keep.unsqueeze::<3>()
+        (weighed * keep.unsqueeze::<3>()).cast(dtype)
     }
 }
 

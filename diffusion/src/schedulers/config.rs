@@ -256,6 +256,13 @@ impl Config {
         config
     }
 
+    /// What diffusers' `StableDiffusionPipeline` mends in every config: the first published ones lack these, and their models were
+    /// sampled so all the same. An inpainting model skips the Runge–Kutta steps, too.
+    pub fn repair_first_models(&mut self, inpaints: bool) {
+        (self.steps_offset, self.clip_sample) = (1, Some(false));
+        self.skip_prk_steps |= inpaints;
+    }
+
     fn solve_dpm(&mut self, algorithm: Algorithm, karras: bool) {
         (self.algorithm_type, self.use_karras_sigmas, self.solver_order) = (algorithm, karras, 2);
     }

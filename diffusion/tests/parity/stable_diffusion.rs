@@ -6,9 +6,11 @@
 //! value of the final picture, which is one level of a byte.
 
 use std::ops::ControlFlow;
+use std::path::Path;
 
 use burn::prelude::Tensor;
 use diffusion::pipelines::latent_diffusion::{Denoising, LatentDiffusion};
+use diffusion::schedulers::SchedulerName;
 use diffusion::{Error, LoraFile, PictureRequest, Pipeline};
 
 use crate::golden::{Golden, device, path, relative_error, values};
@@ -224,5 +226,35 @@ fn the_family_is_told_by_the_class() {
     for unknown in ["StableDiffusion3Pipeline", "FluxFillPipeline", "Pipeline"] {
         let error = error(unknown);
         assert!(error.contains(&format!("a {unknown};")) && error.contains("StableDiffusionXLPipeline"), "{error}");
+    }
+}
+
+/// A checkpoint is not lost for its scheduler: another one can be asked for.
+#[test]
+fn a_solver_that_does_not_run_here_is_refused_when_it_is_needed() {
+    let folder = tempfile::tempdir().unwrap();
+    copy(&path("sd15-tiny"), folder.path());
+    let config = folder.path().join("scheduler/scheduler_config.json");
+    let text = std::fs::read_to_string(&config).unwrap().replace("PNDMScheduler", "HeunDiscreteScheduler");
+    std::fs::write(&config, text).unwrap();
+    let pipeline = Pipeline::load(folder.path(), &device()).unwrap();
+    assert_eq!(pipeline.solver(), "HeunDiscreteScheduler");
+    let mut request = pipeline.defaults().request("a fox", 1);
+    (request.width, request.height, request.num_inference_steps) = (32, 32, 2);
+    let refused = pipeline.generate(&request, &mut |_| ControlFlow::Continue(())).unwrap_err().to_string();
+    assert!(refused.contains("HeunDiscreteScheduler is not known"), "{refused}");
+    request.scheduler = Some(SchedulerName::EulerAncestral);
+    assert_eq!(pipeline.generate(&request, &mut |_| ControlFlow::Continue(())).unwrap().len(), 1);
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap().map(Result::unwrap) {
+        let (from, to) = (entry.path(), to.join(entry.file_name()));
+        if from.is_dir() {
+            copy(&from, &to);
+        } else {
+            std::fs::copy(from, to).unwrap();
+        }
     }
 }

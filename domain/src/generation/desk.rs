@@ -80,6 +80,8 @@ impl Desk {
         };
         let created_at = match self.creations.ask(new).await {
             Ok(Some(created_at)) => created_at,
+            // Whether it was written is not known: better an object without a row than a row without its picture.
+            Err(error) if error.is_transient() => return Err(error),
             refused => {
                 self.storage.discard(params.own_objects()).await;
                 // What is remembered is older than what is there; asked again, the name may mean another model.

@@ -56,7 +56,8 @@ pub struct GenerationRequest {
     #[schema(min_length = 1, max_length = 12000000, pattern = r"^[A-Za-z0-9:/;,+=.-]+$")]
     #[serde(default)]
     pub mask: Option<String>,
-    /// How much of `image` is given up: 0 leaves it, 1 keeps nothing of it. Left out it is 0.8, with a mask 1.
+    /// How much of `image` is given up: the share of the steps that are taken, at least one; 1 keeps nothing of it. Left out it is
+    /// 0.8, with a mask 1.
     #[schema(minimum = 0, maximum = 1)]
     #[serde(default)]
     pub strength: Option<f64>,
@@ -163,15 +164,21 @@ impl GenerationParams {
             (Some(_), None) => Some(request.strength.unwrap_or(0.8)),
             (Some(_), Some(_)) => Some(request.strength.unwrap_or(1.0)),
         };
+        let steps = request.num_inference_steps.unwrap_or(defaults.num_inference_steps);
+        if let Some(strength) = strength {
+            in_range("strength", strength, 0.0..=1.0)?;
+            // As the pipelines round: FLUX up, the others down.
+            let taken = f64::from(steps) * strength;
+            if (if is_flux { taken.ceil() } else { taken.floor() }) < 1.0 {
+                let message = format!("{strength} leaves none of {steps} steps.");
+                return Err(Error::invalid("strength", message));
+            }
+        }
         Ok(Self {
             prompt: request.prompt.clone(),
             negative_prompt: request.negative_prompt.clone(),
             num_images: in_range("num_images", request.num_images.unwrap_or(1), 1..=MAX_IMAGES)?,
-            num_inference_steps: in_range(
-                "num_inference_steps",
-                request.num_inference_steps.unwrap_or(defaults.num_inference_steps),
-                1..=200,
-            )?,
+            num_inference_steps: in_range("num_inference_steps", steps, 1..=200)?,
             guidance_scale: in_range(
                 "guidance_scale",
                 request.guidance_scale.unwrap_or(defaults.guidance_scale),
@@ -186,7 +193,7 @@ impl GenerationParams {
             height: request.height.map_or(Ok(defaults.height), |pixels| on_grid("height", pixels, model))?,
             image: None,
             mask: None,
-            strength: strength.map(|strength| in_range("strength", strength, 0.0..=1.0)).transpose()?,
+            strength,
             scheduler: request.scheduler.as_deref().map(|name| Scheduler::parse(name, model)).transpose()?,
             clip_skip: request.clip_skip.map(|layers| in_range("clip_skip", layers, 0..=11)).transpose()?,
         })

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use super::Defaults;
+use crate::generation::SIDES;
 use crate::safetensors_gate::{Header, MAX_RANK, invalid};
 use crate::{Error, Result};
 
@@ -128,8 +129,15 @@ impl Family {
         };
         let multiple = if self == Flux { 2 * factor } else { factor };
         defaults.size_multiple = multiple;
-        if [defaults.width, defaults.height].iter().any(|side| *side == 0 || !side.is_multiple_of(multiple)) {
-            let message = format!("pyrograph.json: width and height must be multiples of {multiple}.");
+        let sides = [defaults.width, defaults.height];
+        if sides.iter().any(|side| !SIDES.contains(side) || !side.is_multiple_of(multiple)) {
+            let message = format!(
+                "The model's own width and height are {} and {}; they must be multiples of {multiple}, from {} to {}.",
+                defaults.width,
+                defaults.height,
+                SIDES.start(),
+                SIDES.end()
+            );
             return Err(Error::invalid("file", message));
         }
         Ok(defaults)

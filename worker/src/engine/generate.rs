@@ -15,16 +15,20 @@ pub(super) fn run(models: &mut Models, order: &Generate, desk: &Desk) -> diffusi
     if desk.wish(request) != Wish::GoOn {
         return Ok(End::Canceled);
     }
+    // Before the model is taken from its shelf: a picture that cannot be read costs no model.
+    let source = order.source.as_ref();
+    let image = source.map(|source| image::read(&source.image)).transpose()?;
+    let mask = source.and_then(|source| source.mask.as_ref()).map(|mask| image::read_mask(mask)).transpose()?;
+    let scheduler = order.scheduler.as_deref().map(str::parse).transpose()?;
     let (resident, warnings) = models.pipeline(&order.base, &order.loras)?;
     for message in warnings {
         desk.report(&Report::Warning { request, message });
     }
-    let source = order.source.as_ref();
     let pictures = PictureRequest {
-        image: source.map(|source| image::read(&source.image)).transpose()?,
-        mask: source.and_then(|source| source.mask.as_ref()).map(|mask| image::read_mask(mask)).transpose()?,
+        image,
+        mask,
         strength: source.map_or(1.0, |source| source.strength),
-        scheduler: order.scheduler.as_deref().map(str::parse).transpose()?,
+        scheduler,
         clip_skip: order.clip_skip,
         negative_prompt: order.negative_prompt.clone(),
         num_images: order.num_images,

@@ -160,8 +160,12 @@ impl Taker<'_> {
     async fn take(&self, wanted: &Wanted, intake: &mut Intake) -> Result<ModelFile, Stop> {
         let house = self.attempt.house;
         if let Some(file) = self.work.files.iter().find(|file| file.path == wanted.path) {
-            intake.adopt(file.clone(), false).await?;
-            return Ok(file.clone());
+            match intake.adopt(file.clone(), false).await {
+                Ok(()) => return Ok(file.clone()),
+                // An attempt that was broken off took it away after its row had been written; it is brought again.
+                Err(domain::Error::NotFound { .. }) => tracing::warn!(path = wanted.path, "a remembered file is gone"),
+                Err(error) => return Err(error.into()),
+            }
         }
         if let Some(sha256) = &wanted.sha256
             && let Some(storage_key) = self.attempt.ask(|| intake::held_file(&house.pool, sha256)).await?
@@ -197,7 +201,8 @@ impl Taker<'_> {
         let mut file = intake.file(&wanted.path).await?;
         let mut sent = 0;
         for part in parts {
-            let bytes = self.attempt.house.storage.get(part).await?;
+            // No more than a part may have: its URL may still be good, and somebody may put something larger there.
+            let bytes = self.attempt.house.storage.get_range(part, 0..upload::PART_BYTES.unsigned_abs()).await?;
             for piece in bytes.chunks(PIECE) {
                 file.write(piece).await?;
                 sent += piece.len() as u64;

@@ -1,10 +1,9 @@
 //! Where the picture reads the prompt: transformer blocks over all places of one level.
 
 use burn::prelude::*;
-use burn::tensor::activation::gelu;
 
 use super::{Config, NamedLayers};
-use crate::layers::{GroupNorm, LayerNorm, Linear, attention, join_heads, split_heads};
+use crate::layers::{GroupNorm, LayerNorm, Linear, attention, gelu_exact, join_heads, split_heads};
 
 /// The epsilons of the norms here, which no config tells.
 const GROUP_EPSILON: f64 = 1e-6;
@@ -158,6 +157,6 @@ impl FeedForward {
         let both = up.proj.forward(x);
         let [_, _, wide] = both.dims();
         let inner = wide / 2;
-        down.forward(both.clone().narrow(2, 0, inner) * gelu(both.narrow(2, inner, inner)))
+        down.forward(both.clone().narrow(2, 0, inner) * gelu_exact(both.narrow(2, inner, inner)))
     }
 }
