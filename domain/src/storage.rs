@@ -177,7 +177,7 @@ impl Storage {
             .map_err(|error| from_object_store(key, error))?;
         Ok(ObjectWriter {
             key: key.to_owned(),
-            upload: WriteMultipart::new_with_chunk_size(upload, PART_BYTES),
+            upload: Some(WriteMultipart::new_with_chunk_size(upload, PART_BYTES)),
             bytes: 0,
             sha256: Sha256::new(),
         })
@@ -266,31 +266,43 @@ impl Storage {
     }
 }
 
-/// An object that is being streamed in.
+/// An object that is being streamed in. Dropped before [`ObjectWriter::finish`] it takes back the parts that are there already,
+/// which no key names.
 pub struct ObjectWriter {
     key: String,
-    upload: WriteMultipart,
+    upload: Option<WriteMultipart>,
     bytes: u64,
     sha256: Sha256,
 }
 
 impl ObjectWriter {
     pub async fn write(&mut self, bytes: &[u8]) -> Result<()> {
-        self.upload.wait_for_capacity(PARTS_IN_FLIGHT).await.map_err(|error| from_object_store(&self.key, error))?;
+        let Some(upload) = &mut self.upload else { return Err(Error::internal("the object is finished")) };
+        upload.wait_for_capacity(PARTS_IN_FLIGHT).await.map_err(|error| from_object_store(&self.key, error))?;
         self.bytes += bytes.len() as u64;
         self.sha256.update(bytes);
-        self.upload.write(bytes);
+        upload.write(bytes);
         Ok(())
     }
 
-    pub async fn finish(self) -> Result<Written> {
-        self.upload.finish().await.map_err(|error| from_object_store(&self.key, error))?;
-        Ok(Written { bytes: self.bytes, sha256: hex::encode(self.sha256.finalize()) })
+    pub async fn finish(mut self) -> Result<Written> {
+        if let Some(upload) = self.upload.take() {
+            upload.finish().await.map_err(|error| from_object_store(&self.key, error))?;
+        }
+        Ok(Written { bytes: self.bytes, sha256: hex::encode(std::mem::take(&mut self.sha256).finalize()) })
     }
+}
 
-    pub async fn abort(self) {
-        if let Err(error) = self.upload.abort().await {
-            tracing::warn!(key = self.key, %error, "an unfinished upload could not be aborted");
+impl Drop for ObjectWriter {
+    fn drop(&mut self) {
+        let Some(upload) = self.upload.take() else { return };
+        let key = std::mem::take(&mut self.key);
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move {
+                if let Err(error) = upload.abort().await {
+                    tracing::warn!(key, %error, "an unfinished upload could not be aborted");
+                }
+            });
         }
     }
 }

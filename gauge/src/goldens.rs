@@ -9,7 +9,7 @@ use burn::prelude::*;
 use burn::tensor::DType;
 use diffusion::FluxPipeline;
 use diffusion::checkpoint::{Checkpoint, load_strict};
-use diffusion::networks::{clip, flux, t5, vae};
+use diffusion::networks::{clip, flux, t5, unet, vae};
 use image::RgbImage;
 use serde::de::DeserializeOwned;
 
@@ -21,6 +21,9 @@ const LIMITS: [(DType, &str, f64); 2] = [(DType::F32, "f32", 1e-3), (DType::BF16
 const PICTURE: f64 = 4.0;
 /// Tokens of the golden latents.
 const GRID: (usize, usize) = (5, 3);
+
+/// Families with a UNet, and their folders.
+const UNETS: [(&str, &str); 3] = [("sd15", "sd15-tiny"), ("sd21", "sd21-tiny"), ("sdxl", "sdxl-tiny")];
 
 /// `goldens` is `diffusion/tests/goldens`, `ember` is `models/ember`.
 pub fn measure(goldens: &Path, ember: &Path, device: &Device, figures: &mut Figures) -> Result<()> {
@@ -34,6 +37,13 @@ pub fn measure(goldens: &Path, ember: &Path, device: &Device, figures: &mut Figu
         let (mean, decoded) = golden.vae(dtype)?;
         put("vae encoder", mean)?;
         put("vae decoder", decoded)?;
+        for (family, folder) in UNETS {
+            let golden = Golden { folder: goldens.join(folder), device };
+            // PyTorch's own bf16 is 1.9e-2 away from its f32 for the deepest of them, which leaves no room below the limit.
+            let limit = if dtype == DType::BF16 { 1.5 * limit } else { limit };
+            let figure = Figure::ours(format!("unet of {family} in {name}"), golden.unet(dtype)?, "");
+            figures.put(figure.at_most(limit))?;
+        }
     }
     let (here, there) = (picture(ember, device)?, picture(ember, &Device::flex())?);
     let differences = here.iter().zip(there.iter()).map(|(a, b)| f64::from(a.abs_diff(*b)));
@@ -111,6 +121,24 @@ impl Golden<'_> {
         let text = input.encoder_hidden.dims()[1];
         let rotary = network.rotary(text, GRID.0, GRID.1, self.device);
         self.error("transformer.out", network.forward(input, &rotary))
+    }
+
+    fn unet(&self, dtype: DType) -> Result<f64> {
+        let config: unet::Config = self.config("unet")?;
+        let network = unet::UNet2DConditionModel::new(&config, self.device);
+        let network = load_strict(network, &self.part("unet")?, dtype)?;
+        let answers = self.answers()?;
+        let timestep: Vec<f64> = answers.read_f32("unet.even.in.timestep")?.into_iter().map(f64::from).collect();
+        let added = match answers.read_f32("unet.even.in.time_ids") {
+            Err(_) => None,
+            Ok(ids) => Some(unet::AddedConditions {
+                text_embeds: self.tensor("unet.even.in.text_embeds", dtype)?,
+                time_ids: ids.chunks(6).map(<[f32]>::to_vec).collect(),
+            }),
+        };
+        let text = self.tensor("unet.even.in.encoder_hidden_states", dtype)?;
+        let sample = self.tensor("unet.even.in.sample", dtype)?;
+        self.error("unet.even.out", network.forward(sample, &timestep, text, added, None))
     }
 
     /// Errors of encoder and decoder.

@@ -2,7 +2,7 @@
 //! connection is cut. Not here: what the Hub's answers mean (`hub`), or what a file must look like.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use domain::job::ErrorClass;
 use domain::model::intake::MAX_FILE_BYTES;
@@ -25,6 +25,12 @@ use crate::config::HubToken;
 const REDIRECTS: usize = 4;
 /// Tries without one more byte, before the attempt is given up and the job's own pauses follow.
 const TRIES: u32 = 5;
+/// Bytes after which a broken try was worth it.
+const USEFUL: u64 = 64 * 1024;
+/// Slowest server that is waited for, in bytes a second on average …
+const SLOWEST: u64 = 16 * 1024;
+/// … after this many seconds.
+const PATIENCE: u64 = 60;
 /// Pause after the first of them; it doubles.
 const PAUSE: Duration = Duration::from_millis(500);
 
@@ -161,7 +167,8 @@ impl Fetcher<'_> {
                 Err(Trouble::Passing(message)) => message,
                 Err(other) => return Err(other),
             };
-            tries = if partial.bytes > before { 1 } else { tries + 1 };
+            // A connection that brings next to nothing is no progress: it would hold up the imports behind it for days.
+            tries = if partial.bytes >= before + USEFUL { 1 } else { tries + 1 };
             if tries == TRIES {
                 partial.end().await?;
                 return Err(Trouble::Passing(trouble));
@@ -218,8 +225,13 @@ impl Fetcher<'_> {
         if expected.is_some_and(|bytes| bytes > MAX_FILE_BYTES) {
             return Err(too_large(remote.path));
         }
+        let (since, before) = (Instant::now(), partial.bytes);
         while let Some(chunk) = response.chunk().await.map_err(broken)? {
             partial.write(&chunk).await?;
+            let seconds = since.elapsed().as_secs();
+            if seconds >= PATIENCE && partial.bytes - before < seconds * SLOWEST {
+                return Err(Trouble::Passing(format!("The server sends less than {SLOWEST} bytes a second.")));
+            }
             if partial.bytes > expected.unwrap_or(MAX_FILE_BYTES) {
                 return Err(too_large(remote.path));
             }
