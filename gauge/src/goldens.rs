@@ -9,7 +9,7 @@ use burn::prelude::*;
 use burn::tensor::DType;
 use diffusion::FluxPipeline;
 use diffusion::checkpoint::{Checkpoint, load_strict};
-use diffusion::networks::{clip, flux, t5, unet, vae};
+use diffusion::networks::{autoencoder_tiny, clip, flux, t5, unet, vae};
 use image::RgbImage;
 use serde::de::DeserializeOwned;
 
@@ -23,7 +23,8 @@ const PICTURE: f64 = 4.0;
 const GRID: (usize, usize) = (5, 3);
 
 /// Families with a UNet, and their folders.
-const UNETS: [(&str, &str); 3] = [("sd15", "sd15-tiny"), ("sd21", "sd21-tiny"), ("sdxl", "sdxl-tiny")];
+const UNETS: [(&str, &str); 4] =
+    [("sd15", "sd15-tiny"), ("sd15 inpainting", "sd15-inpaint-tiny"), ("sd21", "sd21-tiny"), ("sdxl", "sdxl-tiny")];
 
 /// `goldens` is `diffusion/tests/goldens`, `ember` is `models/ember`.
 pub fn measure(goldens: &Path, ember: &Path, device: &Device, figures: &mut Figures) -> Result<()> {
@@ -37,6 +38,10 @@ pub fn measure(goldens: &Path, ember: &Path, device: &Device, figures: &mut Figu
         let (mean, decoded) = golden.vae(dtype)?;
         put("vae encoder", mean)?;
         put("vae decoder", decoded)?;
+        let (encoded, decoded) = Golden { folder: goldens.join("taesd-tiny"), device }.tiny_vae(dtype)?;
+        put("tiny autoencoder, encoding", encoded)?;
+        put("tiny autoencoder, decoding", decoded)?;
+        put("openclip of sdxl", Golden { folder: goldens.join("sdxl-tiny"), device }.openclip(dtype)?)?;
         for (family, folder) in UNETS {
             let golden = Golden { folder: goldens.join(folder), device };
             // PyTorch's own bf16 is 1.9e-2 away from its f32 for the deepest of them, which leaves no room below the limit.
@@ -121,6 +126,23 @@ impl Golden<'_> {
         let text = input.encoder_hidden.dims()[1];
         let rotary = network.rotary(text, GRID.0, GRID.1, self.device);
         self.error("transformer.out", network.forward(input, &rotary))
+    }
+
+    /// The second text encoder of SDXL.
+    fn openclip(&self, dtype: DType) -> Result<f64> {
+        let network = clip::ClipTextModel::with_projection(&self.config("text_encoder_2")?, self.device);
+        let network = network.load(self.part("text_encoder_2")?, dtype)?;
+        let embedded = network.forward(&self.ids("text.0.ids.2")?).text_embeds.context("it has no projection")?;
+        self.error("text.0.pooled_prompt_embeds", embedded)
+    }
+
+    /// Errors of encoder and decoder.
+    fn tiny_vae(&self, dtype: DType) -> Result<(f64, f64)> {
+        let network = autoencoder_tiny::AutoencoderTiny::new(&self.config("")?, self.device);
+        let network = load_strict(network, &self.part("")?, dtype)?;
+        let encoded = network.encode(self.tensor("image", dtype)?);
+        let decoded = network.decode(self.tensor("latents", dtype)?);
+        Ok((self.error("encoded", encoded)?, self.error("decoded", decoded)?))
     }
 
     fn unet(&self, dtype: DType) -> Result<f64> {
