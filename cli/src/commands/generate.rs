@@ -140,6 +140,8 @@ impl Generate {
         for picture in [&mut self.image, &mut self.mask].into_iter().flatten() {
             if Path::new(picture.as_str()).exists() {
                 *picture = create_input(&client, Path::new(picture.as_str())).await?;
+            } else if picture.parse::<uuid::Uuid>().is_err() {
+                return Err(Failure::Usage(format!("there is no file {picture}, and it is no id of a picture")));
             }
         }
         let created: Value = client.post("/v1/generations", &self.request()).await?;
