@@ -61,7 +61,7 @@ gpu-build *features:
 
 # whether the NVIDIA backend compiles; CI does this too when it has the time
 gpu-compiles: setup
-    deploy/with-llvm.sh cargo check --workspace --features pyrograph/cuda
+    deploy/with-llvm.sh cargo check --workspace --all-targets --features pyrograph/cuda
 
 # every test of the CPU, in a build with the NVIDIA backend
 gpu-test *args: setup

@@ -85,8 +85,8 @@ mod tests {
         let empty = folder.path().join("empty");
         let places = [empty.to_str().unwrap(), usual.to_str().unwrap()];
         assert_eq!(root(Some(named.clone()), &places), Some(named));
-        assert_eq!(root(None, &places), Some(usual));
-        assert_eq!(root(Some(empty), &places), None, "who sets CUDA_PATH means it");
+        assert_eq!(root(None, &places), Some(usual.clone()));
+        assert_eq!(root(Some(empty.clone()), &places), None, "who sets CUDA_PATH means it");
     }
 
     #[test]
