@@ -65,6 +65,7 @@ gpu-compiles: setup
 
 # every test of the CPU, in a build with the NVIDIA backend
 gpu-test *args: setup
+    deploy/with-llvm.sh cargo build --workspace --features pyrograph/cuda --bins --tests
     deploy/with-llvm.sh cargo test --workspace --features pyrograph/cuda --no-fail-fast --lib --bins --tests {{ args }}
 
 # measure this machine's card with out/gpu/pyrograph, into bench/results/
