@@ -14,6 +14,17 @@ import torch.nn.functional as F
 
 CALLS = 10
 
+SD15 = {"cross_attention_dim": 768}
+SDXL = {
+    "block_out_channels": (320, 640, 1280),
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+    "attention_head_dim": (5, 10, 20), "cross_attention_dim": 2048, "transformer_layers_per_block": (1, 2, 10),
+    "use_linear_projection": True, "addition_embed_type": "text_time", "addition_time_embed_dim": 256,
+    "projection_class_embeddings_input_dim": 2816,
+}
+SMALL = {"attention_head_dim": 2, "cross_attention_dim": 32, "transformer_layers_per_block": 1, "layers_per_block": 1}
+
 FULL = {
     "sides": [1024, 512],
     "text": 512,
@@ -23,6 +34,7 @@ FULL = {
     "attentions": [(24, 4608, 128), (24, 1536, 128)],
     "copy": 4 << 30,
     "flux": {"guidance_embeds": True},
+    "unets": [("sdxl", 1024, SDXL), ("sd15", 512, SD15)],
 }
 TINY = {
     "sides": [64, 32],
@@ -33,6 +45,9 @@ TINY = {
     "copy": 1 << 20,
     "flux": {"guidance_embeds": True, "num_layers": 1, "num_single_layers": 2, "attention_head_dim": 32,
              "num_attention_heads": 2, "joint_attention_dim": 64, "pooled_projection_dim": 32, "axes_dims_rope": (8, 12, 12)},
+    "unets": [("sdxl", 64, {**SDXL, **SMALL, "block_out_channels": (32, 64, 96), "addition_time_embed_dim": 8,
+                            "projection_class_embeddings_input_dim": 80}),
+              ("sd15", 32, {**SD15, **SMALL, "block_out_channels": (32, 64, 96, 128)})],
 }
 
 
@@ -84,21 +99,42 @@ class Peers:
 
     def steps(self):
         import diffusers
-        from diffusers import FluxTransformer2DModel
+        from diffusers import FluxTransformer2DModel, UNet2DConditionModel
 
-        with torch.device(self.device):
-            before = torch.get_default_dtype()
-            torch.set_default_dtype(self.dtype)
-            network = FluxTransformer2DModel(**self.scale["flux"]).eval()
-            torch.set_default_dtype(before)
-        with torch.no_grad():
-            for name, parameter in network.named_parameters():
-                if parameter.dim() > 1:
-                    parameter.normal_(0, 0.02)
+        network = self.draw(FluxTransformer2DModel, self.scale["flux"])
         self.time_steps(network, f"diffusers {diffusers.__version__}, eager")
+        for family, side, config in self.scale["unets"]:
+            unet = self.draw(UNet2DConditionModel, config)
+            self.time_unet(unet, family, side, f"diffusers {diffusers.__version__}, eager")
+            del unet
         # The slowest to start comes last. A rehearsal has no minute for a compiler.
         backend = "eager" if self.scale is TINY else "inductor"
         self.time_steps(torch.compile(network, backend=backend), f"diffusers {diffusers.__version__}, torch.compile")
+
+    @torch.no_grad()
+    def draw(self, network, config):
+        with torch.device(self.device):
+            before = torch.get_default_dtype()
+            torch.set_default_dtype(self.dtype)
+            network = network(**config).eval()
+            torch.set_default_dtype(before)
+        for parameter in network.parameters():
+            if parameter.dim() > 1:
+                parameter.normal_(0, 0.02)
+        return network
+
+    @torch.no_grad()
+    def time_unet(self, network, family, side, by):
+        config = network.config
+        inputs = {"encoder_hidden_states": self.random(2, 77, config.cross_attention_dim), "return_dict": False}
+        if config.addition_embed_type:
+            pooled = config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim
+            time_ids = torch.full((2, 6), float(side), device=self.device, dtype=self.dtype)
+            inputs["added_cond_kwargs"] = {"text_embeds": self.random(2, pooled), "time_ids": time_ids}
+        sample, timestep = self.random(2, config.in_channels, side // 8, side // 8), torch.tensor(500, device=self.device)
+        first, median = self.first_and_median(lambda: network(sample, timestep, **inputs))
+        self.put("unets", f"{family} guided step {side} px", median, "ms", by)
+        self.put("unets", f"{family} first guided step {side} px", first / 1e3, "s", by)
 
     @torch.no_grad()
     def time_steps(self, network, by):

@@ -17,5 +17,6 @@ mod report;
 mod scale;
 mod section;
 mod training;
+mod unets;
 
 pub use plan::Gauge;

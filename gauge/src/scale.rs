@@ -1,7 +1,8 @@
 //! The sizes at which things are measured: those of FLUX.1-dev, and those of a rehearsal that any CPU finishes in seconds.
 
 use diffusion::networks::clip::{self, Activation};
-use diffusion::networks::{flux, t5, vae};
+use diffusion::networks::unet::PerLevel;
+use diffusion::networks::{flux, t5, unet, vae};
 
 /// Sizes of networks and pictures.
 pub struct Scale {
@@ -9,6 +10,8 @@ pub struct Scale {
     pub t5: t5::Config,
     pub clip: clip::Config,
     pub vae: vae::Config,
+    /// Those of Stable Diffusion, in the order in which they are measured.
+    pub unets: Vec<UNet>,
     /// Ids of a prompt for T5.
     pub text: usize,
     /// Sides of pictures, in pixels.
@@ -21,6 +24,14 @@ pub struct Scale {
     pub attentions: Vec<[usize; 3]>,
     /// Bytes of a copy on the device.
     pub copy: usize,
+}
+
+/// A UNet and the picture that it is measured with.
+pub struct UNet {
+    pub family: &'static str,
+    pub config: unet::Config,
+    /// Side of the picture, in pixels.
+    pub side: usize,
 }
 
 impl Scale {
@@ -53,6 +64,10 @@ impl Scale {
                 projection_dim: 768,
             },
             vae: autoencoder(vec![128, 256, 512, 512], 2, 16, 32),
+            unets: vec![
+                UNet { family: "sdxl", config: sdxl(), side: 1024 },
+                UNet { family: "sd15", config: sd15(), side: 512 },
+            ],
             text: 512,
             sides: [1024, 512],
             calls: 10,
@@ -96,6 +111,10 @@ impl Scale {
                 ..full.clip
             },
             vae: autoencoder(vec![8, 8, 16, 16], 1, 16, 4),
+            unets: vec![
+                UNet { family: "sdxl", config: small(sdxl()), side: 64 },
+                UNet { family: "sd15", config: small(sd15()), side: 32 },
+            ],
             text: 16,
             sides: [64, 32],
             calls: 2,
@@ -108,6 +127,44 @@ impl Scale {
     /// Tokens of a square picture: its latents are an eighth, and four of them make a token.
     pub fn tokens(side: usize) -> usize {
         (side / 16) * (side / 16)
+    }
+}
+
+/// The UNet of Stable Diffusion XL base, as its published config says.
+pub fn sdxl() -> unet::Config {
+    let names = |names: [&str; 3]| names.map(str::to_owned).to_vec();
+    unet::Config {
+        block_out_channels: vec![320, 640, 1280],
+        down_block_types: names(["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"]),
+        up_block_types: names(["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"]),
+        attention_head_dim: PerLevel::Each(vec![5, 10, 20]),
+        cross_attention_dim: PerLevel::All(2048),
+        transformer_layers_per_block: PerLevel::Each(vec![1, 2, 10]),
+        use_linear_projection: true,
+        addition_embed_type: Some("text_time".into()),
+        addition_time_embed_dim: Some(256),
+        projection_class_embeddings_input_dim: Some(2816),
+        ..unet::Config::default()
+    }
+}
+
+/// The UNet of Stable Diffusion 1.5, as its published config says.
+pub fn sd15() -> unet::Config {
+    unet::Config { cross_attention_dim: PerLevel::All(768), ..unet::Config::default() }
+}
+
+/// The same levels, as narrow and shallow as they can be.
+fn small(config: unet::Config) -> unet::Config {
+    let levels = config.levels();
+    unet::Config {
+        block_out_channels: (1..=levels).map(|level| 32 * level).collect(),
+        attention_head_dim: PerLevel::All(2),
+        cross_attention_dim: PerLevel::All(32),
+        transformer_layers_per_block: PerLevel::All(1),
+        layers_per_block: PerLevel::All(1),
+        addition_time_embed_dim: config.addition_time_embed_dim.map(|_| 8),
+        projection_class_embeddings_input_dim: config.projection_class_embeddings_input_dim.map(|_| 80),
+        ..config
     }
 }
 

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::figure::Figures;
 use crate::plan::Gauge;
 use crate::scale::Scale;
-use crate::{denoising, goldens, kernels, training};
+use crate::{denoising, goldens, kernels, training, unets};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 pub enum Section {
@@ -20,6 +20,9 @@ pub enum Section {
     Denoising,
     /// A step of LoRA training.
     Training,
+    /// The denoisers of Stable Diffusion.
+    #[value(name = "unets")]
+    UNets,
     /// Products, attentions and a copy.
     Kernels,
     /// The first step again, with the kernels kept.
@@ -29,14 +32,15 @@ pub enum Section {
 }
 
 impl Section {
-    pub const ALL: [Section; 6] =
-        [Self::Goldens, Self::Denoising, Self::Training, Self::Kernels, Self::WarmStart, Self::Peers];
+    pub const ALL: [Section; 7] =
+        [Self::Goldens, Self::Denoising, Self::Training, Self::UNets, Self::Kernels, Self::WarmStart, Self::Peers];
 
     pub fn name(self) -> &'static str {
         match self {
             Self::Goldens => "goldens",
             Self::Denoising => "denoising",
             Self::Training => "training",
+            Self::UNets => "unets",
             Self::Kernels => "kernels",
             Self::WarmStart => "warm-start",
             Self::Peers => "peers",
@@ -47,11 +51,12 @@ impl Section {
     pub fn limit(self) -> Duration {
         Duration::from_secs(match self {
             Self::Goldens => 60,
-            Self::Denoising => 130,
-            Self::Training => 100,
-            Self::Kernels => 50,
-            Self::WarmStart => 30,
-            Self::Peers => 110,
+            Self::Denoising => 120,
+            Self::Training => 90,
+            Self::UNets => 50,
+            Self::Kernels => 40,
+            Self::WarmStart => 20,
+            Self::Peers => 100,
         })
     }
 
@@ -62,6 +67,7 @@ impl Section {
             Self::Goldens => goldens::measure(&gauge.goldens, &gauge.ember, device, figures),
             Self::Denoising => denoising::measure(&scale, device, figures),
             Self::Training => training::measure(&scale, device, figures),
+            Self::UNets => unets::measure(&scale, device, figures),
             Self::Kernels => kernels::measure(&scale, device, figures),
             Self::WarmStart => denoising::warm_start(&scale, device, figures),
             // They run in Python, which `plan` starts.

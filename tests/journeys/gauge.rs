@@ -49,6 +49,8 @@ fn a_rehearsal_measures_everything() {
         "decoder 32 px",
         "loading weights",
         "training step 64 px",
+        "sdxl guided step 64 px",
+        "sd15 guided step 32 px",
         "product 64×64×64",
         "attention 2×32×32",
         "copy on the device",
@@ -61,7 +63,7 @@ fn a_rehearsal_measures_everything() {
     assert_eq!(picture["value"], 0.0, "the CPU differs from itself");
     let sections = report["sections"].as_array().unwrap();
     let ended = |how: &str| sections.iter().filter(|section| section["how"] == how).count();
-    assert_eq!((ended("done"), ended("no PyTorch here")), (5, 1), "{sections:?}");
+    assert_eq!((ended("done"), ended("no PyTorch here")), (6, 1), "{sections:?}");
 }
 
 #[test]
