@@ -1,6 +1,8 @@
 //! Every byte that is not a row lives in an S3 bucket: puts that never overwrite, gets, deletes and presigned URLs, which are
 //! made at read time without a network call and never stored. Not here: what the bytes mean, or which rows speak of them.
 
+mod writer;
+
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
@@ -12,13 +14,13 @@ use http::{HeaderValue, Method, header::CONTENT_TYPE};
 use object_store::aws::{AmazonS3, AmazonS3Builder};
 use object_store::signer::{SignedUrlOptions, Signer};
 use object_store::{
-    Attribute, Attributes, ObjectStore, ObjectStoreExt, PutMode, PutMultipartOptions, PutOptions, RetryConfig,
-    WriteMultipart,
+    Attribute, Attributes, ClientOptions, ObjectStore, ObjectStoreExt, PutMode, PutOptions, RetryConfig,
 };
 use sha2::{Digest, Sha256};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use url::Url;
 
+pub use self::writer::ObjectWriter;
 use crate::{DatasetId, Error, ExampleId, GenerationId, InputId, JobId, ModelId, Result, TrainingId, UploadId};
 
 /// How long a presigned URL for reading lives.
@@ -26,7 +28,10 @@ pub const READ_TTL: Duration = Duration::from_secs(3600);
 /// Files up to this many bytes are put in one request, so that the put can refuse to overwrite.
 const SINGLE_PUT_BYTES: u64 = 64 * 1024 * 1024;
 const PART_BYTES: usize = 8 * 1024 * 1024;
-const PARTS_IN_FLIGHT: usize = 4;
+/// Silence after which an answer is given up. There is no limit to a whole answer, which may be a file of 64 GiB.
+const SILENCE: Duration = Duration::from_secs(60);
+/// The same where an upload in parts ends: a server may copy all of it before it says a word.
+const COMPLETION: Duration = Duration::from_secs(3600);
 
 /// Where the bucket is and how to sign for it.
 #[derive(Clone)]
@@ -115,18 +120,25 @@ pub struct Written {
 #[derive(Clone, Debug)]
 pub struct Storage {
     bucket: Arc<AmazonS3>,
+    /// The same bucket, asked with more patience.
+    completion: Arc<AmazonS3>,
     signer: Arc<AmazonS3>,
 }
 
 impl Storage {
     /// Makes the client; no network is touched (`check` does that).
     pub fn new(config: &StorageConfig) -> Result<Self> {
-        let bucket = Arc::new(client(config, &config.endpoint)?);
+        Self::with_patience(config, SILENCE, COMPLETION)
+    }
+
+    fn with_patience(config: &StorageConfig, silence: Duration, completion: Duration) -> Result<Self> {
+        let bucket = Arc::new(client(config, &config.endpoint, silence)?);
+        let completion = Arc::new(client(config, &config.endpoint, completion)?);
         let signer = match &config.public_endpoint {
-            Some(endpoint) => Arc::new(client(config, endpoint)?),
+            Some(endpoint) => Arc::new(client(config, endpoint, silence)?),
             None => bucket.clone(),
         };
-        Ok(Self { bucket, signer })
+        Ok(Self { bucket, completion, signer })
     }
 
     /// Writes an object that must not exist. When it does with the very same bytes, an earlier reply was lost, and that is success.
@@ -165,22 +177,6 @@ impl Storage {
             }
             writer.write(&part[..count]).await?;
         }
-    }
-
-    /// Opens an object for streaming in; nothing is there before `finish`.
-    pub async fn writer(&self, key: &str, media_type: &str) -> Result<ObjectWriter> {
-        let options = PutMultipartOptions { attributes: attributes(media_type), ..PutMultipartOptions::default() };
-        let upload = self
-            .bucket
-            .put_multipart_opts(&key.into(), options)
-            .await
-            .map_err(|error| from_object_store(key, error))?;
-        Ok(ObjectWriter {
-            key: key.to_owned(),
-            upload: Some(WriteMultipart::new_with_chunk_size(upload, PART_BYTES)),
-            bytes: 0,
-            sha256: Sha256::new(),
-        })
     }
 
     /// The whole object in memory.
@@ -266,49 +262,9 @@ impl Storage {
     }
 }
 
-/// An object that is being streamed in. Dropped before [`ObjectWriter::finish`] it takes back the parts that are there already,
-/// which no key names.
-pub struct ObjectWriter {
-    key: String,
-    upload: Option<WriteMultipart>,
-    bytes: u64,
-    sha256: Sha256,
-}
-
-impl ObjectWriter {
-    pub async fn write(&mut self, bytes: &[u8]) -> Result<()> {
-        let Some(upload) = &mut self.upload else { return Err(Error::internal("the object is finished")) };
-        upload.wait_for_capacity(PARTS_IN_FLIGHT).await.map_err(|error| from_object_store(&self.key, error))?;
-        self.bytes += bytes.len() as u64;
-        self.sha256.update(bytes);
-        upload.write(bytes);
-        Ok(())
-    }
-
-    pub async fn finish(mut self) -> Result<Written> {
-        if let Some(upload) = self.upload.take() {
-            upload.finish().await.map_err(|error| from_object_store(&self.key, error))?;
-        }
-        Ok(Written { bytes: self.bytes, sha256: hex::encode(std::mem::take(&mut self.sha256).finalize()) })
-    }
-}
-
-impl Drop for ObjectWriter {
-    fn drop(&mut self) {
-        let Some(upload) = self.upload.take() else { return };
-        let key = std::mem::take(&mut self.key);
-        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn(async move {
-                if let Err(error) = upload.abort().await {
-                    tracing::warn!(key, %error, "an unfinished upload could not be aborted");
-                }
-            });
-        }
-    }
-}
-
-fn client(config: &StorageConfig, endpoint: &str) -> Result<AmazonS3> {
+fn client(config: &StorageConfig, endpoint: &str, silence: Duration) -> Result<AmazonS3> {
     AmazonS3Builder::new()
+        .with_client_options(ClientOptions::new().with_timeout_disabled().with_read_timeout(silence))
         .with_endpoint(endpoint)
         .with_allow_http(endpoint.starts_with("http://"))
         .with_bucket_name(&config.bucket)
@@ -339,7 +295,7 @@ mod tests {
         Storage::new(&config()).unwrap()
     }
 
-    fn config() -> StorageConfig {
+    pub(super) fn config() -> StorageConfig {
         StorageConfig {
             endpoint: "http://127.0.0.1:9".into(),
             bucket: "pyrograph".into(),

@@ -50,7 +50,9 @@ impl Client {
     pub fn new(server: &Url) -> Result<Self, Failure> {
         let mut http = reqwest::Client::builder()
             .user_agent(concat!("pyrograph/", env!("CARGO_PKG_VERSION")))
-            .connect_timeout(Duration::from_secs(10));
+            .connect_timeout(Duration::from_secs(10))
+            // Between two files of an upload the server puts the first of them together, and reads nothing for as long as that takes.
+            .tcp_user_timeout(None);
         if is_loopback(server) {
             http = http.no_proxy();
         }
