@@ -48,7 +48,7 @@ contract: setup
 # measure against the goals and the peers (bench/README.md), into bench/results/
 bench *parts: setup
     bench/setup.sh
-    cargo build --release -p pyrograph -p diffusion -p journeys --bin pyrograph --example flux_block --example load_weights --example http_load
+    cargo build --release -p pyrograph -p diffusion -p journeys --bin pyrograph --example flux_block --example networks --example load_weights --example http_load
     .venv-bench/bin/python bench/run.py {{ parts }}
 
 # write anew what sqlx knows about our queries (.sqlx), against a throw-away Postgres with our migrations

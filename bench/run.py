@@ -1,4 +1,4 @@
-"""`just bench`: every figure with a goal, in one run. Names as arguments run a part: block, loading, service.
+"""`just bench`: every figure with a goal, in one run. Names as arguments run a part: block, networks, loading, service.
 
 Runs in .venv-bench (bench/setup.sh) on release builds of the binary and of the examples named here.
 """
@@ -9,12 +9,13 @@ from pathlib import Path
 
 import flux_block
 import loading
+import networks
 import service
 from report import Report
 
 ROOT = Path(__file__).resolve().parents[1]
 BUILD = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release"
-PARTS = {"block": flux_block.measure, "loading": loading.measure, "service": service.measure}
+PARTS = {"block": flux_block.measure, "networks": networks.measure, "loading": loading.measure, "service": service.measure}
 
 
 def main():

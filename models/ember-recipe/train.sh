@@ -19,10 +19,9 @@ if [ ! -d "$art" ]; then
     rm -rf "$out/package"
 fi
 
-# The kernels for the CPU are worth it only with the machine's own vector instructions, and Burn is built with its extension
-# interface: hence a folder of its own.
+# What goes backward uses the machine's vector instructions only in a build for this machine: hence a folder of its own.
 export RUSTFLAGS="-C target-cpu=native" CARGO_TARGET_DIR=target/ember
-cargo build --release --package diffusion --features cpu-kernels --example ember
+cargo build --release --package diffusion --example ember
 ember=target/ember/release/examples/ember
 
 if [ "${1:-all}" = measure ]; then

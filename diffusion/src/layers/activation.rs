@@ -2,15 +2,16 @@
 
 use burn::prelude::*;
 use burn::tensor::DType;
-use burn::tensor::activation::gelu;
+use burn::tensor::activation::{gelu, sigmoid};
+
+use super::cpu_kernels;
 
 /// The tanh form of GELU ([Hendrycks and Gimpel 2016](https://arxiv.org/abs/1606.08415)), element by element.
 ///
 /// Written as `x / (1 + e^(−2√(2/π)·(x + 0.044715·x³)))`, which is the same function by `½(1 + tanh u) = σ(2u)`, and needs one
 /// exponential and no power.
 pub fn gelu_tanh<const D: usize>(x: Tensor<D>) -> Tensor<D> {
-    #[cfg(feature = "cpu-kernels")]
-    if let Some(y) = super::cpu_kernels::gelu(&x) {
+    if let Some(y) = cpu_kernels::gelu(&x) {
         return y;
     }
     const LINEAR: f64 = 2.0 * std::f64::consts::FRAC_2_SQRT_PI * std::f64::consts::FRAC_1_SQRT_2;
@@ -27,6 +28,20 @@ pub fn gelu_tanh<const D: usize>(x: Tensor<D>) -> Tensor<D> {
 pub fn gelu_exact<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     let dtype = x.dtype();
     gelu(x.cast(DType::F32)).cast(dtype)
+}
+
+/// `x · σ(1.702 x)`, the form of GELU that CLIP was trained with.
+pub fn gelu_quick<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    cpu_kernels::gelu_quick(&x).unwrap_or_else(|| x.clone() * sigmoid(x * 1.702))
+}
+
+/// The first half of the last dimension times the exact GELU of the second ([Shazeer 2020](https://arxiv.org/abs/2002.05202)).
+pub fn gelu_gated<const D: usize>(both: Tensor<D>) -> Tensor<D> {
+    if let Some(y) = cpu_kernels::gelu_gated(&both) {
+        return y;
+    }
+    let inner = both.dims()[D - 1] / 2;
+    both.clone().narrow(D - 1, 0, inner) * gelu_exact(both.narrow(D - 1, inner, inner))
 }
 
 #[cfg(test)]

@@ -5,6 +5,8 @@ use burn::prelude::*;
 use burn::tensor::DType;
 use burn::tensor::ops::AttentionModuleOptions;
 
+use super::cpu_kernels;
+
 /// Scores of at most this many values are kept whole on the way (64 MiB in f32); above it, Burn's own kernel goes tile by
 /// tile.
 const WHOLE_SCORES: usize = 1 << 24;
@@ -22,19 +24,21 @@ pub fn attention(
 ) -> Tensor<4> {
     let [batch, heads, queries, head] = query.dims();
     let [_, _, keys, _] = key.dims();
+    let factor = scale.unwrap_or_else(|| (head as f64).powf(-0.5));
+    if let Some(y) = cpu_kernels::attend(&query, &key, &value, bias.as_ref(), factor) {
+        return y;
+    }
     // Burn differentiates its kernel by way of the same scores, with more passes over them.
     let learns = query.is_autodiff() || key.is_autodiff() || value.is_autodiff();
     // Text encoders, the only ones with a bias, are short; on a card Burn's kernel would leave it out.
     if learns || bias.is_some() || batch * heads * queries * keys <= WHOLE_SCORES {
-        let scale = scale.unwrap_or_else(|| (head as f64).powf(-0.5));
-        return by_scores(query * scale, key, value, bias);
+        return by_scores(query * factor, key, value, bias);
     }
     if query.dtype() != DType::F32 && (head % 16 != 0 || queries % 32 != 0) {
         // On a card Burn's kernel takes no such sizes, and what it does instead keeps all scores in half precision.
-        let scale = scale.unwrap_or_else(|| (head as f64).powf(-0.5));
         let rows = (WHOLE_SCORES / (batch * heads * keys)).clamp(1, queries);
         let part = |rows| by_scores(rows, key.clone(), value.clone(), None);
-        return Tensor::cat((query * scale).split(rows, 2).into_iter().map(part).collect(), 2);
+        return Tensor::cat((query * factor).split(rows, 2).into_iter().map(part).collect(), 2);
     }
     let options = AttentionModuleOptions { scale, ..Default::default() };
     burn::tensor::module::attention(query, key, value, None, None, options)

@@ -6,7 +6,7 @@ use burn::tensor::module::conv2d;
 use burn::tensor::ops::ConvOptions;
 
 use super::adapted::{Changes, Kronecker};
-use super::zeros;
+use super::{cpu_kernels, zeros};
 
 /// `torch.nn.Conv2d` with a square kernel, zero padding, no groups and no dilation.
 #[derive(Module, Debug)]
@@ -62,7 +62,7 @@ impl Conv2d {
     /// `[batch, in, height, width]` → `[batch, out, height', width']`
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         let mut y = match &self.changes {
-            None => self.plain(x.clone()),
+            None => self.with(x.clone(), self.weight.val(), self.bias.as_ref().map(|bias| bias.val())),
             Some(changes) => self.changed(changes, x.clone()),
         };
         for branch in &self.branches {
@@ -74,28 +74,19 @@ impl Conv2d {
     /// `[batch, in, height, width]` → half the size, for a kernel of 3 with stride 2: zeros are added below and to the
     /// right only.
     pub fn forward_halving(&self, x: Tensor<4>) -> Tensor<4> {
-        #[cfg(feature = "cpu-kernels")]
-        if self.branches.is_empty()
-            && self.changes.is_none()
-            && let Some(y) = self.forward_on_cpu(&x, true)
-        {
-            return y;
+        if self.branches.is_empty() && self.changes.is_none() {
+            let bias = self.bias.as_ref().map(|bias| bias.val());
+            let y = cpu_kernels::convolve(&x, &self.weight.val(), bias.as_ref(), self.stride, [0, 1]);
+            if let Some(y) = y {
+                return y;
+            }
         }
         self.forward(x.pad((0, 1, 0, 1), 0.0))
     }
 
-    /// Without any adapter.
-    fn plain(&self, x: Tensor<4>) -> Tensor<4> {
-        #[cfg(feature = "cpu-kernels")]
-        if let Some(y) = self.forward_on_cpu(&x, false) {
-            return y;
-        }
-        self.with(x, self.weight.val(), self.bias.as_ref().map(|bias| bias.val()))
-    }
-
     /// The same convolution with another weight.
     fn with(&self, x: Tensor<4>, weight: Tensor<4>, bias: Option<Tensor<1>>) -> Tensor<4> {
-        conv2d(x, weight, bias, ConvOptions::new([self.stride; 2], [self.padding; 2], [1; 2], 1))
+        convolve(x, weight, bias, self.stride, self.padding)
     }
 
     fn changed(&self, changes: &Changes<4>, x: Tensor<4>) -> Tensor<4> {
@@ -116,7 +107,7 @@ impl Conv2d {
 
     fn branch(&self, branch: &ConvBranch, x: Tensor<4>) -> Tensor<4> {
         let dtype = x.dtype();
-        let pointwise = |x, weight: Tensor<4>| conv2d(x, weight, None, ConvOptions::new([1; 2], [0; 2], [1; 2], 1));
+        let pointwise = |x, weight: Tensor<4>| convolve(x, weight, None, 1, 0);
         let down = branch.down.val().cast(dtype);
         let inner = match &branch.mid {
             None => self.with(x, down, None),
@@ -134,27 +125,9 @@ impl Conv2d {
         let [_, _, height, width] = inner.dims();
         kronecker.across(inner.reshape([batch, c, b * height * width])).reshape([batch, a * b, height, width])
     }
+}
 
-    #[cfg(feature = "cpu-kernels")]
-    fn forward_on_cpu(&self, x: &Tensor<4>, halve: bool) -> Option<Tensor<4>> {
-        let weight = self.weight.val();
-        let bias = self.bias.as_ref()?.val();
-        let [batch, inputs, height, width] = x.dims();
-        let [outputs, _, kernel, _] = weight.dims();
-        if x.dtype() != burn::tensor::DType::F32 {
-            return None;
-        }
-        match (kernel, self.stride, self.padding, halve) {
-            (3, 1, 1, false) => super::cpu_kernels::convolve(x, &weight, &bias, false),
-            (3, 2, 0, true) if height % 2 == 0 && width % 2 == 0 => {
-                super::cpu_kernels::convolve(x, &weight, &bias, true)
-            }
-            (1, 1, 0, false) => {
-                let mixed = weight.reshape([1, outputs, inputs]).expand([batch, outputs, inputs]);
-                let y = mixed.matmul(x.clone().reshape([batch, inputs, height * width]));
-                Some(y.reshape([batch, outputs, height, width]) + bias.reshape([1, outputs, 1, 1]))
-            }
-            _ => None,
-        }
-    }
+fn convolve(x: Tensor<4>, weight: Tensor<4>, bias: Option<Tensor<1>>, stride: usize, padding: usize) -> Tensor<4> {
+    cpu_kernels::convolve(&x, &weight, bias.as_ref(), stride, [padding; 2])
+        .unwrap_or_else(|| conv2d(x, weight, bias, ConvOptions::new([stride; 2], [padding; 2], [1; 2], 1)))
 }

@@ -2,7 +2,7 @@
 
 use burn::module::Param;
 use burn::prelude::*;
-use burn::tensor::module::linear;
+use burn::tensor::module;
 
 use super::adapted::{Changes, Kronecker};
 use super::zeros;
@@ -91,4 +91,13 @@ impl Kronecker<2> {
         shape[D - 1] = self.outputs;
         all.narrow(1, self.first, self.outputs).reshape(shape)
     }
+}
+
+/// `x·W + b` as one product of matrices. Given more dimensions, Burn would copy a transposed weight first.
+fn linear<const D: usize>(x: Tensor<D>, weight: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<D> {
+    let mut shape = x.dims();
+    let [inputs, outputs] = weight.dims();
+    let rows = shape.iter().product::<usize>() / inputs;
+    shape[D - 1] = outputs;
+    module::linear(x.reshape([rows, inputs]), weight, bias).reshape(shape)
 }

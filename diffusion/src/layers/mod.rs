@@ -8,7 +8,6 @@ mod activation;
 mod adapted;
 mod attention;
 mod conv;
-#[cfg(feature = "cpu-kernels")]
 pub(crate) mod cpu_kernels;
 mod embedding;
 mod linear;
@@ -16,7 +15,7 @@ mod norm;
 mod resize;
 mod sinusoidal;
 
-pub use activation::{gelu_exact, gelu_tanh};
+pub use activation::{gelu_exact, gelu_gated, gelu_quick, gelu_tanh};
 pub use adapted::{Changes, Kronecker};
 pub use attention::{attention, join_heads, split_heads};
 pub use conv::{Conv2d, ConvBranch};

@@ -5,7 +5,7 @@ use burn::prelude::*;
 use burn::tensor::DType;
 use burn::tensor::activation::silu;
 
-use super::{ones, zeros};
+use super::{cpu_kernels, ones, zeros};
 
 /// `torch.nn.GroupNorm` with weight and bias ([Wu and He 2018](https://arxiv.org/abs/1803.08494)).
 #[derive(Module, Debug)]
@@ -26,6 +26,9 @@ impl GroupNorm {
 
     /// `[batch, channels, height, width]` → the same shape
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        if let Some(y) = self.on_cpu(&x, false) {
+            return y;
+        }
         let [batch, channels, height, width] = x.dims();
         let dtype = x.dtype();
         let grouped = x.cast(DType::F32).reshape([batch, self.groups, channels / self.groups * height * width]);
@@ -41,15 +44,14 @@ impl GroupNorm {
 
     /// The norm followed by SiLU, which is how residual blocks use it.
     pub fn forward_silu(&self, x: Tensor<4>) -> Tensor<4> {
-        #[cfg(feature = "cpu-kernels")]
-        if x.dtype() == DType::F32 {
-            let y =
-                super::cpu_kernels::normalise_silu(&x, &self.weight.val(), &self.bias.val(), self.groups, self.epsilon);
-            if let Some(y) = y {
-                return y;
-            }
+        if let Some(y) = self.on_cpu(&x, true) {
+            return y;
         }
         silu(self.forward(x))
+    }
+
+    fn on_cpu(&self, x: &Tensor<4>, with_silu: bool) -> Option<Tensor<4>> {
+        cpu_kernels::normalise(x, &self.weight.val(), &self.bias.val(), self.groups, self.epsilon, with_silu)
     }
 }
 
@@ -77,13 +79,17 @@ impl LayerNorm {
 
     /// `[.., width]` → the same shape
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
+        let [weight, bias] = [&self.weight, &self.bias].map(|param| param.as_ref().map(|param| param.val()));
+        if let Some(y) = cpu_kernels::standardise(&x, weight.as_ref(), bias.as_ref(), self.epsilon) {
+            return y;
+        }
         let dtype = x.dtype();
         let mut y = standardise(x.cast(DType::F32), self.epsilon);
-        if let Some(weight) = &self.weight {
-            y = y * weight.val().cast(DType::F32).unsqueeze();
+        if let Some(weight) = weight {
+            y = y * weight.cast(DType::F32).unsqueeze();
         }
-        if let Some(bias) = &self.bias {
-            y = y + bias.val().cast(DType::F32).unsqueeze();
+        if let Some(bias) = bias {
+            y = y + bias.cast(DType::F32).unsqueeze();
         }
         y.cast(dtype)
     }
@@ -92,8 +98,7 @@ impl LayerNorm {
 /// `norm(x)·(1 + scale) + shift` with a [`LayerNorm::plain`]: how adaptive layer norms of diffusion transformers modulate
 /// tokens `[batch, tokens, width]` by `[batch, 1, width]`.
 pub fn modulate(x: Tensor<3>, shift: Tensor<3>, scale: Tensor<3>, epsilon: f64) -> Tensor<3> {
-    #[cfg(feature = "cpu-kernels")]
-    if let Some(y) = super::cpu_kernels::modulate(&x, &shift, &scale, epsilon) {
+    if let Some(y) = cpu_kernels::modulate(&x, &shift, &scale, epsilon) {
         return y;
     }
     LayerNorm::plain(epsilon).forward(x) * (scale + 1.0) + shift
@@ -116,8 +121,7 @@ impl RmsNorm {
 
     /// `[.., width]` → the same shape
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
-        #[cfg(feature = "cpu-kernels")]
-        if let Some(y) = super::cpu_kernels::rms(&x, &self.weight.val(), self.epsilon) {
+        if let Some(y) = cpu_kernels::rms(&x, &self.weight.val(), self.epsilon) {
             return y;
         }
         let dtype = x.dtype();

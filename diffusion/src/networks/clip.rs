@@ -7,12 +7,11 @@
 
 use burn::prelude::*;
 use burn::tensor::DType;
-use burn::tensor::activation::sigmoid;
 use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::{self, Checkpoint};
 use crate::error::{Error, Result};
-use crate::layers::{Embedding, LayerNorm, Linear, attention, gelu_exact, join_heads, split_heads};
+use crate::layers::{Embedding, LayerNorm, Linear, attention, gelu_exact, gelu_quick, join_heads, split_heads};
 
 /// Twin of the encoder's `config.json`, with the defaults of `transformers`' `CLIPTextConfig`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -315,7 +314,7 @@ impl Mlp {
     fn forward(&self, hidden: Tensor<3>) -> Tensor<3> {
         let inner = self.fc1.forward(hidden);
         self.fc2.forward(match self.activation {
-            Activation::QuickGelu => inner.clone() * sigmoid(inner * 1.702),
+            Activation::QuickGelu => gelu_quick(inner),
             Activation::Gelu => gelu_exact(inner),
         })
     }

@@ -259,7 +259,6 @@ impl Rotary {
 
     /// Turns each pair of channels of `[batch, heads, tokens, head_dim]` by the token's angles, in f32.
     fn turn(&self, x: Tensor<4>) -> Tensor<4> {
-        #[cfg(feature = "cpu-kernels")]
         if let Some(y) = layers::cpu_kernels::rotate(&x, &self.cos, &self.sin) {
             return y;
         }

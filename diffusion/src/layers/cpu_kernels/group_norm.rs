@@ -1,4 +1,4 @@
-//! Group norm followed by SiLU, in one pass.
+//! Group norm, alone or followed by SiLU, in one pass.
 
 use burn::backend::autodiff::checkpoint::base::Checkpointer;
 use burn::backend::autodiff::checkpoint::strategy::NoCheckpointing;
@@ -7,24 +7,28 @@ use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::flex::FlexTensor;
 use burn::backend::{Autodiff, Flex};
 use burn::prelude::*;
+use burn::tensor::DType;
 use rayon::prelude::*;
 
-use super::lanes::{LANES, fused, moments, sigmoid};
-use super::{tensor, values};
+use super::lanes::{LANES, fused, moments, sigmoid, vectorised};
+use super::{plain, tensor, values};
 
-/// Group norm followed by SiLU, `[batch, channels, height, width]` → the same shape. `None` where the tensor is not on
-/// the CPU.
-pub fn normalise_silu(
+/// Group norm, followed by SiLU if `with_silu`: `[batch, channels, height, width]` → the same shape. `None` where the tensors
+/// are not of f32 on the CPU, and without SiLU where autodiff follows one.
+pub fn normalise(
     x: &Tensor<4>,
     weight: &Tensor<1>,
     bias: &Tensor<1>,
     groups: usize,
     epsilon: f64,
+    with_silu: bool,
 ) -> Option<Tensor<4>> {
-    if let Ok(x) = x.clone().try_into_primitive::<Flex>() {
-        let weight = weight.clone().try_into_primitive::<Flex>().ok()?;
-        let bias = bias.clone().try_into_primitive::<Flex>().ok()?;
-        return Some(Tensor::from_primitive::<Flex>(norm(&x, &weight, &bias, groups, epsilon)));
+    if let Some(x) = plain(x) {
+        let (weight, bias) = (plain(weight)?, plain(bias)?);
+        return Some(Tensor::from_primitive::<Flex>(norm(&x, &weight, &bias, groups, epsilon, with_silu)));
+    }
+    if !with_silu || [x.dtype(), weight.dtype(), bias.dtype()] != [DType::F32; 3] {
+        return None;
     }
     let x = x.clone().try_into_primitive::<Autodiff<Flex>>().ok()?;
     let weight = weight.clone().try_into_primitive::<Autodiff<Flex>>().ok()?;
@@ -32,7 +36,7 @@ pub fn normalise_silu(
     let prepared =
         NormSilu.prepare::<NoCheckpointing>([x.node(), weight.node(), bias.node()]).compute_bound().stateful();
     let (x, weight, bias) = (x.into_parts().0, weight.into_parts().0, bias.into_parts().0);
-    let y = norm(&x, &weight, &bias, groups, epsilon);
+    let y = norm(&x, &weight, &bias, groups, epsilon, true);
     let y = match prepared {
         OpsKind::Tracked(prepared) => prepared.finish((x, weight, bias, groups, epsilon), y),
         OpsKind::UnTracked(prepared) => prepared.finish(y),
@@ -43,27 +47,58 @@ pub fn normalise_silu(
 #[derive(Debug)]
 struct NormSilu;
 
-fn norm(x: &FlexTensor, weight: &FlexTensor, bias: &FlexTensor, groups: usize, epsilon: f64) -> FlexTensor {
+fn norm(
+    x: &FlexTensor,
+    weight: &FlexTensor,
+    bias: &FlexTensor,
+    groups: usize,
+    epsilon: f64,
+    with_silu: bool,
+) -> FlexTensor {
     let (x, dims) = values(x);
     let (weight, bias) = (weight.to_contiguous(), bias.to_contiguous());
     let (weight, bias) = (weight.storage::<f32>(), bias.storage::<f32>());
     let (channels, places) = (dims[1], dims[2] * dims[3]);
-    let span = channels / groups * places;
+    let in_group = channels / groups;
     let x = x.storage::<f32>();
     let mut y = vec![0.0; x.len()];
-    y.par_chunks_mut(span).zip(x.par_chunks(span)).enumerate().for_each(|(index, (y, x))| {
-        let (mean, inverse) = moments(x, epsilon);
-        for (c, (y, x)) in y.chunks_exact_mut(places).zip(x.chunks_exact(places)).enumerate() {
-            let channel = index % groups * (channels / groups) + c;
-            let scale = inverse * weight[channel];
-            let shift = bias[channel] - mean * scale;
-            for (y, x) in y.iter_mut().zip(x) {
-                let z = x * scale + shift;
-                *y = z * sigmoid(z);
-            }
-        }
+    let work = y.par_chunks_mut(in_group * places).zip(x.par_chunks(in_group * places)).enumerate();
+    work.for_each(|(index, (y, x))| {
+        let first = index % groups * in_group;
+        let at = first..first + in_group;
+        normalise_group(x, &weight[at.clone()], &bias[at], epsilon, with_silu, y);
     });
     tensor(y, [dims[0], dims[1], dims[2], dims[3]])
+}
+
+vectorised! {
+    /// One group, whose channels lie one after the other.
+    fn normalise_group<'a>(
+        x: &'a [f32],
+        weight: &'a [f32],
+        bias: &'a [f32],
+        epsilon: f64,
+        with_silu: bool,
+        y: &'a mut [f32],
+    ) -> () {
+        let (mean, inverse) = moments(x, epsilon);
+        let places = x.len() / weight.len();
+        let channels = y.chunks_exact_mut(places).zip(x.chunks_exact(places)).zip(weight.iter().zip(bias));
+        for ((y, x), (weight, bias)) in channels {
+            let scale = inverse * weight;
+            let shift = bias - mean * scale;
+            if with_silu {
+                for (y, x) in y.iter_mut().zip(x) {
+                    let z = x * scale + shift;
+                    *y = z * sigmoid(z);
+                }
+            } else {
+                for (y, x) in y.iter_mut().zip(x) {
+                    *y = x * scale + shift;
+                }
+            }
+        }
+    }
 }
 
 impl Backward<Flex, 3> for NormSilu {

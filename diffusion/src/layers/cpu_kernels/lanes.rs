@@ -1,5 +1,27 @@
 //! Arithmetic in loops that become vector instructions.
 
+/// Makes a function whose loops use the widest vector instructions of the machine that it runs on: builds are for any x86-64,
+/// which alone has no more than SSE2. What it calls has to be inlined, or it stays as it was built.
+macro_rules! vectorised {
+    ($(#[$doc:meta])* fn $name:ident<$life:lifetime>($($argument:ident: $type:ty),+ $(,)?) -> $out:ty $body:block) => {
+        $(#[$doc])*
+        #[allow(clippy::too_many_arguments)]
+        pub(super) fn $name<$life>($($argument: $type),+) -> $out {
+            struct Work<$life> { $($argument: $type),+ }
+            impl<$life> pulp::WithSimd for Work<$life> {
+                type Output = $out;
+                #[inline(always)]
+                fn with_simd<S: pulp::Simd>(self, _: S) -> $out {
+                    let Self { $($argument),+ } = self;
+                    $body
+                }
+            }
+            pulp::Arch::new().dispatch(Work { $($argument),+ })
+        }
+    };
+}
+pub(super) use vectorised;
+
 /// Values that the widest vector registers hold; loops over arrays of this length become single instructions.
 pub(super) const LANES: usize = 16;
 
@@ -9,21 +31,28 @@ pub(super) fn fused(a: f32, b: f32, c: f32) -> f32 {
     if cfg!(target_feature = "fma") { a.mul_add(b, c) } else { a * b + c }
 }
 
-/// 1 / (1 + e^−z) through a polynomial for 2^f, in steps that the compiler can vectorise; relative error below 1e-6.
+/// 1 / (1 + e^−z)
 #[inline(always)]
 pub(super) fn sigmoid(z: f32) -> f32 {
+    1.0 / (1.0 + exponential(-z))
+}
+
+/// e^x through a polynomial for 2^f, in steps that the compiler can vectorise; relative error below 1e-6. What is smaller than
+/// 2^−125 becomes that, and what is larger than 2^125 too.
+#[inline(always)]
+pub(super) fn exponential(x: f32) -> f32 {
     // Adding and subtracting 1.5·2^23 rounds to a whole number, which then lies in the low bits.
     const ROUND: f32 = 12_582_912.0;
-    let t = (-z * std::f32::consts::LOG2_E).clamp(-125.0, 125.0);
+    let t = (x * std::f32::consts::LOG2_E).clamp(-125.0, 125.0);
     let rounded = t + ROUND;
     let f = t - (rounded - ROUND);
     let series = [0.001_339_887_4, 0.009_618_13, 0.055_503_57, 0.240_226_5, 0.693_147_2, 1.0];
     let power = series.iter().fold(0.000_154_034_6, |sum, term| fused(sum, f, *term));
-    let scale = f32::from_bits((rounded.to_bits() << 23).wrapping_add(0x3F80_0000));
-    1.0 / (1.0 + power * scale)
+    power * f32::from_bits((rounded.to_bits() << 23).wrapping_add(0x3F80_0000))
 }
 
 /// Mean and 1/deviation of one group.
+#[inline(always)]
 pub(super) fn moments(group: &[f32], epsilon: f64) -> (f32, f32) {
     let (chunks, rest) = group.as_chunks::<LANES>();
     let count = group.len() as f32;

@@ -1,23 +1,27 @@
-//! Layers on the CPU as kernels of our own, forward and backward, for training from scratch, where Burn's are dozens of passes
-//! over memory. Only with the cargo feature `cpu-kernels`; worth it only when the compiler may use the machine's vector
-//! instructions (`-C target-cpu=native`). Each answers `None` for a tensor on another device, which then goes the usual way.
+//! Layers on the CPU as kernels of our own, for f32, where Burn's flex backend makes many passes over memory or moves more data
+//! than it computes. Some go backward, too. Each answers `None` for a tensor that it is not made for, which then goes the usual
+//! way through tensor operations. Formulas and parameters belong to the layers themselves.
 
+mod attention;
 mod convolution;
 mod gelu;
 mod group_norm;
 mod lanes;
-mod modulate;
+mod layer_norm;
+mod product;
 mod rms_norm;
 mod rotary;
 
 use burn::backend::flex::FlexTensor;
 use burn::backend::{Autodiff, Flex};
 use burn::prelude::*;
+use burn::tensor::DType;
 
+pub use attention::attend;
 pub use convolution::convolve;
-pub use gelu::gelu;
-pub use group_norm::normalise_silu;
-pub use modulate::modulate;
+pub use gelu::{gelu, gelu_gated, gelu_quick};
+pub use group_norm::normalise;
+pub use layer_norm::{modulate, standardise};
 pub use rms_norm::rms;
 pub use rotary::rotate;
 
@@ -27,6 +31,11 @@ fn primitive<const D: usize>(tensor: &Tensor<D>) -> Option<FlexTensor> {
         return Some(tensor);
     }
     Some(tensor.clone().try_into_primitive::<Autodiff<Flex>>().ok()?.into_parts().0)
+}
+
+/// The values of a tensor that autodiff does not follow, of f32 on the CPU.
+fn plain<const D: usize>(tensor: &Tensor<D>) -> Option<FlexTensor> {
+    if tensor.dtype() == DType::F32 { tensor.clone().try_into_primitive::<Flex>().ok() } else { None }
 }
 
 /// Values and sizes of a contiguous tensor.

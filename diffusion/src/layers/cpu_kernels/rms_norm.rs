@@ -8,17 +8,18 @@ use burn::backend::flex::FlexTensor;
 use burn::backend::{Autodiff, Flex};
 use burn::prelude::*;
 use burn::tensor::DType;
+use rayon::prelude::*;
 
-use super::lanes::{fused, sums_along};
-use super::{primitive, tensor, values};
+use super::lanes::{fused, sums_along, vectorised};
+use super::{plain, tensor, values};
 
 /// Root mean square norm over the last dimension. `None` where the tensors are not of f32 on the CPU.
 pub fn rms<const D: usize>(x: &Tensor<D>, weight: &Tensor<1>, epsilon: f64) -> Option<Tensor<D>> {
-    if x.dtype() != DType::F32 || weight.dtype() != DType::F32 {
-        return None;
+    if let Some(x) = plain(x) {
+        return Some(Tensor::from_primitive::<Flex>(rms_forward(&x, &plain(weight)?, epsilon)));
     }
-    if let Ok(x) = x.clone().try_into_primitive::<Flex>() {
-        return Some(Tensor::from_primitive::<Flex>(rms_forward(&x, &primitive(weight)?, epsilon)));
+    if [x.dtype(), weight.dtype()] != [DType::F32; 2] {
+        return None;
     }
     let x = x.clone().try_into_primitive::<Autodiff<Flex>>().ok()?;
     let weight = weight.clone().try_into_primitive::<Autodiff<Flex>>().ok()?;
@@ -32,10 +33,14 @@ pub fn rms<const D: usize>(x: &Tensor<D>, weight: &Tensor<1>, epsilon: f64) -> O
     Some(Tensor::from_primitive::<Autodiff<Flex>>(y))
 }
 
+/// Values that a thread takes at a time, about.
+const SPAN: usize = 1 << 14;
+
 #[derive(Debug)]
 struct Rms;
 
 /// 1 / √(mean of squares + epsilon)
+#[inline(always)]
 fn inverse_rms(x: &[f32], epsilon: f64) -> f32 {
     let (_, squares) = sums_along(x, x, |x| x);
     1.0 / (squares / x.len() as f32 + epsilon as f32).sqrt()
@@ -46,13 +51,20 @@ fn rms_forward(x: &FlexTensor, weight: &FlexTensor, epsilon: f64) -> FlexTensor 
     let weight = weight.to_contiguous();
     let (x, weight) = (x.storage::<f32>(), weight.storage::<f32>());
     let mut y = vec![0.0; x.len()];
-    for (y, x) in y.chunks_exact_mut(weight.len()).zip(x.chunks_exact(weight.len())) {
-        let inverse = inverse_rms(x, epsilon);
-        for ((y, x), weight) in y.iter_mut().zip(x).zip(weight) {
-            *y = x * inverse * weight;
+    let span = (SPAN / weight.len()).max(1) * weight.len();
+    y.par_chunks_mut(span).zip(x.par_chunks(span)).for_each(|(y, x)| norm_rows(x, weight, epsilon, y));
+    FlexTensor::from_data(TensorData::new(y, dims))
+}
+
+vectorised! {
+    fn norm_rows<'a>(x: &'a [f32], weight: &'a [f32], epsilon: f64, y: &'a mut [f32]) -> () {
+        for (y, x) in y.chunks_exact_mut(weight.len()).zip(x.chunks_exact(weight.len())) {
+            let inverse = inverse_rms(x, epsilon);
+            for ((y, x), weight) in y.iter_mut().zip(x).zip(weight) {
+                *y = x * inverse * weight;
+            }
         }
     }
-    FlexTensor::from_data(TensorData::new(y, dims))
 }
 
 impl Backward<Flex, 2> for Rms {

@@ -8,17 +8,19 @@ use burn::backend::flex::FlexTensor;
 use burn::backend::{Autodiff, Flex};
 use burn::prelude::*;
 use burn::tensor::DType;
+use rayon::prelude::*;
 
-use super::{primitive, tensor, values};
+use super::lanes::vectorised;
+use super::{plain, primitive, tensor, values};
 
 /// Turns pairs of neighbouring channels of `[batch, heads, tokens, head]` by angles whose cosines and sines are
 /// `[tokens, head]`, each twice in a row. `None` where the tensors are not of f32 on the CPU.
 pub fn rotate(x: &Tensor<4>, cos: &Tensor<2>, sin: &Tensor<2>) -> Option<Tensor<4>> {
-    if x.dtype() != DType::F32 {
+    if [x.dtype(), cos.dtype(), sin.dtype()] != [DType::F32; 3] {
         return None;
     }
     let (cos, sin) = (primitive(cos)?, primitive(sin)?);
-    if let Ok(x) = x.clone().try_into_primitive::<Flex>() {
+    if let Some(x) = plain(x) {
         return Some(Tensor::from_primitive::<Flex>(rotated(&x, &cos, &sin, 1.0)));
     }
     let x = x.clone().try_into_primitive::<Autodiff<Flex>>().ok()?;
@@ -40,14 +42,18 @@ fn rotated(x: &FlexTensor, cos: &FlexTensor, sin: &FlexTensor, way: f32) -> Flex
     let (cos, sin) = (cos.to_contiguous(), sin.to_contiguous());
     let (x, cos, sin) = (x.storage::<f32>(), cos.storage::<f32>(), sin.storage::<f32>());
     let mut y = vec![0.0; x.len()];
-    for (y, x) in y.chunks_exact_mut(cos.len()).zip(x.chunks_exact(cos.len())) {
+    y.par_chunks_mut(cos.len()).zip(x.par_chunks(cos.len())).for_each(|(y, x)| turn_head(x, cos, sin, way, y));
+    tensor(y, [dims[0], dims[1], dims[2], dims[3]])
+}
+
+vectorised! {
+    fn turn_head<'a>(x: &'a [f32], cos: &'a [f32], sin: &'a [f32], way: f32, y: &'a mut [f32]) -> () {
         let angles = cos.as_chunks::<2>().0.iter().zip(sin.as_chunks::<2>().0);
         for ((y, x), (cos, sin)) in y.as_chunks_mut::<2>().0.iter_mut().zip(x.as_chunks::<2>().0).zip(angles) {
             let (cos, sin) = (cos[0], sin[0] * way);
             *y = [x[0] * cos - x[1] * sin, x[1] * cos + x[0] * sin];
         }
     }
-    tensor(y, [dims[0], dims[1], dims[2], dims[3]])
 }
 
 impl Backward<Flex, 1> for Rotate {

@@ -1,7 +1,7 @@
 //! Every kernel against the tensor operations that it replaces.
 
 use super::*;
-use burn::tensor::activation::silu;
+use burn::tensor::activation::{silu, softmax};
 use burn::tensor::module::conv2d;
 use burn::tensor::ops::ConvOptions;
 use burn::tensor::{Distribution, Tolerance};
@@ -14,6 +14,115 @@ fn same<const D: usize>(left: Tensor<D>, right: Tensor<D>) {
     left.into_data().assert_approx_eq::<f32>(&right.into_data(), Tolerance::rel_abs(1e-3, 1e-3));
 }
 
+/// What the goldens allow.
+fn near<const D: usize>(ours: Tensor<D>, theirs: Tensor<D>) {
+    assert_eq!(ours.dims(), theirs.dims());
+    let length = |tensor: Tensor<D>| tensor.square().sum().into_scalar::<f32>().sqrt();
+    let error = length(ours - theirs.clone()) / length(theirs);
+    assert!(error < 1e-5, "relative error {error}");
+}
+
+/// Sizes at, above and below those of tiles, panels and runs.
+#[test]
+fn convolves_every_size_as_burn_does() {
+    let device = Device::flex();
+    let random = |shape| Tensor::<4>::random(shape, Distribution::Normal(0.0, 1.0), &device);
+    for (shape, outputs, kernel, stride, padding) in [
+        ([2, 3, 7, 5], 13, 3, 1, [1, 1]),
+        ([1, 40, 33, 32], 12, 3, 1, [1, 1]),
+        ([2, 5, 31, 27], 3, 3, 1, [1, 1]),
+        ([2, 6, 9, 11], 25, 3, 2, [1, 1]),
+        ([2, 6, 12, 10], 7, 3, 2, [0, 1]),
+        ([1, 4, 11, 9], 5, 3, 2, [0, 1]),
+        ([2, 300, 6, 5], 17, 1, 1, [0, 0]),
+        ([1, 2, 1, 1], 3, 3, 1, [1, 1]),
+        ([1, 3, 16, 16], 9, 4, 4, [0, 0]),
+    ] {
+        let [_, inputs, ..] = shape;
+        let (x, w) = (random(shape), random([outputs, inputs, kernel, kernel]));
+        let b = Tensor::<1>::random([outputs], Distribution::Normal(0.0, 1.0), &device);
+        let [before, after] = padding;
+        let padded = x.clone().pad((before, after, before, after), 0.0);
+        for bias in [Some(b), None] {
+            let ours = convolve(&x, &w, bias.as_ref(), stride, padding).unwrap();
+            let options = ConvOptions::new([stride; 2], [0; 2], [1; 2], 1);
+            near(ours, conv2d(padded.clone(), w.clone(), bias, options));
+        }
+        // A view: the picture lies on its side in memory.
+        let ours = convolve(&x.clone().swap_dims(2, 3), &w, None, stride, padding).unwrap();
+        let options = ConvOptions::new([stride; 2], [0; 2], [1; 2], 1);
+        near(ours, conv2d(padded.swap_dims(2, 3), w, None, options));
+    }
+}
+
+/// `[batch, length, heads, width]` seen as `[batch, heads, length, width]`, which is how networks ask.
+#[test]
+fn attends_as_whole_scores_do() {
+    let device = Device::flex();
+    for ([batch, heads, queries, keys], head, wide) in
+        [([2, 3, 5, 7], 6, 6), ([1, 2, 109, 77], 40, 40), ([2, 1, 13, 64], 16, 33), ([1, 1, 1, 2], 1, 1)]
+    {
+        let random = |length: usize, width: usize| {
+            let shape = [batch, length, heads, width];
+            Tensor::<4>::random(shape, Distribution::Normal(0.0, 2.0), &device).swap_dims(1, 2)
+        };
+        let (q, k, v) = (random(queries, head), random(keys, head), random(keys, wide));
+        let shape = [1, heads, queries, keys];
+        let bias = Tensor::<4>::random(shape, Distribution::Normal(0.0, 1.0), &device);
+        // The first key is seen by all.
+        let hidden = Tensor::<4>::random(shape, Distribution::Default, &device).greater_elem(0.7);
+        let hidden = bias.clone().mask_fill(hidden, f32::NEG_INFINITY);
+        let hidden = Tensor::cat(vec![bias.clone().narrow(3, 0, 1), hidden.narrow(3, 1, keys - 1)], 3);
+        for bias in [None, Some(bias), Some(hidden)] {
+            let mut scores = q.clone().matmul(k.clone().swap_dims(2, 3)) * 0.3;
+            if let Some(bias) = &bias {
+                scores = scores + bias.clone();
+            }
+            let ours = attend(&q, &k, &v, bias.as_ref(), 0.3).unwrap();
+            near(ours, softmax(scores, 3).matmul(v.clone()));
+        }
+    }
+}
+
+/// The layers go by tensor operations where autodiff follows, and by these kernels where it does not.
+#[test]
+fn norms_and_gelus_are_those_of_tensor_operations() {
+    let device = Device::flex().autodiff();
+    let x = random([2, 3, 37, 50], &device);
+    let (w, b) = (random([50], &device), random([50], &device));
+    let mut norm = crate::layers::LayerNorm::new(50, 1e-5, &device);
+    near(standardise(&x.clone().inner(), None, None, 1e-5).unwrap(), norm.forward(x.clone()).inner());
+    norm.weight = Some(burn::module::Param::from_tensor(w.clone()));
+    norm.bias = Some(burn::module::Param::from_tensor(b.clone()));
+    let (inner_w, inner_b) = (w.inner(), b.inner());
+    let ours = standardise(&x.clone().inner(), Some(&inner_w), Some(&inner_b), 1e-5).unwrap();
+    near(ours, norm.forward(x.clone()).inner());
+
+    let norm = crate::layers::GroupNorm::new(3, 3, 1e-5, &device);
+    let (w, b) = (norm.weight.val().inner(), norm.bias.val().inner());
+    near(normalise(&x.clone().inner(), &w, &b, 3, 1e-5, false).unwrap(), norm.forward(x.clone()).inner());
+    near(normalise(&x.clone().inner(), &w, &b, 3, 1e-5, true).unwrap(), norm.forward_silu(x.clone()).inner());
+
+    near(gelu_quick(&x.clone().inner()).unwrap(), crate::layers::gelu_quick(x.clone()).inner());
+    near(gelu_gated(&x.clone().inner()).unwrap(), crate::layers::gelu_gated(x.clone()).inner());
+    near(gelu(&x.clone().inner()).unwrap(), crate::layers::gelu_tanh(x).inner());
+}
+
+#[test]
+fn other_dtypes_and_gradients_go_the_usual_way() {
+    let device = Device::flex();
+    let half = Tensor::<4>::ones([1, 2, 4, 4], (&device, DType::F16));
+    let followed = random([1, 2, 4, 4], &device.clone().autodiff());
+    let (w, b) = (Tensor::<1>::ones([2], &device), Tensor::<1>::ones([2], &device));
+    for x in [half, followed] {
+        assert!(attend(&x, &x, &x, None, 1.0).is_none());
+        assert!(standardise(&x, None, None, 1e-5).is_none());
+        assert!(normalise(&x, &w, &b, 1, 1e-5, false).is_none());
+        assert!(gelu_gated(&x).is_none() && gelu_quick(&x).is_none());
+        assert!(convolve(&x, &x.clone().swap_dims(0, 1), None, 1, [0, 0]).is_none());
+    }
+}
+
 #[test]
 fn convolves_as_burn_does_forward_and_backward() {
     let device = Device::flex().autodiff();
@@ -23,7 +132,8 @@ fn convolves_as_burn_does_forward_and_backward() {
             random([outputs, inputs, 3, 3], &device),
             random([outputs], &device),
         );
-        let ours = convolve(&x, &w, &b, halve).unwrap();
+        let (stride, padding) = if halve { (2, [0, 1]) } else { (1, [1, 1]) };
+        let ours = convolve(&x, &w, Some(&b), stride, padding).unwrap();
         let theirs = if halve {
             conv2d(
                 x.clone().pad((0, 1, 0, 1), 0.0),
@@ -52,7 +162,7 @@ fn normalises_as_the_layer_does_forward_and_backward() {
     let mut norm = norm;
     norm.weight = burn::module::Param::from_tensor(w.clone());
     norm.bias = burn::module::Param::from_tensor(b.clone());
-    let ours = normalise_silu(&x, &w, &b, 2, 1e-6).unwrap();
+    let ours = normalise(&x, &w, &b, 2, 1e-6, true).unwrap();
     let theirs = silu(norm.forward(x.clone()));
     same(ours.clone(), theirs.clone());
     let weighting = Tensor::random(ours.dims(), Distribution::Normal(0.0, 1.0), &device);

@@ -3,7 +3,7 @@
 use burn::prelude::*;
 
 use super::{Config, NamedLayers};
-use crate::layers::{GroupNorm, LayerNorm, Linear, attention, gelu_exact, join_heads, split_heads};
+use crate::layers::{GroupNorm, LayerNorm, Linear, attention, gelu_gated, join_heads, split_heads};
 
 /// The epsilons of the norms here, which no config tells.
 const GROUP_EPSILON: f64 = 1e-6;
@@ -154,9 +154,6 @@ impl FeedForward {
     /// `[batch, places, width]` → the same shape
     fn forward(&self, x: Tensor<3>) -> Tensor<3> {
         let (up, _, down) = &self.net;
-        let both = up.proj.forward(x);
-        let [_, _, wide] = both.dims();
-        let inner = wide / 2;
-        down.forward(both.clone().narrow(2, 0, inner) * gelu_exact(both.narrow(2, inner, inner)))
+        down.forward(gelu_gated(up.proj.forward(x)))
     }
 }

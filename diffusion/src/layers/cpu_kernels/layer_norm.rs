@@ -1,4 +1,4 @@
-//! Layer norm without weights, and the shift and scale that follow it in a diffusion transformer.
+//! Layer norm: with weights, or with the shift and scale that follow it in a diffusion transformer.
 
 use burn::backend::autodiff::checkpoint::base::Checkpointer;
 use burn::backend::autodiff::checkpoint::strategy::NoCheckpointing;
@@ -10,18 +10,17 @@ use burn::prelude::*;
 use burn::tensor::DType;
 use rayon::prelude::*;
 
-use super::lanes::{fused, moments, sums_along};
-use super::{primitive, tensor, values};
+use super::lanes::{fused, moments, sums_along, vectorised};
+use super::{plain, tensor, values};
 
 /// `norm(x)·(1 + scale) + shift` with a layer norm without weights: x `[batch, tokens, width]`, the others
 /// `[batch, 1, width]`. `None` where the tensors are not of f32 on the CPU.
 pub fn modulate(x: &Tensor<3>, shift: &Tensor<3>, scale: &Tensor<3>, epsilon: f64) -> Option<Tensor<3>> {
-    if x.dtype() != DType::F32 {
-        return None;
+    if let Some(x) = plain(x) {
+        return Some(Tensor::from_primitive::<Flex>(modulated(&x, &plain(shift)?, &plain(scale)?, epsilon)));
     }
-    if let Ok(x) = x.clone().try_into_primitive::<Flex>() {
-        let (shift, scale) = (primitive(shift)?, primitive(scale)?);
-        return Some(Tensor::from_primitive::<Flex>(modulated(&x, &shift, &scale, epsilon)));
+    if [x.dtype(), shift.dtype(), scale.dtype()] != [DType::F32; 3] {
+        return None;
     }
     let x = x.clone().try_into_primitive::<Autodiff<Flex>>().ok()?;
     let shift = shift.clone().try_into_primitive::<Autodiff<Flex>>().ok()?;
@@ -41,23 +40,55 @@ pub fn modulate(x: &Tensor<3>, shift: &Tensor<3>, scale: &Tensor<3>, epsilon: f6
 struct Modulate;
 
 fn modulated(x: &FlexTensor, shift: &FlexTensor, scale: &FlexTensor, epsilon: f64) -> FlexTensor {
-    let (x, dims) = values(x);
     let (shift, scale) = (shift.to_contiguous(), scale.to_contiguous());
-    let (x, shift, scale) = (x.storage::<f32>(), shift.storage::<f32>(), scale.storage::<f32>());
-    let (tokens, width) = (dims[1], dims[2]);
+    let gain: Vec<f32> = scale.storage::<f32>().iter().map(|scale| 1.0 + scale).collect();
+    standardised(x, &gain, shift.storage::<f32>(), epsilon)
+}
+
+/// Layer norm over the last dimension. `None` where the tensors are not of f32 on the CPU, or autodiff follows one.
+pub fn standardise<const D: usize>(
+    x: &Tensor<D>,
+    weight: Option<&Tensor<1>>,
+    bias: Option<&Tensor<1>>,
+    epsilon: f64,
+) -> Option<Tensor<D>> {
+    let width = x.dims()[D - 1];
+    let vector = |given: Option<&Tensor<1>>, otherwise: f32| match given {
+        Some(given) => Some(plain(given)?.to_contiguous().storage::<f32>().to_vec()),
+        None => Some(vec![otherwise; width]),
+    };
+    let (gain, shift) = (vector(weight, 1.0)?, vector(bias, 0.0)?);
+    Some(Tensor::from_primitive::<Flex>(standardised(&plain(x)?, &gain, &shift, epsilon)))
+}
+
+/// Rows that a thread takes at a time have about this many values.
+const SPAN: usize = 1 << 14;
+
+/// `gain` and `shift` have a row for each picture, or one for all.
+fn standardised(x: &FlexTensor, gain: &[f32], shift: &[f32], epsilon: f64) -> FlexTensor {
+    let (x, dims) = values(x);
+    let x = x.storage::<f32>();
     let mut y = vec![0.0; x.len()];
-    let pictures = y.par_chunks_mut(tokens * width).zip(x.par_chunks(tokens * width)).enumerate();
-    pictures.for_each(|(picture, (y, x))| {
-        let at = picture * width..(picture + 1) * width;
-        let (shift, scale) = (&shift[at.clone()], &scale[at]);
-        for (y, x) in y.chunks_exact_mut(width).zip(x.chunks_exact(width)) {
-            let (mean, inverse) = moments(x, epsilon);
-            for (((y, x), shift), scale) in y.iter_mut().zip(x).zip(shift).zip(scale) {
-                *y = fused((x - mean) * inverse, 1.0 + scale, *shift);
-            }
+    let width = dims.last().copied().unwrap_or(1).max(1);
+    let rows = x.len() / gain.len().max(1);
+    let span = (SPAN / width).max(1) * width;
+    y.par_chunks_mut(span).zip(x.par_chunks(span)).enumerate().for_each(|(part, (y, x))| {
+        let first = part * (span / width);
+        for (row, (y, x)) in (first..).zip(y.chunks_exact_mut(width).zip(x.chunks_exact(width))) {
+            let at = row / rows * width..(row / rows + 1) * width;
+            standardise_row(x, &gain[at.clone()], &shift[at], epsilon, y);
         }
     });
-    tensor(y, [dims[0], tokens, width])
+    FlexTensor::from_data(TensorData::new(y, dims))
+}
+
+vectorised! {
+    fn standardise_row<'a>(x: &'a [f32], gain: &'a [f32], shift: &'a [f32], epsilon: f64, y: &'a mut [f32]) -> () {
+        let (mean, inverse) = moments(x, epsilon);
+        for (((y, x), gain), shift) in y.iter_mut().zip(x).zip(gain).zip(shift) {
+            *y = fused((x - mean) * inverse, *gain, *shift);
+        }
+    }
 }
 
 impl Backward<Flex, 3> for Modulate {

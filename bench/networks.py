@@ -1,0 +1,33 @@
+"""Networks at their published sizes, one call of each: ours and diffusers', in time and in peak memory.
+
+Each network has a pair of processes of its own, so that a peak belongs to it alone. It holds the weights and Python's own
+100 to 400 MiB.
+"""
+
+import sys
+
+from turns import Side, compare
+
+# (name, what it is, goal, rounds, calls in a round)
+NETWORKS = [
+    ("unet", "SD 1.5 UNet, 256×256 pixels", 1.5, 7, 1),
+    ("vae", "SD 1.5 VAE decode, 256×256 pixels", 1.5, 5, 1),
+    ("clip", "CLIP-L, 77 tokens", 1.2, 9, 4),
+    ("flux_double", "FLUX double block, width 3072, 768 tokens", 1.2, 7, 1),
+    ("flux_single", "FLUX single block, width 3072, 768 tokens", 1.2, 7, 1),
+]
+MEMORY_GOAL = 1.2
+
+
+def measure(report, root, build):
+    for name, what, goal, rounds, per_round in NETWORKS:
+        ours = Side(build / "examples/networks", name)
+        theirs = Side(sys.executable, root / "bench/peers/networks.py", name)
+        try:
+            compare(report, what, "forward", goal, ours, theirs, rounds, per_round)
+            mine, other = ours.peak(), theirs.peak()
+            report.row(f"{what}: peak memory", f"{mine:.0f} MiB", f"diffusers {other:.0f} MiB", f"{mine / other:.2f}×",
+                       f"≤ {MEMORY_GOAL}×", mine / other <= MEMORY_GOAL)
+        finally:
+            ours.close()
+            theirs.close()

@@ -1,0 +1,112 @@
+//! Products of matrices in small tiles, for kernels that make what they multiply on the way and never hold it whole. Large
+//! products that lie in memory belong to Burn.
+
+use pulp::{Arch, Simd, WithSimd};
+
+/// Columns of a panel.
+pub const WIDTH: usize = 32;
+/// Rows of the left side that are multiplied together.
+pub const ROWS: usize = 12;
+/// Products are summed up in runs of this many, made up with zeros.
+pub const RUN: usize = 16;
+
+/// A run of the right side: row after row, `WIDTH` columns each.
+pub type PanelRun = [[f32; WIDTH]; RUN];
+/// A run of the left side: row after row, as it lies in memory.
+pub type LeftRun = [[f32; RUN]; ROWS];
+
+pub const EMPTY_PANEL: PanelRun = [[0.0; WIDTH]; RUN];
+pub const EMPTY_LEFT: LeftRun = [[0.0; RUN]; ROWS];
+
+/// Writes one row of the left side.
+pub fn set_row(left: &mut [LeftRun], row: usize, values: &[f32]) {
+    let (whole, rest) = values.as_chunks::<RUN>();
+    for (left, run) in left.iter_mut().zip(whole) {
+        left[row] = *run;
+    }
+    for (left, value) in left
+        .iter_mut()
+        .skip(whole.len())
+        .flat_map(|left| &mut left[row])
+        .zip(rest.iter().copied().chain(std::iter::repeat(0.0)))
+    {
+        *left = value;
+    }
+}
+
+/// `out[row][column] += Σ_k left[row][k] · right[k][column]`, for at most `ROWS` rows of the result and as many columns as
+/// they have. `panels` holds panel after panel of the right side, each of as many runs as `left`.
+pub fn add_product(left: &[LeftRun], panels: &[PanelRun], out: &mut [&mut [f32]]) {
+    Arch::new().dispatch(Product { left, panels, out });
+}
+
+struct Product<'a, 'b> {
+    left: &'a [LeftRun],
+    panels: &'a [PanelRun],
+    out: &'a mut [&'b mut [f32]],
+}
+
+impl WithSimd for Product<'_, '_> {
+    type Output = ();
+
+    /// The sums of a tile have to fit into the registers: 32 of AVX-512 and NEON, 16 of AVX2.
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        match S::F32_LANES {
+            16 => self.tiles::<S, 12, 2>(simd),
+            8 => self.tiles::<S, 3, 4>(simd),
+            4 => self.tiles::<S, 3, 8>(simd),
+            _ => self.tiles::<S, 1, WIDTH>(simd),
+        }
+    }
+}
+
+impl Product<'_, '_> {
+    /// Tiles of `R` rows and `V` vectors.
+    #[inline(always)]
+    fn tiles<S: Simd, const R: usize, const V: usize>(self, simd: S) {
+        for (number, panel) in self.panels.chunks_exact(self.left.len()).enumerate() {
+            for (group, out) in self.out.chunks_mut(R).enumerate() {
+                let mut sums = [[0.0; WIDTH]; R];
+                tile::<S, R, V>(simd, self.left, group, panel, &mut sums);
+                for (out, sums) in out.iter_mut().zip(&sums) {
+                    for (out, sum) in out[number * WIDTH..].iter_mut().zip(sums) {
+                        *out += sum;
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Indices and lengths here are constants of the compiler, so that all sums stay in registers.
+#[inline(always)]
+fn tile<S: Simd, const R: usize, const V: usize>(
+    simd: S,
+    left: &[LeftRun],
+    group: usize,
+    panel: &[PanelRun],
+    out: &mut [[f32; WIDTH]; R],
+) {
+    let mut sums = [[simd.splat_f32s(0.0); V]; R];
+    for (left, right) in left.iter().zip(panel) {
+        let Some(left) = left.as_chunks::<R>().0.get(group) else { return };
+        for k in 0..RUN {
+            let right = S::as_simd_f32s(&right[k]).0;
+            for r in 0..R {
+                let left = simd.splat_f32s(left[r][k]);
+                for v in 0..V {
+                    // Without an instruction for both, the fused form is a slow library call.
+                    sums[r][v] = if S::IS_SCALAR {
+                        simd.add_f32s(simd.mul_f32s(left, right[v]), sums[r][v])
+                    } else {
+                        simd.mul_add_f32s(left, right[v], sums[r][v])
+                    };
+                }
+            }
+        }
+    }
+    for (out, sums) in out.iter_mut().zip(&sums) {
+        S::as_mut_simd_f32s(out).0.copy_from_slice(sums);
+    }
+}
