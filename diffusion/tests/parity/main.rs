@@ -11,6 +11,7 @@ mod gradients;
 mod image;
 mod lora;
 mod lora_dialects;
+mod lora_pictures;
 mod noise;
 mod pipeline;
 mod scheduler;
