@@ -102,12 +102,16 @@ def pictures(pipeline, case, request):
     return painted
 
 
+def with_published_numbering(pipeline):
+    """diffusers reads the original numbering by this; files have that of the published models."""
+    if hasattr(pipeline, "unet"):
+        pipeline.unet.register_to_config(layers_per_block=2)
+    return pipeline
+
+
 def in_diffusers(pipeline, path, request):
     """The same by diffusers and peft."""
-    pipeline = copy.deepcopy(pipeline)
-    if hasattr(pipeline, "unet"):
-        # It reads the original numbering by this; files have that of the published models.
-        pipeline.unet.register_to_config(layers_per_block=2)
+    pipeline = with_published_numbering(copy.deepcopy(pipeline))
     pipeline.load_lora_weights(str(path.parent), weight_name=path.name, adapter_name="x", local_files_only=True)
     painted = []
     for scale in SCALES:

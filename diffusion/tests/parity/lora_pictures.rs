@@ -25,8 +25,9 @@ fn adapter(family: &str, name: &str) -> PathBuf {
     folders.map(|folder| folder.join(format!("{name}.safetensors"))).into_iter().find(|file| file.is_file()).unwrap()
 }
 
+/// What PNGs hold of pictures: bytes.
 #[track_caller]
-fn assert_within_one_level(name: &str, made: &RgbImage, expected: &RgbImage) {
+pub fn assert_within_one_level(name: &str, made: &RgbImage, expected: &RgbImage) {
     assert_eq!(made.dimensions(), expected.dimensions(), "{name}");
     let furthest = made.as_raw().iter().zip(expected.as_raw()).map(|(made, expected)| made.abs_diff(*expected)).max();
     assert!(furthest <= Some(1), "{name} is {furthest:?} levels off");
