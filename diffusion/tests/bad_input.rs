@@ -6,6 +6,8 @@
 
 #[path = "bad_input/adapters.rs"]
 mod adapters;
+#[path = "bad_input/corpus.rs"]
+mod corpus;
 #[path = "bad_input/models.rs"]
 mod models;
 #[path = "bad_input/pictures.rs"]

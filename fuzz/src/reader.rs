@@ -11,6 +11,8 @@ use diffusion::lora::{self, Format};
 use diffusion::prompt;
 use diffusion::tokenizers::clip::ClipTokenizer;
 
+use super::framing::framed;
+
 /// Files as large as the fuzzer's do no harm; values of more are not read.
 const MOST_VALUES: usize = 1 << 16;
 /// The longest side of a tensor of an adapter, and the most bytes of all of them.
@@ -29,15 +31,6 @@ fn written(name: &str, bytes: &[u8]) -> PathBuf {
     let path = FOLDER.path().join(name);
     fs::write(&path, bytes).expect("a file is written");
     path
-}
-
-/// A safetensors file of what the fuzzer gives: a header and data, for which the length is put before; or all of a file.
-pub fn framed(data: &[u8]) -> Vec<u8> {
-    if data.first() != Some(&b'{') {
-        return data.to_vec();
-    }
-    let header = data.iter().rposition(|byte| *byte == b'}').map_or(data.len(), |at| at + 1);
-    [&(header as u64).to_le_bytes(), data].concat()
 }
 
 /// Whether the reader opens a safetensors or GGUF file; what it opens it also reads, and takes for a model if it looks like one.
@@ -66,6 +59,7 @@ pub fn weights(name: &str, bytes: &[u8]) -> bool {
 /// `#` are of the header, `#name text`. What can be read is described, and written in each dialect.
 pub fn adapter(lines: &[u8]) {
     let text = String::from_utf8_lossy(lines);
+    let quoted = |text: &str| serde_json::Value::from(text).to_string();
     let (mut header, mut entries, mut at) = (Vec::new(), Vec::new(), 0);
     for line in text.lines().take(200) {
         if let Some((name, value)) = line.strip_prefix('#').and_then(|line| line.split_once(' ')) {
@@ -85,7 +79,8 @@ pub fn adapter(lines: &[u8]) {
     }
     entries.insert(0, format!(r#""__metadata__":{{{}}}"#, header.join(",")));
     let data = 0.5f32.to_le_bytes().repeat(at / 4);
-    let path = written("adapter.safetensors", &framed(&[format!("{{{}}}", entries.join(",")).as_bytes(), &data].concat()));
+    let path =
+        written("adapter.safetensors", &framed(&[format!("{{{}}}", entries.join(",")).as_bytes(), &data].concat()));
     let Ok(file) = LoraFile::open(&path) else { return };
     lora::inspect(&path).expect("what can be opened can be described");
     for format in [Format::Kohya, Format::Peft, Format::Comfy] {

@@ -125,7 +125,7 @@ fn a_config_that_contradicts_the_tensors_is_refused_by_what_differs() {
             "unet/config.json",
             "projection_class_embeddings_input_dim",
             json!(80),
-            "do not agree: 74 and 80",
+            "[16, 74] instead of [16, 80]",
         ),
         ("flux-tiny", "transformer/config.json", "pooled_projection_dim", json!(9), "do not agree"),
         ("flux-tiny", "transformer/config.json", "num_layers", json!(5), "missing"),
