@@ -45,6 +45,10 @@ check:
 contract: setup
     scripts/contract.sh
 
+# fuzz headers, LoRA keys and prompts: each target or one, for this many seconds (nightly toolchain); finds lie in out/fuzz/
+fuzz target='' seconds='600': setup
+    scripts/fuzz.sh "{{ target }}" {{ seconds }}
+
 # measure against the goals and the peers (bench/README.md), into bench/results/
 bench *parts: setup
     bench/setup.sh

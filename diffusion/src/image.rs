@@ -4,7 +4,8 @@ mod stretch;
 
 use std::path::Path;
 
-use ::image::{GrayImage, ImageReader, Limits, Rgb, RgbImage, RgbaImage, imageops};
+use ::image::metadata::Orientation;
+use ::image::{DynamicImage, GrayImage, ImageDecoder, ImageReader, Limits, Rgb, RgbImage, RgbaImage, imageops};
 use burn::prelude::*;
 
 use crate::{Error, Result};
@@ -16,7 +17,8 @@ pub const LONGEST_SIDE: u32 = 16_384;
 /// What decoding may allocate, in bytes.
 const MEMORY: u64 = 512 << 20;
 
-/// Reads a PNG, JPEG or WebP file, whatever its name ends with. Transparent pictures are put on white.
+/// Reads a PNG, JPEG or WebP file, whatever its name ends with, turned upright as its EXIF data say. Transparent pictures are put
+/// on white.
 pub fn read(path: &Path) -> Result<RgbImage> {
     let mut reader =
         ImageReader::open(path).and_then(|reader| reader.with_guessed_format()).map_err(Error::file(path))?;
@@ -25,8 +27,12 @@ pub fn read(path: &Path) -> Result<RgbImage> {
     limits.max_image_height = Some(LONGEST_SIDE);
     limits.max_alloc = Some(MEMORY);
     reader.limits(limits);
-    let picture =
-        reader.decode().map_err(|error| Error::malformed(path, format!("not a readable picture: {error}")))?;
+    let unreadable = |error| Error::malformed(path, format!("not a readable picture: {error}"));
+    let mut decoder = reader.into_decoder().map_err(unreadable)?;
+    // A camera's note that cannot be read is no reason to refuse its picture.
+    let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
+    let mut picture = DynamicImage::from_decoder(decoder).map_err(unreadable)?;
+    picture.apply_orientation(orientation);
     Ok(if picture.color().has_alpha() { on_white(&picture.to_rgba8()) } else { picture.to_rgb8() })
 }
 
@@ -78,13 +84,15 @@ pub fn to_mask(picture: &GrayImage, device: &Device) -> Tensor<4> {
 /// Values −1..1, `[1, 3, height, width]` → bytes 0..255, as diffusers rounds them.
 pub fn from_tensor(pixels: Tensor<4>) -> Result<RgbImage> {
     let [_, _, height, width] = pixels.dims();
-    let rows = ((pixels.narrow(0, 0, 1) / 2.0 + 0.5).clamp(0.0, 1.0) * 255.0).round().permute([0, 2, 3, 1]);
+    let rows = pixels.narrow(0, 0, 1).permute([0, 2, 3, 1]);
     let values = rows.into_data().convert::<f32>().try_to_vec::<f32>();
     let values = values.map_err(|error| Error::Invalid(format!("the decoded picture is unreadable: {error:?}")))?;
-    if values.iter().any(|value| value.is_nan()) {
+    // Before they are clamped, which on some devices makes a number of a NaN, and a black picture of it.
+    if values.iter().any(|value| !value.is_finite()) {
         return Err(Error::Invalid("the model made a picture of values that are not numbers".into()));
     }
-    let bytes = values.into_iter().map(|value| value as u8).collect();
+    let byte = |value: f32| ((value / 2.0 + 0.5).clamp(0.0, 1.0) * 255.0).round_ties_even() as u8;
+    let bytes = values.into_iter().map(byte).collect();
     RgbImage::from_raw(width as u32, height as u32, bytes)
         .ok_or_else(|| Error::Invalid("the decoded picture does not have three channels".into()))
 }
@@ -107,8 +115,10 @@ mod tests {
         let device = Device::flex();
         let bright = Tensor::<4>::full([1, 3, 1, 1], 7.0, &device);
         assert_eq!(from_tensor(bright).unwrap().get_pixel(0, 0).0, [255; 3]);
-        let broken = Tensor::<4>::full([1, 3, 1, 1], f32::NAN, &device);
-        assert!(from_tensor(broken).is_err());
+        for broken in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let broken = Tensor::<4>::full([1, 3, 1, 1], broken, &device);
+            assert!(from_tensor(broken).unwrap_err().to_string().contains("not numbers"));
+        }
     }
 
     #[test]

@@ -77,6 +77,9 @@ pub struct Defaults {
     pub num_inference_steps: u32,
     pub guidance_scale: f64,
     pub true_cfg_scale: f64,
+    /// Of a generation that begins with a picture and has no mask.
+    #[serde(default = "usual_strength")]
+    pub strength: f64,
     /// Pixels.
     pub width: u32,
     /// Pixels.
@@ -92,11 +95,17 @@ impl Default for Defaults {
             num_inference_steps: 28,
             guidance_scale: 3.5,
             true_cfg_scale: 1.0,
+            strength: 0.6,
             width: 1024,
             height: 1024,
             size_multiple: 16,
         }
     }
+}
+
+/// What counted for all models before they told it themselves.
+fn usual_strength() -> f64 {
+    0.8
 }
 
 /// A model that is not deleted.

@@ -92,22 +92,13 @@ pub fn header(json: &[u8], file_bytes: u64) -> Result<Header> {
     if json.first() != Some(&b'{') {
         return Err(invalid("the header does not begin with `{`"));
     }
-    // Duplicate names would let two readers see two different files, so the map is built by hand.
-    let Entries(entries) = serde_json::from_slice(json)
+    let Entries { tensors: entries, metadata } = serde_json::from_slice(json)
         .map_err(|error| invalid(format!("the header is not as the format wants it ({error})")))?;
-    let mut metadata = BTreeMap::new();
     let mut tensors = BTreeMap::new();
-    for (name, value) in entries {
-        if name == "__metadata__" {
-            metadata =
-                serde_json::from_value(value).map_err(|_| invalid("`__metadata__` must map strings to strings"))?;
-            continue;
-        }
+    for (name, tensor) in entries {
         if name.is_empty() || name.len() > MAX_NAME_BYTES || !name.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Err(invalid("a tensor's name must be 1 to 256 printable ASCII characters"));
         }
-        let tensor: Tensor =
-            serde_json::from_value(value).map_err(|error| invalid(format!("tensor `{name}`: {error}")))?;
         if tensors.insert(name.clone(), tensor).is_some() {
             return Err(invalid(format!("tensor `{name}` is there twice")));
         }
@@ -116,7 +107,7 @@ pub fn header(json: &[u8], file_bytes: u64) -> Result<Header> {
         return Err(invalid(format!("it holds {} tensors; 1 to {MAX_TENSORS} are allowed", tensors.len())));
     }
     check_layout(&tensors, file_bytes - 8 - json.len() as u64)?;
-    Ok(Header { tensors, metadata })
+    Ok(Header { tensors, metadata: metadata.unwrap_or_default() })
 }
 
 /// Every byte of the data belongs to exactly one tensor.
@@ -156,8 +147,12 @@ pub(crate) fn invalid(message: impl std::fmt::Display) -> Error {
     Error::invalid(FIELD, format!("The safetensors file is refused: {message}."))
 }
 
-/// The header's entries in file order, duplicates kept.
-struct Entries(Vec<(String, serde_json::Value)>);
+/// The header's entries in file order. What is there twice would let two readers see two different files, so it is kept or refused.
+#[derive(Default)]
+struct Entries {
+    tensors: Vec<(String, Tensor)>,
+    metadata: Option<BTreeMap<String, String>>,
+}
 
 impl<'de> Deserialize<'de> for Entries {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
@@ -168,14 +163,29 @@ impl<'de> Deserialize<'de> for Entries {
                 f.write_str("an object of tensors")
             }
             fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> std::result::Result<Entries, A::Error> {
-                let mut entries = Vec::new();
-                while let Some(entry) = map.next_entry()? {
-                    if entries.len() > MAX_TENSORS + 1 {
-                        return Err(serde::de::Error::custom("too many tensors"));
+                let refused = |reason: String| Err(serde::de::Error::custom(reason));
+                let mut entries = Entries::default();
+                while let Some(name) = map.next_key::<String>()? {
+                    if name != "__metadata__" {
+                        match map.next_value() {
+                            Ok(tensor) => entries.tensors.push((name, tensor)),
+                            Err(error) => return refused(format!("tensor `{name}`: {error}")),
+                        }
+                    } else if entries.metadata.is_some() {
+                        return refused("`__metadata__` is there twice".to_owned());
+                    } else {
+                        match map.next_value() {
+                            Ok(metadata) => entries.metadata = Some(metadata),
+                            Err(error) => {
+                                return refused(format!("`__metadata__` must map strings to strings: {error}"));
+                            }
+                        }
                     }
-                    entries.push(entry);
+                    if entries.tensors.len() > MAX_TENSORS {
+                        return refused("too many tensors".to_owned());
+                    }
                 }
-                Ok(Entries(entries))
+                Ok(entries)
             }
         }
         deserializer.deserialize_map(Visitor)
@@ -230,6 +240,12 @@ mod tests {
         }
         let twice = br#"{"t":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"t":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}"#;
         assert!(super::header(twice, 8 + twice.len() as u64 + 8).is_err());
+        for twice in [
+            &br#"{"__metadata__":{},"__metadata__":{},"t":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}"#[..],
+            br#"{"t":{"dtype":"F32","shape":[2],"shape":[2],"data_offsets":[0,8]}}"#,
+        ] {
+            assert!(super::header(twice, 8 + twice.len() as u64 + 8).is_err());
+        }
     }
 
     #[test]

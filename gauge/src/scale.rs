@@ -181,6 +181,8 @@ fn autoencoder(channels: Vec<usize>, layers: usize, latents: usize, groups: usiz
         use_post_quant_conv: false,
         scaling_factor: 0.3611,
         shift_factor: Some(0.1159),
+        latents_mean: None,
+        latents_std: None,
         sample_size: 1024,
     }
 }

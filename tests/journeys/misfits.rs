@@ -41,6 +41,16 @@ async fn weights_that_do_not_fit_are_named_and_not_tried_again() {
     let message = refused_by_the_engine(&stack, client, &request).await;
     assert!(message.contains("text_model.") || message.contains("decoder."), "the keys are named: {message}");
 
+    // One value that is no number, in f32 as in bf16.
+    let mut files = tiny_files();
+    let vae = files.iter_mut().find(|(path, _)| path == "vae/diffusion_pytorch_model.safetensors").expect("VAE");
+    let end = vae.1.len();
+    vae.1[end - 4..].copy_from_slice(&f32::NAN.to_le_bytes());
+    client.add_model("nan", &files, None).await.expect(201);
+    let request = json!({"prompt": "an owl", "model": "nan", "num_inference_steps": 1, "width": 32, "height": 32});
+    let message = refused_by_the_engine(&stack, client, &request).await;
+    assert!(message.contains("vae") && message.contains("has values that are NaN or infinite"), "{message}");
+
     // The engine goes on with what is right.
     let engine = worker.engine();
     let request = json!({"prompt": "an owl", "model": "tiny", "num_inference_steps": 1, "width": 32, "height": 32});

@@ -76,7 +76,7 @@ async fn a_large_picture_is_brought_into_the_limits() {
     let house = House::with_checkpoint().await;
     let wide = house.input(png(4096, 1000, 1)).await;
     let created = house.post("/v1/generations", &json!({"prompt": "a fox", "image": wide["id"]})).await.expect(202);
-    assert_eq!((&created["width"], &created["height"], &created["strength"]), (&json!(2048), &json!(496), &json!(0.8)));
+    assert_eq!((&created["width"], &created["height"], &created["strength"]), (&json!(2048), &json!(496), &json!(0.6)));
 }
 
 #[tokio::test]

@@ -50,6 +50,8 @@ pub fn config() -> Config {
         use_post_quant_conv: false,
         scaling_factor: 1.0,
         shift_factor: None,
+        latents_mean: None,
+        latents_std: None,
         sample_size: 512,
     }
 }

@@ -58,6 +58,10 @@ const TYPES: [(u32, &str, Option<Kind>); 31] = [
     (35, "TQ2_0", None),
 ];
 
+/// Before the name of a tensor whose shape had to be changed for its blocks, as convolutions of Stable Diffusion had: the shape
+/// that it had, slowest dimension first (ComfyUI-GGUF, <https://github.com/city96/ComfyUI-GGUF>).
+const ORIGINAL_SHAPE: &str = "comfy.gguf.orig_shape.";
+
 /// Reads and checks the header of an open GGUF file of `size` bytes.
 pub(super) fn read(path: &Path, file: &File, size: u64) -> Result<Header> {
     let mut bytes = Bytes { file: BufReader::new(file), left: size.min(HEADER_LIMIT), at: 0 };
@@ -82,18 +86,32 @@ fn parse(bytes: &mut Bytes, size: u64) -> Result<Header, String> {
     }
     let mut metadata = BTreeMap::new();
     let mut alignment = ALIGNMENT;
+    let mut shapes = BTreeMap::new();
     for _ in 0..entries {
         let key = bytes.text(TEXT_LIMIT)?.ok_or("a key of the metadata is too long")?;
         match bytes.value(0)? {
             Value::Text(text) => drop(metadata.insert(key, text)),
             Value::Number(number) if key == "general.alignment" => alignment = u64::from(number),
+            Value::Shape(shape) => {
+                if let Some(name) = key.strip_prefix(ORIGINAL_SHAPE) {
+                    shapes.insert(name.to_owned(), shape);
+                }
+            }
             _ => {}
         }
     }
     if !alignment.is_power_of_two() || alignment > 1 << 20 {
         return Err(format!("tensors cannot begin at multiples of {alignment}"));
     }
-    let found: Vec<(String, Entry)> = (0..tensors).map(|_| bytes.tensor(alignment)).collect::<Result<_, _>>()?;
+    let mut found: Vec<(String, Entry)> = (0..tensors).map(|_| bytes.tensor(alignment)).collect::<Result<_, _>>()?;
+    for (name, entry) in &mut found {
+        let Some(shape) = shapes.remove(name) else { continue };
+        let count = |sides: &[usize]| sides.iter().try_fold(1usize, |all, side| all.checked_mul(*side));
+        if count(&shape) != count(&entry.shape) {
+            return Err(format!("{name} is said to have had the shape {shape:?}, and has {:?}", entry.shape));
+        }
+        entry.shape = shape;
+    }
     let data = bytes.at.next_multiple_of(alignment);
     place(found, data, size).map(|tensors| Header { tensors, metadata })
 }
@@ -126,6 +144,8 @@ fn place(mut tensors: Vec<(String, Entry)>, data: u64, size: u64) -> Result<Vec<
 enum Value {
     Text(String),
     Number(u32),
+    /// A list of as many whole numbers as a tensor has dimensions, none of them negative.
+    Shape(Vec<usize>),
     Other,
 }
 
@@ -184,6 +204,12 @@ impl Bytes<'_> {
             8 => return Ok(self.text(TEXT_LIMIT)?.map_or(Value::Other, Value::Text)),
             9 if depth < DEPTH_LIMIT => {
                 let (kind, count) = (u32::from_le_bytes(self.take()?), self.number()?);
+                if kind == 5 && (1..=RANK_LIMIT as u64).contains(&count) {
+                    let sides =
+                        (0..count).map(|_| self.take().map(i32::from_le_bytes)).collect::<Result<Vec<_>, _>>()?;
+                    let shape: Option<Vec<usize>> = sides.into_iter().map(|side| usize::try_from(side).ok()).collect();
+                    return Ok(shape.map_or(Value::Other, Value::Shape));
+                }
                 match fixed_size(kind) {
                     Some(bytes) => self.skip(count.checked_mul(bytes).ok_or("a list is longer than any file")?)?,
                     // Each of these takes bytes of the header, so that the count cannot lie for long.

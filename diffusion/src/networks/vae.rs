@@ -50,6 +50,11 @@ pub struct Config {
     /// The mean of the latents.
     #[serde(default)]
     pub shift_factor: Option<f64>,
+    /// Mean and deviation of each channel of the latents, in place of `shift_factor` where both are stated.
+    #[serde(default)]
+    pub latents_mean: Option<Vec<f64>>,
+    #[serde(default)]
+    pub latents_std: Option<Vec<f64>>,
     /// Pixels a side of the pictures that it was trained with, and so of the tiles of larger ones.
     #[serde(default = "five_hundred_and_twelve")]
     pub sample_size: usize,
@@ -93,6 +98,11 @@ impl Config {
             && (1..=1024).contains(&self.latent_channels)
             && (1..=64).contains(&self.layers_per_block)
             && self.scaling_factor != 0.0
+            && [&self.latents_mean, &self.latents_std]
+                .into_iter()
+                .flatten()
+                .all(|all| all.len() == self.latent_channels)
+            && self.latents_std.iter().flatten().all(|deviation| *deviation > 0.0)
             && self.sample_size <= 1 << 16;
         if fine { Ok(()) } else { Err(Error::Invalid(format!("no autoencoder has this shape: {self:?}"))) }
     }
@@ -119,6 +129,9 @@ pub struct Autoencoder {
     latent_channels: usize,
     scaling_factor: f64,
     shift_factor: f64,
+    /// Both of each channel, or both empty.
+    latents_mean: Vec<f64>,
+    latents_std: Vec<f64>,
     /// Pixels for one latent, along each side.
     factor: usize,
     /// The side of a tile, in latents.
@@ -148,6 +161,8 @@ impl Autoencoder {
     /// A network of zeros in the shape of `config`.
     pub fn new(config: &Config, device: &Device) -> Self {
         let latent = config.latent_channels;
+        let statistics = config.latents_mean.clone().zip(config.latents_std.clone());
+        let (latents_mean, latents_std) = statistics.unwrap_or_default();
         Self {
             encoder: Encoder::new(config, device),
             decoder: Decoder::new(config, device),
@@ -156,6 +171,8 @@ impl Autoencoder {
             latent_channels: latent,
             scaling_factor: config.scaling_factor,
             shift_factor: config.shift_factor.unwrap_or(0.0),
+            latents_mean,
+            latents_std,
             factor: config.factor(),
             tile: config.tile(),
             largest_whole: 1024 * 1024,
@@ -200,12 +217,28 @@ impl Autoencoder {
 
     /// Latents → what the denoiser works on: mean 0, deviation 1.
     pub fn normalise(&self, latents: Tensor<4>) -> Tensor<4> {
-        (latents - self.shift_factor) * self.scaling_factor
+        match self.statistics(&latents) {
+            Some((mean, deviation)) => (latents - mean) * self.scaling_factor / deviation,
+            None => (latents - self.shift_factor) * self.scaling_factor,
+        }
     }
 
     /// The inverse of [`Self::normalise`].
     pub fn denormalise(&self, latents: Tensor<4>) -> Tensor<4> {
-        latents / self.scaling_factor + self.shift_factor
+        match self.statistics(&latents) {
+            Some((mean, deviation)) => latents * deviation / self.scaling_factor + mean,
+            None => latents / self.scaling_factor + self.shift_factor,
+        }
+    }
+
+    /// Mean and deviation by channel, `[1, latent channels, 1, 1]`, where they are stated.
+    fn statistics(&self, like: &Tensor<4>) -> Option<(Tensor<4>, Tensor<4>)> {
+        let by_channel = |values: &[f64]| {
+            let data = TensorData::new(values.to_vec(), [1, values.len(), 1, 1]);
+            Tensor::from_data(data, (&like.device(), like.dtype()))
+        };
+        let stated = !self.latents_std.is_empty();
+        stated.then(|| (by_channel(&self.latents_mean), by_channel(&self.latents_std)))
     }
 }
 

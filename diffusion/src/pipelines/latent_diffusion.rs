@@ -15,6 +15,7 @@ use super::parts::Parts;
 use super::{OnStep, Original, PictureRequest, Progress, repaint};
 use crate::checkpoint::{Part, load_strict};
 use crate::image;
+use crate::layers::sinusoidal;
 use crate::lora::{Network, Target};
 use crate::networks::unet::{self, AddedConditions, NamedLayers, UNet2DConditionModel};
 use crate::networks::vae::{self, Autoencoder};
@@ -33,6 +34,9 @@ pub struct LatentDiffusion {
     latent_channels: usize,
     /// Whether the UNet sees the mask and the rest of the picture beside the latents: 9 channels for 4.
     repaints: bool,
+    /// The width of the embedded guidance scale of a UNet that was distilled to be told it, in place of two calls
+    /// (Luo et al., "Latent Consistency Models", <https://arxiv.org/abs/2310.04378>).
+    guidance_channels: Option<usize>,
 }
 
 /// What the UNet is told in every call.
@@ -49,6 +53,8 @@ pub struct Conditions {
 pub struct Denoising {
     conditions: Conditions,
     guidance: Option<Guidance>,
+    /// The guidance scale as the UNet is told it: `[1, guidance channels]`
+    told_guidance: Option<Tensor<2>>,
     sampling: Sampling,
     original: Option<Original>,
     strength: f64,
@@ -92,12 +98,10 @@ impl LatentDiffusion {
         let latent = vae_config.latent_channels;
         let repaints = unet_config.in_channels == 2 * latent + 1;
         let fits = (repaints || unet_config.in_channels == latent) && unet_config.out_channels == latent;
-        if !fits || unet_config.time_cond_proj_dim.is_some() {
-            let unet::Config { in_channels, out_channels, time_cond_proj_dim, .. } = unet_config;
-            let told = time_cond_proj_dim.map_or("", |_| " and an embedded guidance scale");
-            let reason = format!(
-                "no pipeline has a UNet from {in_channels} to {out_channels} channels{told} for {latent} latents"
-            );
+        if !fits {
+            let unet::Config { in_channels, out_channels, .. } = unet_config;
+            let reason =
+                format!("no pipeline has a UNet from {in_channels} to {out_channels} channels for {latent} latents");
             return Err(Error::malformed(parts.path(), reason));
         }
         vae_config.check_colours(parts.path())?;
@@ -116,6 +120,7 @@ impl LatentDiffusion {
             scheduler,
             latent_channels: latent,
             repaints,
+            guidance_channels: unet_config.time_cond_proj_dim,
         };
         Ok((loaded, unet_config))
     }
@@ -167,13 +172,23 @@ impl LatentDiffusion {
         let factor = self.vae.factor();
         Ok(Denoising {
             conditions,
-            guidance: is_guided(request)
+            guidance: self
+                .is_guided(request)
                 .then_some(Guidance { scale: request.guidance_scale, rescale: request.guidance_rescale }),
+            told_guidance: self.guidance_channels.map(|channels| {
+                let scale = 1000.0 * (request.guidance_scale - 1.0) as f32;
+                sinusoidal(&[scale], channels, false, 1, &self.device).cast(self.dtype)
+            }),
             sampling,
             original: Original::encode(request, &self.vae, self.repaints, &self.device),
             strength: request.strength,
             size: [request.height / factor, request.width / factor],
         })
+    }
+
+    /// Whether a request wants guidance by two calls, and so a negative prompt.
+    pub(super) fn is_guided(&self, request: &PictureRequest) -> bool {
+        request.guidance_scale > 1.0 && self.guidance_channels.is_none()
     }
 
     /// Makes the pictures of a request that was prepared. `on_step` may break it off: [`Error::Canceled`].
@@ -226,7 +241,7 @@ impl LatentDiffusion {
         start: Start,
         on_step: &mut dyn FnMut(usize, &Tensor<4>) -> ControlFlow<()>,
     ) -> Result<Tensor<4>> {
-        let Denoising { conditions, guidance, .. } = denoising;
+        let Denoising { conditions, guidance, told_guidance, .. } = denoising;
         let mut sampling = denoising.sampling.clone();
         let Start { mut latents, mut noise, kept, seen } = start;
         for call in 0..sampling.len() {
@@ -239,7 +254,8 @@ impl LatentDiffusion {
             }
             let Conditions { hidden, added } = conditions.clone();
             let timestep = [sampling.timestep(call)];
-            let answer = self.unet.forward(sample.cast(self.dtype), &timestep, hidden, added, None).cast(DType::F32);
+            let told = told_guidance.clone();
+            let answer = self.unet.forward(sample.cast(self.dtype), &timestep, hidden, added, told).cast(DType::F32);
             let output = match guidance {
                 Some(guidance) => guidance.apply(answer),
                 None => answer,
@@ -260,11 +276,6 @@ impl LatentDiffusion {
     pub fn decode(&self, latents: Tensor<4>) -> Tensor<4> {
         self.vae.decode_sliced(self.vae.denormalise(latents))
     }
-}
-
-/// Whether a request wants guidance, and so a negative prompt and twice the work.
-pub(super) fn is_guided(request: &PictureRequest) -> bool {
-    request.guidance_scale > 1.0
 }
 
 impl Guidance {

@@ -30,7 +30,8 @@ impl Pipeline {
         let kinds = ["Pipeline", "Img2ImgPipeline", "InpaintPipeline"];
         match kinds.iter().find_map(|kind| class.strip_suffix(kind).filter(|family| FAMILIES.contains(family))) {
             Some("Flux") => Ok(Self::Flux(Box::new(FluxPipeline::load(folder, device)?))),
-            Some("StableDiffusion") => {
+            // Latent Consistency Models are Stable Diffusion 1 whose UNet is told the guidance scale.
+            Some("StableDiffusion" | "LatentConsistencyModel") => {
                 Ok(Self::StableDiffusion(Box::new(StableDiffusionPipeline::load(folder, device)?)))
             }
             Some("StableDiffusionXL") => {
@@ -92,4 +93,4 @@ impl Pipeline {
 }
 
 /// The first part of the class names of each family.
-const FAMILIES: [&str; 3] = ["Flux", "StableDiffusion", "StableDiffusionXL"];
+const FAMILIES: [&str; 4] = ["Flux", "StableDiffusion", "StableDiffusionXL", "LatentConsistencyModel"];

@@ -8,7 +8,7 @@ use ::image::RgbImage;
 use burn::prelude::*;
 
 use super::clip_prompt::ClipPrompt;
-use super::latent_diffusion::{Conditions, Denoising, LatentDiffusion, is_guided};
+use super::latent_diffusion::{Conditions, Denoising, LatentDiffusion};
 use super::parts::Parts;
 use super::{Defaults, OnStep, PictureRequest};
 use crate::checkpoint::Part;
@@ -41,9 +41,12 @@ impl StableDiffusionPipeline {
             return Err(Error::malformed(path, reason));
         }
         let side = unet.sample_size.unwrap_or(64) * latent_diffusion.size_multiple();
+        // A model that is told the guidance scale was distilled to a few steps.
+        let (num_inference_steps, guidance_scale) =
+            if unet.time_cond_proj_dim.is_some() { (4, 8.5) } else { (30, 7.5) };
         let defaults = Defaults {
-            num_inference_steps: 30,
-            guidance_scale: 7.5,
+            num_inference_steps,
+            guidance_scale,
             true_cfg_scale: 1.0,
             strength: 0.8,
             width: side,
@@ -86,7 +89,7 @@ impl StableDiffusionPipeline {
     pub fn conditions(&self, request: &PictureRequest) -> Result<Conditions> {
         let wanted = self.prompts.chunks(&request.prompt)?;
         let skipped = request.skipped_layers(self.prompts.config.num_hidden_layers)?;
-        if !is_guided(request) {
+        if !self.latent_diffusion.is_guided(request) {
             let count = wanted.len();
             return Ok(Conditions { hidden: self.encode(wanted, count, skipped)?, added: None });
         }

@@ -9,7 +9,7 @@ use ::image::RgbImage;
 use burn::prelude::*;
 
 use super::clip_prompt::ClipPrompt;
-use super::latent_diffusion::{Conditions, Denoising, LatentDiffusion, is_guided};
+use super::latent_diffusion::{Conditions, Denoising, LatentDiffusion};
 use super::parts::Parts;
 use super::{Defaults, OnStep, PictureRequest};
 use crate::checkpoint::Part;
@@ -58,9 +58,12 @@ impl StableDiffusionXlPipeline {
         let (latent_diffusion, unet) = LatentDiffusion::load(&parts, device, dtype)?;
         check_widths(path, &prompts, &unet)?;
         let side = unet.sample_size.unwrap_or(128) * latent_diffusion.size_multiple();
+        // A model that is told the guidance scale was distilled to a few steps.
+        let (num_inference_steps, guidance_scale) =
+            if unet.time_cond_proj_dim.is_some() { (4, 8.5) } else { (30, 5.0) };
         let defaults = Defaults {
-            num_inference_steps: 30,
-            guidance_scale: 5.0,
+            num_inference_steps,
+            guidance_scale,
             true_cfg_scale: 1.0,
             strength: 0.8,
             width: side,
@@ -116,7 +119,7 @@ impl StableDiffusionXlPipeline {
         let layers = self.prompts.iter().map(|prompt| prompt.config.num_hidden_layers).min().unwrap_or(0);
         let skipped = request.skipped_layers(layers.saturating_sub(1))?;
         let mut prompts = Vec::with_capacity(2);
-        if !is_guided(request) {
+        if !self.latent_diffusion.is_guided(request) {
             prompts.push(self.encode(&request.prompt, wanted, skipped)?);
         } else if negative.is_none() && self.zeros_for_no_prompt {
             let PromptEmbeddings { hidden, pooled } = self.encode(&request.prompt, wanted, skipped)?;

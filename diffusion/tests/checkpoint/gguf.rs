@@ -129,6 +129,29 @@ fn every_kind_of_malformed_file_is_refused_with_a_reason() {
     assert_eq!(file.metadata()["general.architecture"], "flux");
 }
 
+/// ComfyUI-GGUF makes rows of whole blocks of what has none, and notes the shape.
+#[test]
+fn a_shape_that_blocks_had_changed_comes_back() {
+    let shape = |sides: &[i32]| {
+        let sides: Vec<u8> = sides.iter().flat_map(|side| side.to_le_bytes()).collect();
+        [&5u32.to_le_bytes()[..], &(sides.len() as u64 / 4).to_le_bytes(), &sides].concat()
+    };
+    let file = |sides: &[i32]| {
+        let rows = quantised((0..64).map(|value| value as i8));
+        Gguf::new().with("comfy.gguf.orig_shape.a", ARRAY, &shape(sides)).tensor("a", &[2, 32], Q8_0, &rows)
+    };
+    let folder = TempDir::new().unwrap();
+    let opened = Checkpoint::open(&written(&folder, &file(&[4, 4, 2, 2]).bytes())).unwrap();
+    assert_eq!(opened.shape("a").unwrap(), [4, 4, 2, 2]);
+    assert_eq!(opened.read_f32("a").unwrap(), (0..64).map(|value| value as f32).collect::<Vec<_>>());
+    let error = Checkpoint::open(&written(&folder, &file(&[4, 4, 2, 3]).bytes())).unwrap_err().to_string();
+    assert!(error.contains("a is said to have had the shape [4, 4, 2, 3], and has [2, 32]"), "{error}");
+    // What is no shape says nothing.
+    for odd in [&[-4, -16][..], &[1; 6]] {
+        assert_eq!(Checkpoint::open(&written(&folder, &file(odd).bytes())).unwrap().shape("a").unwrap(), [2, 32]);
+    }
+}
+
 #[test]
 fn no_cut_and_no_changed_byte_makes_it_panic() {
     let folder = TempDir::new().unwrap();

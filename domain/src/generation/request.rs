@@ -57,7 +57,7 @@ pub struct GenerationRequest {
     #[serde(default)]
     pub mask: Option<String>,
     /// How much of `image` is given up: the share of the steps that are taken, at least one; 1 keeps nothing of it. Left out it is
-    /// 0.8, with a mask 1.
+    /// the model's, with a mask 1.
     #[schema(minimum = 0, maximum = 1)]
     #[serde(default)]
     pub strength: Option<f64>,
@@ -161,7 +161,7 @@ impl GenerationParams {
         }
         let strength = match (&request.image, &request.mask) {
             (None, _) => None,
-            (Some(_), None) => Some(request.strength.unwrap_or(0.8)),
+            (Some(_), None) => Some(request.strength.unwrap_or(defaults.strength)),
             (Some(_), Some(_)) => Some(request.strength.unwrap_or(1.0)),
         };
         let steps = request.num_inference_steps.unwrap_or(defaults.num_inference_steps);

@@ -46,6 +46,8 @@ impl Family {
         let base = class.replace("Img2Img", "").replace("Inpaint", "");
         match base.as_str() {
             "FluxPipeline" => Ok(Flux),
+            // Stable Diffusion 1 whose UNet is told the guidance scale.
+            "LatentConsistencyModelPipeline" => Ok(Sd15),
             "StableDiffusionXLPipeline" => Ok(Sdxl),
             // Both are the same pipeline; 2.x reads OpenCLIP's wider text states, by linear projections.
             "StableDiffusionPipeline" if flag(configs, "unet/config.json", "use_linear_projection") => Ok(Sd21),
@@ -113,9 +115,17 @@ impl Family {
                     _ => 64,
                 };
                 let side = sample.and_then(Value::as_u64).unwrap_or(usual).clamp(1, 256) as u32 * factor;
+                let told = configs.get("unet/config.json").and_then(|unet| unet.get("time_cond_proj_dim"));
+                // A UNet that is told the guidance scale was distilled to a few steps.
+                let (num_inference_steps, guidance_scale) = match (told.and_then(Value::as_u64), self) {
+                    (Some(_), _) => (4, 8.5),
+                    (None, Sdxl) => (30, 5.0),
+                    (None, _) => (30, 7.5),
+                };
                 Defaults {
-                    num_inference_steps: 30,
-                    guidance_scale: if self == Sdxl { 5.0 } else { 7.5 },
+                    num_inference_steps,
+                    guidance_scale,
+                    strength: 0.8,
                     width: side,
                     height: side,
                     ..Defaults::default()
@@ -129,6 +139,10 @@ impl Family {
         };
         let multiple = if self == Flux { 2 * factor } else { factor };
         defaults.size_multiple = multiple;
+        if !(0.0..=1.0).contains(&defaults.strength) {
+            let message = format!("The model's own strength is {}; it must be from 0 to 1.", defaults.strength);
+            return Err(Error::invalid("file", message));
+        }
         let sides = [defaults.width, defaults.height];
         if sides.iter().any(|side| !SIDES.contains(side) || !side.is_multiple_of(multiple)) {
             let message = format!(

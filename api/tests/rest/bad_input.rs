@@ -1,0 +1,65 @@
+//! What is at the edge of what may be asked for and brought along, and is taken (docs/bad-input.md). What is beyond the edge is in
+//! `generations`, `inputs` and `models`; what only weights can tell, in the tests of `diffusion`.
+
+use reqwest::multipart::Form;
+use serde_json::{Value, json};
+
+use crate::house::{House, picture_part, png, text};
+
+/// A picture as cameras and programs write it, of `diffusion`'s tests.
+fn golden(name: &str) -> Vec<u8> {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../diffusion/tests/goldens/pictures");
+    std::fs::read(folder.join(name)).unwrap()
+}
+
+#[tokio::test]
+async fn requests_at_the_edge_are_taken() {
+    let house = House::with_checkpoint().await;
+    let input = Form::new().part("image", picture_part(png(32, 32, 1)));
+    let input = house.post_form("/v1/inputs", input).await.expect(201)["id"].clone();
+    for changes in [
+        json!({"prompt": "狐".repeat(10_000), "negative_prompt": "a".repeat(10_000)}),
+        json!({"num_inference_steps": 1}),
+        json!({"num_inference_steps": 200}),
+        json!({"guidance_scale": 0, "true_cfg_scale": 0}),
+        json!({"image": input, "strength": 1}),
+        json!({"image": input, "strength": 0.005, "num_inference_steps": 200}),
+        json!({"width": 16, "height": 2048}),
+    ] {
+        let mut body = json!({"prompt": "a fox"});
+        body.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
+        let created = house.post("/v1/generations", &body).await.expect(202);
+        for (field, value) in changes.as_object().unwrap().iter().filter(|(field, _)| *field != "image") {
+            let same = created[field].as_f64() == value.as_f64() && (value.is_number() || created[field] == *value);
+            assert!(same, "{field}: {} for {value}", created[field]);
+        }
+    }
+}
+
+#[tokio::test]
+async fn pictures_as_people_have_them() {
+    let house = House::with_checkpoint().await;
+    for (bytes, media_type, size) in [
+        (golden("four-inks.jpg"), "image/jpeg", [24, 16]),
+        (golden("grey.jpg"), "image/jpeg", [24, 16]),
+        (golden("alpha.png"), "image/png", [24, 16]),
+        // Turned by EXIF: stored upright.
+        (golden("turned-3.jpg"), "image/png", [24, 16]),
+        (golden("turned-6.jpg"), "image/png", [16, 24]),
+        (golden("turned-8.jpg"), "image/png", [16, 24]),
+        (png(1, 1, 9), "image/png", [1, 1]),
+    ] {
+        let form = Form::new().part("image", picture_part(bytes));
+        let input = house.post_form("/v1/inputs", form).await.expect(201);
+        assert_eq!(
+            (&input["media_type"], &input["width"], &input["height"]),
+            (&json!(media_type), &json!(size[0]), &json!(size[1]))
+        );
+        let made = house.post("/v1/generations", &json!({"prompt": "a fox", "image": input["id"]})).await.expect(202);
+        // On the grid, and never smaller than the smallest picture.
+        let side = |side: u32| json!((side / 16).max(1) * 16);
+        assert_eq!((&made["width"], &made["height"], &made["mask"]), (&side(size[0]), &side(size[1]), &Value::Null));
+        assert_eq!(made["strength"], json!(0.6), "that of FLUX.1");
+        house.delete(&text(&made["urls"]["self"])).await;
+    }
+}

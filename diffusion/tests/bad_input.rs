@@ -1,0 +1,52 @@
+//! What people bring that is not as it should be, or at the edge of what can be: each is read, or refused with a sentence that names
+//! what is wrong (the table is in docs/bad-input.md). Nothing of it may end as a black picture. Headers of strangers are in `checkpoint`,
+//! what the service refuses before it queues a job in `api` and `domain`.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+#[path = "bad_input/adapters.rs"]
+mod adapters;
+#[path = "bad_input/corpus.rs"]
+mod corpus;
+#[path = "bad_input/models.rs"]
+mod models;
+#[path = "bad_input/pictures.rs"]
+mod pictures;
+#[path = "bad_input/requests.rs"]
+mod requests;
+
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+
+use burn::prelude::Device;
+use diffusion::{PictureRequest, Pipeline, Result};
+use image::RgbImage;
+
+fn golden(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens").join(name)
+}
+
+fn load(folder: &Path) -> Result<Pipeline> {
+    Pipeline::load(folder, &Device::flex())
+}
+
+/// A request for a small picture in few steps.
+fn request(pipeline: &Pipeline) -> PictureRequest {
+    PictureRequest { width: 32, height: 32, num_inference_steps: 3, ..pipeline.defaults().request("a red fox", 7) }
+}
+
+fn picture(pipeline: &Pipeline, request: &PictureRequest) -> Result<RgbImage> {
+    pipeline.generate(request, &mut |_| ControlFlow::Continue(())).map(|mut pictures| pictures.remove(0))
+}
+
+/// How many steps a request takes.
+fn steps(pipeline: &Pipeline, request: &PictureRequest) -> usize {
+    let mut steps = 0;
+    let made = pipeline.generate(request, &mut |progress| {
+        steps = progress.step;
+        assert!(progress.total_steps >= progress.step);
+        ControlFlow::Continue(())
+    });
+    assert_eq!(made.unwrap().len(), 1);
+    steps
+}

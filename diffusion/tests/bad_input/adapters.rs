@@ -1,0 +1,79 @@
+//! LoRA files whose rank or alpha cannot be meant, and those of another family.
+
+use std::path::Path;
+
+use diffusion::{Error, LoraFile, Result};
+use tempfile::TempDir;
+
+use crate::{golden, load, picture, request};
+
+const MODULE: &str = "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q";
+
+/// Opens a LoRA on one layer of width `wide`, of this rank; `alpha` in a tensor, `header` as JSON.
+fn open(folder: &TempDir, rank: usize, alpha: Option<f32>, header: &str) -> Result<LoraFile> {
+    let wide = 10;
+    let bytes = 4 * rank * wide;
+    let mut entries = vec![
+        format!(r#""__metadata__":{header}"#),
+        format!(r#""{MODULE}.lora_A.weight":{{"dtype":"F32","shape":[{rank},{wide}],"data_offsets":[0,{bytes}]}}"#),
+        format!(
+            r#""{MODULE}.lora_B.weight":{{"dtype":"F32","shape":[{wide},{rank}],"data_offsets":[{bytes},{}]}}"#,
+            2 * bytes
+        ),
+    ];
+    let mut data = 0.5f32.to_le_bytes().repeat(2 * rank * wide);
+    if let Some(alpha) = alpha {
+        let (from, to) = (2 * bytes, 2 * bytes + 4);
+        entries.push(format!(r#""{MODULE}.alpha":{{"dtype":"F32","shape":[],"data_offsets":[{from},{to}]}}"#));
+        data.extend(alpha.to_le_bytes());
+    }
+    let header = format!("{{{}}}", entries.join(","));
+    let path = folder.path().join("adapter.safetensors");
+    std::fs::write(&path, [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &data].concat()).unwrap();
+    LoraFile::open(&path)
+}
+
+fn refused(rank: usize, alpha: Option<f32>, header: &str) -> String {
+    open(&TempDir::new().unwrap(), rank, alpha, header).unwrap_err().to_string()
+}
+
+#[test]
+fn ranks_that_are_none() {
+    assert!(refused(0, None, "{}").contains("1 to 512"));
+    assert!(refused(513, None, "{}").contains("its rank is 513; 1 to 512"));
+    assert!(open(&TempDir::new().unwrap(), 512, None, "{}").is_ok());
+}
+
+#[test]
+fn alphas_that_are_none() {
+    for header in [r#"{"ss_network_alpha":"0"}"#, r#"{"lora_adapter_metadata":"{\"unet.lora_alpha\":0}"}"#] {
+        assert!(refused(2, None, header).contains("alpha is 0 everywhere"), "{header}");
+    }
+    assert!(refused(2, Some(0.0), "{}").contains("alpha is 0 everywhere"));
+    for alpha in [f32::INFINITY, f32::NEG_INFINITY, f32::NAN] {
+        let error = refused(2, Some(alpha), "{}");
+        assert!(error.contains(MODULE) && error.contains("its alpha is not one finite number"), "{error}");
+    }
+    for header in [r#"{"ss_network_alpha":"inf"}"#, r#"{"ss_network_alpha":"NaN"}"#] {
+        assert!(refused(2, None, header).contains("its alpha is not finite"), "{header}");
+    }
+    let error = refused(2, None, r#"{"lora_adapter_metadata":"{\"unet.lora_alpha\":1e999}"}"#);
+    assert!(error.contains("lora_adapter_metadata"), "{error}");
+}
+
+/// An adapter is of the family whose layers it has, whatever it is called; the base stays as it was.
+#[test]
+fn an_adapter_of_another_family_changes_nothing() {
+    let adapters =
+        [("flux-tiny", "lora/peft.safetensors"), ("sd15-tiny", "stable-diffusion-lora/sd15-tiny.safetensors")];
+    for (model, others) in [("flux-tiny", adapters[1].1), ("sd15-tiny", adapters[0].1), ("sd21-tiny", adapters[1].1)] {
+        let mut pipeline = load(&golden(model)).unwrap();
+        let before = picture(&pipeline, &request(&pipeline)).unwrap();
+        let file = LoraFile::open(&golden(others)).unwrap();
+        let Err(Error::Adapter(reason)) = pipeline.attach(&[(&file, 1.0)]) else { panic!("{others} hangs on {model}") };
+        assert!(reason.len() > 30, "{reason}");
+        assert_eq!(picture(&pipeline, &request(&pipeline)).unwrap(), before);
+    }
+    let pickle = golden("no-such.safetensors");
+    assert!(matches!(LoraFile::open(Path::new(&pickle)), Err(Error::File { .. })));
+}

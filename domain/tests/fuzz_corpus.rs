@@ -1,0 +1,20 @@
+//! What fuzzing has found worth keeping (`just fuzz`), through the gate as the fuzzer calls it.
+
+#![allow(clippy::unwrap_used)]
+
+#[path = "../../fuzz/src/framing.rs"]
+mod framing;
+#[path = "../../fuzz/src/gate.rs"]
+mod gate;
+
+#[test]
+fn safetensors_headers() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus/safetensors");
+    let files: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let taken = |file: &&std::path::PathBuf| {
+        let data = std::fs::read(file).unwrap();
+        gate::safetensors(&framing::framed(&data))
+    };
+    let count = files.iter().filter(taken).count();
+    assert!(count > 3 && count < files.len(), "{count} of {} pass", files.len());
+}

@@ -1,0 +1,117 @@
+//! Files and prompts as the engine reads them.
+
+use std::fs;
+use std::path::PathBuf;
+use std::sync::LazyLock;
+
+use burn::tensor::DType;
+use diffusion::LoraFile;
+use diffusion::checkpoint::{Checkpoint, SingleFile};
+use diffusion::lora::{self, Format};
+use diffusion::prompt;
+use diffusion::tokenizers::clip::ClipTokenizer;
+
+use super::framing::framed;
+
+/// Files as large as the fuzzer's do no harm; values of more are not read.
+const MOST_VALUES: usize = 1 << 16;
+/// The longest side of a tensor of an adapter, and the most bytes of all of them.
+const LONGEST_SIDE: usize = 24;
+const MOST_BYTES: usize = 1 << 20;
+
+/// In memory where there is such a place.
+static FOLDER: LazyLock<tempfile::TempDir> = LazyLock::new(|| {
+    let memory = tempfile::tempdir_in("/dev/shm");
+    memory.or_else(|_| tempfile::tempdir()).expect("a folder for files")
+});
+static TOKENIZER: LazyLock<ClipTokenizer> =
+    LazyLock::new(|| ClipTokenizer::published("<|endoftext|>").expect("the published tokenizer"));
+
+fn written(name: &str, bytes: &[u8]) -> PathBuf {
+    let path = FOLDER.path().join(name);
+    fs::write(&path, bytes).expect("a file is written");
+    path
+}
+
+/// Whether the reader opens a safetensors or GGUF file; what it opens it also reads, and takes for a model if it looks like one.
+pub fn weights(name: &str, bytes: &[u8]) -> bool {
+    let path = written(name, bytes);
+    let Ok(file) = Checkpoint::open(&path) else { return false };
+    for name in file.names() {
+        let shape = file.shape(name).expect("a name that is there has a shape");
+        if shape.iter().product::<usize>() <= MOST_VALUES
+            && let Ok(values) = file.read_f32(name)
+        {
+            assert_eq!(values.len(), shape.iter().product::<usize>(), "{name}");
+        }
+    }
+    if let Ok(single) = SingleFile::open(&path) {
+        use diffusion::checkpoint::Part::{TextEncoder, TextEncoder2, Transformer, Unet, Vae};
+        for part in [Unet, Transformer, Vae, TextEncoder, TextEncoder2] {
+            let _ = single.part(part);
+        }
+        let _ = single.scheduler_config();
+    }
+    true
+}
+
+/// An adapter whose keys the fuzzer writes: a line for each tensor, its name, then its sides, `name 4 8`; lines that begin with
+/// `#` are of the header, `#name text`. What can be read is described, and written in each dialect.
+pub fn adapter(lines: &[u8]) {
+    let text = String::from_utf8_lossy(lines);
+    let quoted = |text: &str| serde_json::Value::from(text).to_string();
+    let (mut header, mut entries, mut at) = (Vec::new(), Vec::new(), 0);
+    for line in text.lines().take(200) {
+        if let Some((name, value)) = line.strip_prefix('#').and_then(|line| line.split_once(' ')) {
+            header.push(format!("{}:{}", quoted(name), quoted(value)));
+            continue;
+        }
+        let mut words = line.split(' ');
+        let name = words.next().unwrap_or_default();
+        let shape: Vec<usize> = words.take(4).map(|side| side.parse().unwrap_or(1).min(LONGEST_SIDE)).collect();
+        let bytes = 4 * shape.iter().product::<usize>();
+        if at + bytes > MOST_BYTES {
+            break;
+        }
+        let name = quoted(name);
+        entries.push(format!(r#"{name}:{{"dtype":"F32","shape":{shape:?},"data_offsets":[{at},{}]}}"#, at + bytes));
+        at += bytes;
+    }
+    entries.insert(0, format!(r#""__metadata__":{{{}}}"#, header.join(",")));
+    let data = 0.5f32.to_le_bytes().repeat(at / 4);
+    let path =
+        written("adapter.safetensors", &framed(&[format!("{{{}}}", entries.join(",")).as_bytes(), &data].concat()));
+    let Ok(file) = LoraFile::open(&path) else { return };
+    lora::inspect(&path).expect("what can be opened can be described");
+    for format in [Format::Kohya, Format::Peft, Format::Comfy] {
+        let out = FOLDER.path().join("written.safetensors");
+        if lora::export(&file, format, DType::F32, &out).is_ok() {
+            LoraFile::open(&out).expect("what was written can be read");
+        }
+    }
+}
+
+/// A prompt, read by weights and cut into chunks of tokens.
+pub fn prompt(text: &[u8]) {
+    let text = String::from_utf8_lossy(text);
+    if prompt::check_length("prompt", &text).is_err() {
+        return;
+    }
+    if let Ok(pieces) = prompt::parse(&text) {
+        let letters: usize = pieces
+            .iter()
+            .map(|piece| match piece {
+                prompt::Piece::Text { text, weight } => {
+                    assert!(weight.abs() <= prompt::HEAVIEST);
+                    text.len()
+                }
+                prompt::Piece::Break => 0,
+            })
+            .sum();
+        assert!(letters <= text.len(), "a piece says more than the prompt");
+    }
+    if let Ok(chunks) = prompt::chunks(&text, &TOKENIZER) {
+        assert!((1..=prompt::MOST_CHUNKS).contains(&chunks.len()));
+        assert!(chunks.iter().all(|chunk| chunk.ids.len() == 77));
+    }
+}
