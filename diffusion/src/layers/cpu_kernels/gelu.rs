@@ -36,7 +36,7 @@ pub fn gelu<const D: usize>(x: &Tensor<D>) -> Option<Tensor<D>> {
 struct Gelu;
 
 /// √(8/π)
-const GELU_LINEAR: f32 = 1.595_769_1;
+const GELU_LINEAR: f32 = 1.595_769;
 const GELU_CUBIC: f32 = GELU_LINEAR * 0.044_715;
 
 /// GELU is `x·σ(u)`, and this is u.

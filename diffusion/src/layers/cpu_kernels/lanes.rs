@@ -46,7 +46,7 @@ pub(super) fn exponential(x: f32) -> f32 {
     let t = (x * std::f32::consts::LOG2_E).clamp(-125.0, 125.0);
     let rounded = t + ROUND;
     let f = t - (rounded - ROUND);
-    let series = [0.001_339_887_4, 0.009_618_13, 0.055_503_57, 0.240_226_5, 0.693_147_2, 1.0];
+    let series = [0.001_339_887_4, 0.009_618_13, 0.055_503_57, 0.240_226_5, std::f32::consts::LN_2, 1.0];
     let power = series.iter().fold(0.000_154_034_6, |sum, term| fused(sum, f, *term));
     power * f32::from_bits((rounded.to_bits() << 23).wrapping_add(0x3F80_0000))
 }

@@ -110,3 +110,42 @@ fn tile<S: Simd, const R: usize, const V: usize>(
         S::as_mut_simd_f32s(out).0.copy_from_slice(sums);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use pulp::{Scalar, Scalar128b, Scalar256b, Scalar512b};
+
+    use super::*;
+
+    /// 33 columns are a panel and one more, 20 products a run and some.
+    #[test]
+    fn every_width_of_vectors_gives_the_same_product() {
+        let (depth, columns) = (20, 33);
+        let value = |at: usize| (at * 37 % 101) as f32 - 50.0;
+        let row = |row: usize| (0..depth).map(|k| value(row * depth + k)).collect::<Vec<f32>>();
+        let (mut left, mut panels) = (vec![EMPTY_LEFT; 2], vec![EMPTY_PANEL; 4]);
+        for k in 0..depth {
+            for column in 0..columns {
+                panels[column / WIDTH * 2 + k / RUN][k % RUN][column % WIDTH] = value(7 * k + column);
+            }
+        }
+        for rows in [1, 7, ROWS] {
+            (0..rows).for_each(|number| set_row(&mut left, number, &row(number)));
+            let wanted = |number: usize, column: usize| {
+                1.0 + row(number).iter().enumerate().map(|(k, left)| left * value(7 * k + column)).sum::<f32>()
+            };
+            let wanted: Vec<f32> = (0..rows * columns).map(|at| wanted(at / columns, at % columns)).collect();
+            let multiply = |by: &dyn Fn(Product<'_, '_>)| {
+                let mut y = vec![1.0; rows * columns];
+                let mut out: Vec<&mut [f32]> = y.chunks_exact_mut(columns).collect();
+                by(Product { left: &left, panels: &panels, out: &mut out });
+                assert_eq!(y, wanted, "whole numbers have no rounding");
+            };
+            multiply(&|product| Scalar.vectorize(product));
+            multiply(&|product| Scalar128b.vectorize(product));
+            multiply(&|product| Scalar256b.vectorize(product));
+            multiply(&|product| Scalar512b.vectorize(product));
+            multiply(&|product| add_product(product.left, product.panels, product.out));
+        }
+    }
+}
