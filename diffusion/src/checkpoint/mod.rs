@@ -12,6 +12,7 @@ pub mod single_file;
 mod view;
 mod write;
 
+pub(crate) use load::is_choice;
 pub use load::load_strict;
 pub use read::Checkpoint;
 pub use single_file::{Family, Part, SingleFile};

@@ -183,7 +183,7 @@ impl Layer<'_> {
     pub fn shape(&self) -> [usize; 4] {
         match self {
             Self::Linear(linear) => {
-                let [outputs, inputs] = linear.weight.lazy_shape().dims();
+                let [outputs, inputs] = linear.weight.dims();
                 [outputs, inputs, 1, 1]
             }
             Self::Convolution(convolution) => convolution.weight.lazy_shape().dims(),
@@ -201,7 +201,7 @@ impl Layer<'_> {
     /// Its weight in f32, outside of autodiff, on the device where the layer is.
     pub fn weight(&self) -> Tensor<4> {
         match self {
-            Self::Linear(linear) => linear.weight.val().reshape(self.shape()),
+            Self::Linear(linear) => linear.weight.value(DType::F32).reshape(self.shape()),
             Self::Convolution(convolution) => convolution.weight.val(),
         }
         .inner()

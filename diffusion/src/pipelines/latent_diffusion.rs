@@ -12,7 +12,7 @@ use burn::prelude::*;
 use burn::tensor::DType;
 
 use super::parts::Parts;
-use super::{OnStep, Original, PictureRequest, Progress, repaint};
+use super::{LoadOptions, OnStep, Original, PictureRequest, Progress, repaint};
 use crate::checkpoint::{Part, load_strict};
 use crate::image;
 use crate::lora::{Network, Target};
@@ -84,7 +84,12 @@ struct Kept {
 
 impl LatentDiffusion {
     /// Loads its parts strictly, and gives the UNet's config back for the family to check.
-    pub(super) fn load(parts: &Parts, device: &Device, dtype: DType) -> Result<(Self, unet::Config)> {
+    pub(super) fn load(
+        parts: &Parts,
+        device: &Device,
+        dtype: DType,
+        options: LoadOptions,
+    ) -> Result<(Self, unet::Config)> {
         let (unet_config, unet_weights): (unet::Config, _) = parts.network(Part::Unet)?;
         let (vae_config, vae_weights): (vae::Config, _) = parts.network(Part::Vae)?;
         unet_config.check()?;
@@ -105,7 +110,8 @@ impl LatentDiffusion {
         if unet_config.addition_embed_type.is_none() {
             scheduler.repair_first_models(repaints);
         }
-        let unet = UNet2DConditionModel::new(&unet_config, device);
+        let mut unet = UNet2DConditionModel::new(&unet_config, device);
+        options.store(unet.linears(), device);
         // In f32 whatever the rest is: it overflows in half precision (`force_upcast`), and is small.
         let vae = Autoencoder::new(&vae_config, device);
         let loaded = Self {
