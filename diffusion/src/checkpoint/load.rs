@@ -15,7 +15,7 @@ use crate::{Error, Result};
 /// How many keys of each kind an error names.
 const NAMED: usize = 5;
 /// Tensors are read at once, on as many threads as there are, until they have this many bytes in f32.
-const AT_ONCE: usize = 256 << 20;
+pub(crate) const AT_ONCE: usize = 256 << 20;
 
 /// The network with the values of `checkpoint`, where the path of each parameter is its key, in `dtype`. Parameters require
 /// gradients if the network was made on a device with autodiff. Where the network has a matrix, a 1×1 convolution

@@ -12,8 +12,8 @@ pub mod single_file;
 mod view;
 mod write;
 
-pub(crate) use load::is_choice;
 pub use load::load_strict;
+pub(crate) use load::{AT_ONCE, is_choice};
 pub use read::Checkpoint;
 pub use single_file::{Family, Part, SingleFile};
 pub use write::{Stored, save, write};

@@ -34,7 +34,7 @@ pub fn merge(targets: &mut [Target], loras: &[(&LoraFile, f64)]) -> Result<(Vec<
     if targets.iter_mut().any(|target| target.layers().any(|(_, layer)| packed(&layer))) {
         return Err(Error::Invalid("adapters are merged into full weights only; attach them to packed ones".into()));
     }
-    let (reports, mut updates) = attach::fitting(targets, loras)?;
+    let (reports, mut updates) = attach::fitting(targets, loras, &Device::flex())?;
     let mut originals = BTreeMap::new();
     for target in targets {
         let network = target.network;

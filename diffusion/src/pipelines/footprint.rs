@@ -11,22 +11,23 @@ use super::latent_diffusion::is_guided;
 use super::parts::Parts;
 use super::{LoadOptions, PictureRequest};
 use crate::Result;
-use crate::checkpoint::{Checkpoint, Part};
+use crate::checkpoint::{AT_ONCE, Checkpoint, Part};
 use crate::layers::Linear;
 use crate::networks::flux::{self, FluxTransformer};
 use crate::networks::unet::{self, UNet2DConditionModel};
 use crate::networks::{clip, t5, vae};
+use crate::tokenizers::t5::T5Tokenizer;
 
-/// Text tokens of FLUX.1's T5.
-const TEXT: usize = 512;
 /// Scores of attention that are kept whole, in values: see [`crate::layers::attention`].
 const SCORES: usize = 1 << 24;
 /// How many tensors of each kind are alive at once where the most are. Measured on the CPU, rounded up: of a FLUX block's
 /// streams, of the widest level of a UNet beside its skips, of the finest level of the autoencoder's decoder, and of the scores.
-const FLUX_TENSORS: usize = 20;
-const UNET_TENSORS: usize = 8;
-const VAE_TENSORS: usize = 7;
+const FLUX_TENSORS: usize = 24;
+const UNET_TENSORS: usize = 12;
+const VAE_TENSORS: usize = 6;
 const SCORE_TENSORS: usize = 3;
+/// What a process takes besides, in bytes: tokenizers, threads, what the allocator keeps.
+const PROCESS: u64 = 32 << 20;
 /// Tensors in f32 that a layer becomes on its way from packed weights.
 const UNPACKED_TENSORS: usize = 5;
 /// The largest picture that the autoencoder decodes as a whole, in pixels.
@@ -52,7 +53,7 @@ pub struct Footprint {
 
 #[derive(Debug, Clone)]
 enum Denoiser {
-    Flux { width: usize, heads: usize },
+    Flux { width: usize, heads: usize, text: usize },
     Unet { config: Box<unet::Config> },
 }
 
@@ -92,7 +93,12 @@ impl Footprint {
             let (config, weights): (flux::Config, _) = parts.network(Part::Transformer)?;
             config.check()?;
             let packable = packable(FluxTransformer::new(&config, &device).linears());
-            (values(&weights), packable, Denoiser::Flux { width: config.width(), heads: config.num_attention_heads })
+            let text = T5Tokenizer::length_in(&path.join("tokenizer_2"))?;
+            (
+                values(&weights),
+                packable,
+                Denoiser::Flux { width: config.width(), heads: config.num_attention_heads, text },
+            )
         } else {
             let (config, weights): (unet::Config, _) = parts.network(Part::Unet)?;
             config.check()?;
@@ -126,9 +132,15 @@ impl Footprint {
         };
         let pixels = request.width * request.height;
         let pictures = bytes(3 * request.num_images * pixels, DType::U8) + bytes(3 * pixels, DType::F32);
+        // While weights are read, some of them lie beside those that are in their place.
+        let loading = bytes(
+            self.denoiser + self.packable.iter().map(|[outputs, inputs]| outputs * inputs).sum::<usize>(),
+            DType::F32,
+        );
+        let loading = loading.min(AT_ONCE as u64);
         let denoising = self.denoising(request, dtype) + unpacked;
         let decoding = bytes(VAE_TENSORS * self.vae_channels * pixels.min(LARGEST_WHOLE), DType::F32);
-        Needs { weights, working: denoising.max(decoding).max(read) + pictures }
+        Needs { weights, working: denoising.max(decoding).max(read).max(loading) + pictures + PROCESS }
     }
 
     /// Bytes that come and go in one call of the denoiser. Norms and softmax are f32 on every device, and are counted so.
@@ -136,19 +148,24 @@ impl Footprint {
         let [rows, columns] = [request.height, request.width].map(|side| side / self.factor.max(1));
         let mean = |f32s: usize, others: usize| (4 * f32s + dtype.size() * others) as u64;
         match &self.kind {
-            Denoiser::Flux { width, heads } => {
-                let tokens = TEXT + rows * columns / 4;
-                let scores = SCORE_TENSORS * (heads * tokens * tokens).min(SCORES);
+            Denoiser::Flux { width, heads, text } => {
+                let tokens = text + rows * columns / 4;
+                let scores = SCORE_TENSORS * whole_scores(heads * tokens * tokens, dtype);
                 mean(FLUX_TENSORS / 4 * tokens * width + scores, FLUX_TENSORS * 3 / 4 * tokens * width)
             }
             Denoiser::Unet { config } => {
                 let batch = if is_guided(request) { 2 } else { 1 };
                 let (widest, skips) = config.activations(rows, columns);
-                let scores = SCORE_TENSORS * (batch * config.largest_scores(rows, columns)).min(SCORES);
+                let scores = SCORE_TENSORS * whole_scores(batch * config.largest_scores(rows, columns), dtype);
                 mean(batch * widest * UNET_TENSORS / 2 + scores, batch * (widest * UNET_TENSORS / 2 + skips))
             }
         }
     }
+}
+
+/// Scores that attention keeps whole. Above the limit it goes tile by tile, but for some sizes in half precision.
+fn whole_scores(scores: usize, dtype: DType) -> usize {
+    if scores > SCORES && dtype == DType::F32 { 0 } else { scores.min(SCORES) }
 }
 
 /// All values below our keys, by the header alone.

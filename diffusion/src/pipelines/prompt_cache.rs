@@ -93,6 +93,7 @@ mod tests {
             networks: BTreeMap::from([(network, 1)]),
             unmatched: Vec::new(),
             alpha_source: String::new(),
+            bytes: 0,
         }
     }
 
