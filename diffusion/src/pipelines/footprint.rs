@@ -23,7 +23,7 @@ const SCORES: usize = 1 << 24;
 /// How many tensors of each kind are alive at once where the most are. Measured on the CPU, rounded up: of a FLUX block's
 /// streams, of the widest level of a UNet beside its skips, of the finest level of the autoencoder's decoder, and of the scores.
 const FLUX_TENSORS: usize = 24;
-const UNET_TENSORS: usize = 12;
+const UNET_TENSORS: usize = 16;
 const VAE_TENSORS: usize = 6;
 const SCORE_TENSORS: usize = 3;
 /// What a process takes besides, in bytes: tokenizers, threads, what the allocator keeps.

@@ -20,8 +20,8 @@ use diffusion::{Error, LoadOptions, LoraFile, PictureRequest, Pipeline, WeightSt
 use crate::golden::{device, path, relative_error, values};
 
 /// What packing does to the answer of a denoiser, at most. The error of a weight (5e-3 in 8 bits, 8e-2 in 4) adds up from layer
-/// to layer: 1.2e-2 and about 15 times that were measured for FLUX with the trained weights of ember and for a random UNet.
-const BOUNDS: [(WeightStorage, f64); 2] = [(WeightStorage::Int8, 2e-2), (WeightStorage::Int4, 3e-1)];
+/// to layer: 1.2e-2 and 1.6e-1 were measured for FLUX with the trained weights of ember, 1.2e-2 and 1.9e-1 for a random UNet.
+const BOUNDS: [(WeightStorage, f64); 2] = [(WeightStorage::Int8, 2e-2), (WeightStorage::Int4, 2.5e-1)];
 
 fn normal<const D: usize>(shape: [usize; D]) -> Tensor<D> {
     device().seed(7);
