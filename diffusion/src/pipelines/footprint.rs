@@ -22,12 +22,12 @@ use crate::tokenizers::t5::T5Tokenizer;
 const SCORES: usize = 1 << 24;
 /// How many tensors of each kind are alive at once where the most are. Measured on the CPU, rounded up: of a FLUX block's
 /// streams, of the widest level of a UNet beside its skips, of the finest level of the autoencoder's decoder, and of the scores.
-const FLUX_TENSORS: usize = 24;
-const UNET_TENSORS: usize = 16;
-const VAE_TENSORS: usize = 6;
+const FLUX_TENSORS: usize = 28;
+const UNET_TENSORS: usize = 18;
+const VAE_TENSORS: usize = 7;
 const SCORE_TENSORS: usize = 3;
 /// What a process takes besides, in bytes: tokenizers, threads, what the allocator keeps.
-const PROCESS: u64 = 32 << 20;
+const PROCESS: u64 = 48 << 20;
 /// Tensors in f32 that a layer becomes on its way from packed weights.
 const UNPACKED_TENSORS: usize = 5;
 /// The largest picture that the autoencoder decodes as a whole, in pixels.
