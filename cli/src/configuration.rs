@@ -2,6 +2,7 @@
 //! place of the program that reads it for the server's side; the crates below get structs.
 
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -31,7 +32,8 @@ const VARIABLES: &[Variable] = &[
     ("PYROGRAPH_S3_SECRET_ACCESS_KEY", "secret key; never printed or logged", ""),
     ("PYROGRAPH_WORKER_DIR", "weights that a worker has fetched, and files of the job it runs", "`worker` in the data dir, else the user's cache folder"),
     ("PYROGRAPH_CACHE_BYTES", "bytes of weights kept there", "107374182400"),
-    ("PYROGRAPH_ENGINE_MEMORY_BYTES", "bytes of weights that stay in memory", "six tenths of the machine's"),
+    ("PYROGRAPH_VRAM_BUDGET", "the device's memory that an engine may use, weights and work together, such as `12GiB`", "eight tenths of the machine's, nine of the card's"),
+    ("PYROGRAPH_WEIGHTS", "how weights of denoisers are stored: `full`, `int8`, `int4`, or `auto` for the widest with which a request fits", "auto"),
     ("PYROGRAPH_CHECKPOINT_EVERY", "training steps between two checkpoints", "100"),
     ("PYROGRAPH_IMPORT_DIR", "folder of a worker's machine from which models may be imported", "none"),
     ("PYROGRAPH_IMPORT_NETWORKS", "networks beyond the public internet that imports may reach, also by http, such as `10.1.0.0/16,127.0.0.1`", "none"),
@@ -142,6 +144,40 @@ pub fn number(name: &str) -> Result<Option<u64>, Failure> {
     text.parse().map(Some).map_err(|_| Failure::Usage(format!("{name} is '{text}', which is not a whole number")))
 }
 
+/// What a variable says, where it is set.
+///
+/// # Errors
+/// It is set and cannot be read: better no start than another meaning.
+pub fn said<T: FromStr<Err: std::fmt::Display>>(name: &str) -> Result<Option<T>, Failure> {
+    let Some(text) = variable(name) else { return Ok(None) };
+    text.parse().map(Some).map_err(|error| Failure::Usage(format!("{name}: {error}")))
+}
+
+/// A number of bytes as people write it: `12GiB`, `800 MiB`, `24GB`, or plain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ByteSize(pub u64);
+
+impl FromStr for ByteSize {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        const UNITS: [(&str, u64); 7] = [
+            ("KiB", 1 << 10),
+            ("MiB", 1 << 20),
+            ("GiB", 1 << 30),
+            ("KB", 1_000),
+            ("MB", 1_000_000),
+            ("GB", 1_000_000_000),
+            ("B", 1),
+        ];
+        let (number, unit) =
+            UNITS.iter().find_map(|(unit, bytes)| Some((text.strip_suffix(unit)?, *bytes))).unwrap_or((text, 1));
+        let bytes = number.trim().parse::<u64>().ok().and_then(|number| number.checked_mul(unit));
+        let bytes = bytes.filter(|bytes| *bytes > 0);
+        bytes.map(Self).ok_or_else(|| format!("'{text}' is no number of bytes such as 12GiB or 800MB"))
+    }
+}
+
 /// Where a worker keeps the weights that it has fetched and the files of the job it runs.
 pub fn worker_dir(data_dir: &Path) -> PathBuf {
     if let Some(folder) = variable("PYROGRAPH_WORKER_DIR") {
@@ -224,6 +260,17 @@ mod tests {
             let default = if default.is_empty() { String::new() } else { format!(" [{default}]") };
             let row = format!("| `{name}` | {meaning}{default} |");
             assert!(readme.contains(&row), "README.md lacks the line\n{row}");
+        }
+    }
+
+    #[test]
+    fn bytes_are_read_as_people_write_them() {
+        let all = [("7", 7), ("12GiB", 12 << 30), ("800 MiB", 800 << 20), ("24GB", 24_000_000_000), ("512B", 512)];
+        for (text, bytes) in all {
+            assert_eq!(text.parse(), Ok(ByteSize(bytes)), "{text}");
+        }
+        for text in ["", "GiB", "-1", "1.5GiB", "99999999999GiB", "0", "12 gigs"] {
+            assert!(text.parse::<ByteSize>().is_err(), "{text}");
         }
     }
 

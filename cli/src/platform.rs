@@ -10,11 +10,11 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use diffusion::device::DeviceChoice;
 use tokio::process::{Child, ChildStdin, Command};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use crate::commands::engine_flags::EngineFlags;
 use crate::configuration::variable;
 use crate::failure::Failure;
 use crate::installation::Installation;
@@ -36,7 +36,7 @@ pub struct Platform {
 
 impl Platform {
     /// Starts all of it on `data_dir`, with the API at `bind`. The worker logs as `log` says, unless PYROGRAPH_LOG is set.
-    pub async fn start(data_dir: &Path, bind: SocketAddr, device: DeviceChoice, log: &str) -> Result<Self, Failure> {
+    pub async fn start(data_dir: &Path, bind: SocketAddr, engine: &EngineFlags, log: &str) -> Result<Self, Failure> {
         let listener = listen(bind).await?;
         let installation = Installation::open(data_dir).await?;
         let server = match Server::start(listener, installation.services()).await {
@@ -48,7 +48,7 @@ impl Platform {
         };
         let stop_worker = CancellationToken::new();
         let worker =
-            tokio::spawn(keep_worker(worker_command(installation.folder(), device, log)?, stop_worker.clone()));
+            tokio::spawn(keep_worker(worker_command(installation.folder(), engine, log)?, stop_worker.clone()));
         Ok(Self { installation, server, stop_worker, worker })
     }
 
@@ -82,13 +82,13 @@ impl Platform {
 
 /// This program again, as the worker of the installation in `folder`. Ctrl-C at the terminal goes to us alone: its group
 /// is another.
-fn worker_command(folder: &Path, device: DeviceChoice, log: &str) -> Result<Command, Failure> {
+fn worker_command(folder: &Path, engine: &EngineFlags, log: &str) -> Result<Command, Failure> {
     let program = std::env::current_exe().context("this program does not know where it lies")?;
     let mut command = Command::new(program);
     if variable("PYROGRAPH_LOG").is_none() {
         command.env("PYROGRAPH_LOG", log);
     }
-    command.arg("worker").arg("--data-dir").arg(folder).arg("--device").arg(device.to_string()).arg("--with-parent");
+    command.arg("worker").arg("--data-dir").arg(folder).args(engine.arguments()).arg("--with-parent");
     command.stdin(Stdio::piped()).stdout(Stdio::null()).process_group(0).kill_on_drop(true);
     Ok(command)
 }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use burn::prelude::*;
-use burn::tensor::DType;
+pub use burn::tensor::DType;
 
 use crate::{Error, Result};
 

@@ -39,6 +39,9 @@ pub enum Error {
     /// An adapter that does not fit the model it should be attached to.
     #[error("adapter does not fit: {0}")]
     Adapter(String),
+    /// What was asked for takes more memory than may be used.
+    #[error("{0}")]
+    Memory(String),
     /// The wished device cannot be used.
     #[error("device: {0}")]
     Device(String),

@@ -20,6 +20,7 @@ pub mod training;
 
 pub use device::{DeviceChoice, OpenDevice};
 pub use error::{Error, Result};
+pub use layers::WeightStorage;
 pub use lora::{LoraFile, MatchReport};
 pub use pipelines::flux::FluxPipeline;
-pub use pipelines::{Defaults, PictureRequest, Pipeline, Progress};
+pub use pipelines::{Defaults, LoadOptions, PictureRequest, Pipeline, Progress};

@@ -198,7 +198,7 @@ fn a_pointwise_convolution_is_a_matrix_and_no_other_is() {
         let file = Checkpoint::open(&written(&folder, "layer.safetensors", &safetensors(&header, 4 * values))).unwrap();
         load_strict(Linear::without_bias(2, 4, &Device::flex()), &file, DType::F32)
     };
-    assert_eq!(load("[4, 2, 1, 1]", 8).unwrap().weight.val().dims(), [4, 2]);
+    assert_eq!(load("[4, 2, 1, 1]", 8).unwrap().weight.dims(), [4, 2]);
     for (shape, values) in [("[4, 2, 3, 3]", 72), ("[2, 4, 1, 1]", 8), ("[4, 2, 1]", 8), ("[8, 1, 1]", 8)] {
         let error = load(shape, values).unwrap_err().to_string();
         assert!(error.contains("1 of the wrong shape"), "{shape}: {error}");
@@ -210,14 +210,14 @@ fn a_network_comes_back_as_it_was_saved() {
     let folder = TempDir::new().unwrap();
     let mut network = pair();
     let values: Vec<f32> = (0..6).map(|value| value as f32 / 4.0).collect();
-    network.first.weight = Param::from_data(TensorData::new(values.clone(), [2, 3]), &Device::flex());
+    network.first.weight = Param::from_data(TensorData::new(values.clone(), [2, 3]), &Device::flex()).into();
     for dtype in [DType::F32, DType::BF16, DType::F16] {
         let file = Checkpoint::open(&saved(&folder, &network, dtype)).unwrap();
         assert_eq!(file.metadata()["made by"], "a test");
         let loaded = load_strict(pair(), &file, DType::F32).unwrap();
-        assert_eq!(loaded.first.weight.val().into_data().try_to_vec::<f32>().unwrap(), values);
+        assert_eq!(loaded.first.weight.value(DType::F32).into_data().try_to_vec::<f32>().unwrap(), values);
         let kept = load_strict(pair(), &file, dtype).unwrap();
-        assert_eq!(kept.first.weight.val().dtype(), dtype);
+        assert_eq!(kept.first.weight.value(DType::F32).dtype(), dtype);
     }
     let left: Vec<_> = std::fs::read_dir(folder.path()).unwrap().collect();
     assert_eq!(left.len(), 1, "no scratch file stays: {left:?}");
@@ -284,7 +284,7 @@ fn weights_that_no_picture_comes_out_of_are_refused_by_name() {
 fn a_value_that_a_smaller_dtype_cannot_hold_is_refused_too() {
     let folder = TempDir::new().unwrap();
     let mut network = pair();
-    network.first.weight = Param::from_data(TensorData::new(vec![1e6f32; 6], [2, 3]), &Device::flex());
+    network.first.weight = Param::from_data(TensorData::new(vec![1e6f32; 6], [2, 3]), &Device::flex()).into();
     let file = Checkpoint::open(&saved(&folder, &network, DType::F32)).unwrap();
     assert!(load_strict(pair(), &file, DType::BF16).is_ok());
     let error = load_strict(pair(), &file, DType::F16).unwrap_err().to_string();

@@ -38,7 +38,7 @@ use crate::attempt::House;
 use crate::backend::{ClaimPolicy, JobBackend};
 use crate::cache::{Cache, CacheError};
 pub use crate::config::{Drain, HubToken, Imports, Silence, WorkerConfig};
-pub use crate::engine::{EngineConfig, Fault};
+pub use crate::engine::{EngineConfig, Fault, WeightChoice};
 pub use crate::import::guard::{Guard, Network};
 use crate::supervisor::Engine;
 pub use crate::supervisor::EngineCommand;

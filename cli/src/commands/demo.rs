@@ -12,6 +12,7 @@ use image::RgbImage;
 use serde_json::{Value, json};
 
 use super::Outcome;
+use super::engine_flags::EngineFlags;
 use super::generate::only_picture;
 use crate::client::{Artifact, Client, Dataset, Generation, Training, create_dataset, follow, pictures};
 use crate::configuration::CLIENT_LOG;
@@ -63,7 +64,8 @@ impl Demo {
         let meter = Meter::wait("starting Postgres, S3, the API and a worker");
         let started = Instant::now();
         let anywhere = SocketAddr::from(([127, 0, 0, 1], 0));
-        let platform = Platform::start(&self.data_dir, anywhere, self.device, CLIENT_LOG).await?;
+        let engine = EngineFlags { device: self.device, ..EngineFlags::default() };
+        let platform = Platform::start(&self.data_dir, anywhere, &engine, CLIENT_LOG).await?;
         meter.finish(&format!(
             "Everything runs ({:.1} s): API {}, S3 {}, data {}",
             started.elapsed().as_secs_f64(),

@@ -4,18 +4,17 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
-use diffusion::device::DeviceChoice;
 use worker::{EngineConfig, Fault};
 
-use crate::configuration::{number, variable};
+use super::engine_flags::EngineFlags;
+use crate::configuration::{ByteSize, variable};
 use crate::failure::Failure;
 
 /// Own a device and run models for a worker (speaks only the worker's protocol on stdin and stdout)
 #[derive(Debug, Args)]
 pub struct Engine {
-    /// Device: auto, cpu, cuda or cuda:N
-    #[arg(long, default_value = "auto", value_name = "DEVICE")]
-    device: DeviceChoice,
+    #[command(flatten)]
+    flags: EngineFlags,
     /// Folder where compiled kernels are kept for the next start
     #[arg(long, value_name = "DIR")]
     kernels: Option<PathBuf>,
@@ -29,9 +28,10 @@ impl Engine {
             None => None,
         };
         Ok(worker::engine::run(EngineConfig {
-            device: self.device,
+            device: self.flags.device,
             kernels: self.kernels,
-            memory_limit: number("PYROGRAPH_ENGINE_MEMORY_BYTES")?,
+            vram_budget: self.flags.vram_budget.map(|ByteSize(bytes)| bytes),
+            weights: self.flags.weights.unwrap_or_default(),
             fault,
         }))
     }

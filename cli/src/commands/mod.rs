@@ -4,6 +4,7 @@
 pub mod datasets;
 pub mod demo;
 pub mod engine;
+pub mod engine_flags;
 pub mod generate;
 pub mod migrate;
 pub mod models;

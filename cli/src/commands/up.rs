@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::Outcome;
+use super::engine_flags::EngineFlags;
 use crate::configuration::SERVER_LOG;
 use crate::output::say;
 use crate::platform::Platform;
@@ -24,9 +25,8 @@ pub struct Up {
     /// Address of the API
     #[arg(long, default_value = "127.0.0.1:8080", value_name = "ADDRESS")]
     bind: SocketAddr,
-    /// Device of the worker: auto, cpu, cuda or cuda:N
-    #[arg(long, default_value = "auto", value_name = "DEVICE")]
-    device: diffusion::device::DeviceChoice,
+    #[command(flatten)]
+    engine: EngineFlags,
 }
 
 impl Up {
@@ -34,7 +34,7 @@ impl Up {
     pub async fn run(self) -> Outcome {
         let stop = signal::stop_token();
         // A Ctrl-C while it starts is heard below: what was begun is stopped in order too.
-        let mut platform = Platform::start(&self.data_dir, self.bind, self.device, SERVER_LOG).await?;
+        let mut platform = Platform::start(&self.data_dir, self.bind, &self.engine, SERVER_LOG).await?;
         say!("Pyrograph is up. Ctrl-C stops everything.\n");
         say!("  API      {}", platform.url());
         say!("  Docs     {}/docs", platform.url());

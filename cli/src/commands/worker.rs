@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Args;
-use diffusion::device::DeviceChoice;
 use domain::Storage;
 use domain::database::Pools;
 use domain::job::JobKind;
 use worker::{Drain, EngineCommand, WorkerConfig};
 
 use super::Outcome;
+use super::engine_flags::EngineFlags;
 use crate::configuration::{self, Services, imports, lease_policy, number, set_duration};
 use crate::failure::Failure;
 use crate::signal;
@@ -27,9 +27,8 @@ pub struct Worker {
     /// What to work on
     #[arg(long, value_delimiter = ',', default_value = "generation,training,import", value_name = "QUEUES")]
     queues: Vec<JobKind>,
-    /// Device: auto (a GPU if there is one), cpu, cuda or cuda:N
-    #[arg(long, default_value = "auto", value_name = "DEVICE")]
-    device: DeviceChoice,
+    #[command(flatten)]
+    engine: EngineFlags,
     /// Data folder of a running `up`, looked at when DATABASE_URL is not set
     #[arg(long, env = "PYROGRAPH_DATA_DIR", default_value = ".pyrograph", value_name = "DIR")]
     data_dir: PathBuf,
@@ -56,13 +55,14 @@ impl Worker {
     fn config(&self) -> Result<WorkerConfig, Failure> {
         let program = std::env::current_exe().context("this program does not know where it lies")?;
         let data_dir = configuration::worker_dir(&self.data_dir);
-        let arguments = ["engine", "--device", &self.device.to_string(), "--kernels"].map(OsString::from);
+        let flags = self.engine.clone().or_environment()?.arguments();
+        let kernels = ["--kernels".into(), data_dir.join("kernels").into()];
         let engine = EngineCommand {
             environment: diffusion::device::environment(&program)
                 .into_iter()
                 .map(|(name, value)| (name.into(), value.into()))
                 .collect(),
-            arguments: arguments.into_iter().chain([data_dir.join("kernels").into()]).collect(),
+            arguments: std::iter::once(OsString::from("engine")).chain(flags).chain(kernels).collect(),
             program,
         };
         let mut config = WorkerConfig::new(engine, data_dir);

@@ -1,38 +1,57 @@
 //! Filling a network from a checkpoint, strictly: every parameter is found, and every tensor is used.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::BitAnd;
 
-use burn::module::{Module, ModuleMapper, Param, ParamId};
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::prelude::*;
 use burn::tensor::DType;
+use rayon::prelude::*;
 
 use super::Checkpoint;
+use crate::layers::{BLOCK, Codes, Packed, WeightStorage, pack};
 use crate::{Error, Result};
 
 /// How many keys of each kind an error names.
 const NAMED: usize = 5;
+/// Tensors are read at once, on as many threads as there are, until they have this many bytes in f32.
+pub(crate) const AT_ONCE: usize = 256 << 20;
 
 /// The network with the values of `checkpoint`, where the path of each parameter is its key, in `dtype`. Parameters require
 /// gradients if the network was made on a device with autodiff. Where the network has a matrix, a 1×1 convolution
-/// `[out, in, 1, 1]` fits too, since it is one. An error names keys as the file does; a value that is NaN or infinite is an error
-/// too, since no picture comes out of it.
+/// `[out, in, 1, 1]` fits too, since it is one; where it has a packed one, the values are packed on their way from the disk.
+/// An error names keys as the file does; a value that is NaN or infinite is an error too, since no picture comes out of it.
 pub fn load_strict<M: Module>(network: M, checkpoint: &Checkpoint, dtype: DType) -> Result<M> {
-    let mut loader = Loader {
-        checkpoint,
-        dtype,
-        path: Vec::new(),
-        used: BTreeSet::new(),
-        missing: Vec::new(),
-        misshapen: Vec::new(),
-        failure: None,
-    };
+    let mut wishes = Wishes::default();
+    network.visit(&mut wishes);
+    check(&wishes.all, checkpoint)?;
+    wishes.all.reverse();
+    let mut loader =
+        Loader { checkpoint, dtype, path: Names::default(), to_read: wishes.all, read: BTreeMap::new(), failure: None };
     let network = network.map(&mut loader);
-    let Loader { used, missing, misshapen, failure, .. } = loader;
-    if let Some(error) = failure {
-        return Err(error);
+    match loader.failure {
+        Some(error) => Err(error),
+        None => Ok(network),
     }
-    let used: BTreeSet<String> = used.iter().map(|key| checkpoint.name_in_file(key)).collect();
+}
+
+/// Whether each wish is in the checkpoint, in its shape, and nothing besides.
+fn check(wishes: &[Wish], checkpoint: &Checkpoint) -> Result<()> {
+    let (mut used, mut missing, mut misshapen) = (BTreeSet::new(), Vec::new(), Vec::new());
+    for Wish { key, shape: wanted, .. } in wishes {
+        let name = checkpoint.name_in_file(key);
+        match checkpoint.shape(key) {
+            Ok(found) => {
+                if found != *wanted && !(wanted.len() == 2 && found.strip_suffix(&[1, 1]) == Some(wanted)) {
+                    misshapen.push(format!("{name}: {found:?} instead of {wanted:?}"));
+                }
+                used.insert(name);
+            }
+            // One fused tensor may be missed by several of ours.
+            Err(_) if missing.contains(&name) => {}
+            Err(_) => missing.push(name),
+        }
+    }
     let all: BTreeSet<String> = checkpoint.names().map(|key| checkpoint.name_in_file(key)).collect();
     let unused: Vec<String> = all.difference(&used).cloned().collect();
     let problems: Vec<String> = [("missing", missing), ("unused", unused), ("of the wrong shape", misshapen)]
@@ -41,16 +60,15 @@ pub fn load_strict<M: Module>(network: M, checkpoint: &Checkpoint, dtype: DType)
         .map(|(what, names)| describe(what, &names))
         .collect();
     if problems.is_empty() {
-        Ok(network)
-    } else {
-        let taken_for = checkpoint.taken_for.iter().map(|family| format!("the file was taken for {family}"));
-        let reason = problems.into_iter().chain(taken_for).collect::<Vec<_>>().join("; ");
-        Err(Error::Weights { path: checkpoint.path().to_owned(), reason })
+        return Ok(());
     }
+    let taken_for = checkpoint.taken_for.iter().map(|family| format!("the file was taken for {family}"));
+    let reason = problems.into_iter().chain(taken_for).collect::<Vec<_>>().join("; ");
+    Err(Error::Weights { path: checkpoint.path().to_owned(), reason })
 }
 
 /// Whether Burn speaks of an enum, whose variants have no part in a path.
-pub(super) fn is_choice(container: &str) -> bool {
+pub(crate) fn is_choice(container: &str) -> bool {
     container.starts_with("Enum:")
 }
 
@@ -59,17 +77,126 @@ fn describe(what: &str, names: &[String]) -> String {
     format!("{} {what} ({}{more})", names.len(), names[..names.len().min(NAMED)].join(", "))
 }
 
+/// The path of a parameter: names of fields and numbers in lists.
+#[derive(Default)]
+struct Names(Vec<String>);
+
+impl Names {
+    fn enter(&mut self, name: &str, container: &str) {
+        if !is_choice(container) {
+            self.0.push(name.to_owned());
+        }
+    }
+
+    fn exit(&mut self, container: &str) {
+        if !is_choice(container) {
+            self.0.pop();
+        }
+    }
+
+    fn path(&self) -> String {
+        self.0.join(".")
+    }
+}
+
+/// A tensor that the network wants of the checkpoint.
+struct Wish {
+    key: String,
+    shape: Vec<usize>,
+    storage: WeightStorage,
+}
+
+/// All of them, in the order in which the network is filled.
+#[derive(Default)]
+struct Wishes {
+    path: Names,
+    all: Vec<Wish>,
+    /// The shape of the codes just seen, whose scales follow: both are one wish.
+    codes: Option<[usize; 2]>,
+}
+
+impl ModuleVisitor for Wishes {
+    fn enter_module(&mut self, name: &str, container: &str) {
+        self.path.enter(name, container);
+    }
+
+    fn exit_module(&mut self, _name: &str, container: &str) {
+        self.path.exit(container);
+    }
+
+    fn visit_int<const D: usize>(&mut self, param: &Param<Tensor<D, Int>>) {
+        self.codes = param.lazy_shape().as_slice().try_into().ok();
+    }
+
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        let (path, shape) = (self.path.path(), param.lazy_shape());
+        let packed = self.codes.take().zip(path.strip_suffix(SCALES));
+        self.all.push(match (packed, shape.as_slice()) {
+            (Some((codes, key)), &[outputs, blocks]) => Wish {
+                key: key.to_owned(),
+                shape: vec![outputs, blocks * BLOCK],
+                storage: Packed::storage_of(codes, [outputs, blocks]),
+            },
+            (_, shape) => Wish { key: path, shape: shape.to_vec(), storage: WeightStorage::Full },
+        });
+    }
+}
+
+/// What the parameters of a packed matrix are called below its key.
+const CODES: &str = ".codes";
+const SCALES: &str = ".scales";
+
 struct Loader<'a> {
     checkpoint: &'a Checkpoint,
     dtype: DType,
-    path: Vec<String>,
-    used: BTreeSet<String>,
-    missing: Vec<String>,
-    misshapen: Vec<String>,
+    path: Names,
+    /// The next is last.
+    to_read: Vec<Wish>,
+    /// By the path of the parameter.
+    read: BTreeMap<String, TensorData>,
     failure: Option<Error>,
 }
 
 impl Loader<'_> {
+    /// The values of the parameter at hand; none after a failure, when nothing more is read.
+    fn next(&mut self) -> Option<TensorData> {
+        let path = self.path.path();
+        while self.failure.is_none() {
+            if let Some(data) = self.read.remove(&path) {
+                return Some(data);
+            }
+            let (mut next, mut bytes) = (Vec::new(), 0);
+            while bytes < AT_ONCE
+                && let Some(wish) = self.to_read.pop()
+            {
+                bytes += 4 * wish.shape.iter().product::<usize>();
+                next.push(wish);
+            }
+            if next.is_empty() {
+                break;
+            }
+            let all: Result<Vec<_>> = next.par_iter().map(|wish| self.of(wish)).collect();
+            match all {
+                Ok(all) => self.read.extend(all.into_iter().flatten()),
+                Err(error) => self.failure = Some(error),
+            }
+        }
+        None
+    }
+
+    /// Reads, checks and, where it is wished, packs a tensor; each part with the path of its parameter.
+    fn of(&self, Wish { key, shape, storage }: &Wish) -> Result<Vec<(String, TensorData)>> {
+        if *storage == WeightStorage::Full {
+            let data = self.finite(key, self.checkpoint.read(key, self.dtype)?)?;
+            return Ok(vec![(key.clone(), TensorData::from_bytes(data.into_bytes(), shape.clone(), self.dtype))]);
+        }
+        let data = self.finite(key, self.checkpoint.read(key, DType::F32)?)?;
+        let values =
+            data.as_slice::<f32>().map_err(|error| Error::malformed(self.checkpoint.path(), format!("{error:?}")))?;
+        let Codes { codes, scales } = pack(values, shape.last().copied().unwrap_or(1), *storage);
+        Ok(vec![(format!("{key}{CODES}"), codes), (format!("{key}{SCALES}"), scales)])
+    }
+
     fn finite(&self, key: &str, data: TensorData) -> Result<TensorData> {
         // The exponent's bits are all set in infinities and NaN alone.
         let fine = match data.dtype() {
@@ -98,53 +225,32 @@ fn all_below<const N: usize, T: Copy + PartialEq + BitAnd<Output = T>>(
 
 impl ModuleMapper for Loader<'_> {
     fn enter_module(&mut self, name: &str, container: &str) {
-        if !is_choice(container) {
-            self.path.push(name.to_owned());
-        }
+        self.path.enter(name, container);
     }
 
     fn exit_module(&mut self, _name: &str, container: &str) {
-        if !is_choice(container) {
-            self.path.pop();
-        }
+        self.path.exit(container);
     }
 
+    // Weights stay, so they get memory of exactly their size, apart from that of what comes and goes.
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        let key = self.path.join(".");
-        let Ok(found) = self.checkpoint.shape(&key) else {
-            let name = self.checkpoint.name_in_file(&key);
-            // One fused tensor may be missed by several of ours.
-            if !self.missing.contains(&name) {
-                self.missing.push(name);
-            }
-            return param;
-        };
-        let wanted: [usize; D] = param.lazy_shape().dims();
-        self.used.insert(key.clone());
-        if found != wanted && !(D == 2 && found.strip_suffix(&[1, 1]) == Some(&wanted)) {
-            self.misshapen.push(format!("{}: {found:?} instead of {wanted:?}", self.checkpoint.name_in_file(&key)));
-            return param;
-        }
-        // Nothing more is read once the checkpoint is known not to fit.
-        if self.failure.is_some() || !self.missing.is_empty() || !self.misshapen.is_empty() {
-            return param;
-        }
-        match self.checkpoint.read(&key, self.dtype).and_then(|data| self.finite(&key, data)) {
-            Ok(data) => {
-                let device = param.lazy_device();
-                // Weights stay, so they get memory of exactly their size, apart from that of what comes and goes.
-                let dtype = self.dtype;
-                let tensor = device.memory_persistent_allocations(data, |data: TensorData| {
-                    let data = TensorData::from_bytes(data.into_bytes(), wanted, dtype);
-                    Tensor::from_data(data, (&device, dtype))
-                });
-                let tensor = if device.is_autodiff() { tensor.require_grad() } else { tensor };
-                Param::initialized(ParamId::new(), tensor)
-            }
-            Err(error) => {
-                self.failure = Some(error);
-                param
-            }
-        }
+        let Some(data) = self.next() else { return param };
+        let device = param.lazy_device();
+        let tensor = device.memory_persistent_allocations(data, |data: TensorData| {
+            let dtype = data.dtype();
+            Tensor::from_data(data, (&device, dtype))
+        });
+        let tensor = if device.is_autodiff() { tensor.require_grad() } else { tensor };
+        Param::initialized(ParamId::new(), tensor)
+    }
+
+    fn map_int<const D: usize>(&mut self, param: Param<Tensor<D, Int>>) -> Param<Tensor<D, Int>> {
+        let Some(data) = self.next() else { return param };
+        let device = param.lazy_device();
+        let tensor = device.memory_persistent_allocations(data, |data: TensorData| {
+            let dtype = data.dtype();
+            Tensor::from_data(data, (&device, dtype))
+        });
+        Param::initialized(ParamId::new(), tensor)
     }
 }

@@ -13,6 +13,7 @@ mod view;
 mod write;
 
 pub use load::load_strict;
+pub(crate) use load::{AT_ONCE, is_choice};
 pub use read::Checkpoint;
 pub use single_file::{Family, Part, SingleFile};
 pub use write::{Stored, save, write};

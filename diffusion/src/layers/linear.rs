@@ -5,6 +5,7 @@ use burn::prelude::*;
 use burn::tensor::module;
 
 use super::adapted::{Changes, Kronecker};
+use super::weight::{Weight, WeightStorage};
 use super::zeros;
 
 /// `y = x·Wᵀ + b + Σ scale·(x·Aᵀ)·Bᵀ`, as `torch.nn.Linear` with any number of LoRA branches at run time
@@ -12,7 +13,7 @@ use super::zeros;
 #[derive(Module, Debug)]
 pub struct Linear {
     /// `[out, in]`
-    pub weight: Param<Tensor<2>>,
+    pub weight: Weight,
     /// `[out]`
     pub bias: Option<Param<Tensor<1>>>,
     /// Empty unless an adapter is attached. Checkpoints never hold these.
@@ -41,14 +42,20 @@ impl Linear {
 
     /// A layer without a bias.
     pub fn without_bias(inputs: usize, outputs: usize, device: &Device) -> Self {
-        Self { weight: zeros([outputs, inputs], device), bias: None, branches: Vec::new(), changes: None }
+        let weight = Weight::new([outputs, inputs], WeightStorage::Full, device);
+        Self { weight, bias: None, branches: Vec::new(), changes: None }
+    }
+
+    /// Makes the weight one to load into `storage`, where its rows are whole blocks. What it was is lost.
+    pub fn store(&mut self, storage: WeightStorage, device: &Device) {
+        self.weight = Weight::new(self.weight.dims(), storage, device);
     }
 
     /// `[.., in]` → `[.., out]`
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         let bias = self.bias.as_ref().map(|bias| bias.val());
         let mut y = match &self.changes {
-            None => linear(x.clone(), self.weight.val().transpose(), bias),
+            None => linear(x.clone(), self.weight.value(x.dtype()).transpose(), bias),
             Some(changes) => self.changed(changes, x.clone(), bias),
         };
         for branch in &self.branches {
@@ -60,7 +67,7 @@ impl Linear {
     fn changed<const D: usize>(&self, changes: &Changes<2>, x: Tensor<D>, bias: Option<Tensor<1>>) -> Tensor<D> {
         let with = |x: Tensor<D>, weight: Tensor<2>| linear(x, weight.transpose(), None);
         let spread = |vector: Tensor<1>| vector.unsqueeze::<D>();
-        let mut y = changes.base(x.clone(), self.weight.val(), &with, &spread);
+        let mut y = changes.base(x.clone(), self.weight.value(x.dtype()), &with, &spread);
         for kronecker in &changes.kronecker {
             y = y + kronecker.forward_linear(x.clone());
         }

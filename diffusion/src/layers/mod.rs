@@ -14,6 +14,7 @@ mod linear;
 mod norm;
 mod resize;
 mod sinusoidal;
+mod weight;
 
 pub use activation::{gelu_exact, gelu_gated, gelu_quick, gelu_tanh};
 pub use adapted::{Changes, Kronecker};
@@ -24,6 +25,8 @@ pub use linear::{Branch, Linear};
 pub use norm::{GroupNorm, LayerNorm, RmsNorm, modulate};
 pub use resize::resize_nearest;
 pub use sinusoidal::sinusoidal;
+pub(crate) use weight::{BLOCK, Codes, pack};
+pub use weight::{Packed, Weight, WeightStorage};
 
 use burn::module::{Param, ParamId};
 use burn::prelude::*;

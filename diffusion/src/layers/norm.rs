@@ -139,3 +139,29 @@ fn standardise<const D: usize>(x: Tensor<D>, epsilon: f64) -> Tensor<D> {
     let variance = centred.clone().square().mean_dim(D - 1);
     centred * (variance + epsilon).sqrt().recip()
 }
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::Distribution;
+
+    use super::*;
+
+    /// What comes in is widened, and what goes out is rounded; nothing in between.
+    #[test]
+    fn norms_compute_in_f32_whatever_they_are_given() {
+        let device = Device::flex();
+        let x = Tensor::<4>::random([2, 8, 3, 5], Distribution::Normal(3.0, 2.0), &device).cast(DType::BF16);
+        let flat = x.clone().reshape([2, 24, 5]);
+        let data = |x: Tensor<4>| x.cast(DType::F32).into_data().try_to_vec::<f32>().unwrap();
+        let rounded = |y: Tensor<4>| data(y.cast(DType::BF16));
+        let group = GroupNorm::new(4, 8, 1e-5, &device);
+        assert_eq!(data(group.forward(x.clone())), rounded(group.forward(x.cast(DType::F32))));
+        let (layer, rms) = (LayerNorm::new(5, 1e-5, &device), RmsNorm::new(5, 1e-6, &device));
+        let norms: [&dyn Fn(Tensor<3>) -> Tensor<3>; 2] = [&|x| layer.forward(x), &|x| rms.forward(x)];
+        for norm in norms {
+            let [half, full] = [flat.clone(), flat.clone().cast(DType::F32)].map(|x| norm(x).unsqueeze::<4>());
+            assert_eq!((half.dtype(), full.dtype()), (DType::BF16, DType::F32));
+            assert_eq!(data(half), rounded(full));
+        }
+    }
+}

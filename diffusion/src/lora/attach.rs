@@ -13,6 +13,7 @@ use super::dora;
 use super::file::Adapted;
 use super::keys::Network;
 use super::update::{Form, Magnitude, Update};
+use crate::device::weight_dtype;
 use crate::layers::{Branch, Changes, Conv2d, ConvBranch, Kronecker, Linear};
 use crate::networks::flux::FluxTransformer;
 use crate::{Error, Result};
@@ -35,6 +36,9 @@ pub struct MatchReport {
     pub unmatched: Vec<String>,
     /// Where the adapter's strength was found.
     pub alpha_source: String,
+    /// Bytes of the device's memory that it takes.
+    #[serde(skip)]
+    pub bytes: u64,
 }
 
 impl<'a> Target<'a> {
@@ -68,7 +72,7 @@ impl<'a> From<&'a mut FluxTransformer> for Target<'a> {
 /// Scales act as in diffusers and PEFT: ΔW is multiplied by them. A DoRA brings its magnitudes at any scale,
 /// `W' = m (W + s ΔW) / ‖W + s ΔW‖`, also at 0.
 pub fn attach(targets: &mut [Target], loras: &[(&LoraFile, f64)], device: &Device) -> Result<Vec<MatchReport>> {
-    let (reports, mut updates) = fitting(targets, loras)?;
+    let (reports, mut updates) = fitting(targets, loras, device)?;
     for target in targets {
         let network = target.network;
         for (path, mut layer) in target.layers() {
@@ -85,7 +89,11 @@ pub fn attach(targets: &mut [Target], loras: &[(&LoraFile, f64)], device: &Devic
 pub(super) type Updates = BTreeMap<(Network, String), Vec<(Update, f64)>>;
 
 /// What of `loras` these targets take, and a report about each. Nothing is changed yet.
-pub(super) fn fitting(targets: &mut [Target], loras: &[(&LoraFile, f64)]) -> Result<(Vec<MatchReport>, Updates)> {
+pub(super) fn fitting(
+    targets: &mut [Target],
+    loras: &[(&LoraFile, f64)],
+    device: &Device,
+) -> Result<(Vec<MatchReport>, Updates)> {
     let mut shapes = BTreeMap::new();
     for target in targets {
         let network = target.network;
@@ -97,7 +105,7 @@ pub(super) fn fitting(targets: &mut [Target], loras: &[(&LoraFile, f64)]) -> Res
         if !scale.is_finite() {
             return Err(Error::Invalid(format!("{scale} is no scale for an adapter")));
         }
-        let (report, fitting) = fit(file, &shapes)?;
+        let (report, fitting) = fit(file, &shapes, weight_dtype(device))?;
         for (module, update) in fitting {
             updates.entry((module.network, module.path.clone())).or_default().push((update, *scale));
         }
@@ -110,12 +118,14 @@ pub(super) fn fitting(targets: &mut [Target], loras: &[(&LoraFile, f64)]) -> Res
 fn fit<'a>(
     file: &'a LoraFile,
     shapes: &BTreeMap<(Network, String), [usize; 4]>,
+    dtype: DType,
 ) -> Result<(MatchReport, Vec<(&'a Adapted, Update)>)> {
     let mut report = MatchReport {
         matched: 0,
         networks: BTreeMap::new(),
         unmatched: file.others().to_vec(),
         alpha_source: file.alpha_source().to_owned(),
+        bytes: 0,
     };
     let mut fitting = Vec::new();
     for module in file.modules() {
@@ -128,6 +138,7 @@ fn fit<'a>(
         if fits(&update, *shape) {
             *report.networks.entry(module.network).or_default() += 1;
             report.matched += 1;
+            report.bytes += update.delta.as_ref().map_or(0, |delta| delta.bytes(dtype));
             fitting.push((module, update));
         } else if !module.path.contains('.') {
             // The first and last layers differ among models of one family, e.g. for inpainting.
@@ -183,7 +194,7 @@ impl Layer<'_> {
     pub fn shape(&self) -> [usize; 4] {
         match self {
             Self::Linear(linear) => {
-                let [outputs, inputs] = linear.weight.lazy_shape().dims();
+                let [outputs, inputs] = linear.weight.dims();
                 [outputs, inputs, 1, 1]
             }
             Self::Convolution(convolution) => convolution.weight.lazy_shape().dims(),
@@ -201,7 +212,7 @@ impl Layer<'_> {
     /// Its weight in f32, outside of autodiff, on the device where the layer is.
     pub fn weight(&self) -> Tensor<4> {
         match self {
-            Self::Linear(linear) => linear.weight.val().reshape(self.shape()),
+            Self::Linear(linear) => linear.weight.value(DType::F32).reshape(self.shape()),
             Self::Convolution(convolution) => convolution.weight.val(),
         }
         .inner()
@@ -209,7 +220,7 @@ impl Layer<'_> {
     }
 
     fn hang(&mut self, updates: &[(Update, f64)], device: &Device) {
-        let mut sum = Sum::default();
+        let (mut sum, dtype) = (Sum::default(), weight_dtype(device));
         for (update, strength) in updates {
             sum.add(update, *strength, &|| self.weight(), device);
         }
@@ -225,7 +236,7 @@ impl Layer<'_> {
                         scale,
                     })
                     .collect();
-                linear.changes = sum.changes(flat);
+                linear.changes = sum.changes(dtype, flat);
             }
             Self::Convolution(convolution) => {
                 convolution.branches = sum
@@ -238,7 +249,7 @@ impl Layer<'_> {
                         scale,
                     })
                     .collect();
-                convolution.changes = sum.changes(|weight| weight);
+                convolution.changes = sum.changes(dtype, |weight| weight);
             }
         }
     }
@@ -289,7 +300,7 @@ impl Sum {
         }
     }
 
-    fn changes<const D: usize>(self, shaped: impl Fn(Tensor<4>) -> Tensor<D>) -> Option<Changes<D>> {
+    fn changes<const D: usize>(self, dtype: DType, shaped: impl Fn(Tensor<4>) -> Tensor<D>) -> Option<Changes<D>> {
         let Self { kronecker, delta, output_gain, input_gain, bias, .. } = self;
         if kronecker.is_empty() && delta.is_none() && output_gain.is_none() && input_gain.is_none() && bias.is_none() {
             return None;
@@ -304,7 +315,8 @@ impl Sum {
         Some(Changes {
             output_gain: output_gain.map(Param::from_tensor),
             input_gain: input_gain.map(Param::from_tensor),
-            delta: delta.map(|delta| Param::from_tensor(shaped(delta))),
+            // It is used in the layer's dtype: in f32 it would only take more memory.
+            delta: delta.map(|delta| Param::from_tensor(shaped(delta).cast(dtype))),
             kronecker: kronecker.collect(),
             bias: bias.map(Param::from_tensor),
         })

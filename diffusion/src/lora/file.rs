@@ -116,6 +116,11 @@ impl LoraFile {
         &self.metadata
     }
 
+    /// Whether it asks anything of a network.
+    pub fn adapts(&self, network: Network) -> bool {
+        self.modules.iter().any(|module| module.network == network)
+    }
+
     /// What it was made for.
     pub fn family(&self) -> Family {
         Family::of(&self.modules, &self.metadata)

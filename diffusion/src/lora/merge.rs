@@ -6,11 +6,13 @@ use std::collections::BTreeMap;
 
 use burn::module::Param;
 use burn::prelude::*;
+use burn::tensor::DType;
 
 use super::attach::{self, Layer, MatchReport, Target};
 use super::update::Update;
 use super::{LoraFile, Network, dora};
-use crate::Result;
+use crate::layers::{Weight, WeightStorage};
+use crate::{Error, Result};
 
 /// The weights that were there before. Dropping them makes the change permanent.
 #[derive(Debug)]
@@ -20,13 +22,19 @@ pub struct Merged(BTreeMap<(Network, String), Original>);
 /// Weight and bias of one layer.
 #[derive(Debug)]
 enum Original {
-    Linear(Param<Tensor<2>>, Option<Param<Tensor<1>>>),
+    Linear(Weight, Option<Param<Tensor<1>>>),
     Convolution(Param<Tensor<4>>, Option<Param<Tensor<1>>>),
 }
 
-/// As [`attach`](super::attach()), with the weights changed instead of accompanied.
+/// As [`attach`](super::attach()), with the weights changed instead of accompanied. Packed weights are refused: they would be
+/// packed a second time, with a loss that an adapter beside them does not have.
 pub fn merge(targets: &mut [Target], loras: &[(&LoraFile, f64)]) -> Result<(Vec<MatchReport>, Merged)> {
-    let (reports, mut updates) = attach::fitting(targets, loras)?;
+    let packed =
+        |layer: &Layer| matches!(layer, Layer::Linear(linear) if linear.weight.storage() != WeightStorage::Full);
+    if targets.iter_mut().any(|target| target.layers().any(|(_, layer)| packed(&layer))) {
+        return Err(Error::Invalid("adapters are merged into full weights only; attach them to packed ones".into()));
+    }
+    let (reports, mut updates) = attach::fitting(targets, loras, &Device::flex())?;
     let mut originals = BTreeMap::new();
     for target in targets {
         let network = target.network;
@@ -74,8 +82,8 @@ fn change(layer: &mut Layer, updates: &[(Update, f64)]) -> Original {
     };
     match layer {
         Layer::Linear(linear) => {
-            let old = linear.weight.val();
-            let weight = Param::from_tensor(weight.reshape(old.dims()).cast(old.dtype()));
+            let old = linear.weight.value(DType::F32);
+            let weight = Weight::Full(Param::from_tensor(weight.reshape(old.dims()).cast(old.dtype())));
             let bias = biased(&linear.bias);
             Original::Linear(std::mem::replace(&mut linear.weight, weight), std::mem::replace(&mut linear.bias, bias))
         }

@@ -614,6 +614,18 @@ mod tests {
         assert!((b[43] - (a[42] * sin + a[43] * cos)).abs() < 1e-4);
     }
 
+    /// Angles of far tokens differ by less than bf16 tells apart.
+    #[test]
+    fn tokens_turn_in_f32_whatever_they_are_given() {
+        let device = Device::flex();
+        let rotary = Rotary::new(&[4, 6, 6], 2, 3, 40, &device);
+        let values = (0..122 * 16).map(|i| (i as f32 * 0.37).sin()).collect::<Vec<_>>();
+        let x = Tensor::<4>::from_data(TensorData::new(values, [1, 1, 122, 16]), &device).cast(DType::BF16);
+        let data = |x: Tensor<4>| x.cast(DType::F32).into_data().try_to_vec::<f32>().unwrap();
+        let wide = rotary.turn(x.clone().cast(DType::F32)).cast(DType::BF16);
+        assert_eq!(data(rotary.turn(x)), data(wide));
+    }
+
     #[test]
     fn shapes_follow_the_config() {
         let device = Device::flex();

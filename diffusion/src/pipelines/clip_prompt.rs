@@ -7,6 +7,7 @@ use burn::prelude::*;
 use burn::tensor::DType;
 
 use super::parts::Parts;
+use super::text_encoder::TextEncoder;
 use crate::checkpoint::Part;
 use crate::networks::clip::{ClipOutput, ClipTextModel, Config};
 use crate::prompt::{self, Chunk};
@@ -16,46 +17,49 @@ use crate::{Error, Result};
 #[derive(Debug)]
 pub(super) struct ClipPrompt {
     tokenizer: ClipTokenizer,
-    pub encoder: ClipTextModel,
+    pub encoder: TextEncoder<ClipTextModel>,
     pub config: Config,
 }
 
 impl ClipPrompt {
-    /// Loads a text encoder with its tokenizer.
-    pub fn load(
+    /// A tokenizer, and a text encoder that is loaded when it is needed.
+    pub fn open(
         parts: &Parts,
         part: Part,
-        build: impl Fn(&Config, &Device) -> ClipTextModel,
+        build: fn(&Config, &Device) -> ClipTextModel,
         device: &Device,
         dtype: DType,
     ) -> Result<Self> {
         let (config, weights): (Config, _) = parts.network(part)?;
         let tokenizer = parts.clip_tokenizer(part)?;
         check(parts.path(), &config, &tokenizer)?;
-        let encoder = build(&config, device).load(weights, dtype)?;
-        Ok(Self { tokenizer, encoder, config })
+        let (known, device) = (config.clone(), device.clone());
+        let load = move || build(&known, &device).load(weights.clone(), dtype);
+        Ok(Self { tokenizer, encoder: TextEncoder::new(load, ClipTextModel::linears), config })
     }
 
     pub fn chunks(&self, prompt: &str) -> Result<Vec<Chunk>> {
         prompt::chunks(prompt, &self.tokenizer)
     }
 
-    /// Reads `count` chunks, with empty ones behind those there are. `states` picks what counts of an answer; it is weighed and
+    /// Reads `count` chunks, with empty ones behind those there are. `states` picks what counts of the encoder's answer; it is weighed and
     /// joined along the tokens: `[1, count · length, hidden]`. With it comes what the encoder says of the first chunk.
     pub fn encode(
         &self,
         mut chunks: Vec<Chunk>,
         count: usize,
-        states: impl Fn(&ClipOutput) -> Result<Tensor<3>>,
+        states: impl Fn(&ClipTextModel, &ClipOutput) -> Result<Tensor<3>>,
     ) -> Result<(Tensor<3>, Option<ClipOutput>)> {
         prompt::pad(&mut chunks, count, &self.tokenizer);
-        let (mut hidden, mut first) = (Vec::with_capacity(chunks.len()), None);
-        for chunk in chunks {
-            let output = self.encoder.forward(std::slice::from_ref(&chunk.ids));
-            hidden.push(chunk.weigh(states(&output)?));
-            first.get_or_insert(output);
-        }
-        Ok((Tensor::cat(hidden, 1), first))
+        self.encoder.with(|encoder| {
+            let (mut hidden, mut first) = (Vec::with_capacity(chunks.len()), None);
+            for chunk in chunks {
+                let output = encoder.forward(std::slice::from_ref(&chunk.ids));
+                hidden.push(chunk.weigh(states(encoder, &output)?));
+                first.get_or_insert(output);
+            }
+            Ok((Tensor::cat(hidden, 1), first))
+        })?
     }
 }
 

@@ -9,7 +9,9 @@ use burn::prelude::*;
 use burn::tensor::DType;
 
 use super::folder::{read_defaults, read_json};
-use super::{Defaults, OnStep, Original, PictureRequest, Progress, clip_prompt};
+use super::prompt_cache::{PromptCache, PromptKey};
+use super::text_encoder::TextEncoder;
+use super::{Defaults, LoadOptions, OnStep, Original, PictureRequest, Progress, clip_prompt};
 use crate::checkpoint::{self, Checkpoint};
 use crate::device::weight_dtype;
 use crate::image;
@@ -28,10 +30,12 @@ use crate::{Error, Result};
 pub struct FluxPipeline {
     pub(crate) device: Device,
     pub(crate) dtype: DType,
-    pub(crate) clip_tokenizer: ClipTokenizer,
-    pub(crate) t5_tokenizer: T5Tokenizer,
-    pub(crate) clip: ClipTextModel,
-    pub(crate) t5: T5Encoder,
+    clip_tokenizer: ClipTokenizer,
+    t5_tokenizer: T5Tokenizer,
+    clip: TextEncoder<ClipTextModel>,
+    t5: TextEncoder<T5Encoder>,
+    read: PromptCache<PromptEmbeddings>,
+    keeps_text_encoders: bool,
     pub(crate) transformer: FluxTransformer,
     pub(crate) vae: Autoencoder,
     scheduler: FlowMatchEuler,
@@ -88,6 +92,11 @@ impl FluxPipeline {
     /// Loads a folder in diffusers' layout, strictly: a tensor that is missing, unused or of the wrong shape is an error.
     /// All sizes come from the `config.json` files.
     pub fn load(folder: &Path, device: &Device) -> Result<Self> {
+        Self::load_with(folder, device, LoadOptions::default())
+    }
+
+    /// The same, laid into memory in another way.
+    pub fn load_with(folder: &Path, device: &Device, options: LoadOptions) -> Result<Self> {
         let dtype = weight_dtype(device);
         let transformer_config: flux::Config = read_json(&folder.join("transformer/config.json"))?;
         let clip_config: clip::Config = read_json(&folder.join("text_encoder/config.json"))?;
@@ -97,14 +106,19 @@ impl FluxPipeline {
         let t5_tokenizer = T5Tokenizer::load(&folder.join("tokenizer_2"))?;
         check_sizes(folder, &transformer_config, &clip_config, &t5_config, &vae_config, &clip_tokenizer)?;
 
-        let clip =
-            ClipTextModel::new(&clip_config, device).load(Checkpoint::open(&folder.join("text_encoder"))?, dtype)?;
-        let t5 = T5Encoder::new(&t5_config, device).load(Checkpoint::open(&folder.join("text_encoder_2"))?, dtype)?;
-        let transformer = checkpoint::load_strict(
-            FluxTransformer::new(&transformer_config, device),
-            &Checkpoint::open(&folder.join("transformer"))?,
-            dtype,
-        )?;
+        let (place, weights) = (device.clone(), Checkpoint::open(&folder.join("text_encoder"))?);
+        let load = move || ClipTextModel::new(&clip_config, &place).load(weights.clone(), dtype);
+        let clip = TextEncoder::new(load, ClipTextModel::linears);
+        let (place, weights) = (device.clone(), Checkpoint::open(&folder.join("text_encoder_2"))?);
+        let load = move || T5Encoder::new(&t5_config, &place).load(weights.clone(), dtype);
+        let t5 = TextEncoder::new(load, T5Encoder::linears);
+        if options.keep_text_encoders {
+            clip.with(|_| ())?;
+            t5.with(|_| ())?;
+        }
+        let mut transformer = FluxTransformer::new(&transformer_config, device);
+        options.store(transformer.linears(), device);
+        let transformer = checkpoint::load_strict(transformer, &Checkpoint::open(&folder.join("transformer"))?, dtype)?;
         // The decoder overflows in bf16 at the contrasts of real checkpoints, and is small.
         let vae = checkpoint::load_strict(
             Autoencoder::new(&vae_config, device),
@@ -129,6 +143,8 @@ impl FluxPipeline {
             t5_tokenizer,
             clip,
             t5,
+            read: PromptCache::default(),
+            keeps_text_encoders: options.keep_text_encoders,
             transformer,
             vae,
             scheduler: FlowMatchEuler::new(scheduler)?,
@@ -137,6 +153,26 @@ impl FluxPipeline {
             vae_factor: vae_config.factor(),
             defaults: read_defaults(folder, defaults)?,
         })
+    }
+
+    /// Says whether text encoders stay loaded from now on.
+    pub fn keep_text_encoders(&mut self, keep: bool) {
+        self.keeps_text_encoders = keep;
+        self.after_reading();
+    }
+
+    /// Whether any text encoder is loaded.
+    pub fn has_text_encoders(&self) -> bool {
+        self.clip.is_present() || self.t5.is_present()
+    }
+
+    /// Lets the text encoders go, if they may not stay.
+    fn after_reading(&self) {
+        if !self.keeps_text_encoders {
+            self.clip.leave();
+            self.t5.leave();
+            self.device.memory_cleanup();
+        }
     }
 
     /// What a request may leave out.
@@ -163,12 +199,13 @@ impl FluxPipeline {
     /// empty list leaves the base as it was loaded. The base weights are never touched. An adapter of which nothing fits is
     /// an error, and then nothing has changed.
     pub fn attach(&mut self, loras: &[(&LoraFile, f64)]) -> Result<Vec<MatchReport>> {
-        let mut targets = [
-            Target::from(&mut self.transformer),
-            Target::new(Network::TextEncoder, self.clip.linears()),
-            Target::new(Network::TextEncoder2, self.t5.linears()),
-        ];
-        lora::attach(&mut targets, loras, &self.device)
+        let clip = self.clip.target(Network::TextEncoder, loras)?;
+        let t5 = self.t5.target(Network::TextEncoder2, loras)?;
+        let transformer = Target::from(&mut self.transformer);
+        let mut targets: Vec<_> = std::iter::once(transformer).chain(clip).chain(t5).collect();
+        let reports = lora::attach(&mut targets, loras, &self.device)?;
+        self.read.adapters_changed(&reports);
+        Ok(reports)
     }
 
     /// Makes the pictures of a request. `on_step` hears of every step and may break it off: [`Error::Canceled`].
@@ -210,12 +247,14 @@ impl FluxPipeline {
         }
         let negative = if request.true_cfg_scale > 1.0 {
             let prompt = request.negative_prompt.as_deref().unwrap_or_default();
-            Some((self.encode_prompt(prompt)?, request.true_cfg_scale))
+            Some((self.embeddings(prompt)?, request.true_cfg_scale))
         } else {
             None
         };
+        let prompt = self.embeddings(&request.prompt)?;
+        self.after_reading();
         Ok(Denoising {
-            prompt: self.encode_prompt(&request.prompt)?,
+            prompt,
             negative,
             guidance_scale: request.guidance_scale,
             schedule,
@@ -227,9 +266,17 @@ impl FluxPipeline {
 
     /// What both text encoders make of a prompt.
     pub fn encode_prompt(&self, prompt: &str) -> Result<PromptEmbeddings> {
-        let pooled = self.clip.forward(&[self.clip_tokenizer.encode(prompt)?]).pooled;
-        let hidden = self.t5.forward(&[self.t5_tokenizer.encode(prompt)?]);
+        let ids = [self.clip_tokenizer.encode(prompt)?];
+        let pooled = self.clip.with(|clip| clip.forward(&ids).pooled)?;
+        let ids = [self.t5_tokenizer.encode(prompt)?];
+        let hidden = self.t5.with(|t5| t5.forward(&ids))?;
         Ok(PromptEmbeddings { hidden, pooled })
+    }
+
+    /// The same, or what is still known of it.
+    fn embeddings(&self, prompt: &str) -> Result<PromptEmbeddings> {
+        let key = PromptKey { prompt: prompt.to_owned(), chunks: 1, skipped: 0 };
+        self.read.get_or(key, || self.encode_prompt(prompt))
     }
 
     /// The first latents of the picture of a seed.

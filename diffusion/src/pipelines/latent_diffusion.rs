@@ -12,7 +12,7 @@ use burn::prelude::*;
 use burn::tensor::DType;
 
 use super::parts::Parts;
-use super::{OnStep, Original, PictureRequest, Progress, repaint};
+use super::{LoadOptions, OnStep, Original, PictureRequest, Progress, repaint};
 use crate::checkpoint::{Part, load_strict};
 use crate::image;
 use crate::layers::sinusoidal;
@@ -90,7 +90,12 @@ struct Kept {
 
 impl LatentDiffusion {
     /// Loads its parts strictly, and gives the UNet's config back for the family to check.
-    pub(super) fn load(parts: &Parts, device: &Device, dtype: DType) -> Result<(Self, unet::Config)> {
+    pub(super) fn load(
+        parts: &Parts,
+        device: &Device,
+        dtype: DType,
+        options: LoadOptions,
+    ) -> Result<(Self, unet::Config)> {
         let (unet_config, unet_weights): (unet::Config, _) = parts.network(Part::Unet)?;
         let (vae_config, vae_weights): (vae::Config, _) = parts.network(Part::Vae)?;
         unet_config.check()?;
@@ -109,7 +114,8 @@ impl LatentDiffusion {
         if unet_config.addition_embed_type.is_none() {
             scheduler.repair_first_models(repaints);
         }
-        let unet = UNet2DConditionModel::new(&unet_config, device);
+        let mut unet = UNet2DConditionModel::new(&unet_config, device);
+        options.store(unet.linears(), device);
         // In f32 whatever the rest is: it overflows in half precision (`force_upcast`), and is small.
         let vae = Autoencoder::new(&vae_config, device);
         let loaded = Self {
@@ -188,7 +194,7 @@ impl LatentDiffusion {
 
     /// Whether a request wants guidance by two calls, and so a negative prompt.
     pub(super) fn is_guided(&self, request: &PictureRequest) -> bool {
-        request.guidance_scale > 1.0 && self.guidance_channels.is_none()
+        is_guided(request, self.guidance_channels)
     }
 
     /// Makes the pictures of a request that was prepared. `on_step` may break it off: [`Error::Canceled`].
@@ -293,4 +299,9 @@ impl Guidance {
         let rescaled = guided.clone() * (deviation(wanted) / deviation(guided.clone()));
         rescaled * self.rescale + guided * (1.0 - self.rescale)
     }
+}
+
+/// Whether a request wants two calls for each step. A UNet that is told the guidance scale, in as many channels, never does.
+pub(super) fn is_guided(request: &PictureRequest, guidance_channels: Option<usize>) -> bool {
+    request.guidance_scale > 1.0 && guidance_channels.is_none()
 }

@@ -4,14 +4,20 @@
 mod clip_prompt;
 pub mod flux;
 mod folder;
+mod footprint;
 pub mod latent_diffusion;
+mod load_options;
 mod original;
 mod parts;
 mod pipeline;
+mod prompt_cache;
 mod request;
 pub mod stable_diffusion;
 pub mod stable_diffusion_xl;
+mod text_encoder;
 
+pub use footprint::{Footprint, Needs};
+pub use load_options::LoadOptions;
 pub use original::Original;
 pub use pipeline::Pipeline;
 pub use request::{Defaults, OnStep, PictureRequest, Progress};

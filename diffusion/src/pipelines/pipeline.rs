@@ -9,7 +9,7 @@ use super::flux::FluxPipeline;
 use super::parts::Parts;
 use super::stable_diffusion::StableDiffusionPipeline;
 use super::stable_diffusion_xl::StableDiffusionXlPipeline;
-use super::{Defaults, OnStep, PictureRequest};
+use super::{Defaults, LoadOptions, OnStep, PictureRequest};
 use crate::lora::{LoraFile, MatchReport};
 use crate::{Error, Result};
 
@@ -26,16 +26,21 @@ impl Pipeline {
     /// a folder of its own. A class for one kind of request, such as
     /// `FluxInpaintPipeline`, names it too: which kind it is depends on the request alone.
     pub fn load(folder: &Path, device: &Device) -> Result<Self> {
+        Self::load_with(folder, device, LoadOptions::default())
+    }
+
+    /// The same, laid into memory in another way.
+    pub fn load_with(folder: &Path, device: &Device, options: LoadOptions) -> Result<Self> {
         let class = Parts::open(folder)?.index()?.class_name;
         let kinds = ["Pipeline", "Img2ImgPipeline", "InpaintPipeline"];
         match kinds.iter().find_map(|kind| class.strip_suffix(kind).filter(|family| FAMILIES.contains(family))) {
-            Some("Flux") => Ok(Self::Flux(Box::new(FluxPipeline::load(folder, device)?))),
+            Some("Flux") => Ok(Self::Flux(Box::new(FluxPipeline::load_with(folder, device, options)?))),
             // Latent Consistency Models are Stable Diffusion 1 whose UNet is told the guidance scale.
             Some("StableDiffusion" | "LatentConsistencyModel") => {
-                Ok(Self::StableDiffusion(Box::new(StableDiffusionPipeline::load(folder, device)?)))
+                Ok(Self::StableDiffusion(Box::new(StableDiffusionPipeline::load_with(folder, device, options)?)))
             }
             Some("StableDiffusionXL") => {
-                Ok(Self::StableDiffusionXl(Box::new(StableDiffusionXlPipeline::load(folder, device)?)))
+                Ok(Self::StableDiffusionXl(Box::new(StableDiffusionXlPipeline::load_with(folder, device, options)?)))
             }
             _ => {
                 let known = FAMILIES.map(|family| format!("{family}Pipeline")).join(", ");
@@ -79,6 +84,24 @@ impl Pipeline {
             Self::Flux(pipeline) => pipeline.attach(loras),
             Self::StableDiffusion(pipeline) => pipeline.attach(loras),
             Self::StableDiffusionXl(pipeline) => pipeline.attach(loras),
+        }
+    }
+
+    /// Says whether text encoders stay loaded from now on.
+    pub fn keep_text_encoders(&mut self, keep: bool) {
+        match self {
+            Self::Flux(pipeline) => pipeline.keep_text_encoders(keep),
+            Self::StableDiffusion(pipeline) => pipeline.keep_text_encoders(keep),
+            Self::StableDiffusionXl(pipeline) => pipeline.keep_text_encoders(keep),
+        }
+    }
+
+    /// Whether any text encoder is loaded.
+    pub fn has_text_encoders(&self) -> bool {
+        match self {
+            Self::Flux(pipeline) => pipeline.has_text_encoders(),
+            Self::StableDiffusion(pipeline) => pipeline.has_text_encoders(),
+            Self::StableDiffusionXl(pipeline) => pipeline.has_text_encoders(),
         }
     }
 

@@ -10,10 +10,11 @@ use burn::prelude::*;
 use super::clip_prompt::ClipPrompt;
 use super::latent_diffusion::{Conditions, Denoising, LatentDiffusion};
 use super::parts::Parts;
-use super::{Defaults, OnStep, PictureRequest};
+use super::prompt_cache::{PromptCache, PromptKey};
+use super::{Defaults, LoadOptions, OnStep, PictureRequest};
 use crate::checkpoint::Part;
 use crate::device::weight_dtype;
-use crate::lora::{self, LoraFile, MatchReport, Network, Target};
+use crate::lora::{self, LoraFile, MatchReport, Network};
 use crate::networks::clip::ClipTextModel;
 use crate::prompt::Chunk;
 use crate::{Error, Result};
@@ -22,6 +23,8 @@ use crate::{Error, Result};
 #[derive(Debug)]
 pub struct StableDiffusionPipeline {
     prompts: ClipPrompt,
+    read: PromptCache<Tensor<3>>,
+    keeps_text_encoders: bool,
     latent_diffusion: LatentDiffusion,
     defaults: Defaults,
 }
@@ -30,10 +33,18 @@ impl StableDiffusionPipeline {
     /// Loads a folder in diffusers' layout or a single file, strictly: a tensor that is missing, unused or of the wrong shape is
     /// an error. All sizes come from the `config.json` files, or from the tensors. The safety checker is not read.
     pub fn load(path: &Path, device: &Device) -> Result<Self> {
+        Self::load_with(path, device, LoadOptions::default())
+    }
+
+    /// The same, laid into memory in another way.
+    pub fn load_with(path: &Path, device: &Device, options: LoadOptions) -> Result<Self> {
         let parts = Parts::open(path)?;
         let dtype = weight_dtype(device);
-        let prompts = ClipPrompt::load(&parts, Part::TextEncoder, ClipTextModel::new, device, dtype)?;
-        let (latent_diffusion, unet) = LatentDiffusion::load(&parts, device, dtype)?;
+        let prompts = ClipPrompt::open(&parts, Part::TextEncoder, ClipTextModel::new, device, dtype)?;
+        if options.keep_text_encoders {
+            prompts.encoder.with(|_| ())?;
+        }
+        let (latent_diffusion, unet) = LatentDiffusion::load(&parts, device, dtype, options)?;
         let (read, told) = (unet.text_width(), prompts.config.hidden_size);
         if read != told || unet.addition_embed_type.is_some() {
             let reason =
@@ -52,7 +63,32 @@ impl StableDiffusionPipeline {
             width: side,
             height: side,
         };
-        Ok(Self { prompts, latent_diffusion, defaults: parts.defaults(defaults)? })
+        Ok(Self {
+            prompts,
+            read: PromptCache::default(),
+            keeps_text_encoders: options.keep_text_encoders,
+            latent_diffusion,
+            defaults: parts.defaults(defaults)?,
+        })
+    }
+
+    /// Says whether text encoders stay loaded from now on.
+    pub fn keep_text_encoders(&mut self, keep: bool) {
+        self.keeps_text_encoders = keep;
+        self.after_reading();
+    }
+
+    /// Whether the text encoder is loaded.
+    pub fn has_text_encoders(&self) -> bool {
+        self.prompts.encoder.is_present()
+    }
+
+    /// Lets the text encoder go, if it may not stay.
+    fn after_reading(&self) {
+        if !self.keeps_text_encoders {
+            self.prompts.encoder.leave();
+            self.latent_diffusion.device.memory_cleanup();
+        }
     }
 
     /// What a request may leave out. Pictures are as large as those that the UNet was trained with.
@@ -69,9 +105,11 @@ impl StableDiffusionPipeline {
     /// leaves the base as it was loaded. An adapter of which nothing fits is an error, and then nothing has changed.
     pub fn attach(&mut self, loras: &[(&LoraFile, f64)]) -> Result<Vec<MatchReport>> {
         let device = self.latent_diffusion.device.clone();
-        let mut targets =
-            [self.latent_diffusion.target(), Target::new(Network::TextEncoder, self.prompts.encoder.linears())];
-        lora::attach(&mut targets, loras, &device)
+        let encoder = self.prompts.encoder.target(Network::TextEncoder, loras)?;
+        let mut targets: Vec<_> = std::iter::once(self.latent_diffusion.target()).chain(encoder).collect();
+        let reports = lora::attach(&mut targets, loras, &device)?;
+        self.read.adapters_changed(&reports);
+        Ok(reports)
     }
 
     /// Makes the pictures of a request. `on_step` hears of every step and may break it off: [`Error::Canceled`].
@@ -87,22 +125,30 @@ impl StableDiffusionPipeline {
 
     /// What the UNet is told of a request: after the prompt's states the negative prompt's, if they guide.
     pub fn conditions(&self, request: &PictureRequest) -> Result<Conditions> {
+        let negative = request.negative_prompt.as_deref().unwrap_or_default();
         let wanted = self.prompts.chunks(&request.prompt)?;
         let skipped = request.skipped_layers(self.prompts.config.num_hidden_layers)?;
-        if !self.latent_diffusion.is_guided(request) {
+        let mut hidden = Vec::with_capacity(2);
+        if self.latent_diffusion.is_guided(request) {
+            let unwanted = self.prompts.chunks(negative)?;
+            let count = wanted.len().max(unwanted.len());
+            // As in diffusers, the negative prompt is read by all layers whatever the other skips.
+            hidden.push(self.encode(negative, unwanted, count, 0)?);
+            hidden.push(self.encode(&request.prompt, wanted, count, skipped)?);
+        } else {
             let count = wanted.len();
-            return Ok(Conditions { hidden: self.encode(wanted, count, skipped)?, added: None });
+            hidden.push(self.encode(&request.prompt, wanted, count, skipped)?);
         }
-        let unwanted = self.prompts.chunks(request.negative_prompt.as_deref().unwrap_or_default())?;
-        let count = wanted.len().max(unwanted.len());
-        // As in diffusers, the negative prompt is read by all layers whatever the other skips.
-        let hidden = Tensor::cat(vec![self.encode(unwanted, count, 0)?, self.encode(wanted, count, skipped)?], 0);
-        Ok(Conditions { hidden, added: None })
+        self.after_reading();
+        Ok(Conditions { hidden: Tensor::cat(hidden, 0), added: None })
     }
 
-    fn encode(&self, chunks: Vec<Chunk>, count: usize, skipped: usize) -> Result<Tensor<3>> {
-        let encoder = &self.prompts.encoder;
-        let states = self.prompts.encode(chunks, count, |output| Ok(encoder.final_norm(output.skipping(skipped)?)));
-        Ok(states?.0)
+    fn encode(&self, prompt: &str, chunks: Vec<Chunk>, count: usize, skipped: usize) -> Result<Tensor<3>> {
+        let key = PromptKey { prompt: prompt.to_owned(), chunks: count, skipped };
+        self.read.get_or(key, || {
+            let states =
+                self.prompts.encode(chunks, count, |encoder, output| Ok(encoder.final_norm(output.skipping(skipped)?)));
+            Ok(states?.0)
+        })
     }
 }

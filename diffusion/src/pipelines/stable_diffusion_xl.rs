@@ -11,10 +11,11 @@ use burn::prelude::*;
 use super::clip_prompt::ClipPrompt;
 use super::latent_diffusion::{Conditions, Denoising, LatentDiffusion};
 use super::parts::Parts;
-use super::{Defaults, OnStep, PictureRequest};
+use super::prompt_cache::{PromptCache, PromptKey};
+use super::{Defaults, LoadOptions, OnStep, PictureRequest};
 use crate::checkpoint::Part;
 use crate::device::weight_dtype;
-use crate::lora::{self, LoraFile, MatchReport, Network, Target};
+use crate::lora::{self, LoraFile, MatchReport, Network};
 use crate::networks::clip::ClipTextModel;
 use crate::networks::unet::{self, AddedConditions};
 use crate::{Error, Result};
@@ -27,6 +28,8 @@ const TOLD_SIZES: usize = 6;
 pub struct StableDiffusionXlPipeline {
     /// CLIP-L and OpenCLIP bigG, which also says what the prompt is as a whole.
     prompts: [ClipPrompt; 2],
+    read: PromptCache<PromptEmbeddings>,
+    keeps_text_encoders: bool,
     latent_diffusion: LatentDiffusion,
     defaults: Defaults,
     /// Whether no negative prompt means zeros rather than "".
@@ -34,6 +37,7 @@ pub struct StableDiffusionXlPipeline {
 }
 
 /// A prompt as the UNet is told it.
+#[derive(Debug, Clone)]
 struct PromptEmbeddings {
     /// Both encoders' states, `[1, length, both widths]`
     hidden: Tensor<3>,
@@ -45,6 +49,11 @@ impl StableDiffusionXlPipeline {
     /// Loads a folder in diffusers' layout or a single file, strictly: a tensor that is missing, unused or of the wrong shape is
     /// an error. All sizes come from the `config.json` files, or from the tensors.
     pub fn load(path: &Path, device: &Device) -> Result<Self> {
+        Self::load_with(path, device, LoadOptions::default())
+    }
+
+    /// The same, laid into memory in another way.
+    pub fn load_with(path: &Path, device: &Device, options: LoadOptions) -> Result<Self> {
         let parts = Parts::open(path)?;
         let index = parts.index()?;
         if index.requires_aesthetics_score == Some(true) {
@@ -52,10 +61,13 @@ impl StableDiffusionXlPipeline {
         }
         let dtype = weight_dtype(device);
         let prompts = [
-            ClipPrompt::load(&parts, Part::TextEncoder, ClipTextModel::new, device, dtype)?,
-            ClipPrompt::load(&parts, Part::TextEncoder2, ClipTextModel::with_projection, device, dtype)?,
+            ClipPrompt::open(&parts, Part::TextEncoder, ClipTextModel::new, device, dtype)?,
+            ClipPrompt::open(&parts, Part::TextEncoder2, ClipTextModel::with_projection, device, dtype)?,
         ];
-        let (latent_diffusion, unet) = LatentDiffusion::load(&parts, device, dtype)?;
+        if options.keep_text_encoders {
+            prompts.iter().try_for_each(|prompt| prompt.encoder.with(|_| ()))?;
+        }
+        let (latent_diffusion, unet) = LatentDiffusion::load(&parts, device, dtype, options)?;
         check_widths(path, &prompts, &unet)?;
         let side = unet.sample_size.unwrap_or(128) * latent_diffusion.size_multiple();
         // A model that is told the guidance scale was distilled to a few steps.
@@ -71,10 +83,31 @@ impl StableDiffusionXlPipeline {
         };
         Ok(Self {
             prompts,
+            read: PromptCache::default(),
+            keeps_text_encoders: options.keep_text_encoders,
             latent_diffusion,
             defaults: parts.defaults(defaults)?,
             zeros_for_no_prompt: index.force_zeros_for_empty_prompt.unwrap_or(true),
         })
+    }
+
+    /// Says whether text encoders stay loaded from now on.
+    pub fn keep_text_encoders(&mut self, keep: bool) {
+        self.keeps_text_encoders = keep;
+        self.after_reading();
+    }
+
+    /// Whether any text encoder is loaded.
+    pub fn has_text_encoders(&self) -> bool {
+        self.prompts.iter().any(|prompt| prompt.encoder.is_present())
+    }
+
+    /// Lets the text encoders go, if they may not stay.
+    fn after_reading(&self) {
+        if !self.keeps_text_encoders {
+            self.prompts.iter().for_each(|prompt| prompt.encoder.leave());
+            self.latent_diffusion.device.memory_cleanup();
+        }
     }
 
     /// What a request may leave out. Pictures are as large as those that the UNet was trained with.
@@ -92,12 +125,13 @@ impl StableDiffusionXlPipeline {
     pub fn attach(&mut self, loras: &[(&LoraFile, f64)]) -> Result<Vec<MatchReport>> {
         let device = self.latent_diffusion.device.clone();
         let [large, giant] = &mut self.prompts;
-        let mut targets = [
-            self.latent_diffusion.target(),
-            Target::new(Network::TextEncoder, large.encoder.linears()),
-            Target::new(Network::TextEncoder2, giant.encoder.linears()),
-        ];
-        lora::attach(&mut targets, loras, &device)
+        let large = large.encoder.target(Network::TextEncoder, loras)?;
+        let giant = giant.encoder.target(Network::TextEncoder2, loras)?;
+        let encoders = large.into_iter().chain(giant);
+        let mut targets: Vec<_> = std::iter::once(self.latent_diffusion.target()).chain(encoders).collect();
+        let reports = lora::attach(&mut targets, loras, &device)?;
+        self.read.adapters_changed(&reports);
+        Ok(reports)
     }
 
     /// Makes the pictures of a request. `on_step` hears of every step and may break it off: [`Error::Canceled`].
@@ -132,6 +166,7 @@ impl StableDiffusionXlPipeline {
             prompts.push(self.encode(negative, count, 0)?);
             prompts.push(self.encode(&request.prompt, count, skipped)?);
         }
+        self.after_reading();
         let (height, width) = (request.height as f32, request.width as f32);
         let time_ids = vec![vec![height, width, 0.0, 0.0, height, width]; prompts.len()];
         let text_embeds = Tensor::cat(prompts.iter().map(|prompt| prompt.pooled.clone()).collect(), 0);
@@ -148,13 +183,15 @@ impl StableDiffusionXlPipeline {
     /// The last layer of either encoder is never read, and none is normed.
     fn encode(&self, prompt: &str, count: usize, skipped: usize) -> Result<PromptEmbeddings> {
         let [large, giant] = &self.prompts;
-        let read = |encoder: &ClipPrompt| {
-            encoder.encode(encoder.chunks(prompt)?, count, |output| output.skipping(skipped + 1))
-        };
-        let ((narrow, _), (wide, first)) = (read(large)?, read(giant)?);
-        let pooled = first.and_then(|output| output.text_embeds);
-        let pooled = pooled.ok_or_else(|| Error::Invalid("the second text encoder projects nothing".into()))?;
-        Ok(PromptEmbeddings { hidden: Tensor::cat(vec![narrow, wide], 2), pooled })
+        self.read.get_or(PromptKey { prompt: prompt.to_owned(), chunks: count, skipped }, || {
+            let read = |encoder: &ClipPrompt| {
+                encoder.encode(encoder.chunks(prompt)?, count, |_, output| output.skipping(skipped + 1))
+            };
+            let ((narrow, _), (wide, first)) = (read(large)?, read(giant)?);
+            let pooled = first.and_then(|output| output.text_embeds);
+            let pooled = pooled.ok_or_else(|| Error::Invalid("the second text encoder projects nothing".into()))?;
+            Ok(PromptEmbeddings { hidden: Tensor::cat(vec![narrow, wide], 2), pooled })
+        })
     }
 }
 

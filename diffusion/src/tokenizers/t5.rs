@@ -23,7 +23,7 @@ impl T5Tokenizer {
         let path = folder.join("tokenizer.json");
         let settings = Settings::read(folder)?;
         let pad_token = settings.pad_token.as_ref().map_or("<pad>", |token| token.text());
-        let length = settings.length().unwrap_or(LONGEST).min(LONGEST);
+        let length = Self::length_in(folder)?;
         let mut tokenizer = read_tokenizer(&path)?;
         let pad_id = tokenizer.token_to_id(pad_token).ok_or_else(|| {
             Error::malformed(&path, format!("the padding token {pad_token:?} is not in the vocabulary"))
@@ -39,6 +39,11 @@ impl T5Tokenizer {
                 ..Default::default()
             }));
         Ok(Self { tokenizer, length })
+    }
+
+    /// The same number of the tokenizer in `folder`, whose vocabulary is not read for it.
+    pub(crate) fn length_in(folder: &Path) -> Result<usize> {
+        Ok(Settings::read(folder)?.length().unwrap_or(LONGEST).min(LONGEST))
     }
 
     /// How many ids every text becomes.

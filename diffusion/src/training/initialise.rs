@@ -4,6 +4,7 @@ use burn::module::{Module, ModuleMapper, Param};
 use burn::prelude::*;
 
 use super::Random;
+use crate::checkpoint::is_choice;
 
 /// Fills every weight as PyTorch's layers do: linear and convolution weights uniform within ±1/√(inputs), embeddings
 /// normal with `embedding_deviation`, norm weights 1 and every bias 0. Embeddings and norms are told by the name of their
@@ -19,12 +20,16 @@ struct Initialiser<'a> {
 }
 
 impl ModuleMapper for Initialiser<'_> {
-    fn enter_module(&mut self, name: &str, _container: &str) {
-        self.path.push(name.to_string());
+    fn enter_module(&mut self, name: &str, container: &str) {
+        if !is_choice(container) {
+            self.path.push(name.to_string());
+        }
     }
 
-    fn exit_module(&mut self, _name: &str, _container: &str) {
-        self.path.pop();
+    fn exit_module(&mut self, _name: &str, container: &str) {
+        if !is_choice(container) {
+            self.path.pop();
+        }
     }
 
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {

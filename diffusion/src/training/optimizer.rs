@@ -8,6 +8,7 @@ use burn::prelude::*;
 use burn::tensor::DType;
 
 use super::Gradients;
+use crate::checkpoint::is_choice;
 
 /// How AdamW moves weights ([Loshchilov and Hutter 2017](https://arxiv.org/abs/1711.05101)).
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -169,12 +170,16 @@ struct Step<'a> {
 }
 
 impl ModuleMapper for Step<'_> {
-    fn enter_module(&mut self, name: &str, _container: &str) {
-        self.path.push(name.to_string());
+    fn enter_module(&mut self, name: &str, container: &str) {
+        if !is_choice(container) {
+            self.path.push(name.to_string());
+        }
     }
 
-    fn exit_module(&mut self, _name: &str, _container: &str) {
-        self.path.pop();
+    fn exit_module(&mut self, _name: &str, container: &str) {
+        if !is_choice(container) {
+            self.path.pop();
+        }
     }
 
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {

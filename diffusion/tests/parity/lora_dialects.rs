@@ -138,7 +138,9 @@ impl Layers {
             let bias = Some(Param::from_tensor(golden.tensor(&format!("base.{path}.bias"), &device)));
             if path.contains("transformer_blocks") {
                 let weight = Param::from_tensor(golden.tensor(&weight, &device));
-                layers.linears.push((path.to_owned(), Linear { weight, bias, ..Linear::new(1, 1, &device) }));
+                layers
+                    .linears
+                    .push((path.to_owned(), Linear { weight: weight.into(), bias, ..Linear::new(1, 1, &device) }));
             } else {
                 let weight: Tensor<4> = golden.tensor(&weight, &device);
                 let kernel = weight.dims()[2];

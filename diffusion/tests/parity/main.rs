@@ -21,6 +21,7 @@ mod schedulers;
 mod single_file;
 mod single_file_pictures;
 mod stable_diffusion;
+mod storage;
 mod text_encoders;
 mod transformer;
 mod unet;

@@ -20,11 +20,8 @@ pub(super) fn run(models: &mut Models, order: &Generate, desk: &Desk) -> diffusi
     let image = source.map(|source| image::read(&source.image)).transpose()?;
     let mask = source.and_then(|source| source.mask.as_ref()).map(|mask| image::read_mask(mask)).transpose()?;
     let scheduler = order.scheduler.as_deref().map(str::parse).transpose()?;
-    let (resident, warnings) = models.pipeline(&order.base, &order.loras)?;
-    for message in warnings {
-        desk.report(&Report::Warning { request, message });
-    }
     let pictures = PictureRequest {
+        prompt: order.prompt.clone(),
         image,
         mask,
         strength: source.map_or(1.0, |source| source.strength),
@@ -35,10 +32,15 @@ pub(super) fn run(models: &mut Models, order: &Generate, desk: &Desk) -> diffusi
         num_inference_steps: order.num_inference_steps,
         guidance_scale: order.guidance_scale,
         true_cfg_scale: order.true_cfg_scale,
+        guidance_rescale: 0.0,
         width: order.width,
         height: order.height,
-        ..resident.pipeline.defaults().request(&order.prompt, order.seed)
+        seed: order.seed,
     };
+    let (resident, warnings) = models.pipeline(&order.base, &order.loras, &pictures)?;
+    for message in warnings {
+        desk.report(&Report::Warning { request, message });
+    }
     let mut last = std::time::Instant::now();
     let images = resident.pipeline.generate(&pictures, &mut |progress| {
         desk.fault.at_step(progress.step);
@@ -57,7 +59,11 @@ pub(super) fn run(models: &mut Models, order: &Generate, desk: &Desk) -> diffusi
             Wish::GoOn | Wish::Suspend => ControlFlow::Continue(()),
         }
     });
-    let making = Making { solver: resident.pipeline.solver(), is_flux: matches!(resident.pipeline, Pipeline::Flux(_)) };
+    let making = Making {
+        solver: resident.pipeline.solver(),
+        is_flux: matches!(resident.pipeline, Pipeline::Flux(_)),
+        weights: resident.weights(),
+    };
     models.keep(&order.base, resident);
     for (position, made) in images?.into_iter().enumerate() {
         // Seeds are kept as non-negative 64-bit integers and go round at their end.

@@ -4,8 +4,10 @@
 //! (the caller's) owns the device; a second one reads stdin, so that a cancel is seen while the device is busy. When
 //! stdin closes the process ends at once, in the middle of a step if need be: an engine never outlives its worker.
 
+mod budget;
 mod fault;
 mod generate;
+mod memory;
 mod models;
 mod picture;
 mod shelf;
@@ -24,6 +26,8 @@ use std::sync::{Arc, Mutex, PoisonError, mpsc};
 
 use diffusion::device::{DeviceChoice, OpenDevice};
 
+use self::budget::Budget;
+pub use self::budget::WeightChoice;
 pub use self::fault::Fault;
 use self::models::Models;
 use crate::protocol::{self, FailureClass, Order, PROTOCOL_VERSION, Report, RequestId};
@@ -39,8 +43,10 @@ pub struct EngineConfig {
     pub device: DeviceChoice,
     /// Folder where compiled kernels are kept for the next engine.
     pub kernels: Option<PathBuf>,
-    /// Bytes of weights that may stay in memory; `None` takes six tenths of what this machine has.
-    pub memory_limit: Option<u64>,
+    /// Bytes of the device's memory that may be used, for weights and for work; `None` takes most of what there is.
+    pub vram_budget: Option<u64>,
+    /// How the weights of denoisers are stored.
+    pub weights: WeightChoice,
     /// A failure to stage, for tests.
     pub fault: Option<Fault>,
 }
@@ -96,8 +102,14 @@ fn serve(
         reader.read_orders(input, &orders);
         orphaned();
     });
-    let memory_limit = config.memory_limit.unwrap_or_else(|| memory_bytes() / 10 * 6);
-    let mut models = Models::new(device, memory_limit);
+    let bytes = config.vram_budget.or_else(|| memory::usual(is_gpu(&device)));
+    if bytes.is_none() {
+        tracing::warn!(
+            "the card does not tell its memory, so nothing is refused before it runs out; set --vram-budget"
+        );
+    }
+    let budget = Budget { bytes: bytes.unwrap_or(u64::MAX), weights: config.weights };
+    let mut models = Models::new(device, budget);
     for order in inbox {
         match order {
             Order::Hello { version } if version == PROTOCOL_VERSION => desk.report(&ready(models.device())),
@@ -236,7 +248,8 @@ fn is_gpu(device: &OpenDevice) -> bool {
 fn class(error: &diffusion::Error) -> FailureClass {
     use diffusion::Error;
     match error {
-        Error::Malformed { .. } | Error::Weights { .. } | Error::Invalid(_) | Error::Adapter(_) => {
+        // Another try on this machine would find the same memory.
+        Error::Memory(_) | Error::Malformed { .. } | Error::Weights { .. } | Error::Invalid(_) | Error::Adapter(_) => {
             FailureClass::InvalidInput
         }
         Error::File { .. } | Error::Device(_) => FailureClass::Resource,
@@ -250,17 +263,4 @@ fn panic_text(panic: &(dyn Any + Send)) -> &str {
         .copied()
         .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
         .unwrap_or("no message")
-}
-
-/// Memory of this machine in bytes: what the kernel tells, or less where the process group may not have all of it.
-fn memory_bytes() -> u64 {
-    const UNKNOWN: u64 = 8 << 30;
-    let machine = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| {
-        let kib = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?.trim().strip_suffix(" kB")?;
-        Some(kib.parse::<u64>().ok()? * 1024)
-    });
-    let group = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"]
-        .iter()
-        .find_map(|path| std::fs::read_to_string(path).ok()?.trim().parse::<u64>().ok());
-    machine.unwrap_or(UNKNOWN).min(group.unwrap_or(u64::MAX))
 }

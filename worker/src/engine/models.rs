@@ -4,19 +4,25 @@
 //! attached to the resident pipeline and replaced without reading the base again. Which one has to go when memory is
 //! short is decided by [`super::shelf`].
 
+use std::collections::HashMap;
 use std::path::Path;
 
-use diffusion::Pipeline;
-use diffusion::device::OpenDevice;
+use diffusion::device::{OpenDevice, weight_dtype};
 use diffusion::lora::LoraFile;
+use diffusion::pipelines::Footprint;
+use diffusion::{LoadOptions, PictureRequest, Pipeline, WeightStorage};
 
+use super::budget::{Budget, Demand};
 use super::shelf::Shelf;
 use crate::protocol::{Adapter, Base};
 
 /// Pipelines on one device.
 pub(super) struct Models {
     device: OpenDevice,
+    budget: Budget,
     resident: Shelf<Resident>,
+    /// By digest of the model.
+    footprints: HashMap<String, Footprint>,
 }
 
 /// A loaded pipeline with the adapters attached to it.
@@ -24,13 +30,15 @@ pub(super) struct Resident {
     pub pipeline: Pipeline,
     attached: Vec<(String, u64)>,
     warnings: Vec<String>,
-    bytes: u64,
+    weights: WeightStorage,
+    /// Of the weights, and of the adapters.
+    bytes: [u64; 2],
 }
 
 impl Models {
-    /// Nothing loaded yet; `memory_limit` in bytes bounds what stays.
-    pub fn new(device: OpenDevice, memory_limit: u64) -> Self {
-        Self { device, resident: Shelf::new(memory_limit) }
+    /// Nothing loaded yet.
+    pub fn new(device: OpenDevice, budget: Budget) -> Self {
+        Self { device, budget, resident: Shelf::new(budget.bytes), footprints: HashMap::new() }
     }
 
     /// The device everything runs on.
@@ -38,21 +46,43 @@ impl Models {
         &self.device
     }
 
-    /// Hands out the pipeline of `base` with exactly `loras` attached, and what the user should know about the match.
-    /// Give it back with [`keep`](Self::keep); a pipeline that a panic left half way is simply not given back.
-    pub fn pipeline(&mut self, base: &Base, loras: &[Adapter]) -> diffusion::Result<(Resident, Vec<String>)> {
-        let mut resident = match self.resident.take(&base.sha256) {
-            Some(resident) => resident,
-            None => self.load(base)?,
+    /// Hands out the pipeline of `base` with exactly `loras` attached, for `request` and within the budget, and what the user
+    /// should know about the match. Give it back with [`keep`](Self::keep); a pipeline that a panic left half way is simply not
+    /// given back. A request that does not fit is refused before anything is loaded or dropped for it.
+    pub fn pipeline(
+        &mut self,
+        base: &Base,
+        loras: &[Adapter],
+        request: &PictureRequest,
+    ) -> diffusion::Result<(Resident, Vec<String>)> {
+        let footprint = match self.footprints.get(&base.sha256) {
+            Some(footprint) => footprint.clone(),
+            None => Footprint::read(&base.folder)?,
         };
+        self.footprints.insert(base.sha256.clone(), footprint.clone());
+        let adapters = loras.iter().map(|lora| adapter_bytes(&lora.path)).sum();
+        let dtype = weight_dtype(&self.device.device);
+        let demand = Demand { footprint: &footprint, request, dtype, adapters };
+        let (options, needs) = self.budget.plan(&demand)?;
+        let resident = self.resident.take(&base.sha256).filter(|resident| resident.weights == options.weights);
+        // What is left is other models', whose place may be needed.
+        self.drop_for(needs.total());
+        let mut resident = match resident {
+            Some(resident) => resident,
+            None => self.load(base, options)?,
+        };
+        resident.pipeline.keep_text_encoders(options.keep_text_encoders);
+        resident.bytes[0] = needs.weights - adapters;
         let wanted: Vec<_> = loras.iter().map(|lora| (lora.sha256.clone(), lora.scale.to_bits())).collect();
         if resident.attached != wanted {
             match attach(&mut resident.pipeline, loras) {
-                Ok(warnings) => (resident.attached, resident.warnings) = (wanted, warnings),
+                Ok((bytes, warnings)) => {
+                    (resident.attached, resident.warnings, resident.bytes[1]) = (wanted, warnings, bytes);
+                }
                 Err(error) => {
                     // An adapter that does not fit is no reason to load the base again.
                     if resident.pipeline.attach(&[]).is_ok() {
-                        (resident.attached, resident.warnings) = (Vec::new(), Vec::new());
+                        (resident.attached, resident.warnings, resident.bytes[1]) = (Vec::new(), Vec::new(), 0);
                         self.keep(base, resident);
                     }
                     return Err(error);
@@ -65,7 +95,7 @@ impl Models {
 
     /// Keeps a pipeline for the next request.
     pub fn keep(&mut self, base: &Base, resident: Resident) {
-        self.resident.put(base.sha256.clone(), resident.bytes, resident);
+        self.resident.put(base.sha256.clone(), resident.bytes.iter().sum(), resident);
     }
 
     /// Makes room for a training on `base`, which loads its own copy and needs about as much again for activations.
@@ -79,13 +109,13 @@ impl Models {
         self.resident.clear();
     }
 
-    fn load(&mut self, base: &Base) -> diffusion::Result<Resident> {
-        let bytes = self.weight(&base.folder);
-        self.drop_for(bytes);
+    fn load(&mut self, base: &Base, options: LoadOptions) -> diffusion::Result<Resident> {
         let started = std::time::Instant::now();
-        let pipeline = Pipeline::load(&base.folder, &self.device.device)?;
-        tracing::info!(model = base.name, bytes, seconds = started.elapsed().as_secs_f64(), "model loaded");
-        Ok(Resident { pipeline, attached: Vec::new(), warnings: Vec::new(), bytes })
+        let pipeline = Pipeline::load_with(&base.folder, &self.device.device, options)?;
+        let LoadOptions { weights, keep_text_encoders } = options;
+        let seconds = started.elapsed().as_secs_f64();
+        tracing::info!(model = base.name, %weights, keep_text_encoders, seconds, "model loaded");
+        Ok(Resident { pipeline, attached: Vec::new(), warnings: Vec::new(), weights, bytes: [0; 2] })
     }
 
     fn drop_for(&mut self, bytes: u64) {
@@ -100,16 +130,30 @@ impl Models {
     }
 }
 
-fn attach(pipeline: &mut Pipeline, loras: &[Adapter]) -> diffusion::Result<Vec<String>> {
+impl Resident {
+    /// How the weights of its denoiser are stored.
+    pub fn weights(&self) -> WeightStorage {
+        self.weights
+    }
+}
+
+/// At most this much, before the file is read: its factors are half precision, and f32 beside their layers.
+fn adapter_bytes(file: &Path) -> u64 {
+    std::fs::metadata(file).map_or(0, |about| 2 * about.len())
+}
+
+/// Bytes that hang on the pipeline now, and what the user should know.
+fn attach(pipeline: &mut Pipeline, loras: &[Adapter]) -> diffusion::Result<(u64, Vec<String>)> {
     let files = loras.iter().map(|lora| LoraFile::open(&lora.path)).collect::<diffusion::Result<Vec<_>>>()?;
     let scaled: Vec<_> = files.iter().zip(loras).map(|(file, lora)| (file, lora.scale)).collect();
     let reports = pipeline.attach(&scaled)?;
-    Ok(loras
+    let bytes = reports.iter().map(|report| report.bytes).sum();
+    let warnings = loras
         .iter()
         .zip(reports)
         .filter(|(_, report)| !report.unmatched.is_empty())
-        .map(|(lora, report)| partial_match(&lora.name, report.matched, &report.unmatched))
-        .collect())
+        .map(|(lora, report)| partial_match(&lora.name, report.matched, &report.unmatched));
+    Ok((bytes, warnings.collect()))
 }
 
 /// A sentence about an adapter of which only a part fits.

@@ -9,6 +9,7 @@ use std::fs::File;
 use std::io::{self, Write as _};
 use std::path::Path;
 
+use diffusion::WeightStorage;
 use serde_json::json;
 
 use crate::protocol::Generate;
@@ -19,6 +20,8 @@ pub(super) struct Making {
     pub solver: String,
     /// FLUX has two guidance scales, the others one.
     pub is_flux: bool,
+    /// How the denoiser's weights are stored here, which changes pictures a little.
+    pub weights: WeightStorage,
 }
 
 /// Writes `pixels` (RGB, 8 bit, row by row) to `path` and makes the file durable.
@@ -48,7 +51,7 @@ fn encode(
     encoder.set_color(png::ColorType::Rgb);
     encoder.set_depth(png::BitDepth::Eight);
     for (keyword, text) in
-        [("parameters", parameters(order, made, seed)), ("pyrograph", recipe(order, seed).to_string())]
+        [("parameters", parameters(order, made, seed)), ("pyrograph", recipe(order, made, seed).to_string())]
     {
         // tEXt is Latin-1 by the PNG specification; other text needs the international chunk.
         if text.chars().all(|letter| u32::from(letter) < 256) {
@@ -63,7 +66,7 @@ fn encode(
     Ok(bytes)
 }
 
-fn recipe(order: &Generate, seed: u64) -> serde_json::Value {
+fn recipe(order: &Generate, made: &Making, seed: u64) -> serde_json::Value {
     let loras: Vec<_> =
         order.loras.iter().map(|lora| json!({"name": lora.name, "sha256": lora.sha256, "scale": lora.scale})).collect();
     json!({
@@ -82,6 +85,7 @@ fn recipe(order: &Generate, seed: u64) -> serde_json::Value {
         "clip_skip": order.clip_skip,
         "model": {"name": order.base.name, "sha256": order.base.sha256},
         "loras": loras,
+        "weights": made.weights.to_string(),
         "engine": concat!("pyrograph ", env!("CARGO_PKG_VERSION")),
     })
 }
@@ -119,6 +123,9 @@ fn parameters(order: &Generate, made: &Making, seed: u64) -> String {
         let hashes: Vec<_> = order.loras.iter().map(|l| format!("{}: {}", l.name, short(&l.sha256))).collect();
         let _ = write!(text, ", Lora hashes: \"{}\"", hashes.join(", "));
     }
+    if made.weights != WeightStorage::Full {
+        let _ = write!(text, ", Weights: {}", made.weights);
+    }
     let _ = write!(text, ", Version: pyrograph {}", env!("CARGO_PKG_VERSION"));
     text
 }
@@ -155,7 +162,7 @@ mod tests {
     }
 
     fn making() -> Making {
-        Making { solver: "Euler".into(), is_flux: true }
+        Making { solver: "Euler".into(), is_flux: true, weights: WeightStorage::Full }
     }
 
     fn texts(path: &Path) -> (String, serde_json::Value) {
@@ -179,17 +186,21 @@ mod tests {
             assert!(parameters.contains("Seed: 9, Size: 2x1, Model hash: ababababab, Model: ember"));
             assert_eq!(recipe["prompt"], prompt);
             assert_eq!(recipe["seed"], 9);
+            assert_eq!(recipe["weights"], "full");
+            assert!(!parameters.contains("Weights"), "the usual is not told");
             assert_eq!(recipe["loras"][0]["sha256"], "cd".repeat(32));
         }
     }
 
     #[test]
     fn stable_diffusion_tells_its_own_sampler() {
-        let (mut order, sd) = (order("a fox"), Making { solver: "PLMS".into(), is_flux: false });
+        let (mut order, sd) =
+            (order("a fox"), Making { solver: "PLMS".into(), is_flux: false, weights: WeightStorage::Int8 });
         assert!(parameters(&order, &sd, 9).contains("Steps: 4, Sampler: PLMS, CFG scale: 3.5, Seed: 9"));
         (order.scheduler, order.clip_skip) = (Some("DPM++ 2M Karras".into()), Some(1));
         let text = parameters(&order, &sd, 9);
         assert!(text.contains("Sampler: DPM++ 2M Karras,") && text.contains("Clip skip: 2"), "{text}");
+        assert!(text.contains(", Weights: int8, Version:"), "{text}");
     }
 
     #[test]

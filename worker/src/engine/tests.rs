@@ -22,11 +22,17 @@ fn goldens(path: &str) -> PathBuf {
 
 impl Bench {
     fn start(fault: &str) -> Self {
+        Self::within(1 << 30, WeightChoice::Auto, fault)
+    }
+
+    /// With this budget.
+    fn within(bytes: u64, weights: WeightChoice, fault: &str) -> Self {
         let (input, orders) = std::io::pipe().unwrap();
         let (reports, output) = std::io::pipe().unwrap();
         let (gone, orphaned) = mpsc::channel();
         let fault = Some(fault.parse().unwrap());
-        let config = EngineConfig { device: DeviceChoice::Cpu, kernels: None, memory_limit: Some(1 << 30), fault };
+        let config =
+            EngineConfig { device: DeviceChoice::Cpu, kernels: None, vram_budget: Some(bytes), weights, fault };
         let serving = std::thread::spawn(move || serve(input, output, config, move || gone.send(()).unwrap()));
         let folder = tempfile::tempdir().unwrap();
         let mut bench = Self { orders, reports, orphaned, serving, folder, requests: 0 };
@@ -269,4 +275,47 @@ fn the_end_of_the_worker_is_noticed_during_work() {
     bench.orphaned.recv_timeout(std::time::Duration::from_millis(500)).expect("not noticed");
     drop(bench.reports);
     bench.serving.join().unwrap();
+}
+
+#[test]
+fn what_cannot_fit_is_refused_before_it_starts() {
+    let mut bench = Bench::within(64 << 20, WeightChoice::Auto, "");
+    let mut order = bench.picture_order(&[]);
+    (order.width, order.height) = (2048, 2048);
+    // It would be found missing if it were loaded.
+    let stranger = bench.folder.path().join("none.safetensors");
+    order.loras.push(adapter(&stranger, 1.0));
+    let request = order.request;
+    bench.say(&Order::Generate(Box::new(order)));
+    let reports = bench.follow(request, |_| None);
+    let Some(Report::Failed { class: FailureClass::InvalidInput, message, .. }) = reports.last() else {
+        panic!("{reports:?}")
+    };
+    assert!(message.starts_with("2048×2048 takes about") && message.contains("64 MiB (--vram-budget)"), "{message}");
+    bench.pictures(&[]);
+}
+
+/// ember, whose blocks are wide enough to be packed.
+#[test]
+fn packed_weights_make_their_own_pictures_and_say_so() {
+    let picture = |choice: &str| {
+        let mut bench = Bench::within(1 << 30, choice.parse().unwrap(), "");
+        let mut order = bench.picture_order(&[]);
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/ember");
+        order.base = Base { folder, name: "ember".into(), sha256: "ee".repeat(32) };
+        (order.num_images, order.width, order.height) = (1, 64, 64);
+        let request = order.request;
+        bench.say(&Order::Generate(Box::new(order)));
+        let reports = bench.follow(request, |_| None);
+        let path = reports.iter().find_map(|report| match report {
+            Report::Image { path, .. } => Some(path),
+            _ => None,
+        });
+        std::fs::read(path.unwrap_or_else(|| panic!("{reports:?}"))).unwrap()
+    };
+    let (full, auto, int4) = (picture("full"), picture("auto"), picture("int4"));
+    assert_eq!(auto, full, "there is room");
+    assert_ne!(pixels(&int4), pixels(&full));
+    let says = |png: &[u8], text: &str| String::from_utf8_lossy(png).contains(text);
+    assert!(says(&int4, ", Weights: int4") && !says(&full, "Weights:"));
 }

@@ -118,6 +118,11 @@ impl LoKr {
         [self.outputs().1, c * d, height, width]
     }
 
+    /// Values of both sides.
+    pub(super) fn values(&self) -> usize {
+        self.left_shape.iter().product::<usize>() + self.right_shape.iter().product::<usize>()
+    }
+
     pub(super) fn form(&self, device: &Device) -> Form {
         let (first, outputs) = self.outputs();
         let right = self.right.matrix(device).reshape(self.right_shape);

@@ -116,6 +116,19 @@ impl Delta {
         }
     }
 
+    /// Bytes of its form beside a layer of `dtype`: factors are f32, ΔW is as the layer is.
+    pub fn bytes(&self, dtype: DType) -> u64 {
+        let bytes = match self {
+            Self::LowRank(LowRank { down, mid, up }) => {
+                let mid = mid.as_ref().map_or(0, |mid| mid.values.len());
+                4 * (down.values.len() + mid + up.values.len())
+            }
+            Self::LoKr(delta) => 4 * delta.values(),
+            Self::LoHa(_) | Self::Full(_) => dtype.size() * self.shape().iter().product::<usize>(),
+        };
+        bytes as u64
+    }
+
     /// Its name.
     pub fn algorithm(&self) -> Algorithm {
         match self {

@@ -179,6 +179,26 @@ impl Config {
         from_the_finest.nth(level).is_some_and(|kind| kind == "CrossAttnUpBlock2D")
     }
 
+    /// Values for one picture of `rows` × `columns` latents: of the widest input that a block has, with what it takes back from
+    /// the way down, and of all that is kept on the way down.
+    pub(crate) fn activations(&self, rows: usize, columns: usize) -> (usize, usize) {
+        let places = |level: usize| (rows >> level).max(1) * (columns >> level).max(1);
+        let coarser = |level: usize| self.channels((level + 1).min(self.levels() - 1));
+        let widest = (0..self.levels()).map(|level| (self.channels(level) + coarser(level)) * places(level)).max();
+        let kept = |level: usize| (self.layers_per_block.at(level) + 1) * self.channels(level) * places(level);
+        (widest.unwrap_or(0), (0..self.levels()).map(kept).sum())
+    }
+
+    /// Scores of the largest self-attention of one picture.
+    pub(crate) fn largest_scores(&self, rows: usize, columns: usize) -> usize {
+        let scores = |level: usize| {
+            let places = (rows >> level).max(1) * (columns >> level).max(1);
+            self.heads(level) * places * places
+        };
+        let attends = |level: &usize| self.attends_down(*level) || self.attends_up(*level);
+        (0..self.levels()).filter(attends).map(scores).max().unwrap_or(0)
+    }
+
     /// Whether a network of this shape can be built; an error names the field that stands against it.
     pub fn check(&self) -> Result<()> {
         for (name, usual) in USUAL {

@@ -1,0 +1,75 @@
+//! What is said about the engine, by the same flags wherever one is started: `up`, `worker`, and the engine itself.
+
+use std::ffi::OsString;
+
+use clap::Args;
+use diffusion::device::DeviceChoice;
+use worker::WeightChoice;
+
+use crate::configuration::{ByteSize, said};
+use crate::failure::Failure;
+
+/// The device, and what may be done with its memory.
+#[derive(Debug, Clone, Default, Args)]
+pub struct EngineFlags {
+    /// Device: auto (a GPU if there is one), cpu, cuda or cuda:N
+    #[arg(long, default_value = "auto", value_name = "DEVICE")]
+    pub device: DeviceChoice,
+    /// The device's memory that may be used, weights and work together, such as 12GiB; most of it if not said
+    #[arg(long, value_name = "BYTES")]
+    pub vram_budget: Option<ByteSize>,
+    /// How weights of denoisers are stored: full, int8, int4, or auto for the widest with which a request fits
+    #[arg(long, value_name = "STORAGE")]
+    pub weights: Option<WeightChoice>,
+}
+
+impl EngineFlags {
+    /// With what the environment says where no flag does.
+    ///
+    /// # Errors
+    /// A variable that cannot be read.
+    pub fn or_environment(self) -> Result<Self, Failure> {
+        Ok(Self {
+            vram_budget: self.vram_budget.map_or_else(|| said("PYROGRAPH_VRAM_BUDGET"), |bytes| Ok(Some(bytes)))?,
+            weights: self.weights.map_or_else(|| said("PYROGRAPH_WEIGHTS"), |weights| Ok(Some(weights)))?,
+            ..self
+        })
+    }
+
+    /// The same flags for a process that is started.
+    pub fn arguments(&self) -> Vec<OsString> {
+        let budget = self.vram_budget.map(|ByteSize(bytes)| ("--vram-budget", bytes.to_string()));
+        let weights = self.weights.map(|weights| ("--weights", weights.to_string()));
+        let all = std::iter::once(("--device", self.device.to_string())).chain(budget).chain(weights);
+        all.flat_map(|(flag, value)| [flag.into(), value.into()]).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Program {
+        #[command(flatten)]
+        flags: EngineFlags,
+    }
+
+    #[test]
+    fn flags_come_through_a_process_as_they_are() {
+        for line in [
+            vec!["program"],
+            vec!["program", "--device", "cuda:1", "--vram-budget", "12GiB", "--weights", "int4"],
+            vec!["program", "--weights", "auto", "--vram-budget", "123"],
+        ] {
+            let first = Program::try_parse_from(line).unwrap().flags;
+            let again = std::iter::once("program".into()).chain(first.arguments());
+            let again = Program::try_parse_from(again).unwrap().flags;
+            assert_eq!(again.arguments(), first.arguments());
+        }
+        assert!(Program::try_parse_from(["program", "--weights", "int3"]).is_err());
+        assert!(Program::try_parse_from(["program", "--vram-budget", "much"]).is_err());
+    }
+}

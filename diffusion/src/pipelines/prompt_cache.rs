@@ -1,0 +1,134 @@
+//! What text encoders made of the prompts that were read last, so that a prompt costs nothing the second time, and the negative
+//! prompt that never changes costs nothing at all. Which prompts a request has is the families' matter.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, PoisonError};
+
+use crate::Result;
+use crate::lora::{MatchReport, Network};
+
+/// Prompts that are kept: at most 64 MiB of FLUX.1's in bf16.
+const KEPT: usize = 16;
+
+/// Everything that tells the embeddings of one prompt from those of another, as long as nothing else hangs on the encoders.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct PromptKey {
+    pub prompt: String,
+    /// Readings of the encoder, of which the last may be empty.
+    pub chunks: usize,
+    /// Last layers left out.
+    pub skipped: usize,
+}
+
+/// Embeddings by prompt, those that were used last at the end.
+#[derive(Debug)]
+pub(super) struct PromptCache<E> {
+    entries: Mutex<VecDeque<(PromptKey, E)>>,
+    adapted: bool,
+}
+
+impl<E> Default for PromptCache<E> {
+    fn default() -> Self {
+        Self { entries: Mutex::default(), adapted: false }
+    }
+}
+
+impl<E: Clone> PromptCache<E> {
+    /// What is known of a prompt, or else what `read` makes of it.
+    pub fn get_or(&self, key: PromptKey, read: impl FnOnce() -> Result<E>) -> Result<E> {
+        let known = {
+            let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+            let found = entries.iter().position(|(known, _)| *known == key);
+            found.and_then(|at| entries.remove(at))
+        };
+        let embeddings = match known {
+            Some((_, embeddings)) => embeddings,
+            None => read()?,
+        };
+        let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        if entries.len() >= KEPT {
+            entries.pop_front();
+        }
+        entries.push_back((key, embeddings.clone()));
+        Ok(embeddings)
+    }
+
+    /// Forgets everything if the adapters that were attached, or those before them, change what a prompt becomes.
+    pub fn adapters_changed(&mut self, attached: &[MatchReport]) {
+        let encoders = [Network::TextEncoder, Network::TextEncoder2];
+        let adapted =
+            attached.iter().any(|report| encoders.iter().any(|network| report.networks.contains_key(network)));
+        if adapted || self.adapted {
+            self.entries.get_mut().unwrap_or_else(PoisonError::into_inner).clear();
+        }
+        self.adapted = adapted;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    fn key(prompt: &str, chunks: usize, skipped: usize) -> PromptKey {
+        PromptKey { prompt: prompt.to_owned(), chunks, skipped }
+    }
+
+    /// Whether the prompt has to be read.
+    fn is_new(cache: &PromptCache<u8>, key: PromptKey) -> bool {
+        let mut read = false;
+        cache
+            .get_or(key, || {
+                read = true;
+                Ok(1)
+            })
+            .unwrap();
+        read
+    }
+
+    fn report(network: Network) -> MatchReport {
+        MatchReport {
+            matched: 1,
+            networks: BTreeMap::from([(network, 1)]),
+            unmatched: Vec::new(),
+            alpha_source: String::new(),
+            bytes: 0,
+        }
+    }
+
+    #[test]
+    fn a_prompt_is_read_once() {
+        let cache = PromptCache::default();
+        let all = [key("a", 1, 0), key("b", 1, 0), key("a", 2, 0), key("a", 1, 1)];
+        assert!(all.iter().all(|key| is_new(&cache, key.clone())));
+        assert!(all.iter().all(|key| !is_new(&cache, key.clone())));
+        assert!(cache.get_or(key("c", 1, 0), || Err(crate::Error::Canceled)).is_err());
+        assert!(is_new(&cache, key("c", 1, 0)), "what failed is not kept");
+    }
+
+    #[test]
+    fn those_not_used_for_long_go() {
+        let cache = PromptCache::default();
+        (0..KEPT).for_each(|number| assert!(is_new(&cache, key(&number.to_string(), 1, 0))));
+        assert!(!is_new(&cache, key("0", 1, 0)));
+        assert!(is_new(&cache, key("new", 1, 0)));
+        assert!(!is_new(&cache, key("0", 1, 0)));
+        assert!(is_new(&cache, key("1", 1, 0)));
+    }
+
+    #[test]
+    fn adapters_of_text_encoders_make_all_new_when_they_come_change_and_go() {
+        let mut cache = PromptCache::default();
+        let mut new_after = |reports: &[MatchReport]| {
+            cache.adapters_changed(reports);
+            is_new(&cache, key("a", 1, 0))
+        };
+        assert!(new_after(&[]));
+        assert!(!new_after(&[report(Network::Unet)]));
+        assert!(new_after(&[report(Network::TextEncoder2)]), "they come");
+        assert!(new_after(&[report(Network::TextEncoder2)]), "the scale may be another");
+        assert!(new_after(&[]), "they go");
+        assert!(!new_after(&[]));
+    }
+}

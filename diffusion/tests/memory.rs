@@ -1,0 +1,162 @@
+//! What pipelines take of this machine's memory, measured, against what was estimated before they were loaded. Each measurement is
+//! a process of its own, which is this program again: an allocator keeps what it once had.
+//!
+//! Networks of zeros: memory does not depend on values. They are large enough that what the process takes besides does not
+//! count, and small enough for seconds. The estimate may be above the peak by a factor of 2, since it holds for every device and
+//! size, and not below nine tenths of it, since then a card would run out.
+
+#![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use burn::module::Module;
+use burn::prelude::*;
+use burn::tensor::DType;
+use diffusion::checkpoint::save;
+use diffusion::networks::flux::FluxTransformer;
+use diffusion::networks::unet::UNet2DConditionModel;
+use diffusion::networks::vae::Autoencoder;
+use diffusion::pipelines::Footprint;
+use diffusion::{LoadOptions, PictureRequest, Pipeline, WeightStorage};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+/// As in the binary.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn goldens(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens").join(name)
+}
+
+/// A copy of a tiny pipeline, in which the `parts` are larger.
+fn enlarged(tiny: &str, parts: &[(&str, Value)]) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    copy(&goldens(tiny), folder.path());
+    for (part, changes) in parts {
+        let place = folder.path().join(part);
+        let mut config: Value = serde_json::from_slice(&std::fs::read(place.join("config.json")).unwrap()).unwrap();
+        config.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
+        std::fs::remove_dir_all(&place).unwrap();
+        std::fs::create_dir(&place).unwrap();
+        std::fs::write(place.join("config.json"), config.to_string()).unwrap();
+        let (device, config) = (Device::flex(), config.to_string());
+        let file = place.join("diffusion_pytorch_model.safetensors");
+        match *part {
+            "transformer" => write(FluxTransformer::new(&serde_json::from_str(&config).unwrap(), &device), &file),
+            "unet" => write(UNet2DConditionModel::new(&serde_json::from_str(&config).unwrap(), &device), &file),
+            _ => write(Autoencoder::new(&serde_json::from_str(&config).unwrap(), &device), &file),
+        }
+    }
+    folder
+}
+
+fn write(network: impl Module, file: &Path) {
+    save(&network, file, DType::BF16, &BTreeMap::new()).unwrap();
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap().map(Result::unwrap) {
+        let (from, to) = (entry.path(), to.join(entry.file_name()));
+        if from.is_dir() {
+            copy(&from, &to);
+        } else {
+            std::fs::copy(from, to).unwrap();
+        }
+    }
+}
+
+/// Bytes of memory that this process has, and the most that it ever had.
+fn memory() -> [u64; 2] {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    ["VmRSS:", "VmHWM:"].map(|name| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+        line.trim().strip_suffix(" kB").unwrap().parse::<u64>().unwrap() * 1024
+    })
+}
+
+/// The variable that tells the program, run again, what to measure.
+const TASK: &str = "MEMORY_TASK";
+
+/// A pipeline, how it is laid into memory, and the size of a picture.
+#[derive(Serialize, Deserialize)]
+struct Task {
+    folder: PathBuf,
+    weights: String,
+    keep_text_encoders: bool,
+    side: usize,
+}
+
+impl Task {
+    fn options(&self) -> LoadOptions {
+        LoadOptions { weights: self.weights.parse().unwrap(), keep_text_encoders: self.keep_text_encoders }
+    }
+
+    /// Bytes that loading took, and that the picture took, each at its peak.
+    fn measured(&self) -> [u64; 2] {
+        let mut again = Command::new(std::env::current_exe().unwrap());
+        again.args(["--ignored", "--exact", "--nocapture", "measure"]).env(TASK, serde_json::to_string(self).unwrap());
+        let output = again.output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        let line = text.lines().find_map(|line| line.split_once("measured "));
+        let (_, line) = line.unwrap_or_else(|| panic!("{text}\n{}", String::from_utf8_lossy(&output.stderr)));
+        serde_json::from_str(line).unwrap()
+    }
+}
+
+/// Only for [`Task::measured`].
+#[test]
+#[ignore = "a part of the other test"]
+fn measure() {
+    let task: Task = serde_json::from_str(&std::env::var(TASK).unwrap()).unwrap();
+    let [before, _] = memory();
+    let pipeline = Pipeline::load_with(&task.folder, &Device::flex(), task.options()).unwrap();
+    let [_, loaded] = memory();
+    pipeline.generate(&request(&pipeline, task.side), &mut |_| ControlFlow::Continue(())).unwrap();
+    let [_, peak] = memory();
+    println!("\nmeasured {:?}", [loaded - before, peak - before]);
+}
+
+fn request(pipeline: &Pipeline, side: usize) -> PictureRequest {
+    PictureRequest { width: side, height: side, num_inference_steps: 1, ..pipeline.defaults().request("a fox", 1) }
+}
+
+fn check(folder: &Path, weights: WeightStorage, side: usize) {
+    let task = Task { folder: folder.to_owned(), weights: weights.to_string(), keep_text_encoders: true, side };
+    let pipeline = Pipeline::load(folder, &Device::flex()).unwrap();
+    let needs = Footprint::read(folder).unwrap().needs(&request(&pipeline, side), task.options(), DType::F32, 0);
+    let [loading, peak] = task.measured();
+    let [shown_loading, shown_peak, weights, working] =
+        [loading, peak, needs.weights, needs.working].map(|bytes| bytes >> 20);
+    let ratio = needs.total() as f64 / peak as f64;
+    let told = format!(
+        "{side}² {}: loading {shown_loading} MiB, peak {shown_peak}, estimate {weights} + {working}, ratio {ratio:.2}",
+        task.weights
+    );
+    println!("{told}");
+    assert!((0.9..=2.0).contains(&ratio), "{told}");
+}
+
+#[test]
+fn the_estimate_is_near_the_truth() {
+    use WeightStorage::{Full, Int4};
+    let large_vae = json!({"block_out_channels": [64, 128, 128, 128], "norm_num_groups": 32, "layers_per_block": 2});
+    let flux = json!({
+        "attention_head_dim": 64, "axes_dims_rope": [16, 24, 24], "num_attention_heads": 12, "num_layers": 1,
+        "num_single_layers": 2,
+    });
+    let unet = json!({"block_out_channels": [128, 256, 256], "norm_num_groups": 32, "attention_head_dim": 8});
+
+    let folder = enlarged("flux-tiny", &[("transformer", flux)]);
+    for (weights, side) in [(Full, 512), (Int4, 256)] {
+        check(folder.path(), weights, side);
+    }
+    let folder = enlarged("flux-tiny", &[("vae", large_vae)]);
+    check(folder.path(), Full, 256);
+    let folder = enlarged("sd15-tiny", &[("unet", unet)]);
+    check(folder.path(), Full, 256);
+}

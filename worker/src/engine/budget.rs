@@ -1,0 +1,220 @@
+//! Whether a request fits into the memory that this engine may use, before anything is loaded for it, and how wide weights can
+//! be. What a request takes is estimated by `diffusion`; what is in memory already is the matter of [`super::models`].
+
+use std::fmt;
+use std::str::FromStr;
+
+use diffusion::pipelines::{Footprint, Needs};
+use diffusion::{Error, LoadOptions, PictureRequest, WeightStorage};
+
+/// How the weights of denoisers are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum WeightChoice {
+    /// For each request as wide as the memory allows.
+    #[default]
+    Auto,
+    /// So, or the request is refused.
+    Always(WeightStorage),
+}
+
+/// Bytes of the device's memory that may be used, and how.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Budget {
+    pub bytes: u64,
+    pub weights: WeightChoice,
+}
+
+/// A model that is asked for pictures.
+pub(super) struct Demand<'a> {
+    pub footprint: &'a Footprint,
+    pub request: &'a PictureRequest,
+    pub dtype: diffusion::device::DType,
+    /// Bytes of the adapters.
+    pub adapters: u64,
+}
+
+impl Budget {
+    /// The widest weights with which the request fits, and text encoders that stay if there is room; the same for the same
+    /// request, whatever is in memory. Refused with the estimate, and with what would fit instead.
+    pub fn plan(&self, demand: &Demand) -> diffusion::Result<(LoadOptions, Needs)> {
+        let allowed: &[WeightStorage] = match &self.weights {
+            WeightChoice::Auto => &WeightStorage::ALL,
+            WeightChoice::Always(storage) => std::slice::from_ref(storage),
+        };
+        match self.widest(demand, allowed, demand.request) {
+            Some(found) => Ok(found),
+            None => Err(Error::Memory(self.refusal(demand, allowed))),
+        }
+    }
+
+    fn widest(
+        &self,
+        demand: &Demand,
+        allowed: &[WeightStorage],
+        request: &PictureRequest,
+    ) -> Option<(LoadOptions, Needs)> {
+        let ways = allowed.iter().flat_map(|weights| [(*weights, true), (*weights, false)]);
+        let planned = ways.map(|(weights, keep_text_encoders)| {
+            let options = LoadOptions { weights, keep_text_encoders };
+            (options, demand.footprint.needs(request, options, demand.dtype, demand.adapters))
+        });
+        planned.into_iter().find(|(_, needs)| needs.total() <= self.bytes)
+    }
+
+    fn refusal(&self, demand: &Demand, allowed: &[WeightStorage]) -> String {
+        let narrowest = allowed.last().copied().unwrap_or_default();
+        let options = LoadOptions { weights: narrowest, keep_text_encoders: false };
+        let PictureRequest { width, height, .. } = *demand.request;
+        let needs = demand.footprint.needs(demand.request, options, demand.dtype, demand.adapters);
+        let smaller = |request: &PictureRequest| PictureRequest {
+            width: request.width / 2,
+            height: request.height / 2,
+            ..request.clone()
+        };
+        let quarter = smaller(demand.request);
+        let mut help = Vec::new();
+        if self.widest(demand, allowed, &quarter).is_some() {
+            help.push(format!("a picture of {}×{}", quarter.width, quarter.height));
+        }
+        let narrower = WeightStorage::ALL.into_iter().filter(|storage| *storage > narrowest);
+        let narrower: Vec<_> =
+            narrower.filter(|storage| self.widest(demand, &[*storage], demand.request).is_some()).collect();
+        if let Some(storage) = narrower.first() {
+            help.push(format!("weights in {storage} (--weights)"));
+        }
+        let one = PictureRequest { num_images: 1, ..demand.request.clone() };
+        if demand.request.num_images > 1 && self.widest(demand, allowed, &one).is_some() {
+            help.push("one picture at a time".into());
+        }
+        let help = match help.is_empty() {
+            true => "nothing smaller would fit either".to_owned(),
+            false => format!("what would fit is {}", help.join(", or ")),
+        };
+        format!(
+            "{width}×{height} takes about {} of memory, {} of it weights in {narrowest}, and the engine may use {} \
+             (--vram-budget): {help}",
+            Size(needs.total()),
+            Size(needs.weights),
+            Size(self.bytes)
+        )
+    }
+}
+
+impl fmt::Display for WeightChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::Always(storage) => storage.fmt(f),
+        }
+    }
+}
+
+impl FromStr for WeightChoice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            _ => text.parse().map(Self::Always).map_err(|_| format!("{text:?} is none of auto, full, int8 and int4")),
+        }
+    }
+}
+
+/// Bytes for people.
+struct Size(u64);
+
+impl fmt::Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            small if small < 1 << 30 => write!(f, "{} MiB", small.div_ceil(1 << 20)),
+            large => write!(f, "{:.1} GiB", large as f64 / f64::from(1 << 30)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use diffusion::device::DType;
+
+    use super::*;
+
+    /// The built-in model: 2 560 blocks' values and more, enough that storages differ.
+    fn footprint() -> Footprint {
+        Footprint::read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/ember")).unwrap()
+    }
+
+    fn request(side: usize) -> PictureRequest {
+        PictureRequest {
+            prompt: "a fox".into(),
+            negative_prompt: None,
+            image: None,
+            mask: None,
+            strength: 1.0,
+            num_images: 1,
+            num_inference_steps: 4,
+            guidance_scale: 1.0,
+            true_cfg_scale: 1.0,
+            guidance_rescale: 0.0,
+            scheduler: None,
+            clip_skip: None,
+            width: side,
+            height: side,
+            seed: 1,
+        }
+    }
+
+    fn total(weights: WeightStorage, keep_text_encoders: bool) -> u64 {
+        let options = LoadOptions { weights, keep_text_encoders };
+        footprint().needs(&request(64), options, DType::F32, 0).total()
+    }
+
+    fn plan(bytes: u64, weights: WeightChoice, side: usize) -> diffusion::Result<LoadOptions> {
+        let (footprint, request) = (footprint(), request(side));
+        let demand = Demand { footprint: &footprint, request: &request, dtype: DType::F32, adapters: 0 };
+        Budget { bytes, weights }.plan(&demand).map(|(options, _)| options)
+    }
+
+    #[test]
+    fn the_widest_that_fits_is_taken() {
+        let all = WeightStorage::ALL.into_iter().flat_map(|weights| [(weights, true), (weights, false)]);
+        let all: Vec<_> = all.map(|(weights, keep)| (total(weights, keep), weights, keep)).collect();
+        for (bytes, ..) in &all {
+            let first = all.iter().find(|(total, ..)| total <= bytes).unwrap();
+            let LoadOptions { weights, keep_text_encoders } = plan(*bytes, WeightChoice::Auto, 64).unwrap();
+            assert_eq!((weights, keep_text_encoders), (first.1, first.2));
+        }
+        let least = all.iter().map(|(total, ..)| *total).min().unwrap();
+        assert!(least < total(WeightStorage::Full, false), "packing saves memory");
+        assert!(plan(least - 1, WeightChoice::Auto, 64).is_err());
+        assert_eq!(plan(u64::MAX, WeightChoice::Auto, 64).unwrap(), LoadOptions::default());
+        let always = WeightChoice::Always(WeightStorage::Int4);
+        assert_eq!(plan(u64::MAX, always, 64).unwrap().weights, WeightStorage::Int4);
+    }
+
+    #[test]
+    fn a_refusal_says_what_would_fit() {
+        let refusal = |bytes, weights, side| match plan(bytes, weights, side) {
+            Err(Error::Memory(sentence)) => sentence,
+            other => panic!("{other:?}"),
+        };
+        let room = total(WeightStorage::Full, false) - 1;
+        let full = WeightChoice::Always(WeightStorage::Full);
+        let sentence = refusal(room, full, 64);
+        assert!(sentence.contains("weights in int8 (--weights)"), "{sentence}");
+        let sentence = refusal(total(WeightStorage::Full, true), full, 512);
+        assert!(sentence.starts_with("512×512 takes about"), "{sentence}");
+        assert!(sentence.contains("a picture of 256×256") || sentence.contains("nothing smaller"), "{sentence}");
+        let sentence = refusal(1 << 20, WeightChoice::Auto, 64);
+        assert!(sentence.ends_with("may use 1 MiB (--vram-budget): nothing smaller would fit either"), "{sentence}");
+    }
+
+    #[test]
+    fn choices_read_as_they_are_written() {
+        for choice in ["auto", "full", "int8", "int4"] {
+            assert_eq!(choice.parse::<WeightChoice>().unwrap().to_string(), choice);
+        }
+        assert!("int3".parse::<WeightChoice>().is_err());
+    }
+}

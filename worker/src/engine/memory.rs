@@ -1,0 +1,53 @@
+//! How much memory this machine and its cards have: what an engine may use unless it is told.
+
+use std::process::{Command, Stdio};
+
+/// Eight tenths of the machine's memory, or nine of the smallest card's; none where a card does not tell.
+pub(super) fn usual(is_gpu: bool) -> Option<u64> {
+    match is_gpu {
+        true => Some(smallest_card()? / 10 * 9),
+        false => Some(of_this_machine() / 10 * 8),
+    }
+}
+
+/// What the kernel tells, or less where the process group may not have all of it.
+fn of_this_machine() -> u64 {
+    const UNKNOWN: u64 = 8 << 30;
+    let machine = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| {
+        let kib = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?.trim().strip_suffix(" kB")?;
+        Some(kib.parse::<u64>().ok()? * 1024)
+    });
+    let group = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"]
+        .iter()
+        .find_map(|path| std::fs::read_to_string(path).ok()?.trim().parse::<u64>().ok());
+    machine.unwrap_or(UNKNOWN).min(group.unwrap_or(u64::MAX))
+}
+
+/// By the driver's own tool, which numbers cards otherwise than CUDA does; so the smallest counts.
+fn smallest_card() -> Option<u64> {
+    let mut tool = Command::new("nvidia-smi");
+    tool.args(["--query-gpu=memory.total", "--format=csv,noheader,nounits"]).stdin(Stdio::null());
+    smallest(&String::from_utf8(tool.output().ok()?.stdout).ok()?)
+}
+
+/// Of lines with mebibytes.
+fn smallest(lines: &str) -> Option<u64> {
+    lines.lines().filter_map(|line| line.trim().parse::<u64>().ok()).min().map(|mebibytes| mebibytes << 20)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_smallest_card_counts() {
+        assert_eq!(smallest("81559\n24564\n"), Some(24564 << 20));
+        assert_eq!(smallest("[N/A]\n"), None);
+        assert_eq!(smallest(""), None);
+    }
+
+    #[test]
+    fn a_machine_has_memory() {
+        assert!(usual(false).is_some_and(|bytes| bytes > 1 << 26));
+    }
+}
