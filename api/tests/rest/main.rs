@@ -10,3 +10,4 @@ mod house;
 mod inputs;
 mod models;
 mod trainings;
+mod workers;

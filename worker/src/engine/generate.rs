@@ -21,6 +21,7 @@ pub(super) fn run(models: &mut Models, order: &Generate, desk: &Desk) -> diffusi
     let mask = source.and_then(|source| source.mask.as_ref()).map(|mask| image::read_mask(mask)).transpose()?;
     let scheduler = order.scheduler.as_deref().map(str::parse).transpose()?;
     let (resident, warnings) = models.pipeline(&order.base, &order.loras)?;
+    desk.tell_resident(models.list(Some((&order.base, &resident))));
     for message in warnings {
         desk.report(&Report::Warning { request, message });
     }

@@ -11,7 +11,7 @@ use diffusion::device::OpenDevice;
 use diffusion::lora::LoraFile;
 
 use super::shelf::Shelf;
-use crate::protocol::{Adapter, Base};
+use crate::protocol::{self, Adapter, Base};
 
 /// Pipelines on one device.
 pub(super) struct Models {
@@ -66,6 +66,20 @@ impl Models {
     /// Keeps a pipeline for the next request.
     pub fn keep(&mut self, base: &Base, resident: Resident) {
         self.resident.put(base.sha256.clone(), resident.bytes, resident);
+    }
+
+    /// What is loaded: all that is kept, and the pipeline that was handed out.
+    pub fn list(&self, handed_out: Option<(&Base, &Resident)>) -> Vec<protocol::Resident> {
+        let handed_out = handed_out.map(|(base, resident)| (base.sha256.as_str(), resident.bytes));
+        let all = self.resident.list().chain(handed_out);
+        all.map(|(sha256, bytes)| protocol::Resident { sha256: sha256.to_owned(), bytes }).collect()
+    }
+
+    /// Forgets a model.
+    pub fn unload(&mut self, sha256: &str) {
+        if self.resident.take(sha256).is_some() {
+            tracing::info!(sha256, "model unloaded");
+        }
     }
 
     /// Makes room for a training on `base`, which loads its own copy and needs about as much again for activations.
