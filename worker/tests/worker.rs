@@ -476,7 +476,8 @@ async fn models_are_loaded_and_unloaded_between_two_jobs() {
     kill(engine_of(&bed));
     bed.worker("without a model", |worker| worker.resident.is_empty()).await;
     assert_eq!(bed.swap("ember", SwapAction::Load).await.status, SwapStatus::Succeeded);
-    assert_eq!(std::fs::read_dir(bed.folder.path().join("worker/work")).unwrap().count(), 1, "no folder is left over");
+    let at_hand = bed.folder.path().join("worker/work").join(bed.worker("idle", |_| true).await.id.to_string());
+    assert_eq!(std::fs::read_dir(at_hand).unwrap().count(), 0, "no folder is left over");
     worker.stop().await;
     let left: i64 = sqlx::query_scalar("SELECT count(*) FROM workers WHERE resident <> '[]' OR stopped_at IS NULL")
         .fetch_one(&bed.pools.api)
