@@ -29,15 +29,37 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Json<T> {
 
     async fn from_request(request: Request, state: &S) -> Result<Self> {
         if !is_json(request.headers()) {
-            return Err(Problem::new(
-                StatusCode::UNSUPPORTED_MEDIA_TYPE,
-                "Send the body as JSON, with `Content-Type: application/json`.",
-            ));
+            return Err(not_json());
         }
-        let body =
-            tokio::time::timeout(PATIENCE, Bytes::from_request(request, state)).await.map_err(|_| too_slow())??;
-        read_json(&body).map(Self)
+        read_json(&whole_body(request, state).await?).map(Self)
     }
+}
+
+/// A JSON body that may be left out, or be `null`.
+pub struct OptionalJson<T>(pub T);
+
+impl<S: Send + Sync, T: DeserializeOwned + Default> FromRequest<S> for OptionalJson<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self> {
+        let json = is_json(request.headers());
+        let body = whole_body(request, state).await?;
+        if body.is_empty() {
+            return Ok(Self(T::default()));
+        }
+        if !json {
+            return Err(not_json());
+        }
+        read_json::<Option<T>>(&body).map(|value| Self(value.unwrap_or_default()))
+    }
+}
+
+async fn whole_body<S: Send + Sync>(request: Request, state: &S) -> Result<Bytes> {
+    Ok(tokio::time::timeout(PATIENCE, Bytes::from_request(request, state)).await.map_err(|_| too_slow())??)
+}
+
+fn not_json() -> Problem {
+    Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "Send the body as JSON, with `Content-Type: application/json`.")
 }
 
 /// Whether the body says that it is JSON.

@@ -15,7 +15,7 @@ use utoipa_swagger_ui::{Config, SwaggerUi};
 use crate::observe::observe;
 use crate::openapi::document;
 use crate::problem::Problem;
-use crate::routes::{dataset, event, generation, health, import, input, model, training, upload};
+use crate::routes::{dataset, event, generation, health, import, input, model, swap, training, upload, worker};
 use crate::{State, openapi};
 
 /// Largest JSON body, in bytes.
@@ -54,12 +54,15 @@ pub(crate) fn routes() -> OpenApiRouter<State> {
         .routes(routes!(model::list))
         .routes(routes!(model::import).layer(DefaultBodyLimit::disable()))
         .routes(routes!(model::get, model::delete))
+        .routes(routes!(swap::load))
+        .routes(routes!(swap::unload))
         .routes(routes!(upload::create))
         .routes(routes!(upload::get))
         .routes(routes!(import::list))
         .routes(routes!(import::get))
         .routes(routes!(import::cancel))
         .routes(routes!(event::of_import))
+        .routes(routes!(worker::list))
 }
 
 /// The whole service.

@@ -59,6 +59,7 @@ id! {
     ArtifactId,
     UploadId,
     InputId,
+    SwapId,
     /// One start of a worker process; a restart gets another one.
     WorkerId,
 }

@@ -11,6 +11,8 @@
 //! | [`job`], attempt, epoch | the work behind a request, one claim of it by a worker, and the claim's fencing token |
 //! | [`event`] | what happened to a job, numbered |
 //! | [`artifact`] | what a job made |
+//! | [`worker`], resident | a process that does jobs, and the models that it has loaded |
+//! | [`swap`] | a request to a worker to load or unload a model |
 //! | [`storage`] | where all bytes are |
 //!
 //! All SQL is here, in checked queries. Every effect of an attempt is one transaction that asks for `id AND epoch AND worker`.
@@ -34,6 +36,7 @@ mod page;
 pub mod report;
 pub mod safetensors_gate;
 pub mod storage;
+pub mod swap;
 pub mod training;
 pub mod upload;
 pub mod worker;
@@ -42,7 +45,8 @@ pub mod zip_gate;
 pub use database::{MIGRATIONS, Pools, begin, bounded, migrate};
 pub use error::{Error, Result};
 pub use id::{
-    ArtifactId, DatasetId, ExampleId, GenerationId, ImportId, InputId, JobId, ModelId, TrainingId, UploadId, WorkerId,
+    ArtifactId, DatasetId, ExampleId, GenerationId, ImportId, InputId, JobId, ModelId, SwapId, TrainingId, UploadId,
+    WorkerId,
 };
 pub use page::{DEFAULT_LIMIT, MAX_LIMIT, Page, PageRequest};
 pub use storage::{Storage, StorageConfig, StorageKey};

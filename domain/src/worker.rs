@@ -1,15 +1,27 @@
-//! Worker processes, for people to look at. Nothing depends on these rows: whether a job is alive is told by its lease.
+//! Worker processes, as they tell of themselves: that they live, and which models they have loaded. Whether a job is alive is not
+//! told by these rows but by its lease.
+
+use std::collections::HashMap;
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use sqlx::PgPool;
+use sqlx::types::Json;
 
 use crate::database::bounded;
 use crate::job::JobKind;
-use crate::{Result, WorkerId};
+use crate::model::ModelRef;
+use crate::swap::Swap;
+use crate::{Page, PageRequest, Result, WorkerId};
 
-/// One start of a worker process.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// Between two signs of life.
+pub const SEEN_EVERY: Duration = Duration::from_secs(15);
+/// A worker that was not seen for so long is not live: nothing is asked of it, and what it had loaded does not count.
+pub(crate) const GONE_AFTER: Duration = Duration::from_secs(45);
+
+/// A live worker: one start of a process.
+#[derive(Debug, Clone)]
 pub struct Worker {
     pub id: WorkerId,
     /// For people; the same after a restart.
@@ -22,7 +34,55 @@ pub struct Worker {
     pub version: String,
     pub started_at: DateTime<Utc>,
     pub last_seen_at: DateTime<Utc>,
-    pub stopped_at: Option<DateTime<Utc>>,
+    pub resident: Vec<ResidentModel>,
+    /// What it works on now.
+    pub jobs: Vec<CurrentJob>,
+    /// The last request about each model, newest first.
+    pub swaps: Vec<Swap>,
+}
+
+/// What an engine says about a model that it has loaded.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Resident {
+    /// `models.sha256`.
+    pub sha256: String,
+    /// Of its weights.
+    pub bytes: i64,
+}
+
+/// A loaded model, as clients know it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct ResidentModel {
+    /// Null for one that was deleted.
+    pub model: Option<ModelRef>,
+    /// As the model's.
+    #[schema(pattern = "^[0-9a-f]{64}$")]
+    pub sha256: String,
+    /// Memory of its weights.
+    #[schema(minimum = 0)]
+    pub bytes: i64,
+}
+
+/// A running job, by its noun.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct CurrentJob {
+    pub kind: JobKind,
+    /// Of the generation, training or import.
+    pub id: uuid::Uuid,
+}
+
+/// Where a model is loaded.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+pub struct Residence {
+    pub worker: WorkerId,
+    /// Of the worker.
+    pub name: String,
+    /// Of the worker.
+    #[schema(example = "cuda:0")]
+    pub device: String,
+    /// Memory of the model's weights.
+    #[schema(minimum = 0)]
+    pub bytes: i64,
 }
 
 /// Writes down that a process has started.
@@ -38,7 +98,9 @@ pub async fn register(
     let queues: Vec<String> = queues.iter().map(|kind| kind.as_str().to_owned()).collect();
     bounded(
         sqlx::query!(
-            "INSERT INTO workers (id, name, host, device, queues, version) VALUES ($1, $2, $3, $4, $5, $6)",
+            // Again, when the answer to the first time was lost.
+            "INSERT INTO workers (id, name, host, device, queues, version) VALUES ($1, $2, $3, $4, $5, $6)
+             ON CONFLICT (id) DO UPDATE SET last_seen_at = clock_timestamp()",
             id.0,
             name,
             host,
@@ -52,10 +114,17 @@ pub async fn register(
     Ok(())
 }
 
-/// A sign of life.
-pub async fn seen(pool: &PgPool, id: WorkerId) -> Result<()> {
-    bounded(sqlx::query!("UPDATE workers SET last_seen_at = clock_timestamp() WHERE id = $1", id.0).execute(pool))
-        .await?;
+/// A sign of life, with what is loaded now.
+pub async fn seen(pool: &PgPool, id: WorkerId, resident: &[Resident]) -> Result<()> {
+    bounded(
+        sqlx::query!(
+            "UPDATE workers SET last_seen_at = clock_timestamp(), resident = $2 WHERE id = $1",
+            id.0,
+            Json(resident) as _,
+        )
+        .execute(pool),
+    )
+    .await?;
     Ok(())
 }
 
@@ -63,7 +132,8 @@ pub async fn seen(pool: &PgPool, id: WorkerId) -> Result<()> {
 pub async fn stopped(pool: &PgPool, id: WorkerId) -> Result<()> {
     bounded(
         sqlx::query!(
-            "UPDATE workers SET last_seen_at = clock_timestamp(), stopped_at = clock_timestamp() WHERE id = $1 AND stopped_at IS NULL",
+            "UPDATE workers SET last_seen_at = clock_timestamp(), stopped_at = clock_timestamp(), resident = '[]'
+             WHERE id = $1 AND stopped_at IS NULL",
             id.0,
         )
         .execute(pool),
@@ -72,16 +142,93 @@ pub async fn stopped(pool: &PgPool, id: WorkerId) -> Result<()> {
     Ok(())
 }
 
-/// Those that have not stopped, newest first, at most `limit`.
-pub async fn list(pool: &PgPool, limit: i64) -> Result<Vec<Worker>> {
-    bounded(
+struct Row {
+    id: WorkerId,
+    name: String,
+    host: String,
+    device: String,
+    queues: Vec<String>,
+    version: String,
+    started_at: DateTime<Utc>,
+    last_seen_at: DateTime<Utc>,
+    resident: Json<Vec<ResidentModel>>,
+    jobs: Json<Vec<CurrentJob>>,
+    swaps: Json<Vec<Swap>>,
+}
+
+impl From<Row> for Worker {
+    fn from(row: Row) -> Self {
+        Self {
+            id: row.id,
+            name: row.name,
+            host: row.host,
+            device: row.device,
+            queues: row.queues,
+            version: row.version,
+            started_at: row.started_at,
+            last_seen_at: row.last_seen_at,
+            resident: row.resident.0,
+            jobs: row.jobs.0,
+            swaps: row.swaps.0,
+        }
+    }
+}
+
+/// Those that are live, newest first.
+pub async fn list(pool: &PgPool, page: &PageRequest) -> Result<Page<Worker>> {
+    let rows = bounded(
         sqlx::query_as!(
-            Worker,
-            r#"SELECT id AS "id: WorkerId", name, host, device, queues, version, started_at, last_seen_at, stopped_at
-               FROM workers WHERE stopped_at IS NULL ORDER BY id DESC LIMIT $1"#,
-            limit,
+            Row,
+            r#"SELECT w.id AS "id: WorkerId", name, host, device, queues, version, started_at, last_seen_at,
+                      coalesce((SELECT jsonb_agg(jsonb_build_object('sha256', r.sha256, 'bytes', r.bytes, 'model',
+                                       (SELECT jsonb_build_object('id', m.id, 'name', m.name) FROM models m
+                                        WHERE m.sha256 = r.sha256 AND m.deleted_at IS NULL ORDER BY m.id LIMIT 1)))
+                                FROM jsonb_to_recordset(w.resident) AS r(sha256 text, bytes bigint)), '[]')
+                        AS "resident!: Json<Vec<ResidentModel>>",
+                      coalesce((SELECT jsonb_agg(jsonb_build_object('kind', j.kind, 'id', coalesce(
+                                       (SELECT g.id FROM generations g WHERE g.job_id = j.id),
+                                       (SELECT t.id FROM trainings t WHERE t.job_id = j.id),
+                                       (SELECT i.id FROM imports i WHERE i.job_id = j.id))) ORDER BY j.id)
+                                FROM jobs j WHERE j.status = 'running' AND j.worker = w.id), '[]')
+                        AS "jobs!: Json<Vec<CurrentJob>>",
+                      coalesce((SELECT jsonb_agg(to_jsonb(s) || jsonb_build_object(
+                                       'name', w.name, 'device', w.device, 'error', s.error_message,
+                                       'model', jsonb_build_object('id', m.id, 'name', m.name))
+                                       ORDER BY s.id DESC)
+                                FROM swaps s JOIN models m ON m.id = s.model_id WHERE s.worker = w.id), '[]')
+                        AS "swaps!: Json<Vec<Swap>>"
+               FROM workers w
+               WHERE stopped_at IS NULL AND last_seen_at > clock_timestamp() - make_interval(secs => $1)
+                 AND ($2::uuid IS NULL OR id < $2)
+               ORDER BY id DESC LIMIT $3"#,
+            GONE_AFTER.as_secs_f64(),
+            page.before(),
+            page.fetch_limit(),
         )
         .fetch_all(pool),
     )
-    .await
+    .await?;
+    Ok(page.cut(rows.into_iter().map(Worker::from).collect(), |worker| worker.id.into()))
+}
+
+/// Which live workers have models of these digests loaded, by digest.
+pub async fn residences(pool: &PgPool, digests: &[String]) -> Result<HashMap<String, Vec<Residence>>> {
+    let rows = bounded(
+        sqlx::query!(
+            r#"SELECT w.id AS "id: WorkerId", name, device, r.sha256 AS "sha256!", r.bytes AS "bytes!"
+               FROM workers w, jsonb_to_recordset(w.resident) AS r(sha256 text, bytes bigint)
+               WHERE stopped_at IS NULL AND last_seen_at > clock_timestamp() - make_interval(secs => $1) AND r.sha256 = ANY($2)
+               ORDER BY w.id"#,
+            GONE_AFTER.as_secs_f64(),
+            digests,
+        )
+        .fetch_all(pool),
+    )
+    .await?;
+    let mut residences: HashMap<String, Vec<Residence>> = HashMap::new();
+    for row in rows {
+        let residence = Residence { worker: row.id, name: row.name, device: row.device, bytes: row.bytes };
+        residences.entry(row.sha256).or_default().push(residence);
+    }
+    Ok(residences)
 }

@@ -100,7 +100,7 @@ impl Stack {
         let home = self.folder.path().join(name);
         std::fs::create_dir_all(&home).expect("worker folder");
         let mut command = command(&self.site, self.pace, &self.environment, &home);
-        command.args(["worker", "--device", "cpu"]).envs(environment.iter().copied());
+        command.args(["worker", "--device", "cpu", "--name", name]).envs(environment.iter().copied());
         if !fault.is_empty() {
             command.env("PYROGRAPH_ENGINE_FAULT", fault);
         }

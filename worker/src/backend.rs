@@ -30,6 +30,7 @@ use tokio_util::sync::CancellationToken;
 use tower::layer::util::Identity;
 
 use crate::supervisor::Engine;
+use crate::swap::Swaps;
 
 /// Longest wait for the answer to a claim.
 const CLAIM_LIMIT: Duration = Duration::from_secs(10);
@@ -49,8 +50,10 @@ pub struct ClaimPolicy {
     pub bell: watch::Receiver<u64>,
     /// No job is claimed before this instant: a worker whose disk is full lets others have the work.
     pub not_before: watch::Receiver<Instant>,
-    /// No job is claimed while this engine is not up.
+    /// No job is claimed while this engine is not up, and jobs that fit what it has loaded are preferred.
     pub engine: Option<Engine>,
+    /// Carried out before the next claim, so between two jobs.
+    pub swaps: Option<Swaps>,
     /// Ends claiming; work already claimed goes on.
     pub stop: CancellationToken,
 }
@@ -173,8 +176,16 @@ async fn claim(policy: &mut ClaimPolicy) -> Option<Claim> {
         }
         // Marked as heard before asking: a ring during the question asks again.
         policy.bell.borrow_and_update();
+        if let Some(swaps) = &policy.swaps {
+            swaps.carry_out().await;
+            if stop.is_cancelled() {
+                return None;
+            }
+        }
+        let resident = policy.engine.as_ref().map(resident).unwrap_or_default();
         // Never given up half way: a claim that is made has to be known here.
-        match timeout(CLAIM_LIMIT, job::claim(&policy.pool, &policy.queues, policy.worker, &policy.lease)).await {
+        let claim = job::claim(&policy.pool, &policy.queues, policy.worker, &resident, &policy.lease);
+        match timeout(CLAIM_LIMIT, claim).await {
             Ok(Ok(Some(claim))) => return Some(claim),
             Ok(Ok(None)) => {}
             Ok(Err(error)) => tracing::warn!(%error, "claiming failed"),
@@ -187,6 +198,11 @@ async fn claim(policy: &mut ClaimPolicy) -> Option<Claim> {
             () = sleep(policy.lease.poll) => {}
         }
     }
+}
+
+/// Digests of what the engine has loaded.
+fn resident(engine: &Engine) -> Vec<String> {
+    engine.resident().borrow().iter().map(|model| model.sha256.clone()).collect()
 }
 
 async fn give_back(policy: &ClaimPolicy, claim: &Claim) {

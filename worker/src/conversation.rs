@@ -137,7 +137,7 @@ impl<'a> Conversation<'a> {
             // Nothing that another attempt now does shall be seen from this one.
             Report::Done { .. } if self.reason == Some(Reason::LeaseLost) => Err(Stop::LeaseLost),
             _ if self.reason == Some(Reason::LeaseLost) => Ok(None),
-            Report::Ready { .. } | Report::Loading { .. } => Ok(None),
+            Report::Ready { .. } | Report::Resident { .. } | Report::Loading { .. } => Ok(None),
             report => Ok(Some(report)),
         }
     }

@@ -7,7 +7,7 @@ use std::path::{Component, Path, PathBuf};
 use domain::model::{ModelFile, ModelFiles};
 use futures::{StreamExt, TryStreamExt};
 
-use crate::attempt::{Attempt, Stop};
+use crate::attempt::{Attempt, House, Stop};
 
 /// Downloads at the same time.
 const AT_ONCE: usize = 4;
@@ -24,9 +24,14 @@ pub(crate) struct Wanted {
 /// A checkpoint as a folder in diffusers layout; returns the folder.
 pub(crate) async fn checkpoint(attempt: &Attempt<'_>, model: &ModelFiles, name: &str) -> Result<PathBuf, Stop> {
     let folder = attempt.subfolder(name)?;
-    let wanted = model.files.iter().map(|file| of_model(model, file, folder.join(&file.path)));
-    all(attempt, wanted.collect::<Result<_, _>>()?).await?;
+    attempt.prepare(checkpoint_into(attempt.house, model, &folder)).await?;
     Ok(folder)
+}
+
+/// The same for whoever has a folder and no attempt.
+pub(crate) async fn checkpoint_into(house: &House, model: &ModelFiles, folder: &Path) -> Result<(), Stop> {
+    let wanted = model.files.iter().map(|file| of_model(model, file, folder.join(&file.path)));
+    each(house, wanted.collect::<Result<_, _>>()?).await
 }
 
 /// A LoRA, which is one file; returns its path.
@@ -41,12 +46,16 @@ pub(crate) async fn lora(attempt: &Attempt<'_>, model: &ModelFiles, name: &str) 
 
 /// Fetches everything, or the first thing that goes wrong.
 pub(crate) async fn all(attempt: &Attempt<'_>, wanted: Vec<Wanted>) -> Result<(), Stop> {
-    let fetched = futures::stream::iter(wanted).map(|wanted| one(attempt, wanted)).buffer_unordered(AT_ONCE);
-    attempt.prepare(fetched.try_collect::<()>()).await
+    attempt.prepare(each(attempt.house, wanted)).await
 }
 
-async fn one(attempt: &Attempt<'_>, wanted: Wanted) -> Result<(), Stop> {
-    let (storage, cache, key) = (&attempt.house.storage, &attempt.house.cache, &wanted.storage_key);
+async fn each(house: &House, wanted: Vec<Wanted>) -> Result<(), Stop> {
+    let fetched = futures::stream::iter(wanted).map(|wanted| one(house, wanted)).buffer_unordered(AT_ONCE);
+    fetched.try_collect().await
+}
+
+async fn one(house: &House, wanted: Wanted) -> Result<(), Stop> {
+    let (storage, cache, key) = (&house.storage, &house.cache, &wanted.storage_key);
     let file =
         cache.file(&wanted.sha256, wanted.bytes, |path| async move { storage.get_to_file(key, &path).await }).await?;
     Ok(cache.link(&file, &wanted.target)?)

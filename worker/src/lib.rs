@@ -2,8 +2,9 @@
 //!
 //! A worker process holds leases and the database; a child process, the [`engine`], owns the device. Between the two
 //! lies [`protocol`]; around the child [`supervisor`]; around a claimed job [`lease`] and [`attempt`]; and the way of
-//! each kind of job is [`generate`], [`train`] and [`import`]. Jobs reach us through [`backend`], the jobs table as an apalis
-//! backend. SQL is `domain`'s, tensors are `diffusion`'s, and nobody is served here.
+//! each kind of job is [`generate`], [`train`] and [`import`]. Between two jobs [`swap`] loads and unloads models on
+//! request. Jobs reach us through [`backend`], the jobs table as an apalis backend. SQL is `domain`'s, tensors are
+//! `diffusion`'s, and nobody is served here.
 
 pub mod attempt;
 pub mod backend;
@@ -17,6 +18,7 @@ mod import;
 pub mod lease;
 pub mod protocol;
 pub mod supervisor;
+mod swap;
 mod train;
 mod work_dir;
 
@@ -28,6 +30,7 @@ use apalis_core::task::data::Data;
 use domain::Pools;
 use domain::job::{Call, Claim, Doorbell, JobKind, Reaper};
 use domain::storage::Storage;
+use domain::worker::SEEN_EVERY;
 use domain::{JobId, WorkerId};
 use tokio::sync::{broadcast, watch};
 use tokio::time::{Instant, interval, timeout};
@@ -42,10 +45,9 @@ pub use crate::engine::{EngineConfig, Fault, WeightChoice};
 pub use crate::import::guard::{Guard, Network};
 use crate::supervisor::Engine;
 pub use crate::supervisor::EngineCommand;
+use crate::swap::Swaps;
 use crate::work_dir::WorkDir;
 
-/// Between two signs of life for people to look at; leases have their own beat.
-const SIGN_OF_LIFE: Duration = Duration::from_secs(15);
 /// How long the last words may take when the worker stops.
 const FAREWELL: Duration = Duration::from_secs(5);
 
@@ -83,16 +85,6 @@ pub async fn run(
     let (bell, heard) = watch::channel(0_u64);
     let (cancels, _) = broadcast::channel::<JobId>(64);
     let (not_before, no_claim_before) = watch::channel(Instant::now());
-    let claims = ClaimPolicy {
-        pool: pools.lease.clone(),
-        queues: Vec::new(),
-        worker,
-        lease: config.lease,
-        bell: heard,
-        not_before: no_claim_before,
-        engine: None,
-        stop: shutdown.clone(),
-    };
     let name = config.name.clone();
     let house = Arc::new(House {
         pool: pools.lease.clone(),
@@ -105,6 +97,17 @@ pub async fn run(
         work_dir: work_dir.path().to_owned(),
         config,
     });
+    let claims = ClaimPolicy {
+        pool: pools.lease.clone(),
+        queues: Vec::new(),
+        worker,
+        lease: house.config.lease,
+        bell: heard,
+        not_before: no_claim_before,
+        engine: None,
+        swaps: None,
+        stop: shutdown.clone(),
+    };
     let ending = CancellationToken::new();
     let listening = tokio::spawn(listen(pools.clone(), bell, cancels));
     let reaping = tokio::spawn(Reaper::new(house.config.lease).run(pools.lease.clone()));
@@ -114,11 +117,14 @@ pub async fn run(
     // An import needs no engine: it may take hours, in which pictures are made.
     let (imports, work): (Vec<_>, Vec<_>) = house.config.queues.iter().partition(|kind| **kind == JobKind::Import);
     let mut monitor = Monitor::new();
-    for (lane, queues, engine) in [("work", work, Some(house.engine.clone())), ("imports", imports, None)] {
+    let swaps = Swaps::of(Arc::clone(&house), worker);
+    let lanes = [("work", work, Some((house.engine.clone(), swaps))), ("imports", imports, None)];
+    for (lane, queues, engine) in lanes {
         if queues.is_empty() {
             continue;
         }
-        let claims = ClaimPolicy { queues, engine, ..claims.clone() };
+        let (engine, swaps) = engine.unzip();
+        let claims = ClaimPolicy { queues, engine, swaps, ..claims.clone() };
         let (name, attending) = (format!("{name}-{worker}-{lane}"), Arc::clone(&house));
         monitor = monitor.register(move |_| {
             WorkerBuilder::new(name.clone())
@@ -174,7 +180,7 @@ async fn listen(pools: Pools, bell: watch::Sender<u64>, cancels: broadcast::Send
     }
 }
 
-/// Keeps this worker's row up to date, for people. Failures mean nothing but an old row.
+/// Keeps this worker's row up to date: that it lives, and what it has loaded. Failures mean nothing but an old row.
 async fn show_life(house: Arc<House>, worker: WorkerId, ending: CancellationToken) {
     let Some(info) = (tokio::select! {
         info = house.engine.ready() => info,
@@ -184,14 +190,16 @@ async fn show_life(house: Arc<House>, worker: WorkerId, ending: CancellationToke
     };
     let WorkerConfig { name, host, queues, .. } = &house.config;
     let mut registered = false;
-    let mut ticks = interval(SIGN_OF_LIFE);
+    let mut resident = house.engine.resident();
+    let mut ticks = interval(SEEN_EVERY);
     loop {
         tokio::select! {
             () = ending.cancelled() => break,
             _ = ticks.tick() => {}
+            told = resident.changed(), if registered => if told.is_err() { break },
         }
         let told = if registered {
-            domain::worker::seen(&house.pool, worker).await
+            swap::tell_resident(&house, worker).await
         } else {
             let version = env!("CARGO_PKG_VERSION");
             domain::worker::register(&house.pool, worker, name, host, &info.device, queues, version).await

@@ -14,7 +14,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 /// The version of this file's messages. Both sides are the same binary, so a difference means that the binary was
 /// replaced under a running worker: the worker then refuses the child.
-pub const PROTOCOL_VERSION: u32 = 1;
+pub const PROTOCOL_VERSION: u32 = 2;
 
 /// The longest frame either side accepts, in bytes. A training of 10 000 examples with long captions fits.
 pub const MAX_FRAME: usize = 16 * 1024 * 1024;
@@ -35,6 +35,20 @@ pub enum Order {
     Generate(Box<Generate>),
     /// Train an adapter.
     Train(Box<Train>),
+    /// Have a model ready for the next request.
+    Load {
+        /// Number of this request.
+        request: RequestId,
+        /// The model.
+        base: Base,
+    },
+    /// Forget a model, if it is there.
+    Unload {
+        /// Number of this request.
+        request: RequestId,
+        /// [`Base::sha256`] of the model.
+        sha256: String,
+    },
     /// Stop a request between two steps; the answer is [`Report::Canceled`].
     Cancel {
         /// The request to stop; another one is not touched.
@@ -47,6 +61,16 @@ pub enum Order {
     },
     /// Finish what is running, then end the process.
     Shutdown,
+}
+
+/// A model that the engine has loaded.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Resident {
+    /// [`Base::sha256`] of the model.
+    pub sha256: String,
+    /// Memory of its weights.
+    pub bytes: u64,
 }
 
 /// A checkpoint folder in diffusers layout on the local disk.
@@ -193,6 +217,11 @@ pub enum Report {
         /// Why it is not the device one would expect, such as a missing driver.
         why: Option<String>,
     },
+    /// These models are loaded now, and no others; told whenever that changes, also in the middle of a request.
+    Resident {
+        /// In no order.
+        models: Vec<Resident>,
+    },
     /// The request has begun and its model is being loaded; a sign of life before the first step.
     Loading {
         /// The request.
@@ -274,10 +303,10 @@ pub enum Report {
 }
 
 impl Report {
-    /// The request this report is about; [`Report::Ready`] is about none.
+    /// The request this report is about; [`Report::Ready`] and [`Report::Resident`] are about none.
     pub fn request(&self) -> Option<RequestId> {
         match self {
-            Self::Ready { .. } => None,
+            Self::Ready { .. } | Self::Resident { .. } => None,
             Self::Loading { request }
             | Self::Progress { request, .. }
             | Self::Image { request, .. }
@@ -384,6 +413,7 @@ mod tests {
             Report::Progress { request: 7, step: 1, total_steps: 4, loss: Some(0.25), seconds_per_step: None },
             Report::Image { request: 7, position: 0, path: "/o/0.png".into(), seed: u64::MAX, width: 64, height: 32 },
             Report::Failed { request: 7, class: FailureClass::InvalidInput, message: "größer".into() },
+            Report::Resident { models: vec![Resident { sha256: "aa".into(), bytes: u64::MAX }] },
             Report::Done { request: 7, adapter: None },
         ]
     }

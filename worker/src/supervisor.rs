@@ -16,7 +16,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::protocol::{self, FailureClass, FrameError, Order, PROTOCOL_VERSION, Report, RequestId};
+use crate::protocol::{self, FailureClass, FrameError, Order, PROTOCOL_VERSION, Report, RequestId, Resident};
 
 /// How long a child may take to open its device and say that it is ready. A first CUDA start compiles kernels.
 const READY_LIMIT: Duration = Duration::from_secs(120);
@@ -135,6 +135,7 @@ struct Assignment {
 pub struct Engine {
     assignments: mpsc::Sender<Assignment>,
     up: watch::Receiver<Option<EngineInfo>>,
+    resident: watch::Receiver<Vec<Resident>>,
 }
 
 impl Engine {
@@ -142,9 +143,10 @@ impl Engine {
     pub fn start(command: EngineCommand, stop: CancellationToken) -> (Self, JoinHandle<()>) {
         let (assignments, inbox) = mpsc::channel(1);
         let (up, is_up) = watch::channel(None);
-        let supervisor = Supervisor { command, inbox, up, next_request: 1 };
+        let (told, resident) = watch::channel(Vec::new());
+        let supervisor = Supervisor { command, inbox, up, resident: told, next_request: 1 };
         let task = tokio::spawn(supervisor.run(stop));
-        (Self { assignments, up: is_up }, task)
+        (Self { assignments, up: is_up, resident }, task)
     }
 
     /// Waits until a child is up and has its device open. `None` when the supervisor has ended.
@@ -157,6 +159,11 @@ impl Engine {
     /// What is up right now.
     pub fn info(&self) -> Option<EngineInfo> {
         self.up.borrow().clone()
+    }
+
+    /// What is loaded; nothing from the moment on that the engine is gone.
+    pub fn resident(&self) -> watch::Receiver<Vec<Resident>> {
+        self.resident.clone()
     }
 
     /// Hands work over; it begins when the engine is ready. `None` when the supervisor has ended.
@@ -173,6 +180,7 @@ struct Supervisor {
     command: EngineCommand,
     inbox: mpsc::Receiver<Assignment>,
     up: watch::Sender<Option<EngineInfo>>,
+    resident: watch::Sender<Vec<Resident>>,
     next_request: RequestId,
 }
 
@@ -181,7 +189,7 @@ impl Supervisor {
         let mut pause = FIRST_PAUSE;
         loop {
             let started = tokio::select! {
-                started = Running::start(&self.command) => started,
+                started = Running::start(&self.command, &self.resident) => started,
                 () = stop.cancelled() => return,
             };
             match started {
@@ -191,6 +199,7 @@ impl Supervisor {
                     let stopped = self.serve(&mut child, &stop).await;
                     self.up.send_replace(None);
                     child.end(stopped).await;
+                    self.resident.send_replace(Vec::new());
                     if stopped {
                         return;
                     }
@@ -252,7 +261,10 @@ struct Running {
 }
 
 impl Running {
-    async fn start(command: &EngineCommand) -> Result<(Self, EngineInfo), String> {
+    async fn start(
+        command: &EngineCommand,
+        resident: &watch::Sender<Vec<Resident>>,
+    ) -> Result<(Self, EngineInfo), String> {
         let mut started = Command::new(&command.program);
         started
             .args(&command.arguments)
@@ -272,7 +284,7 @@ impl Running {
         };
         let process = child.id();
         let logging = tokio::spawn(pass_log_on(log, process));
-        let (reading, reports) = read_reports(output);
+        let (reading, reports) = read_reports(output, resident.clone());
         let mut running = Self { child, orders, reports, reading, logging };
         match timeout(READY_LIMIT, running.shake_hands()).await {
             Ok(Ok(device)) => Ok((running, EngineInfo { device, process })),
@@ -414,6 +426,8 @@ impl Running {
         }
         self.kill().await;
         self.reading.abort();
+        // Nothing that it said is heard from here on.
+        let _ = self.reading.await;
     }
 }
 
@@ -442,11 +456,19 @@ fn describe(status: ExitStatus) -> String {
     }
 }
 
-fn read_reports(mut output: ChildStdout) -> (JoinHandle<()>, mpsc::Receiver<Result<Report, String>>) {
+/// What is loaded is noted on the way, so that whoever hears the end of a request knows it already.
+fn read_reports(
+    mut output: ChildStdout,
+    resident: watch::Sender<Vec<Resident>>,
+) -> (JoinHandle<()>, mpsc::Receiver<Result<Report, String>>) {
     let (reports, inbox) = mpsc::channel(64);
     let task = tokio::spawn(async move {
         loop {
             let report = match protocol::receive::<Report>(&mut output).await {
+                Ok(Some(Report::Resident { models })) => {
+                    resident.send_replace(models);
+                    continue;
+                }
                 Ok(Some(report)) => Ok(report),
                 Ok(None) => return,
                 // A child that dies in the middle of a frame has crashed; that its frame is cut is not the news.

@@ -14,7 +14,10 @@ use domain::event::EventKind;
 use domain::generation::Desk;
 use domain::job::{self, Claim, ErrorClass, Job, JobStatus, LeasePolicy};
 use domain::model::Catalog;
-use domain::{GenerationId, JobId, Pools, Storage, StorageConfig, dataset, event, generation, model, training};
+use domain::swap::{self, Swap, SwapAction, SwapStatus};
+use domain::{
+    GenerationId, JobId, PageRequest, Pools, Storage, StorageConfig, dataset, event, generation, model, training,
+};
 use libtest_mimic::{Arguments, Failed, Trial};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
@@ -137,6 +140,35 @@ impl Bed {
     async fn events(&self, id: JobId) -> Vec<event::Event> {
         event::after(&self.pools.api, id, 0, 1000).await.unwrap()
     }
+}
+
+impl Bed {
+    /// The one live worker, once it is as wished.
+    async fn worker(&self, wish: &str, test: impl Fn(&domain::worker::Worker) -> bool) -> domain::worker::Worker {
+        let began = Instant::now();
+        loop {
+            let found = domain::worker::list(&self.pools.api, &PageRequest::default()).await.unwrap().items;
+            match <[_; 1]>::try_from(found) {
+                Ok([worker]) if test(&worker) => return worker,
+                other => assert!(began.elapsed() < Duration::from_secs(30), "not {wish} within 30 s: {other:?}"),
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// Asks for a swap and waits for its end.
+    async fn swap(&self, name: &str, action: SwapAction) -> Swap {
+        let model = model::get(&self.pools.api, name).await.unwrap();
+        swap::request(&self.pools.api, &model, action, None).await.unwrap();
+        let ended =
+            |swap: &&Swap| swap.model.name == name && matches!(swap.status, SwapStatus::Succeeded | SwapStatus::Failed);
+        let worker = self.worker("swapped", |worker| worker.swaps.iter().any(|swap| ended(&swap))).await;
+        worker.swaps.iter().find(ended).unwrap().clone()
+    }
+}
+
+fn loaded(worker: &domain::worker::Worker) -> Vec<String> {
+    worker.resident.iter().filter_map(|resident| Some(resident.model.as_ref()?.name.clone())).collect()
 }
 
 struct Running {
@@ -407,6 +439,53 @@ async fn an_idle_worker_starts_at_once() {
     worker.stop().await;
 }
 
+async fn models_are_loaded_and_unloaded_between_two_jobs() {
+    let bed = Bed::make().await;
+    let worker = bed.work(bed.config());
+    bed.worker("there", |worker| worker.resident.is_empty()).await;
+
+    // It waits for the job at hand, which goes on to its end.
+    let (_, job) = bed.generate("a fox", 60).await;
+    bed.until(job, "running", |job| job.step > 0).await;
+    let busy = bed.worker("busy", |worker| !worker.jobs.is_empty()).await;
+    assert_eq!((loaded(&busy), busy.jobs.len()), (vec!["ember".to_owned()], 1), "told as soon as it is loaded");
+    let unloaded = bed.swap("ember", SwapAction::Unload).await;
+    assert_eq!(unloaded.status, SwapStatus::Succeeded, "{unloaded:?}");
+    let ended = bed.job(job).await;
+    assert_eq!((ended.status, ended.epoch), (JobStatus::Succeeded, 1));
+    assert!(ended.finished_at <= unloaded.finished_at, "never in the middle of a job");
+    assert_eq!(loaded(&bed.worker("idle", |_| true).await), [""; 0]);
+
+    // Without a job at hand; twice is once.
+    for _ in 0..2 {
+        assert_eq!(bed.swap("ember", SwapAction::Load).await.status, SwapStatus::Succeeded);
+        assert_eq!(loaded(&bed.worker("idle", |_| true).await), ["ember"]);
+    }
+    // What does not fit is told, and the rest stays.
+    let different = |(path, bytes): (String, Bytes)| {
+        let bytes = if path == "pyrograph.json" { Bytes::from_static(br#"{"num_inference_steps":5}"#) } else { bytes };
+        (path, bytes)
+    };
+    let giant: Vec<_> = checkpoint().into_iter().map(different).collect();
+    model::intake::register_built_in(&bed.pools.api, &bed.storage, "giant", &giant).await.unwrap();
+    let failed = bed.swap("giant", SwapAction::Load).await;
+    assert_eq!((failed.status, failed.error.as_deref()), (SwapStatus::Failed, Some("giant does not fit")));
+    assert_eq!(loaded(&bed.worker("idle", |_| true).await), ["ember"]);
+
+    // With the engine goes what it had loaded.
+    kill(engine_of(&bed));
+    bed.worker("without a model", |worker| worker.resident.is_empty()).await;
+    assert_eq!(bed.swap("ember", SwapAction::Load).await.status, SwapStatus::Succeeded);
+    let at_hand = bed.folder.path().join("worker/work").join(bed.worker("idle", |_| true).await.id.to_string());
+    assert_eq!(std::fs::read_dir(at_hand).unwrap().count(), 0, "no folder is left over");
+    worker.stop().await;
+    let left: i64 = sqlx::query_scalar("SELECT count(*) FROM workers WHERE resident <> '[]' OR stopped_at IS NULL")
+        .fetch_one(&bed.pools.api)
+        .await
+        .unwrap();
+    assert_eq!(left, 0, "a stopped worker has nothing loaded");
+}
+
 fn trials() -> Vec<Trial> {
     macro_rules! trials {
         ($($name:ident),* $(,)?) => { vec![$(Trial::test(stringify!($name), || on_runtime($name()))),*] };
@@ -425,6 +504,7 @@ fn trials() -> Vec<Trial> {
         a_lost_lease_ends_the_work_and_its_effects,
         a_worker_without_an_engine_takes_nothing,
         an_idle_worker_starts_at_once,
+        models_are_loaded_and_unloaded_between_two_jobs,
     ]
 }
 

@@ -137,7 +137,7 @@ impl Generation {
     }
 }
 
-fn path(id: GenerationId) -> String {
+pub fn path(id: GenerationId) -> String {
     format!("/v1/generations/{id}")
 }
 

@@ -8,5 +8,7 @@ pub mod import;
 pub mod input;
 pub mod job;
 pub mod model;
+pub mod swap;
 pub mod training;
 pub mod upload;
+pub mod worker;

@@ -9,6 +9,7 @@ use domain::import::{self, ImportRequest, Source};
 use domain::model::intake::Intake;
 use domain::model::{self, Defaults, ModelKind};
 use domain::storage::READ_TTL;
+use domain::worker::{Residence, residences};
 use domain::{ModelId, Page, PageRequest, TrainingId};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
@@ -47,6 +48,8 @@ pub struct Model {
     /// Of the one file of a LoRA; of a checkpoint, over the lines `path NUL sha256 LF` in the order of the paths.
     #[schema(pattern = "^[0-9a-f]{64}$")]
     pub sha256: String,
+    /// Live workers that have it loaded; checkpoints only.
+    pub resident_on: Vec<Residence>,
     /// Came with Pyrograph and cannot be deleted.
     pub built_in: bool,
     pub created_at: DateTime<Utc>,
@@ -144,16 +147,28 @@ impl From<&model::Model> for Model {
             defaults: (model.kind == ModelKind::Checkpoint).then(|| model.defaults.clone()),
             bytes: model.bytes,
             sha256: model.sha256.clone(),
+            resident_on: Vec::new(),
             built_in: model.built_in,
             created_at: model.created_at,
         }
     }
 }
 
+/// Fills in where the models are loaded.
+async fn locate(models: &mut [Model], state: &State) -> Result<()> {
+    let digests: Vec<String> = models.iter().map(|model| model.sha256.clone()).collect();
+    let found = residences(&state.pool, &digests).await?;
+    for model in models {
+        model.resident_on = found.get(&model.sha256).cloned().unwrap_or_default();
+    }
+    Ok(())
+}
+
 impl ModelDetail {
     async fn of(model: model::Model, state: &State) -> Result<Self> {
         let origin = model::origin(&state.pool, model.id).await?;
-        let shown = Model::from(&model);
+        let mut shown = Model::from(&model);
+        locate(std::slice::from_mut(&mut shown), state).await?;
         let mut files = Vec::with_capacity(model.files.len());
         for file in model.files {
             let url = state.storage.presign_get(&file.storage_key, READ_TTL).await?.into();
@@ -179,8 +194,9 @@ impl ModelDetail {
 )]
 pub async fn list(state: State, Query(query): Query<ModelQuery>) -> Result<Json<ModelPage>> {
     let page = PageRequest::parse(query.limit, query.cursor.as_deref())?;
-    let Page { items, next_cursor } =
+    let Page { mut items, next_cursor } =
         model::list(&state.pool, query.kind, query.family.as_deref(), &page).await?.map(|model| Model::from(&model));
+    locate(&mut items, &state).await?;
     Ok(Json(ModelPage { items, next_cursor }))
 }
 

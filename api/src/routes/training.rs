@@ -92,7 +92,7 @@ impl Training {
     }
 }
 
-fn path(id: TrainingId) -> String {
+pub fn path(id: TrainingId) -> String {
     format!("/v1/trainings/{id}")
 }
 

@@ -56,6 +56,7 @@ async fn requests_refuse_unknown_fields_by_contract() {
         "GenerationRequest",
         "LoraRequest",
         "TrainingRequest",
+        "SwapRequest",
         "ImagesForm",
         "ModelForm",
     ] {

@@ -177,7 +177,11 @@ impl House {
 
     /// Takes the next job, as a worker does.
     pub async fn claim(&self, kind: JobKind) -> Claim {
-        job::claim(&self.pools.lease, &[kind], WorkerId::new(), &LeasePolicy::default())
+        self.claim_as(kind, WorkerId::new()).await
+    }
+
+    pub async fn claim_as(&self, kind: JobKind, worker: WorkerId) -> Claim {
+        job::claim(&self.pools.lease, &[kind], worker, &[], &LeasePolicy::default())
             .await
             .unwrap()
             .expect("a job is queued")

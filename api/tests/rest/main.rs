@@ -11,3 +11,4 @@ mod house;
 mod inputs;
 mod models;
 mod trainings;
+mod workers;

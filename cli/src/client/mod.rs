@@ -1,4 +1,4 @@
-//! The REST client behind `generate`, `train`, `models`, `datasets` and `demo`: it knows HTTP and the shapes of `/v1`,
+//! The REST client behind `generate`, `train`, `models`, `datasets`, `workers` and `demo`: it knows HTTP and the shapes of `/v1`,
 //! nothing of Postgres, storage or tensors. Whatever these commands can do, anyone with curl can do.
 
 mod events;
@@ -20,7 +20,7 @@ use serde_json::Value;
 use tokio::io::AsyncWriteExt as _;
 
 pub use follow::{follow, follow_import};
-pub use resource::{Artifact, Dataset, Generation, Import, Model, Page, Training};
+pub use resource::{Artifact, Dataset, Generation, Import, Model, Page, Swap, Training, Worker};
 pub use upload::{add_pictures, create_dataset, create_input, import_model, pictures};
 
 use crate::failure::Failure;

@@ -158,7 +158,61 @@ pub struct Model {
     pub trigger_word: Option<String>,
     #[serde(default)]
     pub files: Vec<ModelFile>,
+    #[serde(default)]
+    pub resident_on: Vec<Residence>,
     pub created_at: String,
+}
+
+/// A worker that has a model loaded.
+#[derive(Debug, Deserialize)]
+pub struct Residence {
+    pub name: String,
+    pub device: String,
+    pub bytes: u64,
+}
+
+/// A live worker.
+#[derive(Debug, Deserialize)]
+pub struct Worker {
+    pub id: String,
+    pub name: String,
+    pub device: String,
+    #[serde(default)]
+    pub queues: Vec<String>,
+    pub version: String,
+    #[serde(default)]
+    pub resident: Vec<Resident>,
+    #[serde(default)]
+    pub jobs: Vec<CurrentJob>,
+    /// Each a [`Swap`].
+    #[serde(default)]
+    pub swaps: Vec<serde_json::Value>,
+    pub last_seen_at: String,
+}
+
+/// A model that a worker has loaded.
+#[derive(Debug, Deserialize)]
+pub struct Resident {
+    pub model: Option<Reference>,
+    pub sha256: String,
+}
+
+#[derive(Debug, Deserialize)]
+pub struct CurrentJob {
+    pub url: String,
+}
+
+/// A request to a worker to load or unload a model.
+#[derive(Debug, Deserialize)]
+pub struct Swap {
+    /// Id of the worker.
+    pub worker: String,
+    /// Of the worker.
+    pub name: String,
+    pub device: String,
+    pub model: Reference,
+    pub status: String,
+    pub error: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -1,5 +1,5 @@
 //! One file per command: its flags, its help, what it does. Client commands (`generate`, `train`, `models`, `datasets`,
-//! `demo`) reach the product only through the REST API; the others run a part of the product in this process.
+//! `workers`, `demo`) reach the product only through the REST API; the others run a part of the product in this process.
 
 pub mod datasets;
 pub mod demo;
@@ -10,9 +10,11 @@ pub mod migrate;
 pub mod models;
 pub mod openapi;
 pub mod serve;
+mod swap;
 pub mod train;
 pub mod up;
 pub mod worker;
+pub mod workers;
 
 use crate::failure::Failure;
 use crate::output::say;

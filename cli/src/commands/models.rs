@@ -6,13 +6,14 @@ use clap::{Args, Subcommand};
 use indicatif::HumanBytes;
 use serde_json::{Value, json};
 
+use super::swap::SwapOptions;
 use super::{Outcome, print_json};
 use crate::client::{Client, ClientOptions, Model, follow_import, import_model};
 use crate::failure::Failure;
 use crate::output::say;
 use crate::table::Table;
 
-/// List, show, import and remove models
+/// List, show, import, load, unload and remove models
 #[derive(Debug, Args)]
 pub struct Models {
     #[command(subcommand)]
@@ -35,6 +36,10 @@ enum Action {
     },
     /// Import a model from this machine, from a URL or from the Hugging Face Hub
     Import(Import),
+    /// Load a checkpoint on the workers before anybody needs it
+    Load(SwapOptions),
+    /// Unload a checkpoint from the workers' memory; a later generation loads it again
+    Unload(SwapOptions),
     /// Remove a model; refused while a queued or running job needs it
     Remove {
         /// Name or id
@@ -188,11 +193,16 @@ impl Models {
                 say!("  size          {}", HumanBytes(shown.bytes));
                 say!("  sha256        {}", shown.sha256);
                 say!("  created       {}", shown.created_at);
+                for place in &shown.resident_on {
+                    say!("  loaded on     {} ({}, {})", place.name, place.device, HumanBytes(place.bytes));
+                }
                 for file in &shown.files {
                     say!("  {:>12}  {}", HumanBytes(file.bytes).to_string(), file.path);
                 }
             }
             Action::Import(import) => import.run().await?,
+            Action::Load(swap) => swap.run("load").await?,
+            Action::Unload(swap) => swap.run("unload").await?,
             Action::Remove { model, client: options } => {
                 Client::new(&options.server)?.delete(&address(&model)).await?;
                 if options.json {

@@ -27,6 +27,9 @@ pub struct Worker {
     /// What to work on
     #[arg(long, value_delimiter = ',', default_value = "generation,training,import", value_name = "QUEUES")]
     queues: Vec<JobKind>,
+    /// Name that requests may call it by; several may share one
+    #[arg(long, default_value = "worker", value_name = "NAME")]
+    name: String,
     #[command(flatten)]
     engine: EngineFlags,
     /// Data folder of a running `up`, looked at when DATABASE_URL is not set
@@ -66,6 +69,7 @@ impl Worker {
             program,
         };
         let mut config = WorkerConfig::new(engine, data_dir);
+        config.name = self.name.clone();
         config.queues = self.queues.clone();
         config.lease = lease_policy()?;
         if let Some(bytes) = number("PYROGRAPH_CACHE_BYTES")? {

@@ -9,7 +9,7 @@ use burn::tensor::DType;
 
 use super::latent_diffusion::is_guided;
 use super::parts::Parts;
-use super::{LoadOptions, PictureRequest};
+use super::{Defaults, LoadOptions, PictureRequest};
 use crate::Result;
 use crate::checkpoint::{AT_ONCE, Checkpoint, Part};
 use crate::layers::Linear;
@@ -116,6 +116,24 @@ impl Footprint {
             kind,
             factor: vae.factor(),
         })
+    }
+
+    /// One guided picture of the size that the model was trained with: what is to be expected where nothing is asked for yet.
+    pub fn usual_request(&self) -> PictureRequest {
+        let side = self.factor
+            * match &self.kind {
+                Denoiser::Flux { .. } => 128,
+                Denoiser::Unet { config } => config.sample_size.unwrap_or(64),
+            };
+        let defaults = Defaults {
+            num_inference_steps: 1,
+            guidance_scale: 7.5,
+            true_cfg_scale: 1.0,
+            strength: 1.0,
+            width: side,
+            height: side,
+        };
+        defaults.request("", 0)
     }
 
     /// What a request needs of a model that is laid into memory so, in `dtype`; `adapters` are the bytes of what hangs on it.

@@ -165,7 +165,7 @@ async fn insert(pool: &PgPool, new: &[New]) -> Result<Vec<Option<DateTime<Utc>>>
     let params: Vec<Json<&GenerationParams>> = new.iter().map(|one| Json(&one.params)).collect();
     let insert = sqlx::query!(
         r#"WITH needed AS (
-             SELECT id FROM models WHERE id = ANY($1) AND deleted_at IS NULL ORDER BY id FOR KEY SHARE
+             SELECT id, sha256 FROM models WHERE id = ANY($1) AND deleted_at IS NULL ORDER BY id FOR KEY SHARE
            ), used AS (
              SELECT * FROM unnest($8::uuid[], $9::int[], $10::uuid[], $11::float8[]) AS u(generation_id, position, model_id, scale)
            ), begun AS (
@@ -179,7 +179,8 @@ async fn insert(pool: &PgPool, new: &[New]) -> Result<Vec<Option<DateTime<Utc>>>
                AND NOT EXISTS (SELECT FROM used WHERE generation_id = a.id AND used.model_id NOT IN (SELECT id FROM needed))
                AND NOT EXISTS (SELECT FROM begun WHERE generation_id = a.id AND input_id NOT IN (SELECT id FROM there))
            ), job AS (
-             INSERT INTO jobs (id, kind, total_steps, last_sequence) SELECT job_id, 'generation', total_steps, 1 FROM asked
+             INSERT INTO jobs (id, kind, total_steps, last_sequence, base_sha256)
+             SELECT job_id, 'generation', total_steps, 1, sha256 FROM asked JOIN needed ON needed.id = model_id
              RETURNING id, created_at
            ), queued AS (
              INSERT INTO job_events (job_id, sequence, kind) SELECT id, 1, 'queued' FROM job

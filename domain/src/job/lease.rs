@@ -1,14 +1,14 @@
-//! The lease: claim, beat, progress.
+//! The lease: its times, beat, progress. How it begins is the claim's business.
 
 use std::time::Duration;
 
 use serde_json::{Value, json};
 use sqlx::PgPool;
 
-use super::JobKind;
+use super::Claim;
 use crate::database::bounded;
 use crate::event;
-use crate::{Error, JobId, Result, WorkerId};
+use crate::{Error, Result};
 
 /// The times of the queue. The defaults let another worker take over within 40 s of a machine's sudden death.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -43,63 +43,11 @@ impl Default for LeasePolicy {
     }
 }
 
-/// What an attempt holds: job, fencing epoch and worker go into the condition of all that it changes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Claim {
-    pub job: JobId,
-    pub kind: JobKind,
-    pub epoch: i64,
-    pub worker: WorkerId,
-    /// Of earlier attempts.
-    pub failures: i32,
-    /// Of earlier attempts.
-    pub crashes: i32,
-}
-
 /// What the database says to a heartbeat.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Beat {
     /// Somebody asked for the end: stop soon and confirm with [`super::canceled`].
     pub cancel: bool,
-}
-
-/// Takes the next job that is due, if there is one: higher priority first, then who has waited longest. No two workers get the same.
-pub async fn claim(pool: &PgPool, kinds: &[JobKind], worker: WorkerId, policy: &LeasePolicy) -> Result<Option<Claim>> {
-    let kinds: Vec<String> = kinds.iter().map(|kind| kind.as_str().to_owned()).collect();
-    let claimed = bounded(
-        sqlx::query!(
-            r#"WITH next AS MATERIALIZED (
-                   SELECT id FROM jobs
-                   WHERE status = 'queued' AND kind = ANY($1) AND run_at <= clock_timestamp()
-                   ORDER BY priority DESC, run_at, id LIMIT 1 FOR UPDATE SKIP LOCKED),
-               job AS (
-                   UPDATE jobs SET status = 'running', epoch = epoch + 1, worker = $2,
-                       lease_until = clock_timestamp() + make_interval(secs => $3),
-                       started_at = coalesce(started_at, clock_timestamp()), last_sequence = last_sequence + 1
-                   FROM next WHERE jobs.id = next.id
-                   RETURNING jobs.id, kind, epoch, worker, failures, crashes, last_sequence),
-               attempt AS (INSERT INTO attempts (job_id, epoch, worker) SELECT id, epoch, worker FROM job),
-               event AS (
-                   INSERT INTO job_events (job_id, sequence, kind, data)
-                   SELECT id, last_sequence, 'started', jsonb_build_object('attempt', epoch) FROM job)
-               SELECT id AS "id: JobId", kind AS "kind: JobKind", epoch, failures, crashes, last_sequence FROM job"#,
-            &kinds,
-            worker.0,
-            policy.ttl.as_secs_f64(),
-        )
-        .fetch_optional(pool),
-    )
-    .await?;
-    let Some(row) = claimed else { return Ok(None) };
-    event::announce(pool, row.id, row.last_sequence).await;
-    Ok(Some(Claim {
-        job: row.id,
-        kind: row.kind,
-        epoch: row.epoch,
-        worker,
-        failures: row.failures,
-        crashes: row.crashes,
-    }))
 }
 
 /// Renews the lease. One that has run out can still be renewed, as long as nobody has taken the job back: hours of work are not lost

@@ -8,6 +8,7 @@
 //! enqueues it in the transaction of its own row and finishes it in the transaction of its results.
 
 mod attempt;
+mod claim;
 mod doorbell;
 mod lease;
 mod lifecycle;
@@ -15,8 +16,9 @@ mod queue;
 mod reaper;
 
 pub use attempt::{Attempt, AttemptOutcome, attempts};
+pub use claim::{Claim, OVERTAKEN_AT_MOST, PASSED_OVER_AT_MOST, claim};
 pub use doorbell::{Call, Doorbell, ring};
-pub use lease::{Beat, Claim, LeasePolicy, beat, claim, progress};
+pub use lease::{Beat, LeasePolicy, beat, progress};
 pub use lifecycle::{Ending, canceled, crash, fail, release, succeed};
 pub use queue::{cancel, enqueue, get, wait_terminal};
 pub use reaper::Reaper;

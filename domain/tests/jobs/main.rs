@@ -11,6 +11,7 @@ mod guard;
 mod model;
 mod queue;
 mod reaping;
+mod residency;
 
 use std::time::Duration;
 
@@ -54,7 +55,7 @@ async fn enqueue(pool: &PgPool, priority: i16) -> JobId {
 }
 
 async fn claim(pool: &PgPool, policy: &LeasePolicy) -> Option<Claim> {
-    job::claim(pool, &JobKind::ALL, WorkerId::new(), policy).await.unwrap()
+    job::claim(pool, &JobKind::ALL, WorkerId::new(), &[], policy).await.unwrap()
 }
 
 async fn succeed(pool: &PgPool, claim: &Claim) -> domain::Result<()> {

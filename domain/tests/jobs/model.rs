@@ -344,7 +344,7 @@ impl Trial {
     }
 
     async fn claim(&mut self, worker: WorkerId, kinds: &[JobKind]) -> Result<(), TestCaseError> {
-        let claimed = job::claim(&self.pool, kinds, worker, &self.policy).await.unwrap();
+        let claimed = job::claim(&self.pool, kinds, worker, &[], &self.policy).await.unwrap();
         let expected = self.model.next(kinds).map(|index| {
             let job = &mut self.model.jobs[index];
             job.status = "running";

@@ -29,9 +29,9 @@ async fn a_worker_gets_only_kinds_that_it_names() {
     let pool = database.pool();
     let job = enqueue(pool, 0).await;
     let worker = WorkerId::new();
-    assert_eq!(job::claim(pool, &[JobKind::Training], worker, &patient()).await.unwrap(), None);
-    assert_eq!(job::claim(pool, &[], worker, &patient()).await.unwrap(), None);
-    let claim = job::claim(pool, &[JobKind::Generation], worker, &patient()).await.unwrap().unwrap();
+    assert_eq!(job::claim(pool, &[JobKind::Training], worker, &[], &patient()).await.unwrap(), None);
+    assert_eq!(job::claim(pool, &[], worker, &[], &patient()).await.unwrap(), None);
+    let claim = job::claim(pool, &[JobKind::Generation], worker, &[], &patient()).await.unwrap().unwrap();
     assert_eq!((claim.job, claim.kind, claim.epoch, claim.worker), (job, JobKind::Generation, 1, worker));
 }
 

@@ -101,7 +101,7 @@ impl World {
 
     async fn claim(&self) -> Claim {
         let policy = LeasePolicy { ttl: std::time::Duration::from_secs(3600), ..LeasePolicy::default() };
-        job::claim(self.pool(), &JobKind::ALL, WorkerId::new(), &policy).await.unwrap().expect("a job is due")
+        job::claim(self.pool(), &JobKind::ALL, WorkerId::new(), &[], &policy).await.unwrap().expect("a job is due")
     }
 
     /// Another attempt takes the job over.

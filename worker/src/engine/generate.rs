@@ -38,6 +38,7 @@ pub(super) fn run(models: &mut Models, order: &Generate, desk: &Desk) -> diffusi
         seed: order.seed,
     };
     let (resident, warnings) = models.pipeline(&order.base, &order.loras, &pictures)?;
+    desk.tell_resident(models.list(Some((&order.base, &resident))));
     for message in warnings {
         desk.report(&Report::Warning { request, message });
     }

@@ -11,6 +11,7 @@ mod memory;
 mod models;
 mod picture;
 mod shelf;
+mod swap;
 #[cfg(test)]
 mod tests;
 mod train;
@@ -30,7 +31,7 @@ use self::budget::Budget;
 pub use self::budget::WeightChoice;
 pub use self::fault::Fault;
 use self::models::Models;
-use crate::protocol::{self, FailureClass, Order, PROTOCOL_VERSION, Report, RequestId};
+use crate::protocol::{self, FailureClass, Order, PROTOCOL_VERSION, Report, RequestId, Resident};
 
 /// The exit code of an engine whose device cannot be trusted any more; a fresh process is the only cure for a sticky
 /// CUDA error.
@@ -129,6 +130,16 @@ fn serve(
                     return ExitCode::from(EXIT_BROKEN_DEVICE);
                 }
             }
+            Order::Load { request, base } => {
+                if desk.attend(request, &mut models, |models| swap::load(models, &base)) {
+                    return ExitCode::from(EXIT_BROKEN_DEVICE);
+                }
+            }
+            Order::Unload { request, sha256 } => {
+                if desk.attend(request, &mut models, |models| swap::unload(models, &sha256)) {
+                    return ExitCode::from(EXIT_BROKEN_DEVICE);
+                }
+            }
             Order::Cancel { .. } | Order::Suspend { .. } => {}
             Order::Shutdown => break,
         }
@@ -161,12 +172,20 @@ struct Desk {
     /// The last request to cancel and to suspend; request numbers start at 1.
     canceled: AtomicU64,
     suspended: AtomicU64,
+    /// What the worker was told last.
+    resident: Mutex<Vec<Resident>>,
     fault: Fault,
 }
 
 impl Desk {
     fn new(output: impl Write + Send + 'static, fault: Fault) -> Self {
-        Self { output: Mutex::new(Box::new(output)), canceled: AtomicU64::new(0), suspended: AtomicU64::new(0), fault }
+        Self {
+            output: Mutex::new(Box::new(output)),
+            canceled: AtomicU64::new(0),
+            suspended: AtomicU64::new(0),
+            resident: Mutex::default(),
+            fault,
+        }
     }
 
     /// Passes orders on until the pipe ends. Cancel and suspend take effect here, past the queue.
@@ -197,6 +216,15 @@ impl Desk {
         let mut output = self.output.lock().unwrap_or_else(PoisonError::into_inner);
         if let Err(error) = protocol::write(&mut *output, report) {
             tracing::error!(%error, "cannot reach the worker");
+        }
+    }
+
+    /// Tells what is loaded, if that is news.
+    fn tell_resident(&self, models: Vec<Resident>) {
+        let mut told = self.resident.lock().unwrap_or_else(PoisonError::into_inner);
+        if *told != models {
+            told.clone_from(&models);
+            self.report(&Report::Resident { models });
         }
     }
 
@@ -234,6 +262,8 @@ impl Desk {
                 (Report::Failed { request, class: FailureClass::Internal, message }, true)
             }
         };
+        // Before the last word: the worker chooses its next job by what is loaded.
+        self.tell_resident(models.list(None));
         self.report(&report);
         panicked && is_gpu(models.device())
     }

@@ -14,7 +14,7 @@ use diffusion::{LoadOptions, PictureRequest, Pipeline, WeightStorage};
 
 use super::budget::{Budget, Demand};
 use super::shelf::Shelf;
-use crate::protocol::{Adapter, Base};
+use crate::protocol::{self, Adapter, Base};
 
 /// Pipelines on one device.
 pub(super) struct Models {
@@ -55,11 +55,7 @@ impl Models {
         loras: &[Adapter],
         request: &PictureRequest,
     ) -> diffusion::Result<(Resident, Vec<String>)> {
-        let footprint = match self.footprints.get(&base.sha256) {
-            Some(footprint) => footprint.clone(),
-            None => Footprint::read(&base.folder)?,
-        };
-        self.footprints.insert(base.sha256.clone(), footprint.clone());
+        let footprint = self.footprint(base)?;
         let adapters = loras.iter().map(|lora| adapter_bytes(&lora.path)).sum();
         let dtype = weight_dtype(&self.device.device);
         let demand = Demand { footprint: &footprint, request, dtype, adapters };
@@ -93,9 +89,31 @@ impl Models {
         Ok((resident, warnings))
     }
 
+    /// Loads a model as its usual request would, and keeps it.
+    pub fn load_ahead(&mut self, base: &Base) -> diffusion::Result<()> {
+        let request = self.footprint(base)?.usual_request();
+        let (resident, _) = self.pipeline(base, &[], &request)?;
+        self.keep(base, resident);
+        Ok(())
+    }
+
     /// Keeps a pipeline for the next request.
     pub fn keep(&mut self, base: &Base, resident: Resident) {
         self.resident.put(base.sha256.clone(), resident.bytes.iter().sum(), resident);
+    }
+
+    /// What is loaded: all that is kept, and the pipeline that was handed out.
+    pub fn list(&self, handed_out: Option<(&Base, &Resident)>) -> Vec<protocol::Resident> {
+        let handed_out = handed_out.map(|(base, resident)| (base.sha256.as_str(), resident.bytes.iter().sum()));
+        let all = self.resident.list().chain(handed_out);
+        all.map(|(sha256, bytes)| protocol::Resident { sha256: sha256.to_owned(), bytes }).collect()
+    }
+
+    /// Forgets a model.
+    pub fn unload(&mut self, sha256: &str) {
+        if self.resident.take(sha256).is_some() {
+            tracing::info!(sha256, "model unloaded");
+        }
     }
 
     /// Makes room for a training on `base`, which loads its own copy and needs about as much again for activations.
@@ -107,6 +125,15 @@ impl Models {
     /// Forgets everything, after a defect that may have left a model or the device in a strange state.
     pub fn clear(&mut self) {
         self.resident.clear();
+    }
+
+    fn footprint(&mut self, base: &Base) -> diffusion::Result<Footprint> {
+        if let Some(footprint) = self.footprints.get(&base.sha256) {
+            return Ok(footprint.clone());
+        }
+        let footprint = Footprint::read(&base.folder)?;
+        self.footprints.insert(base.sha256.clone(), footprint.clone());
+        Ok(footprint)
     }
 
     fn load(&mut self, base: &Base, options: LoadOptions) -> diffusion::Result<Resident> {

@@ -43,6 +43,11 @@ impl<T> Shelf<T> {
         dropped
     }
 
+    /// Key and bytes of each item.
+    pub fn list(&self) -> impl Iterator<Item = (&str, u64)> {
+        self.items.iter().map(|item| (item.key.as_str(), item.bytes))
+    }
+
     /// Drops everything.
     pub fn clear(&mut self) {
         self.items.clear();

@@ -14,6 +14,8 @@ struct Bench {
     serving: JoinHandle<ExitCode>,
     folder: tempfile::TempDir,
     requests: u64,
+    /// What the engine told last.
+    resident: Vec<Resident>,
 }
 
 fn goldens(path: &str) -> PathBuf {
@@ -35,7 +37,7 @@ impl Bench {
             EngineConfig { device: DeviceChoice::Cpu, kernels: None, vram_budget: Some(bytes), weights, fault };
         let serving = std::thread::spawn(move || serve(input, output, config, move || gone.send(()).unwrap()));
         let folder = tempfile::tempdir().unwrap();
-        let mut bench = Self { orders, reports, orphaned, serving, folder, requests: 0 };
+        let mut bench = Self { orders, reports, orphaned, serving, folder, requests: 0, resident: Vec::new() };
         bench.say(&Order::Hello { version: PROTOCOL_VERSION });
         assert!(matches!(bench.hear(), Report::Ready { version: PROTOCOL_VERSION, .. }));
         bench
@@ -46,7 +48,15 @@ impl Bench {
     }
 
     fn hear(&mut self) -> Report {
-        protocol::read(&mut self.reports).unwrap().expect("the engine ended")
+        loop {
+            match protocol::read(&mut self.reports).unwrap().expect("the engine ended") {
+                Report::Resident { models } => {
+                    assert_ne!(models, self.resident, "told only when it changes");
+                    self.resident = models;
+                }
+                other => return other,
+            }
+        }
     }
 
     /// All reports of a request; `at_step` may order something when a step is told.
@@ -201,6 +211,41 @@ fn a_training_goes_on_from_its_checkpoint_to_the_same_adapter() {
 
     let without = bench.pictures(&[]);
     assert_ne!(pixels(&bench.pictures(&[(whole, 1.0)])[0]), pixels(&without[0]));
+}
+
+#[test]
+fn models_come_and_go_and_the_worker_is_told() {
+    let mut bench = Bench::start("");
+    let order = |bench: &mut Bench, order: &dyn Fn(RequestId) -> Order| {
+        let (request, _) = bench.output();
+        bench.say(&order(request));
+        bench.follow(request, |_| None)
+    };
+    let load = |base: Base| move |request| Order::Load { request, base: base.clone() };
+    let unload = |base: Base| move |request| Order::Unload { request, sha256: base.sha256.clone() };
+    let names = |bench: &Bench| bench.resident.iter().map(|model| model.sha256[..2].to_owned()).collect::<Vec<_>>();
+    let other = Base { sha256: "bb".repeat(32), ..base() };
+
+    for base in [base(), other.clone()] {
+        let reports = order(&mut bench, &load(base));
+        assert!(matches!(reports.as_slice(), [Report::Loading { .. }, Report::Done { .. }]), "{reports:?}");
+    }
+    assert_eq!(names(&bench), ["aa", "bb"]);
+    assert!(bench.resident.iter().all(|model| model.bytes > 100_000), "{:?}", bench.resident);
+    bench.pictures(&[]);
+    order(&mut bench, &unload(other));
+    assert_eq!(names(&bench), ["aa"]);
+    for _ in 0..2 {
+        order(&mut bench, &unload(base()));
+        assert!(bench.resident.is_empty());
+    }
+    // A job finds it by itself.
+    bench.pictures(&[]);
+    assert_eq!(names(&bench), ["aa"]);
+    let nowhere = Base { folder: "/nowhere".into(), sha256: "cc".repeat(32), ..base() };
+    let reports = order(&mut bench, &load(nowhere));
+    assert!(matches!(reports.last(), Some(Report::Failed { .. })), "{reports:?}");
+    assert_eq!(names(&bench), ["aa"]);
 }
 
 #[test]

@@ -12,6 +12,7 @@ use crate::protocol::{Report, Train};
 pub(super) fn run(models: &mut Models, order: &Train, desk: &Desk) -> diffusion::Result<End> {
     let request = order.request;
     models.make_room_for_training(&order.base);
+    desk.tell_resident(models.list(None));
     let mut trainer = LoraTrainer::new(&order.base.folder, &examples(order), config(order), &models.device().device)?;
     if let Some(checkpoint) = &order.resume {
         trainer.resume(checkpoint)?;

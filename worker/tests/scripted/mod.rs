@@ -1,7 +1,7 @@
 //! An engine that keeps to a script: it speaks the protocol, takes 10 ms a step, and fails where its order says so.
 //!
 //! A generation is steered by its prompt, a training by its trigger word. The words are those of [`misbehave`];
-//! `once PATH …` does the rest only while PATH does not exist.
+//! `once PATH …` does the rest only while PATH does not exist. What it loads stays loaded; a model named `giant` does not fit.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
-use worker::protocol::{self, Generate, Order, PROTOCOL_VERSION, Report, RequestId, Train};
+use worker::protocol::{self, Base, Generate, Order, PROTOCOL_VERSION, Report, RequestId, Resident, Train};
 
 /// Plays the engine when the program was started with the word `engine`.
 pub fn engine_if_asked() -> Option<ExitCode> {
@@ -38,19 +38,44 @@ fn engine(role: &str) -> ExitCode {
         }
         std::process::exit(0);
     });
+    let mut loaded = Vec::new();
     for order in inbox {
         match order {
             Order::Hello { .. } => {
                 let version = if role == "from-the-future" { PROTOCOL_VERSION + 1 } else { PROTOCOL_VERSION };
                 say(Report::Ready { version, device: "scripted".into(), why: None });
             }
-            Order::Generate(order) => generate(&order, &wishes),
+            Order::Generate(order) => {
+                load(&order.base, &mut loaded);
+                generate(&order, &wishes);
+            }
+            Order::Load { request, base } if base.name == "giant" => {
+                let message = "giant does not fit".into();
+                say(Report::Failed { request, class: protocol::FailureClass::Resource, message });
+            }
+            Order::Load { request, base } => {
+                assert!(base.folder.join("model_index.json").exists());
+                load(&base, &mut loaded);
+                say(Report::Done { request, adapter: None });
+            }
+            Order::Unload { request, sha256 } => {
+                loaded.retain(|model: &Resident| model.sha256 != sha256);
+                say(Report::Resident { models: loaded.clone() });
+                say(Report::Done { request, adapter: None });
+            }
             Order::Train(order) => train(&order, &wishes),
             Order::Shutdown => break,
             Order::Cancel { .. } | Order::Suspend { .. } => {}
         }
     }
     ExitCode::SUCCESS
+}
+
+fn load(base: &Base, loaded: &mut Vec<Resident>) {
+    if loaded.iter().all(|model| model.sha256 != base.sha256) {
+        loaded.push(Resident { sha256: base.sha256.clone(), bytes: 7 });
+        say(Report::Resident { models: loaded.clone() });
+    }
 }
 
 fn say(report: Report) {

@@ -1,0 +1,74 @@
+//! `/v1/models/{model}/load` and `/unload`: hot swap. What becomes of it is told by `/v1/workers`.
+
+use axum::Json;
+use axum::http::{StatusCode, header};
+use domain::model;
+use domain::swap::{self, Swap, SwapAction};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::State;
+use crate::extract::{OptionalJson, Path};
+use crate::problem::Result;
+
+/// Whom to ask.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SwapRequest {
+    /// Name or id of a worker; absent asks each live worker that makes pictures.
+    #[serde(default)]
+    worker: Option<String>,
+}
+
+/// What was asked of which worker.
+#[derive(Serialize, ToSchema)]
+pub struct SwapList {
+    pub swaps: Vec<Swap>,
+}
+
+/// Load a checkpoint before anybody needs it
+///
+/// Each worker brings its files to its disk and loads them between two jobs; other models may have to go for it. It is no promise:
+/// whatever needs the memory later takes it, and a worker that restarts begins with nothing. `GET /v1/workers` tells how it went.
+#[utoipa::path(
+    post, path = "/v1/models/{model}/load", tag = "models", operation_id = "load_model",
+    params(("model" = String, Path, description = "Name or id of the checkpoint")),
+    request_body = Option<SwapRequest>,
+    responses(
+        (status = 202, description = "The workers are asked", body = SwapList,
+         headers(("Location" = String, description = "Path of the workers"))),
+        (status = 404, description = "The model or the worker is not there"),
+        (status = 409, description = "No live worker makes pictures"),
+        (status = 422, description = "It is no checkpoint"),
+    ),
+)]
+pub async fn load(state: State, Path(name_or_id): Path<String>, body: OptionalJson<SwapRequest>) -> Result<Asked> {
+    ask(&state, &name_or_id, SwapAction::Load, body.0).await
+}
+
+/// Unload a checkpoint
+///
+/// Between two jobs: one that uses it is finished first. A later generation loads it again by itself.
+#[utoipa::path(
+    post, path = "/v1/models/{model}/unload", tag = "models", operation_id = "unload_model",
+    params(("model" = String, Path, description = "Name or id of the checkpoint")),
+    request_body = Option<SwapRequest>,
+    responses(
+        (status = 202, description = "The workers are asked", body = SwapList,
+         headers(("Location" = String, description = "Path of the workers"))),
+        (status = 404, description = "The model or the worker is not there"),
+        (status = 409, description = "No live worker makes pictures"),
+        (status = 422, description = "It is no checkpoint"),
+    ),
+)]
+pub async fn unload(state: State, Path(name_or_id): Path<String>, body: OptionalJson<SwapRequest>) -> Result<Asked> {
+    ask(&state, &name_or_id, SwapAction::Unload, body.0).await
+}
+
+type Asked = (StatusCode, [(header::HeaderName, &'static str); 1], Json<SwapList>);
+
+async fn ask(state: &State, name_or_id: &str, action: SwapAction, request: SwapRequest) -> Result<Asked> {
+    let model = model::get(&state.pool, name_or_id).await?;
+    let swaps = swap::request(&state.pool, &model, action, request.worker.as_deref()).await?;
+    Ok((StatusCode::ACCEPTED, [(header::LOCATION, "/v1/workers")], Json(SwapList { swaps })))
+}

@@ -1,0 +1,137 @@
+//! Workers show what they have loaded, and can be asked to load and unload.
+
+use domain::job::JobKind;
+use domain::swap;
+use domain::worker::{self, Resident};
+use domain::{WorkerId, generation};
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use crate::house::{FLUX_MODULE, House, lora, text};
+
+impl House {
+    /// A worker that lives, as its row says.
+    async fn worker(&self, name: &str, queues: &[JobKind]) -> WorkerId {
+        let id = WorkerId::new();
+        worker::register(&self.pools.api, id, name, "host", "cpu", queues, "1").await.unwrap();
+        id
+    }
+}
+
+fn items(answer: &Value) -> &Vec<Value> {
+    answer["items"].as_array().unwrap()
+}
+
+#[tokio::test]
+async fn a_model_tells_where_it_is_loaded() {
+    let house = House::with_checkpoint().await;
+    let ember = house.get("/v1/models/ember").await.expect(200);
+    assert_eq!(ember["resident_on"], json!([]));
+    assert_eq!(house.get("/v1/workers").await.expect(200), json!({"items": [], "next_cursor": null}));
+
+    let [first, second] = [house.worker("first", &JobKind::ALL).await, house.worker("second", &JobKind::ALL).await];
+    let unknown = Resident { sha256: "0".repeat(64), bytes: 3 };
+    let resident = [Resident { sha256: text(&ember["sha256"]), bytes: 42 }, unknown];
+    worker::seen(&house.pools.api, first, &resident).await.unwrap();
+    let place = json!([{"worker": first, "name": "first", "device": "cpu", "bytes": 42}]);
+    assert_eq!(house.get("/v1/models/ember").await.expect(200)["resident_on"], place);
+    assert_eq!(items(&house.get("/v1/models").await.expect(200))[0]["resident_on"], place);
+
+    let made = house.post("/v1/generations", &json!({"prompt": "a fox"})).await.expect(202);
+    let claim = house.claim_as(JobKind::Generation, first).await;
+    let workers = house.get("/v1/workers").await.expect(200);
+    let [newest, oldest] = items(&workers).as_slice() else { panic!("{workers:#}") };
+    assert_eq!((&newest["id"], &newest["resident"], &newest["jobs"]), (&json!(second), &json!([]), &json!([])));
+    assert_eq!(oldest["jobs"], json!([{"kind": "generation", "url": made["urls"]["self"]}]));
+    let reference = json!({"id": ember["id"], "name": "ember"});
+    assert_eq!(
+        oldest["resident"],
+        json!([{"model": reference, "sha256": ember["sha256"], "bytes": 42}, {"model": null, "sha256": "0".repeat(64), "bytes": 3}])
+    );
+    let page = house.get("/v1/workers?limit=1").await.expect(200);
+    let next = house.get(&format!("/v1/workers?limit=1&cursor={}", text(&page["next_cursor"]))).await.expect(200);
+    assert_eq!((items(&page).len(), &items(&next)[0]["id"]), (1, &json!(first)));
+    house.get("/v1/workers?limit=0").await.refuses(422, "limit");
+
+    // A generation is queued with the digest that decides who prefers it.
+    let base: String = sqlx::query_scalar("SELECT base_sha256 FROM jobs WHERE id = $1")
+        .bind(claim.job.0)
+        .fetch_one(&house.pools.api)
+        .await
+        .unwrap();
+    assert_eq!(base, text(&ember["sha256"]));
+    generation::finish(&house.pools.api, &claim, Vec::new(), &[]).await.unwrap();
+}
+
+#[tokio::test]
+async fn workers_are_asked_to_load_and_to_unload() {
+    let house = House::with_checkpoint().await;
+    let pool = &house.pools.api;
+    house.post("/v1/models/ember/load", &json!({})).await.refuses(409, "");
+    let importer = house.worker("importer", &[JobKind::Import]).await;
+    house.post("/v1/models/ember/load", &json!({})).await.refuses(409, "");
+    house.post("/v1/models/ember/load", &json!({"worker": "importer"})).await.refuses(409, "worker");
+    let first = house.worker("first", &JobKind::ALL).await;
+    let second = house.worker("second", &[JobKind::Generation]).await;
+
+    // All that make pictures; without a body, too.
+    let answer = house.send(house.request(Method::POST, "/v1/models/ember/load")).await;
+    assert_eq!(answer.header("location"), "/v1/workers");
+    let asked = answer.expect(202);
+    let asked: Vec<_> =
+        asked["swaps"].as_array().unwrap().iter().map(|swap| (&swap["worker"], &swap["status"])).collect();
+    let queued = json!("queued");
+    assert_eq!(asked, [(&json!(first), &queued), (&json!(second), &queued)]);
+    assert!(swap::next(pool, importer).await.unwrap().is_none());
+
+    // The first one does it; the second one fails, is asked for the opposite while it is at it, and tells the end of the old.
+    let work = swap::next(pool, first).await.unwrap().unwrap();
+    assert_eq!((work.model.name.as_str(), work.action.as_str(), work.deleted), ("ember", "load", false));
+    assert_eq!(swap::next(pool, first).await.unwrap().unwrap().id, work.id, "until its end is written");
+    swap::end(pool, work.id, None).await.unwrap();
+    assert!(swap::next(pool, first).await.unwrap().is_none());
+    let old = swap::next(pool, second).await.unwrap().unwrap();
+    house.post("/v1/models/ember/unload", &json!({"worker": second})).await.expect(202);
+    swap::end(pool, old.id, Some("it does not fit")).await.unwrap();
+    let swaps = async || {
+        let workers = house.get("/v1/workers").await.expect(200);
+        let told = |worker: &Value| {
+            let swap = &worker["swaps"][0];
+            (text(&worker["name"]), [&swap["action"], &swap["status"], &swap["error"]].map(Value::clone))
+        };
+        items(&workers).iter().map(told).collect::<std::collections::HashMap<_, _>>()
+    };
+    let told = swaps().await;
+    assert_eq!(told["first"], [json!("load"), json!("succeeded"), json!(null)]);
+    assert_eq!(told["second"], [json!("unload"), json!("queued"), json!(null)]);
+    let new = swap::next(pool, second).await.unwrap().unwrap();
+    swap::end(pool, new.id, Some("it does not fit")).await.unwrap();
+    assert_eq!(swaps().await["second"], [json!("unload"), json!("failed"), json!("it does not fit")]);
+
+    // A model that is deleted before its turn.
+    house.post("/v1/models/ember/load", &json!({"worker": "first"})).await.expect(202);
+    house.delete("/v1/models/ember").await.expect(204);
+    assert!(swap::next(pool, first).await.unwrap().unwrap().deleted);
+}
+
+#[tokio::test]
+async fn swaps_that_make_no_sense() {
+    let house = House::with_checkpoint().await;
+    house.worker("first", &JobKind::ALL).await;
+    house.import("clay", None, &[("clay.safetensors", lora(FLUX_MODULE))]).await.expect(201);
+    for action in ["load", "unload"] {
+        house.post(&format!("/v1/models/nobody/{action}"), &json!({})).await.refuses(404, "");
+        house.post(&format!("/v1/models/clay/{action}"), &json!({})).await.refuses(422, "model");
+        let ember = format!("/v1/models/ember/{action}");
+        house.post(&ember, &json!({"worker": "nobody"})).await.refuses(404, "worker");
+        house.post(&ember, &json!({"worker": WorkerId::new()})).await.refuses(404, "worker");
+        house.post(&ember, &json!({"worker": 1})).await.refuses(422, "worker");
+        house.post(&ember, &json!({"wroker": "first"})).await.refuses(422, "wroker");
+        house.send(house.request(Method::POST, &ember).body("first")).await.refuses(415, "");
+        house
+            .send(house.request(Method::POST, &ember).header("content-type", "application/json").body("{"))
+            .await
+            .refuses(400, "");
+    }
+    assert_eq!(house.count("swaps").await, 0);
+}

@@ -1,0 +1,83 @@
+//! `pyrograph models load` and `unload`: asks the workers and waits until each has done it.
+
+use std::time::Duration;
+
+use clap::Args;
+use serde_json::{Value, json};
+
+use super::{Outcome, print_json};
+use crate::client::{Client, ClientOptions, Swap, Worker, path_segment};
+use crate::failure::Failure;
+use crate::output::say;
+
+/// Between two looks at the workers.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// Which model, and where.
+#[derive(Debug, Args)]
+pub struct SwapOptions {
+    /// Name or id of a checkpoint
+    model: String,
+    /// Name or id of the worker; all that make pictures if it is left out
+    #[arg(long, value_name = "NAME")]
+    worker: Option<String>,
+    /// Ask, and do not wait until it is done
+    #[arg(long)]
+    no_wait: bool,
+    #[command(flatten)]
+    client: ClientOptions,
+}
+
+impl SwapOptions {
+    /// `action` is `load` or `unload`.
+    pub async fn run(self, action: &str) -> Outcome {
+        let client = Client::new(&self.client.server)?;
+        let address = format!("/v1/models/{}/{action}", path_segment(&self.model));
+        let request = self.worker.map_or(json!({}), |worker| json!({ "worker": worker }));
+        let answer: Value = client.post(&address, &request).await?;
+        let mut swaps: Vec<Value> = Client::understand(answer["swaps"].clone())?;
+        if !self.no_wait {
+            for swap in &mut swaps {
+                *swap = ended(&client, swap.clone()).await?;
+            }
+        }
+        let told: Vec<Swap> = swaps.iter().cloned().map(Client::understand).collect::<Result<_, _>>()?;
+        if self.client.json {
+            print_json(&json!({ "swaps": swaps }));
+        } else {
+            for swap in &told {
+                let error = swap.error.as_ref().map(|error| format!(": {error}")).unwrap_or_default();
+                say!("{} {} on {} ({}): {}{error}", action, swap.model.name, swap.name, swap.device, swap.status);
+            }
+        }
+        match told.iter().filter(|swap| swap.status == "failed").count() {
+            0 => Ok(()),
+            failed => Err(Failure::Failed(anyhow::anyhow!("{failed} of {} workers could not {action} it", told.len()))),
+        }
+    }
+}
+
+/// The swap as it ended. One that another request replaced, or whose worker left, ended so.
+async fn ended(client: &Client, asked: Value) -> Result<Value, Failure> {
+    let swap: Swap = Client::understand(asked.clone())?;
+    loop {
+        let workers: Vec<Worker> =
+            client.list("/v1/workers").await?.into_iter().map(Client::understand).collect::<Result<_, _>>()?;
+        let now = workers.into_iter().find(|worker| worker.id == swap.worker).and_then(|worker| {
+            worker
+                .swaps
+                .into_iter()
+                .find(|one| one["model"] == asked["model"] && one["created_at"] == asked["created_at"])
+        });
+        let Some(now) = now else {
+            let mut gone = asked;
+            gone["status"] = "failed".into();
+            gone["error"] = "the worker left, or was asked for something else meanwhile".into();
+            return Ok(gone);
+        };
+        if now["status"] == "succeeded" || now["status"] == "failed" {
+            return Ok(now);
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}

@@ -1,0 +1,54 @@
+//! `pyrograph workers`: who does the work, and which models are loaded.
+
+use clap::Args;
+use serde_json::Value;
+
+use super::models::short;
+use super::{Outcome, print_json};
+use crate::client::{Client, ClientOptions, Worker};
+use crate::table::Table;
+
+/// List the live workers with their devices, loaded models and current jobs
+#[derive(Debug, Args)]
+pub struct Workers {
+    #[command(flatten)]
+    client: ClientOptions,
+}
+
+impl Workers {
+    /// Runs the command.
+    pub async fn run(self) -> Outcome {
+        let workers = Client::new(&self.client.server)?.list("/v1/workers").await?;
+        if self.client.json {
+            print_json(&Value::Array(workers));
+            return Ok(());
+        }
+        let mut table = Table::new(["NAME", "DEVICE", "QUEUES", "LOADED", "JOB", "VERSION", "SEEN", "ID"]);
+        for worker in workers {
+            let worker: Worker = Client::understand(worker)?;
+            let loaded = worker.resident.into_iter().map(|resident| match resident.model {
+                Some(model) => model.name,
+                None => resident.sha256.chars().take(12).collect(),
+            });
+            let jobs = worker.jobs.into_iter().map(|job| job.url.trim_start_matches("/v1/").to_owned());
+            table.row([
+                worker.name,
+                worker.device,
+                worker.queues.join(","),
+                listed(loaded),
+                listed(jobs),
+                worker.version,
+                short(&worker.last_seen_at),
+                worker.id,
+            ]);
+        }
+        table.print();
+        Ok(())
+    }
+}
+
+/// In one cell; a dash for nothing.
+fn listed(words: impl Iterator<Item = String>) -> String {
+    let words: Vec<String> = words.collect();
+    if words.is_empty() { "-".to_owned() } else { words.join(",") }
+}

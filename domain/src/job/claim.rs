@@ -1,0 +1,113 @@
+//! The claim: who gets which job, and when.
+//!
+//! Higher priority first, and then who has waited longest; but a worker prefers, among the jobs of the highest priority, one whose
+//! model it has loaded already. That passes older jobs over, and they must not starve: once the oldest was passed over for
+//! [`PASSED_OVER_AT_MOST`], or by [`OVERTAKEN_AT_MOST`] others, nobody prefers anything until all that were passed over are served
+//! in their order. A job that merely waits is not passed over, so a long queue costs no preference.
+
+use std::time::Duration;
+
+use sqlx::PgPool;
+
+use super::{JobKind, LeasePolicy};
+use crate::database::bounded;
+use crate::event;
+use crate::{JobId, Result, WorkerId};
+
+/// The first claim that passes a job over begins this time; after it the job is not passed over again. Ten seconds below what is
+/// promised, for statements that are slow.
+pub const PASSED_OVER_AT_MOST: Duration = Duration::from_secs(50);
+/// The same as a number of claims: also what bounds the work of looking.
+pub const OVERTAKEN_AT_MOST: i64 = 100;
+/// Of the jobs on one loaded model, how many are looked at: others may be claiming the first of them right now.
+const NEAR: i64 = 8;
+
+/// What an attempt holds: job, fencing epoch and worker go into the condition of all that it changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Claim {
+    pub job: JobId,
+    pub kind: JobKind,
+    pub epoch: i64,
+    pub worker: WorkerId,
+    /// Of earlier attempts.
+    pub failures: i32,
+    /// Of earlier attempts.
+    pub crashes: i32,
+}
+
+/// Takes the next job that is due, if there is one. `resident` are the digests of the models that the worker has loaded. No two
+/// workers get the same.
+pub async fn claim(
+    pool: &PgPool,
+    kinds: &[JobKind],
+    worker: WorkerId,
+    resident: &[String],
+    policy: &LeasePolicy,
+) -> Result<Option<Claim>> {
+    let kinds: Vec<String> = kinds.iter().map(|kind| kind.as_str().to_owned()).collect();
+    let claimed = bounded(
+        // In `near`, BETWEEN and the order by base leave the planner one index, which serves the worst case, too: a queue full of
+        // jobs on other models.
+        sqlx::query!(
+            r#"WITH oldest AS MATERIALIZED (
+                   SELECT id, priority, run_at FROM jobs
+                   WHERE status = 'queued' AND kind = ANY($1) AND run_at <= clock_timestamp()
+                   ORDER BY priority DESC, run_at, id LIMIT 1),
+               patience AS MATERIALIZED (
+                   SELECT oldest.priority FROM oldest WHERE cardinality($4::text[]) > 0 AND (
+                       SELECT count(*) < $6 AND coalesce(min(started_at) > clock_timestamp() - make_interval(secs => $5), true)
+                       FROM (SELECT attempts.started_at FROM attempts JOIN jobs ON jobs.id = attempts.job_id
+                             WHERE attempts.overtook >= oldest.run_at AND jobs.priority = oldest.priority
+                             ORDER BY attempts.overtook LIMIT $6) AS overtaking)),
+               near AS MATERIALIZED (
+                   SELECT job.id, job.run_at FROM patience, unnest($4::text[]) AS base(sha256) CROSS JOIN LATERAL (
+                       SELECT id, run_at FROM jobs
+                       WHERE status = 'queued' AND base_sha256 BETWEEN base.sha256 AND base.sha256
+                         AND priority = patience.priority AND kind = ANY($1) AND run_at <= clock_timestamp()
+                       ORDER BY base_sha256, run_at, id LIMIT $7) AS job),
+               preferred AS MATERIALIZED (
+                   SELECT jobs.id FROM near JOIN jobs ON jobs.id = near.id WHERE jobs.status = 'queued'
+                   ORDER BY near.run_at, near.id LIMIT 1 FOR UPDATE OF jobs SKIP LOCKED),
+               first AS MATERIALIZED (
+                   SELECT id FROM jobs
+                   WHERE NOT EXISTS (SELECT FROM preferred)
+                     AND status = 'queued' AND kind = ANY($1) AND run_at <= clock_timestamp()
+                   ORDER BY priority DESC, run_at, id LIMIT 1 FOR UPDATE SKIP LOCKED),
+               next AS (SELECT id FROM preferred UNION ALL SELECT id FROM first),
+               job AS (
+                   UPDATE jobs SET status = 'running', epoch = epoch + 1, worker = $2,
+                       lease_until = clock_timestamp() + make_interval(secs => $3),
+                       started_at = coalesce(started_at, clock_timestamp()), last_sequence = last_sequence + 1
+                   FROM next WHERE jobs.id = next.id
+                   RETURNING jobs.id, kind, epoch, worker, failures, crashes, last_sequence, run_at),
+               attempt AS (
+                   INSERT INTO attempts (job_id, epoch, worker, overtook)
+                   SELECT id, epoch, worker,
+                       CASE WHEN id IN (SELECT id FROM preferred) AND id NOT IN (SELECT id FROM oldest) THEN run_at END
+                   FROM job),
+               event AS (
+                   INSERT INTO job_events (job_id, sequence, kind, data)
+                   SELECT id, last_sequence, 'started', jsonb_build_object('attempt', epoch) FROM job)
+               SELECT id AS "id: JobId", kind AS "kind: JobKind", epoch, failures, crashes, last_sequence FROM job"#,
+            &kinds,
+            worker.0,
+            policy.ttl.as_secs_f64(),
+            resident,
+            PASSED_OVER_AT_MOST.as_secs_f64(),
+            OVERTAKEN_AT_MOST,
+            NEAR,
+        )
+        .fetch_optional(pool),
+    )
+    .await?;
+    let Some(row) = claimed else { return Ok(None) };
+    event::announce(pool, row.id, row.last_sequence).await;
+    Ok(Some(Claim {
+        job: row.id,
+        kind: row.kind,
+        epoch: row.epoch,
+        worker,
+        failures: row.failures,
+        crashes: row.crashes,
+    }))
+}

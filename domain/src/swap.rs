@@ -1,0 +1,185 @@
+//! Swaps: requests to workers to load a model or to unload it. A worker carries a swap out between two jobs. There is one at a time
+//! for each worker and model, the last that was asked for, and it ends with its worker.
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use sqlx::PgPool;
+use sqlx::types::Json;
+use uuid::Uuid;
+
+use crate::database::bounded;
+use crate::job;
+use crate::model::{Model, ModelFile, ModelFiles, ModelKind, ModelRef};
+use crate::worker::GONE_AFTER;
+use crate::{Error, ModelId, Result, SwapId, WorkerId};
+
+/// What is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, sqlx::Type, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+#[sqlx(type_name = "text", rename_all = "snake_case")]
+pub enum SwapAction {
+    Load,
+    Unload,
+}
+
+impl SwapAction {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            SwapAction::Load => "load",
+            SwapAction::Unload => "unload",
+        }
+    }
+}
+
+/// `queued → running → succeeded | failed`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum SwapStatus {
+    /// Until the worker's job at hand has ended.
+    Queued,
+    Running,
+    Succeeded,
+    /// `error` says why; it is not tried again.
+    Failed,
+}
+
+/// A request to one worker.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Swap {
+    pub worker: WorkerId,
+    /// Of the worker.
+    pub name: String,
+    /// Of the worker.
+    #[schema(example = "cuda:0")]
+    pub device: String,
+    pub model: ModelRef,
+    pub action: SwapAction,
+    pub status: SwapStatus,
+    /// A sentence for people, when it failed.
+    pub error: Option<String>,
+    pub created_at: DateTime<Utc>,
+    pub finished_at: Option<DateTime<Utc>>,
+}
+
+/// What a worker gets to do.
+#[derive(Debug, Clone)]
+pub struct SwapWork {
+    pub id: SwapId,
+    pub action: SwapAction,
+    pub model: ModelFiles,
+    /// The model was deleted meanwhile, and its files are gone.
+    pub deleted: bool,
+}
+
+/// Asks the live workers that make pictures, or those of them that this name or id means, to load or unload a checkpoint.
+///
+/// # Errors
+/// `Invalid` for a LoRA; `Unknown` for a worker that is not there; `Conflict` when nobody can be asked.
+pub async fn request(pool: &PgPool, model: &Model, action: SwapAction, worker: Option<&str>) -> Result<Vec<Swap>> {
+    if model.kind != ModelKind::Checkpoint {
+        return Err(Error::invalid(
+            "model",
+            format!("`{}` is a LoRA: it runs on a checkpoint, and only checkpoints stay loaded.", model.name),
+        ));
+    }
+    let live = bounded(
+        sqlx::query!(
+            r#"SELECT id AS "id: WorkerId", name, device, 'generation' = ANY(queues) AS "makes_pictures!" FROM workers
+               WHERE stopped_at IS NULL AND last_seen_at > clock_timestamp() - make_interval(secs => $1)
+                 AND ($2::text IS NULL OR name = $2 OR id = $3)
+               ORDER BY id"#,
+            GONE_AFTER.as_secs_f64(),
+            worker,
+            worker.and_then(|worker| worker.parse::<Uuid>().ok()),
+        )
+        .fetch_all(pool),
+    )
+    .await?;
+    if let (Some(worker), true) = (worker, live.is_empty()) {
+        return Err(Error::unknown("worker", format!("There is no live worker `{worker}`.")));
+    }
+    let asked: Vec<_> = live.into_iter().filter(|worker| worker.makes_pictures).collect();
+    if asked.is_empty() {
+        let message = "makes pictures, and only those that do keep models loaded";
+        return Err(match worker {
+            Some(worker) => Error::conflict_in("worker", format!("No worker `{worker}` {message}.")),
+            None => Error::conflict(format!("No live worker {message}; start one.")),
+        });
+    }
+    let ids: Vec<Uuid> = asked.iter().map(|_| SwapId::new().0).collect();
+    let workers: Vec<Uuid> = asked.iter().map(|worker| worker.id.0).collect();
+    let created_at = bounded(
+        sqlx::query_scalar!(
+            "INSERT INTO swaps (id, worker, model_id, action) SELECT id, worker, $3, $4 FROM unnest($1::uuid[], $2::uuid[]) AS a(id, worker)
+             ON CONFLICT (worker, model_id) DO UPDATE SET id = EXCLUDED.id, action = EXCLUDED.action, status = 'queued',
+                 error_message = NULL, created_at = EXCLUDED.created_at, finished_at = NULL
+             RETURNING created_at",
+            &ids,
+            &workers,
+            model.id as ModelId,
+            action.as_str(),
+        )
+        .fetch_all(pool),
+    )
+    .await?;
+    job::ring(pool);
+    Ok(asked
+        .into_iter()
+        .zip(created_at)
+        .map(|(worker, created_at)| Swap {
+            worker: worker.id,
+            name: worker.name,
+            device: worker.device,
+            model: model.reference(),
+            action,
+            status: SwapStatus::Queued,
+            error: None,
+            created_at,
+            finished_at: None,
+        })
+        .collect())
+}
+
+/// The oldest swap that this worker has not ended, one whose end could not be written included; it runs from now on.
+pub async fn next(pool: &PgPool, worker: WorkerId) -> Result<Option<SwapWork>> {
+    let row = bounded(
+        sqlx::query!(
+            r#"UPDATE swaps SET status = 'running' FROM models m
+               WHERE swaps.id = (SELECT id FROM swaps WHERE worker = $1 AND status IN ('queued', 'running') ORDER BY id LIMIT 1)
+                 AND m.id = swaps.model_id
+               RETURNING swaps.id AS "id: SwapId", action AS "action: SwapAction", m.id AS "model_id: ModelId", name, family, sha256,
+                   files AS "files: Json<Vec<ModelFile>>", deleted_at IS NOT NULL AS "deleted!""#,
+            worker.0,
+        )
+        .fetch_optional(pool),
+    )
+    .await?;
+    Ok(row.map(|row| SwapWork {
+        id: row.id,
+        action: row.action,
+        model: ModelFiles {
+            id: row.model_id,
+            name: row.name,
+            family: row.family,
+            sha256: row.sha256,
+            files: row.files.0,
+        },
+        deleted: row.deleted,
+    }))
+}
+
+/// Writes how it ended. Nothing happens when another request has taken its place.
+pub async fn end(pool: &PgPool, id: SwapId, error: Option<&str>) -> Result<()> {
+    bounded(
+        sqlx::query!(
+            "UPDATE swaps SET status = CASE WHEN $2::text IS NULL THEN 'succeeded' ELSE 'failed' END, error_message = $2,
+                 finished_at = clock_timestamp()
+             WHERE id = $1 AND status = 'running'",
+            id.0,
+            error,
+        )
+        .execute(pool),
+    )
+    .await?;
+    Ok(())
+}
