@@ -15,7 +15,7 @@ use utoipa_swagger_ui::{Config, SwaggerUi};
 use crate::observe::observe;
 use crate::openapi::document;
 use crate::problem::Problem;
-use crate::routes::{dataset, event, generation, health, import, input, model, training, upload};
+use crate::routes::{dataset, event, export, generation, health, import, input, model, training, upload};
 use crate::{State, openapi};
 
 /// Largest JSON body, in bytes.
@@ -54,12 +54,18 @@ pub(crate) fn routes() -> OpenApiRouter<State> {
         .routes(routes!(model::list))
         .routes(routes!(model::import).layer(DefaultBodyLimit::disable()))
         .routes(routes!(model::get, model::delete))
+        .routes(routes!(model::inspect))
         .routes(routes!(upload::create))
         .routes(routes!(upload::get))
         .routes(routes!(import::list))
         .routes(routes!(import::get))
         .routes(routes!(import::cancel))
         .routes(routes!(event::of_import))
+        .routes(routes!(export::create))
+        .routes(routes!(export::list))
+        .routes(routes!(export::get))
+        .routes(routes!(export::cancel))
+        .routes(routes!(event::of_export))
 }
 
 /// The whole service.

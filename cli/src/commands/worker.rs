@@ -25,7 +25,7 @@ use crate::signal;
 #[derive(Debug, Args)]
 pub struct Worker {
     /// What to work on
-    #[arg(long, value_delimiter = ',', default_value = "generation,training,import", value_name = "QUEUES")]
+    #[arg(long, value_delimiter = ',', default_value = "generation,training,import,export", value_name = "QUEUES")]
     queues: Vec<JobKind>,
     /// Device: auto (a GPU if there is one), cpu, cuda or cuda:N
     #[arg(long, default_value = "auto", value_name = "DEVICE")]

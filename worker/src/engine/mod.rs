@@ -233,7 +233,7 @@ fn is_gpu(device: &OpenDevice) -> bool {
 }
 
 /// Whose fault an error is.
-fn class(error: &diffusion::Error) -> FailureClass {
+pub(crate) fn class(error: &diffusion::Error) -> FailureClass {
     use diffusion::Error;
     match error {
         Error::Malformed { .. } | Error::Weights { .. } | Error::Invalid(_) | Error::Adapter(_) => {
