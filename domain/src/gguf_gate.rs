@@ -3,8 +3,8 @@
 
 use std::collections::BTreeMap;
 
+use crate::Error;
 use crate::safetensors_gate::{Header, MAX_DIMENSIONS, MAX_NAME_BYTES, MAX_TENSORS, Tensor};
-use crate::{Error, Result};
 
 /// The first bytes of every GGUF file.
 pub const MAGIC: &[u8] = b"GGUF";

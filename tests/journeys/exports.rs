@@ -35,7 +35,7 @@ async fn a_model_is_told_from_the_inside_without_a_worker() {
     for (name, file, family, dialect) in [
         ("ink", "lora-dialects/flux/kohya.safetensors", "flux1", "kohya"),
         ("wash", "lora-dialects/flux/dora_peft.safetensors", "flux1", "peft"),
-        ("old", "lora-dialects/sd15/legacy.safetensors", "stable_diffusion1", "diffusers_legacy"),
+        ("old", "lora-dialects/sd15/legacy.safetensors", "stable_diffusion", "diffusers_legacy"),
     ] {
         client.add_model(name, &[(format!("{name}.safetensors"), adapter(file))], None).await.expect(201);
         let about = inspect(client, name).await;
@@ -57,7 +57,10 @@ async fn a_model_is_told_from_the_inside_without_a_worker() {
 async fn a_lora_leaves_in_another_dialect() {
     let stack = Stack::start(Pace::Promised).await;
     let client = &stack.client;
-    client.add_model("ink", &[("ink.safetensors".into(), adapter("lora-dialects/flux/kohya.safetensors"))], None).await.expect(201);
+    client
+        .add_model("ink", &[("ink.safetensors".into(), adapter("lora-dialects/flux/kohya.safetensors"))], None)
+        .await
+        .expect(201);
     let ask = async |query: &str| client.post(&format!("/v1/models/ink/export?{query}"), &json!({})).await;
 
     let first = ask("format=peft").await;
@@ -92,7 +95,8 @@ async fn a_lora_leaves_in_another_dialect() {
     assert!(furthest <= Some(1), "{furthest:?}");
 
     let half = stack.folder().join("half.safetensors");
-    let command = ["models", "export", "ink", "--format", "comfy", "--dtype", "bf16", "--output", half.to_str().unwrap()];
+    let command =
+        ["models", "export", "ink", "--format", "comfy", "--dtype", "bf16", "--output", half.to_str().unwrap()];
     stack.cli_json(&command);
     assert!(std::fs::read(&half).unwrap().windows(4).any(|four| four == b"BF16"));
     // DoRA has no name in every dialect: that is told, and may be tried again.
@@ -102,7 +106,11 @@ async fn a_lora_leaves_in_another_dialect() {
         .expect(201);
     let refused = client.post("/v1/models/wash/export?format=peft", &json!({})).await.expect(202);
     let refused = client.settled(&refused, seconds(60)).await;
-    assert_eq!((&refused["status"], &refused["error"]["class"]), (&json!("failed"), &json!("invalid_input")), "{refused:#}");
+    assert_eq!(
+        (&refused["status"], &refused["error"]["class"]),
+        (&json!("failed"), &json!("invalid_input")),
+        "{refused:#}"
+    );
 
     ask("format=pickle").await.expect_problem(422, "format");
     ask("format=peft&dtype=f64").await.expect_problem(422, "dtype");

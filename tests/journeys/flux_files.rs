@@ -92,7 +92,7 @@ async fn parts_in_files_of_their_own_and_all_in_one() {
 
     let whole = safetensors(&all);
     let one = add(client, &[("name", "one")], &[("file", "comfy.safetensors", &whole)]).await.expect(201);
-    assert_eq!((&one["family"], &one["defaults"]["num_inference_steps"]), (&json!("flux"), &json!(28)));
+    assert_eq!((&one["family"], &one["defaults"]["num_inference_steps"]), (&json!("flux"), &json!(4)));
     let apart = [
         ("vae", "ae.safetensors", &vae[..]),
         ("file", "flux1-dev.safetensors", transformer),

@@ -19,7 +19,7 @@ pub const PARTS: [(&str, &str); 4] = [
     ("vae", "vae."),
 ];
 
-/// A whole FLUX.1-dev with the published names, few layers and little width; the vocabularies are whole.
+/// A whole FLUX.1-schnell with the published names, few layers and little width; the vocabularies are whole.
 pub fn small() -> Tensors {
     let list = fs::read_to_string(golden("keys/flux_comfy.single.txt")).expect("a list");
     let mut all = Tensors::new();

@@ -65,11 +65,13 @@ impl Family {
 
     /// The family of the denoiser in a file, whole model or not, by the names and shapes of its tensors.
     pub fn of_denoiser(header: &Header) -> Option<Self> {
-        let prefix = |start: &str| DENOISERS.into_iter().find(|prefix| header.has(&format!("{prefix}{start}")));
-        if prefix("double_blocks.").is_some() {
+        // The first layer, by its whole name: adapters' names begin as those of their layers do.
+        let prefix =
+            |first: &str| DENOISERS.into_iter().find(|prefix| header.tensors.contains_key(&format!("{prefix}{first}")));
+        if prefix("img_in.weight").is_some_and(|prefix| header.has(&format!("{prefix}double_blocks."))) {
             return Some(Flux);
         }
-        let prefix = prefix("input_blocks.")?;
+        let prefix = prefix("input_blocks.0.0.weight")?;
         if header.has(&format!("{prefix}label_emb.")) {
             return Some(Sdxl);
         }
@@ -233,8 +235,10 @@ mod tests {
         assert_eq!(family(&[unet, "cond_stage_model.transformer.text_model.x"]), Some(Sd15));
         assert_eq!(family(&[unet, "cond_stage_model.model.x"]), Some(Sd21));
         assert_eq!(family(&[unet, "model.diffusion_model.label_emb.0.0.weight"]), Some(Sdxl));
-        assert_eq!(family(&["double_blocks.0.x"]), Some(Flux));
-        assert_eq!(family(&["diffusion_model.double_blocks.0.x"]), Some(Flux));
+        assert_eq!(family(&["double_blocks.0.x", "img_in.weight"]), Some(Flux));
+        assert_eq!(family(&["diffusion_model.double_blocks.0.x", "diffusion_model.img_in.weight"]), Some(Flux));
+        assert_eq!(family(&["double_blocks.0.img_attn.qkv.diff", "img_in.diff"]), None);
+        assert_eq!(family(&["double_blocks.0.processor.qkv_lora1.down.weight"]), None);
         assert_eq!(family(&["lora_unet_double_blocks_0_x.lora_down.weight"]), None);
         assert_eq!(family(&["first_stage_model.decoder.mid.x"]), None);
         let side = |family: Family| family.defaults(&Configs::new()).unwrap().width;

@@ -164,16 +164,18 @@ mod tests {
 
     #[test]
     fn each_network_is_counted_where_it_is() {
-        let one = |name: &str, file: &str| (name.to_owned(), vec![file.to_owned()], 1);
+        let one =
+            |name: &str, file: &str| (name.to_owned(), vec![file.to_owned()], 1 + u64::from(name == "transformer"));
         let all = [
             "model.diffusion_model.double_blocks.0.x",
+            "model.diffusion_model.img_in.weight",
             "text_encoders.clip_l.transformer.text_model.x",
             "text_encoders.t5xxl.transformer.encoder.block.0.x",
             "vae.decoder.mid.x",
         ];
         let parts = ["text_encoder", "text_encoder_2", "transformer", "vae"];
         assert_eq!(told(&[("x.safetensors", &all)]), parts.map(|part| one(part, "x.safetensors")));
-        let borrowed = [("x.gguf", &["double_blocks.0.x"][..]), ("vae.safetensors", &all)];
+        let borrowed = [("x.gguf", &["double_blocks.0.x", "img_in.weight"][..]), ("vae.safetensors", &all)];
         assert_eq!(told(&borrowed), [one("transformer", "x.gguf"), one("vae", "vae.safetensors")]);
         let folder = [("transformer/a.safetensors", &["x"][..]), ("transformer/b.safetensors", &["y"])];
         assert_eq!(told(&folder)[0].2, 2);

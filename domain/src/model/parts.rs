@@ -201,6 +201,7 @@ mod tests {
         assert_eq!(missing(&given).unwrap(), Some(vec![TextEncoder2]));
         let all_in_one = [
             "model.diffusion_model.double_blocks.0.x",
+            "model.diffusion_model.img_in.weight",
             "text_encoders.clip_l.transformer.text_model.x",
             "text_encoders.t5xxl.transformer.encoder.block.0.x",
             "vae.decoder.mid.x",
