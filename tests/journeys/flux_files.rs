@@ -2,7 +2,8 @@
 //! model of the library. Whatever the form, the picture is the same.
 
 use journeys::client::{Answer, Client, text};
-use journeys::flux_files::{PARTS, alone, gguf, original, read, safetensors, small};
+use journeys::flux_files::{PARTS, Tensors, alone, gguf, original, read, safetensors, small};
+use journeys::model::tiny_files;
 use journeys::picture::pixels;
 use journeys::stack::{Pace, Stack};
 use journeys::wait::seconds;
@@ -29,16 +30,18 @@ async fn picture(client: &Client, model: &str, request: &Value) -> image::RgbIma
     pixels(&client.artifacts(&made).await[0])
 }
 
-fn ember() -> Vec<u8> {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../models/ember/transformer/diffusion_pytorch_model.safetensors");
-    std::fs::read(path).unwrap()
+/// The transformer of `tiny`, from all its shards.
+fn transformer() -> Tensors {
+    let files = tiny_files().into_iter();
+    let shards = files.filter(|(path, _)| path.starts_with("transformer/") && path.ends_with(".safetensors"));
+    shards.flat_map(|(_, bytes)| read(&bytes)).collect()
 }
 
 #[tokio::test]
 async fn a_denoiser_alone_borrows_its_parts_and_makes_the_same_picture() {
     let stack = Stack::start(Pace::Promised).await;
     let client = &stack.client;
-    let denoiser = original(&read(&ember()));
+    let denoiser = original(&transformer());
     let (plain, packed) = (safetensors(&denoiser), gguf(&denoiser));
 
     let refused = add(client, &[("name", "x")], &[("file", "flux1-dev.gguf", &packed)]).await;
@@ -49,9 +52,9 @@ async fn a_denoiser_alone_borrows_its_parts_and_makes_the_same_picture() {
     refused.expect_problem(422, "file");
 
     let objects = stack.site.objects();
-    let bfl = add(client, &[("name", "bfl"), ("parts_of", "ember")], &[("file", "flux1.safetensors", &plain)]).await;
+    let bfl = add(client, &[("name", "bfl"), ("parts_of", "tiny")], &[("file", "flux1.safetensors", &plain)]).await;
     let bfl = bfl.expect(201);
-    let its_own = client.get("/v1/models/ember").await.expect(200);
+    let its_own = client.get("/v1/models/tiny").await.expect(200);
     assert_eq!((&bfl["family"], &bfl["defaults"]), (&json!("flux"), &its_own["defaults"]));
     assert_eq!(stack.site.objects(), objects + 1, "what is borrowed lies in the bucket once");
     // As a worker brings it, from a folder that the operator allowed.
@@ -71,14 +74,14 @@ async fn a_denoiser_alone_borrows_its_parts_and_makes_the_same_picture() {
         .collect();
     assert!(paths.contains(&"packed.gguf".to_owned()) && paths.contains(&"vae/config.json".to_owned()), "{paths:?}");
 
-    let request = json!({"prompt": "a red owl", "seed": 7, "num_inference_steps": 4});
-    let own = picture(client, "ember", &request).await;
+    let request = json!({"prompt": "a red owl", "seed": 7, "num_inference_steps": 4, "width": 64, "height": 48});
+    let own = picture(client, "tiny", &request).await;
     assert_eq!(picture(client, "bfl", &request).await, own);
     assert_eq!(picture(client, "packed", &request).await, own);
     // Whoever lent goes, and what was borrowed stays.
     client.delete("/v1/models/bfl").await.expect(204);
-    let other = json!({"prompt": "a red owl", "seed": 8, "num_inference_steps": 1});
-    assert_eq!(picture(client, "packed", &other).await, picture(client, "ember", &other).await);
+    let other = json!({"prompt": "a red owl", "seed": 8, "num_inference_steps": 1, "width": 64, "height": 64});
+    assert_eq!(picture(client, "packed", &other).await, picture(client, "tiny", &other).await);
     stack.ledger.audit().await;
 }
 

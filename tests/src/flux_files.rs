@@ -62,7 +62,7 @@ pub fn alone(all: &Tensors, prefix: &str) -> Tensors {
     all.iter().filter_map(|(name, tensor)| Some((name.strip_prefix(prefix)?.to_owned(), tensor.clone()))).collect()
 }
 
-/// The tensors of a file of F32, F16 or BF16.
+/// The tensors of a file of F32 or BF16.
 pub fn read(file: &[u8]) -> Tensors {
     let length = u64::from_le_bytes(file[..8].try_into().expect("eight bytes")) as usize;
     let header: Map<String, Value> = serde_json::from_slice(&file[8..8 + length]).expect("a header");

@@ -90,20 +90,9 @@ pub fn tensors(file: &[u8]) -> Tensors {
                 .chunks_exact(2)
                 .map(|two| f32::from_bits(u32::from(u16::from_le_bytes([two[0], two[1]])) << 16))
                 .collect(),
-            Some("F16") => bytes.chunks_exact(2).map(|two| half(u16::from_le_bytes([two[0], two[1]]))).collect(),
             other => panic!("{name} has an unexpected dtype {other:?}"),
         };
         by_name.insert(name.clone(), values);
     }
     Tensors { metadata: header["__metadata__"].clone(), by_name }
-}
-
-/// IEEE's half precision.
-fn half(bits: u16) -> f32 {
-    let (exponent, mantissa) = (i32::from(bits >> 10 & 31), f32::from(bits & 1023));
-    let magnitude = match exponent {
-        0 => mantissa * 2f32.powi(-24),
-        exponent => (1024.0 + mantissa) * 2f32.powi(exponent - 25),
-    };
-    if bits & 0x8000 == 0 { magnitude } else { -magnitude }
 }
