@@ -367,9 +367,8 @@ fn files_tell_what_they_are() {
     let modules = [(Network::Transformer, 20), (Network::TextEncoder, 3), (Network::TextEncoder2, 3)];
     assert_eq!(kohya.modules, BTreeMap::from(modules));
     assert_eq!(kohya.algorithms, BTreeMap::from([(Algorithm::Lora, 26)]));
-    // the factors of three fused layers of rank 2, side by side, and of four
     let ranks = kohya.ranks.unwrap();
-    assert_eq!((ranks.smallest, ranks.largest), (2, 8));
+    assert_eq!((ranks.smallest, ranks.most, ranks.largest), (2, 2, 2));
     assert_eq!(kohya.alpha_source, "alpha tensors");
 
     let full = about("flux/full");
