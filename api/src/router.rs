@@ -15,7 +15,7 @@ use utoipa_swagger_ui::{Config, SwaggerUi};
 use crate::observe::observe;
 use crate::openapi::document;
 use crate::problem::Problem;
-use crate::routes::{dataset, event, generation, health, import, input, model, swap, training, upload, worker};
+use crate::routes::{dataset, event, export, generation, health, import, input, model, swap, training, upload, worker};
 use crate::{State, openapi};
 
 /// Largest JSON body, in bytes.
@@ -54,6 +54,7 @@ pub(crate) fn routes() -> OpenApiRouter<State> {
         .routes(routes!(model::list))
         .routes(routes!(model::import).layer(DefaultBodyLimit::disable()))
         .routes(routes!(model::get, model::delete))
+        .routes(routes!(model::inspect))
         .routes(routes!(swap::load))
         .routes(routes!(swap::unload))
         .routes(routes!(upload::create))
@@ -62,6 +63,11 @@ pub(crate) fn routes() -> OpenApiRouter<State> {
         .routes(routes!(import::get))
         .routes(routes!(import::cancel))
         .routes(routes!(event::of_import))
+        .routes(routes!(export::create))
+        .routes(routes!(export::list))
+        .routes(routes!(export::get))
+        .routes(routes!(export::cancel))
+        .routes(routes!(event::of_export))
         .routes(routes!(worker::list))
 }
 

@@ -53,6 +53,7 @@ id! {
     GenerationId,
     TrainingId,
     ImportId,
+    ExportId,
     DatasetId,
     ExampleId,
     ModelId,

@@ -3,6 +3,8 @@
 //! the job succeed. Not here: the lifecycle of the job (`job`), the way over the network, or what a file must look like
 //! (`model::intake`).
 
+use std::collections::BTreeMap;
+
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use sqlx::PgPool;
@@ -12,6 +14,7 @@ use utoipa::ToSchema;
 use crate::event;
 use crate::job::{self, Claim, ErrorClass, JobKind, JobStatus};
 use crate::model::intake::{self, Intake};
+use crate::model::parts::Part;
 use crate::model::{self, ModelFile, ModelKind, ModelRef, upload};
 use crate::report::{JobError, Report};
 use crate::training::lock_base;
@@ -40,13 +43,59 @@ pub struct ImportRequest {
     #[schema(min_length = 1, max_length = 63, pattern = r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     #[serde(default)]
     pub base: Option<String>,
+    /// Where the parts are that the source's file lacks.
+    #[serde(default)]
+    pub parts: Option<Parts>,
+    /// Name or id of a checkpoint that has the parts which are still missing.
+    #[schema(min_length = 1, max_length = 63, pattern = r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    #[serde(default)]
+    pub parts_of: Option<String>,
+}
+
+/// Parts of a checkpoint that are given apart from its denoiser; each source has one file.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Parts {
+    /// CLIP, or OpenCLIP in Stable Diffusion 2.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text_encoder: Option<Source>,
+    /// T5 in FLUX.1, OpenCLIP in Stable Diffusion XL.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text_encoder_2: Option<Source>,
+    /// The autoencoder.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vae: Option<Source>,
+}
+
+impl Parts {
+    /// Those that are given.
+    pub fn each(&self) -> impl Iterator<Item = (Part, &Source)> {
+        let parts = [&self.text_encoder, &self.text_encoder_2, &self.vae];
+        Part::ALL.into_iter().zip(parts).filter_map(|(part, source)| Some((part, source.as_ref()?)))
+    }
+
+    /// Without what must not be seen, and what was taken off.
+    fn without_queries(self) -> (Self, BTreeMap<Part, String>) {
+        let mut queries = BTreeMap::new();
+        let mut shown = |part, source: Option<Source>| {
+            let (source, query) = source?.without_query();
+            queries.extend(query.map(|query| (part, query)));
+            Some(source)
+        };
+        let parts = Self {
+            text_encoder: shown(Part::TextEncoder, self.text_encoder),
+            text_encoder_2: shown(Part::TextEncoder2, self.text_encoder_2),
+            vae: shown(Part::Vae, self.vae),
+        };
+        (parts, queries)
+    }
 }
 
 /// Where the files are.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Source {
-    /// One safetensors file behind a URL.
+    /// One safetensors or GGUF file behind a URL.
     Url {
         /// `https`, at an address of the public internet; the operator may allow others. Its query string is used and never shown.
         #[schema(
@@ -60,7 +109,7 @@ pub enum Source {
         #[serde(default)]
         sha256: Option<String>,
     },
-    /// A repository of the Hugging Face Hub: a diffusers folder, or one safetensors file.
+    /// A repository of the Hugging Face Hub: a diffusers folder, or one safetensors or GGUF file.
     HuggingFace {
         #[schema(
             pattern = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}$",
@@ -71,7 +120,7 @@ pub enum Source {
         #[schema(pattern = "^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$", default = "main")]
         #[serde(default = "main_branch")]
         revision: String,
-        /// These files only; absent takes what the pipeline is loaded from, or the one safetensors file.
+        /// These files only; absent takes what the pipeline is loaded from, or the one file of weights.
         #[schema(min_items = 1, max_items = 200)]
         #[serde(default)]
         files: Option<Vec<String>>,
@@ -86,7 +135,7 @@ pub enum Source {
         #[schema(pattern = "^[A-Za-z0-9_][ -~]{0,999}$", example = "flux/clay.safetensors")]
         path: String,
     },
-    /// Files that were uploaded in parts: one safetensors file, or those of a diffusers folder.
+    /// Files that were uploaded in parts: one safetensors or GGUF file, that and `text_encoder.safetensors` and so on, or those of a diffusers folder.
     Upload {
         #[schema(min_items = 1, max_items = 200)]
         files: Vec<UploadedFile>,
@@ -116,6 +165,10 @@ pub struct Import {
     pub name: String,
     pub source: Source,
     pub source_commit: Option<String>,
+    /// Where parts are that are given apart.
+    pub parts: Option<Parts>,
+    /// The checkpoint that has the other parts.
+    pub parts_of_model_id: Option<ModelId>,
     /// The model, once there is one and until it is deleted.
     pub output_model: Option<ModelRef>,
     pub report: Report,
@@ -131,14 +184,19 @@ pub struct ImportWork {
     pub source_commit: Option<String>,
     /// May be a secret.
     pub url_query: Option<String>,
+    pub parts: Parts,
+    /// May be secrets.
+    pub part_queries: BTreeMap<Part, String>,
+    pub parts_of: Option<ModelId>,
     /// What earlier attempts have brought.
     pub files: Vec<ModelFile>,
 }
 
 impl Source {
-    /// Whether it is well formed. Whether anything is there, and may be had, the worker finds out. Errors: `Invalid`.
-    fn check(&self) -> Result<()> {
-        let invalid = |field: &str, message: &str| Err(Error::invalid(format!("source.{field}"), message));
+    /// Whether it is well formed. Whether anything is there, and may be had, the worker finds out. Errors: `Invalid`, about the field
+    /// `named` of the request.
+    fn check(&self, named: &str) -> Result<()> {
+        let invalid = |field: &str, message: &str| Err(Error::invalid(format!("{named}.{field}"), message));
         match self {
             Self::Url { url, .. } if !is_url(url) => {
                 invalid("url", "It begins with `https://`, has no user name or password, and at most 2048 characters.")
@@ -176,6 +234,21 @@ impl Source {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Whether it may be a part: not several files.
+    fn may_be_one_file(&self) -> bool {
+        match self {
+            Self::HuggingFace { files, .. } => files.as_ref().is_none_or(|files| files.len() == 1),
+            Self::Upload { files } => files.len() == 1,
+            Self::Url { .. } | Self::Path { .. } => true,
+        }
+    }
+
+    /// Uploads that it is made of.
+    pub fn uploads(&self) -> impl Iterator<Item = UploadId> {
+        let files = if let Self::Upload { files } = self { files.as_slice() } else { &[] };
+        files.iter().map(|file| file.upload)
     }
 
     /// Without what must not be seen, and the query string that was taken off.
@@ -225,31 +298,45 @@ fn is_path(path: &str) -> bool {
 /// Errors: `NotFound` for base or upload; `Invalid` naming the field; `Conflict` for a name that is taken, or parts that are missing.
 pub async fn create(pool: &PgPool, storage: &Storage, request: ImportRequest) -> Result<Import> {
     model::check_name(&request.name)?;
-    request.source.check()?;
-    if let Source::Upload { files } = &request.source {
-        for file in files {
-            upload::whole(pool, storage, file.upload).await.map_err(|error| error.in_field("source.files"))?;
+    let parts = request.parts.unwrap_or_default();
+    let sources = parts.each().map(|(part, source)| (format!("parts.{}", part.as_str()), source));
+    for (field, source) in [("source".to_owned(), &request.source)].into_iter().chain(sources) {
+        source.check(&field)?;
+        if field != "source" && !source.may_be_one_file() {
+            return Err(Error::invalid(field, "A part is one file; name the one."));
+        }
+        if let Source::Upload { files } = source {
+            for file in files {
+                let whole = upload::whole(pool, storage, file.upload).await;
+                whole.map_err(|error| error.in_field(format!("{field}.files")))?;
+            }
         }
     }
-    let base = match &request.base {
-        None => None,
-        Some(name) => Some(model::get(pool, name).await.map_err(|error| error.in_field("base"))?),
+    let checkpoint = async |field: &str, name: &Option<String>| match name {
+        None => Ok(None),
+        Some(name) => match model::get(pool, name).await.map_err(|error| error.in_field(field))? {
+            model if model.kind == ModelKind::Checkpoint => Ok(Some(model)),
+            _ => Err(Error::invalid(field, "It is a LoRA, and must be a checkpoint.")),
+        },
     };
-    if base.as_ref().is_some_and(|base| base.kind != ModelKind::Checkpoint) {
-        return Err(Error::invalid("base", "It is a LoRA; a base is a checkpoint."));
-    }
+    let base = checkpoint("base", &request.base).await?;
+    let donor = checkpoint("parts_of", &request.parts_of).await?;
     let (source, url_query) = request.source.without_query();
+    let (parts, part_queries) = parts.without_queries();
+    let parts = Some(parts).filter(|parts| *parts != Parts::default());
     let id = ImportId::new();
     let mut tx = begin(pool).await?;
-    if let Some(base) = &base {
-        lock_base(&mut tx, base).await.map_err(|error| error.in_field("base"))?;
+    for (field, needed) in [("base", &base), ("parts_of", &donor)] {
+        if let Some(needed) = needed {
+            lock_base(&mut tx, needed).await.map_err(|error| error.in_field(field))?;
+        }
     }
     model::check_name_is_free(&mut tx, &request.name).await?;
     model::check_name_is_not_awaited(&mut tx, &request.name).await?;
     let job_id = job::enqueue(&mut tx, JobKind::Import, 0, 0).await?;
     let created_at = sqlx::query_scalar!(
-        "INSERT INTO imports (id, job_id, name, kind, base_model_id, source, url_query)
-         VALUES ($1, $2, $3, $4, $5, $6, $7) RETURNING created_at",
+        "INSERT INTO imports (id, job_id, name, kind, base_model_id, source, url_query, parts, part_queries, parts_of_model_id)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) RETURNING created_at",
         id as ImportId,
         job_id as JobId,
         request.name,
@@ -257,6 +344,9 @@ pub async fn create(pool: &PgPool, storage: &Storage, request: ImportRequest) ->
         base.map(|base| base.id) as Option<ModelId>,
         Json(&source) as _,
         url_query,
+        parts.as_ref().map(Json) as _,
+        (!part_queries.is_empty()).then(|| Json(&part_queries)) as _,
+        donor.as_ref().map(|donor| donor.id) as Option<ModelId>,
     )
     .fetch_one(&mut *tx)
     .await?;
@@ -268,6 +358,8 @@ pub async fn create(pool: &PgPool, storage: &Storage, request: ImportRequest) ->
         name: request.name,
         source,
         source_commit: None,
+        parts,
+        parts_of_model_id: donor.map(|donor| donor.id),
         output_model: None,
         report: Report::queued(0),
         created_at,
@@ -281,6 +373,8 @@ struct Row {
     name: String,
     source: Json<Source>,
     source_commit: Option<String>,
+    parts: Option<Json<Parts>>,
+    parts_of_model_id: Option<ModelId>,
     output_id: Option<ModelId>,
     output_name: Option<String>,
     status: JobStatus,
@@ -304,6 +398,8 @@ impl From<Row> for Import {
             name: row.name,
             source: row.source.0,
             source_commit: row.source_commit,
+            parts: row.parts.map(|parts| parts.0),
+            parts_of_model_id: row.parts_of_model_id,
             output_model: row.output_id.zip(row.output_name).map(|(id, name)| ModelRef { id, name }),
             report: Report {
                 status: row.status,
@@ -327,6 +423,7 @@ macro_rules! select_imports {
         sqlx::query_as!(
             Row,
             r#"SELECT i.id AS "id: ImportId", i.job_id AS "job_id: JobId", i.name, i.source AS "source: Json<Source>", i.source_commit,
+                      i.parts AS "parts: Json<Parts>", i.parts_of_model_id AS "parts_of_model_id: ModelId",
                       o.id AS "output_id?: ModelId", o.name AS "output_name?",
                       j.status AS "status: JobStatus", j.step, j.total_steps, j.progress, j.epoch,
                       j.error_class AS "error_class: ErrorClass", j.error_message,
@@ -375,7 +472,8 @@ pub async fn load_work(pool: &PgPool, claim: &Claim) -> Result<ImportWork> {
     let row = bounded(
         sqlx::query!(
             r#"SELECT id AS "id: ImportId", name, source AS "source: Json<Source>", source_commit, url_query,
-                      files AS "files: Json<Vec<ModelFile>>"
+                      parts AS "parts: Json<Parts>", part_queries AS "part_queries: Json<BTreeMap<Part, String>>",
+                      parts_of_model_id AS "parts_of: ModelId", files AS "files: Json<Vec<ModelFile>>"
                FROM imports WHERE job_id = $1"#,
             claim.job as JobId,
         )
@@ -388,21 +486,29 @@ pub async fn load_work(pool: &PgPool, claim: &Claim) -> Result<ImportWork> {
         source: row.source.0,
         source_commit: row.source_commit,
         url_query: row.url_query,
+        parts: row.parts.map(|parts| parts.0).unwrap_or_default(),
+        part_queries: row.part_queries.map(|queries| queries.0).unwrap_or_default(),
+        parts_of: row.parts_of,
         files: row.files.0,
     })
 }
 
-/// Remembers which commit a revision named, for all attempts to keep to. Errors: `LeaseLost`, and then nothing has changed.
-pub async fn pin_commit(pool: &PgPool, claim: &Claim, commit: &str) -> Result<()> {
+/// Remembers which commit a revision named, for all attempts to keep to: that of the source, or of a part's source, whose revision
+/// it becomes. Errors: `LeaseLost`, and then nothing has changed.
+pub async fn pin_commit(pool: &PgPool, claim: &Claim, part: Option<Part>, commit: &str) -> Result<()> {
     let held = bounded(
         sqlx::query_scalar!(
             r#"WITH held AS (SELECT id FROM jobs WHERE id = $1 AND epoch = $2 AND worker = $3 AND status = 'running' FOR SHARE),
-                    pinned AS (UPDATE imports SET source_commit = $4 FROM held WHERE job_id = held.id)
+                    pinned AS (UPDATE imports SET
+                      source_commit = CASE WHEN $5::text IS NULL THEN $4 ELSE source_commit END,
+                      parts = CASE WHEN $5 IS NULL THEN parts ELSE jsonb_set(parts, ARRAY[$5, 'revision'], to_jsonb($4::text)) END
+                      FROM held WHERE job_id = held.id)
                SELECT count(*) AS "held!" FROM held"#,
             claim.job as JobId,
             claim.epoch,
             claim.worker.0,
             commit,
+            part.map(Part::as_str),
         )
         .fetch_one(pool),
     )
@@ -519,7 +625,7 @@ mod tests {
     #[test]
     fn addresses_are_well_formed() {
         for good in ["https://example.com/a.safetensors", "http://[::1]:8080/x?y=z", "https://a.b"] {
-            assert!(url(good).check().is_ok(), "{good}");
+            assert!(url(good).check("source").is_ok(), "{good}");
         }
         for bad in [
             "ftp://a/b",
@@ -530,7 +636,7 @@ mod tests {
             "file:///etc/passwd",
             "HTTPS://a",
         ] {
-            assert!(url(bad).check().is_err(), "{bad}");
+            assert!(url(bad).check("source").is_err(), "{bad}");
         }
         let repo = |repo: &str, revision: &str| Source::HuggingFace {
             repo: repo.into(),
@@ -538,10 +644,18 @@ mod tests {
             files: None,
             variant: None,
         };
-        assert!(repo("owner/name", "refs/pr/1").check().is_ok());
+        assert!(repo("owner/name", "refs/pr/1").check("source").is_ok());
         for (name, revision) in [("name", "main"), ("../x", "main"), ("a/b/c", "main"), ("a/b", "../x"), ("a/b", "")] {
-            assert!(repo(name, revision).check().is_err(), "{name} {revision}");
+            assert!(repo(name, revision).check("source").is_err(), "{name} {revision}");
         }
+    }
+
+    #[test]
+    fn query_strings_of_parts_are_kept_apart() {
+        let parts = Parts { vae: Some(url("https://a.b/c?token=secret")), ..Parts::default() };
+        let (shown, queries) = parts.without_queries();
+        assert_eq!(shown, Parts { vae: Some(url("https://a.b/c")), ..Parts::default() });
+        assert_eq!(queries, BTreeMap::from([(Part::Vae, "token=secret".to_owned())]));
     }
 
     #[test]

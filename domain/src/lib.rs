@@ -6,6 +6,7 @@
 //! | [`model`] | weights: a checkpoint to run, or a LoRA to run on top of one |
 //! | [`training`] | a request for a LoRA |
 //! | [`import`] | a request for a model from elsewhere |
+//! | [`export`] | a request for a LoRA in another dialect |
 //! | [`generation`] | a request for pictures |
 //! | [`input`] | a picture that a generation begins with |
 //! | [`job`], attempt, epoch | the work behind a request, one claim of it by a worker, and the claim's fencing token |
@@ -22,8 +23,10 @@ pub mod database;
 pub mod dataset;
 mod error;
 pub mod event;
+pub mod export;
 mod gather;
 pub mod generation;
+mod gguf_gate;
 mod id;
 pub mod image_gate;
 pub mod import;
@@ -39,14 +42,15 @@ pub mod storage;
 pub mod swap;
 pub mod training;
 pub mod upload;
+pub mod weights_gate;
 pub mod worker;
 pub mod zip_gate;
 
 pub use database::{MIGRATIONS, Pools, begin, bounded, migrate};
 pub use error::{Error, Result};
 pub use id::{
-    ArtifactId, DatasetId, ExampleId, GenerationId, ImportId, InputId, JobId, ModelId, SwapId, TrainingId, UploadId,
-    WorkerId,
+    ArtifactId, DatasetId, ExampleId, ExportId, GenerationId, ImportId, InputId, JobId, ModelId, SwapId, TrainingId,
+    UploadId, WorkerId,
 };
 pub use page::{DEFAULT_LIMIT, MAX_LIMIT, Page, PageRequest};
 pub use storage::{Storage, StorageConfig, StorageKey};

@@ -1,9 +1,11 @@
 //! Models: checkpoints to run and LoRAs to run on top of them. A row never changes but for its deletion. Here: the rows, how a
 //! name or id finds one, and the rule for deleting. How files come in is `model::intake`; what weights must look like is
-//! `safetensors_gate`.
+//! `weights_gate`.
 
 mod family;
+pub mod inspect;
 pub mod intake;
+pub mod parts;
 pub mod upload;
 
 use std::collections::HashMap;
@@ -286,7 +288,8 @@ pub async fn delete(pool: &PgPool, storage: &Storage, name_or_id: &str) -> Resul
                SELECT job_id FROM generations WHERE model_id = $1
                UNION ALL SELECT g.job_id FROM generation_loras l JOIN generations g ON g.id = l.generation_id WHERE l.model_id = $1
                UNION ALL SELECT job_id FROM trainings WHERE model_id = $1
-               UNION ALL SELECT job_id FROM imports WHERE base_model_id = $1)) AS "needed!""#,
+               UNION ALL SELECT job_id FROM imports WHERE base_model_id = $1 OR parts_of_model_id = $1
+               UNION ALL SELECT job_id FROM exports WHERE model_id = $1)) AS "needed!""#,
         model.id as ModelId,
     )
     .fetch_one(&mut *tx)
@@ -301,7 +304,15 @@ pub async fn delete(pool: &PgPool, storage: &Storage, name_or_id: &str) -> Resul
         .execute(&mut *tx)
         .await?;
     // A trained LoRA's file is also the artifact of its training: the two go together.
-    let keys: Vec<String> = model.files.into_iter().map(|file| file.storage_key).collect();
+    let mut keys: Vec<String> = model.files.into_iter().map(|file| file.storage_key).collect();
+    keys.extend(
+        sqlx::query_scalar!(
+            "DELETE FROM artifacts a USING exports e WHERE a.job_id = e.job_id AND e.model_id = $1 RETURNING a.storage_key",
+            model.id as ModelId
+        )
+        .fetch_all(&mut *tx)
+        .await?,
+    );
     sqlx::query!(
         "DELETE FROM artifacts a USING trainings t WHERE a.job_id = t.job_id AND t.output_model_id = $1",
         model.id as ModelId

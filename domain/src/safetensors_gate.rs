@@ -3,6 +3,7 @@
 //! to judge, strictly, when it loads the file. Format: <https://github.com/huggingface/safetensors#format>.
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 
 use serde::Deserialize;
 
@@ -12,8 +13,8 @@ use crate::{Error, Result};
 pub const MAX_HEADER_BYTES: u64 = 8 * 1024 * 1024;
 /// Most tensors in one file.
 pub const MAX_TENSORS: usize = 20_000;
-const MAX_NAME_BYTES: usize = 256;
-const MAX_DIMENSIONS: usize = 5;
+pub(crate) const MAX_NAME_BYTES: usize = 256;
+pub(crate) const MAX_DIMENSIONS: usize = 5;
 /// Highest rank of a LoRA.
 pub(crate) const MAX_RANK: u64 = 512;
 const FIELD: &str = "file";
@@ -32,6 +33,30 @@ pub struct Tensor {
 pub struct Header {
     pub tensors: BTreeMap<String, Tensor>,
     pub metadata: BTreeMap<String, String>,
+}
+
+impl Header {
+    /// Whether the name of a tensor begins so.
+    pub(crate) fn has(&self, start: &str) -> bool {
+        let from = (Bound::Included(start), Bound::Unbounded);
+        self.tensors.range::<str, _>(from).next().is_some_and(|(name, _)| name.starts_with(start))
+    }
+
+    /// The file as an adapter. Errors: `Invalid` for what is none that can be used.
+    pub(crate) fn adapter(&self) -> Result<adapters::Inspection> {
+        let shapes: Vec<(&str, Vec<usize>)> = self
+            .tensors
+            .iter()
+            .map(|(name, tensor)| (&name[..], tensor.shape.iter().map(|side| *side as usize).collect()))
+            .collect();
+        let shapes = shapes.iter().map(|(name, shape)| (*name, shape.as_slice()));
+        adapters::inspect(shapes, &self.metadata).map_err(invalid)
+    }
+
+    /// Whether the name of a tensor, or the rest of one after a dot, begins so.
+    pub(crate) fn has_anywhere(&self, start: &str) -> bool {
+        self.tensors.keys().any(|name| name.match_indices(start).any(|(at, _)| at == 0 || name[..at].ends_with('.')))
+    }
 }
 
 /// How many bytes the header takes, from the first eight of the file; `file_bytes` is the length of the whole.
@@ -114,10 +139,15 @@ pub fn header(json: &[u8], file_bytes: u64) -> Result<Header> {
 fn check_layout(tensors: &BTreeMap<String, Tensor>, data_bytes: u64) -> Result<()> {
     let mut spans = Vec::with_capacity(tensors.len());
     for (name, tensor) in tensors {
+        // Whole numbers count positions in many a checkpoint, and nobody reads them.
         let width = match tensor.dtype.as_str() {
-            "F32" => 4,
-            "F16" | "BF16" => 2,
-            other => return Err(invalid(format!("tensor `{name}` has dtype {other}; F32, F16 and BF16 are read"))),
+            "F64" | "I64" | "U64" => 8,
+            "F32" | "I32" | "U32" => 4,
+            "F16" | "BF16" | "I16" | "U16" => 2,
+            "F8_E4M3" | "F8_E5M2" | "I8" | "U8" | "BOOL" => 1,
+            other => {
+                return Err(invalid(format!("tensor `{name}` has dtype {other}; F32, F16, BF16 and F8 are read")));
+            }
         };
         if tensor.shape.len() > MAX_DIMENSIONS {
             return Err(invalid(format!("tensor `{name}` has more than {MAX_DIMENSIONS} dimensions")));
@@ -193,10 +223,21 @@ impl<'de> Deserialize<'de> for Entries {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use serde_json::json;
 
     use super::*;
+
+    /// The header of a file with tensors of one value each.
+    pub(crate) fn headed(names: &[&str]) -> Header {
+        let tensor = |at: usize| Tensor {
+            dtype: "F32".into(),
+            shape: vec![1],
+            data_offsets: [4 * at as u64, 4 * at as u64 + 4],
+        };
+        let tensors = names.iter().enumerate().map(|(at, name)| ((*name).to_owned(), tensor(at))).collect();
+        Header { tensors, metadata: BTreeMap::new() }
+    }
 
     fn read(header: &serde_json::Value, data: u64) -> Result<Header> {
         let json = serde_json::to_vec(header).unwrap();
@@ -214,9 +255,11 @@ mod tests {
     #[test]
     fn refuses_malformed_headers() {
         let tensor = |dtype: &str, shape: &[u64], offsets: [u64; 2]| json!({"t": {"dtype": dtype, "shape": shape, "data_offsets": offsets}});
-        assert!(read(&tensor("F32", &[2], [0, 8]), 8).is_ok());
+        for (dtype, shape) in [("F32", [2]), ("I64", [1]), ("F8_E4M3", [8])] {
+            assert!(read(&tensor(dtype, &shape, [0, 8]), 8).is_ok(), "{dtype}");
+        }
         for (what, header, data) in [
-            ("unknown dtype", tensor("I64", &[1], [0, 8]), 8),
+            ("unknown dtype", tensor("F4", &[2], [0, 1]), 1),
             ("shape and offsets disagree", tensor("F32", &[3], [0, 8]), 8),
             ("product overflows", tensor("F32", &[u64::MAX, u64::MAX], [0, 8]), 8),
             ("offsets backwards", tensor("F32", &[2], [8, 0]), 8),

@@ -188,7 +188,8 @@ pub async fn list(pool: &PgPool, page: &PageRequest) -> Result<Page<Worker>> {
                       coalesce((SELECT jsonb_agg(jsonb_build_object('kind', j.kind, 'id', coalesce(
                                        (SELECT g.id FROM generations g WHERE g.job_id = j.id),
                                        (SELECT t.id FROM trainings t WHERE t.job_id = j.id),
-                                       (SELECT i.id FROM imports i WHERE i.job_id = j.id))) ORDER BY j.id)
+                                       (SELECT i.id FROM imports i WHERE i.job_id = j.id),
+                                       (SELECT e.id FROM exports e WHERE e.job_id = j.id))) ORDER BY j.id)
                                 FROM jobs j WHERE j.status = 'running' AND j.worker = w.id), '[]')
                         AS "jobs!: Json<Vec<CurrentJob>>",
                       coalesce((SELECT jsonb_agg(to_jsonb(s) || jsonb_build_object(

@@ -1,7 +1,8 @@
 //! Whole journeys: the built `pyrograph` as processes, a real Postgres, a real S3 server, and the REST API between.
 //!
 //! The happy road first (`road`, `pictures`, `command_line`, `embedded_stack`), then what the API refuses (`refusals`,
-//! `presigned`, `contract`), where models come from (`imports`), what the engine finds out (`misfits`) and has loaded (`residency`), then everything that can go wrong below a running job (`crash`, `lost_lease`, `takeover`, `resume`,
+//! `presigned`, `contract`), where models come from (`imports`, `flux_files`) and in which other form they leave (`exports`), what the
+//! engine finds out (`misfits`) and has loaded (`residency`), then everything that can go wrong below a running job (`crash`, `lost_lease`, `takeover`, `resume`,
 //! `cancel`, `events`, `acknowledged`), what must never be seen (`secrets`), and the rehearsal of a run on a card (`gauge`).
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -12,6 +13,8 @@ mod contract;
 mod crash;
 mod embedded_stack;
 mod events;
+mod exports;
+mod flux_files;
 mod gauge;
 mod imports;
 mod lost_lease;

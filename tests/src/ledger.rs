@@ -24,17 +24,23 @@ pub struct Attempt {
 /// A rule, and the query that finds the rows which break it.
 const RULES: &[(&str, &str)] = &[
     (
-        "a generation, training or import without its job, or a job without its noun",
-        "select coalesce(g.id, t.id, i.id, j.id)::text from jobs j
+        "a generation, training, import or export without its job, or a job without its noun",
+        "select coalesce(g.id, t.id, i.id, x.id, j.id)::text from jobs j
          full join generations g on g.job_id = j.id full join trainings t on t.job_id = j.id full join imports i on i.job_id = j.id
+         full join exports x on x.job_id = j.id
          where j.id is null or (j.kind = 'generation') <> (g.id is not null) or (j.kind = 'training') <> (t.id is not null)
-            or (j.kind = 'import') <> (i.id is not null)",
+            or (j.kind = 'import') <> (i.id is not null) or (j.kind = 'export') <> (x.id is not null)",
     ),
     (
         "an import with a model before it succeeded or without one after, or one that ended and still knows a query string",
         "select i.id::text from imports i join jobs j on j.id = i.job_id
          where (j.status = 'succeeded') <> (i.output_model_id is not null)
-            or (j.status in ('succeeded', 'failed', 'canceled') and i.url_query is not null)",
+            or (j.status in ('succeeded', 'failed', 'canceled') and (i.url_query is not null or i.part_queries is not null))",
+    ),
+    (
+        "a succeeded export without exactly one file as long as its model is not deleted",
+        "select x.id::text from exports x join jobs j on j.id = x.job_id join models m on m.id = x.model_id
+         where j.status = 'succeeded' and (select count(*) from artifacts a where a.job_id = j.id) <> (m.deleted_at is null)::int",
     ),
     (
         "a succeeded generation whose pictures are not exactly the positions asked for, of one attempt",
@@ -115,7 +121,8 @@ impl Ledger {
                     extract(epoch from ended_at)::float8 as ended_at, outcome
              from attempts where job_id = (select job_id from generations where id::text = $1
                                            union all select job_id from trainings where id::text = $1
-                                           union all select job_id from imports where id::text = $1) order by epoch",
+                                           union all select job_id from imports where id::text = $1
+                                           union all select job_id from exports where id::text = $1) order by epoch",
         )
         .bind(id)
         .fetch_all(&self.pool)
@@ -137,7 +144,8 @@ impl Ledger {
         sqlx::query_scalar(
             "select storage_key from artifacts where job_id = (select job_id from generations where id::text = $1
                                            union all select job_id from trainings where id::text = $1
-                                           union all select job_id from imports where id::text = $1) order by position",
+                                           union all select job_id from imports where id::text = $1
+                                           union all select job_id from exports where id::text = $1) order by position",
         )
         .bind(id)
         .fetch_all(&self.pool)
@@ -165,6 +173,7 @@ impl Ledger {
             "training_checkpoints",
             "models",
             "imports",
+            "exports",
         ] {
             let query = format!("select md5(string_agg(row::text, ',' order by row::text)) from {table} row");
             all.push((table, sqlx::query_scalar(AssertSqlSafe(query)).fetch_one(&self.pool).await.expect("digest")));

@@ -1,7 +1,8 @@
 //! One attempt at a job, whatever its kind: hold the lease, have a folder, report progress, and end it in the database.
 //!
 //! Every effect goes through `domain` and carries the claim, so an attempt whose lease is lost changes nothing. How
-//! a claim becomes pictures, adapters or models is the business of [`crate::generate`], [`crate::train`] and [`crate::import`].
+//! a claim becomes pictures, adapters or models is the business of [`crate::generate`],
+//! [`crate::train`], [`crate::import`] and [`crate::export`].
 
 use std::future::Future;
 use std::path::Path;
@@ -24,7 +25,7 @@ use crate::config::WorkerConfig;
 use crate::conversation::Conversation;
 use crate::lease::Lease;
 use crate::supervisor::{Engine, Work};
-use crate::{generate, import, train};
+use crate::{export, generate, import, train};
 
 /// Progress is written at most this often; the first and the last step always are.
 const PROGRESS_DISTANCE: Duration = Duration::from_millis(200);
@@ -206,6 +207,7 @@ impl<'a> Attempt<'a> {
             JobKind::Generation => generate::run(self).await,
             JobKind::Training => train::run(self).await,
             JobKind::Import => import::run(self).await,
+            JobKind::Export => export::run(self).await,
         }
     }
 

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use crate::attempt::Stop;
 use crate::config::Drain;
 use crate::lease::Lease;
-use crate::protocol::{FailureClass, Report};
+use crate::protocol::Report;
 use crate::supervisor::{Event, Gone, Session};
 
 /// How long a job waits for an engine that is being replaced, before somebody else gets it.
@@ -110,7 +110,7 @@ impl<'a> Conversation<'a> {
     fn drain(&mut self) {
         self.drained = true;
         let limit = match self.lease.claim().kind {
-            JobKind::Generation | JobKind::Import => self.drain.generation,
+            JobKind::Generation | JobKind::Import | JobKind::Export => self.drain.generation,
             JobKind::Training => {
                 self.session.suspend();
                 self.drain.training - self.drain.training / UPLOAD_SHARE
@@ -126,14 +126,9 @@ impl<'a> Conversation<'a> {
             Report::Canceled { .. } | Report::Suspended { .. } => Err(self.stop().unwrap_or_else(|| {
                 Stop::Failed(ErrorClass::Internal, "the engine stopped without being asked".into())
             })),
-            Report::Failed { class, message, .. } => Err(self.stop().unwrap_or_else(|| {
-                let class = match class {
-                    FailureClass::InvalidInput => ErrorClass::InvalidInput,
-                    FailureClass::Resource => ErrorClass::Resource,
-                    FailureClass::Internal => ErrorClass::Internal,
-                };
-                Stop::Failed(class, message)
-            })),
+            Report::Failed { class, message, .. } => {
+                Err(self.stop().unwrap_or_else(|| Stop::Failed(class.into(), message)))
+            }
             // Nothing that another attempt now does shall be seen from this one.
             Report::Done { .. } if self.reason == Some(Reason::LeaseLost) => Err(Stop::LeaseLost),
             _ if self.reason == Some(Reason::LeaseLost) => Ok(None),

@@ -12,6 +12,7 @@ pub mod cache;
 pub mod config;
 mod conversation;
 pub mod engine;
+mod export;
 mod fetch;
 mod generate;
 mod import;
@@ -114,11 +115,17 @@ pub async fn run(
     let showing = tokio::spawn(show_life(Arc::clone(&house), worker, ending.clone()));
     tracing::info!(%worker, name, queues = ?house.config.queues, "worker started");
 
-    // An import needs no engine: it may take hours, in which pictures are made.
-    let (imports, work): (Vec<_>, Vec<_>) = house.config.queues.iter().partition(|kind| **kind == JobKind::Import);
+    // Imports and exports need no engine: one may take hours, in which pictures are made, and the other is wanted at once.
+    let of = |kinds: &[JobKind]| -> Vec<JobKind> {
+        house.config.queues.iter().copied().filter(|kind| kinds.contains(kind)).collect()
+    };
     let mut monitor = Monitor::new();
     let swaps = Swaps::of(Arc::clone(&house), worker);
-    let lanes = [("work", work, Some((house.engine.clone(), swaps))), ("imports", imports, None)];
+    let lanes = [
+        ("work", of(&[JobKind::Generation, JobKind::Training]), Some((house.engine.clone(), swaps))),
+        ("imports", of(&[JobKind::Import]), None),
+        ("exports", of(&[JobKind::Export]), None),
+    ];
     for (lane, queues, engine) in lanes {
         if queues.is_empty() {
             continue;

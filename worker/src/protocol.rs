@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::path::PathBuf;
 
+use domain::job::ErrorClass;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -335,6 +336,16 @@ pub enum FailureClass {
     Resource,
     /// A defect in the engine.
     Internal,
+}
+
+impl From<FailureClass> for ErrorClass {
+    fn from(class: FailureClass) -> Self {
+        match class {
+            FailureClass::InvalidInput => Self::InvalidInput,
+            FailureClass::Resource => Self::Resource,
+            FailureClass::Internal => Self::Internal,
+        }
+    }
 }
 
 /// Why a frame could not be read or written.

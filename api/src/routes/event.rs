@@ -8,7 +8,7 @@ use std::time::Duration;
 use axum::http::{HeaderMap, HeaderName};
 use axum::response::sse::{self, KeepAlive, Sse};
 use domain::event::{self, Event, EventKind, Subscription};
-use domain::{GenerationId, ImportId, JobId, TrainingId, generation, import, job, training};
+use domain::{ExportId, GenerationId, ImportId, JobId, TrainingId, export, generation, import, job, training};
 use futures::Stream;
 use serde_json::Value;
 use utoipa::ToSchema;
@@ -100,6 +100,26 @@ pub async fn of_import(
     headers: HeaderMap,
 ) -> Result<Sse<impl Stream<Item = Result<sse::Event, Infallible>>>> {
     let job = import::job_id(&state.pool, id).await?;
+    Ok(follow(state, job, &headers))
+}
+
+/// Follow an export
+///
+/// As for a generation.
+#[utoipa::path(
+    get, path = "/v1/exports/{id}/events", tag = "models", operation_id = "follow_export",
+    params(
+        ("id" = ExportId, Path, description = "Id of the export"),
+        ("Last-Event-ID" = Option<String>, Header, description = "Id of the last event that was seen"),
+    ),
+    responses((status = 200, description = "The events so far, and then those to come", body = ServerSentEvent, content_type = "text/event-stream")),
+)]
+pub async fn of_export(
+    state: State,
+    Path(id): Path<ExportId>,
+    headers: HeaderMap,
+) -> Result<Sse<impl Stream<Item = Result<sse::Event, Infallible>>>> {
+    let job = export::job_id(&state.pool, id).await?;
     Ok(follow(state, job, &headers))
 }
 

@@ -2,10 +2,10 @@
 
 use axum::Json;
 use chrono::{DateTime, Utc};
-use domain::import::{self, Source};
+use domain::import::{self, Parts, Source};
 use domain::job::JobStatus;
 use domain::model::ModelRef;
-use domain::{ImportId, Page, PageRequest, Storage};
+use domain::{ImportId, ModelId, Page, PageRequest, Storage};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -25,6 +25,10 @@ pub struct Import {
     pub source: Source,
     /// Commit of the Hub's repository that the source's revision named, once it was looked up.
     pub source_commit: Option<String>,
+    /// Where the parts come from that were given apart.
+    pub parts: Option<Parts>,
+    /// Checkpoint that has the parts which no file holds.
+    pub parts_of_model_id: Option<ModelId>,
     /// Its steps are files.
     pub progress: Progress,
     /// How often the work was started.
@@ -57,6 +61,8 @@ impl Import {
             name: import.name,
             source: import.source,
             source_commit: import.source_commit,
+            parts: import.parts,
+            parts_of_model_id: import.parts_of_model_id,
             progress: report.progress,
             attempts: report.attempts,
             output_model: import.output_model,

@@ -1,4 +1,4 @@
-//! What generations, trainings and imports have in common over HTTP: progress, artifacts, error, links, and waiting for the end.
+//! What generations, trainings, imports and exports have in common over HTTP: progress, artifacts, error, links, and waiting for the end.
 
 use axum::Json;
 use axum::http::{HeaderMap, StatusCode, header};

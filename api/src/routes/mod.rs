@@ -1,7 +1,8 @@
-//! One file for each noun: its requests, its answers, its handlers. `job` holds what generations, trainings and imports share.
+//! One file for each noun: its requests, its answers, its handlers. `job` holds what generations, trainings, imports and exports share.
 
 pub mod dataset;
 pub mod event;
+pub mod export;
 pub mod generation;
 pub mod health;
 pub mod import;

@@ -6,7 +6,9 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, Utc};
 use domain::import::{self, ImportRequest, Source};
+use domain::model::inspect::{self, Inspection};
 use domain::model::intake::Intake;
+use domain::model::parts::Part;
 use domain::model::{self, Defaults, ModelKind};
 use domain::storage::READ_TTL;
 use domain::worker::{Residence, residences};
@@ -96,7 +98,8 @@ pub struct ModelPage {
     pub next_cursor: Option<String>,
 }
 
-/// The form: `name`, perhaps `base` or `kind`, and one or more files, each with its relative path as its file name.
+/// The form: `name`, perhaps `base`, `kind` or `parts_of`, and one or more files, each with its relative path as its file name; the parts
+/// that a checkpoint's file lacks may follow under their own names.
 #[derive(ToSchema)]
 #[serde(deny_unknown_fields)]
 #[allow(dead_code, reason = "describes the form; its parts are read one by one")]
@@ -110,9 +113,22 @@ pub struct ModelForm {
     /// What it must turn out to be; absent takes either.
     #[schema(inline)]
     kind: Option<ModelKind>,
-    /// One `.safetensors` file is a LoRA; several files with `model_index.json` are a checkpoint.
+    /// One `.safetensors` file is a LoRA or a checkpoint, one `.gguf` file a checkpoint's denoiser; several files with `model_index.json`
+    /// are a checkpoint.
     #[schema(value_type = Vec<String>, format = Binary, min_items = 1)]
     file: Vec<Vec<u8>>,
+    /// The text encoder, where `file` has none: CLIP, or OpenCLIP in Stable Diffusion 2.
+    #[schema(value_type = Option<String>, format = Binary)]
+    text_encoder: Option<Vec<u8>>,
+    /// The second text encoder, where `file` has none: T5 in FLUX.1, OpenCLIP in Stable Diffusion XL.
+    #[schema(value_type = Option<String>, format = Binary)]
+    text_encoder_2: Option<Vec<u8>>,
+    /// The autoencoder, where `file` has none.
+    #[schema(value_type = Option<String>, format = Binary)]
+    vae: Option<Vec<u8>>,
+    /// Name or id of a checkpoint that has the parts which are still missing.
+    #[schema(min_length = 1, max_length = 63, pattern = r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    parts_of: Option<String>,
 }
 
 /// Which models.
@@ -203,8 +219,8 @@ pub async fn list(state: State, Query(query): Query<ModelQuery>) -> Result<Json<
 /// Bring a model in
 ///
 /// As a form with its files, and then it is there at once; or as JSON that says where a worker shall get it from, and then the
-/// answer is an import to follow. Safetensors only; a pickle is refused by its content, whatever its name. A LoRA's family is
-/// found by its tensors' names.
+/// answer is an import to follow. Safetensors, and GGUF for a denoiser; a pickle is refused by its content, whatever its name. The family
+/// is found by the tensors' names. A checkpoint's file that lacks text encoders or autoencoder needs them beside it, or `parts_of`.
 #[utoipa::path(
     post, path = "/v1/models", tag = "models", operation_id = "import_model",
     request_body(content((ModelForm = "multipart/form-data"), (ImportRequest = "application/json"))),
@@ -230,7 +246,7 @@ pub async fn import(state: State, mut request: Request) -> Result<Response> {
 
 async fn import_form(state: State, mut form: Multipart) -> Result<Response> {
     let mut import = Intake::new(state.pool.clone(), state.storage.clone());
-    match take_model(&mut form, &mut import).await {
+    match take_model(&state, &mut form, &mut import).await {
         Ok(model) => {
             let location = format!("/v1/models/{}", model.id);
             let body = ModelDetail::of(model, &state).await?;
@@ -244,9 +260,9 @@ async fn import_form(state: State, mut form: Multipart) -> Result<Response> {
     }
 }
 
-async fn take_model(form: &mut Multipart, import: &mut Intake) -> Result<model::Model> {
+async fn take_model(state: &State, form: &mut Multipart, import: &mut Intake) -> Result<model::Model> {
     let unprocessable = |field: &str, message: &str| Problem::field(StatusCode::UNPROCESSABLE_ENTITY, field, message);
-    let (mut name, mut base, mut kind) = (None, None, None);
+    let (mut name, mut base, mut kind, mut parts_of) = (None, None, None, None);
     while let Some(mut part) = form.next().await? {
         match part.name() {
             "name" if name.is_none() => {
@@ -257,26 +273,33 @@ async fn take_model(form: &mut Multipart, import: &mut Intake) -> Result<model::
             }
             "base" if base.is_none() => base = Some(part.text(TEXT_BYTES).await?),
             "kind" if kind.is_none() => kind = Some(part.text(TEXT_BYTES).await?.parse()?),
-            "file" => {
+            "parts_of" if parts_of.is_none() => parts_of = Some(part.text(TEXT_BYTES).await?),
+            field @ ("file" | "text_encoder" | "text_encoder_2" | "vae") => {
+                let component = Part::named(field);
                 let path = part.file_name().ok_or_else(|| {
-                    unprocessable("file", "The part has no file name; give it the path within the model.")
+                    unprocessable(field, "The part has no file name; give it the path within the model.")
                 })?;
+                let path = component.map_or_else(|| path.clone(), |component| component.path(&path));
                 let mut file = import.file(&path).await?;
                 while let Some(bytes) = part.chunk().await? {
                     file.write(&bytes).await?;
                 }
                 file.finish().await?;
             }
-            twice @ ("name" | "base" | "kind") => return Err(unprocessable(twice, "It is there twice.")),
+            twice @ ("name" | "base" | "kind" | "parts_of") => return Err(unprocessable(twice, "It is there twice.")),
             other => {
                 return Err(unprocessable(
                     other,
-                    "There is no such part; send `name`, perhaps `base` or `kind`, and `file` parts.",
+                    "There is no such part; send `name`, perhaps `base`, `kind` or `parts_of`, and `file` parts, or `text_encoder`, `text_encoder_2` and `vae`.",
                 ));
             }
         }
     }
     let name = name.ok_or_else(|| unprocessable("name", "The part `name` is missing."))?;
+    if let Some(donor) = parts_of {
+        let donor = model::get(&state.pool, &donor).await.map_err(|error| error.in_field("parts_of"))?;
+        import.borrow_parts(&donor).await?;
+    }
     Ok(import.finish(&name, base.as_deref(), kind).await?)
 }
 
@@ -289,6 +312,20 @@ async fn take_model(form: &mut Multipart, import: &mut Intake) -> Result<model::
 pub async fn get(state: State, Path(name_or_id): Path<String>) -> Result<Json<ModelDetail>> {
     let model = model::get(&state.pool, &name_or_id).await?;
     Ok(Json(ModelDetail::of(model, &state).await?))
+}
+
+/// Look into a model's files
+///
+/// What their headers say: of a LoRA the dialect, algorithms, ranks and layers, and those that no model here has; of a checkpoint its
+/// networks with their sizes and types. Nothing of the weights is read.
+#[utoipa::path(
+    get, path = "/v1/models/{model}/inspect", tag = "models", operation_id = "inspect_model",
+    params(("model" = String, Path, description = "Name or id of the model")),
+    responses((status = 200, description = "What is in it", body = Inspection)),
+)]
+pub async fn inspect(state: State, Path(name_or_id): Path<String>) -> Result<Json<Inspection>> {
+    let model = model::get(&state.pool, &name_or_id).await?;
+    Ok(Json(inspect::inspect(&state.storage, &model).await?))
 }
 
 /// Delete a model and its files

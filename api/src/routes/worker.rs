@@ -5,11 +5,11 @@ use chrono::{DateTime, Utc};
 use domain::job::JobKind;
 use domain::swap::Swap;
 use domain::worker::{self, ResidentModel};
-use domain::{GenerationId, ImportId, Page, PageRequest, TrainingId, WorkerId};
+use domain::{ExportId, GenerationId, ImportId, Page, PageRequest, TrainingId, WorkerId};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::{generation, import, training};
+use super::{export, generation, import, training};
 use crate::State;
 use crate::extract::{PageQuery, Query};
 use crate::problem::Result;
@@ -81,6 +81,7 @@ impl From<worker::CurrentJob> for CurrentJob {
             JobKind::Generation => generation::path(GenerationId(job.id)),
             JobKind::Training => training::path(TrainingId(job.id)),
             JobKind::Import => import::path(ImportId(job.id)),
+            JobKind::Export => export::path(ExportId(job.id)),
         };
         Self { kind: job.kind, url }
     }

@@ -20,7 +20,7 @@ use serde_json::Value;
 use tokio::io::AsyncWriteExt as _;
 
 pub use follow::{follow, follow_import};
-pub use resource::{Artifact, Dataset, Generation, Import, Model, Page, Swap, Training, Worker};
+pub use resource::{Artifact, Dataset, Export, Generation, Import, Model, Page, Swap, Training, Worker};
 pub use upload::{add_pictures, create_dataset, create_input, import_model, pictures};
 
 use crate::failure::Failure;

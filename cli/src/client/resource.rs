@@ -119,6 +119,12 @@ pub struct Import {
     pub output_model: Option<Reference>,
 }
 
+/// A LoRA in another dialect.
+#[derive(Debug, Deserialize)]
+pub struct Export {
+    pub artifacts: Vec<Artifact>,
+}
+
 /// Pictures with captions.
 #[derive(Debug, Deserialize)]
 pub struct Dataset {

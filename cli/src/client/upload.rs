@@ -105,43 +105,54 @@ fn of_file(path: &Path, failure: Failure) -> Failure {
     }
 }
 
-/// Imports a diffusers folder or a LoRA file as the model `name`; gives the server's answer.
+/// Imports a diffusers folder or a file as the model `name`, with `texts` of the form and `parts` that are files of their own; gives the
+/// server's answer.
 pub async fn import_model(
     client: &Client,
     path: &Path,
     name: &str,
-    kind: Option<&str>,
-    base: Option<&str>,
+    texts: &[(&'static str, &str)],
+    parts: &[(&'static str, &str)],
 ) -> Result<Value, Failure> {
-    let files = model_files(path)?;
+    let mut files: Vec<_> = model_files(path)?.into_iter().map(|(inside, file)| ("file", inside, file)).collect();
+    for (part, path) in parts {
+        let path = Path::new(path);
+        check_weights(path)?;
+        files.push((*part, file_name(path)?, path.to_owned()));
+    }
     let mut total = 0;
-    for (_, file) in &files {
+    for (.., file) in &files {
         total += std::fs::metadata(file).with_context(|| format!("could not read {}", file.display()))?.len();
     }
     let meter = Meter::bytes(format!("uploading {name}"), total);
     let mut form = Form::new().percent_encode_noop().text("name", name.to_owned());
-    for (field, value) in [("kind", kind), ("base", base)] {
-        if let Some(value) = value {
-            form = form.text(field, value.to_owned());
-        }
+    for (field, value) in texts {
+        form = form.text(*field, (*value).to_owned());
     }
-    for (inside, file) in &files {
-        form = form.part("file", file_part(file, inside, Some(&meter)).await?);
+    for (field, inside, file) in &files {
+        form = form.part(*field, file_part(file, inside, Some(&meter)).await?);
     }
     client.post_form("/v1/models", form).await
 }
 
-/// The files of a model and their paths inside it: the LoRA file itself, or what a pipeline is loaded from.
+fn check_weights(path: &Path) -> Result<(), Failure> {
+    match path.extension().and_then(|extension| extension.to_str()) {
+        Some("safetensors" | "gguf") => Ok(()),
+        _ => {
+            Err(Failure::Usage(format!("{} is no .safetensors or .gguf file; pickles are never read", path.display())))
+        }
+    }
+}
+
+/// The files of a model and their paths inside it: the file itself, or what a pipeline is loaded from.
 fn model_files(path: &Path) -> Result<Vec<(String, PathBuf)>, Failure> {
     if path.is_file() {
-        if path.extension().is_none_or(|extension| extension != "safetensors") {
-            return Err(Failure::Usage(format!("{} is no .safetensors file; pickles are never read", path.display())));
-        }
+        check_weights(path)?;
         return Ok(vec![(file_name(path)?, path.to_owned())]);
     }
     if !path.join("model_index.json").is_file() {
         return Err(Failure::Usage(format!(
-            "{} is neither a .safetensors file nor a diffusers folder with a model_index.json",
+            "{} is neither a .safetensors or .gguf file nor a diffusers folder with a model_index.json",
             path.display()
         )));
     }

@@ -1,6 +1,6 @@
 //! `pyrograph models`: the checkpoints and LoRAs that the server has.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use indicatif::HumanBytes;
@@ -8,12 +8,12 @@ use serde_json::{Value, json};
 
 use super::swap::SwapOptions;
 use super::{Outcome, print_json};
-use crate::client::{Client, ClientOptions, Model, follow_import, import_model};
+use crate::client::{Client, ClientOptions, Model, follow, follow_import, import_model};
 use crate::failure::Failure;
 use crate::output::say;
 use crate::table::Table;
 
-/// List, show, import, load, unload and remove models
+/// List, show, inspect, import, export, load, unload and remove models
 #[derive(Debug, Args)]
 pub struct Models {
     #[command(subcommand)]
@@ -34,6 +34,15 @@ enum Action {
         #[command(flatten)]
         client: ClientOptions,
     },
+    /// Look into a model: networks and types of a checkpoint, dialect, ranks and layers of a LoRA
+    Inspect {
+        /// Name or id
+        model: String,
+        #[command(flatten)]
+        client: ClientOptions,
+    },
+    /// Write a LoRA in another program's dialect
+    Export(Export),
     /// Import a model from this machine, from a URL or from the Hugging Face Hub
     Import(Import),
     /// Load a checkpoint on the workers before anybody needs it
@@ -52,16 +61,20 @@ enum Action {
 /// Import a model from this machine, from a URL or from the Hugging Face Hub
 ///
 /// A file or folder of this machine is uploaded. What lies elsewhere is brought by a worker: a job with progress, which goes on
-/// after a cut and which Ctrl-C cancels. Only safetensors are taken.
+/// after a cut and which Ctrl-C cancels. Only safetensors are taken, and GGUF for a denoiser. The file of a denoiser needs its text
+/// encoders and VAE beside it, each where the denoiser is: on this machine, or elsewhere.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   pyrograph models import flux-dev/ --name flux-dev
   pyrograph models import https://example.com/clay.safetensors --name clay --kind lora
   pyrograph models import hf:black-forest-labs/FLUX.1-schnell --name schnell
-  pyrograph models import hf:owner/name@v1.0 --name style --file style.safetensors")]
+  pyrograph models import hf:owner/name@v1.0 --name style --file style.safetensors
+  pyrograph models import flux1-dev-Q4_K_S.gguf --name dev --text-encoder clip_l.safetensors \\
+      --text-encoder-2 t5xxl_fp8_e4m3fn.safetensors --vae ae.safetensors
+  pyrograph models import flux1-dev-fp8.safetensors --name dev-fp8 --like dev")]
 struct Import {
-    /// A diffusers folder or a .safetensors file, an https URL of one, or hf:OWNER/NAME[@REVISION]
+    /// A diffusers folder, a .safetensors or .gguf file, an https URL of one, or hf:OWNER/NAME[/PATH][@REVISION]
     source: String,
     /// Name under which requests will call it
     #[arg(long, value_name = "NAME")]
@@ -72,6 +85,18 @@ struct Import {
     /// Checkpoint that a LoRA was made for, by name or id
     #[arg(long, value_name = "NAME")]
     base: Option<String>,
+    /// Text encoder (CLIP), if the file has none
+    #[arg(long, value_name = "SOURCE")]
+    text_encoder: Option<String>,
+    /// Second text encoder (T5 for FLUX.1), if the file has none
+    #[arg(long = "text-encoder-2", value_name = "SOURCE")]
+    text_encoder_2: Option<String>,
+    /// Autoencoder, if the file has none
+    #[arg(long, value_name = "SOURCE")]
+    vae: Option<String>,
+    /// Checkpoint on the server to take the missing parts from, by name or id
+    #[arg(long, value_name = "NAME")]
+    like: Option<String>,
     /// Of a Hub's repository, the weights of this variant, such as fp16
     #[arg(long, value_name = "V")]
     variant: Option<String>,
@@ -85,50 +110,90 @@ struct Import {
     client: ClientOptions,
 }
 
+/// The `source` of a request; `None` for a path of this machine.
+fn remote(source: &str) -> Option<Value> {
+    if source.starts_with("https://") || source.starts_with("http://") {
+        return Some(json!({ "kind": "url", "url": source }));
+    }
+    let (path, revision) = source.strip_prefix("hf:").map(|rest| rest.split_once('@').unwrap_or((rest, "")))?;
+    let slash = path.match_indices('/').nth(1).map_or(path.len(), |(at, _)| at);
+    let (repo, file) = path.split_at(slash);
+    let mut source = json!({ "kind": "hugging_face", "repo": repo });
+    if !revision.is_empty() {
+        source["revision"] = revision.into();
+    }
+    if let Some(file) = file.strip_prefix('/') {
+        source["files"] = json!([file]);
+    }
+    Some(source)
+}
+
 impl Import {
     /// The `source` of the request; `None` for a path of this machine.
     fn remote(&self) -> Result<Option<Value>, Failure> {
-        let (mut source, fits) = if let Some(repo) = self.source.strip_prefix("hf:") {
-            let (repo, revision) = repo.split_once('@').map_or((repo, None), |(repo, at)| (repo, Some(at)));
-            let mut source = json!({ "kind": "hugging_face", "repo": repo });
-            if let Some(revision) = revision {
-                source["revision"] = revision.into();
-            }
+        let mut source = remote(&self.source);
+        let is_hub = source.as_ref().is_some_and(|source| source["kind"] == "hugging_face");
+        let fits_hub = self.variant.is_none() && self.files.is_empty();
+        if !(fits_hub || is_hub) || self.sha256.is_some() && (is_hub || source.is_none()) {
+            return Err(Failure::Usage("--variant and --file are for hf:…, --sha256 is for a URL".to_owned()));
+        }
+        if let Some(source) = &mut source {
             if !self.files.is_empty() {
                 source["files"] = self.files.clone().into();
             }
             if let Some(variant) = &self.variant {
                 source["variant"] = variant.clone().into();
             }
-            (Some(source), self.sha256.is_none())
-        } else if self.source.starts_with("https://") || self.source.starts_with("http://") {
-            (Some(json!({ "kind": "url", "url": self.source })), self.variant.is_none() && self.files.is_empty())
-        } else {
-            (None, self.variant.is_none() && self.files.is_empty() && self.sha256.is_none())
-        };
-        if !fits {
-            return Err(Failure::Usage("--variant and --file are for hf:…, --sha256 is for a URL".to_owned()));
-        }
-        if let (Some(source), Some(sha256)) = (&mut source, &self.sha256) {
-            source["sha256"] = sha256.to_ascii_lowercase().into();
+            if let Some(sha256) = &self.sha256 {
+                source["sha256"] = sha256.to_ascii_lowercase().into();
+            }
         }
         Ok(source)
     }
 
-    /// Runs the command.
-    async fn run(self) -> Outcome {
-        let remote = self.remote()?;
-        let client = Client::new(&self.client.server)?;
-        let (kind, base) = (self.kind.as_deref(), self.base.as_deref());
-        let model = match remote {
-            None => import_model(&client, Path::new(&self.source), &self.name, kind, base).await?,
+    /// The JSON request; `None` if everything is on this machine.
+    fn request(&self) -> Result<Option<Value>, Failure> {
+        let source = self.remote()?;
+        let mut parts = serde_json::Map::new();
+        for (part, path) in self.parts() {
+            match remote(path) {
+                Some(source) => drop(parts.insert(part.to_owned(), source)),
+                None if source.is_none() => {}
+                None => return Err(mixed(path)),
+            }
+        }
+        match source {
+            None if parts.is_empty() => Ok(None),
+            None => Err(mixed(&self.source)),
             Some(source) => {
                 let mut request = json!({ "name": self.name, "source": source });
-                for (field, value) in [("kind", kind), ("base", base)] {
-                    if let Some(value) = value {
-                        request[field] = value.into();
-                    }
+                for (field, value) in self.texts() {
+                    request[field] = value.into();
                 }
+                if !parts.is_empty() {
+                    request["parts"] = parts.into();
+                }
+                Ok(Some(request))
+            }
+        }
+    }
+
+    /// The parts that are given apart.
+    fn parts(&self) -> Vec<(&'static str, &str)> {
+        given([("text_encoder", &self.text_encoder), ("text_encoder_2", &self.text_encoder_2), ("vae", &self.vae)])
+    }
+
+    fn texts(&self) -> Vec<(&'static str, &str)> {
+        given([("kind", &self.kind), ("base", &self.base), ("parts_of", &self.like)])
+    }
+
+    /// Runs the command.
+    async fn run(self) -> Outcome {
+        let request = self.request()?;
+        let client = Client::new(&self.client.server)?;
+        let model = match request {
+            None => import_model(&client, Path::new(&self.source), &self.name, &self.texts(), &self.parts()).await?,
+            Some(request) => {
                 let created: Value = client.post("/v1/models", &request).await?;
                 let last = follow_import(&client, created, &format!("importing {}", self.name)).await?;
                 let import: crate::client::Import = Client::understand(last)?;
@@ -150,6 +215,14 @@ impl Import {
         );
         Ok(())
     }
+}
+
+fn given<'a, const N: usize>(fields: [(&'static str, &'a Option<String>); N]) -> Vec<(&'static str, &'a str)> {
+    fields.into_iter().filter_map(|(field, value)| Some((field, value.as_deref()?))).collect()
+}
+
+fn mixed(path: &str) -> Failure {
+    Failure::Usage(format!("{path}: a file and its parts are all on this machine, or all elsewhere"))
 }
 
 impl Models {
@@ -200,6 +273,15 @@ impl Models {
                     say!("  {:>12}  {}", HumanBytes(file.bytes).to_string(), file.path);
                 }
             }
+            Action::Inspect { model, client: options } => {
+                let about: Value = Client::new(&options.server)?.get(&format!("{}/inspect", address(&model))).await?;
+                if options.json {
+                    print_json(&about);
+                } else {
+                    tell(&about);
+                }
+            }
+            Action::Export(export) => export.run().await?,
             Action::Import(import) => import.run().await?,
             Action::Load(swap) => swap.run("load").await?,
             Action::Unload(swap) => swap.run("unload").await?,
@@ -213,6 +295,77 @@ impl Models {
             }
         }
         Ok(())
+    }
+}
+
+/// Write a LoRA in another program's dialect
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  pyrograph models export pencil --format kohya --output pencil-kohya.safetensors")]
+struct Export {
+    /// Name or id of the LoRA
+    model: String,
+    /// Dialect: kohya (sd-scripts, A1111), peft (diffusers) or comfy
+    #[arg(long, value_name = "FORMAT")]
+    format: String,
+    /// Type of the values: f32, f16 or bf16
+    #[arg(long, default_value = "f32", value_name = "DTYPE")]
+    dtype: String,
+    /// The file to write; by default MODEL-FORMAT.safetensors
+    #[arg(long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    #[command(flatten)]
+    client: ClientOptions,
+}
+
+impl Export {
+    /// Runs the command.
+    async fn run(self) -> Outcome {
+        let client = Client::new(&self.client.server)?;
+        let [format, dtype] = [&self.format, &self.dtype].map(|text| crate::client::path_segment(text));
+        let path = format!("{}/export?format={format}&dtype={dtype}", address(&self.model));
+        let created: Value = client.post(&path, &json!({})).await?;
+        let mut last = follow(&client, created, &format!("exporting {}", self.model)).await?;
+        let export: crate::client::Export = Client::understand(last.clone())?;
+        let file = export.artifacts.first();
+        let file = file.ok_or_else(|| Failure::Failed(anyhow::anyhow!("the export has no file")))?;
+        let output =
+            self.output.unwrap_or_else(|| PathBuf::from(format!("{}-{}.safetensors", self.model, self.format)));
+        client.download(&file.url, &output).await?;
+        if self.client.json {
+            last["files"] = Value::from(vec![output.display().to_string()]);
+            print_json(&last);
+        } else {
+            say!("{}", output.display());
+        }
+        Ok(())
+    }
+}
+
+/// What an inspection says, a line for each thing.
+fn tell(about: &Value) {
+    let fields = about.as_object().into_iter().flatten();
+    for (field, value) in fields.filter(|(_, value)| !value.is_null() && **value != json!([])) {
+        let field = field.replace('_', " ");
+        match value {
+            Value::Array(items) => {
+                say!("{field}");
+                items.iter().for_each(|item| say!("  {}", line(item)));
+            }
+            value => say!("{field}: {}", line(value)),
+        }
+    }
+}
+
+fn line(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Object(fields) => {
+            fields.iter().map(|(field, value)| format!("{field} {}", line(value))).collect::<Vec<_>>().join(", ")
+        }
+        Value::Array(items) => items.iter().map(line).collect::<Vec<_>>().join(" "),
+        other => other.to_string(),
     }
 }
 
@@ -256,5 +409,27 @@ mod tests {
         );
         assert!(remote(&["hf:o/n", "--sha256", "ab"]).is_err());
         assert!(remote(&["folder", "--variant", "fp16"]).is_err());
+        assert!(remote(&[url, "--variant", "fp16"]).is_err());
+        assert!(remote(&["folder", "--sha256", "ab"]).is_err());
+    }
+
+    #[test]
+    fn parts_lie_where_their_denoiser_does() {
+        let request = |arguments: &[&str]| {
+            Line::try_parse_from([&["import", "--name", "x"], arguments].concat()).unwrap().import.request()
+        };
+        assert_eq!(request(&["dev.gguf", "--vae", "ae.safetensors", "--like", "dev"]).unwrap(), None);
+        let parts = ["hf:o/n/dev.gguf@v1", "--text-encoder-2", "https://a.b/t5.safetensors", "--like", "dev"];
+        assert_eq!(
+            request(&parts).unwrap(),
+            Some(json!({
+                "name": "x",
+                "source": {"kind": "hugging_face", "repo": "o/n", "revision": "v1", "files": ["dev.gguf"]},
+                "parts": {"text_encoder_2": {"kind": "url", "url": "https://a.b/t5.safetensors"}},
+                "parts_of": "dev",
+            }))
+        );
+        assert!(request(&["hf:o/n/dev.gguf", "--vae", "ae.safetensors"]).is_err());
+        assert!(request(&["dev.gguf", "--vae", "hf:o/n/ae.safetensors"]).is_err());
     }
 }

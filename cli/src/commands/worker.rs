@@ -25,7 +25,7 @@ use crate::signal;
 #[derive(Debug, Args)]
 pub struct Worker {
     /// What to work on
-    #[arg(long, value_delimiter = ',', default_value = "generation,training,import", value_name = "QUEUES")]
+    #[arg(long, value_delimiter = ',', default_value = "generation,training,import,export", value_name = "QUEUES")]
     queues: Vec<JobKind>,
     /// Name that requests may call it by; several may share one
     #[arg(long, default_value = "worker", value_name = "NAME")]

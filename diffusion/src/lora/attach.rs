@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use adapters::Network;
 use burn::module::Param;
 use burn::prelude::*;
 use burn::tensor::DType;
@@ -11,7 +12,6 @@ use serde::Serialize;
 use super::LoraFile;
 use super::dora;
 use super::file::Adapted;
-use super::keys::Network;
 use super::update::{Form, Magnitude, Update};
 use crate::device::weight_dtype;
 use crate::layers::{Branch, Changes, Conv2d, ConvBranch, Kronecker, Linear};

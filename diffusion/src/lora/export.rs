@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use adapters::keys::{Share, flux, unet};
 use burn::prelude::*;
 use burn::tensor::DType;
 use serde::{Deserialize, Serialize};
@@ -11,7 +12,6 @@ use serde_json::{Map, Value, json};
 
 use super::file::Adapted;
 use super::fuse::{Part, fuse};
-use super::keys::{Share, flux, unet};
 use super::update::{Array, Delta, LoHa, LoKr, LowRank, Magnitude, Side, Update};
 use super::{Family, LoraFile, Network};
 use crate::checkpoint::{self, Stored};

@@ -3,12 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use super::alpha::AlphaRule;
-use super::family::Family;
-use super::keys::{self, Dialect, Key, Module, Network, Part};
+use adapters::keys::{self, Key, Module, Part};
+use adapters::{AlphaRule, Family, Inspection, Network};
+
 use super::update::{Array, Delta, HIGHEST_RANK, LoHa, LoKr, LowRank, Magnitude, Side, Update};
 use crate::checkpoint::Checkpoint;
 use crate::{Error, Result};
+
+/// A config beside an adapter is small.
+const CONFIG_LIMIT: u64 = 1 << 20;
 
 /// An adapter of FLUX.1 or Stable Diffusion, checked and in memory.
 #[derive(Debug, Clone)]
@@ -16,7 +19,6 @@ pub struct LoraFile {
     modules: Vec<Adapted>,
     others: Vec<String>,
     alpha_source: String,
-    dialects: BTreeMap<Dialect, usize>,
     metadata: BTreeMap<String, String>,
 }
 
@@ -44,19 +46,15 @@ impl LoraFile {
         let names: Vec<String> = file.names().map(str::to_owned).collect();
         let mut modules: BTreeMap<String, Parts> = BTreeMap::new();
         let mut others = BTreeSet::new();
-        let mut dialects = BTreeMap::new();
         for name in &names {
             match keys::parse(name) {
                 Key::Unsupported(kind) => {
-                    return Err(Error::Adapter(format!(
-                        "it is {kind}; only LoRA, LoCon, DoRA, LoHa, LoKr and full differences can be used"
-                    )));
+                    return Err(Error::Adapter(keys::not_used(kind)));
                 }
                 Key::Other { layer } => {
                     others.insert(layer);
                 }
                 Key::Known { module, part } => {
-                    *dialects.entry(module.dialect).or_default() += 1;
                     let parts = modules
                         .entry(module.name.clone())
                         .or_insert_with(|| Parts { module, tensors: BTreeMap::new() });
@@ -67,13 +65,11 @@ impl LoraFile {
             }
         }
         if modules.is_empty() {
-            let family = keys::foreign_family(&names);
-            return Err(Error::Adapter(format!(
-                "it looks like {family}; a LoRA of FLUX.1 or Stable Diffusion is needed"
-            )));
+            return Err(Error::Adapter(keys::not_known(&names)));
         }
         let has_alpha = modules.values().any(|parts| parts.tensors.contains_key(&Part::Alpha));
-        let rule = AlphaRule::read(path, file.metadata(), has_alpha)?;
+        let rule = AlphaRule::read(file.metadata(), config_beside(path)?.as_deref(), has_alpha)
+            .map_err(|reason| Error::malformed(path, reason))?;
         let mut adapted = Vec::new();
         for parts in modules.values() {
             let reader = Reader { path, file: &file, parts };
@@ -87,7 +83,6 @@ impl LoraFile {
             modules: adapted,
             others: others.into_iter().collect(),
             alpha_source: rule.source.to_owned(),
-            dialects,
             metadata: file.metadata().clone(),
         })
     }
@@ -106,11 +101,6 @@ impl LoraFile {
         &self.alpha_source
     }
 
-    /// The dialect of most of its tensors.
-    pub(super) fn dialect(&self) -> Option<Dialect> {
-        self.dialects.iter().max_by_key(|(_, count)| **count).map(|(dialect, _)| *dialect)
-    }
-
     /// The strings of its header.
     pub(super) fn metadata(&self) -> &BTreeMap<String, String> {
         &self.metadata
@@ -123,8 +113,25 @@ impl LoraFile {
 
     /// What it was made for.
     pub fn family(&self) -> Family {
-        Family::of(&self.modules, &self.metadata)
+        let inputs = |module: &Adapted| module.update.delta.as_ref().map(|delta| delta.shape()[1]);
+        let places = self.modules.iter().map(|module| (module.network, &module.path[..], inputs(module)));
+        Family::of(&places.collect::<Vec<_>>(), &self.metadata)
     }
+}
+
+/// Describes a file by its header alone.
+pub fn inspect(path: &Path) -> Result<Inspection> {
+    let file = Checkpoint::open(path)?;
+    let shapes = file.names().map(|name| Ok((name, file.shape(name)?))).collect::<Result<Vec<_>>>()?;
+    let shapes = shapes.iter().map(|(name, shape)| (*name, shape.as_slice()));
+    adapters::inspect(shapes, file.metadata()).map_err(Error::Adapter)
+}
+
+/// What PEFT says of the adapter in a file of its own.
+fn config_beside(path: &Path) -> Result<Option<String>> {
+    let beside = path.with_file_name("adapter_config.json");
+    let there = std::fs::metadata(&beside).is_ok_and(|file| file.is_file() && file.len() <= CONFIG_LIMIT);
+    there.then(|| std::fs::read_to_string(&beside).map_err(Error::file(&beside))).transpose()
 }
 
 /// The tensors of one module, being read.

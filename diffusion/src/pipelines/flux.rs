@@ -8,11 +8,11 @@ use ::image::RgbImage;
 use burn::prelude::*;
 use burn::tensor::DType;
 
-use super::folder::{read_defaults, read_json};
+use super::parts::Parts;
 use super::prompt_cache::{PromptCache, PromptKey};
 use super::text_encoder::TextEncoder;
 use super::{Defaults, LoadOptions, OnStep, Original, PictureRequest, Progress, clip_prompt};
-use crate::checkpoint::{self, Checkpoint};
+use crate::checkpoint::{self, Part};
 use crate::device::weight_dtype;
 use crate::image;
 use crate::lora::{self, LoraFile, MatchReport, Network, Target};
@@ -89,43 +89,46 @@ struct Kept {
 }
 
 impl FluxPipeline {
-    /// Loads a folder in diffusers' layout, strictly: a tensor that is missing, unused or of the wrong shape is an error.
-    /// All sizes come from the `config.json` files.
-    pub fn load(folder: &Path, device: &Device) -> Result<Self> {
-        Self::load_with(folder, device, LoadOptions::default())
+    /// Loads a folder in diffusers' layout, or a file with what lies beside it, strictly: a tensor that is missing, unused or of
+    /// the wrong shape is an error. All sizes come from the `config.json` files, or from the tensors.
+    pub fn load(path: &Path, device: &Device) -> Result<Self> {
+        Self::load_with(path, device, LoadOptions::default())
     }
 
     /// The same, laid into memory in another way.
-    pub fn load_with(folder: &Path, device: &Device, options: LoadOptions) -> Result<Self> {
+    pub fn load_with(path: &Path, device: &Device, options: LoadOptions) -> Result<Self> {
         let dtype = weight_dtype(device);
-        let transformer_config: flux::Config = read_json(&folder.join("transformer/config.json"))?;
-        let clip_config: clip::Config = read_json(&folder.join("text_encoder/config.json"))?;
-        let t5_config: t5::Config = read_json(&folder.join("text_encoder_2/config.json"))?;
-        let vae_config: vae::Config = read_json(&folder.join("vae/config.json"))?;
-        let clip_tokenizer = ClipTokenizer::load(&folder.join("tokenizer"))?;
-        let t5_tokenizer = T5Tokenizer::load(&folder.join("tokenizer_2"))?;
-        check_sizes(folder, &transformer_config, &clip_config, &t5_config, &vae_config, &clip_tokenizer)?;
+        let parts = Parts::open(path)?;
+        let (transformer_config, transformer): (flux::Config, _) = parts.network(Part::Transformer)?;
+        let (clip_config, clip): (clip::Config, _) = parts.network(Part::TextEncoder)?;
+        let (t5_config, t5): (t5::Config, _) = parts.network(Part::TextEncoder2)?;
+        let (vae_config, vae): (vae::Config, _) = parts.network(Part::Vae)?;
+        let clip_tokenizer = parts.clip_tokenizer(Part::TextEncoder)?;
+        let t5_tokenizer = parts.t5_tokenizer()?;
+        check_sizes(path, &transformer_config, &clip_config, &t5_config, &vae_config)?;
+        clip_prompt::check(path, &clip_config, &clip_tokenizer)?;
+        if t5_tokenizer.vocabulary() > t5_config.vocab_size {
+            let (known, there) = (t5_tokenizer.vocabulary(), t5_config.vocab_size);
+            return Err(Error::malformed(path, format!("the tokenizer knows {known} tokens, and T5 {there}")));
+        }
 
-        let (place, weights) = (device.clone(), Checkpoint::open(&folder.join("text_encoder"))?);
-        let load = move || ClipTextModel::new(&clip_config, &place).load(weights.clone(), dtype);
+        let place = device.clone();
+        let load = move || ClipTextModel::new(&clip_config, &place).load(clip.clone(), dtype);
         let clip = TextEncoder::new(load, ClipTextModel::linears);
-        let (place, weights) = (device.clone(), Checkpoint::open(&folder.join("text_encoder_2"))?);
-        let load = move || T5Encoder::new(&t5_config, &place).load(weights.clone(), dtype);
+        let place = device.clone();
+        let load = move || T5Encoder::new(&t5_config, &place).load(t5.clone(), dtype);
         let t5 = TextEncoder::new(load, T5Encoder::linears);
         if options.keep_text_encoders {
             clip.with(|_| ())?;
             t5.with(|_| ())?;
         }
-        let mut transformer = FluxTransformer::new(&transformer_config, device);
-        options.store(transformer.linears(), device);
-        let transformer = checkpoint::load_strict(transformer, &Checkpoint::open(&folder.join("transformer"))?, dtype)?;
+        let mut network = FluxTransformer::new(&transformer_config, device);
+        options.store(network.linears(), device);
+        let transformer = checkpoint::load_strict(network, &transformer, dtype)?;
         // The decoder overflows in bf16 at the contrasts of real checkpoints, and is small.
-        let vae = checkpoint::load_strict(
-            Autoencoder::new(&vae_config, device),
-            &Checkpoint::open(&folder.join("vae"))?,
-            DType::F32,
-        )?;
-        let scheduler: flow_match_euler::Config = read_json(&folder.join("scheduler/scheduler_config.json"))?;
+        let vae = checkpoint::load_strict(Autoencoder::new(&vae_config, device), &vae, DType::F32)?;
+        let scheduler: flow_match_euler::Config = serde_json::from_value(parts.scheduler_config()?)
+            .map_err(|error| Error::malformed(path, format!("scheduler_config.json: {error}")))?;
         let guided = transformer_config.guidance_embeds;
         let defaults = Defaults {
             // Schnell is distilled to few steps, and told no guidance.
@@ -151,7 +154,7 @@ impl FluxPipeline {
             guided,
             latent_channels: vae_config.latent_channels,
             vae_factor: vae_config.factor(),
-            defaults: read_defaults(folder, defaults)?,
+            defaults: parts.defaults(defaults)?,
         })
     }
 
@@ -371,7 +374,6 @@ fn check_sizes(
     clip: &clip::Config,
     t5: &t5::Config,
     vae: &vae::Config,
-    tokenizer: &ClipTokenizer,
 ) -> Result<()> {
     transformer.check()?;
     t5.check()?;
@@ -390,7 +392,7 @@ fn check_sizes(
     if let Some((what, left, right)) = pairs.iter().find(|(_, left, right)| left != right) {
         return Err(Error::malformed(folder, format!("{what} do not agree: {left} and {right}")));
     }
-    clip_prompt::check(folder, clip, tokenizer)
+    Ok(())
 }
 
 #[cfg(test)]

@@ -16,7 +16,6 @@ use crate::layers::Linear;
 use crate::networks::flux::{self, FluxTransformer};
 use crate::networks::unet::{self, UNet2DConditionModel};
 use crate::networks::{clip, t5, vae};
-use crate::tokenizers::t5::T5Tokenizer;
 
 /// Scores of attention that are kept whole, in values: see [`crate::layers::attention`].
 const SCORES: usize = 1 << 24;
@@ -93,7 +92,7 @@ impl Footprint {
             let (config, weights): (flux::Config, _) = parts.network(Part::Transformer)?;
             config.check()?;
             let packable = packable(FluxTransformer::new(&config, &device).linears());
-            let text = T5Tokenizer::length_in(&path.join("tokenizer_2"))?;
+            let text = parts.t5_length()?;
             (
                 values(&weights),
                 packable,

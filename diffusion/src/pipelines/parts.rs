@@ -1,42 +1,63 @@
-//! Where the parts of a Stable Diffusion pipeline come from: a folder in diffusers' layout, or one file with all of them. What a
-//! pipeline makes of its parts is its own matter.
+//! Where the parts of a pipeline come from: a folder in diffusers' layout, or the file of a denoiser with the other parts in it,
+//! in files beside it or in folders beside it. What a pipeline makes of its parts is its own matter.
 
 use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 use super::Defaults;
-use super::folder::{Index, read_defaults, read_json, read_text};
+use super::folder::{Index, read_defaults, read_json};
 use crate::checkpoint::{Checkpoint, Family, Part, SingleFile};
 use crate::schedulers;
 use crate::tokenizers::clip::ClipTokenizer;
+use crate::tokenizers::t5::T5Tokenizer;
 use crate::{Error, Result};
 
-/// A checkpoint in either form.
+/// How files of weights end.
+const ENDS: [&str; 2] = ["safetensors", "gguf"];
+/// The most tokens of a prompt that FLUX.1 was trained with, and its fast version
+/// (<https://github.com/black-forest-labs/flux>).
+const LONGEST: [usize; 2] = [512, 256];
+
+/// A checkpoint in any form.
 #[derive(Debug)]
 pub(super) enum Parts {
     Folder(PathBuf),
-    File(PathBuf, Box<SingleFile>, Family),
+    Files(Box<Files>),
+}
+
+/// The file of a denoiser, and what lies beside it.
+#[derive(Debug)]
+pub(super) struct Files {
+    path: PathBuf,
+    main: SingleFile,
+    family: Family,
+    /// Where other parts may be: `vae.safetensors`, or `vae/` as in diffusers' layout.
+    beside: Option<PathBuf>,
 }
 
 impl Parts {
-    /// A folder with `model_index.json`, a single file, or a folder with nothing but that.
+    /// A folder with `model_index.json`; the file of a whole model; or a folder with the file of a denoiser, in which each
+    /// part that the file lacks is `text_encoder.safetensors` (or `.gguf`) or `text_encoder/`, and so on.
     pub fn open(path: &Path) -> Result<Self> {
         if path.join("model_index.json").is_file() {
             return Ok(Self::Folder(path.to_owned()));
         }
-        let file = if path.is_dir() { only_file(path)? } else { path.to_owned() };
-        let single = SingleFile::open(&file)?;
-        let family = single.family();
+        let beside = path.is_dir().then(|| path.to_owned());
+        let path = if path.is_dir() { main_file(path)? } else { path.to_owned() };
+        let main = SingleFile::open(&path)?;
+        let family = main.family();
         let family =
-            family.ok_or_else(|| Error::malformed(&file, "this is one part of a model, and a whole one is needed"))?;
-        Ok(Self::File(file, Box::new(single), family))
+            family.ok_or_else(|| Error::malformed(&path, "this is one part of a model, and a whole one is needed"))?;
+        Ok(Self::Files(Box::new(Files { path, main, family, beside })))
     }
 
     /// For error messages.
     pub fn path(&self) -> &Path {
         match self {
-            Self::Folder(path) | Self::File(path, ..) => path,
+            Self::Folder(path) => path,
+            Self::Files(files) => &files.path,
         }
     }
 
@@ -44,7 +65,7 @@ impl Parts {
     pub fn index(&self) -> Result<Index> {
         match self {
             Self::Folder(folder) => Index::read(folder),
-            Self::File(_, _, family) => Ok(Index::of(match family {
+            Self::Files(files) => Ok(Index::of(match files.family {
                 Family::StableDiffusion1 | Family::StableDiffusion2 => "StableDiffusionPipeline",
                 Family::StableDiffusionXl => "StableDiffusionXLPipeline",
                 Family::FluxDev | Family::FluxSchnell => "FluxPipeline",
@@ -54,35 +75,53 @@ impl Parts {
 
     /// The config of a network and its tensors under our keys.
     pub fn network<C: DeserializeOwned>(&self, part: Part) -> Result<(C, Checkpoint)> {
-        match self {
-            Self::Folder(folder) => {
-                let folder = folder.join(name(part));
-                Ok((read_json(&folder.join("config.json"))?, Checkpoint::open(&folder)?))
-            }
-            Self::File(path, file, _) => {
-                let (config, checkpoint) = file.part(part)?;
-                let config =
-                    serde_json::from_value(config).map_err(|error| Error::malformed(path, error.to_string()))?;
-                Ok((config, checkpoint))
+        match self.place(name(part), "config.json") {
+            Place::Folder(folder) => Ok((read_json(&folder.join("config.json"))?, Checkpoint::open(&folder)?)),
+            Place::NoFolder(files) => {
+                let (config, checkpoint) = match files.apart(part) {
+                    Some(apart) => SingleFile::open(&apart)?.part_for(files.family, part)?,
+                    None => files.main.part(part)?,
+                };
+                let malformed = |error: serde_json::Error| Error::malformed(checkpoint.path(), error.to_string());
+                Ok((serde_json::from_value(config).map_err(malformed)?, checkpoint))
             }
         }
     }
 
+    /// `scheduler_config.json`, or that of the family.
+    pub fn scheduler_config(&self) -> Result<Value> {
+        match self.place("scheduler", "scheduler_config.json") {
+            Place::Folder(folder) => read_json(&folder.join("scheduler_config.json")),
+            Place::NoFolder(files) => files.main.scheduler_config(),
+        }
+    }
+
+    /// The same, for the families that choose among solvers.
     pub fn scheduler(&self) -> Result<schedulers::Config> {
-        match self {
-            Self::Folder(folder) => {
-                schedulers::Config::from_json(&read_text(&folder.join("scheduler/scheduler_config.json"))?)
-            }
-            Self::File(_, file, _) => schedulers::Config::from_json(&file.scheduler_config()?.to_string()),
+        schedulers::Config::from_json(&self.scheduler_config()?.to_string())
+    }
+
+    /// The tokenizer of a text encoder. Files hold none, and all of these families were trained with the same one.
+    pub fn clip_tokenizer(&self, part: Part) -> Result<ClipTokenizer> {
+        match self.place(tokenizer_name(part), "tokenizer_config.json") {
+            Place::Folder(folder) => ClipTokenizer::load(&folder),
+            Place::NoFolder(files) => ClipTokenizer::published(files.family.padding(part)),
         }
     }
 
-    /// The tokenizer of a text encoder. Single files hold none, and all of these families were trained with the same one.
-    pub fn clip_tokenizer(&self, part: Part) -> Result<ClipTokenizer> {
-        match self {
-            Self::Folder(folder) if part == Part::TextEncoder2 => ClipTokenizer::load(&folder.join("tokenizer_2")),
-            Self::Folder(folder) => ClipTokenizer::load(&folder.join("tokenizer")),
-            Self::File(_, _, family) => ClipTokenizer::published(family.padding(part)),
+    /// The tokenizer of FLUX.1's second text encoder.
+    pub fn t5_tokenizer(&self) -> Result<T5Tokenizer> {
+        match self.place(tokenizer_name(Part::TextEncoder2), "tokenizer_config.json") {
+            Place::Folder(folder) => T5Tokenizer::load(&folder),
+            Place::NoFolder(_) => T5Tokenizer::published(self.t5_length()?),
+        }
+    }
+
+    /// How many ids T5 reads of a prompt.
+    pub fn t5_length(&self) -> Result<usize> {
+        match self.place(tokenizer_name(Part::TextEncoder2), "tokenizer_config.json") {
+            Place::Folder(folder) => T5Tokenizer::length_in(&folder),
+            Place::NoFolder(files) => Ok(LONGEST[usize::from(files.family == Family::FluxSchnell)]),
         }
     }
 
@@ -90,8 +129,33 @@ impl Parts {
     pub fn defaults(&self, family: Defaults) -> Result<Defaults> {
         match self {
             Self::Folder(folder) => read_defaults(folder, family),
-            Self::File(..) => Ok(family),
+            Self::Files(files) => files.beside.as_ref().map_or(Ok(family), |folder| read_defaults(folder, family)),
         }
+    }
+
+    /// Whether something is in the folder `name`, which has `file` then. In diffusers' layout it has to be there.
+    fn place(&self, name: &str, file: &str) -> Place<'_> {
+        match self {
+            Self::Folder(folder) => Place::Folder(folder.join(name)),
+            Self::Files(files) => {
+                let folder = files.beside.as_ref().map(|beside| beside.join(name));
+                folder.filter(|folder| folder.join(file).is_file()).map_or(Place::NoFolder(files), Place::Folder)
+            }
+        }
+    }
+}
+
+/// Where a component is.
+enum Place<'a> {
+    Folder(PathBuf),
+    NoFolder(&'a Files),
+}
+
+impl Files {
+    /// The file that a part is given in by itself.
+    fn apart(&self, part: Part) -> Option<PathBuf> {
+        let stem = self.beside.as_ref()?.join(name(part));
+        ENDS.iter().map(|end| stem.with_extension(end)).find(|file| file.is_file() && *file != self.path)
     }
 }
 
@@ -106,14 +170,28 @@ fn name(part: Part) -> &'static str {
     }
 }
 
-fn only_file(folder: &Path) -> Result<PathBuf> {
+/// The folder of a text encoder's tokenizer.
+fn tokenizer_name(part: Part) -> &'static str {
+    if part == Part::TextEncoder2 { "tokenizer_2" } else { "tokenizer" }
+}
+
+/// The one file of weights that is not a part beside another.
+fn main_file(folder: &Path) -> Result<PathBuf> {
     let entries = std::fs::read_dir(folder).map_err(Error::file(folder))?;
-    let mut files = entries
-        .flatten()
-        .map(|entry| entry.path())
-        .filter(|path| path.extension().is_some_and(|end| end == "safetensors"));
-    match (files.next(), files.next()) {
-        (Some(file), None) => Ok(file),
-        _ => Err(Error::malformed(folder, "there is neither a model_index.json nor one .safetensors file alone")),
+    let mut files: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+    files.retain(|path| path.extension().is_some_and(|end| ENDS.iter().any(|known| end == *known)) && path.is_file());
+    let is_beside = |path: &PathBuf| {
+        let parts = [Part::Vae, Part::TextEncoder, Part::TextEncoder2];
+        parts.iter().any(|part| path.file_stem().is_some_and(|stem| stem == name(*part)))
+    };
+    if files.len() > 1 {
+        files.retain(|path| !is_beside(path));
+    }
+    match files.as_slice() {
+        [file] => Ok(file.clone()),
+        _ => Err(Error::malformed(
+            folder,
+            "there is neither a model_index.json nor one file of weights that is no text encoder and no autoencoder",
+        )),
     }
 }

@@ -22,8 +22,8 @@ pub enum Pipeline {
 }
 
 impl Pipeline {
-    /// Loads a folder in diffusers' layout, whose `model_index.json` names the family, or a single file of Stable Diffusion, alone or in
-    /// a folder of its own. A class for one kind of request, such as
+    /// Loads a folder in diffusers' layout, whose `model_index.json` names the family, or the file of a denoiser, which holds the other parts
+    /// too or has them beside it in its folder: `text_encoder.safetensors`, `vae.safetensors` and so on, or `vae/` as in diffusers' layout. A class for one kind of request, such as
     /// `FluxInpaintPipeline`, names it too: which kind it is depends on the request alone.
     pub fn load(folder: &Path, device: &Device) -> Result<Self> {
         Self::load_with(folder, device, LoadOptions::default())

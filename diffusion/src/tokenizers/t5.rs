@@ -1,7 +1,9 @@
 //! T5's unigram tokenizer, from its `tokenizer.json`. The SentencePiece file (`spiece.model`) beside it is not read.
 
+use std::io::Read;
 use std::path::Path;
 
+use flate2::read::GzDecoder;
 use tokenizers::{PaddingParams, PaddingStrategy, Tokenizer, TruncationParams};
 
 use super::{Settings, read_tokenizer, untokenizable};
@@ -24,20 +26,33 @@ impl T5Tokenizer {
         let settings = Settings::read(folder)?;
         let pad_token = settings.pad_token.as_ref().map_or("<pad>", |token| token.text());
         let length = Self::length_in(folder)?;
-        let mut tokenizer = read_tokenizer(&path)?;
-        let pad_id = tokenizer.token_to_id(pad_token).ok_or_else(|| {
-            Error::malformed(&path, format!("the padding token {pad_token:?} is not in the vocabulary"))
-        })?;
+        Self::new(read_tokenizer(&path)?, pad_token, length).map_err(|reason| Error::malformed(&path, reason))
+    }
+
+    /// The tokenizer that all published models were trained with, for prompts of `length` ids.
+    pub fn published(length: usize) -> Result<Self> {
+        let mut text = String::new();
+        let packed = include_bytes!("../../assets/t5/tokenizer.json.gz");
+        GzDecoder::new(packed.as_slice())
+            .read_to_string(&mut text)
+            .map_err(Error::file(Path::new("tokenizer.json")))?;
+        let tokenizer = text.parse().map_err(|error: tokenizers::Error| Error::Invalid(error.to_string()))?;
+        Self::new(tokenizer, "<pad>", length).map_err(Error::Invalid)
+    }
+
+    fn new(mut tokenizer: Tokenizer, pad_token: &str, length: usize) -> Result<Self, String> {
+        let pad_id = tokenizer
+            .token_to_id(pad_token)
+            .ok_or_else(|| format!("the padding token {pad_token:?} is not in the vocabulary"))?;
         let truncation = TruncationParams { max_length: length, ..Default::default() };
-        tokenizer
-            .with_truncation(Some(truncation))
-            .map_err(|error| Error::malformed(&path, error.to_string()))?
-            .with_padding(Some(PaddingParams {
+        tokenizer.with_truncation(Some(truncation)).map_err(|error| error.to_string())?.with_padding(Some(
+            PaddingParams {
                 strategy: PaddingStrategy::Fixed(length),
                 pad_id,
                 pad_token: pad_token.to_owned(),
                 ..Default::default()
-            }));
+            },
+        ));
         Ok(Self { tokenizer, length })
     }
 
@@ -49,6 +64,11 @@ impl T5Tokenizer {
     /// How many ids every text becomes.
     pub fn length(&self) -> usize {
         self.length
+    }
+
+    /// Ids are below this.
+    pub fn vocabulary(&self) -> usize {
+        self.tokenizer.get_vocab_size(true)
     }
 
     /// Exactly [`T5Tokenizer::length`] ids; what does not fit is cut off before the end token.

@@ -4,6 +4,7 @@
 use std::ops::ControlFlow;
 
 use diffusion::tokenizers::clip::ClipTokenizer;
+use diffusion::tokenizers::t5::T5Tokenizer;
 use diffusion::{PictureRequest, Pipeline};
 use image::{GrayImage, Luma, Rgb, RgbImage};
 use tempfile::TempDir;
@@ -31,6 +32,32 @@ fn the_shared_vocabulary_is_that_of_clip() {
         let ids = tokenizer.encode(text).unwrap();
         assert_eq!((ids[0], ids[words.len() + 1], ids[76]), (49_406, 49_407, 0), "{text}");
     }
+}
+
+/// Ids by `transformers.T5TokenizerFast` 5.23 with the same vocabulary.
+#[test]
+fn the_shared_vocabulary_is_that_of_t5() {
+    let tokenizer = T5Tokenizer::published(64).unwrap();
+    assert_eq!((tokenizer.vocabulary(), tokenizer.length()), (32_100, 64));
+    for (text, words) in [
+        (
+            "A photo of an astronaut riding a horse on mars",
+            &[71, 1202, 13, 46, 30059, 7494, 3, 9, 4952, 30, 8113, 1][..],
+        ),
+        ("masterpiece, ultra-detailed, 8k", &[20975, 6, 6173, 18, 221, 17, 10990, 6, 505, 157, 1]),
+        ("狐 🦊 l'été — naïve   spaces", &[3, 2, 3, 2, 3, 40, 31, 8436, 3, 318, 3, 29, 9, 2, 162, 4856, 1]),
+        ("  leading and trailing  ", &[1374, 11, 5032, 53, 1]),
+        ("", &[1]),
+        ("<extra_id_0> ½ ﬁne\nnew\tline", &[32099, 209, 2, 357, 1399, 126, 689, 1]),
+        ("(word:1.3) [b]", &[41, 6051, 10, 13606, 61, 784, 115, 908, 1]),
+        ("ÜBER straße Ｆｕｌｌ", &[3, 14858, 12920, 3, 11271, 4043, 1]),
+    ] {
+        let ids = tokenizer.encode(text).unwrap();
+        assert_eq!((&ids[..words.len()], ids.len()), (words, 64), "{text}");
+        assert!(ids[words.len()..].iter().all(|id| *id == 0), "{text}");
+    }
+    let cut = T5Tokenizer::published(4).unwrap();
+    assert_eq!(cut.encode("A photo of an astronaut").unwrap(), [71, 1202, 13, 1]);
 }
 
 #[test]

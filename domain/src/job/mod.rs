@@ -4,7 +4,7 @@
 //! lease and a fencing epoch; whatever an attempt changes, it changes in a transaction that asks for `id AND epoch AND
 //! worker`, so an attempt whose lease was taken away changes nothing. Time is the database's.
 //!
-//! In this room: the state machine and the queue. What a job is about belongs to its noun (generation, training, import), which
+//! In this room: the state machine and the queue. What a job is about belongs to its noun (generation, training, import, export), which
 //! enqueues it in the transaction of its own row and finishes it in the transaction of its results.
 
 mod attempt;
@@ -36,16 +36,18 @@ pub enum JobKind {
     Generation,
     Training,
     Import,
+    Export,
 }
 
 impl JobKind {
-    pub const ALL: [JobKind; 3] = [JobKind::Generation, JobKind::Training, JobKind::Import];
+    pub const ALL: [JobKind; 4] = [JobKind::Generation, JobKind::Training, JobKind::Import, JobKind::Export];
 
     pub fn as_str(self) -> &'static str {
         match self {
             JobKind::Generation => "generation",
             JobKind::Training => "training",
             JobKind::Import => "import",
+            JobKind::Export => "export",
         }
     }
 }
@@ -57,7 +59,7 @@ impl std::str::FromStr for JobKind {
         JobKind::ALL.into_iter().find(|kind| kind.as_str() == text).ok_or_else(|| {
             Error::invalid(
                 "queues",
-                format!("`{text}` is not a queue; there are `generation`, `training` and `import`"),
+                format!("`{text}` is not a queue; there are `generation`, `training`, `import` and `export`"),
             )
         })
     }

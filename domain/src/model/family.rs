@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use adapters::Network;
 use serde_json::Value;
 
 use super::Defaults;
@@ -25,8 +26,11 @@ pub(crate) enum Family {
 
 use Family::*;
 
+/// Where the denoiser of a whole model is, and that of a file without other parts.
+const DENOISERS: [&str; 3] = ["model.diffusion_model.", "", "diffusion_model."];
+
 /// The small JSON files of a checkpoint, by path.
-type Configs = BTreeMap<String, Value>;
+pub(crate) type Configs = BTreeMap<String, Value>;
 
 impl Family {
     /// As rows and answers call it.
@@ -61,30 +65,32 @@ impl Family {
         }
     }
 
-    /// The family of a checkpoint that is one file, by the names of its tensors; `None` for a file that is no such checkpoint.
-    /// Errors: `Invalid` for one without its autoencoder or text encoder, and for families whose single files do not run here.
-    pub fn of_single_file(header: &Header) -> Result<Option<Self>> {
-        let has = |start: &str| header.tensors.keys().any(|name| name.starts_with(start));
-        if has("double_blocks.") || has("model.diffusion_model.double_blocks.") {
-            return Err(invalid(
-                "it is a single file of FLUX.1, which has no tokenizers; import the folder in diffusers' layout",
-            ));
+    /// The family of the denoiser in a file, whole model or not, by the names and shapes of its tensors.
+    pub fn of_denoiser(header: &Header) -> Option<Self> {
+        // The first layer, by its whole name: adapters' names begin as those of their layers do.
+        let prefix =
+            |first: &str| DENOISERS.into_iter().find(|prefix| header.tensors.contains_key(&format!("{prefix}{first}")));
+        if prefix("img_in.weight").is_some_and(|prefix| header.has(&format!("{prefix}double_blocks."))) {
+            return Some(Flux);
         }
-        if !has("model.diffusion_model.") {
-            return Ok(None);
+        let prefix = prefix("input_blocks.0.0.weight")?;
+        if header.has(&format!("{prefix}label_emb.")) {
+            return Some(Sdxl);
         }
-        let family = [
-            ("conditioner.embedders.1.", Sdxl),
-            ("cond_stage_model.model.", Sd21),
-            ("cond_stage_model.transformer.", Sd15),
-        ]
-        .into_iter()
-        .find(|(text_encoder, _)| has(text_encoder));
-        match family {
-            Some((_, family)) if has("first_stage_model.") => Ok(Some(family)),
-            _ => Err(invalid(
-                "it is a denoiser without its text encoders or autoencoder; a checkpoint of all parts is needed",
-            )),
+        // Projections around attention are convolutions in 1.x and linear in 2.x.
+        let projection = header.tensors.get(&format!("{prefix}middle_block.1.proj_in.weight"));
+        let linear = projection.is_some_and(|tensor| tensor.shape.len() == 2);
+        let two = header.has("cond_stage_model.model.") || linear && !header.has("cond_stage_model.transformer.");
+        Some(if two { Sd21 } else { Sd15 })
+    }
+
+    /// As people call it.
+    pub const fn title(self) -> &'static str {
+        match self {
+            Flux => "FLUX.1",
+            Sd15 => "Stable Diffusion 1.5",
+            Sd21 => "Stable Diffusion 2.1",
+            Sdxl => "Stable Diffusion XL",
         }
     }
 
@@ -161,87 +167,22 @@ impl Family {
     ///
     /// Errors: `Invalid` when it holds no adapter, a rank outside 1..=512, or when the family is not known.
     pub fn of_lora(header: &Header) -> Result<Self> {
-        let parts: Vec<(&str, &[u64])> = header
-            .tensors
-            .iter()
-            .filter(|(name, _)| PARTS.iter().any(|part| name.ends_with(part)))
-            .map(|(name, tensor)| (name.as_str(), tensor.shape.as_slice()))
-            .collect();
-        if parts.is_empty() {
-            return Err(invalid(
-                "it holds no LoRA: no tensor is called `…lora_A.weight`, `…lora_down.weight` or the like",
-            ));
+        let about = header.adapter()?;
+        let largest = about.ranks.map_or(1, |ranks| ranks.largest);
+        if largest as u64 > MAX_RANK {
+            return Err(invalid(format!("its rank is {largest}; 1 to {MAX_RANK} are allowed")));
         }
-        for (name, shape) in &parts {
-            let rank = shape.first().copied().unwrap_or(0);
-            if is_down(name) && (!(1..=MAX_RANK).contains(&rank) || shape.len() < 2) {
-                return Err(invalid(format!("`{name}` has rank {rank}; 1 to {MAX_RANK} are allowed")));
+        Ok(match about.family {
+            adapters::Family::Flux1 => Flux,
+            adapters::Family::StableDiffusion2 => Sd21,
+            adapters::Family::StableDiffusionXl => Sdxl,
+            adapters::Family::TextEncoder if about.modules.contains_key(&Network::TextEncoder2) => Sdxl,
+            // What nothing tells apart is of the family that most are of.
+            adapters::Family::StableDiffusion1 | adapters::Family::StableDiffusion | adapters::Family::TextEncoder => {
+                Sd15
             }
-        }
-        let any = |words: &[&str]| parts.iter().any(|(name, _)| words.iter().any(|word| name.contains(word)));
-        // A small FLUX may have double blocks only, which diffusers calls `transformer_blocks` of a `transformer`.
-        let starts = |words: &[&str]| parts.iter().any(|(name, _)| words.iter().any(|word| name.starts_with(word)));
-        if any(&["double_blocks", "single_blocks", "single_transformer_blocks", "x_embedder", "context_embedder"])
-            || starts(&[
-                "transformer.transformer_blocks.",
-                "transformer_blocks.",
-                "lora_transformer_",
-                "lycoris_transformer_",
-            ])
-        {
-            return Ok(Flux);
-        }
-        // What cross-attention reads is as wide as the text encoders' states.
-        let width = parts.iter().find(|(name, _)| {
-            is_down(name) && name.contains("attn2") && (name.contains("to_k") || name.contains("to_v"))
-        });
-        match width.and_then(|(_, shape)| shape.get(1)) {
-            Some(768) => return Ok(Sd15),
-            Some(1024) => return Ok(Sd21),
-            Some(2048) => return Ok(Sdxl),
-            _ => {}
-        }
-        if any(&[
-            "input_blocks",
-            "output_blocks",
-            "middle_block",
-            "lora_te2_",
-            "text_encoder_2.",
-            "transformer_blocks.1.",
-            "transformer_blocks_1_",
-        ]) {
-            return Ok(Sdxl);
-        }
-        if any(&["down_blocks", "up_blocks", "mid_block", "lora_te_", "lora_te1_", "text_encoder."]) {
-            return Ok(Sd15);
-        }
-        Err(invalid("its tensors' names belong to no model family that is known here"))
+        })
     }
-}
-
-/// How the names of low-rank factors and of the other algorithms' tensors end.
-const PARTS: [&str; 16] = [
-    ".lora_A.weight",
-    ".lora_A.default.weight",
-    ".lora_down.weight",
-    "_lora1.down.weight",
-    "_lora2.down.weight",
-    "_lora.down.weight",
-    ".lora.down.weight",
-    ".lora_linear_layer.down.weight",
-    ".hada_w1_a",
-    ".hada_w1_b",
-    ".lokr_w1",
-    ".lokr_w1_a",
-    ".lokr_w2",
-    ".lokr_w2_a",
-    ".diff",
-    ".diff.weight",
-];
-
-/// Whether the first size of the tensor is the rank.
-fn is_down(name: &str) -> bool {
-    PARTS[..8].iter().any(|part| name.ends_with(part))
 }
 
 fn flag(configs: &Configs, file: &str, field: &str) -> bool {
@@ -262,6 +203,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::safetensors_gate::tests::headed;
 
     fn header(name: &str, shape: &[u64]) -> Header {
         let bytes = 4 * shape.iter().product::<u64>();
@@ -282,7 +224,7 @@ mod tests {
             (&format!("unet.down_blocks.1.{attention}.lora_A.weight"), &[4, 768], Sd15),
             (&format!("unet.down_blocks.1.{attention}.lora_A.weight"), &[4, 1024], Sd21),
             (&format!("unet.down_blocks.1.{attention}.lora_A.weight"), &[4, 2048], Sdxl),
-            ("lora_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q.lora_down.weight", &[4, 640], Sdxl),
+            ("lora_unet_input_blocks_4_1_transformer_blocks_2_attn1_to_q.lora_down.weight", &[4, 640], Sdxl),
             ("lora_unet_down_blocks_0_attentions_0_proj_in.hada_w1_a", &[320, 8], Sd15),
             ("lora_te_text_model_encoder_layers_0_mlp_fc1.lora_down.weight", &[4, 768], Sd15),
             ("lora_te2_text_model_encoder_layers_0_mlp_fc1.lokr_w1", &[4, 4], Sdxl),
@@ -294,36 +236,25 @@ mod tests {
             ("model.diffusion_model.input_blocks.0.0.weight", &[4, 4]),
             ("transformer.transformer_blocks.0.attn.to_q.lora_A.weight", &[1024, 8]),
             ("transformer.transformer_blocks.0.attn.to_q.lora_A.weight", &[4]),
+            ("transformer.transformer_blocks.0.attn.to_q.lora_A.weight", &[0, 8]),
         ] {
             assert!(Family::of_lora(&header(name, shape)).is_err(), "{name} {shape:?}");
         }
     }
 
     #[test]
-    fn a_single_file_tells_its_family() {
-        let file = |names: &[&str]| {
-            let entry = |at: usize| json!({"dtype": "F32", "shape": [1], "data_offsets": [4 * at, 4 * at + 4]});
-            let entries: serde_json::Map<_, _> =
-                names.iter().enumerate().map(|(at, name)| ((*name).to_owned(), entry(at))).collect();
-            let json = serde_json::to_vec(&entries).unwrap();
-            let bytes = 8 + json.len() as u64 + 4 * names.len() as u64;
-            Family::of_single_file(&crate::safetensors_gate::header(&json, bytes).unwrap())
-        };
-        let (unet, vae) = ("model.diffusion_model.out.2.bias", "first_stage_model.quant_conv.bias");
-        let (clip, open_clip, big_g) = (
-            "cond_stage_model.transformer.text_model.x",
-            "cond_stage_model.model.x",
-            "conditioner.embedders.1.model.x",
-        );
-        assert_eq!(file(&[unet, vae, clip]).unwrap(), Some(Sd15));
-        assert_eq!(file(&[unet, vae, open_clip]).unwrap(), Some(Sd21));
-        assert_eq!(file(&[unet, vae, big_g]).unwrap(), Some(Sdxl));
-        assert_eq!(file(&["lora_unet_x.lora_down.weight"]).unwrap(), None);
-        for incomplete in
-            [&[unet, vae][..], &[unet, clip], &["double_blocks.0.x", vae], &["model.diffusion_model.double_blocks.0.x"]]
-        {
-            assert!(file(incomplete).is_err(), "{incomplete:?}");
-        }
+    fn a_denoiser_tells_its_family() {
+        let family = |names: &[&str]| Family::of_denoiser(&headed(names));
+        let unet = "model.diffusion_model.input_blocks.0.0.weight";
+        assert_eq!(family(&[unet, "cond_stage_model.transformer.text_model.x"]), Some(Sd15));
+        assert_eq!(family(&[unet, "cond_stage_model.model.x"]), Some(Sd21));
+        assert_eq!(family(&[unet, "model.diffusion_model.label_emb.0.0.weight"]), Some(Sdxl));
+        assert_eq!(family(&["double_blocks.0.x", "img_in.weight"]), Some(Flux));
+        assert_eq!(family(&["diffusion_model.double_blocks.0.x", "diffusion_model.img_in.weight"]), Some(Flux));
+        assert_eq!(family(&["double_blocks.0.img_attn.qkv.diff", "img_in.diff"]), None);
+        assert_eq!(family(&["double_blocks.0.processor.qkv_lora1.down.weight"]), None);
+        assert_eq!(family(&["lora_unet_double_blocks_0_x.lora_down.weight"]), None);
+        assert_eq!(family(&["first_stage_model.decoder.mid.x"]), None);
         let side = |family: Family| family.defaults(&Configs::new()).unwrap().width;
         assert_eq!([Sd15, Sd21, Sdxl].map(side), [512, 768, 1024]);
     }

@@ -9,10 +9,12 @@ use sha2::{Digest, Sha256};
 use sqlx::PgPool;
 use sqlx::types::Json;
 
-use super::family::Family;
+use super::family::{Configs, Family};
+use super::parts::{Layout, Part, is_root_weights, part_of};
 use super::{Defaults, Model, ModelFile, ModelKind, check_name, check_name_is_free};
+use crate::safetensors_gate::Header;
 use crate::storage::{ObjectWriter, StorageKey};
-use crate::{Error, ModelId, Result, Storage, begin, safetensors_gate};
+use crate::{Error, ModelId, Result, Storage, begin, weights_gate};
 
 /// Largest single file, in bytes.
 pub const MAX_FILE_BYTES: u64 = 64 * 1024 * 1024 * 1024;
@@ -24,6 +26,7 @@ const MAX_PATH_BYTES: usize = 200;
 /// Larger JSON files (vocabularies, shard indexes) say nothing that is asked here.
 const CONFIG_BYTES: usize = 256 * 1024;
 const FIELD: &str = "file";
+const INDEX: &str = "model_index.json";
 
 /// A model on its way in. Dropped before [`Intake::finish`] it removes what it stored.
 pub struct Intake {
@@ -32,8 +35,8 @@ pub struct Intake {
     model: ModelId,
     files: Vec<ModelFile>,
     /// The small JSON files, which say what the model is.
-    configs: BTreeMap<String, Value>,
-    weights: BTreeMap<String, safetensors_gate::Header>,
+    configs: Configs,
+    weights: BTreeMap<String, Header>,
     /// Keys to remove unless the intake ends well.
     stored: Vec<String>,
     /// Keys that belong to other models.
@@ -51,7 +54,7 @@ pub struct FileIntake<'a> {
 }
 
 enum Content {
-    Weights(safetensors_gate::Sniffer),
+    Weights(weights_gate::Sniffer),
     Text(Vec<u8>),
 }
 
@@ -86,7 +89,9 @@ impl Intake {
             return Err(Error::invalid(FIELD, format!("`{path}` was sent twice.")));
         }
         let (content, media_type) = match path.rsplit_once('.').map(|(_, extension)| extension) {
-            Some("safetensors") => (Content::Weights(safetensors_gate::Sniffer::default()), "application/octet-stream"),
+            Some("safetensors" | "gguf") => {
+                (Content::Weights(weights_gate::Sniffer::default()), "application/octet-stream")
+            }
             Some("json") => (Content::Text(Vec::new()), "application/json"),
             Some("txt" | "md") => (Content::Text(Vec::new()), "text/plain; charset=utf-8"),
             Some("model") => (Content::Text(Vec::new()), "application/octet-stream"),
@@ -94,7 +99,7 @@ impl Intake {
                 return Err(Error::unsupported(
                     FIELD,
                     format!(
-                        "`{path}` is not taken: a model is made of .safetensors, .json, .txt, .md and .model files. Pickles (.bin, .pt, .ckpt) are never read."
+                        "`{path}` is not taken: a model is made of .safetensors, .gguf, .json, .txt, .md and .model files. Pickles (.bin, .pt, .ckpt) are never read."
                     ),
                 ));
             }
@@ -108,12 +113,9 @@ impl Intake {
     /// Takes a file that was taken before and lies in the bucket, without its bytes: one of this import's earlier attempt, or,
     /// `borrowed`, one of another model.
     pub async fn adopt(&mut self, file: ModelFile, borrowed: bool) -> Result<()> {
-        if file.path.ends_with(".safetensors") {
-            let first = self.storage.get_range(&file.storage_key, 0..8).await?;
-            let first = first.first_chunk::<8>().ok_or_else(|| Error::internal("a stored file is cut"))?;
-            let length = safetensors_gate::header_length(*first, file.bytes.unsigned_abs())?;
-            let header = self.storage.get_range(&file.storage_key, 8..8 + length).await?;
-            self.weights.insert(file.path.clone(), safetensors_gate::header(&header, file.bytes.unsigned_abs())?);
+        if [".safetensors", ".gguf"].iter().any(|end| file.path.ends_with(end)) {
+            let header = weights_gate::stored(&self.storage, &file.storage_key, file.bytes.unsigned_abs()).await?;
+            self.weights.insert(file.path.clone(), header);
         } else if file.path.ends_with(".json") && file.bytes.unsigned_abs() <= CONFIG_BYTES as u64 {
             let text = self.storage.get(&file.storage_key).await?;
             self.configs.insert(file.path.clone(), read_json(&file.path, &text)?);
@@ -125,13 +127,54 @@ impl Intake {
         Ok(())
     }
 
+    /// Takes the parts that a checkpoint in files lacks from another checkpoint, `donor`, bytes and all: they lie in the bucket once.
+    /// With them comes its scheduler and what its requests may leave out, if both are for the same kind of denoiser. Errors: `Invalid`.
+    pub async fn borrow_parts(&mut self, donor: &Model) -> Result<()> {
+        let refused = |message: String| Err(Error::invalid("parts_of", message));
+        let layout = match self.configs.contains_key(INDEX) {
+            true => None,
+            false => Layout::of(&self.weights, &self.configs)?,
+        };
+        let Some(Layout { family, guided, missing, .. }) = layout else {
+            return refused("Only the file of a checkpoint lacks parts.".to_owned());
+        };
+        if donor.kind != ModelKind::Checkpoint || donor.family != family.as_str() {
+            return refused(format!("`{}` is no checkpoint of {}.", donor.name, family.title()));
+        }
+        let mut taken: Vec<ModelFile> = Vec::new();
+        for part in missing {
+            taken.extend(part_files(donor, part));
+        }
+        if self.guided_of(donor).await? == Some(guided) || family != Family::Flux {
+            let kept = ["scheduler/scheduler_config.json", "pyrograph.json"];
+            taken.extend(donor.files.iter().filter(|file| kept.contains(&file.path.as_str())).cloned());
+        }
+        for file in taken {
+            if self.files.iter().all(|there| there.path != file.path) {
+                self.adopt(file, true).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the denoiser of a FLUX.1 is told a guidance scale.
+    async fn guided_of(&self, model: &Model) -> Result<Option<bool>> {
+        if let Some(config) = model.files.iter().find(|file| file.path == "transformer/config.json") {
+            let config = read_json(&config.path, &self.storage.get(&config.storage_key).await?)?;
+            return Ok(config.get("guidance_embeds").and_then(Value::as_bool));
+        }
+        let Some(main) = main_file(model) else { return Ok(None) };
+        let header = weights_gate::stored(&self.storage, &main.storage_key, main.bytes.unsigned_abs()).await?;
+        Ok(Some(header.has_anywhere("guidance_in.")))
+    }
+
     /// The file has an owner now, who removes it when that is due.
     pub fn keep(&mut self, file: &ModelFile) {
         self.stored.retain(|key| *key != file.storage_key);
     }
 
-    /// Makes the model visible. One safetensors file alone is a LoRA, for which `base` may name the checkpoint it was made for;
-    /// several files with `model_index.json` are a checkpoint.
+    /// Makes the model visible. One file alone is a LoRA, for which `base` may name the checkpoint it was made for, or a whole checkpoint;
+    /// several files are a checkpoint, by its `model_index.json` or by the denoiser in one of them.
     /// After an error there is nothing left to do but [`Intake::abandon`].
     pub async fn finish(&mut self, name: &str, base: Option<&str>, kind: Option<ModelKind>) -> Result<Model> {
         check_name(name)?;
@@ -155,21 +198,19 @@ impl Intake {
     }
 
     async fn read(&self, base: Option<&str>) -> Result<Described> {
-        let Some(index) = self.configs.get("model_index.json") else {
+        let Some(index) = self.configs.get(INDEX) else {
+            if let Some(layout) = Layout::of(&self.weights, &self.configs)? {
+                layout.check()?;
+                return checkpoint(layout.family, &layout.configs(&self.configs), base);
+            }
             let [(path, header)] = &self.weights.iter().collect::<Vec<_>>()[..] else {
-                return Err(Error::invalid(
-                    FIELD,
-                    "Send either one .safetensors file (a LoRA or a whole checkpoint) or a checkpoint's folder with its model_index.json.",
-                ));
+                return Err(Error::internal("a LoRA of several files"));
             };
             if self.files.len() > 1 {
                 return Err(Error::invalid(
                     FIELD,
                     format!("A model is the one file `{path}`, or a folder with its model_index.json."),
                 ));
-            }
-            if let Some(family) = Family::of_single_file(header)? {
-                return self.checkpoint(family, base);
             }
             let family = Family::of_lora(header)?.as_str();
             let base = match base {
@@ -200,20 +241,7 @@ impl Intake {
                 ));
             }
         }
-        self.checkpoint(family, base)
-    }
-
-    fn checkpoint(&self, family: Family, base: Option<&str>) -> Result<Described> {
-        if base.is_some() {
-            return Err(Error::invalid("base", "Only a LoRA has a base; a checkpoint stands alone."));
-        }
-        Ok(Described {
-            kind: ModelKind::Checkpoint,
-            family: family.as_str().to_owned(),
-            base: None,
-            defaults: Some(family.defaults(&self.configs)?),
-            trigger_word: None,
-        })
+        checkpoint(family, &self.configs, base)
     }
 
     /// The row to be, of the files that were taken.
@@ -350,8 +378,41 @@ impl FileIntake<'_> {
     }
 }
 
-fn read_json(path: &str, text: &[u8]) -> Result<Value> {
+/// The files of a part, as they are to be called in another model: its folder and its tokenizer's, its own file, or the file that
+/// holds all parts.
+fn part_files(model: &Model, part: Part) -> Vec<ModelFile> {
+    let folder = format!("{}/", part.as_str());
+    if model.files.iter().any(|file| file.path.starts_with(&folder)) {
+        let tokenizer = part.tokenizer().map(|name| format!("{name}/"));
+        let wanted = |path: &str| path.starts_with(&folder) || tokenizer.as_ref().is_some_and(|t| path.starts_with(t));
+        return model.files.iter().filter(|file| wanted(&file.path)).cloned().collect();
+    }
+    let own = ["safetensors", "gguf"].map(|end| format!("{}.{end}", part.as_str()));
+    let file = model.files.iter().find(|file| own.contains(&file.path)).or_else(|| main_file(model));
+    file.map(|file| ModelFile { path: part.path(&file.path), ..file.clone() }).into_iter().collect()
+}
+
+/// The file with the denoiser, of a checkpoint in files.
+fn main_file(model: &Model) -> Option<&ModelFile> {
+    let roots = || model.files.iter().filter(|file| is_root_weights(&file.path));
+    roots().find(|file| roots().count() == 1 || part_of(&file.path).is_none())
+}
+
+pub(super) fn read_json(path: &str, text: &[u8]) -> Result<Value> {
     serde_json::from_slice(text).map_err(|error| Error::invalid(FIELD, format!("`{path}` is not JSON: {error}.")))
+}
+
+fn checkpoint(family: Family, configs: &Configs, base: Option<&str>) -> Result<Described> {
+    if base.is_some() {
+        return Err(Error::invalid("base", "Only a LoRA has a base; a checkpoint stands alone."));
+    }
+    Ok(Described {
+        kind: ModelKind::Checkpoint,
+        family: family.as_str().to_owned(),
+        base: None,
+        defaults: Some(family.defaults(configs)?),
+        trigger_word: None,
+    })
 }
 
 pub(crate) struct Described {

@@ -96,6 +96,9 @@ pub async fn whole(pool: &PgPool, storage: &Storage, id: UploadId) -> Result<(Ve
 
 /// Forgets uploads, and removes their parts.
 pub async fn discard(pool: &PgPool, storage: &Storage, ids: &[UploadId]) -> Result<()> {
+    if ids.is_empty() {
+        return Ok(());
+    }
     let uuids: Vec<uuid::Uuid> = ids.iter().map(|id| (*id).into()).collect();
     sqlx::query!("DELETE FROM model_uploads WHERE id = ANY($1)", &uuids).execute(pool).await?;
     for id in ids {
@@ -109,12 +112,12 @@ async fn discard_expired(pool: &PgPool, storage: &Storage) -> Result<()> {
     let expired = sqlx::query_scalar!(
         r#"SELECT id AS "id: UploadId" FROM model_uploads u WHERE created_at < $1 AND NOT EXISTS (
              SELECT 1 FROM imports i JOIN jobs j ON j.id = i.job_id
-             WHERE j.status IN ('queued', 'running') AND position(u.id::text IN i.source::text) > 0) LIMIT 10"#,
+             WHERE j.status IN ('queued', 'running') AND position(u.id::text IN concat(i.source, i.parts)) > 0) LIMIT 10"#,
         Utc::now() - life(),
     )
     .fetch_all(pool)
     .await?;
-    if expired.is_empty() { Ok(()) } else { discard(pool, storage, &expired).await }
+    discard(pool, storage, &expired).await
 }
 
 fn prefix(id: UploadId) -> String {

@@ -48,7 +48,7 @@ async fn another_attempt_goes_on_after_the_files_that_are_there() {
     let world = World::new().await;
     let created = ask(&world, "clay", None).await.unwrap();
     let stale = world.claim().await;
-    import::pin_commit(world.pool(), &stale, "abc").await.unwrap();
+    import::pin_commit(world.pool(), &stale, None, "abc").await.unwrap();
     let (_, file) = take(&world, &stale, 1).await;
     let file = file.unwrap();
     // As if the reply had been lost.
@@ -56,7 +56,7 @@ async fn another_attempt_goes_on_after_the_files_that_are_there() {
 
     let current = world.take_over(&stale).await;
     assert!(matches!(take(&world, &stale, 2).await.1, Err(Error::LeaseLost)));
-    assert!(matches!(import::pin_commit(world.pool(), &stale, "def").await, Err(Error::LeaseLost)));
+    assert!(matches!(import::pin_commit(world.pool(), &stale, None, "def").await, Err(Error::LeaseLost)));
     let work = import::load_work(world.pool(), &current).await.unwrap();
     assert_eq!((work.files.as_slice(), work.source_commit.as_deref()), (&[file.clone()][..], Some("abc")));
     assert_eq!(work.url_query.as_deref(), Some("token=secret"));

@@ -275,7 +275,7 @@ fn is_gpu(device: &OpenDevice) -> bool {
 }
 
 /// Whose fault an error is.
-fn class(error: &diffusion::Error) -> FailureClass {
+pub(crate) fn class(error: &diffusion::Error) -> FailureClass {
     use diffusion::Error;
     match error {
         // Another try on this machine would find the same memory.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use domain::job::ErrorClass;
 use domain::model::intake::MAX_FILE_BYTES;
-use domain::safetensors_gate::Sniffer;
+use domain::weights_gate::Sniffer;
 use reqwest::header::{
     ACCEPT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, ETAG, HeaderMap, HeaderName, IF_RANGE, LAST_MODIFIED, LOCATION,
     RANGE,
@@ -264,8 +264,14 @@ impl Partial {
         };
         let (file, bytes) = open.await.map_err(|error| here(place, error))?;
         let validator = tokio::fs::read_to_string(beside(place)).await.ok().filter(|_| bytes > 0);
-        let mut partial =
-            Self { file, place: place.to_owned(), bytes, validator, sniffer: None, weights: is_weights(remote.path) };
+        let mut partial = Self {
+            file,
+            place: place.to_owned(),
+            bytes,
+            validator,
+            sniffer: None,
+            weights: is_weights(remote.path) || remote.path.ends_with(".gguf"),
+        };
         if bytes == 0 || remote.bytes.is_some_and(|whole| bytes > whole) {
             partial.restart(None).await?;
         }

@@ -5,6 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use domain::import::MAX_LICENSE_BYTES;
+use domain::model::parts::named_as;
 use serde_json::Value;
 
 use super::download::Trouble;
@@ -28,7 +29,7 @@ pub(crate) fn find(allowed: Option<&Path>, path: &str, name: &str) -> Result<Fou
     let inside = Inside { allowed: &allowed };
     let root = inside.resolve(&allowed.join(path)).map_err(missing)?;
     if root.is_file() {
-        let file = wanted(format!("{name}.safetensors"), root).map_err(missing)?;
+        let file = wanted(named_as(name, path), root).map_err(missing)?;
         return Ok(Found { files: vec![file], license: None });
     }
     let mut found = Vec::new();
@@ -45,7 +46,7 @@ pub(crate) fn find(allowed: Option<&Path>, path: &str, name: &str) -> Result<Fou
     };
     let mut files = Vec::with_capacity(chosen.len());
     for path in &chosen {
-        let within = if let [_] = chosen.as_slice() { format!("{name}.safetensors") } else { (*path).to_owned() };
+        let within = if let [_] = chosen.as_slice() { named_as(name, path) } else { (*path).to_owned() };
         let Some(place) = place(path) else { continue };
         files.push(wanted(within, place.to_owned()).map_err(missing)?);
     }

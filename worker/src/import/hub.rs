@@ -6,7 +6,8 @@
 
 use std::path::Path;
 
-use domain::import::{self, ImportWork, MAX_LICENSE_BYTES, Source};
+use domain::import::{self, MAX_LICENSE_BYTES, Source};
+use domain::model::parts::named_as;
 use reqwest::header::{CONTENT_LENGTH, ETAG, HeaderMap, HeaderName};
 use reqwest::{Method, StatusCode};
 use serde::Deserialize;
@@ -15,7 +16,7 @@ use url::Url;
 
 use super::download::{Fetcher, Follow, Trouble, check_status, header};
 use super::selection::{self, INDEX};
-use super::{Found, Place, Wanted};
+use super::{Asked, Found, Place, Wanted};
 use crate::attempt::{Attempt, Stop};
 
 /// Largest answer of the API, and largest model_index.json.
@@ -36,15 +37,15 @@ struct Sibling {
     rfilename: String,
 }
 
-/// The files of `source`, a Hub's repository, each with its size.
-pub(crate) async fn find(attempt: &Attempt<'_>, fetcher: &Fetcher<'_>, work: &ImportWork) -> Result<Found, Stop> {
-    let Source::HuggingFace { repo, revision, files, variant } = &work.source else { return Ok(Found::default()) };
+/// The files of a Hub's repository, each with its size.
+pub(super) async fn find(attempt: &Attempt<'_>, fetcher: &Fetcher<'_>, asked: &Asked<'_>) -> Result<Found, Stop> {
+    let Source::HuggingFace { repo, revision, files, variant } = asked.source else { return Ok(Found::default()) };
     let hub = Hub { fetcher, repo };
-    let revision = work.source_commit.as_ref().unwrap_or(revision);
+    let revision = asked.commit.unwrap_or(revision);
     let repository = hub.repository(revision).await?;
-    if work.source_commit.is_none() {
+    if asked.commit.is_none() {
         let (pool, claim) = (&attempt.house.pool, attempt.claim());
-        attempt.ask(|| import::pin_commit(pool, claim, &repository.sha)).await?;
+        attempt.ask(|| import::pin_commit(pool, claim, asked.part, &repository.sha)).await?;
     }
     let commit = &repository.sha;
     let paths: Vec<&str> = repository.siblings.iter().map(|sibling| sibling.rfilename.as_str()).collect();
@@ -54,9 +55,8 @@ pub(crate) async fn find(attempt: &Attempt<'_>, fetcher: &Fetcher<'_>, work: &Im
         let (bytes, sha256) = hub.look(commit, path).await?;
         let url = hub.file(commit, path)?;
         // Alone it may be called as it likes, also what no path of ours may be.
-        let within =
-            if let [_] = chosen.as_slice() { format!("{}.safetensors", work.name) } else { (*path).to_owned() };
-        wanted.push(Wanted { path: within, place: Place::Remote { url, immutable: true }, bytes, sha256 });
+        let within = if let [_] = chosen.as_slice() { named_as(asked.name, path) } else { (*path).to_owned() };
+        wanted.push(Wanted { path: within, place: Place::Remote { url, of_hub: true }, bytes, sha256 });
     }
     let license = paths.iter().find(|path| selection::is_license(path));
     let license = match license {

@@ -19,7 +19,8 @@ use std::time::Duration;
 use domain::import::{self, ImportWork, Source, UploadedFile};
 use domain::job::ErrorClass;
 use domain::model::intake::{self, Intake};
-use domain::model::{ModelFile, upload};
+use domain::model::parts::{Part, named_as};
+use domain::model::{self, ModelFile, upload};
 use serde_json::json;
 use tokio::io::AsyncReadExt;
 use tokio::time::{Instant, timeout};
@@ -58,11 +59,24 @@ struct Wanted {
 enum Place {
     Remote {
         url: Url,
-        immutable: bool,
+        /// At a commit of the Hub: these bytes for ever, and its token opens it.
+        of_hub: bool,
     },
     Local(PathBuf),
     /// Objects that follow each other.
     Parts(Vec<String>),
+}
+
+/// A source that is asked: the import's own, or that of one of its parts.
+struct Asked<'a> {
+    source: &'a Source,
+    part: Option<Part>,
+    /// Of a URL.
+    query: Option<&'a String>,
+    /// What a file alone is to be called, but for its ending.
+    name: &'a str,
+    /// Of a repository that an earlier attempt has looked at.
+    commit: Option<&'a String>,
 }
 
 /// Does the whole attempt.
@@ -82,11 +96,11 @@ pub(crate) async fn run(attempt: &Attempt<'_>) -> Result<(), Stop> {
         }
         Err(stop) => Err(stop),
     };
-    if let (Ok(()), Source::Upload { files }) = (&finished, &work.source) {
-        let uploads: Vec<_> = files.iter().map(|file| file.upload).collect();
-        if let Err(error) = upload::discard(&house.pool, &house.storage, &uploads).await {
-            tracing::debug!(%error, "parts of an upload stay until it ends");
-        }
+    let uploads: Vec<_> = asked(&work).flat_map(|asked| asked.source.uploads()).collect();
+    if finished.is_ok()
+        && let Err(error) = upload::discard(&house.pool, &house.storage, &uploads).await
+    {
+        tracing::debug!(%error, "parts of an upload stay until it ends");
     }
     if matches!(finished, Ok(()) | Err(Stop::Canceled | Stop::Failed(ErrorClass::InvalidInput, _))) {
         scratch.remove();
@@ -94,49 +108,87 @@ pub(crate) async fn run(attempt: &Attempt<'_>) -> Result<(), Stop> {
     finished
 }
 
+fn asked(work: &ImportWork) -> impl Iterator<Item = Asked<'_>> {
+    let own = Asked {
+        source: &work.source,
+        part: None,
+        query: work.url_query.as_ref(),
+        name: &work.name,
+        commit: work.source_commit.as_ref(),
+    };
+    let parts = work.parts.each().map(|(part, source)| Asked {
+        source,
+        part: Some(part),
+        query: work.part_queries.get(&part),
+        name: part.as_str(),
+        commit: None,
+    });
+    std::iter::once(own).chain(parts)
+}
+
 async fn bring(attempt: &Attempt<'_>, work: &ImportWork, scratch: &Path) -> Result<(Intake, Option<String>), Stop> {
     let house = attempt.house;
     let rules = &house.config.imports;
     // Nobody else's address is asked in the operator's name, be it on the Hub's own host.
-    let hub_asked = matches!(work.source, Source::HuggingFace { .. });
-    let fetcher =
-        Fetcher { guard: &rules.guard, hub: &rules.hub, token: rules.hub_token.as_ref().filter(|_| hub_asked) };
-    let found = match &work.source {
-        Source::Url { url, sha256 } => one_url(work, url, sha256.as_ref())?,
-        Source::HuggingFace { .. } => hub::find(attempt, &fetcher, work).await?,
-        Source::Path { path } => folder::find(rules.folder.as_deref(), path, &work.name)?,
-        Source::Upload { files } => uploaded(attempt, work, files).await?,
-    };
+    let anonymous = Fetcher { guard: &rules.guard, hub: &rules.hub, token: None };
+    let of_hub = Fetcher { token: rules.hub_token.as_ref(), ..anonymous };
+    let (mut files, mut license) = (Vec::new(), None);
+    for asked in asked(work) {
+        let found = find(attempt, &of_hub, &asked).await?;
+        if let (Some(part), true) = (asked.part, found.files.len() != 1) {
+            let message =
+                format!("The source of the part `{}` is {} files, not one.", part.as_str(), found.files.len());
+            return Err(Stop::Failed(ErrorClass::InvalidInput, message));
+        }
+        files.extend(found.files);
+        if asked.part.is_none() {
+            license = found.license;
+        }
+    }
     let mut intake = Intake::new(house.pool.clone(), house.storage.clone());
-    let tally = Tally::of(attempt, &found.files);
-    for wanted in &found.files {
-        let taken =
-            Taker { attempt, work, scratch, fetcher: &fetcher, tally: &tally }.take(wanted, &mut intake).await?;
+    let tally = Tally::of(attempt, &files);
+    for wanted in &files {
+        let fetcher = if matches!(wanted.place, Place::Remote { of_hub: true, .. }) { &of_hub } else { &anonymous };
+        let taken = Taker { attempt, work, scratch, fetcher, tally: &tally }.take(wanted, &mut intake).await?;
         tally.file_done(taken.bytes.unsigned_abs());
     }
     tally.end().await;
-    Ok((intake, found.license))
+    if let Some(donor) = work.parts_of.map(|donor| donor.to_string()) {
+        let donor = attempt.ask(|| model::get(&house.pool, &donor)).await?;
+        intake.borrow_parts(&donor).await?;
+    }
+    Ok((intake, license))
 }
 
-fn one_url(work: &ImportWork, url: &str, sha256: Option<&String>) -> Result<Found, Trouble> {
+/// What the source has.
+async fn find(attempt: &Attempt<'_>, of_hub: &Fetcher<'_>, asked: &Asked<'_>) -> Result<Found, Stop> {
+    match asked.source {
+        Source::Url { url, sha256 } => Ok(one_url(asked, url, sha256.as_ref())?),
+        Source::HuggingFace { .. } => hub::find(attempt, of_hub, asked).await,
+        Source::Path { path } => Ok(folder::find(attempt.house.config.imports.folder.as_deref(), path, asked.name)?),
+        Source::Upload { files } => uploaded(attempt, asked, files).await,
+    }
+}
+
+fn one_url(asked: &Asked<'_>, url: &str, sha256: Option<&String>) -> Result<Found, Trouble> {
     let mut url = Url::parse(url).map_err(|error| Trouble::Final(format!("The URL cannot be read: {error}.")))?;
-    url.set_query(work.url_query.as_deref());
+    url.set_query(asked.query.map(String::as_str));
     url.set_fragment(None);
     let file = Wanted {
-        path: format!("{}.safetensors", work.name),
-        place: Place::Remote { url, immutable: false },
+        path: named_as(asked.name, url.path()),
+        place: Place::Remote { url, of_hub: false },
         bytes: None,
         sha256: sha256.cloned(),
     };
     Ok(Found { files: vec![file], license: None })
 }
 
-async fn uploaded(attempt: &Attempt<'_>, work: &ImportWork, files: &[UploadedFile]) -> Result<Found, Stop> {
+async fn uploaded(attempt: &Attempt<'_>, asked: &Asked<'_>, files: &[UploadedFile]) -> Result<Found, Stop> {
     let house = attempt.house;
     let mut found = Found::default();
     for file in files {
         let (parts, bytes) = attempt.ask(|| upload::whole(&house.pool, &house.storage, file.upload)).await?;
-        let path = if files.len() == 1 { format!("{}.safetensors", work.name) } else { file.path.clone() };
+        let path = if files.len() == 1 { named_as(asked.name, &file.path) } else { file.path.clone() };
         found.files.push(Wanted { path, place: Place::Parts(parts), bytes: Some(bytes.unsigned_abs()), sha256: None });
     }
     Ok(found)
@@ -179,9 +231,9 @@ impl Taker<'_> {
         let file = match &wanted.place {
             Place::Local(place) => self.store(wanted, place, intake).await?,
             Place::Parts(parts) => self.join(wanted, parts, intake).await?,
-            Place::Remote { url, immutable } => {
+            Place::Remote { url, of_hub } => {
                 let place = hub::partial(self.scratch, url);
-                let remote = Remote { url, path: &wanted.path, bytes: wanted.bytes, immutable: *immutable };
+                let remote = Remote { url, path: &wanted.path, bytes: wanted.bytes, immutable: *of_hub };
                 self.fetcher.download(&remote, &place, &|bytes| self.tally.at(bytes)).await?;
                 let stored = self.store(wanted, &place, intake).await;
                 if !matches!(stored, Err(Stop::Failed(ErrorClass::Upstream, _))) {

@@ -61,21 +61,21 @@ pub(crate) fn pipeline<'a>(paths: &[&'a str], index: &Value, variant: Option<&st
     }
 }
 
-/// The one safetensors file beside which there is no other.
+/// The one safetensors or GGUF file beside which there is no other.
 ///
 /// # Errors
 /// A sentence that names what is there instead.
 pub(crate) fn single<'a>(paths: &[&'a str]) -> Result<&'a str, String> {
-    let found: Vec<&str> = paths.iter().copied().filter(|path| is_weights(path)).collect();
+    let found: Vec<&str> = paths.iter().copied().filter(|path| is_weights(path) || path.ends_with(".gguf")).collect();
     match found.as_slice() {
         [one] => Ok(one),
         [] if paths.iter().any(|path| [".bin", ".ckpt", ".pt", ".pth"].iter().any(|end| path.ends_with(end))) => {
-            Err("There are only pickles, which are never read; it needs safetensors files.".to_owned())
+            Err("There are only pickles, which are never read; it needs safetensors or GGUF files.".to_owned())
         }
-        [] => Err(format!("There is neither a {INDEX} nor a safetensors file.")),
+        [] => Err(format!("There is neither a {INDEX} nor a file of weights.")),
         several => {
             let names = several.iter().take(SHOWN).copied().collect::<Vec<_>>().join(", ");
-            Err(format!("There are {} safetensors files and no {INDEX}; name the one: {names}.", several.len()))
+            Err(format!("There are {} files of weights and no {INDEX}; name the one: {names}.", several.len()))
         }
     }
 }

@@ -1,10 +1,10 @@
 //! LoHa: `ΔW = (w1_a · w1_b) ⊙ (w2_a · w2_b)`, the Hadamard product of FedPara
 //! ([Hyeon-Woo et al. 2021](https://arxiv.org/abs/2108.06098)), with or without Tucker cores.
 
+use adapters::keys::Share;
 use burn::prelude::*;
 
 use super::{Array, Form};
-use crate::lora::keys::Share;
 
 /// The factors, as LyCORIS keeps them: with cores both `a` are `[rank, out]`.
 #[derive(Debug, Clone, PartialEq)]

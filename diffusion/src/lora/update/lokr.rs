@@ -1,10 +1,10 @@
 //! LoKr: `ΔW = w1 ⊗ w2`, a Kronecker product of which each side may be a product of factors, the right one with a Tucker core
 //! ([Yeh et al. 2023](https://arxiv.org/abs/2309.14859)).
 
+use adapters::keys::Share;
 use burn::prelude::*;
 
 use super::{Array, Form};
-use crate::lora::keys::Share;
 
 /// The two sides as the file has them.
 #[derive(Debug, Clone, PartialEq)]

@@ -1,10 +1,10 @@
 //! LoRA: `ΔW = up · down` ([Hu et al. 2021](https://arxiv.org/abs/2106.09685)); LoCon, the same for convolutions, with or
 //! without a Tucker core ([Yeh et al. 2023](https://arxiv.org/abs/2309.14859)).
 
+use adapters::keys::Share;
 use burn::prelude::*;
 
 use super::{Array, Form};
-use crate::lora::keys::Share;
 
 /// The factors.
 #[derive(Debug, Clone, PartialEq)]

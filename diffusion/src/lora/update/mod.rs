@@ -6,15 +6,13 @@ mod loha;
 mod lokr;
 mod low_rank;
 
+use adapters::keys::Share;
 use burn::prelude::*;
 use burn::tensor::DType;
-use serde::Serialize;
 
 pub(super) use loha::LoHa;
 pub(super) use lokr::{LoKr, Side};
 pub(super) use low_rank::LowRank;
-
-use super::keys::Share;
 
 /// Above this a file holds no low-rank update any more.
 pub(super) const HIGHEST_RANK: usize = 512;
@@ -55,24 +53,6 @@ pub(super) enum Magnitude {
     Outputs(Array),
     /// Of the weights of each input, `[in]`
     Inputs(Array),
-}
-
-/// How ΔW is found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Algorithm {
-    /// Two factors of a low rank.
-    Lora,
-    /// The same for a convolution.
-    Locon,
-    /// Two products of factors, multiplied with each other value by value.
-    Loha,
-    /// A Kronecker product.
-    Lokr,
-    /// ΔW itself.
-    Full,
-    /// The bias only.
-    Bias,
 }
 
 /// The form in which an update runs beside its layer.
@@ -129,17 +109,6 @@ impl Delta {
         bytes as u64
     }
 
-    /// Its name.
-    pub fn algorithm(&self) -> Algorithm {
-        match self {
-            Self::LowRank(delta) if delta.is_convolution() => Algorithm::Locon,
-            Self::LowRank(_) => Algorithm::Lora,
-            Self::LoHa(_) => Algorithm::Loha,
-            Self::LoKr(_) => Algorithm::Lokr,
-            Self::Full(_) => Algorithm::Full,
-        }
-    }
-
     /// How it runs beside the layer at the least cost, on `device` in f32.
     pub fn form(&self, device: &Device) -> Form {
         match self {
@@ -173,11 +142,6 @@ impl Delta {
 }
 
 impl Update {
-    /// Its algorithm's name; DoRA is told by `magnitude`.
-    pub fn algorithm(&self) -> Algorithm {
-        self.delta.as_ref().map_or(Algorithm::Bias, Delta::algorithm)
-    }
-
     /// The part for a share of the outputs; None if they cannot be shared so.
     pub fn share(&self, share: Share) -> Option<Self> {
         let mut part = self.clone();

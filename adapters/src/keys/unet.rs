@@ -142,7 +142,7 @@ fn attention(inner: &str) -> Option<&str> {
 
 /// The original name of a module of ours. In Stable Diffusion 1 and 2 the first upsampler follows no attention, in XL all
 /// do; `first_up_has_attention` tells.
-pub(crate) fn to_original(path: &str, first_up_has_attention: bool) -> Option<String> {
+pub fn to_original(path: &str, first_up_has_attention: bool) -> Option<String> {
     if let Some((theirs, _)) = TOP.iter().find(|(_, ours)| *ours == path) {
         return Some((*theirs).to_owned());
     }

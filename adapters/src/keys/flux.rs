@@ -64,7 +64,7 @@ pub(super) fn from_flat(flat: &str) -> Option<Vec<(String, Share)>> {
 }
 
 /// Our modules that a module stands for, whichever way it is named.
-pub(in crate::lora) fn from_dotted(name: &str) -> Option<Vec<(String, Share)>> {
+pub fn from_dotted(name: &str) -> Option<Vec<(String, Share)>> {
     original(name).or_else(|| diffusers(name))
 }
 
@@ -108,7 +108,7 @@ const DOUBLE: [&str; 14] = [
 const SINGLE: [&str; 6] = ["norm.linear", "attn.to_q", "attn.to_k", "attn.to_v", "proj_mlp", "proj_out"];
 
 /// Black Forest Labs' modules of a double block and ours, in the order of the fused output.
-pub(crate) const ORIGINAL_DOUBLE: [(&str, &[&str]); 10] = [
+pub const ORIGINAL_DOUBLE: [(&str, &[&str]); 10] = [
     ("img_attn.qkv", &["attn.to_q", "attn.to_k", "attn.to_v"]),
     ("txt_attn.qkv", &["attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj"]),
     ("img_attn.proj", &["attn.to_out.0"]),
@@ -122,14 +122,14 @@ pub(crate) const ORIGINAL_DOUBLE: [(&str, &[&str]); 10] = [
 ];
 
 /// Black Forest Labs' modules of a single block and ours, in the order of the fused output.
-pub(crate) const ORIGINAL_SINGLE: [(&str, &[&str]); 3] = [
+pub const ORIGINAL_SINGLE: [(&str, &[&str]); 3] = [
     ("linear1", &["attn.to_q", "attn.to_k", "attn.to_v", "proj_mlp"]),
     ("linear2", &["proj_out"]),
     ("modulation.lin", &["norm.linear"]),
 ];
 
 /// Modules outside the blocks.
-pub(crate) const ORIGINAL_TOP: [(&str, &str); 10] = [
+pub const ORIGINAL_TOP: [(&str, &str); 10] = [
     ("img_in", "x_embedder"),
     ("txt_in", "context_embedder"),
     ("time_in.in_layer", "time_text_embed.timestep_embedder.linear_1"),
@@ -143,7 +143,7 @@ pub(crate) const ORIGINAL_TOP: [(&str, &str); 10] = [
 ];
 
 /// The one layer whose halves diffusers keeps in the other order.
-pub(crate) const SWAPPED: &str = "final_layer.adaLN_modulation.1";
+pub const SWAPPED: &str = "final_layer.adaLN_modulation.1";
 
 /// A name of Black Forest Labs' own code.
 fn original(dotted: &str) -> Option<Vec<(String, Share)>> {

@@ -1,16 +1,11 @@
 //! How strong an adapter means itself to be. Trainers say it in five places; the first that speaks counts.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::keys::Network;
-use crate::{Error, Result};
-
-/// A config beside an adapter is small.
-const CONFIG_LIMIT: u64 = 1 << 20;
+use crate::keys::Network;
 
 /// How diffusers begins the fields of each network.
 const PREFIXES: [(&str, Network); 4] = [
@@ -22,7 +17,7 @@ const PREFIXES: [(&str, Network); 4] = [
 
 /// What a file says about the alpha of modules that carry no tensor for it.
 #[derive(Debug, Clone)]
-pub(super) struct AlphaRule {
+pub struct AlphaRule {
     /// By network; without one for all of them.
     configs: BTreeMap<Option<Network>, PeftConfig>,
     /// For people: where the alpha came from.
@@ -40,10 +35,10 @@ struct PeftConfig {
 }
 
 impl AlphaRule {
-    /// Looks in the header, then beside the file. `has_tensors`: some module says its alpha itself, so a single number for
-    /// all of them in the header would be a guess.
-    pub fn read(path: &Path, header: &BTreeMap<String, String>, has_tensors: bool) -> Result<Self> {
-        let broken = |what: &str, error: serde_json::Error| Error::malformed(path, format!("{what}: {error}"));
+    /// Looks in the header, then in the text of the `adapter_config.json` that may lie beside the file. `has_tensors`: some module says
+    /// its alpha itself, so a single number for all of them in the header would be a guess. Errors: a sentence.
+    pub fn read(header: &BTreeMap<String, String>, beside: Option<&str>, has_tensors: bool) -> Result<Self, String> {
+        let broken = |what: &str, error: serde_json::Error| format!("{what}: {error}");
         if let Some(text) = header.get("lora_adapter_metadata") {
             let fields: Map<String, Value> =
                 serde_json::from_str(text).map_err(|e| broken("lora_adapter_metadata", e))?;
@@ -57,13 +52,12 @@ impl AlphaRule {
             let configs = by_network
                 .into_iter()
                 .map(|(network, fields)| Ok((network, serde_json::from_value(Value::Object(fields))?)));
-            let configs = configs.collect::<Result<_, _>>().map_err(|e| broken("lora_adapter_metadata", e))?;
+            let configs =
+                configs.collect::<Result<_, serde_json::Error>>().map_err(|e| broken("lora_adapter_metadata", e))?;
             return Ok(Self { configs, source: "lora_adapter_metadata" });
         }
-        let beside = path.with_file_name("adapter_config.json");
-        if std::fs::metadata(&beside).is_ok_and(|file| file.is_file() && file.len() <= CONFIG_LIMIT) {
-            let text = std::fs::read_to_string(&beside).map_err(Error::file(&beside))?;
-            let config = serde_json::from_str(&text).map_err(|e| Error::malformed(&beside, e.to_string()))?;
+        if let Some(text) = beside {
+            let config = serde_json::from_str(text).map_err(|e| broken("adapter_config.json", e))?;
             return Ok(Self { configs: BTreeMap::from([(None, config)]), source: "adapter_config.json" });
         }
         let network = header.get("ss_network_alpha").filter(|_| !has_tensors).and_then(|text| text.trim().parse().ok());
@@ -101,7 +95,7 @@ mod tests {
 
     fn rule(header: &[(&str, &str)], has_tensors: bool) -> AlphaRule {
         let header = header.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
-        AlphaRule::read(Path::new("/nowhere/adapter.safetensors"), &header, has_tensors).unwrap()
+        AlphaRule::read(&header, None, has_tensors).unwrap()
     }
 
     #[test]
@@ -145,9 +139,7 @@ mod tests {
 
     #[test]
     fn the_config_beside_the_file_counts() {
-        let folder = tempfile::tempdir().unwrap();
-        std::fs::write(folder.path().join("adapter_config.json"), r#"{"lora_alpha": 4, "r": 8}"#).unwrap();
-        let rule = AlphaRule::read(&folder.path().join("a.safetensors"), &BTreeMap::new(), false).unwrap();
+        let rule = AlphaRule::read(&BTreeMap::new(), Some(r#"{"lora_alpha": 4, "r": 8}"#), false).unwrap();
         assert_eq!((rule.scale(Network::Transformer, "x", 8, None), rule.source), (0.5, "adapter_config.json"));
     }
 }

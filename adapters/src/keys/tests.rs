@@ -205,7 +205,7 @@ fn no_name_makes_the_parser_panic() {
 
 /// Paths of all linear layers and convolutions of a real, full-size network.
 fn layers(list: &str) -> Vec<String> {
-    let file = format!("{}/tests/goldens/keys/{list}.txt", env!("CARGO_MANIFEST_DIR"));
+    let file = format!("{}/../diffusion/tests/goldens/keys/{list}.txt", env!("CARGO_MANIFEST_DIR"));
     let text = std::fs::read_to_string(file).unwrap();
     let weights = text.lines().filter_map(|line| {
         let (key, shape) = line.split_once(' ')?;

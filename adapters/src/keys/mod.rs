@@ -2,15 +2,16 @@
 //! its path there, which is diffusers'. Only names and the cutting of fused layers belong here; no tensor is touched.
 
 mod flat;
-pub(super) mod flux;
+pub mod flux;
 mod text;
-pub(super) mod unet;
+pub mod unet;
 
 use serde::Serialize;
 
 /// A network that adapters hang on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub enum Network {
     /// FLUX.1's denoiser.
     Transformer,
@@ -26,6 +27,7 @@ pub enum Network {
 /// Who names modules and tensors so.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub enum Dialect {
     /// sd-scripts, and LyCORIS in it: `lora_unet_…_attn1_to_q.lora_down.weight`
     Kohya,
@@ -45,7 +47,7 @@ pub enum Dialect {
 
 /// What one tensor of an adapter file is.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) enum Key {
+pub enum Key {
     /// A part of the update of a module that we know.
     Known { module: Module, part: Part },
     /// Something else, e.g. a layer of a network that we do not have.
@@ -56,7 +58,7 @@ pub(super) enum Key {
 
 /// A module as the file names it, with the modules of ours that it stands for.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Module {
+pub struct Module {
     /// As in the file, for messages.
     pub name: String,
     pub network: Network,
@@ -67,7 +69,7 @@ pub(super) struct Module {
 
 /// Which outputs belong to a module.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Share {
+pub enum Share {
     /// All of them.
     Whole,
     /// All of them, the two halves exchanged.
@@ -78,7 +80,7 @@ pub(super) enum Share {
 
 /// Which tensor of an update. LoHa's and LoKr's are called as LyCORIS calls them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Part {
+pub enum Part {
     Down,
     Up,
     Mid,
@@ -168,7 +170,7 @@ const UNSUPPORTED: [(&str, &str); 17] = [
 ];
 
 /// Reads one tensor name.
-pub(super) fn parse(key: &str) -> Key {
+pub fn parse(key: &str) -> Key {
     if let Some((_, kind)) = UNSUPPORTED.iter().find(|(mark, _)| key.contains(mark)) {
         return Key::Unsupported(kind);
     }
@@ -266,8 +268,18 @@ fn dialect(key: &str) -> Dialect {
     }
 }
 
+/// The sentence about a kind of adapter that is not used here.
+pub fn not_used(kind: &str) -> String {
+    format!("it is {kind}; only LoRA, LoCon, DoRA, LoHa, LoKr and full differences can be used")
+}
+
+/// The sentence about a file of which nothing fits the networks that we have.
+pub fn not_known(names: &[String]) -> String {
+    format!("it looks like {}; a LoRA of FLUX.1 or Stable Diffusion is needed", foreign_family(names))
+}
+
 /// What the names of a file look like of which nothing fits the networks that we have.
-pub(super) fn foreign_family(names: &[String]) -> &'static str {
+fn foreign_family(names: &[String]) -> &'static str {
     let any = |marks: &[&str]| names.iter().any(|name| marks.iter().any(|mark| name.contains(mark)));
     if any(&["joint_blocks", "joint_transformer_blocks"]) {
         "a Stable Diffusion 3 LoRA"

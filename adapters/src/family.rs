@@ -5,12 +5,13 @@ use std::fmt;
 
 use serde::Serialize;
 
-use super::file::Adapted;
-use super::keys::Network;
+use crate::keys::Network;
 
 /// A family of models whose networks have the same shapes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+#[cfg_attr(feature = "schema", schema(title = "AdapterFamily"))]
 pub enum Family {
     Flux1,
     StableDiffusion1,
@@ -23,16 +24,15 @@ pub enum Family {
 }
 
 impl Family {
-    pub(super) fn of(modules: &[Adapted], header: &BTreeMap<String, String>) -> Self {
-        let any = |network| modules.iter().any(|module| module.network == network);
+    /// By network and path of the modules, with the inputs of their weights where known, and by the header of the file.
+    pub fn of(modules: &[(Network, &str, Option<usize>)], header: &BTreeMap<String, String>) -> Self {
+        let any = |network| modules.iter().any(|(its, ..)| *its == network);
         if any(Network::Transformer) {
             return Self::Flux1;
         }
         // cross-attention reads the text encoder's states: 768 of CLIP-L, 1024 of OpenCLIP-H, 2048 of both of XL
-        let reads = modules.iter().find_map(|module| {
-            let cross = module.path.ends_with("attn2.to_k") || module.path.ends_with("attn2.to_v");
-            Some(module.update.delta.as_ref().filter(|_| cross)?.shape()[1])
-        });
+        let cross = |path: &str| path.ends_with("attn2.to_k") || path.ends_with("attn2.to_v");
+        let reads = modules.iter().filter(|(_, path, _)| cross(path)).find_map(|(.., inputs)| *inputs);
         let deep = |path: &str| path.contains("transformer_blocks.2.") || path.starts_with("add_embedding.");
         let trained_on = header.get("ss_base_model_version").map_or("", String::as_str);
         match reads {
@@ -43,7 +43,7 @@ impl Family {
             _ if trained_on.starts_with("sd_v1") => Self::StableDiffusion1,
             _ if trained_on.starts_with("sd_v2") => Self::StableDiffusion2,
             _ if trained_on.starts_with("flux") => Self::Flux1,
-            _ if modules.iter().any(|module| deep(&module.path)) => Self::StableDiffusionXl,
+            _ if modules.iter().any(|(_, path, _)| deep(path)) => Self::StableDiffusionXl,
             _ if any(Network::Unet) && any(Network::TextEncoder2) => Self::StableDiffusionXl,
             _ if any(Network::Unet) => Self::StableDiffusion,
             _ => Self::TextEncoder,

@@ -1,0 +1,159 @@
+//! `/v1/exports`: LoRAs in another program's dialect. They begin with `POST /v1/models/{model}/export`.
+
+use axum::Json;
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use chrono::{DateTime, Utc};
+use domain::export::{self, Dtype, Format};
+use domain::job::JobStatus;
+use domain::model::ModelRef;
+use domain::{ExportId, Page, PageRequest, Storage};
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+
+use super::job::{self, Artifact, JobError, JobUrls, ReportParts};
+use crate::State;
+use crate::extract::{PageQuery, Path, Query};
+use crate::problem::Result;
+
+/// A LoRA in another dialect.
+#[derive(Serialize, ToSchema)]
+pub struct Export {
+    pub id: ExportId,
+    pub status: JobStatus,
+    pub model: ModelRef,
+    pub format: Format,
+    pub dtype: Dtype,
+    /// How often the work was started.
+    #[schema(minimum = 0)]
+    pub attempts: i64,
+    /// The file, once the export succeeded and until the model is deleted.
+    pub artifacts: Vec<Artifact>,
+    pub error: Option<JobError>,
+    pub created_at: DateTime<Utc>,
+    pub started_at: Option<DateTime<Utc>>,
+    pub finished_at: Option<DateTime<Utc>>,
+    pub urls: JobUrls,
+}
+
+/// A page of exports.
+#[derive(Serialize, ToSchema)]
+pub struct ExportPage {
+    pub items: Vec<Export>,
+    /// Pass it as `cursor` to get the next page; null on the last.
+    pub next_cursor: Option<String>,
+}
+
+/// Which file is wanted.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct ExportQuery {
+    /// Dialect of the file.
+    #[param(inline)]
+    pub format: Format,
+    /// Type of its values.
+    #[serde(default)]
+    #[param(inline, default = "f32")]
+    pub dtype: Dtype,
+}
+
+impl Export {
+    async fn of(export: export::Export, storage: &Storage) -> Result<Self> {
+        let report = ReportParts::of(export.report, storage).await?;
+        Ok(Self {
+            urls: JobUrls::below(path(export.id)),
+            id: export.id,
+            status: report.status,
+            model: export.model,
+            format: export.format,
+            dtype: export.dtype,
+            attempts: report.attempts,
+            artifacts: report.artifacts,
+            error: report.error,
+            created_at: export.created_at,
+            started_at: report.started_at,
+            finished_at: report.finished_at,
+        })
+    }
+}
+
+pub(super) fn path(id: ExportId) -> String {
+    format!("/v1/exports/{id}")
+}
+
+/// Export a LoRA in another program's dialect
+///
+/// The same export of the same model is made once: if it is there already, or under way, the answer is that one.
+#[utoipa::path(
+    post, path = "/v1/models/{model}/export", tag = "models", operation_id = "export_model",
+    params(
+        ("model" = String, Path, description = "Name or id of the LoRA"), ExportQuery,
+        ("Prefer" = Option<String>, Header, description = "`wait=10` waits for the end, at most as long"),
+    ),
+    responses(
+        (status = 202, description = "It is queued or running", body = Export,
+         headers(("Location" = String, description = "Path of the export"))),
+        (status = 201, description = "The file is there", body = Export,
+         headers(("Location" = String, description = "Path of the export"))),
+        (status = 422, description = "The model is a checkpoint, or there is no such format"),
+    ),
+)]
+pub async fn create(
+    state: State,
+    Path(model): Path<String>,
+    Query(query): Query<ExportQuery>,
+    headers: HeaderMap,
+) -> Result<Response> {
+    let mut export = export::create(&state.pool, &model, query.format, query.dtype).await?;
+    let waited = job::wait(&state, &headers, export.job_id).await?;
+    if waited.is_some() {
+        export = export::get(&state.pool, export.id).await?;
+    }
+    let location = path(export.id);
+    if waited.is_none() && export.report.status == JobStatus::Succeeded {
+        let body = Json(Export::of(export, &state.storage).await?);
+        return Ok((StatusCode::CREATED, [(header::LOCATION, location)], body).into_response());
+    }
+    Ok(job::created(&location, &Export::of(export, &state.storage).await?, waited))
+}
+
+/// List exports, newest first
+#[utoipa::path(
+    get, path = "/v1/exports", tag = "models", operation_id = "list_exports",
+    params(PageQuery),
+    responses((status = 200, description = "A page", body = ExportPage)),
+)]
+pub async fn list(state: State, Query(query): Query<PageQuery>) -> Result<Json<ExportPage>> {
+    let page = PageRequest::parse(query.limit, query.cursor.as_deref())?;
+    let Page { items, next_cursor } = export::list(&state.pool, &page).await?;
+    let mut exports = Vec::with_capacity(items.len());
+    for export in items {
+        exports.push(Export::of(export, &state.storage).await?);
+    }
+    Ok(Json(ExportPage { items: exports, next_cursor }))
+}
+
+/// Look at an export
+#[utoipa::path(
+    get, path = "/v1/exports/{id}", tag = "models", operation_id = "get_export",
+    params(("id" = ExportId, Path, description = "Id of the export")),
+    responses((status = 200, description = "The export as it is now", body = Export)),
+)]
+pub async fn get(state: State, Path(id): Path<ExportId>) -> Result<Json<Export>> {
+    let export = export::get(&state.pool, id).await?;
+    Ok(Json(Export::of(export, &state.storage).await?))
+}
+
+/// End an export
+///
+/// At once while it is queued, within a moment while it runs. One that has ended is answered unchanged.
+#[utoipa::path(
+    post, path = "/v1/exports/{id}/cancel", tag = "models", operation_id = "cancel_export",
+    params(("id" = ExportId, Path, description = "Id of the export")),
+    responses((status = 200, description = "The export as it is now", body = Export)),
+)]
+pub async fn cancel(state: State, Path(id): Path<ExportId>) -> Result<Json<Export>> {
+    let export = export::cancel(&state.pool, id).await?;
+    Ok(Json(Export::of(export, &state.storage).await?))
+}

@@ -1,0 +1,255 @@
+//! Exports: requests for a LoRA in another program's dialect. The same export of the same model is made once: who asks again gets the one
+//! that is there or under way. Not here: the lifecycle of the job (`job`), or how a dialect is written.
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use sqlx::PgPool;
+use sqlx::types::Json;
+use utoipa::ToSchema;
+
+use crate::artifact::{self, Artifact, ArtifactKind, NewArtifact};
+use crate::event;
+use crate::job::{self, Claim, ErrorClass, JobKind, JobStatus};
+use crate::model::{self, ModelFiles, ModelKind, ModelRef};
+use crate::report::{JobError, Report};
+use crate::{Error, ExportId, JobId, ModelId, Page, PageRequest, Result, begin, bounded};
+
+/// A dialect that can be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema, sqlx::Type)]
+#[serde(rename_all = "snake_case")]
+#[sqlx(type_name = "text", rename_all = "snake_case")]
+#[schema(title = "ExportFormat")]
+pub enum Format {
+    /// sd-scripts' names with alpha tensors.
+    Kohya,
+    /// diffusers' names, alpha inside of the factors.
+    Peft,
+    /// ComfyUI's names: `diffusion_model.` and the original ones.
+    Comfy,
+}
+
+/// Type of the values.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema, sqlx::Type)]
+#[serde(rename_all = "snake_case")]
+#[sqlx(type_name = "text", rename_all = "snake_case")]
+#[schema(title = "ExportDtype")]
+pub enum Dtype {
+    /// Nothing is lost.
+    #[default]
+    F32,
+    F16,
+    Bf16,
+}
+
+impl Format {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Kohya => "kohya",
+            Self::Peft => "peft",
+            Self::Comfy => "comfy",
+        }
+    }
+}
+
+impl Dtype {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::Bf16 => "bf16",
+        }
+    }
+}
+
+/// An export.
+#[derive(Clone, Debug)]
+pub struct Export {
+    pub id: ExportId,
+    pub job_id: JobId,
+    pub model: ModelRef,
+    pub format: Format,
+    pub dtype: Dtype,
+    pub report: Report,
+    pub created_at: DateTime<Utc>,
+}
+
+/// What a worker gets to do.
+pub struct ExportWork {
+    pub model: ModelFiles,
+    pub format: Format,
+    pub dtype: Dtype,
+}
+
+/// Writes an export with its queued job, or finds the one that succeeded or still may. Errors: `NotFound`; `Invalid` for a checkpoint.
+pub async fn create(pool: &PgPool, name_or_id: &str, format: Format, dtype: Dtype) -> Result<Export> {
+    let model = model::get(pool, name_or_id).await?;
+    if model.kind != ModelKind::Lora {
+        return Err(Error::invalid("model", format!("`{}` is a checkpoint; what is exported is a LoRA.", model.name)));
+    }
+    let mut tx = begin(pool).await?;
+    // One at a time, and not while it is deleted.
+    sqlx::query_scalar!(
+        r#"SELECT 1 AS "one!" FROM models WHERE id = $1 AND deleted_at IS NULL FOR UPDATE"#,
+        model.id as ModelId
+    )
+    .fetch_optional(&mut *tx)
+    .await?
+    .ok_or_else(|| Error::not_found("model", name_or_id))?;
+    let there = sqlx::query_scalar!(
+        r#"SELECT e.id AS "id: ExportId" FROM exports e JOIN jobs j ON j.id = e.job_id
+           WHERE e.model_id = $1 AND e.format = $2 AND e.dtype = $3 AND j.status IN ('queued', 'running', 'succeeded')
+           ORDER BY e.id DESC LIMIT 1"#,
+        model.id as ModelId,
+        format.as_str(),
+        dtype.as_str(),
+    )
+    .fetch_optional(&mut *tx)
+    .await?;
+    if let Some(id) = there {
+        tx.commit().await?;
+        return get(pool, id).await;
+    }
+    let id = ExportId::new();
+    let job_id = job::enqueue(&mut tx, JobKind::Export, 0, 0).await?;
+    sqlx::query!(
+        "INSERT INTO exports (id, job_id, model_id, format, dtype) VALUES ($1, $2, $3, $4, $5)",
+        id as ExportId,
+        job_id as JobId,
+        model.id as ModelId,
+        format.as_str(),
+        dtype.as_str(),
+    )
+    .execute(&mut *tx)
+    .await?;
+    tx.commit().await?;
+    job::ring(pool);
+    get(pool, id).await
+}
+
+/// A row as the queries below give it.
+struct Row {
+    id: ExportId,
+    job_id: JobId,
+    model_id: ModelId,
+    model_name: String,
+    format: Format,
+    dtype: Dtype,
+    artifacts: Json<Vec<Artifact>>,
+    status: JobStatus,
+    step: i32,
+    total_steps: i32,
+    epoch: i64,
+    error_class: Option<ErrorClass>,
+    error_message: Option<String>,
+    created_at: DateTime<Utc>,
+    started_at: Option<DateTime<Utc>>,
+    finished_at: Option<DateTime<Utc>>,
+}
+
+impl From<Row> for Export {
+    fn from(row: Row) -> Self {
+        let error = row.error_class.zip(row.error_message).map(|(class, message)| JobError { class, message });
+        Self {
+            id: row.id,
+            job_id: row.job_id,
+            model: ModelRef { id: row.model_id, name: row.model_name },
+            format: row.format,
+            dtype: row.dtype,
+            report: Report {
+                status: row.status,
+                step: row.step,
+                total_steps: row.total_steps,
+                progress: None,
+                attempts: row.epoch,
+                error,
+                warnings: Vec::new(),
+                artifacts: row.artifacts.0,
+                started_at: row.started_at,
+                finished_at: row.finished_at,
+            },
+            created_at: row.created_at,
+        }
+    }
+}
+
+macro_rules! select_exports {
+    ($rest:literal $(, $argument:expr)*) => {
+        sqlx::query_as!(
+            Row,
+            r#"SELECT e.id AS "id: ExportId", e.job_id AS "job_id: JobId", e.model_id AS "model_id: ModelId", m.name AS model_name,
+                      e.format AS "format: Format", e.dtype AS "dtype: Dtype",
+                      coalesce((SELECT jsonb_agg(to_jsonb(a) ORDER BY a.position) FROM artifacts a WHERE a.job_id = e.job_id), '[]')
+                        AS "artifacts!: Json<Vec<Artifact>>",
+                      j.status AS "status: JobStatus", j.step, j.total_steps, j.epoch,
+                      j.error_class AS "error_class: ErrorClass", j.error_message,
+                      e.created_at, j.started_at, j.finished_at
+               FROM exports e JOIN jobs j ON j.id = e.job_id JOIN models m ON m.id = e.model_id WHERE m.deleted_at IS NULL "# + $rest
+            $(, $argument)*
+        )
+    };
+}
+
+/// Errors: `NotFound`.
+pub async fn get(pool: &PgPool, id: ExportId) -> Result<Export> {
+    let row = select_exports!("AND e.id = $1", id as ExportId).fetch_optional(pool).await?;
+    row.map(Export::from).ok_or_else(|| Error::not_found("export", id))
+}
+
+/// Newest first.
+pub async fn list(pool: &PgPool, page: &PageRequest) -> Result<Page<Export>> {
+    let rows = select_exports!(
+        "AND ($1::uuid IS NULL OR e.id < $1) ORDER BY e.id DESC LIMIT $2",
+        page.before(),
+        page.fetch_limit()
+    )
+    .fetch_all(pool)
+    .await?;
+    Ok(page.cut(rows.into_iter().map(Export::from).collect(), |export| export.id.into()))
+}
+
+/// The job of an export. Errors: `NotFound`.
+pub async fn job_id(pool: &PgPool, id: ExportId) -> Result<JobId> {
+    Ok(get(pool, id).await?.job_id)
+}
+
+/// Ends it: at once while it is queued, within a beat while it runs. One that has ended stays as it is.
+pub async fn cancel(pool: &PgPool, id: ExportId) -> Result<Export> {
+    job::cancel(pool, job_id(pool, id).await?).await?;
+    get(pool, id).await
+}
+
+/// What the claimed job is to do.
+pub async fn load_work(pool: &PgPool, claim: &Claim) -> Result<ExportWork> {
+    bounded(async {
+        let mut connection = pool.acquire().await?;
+        let row = sqlx::query!(
+            r#"SELECT model_id AS "model_id: ModelId", format AS "format: Format", dtype AS "dtype: Dtype" FROM exports WHERE job_id = $1"#,
+            claim.job as JobId,
+        )
+        .fetch_one(&mut *connection)
+        .await?;
+        let mut files = model::files(&mut connection, &[row.model_id]).await?;
+        let model = files.remove(&row.model_id).ok_or_else(|| Error::not_found("model", row.model_id))?;
+        Ok::<_, Error>(ExportWork { model, format: row.format, dtype: row.dtype })
+    })
+    .await
+}
+
+/// Writes the artifact and makes the job succeed, in one transaction that only the holder of the lease can make.
+/// Errors: `LeaseLost`, and then nothing has changed.
+pub async fn finish(pool: &PgPool, claim: &Claim, made: &NewArtifact) -> Result<()> {
+    let sequence = bounded(async {
+        let mut tx = begin(pool).await?;
+        let sequence = job::succeed(&mut tx, claim).await?;
+        if sequence.is_some() {
+            artifact::insert(&mut tx, claim, ArtifactKind::Lora, std::slice::from_ref(made)).await?;
+            tx.commit().await?;
+        }
+        Ok::<_, Error>(sequence)
+    })
+    .await?;
+    if let Some(sequence) = sequence {
+        event::announce(pool, claim.job, sequence).await;
+    }
+    Ok(())
+}

@@ -1,0 +1,196 @@
+//! What the files of a model say of it, read from their headers and configs when somebody asks: a few kilobytes of each file. What the
+//! values of the weights are, and whether they fit, is the engine's matter.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+use serde_json::Value;
+use utoipa::ToSchema;
+
+use super::family::Family;
+use super::intake::read_json;
+use super::parts::{Layout, Part, is_root_weights, part_of};
+use super::{Model, ModelFile, ModelKind};
+use crate::safetensors_gate::Header;
+use crate::{Error, Result, Storage, weights_gate};
+
+/// A model from the inside.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+#[schema(title = "ModelInspection")]
+pub enum Inspection {
+    Lora(adapters::Inspection),
+    Checkpoint(Checkpoint),
+}
+
+/// A checkpoint from the inside.
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+#[schema(title = "CheckpointInspection")]
+pub struct Checkpoint {
+    /// Architecture.
+    #[schema(example = "flux")]
+    pub family: String,
+    /// What the denoiser was trained to predict, as diffusers calls it.
+    #[schema(example = "flow_prediction")]
+    pub prediction_type: String,
+    pub networks: Vec<NetworkOf>,
+}
+
+/// One network of a checkpoint.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(title = "Network")]
+pub struct NetworkOf {
+    /// As diffusers calls its folder.
+    #[schema(example = "transformer")]
+    pub name: String,
+    /// Paths within the model.
+    pub files: Vec<String>,
+    /// Values in its tensors.
+    #[schema(minimum = 0)]
+    pub parameters: u64,
+    /// The same by the type they are stored in, such as `BF16`, `F8_E4M3` or `Q4_K`.
+    pub dtypes: BTreeMap<String, u64>,
+}
+
+/// Looks into a model's files. Errors: `Invalid` for a LoRA that is none any more by what is known here; those of storage.
+pub async fn inspect(storage: &Storage, model: &Model) -> Result<Inspection> {
+    let mut headers = BTreeMap::new();
+    for file in &model.files {
+        if [".safetensors", ".gguf"].iter().any(|end| file.path.ends_with(end)) {
+            let header = weights_gate::stored(storage, &file.storage_key, file.bytes.unsigned_abs()).await?;
+            headers.insert(file.path.clone(), header);
+        }
+    }
+    if model.kind == ModelKind::Lora {
+        let header = headers.values().next().ok_or_else(|| Error::internal("a LoRA without a file"))?;
+        return Ok(Inspection::Lora(header.adapter()?));
+    }
+    let scheduler = match model.files.iter().find(|file| file.path == "scheduler/scheduler_config.json") {
+        Some(ModelFile { path, storage_key, .. }) => Some(read_json(path, &storage.get(storage_key).await?)?),
+        None => None,
+    };
+    Ok(Inspection::Checkpoint(Checkpoint {
+        family: model.family.clone(),
+        prediction_type: prediction_type(&model.family, scheduler.as_ref(), &headers),
+        networks: networks(&model.family, &headers),
+    }))
+}
+
+/// As the scheduler says it, else as the file says it or its family is by itself.
+fn prediction_type(family: &str, scheduler: Option<&Value>, headers: &BTreeMap<String, Header>) -> String {
+    if family == Family::Flux.as_str() {
+        return "flow_prediction".to_owned();
+    }
+    if let Some(scheduler) = scheduler {
+        return scheduler.get("prediction_type").and_then(Value::as_str).unwrap_or("epsilon").to_owned();
+    }
+    let stated = headers.values().find_map(|header| header.metadata.get("modelspec.prediction_type"));
+    let velocity = match stated.map(String::as_str) {
+        Some("v" | "v_prediction") => true,
+        Some(_) => false,
+        None if headers.values().any(|header| header.has("v_pred")) => true,
+        None => family == Family::Sd21.as_str() && !headers.values().any(inpaints),
+    };
+    if velocity { "v_prediction" } else { "epsilon" }.to_owned()
+}
+
+/// Whether a UNet also reads a mask and a masked picture.
+fn inpaints(header: &Header) -> bool {
+    let first = header.tensors.iter().find(|(name, _)| name.ends_with("input_blocks.0.0.weight"));
+    first.is_some_and(|(_, tensor)| tensor.shape.get(1) == Some(&9))
+}
+
+/// Where the parts of a whole model in one file begin.
+const PREFIXES: [(&str, &str); 8] = [
+    ("first_stage_model.", "vae"),
+    ("vae.", "vae"),
+    ("cond_stage_model.", "text_encoder"),
+    ("conditioner.embedders.0.", "text_encoder"),
+    ("conditioner.embedders.1.", "text_encoder_2"),
+    ("text_encoders.clip_l.", "text_encoder"),
+    ("text_encoders.t5xxl.", "text_encoder_2"),
+    ("model.diffusion_model.", ""),
+];
+
+fn networks(family: &str, headers: &BTreeMap<String, Header>) -> Vec<NetworkOf> {
+    let denoiser = if family == Family::Flux.as_str() { "transformer" } else { "unet" };
+    let main = Layout::of(headers, &BTreeMap::new()).ok().flatten().map(|layout| layout.main);
+    let mut found: BTreeMap<&str, NetworkOf> = BTreeMap::new();
+    for (path, header) in headers {
+        let own = match path.split_once('/') {
+            Some((folder, _)) => folder,
+            None => part_of(path).filter(|_| main != Some(path.as_str())).map_or(denoiser, Part::as_str),
+        };
+        for (name, tensor) in &header.tensors {
+            if ["I64", "I32", "I16", "I8", "U64", "U32", "U16", "U8", "BOOL"].contains(&tensor.dtype.as_str()) {
+                continue;
+            }
+            let inside = PREFIXES.iter().find(|(prefix, _)| main == Some(path.as_str()) && name.starts_with(prefix));
+            let network = inside.map(|(_, network)| *network).filter(|network| !network.is_empty()).unwrap_or(own);
+            // A file that was borrowed for one part may hold the others too.
+            let elsewhere = main != Some(path.as_str()) && is_root_weights(path);
+            if elsewhere && PREFIXES.iter().any(|(prefix, part)| name.starts_with(prefix) && *part != own) {
+                continue;
+            }
+            let entry = found.entry(network).or_insert_with(|| NetworkOf {
+                name: network.to_owned(),
+                files: Vec::new(),
+                parameters: 0,
+                dtypes: BTreeMap::new(),
+            });
+            let values = tensor.shape.iter().fold(1_u64, |all, side| all.saturating_mul(*side));
+            entry.parameters = entry.parameters.saturating_add(values);
+            *entry.dtypes.entry(tensor.dtype.clone()).or_default() += values;
+            if entry.files.last() != Some(path) {
+                entry.files.push(path.clone());
+            }
+        }
+    }
+    found.into_values().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::safetensors_gate::tests::headed;
+
+    fn told(files: &[(&str, &[&str])]) -> Vec<(String, Vec<String>, u64)> {
+        let headers = files.iter().map(|(path, names)| ((*path).to_owned(), headed(names))).collect();
+        let networks = networks("flux", &headers);
+        networks.into_iter().map(|network| (network.name, network.files, network.parameters)).collect()
+    }
+
+    #[test]
+    fn each_network_is_counted_where_it_is() {
+        let one =
+            |name: &str, file: &str| (name.to_owned(), vec![file.to_owned()], 1 + u64::from(name == "transformer"));
+        let all = [
+            "model.diffusion_model.double_blocks.0.x",
+            "model.diffusion_model.img_in.weight",
+            "text_encoders.clip_l.transformer.text_model.x",
+            "text_encoders.t5xxl.transformer.encoder.block.0.x",
+            "vae.decoder.mid.x",
+        ];
+        let parts = ["text_encoder", "text_encoder_2", "transformer", "vae"];
+        assert_eq!(told(&[("x.safetensors", &all)]), parts.map(|part| one(part, "x.safetensors")));
+        let borrowed = [("x.gguf", &["double_blocks.0.x", "img_in.weight"][..]), ("vae.safetensors", &all)];
+        assert_eq!(told(&borrowed), [one("transformer", "x.gguf"), one("vae", "vae.safetensors")]);
+        let folder = [("transformer/a.safetensors", &["x"][..]), ("transformer/b.safetensors", &["y"])];
+        assert_eq!(told(&folder)[0].2, 2);
+    }
+
+    #[test]
+    fn the_prediction_type_is_the_schedulers_or_the_files() {
+        let of = |family: &str, scheduler: Option<Value>, names: &[&str]| {
+            prediction_type(family, scheduler.as_ref(), &BTreeMap::from([("x".to_owned(), headed(names))]))
+        };
+        assert_eq!(of("flux", Some(json!({})), &["x"]), "flow_prediction");
+        assert_eq!(of("sd21", Some(json!({"prediction_type": "epsilon"})), &["x"]), "epsilon");
+        assert_eq!(of("sd15", Some(json!({})), &["x"]), "epsilon");
+        assert_eq!(of("sd21", None, &["x"]), "v_prediction");
+        assert_eq!(of("sdxl", None, &["x"]), "epsilon");
+        assert_eq!(of("sdxl", None, &["v_pred"]), "v_prediction");
+    }
+}

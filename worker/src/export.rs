@@ -1,0 +1,65 @@
+//! The way of an export: rows → the LoRA's file on the local disk → the same in another dialect → storage → succeeded. It needs no engine: a
+//! LoRA is small, and names and factors are rearranged on the CPU.
+
+use std::path::Path;
+
+use diffusion::lora::{self, DType, LoraFile};
+use domain::artifact::NewArtifact;
+use domain::export::{self, Dtype, Format};
+use domain::job::ErrorClass;
+use domain::storage::StorageKey;
+
+use crate::attempt::{Attempt, Stop};
+use crate::{engine, fetch};
+
+const MEDIA_TYPE: &str = "application/octet-stream";
+
+/// Does the whole attempt.
+pub(crate) async fn run(attempt: &Attempt<'_>) -> Result<(), Stop> {
+    let (house, claim) = (attempt.house, attempt.claim());
+    let work = attempt.ask(|| export::load_work(&house.pool, claim)).await?;
+    let source = fetch::lora(attempt, &work.model, "lora").await?;
+    let made = attempt.folder().join("export.safetensors");
+    let converting = tokio::task::spawn_blocking({
+        let made = made.clone();
+        move || convert(&source, work.format, work.dtype, &made)
+    });
+    let failed = |class, message: String| Stop::Failed(class, message);
+    attempt
+        .prepare(async {
+            let converted = converting.await;
+            let converted =
+                converted.map_err(|error| failed(ErrorClass::Internal, format!("the conversion panicked: {error}")))?;
+            converted.map_err(|error| failed(engine::class(&error).into(), error.to_string()))
+        })
+        .await?;
+    let key = StorageKey::Artifact { job: claim.job, epoch: claim.epoch, position: 0, extension: "safetensors" };
+    let key = key.to_string();
+    let stored = attempt.store(&made, &key, MEDIA_TYPE).await?;
+    let artifact = NewArtifact {
+        position: 0,
+        storage_key: key,
+        media_type: MEDIA_TYPE.to_owned(),
+        width: None,
+        height: None,
+        bytes: stored.bytes,
+        sha256: stored.sha256,
+        md5: stored.md5,
+        seed: None,
+    };
+    attempt.ask(|| export::finish(&house.pool, claim, &artifact)).await
+}
+
+fn convert(source: &Path, format: Format, dtype: Dtype, target: &Path) -> diffusion::Result<()> {
+    let format = match format {
+        Format::Kohya => lora::Format::Kohya,
+        Format::Peft => lora::Format::Peft,
+        Format::Comfy => lora::Format::Comfy,
+    };
+    let dtype = match dtype {
+        Dtype::F32 => DType::F32,
+        Dtype::F16 => DType::F16,
+        Dtype::Bf16 => DType::BF16,
+    };
+    lora::export(&LoraFile::open(source)?, format, dtype, target)
+}
