@@ -11,7 +11,7 @@ use crate::keys::Network;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
-#[cfg_attr(feature = "schema", schema(title = "AdapterFamily"))]
+#[cfg_attr(feature = "schema", schema(as = AdapterFamily))]
 pub enum Family {
     Flux1,
     StableDiffusion1,

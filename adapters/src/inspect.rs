@@ -14,7 +14,7 @@ const MOST_TAGS: usize = 50;
 
 /// A description of one file.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema), schema(as = LoraInspection))]
 pub struct Inspection {
     pub family: Family,
     /// How most of its tensors are named.

@@ -18,7 +18,7 @@ use crate::{Error, ExportId, JobId, ModelId, Page, PageRequest, Result, begin, b
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema, sqlx::Type)]
 #[serde(rename_all = "snake_case")]
 #[sqlx(type_name = "text", rename_all = "snake_case")]
-#[schema(title = "ExportFormat")]
+#[schema(as = ExportFormat)]
 pub enum Format {
     /// sd-scripts' names with alpha tensors.
     Kohya,
@@ -32,7 +32,7 @@ pub enum Format {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema, sqlx::Type)]
 #[serde(rename_all = "snake_case")]
 #[sqlx(type_name = "text", rename_all = "snake_case")]
-#[schema(title = "ExportDtype")]
+#[schema(as = ExportDtype)]
 pub enum Dtype {
     /// Nothing is lost.
     #[default]

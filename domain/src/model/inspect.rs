@@ -17,7 +17,7 @@ use crate::{Error, Result, Storage, weights_gate};
 /// A model from the inside.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 #[serde(tag = "kind", rename_all = "snake_case")]
-#[schema(title = "ModelInspection")]
+#[schema(as = ModelInspection)]
 pub enum Inspection {
     Lora(adapters::Inspection),
     Checkpoint(Checkpoint),
@@ -25,7 +25,7 @@ pub enum Inspection {
 
 /// A checkpoint from the inside.
 #[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
-#[schema(title = "CheckpointInspection")]
+#[schema(as = CheckpointInspection)]
 pub struct Checkpoint {
     /// Architecture.
     #[schema(example = "flux")]
@@ -38,7 +38,6 @@ pub struct Checkpoint {
 
 /// One network of a checkpoint.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
-#[schema(title = "Network")]
 pub struct NetworkOf {
     /// As diffusers calls its folder.
     #[schema(example = "transformer")]
