@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 
 use super::file::Adapted;
 use super::fuse::{Part, fuse};
-use super::keys::{Share, flux, unet};
+use super::keys::{self, Key, Share, flux, unet};
 use super::update::{Array, Delta, LoHa, LoKr, LowRank, Magnitude, Side, Update};
 use super::{Family, LoraFile, Network};
 use crate::checkpoint::{self, Stored};
@@ -58,7 +58,12 @@ pub fn export(file: &LoraFile, format: Format, dtype: DType, path: &Path) -> Res
         };
         let written = written.ok_or_else(|| refused(name, "this dialect has no names for its algorithm"))?;
         for (suffix, array) in written {
-            tensors.push(stored(format!("{name}.{suffix}"), &array, dtype)?);
+            let key = format!("{name}.{suffix}");
+            // A layer that no network has may have come by a name that fits, and go by one that does not.
+            if !matches!(keys::parse(&key), Key::Known { .. }) {
+                return Err(refused(name, "this dialect has no name for it"));
+            }
+            tensors.push(stored(key, &array, dtype)?);
         }
     }
     checkpoint::write(path, tensors, &header)
