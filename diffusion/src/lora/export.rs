@@ -1,7 +1,7 @@
 //! Writing an adapter that was read in another dialect. Low-rank updates go there and back without a loss, the fused layers of
 //! FLUX.1 included; what a dialect has no names for is refused.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use burn::prelude::*;
@@ -49,8 +49,11 @@ pub fn export(file: &LoraFile, format: Format, dtype: DType, path: &Path) -> Res
     if format == Format::Peft {
         header.extend(mixed_ranks(file).map(|text| ("lora_adapter_metadata".to_owned(), text)));
     }
-    let mut tensors = Vec::new();
+    let (mut tensors, mut names) = (Vec::new(), BTreeSet::new());
     for (name, update) in &modules {
+        if !names.insert(name) {
+            return Err(refused(name, "the file changes it twice, under two names"));
+        }
         let written = match format {
             Format::Kohya => lycoris_tensors(update),
             Format::Peft => peft_tensors(update, Format::Peft),

@@ -95,3 +95,25 @@ fn a_layer_that_no_network_has_is_not_written_under_a_name_that_nobody_reads() {
     export(&open(&folder, 2, None, "{}").unwrap(), Format::Comfy, DType::F32, &out).unwrap();
     assert!(LoraFile::open(&out).is_ok());
 }
+
+/// Found by fuzzing: a module that a file names in two ways was written as one module of two algorithms.
+#[test]
+fn a_module_under_two_names_is_not_written_as_one() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("twice.safetensors");
+    let entry = |key: &str, shape: [usize; 2], from: usize| {
+        let to = from + 4 * shape[0] * shape[1];
+        format!(r#""{key}":{{"dtype":"F32","shape":{shape:?},"data_offsets":[{from},{to}]}}"#)
+    };
+    let entries = [
+        entry("lora_unet_middle_block_1_proj_in.diff", [4, 4], 0),
+        entry("lora_unet_mid_block_attentions_0_proj_in.lora_down.weight", [2, 4], 64),
+        entry("lora_unet_mid_block_attentions_0_proj_in.lora_up.weight", [4, 2], 96),
+    ];
+    let header = format!("{{{}}}", entries.join(","));
+    let data = 0.5f32.to_le_bytes().repeat(32);
+    std::fs::write(&path, [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &data].concat()).unwrap();
+    let file = LoraFile::open(&path).unwrap();
+    let error = export(&file, Format::Kohya, DType::F32, &folder.path().join("written.safetensors")).unwrap_err();
+    assert!(error.to_string().contains("mid_block_attentions_0_proj_in: the file changes it twice"), "{error}");
+}
