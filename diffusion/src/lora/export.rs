@@ -1,10 +1,10 @@
 //! Writing an adapter that was read in another dialect. Low-rank updates go there and back without a loss, the fused layers of
 //! FLUX.1 included; what a dialect has no names for is refused.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use adapters::keys::{Share, flux, unet};
+use adapters::keys::{self, Key, Share, flux, unet};
 use burn::prelude::*;
 use burn::tensor::DType;
 use serde::{Deserialize, Serialize};
@@ -49,8 +49,11 @@ pub fn export(file: &LoraFile, format: Format, dtype: DType, path: &Path) -> Res
     if format == Format::Peft {
         header.extend(mixed_ranks(file).map(|text| ("lora_adapter_metadata".to_owned(), text)));
     }
-    let mut tensors = Vec::new();
+    let (mut tensors, mut names) = (Vec::new(), BTreeSet::new());
     for (name, update) in &modules {
+        if !names.insert(name) {
+            return Err(refused(name, "the file changes it twice, under two names"));
+        }
         let written = match format {
             Format::Kohya => lycoris_tensors(update),
             Format::Peft => peft_tensors(update, Format::Peft),
@@ -58,7 +61,12 @@ pub fn export(file: &LoraFile, format: Format, dtype: DType, path: &Path) -> Res
         };
         let written = written.ok_or_else(|| refused(name, "this dialect has no names for its algorithm"))?;
         for (suffix, array) in written {
-            tensors.push(stored(format!("{name}.{suffix}"), &array, dtype)?);
+            let key = format!("{name}.{suffix}");
+            // A layer that no network has may have come by a name that fits, and go by one that does not.
+            if !matches!(keys::parse(&key), Key::Known { .. }) {
+                return Err(refused(name, "this dialect has no name for it"));
+            }
+            tensors.push(stored(key, &array, dtype)?);
         }
     }
     checkpoint::write(path, tensors, &header)

@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use burn::tensor::DType;
+use diffusion::lora::{Format, export};
 use diffusion::{Error, LoraFile, Result};
 use tempfile::TempDir;
 
@@ -9,22 +11,26 @@ use crate::{golden, load, picture, request};
 
 const MODULE: &str = "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q";
 
-/// Opens a LoRA on one layer of width `wide`, of this rank; `alpha` in a tensor, `header` as JSON.
+/// Opens a LoRA on one layer, of this rank; `alpha` in a tensor, `header` as JSON.
 fn open(folder: &TempDir, rank: usize, alpha: Option<f32>, header: &str) -> Result<LoraFile> {
+    open_on(MODULE, folder, rank, alpha, header)
+}
+
+fn open_on(module: &str, folder: &TempDir, rank: usize, alpha: Option<f32>, header: &str) -> Result<LoraFile> {
     let wide = 10;
     let bytes = 4 * rank * wide;
     let mut entries = vec![
         format!(r#""__metadata__":{header}"#),
-        format!(r#""{MODULE}.lora_A.weight":{{"dtype":"F32","shape":[{rank},{wide}],"data_offsets":[0,{bytes}]}}"#),
+        format!(r#""{module}.lora_A.weight":{{"dtype":"F32","shape":[{rank},{wide}],"data_offsets":[0,{bytes}]}}"#),
         format!(
-            r#""{MODULE}.lora_B.weight":{{"dtype":"F32","shape":[{wide},{rank}],"data_offsets":[{bytes},{}]}}"#,
+            r#""{module}.lora_B.weight":{{"dtype":"F32","shape":[{wide},{rank}],"data_offsets":[{bytes},{}]}}"#,
             2 * bytes
         ),
     ];
     let mut data = 0.5f32.to_le_bytes().repeat(2 * rank * wide);
     if let Some(alpha) = alpha {
         let (from, to) = (2 * bytes, 2 * bytes + 4);
-        entries.push(format!(r#""{MODULE}.alpha":{{"dtype":"F32","shape":[],"data_offsets":[{from},{to}]}}"#));
+        entries.push(format!(r#""{module}.alpha":{{"dtype":"F32","shape":[],"data_offsets":[{from},{to}]}}"#));
         data.extend(alpha.to_le_bytes());
     }
     let header = format!("{{{}}}", entries.join(","));
@@ -76,4 +82,38 @@ fn an_adapter_of_another_family_changes_nothing() {
     }
     let pickle = golden("no-such.safetensors");
     assert!(matches!(LoraFile::open(Path::new(&pickle)), Err(Error::File { .. })));
+}
+
+/// Found by fuzzing: a layer that no UNet has was written under a name that nobody reads.
+#[test]
+fn a_layer_that_no_network_has_is_not_written_under_a_name_that_nobody_reads() {
+    let folder = TempDir::new().unwrap();
+    let out = folder.path().join("written.safetensors");
+    let file = open_on("unet.down_blocks.0.attentions.0.conv1", &folder, 2, None, "{}").unwrap();
+    let error = export(&file, Format::Comfy, DType::F32, &out).unwrap_err().to_string();
+    assert!(error.contains("this dialect has no name for it"), "{error}");
+    export(&open(&folder, 2, None, "{}").unwrap(), Format::Comfy, DType::F32, &out).unwrap();
+    assert!(LoraFile::open(&out).is_ok());
+}
+
+/// Found by fuzzing: a module that a file names in two ways was written as one module of two algorithms.
+#[test]
+fn a_module_under_two_names_is_not_written_as_one() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("twice.safetensors");
+    let entry = |key: &str, shape: [usize; 2], from: usize| {
+        let to = from + 4 * shape[0] * shape[1];
+        format!(r#""{key}":{{"dtype":"F32","shape":{shape:?},"data_offsets":[{from},{to}]}}"#)
+    };
+    let entries = [
+        entry("lora_unet_middle_block_1_proj_in.diff", [4, 4], 0),
+        entry("lora_unet_mid_block_attentions_0_proj_in.lora_down.weight", [2, 4], 64),
+        entry("lora_unet_mid_block_attentions_0_proj_in.lora_up.weight", [4, 2], 96),
+    ];
+    let header = format!("{{{}}}", entries.join(","));
+    let data = 0.5f32.to_le_bytes().repeat(32);
+    std::fs::write(&path, [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &data].concat()).unwrap();
+    let file = LoraFile::open(&path).unwrap();
+    let error = export(&file, Format::Kohya, DType::F32, &folder.path().join("written.safetensors")).unwrap_err();
+    assert!(error.to_string().contains("mid_block_attentions_0_proj_in: the file changes it twice"), "{error}");
 }
