@@ -171,7 +171,7 @@ impl Found<'_> {
         [Part::Down, Part::Diff, Part::HadaW1B].into_iter().find_map(|part| self.side(part, 1)).or_else(|| {
             let [left, right] = [[Part::LokrW1, Part::LokrW1B], [Part::LokrW2, Part::LokrW2B]]
                 .map(|parts| parts.into_iter().find_map(|part| self.side(part, 1)));
-            Some(left? * right?)
+            left?.checked_mul(right?)
         })
     }
 

@@ -29,6 +29,9 @@ pub fn read(path: &Path) -> Result<RgbImage> {
     reader.limits(limits);
     let unreadable = |error| Error::malformed(path, format!("not a readable picture: {error}"));
     let mut decoder = reader.into_decoder().map_err(unreadable)?;
+    if decoder.total_bytes() > MEMORY {
+        return Err(Error::malformed(path, format!("{} bytes of pixels are too many", decoder.total_bytes())));
+    }
     // A camera's note that cannot be read is no reason to refuse its picture.
     let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
     let mut picture = DynamicImage::from_decoder(decoder).map_err(unreadable)?;

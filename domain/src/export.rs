@@ -80,11 +80,20 @@ pub struct ExportWork {
     pub dtype: Dtype,
 }
 
+/// A worker has all of it in memory, more than once.
+const MAX_BYTES: i64 = 4 << 30;
+
 /// Writes an export with its queued job, or finds the one that succeeded or still may. Errors: `NotFound`; `Invalid` for a checkpoint.
 pub async fn create(pool: &PgPool, name_or_id: &str, format: Format, dtype: Dtype) -> Result<Export> {
     let model = model::get(pool, name_or_id).await?;
     if model.kind != ModelKind::Lora {
         return Err(Error::invalid("model", format!("`{}` is a checkpoint; what is exported is a LoRA.", model.name)));
+    }
+    if model.files.iter().map(|file| file.bytes).sum::<i64>() > MAX_BYTES {
+        return Err(Error::invalid(
+            "model",
+            format!("`{}` is larger than 4 GiB, too large to be exported.", model.name),
+        ));
     }
     let mut tx = begin(pool).await?;
     // One at a time, and not while it is deleted.

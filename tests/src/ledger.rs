@@ -51,12 +51,12 @@ const RULES: &[(&str, &str)] = &[
              or count(distinct a.epoch) <> 1",
     ),
     (
-        "a succeeded training without exactly one model, and one adapter as long as the model is not deleted",
+        "a succeeded training without exactly one model, and one adapter as long as neither is deleted",
         "select t.id::text from trainings t join jobs j on j.id = t.job_id
          left join models m on m.id = t.output_model_id and m.training_id = t.id
          where j.status = 'succeeded' and (m.id is null
              or (select count(*) from models n where n.training_id = t.id) <> 1
-             or (select count(*) from artifacts a where a.job_id = j.id and a.kind = 'lora') <> (m.deleted_at is null)::int)",
+             or (select count(*) from artifacts a where a.job_id = j.id and a.kind = 'lora') <> (m.deleted_at is null and t.deleted_at is null)::int)",
     ),
     (
         "an output of a job that did not succeed",

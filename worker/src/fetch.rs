@@ -2,6 +2,7 @@
 //!
 //! The names on the disk are ours, or those of a model's own files after a check that they stay inside its folder.
 
+use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
 
 use domain::model::{ModelFile, ModelFiles};
@@ -50,8 +51,18 @@ pub(crate) async fn all(attempt: &Attempt<'_>, wanted: Vec<Wanted>) -> Result<()
 }
 
 async fn each(house: &House, wanted: Vec<Wanted>) -> Result<(), Stop> {
-    let fetched = futures::stream::iter(wanted).map(|wanted| one(house, wanted)).buffer_unordered(AT_ONCE);
-    fetched.try_collect().await
+    // The same bytes under several names are fetched once, and then linked.
+    let mut same = BTreeMap::<String, Vec<Wanted>>::new();
+    for wanted in wanted {
+        same.entry(wanted.sha256.clone()).or_default().push(wanted);
+    }
+    let fetched = futures::stream::iter(same.into_values()).map(|same| async move {
+        for wanted in same {
+            one(house, wanted).await?;
+        }
+        Ok(())
+    });
+    fetched.buffer_unordered(AT_ONCE).try_collect().await
 }
 
 async fn one(house: &House, wanted: Wanted) -> Result<(), Stop> {

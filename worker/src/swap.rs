@@ -2,12 +2,14 @@
 //!
 //! A swap holds no lease and is not tried again: it ends with the worker, and a job loads its model by itself anyway.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use domain::WorkerId;
 use domain::model::ModelFiles;
 use domain::swap::{self, SwapAction, SwapWork};
 use domain::worker::Resident;
+use domain::{SwapId, WorkerId};
+use tempfile::TempDir;
+use tokio::task::JoinHandle;
 
 use crate::attempt::{House, Stop, disk};
 use crate::fetch;
@@ -19,68 +21,100 @@ use crate::supervisor::{Event, Gone, Patience, Work};
 pub struct Swaps {
     house: Arc<House>,
     worker: WorkerId,
+    fetching: Arc<Mutex<Option<Fetching>>>,
+}
+
+/// The files of a model that is to be loaded come beside the jobs, which may take many minutes.
+struct Fetching {
+    swap: SwapId,
+    task: JoinHandle<Result<TempDir, String>>,
+}
+
+impl Drop for Fetching {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
 }
 
 impl Swaps {
     pub(crate) fn of(house: Arc<House>, worker: WorkerId) -> Self {
-        Self { house, worker }
+        Self { house, worker, fetching: Arc::default() }
     }
 
-    /// Carries out all that is asked for, one after the other, the oldest first. What the database does not tell or take now is
-    /// asked for again at the next call.
+    /// Carries out the oldest swap, if its files are here, or sees to it that they come: between two jobs, so one at a time. What
+    /// the database does not tell or take now is asked for again at the next call.
     pub async fn carry_out(&self) {
-        loop {
-            let told = swap::next(&self.house.pool, self.worker).await;
-            let Some(work) = told.unwrap_or_else(|error| {
-                tracing::debug!(%error, "no word of swaps");
-                None
-            }) else {
-                return;
-            };
-            let done = tokio::select! {
-                done = self.carry_out_one(&work) => done,
-                // It ends with its worker.
-                () = self.house.draining.cancelled() => return,
-            };
-            let (model, action) = (&work.model.name, work.action.as_str());
-            match &done {
-                Ok(()) => tracing::info!(model, action, "swapped"),
-                Err(error) => tracing::warn!(model, action, error, "not swapped"),
-            }
-            // Who sees its end shall see its effect.
-            let written = async {
-                tell_resident(&self.house, self.worker).await?;
-                swap::end(&self.house.pool, work.id, done.err().as_deref()).await
-            };
-            if let Err(error) = written.await {
-                tracing::warn!(%error, "the end of a swap could not be written");
-                return;
-            }
+        let told = swap::next(&self.house.pool, self.worker).await;
+        let Some(work) = told.unwrap_or_else(|error| {
+            tracing::debug!(%error, "no word of swaps");
+            None
+        }) else {
+            return;
+        };
+        let files = match work.action {
+            SwapAction::Load if !work.deleted => match self.fetched(&work).await {
+                Some(files) => files.map(Some),
+                None => return,
+            },
+            _ => Ok(None),
+        };
+        let done = tokio::select! {
+            done = self.carry_out_one(&work, files) => done,
+            // It ends with its worker.
+            () = self.house.draining.cancelled() => return,
+        };
+        let (model, action) = (&work.model.name, work.action.as_str());
+        match &done {
+            Ok(()) => tracing::info!(model, action, "swapped"),
+            Err(error) => tracing::warn!(model, action, error, "not swapped"),
+        }
+        // Who sees its end shall see its effect.
+        let written = async {
+            tell_resident(&self.house, self.worker).await?;
+            swap::end(&self.house.pool, work.id, done.err().as_deref()).await
+        };
+        if let Err(error) = written.await {
+            tracing::warn!(%error, "the end of a swap could not be written");
         }
     }
 
+    /// The files of a model that is to be loaded; `None` while they are on their way.
+    async fn fetched(&self, work: &SwapWork) -> Option<Result<TempDir, String>> {
+        let mut ended = {
+            let mut fetching = self.fetching.lock().unwrap_or_else(PoisonError::into_inner);
+            match fetching.take() {
+                Some(here) if here.swap == work.id && here.task.is_finished() => here,
+                Some(coming) if coming.swap == work.id => {
+                    *fetching = Some(coming);
+                    return None;
+                }
+                _ => {
+                    let (house, model) = (Arc::clone(&self.house), work.model.clone());
+                    let task = tokio::spawn(async move { fetch_files(&house, &model).await });
+                    *fetching = Some(Fetching { swap: work.id, task });
+                    return None;
+                }
+            }
+        };
+        let files = (&mut ended.task).await;
+        Some(files.unwrap_or_else(|error| Err(format!("The model could not be fetched: {error}"))))
+    }
+
     /// An error is a sentence for people.
-    async fn carry_out_one(&self, work: &SwapWork) -> Result<(), String> {
+    async fn carry_out_one(&self, work: &SwapWork, files: Result<Option<TempDir>, String>) -> Result<(), String> {
         let patience = self.house.config.silence.loading;
         let patience = Patience { before_first_step: patience, between_steps: patience };
         let sha256 = work.model.sha256.clone();
         match work.action {
             SwapAction::Unload => self.engine(Work::new(patience, |request| Order::Unload { request, sha256 })).await,
-            SwapAction::Load if work.deleted => Err(format!("{} was deleted.", work.model.name)),
             SwapAction::Load => {
                 // Kept until the engine has read it.
-                let folder = tempfile::Builder::new().prefix("load-").tempdir_in(&self.house.work_dir);
-                let folder = folder.map_err(|error| sentence(disk(&self.house.work_dir, error)))?;
-                let base = self.base(&work.model, folder.path()).await.map_err(sentence)?;
+                let Some(files) = files? else { return Err(format!("{} was deleted.", work.model.name)) };
+                let base = Base { folder: files.path().to_owned(), name: work.model.name.clone(), sha256 };
                 let order = |request: RequestId| Order::Load { request, base };
                 self.engine(Work::new(patience, order)).await
             }
         }
-    }
-
-    async fn base(&self, model: &ModelFiles, folder: &std::path::Path) -> Result<Base, Stop> {
-        fetch::checkpoint_into(&self.house, model, folder).await?;
-        Ok(Base { folder: folder.to_owned(), name: model.name.clone(), sha256: model.sha256.clone() })
     }
 
     async fn engine(&self, work: Work) -> Result<(), String> {
@@ -99,6 +133,13 @@ impl Swaps {
             }
         }
     }
+}
+
+async fn fetch_files(house: &House, model: &ModelFiles) -> Result<TempDir, String> {
+    let folder = tempfile::Builder::new().prefix("load-").tempdir_in(&house.work_dir);
+    let folder = folder.map_err(|error| sentence(disk(&house.work_dir, error)))?;
+    fetch::checkpoint_into(house, model, folder.path()).await.map_err(sentence)?;
+    Ok(folder)
 }
 
 fn sentence(stop: Stop) -> String {

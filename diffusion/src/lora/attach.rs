@@ -138,7 +138,7 @@ fn fit<'a>(
         if fits(&update, *shape) {
             *report.networks.entry(module.network).or_default() += 1;
             report.matched += 1;
-            report.bytes += update.delta.as_ref().map_or(0, |delta| delta.bytes(dtype));
+            report.bytes += update.bytes(dtype);
             fitting.push((module, update));
         } else if !module.path.contains('.') {
             // The first and last layers differ among models of one family, e.g. for inpainting.

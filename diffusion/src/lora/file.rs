@@ -5,6 +5,7 @@ use std::path::Path;
 
 use adapters::keys::{self, Key, Module, Part};
 use adapters::{AlphaRule, Family, Inspection, Network};
+use burn::tensor::DType;
 
 use super::update::{Array, Delta, HIGHEST_RANK, LoHa, LoKr, LowRank, Magnitude, Side, Update};
 use crate::checkpoint::Checkpoint;
@@ -104,6 +105,11 @@ impl LoraFile {
     /// The strings of its header.
     pub(super) fn metadata(&self) -> &BTreeMap<String, String> {
         &self.metadata
+    }
+
+    /// Bytes that hang on a model whose layers all take it, in `dtype`.
+    pub fn bytes(&self, dtype: DType) -> u64 {
+        self.modules.iter().map(|module| module.update.bytes(dtype)).sum()
     }
 
     /// Whether it asks anything of a network.

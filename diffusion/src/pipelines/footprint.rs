@@ -12,6 +12,7 @@ use super::parts::Parts;
 use super::{Defaults, LoadOptions, PictureRequest};
 use crate::Result;
 use crate::checkpoint::{AT_ONCE, Checkpoint, Part};
+use crate::image::LONGEST_SIDE;
 use crate::layers::Linear;
 use crate::networks::flux::{self, FluxTransformer};
 use crate::networks::unet::{self, UNet2DConditionModel};
@@ -46,6 +47,7 @@ pub struct Footprint {
     /// The weights that may be packed, `[out, in]`.
     packable: Vec<[usize; 2]>,
     kind: Denoiser,
+    defaults: Defaults,
     /// Pixels for one latent, along each side.
     factor: usize,
 }
@@ -104,6 +106,19 @@ impl Footprint {
             let packable = packable(UNet2DConditionModel::new(&config, &device).linears());
             (values(&weights), packable, Denoiser::Unet { config: Box::new(config) })
         };
+        let latents = match &kind {
+            Denoiser::Flux { .. } => 128,
+            Denoiser::Unet { config } => config.sample_size.unwrap_or(64),
+        };
+        let side = latents.saturating_mul(vae.factor()).min(LONGEST_SIDE as usize);
+        let guided = Defaults {
+            num_inference_steps: 1,
+            guidance_scale: 7.5,
+            true_cfg_scale: 1.0,
+            strength: 1.0,
+            width: side,
+            height: side,
+        };
         let whole: usize = packable.iter().map(|[outputs, inputs]| outputs * inputs).sum();
         let [fine, coarser] = [0, 1].map(|level| vae.block_out_channels.get(level).copied().unwrap_or(0));
         Ok(Self {
@@ -113,26 +128,14 @@ impl Footprint {
             denoiser: all.saturating_sub(whole),
             packable,
             kind,
+            defaults: parts.defaults(guided)?,
             factor: vae.factor(),
         })
     }
 
-    /// One guided picture of the size that the model was trained with: what is to be expected where nothing is asked for yet.
+    /// One guided picture of the size that the model makes if nothing is said: what is to be expected where nothing is asked for yet.
     pub fn usual_request(&self) -> PictureRequest {
-        let side = self.factor
-            * match &self.kind {
-                Denoiser::Flux { .. } => 128,
-                Denoiser::Unet { config } => config.sample_size.unwrap_or(64),
-            };
-        let defaults = Defaults {
-            num_inference_steps: 1,
-            guidance_scale: 7.5,
-            true_cfg_scale: 1.0,
-            strength: 1.0,
-            width: side,
-            height: side,
-        };
-        defaults.request("", 0)
+        self.defaults.request("", 0)
     }
 
     /// What a request needs of a model that is laid into memory so, in `dtype`; `adapters` are the bytes of what hangs on it.
@@ -157,7 +160,10 @@ impl Footprint {
         let loading = loading.min(AT_ONCE as u64);
         let denoising = self.denoising(request, dtype) + unpacked;
         let decoding = bytes(VAE_TENSORS * self.vae_channels * pixels.min(LARGEST_WHOLE), DType::F32);
-        Needs { weights, working: denoising.max(decoding).max(read).max(loading) + pictures + PROCESS }
+        Needs {
+            weights,
+            working: denoising.max(decoding).max(read + read.min(AT_ONCE as u64)).max(loading) + pictures + PROCESS,
+        }
     }
 
     /// Bytes that come and go in one call of the denoiser. Norms and softmax are f32 on every device, and are counted so.
@@ -180,9 +186,9 @@ impl Footprint {
     }
 }
 
-/// Scores that attention keeps whole. Above the limit it goes tile by tile, but for some sizes in half precision.
+/// Scores that attention keeps whole: none in f32, which is the CPU's kernel; else as many as the limit allows.
 fn whole_scores(scores: usize, dtype: DType) -> usize {
-    if scores > SCORES && dtype == DType::F32 { 0 } else { scores.min(SCORES) }
+    if dtype == DType::F32 { 0 } else { scores.min(SCORES) }
 }
 
 /// All values below our keys, by the header alone.

@@ -75,7 +75,12 @@ impl Parts {
 
     /// The config of a network and its tensors under our keys.
     pub fn network<C: DeserializeOwned>(&self, part: Part) -> Result<(C, Checkpoint)> {
-        match self.place(name(part), "config.json") {
+        let place = match (self, part) {
+            // A folder beside a denoiser's file must not take its place.
+            (Self::Files(files), Part::Transformer | Part::Unet) => Place::NoFolder(files),
+            _ => self.place(name(part), "config.json"),
+        };
+        match place {
             Place::Folder(folder) => Ok((read_json(&folder.join("config.json"))?, Checkpoint::open(&folder)?)),
             Place::NoFolder(files) => {
                 let (config, checkpoint) = match files.apart(part) {

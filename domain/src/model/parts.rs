@@ -174,9 +174,9 @@ impl<'a> Layout<'a> {
     }
 }
 
-/// How many levels the decoder has.
+/// How many levels the decoder has; each question looks at all names, so no more than any decoder has.
 fn levels(header: &Header) -> usize {
-    (0..).take_while(|level| header.has_anywhere(&format!("decoder.up.{level}."))).count()
+    (0..8).take_while(|level| header.has_anywhere(&format!("decoder.up.{level}."))).count()
 }
 
 #[cfg(test)]

@@ -47,6 +47,17 @@ impl Budget {
         }
     }
 
+    /// Refuses a training whose weights alone, which are full, do not fit.
+    pub fn check_training(&self, weights: u64) -> diffusion::Result<()> {
+        if weights <= self.bytes {
+            return Ok(());
+        }
+        let (weights, allowed) = (Size(weights), Size(self.bytes));
+        Err(Error::Memory(format!(
+            "a training on this model takes more than {weights} of memory, and the engine may use {allowed} (--vram-budget)"
+        )))
+    }
+
     fn widest(
         &self,
         demand: &Demand,

@@ -5,7 +5,6 @@
 //! short is decided by [`super::shelf`].
 
 use std::collections::HashMap;
-use std::path::Path;
 
 use diffusion::device::{OpenDevice, weight_dtype};
 use diffusion::lora::LoraFile;
@@ -23,6 +22,8 @@ pub(super) struct Models {
     resident: Shelf<Resident>,
     /// By digest of the model.
     footprints: HashMap<String, Footprint>,
+    /// Bytes of adapters that were opened before, by digest.
+    adapters: HashMap<String, u64>,
 }
 
 /// A loaded pipeline with the adapters attached to it.
@@ -31,6 +32,7 @@ pub(super) struct Resident {
     attached: Vec<(String, u64)>,
     warnings: Vec<String>,
     weights: WeightStorage,
+    keep_text_encoders: bool,
     /// Of the weights, and of the adapters.
     bytes: [u64; 2],
 }
@@ -38,7 +40,9 @@ pub(super) struct Resident {
 impl Models {
     /// Nothing loaded yet.
     pub fn new(device: OpenDevice, budget: Budget) -> Self {
-        Self { device, budget, resident: Shelf::new(budget.bytes), footprints: HashMap::new() }
+        // Where nobody knows how much there is, only the model at hand stays.
+        let limit = if budget.bytes == u64::MAX { 0 } else { budget.bytes };
+        Self { device, budget, resident: Shelf::new(limit), footprints: HashMap::new(), adapters: HashMap::new() }
     }
 
     /// The device everything runs on.
@@ -56,7 +60,7 @@ impl Models {
         request: &PictureRequest,
     ) -> diffusion::Result<(Resident, Vec<String>)> {
         let footprint = self.footprint(base)?;
-        let adapters = loras.iter().map(|lora| adapter_bytes(&lora.path)).sum();
+        let adapters = self.adapter_bytes(loras)?;
         let dtype = weight_dtype(&self.device.device);
         let demand = Demand { footprint: &footprint, request, dtype, adapters };
         let (options, needs) = self.budget.plan(&demand)?;
@@ -67,6 +71,7 @@ impl Models {
             Some(resident) => resident,
             None => self.load(base, options)?,
         };
+        resident.keep_text_encoders = options.keep_text_encoders;
         resident.pipeline.keep_text_encoders(options.keep_text_encoders);
         resident.bytes[0] = needs.weights - adapters;
         let wanted: Vec<_> = loras.iter().map(|lora| (lora.sha256.clone(), lora.scale.to_bits())).collect();
@@ -99,6 +104,9 @@ impl Models {
 
     /// Keeps a pipeline for the next request.
     pub fn keep(&mut self, base: &Base, resident: Resident) {
+        let mut resident = resident;
+        // A request that failed may have left encoders where there is no room for them.
+        resident.pipeline.keep_text_encoders(resident.keep_text_encoders);
         self.resident.put(base.sha256.clone(), resident.bytes.iter().sum(), resident);
     }
 
@@ -117,9 +125,13 @@ impl Models {
     }
 
     /// Makes room for a training on `base`, which loads its own copy and needs about as much again for activations.
-    pub fn make_room_for_training(&mut self, base: &Base) {
-        let bytes = self.weight(&base.folder);
-        self.drop_for(2 * bytes);
+    pub fn make_room_for_training(&mut self, base: &Base) -> diffusion::Result<()> {
+        let footprint = self.footprint(base)?;
+        let dtype = weight_dtype(&self.device.device);
+        let weights = footprint.needs(&footprint.usual_request(), LoadOptions::default(), dtype, 0).weights;
+        self.budget.check_training(weights)?;
+        self.drop_for(2 * weights);
+        Ok(())
     }
 
     /// Forgets everything, after a defect that may have left a model or the device in a strange state.
@@ -136,24 +148,43 @@ impl Models {
         Ok(footprint)
     }
 
+    /// What adapters take once they hang on a model.
+    fn adapter_bytes(&mut self, loras: &[Adapter]) -> diffusion::Result<u64> {
+        let dtype = weight_dtype(&self.device.device);
+        let mut sum = 0;
+        for lora in loras {
+            sum += match self.adapters.get(&lora.sha256) {
+                Some(bytes) => *bytes,
+                None => {
+                    let bytes = LoraFile::open(&lora.path)?.bytes(dtype);
+                    self.adapters.insert(lora.sha256.clone(), bytes);
+                    bytes
+                }
+            };
+        }
+        Ok(sum)
+    }
+
     fn load(&mut self, base: &Base, options: LoadOptions) -> diffusion::Result<Resident> {
         let started = std::time::Instant::now();
         let pipeline = Pipeline::load_with(&base.folder, &self.device.device, options)?;
         let LoadOptions { weights, keep_text_encoders } = options;
         let seconds = started.elapsed().as_secs_f64();
         tracing::info!(model = base.name, %weights, keep_text_encoders, seconds, "model loaded");
-        Ok(Resident { pipeline, attached: Vec::new(), warnings: Vec::new(), weights, bytes: [0; 2] })
+        Ok(Resident {
+            pipeline,
+            attached: Vec::new(),
+            warnings: Vec::new(),
+            weights,
+            keep_text_encoders,
+            bytes: [0; 2],
+        })
     }
 
     fn drop_for(&mut self, bytes: u64) {
         for key in self.resident.make_room(bytes) {
             tracing::info!(sha256 = key, "model dropped to make room");
         }
-    }
-
-    /// Bytes of the weights once loaded: as in the files on a GPU (bf16); widened to f32, so at most twice, on the CPU.
-    fn weight(&self, folder: &Path) -> u64 {
-        safetensors_bytes(folder) * if super::is_gpu(&self.device) { 1 } else { 2 }
     }
 }
 
@@ -162,11 +193,6 @@ impl Resident {
     pub fn weights(&self) -> WeightStorage {
         self.weights
     }
-}
-
-/// At most this much, before the file is read: its factors are half precision, and f32 beside their layers.
-fn adapter_bytes(file: &Path) -> u64 {
-    std::fs::metadata(file).map_or(0, |about| 2 * about.len())
 }
 
 /// Bytes that hang on the pipeline now, and what the user should know.
@@ -192,21 +218,6 @@ fn partial_match(name: &str, matched: usize, unmatched: &[String]) -> String {
     format!("LoRA {name}: {matched} layers attached, {} not in this model: {keys}{rest}", unmatched.len())
 }
 
-fn safetensors_bytes(folder: &Path) -> u64 {
-    let Ok(entries) = std::fs::read_dir(folder) else { return 0 };
-    entries
-        .flatten()
-        .map(|entry| {
-            let path = entry.path();
-            match std::fs::metadata(&path) {
-                Ok(about) if about.is_dir() => safetensors_bytes(&path),
-                Ok(about) if path.extension().is_some_and(|end| end == "safetensors") => about.len(),
-                _ => 0,
-            }
-        })
-        .sum()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -218,15 +229,5 @@ mod tests {
             partial_match("ink", 7, &keys),
             "LoRA ink: 7 layers attached, 5 not in this model: k0, k1, k2 and 2 more"
         );
-    }
-
-    #[test]
-    fn only_weights_are_counted() {
-        let folder = tempfile::tempdir().unwrap();
-        std::fs::create_dir(folder.path().join("vae")).unwrap();
-        std::fs::write(folder.path().join("vae/a.safetensors"), [0; 10]).unwrap();
-        std::fs::write(folder.path().join("b.safetensors"), [0; 5]).unwrap();
-        std::fs::write(folder.path().join("config.json"), [0; 99]).unwrap();
-        assert_eq!(safetensors_bytes(folder.path()), 15);
     }
 }

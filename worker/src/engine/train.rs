@@ -11,7 +11,7 @@ use crate::protocol::{Report, Train};
 /// Runs the trainer from its start, or from the checkpoint in the order, to its last step.
 pub(super) fn run(models: &mut Models, order: &Train, desk: &Desk) -> diffusion::Result<End> {
     let request = order.request;
-    models.make_room_for_training(&order.base);
+    models.make_room_for_training(&order.base)?;
     desk.tell_resident(models.list(None));
     let mut trainer = LoraTrainer::new(&order.base.folder, &examples(order), config(order), &models.device().device)?;
     if let Some(checkpoint) = &order.resume {

@@ -36,6 +36,19 @@ pub(super) struct Update {
     pub bias: Option<Array>,
 }
 
+impl Update {
+    /// Bytes beside a layer of `dtype`. Magnitudes make a whole ΔW of everything but low ranks.
+    pub fn bytes(&self, dtype: DType) -> u64 {
+        match (&self.delta, &self.magnitude) {
+            (None, _) => 0,
+            (Some(delta @ (Delta::LoKr(_) | Delta::LoHa(_))), Some(_)) => {
+                (dtype.size() * delta.shape().iter().product::<usize>()) as u64
+            }
+            (Some(delta), _) => delta.bytes(dtype),
+        }
+    }
+}
+
 /// ΔW without its scale. Weights of linear layers count as convolutions with a kernel of 1.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Delta {
@@ -97,7 +110,7 @@ impl Delta {
     }
 
     /// Bytes of its form beside a layer of `dtype`: factors are f32, ΔW is as the layer is.
-    pub fn bytes(&self, dtype: DType) -> u64 {
+    fn bytes(&self, dtype: DType) -> u64 {
         let bytes = match self {
             Self::LowRank(LowRank { down, mid, up }) => {
                 let mid = mid.as_ref().map_or(0, |mid| mid.values.len());
