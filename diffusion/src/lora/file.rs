@@ -244,10 +244,13 @@ impl Reader<'_> {
                 false => Err(self.refused("its magnitudes are not one for each output")),
             };
         }
-        Ok(self.array(Part::DoraScale)?.map(|scale| match scale.shape.first() == Some(&outputs) {
-            true => Magnitude::Outputs(flat(scale)),
-            false => Magnitude::Inputs(flat(scale)),
-        }))
+        let Some(scale) = self.array(Part::DoraScale)? else { return Ok(None) };
+        match scale.shape.first() == Some(&outputs) {
+            true if scale.values.len() != outputs => Err(self.refused("its magnitudes are not one for each output")),
+            true => Ok(Some(Magnitude::Outputs(flat(scale)))),
+            // How many inputs a layer has is known when they meet it: LyCORIS lays kernels flat.
+            false => Ok(Some(Magnitude::Inputs(flat(scale)))),
+        }
     }
 
     /// The shift of the bias at strength 1: PEFT's is inside of the scale.
