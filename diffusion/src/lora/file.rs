@@ -245,11 +245,11 @@ impl Reader<'_> {
             };
         }
         let Some(scale) = self.array(Part::DoraScale)? else { return Ok(None) };
-        match scale.shape.first() == Some(&outputs) {
-            true if scale.values.len() != outputs => Err(self.refused("its magnitudes are not one for each output")),
-            true => Ok(Some(Magnitude::Outputs(flat(scale)))),
+        match (scale.shape.first() == Some(&outputs), scale.values.len() == outputs) {
+            (true, true) => Ok(Some(Magnitude::Outputs(flat(scale)))),
+            (true, false) if outputs > 1 => Err(self.refused("its magnitudes are not one for each output")),
             // How many inputs a layer has is known when they meet it: LyCORIS lays kernels flat.
-            false => Ok(Some(Magnitude::Inputs(flat(scale)))),
+            _ => Ok(Some(Magnitude::Inputs(flat(scale)))),
         }
     }
 
