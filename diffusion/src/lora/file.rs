@@ -262,10 +262,13 @@ impl Reader<'_> {
                 false => Err(self.refused("its magnitudes are not one for each output")),
             };
         }
-        Ok(self.array(Part::DoraScale)?.map(|scale| match scale.shape.first() == Some(&outputs) {
-            true => Magnitude::Outputs(flat(scale)),
-            false => Magnitude::Inputs(flat(scale)),
-        }))
+        let Some(scale) = self.array(Part::DoraScale)? else { return Ok(None) };
+        match (scale.shape.first() == Some(&outputs), scale.values.len() == outputs) {
+            (true, true) => Ok(Some(Magnitude::Outputs(flat(scale)))),
+            (true, false) if outputs > 1 => Err(self.refused("its magnitudes are not one for each output")),
+            // How many inputs a layer has is known when they meet it: LyCORIS lays kernels flat.
+            _ => Ok(Some(Magnitude::Inputs(flat(scale)))),
+        }
     }
 
     /// The shift of the bias at strength 1: PEFT's is inside of the scale.

@@ -117,3 +117,24 @@ fn a_module_under_two_names_is_not_written_as_one() {
     let error = export(&file, Format::Kohya, DType::F32, &folder.path().join("written.safetensors")).unwrap_err();
     assert!(error.to_string().contains("mid_block_attentions_0_proj_in: the file changes it twice"), "{error}");
 }
+
+/// Found by fuzzing: their number was looked at only when they met a layer.
+#[test]
+fn magnitudes_that_belong_to_no_layer() {
+    let folder = TempDir::new().unwrap();
+    let open = |shape: &str, count: usize| {
+        let header = format!(
+            r#"{{"{MODULE}.lora_A.weight":{{"dtype":"F32","shape":[2,6],"data_offsets":[0,48]}},
+            "{MODULE}.lora_B.weight":{{"dtype":"F32","shape":[4,2],"data_offsets":[48,80]}},
+            "{MODULE}.dora_scale":{{"dtype":"F32","shape":{shape},"data_offsets":[80,{}]}}}}"#,
+            80 + 4 * count
+        );
+        let path = folder.path().join("adapter.safetensors");
+        let data = 0.5f32.to_le_bytes().repeat(20 + count);
+        std::fs::write(&path, [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &data].concat()).unwrap();
+        LoraFile::open(&path)
+    };
+    assert!(open("[4,1]", 4).is_ok() && open("[1,6]", 6).is_ok());
+    let error = open("[4,1,1,9]", 36).unwrap_err().to_string();
+    assert!(error.contains("its magnitudes are not one for each output"), "{error}");
+}
