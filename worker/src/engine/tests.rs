@@ -327,9 +327,6 @@ fn what_cannot_fit_is_refused_before_it_starts() {
     let mut bench = Bench::within(64 << 20, WeightChoice::Auto, "");
     let mut order = bench.picture_order(&[]);
     (order.width, order.height) = (2048, 2048);
-    // It would be found missing if it were loaded.
-    let stranger = bench.folder.path().join("none.safetensors");
-    order.loras.push(adapter(&stranger, 1.0));
     let request = order.request;
     bench.say(&Order::Generate(Box::new(order)));
     let reports = bench.follow(request, |_| None);
@@ -337,6 +334,7 @@ fn what_cannot_fit_is_refused_before_it_starts() {
         panic!("{reports:?}")
     };
     assert!(message.starts_with("2048×2048 takes about") && message.contains("64 MiB (--vram-budget)"), "{message}");
+    assert!(!reports.iter().any(|report| matches!(report, Report::Resident { .. })), "it was loaded: {reports:?}");
     bench.pictures(&[]);
 }
 
