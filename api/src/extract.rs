@@ -1,24 +1,27 @@
 //! How requests are read: JSON bodies, paths, queries and multipart forms, each refused with a problem that names the field.
 //! A NUL character is refused here once for all, since Postgres cannot keep one.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::Bytes;
+use axum::body::{Body, BodyDataStream, Bytes};
 use axum::extract::multipart::{self, MultipartError, MultipartRejection};
 use axum::extract::rejection::{BytesRejection, PathRejection};
 use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::IntoResponse;
+use futures::{StreamExt, stream};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_path_to_error::Path as FieldPath;
+use tokio::sync::Mutex;
 
 use crate::problem::{Problem, Result};
 
 /// Time for a JSON body to arrive, or for the next piece of a form.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Bytes of a refused form that are still read, so that the client gets to see why.
+/// Bytes of a refused body that are still read, so that the client gets to see why.
 const DRAINED: usize = 64 * 1024 * 1024;
 
 /// A JSON body.
@@ -55,7 +58,31 @@ impl<S: Send + Sync, T: DeserializeOwned + Default> FromRequest<S> for OptionalJ
 }
 
 async fn whole_body<S: Send + Sync>(request: Request, state: &S) -> Result<Bytes> {
-    Ok(tokio::time::timeout(PATIENCE, Bytes::from_request(request, state)).await.map_err(|_| too_slow())??)
+    let (head, body) = request.into_parts();
+    let pieces = Arc::new(Mutex::new(body.into_data_stream()));
+    let read = stream::unfold(Arc::clone(&pieces), |pieces| async move {
+        let piece = pieces.lock().await.next().await?;
+        Some((piece, pieces))
+    });
+    let request = Request::from_parts(head, Body::from_stream(read));
+    let whole = tokio::time::timeout(PATIENCE, Bytes::from_request(request, state)).await.map_err(|_| too_slow())?;
+    if whole.is_err() {
+        drain(&mut *pieces.lock().await).await;
+    }
+    Ok(whole?)
+}
+
+/// Reads on for a moment: a client that is still sending would otherwise see a broken connection instead of the answer.
+async fn drain(rest: &mut BodyDataStream) {
+    let drain = async {
+        let mut left = DRAINED;
+        while let Some(Ok(piece)) = rest.next().await
+            && left > 0
+        {
+            left = left.saturating_sub(piece.len());
+        }
+    };
+    let _ = tokio::time::timeout(PATIENCE, drain).await;
 }
 
 fn not_json() -> Problem {
@@ -232,7 +259,7 @@ impl Multipart {
         Ok(field.map(Part))
     }
 
-    /// Reads on for a moment: a client that is still sending would otherwise see a broken connection instead of the answer.
+    /// As of a body that is too large.
     pub async fn drain(mut self) {
         let drain = async {
             let mut left = DRAINED;
