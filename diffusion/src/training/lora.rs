@@ -23,23 +23,6 @@ use crate::networks::flux::{FluxInput, FluxTransformer};
 use crate::pipelines::flux::FluxPipeline;
 use crate::{Error, Result};
 
-/// Branches hang on the layers whose paths end so, in double and single blocks.
-const TARGETS: [&str; 14] = [
-    "attn.to_q",
-    "attn.to_k",
-    "attn.to_v",
-    "attn.to_out.0",
-    "attn.add_q_proj",
-    "attn.add_k_proj",
-    "attn.add_v_proj",
-    "attn.to_add_out",
-    "ff.net.0.proj",
-    "ff.net.2",
-    "ff_context.net.0.proj",
-    "ff_context.net.2",
-    "proj_mlp",
-    "proj_out",
-];
 /// What a distilled model is told while it learns: the value that means "no guidance".
 const GUIDANCE: f32 = 1.0;
 /// The share of examples without their caption, for models that are guided away from an empty prompt.
@@ -371,10 +354,9 @@ impl Iterator for LoraTrainer {
     }
 }
 
-/// The layers that are adapted, with their paths.
+/// The layers that are adapted, with their paths: all of the blocks but those that modulate their norms.
 fn targets(transformer: &mut FluxTransformer) -> Vec<(String, &mut Linear)> {
-    let wanted =
-        |path: &str| path.contains("transformer_blocks.") && TARGETS.iter().any(|target| path.ends_with(target));
+    let wanted = |path: &str| path.contains("transformer_blocks.") && !path.contains(".norm");
     transformer.linears().into_iter().filter(|(path, _)| wanted(path)).collect()
 }
 
