@@ -126,8 +126,7 @@ impl AutoencoderTiny {
 
     /// Latents → pictures of about −1..1, `[batch, 3, factor·height, factor·width]`.
     pub fn decode(&self, latents: Tensor<4>) -> Tensor<4> {
-        // Latents far out are drawn to ±3.
-        self.decoder.forward((latents / 3.0).tanh() * 3.0) * 2.0 - 1.0
+        self.decoder.decode(latents)
     }
 
     /// Latents → what the denoiser works on.
@@ -148,6 +147,24 @@ impl AutoencoderTiny {
     /// The inverse of [`Self::scale_latents`].
     pub fn unscale_latents(&self, scaled: Tensor<4>) -> Tensor<4> {
         (scaled - self.latent_shift) * (2.0 * self.latent_magnitude)
+    }
+}
+
+/// The decoder alone, which is all that a preview needs.
+#[derive(Module, Debug)]
+pub struct TinyDecoder {
+    decoder: Layers,
+}
+
+impl TinyDecoder {
+    /// A network of zeros in the shape of `config`.
+    pub fn new(config: &Config, device: &Device) -> Self {
+        Self { decoder: Layers::decoder(config, device) }
+    }
+
+    /// As [`AutoencoderTiny::decode`].
+    pub fn decode(&self, latents: Tensor<4>) -> Tensor<4> {
+        self.decoder.decode(latents)
     }
 }
 
@@ -207,6 +224,11 @@ impl Layers {
 
     fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         in_turn(&self.layers, x)
+    }
+
+    fn decode(&self, latents: Tensor<4>) -> Tensor<4> {
+        // Latents far out are drawn to ±3.
+        self.forward((latents / 3.0).tanh() * 3.0) * 2.0 - 1.0
     }
 }
 

@@ -215,6 +215,11 @@ impl Autoencoder {
         self.factor
     }
 
+    /// How many values there are for each place of the latents.
+    pub fn latent_channels(&self) -> usize {
+        self.latent_channels
+    }
+
     /// Latents → what the denoiser works on: mean 0, deviation 1.
     pub fn normalise(&self, latents: Tensor<4>) -> Tensor<4> {
         match self.statistics(&latents) {

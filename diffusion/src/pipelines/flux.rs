@@ -217,11 +217,12 @@ impl FluxPipeline {
         let total_steps = request.num_images * denoising.schedule.steps();
         let mut pictures = Vec::with_capacity(request.num_images);
         let mut done = 0;
-        for index in 0..request.num_images {
-            let start = self.start(&denoising, request.seed.wrapping_add(index as u64));
-            let latents = self.denoise(&denoising, start, &mut |_, _| {
+        for position in 0..request.num_images {
+            let start = self.start(&denoising, request.seed.wrapping_add(position as u64));
+            let latents = self.denoise(&denoising, start, &mut |_, _, foreseen| {
                 done += 1;
-                on_step(Progress { step: done, total_steps })
+                let foreseen = &unpack(foreseen.clone(), denoising.rows, denoising.columns);
+                on_step(Progress { step: done, total_steps, position, foreseen })
             })?;
             pictures.push(image::from_tensor(self.decode(latents, denoising.rows, denoising.columns))?);
         }
@@ -298,13 +299,13 @@ impl FluxPipeline {
         Start { latents, kept }
     }
 
-    /// From the start to the latents of a picture, packed. `on_step` sees the number of each step from 0 and the latents
-    /// after it, and may break it off: [`Error::Canceled`].
+    /// From the start to the latents of a picture, packed. `on_step` sees the number of each step from 0, the latents
+    /// after it and the clean ones that it foresees, and may break it off: [`Error::Canceled`].
     pub fn denoise(
         &self,
         denoising: &Denoising,
         start: Start,
-        on_step: &mut dyn FnMut(usize, &Tensor<3>) -> ControlFlow<()>,
+        on_step: &mut dyn FnMut(usize, &Tensor<3>, &Tensor<3>) -> ControlFlow<()>,
     ) -> Result<Tensor<3>> {
         let Denoising { prompt, negative, guidance_scale, schedule, rows, columns, .. } = denoising;
         let [_, text, _] = prompt.hidden.dims();
@@ -326,12 +327,14 @@ impl FluxPipeline {
                 let unwanted = velocity(&latents, negative, step);
                 wanted = unwanted.clone() + (wanted - unwanted) * *scale;
             }
+            let mut foreseen = schedule.foreseen(step, latents.clone(), wanted.clone());
             latents = schedule.step(step, latents, wanted);
             if let Some(Kept { mask, clean, noise }) = &kept {
                 let around = schedule.add_noise(step + 1, clean.clone(), noise.clone());
                 latents = super::repaint(mask.clone(), latents, around);
+                foreseen = super::repaint(mask.clone(), foreseen, clean.clone());
             }
-            if on_step(step, &latents).is_break() {
+            if on_step(step, &latents, &foreseen).is_break() {
                 return Err(Error::Canceled);
             }
         }

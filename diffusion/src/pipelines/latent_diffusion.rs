@@ -29,7 +29,7 @@ pub struct LatentDiffusion {
     pub(super) device: Device,
     pub(super) dtype: DType,
     pub(super) unet: UNet2DConditionModel,
-    vae: Autoencoder,
+    pub(super) vae: Autoencoder,
     scheduler: schedulers::Config,
     latent_channels: usize,
     /// Whether the UNet sees the mask and the rest of the picture beside the latents: 9 channels for 4.
@@ -207,11 +207,11 @@ impl LatentDiffusion {
         let total_steps = request.num_images * denoising.sampling.len();
         let mut pictures = Vec::with_capacity(request.num_images);
         let mut done = 0;
-        for index in 0..request.num_images {
-            let start = self.start(denoising, request.seed.wrapping_add(index as u64));
-            let latents = self.denoise(denoising, start, &mut |_, _| {
+        for position in 0..request.num_images {
+            let start = self.start(denoising, request.seed.wrapping_add(position as u64));
+            let latents = self.denoise(denoising, start, &mut |_, _, foreseen| {
                 done += 1;
-                on_step(Progress { step: done, total_steps })
+                on_step(Progress { step: done, total_steps, position, foreseen })
             })?;
             pictures.push(image::from_tensor(self.decode(latents))?);
         }
@@ -239,13 +239,13 @@ impl LatentDiffusion {
         Start { latents, noise: generator, kept, seen }
     }
 
-    /// From the start to the latents of a picture. `on_step` sees the number of each call of the UNet from 0 and the latents
-    /// after it, and may break it off: [`Error::Canceled`].
+    /// From the start to the latents of a picture. `on_step` sees the number of each call of the UNet from 0, the latents
+    /// after it and the clean ones that it foresees, and may break it off: [`Error::Canceled`].
     pub fn denoise(
         &self,
         denoising: &Denoising,
         start: Start,
-        on_step: &mut dyn FnMut(usize, &Tensor<4>) -> ControlFlow<()>,
+        on_step: &mut dyn FnMut(usize, &Tensor<4>, &Tensor<4>) -> ControlFlow<()>,
     ) -> Result<Tensor<4>> {
         let Denoising { conditions, guidance, told_guidance, .. } = denoising;
         let mut sampling = denoising.sampling.clone();
@@ -266,12 +266,14 @@ impl LatentDiffusion {
                 Some(guidance) => guidance.apply(answer),
                 None => answer,
             };
+            let mut foreseen = sampling.foreseen(call, latents.clone(), output.clone());
             latents = sampling.step(call, latents, output, &mut noise);
             if let Some(Kept { mask, clean, noise }) = &kept {
                 let around = sampling.add_noise(call + 1, clean.clone(), noise.clone());
                 latents = repaint(mask.clone(), latents, around);
+                foreseen = repaint(mask.clone(), foreseen, clean.clone());
             }
-            if on_step(call, &latents).is_break() {
+            if on_step(call, &latents, &foreseen).is_break() {
                 return Err(Error::Canceled);
             }
         }

@@ -10,6 +10,7 @@ mod load_options;
 mod original;
 mod parts;
 mod pipeline;
+mod preview;
 mod prompt_cache;
 mod request;
 pub mod stable_diffusion;
@@ -20,6 +21,7 @@ pub use footprint::{Footprint, Needs};
 pub use load_options::LoadOptions;
 pub use original::Original;
 pub use pipeline::Pipeline;
+pub use preview::Previewer;
 pub use request::{Defaults, OnStep, PictureRequest, Progress};
 
 use burn::prelude::*;

@@ -9,8 +9,9 @@ use super::flux::FluxPipeline;
 use super::parts::Parts;
 use super::stable_diffusion::StableDiffusionPipeline;
 use super::stable_diffusion_xl::StableDiffusionXlPipeline;
-use super::{Defaults, LoadOptions, OnStep, PictureRequest};
+use super::{Defaults, LoadOptions, OnStep, PictureRequest, Previewer};
 use crate::lora::{LoraFile, MatchReport};
+use crate::networks::vae::Autoencoder;
 use crate::{Error, Result};
 
 /// A loaded checkpoint of any family, ready to make pictures.
@@ -102,6 +103,29 @@ impl Pipeline {
             Self::Flux(pipeline) => pipeline.has_text_encoders(),
             Self::StableDiffusion(pipeline) => pipeline.has_text_encoders(),
             Self::StableDiffusionXl(pipeline) => pipeline.has_text_encoders(),
+        }
+    }
+
+    /// What shows a running denoising: the tiny autoencoder in the file `vae_approx`, or without one a projection that is fitted
+    /// now to the checkpoint's own autoencoder. Errors: a file of something else, or for other latents.
+    pub fn previewer(&self, vae_approx: Option<&Path>) -> Result<Previewer> {
+        let device = match self {
+            Self::Flux(pipeline) => &pipeline.device,
+            Self::StableDiffusion(pipeline) => &pipeline.latent_diffusion().device,
+            Self::StableDiffusionXl(pipeline) => &pipeline.latent_diffusion().device,
+        };
+        match vae_approx {
+            Some(file) => Previewer::load(file, self.autoencoder(), device),
+            None => Previewer::fit(self.autoencoder(), device),
+        }
+    }
+
+    /// What turns pictures into latents, and latents into pictures.
+    pub fn autoencoder(&self) -> &Autoencoder {
+        match self {
+            Self::Flux(pipeline) => &pipeline.vae,
+            Self::StableDiffusion(pipeline) => &pipeline.latent_diffusion().vae,
+            Self::StableDiffusionXl(pipeline) => &pipeline.latent_diffusion().vae,
         }
     }
 

@@ -4,6 +4,7 @@
 use std::ops::ControlFlow;
 
 use ::image::{GrayImage, RgbImage};
+use burn::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::image::LONGEST_SIDE;
@@ -64,16 +65,21 @@ pub struct Defaults {
 }
 
 /// How far a request is. Pictures are made one after the other; steps count through all of them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Progress {
+#[derive(Debug, Clone, Copy)]
+pub struct Progress<'a> {
     /// Denoising steps done, from 1.
     pub step: usize,
     /// Steps of one picture times the number of pictures.
     pub total_steps: usize,
+    /// The picture at hand, from 0.
+    pub position: usize,
+    /// What the denoiser takes that picture for by now: clean latents, normalised, `[1, latent channels, height, width]`. For
+    /// [`super::Previewer`].
+    pub foreseen: &'a Tensor<4>,
 }
 
 /// Hears of every step and may break the request off.
-pub type OnStep<'a> = &'a mut dyn FnMut(Progress) -> ControlFlow<()>;
+pub type OnStep<'a> = &'a mut dyn FnMut(Progress<'_>) -> ControlFlow<()>;
 
 impl Defaults {
     /// A request that leaves everything out but the prompt and the seed.

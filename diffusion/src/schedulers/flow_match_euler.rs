@@ -172,6 +172,11 @@ impl Schedule {
         noise * sigma + original * (1.0 - sigma)
     }
 
+    /// The clean latents that are foreseen at `step`, all of one shape.
+    pub fn foreseen<const D: usize>(&self, step: usize, latents: Tensor<D>, velocity: Tensor<D>) -> Tensor<D> {
+        latents - velocity * self.sigmas[step]
+    }
+
     /// One Euler step along the predicted velocity: latents at `step + 1`, of the same shape.
     pub fn step<const D: usize>(&self, step: usize, latents: Tensor<D>, velocity: Tensor<D>) -> Tensor<D> {
         latents + velocity * (self.sigmas[step + 1] - self.sigmas[step])

@@ -16,6 +16,7 @@ mod lora_pictures;
 mod noise;
 mod pipeline;
 mod pipeline_variants;
+mod preview;
 mod scheduler;
 mod schedulers;
 mod single_file;

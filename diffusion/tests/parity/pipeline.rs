@@ -86,7 +86,7 @@ fn denoise(
     seed: u64,
 ) -> Tensor<3> {
     let mut steps = 0;
-    let on_step = &mut |step, latents: &Tensor<3>| {
+    let on_step = &mut |step, latents: &Tensor<3>, _: &Tensor<3>| {
         let expected = golden.tensor::<3>(&format!("{name}.latents.{step}"), &device()).narrow(0, picture, 1);
         let error = relative_error(&values(latents.clone()), &values(expected));
         println!("{name} {picture}, step {step}: relative error {error:.1e}");

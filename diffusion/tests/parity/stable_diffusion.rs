@@ -59,7 +59,7 @@ fn check(folder: &str, name: &str, count: usize) {
         let start = latent_diffusion.start(&denoising, request.seed + index as u64);
         compare("initial", start.latents.clone());
         let mut steps = 0;
-        let on_step = &mut |step: usize, latents: &Tensor<4>| {
+        let on_step = &mut |step: usize, latents: &Tensor<4>, _: &Tensor<4>| {
             compare(&step.to_string(), latents.clone());
             steps += 1;
             ControlFlow::Continue(())

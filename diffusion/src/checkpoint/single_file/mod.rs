@@ -19,6 +19,7 @@ mod ldm_unet;
 mod ldm_vae;
 mod open_clip;
 mod t5;
+pub mod taesd;
 
 use std::fmt;
 use std::path::Path;

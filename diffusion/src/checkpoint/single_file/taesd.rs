@@ -1,0 +1,71 @@
+//! The decoder of a tiny autoencoder, TAESD, by itself: as diffusers names its layers, `decoder.layers.0.weight`, or as the
+//! original does, whose layers are counted with the clamp before them: `1.weight`
+//! (<https://github.com/madebyollin/taesd>). The encoder beside it is left out.
+
+use std::path::Path;
+
+use super::Checkpoint;
+use crate::checkpoint::view::Source;
+use crate::networks::autoencoder_tiny::Config;
+use crate::{Error, Result};
+
+/// Before the number of a layer, and what is added to it.
+const FORMS: [(&str, usize); 3] = [("decoder.layers.", 0), ("taesd_decoder.", 1), ("", 1)];
+/// More layers than any such decoder has.
+const MOST_LAYERS: usize = 200;
+
+/// Its config, told from the shapes, and its tensors under our keys. Errors: a file of something else.
+pub fn decoder(path: &Path) -> Result<(Config, Checkpoint)> {
+    let file = Checkpoint::open(path)?;
+    let refused = |reason: &str| Err(Error::malformed(path, format!("this is no decoder of a TAESD: {reason}")));
+    let first = |(start, from): &&(&str, usize)| file.shape(&format!("{start}{from}.weight")).is_ok();
+    let Some((start, from)) = FORMS.iter().find(first) else { return refused("it has no first layer") };
+    let name = |layer: usize| format!("{start}{}", layer + from);
+    let has = |leaf: String| file.shape(&leaf).is_ok();
+
+    let mut sources = Vec::new();
+    let mut take = |layer: usize, leaf: &str| {
+        sources.push(Source::whole(format!("decoder.layers.{layer}.{leaf}"), format!("{}.{leaf}", name(layer))));
+    };
+    take(0, "weight");
+    take(0, "bias");
+    // After the first layer and its activation: each level's blocks, then twice the size and a convolution, or the last one.
+    let (mut layer, mut blocks) = (2, Vec::new());
+    loop {
+        let first_block = layer;
+        while has(format!("{}.conv.0.weight", name(layer))) && layer < MOST_LAYERS {
+            for part in ["conv.0", "conv.2", "conv.4"] {
+                take(layer, &format!("{part}.weight"));
+                take(layer, &format!("{part}.bias"));
+            }
+            layer += 1;
+        }
+        blocks.push(layer - first_block);
+        if has(format!("{}.weight", name(layer))) {
+            take(layer, "weight");
+            take(layer, "bias");
+            break;
+        }
+        layer += 1;
+        if !has(format!("{}.weight", name(layer))) || layer >= MOST_LAYERS {
+            return refused("its layers do not follow each other as they should");
+        }
+        take(layer, "weight");
+        layer += 1;
+    }
+    let (inner, outer) = (file.shape(&format!("{}.weight", name(0)))?, file.shape(&format!("{}.weight", name(layer)))?);
+    let ([channels, latent_channels, ..], [3, ..]) = (&inner[..], &outer[..]) else {
+        return refused("its last layer makes no colours");
+    };
+    let config = Config {
+        latent_channels: *latent_channels,
+        encoder_block_out_channels: vec![*channels; blocks.len()],
+        decoder_block_out_channels: vec![*channels; blocks.len()],
+        num_encoder_blocks: blocks.clone(),
+        num_decoder_blocks: blocks,
+        ..Config::default()
+    };
+    config.check()?;
+    let tensors = file.renamed("", sources, |name| name.contains("encoder"))?;
+    Ok((config, tensors))
+}

@@ -1,0 +1,207 @@
+//! Pictures of a running denoising, quick and rough, from the latents that are foreseen in it: by a tiny autoencoder, or, where
+//! none is at hand, by the nearest linear map from latents to colours. Finished pictures are the autoencoder's alone.
+
+use std::path::Path;
+
+use ::image::{ImageBuffer, Rgb, RgbImage, imageops};
+use burn::prelude::*;
+use burn::tensor::DType;
+use burn::tensor::module::avg_pool2d;
+use burn::tensor::ops::AvgPoolOptions;
+
+use crate::checkpoint::load_strict;
+use crate::checkpoint::single_file::taesd;
+use crate::image;
+use crate::networks::autoencoder_tiny::TinyDecoder;
+use crate::networks::vae::Autoencoder;
+use crate::noise::Noise;
+use crate::{Error, Result};
+
+/// The longest side of a preview, in pixels.
+pub const LONGEST_PREVIEW: usize = 512;
+/// The side of the pictures that the linear map is fitted to, in latents.
+const SIDE: usize = 16;
+/// In how many patches of colour they are along it: larger than a latent, as large, smaller.
+const PATCHES: [u32; 3] = [8, 16, 32];
+/// Keeps the fit finite where latents say the same thing twice, relative to their own variance.
+const RIDGE: f64 = 1e-4;
+
+/// What makes the previews of one request.
+#[derive(Debug)]
+pub struct Previewer {
+    decoder: Decoder,
+    /// Pixels of the finished picture for each latent, along a side.
+    factor: usize,
+    latent_channels: usize,
+}
+
+#[derive(Debug)]
+enum Decoder {
+    Tiny(Box<TinyDecoder>),
+    Linear(Colours),
+}
+
+/// Red, green and blue, −1..1, as sums over the latent's channels.
+#[derive(Debug)]
+struct Colours {
+    /// `[latent channels, 3]`
+    weight: Tensor<2>,
+    /// `[1, 3]`
+    bias: Tensor<2>,
+}
+
+impl Previewer {
+    /// The tiny autoencoder in `file`, for the latents of `vae`. Errors: a file of something else, or for other latents.
+    pub(super) fn load(file: &Path, vae: &Autoencoder, device: &Device) -> Result<Self> {
+        let (config, tensors) = taesd::decoder(file)?;
+        let (factor, latent_channels) = (vae.factor(), vae.latent_channels());
+        if (config.factor(), config.latent_channels) != (factor, latent_channels) {
+            let reason = format!(
+                "this tiny autoencoder is for {} channels of latents and pictures {} times as large; the model has {latent_channels} and {factor}",
+                config.latent_channels,
+                config.factor(),
+            );
+            return Err(Error::malformed(file, reason));
+        }
+        let network = load_strict(TinyDecoder::new(&config, device), &tensors, DType::F32)?;
+        Ok(Self { decoder: Decoder::Tiny(Box::new(network)), factor, latent_channels })
+    }
+
+    /// The linear map that comes nearest to undoing `vae`, by least squares over pictures of soft patches of any colour.
+    pub(super) fn fit(vae: &Autoencoder, device: &Device) -> Result<Self> {
+        let (factor, channels) = (vae.factor(), vae.latent_channels());
+        let mut random = Noise::seeded(0);
+        let mut fit = LeastSquares::new(channels + 1);
+        for patches in PATCHES {
+            let picture = RgbImage::from_fn(patches, patches, |_, _| Rgb([0; 3].map(|_: u8| random.below(256) as u8)));
+            let pixels = (SIDE * factor) as u32;
+            let picture = image::to_tensor(&image::stretch(&picture, pixels, pixels), device);
+            let latents = rows(vae.normalise(vae.encode(picture.clone()).mean))?;
+            let colours = rows(avg_pool2d(picture, AvgPoolOptions::new([factor; 2])))?;
+            for (latent, colour) in latents.chunks_exact(channels).zip(colours.chunks_exact(3)) {
+                let known = latent.iter().copied().chain([1.0]).map(f64::from).collect();
+                fit.add(known, [0, 1, 2].map(|channel| f64::from(colour[channel])));
+            }
+        }
+        let solution: Vec<f32> = fit.solve().into_iter().flatten().map(|value| value as f32).collect();
+        let all = Tensor::<2>::from_data(TensorData::new(solution, [channels + 1, 3]), device);
+        let colours = Colours { weight: all.clone().narrow(0, 0, channels), bias: all.narrow(0, channels, 1) };
+        Ok(Self { decoder: Decoder::Linear(colours), factor, latent_channels: channels })
+    }
+
+    /// A picture of normalised latents, `[1, latent channels, height, width]`: as large as the finished one, but at most
+    /// [`LONGEST_PREVIEW`] along its longer side.
+    pub fn picture(&self, latents: &Tensor<4>) -> Result<RgbImage> {
+        let [_, channels, height, width] = latents.dims();
+        if channels != self.latent_channels {
+            return Err(Error::Invalid(format!("a preview of {channels} channels of latents was not prepared for")));
+        }
+        match &self.decoder {
+            Decoder::Tiny(network) => {
+                // Rather than shrunk afterwards: a picture of four times the pixels takes four times as long.
+                let too_large = (height.max(width) * self.factor).div_ceil(LONGEST_PREVIEW);
+                let latents = match too_large.min(height).min(width) {
+                    0 | 1 => latents.clone(),
+                    side => avg_pool2d(latents.clone(), AvgPoolOptions::new([side; 2])),
+                };
+                let picture = image::from_tensor(network.decode(latents))?;
+                Ok(match picture.width().max(picture.height()) {
+                    // So narrow that it could not be pooled.
+                    longest if longest > LONGEST_PREVIEW as u32 => {
+                        let shrunk = |side: u32| (side * LONGEST_PREVIEW as u32 / longest).max(1);
+                        imageops::thumbnail(&picture, shrunk(picture.width()), shrunk(picture.height()))
+                    }
+                    _ => picture,
+                })
+            }
+            Decoder::Linear(colours) => {
+                let places = latents.clone().permute([0, 2, 3, 1]).reshape([height * width, channels]);
+                let pixels = places.matmul(colours.weight.clone()) + colours.bias.clone();
+                let small = image::from_tensor(pixels.reshape([1, height, width, 3]).permute([0, 3, 1, 2]))?;
+                let scale = (LONGEST_PREVIEW / height.max(width)).clamp(1, self.factor);
+                let [wide, high] = [width, height].map(|side| (side * scale) as u32);
+                Ok(imageops::resize::<ImageBuffer<Rgb<u8>, _>>(&small, wide, high, imageops::FilterType::Triangle))
+            }
+        }
+    }
+}
+
+/// `[1, channels, height, width]` → the channels of each place, one place after the other.
+fn rows(tensor: Tensor<4>) -> Result<Vec<f32>> {
+    let values = tensor.permute([0, 2, 3, 1]).into_data().convert::<f32>().try_to_vec::<f32>();
+    values.map_err(|error| Error::Invalid(format!("latents cannot be read: {error:?}")))
+}
+
+/// Linear regression of three values by its normal equations.
+struct LeastSquares {
+    /// Sums of products of what is known.
+    products: Vec<Vec<f64>>,
+    /// Sums of products of what is known with what is sought.
+    targets: Vec<[f64; 3]>,
+}
+
+impl LeastSquares {
+    fn new(size: usize) -> Self {
+        Self { products: vec![vec![0.0; size]; size], targets: vec![[0.0; 3]; size] }
+    }
+
+    fn add(&mut self, known: Vec<f64>, sought: [f64; 3]) {
+        for (row, left) in known.iter().enumerate() {
+            for (column, right) in known.iter().enumerate() {
+                self.products[row][column] += left * right;
+            }
+            for (channel, value) in sought.iter().enumerate() {
+                self.targets[row][channel] += left * value;
+            }
+        }
+    }
+
+    /// Gauss's elimination; with the ridge the matrix is positive definite, and needs no pivots.
+    fn solve(self) -> Vec<[f64; 3]> {
+        let Self { mut products, mut targets } = self;
+        let size = products.len();
+        for place in 0..size {
+            products[place][place] = products[place][place] * (1.0 + RIDGE) + f64::MIN_POSITIVE.sqrt();
+        }
+        for pivot in 0..size {
+            let (row, target) = (products[pivot].clone(), targets[pivot]);
+            for below in (0..size).filter(|other| *other != pivot) {
+                let factor = products[below][pivot] / row[pivot];
+                products[below].iter_mut().zip(&row).for_each(|(value, above)| *value -= factor * above);
+                targets[below].iter_mut().zip(target).for_each(|(value, above)| *value -= factor * above);
+            }
+        }
+        (0..size).map(|place| targets[place].map(|value| value / products[place][place])).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_linear_map_is_found_again() {
+        let mut random = Noise::seeded(1);
+        let wanted = [[0.5, -1.0, 2.0], [1.5, 0.0, -0.25], [0.1, 0.2, 0.3]];
+        let mut fit = LeastSquares::new(3);
+        for _ in 0..50 {
+            let known = [f64::from(random.uniform()), f64::from(random.uniform()), 1.0];
+            let sought = [0, 1, 2].map(|channel| (0..3).map(|row| known[row] * wanted[row][channel]).sum());
+            fit.add(known.to_vec(), sought);
+        }
+        for (found, wanted) in fit.solve().iter().flatten().zip(wanted.iter().flatten()) {
+            assert!((found - wanted).abs() < 2e-2, "{found} for {wanted}");
+        }
+    }
+
+    #[test]
+    fn what_says_the_same_twice_has_a_finite_answer() {
+        let mut fit = LeastSquares::new(3);
+        for value in [0.1, 0.5, 0.9] {
+            fit.add(vec![value, value, 0.0], [value; 3]);
+        }
+        let solution = fit.solve();
+        assert!(solution.iter().flatten().all(|value| value.is_finite()));
+        assert!((solution[0][0] + solution[1][0] - 1.0).abs() < 1e-2, "{solution:?}");
+    }
+}

@@ -1,0 +1,139 @@
+//! Previews: the decoder of a tiny autoencoder alone against diffusers, whatever its layers are called; what the denoising
+//! foresees at its end; and how near a linear map comes to the pictures of an autoencoder that was trained.
+
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+
+use burn::prelude::*;
+use burn::tensor::DType;
+use diffusion::checkpoint::load_strict;
+use diffusion::checkpoint::single_file::taesd;
+use diffusion::networks::autoencoder_tiny::TinyDecoder;
+use diffusion::schedulers::SchedulerName;
+use diffusion::{PictureRequest, Pipeline};
+use image::RgbImage;
+use safetensors::{SafeTensors, serialize_to_file};
+
+use crate::golden::{Golden, device, path};
+
+/// As both ways of it are held: f32 on both sides, sums in another order.
+const TOLERANCE: f64 = 1e-5;
+
+fn tiny() -> PathBuf {
+    path("taesd-tiny/diffusion_pytorch_model.safetensors")
+}
+
+/// The decoder as the original repository names it, its clamp counted as a layer.
+fn as_in_the_original(folder: &Path) -> PathBuf {
+    let (file, bytes) = (folder.join("taesd_decoder.safetensors"), std::fs::read(tiny()).unwrap());
+    let tensors = SafeTensors::deserialize(&bytes).unwrap();
+    let renamed = tensors.iter().filter_map(|(name, tensor)| {
+        let (layer, leaf) = name.strip_prefix("decoder.layers.")?.split_once('.')?;
+        Some((format!("{}.{leaf}", layer.parse::<usize>().unwrap() + 1), tensor))
+    });
+    serialize_to_file(renamed, None, &file).unwrap();
+    file
+}
+
+#[test]
+fn the_decoder_alone_in_both_namings() {
+    let golden = Golden::open("taesd-tiny/reference");
+    let folder = tempfile::tempdir().unwrap();
+    for file in [tiny(), as_in_the_original(folder.path())] {
+        let (config, tensors) = taesd::decoder(&file).unwrap();
+        assert_eq!((config.num_decoder_blocks.as_slice(), config.factor()), (&[2, 1, 1][..], 4));
+        let decoder = load_strict(TinyDecoder::new(&config, &device()), &tensors, DType::F32).unwrap();
+        golden.check("decoded", decoder.decode(golden.tensor::<4>("latents", &device())), TOLERANCE);
+    }
+    for other in ["sd15-tiny/vae/diffusion_pytorch_model.safetensors", "lora/peft.safetensors"] {
+        let refused = taesd::decoder(&path(other)).map(|_| ()).unwrap_err().to_string();
+        assert!(refused.contains("TAESD") || refused.contains(other), "{refused}");
+    }
+}
+
+/// What a request foresees after each step, and its picture.
+fn foreseen(pipeline: &Pipeline, request: &PictureRequest) -> (Vec<Tensor<4>>, RgbImage) {
+    let mut all = Vec::new();
+    let mut pictures = pipeline
+        .generate(request, &mut |progress| {
+            all.push(progress.foreseen.clone());
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+    (all, pictures.remove(0))
+}
+
+#[test]
+fn the_last_step_foresees_the_picture_itself() {
+    for (folder, scheduler) in
+        [("sd15-tiny", Some(SchedulerName::Euler)), ("sdxl-tiny", Some(SchedulerName::Dpm2M)), ("flux-tiny", None)]
+    {
+        let pipeline = Pipeline::load(&path(folder), &device()).unwrap();
+        let request = PictureRequest {
+            scheduler,
+            num_inference_steps: 4,
+            width: 32,
+            height: 48,
+            ..pipeline.defaults().request("a red fox", 7)
+        };
+        let (all, picture) = foreseen(&pipeline, &request);
+        assert_eq!(all.len(), 4, "{folder}");
+        let vae = pipeline.autoencoder();
+        let last = vae.decode(vae.denormalise(all[3].clone()));
+        let last = diffusion::image::from_tensor(last).unwrap();
+        let apart = last.iter().zip(picture.iter()).map(|(a, b)| a.abs_diff(*b)).max().unwrap();
+        assert!(apart <= 1, "{folder}: {apart} of 255");
+    }
+}
+
+#[test]
+fn a_preview_is_as_large_as_the_picture_up_to_its_limit() {
+    let pipeline = Pipeline::load(&path("sd15-tiny"), &device()).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    for file in [None, Some(tiny()), Some(as_in_the_original(folder.path()))] {
+        let previewer = pipeline.previewer(file.as_deref()).unwrap();
+        for ([high, wide], size) in
+            [([6, 4], (16, 24)), ([1, 9], (36, 4)), ([160, 128], (256, 320)), ([300, 2], (4, 600))]
+        {
+            let latents = Tensor::<4>::zeros([1, 4, high, wide], &device());
+            let picture = previewer.picture(&latents).unwrap();
+            assert!(picture.width().max(picture.height()) <= 512, "{:?}", picture.dimensions());
+            if high * 4 <= 512 {
+                assert_eq!(picture.dimensions(), size);
+            }
+        }
+        assert!(previewer.picture(&Tensor::<4>::zeros([1, 16, 4, 4], &device())).is_err());
+    }
+    let flux = Pipeline::load(&path("flux-tiny"), &device()).unwrap();
+    let refused = flux.previewer(Some(&tiny())).map(|_| ()).unwrap_err().to_string();
+    assert!(refused.contains("4 times as large") && refused.contains('8'), "{refused}");
+}
+
+/// Of the built-in model, whose autoencoder has learned pictures; the others here have random weights.
+#[test]
+fn the_linear_map_of_a_trained_autoencoder_shows_its_pictures() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let pipeline = Pipeline::load(&root.join("models/ember"), &device()).unwrap();
+    let (vae, previewer) = (pipeline.autoencoder(), pipeline.previewer(None).unwrap());
+    let (mut wrong, mut plain) = (0.0, 0.0);
+    for entry in std::fs::read_dir(root.join("datasets/pyrography")).unwrap() {
+        let file = entry.unwrap().path();
+        if file.extension().is_none_or(|end| end != "png") {
+            continue;
+        }
+        let picture = diffusion::image::cover(&diffusion::image::read(&file).unwrap(), 128, 128);
+        let latents = vae.normalise(vae.encode(diffusion::image::to_tensor(&picture, &device())).mean);
+        let preview = previewer.picture(&latents).unwrap();
+        // As coarse as latents are.
+        let small = |picture: &RgbImage| image::imageops::thumbnail(picture, 16, 16);
+        let (shown, wanted) = (small(&preview), small(&picture));
+        let mean = wanted.iter().map(|value| f64::from(*value)).sum::<f64>() / (16.0 * 16.0 * 3.0);
+        for (shown, wanted) in shown.iter().zip(wanted.iter()) {
+            wrong += (f64::from(*shown) - f64::from(*wanted)).powi(2);
+            plain += (f64::from(*wanted) - mean).powi(2);
+        }
+    }
+    let explained = 1.0 - wrong / plain;
+    println!("the linear map explains {explained:.3} of the variance");
+    assert!(explained > 0.8, "{explained:.3} of the variance");
+}
