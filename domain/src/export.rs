@@ -87,7 +87,8 @@ const MAX_BYTES: i64 = 4 << 30;
 pub async fn create(pool: &PgPool, name_or_id: &str, format: Format, dtype: Dtype) -> Result<Export> {
     let model = model::get(pool, name_or_id).await?;
     if model.kind != ModelKind::Lora {
-        return Err(Error::invalid("model", format!("`{}` is a checkpoint; what is exported is a LoRA.", model.name)));
+        let message = format!("`{}` is {}; what is exported is a LoRA.", model.name, model.kind.title());
+        return Err(Error::invalid("model", message));
     }
     if model.files.iter().map(|file| file.bytes).sum::<i64>() > MAX_BYTES {
         return Err(Error::invalid(

@@ -25,7 +25,7 @@ pub use scheduler::Scheduler;
 use crate::artifact::{self, Artifact, ArtifactKind, NewArtifact};
 use crate::event;
 use crate::job::{self, Claim, ErrorClass, JobStatus};
-use crate::model::{self, ModelFiles, ModelRef};
+use crate::model::{self, ModelFiles, ModelRef, vae_approx};
 use crate::report::{JobError, Report};
 use crate::{Error, GenerationId, JobId, ModelId, Page, PageRequest, Result, Storage, begin, bounded};
 
@@ -62,6 +62,8 @@ pub struct GenerationWork {
     pub seed: i64,
     pub base: ModelFiles,
     pub loras: Vec<WorkLora>,
+    /// What makes its previews, if it wants some and the library has a decoder for them.
+    pub vae_approx: Option<ModelFiles>,
 }
 
 /// A LoRA of a piece of work.
@@ -177,6 +179,17 @@ pub async fn list(pool: &PgPool, page: &PageRequest) -> Result<Page<Generation>>
     Ok(page.cut(generations, |generation| generation.id.into()))
 }
 
+/// The job of a generation, and whether it shows previews. Errors: `NotFound`.
+pub async fn job_and_previews(pool: &PgPool, id: GenerationId) -> Result<(JobId, bool)> {
+    let row = sqlx::query!(
+        r#"SELECT job_id AS "job_id: JobId", params ? 'preview_every' AS "previews!" FROM generations
+           WHERE id = $1 AND deleted_at IS NULL"#,
+        id as GenerationId
+    );
+    let row = row.fetch_optional(pool).await?.ok_or_else(|| Error::not_found("generation", id))?;
+    Ok((row.job_id, row.previews))
+}
+
 /// The job of a generation. Errors: `NotFound`.
 pub async fn job_id(pool: &PgPool, id: GenerationId) -> Result<JobId> {
     sqlx::query_scalar!(
@@ -249,11 +262,17 @@ async fn read_work(pool: &PgPool, claim: &Claim) -> Result<GenerationWork> {
     let ids: Vec<ModelId> = loras.iter().map(|lora| lora.model_id).chain([row.model_id]).collect();
     let files = model::files(&mut connection, &ids).await?;
     let of = |id: ModelId| files.get(&id).cloned().ok_or_else(|| Error::not_found("model", id));
+    let base = of(row.model_id)?;
+    let vae_approx = match row.params.0.preview_every {
+        Some(_) => vae_approx::of_family(&mut connection, &base.family).await?,
+        None => None,
+    };
     Ok(GenerationWork {
         id: row.id,
         params: row.params.0,
         seed: row.seed,
-        base: of(row.model_id)?,
+        base,
+        vae_approx,
         loras: loras
             .into_iter()
             .map(|lora| Ok(WorkLora { model: of(lora.model_id)?, scale: lora.scale }))

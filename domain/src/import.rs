@@ -39,7 +39,7 @@ pub struct ImportRequest {
     /// What it must turn out to be; absent takes either.
     #[serde(default)]
     pub kind: Option<ModelKind>,
-    /// Name or id of the checkpoint that a LoRA was made for.
+    /// Name or id of the checkpoint that a LoRA or a decoder of previews was made for.
     #[schema(min_length = 1, max_length = 63, pattern = r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     #[serde(default)]
     pub base: Option<String>,
@@ -316,7 +316,7 @@ pub async fn create(pool: &PgPool, storage: &Storage, request: ImportRequest) ->
         None => Ok(None),
         Some(name) => match model::get(pool, name).await.map_err(|error| error.in_field(field))? {
             model if model.kind == ModelKind::Checkpoint => Ok(Some(model)),
-            _ => Err(Error::invalid(field, "It is a LoRA, and must be a checkpoint.")),
+            model => Err(Error::invalid(field, format!("It is {}, and must be a checkpoint.", model.kind.title()))),
         },
     };
     let base = checkpoint("base", &request.base).await?;
@@ -572,7 +572,7 @@ async fn commit(
     };
     let base = import.base.map(|base| base.to_string());
     let kind = import.kind.as_deref().map(str::parse).transpose()?;
-    let described = intake.describe(base.as_deref(), kind).await?;
+    let described = intake.describe(&import.name, base.as_deref(), kind).await?;
     let mut model = intake.model(&import.name, described, false);
     let spare = intake.share(&mut tx, &mut model).await?;
     for number in 2.. {

@@ -36,6 +36,7 @@ pub mod job;
 pub mod model;
 mod notice;
 mod page;
+pub mod preview;
 pub mod report;
 pub mod safetensors_gate;
 pub mod storage;

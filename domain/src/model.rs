@@ -1,4 +1,4 @@
-//! Models: checkpoints to run and LoRAs to run on top of them. A row never changes but for its deletion. Here: the rows, how a
+//! Models: checkpoints to run, LoRAs to run on top of them, and decoders that show them at work. A row never changes but for its deletion. Here: the rows, how a
 //! name or id finds one, and the rule for deleting. How files come in is `model::intake`; what weights must look like is
 //! `weights_gate`.
 
@@ -7,6 +7,7 @@ pub mod inspect;
 pub mod intake;
 pub mod parts;
 pub mod upload;
+pub(crate) mod vae_approx;
 
 use std::collections::HashMap;
 use std::sync::{Arc, RwLock};
@@ -36,6 +37,8 @@ pub enum ModelKind {
     Checkpoint,
     /// Low-rank branches for a checkpoint of the same family.
     Lora,
+    /// A tiny decoder (TAESD) that shows running generations of its family's checkpoints.
+    VaeApprox,
 }
 
 impl ModelKind {
@@ -43,6 +46,16 @@ impl ModelKind {
         match self {
             Self::Checkpoint => "checkpoint",
             Self::Lora => "lora",
+            Self::VaeApprox => "vae_approx",
+        }
+    }
+
+    /// For a sentence.
+    pub(crate) const fn title(self) -> &'static str {
+        match self {
+            Self::Checkpoint => "a checkpoint",
+            Self::Lora => "a LoRA",
+            Self::VaeApprox => "a decoder of previews",
         }
     }
 }
@@ -54,9 +67,11 @@ impl std::str::FromStr for ModelKind {
         match text {
             "checkpoint" => Ok(Self::Checkpoint),
             "lora" => Ok(Self::Lora),
-            other => {
-                Err(Error::invalid("kind", format!("`{other}` is not a kind of model; use `checkpoint` or `lora`.")))
-            }
+            "vae_approx" => Ok(Self::VaeApprox),
+            other => Err(Error::invalid(
+                "kind",
+                format!("`{other}` is not a kind of model; use `checkpoint`, `lora` or `vae_approx`."),
+            )),
         }
     }
 }
@@ -218,7 +233,7 @@ pub async fn get(pool: &PgPool, name_or_id: &str) -> Result<Model> {
         .try_into()
 }
 
-/// Newest first; of one kind or of both, of one family or of all. Errors: `Invalid` for what can be no family.
+/// Newest first; of one kind or of all, of one family or of all. Errors: `Invalid` for what can be no family.
 pub async fn list(
     pool: &PgPool,
     kind: Option<ModelKind>,

@@ -74,12 +74,16 @@ pub struct SwapWork {
 /// Asks the live workers that make pictures, or those of them that this name or id means, to load or unload a checkpoint.
 ///
 /// # Errors
-/// `Invalid` for a LoRA; `Unknown` for a worker that is not there; `Conflict` when nobody can be asked.
+/// `Invalid` for what is no checkpoint; `Unknown` for a worker that is not there; `Conflict` when nobody can be asked.
 pub async fn request(pool: &PgPool, model: &Model, action: SwapAction, worker: Option<&str>) -> Result<Vec<Swap>> {
     if model.kind != ModelKind::Checkpoint {
         return Err(Error::invalid(
             "model",
-            format!("`{}` is a LoRA: it runs on a checkpoint, and only checkpoints stay loaded.", model.name),
+            format!(
+                "`{}` is {}: it runs beside a checkpoint, and only checkpoints stay loaded.",
+                model.name,
+                model.kind.title()
+            ),
         ));
     }
     let live = bounded(

@@ -154,7 +154,7 @@ impl TrainingConfig {
         if base.kind != ModelKind::Checkpoint {
             return Err(Error::invalid(
                 "model",
-                format!("`{}` is a LoRA; a training needs a checkpoint as its base.", base.name),
+                format!("`{}` is {}; a training needs a checkpoint as its base.", base.name, base.kind.title()),
             ));
         }
         if base.family != "flux" {

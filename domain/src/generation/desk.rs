@@ -132,7 +132,8 @@ impl Desk {
             let scale = in_range(&field("scale"), request.scale.unwrap_or(1.0), -10.0..=10.0)?;
             let lora = self.catalog.get(&request.model).await.map_err(|error| error.in_field(field("model")))?;
             if lora.kind != ModelKind::Lora {
-                return Err(Error::invalid(field("model"), format!("`{}` is a checkpoint, not a LoRA.", lora.name)));
+                let message = format!("`{}` is {}, not a LoRA.", lora.name, lora.kind.title());
+                return Err(Error::invalid(field("model"), message));
             }
             if lora.family != base.family {
                 return Err(Error::invalid(

@@ -93,6 +93,10 @@ pub struct GenerationRequest {
     #[schema(minimum = -1, maximum = 9223372036854775807_i64)]
     #[serde(default, deserialize_with = "integer::optional")]
     pub seed: Option<i64>,
+    /// Show the picture at work after each so many steps: as `preview` events, rough, and only as fast as they can be sent.
+    #[schema(minimum = 1, maximum = 200)]
+    #[serde(default, deserialize_with = "integer::optional")]
+    pub preview_every: Option<u32>,
 }
 
 /// A LoRA of a request.
@@ -132,6 +136,9 @@ pub struct GenerationParams {
     pub scheduler: Option<Scheduler>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clip_skip: Option<u32>,
+    /// Steps.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub preview_every: Option<u32>,
 }
 
 impl GenerationParams {
@@ -141,7 +148,12 @@ impl GenerationParams {
         if model.kind != ModelKind::Checkpoint {
             return Err(Error::invalid(
                 "model",
-                format!("`{}` is a LoRA: name it in `loras` and a checkpoint in `model`.", model.name),
+                match model.kind {
+                    ModelKind::Lora => {
+                        format!("`{}` is a LoRA: name it in `loras` and a checkpoint in `model`.", model.name)
+                    }
+                    _ => format!("`{}` is {}; name a checkpoint.", model.name, model.kind.title()),
+                },
             ));
         }
         let defaults = &model.defaults;
@@ -196,6 +208,7 @@ impl GenerationParams {
             strength,
             scheduler: request.scheduler.as_deref().map(|name| Scheduler::parse(name, model)).transpose()?,
             clip_skip: request.clip_skip.map(|layers| in_range("clip_skip", layers, 0..=11)).transpose()?,
+            preview_every: request.preview_every.map(|steps| in_range("preview_every", steps, 1..=200)).transpose()?,
         })
     }
 

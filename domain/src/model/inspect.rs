@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 use super::family::Family;
 use super::intake::read_json;
 use super::parts::{Layout, Part, is_root_weights, part_of};
-use super::{Model, ModelFile, ModelKind};
+use super::{Model, ModelFile, ModelKind, vae_approx};
 use crate::safetensors_gate::Header;
 use crate::{Error, Result, Storage, weights_gate};
 
@@ -21,6 +21,18 @@ use crate::{Error, Result, Storage, weights_gate};
 pub enum Inspection {
     Lora(adapters::Inspection),
     Checkpoint(Checkpoint),
+    VaeApprox(VaeApprox),
+}
+
+/// A decoder of previews from the inside.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = VaeApproxInspection)]
+pub struct VaeApprox {
+    /// Architecture of the checkpoints that it shows.
+    #[schema(example = "sdxl")]
+    pub family: String,
+    #[schema(minimum = 1)]
+    pub latent_channels: u64,
 }
 
 /// A checkpoint from the inside.
@@ -63,6 +75,12 @@ pub async fn inspect(storage: &Storage, model: &Model) -> Result<Inspection> {
     if model.kind == ModelKind::Lora {
         let header = headers.values().next().ok_or_else(|| Error::internal("a LoRA without a file"))?;
         return Ok(Inspection::Lora(header.adapter()?));
+    }
+    if model.kind == ModelKind::VaeApprox {
+        let header = headers.values().next().ok_or_else(|| Error::internal("a decoder without a file"))?;
+        let latent_channels = vae_approx::latent_channels(header);
+        let latent_channels = latent_channels.ok_or_else(|| Error::internal("a decoder without its first layer"))?;
+        return Ok(Inspection::VaeApprox(VaeApprox { family: model.family.clone(), latent_channels }));
     }
     let scheduler = match model.files.iter().find(|file| file.path == "scheduler/scheduler_config.json") {
         Some(ModelFile { path, storage_key, .. }) => Some(read_json(path, &storage.get(storage_key).await?)?),

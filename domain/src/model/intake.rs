@@ -11,7 +11,7 @@ use sqlx::types::Json;
 
 use super::family::{Configs, Family};
 use super::parts::{Layout, Part, is_root_weights, part_of};
-use super::{Defaults, Model, ModelFile, ModelKind, check_name, check_name_is_free};
+use super::{Defaults, Model, ModelFile, ModelKind, check_name, check_name_is_free, vae_approx};
 use crate::safetensors_gate::Header;
 use crate::storage::{ObjectWriter, StorageKey};
 use crate::{Error, ModelId, Result, Storage, begin, weights_gate};
@@ -173,12 +173,12 @@ impl Intake {
         self.stored.retain(|key| *key != file.storage_key);
     }
 
-    /// Makes the model visible. One file alone is a LoRA, for which `base` may name the checkpoint it was made for, or a whole checkpoint;
+    /// Makes the model visible. One file alone is a LoRA or a decoder of previews, for which `base` may name the checkpoint it was made for, or a whole checkpoint;
     /// several files are a checkpoint, by its `model_index.json` or by the denoiser in one of them.
     /// After an error there is nothing left to do but [`Intake::abandon`].
     pub async fn finish(&mut self, name: &str, base: Option<&str>, kind: Option<ModelKind>) -> Result<Model> {
         check_name(name)?;
-        let described = self.describe(base, kind).await?;
+        let described = self.describe(name, base, kind).await?;
         self.insert(name, described, false).await
     }
 
@@ -189,15 +189,15 @@ impl Intake {
     }
 
     /// What the files are. Errors: `Invalid` when that is nothing, or not of the `kind` that it must be.
-    pub(crate) async fn describe(&self, base: Option<&str>, kind: Option<ModelKind>) -> Result<Described> {
-        let described = self.read(base).await?;
+    pub(crate) async fn describe(&self, name: &str, base: Option<&str>, kind: Option<ModelKind>) -> Result<Described> {
+        let described = self.read(name, base).await?;
         if kind.is_some_and(|kind| kind != described.kind) {
-            return Err(Error::invalid("kind", format!("The files are a {}.", described.kind.as_str())));
+            return Err(Error::invalid("kind", format!("The files are {}.", described.kind.title())));
         }
         Ok(described)
     }
 
-    async fn read(&self, base: Option<&str>) -> Result<Described> {
+    async fn read(&self, name: &str, base: Option<&str>) -> Result<Described> {
         let Some(index) = self.configs.get(INDEX) else {
             if let Some(layout) = Layout::of(&self.weights, &self.configs)? {
                 layout.check()?;
@@ -212,11 +212,18 @@ impl Intake {
                     format!("A model is the one file `{path}`, or a folder with its model_index.json."),
                 ));
             }
-            let family = Family::of_lora(header)?.as_str();
             let base = match base {
                 None => None,
                 Some(name) => Some(super::get(&self.pool, name).await.map_err(|error| error.in_field("base"))?),
             };
+            if let Some(base) = base.as_ref().filter(|base| base.kind != ModelKind::Checkpoint) {
+                let message = format!("`{}` is {}; a base is a checkpoint.", base.name, base.kind.title());
+                return Err(Error::invalid("base", message));
+            }
+            if let Some(latent_channels) = vae_approx::latent_channels(header) {
+                return vae_approx::describe(latent_channels, name, base.as_ref());
+            }
+            let family = Family::of_lora(header)?.as_str();
             if let Some(base) = &base {
                 check_base(base, family)?;
             }
@@ -254,7 +261,7 @@ impl Intake {
             base_model_id: described.base,
             bytes: self.files.iter().map(|file| file.bytes).sum(),
             sha256: match (described.kind, self.files.as_slice()) {
-                (ModelKind::Lora, [file]) => file.sha256.clone(),
+                (ModelKind::Lora | ModelKind::VaeApprox, [file]) => file.sha256.clone(),
                 _ => folder_sha256(&self.files),
             },
             files: self.files.clone(),
@@ -404,7 +411,7 @@ pub(super) fn read_json(path: &str, text: &[u8]) -> Result<Value> {
 
 fn checkpoint(family: Family, configs: &Configs, base: Option<&str>) -> Result<Described> {
     if base.is_some() {
-        return Err(Error::invalid("base", "Only a LoRA has a base; a checkpoint stands alone."));
+        return Err(Error::invalid("base", "A checkpoint has no base: it stands alone."));
     }
     Ok(Described {
         kind: ModelKind::Checkpoint,
@@ -417,10 +424,10 @@ fn checkpoint(family: Family, configs: &Configs, base: Option<&str>) -> Result<D
 
 pub(crate) struct Described {
     pub kind: ModelKind,
-    family: String,
-    base: Option<ModelId>,
-    defaults: Option<Defaults>,
-    trigger_word: Option<String>,
+    pub(super) family: String,
+    pub(super) base: Option<ModelId>,
+    pub(super) defaults: Option<Defaults>,
+    pub(super) trigger_word: Option<String>,
 }
 
 /// Registers the checkpoint that came with the binary; cheap when it is there already. A newer one of the same name takes the
@@ -459,7 +466,7 @@ pub async fn register_built_in(
         file.write(bytes).await?;
         file.finish().await?;
     }
-    let described = intake.describe(None, None).await?;
+    let described = intake.describe(name, None, None).await?;
     sqlx::query!("UPDATE models SET deleted_at = clock_timestamp() WHERE name = $1 AND built_in AND deleted_at IS NULL AND sha256 <> $2", name, sha256)
         .execute(pool)
         .await?;
@@ -503,9 +510,6 @@ pub(crate) async fn insert(connection: &mut sqlx::PgConnection, model: &Model) -
 
 /// A LoRA and its base are of one family.
 fn check_base(base: &Model, family: &str) -> Result<()> {
-    if base.kind != ModelKind::Checkpoint {
-        return Err(Error::invalid("base", format!("`{}` is a LoRA; a base is a checkpoint.", base.name)));
-    }
     if base.family != family {
         return Err(Error::invalid(
             "base",

@@ -4,6 +4,7 @@
 
 mod generations;
 mod imports;
+mod previews;
 mod trainings;
 
 use std::net::{Ipv4Addr, SocketAddr};
