@@ -16,14 +16,14 @@ use md5::{Digest, Md5};
 use serde_json::Value;
 use sqlx::PgPool;
 use tokio::sync::{broadcast, watch};
-use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::cache::{Cache, CacheError};
 use crate::config::WorkerConfig;
 use crate::conversation::Conversation;
 use crate::lease::Lease;
+use crate::newest::Newest;
 use crate::supervisor::{Engine, Work};
 use crate::{export, generate, import, train};
 
@@ -311,15 +311,10 @@ pub fn disk(path: &Path, error: std::io::Error) -> Stop {
     }
 }
 
-/// Writes progress on a task of its own, the newest first of all: a slow database costs steps in the record, never
-/// time of the engine.
-pub struct Progress {
-    newest: watch::Sender<Option<Step>>,
-    ending: CancellationToken,
-    writing: JoinHandle<()>,
-}
+/// Writes progress down as it is told.
+pub struct Progress(Newest<Step>);
 
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 struct Step {
     step: u32,
     total_steps: u32,
@@ -328,36 +323,20 @@ struct Step {
 
 impl Progress {
     fn start(pool: PgPool, claim: Claim) -> Self {
-        let (newest, mut steps) = watch::channel(None::<Step>);
-        let ending = CancellationToken::new();
-        let no_pause = ending.clone();
-        let writing = tokio::spawn(async move {
-            while steps.changed().await.is_ok() {
-                let Some(Step { step, total_steps, data }) = steps.borrow_and_update().clone() else { continue };
-                match job::progress(&pool, &claim, step, total_steps, data).await {
-                    Ok(_) => {}
-                    Err(domain::Error::LeaseLost) => return,
-                    Err(error) => tracing::debug!(job = %claim.job, %error, "progress not written"),
-                }
-                let _ = timeout(PROGRESS_DISTANCE, no_pause.cancelled()).await;
-            }
-        });
-        Self { newest, ending, writing }
+        Self(Newest::start(claim.job, PROGRESS_DISTANCE, move |Step { step, total_steps, data }| {
+            let pool = pool.clone();
+            async move { job::progress(&pool, &claim, step, total_steps, data).await.map(drop) }
+        }))
     }
 
     /// Tells a step.
     pub fn tell(&self, step: usize, total_steps: usize, data: Value) {
         let [step, total_steps] = [step, total_steps].map(|count| u32::try_from(count).unwrap_or(u32::MAX));
-        self.newest.send_replace(Some(Step { step, total_steps, data }));
+        self.0.tell(Step { step, total_steps, data });
     }
 
     /// Waits, not long, until the last step told is written.
     pub async fn end(self) {
-        let Self { newest, ending, mut writing } = self;
-        ending.cancel();
-        drop(newest);
-        if timeout(PROGRESS_END, &mut writing).await.is_err() {
-            writing.abort();
-        }
+        self.0.end(PROGRESS_END).await;
     }
 }

@@ -18,7 +18,7 @@ const MEDIA_TYPE: &str = "application/octet-stream";
 pub(crate) async fn run(attempt: &Attempt<'_>) -> Result<(), Stop> {
     let (house, claim) = (attempt.house, attempt.claim());
     let work = attempt.ask(|| export::load_work(&house.pool, claim)).await?;
-    let source = fetch::lora(attempt, &work.model, "lora").await?;
+    let source = fetch::one_file(attempt, &work.model, "lora").await?;
     let made = attempt.folder().join("export.safetensors");
     let converting = tokio::task::spawn_blocking({
         let made = made.clone();

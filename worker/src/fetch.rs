@@ -35,10 +35,10 @@ pub(crate) async fn checkpoint_into(house: &House, model: &ModelFiles, folder: &
     each(house, wanted.collect::<Result<_, _>>()?).await
 }
 
-/// A LoRA, which is one file; returns its path.
-pub(crate) async fn lora(attempt: &Attempt<'_>, model: &ModelFiles, name: &str) -> Result<PathBuf, Stop> {
+/// A model that is one file, such as a LoRA; returns its path.
+pub(crate) async fn one_file(attempt: &Attempt<'_>, model: &ModelFiles, name: &str) -> Result<PathBuf, Stop> {
     let [file] = model.files.as_slice() else {
-        return Err(wrong(format!("LoRA {} has {} files instead of one", model.name, model.files.len())));
+        return Err(wrong(format!("model {} has {} files instead of one", model.name, model.files.len())));
     };
     let target = attempt.folder().join(format!("{name}.safetensors"));
     all(attempt, vec![of_model(model, file, target.clone())?]).await?;

@@ -1,20 +1,29 @@
 //! The way of a generation: rows → files on the local disk → engine → pictures in storage → succeeded.
 
+use std::path::PathBuf;
+use std::time::Duration;
+
 use domain::artifact::NewArtifact;
 use domain::generation::{self, GenerationWork, Scheduler};
 use domain::input::SourceImage;
+use domain::model::ModelFiles;
+use domain::preview;
 use domain::storage::StorageKey;
 use futures::future::try_join_all;
 use serde_json::json;
 
 use crate::attempt::{Attempt, Stop};
 use crate::fetch::{self, Wanted};
+use crate::newest::Newest;
 use crate::protocol::{Adapter, Base, Generate, Order, Report, RequestId, Source};
 use crate::supervisor::{Patience, Work};
 
+/// Previews are written at most this often.
+const PREVIEW_DISTANCE: Duration = Duration::from_millis(500);
+
 struct Picture {
     position: usize,
-    path: std::path::PathBuf,
+    path: PathBuf,
     seed: u64,
     width: u32,
     height: u32,
@@ -39,13 +48,17 @@ async fn order(attempt: &Attempt<'_>, work: &GenerationWork) -> Result<Generate,
     let mut loras = Vec::new();
     for (place, lora) in work.loras.iter().enumerate() {
         loras.push(Adapter {
-            path: fetch::lora(attempt, &lora.model, &format!("lora-{place}")).await?,
+            path: fetch::one_file(attempt, &lora.model, &format!("lora-{place}")).await?,
             name: lora.model.name.clone(),
             sha256: lora.model.sha256.clone(),
             scale: lora.scale,
         });
     }
     let params = &work.params;
+    let vae_approx = match &work.vae_approx {
+        Some(decoder) => previews_by(attempt, decoder).await?,
+        None => None,
+    };
     let source = match (&params.image, params.strength) {
         (Some(image), Some(strength)) => Some(source(attempt, image, params.mask.as_ref(), strength).await?),
         _ => None,
@@ -67,8 +80,23 @@ async fn order(attempt: &Attempt<'_>, work: &GenerationWork) -> Result<Generate,
         scheduler: params.scheduler.filter(|scheduler| *scheduler != Scheduler::FlowMatchEuler).map(solver),
         clip_skip: params.clip_skip.map(|layers| layers as usize),
         seed: work.seed.unsigned_abs(),
+        preview_every: params.preview_every.map(|steps| steps as usize),
+        vae_approx,
         output_dir: attempt.subfolder("output")?,
     })
+}
+
+/// The decoder of previews on the disk, or nothing if it cannot be had: it may have been deleted meanwhile, and pictures do not
+/// depend on it.
+async fn previews_by(attempt: &Attempt<'_>, decoder: &ModelFiles) -> Result<Option<PathBuf>, Stop> {
+    match fetch::one_file(attempt, decoder, "vae-approx").await {
+        Ok(file) => Ok(Some(file)),
+        Err(Stop::Failed(class, message)) => {
+            tracing::warn!(?class, message, model = decoder.name, "previews without their decoder");
+            Ok(None)
+        }
+        Err(stop) => Err(stop),
+    }
 }
 
 /// The name that the engine knows a solver by.
@@ -108,10 +136,14 @@ async fn make(attempt: &Attempt<'_>, order: Generate) -> Result<(Vec<Picture>, V
     let work = Work::new(patience, move |request: RequestId| Order::Generate(Box::new(Generate { request, ..order })));
     let mut conversation = attempt.converse(work).await?;
     let progress = attempt.progress();
+    let previews = previews(attempt);
     let (mut pictures, mut warnings) = (Vec::new(), Vec::new());
     loop {
         match conversation.next().await? {
             Report::Progress { step, total_steps, .. } => progress.tell(step, total_steps, json!({})),
+            Report::Preview { step, total_steps, position, path, width, height, .. } => {
+                previews.tell(Preview { step, total_steps, position, path, width, height });
+            }
             Report::Image { position, path, seed, width, height, .. } => {
                 pictures.push(Picture { position, path, seed, width, height });
             }
@@ -122,6 +154,37 @@ async fn make(attempt: &Attempt<'_>, order: Generate) -> Result<(Vec<Picture>, V
     }
     progress.end().await;
     Ok((pictures, warnings))
+}
+
+/// A preview in a file.
+#[derive(Debug, Clone)]
+struct Preview {
+    step: usize,
+    total_steps: usize,
+    position: usize,
+    path: PathBuf,
+    width: u32,
+    height: u32,
+}
+
+/// Keeps the newest preview for whoever looks.
+fn previews(attempt: &Attempt<'_>) -> Newest<Preview> {
+    let (pool, claim) = (attempt.house.pool.clone(), *attempt.claim());
+    Newest::start(claim.job, PREVIEW_DISTANCE, move |told: Preview| {
+        let pool = pool.clone();
+        async move {
+            let number = |number: usize| i32::try_from(number).unwrap_or(i32::MAX);
+            let preview = preview::Preview {
+                step: number(told.step),
+                total_steps: number(told.total_steps),
+                position: number(told.position),
+                width: told.width as i32,
+                height: told.height as i32,
+                jpeg: tokio::fs::read(&told.path).await.map_err(domain::Error::internal)?,
+            };
+            preview::record(&pool, &claim, &preview).await
+        }
+    })
 }
 
 async fn store(attempt: &Attempt<'_>, picture: &Picture) -> Result<NewArtifact, Stop> {

@@ -17,6 +17,7 @@ mod fetch;
 mod generate;
 mod import;
 pub mod lease;
+mod newest;
 pub mod protocol;
 pub mod supervisor;
 mod swap;

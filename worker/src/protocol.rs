@@ -15,7 +15,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 /// The version of this file's messages. Both sides are the same binary, so a difference means that the binary was
 /// replaced under a running worker: the worker then refuses the child.
-pub const PROTOCOL_VERSION: u32 = 2;
+pub const PROTOCOL_VERSION: u32 = 3;
 
 /// The longest frame either side accepts, in bytes. A training of 10 000 examples with long captions fits.
 pub const MAX_FRAME: usize = 16 * 1024 * 1024;
@@ -155,7 +155,13 @@ pub struct Generate {
     pub clip_skip: Option<usize>,
     /// Seed of the first picture; picture `i` uses `seed + i`.
     pub seed: u64,
-    /// An existing folder for the PNGs.
+    /// Steps between two previews, if there shall be some.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub preview_every: Option<usize>,
+    /// The tiny autoencoder that makes them; without one a linear map does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vae_approx: Option<PathBuf>,
+    /// An existing folder for the PNGs, and the JPEGs of previews.
     pub output_dir: PathBuf,
 }
 
@@ -243,6 +249,23 @@ pub enum Report {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         seconds_per_step: Option<f64>,
     },
+    /// How the picture at hand looks by now lies on the disk.
+    Preview {
+        /// The request.
+        request: RequestId,
+        /// Steps done, from 1.
+        step: usize,
+        /// Steps in all.
+        total_steps: usize,
+        /// Place in the batch, from 0.
+        position: usize,
+        /// The JPEG file.
+        path: PathBuf,
+        /// Pixels across.
+        width: u32,
+        /// Pixels down.
+        height: u32,
+    },
     /// A picture lies on the disk.
     Image {
         /// The request.
@@ -310,6 +333,7 @@ impl Report {
             Self::Ready { .. } | Self::Resident { .. } => None,
             Self::Loading { request }
             | Self::Progress { request, .. }
+            | Self::Preview { request, .. }
             | Self::Image { request, .. }
             | Self::Checkpoint { request, .. }
             | Self::Warning { request, .. }

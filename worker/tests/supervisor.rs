@@ -94,6 +94,8 @@ fn order(request: u64, prompt: String, steps: usize) -> Order {
         scheduler: None,
         clip_skip: None,
         seed: 0,
+        preview_every: None,
+        vae_approx: None,
         output_dir: PathBuf::new(),
     }))
 }

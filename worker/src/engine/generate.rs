@@ -6,6 +6,7 @@ use diffusion::{PictureRequest, Pipeline, image};
 
 use super::models::Models;
 use super::picture::{self, Making};
+use super::preview::Previews;
 use super::{Desk, End, Wish};
 use crate::protocol::{Generate, Report};
 
@@ -42,6 +43,7 @@ pub(super) fn run(models: &mut Models, order: &Generate, desk: &Desk) -> diffusi
     for message in warnings {
         desk.report(&Report::Warning { request, message });
     }
+    let mut previews = Previews::prepare(&resident.pipeline, order, desk);
     let mut last = std::time::Instant::now();
     let images = resident.pipeline.generate(&pictures, &mut |progress| {
         desk.fault.at_step(progress.step);
@@ -54,6 +56,9 @@ pub(super) fn run(models: &mut Models, order: &Generate, desk: &Desk) -> diffusi
             loss: None,
             seconds_per_step: Some(seconds),
         });
+        if let Some(previews) = &mut previews {
+            previews.step(&progress);
+        }
         match desk.wish(request) {
             Wish::Cancel => ControlFlow::Break(()),
             // A picture is soon done: a worker that drains waits for it.

@@ -10,6 +10,7 @@ mod generate;
 mod memory;
 mod models;
 mod picture;
+mod preview;
 mod shelf;
 mod swap;
 #[cfg(test)]

@@ -157,6 +157,8 @@ mod tests {
             scheduler: None,
             clip_skip: None,
             seed: 7,
+            preview_every: None,
+            vae_approx: None,
             output_dir: "/o".into(),
         }
     }

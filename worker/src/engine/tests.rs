@@ -103,6 +103,8 @@ impl Bench {
             scheduler: None,
             clip_skip: None,
             seed: 7,
+            preview_every: None,
+            vae_approx: None,
             output_dir,
         }
     }
@@ -186,6 +188,29 @@ fn the_same_order_makes_the_same_bytes_and_adapters_come_and_go() {
     assert_ne!(pixels(&with[0]), pixels(&first[0]));
     assert_ne!(pixels(&with[0]), pixels(&stronger[0]));
     assert_eq!(after, first);
+}
+
+#[test]
+fn previews_come_while_it_works_and_change_nothing() {
+    let mut bench = Bench::start("step_delay_ms=250");
+    let plain = bench.pictures(&[]);
+    let foreign = goldens("taesd-tiny/diffusion_pytorch_model.safetensors");
+    for (vae_approx, warnings) in [(None, 0), (Some(foreign), 1), (Some("/nowhere".into()), 1)] {
+        let order = Generate { preview_every: Some(1), vae_approx, ..bench.picture_order(&[]) };
+        bench.say(&Order::Generate(Box::new(order.clone())));
+        let reports = bench.follow(order.request, |_| None);
+        let warned = reports.iter().filter(|report| matches!(report, Report::Warning { .. })).count();
+        assert_eq!(warned, warnings, "{reports:?}");
+        let mut seen = Vec::new();
+        for report in &reports {
+            if let Report::Preview { step, total_steps: 4, position, path, width: 32, height: 32, .. } = report {
+                assert!(std::fs::read(path).unwrap().starts_with(b"\xff\xd8\xff"), "a JPEG file");
+                seen.push((*step, *position));
+            }
+        }
+        assert_eq!(seen, [(1, 0), (2, 0), (3, 1), (4, 1)]);
+        assert_eq!(std::fs::read(order.output_dir.join("0.png")).unwrap(), plain[0]);
+    }
 }
 
 #[test]

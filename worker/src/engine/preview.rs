@@ -1,0 +1,79 @@
+//! Previews of the pictures that are being made, as JPEG files. They are a courtesy: one that cannot be made is a warning, and the
+//! pictures go on.
+
+use std::time::{Duration, Instant};
+
+use diffusion::{Pipeline, Previewer, Progress};
+use image::codecs::jpeg::JpegEncoder;
+
+use super::Desk;
+use crate::protocol::{Generate, Report};
+
+/// No second preview within this time: nobody sees more, and small models would make little else.
+const DISTANCE: Duration = Duration::from_millis(200);
+/// Of JPEG, 1 to 100.
+const QUALITY: u8 = 80;
+
+/// The previews of one request.
+pub(super) struct Previews<'a> {
+    previewer: Previewer,
+    order: &'a Generate,
+    desk: &'a Desk,
+    every: usize,
+    last: Option<Instant>,
+    /// Whether one could not be made; then there are no more.
+    broken: bool,
+}
+
+impl<'a> Previews<'a> {
+    /// Nothing if the request wants none, or if none can be made.
+    pub fn prepare(pipeline: &Pipeline, order: &'a Generate, desk: &'a Desk) -> Option<Self> {
+        let every = order.preview_every?;
+        let previewer = pipeline.previewer(order.vae_approx.as_deref()).or_else(|error| {
+            if order.vae_approx.is_some() {
+                warn(desk, order, &format!("previews are rougher than they could be: {error}"));
+                return pipeline.previewer(None);
+            }
+            Err(error)
+        });
+        match previewer {
+            Ok(previewer) => Some(Self { previewer, order, desk, every, last: None, broken: false }),
+            Err(error) => {
+                warn(desk, order, &format!("no previews: {error}"));
+                None
+            }
+        }
+    }
+
+    /// After each step.
+    pub fn step(&mut self, progress: &Progress<'_>) {
+        let due = progress.step.is_multiple_of(self.every) && self.last.is_none_or(|last| last.elapsed() >= DISTANCE);
+        if !due || self.broken {
+            return;
+        }
+        if let Err(error) = self.make(progress) {
+            warn(self.desk, self.order, &format!("no more previews: {error}"));
+            self.broken = true;
+        }
+        self.last = Some(Instant::now());
+    }
+
+    fn make(&self, progress: &Progress<'_>) -> diffusion::Result<()> {
+        let &Progress { step, total_steps, position, foreseen } = progress;
+        let picture = self.previewer.picture(foreseen)?;
+        let path = self.order.output_dir.join(format!("preview-{step}.jpg"));
+        let mut jpeg = Vec::new();
+        JpegEncoder::new_with_quality(&mut jpeg, QUALITY)
+            .encode_image(&picture)
+            .map_err(|error| diffusion::Error::Invalid(format!("it could not be written as JPEG: {error}")))?;
+        std::fs::write(&path, jpeg).map_err(diffusion::Error::file(&path))?;
+        let (width, height) = picture.dimensions();
+        let request = self.order.request;
+        self.desk.report(&Report::Preview { request, step, total_steps, position, path, width, height });
+        Ok(())
+    }
+}
+
+fn warn(desk: &Desk, order: &Generate, message: &str) {
+    desk.report(&Report::Warning { request: order.request, message: message.to_owned() });
+}
