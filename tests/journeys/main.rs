@@ -21,6 +21,7 @@ mod lost_lease;
 mod misfits;
 mod pictures;
 mod presigned;
+mod previews;
 mod refusals;
 mod residency;
 mod resume;

@@ -7,10 +7,13 @@ use std::time::Duration;
 
 use axum::http::{HeaderMap, HeaderName};
 use axum::response::sse::{self, KeepAlive, Sse};
-use domain::event::{self, Event, EventKind, Subscription};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use domain::event::{self, Event, Subscription};
+use domain::preview::{self, Preview};
 use domain::{ExportId, GenerationId, ImportId, JobId, TrainingId, export, generation, import, job, training};
 use futures::Stream;
-use serde_json::Value;
+use serde_json::{Value, json};
 use utoipa::ToSchema;
 
 use crate::State;
@@ -29,14 +32,17 @@ const BATCH: i64 = 200;
 
 /// One event of the stream.
 #[derive(ToSchema)]
-#[allow(dead_code, reason = "describes what `to_sse` writes")]
+#[allow(dead_code, reason = "describes what `to_sse` and `preview_to_sse` write")]
 pub struct ServerSentEvent {
-    /// Number of the event, from 1.
+    /// Number of the event, from 1; a preview has none.
     #[schema(pattern = "^[1-9][0-9]*$")]
-    id: String,
-    event: EventKind,
+    id: Option<String>,
+    /// `queued`, `started`, `progress`, `checkpoint`, `preview`, `warning`, `retrying`, `succeeded`, `failed` or `canceled`.
+    #[schema(pattern = "^[a-z]+$", example = "progress")]
+    event: String,
     /// A JSON object: `created_at`, and by kind started `attempt` · progress `step`, `total_steps`, `loss`, `bytes`, `total_bytes` · checkpoint `step` ·
-    /// warning `message` · retrying `reason`, `message`, `run_at` · failed `class`, `message`.
+    /// warning `message` · retrying `reason`, `message`, `run_at` · failed `class`, `message`; of a preview `step`, `total_steps`, `position`, `width`,
+    /// `height`, `image` alone.
     #[schema(example = r#"{"step":3,"total_steps":20,"created_at":"2026-01-01T00:00:00Z"}"#)]
     data: String,
 }
@@ -46,6 +52,10 @@ pub struct ServerSentEvent {
 /// Events are named `queued`, `started`, `progress`, `warning`, `retrying`, `succeeded`, `failed` or `canceled`; their ids count
 /// from 1, their data is a JSON object. The stream ends after the last of the three. To go on after a break, send the last id
 /// as `Last-Event-ID`, as browsers do by themselves.
+///
+/// A generation with `preview_every` shows its pictures at work as `preview` events: `image` is a `data:` URI with a rough JPEG of at
+/// most 512 pixels along its longer side, `position` tells of which picture. They have no id and are not told again: a client that
+/// is late, or comes back, gets the newest.
 #[utoipa::path(
     get, path = "/v1/generations/{id}/events", tag = "generations", operation_id = "follow_generation",
     params(
@@ -59,8 +69,8 @@ pub async fn of_generation(
     Path(id): Path<GenerationId>,
     headers: HeaderMap,
 ) -> Result<Sse<impl Stream<Item = Result<sse::Event, Infallible>>>> {
-    let job = generation::job_id(&state.pool, id).await?;
-    Ok(follow(state, job, &headers))
+    let (job, previews) = generation::job_and_previews(&state.pool, id).await?;
+    Ok(follow(state, job, previews, &headers))
 }
 
 /// Follow a training
@@ -80,7 +90,7 @@ pub async fn of_training(
     headers: HeaderMap,
 ) -> Result<Sse<impl Stream<Item = Result<sse::Event, Infallible>>>> {
     let job = training::job_id(&state.pool, id).await?;
-    Ok(follow(state, job, &headers))
+    Ok(follow(state, job, false, &headers))
 }
 
 /// Follow an import
@@ -100,7 +110,7 @@ pub async fn of_import(
     headers: HeaderMap,
 ) -> Result<Sse<impl Stream<Item = Result<sse::Event, Infallible>>>> {
     let job = import::job_id(&state.pool, id).await?;
-    Ok(follow(state, job, &headers))
+    Ok(follow(state, job, false, &headers))
 }
 
 /// Follow an export
@@ -120,7 +130,7 @@ pub async fn of_export(
     headers: HeaderMap,
 ) -> Result<Sse<impl Stream<Item = Result<sse::Event, Infallible>>>> {
     let job = export::job_id(&state.pool, id).await?;
-    Ok(follow(state, job, &headers))
+    Ok(follow(state, job, false, &headers))
 }
 
 struct Follower {
@@ -129,6 +139,8 @@ struct Follower {
     /// Of the last event that was sent.
     sequence: i64,
     fetched: VecDeque<Event>,
+    /// Of the last preview that was sent, if there may be some.
+    revision: Option<i64>,
     subscription: Subscription,
     ended: bool,
 }
@@ -136,35 +148,38 @@ struct Follower {
 fn follow(
     state: State,
     job: JobId,
+    previews: bool,
     headers: &HeaderMap,
 ) -> Sse<impl Stream<Item = Result<sse::Event, Infallible>> + use<>> {
     let sequence = headers.get(LAST_EVENT_ID).and_then(|id| id.to_str().ok()?.trim().parse().ok()).unwrap_or(0).max(0);
     // Subscribed before the first look at the rows, so that nothing falls between the two.
     let subscription = state.feed.subscribe();
-    let follower = Follower { state, job, sequence, fetched: VecDeque::new(), subscription, ended: false };
+    let revision = previews.then_some(0);
+    let follower = Follower { state, job, sequence, fetched: VecDeque::new(), revision, subscription, ended: false };
     let events = futures::stream::unfold(follower, async |mut follower| {
         let event = follower.next().await?;
-        Some((Ok(to_sse(&event)), follower))
+        Some((Ok(event), follower))
     });
     Sse::new(events).keep_alive(KeepAlive::new().interval(HEARTBEAT).text("heartbeat"))
 }
 
 impl Follower {
     /// The next event; none after the terminal one, or when the server stops.
-    async fn next(&mut self) -> Option<Event> {
+    async fn next(&mut self) -> Option<sse::Event> {
         loop {
             if let Some(event) = self.fetched.pop_front() {
                 self.sequence = event.sequence;
                 self.ended = event.kind.is_terminal();
-                return Some(event);
+                return Some(to_sse(&event));
             }
             if self.ended || self.state.stop.is_cancelled() {
                 return None;
             }
             match event::after(&self.state.pool, self.job, self.sequence, BATCH).await {
-                Ok(events) if events.is_empty() => match self.is_over().await {
-                    Ok(true) => return None,
-                    Ok(false) => self.wait().await,
+                Ok(events) if events.is_empty() => match self.preview_or_end().await {
+                    Ok(Some(preview)) => return Some(preview_to_sse(&preview)),
+                    Ok(None) if self.ended => return None,
+                    Ok(None) => self.wait().await,
                     Err(error) => self.pause(&error).await,
                 },
                 Ok(events) => self.fetched.extend(events),
@@ -173,10 +188,17 @@ impl Follower {
         }
     }
 
-    /// Whether the client has seen the end already.
-    async fn is_over(&self) -> domain::Result<bool> {
+    /// A preview that was not sent, or none; `ended` if the client has seen the end already.
+    async fn preview_or_end(&mut self) -> domain::Result<Option<Preview>> {
+        if let Some(revision) = self.revision
+            && let Some((newer, preview)) = preview::after(&self.state.pool, self.job, revision).await?
+        {
+            self.revision = Some(newer);
+            return Ok(Some(preview));
+        }
         let job = job::get(&self.state.pool, self.job).await?;
-        Ok(job.status.is_terminal() && job.last_sequence <= self.sequence)
+        self.ended = job.status.is_terminal() && job.last_sequence <= self.sequence;
+        Ok(None)
     }
 
     async fn wait(&mut self) {
@@ -191,6 +213,13 @@ impl Follower {
         tracing::warn!(%error, "events could not be read");
         tokio::time::sleep(PAUSE).await;
     }
+}
+
+fn preview_to_sse(preview: &Preview) -> sse::Event {
+    let Preview { step, total_steps, position, width, height, jpeg } = preview;
+    let image = format!("data:image/jpeg;base64,{}", STANDARD.encode(jpeg));
+    let data = json!({ "step": step, "total_steps": total_steps, "position": position, "width": width, "height": height, "image": image });
+    sse::Event::default().event("preview").data(data.to_string())
 }
 
 fn to_sse(event: &Event) -> sse::Event {

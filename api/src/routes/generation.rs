@@ -43,6 +43,8 @@ pub struct Generation {
     /// Solver of the denoising, if the request chose one.
     pub scheduler: Option<Scheduler>,
     pub clip_skip: Option<u32>,
+    /// Steps between two previews, if the request wanted some.
+    pub preview_every: Option<u32>,
     /// Seed of the first picture; picture `i` uses `seed + i`.
     #[schema(minimum = 0)]
     pub seed: i64,
@@ -124,6 +126,7 @@ impl Generation {
             strength: params.strength,
             scheduler: params.scheduler,
             clip_skip: params.clip_skip,
+            preview_every: params.preview_every,
             seed: generation.seed,
             progress: report.progress,
             attempts: report.attempts,

@@ -26,14 +26,15 @@ use crate::router::JSON_LIMIT;
 /// Most bytes of a text part.
 const TEXT_BYTES: u64 = 1024;
 
-/// Weights: a checkpoint to run, or a LoRA to run on top of one.
+/// Weights: a checkpoint to run, a LoRA to run on top of one, or a tiny decoder (`vae_approx`: TAESD, TAESDXL, TAEF1) that shows checkpoints of its
+/// family at work.
 #[derive(Serialize, ToSchema)]
 pub struct Model {
     pub id: ModelId,
     /// Unique among the models.
     pub name: String,
     pub kind: ModelKind,
-    /// Architecture; a LoRA fits checkpoints of its family.
+    /// Architecture; a LoRA or a decoder fits checkpoints of its family.
     #[schema(example = "flux")]
     pub family: String,
     /// Checkpoint that a LoRA was trained on, where known.
@@ -47,7 +48,7 @@ pub struct Model {
     /// Sum over the files.
     #[schema(minimum = 0)]
     pub bytes: i64,
-    /// Of the one file of a LoRA; of a checkpoint, over the lines `path NUL sha256 LF` in the order of the paths.
+    /// Of the one file of a LoRA or a decoder; of a checkpoint, over the lines `path NUL sha256 LF` in the order of the paths.
     #[schema(pattern = "^[0-9a-f]{64}$")]
     pub sha256: String,
     /// Live workers that have it loaded; checkpoints only.
@@ -107,7 +108,7 @@ pub struct ModelForm {
     /// Name that the model will have.
     #[schema(min_length = 1, max_length = 63, pattern = "^[a-z0-9][a-z0-9._-]{0,62}$")]
     name: String,
-    /// Name or id of the checkpoint that a LoRA was made for.
+    /// Name or id of the checkpoint that a LoRA or a decoder of previews was made for.
     #[schema(min_length = 1, max_length = 63, pattern = r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     base: Option<String>,
     /// What it must turn out to be; absent takes either.
@@ -190,7 +191,7 @@ impl ModelDetail {
             let url = state.storage.presign_get(&file.storage_key, READ_TTL).await?.into();
             files.push(ModelFile { path: file.path, bytes: file.bytes, sha256: file.sha256, url });
         }
-        let url = files.first().filter(|_| model.kind == ModelKind::Lora).map(|file| file.url.clone());
+        let url = files.first().filter(|_| model.kind != ModelKind::Checkpoint).map(|file| file.url.clone());
         Ok(Self {
             model: shown,
             files,

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use domain::job::{self, JobKind};
+use domain::preview::{self, Preview};
 use futures::StreamExt;
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -61,6 +62,38 @@ async fn a_stream_tells_everything_once_and_ends() {
     assert_eq!(read(&house, &path, Some("nonsense")).await, events);
     house.get("/v1/generations/00000000-0000-7000-8000-000000000000/events").await.refuses(404, "");
     house.get("/v1/trainings/00000000-0000-7000-8000-000000000000/events").await.refuses(404, "");
+}
+
+#[tokio::test]
+async fn previews_stand_beside_the_numbered_events() {
+    let house = House::with_checkpoint().await;
+    let asked = json!({"prompt": "a fox", "preview_every": 1});
+    let generation = house.post("/v1/generations", &asked).await.expect(202);
+    let claim = house.claim(JobKind::Generation).await;
+    let record = async |step: i32| {
+        let preview = Preview { step, total_steps: 12, position: 0, width: 16, height: 8, jpeg: vec![step as u8; 4] };
+        preview::record(&house.pools.lease, &claim, &preview).await.unwrap();
+    };
+    record(1).await;
+    record(2).await;
+    let mut chunks =
+        house.request(Method::GET, &text(&generation["urls"]["events"])).send().await.unwrap().bytes_stream();
+    let mut told = String::new();
+    let mut until = async |end: &str| {
+        while !told.ends_with(end) {
+            let chunk = tokio::time::timeout(Duration::from_secs(30), chunks.next()).await.expect("more comes");
+            told.push_str(std::str::from_utf8(&chunk.expect("the stream is open").unwrap()).unwrap());
+        }
+        std::mem::take(&mut told)
+    };
+    let first = until("}\n\n").await + &until("\"width\":16}\n\n").await;
+    let image = |told: &str| told.split("\"image\":\"data:image/jpeg;base64,").nth(1).map(|rest| rest[..8].to_owned());
+    assert_eq!(image(&first).as_deref(), Some("AgICAg=="), "the newest alone: {first}");
+    record(3).await;
+    assert_eq!(image(&until("\"width\":16}\n\n").await).as_deref(), Some("AwMDAw=="));
+    house.paint(&claim).await;
+    let rest = until("\n\n").await;
+    assert!(rest.starts_with("id: 3\nevent: succeeded\n"), "numbers have no gap: {rest}");
 }
 
 #[tokio::test]

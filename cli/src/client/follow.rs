@@ -1,7 +1,10 @@
 //! Following a job to its end: events over SSE with reconnect, a bar on stderr, Ctrl-C cancels.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use futures::StreamExt as _;
 use reqwest::header::{ACCEPT, HeaderName};
 use serde_json::Value;
@@ -25,17 +28,33 @@ const SILENCE: Duration = Duration::from_secs(45);
 /// [`Failure::Failed`] with the job's own message when it failed, [`Failure::Canceled`] when it was canceled,
 /// [`Failure::Unreachable`] when the server stays away.
 pub async fn follow(client: &Client, created: Value, label: &str) -> Result<Value, Failure> {
-    follow_on(client, created, label, Meter::steps(label)).await
+    follow_on(client, created, label, Meter::steps(label), None).await
+}
+
+/// As [`follow`], for a generation: each preview is written to the file `preview` in the place of the one before.
+pub async fn follow_generation(
+    client: &Client,
+    created: Value,
+    label: &str,
+    preview: Option<&Path>,
+) -> Result<Value, Failure> {
+    follow_on(client, created, label, Meter::steps(label), preview).await
 }
 
 /// As [`follow`], for an import: what is counted is bytes.
 pub async fn follow_import(client: &Client, created: Value, label: &str) -> Result<Value, Failure> {
-    follow_on(client, created, label, Meter::bytes(label, 0)).await
+    follow_on(client, created, label, Meter::bytes(label, 0), None).await
 }
 
-async fn follow_on(client: &Client, created: Value, label: &str, meter: Meter) -> Result<Value, Failure> {
+async fn follow_on(
+    client: &Client,
+    created: Value,
+    label: &str,
+    meter: Meter,
+    preview: Option<&Path>,
+) -> Result<Value, Failure> {
     let job: Job = Client::understand(created.clone())?;
-    let mut follower = Follower { client, job: &job, meter, last_event: None };
+    let mut follower = Follower { client, job: &job, meter, last_event: None, preview };
     if !job.status.is_terminal() {
         let interrupted = tokio::select! {
             watched = follower.watch() => { watched?; false }
@@ -71,6 +90,8 @@ struct Follower<'a> {
     job: &'a Job,
     meter: Meter,
     last_event: Option<String>,
+    /// Where previews go.
+    preview: Option<&'a Path>,
 }
 
 impl Follower<'_> {
@@ -133,6 +154,15 @@ impl Follower<'_> {
                     self.meter.reach(step, total, &note);
                 }
             }
+            "preview" => {
+                let image = data.get("image").and_then(Value::as_str).unwrap_or_default();
+                if let Some(path) = self.preview
+                    && let Err(error) = write_preview(path, image)
+                {
+                    self.meter.say(&format!("no more previews: {}: {error}", path.display()));
+                    self.preview = None;
+                }
+            }
             "warning" => self.meter.say(&format!("warning: {message}")),
             "retrying" => self.meter.say(&format!("back in the queue: {message}")),
             "succeeded" | "failed" | "canceled" => return true,
@@ -140,4 +170,14 @@ impl Follower<'_> {
         }
         false
     }
+}
+
+/// Puts the picture of a `data:` URI in the place of the file, which a viewer may be reading.
+fn write_preview(path: &Path, image: &str) -> std::io::Result<()> {
+    let bytes = image.rsplit_once(',').and_then(|(_, text)| STANDARD.decode(text).ok());
+    let bytes = bytes.ok_or_else(|| std::io::Error::other("the server sent no picture"))?;
+    let mut part = path.as_os_str().to_owned();
+    part.push(".part");
+    std::fs::write(&part, bytes)?;
+    std::fs::rename(&part, path)
 }

@@ -19,7 +19,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::io::AsyncWriteExt as _;
 
-pub use follow::{follow, follow_import};
+pub use follow::{follow, follow_generation, follow_import};
 pub use resource::{Artifact, Dataset, Export, Generation, Import, Model, Page, Swap, Training, Worker};
 pub use upload::{add_pictures, create_dataset, create_input, import_model, pictures};
 

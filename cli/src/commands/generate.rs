@@ -7,7 +7,7 @@ use clap::Args;
 use serde_json::{Map, Value, json};
 
 use super::{Outcome, print_json};
-use crate::client::{Artifact, Client, ClientOptions, Generation, create_input, follow};
+use crate::client::{Artifact, Client, ClientOptions, Generation, create_input, follow_generation};
 use crate::failure::Failure;
 use crate::output::say;
 
@@ -22,6 +22,7 @@ Examples:
   pyrograph generate \"owl on a blue background\"
   pyrograph generate \"two owls\" --lora pencil:0.8 --seed 7 --num-images 4 --output pictures/
   pyrograph generate \"owl at night\" --image photo.jpg --strength 0.6
+  pyrograph generate \"owl\" --num-images 4 --preview owl-at-work.jpg
   pyrograph generate \"owl\" --json | jq -r '.artifacts[].url'")]
 pub struct Generate {
     /// What the picture should show
@@ -71,6 +72,12 @@ pub struct Generate {
     /// Where the pictures go: a folder, or a file when it ends in .png
     #[arg(long, value_name = "FILE_OR_DIR", default_value = ".")]
     pub output: PathBuf,
+    /// Show the picture at work: a JPEG file that is written anew as it grows, rough and small
+    #[arg(long, value_name = "FILE.jpg")]
+    pub preview: Option<PathBuf>,
+    /// Steps between two previews [default: 1]
+    #[arg(long, value_name = "N", requires = "preview")]
+    pub preview_every: Option<u32>,
     #[command(flatten)]
     pub client: ClientOptions,
 }
@@ -127,6 +134,7 @@ impl Generate {
         optional("guidance_scale", self.guidance.map(Value::from));
         optional("seed", self.seed.map(Value::from));
         optional("num_images", self.num_images.map(Value::from));
+        optional("preview_every", self.preview.as_ref().map(|_| self.preview_every.unwrap_or(1).into()));
         if !self.loras.is_empty() {
             let loras = self.loras.iter().map(|lora| json!({ "model": lora.model, "scale": lora.scale }));
             optional("loras", Some(loras.collect()));
@@ -145,7 +153,7 @@ impl Generate {
             }
         }
         let created: Value = client.post("/v1/generations", &self.request()).await?;
-        let mut last = follow(&client, created, "generating").await?;
+        let mut last = follow_generation(&client, created, "generating", self.preview.as_deref()).await?;
         let generation: Generation = Client::understand(last.clone())?;
         for warning in &generation.warnings {
             eprintln!("warning: {warning}");
@@ -254,6 +262,10 @@ mod tests {
             "2",
             "--output",
             "x.png",
+            "--preview",
+            "x.jpg",
+            "--preview-every",
+            "3",
         ])
         .unwrap();
         assert_eq!(
@@ -261,7 +273,7 @@ mod tests {
             json!({
                 "prompt": "a fox", "model": "ember", "negative_prompt": "blurry", "image": "photo.jpg",
                 "mask": "mask.png", "strength": 0.5, "scheduler": "euler", "clip_skip": 1, "width": 64, "height": 96, "num_inference_steps": 12,
-                "guidance_scale": 3.5, "seed": -1, "num_images": 2,
+                "guidance_scale": 3.5, "seed": -1, "num_images": 2, "preview_every": 3,
                 "loras": [{ "model": "pencil", "scale": 0.5 }, { "model": "ink", "scale": 1.0 }],
             })
         );

@@ -79,10 +79,10 @@ struct Import {
     /// Name under which requests will call it
     #[arg(long, value_name = "NAME")]
     name: String,
-    /// What it must turn out to be: checkpoint or lora
+    /// What it must turn out to be: checkpoint, lora or vae_approx
     #[arg(long, value_name = "KIND")]
     kind: Option<String>,
-    /// Checkpoint that a LoRA was made for, by name or id
+    /// Checkpoint that a LoRA or a decoder of previews (TAESD) was made for, by name or id
     #[arg(long, value_name = "NAME")]
     base: Option<String>,
     /// Text encoder (CLIP), if the file has none
