@@ -8,7 +8,7 @@ use crate::safetensors_gate::{Header, MAX_DIMENSIONS, MAX_NAME_BYTES, MAX_TENSOR
 
 /// The first bytes of every GGUF file.
 pub const MAGIC: &[u8] = b"GGUF";
-/// Largest header, in bytes: a denoiser's has 100 kB; those of language models, which hold their vocabularies, are not wanted.
+/// Largest header, in bytes: a denoiser's has 100 kB, T5's with its vocabulary 1 MB; those of language models are not wanted.
 pub const MAX_HEADER_BYTES: usize = 16 * 1024 * 1024;
 /// Most entries of metadata.
 const MAX_ENTRIES: u64 = 4096;
@@ -21,7 +21,7 @@ const ALIGNMENT: u64 = 32;
 const FIELD: &str = "file";
 
 /// Number, name, and values and bytes of a block, of the tensor types that are read.
-const TYPES: [(u32, &str, u64, u64); 16] = [
+const TYPES: [(u32, &str, u64, u64); 18] = [
     (0, "F32", 1, 4),
     (1, "F16", 1, 2),
     (2, "Q4_0", 32, 18),
@@ -29,6 +29,8 @@ const TYPES: [(u32, &str, u64, u64); 16] = [
     (6, "Q5_0", 32, 22),
     (7, "Q5_1", 32, 24),
     (8, "Q8_0", 32, 34),
+    (10, "Q2_K", 256, 84),
+    (11, "Q3_K", 256, 110),
     (12, "Q4_K", 256, 144),
     (13, "Q5_K", 256, 176),
     (14, "Q6_K", 256, 210),
@@ -259,7 +261,7 @@ mod tests {
             ("twice", file(3, &[], &[fine.clone(), fine.clone()])),
             ("overlapping", file(3, &[], &[tensor("a", &[64], 0, 0), tensor("b", &[64], 0, 64)])),
             ("beside the alignment", file(3, &[], &[tensor("a", &[2], 0, 4)])),
-            ("a type that is not read", file(3, &[], &[tensor("a", &[256], 10, 0)])),
+            ("a type that is not read", file(3, &[], &[tensor("a", &[256], 16, 0)])),
             ("rows that are no whole blocks", file(3, &[], &[tensor("a", &[16], 2, 0)])),
             ("a product that overflows", file(3, &[], &[tensor("a", &[u64::MAX, u64::MAX], 0, 0)])),
             ("too many dimensions", file(3, &[], &[tensor("a", &[1; 6], 0, 0)])),

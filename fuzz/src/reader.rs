@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 
 use burn::tensor::DType;
 use diffusion::LoraFile;
-use diffusion::checkpoint::{Checkpoint, SingleFile};
+use diffusion::checkpoint::{Checkpoint, Family, Part, SingleFile};
 use diffusion::lora::{self, Format};
 use diffusion::prompt;
 use diffusion::tokenizers::clip::ClipTokenizer;
@@ -33,7 +33,7 @@ fn written(name: &str, bytes: &[u8]) -> PathBuf {
     path
 }
 
-/// Whether the reader opens a safetensors or GGUF file; what it opens it also reads, and takes for a model if it looks like one.
+/// Whether the reader opens a safetensors or GGUF file; what it opens it also reads, and takes for a model, or for a part of one, if it looks like that.
 pub fn weights(name: &str, bytes: &[u8]) -> bool {
     let path = written(name, bytes);
     let Ok(file) = Checkpoint::open(&path) else { return false };
@@ -46,9 +46,8 @@ pub fn weights(name: &str, bytes: &[u8]) -> bool {
         }
     }
     if let Ok(single) = SingleFile::open(&path) {
-        use diffusion::checkpoint::Part::{TextEncoder, TextEncoder2, Transformer, Unet, Vae};
-        for part in [Unet, Transformer, Vae, TextEncoder, TextEncoder2] {
-            let _ = single.part(part);
+        for (family, part) in Family::ALL.iter().flat_map(|family| Part::ALL.map(|part| (*family, part))) {
+            let _ = single.part_for(family, part);
         }
         let _ = single.scheduler_config();
     }

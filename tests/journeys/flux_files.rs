@@ -3,7 +3,7 @@
 
 use journeys::client::{Answer, Client, text};
 use journeys::flux_files::{PARTS, Tensors, alone, gguf, original, read, safetensors, small};
-use journeys::model::tiny_files;
+use journeys::model::{golden, tiny_files};
 use journeys::picture::pixels;
 use journeys::stack::{Pace, Stack};
 use journeys::wait::seconds;
@@ -57,6 +57,18 @@ async fn a_denoiser_alone_borrows_its_parts_and_makes_the_same_picture() {
     let its_own = client.get("/v1/models/tiny").await.expect(200);
     assert_eq!((&bfl["family"], &bfl["defaults"]), (&json!("flux"), &its_own["defaults"]));
     assert_eq!(stack.site.objects(), objects + 1, "what is borrowed lies in the bucket once");
+    // T5 as llama.cpp has it, beside its tokenizer; a language model in such a file is none.
+    let t5 = std::fs::read(golden("gguf/t5.gguf")).unwrap();
+    let tokenizer: Vec<_> = tiny_files().into_iter().filter(|(path, _)| path.starts_with("tokenizer_2/")).collect();
+    let mut files = vec![("file", "flux1.gguf", &packed[..]), ("text_encoder_2", "t5-v1_1-xxl-encoder-F32.gguf", &t5)];
+    files.extend(tokenizer.iter().map(|(path, bytes)| ("file", &path[..], &bytes[..])));
+    let model = add(client, &[("name", "llama"), ("parts_of", "tiny")], &files).await.expect(201);
+    let paths: Vec<String> = model["files"].as_array().unwrap().iter().map(|file| text(&file["path"])).collect();
+    assert!(paths.contains(&"text_encoder_2.gguf".to_owned()), "{paths:?}");
+    assert!(!paths.iter().any(|path| path.starts_with("text_encoder_2/")), "{paths:?}");
+    let language_model = gguf(&Tensors::from([("blk.0.attn_q.weight".to_owned(), (vec![2, 2], vec![0.0; 4]))]));
+    files[1].2 = &language_model;
+    add(client, &[("name", "x"), ("parts_of", "tiny")], &files).await.expect_problem(422, "text_encoder_2");
     // As a worker brings it, from a folder that the operator allowed.
     let folder = stack.folder().join("allowed");
     std::fs::create_dir_all(&folder).unwrap();
@@ -78,6 +90,7 @@ async fn a_denoiser_alone_borrows_its_parts_and_makes_the_same_picture() {
     let own = picture(client, "tiny", &request).await;
     assert_eq!(picture(client, "bfl", &request).await, own);
     assert_eq!(picture(client, "packed", &request).await, own);
+    assert_eq!(picture(client, "llama", &request).await, own);
     // Whoever lent goes, and what was borrowed stays.
     client.delete("/v1/models/bfl").await.expect(204);
     let other = json!({"prompt": "a red owl", "seed": 8, "num_inference_steps": 1, "width": 64, "height": 64});

@@ -3,7 +3,9 @@
     python tests/reference/gguf_goldens.py [OUT]
 
 `blocks.gguf` has one tensor of each type that is read. The package cannot quantise to the K formats: theirs are random
-blocks, with scales that stay finite.
+blocks, with scales that stay finite. `t5.gguf` is the T5 encoder of `flux-tiny` in llama.cpp's names, in F32; `t5-quantised.gguf`
+one whose types differ from layer to layer, as they do in the files of `llama-quantize`, and what transformers gives with the
+weights that the package reads out of it.
 """
 
 import sys
@@ -11,27 +13,35 @@ from pathlib import Path
 
 import gguf
 import numpy
+import torch
+from transformers import T5Config, T5EncoderModel
 
 from golden_file import Golden
 
 TYPES = gguf.GGMLQuantizationType
 QUANTISED = [TYPES.BF16, TYPES.F16, TYPES.Q4_0, TYPES.Q4_1, TYPES.Q5_0, TYPES.Q5_1, TYPES.Q8_0]
 # Where the halves are that scale a block.
-K_SCALES = {TYPES.Q4_K: [0, 2], TYPES.Q5_K: [0, 2], TYPES.Q6_K: [208]}
+K_SCALES = {TYPES.Q4_K: [0, 2], TYPES.Q5_K: [0, 2], TYPES.Q6_K: [208], TYPES.Q2_K: [80, 82], TYPES.Q3_K: [108]}
 ROWS, COLUMNS = 4, 512
 
 
-def random_blocks(kind, draw):
+def random_blocks(kind, draw, rows=ROWS, columns=COLUMNS, scale=0.1):
     values, size = gguf.GGML_QUANT_SIZES[kind]
-    blocks = draw.integers(0, 256, (ROWS * COLUMNS // values, size), dtype=numpy.uint8)
+    blocks = draw.integers(0, 256, (rows * columns // values, size), dtype=numpy.uint8)
     for at in K_SCALES[kind]:
-        scales = draw.uniform(-0.1, 0.1, (len(blocks), 1)).astype(numpy.float16)
+        scales = draw.uniform(-scale, scale, (len(blocks), 1)).astype(numpy.float16)
         blocks[:, at : at + 2] = scales.view(numpy.uint8)
-    return blocks.reshape(ROWS, -1)
+    return blocks.reshape(rows, -1)
 
 
-def write(out):
-    out.mkdir(parents=True, exist_ok=True)
+def finish(writer):
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def blocks_goldens(out):
     draw = numpy.random.default_rng(5)
     writer, golden = gguf.GGUFWriter(out / "blocks.gguf", "flux"), Golden()
     # Metadata of every shape, to be passed over.
@@ -53,11 +63,79 @@ def write(out):
         stored = random_blocks(kind, draw)
         writer.add_tensor(kind.name, stored, raw_dtype=kind)
         golden.put(kind.name, gguf.dequantize(stored, kind))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish(writer)
     golden.write(out / "blocks.safetensors")
+
+
+# ----------------------------------------------------------------------------------------------------------- T5
+
+
+def llama_t5(keys):
+    """llama.cpp's names of the encoder's tensors, by transformers'."""
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.T5ENCODER, sum(key.endswith("SelfAttention.q.weight") for key in keys))
+    return {key: names.get_name(key, try_suffixes=(".weight",)) for key in keys}
+
+
+def t5_writer(path, config):
+    """With metadata as llama.cpp's converter gives it, a vocabulary too."""
+    writer = gguf.GGUFWriter(path, "t5encoder")
+    writer.add_embedding_length(config.d_model)
+    writer.add_feed_forward_length(config.d_ff)
+    writer.add_block_count(config.num_layers)
+    writer.add_head_count(config.num_heads)
+    writer.add_relative_attn_buckets_count(config.relative_attention_num_buckets)
+    writer.add_tokenizer_model("t5")
+    writer.add_token_list([f"token {number}" for number in range(config.vocab_size)])
+    writer.add_token_scores([0.0] * config.vocab_size)
+    return writer
+
+
+def weights(network):
+    found = {key: tensor.numpy() for key, tensor in network.state_dict().items()}
+    found.pop("encoder.embed_tokens.weight", None)  # `shared.weight` again
+    return found
+
+
+def t5_goldens(out, folder):
+    network = T5EncoderModel.from_pretrained(folder, dtype=torch.float32)
+    writer, found = t5_writer(out / "t5.gguf", network.config), weights(network)
+    for key, name in llama_t5(found).items():
+        writer.add_tensor(name, found[key])
+    finish(writer)
+
+
+def quantised_t5_goldens(out):
+    config = T5Config(vocab_size=24, d_model=256, d_kv=8, d_ff=32, num_layers=1, num_heads=4, feed_forward_proj="gated-gelu",
+                      is_encoder_decoder=False, use_cache=False, dropout_rate=0.0)
+    network = T5EncoderModel(config).eval()
+    # Norms and relative positions stay as they are in such files; rows of 32 values have no K format.
+    kinds = {"token_embd": TYPES.F16, "attn_q": TYPES.Q3_K, "attn_k": TYPES.Q2_K, "attn_v": TYPES.Q5_K, "attn_o": TYPES.Q8_0,
+             "ffn_gate": TYPES.Q4_K, "ffn_up": TYPES.Q6_K, "ffn_down": TYPES.Q5_1}
+    draw, found = numpy.random.default_rng(6), weights(network)
+    writer, read = t5_writer(out / "t5-quantised.gguf", config), {}
+    for key, name in llama_t5(found).items():
+        kind, shape = kinds.get(name.split(".")[-2], TYPES.F32), found[key].shape
+        if kind in K_SCALES:
+            stored = random_blocks(kind, draw, *shape, scale=1e-3)
+        else:
+            middle = 1 if key.endswith("norm.weight") else 0
+            stored = gguf.quantize((middle + 0.3 * draw.standard_normal(shape)).astype(numpy.float32), kind)
+        writer.add_tensor(name, stored, raw_dtype=kind)
+        read[key] = torch.from_numpy(gguf.dequantize(stored, kind).reshape(shape).copy())
+    finish(writer)
+    network.load_state_dict({**read, "encoder.embed_tokens.weight": read["shared.weight"]})
+    golden, ids = Golden(), torch.tensor([[3, 17, 9, 22, 3, 8, 1, 0, 0, 0], [5, 1, 0, 0, 0, 0, 0, 0, 0, 0]])
+    golden.put("ids", ids)
+    with torch.no_grad():
+        golden.put("states", network(ids).last_hidden_state)
+    golden.write(out / "t5-quantised.safetensors")
+
+
+def write(out):
+    out.mkdir(parents=True, exist_ok=True)
+    blocks_goldens(out)
+    t5_goldens(out, out.parent / "flux-tiny" / "text_encoder_2")
+    quantised_t5_goldens(out)
 
 
 if __name__ == "__main__":

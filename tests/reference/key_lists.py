@@ -19,6 +19,8 @@ import torch
 from diffusers.loaders import single_file_utils as theirs
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, T5Config, T5EncoderModel
 
+from gguf_goldens import llama_t5
+
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "diffusion/src/checkpoint/single_file/configs"
 
@@ -293,6 +295,7 @@ def published(out):
         "sd1": stable_diffusion_1(unet1, vae, clip, 2), "sd2": stable_diffusion_2(unet2, vae, clip_h, 2),
         "sdxl": stable_diffusion_xl(unet_xl, vae, clip, big_g, 2),
         "flux_dev": bfl(True), "flux_comfy": comfy_flux(bfl(False), flux_vae, clip, t5), "flux_ae": single_file_vae(flux_vae),
+        "t5_llama": {name: t5[key] for key, name in llama_t5(t5).items()},
     }
     for file, kind, settings, wanted in [
         ("sd1", "unet", "sd1_unet", unet1), ("sd1", "vae", "sd1_vae", vae), ("sd1", "clip", None, clip),

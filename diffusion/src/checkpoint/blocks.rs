@@ -72,6 +72,35 @@ pub(super) fn q8_0(block: &[u8; 34], out: &mut [f32; 32]) {
     }
 }
 
+/// Sixteen small scales and offsets of four bits each, two-bit values, scale of scales, scale of offsets. Each half of 128
+/// values has 32 bytes, of which every 32 values take two bits.
+pub(super) fn q2_k(block: &[u8; 84], out: &mut [f32; 256]) {
+    let (scale, least) = (half(block[80], block[81]), half(block[82], block[83]));
+    for (part, out) in out.as_chunks_mut::<16>().0.iter_mut().enumerate() {
+        let small = block[part];
+        let (scale, least) = (scale * f32::from(small & 15), least * f32::from(small >> 4));
+        for (out, byte) in out.iter_mut().zip(&block[16 + part / 8 * 32 + part % 2 * 16..]) {
+            *out = scale * f32::from(byte >> (part / 2 % 4 * 2) & 3) - least;
+        }
+    }
+}
+
+/// Third bits of 32 values `n` in bit `n` of 32 bytes, low two bits as in [`q2_k`], sixteen small scales of six bits each, scale
+/// of scales. Of the 12 bytes of small scales the first eight have the low four bits, the others the high two.
+pub(super) fn q3_k(block: &[u8; 110], out: &mut [f32; 256]) {
+    let scale = half(block[108], block[109]);
+    for (part, out) in out.as_chunks_mut::<16>().0.iter_mut().enumerate() {
+        let low = block[96 + part % 8] >> (part / 8 * 4) & 15;
+        let high = block[104 + part % 4] >> (part / 4 * 2) & 3;
+        let scale = scale * (f32::from(low | high << 4) - 32.0);
+        let bytes = block[32 + part / 8 * 32 + part % 2 * 16..].iter().zip(&block[part % 2 * 16..]);
+        for (out, (low, third)) in out.iter_mut().zip(bytes) {
+            let value = low >> (part / 2 % 4 * 2) & 3 | (third >> (part / 2) & 1) << 2;
+            *out = scale * (f32::from(value) - 4.0);
+        }
+    }
+}
+
 /// The small scale and the small offset of part `part` of 8, six bits each, from the 12 bytes that hold all of them.
 fn scale_and_least(packed: &[u8], part: usize) -> (f32, f32) {
     let (scale, least) = if part < 4 {

@@ -36,6 +36,10 @@ pub(super) enum Kind {
     #[serde(skip)]
     Q8_0,
     #[serde(skip)]
+    Q2_K,
+    #[serde(skip)]
+    Q3_K,
+    #[serde(skip)]
     Q4_K,
     #[serde(skip)]
     Q5_K,
@@ -56,6 +60,8 @@ impl Kind {
             Self::Q5_0 => (32, 22),
             Self::Q5_1 => (32, 24),
             Self::Q8_0 => (32, 34),
+            Self::Q2_K => (256, 84),
+            Self::Q3_K => (256, 110),
             Self::Q4_K => (256, 144),
             Self::Q5_K => (256, 176),
             Self::Q6_K => (256, 210),
@@ -96,6 +102,8 @@ impl Kind {
             Self::Q5_0 => blocks::widen(bytes, values, blocks::q5_0),
             Self::Q5_1 => blocks::widen(bytes, values, blocks::q5_1),
             Self::Q8_0 => blocks::widen(bytes, values, blocks::q8_0),
+            Self::Q2_K => blocks::widen(bytes, values, blocks::q2_k),
+            Self::Q3_K => blocks::widen(bytes, values, blocks::q3_k),
             Self::Q4_K => blocks::widen(bytes, values, blocks::q4_k),
             Self::Q5_K => blocks::widen(bytes, values, blocks::q5_k),
             Self::Q6_K => blocks::widen(bytes, values, blocks::q6_k),

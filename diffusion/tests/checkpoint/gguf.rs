@@ -109,7 +109,7 @@ fn every_kind_of_malformed_file_is_refused_with_a_reason() {
         (Gguf::new().tensor("a", &[4, 33], Q8_0, &[0; 200]).bytes(), "no whole blocks"),
         (Gguf::new().tensor("a", &[], Q8_0, &[0; 200]).bytes(), "no whole blocks"),
         (Gguf::new().tensor("a", &[32], 23, &[0; 200]).bytes(), "a is quantised as IQ4_XS, which is not read; F32"),
-        (Gguf::new().tensor("a", &[32], 10, &[0; 200]).bytes(), "quantised as Q2_K"),
+        (Gguf::new().tensor("a", &[32], 16, &[0; 200]).bytes(), "quantised as IQ2_XXS"),
         (Gguf::new().tensor("a", &[32], 99, &[0; 200]).bytes(), "quantised as type 99"),
         (Gguf::new().tensor_at("a", &[2], F32, 4).bytes(), "no multiple of 32"),
         (Gguf::new().tensor_at("a", &[2], F32, 32).bytes(), "cut off"),

@@ -248,6 +248,7 @@ fn parts_that_are_given_apart_are_found_by_their_bare_names() {
         (clip_whole, StableDiffusionXl, TextEncoder, "clip_l"),
         (list("open_clip_big_g"), StableDiffusionXl, TextEncoder2, "open_clip_big_g"),
         (list("t5_xxl"), FluxSchnell, TextEncoder2, "t5_xxl"),
+        (list("t5_llama.single"), FluxSchnell, TextEncoder2, "t5_xxl"),
     ] {
         let file = SingleFile::open(&sparse(&folder, "part.safetensors", &single)).unwrap();
         assert_eq!(file.family(), None);
@@ -262,6 +263,49 @@ fn parts_that_are_given_apart_are_found_by_their_bare_names() {
     assert_eq!((&config["scaling_factor"], &config["use_quant_conv"]), (&json!(0.3611), &json!(false)));
     let absent = ae.part_for(FluxDev, TextEncoder2).unwrap_err().to_string();
     assert!(absent.ends_with("there is no second text encoder of FLUX.1-dev in this file"), "{absent}");
+}
+
+/// The names are proven above; here is what surrounds them, and that an error speaks them.
+#[test]
+fn t5_of_llama_cpp_is_read_strictly() {
+    let folder = TempDir::new().unwrap();
+    let part =
+        |keys: &List| SingleFile::open(&sparse(&folder, "t5.gguf", keys)).unwrap().part_for(FluxDev, TextEncoder2);
+    let load = |keys: &List| {
+        let (config, tensors) = part(keys)?;
+        t5::T5Encoder::new(&serde_json::from_value(config).unwrap(), &Device::flex()).load(tensors, DType::F32)
+    };
+    let published = list("t5_llama.single");
+    // A whole T5 has a decoder too.
+    let mut whole = published.clone();
+    for name in
+        ["dec.blk.0.attn_q.weight", "dec.blk.0.cross_attn_rel_b.weight", "dec.output_norm.weight", "output.weight"]
+    {
+        whole.insert(name.into(), (vec![8], None));
+    }
+    let (config, tensors) = part(&whole).unwrap();
+    assert_same_shapes("whole T5", &tensors, &list("t5_xxl"));
+    for (key, value) in published_config("t5_xxl").as_object().unwrap() {
+        assert_eq!(config.get(key), Some(value), "{key}");
+    }
+
+    let mut changed = published;
+    changed.remove("enc.blk.0.ffn_up.weight").unwrap();
+    changed.insert("enc.blk.0.attn_rel_b.bias".into(), (vec![2], None));
+    changed.insert("enc.output_norm.weight".into(), (vec![4095], None));
+    let error = load(&changed).unwrap_err().to_string();
+    for wanted in [
+        "1 missing (enc.blk.0.ffn_up.weight)",
+        "1 unused (enc.blk.0.attn_rel_b.bias)",
+        "1 of the wrong shape (enc.output_norm.weight: [4095] instead of [4096])",
+        "taken for the second text encoder of FLUX.1-dev",
+    ] {
+        assert!(error.contains(wanted), "{error}");
+    }
+    // T5 of version 1.0 has no gate.
+    changed.remove("enc.blk.0.ffn_gate.weight").unwrap();
+    let error = load(&changed).unwrap_err().to_string();
+    assert!(error.contains("taken for FLUX.1-dev: enc.blk.0.ffn_gate.weight is missing"), "{error}");
 }
 
 /// `key_lists.py` let diffusers convert the same values.
@@ -460,7 +504,7 @@ fn what_does_not_run_here_is_named() {
     let first = "model.diffusion_model.input_blocks.0.0.weight";
     let label = "model.diffusion_model.label_emb.0.0.weight";
     type Keys<'a> = &'a [(&'a str, &'a [usize])];
-    let cases: [(Keys, &str); 19] = [
+    let cases: [(Keys, &str); 20] = [
         (&[("lora_unet_double_blocks_0_img_attn_qkv.lora_down.weight", &[4, 8])], "LoRA"),
         (&[("transformer.single_transformer_blocks.0.attn.to_q.lora_A.weight", &[4, 8])], "LoRA"),
         (&[("control_model.input_blocks.0.0.weight", &[4, 4])], "ControlNet"),
@@ -470,7 +514,8 @@ fn what_does_not_run_here_is_named() {
         (&[("double_blocks.0.img_attn_qkv.weight", &[4]), ("img_in.proj.weight", &[4])], "HunyuanVideo"),
         (&[("blocks.0.cross_attn.q.weight", &[4]), ("head.modulation", &[4])], "Wan"),
         (&[("transformer_blocks.0.img_mod.1.weight", &[4])], "Qwen-Image"),
-        (&[("blk.0.attn_q.weight", &[4])], "language model"),
+        (&[("blk.0.attn_q.weight", &[4]), ("token_embd.weight", &[4])], "language model"),
+        (&[("v.blk.0.attn_q.weight", &[4])], "image encoder in llama.cpp's names"),
         (&[("vision_model.embeddings.class_embedding", &[4])], "image encoder"),
         (&[("double_blocks.0.img_mlp.0.weight.quant_state.bitsandbytes__nf4", &[4])], "bitsandbytes"),
         (&[("double_blocks.0.img_mlp.0.weight_scale_2", &[])], "NVFP4"),

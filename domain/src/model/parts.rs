@@ -79,7 +79,7 @@ fn beginnings(family: Family, part: Part) -> &'static [&'static str] {
         (TextEncoder, Family::Sdxl) => &["conditioner.embedders.0.transformer.", "text_model."],
         (TextEncoder, Family::Flux) => &["text_encoders.clip_l.transformer.", "text_model."],
         (TextEncoder2, Family::Sdxl) => &["conditioner.embedders.1.model.", "transformer.resblocks.", "text_model."],
-        (TextEncoder2, Family::Flux) => &["text_encoders.t5xxl.transformer.", "encoder.block."],
+        (TextEncoder2, Family::Flux) => &["text_encoders.t5xxl.transformer.", "encoder.block.", "enc.blk."],
         (TextEncoder2, Family::Sd15 | Family::Sd21) => &[],
     }
 }
@@ -199,6 +199,9 @@ mod tests {
         assert_eq!(missing(&[("x.gguf", &FLUX)]).unwrap(), Some(vec![TextEncoder, TextEncoder2, Vae]));
         let given = [("x.safetensors", &FLUX[..]), ("text_encoder.safetensors", &[CLIP]), ("vae.safetensors", &AE)];
         assert_eq!(missing(&given).unwrap(), Some(vec![TextEncoder2]));
+        let llama = "enc.blk.0.attn_q.weight";
+        let packed = [("x.gguf", &FLUX[..]), ("text_encoder.safetensors", &[CLIP]), ("text_encoder_2.gguf", &[llama])];
+        assert_eq!(missing(&packed).unwrap(), Some(vec![Vae]));
         let all_in_one = [
             "model.diffusion_model.double_blocks.0.x",
             "model.diffusion_model.img_in.weight",
@@ -210,6 +213,7 @@ mod tests {
         assert_eq!(missing(&[("x.safetensors", &["lora_unet_x.lora_down.weight"])]).unwrap(), None);
         for (what, files) in [
             ("a wrong part", [("x.safetensors", &FLUX[..]), ("vae.safetensors", &[T5])]),
+            ("a language model", [("x.gguf", &FLUX), ("text_encoder_2.gguf", &["blk.0.attn_q.weight"])]),
             ("two mains", [("x.safetensors", &FLUX), ("y.safetensors", &AE)]),
             ("no denoiser", [("x.safetensors", &AE), ("text_encoder.safetensors", &[CLIP])]),
         ] {

@@ -59,7 +59,7 @@ impl fmt::Display for Family {
 
 /// Pieces of names that only one kind of file has, for kinds that do not run here. Adapters and quantisations come first:
 /// they have the names of their base models too.
-const OTHERS: [(&str, &str); 54] = [
+const OTHERS: [(&str, &str); 53] = [
     (".lora_down.", "an adapter (LoRA), which is no model of its own"),
     (".lora_up.", "an adapter (LoRA), which is no model of its own"),
     (".lora_A.", "an adapter (LoRA), which is no model of its own"),
@@ -107,7 +107,6 @@ const OTHERS: [(&str, &str); 54] = [
     ("mlp_t5.", "Hunyuan-DiT"),
     ("autoencoder.encoder.stages.", "a deep-compression autoencoder"),
     ("stages.1.op_list.", "a deep-compression autoencoder"),
-    ("blk.0.attn_q.", "a language model or a text encoder in llama.cpp's names"),
     ("model.layers.0.self_attn.q_proj.", "a language model"),
     ("RRDB_trunk.", "an upscaler (ESRGAN)"),
     ("model.1.sub.0.", "an upscaler (ESRGAN)"),
@@ -142,6 +141,7 @@ pub(super) fn recognise(file: &Checkpoint) -> Result<Option<Family>> {
     let lone = ["decoder.mid.", "first_stage_model.", "vae.decoder.", "text_model.", "transformer.resblocks."];
     if lone.iter().any(|start| file.has_prefix(start))
         || file.has_prefix("encoder.block.") && file.has_prefix("shared.")
+        || file.has_prefix("enc.blk.") && file.has_prefix("token_embd.")
         || file.has_prefix("text_encoders.")
     {
         return Ok(None);
@@ -151,6 +151,8 @@ pub(super) fn recognise(file: &Checkpoint) -> Result<Option<Family>> {
         ("transformer_blocks.", "a transformer of a diffusers folder, which has to be imported as the folder"),
         ("decoder.", "an autoencoder of a diffusers folder, which has to be imported as the folder"),
         ("vision_model.", "an image encoder (CLIP)"),
+        ("v.blk.", "an image encoder in llama.cpp's names"),
+        ("blk.", "a language model or a text encoder other than T5 in llama.cpp's names"),
     ] {
         if file.has_prefix(start) {
             return refused(what);

@@ -5,7 +5,7 @@
 //! | file | denoiser | autoencoder | text encoders |
 //! |---|---|---|---|
 //! | ldm, sgm (Stable Diffusion) | `ldm_unet` | `ldm_vae` | `clip` (1.5, XL), `open_clip` (2.1, XL) |
-//! | FLUX.1 of Black Forest Labs, ComfyUI's all-in-one | `bfl_flux` | `ldm_vae` | `clip`, `t5` |
+//! | FLUX.1 of Black Forest Labs, ComfyUI's all-in-one, T5 of llama.cpp | `bfl_flux` | `ldm_vae` | `clip`, `t5` |
 //!
 //! Tokenizers are in none of these files: CLIP's `vocab.json` and `merges.txt` and T5's `tokenizer.json` come from elsewhere.
 //! What is padded with is told by [`Family::padding`].
@@ -115,7 +115,7 @@ impl SingleFile {
     }
 
     /// A part for a model of `family`, as from a file that holds nothing else: `ae.safetensors`, `clip_l.safetensors`,
-    /// `t5xxl_fp16.safetensors`. An autoencoder of Stable Diffusion does not tell whether it is one of 1.5 or of XL.
+    /// `t5xxl_fp16.safetensors`, `t5-v1_1-xxl-encoder-Q8_0.gguf`. An autoencoder of Stable Diffusion does not tell whether it is one of 1.5 or of XL.
     pub fn part_for(&self, family: Family, part: Part) -> Result<(Value, Checkpoint)> {
         let Some(Place { prefix, map, .. }) = self.place(family, part) else {
             return Err(Error::malformed(self.file.path(), format!("there is no {part} of {family} in this file")));
@@ -231,8 +231,11 @@ fn places(family: Family, part: Part) -> &'static [Place] {
     ];
     const CLIP_FLUX: [Place; 2] =
         [place("text_encoders.clip_l.transformer.", "text_model.", Map::Clip), place("", "text_model.", Map::Clip)];
-    const T5: [Place; 2] =
-        [place("text_encoders.t5xxl.transformer.", "encoder.block.", Map::T5), place("", "encoder.block.", Map::T5)];
+    const T5: [Place; 3] = [
+        place("text_encoders.t5xxl.transformer.", "encoder.block.", Map::T5),
+        place("", "encoder.block.", Map::T5),
+        place("", "enc.blk.", Map::T5),
+    ];
 
     use Family::{FluxDev, FluxSchnell, StableDiffusion1, StableDiffusion2, StableDiffusionXl};
     match (family, part) {
