@@ -312,6 +312,11 @@ pub async fn create(pool: &PgPool, storage: &Storage, request: ImportRequest) ->
             }
         }
     }
+    // The denoiser's file is called after the model, and a part's after the part.
+    if let Some((part, _)) = parts.each().find(|(part, _)| part.as_str() == request.name) {
+        let message = format!("A model with a part `{}` of its own cannot be called so.", part.as_str());
+        return Err(Error::invalid("name", message));
+    }
     let checkpoint = async |field: &str, name: &Option<String>| match name {
         None => Ok(None),
         Some(name) => match model::get(pool, name).await.map_err(|error| error.in_field(field))? {

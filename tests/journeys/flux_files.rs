@@ -168,6 +168,8 @@ async fn parts_in_files_of_their_own_and_all_in_one() {
     client.post("/v1/models", &request).await.expect_problem(422, "parts.vae");
     let request = json!({"name": "x", "source": path("dev.gguf"), "parts": {"vae": path("../ae.safetensors")}});
     client.post("/v1/models", &request).await.expect_problem(422, "parts.vae.path");
+    let request = json!({"name": "vae", "source": path("dev.gguf"), "parts": {"vae": path("ae.safetensors")}});
+    client.post("/v1/models", &request).await.expect_problem(422, "name");
     let incomplete = json!({"name": "x", "source": path("dev.gguf"), "parts": {"vae": path("ae.safetensors")}});
     let end = client.settled(&client.post("/v1/models", &incomplete).await.expect(202), seconds(60)).await;
     assert_eq!((&end["status"], &end["error"]["class"]), (&json!("failed"), &json!("invalid_input")), "{end:#}");

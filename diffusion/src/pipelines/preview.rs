@@ -37,8 +37,8 @@ pub struct Previewer {
 
 #[derive(Debug)]
 enum Decoder {
-    Tiny(Box<TinyDecoder>),
-    Linear(Colours),
+    Tiny(TinyDecoder),
+    Linear(Box<Colours>),
 }
 
 /// Red, green and blue, −1..1, as sums over the latent's channels.
@@ -64,7 +64,7 @@ impl Previewer {
             return Err(Error::malformed(file, reason));
         }
         let network = load_strict(TinyDecoder::new(&config, device), &tensors, DType::F32)?;
-        Ok(Self { decoder: Decoder::Tiny(Box::new(network)), factor, latent_channels })
+        Ok(Self { decoder: Decoder::Tiny(network), factor, latent_channels })
     }
 
     /// The linear map that comes nearest to undoing `vae`, by least squares over pictures of soft patches of any colour.
@@ -86,7 +86,7 @@ impl Previewer {
         let solution: Vec<f32> = fit.solve().into_iter().flatten().map(|value| value as f32).collect();
         let all = Tensor::<2>::from_data(TensorData::new(solution, [channels + 1, 3]), device);
         let colours = Colours { weight: all.clone().narrow(0, 0, channels), bias: all.narrow(0, channels, 1) };
-        Ok(Self { decoder: Decoder::Linear(colours), factor, latent_channels: channels })
+        Ok(Self { decoder: Decoder::Linear(Box::new(colours)), factor, latent_channels: channels })
     }
 
     /// A picture of normalised latents, `[1, latent channels, height, width]`: as large as the finished one, but at most
@@ -160,15 +160,16 @@ impl LeastSquares {
     fn solve(self) -> Vec<[f64; 3]> {
         let Self { mut products, mut targets } = self;
         let size = products.len();
-        for place in 0..size {
-            products[place][place] = products[place][place] * (1.0 + RIDGE) + f64::MIN_POSITIVE.sqrt();
+        for (place, row) in products.iter_mut().enumerate() {
+            row[place] = row[place] * (1.0 + RIDGE) + f64::MIN_POSITIVE.sqrt();
         }
         for pivot in 0..size {
             let (row, target) = (products[pivot].clone(), targets[pivot]);
-            for below in (0..size).filter(|other| *other != pivot) {
-                let factor = products[below][pivot] / row[pivot];
-                products[below].iter_mut().zip(&row).for_each(|(value, above)| *value -= factor * above);
-                targets[below].iter_mut().zip(target).for_each(|(value, above)| *value -= factor * above);
+            let others = products.iter_mut().zip(&mut targets).enumerate().filter(|(other, _)| *other != pivot);
+            for (_, (products, targets)) in others {
+                let factor = products[pivot] / row[pivot];
+                products.iter_mut().zip(&row).for_each(|(value, above)| *value -= factor * above);
+                targets.iter_mut().zip(target).for_each(|(value, above)| *value -= factor * above);
             }
         }
         (0..size).map(|place| targets[place].map(|value| value / products[place][place])).collect()

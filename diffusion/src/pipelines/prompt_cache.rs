@@ -9,6 +9,8 @@ use crate::lora::{MatchReport, Network};
 
 /// Prompts that are kept: at most 64 MiB of FLUX.1's in bf16.
 const KEPT: usize = 16;
+/// Readings of the encoder that are kept, though it be those of a single prompt: at most 40 MiB of SDXL's in f32.
+const KEPT_CHUNKS: usize = 64;
 
 /// Everything that tells the embeddings of one prompt from those of another, as long as nothing else hangs on the encoders.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,7 +48,8 @@ impl<E: Clone> PromptCache<E> {
             None => read()?,
         };
         let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
-        if entries.len() >= KEPT {
+        let chunks = |entries: &VecDeque<(PromptKey, E)>| entries.iter().map(|(key, _)| key.chunks).sum::<usize>();
+        while entries.len() >= KEPT || !entries.is_empty() && chunks(&entries) + key.chunks > KEPT_CHUNKS {
             entries.pop_front();
         }
         entries.push_back((key, embeddings.clone()));
@@ -115,6 +118,20 @@ mod tests {
         assert!(is_new(&cache, key("new", 1, 0)));
         assert!(!is_new(&cache, key("0", 1, 0)));
         assert!(is_new(&cache, key("1", 1, 0)));
+    }
+
+    #[test]
+    fn long_prompts_leave_room_for_fewer() {
+        let cache = PromptCache::default();
+        for (prompt, chunks) in [("a", 1), ("long", KEPT_CHUNKS - 1)] {
+            assert!(is_new(&cache, key(prompt, chunks, 0)));
+        }
+        assert!(!is_new(&cache, key("a", 1, 0)));
+        assert!(is_new(&cache, key("b", 1, 0)), "and the long one goes");
+        assert!(!is_new(&cache, key("a", 1, 0)));
+        assert!(is_new(&cache, key("long", KEPT_CHUNKS - 1, 0)));
+        assert!(is_new(&cache, key("longest", KEPT_CHUNKS + 1, 0)));
+        assert!(!is_new(&cache, key("longest", KEPT_CHUNKS + 1, 0)), "one alone is kept however long it is");
     }
 
     #[test]

@@ -241,7 +241,8 @@ impl Intake {
         for component in family.components() {
             let config = format!("{component}/config.json");
             let weights = format!("{component}/");
-            if !self.configs.contains_key(&config) || !self.weights.keys().any(|path| path.starts_with(&weights)) {
+            let is_weights = |path: &String| path.starts_with(&weights) && path.ends_with(".safetensors");
+            if !self.configs.contains_key(&config) || !self.weights.keys().any(is_weights) {
                 return Err(Error::invalid(
                     FIELD,
                     format!("The checkpoint is not complete: `{config}` or the weights beside it are missing."),

@@ -135,7 +135,7 @@ impl<'a> Layout<'a> {
             }
             let folder = format!("{}/", part.as_str());
             let in_folder = configs.contains_key(&format!("{folder}config.json"))
-                && weights.keys().any(|path| path.starts_with(&folder));
+                && weights.keys().any(|path| path.starts_with(&folder) && path.ends_with(".safetensors"));
             if family.components().contains(&part.as_str()) && place.is_none() && !in_folder {
                 layout.missing.push(part);
             }
@@ -218,6 +218,16 @@ mod tests {
             ("no denoiser", [("x.safetensors", &AE), ("text_encoder.safetensors", &[CLIP])]),
         ] {
             assert!(missing(&files).is_err(), "{what}");
+        }
+    }
+
+    #[test]
+    fn a_folder_holds_a_part_as_the_engine_reads_it() {
+        let configs = Configs::from([("vae/config.json".to_owned(), json!({}))]);
+        for (file, missing) in [("vae/model.safetensors", false), ("vae/model.gguf", true)] {
+            let weights = BTreeMap::from([("x.gguf".to_owned(), headed(&FLUX)), (file.to_owned(), headed(&AE))]);
+            let layout = Layout::of(&weights, &configs).unwrap().unwrap();
+            assert_eq!(layout.missing.contains(&Vae), missing, "{file}");
         }
     }
 
