@@ -65,7 +65,7 @@ impl AlphaRule {
             configs: BTreeMap::from([(None, PeftConfig { lora_alpha: network, ..PeftConfig::default() })]),
             source: match (has_tensors, network) {
                 (true, _) => "alpha tensors",
-                (false, Some(_)) => "ss_network_alpha (a guess)",
+                (false, Some(_)) => "ss_network_alpha",
                 (false, None) => "none: alpha is the rank",
             },
         })

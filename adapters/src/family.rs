@@ -13,9 +13,13 @@ use crate::keys::Network;
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[cfg_attr(feature = "schema", schema(as = AdapterFamily))]
 pub enum Family {
+    #[serde(rename = "flux")]
     Flux1,
+    #[serde(rename = "sd15")]
     StableDiffusion1,
+    #[serde(rename = "sd21")]
     StableDiffusion2,
+    #[serde(rename = "sdxl")]
     StableDiffusionXl,
     /// Nothing in it tells which.
     StableDiffusion,

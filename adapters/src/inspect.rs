@@ -139,7 +139,7 @@ pub fn inspect<'a>(
         trigger_words: trigger_words(header),
         tags: tags(header),
         title: said("modelspec.title").or_else(|| said("ss_output_name")),
-        base_model: said("ss_sd_model_name").or_else(|| said("ss_base_model_version")),
+        base_model: ["pyrograph.base_model", "ss_sd_model_name", "ss_base_model_version"].into_iter().find_map(said),
     })
 }
 

@@ -1,6 +1,7 @@
 //! How requests are read: JSON bodies, paths, queries and multipart forms, each refused with a problem that names the field.
 //! A NUL character is refused here once for all, since Postgres cannot keep one.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -102,6 +103,10 @@ fn read_json<T: DeserializeOwned>(body: &[u8]) -> Result<T> {
     if has_nul(body) {
         return Err(nul_problem(body));
     }
+    // serde would take an array for the fields in their order.
+    if body.trim_ascii_start().first() != Some(&b'{') && serde_json::from_slice::<serde::de::IgnoredAny>(body).is_ok() {
+        return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "The body has to be a JSON object, `{…}`."));
+    }
     let mut json = serde_json::Deserializer::from_slice(body);
     let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
         let (path, error) = (error.path().clone(), error.into_inner());
@@ -192,6 +197,9 @@ impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for Path<T>
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self> {
+        if parts.uri.path().contains("%00") {
+            return Err(Problem::new(StatusCode::NOT_FOUND, "The address names nothing: it holds a NUL character."));
+        }
         match axum::extract::Path::<T>::from_request_parts(parts, state).await {
             Ok(axum::extract::Path(value)) => Ok(Self(value)),
             Err(rejection @ PathRejection::FailedToDeserializePathParams(_)) => {
@@ -215,6 +223,11 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Query<T> {
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self> {
         let query = parts.uri.query().unwrap_or_default();
+        let with_nul = |(name, value): &(Cow<str>, Cow<str>)| name.contains('\0') || value.contains('\0');
+        if let Some((name, _)) = form_urlencoded::parse(query.as_bytes()).find(with_nul) {
+            let message = "It holds a NUL character, which cannot be kept.";
+            return Err(Problem::field(StatusCode::UNPROCESSABLE_ENTITY, name.replace('\0', "\u{fffd}"), message));
+        }
         let pairs = serde_urlencoded::Deserializer::new(form_urlencoded::parse(query.as_bytes()));
         serde_path_to_error::deserialize(pairs)
             .map(Self)

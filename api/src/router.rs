@@ -4,6 +4,7 @@ use axum::extract::DefaultBodyLimit;
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::middleware;
+use axum::response::Redirect;
 use axum::routing::get;
 use domain::generation::MAX_PICTURE_CHARS;
 use domain::{image_gate, zip_gate};
@@ -76,6 +77,7 @@ pub fn app(state: State) -> axum::Router {
     let (router, _) = routes().split_for_parts();
     let contract: &'static str = openapi::text();
     router
+        .route("/", get(async || Redirect::to("/docs/")))
         .route("/openapi.json", get(move || async move { ([(CONTENT_TYPE, "application/json")], contract) }))
         .merge(SwaggerUi::new("/docs").config(Config::from("/openapi.json")))
         .fallback(async || {

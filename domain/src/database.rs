@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::time::Duration;
 
+use chrono::{DateTime, SubsecRound, Utc};
 use sqlx::migrate::Migrator;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{Executor, PgPool, Postgres, Transaction};
@@ -11,6 +12,11 @@ use crate::{Error, Result};
 
 /// The schema, from the folder `migrations/`.
 pub static MIGRATIONS: Migrator = sqlx::migrate!("../migrations");
+
+/// This instant, as precisely as Postgres keeps it.
+pub(crate) fn now() -> DateTime<Utc> {
+    Utc::now().trunc_subsecs(6)
+}
 
 /// A statement that takes longer is given up. sqlx has no limit of its own, and a half-open connection never answers.
 const STATEMENT_LIMIT: Duration = Duration::from_secs(10);

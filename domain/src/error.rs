@@ -81,6 +81,16 @@ impl Error {
         }
     }
 
+    /// The same refusal of one file among several.
+    pub(crate) fn about(mut self, path: &str) -> Error {
+        if let Error::Invalid { message, .. } | Error::Unsupported { message, .. } | Error::TooLarge { message, .. } =
+            &mut self
+        {
+            *message = format!("`{path}`: {message}");
+        }
+        self
+    }
+
     /// Whether the same call may succeed later without anybody doing anything.
     pub fn is_transient(&self) -> bool {
         matches!(self, Error::Unavailable(_))

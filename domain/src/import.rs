@@ -132,7 +132,12 @@ pub enum Source {
     /// A file or folder on the workers' machines, below the folder that their operator allowed.
     Path {
         /// Relative to that folder.
-        #[schema(pattern = "^[A-Za-z0-9_][ -~]{0,999}$", example = "flux/clay.safetensors")]
+        #[schema(
+            min_length = 1,
+            max_length = 1000,
+            pattern = r"^[^\u0000-\u001f\u007f./\\][^\u0000-\u001f\u007f]*$",
+            example = "flux/clay.safetensors"
+        )]
         path: String,
     },
     /// Files that were uploaded in parts: one safetensors or GGUF file, that and `text_encoder.safetensors` and so on, or those of a diffusers folder.
@@ -222,9 +227,10 @@ impl Source {
             {
                 invalid("variant", "It has 1 to 32 letters and digits, such as `fp16`.")
             }
-            Self::Path { path } if !is_path(path) => {
-                invalid("path", "It is a path below the folder that the operator allowed.")
-            }
+            Self::Path { path } if !is_local_path(path) => invalid(
+                "path",
+                "It is a path relative to the folder that the operator allowed, such as `flux/clay.safetensors`.",
+            ),
             Self::Upload { files }
                 if files.is_empty()
                     || files.len() > intake::MAX_FILES
@@ -292,6 +298,13 @@ fn is_path(path: &str) -> bool {
     path.len() <= MAX_PATH_BYTES
         && path.bytes().next().is_some_and(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
         && path.bytes().all(|byte| matches!(byte, b' '..=b'~'))
+}
+
+/// Below a folder of our own, in the letters of any language; whether it stays there is seen where it is opened.
+fn is_local_path(path: &str) -> bool {
+    (1..=MAX_PATH_BYTES).contains(&path.chars().count())
+        && !path.starts_with(['.', '/', '\\'])
+        && path.chars().all(|character| character >= ' ' && character != '\u{7f}')
 }
 
 /// Checks the request and writes the import with its queued job, or nothing.

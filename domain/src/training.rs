@@ -10,6 +10,7 @@ use sqlx::{PgConnection, PgPool};
 use utoipa::ToSchema;
 
 use crate::artifact::{self, Artifact, ArtifactKind, NewArtifact};
+use crate::database::now;
 use crate::event::{self, EventKind};
 use crate::generation::{self, DEFAULT_MODEL, in_range, on_grid};
 use crate::integer;
@@ -554,7 +555,7 @@ async fn commit(pool: &PgPool, claim: &Claim, adapter: NewAdapter, warnings: &[S
         training_id: Some(training.id),
         defaults: training.defaults.0,
         built_in: false,
-        created_at: Utc::now(),
+        created_at: now(),
     };
     for number in 2.. {
         match model::intake::insert(&mut tx, &model).await {

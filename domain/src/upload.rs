@@ -8,6 +8,7 @@ use serde::Deserialize;
 use sqlx::PgPool;
 use utoipa::ToSchema;
 
+use crate::database::now;
 use crate::dataset::intake::Intake;
 use crate::dataset::{self, Example, check_caption};
 use crate::storage::{PresignedPut, StorageKey};
@@ -72,7 +73,7 @@ pub async fn create(pool: &PgPool, storage: &Storage, dataset: DatasetId, reques
     let id = UploadId::new();
     let key = StorageKey::Upload { upload: id }.to_string();
     let media_type = request.media_type.as_str();
-    let expires_at = Utc::now() + WRITE_TTL;
+    let expires_at = now() + WRITE_TTL;
     let put = storage.presign_put(&key, media_type, WRITE_TTL).await?;
     let inserted = sqlx::query!(
         "INSERT INTO uploads (id, dataset_id, storage_key, file_name, media_type, caption, expires_at)

@@ -179,10 +179,15 @@ fn pair_up(zip: &mut ZipArchive<BufReader<File>>) -> Result<Vec<Pair>> {
     }
 }
 
-/// What macOS and Windows leave in archives.
+/// What macOS and Windows leave in archives, and what people write about their datasets.
 fn is_litter(name: &str) -> bool {
     let file = name.rsplit(['/', '\\']).next().unwrap_or(name);
-    name.starts_with("__MACOSX/") || file.starts_with("._") || matches!(file, ".DS_Store" | "Thumbs.db" | "desktop.ini")
+    let lower = file.to_ascii_lowercase();
+    name.starts_with("__MACOSX/")
+        || file.starts_with("._")
+        || matches!(file, ".DS_Store" | "Thumbs.db" | "desktop.ini")
+        || lower.ends_with(".md")
+        || matches!(lower.as_str(), "license" | "license.txt" | "licence" | "licence.txt" | "readme" | "readme.txt")
 }
 
 fn unreadable(error: zip::result::ZipError) -> Error {
@@ -223,6 +228,8 @@ mod tests {
             ("b.png", b"two"),
             ("folder/a.JPG", b"one"),
             ("__MACOSX/._b.png", b"litter"),
+            ("README.md", b"about the pictures"),
+            ("LICENSE.txt", b"theirs"),
         ]))
         .unwrap()
         .collect::<Result<_>>()

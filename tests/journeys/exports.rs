@@ -33,8 +33,8 @@ async fn a_model_is_told_from_the_inside_without_a_worker() {
     assert_eq!(inspect(client, "v").await["prediction_type"], "v_prediction");
 
     for (name, file, family, dialect) in [
-        ("ink", "lora-dialects/flux/kohya.safetensors", "flux1", "kohya"),
-        ("wash", "lora-dialects/flux/dora_peft.safetensors", "flux1", "peft"),
+        ("ink", "lora-dialects/flux/kohya.safetensors", "flux", "kohya"),
+        ("wash", "lora-dialects/flux/dora_peft.safetensors", "flux", "peft"),
         ("old", "lora-dialects/sd15/legacy.safetensors", "stable_diffusion", "diffusers_legacy"),
     ] {
         client.add_model(name, &[(format!("{name}.safetensors"), adapter(file))], None).await.expect(201);

@@ -10,8 +10,8 @@ use reqwest::Method;
 use reqwest::multipart::{Form, Part};
 use serde_json::{Value, json};
 
-/// Side of the pictures in pixels.
-const SIDE: u32 = 48;
+/// Side of the pictures in pixels: on the grid of these families, not on that of FLUX.1.
+const SIDE: u32 = 40;
 
 async fn input(client: &Client, picture: &image::RgbImage) -> Value {
     let part = Part::bytes(png(picture)).file_name("photo.png").mime_str("image/png").unwrap();

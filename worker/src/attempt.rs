@@ -143,7 +143,7 @@ async fn settle(house: &House, lease: &Lease, stop: Stop) {
         match &stop {
             Stop::LeaseLost => Err(domain::Error::LeaseLost),
             Stop::Canceled => job::canceled(pool, claim).await,
-            Stop::Released(_) => job::release(pool, claim).await.map(drop),
+            Stop::Released(why) => job::release(pool, claim, why).await.map(drop),
             Stop::Crashed(how) => job::crash(pool, claim, policy, how).await.map(drop),
             Stop::Failed(class, message) => job::fail(pool, claim, policy, *class, message).await.map(drop),
         }

@@ -207,7 +207,7 @@ fn resident(engine: &Engine) -> Vec<String> {
 
 async fn give_back(policy: &ClaimPolicy, claim: &Claim) {
     tracing::info!(job = %claim.job, "given back unused: this worker stops");
-    match timeout(CLAIM_LIMIT, job::release(&policy.pool, claim)).await {
+    match timeout(CLAIM_LIMIT, job::release(&policy.pool, claim, "the worker stops")).await {
         Ok(Ok(_)) => {}
         Ok(Err(error)) => tracing::warn!(job = %claim.job, %error, "could not be given back; its lease runs out"),
         Err(_) => tracing::warn!(job = %claim.job, "could not be given back in time; its lease runs out"),

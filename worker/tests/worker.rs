@@ -399,7 +399,7 @@ async fn a_lost_lease_ends_the_work_and_its_effects() {
         failures: 0,
         crashes: 0,
     };
-    job::release(&bed.pools.api, &claim).await.unwrap();
+    job::release(&bed.pools.api, &claim, "the worker stops").await.unwrap();
     let ended = bed.ended(job).await;
     assert_eq!((ended.status, ended.epoch), (JobStatus::Succeeded, 2));
     let made = generation::get(&bed.pools.api, id).await.unwrap();

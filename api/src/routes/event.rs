@@ -5,14 +5,14 @@ use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::time::Duration;
 
-use axum::http::{HeaderMap, HeaderName};
+use axum::http::{HeaderMap, HeaderName, StatusCode};
 use axum::response::sse::{self, KeepAlive, Sse};
+use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use domain::event::{self, Event, Subscription};
 use domain::preview::{self, Preview};
 use domain::{ExportId, GenerationId, ImportId, JobId, TrainingId, export, generation, import, job, training};
-use futures::Stream;
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 
@@ -62,15 +62,14 @@ pub struct ServerSentEvent {
         ("id" = GenerationId, Path, description = "Id of the generation"),
         ("Last-Event-ID" = Option<String>, Header, description = "Id of the last event that was seen"),
     ),
-    responses((status = 200, description = "The events so far, and then those to come", body = ServerSentEvent, content_type = "text/event-stream")),
+    responses(
+        (status = 200, description = "The events so far, and then those to come", body = ServerSentEvent, content_type = "text/event-stream"),
+        (status = 204, description = "The last event was seen: there will be no more"),
+    ),
 )]
-pub async fn of_generation(
-    state: State,
-    Path(id): Path<GenerationId>,
-    headers: HeaderMap,
-) -> Result<Sse<impl Stream<Item = Result<sse::Event, Infallible>>>> {
+pub async fn of_generation(state: State, Path(id): Path<GenerationId>, headers: HeaderMap) -> Result<Response> {
     let (job, previews) = generation::job_and_previews(&state.pool, id).await?;
-    Ok(follow(state, job, previews, &headers))
+    follow(state, job, previews, &headers).await
 }
 
 /// Follow a training
@@ -82,15 +81,14 @@ pub async fn of_generation(
         ("id" = TrainingId, Path, description = "Id of the training"),
         ("Last-Event-ID" = Option<String>, Header, description = "Id of the last event that was seen"),
     ),
-    responses((status = 200, description = "The events so far, and then those to come", body = ServerSentEvent, content_type = "text/event-stream")),
+    responses(
+        (status = 200, description = "The events so far, and then those to come", body = ServerSentEvent, content_type = "text/event-stream"),
+        (status = 204, description = "The last event was seen: there will be no more"),
+    ),
 )]
-pub async fn of_training(
-    state: State,
-    Path(id): Path<TrainingId>,
-    headers: HeaderMap,
-) -> Result<Sse<impl Stream<Item = Result<sse::Event, Infallible>>>> {
+pub async fn of_training(state: State, Path(id): Path<TrainingId>, headers: HeaderMap) -> Result<Response> {
     let job = training::job_id(&state.pool, id).await?;
-    Ok(follow(state, job, false, &headers))
+    follow(state, job, false, &headers).await
 }
 
 /// Follow an import
@@ -102,15 +100,14 @@ pub async fn of_training(
         ("id" = ImportId, Path, description = "Id of the import"),
         ("Last-Event-ID" = Option<String>, Header, description = "Id of the last event that was seen"),
     ),
-    responses((status = 200, description = "The events so far, and then those to come", body = ServerSentEvent, content_type = "text/event-stream")),
+    responses(
+        (status = 200, description = "The events so far, and then those to come", body = ServerSentEvent, content_type = "text/event-stream"),
+        (status = 204, description = "The last event was seen: there will be no more"),
+    ),
 )]
-pub async fn of_import(
-    state: State,
-    Path(id): Path<ImportId>,
-    headers: HeaderMap,
-) -> Result<Sse<impl Stream<Item = Result<sse::Event, Infallible>>>> {
+pub async fn of_import(state: State, Path(id): Path<ImportId>, headers: HeaderMap) -> Result<Response> {
     let job = import::job_id(&state.pool, id).await?;
-    Ok(follow(state, job, false, &headers))
+    follow(state, job, false, &headers).await
 }
 
 /// Follow an export
@@ -122,15 +119,14 @@ pub async fn of_import(
         ("id" = ExportId, Path, description = "Id of the export"),
         ("Last-Event-ID" = Option<String>, Header, description = "Id of the last event that was seen"),
     ),
-    responses((status = 200, description = "The events so far, and then those to come", body = ServerSentEvent, content_type = "text/event-stream")),
+    responses(
+        (status = 200, description = "The events so far, and then those to come", body = ServerSentEvent, content_type = "text/event-stream"),
+        (status = 204, description = "The last event was seen: there will be no more"),
+    ),
 )]
-pub async fn of_export(
-    state: State,
-    Path(id): Path<ExportId>,
-    headers: HeaderMap,
-) -> Result<Sse<impl Stream<Item = Result<sse::Event, Infallible>>>> {
+pub async fn of_export(state: State, Path(id): Path<ExportId>, headers: HeaderMap) -> Result<Response> {
     let job = export::job_id(&state.pool, id).await?;
-    Ok(follow(state, job, false, &headers))
+    follow(state, job, false, &headers).await
 }
 
 struct Follower {
@@ -145,22 +141,21 @@ struct Follower {
     ended: bool,
 }
 
-fn follow(
-    state: State,
-    job: JobId,
-    previews: bool,
-    headers: &HeaderMap,
-) -> Sse<impl Stream<Item = Result<sse::Event, Infallible>> + use<>> {
+/// The stream, or nothing for a client that has seen its end: `EventSource` comes back until it is told 204.
+async fn follow(state: State, job: JobId, previews: bool, headers: &HeaderMap) -> Result<Response> {
     let sequence = headers.get(LAST_EVENT_ID).and_then(|id| id.to_str().ok()?.trim().parse().ok()).unwrap_or(0).max(0);
     // Subscribed before the first look at the rows, so that nothing falls between the two.
     let subscription = state.feed.subscribe();
     let revision = previews.then_some(0);
     let follower = Follower { state, job, sequence, fetched: VecDeque::new(), revision, subscription, ended: false };
+    if follower.is_over().await? {
+        return Ok(StatusCode::NO_CONTENT.into_response());
+    }
     let events = futures::stream::unfold(follower, async |mut follower| {
         let event = follower.next().await?;
-        Some((Ok(event), follower))
+        Some((Ok::<_, Infallible>(event), follower))
     });
-    Sse::new(events).keep_alive(KeepAlive::new().interval(HEARTBEAT).text("heartbeat"))
+    Ok(Sse::new(events).keep_alive(KeepAlive::new().interval(HEARTBEAT).text("heartbeat")).into_response())
 }
 
 impl Follower {
@@ -196,9 +191,14 @@ impl Follower {
             self.revision = Some(newer);
             return Ok(Some(preview));
         }
-        let job = job::get(&self.state.pool, self.job).await?;
-        self.ended = job.status.is_terminal() && job.last_sequence <= self.sequence;
+        self.ended = self.is_over().await?;
         Ok(None)
+    }
+
+    /// Whether the client has seen the end already.
+    async fn is_over(&self) -> domain::Result<bool> {
+        let job = job::get(&self.state.pool, self.job).await?;
+        Ok(job.status.is_terminal() && job.last_sequence <= self.sequence)
     }
 
     async fn wait(&mut self) {

@@ -1,10 +1,11 @@
 //! What is at the edge of what may be asked for and brought along, and is taken (docs/bad-input.md). What is beyond the edge is in
 //! `generations`, `inputs` and `models`; what only weights can tell, in the tests of `diffusion`.
 
+use reqwest::Method;
 use reqwest::multipart::Form;
 use serde_json::{Value, json};
 
-use crate::house::{House, picture_part, png, text};
+use crate::house::{FLUX_MODULE, House, lora, picture_part, png, text};
 
 /// A picture as cameras and programs write it, of `diffusion`'s tests.
 fn golden(name: &str) -> Vec<u8> {
@@ -37,6 +38,42 @@ async fn requests_at_the_edge_are_taken() {
 }
 
 #[tokio::test]
+async fn addresses_and_bodies_of_another_shape() {
+    let house = House::with_checkpoint().await;
+    for path in ["/v1/models/a%00b", "/v1/models/%00/inspect", "/v1/generations/%00"] {
+        house.get(path).await.refuses(404, "");
+    }
+    house.get("/v1/models?family=%00").await.refuses(422, "family");
+    // serde takes an array for the fields in their order; nobody means that.
+    for body in [json!(["a fox"]), json!([]), json!("a fox"), json!(null), json!(7)] {
+        house.post("/v1/generations", &body).await.refuses(422, "");
+        house.post("/v1/datasets", &body).await.refuses(422, "");
+    }
+    let nonsense = house.request(Method::POST, "/v1/datasets").header("content-type", "application/json").body("fox");
+    house.send(nonsense).await.refuses(400, "");
+    // Who opens the address in a browser gets to the documentation.
+    let front = house.request(Method::GET, "/").send().await.unwrap();
+    assert_eq!((front.status().as_u16(), front.url().path()), (200, "/docs/"));
+}
+
+#[tokio::test]
+async fn files_as_people_call_them() {
+    let house = House::with_checkpoint().await;
+    for (name, file, path) in [
+        ("one", "My LoRA (v2).safetensors", "My-LoRA--v2-.safetensors"),
+        ("two", "Größe.safetensors", "Gr--e.safetensors"),
+    ] {
+        let model = house.import(name, None, &[(file, lora(FLUX_MODULE))]).await.expect(201);
+        assert_eq!(model["files"][0]["path"], path);
+    }
+    let mut cut = lora(FLUX_MODULE);
+    cut.truncate(cut.len() - 1);
+    let refused = house.import("three", None, &[("cut off.safetensors", cut)]).await;
+    refused.refuses(422, "file");
+    assert!(refused.body.to_string().contains("cut-off.safetensors"), "{:#}", refused.body);
+}
+
+#[tokio::test]
 async fn pictures_as_people_have_them() {
     let house = House::with_checkpoint().await;
     for (bytes, media_type, size) in [
@@ -57,7 +94,7 @@ async fn pictures_as_people_have_them() {
         );
         let made = house.post("/v1/generations", &json!({"prompt": "a fox", "image": input["id"]})).await.expect(202);
         // On the grid, and never smaller than the smallest picture.
-        let side = |side: u32| json!((side / 16).max(1) * 16);
+        let side = |side: u32| json!((side / 8 * 8).max(16));
         assert_eq!((&made["width"], &made["height"], &made["mask"]), (&side(size[0]), &side(size[1]), &Value::Null));
         assert_eq!(made["strength"], json!(0.6), "that of FLUX.1");
         house.delete(&text(&made["urls"]["self"])).await;

@@ -77,6 +77,15 @@ async fn a_large_picture_is_brought_into_the_limits() {
     let wide = house.input(png(4096, 1000, 1)).await;
     let created = house.post("/v1/generations", &json!({"prompt": "a fox", "image": wide["id"]})).await.expect(202);
     assert_eq!((&created["width"], &created["height"], &created["strength"]), (&json!(2048), &json!(496), &json!(0.6)));
+    // One side that is stated brings the other with it, in the picture's proportions.
+    for (stated, pixels, width, height) in
+        [("width", 512, 512, 120), ("width", 64, 64, 16), ("height", 256, 1048, 256), ("height", 2048, 2048, 2048)]
+    {
+        let mut body = json!({"prompt": "a fox", "image": wide["id"]});
+        body[stated] = pixels.into();
+        let created = house.post("/v1/generations", &body).await.expect(202);
+        assert_eq!((&created["width"], &created["height"]), (&json!(width), &json!(height)));
+    }
 }
 
 #[tokio::test]

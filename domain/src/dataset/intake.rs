@@ -4,11 +4,11 @@
 use std::fs::File;
 
 use bytes::Bytes;
-use chrono::Utc;
 use sqlx::PgPool;
 use uuid::Uuid;
 
 use super::{Example, check_caption, check_exists, lock};
+use crate::database::now;
 use crate::storage::StorageKey;
 use crate::{DatasetId, Error, ExampleId, Result, Storage, begin, image_gate, zip_gate};
 
@@ -66,7 +66,7 @@ impl Intake {
             height: image.height as i32,
             bytes: length,
             caption: caption.to_owned(),
-            created_at: Utc::now(),
+            created_at: now(),
         });
         Ok(())
     }

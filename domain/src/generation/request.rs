@@ -17,7 +17,7 @@ pub const MAX_LORAS: usize = 8;
 /// Smallest and largest side, in pixels.
 pub const SIDES: std::ops::RangeInclusive<u32> = 16..=2048;
 /// Sides are multiples of this many pixels, whatever the model; its own grid is a power of two as well.
-const GRID: u32 = 16;
+const GRID: u32 = 8;
 /// Most characters of a picture that a request carries itself.
 pub const MAX_PICTURE_CHARS: usize = 12_000_000;
 /// What a client sends. Whatever is left out comes from the model's defaults.
@@ -82,11 +82,11 @@ pub struct GenerationRequest {
     #[serde(default)]
     pub true_cfg_scale: Option<f64>,
     /// Pixels; a multiple of the model's `size_multiple`.
-    #[schema(minimum = 16, maximum = 2048, multiple_of = 16)]
+    #[schema(minimum = 16, maximum = 2048, multiple_of = 8)]
     #[serde(default, deserialize_with = "integer::optional")]
     pub width: Option<u32>,
     /// Pixels; a multiple of the model's `size_multiple`.
-    #[schema(minimum = 16, maximum = 2048, multiple_of = 16)]
+    #[schema(minimum = 16, maximum = 2048, multiple_of = 8)]
     #[serde(default, deserialize_with = "integer::optional")]
     pub height: Option<u32>,
     /// The same seed gives the same picture; absent or -1 draws one.
@@ -213,7 +213,7 @@ impl GenerationParams {
     }
 
     /// Takes the pictures that the request means. Where it states no size, that of `image` counts, shrunk to the largest that is
-    /// taken and brought down onto the model's grid.
+    /// taken and brought down onto the model's grid; where it states one side, the other follows in the proportions of `image`.
     pub(super) fn begin_with(
         &mut self,
         image: SourceImage,
@@ -222,13 +222,21 @@ impl GenerationParams {
         model: &Model,
     ) {
         let multiple = GRID.max(model.defaults.size_multiple);
-        let largest = image.width.max(image.height).max(*SIDES.end());
-        let fitted = |pixels: u32| {
-            let shrunk = u64::from(pixels) * u64::from(*SIDES.end()) / u64::from(largest);
-            (shrunk as u32 / multiple).max(1) * multiple
+        let least = multiple.max(*SIDES.start());
+        let scaled = |pixels: u32, to: u32, of: u32| {
+            let pixels = u64::from(pixels) * u64::from(to) / u64::from(of.max(1));
+            let pixels = pixels.min(u64::from(*SIDES.end())) as u32;
+            (pixels / multiple * multiple).max(least)
         };
-        if request.width.is_none() && request.height.is_none() {
-            (self.width, self.height) = (fitted(image.width), fitted(image.height));
+        let largest = image.width.max(image.height).max(*SIDES.end());
+        match (request.width, request.height) {
+            (None, None) => {
+                (self.width, self.height) =
+                    (scaled(image.width, *SIDES.end(), largest), scaled(image.height, *SIDES.end(), largest));
+            }
+            (Some(width), None) => self.height = scaled(width, image.height, image.width),
+            (None, Some(height)) => self.width = scaled(height, image.width, image.height),
+            (Some(_), Some(_)) => {}
         }
         (self.image, self.mask) = (Some(image), mask);
     }
@@ -289,7 +297,7 @@ pub(crate) fn in_range<T: PartialOrd + std::fmt::Display>(
     Err(Error::invalid(field, format!("{value} is outside the range {} to {}.", range.start(), range.end())))
 }
 
-/// A size that a request states is a multiple of 16, as the contract says for every model, and of the model's own grid.
+/// A size that a request states is a multiple of 8, as the contract says for every model, and of the model's own grid.
 pub(crate) fn on_grid(field: &str, pixels: u32, model: &Model) -> Result<u32> {
     let multiple = GRID.max(model.defaults.size_multiple);
     let pixels = in_range(field, pixels, SIDES)?;
@@ -297,14 +305,10 @@ pub(crate) fn on_grid(field: &str, pixels: u32, model: &Model) -> Result<u32> {
         return Ok(pixels);
     }
     let below = (pixels / multiple).max(1) * multiple;
-    Err(Error::invalid(
-        field,
-        format!(
-            "{pixels} is not a multiple of {multiple}, as `{}` needs it; {below} and {} are.",
-            model.name,
-            below + multiple
-        ),
-    ))
+    let who = if multiple == GRID { "all pictures here need" } else { &format!("`{}` needs", model.name) };
+    let message =
+        format!("{pixels} is not a multiple of {multiple}, as {who} it; {below} and {} are.", below + multiple);
+    Err(Error::invalid(field, message))
 }
 
 /// A seed that is given, or one that is drawn. Drawn ones stay below 2³², which is what a `torch.Generator` on the CPU takes.

@@ -44,10 +44,10 @@ pub async fn crash(pool: &PgPool, claim: &Claim, policy: &LeasePolicy, message: 
     end(pool, claim, "crashed", true, ErrorClass::Crash, message, pause).await
 }
 
-/// Gives the job back unfinished, for another worker to take at once: this one is going to stop. Errors as [`fail`].
-pub async fn release(pool: &PgPool, claim: &Claim) -> Result<Ending> {
-    let message = "given back too often by workers that stopped";
-    end(pool, claim, "released", true, ErrorClass::Resource, message, Duration::ZERO).await
+/// Gives the job back unfinished, for another worker to take at once; `why` says what is the matter with this one. Errors as
+/// [`fail`].
+pub async fn release(pool: &PgPool, claim: &Claim, why: &str) -> Result<Ending> {
+    end(pool, claim, "released", true, ErrorClass::Resource, why, Duration::ZERO).await
 }
 
 /// Confirms that the work has stopped because somebody asked for it.
@@ -144,10 +144,11 @@ async fn end(
                        run_at = CASE verdict.status WHEN 'queued' THEN clock_timestamp() + make_interval(secs => $8) ELSE run_at END,
                        finished_at = CASE WHEN verdict.status <> 'queued' THEN clock_timestamp() END,
                        error_class = CASE verdict.status WHEN 'failed' THEN $6 END,
-                       error_message = CASE verdict.status WHEN 'failed' THEN $7 END,
+                       error_message = CASE WHEN verdict.status = 'failed'
+                           THEN CASE $4 WHEN 'released' THEN 'given back too often: ' ELSE '' END || $7 END,
                        last_sequence = last_sequence + 1
                    FROM verdict WHERE jobs.id = verdict.id
-                   RETURNING jobs.id, jobs.epoch, jobs.status, jobs.run_at, jobs.last_sequence),
+                   RETURNING jobs.id, jobs.epoch, jobs.status, jobs.run_at, jobs.last_sequence, jobs.error_message),
                attempt AS (
                    UPDATE attempts SET ended_at = clock_timestamp(), outcome = $4,
                        error = CASE WHEN $4 IN ('failed', 'crashed') THEN $7 END
@@ -156,8 +157,9 @@ async fn end(
                    INSERT INTO job_events (job_id, sequence, kind, data)
                    SELECT id, last_sequence, CASE status WHEN 'queued' THEN 'retrying' ELSE status END,
                        CASE status
-                           WHEN 'queued' THEN jsonb_build_object('reason', $4::text, 'message', $7::text, 'run_at', run_at)
-                           WHEN 'failed' THEN jsonb_build_object('class', $6::text, 'message', $7::text)
+                           WHEN 'queued' THEN jsonb_build_object('reason', $4::text, 'message', $7::text,
+                               'run_at', to_char(run_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'))
+                           WHEN 'failed' THEN jsonb_build_object('class', $6::text, 'message', error_message)
                            ELSE '{}' END
                    FROM job)
                SELECT status AS "status: JobStatus", last_sequence FROM job"#,

@@ -144,7 +144,8 @@ async fn reap(pool: &PgPool, policy: &LeasePolicy, limit: i64) -> Result<u64> {
                    INSERT INTO job_events (job_id, sequence, kind, data)
                    SELECT id, last_sequence, CASE status WHEN 'queued' THEN 'retrying' ELSE status END,
                        CASE status
-                           WHEN 'queued' THEN jsonb_build_object('reason', 'expired', 'message', 'the worker vanished', 'run_at', run_at)
+                           WHEN 'queued' THEN jsonb_build_object('reason', 'expired', 'message', 'the worker vanished',
+                               'run_at', to_char(run_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'))
                            WHEN 'failed' THEN jsonb_build_object('class', 'crash', 'message', error_message)
                            ELSE '{}' END
                    FROM job)

@@ -1,6 +1,7 @@
 //! How a model's files come in: streamed to the bucket one by one under ids that nobody knows yet, hashed and checked on the
 //! way, and made visible all at once by one insert, or removed again. Not here: HTTP, folders on the user's disk.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
@@ -12,6 +13,7 @@ use sqlx::types::Json;
 use super::family::{Configs, Family};
 use super::parts::{Layout, Part, is_root_weights, part_of};
 use super::{Defaults, Model, ModelFile, ModelKind, check_name, check_name_is_free, vae_approx};
+use crate::database::now;
 use crate::safetensors_gate::Header;
 use crate::storage::{ObjectWriter, StorageKey};
 use crate::{Error, ModelId, Result, Storage, begin, weights_gate};
@@ -81,6 +83,7 @@ impl Intake {
     /// Opens the next file. Errors: `Invalid` for a path that is not plain and relative, `Unsupported` for a kind of file that
     /// no model needs, `TooLarge` for one file too many.
     pub async fn file(&mut self, path: &str) -> Result<FileIntake<'_>> {
+        let path = &*plain(path);
         check_path(path)?;
         if self.files.len() >= MAX_FILES {
             return Err(Error::too_large(FIELD, format!("A model has at most {MAX_FILES} files.")));
@@ -270,7 +273,7 @@ impl Intake {
             training_id: None,
             defaults: described.defaults.unwrap_or_default(),
             built_in,
-            created_at: chrono::Utc::now(),
+            created_at: now(),
         }
     }
 
@@ -355,7 +358,7 @@ impl FileIntake<'_> {
             return Err(Error::too_large(FIELD, format!("`{}` is larger than 64 GiB.", self.path)));
         }
         match &mut self.content {
-            Content::Weights(sniffer) => sniffer.push(bytes)?,
+            Content::Weights(sniffer) => sniffer.push(bytes).map_err(|error| error.about(&self.path))?,
             Content::Text(text) if text.len() + bytes.len() > MAX_TEXT_BYTES => {
                 return Err(Error::too_large(FIELD, format!("`{}` is larger than 32 MiB.", self.path)));
             }
@@ -369,7 +372,8 @@ impl FileIntake<'_> {
         let Self { intake, path, key, writer, bytes, content } = self;
         match content {
             Content::Weights(sniffer) => {
-                intake.weights.insert(path.clone(), sniffer.finish(bytes)?);
+                let header = sniffer.finish(bytes).map_err(|error| error.about(&path))?;
+                intake.weights.insert(path.clone(), header);
             }
             Content::Text(text) if path.ends_with(".json") => {
                 let value = read_json(&path, &text)?;
@@ -524,6 +528,15 @@ pub(crate) fn is_trigger_word(word: &str) -> bool {
     (1..=100).contains(&word.chars().count()) && !word.chars().any(char::is_control)
 }
 
+/// A file in the model's own folder may have had any name on its way here: what is not plain in it becomes `-`.
+fn plain(path: &str) -> Cow<'_, str> {
+    let allowed = |character: char| character.is_ascii_alphanumeric() || matches!(character, '.' | '_' | '-');
+    match path.contains(['/', '\\']) || path.starts_with('.') || path.chars().all(allowed) {
+        true => Cow::Borrowed(path),
+        false => path.chars().map(|character| if allowed(character) { character } else { '-' }).collect(),
+    }
+}
+
 /// Plain relative paths only: segments of letters, digits, `.`, `_`, `-`, none of them beginning with a dot.
 fn check_path(path: &str) -> Result<()> {
     let plain = |segment: &str| {
@@ -558,6 +571,21 @@ mod tests {
         }
         for bad in ["", "/etc/passwd", "../x", "a//b", "a/../b", "a\\b", ".env", "a/.b", "a b", "a/b/c/d/e", "é"] {
             assert!(check_path(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_lone_file_may_have_been_called_anything() {
+        for (name, plain_name) in [
+            ("My LoRA (v2).safetensors", "My-LoRA--v2-.safetensors"),
+            ("Größe.gguf", "Gr--e.gguf"),
+            ("plain.safetensors", "plain.safetensors"),
+        ] {
+            assert_eq!(plain(name), plain_name);
+            assert!(check_path(&plain(name)).is_ok(), "{name}");
+        }
+        for path in ["a b/c.json", "../x y", ".a b", "a\\b c"] {
+            assert!(check_path(&plain(path)).is_err(), "{path}");
         }
     }
 

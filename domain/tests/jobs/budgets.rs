@@ -76,7 +76,7 @@ async fn giving_back_costs_nothing_but_has_an_end() {
     let job = enqueue(pool, 0).await;
     for round in 1..=20 {
         let held = claim(pool, &patient()).await.expect("a released job is due at once");
-        let ending = job::release(pool, &held).await.unwrap();
+        let ending = job::release(pool, &held, "the worker stops").await.unwrap();
         assert_eq!(ending, if round == 20 { Ending::Failed } else { Ending::Requeued });
     }
     let seen = job::get(pool, job).await.unwrap();

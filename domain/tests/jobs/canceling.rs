@@ -62,7 +62,7 @@ async fn no_end_but_success_leads_to_another_attempt_once_asked() {
         let ending = match end {
             "fail" => job::fail(pool, &held, &patient(), ErrorClass::Internal, "broken").await.unwrap(),
             "crash" => job::crash(pool, &held, &patient(), "killed").await.unwrap(),
-            "release" => job::release(pool, &held).await.unwrap(),
+            "release" => job::release(pool, &held, "the worker stops").await.unwrap(),
             _ => {
                 expire(pool, job).await;
                 let policy = domain::job::LeasePolicy { ttl: Duration::ZERO, beat: Duration::ZERO, ..patient() };

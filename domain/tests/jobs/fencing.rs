@@ -18,7 +18,7 @@ async fn everything_is_refused(pool: &PgPool, stale: &Claim) {
     assert!(matches!(event::record(pool, stale, EventKind::Warning, &json!({})).await, Err(Error::LeaseLost)));
     assert!(matches!(job::fail(pool, stale, &policy, ErrorClass::Internal, "late").await, Err(Error::LeaseLost)));
     assert!(matches!(job::crash(pool, stale, &policy, "late").await, Err(Error::LeaseLost)));
-    assert!(matches!(job::release(pool, stale).await, Err(Error::LeaseLost)));
+    assert!(matches!(job::release(pool, stale, "the worker stops").await, Err(Error::LeaseLost)));
     assert!(matches!(job::canceled(pool, stale).await, Err(Error::LeaseLost)));
     assert!(matches!(succeed(pool, stale).await, Err(Error::LeaseLost)));
 }
@@ -101,7 +101,7 @@ async fn what_a_stale_attempt_wrote_in_its_transaction_goes_with_it() {
     let pool = database.pool();
     enqueue(pool, 0).await;
     let stale = claim(pool, &patient()).await.unwrap();
-    job::release(pool, &stale).await.unwrap();
+    job::release(pool, &stale, "the worker stops").await.unwrap();
     let current = claim(pool, &patient()).await.unwrap();
 
     for (attempt, accepted) in [(&stale, false), (&current, true)] {

@@ -256,7 +256,7 @@ impl Trial {
             }
             Step::Release(holder) => {
                 let Some(claim) = self.claim_of(holder) else { return Ok(()) };
-                let told = job::release(&self.pool, &claim).await;
+                let told = job::release(&self.pool, &claim, "the worker stops").await;
                 self.ended(&claim, told, "released", true, ErrorClass::Resource)?;
             }
             Step::Canceled(holder) => {

@@ -282,7 +282,7 @@ async fn play(pool: &PgPool, steps: &[Step]) -> Result<(u32, u32), TestCaseError
                 let count = model.running.len();
                 if count > 0 {
                     let (job, claim) = model.running.swap_remove(number % count);
-                    job::release(pool, &claim).await.unwrap();
+                    job::release(pool, &claim, "the worker stops").await.unwrap();
                     model.queue.push(Waiting { passed_over_since: None, ..job });
                 }
             }

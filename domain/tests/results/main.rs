@@ -107,7 +107,7 @@ impl World {
 
     /// Another attempt takes the job over.
     async fn take_over(&self, stale: &Claim) -> Claim {
-        job::release(self.pool(), stale).await.unwrap();
+        job::release(self.pool(), stale, "the worker stops").await.unwrap();
         let claim = self.claim().await;
         assert_eq!((claim.job, claim.epoch), (stale.job, stale.epoch + 1));
         claim

@@ -7,6 +7,11 @@ use std::str::FromStr;
 use diffusion::pipelines::{Footprint, Needs};
 use diffusion::{Error, LoadOptions, PictureRequest, WeightStorage};
 
+/// Sides of pictures of every family are multiples of so many pixels, or of fewer.
+const GRID: usize = 16;
+/// A smaller picture that would fit is looked for at each so many parts of the size.
+const SCALES: usize = 16;
+
 /// How the weights of denoisers are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum WeightChoice {
@@ -77,15 +82,16 @@ impl Budget {
         let options = LoadOptions { weights: narrowest, keep_text_encoders: false };
         let PictureRequest { width, height, .. } = *demand.request;
         let needs = demand.footprint.needs(demand.request, options, demand.dtype, demand.adapters);
-        let smaller = |request: &PictureRequest| PictureRequest {
-            width: request.width / 2,
-            height: request.height / 2,
-            ..request.clone()
+        let scaled = |parts: usize| PictureRequest {
+            width: width * parts / SCALES / GRID * GRID,
+            height: height * parts / SCALES / GRID * GRID,
+            ..demand.request.clone()
         };
-        let quarter = smaller(demand.request);
+        let smaller = (1..SCALES).rev().map(scaled).filter(|request| request.width.min(request.height) > 0);
+        let fitting = smaller.into_iter().find(|request| self.widest(demand, allowed, request).is_some());
         let mut help = Vec::new();
-        if self.widest(demand, allowed, &quarter).is_some() {
-            help.push(format!("a picture of {}×{}", quarter.width, quarter.height));
+        if let Some(fitting) = fitting {
+            help.push(format!("a picture of {}×{}", fitting.width, fitting.height));
         }
         let narrower = WeightStorage::ALL.into_iter().filter(|storage| *storage > narrowest);
         let narrower: Vec<_> =
@@ -216,7 +222,10 @@ mod tests {
         assert!(sentence.contains("weights in int8 (--weights)"), "{sentence}");
         let sentence = refusal(total(WeightStorage::Full, true), full, 512);
         assert!(sentence.starts_with("512×512 takes about"), "{sentence}");
-        assert!(sentence.contains("a picture of 256×256") || sentence.contains("nothing smaller"), "{sentence}");
+        let side = sentence.split("a picture of ").nth(1).and_then(|rest| rest.split('×').next());
+        let side: usize = side.and_then(|side| side.parse().ok()).unwrap_or_else(|| panic!("{sentence}"));
+        let fits = |side| plan(total(WeightStorage::Full, true), full, side).is_ok();
+        assert!(fits(side) && !fits(side + 512 / SCALES), "the largest that fits: {sentence}");
         let sentence = refusal(1 << 20, WeightChoice::Auto, 64);
         assert!(sentence.ends_with("may use 1 MiB (--vram-budget): nothing smaller would fit either"), "{sentence}");
     }
