@@ -54,7 +54,10 @@ impl<S: Send + Sync, T: DeserializeOwned + Default> FromRequest<S> for OptionalJ
         if !json {
             return Err(not_json());
         }
-        read_json::<Option<T>>(&body).map(|value| Self(value.unwrap_or_default()))
+        match body.trim_ascii() {
+            b"null" => Ok(Self(T::default())),
+            body => read_json(body).map(Self),
+        }
     }
 }
 

@@ -40,8 +40,13 @@ pub enum Error {
     #[error("adapter does not fit: {0}")]
     Adapter(String),
     /// What was asked for takes more memory than may be used.
-    #[error("{0}")]
-    Memory(String),
+    #[error("{reason}")]
+    Memory {
+        /// Bytes that it takes, by the estimate.
+        needed: u64,
+        /// A sentence.
+        reason: String,
+    },
     /// The wished device cannot be used.
     #[error("device: {0}")]
     Device(String),

@@ -32,6 +32,8 @@ pub struct Worker {
     /// Kinds of jobs that it claims.
     pub queues: Vec<String>,
     pub version: String,
+    /// Bytes of its device's memory that its engine may use.
+    pub vram_budget: Option<i64>,
     pub started_at: DateTime<Utc>,
     pub last_seen_at: DateTime<Utc>,
     pub resident: Vec<ResidentModel>,
@@ -86,6 +88,7 @@ pub struct Residence {
 }
 
 /// Writes down that a process has started.
+#[allow(clippy::too_many_arguments, reason = "a row")]
 pub async fn register(
     pool: &PgPool,
     id: WorkerId,
@@ -94,12 +97,13 @@ pub async fn register(
     device: &str,
     queues: &[JobKind],
     version: &str,
+    vram_budget: i64,
 ) -> Result<()> {
     let queues: Vec<String> = queues.iter().map(|kind| kind.as_str().to_owned()).collect();
     bounded(
         sqlx::query!(
             // Again, when the answer to the first time was lost.
-            "INSERT INTO workers (id, name, host, device, queues, version) VALUES ($1, $2, $3, $4, $5, $6)
+            "INSERT INTO workers (id, name, host, device, queues, version, vram_budget) VALUES ($1, $2, $3, $4, $5, $6, $7)
              ON CONFLICT (id) DO UPDATE SET last_seen_at = clock_timestamp()",
             id.0,
             name,
@@ -107,6 +111,7 @@ pub async fn register(
             device,
             &queues,
             version,
+            vram_budget,
         )
         .execute(pool),
     )
@@ -149,6 +154,7 @@ struct Row {
     device: String,
     queues: Vec<String>,
     version: String,
+    vram_budget: Option<i64>,
     started_at: DateTime<Utc>,
     last_seen_at: DateTime<Utc>,
     resident: Json<Vec<ResidentModel>>,
@@ -165,6 +171,7 @@ impl From<Row> for Worker {
             device: row.device,
             queues: row.queues,
             version: row.version,
+            vram_budget: row.vram_budget,
             started_at: row.started_at,
             last_seen_at: row.last_seen_at,
             resident: row.resident.0,
@@ -179,7 +186,7 @@ pub async fn list(pool: &PgPool, page: &PageRequest) -> Result<Page<Worker>> {
     let rows = bounded(
         sqlx::query_as!(
             Row,
-            r#"SELECT w.id AS "id: WorkerId", name, host, device, queues, version, started_at, last_seen_at,
+            r#"SELECT w.id AS "id: WorkerId", name, host, device, queues, version, vram_budget, started_at, last_seen_at,
                       coalesce((SELECT jsonb_agg(jsonb_build_object('sha256', r.sha256, 'bytes', r.bytes, 'model',
                                        (SELECT jsonb_build_object('id', m.id, 'name', m.name) FROM models m
                                         WHERE m.sha256 = r.sha256 AND m.deleted_at IS NULL ORDER BY m.id LIMIT 1)))

@@ -3,6 +3,7 @@
 use journeys::client::{Client, text};
 use journeys::model::pipeline_files;
 use journeys::process::{Process, Signal, send};
+use journeys::sse::Events;
 use journeys::stack::{Pace, Stack};
 use journeys::wait::{seconds, until};
 use serde_json::{Value, json};
@@ -36,6 +37,49 @@ async fn live(client: &Client, count: usize) -> Vec<Value> {
 /// How often its engine read a model from the disk.
 fn loads(worker: &Process) -> usize {
     worker.log().matches("model loaded").count()
+}
+
+/// The smaller one asks first; the larger one, meanwhile stopped, gets it when it wakes. Without the larger one it fails.
+#[tokio::test]
+async fn what_does_not_fit_into_one_worker_goes_to_one_with_more_memory() {
+    let stack = Stack::start(Pace::Promised).await;
+    let client = &stack.client;
+    let budget = |bytes: &'static str| [("PYROGRAPH_VRAM_BUDGET", bytes)];
+    let large = stack.worker_with("large", "", &budget("2GiB"));
+    live(client, 1).await;
+    let _small = stack.worker_with("small", "", &budget("1MiB"));
+    let workers = live(client, 2).await;
+    assert_eq!((&workers[0]["vram_budget"], &workers[1]["vram_budget"]), (&json!(1 << 20), &json!(2_u64 << 30)));
+
+    large.signal(Signal::STOP);
+    let generation = client.generate(&request("tiny", 2)).await;
+    let path = text(&generation["urls"]["self"]);
+    until(seconds(30), "the small one gives it back", || async {
+        let now = client.get(&path).await.expect(200);
+        (now["status"] == "queued" && now["attempts"] != 0).then_some(())
+    })
+    .await;
+    large.signal(Signal::CONT);
+    let done = client.succeeded(&generation, seconds(60)).await;
+    assert_eq!(done["attempts"], 2);
+    let events = Events::open(client, &text(&done["urls"]["events"]), None).await.rest(seconds(10)).await;
+    let retrying = events.iter().find(|event| event.kind == "retrying").expect("it was told");
+    assert!(text(&retrying.data["message"]).contains("may use more memory"), "{}", retrying.data);
+
+    drop(large);
+    until(seconds(60), "the large one is gone", || async {
+        let workers = client.get("/v1/workers").await.expect(200)["items"].as_array().unwrap().len();
+        (workers == 1).then_some(())
+    })
+    .await;
+    let failed = client.settled(&client.generate(&request("tiny", 2)).await, seconds(60)).await;
+    assert_eq!(
+        (&failed["status"], &failed["error"]["class"]),
+        (&json!("failed"), &json!("invalid_input")),
+        "{failed:#}"
+    );
+    assert!(text(&failed["error"]["message"]).contains("--vram-budget"), "{failed:#}");
+    stack.ledger.audit().await;
 }
 
 #[tokio::test]

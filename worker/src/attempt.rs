@@ -71,6 +71,8 @@ pub enum Stop {
     Released(String),
     /// The engine died under it.
     Crashed(String),
+    /// It takes this many bytes of memory, more than this engine may use.
+    DoesNotFit(u64, String),
     /// It failed; the class says whether another try makes sense.
     Failed(ErrorClass, String),
 }
@@ -145,6 +147,10 @@ async fn settle(house: &House, lease: &Lease, stop: Stop) {
             Stop::Canceled => job::canceled(pool, claim).await,
             Stop::Released(why) => job::release(pool, claim, why).await.map(drop),
             Stop::Crashed(how) => job::crash(pool, claim, policy, how).await.map(drop),
+            Stop::DoesNotFit(memory, message) => {
+                let memory = i64::try_from(*memory).unwrap_or(i64::MAX);
+                job::does_not_fit(pool, claim, memory, message).await.map(drop)
+            }
             Stop::Failed(class, message) => job::fail(pool, claim, policy, *class, message).await.map(drop),
         }
     });

@@ -126,9 +126,10 @@ impl<'a> Conversation<'a> {
             Report::Canceled { .. } | Report::Suspended { .. } => Err(self.stop().unwrap_or_else(|| {
                 Stop::Failed(ErrorClass::Internal, "the engine stopped without being asked".into())
             })),
-            Report::Failed { class, message, .. } => {
-                Err(self.stop().unwrap_or_else(|| Stop::Failed(class.into(), message)))
-            }
+            Report::Failed { class, message, memory, .. } => Err(self.stop().unwrap_or_else(|| match memory {
+                Some(memory) => Stop::DoesNotFit(memory, message),
+                None => Stop::Failed(class.into(), message),
+            })),
             // Nothing that another attempt now does shall be seen from this one.
             Report::Done { .. } if self.reason == Some(Reason::LeaseLost) => Err(Stop::LeaseLost),
             _ if self.reason == Some(Reason::LeaseLost) => Ok(None),

@@ -210,7 +210,8 @@ async fn show_life(house: Arc<House>, worker: WorkerId, ending: CancellationToke
             swap::tell_resident(&house, worker).await
         } else {
             let version = env!("CARGO_PKG_VERSION");
-            domain::worker::register(&house.pool, worker, name, host, &info.device, queues, version).await
+            let vram_budget = i64::try_from(info.vram_budget).unwrap_or(i64::MAX);
+            domain::worker::register(&house.pool, worker, name, host, &info.device, queues, version, vram_budget).await
         };
         match told {
             Ok(()) => registered = true,

@@ -120,6 +120,8 @@ impl Session {
 pub struct EngineInfo {
     /// Its device, for people.
     pub device: String,
+    /// Bytes of the device's memory that it may use.
+    pub vram_budget: u64,
     /// Process id of the child.
     pub process: Option<u32>,
 }
@@ -287,7 +289,7 @@ impl Running {
         let (reading, reports) = read_reports(output, resident.clone());
         let mut running = Self { child, orders, reports, reading, logging };
         match timeout(READY_LIMIT, running.shake_hands()).await {
-            Ok(Ok(device)) => Ok((running, EngineInfo { device, process })),
+            Ok(Ok((device, vram_budget))) => Ok((running, EngineInfo { device, vram_budget, process })),
             Ok(Err(reason)) => {
                 running.end(false).await;
                 Err(reason)
@@ -299,17 +301,18 @@ impl Running {
         }
     }
 
-    async fn shake_hands(&mut self) -> Result<String, String> {
+    /// The device, and how much of its memory may be used.
+    async fn shake_hands(&mut self) -> Result<(String, u64), String> {
         let hello = Order::Hello { version: PROTOCOL_VERSION };
         if protocol::send(&mut self.orders, &hello).await.is_err() {
             return Err(self.last_words().await);
         }
         match self.reports.recv().await {
-            Some(Ok(Report::Ready { version: PROTOCOL_VERSION, device, why })) => {
+            Some(Ok(Report::Ready { version: PROTOCOL_VERSION, device, why, vram_budget })) => {
                 if let Some(why) = why {
                     tracing::info!(device, why, "why this device");
                 }
-                Ok(device)
+                Ok((device, vram_budget))
             }
             Some(Ok(Report::Ready { version, .. })) => {
                 Err(format!("it speaks protocol version {version}, this worker {PROTOCOL_VERSION}"))
@@ -343,7 +346,7 @@ impl Running {
         match self.tell(&order).await {
             Ok(()) => {}
             Err(NotTold::TooLong(message)) => {
-                let refused = Report::Failed { request, class: FailureClass::InvalidInput, message };
+                let refused = Report::Failed { request, class: FailureClass::InvalidInput, message, memory: None };
                 let _ = events.send(Event::Report(refused)).await;
                 return Ok(());
             }

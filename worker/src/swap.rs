@@ -144,7 +144,7 @@ async fn fetch_files(house: &House, model: &ModelFiles) -> Result<TempDir, Strin
 
 fn sentence(stop: Stop) -> String {
     match stop {
-        Stop::Released(why) | Stop::Crashed(why) | Stop::Failed(_, why) => why,
+        Stop::Released(why) | Stop::Crashed(why) | Stop::DoesNotFit(_, why) | Stop::Failed(_, why) => why,
         Stop::LeaseLost | Stop::Canceled => "It was ended.".into(),
     }
 }

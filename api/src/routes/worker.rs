@@ -29,6 +29,9 @@ pub struct Worker {
     pub queues: Vec<String>,
     /// Of Pyrograph.
     pub version: String,
+    /// Bytes of its device's memory that its engine may use; null if it has not said so.
+    #[schema(minimum = 1)]
+    pub vram_budget: Option<i64>,
     /// Models that it has loaded.
     pub resident: Vec<ResidentModel>,
     /// What it works on now: an import may go on beside another job.
@@ -66,6 +69,7 @@ impl From<worker::Worker> for Worker {
             device: worker.device,
             queues: worker.queues,
             version: worker.version,
+            vram_budget: worker.vram_budget,
             resident: worker.resident,
             jobs: worker.jobs.into_iter().map(CurrentJob::from).collect(),
             swaps: worker.swaps,

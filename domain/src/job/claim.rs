@@ -3,7 +3,8 @@
 //! Higher priority first, and then who has waited longest; but a worker prefers, among the jobs of the highest priority, one whose
 //! model it has loaded already. That passes older jobs over, and they must not starve: once the oldest was passed over for
 //! [`PASSED_OVER_AT_MOST`], or by [`OVERTAKEN_AT_MOST`] others, nobody prefers anything until all that were passed over are served
-//! in their order. A job that merely waits is not passed over, so a long queue costs no preference.
+//! in their order. A job that merely waits is not passed over, so a long queue costs no preference. One that takes more memory than
+//! a worker may use is none of that worker's jobs.
 
 use std::time::Duration;
 
@@ -49,9 +50,12 @@ pub async fn claim(
         // In `near`, BETWEEN and the order by base leave the planner one index, which serves the worst case, too: a queue full of
         // jobs on other models.
         sqlx::query!(
-            r#"WITH oldest AS MATERIALIZED (
+            r#"WITH own AS MATERIALIZED (
+                   SELECT (SELECT vram_budget FROM workers WHERE id = $2) AS memory),
+               oldest AS MATERIALIZED (
                    SELECT id, priority, run_at FROM jobs
                    WHERE status = 'queued' AND kind = ANY($1) AND run_at <= clock_timestamp()
+                     AND (memory IS NULL OR memory <= (SELECT own.memory FROM own))
                    ORDER BY priority DESC, run_at, id LIMIT 1),
                patience AS MATERIALIZED (
                    SELECT oldest.priority FROM oldest WHERE cardinality($4::text[]) > 0 AND (
@@ -64,6 +68,7 @@ pub async fn claim(
                        SELECT id, run_at FROM jobs
                        WHERE status = 'queued' AND base_sha256 BETWEEN base.sha256 AND base.sha256
                          AND priority = patience.priority AND kind = ANY($1) AND run_at <= clock_timestamp()
+                         AND (memory IS NULL OR memory <= (SELECT own.memory FROM own))
                        ORDER BY base_sha256, run_at, id LIMIT $7) AS job),
                preferred AS MATERIALIZED (
                    SELECT jobs.id FROM near JOIN jobs ON jobs.id = near.id WHERE jobs.status = 'queued'
@@ -72,6 +77,7 @@ pub async fn claim(
                    SELECT id FROM jobs
                    WHERE NOT EXISTS (SELECT FROM preferred)
                      AND status = 'queued' AND kind = ANY($1) AND run_at <= clock_timestamp()
+                     AND (memory IS NULL OR memory <= (SELECT own.memory FROM own))
                    ORDER BY priority DESC, run_at, id LIMIT 1 FOR UPDATE SKIP LOCKED),
                next AS (SELECT id FROM preferred UNION ALL SELECT id FROM first),
                job AS (

@@ -10,6 +10,7 @@ use sqlx::{PgConnection, PgPool};
 use super::{Claim, ErrorClass, JobStatus, LeasePolicy};
 use crate::database::bounded;
 use crate::event;
+use crate::worker::GONE_AFTER;
 use crate::{Error, Result};
 
 /// What became of the job.
@@ -48,6 +49,41 @@ pub async fn crash(pool: &PgPool, claim: &Claim, policy: &LeasePolicy, message: 
 /// [`fail`].
 pub async fn release(pool: &PgPool, claim: &Claim, why: &str) -> Result<Ending> {
     end(pool, claim, "released", true, ErrorClass::Resource, why, Duration::ZERO).await
+}
+
+/// Says that the work takes more memory than this worker may use. Another live worker that may use as much gets the job; where
+/// there is none, it fails with `message`. Errors as [`fail`].
+pub async fn does_not_fit(pool: &PgPool, claim: &Claim, memory: i64, message: &str) -> Result<Ending> {
+    let elsewhere = bounded(
+        sqlx::query_scalar!(
+            r#"SELECT EXISTS (
+                 SELECT FROM workers WHERE stopped_at IS NULL AND last_seen_at > clock_timestamp() - make_interval(secs => $1)
+                   AND $2 = ANY(queues) AND vram_budget >= $3 AND id <> $4) AS "elsewhere!""#,
+            GONE_AFTER.as_secs_f64(),
+            claim.kind.as_str(),
+            memory,
+            claim.worker.0,
+        )
+        .fetch_one(pool),
+    )
+    .await?;
+    if !elsewhere {
+        return end(pool, claim, "failed", false, ErrorClass::InvalidInput, message, Duration::ZERO).await;
+    }
+    // With the condition of all that an attempt changes; what it says stays true if the next statement is not reached.
+    bounded(
+        sqlx::query!(
+            "UPDATE jobs SET memory = greatest(memory, $4) WHERE id = $1 AND epoch = $2 AND worker = $3 AND status = 'running'",
+            claim.job.0,
+            claim.epoch,
+            claim.worker.0,
+            memory,
+        )
+        .execute(pool),
+    )
+    .await?;
+    let why = format!("for a worker that may use more memory: {message}");
+    end(pool, claim, "released", true, ErrorClass::InvalidInput, &why, Duration::ZERO).await
 }
 
 /// Confirms that the work has stopped because somebody asked for it.

@@ -19,7 +19,7 @@ pub use attempt::{Attempt, AttemptOutcome, attempts};
 pub use claim::{Claim, OVERTAKEN_AT_MOST, PASSED_OVER_AT_MOST, claim};
 pub use doorbell::{Call, Doorbell, ring};
 pub use lease::{Beat, LeasePolicy, beat, progress};
-pub use lifecycle::{Ending, canceled, crash, fail, release, succeed};
+pub use lifecycle::{Ending, canceled, crash, does_not_fit, fail, release, succeed};
 pub use queue::{cancel, enqueue, get, wait_terminal};
 pub use reaper::Reaper;
 

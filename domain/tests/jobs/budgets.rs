@@ -81,6 +81,12 @@ async fn giving_back_costs_nothing_but_has_an_end() {
     }
     let seen = job::get(pool, job).await.unwrap();
     assert_eq!((seen.failures, seen.crashes, seen.releases, seen.error_class), (0, 0, 20, Some(ErrorClass::Resource)));
+    assert_eq!(seen.error_message.as_deref(), Some("given back too often: the worker stops"));
+    let told = domain::event::after(pool, job, 0, 100).await.unwrap();
+    let retrying = told.iter().find(|event| event.kind == domain::event::EventKind::Retrying).unwrap();
+    assert_eq!(retrying.data["message"], "the worker stops");
+    assert!(retrying.data["run_at"].as_str().unwrap().ends_with('Z'), "{}", retrying.data);
+    assert_eq!(told.last().unwrap().data["message"], "given back too often: the worker stops");
 }
 
 #[tokio::test]

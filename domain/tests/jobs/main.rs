@@ -8,6 +8,7 @@ mod canceling;
 mod events;
 mod fencing;
 mod guard;
+mod memory;
 mod model;
 mod queue;
 mod reaping;

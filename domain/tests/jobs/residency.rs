@@ -23,11 +23,11 @@ fn digest(model: char) -> String {
     model.to_string().repeat(64)
 }
 
-fn digests(models: &str) -> Vec<String> {
+pub(super) fn digests(models: &str) -> Vec<String> {
     models.chars().map(digest).collect()
 }
 
-async fn enqueue_on(pool: &PgPool, model: Option<char>, priority: i16) -> JobId {
+pub(super) async fn enqueue_on(pool: &PgPool, model: Option<char>, priority: i16) -> JobId {
     let mut tx = pool.begin().await.unwrap();
     let job = job::enqueue(&mut tx, JobKind::Generation, priority, 10).await.unwrap();
     sqlx::query("UPDATE jobs SET base_sha256 = $2 WHERE id = $1")
@@ -165,8 +165,8 @@ async fn only_the_living_have_anything_loaded() {
     let [first, second] = [WorkerId::new(), WorkerId::new()];
     let resident = [Resident { sha256: digest('a'), bytes: 7 }];
     for id in [first, second] {
-        worker::register(pool, id, "worker", "host", "cpu", &JobKind::ALL, "1").await.unwrap();
-        worker::register(pool, id, "worker", "host", "cpu", &JobKind::ALL, "1").await.unwrap();
+        worker::register(pool, id, "worker", "host", "cpu", &JobKind::ALL, "1", 1 << 30).await.unwrap();
+        worker::register(pool, id, "worker", "host", "cpu", &JobKind::ALL, "1", 1 << 30).await.unwrap();
         worker::seen(pool, id, &resident).await.unwrap();
     }
     let residents = async || {

@@ -48,7 +48,7 @@ impl Budget {
         };
         match self.widest(demand, allowed, demand.request) {
             Some(found) => Ok(found),
-            None => Err(Error::Memory(self.refusal(demand, allowed))),
+            None => Err(self.refusal(demand, allowed)),
         }
     }
 
@@ -57,10 +57,11 @@ impl Budget {
         if weights <= self.bytes {
             return Ok(());
         }
-        let (weights, allowed) = (Size(weights), Size(self.bytes));
-        Err(Error::Memory(format!(
+        let (needed, weights, allowed) = (weights, Size(weights), Size(self.bytes));
+        let reason = format!(
             "a training on this model takes more than {weights} of memory, and the engine may use {allowed} (--vram-budget)"
-        )))
+        );
+        Err(Error::Memory { needed, reason })
     }
 
     fn widest(
@@ -77,7 +78,7 @@ impl Budget {
         planned.into_iter().find(|(_, needs)| needs.total() <= self.bytes)
     }
 
-    fn refusal(&self, demand: &Demand, allowed: &[WeightStorage]) -> String {
+    fn refusal(&self, demand: &Demand, allowed: &[WeightStorage]) -> Error {
         let narrowest = allowed.last().copied().unwrap_or_default();
         let options = LoadOptions { weights: narrowest, keep_text_encoders: false };
         let PictureRequest { width, height, .. } = *demand.request;
@@ -107,13 +108,14 @@ impl Budget {
             true => "nothing smaller would fit either".to_owned(),
             false => format!("what would fit is {}", help.join(", or ")),
         };
-        format!(
+        let reason = format!(
             "{width}×{height} takes about {} of memory, {} of it weights in {narrowest}, and the engine may use {} \
              (--vram-budget): {help}",
             Size(needs.total()),
             Size(needs.weights),
             Size(self.bytes)
-        )
+        );
+        Error::Memory { needed: needs.total(), reason }
     }
 }
 
@@ -213,7 +215,10 @@ mod tests {
     #[test]
     fn a_refusal_says_what_would_fit() {
         let refusal = |bytes, weights, side| match plan(bytes, weights, side) {
-            Err(Error::Memory(sentence)) => sentence,
+            Err(Error::Memory { needed, reason }) => {
+                assert!(needed > bytes, "{needed} for {bytes}");
+                reason
+            }
             other => panic!("{other:?}"),
         };
         let room = total(WeightStorage::Full, false) - 1;

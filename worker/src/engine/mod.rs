@@ -114,7 +114,9 @@ fn serve(
     let mut models = Models::new(device, budget);
     for order in inbox {
         match order {
-            Order::Hello { version } if version == PROTOCOL_VERSION => desk.report(&ready(models.device())),
+            Order::Hello { version } if version == PROTOCOL_VERSION => {
+                desk.report(&ready(models.device(), budget.bytes));
+            }
             Order::Hello { version } => {
                 tracing::error!(version, ours = PROTOCOL_VERSION, "the worker speaks another protocol version");
                 return ExitCode::FAILURE;
@@ -148,8 +150,9 @@ fn serve(
     ExitCode::SUCCESS
 }
 
-fn ready(device: &OpenDevice) -> Report {
-    Report::Ready { version: PROTOCOL_VERSION, device: device.name.clone(), why: device.why.clone() }
+fn ready(device: &OpenDevice, vram_budget: u64) -> Report {
+    let (device, why) = (device.name.clone(), device.why.clone());
+    Report::Ready { version: PROTOCOL_VERSION, device, why, vram_budget }
 }
 
 /// How a request ended when it did not fail.
@@ -255,12 +258,16 @@ impl Desk {
             Ok(Ok(End::Suspended)) => (Report::Suspended { request }, false),
             Ok(Err(error)) => {
                 tracing::warn!(%error, request, "request failed");
-                (Report::Failed { request, class: class(&error), message: error.to_string() }, false)
+                let memory = match &error {
+                    diffusion::Error::Memory { needed, .. } => Some(*needed),
+                    _ => None,
+                };
+                (Report::Failed { request, class: class(&error), message: error.to_string(), memory }, false)
             }
             Err(panic) => {
                 models.clear();
                 let message = format!("the engine panicked: {}", panic_text(panic.as_ref()));
-                (Report::Failed { request, class: FailureClass::Internal, message }, true)
+                (Report::Failed { request, class: FailureClass::Internal, message, memory: None }, true)
             }
         };
         // Before the last word: the worker chooses its next job by what is loaded.
@@ -280,9 +287,11 @@ pub(crate) fn class(error: &diffusion::Error) -> FailureClass {
     use diffusion::Error;
     match error {
         // Another try on this machine would find the same memory.
-        Error::Memory(_) | Error::Malformed { .. } | Error::Weights { .. } | Error::Invalid(_) | Error::Adapter(_) => {
-            FailureClass::InvalidInput
-        }
+        Error::Memory { .. }
+        | Error::Malformed { .. }
+        | Error::Weights { .. }
+        | Error::Invalid(_)
+        | Error::Adapter(_) => FailureClass::InvalidInput,
         Error::File { .. } | Error::Device(_) => FailureClass::Resource,
         Error::Canceled => FailureClass::Internal,
     }

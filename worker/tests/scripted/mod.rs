@@ -43,7 +43,7 @@ fn engine(role: &str) -> ExitCode {
         match order {
             Order::Hello { .. } => {
                 let version = if role == "from-the-future" { PROTOCOL_VERSION + 1 } else { PROTOCOL_VERSION };
-                say(Report::Ready { version, device: "scripted".into(), why: None });
+                say(Report::Ready { version, device: "scripted".into(), why: None, vram_budget: 1 << 30 });
             }
             Order::Generate(order) => {
                 load(&order.base, &mut loaded);
@@ -51,7 +51,7 @@ fn engine(role: &str) -> ExitCode {
             }
             Order::Load { request, base } if base.name == "giant" => {
                 let message = "giant does not fit".into();
-                say(Report::Failed { request, class: protocol::FailureClass::Resource, message });
+                say(Report::Failed { request, class: protocol::FailureClass::Resource, message, memory: None });
             }
             Order::Load { request, base } => {
                 assert!(base.folder.join("model_index.json").exists());
@@ -116,7 +116,7 @@ fn generate(order: &Generate, wishes: &Wishes) {
     for file in order.loras.iter().map(|lora| lora.path.clone()).chain([order.base.folder.join("model_index.json")]) {
         if order.base.sha256 != "00" && !file.exists() {
             let message = format!("{} is missing", file.display());
-            return say(Report::Failed { request, class: protocol::FailureClass::Internal, message });
+            return say(Report::Failed { request, class: protocol::FailureClass::Internal, message, memory: None });
         }
     }
     for number in 1..=order.num_inference_steps {
@@ -127,7 +127,7 @@ fn generate(order: &Generate, wishes: &Wishes) {
     }
     if order.prompt == "nonsense" {
         let message = "the prompt makes no sense".into();
-        return say(Report::Failed { request, class: protocol::FailureClass::InvalidInput, message });
+        return say(Report::Failed { request, class: protocol::FailureClass::InvalidInput, message, memory: None });
     }
     if order.output_dir != Path::new("") {
         for position in 0..order.num_images {

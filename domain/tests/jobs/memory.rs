@@ -1,0 +1,83 @@
+//! Jobs that take more memory than a worker may use: another one that may use as much gets them, and where there is none they fail.
+
+use domain::job::{self, Claim, Ending, ErrorClass, JobKind, JobStatus};
+use domain::{WorkerId, worker};
+use sqlx::PgPool;
+
+use super::residency::{digests, enqueue_on};
+use super::{Database, enqueue, patient};
+
+/// A live worker that may use so much.
+async fn worker_with(pool: &PgPool, queues: &[JobKind], vram_budget: i64) -> WorkerId {
+    let id = WorkerId::new();
+    worker::register(pool, id, "worker", "host", "cpu", queues, "1", vram_budget).await.unwrap();
+    id
+}
+
+async fn claim_as(pool: &PgPool, worker: WorkerId, models: &str) -> Option<Claim> {
+    job::claim(pool, &JobKind::ALL, worker, &digests(models), &patient()).await.unwrap()
+}
+
+#[tokio::test]
+async fn it_goes_to_a_worker_that_may_use_as_much() {
+    let database = Database::fresh().await;
+    let pool = database.pool();
+    let small = worker_with(pool, &JobKind::ALL, 10).await;
+    let large = worker_with(pool, &JobKind::ALL, 30).await;
+    let job = enqueue_on(pool, Some('b'), 0).await;
+    let claim = claim_as(pool, small, "").await.unwrap();
+    assert_eq!(job::does_not_fit(pool, &claim, 30, "it takes 30").await.unwrap(), Ending::Requeued);
+    assert_eq!(claim_as(pool, small, "").await, None, "it is none of the small one's jobs");
+    assert_eq!(claim_as(pool, WorkerId::new(), "b").await, None, "nor of one that does not say what it may use");
+
+    // What it passes over is not its to take, and so nobody is overtaken.
+    let fitting = enqueue_on(pool, Some('a'), 0).await;
+    assert_eq!(claim_as(pool, small, "a").await.map(|claim| claim.job), Some(fitting));
+    let overtaken: i64 =
+        sqlx::query_scalar("SELECT count(*) FROM attempts WHERE overtook IS NOT NULL").fetch_one(pool).await.unwrap();
+    assert_eq!(overtaken, 0);
+
+    let claim = claim_as(pool, large, "b").await.unwrap();
+    assert_eq!((claim.job, claim.failures, claim.crashes), (job, 0, 0));
+    // It was more than the first one said.
+    assert_eq!(job::does_not_fit(pool, &claim, 31, "it takes 31").await.unwrap(), Ending::Failed);
+    let seen = job::get(pool, job).await.unwrap();
+    assert_eq!((seen.status, seen.error_class), (JobStatus::Failed, Some(ErrorClass::InvalidInput)));
+    assert_eq!(seen.error_message.as_deref(), Some("it takes 31"));
+}
+
+#[tokio::test]
+async fn who_is_gone_or_does_other_work_does_not_count() {
+    let database = Database::fresh().await;
+    let pool = database.pool();
+    let small = worker_with(pool, &JobKind::ALL, 10).await;
+    let silent = worker_with(pool, &JobKind::ALL, 100).await;
+    sqlx::query("UPDATE workers SET last_seen_at = last_seen_at - interval '1 hour' WHERE id = $1")
+        .bind(silent.0)
+        .execute(pool)
+        .await
+        .unwrap();
+    let stopped = worker_with(pool, &JobKind::ALL, 100).await;
+    worker::stopped(pool, stopped).await.unwrap();
+    worker_with(pool, &[JobKind::Import], 100).await;
+    enqueue(pool, 0).await;
+    let claim = claim_as(pool, small, "").await.unwrap();
+    assert_eq!(job::does_not_fit(pool, &claim, 30, "it takes 30").await.unwrap(), Ending::Failed);
+}
+
+#[tokio::test]
+async fn only_the_holder_says_so() {
+    let database = Database::fresh().await;
+    let pool = database.pool();
+    let small = worker_with(pool, &JobKind::ALL, 10).await;
+    worker_with(pool, &JobKind::ALL, 30).await;
+    let job = enqueue(pool, 0).await;
+    let stale = claim_as(pool, small, "").await.unwrap();
+    job::release(pool, &stale, "the worker stops").await.unwrap();
+    let current = claim_as(pool, small, "").await.unwrap();
+    assert!(matches!(job::does_not_fit(pool, &stale, 30, "no").await, Err(domain::Error::LeaseLost)));
+    let memory: Option<i64> =
+        sqlx::query_scalar("SELECT memory FROM jobs WHERE id = $1").bind(job.0).fetch_one(pool).await.unwrap();
+    assert_eq!(memory, None);
+    job::release(pool, &current, "the worker stops").await.unwrap();
+}
