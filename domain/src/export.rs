@@ -7,11 +7,11 @@ use sqlx::PgPool;
 use sqlx::types::Json;
 use utoipa::ToSchema;
 
-use crate::artifact::{self, Artifact, ArtifactKind, NewArtifact};
+use crate::artifact::{self, ArtifactKind, NewArtifact};
 use crate::event;
-use crate::job::{self, Claim, ErrorClass, JobKind, JobStatus};
+use crate::job::{self, Claim, JobKind};
 use crate::model::{self, ModelFiles, ModelKind, ModelRef};
-use crate::report::{JobError, Report};
+use crate::report::{JobRow, Report};
 use crate::{Error, ExportId, JobId, ModelId, Page, PageRequest, Result, begin, bounded};
 
 /// A dialect that can be written.
@@ -144,39 +144,19 @@ struct Row {
     model_name: String,
     format: Format,
     dtype: Dtype,
-    artifacts: Json<Vec<Artifact>>,
-    status: JobStatus,
-    step: i32,
-    total_steps: i32,
-    epoch: i64,
-    error_class: Option<ErrorClass>,
-    error_message: Option<String>,
+    job: Json<JobRow>,
     created_at: DateTime<Utc>,
-    started_at: Option<DateTime<Utc>>,
-    finished_at: Option<DateTime<Utc>>,
 }
 
 impl From<Row> for Export {
     fn from(row: Row) -> Self {
-        let error = row.error_class.zip(row.error_message).map(|(class, message)| JobError { class, message });
         Self {
             id: row.id,
             job_id: row.job_id,
             model: ModelRef { id: row.model_id, name: row.model_name },
             format: row.format,
             dtype: row.dtype,
-            report: Report {
-                status: row.status,
-                step: row.step,
-                total_steps: row.total_steps,
-                progress: None,
-                attempts: row.epoch,
-                error,
-                warnings: Vec::new(),
-                artifacts: row.artifacts.0,
-                started_at: row.started_at,
-                finished_at: row.finished_at,
-            },
+            report: row.job.0.report(Vec::new()),
             created_at: row.created_at,
         }
     }
@@ -188,11 +168,9 @@ macro_rules! select_exports {
             Row,
             r#"SELECT e.id AS "id: ExportId", e.job_id AS "job_id: JobId", e.model_id AS "model_id: ModelId", m.name AS model_name,
                       e.format AS "format: Format", e.dtype AS "dtype: Dtype",
-                      coalesce((SELECT jsonb_agg(to_jsonb(a) ORDER BY a.position) FROM artifacts a WHERE a.job_id = e.job_id), '[]')
-                        AS "artifacts!: Json<Vec<Artifact>>",
-                      j.status AS "status: JobStatus", j.step, j.total_steps, j.epoch,
-                      j.error_class AS "error_class: ErrorClass", j.error_message,
-                      e.created_at, j.started_at, j.finished_at
+                      to_jsonb(j) || jsonb_build_object('artifacts',
+                          (SELECT jsonb_agg(to_jsonb(a) ORDER BY a.position) FROM artifacts a WHERE a.job_id = j.id)) AS "job!: Json<JobRow>",
+                      e.created_at
                FROM exports e JOIN jobs j ON j.id = e.job_id JOIN models m ON m.id = e.model_id WHERE m.deleted_at IS NULL "# + $rest
             $(, $argument)*
         )

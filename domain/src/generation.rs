@@ -22,11 +22,11 @@ pub use request::{
 pub(crate) use request::{in_range, on_grid, seed};
 pub use scheduler::Scheduler;
 
-use crate::artifact::{self, Artifact, ArtifactKind, NewArtifact};
+use crate::artifact::{self, ArtifactKind, NewArtifact};
 use crate::event;
-use crate::job::{self, Claim, ErrorClass, JobStatus};
+use crate::job::{self, Claim, JobStatus};
 use crate::model::{self, ModelFiles, ModelRef, vae_approx};
-use crate::report::{JobError, Report};
+use crate::report::{JobRow, Report};
 use crate::{Error, GenerationId, JobId, ModelId, Page, PageRequest, Result, Storage, begin, bounded};
 
 /// The model that is meant when a request names none.
@@ -83,48 +83,22 @@ struct Row {
     seed: i64,
     warnings: Json<Vec<String>>,
     loras: Json<Vec<LoraUse>>,
-    artifacts: Json<Vec<Artifact>>,
-    status: JobStatus,
-    step: i32,
-    total_steps: i32,
-    progress: Option<serde_json::Value>,
-    epoch: i64,
-    error_class: Option<ErrorClass>,
-    error_message: Option<String>,
+    job: Json<JobRow>,
     created_at: DateTime<Utc>,
-    started_at: Option<DateTime<Utc>>,
-    finished_at: Option<DateTime<Utc>>,
 }
 
-impl TryFrom<Row> for Generation {
-    type Error = Error;
-
-    fn try_from(row: Row) -> Result<Self> {
-        let error = match (row.error_class, row.error_message) {
-            (Some(class), Some(message)) => Some(JobError { class, message }),
-            _ => None,
-        };
-        Ok(Self {
+impl From<Row> for Generation {
+    fn from(row: Row) -> Self {
+        Self {
             id: row.id,
             job_id: row.job_id,
             model: ModelRef { id: row.model_id, name: row.model_name },
             loras: row.loras.0,
             params: row.params.0,
             seed: row.seed,
-            report: Report {
-                status: row.status,
-                step: row.step,
-                total_steps: row.total_steps,
-                progress: row.progress,
-                attempts: row.epoch,
-                error,
-                warnings: row.warnings.0,
-                artifacts: row.artifacts.0,
-                started_at: row.started_at,
-                finished_at: row.finished_at,
-            },
+            report: row.job.0.report(row.warnings.0),
             created_at: row.created_at,
-        })
+        }
     }
 }
 
@@ -138,11 +112,9 @@ macro_rules! select_generations {
                                                  ORDER BY l.position)
                                 FROM generation_loras l JOIN models n ON n.id = l.model_id WHERE l.generation_id = g.id), '[]')
                         AS "loras!: Json<Vec<LoraUse>>",
-                      coalesce((SELECT jsonb_agg(to_jsonb(a) ORDER BY a.position) FROM artifacts a WHERE a.job_id = g.job_id), '[]')
-                        AS "artifacts!: Json<Vec<Artifact>>",
-                      j.status AS "status: JobStatus", j.step, j.total_steps, j.progress, j.epoch,
-                      j.error_class AS "error_class: ErrorClass", j.error_message,
-                      g.created_at, j.started_at, j.finished_at
+                      to_jsonb(j) || jsonb_build_object('artifacts',
+                          (SELECT jsonb_agg(to_jsonb(a) ORDER BY a.position) FROM artifacts a WHERE a.job_id = j.id)) AS "job!: Json<JobRow>",
+                      g.created_at
                FROM generations g JOIN jobs j ON j.id = g.job_id JOIN models m ON m.id = g.model_id
                WHERE g.deleted_at IS NULL "# + $rest
             $(, $argument)*
@@ -161,8 +133,7 @@ async fn get_many(pool: &PgPool, ids: &[GenerationId]) -> Result<Vec<Option<Gene
     let uuids: Vec<Uuid> = ids.iter().map(|id| (*id).into()).collect();
     let rows = bounded(select_generations!("AND g.id = ANY($1)", &uuids).fetch_all(pool)).await?;
     // The same one may be asked for twice.
-    let found: HashMap<GenerationId, Generation> =
-        rows.into_iter().map(|row| Ok((row.id, row.try_into()?))).collect::<Result<_>>()?;
+    let found: HashMap<GenerationId, Generation> = rows.into_iter().map(|row| (row.id, row.into())).collect();
     Ok(ids.iter().map(|id| found.get(id).cloned()).collect())
 }
 
@@ -175,8 +146,7 @@ pub async fn list(pool: &PgPool, page: &PageRequest) -> Result<Page<Generation>>
     )
     .fetch_all(pool)
     .await?;
-    let generations = rows.into_iter().map(Generation::try_from).collect::<Result<Vec<_>>>()?;
-    Ok(page.cut(generations, |generation| generation.id.into()))
+    Ok(page.cut(rows.into_iter().map(Generation::from).collect(), |generation| generation.id.into()))
 }
 
 /// The job of a generation, and whether it shows previews. Errors: `NotFound`.

@@ -12,11 +12,11 @@ use sqlx::types::Json;
 use utoipa::ToSchema;
 
 use crate::event;
-use crate::job::{self, Claim, ErrorClass, JobKind, JobStatus};
+use crate::job::{self, Claim, JobKind};
 use crate::model::intake::{self, Intake};
 use crate::model::parts::Part;
 use crate::model::{self, ModelFile, ModelKind, ModelRef, upload};
-use crate::report::{JobError, Report};
+use crate::report::{JobRow, Report};
 use crate::training::lock_base;
 use crate::{Error, ImportId, JobId, ModelId, Page, PageRequest, Result, Storage, UploadId, begin, bounded};
 
@@ -395,21 +395,12 @@ struct Row {
     parts_of_model_id: Option<ModelId>,
     output_id: Option<ModelId>,
     output_name: Option<String>,
-    status: JobStatus,
-    step: i32,
-    total_steps: i32,
-    progress: Option<serde_json::Value>,
-    epoch: i64,
-    error_class: Option<ErrorClass>,
-    error_message: Option<String>,
+    job: Json<JobRow>,
     created_at: DateTime<Utc>,
-    started_at: Option<DateTime<Utc>>,
-    finished_at: Option<DateTime<Utc>>,
 }
 
 impl From<Row> for Import {
     fn from(row: Row) -> Self {
-        let error = row.error_class.zip(row.error_message).map(|(class, message)| JobError { class, message });
         Self {
             id: row.id,
             job_id: row.job_id,
@@ -419,18 +410,7 @@ impl From<Row> for Import {
             parts: row.parts.map(|parts| parts.0),
             parts_of_model_id: row.parts_of_model_id,
             output_model: row.output_id.zip(row.output_name).map(|(id, name)| ModelRef { id, name }),
-            report: Report {
-                status: row.status,
-                step: row.step,
-                total_steps: row.total_steps,
-                progress: row.progress,
-                attempts: row.epoch,
-                error,
-                warnings: Vec::new(),
-                artifacts: Vec::new(),
-                started_at: row.started_at,
-                finished_at: row.finished_at,
-            },
+            report: row.job.0.report(Vec::new()),
             created_at: row.created_at,
         }
     }
@@ -443,9 +423,9 @@ macro_rules! select_imports {
             r#"SELECT i.id AS "id: ImportId", i.job_id AS "job_id: JobId", i.name, i.source AS "source: Json<Source>", i.source_commit,
                       i.parts AS "parts: Json<Parts>", i.parts_of_model_id AS "parts_of_model_id: ModelId",
                       o.id AS "output_id?: ModelId", o.name AS "output_name?",
-                      j.status AS "status: JobStatus", j.step, j.total_steps, j.progress, j.epoch,
-                      j.error_class AS "error_class: ErrorClass", j.error_message,
-                      i.created_at, j.started_at, j.finished_at
+                      to_jsonb(j) || jsonb_build_object('artifacts',
+                          (SELECT jsonb_agg(to_jsonb(a) ORDER BY a.position) FROM artifacts a WHERE a.job_id = j.id)) AS "job!: Json<JobRow>",
+                      i.created_at
                FROM imports i JOIN jobs j ON j.id = i.job_id
                     LEFT JOIN models o ON o.id = i.output_model_id AND o.deleted_at IS NULL "# + $rest
             $(, $argument)*

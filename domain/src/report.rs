@@ -2,6 +2,7 @@
 //! any of them changes (`job`).
 
 use chrono::{DateTime, Utc};
+use serde::Deserialize;
 use serde_json::Value;
 
 use crate::artifact::Artifact;
@@ -32,6 +33,38 @@ pub struct Report {
     pub artifacts: Vec<Artifact>,
     pub started_at: Option<DateTime<Utc>>,
     pub finished_at: Option<DateTime<Utc>>,
+}
+
+/// A row of `jobs` with its artifacts, as queries of the nouns give it in one column of JSON.
+#[derive(Debug, Deserialize)]
+pub(crate) struct JobRow {
+    status: JobStatus,
+    step: i32,
+    total_steps: i32,
+    progress: Option<Value>,
+    epoch: i64,
+    error_class: Option<ErrorClass>,
+    error_message: Option<String>,
+    started_at: Option<DateTime<Utc>>,
+    finished_at: Option<DateTime<Utc>>,
+    artifacts: Option<Vec<Artifact>>,
+}
+
+impl JobRow {
+    pub(crate) fn report(self, warnings: Vec<String>) -> Report {
+        Report {
+            status: self.status,
+            step: self.step,
+            total_steps: self.total_steps,
+            progress: self.progress,
+            attempts: self.epoch,
+            error: self.error_class.zip(self.error_message).map(|(class, message)| JobError { class, message }),
+            warnings,
+            artifacts: self.artifacts.unwrap_or_default(),
+            started_at: self.started_at,
+            finished_at: self.finished_at,
+        }
+    }
 }
 
 impl Report {

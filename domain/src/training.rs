@@ -9,15 +9,15 @@ use sqlx::types::Json;
 use sqlx::{PgConnection, PgPool};
 use utoipa::ToSchema;
 
-use crate::artifact::{self, Artifact, ArtifactKind, NewArtifact};
+use crate::artifact::{self, ArtifactKind, NewArtifact};
 use crate::database::now;
 use crate::event::{self, EventKind};
 use crate::generation::{self, DEFAULT_MODEL, in_range, on_grid};
 use crate::integer;
-use crate::job::{self, Claim, ErrorClass, JobKind, JobStatus};
+use crate::job::{self, Claim, JobKind, JobStatus};
 use crate::model::intake::is_trigger_word;
 use crate::model::{self, Catalog, Model, ModelFile, ModelFiles, ModelKind, ModelRef};
-use crate::report::{JobError, Report};
+use crate::report::{JobRow, Report};
 use crate::{
     DatasetId, Error, JobId, ModelId, Page, PageRequest, Result, Storage, TrainingId, begin, bounded, dataset,
 };
@@ -283,28 +283,13 @@ struct Row {
     output_id: Option<ModelId>,
     output_name: Option<String>,
     warnings: Json<Vec<String>>,
-    artifacts: Json<Vec<Artifact>>,
-    status: JobStatus,
-    step: i32,
-    total_steps: i32,
-    progress: Option<serde_json::Value>,
-    epoch: i64,
-    error_class: Option<ErrorClass>,
-    error_message: Option<String>,
+    job: Json<JobRow>,
     created_at: DateTime<Utc>,
-    started_at: Option<DateTime<Utc>>,
-    finished_at: Option<DateTime<Utc>>,
 }
 
-impl TryFrom<Row> for Training {
-    type Error = Error;
-
-    fn try_from(row: Row) -> Result<Self> {
-        let error = match (row.error_class, row.error_message) {
-            (Some(class), Some(message)) => Some(JobError { class, message }),
-            _ => None,
-        };
-        Ok(Self {
+impl From<Row> for Training {
+    fn from(row: Row) -> Self {
+        Self {
             id: row.id,
             job_id: row.job_id,
             name: row.name,
@@ -312,20 +297,9 @@ impl TryFrom<Row> for Training {
             model: ModelRef { id: row.model_id, name: row.model_name },
             config: row.config.0,
             output_model: row.output_id.zip(row.output_name).map(|(id, name)| ModelRef { id, name }),
-            report: Report {
-                status: row.status,
-                step: row.step,
-                total_steps: row.total_steps,
-                progress: row.progress,
-                attempts: row.epoch,
-                error,
-                warnings: row.warnings.0,
-                artifacts: row.artifacts.0,
-                started_at: row.started_at,
-                finished_at: row.finished_at,
-            },
+            report: row.job.0.report(row.warnings.0),
             created_at: row.created_at,
-        })
+        }
     }
 }
 
@@ -336,11 +310,9 @@ macro_rules! select_trainings {
             r#"SELECT t.id AS "id: TrainingId", t.job_id AS "job_id: JobId", t.name, t.dataset_id AS "dataset_id: DatasetId",
                       t.model_id AS "model_id: ModelId", m.name AS model_name, t.config AS "config: Json<TrainingConfig>",
                       o.id AS "output_id?: ModelId", o.name AS "output_name?", t.warnings AS "warnings: Json<Vec<String>>",
-                      coalesce((SELECT jsonb_agg(to_jsonb(a) ORDER BY a.position) FROM artifacts a WHERE a.job_id = t.job_id), '[]')
-                        AS "artifacts!: Json<Vec<Artifact>>",
-                      j.status AS "status: JobStatus", j.step, j.total_steps, j.progress, j.epoch,
-                      j.error_class AS "error_class: ErrorClass", j.error_message,
-                      t.created_at, j.started_at, j.finished_at
+                      to_jsonb(j) || jsonb_build_object('artifacts',
+                          (SELECT jsonb_agg(to_jsonb(a) ORDER BY a.position) FROM artifacts a WHERE a.job_id = j.id)) AS "job!: Json<JobRow>",
+                      t.created_at
                FROM trainings t JOIN jobs j ON j.id = t.job_id JOIN models m ON m.id = t.model_id
                     LEFT JOIN models o ON o.id = t.output_model_id AND o.deleted_at IS NULL
                WHERE t.deleted_at IS NULL "# + $rest
@@ -351,11 +323,8 @@ macro_rules! select_trainings {
 
 /// Errors: `NotFound`.
 pub async fn get(pool: &PgPool, id: TrainingId) -> Result<Training> {
-    select_trainings!("AND t.id = $1", id as TrainingId)
-        .fetch_optional(pool)
-        .await?
-        .ok_or_else(|| Error::not_found("training", id))?
-        .try_into()
+    let row = select_trainings!("AND t.id = $1", id as TrainingId).fetch_optional(pool).await?;
+    row.map(Training::from).ok_or_else(|| Error::not_found("training", id))
 }
 
 /// Newest first.
@@ -367,8 +336,7 @@ pub async fn list(pool: &PgPool, page: &PageRequest) -> Result<Page<Training>> {
     )
     .fetch_all(pool)
     .await?;
-    let trainings = rows.into_iter().map(Training::try_from).collect::<Result<Vec<_>>>()?;
-    Ok(page.cut(trainings, |training| training.id.into()))
+    Ok(page.cut(rows.into_iter().map(Training::from).collect(), |training| training.id.into()))
 }
 
 /// The job of a training. Errors: `NotFound`.
