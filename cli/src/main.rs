@@ -12,13 +12,14 @@ mod meter;
 mod output;
 mod platform;
 mod server;
+mod services;
 mod signal;
 mod table;
 
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use commands::Outcome;
 use configuration::{CLIENT_LOG, SERVER_LOG};
@@ -65,7 +66,11 @@ fn help_tables() -> String {
 }
 
 fn main() -> ExitCode {
-    let ended = run(Pyrograph::parse().command);
+    let line = configuration::without_empty_variables(Pyrograph::command()).get_matches();
+    let ended = match Pyrograph::from_arg_matches(&line) {
+        Ok(line) => run(line.command),
+        Err(error) => error.exit(),
+    };
     ended.unwrap_or_else(|failure| {
         eprintln!("pyrograph: {failure}");
         failure.exit_code()
@@ -74,7 +79,7 @@ fn main() -> ExitCode {
 
 fn run(command: Command) -> Result<ExitCode, Failure> {
     let server = matches!(command, Command::Up(_) | Command::Serve(_) | Command::Worker(_) | Command::Engine(_));
-    configuration::start_log(if server { SERVER_LOG } else { CLIENT_LOG });
+    configuration::start_log(if server { SERVER_LOG } else { CLIENT_LOG })?;
     let done = match command {
         // These need no runtime: the thread belongs to the device.
         Command::Engine(engine) => return engine.run(),
@@ -101,8 +106,6 @@ fn wait(command: impl Future<Output = Outcome>) -> Outcome {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
-
     use super::*;
 
     #[test]

@@ -30,7 +30,7 @@ impl Postgres {
 
     /// Somebody else's server. We only make sure that it answers; [`Postgres::stop`] leaves it alone.
     pub async fn external(url: String) -> Result<Postgres, Error> {
-        let options: PgConnectOptions = url.parse()?;
+        let options: PgConnectOptions = url.parse().map_err(|_| Error::Address)?;
         reach(&options, Duration::from_secs(10)).await?;
         Ok(Postgres { url, cluster: None })
     }
@@ -47,9 +47,17 @@ impl Postgres {
         let cluster =
             tokio::task::spawn_blocking(move || Cluster::prepare(&folder, &tools, Durability::Kept)).await??;
         let port = start_or_find(&cluster).await?;
-        let options = options(&cluster, port)?;
-        create_database(&options.clone().database("postgres"), DATABASE).await?;
-        Ok(Postgres { url: url(&cluster, port, DATABASE)?, cluster: Some(cluster) })
+        let postgres = Postgres { url: url(&cluster, port, DATABASE)?, cluster: Some(cluster.clone()) };
+        if let Err(error) = create_database(&options(&cluster, port)?, DATABASE).await {
+            let _ = postgres.stop().await;
+            return Err(error);
+        }
+        Ok(postgres)
+    }
+
+    /// For a process that leaves at once: tells the cluster in `folder` to end as in a crash, and does not wait for it.
+    pub fn quit(folder: &Path) {
+        Cluster::quit(folder);
     }
 
     /// With the password: not for logs.

@@ -7,7 +7,7 @@ mod problem;
 mod resource;
 mod upload;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -72,6 +72,10 @@ impl Client {
     /// Sends, and turns everything but a success into the failure that says why.
     async fn send(&self, request: RequestBuilder) -> Result<Response, Failure> {
         let response = request.send().await.map_err(|error| self.unreachable(&error))?;
+        self.success(response).await
+    }
+
+    async fn success(&self, response: Response) -> Result<Response, Failure> {
         let status = response.status();
         if status.is_success() {
             return Ok(response);
@@ -106,6 +110,15 @@ impl Client {
     pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
         let response = self.send(self.request(Method::GET, path)?).await?;
         self.read(response).await
+    }
+
+    /// As [`Client::get`] of something that may not be there.
+    pub async fn find<T: DeserializeOwned>(&self, path: &str) -> Result<Option<T>, Failure> {
+        let response = self.request(Method::GET, path)?.send().await.map_err(|error| self.unreachable(&error))?;
+        if response.status() == StatusCode::NOT_FOUND {
+            return Ok(None);
+        }
+        self.read(self.success(response).await?).await.map(Some)
     }
 
     /// Every item of a list, page after page.
@@ -157,15 +170,29 @@ impl Client {
         self.send(self.request(Method::DELETE, path)?).await.map(drop)
     }
 
+    /// Makes sure that [`Client::download`] will be able to write `file`. Folders on the way are made.
+    ///
+    /// # Errors
+    /// It is a folder, or cannot be written.
+    pub fn check_writable(file: &Path) -> Result<(), Failure> {
+        if file.is_dir() {
+            return Err(Failure::Usage(format!("{} is a folder; a file is to be written", file.display())));
+        }
+        if let Some(folder) = file.parent() {
+            std::fs::create_dir_all(folder).with_context(|| format!("could not make {}", folder.display()))?;
+        }
+        let part = part_of(file);
+        let written = std::fs::File::create(&part).and_then(|_| std::fs::remove_file(&part));
+        Ok(written.with_context(|| format!("could not write {}", file.display()))?)
+    }
+
     /// Downloads `url` (a presigned one, say) to `file`: whole, or not at all. Folders on the way are made.
     pub async fn download(&self, url: &str, file: &Path) -> Result<u64, Failure> {
         let mut response = self.send(self.request(Method::GET, url)?).await?.bytes_stream();
         if let Some(folder) = file.parent().filter(|folder| !folder.as_os_str().is_empty()) {
             tokio::fs::create_dir_all(folder).await.with_context(|| format!("could not make {}", folder.display()))?;
         }
-        let mut part = file.as_os_str().to_owned();
-        part.push(".part");
-        let part = std::path::PathBuf::from(part);
+        let part = part_of(file);
         let written = async {
             let mut out =
                 tokio::fs::File::create(&part).await.with_context(|| format!("could not write {}", part.display()))?;
@@ -185,6 +212,13 @@ impl Client {
         }
         written
     }
+}
+
+/// Where a file is written until it is whole.
+fn part_of(file: &Path) -> PathBuf {
+    let mut part = file.as_os_str().to_owned();
+    part.push(".part");
+    part.into()
 }
 
 /// `text` as one segment of a path, or one value of a query.
@@ -221,5 +255,23 @@ fn reason(error: &reqwest::Error) -> String {
         Some(deepest) => deepest.to_string(),
         None if error.is_timeout() => "timed out".to_owned(),
         None => "the connection broke".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_written_is_known_before_it_is_there() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(matches!(Client::check_writable(folder.path()), Err(Failure::Usage(_))));
+        let file = folder.path().join("new/pencil.safetensors");
+        Client::check_writable(&file).unwrap();
+        assert_eq!(std::fs::read_dir(folder.path().join("new")).unwrap().count(), 0, "nothing is left behind");
+        std::fs::write(&file, "older").unwrap();
+        Client::check_writable(&file).unwrap();
+        assert_eq!(std::fs::read(&file).unwrap(), b"older");
+        assert!(Client::check_writable(&file.join("below-a-file.safetensors")).is_err());
     }
 }

@@ -23,6 +23,14 @@ use crate::output::say;
 pub type Outcome = Result<(), Failure>;
 
 /// Prints `value` on stdout, the way `--json` promises.
-pub fn print_json(value: &serde_json::Value) {
-    say!("{value:#}");
+pub fn print_json(value: &serde_json::Value) -> Outcome {
+    say!("{value:#}")
+}
+
+/// Reads a number as a flag's value. JSON knows no other than finite ones.
+pub fn finite(text: &str) -> Result<f64, String> {
+    text.parse()
+        .ok()
+        .filter(|number: &f64| number.is_finite())
+        .ok_or_else(|| format!("'{text}' is not a finite number"))
 }
