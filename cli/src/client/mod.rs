@@ -1,4 +1,4 @@
-//! The REST client behind `generate`, `train`, `models`, `datasets`, `workers` and `demo`: it knows HTTP and the shapes of `/v1`,
+//! The REST client behind `generate`, `train`, `generations`, `trainings`, `models`, `datasets`, `workers` and `demo`: it knows HTTP and the shapes of `/v1`,
 //! nothing of Postgres, storage or tensors. Whatever these commands can do, anyone with curl can do.
 
 mod events;
@@ -20,11 +20,13 @@ use serde_json::Value;
 use tokio::io::AsyncWriteExt as _;
 
 pub use follow::{follow, follow_generation, follow_import};
-pub use resource::{Artifact, Dataset, Export, Generation, Import, Model, Page, Swap, Training, Worker};
+pub use resource::{Artifact, Dataset, Export, Generation, Import, Job, Model, Page, Status, Swap, Training, Worker};
 pub use upload::{add_pictures, create_dataset, create_input, import_model, pictures};
 
 use crate::failure::Failure;
 
+/// Most items of one page.
+const PAGE: usize = 100;
 const STRANGE_ANSWER: &str = "the server's answer is not what this version of the client expects";
 
 /// Where the server is, and how answers are printed. Shared by every command that is a client.
@@ -121,22 +123,29 @@ impl Client {
         self.read(self.success(response).await?).await.map(Some)
     }
 
-    /// Every item of a list, page after page.
+    /// Every item of a list.
     pub async fn list(&self, path: &str) -> Result<Vec<Value>, Failure> {
+        self.newest(path, usize::MAX).await
+    }
+
+    /// The first items of a list, at most `count`, page after page.
+    pub async fn newest(&self, path: &str, count: usize) -> Result<Vec<Value>, Failure> {
         let mut items = Vec::new();
         let mut cursor: Option<String> = None;
-        loop {
+        while items.len() < count {
+            let limit = (count - items.len()).min(PAGE);
             let page = match &cursor {
-                Some(cursor) => format!("{path}?limit=100&cursor={}", path_segment(cursor)),
-                None => format!("{path}?limit=100"),
+                Some(cursor) => format!("{path}?limit={limit}&cursor={}", path_segment(cursor)),
+                None => format!("{path}?limit={limit}"),
             };
             let page: Page<Value> = self.get(&page).await?;
             items.extend(page.items);
-            match page.next_cursor {
-                Some(next) => cursor = Some(next),
-                None => return Ok(items),
+            cursor = page.next_cursor;
+            if cursor.is_none() {
+                break;
             }
         }
+        Ok(items)
     }
 
     /// Reads the parts of an answer that a command shows.
@@ -160,9 +169,10 @@ impl Client {
         self.read(response).await
     }
 
-    /// POST without a body (an action such as `cancel`); the answer's body is not needed.
-    pub async fn act(&self, path: &str) -> Result<(), Failure> {
-        self.send(self.request(Method::POST, path)?).await.map(drop)
+    /// POST without a body: an action such as `cancel`.
+    pub async fn act(&self, path: &str) -> Result<Value, Failure> {
+        let response = self.send(self.request(Method::POST, path)?).await?;
+        self.read(response).await
     }
 
     /// DELETE.

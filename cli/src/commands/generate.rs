@@ -161,10 +161,7 @@ impl Generate {
         for warning in &generation.warnings {
             eprintln!("warning: {warning}");
         }
-        let places = places(&self.output, &generation.id, &generation.artifacts);
-        for (artifact, place) in generation.artifacts.iter().zip(&places) {
-            client.download(&artifact.url, place).await?;
-        }
+        let places = download(&client, &generation, &self.output).await?;
         if self.client.json {
             last["files"] = places.iter().map(|place| place.display().to_string()).collect();
             print_json(&last)?;
@@ -180,13 +177,22 @@ impl Generate {
     }
 }
 
+/// Writes the pictures of a generation to `output`, which [`check_output`] has let pass; gives their files.
+pub async fn download(client: &Client, generation: &Generation, output: &Path) -> Result<Vec<PathBuf>, Failure> {
+    let places = places(output, &generation.id, &generation.artifacts);
+    for (artifact, place) in generation.artifacts.iter().zip(&places) {
+        client.download(&artifact.url, place).await?;
+    }
+    Ok(places)
+}
+
 /// Whether `output` is the folder for pictures: one that is there, or by its name.
 fn is_folder(output: &Path) -> bool {
     output.is_dir() || output.extension().is_none() || output.as_os_str().to_string_lossy().ends_with('/')
 }
 
 /// Refuses a place where pictures would be taken for something else, or be written over something else.
-fn check_output(output: &Path) -> Outcome {
+pub fn check_output(output: &Path) -> Outcome {
     let shown = output.display();
     if output.is_dir() || ends_in(output, &["png"]) && !is_folder(output) {
         return Ok(());

@@ -1,17 +1,20 @@
-//! One file per command: its flags, its help, what it does. Client commands (`generate`, `train`, `models`, `datasets`,
-//! `workers`, `demo`) reach the product only through the REST API; the others run a part of the product in this process.
+//! One file per command: its flags, its help, what it does. Client commands (`generate`, `train`, `generations`, `trainings`,
+//! `models`, `datasets`, `workers`, `demo`) reach the product only through the REST API; the others run a part of the product in this process.
 
 pub mod datasets;
 pub mod demo;
 pub mod engine;
 pub mod engine_flags;
 pub mod generate;
+pub mod generations;
+mod job;
 pub mod migrate;
 pub mod models;
 pub mod openapi;
 pub mod serve;
 mod swap;
 pub mod train;
+pub mod trainings;
 pub mod up;
 pub mod worker;
 pub mod workers;
