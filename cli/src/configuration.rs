@@ -41,7 +41,7 @@ const VARIABLES: &[Variable] = &[
     ("HF_ENDPOINT", "the Hugging Face Hub, or a mirror of it", "https://huggingface.co"),
     ("PYROGRAPH_GENERATION_SILENCE_MS", "an engine that reports nothing this long while it makes pictures is replaced", "120000"),
     ("PYROGRAPH_TRAINING_SILENCE_MS", "the same while it trains", "600000"),
-    ("PYROGRAPH_LEASE_TTL_MS", "a worker that is silent this long has lost its job", "30000"),
+    ("PYROGRAPH_LEASE_TTL_MS", "a worker that is silent this long has lost its job; at least three heartbeats", "30000"),
     ("PYROGRAPH_LEASE_BEAT_MS", "time between two heartbeats", "5000"),
     ("PYROGRAPH_REAPER_TICK_MS", "time between two looks for lost jobs", "5000"),
     ("PYROGRAPH_POSTGRES_BIN", "folder with initdb, pg_ctl and postgres for `up`", "found on the machine, else fetched by npm"),

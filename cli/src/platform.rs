@@ -143,3 +143,20 @@ async fn say_farewell(mut child: Child, lifeline: Option<ChildStdin>) {
         let _ = child.kill().await;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_worker_that_dies_is_started_again_and_one_that_can_never_work_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let starts = folder.path().join("starts");
+        // It crashes at its first start and is refused at its second.
+        let mut worker = Command::new("/bin/sh");
+        worker.args(["-c", r#"echo >>"$0"; [ "$(wc -l <"$0")" -lt 2 ] && exit 1; exit 2"#]).arg(&starts);
+        let kept = tokio::time::timeout(Duration::from_secs(30), keep_worker(worker, CancellationToken::new()));
+        kept.await.expect("it was started for ever");
+        assert_eq!(std::fs::read_to_string(&starts).unwrap().lines().count(), 2);
+    }
+}

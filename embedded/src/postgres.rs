@@ -46,13 +46,14 @@ impl Postgres {
         let folder = folder.to_owned();
         let cluster =
             tokio::task::spawn_blocking(move || Cluster::prepare(&folder, &tools, Durability::Kept)).await??;
-        let port = start_or_find(&cluster).await?;
-        let postgres = Postgres { url: url(&cluster, port, DATABASE)?, cluster: Some(cluster.clone()) };
-        if let Err(error) = create_database(&options(&cluster, port)?, DATABASE).await {
-            let _ = postgres.stop().await;
-            return Err(error);
-        }
-        Ok(postgres)
+        let url = match ready(&cluster).await {
+            Ok(url) => url,
+            Err(error) => {
+                let _ = tokio::task::spawn_blocking(move || cluster.stop("fast")).await;
+                return Err(error);
+            }
+        };
+        Ok(Postgres { url, cluster: Some(cluster) })
     }
 
     /// For a process that leaves at once: tells the cluster in `folder` to end as in a crash, and does not wait for it.
@@ -77,6 +78,13 @@ impl Postgres {
             None => Ok(()),
         }
     }
+}
+
+/// The URL of our database in a server that runs.
+async fn ready(cluster: &Cluster) -> Result<String, Error> {
+    let port = start_or_find(cluster).await?;
+    create_database(&options(cluster, port)?, DATABASE).await?;
+    url(cluster, port, DATABASE)
 }
 
 /// The port of the running server, after it answered. One that hangs is replaced.
