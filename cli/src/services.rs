@@ -29,7 +29,7 @@ pub async fn storage(config: &StorageConfig) -> Result<Storage, Failure> {
     match storage.check().await {
         Ok(()) => Ok(storage),
         Err(error) => Err(Failure::Failed(anyhow!(
-            "S3: the bucket {bucket} at {endpoint} does not answer: {}",
+            "S3: the bucket {bucket} at {endpoint} cannot be used: {}",
             cause(&error.to_string())
         ))),
     }

@@ -29,6 +29,13 @@ fn up(folder: &Path, port: u16) -> Process {
     Process::start("up", &folder.join("up.log"), up_command(folder, port))
 }
 
+async fn worker_of(up: &Process) -> u32 {
+    until(seconds(30), "the worker", || async {
+        mentioning("--with-parent").into_iter().find(|id| up.children().contains(id))
+    })
+    .await
+}
+
 /// A folder that is open to the account under which root's Postgres runs, so that its data stays here too.
 fn open_folder() -> tempfile::TempDir {
     tempfile::Builder::new().permissions(Permissions::from_mode(0o755)).tempdir_in("/tmp").unwrap()
@@ -134,9 +141,26 @@ async fn what_can_never_work_ends_up_and_nothing_stays() {
     let output = command.env("PYROGRAPH_S3_ACCESS_KEY_ID", "id").env("PYROGRAPH_S3_SECRET_ACCESS_KEY", "key").output();
     let output = output.unwrap();
     let told = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.code() == Some(1) && told.contains("http://127.0.0.1:1 does not answer"), "{told}");
+    assert!(output.status.code() == Some(1) && told.contains("http://127.0.0.1:1 cannot be used"), "{told}");
     let left = mentioning(folder.path().to_str().unwrap());
     assert!(left.is_empty(), "processes left behind: {left:?}");
+}
+
+#[tokio::test]
+async fn a_worker_that_can_never_work_again_ends_up() {
+    let folder = open_folder();
+    let port = free_port();
+    let mut process = up(folder.path(), port);
+    ready(&mut process, &Client::new(&format!("http://127.0.0.1:{port}"))).await;
+    until(seconds(30), "the worker works", || async { process.log().contains("worker started").then_some(()) }).await;
+    // The next worker does not find its services, and says that this is no start that could be repeated.
+    std::fs::remove_file(folder.path().join("data/services.json")).unwrap();
+    send(worker_of(&process).await, Signal::KILL);
+    assert_eq!(process.wait(seconds(60)).code(), Some(2), "{}", process.log());
+    assert!(process.log().contains("no services"), "{}", process.log());
+    let data = folder.path().join("data");
+    until(seconds(20), "nothing is left", || async { mentioning(data.to_str().unwrap()).is_empty().then_some(()) })
+        .await;
 }
 
 #[tokio::test]
@@ -146,10 +170,7 @@ async fn a_second_signal_takes_postgres_along() {
     let mut process = up(folder.path(), port);
     ready(&mut process, &Client::new(&format!("http://127.0.0.1:{port}"))).await;
     // A worker that does not hear holds up the stop in order.
-    let worker = until(seconds(30), "the worker", || async {
-        mentioning("--with-parent").into_iter().find(|id| process.children().contains(id))
-    })
-    .await;
+    let worker = worker_of(&process).await;
     send(worker, Signal::STOP);
     process.signal(Signal::INT);
     until(seconds(10), "it stops", || async { process.log().contains("Stopping.").then_some(()) }).await;

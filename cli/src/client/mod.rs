@@ -180,13 +180,16 @@ impl Client {
         self.send(self.request(Method::DELETE, path)?).await.map(drop)
     }
 
-    /// Makes sure that [`Client::download`] will be able to write `file`. Folders on the way are made.
+    /// Makes sure that [`Client::download`] will be able to write weights to `file`. Folders on the way are made.
     ///
     /// # Errors
-    /// It is a folder, or cannot be written.
+    /// It is a folder, or something else than weights, or cannot be written.
     pub fn check_writable(file: &Path) -> Result<(), Failure> {
         if file.is_dir() {
             return Err(Failure::Usage(format!("{} is a folder; a file is to be written", file.display())));
+        }
+        if file.exists() && file.extension().is_none_or(|ending| ending != "safetensors") {
+            return Err(Failure::Usage(format!("{} is there, and is no .safetensors file", file.display())));
         }
         if let Some(folder) = file.parent() {
             std::fs::create_dir_all(folder).with_context(|| format!("could not make {}", folder.display()))?;
@@ -283,5 +286,8 @@ mod tests {
         Client::check_writable(&file).unwrap();
         assert_eq!(std::fs::read(&file).unwrap(), b"older");
         assert!(Client::check_writable(&file.join("below-a-file.safetensors")).is_err());
+        let caption = folder.path().join("owl.txt");
+        std::fs::write(&caption, "an owl").unwrap();
+        assert!(matches!(Client::check_writable(&caption), Err(Failure::Usage(_))));
     }
 }

@@ -344,13 +344,14 @@ impl Export {
         let client = Client::new(&self.client.server)?;
         let [format, dtype] = [&self.format, &self.dtype].map(|text| crate::client::path_segment(text));
         let path = format!("{}/export?format={format}&dtype={dtype}", address(&self.model));
+        let output =
+            self.output.unwrap_or_else(|| PathBuf::from(format!("{}-{}.safetensors", self.model, self.format)));
+        Client::check_writable(&output)?;
         let created: Value = client.post(&path, &json!({})).await?;
         let mut last = follow(&client, created, &format!("exporting {}", self.model)).await?;
         let export: crate::client::Export = Client::understand(last.clone())?;
         let file = export.artifacts.first();
         let file = file.ok_or_else(|| Failure::Failed(anyhow::anyhow!("the export has no file")))?;
-        let output =
-            self.output.unwrap_or_else(|| PathBuf::from(format!("{}-{}.safetensors", self.model, self.format)));
         client.download(&file.url, &output).await?;
         if self.client.json {
             last["files"] = Value::from(vec![output.display().to_string()]);

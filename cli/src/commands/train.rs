@@ -101,6 +101,7 @@ impl Train {
                 return Err(failure);
             }
         };
+        eprintln!("training {}", created["id"].as_str().unwrap_or_default());
         let mut last = follow(&client, created, &format!("training {}", self.name)).await?;
         let training: Training = Client::understand(last.clone())?;
         for warning in &training.warnings {
