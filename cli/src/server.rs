@@ -45,11 +45,11 @@ impl Server {
     /// Brings schema and built-in checkpoint up to date, and serves.
     pub async fn start(listener: TcpListener, services: &Services) -> Result<Self, Failure> {
         let address = listener.local_addr().context("the listener has no address")?;
+        let reaper = Reaper::new(lease_policy()?);
         let pools = services::database(&services.database_url).await?;
         database::migrate(&pools.api).await.context("the schema could not be brought up to date")?;
         let storage = services::storage(&services.storage).await?;
         built_in::register(&pools.api, &storage).await?;
-        let reaper = Reaper::new(lease_policy()?);
         let stop = CancellationToken::new();
         let state = api::State::new(pools.clone(), storage).await;
         let serving = tokio::spawn({

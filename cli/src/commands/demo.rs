@@ -66,7 +66,7 @@ impl Demo {
         let started = Instant::now();
         let anywhere = SocketAddr::from(([127, 0, 0, 1], 0));
         let engine = EngineFlags { device: self.device, ..EngineFlags::default() };
-        let platform = Platform::start(&self.data_dir, anywhere, &engine, CLIENT_LOG).await?;
+        let mut platform = Platform::start(&self.data_dir, anywhere, &engine, CLIENT_LOG).await?;
         meter.finish(&format!(
             "Everything runs ({:.1} s): API {}, S3 {}, data {}",
             started.elapsed().as_secs_f64(),
@@ -75,7 +75,8 @@ impl Demo {
             platform.folder().display()
         ));
         let walked = tokio::select! {
-            walked = self.walk(&platform) => walked,
+            walked = self.walk(platform.url()) => walked,
+            ended = platform.ended() => Err(ended),
             () = stop.cancelled() => Err(interrupted()),
         };
         let meter = Meter::wait("stopping the worker, the API, S3 and Postgres");
@@ -84,8 +85,9 @@ impl Demo {
         walked.and(stopped)
     }
 
-    async fn walk(&self, platform: &Platform) -> Outcome {
-        let client = Client::new(&platform.url().parse().context("an address")?)?;
+    /// `server` is the address of the API.
+    async fn walk(&self, server: String) -> Outcome {
+        let client = Client::new(&server.parse().context("an address")?)?;
         let started = Instant::now();
         let (dataset, training_pictures) = self.dataset(&client).await?;
         eprintln!(
