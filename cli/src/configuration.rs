@@ -41,7 +41,7 @@ const VARIABLES: &[Variable] = &[
     ("HF_ENDPOINT", "the Hugging Face Hub, or a mirror of it", "https://huggingface.co"),
     ("PYROGRAPH_GENERATION_SILENCE_MS", "an engine that reports nothing this long while it makes pictures is replaced", "120000"),
     ("PYROGRAPH_TRAINING_SILENCE_MS", "the same while it trains", "600000"),
-    ("PYROGRAPH_LEASE_TTL_MS", "a worker that is silent this long has lost its job", "30000"),
+    ("PYROGRAPH_LEASE_TTL_MS", "a worker that is silent this long has lost its job; at least three heartbeats", "30000"),
     ("PYROGRAPH_LEASE_BEAT_MS", "time between two heartbeats", "5000"),
     ("PYROGRAPH_REAPER_TICK_MS", "time between two looks for lost jobs", "5000"),
     ("PYROGRAPH_POSTGRES_BIN", "folder with initdb, pg_ctl and postgres for `up`", "found on the machine, else fetched by npm"),
@@ -144,6 +144,14 @@ pub fn number(name: &str) -> Result<Option<u64>, Failure> {
     text.parse().map(Some).map_err(|_| Failure::Usage(format!("{name} is '{text}', which is not a whole number")))
 }
 
+/// As [`number`], of something that cannot be none.
+pub fn positive(name: &str) -> Result<Option<u64>, Failure> {
+    match number(name)? {
+        Some(0) => Err(Failure::Usage(format!("{name} is 0, and must be above"))),
+        number => Ok(number),
+    }
+}
+
 /// What a variable says, where it is set.
 ///
 /// # Errors
@@ -196,30 +204,62 @@ pub fn worker_dir(data_dir: &Path) -> PathBuf {
 }
 
 /// What a server tells of itself unless PYROGRAPH_LOG says otherwise.
-pub const SERVER_LOG: &str = "info,sqlx=warn,s3s=warn,apalis=warn,apalis_core=warn";
+pub const SERVER_LOG: &str = "info,sqlx=warn,s3s=warn,object_store=warn,apalis=warn,apalis_core=warn";
 /// The same of a command at which a person looks.
 pub const CLIENT_LOG: &str = "warn";
 
 /// Sends the log to stderr: stdout belongs to results.
-pub fn start_log(default: &str) {
-    let filter = variable("PYROGRAPH_LOG")
-        .and_then(|filter| EnvFilter::try_new(filter).ok())
-        .unwrap_or_else(|| EnvFilter::new(default));
+///
+/// # Errors
+/// A filter or a format that is none.
+pub fn start_log(default: &str) -> Result<(), Failure> {
+    let filter = said::<EnvFilter>("PYROGRAPH_LOG")?.unwrap_or_else(|| EnvFilter::new(default));
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    if variable("PYROGRAPH_LOG_FORMAT").is_some_and(|format| format == "json") {
-        log.json().init();
-    } else {
-        log.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).with_target(false).init();
+    match variable("PYROGRAPH_LOG_FORMAT").as_deref() {
+        None | Some("text") => {
+            log.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).with_target(false).init();
+        }
+        Some("json") => log.json().init(),
+        Some(other) => {
+            return Err(Failure::Usage(format!("PYROGRAPH_LOG_FORMAT is '{other}', which is neither text nor json")));
+        }
     }
+    Ok(())
 }
 
+/// A command line for which a variable that is empty is not set, as everywhere else.
+pub fn without_empty_variables(command: clap::Command) -> clap::Command {
+    let empty =
+        |argument: &clap::Arg| argument.get_env().and_then(std::env::var_os).is_some_and(|value| value.is_empty());
+    command
+        .mut_args(|argument| if empty(&argument) { argument.env(None::<&str>) } else { argument })
+        .mut_subcommands(without_empty_variables)
+}
+
+/// Beats that may be lost before the lease is.
+const BEATS_PER_LEASE: u32 = 3;
+
 /// The rules of leases, with what the environment changes.
+///
+/// # Errors
+/// Times with which healthy workers would lose their jobs.
 pub fn lease_policy() -> Result<LeasePolicy, Failure> {
     let mut policy = LeasePolicy::default();
     set_duration("PYROGRAPH_LEASE_TTL_MS", &mut policy.ttl)?;
     set_duration("PYROGRAPH_LEASE_BEAT_MS", &mut policy.beat)?;
     set_duration("PYROGRAPH_REAPER_TICK_MS", &mut policy.reaper_tick)?;
-    Ok(policy)
+    lasts(policy)
+}
+
+fn lasts(policy: LeasePolicy) -> Result<LeasePolicy, Failure> {
+    if policy.ttl >= policy.beat.saturating_mul(BEATS_PER_LEASE) {
+        return Ok(policy);
+    }
+    Err(Failure::Usage(format!(
+        "PYROGRAPH_LEASE_TTL_MS is {} and PYROGRAPH_LEASE_BEAT_MS {}: a lease must last {BEATS_PER_LEASE} heartbeats",
+        policy.ttl.as_millis(),
+        policy.beat.as_millis()
+    )))
 }
 
 /// Where models may come from.
@@ -243,7 +283,7 @@ pub fn imports() -> Result<Imports, Failure> {
 
 /// Takes a duration from a variable that counts milliseconds, where it is set.
 pub fn set_duration(variable: &str, duration: &mut Duration) -> Result<(), Failure> {
-    if let Some(milliseconds) = number(variable)? {
+    if let Some(milliseconds) = positive(variable)? {
         *duration = Duration::from_millis(milliseconds);
     }
     Ok(())
@@ -272,6 +312,18 @@ mod tests {
         for text in ["", "GiB", "-1", "1.5GiB", "99999999999GiB", "0", "12 gigs"] {
             assert!(text.parse::<ByteSize>().is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn a_lease_lasts_three_beats() {
+        let of = |ttl, beat| LeasePolicy {
+            ttl: Duration::from_millis(ttl),
+            beat: Duration::from_millis(beat),
+            ..LeasePolicy::default()
+        };
+        assert!(lasts(LeasePolicy::default()).is_ok() && lasts(of(1500, 500)).is_ok());
+        let Err(Failure::Usage(why)) = lasts(of(100, 5000)) else { panic!("a lease shorter than a beat was taken") };
+        assert!(why.contains("PYROGRAPH_LEASE_TTL_MS") && why.contains("5000"), "{why}");
     }
 
     #[test]

@@ -8,10 +8,13 @@ pub const EXIT_CODES: &str = "\
 Exit codes:
   0  done
   1  failed: the job failed, a file could not be read or written, something unexpected
-  2  the command line is wrong
+  2  the command line or the environment is wrong
   3  the server cannot be reached
   4  the server refused the request; the sentence says which field is wrong
   5  canceled";
+
+/// Trying the same again leads to the same.
+pub const EXIT_USAGE: u8 = 2;
 
 /// Why a command did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -38,7 +41,7 @@ impl Failure {
     pub fn exit_code(&self) -> ExitCode {
         ExitCode::from(match self {
             Self::Failed(_) => 1,
-            Self::Usage(_) => 2,
+            Self::Usage(_) => EXIT_USAGE,
             Self::Unreachable(_) => 3,
             Self::Refused(_) => 4,
             Self::Canceled(_) => 5,

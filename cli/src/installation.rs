@@ -18,6 +18,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::configuration::{SERVICES_FILE, Services, storage_from_environment};
 use crate::failure::Failure;
+use crate::services::of_postgres;
+
+const LOCK: &str = "lock";
+const POSTGRES: &str = "postgres";
 
 /// An open data folder with running services.
 pub struct Installation {
@@ -40,30 +44,20 @@ impl Installation {
     /// Opens `folder`, made if need be, and starts what the environment does not name.
     ///
     /// # Errors
-    /// When another process has it open.
+    /// When another process has it open. Nothing runs then, nor after any other error.
     pub async fn open(folder: &Path) -> Result<Self, Failure> {
+        let named = storage_from_environment()?;
         fs::create_dir_all(folder).with_context(|| format!("could not make {}", folder.display()))?;
         let folder = folder.canonicalize().with_context(|| format!("could not open {}", folder.display()))?;
         let lock = lock(&folder)?;
-        let postgres = Postgres::start(&folder.join("postgres")).await.context("Postgres")?;
-        let (s3, storage) = match storage_from_environment()? {
-            Some(storage) => (None, storage),
-            None => {
-                let s3 = start_s3(&folder).await?;
-                let storage = StorageConfig {
-                    endpoint: s3.endpoint(),
-                    bucket: s3.bucket().to_owned(),
-                    region: "auto".to_owned(),
-                    access_key: s3.access_key().to_owned(),
-                    secret_key: s3.secret_key().to_owned(),
-                    public_endpoint: None,
-                };
-                (Some(s3), storage)
+        let postgres = Postgres::start(&folder.join(POSTGRES)).await.map_err(of_postgres)?;
+        match start_storage(&folder, named, postgres.url()).await {
+            Ok((s3, services)) => Ok(Self { folder, services, postgres, s3, _lock: lock }),
+            Err(failure) => {
+                let _ = postgres.stop().await;
+                Err(failure)
             }
-        };
-        let services = Services { database_url: postgres.url().to_owned(), storage };
-        write_private(&folder.join(SERVICES_FILE), &services)?;
-        Ok(Self { folder, services, postgres, s3, _lock: lock })
+        }
     }
 
     pub fn folder(&self) -> &Path {
@@ -85,9 +79,17 @@ impl Installation {
     }
 }
 
+/// For a process that leaves at once: what it has started in `folder` and would outlive it is told to end, as in a crash.
+pub fn quit(folder: &Path) {
+    let holder = fs::read_to_string(folder.join(LOCK)).unwrap_or_default();
+    if holder == std::process::id().to_string() {
+        Postgres::quit(&folder.join(POSTGRES));
+    }
+}
+
 /// Takes the folder for this process.
 fn lock(folder: &Path) -> Result<File, Failure> {
-    let path = folder.join("lock");
+    let path = folder.join(LOCK);
     let file = File::options()
         .create(true)
         .truncate(false)
@@ -115,6 +117,32 @@ fn lock(folder: &Path) -> Result<File, Failure> {
             Err(Failure::Failed(anyhow::Error::new(error).context(format!("could not lock {}", path.display()))))
         }
     }
+}
+
+/// Starts S3 unless the environment has `named` a bucket, and tells other processes where all services are.
+async fn start_storage(
+    folder: &Path,
+    named: Option<StorageConfig>,
+    database_url: &str,
+) -> Result<(Option<S3>, Services), Failure> {
+    let (s3, storage) = match named {
+        Some(storage) => (None, storage),
+        None => {
+            let s3 = start_s3(folder).await?;
+            let storage = StorageConfig {
+                endpoint: s3.endpoint(),
+                bucket: s3.bucket().to_owned(),
+                region: "auto".to_owned(),
+                access_key: s3.access_key().to_owned(),
+                secret_key: s3.secret_key().to_owned(),
+                public_endpoint: None,
+            };
+            (Some(s3), storage)
+        }
+    };
+    let services = Services { database_url: database_url.to_owned(), storage };
+    write_private(&folder.join(SERVICES_FILE), &services)?;
+    Ok((s3, services))
 }
 
 /// Starts S3 on the port of last time, so that addresses stay; on another when that one is taken now.

@@ -12,13 +12,14 @@ mod meter;
 mod output;
 mod platform;
 mod server;
+mod services;
 mod signal;
 mod table;
 
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use commands::Outcome;
 use configuration::{CLIENT_LOG, SERVER_LOG};
@@ -46,6 +47,8 @@ enum Command {
     Demo(commands::demo::Demo),
     Generate(commands::generate::Generate),
     Train(commands::train::Train),
+    Generations(commands::generations::Generations),
+    Trainings(commands::trainings::Trainings),
     Models(commands::models::Models),
     Datasets(commands::datasets::Datasets),
     Workers(commands::workers::Workers),
@@ -65,7 +68,11 @@ fn help_tables() -> String {
 }
 
 fn main() -> ExitCode {
-    let ended = run(Pyrograph::parse().command);
+    let line = configuration::without_empty_variables(Pyrograph::command()).get_matches();
+    let ended = match Pyrograph::from_arg_matches(&line) {
+        Ok(line) => run(line.command),
+        Err(error) => error.exit(),
+    };
     ended.unwrap_or_else(|failure| {
         eprintln!("pyrograph: {failure}");
         failure.exit_code()
@@ -74,7 +81,7 @@ fn main() -> ExitCode {
 
 fn run(command: Command) -> Result<ExitCode, Failure> {
     let server = matches!(command, Command::Up(_) | Command::Serve(_) | Command::Worker(_) | Command::Engine(_));
-    configuration::start_log(if server { SERVER_LOG } else { CLIENT_LOG });
+    configuration::start_log(if server { SERVER_LOG } else { CLIENT_LOG })?;
     let done = match command {
         // These need no runtime: the thread belongs to the device.
         Command::Engine(engine) => return engine.run(),
@@ -84,6 +91,8 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Demo(demo) => wait(demo.run()),
         Command::Generate(generate) => wait(generate.run()),
         Command::Train(train) => wait(train.run()),
+        Command::Generations(generations) => wait(generations.run()),
+        Command::Trainings(trainings) => wait(trainings.run()),
         Command::Models(models) => wait(models.run()),
         Command::Datasets(datasets) => wait(datasets.run()),
         Command::Workers(workers) => wait(workers.run()),
@@ -101,8 +110,6 @@ fn wait(command: impl Future<Output = Outcome>) -> Outcome {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
-
     use super::*;
 
     #[test]

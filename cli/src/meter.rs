@@ -17,6 +17,8 @@ struct Tenths {
     label: String,
     /// The last tenth told, and when.
     told: Mutex<(u64, Instant)>,
+    /// The last note told.
+    noted: Mutex<String>,
 }
 
 /// Least time between two lines, so that short things do not fill the log.
@@ -29,6 +31,15 @@ impl Tenths {
         if tenth > told.0 && told.1.elapsed() > PAUSE {
             *told = (tenth, Instant::now());
             eprintln!("{} {} %  {note}", self.label, tenth * 10);
+        }
+    }
+
+    /// The note, if it is news.
+    fn note(&self, note: &str) {
+        let mut noted = self.noted.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if *noted != note {
+            note.clone_into(&mut noted);
+            eprintln!("{}: {note}", self.label);
         }
     }
 }
@@ -74,7 +85,7 @@ impl Meter {
         bar.enable_steady_tick(Duration::from_millis(120));
         let tenths = (!terminal).then(|| {
             eprintln!("{label} …");
-            Arc::new(Tenths { label, told: Mutex::new((0, Instant::now())) })
+            Arc::new(Tenths { label, told: Mutex::new((0, Instant::now())), noted: Mutex::default() })
         });
         Self { bar, tenths }
     }
@@ -108,6 +119,9 @@ impl Meter {
     /// What is going on now, beside the bar.
     pub fn note(&self, note: &str) {
         self.bar.set_message(note.to_owned());
+        if let Some(tenths) = &self.tenths {
+            tenths.note(note);
+        }
     }
 
     /// A line of its own above the bar.

@@ -1,10 +1,37 @@
 //! Results on stdout. Progress and warnings are elsewhere, on stderr.
 
-/// `println!` for results: when nobody reads any more (`pyrograph models list | head -1`) that is no failure of ours.
+use std::fmt::Arguments;
+use std::io::{self, Write as _};
+
+use anyhow::Context as _;
+
+use crate::failure::Failure;
+
+/// `println!` for results; gives the failure of a stdout that takes no more.
 macro_rules! say {
-    ($($text:tt)*) => {{
-        use std::io::Write as _;
-        let _ = writeln!(std::io::stdout().lock(), $($text)*);
-    }};
+    ($($text:tt)*) => { $crate::output::line(format_args!($($text)*)) };
 }
 pub(crate) use say;
+
+/// Writes a line. When nobody reads any more (`pyrograph models list | head -1`) that is no failure of ours.
+pub fn line(text: Arguments) -> Result<(), Failure> {
+    heard(writeln!(io::stdout().lock(), "{text}"))
+}
+
+fn heard(written: io::Result<()>) -> Result<(), Failure> {
+    match written {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Ok(Err(error).context("could not write to stdout")?),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_a_failure_and_a_reader_that_left_is_none() {
+        assert!(heard(Err(io::ErrorKind::BrokenPipe.into())).is_ok());
+        assert!(matches!(heard(Err(io::ErrorKind::StorageFull.into())), Err(Failure::Failed(_))));
+    }
+}

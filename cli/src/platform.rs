@@ -15,8 +15,9 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::commands::engine_flags::EngineFlags;
+use crate::commands::worker;
 use crate::configuration::variable;
-use crate::failure::Failure;
+use crate::failure::{EXIT_USAGE, Failure};
 use crate::installation::Installation;
 use crate::server::{Server, listen};
 
@@ -31,13 +32,16 @@ pub struct Platform {
     installation: Installation,
     server: Server,
     stop_worker: CancellationToken,
+    /// Ends when it is told to, or when no worker can ever work here.
     worker: JoinHandle<()>,
 }
 
 impl Platform {
     /// Starts all of it on `data_dir`, with the API at `bind`. The worker logs as `log` says, unless PYROGRAPH_LOG is set.
     pub async fn start(data_dir: &Path, bind: SocketAddr, engine: &EngineFlags, log: &str) -> Result<Self, Failure> {
+        worker::config(engine, data_dir)?;
         let listener = listen(bind).await?;
+        let program = std::env::current_exe().context("this program does not know where it lies")?;
         let installation = Installation::open(data_dir).await?;
         let server = match Server::start(listener, installation.services()).await {
             Ok(server) => server,
@@ -47,8 +51,8 @@ impl Platform {
             }
         };
         let stop_worker = CancellationToken::new();
-        let worker =
-            tokio::spawn(keep_worker(worker_command(installation.folder(), engine, log)?, stop_worker.clone()));
+        let command = worker_command(&program, installation.folder(), engine, log);
+        let worker = tokio::spawn(keep_worker(command, stop_worker.clone()));
         Ok(Self { installation, server, stop_worker, worker })
     }
 
@@ -65,16 +69,22 @@ impl Platform {
         self.installation.folder()
     }
 
-    /// Waits for the API to end by itself, which it should not.
+    /// Waits for the API to end by itself, which it should not, or for a worker that can never work.
     pub async fn ended(&mut self) -> Failure {
-        self.server.ended().await;
-        Failure::Failed(anyhow::anyhow!("the API ended by itself; the log says why"))
+        tokio::select! {
+            () = self.server.ended() => {
+                Failure::Failed(anyhow::anyhow!("the API ended by itself; the log says why"))
+            }
+            _ = &mut self.worker => Failure::Usage("the worker cannot work so; it says why above".to_owned()),
+        }
     }
 
     /// Stops worker, API, S3 and Postgres, in this order.
     pub async fn stop(self) -> Result<(), Failure> {
         self.stop_worker.cancel();
-        let _ = self.worker.await;
+        if !self.worker.is_finished() {
+            let _ = self.worker.await;
+        }
         self.server.stop().await;
         self.installation.close().await
     }
@@ -82,18 +92,18 @@ impl Platform {
 
 /// This program again, as the worker of the installation in `folder`. Ctrl-C at the terminal goes to us alone: its group
 /// is another.
-fn worker_command(folder: &Path, engine: &EngineFlags, log: &str) -> Result<Command, Failure> {
-    let program = std::env::current_exe().context("this program does not know where it lies")?;
+fn worker_command(program: &Path, folder: &Path, engine: &EngineFlags, log: &str) -> Command {
     let mut command = Command::new(program);
     if variable("PYROGRAPH_LOG").is_none() {
         command.env("PYROGRAPH_LOG", log);
     }
     command.arg("worker").arg("--data-dir").arg(folder).args(engine.arguments()).arg("--with-parent");
     command.stdin(Stdio::piped()).stdout(Stdio::null()).process_group(0).kill_on_drop(true);
-    Ok(command)
+    command
 }
 
-/// Runs the worker, again when it dies, until `stop`.
+/// Runs the worker, again when it dies, until `stop`; not again when it says that its command line or its environment is wrong,
+/// which the next one would say too.
 async fn keep_worker(mut command: Command, stop: CancellationToken) {
     let mut pause = Duration::ZERO;
     while !stop.is_cancelled() {
@@ -104,6 +114,7 @@ async fn keep_worker(mut command: Command, stop: CancellationToken) {
                 let lifeline = child.stdin.take();
                 tokio::select! {
                     ended = child.wait() => match ended {
+                        Ok(status) if status.code() == Some(EXIT_USAGE.into()) => return,
                         Ok(status) => tracing::error!(%status, "the worker ended, starting it again"),
                         Err(error) => tracing::error!(%error, "the worker was lost, starting it again"),
                     },
@@ -130,5 +141,22 @@ async fn say_farewell(mut child: Child, lifeline: Option<ChildStdin>) {
     if tokio::time::timeout(WORKER_FAREWELL, child.wait()).await.is_err() {
         tracing::warn!("the worker did not stop in time and is killed; its job is tried again at the next start");
         let _ = child.kill().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_worker_that_dies_is_started_again_and_one_that_can_never_work_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let starts = folder.path().join("starts");
+        // It crashes at its first start and is refused at its second.
+        let mut worker = Command::new("/bin/sh");
+        worker.args(["-c", r#"echo >>"$0"; [ "$(wc -l <"$0")" -lt 2 ] && exit 1; exit 2"#]).arg(&starts);
+        let kept = tokio::time::timeout(Duration::from_secs(30), keep_worker(worker, CancellationToken::new()));
+        kept.await.expect("it was started for ever");
+        assert_eq!(std::fs::read_to_string(&starts).unwrap().lines().count(), 2);
     }
 }

@@ -5,7 +5,6 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use domain::Storage;
 use domain::database::{self, Pools};
 use domain::job::Reaper;
 use tokio::net::TcpListener;
@@ -15,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use crate::built_in;
 use crate::configuration::{Services, lease_policy};
 use crate::failure::Failure;
+use crate::services;
 
 /// How long open connections may go on after the server was asked to stop.
 const FAREWELL: Duration = Duration::from_secs(5);
@@ -45,11 +45,11 @@ impl Server {
     /// Brings schema and built-in checkpoint up to date, and serves.
     pub async fn start(listener: TcpListener, services: &Services) -> Result<Self, Failure> {
         let address = listener.local_addr().context("the listener has no address")?;
-        let pools = Pools::connect(&services.database_url).await.context("database")?;
-        database::migrate(&pools.api).await.context("the schema could not be brought up to date")?;
-        let storage = Storage::new(&services.storage).context("storage")?;
-        built_in::register(&pools.api, &storage).await?;
         let reaper = Reaper::new(lease_policy()?);
+        let pools = services::database(&services.database_url).await?;
+        database::migrate(&pools.api).await.context("the schema could not be brought up to date")?;
+        let storage = services::storage(&services.storage).await?;
+        built_in::register(&pools.api, &storage).await?;
         let stop = CancellationToken::new();
         let state = api::State::new(pools.clone(), storage).await;
         let serving = tokio::spawn({
@@ -73,7 +73,8 @@ impl Server {
     pub async fn stop(mut self) {
         self.stop.cancel();
         self.reaping.abort();
-        if tokio::time::timeout(FAREWELL, &mut self.serving).await.is_err() {
+        // A task that was seen to end must not be waited for again.
+        if !self.serving.is_finished() && tokio::time::timeout(FAREWELL, &mut self.serving).await.is_err() {
             self.serving.abort();
         }
         let _ = tokio::time::timeout(FAREWELL, self.pools.close()).await;

@@ -2,8 +2,9 @@
 
 use tokio_util::sync::CancellationToken;
 
-/// A token that is cancelled by the first Ctrl-C or SIGTERM. The second ends the process at once, as a shell would.
-pub fn stop_token() -> CancellationToken {
+/// A token that is cancelled by the first Ctrl-C or SIGTERM. The second ends the process at once, as a shell would, after
+/// `last_words`, which must not wait for anything.
+pub fn stop_token(last_words: impl FnOnce() + Send + 'static) -> CancellationToken {
     let token = CancellationToken::new();
     let asked = token.clone();
     tokio::spawn(async move {
@@ -11,6 +12,7 @@ pub fn stop_token() -> CancellationToken {
         asked.cancel();
         asked_to_stop().await;
         eprintln!("Leaving at once.");
+        last_words();
         std::process::exit(130);
     });
     token

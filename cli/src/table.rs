@@ -1,5 +1,6 @@
 //! Columns on a terminal, as wide as their longest cell.
 
+use crate::failure::Failure;
 use crate::output::say;
 
 /// Rows of text under headings.
@@ -16,10 +17,8 @@ impl<const COLUMNS: usize> Table<COLUMNS> {
         self.rows.push(cells);
     }
 
-    pub fn print(&self) {
-        for line in self.lines() {
-            say!("{line}");
-        }
+    pub fn print(&self) -> Result<(), Failure> {
+        self.lines().iter().try_for_each(|line| say!("{line}"))
     }
 
     fn lines(&self) -> Vec<String> {

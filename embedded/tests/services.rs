@@ -90,3 +90,19 @@ fn open() -> std::fs::Permissions {
     use std::os::unix::fs::PermissionsExt;
     std::fs::Permissions::from_mode(0o755)
 }
+
+#[tokio::test]
+async fn a_cluster_is_told_to_end_without_waiting() {
+    let folder = tempfile::Builder::new().permissions(open()).tempdir_in("/tmp").unwrap();
+    let folder = folder.path().join("postgres");
+    // Nothing runs there, and that is no trouble.
+    Postgres::quit(&folder);
+    let postgres = Postgres::own(&folder).await.unwrap();
+    Postgres::quit(&folder);
+    let since = Instant::now();
+    while PgConnection::connect(postgres.url()).await.is_ok() || folder.join("data/postmaster.pid").exists() {
+        assert!(since.elapsed() < Duration::from_secs(30), "it still runs");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    postgres.stop().await.unwrap();
+}

@@ -1,10 +1,15 @@
 //! The client commands: flags reach the request, files land where they are asked for, `--json` is for scripts, and
 //! exit codes mean something.
 
+use std::fs::File;
+use std::process::Command;
+
 use journeys::client::text;
 use journeys::model::{tensors, tiny_folder};
 use journeys::picture::{discs, md5, sha256, texts};
+use journeys::process::binary;
 use journeys::stack::{Pace, Stack, free_port};
+use journeys::wait::{seconds, until};
 use serde_json::Value;
 
 #[tokio::test]
@@ -86,6 +91,11 @@ async fn from_a_folder_of_photos_to_a_picture_without_a_line_of_code() {
         "the file on disk is the model"
     );
     assert!(!tensors(&adapter).by_name.is_empty());
+
+    let training = text(&trained["id"]);
+    assert!(run(&["trainings", "list"]).contains(&training));
+    assert!(run(&["trainings", "show", &training]).contains("succeeded"));
+    assert!(run(&["trainings", "cancel", &training]).contains("succeeded"), "what has ended stays as it ended");
 
     // The same file comes in again as another LoRA.
     assert_eq!(stack.cli_json(&["models", "import", file.to_str().unwrap(), "--name", "style2"])["kind"], "lora");
@@ -183,6 +193,20 @@ async fn exit_codes_tell_what_went_wrong() {
     assert_eq!(refused.status.code(), Some(4));
     assert!(String::from_utf8_lossy(&refused.stderr).contains("width"), "the sentence names the field");
 
+    // A result that could not be written is no success; an empty variable is not set.
+    let mut listing = Command::new(binary());
+    listing.args(["models", "list", "--server", stack.client.base()]);
+    listing.stdout(File::options().write(true).open("/dev/full").unwrap());
+    assert_eq!(listing.status().unwrap().code(), Some(1));
+    let mut migrating = Command::new(binary());
+    migrating.env_clear().env("PYROGRAPH_DATA_DIR", "").current_dir(stack.folder()).arg("migrate");
+    let told = migrating.output().unwrap().stderr;
+    assert!(String::from_utf8_lossy(&told).contains(".pyrograph/services.json"), "{}", String::from_utf8_lossy(&told));
+    let nobody = format!("postgres://127.0.0.1:{}/x", free_port());
+    let told = Command::new(binary()).env_clear().env("DATABASE_URL", &nobody).arg("migrate").output().unwrap();
+    let told = (told.status.code(), String::from_utf8_lossy(&told.stderr).into_owned());
+    assert!(told.0 == Some(1) && told.1.contains("127.0.0.1:") && told.1.contains("does not answer"), "{told:?}");
+
     let nothing = stack.folder().join("nothing");
     std::fs::create_dir(&nothing).unwrap();
     assert!(code(&["train", nothing.to_str().unwrap(), "--name", "x"]).is_some_and(|code| code != 0), "no pictures");
@@ -193,6 +217,89 @@ async fn exit_codes_tell_what_went_wrong() {
         let output = stack.cli(arguments);
         assert!(output.status.success() && output.stdout.len() > 300, "{arguments:?} is worth reading");
     }
+}
+
+/// What the command line can know by itself, or by a cheap question, is told before anything is uploaded or written over.
+#[tokio::test]
+async fn what_cannot_be_is_refused_before_anything_is_sent() {
+    let stack = Stack::start(Pace::Promised).await;
+    let photos = stack.folder().join("photos");
+    std::fs::create_dir(&photos).unwrap();
+    let caption = photos.join("owl.txt");
+    std::fs::write(&caption, "an owl").unwrap();
+    for photo in discs(1) {
+        std::fs::write(photos.join(&photo.name), &photo.bytes).unwrap();
+    }
+    let tiny = tiny_folder();
+    let (photos, written, tiny) = (photos.to_str().unwrap(), caption.to_str().unwrap(), tiny.to_str().unwrap());
+    for (arguments, code, word) in [
+        (&["generate", "an owl", "--output", written][..], 2, written),
+        (&["generate", "an owl", "--preview", written], 2, written),
+        (&["generate", "an owl", "--image", photos], 2, photos),
+        (&["generate", "an owl", "--guidance", "nan"], 2, "finite"),
+        (&["generate", "an owl", "--guidance", "-1"], 4, "guidance_scale"),
+        (&["models", "import", "no.safetensors", "--name", "x"], 2, "no.safetensors"),
+        (&["models", "import", tiny, "--name", "tiny"], 4, "tiny already"),
+        (&["models", "import", tiny, "--name", "No Name"], 4, "name"),
+        (&["models", "import", tiny, "--name", "x", "--kind", "sheep"], 2, "vae_approx"),
+        (&["models", "import", tiny, "--name", "x", "--base", "nobody"], 4, "nobody"),
+        (&["train", photos, "--name", "tiny"], 4, "tiny already"),
+        (&["train", photos, "--name", "x", "--model", "nobody"], 4, "nobody"),
+        (&["train", photos, "--name", "x", "--model", "tiny", "--output", photos], 2, photos),
+    ] {
+        let output = stack.cli(arguments);
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {told}");
+        assert!(told.contains(word) && !told.contains("uploading"), "{arguments:?}: {told}");
+    }
+    assert_eq!(std::fs::read(&caption).unwrap(), b"an owl");
+    for collection in ["/v1/datasets", "/v1/inputs", "/v1/generations"] {
+        let items = stack.client.get(collection).await.expect(200)["items"].clone();
+        assert_eq!(items.as_array().map(Vec::len), Some(0), "{collection}: {items:#}");
+    }
+}
+
+/// A generation is found again by whoever lost the process that asked for it.
+#[tokio::test]
+async fn what_was_asked_for_is_found_again() {
+    let stack = Stack::start(Pace::Promised).await;
+    let run = |arguments: &[&str]| {
+        let output = stack.cli(arguments);
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let asking = ["generate", "an owl", "--model", "tiny", "--steps", "1", "--width", "32", "--height", "32"];
+    let mut asked = stack.cli_process("asked", &asking);
+    until(seconds(30), "it says that it waits", || async {
+        asked.log().contains("waiting for a worker").then_some(())
+    })
+    .await;
+    let listed = stack.cli_json(&["generations", "list"]);
+    let id = text(&listed[0]["id"]);
+    assert!(asked.log().contains(&id), "{}", asked.log());
+    assert!(run(&["generations", "list"]).contains(&id) && run(&["generations", "show", &id]).contains("queued"));
+    let early = stack.cli(&["generations", "show", &id, "--output", "early"]);
+    assert_eq!(early.status.code(), Some(1), "no pictures yet");
+    assert!(run(&["generations", "cancel", &id]).contains("canceled"));
+    assert_eq!(asked.wait(seconds(30)).code(), Some(5));
+
+    // The second one is killed, and its picture fetched all the same.
+    let mut killed = stack.cli_process("killed", &asking);
+    until(seconds(30), "it is queued", || async { killed.log().contains("waiting for a worker").then_some(()) }).await;
+    killed.kill();
+    let _worker = stack.worker("worker", "");
+    let id = text(&stack.cli_json(&["generations", "list", "--limit", "1"])[0]["id"]);
+    until(seconds(60), "it is made", || async {
+        (stack.cli_json(&["generations", "show", &id])["status"] == "succeeded").then_some(())
+    })
+    .await;
+    let owl = stack.folder().join("owl.png");
+    let shown = stack.cli_json(&["generations", "show", &id, "--output", owl.to_str().unwrap()]);
+    assert_eq!(text(&shown["artifacts"][0]["image_hash"]), md5(&std::fs::read(&owl).unwrap()));
+    assert!(run(&["generations", "show", &id]).contains("http"), "its URL");
+    run(&["generations", "remove", &id]);
+    assert_eq!(stack.cli(&["generations", "show", &id]).status.code(), Some(4), "it is gone");
+    stack.ledger.audit().await;
 }
 
 /// The committed contract is what the binary says, and the server serves the same.

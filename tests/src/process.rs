@@ -81,6 +81,11 @@ impl Process {
     /// Sends `signal` and waits for the end; panics if the process outlives `limit`.
     pub fn end(&mut self, signal: Signal, limit: Duration) -> ExitStatus {
         self.signal(signal);
+        self.wait(limit)
+    }
+
+    /// Waits for the end; panics if the process lives longer than `limit` from now.
+    pub fn wait(&mut self, limit: Duration) -> ExitStatus {
         let start = Instant::now();
         loop {
             if let Some(status) = self.child.try_wait().expect("wait") {
@@ -88,7 +93,7 @@ impl Process {
             }
             assert!(
                 start.elapsed() < limit,
-                "{} still lives {limit:?} after {signal:?}; the end of its log:\n{}",
+                "{} still lives after {limit:?}; the end of its log:\n{}",
                 self.name,
                 tail(&self.log(), 40)
             );

@@ -109,10 +109,19 @@ impl Stack {
 
     /// Runs a client command (`generate`, `train`, …) to its end.
     pub fn cli(&self, arguments: &[&str]) -> Output {
+        output(&mut self.cli_command(arguments))
+    }
+
+    /// A client command that goes on beside the journey; its output is its log.
+    pub fn cli_process(&self, name: &str, arguments: &[&str]) -> Process {
+        Process::start(name, &self.folder.path().join(format!("{name}.log")), self.cli_command(arguments))
+    }
+
+    fn cli_command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(binary());
         command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default()).env("HOME", self.folder.path());
         command.env("PYROGRAPH_SERVER", self.client.base()).current_dir(self.folder.path()).args(arguments);
-        output(&mut command)
+        command
     }
 
     /// A client command that must succeed with one JSON document on stdout.

@@ -19,6 +19,8 @@ use crate::meter::Meter;
 const PATIENCE: Duration = Duration::from_secs(120);
 /// Silence after which a connection is taken for dead. The server sends a comment every 15 s.
 const SILENCE: Duration = Duration::from_secs(45);
+/// Said beside the bar as long as no worker has the job.
+const WAITING: &str = "waiting for a worker";
 
 /// Follows the job in `created` (the answer to its creation) and gives its last state, as the server tells it.
 ///
@@ -143,7 +145,7 @@ impl Follower<'_> {
         let data = event.data;
         let message = data.get("message").and_then(Value::as_str).unwrap_or_default();
         match event.kind.as_str() {
-            "queued" => self.meter.note("waiting for a worker"),
+            "queued" => self.meter.note(WAITING),
             "started" => self.meter.note("preparing"),
             "progress" => {
                 let progress: Progress = serde_json::from_value(data).unwrap_or_default();
@@ -164,7 +166,10 @@ impl Follower<'_> {
                 }
             }
             "warning" => self.meter.say(&format!("warning: {message}")),
-            "retrying" => self.meter.say(&format!("back in the queue: {message}")),
+            "retrying" => {
+                self.meter.say(&format!("back in the queue: {message}"));
+                self.meter.note(WAITING);
+            }
             "succeeded" | "failed" | "canceled" => return true,
             _ => {}
         }
@@ -176,8 +181,7 @@ impl Follower<'_> {
 fn write_preview(path: &Path, image: &str) -> std::io::Result<()> {
     let bytes = image.rsplit_once(',').and_then(|(_, text)| STANDARD.decode(text).ok());
     let bytes = bytes.ok_or_else(|| std::io::Error::other("the server sent no picture"))?;
-    let mut part = path.as_os_str().to_owned();
-    part.push(".part");
+    let part = super::part_of(path);
     std::fs::write(&part, bytes)?;
     std::fs::rename(&part, path)
 }

@@ -1,4 +1,4 @@
-//! The REST client behind `generate`, `train`, `models`, `datasets`, `workers` and `demo`: it knows HTTP and the shapes of `/v1`,
+//! The REST client behind `generate`, `train`, `generations`, `trainings`, `models`, `datasets`, `workers` and `demo`: it knows HTTP and the shapes of `/v1`,
 //! nothing of Postgres, storage or tensors. Whatever these commands can do, anyone with curl can do.
 
 mod events;
@@ -7,7 +7,7 @@ mod problem;
 mod resource;
 mod upload;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -20,11 +20,13 @@ use serde_json::Value;
 use tokio::io::AsyncWriteExt as _;
 
 pub use follow::{follow, follow_generation, follow_import};
-pub use resource::{Artifact, Dataset, Export, Generation, Import, Model, Page, Swap, Training, Worker};
+pub use resource::{Artifact, Dataset, Export, Generation, Import, Job, Model, Page, Status, Swap, Training, Worker};
 pub use upload::{add_pictures, create_dataset, create_input, import_model, pictures};
 
 use crate::failure::Failure;
 
+/// Most items of one page.
+const PAGE: usize = 100;
 const STRANGE_ANSWER: &str = "the server's answer is not what this version of the client expects";
 
 /// Where the server is, and how answers are printed. Shared by every command that is a client.
@@ -72,6 +74,10 @@ impl Client {
     /// Sends, and turns everything but a success into the failure that says why.
     async fn send(&self, request: RequestBuilder) -> Result<Response, Failure> {
         let response = request.send().await.map_err(|error| self.unreachable(&error))?;
+        self.success(response).await
+    }
+
+    async fn success(&self, response: Response) -> Result<Response, Failure> {
         let status = response.status();
         if status.is_success() {
             return Ok(response);
@@ -108,22 +114,38 @@ impl Client {
         self.read(response).await
     }
 
-    /// Every item of a list, page after page.
+    /// As [`Client::get`] of something that may not be there.
+    pub async fn find<T: DeserializeOwned>(&self, path: &str) -> Result<Option<T>, Failure> {
+        let response = self.request(Method::GET, path)?.send().await.map_err(|error| self.unreachable(&error))?;
+        if response.status() == StatusCode::NOT_FOUND {
+            return Ok(None);
+        }
+        self.read(self.success(response).await?).await.map(Some)
+    }
+
+    /// Every item of a list.
     pub async fn list(&self, path: &str) -> Result<Vec<Value>, Failure> {
+        self.newest(path, usize::MAX).await
+    }
+
+    /// The first items of a list, at most `count`, page after page.
+    pub async fn newest(&self, path: &str, count: usize) -> Result<Vec<Value>, Failure> {
         let mut items = Vec::new();
         let mut cursor: Option<String> = None;
-        loop {
+        while items.len() < count {
+            let limit = (count - items.len()).min(PAGE);
             let page = match &cursor {
-                Some(cursor) => format!("{path}?limit=100&cursor={}", path_segment(cursor)),
-                None => format!("{path}?limit=100"),
+                Some(cursor) => format!("{path}?limit={limit}&cursor={}", path_segment(cursor)),
+                None => format!("{path}?limit={limit}"),
             };
             let page: Page<Value> = self.get(&page).await?;
             items.extend(page.items);
-            match page.next_cursor {
-                Some(next) => cursor = Some(next),
-                None => return Ok(items),
+            cursor = page.next_cursor;
+            if cursor.is_none() {
+                break;
             }
         }
+        Ok(items)
     }
 
     /// Reads the parts of an answer that a command shows.
@@ -147,14 +169,34 @@ impl Client {
         self.read(response).await
     }
 
-    /// POST without a body (an action such as `cancel`); the answer's body is not needed.
-    pub async fn act(&self, path: &str) -> Result<(), Failure> {
-        self.send(self.request(Method::POST, path)?).await.map(drop)
+    /// POST without a body: an action such as `cancel`.
+    pub async fn act(&self, path: &str) -> Result<Value, Failure> {
+        let response = self.send(self.request(Method::POST, path)?).await?;
+        self.read(response).await
     }
 
     /// DELETE.
     pub async fn delete(&self, path: &str) -> Result<(), Failure> {
         self.send(self.request(Method::DELETE, path)?).await.map(drop)
+    }
+
+    /// Makes sure that [`Client::download`] will be able to write weights to `file`. Folders on the way are made.
+    ///
+    /// # Errors
+    /// It is a folder, or something else than weights, or cannot be written.
+    pub fn check_writable(file: &Path) -> Result<(), Failure> {
+        if file.is_dir() {
+            return Err(Failure::Usage(format!("{} is a folder; a file is to be written", file.display())));
+        }
+        if file.exists() && file.extension().is_none_or(|ending| ending != "safetensors") {
+            return Err(Failure::Usage(format!("{} is there, and is no .safetensors file", file.display())));
+        }
+        if let Some(folder) = file.parent() {
+            std::fs::create_dir_all(folder).with_context(|| format!("could not make {}", folder.display()))?;
+        }
+        let part = part_of(file);
+        let written = std::fs::File::create(&part).and_then(|_| std::fs::remove_file(&part));
+        Ok(written.with_context(|| format!("could not write {}", file.display()))?)
     }
 
     /// Downloads `url` (a presigned one, say) to `file`: whole, or not at all. Folders on the way are made.
@@ -163,9 +205,7 @@ impl Client {
         if let Some(folder) = file.parent().filter(|folder| !folder.as_os_str().is_empty()) {
             tokio::fs::create_dir_all(folder).await.with_context(|| format!("could not make {}", folder.display()))?;
         }
-        let mut part = file.as_os_str().to_owned();
-        part.push(".part");
-        let part = std::path::PathBuf::from(part);
+        let part = part_of(file);
         let written = async {
             let mut out =
                 tokio::fs::File::create(&part).await.with_context(|| format!("could not write {}", part.display()))?;
@@ -185,6 +225,13 @@ impl Client {
         }
         written
     }
+}
+
+/// Where a file is written until it is whole.
+fn part_of(file: &Path) -> PathBuf {
+    let mut part = file.as_os_str().to_owned();
+    part.push(".part");
+    part.into()
 }
 
 /// `text` as one segment of a path, or one value of a query.
@@ -221,5 +268,26 @@ fn reason(error: &reqwest::Error) -> String {
         Some(deepest) => deepest.to_string(),
         None if error.is_timeout() => "timed out".to_owned(),
         None => "the connection broke".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_written_is_known_before_it_is_there() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(matches!(Client::check_writable(folder.path()), Err(Failure::Usage(_))));
+        let file = folder.path().join("new/pencil.safetensors");
+        Client::check_writable(&file).unwrap();
+        assert_eq!(std::fs::read_dir(folder.path().join("new")).unwrap().count(), 0, "nothing is left behind");
+        std::fs::write(&file, "older").unwrap();
+        Client::check_writable(&file).unwrap();
+        assert_eq!(std::fs::read(&file).unwrap(), b"older");
+        assert!(Client::check_writable(&file.join("below-a-file.safetensors")).is_err());
+        let caption = folder.path().join("owl.txt");
+        std::fs::write(&caption, "an owl").unwrap();
+        assert!(matches!(Client::check_writable(&caption), Err(Failure::Usage(_))));
     }
 }

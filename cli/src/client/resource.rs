@@ -1,6 +1,8 @@
 //! The parts of `/v1`'s answers that the commands read. Unknown fields are welcome: an older client understands a newer
 //! server. What `--json` prints is the server's whole answer, not these.
 
+use std::fmt;
+
 use serde::Deserialize;
 
 /// One page of a list.
@@ -21,6 +23,10 @@ pub struct Reference {
 pub struct Job {
     pub status: Status,
     pub error: Option<JobError>,
+    #[serde(default)]
+    pub progress: Progress,
+    pub created_at: String,
+    pub finished_at: Option<String>,
     pub urls: Urls,
 }
 
@@ -33,6 +39,18 @@ pub enum Status {
     Succeeded,
     Failed,
     Canceled,
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Queued => "queued",
+            Self::Running => "running",
+            Self::Succeeded => "succeeded",
+            Self::Failed => "failed",
+            Self::Canceled => "canceled",
+        })
+    }
 }
 
 impl Status {

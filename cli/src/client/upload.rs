@@ -146,6 +146,9 @@ fn check_weights(path: &Path) -> Result<(), Failure> {
 
 /// The files of a model and their paths inside it: the file itself, or what a pipeline is loaded from.
 fn model_files(path: &Path) -> Result<Vec<(String, PathBuf)>, Failure> {
+    if !path.exists() {
+        return Err(Failure::Usage(format!("there is no file or folder {}", path.display())));
+    }
     if path.is_file() {
         check_weights(path)?;
         return Ok(vec![(file_name(path)?, path.to_owned())]);
@@ -192,7 +195,11 @@ fn read_folder(folder: &Path) -> Result<Vec<PathBuf>, Failure> {
 async fn file_part(file: &Path, name: &str, meter: Option<&Meter>) -> Result<Part, Failure> {
     let cannot_read = || format!("could not read {}", file.display());
     let open = tokio::fs::File::open(file).await.with_context(cannot_read)?;
-    let length = open.metadata().await.with_context(cannot_read)?.len();
+    let metadata = open.metadata().await.with_context(cannot_read)?;
+    if !metadata.is_file() {
+        return Err(Failure::Usage(format!("{} is no file", file.display())));
+    }
+    let length = metadata.len();
     let count = meter.map(Meter::counter);
     let pieces = ReaderStream::with_capacity(open, 256 << 10).inspect_ok(move |piece| {
         if let Some(count) = &count {
@@ -263,6 +270,16 @@ mod tests {
         }
         let names: Vec<_> = model_files(folder.path()).unwrap().into_iter().map(|(name, _)| name).collect();
         assert_eq!(names, ["model_index.json", "tokenizer/merges.txt", "vae/config.json", "vae/diffusion.safetensors"]);
+    }
+
+    #[tokio::test]
+    async fn a_folder_is_no_picture_and_what_is_not_there_no_model() {
+        let folder = tempfile::tempdir().unwrap();
+        let Err(Failure::Usage(why)) = picture_part(folder.path()).await else { panic!("a folder was taken") };
+        assert!(why.contains(folder.path().to_str().unwrap()), "{why}");
+        let missing = folder.path().join("x.safetensors");
+        let Err(Failure::Usage(why)) = model_files(&missing) else { panic!("no file was taken") };
+        assert!(why.contains("there is no file"), "{why}");
     }
 
     #[test]

@@ -65,15 +65,14 @@ impl Datasets {
             Action::List { client: options } => {
                 let datasets = Client::new(&options.server)?.list("/v1/datasets").await?;
                 if options.json {
-                    print_json(&Value::Array(datasets));
-                    return Ok(());
+                    return print_json(&Value::Array(datasets));
                 }
                 let mut table = Table::new(["NAME", "CREATED", "ID"]);
                 for dataset in datasets {
                     let dataset: Dataset = Client::understand(dataset)?;
                     table.row([dataset.name, short(&dataset.created_at), dataset.id]);
                 }
-                table.print();
+                table.print()?;
             }
             Action::Create { name, client: options } => {
                 let dataset: Value =
@@ -92,9 +91,9 @@ impl Datasets {
             Action::Remove { dataset, client: options } => {
                 Client::new(&options.server)?.delete(&address(&dataset)).await?;
                 if options.json {
-                    print_json(&json!({ "removed": dataset }));
+                    print_json(&json!({ "removed": dataset }))?;
                 } else {
-                    say!("removed {dataset}");
+                    say!("removed {dataset}")?;
                 }
             }
         }
@@ -104,11 +103,10 @@ impl Datasets {
 
 fn answer(dataset: Value, as_json: bool) -> Outcome {
     if as_json {
-        print_json(&dataset);
-        return Ok(());
+        return print_json(&dataset);
     }
     let dataset: Dataset = Client::understand(dataset)?;
-    say!("{}  {}  ({} examples)", dataset.name, dataset.id, dataset.examples.len());
+    say!("{}  {}  ({} examples)", dataset.name, dataset.id, dataset.examples.len())?;
     for example in &dataset.examples {
         say!(
             "  {}  {}×{}  {:>10}  {}",
@@ -117,7 +115,7 @@ fn answer(dataset: Value, as_json: bool) -> Outcome {
             example.height,
             HumanBytes(example.bytes).to_string(),
             example.caption.as_deref().unwrap_or_default()
-        );
+        )?;
     }
     Ok(())
 }

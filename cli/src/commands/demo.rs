@@ -21,7 +21,7 @@ use crate::failure::Failure;
 use crate::meter::Meter;
 use crate::output::say;
 use crate::platform::Platform;
-use crate::{built_in, signal};
+use crate::{built_in, installation, signal};
 
 /// The bundled dataset (`datasets/pyrography`), the name of the LoRA that comes of it, and the word that its captions share.
 const STYLE: &str = "pyrography";
@@ -60,12 +60,13 @@ pub struct Demo {
 impl Demo {
     /// Runs the command.
     pub async fn run(self) -> Outcome {
-        let stop = signal::stop_token();
+        let folder = self.data_dir.clone();
+        let stop = signal::stop_token(move || installation::quit(&folder));
         let meter = Meter::wait("starting Postgres, S3, the API and a worker");
         let started = Instant::now();
         let anywhere = SocketAddr::from(([127, 0, 0, 1], 0));
         let engine = EngineFlags { device: self.device, ..EngineFlags::default() };
-        let platform = Platform::start(&self.data_dir, anywhere, &engine, CLIENT_LOG).await?;
+        let mut platform = Platform::start(&self.data_dir, anywhere, &engine, CLIENT_LOG).await?;
         meter.finish(&format!(
             "Everything runs ({:.1} s): API {}, S3 {}, data {}",
             started.elapsed().as_secs_f64(),
@@ -74,7 +75,8 @@ impl Demo {
             platform.folder().display()
         ));
         let walked = tokio::select! {
-            walked = self.walk(&platform) => walked,
+            walked = self.walk(platform.url()) => walked,
+            ended = platform.ended() => Err(ended),
             () = stop.cancelled() => Err(interrupted()),
         };
         let meter = Meter::wait("stopping the worker, the API, S3 and Postgres");
@@ -83,8 +85,9 @@ impl Demo {
         walked.and(stopped)
     }
 
-    async fn walk(&self, platform: &Platform) -> Outcome {
-        let client = Client::new(&platform.url().parse().context("an address")?)?;
+    /// `server` is the address of the API.
+    async fn walk(&self, server: String) -> Outcome {
+        let client = Client::new(&server.parse().context("an address")?)?;
         let started = Instant::now();
         let (dataset, training_pictures) = self.dataset(&client).await?;
         eprintln!(
@@ -103,15 +106,15 @@ impl Demo {
         let made = self.generate(&client).await?;
         eprintln!("{} pictures in {:.1} s", 2 * made.len(), generation_started.elapsed().as_secs_f64());
 
-        say!("Presigned URLs, good for an hour while the server runs (`pyrograph up` brings it back):");
+        say!("Presigned URLs, good for an hour while the server runs (`pyrograph up` brings it back):")?;
         if let Some(adapter) = training.artifacts.first() {
-            say!("  {STYLE}.safetensors\n    {}", adapter.url);
+            say!("  {STYLE}.safetensors\n    {}", adapter.url)?;
         }
         for made in &made {
-            say!("  {}\n    without  {}\n    with     {}", made.prompt, made.artifacts[0].url, made.artifacts[1].url);
+            say!("  {}\n    without  {}\n    with     {}", made.prompt, made.artifacts[0].url, made.artifacts[1].url)?;
         }
         self.write_sheet(&training_pictures, &made, training_seconds)?;
-        say!("Pictures, adapter and contact sheet: {}", self.output.join("contact-sheet.png").display());
+        say!("Pictures, adapter and contact sheet: {}", self.output.join("contact-sheet.png").display())?;
         Ok(())
     }
 

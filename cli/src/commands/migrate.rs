@@ -4,10 +4,11 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 use clap::Args;
-use domain::database::{self, Pools};
+use domain::database;
 
 use super::Outcome;
 use crate::configuration::Services;
+use crate::services;
 
 /// Bring the database up to date
 ///
@@ -22,7 +23,7 @@ pub struct Migrate {
 impl Migrate {
     /// Runs the command.
     pub async fn run(self) -> Outcome {
-        let pools = Pools::connect(&Services::find_database(&self.data_dir)?).await.context("database")?;
+        let pools = services::database(&Services::find_database(&self.data_dir)?).await?;
         let migrated = database::migrate(&pools.lease).await;
         pools.close().await;
         migrated.context("the schema could not be brought up to date")?;

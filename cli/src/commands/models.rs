@@ -79,8 +79,8 @@ struct Import {
     /// Name under which requests will call it
     #[arg(long, value_name = "NAME")]
     name: String,
-    /// What it must turn out to be: checkpoint, lora or vae_approx
-    #[arg(long, value_name = "KIND")]
+    /// What it must turn out to be: checkpoint, lora or vae_approx (decoder of previews)
+    #[arg(long, value_name = "KIND", value_parser = ["checkpoint", "lora", "vae_approx"], hide_possible_values = true)]
     kind: Option<String>,
     /// Checkpoint that a LoRA or a decoder of previews (TAESD) was made for, by name or id
     #[arg(long, value_name = "NAME")]
@@ -191,6 +191,10 @@ impl Import {
     async fn run(self) -> Outcome {
         let request = self.request()?;
         let client = Client::new(&self.client.server)?;
+        check_name_is_free(&client, &self.name).await?;
+        for (flag, model) in given([("--base", &self.base), ("--like", &self.like)]) {
+            check_checkpoint(&client, flag, model).await?;
+        }
         let model = match request {
             None => import_model(&client, Path::new(&self.source), &self.name, &self.texts(), &self.parts()).await?,
             Some(request) => {
@@ -202,8 +206,7 @@ impl Import {
             }
         };
         if self.client.json {
-            print_json(&model);
-            return Ok(());
+            return print_json(&model);
         }
         let model: Model = Client::understand(model)?;
         say!(
@@ -212,8 +215,26 @@ impl Import {
             model.kind,
             model.family.as_deref().unwrap_or("unknown family"),
             HumanBytes(model.bytes)
-        );
+        )?;
         Ok(())
+    }
+}
+
+/// Asks what the server would say only after a long upload: whether a new model may have this name.
+pub async fn check_name_is_free(client: &Client, name: &str) -> Outcome {
+    domain::model::check_name(name).map_err(|error| Failure::Refused(error.to_string()))?;
+    match client.find::<Model>(&address(name)).await? {
+        Some(_) => Err(Failure::Refused(format!("name: there is a model named {name} already"))),
+        None => Ok(()),
+    }
+}
+
+/// The same of the checkpoint that `flag` names.
+pub async fn check_checkpoint(client: &Client, flag: &str, model: &str) -> Outcome {
+    match client.find::<Model>(&address(model)).await? {
+        Some(found) if found.kind == "checkpoint" => Ok(()),
+        Some(found) => Err(Failure::Refused(format!("{flag} {model} is no checkpoint, but a {}", found.kind))),
+        None => Err(Failure::Refused(format!("{flag} {model}: there is no such model"))),
     }
 }
 
@@ -232,8 +253,7 @@ impl Models {
             Action::List { client: options } => {
                 let models = Client::new(&options.server)?.list("/v1/models").await?;
                 if options.json {
-                    print_json(&Value::Array(models));
-                    return Ok(());
+                    return print_json(&Value::Array(models));
                 }
                 let mut table = Table::new(["NAME", "KIND", "FAMILY", "SIZE", "CREATED", "ID"]);
                 for model in models {
@@ -248,37 +268,36 @@ impl Models {
                         model.id,
                     ]);
                 }
-                table.print();
+                table.print()?;
             }
             Action::Show { model, client: options } => {
                 let model: Value = Client::new(&options.server)?.get(&address(&model)).await?;
                 if options.json {
-                    print_json(&model);
-                    return Ok(());
+                    return print_json(&model);
                 }
                 let shown: Model = Client::understand(model)?;
-                say!("{} ({})", shown.name, shown.kind);
-                say!("  id            {}", shown.id);
-                say!("  family        {}", shown.family.as_deref().unwrap_or("unknown"));
+                say!("{} ({})", shown.name, shown.kind)?;
+                say!("  id            {}", shown.id)?;
+                say!("  family        {}", shown.family.as_deref().unwrap_or("unknown"))?;
                 if let Some(word) = &shown.trigger_word {
-                    say!("  trigger word  {word}");
+                    say!("  trigger word  {word}")?;
                 }
-                say!("  size          {}", HumanBytes(shown.bytes));
-                say!("  sha256        {}", shown.sha256);
-                say!("  created       {}", shown.created_at);
+                say!("  size          {}", HumanBytes(shown.bytes))?;
+                say!("  sha256        {}", shown.sha256)?;
+                say!("  created       {}", shown.created_at)?;
                 for place in &shown.resident_on {
-                    say!("  loaded on     {} ({}, {})", place.name, place.device, HumanBytes(place.bytes));
+                    say!("  loaded on     {} ({}, {})", place.name, place.device, HumanBytes(place.bytes))?;
                 }
                 for file in &shown.files {
-                    say!("  {:>12}  {}", HumanBytes(file.bytes).to_string(), file.path);
+                    say!("  {:>12}  {}", HumanBytes(file.bytes).to_string(), file.path)?;
                 }
             }
             Action::Inspect { model, client: options } => {
                 let about: Value = Client::new(&options.server)?.get(&format!("{}/inspect", address(&model))).await?;
                 if options.json {
-                    print_json(&about);
+                    print_json(&about)?;
                 } else {
-                    tell(&about);
+                    tell(&about)?;
                 }
             }
             Action::Export(export) => export.run().await?,
@@ -288,9 +307,9 @@ impl Models {
             Action::Remove { model, client: options } => {
                 Client::new(&options.server)?.delete(&address(&model)).await?;
                 if options.json {
-                    print_json(&serde_json::json!({ "removed": model }));
+                    print_json(&serde_json::json!({ "removed": model }))?;
                 } else {
-                    say!("removed {model}");
+                    say!("removed {model}")?;
                 }
             }
         }
@@ -325,37 +344,39 @@ impl Export {
         let client = Client::new(&self.client.server)?;
         let [format, dtype] = [&self.format, &self.dtype].map(|text| crate::client::path_segment(text));
         let path = format!("{}/export?format={format}&dtype={dtype}", address(&self.model));
+        let output =
+            self.output.unwrap_or_else(|| PathBuf::from(format!("{}-{}.safetensors", self.model, self.format)));
+        Client::check_writable(&output)?;
         let created: Value = client.post(&path, &json!({})).await?;
         let mut last = follow(&client, created, &format!("exporting {}", self.model)).await?;
         let export: crate::client::Export = Client::understand(last.clone())?;
         let file = export.artifacts.first();
         let file = file.ok_or_else(|| Failure::Failed(anyhow::anyhow!("the export has no file")))?;
-        let output =
-            self.output.unwrap_or_else(|| PathBuf::from(format!("{}-{}.safetensors", self.model, self.format)));
         client.download(&file.url, &output).await?;
         if self.client.json {
             last["files"] = Value::from(vec![output.display().to_string()]);
-            print_json(&last);
+            print_json(&last)?;
         } else {
-            say!("{}", output.display());
+            say!("{}", output.display())?;
         }
         Ok(())
     }
 }
 
 /// What an inspection says, a line for each thing.
-fn tell(about: &Value) {
+fn tell(about: &Value) -> Outcome {
     let fields = about.as_object().into_iter().flatten();
     for (field, value) in fields.filter(|(_, value)| !value.is_null() && **value != json!([])) {
         let field = field.replace('_', " ");
         match value {
             Value::Array(items) => {
-                say!("{field}");
-                items.iter().for_each(|item| say!("  {}", line(item)));
+                say!("{field}")?;
+                items.iter().try_for_each(|item| say!("  {}", line(item)))?;
             }
-            value => say!("{field}: {}", line(value)),
+            value => say!("{field}: {}", line(value))?,
         }
     }
+    Ok(())
 }
 
 fn line(value: &Value) -> String {

@@ -15,7 +15,7 @@ pub struct OpenApi {}
 impl OpenApi {
     /// Runs the command.
     pub fn run(self) -> Outcome {
-        say!("{}", api::openapi().to_pretty_json().context("the document cannot be written")?);
+        say!("{}", api::openapi().to_pretty_json().context("the document cannot be written")?)?;
         Ok(())
     }
 }

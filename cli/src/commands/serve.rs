@@ -28,7 +28,7 @@ pub struct Serve {
 impl Serve {
     /// Runs the command.
     pub async fn run(self) -> Outcome {
-        let stop = signal::stop_token();
+        let stop = signal::stop_token(|| ());
         let services = Services::find(&self.data_dir)?;
         let listener = listen(self.bind).await?;
         let mut server = Server::start(listener, &services).await?;

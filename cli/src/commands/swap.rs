@@ -43,11 +43,11 @@ impl SwapOptions {
         }
         let told: Vec<Swap> = swaps.iter().cloned().map(Client::understand).collect::<Result<_, _>>()?;
         if self.client.json {
-            print_json(&json!({ "swaps": swaps }));
+            print_json(&json!({ "swaps": swaps }))?;
         } else {
             for swap in &told {
                 let error = swap.error.as_ref().map(|error| format!(": {error}")).unwrap_or_default();
-                say!("{} {} on {} ({}): {}{error}", action, swap.model.name, swap.name, swap.device, swap.status);
+                say!("{} {} on {} ({}): {}{error}", action, swap.model.name, swap.name, swap.device, swap.status)?;
             }
         }
         match told.iter().filter(|swap| swap.status == "failed").count() {

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use clap::Args;
 use serde_json::{Map, Value};
 
-use super::{Outcome, print_json};
+use super::models::{check_checkpoint, check_name_is_free};
+use super::{Outcome, finite, print_json};
 use crate::client::{Client, ClientOptions, Training, create_dataset, follow, pictures};
 use crate::failure::Failure;
 use crate::output::say;
@@ -33,23 +34,23 @@ pub struct Train {
     #[arg(long, value_name = "T")]
     pub trigger_word: Option<String>,
     /// Training steps [default: 1000]
-    #[arg(long, value_name = "N")]
-    pub steps: Option<u32>,
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub steps: Option<i64>,
     /// Rank of the LoRA: more learns more, and makes a larger file [default: 16]
-    #[arg(long, value_name = "R")]
-    pub rank: Option<u32>,
+    #[arg(long, value_name = "R", allow_negative_numbers = true)]
+    pub rank: Option<i64>,
     /// Strength of the LoRA relative to its rank [default: the rank]
-    #[arg(long, value_name = "A")]
+    #[arg(long, value_name = "A", value_parser = finite, allow_negative_numbers = true)]
     pub alpha: Option<f64>,
     /// Learning rate [default: 1e-4]
-    #[arg(long, value_name = "LR")]
+    #[arg(long, value_name = "LR", value_parser = finite, allow_negative_numbers = true)]
     pub learning_rate: Option<f64>,
     /// Pictures per step [default: 1]
-    #[arg(long, value_name = "B")]
-    pub batch_size: Option<u32>,
+    #[arg(long, value_name = "B", allow_negative_numbers = true)]
+    pub batch_size: Option<i64>,
     /// Pictures are scaled to about this many pixels squared [default: the checkpoint's]
-    #[arg(long, value_name = "PX")]
-    pub resolution: Option<u32>,
+    #[arg(long, value_name = "PX", allow_negative_numbers = true)]
+    pub resolution: Option<i64>,
     /// Seed of the training; the same seed gives the same LoRA [default: drawn, and told]
     #[arg(long, value_name = "S", allow_negative_numbers = true)]
     pub seed: Option<i64>,
@@ -85,7 +86,13 @@ impl Train {
 
     /// Runs the command.
     pub async fn run(self) -> Outcome {
+        let output = self.output.clone().unwrap_or_else(|| PathBuf::from(format!("{}.safetensors", self.name)));
         let client = Client::new(&self.client.server)?;
+        check_name_is_free(&client, &self.name).await?;
+        if let Some(model) = &self.model {
+            check_checkpoint(&client, "--model", model).await?;
+        }
+        Client::check_writable(&output)?;
         let dataset = create_dataset(&client, &self.name, &pictures(&self.dir)?).await?;
         let created: Value = match client.post("/v1/trainings", &self.request(&dataset.id)).await {
             Ok(created) => created,
@@ -94,6 +101,7 @@ impl Train {
                 return Err(failure);
             }
         };
+        eprintln!("training {}", created["id"].as_str().unwrap_or_default());
         let mut last = follow(&client, created, &format!("training {}", self.name)).await?;
         let training: Training = Client::understand(last.clone())?;
         for warning in &training.warnings {
@@ -103,13 +111,12 @@ impl Train {
             .artifacts
             .first()
             .ok_or_else(|| Failure::Failed(anyhow::anyhow!("training {} has no adapter", training.id)))?;
-        let output = self.output.unwrap_or_else(|| PathBuf::from(format!("{}.safetensors", self.name)));
         client.download(&adapter.url, &output).await?;
         if self.client.json {
             last["files"] = Value::from(vec![output.display().to_string()]);
-            print_json(&last);
+            print_json(&last)?;
         } else {
-            say!("{}", output.display());
+            say!("{}", output.display())?;
             let name = training.output_model.map_or(self.name, |model| model.name);
             eprintln!("Use it: pyrograph generate \"…\" --lora {name}");
         }
@@ -166,6 +173,20 @@ mod tests {
                 "learning_rate": 5e-4, "batch_size": 2, "resolution": 64, "seed": 3,
             })
         );
+    }
+
+    #[test]
+    fn numbers_are_finite_and_their_range_is_the_servers() {
+        let parse = |flag, value| Line::try_parse_from(["train", "photos", "--name", "x", flag, value]);
+        for flag in ["--learning-rate", "--alpha"] {
+            assert!(["nan", "inf"].into_iter().all(|wrong| parse(flag, wrong).is_err()), "{flag}");
+        }
+        for (flag, field) in
+            [("--learning-rate", "learning_rate"), ("--steps", "steps"), ("--resolution", "resolution")]
+        {
+            let request = parse(flag, "-5").unwrap().train.request("d1");
+            assert_eq!(request[field].as_f64(), Some(-5.0), "{flag}");
+        }
     }
 
     #[test]

@@ -10,7 +10,7 @@ use super::engine_flags::EngineFlags;
 use crate::configuration::SERVER_LOG;
 use crate::output::say;
 use crate::platform::Platform;
-use crate::signal;
+use crate::{installation, signal};
 
 /// Start everything here: Postgres, S3, the API and one worker
 ///
@@ -32,18 +32,14 @@ pub struct Up {
 impl Up {
     /// Runs the command until it is asked to stop.
     pub async fn run(self) -> Outcome {
-        let stop = signal::stop_token();
+        let folder = self.data_dir.clone();
+        let stop = signal::stop_token(move || installation::quit(&folder));
         // A Ctrl-C while it starts is heard below: what was begun is stopped in order too.
         let mut platform = Platform::start(&self.data_dir, self.bind, &self.engine, SERVER_LOG).await?;
-        say!("Pyrograph is up. Ctrl-C stops everything.\n");
-        say!("  API      {}", platform.url());
-        say!("  Docs     {}/docs", platform.url());
-        say!("  Storage  {} (S3)", platform.storage_endpoint());
-        say!("  Data     {}", platform.folder().display());
-        say!(
-            "\nTry: pyrograph generate \"owl on a blue background\"{}",
-            if platform.url().ends_with(":8080") { String::new() } else { format!(" --server {}", platform.url()) }
-        );
+        if let Err(failure) = announce(&platform) {
+            platform.stop().await?;
+            return Err(failure);
+        }
         let ended = tokio::select! {
             () = stop.cancelled() => Ok(()),
             ended = platform.ended() => Err(ended),
@@ -52,4 +48,15 @@ impl Up {
         platform.stop().await?;
         ended
     }
+}
+
+fn announce(platform: &Platform) -> Outcome {
+    let url = platform.url();
+    say!("Pyrograph is up. Ctrl-C stops everything.\n")?;
+    say!("  API      {url}")?;
+    say!("  Docs     {url}/docs")?;
+    say!("  Storage  {} (S3)", platform.storage_endpoint())?;
+    say!("  Data     {}", platform.folder().display())?;
+    let server = if url.ends_with(":8080") { String::new() } else { format!(" --server {url}") };
+    say!("\nTry: pyrograph generate \"owl on a blue background\"{server}")
 }

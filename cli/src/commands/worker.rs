@@ -1,21 +1,21 @@
 //! `pyrograph worker`: takes jobs from the queue and runs them on a device.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Args;
+use clap::builder::NonEmptyStringValueParser;
 use domain::Storage;
-use domain::database::Pools;
 use domain::job::JobKind;
 use worker::{Drain, EngineCommand, WorkerConfig};
 
 use super::Outcome;
 use super::engine_flags::EngineFlags;
-use crate::configuration::{self, Services, imports, lease_policy, number, set_duration};
+use crate::configuration::{self, Services, imports, lease_policy, number, positive, set_duration};
 use crate::failure::Failure;
-use crate::signal;
+use crate::{services, signal};
 
 /// Run a worker
 ///
@@ -28,7 +28,7 @@ pub struct Worker {
     #[arg(long, value_delimiter = ',', default_value = "generation,training,import,export", value_name = "QUEUES")]
     queues: Vec<JobKind>,
     /// Name that requests may call it by; several may share one
-    #[arg(long, default_value = "worker", value_name = "NAME")]
+    #[arg(long, default_value = "worker", value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
     name: String,
     #[command(flatten)]
     engine: EngineFlags,
@@ -43,48 +43,62 @@ pub struct Worker {
 impl Worker {
     /// Runs the command until it is asked to stop.
     pub async fn run(self) -> Outcome {
-        let stop = signal::stop_token();
+        let stop = signal::stop_token(|| ());
         if self.with_parent {
             signal::stop_with_parent(&stop);
         }
+        let config = self.config()?;
         let services = Services::find(&self.data_dir)?;
-        let pools = Pools::connect(&services.database_url).await.context("database")?;
+        let pools = services::database(&services.database_url).await?;
         let storage = Storage::new(&services.storage).context("storage")?;
-        let ended = worker::run(self.config()?, pools.clone(), storage, stop).await;
+        let ended = worker::run(config, pools.clone(), storage, stop).await;
         let _ = tokio::time::timeout(Duration::from_secs(5), pools.close()).await;
         Ok(ended.context("the worker failed")?)
     }
 
     fn config(&self) -> Result<WorkerConfig, Failure> {
-        let program = std::env::current_exe().context("this program does not know where it lies")?;
-        let data_dir = configuration::worker_dir(&self.data_dir);
-        let flags = self.engine.clone().or_environment()?.arguments();
-        let kernels = ["--kernels".into(), data_dir.join("kernels").into()];
-        let engine = EngineCommand {
-            environment: diffusion::device::environment(&program)
-                .into_iter()
-                .map(|(name, value)| (name.into(), value.into()))
-                .collect(),
-            arguments: std::iter::once(OsString::from("engine")).chain(flags).chain(kernels).collect(),
-            program,
-        };
-        let mut config = WorkerConfig::new(engine, data_dir);
+        let mut config = config(&self.engine, &self.data_dir)?;
         config.name = self.name.clone();
         config.queues = self.queues.clone();
-        config.lease = lease_policy()?;
-        if let Some(bytes) = number("PYROGRAPH_CACHE_BYTES")? {
-            config.cache_limit = bytes;
-        }
-        if let Some(steps) = number("PYROGRAPH_CHECKPOINT_EVERY")? {
-            config.checkpoint_every = usize::try_from(steps).unwrap_or(usize::MAX).max(1);
-        }
-        config.imports = imports()?;
-        set_duration("PYROGRAPH_GENERATION_SILENCE_MS", &mut config.silence.generation)?;
-        set_duration("PYROGRAPH_TRAINING_SILENCE_MS", &mut config.silence.training)?;
         if self.with_parent {
             // Someone waits at the terminal; a job that is cut short goes on at the next start.
             config.drain = Drain { generation: Duration::from_secs(3), training: Duration::from_secs(10) };
         }
         Ok(config)
     }
+}
+
+/// What a worker goes by: the flags of its engine, and the environment. `up` asks too, before it starts anything.
+///
+/// # Errors
+/// What will be so at every start: a variable that cannot be read, a device that was asked for by name and is not there.
+pub fn config(engine: &EngineFlags, data_dir: &Path) -> Result<WorkerConfig, Failure> {
+    diffusion::device::choose(engine.device).map_err(|error| match error {
+        diffusion::Error::Device(why) => Failure::Usage(format!("--device {}: {why}", engine.device)),
+        other => Failure::from(anyhow::Error::new(other)),
+    })?;
+    let program = std::env::current_exe().context("this program does not know where it lies")?;
+    let data_dir = configuration::worker_dir(data_dir);
+    let flags = engine.clone().or_environment()?.arguments();
+    let kernels = ["--kernels".into(), data_dir.join("kernels").into()];
+    let engine = EngineCommand {
+        environment: diffusion::device::environment(&program)
+            .into_iter()
+            .map(|(name, value)| (name.into(), value.into()))
+            .collect(),
+        arguments: std::iter::once(OsString::from("engine")).chain(flags).chain(kernels).collect(),
+        program,
+    };
+    let mut config = WorkerConfig::new(engine, data_dir);
+    config.lease = lease_policy()?;
+    if let Some(bytes) = number("PYROGRAPH_CACHE_BYTES")? {
+        config.cache_limit = bytes;
+    }
+    if let Some(steps) = positive("PYROGRAPH_CHECKPOINT_EVERY")? {
+        config.checkpoint_every = usize::try_from(steps).unwrap_or(usize::MAX);
+    }
+    config.imports = imports()?;
+    set_duration("PYROGRAPH_GENERATION_SILENCE_MS", &mut config.silence.generation)?;
+    set_duration("PYROGRAPH_TRAINING_SILENCE_MS", &mut config.silence.training)?;
+    Ok(config)
 }

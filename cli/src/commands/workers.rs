@@ -20,8 +20,7 @@ impl Workers {
     pub async fn run(self) -> Outcome {
         let workers = Client::new(&self.client.server)?.list("/v1/workers").await?;
         if self.client.json {
-            print_json(&Value::Array(workers));
-            return Ok(());
+            return print_json(&Value::Array(workers));
         }
         let mut table = Table::new(["NAME", "DEVICE", "QUEUES", "LOADED", "JOB", "VERSION", "SEEN", "ID"]);
         for worker in workers {
@@ -42,7 +41,7 @@ impl Workers {
                 worker.id,
             ]);
         }
-        table.print();
+        table.print()?;
         Ok(())
     }
 }

@@ -1,0 +1,50 @@
+//! What `generations` and `trainings` share: both are jobs, which are listed newest first, looked at and ended.
+
+use serde_json::Value;
+
+use super::models::short;
+use super::{Outcome, print_json};
+use crate::client::{Artifact, Client, ClientOptions, Job, path_segment};
+use crate::output::say;
+
+/// The path of one job of `collection`, as `/v1/generations`.
+pub fn address(collection: &str, id: &str) -> String {
+    format!("{collection}/{}", path_segment(id))
+}
+
+/// Asks for the end of a job, and tells where it stands.
+pub async fn cancel(address: &str, options: &ClientOptions) -> Outcome {
+    let answer = Client::new(&options.server)?.act(&format!("{address}/cancel")).await?;
+    if options.json {
+        return print_json(&answer);
+    }
+    let job: Job = Client::understand(answer)?;
+    let soon = if job.status.is_terminal() { "" } else { "; it stops at its next step" };
+    say!("{}{soon}", job.status)
+}
+
+/// A line for each thing that is known of every job.
+pub fn tell(job: &Job) -> Outcome {
+    if let (Some(step), Some(total @ 1..)) = (job.progress.step, job.progress.total_steps) {
+        say!("  progress      {step} of {total} steps")?;
+    }
+    if let Some(error) = &job.error {
+        say!("  error         {}: {}", error.class, error.message)?;
+    }
+    say!("  created       {}", short(&job.created_at))?;
+    job.finished_at.as_ref().map_or(Ok(()), |time| say!("  finished      {}", short(time)))
+}
+
+/// Warnings, and the files that can be downloaded.
+pub fn tell_results(warnings: &[String], artifacts: &[Artifact]) -> Outcome {
+    warnings.iter().try_for_each(|warning| say!("  warning       {warning}"))?;
+    artifacts.iter().try_for_each(|artifact| match artifact.seed {
+        Some(seed) => say!("  picture {}     seed {seed}\n    {}", artifact.position, artifact.url),
+        None => say!("  file {}\n    {}", artifact.position, artifact.url),
+    })
+}
+
+/// The name that `field` of `job` refers to.
+pub fn name<'a>(job: &'a Value, field: &str) -> &'a str {
+    job[field]["name"].as_str().unwrap_or_default()
+}

@@ -1,0 +1,88 @@
+//! `pyrograph trainings`: LoRAs in the making, from whichever client.
+
+use clap::{Args, Subcommand};
+use serde_json::Value;
+
+use super::models::short;
+use super::{Outcome, job, print_json};
+use crate::client::{Client, ClientOptions, Job, Training};
+use crate::output::say;
+use crate::table::Table;
+
+const COLLECTION: &str = "/v1/trainings";
+
+/// List, show and cancel trainings
+#[derive(Debug, Args)]
+pub struct Trainings {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// List trainings, newest first
+    List {
+        /// How many at most
+        #[arg(long, value_name = "N", default_value_t = 20)]
+        limit: usize,
+        #[command(flatten)]
+        client: ClientOptions,
+    },
+    /// Show a training: status, error, progress, and the URL of its LoRA that works for an hour
+    Show {
+        /// Id
+        training: String,
+        #[command(flatten)]
+        client: ClientOptions,
+    },
+    /// End a training: at once while it is queued, else within a step
+    Cancel {
+        /// Id
+        training: String,
+        #[command(flatten)]
+        client: ClientOptions,
+    },
+}
+
+impl Trainings {
+    /// Runs the command.
+    pub async fn run(self) -> Outcome {
+        match self.action {
+            Action::List { limit, client: options } => {
+                let trainings = Client::new(&options.server)?.newest(COLLECTION, limit).await?;
+                if options.json {
+                    return print_json(&Value::Array(trainings));
+                }
+                let mut table = Table::new(["NAME", "STATUS", "STEPS", "MODEL", "CREATED", "ID"]);
+                for training in trainings {
+                    let name = training["name"].as_str().unwrap_or_default().to_owned();
+                    let steps = format!("{}/{}", training["progress"]["step"], training["steps"]);
+                    let model = job::name(&training, "model").to_owned();
+                    let id = training["id"].as_str().unwrap_or_default().to_owned();
+                    let job: Job = Client::understand(training)?;
+                    table.row([name, job.status.to_string(), steps, model, short(&job.created_at), id]);
+                }
+                table.print()
+            }
+            Action::Show { training, client: options } => {
+                let shown: Value = Client::new(&options.server)?.get(&job::address(COLLECTION, &training)).await?;
+                if options.json {
+                    return print_json(&shown);
+                }
+                let job: Job = Client::understand(shown.clone())?;
+                let training: Training = Client::understand(shown.clone())?;
+                say!("{} ({})", training.id, job.status)?;
+                say!("  name          {}", shown["name"].as_str().unwrap_or_default())?;
+                say!("  model         {}", job::name(&shown, "model"))?;
+                say!("  dataset       {}", shown["dataset_id"].as_str().unwrap_or_default())?;
+                say!("  rank          {}, learning rate {}", shown["rank"], shown["learning_rate"])?;
+                say!("  seed          {}", shown["seed"])?;
+                job::tell(&job)?;
+                job::tell_results(&training.warnings, &training.artifacts)
+            }
+            Action::Cancel { training, client: options } => {
+                job::cancel(&job::address(COLLECTION, &training), &options).await
+            }
+        }
+    }
+}

@@ -1,0 +1,61 @@
+//! The first contact with Postgres and the bucket, for every command that needs them: who does not answer is told by a sentence.
+
+use anyhow::{Context as _, anyhow};
+use domain::Storage;
+use domain::database::Pools;
+use domain::storage::StorageConfig;
+use embedded::Postgres;
+
+use crate::failure::Failure;
+
+/// Connects to the database, after it has answered.
+pub async fn database(url: &str) -> Result<Pools, Failure> {
+    Postgres::external(url.to_owned()).await.map_err(of_postgres)?;
+    Ok(Pools::connect(url).await.context("database")?)
+}
+
+/// Why there is no database, without its causes once more: the sentence holds them.
+pub fn of_postgres(error: embedded::Error) -> Failure {
+    match error {
+        embedded::Error::NamedBinaries { .. } | embedded::Error::Address => Failure::Usage(error.to_string()),
+        error => Failure::Failed(anyhow!("Postgres: {error}")),
+    }
+}
+
+/// The bucket, after it has answered.
+pub async fn storage(config: &StorageConfig) -> Result<Storage, Failure> {
+    let storage = Storage::new(config).context("storage")?;
+    let StorageConfig { endpoint, bucket, .. } = config;
+    match storage.check().await {
+        Ok(()) => Ok(storage),
+        Err(error) => Err(Failure::Failed(anyhow!(
+            "S3: the bucket {bucket} at {endpoint} cannot be used: {}",
+            cause(&error.to_string())
+        ))),
+    }
+}
+
+/// Of what the client says its first line, and of that the end: before it the request and its retries are told.
+fn cause(error: &str) -> &str {
+    let line = error.lines().next().unwrap_or_default();
+    line.split_once(" - ").map_or(line, |(_, cause)| cause).trim_end_matches([':', ' '])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cause_is_one_line_without_the_request() {
+        let long = "unavailable: Generic S3 error: Error performing HEAD http://h/b/k in 1.4s, after 5 retries  - HTTP error: \
+                    error sending request\nmore\nand more";
+        assert_eq!(cause(long), "HTTP error: error sending request");
+        assert_eq!(cause("unavailable: the clock is wrong"), "unavailable: the clock is wrong");
+    }
+
+    #[tokio::test]
+    async fn a_database_that_is_not_there_is_told_by_its_address() {
+        let Err(Failure::Usage(why)) = database("somewhere").await else { panic!("no URL was taken") };
+        assert!(why.contains("DATABASE_URL"), "{why}");
+    }
+}
