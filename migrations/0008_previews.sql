@@ -20,9 +20,9 @@ CREATE TABLE previews (
     jpeg        bytea   NOT NULL CHECK (octet_length(jpeg) <= 524288)
 );
 
-COMMENT ON TABLE  previews             IS 'How the picture that a running generation works on looks by now: the newest of each job alone, gone when the job ends';
+COMMENT ON TABLE  previews             IS 'How the picture that a running generation works on looks by now: the newest of the attempt alone, gone when the attempt ends';
 COMMENT ON COLUMN previews.job_id      IS 'The job';
-COMMENT ON COLUMN previews.revision    IS 'One more with each preview, so that a reader knows whether it has seen this one';
+COMMENT ON COLUMN previews.revision    IS 'Grows with each preview, also over attempts, so that a reader knows whether it has seen this one';
 COMMENT ON COLUMN previews.step        IS 'Steps done, as jobs.step counts them';
 COMMENT ON COLUMN previews.total_steps IS 'Steps in all';
 COMMENT ON COLUMN previews.position    IS 'Which of the pictures it is, from 0';
@@ -30,7 +30,7 @@ COMMENT ON COLUMN previews.width       IS 'Pixels';
 COMMENT ON COLUMN previews.height      IS 'Pixels';
 COMMENT ON COLUMN previews.jpeg        IS 'The JPEG file, at most 512 KiB';
 
--- However a job ends, and whoever ends it.
+-- However an attempt ends, and whoever ends it.
 CREATE FUNCTION previews_forget() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     DELETE FROM previews WHERE job_id = NEW.id;
@@ -38,4 +38,4 @@ BEGIN
 END $$;
 
 CREATE TRIGGER previews_forget AFTER UPDATE OF status ON jobs FOR EACH ROW
-    WHEN (NEW.kind = 'generation' AND NEW.status IN ('succeeded', 'failed', 'canceled')) EXECUTE FUNCTION previews_forget();
+    WHEN (NEW.kind = 'generation' AND NEW.status <> 'running') EXECUTE FUNCTION previews_forget();

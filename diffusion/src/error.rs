@@ -42,7 +42,7 @@ pub enum Error {
     /// What was asked for takes more memory than may be used.
     #[error("{reason}")]
     Memory {
-        /// Bytes that it takes, by the estimate.
+        /// Bytes that it takes at the least, on any device, by the estimate.
         needed: u64,
         /// A sentence.
         reason: String,

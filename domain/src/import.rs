@@ -36,7 +36,7 @@ pub struct ImportRequest {
     #[schema(min_length = 1, max_length = 63, pattern = "^[a-z0-9][a-z0-9._-]{0,62}$", example = "clay")]
     pub name: String,
     pub source: Source,
-    /// What it must turn out to be; absent takes either.
+    /// What it must turn out to be; absent takes any.
     #[serde(default)]
     pub kind: Option<ModelKind>,
     /// Name or id of the checkpoint that a LoRA or a decoder of previews was made for.

@@ -1,5 +1,5 @@
-//! How the picture that a running generation works on looks by now. Only the newest is kept, and none once the job has ended: it
-//! is no result, and no event, which could be read again. How it is made is the engine's matter.
+//! How the picture that a running generation works on looks by now. Only the newest is kept, and none once the attempt has ended:
+//! it is no result, and no event, which could be read again. How it is made is the engine's matter.
 
 use sqlx::PgPool;
 
@@ -37,7 +37,7 @@ pub async fn record(pool: &PgPool, claim: &Claim, preview: &Preview) -> Result<(
                  SELECT id, last_sequence FROM jobs WHERE id = $1 AND epoch = $2 AND worker = $3 AND status = 'running' FOR UPDATE
                ), kept AS (
                  INSERT INTO previews (job_id, revision, step, total_steps, position, width, height, jpeg)
-                 SELECT id, 1, $4, $5, $6, $7, $8, $9 FROM job
+                 SELECT id, ($2 << 32) + 1, $4, $5, $6, $7, $8, $9 FROM job
                  ON CONFLICT (job_id) DO UPDATE SET revision = previews.revision + 1, step = $4, total_steps = $5, position = $6,
                                                     width = $7, height = $8, jpeg = $9
                )

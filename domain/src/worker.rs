@@ -97,14 +97,14 @@ pub async fn register(
     device: &str,
     queues: &[JobKind],
     version: &str,
-    vram_budget: i64,
+    vram_budget: Option<i64>,
 ) -> Result<()> {
     let queues: Vec<String> = queues.iter().map(|kind| kind.as_str().to_owned()).collect();
     bounded(
         sqlx::query!(
             // Again, when the answer to the first time was lost.
             "INSERT INTO workers (id, name, host, device, queues, version, vram_budget) VALUES ($1, $2, $3, $4, $5, $6, $7)
-             ON CONFLICT (id) DO UPDATE SET last_seen_at = clock_timestamp()",
+             ON CONFLICT (id) DO UPDATE SET last_seen_at = clock_timestamp(), vram_budget = excluded.vram_budget",
             id.0,
             name,
             host,

@@ -171,7 +171,8 @@ fn pair_up(zip: &mut ZipArchive<BufReader<File>>) -> Result<Vec<Pair>> {
         .into_iter()
         .map(|(stem, (name, picture))| Pair { name, picture, caption: captions.remove(&stem).map(|(_, index)| index) })
         .collect();
-    match captions.into_values().next() {
+    let is_caption = |(name, _): &(String, usize)| !is_about_the_whole(name);
+    match captions.into_values().find(is_caption) {
         Some((name, _)) => {
             Err(Error::invalid(FIELD, format!("The caption `{name}` has no picture of the same name beside it.")))
         }
@@ -187,7 +188,13 @@ fn is_litter(name: &str) -> bool {
         || file.starts_with("._")
         || matches!(file, ".DS_Store" | "Thumbs.db" | "desktop.ini")
         || lower.ends_with(".md")
-        || matches!(lower.as_str(), "license" | "license.txt" | "licence" | "licence.txt" | "readme" | "readme.txt")
+        || matches!(lower.as_str(), "license" | "licence" | "readme")
+}
+
+/// Texts that are no captions where no picture is called so.
+fn is_about_the_whole(name: &str) -> bool {
+    let file = name.rsplit(['/', '\\']).next().unwrap_or(name).to_ascii_lowercase();
+    matches!(file.as_str(), "license.txt" | "licence.txt" | "readme.txt")
 }
 
 fn unreadable(error: zip::result::ZipError) -> Error {
@@ -230,11 +237,14 @@ mod tests {
             ("__MACOSX/._b.png", b"litter"),
             ("README.md", b"about the pictures"),
             ("LICENSE.txt", b"theirs"),
+            ("folder/readme.png", b"three"),
+            ("folder/readme.txt", b"a book"),
         ]))
         .unwrap()
         .collect::<Result<_>>()
         .unwrap();
-        assert_eq!(entries.len(), 2);
+        assert_eq!(entries.len(), 3);
+        assert_eq!(entries[2].caption.as_deref(), Some("a book"), "of a picture that is called so");
         assert_eq!((entries[0].name.as_str(), entries[0].caption.as_deref()), ("b.png", Some("a blue ball")));
         assert_eq!((entries[1].name.as_str(), entries[1].caption.as_deref()), ("folder/a.JPG", None));
     }

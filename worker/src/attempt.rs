@@ -71,7 +71,7 @@ pub enum Stop {
     Released(String),
     /// The engine died under it.
     Crashed(String),
-    /// It takes this many bytes of memory, more than this engine may use.
+    /// It does not fit into the memory that this engine may use, and takes at least so many bytes of another's.
     DoesNotFit(u64, String),
     /// It failed; the class says whether another try makes sense.
     Failed(ErrorClass, String),

@@ -210,7 +210,7 @@ async fn show_life(house: Arc<House>, worker: WorkerId, ending: CancellationToke
             swap::tell_resident(&house, worker).await
         } else {
             let version = env!("CARGO_PKG_VERSION");
-            let vram_budget = i64::try_from(info.vram_budget).unwrap_or(i64::MAX);
+            let vram_budget = info.vram_budget.and_then(|bytes| i64::try_from(bytes).ok());
             domain::worker::register(&house.pool, worker, name, host, &info.device, queues, version, vram_budget).await
         };
         match told {

@@ -223,8 +223,8 @@ pub enum Report {
         device: String,
         /// Why it is not the device one would expect, such as a missing driver.
         why: Option<String>,
-        /// Bytes of the device's memory that it may use; the largest number if it does not know.
-        vram_budget: u64,
+        /// Bytes of the device's memory that it may use, if it knows.
+        vram_budget: Option<u64>,
     },
     /// These models are loaded now, and no others; told whenever that changes, also in the middle of a request.
     Resident {
@@ -325,7 +325,7 @@ pub enum Report {
         class: FailureClass,
         /// A sentence.
         message: String,
-        /// Bytes of memory that it takes, if that is more than the engine may use.
+        /// Bytes of memory that it takes at the least, on any device, if it does not fit into what this engine may use.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         memory: Option<u64>,
     },
@@ -449,7 +449,12 @@ mod tests {
 
     fn reports() -> Vec<Report> {
         vec![
-            Report::Ready { version: 1, device: "cpu".into(), why: Some("no driver".into()), vram_budget: u64::MAX },
+            Report::Ready {
+                version: 1,
+                device: "cpu".into(),
+                why: Some("no driver".into()),
+                vram_budget: Some(u64::MAX),
+            },
             Report::Progress { request: 7, step: 1, total_steps: 4, loss: Some(0.25), seconds_per_step: None },
             Report::Image { request: 7, position: 0, path: "/o/0.png".into(), seed: u64::MAX, width: 64, height: 32 },
             Report::Failed {

@@ -120,8 +120,8 @@ impl Session {
 pub struct EngineInfo {
     /// Its device, for people.
     pub device: String,
-    /// Bytes of the device's memory that it may use.
-    pub vram_budget: u64,
+    /// Bytes of the device's memory that it may use, if it knows.
+    pub vram_budget: Option<u64>,
     /// Process id of the child.
     pub process: Option<u32>,
 }
@@ -302,7 +302,7 @@ impl Running {
     }
 
     /// The device, and how much of its memory may be used.
-    async fn shake_hands(&mut self) -> Result<(String, u64), String> {
+    async fn shake_hands(&mut self) -> Result<(String, Option<u64>), String> {
         let hello = Order::Hello { version: PROTOCOL_VERSION };
         if protocol::send(&mut self.orders, &hello).await.is_err() {
             return Err(self.last_words().await);

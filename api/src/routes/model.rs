@@ -111,7 +111,7 @@ pub struct ModelForm {
     /// Name or id of the checkpoint that a LoRA or a decoder of previews was made for.
     #[schema(min_length = 1, max_length = 63, pattern = r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     base: Option<String>,
-    /// What it must turn out to be; absent takes either.
+    /// What it must turn out to be; absent takes any.
     #[schema(inline)]
     kind: Option<ModelKind>,
     /// One `.safetensors` file is a LoRA or a checkpoint, one `.gguf` file a checkpoint's denoiser; several files with `model_index.json`

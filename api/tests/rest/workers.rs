@@ -13,7 +13,7 @@ impl House {
     /// A worker that lives, as its row says.
     async fn worker(&self, name: &str, queues: &[JobKind]) -> WorkerId {
         let id = WorkerId::new();
-        worker::register(&self.pools.api, id, name, "host", "cpu", queues, "1", 1 << 30).await.unwrap();
+        worker::register(&self.pools.api, id, name, "host", "cpu", queues, "1", Some(1 << 30)).await.unwrap();
         id
     }
 }

@@ -106,18 +106,20 @@ impl Pipeline {
         }
     }
 
-    /// What shows a running denoising: the tiny autoencoder in the file `vae_approx`, or without one a projection that is fitted
-    /// now to the checkpoint's own autoencoder. Errors: a file of something else, or for other latents.
+    /// What shows a running denoising: the tiny autoencoder in the file `vae_approx`, or, without one for these latents, a linear map
+    /// that is fitted now to the checkpoint's own autoencoder. Errors: a file of something else.
     pub fn previewer(&self, vae_approx: Option<&Path>) -> Result<Previewer> {
         let device = match self {
             Self::Flux(pipeline) => &pipeline.device,
             Self::StableDiffusion(pipeline) => &pipeline.latent_diffusion().device,
             Self::StableDiffusionXl(pipeline) => &pipeline.latent_diffusion().device,
         };
-        match vae_approx {
-            Some(file) => Previewer::load(file, self.autoencoder(), device),
-            None => Previewer::fit(self.autoencoder(), device),
+        if let Some(file) = vae_approx
+            && let Some(previewer) = Previewer::load(file, self.autoencoder(), device)?
+        {
+            return Ok(previewer);
         }
+        Previewer::fit(self.autoencoder(), device)
     }
 
     /// What turns pictures into latents, and latents into pictures.

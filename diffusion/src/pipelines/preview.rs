@@ -51,20 +51,15 @@ struct Colours {
 }
 
 impl Previewer {
-    /// The tiny autoencoder in `file`, for the latents of `vae`. Errors: a file of something else, or for other latents.
-    pub(super) fn load(file: &Path, vae: &Autoencoder, device: &Device) -> Result<Self> {
+    /// The tiny autoencoder in `file`; none if it is not for the latents of `vae`. Errors: a file of something else.
+    pub(super) fn load(file: &Path, vae: &Autoencoder, device: &Device) -> Result<Option<Self>> {
         let (config, tensors) = taesd::decoder(file)?;
         let (factor, latent_channels) = (vae.factor(), vae.latent_channels());
         if (config.factor(), config.latent_channels) != (factor, latent_channels) {
-            let reason = format!(
-                "this tiny autoencoder is for {} channels of latents and pictures {} times as large; the model has {latent_channels} and {factor}",
-                config.latent_channels,
-                config.factor(),
-            );
-            return Err(Error::malformed(file, reason));
+            return Ok(None);
         }
         let network = load_strict(TinyDecoder::new(&config, device), &tensors, DType::F32)?;
-        Ok(Self { decoder: Decoder::Tiny(network), factor, latent_channels })
+        Ok(Some(Self { decoder: Decoder::Tiny(network), factor, latent_channels }))
     }
 
     /// The linear map that comes nearest to undoing `vae`, by least squares over pictures of soft patches of any colour.
@@ -89,8 +84,8 @@ impl Previewer {
         Ok(Self { decoder: Decoder::Linear(Box::new(colours)), factor, latent_channels: channels })
     }
 
-    /// A picture of normalised latents, `[1, latent channels, height, width]`: as large as the finished one, but at most
-    /// [`LONGEST_PREVIEW`] along its longer side.
+    /// A picture of normalised latents, `[1, latent channels, height, width]`: as large as the finished one, or, where that is
+    /// longer than [`LONGEST_PREVIEW`], smaller by about a whole number.
     pub fn picture(&self, latents: &Tensor<4>) -> Result<RgbImage> {
         let [_, channels, height, width] = latents.dims();
         if channels != self.latent_channels {

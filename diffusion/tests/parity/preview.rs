@@ -47,7 +47,7 @@ fn the_decoder_alone_in_both_namings() {
     }
     for other in ["sd15-tiny/vae/diffusion_pytorch_model.safetensors", "lora/peft.safetensors"] {
         let refused = taesd::decoder(&path(other)).map(|_| ()).unwrap_err().to_string();
-        assert!(refused.contains("TAESD") || refused.contains(other), "{refused}");
+        assert!(refused.contains("no decoder of a TAESD: it has no first layer"), "{refused}");
     }
 }
 
@@ -90,23 +90,34 @@ fn the_last_step_foresees_the_picture_itself() {
 fn a_preview_is_as_large_as_the_picture_up_to_its_limit() {
     let pipeline = Pipeline::load(&path("sd15-tiny"), &device()).unwrap();
     let folder = tempfile::tempdir().unwrap();
-    for file in [None, Some(tiny()), Some(as_in_the_original(folder.path()))] {
+    // Latents high and wide, then pixels wide and high: by the linear map, and by the tiny autoencoder.
+    let cases = [
+        ([6, 4], (16, 24), (16, 24)),
+        ([1, 9], (36, 4), (36, 4)),
+        ([160, 128], (384, 480), (256, 320)),
+        // So narrow that it cannot be pooled as much as it would have to be.
+        ([300, 2], (2, 300), (3, 512)),
+    ];
+    let tiny_ones = [tiny(), as_in_the_original(folder.path())].map(Some);
+    for (file, is_tiny) in [(None, false)].into_iter().chain(tiny_ones.map(|file| (file, true))) {
         let previewer = pipeline.previewer(file.as_deref()).unwrap();
-        for ([high, wide], size) in
-            [([6, 4], (16, 24)), ([1, 9], (36, 4)), ([160, 128], (256, 320)), ([300, 2], (4, 600))]
-        {
+        for ([high, wide], linear, tiny) in cases {
             let latents = Tensor::<4>::zeros([1, 4, high, wide], &device());
-            let picture = previewer.picture(&latents).unwrap();
-            assert!(picture.width().max(picture.height()) <= 512, "{:?}", picture.dimensions());
-            if high * 4 <= 512 {
-                assert_eq!(picture.dimensions(), size);
-            }
+            let size = previewer.picture(&latents).unwrap().dimensions();
+            assert_eq!(size, if is_tiny { tiny } else { linear }, "{high}×{wide} latents");
         }
         assert!(previewer.picture(&Tensor::<4>::zeros([1, 16, 4, 4], &device())).is_err());
     }
+}
+
+#[test]
+fn a_decoder_of_other_latents_is_not_used() {
+    // Of pictures 4 times as large, where the model has 8.
     let flux = Pipeline::load(&path("flux-tiny"), &device()).unwrap();
-    let refused = flux.previewer(Some(&tiny())).map(|_| ()).unwrap_err().to_string();
-    assert!(refused.contains("4 times as large") && refused.contains('8'), "{refused}");
+    let latents = Tensor::<4>::ones([1, 4, 3, 2], &device());
+    let by_itself = flux.previewer(None).unwrap().picture(&latents).unwrap();
+    assert_eq!(flux.previewer(Some(&tiny())).unwrap().picture(&latents).unwrap(), by_itself);
+    assert!(flux.previewer(Some(Path::new("/nowhere"))).is_err());
 }
 
 /// Of the built-in model, whose autoencoder has learned pictures; the others here have random weights.

@@ -55,7 +55,7 @@ pub async fn claim(
                oldest AS MATERIALIZED (
                    SELECT id, priority, run_at FROM jobs
                    WHERE status = 'queued' AND kind = ANY($1) AND run_at <= clock_timestamp()
-                     AND (memory IS NULL OR memory <= (SELECT own.memory FROM own))
+                     AND (memory IS NULL OR memory <= (SELECT own.memory FROM own)) AND $2 <> ALL(refused_by)
                    ORDER BY priority DESC, run_at, id LIMIT 1),
                patience AS MATERIALIZED (
                    SELECT oldest.priority FROM oldest WHERE cardinality($4::text[]) > 0 AND (
@@ -68,16 +68,16 @@ pub async fn claim(
                        SELECT id, run_at FROM jobs
                        WHERE status = 'queued' AND base_sha256 BETWEEN base.sha256 AND base.sha256
                          AND priority = patience.priority AND kind = ANY($1) AND run_at <= clock_timestamp()
-                         AND (memory IS NULL OR memory <= (SELECT own.memory FROM own))
+                         AND (memory IS NULL OR memory <= (SELECT own.memory FROM own)) AND $2 <> ALL(refused_by)
                        ORDER BY base_sha256, run_at, id LIMIT $7) AS job),
                preferred AS MATERIALIZED (
                    SELECT jobs.id FROM near JOIN jobs ON jobs.id = near.id WHERE jobs.status = 'queued'
                    ORDER BY near.run_at, near.id LIMIT 1 FOR UPDATE OF jobs SKIP LOCKED),
                first AS MATERIALIZED (
                    SELECT id FROM jobs
-                   WHERE NOT EXISTS (SELECT FROM preferred)
+                   WHERE EXISTS (SELECT FROM oldest) AND NOT EXISTS (SELECT FROM preferred)
                      AND status = 'queued' AND kind = ANY($1) AND run_at <= clock_timestamp()
-                     AND (memory IS NULL OR memory <= (SELECT own.memory FROM own))
+                     AND (memory IS NULL OR memory <= (SELECT own.memory FROM own)) AND $2 <> ALL(refused_by)
                    ORDER BY priority DESC, run_at, id LIMIT 1 FOR UPDATE SKIP LOCKED),
                next AS (SELECT id FROM preferred UNION ALL SELECT id FROM first),
                job AS (

@@ -51,18 +51,21 @@ pub async fn release(pool: &PgPool, claim: &Claim, why: &str) -> Result<Ending> 
     end(pool, claim, "released", true, ErrorClass::Resource, why, Duration::ZERO).await
 }
 
-/// Says that the work takes more memory than this worker may use. Another live worker that may use as much gets the job; where
-/// there is none, it fails with `message`. Errors as [`fail`].
+/// Says that the work does not fit into the memory that this worker may use, and takes at least `memory` bytes of another's.
+/// Another worker that may use as much, and was there a moment ago, gets the job, which keeps its place in the queue; where there
+/// is none, it fails with `message`. Errors as [`fail`].
 pub async fn does_not_fit(pool: &PgPool, claim: &Claim, memory: i64, message: &str) -> Result<Ending> {
     let elsewhere = bounded(
         sqlx::query_scalar!(
             r#"SELECT EXISTS (
-                 SELECT FROM workers WHERE stopped_at IS NULL AND last_seen_at > clock_timestamp() - make_interval(secs => $1)
-                   AND $2 = ANY(queues) AND vram_budget >= $3 AND id <> $4) AS "elsewhere!""#,
+                 SELECT FROM workers WHERE last_seen_at > clock_timestamp() - make_interval(secs => $1)
+                   AND $2 = ANY(queues) AND vram_budget >= $3 AND id <> $4
+                   AND id <> ALL((SELECT refused_by FROM jobs WHERE id = $5)::uuid[])) AS "elsewhere!""#,
             GONE_AFTER.as_secs_f64(),
             claim.kind.as_str(),
             memory,
             claim.worker.0,
+            claim.job.0,
         )
         .fetch_one(pool),
     )
@@ -73,7 +76,8 @@ pub async fn does_not_fit(pool: &PgPool, claim: &Claim, memory: i64, message: &s
     // With the condition of all that an attempt changes; what it says stays true if the next statement is not reached.
     bounded(
         sqlx::query!(
-            "UPDATE jobs SET memory = greatest(memory, $4) WHERE id = $1 AND epoch = $2 AND worker = $3 AND status = 'running'",
+            "UPDATE jobs SET memory = greatest(memory, $4), refused_by = array_append(refused_by, $3)
+             WHERE id = $1 AND epoch = $2 AND worker = $3 AND status = 'running'",
             claim.job.0,
             claim.epoch,
             claim.worker.0,
@@ -83,7 +87,7 @@ pub async fn does_not_fit(pool: &PgPool, claim: &Claim, memory: i64, message: &s
     )
     .await?;
     let why = format!("for a worker that may use more memory: {message}");
-    end(pool, claim, "released", true, ErrorClass::InvalidInput, &why, Duration::ZERO).await
+    end(pool, claim, "refused", true, ErrorClass::InvalidInput, &why, Duration::ZERO).await
 }
 
 /// Confirms that the work has stopped because somebody asked for it.
@@ -152,6 +156,7 @@ pub async fn succeed(connection: &mut PgConnection, claim: &Claim) -> Result<Opt
     if before { Ok(None) } else { Err(Error::LeaseLost) }
 }
 
+/// `outcome` as that of an attempt, or `refused`: released by a worker into whose memory it does not fit.
 async fn end(
     pool: &PgPool,
     claim: &Claim,
@@ -169,24 +174,25 @@ async fn end(
                        WHEN NOT $5 THEN 'failed'
                        WHEN $4 = 'failed' AND failures + 1 >= max_failures THEN 'failed'
                        WHEN $4 = 'crashed' AND crashes + 1 >= max_crashes THEN 'failed'
-                       WHEN $4 = 'released' AND releases + 1 >= max_releases THEN 'failed'
+                       WHEN $4 IN ('released', 'refused') AND releases + 1 >= max_releases THEN 'failed'
                        ELSE 'queued' END AS status
                    FROM jobs WHERE id = $1 AND epoch = $2 AND worker = $3 AND status = 'running' FOR UPDATE),
                job AS (
                    UPDATE jobs SET status = verdict.status, worker = NULL, lease_until = NULL,
                        failures = failures + ($4 = 'failed')::int,
                        crashes = crashes + ($4 = 'crashed')::int,
-                       releases = releases + ($4 = 'released')::int,
-                       run_at = CASE verdict.status WHEN 'queued' THEN clock_timestamp() + make_interval(secs => $8) ELSE run_at END,
+                       releases = releases + ($4 IN ('released', 'refused'))::int,
+                       run_at = CASE WHEN verdict.status = 'queued' AND $4 <> 'refused'
+                           THEN clock_timestamp() + make_interval(secs => $8) ELSE run_at END,
                        finished_at = CASE WHEN verdict.status <> 'queued' THEN clock_timestamp() END,
                        error_class = CASE verdict.status WHEN 'failed' THEN $6 END,
                        error_message = CASE WHEN verdict.status = 'failed'
-                           THEN CASE $4 WHEN 'released' THEN 'given back too often: ' ELSE '' END || $7 END,
+                           THEN CASE WHEN $4 IN ('released', 'refused') THEN 'given back too often: ' ELSE '' END || $7 END,
                        last_sequence = last_sequence + 1
                    FROM verdict WHERE jobs.id = verdict.id
                    RETURNING jobs.id, jobs.epoch, jobs.status, jobs.run_at, jobs.last_sequence, jobs.error_message),
                attempt AS (
-                   UPDATE attempts SET ended_at = clock_timestamp(), outcome = $4,
+                   UPDATE attempts SET ended_at = clock_timestamp(), outcome = CASE $4 WHEN 'refused' THEN 'released' ELSE $4 END,
                        error = CASE WHEN $4 IN ('failed', 'crashed') THEN $7 END
                    FROM job WHERE attempts.job_id = job.id AND attempts.epoch = job.epoch),
                event AS (

@@ -12,6 +12,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use super::LeasePolicy;
 use crate::database::bounded;
 use crate::event;
+use crate::worker::GONE_AFTER;
 use crate::{JobId, Result};
 
 /// Most jobs taken back in one statement.
@@ -51,6 +52,7 @@ impl Reaper {
 
     /// Looks once and returns how many jobs it took back.
     pub async fn tick(&mut self, pool: &PgPool) -> Result<u64> {
+        open_to_all(pool).await?;
         self.guarded(pool, look(pool, self.policy.ttl)).await
     }
 
@@ -92,6 +94,23 @@ impl Reaper {
             }
         }
     }
+}
+
+/// Jobs that were left to workers with more memory, none of which was seen of late: whoever claims one now says so, and it ends.
+async fn open_to_all(pool: &PgPool) -> Result<()> {
+    let opened = bounded(
+        sqlx::query!(
+            "UPDATE jobs SET memory = NULL, refused_by = '{}' WHERE status = 'queued' AND memory IS NOT NULL AND NOT EXISTS (
+               SELECT FROM workers WHERE last_seen_at > clock_timestamp() - make_interval(secs => $1)
+                 AND jobs.kind = ANY(queues) AND vram_budget >= jobs.memory AND id <> ALL(jobs.refused_by))",
+            GONE_AFTER.as_secs_f64(),
+        )
+        .execute(pool),
+    );
+    if opened.await?.rows_affected() > 0 {
+        super::ring(pool);
+    }
+    Ok(())
 }
 
 struct Sight {

@@ -85,6 +85,24 @@ mod tests {
         crate::safetensors_gate::header(&text, 8 + text.len() as u64 + end).unwrap()
     }
 
+    fn checkpoint(family: &str) -> Model {
+        Model {
+            id: ModelId::new(),
+            name: "base".into(),
+            kind: ModelKind::Checkpoint,
+            family: family.into(),
+            base_model_id: None,
+            files: Vec::new(),
+            bytes: 0,
+            sha256: String::new(),
+            trigger_word: None,
+            training_id: None,
+            defaults: crate::model::Defaults::default(),
+            built_in: false,
+            created_at: chrono::Utc::now(),
+        }
+    }
+
     #[test]
     fn each_naming_is_known_and_no_other_file_is_taken_for_one() {
         for [first, block] in NAMES {
@@ -104,5 +122,21 @@ mod tests {
         assert_eq!(family(16, "taef1").unwrap(), "flux");
         assert!(family(8, "other").is_err());
         assert_eq!(["sd15", "sd21", "sdxl", "flux"].map(shown_as), ["sd15", "sd15", "sdxl", "flux"]);
+        for (channels, base, told) in [
+            (4, "sdxl", Some("sdxl")),
+            (4, "sd21", Some("sd15")),
+            (16, "flux", Some("flux")),
+            (4, "flux", None),
+            (16, "sd15", None),
+        ] {
+            let base = checkpoint(base);
+            let described = describe(channels, "taesd", Some(&base));
+            assert_eq!(
+                described.ok().map(|described| described.family).as_deref(),
+                told,
+                "{channels} for {}",
+                base.family
+            );
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! Jobs that take more memory than a worker may use: another one that may use as much gets them, and where there is none they fail.
 
-use domain::job::{self, Claim, Ending, ErrorClass, JobKind, JobStatus};
+use chrono::{DateTime, Utc};
+use domain::job::{self, Claim, Ending, ErrorClass, JobKind, JobStatus, Reaper};
 use domain::{WorkerId, worker};
 use sqlx::PgPool;
 
@@ -10,8 +11,14 @@ use super::{Database, enqueue, patient};
 /// A live worker that may use so much.
 async fn worker_with(pool: &PgPool, queues: &[JobKind], vram_budget: i64) -> WorkerId {
     let id = WorkerId::new();
-    worker::register(pool, id, "worker", "host", "cpu", queues, "1", vram_budget).await.unwrap();
+    worker::register(pool, id, "worker", "host", "cpu", queues, "1", Some(vram_budget)).await.unwrap();
     id
+}
+
+/// It was last seen an hour ago.
+async fn vanish(pool: &PgPool, worker: WorkerId) {
+    let statement = "UPDATE workers SET last_seen_at = last_seen_at - interval '1 hour' WHERE id = $1";
+    sqlx::query(statement).bind(worker.0).execute(pool).await.unwrap();
 }
 
 async fn claim_as(pool: &PgPool, worker: WorkerId, models: &str) -> Option<Claim> {
@@ -29,6 +36,11 @@ async fn it_goes_to_a_worker_that_may_use_as_much() {
     assert_eq!(job::does_not_fit(pool, &claim, 30, "it takes 30").await.unwrap(), Ending::Requeued);
     assert_eq!(claim_as(pool, small, "").await, None, "it is none of the small one's jobs");
     assert_eq!(claim_as(pool, WorkerId::new(), "b").await, None, "nor of one that does not say what it may use");
+    let younger = enqueue(pool, 0).await;
+    let place =
+        |job| sqlx::query_scalar::<_, DateTime<Utc>>("SELECT run_at FROM jobs WHERE id = $1").bind(job).fetch_one(pool);
+    assert!(place(job.0).await.unwrap() < place(younger.0).await.unwrap(), "it keeps its place");
+    assert_eq!(claim_as(pool, small, "").await.map(|claim| claim.job), Some(younger));
 
     // What it passes over is not its to take, and so nobody is overtaken.
     let fitting = enqueue_on(pool, Some('a'), 0).await;
@@ -39,11 +51,32 @@ async fn it_goes_to_a_worker_that_may_use_as_much() {
 
     let claim = claim_as(pool, large, "b").await.unwrap();
     assert_eq!((claim.job, claim.failures, claim.crashes), (job, 0, 0));
-    // It was more than the first one said.
-    assert_eq!(job::does_not_fit(pool, &claim, 31, "it takes 31").await.unwrap(), Ending::Failed);
+    // Nor does it fit here, as this one stores weights; and there is nobody else.
+    assert_eq!(job::does_not_fit(pool, &claim, 30, "it takes 31 here").await.unwrap(), Ending::Failed);
     let seen = job::get(pool, job).await.unwrap();
     assert_eq!((seen.status, seen.error_class), (JobStatus::Failed, Some(ErrorClass::InvalidInput)));
-    assert_eq!(seen.error_message.as_deref(), Some("it takes 31"));
+    assert_eq!(seen.error_message.as_deref(), Some("it takes 31 here"));
+}
+
+#[tokio::test]
+async fn it_ends_when_the_larger_worker_does_not_come_back() {
+    let database = Database::fresh().await;
+    let pool = database.pool();
+    let small = worker_with(pool, &JobKind::ALL, 10).await;
+    let large = worker_with(pool, &JobKind::ALL, 30).await;
+    let job = enqueue(pool, 0).await;
+    let claim = claim_as(pool, small, "").await.unwrap();
+    assert_eq!(job::does_not_fit(pool, &claim, 30, "it takes 30").await.unwrap(), Ending::Requeued);
+    let mut reaper = Reaper::new(patient());
+    // It may be starting again.
+    worker::stopped(pool, large).await.unwrap();
+    reaper.tick(pool).await.unwrap();
+    assert_eq!(claim_as(pool, small, "").await, None);
+    vanish(pool, large).await;
+    reaper.tick(pool).await.unwrap();
+    let claim = claim_as(pool, small, "").await.expect("open to all again");
+    assert_eq!(claim.job, job);
+    assert_eq!(job::does_not_fit(pool, &claim, 30, "it takes 30").await.unwrap(), Ending::Failed);
 }
 
 #[tokio::test]
@@ -52,13 +85,7 @@ async fn who_is_gone_or_does_other_work_does_not_count() {
     let pool = database.pool();
     let small = worker_with(pool, &JobKind::ALL, 10).await;
     let silent = worker_with(pool, &JobKind::ALL, 100).await;
-    sqlx::query("UPDATE workers SET last_seen_at = last_seen_at - interval '1 hour' WHERE id = $1")
-        .bind(silent.0)
-        .execute(pool)
-        .await
-        .unwrap();
-    let stopped = worker_with(pool, &JobKind::ALL, 100).await;
-    worker::stopped(pool, stopped).await.unwrap();
+    vanish(pool, silent).await;
     worker_with(pool, &[JobKind::Import], 100).await;
     enqueue(pool, 0).await;
     let claim = claim_as(pool, small, "").await.unwrap();

@@ -165,8 +165,8 @@ async fn only_the_living_have_anything_loaded() {
     let [first, second] = [WorkerId::new(), WorkerId::new()];
     let resident = [Resident { sha256: digest('a'), bytes: 7 }];
     for id in [first, second] {
-        worker::register(pool, id, "worker", "host", "cpu", &JobKind::ALL, "1", 1 << 30).await.unwrap();
-        worker::register(pool, id, "worker", "host", "cpu", &JobKind::ALL, "1", 1 << 30).await.unwrap();
+        worker::register(pool, id, "worker", "host", "cpu", &JobKind::ALL, "1", Some(1 << 30)).await.unwrap();
+        worker::register(pool, id, "worker", "host", "cpu", &JobKind::ALL, "1", Some(1 << 30)).await.unwrap();
         worker::seen(pool, id, &resident).await.unwrap();
     }
     let residents = async || {

@@ -4,6 +4,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use diffusion::device::DType;
 use diffusion::pipelines::{Footprint, Needs};
 use diffusion::{Error, LoadOptions, PictureRequest, WeightStorage};
 
@@ -52,16 +53,16 @@ impl Budget {
         }
     }
 
-    /// Refuses a training whose weights alone, which are full, do not fit.
-    pub fn check_training(&self, weights: u64) -> diffusion::Result<()> {
+    /// Refuses a training whose weights alone, which are full, do not fit; `least` is what they take on a card.
+    pub fn check_training(&self, weights: u64, least: u64) -> diffusion::Result<()> {
         if weights <= self.bytes {
             return Ok(());
         }
-        let (needed, weights, allowed) = (weights, Size(weights), Size(self.bytes));
+        let (weights, allowed) = (Size(weights), Size(self.bytes));
         let reason = format!(
             "a training on this model takes more than {weights} of memory, and the engine may use {allowed} (--vram-budget)"
         );
-        Err(Error::Memory { needed, reason })
+        Err(Error::Memory { needed: least, reason })
     }
 
     fn widest(
@@ -115,7 +116,10 @@ impl Budget {
             Size(needs.weights),
             Size(self.bytes)
         );
-        Error::Memory { needed: needs.total(), reason }
+        // Whatever device and setting another worker has: the narrowest weights, as a card computes.
+        let least = LoadOptions { weights: WeightStorage::Int4, keep_text_encoders: false };
+        let least = demand.footprint.needs(demand.request, least, DType::BF16, demand.adapters);
+        Error::Memory { needed: least.total(), reason }
     }
 }
 
@@ -154,8 +158,6 @@ impl fmt::Display for Size {
 #[cfg(test)]
 mod tests {
     use std::path::Path;
-
-    use diffusion::device::DType;
 
     use super::*;
 
@@ -216,7 +218,8 @@ mod tests {
     fn a_refusal_says_what_would_fit() {
         let refusal = |bytes, weights, side| match plan(bytes, weights, side) {
             Err(Error::Memory { needed, reason }) => {
-                assert!(needed > bytes, "{needed} for {bytes}");
+                let least = LoadOptions { weights: WeightStorage::Int4, keep_text_encoders: false };
+                assert_eq!(needed, footprint().needs(&request(side), least, DType::BF16, 0).total(), "on any device");
                 reason
             }
             other => panic!("{other:?}"),

@@ -115,7 +115,7 @@ fn serve(
     for order in inbox {
         match order {
             Order::Hello { version } if version == PROTOCOL_VERSION => {
-                desk.report(&ready(models.device(), budget.bytes));
+                desk.report(&ready(models.device(), bytes));
             }
             Order::Hello { version } => {
                 tracing::error!(version, ours = PROTOCOL_VERSION, "the worker speaks another protocol version");
@@ -150,7 +150,7 @@ fn serve(
     ExitCode::SUCCESS
 }
 
-fn ready(device: &OpenDevice, vram_budget: u64) -> Report {
+fn ready(device: &OpenDevice, vram_budget: Option<u64>) -> Report {
     let (device, why) = (device.name.clone(), device.why.clone());
     Report::Ready { version: PROTOCOL_VERSION, device, why, vram_budget }
 }

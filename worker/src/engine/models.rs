@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 
-use diffusion::device::{OpenDevice, weight_dtype};
+use diffusion::device::{DType, OpenDevice, weight_dtype};
 use diffusion::lora::LoraFile;
 use diffusion::pipelines::Footprint;
 use diffusion::{LoadOptions, PictureRequest, Pipeline, WeightStorage};
@@ -128,8 +128,9 @@ impl Models {
     pub fn make_room_for_training(&mut self, base: &Base) -> diffusion::Result<()> {
         let footprint = self.footprint(base)?;
         let dtype = weight_dtype(&self.device.device);
-        let weights = footprint.needs(&footprint.usual_request(), LoadOptions::default(), dtype, 0).weights;
-        self.budget.check_training(weights)?;
+        let weights = |dtype| footprint.needs(&footprint.usual_request(), LoadOptions::default(), dtype, 0).weights;
+        let (weights, least) = (weights(dtype), weights(DType::BF16));
+        self.budget.check_training(weights, least)?;
         self.drop_for(2 * weights);
         Ok(())
     }

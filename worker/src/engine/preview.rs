@@ -1,6 +1,7 @@
 //! Previews of the pictures that are being made, as JPEG files. They are a courtesy: one that cannot be made is a warning, and the
 //! pictures go on.
 
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use diffusion::{Pipeline, Previewer, Progress};
@@ -21,6 +22,8 @@ pub(super) struct Previews<'a> {
     desk: &'a Desk,
     every: usize,
     last: Option<Instant>,
+    /// The last file.
+    shown: Option<PathBuf>,
     /// Whether one could not be made; then there are no more.
     broken: bool,
 }
@@ -37,7 +40,7 @@ impl<'a> Previews<'a> {
             Err(error)
         });
         match previewer {
-            Ok(previewer) => Some(Self { previewer, order, desk, every, last: None, broken: false }),
+            Ok(previewer) => Some(Self { previewer, order, desk, every, last: None, shown: None, broken: false }),
             Err(error) => {
                 warn(desk, order, &format!("no previews: {error}"));
                 None
@@ -58,7 +61,7 @@ impl<'a> Previews<'a> {
         self.last = Some(Instant::now());
     }
 
-    fn make(&self, progress: &Progress<'_>) -> diffusion::Result<()> {
+    fn make(&mut self, progress: &Progress<'_>) -> diffusion::Result<()> {
         let &Progress { step, total_steps, position, foreseen } = progress;
         let picture = self.previewer.picture(foreseen)?;
         let path = self.order.output_dir.join(format!("preview-{step}.jpg"));
@@ -67,6 +70,10 @@ impl<'a> Previews<'a> {
             .encode_image(&picture)
             .map_err(|error| diffusion::Error::Invalid(format!("it could not be written as JPEG: {error}")))?;
         std::fs::write(&path, jpeg).map_err(diffusion::Error::file(&path))?;
+        if let Some(before) = self.shown.replace(path.clone()) {
+            // A worker that has not read it by now will rather have the new one.
+            let _ = std::fs::remove_file(before);
+        }
         let (width, height) = picture.dimensions();
         let request = self.order.request;
         self.desk.report(&Report::Preview { request, step, total_steps, position, path, width, height });

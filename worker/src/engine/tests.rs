@@ -195,19 +195,22 @@ fn previews_come_while_it_works_and_change_nothing() {
     let mut bench = Bench::start("step_delay_ms=250");
     let plain = bench.pictures(&[]);
     let foreign = goldens("taesd-tiny/diffusion_pytorch_model.safetensors");
-    for (vae_approx, warnings) in [(None, 0), (Some(foreign), 1), (Some("/nowhere".into()), 1)] {
+    for (vae_approx, warnings) in [(None, 0), (Some(foreign), 0), (Some("/nowhere".into()), 1)] {
         let order = Generate { preview_every: Some(1), vae_approx, ..bench.picture_order(&[]) };
         bench.say(&Order::Generate(Box::new(order.clone())));
         let reports = bench.follow(order.request, |_| None);
         let warned = reports.iter().filter(|report| matches!(report, Report::Warning { .. })).count();
         assert_eq!(warned, warnings, "{reports:?}");
-        let mut seen = Vec::new();
+        let (mut seen, mut last) = (Vec::new(), PathBuf::new());
         for report in &reports {
             if let Report::Preview { step, total_steps: 4, position, path, width: 32, height: 32, .. } = report {
-                assert!(std::fs::read(path).unwrap().starts_with(b"\xff\xd8\xff"), "a JPEG file");
                 seen.push((*step, *position));
+                last = path.clone();
             }
         }
+        assert!(std::fs::read(last).unwrap().starts_with(b"\xff\xd8\xff"), "a JPEG file");
+        let kept = std::fs::read_dir(&order.output_dir).unwrap().count();
+        assert_eq!(kept, 3, "both pictures, and of the previews the newest alone");
         assert_eq!(seen, [(1, 0), (2, 0), (3, 1), (4, 1)]);
         assert_eq!(std::fs::read(order.output_dir.join("0.png")).unwrap(), plain[0]);
     }

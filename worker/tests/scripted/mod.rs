@@ -43,7 +43,7 @@ fn engine(role: &str) -> ExitCode {
         match order {
             Order::Hello { .. } => {
                 let version = if role == "from-the-future" { PROTOCOL_VERSION + 1 } else { PROTOCOL_VERSION };
-                say(Report::Ready { version, device: "scripted".into(), why: None, vram_budget: 1 << 30 });
+                say(Report::Ready { version, device: "scripted".into(), why: None, vram_budget: Some(1 << 30) });
             }
             Order::Generate(order) => {
                 load(&order.base, &mut loaded);

@@ -11,8 +11,9 @@ use crate::{Error, Result};
 
 /// Before the number of a layer, and what is added to it.
 const FORMS: [(&str, usize); 3] = [("decoder.layers.", 0), ("taesd_decoder.", 1), ("", 1)];
-/// More layers than any such decoder has.
-const MOST_LAYERS: usize = 200;
+/// More layers and channels than any such decoder has: a preview must not take more than the pictures do.
+const MOST_LAYERS: usize = 64;
+const MOST_CHANNELS: usize = 256;
 
 /// Its config, told from the shapes, and its tensors under our keys. Errors: a file of something else.
 pub fn decoder(path: &Path) -> Result<(Config, Checkpoint)> {
@@ -57,6 +58,9 @@ pub fn decoder(path: &Path) -> Result<(Config, Checkpoint)> {
     let ([channels, latent_channels, ..], [3, ..]) = (&inner[..], &outer[..]) else {
         return refused("its last layer makes no colours");
     };
+    if *channels > MOST_CHANNELS {
+        return refused("it is too wide");
+    }
     let config = Config {
         latent_channels: *latent_channels,
         encoder_block_out_channels: vec![*channels; blocks.len()],
