@@ -43,6 +43,11 @@ pub async fn register(pool: &PgPool, storage: &Storage) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Whether it is there, of this version or an older one.
+pub async fn is_registered(pool: &PgPool) -> bool {
+    model::get(pool, CHECKPOINT).await.is_ok_and(|model| model.built_in)
+}
+
 /// A picture of a bundled dataset.
 pub struct BundledPicture {
     /// `photo.png`.

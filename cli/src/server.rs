@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use domain::Storage;
 use domain::database::{self, Pools};
 use domain::job::Reaper;
 use tokio::net::TcpListener;
@@ -48,8 +49,15 @@ impl Server {
         let reaper = Reaper::new(lease_policy()?);
         let pools = services::database(&services.database_url).await?;
         database::migrate(&pools.api).await.context("the schema could not be brought up to date")?;
-        let storage = services::storage(&services.storage).await?;
-        built_in::register(&pools.api, &storage).await?;
+        let storage = Storage::new(&services.storage).context("storage")?;
+        match services::check_storage(&storage, &services.storage).await {
+            Ok(()) => built_in::register(&pools.api, &storage).await?,
+            // Requests and jobs are kept in the database; `/readyz` tells, and the bucket may come back.
+            Err(failure) if built_in::is_registered(&pools.api).await => {
+                tracing::error!("{failure}; serving without it for now");
+            }
+            Err(failure) => return Err(failure),
+        }
         let stop = CancellationToken::new();
         let state = api::State::new(pools.clone(), storage).await;
         let serving = tokio::spawn({

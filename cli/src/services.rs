@@ -22,17 +22,13 @@ pub fn of_postgres(error: embedded::Error) -> Failure {
     }
 }
 
-/// The bucket, after it has answered.
-pub async fn storage(config: &StorageConfig) -> Result<Storage, Failure> {
-    let storage = Storage::new(config).context("storage")?;
+/// Whether the bucket answers.
+pub async fn check_storage(storage: &Storage, config: &StorageConfig) -> Result<(), Failure> {
     let StorageConfig { endpoint, bucket, .. } = config;
-    match storage.check().await {
-        Ok(()) => Ok(storage),
-        Err(error) => Err(Failure::Failed(anyhow!(
-            "S3: the bucket {bucket} at {endpoint} cannot be used: {}",
-            cause(&error.to_string())
-        ))),
-    }
+    storage.check().await.map_err(|error| {
+        let cause = cause(&error.to_string()).to_owned();
+        Failure::Failed(anyhow!("S3: the bucket {bucket} at {endpoint} cannot be used: {cause}"))
+    })
 }
 
 /// Of what the client says its first line, and of that the end: before it the request and its retries are told.

@@ -12,6 +12,7 @@ pub mod cache;
 pub mod config;
 mod conversation;
 pub mod engine;
+mod engine_log;
 mod export;
 mod fetch;
 mod generate;

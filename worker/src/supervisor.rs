@@ -9,13 +9,13 @@ use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
+use crate::engine_log;
 use crate::protocol::{self, FailureClass, FrameError, Order, PROTOCOL_VERSION, Report, RequestId, Resident};
 
 /// How long a child may take to open its device and say that it is ready. A first CUDA start compiles kernels.
@@ -25,8 +25,6 @@ const FAREWELL_LIMIT: Duration = Duration::from_secs(2);
 /// Pause before a new start; it doubles while children do not even come up.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
-/// Longest line of the child's log that is passed on, in bytes.
-const LOG_LINE: u64 = 16 * 1024;
 
 /// The command line of the child.
 #[derive(Debug, Clone)]
@@ -285,7 +283,7 @@ impl Running {
             return Err("no pipes to the child".into());
         };
         let process = child.id();
-        let logging = tokio::spawn(pass_log_on(log, process));
+        let logging = tokio::spawn(engine_log::pass_on(log, process));
         let (reading, reports) = read_reports(output, resident.clone());
         let mut running = Self { child, orders, reports, reading, logging };
         match timeout(READY_LIMIT, running.shake_hands()).await {
@@ -488,23 +486,4 @@ fn read_reports(
         }
     });
     (task, inbox)
-}
-
-/// Passes the child's log lines on; returns the last one.
-async fn pass_log_on(log: tokio::process::ChildStderr, process: Option<u32>) -> String {
-    let mut log = BufReader::new(log);
-    let mut last = String::new();
-    loop {
-        let mut line = Vec::new();
-        match (&mut log).take(LOG_LINE).read_until(b'\n', &mut line).await {
-            Ok(0) | Err(_) => return last,
-            Ok(_) => {
-                let text = String::from_utf8_lossy(&line).trim_end().to_owned();
-                if !text.is_empty() {
-                    tracing::info!(target: "pyrograph::engine", process, "{text}");
-                    last = text;
-                }
-            }
-        }
-    }
 }

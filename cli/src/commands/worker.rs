@@ -85,6 +85,8 @@ pub fn config(engine: &EngineFlags, data_dir: &Path) -> Result<WorkerConfig, Fai
         environment: diffusion::device::environment(&program)
             .into_iter()
             .map(|(name, value)| (name.into(), value.into()))
+            // The worker reads it, and tells it in its own format.
+            .chain([("PYROGRAPH_LOG_FORMAT".into(), "json".into())])
             .collect(),
         arguments: std::iter::once(OsString::from("engine")).chain(flags).chain(kernels).collect(),
         program,
