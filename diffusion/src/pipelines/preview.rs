@@ -19,10 +19,10 @@ use crate::{Error, Result};
 
 /// The longest side of a preview, in pixels.
 pub const LONGEST_PREVIEW: usize = 512;
-/// The side of the pictures that the linear map is fitted to, in latents.
-const SIDE: usize = 16;
-/// In how many patches of colour they are along it: larger than a latent, as large, smaller.
-const PATCHES: [u32; 3] = [8, 16, 32];
+/// The side of a quarter of the picture that the linear map is fitted to, in latents.
+const QUARTER: usize = 8;
+/// In how many patches of colour each quarter is along its side: larger than latents, as large, smaller.
+const PATCHES: [u32; 4] = [4, 8, 8, 16];
 /// Keeps the fit finite where latents say the same thing twice, relative to their own variance.
 const RIDGE: f64 = 1e-4;
 
@@ -65,18 +65,13 @@ impl Previewer {
     /// The linear map that comes nearest to undoing `vae`, by least squares over pictures of soft patches of any colour.
     pub(super) fn fit(vae: &Autoencoder, device: &Device) -> Result<Self> {
         let (factor, channels) = (vae.factor(), vae.latent_channels());
-        let mut random = Noise::seeded(0);
+        let picture = image::to_tensor(&patches(factor), device);
+        let latents = rows(vae.normalise(vae.encode(picture.clone()).mean))?;
+        let colours = rows(avg_pool2d(picture, AvgPoolOptions::new([factor; 2])))?;
         let mut fit = LeastSquares::new(channels + 1);
-        for patches in PATCHES {
-            let picture = RgbImage::from_fn(patches, patches, |_, _| Rgb([0; 3].map(|_: u8| random.below(256) as u8)));
-            let pixels = (SIDE * factor) as u32;
-            let picture = image::to_tensor(&image::stretch(&picture, pixels, pixels), device);
-            let latents = rows(vae.normalise(vae.encode(picture.clone()).mean))?;
-            let colours = rows(avg_pool2d(picture, AvgPoolOptions::new([factor; 2])))?;
-            for (latent, colour) in latents.chunks_exact(channels).zip(colours.chunks_exact(3)) {
-                let known = latent.iter().copied().chain([1.0]).map(f64::from).collect();
-                fit.add(known, [0, 1, 2].map(|channel| f64::from(colour[channel])));
-            }
+        for (latent, colour) in latents.chunks_exact(channels).zip(colours.chunks_exact(3)) {
+            let known = latent.iter().copied().chain([1.0]).map(f64::from).collect();
+            fit.add(known, [0, 1, 2].map(|channel| f64::from(colour[channel])));
         }
         let solution: Vec<f32> = fit.solve().into_iter().flatten().map(|value| value as f32).collect();
         let all = Tensor::<2>::from_data(TensorData::new(solution, [channels + 1, 3]), device);
@@ -119,6 +114,19 @@ impl Previewer {
             }
         }
     }
+}
+
+/// A picture of soft patches in any colour, always the same one.
+fn patches(factor: usize) -> RgbImage {
+    let mut random = Noise::seeded(0);
+    let side = (QUARTER * factor) as u32;
+    let mut whole = RgbImage::new(2 * side, 2 * side);
+    for (place, count) in (0..).zip(PATCHES) {
+        let quarter = RgbImage::from_fn(count, count, |_, _| Rgb([0; 3].map(|_: u8| random.below(256) as u8)));
+        let (left, top) = (place % 2 * i64::from(side), place / 2 * i64::from(side));
+        imageops::replace(&mut whole, &image::stretch(&quarter, side, side), left, top);
+    }
+    whole
 }
 
 /// `[1, channels, height, width]` → the channels of each place, one place after the other.

@@ -93,7 +93,8 @@ pub struct GenerationRequest {
     #[schema(minimum = -1, maximum = 9223372036854775807_i64)]
     #[serde(default, deserialize_with = "integer::optional")]
     pub seed: Option<i64>,
-    /// Show the picture at work after each so many steps: as `preview` events, rough, and only as fast as they can be sent.
+    /// Show the picture at work after each so many steps: as `preview` events, rough, at most two a second, and not so many that the
+    /// pictures take more than about a tenth longer.
     #[schema(minimum = 1, maximum = 200)]
     #[serde(default, deserialize_with = "integer::optional")]
     pub preview_every: Option<u32>,

@@ -12,6 +12,8 @@ use crate::protocol::{Generate, Report};
 
 /// No second preview within this time: nobody sees more, and small models would make little else.
 const DISTANCE: Duration = Duration::from_millis(200);
+/// Nor within so many times what the last one took: the pictures are what is waited for.
+const SHARE: u32 = 9;
 /// Of JPEG, 1 to 100.
 const QUALITY: u8 = 80;
 
@@ -21,7 +23,8 @@ pub(super) struct Previews<'a> {
     order: &'a Generate,
     desk: &'a Desk,
     every: usize,
-    last: Option<Instant>,
+    /// No preview before this instant.
+    not_before: Option<Instant>,
     /// The last file.
     shown: Option<PathBuf>,
     /// Whether one could not be made; then there are no more.
@@ -40,7 +43,7 @@ impl<'a> Previews<'a> {
             Err(error)
         });
         match previewer {
-            Ok(previewer) => Some(Self { previewer, order, desk, every, last: None, shown: None, broken: false }),
+            Ok(previewer) => Some(Self { previewer, order, desk, every, not_before: None, shown: None, broken: false }),
             Err(error) => {
                 warn(desk, order, &format!("no previews: {error}"));
                 None
@@ -50,7 +53,8 @@ impl<'a> Previews<'a> {
 
     /// After each step.
     pub fn step(&mut self, progress: &Progress<'_>) {
-        let due = progress.step.is_multiple_of(self.every) && self.last.is_none_or(|last| last.elapsed() >= DISTANCE);
+        let began = Instant::now();
+        let due = progress.step.is_multiple_of(self.every) && self.not_before.is_none_or(|instant| began >= instant);
         if !due || self.broken {
             return;
         }
@@ -58,7 +62,7 @@ impl<'a> Previews<'a> {
             warn(self.desk, self.order, &format!("no more previews: {error}"));
             self.broken = true;
         }
-        self.last = Some(Instant::now());
+        self.not_before = Some(Instant::now() + DISTANCE.max(SHARE * began.elapsed()));
     }
 
     fn make(&mut self, progress: &Progress<'_>) -> diffusion::Result<()> {
