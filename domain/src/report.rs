@@ -1,4 +1,4 @@
-//! What is told about a job, the same for generations and trainings: its status, progress, error and artifacts. Not here: how
+//! What is told about a job, whichever noun it belongs to: its status, progress, error and artifacts. Not here: how
 //! any of them changes (`job`).
 
 use chrono::{DateTime, Utc};
