@@ -8,7 +8,12 @@ ALTER TABLE jobs ADD COLUMN refused_by uuid[] NOT NULL DEFAULT '{}';
 COMMENT ON COLUMN jobs.memory     IS 'Bytes that it takes at the least, once a worker could not do it: only workers that may use as much claim it; null = nobody said so, or nobody has as much';
 COMMENT ON COLUMN jobs.refused_by IS 'Workers into whose memory it did not fit: they do not claim it again while there are others';
 COMMENT ON COLUMN jobs.releases   IS 'Attempts given back by a worker that stops, or into whose memory the work does not fit; they cost no other budget';
-COMMENT ON COLUMN attempts.outcome IS 'succeeded | failed (reported error) | crashed (engine died) | expired (lease lost) | released (given back) | canceled';
+
+ALTER TABLE attempts DROP CONSTRAINT attempts_outcome_check;
+ALTER TABLE attempts ADD CONSTRAINT attempts_outcome_check
+    CHECK (outcome IN ('succeeded', 'failed', 'crashed', 'expired', 'released', 'refused', 'canceled'));
+COMMENT ON COLUMN attempts.outcome IS 'succeeded | failed (reported error) | crashed (engine died) | expired (lease lost) | released (drain) | refused (does not fit into memory) | canceled';
+COMMENT ON COLUMN attempts.error   IS 'Message of a failed, crashed or refused attempt';
 
 DROP INDEX jobs_ready;
 CREATE INDEX jobs_ready ON jobs (priority DESC, run_at, id) INCLUDE (kind, memory, refused_by) WHERE status = 'queued';

@@ -162,13 +162,7 @@ pub async fn job_and_previews(pool: &PgPool, id: GenerationId) -> Result<(JobId,
 
 /// The job of a generation. Errors: `NotFound`.
 pub async fn job_id(pool: &PgPool, id: GenerationId) -> Result<JobId> {
-    sqlx::query_scalar!(
-        r#"SELECT job_id AS "job_id: JobId" FROM generations WHERE id = $1 AND deleted_at IS NULL"#,
-        id as GenerationId
-    )
-    .fetch_optional(pool)
-    .await?
-    .ok_or_else(|| Error::not_found("generation", id))
+    Ok(job_and_previews(pool, id).await?.0)
 }
 
 /// Ends it: at once while it is queued, within a step while it runs. One that has ended stays as it is.

@@ -1,6 +1,6 @@
-//! Models: checkpoints to run, LoRAs to run on top of them, and decoders that show them at work. A row never changes but for its deletion. Here: the rows, how a
-//! name or id finds one, and the rule for deleting. How files come in is `model::intake`; what weights must look like is
-//! `weights_gate`.
+//! Models: checkpoints to run, LoRAs to run on top of them, and decoders that show them at work. A row never changes but for its
+//! deletion. Here: the rows, how a name or id finds one, and the rule for deleting. How files come in is `model::intake`; what
+//! weights must look like is `weights_gate`.
 
 mod family;
 pub mod inspect;

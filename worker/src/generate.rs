@@ -7,7 +7,7 @@ use domain::artifact::NewArtifact;
 use domain::generation::{self, GenerationWork, Scheduler};
 use domain::input::SourceImage;
 use domain::model::ModelFiles;
-use domain::preview;
+use domain::preview::{self, Preview};
 use domain::storage::StorageKey;
 use futures::future::try_join_all;
 use serde_json::json;
@@ -142,7 +142,12 @@ async fn make(attempt: &Attempt<'_>, order: Generate) -> Result<(Vec<Picture>, V
         match conversation.next().await? {
             Report::Progress { step, total_steps, .. } => progress.tell(step, total_steps, json!({})),
             Report::Preview { step, total_steps, position, path, width, height, .. } => {
-                previews.tell(Preview { step, total_steps, position, path, width, height });
+                let [step, total_steps, position] = [step, total_steps, position].map(|number| number as i32);
+                let [width, height] = [width, height].map(|pixels| pixels as i32);
+                // Gone already if the engine has a newer one by now.
+                if let Ok(jpeg) = tokio::fs::read(&path).await {
+                    previews.tell(Preview { step, total_steps, position, width, height, jpeg });
+                }
             }
             Report::Image { position, path, seed, width, height, .. } => {
                 pictures.push(Picture { position, path, seed, width, height });
@@ -156,34 +161,12 @@ async fn make(attempt: &Attempt<'_>, order: Generate) -> Result<(Vec<Picture>, V
     Ok((pictures, warnings))
 }
 
-/// A preview in a file.
-#[derive(Debug, Clone)]
-struct Preview {
-    step: usize,
-    total_steps: usize,
-    position: usize,
-    path: PathBuf,
-    width: u32,
-    height: u32,
-}
-
 /// Keeps the newest preview for whoever looks.
 fn previews(attempt: &Attempt<'_>) -> Newest<Preview> {
     let (pool, claim) = (attempt.house.pool.clone(), *attempt.claim());
-    Newest::start(claim.job, PREVIEW_DISTANCE, move |told: Preview| {
+    Newest::start(claim.job, PREVIEW_DISTANCE, move |preview| {
         let pool = pool.clone();
-        async move {
-            let number = |number: usize| i32::try_from(number).unwrap_or(i32::MAX);
-            let preview = preview::Preview {
-                step: number(told.step),
-                total_steps: number(told.total_steps),
-                position: number(told.position),
-                width: told.width as i32,
-                height: told.height as i32,
-                jpeg: tokio::fs::read(&told.path).await.map_err(domain::Error::internal)?,
-            };
-            preview::record(&pool, &claim, &preview).await
-        }
+        async move { preview::record(&pool, &claim, &preview).await }
     })
 }
 

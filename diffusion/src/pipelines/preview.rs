@@ -62,7 +62,7 @@ impl Previewer {
         Ok(Some(Self { decoder: Decoder::Tiny(network), factor, latent_channels }))
     }
 
-    /// The linear map that comes nearest to undoing `vae`, by least squares over pictures of soft patches of any colour.
+    /// The linear map that comes nearest to undoing `vae`, by least squares over a picture of soft patches of any colour.
     pub(super) fn fit(vae: &Autoencoder, device: &Device) -> Result<Self> {
         let (factor, channels) = (vae.factor(), vae.latent_channels());
         let picture = image::to_tensor(&patches(factor), device);

@@ -20,6 +20,8 @@ pub enum AttemptOutcome {
     Expired,
     /// The worker gave the job back.
     Released,
+    /// It did not fit into the worker's memory; another worker may have more.
+    Refused,
     Canceled,
 }
 

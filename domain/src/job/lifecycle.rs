@@ -156,7 +156,6 @@ pub async fn succeed(connection: &mut PgConnection, claim: &Claim) -> Result<Opt
     if before { Ok(None) } else { Err(Error::LeaseLost) }
 }
 
-/// `outcome` as that of an attempt, or `refused`: released by a worker into whose memory it does not fit.
 async fn end(
     pool: &PgPool,
     claim: &Claim,
@@ -192,8 +191,8 @@ async fn end(
                    FROM verdict WHERE jobs.id = verdict.id
                    RETURNING jobs.id, jobs.epoch, jobs.status, jobs.run_at, jobs.last_sequence, jobs.error_message),
                attempt AS (
-                   UPDATE attempts SET ended_at = clock_timestamp(), outcome = CASE $4 WHEN 'refused' THEN 'released' ELSE $4 END,
-                       error = CASE WHEN $4 IN ('failed', 'crashed') THEN $7 END
+                   UPDATE attempts SET ended_at = clock_timestamp(), outcome = $4,
+                       error = CASE WHEN $4 IN ('failed', 'crashed', 'refused') THEN $7 END
                    FROM job WHERE attempts.job_id = job.id AND attempts.epoch = job.epoch),
                event AS (
                    INSERT INTO job_events (job_id, sequence, kind, data)

@@ -1,7 +1,7 @@
 //! Jobs that take more memory than a worker may use: another one that may use as much gets them, and where there is none they fail.
 
 use chrono::{DateTime, Utc};
-use domain::job::{self, Claim, Ending, ErrorClass, JobKind, JobStatus, Reaper};
+use domain::job::{self, AttemptOutcome, Claim, Ending, ErrorClass, JobKind, JobStatus, Reaper};
 use domain::{WorkerId, worker};
 use sqlx::PgPool;
 
@@ -35,6 +35,8 @@ async fn it_goes_to_a_worker_that_may_use_as_much() {
     let claim = claim_as(pool, small, "").await.unwrap();
     assert_eq!(job::does_not_fit(pool, &claim, 30, "it takes 30").await.unwrap(), Ending::Requeued);
     assert_eq!(claim_as(pool, small, "").await, None, "it is none of the small one's jobs");
+    let attempts = job::attempts(pool, job).await.unwrap();
+    assert_eq!(attempts[0].outcome, Some(AttemptOutcome::Refused));
     assert_eq!(claim_as(pool, WorkerId::new(), "b").await, None, "nor of one that does not say what it may use");
     let younger = enqueue(pool, 0).await;
     let place =

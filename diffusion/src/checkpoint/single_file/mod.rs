@@ -115,7 +115,8 @@ impl SingleFile {
     }
 
     /// A part for a model of `family`, as from a file that holds nothing else: `ae.safetensors`, `clip_l.safetensors`,
-    /// `t5xxl_fp16.safetensors`, `t5-v1_1-xxl-encoder-Q8_0.gguf`. An autoencoder of Stable Diffusion does not tell whether it is one of 1.5 or of XL.
+    /// `t5xxl_fp16.safetensors`, `t5-v1_1-xxl-encoder-Q8_0.gguf`. An autoencoder of Stable Diffusion does not tell whether it is
+    /// one of 1.5 or of XL.
     pub fn part_for(&self, family: Family, part: Part) -> Result<(Value, Checkpoint)> {
         let Some(Place { prefix, map, .. }) = self.place(family, part) else {
             return Err(Error::malformed(self.file.path(), format!("there is no {part} of {family} in this file")));
