@@ -6,7 +6,7 @@ use std::sync::Arc;
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use domain::event::Feed;
-use domain::generation::Desk;
+use domain::generation::GenerationService;
 use domain::model::Catalog;
 use domain::{Pools, Storage};
 use sqlx::PgPool;
@@ -20,7 +20,7 @@ const MAX_REQUESTS: usize = 1024;
 pub struct State {
     pub(crate) pool: PgPool,
     pub(crate) catalog: Catalog,
-    pub(crate) desk: Desk,
+    pub(crate) generations: GenerationService,
     pub(crate) storage: Storage,
     pub(crate) feed: Feed,
     /// Cancelled when the server is to stop; streams end then.
@@ -33,7 +33,7 @@ impl State {
     pub async fn new(pools: Pools, storage: Storage) -> Self {
         let catalog = Catalog::new(pools.api.clone());
         Self {
-            desk: Desk::new(pools.api.clone(), catalog.clone(), storage.clone()),
+            generations: GenerationService::new(pools.api.clone(), catalog.clone(), storage.clone()),
             catalog,
             feed: Feed::start(pools.listen).await,
             pool: pools.api,

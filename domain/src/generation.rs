@@ -1,10 +1,10 @@
 //! Generations: requests for pictures. A request becomes [`GenerationParams`], which cannot be built with a wrong value; the
-//! [`Desk`] writes the generation and its queued job in one statement; the worker's result arrives in one fenced transaction.
+//! [`GenerationService`] writes the generation and its queued job in one statement; the worker's result arrives in one fenced transaction.
 //! Not here: the lifecycle of the job (`job`), or the making of pictures.
 
-mod desk;
 mod request;
 mod scheduler;
+mod service;
 
 use std::collections::HashMap;
 
@@ -15,12 +15,12 @@ use sqlx::types::Json;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-pub use desk::Desk;
 pub use request::{
     GenerationParams, GenerationRequest, LoraRequest, MAX_IMAGES, MAX_LORAS, MAX_PICTURE_CHARS, MAX_PROMPT_CHARS, SIDES,
 };
 pub(crate) use request::{in_range, on_grid, seed};
 pub use scheduler::Scheduler;
+pub use service::GenerationService;
 
 use crate::artifact::{self, ArtifactKind, NewArtifact};
 use crate::event;

@@ -44,14 +44,14 @@ const TYPES: [(u32, &str, u64, u64); 18] = [
 
 /// Why there is no header.
 #[derive(Debug)]
-pub enum Trouble {
+pub enum HeaderError {
     /// The bytes end within it.
     Short,
     /// No more bytes would help.
     Refused(Error),
 }
 
-type Parsed<T> = std::result::Result<T, Trouble>;
+type Parsed<T> = std::result::Result<T, HeaderError>;
 
 /// The header at the beginning of a file, of which `bytes` have come. Where the tensors end is told with it; the whole file must
 /// reach that far.
@@ -118,7 +118,7 @@ impl Reader<'_> {
         let Some(end) = end.filter(|end| *end <= MAX_HEADER_BYTES) else {
             return refused(format!("its header is longer than {MAX_HEADER_BYTES} bytes"));
         };
-        let slice = self.bytes.get(self.at..end).ok_or(Trouble::Short)?;
+        let slice = self.bytes.get(self.at..end).ok_or(HeaderError::Short)?;
         self.at = end;
         Ok(slice)
     }
@@ -128,7 +128,7 @@ impl Reader<'_> {
     }
 
     fn take<const N: usize>(&mut self) -> Parsed<[u8; N]> {
-        self.slice(N as u64)?.try_into().map_err(|_| Trouble::Short)
+        self.slice(N as u64)?.try_into().map_err(|_| HeaderError::Short)
     }
 
     fn number(&mut self) -> Parsed<u64> {
@@ -213,7 +213,7 @@ fn fixed_size(kind: u32) -> Option<u64> {
 }
 
 fn refused<T>(message: impl std::fmt::Display) -> Parsed<T> {
-    Err(Trouble::Refused(Error::invalid(FIELD, format!("The GGUF file is refused: {message}."))))
+    Err(HeaderError::Refused(Error::invalid(FIELD, format!("The GGUF file is refused: {message}."))))
 }
 
 #[cfg(test)]
@@ -242,7 +242,7 @@ mod tests {
             [&text("list")[..], &9_u32.to_le_bytes(), &4_u32.to_le_bytes(), &2_u64.to_le_bytes(), &[0; 8]].concat();
         let whole = file(3, &[architecture, list], &[tensor("a", &[4, 256], 12, 0), tensor("b", &[3], 0, 576)]);
         for cut in 0..whole.len() {
-            assert!(matches!(header(&whole[..cut]), Err(Trouble::Short)), "{cut}");
+            assert!(matches!(header(&whole[..cut]), Err(HeaderError::Short)), "{cut}");
         }
         let (read, end) = header(&whole).unwrap();
         assert_eq!(read.metadata["general.architecture"], "flux");
@@ -268,7 +268,7 @@ mod tests {
             ("a space in a name", file(3, &[], &[tensor("a b", &[2], 0, 0)])),
             ("a list without end", file(3, &[long], &[fine])),
         ] {
-            assert!(matches!(header(&bytes), Err(Trouble::Refused(_))), "{what}");
+            assert!(matches!(header(&bytes), Err(HeaderError::Refused(_))), "{what}");
         }
     }
 }

@@ -19,12 +19,12 @@
 //! All SQL is here, in checked queries. Every effect of an attempt is one transaction that asks for `id AND epoch AND worker`.
 
 pub mod artifact;
+mod batcher;
 pub mod database;
 pub mod dataset;
 mod error;
 pub mod event;
 pub mod export;
-mod gather;
 pub mod generation;
 mod gguf_gate;
 mod id;

@@ -1,7 +1,7 @@
 //! The gate for files of weights, whatever their name says: told by their first bytes to be safetensors or GGUF, or refused. What
 //! each format may claim is in `safetensors_gate` and `gguf_gate`.
 
-use crate::gguf_gate::{self, Trouble};
+use crate::gguf_gate::{self, HeaderError};
 use crate::safetensors_gate::{self, Header, invalid};
 use crate::{Error, Result, Storage};
 
@@ -53,8 +53,8 @@ impl Sniffer {
                     *look_at = 2 * seen.len();
                     match gguf_gate::header(seen) {
                         Ok((header, end)) => self.0 = Format::Known(header, end),
-                        Err(Trouble::Refused(error)) => return Err(error),
-                        Err(Trouble::Short) => {}
+                        Err(HeaderError::Refused(error)) => return Err(error),
+                        Err(HeaderError::Short) => {}
                     }
                 }
             }
@@ -75,8 +75,8 @@ impl Sniffer {
             Format::Safetensors(sniffer) => return sniffer.finish(file_bytes),
             Format::Gguf { seen, .. } => match gguf_gate::header(&seen) {
                 Ok(found) => found,
-                Err(Trouble::Refused(error)) => return Err(error),
-                Err(Trouble::Short) => return Err(cut_off()),
+                Err(HeaderError::Refused(error)) => return Err(error),
+                Err(HeaderError::Short) => return Err(cut_off()),
             },
             Format::Known(header, end) => (header, end),
         };

@@ -20,10 +20,10 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::cache::{Cache, CacheError};
+use crate::coalescer::Coalescer;
 use crate::config::WorkerConfig;
 use crate::conversation::Conversation;
 use crate::lease::Lease;
-use crate::newest::Newest;
 use crate::supervisor::{Engine, Work};
 use crate::{export, generate, import, train};
 
@@ -43,7 +43,7 @@ const STORE_WHILE_DRAINING: Duration = Duration::from_secs(20);
 const WANT_PAUSE: Duration = Duration::from_secs(30);
 
 /// What all attempts of a worker share.
-pub struct House {
+pub struct WorkerContext {
     pub config: WorkerConfig,
     /// Not shared with requests: a burst of them must not cost a lease.
     pub pool: PgPool,
@@ -104,13 +104,13 @@ impl From<CacheError> for Stop {
 
 /// Sees a claimed job to the end of this attempt. Never fails: whatever happens ends up in the database, or, when that
 /// cannot be reached, in a lease that runs out.
-pub async fn attend(house: Arc<House>, claim: Claim) {
-    let lease = Arc::new(Lease::hold(house.pool.clone(), claim, house.config.lease, house.cancels.subscribe()));
+pub async fn attend(context: Arc<WorkerContext>, claim: Claim) {
+    let lease = Arc::new(Lease::hold(context.pool.clone(), claim, context.config.lease, context.cancels.subscribe()));
     let began = Instant::now();
     // A panic of ours must not take the lease and the answer with it.
     let work = tokio::spawn({
-        let (house, lease) = (Arc::clone(&house), Arc::clone(&lease));
-        async move { Attempt::begin(&house, &lease)?.run().await }
+        let (context, lease) = (Arc::clone(&context), Arc::clone(&lease));
+        async move { Attempt::begin(&context, &lease)?.run().await }
     });
     let outcome = work
         .await
@@ -120,28 +120,28 @@ pub async fn attend(house: Arc<House>, claim: Claim) {
         Ok(()) => tracing::info!(job = %claim.job, epoch = claim.epoch, seconds, "succeeded"),
         Err(stop) => {
             tracing::warn!(job = %claim.job, epoch = claim.epoch, seconds, ?stop, "attempt ended");
-            settle(&house, &lease, stop).await;
+            settle(&context, &lease, stop).await;
         }
     }
     // Of this import or of any that nobody came back to.
     if claim.kind == JobKind::Import
-        && let Err(error) = domain::import::discard_leftovers(&house.pool, &house.storage).await
+        && let Err(error) = domain::import::discard_leftovers(&context.pool, &context.storage).await
     {
         tracing::debug!(%error, "files of an import stay for now");
     }
 }
 
-async fn settle(house: &House, lease: &Lease, stop: Stop) {
+async fn settle(context: &WorkerContext, lease: &Lease, stop: Stop) {
     if stop == Stop::LeaseLost {
         return;
     }
     if let Stop::Released(_) = stop
-        && !house.draining.is_cancelled()
+        && !context.draining.is_cancelled()
     {
-        house.not_before.send_replace(Instant::now() + WANT_PAUSE);
+        context.not_before.send_replace(Instant::now() + WANT_PAUSE);
     }
-    let (pool, claim, policy) = (&house.pool, lease.claim(), &house.config.lease);
-    let ended = until_answered(house, lease, || async {
+    let (pool, claim, policy) = (&context.pool, lease.claim(), &context.config.lease);
+    let ended = until_answered(context, lease, || async {
         match &stop {
             Stop::LeaseLost => Err(domain::Error::LeaseLost),
             Stop::Canceled => job::canceled(pool, claim).await,
@@ -161,7 +161,11 @@ async fn settle(house: &House, lease: &Lease, stop: Stop) {
 
 /// Repeats a statement while the database is away and the lease may still be ours; a stopping worker does so only for
 /// a while. Every statement of an attempt may be repeated: what was committed is not done twice.
-async fn until_answered<T, F>(house: &House, lease: &Lease, mut statement: impl FnMut() -> F) -> domain::Result<T>
+async fn until_answered<T, F>(
+    context: &WorkerContext,
+    lease: &Lease,
+    mut statement: impl FnMut() -> F,
+) -> domain::Result<T>
 where
     F: Future<Output = domain::Result<T>>,
 {
@@ -179,11 +183,11 @@ where
     };
     tokio::select! {
         answer = answered => answer,
-        () = house.drained_for(SETTLE_WHILE_DRAINING) => Err(domain::Error::unavailable("the worker stops")),
+        () = context.drained_for(SETTLE_WHILE_DRAINING) => Err(domain::Error::unavailable("the worker stops")),
     }
 }
 
-impl House {
+impl WorkerContext {
     /// Resolves when the worker shall stop and `patience` has passed since, or since now if it stops already.
     async fn drained_for(&self, patience: Duration) {
         self.draining.cancelled().await;
@@ -193,19 +197,19 @@ impl House {
 
 /// One attempt, with its own folder that is gone afterwards.
 pub struct Attempt<'a> {
-    pub house: &'a House,
+    pub context: &'a WorkerContext,
     pub lease: &'a Lease,
     folder: tempfile::TempDir,
 }
 
 impl<'a> Attempt<'a> {
-    fn begin(house: &'a House, lease: &'a Lease) -> Result<Self, Stop> {
+    fn begin(context: &'a WorkerContext, lease: &'a Lease) -> Result<Self, Stop> {
         let claim = lease.claim();
         let folder = tempfile::Builder::new()
             .prefix(&format!("{}-{}-", claim.job, claim.epoch))
-            .tempdir_in(&house.work_dir)
-            .map_err(|error| disk(&house.work_dir, error))?;
-        Ok(Self { house, lease, folder })
+            .tempdir_in(&context.work_dir)
+            .map_err(|error| disk(&context.work_dir, error))?;
+        Ok(Self { context, lease, folder })
     }
 
     async fn run(&self) -> Result<(), Stop> {
@@ -236,9 +240,9 @@ impl<'a> Attempt<'a> {
 
     /// Hands work to the engine.
     pub async fn converse(&self, work: Work) -> Result<Conversation<'a>, Stop> {
-        let session = self.house.engine.begin(work).await;
+        let session = self.context.engine.begin(work).await;
         let session = session.ok_or_else(|| Stop::Released("the worker stops".into()))?;
-        Ok(Conversation::new(session, self.lease, self.house.draining.clone(), self.house.config.drain))
+        Ok(Conversation::new(session, self.lease, self.context.draining.clone(), self.context.config.drain))
     }
 
     /// Reads or writes the database in the name of this attempt, with patience while it is away.
@@ -246,12 +250,12 @@ impl<'a> Attempt<'a> {
     where
         F: Future<Output = domain::Result<T>>,
     {
-        Ok(until_answered(self.house, self.lease, statement).await?)
+        Ok(until_answered(self.context, self.lease, statement).await?)
     }
 
     /// Reports progress from now on.
     pub fn progress(&self) -> Progress {
-        Progress::start(self.house.pool.clone(), *self.claim())
+        Progress::start(self.context.pool.clone(), *self.claim())
     }
 
     /// Does what comes before the engine's work, unless the attempt ends first: nothing is lost with it then.
@@ -260,7 +264,7 @@ impl<'a> Attempt<'a> {
             biased;
             () = self.lease.lost() => Err(Stop::LeaseLost),
             () = self.lease.canceled() => Err(Stop::Canceled),
-            () = self.house.draining.cancelled() => Err(Stop::Released("the worker stops".into())),
+            () = self.context.draining.cancelled() => Err(Stop::Released("the worker stops".into())),
             done = work => done,
         }
     }
@@ -271,7 +275,7 @@ impl<'a> Attempt<'a> {
             biased;
             () = self.lease.lost() => Err(Stop::LeaseLost),
             written = self.put(path, key, media_type) => written,
-            () = self.house.drained_for(STORE_WHILE_DRAINING) => Err(Stop::Released("the worker stops".into())),
+            () = self.context.drained_for(STORE_WHILE_DRAINING) => Err(Stop::Released("the worker stops".into())),
         }?;
         let md5 = md5_of(path.to_owned()).await.map_err(|error| disk(path, error))?;
         Ok(Stored { bytes: written.bytes as i64, sha256: written.sha256, md5 })
@@ -280,7 +284,7 @@ impl<'a> Attempt<'a> {
     async fn put(&self, path: &Path, key: &str, media_type: &str) -> Result<Written, Stop> {
         let began = Instant::now();
         while self.lease.holds().await {
-            match self.house.storage.put_file(key, path, media_type).await {
+            match self.context.storage.put_file(key, path, media_type).await {
                 Err(error) if error.is_transient() && began.elapsed() < STORE_PATIENCE => {
                     tracing::warn!(key, %error, "storage is away; trying again");
                     sleep(RETRY).await;
@@ -318,7 +322,7 @@ pub fn disk(path: &Path, error: std::io::Error) -> Stop {
 }
 
 /// Writes progress down as it is told.
-pub struct Progress(Newest<Step>);
+pub struct Progress(Coalescer<Step>);
 
 #[derive(Debug, Clone)]
 struct Step {
@@ -329,16 +333,16 @@ struct Step {
 
 impl Progress {
     fn start(pool: PgPool, claim: Claim) -> Self {
-        Self(Newest::start(claim.job, PROGRESS_DISTANCE, move |Step { step, total_steps, data }| {
+        Self(Coalescer::start(claim.job, PROGRESS_DISTANCE, move |Step { step, total_steps, data }| {
             let pool = pool.clone();
             async move { job::progress(&pool, &claim, step, total_steps, data).await.map(drop) }
         }))
     }
 
     /// Tells a step.
-    pub fn tell(&self, step: usize, total_steps: usize, data: Value) {
+    pub fn set(&self, step: usize, total_steps: usize, data: Value) {
         let [step, total_steps] = [step, total_steps].map(|count| u32::try_from(count).unwrap_or(u32::MAX));
-        self.0.tell(Step { step, total_steps, data });
+        self.0.set(Step { step, total_steps, data });
     }
 
     /// Waits, not long, until the last step told is written.

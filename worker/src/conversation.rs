@@ -15,7 +15,7 @@ use crate::attempt::Stop;
 use crate::config::Drain;
 use crate::lease::Lease;
 use crate::protocol::Report;
-use crate::supervisor::{Event, Gone, Session};
+use crate::supervisor::{EngineExit, Event, Session};
 
 /// How long a job waits for an engine that is being replaced, before somebody else gets it.
 const START_LIMIT: Duration = Duration::from_secs(150);
@@ -95,8 +95,8 @@ impl<'a> Conversation<'a> {
                             return Ok(report);
                         }
                     }
-                    Some(Event::Gone(gone)) => return Err(self.gone(gone)),
-                    None => return Err(self.gone(Gone::Crashed("the engine left without a word".into()))),
+                    Some(Event::Exited(exit)) => return Err(self.exited(exit)),
+                    None => return Err(self.exited(EngineExit::Crashed("the engine left without a word".into()))),
                 },
             }
         }
@@ -138,13 +138,13 @@ impl<'a> Conversation<'a> {
         }
     }
 
-    fn gone(&self, gone: Gone) -> Stop {
-        self.stop().unwrap_or_else(|| match gone {
-            Gone::Crashed(how) => Stop::Crashed(how),
-            Gone::Silent(limit) => {
+    fn exited(&self, exit: EngineExit) -> Stop {
+        self.stop().unwrap_or_else(|| match exit {
+            EngineExit::Crashed(how) => Stop::Crashed(how),
+            EngineExit::Silent(limit) => {
                 Stop::Failed(ErrorClass::Timeout, format!("the engine made no progress for {} s", limit.as_secs_f64()))
             }
-            Gone::Killed => Stop::Released("the engine was stopped".into()),
+            EngineExit::Killed => Stop::Released("the engine was stopped".into()),
         })
     }
 

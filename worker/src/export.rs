@@ -16,8 +16,8 @@ const MEDIA_TYPE: &str = "application/octet-stream";
 
 /// Does the whole attempt.
 pub(crate) async fn run(attempt: &Attempt<'_>) -> Result<(), Stop> {
-    let (house, claim) = (attempt.house, attempt.claim());
-    let work = attempt.ask(|| export::load_work(&house.pool, claim)).await?;
+    let (context, claim) = (attempt.context, attempt.claim());
+    let work = attempt.ask(|| export::load_work(&context.pool, claim)).await?;
     let source = fetch::one_file(attempt, &work.model, "lora").await?;
     let made = attempt.folder().join("export.safetensors");
     let converting = tokio::task::spawn_blocking({
@@ -47,7 +47,7 @@ pub(crate) async fn run(attempt: &Attempt<'_>) -> Result<(), Stop> {
         md5: stored.md5,
         seed: None,
     };
-    attempt.ask(|| export::finish(&house.pool, claim, &artifact)).await
+    attempt.ask(|| export::finish(&context.pool, claim, &artifact)).await
 }
 
 fn convert(source: &Path, format: Format, dtype: Dtype, target: &Path) -> diffusion::Result<()> {

@@ -8,7 +8,7 @@ use std::path::{Component, Path, PathBuf};
 use domain::model::{ModelFile, ModelFiles};
 use futures::{StreamExt, TryStreamExt};
 
-use crate::attempt::{Attempt, House, Stop};
+use crate::attempt::{Attempt, Stop, WorkerContext};
 
 /// Downloads at the same time.
 const AT_ONCE: usize = 4;
@@ -25,14 +25,14 @@ pub(crate) struct Wanted {
 /// A checkpoint as a folder in diffusers layout; returns the folder.
 pub(crate) async fn checkpoint(attempt: &Attempt<'_>, model: &ModelFiles, name: &str) -> Result<PathBuf, Stop> {
     let folder = attempt.subfolder(name)?;
-    attempt.prepare(checkpoint_into(attempt.house, model, &folder)).await?;
+    attempt.prepare(checkpoint_into(attempt.context, model, &folder)).await?;
     Ok(folder)
 }
 
 /// The same for whoever has a folder and no attempt.
-pub(crate) async fn checkpoint_into(house: &House, model: &ModelFiles, folder: &Path) -> Result<(), Stop> {
+pub(crate) async fn checkpoint_into(context: &WorkerContext, model: &ModelFiles, folder: &Path) -> Result<(), Stop> {
     let wanted = model.files.iter().map(|file| of_model(model, file, folder.join(&file.path)));
-    each(house, wanted.collect::<Result<_, _>>()?).await
+    each(context, wanted.collect::<Result<_, _>>()?).await
 }
 
 /// A model that is one file, such as a LoRA; returns its path.
@@ -47,10 +47,10 @@ pub(crate) async fn one_file(attempt: &Attempt<'_>, model: &ModelFiles, name: &s
 
 /// Fetches everything, or the first thing that goes wrong.
 pub(crate) async fn all(attempt: &Attempt<'_>, wanted: Vec<Wanted>) -> Result<(), Stop> {
-    attempt.prepare(each(attempt.house, wanted)).await
+    attempt.prepare(each(attempt.context, wanted)).await
 }
 
-async fn each(house: &House, wanted: Vec<Wanted>) -> Result<(), Stop> {
+async fn each(context: &WorkerContext, wanted: Vec<Wanted>) -> Result<(), Stop> {
     // The same bytes under several names are fetched once, and then linked.
     let mut same = BTreeMap::<String, Vec<Wanted>>::new();
     for wanted in wanted {
@@ -58,15 +58,15 @@ async fn each(house: &House, wanted: Vec<Wanted>) -> Result<(), Stop> {
     }
     let fetched = futures::stream::iter(same.into_values()).map(|same| async move {
         for wanted in same {
-            one(house, wanted).await?;
+            one(context, wanted).await?;
         }
         Ok(())
     });
     fetched.buffer_unordered(AT_ONCE).try_collect().await
 }
 
-async fn one(house: &House, wanted: Wanted) -> Result<(), Stop> {
-    let (storage, cache, key) = (&house.storage, &house.cache, &wanted.storage_key);
+async fn one(context: &WorkerContext, wanted: Wanted) -> Result<(), Stop> {
+    let (storage, cache, key) = (&context.storage, &context.cache, &wanted.storage_key);
     let file =
         cache.file(&wanted.sha256, wanted.bytes, |path| async move { storage.get_to_file(key, &path).await }).await?;
     Ok(cache.link(&file, &wanted.target)?)

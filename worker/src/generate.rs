@@ -13,8 +13,8 @@ use futures::future::try_join_all;
 use serde_json::json;
 
 use crate::attempt::{Attempt, Stop};
+use crate::coalescer::Coalescer;
 use crate::fetch::{self, Wanted};
-use crate::newest::Newest;
 use crate::protocol::{Adapter, Base, Generate, Order, Report, RequestId, Source};
 use crate::supervisor::{Patience, Work};
 
@@ -31,7 +31,7 @@ struct Picture {
 
 /// Does the whole attempt.
 pub(crate) async fn run(attempt: &Attempt<'_>) -> Result<(), Stop> {
-    let (pool, claim) = (&attempt.house.pool, attempt.claim());
+    let (pool, claim) = (&attempt.context.pool, attempt.claim());
     let work = attempt.ask(|| generation::load_work(pool, claim)).await?;
     let order = order(attempt, &work).await?;
     let (pictures, warnings) = make(attempt, order).await?;
@@ -131,7 +131,7 @@ async fn source(
 }
 
 async fn make(attempt: &Attempt<'_>, order: Generate) -> Result<(Vec<Picture>, Vec<String>), Stop> {
-    let silence = attempt.house.config.silence;
+    let silence = attempt.context.config.silence;
     let patience = Patience { before_first_step: silence.loading, between_steps: silence.generation };
     let work = Work::new(patience, move |request: RequestId| Order::Generate(Box::new(Generate { request, ..order })));
     let mut conversation = attempt.converse(work).await?;
@@ -140,13 +140,13 @@ async fn make(attempt: &Attempt<'_>, order: Generate) -> Result<(Vec<Picture>, V
     let (mut pictures, mut warnings) = (Vec::new(), Vec::new());
     loop {
         match conversation.next().await? {
-            Report::Progress { step, total_steps, .. } => progress.tell(step, total_steps, json!({})),
+            Report::Progress { step, total_steps, .. } => progress.set(step, total_steps, json!({})),
             Report::Preview { step, total_steps, position, path, width, height, .. } => {
                 let [step, total_steps, position] = [step, total_steps, position].map(|number| number as i32);
                 let [width, height] = [width, height].map(|pixels| pixels as i32);
                 // Gone already if the engine has a newer one by now.
                 if let Ok(jpeg) = tokio::fs::read(&path).await {
-                    previews.tell(Preview { step, total_steps, position, width, height, jpeg });
+                    previews.set(Preview { step, total_steps, position, width, height, jpeg });
                 }
             }
             Report::Image { position, path, seed, width, height, .. } => {
@@ -162,9 +162,9 @@ async fn make(attempt: &Attempt<'_>, order: Generate) -> Result<(Vec<Picture>, V
 }
 
 /// Keeps the newest preview for whoever looks.
-fn previews(attempt: &Attempt<'_>) -> Newest<Preview> {
-    let (pool, claim) = (attempt.house.pool.clone(), *attempt.claim());
-    Newest::start(claim.job, PREVIEW_DISTANCE, move |preview| {
+fn previews(attempt: &Attempt<'_>) -> Coalescer<Preview> {
+    let (pool, claim) = (attempt.context.pool.clone(), *attempt.claim());
+    Coalescer::start(claim.job, PREVIEW_DISTANCE, move |preview| {
         let pool = pool.clone();
         async move { preview::record(&pool, &claim, &preview).await }
     })

@@ -9,6 +9,7 @@
 pub mod attempt;
 pub mod backend;
 pub mod cache;
+mod coalescer;
 pub mod config;
 mod conversation;
 pub mod engine;
@@ -18,7 +19,6 @@ mod fetch;
 mod generate;
 mod import;
 pub mod lease;
-mod newest;
 pub mod protocol;
 pub mod supervisor;
 mod swap;
@@ -40,7 +40,7 @@ use tokio::time::{Instant, interval, timeout};
 use tokio_util::sync::CancellationToken;
 use tower::limit::ConcurrencyLimitLayer;
 
-use crate::attempt::House;
+use crate::attempt::WorkerContext;
 use crate::backend::{ClaimPolicy, JobBackend};
 use crate::cache::{Cache, CacheError};
 pub use crate::config::{Drain, HubToken, Imports, Silence, WorkerConfig};
@@ -89,7 +89,7 @@ pub async fn run(
     let (cancels, _) = broadcast::channel::<JobId>(64);
     let (not_before, no_claim_before) = watch::channel(Instant::now());
     let name = config.name.clone();
-    let house = Arc::new(House {
+    let context = Arc::new(WorkerContext {
         pool: pools.lease.clone(),
         storage,
         cache,
@@ -104,7 +104,7 @@ pub async fn run(
         pool: pools.lease.clone(),
         queues: Vec::new(),
         worker,
-        lease: house.config.lease,
+        lease: context.config.lease,
         bell: heard,
         not_before: no_claim_before,
         engine: None,
@@ -113,18 +113,18 @@ pub async fn run(
     };
     let ending = CancellationToken::new();
     let listening = tokio::spawn(listen(pools.clone(), bell, cancels));
-    let reaping = tokio::spawn(Reaper::new(house.config.lease).run(pools.lease.clone()));
-    let showing = tokio::spawn(show_life(Arc::clone(&house), worker, ending.clone()));
-    tracing::info!(%worker, name, queues = ?house.config.queues, "worker started");
+    let reaping = tokio::spawn(Reaper::new(context.config.lease).run(pools.lease.clone()));
+    let showing = tokio::spawn(show_life(Arc::clone(&context), worker, ending.clone()));
+    tracing::info!(%worker, name, queues = ?context.config.queues, "worker started");
 
     // Imports and exports need no engine: one may take hours, in which pictures are made, and the other is wanted at once.
     let of = |kinds: &[JobKind]| -> Vec<JobKind> {
-        house.config.queues.iter().copied().filter(|kind| kinds.contains(kind)).collect()
+        context.config.queues.iter().copied().filter(|kind| kinds.contains(kind)).collect()
     };
     let mut monitor = Monitor::new();
-    let swaps = Swaps::of(Arc::clone(&house), worker);
+    let swaps = Swaps::of(Arc::clone(&context), worker);
     let lanes = [
-        ("work", of(&[JobKind::Generation, JobKind::Training]), Some((house.engine.clone(), swaps))),
+        ("work", of(&[JobKind::Generation, JobKind::Training]), Some((context.engine.clone(), swaps))),
         ("imports", of(&[JobKind::Import]), None),
         ("exports", of(&[JobKind::Export]), None),
     ];
@@ -134,7 +134,7 @@ pub async fn run(
         }
         let (engine, swaps) = engine.unzip();
         let claims = ClaimPolicy { queues, engine, swaps, ..claims.clone() };
-        let (name, attending) = (format!("{name}-{worker}-{lane}"), Arc::clone(&house));
+        let (name, attending) = (format!("{name}-{worker}-{lane}"), Arc::clone(&context));
         monitor = monitor.register(move |_| {
             WorkerBuilder::new(name.clone())
                 .backend(JobBackend::new(claims.clone()))
@@ -170,9 +170,9 @@ pub async fn run(
 
 /// The handler that apalis calls. It runs on a task of its own, so that whatever happens to the stream that drives
 /// it, the attempt goes on to an end of its own.
-async fn attend(claim: Claim, house: Data<Arc<House>>) {
-    let house = Arc::clone(&house);
-    if let Err(panic) = tokio::spawn(attempt::attend(house, claim)).await {
+async fn attend(claim: Claim, context: Data<Arc<WorkerContext>>) {
+    let context = Arc::clone(&context);
+    if let Err(panic) = tokio::spawn(attempt::attend(context, claim)).await {
         tracing::error!(%panic, "an attempt panicked; its lease runs out");
     }
 }
@@ -190,16 +190,16 @@ async fn listen(pools: Pools, bell: watch::Sender<u64>, cancels: broadcast::Send
 }
 
 /// Keeps this worker's row up to date: that it lives, and what it has loaded. Failures mean nothing but an old row.
-async fn show_life(house: Arc<House>, worker: WorkerId, ending: CancellationToken) {
+async fn show_life(context: Arc<WorkerContext>, worker: WorkerId, ending: CancellationToken) {
     let Some(info) = (tokio::select! {
-        info = house.engine.ready() => info,
+        info = context.engine.ready() => info,
         () = ending.cancelled() => None,
     }) else {
         return;
     };
-    let WorkerConfig { name, host, queues, .. } = &house.config;
+    let WorkerConfig { name, host, queues, .. } = &context.config;
     let mut registered = false;
-    let mut resident = house.engine.resident();
+    let mut resident = context.engine.resident();
     let mut ticks = interval(SEEN_EVERY);
     loop {
         tokio::select! {
@@ -208,18 +208,19 @@ async fn show_life(house: Arc<House>, worker: WorkerId, ending: CancellationToke
             told = resident.changed(), if registered => if told.is_err() { break },
         }
         let told = if registered {
-            swap::tell_resident(&house, worker).await
+            swap::tell_resident(&context, worker).await
         } else {
             let version = env!("CARGO_PKG_VERSION");
             let vram_budget = info.vram_budget.and_then(|bytes| i64::try_from(bytes).ok());
-            domain::worker::register(&house.pool, worker, name, host, &info.device, queues, version, vram_budget).await
+            domain::worker::register(&context.pool, worker, name, host, &info.device, queues, version, vram_budget)
+                .await
         };
         match told {
             Ok(()) => registered = true,
             Err(error) => tracing::debug!(%error, "no sign of life"),
         }
     }
-    if registered && let Err(error) = domain::worker::stopped(&house.pool, worker).await {
+    if registered && let Err(error) = domain::worker::stopped(&context.pool, worker).await {
         tracing::debug!(%error, "no farewell");
     }
 }

@@ -65,12 +65,12 @@ pub enum Event {
     /// The engine said something about this request.
     Report(Report),
     /// The engine is gone, and the work with it. Nothing follows.
-    Gone(Gone),
+    Exited(EngineExit),
 }
 
 /// Why an engine is gone.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Gone {
+pub enum EngineExit {
     /// It ended by itself, or broke the protocol; the sentence says how.
     Crashed(String),
     /// It made no progress within the limit, and was killed.
@@ -240,8 +240,8 @@ impl Supervisor {
                     }
                     let request = self.next_request;
                     self.next_request += 1;
-                    if let Err(gone) = child.attend(request, assignment).await {
-                        tracing::warn!(?gone, "the engine is replaced");
+                    if let Err(exit) = child.attend(request, assignment).await {
+                        tracing::warn!(?exit, "the engine is replaced");
                         return false;
                     }
                 }
@@ -322,13 +322,13 @@ impl Running {
     }
 
     /// Sees one piece of work through. An error means that this child is of no more use; the session knows already.
-    async fn attend(&mut self, request: RequestId, assignment: Assignment) -> Result<(), Gone> {
+    async fn attend(&mut self, request: RequestId, assignment: Assignment) -> Result<(), EngineExit> {
         let Assignment { work, events, mut control } = assignment;
         let outcome = self.converse(request, work, &events, &mut control).await;
-        if let Err(gone) = &outcome {
+        if let Err(exit) = &outcome {
             // Dead before the session hears of it: from then on the work has no more effects.
             self.kill().await;
-            let _ = events.send(Event::Gone(gone.clone())).await;
+            let _ = events.send(Event::Exited(exit.clone())).await;
         }
         outcome
     }
@@ -339,7 +339,7 @@ impl Running {
         work: Work,
         events: &mpsc::Sender<Event>,
         control: &mut mpsc::UnboundedReceiver<Control>,
-    ) -> Result<(), Gone> {
+    ) -> Result<(), EngineExit> {
         let order = (work.order)(request);
         match self.tell(&order).await {
             Ok(()) => {}
@@ -348,7 +348,7 @@ impl Running {
                 let _ = events.send(Event::Report(refused)).await;
                 return Ok(());
             }
-            Err(NotTold::Gone(gone)) => return Err(gone),
+            Err(NotTold::Exited(exit)) => return Err(exit),
         }
         let mut limit = work.patience.before_first_step;
         let mut silent_until = Instant::now() + limit;
@@ -362,23 +362,23 @@ impl Running {
                         silent_until = Instant::now() + limit;
                         let last = report.is_last();
                         if events.send(Event::Report(report)).await.is_err() {
-                            return if last { Ok(()) } else { Err(Gone::Killed) };
+                            return if last { Ok(()) } else { Err(EngineExit::Killed) };
                         }
                         if last {
                             return Ok(());
                         }
                     }
                     Some(Ok(stale)) => tracing::debug!(?stale, "about another request"),
-                    Some(Err(error)) => return Err(Gone::Crashed(error)),
-                    None => return Err(Gone::Crashed(self.last_words().await)),
+                    Some(Err(error)) => return Err(EngineExit::Crashed(error)),
+                    None => return Err(EngineExit::Crashed(self.last_words().await)),
                 },
-                wish = control.recv() => match wish {
-                    Some(Control::Cancel) => self.tell(&Order::Cancel { request }).await.map_err(NotTold::into_gone)?,
-                    Some(Control::Suspend) => self.tell(&Order::Suspend { request }).await.map_err(NotTold::into_gone)?,
+                order = control.recv() => match order {
+                    Some(Control::Cancel) => self.tell(&Order::Cancel { request }).await.map_err(NotTold::into_exit)?,
+                    Some(Control::Suspend) => self.tell(&Order::Suspend { request }).await.map_err(NotTold::into_exit)?,
                     // A dropped session is a kill.
-                    Some(Control::Kill) | None => return Err(Gone::Killed),
+                    Some(Control::Kill) | None => return Err(EngineExit::Killed),
                 },
-                () = sleep_until(silent_until) => return Err(Gone::Silent(limit)),
+                () = sleep_until(silent_until) => return Err(EngineExit::Silent(limit)),
             }
         }
     }
@@ -390,9 +390,9 @@ impl Running {
             Ok(Err(error @ FrameError::TooLong(_))) => Err(NotTold::TooLong(error.to_string())),
             Ok(Err(error)) => {
                 let words = self.last_words().await;
-                Err(NotTold::Gone(Gone::Crashed(format!("{words} ({error})"))))
+                Err(NotTold::Exited(EngineExit::Crashed(format!("{words} ({error})"))))
             }
-            Err(_) => Err(NotTold::Gone(Gone::Crashed("it takes no orders".into()))),
+            Err(_) => Err(NotTold::Exited(EngineExit::Crashed("it takes no orders".into()))),
         }
     }
 
@@ -436,14 +436,14 @@ impl Running {
 enum NotTold {
     /// The order itself is at fault; the child is as well as before.
     TooLong(String),
-    Gone(Gone),
+    Exited(EngineExit),
 }
 
 impl NotTold {
-    fn into_gone(self) -> Gone {
+    fn into_exit(self) -> EngineExit {
         match self {
-            Self::TooLong(message) => Gone::Crashed(message),
-            Self::Gone(gone) => gone,
+            Self::TooLong(message) => EngineExit::Crashed(message),
+            Self::Exited(exit) => exit,
         }
     }
 }

@@ -11,15 +11,15 @@ use domain::{SwapId, WorkerId};
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 
-use crate::attempt::{House, Stop, disk};
+use crate::attempt::{Stop, WorkerContext, disk};
 use crate::fetch;
 use crate::protocol::{Base, Order, Report, RequestId};
-use crate::supervisor::{Event, Gone, Patience, Work};
+use crate::supervisor::{EngineExit, Event, Patience, Work};
 
 /// What is asked of this worker.
 #[derive(Clone)]
 pub struct Swaps {
-    house: Arc<House>,
+    context: Arc<WorkerContext>,
     worker: WorkerId,
     fetching: Arc<Mutex<Option<Fetching>>>,
 }
@@ -37,14 +37,14 @@ impl Drop for Fetching {
 }
 
 impl Swaps {
-    pub(crate) fn of(house: Arc<House>, worker: WorkerId) -> Self {
-        Self { house, worker, fetching: Arc::default() }
+    pub(crate) fn of(context: Arc<WorkerContext>, worker: WorkerId) -> Self {
+        Self { context, worker, fetching: Arc::default() }
     }
 
     /// Carries out the oldest swap, if its files are here, or sees to it that they come: between two jobs, so one at a time. What
     /// the database does not tell or take now is asked for again at the next call.
     pub async fn carry_out(&self) {
-        let told = swap::next(&self.house.pool, self.worker).await;
+        let told = swap::next(&self.context.pool, self.worker).await;
         let Some(work) = told.unwrap_or_else(|error| {
             tracing::debug!(%error, "no word of swaps");
             None
@@ -61,7 +61,7 @@ impl Swaps {
         let done = tokio::select! {
             done = self.carry_out_one(&work, files) => done,
             // It ends with its worker.
-            () = self.house.draining.cancelled() => return,
+            () = self.context.draining.cancelled() => return,
         };
         let (model, action) = (&work.model.name, work.action.as_str());
         match &done {
@@ -70,8 +70,8 @@ impl Swaps {
         }
         // Who sees its end shall see its effect.
         let written = async {
-            tell_resident(&self.house, self.worker).await?;
-            swap::end(&self.house.pool, work.id, done.err().as_deref()).await
+            tell_resident(&self.context, self.worker).await?;
+            swap::end(&self.context.pool, work.id, done.err().as_deref()).await
         };
         if let Err(error) = written.await {
             tracing::warn!(%error, "the end of a swap could not be written");
@@ -89,8 +89,8 @@ impl Swaps {
                     return None;
                 }
                 _ => {
-                    let (house, model) = (Arc::clone(&self.house), work.model.clone());
-                    let task = tokio::spawn(async move { fetch_files(&house, &model).await });
+                    let (context, model) = (Arc::clone(&self.context), work.model.clone());
+                    let task = tokio::spawn(async move { fetch_files(&context, &model).await });
                     *fetching = Some(Fetching { swap: work.id, task });
                     return None;
                 }
@@ -102,7 +102,7 @@ impl Swaps {
 
     /// An error is a sentence for people.
     async fn carry_out_one(&self, work: &SwapWork, files: Result<Option<TempDir>, String>) -> Result<(), String> {
-        let patience = self.house.config.silence.loading;
+        let patience = self.context.config.silence.loading;
         let patience = Patience { before_first_step: patience, between_steps: patience };
         let sha256 = work.model.sha256.clone();
         match work.action {
@@ -119,26 +119,26 @@ impl Swaps {
 
     async fn engine(&self, work: Work) -> Result<(), String> {
         let stops = || "The worker stops.".to_owned();
-        let mut session = self.house.engine.begin(work).await.ok_or_else(stops)?;
+        let mut session = self.context.engine.begin(work).await.ok_or_else(stops)?;
         loop {
             match session.next().await {
                 Some(Event::Report(Report::Done { .. })) => return Ok(()),
                 Some(Event::Report(Report::Failed { message, .. })) => return Err(message),
                 Some(Event::Report(_)) => {}
-                Some(Event::Gone(Gone::Crashed(how))) => return Err(how),
-                Some(Event::Gone(Gone::Silent(limit))) => {
+                Some(Event::Exited(EngineExit::Crashed(how))) => return Err(how),
+                Some(Event::Exited(EngineExit::Silent(limit))) => {
                     return Err(format!("The engine gave no sign of life for {} s.", limit.as_secs_f64()));
                 }
-                Some(Event::Gone(Gone::Killed)) | None => return Err(stops()),
+                Some(Event::Exited(EngineExit::Killed)) | None => return Err(stops()),
             }
         }
     }
 }
 
-async fn fetch_files(house: &House, model: &ModelFiles) -> Result<TempDir, String> {
-    let folder = tempfile::Builder::new().prefix("load-").tempdir_in(&house.work_dir);
-    let folder = folder.map_err(|error| sentence(disk(&house.work_dir, error)))?;
-    fetch::checkpoint_into(house, model, folder.path()).await.map_err(sentence)?;
+async fn fetch_files(context: &WorkerContext, model: &ModelFiles) -> Result<TempDir, String> {
+    let folder = tempfile::Builder::new().prefix("load-").tempdir_in(&context.work_dir);
+    let folder = folder.map_err(|error| sentence(disk(&context.work_dir, error)))?;
+    fetch::checkpoint_into(context, model, folder.path()).await.map_err(sentence)?;
     Ok(folder)
 }
 
@@ -150,9 +150,9 @@ fn sentence(stop: Stop) -> String {
 }
 
 /// Tells what the engine has loaded now.
-pub(crate) async fn tell_resident(house: &House, worker: WorkerId) -> domain::Result<()> {
+pub(crate) async fn tell_resident(context: &WorkerContext, worker: WorkerId) -> domain::Result<()> {
     let resident: Vec<Resident> = {
-        let told = house.engine.resident();
+        let told = context.engine.resident();
         let told = told.borrow();
         told.iter()
             .map(|model| Resident {
@@ -161,5 +161,5 @@ pub(crate) async fn tell_resident(house: &House, worker: WorkerId) -> domain::Re
             })
             .collect()
     };
-    domain::worker::seen(&house.pool, worker, &resident).await
+    domain::worker::seen(&context.pool, worker, &resident).await
 }

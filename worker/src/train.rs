@@ -29,8 +29,8 @@ struct Saved {
 
 /// Does the whole attempt.
 pub(crate) async fn run(attempt: &Attempt<'_>) -> Result<(), Stop> {
-    let (house, claim) = (attempt.house, attempt.claim());
-    let work = attempt.ask(|| training::load_work(&house.pool, claim)).await?;
+    let (context, claim) = (attempt.context, attempt.claim());
+    let work = attempt.ask(|| training::load_work(&context.pool, claim)).await?;
     let order = order(attempt, &work).await?;
     let (adapter, warnings) = teach(attempt, &work, order).await?;
 
@@ -38,7 +38,7 @@ pub(crate) async fn run(attempt: &Attempt<'_>) -> Result<(), Stop> {
     let key = key.to_string();
     let stored = attempt.store(&adapter, &key, "application/octet-stream").await?;
     let adapter = NewAdapter { storage_key: key, bytes: stored.bytes, sha256: stored.sha256, md5: stored.md5 };
-    attempt.ask(|| training::finish(&house.pool, &house.storage, claim, adapter.clone(), &warnings)).await.map(drop)
+    attempt.ask(|| training::finish(&context.pool, &context.storage, claim, adapter.clone(), &warnings)).await.map(drop)
 }
 
 async fn order(attempt: &Attempt<'_>, work: &TrainingWork) -> Result<Train, Stop> {
@@ -64,7 +64,7 @@ async fn order(attempt: &Attempt<'_>, work: &TrainingWork) -> Result<Train, Stop
         seed: config.seed.unsigned_abs(),
         resume,
         output_dir: attempt.subfolder("output")?,
-        checkpoint_every: attempt.house.config.checkpoint_every.max(1),
+        checkpoint_every: attempt.context.config.checkpoint_every.max(1),
         metadata: metadata(work),
     })
 }
@@ -137,7 +137,7 @@ fn metadata(work: &TrainingWork) -> BTreeMap<String, String> {
 
 /// Runs the trainer; returns the adapter's file.
 async fn teach(attempt: &Attempt<'_>, work: &TrainingWork, order: Train) -> Result<(PathBuf, Vec<String>), Stop> {
-    let silence = attempt.house.config.silence.training;
+    let silence = attempt.context.config.silence.training;
     let patience = Patience { before_first_step: silence, between_steps: silence };
     let engine_work = Work::new(patience, move |request: RequestId| Order::Train(Box::new(Train { request, ..order })));
     let (saved, mut inbox) = tokio::sync::mpsc::unbounded_channel::<Saved>();
@@ -182,7 +182,7 @@ async fn talk(
     loop {
         match conversation.next().await? {
             Report::Progress { step, total_steps, loss, seconds_per_step, .. } => {
-                progress.tell(step, total_steps, json!({"loss": loss, "seconds_per_step": seconds_per_step}));
+                progress.set(step, total_steps, json!({"loss": loss, "seconds_per_step": seconds_per_step}));
             }
             Report::Checkpoint { path, step, .. } => {
                 let _ = saved.send(Saved { path, step });
@@ -201,12 +201,12 @@ async fn talk(
 }
 
 async fn send(attempt: &Attempt<'_>, work: &TrainingWork, saved: &Saved) -> Result<(), Stop> {
-    let (house, claim) = (attempt.house, attempt.claim());
+    let (context, claim) = (attempt.context, attempt.claim());
     let step = i32::try_from(saved.step).unwrap_or(i32::MAX);
     let key = StorageKey::TrainingCheckpoint { training: work.id, epoch: claim.epoch, step }.to_string();
     let stored = attempt.store(&saved.path, &key, "application/octet-stream").await?;
     let checkpoint = NewCheckpoint { step, storage_key: key, sha256: stored.sha256, bytes: stored.bytes };
-    attempt.ask(|| training::add_checkpoint(&house.pool, &house.storage, claim, checkpoint.clone())).await
+    attempt.ask(|| training::add_checkpoint(&context.pool, &context.storage, claim, checkpoint.clone())).await
 }
 
 fn remove(path: &Path) {

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use libtest_mimic::{Arguments, Failed, Trial};
 use tokio_util::sync::CancellationToken;
 use worker::protocol::{Base, Generate, Order, Report};
-use worker::supervisor::{Engine, EngineCommand, Event, Gone, Patience, Work};
+use worker::supervisor::{Engine, EngineCommand, EngineExit, Event, Patience, Work};
 
 fn main() -> ExitCode {
     scripted::engine_if_asked().unwrap_or_else(|| libtest_mimic::run(&Arguments::from_args(), trials()).exit_code())
@@ -107,7 +107,7 @@ fn alive(process: u32) -> bool {
 
 fn crashed(events: &[Event]) -> &str {
     match events.last() {
-        Some(Event::Gone(Gone::Crashed(how))) => how,
+        Some(Event::Exited(EngineExit::Crashed(how))) => how,
         other => panic!("no crash but {other:?}"),
     }
 }
@@ -152,7 +152,7 @@ async fn silence_is_ended() {
     let process = bench.process().await;
     let began = Instant::now();
     let events = bench.play("hang").await;
-    assert_eq!(events.last(), Some(&Event::Gone(Gone::Silent(Duration::from_millis(1500)))));
+    assert_eq!(events.last(), Some(&Event::Exited(EngineExit::Silent(Duration::from_millis(1500)))));
     assert!(began.elapsed() >= Duration::from_millis(1500));
     bench.replacement(process).await;
     bench.still_works().await;
@@ -190,8 +190,8 @@ async fn kill_ends_the_engine_before_it_is_told() {
     session.kill();
     loop {
         match session.next().await {
-            Some(Event::Gone(gone)) => {
-                assert_eq!(gone, Gone::Killed);
+            Some(Event::Exited(exit)) => {
+                assert_eq!(exit, EngineExit::Killed);
                 break;
             }
             Some(_) => {}

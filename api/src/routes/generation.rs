@@ -165,10 +165,10 @@ pub async fn create(
     headers: HeaderMap,
     extract::Json(request): extract::Json<GenerationRequest>,
 ) -> Result<Response> {
-    let mut generation = state.desk.create(request).await?;
+    let mut generation = state.generations.create(request).await?;
     let waited = job::wait(&state, &headers, generation.job_id).await?;
     if waited.is_some() {
-        generation = state.desk.get(generation.id).await?;
+        generation = state.generations.get(generation.id).await?;
     }
     let location = path(generation.id);
     let body = Generation::of(generation, &state.storage).await?;
@@ -198,7 +198,7 @@ pub async fn list(state: State, Query(query): Query<PageQuery>) -> Result<Json<G
     responses((status = 200, description = "The generation as it is now", body = Generation)),
 )]
 pub async fn get(state: State, Path(id): Path<GenerationId>) -> Result<Json<Generation>> {
-    let generation = state.desk.get(id).await?;
+    let generation = state.generations.get(id).await?;
     Ok(Json(Generation::of(generation, &state.storage).await?))
 }
 

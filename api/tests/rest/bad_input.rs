@@ -5,7 +5,7 @@ use reqwest::Method;
 use reqwest::multipart::Form;
 use serde_json::{Value, json};
 
-use crate::house::{FLUX_MODULE, House, lora, picture_part, png, text};
+use crate::test_server::{FLUX_MODULE, TestServer, lora, picture_part, png, text};
 
 /// A picture as cameras and programs write it, of `diffusion`'s tests.
 fn golden(name: &str) -> Vec<u8> {
@@ -15,9 +15,9 @@ fn golden(name: &str) -> Vec<u8> {
 
 #[tokio::test]
 async fn requests_at_the_edge_are_taken() {
-    let house = House::with_checkpoint().await;
+    let server = TestServer::with_checkpoint().await;
     let input = Form::new().part("image", picture_part(png(32, 32, 1)));
-    let input = house.post_form("/v1/inputs", input).await.expect(201)["id"].clone();
+    let input = server.post_form("/v1/inputs", input).await.expect(201)["id"].clone();
     for changes in [
         json!({"prompt": "狐".repeat(10_000), "negative_prompt": "a".repeat(10_000)}),
         json!({"num_inference_steps": 1}),
@@ -29,7 +29,7 @@ async fn requests_at_the_edge_are_taken() {
     ] {
         let mut body = json!({"prompt": "a fox"});
         body.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
-        let created = house.post("/v1/generations", &body).await.expect(202);
+        let created = server.post("/v1/generations", &body).await.expect(202);
         for (field, value) in changes.as_object().unwrap().iter().filter(|(field, _)| *field != "image") {
             let same = created[field].as_f64() == value.as_f64() && (value.is_number() || created[field] == *value);
             assert!(same, "{field}: {} for {value}", created[field]);
@@ -39,43 +39,43 @@ async fn requests_at_the_edge_are_taken() {
 
 #[tokio::test]
 async fn addresses_and_bodies_of_another_shape() {
-    let house = House::with_checkpoint().await;
+    let server = TestServer::with_checkpoint().await;
     for path in ["/v1/models/a%00b", "/v1/models/%00/inspect", "/v1/generations/%00"] {
-        house.get(path).await.refuses(404, "");
+        server.get(path).await.refuses(404, "");
     }
-    house.get("/v1/models?family=%00").await.refuses(422, "family");
+    server.get("/v1/models?family=%00").await.refuses(422, "family");
     // serde takes an array for the fields in their order; nobody means that.
     for body in [json!(["a fox"]), json!([]), json!("a fox"), json!(null), json!(7)] {
-        house.post("/v1/generations", &body).await.refuses(422, "");
-        house.post("/v1/datasets", &body).await.refuses(422, "");
+        server.post("/v1/generations", &body).await.refuses(422, "");
+        server.post("/v1/datasets", &body).await.refuses(422, "");
     }
-    let nonsense = house.request(Method::POST, "/v1/datasets").header("content-type", "application/json").body("fox");
-    house.send(nonsense).await.refuses(400, "");
+    let nonsense = server.request(Method::POST, "/v1/datasets").header("content-type", "application/json").body("fox");
+    server.send(nonsense).await.refuses(400, "");
     // Who opens the address in a browser gets to the documentation.
-    let front = house.request(Method::GET, "/").send().await.unwrap();
+    let front = server.request(Method::GET, "/").send().await.unwrap();
     assert_eq!((front.status().as_u16(), front.url().path()), (200, "/docs/"));
 }
 
 #[tokio::test]
 async fn files_as_people_call_them() {
-    let house = House::with_checkpoint().await;
+    let server = TestServer::with_checkpoint().await;
     for (name, file, path) in [
         ("one", "My LoRA (v2).safetensors", "My-LoRA--v2-.safetensors"),
         ("two", "Größe.safetensors", "Gr--e.safetensors"),
     ] {
-        let model = house.import(name, None, &[(file, lora(FLUX_MODULE))]).await.expect(201);
+        let model = server.import(name, None, &[(file, lora(FLUX_MODULE))]).await.expect(201);
         assert_eq!(model["files"][0]["path"], path);
     }
     let mut cut = lora(FLUX_MODULE);
     cut.truncate(cut.len() - 1);
-    let refused = house.import("three", None, &[("cut off.safetensors", cut)]).await;
+    let refused = server.import("three", None, &[("cut off.safetensors", cut)]).await;
     refused.refuses(422, "file");
     assert!(refused.body.to_string().contains("cut-off.safetensors"), "{:#}", refused.body);
 }
 
 #[tokio::test]
 async fn pictures_as_people_have_them() {
-    let house = House::with_checkpoint().await;
+    let server = TestServer::with_checkpoint().await;
     for (bytes, media_type, size) in [
         (golden("four-inks.jpg"), "image/jpeg", [24, 16]),
         (golden("grey.jpg"), "image/jpeg", [24, 16]),
@@ -87,16 +87,16 @@ async fn pictures_as_people_have_them() {
         (png(1, 1, 9), "image/png", [1, 1]),
     ] {
         let form = Form::new().part("image", picture_part(bytes));
-        let input = house.post_form("/v1/inputs", form).await.expect(201);
+        let input = server.post_form("/v1/inputs", form).await.expect(201);
         assert_eq!(
             (&input["media_type"], &input["width"], &input["height"]),
             (&json!(media_type), &json!(size[0]), &json!(size[1]))
         );
-        let made = house.post("/v1/generations", &json!({"prompt": "a fox", "image": input["id"]})).await.expect(202);
+        let made = server.post("/v1/generations", &json!({"prompt": "a fox", "image": input["id"]})).await.expect(202);
         // On the grid, and never smaller than the smallest picture.
         let side = |side: u32| json!((side / 8 * 8).max(16));
         assert_eq!((&made["width"], &made["height"], &made["mask"]), (&side(size[0]), &side(size[1]), &Value::Null));
         assert_eq!(made["strength"], json!(0.6), "that of FLUX.1");
-        house.delete(&text(&made["urls"]["self"])).await;
+        server.delete(&text(&made["urls"]["self"])).await;
     }
 }

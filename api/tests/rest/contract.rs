@@ -4,12 +4,12 @@ use reqwest::Method;
 use reqwest::multipart::Form;
 use serde_json::{Value, json};
 
-use crate::house::House;
+use crate::test_server::TestServer;
 
 #[tokio::test]
 async fn every_operation_answers_as_documented() {
-    let house = House::with_checkpoint().await;
-    let document = house.get("/openapi.json").await.expect(200);
+    let server = TestServer::with_checkpoint().await;
+    let document = server.get("/openapi.json").await.expect(200);
     assert_eq!(document, serde_json::to_value(api::openapi()).unwrap());
     let nothing = "00000000-0000-7000-8000-000000000000";
     let mut count = 0;
@@ -19,14 +19,14 @@ async fn every_operation_answers_as_documented() {
                 .iter()
                 .fold(path.clone(), |path, name| path.replace(&format!("{{{name}}}"), nothing));
             let address = address.replace("{model}", "nobody");
-            let mut request = house.request(Method::from_bytes(method.to_uppercase().as_bytes()).unwrap(), &address);
+            let mut request = server.request(Method::from_bytes(method.to_uppercase().as_bytes()).unwrap(), &address);
             let content = &operation["requestBody"]["content"];
             if content.get("application/json").is_some() {
                 request = request.json(&json!({"name": "a", "dataset": nothing, "prompt": "a", "file_name": "a", "media_type": "image/png"}));
             } else if content.get("multipart/form-data").is_some() {
                 request = request.multipart(Form::new().text("name", "a"));
             }
-            let answer = house.send(request).await;
+            let answer = server.send(request).await;
             let documented = &operation["responses"][answer.status.to_string()];
             assert!(
                 documented.is_object(),
@@ -67,11 +67,11 @@ async fn requests_refuse_unknown_fields_by_contract() {
 
 #[tokio::test]
 async fn the_documentation_needs_no_other_site() {
-    let house = House::new().await;
-    let page = house.request(Method::GET, "/docs/").send().await.unwrap();
+    let server = TestServer::new().await;
+    let page = server.request(Method::GET, "/docs/").send().await.unwrap();
     assert_eq!(page.status(), 200);
     let page = page.text().await.unwrap();
     assert!(page.contains("swagger-ui") && !page.contains("https://"), "{page}");
-    assert_eq!(house.get("/healthz").await.expect(200)["status"], "ok");
-    assert_eq!(house.get("/readyz").await.expect(200)["status"], "ok");
+    assert_eq!(server.get("/healthz").await.expect(200)["status"], "ok");
+    assert_eq!(server.get("/readyz").await.expect(200)["status"], "ok");
 }

@@ -4,12 +4,12 @@ use reqwest::Method;
 use reqwest::multipart::Form;
 use serde_json::json;
 
-use crate::house::{House, archive_part, claimed_png, picture_part, png, text};
+use crate::test_server::{TestServer, archive_part, claimed_png, picture_part, png, text};
 
 #[tokio::test]
 async fn pictures_come_by_form_archive_and_presigned_put() {
-    let house = House::new().await;
-    let created = house.post("/v1/datasets", &json!({"name": "foxes ✓"})).await;
+    let server = TestServer::new().await;
+    let created = server.post("/v1/datasets", &json!({"name": "foxes ✓"})).await;
     let path = created.header("location").to_owned();
     let created = created.expect(201);
     assert_eq!(path, format!("/v1/datasets/{}", text(&created["id"])));
@@ -22,48 +22,49 @@ async fn pictures_come_by_form_archive_and_presigned_put() {
         .text("caption", "one")
         .part("image", picture_part(png(40, 30, 1)))
         .part("image", picture_part(png(40, 30, 2)));
-    let added = house.post_form(&format!("{path}/images"), form).await.expect(201);
+    let added = server.post_form(&format!("{path}/images"), form).await.expect(201);
     assert_eq!(added["items"].as_array().unwrap().len(), 3);
     let (three, four) = (png(8, 8, 3), png(8, 8, 4));
     let archive =
         archive_part(&[("in/4.png", &four), ("3.png", &three), ("3.txt", b"three\n"), ("__MACOSX/._3.png", b"x")]);
-    house.post_form(&format!("{path}/images"), Form::new().part("archive", archive)).await.expect(201);
+    server.post_form(&format!("{path}/images"), Form::new().part("archive", archive)).await.expect(201);
 
     let request = json!({"file_name": "5.png", "media_type": "image/png", "caption": "five"});
-    let upload = house.post(&format!("{path}/uploads"), &request).await.expect(201);
+    let upload = server.post(&format!("{path}/uploads"), &request).await.expect(201);
     let complete = format!("{path}/uploads/{}/complete", text(&upload["id"]));
-    house.post(&complete, &json!({})).await.refuses(409, "");
-    let mut put = house.request(Method::from_bytes(text(&upload["method"]).as_bytes()).unwrap(), &text(&upload["url"]));
+    server.post(&complete, &json!({})).await.refuses(409, "");
+    let mut put =
+        server.request(Method::from_bytes(text(&upload["method"]).as_bytes()).unwrap(), &text(&upload["url"]));
     for (name, value) in upload["headers"].as_object().unwrap() {
         put = put.header(name, text(value));
     }
-    assert_eq!(house.send(put.body(png(8, 8, 5))).await.status, 200);
-    let first = house.post(&complete, &json!({})).await.expect(201);
-    let second = house.post(&complete, &json!({})).await.expect(201);
+    assert_eq!(server.send(put.body(png(8, 8, 5))).await.status, 200);
+    let first = server.post(&complete, &json!({})).await.expect(201);
+    let second = server.post(&complete, &json!({})).await.expect(201);
     assert_eq!(first["id"], second["id"], "completing twice is the same as once");
 
-    let seen = house.get(&path).await.expect(200);
+    let seen = server.get(&path).await.expect(200);
     let examples = seen["examples"].as_array().unwrap();
     let captions: Vec<_> = examples.iter().map(|example| text(&example["caption"])).collect();
     assert_eq!(captions, ["zero", "one", "", "three", "", "five"]);
     assert_eq!(seen["example_count"], 6);
-    assert_eq!(house.download(&examples[3]["url"]).await, three);
+    assert_eq!(server.download(&examples[3]["url"]).await, three);
     assert_eq!((examples[0]["width"].as_i64(), examples[0]["height"].as_i64()), (Some(40), Some(30)));
 
     let image = format!("{path}/images/{}", text(&examples[0]["id"]));
-    house.delete(&image).await.expect(204);
-    house.delete(&image).await.refuses(404, "");
-    assert_eq!(house.objects(), 5);
-    assert_eq!(house.get("/v1/datasets").await.expect(200)["items"][0]["example_count"], 5);
-    house.delete(&path).await.expect(204);
-    house.get(&path).await.refuses(404, "");
-    assert_eq!((house.count("examples").await, house.objects()), (0, 0));
+    server.delete(&image).await.expect(204);
+    server.delete(&image).await.refuses(404, "");
+    assert_eq!(server.objects(), 5);
+    assert_eq!(server.get("/v1/datasets").await.expect(200)["items"][0]["example_count"], 5);
+    server.delete(&path).await.expect(204);
+    server.get(&path).await.refuses(404, "");
+    assert_eq!((server.count("examples").await, server.objects()), (0, 0));
 }
 
 #[tokio::test]
 async fn what_is_no_picture_leaves_nothing_behind() {
-    let house = House::new().await;
-    let id = house.dataset(0).await;
+    let server = TestServer::new().await;
+    let id = server.dataset(0).await;
     let images = format!("/v1/datasets/{id}/images");
     let half = png(64, 64, 0)[..200].to_vec();
     for (what, bytes, status) in [
@@ -76,21 +77,21 @@ async fn what_is_no_picture_leaves_nothing_behind() {
         ("26 MiB", vec![0; 26 << 20], 413),
     ] {
         let form = Form::new().part("image", picture_part(png(8, 8, 0))).part("image", picture_part(bytes));
-        let answer = house.post_form(&images, form).await;
+        let answer = server.post_form(&images, form).await;
         assert_eq!(answer.status, status, "{what}");
         answer.refuses(status, "image");
     }
     let picture = || Form::new().part("image", picture_part(png(8, 8, 0)));
-    house.post_form(&images, picture().text("caption", "a".repeat(1 << 20))).await.refuses(413, "caption");
-    house.post_form(&images, picture().text("caption", "a".repeat(10_001))).await.refuses(422, "caption");
-    house.post_form(&images, picture().text("caption", "a\0b")).await.refuses(422, "caption");
-    house
+    server.post_form(&images, picture().text("caption", "a".repeat(1 << 20))).await.refuses(413, "caption");
+    server.post_form(&images, picture().text("caption", "a".repeat(10_001))).await.refuses(422, "caption");
+    server.post_form(&images, picture().text("caption", "a\0b")).await.refuses(422, "caption");
+    server
         .post_form(&images, picture().text("caption", "one").text("caption", "two").text("caption", "three"))
         .await
         .refuses(422, "caption");
-    house.post_form(&images, picture().text("label", "fox")).await.refuses(422, "label");
-    house.post_form(&images, Form::new()).await.refuses(400, "");
-    house.post_form(&images, Form::new().text("caption", "of nothing")).await.refuses(422, "caption");
+    server.post_form(&images, picture().text("label", "fox")).await.refuses(422, "label");
+    server.post_form(&images, Form::new()).await.refuses(400, "");
+    server.post_form(&images, Form::new().text("caption", "of nothing")).await.refuses(422, "caption");
 
     let zeros = vec![0; 8 << 20];
     for (what, entries) in [
@@ -99,21 +100,21 @@ async fn what_is_no_picture_leaves_nothing_behind() {
         ("an archive in the archive", vec![("a.png", &png(8, 8, 0)[..]), ("b.zip", b"PK")]),
         ("a picture that is none", vec![("a.png", &png(8, 8, 0)[..]), ("b.png", b"no")]),
     ] {
-        let answer = house.post_form(&images, Form::new().part("archive", archive_part(&entries))).await;
+        let answer = server.post_form(&images, Form::new().part("archive", archive_part(&entries))).await;
         assert!(matches!(answer.status, 413 | 415 | 422), "{what}: {answer:?}");
         answer.refuses(answer.status, "archive");
     }
     let both = picture().part("archive", archive_part(&[("a.png", &png(8, 8, 0))]));
-    house.post_form(&images, both).await.refuses(422, "archive");
-    house.post(&images, &json!({})).await.refuses(415, "");
+    server.post_form(&images, both).await.refuses(422, "archive");
+    server.post(&images, &json!({})).await.refuses(415, "");
     let elsewhere = "/v1/datasets/00000000-0000-7000-8000-000000000000/images";
-    house.post_form(elsewhere, picture()).await.refuses(404, "");
-    assert_eq!((house.count("examples").await, house.objects()), (0, 0));
+    server.post_form(elsewhere, picture()).await.refuses(404, "");
+    assert_eq!((server.count("examples").await, server.objects()), (0, 0));
 }
 
 #[tokio::test]
 async fn bad_bodies_and_queries_are_named() {
-    let house = House::new().await;
+    let server = TestServer::new().await;
     for (body, status, field) in [
         (json!({"name": ""}), 422, "name"),
         (json!({"name": "x".repeat(201)}), 422, "name"),
@@ -123,15 +124,15 @@ async fn bad_bodies_and_queries_are_named() {
         (json!({}), 422, "name"),
         (json!([]), 422, ""),
     ] {
-        house.post("/v1/datasets", &body).await.refuses(status, field);
+        server.post("/v1/datasets", &body).await.refuses(status, field);
     }
     let json = |body: &'static str| {
-        house.request(Method::POST, "/v1/datasets").header("content-type", "application/json").body(body)
+        server.request(Method::POST, "/v1/datasets").header("content-type", "application/json").body(body)
     };
-    house.send(json("{\"name\":")).await.refuses(400, "");
-    house.send(json("\u{0}")).await.refuses(400, "");
-    house.send(house.request(Method::POST, "/v1/datasets").body("name=x")).await.refuses(415, "");
-    house.post("/v1/datasets", &json!({"name": "x".repeat(2 << 20)})).await.refuses(413, "");
+    server.send(json("{\"name\":")).await.refuses(400, "");
+    server.send(json("\u{0}")).await.refuses(400, "");
+    server.send(server.request(Method::POST, "/v1/datasets").body("name=x")).await.refuses(415, "");
+    server.post("/v1/datasets", &json!({"name": "x".repeat(2 << 20)})).await.refuses(413, "");
     for (query, field) in [
         ("limit=0", "limit"),
         ("limit=101", "limit"),
@@ -142,30 +143,30 @@ async fn bad_bodies_and_queries_are_named() {
         ("cursor=%00", "cursor"),
         ("page=2", "page"),
     ] {
-        house.get(&format!("/v1/datasets?{query}")).await.refuses(422, field);
+        server.get(&format!("/v1/datasets?{query}")).await.refuses(422, field);
     }
-    let answer = house.request(Method::PUT, "/v1/datasets");
-    let answer = house.send(answer).await;
+    let answer = server.request(Method::PUT, "/v1/datasets");
+    let answer = server.send(answer).await;
     answer.refuses(405, "");
     let mut allowed: Vec<_> = answer.header("allow").split(',').collect();
     allowed.sort_unstable();
     assert_eq!(allowed, ["GET", "HEAD", "POST"]);
-    house.get("/v1/nothing").await.refuses(404, "");
-    house.get("/v1/datasets/not-an-id").await.refuses(404, "");
-    house.get("/v1/datasets/%00").await.refuses(404, "");
-    assert_eq!(house.count("datasets").await, 0);
+    server.get("/v1/nothing").await.refuses(404, "");
+    server.get("/v1/datasets/not-an-id").await.refuses(404, "");
+    server.get("/v1/datasets/%00").await.refuses(404, "");
+    assert_eq!(server.count("datasets").await, 0);
 }
 
 #[tokio::test]
 async fn lists_come_in_pages() {
-    let house = House::new().await;
+    let server = TestServer::new().await;
     let mut ids = Vec::new();
     for _ in 0..5 {
-        ids.insert(0, house.dataset(0).await);
+        ids.insert(0, server.dataset(0).await);
     }
     let (mut seen, mut query) = (Vec::new(), "limit=2".to_owned());
     loop {
-        let page = house.get(&format!("/v1/datasets?{query}")).await.expect(200);
+        let page = server.get(&format!("/v1/datasets?{query}")).await.expect(200);
         seen.extend(page["items"].as_array().unwrap().iter().map(|dataset| text(&dataset["id"])));
         match page["next_cursor"].as_str() {
             Some(cursor) => query = format!("limit=2&cursor={cursor}"),

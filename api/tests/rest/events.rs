@@ -8,11 +8,11 @@ use futures::StreamExt;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::house::{House, text};
+use crate::test_server::{TestServer, text};
 
 /// Reads the stream to its end: (id, kind, data) of each event.
-async fn read(house: &House, path: &str, last: Option<&str>) -> Vec<(String, String, Value)> {
-    let mut request = house.request(Method::GET, path);
+async fn read(server: &TestServer, path: &str, last: Option<&str>) -> Vec<(String, String, Value)> {
+    let mut request = server.request(Method::GET, path);
     if let Some(last) = last {
         request = request.header("last-event-id", last);
     }
@@ -36,18 +36,18 @@ async fn read(house: &House, path: &str, last: Option<&str>) -> Vec<(String, Str
 
 #[tokio::test]
 async fn a_stream_tells_everything_once_and_ends() {
-    let house = House::with_checkpoint().await;
-    let generation = house.post("/v1/generations", &json!({"prompt": "a fox"})).await.expect(202);
+    let server = TestServer::with_checkpoint().await;
+    let generation = server.post("/v1/generations", &json!({"prompt": "a fox"})).await.expect(202);
     let path = text(&generation["urls"]["events"]);
-    let (events, ()) = tokio::join!(read(&house, &path, None), async {
+    let (events, ()) = tokio::join!(read(&server, &path, None), async {
         tokio::time::sleep(Duration::from_millis(200)).await;
-        let claim = house.claim(JobKind::Generation).await;
+        let claim = server.claim(JobKind::Generation).await;
         for step in 1..=3 {
-            let sequence = job::progress(&house.pools.lease, &claim, step, 12, json!({})).await.unwrap();
-            domain::event::announce(&house.pools.lease, claim.job, sequence).await;
+            let sequence = job::progress(&server.pools.lease, &claim, step, 12, json!({})).await.unwrap();
+            domain::event::announce(&server.pools.lease, claim.job, sequence).await;
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        house.paint(&claim).await;
+        server.paint(&claim).await;
     });
     let kinds: Vec<_> = events.iter().map(|(_, kind, _)| kind.as_str()).collect();
     assert_eq!(kinds, ["queued", "started", "progress", "progress", "progress", "succeeded"]);
@@ -56,29 +56,29 @@ async fn a_stream_tells_everything_once_and_ends() {
     assert_eq!(events[3].2["step"], 2);
     assert_eq!(events[1].2["attempt"], 1);
 
-    assert_eq!(read(&house, &path, None).await, events, "the same story again");
-    assert_eq!(read(&house, &path, Some("4")).await, events[4..]);
-    let over = house.send(house.request(Method::GET, &path).header("last-event-id", "6")).await;
+    assert_eq!(read(&server, &path, None).await, events, "the same story again");
+    assert_eq!(read(&server, &path, Some("4")).await, events[4..]);
+    let over = server.send(server.request(Method::GET, &path).header("last-event-id", "6")).await;
     assert_eq!((over.status, over.body), (204, Value::Null), "so that browsers do not come back");
-    assert_eq!(read(&house, &path, Some("nonsense")).await, events);
-    house.get("/v1/generations/00000000-0000-7000-8000-000000000000/events").await.refuses(404, "");
-    house.get("/v1/trainings/00000000-0000-7000-8000-000000000000/events").await.refuses(404, "");
+    assert_eq!(read(&server, &path, Some("nonsense")).await, events);
+    server.get("/v1/generations/00000000-0000-7000-8000-000000000000/events").await.refuses(404, "");
+    server.get("/v1/trainings/00000000-0000-7000-8000-000000000000/events").await.refuses(404, "");
 }
 
 #[tokio::test]
 async fn previews_stand_beside_the_numbered_events() {
-    let house = House::with_checkpoint().await;
+    let server = TestServer::with_checkpoint().await;
     let asked = json!({"prompt": "a fox", "preview_every": 1});
-    let generation = house.post("/v1/generations", &asked).await.expect(202);
-    let claim = house.claim(JobKind::Generation).await;
+    let generation = server.post("/v1/generations", &asked).await.expect(202);
+    let claim = server.claim(JobKind::Generation).await;
     let record = async |step: i32| {
         let preview = Preview { step, total_steps: 12, position: 0, width: 16, height: 8, jpeg: vec![step as u8; 4] };
-        preview::record(&house.pools.lease, &claim, &preview).await.unwrap();
+        preview::record(&server.pools.lease, &claim, &preview).await.unwrap();
     };
     record(1).await;
     record(2).await;
     let mut chunks =
-        house.request(Method::GET, &text(&generation["urls"]["events"])).send().await.unwrap().bytes_stream();
+        server.request(Method::GET, &text(&generation["urls"]["events"])).send().await.unwrap().bytes_stream();
     let mut told = String::new();
     let mut until = async |end: &str| {
         while !told.ends_with(end) {
@@ -92,20 +92,20 @@ async fn previews_stand_beside_the_numbered_events() {
     assert_eq!(image(&first).as_deref(), Some("AgICAg=="), "the newest alone: {first}");
     record(3).await;
     assert_eq!(image(&until("\"width\":16}\n\n").await).as_deref(), Some("AwMDAw=="));
-    house.paint(&claim).await;
+    server.paint(&claim).await;
     let rest = until("\n\n").await;
     assert!(rest.starts_with("id: 3\nevent: succeeded\n"), "numbers have no gap: {rest}");
 }
 
 #[tokio::test]
 async fn a_stream_ends_with_the_server() {
-    let house = House::with_checkpoint().await;
-    let generation = house.post("/v1/generations", &json!({"prompt": "a fox"})).await.expect(202);
+    let server = TestServer::with_checkpoint().await;
+    let generation = server.post("/v1/generations", &json!({"prompt": "a fox"})).await.expect(202);
     let path = text(&generation["urls"]["events"]);
-    let mut chunks = house.request(Method::GET, &path).send().await.unwrap().bytes_stream();
+    let mut chunks = server.request(Method::GET, &path).send().await.unwrap().bytes_stream();
     let first = chunks.next().await.expect("the stream is open").unwrap();
     assert!(first.starts_with(b"id: 1\nevent: queued\n"), "{first:?}");
-    house.stop.cancel();
+    server.stop.cancel();
     let rest = tokio::time::timeout(Duration::from_secs(20), chunks.count()).await;
     assert_eq!(rest, Ok(0), "the stream ends with the server, not with the job");
 }

@@ -7,16 +7,16 @@ use domain::{Error, WorkerId, generation};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::house::{FLUX_MODULE, House, SDXL_MODULE, hex, lora, text};
+use crate::test_server::{FLUX_MODULE, SDXL_MODULE, TestServer, hex, lora, text};
 use sha2::{Digest, Sha256};
 
 #[tokio::test]
 async fn from_request_to_picture() {
-    let house = House::with_checkpoint().await;
-    house.import("clay", Some("ember"), &[("clay.safetensors", lora(FLUX_MODULE))]).await.expect(201);
+    let server = TestServer::with_checkpoint().await;
+    server.import("clay", Some("ember"), &[("clay.safetensors", lora(FLUX_MODULE))]).await.expect(201);
     let body =
         json!({"prompt": "a fox 🦊", "loras": [{"model": "clay", "scale": 0.5}], "seed": 5, "num_inference_steps": 3});
-    let created = house.post("/v1/generations", &body).await;
+    let created = server.post("/v1/generations", &body).await;
     let path = created.header("location").to_owned();
     let created = created.expect(202);
     assert_eq!(
@@ -29,48 +29,51 @@ async fn from_request_to_picture() {
         (&json!(64), &json!(3.0), &json!(3))
     );
     assert_eq!(created["loras"][0]["model"]["name"], "clay");
-    assert_eq!(created, house.get(&path).await.expect(200), "what is created is what is there");
+    assert_eq!(created, server.get(&path).await.expect(200), "what is created is what is there");
 
-    let claim = house.claim(JobKind::Generation).await;
-    let work = generation::load_work(&house.pools.lease, &claim).await.unwrap();
+    let claim = server.claim(JobKind::Generation).await;
+    let work = generation::load_work(&server.pools.lease, &claim).await.unwrap();
     assert_eq!((work.params.prompt.as_str(), work.seed, work.loras[0].scale), ("a fox 🦊", 5, 0.5));
     assert_eq!(work.base.files.len(), 10);
-    assert_eq!(house.get(&path).await.expect(200)["status"], "running");
-    house.delete(&path).await.refuses(409, "");
-    house.delete("/v1/models/clay").await.refuses(409, "");
-    let picture = house.paint(&claim).await;
+    assert_eq!(server.get(&path).await.expect(200)["status"], "running");
+    server.delete(&path).await.refuses(409, "");
+    server.delete("/v1/models/clay").await.refuses(409, "");
+    let picture = server.paint(&claim).await;
 
-    let done = house.get(&path).await.expect(200);
+    let done = server.get(&path).await.expect(200);
     assert_eq!(
         (&done["status"], &done["attempts"], &done["progress"]["step"]),
         (&json!("succeeded"), &json!(1), &json!(3))
     );
     assert_eq!(done["warnings"], json!(["a warning"]));
     let artifact = &done["artifacts"][0];
-    assert_eq!(house.download(&artifact["url"]).await, picture);
+    assert_eq!(server.download(&artifact["url"]).await, picture);
     assert_eq!(text(&artifact["sha256"]), hex(&Sha256::digest(&picture)));
     assert_eq!((&artifact["seed"], &artifact["media_type"]), (&json!(5), &json!("image/png")));
 
     // A reply that was lost: the same attempt may say it again, another one may not.
-    generation::finish(&house.pools.lease, &claim, Vec::new(), &[]).await.unwrap();
+    generation::finish(&server.pools.lease, &claim, Vec::new(), &[]).await.unwrap();
     let stranger = Claim { worker: WorkerId::new(), ..claim };
-    let refused = generation::finish(&house.pools.lease, &stranger, Vec::new(), &[]).await;
+    let refused = generation::finish(&server.pools.lease, &stranger, Vec::new(), &[]).await;
     assert!(matches!(refused, Err(Error::LeaseLost)), "{refused:?}");
-    assert_eq!(house.get("/v1/generations").await.expect(200)["items"][0], done_without_signature(&house, &path).await);
+    assert_eq!(
+        server.get("/v1/generations").await.expect(200)["items"][0],
+        done_without_signature(&server, &path).await
+    );
 
-    let before = house.objects();
-    house.delete(&path).await.expect(204);
-    house.get(&path).await.refuses(404, "");
-    assert_eq!(house.objects(), before - 1);
-    house.delete("/v1/models/clay").await.expect(204);
+    let before = server.objects();
+    server.delete(&path).await.expect(204);
+    server.get(&path).await.refuses(404, "");
+    assert_eq!(server.objects(), before - 1);
+    server.delete("/v1/models/clay").await.expect(204);
 }
 
 /// The list and the item are signed in the same second, or the test looks again.
-async fn done_without_signature(house: &House, path: &str) -> Value {
+async fn done_without_signature(server: &TestServer, path: &str) -> Value {
     for _ in 0..20 {
-        let (item, list) = (house.get(path).await.expect(200), house.get("/v1/generations").await.expect(200));
+        let (item, list) = (server.get(path).await.expect(200), server.get("/v1/generations").await.expect(200));
         if list["items"][0] == item {
-            return house.get("/v1/generations").await.expect(200)["items"][0].clone();
+            return server.get("/v1/generations").await.expect(200)["items"][0].clone();
         }
     }
     panic!("the list shows another generation than the item")
@@ -78,9 +81,9 @@ async fn done_without_signature(house: &House, path: &str) -> Value {
 
 #[tokio::test]
 async fn what_makes_no_sense_is_named_and_not_queued() {
-    let house = House::with_checkpoint().await;
-    house.import("clay", None, &[("clay.safetensors", lora(FLUX_MODULE))]).await.expect(201);
-    house.import("stranger", None, &[("x.safetensors", lora(SDXL_MODULE))]).await.expect(201);
+    let server = TestServer::with_checkpoint().await;
+    server.import("clay", None, &[("clay.safetensors", lora(FLUX_MODULE))]).await.expect(201);
+    server.import("stranger", None, &[("x.safetensors", lora(SDXL_MODULE))]).await.expect(201);
     let good = json!({"prompt": "a fox"});
     for (field, value, status, named) in [
         ("prompt", json!(""), 422, "prompt"),
@@ -111,42 +114,42 @@ async fn what_makes_no_sense_is_named_and_not_queued() {
     ] {
         let mut body = good.clone();
         body[field] = value.clone();
-        let answer = house.post("/v1/generations", &body).await;
+        let answer = server.post("/v1/generations", &body).await;
         assert_eq!(answer.status, status, "{field}: {value}: {:#}", answer.body);
         answer.refuses(status, named);
     }
-    assert_eq!((house.count("generations").await, house.count("jobs").await), (0, 0));
-    let drawn = house.post("/v1/generations", &json!({"prompt": "a fox", "seed": -1})).await.expect(202);
+    assert_eq!((server.count("generations").await, server.count("jobs").await), (0, 0));
+    let drawn = server.post("/v1/generations", &json!({"prompt": "a fox", "seed": -1})).await.expect(202);
     assert!(drawn["seed"].as_i64().is_some_and(|seed| seed >= 0));
 }
 
 #[tokio::test]
 async fn cancel_and_wait() {
-    let house = House::with_checkpoint().await;
-    let queued = house.post("/v1/generations", &json!({"prompt": "a fox"})).await.expect(202);
-    let canceled = house.post(&text(&queued["urls"]["cancel"]), &json!({})).await.expect(200);
+    let server = TestServer::with_checkpoint().await;
+    let queued = server.post("/v1/generations", &json!({"prompt": "a fox"})).await.expect(202);
+    let canceled = server.post(&text(&queued["urls"]["cancel"]), &json!({})).await.expect(200);
     assert_eq!(canceled["status"], "canceled");
-    assert_eq!(house.post(&text(&queued["urls"]["cancel"]), &json!({})).await.expect(200)["status"], "canceled");
-    house.delete(&text(&queued["urls"]["self"])).await.expect(204);
+    assert_eq!(server.post(&text(&queued["urls"]["cancel"]), &json!({})).await.expect(200)["status"], "canceled");
+    server.delete(&text(&queued["urls"]["self"])).await.expect(204);
 
     // Nobody works: the wait ends by itself.
     let request =
-        house.request(Method::POST, "/v1/generations").header("prefer", "wait=1").json(&json!({"prompt": "a fox"}));
-    let waited = house.send(request).await;
+        server.request(Method::POST, "/v1/generations").header("prefer", "wait=1").json(&json!({"prompt": "a fox"}));
+    let waited = server.send(request).await;
     assert_eq!(waited.header("preference-applied"), "wait=1");
     waited.expect(202);
 
     // Somebody works: the answer is the finished generation. The one from before is first in the queue.
-    let claim = house.claim(JobKind::Generation).await;
-    house.paint(&claim).await;
-    let request = house
+    let claim = server.claim(JobKind::Generation).await;
+    server.paint(&claim).await;
+    let request = server
         .request(Method::POST, "/v1/generations")
         .header("prefer", "respond-async; wait=30")
         .json(&json!({"prompt": "a fox"}));
-    let (waited, ()) = tokio::join!(house.send(request), async {
+    let (waited, ()) = tokio::join!(server.send(request), async {
         tokio::time::sleep(Duration::from_millis(300)).await;
-        let claim = house.claim(JobKind::Generation).await;
-        house.paint(&claim).await;
+        let claim = server.claim(JobKind::Generation).await;
+        server.paint(&claim).await;
     });
     assert_eq!(waited.header("preference-applied"), "wait=30");
     assert!(waited.header("location").starts_with("/v1/generations/"));

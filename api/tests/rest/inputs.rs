@@ -7,9 +7,9 @@ use domain::job::JobKind;
 use reqwest::multipart::Form;
 use serde_json::{Value, json};
 
-use crate::house::{House, picture_part, png, text};
+use crate::test_server::{TestServer, picture_part, png, text};
 
-impl House {
+impl TestServer {
     async fn input(&self, bytes: Vec<u8>) -> Value {
         self.post_form("/v1/inputs", Form::new().part("image", picture_part(bytes))).await.expect(201)
     }
@@ -17,65 +17,65 @@ impl House {
 
 #[tokio::test]
 async fn an_input_lives_until_it_is_deleted() {
-    let house = House::with_checkpoint().await;
-    let before = house.objects();
-    let input = house.input(png(40, 30, 1)).await;
+    let server = TestServer::with_checkpoint().await;
+    let before = server.objects();
+    let input = server.input(png(40, 30, 1)).await;
     assert_eq!(
         (&input["width"], &input["height"], &input["media_type"]),
         (&json!(40), &json!(30), &json!("image/png"))
     );
-    assert_eq!(house.download(&input["url"]).await, png(40, 30, 1));
+    assert_eq!(server.download(&input["url"]).await, png(40, 30, 1));
     let path = format!("/v1/inputs/{}", text(&input["id"]));
-    assert_eq!(house.get(&path).await.expect(200)["sha256"], input["sha256"]);
-    assert_eq!(house.get("/v1/inputs").await.expect(200)["items"][0]["id"], input["id"]);
+    assert_eq!(server.get(&path).await.expect(200)["sha256"], input["sha256"]);
+    assert_eq!(server.get("/v1/inputs").await.expect(200)["items"][0]["id"], input["id"]);
 
     let body = json!({"prompt": "a fox", "image": input["id"]});
-    let created = house.post("/v1/generations", &body).await.expect(202);
+    let created = server.post("/v1/generations", &body).await.expect(202);
     assert_eq!(created["image"]["input"], input["id"]);
-    house.delete(&path).await.refuses(409, "");
-    house.post(&text(&created["urls"]["cancel"]), &json!({})).await.expect(200);
-    house.delete(&path).await.expect(204);
-    house.get(&path).await.refuses(404, "");
-    house.post("/v1/generations", &body).await.refuses(404, "image");
-    assert_eq!(house.objects(), before);
+    server.delete(&path).await.refuses(409, "");
+    server.post(&text(&created["urls"]["cancel"]), &json!({})).await.expect(200);
+    server.delete(&path).await.expect(204);
+    server.get(&path).await.refuses(404, "");
+    server.post("/v1/generations", &body).await.refuses(404, "image");
+    assert_eq!(server.objects(), before);
 }
 
 #[tokio::test]
 async fn a_generation_begins_with_a_picture() {
-    let house = House::with_checkpoint().await;
-    let mask = house.input(png(64, 64, 255)).await;
+    let server = TestServer::with_checkpoint().await;
+    let mask = server.input(png(64, 64, 255)).await;
     let picture = png(70, 35, 3);
     let body = json!({
         "prompt": "a fox", "image": format!("data:image/png;base64,{}", BASE64_STANDARD.encode(&picture)), "mask": mask["id"],
     });
-    let created = house.post("/v1/generations", &body).await.expect(202);
+    let created = server.post("/v1/generations", &body).await.expect(202);
     // The size of the picture, brought onto the grid.
     assert_eq!((&created["width"], &created["height"], &created["strength"]), (&json!(64), &json!(32), &json!(1.0)));
     assert_eq!((&created["image"]["input"], &created["mask"]["input"]), (&Value::Null, &mask["id"]));
-    assert_eq!(house.download(&created["image"]["url"]).await, picture);
+    assert_eq!(server.download(&created["image"]["url"]).await, picture);
 
-    let claim = house.claim(JobKind::Generation).await;
-    let work = generation::load_work(&house.pools.lease, &claim).await.unwrap();
+    let claim = server.claim(JobKind::Generation).await;
+    let work = generation::load_work(&server.pools.lease, &claim).await.unwrap();
     assert_eq!(work.params.image.unwrap().sha256, text(&created["image"]["sha256"]));
-    let painted = house.paint(&claim).await;
-    let done = house.get(&text(&created["urls"]["self"])).await.expect(200);
+    let painted = server.paint(&claim).await;
+    let done = server.get(&text(&created["urls"]["self"])).await.expect(200);
 
     // What it made is the beginning of the next one, which keeps it when the first is deleted; what the first brought along goes.
     let next =
         json!({"prompt": "a fox", "image": done["artifacts"][0]["id"], "strength": 0.5, "width": 64, "height": 48});
-    let next = house.post("/v1/generations", &next).await.expect(202);
+    let next = server.post("/v1/generations", &next).await.expect(202);
     assert_eq!((&next["strength"], &next["height"], &next["mask"]), (&json!(0.5), &json!(48), &Value::Null));
-    let before = house.objects();
-    house.delete(&text(&created["urls"]["self"])).await.expect(204);
-    assert_eq!(house.objects(), before - 2);
-    assert_eq!(house.download(&next["image"]["url"]).await, painted);
+    let before = server.objects();
+    server.delete(&text(&created["urls"]["self"])).await.expect(204);
+    assert_eq!(server.objects(), before - 2);
+    assert_eq!(server.download(&next["image"]["url"]).await, painted);
 }
 
 #[tokio::test]
 async fn a_large_picture_is_brought_into_the_limits() {
-    let house = House::with_checkpoint().await;
-    let wide = house.input(png(4096, 1000, 1)).await;
-    let created = house.post("/v1/generations", &json!({"prompt": "a fox", "image": wide["id"]})).await.expect(202);
+    let server = TestServer::with_checkpoint().await;
+    let wide = server.input(png(4096, 1000, 1)).await;
+    let created = server.post("/v1/generations", &json!({"prompt": "a fox", "image": wide["id"]})).await.expect(202);
     assert_eq!((&created["width"], &created["height"], &created["strength"]), (&json!(2048), &json!(496), &json!(0.6)));
     // One side that is stated brings the other with it, in the picture's proportions.
     for (stated, pixels, width, height) in
@@ -83,16 +83,16 @@ async fn a_large_picture_is_brought_into_the_limits() {
     {
         let mut body = json!({"prompt": "a fox", "image": wide["id"]});
         body[stated] = pixels.into();
-        let created = house.post("/v1/generations", &body).await.expect(202);
+        let created = server.post("/v1/generations", &body).await.expect(202);
         assert_eq!((&created["width"], &created["height"]), (&json!(width), &json!(height)));
     }
 }
 
 #[tokio::test]
 async fn pictures_that_make_no_sense_leave_nothing() {
-    let house = House::with_checkpoint().await;
-    let input = house.input(png(32, 32, 1)).await;
-    let before = house.objects();
+    let server = TestServer::with_checkpoint().await;
+    let input = server.input(png(32, 32, 1)).await;
+    let before = server.objects();
     let good = json!({"prompt": "a fox", "image": input["id"]});
     let carried = |bytes: &[u8]| json!(format!("data:image/png;base64,{}", BASE64_STANDARD.encode(bytes)));
     for (changes, status, named) in [
@@ -115,17 +115,17 @@ async fn pictures_that_make_no_sense_leave_nothing() {
     ] {
         let mut body = good.clone();
         body.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
-        let answer = house.post("/v1/generations", &body).await;
+        let answer = server.post("/v1/generations", &body).await;
         assert_eq!(answer.status, status, "{named}: {:#}", answer.body);
         answer.refuses(status, named);
     }
-    assert_eq!((house.count("generations").await, house.objects()), (0, before));
+    assert_eq!((server.count("generations").await, server.objects()), (0, before));
 
     let none = Form::new().text("caption", "x");
-    house.post_form("/v1/inputs", none).await.refuses(422, "caption");
+    server.post_form("/v1/inputs", none).await.refuses(422, "caption");
     let two = Form::new().part("image", picture_part(png(8, 8, 1))).part("image", picture_part(png(8, 8, 2)));
-    house.post_form("/v1/inputs", two).await.refuses(422, "image");
+    server.post_form("/v1/inputs", two).await.refuses(422, "image");
     let text = Form::new().part("image", picture_part(b"no picture".to_vec()));
-    house.post_form("/v1/inputs", text).await.refuses(415, "image");
-    assert_eq!(house.objects(), before);
+    server.post_form("/v1/inputs", text).await.refuses(415, "image");
+    assert_eq!(server.objects(), before);
 }

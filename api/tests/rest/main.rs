@@ -1,4 +1,4 @@
-//! The REST API over a real Postgres and a real S3, one file for each noun of the API. `house` starts it all.
+//! The REST API over a real Postgres and a real S3, one file for each noun of the API. `server` starts it all.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -7,8 +7,8 @@ mod contract;
 mod datasets;
 mod events;
 mod generations;
-mod house;
 mod inputs;
 mod models;
+mod test_server;
 mod trainings;
 mod workers;

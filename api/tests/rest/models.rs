@@ -4,41 +4,41 @@ use domain::model::intake::register_built_in;
 use reqwest::multipart::{Form, Part};
 use serde_json::json;
 
-use crate::house::{FLUX_MODULE, House, SDXL_MODULE, checkpoint, lora, safetensors, text};
+use crate::test_server::{FLUX_MODULE, SDXL_MODULE, TestServer, checkpoint, lora, safetensors, text};
 
 #[tokio::test]
 async fn checkpoints_and_loras_come_in() {
-    let house = House::new().await;
-    let ember = house.import("ember", None, &checkpoint()).await.expect(201);
+    let server = TestServer::new().await;
+    let ember = server.import("ember", None, &checkpoint()).await.expect(201);
     assert_eq!((&ember["kind"], &ember["family"], &ember["url"]), (&json!("checkpoint"), &json!("flux"), &json!(null)));
     assert_eq!(ember["defaults"]["size_multiple"], 8, "three levels of the VAE, and patches of 2 × 2");
     assert_eq!(ember["files"].as_array().unwrap().len(), 10);
     let bytes = lora(FLUX_MODULE);
-    let clay = house.import("clay", Some("ember"), &[("clay.safetensors", bytes.clone())]).await.expect(201);
+    let clay = server.import("clay", Some("ember"), &[("clay.safetensors", bytes.clone())]).await.expect(201);
     assert_eq!(
         (&clay["kind"], &clay["base_model_id"], &clay["defaults"]),
         (&json!("lora"), &ember["id"], &json!(null))
     );
-    assert_eq!(house.download(&clay["url"]).await, bytes);
+    assert_eq!(server.download(&clay["url"]).await, bytes);
 
-    let by_id = house.get(&format!("/v1/models/{}", text(&clay["id"]))).await.expect(200);
+    let by_id = server.get(&format!("/v1/models/{}", text(&clay["id"]))).await.expect(200);
     assert_eq!(by_id["name"], "clay");
     let names = |answer: serde_json::Value| {
         answer["items"].as_array().unwrap().iter().map(|model| text(&model["name"])).collect::<Vec<_>>()
     };
-    assert_eq!(names(house.get("/v1/models").await.expect(200)), ["clay", "ember"]);
-    assert_eq!(names(house.get("/v1/models?kind=checkpoint").await.expect(200)), ["ember"]);
-    house.get("/v1/models?kind=vae").await.refuses(422, "kind");
+    assert_eq!(names(server.get("/v1/models").await.expect(200)), ["clay", "ember"]);
+    assert_eq!(names(server.get("/v1/models?kind=checkpoint").await.expect(200)), ["ember"]);
+    server.get("/v1/models?kind=vae").await.refuses(422, "kind");
 
-    house.delete("/v1/models/clay").await.expect(204);
-    house.get("/v1/models/clay").await.refuses(404, "");
-    assert_eq!(house.objects(), 10);
-    house.import("clay", None, &[("clay.safetensors", bytes)]).await.expect(201);
+    server.delete("/v1/models/clay").await.expect(204);
+    server.get("/v1/models/clay").await.refuses(404, "");
+    assert_eq!(server.objects(), 10);
+    server.import("clay", None, &[("clay.safetensors", bytes)]).await.expect(201);
 }
 
 #[tokio::test]
 async fn what_is_no_model_leaves_nothing_behind() {
-    let house = House::new().await;
+    let server = TestServer::new().await;
     let header = |json: &str| [&(json.len() as u64).to_le_bytes()[..], json.as_bytes()].concat();
     let flux = || lora(FLUX_MODULE);
     for (what, files) in [
@@ -58,37 +58,37 @@ async fn what_is_no_model_leaves_nothing_behind() {
         ("another pipeline", vec![("model_index.json", br#"{"_class_name": "StableDiffusionPipeline"}"#.to_vec())]),
         ("JSON that is none", vec![("model_index.json", b"{".to_vec())]),
     ] {
-        let answer = house.import("bad", None, &files).await;
+        let answer = server.import("bad", None, &files).await;
         assert!(matches!(answer.status, 415 | 422), "{what}: {answer:?}");
         answer.refuses(answer.status, "file");
     }
-    house.import("ember", None, &checkpoint()).await.expect(201);
-    house.import("Bad Name", None, &[("x.safetensors", flux())]).await.refuses(422, "name");
-    house.import("ember", None, &[("x.safetensors", flux())]).await.refuses(409, "name");
-    house.import("x", Some("nobody"), &[("x.safetensors", flux())]).await.refuses(404, "base");
-    house.import("x", Some("ember"), &[("x.safetensors", lora(SDXL_MODULE))]).await.refuses(422, "base");
+    server.import("ember", None, &checkpoint()).await.expect(201);
+    server.import("Bad Name", None, &[("x.safetensors", flux())]).await.refuses(422, "name");
+    server.import("ember", None, &[("x.safetensors", flux())]).await.refuses(409, "name");
+    server.import("x", Some("nobody"), &[("x.safetensors", flux())]).await.refuses(404, "base");
+    server.import("x", Some("ember"), &[("x.safetensors", lora(SDXL_MODULE))]).await.refuses(422, "base");
     let nameless = Form::new().part("file", Part::bytes(flux()).file_name("x.safetensors"));
-    house.post_form("/v1/models", nameless).await.refuses(422, "name");
+    server.post_form("/v1/models", nameless).await.refuses(422, "name");
     let unknown = Form::new().text("name", "x").text("colour", "red");
-    house.post_form("/v1/models", unknown).await.refuses(422, "colour");
-    assert_eq!((house.count("models").await, house.objects()), (1, 10));
+    server.post_form("/v1/models", unknown).await.refuses(422, "colour");
+    assert_eq!((server.count("models").await, server.objects()), (1, 10));
 }
 
 #[tokio::test]
 async fn the_built_in_checkpoint_stays() {
-    let house = House::new().await;
+    let server = TestServer::new().await;
     let files: Vec<_> = checkpoint().into_iter().map(|(path, bytes)| (path.to_owned(), bytes.into())).collect();
-    let (pool, storage) = (&house.pools.api, &house.storage);
+    let (pool, storage) = (&server.pools.api, &server.storage);
     let first = register_built_in(pool, storage, "ember", &files).await.unwrap();
     assert_eq!(register_built_in(pool, storage, "ember", &files).await.unwrap(), first, "once is enough");
-    assert_eq!(house.objects(), 10);
-    assert_eq!(house.get("/v1/models/ember").await.expect(200)["built_in"], true);
-    house.delete("/v1/models/ember").await.refuses(409, "");
+    assert_eq!(server.objects(), 10);
+    assert_eq!(server.get("/v1/models/ember").await.expect(200)["built_in"], true);
+    server.delete("/v1/models/ember").await.refuses(409, "");
 
     // A newer build brings other weights under the same name.
     let mut newer = files;
     newer[1].1 = br#"{"num_inference_steps": 8, "width": 64, "height": 64}"#.to_vec().into();
     let second = register_built_in(pool, storage, "ember", &newer).await.unwrap();
     assert_ne!(second, first);
-    assert_eq!(house.get("/v1/models/ember").await.expect(200)["defaults"]["num_inference_steps"], 8);
+    assert_eq!(server.get("/v1/models/ember").await.expect(200)["defaults"]["num_inference_steps"], 8);
 }

@@ -7,22 +7,22 @@ use domain::{Error, StorageKey, WorkerId};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
-use crate::house::{FLUX_MODULE, House, hex, lora, text};
+use crate::test_server::{FLUX_MODULE, TestServer, hex, lora, text};
 
 #[tokio::test]
 async fn from_dataset_to_model() {
-    let house = House::with_checkpoint().await;
-    let dataset = house.dataset(2).await;
+    let server = TestServer::with_checkpoint().await;
+    let dataset = server.dataset(2).await;
     let body = json!({"name": "clay", "dataset": dataset, "steps": 20, "trigger_word": "clay style", "seed": 9});
-    let created = house.post("/v1/trainings", &body).await;
+    let created = server.post("/v1/trainings", &body).await;
     let path = created.header("location").to_owned();
     let created = created.expect(202);
     assert_eq!((&created["rank"], &created["alpha"], &created["resolution"]), (&json!(16), &json!(16.0), &json!(64)));
-    house.post("/v1/trainings", &body).await.refuses(409, "name");
-    house.delete(&format!("/v1/datasets/{dataset}")).await.refuses(409, "");
+    server.post("/v1/trainings", &body).await.refuses(409, "name");
+    server.delete(&format!("/v1/datasets/{dataset}")).await.refuses(409, "");
 
-    let claim = house.claim(JobKind::Training).await;
-    let (pool, storage) = (&house.pools.lease, &house.storage);
+    let claim = server.claim(JobKind::Training).await;
+    let (pool, storage) = (&server.pools.lease, &server.storage);
     let work = training::load_work(pool, &claim).await.unwrap();
     assert_eq!((work.examples.len(), work.checkpoint), (2, None));
     for step in [5, 10, 15] {
@@ -33,10 +33,10 @@ async fn from_dataset_to_model() {
     }
     let work = training::load_work(pool, &claim).await.unwrap();
     assert_eq!(work.checkpoint.unwrap().step, 15, "another attempt goes on from the last");
-    assert_eq!(house.count("training_checkpoints").await, 2, "the last two are kept");
+    assert_eq!(server.count("training_checkpoints").await, 2, "the last two are kept");
 
     // Somebody takes the name while it trains.
-    house.import("clay", None, &[("x.safetensors", lora(FLUX_MODULE))]).await.expect(201);
+    server.import("clay", None, &[("x.safetensors", lora(FLUX_MODULE))]).await.expect(201);
     let bytes = lora(FLUX_MODULE);
     let key =
         StorageKey::Artifact { job: claim.job, epoch: claim.epoch, position: 0, extension: "safetensors" }.to_string();
@@ -47,33 +47,33 @@ async fn from_dataset_to_model() {
         sha256: hex(&Sha256::digest(&bytes)),
         md5: "0".repeat(32),
     };
-    let objects = house.objects();
+    let objects = server.objects();
     training::finish(pool, storage, &claim, adapter.clone(), &[]).await.unwrap();
     let stranger = Claim { worker: WorkerId::new(), ..claim };
     assert!(matches!(training::finish(pool, storage, &stranger, adapter, &[]).await, Err(Error::LeaseLost)));
-    assert_eq!(house.objects(), objects - 2, "checkpoints are discarded");
+    assert_eq!(server.objects(), objects - 2, "checkpoints are discarded");
 
-    let done = house.get(&path).await.expect(200);
+    let done = server.get(&path).await.expect(200);
     assert_eq!((&done["status"], &done["output_model"]["name"]), (&json!("succeeded"), &json!("clay-2")));
-    assert_eq!(house.download(&done["artifacts"][0]["url"]).await, bytes);
-    let model = house.get("/v1/models/clay-2").await.expect(200);
+    assert_eq!(server.download(&done["artifacts"][0]["url"]).await, bytes);
+    let model = server.get("/v1/models/clay-2").await.expect(200);
     assert_eq!(
         (&model["kind"], &model["family"], &model["trigger_word"]),
         (&json!("lora"), &json!("flux"), &json!("clay style"))
     );
     assert_eq!(model["training_id"], done["id"]);
-    house.post("/v1/generations", &json!({"prompt": "a fox", "loras": [{"model": "clay-2"}]})).await.expect(202);
+    server.post("/v1/generations", &json!({"prompt": "a fox", "loras": [{"model": "clay-2"}]})).await.expect(202);
 
     // The model outlives its training and its dataset.
-    house.delete(&path).await.expect(204);
-    house.delete(&format!("/v1/datasets/{dataset}")).await.expect(204);
-    assert_eq!(house.download(&house.get("/v1/models/clay-2").await.expect(200)["url"]).await, bytes);
+    server.delete(&path).await.expect(204);
+    server.delete(&format!("/v1/datasets/{dataset}")).await.expect(204);
+    assert_eq!(server.download(&server.get("/v1/models/clay-2").await.expect(200)["url"]).await, bytes);
 }
 
 #[tokio::test]
 async fn what_makes_no_sense_is_named_and_not_queued() {
-    let house = House::with_checkpoint().await;
-    let (empty, dataset) = (house.dataset(0).await, house.dataset(1).await);
+    let server = TestServer::with_checkpoint().await;
+    let (empty, dataset) = (server.dataset(0).await, server.dataset(1).await);
     let good = json!({"name": "clay", "dataset": dataset});
     for (field, value, status) in [
         ("dataset", json!(empty), 409),
@@ -95,13 +95,13 @@ async fn what_makes_no_sense_is_named_and_not_queued() {
     ] {
         let mut body = good.clone();
         body[field] = value.clone();
-        let answer = house.post("/v1/trainings", &body).await;
+        let answer = server.post("/v1/trainings", &body).await;
         assert_eq!(answer.status, status, "{field}: {value}: {:#}", answer.body);
         answer.refuses(status, field);
     }
-    assert_eq!((house.count("trainings").await, house.count("jobs").await), (0, 0));
-    let training = house.post("/v1/trainings", &good).await.expect(202);
-    assert_eq!(house.post(&text(&training["urls"]["cancel"]), &json!({})).await.expect(200)["status"], "canceled");
-    assert_eq!(house.get("/v1/trainings").await.expect(200)["items"].as_array().unwrap().len(), 1);
-    house.delete(&text(&training["urls"]["self"])).await.expect(204);
+    assert_eq!((server.count("trainings").await, server.count("jobs").await), (0, 0));
+    let training = server.post("/v1/trainings", &good).await.expect(202);
+    assert_eq!(server.post(&text(&training["urls"]["cancel"]), &json!({})).await.expect(200)["status"], "canceled");
+    assert_eq!(server.get("/v1/trainings").await.expect(200)["items"].as_array().unwrap().len(), 1);
+    server.delete(&text(&training["urls"]["self"])).await.expect(204);
 }

@@ -7,9 +7,9 @@ use domain::{WorkerId, generation};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::house::{FLUX_MODULE, House, lora, text};
+use crate::test_server::{FLUX_MODULE, TestServer, lora, text};
 
-impl House {
+impl TestServer {
     /// A worker that lives, as its row says.
     async fn worker(&self, name: &str, queues: &[JobKind]) -> WorkerId {
         let id = WorkerId::new();
@@ -24,22 +24,22 @@ fn items(answer: &Value) -> &Vec<Value> {
 
 #[tokio::test]
 async fn a_model_tells_where_it_is_loaded() {
-    let house = House::with_checkpoint().await;
-    let ember = house.get("/v1/models/ember").await.expect(200);
+    let server = TestServer::with_checkpoint().await;
+    let ember = server.get("/v1/models/ember").await.expect(200);
     assert_eq!(ember["resident_on"], json!([]));
-    assert_eq!(house.get("/v1/workers").await.expect(200), json!({"items": [], "next_cursor": null}));
+    assert_eq!(server.get("/v1/workers").await.expect(200), json!({"items": [], "next_cursor": null}));
 
-    let [first, second] = [house.worker("first", &JobKind::ALL).await, house.worker("second", &JobKind::ALL).await];
+    let [first, second] = [server.worker("first", &JobKind::ALL).await, server.worker("second", &JobKind::ALL).await];
     let unknown = Resident { sha256: "0".repeat(64), bytes: 3 };
     let resident = [Resident { sha256: text(&ember["sha256"]), bytes: 42 }, unknown];
-    worker::seen(&house.pools.api, first, &resident).await.unwrap();
+    worker::seen(&server.pools.api, first, &resident).await.unwrap();
     let place = json!([{"worker": first, "name": "first", "device": "cpu", "bytes": 42}]);
-    assert_eq!(house.get("/v1/models/ember").await.expect(200)["resident_on"], place);
-    assert_eq!(items(&house.get("/v1/models").await.expect(200))[0]["resident_on"], place);
+    assert_eq!(server.get("/v1/models/ember").await.expect(200)["resident_on"], place);
+    assert_eq!(items(&server.get("/v1/models").await.expect(200))[0]["resident_on"], place);
 
-    let made = house.post("/v1/generations", &json!({"prompt": "a fox"})).await.expect(202);
-    let claim = house.claim_as(JobKind::Generation, first).await;
-    let workers = house.get("/v1/workers").await.expect(200);
+    let made = server.post("/v1/generations", &json!({"prompt": "a fox"})).await.expect(202);
+    let claim = server.claim_as(JobKind::Generation, first).await;
+    let workers = server.get("/v1/workers").await.expect(200);
     let [newest, oldest] = items(&workers).as_slice() else { panic!("{workers:#}") };
     assert_eq!((&newest["id"], &newest["resident"], &newest["jobs"]), (&json!(second), &json!([]), &json!([])));
     assert_eq!(oldest["jobs"], json!([{"kind": "generation", "url": made["urls"]["self"]}]));
@@ -48,34 +48,34 @@ async fn a_model_tells_where_it_is_loaded() {
         oldest["resident"],
         json!([{"model": reference, "sha256": ember["sha256"], "bytes": 42}, {"model": null, "sha256": "0".repeat(64), "bytes": 3}])
     );
-    let page = house.get("/v1/workers?limit=1").await.expect(200);
-    let next = house.get(&format!("/v1/workers?limit=1&cursor={}", text(&page["next_cursor"]))).await.expect(200);
+    let page = server.get("/v1/workers?limit=1").await.expect(200);
+    let next = server.get(&format!("/v1/workers?limit=1&cursor={}", text(&page["next_cursor"]))).await.expect(200);
     assert_eq!((items(&page).len(), &items(&next)[0]["id"]), (1, &json!(first)));
-    house.get("/v1/workers?limit=0").await.refuses(422, "limit");
+    server.get("/v1/workers?limit=0").await.refuses(422, "limit");
 
     // A generation is queued with the digest that decides who prefers it.
     let base: String = sqlx::query_scalar("SELECT base_sha256 FROM jobs WHERE id = $1")
         .bind(claim.job.0)
-        .fetch_one(&house.pools.api)
+        .fetch_one(&server.pools.api)
         .await
         .unwrap();
     assert_eq!(base, text(&ember["sha256"]));
-    generation::finish(&house.pools.api, &claim, Vec::new(), &[]).await.unwrap();
+    generation::finish(&server.pools.api, &claim, Vec::new(), &[]).await.unwrap();
 }
 
 #[tokio::test]
 async fn workers_are_asked_to_load_and_to_unload() {
-    let house = House::with_checkpoint().await;
-    let pool = &house.pools.api;
-    house.post("/v1/models/ember/load", &json!({})).await.refuses(409, "");
-    let importer = house.worker("importer", &[JobKind::Import]).await;
-    house.post("/v1/models/ember/load", &json!({})).await.refuses(409, "");
-    house.post("/v1/models/ember/load", &json!({"worker": "importer"})).await.refuses(409, "worker");
-    let first = house.worker("first", &JobKind::ALL).await;
-    let second = house.worker("second", &[JobKind::Generation]).await;
+    let server = TestServer::with_checkpoint().await;
+    let pool = &server.pools.api;
+    server.post("/v1/models/ember/load", &json!({})).await.refuses(409, "");
+    let importer = server.worker("importer", &[JobKind::Import]).await;
+    server.post("/v1/models/ember/load", &json!({})).await.refuses(409, "");
+    server.post("/v1/models/ember/load", &json!({"worker": "importer"})).await.refuses(409, "worker");
+    let first = server.worker("first", &JobKind::ALL).await;
+    let second = server.worker("second", &[JobKind::Generation]).await;
 
     // All that make pictures; without a body, too.
-    let answer = house.send(house.request(Method::POST, "/v1/models/ember/load")).await;
+    let answer = server.send(server.request(Method::POST, "/v1/models/ember/load")).await;
     assert_eq!(answer.header("location"), "/v1/workers");
     let asked = answer.expect(202);
     let asked: Vec<_> =
@@ -91,10 +91,10 @@ async fn workers_are_asked_to_load_and_to_unload() {
     swap::end(pool, work.id, None).await.unwrap();
     assert!(swap::next(pool, first).await.unwrap().is_none());
     let old = swap::next(pool, second).await.unwrap().unwrap();
-    house.post("/v1/models/ember/unload", &json!({"worker": second})).await.expect(202);
+    server.post("/v1/models/ember/unload", &json!({"worker": second})).await.expect(202);
     swap::end(pool, old.id, Some("it does not fit")).await.unwrap();
     let swaps = async || {
-        let workers = house.get("/v1/workers").await.expect(200);
+        let workers = server.get("/v1/workers").await.expect(200);
         let told = |worker: &Value| {
             let swap = &worker["swaps"][0];
             (text(&worker["name"]), [&swap["action"], &swap["status"], &swap["error"]].map(Value::clone))
@@ -109,29 +109,29 @@ async fn workers_are_asked_to_load_and_to_unload() {
     assert_eq!(swaps().await["second"], [json!("unload"), json!("failed"), json!("it does not fit")]);
 
     // A model that is deleted before its turn.
-    house.post("/v1/models/ember/load", &json!({"worker": "first"})).await.expect(202);
-    house.delete("/v1/models/ember").await.expect(204);
+    server.post("/v1/models/ember/load", &json!({"worker": "first"})).await.expect(202);
+    server.delete("/v1/models/ember").await.expect(204);
     assert!(swap::next(pool, first).await.unwrap().unwrap().deleted);
 }
 
 #[tokio::test]
 async fn swaps_that_make_no_sense() {
-    let house = House::with_checkpoint().await;
-    house.worker("first", &JobKind::ALL).await;
-    house.import("clay", None, &[("clay.safetensors", lora(FLUX_MODULE))]).await.expect(201);
+    let server = TestServer::with_checkpoint().await;
+    server.worker("first", &JobKind::ALL).await;
+    server.import("clay", None, &[("clay.safetensors", lora(FLUX_MODULE))]).await.expect(201);
     for action in ["load", "unload"] {
-        house.post(&format!("/v1/models/nobody/{action}"), &json!({})).await.refuses(404, "");
-        house.post(&format!("/v1/models/clay/{action}"), &json!({})).await.refuses(422, "model");
+        server.post(&format!("/v1/models/nobody/{action}"), &json!({})).await.refuses(404, "");
+        server.post(&format!("/v1/models/clay/{action}"), &json!({})).await.refuses(422, "model");
         let ember = format!("/v1/models/ember/{action}");
-        house.post(&ember, &json!({"worker": "nobody"})).await.refuses(404, "worker");
-        house.post(&ember, &json!({"worker": WorkerId::new()})).await.refuses(404, "worker");
-        house.post(&ember, &json!({"worker": 1})).await.refuses(422, "worker");
-        house.post(&ember, &json!({"wroker": "first"})).await.refuses(422, "wroker");
-        house.send(house.request(Method::POST, &ember).body("first")).await.refuses(415, "");
-        house
-            .send(house.request(Method::POST, &ember).header("content-type", "application/json").body("{"))
+        server.post(&ember, &json!({"worker": "nobody"})).await.refuses(404, "worker");
+        server.post(&ember, &json!({"worker": WorkerId::new()})).await.refuses(404, "worker");
+        server.post(&ember, &json!({"worker": 1})).await.refuses(422, "worker");
+        server.post(&ember, &json!({"wroker": "first"})).await.refuses(422, "wroker");
+        server.send(server.request(Method::POST, &ember).body("first")).await.refuses(415, "");
+        server
+            .send(server.request(Method::POST, &ember).header("content-type", "application/json").body("{"))
             .await
             .refuses(400, "");
     }
-    assert_eq!(house.count("swaps").await, 0);
+    assert_eq!(server.count("swaps").await, 0);
 }

@@ -22,12 +22,18 @@ pub(crate) const AT_ONCE: usize = 256 << 20;
 /// `[out, in, 1, 1]` fits too, since it is one; where it has a packed one, the values are packed on their way from the disk.
 /// An error names keys as the file does; a value that is NaN or infinite is an error too, since no picture comes out of it.
 pub fn load_strict<M: Module>(network: M, checkpoint: &Checkpoint, dtype: DType) -> Result<M> {
-    let mut wishes = Wishes::default();
-    network.visit(&mut wishes);
-    check(&wishes.all, checkpoint)?;
-    wishes.all.reverse();
-    let mut loader =
-        Loader { checkpoint, dtype, path: Names::default(), to_read: wishes.all, read: BTreeMap::new(), failure: None };
+    let mut requested = Requested::default();
+    network.visit(&mut requested);
+    check(&requested.all, checkpoint)?;
+    requested.all.reverse();
+    let mut loader = Loader {
+        checkpoint,
+        dtype,
+        path: Names::default(),
+        to_read: requested.all,
+        read: BTreeMap::new(),
+        failure: None,
+    };
     let network = network.map(&mut loader);
     match loader.failure {
         Some(error) => Err(error),
@@ -35,10 +41,10 @@ pub fn load_strict<M: Module>(network: M, checkpoint: &Checkpoint, dtype: DType)
     }
 }
 
-/// Whether each wish is in the checkpoint, in its shape, and nothing besides.
-fn check(wishes: &[Wish], checkpoint: &Checkpoint) -> Result<()> {
+/// Whether each tensor is in the checkpoint, in its shape, and nothing besides.
+fn check(requested: &[RequestedTensor], checkpoint: &Checkpoint) -> Result<()> {
     let (mut used, mut missing, mut misshapen) = (BTreeSet::new(), Vec::new(), Vec::new());
-    for Wish { key, shape: wanted, .. } in wishes {
+    for RequestedTensor { key, shape: wanted, .. } in requested {
         let name = checkpoint.name_in_file(key);
         match checkpoint.shape(key) {
             Ok(found) => {
@@ -100,7 +106,7 @@ impl Names {
 }
 
 /// A tensor that the network wants of the checkpoint.
-struct Wish {
+struct RequestedTensor {
     key: String,
     shape: Vec<usize>,
     storage: WeightStorage,
@@ -108,14 +114,14 @@ struct Wish {
 
 /// All of them, in the order in which the network is filled.
 #[derive(Default)]
-struct Wishes {
+struct Requested {
     path: Names,
-    all: Vec<Wish>,
-    /// The shape of the codes just seen, whose scales follow: both are one wish.
+    all: Vec<RequestedTensor>,
+    /// The shape of the codes just seen, whose scales follow: both are one tensor.
     codes: Option<[usize; 2]>,
 }
 
-impl ModuleVisitor for Wishes {
+impl ModuleVisitor for Requested {
     fn enter_module(&mut self, name: &str, container: &str) {
         self.path.enter(name, container);
     }
@@ -132,12 +138,12 @@ impl ModuleVisitor for Wishes {
         let (path, shape) = (self.path.path(), param.lazy_shape());
         let packed = self.codes.take().zip(path.strip_suffix(SCALES));
         self.all.push(match (packed, shape.as_slice()) {
-            (Some((codes, key)), &[outputs, blocks]) => Wish {
+            (Some((codes, key)), &[outputs, blocks]) => RequestedTensor {
                 key: key.to_owned(),
                 shape: vec![outputs, blocks * BLOCK],
                 storage: Packed::storage_of(codes, [outputs, blocks]),
             },
-            (_, shape) => Wish { key: path, shape: shape.to_vec(), storage: WeightStorage::Full },
+            (_, shape) => RequestedTensor { key: path, shape: shape.to_vec(), storage: WeightStorage::Full },
         });
     }
 }
@@ -151,7 +157,7 @@ struct Loader<'a> {
     dtype: DType,
     path: Names,
     /// The next is last.
-    to_read: Vec<Wish>,
+    to_read: Vec<RequestedTensor>,
     /// By the path of the parameter.
     read: BTreeMap<String, TensorData>,
     failure: Option<Error>,
@@ -167,15 +173,15 @@ impl Loader<'_> {
             }
             let (mut next, mut bytes) = (Vec::new(), 0);
             while bytes < AT_ONCE
-                && let Some(wish) = self.to_read.pop()
+                && let Some(tensor) = self.to_read.pop()
             {
-                bytes += 4 * wish.shape.iter().product::<usize>();
-                next.push(wish);
+                bytes += 4 * tensor.shape.iter().product::<usize>();
+                next.push(tensor);
             }
             if next.is_empty() {
                 break;
             }
-            let all: Result<Vec<_>> = next.par_iter().map(|wish| self.of(wish)).collect();
+            let all: Result<Vec<_>> = next.par_iter().map(|tensor| self.of(tensor)).collect();
             match all {
                 Ok(all) => self.read.extend(all.into_iter().flatten()),
                 Err(error) => self.failure = Some(error),
@@ -185,7 +191,7 @@ impl Loader<'_> {
     }
 
     /// Reads, checks and, where it is wished, packs a tensor; each part with the path of its parameter.
-    fn of(&self, Wish { key, shape, storage }: &Wish) -> Result<Vec<(String, TensorData)>> {
+    fn of(&self, RequestedTensor { key, shape, storage }: &RequestedTensor) -> Result<Vec<(String, TensorData)>> {
         if *storage == WeightStorage::Full {
             let data = self.finite(key, self.checkpoint.read(key, self.dtype)?)?;
             return Ok(vec![(key.clone(), TensorData::from_bytes(data.into_bytes(), shape.clone(), self.dtype))]);

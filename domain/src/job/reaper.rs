@@ -24,7 +24,7 @@ const CROWD: i64 = 10;
 #[derive(Debug)]
 pub struct Reaper {
     policy: LeasePolicy,
-    last_sight: Option<Instant>,
+    last_look: Option<Instant>,
     rests_until: Instant,
     /// When most leases were first seen out at once.
     crowd_since: Option<Instant>,
@@ -33,7 +33,7 @@ pub struct Reaper {
 impl Reaper {
     pub fn new(policy: LeasePolicy) -> Reaper {
         // Whoever is alive beats before the second tick.
-        Reaper { policy, last_sight: None, rests_until: Instant::now() + 2 * policy.beat, crowd_since: None }
+        Reaper { policy, last_look: None, rests_until: Instant::now() + 2 * policy.beat, crowd_since: None }
     }
 
     /// Ticks for ever. Trouble is logged, and the next tick tries again.
@@ -56,26 +56,26 @@ impl Reaper {
         self.guarded(pool, look(pool, self.policy.ttl)).await
     }
 
-    async fn guarded(&mut self, pool: &PgPool, look: impl Future<Output = Result<Sight>>) -> Result<u64> {
-        let sight = look.await?;
+    async fn guarded(&mut self, pool: &PgPool, look: impl Future<Output = Result<Leases>>) -> Result<u64> {
+        let leases = look.await?;
         let now = Instant::now();
-        let gap = self.last_sight.replace(now).is_some_and(|last| now - last > 3 * self.policy.reaper_tick);
+        let gap = self.last_look.replace(now).is_some_and(|last| now - last > 3 * self.policy.reaper_tick);
         if gap {
             self.rests_until = now + self.policy.ttl;
         }
-        if sight.expired == 0 {
+        if leases.expired == 0 {
             self.crowd_since = None;
             return Ok(0);
         }
-        if now < self.rests_until || !sight.server_settled {
-            tracing::debug!(expired = sight.expired, "the reaper rests");
+        if now < self.rests_until || !leases.server_settled {
+            tracing::debug!(expired = leases.expired, "the reaper rests");
             return Ok(0);
         }
-        if sight.running >= CROWD && 2 * sight.expired > sight.running {
+        if leases.running >= CROWD && 2 * leases.expired > leases.running {
             let since = *self.crowd_since.get_or_insert_with(|| {
                 tracing::warn!(
-                    expired = sight.expired,
-                    running = sight.running,
+                    expired = leases.expired,
+                    running = leases.running,
                     "most leases ran out at once; waiting for beats"
                 );
                 now
@@ -113,17 +113,17 @@ async fn open_to_all(pool: &PgPool) -> Result<()> {
     Ok(())
 }
 
-struct Sight {
+struct Leases {
     running: i64,
     expired: i64,
     /// The server has been up for longer than a lease lasts.
     server_settled: bool,
 }
 
-async fn look(pool: &PgPool, ttl: Duration) -> Result<Sight> {
+async fn look(pool: &PgPool, ttl: Duration) -> Result<Leases> {
     bounded(
         sqlx::query_as!(
-            Sight,
+            Leases,
             r#"SELECT count(*) AS "running!", count(*) FILTER (WHERE lease_until < clock_timestamp()) AS "expired!",
                    clock_timestamp() - pg_postmaster_start_time() > make_interval(secs => $1) AS "server_settled!"
                FROM jobs WHERE status = 'running'"#,

@@ -30,7 +30,7 @@ fn request() -> GenerationRequest {
 #[tokio::test]
 async fn they_come_with_success_and_a_lost_reply_doubles_nothing() {
     let world = World::new().await;
-    let created = world.desk.create(request()).await.unwrap();
+    let created = world.generations.create(request()).await.unwrap();
     let claim = world.claim().await;
     let work = generation::load_work(world.pool(), &claim).await.unwrap();
     assert_eq!((work.id, work.seed, work.params.num_images), (created.id, 7, 2));
@@ -50,7 +50,7 @@ async fn they_come_with_success_and_a_lost_reply_doubles_nothing() {
 #[tokio::test]
 async fn a_stale_attempt_leaves_nothing() {
     let world = World::new().await;
-    world.desk.create(request()).await.unwrap();
+    world.generations.create(request()).await.unwrap();
     let stale = world.claim().await;
     let current = world.take_over(&stale).await;
     for _ in 0..2 {
@@ -68,7 +68,7 @@ async fn a_stale_attempt_leaves_nothing() {
 #[tokio::test]
 async fn results_that_cannot_be_written_make_no_success() {
     let world = World::new().await;
-    let created = world.desk.create(request()).await.unwrap();
+    let created = world.generations.create(request()).await.unwrap();
     let claim = world.claim().await;
     let mut twice = pictures(&claim, 2);
     twice[1].position = 0;
@@ -93,8 +93,8 @@ async fn what_is_asked_together_is_answered_apart() {
         .execute(world.pool())
         .await
         .unwrap();
-        // From here on the desk remembers it.
-        world.desk.create(request_with(name, 0)).await.unwrap();
+        // From here on the service remembers it.
+        world.generations.create(request_with(name, 0)).await.unwrap();
     }
     sqlx::query("UPDATE models SET deleted_at = clock_timestamp() WHERE name = 'gone'")
         .execute(world.pool())
@@ -104,7 +104,7 @@ async fn what_is_asked_together_is_answered_apart() {
 
     let asked = (1..=60).map(|seed| {
         let name = if seed % 20 == 0 { "gone" } else { "kept" };
-        world.desk.create(request_with(name, seed))
+        world.generations.create(request_with(name, seed))
     });
     let mut made = Vec::new();
     for (seed, answer) in (1..=60).zip(futures::future::join_all(asked).await) {
@@ -122,7 +122,7 @@ async fn what_is_asked_together_is_answered_apart() {
     assert_eq!(world.count("SELECT count(*) FROM jobs WHERE status = 'queued'").await, before + 57);
     assert_eq!(world.count("SELECT count(*) FROM job_events WHERE kind = 'queued'").await, before + 57);
 
-    let looks = made.iter().map(|(_, generation)| world.desk.get(generation.id));
+    let looks = made.iter().map(|(_, generation)| world.generations.get(generation.id));
     for ((seed, created), seen) in made.iter().zip(futures::future::join_all(looks).await) {
         let seen = seen.unwrap();
         assert_eq!((seen.id, seen.seed, seen.created_at), (created.id, *seed, created.created_at));
@@ -130,7 +130,7 @@ async fn what_is_asked_together_is_answered_apart() {
         assert_eq!(seen.loras, created.loras);
         assert_eq!(seen.loras[0].scale, *seed as f64 / 10.0);
     }
-    let nobody = world.desk.get(domain::GenerationId::new()).await;
+    let nobody = world.generations.get(domain::GenerationId::new()).await;
     assert!(matches!(nobody, Err(Error::NotFound { .. })), "{nobody:?}");
 }
 

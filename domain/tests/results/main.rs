@@ -10,7 +10,7 @@ mod trainings;
 use std::net::{Ipv4Addr, SocketAddr};
 
 use bytes::Bytes;
-use domain::generation::Desk;
+use domain::generation::GenerationService;
 use domain::job::{self, Claim, JobKind, LeasePolicy};
 use domain::model::Catalog;
 use domain::{DatasetId, ExampleId, ModelId, Pools, Storage, StorageConfig, StorageKey, WorkerId};
@@ -22,7 +22,7 @@ struct World {
     pools: Pools,
     storage: Storage,
     catalog: Catalog,
-    desk: Desk,
+    generations: GenerationService,
     dataset: DatasetId,
     _database: TemporaryDatabase,
     _s3: S3,
@@ -50,7 +50,7 @@ impl World {
         let dataset = DatasetId::new();
         let catalog = Catalog::new(pools.api.clone());
         let world = World {
-            desk: Desk::new(pools.api.clone(), catalog.clone(), storage.clone()),
+            generations: GenerationService::new(pools.api.clone(), catalog.clone(), storage.clone()),
             catalog,
             pools,
             storage,

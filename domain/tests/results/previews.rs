@@ -18,7 +18,7 @@ fn at(step: i32) -> Preview {
 #[tokio::test]
 async fn only_the_newest_of_the_attempt_that_holds_the_lease() {
     let world = World::new().await;
-    let created = world.desk.create(request()).await.unwrap();
+    let created = world.generations.create(request()).await.unwrap();
     assert_eq!(generation::job_and_previews(world.pool(), created.id).await.unwrap(), (created.job_id, true));
     let stale = world.claim().await;
     for step in [2, 4] {
@@ -44,7 +44,7 @@ async fn only_the_newest_of_the_attempt_that_holds_the_lease() {
 async fn none_is_left_however_the_attempt_ends() {
     for end in ["succeeded", "failed", "canceled", "queued"] {
         let world = World::new().await;
-        let created = world.desk.create(request()).await.unwrap();
+        let created = world.generations.create(request()).await.unwrap();
         let claim = world.claim().await;
         preview::record(world.pool(), &claim, &at(2)).await.unwrap();
         match end {
@@ -84,11 +84,11 @@ async fn the_newest_decoder_of_the_family_makes_them() {
         .await
         .unwrap();
     }
-    world.desk.create(request()).await.unwrap();
+    world.generations.create(request()).await.unwrap();
     let work = generation::load_work(world.pool(), &world.claim().await).await.unwrap();
     assert_eq!(work.vae_approx.map(|model| model.name).as_deref(), Some("newer"));
     let without = serde_json::from_value(serde_json::json!({ "prompt": "a fox" })).unwrap();
-    world.desk.create(without).await.unwrap();
+    world.generations.create(without).await.unwrap();
     let work = generation::load_work(world.pool(), &world.claim().await).await.unwrap();
     assert_eq!(work.vae_approx, None);
 }

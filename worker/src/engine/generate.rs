@@ -5,15 +5,15 @@ use std::ops::ControlFlow;
 use diffusion::{PictureRequest, Pipeline, image};
 
 use super::models::Models;
-use super::picture::{self, Making};
+use super::picture::{self, Recipe};
 use super::preview::Previews;
-use super::{Desk, End, Wish};
+use super::{End, EngineSession, Signal};
 use crate::protocol::{Generate, Report};
 
 /// Runs the pipeline, reporting every step and at the end every picture.
-pub(super) fn run(models: &mut Models, order: &Generate, desk: &Desk) -> diffusion::Result<End> {
+pub(super) fn run(models: &mut Models, order: &Generate, session: &EngineSession) -> diffusion::Result<End> {
     let request = order.request;
-    if desk.wish(request) != Wish::GoOn {
+    if session.signal(request) != Signal::GoOn {
         return Ok(End::Canceled);
     }
     // Before the model is taken from its shelf: a picture that cannot be read costs no model.
@@ -39,17 +39,17 @@ pub(super) fn run(models: &mut Models, order: &Generate, desk: &Desk) -> diffusi
         seed: order.seed,
     };
     let (resident, warnings) = models.pipeline(&order.base, &order.loras, &pictures)?;
-    desk.tell_resident(models.list(Some((&order.base, &resident))));
+    session.tell_resident(models.list(Some((&order.base, &resident))));
     for message in warnings {
-        desk.report(&Report::Warning { request, message });
+        session.report(&Report::Warning { request, message });
     }
-    let mut previews = Previews::prepare(&resident.pipeline, order, desk);
+    let mut previews = Previews::prepare(&resident.pipeline, order, session);
     let mut last = std::time::Instant::now();
     let images = resident.pipeline.generate(&pictures, &mut |progress| {
-        desk.fault.at_step(progress.step);
+        session.fault.at_step(progress.step);
         let seconds = last.elapsed().as_secs_f64();
         last = std::time::Instant::now();
-        desk.report(&Report::Progress {
+        session.report(&Report::Progress {
             request,
             step: progress.step,
             total_steps: progress.total_steps,
@@ -59,13 +59,13 @@ pub(super) fn run(models: &mut Models, order: &Generate, desk: &Desk) -> diffusi
         if let Some(previews) = &mut previews {
             previews.step(&progress);
         }
-        match desk.wish(request) {
-            Wish::Cancel => ControlFlow::Break(()),
+        match session.signal(request) {
+            Signal::Cancel => ControlFlow::Break(()),
             // A picture is soon done: a worker that drains waits for it.
-            Wish::GoOn | Wish::Suspend => ControlFlow::Continue(()),
+            Signal::GoOn | Signal::Suspend => ControlFlow::Continue(()),
         }
     });
-    let making = Making {
+    let recipe = Recipe {
         solver: resident.pipeline.solver(),
         is_flux: matches!(resident.pipeline, Pipeline::Flux(_)),
         weights: resident.weights(),
@@ -76,9 +76,9 @@ pub(super) fn run(models: &mut Models, order: &Generate, desk: &Desk) -> diffusi
         let seed = order.seed.wrapping_add(position as u64) & i64::MAX as u64;
         let path = order.output_dir.join(format!("{position}.png"));
         let (width, height) = made.dimensions();
-        picture::write(&path, made.as_raw(), (width, height), order, &making, seed)
+        picture::write(&path, made.as_raw(), (width, height), order, &recipe, seed)
             .map_err(diffusion::Error::file(&path))?;
-        desk.report(&Report::Image { request, position, path, seed, width, height });
+        session.report(&Report::Image { request, position, path, seed, width, height });
     }
     Ok(End::Done { adapter: None })
 }

@@ -8,10 +8,10 @@ mod budget;
 mod fault;
 mod generate;
 mod memory;
+mod model_cache;
 mod models;
 mod picture;
 mod preview;
-mod shelf;
 mod swap;
 #[cfg(test)]
 mod tests;
@@ -97,9 +97,9 @@ fn serve(
             return ExitCode::FAILURE;
         }
     };
-    let desk = Arc::new(Desk::new(output, config.fault.unwrap_or_default()));
+    let session = Arc::new(EngineSession::new(output, config.fault.unwrap_or_default()));
     let (orders, inbox) = mpsc::channel();
-    let reader = Arc::clone(&desk);
+    let reader = Arc::clone(&session);
     std::thread::spawn(move || {
         reader.read_orders(input, &orders);
         orphaned();
@@ -115,31 +115,32 @@ fn serve(
     for order in inbox {
         match order {
             Order::Hello { version } if version == PROTOCOL_VERSION => {
-                desk.report(&ready(models.device(), bytes));
+                session.report(&ready(models.device(), bytes));
             }
             Order::Hello { version } => {
                 tracing::error!(version, ours = PROTOCOL_VERSION, "the worker speaks another protocol version");
                 return ExitCode::FAILURE;
             }
             Order::Generate(order) => {
-                let broken = desk.attend(order.request, &mut models, |models| generate::run(models, &order, &desk));
+                let broken =
+                    session.attend(order.request, &mut models, |models| generate::run(models, &order, &session));
                 if broken {
                     return ExitCode::from(EXIT_BROKEN_DEVICE);
                 }
             }
             Order::Train(order) => {
-                let broken = desk.attend(order.request, &mut models, |models| train::run(models, &order, &desk));
+                let broken = session.attend(order.request, &mut models, |models| train::run(models, &order, &session));
                 if broken {
                     return ExitCode::from(EXIT_BROKEN_DEVICE);
                 }
             }
             Order::Load { request, base } => {
-                if desk.attend(request, &mut models, |models| swap::load(models, &base)) {
+                if session.attend(request, &mut models, |models| swap::load(models, &base)) {
                     return ExitCode::from(EXIT_BROKEN_DEVICE);
                 }
             }
             Order::Unload { request, sha256 } => {
-                if desk.attend(request, &mut models, |models| swap::unload(models, &sha256)) {
+                if session.attend(request, &mut models, |models| swap::unload(models, &sha256)) {
                     return ExitCode::from(EXIT_BROKEN_DEVICE);
                 }
             }
@@ -164,14 +165,14 @@ enum End {
 
 /// What the worker wishes of the request at hand, looked up between two steps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Wish {
+enum Signal {
     GoOn,
     Cancel,
     Suspend,
 }
 
 /// The engine's side of the conversation: reports out, wishes in, and the staged fault.
-struct Desk {
+struct EngineSession {
     output: Mutex<Box<dyn Write + Send>>,
     /// The last request to cancel and to suspend; request numbers start at 1.
     canceled: AtomicU64,
@@ -181,7 +182,7 @@ struct Desk {
     fault: Fault,
 }
 
-impl Desk {
+impl EngineSession {
     fn new(output: impl Write + Send + 'static, fault: Fault) -> Self {
         Self {
             output: Mutex::new(Box::new(output)),
@@ -232,13 +233,13 @@ impl Desk {
         }
     }
 
-    fn wish(&self, request: RequestId) -> Wish {
+    fn signal(&self, request: RequestId) -> Signal {
         if self.canceled.load(Ordering::Relaxed) == request {
-            Wish::Cancel
+            Signal::Cancel
         } else if self.suspended.load(Ordering::Relaxed) == request {
-            Wish::Suspend
+            Signal::Suspend
         } else {
-            Wish::GoOn
+            Signal::GoOn
         }
     }
 

@@ -2,7 +2,7 @@
 //!
 //! A pipeline stays loaded under its checkpoint's digest, so that the next request starts at once; adapters are
 //! attached to the resident pipeline and replaced without reading the base again. Which one has to go when memory is
-//! short is decided by [`super::shelf`].
+//! short is decided by [`super::model_cache`].
 
 use std::collections::HashMap;
 
@@ -12,14 +12,14 @@ use diffusion::pipelines::Footprint;
 use diffusion::{LoadOptions, PictureRequest, Pipeline, WeightStorage};
 
 use super::budget::{Budget, Demand};
-use super::shelf::Shelf;
+use super::model_cache::ModelCache;
 use crate::protocol::{self, Adapter, Base};
 
 /// Pipelines on one device.
 pub(super) struct Models {
     device: OpenDevice,
     budget: Budget,
-    resident: Shelf<Resident>,
+    resident: ModelCache<Resident>,
     /// By digest of the model.
     footprints: HashMap<String, Footprint>,
     /// Bytes of adapters that were opened before, by digest.
@@ -42,7 +42,7 @@ impl Models {
     pub fn new(device: OpenDevice, budget: Budget) -> Self {
         // Where nobody knows how much there is, only the model at hand stays.
         let limit = if budget.bytes == u64::MAX { 0 } else { budget.bytes };
-        Self { device, budget, resident: Shelf::new(limit), footprints: HashMap::new(), adapters: HashMap::new() }
+        Self { device, budget, resident: ModelCache::new(limit), footprints: HashMap::new(), adapters: HashMap::new() }
     }
 
     /// The device everything runs on.

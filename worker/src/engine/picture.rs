@@ -15,7 +15,7 @@ use serde_json::json;
 use crate::protocol::Generate;
 
 /// What the request leaves to the model.
-pub(super) struct Making {
+pub(super) struct Recipe {
     /// A1111's name of the model's own solver.
     pub solver: String,
     /// FLUX has two guidance scales, the others one.
@@ -30,7 +30,7 @@ pub(super) fn write(
     pixels: &[u8],
     size: (u32, u32),
     order: &Generate,
-    made: &Making,
+    made: &Recipe,
     seed: u64,
 ) -> io::Result<()> {
     let png = encode(pixels, size, order, made, seed)?;
@@ -43,7 +43,7 @@ fn encode(
     pixels: &[u8],
     size: (u32, u32),
     order: &Generate,
-    made: &Making,
+    made: &Recipe,
     seed: u64,
 ) -> Result<Vec<u8>, png::EncodingError> {
     let mut bytes = Vec::with_capacity(pixels.len() / 2);
@@ -66,7 +66,7 @@ fn encode(
     Ok(bytes)
 }
 
-fn recipe(order: &Generate, made: &Making, seed: u64) -> serde_json::Value {
+fn recipe(order: &Generate, made: &Recipe, seed: u64) -> serde_json::Value {
     let loras: Vec<_> =
         order.loras.iter().map(|lora| json!({"name": lora.name, "sha256": lora.sha256, "scale": lora.scale})).collect();
     json!({
@@ -90,7 +90,7 @@ fn recipe(order: &Generate, made: &Making, seed: u64) -> serde_json::Value {
     })
 }
 
-fn parameters(order: &Generate, made: &Making, seed: u64) -> String {
+fn parameters(order: &Generate, made: &Recipe, seed: u64) -> String {
     let mut text = order.prompt.clone();
     for lora in &order.loras {
         let _ = write!(text, " <lora:{}:{}>", lora.name, lora.scale);
@@ -163,8 +163,8 @@ mod tests {
         }
     }
 
-    fn making() -> Making {
-        Making { solver: "Euler".into(), is_flux: true, weights: WeightStorage::Full }
+    fn recipe() -> Recipe {
+        Recipe { solver: "Euler".into(), is_flux: true, weights: WeightStorage::Full }
     }
 
     fn texts(path: &Path) -> (String, serde_json::Value) {
@@ -182,7 +182,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         for (name, prompt) in [("latin", "a fox, caf\u{e9}"), ("other", "狐 on a hill")] {
             let path = folder.path().join(name);
-            write(&path, &[1, 2, 3, 4, 5, 6], (2, 1), &order(prompt), &making(), 9).unwrap();
+            write(&path, &[1, 2, 3, 4, 5, 6], (2, 1), &order(prompt), &recipe(), 9).unwrap();
             let (parameters, recipe) = texts(&path);
             assert!(parameters.starts_with(&format!("{prompt} <lora:ink:0.5>\nNegative prompt: blurry\nSteps: 4,")));
             assert!(parameters.contains("Seed: 9, Size: 2x1, Model hash: ababababab, Model: ember"));
@@ -197,7 +197,7 @@ mod tests {
     #[test]
     fn stable_diffusion_tells_its_own_sampler() {
         let (mut order, sd) =
-            (order("a fox"), Making { solver: "PLMS".into(), is_flux: false, weights: WeightStorage::Int8 });
+            (order("a fox"), Recipe { solver: "PLMS".into(), is_flux: false, weights: WeightStorage::Int8 });
         assert!(parameters(&order, &sd, 9).contains("Steps: 4, Sampler: PLMS, CFG scale: 3.5, Seed: 9"));
         (order.scheduler, order.clip_skip) = (Some("DPM++ 2M Karras".into()), Some(1));
         let text = parameters(&order, &sd, 9);
@@ -209,8 +209,8 @@ mod tests {
     fn the_same_request_writes_the_same_bytes() {
         let folder = tempfile::tempdir().unwrap();
         let [one, two] = ["1", "2"].map(|name| folder.path().join(name));
-        write(&one, &[0; 6], (2, 1), &order("a fox"), &making(), 7).unwrap();
-        write(&two, &[0; 6], (2, 1), &order("a fox"), &making(), 7).unwrap();
+        write(&one, &[0; 6], (2, 1), &order("a fox"), &recipe(), 7).unwrap();
+        write(&two, &[0; 6], (2, 1), &order("a fox"), &recipe(), 7).unwrap();
         assert_eq!(std::fs::read(one).unwrap(), std::fs::read(two).unwrap());
     }
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use diffusion::{Pipeline, Previewer, Progress};
 use image::codecs::jpeg::JpegEncoder;
 
-use super::Desk;
+use super::EngineSession;
 use crate::protocol::{Generate, Report};
 
 /// No second preview within this time: nobody sees more, and small models would make little else.
@@ -21,7 +21,7 @@ const QUALITY: u8 = 80;
 pub(super) struct Previews<'a> {
     previewer: Previewer,
     order: &'a Generate,
-    desk: &'a Desk,
+    session: &'a EngineSession,
     every: usize,
     /// No preview before this instant.
     not_before: Option<Instant>,
@@ -33,19 +33,21 @@ pub(super) struct Previews<'a> {
 
 impl<'a> Previews<'a> {
     /// Nothing if the request wants none, or if none can be made.
-    pub fn prepare(pipeline: &Pipeline, order: &'a Generate, desk: &'a Desk) -> Option<Self> {
+    pub fn prepare(pipeline: &Pipeline, order: &'a Generate, session: &'a EngineSession) -> Option<Self> {
         let every = order.preview_every?;
         let previewer = pipeline.previewer(order.vae_approx.as_deref()).or_else(|error| {
             if order.vae_approx.is_some() {
-                warn(desk, order, &format!("previews are rougher than they could be: {error}"));
+                warn(session, order, &format!("previews are rougher than they could be: {error}"));
                 return pipeline.previewer(None);
             }
             Err(error)
         });
         match previewer {
-            Ok(previewer) => Some(Self { previewer, order, desk, every, not_before: None, shown: None, broken: false }),
+            Ok(previewer) => {
+                Some(Self { previewer, order, session, every, not_before: None, shown: None, broken: false })
+            }
             Err(error) => {
-                warn(desk, order, &format!("no previews: {error}"));
+                warn(session, order, &format!("no previews: {error}"));
                 None
             }
         }
@@ -59,7 +61,7 @@ impl<'a> Previews<'a> {
             return;
         }
         if let Err(error) = self.make(progress) {
-            warn(self.desk, self.order, &format!("no more previews: {error}"));
+            warn(self.session, self.order, &format!("no more previews: {error}"));
             self.broken = true;
         }
         self.not_before = Some(Instant::now() + DISTANCE.max(SHARE * began.elapsed()));
@@ -80,11 +82,11 @@ impl<'a> Previews<'a> {
         }
         let (width, height) = picture.dimensions();
         let request = self.order.request;
-        self.desk.report(&Report::Preview { request, step, total_steps, position, path, width, height });
+        self.session.report(&Report::Preview { request, step, total_steps, position, path, width, height });
         Ok(())
     }
 }
 
-fn warn(desk: &Desk, order: &Generate, message: &str) {
-    desk.report(&Report::Warning { request: order.request, message: message.to_owned() });
+fn warn(session: &EngineSession, order: &Generate, message: &str) {
+    session.report(&Report::Warning { request: order.request, message: message.to_owned() });
 }

@@ -5,14 +5,14 @@ use std::time::Instant;
 use diffusion::training::{LoraTrainer, LoraTrainingConfig, TrainingExample};
 
 use super::models::Models;
-use super::{Desk, End, Wish};
+use super::{End, EngineSession, Signal};
 use crate::protocol::{Report, Train};
 
 /// Runs the trainer from its start, or from the checkpoint in the order, to its last step.
-pub(super) fn run(models: &mut Models, order: &Train, desk: &Desk) -> diffusion::Result<End> {
+pub(super) fn run(models: &mut Models, order: &Train, session: &EngineSession) -> diffusion::Result<End> {
     let request = order.request;
     models.make_room_for_training(&order.base)?;
-    desk.tell_resident(models.list(None));
+    session.tell_resident(models.list(None));
     let mut trainer = LoraTrainer::new(&order.base.folder, &examples(order), config(order), &models.device().device)?;
     if let Some(checkpoint) = &order.resume {
         trainer.resume(checkpoint)?;
@@ -21,31 +21,31 @@ pub(super) fn run(models: &mut Models, order: &Train, desk: &Desk) -> diffusion:
     let checkpoint = |trainer: &LoraTrainer, step: usize| {
         let path = order.output_dir.join(format!("checkpoint-{step}.safetensors"));
         trainer.save_checkpoint(&path)?;
-        desk.report(&Report::Checkpoint { request, path, step });
+        session.report(&Report::Checkpoint { request, path, step });
         Ok::<_, diffusion::Error>(())
     };
     let mut last_saved = None;
     loop {
         let started = Instant::now();
         let Some(step) = trainer.next().transpose()? else { break };
-        desk.fault.at_step(step.step);
-        desk.report(&Report::Progress {
+        session.fault.at_step(step.step);
+        session.report(&Report::Progress {
             request,
             step: step.step,
             total_steps: step.total_steps,
             loss: Some(step.loss),
             seconds_per_step: Some(started.elapsed().as_secs_f64()),
         });
-        let wish = desk.wish(request);
-        if wish == Wish::Cancel {
+        let signal = session.signal(request);
+        if signal == Signal::Cancel {
             return Ok(End::Canceled);
         }
         let due = step.step % order.checkpoint_every == 0 && step.step < step.total_steps;
-        if (due || wish == Wish::Suspend) && last_saved != Some(step.step) {
+        if (due || signal == Signal::Suspend) && last_saved != Some(step.step) {
             checkpoint(&trainer, step.step)?;
             last_saved = Some(step.step);
         }
-        if wish == Wish::Suspend && step.step < step.total_steps {
+        if signal == Signal::Suspend && step.step < step.total_steps {
             return Ok(End::Suspended);
         }
     }

@@ -16,7 +16,7 @@ use tokio::fs::File;
 use tokio::io::AsyncWriteExt;
 use url::Url;
 
-use super::guard::{Barred, Guard};
+use super::guard::{Guard, GuardError};
 use super::selection::is_weights;
 use crate::attempt::{Stop, disk};
 use crate::config::HubToken;
@@ -36,30 +36,30 @@ const PAUSE: Duration = Duration::from_millis(500);
 
 /// Why something could not be had.
 #[derive(Debug)]
-pub(crate) enum Trouble {
+pub(crate) enum DownloadError {
     /// It would be the same at another time.
     Final(String),
     /// It may pass.
     Passing(String),
-    /// A trouble of this machine.
+    /// A error of this machine.
     Here(Stop),
 }
 
-impl From<Trouble> for Stop {
-    fn from(trouble: Trouble) -> Self {
-        match trouble {
-            Trouble::Final(message) => Self::Failed(ErrorClass::InvalidInput, message),
-            Trouble::Passing(message) => Self::Failed(ErrorClass::Upstream, message),
-            Trouble::Here(stop) => stop,
+impl From<DownloadError> for Stop {
+    fn from(error: DownloadError) -> Self {
+        match error {
+            DownloadError::Final(message) => Self::Failed(ErrorClass::InvalidInput, message),
+            DownloadError::Passing(message) => Self::Failed(ErrorClass::Upstream, message),
+            DownloadError::Here(stop) => stop,
         }
     }
 }
 
-impl From<Barred> for Trouble {
-    fn from(barred: Barred) -> Self {
-        match barred {
-            Barred::Forbidden(why) => Self::Final(why.to_owned()),
-            Barred::Unknown => Self::Passing("The host's name could not be looked up.".to_owned()),
+impl From<GuardError> for DownloadError {
+    fn from(error: GuardError) -> Self {
+        match error {
+            GuardError::Forbidden(why) => Self::Final(why.to_owned()),
+            GuardError::Unknown => Self::Passing("The host's name could not be looked up.".to_owned()),
         }
     }
 }
@@ -100,7 +100,7 @@ pub(crate) struct Remote<'a> {
 
 impl Fetcher<'_> {
     /// The answer to a request, whatever its status.
-    pub(crate) async fn ask(&self, method: Method, url: &Url, follow: Follow) -> Result<Response, Trouble> {
+    pub(crate) async fn ask(&self, method: Method, url: &Url, follow: Follow) -> Result<Response, DownloadError> {
         self.send(method, url, follow, None).await
     }
 
@@ -110,7 +110,7 @@ impl Fetcher<'_> {
         url: &Url,
         follow: Follow,
         resume: Option<&Resume<'_>>,
-    ) -> Result<Response, Trouble> {
+    ) -> Result<Response, DownloadError> {
         let mut url = url.clone();
         for _ in 0..=REDIRECTS {
             let client = self.guard.admit(&url).await?;
@@ -127,25 +127,26 @@ impl Fetcher<'_> {
             let response = request.send().await.map_err(broken)?;
             let next = if response.status().is_redirection() { header(response.headers(), LOCATION) } else { None };
             let Some(next) = next else { return Ok(response) };
-            let next =
-                url.join(next).map_err(|_| Trouble::Final("The server redirects to what is no address.".into()))?;
+            let next = url
+                .join(next)
+                .map_err(|_| DownloadError::Final("The server redirects to what is no address.".into()))?;
             if follow == Follow::WithinHost && next.origin() != url.origin() {
                 return Ok(response);
             }
             url = next;
         }
-        Err(Trouble::Final(format!("The server redirects more than {REDIRECTS} times.")))
+        Err(DownloadError::Final(format!("The server redirects more than {REDIRECTS} times.")))
     }
 
     /// The text behind a URL, of at most `limit` bytes.
-    pub(crate) async fn text(&self, url: &Url, limit: usize) -> Result<Vec<u8>, Trouble> {
+    pub(crate) async fn text(&self, url: &Url, limit: usize) -> Result<Vec<u8>, DownloadError> {
         let mut response = self.ask(Method::GET, url, Follow::Everywhere).await?;
         check_status(response.status())?;
         let mut text = Vec::new();
         while let Some(chunk) = response.chunk().await.map_err(broken)? {
             text.extend_from_slice(&chunk);
             if text.len() > limit {
-                return Err(Trouble::Final(format!("The server's answer has more than {limit} bytes.")));
+                return Err(DownloadError::Final(format!("The server's answer has more than {limit} bytes.")));
             }
         }
         Ok(text)
@@ -157,23 +158,23 @@ impl Fetcher<'_> {
         remote: &Remote<'_>,
         place: &Path,
         tell: &(dyn Fn(u64) + Sync),
-    ) -> Result<(), Trouble> {
+    ) -> Result<(), DownloadError> {
         let mut partial = Partial::open(place, remote).await?;
         let mut tries = 0;
         loop {
             let before = partial.bytes;
-            let trouble = match self.go_on(remote, &mut partial, tell).await {
+            let error = match self.go_on(remote, &mut partial, tell).await {
                 Ok(()) => return partial.end().await,
-                Err(Trouble::Passing(message)) => message,
+                Err(DownloadError::Passing(message)) => message,
                 Err(other) => return Err(other),
             };
             // A connection that brings next to nothing is no progress: it would hold up the imports behind it for days.
             tries = if partial.bytes >= before + USEFUL { 1 } else { tries + 1 };
             if tries == TRIES {
                 partial.end().await?;
-                return Err(Trouble::Passing(trouble));
+                return Err(DownloadError::Passing(error));
             }
-            tracing::info!(path = remote.path, bytes = partial.bytes, trouble, "a download broke and goes on");
+            tracing::info!(path = remote.path, bytes = partial.bytes, error, "a download broke and goes on");
             tokio::time::sleep(PAUSE * 2_u32.pow(tries - 1)).await;
         }
     }
@@ -184,7 +185,7 @@ impl Fetcher<'_> {
         remote: &Remote<'_>,
         partial: &mut Partial,
         tell: &(dyn Fn(u64) + Sync),
-    ) -> Result<(), Trouble> {
+    ) -> Result<(), DownloadError> {
         if partial.bytes > 0 && remote.bytes == Some(partial.bytes) {
             return Ok(());
         }
@@ -200,14 +201,14 @@ impl Fetcher<'_> {
                 let range = header(response.headers(), CONTENT_RANGE).and_then(content_range);
                 let Some((_, total)) = range.filter(|(first, _)| *first == partial.bytes) else {
                     partial.restart(None).await?;
-                    return Err(Trouble::Passing("The server sent another range than it was asked for.".into()));
+                    return Err(DownloadError::Passing("The server sent another range than it was asked for.".into()));
                 };
                 total
             }
             // It has no more than we have, or is another file by now.
             StatusCode::RANGE_NOT_SATISFIABLE if partial.bytes > 0 => {
                 partial.restart(None).await?;
-                return Err(Trouble::Passing("The server's file is shorter than before.".into()));
+                return Err(DownloadError::Passing("The server's file is shorter than before.".into()));
             }
             status => {
                 check_status(status)?;
@@ -220,7 +221,7 @@ impl Fetcher<'_> {
             && known != total
         {
             partial.restart(None).await?;
-            return Err(Trouble::Passing(format!("The server speaks of {total} bytes, and of {known} before.")));
+            return Err(DownloadError::Passing(format!("The server speaks of {total} bytes, and of {known} before.")));
         }
         if expected.is_some_and(|bytes| bytes > MAX_FILE_BYTES) {
             return Err(too_large(remote.path));
@@ -230,7 +231,7 @@ impl Fetcher<'_> {
             partial.write(&chunk).await?;
             let seconds = since.elapsed().as_secs();
             if seconds >= PATIENCE && partial.bytes - before < seconds * SLOWEST {
-                return Err(Trouble::Passing(format!("The server sends less than {SLOWEST} bytes a second.")));
+                return Err(DownloadError::Passing(format!("The server sends less than {SLOWEST} bytes a second.")));
             }
             if partial.bytes > expected.unwrap_or(MAX_FILE_BYTES) {
                 return Err(too_large(remote.path));
@@ -238,7 +239,7 @@ impl Fetcher<'_> {
             tell(partial.bytes);
         }
         match expected {
-            Some(expected) if partial.bytes < expected => Err(Trouble::Passing("The connection was cut.".into())),
+            Some(expected) if partial.bytes < expected => Err(DownloadError::Passing("The connection was cut.".into())),
             _ => Ok(()),
         }
     }
@@ -256,7 +257,7 @@ struct Partial {
 }
 
 impl Partial {
-    async fn open(place: &Path, remote: &Remote<'_>) -> Result<Self, Trouble> {
+    async fn open(place: &Path, remote: &Remote<'_>) -> Result<Self, DownloadError> {
         let open = async {
             let file = File::options().create(true).append(true).open(place).await?;
             let bytes = file.metadata().await?.len();
@@ -279,7 +280,7 @@ impl Partial {
     }
 
     /// Begins anew.
-    async fn restart(&mut self, validator: Option<String>) -> Result<(), Trouble> {
+    async fn restart(&mut self, validator: Option<String>) -> Result<(), DownloadError> {
         let work = async {
             self.file.set_len(0).await?;
             match &validator {
@@ -297,17 +298,17 @@ impl Partial {
         Ok(())
     }
 
-    async fn write(&mut self, chunk: &[u8]) -> Result<(), Trouble> {
+    async fn write(&mut self, chunk: &[u8]) -> Result<(), DownloadError> {
         if let Some(sniffer) = &mut self.sniffer {
             // Gigabytes may follow: what is no safetensors file is better refused now.
-            sniffer.push(chunk).map_err(|error| Trouble::Final(error.to_string()))?;
+            sniffer.push(chunk).map_err(|error| DownloadError::Final(error.to_string()))?;
         }
         self.file.write_all(chunk).await.map_err(|error| here(&self.place, error))?;
         self.bytes += chunk.len() as u64;
         Ok(())
     }
 
-    async fn end(mut self) -> Result<(), Trouble> {
+    async fn end(mut self) -> Result<(), DownloadError> {
         self.file.flush().await.map_err(|error| here(&self.place, error))
     }
 }
@@ -316,16 +317,16 @@ fn beside(place: &Path) -> PathBuf {
     place.with_extension("validator")
 }
 
-fn here(place: &Path, error: std::io::Error) -> Trouble {
-    Trouble::Here(disk(place, error))
+fn here(place: &Path, error: std::io::Error) -> DownloadError {
+    DownloadError::Here(disk(place, error))
 }
 
-fn too_large(path: &str) -> Trouble {
-    Trouble::Final(format!("`{path}` is larger than it was said to be, or than 64 GiB."))
+fn too_large(path: &str) -> DownloadError {
+    DownloadError::Final(format!("`{path}` is larger than it was said to be, or than 64 GiB."))
 }
 
 /// Of a failure nothing is told but its kind: the URL may be signed, and what answers there is nobody's business.
-fn broken(error: reqwest::Error) -> Trouble {
+fn broken(error: reqwest::Error) -> DownloadError {
     let what = if error.is_timeout() {
         "The server does not answer."
     } else if error.is_connect() {
@@ -333,18 +334,18 @@ fn broken(error: reqwest::Error) -> Trouble {
     } else {
         "The connection broke."
     };
-    Trouble::Passing(what.to_owned())
+    DownloadError::Passing(what.to_owned())
 }
 
-pub(crate) fn check_status(status: StatusCode) -> Result<(), Trouble> {
+pub(crate) fn check_status(status: StatusCode) -> Result<(), DownloadError> {
     let message = || format!("The server answers {status}.");
     match status {
         status if status.is_success() => Ok(()),
         StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_EARLY | StatusCode::TOO_MANY_REQUESTS => {
-            Err(Trouble::Passing(message()))
+            Err(DownloadError::Passing(message()))
         }
-        status if status.is_server_error() => Err(Trouble::Passing(message())),
-        _ => Err(Trouble::Final(message())),
+        status if status.is_server_error() => Err(DownloadError::Passing(message())),
+        _ => Err(DownloadError::Final(message())),
     }
 }
 

@@ -8,7 +8,7 @@ use domain::import::MAX_LICENSE_BYTES;
 use domain::model::parts::named_as;
 use serde_json::Value;
 
-use super::download::Trouble;
+use super::download::DownloadError;
 use super::selection::{self, INDEX};
 use super::{Found, Place, Wanted};
 
@@ -18,13 +18,13 @@ const DEPTH: usize = 2;
 const ENTRIES: usize = 10_000;
 
 /// The files of the model at `path` below `allowed`, to be called `name`.
-pub(crate) fn find(allowed: Option<&Path>, path: &str, name: &str) -> Result<Found, Trouble> {
+pub(crate) fn find(allowed: Option<&Path>, path: &str, name: &str) -> Result<Found, DownloadError> {
     let allowed = allowed.ok_or_else(|| {
-        Trouble::Final(
+        DownloadError::Final(
             "The operator has allowed no folder to import from (PYROGRAPH_IMPORT_DIR of the workers).".into(),
         )
     })?;
-    let missing = |_| Trouble::Final(format!("There is no `{path}` in the folder that may be imported from."));
+    let missing = |_| DownloadError::Final(format!("There is no `{path}` in the folder that may be imported from."));
     let allowed = allowed.canonicalize().map_err(missing)?;
     let inside = Inside { allowed: &allowed };
     let root = inside.resolve(&allowed.join(path)).map_err(missing)?;
@@ -37,11 +37,11 @@ pub(crate) fn find(allowed: Option<&Path>, path: &str, name: &str) -> Result<Fou
     let paths: Vec<&str> = found.iter().map(|(path, _)| path.as_str()).collect();
     let place = |path: &str| found.iter().find(|(found, _)| found == path).map(|(_, place)| place.as_path());
     let chosen = match place(INDEX) {
-        None => vec![selection::single(&paths).map_err(Trouble::Final)?],
+        None => vec![selection::single(&paths).map_err(DownloadError::Final)?],
         Some(index) => {
             let index: Value = serde_json::from_slice(&fs::read(index).map_err(missing)?)
-                .map_err(|error| Trouble::Final(format!("{INDEX} is not JSON: {error}.")))?;
-            selection::pipeline(&paths, &index, None).map_err(Trouble::Final)?
+                .map_err(|error| DownloadError::Final(format!("{INDEX} is not JSON: {error}.")))?;
+            selection::pipeline(&paths, &index, None).map_err(DownloadError::Final)?
         }
     };
     let mut files = Vec::with_capacity(chosen.len());
@@ -123,8 +123,8 @@ mod tests {
         for outside in
             ["out", "out/secret.safetensors", "../", &format!("models/../../{name}/secret.safetensors"), "nothing"]
         {
-            assert!(matches!(find(outside), Err(Trouble::Final(_))), "{outside}");
+            assert!(matches!(find(outside), Err(DownloadError::Final(_))), "{outside}");
         }
-        assert!(matches!(super::find(None, "models", "clay"), Err(Trouble::Final(_))));
+        assert!(matches!(super::find(None, "models", "clay"), Err(DownloadError::Final(_))));
     }
 }

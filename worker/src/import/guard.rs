@@ -102,7 +102,7 @@ fn is_public(address: IpAddr) -> bool {
 
 /// Why a URL is not asked: a sentence without the URL and without what was looked up.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Barred {
+pub enum GuardError {
     /// Asking again is no use.
     Forbidden(&'static str),
     /// The host could not be looked up.
@@ -121,7 +121,7 @@ impl Guard {
     }
 
     /// A client for this URL only, pinned to addresses that may be reached.
-    pub async fn admit(&self, url: &Url) -> Result<reqwest::Client, Barred> {
+    pub async fn admit(&self, url: &Url) -> Result<reqwest::Client, GuardError> {
         let addresses = self.addresses(url).await?;
         let mut client = reqwest::Client::builder()
             .user_agent(concat!("pyrograph/", env!("CARGO_PKG_VERSION")))
@@ -133,13 +133,13 @@ impl Guard {
         if let Some(Host::Domain(name)) = url.host() {
             client = client.resolve_to_addrs(name, &addresses);
         }
-        client.build().map_err(|_| Barred::Forbidden("The HTTP client does not start."))
+        client.build().map_err(|_| GuardError::Forbidden("The HTTP client does not start."))
     }
 
     /// The addresses behind `url`, all of which may be reached.
-    async fn addresses(&self, url: &Url) -> Result<Vec<SocketAddr>, Barred> {
+    async fn addresses(&self, url: &Url) -> Result<Vec<SocketAddr>, GuardError> {
         if !url.username().is_empty() || url.password().is_some() {
-            return Err(Barred::Forbidden("The address carries a user name or a password."));
+            return Err(GuardError::Forbidden("The address carries a user name or a password."));
         }
         let port = url.port_or_known_default().unwrap_or(0);
         let found: Vec<SocketAddr> = match url.host() {
@@ -147,22 +147,22 @@ impl Guard {
             Some(Host::Ipv6(address)) => vec![(address, port).into()],
             Some(Host::Domain(name)) => {
                 let lookup = tokio::time::timeout(LOOKUP, tokio::net::lookup_host((name, port)));
-                lookup.await.ok().and_then(Result::ok).ok_or(Barred::Unknown)?.collect()
+                lookup.await.ok().and_then(Result::ok).ok_or(GuardError::Unknown)?.collect()
             }
-            None => return Err(Barred::Forbidden("The address names no host.")),
+            None => return Err(GuardError::Forbidden("The address names no host.")),
         };
         if found.is_empty() {
-            return Err(Barred::Unknown);
+            return Err(GuardError::Unknown);
         }
         // An IPv4 address in IPv6 clothes is the IPv4 address.
         if found.iter().all(|address| self.allows(address.ip().to_canonical())) {
             return Ok(found);
         }
         if url.scheme() != "https" {
-            return Err(Barred::Forbidden("Only https is spoken, but for networks that the operator allowed."));
+            return Err(GuardError::Forbidden("Only https is spoken, but for networks that the operator allowed."));
         }
         if !PORTS.contains(&port) {
-            return Err(Barred::Forbidden(
+            return Err(GuardError::Forbidden(
                 "Only the ports 443 and 8443 are asked, but for networks that the operator allowed.",
             ));
         }
@@ -173,7 +173,7 @@ impl Guard {
         if found.iter().all(may) {
             return Ok(found);
         }
-        Err(Barred::Forbidden(
+        Err(GuardError::Forbidden(
             "The address is not on the public internet, and the operator has not allowed its network.",
         ))
     }
@@ -262,7 +262,7 @@ mod tests {
         for host in SECRET_PLACES {
             let url = Url::parse(&format!("https://{host}/x")).unwrap_or_else(|error| panic!("{host}: {error}"));
             let found = guard.addresses(&url).await;
-            assert!(matches!(found, Err(Barred::Forbidden(_))), "{host}: {found:?}");
+            assert!(matches!(found, Err(GuardError::Forbidden(_))), "{host}: {found:?}");
         }
         for url in [
             "http://1.1.1.1/x",
@@ -277,10 +277,10 @@ mod tests {
             "https://1.1.1.1:80/",
         ] {
             let found = guard.addresses(&Url::parse(url).unwrap()).await;
-            assert!(matches!(found, Err(Barred::Forbidden(_))), "{url}: {found:?}");
+            assert!(matches!(found, Err(GuardError::Forbidden(_))), "{url}: {found:?}");
         }
         let nobody = guard.addresses(&Url::parse("https://host.invalid/").unwrap()).await;
-        assert_eq!(nobody, Err(Barred::Unknown));
+        assert_eq!(nobody, Err(GuardError::Unknown));
     }
 
     #[tokio::test]

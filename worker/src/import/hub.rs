@@ -14,7 +14,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use url::Url;
 
-use super::download::{Fetcher, Follow, Trouble, check_status, header};
+use super::download::{DownloadError, Fetcher, Follow, check_status, header};
 use super::selection::{self, INDEX};
 use super::{Asked, Found, Place, Wanted};
 use crate::attempt::{Attempt, Stop};
@@ -44,7 +44,7 @@ pub(super) async fn find(attempt: &Attempt<'_>, fetcher: &Fetcher<'_>, asked: &A
     let revision = asked.commit.unwrap_or(revision);
     let repository = hub.repository(revision).await?;
     if asked.commit.is_none() {
-        let (pool, claim) = (&attempt.house.pool, attempt.claim());
+        let (pool, claim) = (&attempt.context.pool, attempt.claim());
         attempt.ask(|| import::pin_commit(pool, claim, asked.part, &repository.sha)).await?;
     }
     let commit = &repository.sha;
@@ -72,21 +72,24 @@ struct Hub<'a> {
 }
 
 impl Hub<'_> {
-    async fn repository(&self, revision: &str) -> Result<Repository, Trouble> {
+    async fn repository(&self, revision: &str) -> Result<Repository, DownloadError> {
         let url = self.address(&["api", "models"], &["revision", revision])?;
         let mut response = self.fetcher.ask(Method::GET, &url, Follow::Everywhere).await?;
         self.check(response.status(), response.headers(), revision)?;
         let mut answer = Vec::new();
-        while let Some(chunk) = response.chunk().await.map_err(|_| Trouble::Passing("The connection broke.".into()))? {
+        while let Some(chunk) =
+            response.chunk().await.map_err(|_| DownloadError::Passing("The connection broke.".into()))?
+        {
             answer.extend_from_slice(&chunk);
             if answer.len() > ANSWER_BYTES {
-                return Err(Trouble::Final("The Hub's answer is too long.".into()));
+                return Err(DownloadError::Final("The Hub's answer is too long.".into()));
             }
         }
-        let repository: Repository = serde_json::from_slice(&answer)
-            .map_err(|_| Trouble::Final("What answers at HF_ENDPOINT does not speak the Hub's protocol.".into()))?;
+        let repository: Repository = serde_json::from_slice(&answer).map_err(|_| {
+            DownloadError::Final("What answers at HF_ENDPOINT does not speak the Hub's protocol.".into())
+        })?;
         if repository.sha.len() > 64 || !repository.sha.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-            return Err(Trouble::Final("The Hub names no commit.".into()));
+            return Err(DownloadError::Final("The Hub names no commit.".into()));
         }
         Ok(repository)
     }
@@ -97,11 +100,11 @@ impl Hub<'_> {
         paths: &[&'p str],
         files: Option<&[String]>,
         variant: Option<&str>,
-    ) -> Result<Vec<&'p str>, Trouble> {
+    ) -> Result<Vec<&'p str>, DownloadError> {
         if let Some(files) = files {
             let find = |file: &String| {
                 let found = paths.iter().find(|path| *path == file).copied();
-                found.ok_or_else(|| Trouble::Final(format!("The repository has no file `{file}`.")))
+                found.ok_or_else(|| DownloadError::Final(format!("The repository has no file `{file}`.")))
             };
             let mut chosen = files.iter().map(find).collect::<Result<Vec<_>, _>>()?;
             chosen.sort_unstable();
@@ -109,17 +112,17 @@ impl Hub<'_> {
             return Ok(chosen);
         }
         if !paths.contains(&INDEX) {
-            return Ok(vec![selection::single(paths).map_err(Trouble::Final)?]);
+            return Ok(vec![selection::single(paths).map_err(DownloadError::Final)?]);
         }
         self.look(commit, INDEX).await?;
         let index = self.fetcher.text(&self.file(commit, INDEX)?, ANSWER_BYTES).await?;
-        let index: Value =
-            serde_json::from_slice(&index).map_err(|error| Trouble::Final(format!("{INDEX} is not JSON: {error}.")))?;
-        selection::pipeline(paths, &index, variant).map_err(Trouble::Final)
+        let index: Value = serde_json::from_slice(&index)
+            .map_err(|error| DownloadError::Final(format!("{INDEX} is not JSON: {error}.")))?;
+        selection::pipeline(paths, &index, variant).map_err(DownloadError::Final)
     }
 
     /// Size and SHA-256 of a file, where the Hub tells them; or that it may not be had.
-    async fn look(&self, commit: &str, path: &str) -> Result<(Option<u64>, Option<String>), Trouble> {
+    async fn look(&self, commit: &str, path: &str) -> Result<(Option<u64>, Option<String>), DownloadError> {
         let response = self.fetcher.ask(Method::HEAD, &self.file(commit, path)?, Follow::WithinHost).await?;
         let (status, headers) = (response.status(), response.headers());
         if !status.is_redirection() {
@@ -135,22 +138,23 @@ impl Hub<'_> {
     }
 
     /// `hub/BEFORE…/owner/name/AFTER…`, each segment escaped.
-    fn address(&self, before: &[&str], after: &[&str]) -> Result<Url, Trouble> {
+    fn address(&self, before: &[&str], after: &[&str]) -> Result<Url, DownloadError> {
         let mut url = self.fetcher.hub.clone();
-        let mut segments =
-            url.path_segments_mut().map_err(|()| Trouble::Final("HF_ENDPOINT is no address of a server.".into()))?;
+        let mut segments = url
+            .path_segments_mut()
+            .map_err(|()| DownloadError::Final("HF_ENDPOINT is no address of a server.".into()))?;
         segments.pop_if_empty().extend(before).extend(self.repo.split('/')).extend(after);
         drop(segments);
         Ok(url)
     }
 
-    fn file(&self, commit: &str, path: &str) -> Result<Url, Trouble> {
+    fn file(&self, commit: &str, path: &str) -> Result<Url, DownloadError> {
         let after: Vec<&str> = ["resolve", commit].into_iter().chain(path.split('/')).collect();
         self.address(&[], &after)
     }
 
     /// Says what a refusal means and what helps.
-    fn check(&self, status: StatusCode, headers: &HeaderMap, revision: &str) -> Result<(), Trouble> {
+    fn check(&self, status: StatusCode, headers: &HeaderMap, revision: &str) -> Result<(), DownloadError> {
         let repo = self.repo;
         let token = if self.fetcher.token.is_some() { "HF_TOKEN" } else { "HF_TOKEN, which is not set," };
         let message = match header(headers, ERROR_CODE) {
@@ -167,7 +171,7 @@ impl Hub<'_> {
             }
             _ => return check_status(status),
         };
-        Err(Trouble::Final(message))
+        Err(DownloadError::Final(message))
     }
 }
 

@@ -26,7 +26,7 @@ use tokio::io::AsyncReadExt;
 use tokio::time::{Instant, timeout};
 use url::Url;
 
-use self::download::{Fetcher, Remote, Trouble};
+use self::download::{DownloadError, Fetcher, Remote};
 use self::scratch::Scratch;
 use crate::attempt::{Attempt, Progress, Stop, disk};
 
@@ -81,9 +81,9 @@ struct Asked<'a> {
 
 /// Does the whole attempt.
 pub(crate) async fn run(attempt: &Attempt<'_>) -> Result<(), Stop> {
-    let (house, claim) = (attempt.house, attempt.claim());
-    let work = attempt.ask(|| import::load_work(&house.pool, claim)).await?;
-    let folder = house.config.data_dir.join("imports");
+    let (context, claim) = (attempt.context, attempt.claim());
+    let work = attempt.ask(|| import::load_work(&context.pool, claim)).await?;
+    let folder = context.config.data_dir.join("imports");
     let scratch = Scratch::open(&folder, claim.job).map_err(|error| disk(&folder, error))?;
     let brought = match timeout(TIME, attempt.prepare(bring(attempt, &work, scratch.path()))).await {
         Ok(brought) => brought,
@@ -91,14 +91,14 @@ pub(crate) async fn run(attempt: &Attempt<'_>) -> Result<(), Stop> {
     };
     let finished = match brought {
         Ok((mut intake, license)) => {
-            let finish = || import::finish(&house.pool, &house.storage, claim, &intake, license.as_deref());
+            let finish = || import::finish(&context.pool, &context.storage, claim, &intake, license.as_deref());
             attempt.ask(finish).await.map(|_| intake.committed())
         }
         Err(stop) => Err(stop),
     };
     let uploads: Vec<_> = asked(&work).flat_map(|asked| asked.source.uploads()).collect();
     if finished.is_ok()
-        && let Err(error) = upload::discard(&house.pool, &house.storage, &uploads).await
+        && let Err(error) = upload::discard(&context.pool, &context.storage, &uploads).await
     {
         tracing::debug!(%error, "parts of an upload stay until it ends");
     }
@@ -127,8 +127,8 @@ fn asked(work: &ImportWork) -> impl Iterator<Item = Asked<'_>> {
 }
 
 async fn bring(attempt: &Attempt<'_>, work: &ImportWork, scratch: &Path) -> Result<(Intake, Option<String>), Stop> {
-    let house = attempt.house;
-    let rules = &house.config.imports;
+    let context = attempt.context;
+    let rules = &context.config.imports;
     // Nobody else's address is asked in the operator's name, be it on the Hub's own host.
     let anonymous = Fetcher { guard: &rules.guard, hub: &rules.hub, token: None };
     let of_hub = Fetcher { token: rules.hub_token.as_ref(), ..anonymous };
@@ -145,7 +145,7 @@ async fn bring(attempt: &Attempt<'_>, work: &ImportWork, scratch: &Path) -> Resu
             license = found.license;
         }
     }
-    let mut intake = Intake::new(house.pool.clone(), house.storage.clone());
+    let mut intake = Intake::new(context.pool.clone(), context.storage.clone());
     let tally = Tally::of(attempt, &files);
     for wanted in &files {
         let fetcher = if matches!(wanted.place, Place::Remote { of_hub: true, .. }) { &of_hub } else { &anonymous };
@@ -154,7 +154,7 @@ async fn bring(attempt: &Attempt<'_>, work: &ImportWork, scratch: &Path) -> Resu
     }
     tally.end().await;
     if let Some(donor) = work.parts_of.map(|donor| donor.to_string()) {
-        let donor = attempt.ask(|| model::get(&house.pool, &donor)).await?;
+        let donor = attempt.ask(|| model::get(&context.pool, &donor)).await?;
         intake.borrow_parts(&donor).await?;
     }
     Ok((intake, license))
@@ -165,13 +165,13 @@ async fn find(attempt: &Attempt<'_>, of_hub: &Fetcher<'_>, asked: &Asked<'_>) ->
     match asked.source {
         Source::Url { url, sha256 } => Ok(one_url(asked, url, sha256.as_ref())?),
         Source::HuggingFace { .. } => hub::find(attempt, of_hub, asked).await,
-        Source::Path { path } => Ok(folder::find(attempt.house.config.imports.folder.as_deref(), path, asked.name)?),
+        Source::Path { path } => Ok(folder::find(attempt.context.config.imports.folder.as_deref(), path, asked.name)?),
         Source::Upload { files } => uploaded(attempt, asked, files).await,
     }
 }
 
-fn one_url(asked: &Asked<'_>, url: &str, sha256: Option<&String>) -> Result<Found, Trouble> {
-    let mut url = Url::parse(url).map_err(|error| Trouble::Final(format!("The URL cannot be read: {error}.")))?;
+fn one_url(asked: &Asked<'_>, url: &str, sha256: Option<&String>) -> Result<Found, DownloadError> {
+    let mut url = Url::parse(url).map_err(|error| DownloadError::Final(format!("The URL cannot be read: {error}.")))?;
     url.set_query(asked.query.map(String::as_str));
     url.set_fragment(None);
     let file = Wanted {
@@ -184,10 +184,10 @@ fn one_url(asked: &Asked<'_>, url: &str, sha256: Option<&String>) -> Result<Foun
 }
 
 async fn uploaded(attempt: &Attempt<'_>, asked: &Asked<'_>, files: &[UploadedFile]) -> Result<Found, Stop> {
-    let house = attempt.house;
+    let context = attempt.context;
     let mut found = Found::default();
     for file in files {
-        let (parts, bytes) = attempt.ask(|| upload::whole(&house.pool, &house.storage, file.upload)).await?;
+        let (parts, bytes) = attempt.ask(|| upload::whole(&context.pool, &context.storage, file.upload)).await?;
         let path = if files.len() == 1 { named_as(asked.name, &file.path) } else { file.path.clone() };
         found.files.push(Wanted { path, place: Place::Parts(parts), bytes: Some(bytes.unsigned_abs()), sha256: None });
     }
@@ -210,7 +210,7 @@ struct Taker<'a> {
 impl Taker<'_> {
     /// Sees to it that a file is in storage, and remembered.
     async fn take(&self, wanted: &Wanted, intake: &mut Intake) -> Result<ModelFile, Stop> {
-        let house = self.attempt.house;
+        let context = self.attempt.context;
         if let Some(file) = self.work.files.iter().find(|file| file.path == wanted.path) {
             match intake.adopt(file.clone(), false).await {
                 Ok(()) => return Ok(file.clone()),
@@ -220,9 +220,9 @@ impl Taker<'_> {
             }
         }
         if let Some(sha256) = &wanted.sha256
-            && let Some(storage_key) = self.attempt.ask(|| intake::held_file(&house.pool, sha256)).await?
+            && let Some(storage_key) = self.attempt.ask(|| intake::held_file(&context.pool, sha256)).await?
         {
-            let bytes = house.storage.head(&storage_key).await?.bytes as i64;
+            let bytes = context.storage.head(&storage_key).await?.bytes as i64;
             let file = ModelFile { path: wanted.path.clone(), storage_key, sha256: sha256.clone(), bytes };
             tracing::info!(path = wanted.path, "another model has this file already");
             intake.adopt(file.clone(), true).await?;
@@ -242,7 +242,7 @@ impl Taker<'_> {
                 stored?
             }
         };
-        let (pool, claim) = (&house.pool, self.attempt.claim());
+        let (pool, claim) = (&context.pool, self.attempt.claim());
         self.attempt.ask(|| import::add_file(pool, claim, &file)).await?;
         intake.keep(&file);
         Ok(file)
@@ -254,7 +254,7 @@ impl Taker<'_> {
         let mut sent = 0;
         for part in parts {
             // No more than a part may have: its URL may still be good, and somebody may put something larger there.
-            let bytes = self.attempt.house.storage.get_range(part, 0..upload::PART_BYTES.unsigned_abs()).await?;
+            let bytes = self.attempt.context.storage.get_range(part, 0..upload::PART_BYTES.unsigned_abs()).await?;
             for piece in bytes.chunks(PIECE) {
                 file.write(piece).await?;
                 sent += piece.len() as u64;

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tokio_util::sync::CancellationToken;
 
-pub struct House {
+pub struct TestServer {
     http: reqwest::Client,
     base: String,
     pub pools: Pools,
@@ -63,7 +63,7 @@ impl Answer {
     }
 }
 
-impl House {
+impl TestServer {
     pub async fn new() -> Self {
         let database = embedded::TemporaryDatabase::create(&domain::MIGRATIONS).await.unwrap();
         let pools = Pools::connect(database.url()).await.unwrap();
@@ -90,9 +90,9 @@ impl House {
 
     /// With the smallest checkpoint that passes the gate, named `ember`.
     pub async fn with_checkpoint() -> Self {
-        let house = Self::new().await;
-        house.import("ember", None, &checkpoint()).await.expect(201);
-        house
+        let server = Self::new().await;
+        server.import("ember", None, &checkpoint()).await.expect(201);
+        server
     }
 
     pub fn request(&self, method: Method, path: &str) -> RequestBuilder {

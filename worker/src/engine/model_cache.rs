@@ -1,9 +1,9 @@
-//! Which loaded models stay in memory: the least recently used goes when the next one would not fit.
+//! Which loaded models stay in memory: the least recently used is dropped when the next one would not fit.
 //!
 //! Knows sizes and keys only; what a model is, and how it is loaded, is the business of [`super::models`].
 
-/// Loaded things by key, each with its weight in bytes.
-pub(super) struct Shelf<T> {
+/// Loaded values by key, each with its size in bytes.
+pub(super) struct ModelCache<T> {
     limit: u64,
     /// The most recently used is last.
     items: Vec<Item<T>>,
@@ -15,20 +15,20 @@ struct Item<T> {
     value: T,
 }
 
-impl<T> Shelf<T> {
-    /// An empty shelf that holds at most `limit` bytes, though always room for one item.
+impl<T> ModelCache<T> {
+    /// An empty cache of at most `limit` bytes. It always has room for one item.
     pub fn new(limit: u64) -> Self {
         Self { limit, items: Vec::new() }
     }
 
-    /// Takes the item off the shelf. The borrow of a value must not keep the shelf from making room, so a user takes
+    /// Removes an item. The borrow of a value must not keep the cache from making room, so a user takes
     /// an item and [`put`](Self::put)s it back.
     pub fn take(&mut self, key: &str) -> Option<T> {
         let place = self.items.iter().position(|item| item.key == key)?;
         Some(self.items.remove(place).value)
     }
 
-    /// Puts an item on the shelf as the most recently used.
+    /// Inserts an item as the most recently used.
     pub fn put(&mut self, key: String, bytes: u64, value: T) {
         self.items.retain(|item| item.key != key);
         self.items.push(Item { key, bytes, value });
@@ -62,33 +62,33 @@ impl<T> Shelf<T> {
 mod tests {
     use super::*;
 
-    fn shelf() -> Shelf<u8> {
-        let mut shelf = Shelf::new(100);
-        shelf.put("a".into(), 40, 1);
-        shelf.put("b".into(), 40, 2);
-        shelf
+    fn cache() -> ModelCache<u8> {
+        let mut cache = ModelCache::new(100);
+        cache.put("a".into(), 40, 1);
+        cache.put("b".into(), 40, 2);
+        cache
     }
 
     #[test]
     fn the_least_recently_used_goes_first() {
-        let mut shelf = shelf();
-        let a = shelf.take("a").unwrap();
-        shelf.put("a".into(), 40, a);
-        assert_eq!(shelf.make_room(30), ["b"]);
-        assert!(shelf.take("b").is_none());
-        assert_eq!(shelf.take("a"), Some(1));
+        let mut cache = cache();
+        let a = cache.take("a").unwrap();
+        cache.put("a".into(), 40, a);
+        assert_eq!(cache.make_room(30), ["b"]);
+        assert!(cache.take("b").is_none());
+        assert_eq!(cache.take("a"), Some(1));
     }
 
     #[test]
     fn nothing_goes_while_there_is_room() {
-        assert!(shelf().make_room(20).is_empty());
+        assert!(cache().make_room(20).is_empty());
     }
 
     #[test]
     fn a_model_above_the_limit_gets_an_empty_shelf() {
-        let mut shelf = shelf();
-        assert_eq!(shelf.make_room(500), ["a", "b"]);
-        shelf.put("giant".into(), 500, 3);
-        assert_eq!(shelf.take("giant"), Some(3));
+        let mut cache = cache();
+        assert_eq!(cache.make_room(500), ["a", "b"]);
+        cache.put("giant".into(), 500, 3);
+        assert_eq!(cache.take("giant"), Some(3));
     }
 }

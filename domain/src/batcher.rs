@@ -18,7 +18,7 @@ const MOST: usize = 64;
 type Together<Q, A> = Box<dyn for<'a> Fn(&'a [Q]) -> BoxFuture<'a, Result<Vec<A>>> + Send + Sync>;
 
 /// Cloning is cheap, and clones share their questions.
-pub(crate) struct Gather<Q, A>(Arc<Inner<Q, A>>);
+pub(crate) struct Batcher<Q, A>(Arc<Inner<Q, A>>);
 
 struct Inner<Q, A> {
     together: Together<Q, A>,
@@ -30,7 +30,7 @@ struct Waiting<Q, A> {
     lanes: usize,
 }
 
-impl<Q: Send + Sync + 'static, A: Send + 'static> Gather<Q, A> {
+impl<Q: Send + Sync + 'static, A: Send + 'static> Batcher<Q, A> {
     pub(crate) fn new(
         together: impl for<'a> Fn(&'a [Q]) -> BoxFuture<'a, Result<Vec<A>>> + Send + Sync + 'static,
     ) -> Self {
@@ -53,7 +53,7 @@ impl<Q: Send + Sync + 'static, A: Send + 'static> Gather<Q, A> {
     }
 }
 
-impl<Q, A> Clone for Gather<Q, A> {
+impl<Q, A> Clone for Batcher<Q, A> {
     fn clone(&self) -> Self {
         Self(self.0.clone())
     }
@@ -128,8 +128,8 @@ mod tests {
     use super::*;
 
     /// Doubles numbers; 13 is refused, 99 makes it panic.
-    fn doubling(calls: Arc<AtomicUsize>) -> Gather<u32, u32> {
-        Gather::new(move |numbers| {
+    fn doubling(calls: Arc<AtomicUsize>) -> Batcher<u32, u32> {
+        Batcher::new(move |numbers| {
             calls.fetch_add(1, Ordering::Relaxed);
             Box::pin(async move {
                 tokio::time::sleep(Duration::from_millis(5)).await;
@@ -145,8 +145,8 @@ mod tests {
     #[tokio::test]
     async fn each_gets_its_own_answer_and_most_share_a_call() {
         let calls = Arc::new(AtomicUsize::new(0));
-        let gather = doubling(calls.clone());
-        let answers = futures::future::join_all((100..200).map(|number| gather.ask(number))).await;
+        let batcher = doubling(calls.clone());
+        let answers = futures::future::join_all((100..200).map(|number| batcher.ask(number))).await;
         for (number, answer) in (100..200).zip(answers) {
             assert_eq!(answer.unwrap(), 2 * number);
         }
@@ -155,8 +155,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_refused_question_spoils_no_other() {
-        let gather = doubling(Arc::default());
-        let answers = futures::future::join_all((0..20).map(|number| gather.ask(number))).await;
+        let batcher = doubling(Arc::default());
+        let answers = futures::future::join_all((0..20).map(|number| batcher.ask(number))).await;
         for (number, answer) in (0..20).zip(answers) {
             assert_eq!(answer.ok(), (number != 13).then_some(2 * number));
         }
@@ -164,12 +164,12 @@ mod tests {
 
     #[tokio::test]
     async fn one_that_leaves_and_one_that_panics_stop_nobody_later() {
-        let gather = doubling(Arc::default());
+        let batcher = doubling(Arc::default());
         for _ in 0..2 * LANES {
-            assert!(gather.ask(99).await.is_err());
+            assert!(batcher.ask(99).await.is_err());
         }
-        let gone = tokio::time::timeout(Duration::from_millis(1), gather.ask(1)).await;
+        let gone = tokio::time::timeout(Duration::from_millis(1), batcher.ask(1)).await;
         assert!(gone.is_err());
-        assert_eq!(gather.ask(2).await.unwrap(), 4);
+        assert_eq!(batcher.ask(2).await.unwrap(), 4);
     }
 }

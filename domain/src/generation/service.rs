@@ -1,5 +1,5 @@
 //! Where clients ask for generations and look at them: the two calls that carry the throughput of the service, and for which
-//! calls that arrive together share a statement ([`Gather`]). What is rare is a plain function of [`super`].
+//! calls that arrive together share a statement ([`Batcher`]). What is rare is a plain function of [`super`].
 
 use std::collections::HashMap;
 
@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::request::{GenerationParams, GenerationRequest, LoraRequest, MAX_LORAS, in_range, seed};
 use super::{DEFAULT_MODEL, Generation, LoraUse, get_many};
-use crate::gather::Gather;
+use crate::batcher::Batcher;
 use crate::input::{self, SourceImage};
 use crate::job;
 use crate::model::{Catalog, Model, ModelKind};
@@ -19,12 +19,12 @@ use crate::{Error, GenerationId, JobId, Result, Storage, bounded};
 
 /// Cloning is cheap.
 #[derive(Clone)]
-pub struct Desk {
+pub struct GenerationService {
     pool: PgPool,
     catalog: Catalog,
     storage: Storage,
-    creations: Gather<New, Option<DateTime<Utc>>>,
-    looks: Gather<GenerationId, Option<Generation>>,
+    creations: Batcher<New, Option<DateTime<Utc>>>,
+    looks: Batcher<GenerationId, Option<Generation>>,
 }
 
 /// A generation to be written, with its job.
@@ -37,18 +37,18 @@ struct New {
     seed: i64,
 }
 
-impl Desk {
+impl GenerationService {
     pub fn new(pool: PgPool, catalog: Catalog, storage: Storage) -> Self {
         let (inserts, reads) = (pool.clone(), pool.clone());
         Self {
             pool,
             catalog,
             storage,
-            creations: Gather::new(move |new| {
+            creations: Batcher::new(move |new| {
                 let pool = inserts.clone();
                 Box::pin(async move { insert(&pool, new).await })
             }),
-            looks: Gather::new(move |ids| {
+            looks: Batcher::new(move |ids| {
                 let pool = reads.clone();
                 Box::pin(async move { get_many(&pool, ids).await })
             }),
