@@ -336,7 +336,7 @@ impl Tally {
     fn tell(&self, at_hand: u64) {
         let bytes = self.done_bytes.load(Ordering::Relaxed) + at_hand;
         let data = json!({"bytes": bytes, "total_bytes": self.total_bytes.max(bytes)});
-        self.progress.tell(self.done.load(Ordering::Relaxed) as usize, self.files, data);
+        self.progress.set(self.done.load(Ordering::Relaxed) as usize, self.files, data);
     }
 
     async fn end(self) {
