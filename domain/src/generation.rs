@@ -15,10 +15,10 @@ use sqlx::types::Json;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+pub(crate) use request::on_grid;
 pub use request::{
-    GenerationParams, GenerationRequest, LoraRequest, MAX_IMAGES, MAX_LORAS, MAX_PICTURE_CHARS, MAX_PROMPT_CHARS, SIDES,
+    GenerationParams, GenerationRequest, LoraRequest, MAX_IMAGES, MAX_LORAS, MAX_PICTURE_CHARS, MAX_PROMPT_CHARS,
 };
-pub(crate) use request::{in_range, on_grid, seed};
 pub use scheduler::Scheduler;
 pub use service::GenerationService;
 

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use sqlx::PgPool;
 use sqlx::types::Json;
 use utoipa::ToSchema;
@@ -15,16 +15,11 @@ use crate::event;
 use crate::job::{self, Claim, JobKind};
 use crate::model::intake::{self, Intake};
 use crate::model::parts::Part;
-use crate::model::{self, ModelFile, ModelKind, ModelRef, upload};
+use crate::model::source::{Parts, Source};
+use crate::model::{self, ModelFile, ModelKind, ModelRef, lock_base, upload};
 use crate::report::{JobRow, Report};
-use crate::training::lock_base;
-use crate::{Error, ImportId, JobId, ModelId, Page, PageRequest, Result, Storage, UploadId, begin, bounded};
+use crate::{Error, ImportId, JobId, ModelId, Page, PageRequest, Result, Storage, begin, bounded};
 
-const MAX_URL_BYTES: usize = 2048;
-const MAX_NAME_BYTES: usize = 96;
-const MAX_REVISION_BYTES: usize = 128;
-const MAX_PATH_BYTES: usize = 1000;
-const MAX_VARIANT_BYTES: usize = 32;
 /// Longer texts of a licence are not kept.
 pub const MAX_LICENSE_BYTES: usize = 256 * 1024;
 
@@ -50,116 +45,6 @@ pub struct ImportRequest {
     #[schema(min_length = 1, max_length = 63, pattern = r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     #[serde(default)]
     pub parts_of: Option<String>,
-}
-
-/// Parts of a checkpoint that are given apart from its denoiser; each source has one file.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Parts {
-    /// CLIP, or OpenCLIP in Stable Diffusion 2.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub text_encoder: Option<Source>,
-    /// T5 in FLUX.1, OpenCLIP in Stable Diffusion XL.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub text_encoder_2: Option<Source>,
-    /// The autoencoder.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub vae: Option<Source>,
-}
-
-impl Parts {
-    /// Those that are given.
-    pub fn each(&self) -> impl Iterator<Item = (Part, &Source)> {
-        let parts = [&self.text_encoder, &self.text_encoder_2, &self.vae];
-        Part::ALL.into_iter().zip(parts).filter_map(|(part, source)| Some((part, source.as_ref()?)))
-    }
-
-    /// Without what must not be seen, and what was taken off.
-    fn without_queries(self) -> (Self, BTreeMap<Part, String>) {
-        let mut queries = BTreeMap::new();
-        let mut shown = |part, source: Option<Source>| {
-            let (source, query) = source?.without_query();
-            queries.extend(query.map(|query| (part, query)));
-            Some(source)
-        };
-        let parts = Self {
-            text_encoder: shown(Part::TextEncoder, self.text_encoder),
-            text_encoder_2: shown(Part::TextEncoder2, self.text_encoder_2),
-            vae: shown(Part::Vae, self.vae),
-        };
-        (parts, queries)
-    }
-}
-
-/// Where the files are.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
-pub enum Source {
-    /// One safetensors or GGUF file behind a URL.
-    Url {
-        /// `https`, at an address of the public internet; the operator may allow others. Its query string is used and never shown.
-        #[schema(
-            max_length = 2048,
-            pattern = r"^https?://[A-Za-z0-9.:\[\]-]{1,255}(/[!-~]*)?$",
-            example = "https://example.com/clay.safetensors"
-        )]
-        url: String,
-        /// What the file must hash to, lower-case hex.
-        #[schema(pattern = "^[0-9a-f]{64}$")]
-        #[serde(default)]
-        sha256: Option<String>,
-    },
-    /// A repository of the Hugging Face Hub: a diffusers folder, or one safetensors or GGUF file.
-    HuggingFace {
-        #[schema(
-            pattern = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}$",
-            example = "owner/name"
-        )]
-        repo: String,
-        /// Branch, tag or commit; it is resolved to a commit first.
-        #[schema(pattern = "^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$", default = "main")]
-        #[serde(default = "main_branch")]
-        revision: String,
-        /// These files only; absent takes what the pipeline is loaded from, or the one file of weights.
-        #[schema(min_items = 1, max_items = 200)]
-        #[serde(default)]
-        files: Option<Vec<String>>,
-        /// Which weights, where there are several: `fp16` takes `model.fp16.safetensors`; absent takes the plain ones.
-        #[schema(pattern = "^[A-Za-z0-9_]{1,32}$", example = "fp16")]
-        #[serde(default)]
-        variant: Option<String>,
-    },
-    /// A file or folder on the workers' machines, below the folder that their operator allowed.
-    Path {
-        /// Relative to that folder.
-        #[schema(
-            min_length = 1,
-            max_length = 1000,
-            pattern = r"^[^\u0000-\u001f\u007f./\\][^\u0000-\u001f\u007f]*$",
-            example = "flux/clay.safetensors"
-        )]
-        path: String,
-    },
-    /// Files that were uploaded in parts: one safetensors or GGUF file, that and `text_encoder.safetensors` and so on, or those of a diffusers folder.
-    Upload {
-        #[schema(min_items = 1, max_items = 200)]
-        files: Vec<UploadedFile>,
-    },
-}
-
-/// One of them.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct UploadedFile {
-    /// Within the model.
-    #[schema(pattern = "^[A-Za-z0-9_][ -~]{0,999}$", example = "vae/config.json")]
-    pub path: String,
-    /// Id of the upload.
-    pub upload: UploadId,
-}
-
-fn main_branch() -> String {
-    "main".to_owned()
 }
 
 /// An import.
@@ -195,116 +80,6 @@ pub struct ImportWork {
     pub parts_of: Option<ModelId>,
     /// What earlier attempts have brought.
     pub files: Vec<ModelFile>,
-}
-
-impl Source {
-    /// Whether it is well formed. Whether anything is there, and may be had, the worker finds out. Errors: `Invalid`, about the field
-    /// `named` of the request.
-    fn check(&self, named: &str) -> Result<()> {
-        let invalid = |field: &str, message: &str| Err(Error::invalid(format!("{named}.{field}"), message));
-        match self {
-            Self::Url { url, .. } if !is_url(url) => {
-                invalid("url", "It begins with `https://`, has no user name or password, and at most 2048 characters.")
-            }
-            Self::Url { sha256: Some(sha256), .. } if !is_sha256(sha256) => {
-                invalid("sha256", "It has 64 characters of 0-9 and a-f.")
-            }
-            Self::HuggingFace { repo, .. } if !is_repo(repo) => invalid("repo", "A repository is named `owner/name`."),
-            Self::HuggingFace { revision, .. }
-                if revision.len() > MAX_REVISION_BYTES || !is_word(revision, |byte| b"._/-".contains(&byte)) =>
-            {
-                invalid("revision", "A revision is the name of a branch or tag, or a commit.")
-            }
-            Self::HuggingFace { files: Some(files), .. }
-                if files.is_empty() || files.len() > intake::MAX_FILES || files.iter().any(|file| !is_path(file)) =>
-            {
-                invalid("files", "They are 1 to 200 paths within the repository.")
-            }
-            Self::HuggingFace { variant: Some(variant), .. }
-                if variant.is_empty()
-                    || variant.len() > MAX_VARIANT_BYTES
-                    || !variant.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_') =>
-            {
-                invalid("variant", "It has 1 to 32 letters and digits, such as `fp16`.")
-            }
-            Self::Path { path } if !is_local_path(path) => invalid(
-                "path",
-                "It is a path relative to the folder that the operator allowed, such as `flux/clay.safetensors`.",
-            ),
-            Self::Upload { files }
-                if files.is_empty()
-                    || files.len() > intake::MAX_FILES
-                    || files.iter().any(|file| !is_path(&file.path)) =>
-            {
-                invalid("files", "They are 1 to 200, each with its path within the model.")
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// Whether it may be a part: not several files.
-    fn may_be_one_file(&self) -> bool {
-        match self {
-            Self::HuggingFace { files, .. } => files.as_ref().is_none_or(|files| files.len() == 1),
-            Self::Upload { files } => files.len() == 1,
-            Self::Url { .. } | Self::Path { .. } => true,
-        }
-    }
-
-    /// Uploads that it is made of.
-    pub fn uploads(&self) -> impl Iterator<Item = UploadId> {
-        let files = if let Self::Upload { files } = self { files.as_slice() } else { &[] };
-        files.iter().map(|file| file.upload)
-    }
-
-    /// Without what must not be seen, and the query string that was taken off.
-    fn without_query(mut self) -> (Self, Option<String>) {
-        let mut query = None;
-        if let Self::Url { url, .. } = &mut self
-            && let Some((address, rest)) = url.split_once('?')
-        {
-            query = Some(rest.to_owned());
-            *url = address.to_owned();
-        }
-        (self, query)
-    }
-}
-
-fn is_url(url: &str) -> bool {
-    let Some(rest) = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://")) else { return false };
-    let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
-    (1..=255).contains(&host.len())
-        && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".:[]-".contains(&byte))
-        && path.bytes().all(|byte| byte.is_ascii_graphic())
-        && url.len() <= MAX_URL_BYTES
-}
-
-fn is_sha256(text: &str) -> bool {
-    text.len() == 64 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
-}
-
-fn is_repo(repo: &str) -> bool {
-    let name = |part: &str| part.len() <= MAX_NAME_BYTES && is_word(part, |byte| b"._-".contains(&byte));
-    repo.split_once('/').is_some_and(|(owner, rest)| name(owner) && name(rest))
-}
-
-/// A letter or digit, then more of them or of `others`.
-fn is_word(text: &str, others: impl Fn(u8) -> bool) -> bool {
-    text.bytes().next().is_some_and(|byte| byte.is_ascii_alphanumeric())
-        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || others(byte))
-}
-
-fn is_path(path: &str) -> bool {
-    path.len() <= MAX_PATH_BYTES
-        && path.bytes().next().is_some_and(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
-        && path.bytes().all(|byte| matches!(byte, b' '..=b'~'))
-}
-
-/// Below a folder of our own, in the letters of any language; whether it stays there is seen where it is opened.
-fn is_local_path(path: &str) -> bool {
-    (1..=MAX_PATH_BYTES).contains(&path.chars().count())
-        && !path.starts_with(['.', '/', '\\'])
-        && path.chars().all(|character| character >= ' ' && character != '\u{7f}')
 }
 
 /// Checks the request and writes the import with its queued job, or nothing.
@@ -610,56 +385,4 @@ pub async fn discard_leftovers(pool: &PgPool, storage: &Storage) -> Result<()> {
     .await?;
     storage.discard(left.into_iter().flat_map(|files| files.0).map(|file| file.storage_key)).await;
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn url(url: &str) -> Source {
-        Source::Url { url: url.into(), sha256: None }
-    }
-
-    #[test]
-    fn addresses_are_well_formed() {
-        for good in ["https://example.com/a.safetensors", "http://[::1]:8080/x?y=z", "https://a.b"] {
-            assert!(url(good).check("source").is_ok(), "{good}");
-        }
-        for bad in [
-            "ftp://a/b",
-            "https://",
-            "https:///x",
-            "https://user:pass@host/x",
-            "https://h/a b",
-            "file:///etc/passwd",
-            "HTTPS://a",
-        ] {
-            assert!(url(bad).check("source").is_err(), "{bad}");
-        }
-        let repo = |repo: &str, revision: &str| Source::HuggingFace {
-            repo: repo.into(),
-            revision: revision.into(),
-            files: None,
-            variant: None,
-        };
-        assert!(repo("owner/name", "refs/pr/1").check("source").is_ok());
-        for (name, revision) in [("name", "main"), ("../x", "main"), ("a/b/c", "main"), ("a/b", "../x"), ("a/b", "")] {
-            assert!(repo(name, revision).check("source").is_err(), "{name} {revision}");
-        }
-    }
-
-    #[test]
-    fn query_strings_of_parts_are_kept_apart() {
-        let parts = Parts { vae: Some(url("https://a.b/c?token=secret")), ..Parts::default() };
-        let (shown, queries) = parts.without_queries();
-        assert_eq!(shown, Parts { vae: Some(url("https://a.b/c")), ..Parts::default() });
-        assert_eq!(queries, BTreeMap::from([(Part::Vae, "token=secret".to_owned())]));
-    }
-
-    #[test]
-    fn a_query_string_is_kept_apart() {
-        let (shown, query) = url("https://a.b/c?token=secret").without_query();
-        assert_eq!((shown, query.as_deref()), (url("https://a.b/c"), Some("token=secret")));
-        assert_eq!(url("https://a.b/c").without_query().1, None);
-    }
 }

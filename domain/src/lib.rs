@@ -33,6 +33,8 @@ pub mod import;
 pub mod input;
 mod integer;
 pub mod job;
+pub mod limits;
+mod liveness;
 pub mod model;
 mod notice;
 mod page;

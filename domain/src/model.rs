@@ -2,10 +2,12 @@
 //! deletion. Here: the rows, how a name or id finds one, and the rule for deleting. How files come in is `model::intake`; what
 //! weights must look like is `weights_gate`.
 
+pub(crate) mod described;
 mod family;
 pub mod inspect;
 pub mod intake;
 pub mod parts;
+pub mod source;
 pub mod upload;
 pub(crate) mod vae_approx;
 
@@ -19,7 +21,7 @@ use sqlx::PgPool;
 use sqlx::types::Json;
 use uuid::Uuid;
 
-use crate::import::Source;
+use self::source::Source;
 use crate::{Error, ModelId, Page, PageRequest, Result, Storage, TrainingId, begin};
 
 /// Most characters of a name.
@@ -470,6 +472,18 @@ pub(crate) async fn check_name_is_not_awaited(connection: &mut sqlx::PgConnectio
         ));
     }
     Ok(())
+}
+
+/// Keeps a model from being deleted until the transaction ends. Errors: `NotFound` for one that is deleted.
+pub(crate) async fn lock_base(connection: &mut sqlx::PgConnection, base: &Model) -> Result<()> {
+    sqlx::query_scalar!(
+        r#"SELECT 1 AS "one!" FROM models WHERE id = $1 AND deleted_at IS NULL FOR KEY SHARE"#,
+        base.id as ModelId
+    )
+    .fetch_optional(connection)
+    .await?
+    .map(drop)
+    .ok_or_else(|| Error::not_found("model", &base.name))
 }
 
 #[cfg(test)]

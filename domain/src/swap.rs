@@ -9,8 +9,8 @@ use uuid::Uuid;
 
 use crate::database::bounded;
 use crate::job;
+use crate::liveness::GONE_AFTER;
 use crate::model::{Model, ModelFile, ModelFiles, ModelKind, ModelRef};
-use crate::worker::GONE_AFTER;
 use crate::{Error, ModelId, Result, SwapId, WorkerId};
 
 /// What is asked for.

@@ -5,18 +5,19 @@
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use sqlx::PgPool;
 use sqlx::types::Json;
-use sqlx::{PgConnection, PgPool};
 use utoipa::ToSchema;
 
 use crate::artifact::{self, ArtifactKind, NewArtifact};
 use crate::database::now;
 use crate::event::{self, EventKind};
-use crate::generation::{self, DEFAULT_MODEL, in_range, on_grid};
+use crate::generation::{DEFAULT_MODEL, on_grid};
 use crate::integer;
 use crate::job::{self, Claim, JobKind, JobStatus};
-use crate::model::intake::is_trigger_word;
-use crate::model::{self, Catalog, Model, ModelFile, ModelFiles, ModelKind, ModelRef};
+use crate::limits::{self, in_range};
+use crate::model::described::is_trigger_word;
+use crate::model::{self, Catalog, Model, ModelFile, ModelFiles, ModelKind, ModelRef, lock_base};
 use crate::report::{JobRow, Report};
 use crate::{
     DatasetId, Error, JobId, ModelId, Page, PageRequest, Result, Storage, TrainingId, begin, bounded, dataset,
@@ -185,7 +186,7 @@ impl TrainingConfig {
             learning_rate: in_range("learning_rate", request.learning_rate.unwrap_or(1e-4), 1e-7..=1.0)?,
             batch_size: in_range("batch_size", request.batch_size.unwrap_or(1), 1..=64)?,
             resolution,
-            seed: generation::seed(request.seed)?,
+            seed: limits::seed(request.seed)?,
         })
     }
 }
@@ -248,18 +249,6 @@ pub async fn create(pool: &PgPool, catalog: &Catalog, request: TrainingRequest) 
         report: Report::queued(total_steps),
         created_at,
     })
-}
-
-/// Keeps the base from being deleted until the transaction ends.
-pub(crate) async fn lock_base(connection: &mut PgConnection, base: &Model) -> Result<()> {
-    sqlx::query_scalar!(
-        r#"SELECT 1 AS "one!" FROM models WHERE id = $1 AND deleted_at IS NULL FOR KEY SHARE"#,
-        base.id as ModelId
-    )
-    .fetch_optional(connection)
-    .await?
-    .map(drop)
-    .ok_or_else(|| Error::not_found("model", &base.name))
 }
 
 /// SHA-256 over the lines `sha256 NUL caption LF` in order: the same pictures with the same captions have the same digest.

@@ -11,15 +11,13 @@ use sqlx::types::Json;
 
 use crate::database::bounded;
 use crate::job::JobKind;
+use crate::liveness::GONE_AFTER;
 use crate::model::ModelRef;
 use crate::swap::Swap;
 use crate::{Page, PageRequest, Result, WorkerId};
 
 /// Between two signs of life.
 pub const SEEN_EVERY: Duration = Duration::from_secs(15);
-/// A worker that was not seen for so long is not live: nothing is asked of it, and what it had loaded does not count.
-pub(crate) const GONE_AFTER: Duration = Duration::from_secs(45);
-
 /// A live worker: one start of a process.
 #[derive(Debug, Clone)]
 pub struct Worker {

@@ -1,16 +1,14 @@
-//! One attempt at a job, whatever its kind: hold the lease, have a folder, report progress, and end it in the database.
+//! One attempt at a job, whatever its kind: its folder on the disk, its progress, its calls to database, storage and engine.
 //!
-//! Every effect goes through `domain` and carries the claim, so an attempt whose lease is lost changes nothing. How
-//! a claim becomes pictures, adapters or models is the business of [`crate::generate`],
-//! [`crate::train`], [`crate::import`] and [`crate::export`].
+//! Every effect goes through `domain` and carries the claim, so an attempt whose lease is lost changes nothing. Which kind
+//! of job runs how, and how an attempt ends, is the business of [`crate::attend`].
 
 use std::future::Future;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
 use domain::JobId;
-use domain::job::{self, Claim, ErrorClass, JobKind};
+use domain::job::{self, Claim};
 use domain::storage::{Storage, Written};
 use md5::{Digest, Md5};
 use serde_json::Value;
@@ -19,13 +17,13 @@ use tokio::sync::{broadcast, watch};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-use crate::cache::{Cache, CacheError};
+use crate::cache::Cache;
 use crate::coalescer::Coalescer;
 use crate::config::WorkerConfig;
 use crate::conversation::Conversation;
 use crate::lease::Lease;
+use crate::stop::{Stop, disk};
 use crate::supervisor::{Engine, Work};
-use crate::{export, generate, import, train};
 
 /// Progress is written at most this often; the first and the last step always are.
 const PROGRESS_DISTANCE: Duration = Duration::from_millis(200);
@@ -39,9 +37,6 @@ const SETTLE_WHILE_DRAINING: Duration = Duration::from_secs(15);
 const STORE_PATIENCE: Duration = Duration::from_secs(600);
 /// The same when the worker stops.
 const STORE_WHILE_DRAINING: Duration = Duration::from_secs(20);
-/// How long no job is claimed after one was released for want of disk or engine.
-const WANT_PAUSE: Duration = Duration::from_secs(30);
-
 /// What all attempts of a worker share.
 pub struct WorkerContext {
     pub config: WorkerConfig,
@@ -60,108 +55,9 @@ pub struct WorkerContext {
     pub work_dir: std::path::PathBuf,
 }
 
-/// Why an attempt ends without success.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Stop {
-    /// The job is somebody else's; nothing may be written.
-    LeaseLost,
-    /// Somebody asked for the end of the job.
-    Canceled,
-    /// Given back without blame: the worker stops, its disk is full, or it has no engine.
-    Released(String),
-    /// The engine died under it.
-    Crashed(String),
-    /// It does not fit into the memory that this engine may use, and takes at least so many bytes of another's.
-    DoesNotFit(u64, String),
-    /// It failed; the class says whether another try makes sense.
-    Failed(ErrorClass, String),
-}
-
-impl From<domain::Error> for Stop {
-    fn from(error: domain::Error) -> Self {
-        use domain::Error;
-        match error {
-            Error::LeaseLost => Self::LeaseLost,
-            Error::Unavailable(_) => Self::Failed(ErrorClass::Upstream, error.to_string()),
-            Error::Internal(_) => Self::Failed(ErrorClass::Internal, error.to_string()),
-            _ => Self::Failed(ErrorClass::InvalidInput, error.to_string()),
-        }
-    }
-}
-
-impl From<CacheError> for Stop {
-    fn from(error: CacheError) -> Self {
-        match error {
-            CacheError::Full(_) => Self::Released(error.to_string()),
-            // The row is there and its object is not, or is another: worth another look, not worth many.
-            CacheError::Storage(_) | CacheError::Corrupt { .. } => {
-                Self::Failed(ErrorClass::Upstream, error.to_string())
-            }
-            CacheError::Disk { .. } => Self::Failed(ErrorClass::Resource, error.to_string()),
-        }
-    }
-}
-
-/// Sees a claimed job to the end of this attempt. Never fails: whatever happens ends up in the database, or, when that
-/// cannot be reached, in a lease that runs out.
-pub async fn attend(context: Arc<WorkerContext>, claim: Claim) {
-    let lease = Arc::new(Lease::hold(context.pool.clone(), claim, context.config.lease, context.cancels.subscribe()));
-    let began = Instant::now();
-    // A panic of ours must not take the lease and the answer with it.
-    let work = tokio::spawn({
-        let (context, lease) = (Arc::clone(&context), Arc::clone(&lease));
-        async move { Attempt::begin(&context, &lease)?.run().await }
-    });
-    let outcome = work
-        .await
-        .unwrap_or_else(|panic| Err(Stop::Failed(ErrorClass::Internal, format!("the worker panicked: {panic}"))));
-    let seconds = began.elapsed().as_secs_f64();
-    match outcome {
-        Ok(()) => tracing::info!(job = %claim.job, epoch = claim.epoch, seconds, "succeeded"),
-        Err(stop) => {
-            tracing::warn!(job = %claim.job, epoch = claim.epoch, seconds, ?stop, "attempt ended");
-            settle(&context, &lease, stop).await;
-        }
-    }
-    // Of this import or of any that nobody came back to.
-    if claim.kind == JobKind::Import
-        && let Err(error) = domain::import::discard_leftovers(&context.pool, &context.storage).await
-    {
-        tracing::debug!(%error, "files of an import stay for now");
-    }
-}
-
-async fn settle(context: &WorkerContext, lease: &Lease, stop: Stop) {
-    if stop == Stop::LeaseLost {
-        return;
-    }
-    if let Stop::Released(_) = stop
-        && !context.draining.is_cancelled()
-    {
-        context.not_before.send_replace(Instant::now() + WANT_PAUSE);
-    }
-    let (pool, claim, policy) = (&context.pool, lease.claim(), &context.config.lease);
-    let ended = until_answered(context, lease, || async {
-        match &stop {
-            Stop::LeaseLost => Err(domain::Error::LeaseLost),
-            Stop::Canceled => job::canceled(pool, claim).await,
-            Stop::Released(why) => job::release(pool, claim, why).await.map(drop),
-            Stop::Crashed(how) => job::crash(pool, claim, policy, how).await.map(drop),
-            Stop::DoesNotFit(memory, message) => {
-                let memory = i64::try_from(*memory).unwrap_or(i64::MAX);
-                job::does_not_fit(pool, claim, memory, message).await.map(drop)
-            }
-            Stop::Failed(class, message) => job::fail(pool, claim, policy, *class, message).await.map(drop),
-        }
-    });
-    if let Err(error) = ended.await {
-        tracing::warn!(job = %claim.job, %error, "the attempt could not be ended; its lease runs out");
-    }
-}
-
 /// Repeats a statement while the database is away and the lease may still be ours; a stopping worker does so only for
 /// a while. Every statement of an attempt may be repeated: what was committed is not done twice.
-async fn until_answered<T, F>(
+pub(crate) async fn until_answered<T, F>(
     context: &WorkerContext,
     lease: &Lease,
     mut statement: impl FnMut() -> F,
@@ -203,22 +99,14 @@ pub struct Attempt<'a> {
 }
 
 impl<'a> Attempt<'a> {
-    fn begin(context: &'a WorkerContext, lease: &'a Lease) -> Result<Self, Stop> {
+    /// Makes the attempt's folder.
+    pub fn begin(context: &'a WorkerContext, lease: &'a Lease) -> Result<Self, Stop> {
         let claim = lease.claim();
         let folder = tempfile::Builder::new()
             .prefix(&format!("{}-{}-", claim.job, claim.epoch))
             .tempdir_in(&context.work_dir)
             .map_err(|error| disk(&context.work_dir, error))?;
         Ok(Self { context, lease, folder })
-    }
-
-    async fn run(&self) -> Result<(), Stop> {
-        match self.claim().kind {
-            JobKind::Generation => generate::run(self).await,
-            JobKind::Training => train::run(self).await,
-            JobKind::Import => import::run(self).await,
-            JobKind::Export => export::run(self).await,
-        }
     }
 
     /// The claim that fences every effect.
@@ -310,15 +198,6 @@ async fn md5_of(path: std::path::PathBuf) -> std::io::Result<String> {
         Ok(hex::encode(hash.finalize()))
     });
     hashing.await.map_err(std::io::Error::other)?
-}
-
-/// A failure of the local disk.
-pub fn disk(path: &Path, error: std::io::Error) -> Stop {
-    if crate::cache::is_disk_full(&error) {
-        Stop::Released(format!("the disk under {} is full", path.display()))
-    } else {
-        Stop::Failed(ErrorClass::Resource, format!("{}: {error}", path.display()))
-    }
 }
 
 /// Writes progress down as it is told.

@@ -11,10 +11,10 @@ use domain::job::{ErrorClass, JobKind};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use crate::attempt::Stop;
 use crate::config::Drain;
 use crate::lease::Lease;
 use crate::protocol::Report;
+use crate::stop::Stop;
 use crate::supervisor::{EngineExit, Event, Session};
 
 /// How long a job waits for an engine that is being replaced, before somebody else gets it.

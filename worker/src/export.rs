@@ -9,7 +9,8 @@ use domain::export::{self, Dtype, Format};
 use domain::job::ErrorClass;
 use domain::storage::StorageKey;
 
-use crate::attempt::{Attempt, Stop};
+use crate::attempt::Attempt;
+use crate::stop::Stop;
 use crate::{engine, fetch};
 
 const MEDIA_TYPE: &str = "application/octet-stream";

@@ -8,7 +8,8 @@ use std::path::{Component, Path, PathBuf};
 use domain::model::{ModelFile, ModelFiles};
 use futures::{StreamExt, TryStreamExt};
 
-use crate::attempt::{Attempt, Stop, WorkerContext};
+use crate::attempt::{Attempt, WorkerContext};
+use crate::stop::Stop;
 
 /// Downloads at the same time.
 const AT_ONCE: usize = 4;

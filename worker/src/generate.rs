@@ -12,10 +12,11 @@ use domain::storage::StorageKey;
 use futures::future::try_join_all;
 use serde_json::json;
 
-use crate::attempt::{Attempt, Stop};
+use crate::attempt::Attempt;
 use crate::coalescer::Coalescer;
 use crate::fetch::{self, Wanted};
 use crate::protocol::{Adapter, Base, Generate, Order, Report, RequestId, Source};
+use crate::stop::Stop;
 use crate::supervisor::{Patience, Work};
 
 /// Previews are written at most this often.

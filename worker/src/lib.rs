@@ -1,12 +1,13 @@
 //! The worker: claims jobs, supervises the engine that does them, and moves bytes in and out.
 //!
 //! A worker process holds leases and the database; a child process, the [`engine`], owns the device. Between the two
-//! lies [`protocol`]; around the child [`supervisor`]; around a claimed job [`lease`] and [`attempt`]; and the way of
-//! each kind of job is [`generate`], [`train`] and [`import`]. Between two jobs [`swap`] loads and unloads models on
+//! lies [`protocol`]; around the child [`supervisor`]; around a claimed job [`lease`] and [`attempt`]; and
+//! [`attend`] runs each kind of job: [`generate`], [`train`], [`import`] and [`export`]. Between two jobs [`swap`] loads and unloads models on
 //! request. Jobs reach us through [`backend`], the jobs table as an apalis backend. SQL is `domain`'s, tensors are
 //! `diffusion`'s, and nobody is served here.
 
 pub mod attempt;
+mod attend;
 pub mod backend;
 pub mod cache;
 mod coalescer;
@@ -20,6 +21,7 @@ mod generate;
 mod import;
 pub mod lease;
 pub mod protocol;
+mod stop;
 pub mod supervisor;
 mod swap;
 mod train;
@@ -172,7 +174,7 @@ pub async fn run(
 /// it, the attempt goes on to an end of its own.
 async fn attend(claim: Claim, context: Data<Arc<WorkerContext>>) {
     let context = Arc::clone(&context);
-    if let Err(panic) = tokio::spawn(attempt::attend(context, claim)).await {
+    if let Err(panic) = tokio::spawn(attend::attend(context, claim)).await {
         tracing::error!(%panic, "an attempt panicked; its lease runs out");
     }
 }

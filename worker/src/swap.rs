@@ -11,9 +11,10 @@ use domain::{SwapId, WorkerId};
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 
-use crate::attempt::{Stop, WorkerContext, disk};
+use crate::attempt::WorkerContext;
 use crate::fetch;
 use crate::protocol::{Base, Order, Report, RequestId};
+use crate::stop::{Stop, disk};
 use crate::supervisor::{EngineExit, Event, Patience, Work};
 
 /// What is asked of this worker.

@@ -13,9 +13,10 @@ use domain::storage::StorageKey;
 use domain::training::{self, NewAdapter, NewCheckpoint, Snapshot, TrainingWork};
 use serde_json::json;
 
-use crate::attempt::{Attempt, Stop};
+use crate::attempt::Attempt;
 use crate::fetch::{self, Wanted};
 use crate::protocol::{Base, Example, Order, Report, RequestId, Train};
+use crate::stop::Stop;
 use crate::supervisor::{Patience, Work};
 
 /// How long the last checkpoint of an attempt that ends early may take to be sent away.

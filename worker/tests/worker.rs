@@ -95,8 +95,8 @@ impl Bed {
 
     async fn request(&self, request: serde_json::Value) -> (GenerationId, JobId) {
         let request = serde_json::from_value(request).unwrap();
-        let generations = GenerationService::new(self.pools.api.clone(), self.catalog.clone(), self.storage.clone());
-        let made = generations.create(request).await.unwrap();
+        let session = GenerationService::new(self.pools.api.clone(), self.catalog.clone(), self.storage.clone());
+        let made = session.create(request).await.unwrap();
         job::ring(&self.pools.api);
         (made.id, made.job_id)
     }

@@ -2,9 +2,10 @@
 
 use axum::Json;
 use chrono::{DateTime, Utc};
-use domain::import::{self, Parts, Source};
+use domain::import;
 use domain::job::JobStatus;
 use domain::model::ModelRef;
+use domain::model::source::{Parts, Source};
 use domain::{ImportId, ModelId, Page, PageRequest, Storage};
 use serde::Serialize;
 use utoipa::ToSchema;

@@ -5,6 +5,7 @@ use utoipa::ToSchema;
 
 use super::scheduler::Scheduler;
 use crate::input::SourceImage;
+use crate::limits::{SIDES, in_range};
 use crate::model::{Model, ModelKind};
 use crate::{Error, InputId, Result, integer};
 
@@ -14,8 +15,6 @@ pub const MAX_PROMPT_CHARS: usize = 10_000;
 pub const MAX_IMAGES: u32 = 4;
 /// Most LoRAs of one generation.
 pub const MAX_LORAS: usize = 8;
-/// Smallest and largest side, in pixels.
-pub const SIDES: std::ops::RangeInclusive<u32> = 16..=2048;
 /// Sides are multiples of this many pixels, whatever the model; its own grid is a power of two as well.
 const GRID: u32 = 8;
 /// Most characters of a picture that a request carries itself.
@@ -287,17 +286,6 @@ fn check_prompt(field: &str, prompt: &str, least: usize) -> Result<()> {
     Ok(())
 }
 
-pub(crate) fn in_range<T: PartialOrd + std::fmt::Display>(
-    field: &str,
-    value: T,
-    range: std::ops::RangeInclusive<T>,
-) -> Result<T> {
-    if range.contains(&value) {
-        return Ok(value);
-    }
-    Err(Error::invalid(field, format!("{value} is outside the range {} to {}.", range.start(), range.end())))
-}
-
 /// A size that a request states is a multiple of 8, as the contract says for every model, and of the model's own grid.
 pub(crate) fn on_grid(field: &str, pixels: u32, model: &Model) -> Result<u32> {
     let multiple = GRID.max(model.defaults.size_multiple);
@@ -310,12 +298,4 @@ pub(crate) fn on_grid(field: &str, pixels: u32, model: &Model) -> Result<u32> {
     let message =
         format!("{pixels} is not a multiple of {multiple}, as {who} it; {below} and {} are.", below + multiple);
     Err(Error::invalid(field, message))
-}
-
-/// A seed that is given, or one that is drawn. Drawn ones stay below 2³², which is what a `torch.Generator` on the CPU takes.
-pub(crate) fn seed(requested: Option<i64>) -> Result<i64> {
-    match requested {
-        None | Some(-1) => Ok(i64::from(getrandom::u32().map_err(Error::internal)?)),
-        Some(seed) => in_range("seed", seed, -1..=i64::MAX),
-    }
 }

@@ -8,11 +8,12 @@ use sqlx::PgPool;
 use sqlx::types::Json;
 use uuid::Uuid;
 
-use super::request::{GenerationParams, GenerationRequest, LoraRequest, MAX_LORAS, in_range, seed};
+use super::request::{GenerationParams, GenerationRequest, LoraRequest, MAX_LORAS};
 use super::{DEFAULT_MODEL, Generation, LoraUse, get_many};
 use crate::batcher::Batcher;
 use crate::input::{self, SourceImage};
 use crate::job;
+use crate::limits::{in_range, seed};
 use crate::model::{Catalog, Model, ModelKind};
 use crate::report::Report;
 use crate::{Error, GenerationId, JobId, Result, Storage, bounded};

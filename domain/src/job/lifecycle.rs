@@ -10,7 +10,7 @@ use sqlx::{PgConnection, PgPool};
 use super::{Claim, ErrorClass, JobStatus, LeasePolicy};
 use crate::database::bounded;
 use crate::event;
-use crate::worker::GONE_AFTER;
+use crate::liveness::GONE_AFTER;
 use crate::{Error, Result};
 
 /// What became of the job.

@@ -12,7 +12,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use super::LeasePolicy;
 use crate::database::bounded;
 use crate::event;
-use crate::worker::GONE_AFTER;
+use crate::liveness::GONE_AFTER;
 use crate::{JobId, Result};
 
 /// Most jobs taken back in one statement.

@@ -7,7 +7,7 @@ use adapters::Network;
 use serde_json::Value;
 
 use super::Defaults;
-use crate::generation::SIDES;
+use crate::limits::SIDES;
 use crate::safetensors_gate::{Header, MAX_RANK, invalid};
 use crate::{Error, Result};
 

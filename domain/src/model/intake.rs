@@ -10,20 +10,18 @@ use sha2::{Digest, Sha256};
 use sqlx::PgPool;
 use sqlx::types::Json;
 
+use super::described::{Described, is_trigger_word};
 use super::family::{Configs, Family};
 use super::parts::{Layout, Part, is_root_weights, part_of};
-use super::{Defaults, Model, ModelFile, ModelKind, check_name, check_name_is_free, vae_approx};
+use super::{Model, ModelFile, ModelKind, check_name, check_name_is_free, vae_approx};
 use crate::database::now;
+use crate::limits::{MAX_FILE_BYTES, MAX_FILES};
 use crate::safetensors_gate::Header;
 use crate::storage::{ObjectWriter, StorageKey};
 use crate::{Error, ModelId, Result, Storage, begin, weights_gate};
 
-/// Largest single file, in bytes.
-pub const MAX_FILE_BYTES: u64 = 64 * 1024 * 1024 * 1024;
 /// Largest file that is not weights, in bytes (a tokenizer's vocabulary is the biggest of them).
 pub const MAX_TEXT_BYTES: usize = 32 * 1024 * 1024;
-/// Most files of one model.
-pub const MAX_FILES: usize = 200;
 const MAX_PATH_BYTES: usize = 200;
 /// Larger JSON files (vocabularies, shard indexes) say nothing that is asked here.
 const CONFIG_BYTES: usize = 256 * 1024;
@@ -427,14 +425,6 @@ fn checkpoint(family: Family, configs: &Configs, base: Option<&str>) -> Result<D
     })
 }
 
-pub(crate) struct Described {
-    pub kind: ModelKind,
-    pub(super) family: String,
-    pub(super) base: Option<ModelId>,
-    pub(super) defaults: Option<Defaults>,
-    pub(super) trigger_word: Option<String>,
-}
-
 /// Registers the checkpoint that came with the binary; cheap when it is there already. A newer one of the same name takes the
 /// place of the older, whose files stay for jobs that still need them.
 pub async fn register_built_in(
@@ -522,10 +512,6 @@ fn check_base(base: &Model, family: &str) -> Result<()> {
         ));
     }
     Ok(())
-}
-
-pub(crate) fn is_trigger_word(word: &str) -> bool {
-    (1..=100).contains(&word.chars().count()) && !word.chars().any(char::is_control)
 }
 
 /// A file in the model's own folder may have had any name on its way here: what is not plain in it becomes `-`.

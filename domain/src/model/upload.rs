@@ -7,7 +7,7 @@ use serde::Deserialize;
 use sqlx::PgPool;
 use utoipa::ToSchema;
 
-use super::intake::MAX_FILE_BYTES;
+use crate::limits::MAX_FILE_BYTES;
 use crate::storage::{PresignedPut, READ_TTL, StorageKey};
 use crate::{Error, Result, Storage, UploadId, integer};
 

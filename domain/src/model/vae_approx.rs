@@ -1,8 +1,8 @@
 //! Tiny decoders (TAESD, <https://github.com/madebyollin/taesd>) that show a running generation: how a file tells that it is one,
 //! and for which checkpoints. Whether its layers fit is the engine's to judge.
 
+use super::described::Described;
 use super::family::Family;
-use super::intake::Described;
 use super::{Model, ModelFiles, ModelKind};
 use crate::safetensors_gate::{Header, invalid};
 use crate::{Error, ModelId, Result};

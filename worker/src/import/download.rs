@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use domain::job::ErrorClass;
-use domain::model::intake::MAX_FILE_BYTES;
+use domain::limits::MAX_FILE_BYTES;
 use domain::weights_gate::Sniffer;
 use reqwest::header::{
     ACCEPT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, ETAG, HeaderMap, HeaderName, IF_RANGE, LAST_MODIFIED, LOCATION,
@@ -18,8 +18,8 @@ use url::Url;
 
 use super::guard::{Guard, GuardError};
 use super::selection::is_weights;
-use crate::attempt::{Stop, disk};
 use crate::config::HubToken;
+use crate::stop::{Stop, disk};
 
 /// Most redirects of one request.
 const REDIRECTS: usize = 4;

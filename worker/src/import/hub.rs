@@ -6,8 +6,9 @@
 
 use std::path::Path;
 
-use domain::import::{self, MAX_LICENSE_BYTES, Source};
+use domain::import::{self, MAX_LICENSE_BYTES};
 use domain::model::parts::named_as;
+use domain::model::source::Source;
 use reqwest::header::{CONTENT_LENGTH, ETAG, HeaderMap, HeaderName};
 use reqwest::{Method, StatusCode};
 use serde::Deserialize;
@@ -17,7 +18,8 @@ use url::Url;
 use super::download::{DownloadError, Fetcher, Follow, check_status, header};
 use super::selection::{self, INDEX};
 use super::{Asked, Found, Place, Wanted};
-use crate::attempt::{Attempt, Stop};
+use crate::attempt::Attempt;
+use crate::stop::Stop;
 
 /// Largest answer of the API, and largest model_index.json.
 const ANSWER_BYTES: usize = 8 * 1024 * 1024;

@@ -16,10 +16,11 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use domain::import::{self, ImportWork, Source, UploadedFile};
+use domain::import::{self, ImportWork};
 use domain::job::ErrorClass;
 use domain::model::intake::{self, Intake};
 use domain::model::parts::{Part, named_as};
+use domain::model::source::{Source, UploadedFile};
 use domain::model::{self, ModelFile, upload};
 use serde_json::json;
 use tokio::io::AsyncReadExt;
@@ -28,7 +29,8 @@ use url::Url;
 
 use self::download::{DownloadError, Fetcher, Remote};
 use self::scratch::Scratch;
-use crate::attempt::{Attempt, Progress, Stop, disk};
+use crate::attempt::{Attempt, Progress};
+use crate::stop::{Stop, disk};
 
 /// Longest attempt.
 const TIME: Duration = Duration::from_secs(24 * 3600);

@@ -1,0 +1,17 @@
+//! What the files of a model say about it, before it has a row.
+
+use super::{Defaults, ModelKind};
+use crate::ModelId;
+
+pub(crate) struct Described {
+    pub kind: ModelKind,
+    pub(super) family: String,
+    pub(super) base: Option<ModelId>,
+    pub(super) defaults: Option<Defaults>,
+    pub(super) trigger_word: Option<String>,
+}
+
+/// Whether a LoRA may have this trigger word: 1 to 100 characters, none of them a control character.
+pub(crate) fn is_trigger_word(word: &str) -> bool {
+    (1..=100).contains(&word.chars().count()) && !word.chars().any(char::is_control)
+}

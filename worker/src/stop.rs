@@ -1,0 +1,58 @@
+//! Why an attempt ends without success. No database, no engine: only the reasons and how errors become one.
+
+use std::path::Path;
+
+use domain::job::ErrorClass;
+
+use crate::cache::{CacheError, is_disk_full};
+
+/// Why an attempt ends without success.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Stop {
+    /// The job is somebody else's; nothing may be written.
+    LeaseLost,
+    /// Somebody asked for the end of the job.
+    Canceled,
+    /// Given back without blame: the worker stops, its disk is full, or it has no engine.
+    Released(String),
+    /// The engine died under it.
+    Crashed(String),
+    /// It does not fit into the memory that this engine may use, and takes at least so many bytes of another's.
+    DoesNotFit(u64, String),
+    /// It failed; the class says whether another try makes sense.
+    Failed(ErrorClass, String),
+}
+
+impl From<domain::Error> for Stop {
+    fn from(error: domain::Error) -> Self {
+        use domain::Error;
+        match error {
+            Error::LeaseLost => Self::LeaseLost,
+            Error::Unavailable(_) => Self::Failed(ErrorClass::Upstream, error.to_string()),
+            Error::Internal(_) => Self::Failed(ErrorClass::Internal, error.to_string()),
+            _ => Self::Failed(ErrorClass::InvalidInput, error.to_string()),
+        }
+    }
+}
+
+impl From<CacheError> for Stop {
+    fn from(error: CacheError) -> Self {
+        match error {
+            CacheError::Full(_) => Self::Released(error.to_string()),
+            // The row is there and its object is not, or is another: worth another look, not worth many.
+            CacheError::Storage(_) | CacheError::Corrupt { .. } => {
+                Self::Failed(ErrorClass::Upstream, error.to_string())
+            }
+            CacheError::Disk { .. } => Self::Failed(ErrorClass::Resource, error.to_string()),
+        }
+    }
+}
+
+/// A failure of the local disk.
+pub fn disk(path: &Path, error: std::io::Error) -> Stop {
+    if is_disk_full(&error) {
+        Stop::Released(format!("the disk under {} is full", path.display()))
+    } else {
+        Stop::Failed(ErrorClass::Resource, format!("{}: {error}", path.display()))
+    }
+}
