@@ -1,9 +1,9 @@
 //! What a client may ask for, and what becomes of it: [`GenerationParams`], which cannot be built with a wrong value.
 
+use formats::Scheduler;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::scheduler::Scheduler;
 use crate::input::SourceImage;
 use crate::model::{Model, ModelKind};
 use crate::{Error, InputId, Result, integer};
@@ -207,7 +207,7 @@ impl GenerationParams {
             image: None,
             mask: None,
             strength,
-            scheduler: request.scheduler.as_deref().map(|name| Scheduler::parse(name, model)).transpose()?,
+            scheduler: request.scheduler.as_deref().map(|name| scheduler(name, model)).transpose()?,
             clip_skip: request.clip_skip.map(|layers| in_range("clip_skip", layers, 0..=11)).transpose()?,
             preview_every: request.preview_every.map(|steps| in_range("preview_every", steps, 1..=200)).transpose()?,
         })
@@ -285,6 +285,16 @@ fn check_prompt(field: &str, prompt: &str, least: usize) -> Result<()> {
         ));
     }
     Ok(())
+}
+
+/// Errors: `Invalid` for an unknown name, and for a scheduler that the family of `model` was not trained for.
+fn scheduler(name: &str, model: &Model) -> Result<Scheduler> {
+    let scheduler: Scheduler = name.parse().map_err(|message| Error::invalid("scheduler", message))?;
+    if model.family()?.takes(scheduler) {
+        return Ok(scheduler);
+    }
+    let message = format!("`{}` is of the family {}, which {name} does not go with.", model.name, model.family);
+    Err(Error::invalid("scheduler", message))
 }
 
 pub(crate) fn in_range<T: PartialOrd + std::fmt::Display>(
