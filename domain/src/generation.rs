@@ -3,7 +3,6 @@
 //! Not here: the lifecycle of the job (`job`), or the making of pictures.
 
 mod request;
-mod scheduler;
 mod service;
 
 use std::collections::HashMap;
@@ -19,7 +18,6 @@ pub(crate) use request::on_grid;
 pub use request::{
     GenerationParams, GenerationRequest, LoraRequest, MAX_IMAGES, MAX_LORAS, MAX_PICTURE_CHARS, MAX_PROMPT_CHARS,
 };
-pub use scheduler::Scheduler;
 pub use service::GenerationService;
 
 use crate::artifact::{self, ArtifactKind, NewArtifact};

@@ -16,6 +16,7 @@ use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
+use formats::Family;
 use serde::{Deserialize, Serialize};
 use sqlx::PgPool;
 use sqlx::types::Json;
@@ -143,6 +144,13 @@ pub struct Model {
     pub defaults: Defaults,
     pub built_in: bool,
     pub created_at: DateTime<Utc>,
+}
+
+impl Model {
+    /// Errors: `Internal` for a family that this version does not know.
+    pub fn family(&self) -> Result<Family> {
+        self.family.parse().map_err(Error::internal)
+    }
 }
 
 /// A model as other nouns speak of it.

@@ -43,14 +43,14 @@ impl Header {
     }
 
     /// The file as an adapter. Errors: `Invalid` for what is none that can be used.
-    pub(crate) fn adapter(&self) -> Result<adapters::Inspection> {
+    pub(crate) fn adapter(&self) -> Result<formats::adapter::Inspection> {
         let shapes: Vec<(&str, Vec<usize>)> = self
             .tensors
             .iter()
             .map(|(name, tensor)| (&name[..], tensor.shape.iter().map(|side| *side as usize).collect()))
             .collect();
         let shapes = shapes.iter().map(|(name, shape)| (*name, shape.as_slice()));
-        adapters::inspect(shapes, &self.metadata).map_err(invalid)
+        formats::adapter::inspect(shapes, &self.metadata).map_err(invalid)
     }
 
     /// Whether the name of a tensor, or the rest of one after a dot, begins so.

@@ -4,11 +4,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use domain::artifact::NewArtifact;
-use domain::generation::{self, GenerationWork, Scheduler};
+use domain::generation::{self, GenerationWork};
 use domain::input::SourceImage;
 use domain::model::ModelFiles;
 use domain::preview::{self, Preview};
 use domain::storage::StorageKey;
+use formats::Scheduler;
 use futures::future::try_join_all;
 use serde_json::json;
 
@@ -187,17 +188,4 @@ async fn store(attempt: &Attempt<'_>, picture: &Picture) -> Result<NewArtifact, 
         md5: stored.md5,
         seed: i64::try_from(picture.seed).ok(),
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_engine_knows_every_solver() {
-        for scheduler in Scheduler::ALL {
-            let known = solver(scheduler).parse::<diffusion::schedulers::SchedulerName>().is_ok();
-            assert_eq!(known, scheduler != Scheduler::FlowMatchEuler, "{scheduler:?}");
-        }
-    }
 }

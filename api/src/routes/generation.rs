@@ -4,11 +4,12 @@ use axum::Json;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use chrono::{DateTime, Utc};
-use domain::generation::{self, GenerationRequest, LoraUse, Scheduler};
+use domain::generation::{self, GenerationRequest, LoraUse};
 use domain::job::JobStatus;
 use domain::model::ModelRef;
 use domain::storage::READ_TTL;
 use domain::{GenerationId, InputId, Page, PageRequest, Storage, input};
+use formats::Scheduler;
 use serde::Serialize;
 use utoipa::ToSchema;
 

@@ -3,10 +3,10 @@
 
 use std::collections::BTreeMap;
 
-use adapters::Network;
 use burn::module::Param;
 use burn::prelude::*;
 use burn::tensor::DType;
+use formats::adapter::Network;
 use serde::Serialize;
 
 use super::LoraFile;

@@ -4,9 +4,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use adapters::keys::{self, Key, Share, flux, unet};
 use burn::prelude::*;
 use burn::tensor::DType;
+use formats::adapter::keys::{self, Key, Share, flux, unet};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 

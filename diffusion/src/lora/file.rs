@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use adapters::keys::{self, Key, Module, Part};
-use adapters::{AlphaRule, Family, Inspection, Network};
 use burn::tensor::DType;
+use formats::adapter::keys::{self, Key, Module, Part};
+use formats::adapter::{AlphaRule, Family, Inspection, Network};
 
 use super::update::{Array, Delta, HIGHEST_RANK, LoHa, LoKr, LowRank, Magnitude, Side, Update};
 use crate::checkpoint::Checkpoint;
@@ -130,7 +130,7 @@ pub fn inspect(path: &Path) -> Result<Inspection> {
     let file = Checkpoint::open(path)?;
     let shapes = file.names().map(|name| Ok((name, file.shape(name)?))).collect::<Result<Vec<_>>>()?;
     let shapes = shapes.iter().map(|(name, shape)| (*name, shape.as_slice()));
-    adapters::inspect(shapes, file.metadata()).map_err(Error::Adapter)
+    formats::adapter::inspect(shapes, file.metadata()).map_err(Error::Adapter)
 }
 
 /// What PEFT says of the adapter in a file of its own.

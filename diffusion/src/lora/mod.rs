@@ -11,11 +11,11 @@ mod merge;
 mod save;
 mod update;
 
-pub use adapters::{Algorithm, Dialect, Family, Inspection, Network, Ranks, Tag};
 pub use attach::{MatchReport, Target, attach};
 /// What the values of an exported file are stored as.
 pub use burn::tensor::DType;
 pub use export::{Format, export};
 pub use file::{LoraFile, inspect};
+pub use formats::adapter::{Algorithm, Dialect, Family, Inspection, Network, Ranks, Tag};
 pub use merge::{Merged, merge};
 pub use save::{Factors, save};

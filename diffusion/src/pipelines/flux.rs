@@ -234,7 +234,7 @@ impl FluxPipeline {
         let multiple = self.size_multiple();
         request.check(multiple)?;
         let refused = [
-            ("scheduler", "is flow matching alone", request.scheduler.is_some()),
+            ("scheduler", "is flow matching alone", request.scheduler.is_some_and(|name| !name.matches_flow())),
             ("clip_skip", "leaves out no layers", request.clip_skip.is_some()),
             ("guidance_rescale", "rescales no guidance", request.guidance_rescale != 0.0),
         ];

@@ -8,7 +8,6 @@ use burn::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::image::LONGEST_SIDE;
-use crate::schedulers::SchedulerName;
 use crate::{Error, Result, prompt};
 
 /// A request for pictures.
@@ -37,8 +36,8 @@ pub struct PictureRequest {
     /// Stable Diffusion: how far guidance is brought back to the contrast of the answer without it, 0 to 1
     /// ([Lin et al. 2023](https://arxiv.org/abs/2305.08891), section 3.4).
     pub guidance_rescale: f64,
-    /// Stable Diffusion: the solver; the model's own if not said.
-    pub scheduler: Option<SchedulerName>,
+    /// The scheduler; the model's own if none is given. FLUX.1 takes `FlowMatchEuler` only, Stable Diffusion all others.
+    pub scheduler: Option<formats::Scheduler>,
     /// Stable Diffusion: how many of the text encoder's last layers are left out for the prompt (not for the negative one, as in
     /// diffusers).
     pub clip_skip: Option<usize>,

@@ -1,9 +1,9 @@
 //! What `scheduler_config.json` says: the noise that a model was trained with, and the solver that its makers chose.
 //! Which numbers follow from it belongs to the noise schedule and to the solvers.
 
+use formats::Scheduler;
 use serde::{Deserialize, Serialize};
 
-use super::SchedulerName;
 use crate::{Error, Result};
 
 /// More training timesteps than any model has.
@@ -242,15 +242,15 @@ impl Config {
         serde_json::from_value(fields.into()).map_err(refused)
     }
 
-    /// The same noise, solved by `name`.
-    pub fn named(&self, name: SchedulerName) -> Self {
-        let mut config = Self { class_name: name.class().name().into(), ..self.clone() };
+    /// The same noise, solved by `name`. A scheduler for flows gives a config that [`Config::class`] refuses.
+    pub fn named(&self, name: Scheduler) -> Self {
+        let mut config = Self { class_name: name.class_name().into(), ..self.clone() };
         match name {
-            SchedulerName::Plms => config.skip_prk_steps = true,
-            SchedulerName::Dpm2M => config.solve_dpm(Algorithm::DpmSolverPlusPlus, false),
-            SchedulerName::Dpm2MKarras => config.solve_dpm(Algorithm::DpmSolverPlusPlus, true),
-            SchedulerName::Dpm2MSde => config.solve_dpm(Algorithm::SdeDpmSolverPlusPlus, false),
-            SchedulerName::Dpm2MSdeKarras => config.solve_dpm(Algorithm::SdeDpmSolverPlusPlus, true),
+            Scheduler::Pndm => config.skip_prk_steps = true,
+            Scheduler::Dpmpp2m => config.solve_dpm(Algorithm::DpmSolverPlusPlus, false),
+            Scheduler::Dpmpp2mKarras => config.solve_dpm(Algorithm::DpmSolverPlusPlus, true),
+            Scheduler::Dpmpp2mSde => config.solve_dpm(Algorithm::SdeDpmSolverPlusPlus, false),
+            Scheduler::Dpmpp2mSdeKarras => config.solve_dpm(Algorithm::SdeDpmSolverPlusPlus, true),
             _ => {}
         }
         config

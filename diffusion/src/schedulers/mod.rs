@@ -8,7 +8,6 @@ mod euler;
 mod euler_ancestral;
 pub mod flow_match_euler;
 mod lcm;
-mod name;
 mod noise_schedule;
 mod pndm;
 mod unipc;
@@ -16,7 +15,6 @@ mod unipc;
 use burn::prelude::*;
 
 pub use config::{Algorithm, Class, Config, PredictionType};
-pub use name::SchedulerName;
 
 use crate::noise::Noise;
 use crate::{Error, Result};
@@ -83,8 +81,13 @@ impl Scheduler {
 
     /// Another solver for the noise that the model was trained with, as `Other.from_config(scheduler.config)` in
     /// diffusers: what this config says stays, and what it leaves out is that class's default.
-    pub fn with_name(&self, name: SchedulerName) -> Result<Self> {
+    pub fn with_name(&self, name: formats::Scheduler) -> Result<Self> {
         Self::from_config(self.config.named(name))
+    }
+
+    /// As [`Self::with_name`], with the options of the class as this config has them.
+    pub fn with_class(&self, class: Class) -> Result<Self> {
+        Self::from_config(Config { class_name: class.name().into(), ..self.config.clone() })
     }
 
     /// What the scheduler was made from.
@@ -208,7 +211,14 @@ impl Sampling {
 
 #[cfg(test)]
 mod tests {
+    use formats::Scheduler as Name;
+
     use super::*;
+
+    /// Those that remove noise.
+    fn names() -> impl Iterator<Item = Name> {
+        Name::ALL.into_iter().filter(|name| !name.matches_flow())
+    }
 
     /// Stable Diffusion 1.5's config.
     fn published() -> Config {
@@ -220,7 +230,7 @@ mod tests {
         Config::from_json(text).unwrap()
     }
 
-    fn scheduler(name: SchedulerName) -> Scheduler {
+    fn scheduler(name: Name) -> Scheduler {
         Scheduler::from_config(published()).unwrap().with_name(name).unwrap()
     }
 
@@ -231,14 +241,14 @@ mod tests {
     #[test]
     fn every_number_of_steps_gives_finite_latents_and_falling_timesteps() {
         let device = Device::flex();
-        for (name, spacing) in SchedulerName::ALL.into_iter().flat_map(|name| {
+        for (name, spacing) in names().flat_map(|name| {
             use config::TimestepSpacing::{Leading, Linspace, Trailing};
             [Leading, Linspace, Trailing].map(|spacing| (name, spacing))
         }) {
             let config = Config { timestep_spacing: Some(spacing), ..published() };
             let scheduler = Scheduler::from_config(config).unwrap().with_name(name).unwrap();
             for steps in 1..=200 {
-                if name == SchedulerName::Lcm && steps > 50 {
+                if name == Name::Lcm && steps > 50 {
                     assert!(scheduler.sampling(steps).is_err());
                     continue;
                 }
@@ -262,7 +272,7 @@ mod tests {
 
     #[test]
     fn strength_says_how_many_of_the_steps_remain() {
-        for name in SchedulerName::ALL {
+        for name in names() {
             let sampling = scheduler(name).sampling(10).unwrap();
             let (all, first) = (sampling.len(), sampling.timestep(0));
             let whole = sampling.clone().with_strength(1.0).unwrap();
@@ -278,7 +288,7 @@ mod tests {
     #[test]
     fn strength_0_leaves_the_picture_as_it_is() {
         let device = Device::flex();
-        for name in SchedulerName::ALL {
+        for name in names() {
             let sampling = scheduler(name).sampling(10).unwrap().with_strength(0.0).unwrap();
             assert!(sampling.is_empty());
             let picture = Noise::seeded(2).normal_tensor([1, 1, 2, 2], &device);
@@ -293,9 +303,7 @@ mod tests {
         let device = Device::flex();
         let picture = Noise::seeded(2).normal_tensor([1, 1, 4, 4], &device);
         let velocity = Config { prediction_type: PredictionType::VPrediction, ..published() };
-        for (name, config) in
-            SchedulerName::ALL.into_iter().flat_map(|name| [(name, published()), (name, velocity.clone())])
-        {
+        for (name, config) in names().flat_map(|name| [(name, published()), (name, velocity.clone())]) {
             let kind = config.prediction_type;
             let scheduler = Scheduler::from_config(config).unwrap().with_name(name).unwrap();
             for strength in [1.0, 0.5] {
@@ -339,16 +347,16 @@ mod tests {
 
     #[test]
     fn another_solver_keeps_what_the_config_says_and_its_own_defaults() {
-        let scheduler = scheduler(SchedulerName::Dpm2MSdeKarras);
+        let scheduler = scheduler(Name::Dpmpp2mSdeKarras);
         let config = scheduler.config();
         assert_eq!(config.class_name, "DPMSolverMultistepScheduler");
         assert_eq!((config.beta_start, config.steps_offset), (Some(0.00085), 1));
         assert!(config.use_karras_sigmas);
         // What the config leaves out: PNDM spaces its steps from the clean end, DPM-Solver over all.
         assert_eq!(scheduler.sampling(4).unwrap().timestep(0), 999.0);
-        let plain = scheduler.with_name(SchedulerName::Dpm2M).unwrap();
+        let plain = scheduler.with_name(Name::Dpmpp2m).unwrap();
         assert!(!plain.config().use_karras_sigmas);
-        let back = plain.with_name(SchedulerName::Plms).unwrap();
+        let back = plain.with_name(Name::Pndm).unwrap();
         assert_eq!(back.sampling(4).unwrap().timestep(0), 751.0);
     }
 

@@ -9,7 +9,6 @@ use burn::tensor::DType;
 use diffusion::checkpoint::load_strict;
 use diffusion::checkpoint::single_file::taesd;
 use diffusion::networks::autoencoder_tiny::TinyDecoder;
-use diffusion::schedulers::SchedulerName;
 use diffusion::{PictureRequest, Pipeline};
 use image::RgbImage;
 use safetensors::{SafeTensors, serialize_to_file};
@@ -66,7 +65,7 @@ fn foreseen(pipeline: &Pipeline, request: &PictureRequest) -> (Vec<Tensor<4>>, R
 #[test]
 fn the_last_step_foresees_the_picture_itself() {
     for (folder, scheduler) in
-        [("sd15-tiny", Some(SchedulerName::Euler)), ("sdxl-tiny", Some(SchedulerName::Dpm2M)), ("flux-tiny", None)]
+        [("sd15-tiny", Some(formats::Scheduler::Euler)), ("sdxl-tiny", Some(Scheduler::Dpmpp2m)), ("flux-tiny", None)]
     {
         let pipeline = Pipeline::load(&path(folder), &device()).unwrap();
         let request = PictureRequest {

@@ -7,7 +7,7 @@
 
 use burn::prelude::*;
 use diffusion::noise::Noise;
-use diffusion::schedulers::{Config, Sampling, Scheduler, SchedulerName};
+use diffusion::schedulers::{Class, Config, Sampling, Scheduler};
 use serde_json::Value;
 
 use crate::golden::{self, Golden, largest_difference, values};
@@ -24,7 +24,7 @@ const SHAPE: [usize; 4] = [1, 4, 5, 3];
 fn scheduler(case: &Value) -> Scheduler {
     let own = Scheduler::from_config(Config::from_json(&case["config"].to_string()).unwrap()).unwrap();
     let taken = match case["class"].as_str() {
-        Some(class) => own.with_name(class.parse::<SchedulerName>().unwrap()).unwrap(),
+        Some(name) => own.with_class(Class::ALL.into_iter().find(|class| class.name() == name).unwrap()).unwrap(),
         None => own,
     };
     let mut config = serde_json::to_value(taken.config()).unwrap();

@@ -10,7 +10,6 @@ use std::path::Path;
 
 use burn::prelude::Tensor;
 use diffusion::pipelines::latent_diffusion::{Denoising, LatentDiffusion};
-use diffusion::schedulers::SchedulerName;
 use diffusion::{Error, LoraFile, PictureRequest, Pipeline};
 
 use crate::golden::{Golden, device, path, relative_error, values};
@@ -243,7 +242,7 @@ fn a_solver_that_does_not_run_here_is_refused_when_it_is_needed() {
     (request.width, request.height, request.num_inference_steps) = (32, 32, 2);
     let refused = pipeline.generate(&request, &mut |_| ControlFlow::Continue(())).unwrap_err().to_string();
     assert!(refused.contains("HeunDiscreteScheduler is not known"), "{refused}");
-    request.scheduler = Some(SchedulerName::EulerAncestral);
+    request.scheduler = Some(formats::Scheduler::EulerAncestral);
     assert_eq!(pipeline.generate(&request, &mut |_| ControlFlow::Continue(())).unwrap().len(), 1);
 }
 

@@ -1,9 +1,9 @@
 //! What a client may ask for, and what becomes of it: [`GenerationParams`], which cannot be built with a wrong value.
 
+use formats::Scheduler;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::scheduler::Scheduler;
 use crate::input::SourceImage;
 use crate::limits::{SIDES, in_range};
 use crate::model::{Model, ModelKind};
@@ -206,7 +206,7 @@ impl GenerationParams {
             image: None,
             mask: None,
             strength,
-            scheduler: request.scheduler.as_deref().map(|name| Scheduler::parse(name, model)).transpose()?,
+            scheduler: request.scheduler.as_deref().map(|name| scheduler(name, model)).transpose()?,
             clip_skip: request.clip_skip.map(|layers| in_range("clip_skip", layers, 0..=11)).transpose()?,
             preview_every: request.preview_every.map(|steps| in_range("preview_every", steps, 1..=200)).transpose()?,
         })
@@ -284,6 +284,16 @@ fn check_prompt(field: &str, prompt: &str, least: usize) -> Result<()> {
         ));
     }
     Ok(())
+}
+
+/// Errors: `Invalid` for an unknown name, and for a scheduler that the family of `model` was not trained for.
+fn scheduler(name: &str, model: &Model) -> Result<Scheduler> {
+    let scheduler: Scheduler = name.parse().map_err(|message| Error::invalid("scheduler", message))?;
+    if model.family()?.takes(scheduler) {
+        return Ok(scheduler);
+    }
+    let message = format!("`{}` is of the family {}, which {name} does not go with.", model.name, model.family);
+    Err(Error::invalid("scheduler", message))
 }
 
 /// A size that a request states is a multiple of 8, as the contract says for every model, and of the model's own grid.

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use adapters::Network;
+use formats::adapter::Network;
 use serde_json::Value;
 
 use super::Defaults;
@@ -173,14 +173,14 @@ impl Family {
             return Err(invalid(format!("its rank is {largest}; 1 to {MAX_RANK} are allowed")));
         }
         Ok(match about.family {
-            adapters::Family::Flux1 => Flux,
-            adapters::Family::StableDiffusion2 => Sd21,
-            adapters::Family::StableDiffusionXl => Sdxl,
-            adapters::Family::TextEncoder if about.modules.contains_key(&Network::TextEncoder2) => Sdxl,
+            formats::adapter::Family::Flux1 => Flux,
+            formats::adapter::Family::StableDiffusion2 => Sd21,
+            formats::adapter::Family::StableDiffusionXl => Sdxl,
+            formats::adapter::Family::TextEncoder if about.modules.contains_key(&Network::TextEncoder2) => Sdxl,
             // What nothing tells apart is of the family that most are of.
-            adapters::Family::StableDiffusion1 | adapters::Family::StableDiffusion | adapters::Family::TextEncoder => {
-                Sd15
-            }
+            formats::adapter::Family::StableDiffusion1
+            | formats::adapter::Family::StableDiffusion
+            | formats::adapter::Family::TextEncoder => Sd15,
         })
     }
 }

@@ -19,7 +19,7 @@ use crate::{Error, Result, Storage, weights_gate};
 #[serde(tag = "kind", rename_all = "snake_case")]
 #[schema(as = ModelInspection)]
 pub enum Inspection {
-    Lora(adapters::Inspection),
+    Lora(formats::adapter::Inspection),
     Checkpoint(Checkpoint),
     VaeApprox(VaeApprox),
 }

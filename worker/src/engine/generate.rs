@@ -20,7 +20,8 @@ pub(super) fn run(models: &mut Models, order: &Generate, session: &EngineSession
     let source = order.source.as_ref();
     let image = source.map(|source| image::read(&source.image)).transpose()?;
     let mask = source.and_then(|source| source.mask.as_ref()).map(|mask| image::read_mask(mask)).transpose()?;
-    let scheduler = order.scheduler.as_deref().map(str::parse).transpose()?;
+    let scheduler =
+        order.scheduler.as_deref().map(|name| name.parse().map_err(diffusion::Error::Invalid)).transpose()?;
     let pictures = PictureRequest {
         prompt: order.prompt.clone(),
         image,

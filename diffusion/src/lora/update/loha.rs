@@ -1,8 +1,8 @@
 //! LoHa: `ΔW = (w1_a · w1_b) ⊙ (w2_a · w2_b)`, the Hadamard product of FedPara
 //! ([Hyeon-Woo et al. 2021](https://arxiv.org/abs/2108.06098)), with or without Tucker cores.
 
-use adapters::keys::Share;
 use burn::prelude::*;
+use formats::adapter::keys::Share;
 
 use super::{Array, Form};
 

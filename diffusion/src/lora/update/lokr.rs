@@ -1,8 +1,8 @@
 //! LoKr: `ΔW = w1 ⊗ w2`, a Kronecker product of which each side may be a product of factors, the right one with a Tucker core
 //! ([Yeh et al. 2023](https://arxiv.org/abs/2309.14859)).
 
-use adapters::keys::Share;
 use burn::prelude::*;
+use formats::adapter::keys::Share;
 
 use super::{Array, Form};
 

@@ -1,8 +1,8 @@
 //! LoRA: `ΔW = up · down` ([Hu et al. 2021](https://arxiv.org/abs/2106.09685)); LoCon, the same for convolutions, with or
 //! without a Tucker core ([Yeh et al. 2023](https://arxiv.org/abs/2309.14859)).
 
-use adapters::keys::Share;
 use burn::prelude::*;
+use formats::adapter::keys::Share;
 
 use super::{Array, Form};
 

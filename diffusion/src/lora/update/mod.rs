@@ -6,9 +6,9 @@ mod loha;
 mod lokr;
 mod low_rank;
 
-use adapters::keys::Share;
 use burn::prelude::*;
 use burn::tensor::DType;
+use formats::adapter::keys::Share;
 
 pub(super) use loha::LoHa;
 pub(super) use lokr::{LoKr, Side};

@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-use crate::keys::Network;
+use crate::adapter::keys::Network;
 
 /// A family of models whose networks have the same shapes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]

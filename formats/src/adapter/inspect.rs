@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::Family;
-use crate::alpha::AlphaRule;
-use crate::keys::{self, Dialect, Key, Network, Part};
+use crate::adapter::Family;
+use crate::adapter::alpha::AlphaRule;
+use crate::adapter::keys::{self, Dialect, Key, Network, Part};
 
 /// How many words and tags of the training's captions are told.
 const MOST_TAGS: usize = 50;

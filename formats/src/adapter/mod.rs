@@ -1,0 +1,13 @@
+//! Adapter files by the names and shapes of their tensors and by their headers: which module of which network a tensor belongs
+//! to in the dialect of each trainer, the strength that the file states, the family that it was made for. No tensor is read
+//! here; what the tensors do is in `diffusion::lora`.
+
+mod alpha;
+mod family;
+mod inspect;
+pub mod keys;
+
+pub use alpha::AlphaRule;
+pub use family::Family;
+pub use inspect::{Algorithm, Inspection, Ranks, Tag, inspect};
+pub use keys::{Dialect, Network};
