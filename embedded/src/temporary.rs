@@ -79,10 +79,20 @@ impl TemporaryDatabase {
     /// All tests of a process must pass the same `migrations`: they are applied once, to a template.
     pub async fn create(migrations: &Migrator) -> Result<TemporaryDatabase, Error> {
         let server = SERVER.get_or_try_init(|| server(migrations)).await?;
+        Self::copy_of(&server.template, server).await
+    }
+
+    /// A database without any table, on the same server as those of [`Self::create`].
+    pub async fn empty(migrations: &Migrator) -> Result<TemporaryDatabase, Error> {
+        let server = SERVER.get_or_try_init(|| server(migrations)).await?;
+        Self::copy_of("template0", server).await
+    }
+
+    async fn copy_of(template: &str, server: &Server) -> Result<TemporaryDatabase, Error> {
         let name = fresh_name();
         let _one_at_a_time = TEMPLATE.lock().await;
         let mut connection = server.options.connect().await?;
-        copy(&mut connection, &name, &server.template).await?;
+        copy(&mut connection, &name, template).await?;
         connection.close().await?;
         Ok(TemporaryDatabase { url: server.options.clone().database(&name).to_url_lossy().to_string() })
     }

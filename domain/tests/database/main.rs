@@ -1,4 +1,6 @@
-//! What the pools promise when their users give up in the middle.
+//! The database as a whole: what the pools promise when their users give up in the middle, and what migrations keep.
+
+mod migrations;
 
 use std::time::Duration;
 
