@@ -1,15 +1,21 @@
 //! The REST API: HTTP on the outside, `domain` on the inside. No SQL, no tensors, no state but handles.
 //!
-//! | room | what is in it |
+//! | module | what is in it |
 //! |---|---|
+//! | `app` | the service: the routes with the documentation pages, the fallbacks and the layers |
 //! | `router` | every route, on one page |
+//! | `limits` | how large the bodies of requests may be |
 //! | `routes` | one file for each noun: what a request says, and what the answer looks like |
 //! | `extract` | how bodies, paths and queries are read, so that a refusal names the field |
 //! | `problem` | the only place where an error becomes HTTP |
+//! | `document` | title, description and tags of the contract |
 //! | `openapi` | the contract, made from the routes without a server |
 //! | `server` | connections: limits, time limits, orderly end |
 
+mod app;
+mod document;
 mod extract;
+mod limits;
 mod observe;
 mod openapi;
 mod prefer;
@@ -19,8 +25,8 @@ mod routes;
 mod server;
 mod state;
 
+pub use app::app;
 pub use openapi::openapi;
 pub use problem::{FieldError, Problem};
-pub use router::app;
 pub use server::serve;
 pub use state::State;

@@ -4,9 +4,7 @@
 use std::sync::OnceLock;
 
 use utoipa::openapi::path::{Operation, ParameterIn, PathItem};
-use utoipa::openapi::{
-    ContentBuilder, InfoBuilder, License, OpenApi, OpenApiBuilder, Ref, RefOr, Response, ResponseBuilder, Tag,
-};
+use utoipa::openapi::{ContentBuilder, OpenApi, Ref, RefOr, Response, ResponseBuilder};
 use utoipa::{PartialSchema, ToSchema};
 
 use crate::problem::{MEDIA_TYPE, Problem};
@@ -30,33 +28,6 @@ pub fn openapi() -> OpenApi {
 pub(crate) fn text() -> &'static str {
     static TEXT: OnceLock<String> = OnceLock::new();
     TEXT.get_or_init(|| openapi().to_json().unwrap_or_default())
-}
-
-/// The document without its paths.
-pub(crate) fn document() -> OpenApi {
-    let tag = |name: &str, description: &str| Tag::builder().name(name).description(Some(description)).build();
-    OpenApiBuilder::new()
-        .info(
-            InfoBuilder::new()
-                .title("Pyrograph")
-                .version(env!("CARGO_PKG_VERSION"))
-                .description(Some(
-                    "Trains LoRA adapters and makes pictures on machines of your own. Every error is a problem after RFC 9457 that \
-                     names the fields that are wrong. Lists are newest first, a page at a time. URLs of files are presigned when \
-                     they are read and live for one hour.",
-                ))
-                .license(Some(License::builder().name("MIT OR Apache-2.0").identifier(Some("MIT OR Apache-2.0")).build()))
-                .build(),
-        )
-        .tags(Some([
-            tag("generations", "Pictures from a prompt."),
-            tag("trainings", "LoRAs from datasets."),
-            tag("datasets", "Pictures with captions."),
-            tag("models", "Checkpoints and LoRAs."),
-            tag("workers", "Who does the work, and which models are loaded."),
-            tag("health", "For whoever watches over the process."),
-        ]))
-        .build()
 }
 
 fn operations(item: &mut PathItem) -> impl Iterator<Item = &mut Operation> {

@@ -1,32 +1,14 @@
 //! Every route, on one page.
 
 use axum::extract::DefaultBodyLimit;
-use axum::http::StatusCode;
-use axum::http::header::CONTENT_TYPE;
-use axum::middleware;
-use axum::response::Redirect;
-use axum::routing::get;
-use domain::generation::MAX_PICTURE_CHARS;
-use domain::{image_gate, zip_gate};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::router::UtoipaMethodRouterExt;
 use utoipa_axum::routes;
-use utoipa_swagger_ui::{Config, SwaggerUi};
 
-use crate::observe::observe;
-use crate::openapi::document;
-use crate::problem::Problem;
+use crate::State;
+use crate::document::document;
+use crate::limits::{GENERATION_LIMIT, PICTURE_LIMIT, PICTURES_LIMIT};
 use crate::routes::{dataset, event, export, generation, health, import, input, model, swap, training, upload, worker};
-use crate::{State, openapi};
-
-/// Largest JSON body, in bytes.
-pub(crate) const JSON_LIMIT: usize = 1024 * 1024;
-/// Largest form of pictures, in bytes: one archive and what surrounds it.
-const PICTURES_LIMIT: usize = zip_gate::MAX_ARCHIVE_BYTES as usize + 1024 * 1024;
-/// Largest form of one picture, in bytes.
-const PICTURE_LIMIT: usize = image_gate::MAX_BYTES as usize + 1024 * 1024;
-/// Largest request for a generation, in bytes: one that carries an image and a mask itself.
-const GENERATION_LIMIT: usize = 2 * MAX_PICTURE_CHARS + JSON_LIMIT;
 
 pub(crate) fn routes() -> OpenApiRouter<State> {
     OpenApiRouter::with_openapi(document())
@@ -70,26 +52,4 @@ pub(crate) fn routes() -> OpenApiRouter<State> {
         .routes(routes!(export::cancel))
         .routes(routes!(event::of_export))
         .routes(routes!(worker::list))
-}
-
-/// The whole service.
-pub fn app(state: State) -> axum::Router {
-    let (router, _) = routes().split_for_parts();
-    let contract: &'static str = openapi::text();
-    router
-        .route("/", get(async || Redirect::to("/docs/")))
-        .route("/openapi.json", get(move || async move { ([(CONTENT_TYPE, "application/json")], contract) }))
-        .merge(SwaggerUi::new("/docs").config(Config::from("/openapi.json")))
-        .fallback(async || {
-            Problem::new(StatusCode::NOT_FOUND, "There is nothing at this address; /docs tells what there is.")
-        })
-        .method_not_allowed_fallback(async || {
-            Problem::new(
-                StatusCode::METHOD_NOT_ALLOWED,
-                "This address does not take the method; `Allow` tells which it takes.",
-            )
-        })
-        .layer(DefaultBodyLimit::max(JSON_LIMIT))
-        .layer(middleware::from_fn_with_state(state.clone(), observe))
-        .with_state(state)
 }

@@ -11,7 +11,9 @@ use diffusion::device::{self, DeviceChoice};
 use crate::figure::{Figures, read};
 use crate::machine::Machine;
 use crate::report::{Ending, Report};
+use crate::scale::Scale;
 use crate::section::Section;
+use crate::{denoising, goldens, kernels, training, unets};
 
 /// Measure a device: goldens, FLUX.1 at full size, and the same in PyTorch (`just gpu-check`)
 ///
@@ -66,11 +68,23 @@ impl Gauge {
         }
     }
 
+    /// Measures one section in this process.
     fn measure(&self, section: Section) -> Result<()> {
         device::join_pool();
         device::keep_kernels(&self.kernels());
         let opened = device::open(self.device)?;
-        section.run(self, &opened.device, &mut Figures::append(&self.figures(), section.name())?)
+        let (device, figures) = (&opened.device, &mut Figures::append(&self.figures(), section.name())?);
+        let scale = if self.tiny { Scale::tiny() } else { Scale::full() };
+        match section {
+            Section::Goldens => goldens::measure(&self.goldens, &self.ember, device, figures),
+            Section::Denoising => denoising::measure(&scale, device, figures),
+            Section::Training => training::measure(&scale, device, figures),
+            Section::UNets => unets::measure(&scale, device, figures),
+            Section::Kernels => kernels::measure(&scale, device, figures),
+            Section::WarmStart => denoising::warm_start(&scale, device, figures),
+            // They run in Python, which `start` starts.
+            Section::Peers => Ok(()),
+        }
     }
 
     fn conduct(&self) -> Result<()> {

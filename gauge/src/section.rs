@@ -2,15 +2,8 @@
 
 use std::time::Duration;
 
-use anyhow::Result;
-use burn::prelude::*;
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
-
-use crate::figure::Figures;
-use crate::plan::Gauge;
-use crate::scale::Scale;
-use crate::{denoising, goldens, kernels, training, unets};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 pub enum Section {
@@ -58,21 +51,6 @@ impl Section {
             Self::WarmStart => 20,
             Self::Peers => 100,
         })
-    }
-
-    /// Measures in this process.
-    pub fn run(self, gauge: &Gauge, device: &Device, figures: &mut Figures) -> Result<()> {
-        let scale = if gauge.tiny { Scale::tiny() } else { Scale::full() };
-        match self {
-            Self::Goldens => goldens::measure(&gauge.goldens, &gauge.ember, device, figures),
-            Self::Denoising => denoising::measure(&scale, device, figures),
-            Self::Training => training::measure(&scale, device, figures),
-            Self::UNets => unets::measure(&scale, device, figures),
-            Self::Kernels => kernels::measure(&scale, device, figures),
-            Self::WarmStart => denoising::warm_start(&scale, device, figures),
-            // They run in Python, which `plan` starts.
-            Self::Peers => Ok(()),
-        }
     }
 }
 

@@ -21,8 +21,8 @@ use super::import::Import;
 use super::job;
 use crate::State;
 use crate::extract::{self, Multipart, Path, Query, is_json};
+use crate::limits::JSON_LIMIT;
 use crate::problem::{Problem, Result};
-use crate::router::JSON_LIMIT;
 
 /// Most bytes of a text part.
 const TEXT_BYTES: u64 = 1024;

@@ -12,16 +12,16 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::words::write_json;
-use crate::{autoencoder, flow};
+use crate::{autoencoder, latents, networks};
 
 /// What a request may leave out, chosen by `measure`.
 const DEFAULTS: (usize, f64) = (12, 3.0);
 
 pub fn assemble(out: &Path, model: &Path) -> Result<()> {
     let device = Device::flex();
-    let configs = flow::configs(out)?;
-    let networks = flow::Networks::new(&configs, &device);
-    let networks = checkpoint::load_strict(networks, &Checkpoint::open(&flow::weights(out))?, DType::F32)?;
+    let configs = networks::configs(out)?;
+    let networks = networks::Networks::new(&configs, &device);
+    let networks = checkpoint::load_strict(networks, &Checkpoint::open(&networks::weights(out))?, DType::F32)?;
     let vae = Autoencoder::new(&autoencoder::config(), &device);
     let vae = checkpoint::load_strict(vae, &Checkpoint::open(&autoencoder::weights(out))?, DType::F32)?;
 
@@ -39,7 +39,7 @@ pub fn assemble(out: &Path, model: &Path) -> Result<()> {
     checkpoint::save(&networks.text_encoder_2, &model.join("text_encoder_2/model.safetensors"), DType::F16, &metadata)?;
     checkpoint::save(&vae, &model.join("vae/diffusion_pytorch_model.safetensors"), DType::F16, &metadata)?;
 
-    let (mean, deviation) = flow::latent_statistics(out)?;
+    let (mean, deviation) = latents::latent_statistics(out)?;
     let mut vae = autoencoder::config();
     vae.shift_factor = Some(mean);
     vae.scaling_factor = 1.0 / deviation;

@@ -18,7 +18,7 @@ use image::RgbImage;
 
 use crate::autoencoder::{config, psnr, reconstruction, to_tensor, weights};
 use crate::dataset::{Attributes, Concept, render};
-use crate::flow::latents_path;
+use crate::latents::latents_path;
 use crate::pyrography;
 
 /// Of the pictures shown, those without attributes, and those of another style.

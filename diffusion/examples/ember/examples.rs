@@ -11,7 +11,8 @@ use diffusion::tokenizers::{clip::ClipTokenizer, t5::T5Tokenizer};
 use diffusion::training::{FlowBatch, Gradients, Random, draw_level, flow_batch, flow_loss};
 
 use crate::dataset::{Attributes, BACKGROUNDS, Concept, caption, held_out};
-use crate::flow::{Networks, latent_statistics, latents_path};
+use crate::latents::{latent_statistics, latents_path};
+use crate::networks::Networks;
 use crate::words;
 
 /// Combinations of attributes of one concept.

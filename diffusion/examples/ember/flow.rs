@@ -10,20 +10,12 @@ use burn::module::Module;
 use burn::prelude::*;
 use burn::tensor::DType;
 use diffusion::checkpoint::{self, Checkpoint, Stored};
-use diffusion::networks::clip::{self, Activation, ClipTextModel};
-use diffusion::networks::flux::{self, FluxTransformer};
-use diffusion::networks::t5::{self, T5Encoder};
-use diffusion::networks::vae::Autoencoder;
-use diffusion::pipelines::flux::pack;
 use diffusion::training::{AdamW, AdamWConfig, Gradients, Moments, Random, initialise};
-use image::RgbImage;
 
-use crate::autoencoder::{self, to_tensor};
-use crate::dataset::{Attributes, Concept, render};
+use crate::dataset::Concept;
 use crate::examples::{Examples, Part};
+use crate::networks::{Networks, configs, weights};
 use crate::words;
-
-const TEXT_WIDTH: usize = 128;
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -51,119 +43,6 @@ pub struct Arguments {
     resume: bool,
     #[arg(long, default_value = "out/ember")]
     out: PathBuf,
-}
-
-/// What is trained together.
-#[derive(Module, Debug)]
-pub struct Networks {
-    pub text_encoder: ClipTextModel,
-    pub text_encoder_2: T5Encoder,
-    pub transformer: FluxTransformer,
-}
-
-pub struct Configs {
-    pub clip: clip::Config,
-    pub t5: t5::Config,
-    pub flux: flux::Config,
-}
-
-/// Sizes of the networks, for the tokenizers in the output folder.
-pub fn configs(out: &Path) -> Result<Configs> {
-    let clip_size = words::clip_size(out)?;
-    Ok(Configs {
-        clip: clip::Config {
-            vocab_size: clip_size,
-            hidden_size: TEXT_WIDTH,
-            intermediate_size: 2 * TEXT_WIDTH,
-            num_hidden_layers: 2,
-            num_attention_heads: 4,
-            max_position_embeddings: words::CLIP_LENGTH,
-            hidden_act: Activation::QuickGelu,
-            layer_norm_eps: 1e-5,
-            eos_token_id: clip_size as i64 - 1,
-            projection_dim: TEXT_WIDTH,
-        },
-        t5: t5::Config {
-            vocab_size: words::t5_size(out)?,
-            d_model: TEXT_WIDTH,
-            d_kv: 32,
-            d_ff: 2 * TEXT_WIDTH,
-            num_layers: 2,
-            num_heads: 4,
-            relative_attention_num_buckets: 16,
-            relative_attention_max_distance: 32,
-            layer_norm_epsilon: 1e-6,
-            feed_forward_proj: t5::FeedForwardKind::GatedGelu,
-        },
-        flux: flux::Config {
-            patch_size: 1,
-            in_channels: 4 * autoencoder::config().latent_channels,
-            out_channels: None,
-            num_layers: 2,
-            num_single_layers: 4,
-            attention_head_dim: 32,
-            num_attention_heads: 6,
-            joint_attention_dim: TEXT_WIDTH,
-            pooled_projection_dim: TEXT_WIDTH,
-            guidance_embeds: false,
-            axes_dims_rope: [8, 12, 12],
-        },
-    })
-}
-
-impl Networks {
-    pub fn new(configs: &Configs, device: &Device) -> Self {
-        Self {
-            text_encoder: ClipTextModel::new(&configs.clip, device),
-            text_encoder_2: T5Encoder::new(&configs.t5, device),
-            transformer: FluxTransformer::new(&configs.flux, device),
-        }
-    }
-}
-
-pub fn weights(out: &Path) -> PathBuf {
-    out.join("flow.safetensors")
-}
-
-pub fn latents_path(out: &Path) -> PathBuf {
-    out.join("latents.safetensors")
-}
-
-/// Encodes every picture of every concept once; training then never sees a pixel. Writes packed latents with their
-/// mean and deviation.
-pub fn encode(concepts: &[Concept], out: &Path) -> Result<()> {
-    let device = Device::flex();
-    let network = Autoencoder::new(&autoencoder::config(), &device);
-    let network = checkpoint::load_strict(network, &Checkpoint::open(&autoencoder::weights(out))?, DType::F32)?;
-    let mut values: Vec<f32> = Vec::new();
-    for (number, concept) in concepts.iter().enumerate() {
-        let pictures: Vec<RgbImage> = Attributes::all().map(|attributes| render(&concept.art, attributes)).collect();
-        let latents = pack(network.encode(to_tensor(&pictures, &device)).mean);
-        values.extend(latents.into_data().try_to_vec::<f32>().context("latents are f32")?);
-        if number % 50 == 0 {
-            println!("{number} of {} concepts encoded", concepts.len());
-        }
-    }
-    let count = values.len() as f64;
-    let mean = values.iter().map(|value| f64::from(*value)).sum::<f64>() / count;
-    let variance = values.iter().map(|value| (f64::from(*value) - mean).powi(2)).sum::<f64>() / count;
-    let deviation = variance.sqrt();
-    println!("latents: mean {mean:.4}, deviation {deviation:.4}");
-    let length = values.len();
-    let tensor = Tensor::<1>::from_data(TensorData::new(values, [length]), &device);
-    let facts =
-        BTreeMap::from([("mean".to_string(), mean.to_string()), ("deviation".to_string(), deviation.to_string())]);
-    checkpoint::write(&latents_path(out), vec![Stored::new("latents", tensor, DType::F16)?], &facts)?;
-    Ok(())
-}
-
-/// Mean and deviation of all latents.
-pub fn latent_statistics(out: &Path) -> Result<(f64, f64)> {
-    let checkpoint = Checkpoint::open(&latents_path(out))?;
-    let fact = |name: &str| -> Result<f64> {
-        Ok(checkpoint.metadata().get(name).with_context(|| format!("no {name}"))?.parse()?)
-    };
-    Ok((fact("mean")?, fact("deviation")?))
 }
 
 pub fn train(concepts: &[Concept], arguments: &Arguments) -> Result<()> {

@@ -7,7 +7,9 @@ mod dataset;
 mod decoder;
 mod examples;
 mod flow;
+mod latents;
 mod measure;
+mod networks;
 mod pyrography;
 mod words;
 
@@ -87,7 +89,7 @@ fn run(arguments: &Arguments) -> Result<()> {
         Command::Reconstruct { out, sheet } => measure::reconstruct(&concepts, out, sheet),
         Command::Encode { out, first } => {
             words::write(&concepts, out)?;
-            flow::encode(&concepts[..first.unwrap_or(concepts.len()).min(concepts.len())], out)
+            latents::encode(&concepts[..first.unwrap_or(concepts.len()).min(concepts.len())], out)
         }
         Command::Flow(arguments) => flow::train(&concepts, arguments),
         Command::Assemble { out, model } => assemble::assemble(out, model),
