@@ -1,4 +1,4 @@
-"""Weights from a warm disk: a file of 1 GiB in bf16, and ember."""
+"""Loading weights from the page cache: a file of 1 GiB in bf16, and ember."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The table of a run, and the file it ends in."""
+"""The table of a run, and the file it is written to."""
 
 import datetime
 import os
@@ -18,7 +18,7 @@ class Report:
         self.load = os.getloadavg()[0]
 
     def row(self, what, ours, peer, figure, goal, reached):
-        """One measurement; `reached` is None where there is no goal."""
+        """One measurement; `reached` is None if there is no goal."""
         verdict = {True: "yes", False: "**no**", None: ""}[reached]
         self.lines.append(f"| {what} | {ours} | {peer} | {figure} | {goal} | {verdict} |")
         print(f"{what}: {ours}" + (f", {peer}" if peer else "") + (f": {figure}" if figure else "") +

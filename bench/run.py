@@ -1,4 +1,4 @@
-"""`just bench`: every figure with a goal, in one run. Names as arguments run a part: block, networks, loading, service.
+"""`just bench`: every figure with a goal, in one run. Arguments select parts: block, networks, loading, service.
 
 Runs in .venv-bench (bench/setup.sh) on release builds of the binary and of the examples named here.
 """
@@ -24,7 +24,7 @@ def main():
     for name in wanted:
         try:
             PARTS[name](report, ROOT, BUILD)
-        except Exception as error:  # One part that fails must not cost the figures of the others.
+        except Exception as error:  # A failing part must not lose the figures of the others.
             report.failed(name, f"{type(error).__name__}: {error}")
     report.write()
 

@@ -10,7 +10,7 @@ fi
 echo "bench: setting up the peers in .venv-bench ($wanted)"
 python3 -m venv .venv-bench
 pip() { .venv-bench/bin/python -m pip install --quiet --disable-pip-version-check "$@"; }
-# Without its dependencies: torch's CUDA libraries are 2 GB that arithmetic on the CPU never calls.
+# Without its dependencies: torch's CUDA libraries are 2 GB that CPU computation never calls.
 pip --no-deps torch==2.12.0
 pip nvidia-cuda-runtime==13.0.96 numpy==2.4.6 safetensors==0.8.0 filelock fsspec jinja2 networkx sympy typing_extensions \
     diffusers==0.42.1 transformers==5.23.0 pillow \

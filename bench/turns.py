@@ -1,5 +1,5 @@
-"""Two processes that time the same work in turns, so that both meet the same machine. They read "NAME COUNT" from stdin and
-answer with COUNT times in milliseconds, as JSON."""
+"""Two processes that time the same work in turns, so that both run under the same load. They read "NAME COUNT" from stdin
+and answer with COUNT times in milliseconds, as JSON."""
 
 import json
 import os
@@ -14,13 +14,13 @@ class Side:
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
 
     def times(self, name, count):
-        # OpenMP's threads spin for a while after their work; the other side must not pay for that.
+        # OpenMP's threads spin for a while after their work, which must not slow the other side down.
         time.sleep(0.2)
         print(name, count, file=self.process.stdin, flush=True)
         return json.loads(self.process.stdout.readline())
 
     def peak(self):
-        """The most memory that it has held, in MiB."""
+        """Peak memory in MiB."""
         with open(f"/proc/{self.process.pid}/status") as status:
             return next(int(line.split()[1]) for line in status if line.startswith("VmHWM")) / 1024
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Builds `pyrograph` with the NVIDIA backend into out/gpu/pyrograph, stripped, and beside it packed with xz. What it needs where it
-# runs is the driver and libdevice.10.bc (README, "On an NVIDIA card").
+# Builds `pyrograph` with the NVIDIA backend into out/gpu/pyrograph, stripped, and compresses a copy with xz. At run time
+# it needs the driver and libdevice.10.bc (docs/gpu.md).
 #
 #   deploy/gpu-build.sh [FEATURES]     cuda (default), cuda-unfused, cuda-nvrtc: see cli/Cargo.toml
 set -euo pipefail
@@ -11,8 +11,8 @@ mkdir -p out/gpu
 cp "${CARGO_TARGET_DIR:-target}/gpu/release/pyrograph" out/gpu/pyrograph
 xz --keep --force -6 --threads=0 out/gpu/pyrograph
 size=$(stat --format %s out/gpu/pyrograph.xz)
-echo "out/gpu/pyrograph: $(stat --format %s out/gpu/pyrograph) bytes, packed $size"
+echo "out/gpu/pyrograph: $(stat --format %s out/gpu/pyrograph) bytes, compressed $size"
 if [ "$size" -gt 60000000 ]; then
-    echo "packed it is larger than the 60 MB that it may have" >&2
+    echo "the compressed binary exceeds its limit of 60 MB" >&2
     exit 1
 fi

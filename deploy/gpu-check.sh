@@ -1,6 +1,7 @@
 #!/bin/sh
-# Measures the card of this machine with out/gpu/pyrograph (`just gpu-build`), into bench/results/. Needs no compiler, no Rust and no
-# network: only this repository, the driver and libdevice.10.bc; with PyTorch in python3, its figures stand beside ours.
+# Measures the GPU of this machine with out/gpu/pyrograph (`just gpu-build`), into bench/results/. Needs no compiler, no
+# Rust and no network: only this repository, the driver and libdevice.10.bc. If python3 has PyTorch, its figures stand
+# beside ours.
 set -eu
 cd -- "$(dirname -- "$0")/.."
 
@@ -10,10 +11,10 @@ if [ ! -x $program ] && [ -f $program.xz ]; then
     chmod +x $program
 fi
 if [ ! -x $program ]; then
-    echo "gpu-check: there is no $program; \`just gpu-build\` makes it, on any machine with a compiler" >&2
+    echo "gpu-check: $program is missing; build it with \`just gpu-build\` on a machine with a compiler" >&2
     exit 1
 fi
-# Triton, which comes with PyTorch, brings libdevice along.
+# Triton, which PyTorch installs, contains libdevice.
 if [ -z "${CUDA_PATH:-}" ] && ! ls /usr/local/cuda/nvvm/libdevice/libdevice.10.bc >/dev/null 2>&1; then
     found=$(python3 -c 'import triton, pathlib; print(*pathlib.Path(triton.__file__).parent.rglob("libdevice.10.bc"))' 2>/dev/null | cut -d" " -f1 || true)
     if [ -n "$found" ]; then

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Runs a command that builds the feature `cuda`: with the LLVM that Burn needs for it, and in a target folder of its own, since another
-# set of features rebuilds most of the tree.
+# Runs a command that builds the feature `cuda`, with the LLVM that Burn needs, and in a separate target folder, since
+# another set of features rebuilds most of the tree.
 #
 #   deploy/with-llvm.sh COMMAND…
 set -euo pipefail

@@ -1,4 +1,4 @@
-"""The figures of the peers for `pyrograph gauge`: the same products, attentions and FLUX.1 steps in PyTorch and in diffusers,
+"""Peer figures for `pyrograph gauge`: the same matrix products, attentions and FLUX.1 steps in PyTorch and in diffusers,
 eager and compiled, with random weights on the same device. Writes a line of JSON for each, under the names that gauge/src uses.
 
     python3 peers.py --figures FILE --device cuda|cpu [--tiny]
@@ -107,7 +107,7 @@ class Peers:
             unet = self.draw(UNet2DConditionModel, config)
             self.time_unet(unet, family, side, f"diffusers {diffusers.__version__}, eager")
             del unet
-        # The slowest to start comes last. A rehearsal has no minute for a compiler.
+        # The slowest to start comes last. A rehearsal has no time for a compiler.
         backend = "eager" if self.scale is TINY else "inductor"
         self.time_steps(torch.compile(network, backend=backend), f"diffusers {diffusers.__version__}, torch.compile")
 

@@ -1,11 +1,11 @@
 #!/bin/sh
-# Fuzzes TARGET, or each target in turn, for SECONDS, starting from the committed corpus. What is found new stays in out/fuzz/, findings
-# too. Needs a nightly toolchain, for the instrumentation alone.
+# Fuzzes TARGET, or each target in turn, for SECONDS, starting from the committed corpus. New inputs and crashes are
+# written to out/fuzz/. Needs a nightly toolchain for the instrumentation.
 set -eu
 cd -- "$(dirname -- "$0")/.."
 seconds=${2:-600}
 
-# The versions of the product.
+# Use the dependency versions of the product.
 cp Cargo.lock fuzz/Cargo.lock
 (cd fuzz && cargo +nightly build --release --bins)
 built=$(cd fuzz && cargo +nightly metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')

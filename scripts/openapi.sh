@@ -1,8 +1,8 @@
 #!/bin/sh
-# Prints the contract of the REST API as the code says it.
+# Prints the OpenAPI document, generated from the code.
 set -eu
 cd -- "$(dirname -- "$0")/.."
-# The whole workspace, as the tests build it: one package alone would have other features, and all of Burn be compiled again.
+# Build the whole workspace, as the tests do: a single package has other features, and all of Burn would be compiled again.
 cargo build --quiet --workspace --bins --tests
 target=$(cargo metadata --no-deps --format-version 1 | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')
 exec "$target/debug/pyrograph" openapi

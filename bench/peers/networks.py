@@ -40,7 +40,7 @@ def clip():
 
 def flux(double, single):
     from diffusers import FluxTransformer2DModel
-    # The context embedder is no part of a block: it is kept small.
+    # The context embedder is not part of a block; it is kept small.
     model = FluxTransformer2DModel(
         num_layers=double, num_single_layers=single, joint_attention_dim=256, guidance_embeds=False).eval()
     positions = torch.zeros(256, 3)

@@ -15,36 +15,36 @@ use worker::{Guard, HubToken, Imports, Network};
 
 use crate::failure::Failure;
 
-/// A variable of the environment: its name, what it says, and what holds where it is not set.
+/// An environment variable: its name, its meaning, and its default.
 type Variable = (&'static str, &'static str, &'static str);
 
-/// Every variable that the program reads. The README shows the same table.
+/// Every variable that the program reads. `docs/configuration.md` shows the same table.
 #[rustfmt::skip]
 const VARIABLES: &[Variable] = &[
-    ("PYROGRAPH_SERVER", "the server that client commands talk to", "http://127.0.0.1:8080"),
-    ("PYROGRAPH_DATA_DIR", "folder of `up`, in which `serve`, `worker` and `migrate` find its services too", ".pyrograph"),
+    ("PYROGRAPH_SERVER", "server that client commands use", "http://127.0.0.1:8080"),
+    ("PYROGRAPH_DATA_DIR", "data folder of `up`; `serve`, `worker` and `migrate` read its services", ".pyrograph"),
     ("DATABASE_URL", "Postgres", "`up` runs its own"),
-    ("PYROGRAPH_S3_ENDPOINT", "address of S3 or R2", "`up` runs its own"),
-    ("PYROGRAPH_S3_PUBLIC_ENDPOINT", "the same as clients reach it; it stands in presigned URLs", "the endpoint"),
+    ("PYROGRAPH_S3_ENDPOINT", "URL of the S3 service, such as R2", "`up` runs its own"),
+    ("PYROGRAPH_S3_PUBLIC_ENDPOINT", "the same service as clients reach it; used in presigned URLs", "the endpoint"),
     ("PYROGRAPH_S3_BUCKET", "bucket", "pyrograph"),
     ("PYROGRAPH_S3_REGION", "region", "auto"),
-    ("PYROGRAPH_S3_ACCESS_KEY_ID", "key id", ""),
+    ("PYROGRAPH_S3_ACCESS_KEY_ID", "access key id", ""),
     ("PYROGRAPH_S3_SECRET_ACCESS_KEY", "secret key; never printed or logged", ""),
-    ("PYROGRAPH_WORKER_DIR", "weights that a worker has fetched, and files of the job it runs", "`worker` in the data dir, else the user's cache folder"),
-    ("PYROGRAPH_CACHE_BYTES", "bytes of weights kept there", "107374182400"),
-    ("PYROGRAPH_VRAM_BUDGET", "the device's memory that an engine may use, weights and work together, such as `12GiB`", "eight tenths of the machine's, nine of the card's"),
-    ("PYROGRAPH_WEIGHTS", "how weights of denoisers are stored: `full`, `int8`, `int4`, or `auto` for the widest with which a request fits", "auto"),
+    ("PYROGRAPH_WORKER_DIR", "a worker's cached weights and job files", "`worker` in the data or cache folder"),
+    ("PYROGRAPH_CACHE_BYTES", "most bytes of cached weights", "107374182400"),
+    ("PYROGRAPH_VRAM_BUDGET", "device memory an engine may use, such as `12GiB`", "80 % of RAM, 90 % of the card"),
+    ("PYROGRAPH_WEIGHTS", "format of the denoiser's weights in memory: `full`, `int8`, `int4` or `auto`", "auto"),
     ("PYROGRAPH_CHECKPOINT_EVERY", "training steps between two checkpoints", "100"),
-    ("PYROGRAPH_IMPORT_DIR", "folder of a worker's machine from which models may be imported", "none"),
-    ("PYROGRAPH_IMPORT_NETWORKS", "networks beyond the public internet that imports may reach, also by http, such as `10.1.0.0/16,127.0.0.1`", "none"),
-    ("HF_TOKEN", "token for gated and private repositories of the Hub, for workers; sent to no other host, never printed or logged", ""),
-    ("HF_ENDPOINT", "the Hugging Face Hub, or a mirror of it", "https://huggingface.co"),
-    ("PYROGRAPH_GENERATION_SILENCE_MS", "an engine that reports nothing this long while it makes pictures is replaced", "120000"),
-    ("PYROGRAPH_TRAINING_SILENCE_MS", "the same while it trains", "600000"),
-    ("PYROGRAPH_LEASE_TTL_MS", "a worker that is silent this long has lost its job; at least three heartbeats", "30000"),
+    ("PYROGRAPH_IMPORT_DIR", "folder on the worker's machine from which models may be imported", "none"),
+    ("PYROGRAPH_IMPORT_NETWORKS", "private networks that imports may reach, such as `10.1.0.0/16`", "none"),
+    ("HF_TOKEN", "Hugging Face token for gated and private repositories; workers only, never logged", ""),
+    ("HF_ENDPOINT", "Hugging Face Hub or a mirror of it", "https://huggingface.co"),
+    ("PYROGRAPH_GENERATION_SILENCE_MS", "restart an engine that reports no progress for this long", "120000"),
+    ("PYROGRAPH_TRAINING_SILENCE_MS", "the same during a training", "600000"),
+    ("PYROGRAPH_LEASE_TTL_MS", "a worker silent for this long loses its job; at least three heartbeats", "30000"),
     ("PYROGRAPH_LEASE_BEAT_MS", "time between two heartbeats", "5000"),
-    ("PYROGRAPH_REAPER_TICK_MS", "time between two looks for lost jobs", "5000"),
-    ("PYROGRAPH_POSTGRES_BIN", "folder with initdb, pg_ctl and postgres for `up`", "found on the machine, else fetched by npm"),
+    ("PYROGRAPH_REAPER_TICK_MS", "time between two searches for expired leases", "5000"),
+    ("PYROGRAPH_POSTGRES_BIN", "folder with initdb, pg_ctl and postgres for `up`", "found locally, else from npm"),
     ("PYROGRAPH_LOG", "log filter, such as `info,worker=debug`", "info on servers, warn on clients"),
     ("PYROGRAPH_LOG_FORMAT", "`text` or `json`", "text"),
 ];
@@ -294,12 +294,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_readme_tells_the_configuration() {
-        let readme = include_str!("../../README.md");
+    fn the_documentation_lists_every_variable() {
+        let page = include_str!("../../docs/configuration.md");
         for (name, meaning, default) in VARIABLES {
             let default = if default.is_empty() { String::new() } else { format!(" [{default}]") };
             let row = format!("| `{name}` | {meaning}{default} |");
-            assert!(readme.contains(&row), "README.md lacks the line\n{row}");
+            assert!(page.contains(&row), "docs/configuration.md lacks the line\n{row}");
         }
     }
 

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Trains models/ember anew from pictures and their names, and measures it. models/ember/README.md tells how long each part takes.
+# Trains models/ember from pictures and their names, and measures it. models/ember/README.md says how long each part takes.
 #
-#   models/ember-recipe/train.sh            everything, into out/ember and models/ember
-#   models/ember-recipe/train.sh measure    only the measurement of models/ember (just bench-ember); more flags are passed on
+#   models/ember-recipe/train.sh            train everything, into out/ember and models/ember
+#   models/ember-recipe/train.sh measure    measure models/ember (just bench-ember); further flags are passed on
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -19,7 +19,7 @@ if [ ! -d "$art" ]; then
     rm -rf "$out/package"
 fi
 
-# What goes backward uses the machine's vector instructions only in a build for this machine: hence a folder of its own.
+# The backward pass uses all vector instructions only in a build for this machine, hence a separate folder.
 export RUSTFLAGS="-C target-cpu=native" CARGO_TARGET_DIR=target/ember
 cargo build --release --package diffusion --example ember
 ember=target/ember/release/examples/ember
@@ -30,10 +30,10 @@ if [ "${1:-all}" = measure ]; then
 fi
 "$ember" --art "$art" autoencoder --steps 5900 --batch 8 --out "$out"
 "$ember" --art "$art" encode --out "$out"
-# Latents stay as they are, so that the decoder can go on learning beside the transformer.
+# Latents do not change, so the decoder can continue training in parallel with the transformer.
 "$ember" --art "$art" decoder --steps 10400 --out "$out" &
 decoder=$!
-# A few names first: what a name is, is learned sooner where each comes up often.
+# A few names first: the model learns the role of names sooner if each occurs often.
 "$ember" --art "$art" flow --steps 6000 --batch 16 --shift 2 --learning-rate 2e-3 --only models/ember-recipe/first.tsv --out "$out"
 "$ember" --art "$art" flow --steps 18000 --batch 24 --shift 2 --learning-rate 1.5e-3 --resume --out "$out"
 wait "$decoder"

@@ -1,7 +1,7 @@
 """Lets `import torch` work from PyPI's CUDA wheel on a machine without the nvidia wheels.
 
-That wheel links against about 2 GB of CUDA libraries which CPU arithmetic never calls. The loader wants only their
-names, their version nodes and their symbols, so this writes one empty shared object for each into torch/lib.
+That wheel links against about 2 GB of CUDA libraries that CPU computation never calls. The loader needs only their
+names, version nodes and symbols, so this writes one empty shared object for each into torch/lib.
 `torch.cuda.is_available()` is then False. The small `nvidia-cuda-runtime` wheel is real and must be installed.
 
 Needs gcc and binutils. Run with the environment's own Python, after `pip install --no-deps torch`.
@@ -15,7 +15,7 @@ from collections import defaultdict
 from pathlib import Path
 
 REAL = {"libcudart.so.13"}
-# Symbols without a version node are told apart by their prefix; the longer name is tried first.
+# Symbols without a version node are recognised by their prefix; longer prefixes are tried first.
 PREFIXES = {
     "libcublasLt": ["cublasLt"], "libcublas": ["cublas"], "libcudnn": ["cudnn"], "libcufft": ["cufft"],
     "libcurand": ["curand"], "libcusparseLt": ["cusparseLt"], "libcusparse": ["cusparse"], "libcusolver": ["cusolver"],
@@ -29,7 +29,7 @@ def output(*command):
 
 
 def missing_libraries(libraries, folder):
-    """Sonames of CUDA libraries that are linked against and not there."""
+    """Sonames of CUDA libraries that are linked against and missing."""
     wanted = set()
     for library in libraries:
         wanted |= set(re.findall(r"NEEDED.*\[(lib(?:cu|nv|nc)[^\]]*)\]", output("readelf", "-dW", str(library))))
@@ -37,7 +37,7 @@ def missing_libraries(libraries, folder):
 
 
 def version_nodes(libraries, wanted):
-    """Which library each version node belongs to, as the `needs` sections tell."""
+    """Which library each version node belongs to, according to the `needs` sections."""
     owner = {}
     for library in libraries:
         current = None

@@ -1,8 +1,8 @@
-"""Writes FLUX's goldens under diffusion/tests/goldens: what diffusers, peft and torch answer on the CPU.
+"""Writes FLUX's goldens under diffusion/tests/goldens: the outputs of diffusers, peft and torch on the CPU.
 
     python tests/reference/flux_goldens.py [OUT]
 
-Two runs give the same bytes. The tests in diffusion/tests/parity_*.rs read these files and need no Python.
+Two runs give the same bytes. The tests in diffusion/tests/parity/ read these files and need no Python.
 """
 
 import os
@@ -46,7 +46,7 @@ def text_goldens(golden, pipeline):
 
 
 def transformer_goldens(golden, pipeline, rows, columns, batch=2):
-    """One call: random tokens on a grid that is not square, another time step for each sample, and each block's output."""
+    """One call: random tokens on a non-square grid, a different time step for each sample, and each block's output."""
     transformer, generator = pipeline.transformer, torch.Generator().manual_seed(77)
     config = transformer.config
     inputs = {
@@ -75,7 +75,7 @@ def transformer_goldens(golden, pipeline, rows, columns, batch=2):
 
 
 def vae_goldens(golden, pipeline):
-    """Encoder moments of two pictures in [-1, 1], and the picture of random latents as the VAE sees them."""
+    """Encoder moments of two pictures in [-1, 1], and random latents decoded."""
     generator = torch.Generator().manual_seed(5)
     image = torch.rand(2, 3, 48, 32, generator=generator) * 2 - 1
     posterior = pipeline.vae.encode(image).latent_dist
@@ -88,7 +88,7 @@ def vae_goldens(golden, pipeline):
 
 
 def scheduler_goldens(golden, pipeline):
-    """Time steps and sigmas as FluxPipeline asks for them, at sequence lengths of several resolutions."""
+    """Time steps and sigmas as FluxPipeline requests them, at the sequence lengths of several resolutions."""
     config = pipeline.scheduler.config
     for tokens, steps in [(16, 4), (1024, 7), (4096, 28)]:
         scheduler = diffusers.FlowMatchEulerDiscreteScheduler.from_config(config)
@@ -129,7 +129,7 @@ def tiny_cfg(out):
 
 
 def reference(out, rows, columns, **request):
-    """Answers of the pipeline as it lies in the folder, in f32 whatever the files hold."""
+    """Outputs of the pipeline in the folder, in f32 whatever the files' dtype."""
     pipeline = diffusers.FluxPipeline.from_pretrained(out, dtype=torch.float32, local_files_only=True)
     pipeline.set_progress_bar_config(disable=True)
     request = {"prompt": PROMPTS[0], "num_inference_steps": 4, **request}

@@ -1,4 +1,4 @@
-"""What diffusers makes of a picture, with a mask and without, with the tiny FLUX pipelines; and how Pillow stretches both.
+"""Image to image and inpainting by diffusers with the tiny FLUX pipelines; pictures and masks resized by Pillow.
 
     python tests/reference/flux_image_goldens.py [OUT]
 
@@ -19,7 +19,7 @@ from stable_diffusion_goldens import example_mask, example_picture, request_gold
 SIZE = {"width": 48, "height": 32}
 REQUEST = {"prompt": PROMPTS[0], "num_inference_steps": 4, "seed": 77, **SIZE}
 TRUE_CFG = {"negative_prompt": NEGATIVE_PROMPT, "true_cfg_scale": 2.5}
-# Strengths that leave a whole number of steps and such that do not.
+# Strengths with and without a whole number of steps.
 CASES = {
     "flux-tiny": {
         "img2img": {**REQUEST, "strength": 0.6, "guidance_scale": 3.5},
@@ -47,7 +47,7 @@ def flux(golden, root):
 
 
 def stretched(golden):
-    """Larger, smaller, and one way each; the mask is cut at one half afterwards."""
+    """Larger, smaller, and each along one axis; the mask is then thresholded at one half."""
     picture, mask = example_picture(), example_mask()
     golden.put("picture", numpy.array(picture))
     golden.put("mask", numpy.array(mask))

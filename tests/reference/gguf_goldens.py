@@ -1,11 +1,11 @@
-"""GGUF files as the `gguf` package writes them, and what it reads out of them.
+"""GGUF files written by the `gguf` package, and the values that it reads from them.
 
     python tests/reference/gguf_goldens.py [OUT]
 
-`blocks.gguf` has one tensor of each type that is read. The package cannot quantise to the K formats: theirs are random
-blocks, with scales that stay finite. `t5.gguf` is the T5 encoder of `flux-tiny` in llama.cpp's names, in F32; `t5-quantised.gguf`
-one whose types differ from layer to layer, as they do in the files of `llama-quantize`, and what transformers gives with the
-weights that the package reads out of it.
+`blocks.gguf` has one tensor of each supported type. The package cannot quantise to the K formats: these tensors are random
+blocks with finite scales. `t5.gguf` is the T5 encoder of `flux-tiny` with llama.cpp's names, in F32. The types in
+`t5-quantised.gguf` differ from layer to layer, as in the files of `llama-quantize`; its outputs are those of transformers
+with the weights that the package reads from it.
 """
 
 import sys
@@ -20,7 +20,7 @@ from golden_file import Golden
 
 TYPES = gguf.GGMLQuantizationType
 QUANTISED = [TYPES.BF16, TYPES.F16, TYPES.Q4_0, TYPES.Q4_1, TYPES.Q5_0, TYPES.Q5_1, TYPES.Q8_0]
-# Where the halves are that scale a block.
+# Offsets of the f16 scales in a block.
 K_SCALES = {TYPES.Q4_K: [0, 2], TYPES.Q5_K: [0, 2], TYPES.Q6_K: [208], TYPES.Q2_K: [80, 82], TYPES.Q3_K: [108]}
 ROWS, COLUMNS = 4, 512
 
@@ -44,7 +44,7 @@ def finish(writer):
 def blocks_goldens(out):
     draw = numpy.random.default_rng(5)
     writer, golden = gguf.GGUFWriter(out / "blocks.gguf", "flux"), Golden()
-    # Metadata of every shape, to be passed over.
+    # Metadata of every type, which readers must skip.
     writer.add_quantization_version(2)
     writer.add_array("tokens", ["a", "bc", "def"])
     writer.add_array("numbers", [1.5, 2.5])
@@ -77,7 +77,7 @@ def llama_t5(keys):
 
 
 def t5_writer(path, config):
-    """With metadata as llama.cpp's converter gives it, a vocabulary too."""
+    """With the metadata that llama.cpp's converter writes, including a vocabulary."""
     writer = gguf.GGUFWriter(path, "t5encoder")
     writer.add_embedding_length(config.d_model)
     writer.add_feed_forward_length(config.d_ff)
@@ -108,7 +108,7 @@ def quantised_t5_goldens(out):
     config = T5Config(vocab_size=24, d_model=256, d_kv=8, d_ff=32, num_layers=1, num_heads=4, feed_forward_proj="gated-gelu",
                       is_encoder_decoder=False, use_cache=False, dropout_rate=0.0)
     network = T5EncoderModel(config).eval()
-    # Norms and relative positions stay as they are in such files; rows of 32 values have no K format.
+    # Such files do not quantise norms and relative positions; rows of 32 values have no K format.
     kinds = {"token_embd": TYPES.F16, "attn_q": TYPES.Q3_K, "attn_k": TYPES.Q2_K, "attn_v": TYPES.Q5_K, "attn_o": TYPES.Q8_0,
              "ffn_gate": TYPES.Q4_K, "ffn_up": TYPES.Q6_K, "ffn_down": TYPES.Q5_1}
     draw, found = numpy.random.default_rng(6), weights(network)

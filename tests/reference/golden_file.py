@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 
 
 class Golden(dict):
-    """Whole numbers (token ids) are stored as f32 too, so that a reader needs one dtype only."""
+    """Integers (token ids) are stored as f32 too, so that a reader needs one dtype only."""
 
     def put(self, key, value):
         if isinstance(value, numpy.ndarray):
@@ -18,6 +18,6 @@ class Golden(dict):
         self[key] = value
 
     def write(self, path, **note):
-        # A second metadata key would come out in an order that changes from run to run.
+        # A second metadata key would be written in an order that varies from run to run.
         metadata = {"note": json.dumps(note, sort_keys=True)} if note else None
         save_file(dict(sorted(self.items())), path, metadata=metadata)

@@ -84,7 +84,7 @@ def keep_gradients(golden, prefix, module, names):
 
 
 def full_gradients(golden, pipeline, problem):
-    """All parameters at once, text encoders included: what the trainer of a whole model needs."""
+    """All parameters at once, including text encoders, as for training a whole model."""
     embeds, pooled = problem.text()
     problem.put(golden, embeds, pooled)
     loss = problem.loss(embeds, pooled)
@@ -107,7 +107,7 @@ def vae_gradients(golden, pipeline):
 
 
 def lora_steps(folder, golden, pipeline, problem):
-    """Three AdamW steps (torch's defaults but the learning rate) on the factors of one adapter, same batch each time."""
+    """Three AdamW steps (torch's defaults except the learning rate) on the factors of one adapter, same batch each time."""
     _, peft = draw(pipeline.transformer.config, 33)
     peft = {k: v for k, v in peft.items() if any(f".{target}.lora_" in k for target in LORA_TARGETS)}
     save_file(peft, folder / "adapter.safetensors")

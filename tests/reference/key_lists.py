@@ -1,11 +1,11 @@
-"""Names and shapes of the published networks, and of the single files that hold them, as text; and the values of tiny ones.
+"""Names and shapes of the published networks, and of the single files that contain them, as text; and the values of tiny ones.
 
     python tests/reference/key_lists.py [OUT]
 
-The networks are built by diffusers and transformers on the `meta` device, from the configs that the `diffusion` crate brings
-along. The lists of single files are those names turned back, and are right because diffusers' own conversion of such a file
-gives exactly the network again; that is asserted here. `tiny_*` lists have a digest of each tensor after that conversion, of
-values that a formula gives to the file's tensors (`value`), so that no weights need to be committed.
+The networks are built by diffusers and transformers on the `meta` device, from the configs of the `diffusion` crate. The
+lists of single files are those names mapped back. They are right because diffusers' own conversion of such a file gives
+exactly the network again; the script asserts this. `tiny_*` lists have a digest of each tensor after that conversion. The
+values come from a formula (`value`), so that no weights need to be committed.
 """
 
 import json
@@ -64,7 +64,7 @@ def replaced(name, pairs):
 
 
 def ldm_unet(keys, layers):
-    """latent-diffusion numbers blocks through; attention comes second in a block, an upsampler last."""
+    """latent-diffusion numbers blocks consecutively; attention comes second in a block, an upsampler last."""
     attended = {int(m[1]) for key in keys if (m := re.match(r"up_blocks\.(\d+)\.attentions", key))}
     inside = [(r"\.norm1\.", ".in_layers.0."), (r"\.conv1\.", ".in_layers.2."), (r"\.time_emb_proj\.", ".emb_layers.1."),
               (r"\.norm2\.", ".out_layers.0."), (r"\.conv2\.", ".out_layers.3."), (r"\.conv_shortcut\.", ".skip_connection.")]
@@ -180,7 +180,7 @@ def below(prefix, found):
 
 
 def converted(kind, file, settings):
-    """What diffusers makes of one part of a file of tensors."""
+    """diffusers' conversion of one part of a file of tensors."""
     file = dict(file)
     if kind == "unet":
         return theirs.convert_ldm_unet_checkpoint(file, settings)
@@ -221,7 +221,7 @@ def hash_of(name):
 
 
 def value(name, shape):
-    """The values of a tensor: a Weyl sequence that begins at the hash of its name, in −0.5..0.5 by 24 bits."""
+    """The values of a tensor: a Weyl sequence that starts at the hash of its name, in −0.5..0.5 by 24 bits."""
     count = int(numpy.prod(shape, dtype=numpy.int64))
     with numpy.errstate(over="ignore"):
         bits = numpy.uint64(hash_of(name)) + numpy.arange(count, dtype=numpy.uint64) * WEYL
@@ -285,7 +285,7 @@ def published(out):
     dev, schnell = network("flux_dev_transformer"), network("flux_schnell_transformer")
     assert network("sd2_vae") == network("sdxl_vae") == vae
     parameters = lambda found: sum(int(numpy.prod(shape, dtype=numpy.int64)) for shape in found.values())
-    # As the model cards and papers count them.
+    # As stated by model cards and papers.
     assert parameters(unet1) == 859_520_964 and parameters(unet_xl) == 2_567_463_684, (parameters(unet1), parameters(unet_xl))
     assert parameters(unet2) == 865_910_724 and parameters(dev) == 11_901_408_320, (parameters(unet2), parameters(dev))
     assert parameters(vae) == 83_653_863 and parameters(clip) == 123_060_480, (parameters(vae), parameters(clip))
@@ -315,7 +315,7 @@ def published(out):
 
 
 def tiny(out):
-    """Small enough to convert with values; no two sizes agree that need not."""
+    """Small enough to convert with values; sizes differ unless they must agree."""
     text = dict(vocab_size=60, hidden_size=16, intermediate_size=40, num_attention_heads=1, max_position_embeddings=77)
     vae_settings = config("sd1_vae", block_out_channels=[32, 64], down_block_types=["DownEncoderBlock2D"] * 2,
                           up_block_types=["UpDecoderBlock2D"] * 2, layers_per_block=1)

@@ -1,7 +1,7 @@
-"""LoRA files in every dialect and algorithm, and what they make of a tiny FLUX.1 and of single layers.
+"""LoRA files in every dialect and algorithm, and their effect on a tiny FLUX.1 and on single layers.
 
-The answers come from weights that are changed densely, by the formulas of the papers, W + s·ΔW or with DoRA's magnitudes.
-Where diffusers and peft, or lycoris, can read a file, they are asked too and have to agree.
+The outputs are computed from densely changed weights, by the formulas of the papers, W + s·ΔW or with DoRA's magnitudes.
+Where diffusers and peft, or lycoris, can read a file, their outputs must agree.
 
     python tests/reference/lora_dialect_goldens.py [OUT]
 """
@@ -50,7 +50,7 @@ def decomposed(weight, magnitude, outputs):
 
 
 class Change(dict):
-    """What is done to modules, by path: ΔW at scale 1, m and its axis, a shift of the bias."""
+    """Changes of modules, by path: ΔW at scale 1, m and its axis, a shift of the bias."""
 
     def put(self, path, delta=None, magnitude=None, outputs=True, bias=None):
         assert path not in self
@@ -99,7 +99,7 @@ def original_modules():
 
 
 class Case:
-    """A tiny pipeline's networks, and a file under way with what it ought to do to them."""
+    """A tiny pipeline's networks, and a file being built with its expected effect on them."""
 
     def __init__(self, pipeline, name, seed):
         parts = ("transformer", "unet", "text_encoder", "text_encoder_2")
@@ -266,7 +266,7 @@ def hadamard(case):
 
 
 def kronecker(case):
-    """Fused layers, of which parts do not end where the factors do, with both sides whole; others with factors."""
+    """Fused layers whose parts do not end at factor boundaries, with both sides whole; others with factors."""
     for theirs, ours in original_modules():
         inputs, sizes = case.inside(ours)
         name, outputs = f"lora_unet_{flat(theirs)}", sum(sizes)
@@ -313,7 +313,7 @@ def full(case):
 
 
 def read_by_diffusers(pipeline, case, folder, answer):
-    """The same answer from diffusers and peft, which keep the base as it is."""
+    """The same output from diffusers and peft, which leave the base unchanged."""
     pipeline = copy.deepcopy(pipeline)
     pipeline.load_lora_weights(str(folder), weight_name=f"{case.name}.safetensors", adapter_name="x", local_files_only=True)
     networks = {name: network for name, network in pipeline.components.items() if name in case.networks}
@@ -327,7 +327,7 @@ def read_by_diffusers(pipeline, case, folder, answer):
 
 
 def write_case(case, folder, golden, answer, pipeline):
-    """The file, the answers, and diffusers' if there is a pipeline for it."""
+    """The file, the outputs, and those of diffusers if there is a pipeline for it."""
     header = {"lora_adapter_metadata": json.dumps(case.header, sort_keys=True)} if case.header else None
     tensors = {key: value.contiguous() for key, value in sorted(case.file.items())}
     save_file(tensors, folder / f"{case.name}.safetensors", metadata=header)
@@ -382,7 +382,7 @@ def adaptable(network):
 
 
 def of_blocks(case, *ends):
-    """Paths in the UNet's inner blocks that end so."""
+    """Paths in the UNet's inner blocks with this ending."""
     paths = [path for path in adaptable(case.networks["unet"]) if path.startswith(("down_blocks.1.", "mid_block.", "up_blocks.1."))]
     return [path for path in paths if path.endswith(ends)]
 
@@ -413,7 +413,7 @@ def sd_peft(case):
 
 
 def sd_legacy(case):
-    """As diffusers' own trainers once wrote it."""
+    """As diffusers' own trainers used to write it."""
     for path in of_blocks(case, "to_q", "to_k", "to_v", "to_out.0"):
         attention, layer = path.removesuffix(".0").rsplit(".", 1)
         case.low_rank(f"unet.{attention}.processor.{layer}_lora", "unet", [path], "down.weight", "up.weight")

@@ -1,13 +1,14 @@
-"""Our exported adapters in diffusers and peft: they load, and make the picture that the adapter makes here.
+"""Loads our exported adapters in diffusers and peft and compares the pictures with ours.
 
-    python tests/reference/lora_export_in_diffusers.py            # builds the example and checks every export that diffusers can read
-    python tests/reference/lora_export_in_diffusers.py --goldens  # writes diffusion/tests/goldens/lora-export/ besides
+    python tests/reference/lora_export_in_diffusers.py            # build the example, check every export
+    python tests/reference/lora_export_in_diffusers.py --goldens  # also write diffusion/tests/goldens/lora-export/
 
-Every adapter of `lora-dialects/` and `lora-pictures/` is written as kohya's, PEFT's and ComfyUI's by `export_adapter`, loaded in diffusers
-and painted with at 0.5 and 1; allowed is one level of a byte to the golden picture of the adapter itself. What one dialect has no names
-for we refuse to write; what diffusers does not read at all is said. Exit status 1 if a picture differs.
+`export_adapter` writes every adapter of `lora-dialects/` and `lora-pictures/` in the dialects of kohya, PEFT and ComfyUI.
+diffusers loads it and generates at scale 0.5 and 1; the tolerance to the golden picture of the adapter itself is one level
+of 255. We refuse to write what a dialect has no names for; files that diffusers cannot read are reported. Exit status 1 if a
+picture differs.
 
-The goldens are the same adapters as peft saves them, for `diffusion/tests/parity/lora_export.rs`, which needs no Python.
+The goldens are the same adapters as saved by peft, for `diffusion/tests/parity/lora_export.rs`, which needs no Python.
 """
 
 import inspect
@@ -30,13 +31,13 @@ from lora_picture_goldens import ROOT, SCALES, in_diffusers, with_published_numb
 REPOSITORY = ROOT.parents[2]
 FAMILIES = {"flux": ("flux-tiny", diffusers.FluxPipeline), "sd15": ("sd15-tiny", diffusers.StableDiffusionPipeline),
             "sdxl": ("sdxl-tiny", diffusers.StableDiffusionXLPipeline)}
-# Adapters that peft saves for the goldens: with magnitudes; with convolutions and an alpha that is not the rank; with the original
-# numbering.
+# Adapters that peft saves for the goldens: with magnitudes; with convolutions and an alpha other than the rank; with the
+# original numbering.
 SAVED = {"flux": "dora_peft", "sd15": "kohya", "sdxl": "numbered"}
 
 
 def with_tiny_flux(width=48):
-    """diffusers' converter of FLUX.1 knows its width by heart; here it knows that of the tiny one."""
+    """diffusers' converter hard-codes the width of FLUX.1; this replaces it by that of the tiny one."""
     name = "_convert_kohya_flux_lora_to_diffusers"
     source = inspect.getsource(getattr(lora_conversion_utils, name))
     source = source.replace("12288", str(4 * width)).replace("3072", str(width))
@@ -45,7 +46,7 @@ def with_tiny_flux(width=48):
 
 
 def readable(family, form, path):
-    """The file as diffusers is given it; None and why if it does not read such."""
+    """The file as passed to diffusers; None and the reason if it cannot read it."""
     tensors = load_file(path)
     if any("hada_" in key or "lokr_" in key or ".diff" in key or "lora_mid" in key for key in tensors):
         return None, "no algorithm of diffusers"
@@ -97,7 +98,7 @@ def main():
                 print(f"{family} {golden.stem} as {form}: {far:.0f} levels", "" if far <= 1 else "TOO FAR")
         if "--goldens" in sys.argv:
             save_golden(pipeline, family)
-    print(f"{checked} exports made their pictures in diffusers, {failed} of them wrong ones")
+    print(f"{checked} exports rendered in diffusers, {failed} of them wrong")
     sys.exit(int(failed > 0 or checked < 28))
 
 
@@ -121,7 +122,7 @@ def save_golden(pipeline, family):
         ROOT / "lora-export", **layers, weight_name=f"{family}.safetensors",
         **{f"{part}_lora_adapter_metadata": network.peft_config["default"].to_dict() for part, network in networks.items()})
     path = ROOT / "lora-export" / f"{family}.safetensors"
-    # What files call the text model, wherever transformers keeps its layers.
+    # The text model's name in files, wherever transformers keeps its layers.
     named = {key.replace("text_encoder.encoder.", "text_encoder.text_model.encoder."): value for key, value in load_file(path).items()}
     metadata = json.loads(header(path)["lora_adapter_metadata"])
     said = {key: value for key, value in metadata.items() if key.split(".")[1] in ("r", "lora_alpha", "rank_pattern", "alpha_pattern")}

@@ -1,4 +1,4 @@
-"""LoRA files in three dialects, and what diffusers + peft make of them on the tiny pipeline.
+"""LoRA files in three dialects, and their effect on the tiny pipeline in diffusers and peft.
 
 `kohya.safetensors` names modules as Black Forest Labs do (fused qkv) and has alpha 2 at rank 4. `peft.safetensors` is
 the same adapter with diffusers' names and the scale baked in. `second.safetensors` is another adapter, written by
@@ -58,7 +58,7 @@ def draw(config, seed):
 
 
 def check_against_diffusers(kohya, peft):
-    """diffusers' own converter must agree with ours wherever it can run: its linear1 knows FLUX.1's width only."""
+    """diffusers' own converter must agree with ours where it can run: its linear1 supports FLUX.1's width only."""
     converted = FluxPipeline.lora_state_dict({k: v.clone() for k, v in kohya.items() if "_linear1" not in k})
     assert len(converted) > 40
     for key, value in converted.items():

@@ -1,10 +1,10 @@
-"""Whole pictures with a LoRA of each dialect and algorithm at scale 0, 0.5 and 1, on the tiny FLUX.1, Stable Diffusion 1.5 and XL.
+"""Whole pictures with a LoRA of each dialect and algorithm at scale 0, 0.5 and 1, on the tiny FLUX.1, SD 1.5 and SDXL.
 
     python tests/reference/lora_picture_goldens.py [OUT]
 
-takes the cases of `lora_dialect_goldens.py`, whose files have to be there, and for Stable Diffusion those that are only here. The
-pictures come from diffusers with weights that are changed densely; where diffusers and peft can read a file, they make it too,
-and have to agree within one level of a byte. One PNG a file: the three pictures side by side.
+uses the cases of `lora_dialect_goldens.py`, whose files must exist, and further cases for Stable Diffusion. The pictures come
+from diffusers with densely changed weights. Where diffusers and peft can read a file, their picture must agree within one
+level of 255. One PNG a file: the three pictures side by side.
 """
 
 import copy
@@ -26,7 +26,7 @@ from stable_diffusion_goldens import REQUEST
 
 
 def by_layer(algorithm, kind=""):
-    """A case with one of the algorithms that `write_layers` has, on layers of the UNet's inner blocks."""
+    """A case with one of the algorithms of `write_layers`, on layers of the UNet's inner blocks."""
     def write(case):
         ends = ("to_q", "to_v", "to_out.0", "proj_in", "net.2", "conv1", "conv_shortcut", "downsamplers.0.conv")
         for path in of_blocks(case, *ends):
@@ -34,7 +34,7 @@ def by_layer(algorithm, kind=""):
             if any(side % 2 for side in weight.shape[:2]):
                 continue  # a Kronecker product of halves
             tensors, delta = algorithm(case.draw, path, tuple(weight.shape))
-            # As they are drawn they would drown the picture.
+            # Unscaled, they would overwhelm the picture.
             strongest = next(name for name in ("lora_up.weight", "hada_w1_a", "lokr_w1_a", "lokr_w1", "diff") if name in tensors)
             tensors[strongest], delta = tensors[strongest] * FAINT, delta * FAINT
             magnitude = None
@@ -110,7 +110,7 @@ def with_published_numbering(pipeline):
 
 
 def in_diffusers(pipeline, path, request):
-    """The same by diffusers and peft."""
+    """The same with diffusers and peft."""
     pipeline = with_published_numbering(copy.deepcopy(pipeline))
     pipeline.load_lora_weights(str(path.parent), weight_name=path.name, adapter_name="x", local_files_only=True)
     painted = []

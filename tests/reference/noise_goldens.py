@@ -1,7 +1,7 @@
 """torch.randn from torch.Generator("cpu"), for seeds and sizes on both sides of torch's two code paths.
 
 Fewer than 16 values: pairs by Box-Muller in double precision, one value kept for the next call. From 16 on: chunks of
-sixteen, the last sixteen drawn again when the size is no multiple.
+sixteen, the last sixteen drawn again if the size is not a multiple.
 """
 
 import torch
@@ -10,7 +10,7 @@ from golden_file import Golden
 
 SEEDS = [0, 1, 42, 2**32 - 1, 2**32, 2**63, 2**64 - 1, 0x0123456789ABCDEF]
 SIZES = [1, 2, 5, 15, 16, 17, 31, 64, 1000]
-# Several draws from one generator, so that what a call leaves behind is checked too.
+# Several draws from one generator, to check the state that a call leaves behind.
 SEQUENCES = [[5, 4, 3], [1, 1, 1, 1], [3, 20, 2, 16, 1], [64, 64], [17, 700, 3]]
 
 

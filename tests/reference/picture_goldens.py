@@ -1,4 +1,4 @@
-"""Pictures as people have them, and what Pillow makes of them: turned by EXIF, four inks, an alpha channel.
+"""Unusual pictures and their pixels as read by Pillow: EXIF rotation, CMYK, an alpha channel.
 
     python tests/reference/picture_goldens.py [OUT]
 """
@@ -16,7 +16,7 @@ def main():
     default = Path(__file__).resolve().parents[2] / "diffusion" / "tests" / "goldens" / "pictures"
     out = Path(sys.argv[1]) if len(sys.argv) > 1 else default
     out.mkdir(parents=True, exist_ok=True)
-    # Left to right red grows, top to bottom blue; slow enough that JPEG keeps it.
+    # Red grows from left to right, blue from top to bottom, slowly enough to survive JPEG.
     y, x = numpy.mgrid[0:16, 0:24]
     picture = Image.fromarray(numpy.stack([x * 10, 0 * x + 60, y * 14], axis=2).astype(numpy.uint8))
     for turned in (3, 6, 8):

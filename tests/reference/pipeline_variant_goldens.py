@@ -1,9 +1,10 @@
-"""Whole pictures by variants of the tiny pipelines: a FLUX.1-schnell, a latent consistency model, an autoencoder with statistics by channel.
+"""Whole pictures from variants of the tiny pipelines: FLUX.1-schnell, a latent consistency model, an autoencoder with
+per-channel statistics.
 
     python tests/reference/pipeline_variant_goldens.py [OUT]
 
-Each variant is a tiny pipeline with other settings, which the test sets too; the latent consistency model has a UNet of its own, which
-is written here. The tiny pipelines have to be there.
+Each variant is a tiny pipeline with other settings, which the test sets too. The latent consistency model has a separate
+UNet, which this script writes. The tiny pipelines must exist.
 """
 
 import json
@@ -23,7 +24,7 @@ STATISTICS = {"latents_mean": [-1.6574, 1.886, -1.383, 2.5155], "latents_std": [
 
 
 def schnell(out):
-    """No guidance embedding, no dynamic shift, nothing that is not wanted."""
+    """No guidance embedding, no dynamic shift."""
     pipeline = diffusers.FluxPipeline.from_pretrained(ROOT / "flux-tiny-cfg", torch_dtype=torch.float32, local_files_only=True)
     pipeline.scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=1.0, use_dynamic_shifting=False)
     assert not pipeline.transformer.config.guidance_embeds
@@ -32,7 +33,7 @@ def schnell(out):
 
 
 def lcm(out):
-    """The guidance scale is told to the UNet, which is called once a step."""
+    """The UNet takes the guidance scale as an input, and is called once a step."""
     unet = tiny_stable_diffusion.unet(
         92, block_out_channels=(4, 6), down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"), cross_attention_dim=12, attention_head_dim=2, time_cond_proj_dim=8)
@@ -47,7 +48,7 @@ def lcm(out):
 
 
 def statistics(out):
-    """As Playground v2.5, at a scale that keeps the tiny autoencoder's pictures in sight. One picture from noise, one from a picture."""
+    """As Playground v2.5, at a scale that keeps the tiny autoencoder's pictures visible. Text to image and image to image."""
     for kind, begin in [(diffusers.StableDiffusionXLPipeline, {}), (diffusers.StableDiffusionXLImg2ImgPipeline, {"strength": 0.6})]:
         pipeline = kind.from_pretrained(ROOT / "sdxl-tiny", local_files_only=True)
         pipeline.vae.register_to_config(**STATISTICS)

@@ -1,9 +1,9 @@
-"""Makes a picture by Pyrograph once more in diffusers + peft, from what its PNG says, and compares the two.
+"""Generates a Pyrograph picture again in diffusers and peft, from the recipe in its PNG, and compares the two.
 
     python tests/reference/remake_in_diffusers.py PICTURE.png --model FOLDER [--lora ADAPTER.safetensors ...]
 
-The model's folder and the adapters are the ones that the picture was made with; adapters are told apart by their SHA-256.
-Exit status 1 if a value differs by more than one level of a byte.
+Pass the model's folder and the adapters that the picture was generated with; adapters are identified by their SHA-256.
+Exit status 1 if a value differs by more than one level of 255.
 """
 
 import argparse
@@ -50,7 +50,7 @@ def remake(pipeline, recipe):
     cfg = recipe["true_cfg_scale"]
     return pipeline(
         recipe["prompt"],
-        # Where we take a missing negative prompt for "", FluxPipeline would not guide at all.
+        # We treat a missing negative prompt as ""; FluxPipeline would skip guidance.
         negative_prompt=(recipe["negative_prompt"] or "") if cfg > 1 else None,
         true_cfg_scale=cfg, guidance_scale=recipe["guidance_scale"], num_inference_steps=recipe["num_inference_steps"],
         width=recipe["width"], height=recipe["height"],

@@ -1,4 +1,4 @@
-"""What diffusers' schedulers answer: timesteps, noise levels and the latents after every step.
+"""Outputs of diffusers' schedulers: timesteps, noise levels and the latents after every step.
 
     python tests/reference/scheduler_goldens.py [OUT]
 
@@ -43,7 +43,7 @@ PNDM, DDIM, EULER, ANCESTRAL = "PNDMScheduler", "DDIMScheduler", "EulerDiscreteS
 DPM, UNIPC = "DPMSolverMultistepScheduler", "UniPCMultistepScheduler"
 SDE, KARRAS = {"algorithm_type": "sde-dpmsolver++"}, {"use_karras_sigmas": True}
 
-# Name, config of the model, class that takes it over (None: its own), and what a request changes.
+# Name, config of the model, class that replaces its own (None: keep it), and what a request changes.
 CASES = [
     ("sd15-pndm", SD15, None, {}),
     ("sd15-ddim", SD15, DDIM, {}),
@@ -82,7 +82,7 @@ CASES = [
     ("sdxl-euler-range", SDXL, EULER, KARRAS | {"sigma_min": 0.1, "sigma_max": 10.0}),
     ("sdxl-dpm-trailing", SDXL, DPM, {"timestep_spacing": "trailing"}),
     ("lcm", LCM, None, {}),
-    # Else the share of the latents in the picture is below 1e-5.
+    # Otherwise the share of the latents in the picture is below 1e-5.
     ("lcm-boundary", LCM | {"timestep_scaling": 0.002}, None, {}),
     ("zero-snr-ddim", SD21 | ZERO_SNR, None, {}),
     ("zero-snr-euler", SD21 | ZERO_SNR, EULER, {}),
@@ -90,7 +90,7 @@ CASES = [
     ("zero-snr-dpm", SD21 | ZERO_SNR, DPM, {}),
     ("zero-snr-unipc", SD21 | ZERO_SNR, UNIPC, {}),
     ("zero-snr-lcm", SD21 | ZERO_SNR, "LCMScheduler", {}),
-    # Each class by its own defaults.
+    # Each class with its own defaults.
     ("plain-ddim", {"_class_name": DDIM}, None, {}),
     ("plain-ddim-sample", {"_class_name": DDIM, "prediction_type": "sample"}, None, {}),
     ("plain-pndm", {"_class_name": PNDM}, None, {}),
@@ -117,7 +117,7 @@ def denoise(golden, key, scheduler, steps, strength):
     timesteps = scheduler.timesteps
     if strength is None:
         latents = torch.randn(SHAPE, generator=generator) * scheduler.init_noise_sigma
-        # Else two first timesteps that round alike would lose a step.
+        # Otherwise two first timesteps that round to the same value would lose a step.
         if hasattr(scheduler, "set_begin_index"):
             scheduler.set_begin_index(0)
     else:
@@ -140,7 +140,7 @@ def denoise(golden, key, scheduler, steps, strength):
         drawn = {"generator": generator} if takes_generator else {}
         latents = scheduler.step(output, timestep, latents, **drawn).prev_sample
         after.append(latents)
-        # What inpainting puts around its mask.
+        # What inpainting keeps outside the mask.
         if strength is not None and i + 1 < len(timesteps):
             around.append(scheduler.add_noise(golden["original"], noise, timesteps[i + 1 : i + 2]))
     golden.put(f"{key}.after", torch.stack(after))

@@ -1,4 +1,4 @@
-"""Writes Stable Diffusion's goldens under diffusion/tests/goldens: what diffusers and transformers answer on the CPU.
+"""Writes Stable Diffusion's goldens under diffusion/tests/goldens: the outputs of diffusers and transformers on the CPU.
 
     python tests/reference/stable_diffusion_goldens.py [OUT]
 
@@ -53,7 +53,7 @@ def text_goldens(golden, pipeline):
         _, negative, _, negative_pooled = pipeline.encode_prompt(PROMPTS[0], negative_prompt=NEGATIVE_PROMPT)
         golden.put("text.negative_pooled_prompt_embeds", negative_pooled)
     else:
-        # What diffusers says for clip_skip=1, which it cannot do itself with transformers 5: the text model moved.
+        # The output for clip_skip=1, which diffusers itself cannot compute with transformers 5: the text model moved.
         encoder = pipeline.text_encoder
         hidden = encoder(golden["text.0.ids.1"].long(), output_hidden_states=True).hidden_states[-2]
         skipped = encoder.final_layer_norm(hidden)
@@ -63,7 +63,7 @@ def text_goldens(golden, pipeline):
 
 
 def unet_goldens(golden, unet, generator):
-    """Two calls with another time step for each sample: one on a size that halves evenly, one on odd sizes."""
+    """Two calls with a different time step for each sample: one on a size that halves evenly, one on odd sizes."""
     config, levels = unet.config, len(unet.config.block_out_channels)
     even = 2 ** (levels - 1)
     for name, height, width in [("even", 2 * even, even), ("odd", 7, 5)]:
@@ -86,7 +86,7 @@ def unet_goldens(golden, unet, generator):
 
 
 def vae_goldens(golden, vae, generator):
-    """Moments and a sample of pictures in [-1, 1], and the pictures of random latents as the VAE sees them."""
+    """Moments and a sample of pictures in [-1, 1], and random latents decoded."""
     image = torch.rand(2, 3, 24, 16, generator=generator) * 2 - 1
     golden.put("vae.image", image)
     posterior = vae.encode(image).latent_dist
@@ -145,7 +145,7 @@ def request_goldens(golden, name, pipeline, pictures=1, **request):
 
 
 def pipeline_goldens(golden, pipeline, guidance_scale):
-    """Every kind of request that the folder can answer, and what they were, by name."""
+    """Every kind of request that the pipeline supports, with its settings, by name."""
     xl = isinstance(pipeline, diffusers.StableDiffusionXLPipeline)
     kind = lambda name: getattr(diffusers, f"StableDiffusion{'XL' if xl else ''}{name}Pipeline")
     with_components = lambda name: kind(name)(**pipeline.components, **({} if xl else {"requires_safety_checker": False}))
@@ -170,7 +170,7 @@ def pipeline_goldens(golden, pipeline, guidance_scale):
 
 
 def folder_goldens(out, pipeline, seed, guidance_scale=7.5, pads=None):
-    """Answers of the pipeline as it lies in the folder."""
+    """Outputs of the pipeline in the folder."""
     tiny_stable_diffusion.save(pipeline, out, pads=pads)
     pipeline = type(pipeline).from_pretrained(out, local_files_only=True)
     pipeline.set_progress_bar_config(disable=True)
@@ -183,7 +183,7 @@ def folder_goldens(out, pipeline, seed, guidance_scale=7.5, pads=None):
 
 
 def lcm_unet(out):
-    """What the pipelines leave out: an embedded guidance scale, sines before cosines, layers and blocks told by level."""
+    """What the pipelines do not cover: a guidance embedding, sines before cosines, per-level layers and blocks."""
     unet = tiny_stable_diffusion.unet(
         72, block_out_channels=(6, 8), layers_per_block=(1, 2), transformer_layers_per_block=(2, 1),
         cross_attention_dim=10, attention_head_dim=(3, 2), time_cond_proj_dim=7, flip_sin_to_cos=False, freq_shift=1,
@@ -196,7 +196,7 @@ def lcm_unet(out):
 
 
 def tiny_autoencoder(out):
-    """AutoencoderTiny (TAESD) both ways."""
+    """AutoencoderTiny (TAESD), encoding and decoding."""
     taesd = perturb(diffusers.AutoencoderTiny(
         encoder_block_out_channels=(6, 6, 6), decoder_block_out_channels=(8, 8, 8), num_encoder_blocks=(1, 2, 1),
         num_decoder_blocks=(2, 1, 1), latent_channels=4, scaling_factor=0.9), 81)

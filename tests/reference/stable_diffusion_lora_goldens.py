@@ -23,7 +23,7 @@ TEXT = LoraConfig(r=2, lora_alpha=2, target_modules=["q_proj", "out_proj", "fc1"
 
 
 def adapter(pipeline, path, seed):
-    """Drawn anew, so that nothing is zero."""
+    """Drawn again, so that nothing is zero."""
     generator, state = torch.Generator().manual_seed(seed), {}
     for name in ("unet", "text_encoder", "text_encoder_2"):
         network = getattr(pipeline, name, None)
@@ -31,7 +31,7 @@ def adapter(pipeline, path, seed):
             continue
         network.add_adapter(UNET if name == "unet" else TEXT, adapter_name="drawn")
         for key, value in sorted(get_peft_model_state_dict(network, adapter_name="drawn").items()):
-            # What files call the text model, wherever transformers keeps its layers.
+            # The text model's name in files, wherever transformers keeps its layers.
             key = key if name == "unet" or key.startswith("text_model.") else f"text_model.{key}"
             state[f"{name}.{key}"] = torch.randn(value.shape, generator=generator) * 0.4
     save_file(state, path)

@@ -1,4 +1,4 @@
-"""Requests of Stable Diffusion beyond the plain ones, with the tiny pipelines; prompts with weights, of which diffusers knows nothing.
+"""Further Stable Diffusion requests with the tiny pipelines, and weighted prompts, which diffusers does not support.
 
     python tests/reference/stable_diffusion_request_goldens.py [OUT]
 
@@ -20,7 +20,7 @@ SIZED = {"height": HEIGHT, "width": WIDTH}
 REQUEST = {"prompt": PROMPTS[0], "negative_prompt": NEGATIVE_PROMPT, "num_inference_steps": 4, "guidance_scale": 5.0, "seed": 5}
 LONG = "the small green turtle looks at the lighthouse, " * 12
 
-# What people write, and what it means: chunks of (text, weight), cut after 75 tokens as well.
+# Prompts and their meaning: chunks of (text, weight), also split after 75 tokens.
 WEIGHTED = {
     "brackets": ("a (red) [fox] ((in)) the snow", [[("a ", 1), ("red", 1.1), (" ", 1), ("fox", 1 / 1.1), (" ", 1), ("in", 1.21), (" the snow", 1)]]),
     "numbers": (r"a (red fox:1.5), (in the (snow:0.5):1.2), \(mirrored\)",
@@ -44,7 +44,7 @@ def chunks_of(tokenizer, parts):
 
 
 def weighted(tokenizer, encoder, parts, states, count=0):
-    """A1111's formula: states times weights, then all of a chunk times what its mean was by what it became."""
+    """A1111's formula: states times weights, then each chunk rescaled to its original mean."""
     hidden, chunks = [], list(chunks_of(tokenizer, parts))
     chunks += list(chunks_of(tokenizer, [[]])) * (count - len(chunks))
     for ids, weights in chunks:
@@ -75,7 +75,7 @@ def prompts(golden, name, pipeline):
 
 
 def requests(golden, root):
-    """name: folder, kind of pipeline, scheduler class and its options, what differs from the request."""
+    """name: folder, kind of pipeline, scheduler class and its options, what differs from the base request."""
     picture, mask = {"image": example_picture()}, {"mask_image": example_mask()}
     cases = {
         "unguided": ("sd21-tiny", "", None, {}, {"guidance_scale": 1.0, **SIZED}),

@@ -1,4 +1,4 @@
-"""What diffusers' autoencoder makes of pictures in tiles: its own tile size, and pictures whose last tiles are slivers.
+"""diffusers' autoencoder in tiles: its own tile size, and pictures whose last tiles are narrow.
 
     python tests/reference/tiling_goldens.py [OUT]
 

@@ -1,7 +1,7 @@
 """Tiny FLUX pipelines with random weights: every part of the published layout, a few hundred kilobytes each.
 
 Sizes are chosen so that no two widths agree by chance, and each parameter (norm gains and biases included) is moved
-from its initial value, so that a forgotten, swapped or transposed tensor shows in the numbers.
+from its initial value, so that a forgotten, swapped or transposed tensor is detected.
 """
 
 import collections
@@ -25,7 +25,7 @@ CORPUS = (
 
 
 def perturb(module, seed):
-    """Moves every parameter: matrices are drawn at 1/sqrt(fan in), vectors are shifted by a tenth."""
+    """Changes every parameter: matrices are drawn at 1/sqrt(fan in), vectors are shifted by a tenth."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in sorted(module.named_parameters()):
@@ -124,7 +124,7 @@ def flux_tiny():
             up_block_types=["UpDecoderBlock2D"] * 4, block_out_channels=[8, 16, 16, 24], layers_per_block=1,
             latent_channels=4, norm_num_groups=4, sample_size=64, scaling_factor=0.3611, shift_factor=0.1159,
             use_quant_conv=False, use_post_quant_conv=False), 13),
-        # FLUX.1's own config.json says eos_token_id 2, which transformers takes for "the largest id is the end".
+        # FLUX.1's own config.json says eos_token_id 2, which transformers interprets as "the largest id is the end".
         text_encoder=clip_text_model(clip, 40, 11, eos_token_id=2), tokenizer=clip,
         text_encoder_2=t5_encoder(t5, 24, 12), tokenizer_2=t5,
         transformer=perturb(diffusers.FluxTransformer2DModel(
@@ -154,7 +154,7 @@ def flux_tiny_cfg():
 
 
 def save(pipeline, folder, shard_sizes=None, published_clip_keys=False):
-    """Writes the layout of the published repositories: with CLIP's vocab.json and merges.txt, and shards where asked.
+    """Writes the layout of the published repositories: with CLIP's vocab.json and merges.txt, and shards if requested.
 
     Published CLIP files call their tensors `text_model.…`; transformers 5 writes them without that prefix and reads both.
     """
@@ -175,7 +175,7 @@ def with_published_clip_keys(text_encoder):
 
 
 def write_older_clip_files(tokenizer):
-    """The vocab.json and merges.txt that say the same as tokenizer.json."""
+    """The vocab.json and merges.txt equivalent to tokenizer.json."""
     model = json.loads((tokenizer / "tokenizer.json").read_text())["model"]
     (tokenizer / "vocab.json").write_text(json.dumps(model["vocab"], ensure_ascii=False))
     merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"]]

@@ -1,4 +1,4 @@
-"""Tiny Stable Diffusion pipelines with random weights: every part of the published layout, made as `tiny_pipeline` makes FLUX.
+"""Tiny Stable Diffusion pipelines with random weights: every part of the published layout, built as in `tiny_pipeline`.
 
 No two widths of one network agree, and sizes do not divide evenly: pictures of 40×32 become latents of 10×8, which the
 three levels of a UNet halve to 5 and to 3.
@@ -12,7 +12,7 @@ import diffusers
 import tiny_pipeline
 from tiny_pipeline import clip_text_model, clip_tokenizer, perturb
 
-# What all of these schedulers are published with.
+# Settings common to all of these published schedulers.
 BETAS = dict(num_train_timesteps=1000, beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1)
 ATTENDS_FINE = dict(
     down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
@@ -36,7 +36,7 @@ def vae(seed, scaling_factor, **shape):
 
 
 def with_small_steps(pipeline):
-    """Random UNets push latents apart; a smaller answer and a flatter picture keep both where a difference shows."""
+    """Random UNets make latents diverge; a smaller output and a flatter picture keep differences visible."""
     for layer, factor in [(pipeline.unet.conv_out, 0.5), (pipeline.vae.decoder.conv_out, 0.5)]:
         layer.weight.data.mul_(factor)
     return pipeline
@@ -59,7 +59,7 @@ def sd15():
 
 
 def sd15_inpaint():
-    """Nine channels go in: latents, mask, latents of the masked picture. Two levels, DDIM."""
+    """Nine input channels: latents, mask, latents of the masked picture. Two levels, DDIM."""
     tokenizer = clip_tokenizer()
     return stable_diffusion(
         diffusers.StableDiffusionInpaintPipeline,
@@ -71,7 +71,7 @@ def sd15_inpaint():
 
 
 def sd21():
-    """Predicts v; linear layers around the transformer blocks, heads by level, GELU in the text encoder."""
+    """Predicts v; linear layers around the transformer blocks, heads per level, GELU in the text encoder."""
     tokenizer = clip_tokenizer()
     return stable_diffusion(
         diffusers.StableDiffusionPipeline,
@@ -83,7 +83,7 @@ def sd21():
 
 
 def sdxl():
-    """Two text encoders, sizes told to the UNet, 0, 1 and 2 transformer blocks by level, Euler."""
+    """Two text encoders, sizes as UNet inputs, 0, 1 and 2 transformer blocks per level, Euler."""
     tokenizer, tokenizer_2 = clip_tokenizer(), clip_tokenizer()
     return with_small_steps(diffusers.StableDiffusionXLPipeline(
         scheduler=diffusers.EulerDiscreteScheduler(**BETAS, timestep_spacing="leading"),
