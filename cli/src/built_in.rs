@@ -1,4 +1,4 @@
-//! What travels inside the program: the checkpoint `ember`, and the pictures that the demo trains on.
+//! Files built into the binary: the checkpoint `ember`, and the pictures that the demo trains on.
 
 use std::collections::BTreeMap;
 
@@ -27,13 +27,13 @@ struct Checkpoint;
 #[allow_missing = true]
 struct Datasets;
 
-/// Makes the built-in checkpoint a model of this installation; cheap when it is one already.
+/// Registers the built-in checkpoint as a model of this installation; cheap if it is registered already.
 pub async fn register(pool: &PgPool, storage: &Storage) -> Result<(), Failure> {
     let files: Vec<_> = Checkpoint::iter()
         .filter_map(|path| Some((path.to_string(), Checkpoint::get(&path)?.data.into_owned().into())))
         .collect();
     if files.is_empty() {
-        tracing::warn!("this build carries no checkpoint: import one with `pyrograph models import`");
+        tracing::warn!("this build contains no checkpoint; import one with `pyrograph models import`");
         return Ok(());
     }
     let id = model::intake::register_built_in(pool, storage, CHECKPOINT, &files).await.map_err(|error| {
@@ -43,7 +43,7 @@ pub async fn register(pool: &PgPool, storage: &Storage) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Whether it is there, of this version or an older one.
+/// Whether it is registered, in this version or an older one.
 pub async fn is_registered(pool: &PgPool) -> bool {
     model::get(pool, CHECKPOINT).await.is_ok_and(|model| model.built_in)
 }

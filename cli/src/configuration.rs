@@ -1,5 +1,5 @@
-//! What the environment says: where the database and the bucket are, how leases behave, what is logged. This is the only
-//! place of the program that reads it for the server's side; the crates below get structs.
+//! Configuration from environment variables: database, bucket, leases, logging. No other part of the server side reads the
+//! environment; the crates below receive structs.
 
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -80,7 +80,7 @@ struct StoredStorage {
     public_endpoint: Option<String>,
 }
 
-/// The file in the data folder of a running `up` that tells other processes where its services are.
+/// The file in the data folder of a running `up` from which other processes read the addresses of its services.
 pub const SERVICES_FILE: &str = "services.json";
 
 impl Services {
@@ -95,14 +95,14 @@ impl Services {
         let path = data_dir.join(SERVICES_FILE);
         let text = std::fs::read(&path).map_err(|_| {
             Failure::Usage(format!(
-                "no services: set DATABASE_URL and PYROGRAPH_S3_*, or run `pyrograph up` and start this beside it ({} is not there)",
+                "no services: set DATABASE_URL and PYROGRAPH_S3_*, or start `pyrograph up` first ({} does not exist)",
                 path.display()
             ))
         })?;
         Ok(serde_json::from_slice(&text).with_context(|| format!("{} is damaged", path.display()))?)
     }
 
-    /// Where the database is. Only this is needed to migrate.
+    /// The URL of the database, which is all that a migration needs.
     pub fn find_database(data_dir: &Path) -> Result<String, Failure> {
         match variable("DATABASE_URL") {
             Some(url) => Ok(url),
@@ -111,7 +111,7 @@ impl Services {
     }
 }
 
-/// The bucket that the environment names; `None` where it names none.
+/// The bucket that the environment names, if any.
 ///
 /// # Errors
 /// An endpoint without its keys.
@@ -138,24 +138,24 @@ pub fn variable(name: &str) -> Option<String> {
 /// A whole number from the environment.
 ///
 /// # Errors
-/// It is set and is no number: better no start than another meaning.
+/// It is set and not a number.
 pub fn number(name: &str) -> Result<Option<u64>, Failure> {
     let Some(text) = variable(name) else { return Ok(None) };
     text.parse().map(Some).map_err(|_| Failure::Usage(format!("{name} is '{text}', which is not a whole number")))
 }
 
-/// As [`number`], of something that cannot be none.
+/// As [`number`], for a value that must not be 0.
 pub fn positive(name: &str) -> Result<Option<u64>, Failure> {
     match number(name)? {
-        Some(0) => Err(Failure::Usage(format!("{name} is 0, and must be above"))),
+        Some(0) => Err(Failure::Usage(format!("{name} is 0; it must be at least 1"))),
         number => Ok(number),
     }
 }
 
-/// What a variable says, where it is set.
+/// The value of a variable, if it is set.
 ///
 /// # Errors
-/// It is set and cannot be read: better no start than another meaning.
+/// It is set and cannot be parsed.
 pub fn said<T: FromStr<Err: std::fmt::Display>>(name: &str) -> Result<Option<T>, Failure> {
     let Some(text) = variable(name) else { return Ok(None) };
     text.parse().map(Some).map_err(|error| Failure::Usage(format!("{name}: {error}")))
@@ -182,11 +182,11 @@ impl FromStr for ByteSize {
             UNITS.iter().find_map(|(unit, bytes)| Some((text.strip_suffix(unit)?, *bytes))).unwrap_or((text, 1));
         let bytes = number.trim().parse::<u64>().ok().and_then(|number| number.checked_mul(unit));
         let bytes = bytes.filter(|bytes| *bytes > 0);
-        bytes.map(Self).ok_or_else(|| format!("'{text}' is no number of bytes such as 12GiB or 800MB"))
+        bytes.map(Self).ok_or_else(|| format!("'{text}' is not a number of bytes such as 12GiB or 800MB"))
     }
 }
 
-/// Where a worker keeps the weights that it has fetched and the files of the job it runs.
+/// Folder for a worker's cached weights and the files of its current job.
 pub fn worker_dir(data_dir: &Path) -> PathBuf {
     if let Some(folder) = variable("PYROGRAPH_WORKER_DIR") {
         return folder.into();
@@ -203,15 +203,15 @@ pub fn worker_dir(data_dir: &Path) -> PathBuf {
     }
 }
 
-/// What a server tells of itself unless PYROGRAPH_LOG says otherwise.
+/// Log filter of servers, unless PYROGRAPH_LOG is set.
 pub const SERVER_LOG: &str = "info,sqlx=warn,s3s=warn,object_store=warn,apalis=warn,apalis_core=warn";
-/// The same of a command at which a person looks.
+/// Log filter of client commands, unless PYROGRAPH_LOG is set.
 pub const CLIENT_LOG: &str = "warn";
 
 /// Sends the log to stderr: stdout belongs to results.
 ///
 /// # Errors
-/// A filter or a format that is none.
+/// An invalid filter or format.
 pub fn start_log(default: &str) -> Result<(), Failure> {
     let filter = said::<EnvFilter>("PYROGRAPH_LOG")?.unwrap_or_else(|| EnvFilter::new(default));
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
@@ -227,7 +227,7 @@ pub fn start_log(default: &str) -> Result<(), Failure> {
     Ok(())
 }
 
-/// A command line for which a variable that is empty is not set, as everywhere else.
+/// Makes an empty variable count as unset for clap too, as everywhere else.
 pub fn without_empty_variables(command: clap::Command) -> clap::Command {
     let empty =
         |argument: &clap::Arg| argument.get_env().and_then(std::env::var_os).is_some_and(|value| value.is_empty());
@@ -236,10 +236,10 @@ pub fn without_empty_variables(command: clap::Command) -> clap::Command {
         .mut_subcommands(without_empty_variables)
 }
 
-/// Beats that may be lost before the lease is.
+/// Heartbeats that a lease must last.
 const BEATS_PER_LEASE: u32 = 3;
 
-/// The rules of leases, with what the environment changes.
+/// The lease policy, with overrides from the environment.
 ///
 /// # Errors
 /// Times with which healthy workers would lose their jobs.
@@ -262,14 +262,14 @@ fn lasts(policy: LeasePolicy) -> Result<LeasePolicy, Failure> {
     )))
 }
 
-/// Where models may come from.
+/// Where models may be imported from.
 pub fn imports() -> Result<Imports, Failure> {
     let mut imports = Imports::default();
     if let Some(hub) = variable("HF_ENDPOINT") {
         imports.hub = Url::parse(&hub)
             .ok()
             .filter(|hub| hub.has_host())
-            .ok_or_else(|| Failure::Usage("HF_ENDPOINT is no address such as https://huggingface.co".to_owned()))?;
+            .ok_or_else(|| Failure::Usage("HF_ENDPOINT is not a URL such as https://huggingface.co".to_owned()))?;
     }
     imports.hub_token = variable("HF_TOKEN").map(|token| HubToken(token.trim().to_owned()));
     imports.folder = variable("PYROGRAPH_IMPORT_DIR").map(PathBuf::from);
@@ -281,7 +281,7 @@ pub fn imports() -> Result<Imports, Failure> {
     Ok(imports)
 }
 
-/// Takes a duration from a variable that counts milliseconds, where it is set.
+/// Sets a duration from a variable in milliseconds, if it is set.
 pub fn set_duration(variable: &str, duration: &mut Duration) -> Result<(), Failure> {
     if let Some(milliseconds) = positive(variable)? {
         *duration = Duration::from_millis(milliseconds);

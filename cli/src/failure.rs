@@ -1,5 +1,4 @@
-//! How a command ends badly: one sentence for the person, one exit code for the script.
-//! The table of codes is printed by `pyrograph --help`; change it there too.
+//! Failures of a command: a message for the user and an exit code for scripts. `pyrograph --help` prints the table of codes.
 
 use std::process::ExitCode;
 
@@ -7,22 +6,22 @@ use std::process::ExitCode;
 pub const EXIT_CODES: &str = "\
 Exit codes:
   0  done
-  1  failed: the job failed, a file could not be read or written, something unexpected
+  1  failed: the job failed, a file could not be read or written, or something unexpected happened
   2  the command line or the environment is wrong
   3  the server cannot be reached
-  4  the server refused the request; the sentence says which field is wrong
+  4  the server refused the request; the message names the field
   5  canceled";
 
-/// Trying the same again leads to the same.
+/// Exit code for a wrong command line or environment: a retry would fail in the same way.
 pub const EXIT_USAGE: u8 = 2;
 
 /// Why a command did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
-    /// Anything that no other exit code tells better.
+    /// Any failure without a more specific exit code.
     #[error("{0:#}")]
     Failed(#[from] anyhow::Error),
-    /// The command line is well formed and still asks for something impossible.
+    /// The command line or the environment is wrong.
     #[error("{0}")]
     Usage(String),
     /// No answer from the server.

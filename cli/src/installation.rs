@@ -1,10 +1,10 @@
-//! The data folder of `pyrograph up` and the services that live in it: one lock, Postgres, S3. Whoever opens it twice is
-//! told so; whoever was killed finds everything again.
+//! The data folder of `pyrograph up` and its services: a lock, Postgres, S3. Opening it twice is refused; after a kill
+//! everything is found again.
 //!
 //!     .pyrograph/
 //!       lock           held while `up` runs
-//!       settings.json  the ports that should stay the same
-//!       services.json  where the services are now, with their secrets (0600); there only while they run
+//!       settings.json  the ports to keep between starts
+//!       services.json  addresses and secrets of the services (0600); exists only while they run
 //!       postgres/  s3/  worker/  tools/
 
 use std::fs::{self, File, TryLockError};
@@ -34,20 +34,20 @@ pub struct Installation {
     _lock: File,
 }
 
-/// What is remembered between starts.
+/// Settings kept between starts.
 #[derive(Default, Serialize, Deserialize)]
 struct Settings {
     s3_port: Option<u16>,
 }
 
 impl Installation {
-    /// Opens `folder`, made if need be, and starts what the environment does not name.
+    /// Opens `folder`, created if missing, and starts the services that the environment does not name.
     ///
     /// # Errors
-    /// When another process has it open. Nothing runs then, nor after any other error.
+    /// Another process has it open. No service is left running after any error.
     pub async fn open(folder: &Path) -> Result<Self, Failure> {
         let named = storage_from_environment()?;
-        fs::create_dir_all(folder).with_context(|| format!("could not make {}", folder.display()))?;
+        fs::create_dir_all(folder).with_context(|| format!("could not create {}", folder.display()))?;
         let folder = folder.canonicalize().with_context(|| format!("could not open {}", folder.display()))?;
         let lock = lock(&folder)?;
         let postgres = Postgres::start(&folder.join(POSTGRES)).await.map_err(of_postgres)?;
@@ -68,7 +68,7 @@ impl Installation {
         &self.services
     }
 
-    /// Stops the services in order and closes the folder. Those that the environment named go on.
+    /// Stops the services in order and closes the folder. Services named by the environment are not affected.
     pub async fn close(self) -> Result<(), Failure> {
         if let Some(s3) = self.s3 {
             s3.stop().await;
@@ -79,7 +79,7 @@ impl Installation {
     }
 }
 
-/// For a process that leaves at once: what it has started in `folder` and would outlive it is told to end, as in a crash.
+/// For a process that exits at once: ends the services in `folder` that would outlive it, as after a crash.
 pub fn quit(folder: &Path) {
     let holder = fs::read_to_string(folder.join(LOCK)).unwrap_or_default();
     if holder == std::process::id().to_string() {
@@ -99,7 +99,7 @@ fn lock(folder: &Path) -> Result<File, Failure> {
         .with_context(|| format!("could not write {}", path.display()))?;
     match file.try_lock() {
         Ok(()) => {
-            // Only for the person who meets the lock.
+            // Shown to a user who finds the folder locked.
             file.set_len(0)
                 .and_then(|()| std::io::Write::write_all(&mut &file, std::process::id().to_string().as_bytes()))
                 .context("could not write the lock")?;
@@ -119,7 +119,7 @@ fn lock(folder: &Path) -> Result<File, Failure> {
     }
 }
 
-/// Starts S3 unless the environment has `named` a bucket, and tells other processes where all services are.
+/// Starts S3 unless the environment has `named` a bucket, and writes the addresses of all services for other processes.
 async fn start_storage(
     folder: &Path,
     named: Option<StorageConfig>,
@@ -145,7 +145,7 @@ async fn start_storage(
     Ok((s3, services))
 }
 
-/// Starts S3 on the port of last time, so that addresses stay; on another when that one is taken now.
+/// Starts S3 on the port of the last start, so that addresses stay the same, or on another if that one is taken.
 async fn start_s3(folder: &Path) -> Result<S3, Failure> {
     let path = folder.join("settings.json");
     let mut settings: Settings =
@@ -165,7 +165,7 @@ async fn start_s3(folder: &Path) -> Result<S3, Failure> {
     Ok(s3)
 }
 
-/// Writes a file that only its owner can read: beside its place, then renamed, so that nobody reads half of it.
+/// Writes a file that only its owner can read. It is written to a temporary file and renamed, so that no reader sees half of it.
 fn write_private<T: Serialize>(path: &Path, value: &T) -> Result<(), Failure> {
     use std::io::Write as _;
     let folder = path.parent().unwrap_or(Path::new("."));

@@ -1,5 +1,5 @@
-//! `pyrograph`: one program that is the server, the worker, the engine and the client. This file knows the commands and
-//! the exit code; what they do lies in `commands`.
+//! `pyrograph`: one program that is the server, the worker, the engine and the client. This file has the list of commands and
+//! the exit code; `commands` implements them.
 
 mod built_in;
 mod client;
@@ -25,15 +25,15 @@ use commands::Outcome;
 use configuration::{CLIENT_LOG, SERVER_LOG};
 use failure::Failure;
 
-/// Tensors are large and short-lived. The allocator of glibc gives each of them back to the system at once, which costs a
-/// quarter of the engine's time on the CPU.
+/// Tensors are large and short-lived. glibc's allocator returns each of them to the system at once, which costs a quarter of the
+/// engine's time on the CPU.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Trains LoRA adapters and makes pictures, on machines that you own
+/// Train LoRA adapters and generate images with them, on machines that you own
 ///
-/// Start everything with `pyrograph up`, then `pyrograph generate "owl on a blue background"` in another terminal. The
-/// same things are a REST API: its documentation is at /docs of the running server.
+/// Start everything with `pyrograph up`, then run `pyrograph generate "owl on a blue background"` in another terminal. The
+/// REST API offers the same; its documentation is at /docs of the running server.
 #[derive(Debug, Parser)]
 #[command(name = "pyrograph", version, arg_required_else_help = true, after_long_help = help_tables())]
 struct Pyrograph {
@@ -103,7 +103,7 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
     done.map(|()| ExitCode::SUCCESS)
 }
 
-/// Runs a command to its end on a runtime of its own.
+/// Runs a command to its end on a new runtime.
 fn wait(command: impl Future<Output = Outcome>) -> Outcome {
     tokio::runtime::Builder::new_multi_thread().enable_all().build().context("could not start")?.block_on(command)
 }

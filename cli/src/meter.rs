@@ -60,14 +60,14 @@ impl Meter {
         meter
     }
 
-    /// Things done one by one.
+    /// Counts items.
     pub fn count(label: impl Into<String>, total: u64) -> Self {
         let meter = Self::new(label.into(), "{spinner:.cyan} {prefix} {bar:32.cyan/dim} {pos}/{len}");
         meter.bar.set_length(total);
         meter
     }
 
-    /// Something that shows no steps of its own.
+    /// Work without measurable progress.
     pub fn wait(label: impl Into<String>) -> Self {
         Self::new(label.into(), "{spinner:.cyan} {prefix} {msg}  {elapsed}")
     }
@@ -90,7 +90,7 @@ impl Meter {
         Self { bar, tenths }
     }
 
-    /// `position` of `total` is reached; `note` says what is worth saying beside it.
+    /// Sets the position; `note` is shown beside the bar.
     pub fn reach(&self, position: u64, total: u64, note: &str) {
         self.bar.set_length(total);
         self.bar.set_position(position);
@@ -100,12 +100,12 @@ impl Meter {
         }
     }
 
-    /// `by` more of what was counted.
+    /// Advances the position by `by`.
     pub fn advance(&self, by: u64) {
         self.counter()(by);
     }
 
-    /// A hand on this meter that can be given away, to a stream of bytes say: each call counts so many more.
+    /// A function that advances this meter, to be passed to a stream of bytes for instance.
     pub fn counter(&self) -> impl Fn(u64) + Send + Sync + use<> {
         let (bar, tenths) = (self.bar.clone(), self.tenths.clone());
         move |by| {
@@ -116,7 +116,7 @@ impl Meter {
         }
     }
 
-    /// What is going on now, beside the bar.
+    /// Shows a note beside the bar.
     pub fn note(&self, note: &str) {
         self.bar.set_message(note.to_owned());
         if let Some(tenths) = &self.tenths {
@@ -124,7 +124,7 @@ impl Meter {
         }
     }
 
-    /// A line of its own above the bar.
+    /// Prints a line above the bar.
     pub fn say(&self, line: &str) {
         if self.tenths.is_some() {
             eprintln!("{line}");
@@ -133,7 +133,7 @@ impl Meter {
         }
     }
 
-    /// Ends the bar and leaves one line in its place.
+    /// Replaces the bar by one line.
     pub fn finish(self, line: &str) {
         self.bar.finish_and_clear();
         eprintln!("{line}");

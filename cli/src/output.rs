@@ -1,4 +1,4 @@
-//! Results on stdout. Progress and warnings are elsewhere, on stderr.
+//! Results on stdout. Progress and warnings go to stderr.
 
 use std::fmt::Arguments;
 use std::io::{self, Write as _};
@@ -7,13 +7,13 @@ use anyhow::Context as _;
 
 use crate::failure::Failure;
 
-/// `println!` for results; gives the failure of a stdout that takes no more.
+/// `println!` for results; returns an error if stdout cannot be written.
 macro_rules! say {
     ($($text:tt)*) => { $crate::output::line(format_args!($($text)*)) };
 }
 pub(crate) use say;
 
-/// Writes a line. When nobody reads any more (`pyrograph models list | head -1`) that is no failure of ours.
+/// Writes a line. A closed pipe (`pyrograph models list | head -1`) is not an error.
 pub fn line(text: Arguments) -> Result<(), Failure> {
     heard(writeln!(io::stdout().lock(), "{text}"))
 }

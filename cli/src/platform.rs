@@ -1,8 +1,8 @@
-//! Everything on one machine: services, API, and one worker, started and stopped in order. This is `up`, and what the demo
-//! talks to.
+//! Everything on one machine: services, API and one worker, started and stopped in order. Used by `up` and the demo.
 //!
-//! The worker is a process of its own, as in production, so that nothing it does (an engine that eats all memory, a kill in
-//! a test) touches API or S3. It holds the other end of a pipe from us and stops when that closes: also when we are killed.
+//! The worker is a separate process, as in production, so that it cannot affect API or S3 (an engine that uses all memory, a
+//! kill in a test). It holds the other end of a pipe from this process and stops when the pipe closes, also if this process
+//! is killed.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -21,9 +21,9 @@ use crate::failure::{EXIT_USAGE, Failure};
 use crate::installation::Installation;
 use crate::server::{Server, listen};
 
-/// How long the worker may take to give its job back.
+/// How long the worker may take to return its job.
 const WORKER_FAREWELL: Duration = Duration::from_secs(15);
-/// A worker that ran at least this long and died is started again at once.
+/// A worker that ran at least this long and died is restarted at once.
 const STEADY: Duration = Duration::from_secs(30);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
@@ -32,7 +32,7 @@ pub struct Platform {
     installation: Installation,
     server: Server,
     stop_worker: CancellationToken,
-    /// Ends when it is told to, or when no worker can ever work here.
+    /// Ends on request, or if no worker can ever work with this configuration.
     worker: JoinHandle<()>,
 }
 
@@ -41,7 +41,7 @@ impl Platform {
     pub async fn start(data_dir: &Path, bind: SocketAddr, engine: &EngineFlags, log: &str) -> Result<Self, Failure> {
         worker::config(engine, data_dir)?;
         let listener = listen(bind).await?;
-        let program = std::env::current_exe().context("this program does not know where it lies")?;
+        let program = std::env::current_exe().context("could not find the path of this program")?;
         let installation = Installation::open(data_dir).await?;
         let server = match Server::start(listener, installation.services()).await {
             Ok(server) => server,
@@ -69,13 +69,13 @@ impl Platform {
         self.installation.folder()
     }
 
-    /// Waits for the API to end by itself, which it should not, or for a worker that can never work.
+    /// Waits until the API stops unexpectedly, or the worker turns out never to work.
     pub async fn ended(&mut self) -> Failure {
         tokio::select! {
             () = self.server.ended() => {
-                Failure::Failed(anyhow::anyhow!("the API ended by itself; the log says why"))
+                Failure::Failed(anyhow::anyhow!("the API stopped unexpectedly; see the log"))
             }
-            _ = &mut self.worker => Failure::Usage("the worker cannot work so; it says why above".to_owned()),
+            _ = &mut self.worker => Failure::Usage("the worker cannot work with this configuration; see its message above".to_owned()),
         }
     }
 
@@ -90,8 +90,8 @@ impl Platform {
     }
 }
 
-/// This program again, as the worker of the installation in `folder`. Ctrl-C at the terminal goes to us alone: its group
-/// is another.
+/// This program, started as the worker of the installation in `folder`, in a process group of its own, so that Ctrl-C at the
+/// terminal reaches this process only.
 fn worker_command(program: &Path, folder: &Path, engine: &EngineFlags, log: &str) -> Command {
     let mut command = Command::new(program);
     if variable("PYROGRAPH_LOG").is_none() {
@@ -102,21 +102,21 @@ fn worker_command(program: &Path, folder: &Path, engine: &EngineFlags, log: &str
     command
 }
 
-/// Runs the worker, again when it dies, until `stop`; not again when it says that its command line or its environment is wrong,
-/// which the next one would say too.
+/// Runs the worker until `stop`, and restarts it when it dies. Returns when it reports that its command line or environment is
+/// wrong, which every restart would report again.
 async fn keep_worker(mut command: Command, stop: CancellationToken) {
     let mut pause = Duration::ZERO;
     while !stop.is_cancelled() {
         let since = Instant::now();
         match command.spawn() {
             Ok(mut child) => {
-                // Out of the child, since `wait` would close it there, and a worker stops when its stdin closes.
+                // Taken out of the child, since `wait` would close it, and a worker stops when its stdin closes.
                 let lifeline = child.stdin.take();
                 tokio::select! {
                     ended = child.wait() => match ended {
                         Ok(status) if status.code() == Some(EXIT_USAGE.into()) => return,
-                        Ok(status) => tracing::error!(%status, "the worker ended, starting it again"),
-                        Err(error) => tracing::error!(%error, "the worker was lost, starting it again"),
+                        Ok(status) => tracing::error!(%status, "the worker exited, restarting it"),
+                        Err(error) => tracing::error!(%error, "the worker was lost, restarting it"),
                     },
                     () = stop.cancelled() => return say_farewell(child, lifeline).await,
                 }
@@ -135,11 +135,11 @@ async fn keep_worker(mut command: Command, stop: CancellationToken) {
     }
 }
 
-/// Closes the pipe, which asks the worker to give its job back and end; kills it when it does not.
+/// Closes the pipe, which asks the worker to return its job and exit; kills it if it does not.
 async fn say_farewell(mut child: Child, lifeline: Option<ChildStdin>) {
     drop(lifeline);
     if tokio::time::timeout(WORKER_FAREWELL, child.wait()).await.is_err() {
-        tracing::warn!("the worker did not stop in time and is killed; its job is tried again at the next start");
+        tracing::warn!("the worker did not stop in time and is killed; its job is retried at the next start");
         let _ = child.kill().await;
     }
 }

@@ -17,10 +17,10 @@ use crate::configuration::{Services, lease_policy};
 use crate::failure::Failure;
 use crate::services;
 
-/// How long open connections may go on after the server was asked to stop.
+/// How long open connections may continue after the server was asked to stop.
 const FAREWELL: Duration = Duration::from_secs(5);
 
-/// Takes the address, before anything slower is begun.
+/// Binds the address, before anything slower starts.
 pub async fn listen(bind: SocketAddr) -> Result<TcpListener, Failure> {
     TcpListener::bind(bind).await.map_err(|error| match error.kind() {
         std::io::ErrorKind::AddrInUse => {
@@ -33,7 +33,7 @@ pub async fn listen(bind: SocketAddr) -> Result<TcpListener, Failure> {
     })
 }
 
-/// An API server that runs.
+/// A running API server.
 pub struct Server {
     pub address: SocketAddr,
     stop: CancellationToken,
@@ -43,18 +43,18 @@ pub struct Server {
 }
 
 impl Server {
-    /// Brings schema and built-in checkpoint up to date, and serves.
+    /// Updates the schema and the built-in checkpoint, and serves.
     pub async fn start(listener: TcpListener, services: &Services) -> Result<Self, Failure> {
         let address = listener.local_addr().context("the listener has no address")?;
         let reaper = Reaper::new(lease_policy()?);
         let pools = services::database(&services.database_url).await?;
-        database::migrate(&pools.api).await.context("the schema could not be brought up to date")?;
+        database::migrate(&pools.api).await.context("could not update the database schema")?;
         let storage = Storage::new(&services.storage).context("storage")?;
         match services::check_storage(&storage, &services.storage).await {
             Ok(()) => built_in::register(&pools.api, &storage).await?,
-            // Requests and jobs are kept in the database; `/readyz` tells, and the bucket may come back.
+            // Requests and jobs are stored in the database; `/readyz` reports the bucket, which may come back.
             Err(failure) if built_in::is_registered(&pools.api).await => {
-                tracing::error!("{failure}; serving without it for now");
+                tracing::error!("{failure}; continuing without it for now");
             }
             Err(failure) => return Err(failure),
         }
@@ -64,7 +64,7 @@ impl Server {
             let stop = stop.clone();
             async move {
                 if let Err(error) = api::serve(listener, state, stop).await {
-                    tracing::error!(%error, "the API ended");
+                    tracing::error!(%error, "the API stopped");
                 }
             }
         });
@@ -72,12 +72,12 @@ impl Server {
         Ok(Self { address, stop, serving, reaping, pools })
     }
 
-    /// Until the server ends by itself, which it should not.
+    /// Waits until the server stops unexpectedly.
     pub async fn ended(&mut self) {
         let _ = (&mut self.serving).await;
     }
 
-    /// Lets requests end, for a while, and closes.
+    /// Gives running requests time to finish, and closes.
     pub async fn stop(mut self) {
         self.stop.cancel();
         self.reaping.abort();

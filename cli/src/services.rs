@@ -1,4 +1,5 @@
-//! The first contact with Postgres and the bucket, for every command that needs them: who does not answer is told by a sentence.
+//! Connects to Postgres and the bucket, for every command that needs them. A service that cannot be reached is reported in one
+//! sentence.
 
 use anyhow::{Context as _, anyhow};
 use domain::Storage;
@@ -8,13 +9,13 @@ use embedded::Postgres;
 
 use crate::failure::Failure;
 
-/// Connects to the database, after it has answered.
+/// Connects to the database once it answers.
 pub async fn database(url: &str) -> Result<Pools, Failure> {
     Postgres::external(url.to_owned()).await.map_err(of_postgres)?;
     Ok(Pools::connect(url).await.context("database")?)
 }
 
-/// Why there is no database, without its causes once more: the sentence holds them.
+/// The reason why there is no database, in one sentence without a chain of causes.
 pub fn of_postgres(error: embedded::Error) -> Failure {
     match error {
         embedded::Error::NamedBinaries { .. } | embedded::Error::Address => Failure::Usage(error.to_string()),
@@ -31,7 +32,7 @@ pub async fn check_storage(storage: &Storage, config: &StorageConfig) -> Result<
     })
 }
 
-/// Of what the client says its first line, and of that the end: before it the request and its retries are told.
+/// The cause in the client's error: the end of its first line, after the request and its retries.
 fn cause(error: &str) -> &str {
     let line = error.lines().next().unwrap_or_default();
     line.split_once(" - ").map_or(line, |(_, cause)| cause).trim_end_matches([':', ' '])

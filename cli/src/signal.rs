@@ -2,8 +2,8 @@
 
 use tokio_util::sync::CancellationToken;
 
-/// A token that is cancelled by the first Ctrl-C or SIGTERM. The second ends the process at once, as a shell would, after
-/// `last_words`, which must not wait for anything.
+/// A token that is cancelled by the first Ctrl-C or SIGTERM. The second ends the process at once, after calling `last_words`,
+/// which must not block.
 pub fn stop_token(last_words: impl FnOnce() + Send + 'static) -> CancellationToken {
     let token = CancellationToken::new();
     let asked = token.clone();
@@ -11,17 +11,17 @@ pub fn stop_token(last_words: impl FnOnce() + Send + 'static) -> CancellationTok
         asked_to_stop().await;
         asked.cancel();
         asked_to_stop().await;
-        eprintln!("Leaving at once.");
+        eprintln!("Exiting at once.");
         last_words();
         std::process::exit(130);
     });
     token
 }
 
-/// Also cancels `token` when stdin ends, which it does with the process that holds its other end, however that dies.
+/// Also cancels `token` when stdin ends, which happens when the process at its other end dies.
 pub fn stop_with_parent(token: &CancellationToken) {
     let token = token.clone();
-    // A thread of its own, since a read of stdin cannot be interrupted and a runtime would wait for it at its end.
+    // A separate thread, since a read of stdin cannot be interrupted and the runtime would wait for it when it shuts down.
     std::thread::spawn(move || {
         let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
         token.cancel();

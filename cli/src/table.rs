@@ -1,4 +1,4 @@
-//! Columns on a terminal, as wide as their longest cell.
+//! A text table whose columns are as wide as their longest cell.
 
 use crate::failure::Failure;
 use crate::output::say;

@@ -1,4 +1,4 @@
-//! Following a job to its end: events over SSE with reconnect, a bar on stderr, Ctrl-C cancels.
+//! Follows a job to its end: events over SSE with reconnects, a progress bar on stderr, Ctrl-C cancels.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -15,25 +15,25 @@ use super::{Client, Method};
 use crate::failure::Failure;
 use crate::meter::Meter;
 
-/// How long the server may be away before we give up; the job goes on without us.
+/// How long the server may be unreachable before the client gives up; the job continues.
 const PATIENCE: Duration = Duration::from_secs(120);
-/// Silence after which a connection is taken for dead. The server sends a comment every 15 s.
+/// Silence after which a connection counts as lost. The server sends a comment every 15 s.
 const SILENCE: Duration = Duration::from_secs(45);
-/// Said beside the bar as long as no worker has the job.
+/// Shown beside the bar while no worker has the job.
 const WAITING: &str = "waiting for a worker";
 
-/// Follows the job in `created` (the answer to its creation) and gives its last state, as the server tells it.
+/// Follows the job in `created` (the answer to its creation) and returns its final state.
 ///
-/// `label` stands before the bar. Ctrl-C cancels the job.
+/// `label` is shown before the bar. Ctrl-C cancels the job.
 ///
 /// # Errors
 /// [`Failure::Failed`] with the job's own message when it failed, [`Failure::Canceled`] when it was canceled,
-/// [`Failure::Unreachable`] when the server stays away.
+/// [`Failure::Unreachable`] when the server stays unreachable.
 pub async fn follow(client: &Client, created: Value, label: &str) -> Result<Value, Failure> {
     follow_on(client, created, label, Meter::steps(label), None).await
 }
 
-/// As [`follow`], for a generation: each preview is written to the file `preview` in the place of the one before.
+/// As [`follow`], for a generation. Each preview replaces the file `preview`.
 pub async fn follow_generation(
     client: &Client,
     created: Value,
@@ -43,7 +43,7 @@ pub async fn follow_generation(
     follow_on(client, created, label, Meter::steps(label), preview).await
 }
 
-/// As [`follow`], for an import: what is counted is bytes.
+/// As [`follow`], for an import. Progress is in bytes.
 pub async fn follow_import(client: &Client, created: Value, label: &str) -> Result<Value, Failure> {
     follow_on(client, created, label, Meter::bytes(label, 0), None).await
 }
@@ -63,7 +63,7 @@ async fn follow_on(
             signal = tokio::signal::ctrl_c() => signal.is_ok(),
         };
         if interrupted {
-            follower.meter.say("Canceling. Once more Ctrl-C leaves at once.");
+            follower.meter.say("Canceling. Press Ctrl-C again to exit at once.");
             client.act(&job.urls.cancel).await?;
             tokio::select! {
                 watched = follower.watch() => watched?,
@@ -82,7 +82,7 @@ async fn follow_on(
         }
         (Status::Failed, None) => Err(Failure::Failed(anyhow::anyhow!("{label}: failed"))),
         (Status::Queued | Status::Running, _) => {
-            Err(Failure::Canceled(format!("{label}: left while it is being canceled")))
+            Err(Failure::Canceled(format!("{label}: exited before it was canceled")))
         }
     }
 }
@@ -92,12 +92,12 @@ struct Follower<'a> {
     job: &'a Job,
     meter: Meter,
     last_event: Option<String>,
-    /// Where previews go.
+    /// File for previews.
     preview: Option<&'a Path>,
 }
 
 impl Follower<'_> {
-    /// Until the job has ended.
+    /// Returns when the job has ended.
     async fn watch(&mut self) -> Result<(), Failure> {
         let mut heard = Instant::now();
         loop {
@@ -106,19 +106,19 @@ impl Follower<'_> {
                 Ok(false) | Err(Failure::Unreachable(_)) => {}
                 Err(refused) => return Err(refused),
             }
-            // The stream may have ended with the job, or the event was lost with the connection: the resource tells.
+            // The stream ends with the job, but may also have been interrupted; ask the server which it was.
             match self.client.get::<Job>(&self.job.urls.this).await {
                 Ok(job) if job.status.is_terminal() => return Ok(()),
                 Ok(_) => {}
                 Err(unreachable @ Failure::Unreachable(_)) if heard.elapsed() > PATIENCE => return Err(unreachable),
-                Err(Failure::Unreachable(_)) => self.meter.note("the server is away, trying again"),
+                Err(Failure::Unreachable(_)) => self.meter.note("the server is unreachable, retrying"),
                 Err(refused) => return Err(refused),
             }
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
     }
 
-    /// One connection. `true`: the job has ended; `false`: the connection has.
+    /// Reads one connection. `true` if the job has ended, `false` if only the connection has.
     async fn listen(&mut self, heard: &mut Instant) -> Result<bool, Failure> {
         let mut request = self.client.request(Method::GET, &self.job.urls.events)?.header(ACCEPT, "text/event-stream");
         if let Some(last) = &self.last_event {
@@ -137,7 +137,7 @@ impl Follower<'_> {
         Ok(false)
     }
 
-    /// Puts one event on the meter. Whether it was the last.
+    /// Shows one event. Returns whether it was the last.
     fn show(&mut self, event: Event) -> bool {
         if event.id.is_some() {
             self.last_event = event.id;
@@ -167,7 +167,7 @@ impl Follower<'_> {
             }
             "warning" => self.meter.say(&format!("warning: {message}")),
             "retrying" => {
-                self.meter.say(&format!("back in the queue: {message}"));
+                self.meter.say(&format!("returned to the queue: {message}"));
                 self.meter.note(WAITING);
             }
             "succeeded" | "failed" | "canceled" => return true,

@@ -25,7 +25,7 @@ pub use upload::{add_pictures, create_dataset, create_input, import_model, pictu
 
 use crate::failure::Failure;
 
-/// Most items of one page.
+/// Maximum number of items in one page.
 const PAGE: usize = 100;
 const STRANGE_ANSWER: &str = "the server's answer is not what this version of the client expects";
 
@@ -53,7 +53,7 @@ impl Client {
         let mut http = reqwest::Client::builder()
             .user_agent(concat!("pyrograph/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(Duration::from_secs(10))
-            // Between two files of an upload the server puts the first of them together, and reads nothing for as long as that takes.
+            // Between two files of an upload the server assembles the first one, and reads nothing meanwhile.
             .tcp_user_timeout(None);
         if is_loopback(server) {
             http = http.no_proxy();
@@ -71,7 +71,7 @@ impl Client {
         Ok(self.http.request(method, self.address(path)?))
     }
 
-    /// Sends, and turns everything but a success into the failure that says why.
+    /// Sends the request and turns every answer but a success into a failure.
     async fn send(&self, request: RequestBuilder) -> Result<Response, Failure> {
         let response = request.send().await.map_err(|error| self.unreachable(&error))?;
         self.success(response).await
@@ -114,7 +114,7 @@ impl Client {
         self.read(response).await
     }
 
-    /// As [`Client::get`] of something that may not be there.
+    /// As [`Client::get`]; `None` if it does not exist.
     pub async fn find<T: DeserializeOwned>(&self, path: &str) -> Result<Option<T>, Failure> {
         let response = self.request(Method::GET, path)?.send().await.map_err(|error| self.unreachable(&error))?;
         if response.status() == StatusCode::NOT_FOUND {
@@ -180,16 +180,16 @@ impl Client {
         self.send(self.request(Method::DELETE, path)?).await.map(drop)
     }
 
-    /// Makes sure that [`Client::download`] will be able to write weights to `file`. Folders on the way are made.
+    /// Checks that [`Client::download`] can write weights to `file`. Creates missing folders.
     ///
     /// # Errors
-    /// It is a folder, or something else than weights, or cannot be written.
+    /// It is a folder, is not a weights file, or cannot be written.
     pub fn check_writable(file: &Path) -> Result<(), Failure> {
         if file.is_dir() {
-            return Err(Failure::Usage(format!("{} is a folder; a file is to be written", file.display())));
+            return Err(Failure::Usage(format!("{} is a folder, not a file", file.display())));
         }
         if file.exists() && file.extension().is_none_or(|ending| ending != "safetensors") {
-            return Err(Failure::Usage(format!("{} is there, and is no .safetensors file", file.display())));
+            return Err(Failure::Usage(format!("{} exists and is not a .safetensors file", file.display())));
         }
         if let Some(folder) = file.parent() {
             std::fs::create_dir_all(folder).with_context(|| format!("could not make {}", folder.display()))?;
@@ -199,7 +199,7 @@ impl Client {
         Ok(written.with_context(|| format!("could not write {}", file.display()))?)
     }
 
-    /// Downloads `url` (a presigned one, say) to `file`: whole, or not at all. Folders on the way are made.
+    /// Downloads `url`, which may be presigned, to `file`: completely, or not at all. Creates missing folders.
     pub async fn download(&self, url: &str, file: &Path) -> Result<u64, Failure> {
         let mut response = self.send(self.request(Method::GET, url)?).await?.bytes_stream();
         if let Some(folder) = file.parent().filter(|folder| !folder.as_os_str().is_empty()) {
@@ -227,7 +227,7 @@ impl Client {
     }
 }
 
-/// Where a file is written until it is whole.
+/// The name of a file until it is complete.
 fn part_of(file: &Path) -> PathBuf {
     let mut part = file.as_os_str().to_owned();
     part.push(".part");
@@ -267,7 +267,7 @@ fn reason(error: &reqwest::Error) -> String {
     match deepest {
         Some(deepest) => deepest.to_string(),
         None if error.is_timeout() => "timed out".to_owned(),
-        None => "the connection broke".to_owned(),
+        None => "the connection was lost".to_owned(),
     }
 }
 

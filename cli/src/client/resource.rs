@@ -1,5 +1,5 @@
-//! The parts of `/v1`'s answers that the commands read. Unknown fields are welcome: an older client understands a newer
-//! server. What `--json` prints is the server's whole answer, not these.
+//! The fields of `/v1`'s answers that the commands read. Unknown fields are ignored, so that an older client works with a newer
+//! server. `--json` prints the server's whole answer.
 
 use std::fmt;
 
@@ -18,7 +18,7 @@ pub struct Reference {
     pub name: String,
 }
 
-/// Where a job stands: the part that generations, trainings and imports share.
+/// The state of a job: the fields that all kinds share.
 #[derive(Debug, Deserialize)]
 pub struct Job {
     pub status: Status,
@@ -54,7 +54,7 @@ impl fmt::Display for Status {
 }
 
 impl Status {
-    /// Whether nothing more will happen.
+    /// Whether the job has ended.
     pub fn is_terminal(self) -> bool {
         matches!(self, Self::Succeeded | Self::Failed | Self::Canceled)
     }
@@ -120,7 +120,7 @@ pub struct Generation {
     pub warnings: Vec<String>,
 }
 
-/// A LoRA in the making.
+/// A training of a LoRA.
 #[derive(Debug, Deserialize)]
 pub struct Training {
     pub id: String,
@@ -131,13 +131,13 @@ pub struct Training {
     pub warnings: Vec<String>,
 }
 
-/// A model on its way in.
+/// An import of a model.
 #[derive(Debug, Deserialize)]
 pub struct Import {
     pub output_model: Option<Reference>,
 }
 
-/// A LoRA in another dialect.
+/// An export of a LoRA.
 #[derive(Debug, Deserialize)]
 pub struct Export {
     pub artifacts: Vec<Artifact>,
@@ -162,7 +162,7 @@ pub struct Example {
     pub bytes: u64,
 }
 
-/// A picture for generations to begin with.
+/// An input picture for generations.
 #[derive(Debug, Deserialize)]
 pub struct Input {
     pub id: String,
@@ -231,7 +231,7 @@ pub struct CurrentJob {
 pub struct Swap {
     /// Id of the worker.
     pub worker: String,
-    /// Of the worker.
+    /// The worker's name.
     pub name: String,
     pub device: String,
     pub model: Reference,

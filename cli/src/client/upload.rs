@@ -1,5 +1,4 @@
-//! Bringing files of this machine to the server: a folder of pictures with captions, a LoRA file, a diffusers folder.
-//! Files are streamed from the disk, whatever their size.
+//! Uploads local files: a folder of pictures with captions, a LoRA file, a diffusers folder. Files of any size are streamed.
 
 use std::path::{Path, PathBuf};
 
@@ -15,7 +14,7 @@ use super::resource::{Dataset, Input};
 use crate::failure::Failure;
 use crate::meter::Meter;
 
-/// A caption file longer than this is refused here already; the server's own limit is 10 000 characters.
+/// A longer caption file is refused before the upload; the server's limit is 10 000 characters.
 const CAPTION_BYTES: u64 = 64 << 10;
 
 /// A picture to train on.
@@ -40,7 +39,7 @@ pub fn pictures(folder: &Path) -> Result<Vec<Picture>, Failure> {
     }
     paths.sort();
     if paths.is_empty() {
-        return Err(Failure::Usage(format!("{} holds no pictures (png, jpg, jpeg, webp)", folder.display())));
+        return Err(Failure::Usage(format!("{} contains no pictures (png, jpg, jpeg, webp)", folder.display())));
     }
     paths
         .into_iter()
@@ -58,7 +57,7 @@ pub fn pictures(folder: &Path) -> Result<Vec<Picture>, Failure> {
         .collect()
 }
 
-/// A new dataset of `pictures`. When one of them is refused, the dataset is taken away again.
+/// Creates a dataset from `pictures`. If one of them is refused, the dataset is deleted again.
 pub async fn create_dataset(client: &Client, name: &str, pictures: &[Picture]) -> Result<Dataset, Failure> {
     let dataset: Dataset = client.post("/v1/datasets", &json!({ "name": name })).await?;
     if let Err(failure) = add_pictures(client, &dataset.id, pictures).await {
@@ -85,7 +84,7 @@ pub async fn add_pictures(client: &Client, dataset: &str, pictures: &[Picture]) 
     Ok(())
 }
 
-/// Uploads a picture for generations to begin with; gives its id.
+/// Uploads an input picture for generations. Returns its id.
 pub async fn create_input(client: &Client, path: &Path) -> Result<String, Failure> {
     let form = Form::new().percent_encode_noop().part("image", picture_part(path).await?);
     let input: Input = client.post_form("/v1/inputs", form).await.map_err(|failure| of_file(path, failure))?;
@@ -105,7 +104,7 @@ fn of_file(path: &Path, failure: Failure) -> Failure {
     }
 }
 
-/// Imports a diffusers folder or a file as the model `name`, with `texts` of the form and `parts` that are files of their own; gives the
+/// Uploads a diffusers folder or a file as the model `name`, with further text fields (`texts`) and separate `parts`. Returns the
 /// server's answer.
 pub async fn import_model(
     client: &Client,
@@ -138,13 +137,14 @@ pub async fn import_model(
 fn check_weights(path: &Path) -> Result<(), Failure> {
     match path.extension().and_then(|extension| extension.to_str()) {
         Some("safetensors" | "gguf") => Ok(()),
-        _ => {
-            Err(Failure::Usage(format!("{} is no .safetensors or .gguf file; pickles are never read", path.display())))
-        }
+        _ => Err(Failure::Usage(format!(
+            "{} is not a .safetensors or .gguf file; pickles are never read",
+            path.display()
+        ))),
     }
 }
 
-/// The files of a model and their paths inside it: the file itself, or what a pipeline is loaded from.
+/// The files of a model with their paths inside it: the file itself, or the files that a pipeline loads.
 fn model_files(path: &Path) -> Result<Vec<(String, PathBuf)>, Failure> {
     if !path.exists() {
         return Err(Failure::Usage(format!("there is no file or folder {}", path.display())));
@@ -191,13 +191,13 @@ fn read_folder(folder: &Path) -> Result<Vec<PathBuf>, Failure> {
     Ok(entries)
 }
 
-/// A part of a form that reads `file` while it is sent, known to the server as `name`.
+/// A form part with the name `name` that streams `file`.
 async fn file_part(file: &Path, name: &str, meter: Option<&Meter>) -> Result<Part, Failure> {
     let cannot_read = || format!("could not read {}", file.display());
     let open = tokio::fs::File::open(file).await.with_context(cannot_read)?;
     let metadata = open.metadata().await.with_context(cannot_read)?;
     if !metadata.is_file() {
-        return Err(Failure::Usage(format!("{} is no file", file.display())));
+        return Err(Failure::Usage(format!("{} is not a file", file.display())));
     }
     let length = metadata.len();
     let count = meter.map(Meter::counter);
@@ -209,11 +209,13 @@ async fn file_part(file: &Path, name: &str, meter: Option<&Meter>) -> Result<Par
     Ok(Part::stream_with_length(Body::wrap_stream(pieces), length).file_name(name.to_owned()))
 }
 
-/// The name of a file as it may stand in a form.
+/// The name of a file, if it can be sent in a form.
 fn file_name(path: &Path) -> Result<String, Failure> {
     match path.file_name().and_then(|name| name.to_str()) {
         Some(name) if !name.contains(['"', '\r', '\n', '\\']) => Ok(name.to_owned()),
-        _ => Err(Failure::Usage(format!("the name of {} cannot be sent", path.display()))),
+        _ => {
+            Err(Failure::Usage(format!("the file name of {} contains characters that cannot be sent", path.display())))
+        }
     }
 }
 

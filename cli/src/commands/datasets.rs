@@ -1,4 +1,4 @@
-//! `pyrograph datasets`: pictures with captions, kept on the server for trainings.
+//! `pyrograph datasets`: pictures with captions on the server, for trainings.
 
 use std::path::PathBuf;
 
@@ -40,7 +40,7 @@ enum Action {
         #[command(flatten)]
         client: ClientOptions,
     },
-    /// Add the pictures of a folder: photo.png with its caption in photo.txt
+    /// Add the pictures of a folder, each photo.png with its caption in photo.txt
     Add {
         /// Id of the dataset
         dataset: String,
@@ -49,7 +49,7 @@ enum Action {
         #[command(flatten)]
         client: ClientOptions,
     },
-    /// Remove a dataset; refused while a queued or running training uses it
+    /// Delete a dataset; refused while a queued or running training uses it
     Remove {
         /// Id
         dataset: String,

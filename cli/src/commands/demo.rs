@@ -1,5 +1,5 @@
-//! `pyrograph demo`: the whole road once, as any client of the REST API walks it: pictures become a dataset, a training, a
-//! LoRA, and pictures without and with it on one sheet.
+//! `pyrograph demo`: one complete example through the REST API: a dataset, a training, a LoRA, and pictures without and
+//! with it on one contact sheet.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -23,14 +23,14 @@ use crate::output::say;
 use crate::platform::Platform;
 use crate::{built_in, installation, signal};
 
-/// The bundled dataset (`datasets/pyrography`), the name of the LoRA that comes of it, and the word that its captions share.
+/// The built-in dataset (`datasets/pyrography`), the name of the LoRA, and the word that all captions contain.
 const STYLE: &str = "pyrography";
 const STEPS: u32 = 300;
 const RANK: u32 = 16;
 const LEARNING_RATE: f64 = 2e-3;
 const BATCH_SIZE: u32 = 4;
 const TRAINING_SEED: u32 = 1;
-/// Things that the bundled dataset does not show, asked for as its captions do. Thing i has the seed 100 + i.
+/// Objects that the dataset does not show, prompted in the form of its captions. Object i has the seed 100 + i.
 const THINGS: [&str; 8] =
     ["dog face", "rocket", "snail", "pear", "teddy bear", "tropical fish", "alarm clock", "house"];
 const FIRST_SEED: u32 = 100;
@@ -39,17 +39,17 @@ fn prompt(thing: &str) -> String {
     format!("{thing} in {STYLE} style")
 }
 
-/// Walk the whole road once: dataset, training, pictures with and without the LoRA
+/// Run one complete example: a dataset, a training, pictures without and with the LoRA
 ///
-/// Starts everything in a folder, makes a dataset from pictures that this program carries, trains a LoRA on the built-in
-/// checkpoint, makes the same prompts with the same seeds without and with it, prints their presigned URLs, writes the
-/// pictures and one labelled sheet, and stops everything. `pyrograph up` finds the LoRA afterwards.
+/// Starts everything in a folder, creates a dataset from built-in pictures, trains a LoRA on the built-in checkpoint,
+/// generates pictures with the same prompts and seeds without and with it, prints their presigned URLs, writes the
+/// pictures and a contact sheet, and stops everything. `pyrograph up` has the LoRA afterwards.
 #[derive(Debug, Args)]
 pub struct Demo {
-    /// Folder for all data, as of `pyrograph up`
+    /// Folder for all data, as in `pyrograph up`
     #[arg(long, env = "PYROGRAPH_DATA_DIR", default_value = ".pyrograph", value_name = "DIR")]
     data_dir: PathBuf,
-    /// Folder for pictures, sheet and adapter
+    /// Folder for the pictures, the contact sheet and the LoRA
     #[arg(long, default_value = "out", value_name = "DIR")]
     output: PathBuf,
     /// Device of the worker: auto, cpu, cuda or cuda:N
@@ -68,7 +68,7 @@ impl Demo {
         let engine = EngineFlags { device: self.device, ..EngineFlags::default() };
         let mut platform = Platform::start(&self.data_dir, anywhere, &engine, CLIENT_LOG).await?;
         meter.finish(&format!(
-            "Everything runs ({:.1} s): API {}, S3 {}, data {}",
+            "Everything is running ({:.1} s): API {}, S3 {}, data {}",
             started.elapsed().as_secs_f64(),
             platform.url(),
             platform.storage_endpoint(),
@@ -106,7 +106,7 @@ impl Demo {
         let made = self.generate(&client).await?;
         eprintln!("{} pictures in {:.1} s", 2 * made.len(), generation_started.elapsed().as_secs_f64());
 
-        say!("Presigned URLs, good for an hour while the server runs (`pyrograph up` brings it back):")?;
+        say!("Presigned URLs, valid for an hour while the server runs (`pyrograph up` starts it again):")?;
         if let Some(adapter) = training.artifacts.first() {
             say!("  {STYLE}.safetensors\n    {}", adapter.url)?;
         }
@@ -118,11 +118,11 @@ impl Demo {
         Ok(())
     }
 
-    /// Lays the bundled pictures into the output folder, where one can look at them, and uploads that.
+    /// Writes the built-in pictures to the output folder, where the user can look at them, and uploads them.
     async fn dataset(&self, client: &Client) -> Result<(Dataset, Vec<RgbImage>), Failure> {
         let bundled = built_in::dataset(STYLE);
         if bundled.is_empty() {
-            return Err(Failure::Failed(anyhow::anyhow!("this build carries no pictures named {STYLE} to train on")));
+            return Err(Failure::Failed(anyhow::anyhow!("this build does not contain the pictures named {STYLE}")));
         }
         let folder = self.output.join("dataset");
         std::fs::create_dir_all(&folder).with_context(|| format!("could not make {}", folder.display()))?;
@@ -151,7 +151,7 @@ impl Demo {
         Ok(training)
     }
 
-    /// Every prompt twice, with one seed: first all are asked for, then fetched as they come.
+    /// Every prompt twice with one seed. All generations are requested first, then downloaded in order.
     async fn generate(&self, client: &Client) -> Result<Vec<Made>, Failure> {
         let mut asked = Vec::new();
         for (index, thing) in (0_u32..).zip(THINGS) {
@@ -212,7 +212,7 @@ struct Made {
     images: Vec<RgbImage>,
 }
 
-/// The name belongs to the demo: what an earlier one has made goes, and so does what an interrupted one still wants.
+/// The name belongs to the demo: deletes the LoRA of an earlier run and cancels the training of an interrupted one.
 async fn clear_name(client: &Client) -> Outcome {
     for training in client.list("/v1/trainings").await? {
         let unfinished = training["status"] == "queued" || training["status"] == "running";
@@ -232,7 +232,7 @@ async fn clear_name(client: &Client) -> Outcome {
 }
 
 fn read_picture(file: &Path) -> Result<RgbImage, Failure> {
-    Ok(image::open(file).with_context(|| format!("{} is no picture", file.display()))?.to_rgb8())
+    Ok(image::open(file).with_context(|| format!("{} is not a picture", file.display()))?.to_rgb8())
 }
 
 fn interrupted() -> Failure {

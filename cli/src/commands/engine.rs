@@ -1,4 +1,4 @@
-//! `pyrograph engine`: the child process that a worker starts. Hidden: it speaks only the worker's protocol.
+//! `pyrograph engine`: the child process of a worker. Hidden, since it speaks only the worker's protocol.
 
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -1,4 +1,4 @@
-//! What is said about the engine, by the same flags wherever one is started: `up`, `worker`, and the engine itself.
+//! Flags of the engine, shared by `up`, `worker` and the engine itself.
 
 use std::ffi::OsString;
 
@@ -9,25 +9,25 @@ use worker::WeightChoice;
 use crate::configuration::{ByteSize, said};
 use crate::failure::Failure;
 
-/// The device, and what may be done with its memory.
+/// The device, and the use of its memory.
 #[derive(Debug, Clone, Default, Args)]
 pub struct EngineFlags {
     /// Device: auto (a GPU if there is one), cpu, cuda or cuda:N
     #[arg(long, default_value = "auto", value_name = "DEVICE")]
     pub device: DeviceChoice,
-    /// The device's memory that may be used, weights and work together, such as 12GiB; most of it if not said
+    /// Device memory for weights and activations, such as 12GiB [default: 80 % of RAM, 90 % of the card]
     #[arg(long, value_name = "BYTES")]
     pub vram_budget: Option<ByteSize>,
-    /// How weights of denoisers are stored: full, int8, int4, or auto for the widest with which a request fits
+    /// Format of the denoiser's weights: full, int8, int4, or auto for the highest precision that fits [default: auto]
     #[arg(long, value_name = "STORAGE")]
     pub weights: Option<WeightChoice>,
 }
 
 impl EngineFlags {
-    /// With what the environment says where no flag does.
+    /// Fills in the environment's values where no flag is given.
     ///
     /// # Errors
-    /// A variable that cannot be read.
+    /// An invalid variable.
     pub fn or_environment(self) -> Result<Self, Failure> {
         Ok(Self {
             vram_budget: self.vram_budget.map_or_else(|| said("PYROGRAPH_VRAM_BUDGET"), |bytes| Ok(Some(bytes)))?,
@@ -36,7 +36,7 @@ impl EngineFlags {
         })
     }
 
-    /// The same flags for a process that is started.
+    /// The same flags, for a child process.
     pub fn arguments(&self) -> Vec<OsString> {
         let budget = self.vram_budget.map(|ByteSize(bytes)| ("--vram-budget", bytes.to_string()));
         let weights = self.weights.map(|weights| ("--weights", weights.to_string()));

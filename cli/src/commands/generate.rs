@@ -1,4 +1,4 @@
-//! `pyrograph generate PROMPT`: pictures from words, written where the user wants them.
+//! `pyrograph generate PROMPT`: generates pictures and downloads them.
 
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -11,44 +11,44 @@ use crate::client::{Artifact, Client, ClientOptions, Generation, create_input, f
 use crate::failure::Failure;
 use crate::output::say;
 
-/// Make pictures from a prompt
+/// Generate pictures from a prompt
 ///
-/// Sends the request to the server, shows its progress and writes the pictures as PNG files, which carry their
-/// parameters as text chunks. What is left out comes from the model's own defaults. The same seed gives the same
-/// picture again; Ctrl-C cancels.
+/// Sends the request to the server, shows progress, and writes the pictures as PNG files with their parameters in text
+/// chunks. Flags that are left out take the model's defaults. The same seed gives the same picture again. Ctrl-C
+/// cancels.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   pyrograph generate \"owl on a blue background\"
   pyrograph generate \"two owls\" --lora pencil:0.8 --seed 7 --num-images 4 --output pictures/
   pyrograph generate \"owl at night\" --image photo.jpg --strength 0.6
-  pyrograph generate \"owl\" --num-images 4 --preview owl-at-work.jpg
+  pyrograph generate \"owl\" --num-images 4 --preview preview.jpg
   pyrograph generate \"owl\" --json | jq -r '.artifacts[].url'")]
 pub struct Generate {
-    /// What the picture should show
+    /// What the picture shows
     pub prompt: String,
-    /// Checkpoint to use, by name or id [default: the server's, ember]
+    /// Checkpoint, by name or id [default: ember]
     #[arg(long, value_name = "NAME")]
     pub model: Option<String>,
-    /// LoRA to add, with an optional scale (1 unless told); may be given several times
+    /// LoRA to apply, with an optional scale [default: 1]; repeatable
     #[arg(long = "lora", value_name = "NAME_OR_ID[:SCALE]")]
     pub loras: Vec<Lora>,
-    /// Picture to begin with: a file, or the id of an input or of an earlier picture
+    /// Input picture for image to image: a file, or the id of an input or of an earlier picture
     #[arg(long, value_name = "FILE_OR_ID")]
     pub image: Option<String>,
-    /// White where the picture is to be painted anew: a file or an id
+    /// Mask for inpainting, white where the picture is repainted: a file or an id
     #[arg(long, value_name = "FILE_OR_ID", requires = "image")]
     pub mask: Option<String>,
-    /// How much of the picture is given up, 0 to 1 [default: the model's, with a mask 1]
+    /// How much of the input picture may change, 0 to 1 [default: the model's; 1 with a mask]
     #[arg(long, value_name = "S", requires = "image", value_parser = finite, allow_negative_numbers = true)]
     pub strength: Option<f64>,
-    /// Solver of the denoising, such as euler, dpmpp_2m_karras or ddim [default: the model's]
+    /// Scheduler, such as euler, dpmpp_2m_karras or ddim [default: the model's]
     #[arg(long, value_name = "NAME")]
     pub scheduler: Option<String>,
-    /// How many of CLIP's last layers are left out
+    /// Number of CLIP's last layers to skip
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub clip_skip: Option<i64>,
-    /// What the picture should not show; FLUX.1 and ember hear it with --true-cfg-scale above 1, the others with --guidance
+    /// What the picture does not show; needs --true-cfg-scale above 1 (FLUX.1, ember) or --guidance above 1 (others)
     #[arg(long, value_name = "T")]
     pub negative_prompt: Option<String>,
     /// Width in pixels, a multiple of the model's grid
@@ -60,22 +60,22 @@ pub struct Generate {
     /// Denoising steps
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub steps: Option<i64>,
-    /// How closely to follow the prompt: classifier-free for Stable Diffusion, built in for FLUX.1 dev; schnell and ember have none
+    /// Guidance scale: classifier-free for Stable Diffusion, distilled for FLUX.1 dev; no effect on schnell and ember
     #[arg(long, value_name = "G", value_parser = finite, allow_negative_numbers = true)]
     pub guidance: Option<f64>,
-    /// The same for FLUX.1 and ember, classifier-free and so twice the work; 1 is none [default: the model's]
+    /// Classifier-free guidance for FLUX.1 and ember, at twice the cost; 1 turns it off [default: the model's]
     #[arg(long, value_name = "G", value_parser = finite, allow_negative_numbers = true)]
     pub true_cfg_scale: Option<f64>,
-    /// Seed of the first picture; picture i uses seed + i [default: drawn, and told]
+    /// Seed of the first picture; picture i uses seed + i [default: random, and printed]
     #[arg(long, value_name = "S", allow_negative_numbers = true)]
     pub seed: Option<i64>,
     /// Number of pictures, 1 to 4
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub num_images: Option<i64>,
-    /// Where the pictures go: a folder, made if need be, or a file when it ends in .png
+    /// Where to write the pictures: a folder, created if missing, or a file ending in .png
     #[arg(long, value_name = "FILE_OR_DIR", default_value = ".")]
     pub output: PathBuf,
-    /// Show the picture at work: a JPEG file that is written anew as it grows, rough and small
+    /// Write previews to this JPEG file, replaced with each one
     #[arg(long, value_name = "FILE.jpg")]
     pub preview: Option<PathBuf>,
     /// Steps between two previews [default: 1]
@@ -110,7 +110,7 @@ impl FromStr for Lora {
 }
 
 impl Generate {
-    /// The body of `POST /v1/generations`: only what was said on the command line.
+    /// The body of `POST /v1/generations`, with only the fields given on the command line.
     fn request(&self) -> Value {
         let mut request = Map::new();
         request.insert("prompt".into(), self.prompt.clone().into());
@@ -150,11 +150,11 @@ impl Generate {
             if Path::new(picture.as_str()).exists() {
                 *picture = create_input(&client, Path::new(picture.as_str())).await?;
             } else if picture.parse::<uuid::Uuid>().is_err() {
-                return Err(Failure::Usage(format!("there is no file {picture}, and it is no id of a picture")));
+                return Err(Failure::Usage(format!("there is no file {picture}, and it is not the id of a picture")));
             }
         }
         let created: Value = client.post("/v1/generations", &self.request()).await?;
-        // Whoever loses this process finds the pictures by it.
+        // The id lets the user find the pictures if this process is killed.
         eprintln!("generation {}", created["id"].as_str().unwrap_or_default());
         let mut last = follow_generation(&client, created, "generating", self.preview.as_deref()).await?;
         let generation: Generation = Client::understand(last.clone())?;
@@ -177,7 +177,7 @@ impl Generate {
     }
 }
 
-/// Writes the pictures of a generation to `output`, which [`check_output`] has let pass; gives their files.
+/// Writes the pictures of a generation to `output`, which [`check_output`] has accepted. Returns their files.
 pub async fn download(client: &Client, generation: &Generation, output: &Path) -> Result<Vec<PathBuf>, Failure> {
     let places = places(output, &generation.id, &generation.artifacts);
     for (artifact, place) in generation.artifacts.iter().zip(&places) {
@@ -186,12 +186,12 @@ pub async fn download(client: &Client, generation: &Generation, output: &Path) -
     Ok(places)
 }
 
-/// Whether `output` is the folder for pictures: one that is there, or by its name.
+/// Whether `output` is a folder: an existing one, or one by its name.
 fn is_folder(output: &Path) -> bool {
     output.is_dir() || output.extension().is_none() || output.as_os_str().to_string_lossy().ends_with('/')
 }
 
-/// Refuses a place where pictures would be taken for something else, or be written over something else.
+/// Refuses an output that is not a folder or a PNG file, so that no other file is overwritten.
 pub fn check_output(output: &Path) -> Outcome {
     let shown = output.display();
     if output.is_dir() || ends_in(output, &["png"]) && !is_folder(output) {
@@ -199,10 +199,10 @@ pub fn check_output(output: &Path) -> Outcome {
     }
     if !is_folder(output) {
         return Err(Failure::Usage(format!(
-            "--output {shown} is no folder and does not end in .png; a new folder whose name has a dot ends in /"
+            "--output {shown} is not a folder and does not end in .png; end the name of a new folder with a dot in it with /"
         )));
     }
-    // Without the slash at its end, with which no file is found.
+    // Without a trailing slash, which would hide a file.
     match output.components().as_path().exists() {
         true => Err(Failure::Usage(format!("--output {shown} is a file that does not end in .png"))),
         false => Ok(()),
@@ -213,7 +213,7 @@ fn check_preview(file: &Path) -> Outcome {
     if ends_in(file, &["jpg", "jpeg"]) && !file.is_dir() {
         return Ok(());
     }
-    Err(Failure::Usage(format!("--preview {} is no file that ends in .jpg", file.display())))
+    Err(Failure::Usage(format!("--preview {} is not a file ending in .jpg", file.display())))
 }
 
 fn ends_in(file: &Path, endings: &[&str]) -> bool {
@@ -221,7 +221,7 @@ fn ends_in(file: &Path, endings: &[&str]) -> bool {
     endings.iter().any(|one| ending.eq_ignore_ascii_case(one))
 }
 
-/// Where each picture goes. One picture takes the file's name as it stands; several get their position before the ending.
+/// The file of each picture. A single picture takes the name as it is; several get their position before the extension.
 fn places(output: &Path, generation: &str, artifacts: &[Artifact]) -> Vec<PathBuf> {
     let is_folder = is_folder(output);
     artifacts
@@ -240,7 +240,7 @@ fn places(output: &Path, generation: &str, artifacts: &[Artifact]) -> Vec<PathBu
         .collect()
 }
 
-/// Refuses a generation that made nothing: an answer without pictures is no success.
+/// Fails if the generation has no picture.
 pub fn only_picture(generation: &Generation) -> Result<&Artifact, Failure> {
     generation
         .artifacts

@@ -1,4 +1,4 @@
-//! `pyrograph generations`: pictures that were asked for, from whichever client.
+//! `pyrograph generations`: generations requested by any client.
 
 use std::path::PathBuf;
 
@@ -28,30 +28,30 @@ pub struct Generations {
 enum Action {
     /// List generations, newest first
     List {
-        /// How many at most
+        /// Maximum number of entries
         #[arg(long, value_name = "N", default_value_t = 20)]
         limit: usize,
         #[command(flatten)]
         client: ClientOptions,
     },
-    /// Show a generation: status, error, seeds, and URLs of its pictures that work for an hour
+    /// Show a generation: status, error, seeds, and URLs of its pictures, valid for an hour
     Show {
         /// Id
         generation: String,
-        /// Download its pictures: to a folder, or to a file when it ends in .png
+        /// Download its pictures to a folder, or to a file ending in .png
         #[arg(long, value_name = "FILE_OR_DIR")]
         output: Option<PathBuf>,
         #[command(flatten)]
         client: ClientOptions,
     },
-    /// End a generation: at once while it is queued, else within a step
+    /// Cancel a generation: at once if it is queued, otherwise within one step
     Cancel {
         /// Id
         generation: String,
         #[command(flatten)]
         client: ClientOptions,
     },
-    /// Remove a generation that has ended, with its pictures
+    /// Delete a finished generation with its pictures
     Remove {
         /// Id
         generation: String,
@@ -103,7 +103,7 @@ async fn show(id: &str, output: Option<PathBuf>, options: &ClientOptions) -> Out
     let mut files = Vec::new();
     if let Some(output) = &output {
         if job.status != Status::Succeeded {
-            return Err(Failure::Failed(anyhow::anyhow!("generation {id} is {}: it has no pictures", job.status)));
+            return Err(Failure::Failed(anyhow::anyhow!("generation {id} is {} and has no pictures", job.status)));
         }
         files = download(&client, &generation, output).await?;
         shown["files"] = files.iter().map(|file| file.display().to_string()).collect();
@@ -121,7 +121,7 @@ async fn show(id: &str, output: Option<PathBuf>, options: &ClientOptions) -> Out
     files.iter().try_for_each(|file| say!("  written to    {}", file.display()))
 }
 
-/// The beginning of a prompt, for a cell.
+/// The beginning of a prompt, to fit into a table cell.
 fn one_line(prompt: &str) -> String {
     let prompt = prompt.split_whitespace().collect::<Vec<_>>().join(" ");
     if prompt.chars().count() <= PROMPT_WIDTH {

@@ -1,4 +1,4 @@
-//! What `generations` and `trainings` share: both are jobs, which are listed newest first, looked at and ended.
+//! Shared by `generations` and `trainings`: both are jobs, which can be listed, shown and cancelled.
 
 use serde_json::Value;
 
@@ -12,7 +12,7 @@ pub fn address(collection: &str, id: &str) -> String {
     format!("{collection}/{}", path_segment(id))
 }
 
-/// Asks for the end of a job, and tells where it stands.
+/// Cancels a job and prints its status.
 pub async fn cancel(address: &str, options: &ClientOptions) -> Outcome {
     let answer = Client::new(&options.server)?.act(&format!("{address}/cancel")).await?;
     if options.json {
@@ -23,7 +23,7 @@ pub async fn cancel(address: &str, options: &ClientOptions) -> Outcome {
     say!("{}{soon}", job.status)
 }
 
-/// A line for each thing that is known of every job.
+/// Prints the fields that every job has.
 pub fn tell(job: &Job) -> Outcome {
     if let (Some(step), Some(total @ 1..)) = (job.progress.step, job.progress.total_steps) {
         say!("  progress      {step} of {total} steps")?;
@@ -35,7 +35,7 @@ pub fn tell(job: &Job) -> Outcome {
     job.finished_at.as_ref().map_or(Ok(()), |time| say!("  finished      {}", short(time)))
 }
 
-/// Warnings, and the files that can be downloaded.
+/// Prints warnings and the URLs of files.
 pub fn tell_results(warnings: &[String], artifacts: &[Artifact]) -> Outcome {
     warnings.iter().try_for_each(|warning| say!("  warning       {warning}"))?;
     artifacts.iter().try_for_each(|artifact| match artifact.seed {

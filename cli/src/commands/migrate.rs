@@ -1,4 +1,4 @@
-//! `pyrograph migrate`: the schema, for those who bring it up to date apart from the server.
+//! `pyrograph migrate`: updates the database schema separately from the server.
 
 use std::path::PathBuf;
 
@@ -10,12 +10,12 @@ use super::Outcome;
 use crate::configuration::Services;
 use crate::services;
 
-/// Bring the database up to date
+/// Update the database schema
 ///
-/// `up` and `serve` do the same at their start; this is for a role that may change the schema when theirs may not.
+/// `up` and `serve` do the same when they start. Use this if their database role may not change the schema.
 #[derive(Debug, Args)]
 pub struct Migrate {
-    /// Data folder of a running `up`, looked at when DATABASE_URL is not set
+    /// Data folder of a running `up`, used if DATABASE_URL is not set
     #[arg(long, env = "PYROGRAPH_DATA_DIR", default_value = ".pyrograph", value_name = "DIR")]
     data_dir: PathBuf,
 }
@@ -26,7 +26,7 @@ impl Migrate {
         let pools = services::database(&Services::find_database(&self.data_dir)?).await?;
         let migrated = database::migrate(&pools.lease).await;
         pools.close().await;
-        migrated.context("the schema could not be brought up to date")?;
+        migrated.context("could not update the database schema")?;
         eprintln!("The database is up to date.");
         Ok(())
     }

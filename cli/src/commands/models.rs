@@ -1,4 +1,4 @@
-//! `pyrograph models`: the checkpoints and LoRAs that the server has.
+//! `pyrograph models`: the checkpoints and LoRAs on the server.
 
 use std::path::{Path, PathBuf};
 
@@ -34,7 +34,7 @@ enum Action {
         #[command(flatten)]
         client: ClientOptions,
     },
-    /// Look into a model: networks and types of a checkpoint, dialect, ranks and layers of a LoRA
+    /// Inspect a model: networks and data types of a checkpoint; dialect, ranks and layers of a LoRA
     Inspect {
         /// Name or id
         model: String,
@@ -45,11 +45,11 @@ enum Action {
     Export(Export),
     /// Import a model from this machine, from a URL or from the Hugging Face Hub
     Import(Import),
-    /// Load a checkpoint on the workers before anybody needs it
+    /// Load a checkpoint into the workers' memory in advance
     Load(SwapOptions),
     /// Unload a checkpoint from the workers' memory; a later generation loads it again
     Unload(SwapOptions),
-    /// Remove a model; refused while a queued or running job needs it
+    /// Delete a model; refused while a queued or running job needs it
     Remove {
         /// Name or id
         model: String,
@@ -60,9 +60,9 @@ enum Action {
 
 /// Import a model from this machine, from a URL or from the Hugging Face Hub
 ///
-/// A file or folder of this machine is uploaded. What lies elsewhere is brought by a worker: a job with progress, which goes on
-/// after a cut and which Ctrl-C cancels. Only safetensors are taken, and GGUF for a denoiser. The file of a denoiser needs its text
-/// encoders and VAE beside it, each where the denoiser is: on this machine, or elsewhere.
+/// Uploads a file or folder of this machine. A URL or a repository is downloaded by a worker, as a job that resumes after
+/// interruptions; Ctrl-C cancels it. Accepts safetensors, and GGUF for a denoiser. A file with only a denoiser needs its
+/// text encoders and VAE too. Either all of them are on this machine, or none.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -76,13 +76,13 @@ Examples:
 struct Import {
     /// A diffusers folder, a .safetensors or .gguf file, an https URL of one, or hf:OWNER/NAME[/PATH][@REVISION]
     source: String,
-    /// Name under which requests will call it
+    /// Name of the new model
     #[arg(long, value_name = "NAME")]
     name: String,
-    /// What it must turn out to be: checkpoint, lora or vae_approx (decoder of previews)
+    /// Expected kind: checkpoint, lora or vae_approx (preview decoder)
     #[arg(long, value_name = "KIND", value_parser = ["checkpoint", "lora", "vae_approx"], hide_possible_values = true)]
     kind: Option<String>,
-    /// Checkpoint that a LoRA or a decoder of previews (TAESD) was made for, by name or id
+    /// Checkpoint that a LoRA or a preview decoder (TAESD) was made for, by name or id
     #[arg(long, value_name = "NAME")]
     base: Option<String>,
     /// Text encoder (CLIP), if the file has none
@@ -97,20 +97,20 @@ struct Import {
     /// Checkpoint on the server to take the missing parts from, by name or id
     #[arg(long, value_name = "NAME")]
     like: Option<String>,
-    /// Of a Hub's repository, the weights of this variant, such as fp16
+    /// Hub only: the weights of this variant, such as fp16
     #[arg(long, value_name = "V")]
     variant: Option<String>,
-    /// Of a Hub's repository, this file only; may be given several times
+    /// Hub only: just this file; repeatable
     #[arg(long = "file", value_name = "PATH")]
     files: Vec<String>,
-    /// What the file behind a URL must hash to
+    /// URL only: expected SHA-256 of the file
     #[arg(long, value_name = "HEX")]
     sha256: Option<String>,
     #[command(flatten)]
     client: ClientOptions,
 }
 
-/// The `source` of a request; `None` for a path of this machine.
+/// The `source` of a request; `None` for a local path.
 fn remote(source: &str) -> Option<Value> {
     if source.starts_with("https://") || source.starts_with("http://") {
         return Some(json!({ "kind": "url", "url": source }));
@@ -135,7 +135,7 @@ impl Import {
         let is_hub = source.as_ref().is_some_and(|source| source["kind"] == "hugging_face");
         let fits_hub = self.variant.is_none() && self.files.is_empty();
         if !(fits_hub || is_hub) || self.sha256.is_some() && (is_hub || source.is_none()) {
-            return Err(Failure::Usage("--variant and --file are for hf:…, --sha256 is for a URL".to_owned()));
+            return Err(Failure::Usage("--variant and --file need an hf: source, --sha256 needs a URL".to_owned()));
         }
         if let Some(source) = &mut source {
             if !self.files.is_empty() {
@@ -178,7 +178,7 @@ impl Import {
         }
     }
 
-    /// The parts that are given apart.
+    /// The separate parts.
     fn parts(&self) -> Vec<(&'static str, &str)> {
         given([("text_encoder", &self.text_encoder), ("text_encoder_2", &self.text_encoder_2), ("vae", &self.vae)])
     }
@@ -220,7 +220,7 @@ impl Import {
     }
 }
 
-/// Asks what the server would say only after a long upload: whether a new model may have this name.
+/// Checks whether the name is free, which the server would report only after a long upload.
 pub async fn check_name_is_free(client: &Client, name: &str) -> Outcome {
     domain::model::check_name(name).map_err(|error| Failure::Refused(error.to_string()))?;
     match client.find::<Model>(&address(name)).await? {
@@ -229,11 +229,11 @@ pub async fn check_name_is_free(client: &Client, name: &str) -> Outcome {
     }
 }
 
-/// The same of the checkpoint that `flag` names.
+/// Checks that the model named by `flag` is a checkpoint.
 pub async fn check_checkpoint(client: &Client, flag: &str, model: &str) -> Outcome {
     match client.find::<Model>(&address(model)).await? {
         Some(found) if found.kind == "checkpoint" => Ok(()),
-        Some(found) => Err(Failure::Refused(format!("{flag} {model} is no checkpoint, but a {}", found.kind))),
+        Some(found) => Err(Failure::Refused(format!("{flag} {model} is not a checkpoint, but a {}", found.kind))),
         None => Err(Failure::Refused(format!("{flag} {model}: there is no such model"))),
     }
 }
@@ -243,7 +243,7 @@ fn given<'a, const N: usize>(fields: [(&'static str, &'a Option<String>); N]) ->
 }
 
 fn mixed(path: &str) -> Failure {
-    Failure::Usage(format!("{path}: a file and its parts are all on this machine, or all elsewhere"))
+    Failure::Usage(format!("{path}: a file and its parts must all be on this machine, or all elsewhere"))
 }
 
 impl Models {
@@ -328,10 +328,10 @@ struct Export {
     /// Dialect: kohya (sd-scripts, A1111), peft (diffusers) or comfy
     #[arg(long, value_name = "FORMAT")]
     format: String,
-    /// Type of the values: f32, f16 or bf16
+    /// Data type: f32, f16 or bf16
     #[arg(long, default_value = "f32", value_name = "DTYPE")]
     dtype: String,
-    /// The file to write; by default MODEL-FORMAT.safetensors
+    /// File to write [default: MODEL-FORMAT.safetensors]
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
     #[command(flatten)]
@@ -363,7 +363,7 @@ impl Export {
     }
 }
 
-/// What an inspection says, a line for each thing.
+/// Prints an inspection, one line per field.
 fn tell(about: &Value) -> Outcome {
     let fields = about.as_object().into_iter().flatten();
     for (field, value) in fields.filter(|(_, value)| !value.is_null() && **value != json!([])) {
@@ -390,7 +390,7 @@ fn line(value: &Value) -> String {
     }
 }
 
-/// The path of one model. What is no name is escaped, so that the server refuses it rather than another route.
+/// The path of one model. The name is escaped, so that an invalid one cannot reach another route.
 fn address(model: &str) -> String {
     format!("/v1/models/{}", crate::client::path_segment(model))
 }

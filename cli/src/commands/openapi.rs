@@ -1,4 +1,4 @@
-//! `pyrograph openapi`: the contract of the REST API, made without a server.
+//! `pyrograph openapi`: prints the OpenAPI document, without a server.
 
 use anyhow::Context as _;
 use clap::Args;
@@ -8,14 +8,14 @@ use crate::output::say;
 
 /// Print the OpenAPI document of the REST API
 ///
-/// Needs no server. The same document is served at /openapi.json, and committed as openapi/openapi.json.
+/// Needs no server. The same document is served at /openapi.json and committed as openapi/openapi.json.
 #[derive(Debug, Args)]
 pub struct OpenApi {}
 
 impl OpenApi {
     /// Runs the command.
     pub fn run(self) -> Outcome {
-        say!("{}", api::openapi().to_pretty_json().context("the document cannot be written")?)?;
+        say!("{}", api::openapi().to_pretty_json().context("could not write the document")?)?;
         Ok(())
     }
 }

@@ -13,14 +13,14 @@ use crate::signal;
 
 /// Serve the REST API
 ///
-/// For real deployments: Postgres and S3 come from the environment (see `pyrograph --help`), workers are started apart
-/// with `pyrograph worker`, on as many machines as you like. The schema is brought up to date at the start.
+/// For deployments: Postgres and S3 come from the environment (see `pyrograph --help`); start workers separately with
+/// `pyrograph worker`, on any number of machines. Updates the database schema when it starts.
 #[derive(Debug, Args)]
 pub struct Serve {
     /// Address to listen on
     #[arg(long, default_value = "127.0.0.1:8080", value_name = "ADDRESS")]
     bind: SocketAddr,
-    /// Data folder of a running `up`, looked at when DATABASE_URL is not set
+    /// Data folder of a running `up`, used if DATABASE_URL is not set
     #[arg(long, env = "PYROGRAPH_DATA_DIR", default_value = ".pyrograph", value_name = "DIR")]
     data_dir: PathBuf,
 }
@@ -35,7 +35,7 @@ impl Serve {
         tracing::info!("serving http://{}", server.address);
         tokio::select! {
             () = stop.cancelled() => {}
-            () = server.ended() => return Err(Failure::Failed(anyhow::anyhow!("the API ended by itself; the log says why"))),
+            () = server.ended() => return Err(Failure::Failed(anyhow::anyhow!("the API stopped unexpectedly; see the log"))),
         }
         server.stop().await;
         Ok(())

@@ -1,4 +1,4 @@
-//! `pyrograph models load` and `unload`: asks the workers and waits until each has done it.
+//! `pyrograph models load` and `unload`: sends the request to the workers and waits until each has carried it out.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::client::{Client, ClientOptions, Swap, Worker, path_segment};
 use crate::failure::Failure;
 use crate::output::say;
 
-/// Between two looks at the workers.
+/// Time between two polls of the workers.
 const LOOK: Duration = Duration::from_millis(500);
 
 /// Which model, and where.
@@ -18,10 +18,10 @@ const LOOK: Duration = Duration::from_millis(500);
 pub struct SwapOptions {
     /// Name or id of a checkpoint
     model: String,
-    /// Name or id of the worker; all that make pictures if it is left out
+    /// Name or id of the worker [default: all workers that generate]
     #[arg(long, value_name = "NAME")]
     worker: Option<String>,
-    /// Ask, and do not wait until it is done
+    /// Do not wait until it is done
     #[arg(long)]
     no_wait: bool,
     #[command(flatten)]
@@ -57,7 +57,7 @@ impl SwapOptions {
     }
 }
 
-/// The swap as it ended. One that another request replaced, or whose worker left, ended so.
+/// Waits for the swap to end. It fails if another request replaces it or its worker stops.
 async fn ended(client: &Client, asked: Value) -> Result<Value, Failure> {
     let swap: Swap = Client::understand(asked.clone())?;
     loop {
@@ -72,7 +72,7 @@ async fn ended(client: &Client, asked: Value) -> Result<Value, Failure> {
         let Some(now) = now else {
             let mut gone = asked;
             gone["status"] = "failed".into();
-            gone["error"] = "the worker left, or was asked for something else meanwhile".into();
+            gone["error"] = "the worker stopped, or another request replaced this one".into();
             return Ok(gone);
         };
         if now["status"] == "succeeded" || now["status"] == "failed" {

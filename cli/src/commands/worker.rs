@@ -19,20 +19,20 @@ use crate::{services, signal};
 
 /// Run a worker
 ///
-/// Leases jobs one at a time and runs them in a child process that owns the device. Start as many as there are devices,
-/// on any machine that reaches database and bucket. Ctrl-C or SIGTERM gives the running job back to the queue; a worker
-/// that is killed loses it to another within 40 s.
+/// Leases jobs and runs them in a child process that owns the device. Start one worker per device, on any machine that
+/// reaches the database and the bucket. Ctrl-C or SIGTERM returns the running job to the queue; the job of a killed worker
+/// is claimed by another within 40 s.
 #[derive(Debug, Args)]
 pub struct Worker {
-    /// What to work on
+    /// Kinds of jobs to run
     #[arg(long, value_delimiter = ',', default_value = "generation,training,import,export", value_name = "QUEUES")]
     queues: Vec<JobKind>,
-    /// Name that requests may call it by; several may share one
+    /// Name of the worker, for display and for requests; need not be unique
     #[arg(long, default_value = "worker", value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
     name: String,
     #[command(flatten)]
     engine: EngineFlags,
-    /// Data folder of a running `up`, looked at when DATABASE_URL is not set
+    /// Data folder of a running `up`, used if DATABASE_URL is not set
     #[arg(long, env = "PYROGRAPH_DATA_DIR", default_value = ".pyrograph", value_name = "DIR")]
     data_dir: PathBuf,
     /// Stop when stdin closes
@@ -61,23 +61,23 @@ impl Worker {
         config.name = self.name.clone();
         config.queues = self.queues.clone();
         if self.with_parent {
-            // Someone waits at the terminal; a job that is cut short goes on at the next start.
+            // The user waits at the terminal; an interrupted job continues at the next start.
             config.drain = Drain { generation: Duration::from_secs(3), training: Duration::from_secs(10) };
         }
         Ok(config)
     }
 }
 
-/// What a worker goes by: the flags of its engine, and the environment. `up` asks too, before it starts anything.
+/// The configuration of a worker, from engine flags and environment. `up` checks it too, before it starts anything.
 ///
 /// # Errors
-/// What will be so at every start: a variable that cannot be read, a device that was asked for by name and is not there.
+/// Faults that would recur at every start: an invalid variable, a named device that does not exist.
 pub fn config(engine: &EngineFlags, data_dir: &Path) -> Result<WorkerConfig, Failure> {
     diffusion::device::choose(engine.device).map_err(|error| match error {
         diffusion::Error::Device(why) => Failure::Usage(format!("--device {}: {why}", engine.device)),
         other => Failure::from(anyhow::Error::new(other)),
     })?;
-    let program = std::env::current_exe().context("this program does not know where it lies")?;
+    let program = std::env::current_exe().context("could not find the path of this program")?;
     let data_dir = configuration::worker_dir(data_dir);
     let flags = engine.clone().or_environment()?.arguments();
     let kernels = ["--kernels".into(), data_dir.join("kernels").into()];
@@ -85,7 +85,7 @@ pub fn config(engine: &EngineFlags, data_dir: &Path) -> Result<WorkerConfig, Fai
         environment: diffusion::device::environment(&program)
             .into_iter()
             .map(|(name, value)| (name.into(), value.into()))
-            // The worker reads it, and tells it in its own format.
+            // The worker parses these lines and writes them in its own format.
             .chain([("PYROGRAPH_LOG_FORMAT".into(), "json".into())])
             .collect(),
         arguments: std::iter::once(OsString::from("engine")).chain(flags).chain(kernels).collect(),

@@ -1,4 +1,4 @@
-//! `pyrograph workers`: who does the work, and which models are loaded.
+//! `pyrograph workers`: live workers and their loaded models.
 
 use clap::Args;
 use serde_json::Value;
@@ -46,7 +46,7 @@ impl Workers {
     }
 }
 
-/// In one cell; a dash for nothing.
+/// Joins words for a table cell; a dash if there are none.
 fn listed(words: impl Iterator<Item = String>) -> String {
     let words: Vec<String> = words.collect();
     if words.is_empty() { "-".to_owned() } else { words.join(",") }
