@@ -1,10 +1,11 @@
-//! The FLUX.1 transformer: image and text tokens in two streams ("double" blocks), then in one ("single" blocks),
-//! modulated by time, pooled text and, in guidance-distilled models, the guidance scale.
+//! The FLUX.1 transformer. Image and text tokens first pass through two separate streams ("double" blocks), then
+//! through one joint stream ("single" blocks). All blocks are modulated by the timestep, the pooled text and, in
+//! guidance-distilled models, the guidance scale.
 //!
 //! Black Forest Labs, FLUX.1 (<https://github.com/black-forest-labs/flux>), after Esser et al., "Scaling Rectified Flow
 //! Transformers", <https://arxiv.org/abs/2403.03206>, and Peebles and Xie, "Scalable Diffusion Models with
-//! Transformers", <https://arxiv.org/abs/2212.09748>. Key names as in diffusers' `FluxTransformer2DModel`.
-//! How latents become tokens belongs to `pipelines::flux`.
+//! Transformers", <https://arxiv.org/abs/2212.09748>. Keys are those of diffusers' `FluxTransformer2DModel`.
+//! `pipelines::flux` packs latents into tokens.
 
 use burn::prelude::*;
 use burn::tensor::DType;
@@ -14,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 use crate::layers::{self, LayerNorm, Linear, RmsNorm, attention, gelu_tanh, join_heads, sinusoidal, split_heads};
 
-/// Twin of the transformer's `config.json`, with the defaults of diffusers' `FluxTransformer2DModel`.
+/// The transformer's `config.json`, with the defaults of diffusers' `FluxTransformer2DModel`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Config {
@@ -55,12 +56,12 @@ impl Config {
         self.attention_head_dim * self.num_attention_heads
     }
 
-    /// Channels of the answer.
+    /// Channels of the output.
     pub fn outputs(&self) -> usize {
         self.out_channels.unwrap_or(self.in_channels)
     }
 
-    /// Whether a network of this shape can be built.
+    /// Checks that a network of this shape can be built.
     pub fn check(&self) -> Result<()> {
         let sizes = [
             self.in_channels,
@@ -80,7 +81,7 @@ impl Config {
     }
 }
 
-/// Sinusoids in the time embedding.
+/// Number of sinusoids in the time embedding.
 const TIME_CHANNELS: usize = 256;
 /// The base of the rotary frequencies.
 const ROTARY_BASE: f64 = 10_000.0;
@@ -100,7 +101,7 @@ pub struct FluxTransformer {
     axes: [usize; 3],
 }
 
-/// One call of the denoiser.
+/// The inputs of one denoiser call.
 #[derive(Debug, Clone)]
 pub struct FluxInput {
     /// Noisy latents, `[batch, tokens, in_channels]`
@@ -109,35 +110,35 @@ pub struct FluxInput {
     pub encoder_hidden: Tensor<3>,
     /// CLIP's pooled state, `[batch, pooled_projection_dim]`
     pub pooled: Tensor<2>,
-    /// Sigma, 1 (noise) to 0 (image), one for each of the batch
+    /// Sigma from 1 (noise) to 0 (image), one per batch element
     pub timestep: Vec<f32>,
-    /// The guidance scale, one for each of the batch; read only by models that embed it
+    /// The guidance scale, one per batch element; ignored by models that do not embed it
     pub guidance: Option<Vec<f32>>,
 }
 
-/// What enters the first block.
+/// The inputs of the first block.
 pub(crate) struct Embedded {
     /// `[batch, tokens, width]`
     pub image: Tensor<3>,
     /// `[batch, text, width]`
     pub context: Tensor<3>,
-    /// `[batch, width]`: silu of it enters every modulation, so it is taken once
+    /// `[batch, width]`: silu is applied once here, since every modulation starts with it
     pub condition: Tensor<2>,
 }
 
-/// Angles of all tokens of a sequence, text first: see [`FluxTransformer::rotary`].
+/// Rotary angles of all tokens of a sequence, text first. See [`FluxTransformer::rotary`].
 #[derive(Debug, Clone)]
 pub struct Rotary {
-    /// `[tokens, head_dim]`, each value twice in a row
+    /// `[tokens, head_dim]`, each value repeated twice
     cos: Tensor<2>,
-    /// `[tokens, head_dim]`, each value twice in a row
+    /// `[tokens, head_dim]`, each value repeated twice
     sin: Tensor<2>,
-    /// `[head_dim, head_dim]`: turns each pair of channels by a quarter, `(a, b) → (−b, a)`
+    /// `[head_dim, head_dim]`: rotates each pair of channels by 90°, `(a, b) → (−b, a)`
     quarter_turn: Tensor<2>,
 }
 
 impl FluxTransformer {
-    /// A transformer to load or to train.
+    /// A transformer to load weights into or to train.
     pub fn new(config: &Config, device: &Device) -> Self {
         let width = config.width();
         let patch = config.patch_size * config.patch_size;
@@ -159,13 +160,13 @@ impl FluxTransformer {
         }
     }
 
-    /// The angles for a prompt of `text` tokens and a picture of `rows` × `columns` tokens. Text sits at the origin; the
-    /// axes are (unused, row, column).
+    /// The angles for a prompt of `text` tokens and a picture of `rows` × `columns` tokens. All text tokens have
+    /// position 0. The axes are (unused, row, column).
     pub fn rotary(&self, text: usize, rows: usize, columns: usize, device: &Device) -> Rotary {
         Rotary::new(&self.axes, text, rows, columns, device)
     }
 
-    /// Every linear layer with its path, which is what adapters may hang on.
+    /// Every linear layer with its path: the layers that adapters can be attached to.
     pub fn linears(&mut self) -> Vec<(String, &mut Linear)> {
         let embed = &mut self.time_text_embed;
         let mut all = vec![
@@ -191,7 +192,7 @@ impl FluxTransformer {
         all
     }
 
-    /// Velocity of each token, `[batch, tokens, out_channels]`.
+    /// The velocity of each token, `[batch, tokens, out_channels]`.
     pub fn forward(&self, input: FluxInput, rotary: &Rotary) -> Tensor<3> {
         let Embedded { mut image, mut context, condition } = self.embed(input);
         let [_, text, _] = context.dims();
@@ -206,7 +207,7 @@ impl FluxTransformer {
         self.project(joint, text, condition)
     }
 
-    /// What comes before the blocks.
+    /// Computes the inputs of the first block.
     pub(crate) fn embed(&self, input: FluxInput) -> Embedded {
         Embedded {
             condition: silu(self.time_text_embed.forward(&input)),
@@ -223,7 +224,7 @@ impl FluxTransformer {
         &self.single_transformer_blocks
     }
 
-    /// What comes after the blocks: `[batch, text + tokens, width]` → `[batch, tokens, out_channels]`.
+    /// Applies the layers after the blocks: `[batch, text + tokens, width]` → `[batch, tokens, out_channels]`.
     pub(crate) fn project(&self, joint: Tensor<3>, text: usize, condition: Tensor<2>) -> Tensor<3> {
         let [_, all, _] = joint.dims();
         let image = joint.narrow(1, text, all - text);
@@ -257,20 +258,21 @@ impl Rotary {
         Self { cos: table(f64::cos), sin: table(f64::sin), quarter_turn: Tensor::from_data(turn, device) }
     }
 
-    /// Turns each pair of channels of `[batch, heads, tokens, head_dim]` by the token's angles, in f32.
+    /// Rotates each pair of channels of `[batch, heads, tokens, head_dim]` by the token's angles, in f32.
     fn turn(&self, x: Tensor<4>) -> Tensor<4> {
         if let Some(y) = layers::cpu_kernels::rotate(&x, &self.cos, &self.sin) {
             return y;
         }
         let dtype = x.dtype();
         let x = x.cast(DType::F32);
-        // Each product has one term that is not zero, so the turn is exact; a matmul outruns slicing and stacking pairs.
+        // Each product has one non-zero term, so the rotation is exact. A matmul is faster than slicing and stacking
+        // pairs.
         let turned = x.clone().matmul(self.quarter_turn.clone().unsqueeze());
         (x * self.cos.clone().unsqueeze() + turned * self.sin.clone().unsqueeze()).cast(dtype)
     }
 }
 
-/// Time, pooled text and guidance as one vector.
+/// Embeds timestep, pooled text and guidance as one vector.
 #[derive(Module, Debug)]
 struct TimeTextEmbedding {
     timestep_embedder: TwoLayers,
@@ -310,7 +312,7 @@ impl TwoLayers {
     }
 }
 
-/// adaLN: a linear layer that makes shifts, scales and gates out of the condition.
+/// adaLN: a linear layer that computes shifts, scales and gates from the condition.
 #[derive(Module, Debug)]
 struct Modulation {
     linear: Linear,
@@ -337,7 +339,7 @@ fn modulate(x: Tensor<3>, shift: Tensor<3>, scale: Tensor<3>) -> Tensor<3> {
     layers::modulate(x, shift, scale, EPSILON)
 }
 
-/// A block with weights of its own for image and text, which meet in attention.
+/// A block with separate weights for image and text tokens, which attend to each other.
 #[derive(Module, Debug)]
 pub(crate) struct DoubleBlock {
     norm1: Modulation,
@@ -365,7 +367,7 @@ struct JointAttention {
     heads: usize,
 }
 
-/// linear · gelu · linear; `net.1` is a dropout without weights.
+/// linear · gelu · linear. `net.1` is a dropout without weights.
 #[derive(Module, Debug)]
 struct FeedForward {
     net: (Projection, Dropout, Linear),
@@ -488,7 +490,7 @@ impl JointAttention {
     }
 }
 
-/// A block on the joined streams, with attention and feed-forward side by side.
+/// A block on the joined streams, with attention and feed-forward in parallel.
 #[derive(Module, Debug)]
 pub(crate) struct SingleBlock {
     norm: Modulation,
@@ -497,7 +499,7 @@ pub(crate) struct SingleBlock {
     attn: SelfAttention,
 }
 
-/// The attention of a single block; its output projection is the block's `proj_out`.
+/// The attention of a single block. Its output projection is the block's `proj_out`.
 #[derive(Module, Debug)]
 struct SelfAttention {
     norm_q: RmsNorm,
@@ -558,7 +560,7 @@ impl SelfAttention {
     }
 }
 
-/// The last norm: in diffusers' order, scale before shift.
+/// The last norm. Scale comes before shift, as in diffusers.
 #[derive(Module, Debug)]
 struct ContinuousNorm {
     linear: Linear,
@@ -608,13 +610,13 @@ mod tests {
         assert!((length(&a[32..]) - length(&b[32..])).abs() < 1e-2);
         assert_ne!(a[42..], b[42..], "the column axis turns");
         assert_eq!(a[32..42], b[32..42], "the other axes do not");
-        // the first pair of the column axis turns by one radian: (a, b) → (a cos − b sin, a sin + b cos)
+        // The first pair of the column axis rotates by one radian: (a, b) → (a cos − b sin, a sin + b cos).
         let (sin, cos) = 1f32.sin_cos();
         assert!((b[42] - (a[42] * cos - a[43] * sin)).abs() < 1e-4);
         assert!((b[43] - (a[42] * sin + a[43] * cos)).abs() < 1e-4);
     }
 
-    /// Angles of far tokens differ by less than bf16 tells apart.
+    /// Angles of distant tokens differ by less than bf16 can represent.
     #[test]
     fn tokens_turn_in_f32_whatever_they_are_given() {
         let device = Device::flex();
