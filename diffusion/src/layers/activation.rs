@@ -31,12 +31,16 @@ pub fn gelu_exact<const D: usize>(x: Tensor<D>) -> Tensor<D> {
 }
 
 /// `x · σ(1.702 x)`, the approximation of GELU that CLIP was trained with.
+///
+/// Reference: <https://github.com/openai/CLIP/blob/d05afc436d78f1c48dc0dbf8e5980a9d471f35f6/clip/model.py#L166-L168>
 pub fn gelu_quick<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     cpu_kernels::gelu_quick(&x).unwrap_or_else(|| x.clone() * sigmoid(x * 1.702))
 }
 
 /// GEGLU: the first half of the last dimension times the exact GELU of the second
 /// ([Shazeer 2020](https://arxiv.org/abs/2002.05202)).
+///
+/// Reference: <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/models/activations.py#L93-L123>
 pub fn gelu_gated<const D: usize>(both: Tensor<D>) -> Tensor<D> {
     if let Some(y) = cpu_kernels::gelu_gated(&both) {
         return y;

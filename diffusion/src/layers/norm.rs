@@ -106,6 +106,8 @@ pub fn modulate(x: Tensor<3>, shift: Tensor<3>, scale: Tensor<3>, epsilon: f64) 
 
 /// Root mean square norm over the last dimension ([Zhang and Sennrich 2019](https://arxiv.org/abs/1910.07467)), used
 /// by T5 and by FLUX's query and key norms.
+///
+/// Reference: <https://github.com/huggingface/transformers/blob/6b8b757dfcb582379a64f013cdce46c43629f2b0/src/transformers/models/t5/modeling_t5.py#L241-L263>
 #[derive(Module, Debug)]
 pub struct RmsNorm {
     /// `[width]`

@@ -36,6 +36,8 @@ pub fn flow_batch(data: Tensor<3>, levels: &[f64], random: &mut Random) -> FlowB
 
 /// Draws a noise level from the logit-normal distribution, `sigmoid(mean + normal)`, shifted towards noise by `shift`
 /// (1 leaves it unchanged; FLUX shifts more for more tokens).
+///
+/// Reference: <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/training_utils.py#L365-L389>
 pub fn draw_level(random: &mut Random, shift: f64) -> f64 {
     let [normal, _] = random.normal_pair();
     let level = 1.0 / (1.0 + (-normal).exp());
