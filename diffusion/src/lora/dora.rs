@@ -15,6 +15,10 @@ pub(super) enum Gain {
 }
 
 /// The gain for the changed weight, `[out, in, kernel, kernel]`.
+///
+/// References:
+/// - <https://github.com/huggingface/peft/blob/5d602fdbff04c33c1c4de55cda9d4ae1d7cb7e40/src/peft/tuners/lora/dora.py#L62-L170>
+/// - <https://github.com/KohakuBlueleaf/LyCORIS/blob/f49d30d670591ec8841d241d79aaa8449b30a715/lycoris/modules/locon.py#L239-L260>
 pub(super) fn gain(magnitude: &Magnitude, changed: Tensor<4>, device: &Device) -> Gain {
     let norm = |weight: Tensor<4>| {
         let [rows, ..] = weight.dims();

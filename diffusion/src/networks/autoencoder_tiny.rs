@@ -96,6 +96,8 @@ impl Config {
 }
 
 /// Encoder and decoder.
+///
+/// Reference: <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/models/autoencoders/autoencoder_tiny.py#L40-L320>
 #[derive(Module, Debug)]
 pub struct AutoencoderTiny {
     encoder: Layers,
@@ -188,6 +190,9 @@ enum Layer {
 struct WithoutWeights;
 
 impl Layers {
+    /// References:
+    /// - <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/models/autoencoders/vae.py#L754-L817>
+    /// - <https://github.com/madebyollin/taesd/blob/5cccb12dc72074a4be35680c3b108548a7c69978/taesd.py#L31-L39>
     fn encoder(config: &Config, device: &Device) -> Self {
         let mut layers = Vec::new();
         for (level, (&channels, &blocks)) in
@@ -204,6 +209,9 @@ impl Layers {
         Self { layers }
     }
 
+    /// References:
+    /// - <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/models/autoencoders/vae.py#L820-L892>
+    /// - <https://github.com/madebyollin/taesd/blob/5cccb12dc72074a4be35680c3b108548a7c69978/taesd.py#L41-L49>
     fn decoder(config: &Config, device: &Device) -> Self {
         let first = config.decoder_block_out_channels.first().copied().unwrap_or_default();
         let enter = convolution(config.latent_channels, first, device);
@@ -256,6 +264,8 @@ fn without_bias(mut conv: Conv2d) -> Conv2d {
 }
 
 /// Three convolutions with ReLU in between, a residual connection, and a final ReLU.
+///
+/// Reference: <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/models/unets/unet_2d_blocks.py#L552-L586>
 #[derive(Module, Debug)]
 struct Block {
     conv: Vec<Layer>,

@@ -103,6 +103,8 @@ impl ClipOutput {
 }
 
 /// The whole text encoder.
+///
+/// Reference: <https://github.com/openai/CLIP/blob/d05afc436d78f1c48dc0dbf8e5980a9d471f35f6/clip/model.py#L343-L356>
 #[derive(Module, Debug)]
 pub struct ClipTextModel {
     text_model: TextTransformer,
@@ -118,17 +120,22 @@ struct TextTransformer {
     eos_token_id: i64,
 }
 
+/// Reference: <https://github.com/huggingface/transformers/blob/000f1ffdbf1ce6190cc8863af9a2fff817590937/src/transformers/models/clip/modeling_clip.py#L225-L262>
 #[derive(Module, Debug)]
 struct Embeddings {
     token_embedding: Embedding,
     position_embedding: Embedding,
 }
 
+/// Reference: <https://github.com/huggingface/transformers/blob/000f1ffdbf1ce6190cc8863af9a2fff817590937/src/transformers/models/clip/modeling_clip.py#L468-L513>
 #[derive(Module, Debug)]
 struct Encoder {
     layers: Vec<EncoderLayer>,
 }
 
+/// References:
+/// - <https://github.com/huggingface/transformers/blob/000f1ffdbf1ce6190cc8863af9a2fff817590937/src/transformers/models/clip/modeling_clip.py#L363-L393>
+/// - <https://github.com/openai/CLIP/blob/d05afc436d78f1c48dc0dbf8e5980a9d471f35f6/clip/model.py#L171-L192>
 #[derive(Module, Debug)]
 struct EncoderLayer {
     self_attn: SelfAttention,
@@ -137,6 +144,7 @@ struct EncoderLayer {
     layer_norm2: LayerNorm,
 }
 
+/// Reference: <https://github.com/huggingface/transformers/blob/000f1ffdbf1ce6190cc8863af9a2fff817590937/src/transformers/models/clip/modeling_clip.py#L286-L345>
 #[derive(Module, Debug)]
 struct SelfAttention {
     k_proj: Linear,
@@ -147,6 +155,7 @@ struct SelfAttention {
     heads: usize,
 }
 
+/// Reference: <https://github.com/huggingface/transformers/blob/000f1ffdbf1ce6190cc8863af9a2fff817590937/src/transformers/models/clip/modeling_clip.py#L348-L360>
 #[derive(Module, Debug)]
 struct Mlp {
     fc1: Linear,
@@ -269,6 +278,7 @@ fn end_position(prompt: &[i64], eos_token_id: i64) -> usize {
     if eos_token_id == 2 { first_highest(&|id| id) } else { first_highest(&|id| i64::from(id == eos_token_id)) }
 }
 
+/// Reference: <https://github.com/openai/CLIP/blob/d05afc436d78f1c48dc0dbf8e5980a9d471f35f6/clip/model.py#L328-L334>
 fn causal_bias(length: usize, device: &Device) -> Tensor<4> {
     let values: Vec<f32> =
         (0..length * length).map(|at| if at % length > at / length { f32::NEG_INFINITY } else { 0.0 }).collect();

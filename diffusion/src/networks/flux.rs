@@ -89,6 +89,10 @@ const ROTARY_BASE: f64 = 10_000.0;
 const EPSILON: f64 = 1e-6;
 
 /// The whole denoiser: predicts the velocity `noise − image` of noisy latent tokens.
+///
+/// References:
+/// - <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/models/transformers/transformer_flux.py#L529-L821>
+/// - <https://github.com/black-forest-labs/flux/blob/802fb4713906133fcbd0d8dc5351620ca4773036/src/flux/model.py#L34-L119>
 #[derive(Module, Debug)]
 pub struct FluxTransformer {
     time_text_embed: TimeTextEmbedding,
@@ -127,6 +131,8 @@ pub(crate) struct Embedded {
 }
 
 /// Rotary angles of all tokens of a sequence, text first. See [`FluxTransformer::rotary`].
+///
+/// Reference: <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/models/transformers/transformer_flux.py#L500-L526>
 #[derive(Debug, Clone)]
 pub struct Rotary {
     /// `[tokens, head_dim]`, each value repeated twice
@@ -259,6 +265,8 @@ impl Rotary {
     }
 
     /// Rotates each pair of channels of `[batch, heads, tokens, head_dim]` by the token's angles, in f32.
+    ///
+    /// Reference: <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/models/embeddings.py#L1187-L1241>
     fn turn(&self, x: Tensor<4>) -> Tensor<4> {
         if let Some(y) = layers::cpu_kernels::rotate(&x, &self.cos, &self.sin) {
             return y;
@@ -273,6 +281,8 @@ impl Rotary {
 }
 
 /// Embeds timestep, pooled text and guidance as one vector.
+///
+/// Reference: <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/models/embeddings.py#L1604-L1625>
 #[derive(Module, Debug)]
 struct TimeTextEmbedding {
     timestep_embedder: TwoLayers,
@@ -296,6 +306,8 @@ impl TimeTextEmbedding {
 }
 
 /// linear · silu · linear
+///
+/// Reference: <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/models/embeddings.py#L1262-L1307>
 #[derive(Module, Debug)]
 struct TwoLayers {
     linear_1: Linear,
@@ -313,6 +325,8 @@ impl TwoLayers {
 }
 
 /// adaLN: a linear layer that computes shifts, scales and gates from the condition.
+///
+/// Reference: <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/models/normalization.py#L130-L170>
 #[derive(Module, Debug)]
 struct Modulation {
     linear: Linear,
@@ -340,6 +354,8 @@ fn modulate(x: Tensor<3>, shift: Tensor<3>, scale: Tensor<3>) -> Tensor<3> {
 }
 
 /// A block with separate weights for image and text tokens, which attend to each other.
+///
+/// Reference: <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/models/transformers/transformer_flux.py#L416-L497>
 #[derive(Module, Debug)]
 pub(crate) struct DoubleBlock {
     norm1: Modulation,
@@ -350,6 +366,8 @@ pub(crate) struct DoubleBlock {
 }
 
 /// The attention of a double block.
+///
+/// Reference: <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/models/transformers/transformer_flux.py#L76-L142>
 #[derive(Module, Debug)]
 struct JointAttention {
     norm_q: RmsNorm,
@@ -368,6 +386,8 @@ struct JointAttention {
 }
 
 /// linear · gelu · linear. `net.1` is a dropout without weights.
+///
+/// Reference: <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/models/attention.py#L1682-L1742>
 #[derive(Module, Debug)]
 struct FeedForward {
     net: (Projection, Dropout, Linear),
@@ -491,6 +511,8 @@ impl JointAttention {
 }
 
 /// A block on the joined streams, with attention and feed-forward in parallel.
+///
+/// Reference: <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/models/transformers/transformer_flux.py#L359-L412>
 #[derive(Module, Debug)]
 pub(crate) struct SingleBlock {
     norm: Modulation,
@@ -500,6 +522,8 @@ pub(crate) struct SingleBlock {
 }
 
 /// The attention of a single block. Its output projection is the block's `proj_out`.
+///
+/// Reference: <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/models/transformers/transformer_flux.py#L76-L142>
 #[derive(Module, Debug)]
 struct SelfAttention {
     norm_q: RmsNorm,
@@ -561,6 +585,8 @@ impl SelfAttention {
 }
 
 /// The last norm. Scale comes before shift, as in diffusers.
+///
+/// Reference: <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/models/normalization.py#L307-L351>
 #[derive(Module, Debug)]
 struct ContinuousNorm {
     linear: Linear,

@@ -69,29 +69,37 @@ impl Config {
 }
 
 /// The whole encoder.
+///
+/// Reference: <https://github.com/google-research/t5x/blob/cc342d419ec3e3e9c4bf1df33c82330cafdc1e16/t5x/examples/t5/network.py#L182-L219>
 #[derive(Module, Debug)]
 pub struct T5Encoder {
     shared: Embedding,
     encoder: Stack,
 }
 
+/// Reference: <https://github.com/huggingface/transformers/blob/6b8b757dfcb582379a64f013cdce46c43629f2b0/src/transformers/models/t5/modeling_t5.py#L889-L906>
 #[derive(Module, Debug)]
 struct Stack {
     block: Vec<Block>,
     final_layer_norm: RmsNorm,
 }
 
+/// References:
+/// - <https://github.com/huggingface/transformers/blob/6b8b757dfcb582379a64f013cdce46c43629f2b0/src/transformers/models/t5/modeling_t5.py#L653-L750>
+/// - <https://github.com/google-research/t5x/blob/cc342d419ec3e3e9c4bf1df33c82330cafdc1e16/t5x/examples/t5/network.py#L47-L96>
 #[derive(Module, Debug)]
 struct Block {
     layer: (AttentionLayer, FeedForwardLayer),
 }
 
+/// Reference: <https://github.com/huggingface/transformers/blob/6b8b757dfcb582379a64f013cdce46c43629f2b0/src/transformers/models/t5/modeling_t5.py#L579-L612>
 #[derive(Module, Debug)]
 struct AttentionLayer {
     SelfAttention: SelfAttention,
     layer_norm: RmsNorm,
 }
 
+/// Reference: <https://github.com/huggingface/transformers/blob/6b8b757dfcb582379a64f013cdce46c43629f2b0/src/transformers/models/t5/modeling_t5.py#L351-L576>
 #[derive(Module, Debug)]
 struct SelfAttention {
     q: Linear,
@@ -106,12 +114,14 @@ struct SelfAttention {
     max_distance: usize,
 }
 
+/// Reference: <https://github.com/huggingface/transformers/blob/6b8b757dfcb582379a64f013cdce46c43629f2b0/src/transformers/models/t5/modeling_t5.py#L333-L348>
 #[derive(Module, Debug)]
 struct FeedForwardLayer {
     DenseReluDense: FeedForward,
     layer_norm: RmsNorm,
 }
 
+/// Reference: <https://github.com/huggingface/transformers/blob/6b8b757dfcb582379a64f013cdce46c43629f2b0/src/transformers/models/t5/modeling_t5.py#L304-L330>
 #[derive(Module, Debug)]
 struct FeedForward {
     wi_0: Linear,
@@ -215,6 +225,8 @@ impl Block {
 
 impl SelfAttention {
     /// The bias that every block adds to its scores, `[1, heads, length, length]`. `None` for blocks without the table.
+    ///
+    /// Reference: <https://github.com/huggingface/transformers/blob/6b8b757dfcb582379a64f013cdce46c43629f2b0/src/transformers/models/t5/modeling_t5.py#L451-L469>
     fn position_bias(&self, length: usize, device: &Device) -> Option<Tensor<4>> {
         let table = self.relative_attention_bias.as_ref()?;
         let [buckets, _] = table.weight.dims();
@@ -241,6 +253,8 @@ impl SelfAttention {
 
 /// The bucket of a distance `key − query`. Each direction has half of the buckets. The first half of those are single
 /// steps, the rest are logarithmic; the last one holds everything beyond `max_distance`.
+///
+/// Reference: <https://github.com/huggingface/transformers/blob/6b8b757dfcb582379a64f013cdce46c43629f2b0/src/transformers/models/t5/modeling_t5.py#L404-L449>
 fn bucket(distance: i64, buckets: usize, max_distance: usize) -> usize {
     let half = buckets / 2;
     let side = if distance > 0 { half } else { 0 };

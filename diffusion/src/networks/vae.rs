@@ -120,6 +120,8 @@ impl Config {
 }
 
 /// Encoder and decoder.
+///
+/// Reference: <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/models/autoencoders/autoencoder_kl.py#L36-L479>
 #[derive(Module, Debug)]
 pub struct Autoencoder {
     encoder: Encoder,
@@ -141,6 +143,8 @@ pub struct Autoencoder {
 }
 
 /// The encoder's output: an independent normal distribution for each value of the latents.
+///
+/// Reference: <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/models/autoencoders/vae.py#L687-L740>
 #[derive(Debug, Clone)]
 pub struct Posterior {
     /// `[batch, latent channels, height / factor, width / factor]`
@@ -248,6 +252,7 @@ impl Autoencoder {
     }
 }
 
+/// Reference: <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/models/autoencoders/vae.py#L59-L177>
 #[derive(Module, Debug)]
 struct Encoder {
     conv_in: Conv2d,
@@ -287,6 +292,7 @@ impl Encoder {
     }
 }
 
+/// Reference: <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/models/autoencoders/vae.py#L180-L311>
 #[derive(Module, Debug)]
 struct Decoder {
     conv_in: Conv2d,
@@ -325,6 +331,7 @@ impl Decoder {
     }
 }
 
+/// Reference: <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/models/unets/unet_2d_blocks.py#L1372-L1448>
 #[derive(Module, Debug)]
 struct DownBlock {
     resnets: Vec<ResnetBlock>,
@@ -344,6 +351,7 @@ impl DownBlock {
     }
 }
 
+/// Reference: <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/models/unets/unet_2d_blocks.py#L2575-L2645>
 #[derive(Module, Debug)]
 struct UpBlock {
     resnets: Vec<ResnetBlock>,
@@ -363,6 +371,7 @@ impl UpBlock {
     }
 }
 
+/// Reference: <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/models/downsampling.py#L67-L147>
 #[derive(Module, Debug)]
 struct Downsample {
     conv: Conv2d,
@@ -379,6 +388,7 @@ impl Downsample {
     }
 }
 
+/// Reference: <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/models/upsampling.py#L74-L190>
 #[derive(Module, Debug)]
 struct Upsample {
     conv: Conv2d,
@@ -397,6 +407,7 @@ impl Upsample {
     }
 }
 
+/// Reference: <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/models/resnet.py#L188-L377>
 #[derive(Module, Debug)]
 struct ResnetBlock {
     norm1: GroupNorm,
@@ -428,6 +439,7 @@ impl ResnetBlock {
     }
 }
 
+/// Reference: <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/models/unets/unet_2d_blocks.py#L589-L748>
 #[derive(Module, Debug)]
 struct MidBlock {
     resnets: Vec<ResnetBlock>,
@@ -450,6 +462,8 @@ impl MidBlock {
 }
 
 /// Single-head self-attention over all positions of a picture.
+///
+/// Reference: <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/models/attention_processor.py#L2696-L2787>
 #[derive(Module, Debug)]
 struct Attention {
     group_norm: GroupNorm,

@@ -27,6 +27,11 @@ use crate::tokenizers::{clip::ClipTokenizer, t5::T5Tokenizer};
 use crate::{Error, Result};
 
 /// A loaded FLUX.1 checkpoint, ready to make pictures.
+///
+/// References:
+/// - <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/pipelines/flux/pipeline_flux.py#L600-L970>
+/// - <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/pipelines/flux/pipeline_flux_img2img.py#L610-L658>
+/// - <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/pipelines/flux/pipeline_flux_inpaint.py#L631-L684>
 #[derive(Debug)]
 pub struct FluxPipeline {
     pub(crate) device: Device,
@@ -351,6 +356,8 @@ impl FluxPipeline {
 
 /// Packs each 2×2 square of latents into one token: `[batch, channels, 2 · rows, 2 · columns]` →
 /// `[batch, rows · columns, 4 · channels]`.
+///
+/// Reference: <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/pipelines/flux/pipeline_flux.py#L520-L525>
 pub fn pack(latents: Tensor<4>) -> Tensor<3> {
     let [batch, channels, height, width] = latents.dims();
     latents.reshape([batch, channels, height / 2, 2, width / 2, 2]).permute([0, 2, 4, 1, 3, 5]).reshape([
@@ -361,6 +368,8 @@ pub fn pack(latents: Tensor<4>) -> Tensor<3> {
 }
 
 /// The inverse of [`pack`].
+///
+/// Reference: <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/pipelines/flux/pipeline_flux.py#L528-L541>
 pub fn unpack(tokens: Tensor<3>, rows: usize, columns: usize) -> Tensor<4> {
     let [batch, _, wide] = tokens.dims();
     let channels = wide / 4;

@@ -25,6 +25,10 @@ use crate::schedulers::{self, Sampling, Scheduler};
 use crate::{Error, Result};
 
 /// UNet, autoencoder and scheduler of a checkpoint.
+///
+/// References:
+/// - <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/pipelines/stable_diffusion/pipeline_stable_diffusion_img2img.py#L735-L798>
+/// - <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/pipelines/stable_diffusion/pipeline_stable_diffusion_inpaint.py#L765-L808>
 #[derive(Debug)]
 pub struct LatentDiffusion {
     pub(super) device: Device,
@@ -221,6 +225,8 @@ impl LatentDiffusion {
 
     /// The initial latents for a seed. Draws in the same order as diffusers: the picture's latents if needed, the
     /// noise, and with a mask the latents of the masked picture.
+    ///
+    /// Reference: <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/pipelines/stable_diffusion/pipeline_stable_diffusion_inpaint.py#L688-L749>
     pub fn start(&self, denoising: &Denoising, seed: u64) -> Start {
         let Denoising { sampling, original, strength, size: [height, width], .. } = denoising;
         let mut generator = Noise::seeded(seed);
@@ -290,6 +296,8 @@ impl LatentDiffusion {
 
 impl Guidance {
     /// Combines the predictions for the negative prompt and the prompt, `[2, …]`, into the guided one, `[1, …]`.
+    ///
+    /// Reference: <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/pipelines/stable_diffusion/pipeline_stable_diffusion.py#L69-L92>
     fn apply(self, answers: Tensor<4>) -> Tensor<4> {
         let (unwanted, wanted) = (answers.clone().narrow(0, 0, 1), answers.narrow(0, 1, 1));
         let guided = unwanted.clone() + (wanted.clone() - unwanted) * self.scale;

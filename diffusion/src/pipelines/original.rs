@@ -27,6 +27,10 @@ impl Original {
     /// threshold of ½ on the mask, of which every `factor`th pixel is used. `None` if the request has no picture.
     ///
     /// `sees_masked`: whether the denoiser takes the masked picture as input.
+    ///
+    /// References:
+    /// - <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/image_processor.py#L607-L736>
+    /// - <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/image_processor.py#L462-L521>
     pub(super) fn encode(
         request: &PictureRequest,
         vae: &Autoencoder,

@@ -21,6 +21,8 @@ use crate::prompt::Chunk;
 use crate::{Error, Result};
 
 /// A loaded Stable Diffusion 1 or 2 checkpoint, ready to make pictures.
+///
+/// Reference: <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/pipelines/stable_diffusion/pipeline_stable_diffusion.py#L780-L1107>
 #[derive(Debug)]
 pub struct StableDiffusionPipeline {
     prompts: ClipPrompt,
@@ -126,6 +128,8 @@ impl StableDiffusionPipeline {
     }
 
     /// The UNet's conditions for a request: the negative prompt's states, if guidance is used, and the prompt's.
+    ///
+    /// Reference: <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/pipelines/stable_diffusion/pipeline_stable_diffusion.py#L332-L512>
     pub fn conditions(&self, request: &PictureRequest) -> Result<Conditions> {
         let negative = request.negative_prompt.as_deref().unwrap_or_default();
         let wanted = self.prompts.chunks(&request.prompt)?;

@@ -25,6 +25,8 @@ use crate::{Error, Result};
 const SIZE_CONDITIONS: usize = 6;
 
 /// A loaded Stable Diffusion XL checkpoint, ready to make pictures.
+///
+/// Reference: <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/pipelines/stable_diffusion_xl/pipeline_stable_diffusion_xl.py#L823-L1308>
 #[derive(Debug)]
 pub struct StableDiffusionXlPipeline {
     /// CLIP-L and OpenCLIP bigG; the latter also gives the pooled prompt.
@@ -148,6 +150,8 @@ impl StableDiffusionXlPipeline {
 
     /// The UNet's conditions for a request: the embeddings of the negative prompt, if guidance is used, and of the
     /// prompt. The size conditions state that the picture was neither resized nor cropped.
+    ///
+    /// Reference: <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/pipelines/stable_diffusion_xl/pipeline_stable_diffusion_xl.py#L729-L745>
     pub fn conditions(&self, request: &PictureRequest) -> Result<Conditions> {
         let negative = request.negative_prompt.as_deref();
         let wanted = self.chunk_count(&request.prompt)?;
@@ -182,6 +186,8 @@ impl StableDiffusionXlPipeline {
     }
 
     /// Encodes a prompt. The last layer of both encoders is never used, and the final norm is not applied.
+    ///
+    /// Reference: <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/pipelines/stable_diffusion_xl/pipeline_stable_diffusion_xl.py#L283-L519>
     fn encode(&self, prompt: &str, count: usize, skipped: usize) -> Result<PromptEmbeddings> {
         let [large, giant] = &self.prompts;
         self.read.get_or(PromptKey { prompt: prompt.to_owned(), chunks: count, skipped }, || {

@@ -68,6 +68,8 @@ pub struct Config {
 }
 
 /// How the noise grows over the training timesteps.
+///
+/// Reference: <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/schedulers/scheduling_ddim.py#L51-L100>
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum BetaSchedule {
@@ -257,6 +259,8 @@ impl Config {
 
     /// Applies the fixes of diffusers' `StableDiffusionPipeline`. The first published configs lack these values, and
     /// their models were sampled with them. Inpainting models also skip the Runge–Kutta steps.
+    ///
+    /// Reference: <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/pipelines/stable_diffusion/pipeline_stable_diffusion.py#L200-L298>
     pub fn repair_first_models(&mut self, inpaints: bool) {
         (self.steps_offset, self.clip_sample) = (1, Some(false));
         self.skip_prk_steps |= inpaints;

@@ -9,6 +9,7 @@ use super::config::{Class, Config, PredictionType};
 use super::noise_schedule::{Level, NoiseSchedule};
 use crate::{Error, Result};
 
+/// Reference: <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/schedulers/scheduling_ddim.py#L384-L514>
 #[derive(Debug, Clone)]
 pub(super) struct Ddim {
     levels: Vec<Level>,

@@ -13,6 +13,9 @@ use crate::noise::Noise;
 /// Below this many steps the last step is of first order, for stability.
 const FEW_STEPS: usize = 15;
 
+/// References:
+/// - <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/schedulers/scheduling_dpmsolver_multistep.py#L847-L919>
+/// - <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/schedulers/scheduling_dpmsolver_multistep.py#L921-L1045>
 #[derive(Debug, Clone)]
 pub(super) struct DpmSolverMultistep {
     /// One entry more than there are denoiser calls.
@@ -72,6 +75,8 @@ impl DpmSolverMultistep {
 
 /// The plan of a solver that steps in λ (half the log signal-to-noise ratio), and its levels: one more than there are
 /// denoiser calls.
+///
+/// Reference: <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/schedulers/scheduling_dpmsolver_multistep.py#L367-L497>
 pub(super) fn plan(config: &Config, noise: &NoiseSchedule, class: Class, steps: usize) -> Result<(Plan, Vec<Level>)> {
     let mut timesteps = noise.timesteps_above_clean(config, class, steps)?;
     let mut sigmas: Vec<f64> = timesteps.iter().map(|timestep| noise.sigma_at(*timestep)).collect();

@@ -10,6 +10,9 @@ use super::config::{Class, Config, PredictionType, TimestepSpacing};
 use super::noise_schedule::{Level, NoiseSchedule, falling};
 use crate::Result;
 
+/// References:
+/// - <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/schedulers/scheduling_euler_discrete.py#L685-L800>
+/// - <https://github.com/crowsonkb/k-diffusion/blob/4601bf085320592473f681a62808ed873d17fad5/k_diffusion/sampling.py#L118-L135>
 #[derive(Debug, Clone)]
 pub(super) struct Euler {
     /// One entry more than there are denoiser calls.
@@ -34,6 +37,8 @@ impl Euler {
 }
 
 /// The plan of a solver whose latents are `picture + sigma · ε`.
+///
+/// Reference: <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/schedulers/scheduling_euler_discrete.py#L350-L481>
 pub(super) fn plan(timesteps: Vec<f64>, sigmas: &[f32], config: &Config, class: Class) -> Plan {
     let levels: Vec<Level> = sigmas[..timesteps.len()].iter().map(|sigma| Level::exploding(*sigma)).collect();
     let initial_scale = match config.spacing(class) {

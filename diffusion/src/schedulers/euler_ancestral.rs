@@ -12,6 +12,9 @@ use super::noise_schedule::{NoiseSchedule, falling};
 use crate::Result;
 use crate::noise::Noise;
 
+/// References:
+/// - <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/schedulers/scheduling_euler_ancestral_discrete.py#L376-L476>
+/// - <https://github.com/crowsonkb/k-diffusion/blob/4601bf085320592473f681a62808ed873d17fad5/k_diffusion/sampling.py#L139-L155>
 #[derive(Debug, Clone)]
 pub(super) struct EulerAncestral {
     /// One entry more than there are denoiser calls.

@@ -61,6 +61,8 @@ impl Default for Config {
 }
 
 /// The scheduler of FLUX.
+///
+/// Reference: <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/schedulers/scheduling_flow_match_euler_discrete.py#L423-L522>
 #[derive(Debug, Clone)]
 pub struct FlowMatchEuler {
     config: Config,
@@ -92,6 +94,8 @@ impl FlowMatchEuler {
 
     /// The noise levels for `steps` steps on a picture of `tokens` latent tokens: evenly spaced from 1 to 1/steps, then
     /// shifted.
+    ///
+    /// Reference: <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/schedulers/scheduling_flow_match_euler_discrete.py#L283-L382>
     pub fn schedule(&self, steps: usize, tokens: usize) -> Schedule {
         let config = &self.config;
         let mut sigmas: Vec<f32> = (0..steps).map(|step| even(step, steps) as f32).collect();
@@ -121,6 +125,8 @@ impl FlowMatchEuler {
 
     /// Interpolates linearly in the number of tokens between the two published points. Larger pictures get a larger
     /// shift.
+    ///
+    /// Reference: <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/pipelines/flux/pipeline_flux.py#L73-L83>
     fn shift_for(&self, tokens: usize) -> f64 {
         let config = &self.config;
         let span = config.max_image_seq_len as f64 - config.base_image_seq_len as f64;
@@ -158,6 +164,8 @@ impl Schedule {
 
     /// Keeps the last steps, for latents that start from a picture. A denoising strength of 1 keeps all steps and 0
     /// none. Other values keep that share of them, rounded up, as in diffusers' FLUX pipelines.
+    ///
+    /// Reference: <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/pipelines/flux/pipeline_flux_img2img.py#L477-L486>
     pub fn with_strength(mut self, strength: f64) -> Result<Self> {
         if !(0.0..=1.0).contains(&strength) {
             return Err(Error::Invalid(format!("strength is {strength}, and has to be from 0 to 1")));
@@ -169,6 +177,8 @@ impl Schedule {
 
     /// Adds noise to the clean latents `original`: the latents before `step`, of the same shape. After the last step
     /// these are the clean ones.
+    ///
+    /// Reference: <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/schedulers/scheduling_flow_match_euler_discrete.py#L188-L236>
     pub fn add_noise<const D: usize>(&self, step: usize, original: Tensor<D>, noise: Tensor<D>) -> Tensor<D> {
         let sigma = self.sigmas[step];
         noise * sigma + original * (1.0 - sigma)

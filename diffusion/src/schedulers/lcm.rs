@@ -15,6 +15,9 @@ use crate::{Error, Result};
 /// Standard deviation of the data in the boundary condition.
 const SIGMA_DATA: f64 = 0.5;
 
+/// References:
+/// - <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/schedulers/scheduling_lcm.py#L569-L664>
+/// - <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/schedulers/scheduling_lcm.py#L548-L567>
 #[derive(Debug, Clone)]
 pub(super) struct Lcm {
     levels: Vec<Level>,

@@ -15,6 +15,8 @@ const ALMOST_NOTHING: f32 = 1.0 / 16_777_216.0;
 const KARRAS_RHO: f64 = 7.0;
 
 /// The noise schedule by training timestep.
+///
+/// Reference: <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/schedulers/scheduling_euler_discrete.py#L203-L275>
 #[derive(Debug, Clone)]
 pub(super) struct NoiseSchedule {
     /// ᾱ, the share of the variance that is signal, from near 1 to near 0.
@@ -162,6 +164,8 @@ impl NoiseSchedule {
 
     /// `steps` noise levels from `highest` to `lowest` with the spacing of Karras et al.
     /// (<https://arxiv.org/abs/2206.00364>, equation 5), each with its timestep, which may be fractional.
+    ///
+    /// Reference: <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/schedulers/scheduling_euler_discrete.py#L520-L556>
     pub(super) fn karras(&self, config: &Config, highest: f64, lowest: f64, steps: usize) -> (Vec<f64>, Vec<f64>) {
         let root = |sigma: f64| sigma.powf(1.0 / KARRAS_RHO);
         let (highest, lowest) = (root(config.sigma_max.unwrap_or(highest)), root(config.sigma_min.unwrap_or(lowest)));
@@ -261,6 +265,8 @@ fn products(betas: &[f32]) -> Vec<f32> {
 }
 
 /// Betas that keep the first level and leave zero signal at the last: Lin et al., algorithm 1.
+///
+/// Reference: <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/schedulers/scheduling_ddim.py#L103-L136>
 fn without_last_signal(alphas_cumprod: &[f32]) -> Vec<f32> {
     let roots: Vec<f32> = alphas_cumprod.iter().map(|alpha| alpha.sqrt()).collect();
     let (Some(first), Some(last)) = (roots.first(), roots.last()) else { return Vec::new() };

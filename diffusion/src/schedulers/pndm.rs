@@ -16,6 +16,9 @@ const RUNGE_KUTTA_CALLS: usize = 12;
 /// Fewest steps with Runge–Kutta.
 const RUNGE_KUTTA_STEPS: usize = 4;
 
+/// References:
+/// - <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/schedulers/scheduling_pndm.py#L265-L322>
+/// - <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/schedulers/scheduling_pndm.py#L324-L392>
 #[derive(Debug, Clone)]
 pub(super) struct Pndm {
     noise: NoiseSchedule,
@@ -142,6 +145,8 @@ impl Pndm {
     }
 
     /// Moves latents from timestep `from` to `to` along the predicted noise: the paper's transfer part, a DDIM step.
+    ///
+    /// Reference: <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/schedulers/scheduling_pndm.py#L409-L458>
     fn transfer(&self, from: f64, to: f64, latents: Tensor<4>, output: Tensor<4>) -> Tensor<4> {
         let level = |timestep: f64| if timestep < 0.0 { self.last } else { self.noise.level(timestep) };
         let (from, to) = (level(from), level(to));

@@ -11,6 +11,9 @@ use super::dpm_solver_multistep;
 use super::noise_schedule::{Level, NoiseSchedule};
 use crate::Result;
 
+/// References:
+/// - <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/schedulers/scheduling_unipc_multistep.py#L833-L960>
+/// - <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/schedulers/scheduling_unipc_multistep.py#L962-L1097>
 #[derive(Debug, Clone)]
 pub(super) struct UniPc {
     /// One entry more than there are denoiser calls.

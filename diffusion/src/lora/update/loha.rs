@@ -7,6 +7,8 @@ use formats::adapter::keys::Share;
 use super::{Array, Form};
 
 /// The factors in LyCORIS' layout: with cores, both `a` are `[rank, out]`.
+///
+/// Reference: <https://github.com/KohakuBlueleaf/LyCORIS/blob/f49d30d670591ec8841d241d79aaa8449b30a715/lycoris/functional/loha.py#L119-L147>
 #[derive(Debug, Clone, PartialEq)]
 pub(in crate::lora) struct LoHa {
     /// `[out, rank]` and `[out, rank]`

@@ -7,6 +7,8 @@ use formats::adapter::keys::Share;
 use super::{Array, Form};
 
 /// The two sides as stored in the file.
+///
+/// Reference: <https://github.com/KohakuBlueleaf/LyCORIS/blob/f49d30d670591ec8841d241d79aaa8449b30a715/lycoris/functional/lokr.py#L124-L151>
 #[derive(Debug, Clone, PartialEq)]
 pub(in crate::lora) struct LoKr {
     /// `[a, c]`

@@ -7,6 +7,10 @@ use formats::adapter::keys::Share;
 use super::{Array, Form};
 
 /// The factors.
+///
+/// References:
+/// - <https://github.com/huggingface/peft/blob/5d602fdbff04c33c1c4de55cda9d4ae1d7cb7e40/src/peft/tuners/lora/layer.py#L1005-L1033>
+/// - <https://github.com/KohakuBlueleaf/LyCORIS/blob/f49d30d670591ec8841d241d79aaa8449b30a715/lycoris/modules/locon.py#L198-L219>
 #[derive(Debug, Clone, PartialEq)]
 pub(in crate::lora) struct LowRank {
     /// `[rank, in]`, or `[rank, in, kernel, kernel]` without a core

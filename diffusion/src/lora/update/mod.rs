@@ -235,6 +235,8 @@ impl Array {
 }
 
 /// `core[i, j, ..] · a[i, out] · b[j, in]`, the Tucker product of LyCORIS: `[out, in, kernel, kernel]`.
+///
+/// Reference: <https://github.com/KohakuBlueleaf/LyCORIS/blob/f49d30d670591ec8841d241d79aaa8449b30a715/lycoris/functional/general.py#L9-L11>
 fn tucker(core: Tensor<4>, a: Tensor<2>, b: Tensor<2>) -> Tensor<4> {
     let ([i, j, height, width], [_, outputs], [_, inputs]) = (core.dims(), a.dims(), b.dims());
     // [out, j · kernel]

@@ -8,6 +8,10 @@ use super::{Conditions, Config, NamedLayers};
 use crate::layers::{Conv2d, GroupNorm, Linear, resize_nearest};
 
 /// `DownBlock2D` and `CrossAttnDownBlock2D`.
+///
+/// References:
+/// - <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/models/unets/unet_2d_blocks.py#L1294-L1369>
+/// - <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/models/unets/unet_2d_blocks.py#L1147-L1291>
 #[derive(Module, Debug)]
 pub(super) struct DownBlock {
     resnets: Vec<ResnetBlock>,
@@ -61,6 +65,8 @@ impl DownBlock {
 }
 
 /// `UNetMidBlock2DCrossAttn`.
+///
+/// Reference: <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/models/unets/unet_2d_blocks.py#L751-L890>
 #[derive(Module, Debug)]
 pub(super) struct MidBlock {
     resnets: [ResnetBlock; 2],
@@ -89,6 +95,10 @@ impl MidBlock {
 }
 
 /// `UpBlock2D` and `CrossAttnUpBlock2D`.
+///
+/// References:
+/// - <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/models/unets/unet_2d_blocks.py#L2474-L2572>
+/// - <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/models/unets/unet_2d_blocks.py#L2314-L2471>
 #[derive(Module, Debug)]
 pub(super) struct UpBlock {
     resnets: Vec<ResnetBlock>,
@@ -163,12 +173,18 @@ fn name_layers<'a>(
 }
 
 /// The convolution of a down- or upsampler.
+///
+/// References:
+/// - <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/models/downsampling.py#L67-L147>
+/// - <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/models/upsampling.py#L74-L190>
 #[derive(Module, Debug)]
 struct Resample {
     conv: Conv2d,
 }
 
 /// `ResnetBlock2D`: two convolutions, with the time embedding added in between.
+///
+/// Reference: <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/models/resnet.py#L188-L377>
 #[derive(Module, Debug)]
 struct ResnetBlock {
     norm1: GroupNorm,

@@ -8,6 +8,8 @@ use serde_json::Value;
 use crate::error::{Error, Result};
 
 /// The UNet's `config.json`, with the defaults of diffusers' `UNet2DConditionModel`.
+///
+/// Reference: <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/models/unets/unet_2d_condition.py#L178-L496>
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Config {

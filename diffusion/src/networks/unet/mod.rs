@@ -19,6 +19,8 @@ use self::block::{DownBlock, MidBlock, UpBlock};
 use crate::layers::{Conv2d, GroupNorm, Linear, sinusoidal};
 
 /// The whole denoiser.
+///
+/// Reference: <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/models/unets/unet_2d_condition.py#L76-L1235>
 #[derive(Module, Debug)]
 pub struct UNet2DConditionModel {
     conv_in: Conv2d,
@@ -124,6 +126,8 @@ impl UNet2DConditionModel {
     }
 
     /// `[batch, time]`, or `[1, time]` if all batch elements are equal
+    ///
+    /// Reference: <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/models/unets/unet_2d_condition.py#L890-L940>
     fn embed_time(
         &self,
         sample: &Tensor<4>,
@@ -177,6 +181,8 @@ impl UNet2DConditionModel {
 }
 
 /// linear · silu · linear on sinusoids, to which a projected condition can be added.
+///
+/// Reference: <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/models/embeddings.py#L1262-L1307>
 #[derive(Module, Debug)]
 struct TimestepEmbedding {
     linear_1: Linear,

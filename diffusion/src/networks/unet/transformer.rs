@@ -13,6 +13,8 @@ const EXPANSION: usize = 4;
 
 /// diffusers' `Transformer2DModel`. Files store its projections as matrices or as 1×1 convolutions, which are
 /// equivalent.
+///
+/// Reference: <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/models/transformers/transformer_2d.py#L39-L551>
 #[derive(Module, Debug)]
 pub(super) struct Transformer2d {
     norm: GroupNorm,
@@ -55,6 +57,8 @@ impl Transformer2d {
 
 /// Self-attention over positions, cross-attention to the prompt, then a feed-forward layer, each with pre-norm and
 /// residual.
+///
+/// Reference: <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/models/attention.py#L752-L1080>
 #[derive(Module, Debug)]
 struct TransformerBlock {
     norm1: LayerNorm,
@@ -101,6 +105,7 @@ impl TransformerBlock {
     }
 }
 
+/// Reference: <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/models/attention_processor.py#L2696-L2787>
 #[derive(Module, Debug)]
 struct Attention {
     to_q: Linear,
@@ -133,6 +138,10 @@ impl Attention {
 
 /// GEGLU ([Shazeer 2020](https://arxiv.org/abs/2002.05202)) followed by a linear layer. `net.1` is a dropout without
 /// weights.
+///
+/// References:
+/// - <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/models/attention.py#L1682-L1742>
+/// - <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/models/activations.py#L93-L123>
 #[derive(Module, Debug)]
 struct FeedForward {
     net: (Gated, Dropout, Linear),

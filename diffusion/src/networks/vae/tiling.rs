@@ -33,11 +33,15 @@ impl Autoencoder {
     }
 
     /// [`Self::encode`] in tiles of the training size.
+    ///
+    /// Reference: <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/models/autoencoders/autoencoder_kl.py#L254-L300>
     pub fn encode_tiled(&self, pictures: Tensor<4>) -> Posterior {
         self.posterior(in_tiles(pictures, self.tile * self.factor, self.tile, |tile| self.moments(tile)))
     }
 
     /// [`Self::decode`] in tiles of the training size.
+    ///
+    /// Reference: <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/models/autoencoders/autoencoder_kl.py#L364-L411>
     pub fn decode_tiled(&self, latents: Tensor<4>) -> Tensor<4> {
         in_tiles(latents, self.tile, self.tile * self.factor, |tile| self.decode(tile))
     }
@@ -74,6 +78,8 @@ fn in_tiles(whole: Tensor<4>, side: usize, side_out: usize, work: impl Fn(Tensor
 }
 
 /// Blends the first positions of `tile` along `dim` with the last ones of the tile `before` it.
+///
+/// Reference: <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/models/autoencoders/autoencoder_kl.py#L242-L246>
 fn fade(before: &Tensor<4>, tile: Tensor<4>, dim: usize, overlap: usize) -> Tensor<4> {
     let (length_before, length) = (before.dims()[dim], tile.dims()[dim]);
     let overlap = overlap.min(length_before).min(length);
