@@ -29,7 +29,7 @@ const PICTURE_LIMIT: usize = image_gate::MAX_BYTES as usize + 1024 * 1024;
 const GENERATION_LIMIT: usize = 2 * MAX_PICTURE_CHARS + JSON_LIMIT;
 
 pub(crate) fn routes() -> OpenApiRouter<State> {
-    OpenApiRouter::with_openapi(document())
+    let router = OpenApiRouter::with_openapi(document())
         .routes(routes!(health::live))
         .routes(routes!(health::ready))
         // datasets
@@ -43,12 +43,10 @@ pub(crate) fn routes() -> OpenApiRouter<State> {
         .routes(routes!(training::create, training::list))
         .routes(routes!(training::get, training::delete))
         .routes(routes!(training::cancel))
-        .routes(routes!(event::of_training))
         // generations
         .routes(routes!(generation::create, generation::list).layer(DefaultBodyLimit::max(GENERATION_LIMIT)))
         .routes(routes!(generation::get, generation::delete))
         .routes(routes!(generation::cancel))
-        .routes(routes!(event::of_generation))
         .routes(routes!(input::create, input::list).layer(DefaultBodyLimit::max(PICTURE_LIMIT)))
         .routes(routes!(input::get, input::delete))
         // models; the import counts its bytes itself
@@ -63,13 +61,14 @@ pub(crate) fn routes() -> OpenApiRouter<State> {
         .routes(routes!(import::list))
         .routes(routes!(import::get))
         .routes(routes!(import::cancel))
-        .routes(routes!(event::of_import))
         .routes(routes!(export::create))
         .routes(routes!(export::list))
         .routes(routes!(export::get))
         .routes(routes!(export::cancel))
-        .routes(routes!(event::of_export))
         .routes(routes!(worker::list))
+        // jobs of every kind
+        .routes(routes!(event::follow));
+    event::follow_each_kind(router)
 }
 
 /// The whole service.

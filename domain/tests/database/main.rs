@@ -1,4 +1,8 @@
-//! What the pools promise when their users give up in the middle.
+//! What the pools promise when their users give up in the middle, and what migrations do to rows that are there.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod migrating;
 
 use std::time::Duration;
 
