@@ -16,7 +16,9 @@ use utoipa_swagger_ui::{Config, SwaggerUi};
 use crate::observe::observe;
 use crate::openapi::document;
 use crate::problem::Problem;
-use crate::routes::{dataset, event, export, generation, health, import, input, model, swap, training, upload, worker};
+use crate::routes::{
+    dataset, event, export, generation, health, import, input, jobs, model, swap, training, upload, worker,
+};
 use crate::{State, openapi};
 
 /// Largest JSON body, in bytes.
@@ -67,6 +69,10 @@ pub(crate) fn routes() -> OpenApiRouter<State> {
         .routes(routes!(export::cancel))
         .routes(routes!(worker::list))
         // jobs of every kind
+        .routes(routes!(jobs::list))
+        .routes(routes!(jobs::get))
+        .routes(routes!(jobs::cancel))
+        .routes(routes!(jobs::retry))
         .routes(routes!(event::follow));
     event::follow_each_kind(router)
 }
