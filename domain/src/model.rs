@@ -77,6 +77,11 @@ impl std::str::FromStr for ModelKind {
     }
 }
 
+/// The family of the denoiser in a file, alone or in a whole model.
+pub fn denoiser_family(header: &crate::safetensors_gate::Header) -> Option<&'static str> {
+    family::Family::of_denoiser(header).map(family::Family::as_str)
+}
+
 /// One file of a model.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ModelFile {

@@ -1,0 +1,144 @@
+//! The server's gate and the engine's reader on the same files: every committed list of keys, as safetensors and as GGUF, and the
+//! files that look like models that run here and are not. Both must agree on what a file is. Files of full size are sparse.
+
+#![allow(clippy::unwrap_used)]
+
+use std::fmt::Write as _;
+use std::fs::File;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use diffusion::checkpoint::SingleFile;
+
+type Keys = Vec<(String, Vec<usize>)>;
+
+fn goldens() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../diffusion/tests/goldens/keys")
+}
+
+fn list(name: &str) -> Keys {
+    let text = std::fs::read_to_string(goldens().join(format!("{name}.txt"))).unwrap();
+    let key = |line: &str| {
+        let mut words = line.split(' ');
+        let name = words.next().unwrap().to_owned();
+        let sides = words.next().unwrap().split('x').filter(|side| *side != "-");
+        (name, sides.map(|side| side.parse().unwrap()).collect())
+    };
+    text.lines().map(key).collect()
+}
+
+/// The denoiser of a whole model as a file of its own.
+fn denoiser_of(keys: &Keys) -> Keys {
+    let own = |(name, shape): &(String, Vec<usize>)| {
+        Some((name.strip_prefix("model.diffusion_model.")?.to_owned(), shape.clone()))
+    };
+    keys.iter().filter_map(own).collect()
+}
+
+/// With other sizes, where `name` is the key, or an additional key.
+fn with(mut keys: Keys, changes: &[(&str, &[usize])]) -> Keys {
+    for (name, shape) in changes {
+        keys.retain(|(known, _)| known != name);
+        keys.push(((*name).to_owned(), shape.to_vec()));
+    }
+    keys
+}
+
+fn safetensors(keys: &Keys) -> (Vec<u8>, u64) {
+    let (mut text, mut at) = (String::from("{"), 0);
+    for (name, shape) in keys {
+        let from = at;
+        at += 2 * shape.iter().product::<usize>();
+        let comma = if from == 0 && text.len() == 1 { "" } else { "," };
+        write!(text, r#"{comma}"{name}":{{"dtype":"BF16","shape":{shape:?},"data_offsets":[{from},{at}]}}"#).unwrap();
+    }
+    text.push('}');
+    ([&(text.len() as u64).to_le_bytes()[..], text.as_bytes()].concat(), at as u64)
+}
+
+/// As ComfyUI-GGUF writes it: convolutions become matrices, and their shape is noted.
+fn gguf(keys: &Keys) -> (Vec<u8>, u64) {
+    let text = |text: &str| [&(text.len() as u64).to_le_bytes()[..], text.as_bytes()].concat();
+    let (mut metadata, mut tensors, mut entries, mut at) = (Vec::new(), Vec::new(), 0_u64, 0);
+    for (name, shape) in keys {
+        let mut stored = shape.clone();
+        if shape.len() > 2 {
+            let sides: Vec<u8> = shape.iter().flat_map(|side| (*side as i32).to_le_bytes()).collect();
+            let list = [&9_u32.to_le_bytes()[..], &5_u32.to_le_bytes(), &(shape.len() as u64).to_le_bytes(), &sides];
+            metadata.extend([&text(&format!("comfy.gguf.orig_shape.{name}"))[..], &list.concat()].concat());
+            entries += 1;
+            stored = vec![shape[0], shape[1..].iter().product()];
+        }
+        let sides: Vec<u8> = stored.iter().rev().flat_map(|side| (*side as u64).to_le_bytes()).collect();
+        let rank = (stored.len() as u32).to_le_bytes();
+        tensors.extend([&text(name)[..], &rank, &sides, &1_u32.to_le_bytes(), &(at as u64).to_le_bytes()].concat());
+        at = (at + 2 * stored.iter().product::<usize>()).next_multiple_of(32);
+    }
+    let counts = [(keys.len() as u64).to_le_bytes(), entries.to_le_bytes()].concat();
+    let mut all = [b"GGUF", &3_u32.to_le_bytes()[..], &counts, &metadata, &tensors].concat();
+    all.resize(all.len().next_multiple_of(32), 0);
+    (all, at as u64)
+}
+
+/// The family of the denoiser in a file; none for another file or one that is refused.
+fn server(header: &[u8], bytes: u64) -> Option<String> {
+    let mut sniffer = domain::weights_gate::Sniffer::default();
+    sniffer.push(header).unwrap();
+    domain::model::denoiser_family(&sniffer.finish(bytes).unwrap()).map(str::to_owned)
+}
+
+fn engine(path: &Path) -> Result<Option<String>, String> {
+    let file = SingleFile::open(path).map_err(|error| error.to_string())?;
+    Ok(file.family().map(|family| format!("{family:?}")))
+}
+
+#[test]
+fn server_and_engine_agree_on_what_a_file_is() {
+    let first = "model.diffusion_model.input_blocks.0.0.weight";
+    let refiner = [
+        ("model.diffusion_model.middle_block.1.transformer_blocks.0.attn2.to_k.weight", &[1280, 1280][..]),
+        ("conditioner.embedders.0.model.ln_final.weight", &[1280]),
+    ];
+    let mut files: Vec<(String, Keys)> = std::fs::read_dir(goldens())
+        .unwrap()
+        .map(|entry| entry.unwrap().path().file_stem().unwrap().to_str().unwrap().to_owned())
+        .map(|name| (name.clone(), list(&name)))
+        .collect();
+    for name in ["sd1", "sd2", "sdxl"] {
+        files.push((format!("{name}, denoiser alone"), denoiser_of(&list(&format!("{name}.single")))));
+    }
+    files.push(("InstructPix2Pix".into(), with(list("sd1.single"), &[(first, &[320, 8, 3, 3])])));
+    files.push(("inpainting".into(), with(list("sd1.single"), &[(first, &[320, 9, 3, 3])])));
+    files.push(("depth".into(), with(list("sd2.single"), &[(first, &[320, 5, 3, 3])])));
+    files.push(("x4-upscaler".into(), with(list("sd2.single"), &[(first, &[256, 7, 3, 3])])));
+    files.push(("refiner".into(), with(list("sdxl.single"), &refiner)));
+    files.push(("unCLIP".into(), with(list("sd2.single"), &[("embedder.model.visual.proj", &[4, 4])])));
+    files.push(("FLUX.2".into(), with(list("flux_dev.single"), &[("single_stream_modulation.lin.weight", &[4, 4])])));
+    files.push(("Chroma".into(), with(list("flux_dev.single"), &[("distilled_guidance_layer.x", &[4, 4])])));
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("file");
+    let mut differ = Vec::new();
+    for (name, keys) in &files {
+        for (format, (header, data)) in [("safetensors", safetensors(keys)), ("GGUF", gguf(keys))] {
+            let bytes = header.len() as u64 + data;
+            let mut file = File::create(&path).unwrap();
+            file.write_all(&header).unwrap();
+            file.set_len(bytes).unwrap();
+            let (server, engine) = (server(&header, bytes), engine(&path));
+            let same = match (server.as_deref(), &engine) {
+                (None, Ok(None) | Err(_)) => true,
+                (Some(server), Ok(Some(engine))) => match server {
+                    "flux" => engine.starts_with("Flux"),
+                    "sd15" => engine == "StableDiffusion1",
+                    "sd21" => engine == "StableDiffusion2",
+                    _ => engine == "StableDiffusionXl",
+                },
+                _ => false,
+            };
+            if !same {
+                differ.push(format!("{name} as {format}: server {server:?}, engine {engine:?}"));
+            }
+        }
+    }
+    assert!(differ.is_empty(), "{}", differ.join("\n"));
+}
