@@ -10,7 +10,7 @@ pub struct Event {
     pub id: Option<String>,
     /// `started`, `progress`, `succeeded` …
     pub kind: String,
-    /// What the event tells.
+    /// The data of the event.
     pub data: Value,
 }
 

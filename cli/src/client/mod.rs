@@ -1,5 +1,5 @@
 //! The REST client behind `generate`, `train`, `generations`, `trainings`, `models`, `datasets`, `workers` and `demo`: it knows HTTP and the shapes of `/v1`,
-//! nothing of Postgres, storage or tensors. Whatever these commands can do, anyone with curl can do.
+//! nothing of Postgres, storage or tensors. Everything that these commands do can also be done with curl.
 
 mod events;
 mod follow;
