@@ -24,8 +24,9 @@ pub(crate) fn document() -> OpenApi {
             tag("trainings", "LoRAs from datasets."),
             tag("datasets", "Pictures with captions."),
             tag("models", "Checkpoints and LoRAs."),
-            tag("workers", "Who does the work, and which models are loaded."),
-            tag("health", "For whoever watches over the process."),
+            tag("jobs", "Work of every kind: generations, trainings, imports and exports."),
+            tag("workers", "Worker processes and the models that they have loaded."),
+            tag("health", "Liveness and readiness probes."),
         ]))
         .build()
 }

@@ -1,12 +1,17 @@
-"""POST and GET /v1/generations as one would write them in FastAPI with asyncpg: the same tables, the
-same checks, the same answer, one statement for each request. Models are cached and the doorbell is coalesced, as in our service, which
-also lets requests that come together share a statement.
+"""POST and GET /v1/generations as one would write them in FastAPI with asyncpg: the same tables, checks and answers,
+with one statement per request. Models are cached and notifications are coalesced, as in our service, which also batches
+concurrent requests into one statement.
+
+The twin has no object storage, so it checks `image` and `mask` but answers 501 to a request that has them.
+
+To add a field to generations, extend `GenerationRequest`, `Params` and `parse`; the answer inherits it from `Params`.
 
     DATABASE_URL=… uvicorn app:app --workers 2
 """
 
 import asyncio
 import json
+import math
 import os
 import secrets
 import time
@@ -21,15 +26,16 @@ from pydantic import BaseModel, ConfigDict, Field
 
 CREATE = """
 WITH needed AS (
-  SELECT id FROM models WHERE id = ANY($1) AND deleted_at IS NULL FOR KEY SHARE
+  SELECT id, sha256 FROM models WHERE id = ANY($1) AND deleted_at IS NULL ORDER BY id FOR KEY SHARE
 ), job AS (
-  INSERT INTO jobs (id, kind, total_steps, last_sequence)
-  SELECT $2, 'generation', $3, 1 WHERE (SELECT count(*) FROM needed) = cardinality($1)
+  INSERT INTO jobs (id, kind, total_steps, last_sequence, base_sha256)
+  SELECT $2, 'generation', $3, 1, sha256 FROM needed WHERE id = $5 AND (SELECT count(*) FROM needed) = cardinality($1)
   RETURNING id, created_at
 ), queued AS (
   INSERT INTO job_events (job_id, sequence, kind) SELECT id, 1, 'queued' FROM job
 ), generation AS (
-  INSERT INTO generations (id, job_id, model_id, params, seed, created_at) SELECT $4, id, $5, $6, $7, created_at FROM job
+  INSERT INTO generations (id, job_id, model_id, params, seed, created_at)
+  SELECT $4, id, $5, $6, $7, created_at FROM job
   RETURNING id, created_at
 ), lora AS (
   INSERT INTO generation_loras (generation_id, position, model_id, scale)
@@ -40,10 +46,12 @@ SELECT created_at FROM generation
 """
 GET = """
 SELECT g.id, g.job_id, g.model_id, m.name AS model_name, g.params, g.seed, g.warnings,
-       coalesce((SELECT jsonb_agg(jsonb_build_object('model', jsonb_build_object('id', l.model_id, 'name', n.name), 'scale', l.scale)
-                                  ORDER BY l.position)
-                 FROM generation_loras l JOIN models n ON n.id = l.model_id WHERE l.generation_id = g.id), '[]') AS loras,
-       coalesce((SELECT jsonb_agg(to_jsonb(a) ORDER BY a.position) FROM artifacts a WHERE a.job_id = g.job_id), '[]') AS artifacts,
+       coalesce((SELECT jsonb_agg(jsonb_build_object('model', jsonb_build_object('id', l.model_id, 'name', n.name),
+                                                     'scale', l.scale) ORDER BY l.position)
+                 FROM generation_loras l JOIN models n ON n.id = l.model_id
+                 WHERE l.generation_id = g.id), '[]') AS loras,
+       coalesce((SELECT jsonb_agg(to_jsonb(a) ORDER BY a.position) FROM artifacts a WHERE a.job_id = g.job_id), '[]')
+         AS artifacts,
        j.status, j.step, j.total_steps, j.progress, j.epoch, j.error_class, j.error_message,
        g.created_at, j.started_at, j.finished_at
 FROM generations g JOIN jobs j ON j.id = g.job_id JOIN models m ON m.id = g.model_id
@@ -51,8 +59,25 @@ WHERE g.deleted_at IS NULL AND g.id = $1
 """
 QUIET_SECONDS = 0.01
 
-Side = Annotated[int, Field(ge=16, le=2048, multiple_of=16)]
+# Our name, A1111's, and diffusers' class where it alone identifies the solver.
+SCHEDULERS = [
+    ("ddim", "DDIM", "DDIMScheduler"),
+    ("pndm", "PLMS", "PNDMScheduler"),
+    ("euler", "Euler", "EulerDiscreteScheduler"),
+    ("euler_ancestral", "Euler a", "EulerAncestralDiscreteScheduler"),
+    ("dpmpp_2m", "DPM++ 2M", "DPMSolverMultistepScheduler"),
+    ("dpmpp_2m_karras", "DPM++ 2M Karras"),
+    ("dpmpp_2m_sde", "DPM++ 2M SDE"),
+    ("dpmpp_2m_sde_karras", "DPM++ 2M SDE Karras"),
+    ("unipc", "UniPC", "UniPCMultistepScheduler"),
+    ("lcm", "LCM", "LCMScheduler"),
+    ("flow_match_euler", "Flow Match Euler", "FlowMatchEulerDiscreteScheduler"),
+]
+SCHEDULER_OF = {name.lower(): names[0] for names in SCHEDULERS for name in names}
+
+Side = Annotated[int, Field(ge=16, le=2048, multiple_of=8)]
 Scale = Annotated[float, Field(ge=0, le=30)]
+Picture = Annotated[str, Field(min_length=1, max_length=12_000_000, pattern=r"^[A-Za-z0-9:/;,+=.-]+$")]
 
 
 class LoraRequest(BaseModel):
@@ -63,17 +88,23 @@ class LoraRequest(BaseModel):
 
 class GenerationRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
-    prompt: str = Field(min_length=1, max_length=10_000)
-    negative_prompt: str | None = Field(None, max_length=10_000)
+    prompt: str = Field(min_length=1, max_length=10_000, pattern=r"^[^\x00]*$")
+    negative_prompt: str | None = Field(None, max_length=10_000, pattern=r"^[^\x00]*$")
     model: str = "ember"
     loras: list[LoraRequest] = Field([], max_length=8)
     num_images: int = Field(1, ge=1, le=4)
+    image: Picture | None = None
+    mask: Picture | None = None
+    strength: float | None = Field(None, ge=0, le=1)
+    scheduler: str | None = Field(None, min_length=1, max_length=64, pattern=r"^[A-Za-z0-9+ _-]+$")
+    clip_skip: int | None = Field(None, ge=0, le=11)
     num_inference_steps: int | None = Field(None, ge=1, le=200)
     guidance_scale: Scale | None = None
     true_cfg_scale: Scale | None = None
     width: Side | None = None
     height: Side | None = None
     seed: int | None = Field(None, ge=-1, le=2**63 - 1)
+    preview_every: int | None = Field(None, ge=1, le=200)
 
 
 class ModelRef(BaseModel):
@@ -97,11 +128,17 @@ class Urls(BaseModel):
     events: str
 
 
-class Generation(BaseModel):
-    id: UUID
-    status: Literal["queued", "running", "succeeded", "failed", "canceled"]
-    model: ModelRef
-    loras: list[LoraUse]
+class SourceImage(BaseModel):
+    input: UUID | None
+    url: str
+    sha256: str
+    width: int
+    height: int
+
+
+class Params(BaseModel):
+    """Valid parameters with the model's defaults filled in: a column of the row and a part of the answer."""
+
     prompt: str
     negative_prompt: str | None
     num_images: int
@@ -110,6 +147,19 @@ class Generation(BaseModel):
     true_cfg_scale: float
     width: int
     height: int
+    image: SourceImage | None = None
+    mask: SourceImage | None = None
+    strength: float | None = None
+    scheduler: str | None = None
+    clip_skip: int | None = None
+    preview_every: int | None = None
+
+
+class Generation(Params):
+    id: UUID
+    status: Literal["queued", "running", "succeeded", "failed", "canceled"]
+    model: ModelRef
+    loras: list[LoraUse]
     seed: int
     progress: Progress
     attempts: int
@@ -123,7 +173,7 @@ class Generation(BaseModel):
 
 
 class Doorbell:
-    """At most one NOTIFY in ten milliseconds."""
+    """Sends at most one NOTIFY every ten milliseconds."""
 
     def __init__(self, pool):
         self.pool, self.ringing = pool, False
@@ -146,7 +196,7 @@ async def json_codec(connection):
 @asynccontextmanager
 async def lifespan(app):
     app.pool = await asyncpg.create_pool(os.environ["DATABASE_URL"], min_size=8, max_size=8, init=json_codec)
-    rows = await app.pool.fetch("SELECT id, name, kind, defaults FROM models WHERE deleted_at IS NULL")
+    rows = await app.pool.fetch("SELECT id, name, kind, family, defaults FROM models WHERE deleted_at IS NULL")
     app.models = {row["name"]: row for row in rows}
     app.doorbell = Doorbell(app.pool)
     yield
@@ -163,13 +213,68 @@ def uuid7():
     return UUID(int=(number & ~(0x3 << 62)) | (0x2 << 62))
 
 
+def invalid(field, message):
+    return HTTPException(422, {"field": field, "message": message})
+
+
 def find(name, kind):
     model = app.models.get(name)
     if model is None:
         raise HTTPException(404, f"There is no model {name}.")
     if model["kind"] != kind:
-        raise HTTPException(422, f"{name} is no {kind}.")
+        raise invalid("model", f"{name} is not a {kind}.")
     return model
+
+
+def parse(request, model):
+    """The parameters of a request, each one checked against the model. The seed is not one of them."""
+    defaults, is_flux = model["defaults"], model["family"] == "flux"
+
+    def given(name):
+        value = getattr(request, name)
+        return defaults[name] if value is None else value
+
+    if request.image is None:
+        for field in ("mask", "strength"):
+            if getattr(request, field) is not None:
+                raise invalid(field, "It applies to `image`, which is missing.")
+    if is_flux and request.clip_skip is not None:
+        raise invalid("clip_skip", "FLUX.1 does not use the hidden layers of CLIP.")
+    if not is_flux and request.true_cfg_scale is not None:
+        raise invalid("true_cfg_scale", "The model is not distilled; use `guidance_scale`.")
+    steps, strength = given("num_inference_steps"), None
+    if request.image is not None:
+        usual = defaults.get("strength", 0.8) if request.mask is None else 1.0
+        strength = usual if request.strength is None else request.strength
+        if (math.ceil if is_flux else math.floor)(steps * strength) < 1:
+            raise invalid("strength", f"{strength} leaves none of {steps} steps.")
+    multiple = max(8, defaults["size_multiple"])
+    for side in ("width", "height"):
+        if (getattr(request, side) or 0) % multiple:
+            raise invalid(side, f"It is not a multiple of {multiple}.")
+    scheduler = None
+    if request.scheduler is not None:
+        scheduler = SCHEDULER_OF.get(request.scheduler.lower())
+        if scheduler is None:
+            raise invalid("scheduler", f"There is no `{request.scheduler}`.")
+        if (scheduler == "flow_match_euler") != is_flux:
+            raise invalid("scheduler", f"Models of the family {model['family']} do not support it.")
+    if request.image is not None:
+        raise HTTPException(501, "The twin has no object storage.")
+    return Params(
+        prompt=request.prompt, negative_prompt=request.negative_prompt, num_images=request.num_images,
+        num_inference_steps=steps, guidance_scale=given("guidance_scale"), true_cfg_scale=given("true_cfg_scale"),
+        width=given("width"), height=given("height"), strength=strength, scheduler=scheduler,
+        clip_skip=request.clip_skip, preview_every=request.preview_every)
+
+
+# As the row has them: fields that are null by default are left out.
+OPTIONAL = {name for name, field in Params.model_fields.items() if not field.is_required()}
+
+
+def stored(params):
+    values = params.model_dump(mode="json")
+    return {name: value for name, value in values.items() if value is not None or name not in OPTIONAL}
 
 
 def urls(id):
@@ -181,17 +286,14 @@ def urls(id):
 async def create(request: GenerationRequest, response: Response):
     model = find(request.model, "checkpoint")
     loras = [(find(lora.model, "lora"), lora.scale) for lora in request.loras]
-    defaults = model["defaults"]
-    params = {
-        "prompt": request.prompt, "negative_prompt": request.negative_prompt, "num_images": request.num_images,
-        **{name: defaults[name] if (value := getattr(request, name)) is None else value
-           for name in ("num_inference_steps", "guidance_scale", "true_cfg_scale", "width", "height")},
-    }
+    if any(lora["family"] != model["family"] for lora, _ in loras):
+        raise invalid("loras", "A LoRA is of another family than the model.")
+    params = parse(request, model)
     seed = secrets.randbits(32) if request.seed in (None, -1) else request.seed
     id, job = uuid7(), uuid7()
     needed = sorted({model["id"], *(lora["id"] for lora, _ in loras)})
     created_at = await app.pool.fetchval(
-        CREATE, needed, job, params["num_inference_steps"], id, model["id"], params, seed,
+        CREATE, needed, job, params.num_inference_steps, id, model["id"], stored(params), seed,
         [lora["id"] for lora, _ in loras], [scale for _, scale in loras])
     if created_at is None:
         raise HTTPException(404, "A model of this request was deleted just now.")
@@ -200,8 +302,8 @@ async def create(request: GenerationRequest, response: Response):
     return Generation(
         id=id, status="queued", model=ModelRef(id=model["id"], name=model["name"]),
         loras=[LoraUse(model=ModelRef(id=lora["id"], name=lora["name"]), scale=scale) for lora, scale in loras],
-        **params, seed=seed, progress=Progress(step=0, total_steps=params["num_inference_steps"]), attempts=0, artifacts=[],
-        warnings=[], error=None, created_at=created_at, started_at=None, finished_at=None, urls=urls(id))
+        **params.__dict__, seed=seed, progress=Progress(step=0, total_steps=params.num_inference_steps), attempts=0,
+        artifacts=[], warnings=[], error=None, created_at=created_at, started_at=None, finished_at=None, urls=urls(id))
 
 
 @app.get("/v1/generations/{id}", response_model=Generation)

@@ -1,5 +1,5 @@
-//! Which device the tensors live on. Asks what is there before it touches anything, so that a machine without a GPU is
-//! told so in a sentence. What CUDA itself needs on a machine is in `cuda`.
+//! Selects the device for tensors. Checks what is available before it touches any device, so that a machine without a
+//! GPU gets a clear error. `cuda` checks CUDA's own requirements.
 
 #[cfg(feature = "cuda-unfused")]
 mod cuda;
@@ -13,26 +13,26 @@ pub use burn::tensor::DType;
 
 use crate::{Error, Result};
 
-/// A device as a person asks for it: `auto`, `cpu`, `cuda` or `cuda:1`.
+/// A device as given by the user: `auto`, `cpu`, `cuda` or `cuda:1`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum DeviceChoice {
-    /// The first GPU if there is one, else the CPU.
+    /// The first GPU, or the CPU if there is none.
     #[default]
     Auto,
     /// The CPU.
     Cpu,
-    /// The CUDA device of this number.
+    /// The CUDA device with this index.
     Cuda(usize),
 }
 
-/// A device that can be used.
+/// An opened device.
 #[derive(Debug, Clone)]
 pub struct OpenDevice {
     /// Burn's handle.
     pub device: Device,
-    /// As it may be asked for, e.g. `cuda:0`.
+    /// Its name as a choice, such as `cuda:0`.
     pub name: String,
-    /// Why it is this one, where that was not said by the choice.
+    /// Why this device was selected, if the choice left it open.
     pub why: Option<String>,
 }
 
@@ -63,7 +63,7 @@ impl FromStr for DeviceChoice {
     }
 }
 
-/// The device that a choice comes down to, and why where the choice leaves it open. Touches no device.
+/// The device that a choice resolves to, and the reason if the choice leaves it open. Touches no device.
 pub fn choose(choice: DeviceChoice) -> Result<(DeviceChoice, Option<String>)> {
     match choice {
         DeviceChoice::Cpu => Ok((choice, None)),
@@ -79,7 +79,7 @@ pub fn choose(choice: DeviceChoice) -> Result<(DeviceChoice, Option<String>)> {
     }
 }
 
-/// Opens the device that was asked for. Never panics, with or without a GPU.
+/// Opens the chosen device. Never panics, with or without a GPU.
 pub fn open(choice: DeviceChoice) -> Result<OpenDevice> {
     let (choice, why) = choose(choice)?;
     let device = match choice {
@@ -89,16 +89,17 @@ pub fn open(choice: DeviceChoice) -> Result<OpenDevice> {
     Ok(OpenDevice { device, name: choice.to_string(), why })
 }
 
-/// Makes the calling thread one of those that share the work of the CPU backend. A step has hundreds of short parallel loops;
-/// a thread outside the pool hands each of them over and waits, which is most of the time on a busy machine.
+/// Adds the calling thread to the CPU backend's thread pool. A step has hundreds of short parallel loops. A thread
+/// outside the pool hands each of them over and waits, which takes most of the time on a busy machine.
 ///
-/// For the thread of a process that runs all its tensors, once, before the first of them: the pool counts on it from then on.
+/// Call it once, from the thread that runs all tensor operations of the process, before the first of them: the pool
+/// relies on that thread from then on.
 pub fn join_pool() {
-    // An error says that there is a pool already; work is then handed over as it always was.
+    // An error means that a pool exists already; loops are then handed over as usual.
     let _ = rayon::ThreadPoolBuilder::new().use_current_thread().build_global();
 }
 
-/// Variables that a process which uses the device needs beside those it inherits. `program` is the file that it runs.
+/// Extra environment variables for a process that uses the device. `program` is the executable that it runs.
 pub fn environment(program: &Path) -> Vec<(&'static str, PathBuf)> {
     #[cfg(feature = "cuda-unfused")]
     return cuda::toolkit_beside(program).into_iter().map(|root| ("CUDA_PATH", root)).collect();
@@ -109,8 +110,8 @@ pub fn environment(program: &Path) -> Vec<(&'static str, PathBuf)> {
     }
 }
 
-/// Keeps in `folder` what is compiled and found out about kernels while the process runs, for the next one. Before the first
-/// tensor; the CPU backend has no such things.
+/// Stores compiled kernels and autotuning results in `folder` for later processes. Call it before the first tensor
+/// operation. It has no effect on the CPU backend.
 pub fn keep_kernels(folder: &Path) {
     #[cfg(feature = "cuda-unfused")]
     cuda::keep_kernels(folder);
@@ -118,12 +119,12 @@ pub fn keep_kernels(folder: &Path) {
     let _ = folder;
 }
 
-/// The dtype that weights have on a device: f32 on the CPU, which has no faster one, bf16 elsewhere.
+/// The dtype of weights on a device: f32 on the CPU, where bf16 is not faster, bf16 elsewhere.
 pub fn weight_dtype(device: &Device) -> DType {
     if device.clone().without_autodiff() == Device::flex() { DType::F32 } else { DType::BF16 }
 }
 
-/// How many CUDA devices can be used, at least one, or why none can.
+/// The number of usable CUDA devices, at least one, or why there is none.
 fn cuda_devices() -> Result<usize, String> {
     #[cfg(feature = "cuda-unfused")]
     return cuda::count();

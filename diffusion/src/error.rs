@@ -1,12 +1,12 @@
-//! What can go wrong with tensors and files on the local disk, said so that the owner of the file can act on it.
-//! No HTTP status, no job state: those belong to the crates above.
+//! Errors of tensors and local files, worded so that the owner of the file can act on them. HTTP statuses and job
+//! states belong to other crates.
 
 use std::path::PathBuf;
 
-/// The result of everything in this crate.
+/// The result type of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// A failure of loading, running or training a model.
+/// A failure to load, run or train a model.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A file could not be read or written.
@@ -14,18 +14,18 @@ pub enum Error {
     File {
         /// The file or folder.
         path: PathBuf,
-        /// What the operating system said.
+        /// The error of the operating system.
         source: std::io::Error,
     },
-    /// A file was read, and is not what it should be.
+    /// The content of a file is invalid.
     #[error("{path}: {reason}", path = path.display())]
     Malformed {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it, in a sentence.
+        /// What is wrong with it, as a sentence.
         reason: String,
     },
-    /// The weights do not belong to this network.
+    /// The weights do not fit this network.
     #[error("{path}: weights do not fit the network: {reason}", path = path.display())]
     Weights {
         /// The checkpoint file or folder.
@@ -33,21 +33,21 @@ pub enum Error {
         /// The first missing, unused and wrongly shaped keys.
         reason: String,
     },
-    /// A value asked for is outside what the model can do.
+    /// A requested value is out of range.
     #[error("{0}")]
     Invalid(String),
-    /// An adapter that does not fit the model it should be attached to.
+    /// An adapter does not fit the model.
     #[error("adapter does not fit: {0}")]
     Adapter(String),
-    /// What was asked for takes more memory than may be used.
+    /// The request needs more memory than allowed.
     #[error("{reason}")]
     Memory {
-        /// Bytes that it takes at the least, on any device, by the estimate.
+        /// Estimated lower bound of the memory it needs on any device, in bytes.
         needed: u64,
-        /// A sentence.
+        /// The explanation, as a sentence.
         reason: String,
     },
-    /// The wished device cannot be used.
+    /// The requested device is unavailable.
     #[error("device: {0}")]
     Device(String),
     /// The caller asked to stop.

@@ -1,4 +1,4 @@
-//! Between pictures and tensors. Reading is limited in size, since pictures come from strangers.
+//! Converts between pictures and tensors. Reading limits sizes, since pictures come from untrusted sources.
 
 mod stretch;
 
@@ -12,13 +12,13 @@ use crate::{Error, Result};
 
 pub use stretch::stretch;
 
-/// Neither side of a picture may be longer, in pixels.
+/// Longest side of a picture in pixels.
 pub const LONGEST_SIDE: u32 = 16_384;
-/// What decoding may allocate, in bytes.
+/// Memory limit of decoding in bytes.
 const MEMORY: u64 = 512 << 20;
 
-/// Reads a PNG, JPEG or WebP file, whatever its name ends with, turned upright as its EXIF data say. Transparent pictures are put
-/// on white.
+/// Reads a PNG, JPEG or WebP file, whatever its extension, and applies the EXIF orientation. Transparent areas become
+/// white.
 pub fn read(path: &Path) -> Result<RgbImage> {
     let mut reader =
         ImageReader::open(path).and_then(|reader| reader.with_guessed_format()).map_err(Error::file(path))?;
@@ -32,14 +32,14 @@ pub fn read(path: &Path) -> Result<RgbImage> {
     if decoder.total_bytes() > MEMORY {
         return Err(Error::malformed(path, format!("{} bytes of pixels are too many", decoder.total_bytes())));
     }
-    // A camera's note that cannot be read is no reason to refuse its picture.
+    // Unreadable EXIF data are no reason to reject a picture.
     let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
     let mut picture = DynamicImage::from_decoder(decoder).map_err(unreadable)?;
     picture.apply_orientation(orientation);
     Ok(if picture.color().has_alpha() { on_white(&picture.to_rgba8()) } else { picture.to_rgb8() })
 }
 
-/// Reads a mask as [`read`] reads a picture; what is transparent in it counts as white.
+/// Reads a mask like [`read`]; transparent areas count as white.
 pub fn read_mask(path: &Path) -> Result<GrayImage> {
     Ok(imageops::grayscale(&read(path)?))
 }
@@ -53,7 +53,7 @@ fn on_white(picture: &RgbaImage) -> RgbImage {
     })
 }
 
-/// Cuts off what is too much of the longer side, evenly on both ends, and scales the rest to `width` × `height`.
+/// Crops the longer side evenly at both ends and scales the rest to `width` × `height`.
 pub fn cover(picture: &RgbImage, width: u32, height: u32) -> RgbImage {
     if picture.dimensions() == (width, height) {
         return picture.clone();
@@ -66,7 +66,7 @@ pub fn cover(picture: &RgbImage, width: u32, height: u32) -> RgbImage {
     stretch(&cut, width, height)
 }
 
-/// Bytes 0..255 → values −1..1, `[1, 3, height, width]`.
+/// Bytes 0..255 → values in −1..1, `[1, 3, height, width]`.
 pub fn to_tensor(picture: &RgbImage, device: &Device) -> Tensor<4> {
     let (width, height) = (picture.width() as usize, picture.height() as usize);
     let bytes = picture.as_raw();
@@ -77,20 +77,20 @@ pub fn to_tensor(picture: &RgbImage, device: &Device) -> Tensor<4> {
     Tensor::from_data(TensorData::new(values, [1, 3, height, width]), device)
 }
 
-/// Bytes 0..255 → 0 below one half and 1 from there on, `[1, 1, height, width]`.
+/// Bytes 0..255 → 0 below 128 and 1 otherwise, `[1, 1, height, width]`.
 pub fn to_mask(picture: &GrayImage, device: &Device) -> Tensor<4> {
     let (width, height) = (picture.width() as usize, picture.height() as usize);
     let values: Vec<f32> = picture.as_raw().iter().map(|byte| if *byte < 128 { 0.0 } else { 1.0 }).collect();
     Tensor::from_data(TensorData::new(values, [1, 1, height, width]), device)
 }
 
-/// Values −1..1, `[1, 3, height, width]` → bytes 0..255, as diffusers rounds them.
+/// Values in −1..1, `[1, 3, height, width]` → bytes 0..255, rounded like diffusers.
 pub fn from_tensor(pixels: Tensor<4>) -> Result<RgbImage> {
     let [_, _, height, width] = pixels.dims();
     let rows = pixels.narrow(0, 0, 1).permute([0, 2, 3, 1]);
     let values = rows.into_data().convert::<f32>().try_to_vec::<f32>();
     let values = values.map_err(|error| Error::Invalid(format!("the decoded picture is unreadable: {error:?}")))?;
-    // Before they are clamped, which on some devices makes a number of a NaN, and a black picture of it.
+    // Before clamping, which on some devices turns NaN into a number and so into a black picture.
     if values.iter().any(|value| !value.is_finite()) {
         return Err(Error::Invalid("the model made a picture of values that are not numbers".into()));
     }
@@ -128,7 +128,7 @@ mod tests {
     fn covering_fills_both_sides() {
         assert_eq!(cover(&gradient(), 6, 4), gradient());
         assert_eq!(cover(&gradient(), 8, 8).dimensions(), (8, 8));
-        // the middle of the longer side is kept
+        // The middle of the longer side is kept.
         let stripes = RgbImage::from_fn(9, 3, |x, _| Rgb([if (3..6).contains(&x) { 200 } else { 0 }; 3]));
         assert_eq!(cover(&stripes, 3, 3).get_pixel(0, 1).0, [200; 3]);
         let line = RgbImage::from_pixel(1, 5000, Rgb([9; 3]));

@@ -1,8 +1,8 @@
 //! Diffusion models in Rust on [Burn](https://burn.dev): networks, schedulers, pipelines, LoRA and training.
 //!
-//! This crate knows tensors and files on the local disk. It knows no database, no network, no jobs, no environment
-//! variables (but for CUDA_PATH, which CUDA itself goes by), and it never downloads anything. All randomness of sampling comes from one place, so that a seed gives
-//! the same picture on every machine.
+//! This crate works with tensors and files on the local disk. It uses no database, no network, no jobs and no
+//! environment variables (except CUDA_PATH, which CUDA itself uses), and it never downloads anything. All sampling
+//! randomness comes from one generator, so that a seed gives the same picture on every machine.
 
 pub mod checkpoint;
 pub mod device;

@@ -1,8 +1,8 @@
-//! All randomness: a generator that draws what `torch.Generator("cpu")` draws, so that a seed means the same picture
-//! here and in diffusers. What the draws are used for belongs to the pipelines and trainers.
+//! Sampling randomness: a generator that reproduces `torch.Generator("cpu")`, so that a seed gives the same picture
+//! here and in diffusers. Pipelines and trainers use the draws.
 //!
 //! Matsumoto and Nishimura, "Mersenne Twister", 1998 (mt19937), and Box and Muller, "A Note on the Generation of
-//! Random Normal Deviates", 1958, in the two arrangements of PyTorch's CPU kernels.
+//! Random Normal Deviates", 1958, in the two layouts of PyTorch's CPU kernels.
 
 use burn::prelude::*;
 
@@ -12,10 +12,10 @@ use crate::{Error, Result};
 const WORDS: usize = 624;
 /// Distance of the words that are mixed.
 const SHIFT: usize = 397;
-/// Normals are drawn in chunks of this many if there are at least this many.
+/// Chunk size for drawing normals, if there are at least this many.
 const CHUNK: usize = 16;
 
-/// A seeded generator. Equal seeds and equal calls give equal values on every machine.
+/// A seeded generator. Equal seeds and calls give equal values on every machine.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Noise {
     words: Vec<u32>,
@@ -25,7 +25,7 @@ pub struct Noise {
 }
 
 impl Noise {
-    /// As `torch.Generator("cpu").manual_seed(seed)`: only the low 32 bits of the seed count.
+    /// Equal to `torch.Generator("cpu").manual_seed(seed)`: only the low 32 bits of the seed are used.
     pub fn seeded(seed: u64) -> Self {
         let mut words = Vec::with_capacity(WORDS);
         let mut word = seed as u32;
@@ -59,7 +59,7 @@ impl Noise {
         self.next = 0;
     }
 
-    /// A number in [0, 1) with 24 random bits, as one value of `torch.rand` in f32.
+    /// A number in [0, 1) with 24 random bits, like one value of `torch.rand` in f32.
     pub fn uniform(&mut self) -> f32 {
         (self.bits() & 0x00ff_ffff) as f32 / 16_777_216.0
     }
@@ -70,12 +70,12 @@ impl Noise {
         (((high << 32) | low) & ((1 << 53) - 1)) as f64 / (1u64 << 53) as f64
     }
 
-    /// A whole number in [0, limit), as one value of `torch.randint(limit)`. `limit` is at least 1 and at most 2²⁸.
+    /// An integer in [0, limit), like one value of `torch.randint(limit)`. `limit` is at least 1 and at most 2²⁸.
     pub fn below(&mut self, limit: usize) -> usize {
         self.bits() as usize % limit.max(1)
     }
 
-    /// The numbers 0 .. `count` in random order, as `torch.randperm`.
+    /// The numbers 0 .. `count` in random order, like `torch.randperm`.
     pub fn permutation(&mut self, count: usize) -> Vec<usize> {
         let mut order: Vec<usize> = (0..count).collect();
         for at in 0..count.saturating_sub(1) {
@@ -85,7 +85,7 @@ impl Noise {
         order
     }
 
-    /// `count` standard normal values, as `torch.randn(count)` in f32.
+    /// `count` standard normal values, like `torch.randn(count)` in f32.
     pub fn normal(&mut self, count: usize) -> Vec<f32> {
         if count < CHUNK {
             return (0..count).map(|_| self.normal_double() as f32).collect();
@@ -95,7 +95,7 @@ impl Noise {
             box_muller(chunk);
         }
         if !count.is_multiple_of(CHUNK) {
-            // The last chunk overlaps its neighbour and is drawn anew.
+            // The last chunk overlaps the previous one, whose values are drawn again.
             let last = &mut values[count - CHUNK..];
             last.fill_with(|| self.uniform());
             box_muller(last);
@@ -103,7 +103,7 @@ impl Noise {
         values
     }
 
-    /// As `torch.randn(shape)` in f32.
+    /// Like `torch.randn(shape)` in f32.
     pub fn normal_tensor<const D: usize>(&mut self, shape: [usize; D], device: &Device) -> Tensor<D> {
         let values = self.normal(shape.iter().product());
         Tensor::from_data(TensorData::new(values, shape), device)
@@ -151,8 +151,8 @@ impl Noise {
     }
 }
 
-/// Turns 16 uniforms into 16 normals: the first half gives radii and cosines, the second angles and sines. In f32 where
-/// the reference is, so that angles round alike.
+/// Turns 16 uniform values into 16 normals: the first half gives radii, the second half angles. In f32 where the
+/// reference is, so that angles round the same.
 fn box_muller(chunk: &mut [f32]) {
     let (first, second) = chunk.split_at_mut(CHUNK / 2);
     for (a, b) in first.iter_mut().zip(second) {
@@ -169,7 +169,7 @@ mod tests {
 
     #[test]
     fn bits_are_those_of_the_published_mt19937() {
-        // the reference implementation's 10 000th output for seed 5489, as the C++ standard states it
+        // The reference implementation's 10 000th output for seed 5489, as given in the C++ standard.
         let mut noise = Noise::seeded(5489);
         let last = (0..10_000).map(|_| noise.bits()).last();
         assert_eq!(last, Some(4_123_659_995));

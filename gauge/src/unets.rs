@@ -18,7 +18,7 @@ const BATCH: usize = 2;
 /// Tokens of a chunk of a prompt.
 const TEXT: usize = 77;
 /// Original height and width, crop from above and left, wanted height and width.
-const TOLD_SIZES: usize = 6;
+const SIZE_CONDITIONS: usize = 6;
 
 /// Each of the scale's, the larger one first.
 pub fn measure(scale: &Scale, device: &Device, figures: &mut Figures) -> Result<()> {
@@ -34,7 +34,7 @@ fn call(unet: &UNet, calls: usize, device: &Device, figures: &mut Figures) -> Re
     let text = Tensor::<3>::random([BATCH, TEXT, config.text_width()], normal, (device, dtype));
     let added = pooled_width(config).map(|width| AddedConditions {
         text_embeds: Tensor::random([BATCH, width], normal, (device, dtype)),
-        time_ids: vec![vec![*side as f32; TOLD_SIZES]; BATCH],
+        time_ids: vec![vec![*side as f32; SIZE_CONDITIONS]; BATCH],
     });
     let call = || drop(network.forward(sample.clone(), &[500.0], text.clone(), added.clone(), None));
     let (first, median) = clock::first_and_median(device, calls, call)?;
@@ -49,5 +49,5 @@ fn call(unet: &UNet, calls: usize, device: &Device, figures: &mut Figures) -> Re
 
 /// What is left for the pooled prompt beside the sizes.
 fn pooled_width(config: &Config) -> Option<usize> {
-    config.added().map(|(width, channels)| width - TOLD_SIZES * channels)
+    config.added().map(|(width, channels)| width - SIZE_CONDITIONS * channels)
 }

@@ -1,5 +1,5 @@
-//! What CUDA needs on a machine beside a card: the driver, and `libdevice.10.bc`, NVIDIA's library of exp, sin, pow and their
-//! like, which kernels are linked with when they are compiled. And where compiled kernels are kept.
+//! CUDA's requirements besides a GPU: the driver, and `libdevice.10.bc`, NVIDIA's library of exp, sin, pow and so on,
+//! which kernels are linked with when they are compiled. Also the cache of compiled kernels.
 
 use std::path::{Path, PathBuf};
 
@@ -8,19 +8,19 @@ use burn::tensor::DeviceType;
 use cubecl::config::cache::CacheConfig;
 use cubecl::config::{CubeClRuntimeConfig, RuntimeConfig};
 
-/// Where toolkits install themselves.
+/// Where toolkits are usually installed.
 const TOOLKITS: [&str; 4] = ["/usr/local/cuda", "/opt/cuda", "/usr/lib/cuda", "/usr"];
-/// libdevice below the root of a toolkit.
+/// Path of libdevice within a toolkit.
 const LIBDEVICE: &str = "nvvm/libdevice/libdevice.10.bc";
 
-/// How many devices can be used, at least one, or why none can.
+/// The number of usable devices, at least one, or why there is none.
 pub(super) fn count() -> Result<usize, String> {
     let count = Device::enumerate(DeviceType::Cuda).into_vec().len();
     if count == 0 {
         return Err(why_none(Path::new("/proc/driver/nvidia/version").exists() || Path::new("/dev/dxg").exists()));
     }
     let found = root(std::env::var_os("CUDA_PATH").map(PathBuf::from), &TOOLKITS);
-    // The processes that use the device are started with CUDA_PATH set to the folder of the program, if it lies there.
+    // The processes that use the device are started with CUDA_PATH set to the program's folder, if libdevice is there.
     let found = found.or_else(|| toolkit_beside(&std::env::current_exe().ok()?));
     found.map(|_| count).ok_or_else(|| {
         format!(
@@ -40,14 +40,14 @@ fn why_none(driver: bool) -> String {
     .into()
 }
 
-/// The root of a toolkit that has libdevice: that of CUDA_PATH and nothing else if it is set, else the first of the usual ones.
+/// The root of a toolkit with libdevice: CUDA_PATH if it is set, else the first of the usual ones.
 fn root(cuda_path: Option<PathBuf>, usual: &[&str]) -> Option<PathBuf> {
     let candidates = cuda_path.map_or_else(|| usual.iter().map(PathBuf::from).collect(), |path| vec![path]);
     candidates.into_iter().find(|root| root.join(LIBDEVICE).is_file())
 }
 
-/// What CUDA_PATH should say in the environment of the process that uses the device, where it does not say it yet and no toolkit
-/// is in a usual place: the folder of this program, if libdevice lies in it as it lies in a toolkit.
+/// The CUDA_PATH to set for the process that uses the device: the folder of this program, if libdevice is at its
+/// usual path there. `None` if CUDA_PATH is set already or a toolkit is installed.
 pub(super) fn toolkit_beside(program: &Path) -> Option<PathBuf> {
     if std::env::var_os("CUDA_PATH").is_some() || root(None, &TOOLKITS).is_some() {
         return None;
@@ -56,10 +56,11 @@ pub(super) fn toolkit_beside(program: &Path) -> Option<PathBuf> {
     folder.join(LIBDEVICE).is_file().then_some(folder)
 }
 
-/// Keeps compiled kernels and what autotuning found in `folder`, one file for each version of this program and of Burn, so that
-/// an upgrade starts anew. For the start of a process, before the first tensor; later it has no effect.
+/// Stores compiled kernels and autotuning results in `folder`, one file per version of this program and of Burn, so
+/// that an upgrade starts with an empty cache. Call it at process start, before the first tensor operation; later it
+/// has no effect.
 ///
-/// The variables that CubeCL reads (`CUBECL_AUTOTUNE_LEVEL`, `CUBECL_DEBUG_OPTION`, …) keep their meaning.
+/// CubeCL's variables (`CUBECL_AUTOTUNE_LEVEL`, `CUBECL_DEBUG_OPTION`, …) still apply.
 pub(super) fn keep_kernels(folder: &Path) {
     let mut config = CubeClRuntimeConfig::default().override_from_env();
     config.environment.path = CacheConfig::Directory(folder.to_path_buf());

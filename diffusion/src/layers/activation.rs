@@ -1,4 +1,4 @@
-//! Activations that Burn has only in a slower or coarser form.
+//! Activations that Burn implements less efficiently or less precisely.
 
 use burn::prelude::*;
 use burn::tensor::DType;
@@ -6,9 +6,9 @@ use burn::tensor::activation::{gelu, sigmoid};
 
 use super::cpu_kernels;
 
-/// The tanh form of GELU ([Hendrycks and Gimpel 2016](https://arxiv.org/abs/1606.08415)), element by element.
+/// The tanh approximation of GELU ([Hendrycks and Gimpel 2016](https://arxiv.org/abs/1606.08415)).
 ///
-/// Written as `x / (1 + e^(−2√(2/π)·(x + 0.044715·x³)))`, which is the same function by `½(1 + tanh u) = σ(2u)`, and needs one
+/// Computed as `x / (1 + e^(−2√(2/π)·(x + 0.044715·x³)))`, which is equal since `½(1 + tanh u) = σ(2u)`, and needs one
 /// exponential and no power.
 pub fn gelu_tanh<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     if let Some(y) = cpu_kernels::gelu(&x) {
@@ -16,26 +16,31 @@ pub fn gelu_tanh<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     }
     const LINEAR: f64 = 2.0 * std::f64::consts::FRAC_2_SQRT_PI * std::f64::consts::FRAC_1_SQRT_2;
     const CUBIC: f64 = LINEAR * 0.044715;
-    /// Beyond this the value is 0 to f32 anyway, and the exponential would overflow and spoil the gradient.
+    /// Below −`FLAT` the value is 0 in f32. Beyond it the exponential would overflow and make the gradient NaN.
     const FLAT: f64 = 80.0;
     let slope = x.clone() * x.clone() * -CUBIC - LINEAR;
     let exponent = (x.clone() * slope).clamp_max(FLAT);
     x / (exponent.exp() + 1.0)
 }
 
-/// The exact GELU, `x · Φ(x)`, in the dtype of `x`; in between it is f32, since the polynomial that stands for the error function
-/// on a card loses percents in half precision.
+/// The exact GELU, `x · Φ(x)`, in the dtype of `x`. Computed in f32, since on a GPU the polynomial for the error
+/// function loses several percent in half precision.
 pub fn gelu_exact<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     let dtype = x.dtype();
     gelu(x.cast(DType::F32)).cast(dtype)
 }
 
-/// `x · σ(1.702 x)`, the form of GELU that CLIP was trained with.
+/// `x · σ(1.702 x)`, the approximation of GELU that CLIP was trained with.
+///
+/// Reference: <https://github.com/openai/CLIP/blob/d05afc436d78f1c48dc0dbf8e5980a9d471f35f6/clip/model.py#L166-L168>
 pub fn gelu_quick<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     cpu_kernels::gelu_quick(&x).unwrap_or_else(|| x.clone() * sigmoid(x * 1.702))
 }
 
-/// The first half of the last dimension times the exact GELU of the second ([Shazeer 2020](https://arxiv.org/abs/2002.05202)).
+/// GEGLU: the first half of the last dimension times the exact GELU of the second
+/// ([Shazeer 2020](https://arxiv.org/abs/2002.05202)).
+///
+/// Reference: <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/models/activations.py#L93-L123>
 pub fn gelu_gated<const D: usize>(both: Tensor<D>) -> Tensor<D> {
     if let Some(y) = cpu_kernels::gelu_gated(&both) {
         return y;

@@ -1,19 +1,19 @@
-//! What adapters other than plain LoRA change about a layer at run time, for linear layers (`D` = 2) and convolutions
-//! (`D` = 4). How files become this belongs to `lora`; low-rank branches are beside the layers themselves.
+//! Run-time changes of a layer by adapters other than plain LoRA, for linear layers (`D` = 2) and convolutions (`D` =
+//! 4). `lora` creates them from files. Low-rank branches belong to the layers themselves.
 
 use burn::module::Param;
 use burn::prelude::*;
 use burn::tensor::DType;
 
-/// The sum of what the attached adapters ask for. The base weight W is never touched.
+/// The sum of all attached updates. The base weight W never changes.
 #[derive(Module, Debug, Default)]
 pub struct Changes<const D: usize> {
-    /// Factors of the base's output without its bias, `[out]`: DoRA's m / ‖W + ΔW‖ over each output's weights
+    /// Factors of the base layer's output without its bias, `[out]`: DoRA's m / ‖W + ΔW‖ over each output's weights
     /// ([Liu et al. 2024](https://arxiv.org/abs/2402.09353)).
     pub output_gain: Option<Param<Tensor<1>>>,
-    /// Factors of the input that the base sees, `[in]`: the same where the norm is over each input's weights.
+    /// Factors of the base layer's input, `[in]`: the same if the norm is over each input's weights.
     pub input_gain: Option<Param<Tensor<1>>>,
-    /// ΔW of those updates that have no cheaper form, in the shape of the weight.
+    /// ΔW of updates without a cheaper form, in the shape of the weight.
     pub delta: Option<Param<Tensor<D>>>,
     /// Updates that are Kronecker products.
     pub kronecker: Vec<Kronecker<D>>,
@@ -21,21 +21,22 @@ pub struct Changes<const D: usize> {
     pub bias: Option<Param<Tensor<1>>>,
 }
 
-/// `ΔW = scale · left ⊗ right`, as LoKr has it ([Yeh et al. 2023](https://arxiv.org/abs/2309.14859)).
+/// A LoKr update, `ΔW = scale · left ⊗ right` ([Yeh et al. 2023](https://arxiv.org/abs/2309.14859)).
 #[derive(Module, Debug)]
 pub struct Kronecker<const D: usize> {
     /// `[a, c]`
     pub left: Param<Tensor<2>>,
     /// `[b, d]`, or `[b, d, kernel, kernel]`; a·b outputs and c·d inputs.
     pub right: Param<Tensor<D>>,
-    /// Of a linear layer's a·b outputs those that count, `outputs` from `first` on: the layer may be a part of a fused one.
+    /// The used range of a linear layer's a·b outputs: the layer may be a part of a fused one.
     pub first: usize,
     pub outputs: usize,
     pub scale: f64,
 }
 
 impl<const D: usize> Changes<D> {
-    /// What the layer gives without its bias: `with` applies it with a weight, `spread` lays a vector along its channels.
+    /// The layer's output without bias. `with` applies the layer with a weight, and `spread` broadcasts a vector
+    /// along its channels.
     pub(super) fn base<const X: usize>(
         &self,
         x: Tensor<X>,
@@ -44,7 +45,7 @@ impl<const D: usize> Changes<D> {
         spread: &dyn Fn(Tensor<1>) -> Tensor<X>,
     ) -> Tensor<X> {
         let dtype = x.dtype();
-        // Magnitudes hardly differ from 1, and half precision would round the difference away.
+        // Magnitudes are close to 1, and half precision would round the difference away.
         let less_one = |gain: &Param<Tensor<1>>| spread(gain.val() - 1.0).cast(dtype);
         let mut y = with(x.clone(), weight.clone());
         if let Some(gain) = &self.output_gain {
@@ -59,7 +60,7 @@ impl<const D: usize> Changes<D> {
         y
     }
 
-    /// The bias that is to be added in the end.
+    /// The bias with its change.
     pub(super) fn bias(&self, bias: Option<Tensor<1>>, dtype: DType) -> Option<Tensor<1>> {
         match (bias, self.bias.as_ref().map(|bias| bias.val().cast(dtype))) {
             (Some(bias), Some(more)) => Some(bias + more),
@@ -69,7 +70,7 @@ impl<const D: usize> Changes<D> {
 }
 
 impl<const D: usize> Kronecker<D> {
-    /// `[rows, c, rest]` → `[rows, a, rest]`, with the scale.
+    /// Applies the left factor and the scale: `[rows, c, rest]` → `[rows, a, rest]`.
     pub(super) fn across(&self, x: Tensor<3>) -> Tensor<3> {
         let left = self.left.val().cast(x.dtype()).unsqueeze::<3>();
         left.matmul(x) * self.scale

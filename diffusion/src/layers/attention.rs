@@ -1,5 +1,5 @@
-//! Scaled dot-product attention and the folding of heads. Projections, norms and rotary embeddings belong to the
-//! networks, since each paper places them differently.
+//! Scaled dot-product attention, and splitting and joining heads. Projections, norms and rotary embeddings belong to
+//! the networks, since each paper places them differently.
 
 use burn::prelude::*;
 use burn::tensor::DType;
@@ -7,14 +7,13 @@ use burn::tensor::ops::AttentionModuleOptions;
 
 use super::cpu_kernels;
 
-/// Scores of at most this many values are kept whole on the way (64 MiB in f32); above it, Burn's own kernel goes tile by
-/// tile.
+/// Largest number of scores that is materialised (64 MiB in f32). Above it, Burn's tiled kernel is used.
 const WHOLE_SCORES: usize = 1 << 24;
 
 /// `softmax(q·kᵀ·scale + bias)·v` ([Vaswani et al. 2017](https://arxiv.org/abs/1706.03762)).
 ///
-/// `query`, `key`, `value`: `[batch, heads, length, head]`; `bias`, if any, broadcasts to `[batch, heads, queries, keys]`;
-/// `scale` is 1/√head unless given (T5 uses 1). No row may be masked as a whole.
+/// `query`, `key` and `value` are `[batch, heads, length, head]`. `bias` broadcasts to `[batch, heads, queries, keys]`.
+/// `scale` defaults to 1/√head (T5 uses 1). No row may be fully masked.
 pub fn attention(
     query: Tensor<4>,
     key: Tensor<4>,
@@ -28,14 +27,14 @@ pub fn attention(
     if let Some(y) = cpu_kernels::attend(&query, &key, &value, bias.as_ref(), factor) {
         return y;
     }
-    // Burn differentiates its kernel by way of the same scores, with more passes over them.
+    // Burn computes the gradient of its kernel from the same scores, with more passes over them.
     let learns = query.is_autodiff() || key.is_autodiff() || value.is_autodiff();
-    // Text encoders, the only ones with a bias, are short; on a card Burn's kernel would leave it out.
+    // Only text encoders have a bias, and their prompts are short. On a GPU, Burn's kernel would ignore the bias.
     if learns || bias.is_some() || batch * heads * queries * keys <= WHOLE_SCORES {
         return by_scores(query * factor, key, value, bias);
     }
     if query.dtype() != DType::F32 && (head % 16 != 0 || queries % 32 != 0) {
-        // On a card Burn's kernel takes no such sizes, and what it does instead keeps all scores in half precision.
+        // On a GPU, Burn's kernel does not support such sizes, and its fallback holds all scores in half precision.
         let rows = (WHOLE_SCORES / (batch * heads * keys)).clamp(1, queries);
         let part = |rows| by_scores(rows, key.clone(), value.clone(), None);
         return Tensor::cat((query * factor).split(rows, 2).into_iter().map(part).collect(), 2);
@@ -44,12 +43,12 @@ pub fn attention(
     burn::tensor::module::attention(query, key, value, None, None, options)
 }
 
-/// Divides by the sums of the softmax at the end, where a row has `head` values instead of one for each key. The softmax is
-/// f32 whatever the dtype.
+/// Divides by the softmax sums at the end, where a row has `head` values instead of one per key. The softmax is f32 for
+/// every dtype.
 fn by_scores(query: Tensor<4>, key: Tensor<4>, value: Tensor<4>, bias: Option<Tensor<4>>) -> Tensor<4> {
     let dtype = value.dtype();
     if dtype != DType::F32 && bias.is_some() {
-        // Text encoders: short, and T5's scores are not scaled down, so that bf16 would round away tenths of an exponent.
+        // Text encoders have short inputs. T5's scores are not scaled down, so bf16 would lose tenths in the exponent.
         let [query, key, value] = [query, key, value].map(|tensor| tensor.cast(DType::F32));
         return by_scores(query, key, value, bias.map(|bias| bias.cast(DType::F32))).cast(dtype);
     }
@@ -57,7 +56,7 @@ fn by_scores(query: Tensor<4>, key: Tensor<4>, value: Tensor<4>, bias: Option<Te
     if let Some(bias) = bias {
         scores = scores + bias;
     }
-    // A constant for each row, so no gradient flows through it.
+    // The maximum is a constant per row, so no gradient flows through it.
     let highest = scores.clone().detach().max_dim(3);
     let weights = (scores - highest).exp();
     let sums = weights.clone().sum_dim(3);
@@ -82,11 +81,11 @@ mod tests {
 
     use super::*;
 
-    /// bf16 has 8 bits: rounding of the inputs and of the weights leaves errors of a hundredth.
+    /// bf16 has 8 significant bits: rounding inputs and weights causes errors of about 1 %.
     #[test]
     fn queries_in_parts_give_what_they_give_at_once() {
         let device = Device::flex();
-        // Above the limit, with a head that is no multiple of 16, as in Stable Diffusion 1.
+        // Above the limit, and the head size is not a multiple of 16, as in Stable Diffusion 1.
         let shape = [1, 2, 2904, 40];
         let [query, key, value] = [(); 3].map(|()| Tensor::<4>::random(shape, Distribution::Normal(0.0, 1.0), &device));
         let wanted = attention(query.clone(), key.clone(), value.clone(), None, None);

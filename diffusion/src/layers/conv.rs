@@ -1,4 +1,4 @@
-//! Two-dimensional convolution, and what adapters hang on it.
+//! Two-dimensional convolution with adapters.
 
 use burn::module::Param;
 use burn::prelude::*;
@@ -17,13 +17,13 @@ pub struct Conv2d {
     pub bias: Option<Param<Tensor<1>>>,
     /// Empty unless an adapter is attached. Checkpoints never hold these.
     pub branches: Vec<ConvBranch>,
-    /// What adapters change that is no low-rank branch. Checkpoints never hold these.
+    /// Changes by adapters other than low-rank branches. Checkpoints never hold these.
     pub changes: Option<Changes<4>>,
     stride: usize,
     padding: usize,
 }
 
-/// One low-rank update of a [`Conv2d`], as LoCon has it ([Yeh et al. 2023](https://arxiv.org/abs/2309.14859)).
+/// One low-rank update of a [`Conv2d`]: LoCon ([Yeh et al. 2023](https://arxiv.org/abs/2309.14859)).
 #[derive(Module, Debug)]
 pub struct ConvBranch {
     /// `[rank, in, kernel, kernel]`, or a kernel of 1 if there is a core
@@ -32,7 +32,7 @@ pub struct ConvBranch {
     pub mid: Option<Param<Tensor<4>>>,
     /// `[out, rank, 1, 1]`
     pub up: Param<Tensor<4>>,
-    /// What the branch is multiplied by: alpha / rank times the scale asked for.
+    /// The scale of the branch: alpha / rank times the adapter's scale.
     pub scale: f64,
 }
 
@@ -49,7 +49,7 @@ impl Conv2d {
         }
     }
 
-    /// The same convolution with zeros around its input.
+    /// The same convolution with zero padding.
     pub fn with_padding(self, padding: usize) -> Self {
         Self { padding, ..self }
     }
@@ -71,8 +71,8 @@ impl Conv2d {
         y
     }
 
-    /// `[batch, in, height, width]` → half the size, for a kernel of 3 with stride 2: zeros are added below and to the
-    /// right only.
+    /// `[batch, in, height, width]` → half the size, for a 3×3 kernel with stride 2. Zeros are padded below and to
+    /// the right only.
     pub fn forward_halving(&self, x: Tensor<4>) -> Tensor<4> {
         if self.branches.is_empty() && self.changes.is_none() {
             let bias = self.bias.as_ref().map(|bias| bias.val());
@@ -84,7 +84,7 @@ impl Conv2d {
         self.forward(x.pad((0, 1, 0, 1), 0.0))
     }
 
-    /// The same convolution with another weight.
+    /// The same convolution with a different weight.
     fn with(&self, x: Tensor<4>, weight: Tensor<4>, bias: Option<Tensor<1>>) -> Tensor<4> {
         convolve(x, weight, bias, self.stride, self.padding)
     }
@@ -116,7 +116,7 @@ impl Conv2d {
         pointwise(inner, branch.up.val().cast(dtype)) * branch.scale
     }
 
-    /// The right factor on each of the c groups of d channels, then the left one across them.
+    /// Applies the right factor to each of the c groups of d channels, then the left factor across groups.
     fn kronecker(&self, kronecker: &Kronecker<4>, x: Tensor<4>) -> Tensor<4> {
         let ([a, c], [b, d, ..]) = (kronecker.left.dims(), kronecker.right.dims());
         let ([batch, _, height, width], dtype) = (x.dims(), x.dtype());

@@ -1,4 +1,4 @@
-//! The linear layer, and what adapters hang on it.
+//! The linear layer with adapters.
 
 use burn::module::Param;
 use burn::prelude::*;
@@ -8,7 +8,7 @@ use super::adapted::{Changes, Kronecker};
 use super::weight::{Weight, WeightStorage};
 use super::zeros;
 
-/// `y = x·Wᵀ + b + Σ scale·(x·Aᵀ)·Bᵀ`, as `torch.nn.Linear` with any number of LoRA branches at run time
+/// `y = x·Wᵀ + b + Σ scale·(x·Aᵀ)·Bᵀ`: `torch.nn.Linear` with any number of LoRA branches
 /// ([Hu et al. 2021](https://arxiv.org/abs/2106.09685)).
 #[derive(Module, Debug)]
 pub struct Linear {
@@ -18,19 +18,19 @@ pub struct Linear {
     pub bias: Option<Param<Tensor<1>>>,
     /// Empty unless an adapter is attached. Checkpoints never hold these.
     pub branches: Vec<Branch>,
-    /// What adapters change that is no low-rank branch. Checkpoints never hold these.
+    /// Changes by adapters other than low-rank branches. Checkpoints never hold these.
     pub changes: Option<Changes<2>>,
 }
 
-/// One low-rank update of a [`Linear`]. Kept in f32 whatever the dtype of the layer, since training updates it in
-/// steps that bf16 would round away.
+/// One low-rank update of a [`Linear`]. Always f32, whatever the layer's dtype, since bf16 would round away training
+/// updates.
 #[derive(Module, Debug)]
 pub struct Branch {
     /// A: `[rank, in]`
     pub down: Param<Tensor<2>>,
     /// B: `[out, rank]`
     pub up: Param<Tensor<2>>,
-    /// What the branch is multiplied by: alpha / rank times the scale asked for.
+    /// The scale of the branch: alpha / rank times the adapter's scale.
     pub scale: f64,
 }
 
@@ -46,7 +46,7 @@ impl Linear {
         Self { weight, bias: None, branches: Vec::new(), changes: None }
     }
 
-    /// Makes the weight one to load into `storage`, where its rows are whole blocks. What it was is lost.
+    /// Replaces the weight by an empty one for loading into `storage`, if its rows are whole blocks.
     pub fn store(&mut self, storage: WeightStorage, device: &Device) {
         self.weight = Weight::new(self.weight.dims(), storage, device);
     }
@@ -88,7 +88,7 @@ impl Branch {
 }
 
 impl Kronecker<2> {
-    /// `[.., c·d]` → `[.., a·b]`: the right factor on each of the c groups, then the left one across them.
+    /// `[.., c·d]` → `[.., a·b]`: applies the right factor to each of the c groups, then the left factor across groups.
     fn forward_linear<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         let ([a, c], [b, d]) = (self.left.dims(), self.right.dims());
         let (mut shape, dtype) = (x.dims(), x.dtype());
@@ -100,7 +100,7 @@ impl Kronecker<2> {
     }
 }
 
-/// `x·W + b` as one product of matrices. Given more dimensions, Burn would copy a transposed weight first.
+/// `x·W + b` as one matrix product. With more dimensions, Burn would first copy a transposed weight.
 fn linear<const D: usize>(x: Tensor<D>, weight: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<D> {
     let mut shape = x.dims();
     let [inputs, outputs] = weight.dims();

@@ -1,8 +1,8 @@
-//! The layers that networks are built of, with PyTorch's parameter names and memory layout, so that the path of a
-//! parameter in a network is its key in the checkpoint. Nothing here knows a network or a file.
+//! The layers that networks are built from. Parameter names and memory layout are PyTorch's, so that the path of a
+//! parameter in a network is its key in the checkpoint. Layers depend on no network and no file.
 //!
-//! Fresh layers hold zeros (norm weights: ones), made lazily: a network that is loaded right after construction costs
-//! nothing, and one that is trained from scratch is filled by [`crate::training::initialise`].
+//! New layers hold zeros (norm weights: ones) that are allocated lazily: a network that is loaded right after
+//! construction costs nothing. [`crate::training::initialise`] fills one that is trained from scratch.
 
 mod activation;
 mod adapted;
@@ -31,12 +31,12 @@ pub use weight::{Packed, Weight, WeightStorage};
 use burn::module::{Param, ParamId};
 use burn::prelude::*;
 
-/// A parameter of zeros that is not allocated before its first use.
+/// A parameter of zeros, allocated on first use.
 fn zeros<const D: usize>(shape: [usize; D], device: &Device) -> Param<Tensor<D>> {
     filled(shape, 0.0, device)
 }
 
-/// A parameter of ones that is not allocated before its first use.
+/// A parameter of ones, allocated on first use.
 fn ones<const D: usize>(shape: [usize; D], device: &Device) -> Param<Tensor<D>> {
     filled(shape, 1.0, device)
 }

@@ -1,4 +1,4 @@
-//! Normalisations. All of them compute in f32 and answer in the dtype they were given.
+//! Normalisation layers. All compute in f32 and return the dtype of their input.
 
 use burn::module::Param;
 use burn::prelude::*;
@@ -19,7 +19,7 @@ pub struct GroupNorm {
 }
 
 impl GroupNorm {
-    /// `channels` must be a multiple of `groups`.
+    /// A norm with weight and bias. `channels` must be a multiple of `groups`.
     pub fn new(groups: usize, channels: usize, epsilon: f64, device: &Device) -> Self {
         Self { weight: ones([channels], device), bias: zeros([channels], device), groups, epsilon }
     }
@@ -34,7 +34,7 @@ impl GroupNorm {
         let grouped = x.cast(DType::F32).reshape([batch, self.groups, channels / self.groups * height * width]);
         let centred = grouped.clone() - grouped.mean_dim(2);
         let variance = centred.clone().square().mean_dim(2);
-        // One factor for each picture and channel, so that the large tensor is multiplied once.
+        // One factor per picture and channel, so that the large tensor is multiplied only once.
         let factor = (variance + self.epsilon).sqrt().recip().expand([batch, self.groups, channels / self.groups]);
         let weight = self.weight.val().cast(DType::F32).reshape([1, channels, 1, 1]);
         let bias = self.bias.val().cast(DType::F32).reshape([1, channels, 1, 1]);
@@ -42,7 +42,7 @@ impl GroupNorm {
         (centred.reshape([batch, channels, height, width]) * factor + bias).cast(dtype)
     }
 
-    /// The norm followed by SiLU, which is how residual blocks use it.
+    /// The norm followed by SiLU, as in residual blocks.
     pub fn forward_silu(&self, x: Tensor<4>) -> Tensor<4> {
         if let Some(y) = self.on_cpu(&x, true) {
             return y;
@@ -59,7 +59,7 @@ impl GroupNorm {
 /// ([Ba et al. 2016](https://arxiv.org/abs/1607.06450)).
 #[derive(Module, Debug)]
 pub struct LayerNorm {
-    /// `[width]`, absent without elementwise affine
+    /// `[width]`; `None` without elementwise affine
     pub weight: Option<Param<Tensor<1>>>,
     /// `[width]`
     pub bias: Option<Param<Tensor<1>>>,
@@ -95,8 +95,8 @@ impl LayerNorm {
     }
 }
 
-/// `norm(x)·(1 + scale) + shift` with a [`LayerNorm::plain`]: how adaptive layer norms of diffusion transformers modulate
-/// tokens `[batch, tokens, width]` by `[batch, 1, width]`.
+/// `norm(x)·(1 + scale) + shift` with a [`LayerNorm::plain`]: the adaptive layer norm of diffusion transformers.
+/// Modulates tokens `[batch, tokens, width]` by `[batch, 1, width]`.
 pub fn modulate(x: Tensor<3>, shift: Tensor<3>, scale: Tensor<3>, epsilon: f64) -> Tensor<3> {
     if let Some(y) = cpu_kernels::modulate(&x, &shift, &scale, epsilon) {
         return y;
@@ -104,8 +104,10 @@ pub fn modulate(x: Tensor<3>, shift: Tensor<3>, scale: Tensor<3>, epsilon: f64) 
     LayerNorm::plain(epsilon).forward(x) * (scale + 1.0) + shift
 }
 
-/// Root mean square norm over the last dimension ([Zhang and Sennrich 2019](https://arxiv.org/abs/1910.07467)), as in
-/// T5 and in FLUX's query and key norms.
+/// Root mean square norm over the last dimension ([Zhang and Sennrich 2019](https://arxiv.org/abs/1910.07467)), used
+/// by T5 and by FLUX's query and key norms.
+///
+/// Reference: <https://github.com/huggingface/transformers/blob/6b8b757dfcb582379a64f013cdce46c43629f2b0/src/transformers/models/t5/modeling_t5.py#L241-L263>
 #[derive(Module, Debug)]
 pub struct RmsNorm {
     /// `[width]`
@@ -132,7 +134,7 @@ impl RmsNorm {
     }
 }
 
-/// `(x − mean) / √(variance + epsilon)` along the last dimension, with the biased variance.
+/// `(x − mean) / √(variance + epsilon)` over the last dimension, with the biased variance.
 fn standardise<const D: usize>(x: Tensor<D>, epsilon: f64) -> Tensor<D> {
     let mean = x.clone().mean_dim(D - 1);
     let centred = x - mean;
@@ -146,7 +148,7 @@ mod tests {
 
     use super::*;
 
-    /// What comes in is widened, and what goes out is rounded; nothing in between.
+    /// The input is widened and the output rounded; intermediate values are f32.
     #[test]
     fn norms_compute_in_f32_whatever_they_are_given() {
         let device = Device::flex();

@@ -1,5 +1,5 @@
-//! The weight of a linear layer, as wide as it was loaded or packed into few bits. Which layers of a network are packed is the
-//! network's owner's choice; reading and packing go together in `checkpoint`.
+//! The weight of a linear layer, in the loaded dtype or packed into fewer bits. The caller chooses which layers are
+//! packed; `checkpoint` packs weights while it reads them.
 
 use std::fmt;
 use std::str::FromStr;
@@ -12,28 +12,28 @@ use rayon::prelude::*;
 use super::zeros;
 use crate::Error;
 
-/// Values that share a scale: neighbours in a row, as in GGUF's `Q8_0` and `Q4_0`, whose blocks come through unchanged.
+/// Values per scale, consecutive within a row, as in GGUF's `Q8_0` and `Q4_0`, whose blocks are loaded unchanged.
 pub(crate) const BLOCK: usize = 32;
-/// Scales that are tried for a block of 4 bits, as divisors of its largest value. The best one of each block leaves 8.2 % of
-/// normal weights as error and 10.4 % of heavy-tailed ones (Student's t, 5 degrees); the plain 8 of `Q4_0` leaves 8.6 % and
-/// 10.8 %, and NF4's code book (Dettmers et al. 2023, <https://arxiv.org/abs/2305.14314>) at the same size 9.2 % and 10.6 %.
+/// Candidate scales of a 4-bit block, as divisors of its largest value. The best one per block leaves an error of 8.2
+/// % for normal weights and 10.4 % for heavy-tailed ones (Student's t, 5 degrees of freedom). `Q4_0`, with 8 only,
+/// leaves 8.6 % and 10.8 %, and NF4's code book (Dettmers et al. 2023, <https://arxiv.org/abs/2305.14314>) at the
+/// same size 9.2 % and 10.6 %.
 const DIVISORS: [f32; 9] = [8.0, 6.5, 6.75, 7.0, 7.25, 7.5, 7.75, 8.25, 8.5];
 
-/// How the weights of a denoiser's blocks lie in memory. What comes out of a layer is computed in the dtype of the model in
-/// any case.
+/// How the weights of a denoiser's blocks are stored in memory. Layers compute in the model's dtype in any case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub enum WeightStorage {
     /// In the model's dtype.
     #[default]
     Full,
-    /// 8 bits and a scale for each 32 values: 8.5 bits a value.
+    /// 8 bits and one scale per 32 values: 8.5 bits per value.
     Int8,
-    /// 4 bits and a scale for each 32 values: 4.5 bits a value.
+    /// 4 bits and one scale per 32 values: 4.5 bits per value.
     Int4,
 }
 
 impl WeightStorage {
-    /// From the widest to the narrowest.
+    /// From the highest to the lowest precision.
     pub const ALL: [Self; 3] = [Self::Full, Self::Int8, Self::Int4];
 
     /// Bytes of a weight `[outputs, inputs]` in a model of `dtype`.
@@ -47,7 +47,7 @@ impl WeightStorage {
         (outputs * row) as u64
     }
 
-    /// Whether rows of `inputs` values are whole blocks. They are in every published network; others stay full.
+    /// Whether rows of `inputs` values are whole blocks, as in every published network. Other weights stay unpacked.
     fn holds(self, inputs: usize) -> bool {
         self == Self::Full || inputs.is_multiple_of(BLOCK)
     }
@@ -79,24 +79,24 @@ pub enum Weight {
     Packed(Packed),
 }
 
-/// Whole numbers of few bits and a scale for each block of a row. Nothing learns here.
+/// Integers of few bits, with one scale per block of a row. Not trainable.
 #[derive(Module, Debug)]
 pub struct Packed {
-    /// 8 bits: `[out, in]`, signed. 4 bits: `[out, in / 2]`, two to a byte, of which the lower is in the first half of its
-    /// block, each 8 too high.
+    /// 8 bits: `[out, in]`, signed. 4 bits: `[out, in / 2]`, two values per byte, each offset by 8. The low nibbles
+    /// are the first half of a block.
     codes: Param<Tensor<2, Int>>,
     /// `[out, in / 32]`, in f16
     scales: Param<Tensor<2>>,
 }
 
-/// What [`Packed`] is loaded from.
+/// The values that [`Packed`] is loaded from.
 pub(crate) struct Codes {
     pub codes: TensorData,
     pub scales: TensorData,
 }
 
 impl Weight {
-    /// A matrix of zeros, or one to load.
+    /// A matrix of zeros, or an empty one for loading.
     pub(super) fn new(shape: [usize; 2], storage: WeightStorage, device: &Device) -> Self {
         match storage {
             WeightStorage::Int8 | WeightStorage::Int4 if storage.holds(shape[1]) => {
@@ -106,7 +106,7 @@ impl Weight {
         }
     }
 
-    /// `[out, in]`, without a look at the values.
+    /// `[out, in]`, without reading the values.
     pub fn dims(&self) -> [usize; 2] {
         match self {
             Self::Full(weight) => weight.lazy_shape().dims(),
@@ -125,8 +125,8 @@ impl Weight {
         }
     }
 
-    /// The values, in their own dtype if they are full. Packed ones are unpacked into `dtype` each time, so that no more than
-    /// one layer lies there whole.
+    /// The values, in their own dtype if they are not packed. Packed values are unpacked into `dtype` on each call,
+    /// so that only one unpacked layer exists at a time.
     pub fn value(&self, dtype: DType) -> Tensor<2> {
         match self {
             Self::Full(weight) => weight.val(),
@@ -158,7 +158,7 @@ impl Packed {
         Self::storage_of(self.codes.lazy_shape().dims(), self.scales.lazy_shape().dims())
     }
 
-    /// What codes and scales of these shapes are.
+    /// The storage that codes and scales of these shapes belong to.
     pub(crate) fn storage_of([_, wide]: [usize; 2], [_, blocks]: [usize; 2]) -> WeightStorage {
         if wide == blocks * BLOCK { WeightStorage::Int8 } else { WeightStorage::Int4 }
     }
@@ -180,7 +180,7 @@ impl Packed {
     }
 }
 
-/// Packs the rows of a matrix with `inputs` columns, which are whole blocks.
+/// Packs the rows of a matrix. `inputs`, the number of columns, must be a multiple of the block size.
 pub(crate) fn pack(values: &[f32], inputs: usize, storage: WeightStorage) -> Codes {
     let rows = values.len() / inputs.max(1);
     let (bytes, dtype) = match storage {
@@ -202,12 +202,12 @@ pub(crate) fn pack(values: &[f32], inputs: usize, storage: WeightStorage) -> Cod
     }
 }
 
-/// The value of a block that is farthest from zero, with its sign.
+/// The value with the largest magnitude, with its sign.
 fn farthest(block: &[f32; BLOCK]) -> f32 {
     block.iter().fold(0.0, |far: f32, value| if value.abs() > far.abs() { *value } else { far })
 }
 
-/// The scale as it is stored, finite, and what values are to be multiplied by for it.
+/// The finite stored scale, and the factor that maps values to codes.
 fn stored(scale: f32) -> (f16, f32) {
     let scale = f16::from_f32(scale.clamp(-65504.0, 65504.0));
     (scale, if scale == f16::ZERO { 0.0 } else { scale.to_f32().recip() })
@@ -226,7 +226,7 @@ fn pack_4(block: &[f32; BLOCK], codes: &mut [u8]) -> f16 {
     let level = |value: f32, factor: f32| (value * factor).round().clamp(-8.0, 7.0);
     let (mut best, mut least) = (stored(0.0), f32::INFINITY);
     for divisor in DIVISORS {
-        // There is one level more below zero than above, and it goes to the farthest value.
+        // There is one more negative level than positive ones, and the largest value uses it.
         let (scale, factor) = stored(-far / divisor);
         let wide = scale.to_f32();
         let error: f32 = block.iter().map(|value| (level(*value, factor) * wide - value).powi(2)).sum();
@@ -271,7 +271,7 @@ mod tests {
         (square(&mut found.iter().zip(wanted).map(|(a, b)| a - b)) / square(&mut wanted.iter().copied())).sqrt()
     }
 
-    /// The bounds are what was measured, rounded up.
+    /// The bounds are measured errors, rounded up.
     #[test]
     fn what_packing_leaves_of_normal_weights() {
         let weights = Tensor::<2>::random([200, 96], Distribution::Normal(0.0, 0.02), &Device::flex());
@@ -284,7 +284,7 @@ mod tests {
 
     #[test]
     fn levels_come_back_as_they_are() {
-        // Scales that f16 holds, and the farthest value of each block on the last level.
+        // Scales that f16 can represent, and the largest value of each block on the last level.
         let four: Vec<f32> = (0..64).map(|at| [-8, 7, 0, 3, -5, 1, 6, -2][at % 8] as f32 * 0.25).collect();
         let eight: Vec<f32> = (0..64).map(|at| [127, -127, 0, 64, -1, 90, 33, -100][at % 8] as f32 * 0.125).collect();
         assert_eq!(packed(&four, 32, WeightStorage::Int4), four);

@@ -1,5 +1,5 @@
-//! Hanging adapters on networks, beside their layers. The base weights are never changed, so taking the adapters away
-//! leaves the model bit by bit as it was.
+//! Attaches adapters to networks as branches beside their layers. The base weights never change, so detaching restores
+//! the model bit for bit.
 
 use std::collections::BTreeMap;
 
@@ -18,25 +18,25 @@ use crate::layers::{Branch, Changes, Conv2d, ConvBranch, Kronecker, Linear};
 use crate::networks::flux::FluxTransformer;
 use crate::{Error, Result};
 
-/// The layers of one network that adapters may hang on, by path.
+/// The layers of one network that adapters can be attached to, by path.
 pub struct Target<'a> {
     pub network: Network,
     pub linears: Vec<(String, &'a mut Linear)>,
     pub convolutions: Vec<(String, &'a mut Conv2d)>,
 }
 
-/// How much of a file found its place.
+/// How much of an adapter file matched the model.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct MatchReport {
-    /// Modules that something of this file hangs on now.
+    /// Number of modules that this file is attached to.
     pub matched: usize,
-    /// The same by network.
+    /// The same per network.
     pub networks: BTreeMap<Network, usize>,
-    /// What the file holds besides, as it names it: networks and blocks that this model does not have.
+    /// Layers of the file that this model does not have, under the file's names.
     pub unmatched: Vec<String>,
-    /// Where the adapter's strength was found.
+    /// Where the alpha came from.
     pub alpha_source: String,
-    /// Bytes of the device's memory that it takes.
+    /// Device memory that it takes, in bytes.
     #[serde(skip)]
     pub bytes: u64,
 }
@@ -47,7 +47,7 @@ impl<'a> Target<'a> {
         Self { network, linears, convolutions: Vec::new() }
     }
 
-    /// With its convolutions.
+    /// Adds the network's convolutions.
     pub fn with_convolutions(self, convolutions: Vec<(String, &'a mut Conv2d)>) -> Self {
         Self { convolutions, ..self }
     }
@@ -66,11 +66,11 @@ impl<'a> From<&'a mut FluxTransformer> for Target<'a> {
     }
 }
 
-/// Replaces everything that hangs on the targets by `loras`, each with its scale. Checks everything before it changes
+/// Replaces all adapters of the targets by `loras`, each with its scale. Validates everything before it changes
 /// anything. On a `device` with autodiff the factors require gradients.
 ///
-/// Scales act as in diffusers and PEFT: ΔW is multiplied by them. A DoRA brings its magnitudes at any scale,
-/// `W' = m (W + s ΔW) / ‖W + s ΔW‖`, also at 0.
+/// Scales act as in diffusers and PEFT: they multiply ΔW. DoRA applies its magnitudes at any scale, including 0:
+/// `W' = m (W + s ΔW) / ‖W + s ΔW‖`.
 pub fn attach(targets: &mut [Target], loras: &[(&LoraFile, f64)], device: &Device) -> Result<Vec<MatchReport>> {
     let (reports, mut updates) = fitting(targets, loras, device)?;
     for target in targets {
@@ -85,10 +85,10 @@ pub fn attach(targets: &mut [Target], loras: &[(&LoraFile, f64)], device: &Devic
     Ok(reports)
 }
 
-/// The updates of each module by network and path, each with the scale asked for.
+/// The updates of each module by network and path, each with its scale.
 pub(super) type Updates = BTreeMap<(Network, String), Vec<(Update, f64)>>;
 
-/// What of `loras` these targets take, and a report about each. Nothing is changed yet.
+/// The updates of `loras` that match these targets, and a report for each file. Changes nothing yet.
 pub(super) fn fitting(
     targets: &mut [Target],
     loras: &[(&LoraFile, f64)],
@@ -114,7 +114,7 @@ pub(super) fn fitting(
     Ok((reports, updates))
 }
 
-/// The modules of a file that these layers have, and the report about them.
+/// The modules of a file that match these layers, and the report about them.
 fn fit<'a>(
     file: &'a LoraFile,
     shapes: &BTreeMap<(Network, String), [usize; 4]>,
@@ -141,7 +141,7 @@ fn fit<'a>(
             report.bytes += update.bytes(dtype);
             fitting.push((module, update));
         } else if !module.path.contains('.') {
-            // The first and last layers differ among models of one family, e.g. for inpainting.
+            // The first and last layers differ among models of one family, for example for inpainting.
             report.unmatched.push(module.path.clone());
         } else {
             return Err(misfit(file, module, *shape));
@@ -168,7 +168,7 @@ fn fits(update: &Update, shape: [usize; 4]) -> bool {
         && magnitudes
 }
 
-/// Why a module of a file does not fit its counterpart: it was made for a model of another size.
+/// Explains why a module of a file does not fit its layer: it was made for a model of another size.
 fn misfit(file: &LoraFile, module: &Adapted, shape: [usize; 4]) -> Error {
     let size = |[outputs, inputs, height, width]: [usize; 4]| match (height, width) {
         (1, 1) => format!("{outputs}×{inputs}"),
@@ -183,7 +183,7 @@ fn misfit(file: &LoraFile, module: &Adapted, shape: [usize; 4]) -> Error {
     ))
 }
 
-/// A layer of either kind.
+/// A linear layer or a convolution.
 pub(super) enum Layer<'a> {
     Linear(&'a mut Linear),
     Convolution(&'a mut Conv2d),
@@ -201,7 +201,7 @@ impl Layer<'_> {
         }
     }
 
-    /// Takes everything off.
+    /// Detaches all adapters.
     pub fn clear(&mut self) {
         match self {
             Self::Linear(linear) => (linear.branches, linear.changes) = (Vec::new(), None),
@@ -209,7 +209,7 @@ impl Layer<'_> {
         }
     }
 
-    /// Its weight in f32, outside of autodiff, on the device where the layer is.
+    /// Its weight in f32, without autodiff, on the layer's device.
     pub fn weight(&self) -> Tensor<4> {
         match self {
             Self::Linear(linear) => linear.weight.value(DType::F32).reshape(self.shape()),
@@ -255,7 +255,7 @@ impl Layer<'_> {
     }
 }
 
-/// Everything that hangs on one layer.
+/// The sum of all updates of one layer.
 #[derive(Default)]
 struct Sum {
     low_rank: Vec<(Tensor<4>, Option<Tensor<4>>, Tensor<4>, f64)>,
@@ -278,7 +278,7 @@ impl Sum {
         };
         let dense = delta.dense(device);
         let gain = dora::gain(magnitude, weight().to_device(device) + dense.clone() * scale, device);
-        // (W + ΔW) scaled row by row is W plus (gain − 1) W plus the scaled ΔW
+        // Scaling the rows of W + ΔW equals W plus (gain − 1) W plus the scaled ΔW.
         let form = match delta.form(device) {
             Form::Kronecker { .. } | Form::Full(_) => Form::Full(gain.of_weight(dense)),
             Form::LowRank { down, mid, up } => gain.of_factors(down, mid, up),
@@ -315,7 +315,7 @@ impl Sum {
         Some(Changes {
             output_gain: output_gain.map(Param::from_tensor),
             input_gain: input_gain.map(Param::from_tensor),
-            // It is used in the layer's dtype: in f32 it would only take more memory.
+            // Cast to the layer's dtype, in which it is used: f32 would only take more memory.
             delta: delta.map(|delta| Param::from_tensor(shaped(delta).cast(dtype))),
             kronecker: kronecker.collect(),
             bias: bias.map(Param::from_tensor),
@@ -323,7 +323,7 @@ impl Sum {
     }
 }
 
-/// Adds to a sum that may not have begun.
+/// Adds to a sum, or starts it.
 pub(super) fn accumulate<const D: usize>(sum: &mut Option<Tensor<D>>, more: Tensor<D>) {
     *sum = Some(match sum.take() {
         Some(sum) => sum + more,
@@ -331,7 +331,7 @@ pub(super) fn accumulate<const D: usize>(sum: &mut Option<Tensor<D>>, more: Tens
     });
 }
 
-/// Several DoRAs on one layer each add what they change, as in PEFT.
+/// Adds up the changes of several DoRAs on one layer, as PEFT does.
 fn add_gain(sum: &mut Option<Tensor<1>>, gain: Tensor<1>) {
     *sum = Some(match sum.take() {
         Some(sum) => sum + (gain - 1.0),

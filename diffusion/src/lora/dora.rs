@@ -1,12 +1,12 @@
-//! DoRA: the direction of `W + ΔW` with a learned magnitude, `W' = m · (W + ΔW) / ‖W + ΔW‖`
-//! ([Liu et al. 2024](https://arxiv.org/abs/2402.09353)). The norm needs the base weight, so it is taken when the adapter is
-//! attached.
+//! DoRA: the direction of `W + ΔW` with a learned magnitude, `W' = m · (W + ΔW) / ‖W + ΔW‖` ([Liu et al.
+//! 2024](https://arxiv.org/abs/2402.09353)). The norm depends on the base weight, so it is computed when the adapter
+//! is attached.
 
 use burn::prelude::*;
 
 use super::update::{Form, Magnitude};
 
-/// m / ‖W + ΔW‖, never negative zero or infinite: a weight of zeros has no direction and stays what it is.
+/// m / ‖W + ΔW‖, never negative zero or infinite: an all-zero weight has no direction and is left unchanged.
 pub(super) enum Gain {
     /// `[out]`
     Outputs(Tensor<1>),
@@ -14,7 +14,11 @@ pub(super) enum Gain {
     Inputs(Tensor<1>),
 }
 
-/// For the changed weight, `[out, in, kernel, kernel]`.
+/// The gain for the changed weight, `[out, in, kernel, kernel]`.
+///
+/// References:
+/// - <https://github.com/huggingface/peft/blob/5d602fdbff04c33c1c4de55cda9d4ae1d7cb7e40/src/peft/tuners/lora/dora.py#L62-L170>
+/// - <https://github.com/KohakuBlueleaf/LyCORIS/blob/f49d30d670591ec8841d241d79aaa8449b30a715/lycoris/modules/locon.py#L239-L260>
 pub(super) fn gain(magnitude: &Magnitude, changed: Tensor<4>, device: &Device) -> Gain {
     let norm = |weight: Tensor<4>| {
         let [rows, ..] = weight.dims();
@@ -29,12 +33,12 @@ pub(super) fn gain(magnitude: &Magnitude, changed: Tensor<4>, device: &Device) -
 }
 
 impl Gain {
-    /// ΔW with its rows or columns scaled.
+    /// Scales the rows or columns of ΔW.
     pub fn of_weight(&self, delta: Tensor<4>) -> Tensor<4> {
         delta * self.along_weight()
     }
 
-    /// Factors of which the outer one has its rows scaled, or the inner one its columns.
+    /// Scales the rows of the outer factor or the columns of the inner one.
     pub fn of_factors(&self, down: Tensor<4>, mid: Option<Tensor<4>>, up: Tensor<4>) -> Form {
         match self {
             Self::Outputs(_) => Form::LowRank { down, mid, up: up * self.along_weight() },

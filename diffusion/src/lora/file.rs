@@ -1,4 +1,4 @@
-//! One adapter file, read and checked: whatever trainer wrote it, it becomes a table of updates by network and module path.
+//! Reads and validates one adapter file of any trainer, as a table of updates by network and module path.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -11,10 +11,10 @@ use super::update::{Array, Delta, HIGHEST_RANK, LoHa, LoKr, LowRank, Magnitude, 
 use crate::checkpoint::Checkpoint;
 use crate::{Error, Result};
 
-/// A config beside an adapter is small.
+/// Size limit in bytes for `adapter_config.json`.
 const CONFIG_LIMIT: u64 = 1 << 20;
 
-/// An adapter of FLUX.1 or Stable Diffusion, checked and in memory.
+/// A validated adapter of FLUX.1 or Stable Diffusion, in memory.
 #[derive(Debug, Clone)]
 pub struct LoraFile {
     modules: Vec<Adapted>,
@@ -23,7 +23,7 @@ pub struct LoraFile {
     metadata: BTreeMap<String, String>,
 }
 
-/// What a file asks of one module of ours.
+/// The updates of a file for one module of a network.
 #[derive(Debug, Clone)]
 pub(super) struct Adapted {
     pub network: Network,
@@ -39,9 +39,11 @@ struct Parts {
 }
 
 impl LoraFile {
-    /// Reads a safetensors file, whatever its name is. Refused with a sentence: pickles, algorithms that are not known,
-    /// adapters of other model families, ranks above 512, values that are not finite, tensors that do not belong together,
-    /// and an alpha of 0 everywhere, which readers take at its word: nothing would change.
+    /// Reads a safetensors file, whatever its name.
+    ///
+    /// # Errors Rejects pickles, unknown algorithms, adapters of other model families, ranks above 512, values that
+    /// are not finite, tensors that do not belong together, and an alpha of 0 everywhere, which would make the
+    /// adapter a no-op.
     pub fn open(path: &Path) -> Result<Self> {
         let file = Checkpoint::open(path)?;
         let names: Vec<String> = file.names().map(str::to_owned).collect();
@@ -88,12 +90,12 @@ impl LoraFile {
         })
     }
 
-    /// Updates by network and path; a module may occur twice.
+    /// Updates by network and path. A module may occur twice.
     pub(super) fn modules(&self) -> &[Adapted] {
         &self.modules
     }
 
-    /// Layers of the file that are not known.
+    /// Layers of the file that are unknown.
     pub(super) fn others(&self) -> &[String] {
         &self.others
     }
@@ -102,22 +104,22 @@ impl LoraFile {
         &self.alpha_source
     }
 
-    /// The strings of its header.
+    /// The metadata strings of its header.
     pub(super) fn metadata(&self) -> &BTreeMap<String, String> {
         &self.metadata
     }
 
-    /// Bytes that hang on a model whose layers all take it, in `dtype`.
+    /// Bytes of memory in `dtype` if every module of the file is attached.
     pub fn bytes(&self, dtype: DType) -> u64 {
         self.modules.iter().map(|module| module.update.bytes(dtype)).sum()
     }
 
-    /// Whether it asks anything of a network.
+    /// Whether it has updates for `network`.
     pub fn adapts(&self, network: Network) -> bool {
         self.modules.iter().any(|module| module.network == network)
     }
 
-    /// What it was made for.
+    /// The model family that it was made for.
     pub fn family(&self) -> Family {
         let inputs = |module: &Adapted| module.update.delta.as_ref().map(|delta| delta.shape()[1]);
         let places = self.modules.iter().map(|module| (module.network, &module.path[..], inputs(module)));
@@ -125,7 +127,7 @@ impl LoraFile {
     }
 }
 
-/// Describes a file by its header alone.
+/// Describes a file from its header alone.
 pub fn inspect(path: &Path) -> Result<Inspection> {
     let file = Checkpoint::open(path)?;
     let shapes = file.names().map(|name| Ok((name, file.shape(name)?))).collect::<Result<Vec<_>>>()?;
@@ -133,14 +135,14 @@ pub fn inspect(path: &Path) -> Result<Inspection> {
     formats::adapter::inspect(shapes, file.metadata()).map_err(Error::Adapter)
 }
 
-/// What PEFT says of the adapter in a file of its own.
+/// PEFT's `adapter_config.json` in the same folder.
 fn config_beside(path: &Path) -> Result<Option<String>> {
     let beside = path.with_file_name("adapter_config.json");
     let there = std::fs::metadata(&beside).is_ok_and(|file| file.is_file() && file.len() <= CONFIG_LIMIT);
     there.then(|| std::fs::read_to_string(&beside).map_err(Error::file(&beside))).transpose()
 }
 
-/// The tensors of one module, being read.
+/// The tensors of one module while it is read.
 struct Reader<'a> {
     path: &'a Path,
     file: &'a Checkpoint,
@@ -148,7 +150,7 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    /// The updates that one module of a file stands for: several if the file fuses what we keep apart.
+    /// The updates of one module of a file: several if the file fuses layers that this network keeps separate.
     fn read(&self, rule: &AlphaRule) -> Result<Vec<Adapted>> {
         for name in self.parts.tensors.values() {
             if self.file.shape(name)?.contains(&0) {
@@ -157,7 +159,7 @@ impl Reader<'_> {
         }
         let delta = self.delta()?;
         let alpha = match (self.parts.tensors.get(&Part::Alpha), &delta) {
-            // LyCORIS writes any number where alpha means nothing
+            // LyCORIS writes an arbitrary number where alpha has no meaning.
             (Some(name), Some(delta)) if delta.rank().is_some() => match self.file.read_f32(name)?.as_slice() {
                 [alpha] if alpha.is_finite() => Some(f64::from(*alpha)),
                 _ => return Err(self.refused("its alpha is not one finite number")),
@@ -168,7 +170,7 @@ impl Reader<'_> {
         let mut adapted = Vec::with_capacity(targets.len());
         for (path, share) in targets {
             let scale = match delta.as_ref().and_then(Delta::rank) {
-                // a fused layer may hold the factors of each part side by side
+                // A fused layer may hold the factors of each part side by side.
                 Some(rank) if rank > HIGHEST_RANK * targets.len() => {
                     return Err(self.refused(&format!("its rank is {rank}; 1 to {HIGHEST_RANK} is possible")));
                 }
@@ -190,7 +192,7 @@ impl Reader<'_> {
             })?;
             adapted.push(Adapted { network: *network, path: path.clone(), update });
         }
-        // who fuses layers of which only some are adapted puts zeros for the others
+        // A trainer that fuses layers of which only some are adapted writes zeros for the others.
         let idle = |module: &Adapted| {
             matches!(&module.update.delta, Some(Delta::LowRank(factors)) if factors.is_zero())
                 && module.update.magnitude.is_none()
@@ -202,7 +204,7 @@ impl Reader<'_> {
         Ok(adapted)
     }
 
-    /// ΔW; None if only the bias changes.
+    /// ΔW; `None` if only the bias changes.
     fn delta(&self) -> Result<Option<Delta>> {
         let has = |parts: &[Part]| parts.iter().any(|part| self.parts.tensors.contains_key(part));
         let low_rank = has(&[Part::Down, Part::Up, Part::Mid]);
@@ -266,12 +268,12 @@ impl Reader<'_> {
         match (scale.shape.first() == Some(&outputs), scale.values.len() == outputs) {
             (true, true) => Ok(Some(Magnitude::Outputs(flat(scale)))),
             (true, false) if outputs > 1 => Err(self.refused("its magnitudes are not one for each output")),
-            // How many inputs a layer has is known when they meet it: LyCORIS lays kernels flat.
+            // The number of inputs is known only once the layer is: LyCORIS flattens kernels.
             _ => Ok(Some(Magnitude::Inputs(flat(scale)))),
         }
     }
 
-    /// The shift of the bias at strength 1: PEFT's is inside of the scale.
+    /// The change of the bias at strength 1. PEFT's is multiplied by the scale.
     fn bias(&self, scale: f64) -> Result<Option<Array>> {
         let scaled = self.array(Part::UpBias)?.map(|bias| Array {
             values: bias.values.iter().map(|value| (f64::from(*value) * scale) as f32).collect(),

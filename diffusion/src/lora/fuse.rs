@@ -1,17 +1,17 @@
-//! FLUX.1's layers as Black Forest Labs fuse them: the inverse of the cutting that `keys` asks for. What was cut from one
-//! layer becomes that layer again; other low-rank updates stand side by side, at the sum of their ranks.
+//! Fuses FLUX.1's layers as Black Forest Labs do: the inverse of the splits in `keys`. Parts that were split from one
+//! layer become that layer again. Other low-rank updates are concatenated, at the sum of their ranks.
 
 use super::update::{Array, Delta, LoHa, LoKr, LowRank, Magnitude, Update};
 
 /// One part of a fused layer.
 pub(super) struct Part<'a> {
-    /// None: the file says nothing about it.
+    /// `None` if the file has no update for it.
     pub update: Option<&'a Update>,
-    /// How many of the outputs are its own, in the smallest unit of the layer.
+    /// Its share of the outputs, in the smallest unit of the layer.
     pub share: usize,
 }
 
-/// The update of the whole layer; None if its parts have no common form.
+/// The update of the whole layer; `None` if its parts have no common form.
 pub(super) fn fuse(parts: &[Part]) -> Option<Update> {
     let sizes = sizes(parts)?;
     let present = || parts.iter().filter_map(|part| part.update);
@@ -50,7 +50,7 @@ pub(super) fn fuse(parts: &[Part]) -> Option<Update> {
     same.then_some(Update { delta: Some(delta), scale, magnitude: magnitude(parts)?, bias: bias(parts, &sizes) })
 }
 
-/// What all parts have in one form.
+/// All parts in one form; `None` if any has another one.
 fn all<'a, T>(parts: &[Part<'a>], form: impl Fn(&'a Delta) -> Option<T>) -> Option<Vec<T>> {
     parts.iter().map(|part| form(part.update?.delta.as_ref()?)).collect()
 }
@@ -67,7 +67,7 @@ fn sizes(parts: &[Part]) -> Option<Vec<usize>> {
     parts.iter().all(fits).then(|| parts.iter().map(|part| unit * part.share).collect())
 }
 
-/// One pair of factors that does what all of them do.
+/// One pair of factors equivalent to all of them.
 fn low_rank(factors: &[Option<(&LowRank, f64)>], sizes: &[usize], magnitude: Option<Magnitude>) -> Option<Update> {
     let mut present = factors.iter().flatten();
     let (first, scale) = present.next()?;
@@ -86,7 +86,7 @@ fn low_rank(factors: &[Option<(&LowRank, f64)>], sizes: &[usize], magnitude: Opt
             if factors.down.shape != [factors.rank(), inputs] || factors.up.shape != [*size, factors.rank()] {
                 return None;
             }
-            // where scales differ they are inside
+            // Different scales are multiplied into the factors.
             let by = if one_scale { 1.0 } else { *own as f32 };
             for (line, values) in factors.up.values.chunks(factors.rank()).enumerate() {
                 let at = (row + line) * rank + column;
@@ -105,7 +105,7 @@ fn low_rank(factors: &[Option<(&LowRank, f64)>], sizes: &[usize], magnitude: Opt
     Some(Update { delta: Some(Delta::LowRank(LowRank::new(down, None, up)?)), scale, magnitude, bias: None })
 }
 
-/// The magnitudes of all parts. None if not all of them are DoRA, or over inputs and not the same.
+/// The magnitudes of all parts. `None` if some parts are not DoRA, or if magnitudes over inputs differ.
 fn magnitude(parts: &[Part]) -> Option<Option<Magnitude>> {
     let all: Vec<Option<&Magnitude>> = parts.iter().map(|part| part.update?.magnitude.as_ref()).collect();
     if all.iter().all(Option::is_none) {
@@ -119,7 +119,7 @@ fn magnitude(parts: &[Part]) -> Option<Option<Magnitude>> {
             Magnitude::Inputs(_) => None,
         })
         .collect();
-    // over inputs the norm is of all parts together, which parts for themselves cannot say
+    // Over inputs, the norm covers all parts together, so the parts' own magnitudes cannot be combined.
     Some(Some(Magnitude::Outputs(Array::stacked(outputs?.into_iter())?)))
 }
 

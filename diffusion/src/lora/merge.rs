@@ -1,6 +1,6 @@
-//! Adapters inside of the weights, for whoever makes many pictures with the same ones: a step costs what it costs without.
-//! The original weights are kept, so that the model can be had back bit by bit. In bf16 a small update is rounded away here,
-//! and is not when it hangs beside its layer.
+//! Merges adapters into the weights, for many pictures with the same adapters: a step then costs as much as without
+//! them. The original weights are kept, so that the model can be restored bit for bit. In bf16, merging rounds small
+//! updates away; an attached branch does not.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +14,7 @@ use super::{LoraFile, Network, dora};
 use crate::layers::{Weight, WeightStorage};
 use crate::{Error, Result};
 
-/// The weights that were there before. Dropping them makes the change permanent.
+/// The original weights. Dropping them makes the change permanent.
 #[derive(Debug)]
 #[must_use = "the original weights are in it"]
 pub struct Merged(BTreeMap<(Network, String), Original>);
@@ -26,8 +26,8 @@ enum Original {
     Convolution(Param<Tensor<4>>, Option<Param<Tensor<1>>>),
 }
 
-/// As [`attach`](super::attach()), with the weights changed instead of accompanied. Packed weights are refused: they would be
-/// packed a second time, with a loss that an adapter beside them does not have.
+/// Like [`attach`](super::attach()), but changes the weights. Packed weights are rejected: packing them again would
+/// lose precision that an attached adapter does not lose.
 pub fn merge(targets: &mut [Target], loras: &[(&LoraFile, f64)]) -> Result<(Vec<MatchReport>, Merged)> {
     let packed =
         |layer: &Layer| matches!(layer, Layer::Linear(linear) if linear.weight.storage() != WeightStorage::Full);
@@ -50,7 +50,7 @@ pub fn merge(targets: &mut [Target], loras: &[(&LoraFile, f64)]) -> Result<(Vec<
 }
 
 impl Merged {
-    /// Puts the original weights back where they were.
+    /// Restores the original weights.
     pub fn restore(mut self, targets: &mut [Target]) {
         for target in targets {
             let network = target.network;
@@ -69,7 +69,7 @@ impl Merged {
     }
 }
 
-/// Changes weight and bias of a layer, each in the dtype that it has, and hands out the original ones.
+/// Changes weight and bias of a layer in their own dtypes, and returns the originals.
 fn change(layer: &mut Layer, updates: &[(Update, f64)]) -> Original {
     let (weight, shift) = changed(&layer.weight(), updates);
     let biased = |bias: &Option<Param<Tensor<1>>>| {
@@ -98,7 +98,7 @@ fn change(layer: &mut Layer, updates: &[(Update, f64)]) -> Original {
     }
 }
 
-/// The weight with all updates in it, each computed from the original one, and what the bias is shifted by.
+/// The weight with all updates, each computed from the original weight, and the change of the bias.
 fn changed(weight: &Tensor<4>, updates: &[(Update, f64)]) -> (Tensor<4>, Option<Tensor<1>>) {
     let device = &weight.device();
     let (mut sum, mut shift) = (weight.clone(), None);

@@ -1,6 +1,6 @@
-//! Adapters of FLUX.1 and Stable Diffusion: reading the files of all common trainers, hanging them on networks at run time,
-//! and writing our own ([Hu et al. 2021](https://arxiv.org/abs/2106.09685)). How an adapter is trained belongs to `training`,
-//! and what the names of its tensors mean to the crate `adapters`.
+//! LoRA adapters of FLUX.1 and Stable Diffusion: reads the files of all common trainers, attaches them to networks at
+//! run time, and writes adapters ([Hu et al. 2021](https://arxiv.org/abs/2106.09685)). `training` trains them, and
+//! the crate `adapters` parses the names of their tensors.
 
 mod attach;
 mod dora;
@@ -12,7 +12,7 @@ mod save;
 mod update;
 
 pub use attach::{MatchReport, Target, attach};
-/// What the values of an exported file are stored as.
+/// How the values of an exported file are stored.
 pub use burn::tensor::DType;
 pub use export::{Format, export};
 pub use file::{LoraFile, inspect};

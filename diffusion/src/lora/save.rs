@@ -1,5 +1,5 @@
-//! Writing an adapter so that diffusers, PEFT and ComfyUI load it: PEFT's names, alpha baked into B, since some readers
-//! know no alpha and others ignore the header.
+//! Writes an adapter so that diffusers, PEFT and ComfyUI can load it: PEFT's names, with alpha multiplied into B, since
+//! some readers do not support alpha and others ignore the header.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -13,7 +13,7 @@ use crate::checkpoint::{self, Stored};
 /// The two factors of one module.
 #[derive(Debug, Clone)]
 pub struct Factors {
-    /// The module's path in the transformer, e.g. `transformer_blocks.0.attn.to_q`.
+    /// The module's path in the transformer, such as `transformer_blocks.0.attn.to_q`.
     pub path: String,
     /// A, `[rank, in]`
     pub down: Tensor<2>,
@@ -23,8 +23,8 @@ pub struct Factors {
     pub scale: f64,
 }
 
-/// Writes `transformer.{path}.lora_A.weight` and `lora_B.weight` in `dtype` (bf16 or f32), whole or not at all. The header
-/// gets `metadata`; its values are strings, JSON inside where they are more than that.
+/// Writes `transformer.{path}.lora_A.weight` and `lora_B.weight` in `dtype` (bf16 or f32). The file is written
+/// completely or not at all. `metadata` goes into the header; structured values are JSON strings.
 pub fn save(path: &Path, factors: &[Factors], dtype: DType, metadata: &BTreeMap<String, String>) -> Result<()> {
     let mut tensors = Vec::with_capacity(2 * factors.len());
     for Factors { path, down, up, scale } in factors {

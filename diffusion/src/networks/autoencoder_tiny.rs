@@ -1,5 +1,5 @@
-//! The tiny autoencoder TAESD: nearly the latents and pictures of a full one, in a few milliseconds, for previews of a
-//! running denoise. `AutoencoderTiny` of diffusers; O. Boer Bohan, <https://github.com/madebyollin/taesd>.
+//! The tiny autoencoder TAESD. It approximates a full autoencoder in a few milliseconds, for previews while denoising.
+//! `AutoencoderTiny` in diffusers; O. Boer Bohan, <https://github.com/madebyollin/taesd>.
 
 use burn::prelude::*;
 use burn::tensor::activation::relu;
@@ -8,16 +8,16 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 use crate::layers::{Conv2d, resize_nearest};
 
-/// Twin of the autoencoder's `config.json`, with the defaults of diffusers' `AutoencoderTiny`.
+/// The autoencoder's `config.json`, with the defaults of diffusers' `AutoencoderTiny`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Config {
     pub in_channels: usize,
     pub out_channels: usize,
-    /// Channels of each level from the finest to the coarsest; each but the first halves the size. All are equal, since no
-    /// level changes them.
+    /// Channels of each level from the finest to the coarsest. Each level but the first halves the size. All values
+    /// must be equal, since no layer changes the number of channels.
     pub encoder_block_out_channels: Vec<usize>,
-    /// The same on the way back, where each level but the last doubles the size.
+    /// The same for the decoder. Each level but the last doubles the size.
     pub decoder_block_out_channels: Vec<usize>,
     /// `relu`
     pub act_fn: String,
@@ -25,13 +25,13 @@ pub struct Config {
     pub upsample_fn: String,
     pub latent_channels: usize,
     pub upsampling_scaling_factor: usize,
-    /// Residual blocks of each level.
+    /// Residual blocks per level.
     pub num_encoder_blocks: Vec<usize>,
     pub num_decoder_blocks: Vec<usize>,
-    /// Latents lie between minus and plus this, around `latent_shift` of the way.
+    /// Range of the latents: ±`latent_magnitude` maps to 0..1, centred on `latent_shift`.
     pub latent_magnitude: f64,
     pub latent_shift: f64,
-    /// What normalised latents are divided by to get latents.
+    /// The factor that [`AutoencoderTiny::normalise`] multiplies latents by.
     pub scaling_factor: f64,
     /// The mean of the latents.
     pub shift_factor: f64,
@@ -59,12 +59,12 @@ impl Default for Config {
 }
 
 impl Config {
-    /// How many pixels one latent stands for along each side.
+    /// Pixels per latent along each side.
     pub fn factor(&self) -> usize {
         1 << self.encoder_block_out_channels.len().saturating_sub(1)
     }
 
-    /// Whether a network of this shape can be built; an error names the field that stands against it.
+    /// Checks that a network of this shape can be built. The error names the unsupported field.
     pub fn check(&self) -> Result<()> {
         let size = |number: usize| (1..=4096).contains(&number);
         let channels = |channels: &[usize]| {
@@ -96,6 +96,8 @@ impl Config {
 }
 
 /// Encoder and decoder.
+///
+/// Reference: <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/models/autoencoders/autoencoder_tiny.py#L40-L320>
 #[derive(Module, Debug)]
 pub struct AutoencoderTiny {
     encoder: Layers,
@@ -119,7 +121,8 @@ impl AutoencoderTiny {
         }
     }
 
-    /// Pictures in −1..1, `[batch, 3, height, width]` → latents `[batch, latent channels, height / factor, width / factor]`.
+    /// Pictures in −1..1, `[batch, 3, height, width]` → latents
+    /// `[batch, latent channels, height / factor, width / factor]`.
     pub fn encode(&self, pictures: Tensor<4>) -> Tensor<4> {
         self.encoder.forward((pictures + 1.0) / 2.0)
     }
@@ -129,7 +132,7 @@ impl AutoencoderTiny {
         self.decoder.decode(latents)
     }
 
-    /// Latents → what the denoiser works on.
+    /// Latents → the denoiser's latents.
     pub fn normalise(&self, latents: Tensor<4>) -> Tensor<4> {
         (latents - self.shift_factor) * self.scaling_factor
     }
@@ -139,7 +142,7 @@ impl AutoencoderTiny {
         latents / self.scaling_factor + self.shift_factor
     }
 
-    /// Latents → 0..1, cut off beyond, for latents kept as the bytes of a picture.
+    /// Latents → 0..1, clamped, for latents that are stored as the bytes of a picture.
     pub fn scale_latents(&self, latents: Tensor<4>) -> Tensor<4> {
         (latents / (2.0 * self.latent_magnitude) + self.latent_shift).clamp(0.0, 1.0)
     }
@@ -150,7 +153,7 @@ impl AutoencoderTiny {
     }
 }
 
-/// The decoder alone, which is all that a preview needs.
+/// The decoder alone, which is enough for previews.
 #[derive(Module, Debug)]
 pub struct TinyDecoder {
     decoder: Layers,
@@ -162,13 +165,13 @@ impl TinyDecoder {
         Self { decoder: Layers::decoder(config, device) }
     }
 
-    /// As [`AutoencoderTiny::decode`].
+    /// Same as [`AutoencoderTiny::decode`].
     pub fn decode(&self, latents: Tensor<4>) -> Tensor<4> {
         self.decoder.decode(latents)
     }
 }
 
-/// Layers one after the other, numbered as in the checkpoint.
+/// A sequence of layers, numbered as in the checkpoint.
 #[derive(Module, Debug)]
 struct Layers {
     layers: Vec<Layer>,
@@ -187,6 +190,9 @@ enum Layer {
 struct WithoutWeights;
 
 impl Layers {
+    /// References:
+    /// - <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/models/autoencoders/vae.py#L754-L817>
+    /// - <https://github.com/madebyollin/taesd/blob/5cccb12dc72074a4be35680c3b108548a7c69978/taesd.py#L31-L39>
     fn encoder(config: &Config, device: &Device) -> Self {
         let mut layers = Vec::new();
         for (level, (&channels, &blocks)) in
@@ -203,6 +209,9 @@ impl Layers {
         Self { layers }
     }
 
+    /// References:
+    /// - <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/models/autoencoders/vae.py#L820-L892>
+    /// - <https://github.com/madebyollin/taesd/blob/5cccb12dc72074a4be35680c3b108548a7c69978/taesd.py#L41-L49>
     fn decoder(config: &Config, device: &Device) -> Self {
         let first = config.decoder_block_out_channels.first().copied().unwrap_or_default();
         let enter = convolution(config.latent_channels, first, device);
@@ -227,7 +236,7 @@ impl Layers {
     }
 
     fn decode(&self, latents: Tensor<4>) -> Tensor<4> {
-        // Latents far out are drawn to ±3.
+        // Limits latents smoothly to ±3.
         self.forward((latents / 3.0).tanh() * 3.0) * 2.0 - 1.0
     }
 }
@@ -254,7 +263,9 @@ fn without_bias(mut conv: Conv2d) -> Conv2d {
     conv
 }
 
-/// Three convolutions with ReLU between, added to their input; ReLU again.
+/// Three convolutions with ReLU in between, a residual connection, and a final ReLU.
+///
+/// Reference: <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/models/unets/unet_2d_blocks.py#L552-L586>
 #[derive(Module, Debug)]
 struct Block {
     conv: Vec<Layer>,

@@ -1,9 +1,8 @@
 //! The CLIP text encoder: a causal transformer whose output at the end token is the pooled prompt.
 //!
 //! Radford et al., "Learning Transferable Visual Models From Natural Language Supervision",
-//! <https://arxiv.org/abs/2103.00020>; key names as in `transformers`' `CLIPTextModel`
-//! and `CLIPTextModelWithProjection`.
-//! The vision tower does not belong here.
+//! <https://arxiv.org/abs/2103.00020>. Keys are those of `transformers`' `CLIPTextModel` and
+//! `CLIPTextModelWithProjection`. The vision tower is not implemented.
 
 use burn::prelude::*;
 use burn::tensor::DType;
@@ -13,7 +12,7 @@ use crate::checkpoint::{self, Checkpoint};
 use crate::error::{Error, Result};
 use crate::layers::{Embedding, LayerNorm, Linear, attention, gelu_exact, gelu_quick, join_heads, split_heads};
 
-/// Twin of the encoder's `config.json`, with the defaults of `transformers`' `CLIPTextConfig`.
+/// The encoder's `config.json`, with the defaults of `transformers`' `CLIPTextConfig`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Config {
@@ -26,7 +25,7 @@ pub struct Config {
     pub hidden_act: Activation,
     pub layer_norm_eps: f64,
     pub eos_token_id: i64,
-    /// The width of the space that CLIP shares with pictures.
+    /// Width of the embedding space that CLIP shares between text and images.
     pub projection_dim: usize,
 }
 
@@ -58,7 +57,7 @@ impl Default for Config {
 }
 
 impl Config {
-    /// Whether a network of this shape can be built.
+    /// Checks that a network of this shape can be built.
     pub fn check(&self) -> Result<()> {
         let sizes = [
             self.hidden_size,
@@ -75,22 +74,25 @@ impl Config {
     }
 }
 
-/// What the encoder says about a prompt.
+/// The encoder's outputs for a batch of prompts.
 #[derive(Debug, Clone)]
 pub struct ClipOutput {
-    /// What enters the first layer and what leaves each, before the final norm: `[batch, length, hidden]` each
+    /// The input of the first layer and the output of each layer, before the final norm: `[batch, length, hidden]` each
     pub hidden_states: Vec<Tensor<3>>,
-    /// What leaves the last layer, normalised: `[batch, length, hidden]`
+    /// The output of the last layer, normalised: `[batch, length, hidden]`
     pub last_hidden_state: Tensor<3>,
-    /// `[batch, hidden]`: the state at each prompt's end token.
+    /// `[batch, hidden]`: the state at each prompt's end token
     pub pooled: Tensor<2>,
-    /// The pooled state in the space shared with pictures, `[batch, projection_dim]`, of encoders that project it.
+    /// The pooled state projected to the space shared with images, `[batch, projection_dim]`. `None` without a
+    /// projection.
     pub text_embeds: Option<Tensor<2>>,
 }
 
 impl ClipOutput {
-    /// The states that the last `skipped` layers have not seen, before the final norm: `[batch, length, hidden]`. At least
-    /// one layer has to be left.
+    /// The states before the last `skipped` layers and before the final norm: `[batch, length, hidden]`.
+    ///
+    /// # Errors
+    /// `skipped` must leave at least one layer.
     pub fn skipping(&self, skipped: usize) -> Result<Tensor<3>> {
         let layers = self.hidden_states.len() - 1;
         match self.hidden_states.iter().rev().nth(skipped) {
@@ -101,6 +103,8 @@ impl ClipOutput {
 }
 
 /// The whole text encoder.
+///
+/// Reference: <https://github.com/openai/CLIP/blob/d05afc436d78f1c48dc0dbf8e5980a9d471f35f6/clip/model.py#L343-L356>
 #[derive(Module, Debug)]
 pub struct ClipTextModel {
     text_model: TextTransformer,
@@ -116,17 +120,22 @@ struct TextTransformer {
     eos_token_id: i64,
 }
 
+/// Reference: <https://github.com/huggingface/transformers/blob/000f1ffdbf1ce6190cc8863af9a2fff817590937/src/transformers/models/clip/modeling_clip.py#L225-L262>
 #[derive(Module, Debug)]
 struct Embeddings {
     token_embedding: Embedding,
     position_embedding: Embedding,
 }
 
+/// Reference: <https://github.com/huggingface/transformers/blob/000f1ffdbf1ce6190cc8863af9a2fff817590937/src/transformers/models/clip/modeling_clip.py#L468-L513>
 #[derive(Module, Debug)]
 struct Encoder {
     layers: Vec<EncoderLayer>,
 }
 
+/// References:
+/// - <https://github.com/huggingface/transformers/blob/000f1ffdbf1ce6190cc8863af9a2fff817590937/src/transformers/models/clip/modeling_clip.py#L363-L393>
+/// - <https://github.com/openai/CLIP/blob/d05afc436d78f1c48dc0dbf8e5980a9d471f35f6/clip/model.py#L171-L192>
 #[derive(Module, Debug)]
 struct EncoderLayer {
     self_attn: SelfAttention,
@@ -135,6 +144,7 @@ struct EncoderLayer {
     layer_norm2: LayerNorm,
 }
 
+/// Reference: <https://github.com/huggingface/transformers/blob/000f1ffdbf1ce6190cc8863af9a2fff817590937/src/transformers/models/clip/modeling_clip.py#L286-L345>
 #[derive(Module, Debug)]
 struct SelfAttention {
     k_proj: Linear,
@@ -145,6 +155,7 @@ struct SelfAttention {
     heads: usize,
 }
 
+/// Reference: <https://github.com/huggingface/transformers/blob/000f1ffdbf1ce6190cc8863af9a2fff817590937/src/transformers/models/clip/modeling_clip.py#L348-L360>
 #[derive(Module, Debug)]
 struct Mlp {
     fc1: Linear,
@@ -160,7 +171,7 @@ impl ClipTextModel {
         Self { text_projection: Some(projection), ..Self::new(config, device) }
     }
 
-    /// An encoder to load or to train: `CLIPTextModel`.
+    /// An encoder to load weights into or to train: `CLIPTextModel`.
     pub fn new(config: &Config, device: &Device) -> Self {
         let width = config.hidden_size;
         let layers = (0..config.num_hidden_layers).map(|_| EncoderLayer::new(config, device)).collect();
@@ -178,8 +189,8 @@ impl ClipTextModel {
         }
     }
 
-    /// Loads a text encoder's folder strictly. `transformers` from version 5 leaves out the prefix `text_model.`, and old
-    /// versions wrote the position numbers too, which say nothing.
+    /// Loads a text encoder's folder strictly. `transformers` 5 omits the prefix `text_model.`, and old versions also
+    /// wrote the position indices, which are ignored.
     pub fn load(self, checkpoint: Checkpoint, dtype: DType) -> Result<Self> {
         let checkpoint = checkpoint.without("text_model.embeddings.position_ids");
         let prefixed = checkpoint.names().any(|name| name.starts_with("text_model."));
@@ -189,21 +200,21 @@ impl ClipTextModel {
         Ok(Self { text_model: checkpoint::load_strict(self.text_model, &checkpoint, dtype)?, ..self })
     }
 
-    /// Reads prompts of equal, padded length: ids `[batch, length]` → [`ClipOutput`].
-    /// Padding is not masked: it comes after the end token, and no token sees what follows it.
+    /// Encodes prompts that are padded to equal length: ids `[batch, length]` → [`ClipOutput`].
+    /// Padding is not masked: it follows the end token, and attention is causal.
     pub fn forward(&self, ids: &[Vec<i64>]) -> ClipOutput {
         let output = self.text_model.forward(ids);
         let text_embeds = self.text_projection.as_ref().map(|projection| projection.forward(output.pooled.clone()));
         ClipOutput { text_embeds, ..output }
     }
 
-    /// The norm after the last layer, which Stable Diffusion 1 and 2 also put after a layer that is read earlier:
-    /// `[batch, length, hidden]` → the same shape.
+    /// The norm after the last layer, `[batch, length, hidden]` → the same shape. Stable Diffusion 1 and 2 also apply
+    /// it to the states of an earlier layer (`clip_skip`).
     pub fn final_norm(&self, hidden: Tensor<3>) -> Tensor<3> {
         self.text_model.final_layer_norm.forward(hidden)
     }
 
-    /// Every linear layer with its path, which is what adapters may hang on.
+    /// Every linear layer with its path: the layers that adapters can be attached to.
     pub fn linears(&mut self) -> Vec<(String, &mut Linear)> {
         let layers = self.text_model.encoder.layers.iter_mut().enumerate();
         let named = layers.flat_map(|(number, EncoderLayer { self_attn, mlp, .. })| {
@@ -234,7 +245,7 @@ impl TextTransformer {
         // [batch, length, hidden]; positions are shared by the batch
         let mut hidden =
             self.embeddings.token_embedding.forward(tokens) + self.embeddings.position_embedding.forward(positions);
-        // [1, 1, length, length]: −∞ wherever a token would see a later one
+        // [1, 1, length, length]: −∞ for every later token
         let causal = causal_bias(length, device).cast(hidden.dtype());
         let mut hidden_states = vec![hidden.clone()];
         for layer in &self.encoder.layers {
@@ -252,9 +263,8 @@ impl TextTransformer {
     }
 }
 
-/// Where the prompt ends. Checkpoints from before the end token was configured correctly say 2,
-/// and then the highest id is the end token; an id that is absent falls to position 0, as argmax of
-/// "is it the end token" does.
+/// The position of the end token. Old checkpoints wrongly configure it as 2; for these the highest id is the end token.
+/// Without an end token the position is 0, like argmax in the reference.
 fn end_position(prompt: &[i64], eos_token_id: i64) -> usize {
     let first_highest = |key: &dyn Fn(i64) -> i64| {
         let mut best = 0;
@@ -268,6 +278,7 @@ fn end_position(prompt: &[i64], eos_token_id: i64) -> usize {
     if eos_token_id == 2 { first_highest(&|id| id) } else { first_highest(&|id| i64::from(id == eos_token_id)) }
 }
 
+/// Reference: <https://github.com/openai/CLIP/blob/d05afc436d78f1c48dc0dbf8e5980a9d471f35f6/clip/model.py#L328-L334>
 fn causal_bias(length: usize, device: &Device) -> Tensor<4> {
     let values: Vec<f32> =
         (0..length * length).map(|at| if at % length > at / length { f32::NEG_INFINITY } else { 0.0 }).collect();

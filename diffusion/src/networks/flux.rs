@@ -1,10 +1,11 @@
-//! The FLUX.1 transformer: image and text tokens in two streams ("double" blocks), then in one ("single" blocks),
-//! modulated by time, pooled text and, in guidance-distilled models, the guidance scale.
+//! The FLUX.1 transformer. Image and text tokens first pass through two separate streams ("double" blocks), then
+//! through one joint stream ("single" blocks). All blocks are modulated by the timestep, the pooled text and, in
+//! guidance-distilled models, the guidance scale.
 //!
 //! Black Forest Labs, FLUX.1 (<https://github.com/black-forest-labs/flux>), after Esser et al., "Scaling Rectified Flow
 //! Transformers", <https://arxiv.org/abs/2403.03206>, and Peebles and Xie, "Scalable Diffusion Models with
-//! Transformers", <https://arxiv.org/abs/2212.09748>. Key names as in diffusers' `FluxTransformer2DModel`.
-//! How latents become tokens belongs to `pipelines::flux`.
+//! Transformers", <https://arxiv.org/abs/2212.09748>. Keys are those of diffusers' `FluxTransformer2DModel`.
+//! `pipelines::flux` packs latents into tokens.
 
 use burn::prelude::*;
 use burn::tensor::DType;
@@ -14,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 use crate::layers::{self, LayerNorm, Linear, RmsNorm, attention, gelu_tanh, join_heads, sinusoidal, split_heads};
 
-/// Twin of the transformer's `config.json`, with the defaults of diffusers' `FluxTransformer2DModel`.
+/// The transformer's `config.json`, with the defaults of diffusers' `FluxTransformer2DModel`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Config {
@@ -55,12 +56,12 @@ impl Config {
         self.attention_head_dim * self.num_attention_heads
     }
 
-    /// Channels of the answer.
+    /// Channels of the output.
     pub fn outputs(&self) -> usize {
         self.out_channels.unwrap_or(self.in_channels)
     }
 
-    /// Whether a network of this shape can be built.
+    /// Checks that a network of this shape can be built.
     pub fn check(&self) -> Result<()> {
         let sizes = [
             self.in_channels,
@@ -80,7 +81,7 @@ impl Config {
     }
 }
 
-/// Sinusoids in the time embedding.
+/// Number of sinusoids in the time embedding.
 const TIME_CHANNELS: usize = 256;
 /// The base of the rotary frequencies.
 const ROTARY_BASE: f64 = 10_000.0;
@@ -88,6 +89,10 @@ const ROTARY_BASE: f64 = 10_000.0;
 const EPSILON: f64 = 1e-6;
 
 /// The whole denoiser: predicts the velocity `noise − image` of noisy latent tokens.
+///
+/// References:
+/// - <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/models/transformers/transformer_flux.py#L529-L821>
+/// - <https://github.com/black-forest-labs/flux/blob/802fb4713906133fcbd0d8dc5351620ca4773036/src/flux/model.py#L34-L119>
 #[derive(Module, Debug)]
 pub struct FluxTransformer {
     time_text_embed: TimeTextEmbedding,
@@ -100,7 +105,7 @@ pub struct FluxTransformer {
     axes: [usize; 3],
 }
 
-/// One call of the denoiser.
+/// The inputs of one denoiser call.
 #[derive(Debug, Clone)]
 pub struct FluxInput {
     /// Noisy latents, `[batch, tokens, in_channels]`
@@ -109,35 +114,37 @@ pub struct FluxInput {
     pub encoder_hidden: Tensor<3>,
     /// CLIP's pooled state, `[batch, pooled_projection_dim]`
     pub pooled: Tensor<2>,
-    /// Sigma, 1 (noise) to 0 (image), one for each of the batch
+    /// Sigma from 1 (noise) to 0 (image), one per batch element
     pub timestep: Vec<f32>,
-    /// The guidance scale, one for each of the batch; read only by models that embed it
+    /// The guidance scale, one per batch element; ignored by models that do not embed it
     pub guidance: Option<Vec<f32>>,
 }
 
-/// What enters the first block.
+/// The inputs of the first block.
 pub(crate) struct Embedded {
     /// `[batch, tokens, width]`
     pub image: Tensor<3>,
     /// `[batch, text, width]`
     pub context: Tensor<3>,
-    /// `[batch, width]`: silu of it enters every modulation, so it is taken once
+    /// `[batch, width]`: silu is applied once here, since every modulation starts with it
     pub condition: Tensor<2>,
 }
 
-/// Angles of all tokens of a sequence, text first: see [`FluxTransformer::rotary`].
+/// Rotary angles of all tokens of a sequence, text first. See [`FluxTransformer::rotary`].
+///
+/// Reference: <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/models/transformers/transformer_flux.py#L500-L526>
 #[derive(Debug, Clone)]
 pub struct Rotary {
-    /// `[tokens, head_dim]`, each value twice in a row
+    /// `[tokens, head_dim]`, each value repeated twice
     cos: Tensor<2>,
-    /// `[tokens, head_dim]`, each value twice in a row
+    /// `[tokens, head_dim]`, each value repeated twice
     sin: Tensor<2>,
-    /// `[head_dim, head_dim]`: turns each pair of channels by a quarter, `(a, b) → (−b, a)`
+    /// `[head_dim, head_dim]`: rotates each pair of channels by 90°, `(a, b) → (−b, a)`
     quarter_turn: Tensor<2>,
 }
 
 impl FluxTransformer {
-    /// A transformer to load or to train.
+    /// A transformer to load weights into or to train.
     pub fn new(config: &Config, device: &Device) -> Self {
         let width = config.width();
         let patch = config.patch_size * config.patch_size;
@@ -159,13 +166,13 @@ impl FluxTransformer {
         }
     }
 
-    /// The angles for a prompt of `text` tokens and a picture of `rows` × `columns` tokens. Text sits at the origin; the
-    /// axes are (unused, row, column).
+    /// The angles for a prompt of `text` tokens and a picture of `rows` × `columns` tokens. All text tokens have
+    /// position 0. The axes are (unused, row, column).
     pub fn rotary(&self, text: usize, rows: usize, columns: usize, device: &Device) -> Rotary {
         Rotary::new(&self.axes, text, rows, columns, device)
     }
 
-    /// Every linear layer with its path, which is what adapters may hang on.
+    /// Every linear layer with its path: the layers that adapters can be attached to.
     pub fn linears(&mut self) -> Vec<(String, &mut Linear)> {
         let embed = &mut self.time_text_embed;
         let mut all = vec![
@@ -191,7 +198,7 @@ impl FluxTransformer {
         all
     }
 
-    /// Velocity of each token, `[batch, tokens, out_channels]`.
+    /// The velocity of each token, `[batch, tokens, out_channels]`.
     pub fn forward(&self, input: FluxInput, rotary: &Rotary) -> Tensor<3> {
         let Embedded { mut image, mut context, condition } = self.embed(input);
         let [_, text, _] = context.dims();
@@ -206,7 +213,7 @@ impl FluxTransformer {
         self.project(joint, text, condition)
     }
 
-    /// What comes before the blocks.
+    /// Computes the inputs of the first block.
     pub(crate) fn embed(&self, input: FluxInput) -> Embedded {
         Embedded {
             condition: silu(self.time_text_embed.forward(&input)),
@@ -223,7 +230,7 @@ impl FluxTransformer {
         &self.single_transformer_blocks
     }
 
-    /// What comes after the blocks: `[batch, text + tokens, width]` → `[batch, tokens, out_channels]`.
+    /// Applies the layers after the blocks: `[batch, text + tokens, width]` → `[batch, tokens, out_channels]`.
     pub(crate) fn project(&self, joint: Tensor<3>, text: usize, condition: Tensor<2>) -> Tensor<3> {
         let [_, all, _] = joint.dims();
         let image = joint.narrow(1, text, all - text);
@@ -257,20 +264,25 @@ impl Rotary {
         Self { cos: table(f64::cos), sin: table(f64::sin), quarter_turn: Tensor::from_data(turn, device) }
     }
 
-    /// Turns each pair of channels of `[batch, heads, tokens, head_dim]` by the token's angles, in f32.
+    /// Rotates each pair of channels of `[batch, heads, tokens, head_dim]` by the token's angles, in f32.
+    ///
+    /// Reference: <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/models/embeddings.py#L1187-L1241>
     fn turn(&self, x: Tensor<4>) -> Tensor<4> {
         if let Some(y) = layers::cpu_kernels::rotate(&x, &self.cos, &self.sin) {
             return y;
         }
         let dtype = x.dtype();
         let x = x.cast(DType::F32);
-        // Each product has one term that is not zero, so the turn is exact; a matmul outruns slicing and stacking pairs.
+        // Each product has one non-zero term, so the rotation is exact. A matmul is faster than slicing and stacking
+        // pairs.
         let turned = x.clone().matmul(self.quarter_turn.clone().unsqueeze());
         (x * self.cos.clone().unsqueeze() + turned * self.sin.clone().unsqueeze()).cast(dtype)
     }
 }
 
-/// Time, pooled text and guidance as one vector.
+/// Embeds timestep, pooled text and guidance as one vector.
+///
+/// Reference: <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/models/embeddings.py#L1604-L1625>
 #[derive(Module, Debug)]
 struct TimeTextEmbedding {
     timestep_embedder: TwoLayers,
@@ -294,6 +306,8 @@ impl TimeTextEmbedding {
 }
 
 /// linear · silu · linear
+///
+/// Reference: <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/models/embeddings.py#L1262-L1307>
 #[derive(Module, Debug)]
 struct TwoLayers {
     linear_1: Linear,
@@ -310,7 +324,9 @@ impl TwoLayers {
     }
 }
 
-/// adaLN: a linear layer that makes shifts, scales and gates out of the condition.
+/// adaLN: a linear layer that computes shifts, scales and gates from the condition.
+///
+/// Reference: <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/models/normalization.py#L130-L170>
 #[derive(Module, Debug)]
 struct Modulation {
     linear: Linear,
@@ -337,7 +353,9 @@ fn modulate(x: Tensor<3>, shift: Tensor<3>, scale: Tensor<3>) -> Tensor<3> {
     layers::modulate(x, shift, scale, EPSILON)
 }
 
-/// A block with weights of its own for image and text, which meet in attention.
+/// A block with separate weights for image and text tokens, which attend to each other.
+///
+/// Reference: <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/models/transformers/transformer_flux.py#L416-L497>
 #[derive(Module, Debug)]
 pub(crate) struct DoubleBlock {
     norm1: Modulation,
@@ -348,6 +366,8 @@ pub(crate) struct DoubleBlock {
 }
 
 /// The attention of a double block.
+///
+/// Reference: <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/models/transformers/transformer_flux.py#L76-L142>
 #[derive(Module, Debug)]
 struct JointAttention {
     norm_q: RmsNorm,
@@ -365,7 +385,9 @@ struct JointAttention {
     heads: usize,
 }
 
-/// linear · gelu · linear; `net.1` is a dropout without weights.
+/// linear · gelu · linear. `net.1` is a dropout without weights.
+///
+/// Reference: <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/models/attention.py#L1682-L1742>
 #[derive(Module, Debug)]
 struct FeedForward {
     net: (Projection, Dropout, Linear),
@@ -488,7 +510,9 @@ impl JointAttention {
     }
 }
 
-/// A block on the joined streams, with attention and feed-forward side by side.
+/// A block on the joined streams, with attention and feed-forward in parallel.
+///
+/// Reference: <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/models/transformers/transformer_flux.py#L359-L412>
 #[derive(Module, Debug)]
 pub(crate) struct SingleBlock {
     norm: Modulation,
@@ -497,7 +521,9 @@ pub(crate) struct SingleBlock {
     attn: SelfAttention,
 }
 
-/// The attention of a single block; its output projection is the block's `proj_out`.
+/// The attention of a single block. Its output projection is the block's `proj_out`.
+///
+/// Reference: <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/models/transformers/transformer_flux.py#L76-L142>
 #[derive(Module, Debug)]
 struct SelfAttention {
     norm_q: RmsNorm,
@@ -558,7 +584,9 @@ impl SelfAttention {
     }
 }
 
-/// The last norm: in diffusers' order, scale before shift.
+/// The last norm. Scale comes before shift, as in diffusers.
+///
+/// Reference: <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/models/normalization.py#L307-L351>
 #[derive(Module, Debug)]
 struct ContinuousNorm {
     linear: Linear,
@@ -608,13 +636,13 @@ mod tests {
         assert!((length(&a[32..]) - length(&b[32..])).abs() < 1e-2);
         assert_ne!(a[42..], b[42..], "the column axis turns");
         assert_eq!(a[32..42], b[32..42], "the other axes do not");
-        // the first pair of the column axis turns by one radian: (a, b) → (a cos − b sin, a sin + b cos)
+        // The first pair of the column axis rotates by one radian: (a, b) → (a cos − b sin, a sin + b cos).
         let (sin, cos) = 1f32.sin_cos();
         assert!((b[42] - (a[42] * cos - a[43] * sin)).abs() < 1e-4);
         assert!((b[43] - (a[42] * sin + a[43] * cos)).abs() < 1e-4);
     }
 
-    /// Angles of far tokens differ by less than bf16 tells apart.
+    /// Angles of distant tokens differ by less than bf16 can represent.
     #[test]
     fn tokens_turn_in_f32_whatever_they_are_given() {
         let device = Device::flex();

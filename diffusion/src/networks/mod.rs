@@ -1,5 +1,5 @@
-//! The networks, one paper a file. Each has a `Config` that reads the published `config.json` and names its parameters
-//! exactly as the published checkpoints do. How networks work together is in `pipelines`.
+//! The networks, one paper per file. Each has a `Config` that reads the published `config.json`, and names its
+//! parameters exactly as the published checkpoints do. `pipelines` combines the networks.
 
 pub mod autoencoder_tiny;
 pub mod clip;

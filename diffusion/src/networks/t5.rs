@@ -1,8 +1,8 @@
-//! The T5 encoder: relative positions as a bias on attention, RMS norms, gated feed-forward.
+//! The T5 encoder: relative positions as an attention bias, RMS norms, gated feed-forward layers.
 //!
-//! Raffel et al., "Exploring the Limits of Transfer Learning with a Unified Text-to-Text
-//! Transformer", <https://arxiv.org/abs/1910.10683>, in its v1.1 form; key names as in
-//! `transformers`' `T5EncoderModel`. The decoder does not belong here.
+//! Raffel et al., "Exploring the Limits of Transfer Learning with a Unified Text-to-Text Transformer",
+//! <https://arxiv.org/abs/1910.10683>, version 1.1. Keys are those of `transformers`' `T5EncoderModel`. The decoder
+//! is not implemented.
 #![allow(non_snake_case)] // the checkpoint's keys
 
 use burn::prelude::*;
@@ -13,8 +13,8 @@ use crate::checkpoint::{self, Checkpoint};
 use crate::error::{Error, Result};
 use crate::layers::{Embedding, Linear, RmsNorm, attention, gelu_tanh, join_heads, split_heads};
 
-/// Twin of the encoder's `config.json`, with the defaults of `transformers`' `T5Config`
-/// except for the feed-forward form.
+/// The encoder's `config.json`, with the defaults of `transformers`' `T5Config` except for the kind of feed-forward
+/// layer.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Config {
@@ -30,7 +30,7 @@ pub struct Config {
     pub feed_forward_proj: FeedForwardKind,
 }
 
-/// The form of the feed-forward layers. The ungated one of T5 v1.0 is refused: no image model uses it.
+/// The kind of feed-forward layer. The ungated one of T5 v1.0 is rejected: no image model uses it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum FeedForwardKind {
@@ -56,7 +56,7 @@ impl Default for Config {
 }
 
 impl Config {
-    /// Whether a network of this shape can be built.
+    /// Checks that a network of this shape can be built.
     pub fn check(&self) -> Result<()> {
         let sizes = [self.d_model, self.d_kv, self.d_ff, self.num_heads, self.d_kv * self.num_heads];
         let fine = sizes.iter().all(|size| (1..=1 << 16).contains(size))
@@ -69,36 +69,44 @@ impl Config {
 }
 
 /// The whole encoder.
+///
+/// Reference: <https://github.com/google-research/t5x/blob/cc342d419ec3e3e9c4bf1df33c82330cafdc1e16/t5x/examples/t5/network.py#L182-L219>
 #[derive(Module, Debug)]
 pub struct T5Encoder {
     shared: Embedding,
     encoder: Stack,
 }
 
+/// Reference: <https://github.com/huggingface/transformers/blob/6b8b757dfcb582379a64f013cdce46c43629f2b0/src/transformers/models/t5/modeling_t5.py#L889-L906>
 #[derive(Module, Debug)]
 struct Stack {
     block: Vec<Block>,
     final_layer_norm: RmsNorm,
 }
 
+/// References:
+/// - <https://github.com/huggingface/transformers/blob/6b8b757dfcb582379a64f013cdce46c43629f2b0/src/transformers/models/t5/modeling_t5.py#L653-L750>
+/// - <https://github.com/google-research/t5x/blob/cc342d419ec3e3e9c4bf1df33c82330cafdc1e16/t5x/examples/t5/network.py#L47-L96>
 #[derive(Module, Debug)]
 struct Block {
     layer: (AttentionLayer, FeedForwardLayer),
 }
 
+/// Reference: <https://github.com/huggingface/transformers/blob/6b8b757dfcb582379a64f013cdce46c43629f2b0/src/transformers/models/t5/modeling_t5.py#L579-L612>
 #[derive(Module, Debug)]
 struct AttentionLayer {
     SelfAttention: SelfAttention,
     layer_norm: RmsNorm,
 }
 
+/// Reference: <https://github.com/huggingface/transformers/blob/6b8b757dfcb582379a64f013cdce46c43629f2b0/src/transformers/models/t5/modeling_t5.py#L351-L576>
 #[derive(Module, Debug)]
 struct SelfAttention {
     q: Linear,
     k: Linear,
     v: Linear,
     o: Linear,
-    /// Only the first block owns the bias; the others use what it computed.
+    /// Present in the first block only; the others reuse the bias that it computes.
     relative_attention_bias: Option<Embedding>,
     #[module(skip)]
     heads: usize,
@@ -106,12 +114,14 @@ struct SelfAttention {
     max_distance: usize,
 }
 
+/// Reference: <https://github.com/huggingface/transformers/blob/6b8b757dfcb582379a64f013cdce46c43629f2b0/src/transformers/models/t5/modeling_t5.py#L333-L348>
 #[derive(Module, Debug)]
 struct FeedForwardLayer {
     DenseReluDense: FeedForward,
     layer_norm: RmsNorm,
 }
 
+/// Reference: <https://github.com/huggingface/transformers/blob/6b8b757dfcb582379a64f013cdce46c43629f2b0/src/transformers/models/t5/modeling_t5.py#L304-L330>
 #[derive(Module, Debug)]
 struct FeedForward {
     wi_0: Linear,
@@ -120,7 +130,7 @@ struct FeedForward {
 }
 
 impl T5Encoder {
-    /// An encoder to load or to train.
+    /// An encoder to load weights into or to train.
     pub fn new(config: &Config, device: &Device) -> Self {
         let block = (0..config.num_layers).map(|index| Block::new(config, index == 0, device)).collect();
         Self {
@@ -129,20 +139,20 @@ impl T5Encoder {
         }
     }
 
-    /// Loads a text encoder's folder strictly. The embedding may be in it under either of its names, or under both.
+    /// Loads a text encoder's folder strictly. The embedding may have either of its two names, or both.
     pub fn load(self, checkpoint: Checkpoint, dtype: DType) -> Result<Self> {
         let checkpoint = checkpoint.alias("encoder.embed_tokens.weight", "shared.weight");
         checkpoint::load_strict(self, &checkpoint, dtype)
     }
 
-    /// Reads prompts of equal, padded length: ids `[batch, length]` → `[batch, length, d_model]`.
-    /// Padding takes part like any token, as diffusers' FLUX does it.
+    /// Encodes prompts that are padded to equal length: ids `[batch, length]` → `[batch, length, d_model]`.
+    /// Padding is not masked, as in diffusers' FLUX pipeline.
     pub fn forward(&self, ids: &[Vec<i64>]) -> Tensor<3> {
         let device = &self.shared.weight.val().device();
         let (batch, length) = (ids.len(), ids.first().map_or(0, Vec::len));
         let flat: Vec<i64> = ids.iter().flatten().copied().collect();
         let tokens = Tensor::<2, Int>::from_data(TensorData::new(flat, [batch, length]), device);
-        // The sum that runs through all blocks grows large and is added to in small steps: f32 whatever the weights are in.
+        // The residual stream grows large and receives small updates, so it is f32 whatever the dtype of the weights.
         let embedded = self.shared.forward(tokens);
         let dtype = embedded.dtype();
         let mut hidden = embedded.cast(DType::F32);
@@ -154,7 +164,7 @@ impl T5Encoder {
         self.encoder.final_layer_norm.forward(hidden).cast(dtype)
     }
 
-    /// Every linear layer with its path, which is what adapters may hang on.
+    /// Every linear layer with its path: the layers that adapters can be attached to.
     pub fn linears(&mut self) -> Vec<(String, &mut Linear)> {
         let blocks = self.encoder.block.iter_mut().enumerate();
         let named = blocks.flat_map(|(number, Block { layer: (attention, feed_forward) })| {
@@ -203,7 +213,7 @@ impl Block {
         }
     }
 
-    /// `hidden` in f32, `[batch, length, d_model]` → the same; the layers work in `dtype`.
+    /// `hidden` in f32, `[batch, length, d_model]` → the same shape. The layers compute in `dtype`.
     fn forward(&self, hidden: Tensor<3>, bias: Option<Tensor<4>>, dtype: DType) -> Tensor<3> {
         let (attention, feed_forward) = &self.layer;
         let normed = attention.layer_norm.forward(hidden.clone()).cast(dtype);
@@ -214,7 +224,9 @@ impl Block {
 }
 
 impl SelfAttention {
-    /// The bias every block adds to its scores, `[1, heads, length, length]`, if this block owns it.
+    /// The bias that every block adds to its scores, `[1, heads, length, length]`. `None` for blocks without the table.
+    ///
+    /// Reference: <https://github.com/huggingface/transformers/blob/6b8b757dfcb582379a64f013cdce46c43629f2b0/src/transformers/models/t5/modeling_t5.py#L451-L469>
     fn position_bias(&self, length: usize, device: &Device) -> Option<Tensor<4>> {
         let table = self.relative_attention_bias.as_ref()?;
         let [buckets, _] = table.weight.dims();
@@ -234,13 +246,15 @@ impl SelfAttention {
         let q = split_heads(self.q.forward(hidden.clone()), self.heads);
         let k = split_heads(self.k.forward(hidden.clone()), self.heads);
         let v = split_heads(self.v.forward(hidden), self.heads);
-        // T5 learns the scale of its scores instead of dividing them by √d_kv.
+        // T5 does not scale its scores by 1/√d_kv: the scale is absorbed into the weights.
         self.o.forward(join_heads(attention(q, k, v, bias, Some(1.0))))
     }
 }
 
-/// The bucket of a distance `key − query`: one half of the buckets for each direction, single steps
-/// up to half of those, logarithmic beyond, the last one for everything past `max_distance`.
+/// The bucket of a distance `key − query`. Each direction has half of the buckets. The first half of those are single
+/// steps, the rest are logarithmic; the last one holds everything beyond `max_distance`.
+///
+/// Reference: <https://github.com/huggingface/transformers/blob/6b8b757dfcb582379a64f013cdce46c43629f2b0/src/transformers/models/t5/modeling_t5.py#L404-L449>
 fn bucket(distance: i64, buckets: usize, max_distance: usize) -> usize {
     let half = buckets / 2;
     let side = if distance > 0 { half } else { 0 };
@@ -249,7 +263,7 @@ fn bucket(distance: i64, buckets: usize, max_distance: usize) -> usize {
     if steps < exact {
         return side + steps;
     }
-    // f32 as in the reference, so that a boundary falls on the same side
+    // f32 as in the reference, so that rounding puts boundaries into the same bucket
     let ratio =
         (steps as f32 / exact as f32).ln() / (max_distance as f64 / exact as f64).ln() as f32 * (half - exact) as f32;
     side + (exact + ratio as usize).min(half - 1)
@@ -268,7 +282,7 @@ mod tests {
 
     #[test]
     fn distances_fall_into_the_buckets_of_the_paper() {
-        // 32 buckets, 128 at most: 16 a side, 8 exact, then logarithmic
+        // 32 buckets, max_distance 128: 16 per direction, 8 of them exact, then logarithmic
         assert_eq!(bucket(0, 32, 128), 0);
         assert_eq!(bucket(-7, 32, 128), 7);
         assert_eq!(bucket(7, 32, 128), 23);

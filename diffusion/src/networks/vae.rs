@@ -1,6 +1,6 @@
-//! The variational autoencoder between pictures and latents: `AutoencoderKL` of diffusers, as Stable Diffusion and
-//! FLUX use it ([Rombach et al. 2021](https://arxiv.org/abs/2112.10752)). Scaling of latents for the denoiser is part of
-//! the config and applied by [`Autoencoder::normalise`] and [`Autoencoder::denormalise`].
+//! The variational autoencoder that converts pictures to latents and back: diffusers' `AutoencoderKL`, used by Stable
+//! Diffusion and FLUX ([Rombach et al. 2021](https://arxiv.org/abs/2112.10752)). The config holds the scale and shift
+//! of the latents; [`Autoencoder::normalise`] and [`Autoencoder::denormalise`] apply them.
 
 mod tiling;
 
@@ -20,22 +20,22 @@ const NORM_EPSILON: f64 = 1e-6;
 /// `vae/config.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Config {
-    /// Channels of the picture.
+    /// Channels of the input picture.
     #[serde(default = "three")]
     pub in_channels: usize,
-    /// Channels of the picture that comes out.
+    /// Channels of the output picture.
     #[serde(default = "three")]
     pub out_channels: usize,
-    /// Channels of a latent.
+    /// Channels of the latents.
     pub latent_channels: usize,
-    /// Channels of each level from the finest to the coarsest; each level but the last halves the size.
+    /// Channels of each level from the finest to the coarsest. Each level but the last halves the size.
     pub block_out_channels: Vec<usize>,
-    /// Residual blocks of each encoder level; a decoder level has one more.
+    /// Residual blocks per encoder level. A decoder level has one more.
     pub layers_per_block: usize,
     /// Groups of every group norm.
     #[serde(default = "thirty_two")]
     pub norm_num_groups: usize,
-    /// Whether the middle has self-attention.
+    /// Whether the middle block has self-attention.
     #[serde(default = "yes")]
     pub mid_block_add_attention: bool,
     /// Whether a 1×1 convolution follows the encoder.
@@ -44,18 +44,18 @@ pub struct Config {
     /// Whether a 1×1 convolution precedes the decoder.
     #[serde(default = "yes")]
     pub use_post_quant_conv: bool,
-    /// What normalised latents are divided by to get latents.
+    /// The factor that [`Autoencoder::normalise`] multiplies latents by.
     #[serde(default = "sd_scaling_factor")]
     pub scaling_factor: f64,
     /// The mean of the latents.
     #[serde(default)]
     pub shift_factor: Option<f64>,
-    /// Mean and deviation of each channel of the latents, in place of `shift_factor` where both are stated.
+    /// Mean and standard deviation of each latent channel. If both are given, they replace `shift_factor`.
     #[serde(default)]
     pub latents_mean: Option<Vec<f64>>,
     #[serde(default)]
     pub latents_std: Option<Vec<f64>>,
-    /// Pixels a side of the pictures that it was trained with, and so of the tiles of larger ones.
+    /// Side in pixels of the training pictures; larger pictures are processed in tiles of this size.
     #[serde(default = "five_hundred_and_twelve")]
     pub sample_size: usize,
 }
@@ -69,7 +69,7 @@ fn thirty_two() -> usize {
 fn yes() -> bool {
     true
 }
-/// Stable Diffusion 1's. diffusers' own default is 32, in tiles of which nothing could be recognised.
+/// The value of Stable Diffusion 1. diffusers defaults to 32, which is too small for a useful tile.
 fn five_hundred_and_twelve() -> usize {
     512
 }
@@ -78,17 +78,17 @@ fn sd_scaling_factor() -> f64 {
 }
 
 impl Config {
-    /// How many pixels one latent stands for along each side.
+    /// Pixels per latent along each side.
     pub fn factor(&self) -> usize {
         1 << self.block_out_channels.len().saturating_sub(1)
     }
 
-    /// The side of a tile in latents: a multiple of 4, since a quarter of it overlaps the next.
+    /// Side of a tile in latents: a multiple of 4, since neighbouring tiles overlap by a quarter.
     fn tile(&self) -> usize {
         (self.sample_size / self.factor() / 4 * 4).max(4)
     }
 
-    /// Whether a network of this shape can be built.
+    /// Checks that a network of this shape can be built.
     pub fn check(&self) -> Result<()> {
         let groups = self.norm_num_groups;
         let levels = self.block_out_channels.len();
@@ -107,7 +107,7 @@ impl Config {
         if fine { Ok(()) } else { Err(Error::Invalid(format!("no autoencoder has this shape: {self:?}"))) }
     }
 
-    /// Whether it reads and makes pictures of three colours; `path` is whose config it is.
+    /// Checks that input and output have three channels. `path` names the config in the error.
     pub(crate) fn check_colours(&self, path: &Path) -> Result<()> {
         match (self.in_channels, self.out_channels) {
             (3, 3) => Ok(()),
@@ -120,6 +120,8 @@ impl Config {
 }
 
 /// Encoder and decoder.
+///
+/// Reference: <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/models/autoencoders/autoencoder_kl.py#L36-L479>
 #[derive(Module, Debug)]
 pub struct Autoencoder {
     encoder: Encoder,
@@ -129,28 +131,30 @@ pub struct Autoencoder {
     latent_channels: usize,
     scaling_factor: f64,
     shift_factor: f64,
-    /// Both of each channel, or both empty.
+    /// One value per latent channel. Both are empty if the config does not give them.
     latents_mean: Vec<f64>,
     latents_std: Vec<f64>,
-    /// Pixels for one latent, along each side.
+    /// Pixels per latent along each side.
     factor: usize,
-    /// The side of a tile, in latents.
+    /// Side of a tile in latents.
     tile: usize,
-    /// Pictures of more pixels go through in tiles.
+    /// Larger pictures, in pixels, are processed in tiles.
     largest_whole: usize,
 }
 
-/// What the encoder says of a picture: an independent normal distribution for each value of the latent.
+/// The encoder's output: an independent normal distribution for each value of the latents.
+///
+/// Reference: <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/models/autoencoders/vae.py#L687-L740>
 #[derive(Debug, Clone)]
 pub struct Posterior {
     /// `[batch, latent channels, height / factor, width / factor]`
     pub mean: Tensor<4>,
-    /// The logarithm of the variance, clamped to −30..20; the shape of the mean.
+    /// The logarithm of the variance, clamped to −30..20; same shape as the mean.
     pub log_variance: Tensor<4>,
 }
 
 impl Posterior {
-    /// Latents of the distribution, drawn with one normal value for each.
+    /// Samples latents from the distribution, one normal draw per value.
     pub fn sample(self, noise: &mut Noise) -> Tensor<4> {
         let drawn = noise.normal_tensor(self.mean.dims(), &self.mean.device());
         self.mean + (self.log_variance * 0.5).exp() * drawn
@@ -179,12 +183,12 @@ impl Autoencoder {
         }
     }
 
-    /// Pictures in −1..1, `[batch, 3, height, width]` → their distribution of latents.
+    /// Pictures in −1..1, `[batch, 3, height, width]` → the distribution of their latents.
     pub fn encode(&self, pictures: Tensor<4>) -> Posterior {
         self.posterior(self.moments(pictures))
     }
 
-    /// Pictures → means and logarithms of variances, `[batch, 2·latent channels, height / factor, width / factor]`.
+    /// Pictures → means and log-variances, `[batch, 2·latent channels, height / factor, width / factor]`.
     fn moments(&self, pictures: Tensor<4>) -> Tensor<4> {
         let moments = self.encoder.forward(pictures);
         match &self.quant_conv {
@@ -201,7 +205,8 @@ impl Autoencoder {
         }
     }
 
-    /// Latents `[batch, latent channels, height, width]` → pictures of about −1..1, `[batch, 3, factor·height, factor·width]`.
+    /// Latents `[batch, latent channels, height, width]` → pictures of about −1..1,
+    /// `[batch, 3, factor·height, factor·width]`.
     pub fn decode(&self, latents: Tensor<4>) -> Tensor<4> {
         let latents = match &self.post_quant_conv {
             Some(conv) => conv.forward(latents),
@@ -210,17 +215,17 @@ impl Autoencoder {
         self.decoder.forward(latents)
     }
 
-    /// How many pixels one latent stands for along each side.
+    /// Pixels per latent along each side.
     pub fn factor(&self) -> usize {
         self.factor
     }
 
-    /// How many values there are for each place of the latents.
+    /// Number of latent channels.
     pub fn latent_channels(&self) -> usize {
         self.latent_channels
     }
 
-    /// Latents → what the denoiser works on: mean 0, deviation 1.
+    /// Latents → the denoiser's latents with mean 0 and standard deviation 1.
     pub fn normalise(&self, latents: Tensor<4>) -> Tensor<4> {
         match self.statistics(&latents) {
             Some((mean, deviation)) => (latents - mean) * self.scaling_factor / deviation,
@@ -236,7 +241,7 @@ impl Autoencoder {
         }
     }
 
-    /// Mean and deviation by channel, `[1, latent channels, 1, 1]`, where they are stated.
+    /// Mean and standard deviation per channel, `[1, latent channels, 1, 1]`. `None` if the config does not give them.
     fn statistics(&self, like: &Tensor<4>) -> Option<(Tensor<4>, Tensor<4>)> {
         let by_channel = |values: &[f64]| {
             let data = TensorData::new(values.to_vec(), [1, values.len(), 1, 1]);
@@ -247,6 +252,7 @@ impl Autoencoder {
     }
 }
 
+/// Reference: <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/models/autoencoders/vae.py#L59-L177>
 #[derive(Module, Debug)]
 struct Encoder {
     conv_in: Conv2d,
@@ -286,6 +292,7 @@ impl Encoder {
     }
 }
 
+/// Reference: <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/models/autoencoders/vae.py#L180-L311>
 #[derive(Module, Debug)]
 struct Decoder {
     conv_in: Conv2d,
@@ -324,6 +331,7 @@ impl Decoder {
     }
 }
 
+/// Reference: <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/models/unets/unet_2d_blocks.py#L1372-L1448>
 #[derive(Module, Debug)]
 struct DownBlock {
     resnets: Vec<ResnetBlock>,
@@ -343,6 +351,7 @@ impl DownBlock {
     }
 }
 
+/// Reference: <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/models/unets/unet_2d_blocks.py#L2575-L2645>
 #[derive(Module, Debug)]
 struct UpBlock {
     resnets: Vec<ResnetBlock>,
@@ -362,6 +371,7 @@ impl UpBlock {
     }
 }
 
+/// Reference: <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/models/downsampling.py#L67-L147>
 #[derive(Module, Debug)]
 struct Downsample {
     conv: Conv2d,
@@ -378,6 +388,7 @@ impl Downsample {
     }
 }
 
+/// Reference: <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/models/upsampling.py#L74-L190>
 #[derive(Module, Debug)]
 struct Upsample {
     conv: Conv2d,
@@ -396,6 +407,7 @@ impl Upsample {
     }
 }
 
+/// Reference: <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/models/resnet.py#L188-L377>
 #[derive(Module, Debug)]
 struct ResnetBlock {
     norm1: GroupNorm,
@@ -427,6 +439,7 @@ impl ResnetBlock {
     }
 }
 
+/// Reference: <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/models/unets/unet_2d_blocks.py#L589-L748>
 #[derive(Module, Debug)]
 struct MidBlock {
     resnets: Vec<ResnetBlock>,
@@ -448,7 +461,9 @@ impl MidBlock {
     }
 }
 
-/// Self-attention of all places of a picture, with one head.
+/// Single-head self-attention over all positions of a picture.
+///
+/// Reference: <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/models/attention_processor.py#L2696-L2787>
 #[derive(Module, Debug)]
 struct Attention {
     group_norm: GroupNorm,

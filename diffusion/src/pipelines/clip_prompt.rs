@@ -1,5 +1,5 @@
-//! A tokenizer and the CLIP text encoder that reads its ids, for the families whose prompts have weights and chunks. Which of the
-//! encoder's states count differs from family to family.
+//! A tokenizer with its CLIP text encoder, for families whose prompts have weights and chunks. The caller selects
+//! which of the encoder's states are used, since this differs between families.
 
 use std::path::Path;
 
@@ -22,7 +22,7 @@ pub(super) struct ClipPrompt {
 }
 
 impl ClipPrompt {
-    /// A tokenizer, and a text encoder that is loaded when it is needed.
+    /// Opens a tokenizer, and a text encoder that is loaded on first use.
     pub fn open(
         parts: &Parts,
         part: Part,
@@ -42,8 +42,9 @@ impl ClipPrompt {
         prompt::chunks(prompt, &self.tokenizer)
     }
 
-    /// Reads `count` chunks, with empty ones behind those there are. `states` picks what counts of the encoder's answer; it is weighed and
-    /// joined along the tokens: `[1, count · length, hidden]`. With it comes what the encoder says of the first chunk.
+    /// Encodes `count` chunks, padded with empty ones. `states` selects the states to use. They are weighted and
+    /// concatenated along the tokens: `[1, count · length, hidden]`. Also returns the encoder's full output for the
+    /// first chunk.
     pub fn encode(
         &self,
         mut chunks: Vec<Chunk>,
@@ -63,7 +64,7 @@ impl ClipPrompt {
     }
 }
 
-/// Tokenizer and encoder have to agree before an id is looked up.
+/// Checks that tokenizer and encoder match, before an id is looked up.
 pub(super) fn check(folder: &Path, config: &Config, tokenizer: &ClipTokenizer) -> Result<()> {
     config.check()?;
     if tokenizer.length() > config.max_position_embeddings {

@@ -1,5 +1,6 @@
-//! FLUX.1, step by step as diffusers' `FluxPipeline`, `FluxImg2ImgPipeline` and `FluxInpaintPipeline` do it on the CPU, so that
-//! the same folder, prompt and seed give the same picture. Prompts are plain text: brackets are read as they stand.
+//! FLUX.1. Reproduces diffusers' `FluxPipeline`, `FluxImg2ImgPipeline` and `FluxInpaintPipeline` on the CPU step by
+//! step, so that the same folder, prompt and seed give the same picture. Prompts are plain text: brackets have no
+//! meaning.
 
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -26,6 +27,11 @@ use crate::tokenizers::{clip::ClipTokenizer, t5::T5Tokenizer};
 use crate::{Error, Result};
 
 /// A loaded FLUX.1 checkpoint, ready to make pictures.
+///
+/// References:
+/// - <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/pipelines/flux/pipeline_flux.py#L600-L970>
+/// - <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/pipelines/flux/pipeline_flux_img2img.py#L610-L658>
+/// - <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/pipelines/flux/pipeline_flux_inpaint.py#L631-L684>
 #[derive(Debug)]
 pub struct FluxPipeline {
     pub(crate) device: Device,
@@ -45,7 +51,7 @@ pub struct FluxPipeline {
     defaults: Defaults,
 }
 
-/// A prompt as the transformer reads it.
+/// The embeddings of a prompt.
 #[derive(Debug, Clone)]
 pub struct PromptEmbeddings {
     /// T5 states, `[1, length, joint_attention_dim]`
@@ -54,14 +60,14 @@ pub struct PromptEmbeddings {
     pub pooled: Tensor<2>,
 }
 
-/// What stays the same through the denoising of one picture.
+/// The state that all pictures of a request share.
 #[derive(Debug, Clone)]
 pub struct Denoising {
     pub prompt: PromptEmbeddings,
-    /// The negative prompt and the true CFG scale, if that guidance is wanted.
+    /// The negative prompt and the true CFG scale, if classifier-free guidance is used.
     pub negative: Option<(PromptEmbeddings, f64)>,
     pub guidance_scale: f64,
-    /// Only the last part of the steps, if they begin with a picture.
+    /// Only the last steps, if they start from a picture.
     pub schedule: Schedule,
     pub original: Option<Original>,
     /// Height of the picture in tokens.
@@ -70,32 +76,33 @@ pub struct Denoising {
     pub columns: usize,
 }
 
-/// Where the denoising of one picture starts.
+/// The initial state of one picture.
 #[derive(Debug, Clone)]
 pub struct Start {
     /// Packed: `[1, rows · columns, 4 · latent channels]`
     pub latents: Tensor<3>,
-    /// What stays where nothing is made anew, if the request has a mask.
+    /// What inpainting preserves, if the request has a mask.
     kept: Option<Kept>,
 }
 
-/// All packed as the latents are.
+/// The preserved part of the picture, packed like the latents.
 #[derive(Debug, Clone)]
 struct Kept {
-    /// 1 where the picture is made anew.
+    /// 1 where the picture is repainted.
     mask: Tensor<3>,
     clean: Tensor<3>,
     noise: Tensor<3>,
 }
 
 impl FluxPipeline {
-    /// Loads a folder in diffusers' layout, or a file with what lies beside it, strictly: a tensor that is missing, unused or of
-    /// the wrong shape is an error. All sizes come from the `config.json` files, or from the tensors.
+    /// Loads a folder in diffusers' layout, or a single file with the other parts next to it. Loading is strict: a
+    /// missing, unused or wrongly shaped tensor is an error. All sizes come from the `config.json` files, or from the
+    /// tensors.
     pub fn load(path: &Path, device: &Device) -> Result<Self> {
         Self::load_with(path, device, LoadOptions::default())
     }
 
-    /// The same, laid into memory in another way.
+    /// Like [`Self::load`], with options for memory use.
     pub fn load_with(path: &Path, device: &Device, options: LoadOptions) -> Result<Self> {
         let dtype = weight_dtype(device);
         let parts = Parts::open(path)?;
@@ -125,13 +132,13 @@ impl FluxPipeline {
         let mut network = FluxTransformer::new(&transformer_config, device);
         options.store(network.linears(), device);
         let transformer = checkpoint::load_strict(network, &transformer, dtype)?;
-        // The decoder overflows in bf16 at the contrasts of real checkpoints, and is small.
+        // Real checkpoints overflow in bf16 in the decoder, which is small.
         let vae = checkpoint::load_strict(Autoencoder::new(&vae_config, device), &vae, DType::F32)?;
         let scheduler: flow_match_euler::Config = serde_json::from_value(parts.scheduler_config()?)
             .map_err(|error| Error::malformed(path, format!("scheduler_config.json: {error}")))?;
         let guided = transformer_config.guidance_embeds;
         let defaults = Defaults {
-            // Schnell is distilled to few steps, and told no guidance.
+            // Schnell is distilled to a few steps and takes no guidance scale.
             num_inference_steps: if guided { 28 } else { 4 },
             guidance_scale: 3.5,
             true_cfg_scale: 1.0,
@@ -158,7 +165,7 @@ impl FluxPipeline {
         })
     }
 
-    /// Says whether text encoders stay loaded from now on.
+    /// Sets whether text encoders stay loaded from now on.
     pub fn keep_text_encoders(&mut self, keep: bool) {
         self.keeps_text_encoders = keep;
         self.after_reading();
@@ -166,19 +173,19 @@ impl FluxPipeline {
 
     /// Whether any text encoder is loaded.
     pub fn has_text_encoders(&self) -> bool {
-        self.clip.is_present() || self.t5.is_present()
+        self.clip.is_loaded() || self.t5.is_loaded()
     }
 
-    /// Lets the text encoders go, if they may not stay.
+    /// Unloads the text encoders unless they are kept.
     fn after_reading(&self) {
         if !self.keeps_text_encoders {
-            self.clip.leave();
-            self.t5.leave();
+            self.clip.unload();
+            self.t5.unload();
             self.device.memory_cleanup();
         }
     }
 
-    /// What a request may leave out.
+    /// Defaults for the optional fields of a request.
     pub fn defaults(&self) -> &Defaults {
         &self.defaults
     }
@@ -188,19 +195,19 @@ impl FluxPipeline {
         2 * self.vae_factor
     }
 
-    /// Whether the transformer embeds the guidance scale. One that does not is guided by the true CFG scale.
+    /// Whether the transformer embeds the guidance scale. Others only support the true CFG scale.
     pub fn is_guided(&self) -> bool {
         self.guided
     }
 
-    /// How far the noise levels of a training are moved towards noise.
+    /// The shift of the noise levels in training.
     pub(crate) fn training_shift(&self) -> f64 {
         self.scheduler.training_shift()
     }
 
-    /// Puts adapters on the transformer and the text encoders, each with its scale, in place of those that were on them; an
-    /// empty list leaves the base as it was loaded. The base weights are never touched. An adapter of which nothing fits is
-    /// an error, and then nothing has changed.
+    /// Attaches adapters to the transformer and the text encoders, each with its scale, replacing the current ones.
+    /// An empty list restores the base model. The base weights never change. An adapter that matches no layer is an
+    /// error, and then nothing changes.
     pub fn attach(&mut self, loras: &[(&LoraFile, f64)]) -> Result<Vec<MatchReport>> {
         let clip = self.clip.target(Network::TextEncoder, loras)?;
         let t5 = self.t5.target(Network::TextEncoder2, loras)?;
@@ -211,7 +218,7 @@ impl FluxPipeline {
         Ok(reports)
     }
 
-    /// Makes the pictures of a request. `on_step` hears of every step and may break it off: [`Error::Canceled`].
+    /// Makes the pictures of a request. `on_step` is called after every step and can cancel: [`Error::Canceled`].
     pub fn generate(&self, request: &PictureRequest, on_step: OnStep) -> Result<Vec<RgbImage>> {
         let denoising = self.prepare(request)?;
         let total_steps = request.num_images * denoising.schedule.steps();
@@ -219,17 +226,17 @@ impl FluxPipeline {
         let mut done = 0;
         for position in 0..request.num_images {
             let start = self.start(&denoising, request.seed.wrapping_add(position as u64));
-            let latents = self.denoise(&denoising, start, &mut |_, _, foreseen| {
+            let latents = self.denoise(&denoising, start, &mut |_, _, predicted| {
                 done += 1;
-                let foreseen = &unpack(foreseen.clone(), denoising.rows, denoising.columns);
-                on_step(Progress { step: done, total_steps, position, foreseen })
+                let predicted = &unpack(predicted.clone(), denoising.rows, denoising.columns);
+                on_step(Progress { step: done, total_steps, position, foreseen: predicted })
             })?;
             pictures.push(image::from_tensor(self.decode(latents, denoising.rows, denoising.columns))?);
         }
         Ok(pictures)
     }
 
-    /// Checks a request and encodes its prompts and its picture: all that its pictures share.
+    /// Validates a request and encodes its prompts and picture: everything that its pictures share.
     pub fn prepare(&self, request: &PictureRequest) -> Result<Denoising> {
         let multiple = self.size_multiple();
         request.check(multiple)?;
@@ -268,7 +275,7 @@ impl FluxPipeline {
         })
     }
 
-    /// What both text encoders make of a prompt.
+    /// Encodes a prompt with both text encoders.
     pub fn encode_prompt(&self, prompt: &str) -> Result<PromptEmbeddings> {
         let ids = [self.clip_tokenizer.encode(prompt)?];
         let pooled = self.clip.with(|clip| clip.forward(&ids).pooled)?;
@@ -277,13 +284,13 @@ impl FluxPipeline {
         Ok(PromptEmbeddings { hidden, pooled })
     }
 
-    /// The same, or what is still known of it.
+    /// The cached embeddings of a prompt, or new ones.
     fn embeddings(&self, prompt: &str) -> Result<PromptEmbeddings> {
         let key = PromptKey { prompt: prompt.to_owned(), chunks: 1, skipped: 0 };
         self.read.get_or(key, || self.encode_prompt(prompt))
     }
 
-    /// The first latents of the picture of a seed.
+    /// The initial latents for a seed.
     pub fn start(&self, denoising: &Denoising, seed: u64) -> Start {
         let Denoising { schedule, original, rows, columns, .. } = denoising;
         let mut noise = Noise::seeded(seed);
@@ -299,8 +306,8 @@ impl FluxPipeline {
         Start { latents, kept }
     }
 
-    /// From the start to the latents of a picture, packed. `on_step` sees the number of each step from 0, the latents
-    /// after it and the clean ones that it foresees, and may break it off: [`Error::Canceled`].
+    /// Denoises from the start to the final latents, packed. `on_step` receives the step from 0, the latents after it
+    /// and the predicted x₀, and can cancel: [`Error::Canceled`].
     pub fn denoise(
         &self,
         denoising: &Denoising,
@@ -327,28 +334,30 @@ impl FluxPipeline {
                 let unwanted = velocity(&latents, negative, step);
                 wanted = unwanted.clone() + (wanted - unwanted) * *scale;
             }
-            let mut foreseen = schedule.foreseen(step, latents.clone(), wanted.clone());
+            let mut predicted = schedule.predicted_clean(step, latents.clone(), wanted.clone());
             latents = schedule.step(step, latents, wanted);
             if let Some(Kept { mask, clean, noise }) = &kept {
                 let around = schedule.add_noise(step + 1, clean.clone(), noise.clone());
                 latents = super::repaint(mask.clone(), latents, around);
-                foreseen = super::repaint(mask.clone(), foreseen, clean.clone());
+                predicted = super::repaint(mask.clone(), predicted, clean.clone());
             }
-            if on_step(step, &latents, &foreseen).is_break() {
+            if on_step(step, &latents, &predicted).is_break() {
                 return Err(Error::Canceled);
             }
         }
         Ok(latents)
     }
 
-    /// Packed latents → values −1..1, `[1, 3, height, width]`.
+    /// Packed latents → values in −1..1, `[1, 3, height, width]`.
     pub fn decode(&self, latents: Tensor<3>, rows: usize, columns: usize) -> Tensor<4> {
         self.vae.decode_sliced(self.vae.denormalise(unpack(latents, rows, columns)))
     }
 }
 
-/// Four neighbours of each channel become one token: `[batch, channels, 2 · rows, 2 · columns]` →
+/// Packs each 2×2 square of latents into one token: `[batch, channels, 2 · rows, 2 · columns]` →
 /// `[batch, rows · columns, 4 · channels]`.
+///
+/// Reference: <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/pipelines/flux/pipeline_flux.py#L520-L525>
 pub fn pack(latents: Tensor<4>) -> Tensor<3> {
     let [batch, channels, height, width] = latents.dims();
     latents.reshape([batch, channels, height / 2, 2, width / 2, 2]).permute([0, 2, 4, 1, 3, 5]).reshape([
@@ -359,6 +368,8 @@ pub fn pack(latents: Tensor<4>) -> Tensor<3> {
 }
 
 /// The inverse of [`pack`].
+///
+/// Reference: <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/pipelines/flux/pipeline_flux.py#L528-L541>
 pub fn unpack(tokens: Tensor<3>, rows: usize, columns: usize) -> Tensor<4> {
     let [batch, _, wide] = tokens.dims();
     let channels = wide / 4;
@@ -370,7 +381,7 @@ pub fn unpack(tokens: Tensor<3>, rows: usize, columns: usize) -> Tensor<4> {
     ])
 }
 
-/// The configs have to agree before anything is multiplied by anything.
+/// Checks that the configs of the parts match, before any weights are used.
 fn check_sizes(
     folder: &Path,
     transformer: &flux::Config,
@@ -409,7 +420,7 @@ mod tests {
         let latents = Tensor::<4>::from_data(TensorData::new(values.clone(), [2, 3, 4, 6]), &device);
         let tokens = pack(latents);
         assert_eq!(tokens.dims(), [2, 6, 12]);
-        // the first token holds the upper left square of each channel
+        // The first token holds the top left square of each channel.
         let first: Vec<f32> = tokens.clone().narrow(0, 0, 1).narrow(1, 0, 1).into_data().try_to_vec().unwrap();
         assert_eq!(first[..8], [0., 1., 6., 7., 24., 25., 30., 31.]);
         let back: Vec<f32> = unpack(tokens, 2, 3).into_data().try_to_vec().unwrap();

@@ -1,5 +1,5 @@
-//! Small files of a model's folder: what the pipeline is, the configs of its parts, and the defaults of its requests. Weights
-//! belong to `checkpoint`.
+//! The small files of a model folder: the pipeline class, the configs of the parts, and request defaults.
+//! `checkpoint` reads the weights.
 
 use std::path::Path;
 
@@ -10,24 +10,24 @@ use serde_json::{Map, Value};
 use super::Defaults;
 use crate::{Error, Result};
 
-/// Configs are small; anything larger than this is not one.
+/// Size limit of a config in bytes.
 const CONFIG_LIMIT: u64 = 1 << 20;
 
-/// What `model_index.json` says of the pipeline as a whole.
+/// The contents of `model_index.json` about the pipeline as a whole.
 #[derive(Debug, Deserialize)]
 pub(super) struct Index {
     #[serde(rename = "_class_name")]
     pub class_name: String,
-    /// SDXL: whether no negative prompt means zeros.
+    /// SDXL: whether the embedding of an absent negative prompt is zeros.
     #[serde(default)]
     pub force_zeros_for_empty_prompt: Option<bool>,
-    /// SDXL: whether the UNet is told how pretty the picture should be, as only the refiner is.
+    /// SDXL: whether the UNet is conditioned on an aesthetic score; only the refiner is.
     #[serde(default)]
     pub requires_aesthetics_score: Option<bool>,
 }
 
 impl Index {
-    /// That of a checkpoint without one.
+    /// The index of a checkpoint without `model_index.json`.
     pub fn of(class_name: &str) -> Self {
         Self { class_name: class_name.to_owned(), force_zeros_for_empty_prompt: None, requires_aesthetics_score: None }
     }
@@ -37,7 +37,7 @@ impl Index {
     }
 }
 
-/// The family's defaults with what `pyrograph.json` says instead, if there is one.
+/// The family's defaults, overridden by `pyrograph.json` if there is one.
 pub(super) fn read_defaults(folder: &Path, family: Defaults) -> Result<Defaults> {
     let path = folder.join("pyrograph.json");
     if !path.is_file() {

@@ -1,9 +1,10 @@
-//! What Stable Diffusion's families have in common: a UNet that denoises latents under classifier-free guidance, from noise, from
-//! a picture, or around a mask, step by step as diffusers does it on the CPU. How prompts become conditions differs from family
-//! to family.
+//! The common part of the Stable Diffusion families: a UNet that denoises latents with classifier-free guidance, from
+//! noise (text to image), from a picture (image to image) or around a mask (inpainting). Reproduces diffusers on the
+//! CPU step by step. The families encode their prompts themselves.
 //!
-//! Rombach et al., "High-Resolution Image Synthesis with Latent Diffusion Models", <https://arxiv.org/abs/2112.10752>; guidance
-//! from Ho and Salimans, "Classifier-Free Diffusion Guidance", <https://arxiv.org/abs/2207.12598>.
+//! Rombach et al., "High-Resolution Image Synthesis with Latent Diffusion Models",
+//! <https://arxiv.org/abs/2112.10752>; guidance from Ho and Salimans, "Classifier-Free Diffusion Guidance",
+//! <https://arxiv.org/abs/2207.12598>.
 
 use std::ops::ControlFlow;
 
@@ -24,6 +25,10 @@ use crate::schedulers::{self, Sampling, Scheduler};
 use crate::{Error, Result};
 
 /// UNet, autoencoder and scheduler of a checkpoint.
+///
+/// References:
+/// - <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/pipelines/stable_diffusion/pipeline_stable_diffusion_img2img.py#L735-L798>
+/// - <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/pipelines/stable_diffusion/pipeline_stable_diffusion_inpaint.py#L765-L808>
 #[derive(Debug)]
 pub struct LatentDiffusion {
     pub(super) device: Device,
@@ -32,29 +37,29 @@ pub struct LatentDiffusion {
     pub(super) vae: Autoencoder,
     scheduler: schedulers::Config,
     latent_channels: usize,
-    /// Whether the UNet sees the mask and the rest of the picture beside the latents: 9 channels for 4.
+    /// Whether the UNet takes the mask and the masked picture as extra channels: 9 instead of 4.
     repaints: bool,
-    /// The width of the embedded guidance scale of a UNet that was distilled to be told it, in place of two calls
+    /// Width of the embedded guidance scale of a UNet that was distilled to take it instead of two calls per step
     /// (Luo et al., "Latent Consistency Models", <https://arxiv.org/abs/2310.04378>).
     guidance_channels: Option<usize>,
 }
 
-/// What the UNet is told in every call.
+/// The conditions of every UNet call.
 #[derive(Debug, Clone)]
 pub struct Conditions {
-    /// The prompt, `[1, length, cross_attention_dim]`, with guidance preceded by the negative one: `[2, …]`
+    /// The prompt, `[1, length, cross_attention_dim]`. With guidance the negative prompt comes first: `[2, …]`
     pub hidden: Tensor<3>,
-    /// The same for what SDXL is told besides.
+    /// The same for SDXL's added conditions.
     pub added: Option<AddedConditions>,
 }
 
-/// What stays the same through the denoising of all pictures of a request.
+/// The state that all pictures of a request share.
 #[derive(Debug, Clone)]
 pub struct Denoising {
     conditions: Conditions,
     guidance: Option<Guidance>,
-    /// The guidance scale as the UNet is told it: `[1, guidance channels]`
-    told_guidance: Option<Tensor<2>>,
+    /// The embedded guidance scale: `[1, guidance channels]`
+    embedded_guidance: Option<Tensor<2>>,
     sampling: Sampling,
     original: Option<Original>,
     strength: f64,
@@ -68,16 +73,16 @@ struct Guidance {
     rescale: f64,
 }
 
-/// Where the denoising of one picture starts.
+/// The initial state of one picture.
 #[derive(Debug, Clone)]
 pub struct Start {
     /// `[1, latent channels, height, width]`
     pub latents: Tensor<4>,
-    /// The generator that made them, for the steps that draw too.
+    /// The generator after the initial draws, for solvers that add noise.
     noise: Noise,
-    /// What stays where nothing is made anew, if the UNet does not see to it itself.
+    /// What inpainting preserves, if the UNet does not take the mask itself.
     kept: Option<Kept>,
-    /// What the UNet sees beside the latents: mask and latents of the rest of the picture.
+    /// The extra channels of an inpainting UNet: mask and latents of the masked picture.
     seen: Option<Tensor<4>>,
 }
 
@@ -89,7 +94,7 @@ struct Kept {
 }
 
 impl LatentDiffusion {
-    /// Loads its parts strictly, and gives the UNet's config back for the family to check.
+    /// Loads its parts strictly, and returns the UNet's config for the family to check.
     pub(super) fn load(
         parts: &Parts,
         device: &Device,
@@ -116,7 +121,7 @@ impl LatentDiffusion {
         }
         let mut unet = UNet2DConditionModel::new(&unet_config, device);
         options.store(unet.linears(), device);
-        // In f32 whatever the rest is: it overflows in half precision (`force_upcast`), and is small.
+        // Always f32: it overflows in half precision (`force_upcast`), and is small.
         let vae = Autoencoder::new(&vae_config, device);
         let loaded = Self {
             device: device.clone(),
@@ -131,7 +136,7 @@ impl LatentDiffusion {
         Ok((loaded, unet_config))
     }
 
-    /// What A1111 calls the checkpoint's own solver; its class in diffusers, if it is none that runs here.
+    /// A1111's name of the checkpoint's own solver, or its diffusers class if it is not supported.
     pub fn solver(&self) -> String {
         let own = Scheduler::from_config(self.scheduler.clone());
         own.map_or_else(|_| self.scheduler.class_name.clone(), |scheduler| scheduler.title())
@@ -142,13 +147,13 @@ impl LatentDiffusion {
         self.vae.factor()
     }
 
-    /// What adapters may hang on in the UNet.
+    /// The UNet's layers that adapters can be attached to.
     pub(super) fn target(&mut self) -> Target<'_> {
         let NamedLayers { linears, convolutions } = self.unet.layers();
         Target::new(Network::Unet, linears).with_convolutions(convolutions)
     }
 
-    /// Refuses what these families cannot do, before anything is computed.
+    /// Rejects what these families do not support, before any computation.
     pub(super) fn check(&self, request: &PictureRequest) -> Result<()> {
         request.check(self.size_multiple())?;
         if request.true_cfg_scale != 1.0 {
@@ -166,7 +171,7 @@ impl LatentDiffusion {
 
     /// Plans the steps and encodes the picture of a request.
     pub(super) fn prepare(&self, request: &PictureRequest, conditions: Conditions) -> Result<Denoising> {
-        // A checkpoint whose own solver does not run here still runs with another one.
+        // A checkpoint whose own solver is not supported still runs with another one.
         let config = request.scheduler.map_or_else(|| self.scheduler.clone(), |name| self.scheduler.named(name));
         let mut sampling = Scheduler::from_config(config)?.sampling(request.num_inference_steps)?;
         if request.image.is_some() {
@@ -181,7 +186,7 @@ impl LatentDiffusion {
             guidance: self
                 .is_guided(request)
                 .then_some(Guidance { scale: request.guidance_scale, rescale: request.guidance_rescale }),
-            told_guidance: self.guidance_channels.map(|channels| {
+            embedded_guidance: self.guidance_channels.map(|channels| {
                 let scale = 1000.0 * (request.guidance_scale - 1.0) as f32;
                 sinusoidal(&[scale], channels, false, 1, &self.device).cast(self.dtype)
             }),
@@ -192,12 +197,12 @@ impl LatentDiffusion {
         })
     }
 
-    /// Whether a request wants guidance by two calls, and so a negative prompt.
+    /// Whether a request uses classifier-free guidance and so a negative prompt.
     pub(super) fn is_guided(&self, request: &PictureRequest) -> bool {
         is_guided(request, self.guidance_channels)
     }
 
-    /// Makes the pictures of a request that was prepared. `on_step` may break it off: [`Error::Canceled`].
+    /// Makes the pictures of a prepared request. `on_step` can cancel: [`Error::Canceled`].
     pub(super) fn generate(
         &self,
         request: &PictureRequest,
@@ -209,22 +214,24 @@ impl LatentDiffusion {
         let mut done = 0;
         for position in 0..request.num_images {
             let start = self.start(denoising, request.seed.wrapping_add(position as u64));
-            let latents = self.denoise(denoising, start, &mut |_, _, foreseen| {
+            let latents = self.denoise(denoising, start, &mut |_, _, predicted| {
                 done += 1;
-                on_step(Progress { step: done, total_steps, position, foreseen })
+                on_step(Progress { step: done, total_steps, position, foreseen: predicted })
             })?;
             pictures.push(image::from_tensor(self.decode(latents))?);
         }
         Ok(pictures)
     }
 
-    /// The first latents of the picture of a seed. Draws in the order of diffusers: the picture's latents where they are
-    /// needed, the noise, and with a mask the latents of the rest.
+    /// The initial latents for a seed. Draws in the same order as diffusers: the picture's latents if needed, the
+    /// noise, and with a mask the latents of the masked picture.
+    ///
+    /// Reference: <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/pipelines/stable_diffusion/pipeline_stable_diffusion_inpaint.py#L688-L749>
     pub fn start(&self, denoising: &Denoising, seed: u64) -> Start {
         let Denoising { sampling, original, strength, size: [height, width], .. } = denoising;
         let mut generator = Noise::seeded(seed);
         let mask = original.as_ref().and_then(Original::mask);
-        // With all of the strength a masked picture starts from noise alone; one without a mask keeps a trace of itself.
+        // At a strength of 1, inpainting starts from pure noise; image to image keeps a trace of the picture.
         let from_noise = mask.is_some() && *strength == 1.0;
         let needed = original.as_ref().filter(|_| !(from_noise && self.repaints));
         let clean = needed.map(|original| original.draw(&self.vae, &mut generator));
@@ -239,15 +246,15 @@ impl LatentDiffusion {
         Start { latents, noise: generator, kept, seen }
     }
 
-    /// From the start to the latents of a picture. `on_step` sees the number of each call of the UNet from 0, the latents
-    /// after it and the clean ones that it foresees, and may break it off: [`Error::Canceled`].
+    /// Denoises from the start to the final latents. `on_step` receives the number of the UNet call from 0, the
+    /// latents after it and the predicted x₀, and can cancel: [`Error::Canceled`].
     pub fn denoise(
         &self,
         denoising: &Denoising,
         start: Start,
         on_step: &mut dyn FnMut(usize, &Tensor<4>, &Tensor<4>) -> ControlFlow<()>,
     ) -> Result<Tensor<4>> {
-        let Denoising { conditions, guidance, told_guidance, .. } = denoising;
+        let Denoising { conditions, guidance, embedded_guidance, .. } = denoising;
         let mut sampling = denoising.sampling.clone();
         let Start { mut latents, mut noise, kept, seen } = start;
         for call in 0..sampling.len() {
@@ -260,20 +267,21 @@ impl LatentDiffusion {
             }
             let Conditions { hidden, added } = conditions.clone();
             let timestep = [sampling.timestep(call)];
-            let told = told_guidance.clone();
-            let answer = self.unet.forward(sample.cast(self.dtype), &timestep, hidden, added, told).cast(DType::F32);
+            let embedded = embedded_guidance.clone();
+            let answer =
+                self.unet.forward(sample.cast(self.dtype), &timestep, hidden, added, embedded).cast(DType::F32);
             let output = match guidance {
                 Some(guidance) => guidance.apply(answer),
                 None => answer,
             };
-            let mut foreseen = sampling.foreseen(call, latents.clone(), output.clone());
+            let mut predicted = sampling.foreseen(call, latents.clone(), output.clone());
             latents = sampling.step(call, latents, output, &mut noise);
             if let Some(Kept { mask, clean, noise }) = &kept {
                 let around = sampling.add_noise(call + 1, clean.clone(), noise.clone());
                 latents = repaint(mask.clone(), latents, around);
-                foreseen = repaint(mask.clone(), foreseen, clean.clone());
+                predicted = repaint(mask.clone(), predicted, clean.clone());
             }
-            if on_step(call, &latents, &foreseen).is_break() {
+            if on_step(call, &latents, &predicted).is_break() {
                 return Err(Error::Canceled);
             }
         }
@@ -287,7 +295,9 @@ impl LatentDiffusion {
 }
 
 impl Guidance {
-    /// The answers to the negative and to the wanted prompt, `[2, …]` → away from the first, `[1, …]`.
+    /// Combines the predictions for the negative prompt and the prompt, `[2, …]`, into the guided one, `[1, …]`.
+    ///
+    /// Reference: <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/pipelines/stable_diffusion/pipeline_stable_diffusion.py#L69-L92>
     fn apply(self, answers: Tensor<4>) -> Tensor<4> {
         let (unwanted, wanted) = (answers.clone().narrow(0, 0, 1), answers.narrow(0, 1, 1));
         let guided = unwanted.clone() + (wanted.clone() - unwanted) * self.scale;
@@ -303,7 +313,7 @@ impl Guidance {
     }
 }
 
-/// Whether a request wants two calls for each step. A UNet that is told the guidance scale, in as many channels, never does.
+/// Whether a request needs two UNet calls per step. A UNet that embeds the guidance scale never does.
 pub(super) fn is_guided(request: &PictureRequest, guidance_channels: Option<usize>) -> bool {
     request.guidance_scale > 1.0 && guidance_channels.is_none()
 }

@@ -1,5 +1,5 @@
-//! Pipelines: networks, tokenizers and a scheduler working together, from a prompt to pictures: encode, prepare, denoise,
-//! decode. One family a file, and one front for all of them: [`Pipeline`].
+//! Pipelines combine networks, tokenizers and a scheduler to turn a prompt into pictures: encode, prepare, denoise,
+//! decode. Each family has its own file; [`Pipeline`] is the common interface.
 
 mod clip_prompt;
 pub mod flux;
@@ -26,7 +26,7 @@ pub use request::{Defaults, OnStep, PictureRequest, Progress};
 
 use burn::prelude::*;
 
-/// `made` where the mask is 1, `around` where it is 0.
+/// Blends two tensors: `made` where the mask is 1, `around` where it is 0.
 fn repaint<const D: usize>(mask: Tensor<D>, made: Tensor<D>, around: Tensor<D>) -> Tensor<D> {
     (-mask.clone() + 1.0) * around + mask * made
 }

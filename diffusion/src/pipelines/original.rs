@@ -1,5 +1,4 @@
-//! The picture that a request starts from, as the autoencoder sees it, and the mask of what is made anew. How much noise is put
-//! on it belongs to the schedulers.
+//! The source picture of a request as latents, and the inpainting mask. The schedulers add the noise.
 
 use burn::prelude::*;
 
@@ -8,7 +7,7 @@ use crate::image;
 use crate::networks::vae::{Autoencoder, Posterior};
 use crate::noise::Noise;
 
-/// A request's picture and mask, encoded once for all pictures that are made of them.
+/// A request's picture and mask, encoded once for all pictures of the request.
 #[derive(Debug, Clone)]
 pub struct Original {
     posterior: Posterior,
@@ -17,17 +16,21 @@ pub struct Original {
 
 #[derive(Debug, Clone)]
 struct Repainted {
-    /// 1 where the picture is made anew, 0 where it stays: `[1, 1, height / factor, width / factor]`
+    /// 1 where the picture is repainted, 0 where it is kept: `[1, 1, height / factor, width / factor]`
     mask: Tensor<4>,
-    /// The picture with grey where it is made anew.
+    /// The picture with grey where it is repainted.
     masked: Option<Posterior>,
 }
 
 impl Original {
-    /// Stretches, encodes and masks, as diffusers' `VaeImageProcessor` does: Lanczos for picture and mask, then the mask cut at
-    /// one half, and of each latent's pixels the first one for the latent. `None` if the request has no picture.
+    /// Resizes, encodes and masks as diffusers' `VaeImageProcessor` does: Lanczos for picture and mask, then a
+    /// threshold of ½ on the mask, of which every `factor`th pixel is used. `None` if the request has no picture.
     ///
-    /// `sees_masked` if the denoiser is shown the picture without what is made anew.
+    /// `sees_masked`: whether the denoiser takes the masked picture as input.
+    ///
+    /// References:
+    /// - <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/image_processor.py#L607-L736>
+    /// - <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/image_processor.py#L462-L521>
     pub(super) fn encode(
         request: &PictureRequest,
         vae: &Autoencoder,
@@ -47,19 +50,19 @@ impl Original {
         Some(Self { posterior, repainted })
     }
 
-    /// Normalised latents of the picture, drawn from what the encoder says of it.
+    /// Normalised latents of the picture, sampled from the encoder's distribution.
     pub(super) fn draw(&self, vae: &Autoencoder, noise: &mut Noise) -> Tensor<4> {
         vae.normalise(self.posterior.clone().sample(noise))
     }
 
-    /// The same of the picture without what is made anew; drawn even if nobody sees it, since the reference does.
+    /// The same for the masked picture. Sampled even if it is unused, since the reference does.
     pub(super) fn draw_masked(&self, vae: &Autoencoder, noise: &mut Noise) -> Option<Tensor<4>> {
         let repainted = self.repainted.as_ref()?;
         let masked = repainted.masked.as_ref().unwrap_or(&self.posterior).clone().sample(noise);
         repainted.masked.is_some().then(|| vae.normalise(masked))
     }
 
-    /// 1 where the picture is made anew, 0 where it stays: `[1, 1, height / factor, width / factor]`.
+    /// 1 where the picture is repainted, 0 where it is kept: `[1, 1, height / factor, width / factor]`.
     pub(super) fn mask(&self) -> Option<Tensor<4>> {
         Some(self.repainted.as_ref()?.mask.clone())
     }

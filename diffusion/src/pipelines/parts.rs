@@ -1,5 +1,5 @@
-//! Where the parts of a pipeline come from: a folder in diffusers' layout, or the file of a denoiser with the other parts in it,
-//! in files beside it or in folders beside it. What a pipeline makes of its parts is its own matter.
+//! Finds the parts of a pipeline: in a folder in diffusers' layout, or in the file of a denoiser, which contains the
+//! other parts or has them next to it as files or folders.
 
 use std::path::{Path, PathBuf};
 
@@ -14,32 +14,33 @@ use crate::tokenizers::clip::ClipTokenizer;
 use crate::tokenizers::t5::T5Tokenizer;
 use crate::{Error, Result};
 
-/// How files of weights end.
+/// Extensions of weight files.
 const ENDS: [&str; 2] = ["safetensors", "gguf"];
-/// The most tokens of a prompt that FLUX.1 was trained with, and its fast version
+/// The longest prompt, in tokens, that FLUX.1 and its schnell variant were trained with
 /// (<https://github.com/black-forest-labs/flux>).
 const LONGEST: [usize; 2] = [512, 256];
 
-/// A checkpoint in any form.
+/// A checkpoint in any layout.
 #[derive(Debug)]
 pub(super) enum Parts {
     Folder(PathBuf),
     Files(Box<Files>),
 }
 
-/// The file of a denoiser, and what lies beside it.
+/// The file of a denoiser, and the parts next to it.
 #[derive(Debug)]
 pub(super) struct Files {
     path: PathBuf,
     main: SingleFile,
     family: Family,
-    /// Where other parts may be: `vae.safetensors`, or `vae/` as in diffusers' layout.
+    /// The folder that may hold other parts: `vae.safetensors`, or `vae/` as in diffusers' layout.
     beside: Option<PathBuf>,
 }
 
 impl Parts {
-    /// A folder with `model_index.json`; the file of a whole model; or a folder with the file of a denoiser, in which each
-    /// part that the file lacks is `text_encoder.safetensors` (or `.gguf`) or `text_encoder/`, and so on.
+    /// Opens a folder with `model_index.json`, the file of a whole model, or a folder with the file of a denoiser. In
+    /// the last case, each part that the file lacks is `text_encoder.safetensors` (or `.gguf`) or `text_encoder/`,
+    /// and so on.
     pub fn open(path: &Path) -> Result<Self> {
         if path.join("model_index.json").is_file() {
             return Ok(Self::Folder(path.to_owned()));
@@ -61,7 +62,7 @@ impl Parts {
         }
     }
 
-    /// What `model_index.json` says, or would say.
+    /// The contents of `model_index.json`, or what they would be.
     pub fn index(&self) -> Result<Index> {
         match self {
             Self::Folder(folder) => Index::read(folder),
@@ -73,17 +74,17 @@ impl Parts {
         }
     }
 
-    /// The config of a network and its tensors under our keys.
+    /// The config of a network and its tensors under this crate's keys.
     pub fn network<C: DeserializeOwned>(&self, part: Part) -> Result<(C, Checkpoint)> {
         let place = match (self, part) {
-            // A folder beside a denoiser's file must not take its place.
+            // A folder next to a denoiser's file must not replace that file's denoiser.
             (Self::Files(files), Part::Transformer | Part::Unet) => Place::NoFolder(files),
             _ => self.place(name(part), "config.json"),
         };
         match place {
             Place::Folder(folder) => Ok((read_json(&folder.join("config.json"))?, Checkpoint::open(&folder)?)),
             Place::NoFolder(files) => {
-                let (config, checkpoint) = match files.apart(part) {
+                let (config, checkpoint) = match files.separate(part) {
                     Some(apart) => SingleFile::open(&apart)?.part_for(files.family, part)?,
                     None => files.main.part(part)?,
                 };
@@ -93,7 +94,7 @@ impl Parts {
         }
     }
 
-    /// `scheduler_config.json`, or that of the family.
+    /// `scheduler_config.json`, or the family's default.
     pub fn scheduler_config(&self) -> Result<Value> {
         match self.place("scheduler", "scheduler_config.json") {
             Place::Folder(folder) => read_json(&folder.join("scheduler_config.json")),
@@ -101,12 +102,12 @@ impl Parts {
         }
     }
 
-    /// The same, for the families that choose among solvers.
+    /// The same for families with a choice of solvers.
     pub fn scheduler(&self) -> Result<schedulers::Config> {
         schedulers::Config::from_json(&self.scheduler_config()?.to_string())
     }
 
-    /// The tokenizer of a text encoder. Files hold none, and all of these families were trained with the same one.
+    /// The tokenizer of a text encoder. Single files hold none; all of these families use the same one.
     pub fn clip_tokenizer(&self, part: Part) -> Result<ClipTokenizer> {
         match self.place(tokenizer_name(part), "tokenizer_config.json") {
             Place::Folder(folder) => ClipTokenizer::load(&folder),
@@ -122,7 +123,7 @@ impl Parts {
         }
     }
 
-    /// How many ids T5 reads of a prompt.
+    /// Number of T5 tokens per prompt.
     pub fn t5_length(&self) -> Result<usize> {
         match self.place(tokenizer_name(Part::TextEncoder2), "tokenizer_config.json") {
             Place::Folder(folder) => T5Tokenizer::length_in(&folder),
@@ -130,7 +131,7 @@ impl Parts {
         }
     }
 
-    /// The family's defaults, and what the checkpoint says instead.
+    /// The family's defaults, overridden by those of the checkpoint.
     pub fn defaults(&self, family: Defaults) -> Result<Defaults> {
         match self {
             Self::Folder(folder) => read_defaults(folder, family),
@@ -138,7 +139,7 @@ impl Parts {
         }
     }
 
-    /// Whether something is in the folder `name`, which has `file` then. In diffusers' layout it has to be there.
+    /// The folder `name` if it contains `file`. In diffusers' layout it must exist.
     fn place(&self, name: &str, file: &str) -> Place<'_> {
         match self {
             Self::Folder(folder) => Place::Folder(folder.join(name)),
@@ -150,15 +151,15 @@ impl Parts {
     }
 }
 
-/// Where a component is.
+/// Where a part is stored.
 enum Place<'a> {
     Folder(PathBuf),
     NoFolder(&'a Files),
 }
 
 impl Files {
-    /// The file that a part is given in by itself.
-    fn apart(&self, part: Part) -> Option<PathBuf> {
+    /// The separate file of a part.
+    fn separate(&self, part: Part) -> Option<PathBuf> {
         let stem = self.beside.as_ref()?.join(name(part));
         ENDS.iter().map(|end| stem.with_extension(end)).find(|file| file.is_file() && *file != self.path)
     }
@@ -180,7 +181,7 @@ fn tokenizer_name(part: Part) -> &'static str {
     if part == Part::TextEncoder2 { "tokenizer_2" } else { "tokenizer" }
 }
 
-/// The one file of weights that is not a part beside another.
+/// The only weight file that is not a part of another one.
 fn main_file(folder: &Path) -> Result<PathBuf> {
     let entries = std::fs::read_dir(folder).map_err(Error::file(folder))?;
     let mut files: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();

@@ -1,4 +1,4 @@
-//! One front for all families.
+//! The common interface of all families.
 
 use std::path::Path;
 
@@ -23,20 +23,21 @@ pub enum Pipeline {
 }
 
 impl Pipeline {
-    /// Loads a folder in diffusers' layout, whose `model_index.json` names the family, or the file of a denoiser, which holds the other parts
-    /// too or has them beside it in its folder: `text_encoder.safetensors`, `vae.safetensors` and so on, or `vae/` as in diffusers' layout. A class for one kind of request, such as
-    /// `FluxInpaintPipeline`, names it too: which kind it is depends on the request alone.
+    /// Loads a folder in diffusers' layout, whose `model_index.json` names the family, or the file of a denoiser. The
+    /// other parts are in that file or next to it: `text_encoder.safetensors`, `vae.safetensors` and so on, or `vae/`
+    /// as in diffusers' layout. A class for one kind of request, such as `FluxInpaintPipeline`, also names the
+    /// family; the kind depends on the request alone.
     pub fn load(folder: &Path, device: &Device) -> Result<Self> {
         Self::load_with(folder, device, LoadOptions::default())
     }
 
-    /// The same, laid into memory in another way.
+    /// Like [`Self::load`], with options for memory use.
     pub fn load_with(folder: &Path, device: &Device, options: LoadOptions) -> Result<Self> {
         let class = Parts::open(folder)?.index()?.class_name;
         let kinds = ["Pipeline", "Img2ImgPipeline", "InpaintPipeline"];
         match kinds.iter().find_map(|kind| class.strip_suffix(kind).filter(|family| FAMILIES.contains(family))) {
             Some("Flux") => Ok(Self::Flux(Box::new(FluxPipeline::load_with(folder, device, options)?))),
-            // Latent Consistency Models are Stable Diffusion 1 whose UNet is told the guidance scale.
+            // Latent Consistency Models are Stable Diffusion 1 with a UNet that embeds the guidance scale.
             Some("StableDiffusion" | "LatentConsistencyModel") => {
                 Ok(Self::StableDiffusion(Box::new(StableDiffusionPipeline::load_with(folder, device, options)?)))
             }
@@ -51,7 +52,7 @@ impl Pipeline {
         }
     }
 
-    /// What a request may leave out.
+    /// Defaults for the optional fields of a request.
     pub fn defaults(&self) -> &Defaults {
         match self {
             Self::Flux(pipeline) => pipeline.defaults(),
@@ -69,7 +70,7 @@ impl Pipeline {
         }
     }
 
-    /// What A1111 calls the solver that denoises when a request names none.
+    /// A1111's name of the solver that is used when a request names none.
     pub fn solver(&self) -> String {
         match self {
             Self::Flux(_) => "Euler".into(),
@@ -78,8 +79,8 @@ impl Pipeline {
         }
     }
 
-    /// Puts adapters on the networks, each with its scale, in place of those that were on them; an empty list leaves the base
-    /// as it was loaded. An adapter of which nothing fits is an error, and then nothing has changed.
+    /// Attaches adapters to the networks, each with its scale, replacing the current ones. An empty list restores the
+    /// base model. An adapter that matches no layer is an error, and then nothing changes.
     pub fn attach(&mut self, loras: &[(&LoraFile, f64)]) -> Result<Vec<MatchReport>> {
         match self {
             Self::Flux(pipeline) => pipeline.attach(loras),
@@ -88,7 +89,7 @@ impl Pipeline {
         }
     }
 
-    /// Says whether text encoders stay loaded from now on.
+    /// Sets whether text encoders stay loaded from now on.
     pub fn keep_text_encoders(&mut self, keep: bool) {
         match self {
             Self::Flux(pipeline) => pipeline.keep_text_encoders(keep),
@@ -106,8 +107,10 @@ impl Pipeline {
         }
     }
 
-    /// What shows a running denoising: the tiny autoencoder in the file `vae_approx`, or, without one for these latents, a linear map
-    /// that is fitted now to the checkpoint's own autoencoder. Errors: a file of something else.
+    /// The previewer of a request: the tiny autoencoder in the file `vae_approx`, or, if there is none for these
+    /// latents, a linear map that is fitted to the checkpoint's autoencoder.
+    ///
+    /// # Errors `vae_approx` is not a tiny autoencoder.
     pub fn previewer(&self, vae_approx: Option<&Path>) -> Result<Previewer> {
         let device = match self {
             Self::Flux(pipeline) => &pipeline.device,
@@ -122,7 +125,7 @@ impl Pipeline {
         Previewer::fit(self.autoencoder(), device)
     }
 
-    /// What turns pictures into latents, and latents into pictures.
+    /// The autoencoder between pictures and latents.
     pub fn autoencoder(&self) -> &Autoencoder {
         match self {
             Self::Flux(pipeline) => &pipeline.vae,
@@ -131,7 +134,7 @@ impl Pipeline {
         }
     }
 
-    /// Makes the pictures of a request. `on_step` hears of every step and may break it off: [`Error::Canceled`].
+    /// Makes the pictures of a request. `on_step` is called after every step and can cancel: [`Error::Canceled`].
     pub fn generate(&self, request: &PictureRequest, on_step: OnStep) -> Result<Vec<RgbImage>> {
         match self {
             Self::Flux(pipeline) => pipeline.generate(request, on_step),
@@ -141,5 +144,5 @@ impl Pipeline {
     }
 }
 
-/// The first part of the class names of each family.
+/// The beginnings of each family's class names.
 const FAMILIES: [&str; 4] = ["Flux", "StableDiffusion", "StableDiffusionXL", "LatentConsistencyModel"];

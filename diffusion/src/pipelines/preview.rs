@@ -1,5 +1,5 @@
-//! Pictures of a running denoising, quick and rough, from the latents that are foreseen in it: by a tiny autoencoder, or, where
-//! none is at hand, by the nearest linear map from latents to colours. Finished pictures are the autoencoder's alone.
+//! Fast, approximate pictures of a running generation, decoded from the predicted x₀: by a tiny autoencoder or, if
+//! there is none, by a linear map from latents to colours. Finished pictures always use the full autoencoder.
 
 use std::path::Path;
 
@@ -19,18 +19,18 @@ use crate::{Error, Result};
 
 /// The longest side of a preview, in pixels.
 pub const LONGEST_PREVIEW: usize = 512;
-/// The side of a quarter of the picture that the linear map is fitted to, in latents.
+/// Side in latents of each quarter of the picture that the linear map is fitted to.
 const QUARTER: usize = 8;
-/// In how many patches of colour each quarter is along its side: larger than latents, as large, smaller.
+/// Number of colour patches per side in each quarter: patches larger than, equal to and smaller than a latent.
 const PATCHES: [u32; 4] = [4, 8, 8, 16];
-/// Keeps the fit finite where latents say the same thing twice, relative to their own variance.
+/// Ridge term relative to the latents' variance; keeps the fit finite for collinear latents.
 const RIDGE: f64 = 1e-4;
 
-/// What makes the previews of one request.
+/// Decodes the previews of one request.
 #[derive(Debug)]
 pub struct Previewer {
     decoder: Decoder,
-    /// Pixels of the finished picture for each latent, along a side.
+    /// Pixels of the finished picture per latent along each side.
     factor: usize,
     latent_channels: usize,
 }
@@ -41,7 +41,7 @@ enum Decoder {
     Linear(Box<Colours>),
 }
 
-/// Red, green and blue, −1..1, as sums over the latent's channels.
+/// Red, green and blue in −1..1 as linear combinations of the latent channels.
 #[derive(Debug)]
 struct Colours {
     /// `[latent channels, 3]`
@@ -51,7 +51,10 @@ struct Colours {
 }
 
 impl Previewer {
-    /// The tiny autoencoder in `file`; none if it is not for the latents of `vae`. Errors: a file of something else.
+    /// The tiny autoencoder in `file`; `None` if it is for other latents than those of `vae`.
+    ///
+    /// # Errors
+    /// The file is not a tiny autoencoder.
     pub(super) fn load(file: &Path, vae: &Autoencoder, device: &Device) -> Result<Option<Self>> {
         let (config, tensors) = taesd::decoder(file)?;
         let (factor, latent_channels) = (vae.factor(), vae.latent_channels());
@@ -62,7 +65,7 @@ impl Previewer {
         Ok(Some(Self { decoder: Decoder::Tiny(network), factor, latent_channels }))
     }
 
-    /// The linear map that comes nearest to undoing `vae`, by least squares over a picture of soft patches of any colour.
+    /// Fits the linear map that best inverts `vae`, by least squares over a picture of soft patches in random colours.
     pub(super) fn fit(vae: &Autoencoder, device: &Device) -> Result<Self> {
         let (factor, channels) = (vae.factor(), vae.latent_channels());
         let picture = image::to_tensor(&patches(factor), device);
@@ -79,8 +82,8 @@ impl Previewer {
         Ok(Self { decoder: Decoder::Linear(Box::new(colours)), factor, latent_channels: channels })
     }
 
-    /// A picture of normalised latents, `[1, latent channels, height, width]`: as large as the finished one, or, where that is
-    /// longer than [`LONGEST_PREVIEW`], smaller by about a whole number.
+    /// A picture of normalised latents, `[1, latent channels, height, width]`. It is as large as the finished one,
+    /// or, if that is longer than [`LONGEST_PREVIEW`], smaller by about a whole factor.
     pub fn picture(&self, latents: &Tensor<4>) -> Result<RgbImage> {
         let [_, channels, height, width] = latents.dims();
         if channels != self.latent_channels {
@@ -88,7 +91,8 @@ impl Previewer {
         }
         match &self.decoder {
             Decoder::Tiny(network) => {
-                // Rather than shrunk afterwards: a picture of four times the pixels takes four times as long.
+                // Pools latents instead of shrinking the picture: decoding four times the pixels takes four times as
+                // long.
                 let too_large = (height.max(width) * self.factor).div_ceil(LONGEST_PREVIEW);
                 let latents = match too_large.min(height).min(width) {
                     0 | 1 => latents.clone(),
@@ -96,7 +100,7 @@ impl Previewer {
                 };
                 let picture = image::from_tensor(network.decode(latents))?;
                 Ok(match picture.width().max(picture.height()) {
-                    // So narrow that it could not be pooled.
+                    // Too narrow to be pooled.
                     longest if longest > LONGEST_PREVIEW as u32 => {
                         let shrunk = |side: u32| (side * LONGEST_PREVIEW as u32 / longest).max(1);
                         imageops::thumbnail(&picture, shrunk(picture.width()), shrunk(picture.height()))
@@ -116,7 +120,7 @@ impl Previewer {
     }
 }
 
-/// A picture of soft patches in any colour, always the same one.
+/// A picture of soft patches in random colours. It is the same on every call.
 fn patches(factor: usize) -> RgbImage {
     let mut random = Noise::seeded(0);
     let side = (QUARTER * factor) as u32;
@@ -129,17 +133,17 @@ fn patches(factor: usize) -> RgbImage {
     whole
 }
 
-/// `[1, channels, height, width]` → the channels of each place, one place after the other.
+/// `[1, channels, height, width]` → the channels of each position, one position after the other.
 fn rows(tensor: Tensor<4>) -> Result<Vec<f32>> {
     let values = tensor.permute([0, 2, 3, 1]).into_data().convert::<f32>().try_to_vec::<f32>();
     values.map_err(|error| Error::Invalid(format!("latents cannot be read: {error:?}")))
 }
 
-/// Linear regression of three values by its normal equations.
+/// Linear regression of three values by the normal equations.
 struct LeastSquares {
-    /// Sums of products of what is known.
+    /// Sums of products of the inputs.
     products: Vec<Vec<f64>>,
-    /// Sums of products of what is known with what is sought.
+    /// Sums of products of inputs and targets.
     targets: Vec<[f64; 3]>,
 }
 
@@ -159,7 +163,7 @@ impl LeastSquares {
         }
     }
 
-    /// Gauss's elimination; with the ridge the matrix is positive definite, and needs no pivots.
+    /// Gaussian elimination. With the ridge term the matrix is positive definite and needs no pivoting.
     fn solve(self) -> Vec<[f64; 3]> {
         let Self { mut products, mut targets } = self;
         let size = products.len();

@@ -1,5 +1,5 @@
-//! What text encoders made of the prompts that were read last, so that a prompt costs nothing the second time, and the negative
-//! prompt that never changes costs nothing at all. Which prompts a request has is the families' matter.
+//! Caches the embeddings of recent prompts, so that a repeated prompt or the usual negative prompt is not encoded
+//! again.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
@@ -7,22 +7,22 @@ use std::sync::{Mutex, PoisonError};
 use crate::Result;
 use crate::lora::{MatchReport, Network};
 
-/// Prompts that are kept: at most 64 MiB of FLUX.1's in bf16.
+/// Most prompts in the cache: at most 64 MiB for FLUX.1 in bf16.
 const KEPT: usize = 16;
-/// Readings of the encoder that are kept, though it be those of a single prompt: at most 40 MiB of SDXL's in f32.
+/// Most encoder runs in the cache, even for a single prompt: at most 40 MiB for SDXL in f32.
 const KEPT_CHUNKS: usize = 64;
 
-/// Everything that tells the embeddings of one prompt from those of another, as long as nothing else hangs on the encoders.
+/// Everything that the embeddings depend on besides the adapters of the encoders.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct PromptKey {
     pub prompt: String,
-    /// Readings of the encoder, of which the last may be empty.
+    /// Number of encoder runs. The last chunks may be empty.
     pub chunks: usize,
-    /// Last layers left out.
+    /// Number of last layers that are skipped.
     pub skipped: usize,
 }
 
-/// Embeddings by prompt, those that were used last at the end.
+/// Embeddings by prompt, most recently used last.
 #[derive(Debug)]
 pub(super) struct PromptCache<E> {
     entries: Mutex<VecDeque<(PromptKey, E)>>,
@@ -36,7 +36,7 @@ impl<E> Default for PromptCache<E> {
 }
 
 impl<E: Clone> PromptCache<E> {
-    /// What is known of a prompt, or else what `read` makes of it.
+    /// The cached value of a prompt, or the result of `read`.
     pub fn get_or(&self, key: PromptKey, read: impl FnOnce() -> Result<E>) -> Result<E> {
         let known = {
             let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
@@ -56,7 +56,7 @@ impl<E: Clone> PromptCache<E> {
         Ok(embeddings)
     }
 
-    /// Forgets everything if the adapters that were attached, or those before them, change what a prompt becomes.
+    /// Clears the cache if the new or the previous adapters change text encoders.
     pub fn adapters_changed(&mut self, attached: &[MatchReport]) {
         let encoders = [Network::TextEncoder, Network::TextEncoder2];
         let adapted =
@@ -78,7 +78,7 @@ mod tests {
         PromptKey { prompt: prompt.to_owned(), chunks, skipped }
     }
 
-    /// Whether the prompt has to be read.
+    /// Whether the prompt has to be encoded.
     fn is_new(cache: &PromptCache<u8>, key: PromptKey) -> bool {
         let mut read = false;
         cache

@@ -1,6 +1,7 @@
-//! Stable Diffusion 1 and 2 and their inpainting models: one CLIP text encoder, whose states the UNet reads. As diffusers'
-//! `StableDiffusionPipeline`, `StableDiffusionImg2ImgPipeline` and `StableDiffusionInpaintPipeline`, for the same picture from the
-//! same folder, prompt and seed; but prompts longer than one reading of the encoder are not cut off.
+//! Stable Diffusion 1 and 2 and their inpainting models: one CLIP text encoder conditions the UNet. Reproduces
+//! diffusers' `StableDiffusionPipeline`, `StableDiffusionImg2ImgPipeline` and `StableDiffusionInpaintPipeline`: the
+//! same folder, prompt and seed give the same picture. Unlike there, long prompts are split into chunks instead of
+//! truncated.
 
 use std::path::Path;
 
@@ -20,6 +21,8 @@ use crate::prompt::Chunk;
 use crate::{Error, Result};
 
 /// A loaded Stable Diffusion 1 or 2 checkpoint, ready to make pictures.
+///
+/// Reference: <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/pipelines/stable_diffusion/pipeline_stable_diffusion.py#L780-L1107>
 #[derive(Debug)]
 pub struct StableDiffusionPipeline {
     prompts: ClipPrompt,
@@ -30,13 +33,14 @@ pub struct StableDiffusionPipeline {
 }
 
 impl StableDiffusionPipeline {
-    /// Loads a folder in diffusers' layout or a single file, strictly: a tensor that is missing, unused or of the wrong shape is
-    /// an error. All sizes come from the `config.json` files, or from the tensors. The safety checker is not read.
+    /// Loads a folder in diffusers' layout or a single file. Loading is strict: a missing, unused or wrongly shaped
+    /// tensor is an error. All sizes come from the `config.json` files, or from the tensors. The safety checker is
+    /// not loaded.
     pub fn load(path: &Path, device: &Device) -> Result<Self> {
         Self::load_with(path, device, LoadOptions::default())
     }
 
-    /// The same, laid into memory in another way.
+    /// Like [`Self::load`], with options for memory use.
     pub fn load_with(path: &Path, device: &Device, options: LoadOptions) -> Result<Self> {
         let parts = Parts::open(path)?;
         let dtype = weight_dtype(device);
@@ -52,7 +56,7 @@ impl StableDiffusionPipeline {
             return Err(Error::malformed(path, reason));
         }
         let side = unet.sample_size.unwrap_or(64) * latent_diffusion.size_multiple();
-        // A model that is told the guidance scale was distilled to a few steps.
+        // A model that embeds the guidance scale is distilled to a few steps.
         let (num_inference_steps, guidance_scale) =
             if unet.time_cond_proj_dim.is_some() { (4, 8.5) } else { (30, 7.5) };
         let defaults = Defaults {
@@ -72,7 +76,7 @@ impl StableDiffusionPipeline {
         })
     }
 
-    /// Says whether text encoders stay loaded from now on.
+    /// Sets whether text encoders stay loaded from now on.
     pub fn keep_text_encoders(&mut self, keep: bool) {
         self.keeps_text_encoders = keep;
         self.after_reading();
@@ -80,29 +84,29 @@ impl StableDiffusionPipeline {
 
     /// Whether the text encoder is loaded.
     pub fn has_text_encoders(&self) -> bool {
-        self.prompts.encoder.is_present()
+        self.prompts.encoder.is_loaded()
     }
 
-    /// Lets the text encoder go, if it may not stay.
+    /// Unloads the text encoder unless it is kept.
     fn after_reading(&self) {
         if !self.keeps_text_encoders {
-            self.prompts.encoder.leave();
+            self.prompts.encoder.unload();
             self.latent_diffusion.device.memory_cleanup();
         }
     }
 
-    /// What a request may leave out. Pictures are as large as those that the UNet was trained with.
+    /// Defaults for the optional fields of a request. Pictures have the size that the UNet was trained with.
     pub fn defaults(&self) -> &Defaults {
         &self.defaults
     }
 
-    /// The part that denoises.
+    /// The denoising part.
     pub fn latent_diffusion(&self) -> &LatentDiffusion {
         &self.latent_diffusion
     }
 
-    /// Puts adapters on the UNet and the text encoder, each with its scale, in place of those that were on them; an empty list
-    /// leaves the base as it was loaded. An adapter of which nothing fits is an error, and then nothing has changed.
+    /// Attaches adapters to the UNet and the text encoder, each with its scale, replacing the current ones. An empty
+    /// list restores the base model. An adapter that matches no layer is an error, and then nothing changes.
     pub fn attach(&mut self, loras: &[(&LoraFile, f64)]) -> Result<Vec<MatchReport>> {
         let device = self.latent_diffusion.device.clone();
         let encoder = self.prompts.encoder.target(Network::TextEncoder, loras)?;
@@ -112,18 +116,20 @@ impl StableDiffusionPipeline {
         Ok(reports)
     }
 
-    /// Makes the pictures of a request. `on_step` hears of every step and may break it off: [`Error::Canceled`].
+    /// Makes the pictures of a request. `on_step` is called after every step and can cancel: [`Error::Canceled`].
     pub fn generate(&self, request: &PictureRequest, on_step: OnStep) -> Result<Vec<RgbImage>> {
         self.latent_diffusion.generate(request, &self.prepare(request)?, on_step)
     }
 
-    /// Checks a request and encodes its prompts and its picture: all that its pictures share.
+    /// Validates a request and encodes its prompts and picture: everything that its pictures share.
     pub fn prepare(&self, request: &PictureRequest) -> Result<Denoising> {
         self.latent_diffusion.check(request)?;
         self.latent_diffusion.prepare(request, self.conditions(request)?)
     }
 
-    /// What the UNet is told of a request: after the prompt's states the negative prompt's, if they guide.
+    /// The UNet's conditions for a request: the negative prompt's states, if guidance is used, and the prompt's.
+    ///
+    /// Reference: <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/pipelines/stable_diffusion/pipeline_stable_diffusion.py#L332-L512>
     pub fn conditions(&self, request: &PictureRequest) -> Result<Conditions> {
         let negative = request.negative_prompt.as_deref().unwrap_or_default();
         let wanted = self.prompts.chunks(&request.prompt)?;
@@ -132,7 +138,7 @@ impl StableDiffusionPipeline {
         if self.latent_diffusion.is_guided(request) {
             let unwanted = self.prompts.chunks(negative)?;
             let count = wanted.len().max(unwanted.len());
-            // As in diffusers, the negative prompt is read by all layers whatever the other skips.
+            // As in diffusers, `clip_skip` does not apply to the negative prompt.
             hidden.push(self.encode(negative, unwanted, count, 0)?);
             hidden.push(self.encode(&request.prompt, wanted, count, skipped)?);
         } else {

@@ -1,7 +1,8 @@
-//! Stable Diffusion XL's base model and its inpainting model: two CLIP text encoders, whose states the UNet reads side by side,
-//! and the pooled prompt and sizes, which it is told besides (Podell et al., <https://arxiv.org/abs/2307.01952>). As diffusers'
-//! `StableDiffusionXLPipeline`, `StableDiffusionXLImg2ImgPipeline` and `StableDiffusionXLInpaintPipeline`, for the same picture from
-//! the same folder, prompt and seed. The refiner does not belong here.
+//! Stable Diffusion XL's base model and its inpainting model. The UNet is conditioned on the concatenated states of
+//! two CLIP text encoders, the pooled prompt and sizes (Podell et al., <https://arxiv.org/abs/2307.01952>).
+//! Reproduces diffusers' `StableDiffusionXLPipeline`, `StableDiffusionXLImg2ImgPipeline` and
+//! `StableDiffusionXLInpaintPipeline`: the same folder, prompt and seed give the same picture. The refiner is not
+//! supported.
 
 use std::path::Path;
 
@@ -20,23 +21,25 @@ use crate::networks::clip::ClipTextModel;
 use crate::networks::unet::{self, AddedConditions};
 use crate::{Error, Result};
 
-/// Original height and width, crop from above and left, wanted height and width.
-const TOLD_SIZES: usize = 6;
+/// Original height and width, crop top and left, target height and width.
+const SIZE_CONDITIONS: usize = 6;
 
 /// A loaded Stable Diffusion XL checkpoint, ready to make pictures.
+///
+/// Reference: <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/pipelines/stable_diffusion_xl/pipeline_stable_diffusion_xl.py#L823-L1308>
 #[derive(Debug)]
 pub struct StableDiffusionXlPipeline {
-    /// CLIP-L and OpenCLIP bigG, which also says what the prompt is as a whole.
+    /// CLIP-L and OpenCLIP bigG; the latter also gives the pooled prompt.
     prompts: [ClipPrompt; 2],
     read: PromptCache<PromptEmbeddings>,
     keeps_text_encoders: bool,
     latent_diffusion: LatentDiffusion,
     defaults: Defaults,
-    /// Whether no negative prompt means zeros rather than "".
+    /// Whether the embedding of an absent negative prompt is zeros instead of that of "".
     zeros_for_no_prompt: bool,
 }
 
-/// A prompt as the UNet is told it.
+/// The embeddings of a prompt.
 #[derive(Debug, Clone)]
 struct PromptEmbeddings {
     /// Both encoders' states, `[1, length, both widths]`
@@ -46,13 +49,13 @@ struct PromptEmbeddings {
 }
 
 impl StableDiffusionXlPipeline {
-    /// Loads a folder in diffusers' layout or a single file, strictly: a tensor that is missing, unused or of the wrong shape is
-    /// an error. All sizes come from the `config.json` files, or from the tensors.
+    /// Loads a folder in diffusers' layout or a single file. Loading is strict: a missing, unused or wrongly shaped
+    /// tensor is an error. All sizes come from the `config.json` files, or from the tensors.
     pub fn load(path: &Path, device: &Device) -> Result<Self> {
         Self::load_with(path, device, LoadOptions::default())
     }
 
-    /// The same, laid into memory in another way.
+    /// Like [`Self::load`], with options for memory use.
     pub fn load_with(path: &Path, device: &Device, options: LoadOptions) -> Result<Self> {
         let parts = Parts::open(path)?;
         let index = parts.index()?;
@@ -70,7 +73,7 @@ impl StableDiffusionXlPipeline {
         let (latent_diffusion, unet) = LatentDiffusion::load(&parts, device, dtype, options)?;
         check_widths(path, &prompts, &unet)?;
         let side = unet.sample_size.unwrap_or(128) * latent_diffusion.size_multiple();
-        // A model that is told the guidance scale was distilled to a few steps.
+        // A model that embeds the guidance scale is distilled to a few steps.
         let (num_inference_steps, guidance_scale) =
             if unet.time_cond_proj_dim.is_some() { (4, 8.5) } else { (30, 5.0) };
         let defaults = Defaults {
@@ -91,7 +94,7 @@ impl StableDiffusionXlPipeline {
         })
     }
 
-    /// Says whether text encoders stay loaded from now on.
+    /// Sets whether text encoders stay loaded from now on.
     pub fn keep_text_encoders(&mut self, keep: bool) {
         self.keeps_text_encoders = keep;
         self.after_reading();
@@ -99,29 +102,29 @@ impl StableDiffusionXlPipeline {
 
     /// Whether any text encoder is loaded.
     pub fn has_text_encoders(&self) -> bool {
-        self.prompts.iter().any(|prompt| prompt.encoder.is_present())
+        self.prompts.iter().any(|prompt| prompt.encoder.is_loaded())
     }
 
-    /// Lets the text encoders go, if they may not stay.
+    /// Unloads the text encoders unless they are kept.
     fn after_reading(&self) {
         if !self.keeps_text_encoders {
-            self.prompts.iter().for_each(|prompt| prompt.encoder.leave());
+            self.prompts.iter().for_each(|prompt| prompt.encoder.unload());
             self.latent_diffusion.device.memory_cleanup();
         }
     }
 
-    /// What a request may leave out. Pictures are as large as those that the UNet was trained with.
+    /// Defaults for the optional fields of a request. Pictures have the size that the UNet was trained with.
     pub fn defaults(&self) -> &Defaults {
         &self.defaults
     }
 
-    /// The part that denoises.
+    /// The denoising part.
     pub fn latent_diffusion(&self) -> &LatentDiffusion {
         &self.latent_diffusion
     }
 
-    /// Puts adapters on the UNet and the text encoders, each with its scale, in place of those that were on them; an empty list
-    /// leaves the base as it was loaded. An adapter of which nothing fits is an error, and then nothing has changed.
+    /// Attaches adapters to the UNet and the text encoders, each with its scale, replacing the current ones. An empty
+    /// list restores the base model. An adapter that matches no layer is an error, and then nothing changes.
     pub fn attach(&mut self, loras: &[(&LoraFile, f64)]) -> Result<Vec<MatchReport>> {
         let device = self.latent_diffusion.device.clone();
         let [large, giant] = &mut self.prompts;
@@ -134,19 +137,21 @@ impl StableDiffusionXlPipeline {
         Ok(reports)
     }
 
-    /// Makes the pictures of a request. `on_step` hears of every step and may break it off: [`Error::Canceled`].
+    /// Makes the pictures of a request. `on_step` is called after every step and can cancel: [`Error::Canceled`].
     pub fn generate(&self, request: &PictureRequest, on_step: OnStep) -> Result<Vec<RgbImage>> {
         self.latent_diffusion.generate(request, &self.prepare(request)?, on_step)
     }
 
-    /// Checks a request and encodes its prompts and its picture: all that its pictures share.
+    /// Validates a request and encodes its prompts and picture: everything that its pictures share.
     pub fn prepare(&self, request: &PictureRequest) -> Result<Denoising> {
         self.latent_diffusion.check(request)?;
         self.latent_diffusion.prepare(request, self.conditions(request)?)
     }
 
-    /// What the UNet is told of a request: after the prompt's embeddings the negative prompt's, if they guide; and that the
-    /// picture was never another size or cropped.
+    /// The UNet's conditions for a request: the embeddings of the negative prompt, if guidance is used, and of the
+    /// prompt. The size conditions state that the picture was neither resized nor cropped.
+    ///
+    /// Reference: <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/pipelines/stable_diffusion_xl/pipeline_stable_diffusion_xl.py#L729-L745>
     pub fn conditions(&self, request: &PictureRequest) -> Result<Conditions> {
         let negative = request.negative_prompt.as_deref();
         let wanted = self.chunk_count(&request.prompt)?;
@@ -162,7 +167,7 @@ impl StableDiffusionXlPipeline {
         } else {
             let negative = negative.unwrap_or_default();
             let count = wanted.max(self.chunk_count(negative)?);
-            // As in diffusers, the negative prompt is read by all layers whatever the other skips.
+            // As in diffusers, `clip_skip` does not apply to the negative prompt.
             prompts.push(self.encode(negative, count, 0)?);
             prompts.push(self.encode(&request.prompt, count, skipped)?);
         }
@@ -174,13 +179,15 @@ impl StableDiffusionXlPipeline {
         Ok(Conditions { hidden, added: Some(AddedConditions { text_embeds, time_ids }) })
     }
 
-    /// Chunks of a prompt, by the tokenizer that makes more of them.
+    /// Number of chunks of a prompt, by the tokenizer that needs more of them.
     fn chunk_count(&self, prompt: &str) -> Result<usize> {
         let [large, giant] = &self.prompts;
         Ok(large.chunks(prompt)?.len().max(giant.chunks(prompt)?.len()))
     }
 
-    /// The last layer of either encoder is never read, and none is normed.
+    /// Encodes a prompt. The last layer of both encoders is never used, and the final norm is not applied.
+    ///
+    /// Reference: <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/pipelines/stable_diffusion_xl/pipeline_stable_diffusion_xl.py#L283-L519>
     fn encode(&self, prompt: &str, count: usize, skipped: usize) -> Result<PromptEmbeddings> {
         let [large, giant] = &self.prompts;
         self.read.get_or(PromptKey { prompt: prompt.to_owned(), chunks: count, skipped }, || {
@@ -195,7 +202,7 @@ impl StableDiffusionXlPipeline {
     }
 }
 
-/// The configs have to agree before anything is multiplied by anything.
+/// Checks that the configs of the parts match, before any weights are used.
 fn check_widths(folder: &Path, [large, giant]: &[ClipPrompt; 2], unet: &unet::Config) -> Result<()> {
     let (told, channels) = unet.added().unwrap_or_default();
     let pairs = [
@@ -206,7 +213,7 @@ fn check_widths(folder: &Path, [large, giant]: &[ClipPrompt; 2], unet: &unet::Co
         ),
         (
             "the pooled prompt with six sizes and the UNet's projection_class_embeddings_input_dim",
-            giant.config.projection_dim + TOLD_SIZES * channels,
+            giant.config.projection_dim + SIZE_CONDITIONS * channels,
             told,
         ),
     ];

@@ -1,5 +1,5 @@
-//! A text encoder that may leave the device once it has read a prompt, and is read from the disk again for the next one. What
-//! hangs on it stays behind. When it has to leave is its pipeline's matter.
+//! A text encoder that can be unloaded after it has encoded a prompt, and is loaded again for the next one. Its
+//! adapters are kept meanwhile. The pipeline decides when to unload it.
 
 use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -12,69 +12,69 @@ use crate::lora::{LoraFile, Network, Target};
 type Linears<M> = for<'a> fn(&'a mut M) -> Vec<(String, &'a mut Linear)>;
 
 pub(super) struct TextEncoder<M> {
-    present: Mutex<Option<M>>,
+    loaded: Mutex<Option<M>>,
     load: Box<dyn Fn() -> Result<M> + Send + Sync>,
     linears: Linears<M>,
-    /// What hung on it when it left.
-    hung: Mutex<Vec<(String, Hung)>>,
+    /// The adapters of an unloaded encoder.
+    saved: Mutex<Vec<(String, SavedAdapters)>>,
 }
 
-struct Hung {
+struct SavedAdapters {
     branches: Vec<Branch>,
     changes: Option<Changes<2>>,
 }
 
 impl<M> TextEncoder<M> {
-    /// One that `load` brings when it is needed.
+    /// An encoder that `load` loads on first use.
     pub fn new(load: impl Fn() -> Result<M> + Send + Sync + 'static, linears: Linears<M>) -> Self {
-        Self { present: Mutex::default(), load: Box::new(load), linears, hung: Mutex::default() }
+        Self { loaded: Mutex::default(), load: Box::new(load), linears, saved: Mutex::default() }
     }
 
-    /// Uses the encoder, which is loaded first if it is away.
+    /// Runs `work` with the encoder, which is loaded first if necessary.
     pub fn with<R>(&self, work: impl FnOnce(&M) -> R) -> Result<R> {
-        let mut present = self.locked();
-        let encoder = self.bring(present.take())?;
-        Ok(work(present.insert(encoder)))
+        let mut loaded = self.locked();
+        let encoder = self.load_or_keep(loaded.take())?;
+        Ok(work(loaded.insert(encoder)))
     }
 
-    /// Lets the encoder go, without what hangs on it.
-    pub fn leave(&self) {
+    /// Unloads the encoder and keeps its adapters.
+    pub fn unload(&self) {
         let Some(mut encoder) = self.locked().take() else { return };
-        let laden = (self.linears)(&mut encoder).into_iter();
-        let laden = laden.filter(|(_, linear)| !linear.branches.is_empty() || linear.changes.is_some());
-        let hung = laden.map(|(path, linear)| {
-            (path, Hung { branches: std::mem::take(&mut linear.branches), changes: linear.changes.take() })
+        let adapted = (self.linears)(&mut encoder).into_iter();
+        let adapted = adapted.filter(|(_, linear)| !linear.branches.is_empty() || linear.changes.is_some());
+        let saved = adapted.map(|(path, linear)| {
+            (path, SavedAdapters { branches: std::mem::take(&mut linear.branches), changes: linear.changes.take() })
         });
-        *self.hung.lock().unwrap_or_else(PoisonError::into_inner) = hung.collect();
+        *self.saved.lock().unwrap_or_else(PoisonError::into_inner) = saved.collect();
     }
 
     /// Whether it is loaded.
-    pub fn is_present(&self) -> bool {
+    pub fn is_loaded(&self) -> bool {
         self.locked().is_some()
     }
 
-    /// What adapters may hang on; nothing while the encoder is away, as long as `loras` ask nothing of it and nothing of
-    /// earlier ones is to be taken off.
+    /// The layers that adapters can be attached to. `None` if the encoder is unloaded and neither `loras` nor the
+    /// current adapters concern it.
     pub fn target(&mut self, network: Network, loras: &[(&LoraFile, f64)]) -> Result<Option<Target<'_>>> {
-        let laden = !self.hung.get_mut().unwrap_or_else(PoisonError::into_inner).is_empty();
-        if !self.is_present() && !laden && !loras.iter().any(|(file, _)| file.adapts(network)) {
+        let adapted = !self.saved.get_mut().unwrap_or_else(PoisonError::into_inner).is_empty();
+        if !self.is_loaded() && !adapted && !loras.iter().any(|(file, _)| file.adapts(network)) {
             return Ok(None);
         }
-        let present = self.locked().take();
-        let encoder = self.bring(present)?;
-        let present = self.present.get_mut().unwrap_or_else(PoisonError::into_inner);
-        Ok(Some(Target::new(network, (self.linears)(present.insert(encoder)))))
+        let loaded = self.locked().take();
+        let encoder = self.load_or_keep(loaded)?;
+        let loaded = self.loaded.get_mut().unwrap_or_else(PoisonError::into_inner);
+        Ok(Some(Target::new(network, (self.linears)(loaded.insert(encoder)))))
     }
 
-    fn bring(&self, present: Option<M>) -> Result<M> {
-        if let Some(encoder) = present {
+    fn load_or_keep(&self, loaded: Option<M>) -> Result<M> {
+        if let Some(encoder) = loaded {
             return Ok(encoder);
         }
         let mut encoder = (self.load)()?;
-        let mut hung = std::mem::take(&mut *self.hung.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut saved = std::mem::take(&mut *self.saved.lock().unwrap_or_else(PoisonError::into_inner));
         for (path, linear) in (self.linears)(&mut encoder) {
-            if let Some(at) = hung.iter().position(|(laden, _)| *laden == path) {
-                let (_, Hung { branches, changes }) = hung.swap_remove(at);
+            if let Some(at) = saved.iter().position(|(adapted, _)| *adapted == path) {
+                let (_, SavedAdapters { branches, changes }) = saved.swap_remove(at);
                 (linear.branches, linear.changes) = (branches, changes);
             }
         }
@@ -82,12 +82,12 @@ impl<M> TextEncoder<M> {
     }
 
     fn locked(&self) -> MutexGuard<'_, Option<M>> {
-        self.present.lock().unwrap_or_else(PoisonError::into_inner)
+        self.loaded.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl<M> fmt::Debug for TextEncoder<M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("TextEncoder").field("present", &self.is_present()).finish_non_exhaustive()
+        f.debug_struct("TextEncoder").field("loaded", &self.is_loaded()).finish_non_exhaustive()
     }
 }

@@ -1,4 +1,4 @@
-//! From pieces to what the text encoder reads at once: ids with their weights, and the weights' effect on what it answers.
+//! Splits prompt pieces into inputs of the text encoder (ids with weights), and applies the weights to its output.
 
 use burn::prelude::*;
 use burn::tensor::DType;
@@ -7,12 +7,12 @@ use super::{MOST_CHUNKS, Piece, parse};
 use crate::tokenizers::clip::ClipTokenizer;
 use crate::{Error, Result};
 
-/// One reading of the text encoder: start, words, end and padding.
+/// One input of the text encoder: start, words, end and padding.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Chunk {
     /// As many as the tokenizer's length.
     pub ids: Vec<i64>,
-    /// One for each id; 1 for all but words.
+    /// One per id; 1 for all but words.
     weights: Vec<f32>,
 }
 
@@ -25,27 +25,27 @@ impl Chunk {
         Self { ids, weights }
     }
 
-    /// The encoder's states `[1, length, hidden]`, each multiplied by its token's weight and then all by one number that keeps
-    /// their mean, as AUTOMATIC1111 does it. Exactly the states themselves if no token has a weight of its own.
+    /// Multiplies the encoder's states `[1, length, hidden]` by the token weights, then scales them to keep their
+    /// mean, as AUTOMATIC1111 does. Returns the states unchanged if all weights are 1.
     pub fn weigh(&self, hidden: Tensor<3>) -> Tensor<3> {
         if self.weights.iter().all(|weight| *weight == 1.0) {
             return hidden;
         }
         let weights = TensorData::new(self.weights.clone(), [1, self.weights.len(), 1]);
-        // In f32: the quotient of two means that are rounded to half precision is off by a percent.
+        // In f32: the quotient of two means rounded to half precision is off by a percent.
         let dtype = hidden.dtype();
         let hidden = hidden.cast(DType::F32);
         let weights = Tensor::<3>::from_data(weights, (&hidden.device(), DType::F32));
         let weighed = hidden.clone() * weights;
         let keep = hidden.mean() / weighed.clone().mean();
-        // Weights that bring the mean to nothing leave nothing to keep it by.
+        // If the weighted mean is 0, the original mean cannot be restored.
         let keep = keep.clone().mask_fill(keep.is_finite().bool_not(), 1.0);
         (weighed * keep.unsqueeze::<3>()).cast(dtype)
     }
 }
 
-/// The chunks of a prompt: each as many words as fit between start and end, a new one where they are full or where the prompt
-/// says `BREAK`. At least one; refused beyond [`MOST_CHUNKS`].
+/// Splits a prompt into chunks, each with as many words as fit between start and end. A new chunk starts when one is
+/// full and at `BREAK`. There is at least one chunk; more than [`MOST_CHUNKS`] are rejected.
 pub fn chunks(prompt: &str, tokenizer: &ClipTokenizer) -> Result<Vec<Chunk>> {
     let room = tokenizer.length() - 2;
     let mut chunks = Vec::new();
@@ -74,7 +74,7 @@ pub fn chunks(prompt: &str, tokenizer: &ClipTokenizer) -> Result<Vec<Chunk>> {
     }
 }
 
-/// Adds empty chunks up to `count`: what a denoiser reads at once has to be of one length.
+/// Appends empty chunks up to `count`, so that all prompts of a denoiser call have the same length.
 pub fn pad(chunks: &mut Vec<Chunk>, count: usize, tokenizer: &ClipTokenizer) {
     chunks.resize(count.max(chunks.len()), Chunk::new(&[], tokenizer));
 }

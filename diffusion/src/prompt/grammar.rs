@@ -1,27 +1,29 @@
-//! From a prompt to pieces of text with one weight each. Any text is a prompt; only what is beyond the limits is refused.
+//! Parses a prompt into pieces of text with one weight each. Every text is a valid prompt; only the limits can reject
+//! it.
 
 use super::{DEEPEST, HEAVIEST};
 use crate::{Error, Result};
 
-/// What a round bracket multiplies the weight by if it names none; a square one divides.
+/// The factor of a round bracket without a number; a square bracket divides by it.
 const STEP: f64 = 1.1;
-/// Ends a chunk of the text encoder, as a word of its own.
+/// Starts a new chunk of the text encoder, if it is a separate word.
 const BREAK: &str = "BREAK";
 
 /// A part of a prompt.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Piece {
-    /// Words, with brackets and escapes resolved, and how much they count; 1 is as usual.
+    /// Words, with brackets and escapes resolved, and their weight; 1 is neutral.
     Text { text: String, weight: f64 },
-    /// What follows begins a new chunk.
+    /// The following text starts a new chunk.
     Break,
 }
 
-/// Reads weights: `(words)` is 1.1 of the weight around it, `(words:1.3)` is 1.3 of it, `[words]` a 1.1th; brackets nest. `\(`,
-/// `\)`, `\[`, `\]` and `\\` are the signs themselves. A bracket that is never closed reaches to the end; one that closes
-/// nothing is text. Neighbours of equal weight are one piece, so a prompt without any such sign is a single one.
+/// Parses weights: `(words)` multiplies the surrounding weight by 1.1, `(words:1.3)` multiplies it by 1.3, and
+/// `[words]` divides it by 1.1. Brackets nest. `\(`, `\)`, `\[`, `\]` and `\\` are literal characters. An unclosed
+/// bracket extends to the end, and an unmatched closing bracket is text. Neighbours of equal weight are merged, so a
+/// prompt without any of these characters is a single piece.
 ///
-/// Refused are brackets deeper than [`DEEPEST`] and weights beyond [`HEAVIEST`].
+/// # Errors Rejects brackets nested deeper than [`DEEPEST`] and weights beyond [`HEAVIEST`].
 pub fn parse(prompt: &str) -> Result<Vec<Piece>> {
     let mut reading = Reading::default();
     let mut rest = prompt;
@@ -43,7 +45,7 @@ pub fn parse(prompt: &str) -> Result<Vec<Piece>> {
                 reading.close(Bracket::Round, weight, after)
             }
             _ => {
-                // A sign that means nothing here is text, and so is all up to the next sign.
+                // A bracket without meaning here is text, as is everything up to the next one.
                 let words = sign.len() + after.find([':', '\\', '(', ')', '[', ']']).unwrap_or(after.len());
                 let (words, after) = rest.split_at(words);
                 reading.words(words);
@@ -54,7 +56,7 @@ pub fn parse(prompt: &str) -> Result<Vec<Piece>> {
     reading.finish()
 }
 
-/// What a backslash makes text of; each is one byte.
+/// The characters that a backslash escapes, one byte each.
 const SIGNS: [char; 5] = ['(', ')', '[', ']', '\\'];
 
 #[derive(Debug, Clone, Copy)]
@@ -63,7 +65,7 @@ enum Bracket {
     Square,
 }
 
-/// Pieces read so far, and where among them the brackets that are still open began.
+/// The pieces so far, and the index of the first piece in each open bracket.
 #[derive(Default)]
 struct Reading {
     pieces: Vec<Piece>,
@@ -83,7 +85,7 @@ impl Reading {
         !self.stack(bracket).is_empty()
     }
 
-    /// Gives `after` back, as [`Self::close`] does: where the reading goes on.
+    /// Opens a bracket. Returns `after`, the rest of the text, as [`Self::close`] does.
     fn open<'a>(&mut self, bracket: Bracket, after: &'a str) -> Result<&'a str> {
         if self.round.len() + self.square.len() == DEEPEST {
             return Err(Error::Invalid(format!("the prompt has more than {DEEPEST} brackets open at once")));
@@ -107,7 +109,7 @@ impl Reading {
         self.pieces.push(Piece::Text { text: text.to_owned(), weight: 1.0 });
     }
 
-    /// Text that may hold breaks; the spaces around one belong to it.
+    /// Adds text that may contain breaks. Spaces around a break belong to it.
     fn words(&mut self, words: &str) {
         let mut rest = words;
         while let Some((before, after)) = split_at_break(rest) {
@@ -144,7 +146,7 @@ impl Reading {
     }
 }
 
-/// A number and the bracket that it closes, and what is behind them.
+/// A number and its closing bracket, and the text after them.
 fn closing_weight(text: &str) -> Option<(f64, &str)> {
     let (number, after) = text.split_once(')')?;
     let number = number.trim();
@@ -152,7 +154,7 @@ fn closing_weight(text: &str) -> Option<(f64, &str)> {
     Some((number.parse().ok().filter(|_| plain)?, after))
 }
 
-/// What is before and after the first [`BREAK`] that is a word of its own.
+/// The text before and after the first [`BREAK`] that is a separate word.
 fn split_at_break(text: &str) -> Option<(&str, &str)> {
     let in_word = |neighbour: Option<char>| neighbour.is_some_and(|c| c.is_alphanumeric() || c == '_');
     text.match_indices(BREAK)
@@ -164,7 +166,7 @@ fn split_at_break(text: &str) -> Option<(&str, &str)> {
 mod tests {
     use super::*;
 
-    /// Pieces as `weight text`, with weights to two digits and breaks as `|`.
+    /// Pieces as `weight text`, with two-digit weights and breaks as `|`.
     fn read(prompt: &str) -> Vec<String> {
         let piece = |piece| match piece {
             Piece::Text { text, weight } => format!("{weight:.2} {text}"),

@@ -1,8 +1,8 @@
-//! Prompts in the grammar that people write for Stable Diffusion (AUTOMATIC1111's): weights in brackets, and chunks for what
-//! is longer than a text encoder reads at once. The families of CLIP alone read it; FLUX takes brackets for text, as diffusers
-//! does. Tokens belong to `tokenizers`, networks to `networks`.
+//! Prompts in AUTOMATIC1111's grammar for Stable Diffusion: weights in brackets, and chunks for prompts that are
+//! longer than the text encoder's input. Only the CLIP families use it; FLUX treats brackets as text, as diffusers
+//! does. Tokens belong to `tokenizers`, text encoders to `networks`.
 //!
-//! Of that program's other signs, `[from:to:when]`, `[a|b]` and `AND` mean nothing here and are read as text.
+//! A1111's `[from:to:when]`, `[a|b]` and `AND` are not supported and are read as text.
 
 mod chunk;
 mod grammar;
@@ -14,14 +14,14 @@ use crate::{Error, Result};
 
 /// The longest prompt, in characters.
 pub const LONGEST: usize = 10_000;
-/// The most brackets that may be open at once.
+/// Most brackets open at once.
 pub const DEEPEST: usize = 32;
-/// The most chunks of a prompt.
+/// Most chunks of a prompt.
 pub const MOST_CHUNKS: usize = 64;
-/// The largest weight, and the smallest with its sign turned.
+/// Largest magnitude of a weight.
 pub const HEAVIEST: f64 = 100.0;
 
-/// Refuses a text of more than [`LONGEST`] characters; `field` is what the request calls it.
+/// Rejects a text of more than [`LONGEST`] characters. `field` is its name in the request.
 pub fn check_length(field: &str, text: &str) -> Result<()> {
     match text.chars().count() {
         length if length > LONGEST => {

@@ -1,21 +1,21 @@
-//! What `scheduler_config.json` says: the noise that a model was trained with, and the solver that its makers chose.
-//! Which numbers follow from it belongs to the noise schedule and to the solvers.
+//! `scheduler_config.json`: the noise schedule that a model was trained with, and its authors' choice of solver. The
+//! noise schedule and the solvers compute their coefficients from it.
 
 use formats::Scheduler;
 use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result};
 
-/// More training timesteps than any model has.
+/// Upper limit on training timesteps; no model has more.
 const TIMESTEP_LIMIT: usize = 100_000;
 
-/// Twin of `scheduler_config.json` for all classes of [`Class`]. Fields whose default depends on the class are options,
-/// so that a config which is handed to another class keeps what it says and takes the rest from that class, as
-/// `from_config` does in diffusers.
+/// `scheduler_config.json` of any [`Class`]. Fields whose default depends on the class are options, so that a config
+/// can be used with another class: stated values stay and the rest take that class's defaults, as with diffusers'
+/// `from_config`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Config {
-    /// diffusers' name of the solver, such as `EulerDiscreteScheduler`.
+    /// diffusers' class name, such as `EulerDiscreteScheduler`.
     #[serde(rename = "_class_name")]
     pub class_name: String,
 
@@ -23,9 +23,9 @@ pub struct Config {
     pub beta_start: Option<f64>,
     pub beta_end: Option<f64>,
     pub beta_schedule: Option<BetaSchedule>,
-    /// The betas themselves, in place of a schedule.
+    /// Explicit betas instead of a schedule.
     pub trained_betas: Option<Vec<f32>>,
-    /// Betas stretched so that the last timestep is pure noise (Lin et al., <https://arxiv.org/abs/2305.08891>).
+    /// Rescales the betas so that the last timestep is pure noise (Lin et al., <https://arxiv.org/abs/2305.08891>).
     pub rescale_betas_zero_snr: bool,
     pub prediction_type: PredictionType,
 
@@ -36,12 +36,12 @@ pub struct Config {
     pub sigma_max: Option<f64>,
     pub final_sigmas_type: FinalSigma,
 
-    /// Whether DDIM and LCM keep the picture that they foresee within ±`clip_sample_range`.
+    /// Whether DDIM and LCM clip the predicted x₀ to ±`clip_sample_range`.
     pub clip_sample: Option<bool>,
     pub clip_sample_range: f64,
-    /// Whether DDIM and PNDM end at no noise at all, rather than at the least that the model was trained with.
+    /// Whether DDIM and PNDM end at zero noise instead of the lowest training noise level.
     pub set_alpha_to_one: Option<bool>,
-    /// PNDM: begin with linear multistep (PLMS) rather than with Runge–Kutta.
+    /// PNDM: start with linear multistep (PLMS) instead of Runge–Kutta.
     pub skip_prk_steps: bool,
 
     pub algorithm_type: Algorithm,
@@ -51,11 +51,11 @@ pub struct Config {
     pub euler_at_final: bool,
     pub predict_x0: bool,
 
-    /// LCM: steps of the solver that the model was distilled from.
+    /// LCM: number of solver steps that the model was distilled from.
     pub original_inference_steps: usize,
     pub timestep_scaling: f64,
 
-    // What follows is read to be refused.
+    // The fields below are read only to reject unsupported values.
     pub thresholding: bool,
     pub use_exponential_sigmas: bool,
     pub use_beta_sigmas: bool,
@@ -67,21 +67,22 @@ pub struct Config {
     pub disable_corrector: Vec<usize>,
 }
 
-/// How noise grows over the training timesteps.
+/// How the noise grows over the training timesteps.
+///
+/// Reference: <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/schedulers/scheduling_ddim.py#L51-L100>
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum BetaSchedule {
-    /// Betas from `beta_start` to `beta_end` in even steps.
+    /// Betas from `beta_start` to `beta_end` in equal steps.
     Linear,
-    /// Their square roots in even steps: latent diffusion.
+    /// Square roots of the betas in equal steps, as in latent diffusion.
     ScaledLinear,
-    /// A squared cosine of the part of the picture that is left (Nichol and Dhariwal,
-    /// <https://arxiv.org/abs/2102.09672>).
+    /// A squared-cosine schedule of the cumulative signal (Nichol and Dhariwal, <https://arxiv.org/abs/2102.09672>).
     #[serde(rename = "squaredcos_cap_v2")]
     SquaredCosine,
 }
 
-/// What the denoiser answers.
+/// What the denoiser predicts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PredictionType {
@@ -89,19 +90,19 @@ pub enum PredictionType {
     Epsilon,
     /// The velocity of Salimans and Ho, <https://arxiv.org/abs/2202.00512>.
     VPrediction,
-    /// The picture.
+    /// The clean picture, x₀.
     Sample,
 }
 
-/// Which of the training timesteps are visited (Lin et al., <https://arxiv.org/abs/2305.08891>, table 2).
+/// How the sampled timesteps are spaced (Lin et al., <https://arxiv.org/abs/2305.08891>, table 2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum TimestepSpacing {
-    /// Even whole steps from the clean end, which leave out the noisiest levels.
+    /// Equal integer steps counted from the clean end, which omit the highest noise levels.
     Leading,
-    /// Even steps from the noisy end.
+    /// Equal steps counted from the noisy end.
     Trailing,
-    /// Even steps from one end to the other.
+    /// Equal steps from one end to the other.
     Linspace,
 }
 
@@ -109,29 +110,29 @@ pub enum TimestepSpacing {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FinalSigma {
-    /// None.
+    /// Zero.
     Zero,
-    /// The least that the model was trained with.
+    /// The lowest noise level of training.
     SigmaMin,
 }
 
-/// The family of DPM-Solver. Those that solve for the noise are refused.
+/// The DPM-Solver variant. Those that integrate the noise prediction are rejected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Algorithm {
     #[serde(rename = "dpmsolver")]
     DpmSolver,
-    /// Deterministic; also what a config of DEIS means by `deis`.
+    /// Deterministic. A DEIS config's `deis` means this too.
     #[serde(rename = "dpmsolver++", alias = "deis")]
     DpmSolverPlusPlus,
     #[serde(rename = "sde-dpmsolver")]
     SdeDpmSolver,
-    /// With fresh noise in each step.
+    /// Stochastic: adds fresh noise in each step.
     #[serde(rename = "sde-dpmsolver++")]
     SdeDpmSolverPlusPlus,
 }
 
-/// The form of a second-order step. DPM-Solver knows the first two, UniPC the last two; either takes its default for
-/// the others' names.
+/// The form of a second-order step. DPM-Solver supports the first two and UniPC the last two. Each uses its default for
+/// the other's names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum SolverType {
@@ -142,7 +143,7 @@ pub enum SolverType {
     Bh2,
 }
 
-/// How noise levels between two training timesteps are found. Only the first is supported.
+/// How noise levels between two training timesteps are interpolated. Only `Linear` is supported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Interpolation {
@@ -150,7 +151,7 @@ pub enum Interpolation {
     LogLinear,
 }
 
-/// What the denoiser is told: a timestep, or a logarithm of the noise level, which is not supported.
+/// What conditions the denoiser: a timestep, or a logarithm of the noise level (not supported).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum TimestepType {
@@ -158,7 +159,7 @@ pub enum TimestepType {
     Continuous,
 }
 
-/// The solvers, by diffusers' names.
+/// The solvers under diffusers' names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Class {
     Ddim,
@@ -171,11 +172,11 @@ pub enum Class {
 }
 
 impl Class {
-    /// All of them.
+    /// All classes.
     pub const ALL: [Self; 7] =
         [Self::Ddim, Self::Pndm, Self::Euler, Self::EulerAncestral, Self::DpmSolverMultistep, Self::UniPc, Self::Lcm];
 
-    /// What `_class_name` says.
+    /// The value of `_class_name`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Ddim => "DDIMScheduler",
@@ -232,8 +233,8 @@ impl Default for Config {
 }
 
 impl Config {
-    /// Reads `scheduler_config.json` as Python writes it: `null` means the default, and a lowest lambda of `-Infinity`,
-    /// which is no JSON, means none.
+    /// Parses `scheduler_config.json` as Python writes it: `null` means the default, and a lowest lambda of
+    /// `-Infinity`, which is not valid JSON, means none.
     pub fn from_json(text: &str) -> Result<Self> {
         let refused = |error: serde_json::Error| Error::Invalid(format!("scheduler config: {error}"));
         let mut fields: serde_json::Map<String, serde_json::Value> =
@@ -242,7 +243,7 @@ impl Config {
         serde_json::from_value(fields.into()).map_err(refused)
     }
 
-    /// The same noise, solved by `name`. A scheduler for flows gives a config that [`Config::class`] refuses.
+    /// The same noise schedule with the solver `name`. [`Config::class`] refuses a flow-matching scheduler.
     pub fn named(&self, name: Scheduler) -> Self {
         let mut config = Self { class_name: name.class_name().into(), ..self.clone() };
         match name {
@@ -256,8 +257,10 @@ impl Config {
         config
     }
 
-    /// What diffusers' `StableDiffusionPipeline` mends in every config: the first published ones lack these, and their models were
-    /// sampled so all the same. An inpainting model skips the Runge–Kutta steps, too.
+    /// Applies the fixes of diffusers' `StableDiffusionPipeline`. The first published configs lack these values, and
+    /// their models were sampled with them. Inpainting models also skip the Runge–Kutta steps.
+    ///
+    /// Reference: <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/pipelines/stable_diffusion/pipeline_stable_diffusion.py#L200-L298>
     pub fn repair_first_models(&mut self, inpaints: bool) {
         (self.steps_offset, self.clip_sample) = (1, Some(false));
         self.skip_prk_steps |= inpaints;
@@ -276,7 +279,7 @@ impl Config {
         })
     }
 
-    /// The spacing, or that of the class.
+    /// The timestep spacing, or the class's default.
     pub(super) fn spacing(&self, class: Class) -> TimestepSpacing {
         self.timestep_spacing.unwrap_or(match class {
             Class::Ddim | Class::Pndm | Class::Lcm => TimestepSpacing::Leading,
@@ -284,7 +287,7 @@ impl Config {
         })
     }
 
-    /// Whether and where the foreseen picture is clipped.
+    /// The range to clip the predicted x₀ to, if any.
     pub(super) fn clip(&self, class: Class) -> Option<f64> {
         let clips = match class {
             Class::Ddim => self.clip_sample.unwrap_or(true),
@@ -294,13 +297,12 @@ impl Config {
         clips.then_some(self.clip_sample_range)
     }
 
-    /// Whether the last step ends at no noise.
+    /// Whether the last step ends at zero noise.
     pub(super) fn ends_clean(&self, class: Class) -> bool {
         self.set_alpha_to_one.unwrap_or(class != Class::Pndm)
     }
 
-    /// Refuses what no solver here can do, rather than sample wrongly. Fields that the class does not read do not
-    /// count.
+    /// Rejects unsupported values instead of sampling wrongly. Fields that the class does not read are ignored.
     pub(super) fn check(&self, class: Class) -> Result<()> {
         if !(1..=TIMESTEP_LIMIT).contains(&self.num_train_timesteps) {
             let count = self.num_train_timesteps;

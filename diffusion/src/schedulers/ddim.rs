@@ -1,4 +1,4 @@
-//! The deterministic sampler of implicit models.
+//! The deterministic sampler of denoising diffusion implicit models (DDIM).
 //!
 //! Song et al., "Denoising Diffusion Implicit Models", <https://arxiv.org/abs/2010.02502>, equation 12 with σ = 0.
 
@@ -9,10 +9,11 @@ use super::config::{Class, Config, PredictionType};
 use super::noise_schedule::{Level, NoiseSchedule};
 use crate::{Error, Result};
 
+/// Reference: <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/schedulers/scheduling_ddim.py#L384-L514>
 #[derive(Debug, Clone)]
 pub(super) struct Ddim {
     levels: Vec<Level>,
-    /// The level after each step. It is a whole number of timesteps lower, which need not be the next one of `levels`.
+    /// The level after each step: a fixed number of timesteps lower, which is not always the next entry of `levels`.
     targets: Vec<Level>,
     prediction: PredictionType,
     clip: Option<f64>,
@@ -41,7 +42,7 @@ impl Ddim {
     }
 }
 
-/// Keeps the foreseen picture within the range of pictures, where a config wants it.
+/// Clips the predicted x₀ to `range`, if the config asks for it.
 pub(super) fn clipped(picture: Tensor<4>, range: Option<f64>) -> Tensor<4> {
     match range {
         Some(range) => picture.clamp(-range, range),
@@ -49,7 +50,7 @@ pub(super) fn clipped(picture: Tensor<4>, range: Option<f64>) -> Tensor<4> {
     }
 }
 
-/// Refuses to foresee a picture from the noise in latents that hold nothing else.
+/// Rejects an epsilon prediction at a level of pure noise, where x₀ cannot be computed from it.
 pub(super) fn check_signal(levels: &[Level], prediction: PredictionType) -> Result<()> {
     match prediction == PredictionType::Epsilon && levels.iter().any(|level| level.signal == 0.0) {
         true => Err(Error::Invalid(

@@ -1,6 +1,6 @@
-//! DPM-Solver++ in its multistep form of second order, as an ordinary and as a stochastic equation.
+//! DPM-Solver++ in its second-order multistep form, as an ODE solver and as an SDE solver.
 //!
-//! Lu et al., "DPM-Solver++", <https://arxiv.org/abs/2211.01095>, algorithm 2 and its stochastic form.
+//! Lu et al., "DPM-Solver++", <https://arxiv.org/abs/2211.01095>, algorithm 2 and its SDE variant.
 
 use burn::prelude::*;
 
@@ -10,20 +10,23 @@ use super::noise_schedule::{Level, NoiseSchedule, falling};
 use crate::Result;
 use crate::noise::Noise;
 
-/// With fewer steps the last one is of first order, for stability.
+/// Below this many steps the last step is of first order, for stability.
 const FEW_STEPS: usize = 15;
 
+/// References:
+/// - <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/schedulers/scheduling_dpmsolver_multistep.py#L847-L919>
+/// - <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/schedulers/scheduling_dpmsolver_multistep.py#L921-L1045>
 #[derive(Debug, Clone)]
 pub(super) struct DpmSolverMultistep {
-    /// One more than there are calls.
+    /// One entry more than there are denoiser calls.
     levels: Vec<Level>,
     prediction: PredictionType,
     stochastic: bool,
     heun: bool,
     second_order: bool,
-    /// Whether the last step is of first order all the same.
+    /// Whether the last step is of first order regardless of the number of steps.
     ends_first_order: bool,
-    /// The picture that the call before foresaw.
+    /// The predicted x₀ of the previous call.
     before: Option<Tensor<4>>,
 }
 
@@ -50,7 +53,7 @@ impl DpmSolverMultistep {
         let before = self.before.replace(picture.clone());
 
         let h = to.lambda() - from.lambda();
-        // Noise that is renewed leaves the latents twice as fast.
+        // With fresh noise, the current latents decay twice as fast.
         let pace = if self.stochastic { 2.0 * h } else { h };
         let arrived = -to.signal * (-pace).exp_m1();
         let renewed = self.stochastic.then(|| noise.normal_tensor(latents.dims(), &latents.device()));
@@ -70,8 +73,10 @@ impl DpmSolverMultistep {
     }
 }
 
-/// The plan of a solver that steps in λ, half the logarithm of the signal-to-noise ratio, and its levels: one more than
-/// there are calls.
+/// The plan of a solver that steps in λ (half the log signal-to-noise ratio), and its levels: one more than there are
+/// denoiser calls.
+///
+/// Reference: <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/schedulers/scheduling_dpmsolver_multistep.py#L367-L497>
 pub(super) fn plan(config: &Config, noise: &NoiseSchedule, class: Class, steps: usize) -> Result<(Plan, Vec<Level>)> {
     let mut timesteps = noise.timesteps_above_clean(config, class, steps)?;
     let mut sigmas: Vec<f64> = timesteps.iter().map(|timestep| noise.sigma_at(*timestep)).collect();
@@ -79,7 +84,7 @@ pub(super) fn plan(config: &Config, noise: &NoiseSchedule, class: Class, steps: 
     if config.use_karras_sigmas {
         let (lowest, highest) = (noise.sigma_at(0.0), noise.sigma_at((noise.len() - 1) as f64));
         (timesteps, sigmas) = noise.karras(config, highest, lowest, steps);
-        // Of a cosine schedule DPM-Solver drops the fraction of a timestep, else both round it.
+        // DPM-Solver truncates the timesteps of a cosine schedule. All other cases round.
         let rounds = class == Class::UniPc || config.beta_schedule != Some(BetaSchedule::SquaredCosine);
         let whole = |timestep: &f64| if rounds { timestep.round_ties_even() } else { timestep.trunc() };
         timesteps = timesteps.iter().map(whole).collect();

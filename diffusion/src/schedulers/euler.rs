@@ -1,7 +1,7 @@
-//! Euler steps along the probability flow, in latents on which noise is added rather than mixed in.
+//! Euler steps along the probability-flow ODE, for latents with noise added to an unscaled picture.
 //!
 //! Karras et al., "Elucidating the Design Space of Diffusion-Based Generative Models",
-//! <https://arxiv.org/abs/2206.00364>, algorithm 1 without its correction.
+//! <https://arxiv.org/abs/2206.00364>, algorithm 1 without the second-order correction.
 
 use burn::prelude::*;
 
@@ -10,9 +10,12 @@ use super::config::{Class, Config, PredictionType, TimestepSpacing};
 use super::noise_schedule::{Level, NoiseSchedule, falling};
 use crate::Result;
 
+/// References:
+/// - <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/schedulers/scheduling_euler_discrete.py#L685-L800>
+/// - <https://github.com/crowsonkb/k-diffusion/blob/4601bf085320592473f681a62808ed873d17fad5/k_diffusion/sampling.py#L118-L135>
 #[derive(Debug, Clone)]
 pub(super) struct Euler {
-    /// One more than there are calls.
+    /// One entry more than there are denoiser calls.
     sigmas: Vec<f32>,
     prediction: PredictionType,
 }
@@ -34,20 +37,22 @@ impl Euler {
 }
 
 /// The plan of a solver whose latents are `picture + sigma · ε`.
+///
+/// Reference: <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/schedulers/scheduling_euler_discrete.py#L350-L481>
 pub(super) fn plan(timesteps: Vec<f64>, sigmas: &[f32], config: &Config, class: Class) -> Plan {
     let levels: Vec<Level> = sigmas[..timesteps.len()].iter().map(|sigma| Level::exploding(*sigma)).collect();
     let initial_scale = match config.spacing(class) {
         TimestepSpacing::Leading => levels[0].deviation(),
-        // These begin where nothing is left of the picture.
+        // With these spacings the first level is pure noise.
         TimestepSpacing::Trailing | TimestepSpacing::Linspace => levels[0].noise,
     };
-    // The denoiser hears of them in f32.
+    // The denoiser receives timesteps in f32.
     let timesteps = timesteps.into_iter().map(|timestep| f64::from(timestep as f32)).collect();
     Plan { timesteps, levels, initial_scale }
 }
 
-/// Latents at noise level `target` along the slope at `sigma`, which leads straight to the foreseen picture. As a mean
-/// of the two, since a sum with the slope would lose digits on the way from a first level of 4096 (zero SNR).
+/// One Euler step from noise level `sigma` to `target`, towards the predicted x₀. Computed as a weighted mean of
+/// latents and x₀: adding the derivative would lose precision from a first level of 4096 (zero SNR).
 pub(super) fn descend(
     sigma: f32,
     target: f32,

@@ -1,6 +1,6 @@
-//! Euler steps that go below the next noise level and come back to it with fresh noise.
+//! Euler steps that overshoot the next noise level and return to it with fresh noise.
 //!
-//! Crowson, k-diffusion's `sample_euler_ancestral`; the split of the noise is that of Song et al.,
+//! Crowson, k-diffusion's `sample_euler_ancestral`. The split of the noise is from Song et al.,
 //! "Denoising Diffusion Implicit Models", <https://arxiv.org/abs/2010.02502>, equation 16 with η = 1.
 
 use burn::prelude::*;
@@ -12,9 +12,12 @@ use super::noise_schedule::{NoiseSchedule, falling};
 use crate::Result;
 use crate::noise::Noise;
 
+/// References:
+/// - <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/schedulers/scheduling_euler_ancestral_discrete.py#L376-L476>
+/// - <https://github.com/crowsonkb/k-diffusion/blob/4601bf085320592473f681a62808ed873d17fad5/k_diffusion/sampling.py#L139-L155>
 #[derive(Debug, Clone)]
 pub(super) struct EulerAncestral {
-    /// One more than there are calls.
+    /// One entry more than there are denoiser calls.
     sigmas: Vec<f32>,
     prediction: PredictionType,
 }
@@ -27,11 +30,11 @@ impl EulerAncestral {
         Ok((plan, Self { sigmas, prediction: config.prediction_type }))
     }
 
-    /// Draws even for the last step, whose share of noise is 0, as diffusers does.
+    /// Draws noise in the last step too, although its weight is 0, as diffusers does.
     pub(super) fn step(&self, i: usize, latents: Tensor<4>, output: Tensor<4>, noise: &mut Noise) -> Tensor<4> {
         let (shape, device) = (latents.dims(), latents.device());
         let (from, to) = (self.sigmas[i], self.sigmas[i + 1]);
-        // In f32: after a first level of 4096 (zero SNR) what is left below depends on the rounding.
+        // In f32: after a first level of 4096 (zero SNR) the remainder depends on rounding.
         let up = (to.powi(2) * (from.powi(2) - to.powi(2)) / from.powi(2)).sqrt();
         let down = (to.powi(2) - up.powi(2)).sqrt();
         let below = euler::descend(from, down, self.prediction, latents, output);

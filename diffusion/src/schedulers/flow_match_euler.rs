@@ -1,15 +1,15 @@
-//! Euler steps along the straight paths of rectified flow.
+//! Euler steps along the straight trajectories of rectified flow.
 //!
-//! Liu et al., "Flow Straight and Fast", <https://arxiv.org/abs/2209.03003>; the shift of noise levels by resolution
-//! from Esser et al., <https://arxiv.org/abs/2403.03206>, section 5.3.2. Reads the `scheduler_config.json` of diffusers'
-//! `FlowMatchEulerDiscreteScheduler` and rounds where it rounds (f32).
+//! Liu et al., "Flow Straight and Fast", <https://arxiv.org/abs/2209.03003>. The resolution-dependent shift of the
+//! noise levels is from Esser et al., <https://arxiv.org/abs/2403.03206>, section 5.3.2. Reads the
+//! `scheduler_config.json` of diffusers' `FlowMatchEulerDiscreteScheduler` and rounds to f32 where that does.
 
 use burn::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result};
 
-/// Twin of `scheduler_config.json`, with diffusers' defaults.
+/// `scheduler_config.json`, with diffusers' defaults.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Config {
@@ -61,6 +61,8 @@ impl Default for Config {
 }
 
 /// The scheduler of FLUX.
+///
+/// Reference: <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/schedulers/scheduling_flow_match_euler_discrete.py#L423-L522>
 #[derive(Debug, Clone)]
 pub struct FlowMatchEuler {
     config: Config,
@@ -69,13 +71,13 @@ pub struct FlowMatchEuler {
 /// The noise levels of one picture.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Schedule {
-    /// `steps + 1` sigmas, from noise (near 1) to 0
+    /// `steps + 1` sigmas, from noise (near 1) to 0.
     sigmas: Vec<f32>,
     num_train_timesteps: f32,
 }
 
 impl FlowMatchEuler {
-    /// Refuses the variants that no FLUX checkpoint uses rather than sample wrongly.
+    /// Rejects variants that no FLUX checkpoint uses instead of sampling wrongly.
     pub fn new(config: Config) -> Result<Self> {
         let unknown = [
             ("invert_sigmas", config.invert_sigmas),
@@ -90,7 +92,10 @@ impl FlowMatchEuler {
         }
     }
 
-    /// The noise levels for `steps` steps on a picture of `tokens` latent tokens: evenly from 1 to 1/steps, then shifted.
+    /// The noise levels for `steps` steps on a picture of `tokens` latent tokens: evenly spaced from 1 to 1/steps, then
+    /// shifted.
+    ///
+    /// Reference: <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/schedulers/scheduling_flow_match_euler_discrete.py#L283-L382>
     pub fn schedule(&self, steps: usize, tokens: usize) -> Schedule {
         let config = &self.config;
         let mut sigmas: Vec<f32> = (0..steps).map(|step| even(step, steps) as f32).collect();
@@ -113,12 +118,15 @@ impl FlowMatchEuler {
         Schedule { sigmas, num_train_timesteps: config.num_train_timesteps as f32 }
     }
 
-    /// The shift of the noise levels that the model was trained with: the static one. A dynamic shift belongs to sampling.
+    /// The static shift of the noise levels, as used in training. The dynamic shift applies to sampling only.
     pub fn training_shift(&self) -> f64 {
         if self.config.use_dynamic_shifting { 1.0 } else { self.config.shift }
     }
 
-    /// Linear in the number of tokens between the two published points: larger pictures stay noisy for longer.
+    /// Interpolates linearly in the number of tokens between the two published points. Larger pictures get a larger
+    /// shift.
+    ///
+    /// Reference: <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/pipelines/flux/pipeline_flux.py#L73-L83>
     fn shift_for(&self, tokens: usize) -> f64 {
         let config = &self.config;
         let span = config.max_image_seq_len as f64 - config.base_image_seq_len as f64;
@@ -128,7 +136,7 @@ impl FlowMatchEuler {
     }
 }
 
-/// Point `step` of `steps` points spread evenly from 1 to 1/steps, as `numpy.linspace` rounds it.
+/// Point `step` of `steps` evenly spaced points from 1 to 1/steps, rounded like `numpy.linspace`.
 fn even(step: usize, steps: usize) -> f64 {
     let stop = 1.0 / steps as f64;
     match step {
@@ -139,23 +147,25 @@ fn even(step: usize, steps: usize) -> f64 {
 }
 
 impl Schedule {
-    /// How many steps there are.
+    /// Number of steps.
     pub fn steps(&self) -> usize {
         self.sigmas.len() - 1
     }
 
-    /// All noise levels, `steps + 1` of them, the last one 0.
+    /// All `steps + 1` noise levels; the last is 0.
     pub fn sigmas(&self) -> &[f32] {
         &self.sigmas
     }
 
-    /// What the denoiser is told at `step`: sigma by way of the timestep, with the rounding of that way.
+    /// The denoiser's time condition at `step`: sigma, rounded by a conversion to the timestep and back.
     pub fn time(&self, step: usize) -> f32 {
         self.sigmas[step] * self.num_train_timesteps / 1000.0
     }
 
-    /// The last part of the steps, for latents that begin as a picture: `strength` 1 keeps all, 0 none, and between them as
-    /// many as it says, rounded up, as diffusers' pipelines for FLUX do.
+    /// Keeps the last steps, for latents that start from a picture. A denoising strength of 1 keeps all steps and 0
+    /// none. Other values keep that share of them, rounded up, as in diffusers' FLUX pipelines.
+    ///
+    /// Reference: <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/pipelines/flux/pipeline_flux_img2img.py#L477-L486>
     pub fn with_strength(mut self, strength: f64) -> Result<Self> {
         if !(0.0..=1.0).contains(&strength) {
             return Err(Error::Invalid(format!("strength is {strength}, and has to be from 0 to 1")));
@@ -165,19 +175,21 @@ impl Schedule {
         Ok(self)
     }
 
-    /// The latents before `step` of a picture whose clean latents are `original`, all of one shape; after the last step
+    /// Adds noise to the clean latents `original`: the latents before `step`, of the same shape. After the last step
     /// these are the clean ones.
+    ///
+    /// Reference: <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/schedulers/scheduling_flow_match_euler_discrete.py#L188-L236>
     pub fn add_noise<const D: usize>(&self, step: usize, original: Tensor<D>, noise: Tensor<D>) -> Tensor<D> {
         let sigma = self.sigmas[step];
         noise * sigma + original * (1.0 - sigma)
     }
 
-    /// The clean latents that are foreseen at `step`, all of one shape.
-    pub fn foreseen<const D: usize>(&self, step: usize, latents: Tensor<D>, velocity: Tensor<D>) -> Tensor<D> {
+    /// The predicted x₀ (clean latents) at `step`. All tensors have the same shape.
+    pub fn predicted_clean<const D: usize>(&self, step: usize, latents: Tensor<D>, velocity: Tensor<D>) -> Tensor<D> {
         latents - velocity * self.sigmas[step]
     }
 
-    /// One Euler step along the predicted velocity: latents at `step + 1`, of the same shape.
+    /// One Euler step along the predicted velocity. Returns the latents at `step + 1`, of the same shape.
     pub fn step<const D: usize>(&self, step: usize, latents: Tensor<D>, velocity: Tensor<D>) -> Tensor<D> {
         latents + velocity * (self.sigmas[step + 1] - self.sigmas[step])
     }

@@ -1,5 +1,5 @@
-//! The sampler of latent consistency models: from each level straight to the picture, then back to the next level with
-//! fresh noise.
+//! The sampler of latent consistency models: each call predicts x₀ directly, then fresh noise returns it to the next
+//! level.
 //!
 //! Luo et al., "Latent Consistency Models", <https://arxiv.org/abs/2310.04378>, algorithm 3.
 
@@ -12,13 +12,16 @@ use super::noise_schedule::{Level, NoiseSchedule};
 use crate::noise::Noise;
 use crate::{Error, Result};
 
-/// The deviation of the data in the boundary condition.
+/// Standard deviation of the data in the boundary condition.
 const SIGMA_DATA: f64 = 0.5;
 
+/// References:
+/// - <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/schedulers/scheduling_lcm.py#L569-L664>
+/// - <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/schedulers/scheduling_lcm.py#L548-L567>
 #[derive(Debug, Clone)]
 pub(super) struct Lcm {
     levels: Vec<Level>,
-    /// Timesteps as the boundary condition scales them.
+    /// Timesteps, scaled for the boundary condition.
     times: Vec<f64>,
     prediction: PredictionType,
     clip: Option<f64>,

@@ -1,27 +1,29 @@
-//! The noise that a model was trained with: how much of the picture is left at each training timestep, and which of
-//! these levels a sampler visits. How it gets from one to the next belongs to the solvers.
+//! The noise schedule of a model: the signal that remains at each training timestep, and the levels that a sampler
+//! visits. The solvers implement the steps between levels.
 //!
-//! Ho et al., "Denoising Diffusion Probabilistic Models", <https://arxiv.org/abs/2006.11239>; the rounding is that of
-//! diffusers: tables in f32, what is computed from them in f64.
+//! Ho et al., "Denoising Diffusion Probabilistic Models", <https://arxiv.org/abs/2006.11239>. Rounds like diffusers:
+//! tables in f32, values computed from them in f64.
 
 use burn::prelude::*;
 
 use super::config::{BetaSchedule, Class, Config, FinalSigma, PredictionType, TimestepSpacing};
 use crate::{Error, Result};
 
-/// What stands for a last level of pure noise where a noise level of infinity would not do: the smallest f16.
+/// Replaces zero signal at the last level, where sigma would be infinite: the smallest positive f16.
 const ALMOST_NOTHING: f32 = 1.0 / 16_777_216.0;
-/// Karras et al.'s rho.
+/// The rho of Karras et al.
 const KARRAS_RHO: f64 = 7.0;
 
-/// Noise by training timestep.
+/// The noise schedule by training timestep.
+///
+/// Reference: <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/schedulers/scheduling_euler_discrete.py#L203-L275>
 #[derive(Debug, Clone)]
 pub(super) struct NoiseSchedule {
-    /// The part of the variance that is the picture's, from near 1 to near 0.
+    /// ᾱ, the share of the variance that is signal, from near 1 to near 0.
     alphas_cumprod: Vec<f32>,
 }
 
-/// What latents are made of: `signal · picture + noise · ε`.
+/// The composition of latents: `signal · picture + noise · ε`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Level {
     pub(super) signal: f64,
@@ -29,37 +31,37 @@ pub(super) struct Level {
 }
 
 impl Level {
-    /// Nothing but the picture.
+    /// No noise.
     pub(super) const CLEAN: Self = Self { signal: 1.0, noise: 0.0 };
 
-    /// Noise of deviation `sigma` on a picture that is not scaled down.
+    /// Noise of standard deviation `sigma` added to an unscaled picture (variance exploding).
     pub(super) fn exploding(sigma: f32) -> Self {
         Self { signal: 1.0, noise: f64::from(sigma) }
     }
 
-    /// The same mixture with variance 1.
+    /// The same signal-to-noise ratio with variance 1 (variance preserving).
     pub(super) fn preserving(sigma: f32) -> Self {
         let signal = 1.0 / f64::from(sigma).hypot(1.0);
         Self { signal, noise: f64::from(sigma) * signal }
     }
 
-    /// The deviation of the latents if that of the pictures is 1. Rounded to f32, so that it is 1 where signal and
-    /// noise have variance 1 together, and what diffusers divides by.
+    /// The standard deviation of the latents if that of the pictures is 1; diffusers divides by it. Rounded to f32,
+    /// so that it is exactly 1 where signal and noise have variance 1 together.
     pub(super) fn deviation(self) -> f64 {
         f64::from(self.signal.hypot(self.noise) as f32)
     }
 
-    /// Half the logarithm of the signal-to-noise ratio; infinite without noise.
+    /// Half the log signal-to-noise ratio; infinite without noise.
     pub(super) fn lambda(self) -> f64 {
         self.signal.ln() - self.noise.ln()
     }
 
-    /// Latents of this level.
+    /// Mixes picture and noise into latents of this level.
     pub(super) fn mix(self, picture: Tensor<4>, noise: Tensor<4>) -> Tensor<4> {
         picture * self.signal + noise * self.noise
     }
 
-    /// The picture that the denoiser foresees in `latents` of this level.
+    /// The predicted x₀ for `latents` of this level.
     pub(super) fn picture(self, kind: PredictionType, latents: Tensor<4>, output: Tensor<4>) -> Tensor<4> {
         match kind {
             PredictionType::Epsilon => (latents - output * self.noise) / self.signal,
@@ -71,7 +73,7 @@ impl Level {
         }
     }
 
-    /// The noise that the denoiser sees in `latents` of this level, which have variance 1.
+    /// The predicted noise ε for `latents` of this level, which have variance 1.
     pub(super) fn epsilon(self, kind: PredictionType, latents: Tensor<4>, output: Tensor<4>) -> Tensor<4> {
         match kind {
             PredictionType::Epsilon => output,
@@ -92,7 +94,7 @@ impl NoiseSchedule {
         if alphas_cumprod.last() == Some(&0.0) {
             return Err(Error::Invalid("scheduler: the betas leave nothing of the picture".into()));
         }
-        // PNDM knows nothing of it, and its last level stays.
+        // PNDM ignores the flag and keeps its last level.
         if config.rescale_betas_zero_snr && class != Class::Pndm {
             alphas_cumprod = products(&without_last_signal(&alphas_cumprod));
             let in_sigmas = !matches!(class, Class::Ddim | Class::Lcm);
@@ -106,7 +108,7 @@ impl NoiseSchedule {
         Ok(Self { alphas_cumprod })
     }
 
-    /// How many training timesteps there are.
+    /// Number of training timesteps.
     pub(super) fn len(&self) -> usize {
         self.alphas_cumprod.len()
     }
@@ -117,7 +119,7 @@ impl NoiseSchedule {
         Level { signal: alpha.sqrt(), noise: (1.0 - alpha).sqrt() }
     }
 
-    /// Timesteps from noisy to clean, not yet whole for [`TimestepSpacing::Linspace`].
+    /// Timesteps from noisy to clean. Not yet rounded for [`TimestepSpacing::Linspace`].
     pub(super) fn timesteps(&self, config: &Config, class: Class, points: usize) -> Result<Vec<f64>> {
         let count = self.len();
         let timesteps: Vec<f64> = match config.spacing(class) {
@@ -126,7 +128,7 @@ impl NoiseSchedule {
                 .rev()
                 .map(|point| (point * (count / points)).saturating_add(config.steps_offset) as f64)
                 .collect(),
-            // For some counts (61, 103, …) diffusers' rounding adds a step at timestep −1; there is none here.
+            // For some counts (61, 103, …) diffusers' rounding adds a step at timestep −1. This code does not.
             TimestepSpacing::Trailing => {
                 let ratio = count as f64 / points as f64;
                 (0..points).map(|point| (count as f64 - point as f64 * ratio).round_ties_even() - 1.0).collect()
@@ -141,7 +143,7 @@ impl NoiseSchedule {
         }
     }
 
-    /// Timesteps for the solvers that take the clean end for a point of its own: one more, which is left out.
+    /// Timesteps for solvers that treat the clean end as a separate point: spaces one more point and omits it.
     pub(super) fn timesteps_above_clean(&self, config: &Config, class: Class, steps: usize) -> Result<Vec<f64>> {
         let trailing = config.spacing(class) == TimestepSpacing::Trailing;
         let mut timesteps = self.timesteps(config, class, if trailing { steps } else { steps + 1 })?;
@@ -150,7 +152,7 @@ impl NoiseSchedule {
         Ok(timesteps)
     }
 
-    /// Noise by picture at a timestep, linear between those of training.
+    /// σ (noise divided by signal) at a timestep, linear between training timesteps.
     pub(super) fn sigma_at(&self, timestep: f64) -> f64 {
         let sigma = |timestep: usize| {
             let alpha = self.alphas_cumprod[timestep.min(self.len() - 1)];
@@ -160,8 +162,10 @@ impl NoiseSchedule {
         timestep.fract() * (sigma(below + 1) - sigma(below)) + sigma(below)
     }
 
-    /// `steps` noise levels from `highest` to `lowest`, spread as Karras et al. (<https://arxiv.org/abs/2206.00364>,
-    /// equation 5) do, each with its timestep, which need not be whole.
+    /// `steps` noise levels from `highest` to `lowest` with the spacing of Karras et al.
+    /// (<https://arxiv.org/abs/2206.00364>, equation 5), each with its timestep, which may be fractional.
+    ///
+    /// Reference: <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/schedulers/scheduling_euler_discrete.py#L520-L556>
     pub(super) fn karras(&self, config: &Config, highest: f64, lowest: f64, steps: usize) -> (Vec<f64>, Vec<f64>) {
         let root = |sigma: f64| sigma.powf(1.0 / KARRAS_RHO);
         let (highest, lowest) = (root(config.sigma_max.unwrap_or(highest)), root(config.sigma_min.unwrap_or(lowest)));
@@ -182,7 +186,7 @@ impl NoiseSchedule {
     }
 }
 
-/// Noise levels in f32. Refuses those that do not fall, of which a solver would divide by zero.
+/// Noise levels in f32. Rejects levels that do not decrease, for which a solver would divide by zero.
 pub(super) fn falling(sigmas: impl Iterator<Item = f64>) -> Result<Vec<f32>> {
     let sigmas: Vec<f32> = sigmas.map(|sigma| sigma as f32).collect();
     let last = sigmas.len() - 2;
@@ -196,7 +200,7 @@ pub(super) fn falling(sigmas: impl Iterator<Item = f64>) -> Result<Vec<f32>> {
     }
 }
 
-/// Where `value` stands in a growing table, linear between two entries.
+/// The fractional index of `value` in an increasing table, linear between two entries.
 fn position(value: f64, table: &[f32]) -> f64 {
     let above = table.partition_point(|entry| f64::from(*entry) <= value);
     let low = above.saturating_sub(1).min(table.len().saturating_sub(2));
@@ -207,7 +211,7 @@ fn position(value: f64, table: &[f32]) -> f64 {
     (1.0 - part) * low as f64 + part * (low + 1) as f64
 }
 
-/// `count` even points from `start` to `stop`, as `numpy.linspace` rounds them.
+/// `count` evenly spaced points from `start` to `stop`, rounded like `numpy.linspace`.
 pub(super) fn linspace(start: f64, stop: f64, count: usize) -> Vec<f64> {
     let step = (stop - start) / count.saturating_sub(1).max(1) as f64;
     let at = |point| if point > 0 && point + 1 == count { stop } else { point as f64 * step + start };
@@ -240,7 +244,7 @@ fn betas(config: &Config, class: Class) -> Result<Vec<f32>> {
     })
 }
 
-/// `count` even points, as `torch.linspace` rounds them in f32: from either end to the middle.
+/// `count` evenly spaced points, rounded in f32 like `torch.linspace`: from either end to the middle.
 fn linspace_single(start: f64, stop: f64, count: usize) -> Vec<f32> {
     let (start, stop) = (start as f32, stop as f32);
     let step = f64::from((stop - start) / count.saturating_sub(1).max(1) as f32);
@@ -251,7 +255,7 @@ fn linspace_single(start: f64, stop: f64, count: usize) -> Vec<f32> {
     (0..count).map(|point| at(point) as f32).collect()
 }
 
-/// The products of what each of the betas leaves.
+/// Cumulative products of 1 − β.
 fn products(betas: &[f32]) -> Vec<f32> {
     let multiply = |product: &mut f64, beta: &f32| {
         *product *= f64::from(1.0 - beta);
@@ -260,7 +264,9 @@ fn products(betas: &[f32]) -> Vec<f32> {
     betas.iter().scan(1.0, multiply).collect()
 }
 
-/// Betas that keep the first level and leave nothing of the picture at the last one: Lin et al., algorithm 1.
+/// Betas that keep the first level and leave zero signal at the last: Lin et al., algorithm 1.
+///
+/// Reference: <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/schedulers/scheduling_ddim.py#L103-L136>
 fn without_last_signal(alphas_cumprod: &[f32]) -> Vec<f32> {
     let roots: Vec<f32> = alphas_cumprod.iter().map(|alpha| alpha.sqrt()).collect();
     let (Some(first), Some(last)) = (roots.first(), roots.last()) else { return Vec::new() };

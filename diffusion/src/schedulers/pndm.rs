@@ -1,8 +1,8 @@
-//! Pseudo numerical methods: DDIM's step with the noise averaged over several calls of the denoiser.
+//! Pseudo numerical methods (PNDM): DDIM steps whose noise prediction is averaged over several denoiser calls.
 //!
-//! Liu et al., "Pseudo Numerical Methods for Diffusion Models on Manifolds", <https://arxiv.org/abs/2202.09778>: linear
-//! multistep (PLMS) after three steps of Runge–Kutta (PRK), or without these after one step taken twice (Katherine
-//! Crowson's form, which Stable Diffusion ships).
+//! Liu et al., "Pseudo Numerical Methods for Diffusion Models on Manifolds", <https://arxiv.org/abs/2202.09778>.
+//! Linear multistep (PLMS) starts with three Runge–Kutta steps (PRK), or instead takes its first step twice
+//! (Katherine Crowson's variant, which Stable Diffusion uses).
 
 use burn::prelude::*;
 
@@ -11,28 +11,31 @@ use super::config::{Class, Config, PredictionType};
 use super::noise_schedule::{Level, NoiseSchedule};
 use crate::{Error, Result};
 
-/// Calls of the denoiser in the three Runge–Kutta steps.
+/// Denoiser calls in the three Runge–Kutta steps.
 const RUNGE_KUTTA_CALLS: usize = 12;
-/// Steps that Runge–Kutta needs.
+/// Fewest steps with Runge–Kutta.
 const RUNGE_KUTTA_STEPS: usize = 4;
 
+/// References:
+/// - <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/schedulers/scheduling_pndm.py#L265-L322>
+/// - <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/schedulers/scheduling_pndm.py#L324-L392>
 #[derive(Debug, Clone)]
 pub(super) struct Pndm {
     noise: NoiseSchedule,
     timesteps: Vec<f64>,
-    /// Training timesteps in a step.
+    /// Training timesteps per step.
     stride: f64,
-    /// The level below the last training timestep.
+    /// The level after the last step.
     last: Level,
     prediction: PredictionType,
     runge_kutta: bool,
-    /// Calls done.
+    /// Calls so far.
     calls: usize,
-    /// What the denoiser answered, newest last, at most four.
+    /// The last denoiser outputs, newest last, at most four.
     outputs: Vec<Tensor<4>>,
-    /// Where a step that takes several calls began.
+    /// The latents at the start of a step of several calls.
     origin: Option<Tensor<4>>,
-    /// The weighted answers within a Runge–Kutta step.
+    /// The weighted sum of outputs within a Runge–Kutta step.
     sum: Option<Tensor<4>>,
 }
 
@@ -48,7 +51,7 @@ impl Pndm {
                     "{steps} steps: PNDM needs at least {RUNGE_KUTTA_STEPS}, or PLMS (skip_prk_steps)"
                 )));
             }
-            // In each step once at its upper end, twice in the middle and once at the lower end.
+            // Each step calls the denoiser once at its upper end, twice in the middle and once at the lower end.
             let half = (stride / 2) as f64;
             let calls = |step: usize| {
                 let (upper, lower) = (timesteps[step], timesteps[step + 1]);
@@ -75,7 +78,7 @@ impl Pndm {
         Ok((Plan { timesteps, levels, initial_scale: 1.0 }, solver))
     }
 
-    /// Whether the first calls belong together, so that a sampling cannot begin among them.
+    /// Whether the first calls form one unit, so that sampling cannot start in the middle of them.
     pub(super) fn has_opening(&self) -> bool {
         self.runge_kutta
     }
@@ -117,7 +120,7 @@ impl Pndm {
         if call == 1
             && let (Some(origin), [first]) = (self.origin.take(), self.outputs.as_slice())
         {
-            // The first step once more, with the mean of its ends.
+            // Repeats the first step with the mean of the predictions at both ends.
             let mean = (output + first.clone()) / 2.0;
             return self.transfer(timestep + self.stride, timestep, origin, mean);
         }
@@ -141,7 +144,9 @@ impl Pndm {
         }
     }
 
-    /// Latents at timestep `to` from those at `from`, along the noise: the paper's transfer part, which is DDIM's step.
+    /// Moves latents from timestep `from` to `to` along the predicted noise: the paper's transfer part, a DDIM step.
+    ///
+    /// Reference: <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/schedulers/scheduling_pndm.py#L409-L458>
     fn transfer(&self, from: f64, to: f64, latents: Tensor<4>, output: Tensor<4>) -> Tensor<4> {
         let level = |timestep: f64| if timestep < 0.0 { self.last } else { self.noise.level(timestep) };
         let (from, to) = (level(from), level(to));

@@ -1,7 +1,7 @@
-//! A predictor and a corrector from the same calls of the denoiser: each answer first mends the step that led to it.
+//! A predictor and a corrector that share the denoiser calls: each prediction first corrects the previous step.
 //!
 //! Zhao et al., "UniPC: A Unified Predictor-Corrector Framework for Fast Sampling of Diffusion Models",
-//! <https://arxiv.org/abs/2302.04867>, in the form that predicts the picture, of first and second order.
+//! <https://arxiv.org/abs/2302.04867>, with x₀ prediction, of first and second order.
 
 use burn::prelude::*;
 
@@ -11,16 +11,19 @@ use super::dpm_solver_multistep;
 use super::noise_schedule::{Level, NoiseSchedule};
 use crate::Result;
 
+/// References:
+/// - <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/schedulers/scheduling_unipc_multistep.py#L833-L960>
+/// - <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/schedulers/scheduling_unipc_multistep.py#L962-L1097>
 #[derive(Debug, Clone)]
 pub(super) struct UniPc {
-    /// One more than there are calls.
+    /// One entry more than there are denoiser calls.
     levels: Vec<Level>,
     prediction: PredictionType,
     second_order: bool,
     lower_order_final: bool,
-    /// B(h) = h rather than e^h − 1.
+    /// Whether B(h) is h instead of e^h − 1.
     bh1: bool,
-    /// The step before, to be corrected.
+    /// The previous step, which the next call corrects.
     before: Option<Step>,
 }
 
@@ -30,9 +33,9 @@ struct Step {
     at: usize,
     /// Latents at `levels[at]`.
     latents: Tensor<4>,
-    /// The picture foreseen there.
+    /// The predicted x₀ at `levels[at]`.
     picture: Tensor<4>,
-    /// The picture foreseen one level before, for a step of second order.
+    /// The predicted x₀ one level earlier, for a second-order step.
     earlier: Option<Tensor<4>>,
 }
 
@@ -58,7 +61,7 @@ impl UniPc {
             None => latents,
         };
         let last = i + 2 == self.levels.len();
-        // At no noise at all h is infinite, and only the first order has a limit.
+        // At zero noise h is infinite, and only the first order has a limit.
         let lower = last && (self.lower_order_final || self.levels[i + 1].noise == 0.0);
         let earlier = before.map(|before| before.picture).filter(|_| self.second_order && !lower);
         let step = Step { at: i, latents, picture, earlier };
@@ -67,8 +70,8 @@ impl UniPc {
         next
     }
 
-    /// The latents at the end of a step: predicted, or corrected by the picture that was `foreseen` there.
-    fn advance(&self, step: &Step, foreseen: Option<Tensor<4>>) -> Tensor<4> {
+    /// The latents at the end of a step: predicted, or corrected with `denoised`, the predicted x₀ there.
+    fn advance(&self, step: &Step, denoised: Option<Tensor<4>>) -> Tensor<4> {
         let (from, to) = (self.levels[step.at], self.levels[step.at + 1]);
         let h = from.lambda() - to.lambda();
         let growth = h.exp_m1();
@@ -81,14 +84,14 @@ impl UniPc {
             let ratio = (from.lambda() - self.levels[step.at - 1].lambda()) / h;
             (ratio, (earlier.clone() - step.picture.clone()) / ratio)
         });
-        // The weights match the terms of the Taylor series; first-order correction and second-order prediction take ½.
-        let change = match (slope, foreseen) {
+        // The weights match the Taylor series. First-order correction and second-order prediction use ½.
+        let change = match (slope, denoised) {
             (None, None) => return base,
             (Some((_, slope)), None) => slope * 0.5,
-            (None, Some(foreseen)) => (foreseen - step.picture.clone()) * 0.5,
-            (Some((ratio, slope)), Some(foreseen)) => {
+            (None, Some(denoised)) => (denoised - step.picture.clone()) * 0.5,
+            (Some((ratio, slope)), Some(denoised)) => {
                 let of_slope = (first - second) / scale / (1.0 - ratio);
-                slope * of_slope + (foreseen - step.picture.clone()) * (first / scale - of_slope)
+                slope * of_slope + (denoised - step.picture.clone()) * (first / scale - of_slope)
             }
         };
         base - change * (to.signal * scale)

@@ -13,12 +13,12 @@ use tokenizers::{AddedToken, SplitDelimiterBehavior, Tokenizer};
 use super::{Settings, Token, read_json, read_text, read_tokenizer, untokenizable};
 use crate::{Error, Result};
 
-/// What CLIP's text encoder was trained with.
+/// The number of tokens that CLIP's text encoder was trained with.
 const LENGTH: usize = 77;
-/// Words, digits and runs of punctuation, each with its leading space dropped.
+/// Matches words, digits and runs of punctuation, without leading spaces.
 const WORDS: &str = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+";
 
-/// Text to the ids that the CLIP text encoder reads: start, words, end, padding.
+/// Converts text to the ids that the CLIP text encoder expects: start, words, end, padding.
 #[derive(Debug, Clone)]
 pub struct ClipTokenizer {
     tokenizer: Tokenizer,
@@ -39,7 +39,7 @@ impl ClipTokenizer {
         Self::new(tokenizer, pad, length).map_err(|reason| Error::malformed(folder, reason))
     }
 
-    /// The tokenizer that all published models of these families were trained with, padding with `pad_token`.
+    /// The tokenizer that all published models of these families use, padding with `pad_token`.
     pub fn published(pad_token: &str) -> Result<Self> {
         let merges = read_merges(Path::new("merges.txt"), include_str!("../../assets/clip/merges.txt"))?;
         let settings = Settings { pad_token: Some(Token::Text(pad_token.to_owned())), ..Settings::default() };
@@ -48,7 +48,7 @@ impl ClipTokenizer {
     }
 
     fn new(mut tokenizer: Tokenizer, pad_token: &str, length: usize) -> Result<Self, String> {
-        // A chunk has its own length and padding, whatever the file says.
+        // Chunks have their own length and padding, whatever the file configures.
         tokenizer.with_truncation(None).map_err(|error| error.to_string())?.with_padding(None);
         let nothing = tokenizer.encode("", true).map_err(|error| error.to_string())?;
         let &[start, end] = nothing.get_ids() else {
@@ -64,22 +64,22 @@ impl ClipTokenizer {
         Ok(Self { tokenizer, length, start, end, pad })
     }
 
-    /// How many ids every text becomes.
+    /// Number of ids per text.
     pub fn length(&self) -> usize {
         self.length
     }
 
-    /// Ids are below this.
+    /// Size of the vocabulary: all ids are smaller.
     pub fn vocabulary(&self) -> usize {
         self.tokenizer.get_vocab_size(true)
     }
 
-    /// Exactly [`ClipTokenizer::length`] ids; what does not fit is cut off before the end token.
+    /// Exactly [`ClipTokenizer::length`] ids. Longer text is truncated before the end token.
     pub fn encode(&self, text: &str) -> Result<Vec<i64>> {
         Ok(self.frame(&self.words(text)?))
     }
 
-    /// The ids of the text alone, however many: no start, no end, no padding.
+    /// All ids of the text alone: no start, no end, no padding.
     pub fn words(&self, text: &str) -> Result<Vec<i64>> {
         let encoding = self.tokenizer.encode(text, false).map_err(untokenizable)?;
         Ok(encoding.get_ids().iter().map(|&id| i64::from(id)).collect())
@@ -101,9 +101,9 @@ fn from_vocabulary(folder: &Path, settings: &Settings) -> Result<Tokenizer> {
     build(&vocab_path, read_json(&vocab_path)?, merges, settings)
 }
 
-/// The tokens in the order of their ids: bytes, bytes that end a word, what merges make, start and end.
+/// The tokens in the order of their ids: bytes, bytes at the end of a word, merges, start and end.
 fn vocabulary(merges: &Merges) -> Vocab {
-    // Bytes that print stand for themselves, in their order; the others follow.
+    // Printable bytes represent themselves, in order; the others follow.
     let prints = |byte: &u8| matches!(byte, b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff);
     let printing = (0..=255).filter(prints).map(char::from);
     let others =
@@ -115,7 +115,7 @@ fn vocabulary(merges: &Merges) -> Vocab {
     bytes.iter().cloned().chain(endings).chain(made).chain(specials).zip(0..).collect()
 }
 
-/// `path` is what errors name.
+/// Builds a tokenizer. `path` is the file that errors name.
 fn build(path: &Path, vocab: Vocab, merges: Merges, settings: &Settings) -> Result<Tokenizer> {
     let refused = |error: tokenizers::Error| Error::malformed(path, error.to_string());
 
@@ -129,7 +129,7 @@ fn build(path: &Path, vocab: Vocab, merges: Merges, settings: &Settings) -> Resu
     let (start, end) =
         (special(&settings.bos_token, "<|startoftext|>")?, special(&settings.eos_token, "<|endoftext|>")?);
     let (unknown, _) = special(&settings.unk_token, "<|endoftext|>")?;
-    // Also within a text: where "!" is the padding, a "!" in a prompt is padding.
+    // Special tokens also match within text: if "!" is the padding, a "!" in a prompt is padding.
     let (padding, _) = special(&settings.pad_token, "<|endoftext|>")?;
     let added = [start.0.clone(), end.0.clone(), padding].map(|text| AddedToken::from(text, true));
 
@@ -167,7 +167,7 @@ fn read_merges(path: &Path, text: &str) -> Result<Merges> {
 mod tests {
     use super::*;
 
-    /// A vocabulary that knows the letters of "fox" and two merges.
+    /// A vocabulary with the letters of "fox" and two merges.
     fn folder() -> tempfile::TempDir {
         let folder = tempfile::tempdir().unwrap();
         let vocab =

@@ -1,5 +1,4 @@
-//! From text to token ids, padded to the length a text encoder was trained with. What the ids mean belongs to the
-//! networks.
+//! Converts text to token ids, padded to the length that a text encoder was trained with. `networks` encodes the ids.
 
 pub mod clip;
 pub mod t5;
@@ -12,10 +11,10 @@ use tokenizers::Tokenizer;
 
 use crate::{Error, Result};
 
-/// Larger vocabularies than this are not text tokenizers.
+/// Size limit of a tokenizer file in bytes; larger ones are not text tokenizers.
 const FILE_LIMIT: u64 = 64 << 20;
 
-/// The part of `tokenizer_config.json` that matters here.
+/// The relevant part of `tokenizer_config.json`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct Settings {
@@ -28,7 +27,7 @@ struct Settings {
     added_tokens_decoder: Option<IgnoredAny>,
 }
 
-/// A special token, spelled out or with its flags.
+/// A special token, as a string or an object.
 #[derive(Debug, Deserialize)]
 #[serde(untagged)]
 enum Token {
@@ -45,8 +44,8 @@ impl Token {
 }
 
 impl Settings {
-    /// Special tokens also stand in the older `special_tokens_map.json`, which outranks the config: Stable Diffusion 2.1 names
-    /// its padding there alone. Configs that list their added tokens are newer and complete.
+    /// Older folders also list special tokens in `special_tokens_map.json`, which takes precedence: Stable Diffusion
+    /// 2.1 names its padding only there. Configs with `added_tokens_decoder` are newer and complete.
     fn read(folder: &Path) -> Result<Self> {
         let read = |file: &str| {
             let path = folder.join(file);
@@ -66,7 +65,7 @@ impl Settings {
         })
     }
 
-    /// The stated length, if it is one that a text encoder can have.
+    /// The configured length, if a text encoder can have it.
     fn length(&self) -> Option<usize> {
         self.model_max_length.filter(|length| (1.0..=8192.0).contains(length)).map(|length| length as usize)
     }

@@ -9,10 +9,10 @@ use tokenizers::{PaddingParams, PaddingStrategy, Tokenizer, TruncationParams};
 use super::{Settings, read_tokenizer, untokenizable};
 use crate::{Error, Result};
 
-/// FLUX was trained with at most this many tokens.
+/// The most tokens that FLUX was trained with.
 const LONGEST: usize = 512;
 
-/// Text to the ids that the T5 encoder reads: pieces, end, padding.
+/// Converts text to the ids that the T5 encoder expects: pieces, end, padding.
 #[derive(Debug, Clone)]
 pub struct T5Tokenizer {
     tokenizer: Tokenizer,
@@ -29,7 +29,7 @@ impl T5Tokenizer {
         Self::new(read_tokenizer(&path)?, pad_token, length).map_err(|reason| Error::malformed(&path, reason))
     }
 
-    /// The tokenizer that all published models were trained with, for prompts of `length` ids.
+    /// The tokenizer that all published models use, for prompts of `length` ids.
     pub fn published(length: usize) -> Result<Self> {
         let mut text = String::new();
         let packed = include_bytes!("../../assets/t5/tokenizer.json.gz");
@@ -56,22 +56,22 @@ impl T5Tokenizer {
         Ok(Self { tokenizer, length })
     }
 
-    /// The same number of the tokenizer in `folder`, whose vocabulary is not read for it.
+    /// The length of the tokenizer in `folder`, without reading its vocabulary.
     pub(crate) fn length_in(folder: &Path) -> Result<usize> {
         Ok(Settings::read(folder)?.length().unwrap_or(LONGEST).min(LONGEST))
     }
 
-    /// How many ids every text becomes.
+    /// Number of ids per text.
     pub fn length(&self) -> usize {
         self.length
     }
 
-    /// Ids are below this.
+    /// Size of the vocabulary: all ids are smaller.
     pub fn vocabulary(&self) -> usize {
         self.tokenizer.get_vocab_size(true)
     }
 
-    /// Exactly [`T5Tokenizer::length`] ids; what does not fit is cut off before the end token.
+    /// Exactly [`T5Tokenizer::length`] ids. Longer text is truncated before the end token.
     pub fn encode(&self, text: &str) -> Result<Vec<i64>> {
         let encoding = self.tokenizer.encode(text, true).map_err(untokenizable)?;
         Ok(encoding.get_ids().iter().map(|&id| i64::from(id)).collect())

@@ -1,6 +1,6 @@
-//! Gradient checkpointing: backward through a FLUX.1 transformer one block at a time. Forward keeps only what enters each block,
-//! and backward runs each block again, so that memory holds the activations of one block and not of fifty-seven, for about a
-//! third more time ([Chen et al. 2016](https://arxiv.org/abs/1604.06174)).
+//! Gradient checkpointing: the backward pass of a FLUX.1 transformer one block at a time. The forward pass keeps only
+//! the input of each block, and the backward pass runs each block again. Memory then holds the activations of one
+//! block instead of fifty-seven, for about a third more time ([Chen et al. 2016](https://arxiv.org/abs/1604.06174)).
 
 use burn::module::Module;
 use burn::prelude::*;
@@ -9,8 +9,8 @@ use burn::tensor::Gradients as Pass;
 use super::{Gradients, flow_loss};
 use crate::networks::flux::{Embedded, FluxInput, FluxTransformer, Rotary};
 
-/// The loss of one batch, and the gradients of every trained parameter inside the blocks. What lies before the blocks has to be
-/// frozen: no gradient goes there.
+/// The loss of one batch, and the gradients of every trained parameter inside the blocks. The layers before the
+/// blocks must be frozen: no gradient reaches them.
 pub(super) fn backward(
     transformer: &FluxTransformer,
     input: FluxInput,
@@ -61,12 +61,12 @@ pub(super) fn backward(
     (loss.inner(), gradients)
 }
 
-/// Goes on backward from a tensor whose gradient is known.
+/// Continues the backward pass from a tensor whose gradient is known.
 fn along(left: Tensor<3>, slope: Tensor<3>) -> Pass {
     (left * slope.autodiff()).sum().backward()
 }
 
-/// The gradient of what entered a block; none where nothing that was learned depended on it.
+/// The gradient of a block's input; zeros if no trained parameter depends on it.
 fn of(entry: &Tensor<3>, pass: &mut Pass) -> Tensor<3> {
     entry.grad_remove(pass).unwrap_or_else(|| entry.clone().inner().zeros_like())
 }

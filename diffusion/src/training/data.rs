@@ -1,5 +1,5 @@
-//! What a training reads over and over, computed once: the latents and prompt embeddings of its examples, sorted by the
-//! shape of their pictures. Drawing from them is the trainer's matter.
+//! The cached inputs of a training: latents and prompt embeddings of its examples, grouped by the shape of their
+//! pictures. The trainer draws batches from them.
 
 use std::path::PathBuf;
 
@@ -10,7 +10,7 @@ use crate::image;
 use crate::pipelines::flux::{FluxPipeline, PromptEmbeddings, pack};
 use crate::{Error, Result};
 
-/// A picture and what it shows.
+/// A picture and its caption.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TrainingExample {
     /// PNG, JPEG or WebP.
@@ -18,18 +18,18 @@ pub struct TrainingExample {
     pub caption: String,
 }
 
-/// The size of a batch's pictures, in tokens.
+/// The size of a batch's pictures in tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bucket {
     pub rows: usize,
     pub columns: usize,
 }
 
-/// Examples as the transformer sees them.
+/// The encoded examples.
 #[derive(Debug)]
 pub struct Cache {
     examples: Vec<Cached>,
-    /// The embeddings of no caption, for the share of examples that go without.
+    /// The embeddings of the empty caption, for caption dropout.
     empty: PromptEmbeddings,
 }
 
@@ -41,7 +41,7 @@ struct Cached {
     prompt: PromptEmbeddings,
 }
 
-/// Some examples of one bucket.
+/// Examples of one bucket.
 #[derive(Debug, Clone)]
 pub struct Batch {
     pub bucket: Bucket,
@@ -54,7 +54,7 @@ pub struct Batch {
 }
 
 impl Cache {
-    /// Encodes every example at about `resolution`² pixels, in the shape of its own picture.
+    /// Encodes every example at about `resolution`² pixels, in the aspect ratio of its picture.
     pub fn new(pipeline: &FluxPipeline, examples: &[(PathBuf, String)], resolution: usize) -> Result<Self> {
         let multiple = pipeline.size_multiple();
         let mut cached = Vec::with_capacity(examples.len());
@@ -76,17 +76,17 @@ impl Cache {
         Ok(Self { examples: cached, empty: pipeline.encode_prompt("")? })
     }
 
-    /// One example that is encoded already: a picture of `(rows, columns)` tokens as normalised and packed latents
+    /// A cache of one encoded example: a picture of `(rows, columns)` tokens as normalised and packed latents
     /// `[1, tokens, channels]`, and its prompt as T5 states `[1, length, joint_attention_dim]` and CLIP's pooled state
-    /// `[1, pooled_projection_dim]`. It never goes without its caption.
+    /// `[1, pooled_projection_dim]`. Its caption is never dropped.
     pub fn of_one((rows, columns): (usize, usize), latents: Tensor<3>, hidden: Tensor<3>, pooled: Tensor<2>) -> Self {
         let prompt = PromptEmbeddings { hidden, pooled };
         let example = Cached { bucket: Bucket { rows, columns }, latents, prompt: prompt.clone() };
         Self { examples: vec![example], empty: prompt }
     }
 
-    /// Draws a batch: a bucket in proportion to its examples, then examples of it without repetition as far as they reach.
-    /// Each goes without its caption with the probability `without_caption`.
+    /// Draws a batch: a bucket with probability proportional to its size, then examples of it, without repetition if
+    /// there are enough. Each caption is dropped with the probability `without_caption`.
     pub fn draw(&self, size: usize, without_caption: f64, random: &mut Random) -> Batch {
         let bucket = self.examples[random.below(self.examples.len())].bucket;
         let examples: Vec<&Cached> = self.examples.iter().filter(|example| example.bucket == bucket).collect();
@@ -112,8 +112,8 @@ impl Cache {
 }
 
 impl Bucket {
-    /// The shape nearest to `aspect` (width / height) whose area is about `resolution`², between 1:2 and 2:1. A token has
-    /// `multiple` pixels a side.
+    /// The shape closest to `aspect` (width / height) with an area of about `resolution`², between 1:2 and 2:1. A
+    /// token has `multiple` pixels per side.
     fn nearest(aspect: f64, resolution: usize, multiple: usize) -> Self {
         let side = (resolution as f64 / multiple as f64).max(1.0);
         let shapes = (side / 2f64.sqrt()).round().max(1.0) as usize..=(side * 2f64.sqrt()).round() as usize;

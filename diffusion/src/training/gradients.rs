@@ -1,4 +1,4 @@
-//! Gradients of named parameters, out of one backward pass or of several.
+//! Gradients of named parameters, from one or several backward passes.
 
 use std::collections::BTreeMap;
 
@@ -8,25 +8,25 @@ use burn::tensor::Gradients as Pass;
 
 use crate::checkpoint::is_choice;
 
-/// Flattened and outside of autodiff, by parameter path.
+/// Flattened, without autodiff, by parameter path.
 #[derive(Debug, Default)]
 pub struct Gradients(BTreeMap<String, Tensor<1>>);
 
 impl Gradients {
-    /// What one pass (`loss.backward()`) found for the parameters of `network`; it is taken out of the pass, which may hold those
-    /// of other networks as well.
+    /// Takes the gradients of the parameters of `network` out of one pass (`loss.backward()`), which may also hold
+    /// those of other networks.
     pub fn of<M: Module>(network: &M, pass: &mut Pass) -> Self {
         let mut gradients = Self::default();
         gradients.collect(network, &[], pass);
         gradients
     }
 
-    /// Each with its path.
+    /// Each gradient with its path.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Tensor<1>)> {
         self.0.iter().map(|(path, gradient)| (path.as_str(), gradient))
     }
 
-    /// The mean of what equal parts of a batch found.
+    /// The mean over equal parts of a batch.
     pub fn mean(parts: Vec<Self>) -> Self {
         let share = 1.0 / parts.len().max(1) as f64;
         let mut sums: BTreeMap<String, Tensor<1>> = BTreeMap::new();
@@ -40,15 +40,15 @@ impl Gradients {
         Self(sums.into_iter().map(|(path, sum)| (path, sum * share)).collect())
     }
 
-    /// Adds what one pass found for a part of the network; `path` leads to it.
+    /// Adds the gradients of a part of the network. `path` is the path of that part.
     pub(super) fn collect<M: Module>(&mut self, part: &M, path: &[&str], pass: &mut Pass) {
         let path = path.iter().map(|name| (*name).to_owned()).collect();
         part.visit(&mut Collector { gradients: &mut self.0, pass, path });
     }
 
-    /// The L2 norm of all of them taken as one vector; 0 when there are none.
+    /// The global L2 norm; 0 if there are no gradients.
     pub fn norm(&self) -> f64 {
-        // Added up on the device: reading each of a thousand sums would wait a thousand times.
+        // Summed on the device: reading a thousand sums one by one would wait a thousand times.
         let squares = self.0.values().map(|gradient| gradient.clone().square().sum());
         squares.reduce(|sum, next| sum + next).map_or(0.0, |sum| f64::from(sum.into_scalar::<f32>()).sqrt())
     }

@@ -1,4 +1,4 @@
-//! First values of a network that is trained from scratch.
+//! Initial values of a network that is trained from scratch.
 
 use burn::module::{Module, ModuleMapper, Param};
 use burn::prelude::*;
@@ -6,9 +6,9 @@ use burn::prelude::*;
 use super::Random;
 use crate::checkpoint::is_choice;
 
-/// Fills every weight as PyTorch's layers do: linear and convolution weights uniform within ±1/√(inputs), embeddings
-/// normal with `embedding_deviation`, norm weights 1 and every bias 0. Embeddings and norms are told by the name of their
-/// layer, as the published networks name them.
+/// Initialises weights as PyTorch's layers do: linear and convolution weights uniformly within ±1/√(inputs),
+/// embeddings normally with `embedding_deviation`, norm weights 1 and biases 0. Embeddings and norms are recognised
+/// by the names of their layers in published networks.
 pub fn initialise<M: Module>(network: M, embedding_deviation: f64, random: &mut Random) -> M {
     network.map(&mut Initialiser { path: Vec::new(), embedding_deviation, random })
 }
@@ -33,7 +33,7 @@ impl ModuleMapper for Initialiser<'_> {
     }
 
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        // A one-dimensional parameter is a bias or a norm, which layers make right.
+        // One-dimensional parameters are biases and norms, whose initial values are already correct.
         if D < 2 {
             return param;
         }

@@ -1,5 +1,5 @@
-//! Training a LoRA adapter of a FLUX.1 model: low-rank branches on every attention and feed-forward layer of the blocks learn
-//! the flow-matching task on a few captioned pictures, while the base stays as it is and outside of autodiff.
+//! Trains a LoRA adapter of a FLUX.1 model: low-rank branches on every attention and feed-forward layer of the blocks
+//! learn the flow-matching objective on a few captioned pictures. The base model is frozen and outside of autodiff.
 //!
 //! Hu et al., "LoRA", <https://arxiv.org/abs/2106.09685>.
 
@@ -23,24 +23,24 @@ use crate::networks::flux::{FluxInput, FluxTransformer};
 use crate::pipelines::flux::FluxPipeline;
 use crate::{Error, Result};
 
-/// What a distilled model is told while it learns: the value that means "no guidance".
+/// The guidance scale of a distilled model during training: the value that means "no guidance".
 const GUIDANCE: f32 = 1.0;
-/// The share of examples without their caption, for models that are guided away from an empty prompt.
+/// Share of examples whose caption is dropped, for models with classifier-free guidance.
 const WITHOUT_CAPTION: f64 = 0.1;
-/// Beyond this many parameters, what a step would keep for backward needs more memory than the model.
+/// Above this many parameters, activations are recomputed: keeping them would need more memory than the model.
 const MOST_KEPT: usize = 1_000_000_000;
-/// Marks the file of an unfinished training.
+/// Identifies the checkpoint of an unfinished training.
 const FORMAT: &str = "pyrograph lora training 1";
 
-/// What is asked of a training.
+/// The settings of a training.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LoraTrainingConfig {
-    /// A word that shall call the new style or thing; put before every caption that lacks it.
+    /// A word that triggers the trained style or subject. It is prepended to every caption that lacks it.
     pub trigger_word: Option<String>,
     pub steps: usize,
     pub rank: usize,
-    /// The update counts alpha / rank.
+    /// The update is scaled by alpha / rank.
     pub alpha: f64,
     pub learning_rate: f64,
     pub batch_size: usize,
@@ -49,19 +49,19 @@ pub struct LoraTrainingConfig {
     pub seed: u64,
 }
 
-/// The model that learns.
+/// The model to train.
 #[derive(Debug)]
 pub struct Subject {
     pub transformer: FluxTransformer,
-    /// What its weights are in.
+    /// The dtype of its weights.
     pub dtype: DType,
-    /// How far noise levels are moved towards noise.
+    /// The shift of the noise levels towards noise.
     pub shift: f64,
     /// Whether it embeds the guidance scale.
     pub guided: bool,
 }
 
-/// One finished step.
+/// One completed step.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct TrainStep {
     /// From 1.
@@ -71,7 +71,7 @@ pub struct TrainStep {
     pub loss: f64,
 }
 
-/// A training under way: an iterator of its steps. After an error it yields no more.
+/// A running training: an iterator of its steps. After an error it ends.
 #[derive(Debug)]
 pub struct LoraTrainer {
     config: LoraTrainingConfig,
@@ -89,7 +89,7 @@ pub struct LoraTrainer {
 }
 
 impl LoraTrainingConfig {
-    /// Whether a training can be done so.
+    /// Checks the limits of the settings.
     pub fn check(&self) -> Result<()> {
         let bounded = |what: &str, value: usize, least: usize, most: usize| {
             if (least..=most).contains(&value) {
@@ -119,8 +119,8 @@ impl LoraTrainingConfig {
 }
 
 impl LoraTrainer {
-    /// Loads the base model, encodes the examples once, and hangs fresh branches on the transformer: A uniform within
-    /// ±1/√in, B zero, so that the first step sees the base unchanged.
+    /// Loads the base model, encodes the examples once, and attaches new branches to the transformer: A uniform
+    /// within ±1/√in, B zero, so that the first step sees the base model unchanged.
     pub fn new(base: &Path, examples: &[TrainingExample], config: LoraTrainingConfig, device: &Device) -> Result<Self> {
         config.check()?;
         let pipeline = FluxPipeline::load(base, device)?;
@@ -136,7 +136,7 @@ impl LoraTrainer {
         Ok(Self::of(subject, cache, examples.len(), config, device))
     }
 
-    /// The same for a model that is in memory and examples that are encoded; `examples` of them.
+    /// The same for a loaded model and `examples` encoded examples.
     pub fn of(subject: Subject, cache: Cache, examples: usize, config: LoraTrainingConfig, device: &Device) -> Self {
         let Subject { mut transformer, dtype, shift, guided } = subject;
         let mut random = Random::new(config.seed);
@@ -159,19 +159,19 @@ impl LoraTrainer {
         }
     }
 
-    /// Whether activations are computed again rather than kept; at first as the size of the model suggests. Gradients are the
-    /// same either way.
+    /// Sets whether activations are recomputed instead of kept. The default depends on the size of the model.
+    /// Gradients are the same either way.
     pub fn set_gradient_checkpointing(&mut self, on: bool) {
         self.gradient_checkpointing = on;
     }
 
-    /// Steps done.
+    /// Steps completed.
     pub fn step(&self) -> usize {
         self.step
     }
 
-    /// Goes on where the training stood that wrote `checkpoint`; it must have had the same config and number of examples.
-    /// The steps that follow are then the same as if it had not been interrupted.
+    /// Resumes the training that wrote `checkpoint`, which must have had the same config and number of examples. The
+    /// following steps are the same as without the interruption.
     pub fn resume(&mut self, checkpoint: &Path) -> Result<()> {
         let file = Checkpoint::open(checkpoint)?;
         let broken = |reason: &str| Error::malformed(checkpoint, reason);
@@ -225,7 +225,7 @@ impl LoraTrainer {
         Ok(())
     }
 
-    /// Writes all that [`LoraTrainer::resume`] needs into one safetensors file, whole or not at all.
+    /// Writes everything that [`LoraTrainer::resume`] needs into one safetensors file, completely or not at all.
     pub fn save_checkpoint(&self, path: &Path) -> Result<()> {
         let mut tensors = Vec::new();
         for (key, factor) in self.factors() {
@@ -246,8 +246,8 @@ impl LoraTrainer {
         checkpoint::write(path, tensors, &metadata)
     }
 
-    /// Writes the adapter as other programs load it, in bf16. `metadata` is added to what the trainer knows itself, and
-    /// wins where both speak.
+    /// Writes the adapter in bf16, as other programs load it. `metadata` is added to the trainer's own and takes
+    /// precedence.
     pub fn save_adapter(&self, path: &Path, metadata: &BTreeMap<String, String>) -> Result<()> {
         let mut header = self.header();
         header.extend(metadata.iter().map(|(key, value)| (key.clone(), value.clone())));
@@ -261,7 +261,7 @@ impl LoraTrainer {
         lora::save(path, &modules, DType::BF16, &header)
     }
 
-    /// Both factors of every branch, A before B, without autodiff, by the paths that the optimizer uses.
+    /// Both factors of every branch, A before B, without autodiff, by the optimizer's paths.
     fn factors(&self) -> Vec<(String, Tensor<2>)> {
         let mut transformer = self.transformer.clone();
         let factors = targets(&mut transformer).into_iter().filter_map(|(path, linear)| {
@@ -278,7 +278,7 @@ impl LoraTrainer {
         serde_json::to_string(&self.config).map_err(|error| Error::Invalid(error.to_string()))
     }
 
-    /// The header fields that other tools show. Alpha is baked into the weights, so it is said to equal the rank.
+    /// The header fields that other tools show. Alpha equals the rank in it, since it is multiplied into the weights.
     fn header(&self) -> BTreeMap<String, String> {
         let LoraTrainingConfig { trigger_word, rank, learning_rate, resolution, seed, .. } = &self.config;
         let mut fields = vec![
@@ -320,7 +320,7 @@ impl LoraTrainer {
         Ok(TrainStep { step: self.step, total_steps: steps, loss: value })
     }
 
-    /// The loss of a batch, outside of autodiff, and the gradients of the factors.
+    /// The loss of a batch, without autodiff, and the gradients of the factors.
     fn backward(&mut self, batch: Batch, levels: &[f64]) -> (Tensor<1>, Gradients) {
         let Batch { bucket, latents, hidden, pooled } = batch;
         let flow = flow_batch(latents, levels, &mut self.random);
@@ -354,7 +354,7 @@ impl Iterator for LoraTrainer {
     }
 }
 
-/// The layers that are adapted, with their paths: all of the blocks but those that modulate their norms.
+/// The adapted layers with their paths: all of the blocks except those that modulate norms.
 fn targets(transformer: &mut FluxTransformer) -> Vec<(String, &mut Linear)> {
     let wanted = |path: &str| path.contains("transformer_blocks.") && !path.contains(".norm");
     transformer.linears().into_iter().filter(|(path, _)| wanted(path)).collect()
@@ -373,7 +373,7 @@ fn hang_branches(transformer: &mut FluxTransformer, rank: usize, alpha: f64, dev
     }
 }
 
-/// A factor that learns, in f32 whatever the base is in.
+/// A trainable factor, in f32 whatever the dtype of the base.
 fn trainable(values: Vec<f32>, shape: [usize; 2], device: &Device) -> Param<Tensor<2>> {
     let device = device.clone().autodiff();
     Param::from_tensor(Tensor::from_data(TensorData::new(values, shape), (&device, DType::F32)))
@@ -400,7 +400,7 @@ mod tests {
         }
     }
 
-    /// Three pictures of two shapes.
+    /// A trainer with three pictures of two shapes.
     fn trainer(folder: &Path, config: LoraTrainingConfig) -> LoraTrainer {
         let examples: Vec<_> = [(40, 40), (80, 40), (37, 41)]
             .iter()
@@ -454,7 +454,7 @@ mod tests {
             assert!((kept - again).abs() < 1e-5 * kept, "{kept} and {again}");
         }
         for (kept, again) in values(&kept).into_iter().zip(values(&again)) {
-            // Adam's first steps amplify rounding where a gradient is almost nothing.
+            // Adam's first steps amplify rounding errors of near-zero gradients.
             let moved = kept.iter().zip(&again).map(|(a, b)| (a - b).powi(2)).sum::<f32>().sqrt();
             assert!(moved < 1e-3 * kept.iter().map(|a| a * a).sum::<f32>().sqrt(), "{moved}");
         }
@@ -487,7 +487,7 @@ mod tests {
         assert_eq!(reports[0].unmatched, Vec::<String>::new());
         assert_eq!(2 * reports[0].matched, trainer.factors().len());
 
-        // the loaded branches do what the trained ones do, within bf16
+        // The loaded branches equal the trained ones within bf16.
         let input = FluxInput {
             hidden: Tensor::ones([1, 4, 24], &Device::flex()),
             encoder_hidden: Tensor::ones([1, 3, 40], &Device::flex()),

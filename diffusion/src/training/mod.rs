@@ -1,5 +1,5 @@
-//! Training on one device: the loss, the optimizer, the random choices, and what is cached. Which networks are trained on
-//! which pictures is said by the trainers on top: LoRA adapters, and ember from scratch.
+//! Training on one device: losses, the optimizer, random choices and cached inputs, and the trainer of LoRA adapters.
+//! The example `ember` trains a model from scratch with the same parts.
 
 mod checkpointing;
 mod data;

@@ -1,5 +1,5 @@
-//! AdamW over the named parameters of a network. Moments are f32 and kept by parameter path, so that they can be written
-//! next to the weights and found again by another process.
+//! AdamW over the named parameters of a network. Moments are f32 and stored by parameter path, so that they can be
+//! saved with the weights and restored by another process.
 
 use std::collections::BTreeMap;
 
@@ -10,18 +10,18 @@ use burn::tensor::DType;
 use super::Gradients;
 use crate::checkpoint::is_choice;
 
-/// How AdamW moves weights ([Loshchilov and Hutter 2017](https://arxiv.org/abs/1711.05101)).
+/// The hyperparameters of AdamW ([Loshchilov and Hutter 2017](https://arxiv.org/abs/1711.05101)).
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct AdamWConfig {
     /// Decay of the first moment.
     pub beta1: f64,
     /// Decay of the second moment.
     pub beta2: f64,
-    /// Added to the root of the second moment.
+    /// Added to the square root of the second moment.
     pub epsilon: f64,
-    /// Decay of the weights, multiplied by the learning rate.
+    /// Weight decay, multiplied by the learning rate.
     pub weight_decay: f64,
-    /// Gradients are scaled down to this global L2 norm if it is larger.
+    /// Gradients are clipped to this global L2 norm.
     pub max_grad_norm: f64,
 }
 
@@ -31,7 +31,7 @@ impl Default for AdamWConfig {
     }
 }
 
-/// The optimizer and its moments.
+/// The optimizer state.
 #[derive(Debug, Clone)]
 pub struct AdamW {
     config: AdamWConfig,
@@ -49,12 +49,12 @@ pub struct Moments {
 }
 
 impl AdamW {
-    /// An optimizer that has not seen a gradient yet.
+    /// An optimizer with no steps yet.
     pub fn new(config: AdamWConfig) -> Self {
         Self { config, steps: 0, moments: BTreeMap::new() }
     }
 
-    /// Steps done so far.
+    /// Steps so far.
     pub fn steps(&self) -> u64 {
         self.steps
     }
@@ -64,14 +64,14 @@ impl AdamW {
         &self.moments
     }
 
-    /// Goes on from saved moments.
+    /// Restores saved moments.
     pub fn restore(&mut self, steps: u64, moments: BTreeMap<String, Moments>) {
         self.steps = steps;
         self.moments = moments;
     }
 
-    /// Moves every parameter of `network` that has a gradient. Answers the network and the gradient's global L2 norm
-    /// before clipping.
+    /// Updates every parameter of `network` that has a gradient. Returns the network and the gradients' global L2
+    /// norm before clipping.
     pub fn step<M: Module>(&mut self, network: M, mut gradients: Gradients, learning_rate: f64) -> (M, f64) {
         let norm = gradients.norm();
         let clip = if norm > self.config.max_grad_norm { self.config.max_grad_norm / norm } else { 1.0 };
@@ -104,7 +104,7 @@ impl AdamW {
         weights
     }
 
-    /// The numbers of the step under way.
+    /// The coefficients of the current step.
     fn rates(&self, learning_rate: f64) -> Rates {
         let AdamWConfig { beta1, beta2, epsilon, weight_decay, .. } = self.config;
         let steps = self.steps.min(i32::MAX as u64) as i32;
@@ -124,11 +124,11 @@ struct Rates {
     beta1: f64,
     beta2: f64,
     epsilon: f64,
-    /// Learning rate over the first moment's bias.
+    /// Learning rate divided by the bias correction of the first moment.
     size: f64,
-    /// Root of the second moment's bias.
+    /// Square root of the bias correction of the second moment.
     root: f64,
-    /// What decay leaves of a weight.
+    /// The factor of weight decay.
     kept: f64,
 }
 
@@ -140,10 +140,10 @@ impl Rates {
         (weights * self.kept - moved, Moments { first, second })
     }
 
-    /// The same on the CPU, where a dozen passes over all weights would take a good part of the step.
+    /// The same on the CPU in one pass; a dozen passes over all weights would take much of the step.
     fn update_in_one_pass(&self, weights: Tensor<1>, gradient: Tensor<1>, moments: Moments) -> (Tensor<1>, Moments) {
         let device = weights.device();
-        // Every tensor here is f32, which `update` of the optimizer has seen to.
+        // Every tensor here is f32: the optimizer's `update` casts them.
         let values = |tensor: Tensor<1>| tensor.into_data().try_into_vec::<f32>().unwrap_or_default();
         let (mut weights, gradient) = (values(weights), values(gradient));
         let (mut first, mut second) = (values(moments.first), values(moments.second));

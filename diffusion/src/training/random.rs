@@ -1,6 +1,5 @@
-//! The random choices of a training: which example, which noise level, which noise. Its whole state is one number, so
-//! that a resumed training goes on exactly as it would have. Sampling pictures uses [`crate::noise`] instead, which
-//! reproduces PyTorch's stream.
+//! The random choices of a training: examples, noise levels and noise. The whole state is one number, so that a resumed
+//! training continues exactly. Sampling uses [`crate::noise`] instead, which reproduces PyTorch's generator.
 
 use burn::prelude::*;
 
@@ -11,12 +10,12 @@ pub struct Random {
 }
 
 impl Random {
-    /// A generator that starts at `seed`.
+    /// A generator seeded with `seed`.
     pub fn new(seed: u64) -> Self {
         Self { state: seed }
     }
 
-    /// The number from which [`Self::new`] goes on where this generator is.
+    /// The number with which [`Self::new`] continues this generator.
     pub fn state(&self) -> u64 {
         self.state
     }
@@ -35,17 +34,17 @@ impl Random {
         (self.bits() >> 11) as f64 / (1u64 << 53) as f64
     }
 
-    /// True in `probability` of the calls.
+    /// True with the given probability.
     pub fn chance(&mut self, probability: f64) -> bool {
         self.uniform() < probability
     }
 
-    /// Uniform in 0..`end`; `end` must not be 0.
+    /// Uniform in 0..`end`, which must not be 0.
     pub fn below(&mut self, end: usize) -> usize {
         (self.bits() % end as u64) as usize
     }
 
-    /// Two independent standard normal values (Box and Muller).
+    /// Two independent standard normal values (Box–Muller).
     pub fn normal_pair(&mut self) -> [f64; 2] {
         let radius = (-2.0 * (1.0 - self.uniform()).ln()).sqrt();
         let (sine, cosine) = (std::f64::consts::TAU * self.uniform()).sin_cos();

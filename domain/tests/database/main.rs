@@ -1,5 +1,6 @@
 //! The database as a whole: what the pools promise when their users give up in the middle, and what migrations keep.
 
+mod migrating;
 mod migrations;
 
 use std::time::Duration;

@@ -1,5 +1,5 @@
-//! Scaled dot-product attention. Of the scores, a few rows exist at a time: they are made, turned into weights and used while
-//! they lie in a core's cache.
+//! Scaled dot-product attention. Only a few rows of scores exist at a time: they are computed, turned into weights
+//! and used while they are in a core's cache.
 
 use burn::backend::Flex;
 use burn::backend::flex::FlexTensor;
@@ -10,11 +10,11 @@ use super::lanes::{LANES, exponential, vectorised};
 use super::product::{EMPTY_LEFT, EMPTY_PANEL, LeftRun, PanelRun, ROWS, RUN, WIDTH, add_product, set_row};
 use super::{plain, tensor};
 
-/// Rows of queries that a thread takes at a time.
+/// Rows of queries per thread at a time.
 const QUERIES: usize = 8 * ROWS;
 
 /// `softmax(q·kᵀ·scale + bias)·v`: `[batch, heads, length, head]` each, and a bias that broadcasts to
-/// `[batch, heads, queries, keys]`. `None` where the tensors are not of f32 on the CPU, or autodiff follows one.
+/// `[batch, heads, queries, keys]`. `None` unless all tensors are f32 on the CPU without autodiff.
 pub fn attend(
     query: &Tensor<4>,
     key: &Tensor<4>,
@@ -30,7 +30,7 @@ pub fn attend(
         None => None,
     };
     let [query, key, value] = [plain(query)?, plain(key)?, plain(value)?].map(|tensor| Rows::new(&tensor));
-    // In the order of the joined heads, `[batch, queries, heads, width]`, so that joining them moves nothing.
+    // Laid out like joined heads, `[batch, queries, heads, width]`, so that joining them copies nothing.
     let mut y = vec![0.0; batch * queries * heads * width];
     if y.is_empty() {
         return Some(Tensor::from_primitive::<Flex>(tensor(y, [batch, heads, queries, width])));
@@ -53,7 +53,7 @@ pub fn attend(
     Some(Tensor::<4>::from_primitive::<Flex>(y).swap_dims(1, 2))
 }
 
-/// The rows of a tensor of four dimensions, wherever they lie.
+/// The rows of a four-dimensional tensor with any strides.
 struct Rows {
     tensor: FlexTensor,
     strides: [usize; 3],
@@ -86,7 +86,7 @@ struct Head {
     value_panels: Vec<PanelRun>,
 }
 
-/// Memory of one thread.
+/// Buffers of one thread.
 #[derive(Default)]
 struct Scratch {
     row: Vec<f32>,
@@ -117,7 +117,7 @@ impl Head {
         Self { keys, key_panels, value_panels }
     }
 
-    /// Writes the results of the queries from `first` on, which have to be zeros, into `rows`.
+    /// Writes the results of the queries from `first` on into `rows`, which must be zeros.
     #[allow(clippy::too_many_arguments)]
     fn attend(
         &self,
@@ -158,7 +158,7 @@ impl Head {
 }
 
 vectorised! {
-    /// Writes `e^(score − highest)` over the scores, and answers the sum.
+    /// Replaces the scores by `e^(score − highest)` and returns their sum.
     fn exponentials<'a>(scores: &'a mut [f32]) -> f32 {
         let mut lanes = [f32::NEG_INFINITY; LANES];
         let (chunks, rest) = scores.as_chunks_mut::<LANES>();

@@ -1,4 +1,4 @@
-//! GELU: in its tanh form, in its quick form, and exact as a gate.
+//! GELU: the tanh approximation, CLIP's quick approximation, and the exact form as a gate.
 
 use burn::backend::autodiff::checkpoint::base::Checkpointer;
 use burn::backend::autodiff::checkpoint::strategy::NoCheckpointing;
@@ -13,7 +13,7 @@ use rayon::prelude::*;
 use super::lanes::{exponential, fused, sigmoid, vectorised};
 use super::{plain, values};
 
-/// GELU in its tanh form. `None` where the tensor is not of f32 on the CPU.
+/// The tanh approximation of GELU. `None` unless the tensor is f32 on the CPU.
 pub fn gelu<const D: usize>(x: &Tensor<D>) -> Option<Tensor<D>> {
     if let Some(x) = plain(x) {
         return Some(Tensor::from_primitive::<Flex>(each(&x, tanh_form)));
@@ -45,7 +45,7 @@ fn gelu_exponent(x: f32) -> f32 {
     x * fused(x * x, GELU_CUBIC, GELU_LINEAR)
 }
 
-/// Values that a thread takes at a time.
+/// Values per thread at a time.
 const SPAN: usize = 1 << 15;
 
 fn each(x: &FlexTensor, write: impl for<'a> Fn(&'a [f32], &'a mut [f32]) + Sync) -> FlexTensor {
@@ -80,13 +80,13 @@ vectorised! {
     }
 }
 
-/// `x · σ(1.702 x)`. `None` where the tensor is not of f32 on the CPU, or autodiff follows it.
+/// `x · σ(1.702 x)`. `None` unless the tensor is f32 on the CPU without autodiff.
 pub fn gelu_quick<const D: usize>(x: &Tensor<D>) -> Option<Tensor<D>> {
     Some(Tensor::from_primitive::<Flex>(each(&plain(x)?, quick_form)))
 }
 
-/// The first half of the last dimension times the exact GELU of the second. `None` where the tensor is not of f32 on the CPU,
-/// or autodiff follows it.
+/// The first half of the last dimension times the exact GELU of the second. `None` unless the tensor is f32 on the CPU
+/// without autodiff.
 pub fn gelu_gated<const D: usize>(both: &Tensor<D>) -> Option<Tensor<D>> {
     let (both, mut dims) = values(&plain(both)?);
     let inner = dims[D - 1] / 2;
@@ -103,8 +103,8 @@ pub fn gelu_gated<const D: usize>(both: &Tensor<D>) -> Option<Tensor<D>> {
     Some(Tensor::from_primitive::<Flex>(FlexTensor::from_data(TensorData::new(y, dims))))
 }
 
-/// Φ(x), the share of a normal distribution below x, by 7.1.26 of Abramowitz and Stegun's "Handbook of Mathematical
-/// Functions"; absolute error below 1e-7.
+/// Φ(x), the standard normal distribution function, by formula 7.1.26 of Abramowitz and Stegun's "Handbook of
+/// Mathematical Functions". The absolute error is below 1e-7.
 #[inline(always)]
 fn normal_share(x: f32) -> f32 {
     let z = x.abs() * std::f32::consts::FRAC_1_SQRT_2;

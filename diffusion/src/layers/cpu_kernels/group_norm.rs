@@ -13,8 +13,8 @@ use rayon::prelude::*;
 use super::lanes::{LANES, fused, moments, sigmoid, vectorised};
 use super::{plain, tensor, values};
 
-/// Group norm, followed by SiLU if `with_silu`: `[batch, channels, height, width]` → the same shape. `None` where the tensors
-/// are not of f32 on the CPU, and without SiLU where autodiff follows one.
+/// Group norm, followed by SiLU if `with_silu`: `[batch, channels, height, width]` → the same shape. `None` unless the
+/// tensors are f32 on the CPU. Only the variant with SiLU supports autodiff.
 pub fn normalise(
     x: &Tensor<4>,
     weight: &Tensor<1>,
@@ -72,7 +72,7 @@ fn norm(
 }
 
 vectorised! {
-    /// One group, whose channels lie one after the other.
+    /// Normalises one group of consecutive channels.
     fn normalise_group<'a>(
         x: &'a [f32],
         weight: &'a [f32],
@@ -163,7 +163,7 @@ impl Backward<Flex, 3> for NormSilu {
     }
 }
 
-/// Writes the gradient before SiLU of one channel and answers its sum, and its sum times the normalised value.
+/// Writes one channel's gradient before SiLU. Returns its sum, and its sum times the normalised values.
 #[inline(never)]
 fn silu_back(x: &[f32], gradient: &[f32], back: &mut [f32], mean: f32, inverse: f32, w: f32, b: f32) -> (f32, f32) {
     let (mut d_lanes, mut dx_lanes) = ([0.0f32; LANES], [0.0f32; LANES]);

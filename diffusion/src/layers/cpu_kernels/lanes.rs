@@ -1,7 +1,7 @@
-//! Arithmetic in loops that become vector instructions.
+//! Arithmetic for loops that compile to vector instructions.
 
-/// Makes a function whose loops use the widest vector instructions of the machine that it runs on: builds are for any x86-64,
-/// which alone has no more than SSE2. What it calls has to be inlined, or it stays as it was built.
+/// Defines a function whose loops use the widest vector instructions of the CPU at run time: builds target any x86-64,
+/// which guarantees only SSE2. The functions that it calls must be inlined to benefit.
 macro_rules! vectorised {
     ($(#[$doc:meta])* fn $name:ident<$life:lifetime>($($argument:ident: $type:ty),+ $(,)?) -> $out:ty $body:block) => {
         $(#[$doc])*
@@ -22,10 +22,10 @@ macro_rules! vectorised {
 }
 pub(super) use vectorised;
 
-/// Values that the widest vector registers hold; loops over arrays of this length become single instructions.
+/// Values per widest vector register. Loops over arrays of this length become single instructions.
 pub(super) const LANES: usize = 16;
 
-/// `a·b + c`, in one instruction where the build has one: without it `mul_add` is a slow library call.
+/// `a·b + c`, fused if the build target supports it: otherwise `mul_add` is a slow library call.
 #[inline(always)]
 pub(super) fn fused(a: f32, b: f32, c: f32) -> f32 {
     if cfg!(target_feature = "fma") { a.mul_add(b, c) } else { a * b + c }
@@ -37,11 +37,11 @@ pub(super) fn sigmoid(z: f32) -> f32 {
     1.0 / (1.0 + exponential(-z))
 }
 
-/// e^x through a polynomial for 2^f, in steps that the compiler can vectorise; relative error below 1e-6. What is smaller than
-/// 2^−125 becomes that, and what is larger than 2^125 too.
+/// e^x by a polynomial for 2^f, in steps that the compiler can vectorise. The relative error is below 1e-6. The
+/// result is clamped to 2^−125..2^125.
 #[inline(always)]
 pub(super) fn exponential(x: f32) -> f32 {
-    // Adding and subtracting 1.5·2^23 rounds to a whole number, which then lies in the low bits.
+    // Adding and subtracting 1.5·2^23 rounds to an integer, which is then in the low bits.
     const ROUND: f32 = 12_582_912.0;
     let t = (x * std::f32::consts::LOG2_E).clamp(-125.0, 125.0);
     let rounded = t + ROUND;
@@ -51,7 +51,7 @@ pub(super) fn exponential(x: f32) -> f32 {
     power * f32::from_bits((rounded.to_bits() << 23).wrapping_add(0x3F80_0000))
 }
 
-/// Mean and 1/deviation of one group.
+/// Mean and 1/standard deviation of one group.
 #[inline(always)]
 pub(super) fn moments(group: &[f32], epsilon: f64) -> (f32, f32) {
     let (chunks, rest) = group.as_chunks::<LANES>();
@@ -75,7 +75,7 @@ pub(super) fn moments(group: &[f32], epsilon: f64) -> (f32, f32) {
     (mean, 1.0 / (variance + epsilon as f32).sqrt())
 }
 
-/// Sum of a gradient, and of its products with a function of the values.
+/// The sum of a gradient, and the sum of its products with a function of the values.
 #[inline(always)]
 pub(super) fn sums_along(gradient: &[f32], x: &[f32], function: impl Fn(f32) -> f32) -> (f32, f32) {
     let (mut plain, mut along) = ([0.0f32; LANES], [0.0f32; LANES]);

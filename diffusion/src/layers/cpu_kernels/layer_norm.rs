@@ -1,4 +1,4 @@
-//! Layer norm: with weights, or with the shift and scale that follow it in a diffusion transformer.
+//! Layer norm, with weights or with the modulation that follows it in a diffusion transformer.
 
 use burn::backend::autodiff::checkpoint::base::Checkpointer;
 use burn::backend::autodiff::checkpoint::strategy::NoCheckpointing;
@@ -13,8 +13,8 @@ use rayon::prelude::*;
 use super::lanes::{fused, moments, sums_along, vectorised};
 use super::{plain, tensor, values};
 
-/// `norm(x)·(1 + scale) + shift` with a layer norm without weights: x `[batch, tokens, width]`, the others
-/// `[batch, 1, width]`. `None` where the tensors are not of f32 on the CPU.
+/// `norm(x)·(1 + scale) + shift` with a layer norm without weights: x is `[batch, tokens, width]`, the others are
+/// `[batch, 1, width]`. `None` unless the tensors are f32 on the CPU.
 pub fn modulate(x: &Tensor<3>, shift: &Tensor<3>, scale: &Tensor<3>, epsilon: f64) -> Option<Tensor<3>> {
     if let Some(x) = plain(x) {
         return Some(Tensor::from_primitive::<Flex>(modulated(&x, &plain(shift)?, &plain(scale)?, epsilon)));
@@ -45,7 +45,7 @@ fn modulated(x: &FlexTensor, shift: &FlexTensor, scale: &FlexTensor, epsilon: f6
     standardised(x, &gain, shift.storage::<f32>(), epsilon)
 }
 
-/// Layer norm over the last dimension. `None` where the tensors are not of f32 on the CPU, or autodiff follows one.
+/// Layer norm over the last dimension. `None` unless the tensors are f32 on the CPU without autodiff.
 pub fn standardise<const D: usize>(
     x: &Tensor<D>,
     weight: Option<&Tensor<1>>,
@@ -61,10 +61,10 @@ pub fn standardise<const D: usize>(
     Some(Tensor::from_primitive::<Flex>(standardised(&plain(x)?, &gain, &shift, epsilon)))
 }
 
-/// Rows that a thread takes at a time have about this many values.
+/// Approximate number of values per thread at a time.
 const SPAN: usize = 1 << 14;
 
-/// `gain` and `shift` have a row for each picture, or one for all.
+/// `gain` and `shift` have one row per picture, or one for all.
 fn standardised(x: &FlexTensor, gain: &[f32], shift: &[f32], epsilon: f64) -> FlexTensor {
     let (x, dims) = values(x);
     let x = x.storage::<f32>();

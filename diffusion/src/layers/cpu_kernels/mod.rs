@@ -1,6 +1,6 @@
-//! Layers on the CPU as kernels of our own, for f32, where Burn's flex backend makes many passes over memory or moves more data
-//! than it computes. Some go backward, too. Each answers `None` for a tensor that it is not made for, which then goes the usual
-//! way through tensor operations. Formulas and parameters belong to the layers themselves.
+//! Hand-written f32 kernels for layers on the CPU where Burn's flex backend makes many passes over memory or moves more
+//! data than it computes. Some have a backward pass. Each returns `None` for tensors that it does not support, and the
+//! caller falls back to tensor operations. Formulas and parameters belong to the layers.
 
 mod attention;
 mod convolution;
@@ -25,7 +25,7 @@ pub use layer_norm::{modulate, standardise};
 pub use rms_norm::rms;
 pub use rotary::rotate;
 
-/// The values of a tensor on the CPU, whether autodiff follows it or not.
+/// The values of a tensor on the CPU, with or without autodiff.
 fn primitive<const D: usize>(tensor: &Tensor<D>) -> Option<FlexTensor> {
     if let Ok(tensor) = tensor.clone().try_into_primitive::<Flex>() {
         return Some(tensor);
@@ -33,12 +33,12 @@ fn primitive<const D: usize>(tensor: &Tensor<D>) -> Option<FlexTensor> {
     Some(tensor.clone().try_into_primitive::<Autodiff<Flex>>().ok()?.into_parts().0)
 }
 
-/// The values of a tensor that autodiff does not follow, of f32 on the CPU.
+/// The values of an f32 tensor on the CPU without autodiff.
 fn plain<const D: usize>(tensor: &Tensor<D>) -> Option<FlexTensor> {
     if tensor.dtype() == DType::F32 { tensor.clone().try_into_primitive::<Flex>().ok() } else { None }
 }
 
-/// Values and sizes of a contiguous tensor.
+/// Contiguous values and their shape.
 fn values(tensor: &FlexTensor) -> (FlexTensor, Vec<usize>) {
     let tensor = tensor.to_contiguous();
     let dims = tensor.layout().shape().to_vec();

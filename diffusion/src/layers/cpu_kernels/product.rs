@@ -1,18 +1,18 @@
-//! Products of matrices in small tiles, for kernels that make what they multiply on the way and never hold it whole. Large
-//! products that lie in memory belong to Burn.
+//! Matrix products in small tiles, for kernels that compute their operands on the fly and never store them whole. Burn
+//! multiplies large matrices in memory.
 
 use pulp::{Arch, Simd, WithSimd};
 
-/// Columns of a panel.
+/// Columns per panel.
 pub const WIDTH: usize = 32;
-/// Rows of the left side that are multiplied together.
+/// Rows of the left side per tile.
 pub const ROWS: usize = 12;
-/// Products are summed up in runs of this many, made up with zeros.
+/// Products per run; shorter runs are padded with zeros.
 pub const RUN: usize = 16;
 
-/// A run of the right side: row after row, `WIDTH` columns each.
+/// A run of the right side: row by row, `WIDTH` columns each.
 pub type PanelRun = [[f32; WIDTH]; RUN];
-/// A run of the left side: row after row, as it lies in memory.
+/// A run of the left side, row by row as in memory.
 pub type LeftRun = [[f32; RUN]; ROWS];
 
 pub const EMPTY_PANEL: PanelRun = [[0.0; WIDTH]; RUN];
@@ -34,8 +34,8 @@ pub fn set_row(left: &mut [LeftRun], row: usize, values: &[f32]) {
     }
 }
 
-/// `out[row][column] += Σ_k left[row][k] · right[k][column]`, for at most `ROWS` rows of the result and as many columns as
-/// they have. `panels` holds panel after panel of the right side, each of as many runs as `left`.
+/// `out[row][column] += Σ_k left[row][k] · right[k][column]` for at most `ROWS` rows. `panels` holds consecutive
+/// panels of the right side, each with as many runs as `left`.
 pub fn add_product(left: &[LeftRun], panels: &[PanelRun], out: &mut [&mut [f32]]) {
     Arch::new().dispatch(Product { left, panels, out });
 }
@@ -49,7 +49,7 @@ struct Product<'a, 'b> {
 impl WithSimd for Product<'_, '_> {
     type Output = ();
 
-    /// The sums of a tile have to fit into the registers: 32 of AVX-512 and NEON, 16 of AVX2.
+    /// The sums of a tile must fit into the registers: 32 with AVX-512 and NEON, 16 with AVX2.
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         match S::F32_LANES {
@@ -62,7 +62,7 @@ impl WithSimd for Product<'_, '_> {
 }
 
 impl Product<'_, '_> {
-    /// Tiles of `R` rows and `V` vectors.
+    /// Computes tiles of `R` rows and `V` vectors.
     #[inline(always)]
     fn tiles<S: Simd, const R: usize, const V: usize>(self, simd: S) {
         for (number, panel) in self.panels.chunks_exact(self.left.len()).enumerate() {
@@ -79,7 +79,7 @@ impl Product<'_, '_> {
     }
 }
 
-/// Indices and lengths here are constants of the compiler, so that all sums stay in registers.
+/// Indices and lengths are compile-time constants here, so that all sums stay in registers.
 #[inline(always)]
 fn tile<S: Simd, const R: usize, const V: usize>(
     simd: S,
@@ -96,7 +96,7 @@ fn tile<S: Simd, const R: usize, const V: usize>(
             for r in 0..R {
                 let left = simd.splat_f32s(left[r][k]);
                 for v in 0..V {
-                    // Without an instruction for both, the fused form is a slow library call.
+                    // Without a fused instruction, `mul_add` is a slow library call.
                     sums[r][v] = if S::IS_SCALAR {
                         simd.add_f32s(simd.mul_f32s(left, right[v]), sums[r][v])
                     } else {
@@ -117,7 +117,7 @@ mod tests {
 
     use super::*;
 
-    /// 33 columns are a panel and one more, 20 products a run and some.
+    /// 33 columns are one panel plus one; 20 products are one run plus some.
     #[test]
     fn every_width_of_vectors_gives_the_same_product() {
         let (depth, columns) = (20, 33);

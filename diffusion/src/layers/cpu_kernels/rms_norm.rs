@@ -13,7 +13,7 @@ use rayon::prelude::*;
 use super::lanes::{fused, sums_along, vectorised};
 use super::{plain, tensor, values};
 
-/// Root mean square norm over the last dimension. `None` where the tensors are not of f32 on the CPU.
+/// Root mean square norm over the last dimension. `None` unless the tensors are f32 on the CPU.
 pub fn rms<const D: usize>(x: &Tensor<D>, weight: &Tensor<1>, epsilon: f64) -> Option<Tensor<D>> {
     if let Some(x) = plain(x) {
         return Some(Tensor::from_primitive::<Flex>(rms_forward(&x, &plain(weight)?, epsilon)));
@@ -33,7 +33,7 @@ pub fn rms<const D: usize>(x: &Tensor<D>, weight: &Tensor<1>, epsilon: f64) -> O
     Some(Tensor::from_primitive::<Autodiff<Flex>>(y))
 }
 
-/// Values that a thread takes at a time, about.
+/// Approximate number of values per thread at a time.
 const SPAN: usize = 1 << 14;
 
 #[derive(Debug)]

@@ -13,8 +13,8 @@ use rayon::prelude::*;
 use super::lanes::vectorised;
 use super::{plain, primitive, tensor, values};
 
-/// Turns pairs of neighbouring channels of `[batch, heads, tokens, head]` by angles whose cosines and sines are
-/// `[tokens, head]`, each twice in a row. `None` where the tensors are not of f32 on the CPU.
+/// Rotates pairs of neighbouring channels of `[batch, heads, tokens, head]` by angles, whose cosines and sines are
+/// `[tokens, head]` with each value repeated twice. `None` unless the tensors are f32 on the CPU.
 pub fn rotate(x: &Tensor<4>, cos: &Tensor<2>, sin: &Tensor<2>) -> Option<Tensor<4>> {
     if [x.dtype(), cos.dtype(), sin.dtype()] != [DType::F32; 3] {
         return None;
@@ -36,7 +36,7 @@ pub fn rotate(x: &Tensor<4>, cos: &Tensor<2>, sin: &Tensor<2>) -> Option<Tensor<
 #[derive(Debug)]
 struct Rotate;
 
-/// Turns by the angles times `way`, which is 1 or −1.
+/// Rotates by the angles times `way`, which is 1 or −1.
 fn rotated(x: &FlexTensor, cos: &FlexTensor, sin: &FlexTensor, way: f32) -> FlexTensor {
     let (x, dims) = values(x);
     let (cos, sin) = (cos.to_contiguous(), sin.to_contiguous());

@@ -1,4 +1,4 @@
-//! Every kernel against the tensor operations that it replaces.
+//! Compares every kernel with the tensor operations that it replaces.
 
 use super::*;
 use burn::tensor::activation::{silu, softmax};
@@ -14,7 +14,7 @@ fn same<const D: usize>(left: Tensor<D>, right: Tensor<D>) {
     left.into_data().assert_approx_eq::<f32>(&right.into_data(), Tolerance::rel_abs(1e-3, 1e-3));
 }
 
-/// What the goldens allow.
+/// The tolerance of the goldens.
 fn near<const D: usize>(ours: Tensor<D>, theirs: Tensor<D>) {
     assert_eq!(ours.dims(), theirs.dims());
     let length = |tensor: Tensor<D>| tensor.square().sum().into_scalar::<f32>().sqrt();
@@ -22,7 +22,7 @@ fn near<const D: usize>(ours: Tensor<D>, theirs: Tensor<D>) {
     assert!(error < 1e-5, "relative error {error}");
 }
 
-/// Sizes at, above and below those of tiles, panels and runs.
+/// Sizes equal to, above and below those of tiles, panels and runs.
 #[test]
 fn convolves_every_size_as_burn_does() {
     let device = Device::flex();
@@ -48,14 +48,14 @@ fn convolves_every_size_as_burn_does() {
             let options = ConvOptions::new([stride; 2], [0; 2], [1; 2], 1);
             near(ours, conv2d(padded.clone(), w.clone(), bias, options));
         }
-        // A view: the picture lies on its side in memory.
+        // A view: the picture is transposed in memory.
         let ours = convolve(&x.clone().swap_dims(2, 3), &w, None, stride, padding).unwrap();
         let options = ConvOptions::new([stride; 2], [0; 2], [1; 2], 1);
         near(ours, conv2d(padded.swap_dims(2, 3), w, None, options));
     }
 }
 
-/// `[batch, length, heads, width]` seen as `[batch, heads, length, width]`, which is how networks ask.
+/// `[batch, length, heads, width]` viewed as `[batch, heads, length, width]`, as networks call it.
 #[test]
 fn attends_as_whole_scores_do() {
     let device = Device::flex();
@@ -69,7 +69,7 @@ fn attends_as_whole_scores_do() {
         let (q, k, v) = (random(queries, head), random(keys, head), random(keys, wide));
         let shape = [1, heads, queries, keys];
         let bias = Tensor::<4>::random(shape, Distribution::Normal(0.0, 1.0), &device);
-        // The first key is seen by all.
+        // No query masks the first key.
         let hidden = Tensor::<4>::random(shape, Distribution::Default, &device).greater_elem(0.7);
         let hidden = bias.clone().mask_fill(hidden, f32::NEG_INFINITY);
         let hidden = Tensor::cat(vec![bias.clone().narrow(3, 0, 1), hidden.narrow(3, 1, keys - 1)], 3);
@@ -84,7 +84,7 @@ fn attends_as_whole_scores_do() {
     }
 }
 
-/// The layers go by tensor operations where autodiff follows, and by these kernels where it does not.
+/// The layers use tensor operations with autodiff, and these kernels without.
 #[test]
 fn norms_and_gelus_are_those_of_tensor_operations() {
     let device = Device::flex().autodiff();

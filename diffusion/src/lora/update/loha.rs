@@ -6,7 +6,9 @@ use formats::adapter::keys::Share;
 
 use super::{Array, Form};
 
-/// The factors, as LyCORIS keeps them: with cores both `a` are `[rank, out]`.
+/// The factors in LyCORIS' layout: with cores, both `a` are `[rank, out]`.
+///
+/// Reference: <https://github.com/KohakuBlueleaf/LyCORIS/blob/f49d30d670591ec8841d241d79aaa8449b30a715/lycoris/functional/loha.py#L119-L147>
 #[derive(Debug, Clone, PartialEq)]
 pub(in crate::lora) struct LoHa {
     /// `[out, rank]` and `[out, rank]`
@@ -19,7 +21,7 @@ pub(in crate::lora) struct LoHa {
 }
 
 impl LoHa {
-    /// None if the shapes do not belong together.
+    /// `None` if the shapes do not match.
     pub fn new(a: [Array; 2], b: [Array; 2], cores: Option<[Array; 2]>) -> Option<Self> {
         if !a.iter().chain(&b).all(Array::is_weight) {
             return None;
@@ -40,7 +42,7 @@ impl LoHa {
         Some(Self { a, b, cores, shape })
     }
 
-    /// The same for a kernel that LyCORIS has laid flat along the inputs.
+    /// The same for a kernel that LyCORIS flattens along the inputs.
     pub(super) fn with_kernel_of(mut self, [_, inputs, height, width]: [usize; 4]) -> Self {
         if self.cores.is_none() && self.shape[1] == inputs * height * width && self.shape[2..] == [1, 1] {
             self.shape = [self.shape[0], inputs, height, width];
@@ -48,7 +50,7 @@ impl LoHa {
         self
     }
 
-    /// Parts of one layer as that layer; None if they were not cut from one.
+    /// Joins parts that were split from one layer; `None` if they were not.
     pub fn joined(parts: &[&Self]) -> Option<Self> {
         let (first, rest) = parts.split_first()?;
         let fits = rest.iter().all(|part| part.b == first.b && part.cores.is_none());
@@ -65,7 +67,7 @@ impl LoHa {
     }
 
     /// A Hadamard product of ranks r and s is a product of rank r·s: `up[o, ij] = w1_a[o, i] · w2_a[o, j]` and
-    /// `down[ij, n] = w1_b[i, n] · w2_b[j, n]`. Where that is smaller than ΔW, it runs so.
+    /// `down[ij, n] = w1_b[i, n] · w2_b[j, n]`. That form is used where it is smaller than ΔW.
     pub(super) fn form(&self, device: &Device) -> Form {
         let [outputs, inputs, height, width] = self.shape;
         let columns = inputs * height * width;
@@ -96,7 +98,7 @@ impl LoHa {
     }
 
     pub(super) fn share(&self, share: Share) -> Option<Self> {
-        // with cores the outputs are columns; no convolution is fused
+        // With cores, outputs are columns; no convolution is fused.
         if self.cores.is_some() {
             return None;
         }

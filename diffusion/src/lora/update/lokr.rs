@@ -1,12 +1,14 @@
-//! LoKr: `ΔW = w1 ⊗ w2`, a Kronecker product of which each side may be a product of factors, the right one with a Tucker core
-//! ([Yeh et al. 2023](https://arxiv.org/abs/2309.14859)).
+//! LoKr: `ΔW = w1 ⊗ w2`, a Kronecker product. Each side may itself be a product of factors, the right one with a Tucker
+//! core ([Yeh et al. 2023](https://arxiv.org/abs/2309.14859)).
 
 use burn::prelude::*;
 use formats::adapter::keys::Share;
 
 use super::{Array, Form};
 
-/// The two sides as the file has them.
+/// The two sides as stored in the file.
+///
+/// Reference: <https://github.com/KohakuBlueleaf/LyCORIS/blob/f49d30d670591ec8841d241d79aaa8449b30a715/lycoris/functional/lokr.py#L124-L151>
 #[derive(Debug, Clone, PartialEq)]
 pub(in crate::lora) struct LoKr {
     /// `[a, c]`
@@ -15,7 +17,7 @@ pub(in crate::lora) struct LoKr {
     pub right: Side,
     left_shape: [usize; 2],
     right_shape: [usize; 4],
-    /// The first of the outputs that are meant, and how many, if not all: the product of a fused layer cannot be cut without
+    /// The first output that is used and how many, if not all. The product of a fused layer cannot be split without
     /// losing its form.
     part: Option<(usize, usize)>,
 }
@@ -55,7 +57,7 @@ impl Side {
         }
     }
 
-    /// The product of its factors, `[rows, everything else]`.
+    /// The product of its factors, the first dimension by all others.
     fn matrix(&self, device: &Device) -> Tensor<2> {
         match self {
             Self::Whole(whole) => whole.matrix(device),
@@ -68,14 +70,14 @@ impl Side {
 }
 
 impl LoKr {
-    /// None if the shapes do not belong together.
+    /// `None` if the shapes do not match.
     pub fn new(left: Side, right: Side) -> Option<Self> {
         let [a, c, 1, 1] = left.shape()? else { return None };
         let right_shape = right.shape()?;
         Some(Self { left, right, left_shape: [a, c], right_shape, part: None })
     }
 
-    /// The same for a kernel that LyCORIS has laid flat along the inputs.
+    /// The same for a kernel that LyCORIS flattens along the inputs.
     pub(super) fn with_kernel_of(mut self, [_, inputs, height, width]: [usize; 4]) -> Self {
         let ([_, c], [b, flat, ..]) = (self.left_shape, self.right_shape);
         if self.right_shape[2..] == [1, 1] && c * flat == inputs * height * width && height * width > 0 {
@@ -84,17 +86,17 @@ impl LoKr {
         self
     }
 
-    /// That of a side that is factored. None: alpha means nothing then.
+    /// The rank of a factored side. `None` if neither is factored: alpha has no meaning then.
     pub fn rank(&self) -> Option<usize> {
         self.right.rank().or(self.left.rank())
     }
 
-    /// Itself, if it is no part of a fused layer.
+    /// Itself, unless it is a part of a fused layer.
     pub fn whole(&self) -> Option<&Self> {
         self.part.is_none().then_some(self)
     }
 
-    /// Parts of one layer as that layer; None if they were not cut from one.
+    /// Joins parts that were split from one layer; `None` if they were not.
     pub fn joined(parts: &[&Self]) -> Option<Self> {
         let whole = |part: &&Self| Self { part: None, ..(*part).clone() };
         let first = whole(parts.first()?);
@@ -118,7 +120,7 @@ impl LoKr {
         [self.outputs().1, c * d, height, width]
     }
 
-    /// Values of both sides.
+    /// Number of values of both sides.
     pub(super) fn values(&self) -> usize {
         self.left_shape.iter().product::<usize>() + self.right_shape.iter().product::<usize>()
     }
@@ -145,7 +147,7 @@ impl LoKr {
                 let part = outputs.is_multiple_of(of).then_some(outputs / of)?;
                 Some((first + from * part, count * part))
             }
-            // the last norm of FLUX.1, which nobody has adapted so
+            // FLUX.1's last norm, which no known adapter changes this way.
             Share::HalvesSwapped => return None,
         };
         Some(Self { part, ..self.clone() })

@@ -1,5 +1,5 @@
-//! LoRA: `ΔW = up · down` ([Hu et al. 2021](https://arxiv.org/abs/2106.09685)); LoCon, the same for convolutions, with or
-//! without a Tucker core ([Yeh et al. 2023](https://arxiv.org/abs/2309.14859)).
+//! LoRA: `ΔW = up · down` ([Hu et al. 2021](https://arxiv.org/abs/2106.09685)), and LoCon, the same for convolutions,
+//! with or without a Tucker core ([Yeh et al. 2023](https://arxiv.org/abs/2309.14859)).
 
 use burn::prelude::*;
 use formats::adapter::keys::Share;
@@ -7,6 +7,10 @@ use formats::adapter::keys::Share;
 use super::{Array, Form};
 
 /// The factors.
+///
+/// References:
+/// - <https://github.com/huggingface/peft/blob/5d602fdbff04c33c1c4de55cda9d4ae1d7cb7e40/src/peft/tuners/lora/layer.py#L1005-L1033>
+/// - <https://github.com/KohakuBlueleaf/LyCORIS/blob/f49d30d670591ec8841d241d79aaa8449b30a715/lycoris/modules/locon.py#L198-L219>
 #[derive(Debug, Clone, PartialEq)]
 pub(in crate::lora) struct LowRank {
     /// `[rank, in]`, or `[rank, in, kernel, kernel]` without a core
@@ -18,7 +22,7 @@ pub(in crate::lora) struct LowRank {
 }
 
 impl LowRank {
-    /// None if the shapes do not belong together.
+    /// `None` if the shapes do not match.
     pub fn new(down: Array, mid: Option<Array>, up: Array) -> Option<Self> {
         let (&[rank, _, ref kernel @ ..], &[_, up_rank, ref up_kernel @ ..]) = (&*down.shape, &*up.shape) else {
             return None;
@@ -34,7 +38,7 @@ impl LowRank {
         (fine && pointwise(up_kernel)).then_some(Self { down, mid, up })
     }
 
-    /// That of the inner factor, which alpha is divided by.
+    /// The rank of the inner factor, by which alpha is divided.
     pub fn rank(&self) -> usize {
         self.down.rows()
     }
@@ -77,7 +81,7 @@ impl LowRank {
         Some(Self { up: self.up.share(share)?, ..self.clone() }.without_idle_ranks())
     }
 
-    /// Without the ranks that the outputs do not use: who fuses layers puts the factors of each beside zeros.
+    /// Drops ranks that no output uses: trainers that fuse layers pad the factors of each part with zeros.
     fn without_idle_ranks(self) -> Self {
         let (rank, columns) = (self.rank(), self.down.values.len() / self.rank().max(1));
         let used: Vec<usize> =

@@ -1,6 +1,5 @@
-//! What an adapter asks of one module: an update ΔW in the form that its algorithm gives it, a shift of the bias, DoRA's
-//! magnitudes. Each algorithm has a file of its own; how files name the tensors belongs to `keys`, and where updates are
-//! hung to `attach`.
+//! The update of one module: ΔW in the form of its algorithm, a change of the bias, DoRA magnitudes. Each algorithm
+//! has its own file. `adapters::keys` parses the names of the tensors, and `attach` applies the updates.
 
 mod loha;
 mod lokr;
@@ -14,10 +13,10 @@ pub(super) use loha::LoHa;
 pub(super) use lokr::{LoKr, Side};
 pub(super) use low_rank::LowRank;
 
-/// Above this a file holds no low-rank update any more.
+/// Above this rank an update is no longer low-rank.
 pub(super) const HIGHEST_RANK: usize = 512;
 
-/// Values with their sizes, row-major.
+/// Values and their shape, row-major.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Array {
     pub shape: Vec<usize>,
@@ -29,7 +28,7 @@ pub(super) struct Array {
 pub(super) struct Update {
     /// ΔW, if the weight changes.
     pub delta: Option<Delta>,
-    /// What ΔW is multiplied by at strength 1.
+    /// The scale of ΔW at strength 1.
     pub scale: f64,
     pub magnitude: Option<Magnitude>,
     /// Added to the bias at strength 1, `[out]`.
@@ -37,7 +36,7 @@ pub(super) struct Update {
 }
 
 impl Update {
-    /// Bytes beside a layer of `dtype`. Magnitudes make a whole ΔW of everything but low ranks.
+    /// Bytes of memory beside a layer of `dtype`. With magnitudes, every form but low-rank becomes a dense ΔW.
     pub fn bytes(&self, dtype: DType) -> u64 {
         match (&self.delta, &self.magnitude) {
             (None, _) => 0,
@@ -49,7 +48,7 @@ impl Update {
     }
 }
 
-/// ΔW without its scale. Weights of linear layers count as convolutions with a kernel of 1.
+/// ΔW without its scale. The weight of a linear layer is a convolution with a 1×1 kernel.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Delta {
     LowRank(LowRank),
@@ -59,21 +58,21 @@ pub(super) enum Delta {
     Full(Array),
 }
 
-/// DoRA's m.
+/// The magnitudes m of DoRA.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Magnitude {
-    /// Of the weights of each output, `[out]`
+    /// Over the weights of each output, `[out]`
     Outputs(Array),
-    /// Of the weights of each input, `[in]`
+    /// Over the weights of each input, `[in]`
     Inputs(Array),
 }
 
 /// The form in which an update runs beside its layer.
-#[allow(clippy::large_enum_variant)] // one at a time, and handed on at once
+#[allow(clippy::large_enum_variant, reason = "there is one at a time, and it is moved at once")]
 pub(super) enum Form {
     /// Down `[rank, in, kernel, kernel]`, core `[rank', rank, kernel, kernel]`, up `[out, rank', 1, 1]`
     LowRank { down: Tensor<4>, mid: Option<Tensor<4>>, up: Tensor<4> },
-    /// `[a, c]` and `[b, d, kernel, kernel]`; of the a·b outputs only `outputs`, from `first` on
+    /// `[a, c]` and `[b, d, kernel, kernel]`. Of the a·b outputs, `outputs` are used, starting at `first`.
     Kronecker { left: Tensor<2>, right: Tensor<4>, first: usize, outputs: usize },
     /// ΔW, `[out, in, kernel, kernel]`
     Full(Tensor<4>),
@@ -90,7 +89,7 @@ impl Delta {
         }
     }
 
-    /// The same for the kernel of `[out, in, height, width]`, which LyCORIS lays flat along the inputs.
+    /// The same for the kernel of `[out, in, height, width]`, which LyCORIS flattens along the inputs.
     pub fn with_kernel_of(self, weight: [usize; 4]) -> Self {
         match self {
             Self::LoHa(delta) => Self::LoHa(delta.with_kernel_of(weight)),
@@ -99,7 +98,7 @@ impl Delta {
         }
     }
 
-    /// The rank, where there is one.
+    /// The rank; `None` for forms without one.
     pub fn rank(&self) -> Option<usize> {
         match self {
             Self::LowRank(delta) => Some(delta.rank()),
@@ -109,7 +108,7 @@ impl Delta {
         }
     }
 
-    /// Bytes of its form beside a layer of `dtype`: factors are f32, ΔW is as the layer is.
+    /// Bytes of its form beside a layer of `dtype`. Factors are f32; ΔW has the layer's dtype.
     fn bytes(&self, dtype: DType) -> u64 {
         let bytes = match self {
             Self::LowRank(LowRank { down, mid, up }) => {
@@ -122,7 +121,7 @@ impl Delta {
         bytes as u64
     }
 
-    /// How it runs beside the layer at the least cost, on `device` in f32.
+    /// The cheapest form to run beside the layer, on `device` in f32.
     pub fn form(&self, device: &Device) -> Form {
         match self {
             Self::LowRank(delta) => delta.form(device),
@@ -142,7 +141,7 @@ impl Delta {
         }
     }
 
-    /// The part for a share of the outputs; None if they cannot be shared so.
+    /// The part for a share of the outputs. `None` if it cannot be split that way.
     pub fn share(&self, share: Share) -> Option<Self> {
         Some(match (self, share) {
             (_, Share::Whole) => self.clone(),
@@ -155,7 +154,7 @@ impl Delta {
 }
 
 impl Update {
-    /// The part for a share of the outputs; None if they cannot be shared so.
+    /// The part for a share of the outputs. `None` if it cannot be split that way.
     pub fn share(&self, share: Share) -> Option<Self> {
         let mut part = self.clone();
         if let Some(delta) = &mut part.delta {
@@ -172,36 +171,36 @@ impl Update {
 }
 
 impl Array {
-    /// The values on `device` in f32; sizes of 1 are added behind those that it has, as for the kernel of a linear layer.
+    /// The values on `device` in f32, with trailing dimensions of size 1 added, such as the kernel of a linear layer.
     pub fn tensor<const D: usize>(&self, device: &Device) -> Tensor<D> {
         let mut shape = self.shape.clone();
         shape.resize(D, 1);
         Tensor::from_data(TensorData::new(self.values.clone(), shape), (device, DType::F32))
     }
 
-    /// `rows` × everything else.
+    /// The values as a matrix: the first dimension by all others.
     pub fn matrix(&self, device: &Device) -> Tensor<2> {
         let rows = self.rows();
         let columns = self.values.len() / rows.max(1);
         Tensor::from_data(TensorData::new(self.values.clone(), [rows, columns]), (device, DType::F32))
     }
 
-    /// The sizes of a weight, those of its kernel 1 where there is none.
+    /// The four dimensions of a weight; missing kernel dimensions are 1.
     pub fn sides(&self) -> [usize; 4] {
         std::array::from_fn(|at| self.shape.get(at).copied().unwrap_or(1))
     }
 
-    /// Whether it has the sizes of a linear layer's weight or of a convolution's.
+    /// Whether it has the rank of a linear layer's or a convolution's weight.
     pub fn is_weight(&self) -> bool {
         matches!(self.shape.len(), 2 | 4)
     }
 
-    /// The first size.
+    /// Size of the first dimension.
     pub fn rows(&self) -> usize {
         self.shape.first().copied().unwrap_or(1)
     }
 
-    /// One below the other; None if they are not of one width.
+    /// Concatenates arrays along the first dimension. `None` if the other dimensions differ.
     pub fn stacked<'a>(arrays: impl Iterator<Item = &'a Self>) -> Option<Self> {
         arrays.cloned().map(Some).reduce(|above, below| {
             let (mut above, below) = (above?, below?);
@@ -212,7 +211,7 @@ impl Array {
         })?
     }
 
-    /// The rows that belong to a share; None if they cannot be shared so.
+    /// The rows of a share of the outputs. `None` if they cannot be split that way.
     pub fn share(&self, share: Share) -> Option<Self> {
         let rows = self.rows();
         let row = self.values.len() / rows.max(1);
@@ -236,6 +235,8 @@ impl Array {
 }
 
 /// `core[i, j, ..] · a[i, out] · b[j, in]`, the Tucker product of LyCORIS: `[out, in, kernel, kernel]`.
+///
+/// Reference: <https://github.com/KohakuBlueleaf/LyCORIS/blob/f49d30d670591ec8841d241d79aaa8449b30a715/lycoris/functional/general.py#L9-L11>
 fn tucker(core: Tensor<4>, a: Tensor<2>, b: Tensor<2>) -> Tensor<4> {
     let ([i, j, height, width], [_, outputs], [_, inputs]) = (core.dims(), a.dims(), b.dims());
     // [out, j · kernel]

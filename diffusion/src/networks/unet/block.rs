@@ -1,5 +1,5 @@
-//! The blocks of one level: residual blocks that know the time, transformers if the level reads the prompt, and the change
-//! of size to the next level.
+//! The blocks of one level: residual blocks conditioned on the timestep, transformers if the level has cross-attention,
+//! and the resampling to the next level.
 
 use burn::prelude::*;
 
@@ -8,6 +8,10 @@ use super::{Conditions, Config, NamedLayers};
 use crate::layers::{Conv2d, GroupNorm, Linear, resize_nearest};
 
 /// `DownBlock2D` and `CrossAttnDownBlock2D`.
+///
+/// References:
+/// - <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/models/unets/unet_2d_blocks.py#L1294-L1369>
+/// - <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/models/unets/unet_2d_blocks.py#L1147-L1291>
 #[derive(Module, Debug)]
 pub(super) struct DownBlock {
     resnets: Vec<ResnetBlock>,
@@ -34,8 +38,8 @@ impl DownBlock {
         }
     }
 
-    /// `[batch, before, height, width]` → `[batch, channels, height / 2, width / 2]`, rounded up. What the way up will need
-    /// of each step is added to `skips`.
+    /// `[batch, before, height, width]` → `[batch, channels, height / 2, width / 2]`, rounded up. Pushes the output
+    /// of each layer to `skips` for the up blocks.
     pub fn forward(&self, mut x: Tensor<4>, conditions: &Conditions, skips: &mut Vec<Tensor<4>>) -> Tensor<4> {
         for (layer, resnet) in self.resnets.iter().enumerate() {
             x = resnet.forward(x, conditions);
@@ -61,6 +65,8 @@ impl DownBlock {
 }
 
 /// `UNetMidBlock2DCrossAttn`.
+///
+/// Reference: <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/models/unets/unet_2d_blocks.py#L751-L890>
 #[derive(Module, Debug)]
 pub(super) struct MidBlock {
     resnets: [ResnetBlock; 2],
@@ -89,6 +95,10 @@ impl MidBlock {
 }
 
 /// `UpBlock2D` and `CrossAttnUpBlock2D`.
+///
+/// References:
+/// - <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/models/unets/unet_2d_blocks.py#L2474-L2572>
+/// - <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/models/unets/unet_2d_blocks.py#L2314-L2471>
 #[derive(Module, Debug)]
 pub(super) struct UpBlock {
     resnets: Vec<ResnetBlock>,
@@ -104,7 +114,7 @@ impl UpBlock {
         let layers = config.layers_per_block.at(level) + 1;
         let resnets = (0..layers).map(|layer| {
             let inputs = if layer == 0 { coarser } else { channels };
-            // The last one takes back what entered this level on the way down.
+            // The last block receives the skip connection of this level's input on the way down.
             let skip = if layer + 1 == layers { finer } else { channels };
             ResnetBlock::new(config, inputs + skip, channels, device)
         });
@@ -117,8 +127,8 @@ impl UpBlock {
         }
     }
 
-    /// `[batch, coarser, height, width]` → `[batch, channels, …]` in the size of the next skip. Takes as many of `skips` as
-    /// it has residual blocks, from the end.
+    /// `[batch, coarser, height, width]` → `[batch, channels, …]` at the size of the next skip. Pops one of `skips`
+    /// for each residual block.
     pub fn forward(&self, mut x: Tensor<4>, conditions: &Conditions, skips: &mut Vec<Tensor<4>>) -> Tensor<4> {
         for (layer, resnet) in self.resnets.iter().enumerate() {
             let both = std::iter::once(x).chain(skips.pop()).collect();
@@ -128,7 +138,7 @@ impl UpBlock {
             }
         }
         if let (Some(double), Some(finer)) = (self.upsamplers.first(), skips.last()) {
-            // Twice the size, or one less where halving had rounded up.
+            // Twice the size, or one less if the down block rounded up.
             let [_, _, height, width] = finer.dims();
             x = double.conv.forward(resize_nearest(x, [height, width]));
         }
@@ -162,13 +172,19 @@ fn name_layers<'a>(
     }
 }
 
-/// The convolution at a change of size.
+/// The convolution of a down- or upsampler.
+///
+/// References:
+/// - <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/models/downsampling.py#L67-L147>
+/// - <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/models/upsampling.py#L74-L190>
 #[derive(Module, Debug)]
 struct Resample {
     conv: Conv2d,
 }
 
-/// `ResnetBlock2D`: two convolutions with the time added between them.
+/// `ResnetBlock2D`: two convolutions, with the time embedding added in between.
+///
+/// Reference: <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/models/resnet.py#L188-L377>
 #[derive(Module, Debug)]
 struct ResnetBlock {
     norm1: GroupNorm,

@@ -1,4 +1,4 @@
-//! `unet/config.json`, and which of its many possibilities are supported.
+//! `unet/config.json`, and which of its many options are supported.
 
 use std::collections::BTreeMap;
 
@@ -7,58 +7,60 @@ use serde_json::Value;
 
 use crate::error::{Error, Result};
 
-/// Twin of the UNet's `config.json`, with the defaults of diffusers' `UNet2DConditionModel`.
+/// The UNet's `config.json`, with the defaults of diffusers' `UNet2DConditionModel`.
+///
+/// Reference: <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/models/unets/unet_2d_condition.py#L178-L496>
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Config {
-    /// The side of the latents that it was trained with.
+    /// Side of the training latents.
     pub sample_size: Option<usize>,
-    /// 4, or 9 where a mask and the latents of a masked picture go in too.
+    /// 4, or 9 if the input also has a mask and the latents of the masked picture.
     pub in_channels: usize,
     pub out_channels: usize,
-    /// Channels of each level from the finest to the coarsest; each level but the last halves the size.
+    /// Channels of each level from the finest to the coarsest. Each level but the last halves the size.
     pub block_out_channels: Vec<usize>,
-    /// `DownBlock2D`, or `CrossAttnDownBlock2D` for a level that reads the prompt.
+    /// `DownBlock2D`, or `CrossAttnDownBlock2D` for a level with cross-attention.
     pub down_block_types: Vec<String>,
     /// From the coarsest level to the finest: `UpBlock2D` or `CrossAttnUpBlock2D`.
     pub up_block_types: Vec<String>,
-    /// Residual blocks on the way down; there is one more on the way up.
+    /// Residual blocks per down block. An up block has one more.
     pub layers_per_block: PerLevel,
-    /// The number of heads, in spite of its name: a mistake of the first release that every published config repeats.
+    /// The number of heads, despite its name: a mistake of the first release that every published config repeats.
     pub attention_head_dim: PerLevel,
-    /// The number of heads under its right name, which outranks the other.
+    /// The number of heads under its correct name, which takes precedence.
     pub num_attention_heads: Option<PerLevel>,
-    /// The width of the prompt's embeddings.
+    /// Width of the prompt embeddings.
     pub cross_attention_dim: PerLevel,
-    /// Transformer blocks between two projections.
+    /// Transformer blocks between the input and output projection.
     pub transformer_layers_per_block: PerLevel,
-    /// Whether files hold these projections as matrices, not as 1×1 convolutions. The network is the same.
+    /// Whether files store these projections as matrices instead of 1×1 convolutions. The network is the same.
     pub use_linear_projection: bool,
     pub norm_num_groups: usize,
     pub norm_eps: f64,
-    /// `text_time` where a pooled prompt and sizes are added to the time embedding.
+    /// `text_time` if a pooled prompt and sizes are added to the time embedding.
     pub addition_embed_type: Option<String>,
-    /// Sinusoids for each of these sizes.
+    /// Number of sinusoids per size.
     pub addition_time_embed_dim: Option<usize>,
-    /// The width of the pooled prompt and all sizes' sinusoids together.
+    /// Width of the pooled prompt and the sinusoids of all sizes together.
     pub projection_class_embeddings_input_dim: Option<usize>,
-    /// Cosines before sines.
+    /// Whether cosines come before sines.
     pub flip_sin_to_cos: bool,
     pub freq_shift: usize,
-    /// The width of an embedded guidance scale, which latent consistency models have.
+    /// Width of the embedded guidance scale of latent consistency models.
     pub time_cond_proj_dim: Option<usize>,
-    /// Everything else, of which [`Config::check`] accepts the usual values.
+    /// All other fields. [`Config::check`] accepts only their usual values.
     #[serde(flatten)]
     pub others: BTreeMap<String, Value>,
 }
 
-/// One number for all levels, or one for each from the finest to the coarsest.
+/// One number for all levels, or one per level from the finest to the coarsest.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum PerLevel {
     All(usize),
     Each(Vec<usize>),
-    /// What [`Config::check`] refuses.
+    /// Any other type, which [`Config::check`] rejects.
     Other(Value),
 }
 
@@ -73,8 +75,8 @@ impl PerLevel {
     }
 }
 
-/// The values of other fields that change nothing, as JSON. `upcast_attention` is not among them: the softmax is f32 here in
-/// any case, and diffusers' own fast attention ignores it too.
+/// The accepted values of other fields, as JSON. `upcast_attention` is not listed: the softmax is always f32 here, and
+/// diffusers' fast attention ignores the field too.
 const USUAL: [(&str, &str); 25] = [
     ("act_fn", r#"["silu", "swish"]"#),
     ("attention_type", r#"["default"]"#),
@@ -138,28 +140,28 @@ impl Default for Config {
 }
 
 impl Config {
-    /// How many sizes there are; each is half of the one before.
+    /// Number of levels. Each is half the size of the previous one.
     pub fn levels(&self) -> usize {
         self.block_out_channels.len()
     }
 
-    /// The width of the time embedding inside.
+    /// Width of the time embedding.
     pub fn time_width(&self) -> usize {
         4 * self.channels(0)
     }
 
-    /// The width of the prompt's embeddings.
+    /// Width of the prompt embeddings.
     pub fn text_width(&self) -> usize {
         self.cross_attention_dim.at(0)
     }
 
-    /// The width of all that is added to the time, and the sinusoids for each size in it.
+    /// Total width of the added conditions, and the number of sinusoids per size among them.
     pub fn added(&self) -> Option<(usize, usize)> {
         self.addition_embed_type.as_ref()?;
         self.projection_class_embeddings_input_dim.zip(self.addition_time_embed_dim)
     }
 
-    /// The number of channels of `level`; 0 for one that does not exist.
+    /// Channels of `level`; 0 if it does not exist.
     pub(super) fn channels(&self, level: usize) -> usize {
         self.block_out_channels.get(level).copied().unwrap_or_default()
     }
@@ -168,19 +170,19 @@ impl Config {
         self.num_attention_heads.as_ref().unwrap_or(&self.attention_head_dim).at(level)
     }
 
-    /// Whether `level` reads the prompt on the way down.
+    /// Whether the down block of `level` has cross-attention.
     pub(super) fn attends_down(&self, level: usize) -> bool {
         self.down_block_types.get(level).is_some_and(|kind| kind == "CrossAttnDownBlock2D")
     }
 
-    /// Whether `level` reads the prompt on the way up.
+    /// Whether the up block of `level` has cross-attention.
     pub(super) fn attends_up(&self, level: usize) -> bool {
         let mut from_the_finest = self.up_block_types.iter().rev();
         from_the_finest.nth(level).is_some_and(|kind| kind == "CrossAttnUpBlock2D")
     }
 
-    /// Values for one picture of `rows` × `columns` latents: of the widest input that a block has, with what it takes back from
-    /// the way down, and of all that is kept on the way down.
+    /// Numbers of values for one picture of `rows` × `columns` latents: those of the widest block input including its
+    /// skip connection, and those of all skip connections together.
     pub(crate) fn activations(&self, rows: usize, columns: usize) -> (usize, usize) {
         let places = |level: usize| (rows >> level).max(1) * (columns >> level).max(1);
         let coarser = |level: usize| self.channels((level + 1).min(self.levels() - 1));
@@ -189,7 +191,7 @@ impl Config {
         (widest.unwrap_or(0), (0..self.levels()).map(kept).sum())
     }
 
-    /// Scores of the largest self-attention of one picture.
+    /// Number of scores in the largest self-attention of one picture.
     pub(crate) fn largest_scores(&self, rows: usize, columns: usize) -> usize {
         let scores = |level: usize| {
             let places = (rows >> level).max(1) * (columns >> level).max(1);
@@ -199,7 +201,7 @@ impl Config {
         (0..self.levels()).filter(attends).map(scores).max().unwrap_or(0)
     }
 
-    /// Whether a network of this shape can be built; an error names the field that stands against it.
+    /// Checks that a network of this shape can be built. The error names the unsupported field.
     pub fn check(&self) -> Result<()> {
         for (name, usual) in USUAL {
             let Some(value) = self.others.get(name) else { continue };

@@ -1,9 +1,10 @@
-//! The UNet of Stable Diffusion 1, 2 and XL and of their inpainting models: latents go down to coarse levels and up again,
-//! each step up with what the same step down had seen, and read the prompt by cross-attention on the way.
+//! The UNet of Stable Diffusion 1, 2 and XL and of their inpainting models. Latents are downsampled to coarse levels
+//! and upsampled again, with skip connections between equal levels and cross-attention to the prompt.
 //!
-//! Rombach et al., "High-Resolution Image Synthesis with Latent Diffusion Models", <https://arxiv.org/abs/2112.10752>, and
-//! Podell et al., "SDXL", <https://arxiv.org/abs/2307.01952>. Key names as in diffusers' `UNet2DConditionModel`.
-//! What the answer means (noise, velocity) and how steps follow each other belong to `schedulers` and `pipelines`.
+//! Rombach et al., "High-Resolution Image Synthesis with Latent Diffusion Models",
+//! <https://arxiv.org/abs/2112.10752>, and Podell et al., "SDXL", <https://arxiv.org/abs/2307.01952>. Keys are those
+//! of diffusers' `UNet2DConditionModel`. `schedulers` and `pipelines` interpret the output (noise, velocity) and run
+//! the steps.
 
 mod block;
 mod config;
@@ -18,6 +19,8 @@ use self::block::{DownBlock, MidBlock, UpBlock};
 use crate::layers::{Conv2d, GroupNorm, Linear, sinusoidal};
 
 /// The whole denoiser.
+///
+/// Reference: <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/models/unets/unet_2d_condition.py#L76-L1235>
 #[derive(Module, Debug)]
 pub struct UNet2DConditionModel {
     conv_in: Conv2d,
@@ -28,32 +31,32 @@ pub struct UNet2DConditionModel {
     up_blocks: Vec<UpBlock>,
     conv_norm_out: GroupNorm,
     conv_out: Conv2d,
-    /// Sinusoids of the time.
+    /// Number of sinusoids of the timestep.
     time_channels: usize,
-    /// Sinusoids of each size.
+    /// Number of sinusoids per size.
     size_channels: usize,
     cosines_first: bool,
     freq_shift: usize,
 }
 
-/// What Stable Diffusion XL is told besides the prompt.
+/// The conditions of Stable Diffusion XL besides the prompt.
 #[derive(Debug, Clone)]
 pub struct AddedConditions {
     /// The pooled prompt, `[batch, width]`
     pub text_embeds: Tensor<2>,
-    /// For each of the batch: original height and width, crop from above and left, wanted height and width, in pixels
+    /// Per batch element: original height and width, crop top and left, target height and width, in pixels
     pub time_ids: Vec<Vec<f32>>,
 }
 
-/// What all blocks are told.
+/// The conditions that every block receives.
 struct Conditions {
-    /// silu of the time embedding, `[batch, time]`: it enters every residual block, so it is taken once
+    /// silu of the time embedding, `[batch, time]`: applied once, since every residual block starts with it
     time: Tensor<2>,
     /// The prompt, `[batch, length, text]`
     text: Tensor<3>,
 }
 
-/// The layers that adapters may hang on, with their paths.
+/// The layers that adapters can be attached to, with their paths.
 #[derive(Debug, Default)]
 pub struct NamedLayers<'a> {
     pub linears: Vec<(String, &'a mut Linear)>,
@@ -71,7 +74,7 @@ impl<'a> NamedLayers<'a> {
 }
 
 impl UNet2DConditionModel {
-    /// A UNet to load or to train. The config has to be one that [`Config::check`] accepts.
+    /// A UNet to load weights into or to train. [`Config::check`] must accept the config.
     pub fn new(config: &Config, device: &Device) -> Self {
         let (fine, time) = (config.channels(0), config.time_width());
         let added = config.added();
@@ -91,12 +94,15 @@ impl UNet2DConditionModel {
         }
     }
 
-    /// One call of the denoiser.
+    /// Runs the denoiser once.
     ///
-    /// `sample`: noisy latents, `[batch, in_channels, height, width]` of any size; `timestep`: one for each of the batch, or
-    /// one for all; `encoder_hidden`: the prompt, `[batch, length, cross_attention_dim]`; `added`: needed by configs with
-    /// `addition_embed_type`; `timestep_cond`: the embedded guidance scale, `[batch, time_cond_proj_dim]`.
-    /// Answers `[batch, out_channels, height, width]`.
+    /// - `sample`: noisy latents, `[batch, in_channels, height, width]` of any size.
+    /// - `timestep`: one per batch element, or one for all.
+    /// - `encoder_hidden`: the prompt, `[batch, length, cross_attention_dim]`.
+    /// - `added`: required by configs with `addition_embed_type`.
+    /// - `timestep_cond`: the embedded guidance scale, `[batch, time_cond_proj_dim]`.
+    ///
+    /// Returns `[batch, out_channels, height, width]`.
     pub fn forward(
         &self,
         sample: Tensor<4>,
@@ -119,7 +125,9 @@ impl UNet2DConditionModel {
         self.conv_out.forward(self.conv_norm_out.forward_silu(x))
     }
 
-    /// `[batch, time]`, or `[1, time]` if nothing differs within the batch
+    /// `[batch, time]`, or `[1, time]` if all batch elements are equal
+    ///
+    /// Reference: <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/models/unets/unet_2d_condition.py#L890-L940>
     fn embed_time(
         &self,
         sample: &Tensor<4>,
@@ -142,7 +150,7 @@ impl UNet2DConditionModel {
         time + embedding.forward(Tensor::cat(vec![added.text_embeds, sizes], 1), None)
     }
 
-    /// Every layer that adapters may hang on.
+    /// Every layer that adapters can be attached to.
     pub fn layers(&mut self) -> NamedLayers<'_> {
         let mut all = NamedLayers::default();
         all.convolutions.push(("conv_in".to_owned(), &mut self.conv_in));
@@ -172,7 +180,9 @@ impl UNet2DConditionModel {
     }
 }
 
-/// linear · silu · linear, on sinusoids to which another condition may be added.
+/// linear · silu · linear on sinusoids, to which a projected condition can be added.
+///
+/// Reference: <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/models/embeddings.py#L1262-L1307>
 #[derive(Module, Debug)]
 struct TimestepEmbedding {
     linear_1: Linear,

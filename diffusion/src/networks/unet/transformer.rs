@@ -1,17 +1,20 @@
-//! Where the picture reads the prompt: transformer blocks over all places of one level.
+//! Cross-attention to the prompt: transformer blocks over all positions of one level.
 
 use burn::prelude::*;
 
 use super::{Config, NamedLayers};
 use crate::layers::{GroupNorm, LayerNorm, Linear, attention, gelu_gated, join_heads, split_heads};
 
-/// The epsilons of the norms here, which no config tells.
+/// Epsilons of the norms, which the config does not contain.
 const GROUP_EPSILON: f64 = 1e-6;
 const LAYER_EPSILON: f64 = 1e-5;
-/// How much wider the feed-forward layers are inside.
+/// How many times wider the hidden layer of a feed-forward layer is.
 const EXPANSION: usize = 4;
 
-/// diffusers' `Transformer2DModel`. Its projections are matrices or 1×1 convolutions in the file, which is the same.
+/// diffusers' `Transformer2DModel`. Files store its projections as matrices or as 1×1 convolutions, which are
+/// equivalent.
+///
+/// Reference: <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/models/transformers/transformer_2d.py#L39-L551>
 #[derive(Module, Debug)]
 pub(super) struct Transformer2d {
     norm: GroupNorm,
@@ -33,10 +36,10 @@ impl Transformer2d {
         }
     }
 
-    /// `[batch, channels, height, width]` and the prompt `[batch, length, text]` → the shape of the first
+    /// `[batch, channels, height, width]` and the prompt `[batch, length, text]` → the shape of the former
     pub fn forward(&self, x: Tensor<4>, text: &Tensor<3>) -> Tensor<4> {
         let [batch, channels, height, width] = x.dims();
-        // [batch, places, channels]
+        // [batch, positions, channels]
         let places = self.norm.forward(x.clone()).reshape([batch, channels, height * width]).swap_dims(1, 2);
         let blocks = self.transformer_blocks.iter();
         let places = blocks.fold(self.proj_in.forward(places), |places, block| block.forward(places, text));
@@ -52,7 +55,10 @@ impl Transformer2d {
     }
 }
 
-/// Attention of the places to each other, then to the prompt, then a feed-forward layer; each on a norm, each added.
+/// Self-attention over positions, cross-attention to the prompt, then a feed-forward layer, each with pre-norm and
+/// residual.
+///
+/// Reference: <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/models/attention.py#L752-L1080>
 #[derive(Module, Debug)]
 struct TransformerBlock {
     norm1: LayerNorm,
@@ -76,7 +82,7 @@ impl TransformerBlock {
         }
     }
 
-    /// `[batch, places, width]` → the same shape
+    /// `[batch, positions, width]` → the same shape
     fn forward(&self, x: Tensor<3>, text: &Tensor<3>) -> Tensor<3> {
         let normed = self.norm1.forward(x.clone());
         let x = x + self.attn1.forward(normed.clone(), normed);
@@ -99,6 +105,7 @@ impl TransformerBlock {
     }
 }
 
+/// Reference: <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/models/attention_processor.py#L2696-L2787>
 #[derive(Module, Debug)]
 struct Attention {
     to_q: Linear,
@@ -109,7 +116,7 @@ struct Attention {
 }
 
 impl Attention {
-    /// Queries from `width` channels, keys and values from `source`.
+    /// Queries have `width` channels, keys and values `source` channels.
     fn new(width: usize, source: usize, heads: usize, device: &Device) -> Self {
         Self {
             to_q: Linear::without_bias(width, width, device),
@@ -120,7 +127,7 @@ impl Attention {
         }
     }
 
-    /// `[batch, places, width]` and `[batch, length, source]` → the shape of the first
+    /// `[batch, positions, width]` and `[batch, length, source]` → the shape of the former
     fn forward(&self, x: Tensor<3>, source: Tensor<3>) -> Tensor<3> {
         let q = split_heads(self.to_q.forward(x), self.heads);
         let k = split_heads(self.to_k.forward(source.clone()), self.heads);
@@ -129,8 +136,12 @@ impl Attention {
     }
 }
 
-/// A linear layer whose second half gates its first ([Shazeer 2020](https://arxiv.org/abs/2002.05202)), and one back;
-/// `net.1` is a dropout without weights.
+/// GEGLU ([Shazeer 2020](https://arxiv.org/abs/2002.05202)) followed by a linear layer. `net.1` is a dropout without
+/// weights.
+///
+/// References:
+/// - <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/models/attention.py#L1682-L1742>
+/// - <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/models/activations.py#L93-L123>
 #[derive(Module, Debug)]
 struct FeedForward {
     net: (Gated, Dropout, Linear),
@@ -151,7 +162,7 @@ impl FeedForward {
         Self { net: (up, Dropout, Linear::new(inner, width, device)) }
     }
 
-    /// `[batch, places, width]` → the same shape
+    /// `[batch, positions, width]` → the same shape
     fn forward(&self, x: Tensor<3>) -> Tensor<3> {
         let (up, _, down) = &self.net;
         down.forward(gelu_gated(up.proj.forward(x)))

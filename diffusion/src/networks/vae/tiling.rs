@@ -1,18 +1,18 @@
-//! Large pictures through the autoencoder in overlapping tiles, so that memory does not grow with the picture, and batches one
-//! picture after the other. A tile does not see beyond its edges, so what comes out is near to the whole, not equal to it; the
-//! overlap is faded from one tile to the next. The arithmetic of diffusers' `tiled_encode` and `tiled_decode`.
+//! Processes large pictures in overlapping tiles, so that memory does not grow with the picture, and batches one
+//! picture at a time. A tile has no context beyond its edges, so the result is close but not equal to processing the
+//! whole picture. Overlaps are blended. The arithmetic is that of diffusers' `tiled_encode` and `tiled_decode`.
 
 use burn::prelude::*;
 
 use super::{Autoencoder, Posterior};
 
 impl Autoencoder {
-    /// The largest picture that goes through as a whole, in pixels: 1024² unless said here.
+    /// Sets the largest picture that is processed as a whole, in pixels. The default is 1024².
     pub fn with_largest_whole(self, pixels: usize) -> Self {
         Self { largest_whole: pixels, ..self }
     }
 
-    /// [`Self::encode`], one picture at a time, and in tiles if they are too large.
+    /// [`Self::encode`], one picture at a time, in tiles if the pictures are too large.
     pub fn encode_sliced(&self, pictures: Tensor<4>) -> Posterior {
         let [_, _, height, width] = pictures.dims();
         let tiled = height * width > self.largest_whole;
@@ -24,7 +24,7 @@ impl Autoencoder {
         }
     }
 
-    /// [`Self::decode`], one picture at a time, and in tiles if they are too large.
+    /// [`Self::decode`], one picture at a time, in tiles if the pictures are too large.
     pub fn decode_sliced(&self, latents: Tensor<4>) -> Tensor<4> {
         let [_, _, height, width] = latents.dims();
         let tiled = height * width * self.factor * self.factor > self.largest_whole;
@@ -32,19 +32,23 @@ impl Autoencoder {
         Tensor::cat(latents.split(1, 0).into_iter().map(decode).collect(), 0)
     }
 
-    /// [`Self::encode`] in tiles of the size that the autoencoder was trained with.
+    /// [`Self::encode`] in tiles of the training size.
+    ///
+    /// Reference: <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/models/autoencoders/autoencoder_kl.py#L254-L300>
     pub fn encode_tiled(&self, pictures: Tensor<4>) -> Posterior {
         self.posterior(in_tiles(pictures, self.tile * self.factor, self.tile, |tile| self.moments(tile)))
     }
 
-    /// [`Self::decode`] in tiles of the size that the autoencoder was trained with.
+    /// [`Self::decode`] in tiles of the training size.
+    ///
+    /// Reference: <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/models/autoencoders/autoencoder_kl.py#L364-L411>
     pub fn decode_tiled(&self, latents: Tensor<4>) -> Tensor<4> {
         in_tiles(latents, self.tile, self.tile * self.factor, |tile| self.decode(tile))
     }
 }
 
-/// `work` on tiles of `side` places, each overlapping a quarter of the one before, put together again; it makes `side_out`
-/// places of them. Both sides are multiples of 4.
+/// Applies `work` to tiles of `side` positions, each overlapping the previous one by a quarter, and joins the results.
+/// `work` returns tiles of `side_out` positions. Both sides are multiples of 4.
 fn in_tiles(whole: Tensor<4>, side: usize, side_out: usize, work: impl Fn(Tensor<4>) -> Tensor<4>) -> Tensor<4> {
     let [_, _, height, width] = whole.dims();
     let (stride, kept, overlap) = (side / 4 * 3, side_out / 4 * 3, side_out / 4);
@@ -73,7 +77,9 @@ fn in_tiles(whole: Tensor<4>, side: usize, side_out: usize, work: impl Fn(Tensor
     Tensor::cat(rows, 2)
 }
 
-/// `tile`, whose first places along `dim` come over from the last ones of the tile `before` it.
+/// Blends the first positions of `tile` along `dim` with the last ones of the tile `before` it.
+///
+/// Reference: <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/models/autoencoders/autoencoder_kl.py#L242-L246>
 fn fade(before: &Tensor<4>, tile: Tensor<4>, dim: usize, overlap: usize) -> Tensor<4> {
     let (length_before, length) = (before.dims()[dim], tile.dims()[dim]);
     let overlap = overlap.min(length_before).min(length);

@@ -1,19 +1,19 @@
-//! The convolution itself: a product of the weights with all windows of the picture, of which only as many columns are
-//! written out at a time as a core's cache holds.
+//! The forward pass: a product of the weights with all windows of the picture. Only as many columns are written out
+//! at a time as fit into a core's cache.
 
 use rayon::prelude::*;
 
 use super::super::lanes::vectorised;
 use super::super::product::{EMPTY_LEFT, EMPTY_PANEL, LeftRun, PanelRun, ROWS, RUN, WIDTH, add_product, set_row};
 
-/// Places of the result that are computed together.
+/// Output positions that are computed together.
 const TILE: usize = 384;
-/// Products that are summed up at once for them, more or less.
+/// Approximate number of products that are summed at once for them.
 const DEPTH: usize = 288;
-/// Pieces of work, at least, for each thread.
+/// Minimum number of work items per thread.
 const PIECES: usize = 4;
 
-/// Sizes of input, kernel and result.
+/// Sizes of input, kernel and output.
 #[derive(Debug, Clone, Copy)]
 pub struct Size {
     pub inputs: usize,
@@ -21,7 +21,7 @@ pub struct Size {
     pub width: usize,
     pub kernel: usize,
     pub stride: usize,
-    /// Zeros above and to the left. Whatever else lies outside is 0, too.
+    /// Zeros above and to the left. Everything else outside the picture is 0 too.
     pub padding: usize,
     pub outputs: usize,
     pub rows: usize,
@@ -29,12 +29,12 @@ pub struct Size {
 }
 
 impl Size {
-    /// Values of an input channel.
+    /// Values per input channel.
     fn plane(&self) -> usize {
         self.height * self.width
     }
 
-    /// Values of an output channel.
+    /// Values per output channel.
     pub fn places(&self) -> usize {
         self.rows * self.columns
     }
@@ -44,7 +44,7 @@ impl Size {
     }
 }
 
-/// Memory of one thread.
+/// Buffers of one thread.
 #[derive(Default)]
 struct Scratch {
     panels: Vec<PanelRun>,
@@ -60,7 +60,7 @@ pub fn convolution(x: &[f32], weight: &[f32], bias: Option<&[f32]>, size: Size) 
         return y;
     }
     let tiles = size.places().div_ceil(TILE);
-    // Small pictures are shared out by output channels.
+    // Small pictures are split by output channels.
     let parts = (PIECES * rayon::current_num_threads()).div_ceil(batch * tiles);
     let outputs = size.outputs.div_ceil(parts).next_multiple_of(ROWS);
     let parts = size.outputs.div_ceil(outputs);
@@ -85,7 +85,7 @@ pub fn convolution(x: &[f32], weight: &[f32], bias: Option<&[f32]>, size: Size) 
     y
 }
 
-/// Adds what the weights give for the places from `first` on to `y`, which holds a row for each output.
+/// Adds the contribution of the weights to the positions from `first` on in `y`, which has one row per output.
 fn add_tile(x: &[f32], weight: &[f32], first: usize, y: &mut [&mut [f32]], size: Size, scratch: &mut Scratch) {
     let places = y.first().map_or(0, |y| y.len());
     let block = (DEPTH / size.taps()).max(1);
@@ -111,11 +111,11 @@ fn add_tile(x: &[f32], weight: &[f32], first: usize, y: &mut [&mut [f32]], size:
 }
 
 vectorised! {
-    /// Writes what the kernel sees at the places `from..to` into the columns of a panel.
+    /// Writes the kernel's windows at the positions `from..to` into the columns of a panel.
     fn write_windows<'a>(planes: &'a [f32], panel: &'a mut [[f32; WIDTH]], from: usize, to: usize, size: Size) -> () {
         let mut at = from;
         while at < to {
-            // Places of one row of the result.
+            // Positions of one output row.
             let (row, column) = (at / size.columns, at % size.columns);
             let count = (size.columns - column).min(to - at);
             for tap in 0..size.taps() {

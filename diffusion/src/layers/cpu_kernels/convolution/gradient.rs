@@ -1,8 +1,8 @@
-//! What a 3×3 convolution with one zero around needs to go back.
+//! The backward pass of a 3×3 convolution with one zero of padding.
 //!
-//! A padded picture is one flat row of `(height + 2)·(width + 2)` values, so that each of the nine taps is the same row
-//! at another offset and every inner loop is long and contiguous. The two values between the rows of the result are
-//! computed in vain and dropped.
+//! A padded picture is one flat row of `(height + 2)·(width + 2)` values, so that each of the nine taps is the same
+//! row at a different offset and every inner loop is long and contiguous. The two values between output rows are
+//! computed and discarded.
 
 use burn::backend::flex::FlexTensor;
 use rayon::prelude::*;
@@ -10,7 +10,7 @@ use rayon::prelude::*;
 use super::super::lanes::{LANES, fused};
 use super::super::{tensor, values};
 
-/// The weights that carry a gradient back: inputs and outputs exchanged, kernels turned by half a circle.
+/// The weights of the backward pass: inputs and outputs swapped, kernels rotated by 180°.
 pub fn turned(weight: &FlexTensor) -> FlexTensor {
     let (weight, dims) = values(weight);
     let (outputs, inputs) = (dims[0], dims[1]);
@@ -26,7 +26,7 @@ pub fn turned(weight: &FlexTensor) -> FlexTensor {
     tensor(back, [inputs, outputs, 3, 3])
 }
 
-/// The gradient of a halved result at the places of the whole one.
+/// Places the gradient of a strided output at the positions of the full-size output.
 pub fn spread(gradient: &FlexTensor, [height, width]: [usize; 2]) -> FlexTensor {
     let (gradient, dims) = values(gradient);
     let mut whole = vec![0.0; dims[0] * dims[1] * height * width];
@@ -64,15 +64,15 @@ impl Size {
     fn row(self) -> usize {
         self.width + 2
     }
-    /// Length of the flat result: all rows but the last two values, which are in vain, made up to whole lanes.
+    /// Length of the flat output: all rows without the last two discarded values, padded to whole lanes.
     fn flat(self) -> usize {
         (self.height * self.row() - 2).next_multiple_of(LANES)
     }
-    /// Values from one flat result to the next.
+    /// Distance between flat outputs.
     fn length(self) -> usize {
         (self.height * self.row()).max(self.flat())
     }
-    /// Values from one padded plane to the next: enough for nine windows of a flat result.
+    /// Distance between padded planes: enough for nine windows of a flat output.
     fn plane(self) -> usize {
         self.flat() + 2 * self.row() + 2
     }
@@ -110,7 +110,7 @@ pub fn weight_gradient(x: &FlexTensor, gradient: &FlexTensor) -> FlexTensor {
     let padded: Vec<Vec<f32>> = x.storage::<f32>().par_chunks(inputs * size.places()).map(|x| size.pad(x)).collect();
     let flat: Vec<Vec<f32>> =
         gradient.storage::<f32>().par_chunks(outputs * size.places()).map(|rows| size.flatten(rows)).collect();
-    // Small planes are taken several at once, since adding up the lanes would cost more than the products.
+    // Small planes are processed several at a time, since summing the lanes would cost more than the products.
     let together = (4096 / size.places()).clamp(1, batch);
     let pairs = outputs.div_ceil(2);
     let parts: Vec<(usize, Vec<f32>)> = (0..batch.div_ceil(together) * pairs)
@@ -151,7 +151,7 @@ pub fn weight_gradient(x: &FlexTensor, gradient: &FlexTensor) -> FlexTensor {
     tensor(total, [outputs, inputs, 3, 3])
 }
 
-/// Sums of products of two flat gradients with the nine windows of a padded plane, not yet added up across lanes.
+/// Sums of products of two flat gradients with the nine windows of a padded plane, not yet summed across lanes.
 struct Lanes([[[f32; LANES]; 9]; 2]);
 
 impl Default for Lanes {

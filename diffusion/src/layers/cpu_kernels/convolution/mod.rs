@@ -1,4 +1,4 @@
-//! Convolution. flex's own spends most of its time moving data.
+//! Convolution. Burn's flex implementation spends most of its time moving data.
 
 mod forward;
 mod gradient;
@@ -15,9 +15,9 @@ use burn::tensor::DType;
 use self::forward::Size;
 use super::{plain, tensor, values};
 
-/// The convolution of `[batch, in, height, width]` with `[out, in, kernel, kernel]`, with as many zeros before and after the
-/// picture, along each side, as `padding` says. `None` where the tensors are not of f32 on the CPU, and where gradients are
-/// wanted of anything but a kernel of 3 with one zero around, or with `padding` `[0, 1]` and stride 2.
+/// The convolution of `[batch, in, height, width]` with `[out, in, kernel, kernel]`. `padding` gives the zeros before
+/// and after the picture along each side. `None` unless the tensors are f32 on the CPU. With autodiff, only 3×3
+/// kernels with one zero on each side, or with `padding` `[0, 1]` and stride 2, are supported.
 pub fn convolve(
     x: &Tensor<4>,
     weight: &Tensor<4>,
