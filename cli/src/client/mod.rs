@@ -1,7 +1,6 @@
-//! The REST client behind `generate`, `train`, `generations`, `trainings`, `models`, `datasets`, `workers` and `demo`: it knows HTTP and the shapes of `/v1`,
-//! nothing of Postgres, storage or tensors. Everything that these commands do can also be done with curl.
+//! The REST client behind `generate`, `train`, `generations`, `trainings`, `models`, `datasets`, `workers` and `demo`. It
+//! knows HTTP and the types of `/v1`, and nothing of Postgres, storage or tensors: curl can do all that these commands do.
 
-mod events;
 mod follow;
 mod problem;
 mod resource;
@@ -13,6 +12,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::Args;
 use futures::StreamExt as _;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use problem::Problem;
 use reqwest::{Method, RequestBuilder, Response, StatusCode, Url};
 use serde::de::DeserializeOwned;
@@ -234,18 +234,12 @@ fn part_of(file: &Path) -> PathBuf {
     part.into()
 }
 
+/// Characters that a segment of a path or a value of a query escapes: all but RFC 3986's unreserved ones.
+const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
 /// `text` as one segment of a path, or one value of a query.
 pub fn path_segment(text: &str) -> String {
-    use std::fmt::Write as _;
-    let mut escaped = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {
-            escaped.push(char::from(byte));
-        } else {
-            let _ = write!(escaped, "%{byte:02X}");
-        }
-    }
-    escaped
+    utf8_percent_encode(text, ESCAPED).to_string()
 }
 
 /// Whether `server` is this machine, which no proxy can reach for us.
