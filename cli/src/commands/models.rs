@@ -297,7 +297,7 @@ impl Models {
                 if options.json {
                     print_json(&about)?;
                 } else {
-                    tell(&about)?;
+                    print(&about)?;
                 }
             }
             Action::Export(export) => export.run().await?,
@@ -364,7 +364,7 @@ impl Export {
 }
 
 /// Prints an inspection, one line per field.
-fn tell(about: &Value) -> Outcome {
+fn print(about: &Value) -> Outcome {
     let fields = about.as_object().into_iter().flatten();
     for (field, value) in fields.filter(|(_, value)| !value.is_null() && **value != json!([])) {
         let field = field.replace('_', " ");
