@@ -76,7 +76,7 @@ impl Gauge {
     fn conduct(&self) -> Result<()> {
         std::fs::create_dir_all(&self.work).with_context(|| self.work.display().to_string())?;
         let _ = std::fs::remove_file(self.figures());
-        let cpu = self.tells_cpu()?;
+        let cpu = self.is_cpu()?;
         let machine = Machine::look(cpu);
         eprintln!("measuring {}", machine.device);
         if cpu && !self.tiny {
@@ -107,7 +107,7 @@ impl Gauge {
     }
 
     /// Whether the device is the CPU. Only resolves the choice, since this process must not open the device.
-    fn tells_cpu(&self) -> Result<bool> {
+    fn is_cpu(&self) -> Result<bool> {
         Ok(match self.device {
             DeviceChoice::Cpu => true,
             choice => {

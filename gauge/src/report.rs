@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn ratios_tell_how_much_better_the_peer_is() {
+    fn ratios_show_how_much_better_the_peer_is() {
         let machine = Machine { device: "NVIDIA H200".into(), ..Machine::look(true) };
         let figures = vec![
             Figure::ours("step", 300.0, "ms").of_flop(79e12),

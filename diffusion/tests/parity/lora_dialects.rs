@@ -287,7 +287,7 @@ const CANNOT: [(&str, Format); 7] = [
     ("hadamard", Format::Peft),
     ("kronecker", Format::Peft),
     ("lycoris_names", Format::Peft),
-    // Updates of fused layers that were not fused Kronecker products
+    // Separate Kronecker products of the parts are not one product for the fused layer.
     ("lycoris_names", Format::Kohya),
     ("lycoris_names", Format::Comfy),
 ];
@@ -361,7 +361,7 @@ fn assert_same_tensors(ours: &Path, theirs: &Path) {
 }
 
 #[test]
-fn files_tell_what_they_are() {
+fn files_are_described_by_dialect_and_family() {
     let about = |name: &str| inspect(&path("lora-dialects").join(format!("{name}.safetensors"))).unwrap();
     let kohya = about("flux/kohya");
     assert_eq!((kohya.family, kohya.dialect), (Family::Flux1, Some(Dialect::Kohya)));

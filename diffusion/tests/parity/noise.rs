@@ -21,7 +21,7 @@ fn a_seed_draws_what_torch_draws() {
 }
 
 #[test]
-fn later_draws_go_on_where_torch_goes_on() {
+fn later_draws_continue_like_torch() {
     let golden = Golden::open("noise");
     let sequences: std::collections::BTreeSet<_> =
         golden.names("sequence.").iter().map(|name| name.split_once('.').unwrap().0).collect();

@@ -140,7 +140,7 @@ fn true_cfg_with_a_negative_prompt_and_fixed_shift() {
 }
 
 #[test]
-fn the_end_comes_within_one_step_of_the_wish() {
+fn canceling_ends_within_one_step() {
     let golden = Golden::open("flux-tiny/reference");
     let pipeline = FluxPipeline::load(&path("flux-tiny"), &device()).unwrap();
     let mut seen = 0;
@@ -185,7 +185,7 @@ fn from_a_picture_and_with_a_mask() {
 }
 
 #[test]
-fn what_flux_cannot_do_is_said_by_field() {
+fn unsupported_flux_options_are_named_by_field() {
     let golden = Golden::open("flux-image");
     let pipeline = FluxPipeline::load(&path("flux-tiny"), &device()).unwrap();
     let request = image_request(&golden, "flux-tiny", "inpaint");

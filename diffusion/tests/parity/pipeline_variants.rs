@@ -58,7 +58,7 @@ fn schnell_without_guidance_and_shift() {
 }
 
 #[test]
-fn a_latent_consistency_model_is_told_its_guidance() {
+fn a_latent_consistency_model_embeds_its_guidance_scale() {
     let index = json!({"_class_name": "LatentConsistencyModelPipeline"});
     let scheduler = json!({"_class_name": "LCMScheduler", "original_inference_steps": 50, "set_alpha_to_one": true, "steps_offset": 0});
     let folder = variant("sd15-tiny", &[("model_index.json", index), ("scheduler/scheduler_config.json", scheduler)]);

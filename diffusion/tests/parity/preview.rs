@@ -52,7 +52,7 @@ fn the_decoder_alone_in_both_namings() {
 }
 
 /// The predicted x₀ after each step of a request, and its picture.
-fn foreseen(pipeline: &Pipeline, request: &PictureRequest) -> (Vec<Tensor<4>>, RgbImage) {
+fn predicted_clean(pipeline: &Pipeline, request: &PictureRequest) -> (Vec<Tensor<4>>, RgbImage) {
     let mut all = Vec::new();
     let mut pictures = pipeline
         .generate(request, &mut |progress| {
@@ -64,7 +64,7 @@ fn foreseen(pipeline: &Pipeline, request: &PictureRequest) -> (Vec<Tensor<4>>, R
 }
 
 #[test]
-fn the_last_step_foresees_the_picture_itself() {
+fn the_last_predicted_clean_image_is_the_picture() {
     for (folder, scheduler) in
         [("sd15-tiny", Some(SchedulerName::Euler)), ("sdxl-tiny", Some(SchedulerName::Dpm2M)), ("flux-tiny", None)]
     {
@@ -76,7 +76,7 @@ fn the_last_step_foresees_the_picture_itself() {
             height: 48,
             ..pipeline.defaults().request("a red fox", 7)
         };
-        let (all, picture) = foreseen(&pipeline, &request);
+        let (all, picture) = predicted_clean(&pipeline, &request);
         assert_eq!(all.len(), 4, "{folder}");
         let vae = pipeline.autoencoder();
         let last = vae.decode(vae.denormalise(all[3].clone()));

@@ -232,7 +232,7 @@ fn our_networks_have_the_published_parameters() {
 }
 
 #[test]
-fn parts_that_are_given_apart_are_found_by_their_bare_names() {
+fn separate_parts_are_found_by_their_bare_names() {
     let folder = TempDir::new().unwrap();
     let clip_whole = {
         let mut whole = list("clip_l");

@@ -111,7 +111,7 @@ fn stable_diffusion_xl() {
 }
 
 #[test]
-fn what_stable_diffusion_cannot_do_is_said_by_field() {
+fn unsupported_stable_diffusion_options_are_named_by_field() {
     let (pipeline, repaints) = (load("sd21-tiny"), load("sd15-inpaint-tiny"));
     let golden = Golden::open("sd21-tiny/reference");
     let request = named_request(&golden, "img2img", 1);
@@ -212,7 +212,7 @@ fn an_adapter_on_the_unet_and_the_text_encoders() {
 }
 
 #[test]
-fn the_family_is_told_by_the_class() {
+fn the_class_determines_the_family() {
     let folder = tempfile::tempdir().unwrap();
     let error = |class: &str| {
         let index = format!(r#"{{"_class_name": "{class}"}}"#);

@@ -159,7 +159,7 @@ fn copy(from: &Path, to: &Path) {
 const AWAY: LoadOptions = LoadOptions { weights: WeightStorage::Full, keep_text_encoders: false };
 
 #[test]
-fn text_encoders_that_leave_change_no_picture() {
+fn unloading_text_encoders_changes_no_picture() {
     for name in ["flux-tiny", "flux-tiny-cfg", "sd15-tiny", "sdxl-tiny"] {
         let folder = tempfile::tempdir().unwrap();
         copy(&path(name), folder.path());
@@ -189,7 +189,7 @@ fn text_encoders_that_leave_change_no_picture() {
 }
 
 #[test]
-fn adapters_stay_on_text_encoders_that_leave() {
+fn unloaded_text_encoders_keep_their_adapters() {
     for name in ["sd15-tiny", "sdxl-tiny"] {
         let file = LoraFile::open(&path("stable-diffusion-lora").join(format!("{name}.safetensors"))).unwrap();
         assert!(file.adapts(Network::TextEncoder));

@@ -53,7 +53,7 @@ fn stable_diffusion_2_with_heads_by_level() {
 }
 
 #[test]
-fn stable_diffusion_xl_is_told_sizes() {
+fn stable_diffusion_xl_has_size_conditions() {
     check("sdxl-tiny");
 }
 
