@@ -24,12 +24,21 @@ pub struct Attempt {
 /// A rule, and the query that finds the rows which break it.
 const RULES: &[(&str, &str)] = &[
     (
-        "a generation, training, import or export without its job, or a job without its noun",
-        "select coalesce(g.id, t.id, i.id, x.id, j.id)::text from jobs j
-         full join generations g on g.job_id = j.id full join trainings t on t.job_id = j.id full join imports i on i.job_id = j.id
-         full join exports x on x.job_id = j.id
-         where j.id is null or (j.kind = 'generation') <> (g.id is not null) or (j.kind = 'training') <> (t.id is not null)
-            or (j.kind = 'import') <> (i.id is not null) or (j.kind = 'export') <> (x.id is not null)",
+        "a generation, training, import or export without its job, or a job without its subject",
+        "select coalesce(j.subject, noun.id)::text from jobs j full join (
+             select id, job_id, 'generation' as kind from generations union all select id, job_id, 'training' from trainings
+             union all select id, job_id, 'import' from imports union all select id, job_id, 'export' from exports) as noun
+           on noun.job_id = j.id and noun.id = j.subject and noun.kind = j.kind
+         where j.id is null or noun.id is null",
+    ),
+    (
+        "an unfinished job that needs a deleted model",
+        "select j.subject::text from jobs j join job_needs n on n.job_id = j.id join models m on m.id = n.model_id
+         where j.status in ('queued', 'running') and m.deleted_at is not null",
+    ),
+    (
+        "a repeated job that did not fail",
+        "select j.subject::text from jobs j join jobs o on o.id = j.retry_of where o.status <> 'failed' or o.kind <> j.kind",
     ),
     (
         "an import with a model before it succeeded or without one after, or one that ended and still knows a query string",
@@ -114,15 +123,12 @@ impl Ledger {
         }
     }
 
-    /// Attempts at a generation, training or import, oldest first.
+    /// Attempts at a job of any kind, oldest first.
     pub async fn attempts(&self, id: &str) -> Vec<Attempt> {
         sqlx::query(
             "select epoch, worker::text, extract(epoch from started_at)::float8 as started_at,
                     extract(epoch from ended_at)::float8 as ended_at, outcome
-             from attempts where job_id = (select job_id from generations where id::text = $1
-                                           union all select job_id from trainings where id::text = $1
-                                           union all select job_id from imports where id::text = $1
-                                           union all select job_id from exports where id::text = $1) order by epoch",
+             from attempts where job_id = (select id from jobs where subject::text = $1) order by epoch",
         )
         .bind(id)
         .fetch_all(&self.pool)
@@ -139,13 +145,10 @@ impl Ledger {
         .collect()
     }
 
-    /// Storage keys of the artifacts of a generation or training, by position.
+    /// Storage keys of the artifacts of a job of any kind, by position.
     pub async fn storage_keys(&self, id: &str) -> Vec<String> {
         sqlx::query_scalar(
-            "select storage_key from artifacts where job_id = (select job_id from generations where id::text = $1
-                                           union all select job_id from trainings where id::text = $1
-                                           union all select job_id from imports where id::text = $1
-                                           union all select job_id from exports where id::text = $1) order by position",
+            "select storage_key from artifacts where job_id = (select id from jobs where subject::text = $1) order by position",
         )
         .bind(id)
         .fetch_all(&self.pool)
@@ -167,6 +170,7 @@ impl Ledger {
             "jobs",
             "attempts",
             "job_events",
+            "job_needs",
             "artifacts",
             "generations",
             "trainings",
