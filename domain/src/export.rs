@@ -12,7 +12,11 @@ use crate::event;
 use crate::job::{self, Claim, JobKind, NewJob};
 use crate::model::{self, ModelFiles, ModelKind, ModelRef};
 use crate::report::{JobRow, Report};
-use crate::{Error, ExportId, JobId, ModelId, Page, PageRequest, Result, begin, bounded};
+use crate::{Error, JobId, ModelId, Page, PageRequest, Result, begin, bounded};
+
+crate::id::public! {
+    ExportId,
+}
 
 /// A dialect that can be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema, sqlx::Type)]

@@ -24,14 +24,6 @@ pub struct Attempt {
 /// A rule, and the query that finds the rows which break it.
 const RULES: &[(&str, &str)] = &[
     (
-        "a generation, training, import or export without its job, or a job without its subject",
-        "select coalesce(j.subject, noun.id)::text from jobs j full join (
-             select id, job_id, 'generation' as kind from generations union all select id, job_id, 'training' from trainings
-             union all select id, job_id, 'import' from imports union all select id, job_id, 'export' from exports) as noun
-           on noun.job_id = j.id and noun.id = j.subject and noun.kind = j.kind
-         where j.id is null or noun.id is null",
-    ),
-    (
         "an unfinished job that needs a deleted model",
         "select j.subject::text from jobs j join job_needs n on n.job_id = j.id join models m on m.id = n.model_id
          where j.status in ('queued', 'running') and m.deleted_at is not null",
@@ -121,6 +113,29 @@ impl Ledger {
             let broken: Vec<String> = sqlx::query_scalar(*query).fetch_all(&self.pool).await.expect("audit query");
             assert!(broken.is_empty(), "{rule}: {broken:?}");
         }
+        self.audit_subjects().await;
+    }
+
+    /// Each job has exactly one subject, and each subject its job. The tables of subjects are those that name each job once.
+    async fn audit_subjects(&self) {
+        let tables: Vec<String> = sqlx::query_scalar(
+            "select f.conrelid::regclass::text from pg_constraint f join pg_constraint u on u.conrelid = f.conrelid and u.conkey = f.conkey
+             where f.contype = 'f' and f.confrelid = 'jobs'::regclass and u.contype = 'u' order by 1",
+        )
+        .fetch_all(&self.pool)
+        .await
+        .expect("tables");
+        assert!(tables.len() >= 4, "{tables:?}");
+        let subjects: Vec<String> =
+            tables.iter().map(|table| format!("select id, job_id, '{table}' as noun from {table}")).collect();
+        let query = format!(
+            "select coalesce(j.subject, s.id)::text from jobs j full join ({}) as s on s.job_id = j.id and s.id = j.subject
+             group by 1 having count(j.id) <> 1 or count(s.id) <> 1 or bool_or(s.noun not like j.kind || '%')",
+            subjects.join(" union all ")
+        );
+        let broken: Vec<String> =
+            sqlx::query_scalar(AssertSqlSafe(query)).fetch_all(&self.pool).await.expect("audit query");
+        assert!(broken.is_empty(), "a job without its subject, or a subject without its job: {broken:?}");
     }
 
     /// Attempts at a job of any kind, oldest first.
