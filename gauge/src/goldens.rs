@@ -7,7 +7,7 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 use burn::prelude::*;
 use burn::tensor::DType;
-use diffusion::FluxPipeline;
+use diffusion::Pipeline;
 use diffusion::checkpoint::{Checkpoint, load_strict};
 use diffusion::networks::{autoencoder_tiny, clip, flux, t5, unet, vae};
 use image::RgbImage;
@@ -174,8 +174,8 @@ impl Golden<'_> {
 }
 
 fn picture(ember: &Path, device: &Device) -> Result<RgbImage> {
-    let pipeline = FluxPipeline::load(ember, device)?;
-    let request = pipeline.defaults().request("owl on a blue background", 7);
+    let pipeline = Pipeline::load(ember, device)?;
+    let request = pipeline.request("owl on a blue background", 7);
     let mut pictures = pipeline.generate(&request, &mut |_| ControlFlow::Continue(()))?;
     pictures.pop().context("no picture was made")
 }

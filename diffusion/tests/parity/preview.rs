@@ -75,7 +75,7 @@ fn the_last_step_foresees_the_picture_itself() {
             num_inference_steps: 4,
             width: 32,
             height: 48,
-            ..pipeline.defaults().request("a red fox", 7)
+            ..pipeline.request("a red fox", 7)
         };
         let (all, picture) = foreseen(&pipeline, &request);
         assert_eq!(all.len(), 4, "{folder}");
