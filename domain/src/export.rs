@@ -11,7 +11,11 @@ use crate::event;
 use crate::job::{self, Claim, JobKind, NewJob};
 use crate::model::{self, ModelFiles, ModelKind, ModelRef};
 use crate::report::{JobRow, Report};
-use crate::{Error, ExportId, JobId, ModelId, Page, PageRequest, Result, begin, bounded};
+use crate::{Error, JobId, ModelId, Page, PageRequest, Result, begin, bounded};
+
+crate::id::public! {
+    ExportId,
+}
 
 /// An export.
 #[derive(Clone, Debug)]

@@ -51,9 +51,10 @@ pub mod zip_gate;
 
 pub use database::{MIGRATIONS, Pools, begin, bounded, migrate};
 pub use error::{Error, Result};
+pub use export::ExportId;
 pub use id::{
-    ArtifactId, DatasetId, ExampleId, ExportId, GenerationId, ImportId, InputId, JobId, ModelId, SwapId, TrainingId,
-    UploadId, WorkerId,
+    ArtifactId, DatasetId, ExampleId, GenerationId, ImportId, InputId, JobId, ModelId, SwapId, TrainingId, UploadId,
+    WorkerId,
 };
 pub use page::{DEFAULT_LIMIT, MAX_LIMIT, Page, PageRequest};
 pub use storage::{Storage, StorageConfig, StorageKey};

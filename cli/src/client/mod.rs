@@ -128,15 +128,16 @@ impl Client {
         self.newest(path, usize::MAX).await
     }
 
-    /// The first items of a list, at most `count`, page after page.
+    /// The first items of a list, at most `count`, page after page. `path` may have a query string with filters.
     pub async fn newest(&self, path: &str, count: usize) -> Result<Vec<Value>, Failure> {
         let mut items = Vec::new();
         let mut cursor: Option<String> = None;
+        let glue = if path.contains('?') { '&' } else { '?' };
         while items.len() < count {
             let limit = (count - items.len()).min(PAGE);
             let page = match &cursor {
-                Some(cursor) => format!("{path}?limit={limit}&cursor={}", path_segment(cursor)),
-                None => format!("{path}?limit={limit}"),
+                Some(cursor) => format!("{path}{glue}limit={limit}&cursor={}", path_segment(cursor)),
+                None => format!("{path}{glue}limit={limit}"),
             };
             let page: Page<Value> = self.get(&page).await?;
             items.extend(page.items);
