@@ -136,8 +136,8 @@ async fn show(id: &str, options: &ClientOptions) -> Outcome {
             say!("  {label}{value}")?;
         }
     }
-    job::tell(&job)?;
-    job::tell_results(&[], &artifacts)
+    job::print(&job)?;
+    job::print_results(&[], &artifacts)
 }
 
 fn models(job: &Value) -> String {
