@@ -1,8 +1,9 @@
-//! The library alone: trains a LoRA on a folder of captioned pictures, then draws a prompt without and with it.
+//! Uses the library alone: trains a LoRA on a folder of captioned pictures, then makes a picture without and with it.
 //!
 //! `cargo run --release -p diffusion --example adapter -- MODEL PICTURES "a prompt"`
 //!
-//! PICTURES holds `name.png` beside `name.txt`. Written to `out/adapter`: the adapter, `without.png` and `with.png`.
+//! PICTURES contains pairs of `name.png` and `name.txt`. Writes the adapter, `without.png` and `with.png` to
+//! `out/adapter`.
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -14,7 +15,7 @@ use clap::Parser;
 use diffusion::training::{LoraTrainer, LoraTrainingConfig, TrainingExample};
 use diffusion::{DeviceChoice, FluxPipeline, LoraFile, PictureRequest, device};
 
-/// As in the binary.
+/// The allocator of the binary.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
@@ -110,7 +111,7 @@ fn examples(folder: &Path) -> Result<Vec<TrainingExample>> {
             examples.push(TrainingExample { image, caption: caption.trim().to_owned() });
         }
     }
-    // The order of a folder differs from machine to machine, and would change the training with it.
+    // The order of a folder differs between machines and would change the training.
     examples.sort_by(|a, b| a.image.cmp(&b.image));
     Ok(examples)
 }

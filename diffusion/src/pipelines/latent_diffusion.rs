@@ -173,7 +173,7 @@ impl LatentDiffusion {
         }
         if self.repaints && request.mask.is_none() {
             return Err(Error::Invalid(
-                "mask and image are missing: this model only makes parts of pictures anew".into(),
+                "mask and image are missing: this model can only repaint parts of a picture".into(),
             ));
         }
         Ok(())

@@ -19,7 +19,7 @@ use crate::{Error, Result};
 /// Extensions of weight files.
 const ENDS: [&str; 2] = ["safetensors", "gguf"];
 /// The longest prompt, in tokens, that FLUX.1 and its schnell variant were trained with
-/// (<https://github.com/black-forest-labs/flux>).
+/// (<https://github.com/black-forest-labs/flux/blob/802fb4713906133fcbd0d8dc5351620ca4773036/src/flux/cli.py#L183-L183>).
 const LONGEST: [usize; 2] = [512, 256];
 
 /// A checkpoint in any layout.

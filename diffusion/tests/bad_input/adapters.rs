@@ -1,4 +1,4 @@
-//! LoRA files whose rank or alpha cannot be meant, and those of another family.
+//! LoRA files with an invalid rank or alpha, and those of another family.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use crate::{golden, load, picture, request};
 
 const MODULE: &str = "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q";
 
-/// Opens a LoRA on one layer, of this rank; `alpha` in a tensor, `header` as JSON.
+/// Opens a LoRA of this rank on one layer, with `alpha` as a tensor and `header` as JSON.
 fn open(folder: &TempDir, rank: usize, alpha: Option<f32>, header: &str) -> Result<LoraFile> {
     open_on(MODULE, folder, rank, alpha, header)
 }
@@ -66,7 +66,7 @@ fn alphas_that_are_none() {
     assert!(error.contains("lora_adapter_metadata"), "{error}");
 }
 
-/// An adapter is of the family whose layers it has, whatever it is called; the base stays as it was.
+/// The layers of an adapter determine its family, whatever its name. The base model is unchanged.
 #[test]
 fn an_adapter_of_another_family_changes_nothing() {
     let adapters =
@@ -83,7 +83,7 @@ fn an_adapter_of_another_family_changes_nothing() {
     assert!(matches!(LoraFile::open(Path::new(&pickle)), Err(Error::File { .. })));
 }
 
-/// Found by fuzzing: a layer that no UNet has was written under a name that nobody reads.
+/// Found by fuzzing: a layer that no UNet has was exported under a name that nothing reads.
 #[test]
 fn a_layer_that_no_network_has_is_not_written_under_a_name_that_nobody_reads() {
     let folder = TempDir::new().unwrap();
@@ -95,7 +95,7 @@ fn a_layer_that_no_network_has_is_not_written_under_a_name_that_nobody_reads() {
     assert!(LoraFile::open(&out).is_ok());
 }
 
-/// Found by fuzzing: a module that a file names in two ways was written as one module of two algorithms.
+/// Found by fuzzing: a module with two names in a file was exported as one module of two algorithms.
 #[test]
 fn a_module_under_two_names_is_not_written_as_one() {
     let folder = TempDir::new().unwrap();
@@ -117,7 +117,7 @@ fn a_module_under_two_names_is_not_written_as_one() {
     assert!(error.to_string().contains("mid_block_attentions_0_proj_in: the file changes it twice"), "{error}");
 }
 
-/// Found by fuzzing: their number was looked at only when they met a layer.
+/// Found by fuzzing: their number was only checked when they were applied to a layer.
 #[test]
 fn magnitudes_that_belong_to_no_layer() {
     let folder = TempDir::new().unwrap();

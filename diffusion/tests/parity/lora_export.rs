@@ -1,8 +1,9 @@
-//! Adapters written in PEFT's dialect against what peft saves of the same adapter after diffusers has loaded it, key by key. That they
-//! load there and make the same pictures is checked where PyTorch is (`lora_export_in_diffusers.py`, which writes these goldens).
+//! Adapters written in PEFT's dialect against those that peft saves after diffusers has loaded the same adapter, key
+//! by key. `lora_export_in_diffusers.py`, which writes these goldens, checks that they load there and make the same
+//! pictures.
 //!
-//! Keys, shapes, `lora_A` and magnitudes are the same bit by bit. peft keeps alpha beside its factors and we multiply it into `lora_B`,
-//! so these are compared with peft's times alpha by rank, to 1e-6 of the largest.
+//! Keys, shapes, `lora_A` and magnitudes are equal bit for bit. peft stores alpha separately and we multiply it into
+//! `lora_B`, so these are compared with peft's times alpha / rank, to 1e-6 of the largest value.
 
 use diffusion::LoraFile;
 use diffusion::checkpoint::Checkpoint;
