@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 use clap::Parser;
-use diffusion::training::{LoraTrainer, LoraTrainingConfig, TrainingExample};
+use diffusion::training::{LoraTrainer, TrainingExample, TrainingParams};
 use diffusion::{DeviceChoice, FluxPipeline, LoraFile, PictureRequest, device};
 
 /// As in the binary.
@@ -26,17 +26,17 @@ struct Arguments {
     #[arg(long)]
     trigger_word: Option<String>,
     #[arg(long, default_value_t = 300)]
-    steps: usize,
+    steps: u32,
     #[arg(long, default_value_t = 8)]
-    rank: usize,
+    rank: u32,
     #[arg(long, default_value_t = 1e-3)]
     learning_rate: f64,
     #[arg(long, default_value_t = 4)]
-    batch_size: usize,
+    batch_size: u32,
     #[arg(long, default_value_t = 4)]
     num_images: usize,
     #[arg(long, default_value_t = 0)]
-    seed: u64,
+    seed: i64,
     #[arg(long, default_value = "out/adapter")]
     out: PathBuf,
 }
@@ -47,14 +47,14 @@ fn main() -> Result<()> {
     let device = device::open(DeviceChoice::Auto)?.device;
     let mut pipeline = FluxPipeline::load(&arguments.model, &device)?;
     let defaults = *pipeline.defaults();
-    let config = LoraTrainingConfig {
+    let config = TrainingParams {
         trigger_word: arguments.trigger_word.clone(),
         steps: arguments.steps,
         rank: arguments.rank,
-        alpha: arguments.rank as f64,
+        alpha: f64::from(arguments.rank),
         learning_rate: arguments.learning_rate,
         batch_size: arguments.batch_size,
-        resolution: defaults.width,
+        resolution: defaults.width as u32,
         seed: arguments.seed,
     };
 
@@ -81,7 +81,7 @@ fn main() -> Result<()> {
 
     let request = |prompt: String| PictureRequest {
         num_images: arguments.num_images,
-        ..defaults.request(prompt, arguments.seed)
+        ..defaults.request(prompt, arguments.seed.unsigned_abs())
     };
     let draw = |pipeline: &FluxPipeline, prompt: String, name: &str| -> Result<()> {
         let start = Instant::now();

@@ -1,4 +1,4 @@
-//! Generations: requests for pictures. A request becomes [`GenerationParams`], which cannot be built with a wrong value; the
+//! Generations: requests for pictures. A checked request becomes [`GenerationParams`]; the
 //! [`GenerationService`] writes the generation and its queued job in one statement; the worker's result arrives in one fenced transaction.
 //! Not here: the lifecycle of the job (`job`), or the making of pictures.
 
@@ -15,9 +15,9 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 pub use request::{
-    GenerationParams, GenerationRequest, LoraRequest, MAX_IMAGES, MAX_LORAS, MAX_PICTURE_CHARS, MAX_PROMPT_CHARS, SIDES,
+    GenerationParams, GenerationRequest, LoraRequest, MAX_LORAS, MAX_PICTURE_CHARS, MAX_PROMPT_CHARS, SIDES,
 };
-pub(crate) use request::{in_range, on_grid, seed};
+pub(crate) use request::{on_grid, seed};
 pub use service::GenerationService;
 
 use crate::artifact::{self, ArtifactKind, NewArtifact};
@@ -150,7 +150,7 @@ pub async fn list(pool: &PgPool, page: &PageRequest) -> Result<Page<Generation>>
 /// The job of a generation, and whether it shows previews. Errors: `NotFound`.
 pub async fn job_and_previews(pool: &PgPool, id: GenerationId) -> Result<(JobId, bool)> {
     let row = sqlx::query!(
-        r#"SELECT job_id AS "job_id: JobId", params ? 'preview_every' AS "previews!" FROM generations
+        r#"SELECT job_id AS "job_id: JobId", params ->> 'preview_every' IS NOT NULL AS "previews!" FROM generations
            WHERE id = $1 AND deleted_at IS NULL"#,
         id as GenerationId
     );
@@ -196,7 +196,7 @@ pub async fn delete(pool: &PgPool, storage: &Storage, id: GenerationId) -> Resul
             .fetch_all(&mut *tx)
             .await?;
     tx.commit().await?;
-    keys.extend(row.params.0.own_objects());
+    keys.extend(request::own_objects(&row.params.0));
     storage.discard(keys).await;
     Ok(())
 }

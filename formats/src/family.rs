@@ -53,6 +53,23 @@ impl Family {
     pub fn takes(self, scheduler: Scheduler) -> bool {
         self.matches_flow() == scheduler.matches_flow()
     }
+
+    /// Whether `guidance_scale` is an input of the denoiser, and classifier-free guidance is the separate `true_cfg_scale`.
+    pub const fn has_distilled_guidance(self) -> bool {
+        matches!(self, Flux)
+    }
+
+    /// Whether its pipelines can skip the last layers of the CLIP text encoders.
+    pub const fn skips_clip_layers(self) -> bool {
+        !matches!(self, Flux)
+    }
+
+    /// How many of `steps` are taken when a picture is denoised with `strength`, 0 to 1. The pipelines of FLUX.1 round up, the
+    /// others down.
+    pub fn steps_taken(self, steps: u32, strength: f64) -> u32 {
+        let steps = f64::from(steps) * strength;
+        (if self == Flux { steps.ceil() } else { steps.floor() }) as u32
+    }
 }
 
 impl fmt::Display for Family {

@@ -78,6 +78,11 @@ impl Pipeline {
         }
     }
 
+    /// Whether its request has `true_cfg_scale` besides a distilled `guidance_scale`.
+    pub fn has_distilled_guidance(&self) -> bool {
+        matches!(self, Self::Flux(_))
+    }
+
     /// Puts adapters on the networks, each with its scale, in place of those that were on them; an empty list leaves the base
     /// as it was loaded. An adapter of which nothing fits is an error, and then nothing has changed.
     pub fn attach(&mut self, loras: &[(&LoraFile, f64)]) -> Result<Vec<MatchReport>> {
