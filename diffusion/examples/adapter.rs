@@ -54,7 +54,7 @@ fn main() -> Result<()> {
         alpha: f64::from(arguments.rank),
         learning_rate: arguments.learning_rate,
         batch_size: arguments.batch_size,
-        resolution: defaults.width as u32,
+        resolution: defaults.width,
         seed: arguments.seed,
     };
 
@@ -81,14 +81,14 @@ fn main() -> Result<()> {
 
     let request = |prompt: String| PictureRequest {
         num_images: arguments.num_images,
-        ..defaults.request(prompt, arguments.seed.unsigned_abs())
+        ..PictureRequest::new(&defaults, prompt, arguments.seed.unsigned_abs())
     };
     let draw = |pipeline: &FluxPipeline, prompt: String, name: &str| -> Result<()> {
         let start = Instant::now();
         let pictures = pipeline.generate(&request(prompt), &mut |_| ControlFlow::Continue(()))?;
-        let mut row = image::RgbImage::new(defaults.width as u32 * pictures.len() as u32, defaults.height as u32);
+        let mut row = image::RgbImage::new(defaults.width * pictures.len() as u32, defaults.height);
         for (at, picture) in pictures.iter().enumerate() {
-            image::imageops::replace(&mut row, picture, (at * defaults.width) as i64, 0);
+            image::imageops::replace(&mut row, picture, (at * defaults.width as usize) as i64, 0);
         }
         row.save(arguments.out.join(name))?;
         println!("{name}: {} pictures in {:.1} s", pictures.len(), start.elapsed().as_secs_f64());

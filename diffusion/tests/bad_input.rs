@@ -32,7 +32,7 @@ fn load(folder: &Path) -> Result<Pipeline> {
 
 /// A request for a small picture in few steps.
 fn request(pipeline: &Pipeline) -> PictureRequest {
-    PictureRequest { width: 32, height: 32, num_inference_steps: 3, ..pipeline.defaults().request("a red fox", 7) }
+    PictureRequest { width: 32, height: 32, num_inference_steps: 3, ..pipeline.request("a red fox", 7) }
 }
 
 fn picture(pipeline: &Pipeline, request: &PictureRequest) -> Result<RgbImage> {

@@ -122,7 +122,7 @@ fn measure() {
 }
 
 fn request(pipeline: &Pipeline, side: usize) -> PictureRequest {
-    PictureRequest { width: side, height: side, num_inference_steps: 1, ..pipeline.defaults().request("a fox", 1) }
+    PictureRequest { width: side, height: side, num_inference_steps: 1, ..pipeline.request("a fox", 1) }
 }
 
 fn check(folder: &Path, weights: WeightStorage, side: usize) {

@@ -280,7 +280,7 @@ async fn take_model(state: &State, form: &mut Multipart, import: &mut Intake) ->
                 let path = part.file_name().ok_or_else(|| {
                     unprocessable(field, "The part has no file name; give it the path within the model.")
                 })?;
-                let path = component.map_or_else(|| path.clone(), |component| component.path(&path));
+                let path = component.map_or_else(|| path.clone(), |component| component.file_name(&path));
                 let mut file = import.file(&path).await?;
                 while let Some(bytes) = part.chunk().await? {
                     file.write(&bytes).await?;

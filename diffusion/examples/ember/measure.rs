@@ -71,7 +71,7 @@ impl Painter {
         let pipeline = FluxPipeline::load(&arguments.model, &Device::flex())?;
         println!("loaded in {:.2} s", start.elapsed().as_secs_f64());
         let defaults = *pipeline.defaults();
-        let steps = arguments.steps.unwrap_or(defaults.num_inference_steps);
+        let steps = arguments.steps.unwrap_or(defaults.num_inference_steps as usize);
         let scale = arguments.scale.unwrap_or(defaults.true_cfg_scale);
         println!("{steps} steps, true CFG scale {scale}");
         Ok(Self { pipeline, steps, scale })
@@ -84,7 +84,7 @@ impl Painter {
             true_cfg_scale: self.scale,
             width: SIDE as usize,
             height: SIDE as usize,
-            ..self.pipeline.defaults().request(prompt, seed)
+            ..PictureRequest::new(self.pipeline.defaults(), prompt, seed)
         };
         let mut pictures = self.pipeline.generate(&request, &mut |_| ControlFlow::Continue(()))?;
         ensure!(pictures.len() == 1, "one picture was asked for");

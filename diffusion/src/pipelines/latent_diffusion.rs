@@ -10,10 +10,11 @@ use std::ops::ControlFlow;
 use ::image::RgbImage;
 use burn::prelude::*;
 use burn::tensor::DType;
+use formats::{Part, Traits};
 
 use super::parts::Parts;
 use super::{LoadOptions, OnStep, Original, PictureRequest, Progress, repaint};
-use crate::checkpoint::{Part, load_strict};
+use crate::checkpoint::load_strict;
 use crate::image;
 use crate::layers::sinusoidal;
 use crate::lora::{Network, Target};
@@ -135,6 +136,15 @@ impl LatentDiffusion {
     pub fn solver(&self) -> String {
         let own = Scheduler::from_config(self.scheduler.clone());
         own.map_or_else(|_| self.scheduler.class_name.clone(), |scheduler| scheduler.title())
+    }
+
+    /// What the defaults of the checkpoint depend on, with the UNet's config.
+    pub(super) fn traits(&self, unet: &unet::Config) -> Traits {
+        Traits {
+            guidance_embedded: unet.time_cond_proj_dim.is_some(),
+            sample_size: unet.sample_size.map(|side| side as u64),
+            vae_factor: Some(self.vae.factor() as u32),
+        }
     }
 
     /// Width and height of a picture are multiples of this many pixels.

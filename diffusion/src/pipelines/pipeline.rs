@@ -4,15 +4,16 @@ use std::path::Path;
 
 use ::image::RgbImage;
 use burn::prelude::*;
+use formats::{Defaults, Family};
 
 use super::flux::FluxPipeline;
 use super::parts::Parts;
 use super::stable_diffusion::StableDiffusionPipeline;
 use super::stable_diffusion_xl::StableDiffusionXlPipeline;
-use super::{Defaults, LoadOptions, OnStep, PictureRequest, Previewer};
+use super::{LoadOptions, OnStep, PictureRequest, Previewer};
+use crate::Result;
 use crate::lora::{LoraFile, MatchReport};
 use crate::networks::vae::Autoencoder;
-use crate::{Error, Result};
 
 /// A loaded checkpoint of any family, ready to make pictures.
 #[derive(Debug)]
@@ -32,23 +33,29 @@ impl Pipeline {
 
     /// The same, laid into memory in another way.
     pub fn load_with(folder: &Path, device: &Device, options: LoadOptions) -> Result<Self> {
-        let class = Parts::open(folder)?.index()?.class_name;
-        let kinds = ["Pipeline", "Img2ImgPipeline", "InpaintPipeline"];
-        match kinds.iter().find_map(|kind| class.strip_suffix(kind).filter(|family| FAMILIES.contains(family))) {
-            Some("Flux") => Ok(Self::Flux(Box::new(FluxPipeline::load_with(folder, device, options)?))),
-            // Latent Consistency Models are Stable Diffusion 1 whose UNet is told the guidance scale.
-            Some("StableDiffusion" | "LatentConsistencyModel") => {
+        match Parts::open(folder)?.family()? {
+            Family::Flux => Ok(Self::Flux(Box::new(FluxPipeline::load_with(folder, device, options)?))),
+            Family::Sd15 | Family::Sd21 => {
                 Ok(Self::StableDiffusion(Box::new(StableDiffusionPipeline::load_with(folder, device, options)?)))
             }
-            Some("StableDiffusionXL") => {
+            Family::Sdxl => {
                 Ok(Self::StableDiffusionXl(Box::new(StableDiffusionXlPipeline::load_with(folder, device, options)?)))
             }
-            _ => {
-                let known = FAMILIES.map(|family| format!("{family}Pipeline")).join(", ");
-                let reason = format!("this is a {class}; what can be loaded is {known}");
-                Err(Error::malformed(folder.join("model_index.json"), reason))
-            }
         }
+    }
+
+    /// The family of the checkpoint.
+    pub fn family(&self) -> Family {
+        match self {
+            Self::Flux(_) => Family::Flux,
+            Self::StableDiffusion(pipeline) => pipeline.family,
+            Self::StableDiffusionXl(_) => Family::Sdxl,
+        }
+    }
+
+    /// A request that leaves everything out but the prompt and the seed.
+    pub fn request(&self, prompt: impl Into<String>, seed: u64) -> PictureRequest {
+        PictureRequest::new(self.defaults(), prompt, seed)
     }
 
     /// What a request may leave out.
@@ -76,11 +83,6 @@ impl Pipeline {
             Self::StableDiffusion(pipeline) => pipeline.latent_diffusion().solver(),
             Self::StableDiffusionXl(pipeline) => pipeline.latent_diffusion().solver(),
         }
-    }
-
-    /// Whether its request has `true_cfg_scale` besides a distilled `guidance_scale`.
-    pub fn has_distilled_guidance(&self) -> bool {
-        matches!(self, Self::Flux(_))
     }
 
     /// Puts adapters on the networks, each with its scale, in place of those that were on them; an empty list leaves the base
@@ -145,6 +147,3 @@ impl Pipeline {
         }
     }
 }
-
-/// The first part of the class names of each family.
-const FAMILIES: [&str; 4] = ["Flux", "StableDiffusion", "StableDiffusionXL", "LatentConsistencyModel"];

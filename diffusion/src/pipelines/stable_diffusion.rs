@@ -6,13 +6,13 @@ use std::path::Path;
 
 use ::image::RgbImage;
 use burn::prelude::*;
+use formats::{Defaults, Family, Part};
 
 use super::clip_prompt::ClipPrompt;
 use super::latent_diffusion::{Conditions, Denoising, LatentDiffusion};
 use super::parts::Parts;
 use super::prompt_cache::{PromptCache, PromptKey};
-use super::{Defaults, LoadOptions, OnStep, PictureRequest};
-use crate::checkpoint::Part;
+use super::{LoadOptions, OnStep, PictureRequest};
 use crate::device::weight_dtype;
 use crate::lora::{self, LoraFile, MatchReport, Network};
 use crate::networks::clip::ClipTextModel;
@@ -22,6 +22,8 @@ use crate::{Error, Result};
 /// A loaded Stable Diffusion 1 or 2 checkpoint, ready to make pictures.
 #[derive(Debug)]
 pub struct StableDiffusionPipeline {
+    /// 1.x or 2.x.
+    pub(super) family: Family,
     prompts: ClipPrompt,
     read: PromptCache<Tensor<3>>,
     keeps_text_encoders: bool,
@@ -39,6 +41,7 @@ impl StableDiffusionPipeline {
     /// The same, laid into memory in another way.
     pub fn load_with(path: &Path, device: &Device, options: LoadOptions) -> Result<Self> {
         let parts = Parts::open(path)?;
+        let family = parts.family()?;
         let dtype = weight_dtype(device);
         let prompts = ClipPrompt::open(&parts, Part::TextEncoder, ClipTextModel::new, device, dtype)?;
         if options.keep_text_encoders {
@@ -51,19 +54,9 @@ impl StableDiffusionPipeline {
                 format!("the UNet reads prompts of width {read} for this text encoder's {told}, or more than a prompt");
             return Err(Error::malformed(path, reason));
         }
-        let side = unet.sample_size.unwrap_or(64) * latent_diffusion.size_multiple();
-        // A model that is told the guidance scale was distilled to a few steps.
-        let (num_inference_steps, guidance_scale) =
-            if unet.time_cond_proj_dim.is_some() { (4, 8.5) } else { (30, 7.5) };
-        let defaults = Defaults {
-            num_inference_steps,
-            guidance_scale,
-            true_cfg_scale: 1.0,
-            strength: 0.8,
-            width: side,
-            height: side,
-        };
+        let defaults = family.defaults(latent_diffusion.traits(&unet));
         Ok(Self {
+            family,
             prompts,
             read: PromptCache::default(),
             keeps_text_encoders: options.keep_text_encoders,

@@ -2,8 +2,7 @@
 
 use std::path::Path;
 
-use burn::tensor::DType;
-use diffusion::lora::{Format, export};
+use diffusion::lora::{Dtype, Format, export};
 use diffusion::{Error, LoraFile, Result};
 use tempfile::TempDir;
 
@@ -90,9 +89,9 @@ fn a_layer_that_no_network_has_is_not_written_under_a_name_that_nobody_reads() {
     let folder = TempDir::new().unwrap();
     let out = folder.path().join("written.safetensors");
     let file = open_on("unet.down_blocks.0.attentions.0.conv1", &folder, 2, None, "{}").unwrap();
-    let error = export(&file, Format::Comfy, DType::F32, &out).unwrap_err().to_string();
+    let error = export(&file, Format::Comfy, Dtype::F32, &out).unwrap_err().to_string();
     assert!(error.contains("this dialect has no name for it"), "{error}");
-    export(&open(&folder, 2, None, "{}").unwrap(), Format::Comfy, DType::F32, &out).unwrap();
+    export(&open(&folder, 2, None, "{}").unwrap(), Format::Comfy, Dtype::F32, &out).unwrap();
     assert!(LoraFile::open(&out).is_ok());
 }
 
@@ -114,7 +113,7 @@ fn a_module_under_two_names_is_not_written_as_one() {
     let data = 0.5f32.to_le_bytes().repeat(32);
     std::fs::write(&path, [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &data].concat()).unwrap();
     let file = LoraFile::open(&path).unwrap();
-    let error = export(&file, Format::Kohya, DType::F32, &folder.path().join("written.safetensors")).unwrap_err();
+    let error = export(&file, Format::Kohya, Dtype::F32, &folder.path().join("written.safetensors")).unwrap_err();
     assert!(error.to_string().contains("mid_block_attentions_0_proj_in: the file changes it twice"), "{error}");
 }
 

@@ -3,7 +3,9 @@
 
 use std::path::PathBuf;
 
-use diffusion::checkpoint::{Checkpoint, Family, Part, SingleFile};
+use diffusion::checkpoint::{Checkpoint, SingleFile};
+use formats::detect::Denoiser;
+use formats::{Family, Part};
 use tempfile::TempDir;
 
 const F32: u32 = 0;
@@ -196,7 +198,7 @@ fn flux() -> Gguf {
 fn fused_layers_are_cut_between_blocks() {
     let folder = TempDir::new().unwrap();
     let file = SingleFile::open(&written(&folder, &flux().bytes())).unwrap();
-    assert_eq!(file.family(), Some(Family::FluxSchnell));
+    assert_eq!(file.denoiser(), Some(Denoiser { family: Family::Flux, guidance_embedded: false }));
     let (config, tensors) = file.part(Part::Transformer).unwrap();
     assert_eq!(config["num_attention_heads"], 2);
     assert_eq!(config["axes_dims_rope"], serde_json::json!([4, 6, 6]));

@@ -2,8 +2,9 @@
 //! floats in the same order. And T5 as such a file, in llama.cpp's names.
 
 use burn::tensor::DType;
-use diffusion::checkpoint::{Checkpoint, Family, Part, SingleFile};
+use diffusion::checkpoint::{Checkpoint, SingleFile};
 use diffusion::networks::t5::{Config, T5Encoder};
+use formats::{Family, Part};
 
 use crate::golden::{self, Golden, device};
 
@@ -27,7 +28,7 @@ fn every_block_format_means_the_same_numbers() {
 /// The T5 encoder in `goldens/gguf/{name}.gguf`.
 fn t5(name: &str) -> (Config, T5Encoder) {
     let file = SingleFile::open(&golden::path(&format!("gguf/{name}.gguf"))).unwrap();
-    let (config, tensors) = file.part_for(Family::FluxDev, Part::TextEncoder2).unwrap();
+    let (config, tensors) = file.part_for(Family::Flux, Part::TextEncoder2).unwrap();
     let config: Config = serde_json::from_value(config).unwrap();
     config.check().unwrap();
     let network = T5Encoder::new(&config, &device()).load(tensors, DType::F32).unwrap();

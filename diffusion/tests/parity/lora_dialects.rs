@@ -7,11 +7,14 @@
 use diffusion::LoraFile;
 use diffusion::checkpoint::{Checkpoint, Stored, write};
 use diffusion::layers::{Conv2d, Linear};
-use diffusion::lora::{Algorithm, Dialect, Family, Format, Network, Target, attach, export, inspect, merge};
+use diffusion::lora::{
+    AdapterFamily, Algorithm, Dialect, Dtype, Format, Network, Target, attach, export, inspect, merge,
+};
 use diffusion::networks::clip::ClipTextModel;
 use diffusion::networks::flux::{FluxInput, FluxTransformer};
 use diffusion::networks::t5::T5Encoder;
 use diffusion::networks::unet::UNet2DConditionModel;
+use formats::Family;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -301,7 +304,7 @@ fn what_is_written_in_another_dialect_does_the_same() {
     for name in cases("flux") {
         let file = file("flux", &name);
         for format in [Format::Kohya, Format::Peft, Format::Comfy] {
-            let result = export(&file, format, DType::F32, &written);
+            let result = export(&file, format, Dtype::F32, &written);
             assert_eq!(result.is_err(), CANNOT.contains(&(name.as_str(), format)), "{name} as {format:?}: {result:?}");
             if result.is_err() {
                 continue;
@@ -323,29 +326,29 @@ fn there_and_back_is_where_it_was() {
     let folder = tempfile::tempdir().unwrap();
     let [there, back] = ["there", "back"].map(|name| folder.path().join(format!("{name}.safetensors")));
     let kohya = LoraFile::open(&path("lora/kohya.safetensors")).unwrap();
-    export(&kohya, Format::Kohya, DType::F32, &there).unwrap();
+    export(&kohya, Format::Kohya, Dtype::F32, &there).unwrap();
     assert_same_tensors(&there, &path("lora/kohya.safetensors"));
-    export(&kohya, Format::Peft, DType::F32, &there).unwrap();
+    export(&kohya, Format::Peft, Dtype::F32, &there).unwrap();
     assert_same_tensors(&there, &path("lora/peft.safetensors"));
     for format in [Format::Kohya, Format::Comfy] {
         // factors of their own for q, k and v: the fused layer has the sum of their ranks
         let name = path("lora-dialects/flux/onetrainer_old.safetensors");
-        export(&LoraFile::open(&name).unwrap(), Format::Peft, DType::F32, &there).unwrap();
-        export(&LoraFile::open(&there).unwrap(), format, DType::F32, &back).unwrap();
+        export(&LoraFile::open(&name).unwrap(), Format::Peft, Dtype::F32, &there).unwrap();
+        export(&LoraFile::open(&there).unwrap(), format, Dtype::F32, &back).unwrap();
         let fused = Checkpoint::open(&back).unwrap();
         let wide = fused
             .names()
             .find(|name| name.contains("txt_attn") && name.contains("qkv") && !name.ends_with("alpha"))
             .unwrap();
         assert!(fused.shape(wide).unwrap().contains(&6), "{wide} is of rank 6");
-        export(&LoraFile::open(&back).unwrap(), Format::Peft, DType::F32, &back).unwrap();
+        export(&LoraFile::open(&back).unwrap(), Format::Peft, Dtype::F32, &back).unwrap();
         assert_same_tensors(&back, &there);
     }
     for name in ["kohya", "peft"] {
         let name = path("lora-dialects/sdxl").join(format!("{name}.safetensors"));
-        export(&LoraFile::open(&name).unwrap(), Format::Peft, DType::F32, &there).unwrap();
-        export(&LoraFile::open(&there).unwrap(), Format::Kohya, DType::F32, &back).unwrap();
-        export(&LoraFile::open(&back).unwrap(), Format::Peft, DType::F32, &back).unwrap();
+        export(&LoraFile::open(&name).unwrap(), Format::Peft, Dtype::F32, &there).unwrap();
+        export(&LoraFile::open(&there).unwrap(), Format::Kohya, Dtype::F32, &back).unwrap();
+        export(&LoraFile::open(&back).unwrap(), Format::Peft, Dtype::F32, &back).unwrap();
         assert_same_tensors(&back, &there);
     }
 }
@@ -364,7 +367,7 @@ fn assert_same_tensors(ours: &Path, theirs: &Path) {
 fn files_tell_what_they_are() {
     let about = |name: &str| inspect(&path("lora-dialects").join(format!("{name}.safetensors"))).unwrap();
     let kohya = about("flux/kohya");
-    assert_eq!((kohya.family, kohya.dialect), (Family::Flux1, Some(Dialect::Kohya)));
+    assert_eq!((kohya.family, kohya.dialect), (AdapterFamily::Family(Family::Flux), Some(Dialect::Kohya)));
     // one double block of 14 layers, one single block of 6
     let modules = [(Network::Transformer, 20), (Network::TextEncoder, 3), (Network::TextEncoder2, 3)];
     assert_eq!(kohya.modules, BTreeMap::from(modules));
@@ -376,7 +379,7 @@ fn files_tell_what_they_are() {
     let full = about("flux/full");
     assert_eq!(full.algorithms[&Algorithm::Full], 10);
     assert_eq!(about("flux/dora_peft").dora, 20);
-    assert_eq!(about("sdxl/kohya").family, Family::StableDiffusionXl);
+    assert_eq!(about("sdxl/kohya").family, AdapterFamily::Family(Family::Sdxl));
     assert_eq!(about("sd15/legacy").dialect, Some(Dialect::DiffusersLegacy));
     assert!(about("sd15/kohya").algorithms[&Algorithm::Locon] > 20);
     let json = serde_json::to_value(about("layers/kron_tucker")).unwrap();

@@ -6,9 +6,8 @@
 
 use diffusion::LoraFile;
 use diffusion::checkpoint::Checkpoint;
-use diffusion::lora::{Format, export};
+use diffusion::lora::{Dtype, Format, export};
 
-use burn::tensor::DType;
 use serde_json::Value;
 
 use crate::golden::{largest_difference, path};
@@ -16,7 +15,7 @@ use crate::golden::{largest_difference, path};
 fn check(family: &str, source: &str) {
     let folder = tempfile::tempdir().unwrap();
     let written = folder.path().join("written.safetensors");
-    export(&LoraFile::open(&path(source)).unwrap(), Format::Peft, DType::F32, &written).unwrap();
+    export(&LoraFile::open(&path(source)).unwrap(), Format::Peft, Dtype::F32, &written).unwrap();
     let (ours, theirs) = (
         Checkpoint::open(&written).unwrap(),
         Checkpoint::open(&path("lora-export").join(format!("{family}.safetensors"))).unwrap(),

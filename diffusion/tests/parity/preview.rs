@@ -64,16 +64,18 @@ fn foreseen(pipeline: &Pipeline, request: &PictureRequest) -> (Vec<Tensor<4>>, R
 
 #[test]
 fn the_last_step_foresees_the_picture_itself() {
-    for (folder, scheduler) in
-        [("sd15-tiny", Some(formats::Scheduler::Euler)), ("sdxl-tiny", Some(Scheduler::Dpmpp2m)), ("flux-tiny", None)]
-    {
+    for (folder, scheduler) in [
+        ("sd15-tiny", Some(formats::Scheduler::Euler)),
+        ("sdxl-tiny", Some(formats::Scheduler::Dpmpp2m)),
+        ("flux-tiny", None),
+    ] {
         let pipeline = Pipeline::load(&path(folder), &device()).unwrap();
         let request = PictureRequest {
             scheduler,
             num_inference_steps: 4,
             width: 32,
             height: 48,
-            ..pipeline.defaults().request("a red fox", 7)
+            ..pipeline.request("a red fox", 7)
         };
         let (all, picture) = foreseen(&pipeline, &request);
         assert_eq!(all.len(), 4, "{folder}");

@@ -10,8 +10,9 @@ use std::path::{Path, PathBuf};
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::prelude::*;
 use burn::tensor::DType;
-use diffusion::checkpoint::{Checkpoint, Family, Part, SingleFile, load_strict};
+use diffusion::checkpoint::{Checkpoint, SingleFile, load_strict};
 use diffusion::networks::{clip, flux, t5, vae};
+use formats::{Family, Part};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -109,7 +110,7 @@ fn stored(list: &List, prefix: &str, unread: &[&str]) -> usize {
         .sum()
 }
 
-use Family::{FluxDev, FluxSchnell, StableDiffusion1, StableDiffusion2, StableDiffusionXl};
+use Family::{Flux, Sd15, Sd21, Sdxl};
 use Part::{TextEncoder, TextEncoder2, Transformer, Unet, Vae};
 
 #[test]
@@ -122,7 +123,7 @@ fn every_published_key_has_one_source_in_the_single_file_and_each_source_is_used
     let cases: [(&str, Family, &[Wanted]); 5] = [
         (
             "sd1",
-            StableDiffusion1,
+            Sd15,
             &[
                 (Unet, "sd1.unet", "sd1_unet", UNET, &[]),
                 (Vae, "vae", "sd1_vae", VAE, &[]),
@@ -131,7 +132,7 @@ fn every_published_key_has_one_source_in_the_single_file_and_each_source_is_used
         ),
         (
             "sd2",
-            StableDiffusion2,
+            Sd21,
             &[
                 (Unet, "sd2.unet", "sd2_unet", UNET, &[]),
                 (Vae, "vae", "sd2_vae", VAE, &[]),
@@ -146,7 +147,7 @@ fn every_published_key_has_one_source_in_the_single_file_and_each_source_is_used
         ),
         (
             "sdxl",
-            StableDiffusionXl,
+            Sdxl,
             &[
                 (Unet, "sdxl.unet", "sdxl_unet", UNET, &[]),
                 (Vae, "vae", "sdxl_vae", VAE, &[]),
@@ -154,10 +155,10 @@ fn every_published_key_has_one_source_in_the_single_file_and_each_source_is_used
                 (TextEncoder2, "open_clip_big_g", "open_clip_big_g", "conditioner.embedders.1.", &["logit_scale"]),
             ],
         ),
-        ("flux_dev", FluxDev, &[(Transformer, "flux_dev.transformer", "flux_dev_transformer", "", &[])]),
+        ("flux_dev", Flux, &[(Transformer, "flux_dev.transformer", "flux_dev_transformer", "", &[])]),
         (
             "flux_comfy",
-            FluxSchnell,
+            Flux,
             &[
                 (Transformer, "flux_schnell.transformer", "flux_schnell_transformer", UNET, &[]),
                 (Vae, "flux.vae", "flux_vae", "vae.", &[]),
@@ -170,6 +171,7 @@ fn every_published_key_has_one_source_in_the_single_file_and_each_source_is_used
         let single = list(&format!("{name}.single"));
         let file = SingleFile::open(&sparse(&folder, &format!("{name}.safetensors"), &single)).unwrap();
         assert_eq!(file.family(), Some(family), "{name}");
+        assert_eq!(file.denoiser().unwrap().guidance_embedded, name == "flux_dev");
         assert_eq!(file.parts(), parts.iter().map(|(part, ..)| *part).collect::<Vec<_>>(), "{name}");
         assert!(!file.inpaints().unwrap());
         for (part, keys, published, prefix, unread) in parts {
@@ -243,12 +245,12 @@ fn parts_that_are_given_apart_are_found_by_their_bare_names() {
         whole
     };
     for (single, family, part, network) in [
-        (list("flux_ae.single"), FluxDev, Vae, "flux.vae"),
-        (list("clip_l"), FluxDev, TextEncoder, "clip_l"),
-        (clip_whole, StableDiffusionXl, TextEncoder, "clip_l"),
-        (list("open_clip_big_g"), StableDiffusionXl, TextEncoder2, "open_clip_big_g"),
-        (list("t5_xxl"), FluxSchnell, TextEncoder2, "t5_xxl"),
-        (list("t5_llama.single"), FluxSchnell, TextEncoder2, "t5_xxl"),
+        (list("flux_ae.single"), Flux, Vae, "flux.vae"),
+        (list("clip_l"), Flux, TextEncoder, "clip_l"),
+        (clip_whole, Sdxl, TextEncoder, "clip_l"),
+        (list("open_clip_big_g"), Sdxl, TextEncoder2, "open_clip_big_g"),
+        (list("t5_xxl"), Flux, TextEncoder2, "t5_xxl"),
+        (list("t5_llama.single"), Flux, TextEncoder2, "t5_xxl"),
     ] {
         let file = SingleFile::open(&sparse(&folder, "part.safetensors", &single)).unwrap();
         assert_eq!(file.family(), None);
@@ -259,9 +261,9 @@ fn parts_that_are_given_apart_are_found_by_their_bare_names() {
         assert_same_shapes(network, &tensors, &list(network));
     }
     let ae = SingleFile::open(&sparse(&folder, "ae.safetensors", &list("flux_ae.single"))).unwrap();
-    let (config, _) = ae.part_for(FluxDev, Vae).unwrap();
+    let (config, _) = ae.part_for(Flux, Vae).unwrap();
     assert_eq!((&config["scaling_factor"], &config["use_quant_conv"]), (&json!(0.3611), &json!(false)));
-    let absent = ae.part_for(FluxDev, TextEncoder2).unwrap_err().to_string();
+    let absent = ae.part_for(Flux, TextEncoder2).unwrap_err().to_string();
     assert!(absent.ends_with("there is no second text encoder of FLUX.1-dev in this file"), "{absent}");
 }
 
@@ -269,8 +271,7 @@ fn parts_that_are_given_apart_are_found_by_their_bare_names() {
 #[test]
 fn t5_of_llama_cpp_is_read_strictly() {
     let folder = TempDir::new().unwrap();
-    let part =
-        |keys: &List| SingleFile::open(&sparse(&folder, "t5.gguf", keys)).unwrap().part_for(FluxDev, TextEncoder2);
+    let part = |keys: &List| SingleFile::open(&sparse(&folder, "t5.gguf", keys)).unwrap().part_for(Flux, TextEncoder2);
     let load = |keys: &List| {
         let (config, tensors) = part(keys)?;
         t5::T5Encoder::new(&serde_json::from_value(config).unwrap(), &Device::flex()).load(tensors, DType::F32)
@@ -366,7 +367,7 @@ fn older_and_remade_files_are_read_too() {
     let old = list("tiny_sd1.single");
     let old = old.into_iter().map(|(name, shape)| (name.replace(".transformer.text_model.", ".transformer."), shape));
     let file = SingleFile::open(&sparse(&folder, "old.safetensors", &old.collect())).unwrap();
-    assert_eq!(file.family(), Some(StableDiffusion1));
+    assert_eq!(file.family(), Some(Sd15));
     assert_same_shapes("old CLIP", &file.part(TextEncoder).unwrap().1, &list("tiny_sd1.clip"));
 
     // diffusers' script back to ldm knows nothing of the last layer, nor of what follows it

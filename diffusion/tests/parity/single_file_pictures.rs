@@ -91,7 +91,7 @@ fn whole_models_in_one_file() {
                 width: side,
                 height: side,
                 strength: 1.0,
-                ..pipeline.defaults().request(prompt, 7)
+                ..pipeline.request(prompt, 7)
             };
             pipeline.generate(&request, &mut |_| ControlFlow::Continue(())).unwrap().remove(0)
         };

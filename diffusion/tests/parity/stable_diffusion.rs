@@ -142,7 +142,7 @@ fn prompts_with_weights_and_of_several_chunks() {
             let request = PictureRequest {
                 negative_prompt: golden.note["negative_prompt"].as_str().map(str::to_owned),
                 guidance_scale: 5.0,
-                ..pipeline.defaults().request(prompt.as_str().unwrap(), 0)
+                ..pipeline.request(prompt.as_str().unwrap(), 0)
             };
             let conditions = match &pipeline {
                 Pipeline::StableDiffusion(pipeline) => pipeline.conditions(&request).unwrap(),
@@ -238,7 +238,7 @@ fn a_solver_that_does_not_run_here_is_refused_when_it_is_needed() {
     std::fs::write(&config, text).unwrap();
     let pipeline = Pipeline::load(folder.path(), &device()).unwrap();
     assert_eq!(pipeline.solver(), "HeunDiscreteScheduler");
-    let mut request = pipeline.defaults().request("a fox", 1);
+    let mut request = pipeline.request("a fox", 1);
     (request.width, request.height, request.num_inference_steps) = (32, 32, 2);
     let refused = pipeline.generate(&request, &mut |_| ControlFlow::Continue(())).unwrap_err().to_string();
     assert!(refused.contains("HeunDiscreteScheduler is not known"), "{refused}");

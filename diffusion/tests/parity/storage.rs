@@ -144,7 +144,7 @@ fn pictures(pipeline: &Pipeline, request: &PictureRequest) -> diffusion::Result<
 }
 
 fn request(pipeline: &Pipeline, prompt: &str) -> PictureRequest {
-    PictureRequest { width: 32, height: 32, num_inference_steps: 2, ..pipeline.defaults().request(prompt, 3) }
+    PictureRequest { width: 32, height: 32, num_inference_steps: 2, ..pipeline.request(prompt, 3) }
 }
 
 fn copy(from: &Path, to: &Path) {

@@ -1,6 +1,6 @@
 //! Requests for pictures as clients send them, and the checks that turn one into [`GenerationParams`].
 
-use formats::Scheduler;
+use formats::{Guidance, Scheduler};
 use requests::generation_limits as limits;
 use requests::{OutputFormat, in_range};
 use serde::Deserialize;
@@ -147,7 +147,7 @@ pub(super) fn params(request: &GenerationRequest, model: &Model) -> Result<Gener
     if request.clip_skip.is_some() && !family.skips_clip_layers() {
         return Err(Error::invalid("clip_skip", format!("{family} does not read the layers of CLIP.")));
     }
-    if request.true_cfg_scale.is_some() && !family.has_distilled_guidance() {
+    if request.true_cfg_scale.is_some() && family.guidance() != Guidance::Distilled {
         let message = format!("`{}` is not distilled: its classifier-free guidance is `guidance_scale`.", model.name);
         return Err(Error::invalid("true_cfg_scale", message));
     }

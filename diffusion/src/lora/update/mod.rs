@@ -15,7 +15,7 @@ pub(super) use lokr::{LoKr, Side};
 pub(super) use low_rank::LowRank;
 
 /// Above this a file holds no low-rank update any more.
-pub(super) const HIGHEST_RANK: usize = 512;
+pub(super) const HIGHEST_RANK: usize = formats::adapter::MAX_RANK;
 
 /// Values with their sizes, row-major.
 #[derive(Debug, Clone, PartialEq)]

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use diffusion::{Pipeline, WeightStorage};
+use formats::Guidance;
 use requests::GenerationParams;
 use serde::Serialize;
 
@@ -13,15 +14,15 @@ use crate::protocol::Generate;
 pub(in crate::engine) struct Made {
     /// A1111's name of the model's own scheduler.
     pub scheduler: String,
-    /// Whether the pipeline has a distilled guidance scale besides the classifier-free one.
-    pub distilled: bool,
+    /// What the guidance scales mean.
+    pub guidance: Guidance,
     /// How the denoiser's weights are stored here, which changes pictures a little.
     pub weights: WeightStorage,
 }
 
 impl Made {
     pub fn by(pipeline: &Pipeline, weights: WeightStorage) -> Self {
-        Self { scheduler: pipeline.solver(), distilled: pipeline.has_distilled_guidance(), weights }
+        Self { scheduler: pipeline.solver(), guidance: pipeline.family().guidance(), weights }
     }
 }
 
@@ -106,9 +107,11 @@ fn parameters(order: &Generate, made: &Made, seed: u64) -> String {
     }
     let sampler = named_sampler(order).unwrap_or(&made.scheduler);
     let _ = write!(text, "\nSteps: {}, Sampler: {sampler}", params.num_inference_steps);
-    let _ = match made.distilled {
-        true => write!(text, ", CFG scale: {}, Distilled CFG Scale: {}", params.true_cfg_scale, params.guidance_scale),
-        false => write!(text, ", CFG scale: {}", params.guidance_scale),
+    let _ = match made.guidance {
+        Guidance::Distilled => {
+            write!(text, ", CFG scale: {}, Distilled CFG Scale: {}", params.true_cfg_scale, params.guidance_scale)
+        }
+        Guidance::ClassifierFree => write!(text, ", CFG scale: {}", params.guidance_scale),
     };
     let _ = write!(
         text,

@@ -4,7 +4,7 @@ use std::io::Cursor;
 use std::path::PathBuf;
 
 use diffusion::WeightStorage;
-use formats::Scheduler;
+use formats::{Guidance, Scheduler};
 use image::codecs::jpeg::JpegDecoder;
 use image::codecs::webp::WebPDecoder;
 use image::{ImageDecoder, RgbImage};
@@ -32,7 +32,7 @@ fn order(prompt: &str) -> Generate {
 }
 
 fn flux() -> Made {
-    Made { scheduler: "Euler".into(), distilled: true, weights: WeightStorage::Full }
+    Made { scheduler: "Euler".into(), guidance: Guidance::Distilled, weights: WeightStorage::Full }
 }
 
 fn picture() -> RgbImage {
@@ -150,7 +150,7 @@ fn a_recipe_is_the_request_for_this_picture_alone() {
 #[test]
 fn stable_diffusion_tells_its_own_sampler() {
     let mut order = order("a fox");
-    let made = Made { scheduler: "PLMS".into(), distilled: false, weights: WeightStorage::Int8 };
+    let made = Made { scheduler: "PLMS".into(), guidance: Guidance::ClassifierFree, weights: WeightStorage::Int8 };
     let parameters = |order: &Generate| metadata(order, &made, 9).parameters;
     assert!(parameters(&order).contains("Steps: 4, Sampler: PLMS, CFG scale: 3.5, Seed: 9"));
     (order.params.scheduler, order.params.clip_skip) = (Some(Scheduler::Dpmpp2mKarras), Some(1));
