@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 use clap::Parser;
-use diffusion::training::{LoraTrainer, LoraTrainingConfig, TrainingExample};
+use diffusion::training::{LoraTrainer, TrainingExample, TrainingParams};
 use diffusion::{DeviceChoice, FluxPipeline, LoraFile, PictureRequest, device};
 
 /// The allocator of the binary.
@@ -27,17 +27,17 @@ struct Arguments {
     #[arg(long)]
     trigger_word: Option<String>,
     #[arg(long, default_value_t = 300)]
-    steps: usize,
+    steps: u32,
     #[arg(long, default_value_t = 8)]
-    rank: usize,
+    rank: u32,
     #[arg(long, default_value_t = 1e-3)]
     learning_rate: f64,
     #[arg(long, default_value_t = 4)]
-    batch_size: usize,
+    batch_size: u32,
     #[arg(long, default_value_t = 4)]
     num_images: usize,
     #[arg(long, default_value_t = 0)]
-    seed: u64,
+    seed: i64,
     #[arg(long, default_value = "out/adapter")]
     out: PathBuf,
 }
@@ -48,14 +48,14 @@ fn main() -> Result<()> {
     let device = device::open(DeviceChoice::Auto)?.device;
     let mut pipeline = FluxPipeline::load(&arguments.model, &device)?;
     let defaults = *pipeline.defaults();
-    let config = LoraTrainingConfig {
+    let config = TrainingParams {
         trigger_word: arguments.trigger_word.clone(),
         steps: arguments.steps,
         rank: arguments.rank,
-        alpha: arguments.rank as f64,
+        alpha: f64::from(arguments.rank),
         learning_rate: arguments.learning_rate,
         batch_size: arguments.batch_size,
-        resolution: defaults.width as usize,
+        resolution: defaults.width,
         seed: arguments.seed,
     };
 
@@ -82,7 +82,7 @@ fn main() -> Result<()> {
 
     let request = |prompt: String| PictureRequest {
         num_images: arguments.num_images,
-        ..PictureRequest::new(&defaults, prompt, arguments.seed)
+        ..PictureRequest::new(&defaults, prompt, arguments.seed.unsigned_abs())
     };
     let draw = |pipeline: &FluxPipeline, prompt: String, name: &str| -> Result<()> {
         let start = Instant::now();

@@ -35,6 +35,12 @@ pub enum Error {
     Internal(String),
 }
 
+impl From<requests::OutOfRange> for Error {
+    fn from(error: requests::OutOfRange) -> Self {
+        Self::Invalid { field: error.field, message: error.message }
+    }
+}
+
 impl Error {
     pub fn not_found(noun: &'static str, id: impl Display) -> Error {
         Error::NotFound { noun, id: id.to_string() }

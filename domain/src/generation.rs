@@ -1,4 +1,4 @@
-//! Generations: requests for pictures. A request becomes [`GenerationParams`], which cannot be built with a wrong value; the
+//! Generations: requests for pictures. A checked request becomes [`GenerationParams`]; the
 //! [`GenerationService`] writes the generation and its queued job in one statement; the worker's result arrives in one fenced transaction.
 //! Not here: the lifecycle of the job (`job`), or the making of pictures.
 
@@ -16,9 +16,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 pub(crate) use request::on_grid;
-pub use request::{
-    GenerationParams, GenerationRequest, LoraRequest, MAX_IMAGES, MAX_LORAS, MAX_PICTURE_CHARS, MAX_PROMPT_CHARS,
-};
+pub use request::{GenerationParams, GenerationRequest, LoraRequest, MAX_LORAS, MAX_PICTURE_CHARS, MAX_PROMPT_CHARS};
 pub(crate) use retry::retry;
 pub use service::GenerationService;
 
@@ -182,7 +180,7 @@ pub async fn delete(pool: &PgPool, storage: &Storage, id: GenerationId) -> Resul
             .fetch_all(&mut *tx)
             .await?;
     tx.commit().await?;
-    keys.extend(row.params.0.own_objects());
+    keys.extend(request::own_objects(&row.params.0));
     storage.discard(keys).await;
     Ok(())
 }

@@ -3,6 +3,7 @@
 //! job succeed. Not here: the lifecycle of the job (`job`), or the learning.
 
 use chrono::{DateTime, Utc};
+use requests::{TrainingParams, in_range, training_limits as limits};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use sqlx::types::Json;
@@ -15,7 +16,7 @@ use crate::event::{self, EventKind};
 use crate::generation::{DEFAULT_MODEL, on_grid};
 use crate::integer;
 use crate::job::{self, Claim, JobKind, JobStatus, NewJob};
-use crate::limits::{self, in_range};
+
 use crate::model::described::is_trigger_word;
 use crate::model::{self, Catalog, Model, ModelFile, ModelFiles, ModelKind, ModelRef};
 use crate::report::{JobRow, Report};
@@ -69,20 +70,6 @@ pub struct TrainingRequest {
     pub seed: Option<i64>,
 }
 
-/// A configuration that is in range, with nothing left out. Kept as JSON in the row.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct TrainingConfig {
-    pub trigger_word: Option<String>,
-    pub steps: u32,
-    pub rank: u32,
-    pub alpha: f64,
-    pub learning_rate: f64,
-    pub batch_size: u32,
-    /// Pixels.
-    pub resolution: u32,
-    pub seed: i64,
-}
-
 /// A picture as it was when the training was created.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Snapshot {
@@ -101,7 +88,7 @@ pub struct Training {
     pub dataset_id: DatasetId,
     /// The base.
     pub model: ModelRef,
-    pub config: TrainingConfig,
+    pub params: TrainingParams,
     /// The LoRA, once there is one and until it is deleted.
     pub output_model: Option<ModelRef>,
     pub report: Report,
@@ -113,7 +100,7 @@ pub struct Training {
 pub struct TrainingWork {
     pub id: TrainingId,
     pub name: String,
-    pub config: TrainingConfig,
+    pub params: TrainingParams,
     pub examples: Vec<Snapshot>,
     pub base: ModelFiles,
     /// Where to go on from.
@@ -150,45 +137,40 @@ pub struct NewAdapter {
     pub md5: String,
 }
 
-impl TrainingConfig {
-    /// Fills in what was left out and checks every value. Errors: `Invalid`, naming the field.
-    pub fn parse(request: &TrainingRequest, base: &Model) -> Result<Self> {
-        if base.kind != ModelKind::Checkpoint {
-            return Err(Error::invalid(
-                "model",
-                format!("`{}` is {}; a training needs a checkpoint as its base.", base.name, base.kind.title()),
-            ));
-        }
-        if !base.family()?.is_trainable() {
-            return Err(Error::invalid(
-                "model",
-                format!("`{}` is of the family {}; LoRAs are trained on FLUX.1 so far.", base.name, base.family),
-            ));
-        }
-        if let Some(word) = &request.trigger_word
-            && !is_trigger_word(word)
-        {
-            return Err(Error::invalid(
-                "trigger_word",
-                "It has 1 to 100 characters, none of them a control character.",
-            ));
-        }
-        let rank = in_range("rank", request.rank.unwrap_or(16), 1..=512)?;
-        let resolution = match request.resolution {
-            None => base.defaults.width,
-            Some(pixels) => on_grid("resolution", in_range("resolution", pixels, 32..=2048)?, base)?,
-        };
-        Ok(Self {
-            trigger_word: request.trigger_word.clone(),
-            steps: in_range("steps", request.steps.unwrap_or(1000), 1..=100_000)?,
-            rank,
-            alpha: in_range("alpha", request.alpha.unwrap_or(f64::from(rank)), 0.001..=4096.0)?,
-            learning_rate: in_range("learning_rate", request.learning_rate.unwrap_or(1e-4), 1e-7..=1.0)?,
-            batch_size: in_range("batch_size", request.batch_size.unwrap_or(1), 1..=64)?,
-            resolution,
-            seed: limits::seed(request.seed)?,
-        })
+/// Fills in what was left out and checks every value. Errors: `Invalid`, naming the field.
+pub(crate) fn params(request: &TrainingRequest, base: &Model) -> Result<TrainingParams> {
+    if base.kind != ModelKind::Checkpoint {
+        return Err(Error::invalid(
+            "model",
+            format!("`{}` is {}; a training needs a checkpoint as its base.", base.name, base.kind.title()),
+        ));
     }
+    if !base.family()?.is_trainable() {
+        return Err(Error::invalid(
+            "model",
+            format!("`{}` is of the family {}; LoRAs are trained on FLUX.1 so far.", base.name, base.family),
+        ));
+    }
+    if let Some(word) = &request.trigger_word
+        && !is_trigger_word(word)
+    {
+        return Err(Error::invalid("trigger_word", "It has 1 to 100 characters, none of them a control character."));
+    }
+    let rank = in_range("rank", request.rank.unwrap_or(16), limits::RANK)?;
+    let resolution = in_range("resolution", request.resolution.unwrap_or(base.defaults.width), limits::RESOLUTION)?;
+    if request.resolution.is_some() {
+        on_grid("resolution", resolution, base)?;
+    }
+    Ok(TrainingParams {
+        trigger_word: request.trigger_word.clone(),
+        steps: in_range("steps", request.steps.unwrap_or(1000), limits::STEPS)?,
+        rank,
+        alpha: in_range("alpha", request.alpha.unwrap_or(f64::from(rank)), limits::ALPHA)?,
+        learning_rate: in_range("learning_rate", request.learning_rate.unwrap_or(1e-4), limits::LEARNING_RATE)?,
+        batch_size: in_range("batch_size", request.batch_size.unwrap_or(1), limits::BATCH_SIZE)?,
+        resolution,
+        seed: crate::limits::seed(request.seed)?,
+    })
 }
 
 /// Checks the request and writes the training with its snapshot and its queued job, or nothing.
@@ -199,7 +181,7 @@ pub async fn create(pool: &PgPool, catalog: &Catalog, request: TrainingRequest) 
         .get(request.model.as_deref().unwrap_or(DEFAULT_MODEL))
         .await
         .map_err(|error| error.in_field("model"))?;
-    let config = TrainingConfig::parse(&request, &base)?;
+    let params = params(&request, &base)?;
     let id = TrainingId::new();
 
     let mut tx = begin(pool).await?;
@@ -219,7 +201,7 @@ pub async fn create(pool: &PgPool, catalog: &Catalog, request: TrainingRequest) 
     }
     model::check_name_is_free(&mut tx, &request.name).await?;
     model::check_name_is_not_awaited(&mut tx, &request.name).await?;
-    let total_steps = config.steps as i32;
+    let total_steps = params.steps as i32;
     let job =
         NewJob { total_steps, needs: &[base.id], makes: Some(&request.name), ..NewJob::new(JobKind::Training, id) };
     let job = job::enqueue(&mut tx, job).await.inspect_err(|_| catalog.forget())?;
@@ -231,7 +213,7 @@ pub async fn create(pool: &PgPool, catalog: &Catalog, request: TrainingRequest) 
         request.name,
         request.dataset as DatasetId,
         base.id as ModelId,
-        Json(&config) as _,
+        Json(&params) as _,
         Json(&examples) as _,
         snapshot_sha256(&examples),
     )
@@ -245,7 +227,7 @@ pub async fn create(pool: &PgPool, catalog: &Catalog, request: TrainingRequest) 
         name: request.name,
         dataset_id: request.dataset,
         model: base.reference(),
-        config,
+        params,
         output_model: None,
         report: Report::queued(total_steps),
         created_at,
@@ -256,7 +238,7 @@ pub async fn create(pool: &PgPool, catalog: &Catalog, request: TrainingRequest) 
 /// a picture of the snapshot has been deleted, or when the name is taken by now; `Unknown` when the base has been deleted.
 pub(crate) async fn retry(connection: &mut PgConnection, failed: JobId) -> Result<TrainingId> {
     let row = sqlx::query!(
-        r#"SELECT name, dataset_id AS "dataset_id: DatasetId", model_id AS "model_id: ModelId", config AS "config: Json<TrainingConfig>",
+        r#"SELECT name, dataset_id AS "dataset_id: DatasetId", model_id AS "model_id: ModelId", config AS "config: Json<TrainingParams>",
                   examples AS "examples: Json<Vec<Snapshot>>"
            FROM trainings WHERE job_id = $1"#,
         failed as JobId,
@@ -311,7 +293,7 @@ struct Row {
     dataset_id: DatasetId,
     model_id: ModelId,
     model_name: String,
-    config: Json<TrainingConfig>,
+    config: Json<TrainingParams>,
     output_id: Option<ModelId>,
     output_name: Option<String>,
     warnings: Json<Vec<String>>,
@@ -327,7 +309,7 @@ impl From<Row> for Training {
             name: row.name,
             dataset_id: row.dataset_id,
             model: ModelRef { id: row.model_id, name: row.model_name },
-            config: row.config.0,
+            params: row.config.0,
             output_model: row.output_id.zip(row.output_name).map(|(id, name)| ModelRef { id, name }),
             report: row.job.0.report(row.warnings.0),
             created_at: row.created_at,
@@ -340,7 +322,7 @@ macro_rules! select_trainings {
         sqlx::query_as!(
             Row,
             r#"SELECT t.id AS "id: TrainingId", t.job_id AS "job_id: JobId", t.name, t.dataset_id AS "dataset_id: DatasetId",
-                      t.model_id AS "model_id: ModelId", m.name AS model_name, t.config AS "config: Json<TrainingConfig>",
+                      t.model_id AS "model_id: ModelId", m.name AS model_name, t.config AS "config: Json<TrainingParams>",
                       o.id AS "output_id?: ModelId", o.name AS "output_name?", t.warnings AS "warnings: Json<Vec<String>>",
                       r.report AS "job!: Json<JobRow>",
                       t.created_at
@@ -419,7 +401,7 @@ pub async fn load_work(pool: &PgPool, claim: &Claim) -> Result<TrainingWork> {
 async fn read_work(pool: &PgPool, claim: &Claim) -> Result<TrainingWork> {
     let mut connection = pool.acquire().await?;
     let row = sqlx::query!(
-        r#"SELECT id AS "id: TrainingId", name, model_id AS "model_id: ModelId", config AS "config: Json<TrainingConfig>",
+        r#"SELECT id AS "id: TrainingId", name, model_id AS "model_id: ModelId", config AS "config: Json<TrainingParams>",
                   examples AS "examples: Json<Vec<Snapshot>>"
            FROM trainings WHERE job_id = $1"#,
         claim.job as JobId,
@@ -437,7 +419,7 @@ async fn read_work(pool: &PgPool, claim: &Claim) -> Result<TrainingWork> {
         .await?
         .remove(&row.model_id)
         .ok_or_else(|| Error::not_found("model", row.model_id))?;
-    Ok(TrainingWork { id: row.id, name: row.name, config: row.config.0, examples: row.examples.0, base, checkpoint })
+    Ok(TrainingWork { id: row.id, name: row.name, params: row.config.0, examples: row.examples.0, base, checkpoint })
 }
 
 /// Writes a checkpoint's row and its event, if the attempt still holds the job, and discards older ones.
@@ -519,7 +501,7 @@ async fn commit(pool: &PgPool, claim: &Claim, adapter: NewAdapter, warnings: &[S
         return Ok(Finished { model, sequence: None, checkpoints: vec![] });
     };
     let training = sqlx::query!(
-        r#"SELECT t.id AS "id: TrainingId", t.name, t.model_id AS "model_id: ModelId", t.config AS "config: Json<TrainingConfig>",
+        r#"SELECT t.id AS "id: TrainingId", t.name, t.model_id AS "model_id: ModelId", t.config AS "config: Json<TrainingParams>",
                   m.family, m.defaults AS "defaults: Json<model::Defaults>"
            FROM trainings t JOIN models m ON m.id = t.model_id WHERE t.job_id = $1"#,
         claim.job as JobId,

@@ -7,7 +7,7 @@ use burn::prelude::*;
 use burn::tensor::Distribution;
 use diffusion::device::weight_dtype;
 use diffusion::networks::flux::FluxTransformer;
-use diffusion::training::{Cache, LoraTrainer, LoraTrainingConfig, Subject};
+use diffusion::training::{Cache, LoraTrainer, Subject, TrainingParams};
 
 use crate::clock;
 use crate::figure::{Figure, Figures};
@@ -27,14 +27,14 @@ pub fn measure(scale: &Scale, device: &Device, figures: &mut Figures) -> Result<
             Tensor::random(text, normal, (device, dtype)),
             Tensor::random([1, scale.flux.pooled_projection_dim], normal, (device, dtype)),
         );
-        let config = LoraTrainingConfig {
+        let config = TrainingParams {
             trigger_word: None,
-            steps: scale.calls + 2,
+            steps: scale.calls as u32 + 2,
             rank: 16,
             alpha: 16.0,
             learning_rate: 1e-4,
             batch_size: 1,
-            resolution: side,
+            resolution: side as u32,
             seed: 1,
         };
         let transformer = draw(FluxTransformer::new(&scale.flux, device), dtype);

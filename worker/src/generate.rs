@@ -9,14 +9,14 @@ use domain::input::SourceImage;
 use domain::model::ModelFiles;
 use domain::preview::{self, Preview};
 use domain::storage::StorageKey;
-use formats::Scheduler;
 use futures::future::try_join_all;
+use requests::OutputFormat;
 use serde_json::json;
 
 use crate::attempt::Attempt;
 use crate::coalescer::Coalescer;
 use crate::fetch::{self, Wanted};
-use crate::protocol::{Adapter, Base, Generate, Order, Report, RequestId, Source};
+use crate::protocol::{Adapter, Base, Generate, LocalPicture, Order, Report, RequestId};
 use crate::stop::Stop;
 use crate::supervisor::Work;
 
@@ -36,8 +36,9 @@ pub(crate) async fn run(attempt: &Attempt<'_>) -> Result<(), Stop> {
     let (pool, claim) = (&attempt.context.pool, attempt.claim());
     let work = attempt.ask(|| generation::load_work(pool, claim)).await?;
     let order = order(attempt, &work).await?;
+    let format = order.params.output_format;
     let (pictures, warnings) = make(attempt, order).await?;
-    let artifacts = try_join_all(pictures.iter().map(|picture| store(attempt, picture))).await?;
+    let artifacts = try_join_all(pictures.iter().map(|picture| store(attempt, picture, format))).await?;
     attempt.ask(|| generation::finish(pool, claim, artifacts.clone(), &warnings)).await
 }
 
@@ -61,28 +62,13 @@ async fn order(attempt: &Attempt<'_>, work: &GenerationWork) -> Result<Generate,
         Some(decoder) => previews_by(attempt, decoder).await?,
         None => None,
     };
-    let source = match (&params.image, params.strength) {
-        (Some(image), Some(strength)) => Some(source(attempt, image, params.mask.as_ref(), strength).await?),
-        _ => None,
-    };
+    let [image, mask] = pictures(attempt, [&params.image, &params.mask]).await?;
     Ok(Generate {
         request: 0,
         base,
         loras,
-        prompt: params.prompt.clone(),
-        negative_prompt: params.negative_prompt.clone(),
-        num_images: params.num_images as usize,
-        num_inference_steps: params.num_inference_steps as usize,
-        guidance_scale: params.guidance_scale,
-        true_cfg_scale: params.true_cfg_scale,
-        width: params.width as usize,
-        height: params.height as usize,
-        source,
-        // The one that FLUX.1 runs with anyway, and the only one that can be asked for there.
-        scheduler: params.scheduler.filter(|scheduler| *scheduler != Scheduler::FlowMatchEuler).map(solver),
-        clip_skip: params.clip_skip.map(|layers| layers as usize),
+        params: params.clone().with_pictures(image, mask),
         seed: work.seed.unsigned_abs(),
-        preview_every: params.preview_every.map(|steps| steps as usize),
         vae_approx,
         output_dir: attempt.subfolder("output")?,
     })
@@ -101,35 +87,22 @@ async fn previews_by(attempt: &Attempt<'_>, decoder: &ModelFiles) -> Result<Opti
     }
 }
 
-/// The name that the engine knows a solver by.
-fn solver(scheduler: Scheduler) -> String {
-    scheduler.title().to_owned()
-}
-
-async fn source(
-    attempt: &Attempt<'_>,
-    image: &SourceImage,
-    mask: Option<&SourceImage>,
-    strength: f64,
-) -> Result<Source, Stop> {
+/// Fetches the pictures that the generation starts from: image and mask.
+async fn pictures(attempt: &Attempt<'_>, stored: [&Option<SourceImage>; 2]) -> Result<[Option<LocalPicture>; 2], Stop> {
+    if stored[0].is_none() {
+        return Ok([None, None]);
+    }
     let folder = attempt.subfolder("source")?;
-    let wanted = |picture: &SourceImage, name: &str| Wanted {
-        storage_key: picture.storage_key.clone(),
-        sha256: picture.sha256.clone(),
-        bytes: None,
-        target: folder.join(name),
+    let mut wanted = Vec::new();
+    let mut local = |picture: &Option<SourceImage>, name: &str| {
+        let SourceImage { storage_key, sha256, .. } = picture.clone()?;
+        let path = folder.join(name);
+        wanted.push(Wanted { storage_key, sha256: sha256.clone(), bytes: None, target: path.clone() });
+        Some(LocalPicture { path, sha256 })
     };
-    let image_path = folder.join("image");
-    let mask_path = mask.map(|_| folder.join("mask"));
-    let all = [Some(wanted(image, "image")), mask.map(|mask| wanted(mask, "mask"))];
-    fetch::all(attempt, all.into_iter().flatten().collect()).await?;
-    Ok(Source {
-        image: image_path,
-        image_sha256: image.sha256.clone(),
-        mask: mask_path,
-        mask_sha256: mask.map(|mask| mask.sha256.clone()),
-        strength,
-    })
+    let pictures = [local(stored[0], "image"), local(stored[1], "mask")];
+    fetch::all(attempt, wanted).await?;
+    Ok(pictures)
 }
 
 async fn make(attempt: &Attempt<'_>, order: Generate) -> Result<(Vec<Picture>, Vec<String>), Stop> {
@@ -172,15 +145,16 @@ fn previews(attempt: &Attempt<'_>) -> Coalescer<Preview> {
     })
 }
 
-async fn store(attempt: &Attempt<'_>, picture: &Picture) -> Result<NewArtifact, Stop> {
+async fn store(attempt: &Attempt<'_>, picture: &Picture, format: OutputFormat) -> Result<NewArtifact, Stop> {
     let claim = attempt.claim();
     let position = picture.position as i32;
-    let key = StorageKey::Artifact { job: claim.job, epoch: claim.epoch, position, extension: "png" }.to_string();
-    let stored = attempt.store(&picture.path, &key, "image/png").await?;
+    let key = StorageKey::Artifact { job: claim.job, epoch: claim.epoch, position, extension: format.extension() };
+    let key = key.to_string();
+    let stored = attempt.store(&picture.path, &key, format.media_type()).await?;
     Ok(NewArtifact {
         position,
         storage_key: key,
-        media_type: "image/png".into(),
+        media_type: format.media_type().into(),
         width: i32::try_from(picture.width).ok(),
         height: i32::try_from(picture.height).ok(),
         bytes: stored.bytes,

@@ -6,16 +6,17 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use domain::job::ErrorClass;
+use requests::{GenerationParams, TrainingParams};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 /// The version of this file's messages. Both sides are the same binary, so a difference means that the binary was
 /// replaced under a running worker: the worker then refuses the child.
-pub const PROTOCOL_VERSION: u32 = 3;
+pub const PROTOCOL_VERSION: u32 = 4;
 
 /// The longest frame either side accepts, in bytes. A training of 10 000 examples with long captions fits.
 pub const MAX_FRAME: usize = 16 * 1024 * 1024;
@@ -100,22 +101,20 @@ pub struct Adapter {
     pub scale: f64,
 }
 
-/// A picture to change.
+/// A picture on the local disk.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Source {
+pub struct LocalPicture {
     /// The image file.
-    pub image: PathBuf,
-    /// Digest of the image (hex), for the picture's metadata.
-    pub image_sha256: String,
-    /// White where it is to be painted anew.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub mask: Option<PathBuf>,
-    /// Digest of the mask (hex).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub mask_sha256: Option<String>,
-    /// How much of it is given up, 0 to 1.
-    pub strength: f64,
+    pub path: PathBuf,
+    /// Digest of the file (hex), for the picture's metadata.
+    pub sha256: String,
+}
+
+impl AsRef<Path> for LocalPicture {
+    fn as_ref(&self) -> &Path {
+        &self.path
+    }
 }
 
 /// The order to make pictures.
@@ -128,40 +127,14 @@ pub struct Generate {
     pub base: Base,
     /// Adapters, in the order of the request.
     pub loras: Vec<Adapter>,
-    /// What the picture should show.
-    pub prompt: String,
-    /// What it should not show.
-    pub negative_prompt: Option<String>,
-    /// How many pictures.
-    pub num_images: usize,
-    /// Denoising steps.
-    pub num_inference_steps: usize,
-    /// Distilled guidance.
-    pub guidance_scale: f64,
-    /// Classifier-free guidance; 1 switches it off.
-    pub true_cfg_scale: f64,
-    /// Pixels across.
-    pub width: usize,
-    /// Pixels down.
-    pub height: usize,
-    /// What they begin with, if not with noise alone.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub source: Option<Source>,
-    /// Solver of the denoising; that of the model if absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub scheduler: Option<String>,
-    /// Last layers of CLIP that are left out.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub clip_skip: Option<usize>,
+    /// What to make, as the row has it.
+    pub params: GenerationParams<LocalPicture>,
     /// Seed of the first picture; picture `i` uses `seed + i`.
     pub seed: u64,
-    /// Steps between two previews, if there shall be some.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub preview_every: Option<usize>,
-    /// The tiny autoencoder that makes them; without one a linear map does.
+    /// The tiny autoencoder that makes previews; without one a linear map does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vae_approx: Option<PathBuf>,
-    /// An existing folder for the PNGs, and the JPEGs of previews.
+    /// An existing folder for the pictures, and the JPEGs of previews.
     pub output_dir: PathBuf,
 }
 
@@ -185,22 +158,8 @@ pub struct Train {
     pub base: Base,
     /// The pictures.
     pub examples: Vec<Example>,
-    /// A word put before every caption.
-    pub trigger_word: Option<String>,
-    /// Optimizer steps in all.
-    pub steps: usize,
-    /// Rank of the adapter.
-    pub rank: usize,
-    /// Scale of the adapter is `alpha / rank`.
-    pub alpha: f64,
-    /// AdamW's learning rate.
-    pub learning_rate: f64,
-    /// Examples per step.
-    pub batch_size: usize,
-    /// Side of the square whose area the buckets keep, in pixels.
-    pub resolution: usize,
-    /// Seed of everything random.
-    pub seed: u64,
+    /// How to train, as the row has it.
+    pub params: TrainingParams,
     /// A checkpoint of an earlier attempt to go on from.
     pub resume: Option<PathBuf>,
     /// An existing folder for checkpoints and the adapter.
@@ -274,7 +233,7 @@ pub enum Report {
         request: RequestId,
         /// Place in the batch, from 0.
         position: usize,
-        /// The PNG file.
+        /// The file, in the format of the request.
         path: PathBuf,
         /// Its own seed.
         seed: u64,

@@ -50,19 +50,11 @@ async fn order(attempt: &Attempt<'_>, work: &TrainingWork) -> Result<Train, Stop
     };
     let examples = examples(attempt, &work.examples).await?;
     let resume = resume(attempt, work).await?;
-    let config = &work.config;
     Ok(Train {
         request: 0,
         base,
         examples,
-        trigger_word: config.trigger_word.clone(),
-        steps: config.steps as usize,
-        rank: config.rank as usize,
-        alpha: config.alpha,
-        learning_rate: config.learning_rate,
-        batch_size: config.batch_size as usize,
-        resolution: config.resolution as usize,
-        seed: config.seed.unsigned_abs(),
+        params: work.params.clone(),
         resume,
         output_dir: attempt.subfolder("output")?,
         checkpoint_every: attempt.context.config.checkpoint_every.max(1),
@@ -113,7 +105,7 @@ async fn resume(attempt: &Attempt<'_>, work: &TrainingWork) -> Result<Option<Pat
 /// What the adapter's file tells about itself: ours, and the keys of the
 /// [model metadata standard](https://github.com/Stability-AI/ModelSpec) that other programs show.
 fn metadata(work: &TrainingWork) -> BTreeMap<String, String> {
-    let config = &work.config;
+    let params = &work.params;
     let mut told = BTreeMap::from([
         ("modelspec.sai_model_spec".to_owned(), "1.0.1".to_owned()),
         ("modelspec.title".into(), work.name.clone()),
@@ -122,15 +114,15 @@ fn metadata(work: &TrainingWork) -> BTreeMap<String, String> {
         ("pyrograph.base_model".into(), work.base.name.clone()),
         ("pyrograph.base_sha256".into(), work.base.sha256.clone()),
         ("pyrograph.examples".into(), work.examples.len().to_string()),
-        ("pyrograph.steps".into(), config.steps.to_string()),
-        ("pyrograph.rank".into(), config.rank.to_string()),
-        ("pyrograph.alpha".into(), config.alpha.to_string()),
-        ("pyrograph.learning_rate".into(), config.learning_rate.to_string()),
-        ("pyrograph.batch_size".into(), config.batch_size.to_string()),
-        ("pyrograph.resolution".into(), config.resolution.to_string()),
-        ("pyrograph.seed".into(), config.seed.to_string()),
+        ("pyrograph.steps".into(), params.steps.to_string()),
+        ("pyrograph.rank".into(), params.rank.to_string()),
+        ("pyrograph.alpha".into(), params.alpha.to_string()),
+        ("pyrograph.learning_rate".into(), params.learning_rate.to_string()),
+        ("pyrograph.batch_size".into(), params.batch_size.to_string()),
+        ("pyrograph.resolution".into(), params.resolution.to_string()),
+        ("pyrograph.seed".into(), params.seed.to_string()),
     ]);
-    if let Some(word) = &config.trigger_word {
+    if let Some(word) = &params.trigger_word {
         told.insert("modelspec.trigger_phrase".into(), word.clone());
     }
     told

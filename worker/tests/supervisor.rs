@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use libtest_mimic::{Arguments, Failed, Trial};
+use requests::GenerationParams;
 use tokio_util::sync::CancellationToken;
 use worker::protocol::{Base, Generate, Order, Report};
 use worker::supervisor::{Engine, EngineCommand, EngineExit, Event, Patience, Work};
@@ -54,7 +55,7 @@ impl Bench {
         }
     }
 
-    async fn begin(&self, prompt: &str, steps: usize) -> worker::supervisor::Session {
+    async fn begin(&self, prompt: &str, steps: u32) -> worker::supervisor::Session {
         let prompt = prompt.to_owned();
         let patience =
             Patience { before_first_step: Duration::from_secs(60), between_steps: Duration::from_millis(1500) };
@@ -77,24 +78,13 @@ impl Bench {
     }
 }
 
-fn order(request: u64, prompt: String, steps: usize) -> Order {
+fn order(request: u64, prompt: String, steps: u32) -> Order {
     Order::Generate(Box::new(Generate {
         request,
         base: Base { folder: PathBuf::new(), name: "none".into(), sha256: "00".into() },
         loras: Vec::new(),
-        prompt,
-        negative_prompt: None,
-        num_images: 1,
-        num_inference_steps: steps,
-        guidance_scale: 1.0,
-        true_cfg_scale: 1.0,
-        width: 16,
-        height: 16,
-        source: None,
-        scheduler: None,
-        clip_skip: None,
+        params: GenerationParams::new(prompt, steps, [8, 8]),
         seed: 0,
-        preview_every: None,
         vae_approx: None,
         output_dir: PathBuf::new(),
     }))

@@ -9,7 +9,7 @@ use domain::job::{JobKind, JobStatus};
 use domain::model::ModelRef;
 use domain::storage::READ_TTL;
 use domain::{GenerationId, InputId, Page, Storage, input};
-use formats::Scheduler;
+use requests::GenerationParams;
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -25,27 +25,8 @@ pub struct Generation {
     pub status: JobStatus,
     pub model: ModelRef,
     pub loras: Vec<LoraUse>,
-    pub prompt: String,
-    pub negative_prompt: Option<String>,
-    pub num_images: u32,
-    pub num_inference_steps: u32,
-    pub guidance_scale: f64,
-    pub true_cfg_scale: f64,
-    /// Pixels.
-    pub width: u32,
-    /// Pixels.
-    pub height: u32,
-    /// The picture that they began with.
-    pub image: Option<SourceImage>,
-    /// What of it was painted anew.
-    pub mask: Option<SourceImage>,
-    /// How much of `image` was given up; there exactly if there is one.
-    pub strength: Option<f64>,
-    /// Solver of the denoising, if the request chose one.
-    pub scheduler: Option<Scheduler>,
-    pub clip_skip: Option<u32>,
-    /// Steps between two previews, if the request wanted some.
-    pub preview_every: Option<u32>,
+    #[serde(flatten)]
+    pub params: GenerationParams<SourceImage>,
     /// Seed of the first picture; picture `i` uses `seed + i`.
     #[schema(minimum = 0)]
     pub seed: i64,
@@ -64,7 +45,7 @@ pub struct Generation {
     pub urls: JobUrls,
 }
 
-/// A picture that a generation began with.
+/// A picture that a generation starts from.
 #[derive(Serialize, ToSchema)]
 pub struct SourceImage {
     /// The uploaded input; null for one that the request carried or that is a copy of an earlier picture.
@@ -101,27 +82,16 @@ type GenerationPage = Page<Generation>;
 impl Generation {
     async fn of(generation: generation::Generation, storage: &Storage) -> Result<Self> {
         let report = ReportParts::of(generation.report, storage).await?;
-        let params = generation.params;
+        let mut params = generation.params;
+        let image = SourceImage::of(params.image.take(), storage).await?;
+        let mask = SourceImage::of(params.mask.take(), storage).await?;
         Ok(Self {
             urls: JobUrls::below(path(generation.id)),
             id: generation.id,
             status: report.status,
             model: generation.model,
             loras: generation.loras,
-            prompt: params.prompt,
-            negative_prompt: params.negative_prompt,
-            num_images: params.num_images,
-            num_inference_steps: params.num_inference_steps,
-            guidance_scale: params.guidance_scale,
-            true_cfg_scale: params.true_cfg_scale,
-            width: params.width,
-            height: params.height,
-            image: SourceImage::of(params.image, storage).await?,
-            mask: SourceImage::of(params.mask, storage).await?,
-            strength: params.strength,
-            scheduler: params.scheduler,
-            clip_skip: params.clip_skip,
-            preview_every: params.preview_every,
+            params: params.with_pictures(image, mask),
             seed: generation.seed,
             progress: report.progress,
             attempts: report.attempts,

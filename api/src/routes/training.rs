@@ -8,6 +8,7 @@ use domain::job::{JobKind, JobStatus};
 use domain::model::ModelRef;
 use domain::training::{self, TrainingRequest};
 use domain::{DatasetId, Page, Storage, TrainingId};
+use requests::TrainingParams;
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -26,16 +27,8 @@ pub struct Training {
     pub dataset_id: DatasetId,
     /// The base.
     pub model: ModelRef,
-    pub trigger_word: Option<String>,
-    pub steps: u32,
-    pub rank: u32,
-    pub alpha: f64,
-    pub learning_rate: f64,
-    pub batch_size: u32,
-    /// Pixels.
-    pub resolution: u32,
-    #[schema(minimum = 0)]
-    pub seed: i64,
+    #[serde(flatten)]
+    pub params: TrainingParams,
     pub progress: Progress,
     /// How often the work was started.
     #[schema(minimum = 0)]
@@ -57,7 +50,6 @@ type TrainingPage = Page<Training>;
 impl Training {
     async fn of(training: training::Training, storage: &Storage) -> Result<Self> {
         let report = ReportParts::of(training.report, storage).await?;
-        let config = training.config;
         Ok(Self {
             urls: JobUrls::below(path(training.id)),
             id: training.id,
@@ -65,14 +57,7 @@ impl Training {
             name: training.name,
             dataset_id: training.dataset_id,
             model: training.model,
-            trigger_word: config.trigger_word,
-            steps: config.steps,
-            rank: config.rank,
-            alpha: config.alpha,
-            learning_rate: config.learning_rate,
-            batch_size: config.batch_size,
-            resolution: config.resolution,
-            seed: config.seed,
+            params: training.params,
             progress: report.progress,
             attempts: report.attempts,
             output_model: training.output_model,

@@ -101,6 +101,9 @@ async fn what_makes_no_sense_is_named_and_not_queued() {
         ("num_inference_steps", json!(0), 422, "num_inference_steps"),
         ("guidance_scale", json!(31), 422, "guidance_scale"),
         ("true_cfg_scale", json!(-0.1), 422, "true_cfg_scale"),
+        ("output_format", json!("gif"), 422, "output_format"),
+        ("output_format", json!("PNG"), 422, "output_format"),
+        ("output_quality", json!(90), 422, "output_quality"),
         ("seed", json!(-2), 422, "seed"),
         ("seed", json!(u64::MAX), 422, "seed"),
         ("model", json!("no-such-model"), 404, "model"),
@@ -117,6 +120,10 @@ async fn what_makes_no_sense_is_named_and_not_queued() {
         let answer = server.post("/v1/generations", &body).await;
         assert_eq!(answer.status, status, "{field}: {value}: {:#}", answer.body);
         answer.refuses(status, named);
+    }
+    for (format, quality) in [("png", json!(100)), ("jpeg", json!(0)), ("webp", json!(101)), ("jpeg", json!(8.5))] {
+        let body = json!({"prompt": "a fox", "output_format": format, "output_quality": quality});
+        server.post("/v1/generations", &body).await.refuses(422, "output_quality");
     }
     assert_eq!((server.count("generations").await, server.count("jobs").await), (0, 0));
     let drawn = server.post("/v1/generations", &json!({"prompt": "a fox", "seed": -1})).await.expect(202);
@@ -154,4 +161,38 @@ async fn cancel_and_wait() {
     assert_eq!(waited.header("preference-applied"), "wait=30");
     assert!(waited.header("location").starts_with("/v1/generations/"));
     assert_eq!(waited.expect(201)["status"], "succeeded");
+}
+
+#[tokio::test]
+async fn formats_of_pictures() {
+    let server = TestServer::with_checkpoint().await;
+    for (format, quality, told) in [
+        (json!("png"), Value::Null, Value::Null),
+        (json!("jpeg"), Value::Null, json!(90)),
+        (json!("webp"), Value::Null, json!(90)),
+        (json!("jpeg"), json!(1), json!(1)),
+        (json!("webp"), json!(100), json!(100)),
+    ] {
+        let body = json!({"prompt": "a fox", "output_format": format, "output_quality": quality});
+        let created = server.post("/v1/generations", &body).await.expect(202);
+        assert_eq!((&created["output_format"], &created["output_quality"]), (&format, &told));
+    }
+}
+
+/// What version 0.1 wrote: options that nobody chose were left out, and there were no output formats.
+#[tokio::test]
+async fn a_row_of_an_older_version_is_answered_in_full() {
+    let server = TestServer::with_checkpoint().await;
+    let created = server.post("/v1/generations", &json!({"prompt": "a fox", "seed": 5})).await.expect(202);
+    let row = json!({
+        "prompt": "a fox", "negative_prompt": null, "num_images": 1, "num_inference_steps": 12, "guidance_scale": 1.0,
+        "true_cfg_scale": 3.0, "width": 64, "height": 64,
+    });
+    sqlx::query("UPDATE generations SET params = $1").bind(row).execute(&server.pools.api).await.unwrap();
+    let read = server.get(&text(&created["urls"]["self"])).await.expect(200);
+    assert_eq!(read, created);
+    for field in ["negative_prompt", "image", "mask", "strength", "scheduler", "clip_skip", "preview_every"] {
+        assert!(read.as_object().unwrap().contains_key(field) && read[field].is_null(), "{field}");
+    }
+    assert_eq!((&read["output_format"], &read["output_quality"]), (&json!("png"), &Value::Null));
 }

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use clap::Args;
+use requests::OutputFormat;
 use serde_json::{Map, Value, json};
 
 use super::{Outcome, finite, print_json};
@@ -13,9 +14,9 @@ use crate::output::say;
 
 /// Generate pictures from a prompt
 ///
-/// Sends the request to the server, shows progress, and writes the pictures as PNG files with their parameters in text
-/// chunks. Flags that are left out take the model's defaults. The same seed gives the same picture again. Ctrl-C
-/// cancels.
+/// Sends the request to the server, shows progress, and writes the pictures to files that carry their parameters: PNG in
+/// text chunks, JPEG and WebP in EXIF and XMP. Flags that are left out take the model's defaults. The same seed gives the
+/// same picture again. Ctrl-C cancels.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -23,6 +24,7 @@ Examples:
   pyrograph generate \"two owls\" --lora pencil:0.8 --seed 7 --num-images 4 --output pictures/
   pyrograph generate \"owl at night\" --image photo.jpg --strength 0.6
   pyrograph generate \"owl\" --num-images 4 --preview preview.jpg
+  pyrograph generate \"owl\" --output owl.webp --quality 80
   pyrograph generate \"owl\" --json | jq -r '.artifacts[].url'")]
 pub struct Generate {
     /// What the picture shows
@@ -72,9 +74,15 @@ pub struct Generate {
     /// Number of pictures, 1 to 4
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub num_images: Option<i64>,
-    /// Where to write the pictures: a folder, created if missing, or a file ending in .png
+    /// Where to write the pictures: a folder, created if missing, or a file ending in .png, .jpg or .webp
     #[arg(long, value_name = "FILE_OR_DIR", default_value = ".")]
     pub output: PathBuf,
+    /// File format: png, jpeg or webp [default: that of the file named by --output, otherwise png]
+    #[arg(long, value_name = "FORMAT", value_parser = output_format)]
+    pub format: Option<OutputFormat>,
+    /// Quality of JPEG and WebP, 1 to 100; 100 makes WebP lossless [default: 90]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub quality: Option<i64>,
     /// Write previews to this JPEG file, replaced with each one
     #[arg(long, value_name = "FILE.jpg")]
     pub preview: Option<PathBuf>,
@@ -109,6 +117,10 @@ impl FromStr for Lora {
     }
 }
 
+fn output_format(name: &str) -> Result<OutputFormat, String> {
+    OutputFormat::of_extension(name).ok_or_else(|| format!("'{name}' is not a format; there are png, jpeg and webp"))
+}
+
 impl Generate {
     /// The body of `POST /v1/generations`, with only the fields given on the command line.
     fn request(&self) -> Value {
@@ -134,6 +146,10 @@ impl Generate {
         optional("seed", self.seed.map(Value::from));
         optional("num_images", self.num_images.map(Value::from));
         optional("preview_every", self.preview.as_ref().map(|_| self.preview_every.unwrap_or(1).into()));
+        // PNG is what the server makes anyway.
+        let of_output = file_format(&self.output).filter(|format| *format != OutputFormat::Png);
+        optional("output_format", self.format.or(of_output).map(|format| format.as_str().into()));
+        optional("output_quality", self.quality.map(Value::from));
         if !self.loras.is_empty() {
             let loras = self.loras.iter().map(|lora| json!({ "model": lora.model, "scale": lora.scale }));
             optional("loras", Some(loras.collect()));
@@ -144,6 +160,7 @@ impl Generate {
     /// Runs the command.
     pub async fn run(mut self) -> Outcome {
         check_output(&self.output)?;
+        check_format(&self.output, self.format)?;
         self.preview.as_deref().map_or(Ok(()), check_preview)?;
         let client = Client::new(&self.client.server)?;
         for picture in [&mut self.image, &mut self.mask].into_iter().flatten() {
@@ -179,6 +196,9 @@ impl Generate {
 
 /// Writes the pictures of a generation to `output`, which [`check_output`] has accepted. Returns their files.
 pub async fn download(client: &Client, generation: &Generation, output: &Path) -> Result<Vec<PathBuf>, Failure> {
+    for artifact in &generation.artifacts {
+        check_format(output, OutputFormat::of_extension(artifact.extension()))?;
+    }
     let places = places(output, &generation.id, &generation.artifacts);
     for (artifact, place) in generation.artifacts.iter().zip(&places) {
         client.download(&artifact.url, place).await?;
@@ -191,20 +211,40 @@ fn is_folder(output: &Path) -> bool {
     output.is_dir() || output.extension().is_none() || output.as_os_str().to_string_lossy().ends_with('/')
 }
 
-/// Refuses an output that is not a folder or a PNG file, so that no other file is overwritten.
+/// The format of the file `output`; `None` for a folder.
+fn file_format(output: &Path) -> Option<OutputFormat> {
+    let ending = output.extension()?.to_str()?;
+    if is_folder(output) { None } else { OutputFormat::of_extension(ending) }
+}
+
+/// Refuses a file whose name ends in another format than that of its picture.
+fn check_format(output: &Path, format: Option<OutputFormat>) -> Outcome {
+    match (file_format(output), format) {
+        (Some(of_name), Some(format)) if of_name != format => Err(Failure::Usage(format!(
+            "--output {} is the name of a {} file, and the pictures are {}",
+            output.display(),
+            of_name.as_str(),
+            format.as_str()
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// Refuses an output that is not a folder or a picture file, so that no other file is overwritten.
 pub fn check_output(output: &Path) -> Outcome {
     let shown = output.display();
-    if output.is_dir() || ends_in(output, &["png"]) && !is_folder(output) {
+    if output.is_dir() || file_format(output).is_some() {
         return Ok(());
     }
     if !is_folder(output) {
         return Err(Failure::Usage(format!(
-            "--output {shown} is not a folder and does not end in .png; end the name of a new folder with a dot in it with /"
+            "--output {shown} is not a folder and does not end in .png, .jpg or .webp; \
+             end the name of a new folder with a dot in it with /"
         )));
     }
     // Without a trailing slash, which would hide a file.
     match output.components().as_path().exists() {
-        true => Err(Failure::Usage(format!("--output {shown} is a file that does not end in .png"))),
+        true => Err(Failure::Usage(format!("--output {shown} is a file that does not end in .png, .jpg or .webp"))),
         false => Ok(()),
     }
 }
@@ -306,7 +346,11 @@ mod tests {
             "--num-images",
             "2",
             "--output",
-            "x.png",
+            "x.webp",
+            "--format",
+            "webp",
+            "--quality",
+            "80",
             "--preview",
             "x.jpg",
             "--preview-every",
@@ -319,10 +363,11 @@ mod tests {
                 "prompt": "a fox", "model": "ember", "negative_prompt": "blurry", "image": "photo.jpg",
                 "mask": "mask.png", "strength": 0.5, "scheduler": "euler", "clip_skip": 1, "width": 64, "height": 96, "num_inference_steps": 12,
                 "guidance_scale": 3.5, "true_cfg_scale": 2.0, "seed": -1, "num_images": 2, "preview_every": 3,
+                "output_format": "webp", "output_quality": 80,
                 "loras": [{ "model": "pencil", "scale": 0.5 }, { "model": "ink", "scale": 1.0 }],
             })
         );
-        assert_eq!(generate.output, Path::new("x.png"));
+        assert_eq!(generate.output, Path::new("x.webp"));
     }
 
     #[test]
@@ -353,17 +398,36 @@ mod tests {
         std::fs::write(path("owl.txt"), "an owl").unwrap();
         std::fs::write(path("caption"), "an owl").unwrap();
         std::fs::create_dir(path("of.pictures")).unwrap();
-        for wrong in ["owl.txt", "new.jpg", "caption", "caption/"] {
+        for wrong in ["owl.txt", "new.gif", "caption", "caption/"] {
             let Err(Failure::Usage(why)) = check_output(&path(wrong)) else { panic!("{wrong} was taken") };
             assert!(why.contains(path(wrong).to_str().unwrap()), "{why}");
         }
-        for right in ["owl.png", "OWL.PNG", "of.pictures", "v1.0/", "new"] {
+        for right in ["owl.png", "OWL.PNG", "owl.jpg", "owl.jpeg", "owl.webp", "of.pictures", "v1.0/", "new"] {
             check_output(&path(right)).unwrap();
         }
         assert!(check_preview(Path::new("owl.txt")).is_err());
         for right in ["owl.jpg", "OWL.JPEG"] {
             check_preview(Path::new(right)).unwrap();
         }
+    }
+
+    #[test]
+    fn the_output_names_the_format() {
+        let format = |line: &[&str]| parse(&[&["a fox"], line].concat()).unwrap().request()["output_format"].clone();
+        assert_eq!(format(&["--output", "fox.png"]), Value::Null, "the server's default");
+        assert_eq!(format(&["--output", "fox.JPG"]), "jpeg");
+        assert_eq!(format(&["--output", "fox.webp"]), "webp");
+        assert_eq!(format(&["--output", "v1.webp/"]), Value::Null, "a folder");
+        assert_eq!(format(&["--format", "jpg", "--output", "new"]), "jpeg");
+        assert!(parse(&["a fox", "--format", "gif"]).is_err());
+        for (output, format) in [("fox.png", OutputFormat::Webp), ("fox.jpg", OutputFormat::Png)] {
+            let Err(Failure::Usage(why)) = check_format(Path::new(output), Some(format)) else {
+                panic!("{output} was taken")
+            };
+            assert!(why.contains(output) && why.contains(format.as_str()), "{why}");
+        }
+        check_format(Path::new("fox.jpeg"), Some(OutputFormat::Jpeg)).unwrap();
+        check_format(Path::new("new"), Some(OutputFormat::Webp)).unwrap();
     }
 
     #[test]

@@ -38,7 +38,7 @@ enum Action {
     Show {
         /// Id
         generation: String,
-        /// Download its pictures to a folder, or to a file ending in .png
+        /// Download its pictures to a folder, or to a file ending in their format: .png, .jpg or .webp
         #[arg(long, value_name = "FILE_OR_DIR")]
         output: Option<PathBuf>,
         #[command(flatten)]

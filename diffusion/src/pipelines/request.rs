@@ -2,12 +2,14 @@
 //! that cannot.
 
 use std::ops::ControlFlow;
+use std::path::Path;
 
 use ::image::{GrayImage, RgbImage};
 use burn::prelude::*;
 use formats::Defaults;
+use requests::GenerationParams;
 
-use crate::image::LONGEST_SIDE;
+use crate::image::{self, LONGEST_SIDE};
 use crate::{Error, Result, prompt};
 
 /// A request for pictures.
@@ -86,6 +88,27 @@ impl PictureRequest {
             height: defaults.height as usize,
             seed,
         }
+    }
+
+    /// The request of `params`, with its pictures read from files. Errors: a file that is no picture.
+    pub fn read<P: AsRef<Path>>(params: &GenerationParams<P>, seed: u64) -> Result<Self> {
+        Ok(Self {
+            prompt: params.prompt.clone(),
+            negative_prompt: params.negative_prompt.clone(),
+            image: params.image.as_ref().map(|file| image::read(file.as_ref())).transpose()?,
+            mask: params.mask.as_ref().map(|file| image::read_mask(file.as_ref())).transpose()?,
+            strength: params.strength.unwrap_or(1.0),
+            num_images: params.num_images as usize,
+            num_inference_steps: params.num_inference_steps as usize,
+            guidance_scale: params.guidance_scale,
+            true_cfg_scale: params.true_cfg_scale,
+            guidance_rescale: 0.0,
+            scheduler: params.scheduler,
+            clip_skip: params.clip_skip.map(|layers| layers as usize),
+            width: params.width as usize,
+            height: params.height as usize,
+            seed,
+        })
     }
 
     /// Refuses what no family can do, with a sentence that names the field.

@@ -9,7 +9,7 @@ use std::path::Path;
 use burn::module::{Module, Param};
 use burn::prelude::*;
 use burn::tensor::DType;
-use serde::{Deserialize, Serialize};
+use requests::TrainingParams;
 
 use super::checkpointing;
 use super::data::Cache;
@@ -31,23 +31,6 @@ const WITHOUT_CAPTION: f64 = 0.1;
 const MOST_KEPT: usize = 1_000_000_000;
 /// Identifies the checkpoint of an unfinished training.
 const FORMAT: &str = "pyrograph lora training 1";
-
-/// The settings of a training.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct LoraTrainingConfig {
-    /// A word that triggers the trained style or subject. It is prepended to every caption that lacks it.
-    pub trigger_word: Option<String>,
-    pub steps: usize,
-    pub rank: usize,
-    /// The update is scaled by alpha / rank.
-    pub alpha: f64,
-    pub learning_rate: f64,
-    pub batch_size: usize,
-    /// Pictures are trained at about this many pixels squared.
-    pub resolution: usize,
-    pub seed: u64,
-}
 
 /// The model to train.
 #[derive(Debug)]
@@ -74,7 +57,7 @@ pub struct TrainStep {
 /// A running training: an iterator of its steps. After an error it ends.
 #[derive(Debug)]
 pub struct LoraTrainer {
-    config: LoraTrainingConfig,
+    params: TrainingParams,
     transformer: FluxTransformer,
     cache: Cache,
     examples: usize,
@@ -88,63 +71,42 @@ pub struct LoraTrainer {
     failed: bool,
 }
 
-impl LoraTrainingConfig {
-    /// Checks the limits of the settings.
-    pub fn check(&self) -> Result<()> {
-        let bounded = |what: &str, value: usize, least: usize, most: usize| {
-            if (least..=most).contains(&value) {
-                Ok(())
-            } else {
-                Err(Error::Invalid(format!("{what} is {value}; {least} to {most} is possible")))
-            }
-        };
-        bounded("steps", self.steps, 1, 1_000_000)?;
-        bounded("rank", self.rank, 1, 512)?;
-        bounded("batch_size", self.batch_size, 1, 256)?;
-        bounded("resolution", self.resolution, 16, 4096)?;
-        for (what, value) in [("alpha", self.alpha), ("learning_rate", self.learning_rate)] {
-            if !value.is_finite() || value <= 0.0 {
-                return Err(Error::Invalid(format!("{what} is {value}; it has to be above 0")));
-            }
-        }
-        Ok(())
-    }
-
-    fn caption(&self, caption: &str) -> String {
-        match self.trigger_word.as_deref().map(str::trim).filter(|word| !word.is_empty()) {
-            Some(word) if !caption.contains(word) => format!("{word} {}", caption.trim()).trim().to_owned(),
-            _ => caption.trim().to_owned(),
-        }
+/// The caption with the trigger word before it, unless it contains the word.
+fn with_trigger_word(caption: &str, trigger_word: Option<&str>) -> String {
+    match trigger_word.map(str::trim).filter(|word| !word.is_empty()) {
+        Some(word) if !caption.contains(word) => format!("{word} {}", caption.trim()).trim().to_owned(),
+        _ => caption.trim().to_owned(),
     }
 }
 
 impl LoraTrainer {
     /// Loads the base model, encodes the examples once, and attaches new branches to the transformer: A uniform
     /// within ±1/√in, B zero, so that the first step sees the base model unchanged.
-    pub fn new(base: &Path, examples: &[TrainingExample], config: LoraTrainingConfig, device: &Device) -> Result<Self> {
-        config.check()?;
+    pub fn new(base: &Path, examples: &[TrainingExample], params: TrainingParams, device: &Device) -> Result<Self> {
+        params.check().map_err(|error| Error::Invalid(error.to_string()))?;
         let pipeline = FluxPipeline::load(base, device)?;
+        let word = params.trigger_word.as_deref();
         let captioned: Vec<_> =
-            examples.iter().map(|example| (example.image.clone(), config.caption(&example.caption))).collect();
-        let cache = Cache::new(&pipeline, &captioned, config.resolution)?;
+            examples.iter().map(|example| (example.image.clone(), with_trigger_word(&example.caption, word))).collect();
+        let cache = Cache::new(&pipeline, &captioned, params.resolution as usize)?;
         let subject = Subject {
             shift: pipeline.training_shift(),
             guided: pipeline.is_guided(),
             dtype: pipeline.dtype,
             transformer: pipeline.transformer,
         };
-        Ok(Self::of(subject, cache, examples.len(), config, device))
+        Ok(Self::of(subject, cache, examples.len(), params, device))
     }
 
     /// The same for a loaded model and `examples` encoded examples.
-    pub fn of(subject: Subject, cache: Cache, examples: usize, config: LoraTrainingConfig, device: &Device) -> Self {
+    pub fn of(subject: Subject, cache: Cache, examples: usize, params: TrainingParams, device: &Device) -> Self {
         let Subject { mut transformer, dtype, shift, guided } = subject;
-        let mut random = Random::new(config.seed);
+        let mut random = Random::new(params.seed.unsigned_abs());
         let gradient_checkpointing = transformer.num_params() > MOST_KEPT;
-        add_branches(&mut transformer, config.rank, config.alpha, device, &mut random);
+        add_branches(&mut transformer, params.rank as usize, params.alpha, device, &mut random);
         let optimizer = AdamW::new(AdamWConfig { beta2: 0.999, weight_decay: 1e-2, ..AdamWConfig::default() });
         Self {
-            config,
+            params,
             transformer,
             cache,
             examples,
@@ -251,7 +213,7 @@ impl LoraTrainer {
     pub fn save_adapter(&self, path: &Path, metadata: &BTreeMap<String, String>) -> Result<()> {
         let mut header = self.header();
         header.extend(metadata.iter().map(|(key, value)| (key.clone(), value.clone())));
-        let scale = self.config.alpha / self.config.rank as f64;
+        let scale = self.params.alpha / f64::from(self.params.rank);
         let mut factors = self.factors().into_iter();
         let mut modules = Vec::new();
         while let (Some((key, down)), Some((_, up))) = (factors.next(), factors.next()) {
@@ -275,12 +237,12 @@ impl LoraTrainer {
     }
 
     fn config_text(&self) -> Result<String> {
-        serde_json::to_string(&self.config).map_err(|error| Error::Invalid(error.to_string()))
+        serde_json::to_string(&self.params).map_err(|error| Error::Invalid(error.to_string()))
     }
 
     /// The header fields that other tools show. Alpha equals the rank in it, since it is multiplied into the weights.
     fn header(&self) -> BTreeMap<String, String> {
-        let LoraTrainingConfig { trigger_word, rank, learning_rate, resolution, seed, .. } = &self.config;
+        let TrainingParams { trigger_word, rank, learning_rate, resolution, seed, .. } = &self.params;
         let mut fields = vec![
             ("ss_network_module", "networks.lora_flux".to_owned()),
             ("ss_network_dim", rank.to_string()),
@@ -302,7 +264,8 @@ impl LoraTrainer {
     }
 
     fn train_step(&mut self) -> Result<TrainStep> {
-        let LoraTrainingConfig { batch_size, learning_rate, steps, .. } = self.config;
+        let TrainingParams { batch_size, learning_rate, steps, .. } = self.params;
+        let batch_size = batch_size as usize;
         let without_caption = if self.guided { 0.0 } else { WITHOUT_CAPTION };
         let batch = self.cache.draw(batch_size, without_caption, &mut self.random);
         let levels: Vec<f64> = (0..batch_size).map(|_| draw_level(&mut self.random, self.shift)).collect();
@@ -317,7 +280,7 @@ impl LoraTrainer {
         let (transformer, _) = self.optimizer.step(self.transformer.clone(), gradients, learning_rate);
         self.transformer = transformer;
         self.step += 1;
-        Ok(TrainStep { step: self.step, total_steps: steps, loss: value })
+        Ok(TrainStep { step: self.step, total_steps: steps as usize, loss: value })
     }
 
     /// The loss of a batch, without autodiff, and the gradients of the factors.
@@ -345,7 +308,7 @@ impl Iterator for LoraTrainer {
     type Item = Result<TrainStep>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        if self.failed || self.step >= self.config.steps {
+        if self.failed || self.step >= self.params.steps as usize {
             return None;
         }
         let step = self.train_step();
@@ -387,8 +350,8 @@ mod tests {
         Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/flux-tiny-cfg")
     }
 
-    fn config() -> LoraTrainingConfig {
-        LoraTrainingConfig {
+    fn params() -> TrainingParams {
+        TrainingParams {
             trigger_word: Some("zwx".into()),
             steps: 10,
             rank: 3,
@@ -401,7 +364,7 @@ mod tests {
     }
 
     /// A trainer with three pictures of two shapes.
-    fn trainer(folder: &Path, config: LoraTrainingConfig) -> LoraTrainer {
+    fn trainer(folder: &Path, params: TrainingParams) -> LoraTrainer {
         let examples: Vec<_> = [(40, 40), (80, 40), (37, 41)]
             .iter()
             .enumerate()
@@ -414,7 +377,7 @@ mod tests {
                 TrainingExample { image, caption: format!("picture {number}") }
             })
             .collect();
-        LoraTrainer::new(&goldens(), &examples, config, &Device::flex()).unwrap()
+        LoraTrainer::new(&goldens(), &examples, params, &Device::flex()).unwrap()
     }
 
     fn losses(trainer: &mut LoraTrainer, count: usize) -> Vec<f64> {
@@ -428,16 +391,16 @@ mod tests {
     #[test]
     fn an_interrupted_training_continues_identically() {
         let folder = tempfile::tempdir().unwrap();
-        let mut straight = trainer(folder.path(), config());
+        let mut straight = trainer(folder.path(), params());
         let all = losses(&mut straight, 10);
         assert!(straight.next().is_none(), "ten steps were asked for");
 
-        let mut first = trainer(folder.path(), config());
+        let mut first = trainer(folder.path(), params());
         let before = losses(&mut first, 5);
         let file = folder.path().join("checkpoint.safetensors");
         first.save_checkpoint(&file).unwrap();
         drop(first);
-        let mut second = trainer(folder.path(), config());
+        let mut second = trainer(folder.path(), params());
         second.resume(&file).unwrap();
         assert_eq!(second.step(), 5);
         let after = losses(&mut second, 10);
@@ -448,7 +411,7 @@ mod tests {
     #[test]
     fn gradient_checkpointing_learns_the_same() {
         let folder = tempfile::tempdir().unwrap();
-        let (mut kept, mut again) = (trainer(folder.path(), config()), trainer(folder.path(), config()));
+        let (mut kept, mut again) = (trainer(folder.path(), params()), trainer(folder.path(), params()));
         again.set_gradient_checkpointing(true);
         for (kept, again) in losses(&mut kept, 10).into_iter().zip(losses(&mut again, 10)) {
             assert!((kept - again).abs() < 1e-5 * kept, "{kept} and {again}");
@@ -464,8 +427,8 @@ mod tests {
     fn a_checkpoint_of_another_training_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("checkpoint.safetensors");
-        trainer(folder.path(), config()).save_checkpoint(&file).unwrap();
-        let mut other = trainer(folder.path(), LoraTrainingConfig { rank: 2, ..config() });
+        trainer(folder.path(), params()).save_checkpoint(&file).unwrap();
+        let mut other = trainer(folder.path(), TrainingParams { rank: 2, ..params() });
         assert!(other.resume(&file).unwrap_err().to_string().contains("another config"));
         let adapter = folder.path().join("adapter.safetensors");
         other.save_adapter(&adapter, &BTreeMap::new()).unwrap();
@@ -475,7 +438,7 @@ mod tests {
     #[test]
     fn the_loss_falls_and_the_adapter_comes_back_as_it_was_trained() {
         let folder = tempfile::tempdir().unwrap();
-        let mut trainer = trainer(folder.path(), LoraTrainingConfig { steps: 60, batch_size: 4, ..config() });
+        let mut trainer = trainer(folder.path(), TrainingParams { steps: 60, batch_size: 4, ..params() });
         let losses = losses(&mut trainer, 60);
         let mean = |part: &[f64]| part.iter().sum::<f64>() / part.len() as f64;
         assert!(mean(&losses[45..]) < 0.9 * mean(&losses[..15]), "{losses:?}");

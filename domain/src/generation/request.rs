@@ -1,24 +1,27 @@
-//! What a client may ask for, and what becomes of it: [`GenerationParams`], which cannot be built with a wrong value.
+//! Requests for pictures as clients send them, and the checks that turn one into [`GenerationParams`].
 
 use formats::{Guidance, Scheduler};
-use serde::{Deserialize, Serialize};
+use requests::{OutputFormat, generation_limits as limits, in_range};
+use serde::Deserialize;
 use utoipa::ToSchema;
 
 use crate::input::SourceImage;
-use crate::limits::{SIDES, in_range};
+
 use crate::model::{Model, ModelKind};
 use crate::{Error, InputId, Result, integer};
 
 /// Most characters of a prompt.
 pub const MAX_PROMPT_CHARS: usize = 10_000;
-/// Most pictures of one generation.
-pub const MAX_IMAGES: u32 = 4;
 /// Most LoRAs of one generation.
 pub const MAX_LORAS: usize = 8;
 /// Sides are multiples of this many pixels, whatever the model; its own grid is a power of two as well.
 const GRID: u32 = 8;
 /// Most characters of a picture that a request carries itself.
 pub const MAX_PICTURE_CHARS: usize = 12_000_000;
+
+/// The parameters of a generation; its pictures are objects in the bucket.
+pub type GenerationParams = requests::GenerationParams<SourceImage>;
+
 /// What a client sends. Whatever is left out comes from the model's defaults.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -97,6 +100,13 @@ pub struct GenerationRequest {
     #[schema(minimum = 1, maximum = 200)]
     #[serde(default, deserialize_with = "integer::optional")]
     pub preview_every: Option<u32>,
+    /// File format of the pictures; PNG if left out.
+    #[serde(default)]
+    pub output_format: Option<OutputFormat>,
+    /// Quality of the files, 90 if left out; 100 makes WebP lossless. PNG is always lossless and takes no quality.
+    #[schema(minimum = 1, maximum = 100)]
+    #[serde(default, deserialize_with = "integer::optional")]
+    pub output_quality: Option<u8>,
 }
 
 /// A LoRA of a request.
@@ -112,146 +122,135 @@ pub struct LoraRequest {
     pub scale: Option<f64>,
 }
 
-/// Parameters that are in range and on the model's grid, with nothing left out. Kept as JSON in the row.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct GenerationParams {
-    pub prompt: String,
-    pub negative_prompt: Option<String>,
-    pub num_images: u32,
-    pub num_inference_steps: u32,
-    pub guidance_scale: f64,
-    pub true_cfg_scale: f64,
-    /// Pixels.
-    pub width: u32,
-    /// Pixels.
-    pub height: u32,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub image: Option<SourceImage>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub mask: Option<SourceImage>,
-    /// There exactly if there is an image.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub strength: Option<f64>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub scheduler: Option<Scheduler>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub clip_skip: Option<u32>,
-    /// Steps.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub preview_every: Option<u32>,
+/// Fills in the model's defaults and checks every value. The pictures are not looked at: [`start_from`].
+/// Errors: `Invalid`, naming the field.
+pub(super) fn params(request: &GenerationRequest, model: &Model) -> Result<GenerationParams> {
+    if model.kind != ModelKind::Checkpoint {
+        return Err(Error::invalid(
+            "model",
+            match model.kind {
+                ModelKind::Lora => {
+                    format!("`{}` is a LoRA: name it in `loras` and a checkpoint in `model`.", model.name)
+                }
+                _ => format!("`{}` is {}; name a checkpoint.", model.name, model.kind.title()),
+            },
+        ));
+    }
+    let (defaults, family) = (&model.defaults, model.family()?);
+    check_prompt("prompt", &request.prompt, 1)?;
+    if let Some(negative) = &request.negative_prompt {
+        check_prompt("negative_prompt", negative, 0)?;
+    }
+    check_pictures(request)?;
+    if request.clip_skip.is_some() && !family.skips_clip_layers() {
+        return Err(Error::invalid("clip_skip", format!("{family} does not read the layers of CLIP.")));
+    }
+    if request.true_cfg_scale.is_some() && family.guidance() != Guidance::Distilled {
+        let message = format!("`{}` is not distilled: its classifier-free guidance is `guidance_scale`.", model.name);
+        return Err(Error::invalid("true_cfg_scale", message));
+    }
+    let strength = match (&request.image, &request.mask) {
+        (None, _) => None,
+        (Some(_), None) => Some(request.strength.unwrap_or(defaults.strength)),
+        (Some(_), Some(_)) => Some(request.strength.unwrap_or(1.0)),
+    };
+    let steps = request.num_inference_steps.unwrap_or(defaults.num_inference_steps);
+    if let Some(strength) = strength {
+        in_range("strength", strength, limits::STRENGTH)?;
+        if family.steps_taken(steps, strength) == 0 {
+            let message = format!("{strength} leaves none of {steps} steps.");
+            return Err(Error::invalid("strength", message));
+        }
+    }
+    let output_format = request.output_format.unwrap_or_default();
+    Ok(GenerationParams {
+        prompt: request.prompt.clone(),
+        negative_prompt: request.negative_prompt.clone(),
+        num_images: in_range("num_images", request.num_images.unwrap_or(1), limits::NUM_IMAGES)?,
+        num_inference_steps: in_range("num_inference_steps", steps, limits::STEPS)?,
+        guidance_scale: in_range(
+            "guidance_scale",
+            request.guidance_scale.unwrap_or(defaults.guidance_scale),
+            limits::GUIDANCE,
+        )?,
+        true_cfg_scale: in_range(
+            "true_cfg_scale",
+            request.true_cfg_scale.unwrap_or(defaults.true_cfg_scale),
+            limits::GUIDANCE,
+        )?,
+        width: request.width.map_or(Ok(defaults.width), |pixels| on_grid("width", pixels, model))?,
+        height: request.height.map_or(Ok(defaults.height), |pixels| on_grid("height", pixels, model))?,
+        image: None,
+        mask: None,
+        strength,
+        scheduler: request.scheduler.as_deref().map(|name| scheduler(name, model)).transpose()?,
+        clip_skip: request.clip_skip.map(|layers| in_range("clip_skip", layers, limits::CLIP_SKIP)).transpose()?,
+        preview_every: request
+            .preview_every
+            .map(|steps| in_range("preview_every", steps, limits::STEPS))
+            .transpose()?,
+        output_format,
+        output_quality: output_quality(output_format, request.output_quality)?,
+    })
 }
 
-impl GenerationParams {
-    /// Fills in the model's defaults and checks every value. The pictures that it begins with are not looked at: [`Self::begin_with`].
-    /// Errors: `Invalid`, naming the field.
-    pub fn parse(request: &GenerationRequest, model: &Model) -> Result<Self> {
-        if model.kind != ModelKind::Checkpoint {
-            return Err(Error::invalid(
-                "model",
-                match model.kind {
-                    ModelKind::Lora => {
-                        format!("`{}` is a LoRA: name it in `loras` and a checkpoint in `model`.", model.name)
-                    }
-                    _ => format!("`{}` is {}; name a checkpoint.", model.name, model.kind.title()),
-                },
-            ));
+fn output_quality(format: OutputFormat, requested: Option<u8>) -> Result<Option<u8>> {
+    match (format.default_quality(), requested) {
+        (None, None) => Ok(None),
+        (None, Some(_)) => {
+            let message = format!("{} is lossless and has no quality.", format.as_str().to_uppercase());
+            Err(Error::invalid("output_quality", message))
         }
-        let defaults = &model.defaults;
-        check_prompt("prompt", &request.prompt, 1)?;
-        if let Some(negative) = &request.negative_prompt {
-            check_prompt("negative_prompt", negative, 0)?;
+        (Some(default), requested) => {
+            Ok(Some(in_range("output_quality", requested.unwrap_or(default), limits::OUTPUT_QUALITY)?))
         }
-        check_pictures(request)?;
-        let family = model.family()?;
-        if !family.skips_clip_layers() && request.clip_skip.is_some() {
-            return Err(Error::invalid("clip_skip", format!("{family} does not read the layers of CLIP.")));
-        }
-        if family.guidance() != Guidance::Distilled && request.true_cfg_scale.is_some() {
-            let message =
-                format!("`{}` is not distilled: its classifier-free guidance is `guidance_scale`.", model.name);
-            return Err(Error::invalid("true_cfg_scale", message));
-        }
-        let strength = match (&request.image, &request.mask) {
-            (None, _) => None,
-            (Some(_), None) => Some(request.strength.unwrap_or(defaults.strength)),
-            (Some(_), Some(_)) => Some(request.strength.unwrap_or(1.0)),
-        };
-        let steps = request.num_inference_steps.unwrap_or(defaults.num_inference_steps);
-        if let Some(strength) = strength {
-            in_range("strength", strength, 0.0..=1.0)?;
-            if family.steps_taken(steps, strength) == 0 {
-                let message = format!("{strength} leaves none of {steps} steps.");
-                return Err(Error::invalid("strength", message));
-            }
-        }
-        Ok(Self {
-            prompt: request.prompt.clone(),
-            negative_prompt: request.negative_prompt.clone(),
-            num_images: in_range("num_images", request.num_images.unwrap_or(1), 1..=MAX_IMAGES)?,
-            num_inference_steps: in_range("num_inference_steps", steps, 1..=200)?,
-            guidance_scale: in_range(
-                "guidance_scale",
-                request.guidance_scale.unwrap_or(defaults.guidance_scale),
-                0.0..=30.0,
-            )?,
-            true_cfg_scale: in_range(
-                "true_cfg_scale",
-                request.true_cfg_scale.unwrap_or(defaults.true_cfg_scale),
-                0.0..=30.0,
-            )?,
-            width: request.width.map_or(Ok(defaults.width), |pixels| on_grid("width", pixels, model))?,
-            height: request.height.map_or(Ok(defaults.height), |pixels| on_grid("height", pixels, model))?,
-            image: None,
-            mask: None,
-            strength,
-            scheduler: request.scheduler.as_deref().map(|name| scheduler(name, model)).transpose()?,
-            clip_skip: request.clip_skip.map(|layers| in_range("clip_skip", layers, 0..=11)).transpose()?,
-            preview_every: request.preview_every.map(|steps| in_range("preview_every", steps, 1..=200)).transpose()?,
-        })
     }
+}
 
-    /// Takes the pictures that the request means. Where it states no size, that of `image` counts, shrunk to the largest that is
-    /// taken and brought down onto the model's grid; where it states one side, the other follows in the proportions of `image`.
-    pub(super) fn begin_with(
-        &mut self,
-        image: SourceImage,
-        mask: Option<SourceImage>,
-        request: &GenerationRequest,
-        model: &Model,
-    ) {
-        let multiple = GRID.max(model.defaults.size_multiple);
-        let least = multiple.max(*SIDES.start());
-        let scaled = |pixels: u32, to: u32, of: u32| {
-            let pixels = u64::from(pixels) * u64::from(to) / u64::from(of.max(1));
-            let pixels = pixels.min(u64::from(*SIDES.end())) as u32;
-            (pixels / multiple * multiple).max(least)
-        };
-        let largest = image.width.max(image.height).max(*SIDES.end());
-        match (request.width, request.height) {
-            (None, None) => {
-                (self.width, self.height) =
-                    (scaled(image.width, *SIDES.end(), largest), scaled(image.height, *SIDES.end(), largest));
-            }
-            (Some(width), None) => self.height = scaled(width, image.height, image.width),
-            (None, Some(height)) => self.width = scaled(height, image.width, image.height),
-            (Some(_), Some(_)) => {}
+/// Takes the pictures that the request refers to. Where the request has no size, the size is that of `image`, shrunk to
+/// the largest allowed and rounded down to the model's grid; where it has one side, the other keeps the proportions of
+/// `image`.
+pub(super) fn start_from(
+    params: &mut GenerationParams,
+    image: SourceImage,
+    mask: Option<SourceImage>,
+    request: &GenerationRequest,
+    model: &Model,
+) {
+    let multiple = GRID.max(model.defaults.size_multiple);
+    let least = multiple.max(*limits::SIDES.start());
+    let scaled = |pixels: u32, to: u32, of: u32| {
+        let pixels = u64::from(pixels) * u64::from(to) / u64::from(of.max(1));
+        let pixels = pixels.min(u64::from(*limits::SIDES.end())) as u32;
+        (pixels / multiple * multiple).max(least)
+    };
+    let largest = image.width.max(image.height).max(*limits::SIDES.end());
+    match (request.width, request.height) {
+        (None, None) => {
+            (params.width, params.height) = (
+                scaled(image.width, *limits::SIDES.end(), largest),
+                scaled(image.height, *limits::SIDES.end(), largest),
+            );
         }
-        (self.image, self.mask) = (Some(image), mask);
+        (Some(width), None) => params.height = scaled(width, image.height, image.width),
+        (None, Some(height)) => params.width = scaled(height, image.width, image.height),
+        (Some(_), Some(_)) => {}
     }
+    (params.image, params.mask) = (Some(image), mask);
+}
 
-    fn pictures(&self) -> impl Iterator<Item = &SourceImage> {
-        self.image.iter().chain(&self.mask)
-    }
+fn pictures(params: &GenerationParams) -> impl Iterator<Item = &SourceImage> {
+    params.image.iter().chain(&params.mask)
+}
 
-    /// The uploaded pictures that it begins with.
-    pub(super) fn inputs(&self) -> impl Iterator<Item = InputId> {
-        self.pictures().filter_map(|picture| picture.input)
-    }
+/// The uploaded pictures that a generation starts from.
+pub(super) fn inputs(params: &GenerationParams) -> impl Iterator<Item = InputId> {
+    pictures(params).filter_map(|picture| picture.input)
+}
 
-    /// Objects that belong to this generation alone.
-    pub(super) fn own_objects(&self) -> Vec<String> {
-        self.pictures().filter_map(SourceImage::own_object).collect()
-    }
+/// Objects that belong to this generation alone.
+pub(super) fn own_objects(params: &GenerationParams) -> Vec<String> {
+    pictures(params).filter_map(SourceImage::own_object).collect()
 }
 
 fn check_pictures(request: &GenerationRequest) -> Result<()> {
@@ -297,7 +296,7 @@ fn scheduler(name: &str, model: &Model) -> Result<Scheduler> {
 /// A size that a request states is a multiple of 8, as the contract says for every model, and of the model's own grid.
 pub(crate) fn on_grid(field: &str, pixels: u32, model: &Model) -> Result<u32> {
     let multiple = GRID.max(model.defaults.size_multiple);
-    let pixels = in_range(field, pixels, SIDES)?;
+    let pixels = in_range(field, pixels, limits::SIDES)?;
     if pixels.is_multiple_of(multiple) {
         return Ok(pixels);
     }

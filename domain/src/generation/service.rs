@@ -4,16 +4,17 @@
 use std::collections::HashMap;
 
 use chrono::{DateTime, Utc};
+use requests::in_range;
 use sqlx::types::Json;
 use sqlx::{PgExecutor, PgPool};
 use uuid::Uuid;
 
-use super::request::{GenerationParams, GenerationRequest, LoraRequest, MAX_LORAS};
+use super::request::{self, GenerationParams, GenerationRequest, LoraRequest, MAX_LORAS};
 use super::{DEFAULT_MODEL, Generation, LoraUse, get_many};
 use crate::batcher::Batcher;
 use crate::input::{self, SourceImage};
 use crate::job;
-use crate::limits::{in_range, seed};
+use crate::limits::seed;
 use crate::model::{Catalog, Model, ModelKind};
 use crate::report::Report;
 use crate::{Error, GenerationId, JobId, Result, Storage, bounded};
@@ -64,13 +65,13 @@ impl GenerationService {
         let model = model.await.map_err(|error| error.in_field("model"))?;
         let seed = seed(request.seed)?;
         let lora_requests = std::mem::take(&mut request.loras);
-        let mut params = GenerationParams::parse(&request, &model)?;
+        let mut params = request::params(&request, &model)?;
         let loras = self.parse_loras(&model, lora_requests).await?;
 
         let id = GenerationId::new();
         // Before the row: whoever reads it finds its pictures.
         if let Some((image, mask)) = self.pictures(id, &request).await? {
-            params.begin_with(image, mask, &request, &model);
+            request::start_from(&mut params, image, mask, &request, &model);
         }
         let new = New {
             id,
@@ -85,7 +86,7 @@ impl GenerationService {
             // Whether it was written is not known: better an object without a row than a row without its picture.
             Err(error) if error.is_transient() => return Err(error),
             refused => {
-                self.storage.discard(params.own_objects()).await;
+                self.storage.discard(request::own_objects(&params)).await;
                 // What is remembered is older than what is there; asked again, the name may mean another model.
                 self.catalog.forget();
                 refused?;
@@ -173,7 +174,7 @@ pub(super) async fn insert(executor: impl PgExecutor<'_>, new: &[New]) -> Result
     needed.sort_unstable();
     needed.dedup();
     let inputs: Vec<(Uuid, Uuid)> =
-        new.iter().flat_map(|one| one.params.inputs().map(|input| (one.id.into(), input.into()))).collect();
+        new.iter().flat_map(|one| request::inputs(&one.params).map(|input| (one.id.into(), input.into()))).collect();
     let params: Vec<Json<&GenerationParams>> = new.iter().map(|one| Json(&one.params)).collect();
     let insert = sqlx::query!(
         r#"WITH needed AS (

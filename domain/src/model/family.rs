@@ -2,9 +2,9 @@
 
 use formats::{Configs, Defaults, Family, Header, Traits, adapter};
 
-use crate::limits::SIDES;
 use crate::weights_gate::invalid;
 use crate::{Error, Result};
+use requests::generation_limits::SIDES;
 
 /// The defaults of a checkpoint: those of its family, and what its `pyrograph.json` states instead. Errors: `Invalid` for values
 /// that no request could have.

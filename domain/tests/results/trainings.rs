@@ -32,7 +32,7 @@ async fn another_attempt_goes_on_from_the_highest_checkpoint() {
     let created = training::create(world.pool(), &world.catalog, request(&world, "clay")).await.unwrap();
     let first = world.claim().await;
     let work = training::load_work(world.pool(), &first).await.unwrap();
-    assert_eq!((work.examples.len(), work.config.steps, work.checkpoint.is_none()), (2, 30, true));
+    assert_eq!((work.examples.len(), work.params.steps, work.checkpoint.is_none()), (2, 30, true));
 
     let oldest = checkpoint(&world, created.id, &first, 5).await.unwrap();
     checkpoint(&world, created.id, &first, 10).await.unwrap();

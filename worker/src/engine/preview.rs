@@ -34,7 +34,7 @@ pub(super) struct Previews<'a> {
 impl<'a> Previews<'a> {
     /// Nothing if the request wants none, or if none can be made.
     pub fn prepare(pipeline: &Pipeline, order: &'a Generate, session: &'a EngineSession) -> Option<Self> {
-        let every = order.preview_every?;
+        let every = order.params.preview_every? as usize;
         let previewer = pipeline.previewer(order.vae_approx.as_deref()).or_else(|error| {
             if order.vae_approx.is_some() {
                 warn(session, order, &format!("previews are rougher than they could be: {error}"));

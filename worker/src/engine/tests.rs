@@ -4,6 +4,8 @@ use std::io::{PipeReader, PipeWriter};
 use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
 
+use requests::{GenerationParams, OutputFormat, TrainingParams};
+
 use super::*;
 use crate::protocol::{Adapter, Base, Example, Generate, Train};
 
@@ -91,19 +93,12 @@ impl Bench {
             request,
             base: base(),
             loras: loras.iter().map(|(path, scale)| adapter(path, *scale)).collect(),
-            prompt: "a fox".into(),
-            negative_prompt: None,
-            num_images: 2,
-            num_inference_steps: 2,
-            guidance_scale: 3.5,
-            true_cfg_scale: 1.0,
-            width: 32,
-            height: 32,
-            source: None,
-            scheduler: None,
-            clip_skip: None,
+            params: GenerationParams {
+                num_images: 2,
+                guidance_scale: 3.5,
+                ..GenerationParams::new("a fox", 2, [32, 32])
+            },
             seed: 7,
-            preview_every: None,
             vae_approx: None,
             output_dir,
         }
@@ -144,14 +139,16 @@ impl Bench {
             request,
             base: base(),
             examples: vec![Example { path: image, caption: "a fox".into() }],
-            trigger_word: Some("ink".into()),
-            steps: 4,
-            rank: 2,
-            alpha: 2.0,
-            learning_rate: 1e-2,
-            batch_size: 1,
-            resolution: 32,
-            seed: 3,
+            params: TrainingParams {
+                trigger_word: Some("ink".into()),
+                steps: 4,
+                rank: 2,
+                alpha: 2.0,
+                learning_rate: 1e-2,
+                batch_size: 1,
+                resolution: 32,
+                seed: 3,
+            },
             resume,
             output_dir,
             checkpoint_every: 2,
@@ -196,7 +193,8 @@ fn previews_come_while_it_works_and_change_nothing() {
     let plain = bench.pictures(&[]);
     let foreign = goldens("taesd-tiny/diffusion_pytorch_model.safetensors");
     for (vae_approx, warnings) in [(None, 0), (Some(foreign), 0), (Some("/nowhere".into()), 1)] {
-        let order = Generate { preview_every: Some(1), vae_approx, ..bench.picture_order(&[]) };
+        let mut order = Generate { vae_approx, ..bench.picture_order(&[]) };
+        order.params.preview_every = Some(1);
         bench.say(&Order::Generate(Box::new(order.clone())));
         let reports = bench.follow(order.request, |_| None);
         let warned = reports.iter().filter(|report| matches!(report, Report::Warning { .. })).count();
@@ -280,7 +278,7 @@ fn models_come_and_go_and_the_worker_is_told() {
 fn cancel_is_seen_between_two_steps_and_the_engine_goes_on() {
     let mut bench = Bench::start("step_delay_ms=50");
     let mut order = bench.picture_order(&[]);
-    order.num_inference_steps = 50;
+    order.params.num_inference_steps = 50;
     let request = order.request;
     bench.say(&Order::Generate(Box::new(order)));
     let reports = bench.follow(request, |step| (step == 2).then_some(Order::Cancel { request }));
@@ -293,7 +291,7 @@ fn cancel_is_seen_between_two_steps_and_the_engine_goes_on() {
 fn a_suspended_training_leaves_a_checkpoint() {
     let mut bench = Bench::start("step_delay_ms=50");
     let mut order = bench.training_order(None);
-    (order.steps, order.checkpoint_every) = (1000, 1000);
+    (order.params.steps, order.checkpoint_every) = (1000, 1000);
     let request = order.request;
     bench.say(&Order::Train(Box::new(order)));
     let reports = bench.follow(request, |step| (step == 1).then_some(Order::Suspend { request }));
@@ -322,7 +320,7 @@ fn a_panic_is_a_failed_request_and_not_the_end() {
 fn what_can_never_work_is_said_to_be_so() {
     let mut bench = Bench::start("");
     let mut off_grid = bench.picture_order(&[]);
-    off_grid.width = 33;
+    off_grid.params.width = 33;
     let stranger = goldens("noise.safetensors");
     let not_a_lora = bench.picture_order(&[(&stranger, 1.0)]);
     for order in [off_grid, not_a_lora] {
@@ -341,7 +339,7 @@ fn what_can_never_work_is_said_to_be_so() {
 fn the_end_of_the_worker_is_noticed_during_work() {
     let mut bench = Bench::start("step_delay_ms=1000");
     let mut order = bench.picture_order(&[]);
-    order.num_images = 1;
+    order.params.num_images = 1;
     bench.say(&Order::Generate(Box::new(order)));
     assert!(matches!(bench.hear(), Report::Loading { .. }));
     drop(bench.orders);
@@ -354,7 +352,7 @@ fn the_end_of_the_worker_is_noticed_during_work() {
 fn what_cannot_fit_is_refused_before_it_starts() {
     let mut bench = Bench::within(64 << 20, WeightChoice::Auto, "");
     let mut order = bench.picture_order(&[]);
-    (order.width, order.height) = (2048, 2048);
+    (order.params.width, order.params.height) = (2048, 2048);
     let request = order.request;
     bench.say(&Order::Generate(Box::new(order)));
     let reports = bench.follow(request, |_| None);
@@ -374,7 +372,7 @@ fn packed_weights_make_their_own_pictures_and_say_so() {
         let mut order = bench.picture_order(&[]);
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/ember");
         order.base = Base { folder, name: "ember".into(), sha256: "ee".repeat(32) };
-        (order.num_images, order.width, order.height) = (1, 64, 64);
+        (order.params.num_images, order.params.width, order.params.height) = (1, 64, 64);
         let request = order.request;
         bench.say(&Order::Generate(Box::new(order)));
         let reports = bench.follow(request, |_| None);
@@ -389,4 +387,25 @@ fn packed_weights_make_their_own_pictures_and_say_so() {
     assert_ne!(pixels(&int4), pixels(&full));
     let says = |png: &[u8], text: &str| String::from_utf8_lossy(png).contains(text);
     assert!(says(&int4, ", Weights: int4") && !says(&full, "Weights:"));
+}
+
+#[test]
+fn a_picture_has_the_format_of_its_request() {
+    let mut bench = Bench::start("");
+    let plain = bench.pictures(&[]);
+    for (format, quality, magic) in [
+        (OutputFormat::Jpeg, Some(90), &b"\xff\xd8\xff"[..]),
+        (OutputFormat::Webp, Some(90), b"RIFF"),
+        (OutputFormat::Webp, Some(100), b"RIFF"),
+    ] {
+        let mut order = bench.picture_order(&[]);
+        (order.params.output_format, order.params.output_quality) = (format, quality);
+        bench.say(&Order::Generate(Box::new(order.clone())));
+        bench.follow(order.request, |_| None);
+        let bytes = std::fs::read(order.output_dir.join(format!("0.{}", format.extension()))).unwrap();
+        assert!(bytes.starts_with(magic));
+        let read = image::load_from_memory(&bytes).unwrap().to_rgb8().into_raw();
+        let furthest = read.iter().zip(pixels(&plain[0])).map(|(one, other)| one.abs_diff(other)).max();
+        assert_eq!(furthest == Some(0), quality == Some(100), "{format:?} {quality:?} is {furthest:?} levels off");
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use diffusion::training::{LoraTrainer, LoraTrainingConfig, TrainingExample};
+use diffusion::training::{LoraTrainer, TrainingExample};
 
 use super::models::Models;
 use super::{End, EngineSession, Signal};
@@ -13,7 +13,8 @@ pub(super) fn run(models: &mut Models, order: &Train, session: &EngineSession) -
     let request = order.request;
     models.make_room_for_training(&order.base)?;
     session.tell_resident(models.list(None));
-    let mut trainer = LoraTrainer::new(&order.base.folder, &examples(order), config(order), &models.device().device)?;
+    let mut trainer =
+        LoraTrainer::new(&order.base.folder, &examples(order), order.params.clone(), &models.device().device)?;
     if let Some(checkpoint) = &order.resume {
         trainer.resume(checkpoint)?;
         tracing::info!(checkpoint = %checkpoint.display(), "training resumed");
@@ -60,17 +61,4 @@ fn examples(order: &Train) -> Vec<TrainingExample> {
         .iter()
         .map(|example| TrainingExample { image: example.path.clone(), caption: example.caption.clone() })
         .collect()
-}
-
-fn config(order: &Train) -> LoraTrainingConfig {
-    LoraTrainingConfig {
-        trigger_word: order.trigger_word.clone(),
-        steps: order.steps,
-        rank: order.rank,
-        alpha: order.alpha,
-        learning_rate: order.learning_rate,
-        batch_size: order.batch_size,
-        resolution: order.resolution,
-        seed: order.seed,
-    }
 }

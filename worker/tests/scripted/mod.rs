@@ -119,35 +119,30 @@ fn generate(order: &Generate, wishes: &Wishes) {
             return say(Report::Failed { request, class: protocol::FailureClass::Internal, message, memory: None });
         }
     }
-    for number in 1..=order.num_inference_steps {
-        step(request, number, order.num_inference_steps, &order.prompt);
+    let params = &order.params;
+    let steps = params.num_inference_steps as usize;
+    for number in 1..=steps {
+        step(request, number, steps, &params.prompt);
         if wishes.canceled.load(Ordering::SeqCst) == request {
             return say(Report::Canceled { request });
         }
     }
-    if order.prompt == "nonsense" {
+    if params.prompt == "nonsense" {
         let message = "the prompt makes no sense".into();
         return say(Report::Failed { request, class: protocol::FailureClass::InvalidInput, message, memory: None });
     }
     if order.output_dir != Path::new("") {
-        for position in 0..order.num_images {
-            let path = order.output_dir.join(format!("{position}.png"));
+        for position in 0..params.num_images as usize {
+            let path = order.output_dir.join(format!("{position}.{}", params.output_format.extension()));
             let seed = order.seed + position as u64;
-            std::fs::write(&path, format!("picture of {} with seed {seed}", order.prompt)).unwrap();
-            say(Report::Image {
-                request,
-                position,
-                path,
-                seed,
-                width: order.width as u32,
-                height: order.height as u32,
-            });
+            std::fs::write(&path, format!("picture of {} with seed {seed}", params.prompt)).unwrap();
+            say(Report::Image { request, position, path, seed, width: params.width, height: params.height });
         }
     }
     // A word about a request that is long over must not reach another session.
     say(Report::Warning { request: request + 1000, message: "stale".into() });
     say(Report::Done { request, adapter: None });
-    if order.prompt == "die when idle" {
+    if params.prompt == "die when idle" {
         std::process::exit(1);
     }
 }
@@ -162,8 +157,9 @@ fn train(order: &Train, wishes: &Wishes) {
         std::fs::write(&path, step.to_string()).unwrap();
         say(Report::Checkpoint { request, path, step });
     };
-    for number in begin + 1..=order.steps {
-        step(request, number, order.steps, order.trigger_word.as_deref().unwrap_or_default());
+    let steps = order.params.steps as usize;
+    for number in begin + 1..=steps {
+        step(request, number, steps, order.params.trigger_word.as_deref().unwrap_or_default());
         if wishes.canceled.load(Ordering::SeqCst) == request {
             return say(Report::Canceled { request });
         }
@@ -176,6 +172,6 @@ fn train(order: &Train, wishes: &Wishes) {
         }
     }
     let adapter = order.output_dir.join("adapter.safetensors");
-    std::fs::write(&adapter, format!("adapter after {} steps from {begin}", order.steps)).unwrap();
+    std::fs::write(&adapter, format!("adapter after {steps} steps from {begin}")).unwrap();
     say(Report::Done { request, adapter: Some(adapter) });
 }

@@ -1,0 +1,121 @@
+//! The parameters of a generation.
+
+use formats::Scheduler;
+use serde::{Deserialize, Serialize};
+
+use crate::OutputFormat;
+
+/// The parameters of a generation, in range and with nothing left out. Kept as JSON in its row: a new field needs a
+/// default, with which older rows are read.
+///
+/// `P` says where a picture is: an object in the row, a file in the order to an engine, a URL in an answer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub struct GenerationParams<P> {
+    pub prompt: String,
+    pub negative_prompt: Option<String>,
+    /// Picture `i` uses `seed + i`.
+    pub num_images: u32,
+    /// Denoising steps.
+    pub num_inference_steps: u32,
+    pub guidance_scale: f64,
+    pub true_cfg_scale: f64,
+    /// Pixels.
+    pub width: u32,
+    /// Pixels.
+    pub height: u32,
+    /// The picture that the generation starts from.
+    pub image: Option<P>,
+    /// White where `image` is repainted.
+    pub mask: Option<P>,
+    /// Denoising strength, 0 to 1; null without `image`.
+    pub strength: Option<f64>,
+    /// The scheduler, if the request chose one; null means the model's own.
+    pub scheduler: Option<Scheduler>,
+    /// How many of the last layers of the CLIP text encoders are skipped.
+    pub clip_skip: Option<u32>,
+    /// Steps between two previews; null means no previews.
+    pub preview_every: Option<u32>,
+    /// File format of the pictures.
+    #[serde(default)]
+    pub output_format: OutputFormat,
+    /// Quality of the files, 1 to 100; null for PNG, which is lossless.
+    pub output_quality: Option<u8>,
+}
+
+impl<P> GenerationParams<P> {
+    /// One PNG of `prompt` from noise, `size` being its width and height in pixels, without guidance or anything else
+    /// that can be switched on.
+    pub fn new(prompt: impl Into<String>, num_inference_steps: u32, size: [u32; 2]) -> Self {
+        Self {
+            prompt: prompt.into(),
+            negative_prompt: None,
+            num_images: 1,
+            num_inference_steps,
+            guidance_scale: 1.0,
+            true_cfg_scale: 1.0,
+            width: size[0],
+            height: size[1],
+            image: None,
+            mask: None,
+            strength: None,
+            scheduler: None,
+            clip_skip: None,
+            preview_every: None,
+            output_format: OutputFormat::Png,
+            output_quality: None,
+        }
+    }
+
+    /// The same with its pictures somewhere else.
+    pub fn with_pictures<Q>(self, image: Option<Q>, mask: Option<Q>) -> GenerationParams<Q> {
+        GenerationParams {
+            prompt: self.prompt,
+            negative_prompt: self.negative_prompt,
+            num_images: self.num_images,
+            num_inference_steps: self.num_inference_steps,
+            guidance_scale: self.guidance_scale,
+            true_cfg_scale: self.true_cfg_scale,
+            width: self.width,
+            height: self.height,
+            image,
+            mask,
+            strength: self.strength,
+            scheduler: self.scheduler,
+            clip_skip: self.clip_skip,
+            preview_every: self.preview_every,
+            output_format: self.output_format,
+            output_quality: self.output_quality,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    /// As version 0.1 wrote it, before there were output formats and while absent options were left out.
+    #[test]
+    fn an_older_row_is_read() {
+        let row = json!({
+            "prompt": "a fox", "negative_prompt": null, "num_images": 2, "num_inference_steps": 4,
+            "guidance_scale": 3.5, "true_cfg_scale": 1.0, "width": 64, "height": 32,
+            "image": {"sha256": "aa"}, "strength": 0.6, "scheduler": "dpmpp_2m_karras", "preview_every": 2,
+        });
+        let params: GenerationParams<Value> = serde_json::from_value(row).unwrap();
+        let expected = GenerationParams {
+            num_images: 2,
+            guidance_scale: 3.5,
+            image: Some(json!({"sha256": "aa"})),
+            strength: Some(0.6),
+            scheduler: Some(Scheduler::Dpmpp2mKarras),
+            preview_every: Some(2),
+            ..GenerationParams::new("a fox", 4, [64, 32])
+        };
+        assert_eq!(params, expected);
+        let again = serde_json::to_value(&params).unwrap();
+        assert_eq!(serde_json::from_value::<GenerationParams<Value>>(again).unwrap(), expected);
+    }
+}
