@@ -24,6 +24,7 @@ pub(crate) fn document() -> OpenApi {
             tag("trainings", "LoRAs from datasets."),
             tag("datasets", "Pictures with captions."),
             tag("models", "Checkpoints and LoRAs."),
+            tag("jobs", "Work of every kind: generations, trainings, imports and exports."),
             tag("workers", "Who does the work, and which models are loaded."),
             tag("health", "For whoever watches over the process."),
         ]))

@@ -12,6 +12,7 @@ use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::IntoResponse;
+use domain::PageRequest;
 use futures::{StreamExt, stream};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -249,6 +250,12 @@ pub struct PageQuery {
     /// `next_cursor` of the page before.
     #[param(pattern = "^[A-Za-z0-9_-]{21}[AQgw]$")]
     pub cursor: Option<String>,
+}
+
+impl PageQuery {
+    pub fn page(&self) -> Result<PageRequest> {
+        Ok(PageRequest::parse(self.limit, self.cursor.as_deref())?)
+    }
 }
 
 /// A multipart form, read part by part.

@@ -8,10 +8,12 @@ use utoipa_axum::routes;
 use crate::State;
 use crate::document::document;
 use crate::limits::{GENERATION_LIMIT, PICTURE_LIMIT, PICTURES_LIMIT};
-use crate::routes::{dataset, event, export, generation, health, import, input, model, swap, training, upload, worker};
+use crate::routes::{
+    dataset, event, export, generation, health, import, input, jobs, model, swap, training, upload, worker,
+};
 
 pub(crate) fn routes() -> OpenApiRouter<State> {
-    OpenApiRouter::with_openapi(document())
+    let router = OpenApiRouter::with_openapi(document())
         .routes(routes!(health::live))
         .routes(routes!(health::ready))
         // datasets
@@ -25,12 +27,10 @@ pub(crate) fn routes() -> OpenApiRouter<State> {
         .routes(routes!(training::create, training::list))
         .routes(routes!(training::get, training::delete))
         .routes(routes!(training::cancel))
-        .routes(routes!(event::of_training))
         // generations
         .routes(routes!(generation::create, generation::list).layer(DefaultBodyLimit::max(GENERATION_LIMIT)))
         .routes(routes!(generation::get, generation::delete))
         .routes(routes!(generation::cancel))
-        .routes(routes!(event::of_generation))
         .routes(routes!(input::create, input::list).layer(DefaultBodyLimit::max(PICTURE_LIMIT)))
         .routes(routes!(input::get, input::delete))
         // models; the import counts its bytes itself
@@ -45,11 +45,16 @@ pub(crate) fn routes() -> OpenApiRouter<State> {
         .routes(routes!(import::list))
         .routes(routes!(import::get))
         .routes(routes!(import::cancel))
-        .routes(routes!(event::of_import))
         .routes(routes!(export::create))
         .routes(routes!(export::list))
         .routes(routes!(export::get))
         .routes(routes!(export::cancel))
-        .routes(routes!(event::of_export))
         .routes(routes!(worker::list))
+        // jobs of every kind
+        .routes(routes!(jobs::list))
+        .routes(routes!(jobs::get))
+        .routes(routes!(jobs::cancel))
+        .routes(routes!(jobs::retry))
+        .routes(routes!(event::follow));
+    event::follow_each_kind(router)
 }

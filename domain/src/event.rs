@@ -57,15 +57,13 @@ impl EventKind {
     }
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Event {
-    pub job_id: JobId,
     /// 1, 2, 3 … for each job.
     pub sequence: i64,
     pub kind: EventKind,
     /// started `{attempt}` · progress `{step, total_steps, …}` · checkpoint `{step}` · warning `{message}` ·
     /// retrying `{reason, message, run_at}` · failed `{class, message}`.
-    #[schema(value_type = Object)]
     pub data: Value,
     pub created_at: DateTime<Utc>,
 }
@@ -75,7 +73,7 @@ pub async fn after(pool: &PgPool, job: JobId, sequence: i64, limit: i64) -> Resu
     bounded(
         sqlx::query_as!(
             Event,
-            r#"SELECT job_id AS "job_id: JobId", sequence, kind AS "kind: EventKind", data, created_at
+            r#"SELECT sequence, kind AS "kind: EventKind", data, created_at
                FROM job_events WHERE job_id = $1 AND sequence > $2 ORDER BY sequence LIMIT $3"#,
             job.0,
             sequence,
@@ -114,9 +112,9 @@ pub async fn record(executor: impl PgExecutor<'_>, claim: &Claim, kind: EventKin
 
 /// Tells who listens that events up to `sequence` are committed. A failure is only logged: readers poll besides.
 pub async fn announce(pool: &PgPool, job: JobId, sequence: i64) {
-    let payload = format!("{job}:{sequence}");
+    let payload = format!("{}:{sequence}", job.0);
     if let Err(error) = bounded(sqlx::query!("SELECT pg_notify($1, $2)", CHANNEL, payload).execute(pool)).await {
-        tracing::debug!(%job, sequence, %error, "event not announced");
+        tracing::debug!(sequence, %error, "event not announced");
     }
 }
 
@@ -210,8 +208,8 @@ mod tests {
     #[test]
     fn payloads_name_job_and_sequence() {
         let job = JobId::new();
-        assert_eq!(parse(&format!("{job}:12")), Some(Signal::Changed { job, sequence: 12 }));
-        for wrong in ["", "12", "a:b", &format!("{job}:"), &format!("{job}")] {
+        assert_eq!(parse(&format!("{}:12", job.0)), Some(Signal::Changed { job, sequence: 12 }));
+        for wrong in ["", "12", "a:b", &format!("{}:", job.0), &job.0.to_string()] {
             assert_eq!(parse(wrong), None, "{wrong}");
         }
     }

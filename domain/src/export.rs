@@ -3,13 +3,13 @@
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
-use sqlx::PgPool;
 use sqlx::types::Json;
+use sqlx::{PgConnection, PgPool};
 use utoipa::ToSchema;
 
 use crate::artifact::{self, ArtifactKind, NewArtifact};
 use crate::event;
-use crate::job::{self, Claim, JobKind};
+use crate::job::{self, Claim, JobKind, NewJob};
 use crate::model::{self, ModelFiles, ModelKind, ModelRef};
 use crate::report::{JobRow, Report};
 use crate::{Error, ExportId, JobId, ModelId, Page, PageRequest, Result, begin, bounded};
@@ -119,21 +119,45 @@ pub async fn create(pool: &PgPool, name_or_id: &str, format: Format, dtype: Dtyp
         tx.commit().await?;
         return get(pool, id).await;
     }
+    let id = insert(&mut tx, model.id, format, dtype, None).await?;
+    tx.commit().await?;
+    job::ring(pool);
+    get(pool, id).await
+}
+
+/// Writes an export with its queued job.
+async fn insert(
+    connection: &mut PgConnection,
+    model: ModelId,
+    format: Format,
+    dtype: Dtype,
+    retry_of: Option<JobId>,
+) -> Result<ExportId> {
     let id = ExportId::new();
-    let job_id = job::enqueue(&mut tx, JobKind::Export, 0, 0).await?;
+    let job = NewJob { needs: &[model], retry_of, ..NewJob::new(JobKind::Export, id) };
+    let job_id = job::enqueue(connection, job).await?;
     sqlx::query!(
         "INSERT INTO exports (id, job_id, model_id, format, dtype) VALUES ($1, $2, $3, $4, $5)",
         id as ExportId,
         job_id as JobId,
-        model.id as ModelId,
+        model as ModelId,
         format.as_str(),
         dtype.as_str(),
     )
-    .execute(&mut *tx)
+    .execute(connection)
     .await?;
-    tx.commit().await?;
-    job::ring(pool);
-    get(pool, id).await
+    Ok(id)
+}
+
+/// Makes the same request again, as a job of its own. Errors: `Unknown` when the model has been deleted.
+pub(crate) async fn retry(connection: &mut PgConnection, failed: JobId) -> Result<ExportId> {
+    let row = sqlx::query!(
+        r#"SELECT model_id AS "model_id: ModelId", format AS "format: Format", dtype AS "dtype: Dtype" FROM exports WHERE job_id = $1"#,
+        failed as JobId,
+    )
+    .fetch_one(&mut *connection)
+    .await?;
+    insert(connection, row.model_id, row.format, row.dtype, Some(failed)).await
 }
 
 /// A row as the queries below give it.
@@ -168,10 +192,9 @@ macro_rules! select_exports {
             Row,
             r#"SELECT e.id AS "id: ExportId", e.job_id AS "job_id: JobId", e.model_id AS "model_id: ModelId", m.name AS model_name,
                       e.format AS "format: Format", e.dtype AS "dtype: Dtype",
-                      to_jsonb(j) || jsonb_build_object('artifacts',
-                          (SELECT jsonb_agg(to_jsonb(a) ORDER BY a.position) FROM artifacts a WHERE a.job_id = j.id)) AS "job!: Json<JobRow>",
+                      r.report AS "job!: Json<JobRow>",
                       e.created_at
-               FROM exports e JOIN jobs j ON j.id = e.job_id JOIN models m ON m.id = e.model_id WHERE m.deleted_at IS NULL "# + $rest
+               FROM exports e JOIN job_reports r ON r.job_id = e.job_id JOIN models m ON m.id = e.model_id WHERE m.deleted_at IS NULL "# + $rest
             $(, $argument)*
         )
     };
@@ -195,14 +218,9 @@ pub async fn list(pool: &PgPool, page: &PageRequest) -> Result<Page<Export>> {
     Ok(page.cut(rows.into_iter().map(Export::from).collect(), |export| export.id.into()))
 }
 
-/// The job of an export. Errors: `NotFound`.
-pub async fn job_id(pool: &PgPool, id: ExportId) -> Result<JobId> {
-    Ok(get(pool, id).await?.job_id)
-}
-
 /// Ends it: at once while it is queued, within a beat while it runs. One that has ended stays as it is.
 pub async fn cancel(pool: &PgPool, id: ExportId) -> Result<Export> {
-    job::cancel(pool, job_id(pool, id).await?).await?;
+    job::cancel(pool, job::find(pool, id.into(), Some(JobKind::Export)).await?).await?;
     get(pool, id).await
 }
 

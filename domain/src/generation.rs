@@ -3,6 +3,7 @@
 //! Not here: the lifecycle of the job (`job`), or the making of pictures.
 
 mod request;
+mod retry;
 mod service;
 
 use std::collections::HashMap;
@@ -18,11 +19,12 @@ pub(crate) use request::on_grid;
 pub use request::{
     GenerationParams, GenerationRequest, LoraRequest, MAX_IMAGES, MAX_LORAS, MAX_PICTURE_CHARS, MAX_PROMPT_CHARS,
 };
+pub(crate) use retry::retry;
 pub use service::GenerationService;
 
 use crate::artifact::{self, ArtifactKind, NewArtifact};
 use crate::event;
-use crate::job::{self, Claim, JobStatus};
+use crate::job::{self, Claim, JobKind, JobStatus};
 use crate::model::{self, ModelFiles, ModelRef, vae_approx};
 use crate::report::{JobRow, Report};
 use crate::{Error, GenerationId, JobId, ModelId, Page, PageRequest, Result, Storage, begin, bounded};
@@ -110,10 +112,9 @@ macro_rules! select_generations {
                                                  ORDER BY l.position)
                                 FROM generation_loras l JOIN models n ON n.id = l.model_id WHERE l.generation_id = g.id), '[]')
                         AS "loras!: Json<Vec<LoraUse>>",
-                      to_jsonb(j) || jsonb_build_object('artifacts',
-                          (SELECT jsonb_agg(to_jsonb(a) ORDER BY a.position) FROM artifacts a WHERE a.job_id = j.id)) AS "job!: Json<JobRow>",
+                      r.report AS "job!: Json<JobRow>",
                       g.created_at
-               FROM generations g JOIN jobs j ON j.id = g.job_id JOIN models m ON m.id = g.model_id
+               FROM generations g JOIN job_reports r ON r.job_id = g.job_id JOIN models m ON m.id = g.model_id
                WHERE g.deleted_at IS NULL "# + $rest
             $(, $argument)*
         )
@@ -147,25 +148,9 @@ pub async fn list(pool: &PgPool, page: &PageRequest) -> Result<Page<Generation>>
     Ok(page.cut(rows.into_iter().map(Generation::from).collect(), |generation| generation.id.into()))
 }
 
-/// The job of a generation, and whether it shows previews. Errors: `NotFound`.
-pub async fn job_and_previews(pool: &PgPool, id: GenerationId) -> Result<(JobId, bool)> {
-    let row = sqlx::query!(
-        r#"SELECT job_id AS "job_id: JobId", params ? 'preview_every' AS "previews!" FROM generations
-           WHERE id = $1 AND deleted_at IS NULL"#,
-        id as GenerationId
-    );
-    let row = row.fetch_optional(pool).await?.ok_or_else(|| Error::not_found("generation", id))?;
-    Ok((row.job_id, row.previews))
-}
-
-/// The job of a generation. Errors: `NotFound`.
-pub async fn job_id(pool: &PgPool, id: GenerationId) -> Result<JobId> {
-    Ok(job_and_previews(pool, id).await?.0)
-}
-
 /// Ends it: at once while it is queued, within a step while it runs. One that has ended stays as it is.
 pub async fn cancel(pool: &PgPool, id: GenerationId) -> Result<Generation> {
-    job::cancel(pool, job_id(pool, id).await?).await?;
+    job::cancel(pool, job::find(pool, id.into(), Some(JobKind::Generation)).await?).await?;
     get(pool, id).await
 }
 
@@ -191,6 +176,7 @@ pub async fn delete(pool: &PgPool, storage: &Storage, id: GenerationId) -> Resul
     )
     .execute(&mut *tx)
     .await?;
+    job::hide(&mut tx, row.job_id).await?;
     let mut keys =
         sqlx::query_scalar!("DELETE FROM artifacts WHERE job_id = $1 RETURNING storage_key", row.job_id as JobId)
             .fetch_all(&mut *tx)

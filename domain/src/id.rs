@@ -20,12 +20,6 @@ macro_rules! id {
             }
         }
 
-        impl std::fmt::Display for $name {
-            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                self.0.fmt(f)
-            }
-        }
-
         impl std::str::FromStr for $name {
             type Err = uuid::Error;
 
@@ -48,7 +42,23 @@ macro_rules! id {
     )+};
 }
 
+/// Ids that clients see. [`JobId`] is the queue's own and can be neither shown nor logged.
+macro_rules! public {
+    ($($name:ident),+ $(,)?) => {$(
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                self.0.fmt(f)
+            }
+        }
+    )+};
+}
+
+public! {
+    GenerationId, TrainingId, ImportId, ExportId, DatasetId, ExampleId, ModelId, ArtifactId, UploadId, InputId, SwapId, WorkerId,
+}
+
 id! {
+    /// The queue's own; clients know a job by the id of its generation, training, import or export.
     JobId,
     GenerationId,
     TrainingId,

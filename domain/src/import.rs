@@ -7,16 +7,16 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
 use serde::Deserialize;
-use sqlx::PgPool;
 use sqlx::types::Json;
+use sqlx::{PgConnection, PgPool};
 use utoipa::ToSchema;
 
 use crate::event;
-use crate::job::{self, Claim, JobKind};
+use crate::job::{self, Claim, JobKind, NewJob};
 use crate::model::intake::{self, Intake};
 use crate::model::parts::Part;
 use crate::model::source::{Parts, Source};
-use crate::model::{self, ModelFile, ModelKind, ModelRef, lock_base, upload};
+use crate::model::{self, ModelFile, ModelKind, ModelRef, upload};
 use crate::report::{JobRow, Report};
 use crate::{Error, ImportId, JobId, ModelId, Page, PageRequest, Result, Storage, begin, bounded};
 
@@ -119,14 +119,11 @@ pub async fn create(pool: &PgPool, storage: &Storage, request: ImportRequest) ->
     let parts = Some(parts).filter(|parts| *parts != Parts::default());
     let id = ImportId::new();
     let mut tx = begin(pool).await?;
-    for (field, needed) in [("base", &base), ("parts_of", &donor)] {
-        if let Some(needed) = needed {
-            lock_base(&mut tx, needed).await.map_err(|error| error.in_field(field))?;
-        }
-    }
     model::check_name_is_free(&mut tx, &request.name).await?;
     model::check_name_is_not_awaited(&mut tx, &request.name).await?;
-    let job_id = job::enqueue(&mut tx, JobKind::Import, 0, 0).await?;
+    let needs: Vec<ModelId> = base.iter().chain(&donor).map(|model| model.id).collect();
+    let job = NewJob { needs: &needs, makes: Some(&request.name), ..NewJob::new(JobKind::Import, id) };
+    let job_id = job::enqueue(&mut tx, job).await?;
     let created_at = sqlx::query_scalar!(
         "INSERT INTO imports (id, job_id, name, kind, base_model_id, source, url_query, parts, part_queries, parts_of_model_id)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) RETURNING created_at",
@@ -157,6 +154,56 @@ pub async fn create(pool: &PgPool, storage: &Storage, request: ImportRequest) ->
         report: Report::queued(0),
         created_at,
     })
+}
+
+/// Makes the same request again, as a job of its own that begins with no files. Errors: `Conflict` when a query string of its
+/// URLs was forgotten, when an upload is gone, or when the name is taken by now; `Unknown` when a model that it needs has been deleted.
+pub(crate) async fn retry(
+    pool: &PgPool,
+    storage: &Storage,
+    connection: &mut PgConnection,
+    failed: JobId,
+) -> Result<ImportId> {
+    let row = sqlx::query!(
+        r#"SELECT name, source AS "source: Json<Source>", parts AS "parts: Json<Parts>", base_model_id AS "base: ModelId",
+                  parts_of_model_id AS "donor: ModelId", query_forgotten
+           FROM imports WHERE job_id = $1"#,
+        failed as JobId,
+    )
+    .fetch_one(&mut *connection)
+    .await?;
+    if row.query_forgotten {
+        return Err(Error::conflict(
+            "The query string of this import's URL may be a secret and was forgotten when it ended, so it cannot be retried; \
+             import the model again with the whole URL.",
+        ));
+    }
+    let parts = row.parts.map(|parts| parts.0).unwrap_or_default();
+    for source in std::iter::once(&row.source.0).chain(parts.each().map(|(_, source)| source)) {
+        for id in source.uploads() {
+            upload::whole(pool, storage, id).await.map_err(|error| match error {
+                Error::NotFound { .. } => Error::conflict(format!("The upload {id} that this import needs is gone.")),
+                other => other,
+            })?;
+        }
+    }
+    model::check_name_is_free(connection, &row.name).await?;
+    model::check_name_is_not_awaited(connection, &row.name).await?;
+    let id = ImportId::new();
+    let needs: Vec<ModelId> = row.base.into_iter().chain(row.donor).collect();
+    let makes = Some(row.name.as_str());
+    let job = NewJob { needs: &needs, makes, retry_of: Some(failed), ..NewJob::new(JobKind::Import, id) };
+    let job = job::enqueue(connection, job).await?;
+    sqlx::query!(
+        "INSERT INTO imports (id, job_id, name, kind, base_model_id, source, parts, parts_of_model_id)
+         SELECT $2, $3, name, kind, base_model_id, source, parts, parts_of_model_id FROM imports WHERE job_id = $1",
+        failed as JobId,
+        id as ImportId,
+        job as JobId,
+    )
+    .execute(connection)
+    .await?;
+    Ok(id)
 }
 
 /// A row as the queries below give it.
@@ -198,10 +245,9 @@ macro_rules! select_imports {
             r#"SELECT i.id AS "id: ImportId", i.job_id AS "job_id: JobId", i.name, i.source AS "source: Json<Source>", i.source_commit,
                       i.parts AS "parts: Json<Parts>", i.parts_of_model_id AS "parts_of_model_id: ModelId",
                       o.id AS "output_id?: ModelId", o.name AS "output_name?",
-                      to_jsonb(j) || jsonb_build_object('artifacts',
-                          (SELECT jsonb_agg(to_jsonb(a) ORDER BY a.position) FROM artifacts a WHERE a.job_id = j.id)) AS "job!: Json<JobRow>",
+                      r.report AS "job!: Json<JobRow>",
                       i.created_at
-               FROM imports i JOIN jobs j ON j.id = i.job_id
+               FROM imports i JOIN job_reports r ON r.job_id = i.job_id
                     LEFT JOIN models o ON o.id = i.output_model_id AND o.deleted_at IS NULL "# + $rest
             $(, $argument)*
         )
@@ -226,17 +272,9 @@ pub async fn list(pool: &PgPool, page: &PageRequest) -> Result<Page<Import>> {
     Ok(page.cut(rows.into_iter().map(Import::from).collect(), |import| import.id.into()))
 }
 
-/// The job of an import. Errors: `NotFound`.
-pub async fn job_id(pool: &PgPool, id: ImportId) -> Result<JobId> {
-    sqlx::query_scalar!(r#"SELECT job_id AS "job_id: JobId" FROM imports WHERE id = $1"#, id as ImportId)
-        .fetch_optional(pool)
-        .await?
-        .ok_or_else(|| Error::not_found("import", id))
-}
-
 /// Ends it: at once while it is queued, within a beat while it runs. One that has ended stays as it is.
 pub async fn cancel(pool: &PgPool, id: ImportId) -> Result<Import> {
-    job::cancel(pool, job_id(pool, id).await?).await?;
+    job::cancel(pool, job::find(pool, id.into(), Some(JobKind::Import)).await?).await?;
     get(pool, id).await
 }
 

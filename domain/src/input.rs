@@ -170,6 +170,20 @@ pub(crate) async fn resolve(
     keep(storage, generation, field, image_gate::check(field, bytes).await?).await
 }
 
+/// The same picture for another generation: an input as it is, else a copy of the object. Errors: `Unknown` when that is gone.
+pub(crate) async fn copy(
+    storage: &Storage,
+    generation: GenerationId,
+    field: &'static str,
+    picture: &SourceImage,
+) -> Result<SourceImage> {
+    if picture.input.is_some() {
+        return Ok(picture.clone());
+    }
+    let bytes = storage.get(&picture.storage_key).await.map_err(|error| error.in_field(field))?;
+    keep(storage, generation, field, image_gate::check(field, bytes).await?).await
+}
+
 async fn keep(
     storage: &Storage,
     generation: GenerationId,

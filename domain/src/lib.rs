@@ -10,6 +10,7 @@
 //! | [`generation`] | a request for pictures |
 //! | [`input`] | a picture that a generation begins with |
 //! | [`job`], attempt, epoch | the work behind a request, one claim of it by a worker, and the claim's fencing token |
+//! | [`jobs`] | jobs of every kind as clients see them |
 //! | [`event`] | what happened to a job, numbered |
 //! | [`artifact`] | what a job made |
 //! | [`worker`], resident | a process that does jobs, and the models that it has loaded |
@@ -33,6 +34,7 @@ pub mod import;
 pub mod input;
 mod integer;
 pub mod job;
+pub mod jobs;
 pub mod limits;
 mod liveness;
 pub mod model;

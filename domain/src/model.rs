@@ -309,12 +309,8 @@ pub async fn delete(pool: &PgPool, storage: &Storage, name_or_id: &str) -> Resul
     }
     let needed = sqlx::query_scalar!(
         r#"SELECT EXISTS (
-             SELECT 1 FROM jobs j WHERE j.status IN ('queued', 'running') AND j.id IN (
-               SELECT job_id FROM generations WHERE model_id = $1
-               UNION ALL SELECT g.job_id FROM generation_loras l JOIN generations g ON g.id = l.generation_id WHERE l.model_id = $1
-               UNION ALL SELECT job_id FROM trainings WHERE model_id = $1
-               UNION ALL SELECT job_id FROM imports WHERE base_model_id = $1 OR parts_of_model_id = $1
-               UNION ALL SELECT job_id FROM exports WHERE model_id = $1)) AS "needed!""#,
+             SELECT FROM job_needs n JOIN jobs j ON j.id = n.job_id
+             WHERE n.model_id = $1 AND (j.status = 'queued' OR j.status = 'running')) AS "needed!""#,
         model.id as ModelId,
     )
     .fetch_one(&mut *tx)
@@ -330,6 +326,13 @@ pub async fn delete(pool: &PgPool, storage: &Storage, name_or_id: &str) -> Resul
         .await?;
     // A trained LoRA's file is also the artifact of its training: the two go together.
     let mut keys: Vec<String> = model.files.into_iter().map(|file| file.storage_key).collect();
+    sqlx::query!(
+        "UPDATE jobs SET deleted_at = clock_timestamp() FROM exports e
+         WHERE e.job_id = jobs.id AND e.model_id = $1 AND jobs.deleted_at IS NULL",
+        model.id as ModelId
+    )
+    .execute(&mut *tx)
+    .await?;
     keys.extend(
         sqlx::query_scalar!(
             "DELETE FROM artifacts a USING exports e WHERE a.job_id = e.job_id AND e.model_id = $1 RETURNING a.storage_key",
@@ -463,12 +466,10 @@ pub(crate) async fn check_name_is_free(connection: &mut sqlx::PgConnection, name
     Ok(())
 }
 
-/// Errors with `Conflict` when a training or an import is queued or running that will make a model of that name.
+/// Errors with `Conflict` when a job is queued or running that will make a model of that name.
 pub(crate) async fn check_name_is_not_awaited(connection: &mut sqlx::PgConnection, name: &str) -> Result<()> {
     let awaited = sqlx::query_scalar!(
-        r#"SELECT EXISTS (SELECT 1 FROM jobs j WHERE j.status IN ('queued', 'running') AND j.id IN (
-             SELECT job_id FROM trainings WHERE name = $1
-             UNION ALL SELECT job_id FROM imports WHERE name = $1)) AS "awaited!""#,
+        r#"SELECT EXISTS (SELECT FROM jobs WHERE makes = $1 AND status IN ('queued', 'running')) AS "awaited!""#,
         name,
     )
     .fetch_one(connection)
@@ -480,18 +481,6 @@ pub(crate) async fn check_name_is_not_awaited(connection: &mut sqlx::PgConnectio
         ));
     }
     Ok(())
-}
-
-/// Keeps a model from being deleted until the transaction ends. Errors: `NotFound` for one that is deleted.
-pub(crate) async fn lock_base(connection: &mut sqlx::PgConnection, base: &Model) -> Result<()> {
-    sqlx::query_scalar!(
-        r#"SELECT 1 AS "one!" FROM models WHERE id = $1 AND deleted_at IS NULL FOR KEY SHARE"#,
-        base.id as ModelId
-    )
-    .fetch_optional(connection)
-    .await?
-    .map(drop)
-    .ok_or_else(|| Error::not_found("model", &base.name))
 }
 
 #[cfg(test)]

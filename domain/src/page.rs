@@ -1,10 +1,14 @@
 //! Lists, newest first, a page at a time. A cursor is opaque to clients: it holds the last id of the page before.
 
+use std::borrow::Cow;
 use std::str::FromStr;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Serialize;
+use utoipa::openapi::schema::{ArrayBuilder, ObjectBuilder, Schema, SchemaType, Type};
+use utoipa::openapi::{Ref, RefOr};
+use utoipa::{PartialSchema, ToSchema};
 use uuid::Uuid;
 
 use crate::{Error, Result};
@@ -13,7 +17,7 @@ pub const DEFAULT_LIMIT: i64 = 20;
 pub const MAX_LIMIT: i64 = 100;
 
 /// One page; without `next_cursor` it is the last.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Page<T> {
     pub items: Vec<T>,
     /// Pass it as `cursor` to get the next page.
@@ -24,6 +28,45 @@ impl<T> Page<T> {
     /// The same page of other items.
     pub fn map<U>(self, f: impl FnMut(T) -> U) -> Page<U> {
         Page { items: self.items.into_iter().map(f).collect(), next_cursor: self.next_cursor }
+    }
+
+    /// The same page of other items, which are made one after the other.
+    pub async fn try_map<U, E, F>(self, mut f: impl FnMut(T) -> F) -> Result<Page<U>, E>
+    where
+        F: Future<Output = Result<U, E>>,
+    {
+        let mut items = Vec::with_capacity(self.items.len());
+        for item in self.items {
+            items.push(f(item).await?);
+        }
+        Ok(Page { items, next_cursor: self.next_cursor })
+    }
+}
+
+/// In the OpenAPI document a page of `Model` is called `ModelPage`.
+impl<T: ToSchema> ToSchema for Page<T> {
+    fn name() -> Cow<'static, str> {
+        Cow::Owned(format!("{}Page", T::name()))
+    }
+
+    fn schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
+        schemas.push((T::name().into_owned(), T::schema()));
+        T::schemas(schemas);
+    }
+}
+
+impl<T: ToSchema> PartialSchema for Page<T> {
+    fn schema() -> RefOr<Schema> {
+        let items = ArrayBuilder::new().items(Ref::from_schema_name(T::name()));
+        let next_cursor = ObjectBuilder::new()
+            .schema_type(SchemaType::from_iter([Type::String, Type::Null]))
+            .description(Some("Pass it as `cursor` to get the next page; null on the last."));
+        ObjectBuilder::new()
+            .description(Some("One page of a list."))
+            .property("items", items)
+            .required("items")
+            .property("next_cursor", next_cursor)
+            .into()
     }
 }
 

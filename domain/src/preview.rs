@@ -3,7 +3,7 @@
 
 use sqlx::PgPool;
 
-use crate::job::Claim;
+use crate::job::{Claim, JobStatus};
 use crate::{Error, JobId, Result, bounded, event};
 
 /// Largest file of a preview, in bytes.
@@ -60,23 +60,35 @@ pub async fn record(pool: &PgPool, claim: &Claim, preview: &Preview) -> Result<(
     Ok(())
 }
 
-/// The newest preview of a job and its revision, if that is above `revision`.
-pub async fn after(pool: &PgPool, job: JobId, revision: i64) -> Result<Option<(i64, Preview)>> {
+/// What a follower that has seen a job's events up to `sequence`, and its previews up to `revision`, may still be told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct News {
+    /// The job has ended and there are no more events.
+    pub over: bool,
+    /// The newest preview with its revision, if that is another one.
+    pub preview: Option<(i64, Preview)>,
+}
+
+/// Errors: `NotFound`.
+pub async fn news(pool: &PgPool, job: JobId, sequence: i64, revision: i64) -> Result<News> {
     let row = sqlx::query!(
-        "SELECT revision, step, total_steps, position, width, height, jpeg FROM previews WHERE job_id = $1 AND revision > $2",
+        r#"SELECT status AS "status: JobStatus", last_sequence, revision AS "revision?", p.step AS "step?", p.total_steps AS "total_steps?",
+                  position AS "position?", width AS "width?", height AS "height?", jpeg AS "jpeg?"
+           FROM jobs j LEFT JOIN previews p ON p.job_id = j.id AND p.revision > $2 WHERE j.id = $1"#,
         job as JobId,
         revision,
     );
-    let row = bounded(row.fetch_optional(pool)).await?;
-    Ok(row.map(|row| {
+    let row = bounded(row.fetch_optional(pool)).await?.ok_or_else(|| Error::not_found("job", job.0))?;
+    let preview = row.revision.zip(row.jpeg).map(|(revision, jpeg)| {
         let preview = Preview {
-            step: row.step,
-            total_steps: row.total_steps,
-            position: row.position,
-            width: row.width,
-            height: row.height,
-            jpeg: row.jpeg,
+            step: row.step.unwrap_or_default(),
+            total_steps: row.total_steps.unwrap_or_default(),
+            position: row.position.unwrap_or_default(),
+            width: row.width.unwrap_or_default(),
+            height: row.height.unwrap_or_default(),
+            jpeg,
         };
-        (row.revision, preview)
-    }))
+        (revision, preview)
+    });
+    Ok(News { over: row.status.is_terminal() && row.last_sequence <= sequence, preview })
 }

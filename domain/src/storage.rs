@@ -86,7 +86,7 @@ impl fmt::Display for StorageKey {
             Self::UploadPart { upload, number } => write!(f, "uploads/{upload}/{number}"),
             Self::ModelFile { model, path } => write!(f, "models/{model}/{path}"),
             Self::Artifact { job, epoch, position, extension } => {
-                write!(f, "artifacts/{job}/{epoch}/{position}.{extension}")
+                write!(f, "artifacts/{}/{epoch}/{position}.{extension}", job.0)
             }
             Self::TrainingCheckpoint { training, epoch, step } => {
                 write!(f, "checkpoints/{training}/{epoch}/{step}.safetensors")
@@ -326,7 +326,7 @@ mod tests {
     fn keys_are_ids_and_epochs() {
         let (job, training) = (JobId::new(), TrainingId::new());
         let key = StorageKey::Artifact { job, epoch: 3, position: 1, extension: "png" };
-        assert_eq!(key.to_string(), format!("artifacts/{job}/3/1.png"));
+        assert_eq!(key.to_string(), format!("artifacts/{}/3/1.png", job.0));
         let key = StorageKey::TrainingCheckpoint { training, epoch: 2, step: 50 };
         assert_eq!(key.to_string(), format!("checkpoints/{training}/2/50.safetensors"));
     }

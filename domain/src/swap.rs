@@ -8,7 +8,7 @@ use sqlx::types::Json;
 use uuid::Uuid;
 
 use crate::database::bounded;
-use crate::job;
+use crate::job::{self, JobKind};
 use crate::liveness::GONE_AFTER;
 use crate::model::{Model, ModelFile, ModelFiles, ModelKind, ModelRef};
 use crate::{Error, ModelId, Result, SwapId, WorkerId};
@@ -86,15 +86,18 @@ pub async fn request(pool: &PgPool, model: &Model, action: SwapAction, worker: O
             ),
         ));
     }
+    let kinds = JobKind::ALL.into_iter().filter(|kind| kind.keeps_models()).map(|kind| kind.as_str().to_owned());
+    let kinds: Vec<String> = kinds.collect();
     let live = bounded(
         sqlx::query!(
-            r#"SELECT id AS "id: WorkerId", name, device, 'generation' = ANY(queues) AS "makes_pictures!" FROM workers
+            r#"SELECT id AS "id: WorkerId", name, device, queues && $4 AS "keeps_models!" FROM workers
                WHERE stopped_at IS NULL AND last_seen_at > clock_timestamp() - make_interval(secs => $1)
                  AND ($2::text IS NULL OR name = $2 OR id = $3)
                ORDER BY id"#,
             GONE_AFTER.as_secs_f64(),
             worker,
             worker.and_then(|worker| worker.parse::<Uuid>().ok()),
+            &kinds,
         )
         .fetch_all(pool),
     )
@@ -102,7 +105,7 @@ pub async fn request(pool: &PgPool, model: &Model, action: SwapAction, worker: O
     if let (Some(worker), true) = (worker, live.is_empty()) {
         return Err(Error::unknown("worker", format!("There is no live worker `{worker}`.")));
     }
-    let asked: Vec<_> = live.into_iter().filter(|worker| worker.makes_pictures).collect();
+    let asked: Vec<_> = live.into_iter().filter(|worker| worker.keeps_models).collect();
     if asked.is_empty() {
         let message = "makes pictures, and only those that do keep models loaded";
         return Err(match worker {

@@ -5,8 +5,8 @@
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use sqlx::PgPool;
 use sqlx::types::Json;
+use sqlx::{PgConnection, PgPool};
 use utoipa::ToSchema;
 
 use crate::artifact::{self, ArtifactKind, NewArtifact};
@@ -14,10 +14,10 @@ use crate::database::now;
 use crate::event::{self, EventKind};
 use crate::generation::{DEFAULT_MODEL, on_grid};
 use crate::integer;
-use crate::job::{self, Claim, JobKind, JobStatus};
+use crate::job::{self, Claim, JobKind, JobStatus, NewJob};
 use crate::limits::{self, in_range};
 use crate::model::described::is_trigger_word;
-use crate::model::{self, Catalog, Model, ModelFile, ModelFiles, ModelKind, ModelRef, lock_base};
+use crate::model::{self, Catalog, Model, ModelFile, ModelFiles, ModelKind, ModelRef};
 use crate::report::{JobRow, Report};
 use crate::{
     DatasetId, Error, JobId, ModelId, Page, PageRequest, Result, Storage, TrainingId, begin, bounded, dataset,
@@ -217,11 +217,12 @@ pub async fn create(pool: &PgPool, catalog: &Catalog, request: TrainingRequest) 
     if examples.is_empty() {
         return Err(Error::conflict_in("dataset", "The dataset has no pictures yet; add some before training on it."));
     }
-    lock_base(&mut tx, &base).await.inspect_err(|_| catalog.forget())?;
     model::check_name_is_free(&mut tx, &request.name).await?;
     model::check_name_is_not_awaited(&mut tx, &request.name).await?;
     let total_steps = config.steps as i32;
-    let job = job::enqueue(&mut tx, JobKind::Training, 0, total_steps).await?;
+    let job =
+        NewJob { total_steps, needs: &[base.id], makes: Some(&request.name), ..NewJob::new(JobKind::Training, id) };
+    let job = job::enqueue(&mut tx, job).await.inspect_err(|_| catalog.forget())?;
     let created_at = sqlx::query_scalar!(
         "INSERT INTO trainings (id, job_id, name, dataset_id, model_id, config, examples, dataset_sha256)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8) RETURNING created_at",
@@ -249,6 +250,48 @@ pub async fn create(pool: &PgPool, catalog: &Catalog, request: TrainingRequest) 
         report: Report::queued(total_steps),
         created_at,
     })
+}
+
+/// Makes the same request again on the same snapshot, as a job of its own that begins at the first step. Errors: `Conflict` when
+/// a picture of the snapshot has been deleted, or when the name is taken by now; `Unknown` when the base has been deleted.
+pub(crate) async fn retry(connection: &mut PgConnection, failed: JobId) -> Result<TrainingId> {
+    let row = sqlx::query!(
+        r#"SELECT name, dataset_id AS "dataset_id: DatasetId", model_id AS "model_id: ModelId", config AS "config: Json<TrainingConfig>",
+                  examples AS "examples: Json<Vec<Snapshot>>"
+           FROM trainings WHERE job_id = $1"#,
+        failed as JobId,
+    )
+    .fetch_one(&mut *connection)
+    .await?;
+    let gone =
+        || Error::conflict("Pictures of the dataset that this training began with have been deleted; train anew.");
+    dataset::lock(connection, row.dataset_id).await.map_err(|_| gone())?;
+    let there = dataset::examples(connection, row.dataset_id).await?;
+    let is_there = |picture: &Snapshot| there.iter().any(|example| example.storage_key == picture.storage_key);
+    if !row.examples.0.iter().all(is_there) {
+        return Err(gone());
+    }
+    model::check_name_is_free(connection, &row.name).await?;
+    model::check_name_is_not_awaited(connection, &row.name).await?;
+    let id = TrainingId::new();
+    let job = NewJob {
+        total_steps: row.config.0.steps as i32,
+        needs: &[row.model_id],
+        makes: Some(&row.name),
+        retry_of: Some(failed),
+        ..NewJob::new(JobKind::Training, id)
+    };
+    let job = job::enqueue(connection, job).await?;
+    sqlx::query!(
+        "INSERT INTO trainings (id, job_id, name, dataset_id, model_id, config, examples, dataset_sha256)
+         SELECT $2, $3, name, dataset_id, model_id, config, examples, dataset_sha256 FROM trainings WHERE job_id = $1",
+        failed as JobId,
+        id as TrainingId,
+        job as JobId,
+    )
+    .execute(connection)
+    .await?;
+    Ok(id)
 }
 
 /// SHA-256 over the lines `sha256 NUL caption LF` in order: the same pictures with the same captions have the same digest.
@@ -299,10 +342,9 @@ macro_rules! select_trainings {
             r#"SELECT t.id AS "id: TrainingId", t.job_id AS "job_id: JobId", t.name, t.dataset_id AS "dataset_id: DatasetId",
                       t.model_id AS "model_id: ModelId", m.name AS model_name, t.config AS "config: Json<TrainingConfig>",
                       o.id AS "output_id?: ModelId", o.name AS "output_name?", t.warnings AS "warnings: Json<Vec<String>>",
-                      to_jsonb(j) || jsonb_build_object('artifacts',
-                          (SELECT jsonb_agg(to_jsonb(a) ORDER BY a.position) FROM artifacts a WHERE a.job_id = j.id)) AS "job!: Json<JobRow>",
+                      r.report AS "job!: Json<JobRow>",
                       t.created_at
-               FROM trainings t JOIN jobs j ON j.id = t.job_id JOIN models m ON m.id = t.model_id
+               FROM trainings t JOIN job_reports r ON r.job_id = t.job_id JOIN models m ON m.id = t.model_id
                     LEFT JOIN models o ON o.id = t.output_model_id AND o.deleted_at IS NULL
                WHERE t.deleted_at IS NULL "# + $rest
             $(, $argument)*
@@ -328,20 +370,9 @@ pub async fn list(pool: &PgPool, page: &PageRequest) -> Result<Page<Training>> {
     Ok(page.cut(rows.into_iter().map(Training::from).collect(), |training| training.id.into()))
 }
 
-/// The job of a training. Errors: `NotFound`.
-pub async fn job_id(pool: &PgPool, id: TrainingId) -> Result<JobId> {
-    sqlx::query_scalar!(
-        r#"SELECT job_id AS "job_id: JobId" FROM trainings WHERE id = $1 AND deleted_at IS NULL"#,
-        id as TrainingId
-    )
-    .fetch_optional(pool)
-    .await?
-    .ok_or_else(|| Error::not_found("training", id))
-}
-
 /// Ends it: at once while it is queued, within a step while it runs. One that has ended stays as it is.
 pub async fn cancel(pool: &PgPool, id: TrainingId) -> Result<Training> {
-    job::cancel(pool, job_id(pool, id).await?).await?;
+    job::cancel(pool, job::find(pool, id.into(), Some(JobKind::Training)).await?).await?;
     get(pool, id).await
 }
 
@@ -366,6 +397,7 @@ pub async fn delete(pool: &PgPool, storage: &Storage, id: TrainingId) -> Result<
     )
     .execute(&mut *tx)
     .await?;
+    job::hide(&mut tx, row.job_id).await?;
     // The LoRA's object belongs to the model from here on; only the artifact's row goes.
     sqlx::query!("DELETE FROM artifacts WHERE job_id = $1", row.job_id as JobId).execute(&mut *tx).await?;
     let keys = sqlx::query_scalar!(

@@ -63,11 +63,11 @@ pub struct ResidentModel {
     pub bytes: i64,
 }
 
-/// A running job, by its noun.
+/// A running job.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct CurrentJob {
     pub kind: JobKind,
-    /// Of the generation, training or import.
+    /// The public id: that of its subject.
     pub id: uuid::Uuid,
 }
 
@@ -190,11 +190,7 @@ pub async fn list(pool: &PgPool, page: &PageRequest) -> Result<Page<Worker>> {
                                         WHERE m.sha256 = r.sha256 AND m.deleted_at IS NULL ORDER BY m.id LIMIT 1)))
                                 FROM jsonb_to_recordset(w.resident) AS r(sha256 text, bytes bigint)), '[]')
                         AS "resident!: Json<Vec<ResidentModel>>",
-                      coalesce((SELECT jsonb_agg(jsonb_build_object('kind', j.kind, 'id', coalesce(
-                                       (SELECT g.id FROM generations g WHERE g.job_id = j.id),
-                                       (SELECT t.id FROM trainings t WHERE t.job_id = j.id),
-                                       (SELECT i.id FROM imports i WHERE i.job_id = j.id),
-                                       (SELECT e.id FROM exports e WHERE e.job_id = j.id))) ORDER BY j.id)
+                      coalesce((SELECT jsonb_agg(jsonb_build_object('kind', j.kind, 'id', j.subject) ORDER BY j.id)
                                 FROM jobs j WHERE j.status = 'running' AND j.worker = w.id), '[]')
                         AS "jobs!: Json<Vec<CurrentJob>>",
                       coalesce((SELECT jsonb_agg(to_jsonb(s) || jsonb_build_object(

@@ -69,7 +69,7 @@ where
         while lease.holds().await {
             match statement().await {
                 Err(error) if error.is_transient() => {
-                    tracing::warn!(job = %lease.claim().job, %error, "the database is away; trying again");
+                    tracing::warn!(job = %lease.claim().subject, %error, "the database is away; trying again");
                     sleep(RETRY).await;
                 }
                 answer => return answer,
@@ -103,7 +103,7 @@ impl<'a> Attempt<'a> {
     pub fn begin(context: &'a WorkerContext, lease: &'a Lease) -> Result<Self, Stop> {
         let claim = lease.claim();
         let folder = tempfile::Builder::new()
-            .prefix(&format!("{}-{}-", claim.job, claim.epoch))
+            .prefix(&format!("{}-{}-", claim.subject, claim.epoch))
             .tempdir_in(&context.work_dir)
             .map_err(|error| disk(&context.work_dir, error))?;
         Ok(Self { context, lease, folder })
@@ -212,7 +212,7 @@ struct Step {
 
 impl Progress {
     fn start(pool: PgPool, claim: Claim) -> Self {
-        Self(Coalescer::start(claim.job, PROGRESS_DISTANCE, move |Step { step, total_steps, data }| {
+        Self(Coalescer::start(claim.subject, PROGRESS_DISTANCE, move |Step { step, total_steps, data }| {
             let pool = pool.clone();
             async move { job::progress(&pool, &claim, step, total_steps, data).await.map(drop) }
         }))

@@ -29,9 +29,9 @@ pub async fn attend(context: Arc<WorkerContext>, claim: Claim) {
         .unwrap_or_else(|panic| Err(Stop::Failed(ErrorClass::Internal, format!("the worker panicked: {panic}"))));
     let seconds = began.elapsed().as_secs_f64();
     match outcome {
-        Ok(()) => tracing::info!(job = %claim.job, epoch = claim.epoch, seconds, "succeeded"),
+        Ok(()) => tracing::info!(job = %claim.subject, epoch = claim.epoch, seconds, "succeeded"),
         Err(stop) => {
-            tracing::warn!(job = %claim.job, epoch = claim.epoch, seconds, ?stop, "attempt ended");
+            tracing::warn!(job = %claim.subject, epoch = claim.epoch, seconds, ?stop, "attempt ended");
             settle(&context, &lease, stop).await;
         }
     }
@@ -67,7 +67,7 @@ async fn settle(context: &WorkerContext, lease: &Lease, stop: Stop) {
         }
     });
     if let Err(error) = ended.await {
-        tracing::warn!(job = %claim.job, %error, "the attempt could not be ended; its lease runs out");
+        tracing::warn!(job = %claim.subject, %error, "the attempt could not be ended; its lease runs out");
     }
 }
 

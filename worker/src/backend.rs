@@ -128,7 +128,7 @@ impl BackendConfig for JobBackend {
 }
 
 fn task(claim: Claim) -> Task<Claim> {
-    let id = TaskId::from_string(claim.job.to_string());
+    let id = TaskId::from_string(claim.subject.to_string());
     let attempt = usize::try_from(claim.epoch).unwrap_or_default();
     TaskBuilder::new(claim).task_id(id).attempt(attempt).build()
 }
@@ -146,7 +146,7 @@ async fn claim_on_demand(mut policy: ClaimPolicy, mut demand: mpsc::Receiver<()>
             return;
         }
         let Some(claim) = claim(&mut policy).await else { return };
-        tracing::info!(job = %claim.job, kind = ?claim.kind, epoch = claim.epoch, "claimed");
+        tracing::info!(job = %claim.subject, kind = ?claim.kind, epoch = claim.epoch, "claimed");
         if stop.is_cancelled() {
             return give_back(&policy, &claim).await;
         }
@@ -206,11 +206,11 @@ fn resident(engine: &Engine) -> Vec<String> {
 }
 
 async fn give_back(policy: &ClaimPolicy, claim: &Claim) {
-    tracing::info!(job = %claim.job, "given back unused: this worker stops");
+    tracing::info!(job = %claim.subject, "given back unused: this worker stops");
     match timeout(CLAIM_LIMIT, job::release(&policy.pool, claim, "the worker stops")).await {
         Ok(Ok(_)) => {}
-        Ok(Err(error)) => tracing::warn!(job = %claim.job, %error, "could not be given back; its lease runs out"),
-        Err(_) => tracing::warn!(job = %claim.job, "could not be given back in time; its lease runs out"),
+        Ok(Err(error)) => tracing::warn!(job = %claim.subject, %error, "could not be given back; its lease runs out"),
+        Err(_) => tracing::warn!(job = %claim.subject, "could not be given back in time; its lease runs out"),
     }
 }
 

@@ -4,11 +4,11 @@
 use std::future::Future;
 use std::time::Duration;
 
-use domain::JobId;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 /// Writes the latest value given to it, at most once per `distance`. Values that were replaced before they could be
 /// written are dropped.
@@ -20,7 +20,7 @@ pub(crate) struct Coalescer<T> {
 
 impl<T: Clone + Send + Sync + 'static> Coalescer<T> {
     /// Writes with `write`, at most once per `distance`, until the lease of `job` is lost. Other failures are only logged.
-    pub fn start<F>(job: JobId, distance: Duration, mut write: impl FnMut(T) -> F + Send + 'static) -> Self
+    pub fn start<F>(job: Uuid, distance: Duration, mut write: impl FnMut(T) -> F + Send + 'static) -> Self
     where
         F: Future<Output = domain::Result<()>> + Send,
     {

@@ -116,7 +116,7 @@ impl<'a> Conversation<'a> {
                 self.drain.training - self.drain.training / UPLOAD_SHARE
             }
         };
-        tracing::info!(job = %self.lease.claim().job, limit_seconds = limit.as_secs_f64(), "the worker stops; its job may still");
+        tracing::info!(job = %self.lease.claim().subject, limit_seconds = limit.as_secs_f64(), "the worker stops; its job may still");
         self.deadline = Some(Instant::now() + limit);
     }
 

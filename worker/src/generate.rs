@@ -166,7 +166,7 @@ async fn make(attempt: &Attempt<'_>, order: Generate) -> Result<(Vec<Picture>, V
 /// Keeps the newest preview for whoever looks.
 fn previews(attempt: &Attempt<'_>) -> Coalescer<Preview> {
     let (pool, claim) = (attempt.context.pool.clone(), *attempt.claim());
-    Coalescer::start(claim.job, PREVIEW_DISTANCE, move |preview| {
+    Coalescer::start(claim.subject, PREVIEW_DISTANCE, move |preview| {
         let pool = pool.clone();
         async move { preview::record(&pool, &claim, &preview).await }
     })

@@ -112,22 +112,22 @@ impl Pulse {
                 Ok(Ok(beat)) => {
                     *self.renewed.lock().unwrap_or_else(PoisonError::into_inner) = asked;
                     if beat.cancel && !self.canceled.is_cancelled() {
-                        tracing::info!(job = %self.claim.job, "cancel requested");
+                        tracing::info!(job = %self.claim.subject, "cancel requested");
                         self.canceled.cancel();
                     }
                     next = asked + self.policy.beat;
                     continue;
                 }
                 Ok(Err(domain::Error::LeaseLost)) => {
-                    tracing::warn!(job = %self.claim.job, epoch = self.claim.epoch, "lease lost");
+                    tracing::warn!(job = %self.claim.subject, epoch = self.claim.epoch, "lease lost");
                     self.lost.cancel();
                     return;
                 }
-                Ok(Err(error)) => tracing::warn!(job = %self.claim.job, %error, "beat failed"),
-                Err(_) => tracing::warn!(job = %self.claim.job, "the database does not answer the beat"),
+                Ok(Err(error)) => tracing::warn!(job = %self.claim.subject, %error, "beat failed"),
+                Err(_) => tracing::warn!(job = %self.claim.subject, "the database does not answer the beat"),
             }
             if self.renewed.lock().unwrap_or_else(PoisonError::into_inner).elapsed() > GIVE_UP {
-                tracing::error!(job = %self.claim.job, "no good beat for too long: the job is given up");
+                tracing::error!(job = %self.claim.subject, "no good beat for too long: the job is given up");
                 self.lost.cancel();
                 return;
             }

@@ -393,6 +393,7 @@ async fn a_lost_lease_ends_the_work_and_its_effects() {
     let running = bed.until(job, "running", |job| job.step > 0).await;
     let claim = Claim {
         job,
+        subject: job.0,
         kind: running.kind,
         epoch: running.epoch,
         worker: running.worker.unwrap(),
@@ -404,7 +405,7 @@ async fn a_lost_lease_ends_the_work_and_its_effects() {
     assert_eq!((ended.status, ended.epoch), (JobStatus::Succeeded, 2));
     let made = generation::get(&bed.pools.api, id).await.unwrap();
     assert_eq!(made.report.artifacts.len(), 2);
-    assert!(made.report.artifacts.iter().all(|artifact| artifact.storage_key.contains(&format!("{job}/2/"))));
+    assert!(made.report.artifacts.iter().all(|artifact| artifact.storage_key.contains(&format!("{}/2/", job.0))));
     worker.stop().await;
 }
 

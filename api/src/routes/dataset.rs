@@ -10,7 +10,7 @@ use domain::dataset::intake::Intake;
 use domain::dataset::{self, DatasetRequest, MAX_CAPTION_CHARS};
 use domain::storage::READ_TTL;
 use domain::upload::{self, UploadRequest};
-use domain::{DatasetId, ExampleId, Page, PageRequest, Storage, UploadId, image_gate, zip_gate};
+use domain::{DatasetId, ExampleId, Page, Storage, UploadId, image_gate, zip_gate};
 use serde::Serialize;
 use tokio::io::AsyncWriteExt;
 use utoipa::ToSchema;
@@ -48,13 +48,7 @@ pub struct DatasetDetail {
     pub examples: Vec<Example>,
 }
 
-/// A page of datasets.
-#[derive(Serialize, ToSchema)]
-pub struct DatasetPage {
-    pub items: Vec<Dataset>,
-    /// Pass it as `cursor` to get the next page; null on the last.
-    pub next_cursor: Option<String>,
-}
+type DatasetPage = Page<Dataset>;
 
 /// A picture with its caption.
 #[derive(Serialize, ToSchema)]
@@ -177,9 +171,7 @@ pub async fn create(state: State, extract::Json(request): extract::Json<DatasetR
     responses((status = 200, description = "A page", body = DatasetPage)),
 )]
 pub async fn list(state: State, Query(query): Query<PageQuery>) -> Result<Json<DatasetPage>> {
-    let page = PageRequest::parse(query.limit, query.cursor.as_deref())?;
-    let Page { items, next_cursor } = dataset::list(&state.pool, &page).await?.map(Dataset::from);
-    Ok(Json(DatasetPage { items, next_cursor }))
+    Ok(Json(dataset::list(&state.pool, &query.page()?).await?.map(Dataset::from)))
 }
 
 /// Look at a dataset and its pictures

@@ -8,13 +8,18 @@ use std::time::Duration;
 use axum::http::{HeaderMap, HeaderName, StatusCode};
 use axum::response::sse::{self, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
+use axum::routing::get;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use domain::JobId;
 use domain::event::{self, Event, Subscription};
+use domain::job::{self, KINDS};
 use domain::preview::{self, Preview};
-use domain::{ExportId, GenerationId, ImportId, JobId, TrainingId, export, generation, import, job, training};
 use serde_json::{Value, json};
 use utoipa::ToSchema;
+use utoipa::openapi::HttpMethod;
+use utoipa_axum::router::OpenApiRouter;
+use uuid::Uuid;
 
 use crate::State;
 use crate::extract::Path;
@@ -47,19 +52,19 @@ pub struct ServerSentEvent {
     data: String,
 }
 
-/// Follow a generation
+/// Follow a job
 ///
-/// Events are named `queued`, `started`, `progress`, `warning`, `retrying`, `succeeded`, `failed` or `canceled`; their ids count
-/// from 1, their data is a JSON object. The stream ends after the last of the three. To go on after a break, send the last id
-/// as `Last-Event-ID`, as browsers do by themselves.
+/// Events are named `queued`, `started`, `progress`, `checkpoint`, `warning`, `retrying`, `succeeded`, `failed` or `canceled`; their
+/// ids count from 1, their data is a JSON object. The stream ends after one of the last three. To continue after a break, send the
+/// last id as `Last-Event-ID`, as browsers do by themselves.
 ///
 /// A generation with `preview_every` shows its pictures at work as `preview` events: `image` is a `data:` URI with a rough JPEG of at
-/// most 512 pixels along its longer side, `position` tells of which picture. They have no id and are not told again: a client that
-/// is late, or comes back, gets the newest.
+/// most 512 pixels along its longer side, and `position` says which picture it is. A preview has no id and is not sent again: a
+/// client that is late, or comes back, gets the newest. The progress of a training has the loss, that of an import the bytes.
 #[utoipa::path(
-    get, path = "/v1/generations/{id}/events", tag = "generations", operation_id = "follow_generation",
+    get, path = "/v1/jobs/{id}/events", tag = "jobs", operation_id = "follow_job",
     params(
-        ("id" = GenerationId, Path, description = "Id of the generation"),
+        ("id" = Uuid, Path, description = "Id"),
         ("Last-Event-ID" = Option<String>, Header, description = "Id of the last event that was seen"),
     ),
     responses(
@@ -67,66 +72,27 @@ pub struct ServerSentEvent {
         (status = 204, description = "The last event was seen: there will be no more"),
     ),
 )]
-pub async fn of_generation(state: State, Path(id): Path<GenerationId>, headers: HeaderMap) -> Result<Response> {
-    let (job, previews) = generation::job_and_previews(&state.pool, id).await?;
-    follow(state, job, previews, &headers).await
+pub async fn follow(state: State, Path(id): Path<Uuid>, headers: HeaderMap) -> Result<Response> {
+    let job = job::find(&state.pool, id, None).await?;
+    stream(state, job, &headers).await
 }
 
-/// Follow a training
-///
-/// As for a generation; there are `checkpoint` events besides, and `progress` tells the loss.
-#[utoipa::path(
-    get, path = "/v1/trainings/{id}/events", tag = "trainings", operation_id = "follow_training",
-    params(
-        ("id" = TrainingId, Path, description = "Id of the training"),
-        ("Last-Event-ID" = Option<String>, Header, description = "Id of the last event that was seen"),
-    ),
-    responses(
-        (status = 200, description = "The events so far, and then those to come", body = ServerSentEvent, content_type = "text/event-stream"),
-        (status = 204, description = "The last event was seen: there will be no more"),
-    ),
-)]
-pub async fn of_training(state: State, Path(id): Path<TrainingId>, headers: HeaderMap) -> Result<Response> {
-    let job = training::job_id(&state.pool, id).await?;
-    follow(state, job, false, &headers).await
-}
-
-/// Follow an import
-///
-/// As for a generation; `progress` tells the bytes.
-#[utoipa::path(
-    get, path = "/v1/imports/{id}/events", tag = "models", operation_id = "follow_import",
-    params(
-        ("id" = ImportId, Path, description = "Id of the import"),
-        ("Last-Event-ID" = Option<String>, Header, description = "Id of the last event that was seen"),
-    ),
-    responses(
-        (status = 200, description = "The events so far, and then those to come", body = ServerSentEvent, content_type = "text/event-stream"),
-        (status = 204, description = "The last event was seen: there will be no more"),
-    ),
-)]
-pub async fn of_import(state: State, Path(id): Path<ImportId>, headers: HeaderMap) -> Result<Response> {
-    let job = import::job_id(&state.pool, id).await?;
-    follow(state, job, false, &headers).await
-}
-
-/// Follow an export
-///
-/// As for a generation.
-#[utoipa::path(
-    get, path = "/v1/exports/{id}/events", tag = "models", operation_id = "follow_export",
-    params(
-        ("id" = ExportId, Path, description = "Id of the export"),
-        ("Last-Event-ID" = Option<String>, Header, description = "Id of the last event that was seen"),
-    ),
-    responses(
-        (status = 200, description = "The events so far, and then those to come", body = ServerSentEvent, content_type = "text/event-stream"),
-        (status = 204, description = "The last event was seen: there will be no more"),
-    ),
-)]
-pub async fn of_export(state: State, Path(id): Path<ExportId>, headers: HeaderMap) -> Result<Response> {
-    let job = export::job_id(&state.pool, id).await?;
-    follow(state, job, false, &headers).await
+/// The same for the jobs of each kind below their own collection, such as `/v1/generations/{id}/events`.
+pub fn follow_each_kind(mut router: OpenApiRouter<State>) -> OpenApiRouter<State> {
+    for spec in &KINDS {
+        let follow = async |state: State, Path(id): Path<Uuid>, headers: HeaderMap| -> Result<Response> {
+            let job = job::find(&state.pool, id, Some(spec.kind)).await?;
+            stream(state, job, &headers).await
+        };
+        let path = format!("/v1/{}/{{id}}/events", spec.collection);
+        let mut operation = <__path_follow as utoipa::Path>::operation();
+        operation.operation_id = Some(format!("follow_{}", spec.name));
+        operation.tags = Some(vec![spec.tag.to_owned()]);
+        operation.summary = Some(format!("Follow the job of the {}", spec.name));
+        router = router.route(&path, get(follow));
+        router.get_openapi_mut().paths.add_path_operation(path, vec![HttpMethod::Get], operation);
+    }
+    router
 }
 
 struct Follower {
@@ -135,20 +101,20 @@ struct Follower {
     /// Of the last event that was sent.
     sequence: i64,
     fetched: VecDeque<Event>,
-    /// Of the last preview that was sent, if there may be some.
-    revision: Option<i64>,
+    /// Of the last preview that was sent.
+    revision: i64,
     subscription: Subscription,
     ended: bool,
 }
 
 /// The stream, or nothing for a client that has seen its end: `EventSource` comes back until it is told 204.
-async fn follow(state: State, job: JobId, previews: bool, headers: &HeaderMap) -> Result<Response> {
+async fn stream(state: State, job: JobId, headers: &HeaderMap) -> Result<Response> {
     let sequence = headers.get(LAST_EVENT_ID).and_then(|id| id.to_str().ok()?.trim().parse().ok()).unwrap_or(0).max(0);
     // Subscribed before the first look at the rows, so that nothing falls between the two.
     let subscription = state.feed.subscribe();
-    let revision = previews.then_some(0);
-    let follower = Follower { state, job, sequence, fetched: VecDeque::new(), revision, subscription, ended: false };
-    if follower.is_over().await? {
+    let follower = Follower { state, job, sequence, fetched: VecDeque::new(), revision: 0, subscription, ended: false };
+    let job = job::get(&follower.state.pool, job).await?;
+    if job.status.is_terminal() && job.last_sequence <= sequence {
         return Ok(StatusCode::NO_CONTENT.into_response());
     }
     let events = futures::stream::unfold(follower, async |mut follower| {
@@ -185,20 +151,13 @@ impl Follower {
 
     /// A preview that was not sent, or none; `ended` if the client has seen the end already.
     async fn preview_or_end(&mut self) -> domain::Result<Option<Preview>> {
-        if let Some(revision) = self.revision
-            && let Some((newer, preview)) = preview::after(&self.state.pool, self.job, revision).await?
-        {
-            self.revision = Some(newer);
+        let news = preview::news(&self.state.pool, self.job, self.sequence, self.revision).await?;
+        if let Some((revision, preview)) = news.preview {
+            self.revision = revision;
             return Ok(Some(preview));
         }
-        self.ended = self.is_over().await?;
+        self.ended = news.over;
         Ok(None)
-    }
-
-    /// Whether the client has seen the end already.
-    async fn is_over(&self) -> domain::Result<bool> {
-        let job = job::get(&self.state.pool, self.job).await?;
-        Ok(job.status.is_terminal() && job.last_sequence <= self.sequence)
     }
 
     async fn wait(&mut self) {

@@ -5,9 +5,9 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, Utc};
 use domain::export::{self, Dtype, Format};
-use domain::job::JobStatus;
+use domain::job::{JobKind, JobStatus};
 use domain::model::ModelRef;
-use domain::{ExportId, Page, PageRequest, Storage};
+use domain::{ExportId, Page, Storage};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
@@ -36,13 +36,7 @@ pub struct Export {
     pub urls: JobUrls,
 }
 
-/// A page of exports.
-#[derive(Serialize, ToSchema)]
-pub struct ExportPage {
-    pub items: Vec<Export>,
-    /// Pass it as `cursor` to get the next page; null on the last.
-    pub next_cursor: Option<String>,
-}
+type ExportPage = Page<Export>;
 
 /// Which file is wanted.
 #[derive(Debug, Deserialize, IntoParams)]
@@ -78,8 +72,8 @@ impl Export {
     }
 }
 
-pub(super) fn path(id: ExportId) -> String {
-    format!("/v1/exports/{id}")
+fn path(id: ExportId) -> String {
+    JobKind::Export.path(id)
 }
 
 /// Export a LoRA in another program's dialect
@@ -125,13 +119,8 @@ pub async fn create(
     responses((status = 200, description = "A page", body = ExportPage)),
 )]
 pub async fn list(state: State, Query(query): Query<PageQuery>) -> Result<Json<ExportPage>> {
-    let page = PageRequest::parse(query.limit, query.cursor.as_deref())?;
-    let Page { items, next_cursor } = export::list(&state.pool, &page).await?;
-    let mut exports = Vec::with_capacity(items.len());
-    for export in items {
-        exports.push(Export::of(export, &state.storage).await?);
-    }
-    Ok(Json(ExportPage { items: exports, next_cursor }))
+    let page = export::list(&state.pool, &query.page()?).await?;
+    Ok(Json(page.try_map(|export| Export::of(export, &state.storage)).await?))
 }
 
 /// Look at an export

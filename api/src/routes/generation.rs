@@ -5,10 +5,10 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use chrono::{DateTime, Utc};
 use domain::generation::{self, GenerationRequest, LoraUse};
-use domain::job::JobStatus;
+use domain::job::{JobKind, JobStatus};
 use domain::model::ModelRef;
 use domain::storage::READ_TTL;
-use domain::{GenerationId, InputId, Page, PageRequest, Storage, input};
+use domain::{GenerationId, InputId, Page, Storage, input};
 use formats::Scheduler;
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -96,13 +96,7 @@ impl SourceImage {
     }
 }
 
-/// A page of generations.
-#[derive(Serialize, ToSchema)]
-pub struct GenerationPage {
-    pub items: Vec<Generation>,
-    /// Pass it as `cursor` to get the next page; null on the last.
-    pub next_cursor: Option<String>,
-}
+type GenerationPage = Page<Generation>;
 
 impl Generation {
     async fn of(generation: generation::Generation, storage: &Storage) -> Result<Self> {
@@ -141,8 +135,8 @@ impl Generation {
     }
 }
 
-pub fn path(id: GenerationId) -> String {
-    format!("/v1/generations/{id}")
+fn path(id: GenerationId) -> String {
+    JobKind::Generation.path(id)
 }
 
 /// Ask for pictures
@@ -183,13 +177,8 @@ pub async fn create(
     responses((status = 200, description = "A page", body = GenerationPage)),
 )]
 pub async fn list(state: State, Query(query): Query<PageQuery>) -> Result<Json<GenerationPage>> {
-    let page = PageRequest::parse(query.limit, query.cursor.as_deref())?;
-    let Page { items, next_cursor } = generation::list(&state.pool, &page).await?;
-    let mut generations = Vec::with_capacity(items.len());
-    for generation in items {
-        generations.push(Generation::of(generation, &state.storage).await?);
-    }
-    Ok(Json(GenerationPage { items: generations, next_cursor }))
+    let page = generation::list(&state.pool, &query.page()?).await?;
+    Ok(Json(page.try_map(|generation| Generation::of(generation, &state.storage)).await?))
 }
 
 /// Look at a generation

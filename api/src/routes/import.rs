@@ -3,10 +3,10 @@
 use axum::Json;
 use chrono::{DateTime, Utc};
 use domain::import;
-use domain::job::JobStatus;
+use domain::job::{JobKind, JobStatus};
 use domain::model::ModelRef;
 use domain::model::source::{Parts, Source};
-use domain::{ImportId, ModelId, Page, PageRequest, Storage};
+use domain::{ImportId, ModelId, Page, Storage};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -44,13 +44,7 @@ pub struct Import {
     pub urls: JobUrls,
 }
 
-/// A page of imports.
-#[derive(Serialize, ToSchema)]
-pub struct ImportPage {
-    pub items: Vec<Import>,
-    /// Pass it as `cursor` to get the next page; null on the last.
-    pub next_cursor: Option<String>,
-}
+type ImportPage = Page<Import>;
 
 impl Import {
     pub async fn of(import: import::Import, storage: &Storage) -> Result<Self> {
@@ -75,8 +69,8 @@ impl Import {
     }
 }
 
-pub fn path(id: ImportId) -> String {
-    format!("/v1/imports/{id}")
+pub(super) fn path(id: ImportId) -> String {
+    JobKind::Import.path(id)
 }
 
 /// List imports, newest first
@@ -86,13 +80,8 @@ pub fn path(id: ImportId) -> String {
     responses((status = 200, description = "A page", body = ImportPage)),
 )]
 pub async fn list(state: State, Query(query): Query<PageQuery>) -> Result<Json<ImportPage>> {
-    let page = PageRequest::parse(query.limit, query.cursor.as_deref())?;
-    let Page { items, next_cursor } = import::list(&state.pool, &page).await?;
-    let mut imports = Vec::with_capacity(items.len());
-    for import in items {
-        imports.push(Import::of(import, &state.storage).await?);
-    }
-    Ok(Json(ImportPage { items: imports, next_cursor }))
+    let page = import::list(&state.pool, &query.page()?).await?;
+    Ok(Json(page.try_map(|import| Import::of(import, &state.storage)).await?))
 }
 
 /// Look at an import

@@ -5,7 +5,7 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, Utc};
 use domain::storage::READ_TTL;
-use domain::{InputId, Page, PageRequest, Storage, image_gate, input};
+use domain::{InputId, Page, Storage, image_gate, input};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -37,13 +37,7 @@ pub struct Input {
     pub created_at: DateTime<Utc>,
 }
 
-/// A page of inputs.
-#[derive(Serialize, ToSchema)]
-pub struct InputPage {
-    pub items: Vec<Input>,
-    /// Pass it as `cursor` to get the next page; null on the last.
-    pub next_cursor: Option<String>,
-}
+type InputPage = Page<Input>;
 
 /// The form: one picture.
 #[derive(ToSchema)]
@@ -114,13 +108,8 @@ async fn take_picture(form: &mut Multipart) -> Result<axum::body::Bytes> {
     responses((status = 200, description = "A page", body = InputPage)),
 )]
 pub async fn list(state: State, Query(query): Query<PageQuery>) -> Result<Json<InputPage>> {
-    let page = PageRequest::parse(query.limit, query.cursor.as_deref())?;
-    let Page { items, next_cursor } = input::list(&state.pool, &page).await?;
-    let mut inputs = Vec::with_capacity(items.len());
-    for input in items {
-        inputs.push(Input::of(input, &state.storage).await?);
-    }
-    Ok(Json(InputPage { items: inputs, next_cursor }))
+    let page = input::list(&state.pool, &query.page()?).await?;
+    Ok(Json(page.try_map(|input| Input::of(input, &state.storage)).await?))
 }
 
 /// Look at an input

@@ -8,6 +8,7 @@ pub mod health;
 pub mod import;
 pub mod input;
 pub mod job;
+pub mod jobs;
 pub mod model;
 pub mod swap;
 pub mod training;

@@ -92,13 +92,7 @@ pub struct ModelFile {
     pub url: String,
 }
 
-/// A page of models.
-#[derive(Serialize, ToSchema)]
-pub struct ModelPage {
-    pub items: Vec<Model>,
-    /// Pass it as `cursor` to get the next page; null on the last.
-    pub next_cursor: Option<String>,
-}
+type ModelPage = Page<Model>;
 
 /// The form: `name`, perhaps `base`, `kind` or `parts_of`, and one or more files, each with its relative path as its file name; the parts
 /// that a checkpoint's file lacks may follow under their own names.
@@ -212,10 +206,10 @@ impl ModelDetail {
 )]
 pub async fn list(state: State, Query(query): Query<ModelQuery>) -> Result<Json<ModelPage>> {
     let page = PageRequest::parse(query.limit, query.cursor.as_deref())?;
-    let Page { mut items, next_cursor } =
+    let mut models =
         model::list(&state.pool, query.kind, query.family.as_deref(), &page).await?.map(|model| Model::from(&model));
-    locate(&mut items, &state).await?;
-    Ok(Json(ModelPage { items, next_cursor }))
+    locate(&mut models.items, &state).await?;
+    Ok(Json(models))
 }
 
 /// Bring a model in

@@ -4,10 +4,10 @@ use axum::Json;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use chrono::{DateTime, Utc};
-use domain::job::JobStatus;
+use domain::job::{JobKind, JobStatus};
 use domain::model::ModelRef;
 use domain::training::{self, TrainingRequest};
-use domain::{DatasetId, Page, PageRequest, Storage, TrainingId};
+use domain::{DatasetId, Page, Storage, TrainingId};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -52,13 +52,7 @@ pub struct Training {
     pub urls: JobUrls,
 }
 
-/// A page of trainings.
-#[derive(Serialize, ToSchema)]
-pub struct TrainingPage {
-    pub items: Vec<Training>,
-    /// Pass it as `cursor` to get the next page; null on the last.
-    pub next_cursor: Option<String>,
-}
+type TrainingPage = Page<Training>;
 
 impl Training {
     async fn of(training: training::Training, storage: &Storage) -> Result<Self> {
@@ -92,8 +86,8 @@ impl Training {
     }
 }
 
-pub fn path(id: TrainingId) -> String {
-    format!("/v1/trainings/{id}")
+fn path(id: TrainingId) -> String {
+    JobKind::Training.path(id)
 }
 
 /// Train a LoRA
@@ -135,13 +129,8 @@ pub async fn create(
     responses((status = 200, description = "A page", body = TrainingPage)),
 )]
 pub async fn list(state: State, Query(query): Query<PageQuery>) -> Result<Json<TrainingPage>> {
-    let page = PageRequest::parse(query.limit, query.cursor.as_deref())?;
-    let Page { items, next_cursor } = training::list(&state.pool, &page).await?;
-    let mut trainings = Vec::with_capacity(items.len());
-    for training in items {
-        trainings.push(Training::of(training, &state.storage).await?);
-    }
-    Ok(Json(TrainingPage { items: trainings, next_cursor }))
+    let page = training::list(&state.pool, &query.page()?).await?;
+    Ok(Json(page.try_map(|training| Training::of(training, &state.storage)).await?))
 }
 
 /// Look at a training

@@ -5,11 +5,10 @@ use chrono::{DateTime, Utc};
 use domain::job::JobKind;
 use domain::swap::Swap;
 use domain::worker::{self, ResidentModel};
-use domain::{ExportId, GenerationId, ImportId, Page, PageRequest, TrainingId, WorkerId};
+use domain::{Page, WorkerId};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::{export, generation, import, training};
 use crate::State;
 use crate::extract::{PageQuery, Query};
 use crate::problem::Result;
@@ -52,13 +51,7 @@ pub struct CurrentJob {
     pub url: String,
 }
 
-/// A page of workers.
-#[derive(Serialize, ToSchema)]
-pub struct WorkerPage {
-    pub items: Vec<Worker>,
-    /// Pass it as `cursor` to get the next page; null on the last.
-    pub next_cursor: Option<String>,
-}
+type WorkerPage = Page<Worker>;
 
 impl From<worker::Worker> for Worker {
     fn from(worker: worker::Worker) -> Self {
@@ -81,13 +74,7 @@ impl From<worker::Worker> for Worker {
 
 impl From<worker::CurrentJob> for CurrentJob {
     fn from(job: worker::CurrentJob) -> Self {
-        let url = match job.kind {
-            JobKind::Generation => generation::path(GenerationId(job.id)),
-            JobKind::Training => training::path(TrainingId(job.id)),
-            JobKind::Import => import::path(ImportId(job.id)),
-            JobKind::Export => export::path(ExportId(job.id)),
-        };
-        Self { kind: job.kind, url }
+        Self { kind: job.kind, url: job.kind.path(job.id) }
     }
 }
 
@@ -98,7 +85,5 @@ impl From<worker::CurrentJob> for CurrentJob {
     responses((status = 200, description = "A page", body = WorkerPage)),
 )]
 pub async fn list(state: State, Query(query): Query<PageQuery>) -> Result<Json<WorkerPage>> {
-    let page = PageRequest::parse(query.limit, query.cursor.as_deref())?;
-    let Page { items, next_cursor } = worker::list(&state.pool, &page).await?.map(Worker::from);
-    Ok(Json(WorkerPage { items, next_cursor }))
+    Ok(Json(worker::list(&state.pool, &query.page()?).await?.map(Worker::from)))
 }

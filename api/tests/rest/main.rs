@@ -8,6 +8,7 @@ mod datasets;
 mod events;
 mod generations;
 mod inputs;
+mod jobs;
 mod models;
 mod test_server;
 mod trainings;

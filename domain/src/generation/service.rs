@@ -4,8 +4,8 @@
 use std::collections::HashMap;
 
 use chrono::{DateTime, Utc};
-use sqlx::PgPool;
 use sqlx::types::Json;
+use sqlx::{PgExecutor, PgPool};
 use uuid::Uuid;
 
 use super::request::{GenerationParams, GenerationRequest, LoraRequest, MAX_LORAS};
@@ -28,14 +28,15 @@ pub struct GenerationService {
     looks: Batcher<GenerationId, Option<Generation>>,
 }
 
-/// A generation to be written, with its job.
-struct New {
-    id: GenerationId,
-    job: JobId,
-    model: Uuid,
-    loras: Vec<(Uuid, f64)>,
-    params: GenerationParams,
-    seed: i64,
+/// A generation to be written, with its job of the same id.
+pub(super) struct New {
+    pub id: GenerationId,
+    pub model: Uuid,
+    pub loras: Vec<(Uuid, f64)>,
+    pub params: GenerationParams,
+    pub seed: i64,
+    /// The failed job that it repeats.
+    pub retry_of: Option<JobId>,
 }
 
 impl GenerationService {
@@ -66,18 +67,18 @@ impl GenerationService {
         let mut params = GenerationParams::parse(&request, &model)?;
         let loras = self.parse_loras(&model, lora_requests).await?;
 
-        let (id, job_id) = (GenerationId::new(), JobId::new());
+        let id = GenerationId::new();
         // Before the row: whoever reads it finds its pictures.
         if let Some((image, mask)) = self.pictures(id, &request).await? {
             params.begin_with(image, mask, &request, &model);
         }
         let new = New {
             id,
-            job: job_id,
             model: model.id.into(),
             loras: loras.iter().map(|lora| (lora.model.id.into(), lora.scale)).collect(),
             params: params.clone(),
             seed,
+            retry_of: None,
         };
         let created_at = match self.creations.ask(new).await {
             Ok(Some(created_at)) => created_at,
@@ -94,7 +95,16 @@ impl GenerationService {
         };
         job::ring(&self.pool);
         let report = Report::queued(params.num_inference_steps as i32);
-        Ok(Generation { id, job_id, model: model.reference(), loras, params, seed, report, created_at })
+        Ok(Generation {
+            id,
+            job_id: JobId(id.into()),
+            model: model.reference(),
+            loras,
+            params,
+            seed,
+            report,
+            created_at,
+        })
     }
 
     /// As [`super::get`].
@@ -153,7 +163,7 @@ impl GenerationService {
 
 /// Writes all of them with their queued jobs, in one statement, but for those that need a model or an input which is deleted: these
 /// get no instant of creation. The lock on what they need makes a deletion wait, and after one that was first nothing is locked.
-async fn insert(pool: &PgPool, new: &[New]) -> Result<Vec<Option<DateTime<Utc>>>> {
+pub(super) async fn insert(executor: impl PgExecutor<'_>, new: &[New]) -> Result<Vec<Option<DateTime<Utc>>>> {
     let column = |of: fn(&New) -> Uuid| new.iter().map(of).collect::<Vec<Uuid>>();
     let loras: Vec<(Uuid, i32, Uuid, f64)> = new
         .iter()
@@ -176,20 +186,23 @@ async fn insert(pool: &PgPool, new: &[New]) -> Result<Vec<Option<DateTime<Utc>>>
              SELECT id FROM inputs WHERE id = ANY($13) ORDER BY id FOR KEY SHARE
            ), asked AS (
              SELECT * FROM unnest($2::uuid[], $3::uuid[], $4::uuid[], $5::int[], $6::jsonb[], $7::int8[])
-               AS a(id, job_id, model_id, total_steps, params, seed)
+               AS a(id, retry_of, model_id, total_steps, params, seed)
              WHERE model_id IN (SELECT id FROM needed)
                AND NOT EXISTS (SELECT FROM used WHERE generation_id = a.id AND used.model_id NOT IN (SELECT id FROM needed))
                AND NOT EXISTS (SELECT FROM begun WHERE generation_id = a.id AND input_id NOT IN (SELECT id FROM there))
            ), job AS (
-             INSERT INTO jobs (id, kind, total_steps, last_sequence, base_sha256)
-             SELECT job_id, 'generation', total_steps, 1, sha256 FROM asked JOIN needed ON needed.id = model_id
+             INSERT INTO jobs (id, subject, kind, total_steps, last_sequence, base_sha256, retry_of)
+             SELECT asked.id, asked.id, 'generation', total_steps, 1, sha256, retry_of FROM asked JOIN needed ON needed.id = model_id
              RETURNING id, created_at
            ), queued AS (
              INSERT INTO job_events (job_id, sequence, kind) SELECT id, 1, 'queued' FROM job
            ), generation AS (
              INSERT INTO generations (id, job_id, model_id, params, seed, created_at)
-             SELECT asked.id, job_id, model_id, params, seed, created_at FROM asked JOIN job ON job.id = job_id
+             SELECT id, id, model_id, params, seed, created_at FROM asked JOIN job USING (id)
              RETURNING id, created_at
+           ), need AS (
+             INSERT INTO job_needs (job_id, model_id)
+             SELECT id, model_id FROM asked UNION SELECT generation_id, used.model_id FROM used JOIN asked ON asked.id = generation_id
            ), lora AS (
              INSERT INTO generation_loras (generation_id, position, model_id, scale)
              SELECT generation_id, position, model_id, scale FROM used JOIN generation ON generation.id = generation_id
@@ -197,7 +210,7 @@ async fn insert(pool: &PgPool, new: &[New]) -> Result<Vec<Option<DateTime<Utc>>>
            SELECT id AS "id: GenerationId", created_at FROM generation"#,
         &needed,
         &column(|one| one.id.into()),
-        &column(|one| one.job.into()),
+        &new.iter().map(|one| one.retry_of.map(|job| job.0)).collect::<Vec<_>>() as &[Option<Uuid>],
         &column(|one| one.model),
         &new.iter().map(|one| one.params.num_inference_steps as i32).collect::<Vec<_>>(),
         &params as _,
@@ -210,6 +223,6 @@ async fn insert(pool: &PgPool, new: &[New]) -> Result<Vec<Option<DateTime<Utc>>>
         &inputs.iter().map(|input| input.1).collect::<Vec<_>>(),
     );
     let written: HashMap<GenerationId, DateTime<Utc>> =
-        bounded(insert.fetch_all(pool)).await?.into_iter().map(|row| (row.id, row.created_at)).collect();
+        bounded(insert.fetch_all(executor)).await?.into_iter().map(|row| (row.id, row.created_at)).collect();
     Ok(new.iter().map(|one| written.get(&one.id).copied()).collect())
 }

@@ -9,6 +9,7 @@
 use std::time::Duration;
 
 use sqlx::PgPool;
+use uuid::Uuid;
 
 use super::{JobKind, LeasePolicy};
 use crate::database::bounded;
@@ -27,6 +28,8 @@ const NEAR: i64 = 8;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Claim {
     pub job: JobId,
+    /// The public id: that of the generation, training, import or export.
+    pub subject: Uuid,
     pub kind: JobKind,
     pub epoch: i64,
     pub worker: WorkerId,
@@ -85,7 +88,7 @@ pub async fn claim(
                        lease_until = clock_timestamp() + make_interval(secs => $3),
                        started_at = coalesce(started_at, clock_timestamp()), last_sequence = last_sequence + 1
                    FROM next WHERE jobs.id = next.id
-                   RETURNING jobs.id, kind, epoch, worker, failures, crashes, last_sequence, run_at),
+                   RETURNING jobs.id, subject, kind, epoch, worker, failures, crashes, last_sequence, run_at),
                attempt AS (
                    INSERT INTO attempts (job_id, epoch, worker, overtook)
                    SELECT id, epoch, worker,
@@ -94,7 +97,7 @@ pub async fn claim(
                event AS (
                    INSERT INTO job_events (job_id, sequence, kind, data)
                    SELECT id, last_sequence, 'started', jsonb_build_object('attempt', epoch) FROM job)
-               SELECT id AS "id: JobId", kind AS "kind: JobKind", epoch, failures, crashes, last_sequence FROM job"#,
+               SELECT id AS "id: JobId", subject, kind AS "kind: JobKind", epoch, failures, crashes, last_sequence FROM job"#,
             &kinds,
             worker.0,
             policy.ttl.as_secs_f64(),
@@ -110,6 +113,7 @@ pub async fn claim(
     event::announce(pool, row.id, row.last_sequence).await;
     Ok(Some(Claim {
         job: row.id,
+        subject: row.subject,
         kind: row.kind,
         epoch: row.epoch,
         worker,

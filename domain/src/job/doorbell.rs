@@ -70,7 +70,7 @@ fn bell_of(pool: &PgPool) -> Arc<Bell> {
 
 /// Tells the worker of a running job to beat now, for there is something to learn.
 pub(super) async fn call_to_cancel(pool: &PgPool, job: JobId) {
-    send(pool, job.to_string()).await;
+    send(pool, job.0.to_string()).await;
 }
 
 async fn send(pool: &PgPool, payload: String) {

@@ -10,6 +10,7 @@
 mod attempt;
 mod claim;
 mod doorbell;
+pub mod kind;
 mod lease;
 mod lifecycle;
 mod queue;
@@ -18,52 +19,18 @@ mod reaper;
 pub use attempt::{Attempt, AttemptOutcome, attempts};
 pub use claim::{Claim, OVERTAKEN_AT_MOST, PASSED_OVER_AT_MOST, claim};
 pub use doorbell::{Call, Doorbell, ring};
+pub use kind::{JobKind, KINDS};
 pub use lease::{Beat, LeasePolicy, beat, progress};
 pub use lifecycle::{Ending, canceled, crash, does_not_fit, fail, release, succeed};
-pub use queue::{cancel, enqueue, get, wait_terminal};
+pub use queue::{NewJob, cancel, enqueue, find, get, hide, wait_terminal};
 pub use reaper::Reaper;
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use uuid::Uuid;
 
-use crate::{Error, JobId, WorkerId};
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, sqlx::Type, utoipa::ToSchema)]
-#[serde(rename_all = "snake_case")]
-#[sqlx(type_name = "text", rename_all = "snake_case")]
-pub enum JobKind {
-    Generation,
-    Training,
-    Import,
-    Export,
-}
-
-impl JobKind {
-    pub const ALL: [JobKind; 4] = [JobKind::Generation, JobKind::Training, JobKind::Import, JobKind::Export];
-
-    pub fn as_str(self) -> &'static str {
-        match self {
-            JobKind::Generation => "generation",
-            JobKind::Training => "training",
-            JobKind::Import => "import",
-            JobKind::Export => "export",
-        }
-    }
-}
-
-impl std::str::FromStr for JobKind {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self, Error> {
-        JobKind::ALL.into_iter().find(|kind| kind.as_str() == text).ok_or_else(|| {
-            Error::invalid(
-                "queues",
-                format!("`{text}` is not a queue; there are `generation`, `training`, `import` and `export`"),
-            )
-        })
-    }
-}
+use crate::{JobId, WorkerId};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, sqlx::Type, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
@@ -137,9 +104,11 @@ impl ErrorClass {
     }
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Job {
     pub id: JobId,
+    /// Id of the generation, training, import or export, which is the public one.
+    pub subject: Uuid,
     pub kind: JobKind,
     pub status: JobStatus,
     /// Higher goes first.

@@ -4,33 +4,104 @@ use std::time::Duration;
 
 use sqlx::{PgConnection, PgPool};
 use tokio::time::Instant;
+use uuid::Uuid;
 
 use super::{ErrorClass, Job, JobKind, JobStatus, doorbell};
 use crate::database::bounded;
 use crate::event::{self, Feed};
-use crate::{Error, JobId, Result, WorkerId};
+use crate::{Error, JobId, ModelId, Result, WorkerId};
 
 /// Who waits looks at the row this often, whatever the feed says.
 const POLL: Duration = Duration::from_secs(1);
 
+/// A job to be enqueued.
+#[derive(Debug, Clone, Copy)]
+pub struct NewJob<'a> {
+    pub kind: JobKind,
+    /// Id of the generation, training, import or export; the job gets the same.
+    pub subject: Uuid,
+    /// Higher goes first.
+    pub priority: i16,
+    /// 0 = not known yet.
+    pub total_steps: i32,
+    /// Models that cannot be deleted while the job is queued or running.
+    pub needs: &'a [ModelId],
+    /// Name of the model that it will make: no other job may make one of that name meanwhile.
+    pub makes: Option<&'a str>,
+    /// The failed job that it repeats.
+    pub retry_of: Option<JobId>,
+}
+
+impl NewJob<'_> {
+    /// A job of the usual priority that needs nothing and makes no model.
+    pub fn new(kind: JobKind, subject: impl Into<Uuid>) -> Self {
+        let subject = subject.into();
+        Self { kind, subject, priority: 0, total_steps: 0, needs: &[], makes: None, retry_of: None }
+    }
+}
+
 /// Puts a job into the queue, in the transaction of the row that it is about, with its first event. After the commit, [`super::ring`].
-/// `total_steps` 0 = not known yet.
-pub async fn enqueue(connection: &mut PgConnection, kind: JobKind, priority: i16, total_steps: i32) -> Result<JobId> {
-    let id = JobId::new();
-    bounded(
+///
+/// # Errors
+/// `Unknown` when a model that it needs has been deleted.
+pub async fn enqueue(connection: &mut PgConnection, new: NewJob<'_>) -> Result<JobId> {
+    let id = JobId(new.subject);
+    let mut needs: Vec<Uuid> = new.needs.iter().map(|model| model.0).collect();
+    needs.sort_unstable();
+    needs.dedup();
+    let inserted = bounded(
+        // The lock keeps the models from being deleted until the transaction ends.
         sqlx::query!(
-            "WITH job AS (
-                 INSERT INTO jobs (id, kind, priority, total_steps, last_sequence) VALUES ($1, $2, $3, $4, 1) RETURNING id)
+            "WITH needed AS (
+                 SELECT id FROM models WHERE id = ANY($5) AND deleted_at IS NULL ORDER BY id FOR KEY SHARE),
+             job AS (
+                 INSERT INTO jobs (id, subject, kind, priority, total_steps, makes, retry_of, last_sequence)
+                 SELECT $1, $1, $2, $3, $4, $6, $7, 1 WHERE (SELECT count(*) FROM needed) = cardinality($5)
+                 RETURNING id),
+             need AS (
+                 INSERT INTO job_needs (job_id, model_id) SELECT job.id, needed.id FROM job, needed)
              INSERT INTO job_events (job_id, sequence, kind) SELECT id, 1, 'queued' FROM job",
             id.0,
-            kind.as_str(),
-            priority,
-            total_steps,
+            new.kind.as_str(),
+            new.priority,
+            new.total_steps,
+            &needs,
+            new.makes,
+            new.retry_of.map(|job| job.0),
         )
         .execute(connection),
     )
     .await?;
-    Ok(id)
+    match inserted.rows_affected() {
+        0 => Err(Error::unknown("model", "A model that this request needs was deleted just now; ask again.")),
+        _ => Ok(id),
+    }
+}
+
+/// The job of this public id, of any kind or of one.
+///
+/// # Errors
+/// `NotFound`, also when its subject was deleted.
+pub async fn find(pool: &PgPool, subject: Uuid, kind: Option<JobKind>) -> Result<JobId> {
+    bounded(
+        sqlx::query_scalar!(
+            r#"SELECT id AS "id: JobId" FROM jobs
+               WHERE subject = $1 AND deleted_at IS NULL AND ($2::text IS NULL OR kind = $2)"#,
+            subject,
+            kind.map(JobKind::as_str),
+        )
+        .fetch_optional(pool),
+    )
+    .await?
+    .ok_or_else(|| Error::not_found(kind.map_or("job", JobKind::as_str), subject))
+}
+
+/// Hides an ended job from clients, in the transaction that deletes its subject.
+pub async fn hide(connection: &mut PgConnection, job: JobId) -> Result<()> {
+    sqlx::query!("UPDATE jobs SET deleted_at = clock_timestamp() WHERE id = $1 AND deleted_at IS NULL", job.0)
+        .execute(connection)
+        .await?;
+    Ok(())
 }
 
 /// # Errors
@@ -39,7 +110,7 @@ pub async fn get(pool: &PgPool, id: JobId) -> Result<Job> {
     bounded(
         sqlx::query_as!(
             Job,
-            r#"SELECT id AS "id: JobId", kind AS "kind: JobKind", status AS "status: JobStatus", priority, run_at, epoch,
+            r#"SELECT id AS "id: JobId", subject, kind AS "kind: JobKind", status AS "status: JobStatus", priority, run_at, epoch,
                       worker AS "worker: WorkerId", lease_until, failures, crashes, releases, cancel_requested_at, step, total_steps,
                       progress, error_class AS "error_class: ErrorClass", error_message, last_sequence, created_at, started_at, finished_at
                FROM jobs WHERE id = $1"#,
@@ -48,7 +119,7 @@ pub async fn get(pool: &PgPool, id: JobId) -> Result<Job> {
         .fetch_optional(pool),
     )
     .await?
-    .ok_or_else(|| Error::not_found("job", id))
+    .ok_or_else(|| Error::not_found("job", id.0))
 }
 
 /// Waits until the job is terminal, but no longer than `limit`; returns it as it then is.

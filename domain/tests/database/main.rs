@@ -1,5 +1,9 @@
-//! The database as a whole: what the pools promise when their users give up in the middle, and what migrations keep.
+//! The database as a whole: what the pools promise when their users give up in the middle, and what migrations do to rows
+//! that are there.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod migrating;
 mod migrations;
 
 use std::time::Duration;

@@ -112,7 +112,7 @@ async fn what_a_stale_attempt_wrote_in_its_transaction_goes_with_it() {
         )
         .bind(attempt.job.0)
         .bind(attempt.epoch)
-        .bind(format!("{}/{}", attempt.job, attempt.epoch))
+        .bind(format!("{}/{}", attempt.subject, attempt.epoch))
         .execute(&mut *tx)
         .await
         .unwrap();

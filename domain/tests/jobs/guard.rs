@@ -93,7 +93,11 @@ async fn rows_that_make_no_sense() {
             "INSERT INTO jobs (id, kind, status) SELECT gen_random_uuid(), kind, 'running' FROM jobs WHERE id = $1",
             "PJ001",
         ),
-        ("INSERT INTO jobs (id, kind) SELECT gen_random_uuid(), 'upscale' FROM jobs WHERE id = $1", check),
+        ("UPDATE jobs SET subject = NULL WHERE id = $1", "23502"),
+        (
+            "INSERT INTO jobs (id, subject, kind) SELECT gen_random_uuid(), subject, kind FROM jobs WHERE id = $1",
+            "23505",
+        ),
     ] {
         assert_eq!(run(pool, statement, job).await, Err(code.to_owned()), "{statement}");
     }

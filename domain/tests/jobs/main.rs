@@ -16,7 +16,7 @@ mod residency;
 
 use std::time::Duration;
 
-use domain::job::{self, Claim, JobKind, LeasePolicy};
+use domain::job::{self, Claim, JobKind, LeasePolicy, NewJob};
 use domain::{JobId, Pools, WorkerId};
 use embedded::TemporaryDatabase;
 use sqlx::PgPool;
@@ -50,7 +50,10 @@ fn patient() -> LeasePolicy {
 
 async fn enqueue(pool: &PgPool, priority: i16) -> JobId {
     let mut tx = pool.begin().await.unwrap();
-    let job = job::enqueue(&mut tx, JobKind::Generation, priority, 10).await.unwrap();
+    let job =
+        job::enqueue(&mut tx, NewJob { priority, total_steps: 10, ..NewJob::new(JobKind::Generation, JobId::new()) })
+            .await
+            .unwrap();
     tx.commit().await.unwrap();
     job
 }

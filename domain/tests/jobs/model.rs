@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use domain::event::{self, EventKind};
-use domain::job::{self, Claim, Ending, ErrorClass, JobKind, LeasePolicy, Reaper};
+use domain::job::{self, Claim, Ending, ErrorClass, JobKind, LeasePolicy, NewJob, Reaper};
 use domain::{Error, JobId, WorkerId};
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -312,7 +312,9 @@ impl Trial {
 
     async fn enqueue(&mut self, kind: JobKind, priority: i16, budget: i32) {
         let mut tx = self.pool.begin().await.unwrap();
-        let id = job::enqueue(&mut tx, kind, priority, 10).await.unwrap();
+        let id = job::enqueue(&mut tx, NewJob { priority, total_steps: 10, ..NewJob::new(kind, JobId::new()) })
+            .await
+            .unwrap();
         sqlx::query("UPDATE jobs SET max_failures = $2, max_crashes = $2, max_releases = $2 WHERE id = $1")
             .bind(id.0)
             .bind(budget)
@@ -355,6 +357,7 @@ impl Trial {
             job.events.push(EventKind::Started);
             Claim {
                 job: job.id,
+                subject: job.id.0,
                 kind: job.kind,
                 epoch: job.epoch,
                 worker,

@@ -3,8 +3,8 @@
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
-use domain::job::{self, Call, Doorbell, JobKind, JobStatus, LeasePolicy};
-use domain::{Error, WorkerId};
+use domain::job::{self, Call, Doorbell, JobKind, JobStatus, LeasePolicy, NewJob};
+use domain::{Error, JobId, WorkerId};
 
 use super::{Database, claim, enqueue, patient, succeed};
 
@@ -39,7 +39,7 @@ async fn a_worker_gets_only_kinds_that_it_names() {
 async fn a_rolled_back_request_leaves_no_job() {
     let database = Database::fresh().await;
     let mut tx = database.pool().begin().await.unwrap();
-    let job = job::enqueue(&mut tx, JobKind::Training, 0, 0).await.unwrap();
+    let job = job::enqueue(&mut tx, NewJob::new(JobKind::Training, JobId::new())).await.unwrap();
     tx.rollback().await.unwrap();
     assert!(matches!(job::get(database.pool(), job).await, Err(Error::NotFound { noun: "job", .. })));
     assert_eq!(claim(database.pool(), &patient()).await, None);

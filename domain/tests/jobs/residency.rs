@@ -3,7 +3,7 @@
 
 use std::collections::HashSet;
 
-use domain::job::{self, Claim, JobKind, OVERTAKEN_AT_MOST, PASSED_OVER_AT_MOST};
+use domain::job::{self, Claim, JobKind, NewJob, OVERTAKEN_AT_MOST, PASSED_OVER_AT_MOST};
 use domain::worker::{self, Resident};
 use domain::{JobId, PageRequest, WorkerId};
 use proptest::collection::vec;
@@ -29,7 +29,10 @@ pub(super) fn digests(models: &str) -> Vec<String> {
 
 pub(super) async fn enqueue_on(pool: &PgPool, model: Option<char>, priority: i16) -> JobId {
     let mut tx = pool.begin().await.unwrap();
-    let job = job::enqueue(&mut tx, JobKind::Generation, priority, 10).await.unwrap();
+    let job =
+        job::enqueue(&mut tx, NewJob { priority, total_steps: 10, ..NewJob::new(JobKind::Generation, JobId::new()) })
+            .await
+            .unwrap();
     sqlx::query("UPDATE jobs SET base_sha256 = $2 WHERE id = $1")
         .bind(job.0)
         .bind(model.map(digest))

@@ -19,12 +19,11 @@ fn at(step: i32) -> Preview {
 async fn only_the_newest_of_the_attempt_that_holds_the_lease() {
     let world = World::new().await;
     let created = world.generations.create(request()).await.unwrap();
-    assert_eq!(generation::job_and_previews(world.pool(), created.id).await.unwrap(), (created.job_id, true));
     let stale = world.claim().await;
     for step in [2, 4] {
         preview::record(world.pool(), &stale, &at(step)).await.unwrap();
     }
-    let after = async |revision| preview::after(world.pool(), created.job_id, revision).await.unwrap();
+    let after = async |revision| preview::news(world.pool(), created.job_id, 0, revision).await.unwrap().preview;
     let (first, newest) = after(0).await.unwrap();
     assert_eq!(newest, at(4));
     assert_eq!(after(first).await, None);

@@ -6,7 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use domain::JobId;
+use uuid::Uuid;
 
 /// What nobody has come back to for this long goes.
 const ABANDONED: Duration = Duration::from_secs(24 * 3600);
@@ -21,7 +21,7 @@ pub(crate) struct Scratch {
 
 impl Scratch {
     /// The folder of `job` below `parent`.
-    pub(crate) fn open(parent: &Path, job: JobId) -> io::Result<Self> {
+    pub(crate) fn open(parent: &Path, job: Uuid) -> io::Result<Self> {
         fs::create_dir_all(parent)?;
         remove_abandoned(parent);
         let folder = parent.join(job.to_string());

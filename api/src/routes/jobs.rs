@@ -1,0 +1,204 @@
+//! `/v1/jobs`: jobs of every kind. What only one kind has is at its own address, which `urls.subject` names.
+
+use axum::Json;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use chrono::{DateTime, Utc};
+use domain::job::{JobKind, JobStatus};
+use domain::model::ModelRef;
+use domain::{Page, PageRequest, Storage, jobs};
+use serde::{Deserialize, Deserializer, Serialize};
+use utoipa::{IntoParams, ToSchema};
+use uuid::Uuid;
+
+use super::job::{Artifact, JobError, Progress, ReportParts};
+use crate::State;
+use crate::extract::{Path, Query};
+use crate::problem::Result;
+
+/// A generation, training, import or export, by what all of them have.
+#[derive(Serialize, ToSchema)]
+pub struct Job {
+    /// That of the generation, training, import or export.
+    pub id: Uuid,
+    pub kind: JobKind,
+    pub status: JobStatus,
+    /// Models that it runs with.
+    pub models: Vec<ModelRef>,
+    /// Name that the model will have, if the job makes one.
+    pub output_name: Option<String>,
+    pub progress: Progress,
+    /// How often the work was started.
+    #[schema(minimum = 0)]
+    pub attempts: i64,
+    /// What it made, once it succeeded.
+    pub artifacts: Vec<Artifact>,
+    pub error: Option<JobError>,
+    /// The failed job that this one repeats.
+    pub retry_of: Option<Uuid>,
+    /// The last job that repeats this one.
+    pub retried_as: Option<Uuid>,
+    pub created_at: DateTime<Utc>,
+    pub started_at: Option<DateTime<Utc>>,
+    pub finished_at: Option<DateTime<Utc>>,
+    pub urls: AnyJobUrls,
+}
+
+/// Where a job of any kind can be looked at, ended and repeated; absolute paths.
+#[derive(Serialize, ToSchema)]
+pub struct AnyJobUrls {
+    #[serde(rename = "self")]
+    #[schema(format = "uri-reference")]
+    pub this: String,
+    /// The generation, training, import or export, with its parameters and results.
+    #[schema(format = "uri-reference")]
+    pub subject: String,
+    /// POST here to end it.
+    #[schema(format = "uri-reference")]
+    pub cancel: String,
+    /// POST here to repeat it, once it has failed.
+    #[schema(format = "uri-reference")]
+    pub retry: String,
+    /// Server-sent events.
+    #[schema(format = "uri-reference")]
+    pub events: String,
+}
+
+type JobPage = Page<Job>;
+
+/// Which jobs.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct JobQuery {
+    /// Only jobs of this kind.
+    #[param(inline)]
+    pub kind: Option<JobKind>,
+    /// Only jobs with this status.
+    #[param(inline)]
+    pub status: Option<JobStatus>,
+    /// Only jobs that run with this model, by name or id.
+    #[param(pattern = "^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$", example = "ember")]
+    pub model: Option<String>,
+    /// Only jobs that were created at this instant or later.
+    #[serde(default, deserialize_with = "instant")]
+    #[param(example = "2026-01-31T12:00:00Z")]
+    pub created_after: Option<DateTime<Utc>>,
+    /// Only jobs that were created before this instant.
+    #[serde(default, deserialize_with = "instant")]
+    #[param(example = "2026-01-31T12:00:00Z")]
+    pub created_before: Option<DateTime<Utc>>,
+    /// Most items of the page.
+    #[param(minimum = 1, maximum = 100, default = 20)]
+    pub limit: Option<i64>,
+    /// `next_cursor` of the page before.
+    #[param(pattern = "^[A-Za-z0-9_-]{21}[AQgw]$")]
+    pub cursor: Option<String>,
+}
+
+/// An instant after RFC 3339, whose `+` a query string may have turned into a space.
+fn instant<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<DateTime<Utc>>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    let instant = DateTime::parse_from_rfc3339(&text.replace(' ', "+"));
+    let message = || serde::de::Error::custom(format!("`{text}` is not an instant such as `2026-01-31T12:00:00Z`"));
+    Ok(Some(instant.map_err(|_| message())?.to_utc()))
+}
+
+impl Job {
+    async fn of(job: jobs::Job, storage: &Storage) -> Result<Self> {
+        let report = ReportParts::of(job.report, storage).await?;
+        let this = path(job.id);
+        Ok(Self {
+            id: job.id,
+            kind: job.kind,
+            status: report.status,
+            models: job.models,
+            output_name: job.makes,
+            progress: report.progress,
+            attempts: report.attempts,
+            artifacts: report.artifacts,
+            error: report.error,
+            retry_of: job.retry_of,
+            retried_as: job.retried_as,
+            created_at: job.created_at,
+            started_at: report.started_at,
+            finished_at: report.finished_at,
+            urls: AnyJobUrls {
+                subject: job.kind.path(job.id),
+                cancel: format!("{this}/cancel"),
+                retry: format!("{this}/retry"),
+                events: format!("{this}/events"),
+                this,
+            },
+        })
+    }
+}
+
+fn path(id: Uuid) -> String {
+    format!("/v1/jobs/{id}")
+}
+
+/// List jobs of every kind, newest first
+#[utoipa::path(
+    get, path = "/v1/jobs", tag = "jobs", operation_id = "list_jobs",
+    params(JobQuery),
+    responses((status = 200, description = "A page", body = JobPage)),
+)]
+pub async fn list(state: State, Query(query): Query<JobQuery>) -> Result<Json<JobPage>> {
+    let page = PageRequest::parse(query.limit, query.cursor.as_deref())?;
+    let filter = jobs::Filter {
+        kind: query.kind,
+        status: query.status,
+        model: query.model,
+        created_after: query.created_after,
+        created_before: query.created_before,
+    };
+    let page = jobs::list(&state.pool, &filter, &page).await?;
+    Ok(Json(page.try_map(|job| Job::of(job, &state.storage)).await?))
+}
+
+/// Look at a job
+#[utoipa::path(
+    get, path = "/v1/jobs/{id}", tag = "jobs", operation_id = "get_job",
+    params(("id" = Uuid, Path, description = "Id of the generation, training, import or export")),
+    responses((status = 200, description = "The job as it is now", body = Job)),
+)]
+pub async fn get(state: State, Path(id): Path<Uuid>) -> Result<Json<Job>> {
+    let job = jobs::get(&state.pool, id).await?;
+    Ok(Json(Job::of(job, &state.storage).await?))
+}
+
+/// End a job
+///
+/// At once while it is queued, within a moment while it runs. One that has ended is answered unchanged.
+#[utoipa::path(
+    post, path = "/v1/jobs/{id}/cancel", tag = "jobs", operation_id = "cancel_job",
+    params(("id" = Uuid, Path, description = "Id of the generation, training, import or export")),
+    responses((status = 200, description = "The job; it may still be running for a moment", body = Job)),
+)]
+pub async fn cancel(state: State, Path(id): Path<Uuid>) -> Result<Json<Job>> {
+    let job = jobs::cancel(&state.pool, id).await?;
+    Ok(Json(Job::of(job, &state.storage).await?))
+}
+
+/// Repeat a failed job
+///
+/// Makes the same request again as a new job with an id of its own, whose `retry_of` is this one. A training begins at its first
+/// step, on the same pictures. An import from a URL with a query string cannot be repeated: the query string may be a secret and
+/// was forgotten when the import ended.
+#[utoipa::path(
+    post, path = "/v1/jobs/{id}/retry", tag = "jobs", operation_id = "retry_job",
+    params(("id" = Uuid, Path, description = "Id of the failed generation, training, import or export")),
+    responses(
+        (status = 202, description = "The new job, queued", body = Job,
+         headers(("Location" = String, description = "Path of the new job"))),
+        (status = 404, description = "There is no such job, or a model, input or picture that it needs was deleted"),
+        (status = 409, description = "The job did not fail, was repeated already, or cannot be repeated"),
+    ),
+)]
+pub async fn retry(state: State, Path(id): Path<Uuid>) -> Result<Response> {
+    let job = jobs::retry(&state.pool, &state.storage, id).await?;
+    let location = path(job.id);
+    let body = Json(Job::of(job, &state.storage).await?);
+    Ok((StatusCode::ACCEPTED, [(header::LOCATION, location)], body).into_response())
+}

@@ -1,0 +1,49 @@
+//! The same generation again, after its job failed.
+
+use sqlx::PgConnection;
+use sqlx::types::Json;
+use uuid::Uuid;
+
+use super::request::GenerationParams;
+use super::service::{New, insert};
+use crate::{Error, GenerationId, JobId, Result, Storage, input};
+
+/// Makes the same request again, as a job of its own with the same seed. A picture that belongs to the failed generation is copied.
+/// Errors: `Unknown` when a model, an input or a picture that it needs has been deleted.
+pub(crate) async fn retry(connection: &mut PgConnection, storage: &Storage, failed: JobId) -> Result<GenerationId> {
+    let row = sqlx::query!(
+        r#"SELECT id AS "id: GenerationId", model_id, params AS "params: Json<GenerationParams>", seed
+           FROM generations WHERE job_id = $1"#,
+        failed as JobId,
+    )
+    .fetch_one(&mut *connection)
+    .await?;
+    let loras = sqlx::query!(
+        "SELECT model_id, scale FROM generation_loras WHERE generation_id = $1 ORDER BY position",
+        row.id as GenerationId,
+    )
+    .fetch_all(&mut *connection)
+    .await?;
+    let id = GenerationId::new();
+    let loras: Vec<(Uuid, f64)> = loras.into_iter().map(|lora| (lora.model_id, lora.scale)).collect();
+    let mut new = New { id, model: row.model_id, loras, params: row.params.0, seed: row.seed, retry_of: Some(failed) };
+    let mut copies = Vec::new();
+    let written = async {
+        for (role, picture) in [("image", &mut new.params.image), ("mask", &mut new.params.mask)] {
+            if let Some(picture) = picture {
+                *picture = input::copy(storage, id, role, picture).await?;
+                copies.extend(picture.own_object());
+            }
+        }
+        insert(connection, std::slice::from_ref(&new)).await
+    };
+    let refused = match written.await.map(|mut written| written.pop().flatten()) {
+        Ok(Some(_)) => return Ok(id),
+        Ok(None) => {
+            Error::unknown("id", "A model or input of this generation has been deleted, so it cannot be retried.")
+        }
+        Err(error) => error,
+    };
+    storage.discard(copies).await;
+    Err(refused)
+}

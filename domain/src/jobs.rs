@@ -1,0 +1,171 @@
+//! Jobs of every kind as clients see them: list, look at, cancel and retry, by the public id. Not here: the queue (`job`), or what
+//! only one kind has, which its own module tells (`generation`, `training`, `import`, `export`).
+
+use chrono::{DateTime, Utc};
+use sqlx::PgPool;
+use sqlx::types::Json;
+use uuid::Uuid;
+
+use crate::job::{self, JobKind, JobStatus};
+use crate::model::ModelRef;
+use crate::report::{JobRow, Report};
+use crate::{Error, JobId, Page, PageRequest, Result, Storage, begin, bounded, export, generation, import, training};
+
+/// A job whose subject is not deleted.
+#[derive(Clone, Debug)]
+pub struct Job {
+    /// That of its generation, training, import or export.
+    pub id: Uuid,
+    pub kind: JobKind,
+    /// Models that it runs with.
+    pub models: Vec<ModelRef>,
+    /// Name that the model will have, if it makes one.
+    pub makes: Option<String>,
+    /// The failed job that this one repeats.
+    pub retry_of: Option<Uuid>,
+    /// The last job that repeats this one.
+    pub retried_as: Option<Uuid>,
+    pub report: Report,
+    pub created_at: DateTime<Utc>,
+}
+
+/// Which jobs; what is `None` does not matter.
+#[derive(Clone, Debug, Default)]
+pub struct Filter {
+    pub kind: Option<JobKind>,
+    pub status: Option<JobStatus>,
+    /// Name or id of a model that the job needs.
+    pub model: Option<String>,
+    /// At this instant or later.
+    pub created_after: Option<DateTime<Utc>>,
+    /// Before this instant.
+    pub created_before: Option<DateTime<Utc>>,
+}
+
+/// A row as the queries below give it.
+struct Row {
+    id: Uuid,
+    kind: JobKind,
+    models: Json<Vec<ModelRef>>,
+    makes: Option<String>,
+    retry_of: Option<Uuid>,
+    retried_as: Option<Uuid>,
+    job: Json<JobRow>,
+    created_at: DateTime<Utc>,
+}
+
+impl From<Row> for Job {
+    fn from(row: Row) -> Self {
+        Self {
+            id: row.id,
+            kind: row.kind,
+            models: row.models.0,
+            makes: row.makes,
+            retry_of: row.retry_of,
+            retried_as: row.retried_as,
+            report: row.job.0.report(Vec::new()),
+            created_at: row.created_at,
+        }
+    }
+}
+
+macro_rules! select_jobs {
+    ($rest:literal $(, $argument:expr)* $(,)?) => {
+        sqlx::query_as!(
+            Row,
+            r#"SELECT j.subject AS id, j.kind AS "kind: JobKind", j.makes,
+                      coalesce((SELECT jsonb_agg(jsonb_build_object('id', m.id, 'name', m.name) ORDER BY m.name)
+                                FROM job_needs n JOIN models m ON m.id = n.model_id WHERE n.job_id = j.id), '[]')
+                        AS "models!: Json<Vec<ModelRef>>",
+                      (SELECT o.subject FROM jobs o WHERE o.id = j.retry_of) AS retry_of,
+                      (SELECT t.subject FROM jobs t WHERE t.retry_of = j.id ORDER BY t.subject DESC LIMIT 1) AS retried_as,
+                      r.report AS "job!: Json<JobRow>", j.created_at
+               FROM jobs j JOIN job_reports r ON r.job_id = j.id
+               WHERE j.deleted_at IS NULL "# + $rest
+            $(, $argument)*
+        )
+    };
+}
+
+/// Errors: `NotFound`.
+pub async fn get(pool: &PgPool, id: Uuid) -> Result<Job> {
+    let row = bounded(select_jobs!("AND j.subject = $1", id).fetch_optional(pool)).await?;
+    row.map(Job::from).ok_or_else(|| Error::not_found("job", id))
+}
+
+/// Newest first. Errors: `Invalid` for a model that no model can be called.
+pub async fn list(pool: &PgPool, filter: &Filter, page: &PageRequest) -> Result<Page<Job>> {
+    if filter.model.as_deref().is_some_and(|model| !may_name_a_model(model)) {
+        return Err(Error::invalid("model", "A model is named by its name or id, such as `ember`."));
+    }
+    let rows = select_jobs!(
+        "AND ($1::uuid IS NULL OR j.subject < $1) AND ($3::text IS NULL OR j.kind = $3) AND ($4::text IS NULL OR j.status = $4)
+         AND ($5::text IS NULL OR EXISTS (
+                SELECT FROM job_needs n JOIN models m ON m.id = n.model_id
+                WHERE n.job_id = j.id AND (m.name = $5 OR m.id::text = lower($5))))
+         AND ($6::timestamptz IS NULL OR j.created_at >= $6) AND ($7::timestamptz IS NULL OR j.created_at < $7)
+         ORDER BY j.subject DESC LIMIT $2",
+        page.before(),
+        page.fetch_limit(),
+        filter.kind.map(JobKind::as_str),
+        filter.status.map(JobStatus::as_str),
+        filter.model.as_deref(),
+        filter.created_after,
+        filter.created_before,
+    )
+    .fetch_all(pool)
+    .await?;
+    Ok(page.cut(rows.into_iter().map(Job::from).collect(), |job| job.id))
+}
+
+fn may_name_a_model(text: &str) -> bool {
+    (1..=63).contains(&text.len())
+        && text.bytes().next().is_some_and(|byte| byte.is_ascii_alphanumeric())
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
+}
+
+/// Ends it: at once while it is queued, soon while it runs. One that has ended stays as it is. Errors: `NotFound`.
+pub async fn cancel(pool: &PgPool, id: Uuid) -> Result<Job> {
+    job::cancel(pool, job::find(pool, id, None).await?).await?;
+    get(pool, id).await
+}
+
+/// Makes the request of a failed job again, as a new job that names the failed one; returns the new one.
+/// Errors: `NotFound`; `Conflict` for a job that did not fail or has been retried, and for a request that cannot be made again.
+pub async fn retry(pool: &PgPool, storage: &Storage, id: Uuid) -> Result<Job> {
+    let mut tx = begin(pool).await?;
+    // Two retries of one job wait for each other here; what the first has written is looked for afterwards.
+    let failed = sqlx::query!(
+        r#"SELECT id AS "id: JobId", kind AS "kind: JobKind", status AS "status: JobStatus" FROM jobs
+           WHERE subject = $1 AND deleted_at IS NULL FOR NO KEY UPDATE"#,
+        id,
+    )
+    .fetch_optional(&mut *tx)
+    .await?
+    .ok_or_else(|| Error::not_found("job", id))?;
+    if failed.status != JobStatus::Failed {
+        return Err(Error::conflict(format!(
+            "The {} is {}; only a failed one can be retried.",
+            failed.kind.as_str(),
+            failed.status.as_str()
+        )));
+    }
+    let again = sqlx::query_scalar!(
+        "SELECT subject FROM jobs WHERE retry_of = $1 AND status NOT IN ('failed', 'canceled') LIMIT 1",
+        failed.id as JobId,
+    )
+    .fetch_optional(&mut *tx)
+    .await?;
+    if let Some(again) = again {
+        return Err(Error::conflict(format!("The {} has been retried already, as {again}.", failed.kind.as_str())));
+    }
+    let new: Uuid = match failed.kind {
+        JobKind::Generation => generation::retry(&mut tx, storage, failed.id).await?.into(),
+        JobKind::Training => training::retry(&mut tx, failed.id).await?.into(),
+        JobKind::Import => import::retry(pool, storage, &mut tx, failed.id).await?.into(),
+        JobKind::Export => export::retry(&mut tx, failed.id).await?.into(),
+    };
+    tx.commit().await?;
+    job::ring(pool);
+    get(pool, new).await
+}
