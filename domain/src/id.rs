@@ -54,10 +54,11 @@ macro_rules! public {
 }
 
 public! {
-    GenerationId, TrainingId, ImportId, ExportId, DatasetId, ExampleId, ModelId, ArtifactId, UploadId, InputId, SwapId, WorkerId,
+    ProjectId, GenerationId, TrainingId, ImportId, ExportId, DatasetId, ExampleId, ModelId, ArtifactId, UploadId, InputId, SwapId, WorkerId,
 }
 
 id! {
+    ProjectId,
     /// The queue's own; clients know a job by the id of its generation, training, import or export.
     JobId,
     GenerationId,
@@ -73,4 +74,9 @@ id! {
     SwapId,
     /// One start of a worker process; a restart gets another one.
     WorkerId,
+}
+
+impl ProjectId {
+    /// The project `default`, which every installation has (migration 0011).
+    pub const DEFAULT: ProjectId = ProjectId(uuid::Uuid::from_u128(0x7000_8000_0000_0000_0000));
 }

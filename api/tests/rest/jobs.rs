@@ -243,7 +243,7 @@ async fn a_job_of_an_older_version_is_known_by_its_noun_alone() {
     let id = text(&server.post("/v1/generations", &json!({"prompt": "a fox"})).await.expect(202)["id"]);
     // As version 9 wrote it: the job has an id of its own.
     let own = JobId::new();
-    let mut connection = server.pools.api.acquire().await.unwrap();
+    let mut connection = server.pools.lease.acquire().await.unwrap();
     for statement in [
         "SET session_replication_role = replica",
         "UPDATE job_events SET job_id = $1 WHERE job_id = $2",

@@ -5,7 +5,7 @@ use super::described::Described;
 use super::family::Family;
 use super::{Model, ModelFiles, ModelKind};
 use crate::safetensors_gate::{Header, invalid};
-use crate::{Error, ModelId, Result};
+use crate::{Error, ModelId, ProjectId, Result};
 
 /// How the first layer and the first block of the decoder are called: in diffusers' file, in ComfyUI's, in the original's.
 const NAMES: [[&str; 2]; 3] = [
@@ -53,10 +53,16 @@ fn shown_as(family: &str) -> &str {
     if family == Family::Sd21.as_str() { Family::Sd15.as_str() } else { family }
 }
 
-/// The newest decoder for checkpoints of a family.
-pub(crate) async fn of_family(connection: &mut sqlx::PgConnection, family: &str) -> Result<Option<ModelFiles>> {
+/// The newest decoder that a project has for checkpoints of a family.
+pub(crate) async fn of_family(
+    connection: &mut sqlx::PgConnection,
+    project: ProjectId,
+    family: &str,
+) -> Result<Option<ModelFiles>> {
     let newest = sqlx::query_scalar!(
-        r#"SELECT id AS "id: ModelId" FROM models WHERE kind = 'vae_approx' AND family = $1 AND deleted_at IS NULL ORDER BY id DESC LIMIT 1"#,
+        r#"SELECT id AS "id: ModelId" FROM models
+           WHERE project_id = $1 AND kind = 'vae_approx' AND family = $2 AND deleted_at IS NULL ORDER BY id DESC LIMIT 1"#,
+        project as ProjectId,
         shown_as(family),
     )
     .fetch_optional(&mut *connection)
