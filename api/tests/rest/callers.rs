@@ -110,25 +110,20 @@ impl Rows {
 
     /// The addresses of a path of the document that name these rows.
     fn addresses(&self, path: &str) -> Vec<String> {
-        let own = match path.split('/').nth(2).unwrap_or_default() {
-            "generations" => "generation",
-            "trainings" => "training",
-            "imports" => "import",
-            "exports" => "export",
-            "datasets" => "dataset",
-            "inputs" => "input",
-            "uploads" => "model_upload",
-            "models" => "model",
+        let path = path.replace("{image_id}", self.id("example")).replace("{upload_id}", self.id("upload"));
+        let (parameter, values) = match path.split('/').nth(2).unwrap_or_default() {
+            "generations" => ("{id}", vec![self.id("generation")]),
+            "trainings" => ("{id}", vec![self.id("training")]),
+            "imports" => ("{id}", vec![self.id("import")]),
+            "exports" => ("{id}", vec![self.id("export")]),
+            "jobs" => ("{id}", ["generation", "training", "import", "export"].map(|kind| self.id(kind)).to_vec()),
+            "datasets" => ("{id}", vec![self.id("dataset")]),
+            "inputs" => ("{id}", vec![self.id("input")]),
+            "uploads" => ("{id}", vec![self.id("model_upload")]),
+            "models" => ("{model}", vec![self.id("model"), "clay", "ember"]),
             other => panic!("no row for `{path}`: add one of `{other}` to `Rows`"),
         };
-        let path = path
-            .replace("{image_id}", self.id("example"))
-            .replace("{upload_id}", self.id("upload"))
-            .replace("{id}", self.id(own));
-        match path.contains("{model}") {
-            true => [self.id("model"), "clay", "ember"].map(|model| path.replace("{model}", model)).to_vec(),
-            false => vec![path],
-        }
+        values.into_iter().map(|value| path.replace(parameter, value)).collect()
     }
 }
 
