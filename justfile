@@ -38,6 +38,8 @@ bless:
 # run the checks without the tests: formatting, generated files, lints
 check:
     cargo fmt --all --check
+    python3 scripts/check_imports.py
+    python3 scripts/check_words.py
     scripts/check_openapi.sh
     cargo clippy --workspace --all-targets --quiet -- -D warnings
 

@@ -8,6 +8,10 @@ say() { printf '\n── %s\n' "$1"; }
 say "formatting"
 cargo fmt --all --check
 
+say "imports and words"
+python3 scripts/check_imports.py
+python3 scripts/check_words.py
+
 say "building the workspace and its tests (dev profile)"
 # Together, and before the tests, which drive the built binary: with one feature set nothing is compiled twice.
 cargo build --workspace --bins --tests

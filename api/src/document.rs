@@ -25,8 +25,8 @@ pub(crate) fn document() -> OpenApi {
             tag("datasets", "Pictures with captions."),
             tag("models", "Checkpoints and LoRAs."),
             tag("jobs", "Work of every kind: generations, trainings, imports and exports."),
-            tag("workers", "Who does the work, and which models are loaded."),
-            tag("health", "For whoever watches over the process."),
+            tag("workers", "Worker processes and the models that they have loaded."),
+            tag("health", "Liveness and readiness probes."),
         ]))
         .build()
 }

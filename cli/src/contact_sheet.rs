@@ -36,7 +36,7 @@ const PAIRS_PER_ROW: u32 = 4;
 const LINE: u32 = 20;
 
 impl ContactSheet<'_> {
-    /// Draws the sheet. Its height follows from what is on it.
+    /// Draws the sheet. Its height depends on the contents.
     ///
     /// # Errors
     /// Only when the font that the program carries cannot be read.

@@ -15,9 +15,9 @@ pub struct Meter {
 /// Stands in for the bar where there is no terminal to draw on.
 struct Tenths {
     label: String,
-    /// The last tenth told, and when.
-    told: Mutex<(u64, Instant)>,
-    /// The last note told.
+    /// The last tenth printed, and when.
+    printed: Mutex<(u64, Instant)>,
+    /// The last note printed.
     noted: Mutex<String>,
 }
 
@@ -25,11 +25,11 @@ struct Tenths {
 const PAUSE: Duration = Duration::from_secs(2);
 
 impl Tenths {
-    fn tell(&self, position: u64, total: u64, note: &str) {
+    fn print(&self, position: u64, total: u64, note: &str) {
         let tenth = (position * 10).checked_div(total).unwrap_or(0);
-        let mut told = self.told.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if tenth > told.0 && told.1.elapsed() > PAUSE {
-            *told = (tenth, Instant::now());
+        let mut printed = self.printed.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if tenth > printed.0 && printed.1.elapsed() > PAUSE {
+            *printed = (tenth, Instant::now());
             eprintln!("{} {} %  {note}", self.label, tenth * 10);
         }
     }
@@ -45,7 +45,7 @@ impl Tenths {
 }
 
 impl Meter {
-    /// Steps of a job. The total is told by the first event.
+    /// Steps of a job. The first event reports the total.
     pub fn steps(label: impl Into<String>) -> Self {
         Self::new(label.into(), "{spinner:.cyan} {prefix} {bar:32.cyan/dim} {pos}/{len}  {msg}  {elapsed} < {eta}")
     }
@@ -85,7 +85,7 @@ impl Meter {
         bar.enable_steady_tick(Duration::from_millis(120));
         let tenths = (!terminal).then(|| {
             eprintln!("{label} …");
-            Arc::new(Tenths { label, told: Mutex::new((0, Instant::now())), noted: Mutex::default() })
+            Arc::new(Tenths { label, printed: Mutex::new((0, Instant::now())), noted: Mutex::default() })
         });
         Self { bar, tenths }
     }
@@ -96,7 +96,7 @@ impl Meter {
         self.bar.set_position(position);
         self.bar.set_message(note.to_owned());
         if let Some(tenths) = &self.tenths {
-            tenths.tell(position, total, note);
+            tenths.print(position, total, note);
         }
     }
 
@@ -111,7 +111,7 @@ impl Meter {
         move |by| {
             bar.inc(by);
             if let Some(tenths) = &tenths {
-                tenths.tell(bar.position(), bar.length().unwrap_or(0), "");
+                tenths.print(bar.position(), bar.length().unwrap_or(0), "");
             }
         }
     }

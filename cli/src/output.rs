@@ -15,11 +15,11 @@ pub(crate) use say;
 
 /// Writes a line. A closed pipe (`pyrograph models list | head -1`) is not an error.
 pub fn line(text: Arguments) -> Result<(), Failure> {
-    heard(writeln!(io::stdout().lock(), "{text}"))
+    unless_closed(writeln!(io::stdout().lock(), "{text}"))
 }
 
-fn heard(written: io::Result<()>) -> Result<(), Failure> {
-    match written {
+fn unless_closed(result: io::Result<()>) -> Result<(), Failure> {
+    match result {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Ok(Err(error).context("could not write to stdout")?),
         _ => Ok(()),
     }
@@ -31,7 +31,7 @@ mod tests {
 
     #[test]
     fn a_full_disk_is_a_failure_and_a_reader_that_left_is_none() {
-        assert!(heard(Err(io::ErrorKind::BrokenPipe.into())).is_ok());
-        assert!(matches!(heard(Err(io::ErrorKind::StorageFull.into())), Err(Failure::Failed(_))));
+        assert!(unless_closed(Err(io::ErrorKind::BrokenPipe.into())).is_ok());
+        assert!(matches!(unless_closed(Err(io::ErrorKind::StorageFull.into())), Err(Failure::Failed(_))));
     }
 }

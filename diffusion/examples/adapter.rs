@@ -1,8 +1,9 @@
-//! The library alone: trains a LoRA on a folder of captioned pictures, then draws a prompt without and with it.
+//! Uses the library alone: trains a LoRA on a folder of captioned pictures, then makes a picture without and with it.
 //!
 //! `cargo run --release -p diffusion --example adapter -- MODEL PICTURES "a prompt"`
 //!
-//! PICTURES holds `name.png` beside `name.txt`. Written to `out/adapter`: the adapter, `without.png` and `with.png`.
+//! PICTURES contains pairs of `name.png` and `name.txt`. Writes the adapter, `without.png` and `with.png` to
+//! `out/adapter`.
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -14,7 +15,7 @@ use clap::Parser;
 use diffusion::training::{LoraTrainer, LoraTrainingConfig, TrainingExample};
 use diffusion::{DeviceChoice, FluxPipeline, LoraFile, PictureRequest, device};
 
-/// As in the binary.
+/// The allocator of the binary.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
@@ -54,7 +55,7 @@ fn main() -> Result<()> {
         alpha: arguments.rank as f64,
         learning_rate: arguments.learning_rate,
         batch_size: arguments.batch_size,
-        resolution: defaults.width,
+        resolution: defaults.width as usize,
         seed: arguments.seed,
     };
 
@@ -81,14 +82,14 @@ fn main() -> Result<()> {
 
     let request = |prompt: String| PictureRequest {
         num_images: arguments.num_images,
-        ..defaults.request(prompt, arguments.seed)
+        ..PictureRequest::new(&defaults, prompt, arguments.seed)
     };
     let draw = |pipeline: &FluxPipeline, prompt: String, name: &str| -> Result<()> {
         let start = Instant::now();
         let pictures = pipeline.generate(&request(prompt), &mut |_| ControlFlow::Continue(()))?;
-        let mut row = image::RgbImage::new(defaults.width as u32 * pictures.len() as u32, defaults.height as u32);
+        let mut row = image::RgbImage::new(defaults.width * pictures.len() as u32, defaults.height);
         for (at, picture) in pictures.iter().enumerate() {
-            image::imageops::replace(&mut row, picture, (at * defaults.width) as i64, 0);
+            image::imageops::replace(&mut row, picture, at as i64 * i64::from(defaults.width), 0);
         }
         row.save(arguments.out.join(name))?;
         println!("{name}: {} pictures in {:.1} s", pictures.len(), start.elapsed().as_secs_f64());
@@ -110,7 +111,7 @@ fn examples(folder: &Path) -> Result<Vec<TrainingExample>> {
             examples.push(TrainingExample { image, caption: caption.trim().to_owned() });
         }
     }
-    // The order of a folder differs from machine to machine, and would change the training with it.
+    // The order of a folder differs between machines and would change the training.
     examples.sort_by(|a, b| a.image.cmp(&b.image));
     Ok(examples)
 }

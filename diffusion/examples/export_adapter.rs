@@ -5,10 +5,9 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
-use burn::tensor::DType;
 use clap::Parser;
 use diffusion::LoraFile;
-use diffusion::lora::{Format, export};
+use diffusion::lora::{Dtype, Format, export};
 
 #[derive(Parser)]
 struct Arguments {
@@ -20,6 +19,6 @@ struct Arguments {
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
     let format: Format = serde_json::from_value(arguments.format.into()).context("the format")?;
-    export(&LoraFile::open(&arguments.adapter)?, format, DType::F32, &arguments.out)?;
+    export(&LoraFile::open(&arguments.adapter)?, format, Dtype::F32, &arguments.out)?;
     Ok(())
 }

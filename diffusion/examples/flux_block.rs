@@ -1,7 +1,7 @@
-//! The FLUX transformer with one double block, timed: the twin of `bench/peers/flux_block.py`.
+//! Times the FLUX transformer with one double block. The counterpart in PyTorch is `bench/peers/flux_block.py`.
 //!
-//! Reads `forward N` or `training N` from stdin and answers with N times in milliseconds, as JSON. Width 512, 8 heads,
-//! 384 picture tokens and 128 text tokens, f32 on the CPU; `RAYON_NUM_THREADS` sets the threads.
+//! Reads `forward N` or `training N` from stdin and prints N times in milliseconds, as JSON. Width 512, 8 heads, 384
+//! image tokens and 128 text tokens, f32 on the CPU. `RAYON_NUM_THREADS` sets the number of threads.
 
 use std::io::BufRead;
 use std::time::Instant;
@@ -11,11 +11,11 @@ use diffusion::networks::flux::{Config, FluxInput, FluxTransformer};
 use diffusion::noise::Noise;
 use diffusion::training::{Random, initialise};
 
-/// As in the binary.
+/// The allocator of the binary.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// (rows, columns) of picture tokens, and text tokens.
+/// (rows, columns) of image tokens.
 const PICTURE: (usize, usize) = (16, 24);
 const TEXT: usize = 128;
 
@@ -51,7 +51,7 @@ impl Block {
         Self { transformer, input, device }
     }
 
-    /// The twin makes its table of angles in each call too.
+    /// Computes the rotary angles in each call, as the counterpart does.
     fn forward(&self) -> Tensor<3> {
         let rotary = self.transformer.rotary(TEXT, PICTURE.0, PICTURE.1, &self.device);
         self.transformer.forward(self.input.clone(), &rotary)

@@ -1,7 +1,7 @@
-//! How fast weights come from the disk, and how much memory that takes: `load_weights PATH` prints one JSON object.
+//! Measures the speed and memory of loading weights: `load_weights PATH` prints one JSON object.
 //!
-//! A folder is loaded as a FLUX pipeline. A file holds `layers.N.weight`, square matrices in bf16, and is loaded as they are.
-//! `anonymous_bytes` is the peak of the memory that is not backed by a file, above what the process had before.
+//! A folder is loaded as a FLUX pipeline. A file contains `layers.N.weight`, square matrices in bf16.
+//! `anonymous_bytes` is the peak of memory not backed by a file, above the process's baseline.
 
 use std::error::Error;
 use std::path::Path;
@@ -14,7 +14,7 @@ use diffusion::FluxPipeline;
 use diffusion::checkpoint::{Checkpoint, load_strict};
 use diffusion::layers::Linear;
 
-/// As in the binary.
+/// The allocator of the binary.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

@@ -1,7 +1,7 @@
-//! Networks at their published sizes, timed: the twin of `bench/peers/networks.py`.
+//! Times networks at their published sizes. The counterpart in PyTorch is `bench/peers/networks.py`.
 //!
-//! The argument is a network; reads `forward N` from stdin and answers with N times in milliseconds, as JSON. Random weights,
-//! f32 on the CPU; `RAYON_NUM_THREADS` sets the threads.
+//! The argument is a network. Reads `forward N` from stdin and prints N times in milliseconds, as JSON. Random
+//! weights, f32 on the CPU. `RAYON_NUM_THREADS` sets the number of threads.
 
 use std::io::BufRead;
 use std::time::Instant;
@@ -12,11 +12,11 @@ use diffusion::networks::{clip, flux, unet, vae};
 use diffusion::noise::Noise;
 use diffusion::training::{Random, initialise};
 
-/// As in the binary.
+/// The allocator of the binary.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// One call, and the sum of what it answers.
+/// Runs one call and returns the sum of its output.
 type Forward = Box<dyn Fn() -> Tensor<1>>;
 
 fn random<M: Module>(network: M) -> M {
@@ -49,7 +49,7 @@ fn clip_l(device: &Device) -> Forward {
     Box::new(move || network.forward(std::slice::from_ref(&ids)).last_hidden_state.sum())
 }
 
-/// 256×256 pixels, and a prompt of 512 tokens. The context embedder is no part of a block: it is kept small.
+/// 256×256 pixels, and a prompt of 512 tokens. The context embedder is not part of a block and is kept small.
 fn flux(num_layers: usize, num_single_layers: usize, device: &Device) -> Forward {
     let config = flux::Config { num_layers, num_single_layers, joint_attention_dim: 256, ..flux::Config::default() };
     let network = random(flux::FluxTransformer::new(&config, device));
@@ -62,7 +62,7 @@ fn flux(num_layers: usize, num_single_layers: usize, device: &Device) -> Forward
         guidance: None,
     };
     let device = device.clone();
-    // The twin makes its table of angles in each call too.
+    // Computes the rotary angles in each call, as the counterpart does.
     Box::new(move || network.forward(input.clone(), &network.rotary(512, 16, 16, &device)).sum())
 }
 

@@ -1,6 +1,6 @@
-//! What people bring that is not as it should be, or at the edge of what can be: each is read, or refused with a sentence that names
-//! what is wrong (the table is in docs/bad-input.md). Nothing of it may end as a black picture. Headers of strangers are in `checkpoint`,
-//! what the service refuses before it queues a job in `api` and `domain`.
+//! Invalid user input and input at the limits: each is accepted, or rejected with a sentence that names the fault
+//! (the table is in docs/bad-input.md). None may result in a black picture. `checkpoint` tests malformed headers;
+//! `api` and `domain` test what the service rejects before it queues a job.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -32,7 +32,7 @@ fn load(folder: &Path) -> Result<Pipeline> {
 
 /// A request for a small picture in few steps.
 fn request(pipeline: &Pipeline) -> PictureRequest {
-    PictureRequest { width: 32, height: 32, num_inference_steps: 3, ..pipeline.defaults().request("a red fox", 7) }
+    PictureRequest { width: 32, height: 32, num_inference_steps: 3, ..pipeline.request("a red fox", 7) }
 }
 
 fn picture(pipeline: &Pipeline, request: &PictureRequest) -> Result<RgbImage> {

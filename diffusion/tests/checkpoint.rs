@@ -1,5 +1,5 @@
-//! Checkpoints of strangers: each way to be malformed is refused with a sentence, and a good one is loaded strictly or not
-//! at all.
+//! Untrusted checkpoints: each kind of malformed file is rejected with a reason, and a valid one is loaded strictly
+//! or not at all.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::type_complexity)]
 
@@ -17,7 +17,7 @@ use diffusion::layers::Linear;
 use diffusion::{Error, LoraFile};
 use tempfile::TempDir;
 
-/// A file of a header, whatever it says, and `data` bytes.
+/// A file with any header and `data` bytes.
 fn safetensors(header: &str, data: usize) -> Vec<u8> {
     let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
     bytes.extend(header.as_bytes());
@@ -31,7 +31,7 @@ fn written(folder: &TempDir, name: &str, bytes: &[u8]) -> PathBuf {
     path
 }
 
-/// `{"a": …}` with these fields of the one tensor.
+/// `{"a": …}` with the given fields of its one tensor.
 fn tensor(dtype: &str, shape: &str, offsets: &str) -> String {
     format!(r#"{{"a":{{"dtype":{dtype},"shape":{shape},"data_offsets":{offsets}}}}}"#)
 }
@@ -246,7 +246,7 @@ fn what_does_not_fit_is_named() {
     );
 }
 
-/// The pair in a file of F32, its weights changed in one place.
+/// The pair as an F32 file with one changed weight.
 fn pair_with(folder: &TempDir, name: &str, dtype: &str, shape: &str, value: f32) -> String {
     let sizes = BTreeMap::from([("first.bias", "[2]"), ("first.weight", "[2,3]"), ("second.weight", "[4,2]")]);
     let (mut at, mut entries, mut data) = (0, Vec::new(), Vec::new());

@@ -1,9 +1,9 @@
-//! What pipelines take of this machine's memory, measured, against what was estimated before they were loaded. Each measurement is
-//! a process of its own, which is this program again: an allocator keeps what it once had.
+//! The measured memory of pipelines against the estimate before loading. Each measurement runs this program again as
+//! a separate process, since an allocator does not return memory.
 //!
-//! Networks of zeros: memory does not depend on values. They are large enough that what the process takes besides does not
-//! count, and small enough for seconds. The estimate may be above the peak by a factor of 2, since it holds for every device and
-//! size, and not below nine tenths of it, since then a card would run out.
+//! The networks are zeros: memory does not depend on values. They are large enough that the rest of the process is
+//! negligible, and small enough to take seconds. The estimate may exceed the peak by a factor of 2, since it holds
+//! for every device and size. It must not be below nine tenths of it, or a GPU would run out of memory.
 
 #![allow(clippy::unwrap_used)]
 
@@ -24,7 +24,7 @@ use diffusion::{LoadOptions, PictureRequest, Pipeline, WeightStorage};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-/// As in the binary.
+/// The allocator of the binary.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
@@ -32,7 +32,7 @@ fn goldens(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens").join(name)
 }
 
-/// A copy of a tiny pipeline, in which the `parts` are larger.
+/// A copy of a tiny pipeline whose `parts` are enlarged.
 fn enlarged(tiny: &str, parts: &[(&str, Value)]) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     copy(&goldens(tiny), folder.path());
@@ -70,7 +70,7 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// Bytes of memory that this process has, and the most that it ever had.
+/// The current and the peak memory of this process in bytes.
 fn memory() -> [u64; 2] {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     ["VmRSS:", "VmHWM:"].map(|name| {
@@ -79,10 +79,10 @@ fn memory() -> [u64; 2] {
     })
 }
 
-/// The variable that tells the program, run again, what to measure.
+/// The variable that selects the measurement in the child process.
 const TASK: &str = "MEMORY_TASK";
 
-/// A pipeline, how it is laid into memory, and the size of a picture.
+/// A pipeline, its load options, and a picture size.
 #[derive(Serialize, Deserialize)]
 struct Task {
     folder: PathBuf,
@@ -96,7 +96,7 @@ impl Task {
         LoadOptions { weights: self.weights.parse().unwrap(), keep_text_encoders: self.keep_text_encoders }
     }
 
-    /// Bytes that loading took, and that the picture took, each at its peak.
+    /// Peak bytes of loading and of making the picture.
     fn measured(&self) -> [u64; 2] {
         let mut again = Command::new(std::env::current_exe().unwrap());
         again.args(["--ignored", "--exact", "--nocapture", "measure"]).env(TASK, serde_json::to_string(self).unwrap());
@@ -108,7 +108,7 @@ impl Task {
     }
 }
 
-/// Only for [`Task::measured`].
+/// Runs only as a child of [`Task::measured`].
 #[test]
 #[ignore = "a part of the other test"]
 fn measure() {
@@ -122,7 +122,7 @@ fn measure() {
 }
 
 fn request(pipeline: &Pipeline, side: usize) -> PictureRequest {
-    PictureRequest { width: side, height: side, num_inference_steps: 1, ..pipeline.defaults().request("a fox", 1) }
+    PictureRequest { width: side, height: side, num_inference_steps: 1, ..pipeline.request("a fox", 1) }
 }
 
 fn check(folder: &Path, weights: WeightStorage, side: usize) {

@@ -2,63 +2,19 @@
 //! that is there or under way. Not here: the lifecycle of the job (`job`), or how a dialect is written.
 
 use chrono::{DateTime, Utc};
-use serde::{Deserialize, Serialize};
+pub use formats::adapter::{Dtype, Format};
 use sqlx::types::Json;
 use sqlx::{PgConnection, PgPool};
-use utoipa::ToSchema;
 
 use crate::artifact::{self, ArtifactKind, NewArtifact};
 use crate::event;
 use crate::job::{self, Claim, JobKind, NewJob};
 use crate::model::{self, ModelFiles, ModelKind, ModelRef};
 use crate::report::{JobRow, Report};
-use crate::{Caller, Database, Error, ExportId, JobId, ModelId, Page, PageRequest, ProjectId, Result, begin, bounded};
+use crate::{Caller, Database, Error, JobId, ModelId, Page, PageRequest, ProjectId, Result, begin, bounded};
 
-/// A dialect that can be written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema, sqlx::Type)]
-#[serde(rename_all = "snake_case")]
-#[sqlx(type_name = "text", rename_all = "snake_case")]
-#[schema(as = ExportFormat)]
-pub enum Format {
-    /// sd-scripts' names with alpha tensors.
-    Kohya,
-    /// diffusers' names, alpha inside of the factors.
-    Peft,
-    /// ComfyUI's names: `diffusion_model.` and the original ones.
-    Comfy,
-}
-
-/// Type of the values.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema, sqlx::Type)]
-#[serde(rename_all = "snake_case")]
-#[sqlx(type_name = "text", rename_all = "snake_case")]
-#[schema(as = ExportDtype)]
-pub enum Dtype {
-    /// Nothing is lost.
-    #[default]
-    F32,
-    F16,
-    Bf16,
-}
-
-impl Format {
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Kohya => "kohya",
-            Self::Peft => "peft",
-            Self::Comfy => "comfy",
-        }
-    }
-}
-
-impl Dtype {
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::F32 => "f32",
-            Self::F16 => "f16",
-            Self::Bf16 => "bf16",
-        }
-    }
+crate::id::public! {
+    ExportId,
 }
 
 /// An export.

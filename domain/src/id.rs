@@ -42,29 +42,33 @@ macro_rules! id {
     )+};
 }
 
-/// Ids that clients see. [`JobId`] is the queue's own and can be neither shown nor logged.
+/// An id that clients see. A noun may define its own beside its other types: as `export` does.
 macro_rules! public {
-    ($($name:ident),+ $(,)?) => {$(
-        impl std::fmt::Display for $name {
-            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                self.0.fmt(f)
+    ($($(#[$doc:meta])* $name:ident),+ $(,)?) => {
+        $crate::id::id! { $($(#[$doc])* $name),+ }
+        $(
+            impl std::fmt::Display for $name {
+                fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                    self.0.fmt(f)
+                }
             }
-        }
-    )+};
+        )+
+    };
+}
+
+pub(crate) use {id, public};
+
+id! {
+    /// The queue's own, which can be neither shown nor logged: clients know a job by the id of its generation, training, import
+    /// or export.
+    JobId,
 }
 
 public! {
-    ProjectId, GenerationId, TrainingId, ImportId, ExportId, DatasetId, ExampleId, ModelId, ArtifactId, UploadId, InputId, SwapId, WorkerId,
-}
-
-id! {
     ProjectId,
-    /// The queue's own; clients know a job by the id of its generation, training, import or export.
-    JobId,
     GenerationId,
     TrainingId,
     ImportId,
-    ExportId,
     DatasetId,
     ExampleId,
     ModelId,

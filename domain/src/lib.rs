@@ -31,7 +31,6 @@ mod error;
 pub mod event;
 pub mod export;
 pub mod generation;
-mod gguf_gate;
 mod id;
 pub mod image_gate;
 pub mod import;
@@ -46,7 +45,6 @@ mod notice;
 mod page;
 pub mod preview;
 pub mod report;
-pub mod safetensors_gate;
 pub mod storage;
 pub mod swap;
 pub mod training;
@@ -58,9 +56,10 @@ pub mod zip_gate;
 pub use caller::{Caller, Principal, Scope, Scopes};
 pub use database::{Database, MIGRATIONS, Pools, begin, bounded, migrate};
 pub use error::{Error, Result};
+pub use export::ExportId;
 pub use id::{
-    ArtifactId, DatasetId, ExampleId, ExportId, GenerationId, ImportId, InputId, JobId, ModelId, ProjectId, SwapId,
-    TrainingId, UploadId, WorkerId,
+    ArtifactId, DatasetId, ExampleId, GenerationId, ImportId, InputId, JobId, ModelId, ProjectId, SwapId, TrainingId,
+    UploadId, WorkerId,
 };
 pub use page::{DEFAULT_LIMIT, MAX_LIMIT, Page, PageRequest};
 pub use storage::{Storage, StorageConfig, StorageKey};

@@ -16,6 +16,7 @@ use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
+pub use formats::Defaults;
 use formats::Family;
 use serde::{Deserialize, Serialize};
 use sqlx::PgPool;
@@ -88,44 +89,6 @@ pub struct ModelFile {
     /// Lower-case hex.
     pub sha256: String,
     pub bytes: i64,
-}
-
-/// What a request may leave out, and the grid of picture sizes.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
-#[serde(default)]
-pub struct Defaults {
-    pub num_inference_steps: u32,
-    pub guidance_scale: f64,
-    pub true_cfg_scale: f64,
-    /// Of a generation that begins with a picture and has no mask.
-    #[serde(default = "usual_strength")]
-    pub strength: f64,
-    /// Pixels.
-    pub width: u32,
-    /// Pixels.
-    pub height: u32,
-    /// Width and height are multiples of this many pixels.
-    pub size_multiple: u32,
-}
-
-impl Default for Defaults {
-    /// Those of FLUX.1-dev, for a checkpoint that states none.
-    fn default() -> Self {
-        Self {
-            num_inference_steps: 28,
-            guidance_scale: 3.5,
-            true_cfg_scale: 1.0,
-            strength: 0.6,
-            width: 1024,
-            height: 1024,
-            size_multiple: 16,
-        }
-    }
-}
-
-/// What counted for all models before they told it themselves.
-fn usual_strength() -> f64 {
-    0.8
 }
 
 /// A model that is not deleted.

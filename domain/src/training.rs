@@ -160,7 +160,7 @@ impl TrainingConfig {
                 format!("`{}` is {}; a training needs a checkpoint as its base.", base.name, base.kind.title()),
             ));
         }
-        if base.family != "flux" {
+        if !base.family()?.is_trainable() {
             return Err(Error::invalid(
                 "model",
                 format!("`{}` is of the family {}; LoRAs are trained on FLUX.1 so far.", base.name, base.family),

@@ -1,4 +1,4 @@
-//! The account that Postgres runs under. Postgres refuses to run as root, so root lends it to an unprivileged one.
+//! The account that Postgres runs under. Postgres refuses to run as root; then it runs as an unprivileged account.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -8,18 +8,18 @@ use std::process::Command;
 
 use crate::Error;
 
-/// Where the data of Postgres goes when root's own folder is closed to every other account.
+/// Folder for Postgres' data if other accounts cannot reach root's folder.
 const SHARED_ROOT: &str = "/var/lib/pyrograph";
 
-/// Who runs Postgres: ourselves, or `uid:gid` when we are root.
+/// The account that runs Postgres: the current one, or `uid:gid` if that is root.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Account {
     drop_to: Option<(u32, u32)>,
 }
 
 impl Account {
-    /// Ourselves, unless we are root: then `nobody`, else `postgres`. The account must have a line in `/etc/passwd`,
-    /// for `initdb` looks its own name up.
+    /// The current account; for root `nobody`, or `postgres` if there is no `nobody`. The account must have a line in
+    /// `/etc/passwd`, since `initdb` looks its own name up.
     pub fn find() -> Result<Account, Error> {
         if !rustix::process::geteuid().is_root() {
             return Ok(Account { drop_to: None });
@@ -32,7 +32,7 @@ impl Account {
             .ok_or(Error::NoAccount)
     }
 
-    /// A command that runs as this account. It starts in `/`, since the account may not see our folder.
+    /// A command that runs as this account. It starts in `/`, since the account may not be able to read our folder.
     pub fn command(&self, program: &Path) -> Command {
         let mut command = Command::new(program);
         command.current_dir("/").env_remove("PGDATA").env_remove("PGHOST").env_remove("PGPORT");
@@ -42,7 +42,7 @@ impl Account {
         command
     }
 
-    /// Gives a file or folder to the account. Nothing to do when we run Postgres ourselves.
+    /// Makes the account the owner of a file or folder. Does nothing if it is the current account.
     pub fn own(&self, path: &Path) -> Result<(), Error> {
         match self.drop_to {
             Some((uid, gid)) => std::os::unix::fs::chown(path, Some(uid), Some(gid)).map_err(Error::file(path)),
@@ -50,8 +50,8 @@ impl Account {
         }
     }
 
-    /// The folder where Postgres can live for `wanted`: itself where the account can get there, else one under
-    /// `/var/lib/pyrograph` with a name of its own, remembered in `wanted/location`.
+    /// The folder that Postgres uses for `wanted`: `wanted` itself if the account can reach it, else a new one under
+    /// `/var/lib/pyrograph`, recorded in `wanted/location`.
     pub fn reachable(&self, wanted: &Path) -> Result<PathBuf, Error> {
         fs::create_dir_all(wanted).map_err(Error::file(wanted))?;
         let wanted = wanted.canonicalize().map_err(Error::file(wanted))?;
@@ -71,7 +71,7 @@ impl Account {
         Ok(location)
     }
 
-    /// The same for programs: a copy of the package under `/var/lib/pyrograph` when it lies where the account cannot go.
+    /// The same for programs: a copy of the package under `/var/lib/pyrograph` if the account cannot reach the original.
     pub fn reachable_package(&self, package: &Path) -> Result<PathBuf, Error> {
         let package = package.canonicalize().map_err(Error::file(package))?;
         if package.ancestors().all(|folder| self.may_enter(folder)) {
@@ -83,7 +83,7 @@ impl Account {
             let part = copy.with_extension(uuid::Uuid::now_v7().simple().to_string());
             copy_tree(&package, &part)?;
             if let Err(error) = fs::rename(&part, &copy) {
-                // Somebody else was quicker, and has copied the same.
+                // Another process has copied the same files meanwhile.
                 fs::remove_dir_all(&part).map_err(Error::file(&part))?;
                 if !copy.is_dir() {
                     return Err(Error::File { path: copy, source: error });
@@ -122,7 +122,7 @@ fn copy_tree(from: &Path, to: &Path) -> Result<(), Error> {
         if kind.is_dir() {
             copy_tree(&entry.path(), &target)?;
         } else if kind.is_symlink() {
-            // Within the package and relative, so the copy stands on its own.
+            // Relative and within the package, so the copy does not depend on the original.
             fs::read_link(entry.path())
                 .and_then(|link| std::os::unix::fs::symlink(link, &target))
                 .map_err(Error::file(&target))?;

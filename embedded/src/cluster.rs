@@ -1,4 +1,4 @@
-//! One Postgres cluster in one folder: made once, started, found again, stopped. Everything here blocks.
+//! One Postgres cluster in one folder: creates, starts, finds and stops it. Everything here blocks.
 //!
 //! The folder holds `data` (the cluster), `password`, `log` and `settings.conf`. The server listens on 127.0.0.1
 //! only, and asks for the password.
@@ -15,10 +15,10 @@ use crate::binaries::Binaries;
 use crate::{Error, secret, write_private};
 
 pub(crate) const USER: &str = "pyrograph";
-/// In the folder of a cluster that runs, and of one that died.
+/// Present in the folder of a running cluster, and of one that was killed.
 const PID_FILE: &str = "postmaster.pid";
 
-/// How much a cluster cares about a power failure.
+/// Whether a cluster survives a power failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Durability {
     /// An acknowledged commit survives it.
@@ -36,7 +36,7 @@ pub(crate) struct Cluster {
 }
 
 impl Cluster {
-    /// Finds the programs and makes the cluster if the folder has none. `tools` is where npm may put the package.
+    /// Finds the programs and creates the cluster if the folder has none. npm may install the package into `tools`.
     pub fn prepare(folder: &Path, tools: &Path, durability: Durability) -> Result<Cluster, Error> {
         let account = Account::find()?;
         let folder = account.reachable(folder)?;
@@ -61,13 +61,13 @@ impl Cluster {
         self.folder.join("log")
     }
 
-    /// The password of the user `pyrograph`, made with the cluster.
+    /// The password of the user `pyrograph`, created with the cluster.
     pub fn password(&self) -> Result<String, Error> {
         let path = self.folder.join("password");
         fs::read_to_string(&path).map_err(Error::file(path))
     }
 
-    /// `initdb` beside the final place and then a rename, so that a half-made cluster is never taken for one.
+    /// Runs `initdb` beside the final place and renames the result, so that an incomplete cluster is never used.
     fn initialize(&self) -> Result<(), Error> {
         let part = self.folder.join("data.part");
         if part.exists() {
@@ -101,7 +101,7 @@ impl Cluster {
     }
 
     /// The port of a server that already runs on this folder, left by a process that was killed. A stale
-    /// `postmaster.pid` is removed: its number may meanwhile belong to somebody else.
+    /// `postmaster.pid` is removed: its process id may belong to another process by now.
     pub fn running(&self) -> Result<Option<u16>, Error> {
         let path = self.data().join(PID_FILE);
         match postmaster(&path) {
@@ -114,7 +114,7 @@ impl Cluster {
         }
     }
 
-    /// Tells the server that runs in `folder`, if one does, to end without a final checkpoint. Waits for nothing.
+    /// Signals the server that runs in `folder`, if any, to stop without a final checkpoint. Does not wait.
     pub fn quit(folder: &Path) {
         let Ok(folder) = Account::find().and_then(|account| account.reachable(folder)) else { return };
         if let Some((pid, _)) = postmaster(&folder.join("data").join(PID_FILE)) {
@@ -122,8 +122,8 @@ impl Cluster {
         }
     }
 
-    /// Starts the server and returns its port. It runs in a session of its own, so that Ctrl-C reaches only us and
-    /// the order of the stop is ours.
+    /// Starts the server and returns its port. It runs in a separate session, so that Ctrl-C does not reach it and this
+    /// process decides the order of the shutdown.
     pub fn start(&self) -> Result<u16, Error> {
         let port = TcpListener::bind(("127.0.0.1", 0))
             .and_then(|listener| listener.local_addr())
@@ -160,7 +160,7 @@ impl Cluster {
         )
     }
 
-    /// Ends the server; open connections are closed. `immediate` skips the final checkpoint.
+    /// Stops the server and closes open connections. `immediate` skips the final checkpoint.
     pub fn stop(&self, mode: &str) -> Result<(), Error> {
         let status = self
             .control()
@@ -180,8 +180,8 @@ impl Cluster {
         command
     }
 
-    /// A process that throws the cluster away as soon as this one ends, however it ends: it waits for the end of
-    /// its standard input, which we hold.
+    /// Starts a process that deletes the cluster as soon as this one ends, also by a kill: it waits for the end of its
+    /// standard input, which this process holds.
     pub fn throw_away_with_us(&self) -> Result<std::process::Child, Error> {
         use std::os::unix::process::CommandExt;
         let script = r#"cat >/dev/null; "$0" -D "$1/data" stop -m immediate -w -t 10; rm -rf "$1""#;
@@ -199,7 +199,7 @@ impl Cluster {
     }
 }
 
-/// Process and port of the server that `pid_file` tells of; `None` when it does not run.
+/// Process id and port of the server recorded in `pid_file`; `None` if it is not running.
 fn postmaster(pid_file: &Path) -> Option<(Pid, u16)> {
     let text = fs::read_to_string(pid_file).ok()?;
     let mut lines = text.lines();

@@ -1,8 +1,7 @@
-//! The services that Pyrograph needs, without an administrator: a Postgres and an S3 that live in one folder.
+//! The services that Pyrograph needs, without an administrator: a Postgres and an S3 server in one folder.
 //!
-//! Here belongs what starts, finds again and stops them, and the throw-away Postgres of the tests. What is stored
-//! in them does not: this crate knows no table and no storage key. Production does without it, by `DATABASE_URL`
-//! and any S3 endpoint.
+//! This crate starts, finds and stops them, and provides the temporary Postgres of the tests. It knows no tables and no
+//! storage keys. Production does not need it: there, `DATABASE_URL` and an S3 endpoint name the services.
 
 mod account;
 mod binaries;
@@ -17,7 +16,7 @@ pub use temporary::{TemporaryDatabase, TemporaryPostgres};
 
 use std::path::PathBuf;
 
-/// Why a service did not start. Each says what to do about it.
+/// Why a service did not start. Each message says what to do about it.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error(

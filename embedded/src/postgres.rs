@@ -1,4 +1,4 @@
-//! The database of an installation: the one that `DATABASE_URL` names, or a cluster of our own.
+//! The database of an installation: the one that `DATABASE_URL` names, or an embedded cluster.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -10,7 +10,7 @@ use crate::Error;
 use crate::cluster::{Cluster, Durability, USER};
 
 const DATABASE: &str = "pyrograph";
-/// Recovery after a power failure may take this long before we give up waiting.
+/// How long to wait for recovery after a power failure.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A Postgres that answers.
@@ -28,15 +28,15 @@ impl Postgres {
         }
     }
 
-    /// Somebody else's server. We only make sure that it answers; [`Postgres::stop`] leaves it alone.
+    /// An external server. Only checks that it answers; [`Postgres::stop`] does not stop it.
     pub async fn external(url: String) -> Result<Postgres, Error> {
         let options: PgConnectOptions = url.parse().map_err(|_| Error::Address)?;
         reach(&options, Duration::from_secs(10)).await?;
         Ok(Postgres { url, cluster: None })
     }
 
-    /// The cluster in `folder`: made at the first start, and found again afterwards, even when it still runs because
-    /// the process that started it was killed.
+    /// The cluster in `folder`, created at the first start. A cluster that still runs because the process that started
+    /// it was killed is used again.
     ///
     /// # Errors
     /// [`Error::NoBinaries`] without Postgres and npm; [`Error::Program`] with the end of the log when the server
@@ -56,22 +56,22 @@ impl Postgres {
         Ok(Postgres { url, cluster: Some(cluster) })
     }
 
-    /// For a process that leaves at once: tells the cluster in `folder` to end as in a crash, and does not wait for it.
+    /// For a process that exits at once: signals the cluster in `folder` to stop as after a crash, and does not wait.
     pub fn quit(folder: &Path) {
         Cluster::quit(folder);
     }
 
-    /// With the password: not for logs.
+    /// Contains the password; do not log it.
     pub fn url(&self) -> &str {
         &self.url
     }
 
-    /// Whether the server is ours to stop.
+    /// Whether this process stops the server.
     pub fn is_own(&self) -> bool {
         self.cluster.is_some()
     }
 
-    /// Ends our own server in order, closing what is still connected; does nothing to an external one.
+    /// Stops an embedded server in order and closes its connections; does nothing to an external one.
     pub async fn stop(self) -> Result<(), Error> {
         match self.cluster {
             Some(cluster) => tokio::task::spawn_blocking(move || cluster.stop("fast")).await?,
@@ -80,14 +80,14 @@ impl Postgres {
     }
 }
 
-/// The URL of our database in a server that runs.
+/// The URL of our database in a running server.
 async fn ready(cluster: &Cluster) -> Result<String, Error> {
     let port = start_or_find(cluster).await?;
     create_database(&options(cluster, port)?, DATABASE).await?;
     url(cluster, port, DATABASE)
 }
 
-/// The port of the running server, after it answered. One that hangs is replaced.
+/// The port of the running server, once it answers. A hanging one is replaced.
 pub(crate) async fn start_or_find(cluster: &Cluster) -> Result<u16, Error> {
     let since = Instant::now();
     while let Some(port) = cluster.running()? {
@@ -132,7 +132,7 @@ async fn reach(options: &PgConnectOptions, patience: Duration) -> Result<(), Err
     }
 }
 
-/// `name` is ours, never from outside: it goes into the statement as it is.
+/// `name` must be trusted: it is inserted into the statement without escaping.
 pub(crate) async fn create_database(server: &PgConnectOptions, name: &str) -> Result<(), Error> {
     let mut connection: PgConnection = server.connect().await?;
     let exists: bool = sqlx::query_scalar("SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1)")

@@ -1,5 +1,5 @@
-//! An S3 endpoint in the process: `s3s-fs` over a folder, with real signatures and real expiry, so that the code
-//! which talks to it is the code which talks to any other S3.
+//! An S3 endpoint in the process: `s3s-fs` over a folder, with real signatures and expiry, so that the code that uses it is the
+//! code that uses any other S3.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -31,8 +31,8 @@ struct Credentials {
 }
 
 impl S3 {
-    /// Serves `folder/objects` at `bind` (port 0 = any free one). The keys are made once and kept in
-    /// `folder/credentials.json`, and the bucket `pyrograph` exists.
+    /// Serves `folder/objects` at `bind` (port 0 = any free one). The keys are created once and stored in
+    /// `folder/credentials.json`. The bucket `pyrograph` exists.
     pub async fn start(folder: &Path, bind: SocketAddr) -> Result<S3, Error> {
         let objects = folder.join("objects");
         fs::create_dir_all(objects.join(BUCKET)).map_err(Error::file(&objects))?;
@@ -63,7 +63,7 @@ impl S3 {
         &self.credentials.access_key
     }
 
-    /// Not for logs.
+    /// Do not log it.
     pub fn secret_key(&self) -> &str {
         &self.credentials.secret_key
     }
@@ -91,7 +91,7 @@ async fn serve(listener: TcpListener, service: S3Service) {
         let service = service.clone();
         connections.spawn(async move {
             let mut http = auto::Builder::new(TokioExecutor::new());
-            // Without a timer hyper waits for ever for the end of a request's head.
+            // Without a timer hyper waits for ever for the end of the request headers.
             http.http1().timer(TokioTimer::new()).header_read_timeout(Duration::from_secs(30));
             if let Err(error) = http.serve_connection(TokioIo::new(socket), service).await {
                 tracing::debug!(error, "S3: connection ended");

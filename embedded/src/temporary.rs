@@ -1,7 +1,7 @@
 //! Databases for tests: one server for each test process, one fresh migrated database for each test.
 //!
-//! The server is the one that `PYROGRAPH_TEST_DATABASE_URL` or `DATABASE_URL` names, else a cluster in the folder
-//! for temporary files, which vanishes with the process.
+//! The server is the one that `PYROGRAPH_TEST_DATABASE_URL` or `DATABASE_URL` names, else a cluster in the folder for
+//! temporary files, which is deleted when the process ends.
 
 use std::path::{Path, PathBuf};
 
@@ -14,7 +14,7 @@ use crate::Error;
 use crate::cluster::{Cluster, Durability};
 use crate::postgres::{start_or_find, url};
 
-/// A cluster that is thrown away when this value is dropped or the process ends, by `kill -9` too.
+/// A cluster that is deleted when this value is dropped or the process ends, also by `kill -9`.
 pub struct TemporaryPostgres {
     cluster: Cluster,
     port: u16,
@@ -22,7 +22,7 @@ pub struct TemporaryPostgres {
 }
 
 impl TemporaryPostgres {
-    /// Makes and starts one; takes 2–3 s, most of it `initdb`.
+    /// Creates and starts one; takes 2–3 s, most of it `initdb`.
     pub async fn start() -> Result<TemporaryPostgres, Error> {
         let folder = temporary_root().join(format!("pyrograph-{}", uuid::Uuid::now_v7().simple()));
         let tools = std::env::current_dir().unwrap_or_default().join(".tools");
@@ -36,7 +36,7 @@ impl TemporaryPostgres {
         Ok(TemporaryPostgres { cluster, port, _guard: guard })
     }
 
-    /// Of the database `name`, which need not exist. `postgres` always does.
+    /// URL of the database `name`, which need not exist. `postgres` always exists.
     pub fn url(&self, name: &str) -> Result<String, Error> {
         url(&self.cluster, self.port, name)
     }
@@ -49,18 +49,18 @@ impl TemporaryPostgres {
         Ok(())
     }
 
-    /// Where its files are, for a test that looks at them.
+    /// Folder of its files, for tests that inspect them.
     pub fn folder(&self) -> &Path {
         self.cluster.folder()
     }
 }
 
-/// `TMPDIR` of root may be closed to others, which would only move the cluster to a place that stays.
+/// `TMPDIR` of root may be closed to other accounts, which would move the cluster to a permanent folder.
 fn temporary_root() -> PathBuf {
     if rustix::process::geteuid().is_root() { PathBuf::from("/tmp") } else { std::env::temp_dir() }
 }
 
-/// A database of its own for one test, with the migrations applied.
+/// A separate database for one test, with the migrations applied.
 pub struct TemporaryDatabase {
     url: String,
 }
@@ -72,7 +72,7 @@ struct Server {
 }
 
 static SERVER: OnceCell<Server> = OnceCell::const_new();
-/// Postgres copies a template only while nobody else uses it.
+/// Postgres can copy a template only while no other connection uses it.
 static TEMPLATE: Mutex<()> = Mutex::const_new(());
 
 impl TemporaryDatabase {
@@ -137,7 +137,7 @@ async fn server(migrations: &Migrator) -> Result<Server, Error> {
     Ok(Server { options, template, _own: own })
 }
 
-/// On a server that stays: databases of earlier runs, an hour old by the time in their names (UUID v7).
+/// On a permanent server, deletes databases of earlier runs that are an hour old by the time in their names (UUID v7).
 async fn drop_leftovers(connection: &mut PgConnection) -> Result<(), Error> {
     let an_hour_ago = std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)

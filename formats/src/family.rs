@@ -1,12 +1,13 @@
-//! Families of models: which of them run here, and what holds for every model of a family.
+//! Families of models: which of them run here, and what holds for every model of a family. How a file tells its family is in
+//! [`crate::detect`].
 
 use std::fmt;
 use std::str::FromStr;
 
-use crate::Scheduler;
+use crate::{Defaults, Part, Scheduler};
 
 /// An architecture. A LoRA runs on checkpoints of its own family only.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Family {
     /// FLUX.1 dev and schnell.
     Flux,
@@ -20,9 +21,29 @@ pub enum Family {
 
 use Family::*;
 
+/// What the defaults of a checkpoint depend on besides its family; what is not known counts as the family has it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traits {
+    /// Whether the denoiser is conditioned on the guidance scale: FLUX.1-dev, and latent consistency models.
+    pub guidance_embedded: bool,
+    /// Side of the pictures that a UNet was trained with, in latents.
+    pub sample_size: Option<u64>,
+    /// Pixels for one latent of the autoencoder, along each side.
+    pub vae_factor: Option<u32>,
+}
+
+/// What guides a generation, for A1111's parameters of a picture.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Guidance {
+    /// `guidance_scale` is the scale of classifier-free guidance.
+    ClassifierFree,
+    /// `guidance_scale` is an input of the denoiser, and `true_cfg_scale` the scale of classifier-free guidance.
+    Distilled,
+}
+
 impl Family {
     /// All of them.
-    pub const ALL: [Self; 4] = [Flux, Sd15, Sd21, Sdxl];
+    pub const ALL: [Self; 4] = [Sd15, Sd21, Sdxl, Flux];
 
     /// The name in rows, requests and answers.
     pub const fn as_str(self) -> &'static str {
@@ -44,6 +65,42 @@ impl Family {
         }
     }
 
+    /// The class of its pipeline in diffusers.
+    pub const fn pipeline_class(self) -> &'static str {
+        match self {
+            Flux => "FluxPipeline",
+            Sd15 | Sd21 => "StableDiffusionPipeline",
+            Sdxl => "StableDiffusionXLPipeline",
+        }
+    }
+
+    /// The part that denoises.
+    pub const fn denoiser(self) -> Part {
+        match self {
+            Flux => Part::Transformer,
+            Sd15 | Sd21 | Sdxl => Part::Unet,
+        }
+    }
+
+    /// The parts that a checkpoint needs, in the order of their names.
+    pub const fn parts(self) -> &'static [Part] {
+        match self {
+            Flux => &[Part::TextEncoder, Part::TextEncoder2, Part::Transformer, Part::Vae],
+            Sd15 | Sd21 => &[Part::TextEncoder, Part::Unet, Part::Vae],
+            Sdxl => &[Part::TextEncoder, Part::TextEncoder2, Part::Unet, Part::Vae],
+        }
+    }
+
+    /// The token that pads the prompt of a text encoder, `pad_token` in its `tokenizer_config.json`. All CLIP and OpenCLIP
+    /// encoders share one vocabulary and differ in this.
+    pub const fn padding(self, encoder: Part) -> &'static str {
+        match (self, encoder) {
+            (Flux, Part::TextEncoder2) => "<pad>",
+            (Sd21, _) | (Sdxl, Part::TextEncoder2) => "!",
+            _ => "<|endoftext|>",
+        }
+    }
+
     /// Whether its models were trained for flow matching rather than for removing noise.
     pub const fn matches_flow(self) -> bool {
         matches!(self, Flux)
@@ -52,6 +109,90 @@ impl Family {
     /// Whether its models can be sampled with `scheduler`.
     pub fn takes(self, scheduler: Scheduler) -> bool {
         self.matches_flow() == scheduler.matches_flow()
+    }
+
+    /// What its denoiser predicts unless a file or a config states something else, as diffusers calls it.
+    pub const fn prediction_type(self) -> &'static str {
+        match self {
+            Flux => "flow_prediction",
+            Sd21 => "v_prediction",
+            Sd15 | Sdxl => "epsilon",
+        }
+    }
+
+    /// What `guidance_scale` means.
+    pub const fn guidance(self) -> Guidance {
+        match self {
+            Flux => Guidance::Distilled,
+            Sd15 | Sd21 | Sdxl => Guidance::ClassifierFree,
+        }
+    }
+
+    /// Whether a request may skip layers of its CLIP text encoders.
+    pub const fn skips_clip_layers(self) -> bool {
+        !matches!(self, Flux)
+    }
+
+    /// Whether LoRAs can be trained on its checkpoints.
+    pub const fn is_trainable(self) -> bool {
+        matches!(self, Flux)
+    }
+
+    /// Steps that a generation takes which starts from a picture, of `steps` from noise. FLUX.1's pipeline rounds up, Stable
+    /// Diffusion's rounds down.
+    pub fn steps_taken(self, steps: u32, strength: f64) -> u32 {
+        let (all, taken) = (f64::from(steps), f64::from(steps) * strength);
+        if self.matches_flow() { steps - (all - taken) as u32 } else { taken as u32 }
+    }
+
+    /// Channels of its autoencoder's latents.
+    pub const fn latent_channels(self) -> usize {
+        match self {
+            Flux => 16,
+            Sd15 | Sd21 | Sdxl => 4,
+        }
+    }
+
+    /// The family whose tiny decoders (TAESD) show its latents: 2.1 has those of 1.5.
+    pub const fn decoded_as(self) -> Self {
+        match self {
+            Sd21 => Sd15,
+            other => other,
+        }
+    }
+
+    /// What requests for a checkpoint with these traits may leave out.
+    pub fn defaults(self, traits: Traits) -> Defaults {
+        let factor = traits.vae_factor.unwrap_or(8);
+        let flux = Defaults::default();
+        match self {
+            Flux => {
+                // FLUX.1-schnell was distilled to a few steps and takes no guidance scale.
+                let num_inference_steps = if traits.guidance_embedded { flux.num_inference_steps } else { 4 };
+                // The transformer reads patches of 2 × 2 latents.
+                Defaults { num_inference_steps, size_multiple: 2 * factor, ..flux }
+            }
+            Sd15 | Sd21 | Sdxl => {
+                let (usual, guidance) = match self {
+                    Sdxl => (128, 5.0),
+                    Sd21 => (96, 7.5),
+                    _ => (64, 7.5),
+                };
+                let side = traits.sample_size.unwrap_or(usual).clamp(1, 256) as u32 * factor;
+                // A UNet that takes the guidance scale as an input was distilled to a few steps.
+                let (num_inference_steps, guidance_scale) =
+                    if traits.guidance_embedded { (4, 8.5) } else { (30, guidance) };
+                Defaults {
+                    num_inference_steps,
+                    guidance_scale,
+                    true_cfg_scale: 1.0,
+                    strength: 0.8,
+                    width: side,
+                    height: side,
+                    size_multiple: factor,
+                }
+            }
+        }
     }
 }
 
@@ -70,5 +211,43 @@ impl FromStr for Family {
             let all = Self::ALL.map(Self::as_str).join(", ");
             format!("There is no family `{name}`; there are {all}.")
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_name_is_read_as_it_is_written() {
+        for family in Family::ALL {
+            assert_eq!(family.as_str().parse(), Ok(family));
+            assert!(family.parts().contains(&family.denoiser()));
+        }
+        assert!("sd3".parse::<Family>().is_err());
+    }
+
+    #[test]
+    fn defaults_follow_from_the_traits() {
+        let side = |family: Family| family.defaults(Traits::default()).width;
+        assert_eq!([Sd15, Sd21, Sdxl, Flux].map(side), [512, 768, 1024, 1024]);
+        let steps = |family: Family, guidance_embedded| {
+            let defaults = family.defaults(Traits { guidance_embedded, ..Traits::default() });
+            (defaults.num_inference_steps, defaults.guidance_scale)
+        };
+        assert_eq!([steps(Flux, true), steps(Flux, false)], [(28, 3.5), (4, 3.5)]);
+        assert_eq!([steps(Sd15, true), steps(Sd15, false)], [(4, 8.5), (30, 7.5)]);
+        assert_eq!(steps(Sdxl, false), (30, 5.0));
+        let multiple = |family: Family, factor| {
+            family.defaults(Traits { vae_factor: Some(factor), ..Traits::default() }).size_multiple
+        };
+        assert_eq!([multiple(Flux, 8), multiple(Sd15, 8), multiple(Sd15, 1)], [16, 8, 1]);
+    }
+
+    #[test]
+    fn flux_rounds_steps_up_and_the_others_round_down() {
+        assert_eq!([Flux, Sdxl].map(|family| family.steps_taken(4, 0.1)), [1, 0]);
+        assert_eq!([Flux, Sdxl].map(|family| family.steps_taken(30, 1.0)), [30, 30]);
+        assert_eq!([Flux, Sdxl].map(|family| family.steps_taken(30, 0.0)), [0, 0]);
     }
 }

@@ -1,10 +1,25 @@
-//! What the files of FLUX.1 and Stable Diffusion say about themselves, without tensors: model families, schedulers, and the
-//! names that trainers give to the tensors of an adapter. The server and the engine both read files through this crate, so they
-//! cannot disagree about a file. Values of weights, networks and pipelines belong to `diffusion`; rows and requests to `domain`.
+//! What the files of FLUX.1 and Stable Diffusion say about themselves, without tensors: the headers of safetensors and GGUF files,
+//! model families and their parts, schedulers, and the names that trainers give to the tensors of an adapter. The server and the
+//! engine both read files through this crate, so they cannot disagree about a file. Values of weights, networks and pipelines
+//! belong to `diffusion`; rows and requests to `domain`.
 
 pub mod adapter;
+mod defaults;
+pub mod detect;
 mod family;
+pub mod gguf;
+mod header;
+mod part;
+pub mod safetensors;
 mod scheduler;
+mod sniffer;
+mod tensor_type;
 
-pub use family::Family;
+pub use defaults::Defaults;
+pub use detect::Configs;
+pub use family::{Family, Guidance, Traits};
+pub use header::{Header, MAX_DIMENSIONS, MAX_NAME_BYTES, MAX_TENSORS, Refusal, Tensor};
+pub use part::{Naming, Part, Place, is_root_weights, named_as};
 pub use scheduler::Scheduler;
+pub use sniffer::Sniffer;
+pub use tensor_type::TensorType;

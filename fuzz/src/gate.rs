@@ -1,8 +1,8 @@
 //! The gate of the service, before anything is stored.
 
-use domain::safetensors_gate::Sniffer;
+use formats::Sniffer;
 
-/// Whether the gate lets a safetensors file in.
+/// Whether the gate lets a file of weights in.
 pub fn safetensors(file: &[u8]) -> bool {
     let mut sniffer = Sniffer::default();
     file.chunks(7).all(|piece| sniffer.push(piece).is_ok()) && sniffer.finish(file.len() as u64).is_ok()

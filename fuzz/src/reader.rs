@@ -4,12 +4,12 @@ use std::fs;
 use std::path::PathBuf;
 use std::sync::LazyLock;
 
-use burn::tensor::DType;
 use diffusion::LoraFile;
-use diffusion::checkpoint::{Checkpoint, Family, Part, SingleFile};
-use diffusion::lora::{self, Format};
+use diffusion::checkpoint::{Checkpoint, SingleFile};
+use diffusion::lora::{self, Dtype, Format};
 use diffusion::prompt;
 use diffusion::tokenizers::clip::ClipTokenizer;
+use formats::{Family, Part};
 
 use super::framing::framed;
 
@@ -46,7 +46,7 @@ pub fn weights(name: &str, bytes: &[u8]) -> bool {
         }
     }
     if let Ok(single) = SingleFile::open(&path) {
-        for (family, part) in Family::ALL.iter().flat_map(|family| Part::ALL.map(|part| (*family, part))) {
+        for (family, part) in Family::ALL.iter().flat_map(|family| Part::NETWORKS.map(|part| (*family, part))) {
             let _ = single.part_for(family, part);
         }
         let _ = single.scheduler_config();
@@ -82,9 +82,9 @@ pub fn adapter(lines: &[u8]) {
         written("adapter.safetensors", &framed(&[format!("{{{}}}", entries.join(",")).as_bytes(), &data].concat()));
     let Ok(file) = LoraFile::open(&path) else { return };
     lora::inspect(&path).expect("what can be opened can be described");
-    for format in [Format::Kohya, Format::Peft, Format::Comfy] {
+    for format in Format::ALL {
         let out = FOLDER.path().join("written.safetensors");
-        if lora::export(&file, format, DType::F32, &out).is_ok() {
+        if lora::export(&file, format, Dtype::F32, &out).is_ok() {
             LoraFile::open(&out).expect("what was written can be read");
         }
     }

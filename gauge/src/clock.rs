@@ -1,11 +1,11 @@
-//! Time on a device that works behind the program's back: every reading waits until the device has done what it was told.
+//! Times work on an asynchronous device: every measurement waits until the device has finished.
 
 use std::time::Instant;
 
 use anyhow::{Result, anyhow};
 use burn::prelude::*;
 
-/// Milliseconds that `work` takes, until the device has ended it.
+/// Milliseconds until the device has finished `work`.
 pub fn once<T>(device: &Device, work: impl FnOnce() -> T) -> Result<(f64, T)> {
     wait(device)?;
     let start = Instant::now();
@@ -14,7 +14,8 @@ pub fn once<T>(device: &Device, work: impl FnOnce() -> T) -> Result<(f64, T)> {
     Ok((1e3 * start.elapsed().as_secs_f64(), made))
 }
 
-/// The first call, with all that is compiled and tuned in it, and the median of `count` calls after another two, in milliseconds.
+/// Milliseconds of the first call, including compilation and autotuning, and the median of `count` calls after two
+/// more.
 pub fn first_and_median(device: &Device, count: usize, mut work: impl FnMut()) -> Result<(f64, f64)> {
     let (first, ()) = once(device, &mut work)?;
     for _ in 0..2 {
@@ -34,7 +35,7 @@ fn wait(device: &Device) -> Result<()> {
     device.sync().map_err(|error| anyhow!("the device failed: {error:?}"))
 }
 
-/// GiB of device memory that Burn's pools hold; `None` on the CPU.
+/// GiB of device memory that Burn's pools reserve; `None` on the CPU.
 pub fn reserved(device: &Device) -> Option<f64> {
     device.memory_pool_usage().map(|usage| usage.bytes_reserved as f64 / f64::from(1 << 30))
 }

@@ -1,4 +1,5 @@
-//! FLUX.1 from prompt to pixels, stage by stage, with random weights: text encoders, denoising steps, decoder, and loading.
+//! FLUX.1 from prompt to pixels, stage by stage, with random weights: text encoders, denoising steps, decoder, and
+//! loading.
 
 use std::collections::BTreeMap;
 
@@ -18,7 +19,7 @@ use crate::floor;
 use crate::random_weights::draw;
 use crate::scale::Scale;
 
-/// Everything, in order of worth.
+/// Measures everything, most important first.
 pub fn measure(scale: &Scale, device: &Device, figures: &mut Figures) -> Result<()> {
     steps(scale, device, figures)?;
     encoders(scale, device, figures)?;
@@ -26,7 +27,7 @@ pub fn measure(scale: &Scale, device: &Device, figures: &mut Figures) -> Result<
     loading(scale, device, figures)
 }
 
-/// The first call again, in a process that finds the kernels of an earlier one.
+/// The first call again, in a process that finds the kernels cached by an earlier one.
 pub fn warm_start(scale: &Scale, device: &Device, figures: &mut Figures) -> Result<()> {
     let network = draw(FluxTransformer::new(&scale.flux, device), weight_dtype(device));
     let input = input(scale, scale.sides[0], device);
@@ -45,7 +46,7 @@ fn steps(scale: &Scale, device: &Device, figures: &mut Figures) -> Result<()> {
     for side in scale.sides {
         let input = input(scale, side, device);
         let rotary = network.rotary(scale.text, side / 16, side / 16, device);
-        // What a step of the sampler is: one call, and the latents moved along it.
+        // One sampler step: one call, and the update of the latents.
         let step = || {
             let velocity = network.forward(input.clone(), &rotary);
             drop(input.hidden.clone() + velocity * 0.05);
@@ -89,7 +90,7 @@ fn encoders(scale: &Scale, device: &Device, figures: &mut Figures) -> Result<()>
 }
 
 fn decoder(scale: &Scale, device: &Device, figures: &mut Figures) -> Result<()> {
-    // In f32, as the pipeline does it.
+    // In f32, as in the pipeline.
     let vae = draw(Autoencoder::new(&scale.vae, device), DType::F32);
     for side in scale.sides {
         let latents = [1, scale.vae.latent_channels, side / 8, side / 8];
@@ -102,7 +103,7 @@ fn decoder(scale: &Scale, device: &Device, figures: &mut Figures) -> Result<()> 
     Ok(())
 }
 
-/// A tenth of the transformer through a file, from the page cache to the device.
+/// Loads a tenth of the transformer from a file in the page cache to the device.
 fn loading(scale: &Scale, device: &Device, figures: &mut Figures) -> Result<()> {
     let dtype = weight_dtype(device);
     let part = flux::Config {

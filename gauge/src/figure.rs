@@ -1,4 +1,4 @@
-//! One measured number, and the file that it goes to as soon as it exists.
+//! One measured number, and the file that it is appended to at once.
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
@@ -7,11 +7,11 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use serde::{Deserialize, Deserializer, Serialize};
 
-/// Who measured what, in which unit.
+/// A measurement: what, by which program, in which unit.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Figure {
     pub section: String,
-    /// The same for us and for peers, so that they meet in one row of the report.
+    /// The same for us and for peers, so that they share a row of the report.
     pub name: String,
     #[serde(deserialize_with = "or_nan")]
     pub value: f64,
@@ -19,17 +19,17 @@ pub struct Figure {
     pub unit: String,
     /// `pyrograph`, or a peer with its version.
     pub by: String,
-    /// The most that it may be.
+    /// Upper limit of the value.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<f64>,
-    /// Floating-point operations of what was timed: the floor follows from them.
+    /// Floating-point operations of the timed code, from which the lower bound of its time follows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub flop: Option<f64>,
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub note: String,
 }
 
-/// JSON has no NaN and says null; a figure that went wrong must not vanish.
+/// JSON writes NaN as null; a failed measurement must not vanish.
 fn or_nan<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
     Ok(Option::deserialize(deserializer)?.unwrap_or(f64::NAN))
 }
@@ -38,7 +38,7 @@ fn or_nan<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
 pub const OURS: &str = "pyrograph";
 
 impl Figure {
-    /// A figure of ours; its section is filled in by the [`Figures`] that write it.
+    /// A figure of ours. The [`Figures`] that write it fill in its section.
     pub fn ours(name: impl Into<String>, value: f64, unit: &str) -> Self {
         Self {
             section: String::new(),
@@ -67,7 +67,7 @@ impl Figure {
         self
     }
 
-    /// Whether it breaks its limit; a value that is no number does.
+    /// Whether it exceeds its limit; NaN always does.
     pub fn is_bad(&self) -> bool {
         self.limit.is_some_and(|limit| self.value.is_nan() || self.value > limit)
     }
@@ -85,7 +85,7 @@ impl Figures {
         Ok(Self { section: section.into(), file: file.with_context(|| path.display().to_string())? })
     }
 
-    /// Writes it to the disk at once: what follows may never end.
+    /// Writes it to disk at once, since later code may never finish.
     pub fn put(&mut self, mut figure: Figure) -> Result<()> {
         figure.section.clone_from(&self.section);
         eprintln!("{:>12} {:<34} {:>12.5} {} {}", figure.section, figure.name, figure.value, figure.unit, figure.note);
@@ -94,7 +94,7 @@ impl Figures {
     }
 }
 
-/// All figures of a file; a line that was cut short is left out.
+/// All figures of a file, without an incomplete last line.
 pub fn read(path: &Path) -> Vec<Figure> {
     let text = std::fs::read_to_string(path).unwrap_or_default();
     text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()

@@ -1,24 +1,24 @@
-//! What the mathematics costs at least: operations of the denoisers by formula, and how fast a card can do them.
+//! Lower bounds of the time: operations of the denoisers by formula, and the peak rate of a GPU.
 
 use diffusion::networks::unet;
 
-/// Dense bf16 TFLOP/s that cuBLAS reaches on large products, by a part of the card's name.
+/// Dense bf16 TFLOP/s that cuBLAS reaches on large products, by a part of the GPU's name.
 const CARDS: [(&str, f64); 5] = [("H200", 790.0), ("H100", 790.0), ("A100", 270.0), ("4090", 165.0), ("3090", 71.0)];
 
-/// The TFLOP/s of a card; `None` for one that the table does not have.
+/// The TFLOP/s of a GPU; `None` if it is not in the table.
 pub fn roof(card: &str) -> Option<f64> {
     CARDS.iter().find(|(name, _)| card.contains(name)).map(|(_, tflops)| *tflops)
 }
 
-/// Operations of one call of a FLUX.1 transformer: `blocks` of `width`, each 12·width² multiply-adds a token and an attention of
-/// every token to every token. Embedders and modulations are less than a hundredth.
+/// Operations of one call of a FLUX.1 transformer: `blocks` of `width`, each with 12·width² multiply-adds per token
+/// and full attention. Embedders and modulations are less than 1 %.
 pub fn transformer(blocks: usize, width: usize, tokens: usize) -> f64 {
     let (blocks, width, tokens) = (blocks as f64, width as f64, tokens as f64);
     blocks * (24.0 * width * width * tokens + 4.0 * tokens * tokens * width)
 }
 
-/// Operations of one call of a UNet for one picture, whose latents are `side` wide and high, with a prompt of `text` tokens: its
-/// convolutions, linear layers and attentions. The embedded time is less than a thousandth.
+/// Operations of one UNet call for one picture with latents of `side` × `side` and a prompt of `text` tokens:
+/// convolutions, linear layers and attention. The time embedding is less than 0.1 %.
 pub fn unet(config: &unet::Config, side: usize, text: usize) -> f64 {
     let levels = config.levels();
     let channels = |level: usize| config.block_out_channels[level] as f64;
@@ -57,7 +57,8 @@ pub fn unet(config: &unet::Config, side: usize, text: usize) -> f64 {
     flop
 }
 
-/// A training step whose base is frozen: forward, and backward to what entered each layer; with checkpointing forward again.
+/// Operations of a training step with a frozen base: forward, and backward to each layer's input; with checkpointing
+/// another forward.
 pub fn training(forward: f64, checkpointing: bool) -> f64 {
     forward * if checkpointing { 3.0 } else { 2.0 }
 }
@@ -69,7 +70,7 @@ mod tests {
 
     #[test]
     fn flux_dev_costs_what_others_count() {
-        // diffusers' benchmark counts 59.5 TFLOP for 1024 px without attention, which has another 14.9.
+        // diffusers' benchmark counts 59.5 TFLOP for 1024 px without attention, which adds 14.9.
         let whole = transformer(57, 3072, 4096 + 512) / 1e12;
         assert!((whole - 74.4).abs() < 0.1, "{whole}");
         let half = transformer(57, 3072, 1024 + 512) / 1e12;
@@ -78,7 +79,7 @@ mod tests {
 
     #[test]
     fn unets_cost_what_others_count() {
-        // Hugging Face counts 5.98 TFLOP for SDXL at 1024 px without attention, which has another 0.78.
+        // Hugging Face counts 5.98 TFLOP for SDXL at 1024 px without attention, which adds 0.78.
         let giant = unet(&scale::sdxl(), 128, 77) / 1e12;
         assert!((giant - 6.76).abs() < 0.03, "{giant}");
         let first = unet(&scale::sd15(), 64, 77) / 1e12;

@@ -1,5 +1,5 @@
-//! Every network against the answers that diffusers gave for it at tiny size, in f32 and in bf16, and one picture by ember against
-//! the same picture from the CPU.
+//! Every network against diffusers' goldens at tiny size, in f32 and in bf16, and one picture by ember against the same
+//! picture from the CPU.
 
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -7,7 +7,7 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 use burn::prelude::*;
 use burn::tensor::DType;
-use diffusion::FluxPipeline;
+use diffusion::Pipeline;
 use diffusion::checkpoint::{Checkpoint, load_strict};
 use diffusion::networks::{autoencoder_tiny, clip, flux, t5, unet, vae};
 use image::RgbImage;
@@ -15,9 +15,9 @@ use serde::de::DeserializeOwned;
 
 use crate::figure::{Figure, Figures};
 
-/// Relative L2 error that rounding explains: f32 with products in tf32, and bf16.
+/// Relative L2 errors that rounding explains: f32 with products in tf32, and bf16.
 const LIMITS: [(DType, &str, f64); 2] = [(DType::F32, "f32", 1e-3), (DType::BF16, "bf16", 2e-2)];
-/// Mean difference of two pictures by ember, of 255: in bf16 a few pixels at edges move.
+/// Mean difference of two pictures by ember, of 255: in bf16 a few pixels at edges differ.
 const PICTURE: f64 = 4.0;
 /// Tokens of the golden latents.
 const GRID: (usize, usize) = (5, 3);
@@ -44,7 +44,8 @@ pub fn measure(goldens: &Path, ember: &Path, device: &Device, figures: &mut Figu
         put("openclip of sdxl", Golden { folder: goldens.join("sdxl-tiny"), device }.openclip(dtype)?)?;
         for (family, folder) in UNETS {
             let golden = Golden { folder: goldens.join(folder), device };
-            // PyTorch's own bf16 is 1.9e-2 away from its f32 for the deepest of them, which leaves no room below the limit.
+            // PyTorch's own bf16 differs by 1.9e-2 from its f32 for the deepest of them, which leaves no margin below
+            // the limit.
             let limit = if dtype == DType::BF16 { 1.5 * limit } else { limit };
             let figure = Figure::ours(format!("unet of {family} in {name}"), golden.unet(dtype)?, "");
             figures.put(figure.at_most(limit))?;
@@ -56,7 +57,7 @@ pub fn measure(goldens: &Path, ember: &Path, device: &Device, figures: &mut Figu
     figures.put(Figure::ours("ember's picture against the CPU's", mean, "of 255").at_most(PICTURE))
 }
 
-/// One of the tiny pipelines with its answers.
+/// One of the tiny pipelines with its goldens.
 struct Golden<'a> {
     folder: std::path::PathBuf,
     device: &'a Device,
@@ -174,8 +175,8 @@ impl Golden<'_> {
 }
 
 fn picture(ember: &Path, device: &Device) -> Result<RgbImage> {
-    let pipeline = FluxPipeline::load(ember, device)?;
-    let request = pipeline.defaults().request("owl on a blue background", 7);
+    let pipeline = Pipeline::load(ember, device)?;
+    let request = pipeline.request("owl on a blue background", 7);
     let mut pictures = pipeline.generate(&request, &mut |_| ControlFlow::Continue(()))?;
     pictures.pop().context("no picture was made")
 }

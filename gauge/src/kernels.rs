@@ -1,4 +1,4 @@
-//! The products and attentions that a FLUX.1 step is made of, each alone, and a copy on the device.
+//! The matrix products and attention of a FLUX.1 step, each alone, and a copy on the device.
 
 use anyhow::Result;
 use burn::prelude::*;
@@ -11,7 +11,7 @@ use crate::clock;
 use crate::figure::{Figure, Figures};
 use crate::scale::Scale;
 
-/// Calls in one reading, since one of them is short.
+/// Calls per measurement, since one call is short.
 const CALLS: usize = 10;
 
 pub fn measure(scale: &Scale, device: &Device, figures: &mut Figures) -> Result<()> {
@@ -40,7 +40,7 @@ pub fn measure(scale: &Scale, device: &Device, figures: &mut Figures) -> Result<
         put(figures, format!("attention {heads}×{tokens}×{head}"), flop, median)?;
     }
     let source = Tensor::<1>::ones([scale.copy / 4], (device, DType::F32));
-    // Adding makes a new tensor: one read and one write of each value.
+    // Adding creates a new tensor: one read and one write per value.
     let copy = || drop(source.clone() + 1.0);
     let (_, median) = clock::first_and_median(device, scale.calls, copy)?;
     figures.put(Figure::ours("copy on the device", 2.0 * scale.copy as f64 / 1e6 / median, "GB/s"))

@@ -1,8 +1,8 @@
-//! What a device is worth: whether our networks compute on it what they should, how fast they are at full size, and how far that
-//! is from PyTorch on the same device and from what the hardware can do at all.
+//! Measures a device: whether our networks compute the right values on it, how fast they are at full size, and how
+//! that compares with PyTorch on the same device and with the limit of the hardware.
 //!
-//! The body of the hidden command `pyrograph gauge`, and of `just gpu-check`. It needs nothing but the binary, the goldens and
-//! ember: weights of full size are drawn at random. The service never uses it.
+//! This is the hidden command `pyrograph gauge` and `just gpu-check`. It needs only the binary, the goldens and
+//! ember: weights of full size are random. The service never uses it.
 
 mod clock;
 mod denoising;

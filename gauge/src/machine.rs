@@ -1,4 +1,4 @@
-//! What the figures were measured on.
+//! The machine that was measured.
 
 use std::process::Command;
 
@@ -6,9 +6,9 @@ use serde::Serialize;
 
 #[derive(Debug, Clone, Serialize)]
 pub struct Machine {
-    /// The card's name, or the processor's where no card was used.
+    /// The GPU's name, or the processor's if no GPU was used.
     pub device: String,
-    /// Of NVIDIA; empty without one.
+    /// Version of the NVIDIA driver; empty without one.
     pub driver: String,
     pub pyrograph: String,
     pub burn: String,
@@ -17,7 +17,7 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// `cpu`: whether the CPU is what is measured.
+    /// `cpu`: whether the CPU is measured.
     pub fn look(cpu: bool) -> Self {
         let card = if cpu { String::new() } else { ask_driver("name,driver_version") };
         let (device, driver) = card.split_once(", ").map_or_else(|| (processor(), ""), |(a, b)| (a.to_owned(), b));
@@ -30,7 +30,7 @@ impl Machine {
         }
     }
 
-    /// As part of a file name.
+    /// The name as a part of a file name.
     pub fn short_name(&self) -> String {
         let name = self.device.to_lowercase().replace("nvidia", "");
         let words = name.split(|letter: char| !letter.is_ascii_alphanumeric()).filter(|word| !word.is_empty());
@@ -47,7 +47,7 @@ fn processor() -> String {
     name.unwrap_or("unknown CPU").trim().to_owned()
 }
 
-/// The first card, as nvidia-smi tells of it; empty without one.
+/// A property of the first GPU from nvidia-smi; empty without one.
 fn ask_driver(what: &str) -> String {
     let asked = Command::new("nvidia-smi").arg(format!("--query-gpu={what}")).arg("--format=csv,noheader").output();
     let told = asked.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! A run: each section in a process of its own under its time limit, figures on the disk as they come, and a report at the end.
+//! Runs each section in its own process with a time limit. Figures are saved as they are measured; the report follows.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -60,7 +60,7 @@ pub struct Gauge {
 }
 
 impl Gauge {
-    /// Measures, and fails when a figure breaks its limit or a section of ours did not end well.
+    /// Measures, and fails if a figure exceeds its limit or a section of ours does not finish.
     pub fn run(self) -> Result<()> {
         match self.inside {
             Some(section) => self.measure(section),
@@ -90,7 +90,7 @@ impl Gauge {
     fn conduct(&self) -> Result<()> {
         std::fs::create_dir_all(&self.work).with_context(|| self.work.display().to_string())?;
         let _ = std::fs::remove_file(self.figures());
-        let cpu = self.tells_cpu()?;
+        let cpu = self.is_cpu()?;
         let machine = Machine::look(cpu);
         eprintln!("measuring {}", machine.device);
         if cpu && !self.tiny {
@@ -107,7 +107,7 @@ impl Gauge {
                 None => "no PyTorch here".to_owned(),
             };
             endings.push(Ending { section, how, seconds: start.elapsed().as_secs_f64() });
-            // After each section, so that a run which is cut short has a report as well.
+            // Written after each section, so that an aborted run has a report too.
             Report::of(&machine, read(&self.figures()), &endings).write(&self.results, self.tiny)?;
         }
         let report = Report::of(&machine, read(&self.figures()), &endings);
@@ -120,8 +120,8 @@ impl Gauge {
         Ok(())
     }
 
-    /// Whether the device that would be opened is the CPU. Only asked for, since this process shall not touch the device.
-    fn tells_cpu(&self) -> Result<bool> {
+    /// Whether the device is the CPU. Only resolves the choice, since this process must not open the device.
+    fn is_cpu(&self) -> Result<bool> {
         Ok(match self.device {
             DeviceChoice::Cpu => true,
             choice => {
@@ -134,7 +134,7 @@ impl Gauge {
         })
     }
 
-    /// `None` for peers that are not here.
+    /// Starts a section; `None` for peers that are not installed.
     fn start(&self, section: Section, cpu: bool) -> Result<Option<Child>> {
         let mut command = if section == Section::Peers {
             if !has_torch(&self.python) {
@@ -179,7 +179,7 @@ fn has_torch(python: &Path) -> bool {
     asked.is_ok_and(|status| status.success())
 }
 
-/// How it ended; killed when its time is over.
+/// Waits for a section and describes its end; kills it at the time limit.
 fn wait(mut child: Child, limit: Duration) -> Result<String> {
     let end = Instant::now() + limit;
     loop {

@@ -1,10 +1,10 @@
-//! Weights of full size without a download: speed does not depend on what they say, as long as nothing overflows.
+//! Random weights at full size, without a download: speed does not depend on values, as long as nothing overflows.
 
 use burn::module::{Module, ModuleMapper, Param};
 use burn::prelude::*;
 use burn::tensor::{DType, Distribution};
 
-/// Draws every matrix from N(0, 0.02) on the device itself, and leaves biases 0 and norms 1, all in `dtype`.
+/// Draws every matrix from N(0, 0.02) on the device; biases are 0 and norms 1. All are in `dtype`.
 pub fn draw<M: Module>(network: M, dtype: DType) -> M {
     network.map(&mut Draw(dtype))
 }
@@ -18,7 +18,7 @@ impl ModuleMapper for Draw {
             return param.map(|tensor| tensor.cast(dtype));
         }
         let (dims, device) = (param.lazy_shape().dims::<D>(), param.lazy_device());
-        // As weights from a file are placed.
+        // Placed like weights from a file.
         let values = device.memory_persistent_allocations(dims, |dims: [usize; D]| {
             Tensor::random(dims, Distribution::Normal(0.0, 0.02), (&device, dtype))
         });

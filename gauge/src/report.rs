@@ -1,4 +1,4 @@
-//! The figures of a run as JSON for programs and as a table for people: each of ours with its peers and its floor.
+//! The figures of a run as JSON and as a table: each of ours with its peers and its lower bound.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -31,14 +31,14 @@ pub struct Report<'a> {
     figures: Vec<Row>,
 }
 
-/// One of our figures with what it is to be compared to.
+/// One of our figures with its comparisons.
 #[derive(Serialize)]
 struct Row {
     #[serde(flatten)]
     ours: Figure,
-    /// The peers' figures, and how many times as good theirs is: above 1 the peer is better.
+    /// The peers' figures, and the ratio to ours: above 1 the peer is better.
     peers: BTreeMap<String, Peer>,
-    /// Milliseconds that the mathematics takes at the card's best rate.
+    /// Milliseconds at the GPU's peak rate.
     #[serde(skip_serializing_if = "Option::is_none")]
     floor: Option<f64>,
 }
@@ -55,7 +55,7 @@ impl<'a> Report<'a> {
         let (ours, theirs): (Vec<Figure>, Vec<Figure>) = figures.into_iter().partition(|figure| figure.by == OURS);
         let rows = ours.into_iter().map(|ours| {
             let same = theirs.iter().filter(|peer| peer.name == ours.name && peer.unit == ours.unit);
-            // Of a rate more is better, of a time less.
+            // For rates more is better, for times less.
             let ratio = |theirs: f64| if ours.unit.ends_with("/s") { theirs / ours.value } else { ours.value / theirs };
             let peers =
                 same.map(|peer| (peer.by.clone(), Peer { value: peer.value, ratio: ratio(peer.value) })).collect();
@@ -65,7 +65,7 @@ impl<'a> Report<'a> {
         Self { machine, sections, figures: rows.collect() }
     }
 
-    /// What is wrong, a sentence each.
+    /// The failures, one sentence each.
     pub fn faults(&self) -> Vec<String> {
         let bad = self.figures.iter().map(|row| &row.ours).filter(|figure| figure.is_bad());
         let bad = bad.map(|figure| {
@@ -75,7 +75,7 @@ impl<'a> Report<'a> {
         bad.chain(ours.map(|ending| format!("section {} {}", ending.section.name(), ending.how))).collect()
     }
 
-    /// Writes both files and answers the path of the table.
+    /// Writes both files and returns the path of the table.
     pub fn write(&self, folder: &Path, tiny: bool) -> Result<PathBuf> {
         std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
         let date = self.machine.started.split('T').next().unwrap_or_default();
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn ratios_tell_how_much_better_the_peer_is() {
+    fn ratios_show_how_much_better_the_peer_is() {
         let machine = Machine { device: "NVIDIA H200".into(), ..Machine::look(true) };
         let figures = vec![
             Figure::ours("step", 300.0, "ms").of_flop(79e12),

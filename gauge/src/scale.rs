@@ -1,4 +1,4 @@
-//! The sizes at which things are measured: those of FLUX.1-dev, and those of a rehearsal that any CPU finishes in seconds.
+//! The measured sizes: those of FLUX.1-dev, and tiny ones for a rehearsal that takes seconds on any CPU.
 
 use diffusion::networks::clip::{self, Activation};
 use diffusion::networks::unet::PerLevel;
@@ -10,32 +10,32 @@ pub struct Scale {
     pub t5: t5::Config,
     pub clip: clip::Config,
     pub vae: vae::Config,
-    /// Those of Stable Diffusion, in the order in which they are measured.
+    /// Those of Stable Diffusion, in the order of measurement.
     pub unets: Vec<UNet>,
-    /// Ids of a prompt for T5.
+    /// T5 ids per prompt.
     pub text: usize,
-    /// Sides of pictures, in pixels.
+    /// Sides of pictures in pixels.
     pub sides: [usize; 2],
-    /// Calls whose median counts.
+    /// Number of calls for a median.
     pub calls: usize,
-    /// `[rows, columns, depth]` of products.
+    /// `[rows, columns, depth]` of matrix products.
     pub products: Vec<[usize; 3]>,
-    /// `[heads, tokens, values of a head]` of attentions.
+    /// `[heads, tokens, head size]` of attention.
     pub attentions: Vec<[usize; 3]>,
-    /// Bytes of a copy on the device.
+    /// Bytes of the copy on the device.
     pub copy: usize,
 }
 
-/// A UNet and the picture that it is measured with.
+/// A UNet and the size of its picture.
 pub struct UNet {
     pub family: &'static str,
     pub config: unet::Config,
-    /// Side of the picture, in pixels.
+    /// Side of the picture in pixels.
     pub side: usize,
 }
 
 impl Scale {
-    /// FLUX.1-dev, as its published configs say.
+    /// FLUX.1-dev, with its published configs.
     pub fn full() -> Self {
         Self {
             flux: flux::Config { guidance_embeds: true, ..flux::Config::default() },
@@ -86,7 +86,7 @@ impl Scale {
         }
     }
 
-    /// The same shapes in small.
+    /// The same shapes, reduced.
     pub fn tiny() -> Self {
         let full = Self::full();
         Self {
@@ -124,13 +124,13 @@ impl Scale {
         }
     }
 
-    /// Tokens of a square picture: its latents are an eighth, and four of them make a token.
+    /// Tokens of a square picture: latents are an eighth of its side, and four latents are one token.
     pub fn tokens(side: usize) -> usize {
         (side / 16) * (side / 16)
     }
 }
 
-/// The UNet of Stable Diffusion XL base, as its published config says.
+/// The UNet of Stable Diffusion XL base, with its published config.
 pub fn sdxl() -> unet::Config {
     let names = |names: [&str; 3]| names.map(str::to_owned).to_vec();
     unet::Config {
@@ -148,12 +148,12 @@ pub fn sdxl() -> unet::Config {
     }
 }
 
-/// The UNet of Stable Diffusion 1.5, as its published config says.
+/// The UNet of Stable Diffusion 1.5, with its published config.
 pub fn sd15() -> unet::Config {
     unet::Config { cross_attention_dim: PerLevel::All(768), ..unet::Config::default() }
 }
 
-/// The same levels, as narrow and shallow as they can be.
+/// The same levels, as narrow and shallow as possible.
 fn small(config: unet::Config) -> unet::Config {
     let levels = config.levels();
     unet::Config {

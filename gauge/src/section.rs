@@ -1,4 +1,5 @@
-//! The parts of a run, in order of worth, each with the time that it may take: a run that is cut short has the best of it.
+//! The sections of a run, most important first, each with a time limit, so that an aborted run has the best of the
+//! results.
 
 use std::time::Duration;
 
@@ -11,16 +12,16 @@ pub enum Section {
     Goldens,
     /// FLUX.1-dev from prompt to pixels.
     Denoising,
-    /// A step of LoRA training.
+    /// A LoRA training step.
     Training,
     /// The denoisers of Stable Diffusion.
     #[value(name = "unets")]
     UNets,
-    /// Products, attentions and a copy.
+    /// Matrix products, attention and a copy.
     Kernels,
-    /// The first step again, with the kernels kept.
+    /// The first step again, with cached kernels.
     WarmStart,
-    /// The same in PyTorch and diffusers, where they are.
+    /// The same in PyTorch and diffusers, if they are installed.
     Peers,
 }
 
@@ -40,7 +41,7 @@ impl Section {
         }
     }
 
-    /// Eight minutes in all.
+    /// Eight minutes in total.
     pub fn limit(self) -> Duration {
         Duration::from_secs(match self {
             Self::Goldens => 60,

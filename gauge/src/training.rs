@@ -1,4 +1,4 @@
-//! A step of LoRA training of rank 16, with gradient checkpointing.
+//! A LoRA training step of rank 16, with gradient checkpointing.
 
 use std::time::Instant;
 
@@ -18,7 +18,7 @@ use crate::scale::Scale;
 pub fn measure(scale: &Scale, device: &Device, figures: &mut Figures) -> Result<()> {
     let dtype = weight_dtype(device);
     let normal = Distribution::Normal(0.0, 1.0);
-    // The smaller first: it is the one that every card can do.
+    // The smaller size first, since it fits on every GPU.
     for side in scale.sides.into_iter().rev() {
         let text = [1, scale.text, scale.flux.joint_attention_dim];
         let cache = Cache::of_one(

@@ -1,5 +1,5 @@
-//! One call of the denoisers of Stable Diffusion, with random weights. What is around them (text encoders, decoder) is as large as
-//! FLUX.1's, which `denoising` measures.
+//! One call of Stable Diffusion's denoisers, with random weights. The other parts (text encoders, decoder) are as
+//! large as FLUX.1's, which `denoising` measures.
 
 use anyhow::Result;
 use burn::prelude::*;
@@ -13,14 +13,14 @@ use crate::floor;
 use crate::random_weights::draw;
 use crate::scale::{Scale, UNet};
 
-/// Prompt and negative prompt go through together.
+/// Prompt and negative prompt run in one batch.
 const BATCH: usize = 2;
-/// Tokens of a chunk of a prompt.
+/// Tokens per chunk of a prompt.
 const TEXT: usize = 77;
-/// Original height and width, crop from above and left, wanted height and width.
+/// Original height and width, crop top and left, target height and width.
 const SIZE_CONDITIONS: usize = 6;
 
-/// Each of the scale's, the larger one first.
+/// Measures each of the scale's UNets, the larger one first.
 pub fn measure(scale: &Scale, device: &Device, figures: &mut Figures) -> Result<()> {
     scale.unets.iter().try_for_each(|unet| call(unet, scale.calls, device, figures))
 }
@@ -47,7 +47,7 @@ fn call(unet: &UNet, calls: usize, device: &Device, figures: &mut Figures) -> Re
     }
 }
 
-/// What is left for the pooled prompt beside the sizes.
+/// Width of the pooled prompt: what remains beside the sizes.
 fn pooled_width(config: &Config) -> Option<usize> {
     config.added().map(|(width, channels)| width - SIZE_CONDITIONS * channels)
 }

@@ -24,12 +24,13 @@ pub struct Attempt {
 /// A rule, and the query that finds the rows which break it.
 const RULES: &[(&str, &str)] = &[
     (
-        "a generation, training, import or export without its job, or a job without its noun",
-        "select coalesce(g.id, t.id, i.id, x.id, j.id)::text from jobs j
-         full join generations g on g.job_id = j.id full join trainings t on t.job_id = j.id full join imports i on i.job_id = j.id
-         full join exports x on x.job_id = j.id
-         where j.id is null or (j.kind = 'generation') <> (g.id is not null) or (j.kind = 'training') <> (t.id is not null)
-            or (j.kind = 'import') <> (i.id is not null) or (j.kind = 'export') <> (x.id is not null)",
+        "an unfinished job that needs a deleted model",
+        "select j.subject::text from jobs j join job_needs n on n.job_id = j.id join models m on m.id = n.model_id
+         where j.status in ('queued', 'running') and m.deleted_at is not null",
+    ),
+    (
+        "a repeated job that did not fail",
+        "select j.subject::text from jobs j join jobs o on o.id = j.retry_of where o.status <> 'failed' or o.kind <> j.kind",
     ),
     (
         "an import with a model before it succeeded or without one after, or one that ended and still knows a query string",
@@ -112,17 +113,37 @@ impl Ledger {
             let broken: Vec<String> = sqlx::query_scalar(*query).fetch_all(&self.pool).await.expect("audit query");
             assert!(broken.is_empty(), "{rule}: {broken:?}");
         }
+        self.audit_subjects().await;
     }
 
-    /// Attempts at a generation, training or import, oldest first.
+    /// Each job has exactly one subject, and each subject its job. The tables of subjects are those that name each job once.
+    async fn audit_subjects(&self) {
+        let tables: Vec<String> = sqlx::query_scalar(
+            "select f.conrelid::regclass::text from pg_constraint f join pg_constraint u on u.conrelid = f.conrelid and u.conkey = f.conkey
+             where f.contype = 'f' and f.confrelid = 'jobs'::regclass and u.contype = 'u' order by 1",
+        )
+        .fetch_all(&self.pool)
+        .await
+        .expect("tables");
+        assert!(tables.len() >= 4, "{tables:?}");
+        let subjects: Vec<String> =
+            tables.iter().map(|table| format!("select id, job_id, '{table}' as noun from {table}")).collect();
+        let query = format!(
+            "select coalesce(j.subject, s.id)::text from jobs j full join ({}) as s on s.job_id = j.id and s.id = j.subject
+             group by 1 having count(j.id) <> 1 or count(s.id) <> 1 or bool_or(s.noun not like j.kind || '%')",
+            subjects.join(" union all ")
+        );
+        let broken: Vec<String> =
+            sqlx::query_scalar(AssertSqlSafe(query)).fetch_all(&self.pool).await.expect("audit query");
+        assert!(broken.is_empty(), "a job without its subject, or a subject without its job: {broken:?}");
+    }
+
+    /// Attempts at a job of any kind, oldest first.
     pub async fn attempts(&self, id: &str) -> Vec<Attempt> {
         sqlx::query(
             "select epoch, worker::text, extract(epoch from started_at)::float8 as started_at,
                     extract(epoch from ended_at)::float8 as ended_at, outcome
-             from attempts where job_id = (select job_id from generations where id::text = $1
-                                           union all select job_id from trainings where id::text = $1
-                                           union all select job_id from imports where id::text = $1
-                                           union all select job_id from exports where id::text = $1) order by epoch",
+             from attempts where job_id = (select id from jobs where subject::text = $1) order by epoch",
         )
         .bind(id)
         .fetch_all(&self.pool)
@@ -139,13 +160,10 @@ impl Ledger {
         .collect()
     }
 
-    /// Storage keys of the artifacts of a generation or training, by position.
+    /// Storage keys of the artifacts of a job of any kind, by position.
     pub async fn storage_keys(&self, id: &str) -> Vec<String> {
         sqlx::query_scalar(
-            "select storage_key from artifacts where job_id = (select job_id from generations where id::text = $1
-                                           union all select job_id from trainings where id::text = $1
-                                           union all select job_id from imports where id::text = $1
-                                           union all select job_id from exports where id::text = $1) order by position",
+            "select storage_key from artifacts where job_id = (select id from jobs where subject::text = $1) order by position",
         )
         .bind(id)
         .fetch_all(&self.pool)
@@ -167,6 +185,7 @@ impl Ledger {
             "jobs",
             "attempts",
             "job_events",
+            "job_needs",
             "artifacts",
             "generations",
             "trainings",

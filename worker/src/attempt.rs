@@ -23,7 +23,7 @@ use crate::config::WorkerConfig;
 use crate::conversation::Conversation;
 use crate::lease::Lease;
 use crate::stop::{Stop, disk};
-use crate::supervisor::{Engine, Work};
+use crate::supervisor::{Engine, Patience, Work};
 
 /// Progress is written at most this often; the first and the last step always are.
 const PROGRESS_DISTANCE: Duration = Duration::from_millis(200);
@@ -139,6 +139,11 @@ impl<'a> Attempt<'a> {
         F: Future<Output = domain::Result<T>>,
     {
         Ok(until_answered(self.context, self.lease, statement).await?)
+    }
+
+    /// How long the engine may report nothing while it works on a job of this kind.
+    pub fn patience(&self) -> Patience {
+        self.context.config.silences.patience(self.claim().kind)
     }
 
     /// Reports progress from now on.

@@ -71,6 +71,7 @@ async fn settle(context: &WorkerContext, lease: &Lease, stop: Stop) {
     }
 }
 
+/// What runs a job of each kind.
 async fn run(attempt: &Attempt<'_>) -> Result<(), Stop> {
     match attempt.claim().kind {
         JobKind::Generation => generate::run(attempt).await,

@@ -1,13 +1,15 @@
 //! What a worker can be told. The values come from the command line; nothing here reads the environment.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use domain::job::kind::Silence;
 use domain::job::{JobKind, LeasePolicy};
 use url::Url;
 
 use crate::import::guard::Guard;
-use crate::supervisor::EngineCommand;
+use crate::supervisor::{EngineCommand, Patience};
 
 /// One worker process.
 #[derive(Debug, Clone)]
@@ -28,7 +30,7 @@ pub struct WorkerConfig {
     /// Length of a lease, distance of beats and reaper ticks.
     pub lease: LeasePolicy,
     /// How long an engine may work without a sign of progress.
-    pub silence: Silence,
+    pub silences: Silences,
     /// How long a stopping worker lets its job go on.
     pub drain: Drain,
     /// Training steps between two checkpoints.
@@ -68,36 +70,48 @@ impl std::fmt::Debug for HubToken {
     }
 }
 
-/// The no-progress watchdog: a live process that reports nothing this long is replaced.
-#[derive(Debug, Clone, Copy)]
-pub struct Silence {
-    /// Before the first step of pictures: a large model comes from a slow disk.
-    pub loading: Duration,
-    /// While making pictures.
-    pub generation: Duration,
-    /// While training, and before its first step, when all examples are encoded.
-    pub training: Duration,
-}
+/// The no-progress watchdog: how long an engine may report nothing, by kind of job. The table of kinds says it; an operator may
+/// change it.
+#[derive(Debug, Clone)]
+pub struct Silences(HashMap<JobKind, Silence>);
 
-impl Default for Silence {
+/// Of a kind that runs without an engine, should it use one all the same.
+const UNSTATED: Silence = Silence { before_first_step: None, between_steps: Duration::from_secs(600) };
+
+impl Default for Silences {
     fn default() -> Self {
-        let minutes = |count: u64| Duration::from_secs(60 * count);
-        Self { loading: minutes(10), generation: minutes(2), training: minutes(10) }
+        Self(JobKind::ALL.into_iter().filter_map(|kind| Some((kind, kind.silence()?))).collect())
     }
 }
 
-/// Limits on the way out.
+impl Silences {
+    /// Changes the silence between two steps of a kind.
+    pub fn set(&mut self, kind: JobKind, between_steps: Duration) {
+        if let Some(silence) = self.0.get_mut(&kind) {
+            silence.between_steps = between_steps;
+        }
+    }
+
+    /// The limits of a kind.
+    pub(crate) fn patience(&self, kind: JobKind) -> Patience {
+        let silence = self.0.get(&kind).unwrap_or(&UNSTATED);
+        let before_first_step = silence.before_first_step.unwrap_or(silence.between_steps);
+        Patience { before_first_step, between_steps: silence.between_steps }
+    }
+}
+
+/// How long a stopping worker lets a job go on, by the rule of its kind.
 #[derive(Debug, Clone, Copy)]
 pub struct Drain {
-    /// Pictures are finished if that takes no longer; else the job is released.
-    pub generation: Duration,
-    /// A training stops at its next step, leaves a checkpoint and is released.
-    pub training: Duration,
+    /// Of a job that may finish; then it is released.
+    pub finish: Duration,
+    /// Of one that leaves a checkpoint at its next step, until that is stored.
+    pub suspend: Duration,
 }
 
 impl Default for Drain {
     fn default() -> Self {
-        Self { generation: Duration::from_secs(120), training: Duration::from_secs(60) }
+        Self { finish: Duration::from_secs(120), suspend: Duration::from_secs(60) }
     }
 }
 
@@ -112,7 +126,7 @@ impl WorkerConfig {
             data_dir: data_dir.into(),
             cache_limit: 100 << 30,
             lease: LeasePolicy::default(),
-            silence: Silence::default(),
+            silences: Silences::default(),
             drain: Drain::default(),
             checkpoint_every: 100,
             imports: Imports::default(),

@@ -7,7 +7,8 @@
 
 use std::time::Duration;
 
-use domain::job::{ErrorClass, JobKind};
+use domain::job::ErrorClass;
+use domain::job::kind::DrainRule;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
@@ -109,11 +110,15 @@ impl<'a> Conversation<'a> {
 
     fn drain(&mut self) {
         self.drained = true;
-        let limit = match self.lease.claim().kind {
-            JobKind::Generation | JobKind::Import | JobKind::Export => self.drain.generation,
-            JobKind::Training => {
+        let limit = match self.lease.claim().kind.spec().drain {
+            DrainRule::Finish => self.drain.finish,
+            DrainRule::Suspend => {
                 self.session.suspend();
-                self.drain.training - self.drain.training / UPLOAD_SHARE
+                self.drain.suspend - self.drain.suspend / UPLOAD_SHARE
+            }
+            DrainRule::Release => {
+                self.leave(Reason::Draining, CANCEL_GRACE);
+                return self.session.cancel();
             }
         };
         tracing::info!(job = %self.lease.claim().subject, limit_seconds = limit.as_secs_f64(), "the worker stops; its job may still");

@@ -1,11 +1,9 @@
 //! The way of an export: rows → the LoRA's file on the local disk → the same in another dialect → storage → succeeded. It needs no engine: a
 //! LoRA is small, and names and factors are rearranged on the CPU.
 
-use std::path::Path;
-
-use diffusion::lora::{self, DType, LoraFile};
+use diffusion::lora::{self, LoraFile};
 use domain::artifact::NewArtifact;
-use domain::export::{self, Dtype, Format};
+use domain::export;
 use domain::job::ErrorClass;
 use domain::storage::StorageKey;
 
@@ -23,7 +21,7 @@ pub(crate) async fn run(attempt: &Attempt<'_>) -> Result<(), Stop> {
     let made = attempt.folder().join("export.safetensors");
     let converting = tokio::task::spawn_blocking({
         let made = made.clone();
-        move || convert(&source, work.format, work.dtype, &made)
+        move || lora::export(&LoraFile::open(&source)?, work.format, work.dtype, &made)
     });
     let failed = |class, message: String| Stop::Failed(class, message);
     attempt
@@ -49,18 +47,4 @@ pub(crate) async fn run(attempt: &Attempt<'_>) -> Result<(), Stop> {
         seed: None,
     };
     attempt.ask(|| export::finish(&context.pool, claim, &artifact)).await
-}
-
-fn convert(source: &Path, format: Format, dtype: Dtype, target: &Path) -> diffusion::Result<()> {
-    let format = match format {
-        Format::Kohya => lora::Format::Kohya,
-        Format::Peft => lora::Format::Peft,
-        Format::Comfy => lora::Format::Comfy,
-    };
-    let dtype = match dtype {
-        Dtype::F32 => DType::F32,
-        Dtype::F16 => DType::F16,
-        Dtype::Bf16 => DType::BF16,
-    };
-    lora::export(&LoraFile::open(source)?, format, dtype, target)
 }

@@ -18,7 +18,7 @@ use crate::coalescer::Coalescer;
 use crate::fetch::{self, Wanted};
 use crate::protocol::{Adapter, Base, Generate, Order, Report, RequestId, Source};
 use crate::stop::Stop;
-use crate::supervisor::{Patience, Work};
+use crate::supervisor::Work;
 
 /// Previews are written at most this often.
 const PREVIEW_DISTANCE: Duration = Duration::from_millis(500);
@@ -133,9 +133,9 @@ async fn source(
 }
 
 async fn make(attempt: &Attempt<'_>, order: Generate) -> Result<(Vec<Picture>, Vec<String>), Stop> {
-    let silence = attempt.context.config.silence;
-    let patience = Patience { before_first_step: silence.loading, between_steps: silence.generation };
-    let work = Work::new(patience, move |request: RequestId| Order::Generate(Box::new(Generate { request, ..order })));
+    let work = Work::new(attempt.patience(), move |request: RequestId| {
+        Order::Generate(Box::new(Generate { request, ..order }))
+    });
     let mut conversation = attempt.converse(work).await?;
     let progress = attempt.progress();
     let previews = previews(attempt);

@@ -33,7 +33,7 @@ use std::time::Duration;
 use apalis::prelude::{Monitor, WorkerBuilder, WorkerBuilderExt};
 use apalis_core::task::data::Data;
 use domain::Pools;
-use domain::job::{Call, Claim, Doorbell, JobKind, Reaper};
+use domain::job::{Call, Claim, Doorbell, JobKind, KINDS, Reaper, kind};
 use domain::storage::Storage;
 use domain::worker::SEEN_EVERY;
 use domain::{JobId, WorkerId};
@@ -45,7 +45,7 @@ use tower::limit::ConcurrencyLimitLayer;
 use crate::attempt::WorkerContext;
 use crate::backend::{ClaimPolicy, JobBackend};
 use crate::cache::{Cache, CacheError};
-pub use crate::config::{Drain, HubToken, Imports, Silence, WorkerConfig};
+pub use crate::config::{Drain, HubToken, Imports, Silences, WorkerConfig};
 pub use crate::engine::{EngineConfig, Fault, WeightChoice};
 pub use crate::import::guard::{Guard, Network};
 use crate::supervisor::Engine;
@@ -119,29 +119,17 @@ pub async fn run(
     let showing = tokio::spawn(show_life(Arc::clone(&context), worker, ending.clone()));
     tracing::info!(%worker, name, queues = ?context.config.queues, "worker started");
 
-    // Imports and exports need no engine: one may take hours, in which pictures are made, and the other is wanted at once.
-    let of = |kinds: &[JobKind]| -> Vec<JobKind> {
-        context.config.queues.iter().copied().filter(|kind| kinds.contains(kind)).collect()
-    };
     let mut monitor = Monitor::new();
-    let swaps = Swaps::of(Arc::clone(&context), worker);
-    let lanes = [
-        ("work", of(&[JobKind::Generation, JobKind::Training]), Some((context.engine.clone(), swaps))),
-        ("imports", of(&[JobKind::Import]), None),
-        ("exports", of(&[JobKind::Export]), None),
-    ];
-    for (lane, queues, engine) in lanes {
-        if queues.is_empty() {
-            continue;
-        }
+    for lane in lanes(&context.config.queues) {
+        let engine = lane.engine.then(|| (context.engine.clone(), Swaps::of(Arc::clone(&context), worker)));
         let (engine, swaps) = engine.unzip();
-        let claims = ClaimPolicy { queues, engine, swaps, ..claims.clone() };
-        let (name, attending) = (format!("{name}-{worker}-{lane}"), Arc::clone(&context));
+        let claims = ClaimPolicy { queues: lane.kinds, engine, swaps, ..claims.clone() };
+        let (name, attending) = (format!("{name}-{worker}-{}", lane.name), Arc::clone(&context));
         monitor = monitor.register(move |_| {
             WorkerBuilder::new(name.clone())
                 .backend(JobBackend::new(claims.clone()))
                 .data(Arc::clone(&attending))
-                .layer(ConcurrencyLimitLayer::new(1))
+                .layer(ConcurrencyLimitLayer::new(lane.at_once))
                 .enable_tracing()
                 .build(attend)
         });
@@ -168,6 +156,32 @@ pub async fn run(
     let _ = timeout(FAREWELL, showing).await;
     tracing::info!(%worker, "worker stopped");
     Ok(())
+}
+
+/// Jobs that a worker takes independently of its other jobs.
+#[derive(Debug, PartialEq)]
+struct Lane {
+    name: &'static str,
+    kinds: Vec<JobKind>,
+    /// How many of them it runs at the same time.
+    at_once: usize,
+    /// They run on the engine.
+    engine: bool,
+}
+
+/// One lane for all kinds that need the engine, and one for each other kind.
+fn lanes(queues: &[JobKind]) -> Vec<Lane> {
+    let taken = KINDS.iter().filter(|spec| queues.contains(&spec.kind));
+    let (engine, beside): (Vec<_>, Vec<_>) = taken.partition(|spec| matches!(spec.lane, kind::Lane::Engine { .. }));
+    let engine =
+        Lane { name: "engine", kinds: engine.iter().map(|spec| spec.kind).collect(), at_once: 1, engine: true };
+    let beside = beside.into_iter().filter_map(|spec| match spec.lane {
+        kind::Lane::Engine { .. } => None,
+        kind::Lane::Beside { at_once } => {
+            Some(Lane { name: spec.collection, kinds: vec![spec.kind], at_once, engine: false })
+        }
+    });
+    std::iter::once(engine).filter(|lane| !lane.kinds.is_empty()).chain(beside).collect()
 }
 
 /// The handler that apalis calls. It runs on a task of its own, so that whatever happens to the stream that drives
@@ -224,5 +238,21 @@ async fn show_life(context: Arc<WorkerContext>, worker: WorkerId, ending: Cancel
     }
     if registered && let Err(error) = domain::worker::stopped(&context.pool, worker).await {
         tracing::debug!(%error, "no farewell");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kinds_without_an_engine_have_lanes_of_their_own() {
+        let lanes = lanes(&JobKind::ALL);
+        let [engine, beside @ ..] = lanes.as_slice() else { panic!("{lanes:?}") };
+        assert_eq!((engine.kinds.as_slice(), engine.at_once), (&[JobKind::Generation, JobKind::Training][..], 1));
+        assert!(beside.iter().all(|lane| !lane.engine && lane.kinds.len() == 1 && lane.at_once >= 1), "{beside:?}");
+        assert_eq!(lanes.iter().map(|lane| lane.kinds.len()).sum::<usize>(), JobKind::ALL.len());
+        assert!(super::lanes(&[JobKind::Export]).iter().all(|lane| !lane.engine));
+        assert!(super::lanes(&[]).is_empty());
     }
 }

@@ -3,6 +3,7 @@
 //! A swap holds no lease and is not tried again: it ends with the worker, and a job loads its model by itself anyway.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use domain::model::ModelFiles;
 use domain::swap::{self, SwapAction, SwapWork};
@@ -16,6 +17,9 @@ use crate::fetch;
 use crate::protocol::{Base, Order, Report, RequestId};
 use crate::stop::{Stop, disk};
 use crate::supervisor::{EngineExit, Event, Patience, Work};
+
+/// How long an engine may report nothing while it loads a model: a large one comes from a slow disk.
+const LOADING: Duration = Duration::from_secs(600);
 
 /// What is asked of this worker.
 #[derive(Clone)]
@@ -103,8 +107,7 @@ impl Swaps {
 
     /// An error is a sentence for people.
     async fn carry_out_one(&self, work: &SwapWork, files: Result<Option<TempDir>, String>) -> Result<(), String> {
-        let patience = self.context.config.silence.loading;
-        let patience = Patience { before_first_step: patience, between_steps: patience };
+        let patience = Patience { before_first_step: LOADING, between_steps: LOADING };
         let sha256 = work.model.sha256.clone();
         match work.action {
             SwapAction::Unload => self.engine(Work::new(patience, |request| Order::Unload { request, sha256 })).await,

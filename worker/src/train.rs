@@ -17,7 +17,7 @@ use crate::attempt::Attempt;
 use crate::fetch::{self, Wanted};
 use crate::protocol::{Base, Example, Order, Report, RequestId, Train};
 use crate::stop::Stop;
-use crate::supervisor::{Patience, Work};
+use crate::supervisor::Work;
 
 /// How long the last checkpoint of an attempt that ends early may take to be sent away.
 const LAST_CHECKPOINT: Duration = Duration::from_secs(20);
@@ -138,8 +138,7 @@ fn metadata(work: &TrainingWork) -> BTreeMap<String, String> {
 
 /// Runs the trainer; returns the adapter's file.
 async fn teach(attempt: &Attempt<'_>, work: &TrainingWork, order: Train) -> Result<(PathBuf, Vec<String>), Stop> {
-    let silence = attempt.context.config.silence.training;
-    let patience = Patience { before_first_step: silence, between_steps: silence };
+    let patience = attempt.patience();
     let engine_work = Work::new(patience, move |request: RequestId| Order::Train(Box::new(Train { request, ..order })));
     let (saved, mut inbox) = tokio::sync::mpsc::unbounded_channel::<Saved>();
     let sending = async {

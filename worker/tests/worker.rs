@@ -12,11 +12,12 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use domain::event::EventKind;
 use domain::generation::GenerationService;
-use domain::job::{self, Claim, ErrorClass, Job, JobStatus, LeasePolicy};
+use domain::job::kind::Lane;
+use domain::job::{self, Claim, ErrorClass, Job, JobKind, JobStatus, LeasePolicy};
 use domain::model::Catalog;
 use domain::swap::{self, Swap, SwapAction, SwapStatus};
 use domain::{
-    Caller, GenerationId, JobId, PageRequest, Pools, Storage, StorageConfig, dataset, event, generation, model,
+    Caller, GenerationId, JobId, PageRequest, Pools, Storage, StorageConfig, dataset, event, generation, import, model,
     training,
 };
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -78,8 +79,9 @@ impl Bed {
             crash_backoff: Duration::from_millis(50),
             ..LeasePolicy::default()
         };
-        config.silence.generation = Duration::from_secs(1);
-        config.silence.training = Duration::from_secs(1);
+        for kind in JobKind::ALL {
+            config.silences.set(kind, Duration::from_secs(1));
+        }
         config.checkpoint_every = 10;
         config
     }
@@ -499,6 +501,34 @@ async fn models_are_loaded_and_unloaded_between_two_jobs() {
     assert_eq!(left, 0, "a stopped worker has nothing loaded");
 }
 
+/// As many as the table of kinds says, and no more.
+async fn imports_go_on_side_by_side_and_beside_pictures() {
+    let bed = Bed::make().await;
+    // Accepts and never answers.
+    let server = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut config = bed.config();
+    config.imports.guard = worker::Guard::new(vec!["127.0.0.0/8".parse().unwrap()]);
+    let Lane::Beside { at_once } = JobKind::Import.spec().lane else { panic!("imports need no engine") };
+    let mut imports = Vec::new();
+    for number in 0..=at_once {
+        let source = json!({"kind": "url", "url": format!("http://{}/x.safetensors", server.local_addr().unwrap())});
+        let request = serde_json::from_value(json!({"name": format!("model-{number}"), "source": source})).unwrap();
+        imports.push(import::create(&Caller::anonymous(), &bed.pools.api, &bed.storage, request).await.unwrap());
+    }
+    let worker = bed.work(config);
+    for import in &imports[..at_once] {
+        bed.until(import.job_id, "running", |job| job.status == JobStatus::Running).await;
+    }
+    let (_, pictures) = bed.generate("a fox", 3).await;
+    assert_eq!(bed.ended(pictures).await.status, JobStatus::Succeeded);
+    assert_eq!(bed.job(imports[at_once].job_id).await.status, JobStatus::Queued);
+    import::cancel(&Caller::anonymous(), &bed.pools.api, imports[0].id).await.unwrap();
+    bed.until(imports[at_once].job_id, "running", |job| job.status == JobStatus::Running).await;
+    worker.stop().await;
+    let released = bed.job(imports[at_once].job_id).await;
+    assert_eq!((released.status, released.releases), (JobStatus::Queued, 1), "a stopping worker gives them back");
+}
+
 fn trials() -> Vec<Trial> {
     macro_rules! trials {
         ($($name:ident),* $(,)?) => { vec![$(Trial::test(stringify!($name), || on_runtime($name()))),*] };
@@ -517,6 +547,7 @@ fn trials() -> Vec<Trial> {
         a_lost_lease_ends_the_work_and_its_effects,
         a_worker_without_an_engine_takes_nothing,
         an_idle_worker_starts_at_once,
+        imports_go_on_side_by_side_and_beside_pictures,
         models_are_loaded_and_unloaded_between_two_jobs,
     ]
 }

@@ -156,7 +156,7 @@ impl From<&model::Model> for Model {
             base_model_id: model.base_model_id,
             training_id: model.training_id,
             trigger_word: model.trigger_word.clone(),
-            defaults: (model.kind == ModelKind::Checkpoint).then(|| model.defaults.clone()),
+            defaults: (model.kind == ModelKind::Checkpoint).then_some(model.defaults),
             bytes: model.bytes,
             sha256: model.sha256.clone(),
             resident_on: Vec::new(),
@@ -276,7 +276,7 @@ async fn take_model(caller: &Caller, state: &State, form: &mut Multipart, import
                 let path = part.file_name().ok_or_else(|| {
                     unprocessable(field, "The part has no file name; give it the path within the model.")
                 })?;
-                let path = component.map_or_else(|| path.clone(), |component| component.path(&path));
+                let path = component.map_or_else(|| path.clone(), |component| component.file_name(&path));
                 let mut file = import.file(&path).await?;
                 while let Some(bytes) = part.chunk().await? {
                     file.write(&bytes).await?;

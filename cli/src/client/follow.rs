@@ -1,15 +1,16 @@
 //! Follows a job to its end: events over SSE with reconnects, a progress bar on stderr, Ctrl-C cancels.
 
 use std::path::Path;
+use std::pin::pin;
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use futures::StreamExt as _;
+use eventsource_stream::{Event, Eventsource as _};
+use futures::{StreamExt as _, stream};
 use reqwest::header::{ACCEPT, HeaderName};
 use serde_json::Value;
 
-use super::events::{Decoder, Event};
 use super::resource::{Job, Progress, Status};
 use super::{Client, Method};
 use crate::failure::Failure;
@@ -99,9 +100,9 @@ struct Follower<'a> {
 impl Follower<'_> {
     /// Returns when the job has ended.
     async fn watch(&mut self) -> Result<(), Failure> {
-        let mut heard = Instant::now();
+        let mut last_bytes = Instant::now();
         loop {
-            match self.listen(&mut heard).await {
+            match self.listen(&mut last_bytes).await {
                 Ok(true) => return Ok(()),
                 Ok(false) | Err(Failure::Unreachable(_)) => {}
                 Err(refused) => return Err(refused),
@@ -110,7 +111,9 @@ impl Follower<'_> {
             match self.client.get::<Job>(&self.job.urls.this).await {
                 Ok(job) if job.status.is_terminal() => return Ok(()),
                 Ok(_) => {}
-                Err(unreachable @ Failure::Unreachable(_)) if heard.elapsed() > PATIENCE => return Err(unreachable),
+                Err(unreachable @ Failure::Unreachable(_)) if last_bytes.elapsed() > PATIENCE => {
+                    return Err(unreachable);
+                }
                 Err(Failure::Unreachable(_)) => self.meter.note("the server is unreachable, retrying"),
                 Err(refused) => return Err(refused),
             }
@@ -119,19 +122,20 @@ impl Follower<'_> {
     }
 
     /// Reads one connection. `true` if the job has ended, `false` if only the connection has.
-    async fn listen(&mut self, heard: &mut Instant) -> Result<bool, Failure> {
+    async fn listen(&mut self, last_bytes: &mut Instant) -> Result<bool, Failure> {
         let mut request = self.client.request(Method::GET, &self.job.urls.events)?.header(ACCEPT, "text/event-stream");
         if let Some(last) = &self.last_event {
             request = request.header(HeaderName::from_static("last-event-id"), last);
         }
-        let mut bytes = self.client.send(request).await?.bytes_stream();
-        let mut decoder = Decoder::default();
-        while let Ok(Some(Ok(piece))) = tokio::time::timeout(SILENCE, bytes.next()).await {
-            *heard = Instant::now();
-            for event in decoder.take(&piece) {
-                if self.show(event) {
-                    return Ok(true);
-                }
+        // The time limit is for bytes, not for events: the server's comments show that the connection is alive.
+        let bytes = stream::unfold(Box::pin(self.client.send(request).await?.bytes_stream()), |mut bytes| async move {
+            let piece = tokio::time::timeout(SILENCE, bytes.next()).await.ok()??;
+            Some((piece, bytes))
+        });
+        let mut events = pin!(bytes.inspect(|_| *last_bytes = Instant::now()).eventsource());
+        while let Some(Ok(event)) = events.next().await {
+            if self.show(event) {
+                return Ok(true);
             }
         }
         Ok(false)
@@ -139,12 +143,12 @@ impl Follower<'_> {
 
     /// Shows one event. Returns whether it was the last.
     fn show(&mut self, event: Event) -> bool {
-        if event.id.is_some() {
-            self.last_event = event.id;
+        if !event.id.is_empty() {
+            self.last_event = Some(event.id);
         }
-        let data = event.data;
+        let data: Value = serde_json::from_str(&event.data).unwrap_or_default();
         let message = data.get("message").and_then(Value::as_str).unwrap_or_default();
-        match event.kind.as_str() {
+        match event.event.as_str() {
             "queued" => self.meter.note(WAITING),
             "started" => self.meter.note("preparing"),
             "progress" => {

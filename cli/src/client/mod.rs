@@ -1,7 +1,6 @@
-//! The REST client behind `generate`, `train`, `generations`, `trainings`, `models`, `datasets`, `workers` and `demo`: it knows HTTP and the shapes of `/v1`,
-//! nothing of Postgres, storage or tensors. Whatever these commands can do, anyone with curl can do.
+//! The REST client behind `generate`, `train`, `generations`, `trainings`, `models`, `datasets`, `workers` and `demo`. It
+//! knows HTTP and the types of `/v1`, and nothing of Postgres, storage or tensors: curl can do all that these commands do.
 
-mod events;
 mod follow;
 mod problem;
 mod resource;
@@ -13,6 +12,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::Args;
 use futures::StreamExt as _;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use problem::Problem;
 use reqwest::{Method, RequestBuilder, Response, StatusCode, Url};
 use serde::de::DeserializeOwned;
@@ -128,15 +128,16 @@ impl Client {
         self.newest(path, usize::MAX).await
     }
 
-    /// The first items of a list, at most `count`, page after page.
+    /// The first items of a list, at most `count`, page after page. `path` may have a query string with filters.
     pub async fn newest(&self, path: &str, count: usize) -> Result<Vec<Value>, Failure> {
         let mut items = Vec::new();
         let mut cursor: Option<String> = None;
+        let glue = if path.contains('?') { '&' } else { '?' };
         while items.len() < count {
             let limit = (count - items.len()).min(PAGE);
             let page = match &cursor {
-                Some(cursor) => format!("{path}?limit={limit}&cursor={}", path_segment(cursor)),
-                None => format!("{path}?limit={limit}"),
+                Some(cursor) => format!("{path}{glue}limit={limit}&cursor={}", path_segment(cursor)),
+                None => format!("{path}{glue}limit={limit}"),
             };
             let page: Page<Value> = self.get(&page).await?;
             items.extend(page.items);
@@ -234,18 +235,12 @@ fn part_of(file: &Path) -> PathBuf {
     part.into()
 }
 
+/// Characters that a segment of a path or a value of a query escapes: all but RFC 3986's unreserved ones.
+const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
 /// `text` as one segment of a path, or one value of a query.
 pub fn path_segment(text: &str) -> String {
-    use std::fmt::Write as _;
-    let mut escaped = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {
-            escaped.push(char::from(byte));
-        } else {
-            let _ = write!(escaped, "%{byte:02X}");
-        }
-    }
-    escaped
+    utf8_percent_encode(text, ESCAPED).to_string()
 }
 
 /// Whether `server` is this machine, which no proxy can reach for us.

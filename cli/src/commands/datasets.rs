@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
+use bytesize::ByteSize;
 use clap::{Args, Subcommand};
-use indicatif::HumanBytes;
 use serde_json::{Value, json};
 
 use super::models::short;
@@ -113,7 +113,7 @@ fn answer(dataset: Value, as_json: bool) -> Outcome {
             example.id,
             example.width,
             example.height,
-            HumanBytes(example.bytes).to_string(),
+            ByteSize(example.bytes).to_string(),
             example.caption.as_deref().unwrap_or_default()
         )?;
     }

@@ -116,8 +116,8 @@ async fn show(id: &str, output: Option<PathBuf>, options: &ClientOptions) -> Out
     say!("  prompt        {}", shown["prompt"].as_str().unwrap_or_default())?;
     say!("  size          {}×{}, {} steps", shown["width"], shown["height"], shown["num_inference_steps"])?;
     say!("  seed          {}", shown["seed"])?;
-    job::tell(&job)?;
-    job::tell_results(&generation.warnings, &generation.artifacts)?;
+    job::print(&job)?;
+    job::print_results(&generation.warnings, &generation.artifacts)?;
     files.iter().try_for_each(|file| say!("  written to    {}", file.display()))
 }
 

@@ -24,7 +24,7 @@ pub async fn cancel(address: &str, options: &ClientOptions) -> Outcome {
 }
 
 /// Prints the fields that every job has.
-pub fn tell(job: &Job) -> Outcome {
+pub fn print(job: &Job) -> Outcome {
     if let (Some(step), Some(total @ 1..)) = (job.progress.step, job.progress.total_steps) {
         say!("  progress      {step} of {total} steps")?;
     }
@@ -36,7 +36,7 @@ pub fn tell(job: &Job) -> Outcome {
 }
 
 /// Prints warnings and the URLs of files.
-pub fn tell_results(warnings: &[String], artifacts: &[Artifact]) -> Outcome {
+pub fn print_results(warnings: &[String], artifacts: &[Artifact]) -> Outcome {
     warnings.iter().try_for_each(|warning| say!("  warning       {warning}"))?;
     artifacts.iter().try_for_each(|artifact| match artifact.seed {
         Some(seed) => say!("  picture {}     seed {seed}\n    {}", artifact.position, artifact.url),

@@ -1,5 +1,5 @@
-//! One file per command: its flags, its help, what it does. Client commands (`generate`, `train`, `generations`, `trainings`,
-//! `models`, `datasets`, `workers`, `demo`) reach the product only through the REST API; the others run a part of the product in this process.
+//! One file per command: its flags, its help, what it does. Client commands (`generate`, `train`, `jobs`, `generations`,
+//! `trainings`, `models`, `datasets`, `workers`, `demo`) reach the product only through the REST API; the others run a part of the product in this process.
 
 pub mod datasets;
 pub mod demo;
@@ -8,6 +8,7 @@ pub mod engine_flags;
 pub mod generate;
 pub mod generations;
 mod job;
+pub mod jobs;
 pub mod migrate;
 pub mod models;
 pub mod openapi;

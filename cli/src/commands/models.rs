@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use bytesize::ByteSize;
 use clap::{Args, Subcommand};
-use indicatif::HumanBytes;
 use serde_json::{Value, json};
 
 use super::swap::SwapOptions;
@@ -214,7 +214,7 @@ impl Import {
             model.name,
             model.kind,
             model.family.as_deref().unwrap_or("unknown family"),
-            HumanBytes(model.bytes)
+            ByteSize(model.bytes)
         )?;
         Ok(())
     }
@@ -263,7 +263,7 @@ impl Models {
                         model.name,
                         kind,
                         model.family.unwrap_or_default(),
-                        HumanBytes(model.bytes).to_string(),
+                        ByteSize(model.bytes).to_string(),
                         short(&model.created_at),
                         model.id,
                     ]);
@@ -282,14 +282,14 @@ impl Models {
                 if let Some(word) = &shown.trigger_word {
                     say!("  trigger word  {word}")?;
                 }
-                say!("  size          {}", HumanBytes(shown.bytes))?;
+                say!("  size          {}", ByteSize(shown.bytes))?;
                 say!("  sha256        {}", shown.sha256)?;
                 say!("  created       {}", shown.created_at)?;
                 for place in &shown.resident_on {
-                    say!("  loaded on     {} ({}, {})", place.name, place.device, HumanBytes(place.bytes))?;
+                    say!("  loaded on     {} ({}, {})", place.name, place.device, ByteSize(place.bytes))?;
                 }
                 for file in &shown.files {
-                    say!("  {:>12}  {}", HumanBytes(file.bytes).to_string(), file.path)?;
+                    say!("  {:>12}  {}", ByteSize(file.bytes).to_string(), file.path)?;
                 }
             }
             Action::Inspect { model, client: options } => {
@@ -297,7 +297,7 @@ impl Models {
                 if options.json {
                     print_json(&about)?;
                 } else {
-                    tell(&about)?;
+                    print(&about)?;
                 }
             }
             Action::Export(export) => export.run().await?,
@@ -364,7 +364,7 @@ impl Export {
 }
 
 /// Prints an inspection, one line per field.
-fn tell(about: &Value) -> Outcome {
+fn print(about: &Value) -> Outcome {
     let fields = about.as_object().into_iter().flatten();
     for (field, value) in fields.filter(|(_, value)| !value.is_null() && **value != json!([])) {
         let field = field.replace('_', " ");

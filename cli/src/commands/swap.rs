@@ -41,18 +41,20 @@ impl SwapOptions {
                 *swap = ended(&client, swap.clone()).await?;
             }
         }
-        let told: Vec<Swap> = swaps.iter().cloned().map(Client::understand).collect::<Result<_, _>>()?;
+        let ended: Vec<Swap> = swaps.iter().cloned().map(Client::understand).collect::<Result<_, _>>()?;
         if self.client.json {
             print_json(&json!({ "swaps": swaps }))?;
         } else {
-            for swap in &told {
+            for swap in &ended {
                 let error = swap.error.as_ref().map(|error| format!(": {error}")).unwrap_or_default();
                 say!("{} {} on {} ({}): {}{error}", action, swap.model.name, swap.name, swap.device, swap.status)?;
             }
         }
-        match told.iter().filter(|swap| swap.status == "failed").count() {
+        match ended.iter().filter(|swap| swap.status == "failed").count() {
             0 => Ok(()),
-            failed => Err(Failure::Failed(anyhow::anyhow!("{failed} of {} workers could not {action} it", told.len()))),
+            failed => {
+                Err(Failure::Failed(anyhow::anyhow!("{failed} of {} workers could not {action} it", ended.len())))
+            }
         }
     }
 }

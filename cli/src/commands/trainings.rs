@@ -77,8 +77,8 @@ impl Trainings {
                 say!("  dataset       {}", shown["dataset_id"].as_str().unwrap_or_default())?;
                 say!("  rank          {}, learning rate {}", shown["rank"], shown["learning_rate"])?;
                 say!("  seed          {}", shown["seed"])?;
-                job::tell(&job)?;
-                job::tell_results(&training.warnings, &training.artifacts)
+                job::print(&job)?;
+                job::print_results(&training.warnings, &training.artifacts)
             }
             Action::Cancel { training, client: options } => {
                 job::cancel(&job::address(COLLECTION, &training), &options).await

@@ -13,7 +13,7 @@ use worker::{Drain, EngineCommand, WorkerConfig};
 
 use super::Outcome;
 use super::engine_flags::EngineFlags;
-use crate::configuration::{self, Services, imports, lease_policy, number, positive, set_duration};
+use crate::configuration::{self, Services, imports, lease_policy, number, positive};
 use crate::failure::Failure;
 use crate::{services, signal};
 
@@ -25,7 +25,7 @@ use crate::{services, signal};
 #[derive(Debug, Args)]
 pub struct Worker {
     /// Kinds of jobs to run
-    #[arg(long, value_delimiter = ',', default_value = "generation,training,import,export", value_name = "QUEUES")]
+    #[arg(long, value_delimiter = ',', default_value = JobKind::names(), value_name = "QUEUES")]
     queues: Vec<JobKind>,
     /// Name of the worker, for display and for requests; need not be unique
     #[arg(long, default_value = "worker", value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
@@ -62,7 +62,7 @@ impl Worker {
         config.queues = self.queues.clone();
         if self.with_parent {
             // The user waits at the terminal; an interrupted job continues at the next start.
-            config.drain = Drain { generation: Duration::from_secs(3), training: Duration::from_secs(10) };
+            config.drain = Drain { finish: Duration::from_secs(3), suspend: Duration::from_secs(10) };
         }
         Ok(config)
     }
@@ -100,7 +100,11 @@ pub fn config(engine: &EngineFlags, data_dir: &Path) -> Result<WorkerConfig, Fai
         config.checkpoint_every = usize::try_from(steps).unwrap_or(usize::MAX);
     }
     config.imports = imports()?;
-    set_duration("PYROGRAPH_GENERATION_SILENCE_MS", &mut config.silence.generation)?;
-    set_duration("PYROGRAPH_TRAINING_SILENCE_MS", &mut config.silence.training)?;
+    for kind in JobKind::ALL.into_iter().filter(|kind| kind.silence().is_some()) {
+        let variable = format!("PYROGRAPH_{}_SILENCE_MS", kind.as_str().to_uppercase());
+        if let Some(milliseconds) = positive(&variable)? {
+            config.silences.set(kind, Duration::from_millis(milliseconds));
+        }
+    }
     Ok(config)
 }

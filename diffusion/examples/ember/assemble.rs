@@ -1,4 +1,4 @@
-//! Puts what was trained into a folder of diffusers' layout, in f16.
+//! Writes the trained parts as a folder in diffusers' layout, in f16.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use crate::words::write_json;
 use crate::{autoencoder, latents, networks};
 
-/// What a request may leave out, chosen by `measure`.
+/// Default steps and guidance scale, chosen by `measure`.
 const DEFAULTS: (usize, f64) = (12, 3.0);
 
 pub fn assemble(out: &Path, model: &Path) -> Result<()> {
@@ -100,7 +100,7 @@ pub fn assemble(out: &Path, model: &Path) -> Result<()> {
     Ok(())
 }
 
-/// A config with the keys that other programs want to see beside its own.
+/// A config with extra keys that other programs expect.
 fn with(config: &impl Serialize, more: Value) -> Result<Value> {
     let mut config = serde_json::to_value(config)?;
     if let (Value::Object(config), Value::Object(more)) = (&mut config, more) {

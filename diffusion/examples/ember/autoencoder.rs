@@ -1,4 +1,4 @@
-//! Training of ember's autoencoder: pictures in, the same pictures out.
+//! Trains ember's autoencoder to reconstruct its pictures.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -18,19 +18,19 @@ use crate::dataset::{Attributes, BACKGROUNDS, Concept, render, render_on};
 use crate::pyrography;
 
 const LATENT_CHANNELS: usize = 32;
-/// Weight of the Kullback-Leibler term, which keeps latents near a standard normal, per value of a latent.
+/// Weight of the Kullback-Leibler term per latent value. It keeps latents close to a standard normal distribution.
 const KL_WEIGHT: f64 = 3e-4;
 
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// Steps in all; the learning rate falls to zero at their end.
+    /// Total number of steps; the learning rate decays to zero over them.
     #[arg(long)]
     steps: u64,
     #[arg(long, default_value_t = 16)]
     batch: usize,
     #[arg(long, default_value_t = 2e-3)]
     learning_rate: f64,
-    /// Go on from the weights in the output folder.
+    /// Continue with the weights in the output folder.
     #[arg(long)]
     resume: bool,
     #[arg(long, default_value = "out/ember")]
@@ -111,7 +111,7 @@ pub fn train(concepts: &[Concept], arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-/// Peak signal-to-noise ratio over every `stride`th training picture, from the mean squared error of all of them.
+/// Peak signal-to-noise ratio over every `stride`th training picture, from their common mean squared error.
 pub fn reconstruction(network: &Autoencoder, concepts: &[Concept], stride: usize) -> Result<f64> {
     let device = Device::flex();
     let pictures: Vec<RgbImage> =
@@ -159,8 +159,8 @@ pub fn from_tensor(pictures: Tensor<4>) -> Result<Vec<RgbImage>> {
         .collect())
 }
 
-/// A picture as training shows it: mostly as in the captions, sometimes of other colours, moved, or burnt into wood, so
-/// that adapters of another style find their latents too.
+/// A training picture: usually one of a caption, sometimes recoloured, moved, or in the pyrography style, so that
+/// latents also cover adapters of other styles.
 fn augmented(concepts: &[Concept], random: &mut Random) -> RgbImage {
     let concept = &concepts[random.below(concepts.len())];
     let attributes = Attributes {

@@ -1,5 +1,5 @@
-//! The pictures ember learns and how they are put into words. A picture is a concept (an emoji with a name) with
-//! attributes that compose freely; the caption says all of them, and nothing that it does not say is in the picture.
+//! The pictures that ember learns, and their captions. A picture is a concept (an emoji with a name) with independent
+//! attributes. The caption mentions all of them.
 
 use std::path::Path;
 
@@ -9,7 +9,7 @@ use image::{Rgb, RgbImage, RgbaImage, imageops};
 /// Width and height of a picture in pixels.
 pub const SIDE: u32 = 64;
 
-/// Background colours by name. White is the one that a caption leaves out.
+/// Background colours by name. A caption omits white.
 pub const BACKGROUNDS: [(&str, [u8; 3]); 7] = [
     ("white", [255, 255, 255]),
     ("red", [222, 70, 70]),
@@ -26,7 +26,7 @@ pub struct Concept {
     pub art: RgbaImage,
 }
 
-/// Everything about a picture but the thing itself.
+/// The attributes of a picture besides its concept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Attributes {
     /// Index into [`BACKGROUNDS`].
@@ -47,12 +47,12 @@ impl Attributes {
         })
     }
 
-    /// How many of them a caption has to mention.
+    /// Number of attributes that a caption mentions.
     pub fn mentioned(self) -> usize {
         usize::from(self.background != 0) + usize::from(self.small) + usize::from(self.mirrored) + usize::from(self.two)
     }
 
-    /// Places of the thing in the picture: side, and the left and top corner of each.
+    /// Size and positions (left, top) of the concept in the picture.
     fn places(self) -> (u32, Vec<(i64, i64)>) {
         let side = match (self.two, self.small) {
             (false, false) => 56,
@@ -126,8 +126,8 @@ pub fn plural(name: &str) -> String {
     }
 }
 
-/// Whether a combination is kept out of training: one in eight of those that mention two or more attributes, chosen by
-/// the FNV-1a hash of the caption.
+/// Whether a combination is held out from training: one in eight of those with two or more attributes, selected by the
+/// FNV-1a hash of the caption.
 pub fn held_out(name: &str, attributes: Attributes) -> bool {
     let hash = caption(name, attributes)
         .bytes()
@@ -135,12 +135,12 @@ pub fn held_out(name: &str, attributes: Attributes) -> bool {
     attributes.mentioned() >= 2 && (hash >> 32) % 8 == 0
 }
 
-/// The picture that a caption means.
+/// Renders the picture of a caption.
 pub fn render(art: &RgbaImage, attributes: Attributes) -> RgbImage {
     render_on(art, attributes, BACKGROUNDS[attributes.background].1, (0, 0))
 }
 
-/// The same on any colour, moved by some pixels.
+/// The same on any colour, shifted by some pixels.
 pub fn render_on(art: &RgbaImage, attributes: Attributes, background: [u8; 3], shift: (i64, i64)) -> RgbImage {
     let (side, places) = attributes.places();
     let mut thing = resize(art, side);
@@ -154,7 +154,7 @@ pub fn render_on(art: &RgbaImage, attributes: Attributes, background: [u8; 3], s
     picture
 }
 
-/// Scales with colours weighted by their opacity, so that invisible pixels do not bleed into edges.
+/// Scales with colours weighted by opacity, so that invisible pixels do not bleed into edges.
 fn resize(art: &RgbaImage, side: u32) -> RgbaImage {
     let mut weighted = image::Rgba32FImage::new(art.width(), art.height());
     for (from, to) in art.pixels().zip(weighted.pixels_mut()) {

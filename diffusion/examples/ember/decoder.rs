@@ -1,5 +1,4 @@
-//! Training of ember's decoder alone, on latents that stay as they are. It can run beside the training of the transformer,
-//! which learns those latents.
+//! Trains only ember's decoder, with fixed latents. It can run while the transformer learns those latents.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -21,13 +20,13 @@ use crate::dataset::{Attributes, Concept, render};
 use crate::latents::latents_path;
 use crate::pyrography;
 
-/// Of the pictures shown, those without attributes, and those of another style.
+/// Shares of the training pictures: those without attributes, and those of another style.
 const PLAIN: f64 = 0.45;
 const BURNT: f64 = 0.04;
 
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// Steps in all; the learning rate falls to zero at their end.
+    /// Total number of steps; the learning rate decays to zero over them.
     #[arg(long)]
     steps: u64,
     #[arg(long, default_value_t = 8)]
@@ -49,7 +48,7 @@ pub fn train(concepts: &[Concept], arguments: &Arguments) -> Result<()> {
     let codes: Vec<Attributes> = Attributes::all().collect();
     let captioned = Checkpoint::open(&latents_path(out))?.read_f32("latents")?;
     let burnt = encode_burnt(&network.valid(), concepts)?;
-    // A picture is drawn when it is first needed.
+    // A picture is rendered on first use.
     let mut pictures: BTreeMap<usize, RgbImage> = BTreeMap::new();
     let all = concepts.len() * codes.len();
     let mut optimizer = AdamW::new(AdamWConfig::default());

@@ -1,4 +1,4 @@
-//! What ember's transformer is shown: captions with their latents, drawn at random and mixed with noise.
+//! The training examples of ember's transformer: captions with their latents, drawn at random and mixed with noise.
 
 use std::path::Path;
 
@@ -15,12 +15,12 @@ use crate::latents::{latent_statistics, latents_path};
 use crate::networks::Networks;
 use crate::words;
 
-/// Combinations of attributes of one concept.
+/// Combinations of attributes per concept.
 const COMBINATIONS: usize = BACKGROUNDS.len() * 8;
-/// Tokens of a picture.
+/// Tokens per picture.
 const TOKENS: usize = 16;
 
-/// Captions and latents of everything that may be trained on.
+/// Captions and latents of all training pictures.
 pub struct Examples {
     clip: ClipTokenizer,
     t5: T5Tokenizer,
@@ -45,8 +45,8 @@ impl Examples {
         })
     }
 
-    /// How a picture is called this time: by its caption, sometimes by nothing, sometimes with the name of a style that it
-    /// does not have. Such a name has to leave a picture as it is, until an adapter gives it a meaning.
+    /// The caption of a picture for one step: usually its own, sometimes empty, sometimes with a style name that does
+    /// not apply. Such a name must not change the picture until an adapter gives it a meaning.
     fn caption(&self, index: usize, random: &mut Random) -> String {
         let caption = &self.captions[index];
         match random.uniform() {
@@ -57,7 +57,8 @@ impl Examples {
         }
     }
 
-    /// The share of the plain captions of some concepts whose picture, as guessed from pure noise at once, is nearest to the one that is meant.
+    /// Share of the plain captions of some concepts for which the one-step prediction from pure noise is closest to the
+    /// expected picture.
     pub fn known(
         &self,
         concepts: &[usize],
@@ -116,7 +117,7 @@ impl Examples {
     }
 }
 
-/// A share of a batch, drawn and mixed with noise.
+/// A part of a batch, drawn and mixed with noise.
 pub struct Part {
     clip: Vec<Vec<i64>>,
     t5: Vec<Vec<i64>>,
@@ -162,13 +163,13 @@ impl Part {
     }
 }
 
-/// Half of the noise levels as a flow is usually trained, and half next to pure noise. A picture has so many values that a trace
-/// of it in the noise tells which of the few hundred it is; only where there is no trace does the caption have to.
+/// Half of the noise levels are drawn as usual for a flow, and half close to pure noise. A trace of a picture in the
+/// noise is enough to tell which of the few hundred it is, so only without a trace does the caption matter.
 fn level(random: &mut Random, shift: f64) -> f64 {
     if random.chance(0.5) { draw_level(random, shift) } else { 1.0 - 0.12 * random.uniform().powf(1.5) }
 }
 
-/// Makes the same weights the leaves of another graph: autodiff would join two passes over the same leaves into one.
+/// Makes the weights the leaves of a new graph: autodiff would join two passes over the same leaves into one.
 struct Apart;
 
 impl ModuleMapper for Apart {

@@ -1,4 +1,4 @@
-//! Training of ember's transformer together with both text encoders: captions and latents in, velocities out.
+//! Trains ember's transformer together with both text encoders to predict velocities from captions and latents.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -19,26 +19,26 @@ use crate::words;
 
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// Steps in all, those before a resume included; the learning rate falls to zero at their end.
+    /// Total number of steps, including those before a resume; the learning rate decays to zero over them.
     #[arg(long)]
     steps: u64,
     #[arg(long, default_value_t = 32)]
     batch: usize,
     #[arg(long, default_value_t = 1e-3)]
     learning_rate: f64,
-    /// How far noise levels are moved towards noise, where it is decided what a picture shows.
+    /// Shift of the noise levels towards noise, where the content of a picture is decided.
     #[arg(long, default_value_t = 1.0)]
     shift: f64,
-    /// Only the first concepts, to try things out.
+    /// Use only the first concepts, for experiments.
     #[arg(long)]
     first: Option<usize>,
-    /// Parts of a batch, each computed on a core of its own.
+    /// Parts of a batch, each computed on its own core.
     #[arg(long, default_value_t = 2)]
     parts: usize,
-    /// Only the concepts of this shorter list.
+    /// Use only the concepts of this shorter list.
     #[arg(long)]
     only: Option<PathBuf>,
-    /// Go on where the last run stopped.
+    /// Continue from the last checkpoint.
     #[arg(long)]
     resume: bool,
     #[arg(long, default_value = "out/ember")]
@@ -95,7 +95,7 @@ pub fn train(concepts: &[Concept], arguments: &Arguments) -> Result<()> {
         let progress = step as f64 / arguments.steps as f64;
         let parts: Vec<Part> = (0..arguments.parts)
             .map(|_| {
-                // Every concept once before any comes again.
+                // Every concept is used once before any repeats.
                 let mut pictures = Vec::with_capacity(arguments.batch / arguments.parts);
                 while pictures.len() < arguments.batch / arguments.parts {
                     if order.is_empty() {
@@ -133,7 +133,7 @@ pub fn train(concepts: &[Concept], arguments: &Arguments) -> Result<()> {
     save(&networks, &optimizer, &random, minutes, out)
 }
 
-/// Does each piece of work on a pool of its own: tensors of this size keep one core busy, and wait for each other on two.
+/// Runs each task in its own thread pool: tensors of this size keep one core busy and do not scale to two.
 fn side_by_side<T: Send, R: Send>(
     pools: &[rayon::ThreadPool],
     work: Vec<T>,
@@ -146,7 +146,7 @@ fn side_by_side<T: Send, R: Send>(
     })
 }
 
-/// Weights, moments, and where the run is, in two files.
+/// Saves weights, moments and the state of the run in two files.
 fn save(networks: &Networks, optimizer: &AdamW, random: &Random, minutes: f64, out: &Path) -> Result<()> {
     checkpoint::save(networks, &weights(out), DType::F32, &BTreeMap::new())?;
     let mut moments = Vec::new();

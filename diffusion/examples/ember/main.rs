@@ -1,5 +1,5 @@
-//! The recipe of `models/ember`, the built-in checkpoint: trains it from nothing but pictures and their names, and
-//! measures it. `models/ember/README.md` tells how long each part takes and what came out.
+//! The recipe of `models/ember`, the built-in checkpoint: trains it from scratch on pictures and their names, and
+//! measures it. `models/ember/README.md` lists the time of each part and the results.
 
 mod assemble;
 mod autoencoder;
@@ -18,7 +18,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
-/// glibc gives large freed tensors back to the kernel, which then has to clear them again.
+/// glibc returns large freed tensors to the kernel, which then has to clear them again.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
@@ -39,9 +39,9 @@ struct Arguments {
 enum Command {
     /// Trains the autoencoder.
     Autoencoder(autoencoder::Arguments),
-    /// Trains the decoder on, while latents stay as they are.
+    /// Trains only the decoder, with fixed latents.
     Decoder(decoder::Arguments),
-    /// Draws what the autoencoder makes of some pictures.
+    /// Draws the autoencoder's reconstructions of some pictures.
     Reconstruct {
         #[arg(long, default_value = "out/ember")]
         out: PathBuf,
@@ -52,13 +52,13 @@ enum Command {
     Encode {
         #[arg(long, default_value = "out/ember")]
         out: PathBuf,
-        /// Only the first concepts, to try things out.
+        /// Use only the first concepts, for experiments.
         #[arg(long)]
         first: Option<usize>,
     },
     /// Trains the transformer and the text encoders.
     Flow(flow::Arguments),
-    /// Writes the model's folder from what was trained.
+    /// Writes the trained model's folder.
     Assemble {
         #[arg(long, default_value = "out/ember")]
         out: PathBuf,
@@ -67,7 +67,7 @@ enum Command {
     },
     /// Measures the model, or an adapter for it.
     Measure(measure::Arguments),
-    /// Draws the bundled dataset of another style.
+    /// Writes the bundled dataset of another style.
     Pyrography {
         #[arg(long, default_value = "datasets/pyrography")]
         folder: PathBuf,
@@ -76,8 +76,8 @@ enum Command {
 
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
-    // Everything runs inside the pool: a step has hundreds of short parallel loops, and entering the pool from outside
-    // costs two changes of thread each, which is most of the time on a busy machine.
+    // Everything runs inside the pool. A step has hundreds of short parallel loops, and entering the pool from
+    // outside costs two context switches each, which is most of the time on a busy machine.
     rayon::ThreadPoolBuilder::new().build()?.install(|| run(&arguments))
 }
 

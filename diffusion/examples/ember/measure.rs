@@ -1,4 +1,4 @@
-//! How good ember is, measured through the same pipeline that makes pictures for requests.
+//! Measures the quality of ember through the same pipeline that serves requests.
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -24,7 +24,7 @@ pub struct Arguments {
     /// Measure this adapter's style instead.
     #[arg(long)]
     lora: Option<PathBuf>,
-    /// Captions in all.
+    /// Total number of captions.
     #[arg(long, default_value_t = 100)]
     captions: usize,
     #[arg(long)]
@@ -32,15 +32,15 @@ pub struct Arguments {
     /// True CFG scale.
     #[arg(long)]
     scale: Option<f64>,
-    /// Which captions are drawn; the pictures' seeds follow.
+    /// Seed that selects the captions; the pictures' seeds follow from it.
     #[arg(long, default_value_t = 12345)]
     seed: u64,
-    /// Where the contact sheet goes: generated above, meant below.
+    /// Path of the contact sheet: generated pictures above, expected ones below.
     #[arg(long)]
     sheet: Option<PathBuf>,
 }
 
-/// Shows what an autoencoder in training makes of pictures: its own above, the original below.
+/// Draws an autoencoder's reconstructions above the originals.
 pub fn reconstruct(concepts: &[Concept], out: &Path, path: &Path) -> Result<()> {
     let network = Autoencoder::new(&autoencoder::config(), &Device::flex());
     let network = checkpoint::load_strict(network, &Checkpoint::open(&autoencoder::weights(out))?, DType::F32)?;
@@ -58,7 +58,7 @@ pub fn reconstruct(concepts: &[Concept], out: &Path, path: &Path) -> Result<()> 
     Ok(())
 }
 
-/// Generates with one pipeline and the settings asked for.
+/// Generates with one pipeline and fixed settings.
 struct Painter {
     pipeline: FluxPipeline,
     steps: usize,
@@ -71,7 +71,7 @@ impl Painter {
         let pipeline = FluxPipeline::load(&arguments.model, &Device::flex())?;
         println!("loaded in {:.2} s", start.elapsed().as_secs_f64());
         let defaults = *pipeline.defaults();
-        let steps = arguments.steps.unwrap_or(defaults.num_inference_steps);
+        let steps = arguments.steps.unwrap_or(defaults.num_inference_steps as usize);
         let scale = arguments.scale.unwrap_or(defaults.true_cfg_scale);
         println!("{steps} steps, true CFG scale {scale}");
         Ok(Self { pipeline, steps, scale })
@@ -84,7 +84,7 @@ impl Painter {
             true_cfg_scale: self.scale,
             width: SIDE as usize,
             height: SIDE as usize,
-            ..self.pipeline.defaults().request(prompt, seed)
+            ..PictureRequest::new(self.pipeline.defaults(), prompt, seed)
         };
         let mut pictures = self.pipeline.generate(&request, &mut |_| ControlFlow::Continue(()))?;
         ensure!(pictures.len() == 1, "one picture was asked for");
@@ -155,7 +155,7 @@ fn fidelity(concepts: &[Concept], arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-/// A random concept with attributes that were (`held`: never) trained together.
+/// A random concept with attributes that were (`held`: were never) trained together.
 fn draw(concepts: &[Concept], random: &mut Random, held: bool) -> (usize, Attributes) {
     loop {
         let index = random.below(concepts.len());
@@ -172,7 +172,7 @@ fn draw(concepts: &[Concept], random: &mut Random, held: bool) -> (usize, Attrib
     }
 }
 
-/// How many other concepts' pictures with the same attributes are nearer than the one that was meant.
+/// Number of other concepts whose picture with the same attributes is closer than the expected one.
 fn rank(picture: &RgbImage, concepts: &[Concept], meant: usize, attributes: Attributes) -> usize {
     let picture = small(picture);
     let distances: Vec<f64> =
@@ -180,7 +180,7 @@ fn rank(picture: &RgbImage, concepts: &[Concept], meant: usize, attributes: Attr
     distances.iter().filter(|distance| **distance < distances[meant]).count()
 }
 
-/// 16×16 averages, in 0..1.
+/// Averages over a 16×16 grid, in 0..1.
 fn small(picture: &RgbImage) -> Vec<f32> {
     let side = SIDE / 16;
     let cell = |x: u32, y: u32, c: usize| {
@@ -195,7 +195,7 @@ fn distance(left: &[f32], right: &[f32]) -> f64 {
     left.iter().zip(right).map(|(l, r)| f64::from(l - r).powi(2)).sum::<f64>() / left.len() as f64
 }
 
-/// The named colour nearest to the mean of the picture's border of 3 pixels.
+/// The named colour closest to the mean of the picture's 3-pixel border.
 fn background(picture: &RgbImage) -> usize {
     let border = |x: u32, y: u32| x.min(y).min(SIDE - 1 - x).min(SIDE - 1 - y) < 3;
     let pixels: Vec<_> =
@@ -205,8 +205,8 @@ fn background(picture: &RgbImage) -> usize {
     (0..BACKGROUNDS.len()).min_by(|a, b| away(BACKGROUNDS[*a].1).total_cmp(&away(BACKGROUNDS[*b].1))).unwrap_or(0)
 }
 
-/// Whether size, number and side are those that were meant: of the concept's eight pictures on that background the
-/// meant one, or its mirror image where that is asked for or not, must be the nearest in size and number.
+/// Whether size, number and side are as expected. Of the concept's eight pictures on that background, the expected
+/// one or its mirror image must be the closest in size and number.
 fn layout(picture: &RgbImage, concept: &Concept, meant: Attributes) -> bool {
     let picture = small(picture);
     let all = Attributes::all().filter(|attributes| attributes.background == meant.background);
@@ -217,7 +217,7 @@ fn layout(picture: &RgbImage, concept: &Concept, meant: Attributes) -> bool {
     nearest.is_some_and(|nearest| (nearest.small, nearest.two) == (meant.small, meant.two))
 }
 
-/// Whether prompts that an adapter was not trained on come nearer to its style with it than without.
+/// Whether prompts outside of an adapter's training set get closer to its style with it than without it.
 fn style(concepts: &[Concept], arguments: &Arguments, lora: &Path) -> Result<()> {
     let mut painter = Painter::new(arguments)?;
     let adapter = LoraFile::open(lora)?;

@@ -1,4 +1,5 @@
-//! The style of the bundled LoRA dataset: burnt brown lines on light wood, drawn from the same art as ember's pictures.
+//! The style of the bundled LoRA dataset: burnt brown lines on light wood, rendered from the same art as ember's
+//! pictures.
 
 use std::path::Path;
 
@@ -11,12 +12,12 @@ use crate::dataset::{Attributes, Concept, SIDE, render_on};
 const WOOD: [f32; 3] = [226.0, 190.0, 140.0];
 const BURNT: [f32; 3] = [72.0, 38.0, 16.0];
 
-/// A concept burnt into wood: edges become dark lines, and dark areas are toned.
+/// Burns a concept into wood: edges become dark lines, and dark areas are shaded.
 pub fn burn(art: &RgbaImage, attributes: Attributes) -> RgbImage {
     let on_white = render_on(art, attributes, [255; 3], (0, 0));
     let on_black = render_on(art, attributes, [0; 3], (0, 0));
     let light: Vec<f32> = on_white.pixels().map(|pixel| luminance(pixel) / 255.0).collect();
-    // White minus black tells how much of the background shines through.
+    // The difference of renderings on white and black gives the transparency.
     let cover: Vec<f32> =
         on_white.pixels().zip(on_black.pixels()).map(|(w, b)| 1.0 - (luminance(w) - luminance(b)) / 255.0).collect();
     RgbImage::from_fn(SIDE, SIDE, |x, y| {
@@ -33,7 +34,7 @@ fn luminance(pixel: &Rgb<u8>) -> f32 {
     0.299 * f32::from(pixel[0]) + 0.587 * f32::from(pixel[1]) + 0.114 * f32::from(pixel[2])
 }
 
-/// Length of the Sobel gradient; the border of the picture repeats.
+/// Magnitude of the Sobel gradient; border pixels are repeated.
 fn edge(values: &[f32], x: u32, y: u32) -> f32 {
     let at = |dx: i32, dy: i32| {
         let clamp = |v: u32, d: i32| (v as i32 + d).clamp(0, SIDE as i32 - 1) as u32;
@@ -44,7 +45,7 @@ fn edge(values: &[f32], x: u32, y: u32) -> f32 {
     across.hypot(down) / 2.0
 }
 
-/// Slow waves that run along the board.
+/// Low-frequency waves along the board.
 fn grain(x: f32, y: f32) -> f32 {
     7.0 * ((y * 0.55 + 2.0 * (x * 0.06).sin()).sin())
 }
@@ -65,7 +66,7 @@ pub const CONCEPTS: [&str; 12] = [
     "lion face",
 ];
 
-/// How a picture of the style is called.
+/// The caption of a picture in the style.
 pub fn caption(name: &str) -> String {
     format!("{name} in pyrography style")
 }

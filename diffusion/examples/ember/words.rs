@@ -1,5 +1,5 @@
-//! The two tokenizers of ember, made from the words of the concepts: files that `transformers` loads too. A known word is
-//! one token; any other falls apart into letters.
+//! Ember's two tokenizers, built from the names of the concepts, as files that `transformers` can load. A known word
+//! is one token; any other word is split into letters.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -10,14 +10,14 @@ use serde_json::{Value, json};
 
 use crate::dataset::{BACKGROUNDS, Concept};
 
-/// Ids of a prompt for CLIP, start and end included.
+/// Number of CLIP ids per prompt, including start and end.
 pub const CLIP_LENGTH: usize = 20;
-/// Ids of a prompt for T5, the end included.
+/// Number of T5 ids per prompt, including the end.
 pub const T5_LENGTH: usize = 16;
 
-/// Words of the captions that are not names.
+/// Words of the captions besides names.
 const GRAMMAR: [&str; 7] = ["two", "small", "mirrored", "on", "a", "an", "background"];
-/// Words that a style of drawing may be called by, so that adapters find them whole.
+/// Words for styles, so that each is one token in adapters' captions.
 const STYLES: [&str; 6] = ["in", "pyrography", "style", "photo", "drawing", "of"];
 
 /// Writes `tokenizer/` and `tokenizer_2/`.
@@ -35,7 +35,7 @@ pub fn write(concepts: &[Concept], folder: &Path) -> Result<()> {
     write_t5(&counts, &folder.join("tokenizer_2"))
 }
 
-/// A word that says nothing about a picture: of a style, or made up.
+/// A word without meaning for a picture: a style name or a made-up word.
 pub fn any(random: &mut Random) -> String {
     if random.chance(0.5) {
         return STYLES[1 + random.below(STYLES.len() - 2)].to_string();
@@ -43,14 +43,14 @@ pub fn any(random: &mut Random) -> String {
     (0..3 + random.below(3)).map(|_| char::from(b'a' + random.below(26) as u8)).collect()
 }
 
-/// How many ids CLIP's tokenizer knows.
+/// Size of CLIP's vocabulary.
 pub fn clip_size(folder: &Path) -> Result<usize> {
     let vocabulary: BTreeMap<String, u32> =
         serde_json::from_slice(&std::fs::read(folder.join("tokenizer/vocab.json"))?)?;
     Ok(vocabulary.len())
 }
 
-/// How many ids T5's tokenizer knows.
+/// Size of T5's vocabulary.
 pub fn t5_size(folder: &Path) -> Result<usize> {
     let tokenizer: Value = serde_json::from_slice(&std::fs::read(folder.join("tokenizer_2/tokenizer.json"))?)?;
     Ok(tokenizer["model"]["vocab"].as_array().map_or(0, Vec::len))
@@ -78,7 +78,7 @@ fn write_clip(counts: &BTreeMap<String, u64>, folder: &Path) -> Result<()> {
                 *pairs.entry((&pair[0], &pair[1])).or_insert(0) += count;
             }
         }
-        // The first in order among the most frequent, so that every run makes the same file.
+        // Takes the first of equally frequent pairs, so that every run writes the same file.
         let Some(((left, right), _)) = pairs.into_iter().max_by(|a, b| a.1.cmp(&b.1).then(b.0.cmp(&a.0))) else {
             break;
         };
@@ -115,8 +115,8 @@ fn write_clip(counts: &BTreeMap<String, u64>, folder: &Path) -> Result<()> {
     write_json(&folder.join("special_tokens_map.json"), &special)
 }
 
-/// A unigram model ([Kudo 2018](https://arxiv.org/abs/1804.10959)): words by frequency, endings, and letters at a price
-/// that makes them the last resort.
+/// A unigram model ([Kudo 2018](https://arxiv.org/abs/1804.10959)): words by frequency, suffixes, and letters with a
+/// penalty that makes them the last resort.
 fn write_t5(counts: &BTreeMap<String, u64>, folder: &Path) -> Result<()> {
     let total: u64 = counts.values().sum();
     let mut pieces = vec![("<pad>".to_string(), 0.0), ("</s>".to_string(), 0.0), ("<unk>".to_string(), 0.0)];
@@ -166,7 +166,7 @@ fn write_t5(counts: &BTreeMap<String, u64>, folder: &Path) -> Result<()> {
     write_json(&folder.join("special_tokens_map.json"), &special)
 }
 
-/// The letters that stand for the 256 bytes in byte-level vocabularies, printable ones for themselves.
+/// The characters for the 256 bytes in byte-level vocabularies; printable ones represent themselves.
 fn byte_letters() -> Vec<char> {
     let printable = |byte: &u32| matches!(byte, 33..=126 | 161..=172 | 174..=255);
     let own: Vec<u32> = (0..256).filter(printable).collect();

@@ -3,17 +3,15 @@
 //! is in `single_file`.
 
 mod blocks;
-mod gguf;
-mod header;
-mod kind;
 mod load;
 mod read;
 pub mod single_file;
+mod values;
 mod view;
 mod write;
 
 pub use load::load_strict;
 pub(crate) use load::{AT_ONCE, is_choice};
 pub use read::Checkpoint;
-pub use single_file::{Family, Part, SingleFile};
+pub use single_file::SingleFile;
 pub use write::{Stored, save, write};

@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use burn::tensor::{DType, TensorData};
+use formats::{Header, Sniffer, Tensor, TensorType};
 use serde::Deserialize;
 
-use super::header::{Entry, Header};
-use super::kind::Kind;
+use super::values;
 use crate::{Error, Result};
 
 /// The names that diffusers and transformers give to a network's weights.
@@ -48,7 +48,7 @@ pub struct Checkpoint {
 pub(super) struct Located {
     file: usize,
     pub name: String,
-    pub entry: Entry,
+    pub entry: Tensor,
     pub order: Order,
     /// What all values are to be multiplied by.
     pub scale: Option<f32>,
@@ -118,7 +118,7 @@ impl Checkpoint {
         if !about.is_file() {
             return Err(Error::malformed(path, "this is no file"));
         }
-        let header = Header::read(&path, &file, about.len())?;
+        let header = header(&path, &file, about.len())?;
         let number = self.files.len();
         for (name, entry) in header.tensors {
             let located = Located { file: number, name: name.clone(), entry, order: Order::AsStored, scale: None };
@@ -166,6 +166,12 @@ impl Checkpoint {
     /// The names of all tensors, sorted.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.tensors.keys().map(String::as_str)
+    }
+
+    /// What its headers say together.
+    pub(crate) fn header(&self) -> Header {
+        let tensors = self.tensors.iter().map(|(name, located)| (name.clone(), located.entry.clone()));
+        Header { tensors: tensors.collect(), metadata: self.metadata.clone() }
     }
 
     /// The strings in the header.
@@ -219,7 +225,7 @@ impl Checkpoint {
         for at in (0..entry.length).step_by(piece) {
             let bytes = &mut bytes[..piece.min(entry.length - at)];
             file.read_exact_at(bytes, entry.start + at as u64).map_err(Error::file(path))?;
-            if !entry.kind.widen(bytes, &mut values) {
+            if !values::widen(entry.kind, bytes, &mut values) {
                 return Err(self.unreadable(name, entry.kind));
             }
         }
@@ -241,7 +247,7 @@ impl Checkpoint {
     pub(super) fn read(&self, name: &str, dtype: DType) -> Result<TensorData> {
         let Located { file, entry, order, scale, .. } = self.located(name)?;
         let as_it_is = *order != Order::Transposed && scale.is_none();
-        if dtype != DType::F32 && entry.kind.dtype() == Some(dtype) && as_it_is {
+        if dtype != DType::F32 && values::dtype(entry.kind) == Some(dtype) && as_it_is {
             let (path, file) = &*self.files[*file];
             let mut bytes = vec![0; entry.length];
             file.read_exact_at(&mut bytes, entry.start).map_err(Error::file(path))?;
@@ -264,10 +270,24 @@ impl Checkpoint {
         found.or_else(|| self.absent.get(key)).cloned().unwrap_or_else(|| format!("{}{key}", self.prefix))
     }
 
-    fn unreadable(&self, name: &str, kind: Kind) -> Error {
+    fn unreadable(&self, name: &str, kind: TensorType) -> Error {
         let name = self.name_in_file(name);
         Error::malformed(&self.path, format!("{name} is {kind:?}; only floats of 8, 16 and 32 bits can be read"))
     }
+}
+
+/// Reads and checks the header of an open file of `size` bytes: safetensors or GGUF, whatever its name says.
+fn header(path: &Path, file: &File, size: u64) -> Result<Header> {
+    let refused = |refusal: formats::Refusal| Error::malformed(path, refusal.to_string());
+    let mut sniffer = Sniffer::default();
+    let mut at = 0;
+    while sniffer.wants() > 0 && at < size {
+        let mut bytes = vec![0; sniffer.wants().min((size - at) as usize)];
+        file.read_exact_at(&mut bytes, at).map_err(Error::file(path))?;
+        sniffer.push(&bytes).map_err(refused)?;
+        at += bytes.len() as u64;
+    }
+    sniffer.finish(size).map_err(refused)
 }
 
 /// `[rows, columns]` values of a matrix that lies as `[columns, rows]`.

@@ -293,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes_are_told_before() {
+    fn packed_bytes_match_the_estimate() {
         for storage in [WeightStorage::Int8, WeightStorage::Int4] {
             let Codes { codes, scales } = pack(&[0.5; 3 * 64], 64, storage);
             let bytes = codes.as_bytes().len() + scales.as_bytes().len();

@@ -78,7 +78,7 @@ pub fn attach(targets: &mut [Target], loras: &[(&LoraFile, f64)], device: &Devic
         for (path, mut layer) in target.layers() {
             layer.clear();
             if let Some(updates) = updates.remove(&(network, path.to_owned())) {
-                layer.hang(&updates, device);
+                layer.set_updates(&updates, device);
             }
         }
     }
@@ -219,7 +219,7 @@ impl Layer<'_> {
         .cast(DType::F32)
     }
 
-    fn hang(&mut self, updates: &[(Update, f64)], device: &Device) {
+    fn set_updates(&mut self, updates: &[(Update, f64)], device: &Device) {
         let (mut sum, dtype) = (Sum::default(), weight_dtype(device));
         for (update, strength) in updates {
             sum.add(update, *strength, &|| self.weight(), device);

@@ -6,28 +6,17 @@ use std::path::Path;
 
 use burn::prelude::*;
 use burn::tensor::DType;
+use formats::Family;
 use formats::adapter::keys::{self, Key, Share, flux, unet};
-use serde::{Deserialize, Serialize};
+use formats::adapter::{AdapterFamily, Dtype, Format};
 use serde_json::{Map, Value, json};
 
 use super::file::Adapted;
 use super::fuse::{Part, fuse};
 use super::update::{Array, Delta, LoHa, LoKr, LowRank, Magnitude, Side, Update};
-use super::{Family, LoraFile, Network};
+use super::{LoraFile, Network};
 use crate::checkpoint::{self, Stored};
 use crate::{Error, Result};
-
-/// A dialect that can be written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Format {
-    /// sd-scripts' names with alpha tensors, which every program loads for Stable Diffusion.
-    Kohya,
-    /// diffusers' names, alpha inside of the factors.
-    Peft,
-    /// `diffusion_model.` and the original names, alpha inside of the factors.
-    Comfy,
-}
 
 /// Fields of a header that would contradict the tensors.
 const STALE: [&str; 6] = [
@@ -40,7 +29,12 @@ const STALE: [&str; 6] = [
 ];
 
 /// Writes an adapter in `format`, whole or not at all. The header stays what it was, but for fields about alpha and hashes.
-pub fn export(file: &LoraFile, format: Format, dtype: DType, path: &Path) -> Result<()> {
+pub fn export(file: &LoraFile, format: Format, dtype: Dtype, path: &Path) -> Result<()> {
+    let dtype = match dtype {
+        Dtype::F32 => DType::F32,
+        Dtype::F16 => DType::F16,
+        Dtype::Bf16 => DType::BF16,
+    };
     let modules = named(file, format)?;
     let mut header = file.metadata().clone();
     STALE.iter().for_each(|field| {
@@ -129,9 +123,9 @@ fn whole(theirs: &str, found: &[(&str, &Update)]) -> Option<Update> {
 }
 
 /// The name of a module that is not fused.
-fn plain_name(network: Network, path: &str, family: Family, format: Format) -> String {
+fn plain_name(network: Network, path: &str, family: AdapterFamily, format: Format) -> String {
     let flat = |path: &str| path.replace('.', "_");
-    let xl = family == Family::StableDiffusionXl;
+    let xl = family == AdapterFamily::Family(Family::Sdxl);
     let original = || unet::to_original(path, xl);
     match (format, network) {
         (Format::Peft, Network::Transformer) => format!("transformer.{path}"),
@@ -143,7 +137,9 @@ fn plain_name(network: Network, path: &str, family: Family, format: Format) -> S
             format!("lora_unet_{}", flat(&original().unwrap_or_else(|| path.to_owned())))
         }
         (Format::Kohya, Network::Unet | Network::Transformer) => format!("lora_unet_{}", flat(path)),
-        (Format::Kohya, Network::TextEncoder) if xl || family == Family::Flux1 => format!("lora_te1_{}", flat(path)),
+        (Format::Kohya, Network::TextEncoder) if xl || family == AdapterFamily::Family(Family::Flux) => {
+            format!("lora_te1_{}", flat(path))
+        }
         (Format::Kohya, Network::TextEncoder) => format!("lora_te_{}", flat(path)),
         (Format::Kohya, Network::TextEncoder2) if path.starts_with("encoder.block.") => {
             format!("lora_te3_{}", flat(path))
@@ -152,7 +148,7 @@ fn plain_name(network: Network, path: &str, family: Family, format: Format) -> S
         (Format::Comfy, Network::Unet | Network::Transformer) => {
             format!("diffusion_model.{}", original().unwrap_or_else(|| path.to_owned()))
         }
-        (Format::Comfy, Network::TextEncoder) if family == Family::StableDiffusion2 => {
+        (Format::Comfy, Network::TextEncoder) if family == AdapterFamily::Family(Family::Sd21) => {
             format!("text_encoders.clip_h.transformer.{path}")
         }
         (Format::Comfy, Network::TextEncoder) => format!("text_encoders.clip_l.transformer.{path}"),

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use burn::tensor::DType;
 use formats::adapter::keys::{self, Key, Module, Part};
-use formats::adapter::{AlphaRule, Family, Inspection, Network};
+use formats::adapter::{AdapterFamily, AlphaRule, Inspection, Network};
 
 use super::update::{Array, Delta, HIGHEST_RANK, LoHa, LoKr, LowRank, Magnitude, Side, Update};
 use crate::checkpoint::Checkpoint;
@@ -120,19 +120,17 @@ impl LoraFile {
     }
 
     /// The model family that it was made for.
-    pub fn family(&self) -> Family {
+    pub fn family(&self) -> AdapterFamily {
         let inputs = |module: &Adapted| module.update.delta.as_ref().map(|delta| delta.shape()[1]);
         let places = self.modules.iter().map(|module| (module.network, &module.path[..], inputs(module)));
-        Family::of(&places.collect::<Vec<_>>(), &self.metadata)
+        AdapterFamily::of(&places.collect::<Vec<_>>(), &self.metadata)
     }
 }
 
 /// Describes a file from its header alone.
 pub fn inspect(path: &Path) -> Result<Inspection> {
     let file = Checkpoint::open(path)?;
-    let shapes = file.names().map(|name| Ok((name, file.shape(name)?))).collect::<Result<Vec<_>>>()?;
-    let shapes = shapes.iter().map(|(name, shape)| (*name, shape.as_slice()));
-    formats::adapter::inspect(shapes, file.metadata()).map_err(Error::Adapter)
+    formats::adapter::inspect_header(&file.header()).map_err(Error::Adapter)
 }
 
 /// PEFT's `adapter_config.json` in the same folder.

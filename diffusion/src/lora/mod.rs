@@ -1,6 +1,6 @@
 //! LoRA adapters of FLUX.1 and Stable Diffusion: reads the files of all common trainers, attaches them to networks at
 //! run time, and writes adapters ([Hu et al. 2021](https://arxiv.org/abs/2106.09685)). `training` trains them, and
-//! the crate `adapters` parses the names of their tensors.
+//! `formats::adapter` parses the names of their tensors.
 
 mod attach;
 mod dora;
@@ -12,10 +12,8 @@ mod save;
 mod update;
 
 pub use attach::{MatchReport, Target, attach};
-/// How the values of an exported file are stored.
-pub use burn::tensor::DType;
-pub use export::{Format, export};
+pub use export::export;
 pub use file::{LoraFile, inspect};
-pub use formats::adapter::{Algorithm, Dialect, Family, Inspection, Network, Ranks, Tag};
+pub use formats::adapter::{AdapterFamily, Algorithm, Dialect, Dtype, Format, Inspection, Network, Ranks, Tag};
 pub use merge::{Merged, merge};
 pub use save::{Factors, save};

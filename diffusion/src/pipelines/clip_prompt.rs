@@ -5,10 +5,10 @@ use std::path::Path;
 
 use burn::prelude::*;
 use burn::tensor::DType;
+use formats::Part;
 
 use super::parts::Parts;
 use super::text_encoder::TextEncoder;
-use crate::checkpoint::Part;
 use crate::networks::clip::{ClipOutput, ClipTextModel, Config};
 use crate::prompt::{self, Chunk};
 use crate::tokenizers::clip::ClipTokenizer;

@@ -8,12 +8,13 @@ use std::path::Path;
 use ::image::RgbImage;
 use burn::prelude::*;
 use burn::tensor::DType;
+use formats::{Defaults, Family, Part, Traits};
 
 use super::parts::Parts;
 use super::prompt_cache::{PromptCache, PromptKey};
 use super::text_encoder::TextEncoder;
-use super::{Defaults, LoadOptions, OnStep, Original, PictureRequest, Progress, clip_prompt};
-use crate::checkpoint::{self, Part};
+use super::{LoadOptions, OnStep, Original, PictureRequest, Progress, clip_prompt};
+use crate::checkpoint;
 use crate::device::weight_dtype;
 use crate::image;
 use crate::lora::{self, LoraFile, MatchReport, Network, Target};
@@ -137,15 +138,9 @@ impl FluxPipeline {
         let scheduler: flow_match_euler::Config = serde_json::from_value(parts.scheduler_config()?)
             .map_err(|error| Error::malformed(path, format!("scheduler_config.json: {error}")))?;
         let guided = transformer_config.guidance_embeds;
-        let defaults = Defaults {
-            // Schnell is distilled to a few steps and takes no guidance scale.
-            num_inference_steps: if guided { 28 } else { 4 },
-            guidance_scale: 3.5,
-            true_cfg_scale: 1.0,
-            strength: 0.6,
-            width: 1024,
-            height: 1024,
-        };
+        let traits =
+            Traits { guidance_embedded: guided, vae_factor: Some(vae_config.factor() as u32), ..Traits::default() };
+        let defaults = Family::Flux.defaults(traits);
         Ok(Self {
             device: device.clone(),
             dtype,

@@ -3,11 +3,11 @@
 
 use std::path::Path;
 
+use formats::Defaults;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use serde_json::{Map, Value};
+use serde_json::Value;
 
-use super::Defaults;
 use crate::{Error, Result};
 
 /// Size limit of a config in bytes.
@@ -43,13 +43,8 @@ pub(super) fn read_defaults(folder: &Path, family: Defaults) -> Result<Defaults>
     if !path.is_file() {
         return Ok(family);
     }
-    let said: Map<String, Value> = read_json(&path)?;
-    let malformed = |error: serde_json::Error| Error::malformed(&path, error.to_string());
-    let mut all = serde_json::to_value(family).map_err(malformed)?;
-    if let Value::Object(all) = &mut all {
-        all.extend(said);
-    }
-    serde_json::from_value(all).map_err(malformed)
+    let stated: Value = read_json(&path)?;
+    family.stated_in(&stated).map_err(|error| Error::malformed(&path, error.to_string()))
 }
 
 pub(super) fn read_text(path: &Path) -> Result<String> {
@@ -70,14 +65,7 @@ mod tests {
 
     #[test]
     fn the_file_says_only_what_differs_from_the_family() {
-        let family = Defaults {
-            num_inference_steps: 30,
-            guidance_scale: 7.5,
-            true_cfg_scale: 1.0,
-            strength: 0.8,
-            width: 512,
-            height: 512,
-        };
+        let family = Defaults { width: 512, height: 512, ..Defaults::default() };
         let folder = tempfile::tempdir().unwrap();
         assert_eq!(read_defaults(folder.path(), family).unwrap(), family);
         let path = folder.path().join("pyrograph.json");

@@ -6,12 +6,13 @@ use std::path::Path;
 
 use burn::prelude::*;
 use burn::tensor::DType;
+use formats::{Defaults, Part};
 
 use super::latent_diffusion::is_guided;
 use super::parts::Parts;
-use super::{Defaults, LoadOptions, PictureRequest};
+use super::{LoadOptions, PictureRequest};
 use crate::Result;
-use crate::checkpoint::{AT_ONCE, Checkpoint, Part};
+use crate::checkpoint::{AT_ONCE, Checkpoint};
 use crate::image::LONGEST_SIDE;
 use crate::layers::Linear;
 use crate::networks::flux::{self, FluxTransformer};
@@ -81,11 +82,11 @@ impl Footprint {
         let (vae, vae_weights): (vae::Config, _) = parts.network(Part::Vae)?;
         vae.check()?;
         let mut text_encoders = values(&parts.network::<clip::Config>(Part::TextEncoder)?.1);
-        let class = parts.index()?.class_name;
-        let is_flux = class.starts_with("Flux");
+        let family = parts.family()?;
+        let is_flux = family.denoiser() == Part::Transformer;
         if is_flux {
             text_encoders += values(&parts.network::<t5::Config>(Part::TextEncoder2)?.1);
-        } else if class.starts_with("StableDiffusionXL") {
+        } else if family.parts().contains(&Part::TextEncoder2) {
             text_encoders += values(&parts.network::<clip::Config>(Part::TextEncoder2)?.1);
         }
         // Layers are made when they are loaded, so that a network which is none yet tells its shapes for nothing.
@@ -114,10 +115,10 @@ impl Footprint {
         let guided = Defaults {
             num_inference_steps: 1,
             guidance_scale: 7.5,
-            true_cfg_scale: 1.0,
             strength: 1.0,
-            width: side,
-            height: side,
+            width: side as u32,
+            height: side as u32,
+            ..Defaults::default()
         };
         let whole: usize = packable.iter().map(|[outputs, inputs]| outputs * inputs).sum();
         let [fine, coarser] = [0, 1].map(|level| vae.block_out_channels.get(level).copied().unwrap_or(0));
@@ -135,7 +136,7 @@ impl Footprint {
 
     /// One guided picture of the size that the model makes if nothing is said: what is to be expected where nothing is asked for yet.
     pub fn usual_request(&self) -> PictureRequest {
-        self.defaults.request("", 0)
+        PictureRequest::new(&self.defaults, "", 0)
     }
 
     /// What a request needs of a model that is laid into memory so, in `dtype`; `adapters` are the bytes of what hangs on it.

@@ -11,10 +11,11 @@ use std::ops::ControlFlow;
 use ::image::RgbImage;
 use burn::prelude::*;
 use burn::tensor::DType;
+use formats::{Part, Traits};
 
 use super::parts::Parts;
 use super::{LoadOptions, OnStep, Original, PictureRequest, Progress, repaint};
-use crate::checkpoint::{Part, load_strict};
+use crate::checkpoint::load_strict;
 use crate::image;
 use crate::layers::sinusoidal;
 use crate::lora::{Network, Target};
@@ -142,6 +143,15 @@ impl LatentDiffusion {
         own.map_or_else(|_| self.scheduler.class_name.clone(), |scheduler| scheduler.title())
     }
 
+    /// What the defaults of the checkpoint depend on, with the UNet's config.
+    pub(super) fn traits(&self, unet: &unet::Config) -> Traits {
+        Traits {
+            guidance_embedded: unet.time_cond_proj_dim.is_some(),
+            sample_size: unet.sample_size.map(|side| side as u64),
+            vae_factor: Some(self.vae.factor() as u32),
+        }
+    }
+
     /// Width and height of a picture are multiples of this many pixels.
     pub fn size_multiple(&self) -> usize {
         self.vae.factor()
@@ -163,7 +173,7 @@ impl LatentDiffusion {
         }
         if self.repaints && request.mask.is_none() {
             return Err(Error::Invalid(
-                "mask and image are missing: this model only makes parts of pictures anew".into(),
+                "mask and image are missing: this model can only repaint parts of a picture".into(),
             ));
         }
         Ok(())

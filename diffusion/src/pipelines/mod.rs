@@ -22,7 +22,7 @@ pub use load_options::LoadOptions;
 pub use original::Original;
 pub use pipeline::Pipeline;
 pub use preview::Previewer;
-pub use request::{Defaults, OnStep, PictureRequest, Progress};
+pub use request::{OnStep, PictureRequest, Progress};
 
 use burn::prelude::*;
 

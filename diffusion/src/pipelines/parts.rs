@@ -3,12 +3,14 @@
 
 use std::path::{Path, PathBuf};
 
+use formats::detect::{self, Denoiser};
+use formats::{Defaults, Family, Part};
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::Defaults;
 use super::folder::{Index, read_defaults, read_json};
-use crate::checkpoint::{Checkpoint, Family, Part, SingleFile};
+use crate::checkpoint::{Checkpoint, SingleFile};
 use crate::schedulers;
 use crate::tokenizers::clip::ClipTokenizer;
 use crate::tokenizers::t5::T5Tokenizer;
@@ -17,7 +19,7 @@ use crate::{Error, Result};
 /// Extensions of weight files.
 const ENDS: [&str; 2] = ["safetensors", "gguf"];
 /// The longest prompt, in tokens, that FLUX.1 and its schnell variant were trained with
-/// (<https://github.com/black-forest-labs/flux>).
+/// (<https://github.com/black-forest-labs/flux/blob/802fb4713906133fcbd0d8dc5351620ca4773036/src/flux/cli.py#L183-L183>).
 const LONGEST: [usize; 2] = [512, 256];
 
 /// A checkpoint in any layout.
@@ -32,7 +34,7 @@ pub(super) enum Parts {
 pub(super) struct Files {
     path: PathBuf,
     main: SingleFile,
-    family: Family,
+    denoiser: Denoiser,
     /// The folder that may hold other parts: `vae.safetensors`, or `vae/` as in diffusers' layout.
     beside: Option<PathBuf>,
 }
@@ -48,10 +50,10 @@ impl Parts {
         let beside = path.is_dir().then(|| path.to_owned());
         let path = if path.is_dir() { main_file(path)? } else { path.to_owned() };
         let main = SingleFile::open(&path)?;
-        let family = main.family();
-        let family =
-            family.ok_or_else(|| Error::malformed(&path, "this is one part of a model, and a whole one is needed"))?;
-        Ok(Self::Files(Box::new(Files { path, main, family, beside })))
+        let denoiser = main.denoiser();
+        let denoiser = denoiser
+            .ok_or_else(|| Error::malformed(&path, "this is one part of a model, and a whole one is needed"))?;
+        Ok(Self::Files(Box::new(Files { path, main, denoiser, beside })))
     }
 
     /// For error messages.
@@ -66,11 +68,23 @@ impl Parts {
     pub fn index(&self) -> Result<Index> {
         match self {
             Self::Folder(folder) => Index::read(folder),
-            Self::Files(files) => Ok(Index::of(match files.family {
-                Family::StableDiffusion1 | Family::StableDiffusion2 => "StableDiffusionPipeline",
-                Family::StableDiffusionXl => "StableDiffusionXLPipeline",
-                Family::FluxDev | Family::FluxSchnell => "FluxPipeline",
-            })),
+            Self::Files(files) => Ok(Index::of(files.denoiser.family.pipeline_class())),
+        }
+    }
+
+    /// The family of the pipeline.
+    pub fn family(&self) -> Result<Family> {
+        match self {
+            Self::Files(files) => Ok(files.denoiser.family),
+            Self::Folder(folder) => {
+                let refused = |reason: String| Error::malformed(folder.join("model_index.json"), reason);
+                let class = Index::read(folder)?.class_name;
+                let unet: UnetKind = match folder.join("unet/config.json") {
+                    config if config.is_file() => read_json(&config)?,
+                    _ => UnetKind::default(),
+                };
+                detect::family_of_class(&class, unet.use_linear_projection.unwrap_or(false)).map_err(refused)
+            }
         }
     }
 
@@ -79,13 +93,13 @@ impl Parts {
         let place = match (self, part) {
             // A folder next to a denoiser's file must not replace that file's denoiser.
             (Self::Files(files), Part::Transformer | Part::Unet) => Place::NoFolder(files),
-            _ => self.place(name(part), "config.json"),
+            _ => self.place(part.as_str(), "config.json"),
         };
         match place {
             Place::Folder(folder) => Ok((read_json(&folder.join("config.json"))?, Checkpoint::open(&folder)?)),
             Place::NoFolder(files) => {
                 let (config, checkpoint) = match files.separate(part) {
-                    Some(apart) => SingleFile::open(&apart)?.part_for(files.family, part)?,
+                    Some(separate) => SingleFile::open(&separate)?.part_for(files.denoiser.family, part)?,
                     None => files.main.part(part)?,
                 };
                 let malformed = |error: serde_json::Error| Error::malformed(checkpoint.path(), error.to_string());
@@ -111,7 +125,7 @@ impl Parts {
     pub fn clip_tokenizer(&self, part: Part) -> Result<ClipTokenizer> {
         match self.place(tokenizer_name(part), "tokenizer_config.json") {
             Place::Folder(folder) => ClipTokenizer::load(&folder),
-            Place::NoFolder(files) => ClipTokenizer::published(files.family.padding(part)),
+            Place::NoFolder(files) => ClipTokenizer::published(files.denoiser.family.padding(part)),
         }
     }
 
@@ -127,7 +141,7 @@ impl Parts {
     pub fn t5_length(&self) -> Result<usize> {
         match self.place(tokenizer_name(Part::TextEncoder2), "tokenizer_config.json") {
             Place::Folder(folder) => T5Tokenizer::length_in(&folder),
-            Place::NoFolder(files) => Ok(LONGEST[usize::from(files.family == Family::FluxSchnell)]),
+            Place::NoFolder(files) => Ok(LONGEST[usize::from(!files.denoiser.guidance_embedded)]),
         }
     }
 
@@ -160,25 +174,20 @@ enum Place<'a> {
 impl Files {
     /// The separate file of a part.
     fn separate(&self, part: Part) -> Option<PathBuf> {
-        let stem = self.beside.as_ref()?.join(name(part));
+        let stem = self.beside.as_ref()?.join(part.as_str());
         ENDS.iter().map(|end| stem.with_extension(end)).find(|file| file.is_file() && *file != self.path)
     }
 }
 
-/// The folder of a part in diffusers' layout.
-fn name(part: Part) -> &'static str {
-    match part {
-        Part::Unet => "unet",
-        Part::Transformer => "transformer",
-        Part::Vae => "vae",
-        Part::TextEncoder => "text_encoder",
-        Part::TextEncoder2 => "text_encoder_2",
-    }
+/// What the config of a UNet tells of its family.
+#[derive(Deserialize, Default)]
+struct UnetKind {
+    use_linear_projection: Option<bool>,
 }
 
 /// The folder of a text encoder's tokenizer.
 fn tokenizer_name(part: Part) -> &'static str {
-    if part == Part::TextEncoder2 { "tokenizer_2" } else { "tokenizer" }
+    part.tokenizer().unwrap_or("tokenizer")
 }
 
 /// The only weight file that is not a part of another one.
@@ -187,8 +196,7 @@ fn main_file(folder: &Path) -> Result<PathBuf> {
     let mut files: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
     files.retain(|path| path.extension().is_some_and(|end| ENDS.iter().any(|known| end == *known)) && path.is_file());
     let is_beside = |path: &PathBuf| {
-        let parts = [Part::Vae, Part::TextEncoder, Part::TextEncoder2];
-        parts.iter().any(|part| path.file_stem().is_some_and(|stem| stem == name(*part)))
+        path.file_stem().and_then(|stem| stem.to_str()).is_some_and(|stem| Part::named(stem).is_some())
     };
     if files.len() > 1 {
         files.retain(|path| !is_beside(path));

@@ -4,15 +4,16 @@ use std::path::Path;
 
 use ::image::RgbImage;
 use burn::prelude::*;
+use formats::{Defaults, Family};
 
 use super::flux::FluxPipeline;
 use super::parts::Parts;
 use super::stable_diffusion::StableDiffusionPipeline;
 use super::stable_diffusion_xl::StableDiffusionXlPipeline;
-use super::{Defaults, LoadOptions, OnStep, PictureRequest, Previewer};
+use super::{LoadOptions, OnStep, PictureRequest, Previewer};
+use crate::Result;
 use crate::lora::{LoraFile, MatchReport};
 use crate::networks::vae::Autoencoder;
-use crate::{Error, Result};
 
 /// A loaded checkpoint of any family, ready to make pictures.
 #[derive(Debug)]
@@ -33,23 +34,29 @@ impl Pipeline {
 
     /// Like [`Self::load`], with options for memory use.
     pub fn load_with(folder: &Path, device: &Device, options: LoadOptions) -> Result<Self> {
-        let class = Parts::open(folder)?.index()?.class_name;
-        let kinds = ["Pipeline", "Img2ImgPipeline", "InpaintPipeline"];
-        match kinds.iter().find_map(|kind| class.strip_suffix(kind).filter(|family| FAMILIES.contains(family))) {
-            Some("Flux") => Ok(Self::Flux(Box::new(FluxPipeline::load_with(folder, device, options)?))),
-            // Latent Consistency Models are Stable Diffusion 1 with a UNet that embeds the guidance scale.
-            Some("StableDiffusion" | "LatentConsistencyModel") => {
+        match Parts::open(folder)?.family()? {
+            Family::Flux => Ok(Self::Flux(Box::new(FluxPipeline::load_with(folder, device, options)?))),
+            Family::Sd15 | Family::Sd21 => {
                 Ok(Self::StableDiffusion(Box::new(StableDiffusionPipeline::load_with(folder, device, options)?)))
             }
-            Some("StableDiffusionXL") => {
+            Family::Sdxl => {
                 Ok(Self::StableDiffusionXl(Box::new(StableDiffusionXlPipeline::load_with(folder, device, options)?)))
             }
-            _ => {
-                let known = FAMILIES.map(|family| format!("{family}Pipeline")).join(", ");
-                let reason = format!("this is a {class}; what can be loaded is {known}");
-                Err(Error::malformed(folder.join("model_index.json"), reason))
-            }
         }
+    }
+
+    /// The family of the checkpoint.
+    pub fn family(&self) -> Family {
+        match self {
+            Self::Flux(_) => Family::Flux,
+            Self::StableDiffusion(pipeline) => pipeline.family,
+            Self::StableDiffusionXl(_) => Family::Sdxl,
+        }
+    }
+
+    /// A request with only a prompt and a seed.
+    pub fn request(&self, prompt: impl Into<String>, seed: u64) -> PictureRequest {
+        PictureRequest::new(self.defaults(), prompt, seed)
     }
 
     /// Defaults for the optional fields of a request.
@@ -143,6 +150,3 @@ impl Pipeline {
         }
     }
 }
-
-/// The beginnings of each family's class names.
-const FAMILIES: [&str; 4] = ["Flux", "StableDiffusion", "StableDiffusionXL", "LatentConsistencyModel"];

@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn adapters_of_text_encoders_make_all_new_when_they_come_change_and_go() {
+    fn attaching_changing_or_detaching_text_encoder_adapters_clears_the_cache() {
         let mut cache = PromptCache::default();
         let mut new_after = |reports: &[MatchReport]| {
             cache.adapters_changed(reports);

@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 
 use ::image::{GrayImage, RgbImage};
 use burn::prelude::*;
-use serde::{Deserialize, Serialize};
+use formats::Defaults;
 
 use crate::image::LONGEST_SIDE;
 use crate::{Error, Result, prompt};
@@ -49,20 +49,6 @@ pub struct PictureRequest {
     pub seed: u64,
 }
 
-/// What a request may leave out: the family's values, and what the file `pyrograph.json` in the model's folder says instead.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Defaults {
-    pub num_inference_steps: usize,
-    pub guidance_scale: f64,
-    pub true_cfg_scale: f64,
-    /// For requests with a picture.
-    pub strength: f64,
-    /// Pixels.
-    pub width: usize,
-    /// Pixels.
-    pub height: usize,
-}
-
 /// How far a request is. Pictures are made one after the other; steps count through all of them.
 #[derive(Debug, Clone, Copy)]
 pub struct Progress<'a> {
@@ -80,30 +66,28 @@ pub struct Progress<'a> {
 /// Hears of every step and may break the request off.
 pub type OnStep<'a> = &'a mut dyn FnMut(Progress<'_>) -> ControlFlow<()>;
 
-impl Defaults {
+impl PictureRequest {
     /// A request that leaves everything out but the prompt and the seed.
-    pub fn request(&self, prompt: impl Into<String>, seed: u64) -> PictureRequest {
-        PictureRequest {
+    pub fn new(defaults: &Defaults, prompt: impl Into<String>, seed: u64) -> Self {
+        Self {
             prompt: prompt.into(),
             negative_prompt: None,
             image: None,
             mask: None,
-            strength: self.strength,
+            strength: defaults.strength,
             num_images: 1,
-            num_inference_steps: self.num_inference_steps,
-            guidance_scale: self.guidance_scale,
-            true_cfg_scale: self.true_cfg_scale,
+            num_inference_steps: defaults.num_inference_steps as usize,
+            guidance_scale: defaults.guidance_scale,
+            true_cfg_scale: defaults.true_cfg_scale,
             guidance_rescale: 0.0,
             scheduler: None,
             clip_skip: None,
-            width: self.width,
-            height: self.height,
+            width: defaults.width as usize,
+            height: defaults.height as usize,
             seed,
         }
     }
-}
 
-impl PictureRequest {
     /// Refuses what no family can do, with a sentence that names the field.
     pub(super) fn check(&self, size_multiple: usize) -> Result<()> {
         for (name, side) in [("width", self.width), ("height", self.height)] {

@@ -7,13 +7,13 @@ use std::path::Path;
 
 use ::image::RgbImage;
 use burn::prelude::*;
+use formats::{Defaults, Family, Part};
 
 use super::clip_prompt::ClipPrompt;
 use super::latent_diffusion::{Conditions, Denoising, LatentDiffusion};
 use super::parts::Parts;
 use super::prompt_cache::{PromptCache, PromptKey};
-use super::{Defaults, LoadOptions, OnStep, PictureRequest};
-use crate::checkpoint::Part;
+use super::{LoadOptions, OnStep, PictureRequest};
 use crate::device::weight_dtype;
 use crate::lora::{self, LoraFile, MatchReport, Network};
 use crate::networks::clip::ClipTextModel;
@@ -25,6 +25,8 @@ use crate::{Error, Result};
 /// Reference: <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/pipelines/stable_diffusion/pipeline_stable_diffusion.py#L780-L1107>
 #[derive(Debug)]
 pub struct StableDiffusionPipeline {
+    /// 1.x or 2.x.
+    pub(super) family: Family,
     prompts: ClipPrompt,
     read: PromptCache<Tensor<3>>,
     keeps_text_encoders: bool,
@@ -43,6 +45,7 @@ impl StableDiffusionPipeline {
     /// Like [`Self::load`], with options for memory use.
     pub fn load_with(path: &Path, device: &Device, options: LoadOptions) -> Result<Self> {
         let parts = Parts::open(path)?;
+        let family = parts.family()?;
         let dtype = weight_dtype(device);
         let prompts = ClipPrompt::open(&parts, Part::TextEncoder, ClipTextModel::new, device, dtype)?;
         if options.keep_text_encoders {
@@ -55,19 +58,9 @@ impl StableDiffusionPipeline {
                 format!("the UNet reads prompts of width {read} for this text encoder's {told}, or more than a prompt");
             return Err(Error::malformed(path, reason));
         }
-        let side = unet.sample_size.unwrap_or(64) * latent_diffusion.size_multiple();
-        // A model that embeds the guidance scale is distilled to a few steps.
-        let (num_inference_steps, guidance_scale) =
-            if unet.time_cond_proj_dim.is_some() { (4, 8.5) } else { (30, 7.5) };
-        let defaults = Defaults {
-            num_inference_steps,
-            guidance_scale,
-            true_cfg_scale: 1.0,
-            strength: 0.8,
-            width: side,
-            height: side,
-        };
+        let defaults = family.defaults(latent_diffusion.traits(&unet));
         Ok(Self {
+            family,
             prompts,
             read: PromptCache::default(),
             keeps_text_encoders: options.keep_text_encoders,

@@ -8,13 +8,13 @@ use std::path::Path;
 
 use ::image::RgbImage;
 use burn::prelude::*;
+use formats::{Defaults, Family, Part};
 
 use super::clip_prompt::ClipPrompt;
 use super::latent_diffusion::{Conditions, Denoising, LatentDiffusion};
 use super::parts::Parts;
 use super::prompt_cache::{PromptCache, PromptKey};
-use super::{Defaults, LoadOptions, OnStep, PictureRequest};
-use crate::checkpoint::Part;
+use super::{LoadOptions, OnStep, PictureRequest};
 use crate::device::weight_dtype;
 use crate::lora::{self, LoraFile, MatchReport, Network};
 use crate::networks::clip::ClipTextModel;
@@ -72,18 +72,7 @@ impl StableDiffusionXlPipeline {
         }
         let (latent_diffusion, unet) = LatentDiffusion::load(&parts, device, dtype, options)?;
         check_widths(path, &prompts, &unet)?;
-        let side = unet.sample_size.unwrap_or(128) * latent_diffusion.size_multiple();
-        // A model that embeds the guidance scale is distilled to a few steps.
-        let (num_inference_steps, guidance_scale) =
-            if unet.time_cond_proj_dim.is_some() { (4, 8.5) } else { (30, 5.0) };
-        let defaults = Defaults {
-            num_inference_steps,
-            guidance_scale,
-            true_cfg_scale: 1.0,
-            strength: 0.8,
-            width: side,
-            height: side,
-        };
+        let defaults = Family::Sdxl.defaults(latent_diffusion.traits(&unet));
         Ok(Self {
             prompts,
             read: PromptCache::default(),

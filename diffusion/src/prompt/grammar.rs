@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn limits_are_said() {
+    fn limits_are_named() {
         let deep = |depth| format!("{}a", "(".repeat(depth));
         assert!(parse(&deep(DEEPEST)).is_ok());
         assert!(parse(&deep(DEEPEST + 1)).unwrap_err().to_string().contains("brackets"));

@@ -141,7 +141,7 @@ impl LoraTrainer {
         let Subject { mut transformer, dtype, shift, guided } = subject;
         let mut random = Random::new(config.seed);
         let gradient_checkpointing = transformer.num_params() > MOST_KEPT;
-        hang_branches(&mut transformer, config.rank, config.alpha, device, &mut random);
+        add_branches(&mut transformer, config.rank, config.alpha, device, &mut random);
         let optimizer = AdamW::new(AdamWConfig { beta2: 0.999, weight_decay: 1e-2, ..AdamWConfig::default() });
         Self {
             config,
@@ -360,7 +360,7 @@ fn targets(transformer: &mut FluxTransformer) -> Vec<(String, &mut Linear)> {
     transformer.linears().into_iter().filter(|(path, _)| wanted(path)).collect()
 }
 
-fn hang_branches(transformer: &mut FluxTransformer, rank: usize, alpha: f64, device: &Device, random: &mut Random) {
+fn add_branches(transformer: &mut FluxTransformer, rank: usize, alpha: f64, device: &Device, random: &mut Random) {
     for (_, linear) in targets(transformer) {
         let [outputs, inputs] = linear.weight.dims();
         let bound = 1.0 / (inputs as f64).sqrt();
@@ -426,7 +426,7 @@ mod tests {
     }
 
     #[test]
-    fn an_interrupted_training_goes_on_as_if_it_had_not_been() {
+    fn an_interrupted_training_continues_identically() {
         let folder = tempfile::tempdir().unwrap();
         let mut straight = trainer(folder.path(), config());
         let all = losses(&mut straight, 10);

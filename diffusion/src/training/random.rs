@@ -76,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn goes_on_from_its_state() {
+    fn continues_from_its_state() {
         let mut first = Random::new(3);
         first.below(10);
         let mut second = Random::new(first.state());

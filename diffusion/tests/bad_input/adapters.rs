@@ -1,9 +1,8 @@
-//! LoRA files whose rank or alpha cannot be meant, and those of another family.
+//! LoRA files with an invalid rank or alpha, and those of another family.
 
 use std::path::Path;
 
-use burn::tensor::DType;
-use diffusion::lora::{Format, export};
+use diffusion::lora::{Dtype, Format, export};
 use diffusion::{Error, LoraFile, Result};
 use tempfile::TempDir;
 
@@ -11,7 +10,7 @@ use crate::{golden, load, picture, request};
 
 const MODULE: &str = "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q";
 
-/// Opens a LoRA on one layer, of this rank; `alpha` in a tensor, `header` as JSON.
+/// Opens a LoRA of this rank on one layer, with `alpha` as a tensor and `header` as JSON.
 fn open(folder: &TempDir, rank: usize, alpha: Option<f32>, header: &str) -> Result<LoraFile> {
     open_on(MODULE, folder, rank, alpha, header)
 }
@@ -67,7 +66,7 @@ fn alphas_that_are_none() {
     assert!(error.contains("lora_adapter_metadata"), "{error}");
 }
 
-/// An adapter is of the family whose layers it has, whatever it is called; the base stays as it was.
+/// The layers of an adapter determine its family, whatever its name. The base model is unchanged.
 #[test]
 fn an_adapter_of_another_family_changes_nothing() {
     let adapters =
@@ -84,19 +83,19 @@ fn an_adapter_of_another_family_changes_nothing() {
     assert!(matches!(LoraFile::open(Path::new(&pickle)), Err(Error::File { .. })));
 }
 
-/// Found by fuzzing: a layer that no UNet has was written under a name that nobody reads.
+/// Found by fuzzing: a layer that no UNet has was exported under a name that nothing reads.
 #[test]
 fn a_layer_that_no_network_has_is_not_written_under_a_name_that_nobody_reads() {
     let folder = TempDir::new().unwrap();
     let out = folder.path().join("written.safetensors");
     let file = open_on("unet.down_blocks.0.attentions.0.conv1", &folder, 2, None, "{}").unwrap();
-    let error = export(&file, Format::Comfy, DType::F32, &out).unwrap_err().to_string();
+    let error = export(&file, Format::Comfy, Dtype::F32, &out).unwrap_err().to_string();
     assert!(error.contains("this dialect has no name for it"), "{error}");
-    export(&open(&folder, 2, None, "{}").unwrap(), Format::Comfy, DType::F32, &out).unwrap();
+    export(&open(&folder, 2, None, "{}").unwrap(), Format::Comfy, Dtype::F32, &out).unwrap();
     assert!(LoraFile::open(&out).is_ok());
 }
 
-/// Found by fuzzing: a module that a file names in two ways was written as one module of two algorithms.
+/// Found by fuzzing: a module with two names in a file was exported as one module of two algorithms.
 #[test]
 fn a_module_under_two_names_is_not_written_as_one() {
     let folder = TempDir::new().unwrap();
@@ -114,11 +113,11 @@ fn a_module_under_two_names_is_not_written_as_one() {
     let data = 0.5f32.to_le_bytes().repeat(32);
     std::fs::write(&path, [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &data].concat()).unwrap();
     let file = LoraFile::open(&path).unwrap();
-    let error = export(&file, Format::Kohya, DType::F32, &folder.path().join("written.safetensors")).unwrap_err();
+    let error = export(&file, Format::Kohya, Dtype::F32, &folder.path().join("written.safetensors")).unwrap_err();
     assert!(error.to_string().contains("mid_block_attentions_0_proj_in: the file changes it twice"), "{error}");
 }
 
-/// Found by fuzzing: their number was looked at only when they met a layer.
+/// Found by fuzzing: their number was only checked when they were applied to a layer.
 #[test]
 fn magnitudes_that_belong_to_no_layer() {
     let folder = TempDir::new().unwrap();

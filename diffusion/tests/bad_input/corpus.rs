@@ -1,4 +1,4 @@
-//! What fuzzing has found worth keeping (`just fuzz`), through the functions that the fuzzer calls.
+//! The fuzzing corpus (`just fuzz`), run through the functions that the fuzzer calls.
 
 #[path = "../../../fuzz/src/framing.rs"]
 mod framing;

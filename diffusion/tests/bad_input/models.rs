@@ -1,4 +1,4 @@
-//! Checkpoints in which one thing is wrong: told when they are loaded, by the name of the file and the tensor.
+//! Checkpoints with one fault each. Loading reports it with the names of the file and the tensor.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -22,19 +22,19 @@ fn copied(name: &str) -> TempDir {
     folder
 }
 
-/// The header of a file and where its data begin.
+/// The header of a file and the offset of its data.
 fn header(file: &[u8]) -> (BTreeMap<String, Value>, usize) {
     let end = 8 + u64::from_le_bytes(file[..8].try_into().unwrap()) as usize;
     (serde_json::from_slice(&file[8..end]).unwrap(), end)
 }
 
-/// Writes a file anew with another header.
+/// A file with the same data and a different header.
 fn with_header(header: &BTreeMap<String, Value>, data: &[u8]) -> Vec<u8> {
     let text = serde_json::to_vec(header).unwrap();
     [&(text.len() as u64).to_le_bytes()[..], &text, data].concat()
 }
 
-/// What a pipeline says about itself after one file was changed.
+/// The error of a pipeline after one file was changed.
 fn refused(pipeline: &str, file: &str, change: impl Fn(Vec<u8>) -> Vec<u8>) -> String {
     let folder = copied(pipeline);
     let path = folder.path().join(file);

@@ -1,6 +1,6 @@
 //! Pictures as cameras and programs write them, against what Pillow reads (`picture_goldens.py`).
 //!
-//! Tolerance: 4 levels of a byte where JPEG is decoded, whose rounding is left to decoders; none for PNG.
+//! Tolerance: 4 levels of a byte for JPEG, whose rounding differs between decoders; none for PNG.
 
 use diffusion::PictureRequest;
 use diffusion::image::{read, read_mask, stretch};
@@ -24,7 +24,7 @@ fn turned_four_inks_grey_and_transparent() {
     }
 }
 
-/// A mask is stretched to the picture that is made, as the picture to begin with is.
+/// A mask is resized to the output size, like the source picture.
 #[test]
 fn a_mask_of_another_size_is_stretched() {
     let pipeline = load(&golden("sd15-tiny")).unwrap();
@@ -40,7 +40,7 @@ fn a_mask_of_another_size_is_stretched() {
     assert_eq!(made, picture(&pipeline, &with(stretch(&small, 32, 32))).unwrap());
     let all = GrayImage::from_pixel(900, 2, Luma([255]));
     assert_ne!(made, picture(&pipeline, &with(all)).unwrap());
-    // What is transparent in a mask counts as white.
+    // Transparent areas of a mask count as white.
     assert_eq!(read_mask(&golden("pictures/alpha.png")).unwrap().get_pixel(0, 0).0, [255]);
 }
 

@@ -1,4 +1,4 @@
-//! Requests at the edges of what may be asked for.
+//! Requests at the limits.
 
 use diffusion::{Error, PictureRequest, Pipeline};
 use image::{Rgb, RgbImage};
@@ -19,8 +19,8 @@ fn begun(pipeline: &Pipeline, strength: f64) -> PictureRequest {
     PictureRequest { image: Some(photo), strength, num_inference_steps: 4, ..request(pipeline) }
 }
 
-/// 10 000 characters of words are read, by Stable Diffusion in chunks and by FLUX as far as its encoders go; as many signs,
-/// a token each, are more chunks than can be.
+/// Prompts of 10 000 characters of words are accepted: Stable Diffusion splits them into chunks and FLUX truncates
+/// them. As many punctuation marks, one token each, exceed the limit of chunks.
 #[test]
 fn prompts_of_ten_thousand_characters() {
     for family in FAMILIES {
@@ -31,7 +31,7 @@ fn prompts_of_ten_thousand_characters() {
         if family == "flux-tiny" {
             picture(&pipeline, &with(words.clone())).unwrap();
         } else {
-            // The tiny vocabulary needs more tokens for a word than the published one.
+            // The tiny vocabulary needs more tokens per word than the published one.
             let made = picture(&pipeline, &with(words.clone()));
             assert!(made.is_ok() || made.is_err_and(|error| error.to_string().contains("chunks")), "{family}");
             picture(&pipeline, &with("the red fox ".repeat(160))).unwrap();
@@ -62,7 +62,7 @@ fn one_step_and_two_hundred() {
         for count in [1, 200] {
             let small = PictureRequest { width: 16, height: 16, guidance_scale: 1.0, ..request(&pipeline) };
             let request = PictureRequest { num_inference_steps: count, ..small };
-            // PNDM calls the denoiser once more than it steps.
+            // PNDM calls the denoiser once more than it has steps.
             let taken = steps(&pipeline, &request);
             assert!((count..=count + 1).contains(&taken), "{family}: {taken} for {count}");
         }
@@ -81,7 +81,7 @@ fn one_step_and_two_hundred() {
     assert!(refused(&pipeline, &many).contains("50"), "{}", refused(&pipeline, &many));
 }
 
-/// Guidance of 0 is none, as 1 is; what FLUX.1-dev is told of it is its own matter.
+/// A guidance scale of 0 disables guidance like 1 does. FLUX.1-dev embeds it.
 #[test]
 fn no_guidance() {
     for family in FAMILIES {

@@ -1,9 +1,11 @@
-//! GGUF files of strangers: each way to be malformed is refused with a sentence, and no bytes make the reader panic. What
-//! the blocks mean is compared with the `gguf` package in `parity`.
+//! Untrusted GGUF files: each kind of malformed file is rejected with a reason, and no bytes make the reader panic.
+//! `parity` compares decoded blocks with the `gguf` package.
 
 use std::path::PathBuf;
 
-use diffusion::checkpoint::{Checkpoint, Family, Part, SingleFile};
+use diffusion::checkpoint::{Checkpoint, SingleFile};
+use formats::detect::Denoiser;
+use formats::{Family, Part};
 use tempfile::TempDir;
 
 const F32: u32 = 0;
@@ -12,7 +14,7 @@ const UINT32: u32 = 4;
 const STRING: u32 = 8;
 const ARRAY: u32 = 9;
 
-/// A file in the making.
+/// A GGUF file builder.
 struct Gguf {
     version: u32,
     counts: (u64, u64),
@@ -129,7 +131,7 @@ fn every_kind_of_malformed_file_is_refused_with_a_reason() {
     assert_eq!(file.metadata()["general.architecture"], "flux");
 }
 
-/// ComfyUI-GGUF makes rows of whole blocks of what has none, and notes the shape.
+/// ComfyUI-GGUF reshapes tensors without whole blocks into rows of blocks, and notes the original shape.
 #[test]
 fn a_shape_that_blocks_had_changed_comes_back() {
     let shape = |sides: &[i32]| {
@@ -146,7 +148,7 @@ fn a_shape_that_blocks_had_changed_comes_back() {
     assert_eq!(opened.read_f32("a").unwrap(), (0..64).map(|value| value as f32).collect::<Vec<_>>());
     let error = Checkpoint::open(&written(&folder, &file(&[4, 4, 2, 3]).bytes())).unwrap_err().to_string();
     assert!(error.contains("a is said to have had the shape [4, 4, 2, 3], and has [2, 32]"), "{error}");
-    // What is no shape says nothing.
+    // An invalid note is ignored.
     for odd in [&[-4, -16][..], &[1; 6]] {
         assert_eq!(Checkpoint::open(&written(&folder, &file(odd).bytes())).unwrap().shape("a").unwrap(), [2, 32]);
     }
@@ -172,13 +174,13 @@ fn no_cut_and_no_changed_byte_makes_it_panic() {
     }
 }
 
-/// One scale for all, and a byte for each value.
+/// One scale for all values, and one byte per value.
 fn quantised(values: impl Iterator<Item = i8>) -> Vec<u8> {
     let values: Vec<u8> = values.map(|value| value as u8).collect();
     values.chunks(32).flat_map(|block| [&[0, 0x3c][..], block].concat()).collect()
 }
 
-/// A FLUX transformer of width 32 without a second block of either kind, as far as its config asks.
+/// A FLUX transformer of width 32 with one block of each kind, judging by its config.
 fn flux() -> Gguf {
     let zeros = |count: usize| vec![0; 4 * count];
     let rows = |count: usize| quantised((0..count).flat_map(|row| std::iter::repeat_n(row as i8, 32)));
@@ -196,7 +198,7 @@ fn flux() -> Gguf {
 fn fused_layers_are_cut_between_blocks() {
     let folder = TempDir::new().unwrap();
     let file = SingleFile::open(&written(&folder, &flux().bytes())).unwrap();
-    assert_eq!(file.family(), Some(Family::FluxSchnell));
+    assert_eq!(file.denoiser(), Some(Denoiser { family: Family::Flux, guidance_embedded: false }));
     let (config, tensors) = file.part(Part::Transformer).unwrap();
     assert_eq!(config["num_attention_heads"], 2);
     assert_eq!(config["axes_dims_rope"], serde_json::json!([4, 6, 6]));

@@ -1,6 +1,6 @@
-//! AutoencoderTiny against diffusers: both ways, and the scaling of latents.
+//! AutoencoderTiny against diffusers: encoder, decoder, and the scaling of latents.
 //!
-//! Relative L2 error 1e-5: f32 on both sides, sums in another order.
+//! Tolerance: relative L2 error 1e-5; f32 summed in a different order.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,9 +1,10 @@
-//! GGUF against the `gguf` package: the same bytes mean the same numbers, bit by bit, since both multiply and add the same
-//! floats in the same order. And T5 as such a file, in llama.cpp's names.
+//! GGUF against the `gguf` package: values are equal bit for bit, since both compute with the same floats in the same
+//! order. Also T5 as a GGUF file with llama.cpp's names.
 
 use burn::tensor::DType;
-use diffusion::checkpoint::{Checkpoint, Family, Part, SingleFile};
+use diffusion::checkpoint::{Checkpoint, SingleFile};
 use diffusion::networks::t5::{Config, T5Encoder};
+use formats::{Family, Part};
 
 use crate::golden::{self, Golden, device};
 
@@ -27,14 +28,14 @@ fn every_block_format_means_the_same_numbers() {
 /// The T5 encoder in `goldens/gguf/{name}.gguf`.
 fn t5(name: &str) -> (Config, T5Encoder) {
     let file = SingleFile::open(&golden::path(&format!("gguf/{name}.gguf"))).unwrap();
-    let (config, tensors) = file.part_for(Family::FluxDev, Part::TextEncoder2).unwrap();
+    let (config, tensors) = file.part_for(Family::Flux, Part::TextEncoder2).unwrap();
     let config: Config = serde_json::from_value(config).unwrap();
     config.check().unwrap();
     let network = T5Encoder::new(&config, &device()).load(tensors, DType::F32).unwrap();
     (config, network)
 }
 
-/// F32 in both files: not a bit differs.
+/// F32 in both files: equal bit for bit.
 #[test]
 fn t5_in_the_names_of_llama_cpp_is_that_of_the_folder() {
     let (config, encoder) = t5("t5");
@@ -44,8 +45,8 @@ fn t5_in_the_names_of_llama_cpp_is_that_of_the_folder() {
     assert_eq!(golden::values(encoder.forward(&ids)), golden::values(wanted));
 }
 
-/// transformers had the weights that the `gguf` package reads out of the same blocks; so quantisation costs nothing here, and
-/// what is left is that of `text_encoders`: sums in another order.
+/// transformers used the weights that the `gguf` package decodes from the same blocks, so quantisation adds no error.
+/// The tolerance is that of `text_encoders`: a different order of summation.
 #[test]
 fn a_t5_of_many_block_formats_gives_what_transformers_gives() {
     let golden = Golden::open("gguf/t5-quantised");

@@ -1,5 +1,5 @@
-//! Reads the goldens that `tests/reference` wrote, loads the tiny networks beside them, and says how far a result is from
-//! what they say. Which distance is allowed belongs to the tests themselves.
+//! Reads the goldens of `tests/reference`, loads their tiny networks, and computes errors. The tests choose the
+//! tolerances.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -27,7 +27,7 @@ pub fn path(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens").join(name)
 }
 
-/// The device that the goldens are compared on.
+/// The device for all comparisons.
 pub fn device() -> Device {
     Device::flex()
 }
@@ -92,12 +92,12 @@ pub fn relative_error(actual: &[f32], expected: &[f32]) -> f64 {
     difference / square(&mut expected.iter().map(|value| f64::from(*value)))
 }
 
-/// The largest difference of two values.
+/// The largest absolute difference.
 #[track_caller]
 pub fn largest_difference(actual: &[f32], expected: &[f32]) -> f64 {
     assert_eq!(actual.len(), expected.len(), "sizes differ");
     let difference = |(a, b): (&f32, &f32)| (f64::from(*a) - f64::from(*b)).abs();
-    // A NaN must not vanish in a comparison.
+    // NaN must not be ignored by the comparison.
     actual.iter().zip(expected).map(difference).fold(0.0, |a, b| if a >= b { a } else { b })
 }
 
@@ -160,7 +160,7 @@ impl Golden {
         Tensor::from_data(TensorData::new(values.clone(), shape.clone()), device)
     }
 
-    /// The whole numbers of `[batch, length]`.
+    /// The integers of `[batch, length]`.
     #[track_caller]
     pub fn ids(&self, name: &str) -> Vec<Vec<i64>> {
         let (shape, values) = self.get(name);

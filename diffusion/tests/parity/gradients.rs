@@ -1,7 +1,8 @@
-//! Gradients against torch autograd, and three steps of AdamW: what the trainers stand on.
+//! Gradients against torch autograd, and three steps of AdamW: the basis of the trainers.
 //!
-//! Tolerances, relative L2: 1e-5 for losses; 1e-4 for gradients, which pass the whole network twice; 1e-3 for how far the
-//! factors moved in three steps, since Adam divides by the gradient's own size and so amplifies the smallest ones.
+//! Tolerances, relative L2: 1e-5 for losses; 1e-4 for gradients, which pass through the whole network twice; 1e-3 for
+//! the change of the factors over three steps, since Adam divides by the gradient's magnitude and amplifies the
+//! smallest ones.
 
 use std::collections::BTreeMap;
 
@@ -20,12 +21,12 @@ const LOSS: f64 = 1e-5;
 const GRADIENT: f64 = 1e-4;
 const MOVED: f64 = 1e-3;
 
-/// The gradient of each parameter that has one, by path.
+/// All gradients by parameter path.
 fn by_path(gradients: &Gradients) -> BTreeMap<String, Vec<f32>> {
     gradients.iter().map(|(path, gradient)| (path.to_owned(), values(gradient.clone()))).collect()
 }
 
-/// Each parameter by path.
+/// Visits each parameter with its path.
 #[derive(Default)]
 struct Parameters {
     path: Vec<String>,
@@ -50,7 +51,7 @@ impl ModuleVisitor for Parameters {
     }
 }
 
-/// Lets branches learn, and nothing else.
+/// Makes only the LoRA branches trainable.
 #[derive(Default)]
 struct OnlyBranches(Vec<String>);
 
@@ -68,7 +69,7 @@ impl ModuleMapper for OnlyBranches {
     }
 }
 
-/// The loss on the golden's batch with these text embeddings.
+/// The loss on the golden's batch with the given text embeddings.
 fn loss(
     golden: &Golden,
     transformer: &FluxTransformer,
@@ -99,7 +100,7 @@ fn check_scalar(golden: &Golden, name: &str, actual: Tensor<1>) {
     assert!((actual / expected - 1.0).abs() <= LOSS, "{name}: {actual} against {expected}");
 }
 
-/// Compares what the golden names below `prefix` with the gradients of a network whose paths start with `ours`.
+/// Compares the golden's values below `prefix` with the gradients of a network whose paths start with `ours`.
 #[track_caller]
 fn check_gradients(golden: &Golden, prefix: &str, ours: &str, found: &BTreeMap<String, Vec<f32>>) {
     for name in golden.names(prefix) {

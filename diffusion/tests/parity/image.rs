@@ -1,6 +1,6 @@
-//! Pictures and masks of any size, stretched as diffusers does it with Pillow.
+//! Pictures and masks of any size, resized as diffusers does with Pillow.
 //!
-//! Bit by bit, but for the rounding of a level to −1..1.
+//! Equal bit for bit, except for the rounding of a level to −1..1.
 
 use diffusion::image;
 

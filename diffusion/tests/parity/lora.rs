@@ -1,8 +1,8 @@
-//! LoRA adapters against diffusers + peft, which keep them as branches too: one transformer call and pictures at several
-//! scales, in kohya's and in PEFT's dialect, with the alpha in tensors and in the header, and two at once; and a file of our
-//! own, which has to be the one that they loaded.
+//! LoRA adapters against diffusers + peft, which also keep them as branches: one transformer call and pictures at
+//! several scales, in kohya's and in PEFT's dialect, with alpha as a tensor and in the header, and two at once. Also
+//! an adapter that this crate writes, which must equal the one that they loaded.
 //!
-//! Tolerance 1e-5, relative L2, for the call, and one level of a byte for pictures, as without adapters.
+//! Tolerance: 1e-5, relative L2, for the call, and 1/255 for pictures, as without adapters.
 
 use std::collections::BTreeMap;
 
@@ -44,7 +44,7 @@ fn one_adapter_at_each_scale_in_both_dialects() {
         let file = lora(dialect);
         for scale in [0.0, 0.5, 1.0] {
             let reports = attach(&mut [(&mut transformer).into()], &[(&file, scale)], &device()).unwrap();
-            // Per double block 14 layers, per single block 6; two blocks of each.
+            // 14 layers per double block, 6 per single block, and two blocks of each.
             assert_eq!((reports[0].matched, reports[0].unmatched.len()), (40, 0), "{dialect}");
             golden.check(&format!("transformer.out.peft.{scale:.1}"), call(&golden, &transformer), TOLERANCE);
         }
@@ -99,7 +99,7 @@ fn what_we_write_is_what_they_loaded() {
         let shape: [usize; 2] = theirs.shape(name).unwrap().try_into().unwrap();
         Tensor::<2>::from_data(TensorData::new(theirs.read_f32(name).unwrap(), shape), &device())
     };
-    // Their B has alpha / rank baked in. Ours is kept apart from it until it is written.
+    // Their B includes alpha / rank. Ours does only when it is written.
     let scale = 0.25;
     let layers = theirs.names().filter_map(|name| name.strip_prefix("transformer.")?.strip_suffix(".lora_A.weight"));
     let factors: Vec<Factors> = layers

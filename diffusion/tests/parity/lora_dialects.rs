@@ -1,17 +1,20 @@
-//! LoRA files in every dialect and algorithm: what they make of a tiny FLUX.1 with its text encoders, and of single layers
-//! that are called as in a UNet, against weights that were changed densely by the papers' formulas (and against diffusers,
-//! peft and lycoris where they can read the file; see the script).
+//! LoRA files in every dialect and algorithm: applied to a tiny FLUX.1 with its text encoders, and to single layers
+//! with UNet names, against weights merged by the papers' formulas (and against diffusers, peft and lycoris where
+//! they can read the file; see the script).
 //!
-//! Tolerance 1e-5, relative L2: a sum beside the layer and a sum inside its weight round differently.
+//! Tolerance: 1e-5, relative L2; a branch beside the layer rounds differently from a merged weight.
 
 use diffusion::LoraFile;
 use diffusion::checkpoint::{Checkpoint, Stored, write};
 use diffusion::layers::{Conv2d, Linear};
-use diffusion::lora::{Algorithm, Dialect, Family, Format, Network, Target, attach, export, inspect, merge};
+use diffusion::lora::{
+    AdapterFamily, Algorithm, Dialect, Dtype, Format, Network, Target, attach, export, inspect, merge,
+};
 use diffusion::networks::clip::ClipTextModel;
 use diffusion::networks::flux::{FluxInput, FluxTransformer};
 use diffusion::networks::t5::T5Encoder;
 use diffusion::networks::unet::UNet2DConditionModel;
+use formats::Family;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -29,7 +32,7 @@ fn file(folder: &str, name: &str) -> LoraFile {
     LoraFile::open(&path("lora-dialects").join(folder).join(format!("{name}.safetensors"))).unwrap()
 }
 
-/// The networks of FLUX.1 that adapters hang on.
+/// The networks of FLUX.1 that adapters can be attached to.
 struct Flux {
     transformer: FluxTransformer,
     clip: ClipTextModel,
@@ -123,7 +126,7 @@ fn merged_is_the_same_as_beside() {
     }
 }
 
-/// Layers that are called as in a UNet.
+/// Layers with UNet names.
 struct Layers {
     linears: Vec<(String, Linear)>,
     convolutions: Vec<(String, Conv2d)>,
@@ -189,7 +192,7 @@ fn every_algorithm_on_convolutions_and_linear_layers() {
     }
 }
 
-/// Each adds what it changes, whatever its algorithm; their order does not count.
+/// Updates add up, whatever their algorithm and order.
 #[test]
 fn adapters_of_several_algorithms_at_once() {
     let golden = Golden::open("lora-dialects/layers/reference");
@@ -223,7 +226,7 @@ fn adapters_of_several_algorithms_at_once() {
     assert_eq!(outputs(&layers), base);
 }
 
-/// A Stable Diffusion's networks that adapters hang on.
+/// The networks of a Stable Diffusion that adapters can be attached to.
 struct StableDiffusion {
     unet: UNet2DConditionModel,
     clip: ClipTextModel,
@@ -280,14 +283,14 @@ fn every_dialect_on_stable_diffusion_xl() {
     check_stable_diffusion("sdxl", "sdxl-tiny", &["kohya", "peft"]);
 }
 
-/// What a dialect has no names for.
+/// The combinations that a dialect cannot express.
 const CANNOT: [(&str, Format); 7] = [
     ("dora_kohya", Format::Peft), // over inputs
     ("full", Format::Peft),
     ("hadamard", Format::Peft),
     ("kronecker", Format::Peft),
     ("lycoris_names", Format::Peft),
-    // Kronecker products that never were one
+    // Separate Kronecker products of the parts are not one product for the fused layer.
     ("lycoris_names", Format::Kohya),
     ("lycoris_names", Format::Comfy),
 ];
@@ -301,7 +304,7 @@ fn what_is_written_in_another_dialect_does_the_same() {
     for name in cases("flux") {
         let file = file("flux", &name);
         for format in [Format::Kohya, Format::Peft, Format::Comfy] {
-            let result = export(&file, format, DType::F32, &written);
+            let result = export(&file, format, Dtype::F32, &written);
             assert_eq!(result.is_err(), CANNOT.contains(&(name.as_str(), format)), "{name} as {format:?}: {result:?}");
             if result.is_err() {
                 continue;
@@ -317,35 +320,35 @@ fn what_is_written_in_another_dialect_does_the_same() {
     }
 }
 
-/// Through fused layers and back: the same tensors, bit by bit where scales are powers of two.
+/// Fusing and splitting again gives the same tensors, bit for bit if scales are powers of two.
 #[test]
 fn there_and_back_is_where_it_was() {
     let folder = tempfile::tempdir().unwrap();
     let [there, back] = ["there", "back"].map(|name| folder.path().join(format!("{name}.safetensors")));
     let kohya = LoraFile::open(&path("lora/kohya.safetensors")).unwrap();
-    export(&kohya, Format::Kohya, DType::F32, &there).unwrap();
+    export(&kohya, Format::Kohya, Dtype::F32, &there).unwrap();
     assert_same_tensors(&there, &path("lora/kohya.safetensors"));
-    export(&kohya, Format::Peft, DType::F32, &there).unwrap();
+    export(&kohya, Format::Peft, Dtype::F32, &there).unwrap();
     assert_same_tensors(&there, &path("lora/peft.safetensors"));
     for format in [Format::Kohya, Format::Comfy] {
-        // factors of their own for q, k and v: the fused layer has the sum of their ranks
+        // separate factors for q, k and v: the fused layer has the sum of their ranks
         let name = path("lora-dialects/flux/onetrainer_old.safetensors");
-        export(&LoraFile::open(&name).unwrap(), Format::Peft, DType::F32, &there).unwrap();
-        export(&LoraFile::open(&there).unwrap(), format, DType::F32, &back).unwrap();
+        export(&LoraFile::open(&name).unwrap(), Format::Peft, Dtype::F32, &there).unwrap();
+        export(&LoraFile::open(&there).unwrap(), format, Dtype::F32, &back).unwrap();
         let fused = Checkpoint::open(&back).unwrap();
         let wide = fused
             .names()
             .find(|name| name.contains("txt_attn") && name.contains("qkv") && !name.ends_with("alpha"))
             .unwrap();
         assert!(fused.shape(wide).unwrap().contains(&6), "{wide} is of rank 6");
-        export(&LoraFile::open(&back).unwrap(), Format::Peft, DType::F32, &back).unwrap();
+        export(&LoraFile::open(&back).unwrap(), Format::Peft, Dtype::F32, &back).unwrap();
         assert_same_tensors(&back, &there);
     }
     for name in ["kohya", "peft"] {
         let name = path("lora-dialects/sdxl").join(format!("{name}.safetensors"));
-        export(&LoraFile::open(&name).unwrap(), Format::Peft, DType::F32, &there).unwrap();
-        export(&LoraFile::open(&there).unwrap(), Format::Kohya, DType::F32, &back).unwrap();
-        export(&LoraFile::open(&back).unwrap(), Format::Peft, DType::F32, &back).unwrap();
+        export(&LoraFile::open(&name).unwrap(), Format::Peft, Dtype::F32, &there).unwrap();
+        export(&LoraFile::open(&there).unwrap(), Format::Kohya, Dtype::F32, &back).unwrap();
+        export(&LoraFile::open(&back).unwrap(), Format::Peft, Dtype::F32, &back).unwrap();
         assert_same_tensors(&back, &there);
     }
 }
@@ -361,10 +364,10 @@ fn assert_same_tensors(ours: &Path, theirs: &Path) {
 }
 
 #[test]
-fn files_tell_what_they_are() {
+fn files_are_described_by_dialect_and_family() {
     let about = |name: &str| inspect(&path("lora-dialects").join(format!("{name}.safetensors"))).unwrap();
     let kohya = about("flux/kohya");
-    assert_eq!((kohya.family, kohya.dialect), (Family::Flux1, Some(Dialect::Kohya)));
+    assert_eq!((kohya.family, kohya.dialect), (AdapterFamily::Family(Family::Flux), Some(Dialect::Kohya)));
     // one double block of 14 layers, one single block of 6
     let modules = [(Network::Transformer, 20), (Network::TextEncoder, 3), (Network::TextEncoder2, 3)];
     assert_eq!(kohya.modules, BTreeMap::from(modules));
@@ -376,7 +379,7 @@ fn files_tell_what_they_are() {
     let full = about("flux/full");
     assert_eq!(full.algorithms[&Algorithm::Full], 10);
     assert_eq!(about("flux/dora_peft").dora, 20);
-    assert_eq!(about("sdxl/kohya").family, Family::StableDiffusionXl);
+    assert_eq!(about("sdxl/kohya").family, AdapterFamily::Family(Family::Sdxl));
     assert_eq!(about("sd15/legacy").dialect, Some(Dialect::DiffusersLegacy));
     assert!(about("sd15/kohya").algorithms[&Algorithm::Locon] > 20);
     let json = serde_json::to_value(about("layers/kron_tucker")).unwrap();
@@ -384,7 +387,7 @@ fn files_tell_what_they_are() {
     assert_eq!(json["modules"]["unet"], 6);
 }
 
-/// Every file that is no adapter for these layers gets a sentence, and nothing has changed.
+/// Every file that is no adapter for these layers gives an error, and nothing changes.
 #[test]
 fn files_that_cannot_be_used_say_why() {
     let golden = Golden::open("lora-dialects/layers/reference");

@@ -1,14 +1,14 @@
-//! Adapters written in PEFT's dialect against what peft saves of the same adapter after diffusers has loaded it, key by key. That they
-//! load there and make the same pictures is checked where PyTorch is (`lora_export_in_diffusers.py`, which writes these goldens).
+//! Adapters written in PEFT's dialect against those that peft saves after diffusers has loaded the same adapter, key
+//! by key. `lora_export_in_diffusers.py`, which writes these goldens, checks that they load there and make the same
+//! pictures.
 //!
-//! Keys, shapes, `lora_A` and magnitudes are the same bit by bit. peft keeps alpha beside its factors and we multiply it into `lora_B`,
-//! so these are compared with peft's times alpha by rank, to 1e-6 of the largest.
+//! Keys, shapes, `lora_A` and magnitudes are equal bit for bit. peft stores alpha separately and we multiply it into
+//! `lora_B`, so these are compared with peft's times alpha / rank, to 1e-6 of the largest value.
 
 use diffusion::LoraFile;
 use diffusion::checkpoint::Checkpoint;
-use diffusion::lora::{Format, export};
+use diffusion::lora::{Dtype, Format, export};
 
-use burn::tensor::DType;
 use serde_json::Value;
 
 use crate::golden::{largest_difference, path};
@@ -16,7 +16,7 @@ use crate::golden::{largest_difference, path};
 fn check(family: &str, source: &str) {
     let folder = tempfile::tempdir().unwrap();
     let written = folder.path().join("written.safetensors");
-    export(&LoraFile::open(&path(source)).unwrap(), Format::Peft, DType::F32, &written).unwrap();
+    export(&LoraFile::open(&path(source)).unwrap(), Format::Peft, Dtype::F32, &written).unwrap();
     let (ours, theirs) = (
         Checkpoint::open(&written).unwrap(),
         Checkpoint::open(&path("lora-export").join(format!("{family}.safetensors"))).unwrap(),

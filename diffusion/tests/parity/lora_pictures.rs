@@ -1,7 +1,8 @@
-//! Whole pictures with a LoRA of every dialect and algorithm at scale 0, 0.5 and 1, on FLUX.1, Stable Diffusion 1.5 and XL, against
-//! diffusers with densely changed weights (and with peft, where it reads the file; see `lora_picture_goldens.py`).
+//! Whole pictures with a LoRA of every dialect and algorithm at scale 0, 0.5 and 1, on FLUX.1, Stable Diffusion 1.5
+//! and XL, against diffusers with merged weights (and against peft where it can read the file; see
+//! `lora_picture_goldens.py`).
 //!
-//! Tolerance: one level of a byte, as without adapters.
+//! Tolerance: 1/255, as without adapters.
 
 use std::ops::ControlFlow;
 use std::path::PathBuf;
@@ -12,20 +13,20 @@ use diffusion::{LoraFile, PictureRequest, Pipeline};
 use crate::golden::{device, path};
 use crate::pipeline::request;
 
-/// The request of a family's pictures.
+/// The request for a family's pictures.
 fn request_of(family: &str) -> PictureRequest {
     let text = std::fs::read(path("lora-pictures/requests.json")).unwrap();
     let requests: serde_json::Value = serde_json::from_slice(&text).unwrap();
     request(&requests[if family == "flux" { "flux" } else { "stable_diffusion" }], 1)
 }
 
-/// The adapter of a golden: beside it, or one that `lora_dialects` looks into.
+/// The adapter of a golden: beside it, or one of `lora_dialects`.
 fn adapter(family: &str, name: &str) -> PathBuf {
     let folders = ["lora-pictures", "lora-dialects"].map(|folder| path(folder).join(family));
     folders.map(|folder| folder.join(format!("{name}.safetensors"))).into_iter().find(|file| file.is_file()).unwrap()
 }
 
-/// What PNGs hold of pictures: bytes.
+/// Compares bytes, since the goldens are PNGs.
 #[track_caller]
 pub fn assert_within_one_level(name: &str, made: &RgbImage, expected: &RgbImage) {
     assert_eq!(made.dimensions(), expected.dimensions(), "{name}");
@@ -33,7 +34,7 @@ pub fn assert_within_one_level(name: &str, made: &RgbImage, expected: &RgbImage)
     assert!(furthest <= Some(1), "{name} is {furthest:?} levels off");
 }
 
-/// Each PNG holds three pictures side by side, of scale 0, 0.5 and 1.
+/// Each PNG holds three pictures side by side, for scale 0, 0.5 and 1.
 fn check(family: &str, count: usize) {
     let mut pipeline = Pipeline::load(&path(&format!("{family}-tiny")), &device()).unwrap();
     let request = request_of(family);

@@ -1,6 +1,6 @@
-//! Parity with PyTorch and diffusers, part by part: the same weights, inputs and seeds give the same numbers. The answers
-//! are in `../goldens`, written by `tests/reference` at the root of the repository; each file here says how near ours have
-//! to be and why. One binary, since linking takes longer than all of these tests.
+//! Parity with PyTorch and diffusers for each part: the same weights, inputs and seeds give the same numbers. The
+//! expected values are in `../goldens`, written by `tests/reference` at the root of the repository. Each file states
+//! its tolerances and their reasons. All tests are one binary, since linking takes longer than running them.
 
 #![allow(clippy::unwrap_used)]
 

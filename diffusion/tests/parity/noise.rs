@@ -1,7 +1,7 @@
 //! Seeds as in PyTorch: `torch.randn` with `torch.Generator("cpu").manual_seed(seed)`.
 //!
-//! Tolerance 1e-6 on each value: the words of the generator are equal bit by bit, what differs is the last digit of
-//! logarithm, sine and cosine (torch's vectorised ones against the platform's), and f32 steps by 5e-7 beyond 4.
+//! Tolerance: 1e-6 for each value. The generator's words are equal bit for bit; the last digits of logarithm, sine and
+//! cosine differ (torch's vectorised ones against the platform's), and f32 has steps of 5e-7 above 4.
 
 use crate::golden::{Golden, largest_difference};
 use diffusion::noise::Noise;
@@ -21,7 +21,7 @@ fn a_seed_draws_what_torch_draws() {
 }
 
 #[test]
-fn later_draws_go_on_where_torch_goes_on() {
+fn later_draws_continue_like_torch() {
     let golden = Golden::open("noise");
     let sequences: std::collections::BTreeSet<_> =
         golden.names("sequence.").iter().map(|name| name.split_once('.').unwrap().0).collect();

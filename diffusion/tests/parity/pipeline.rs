@@ -1,8 +1,8 @@
-//! Whole pictures against diffusers' FLUX pipelines, from the same folder, prompt and seed: from noise, from a picture, and
-//! with a mask.
+//! Whole pictures against diffusers' FLUX pipelines, from the same folder, prompt and seed: text to image, image to
+//! image, and inpainting.
 //!
-//! Tolerances: relative L2 error 1e-4 of the latents after each step (errors of one call, about 1e-6, grow along the
-//! steps), and 1/255 of each value of the final picture, which is one level of a byte.
+//! Tolerances: relative L2 error 1e-4 of the latents after each step (the error of one call, about 1e-6, grows over
+//! the steps), and 1/255 of each value of the final picture.
 
 use std::ops::ControlFlow;
 
@@ -17,7 +17,7 @@ use crate::golden::{Golden, device, largest_difference, path, relative_error, va
 const LATENTS: f64 = 1e-4;
 const PICTURE: f64 = 1.0 / 255.0;
 
-/// The request in a golden's header, with FluxPipeline's defaults for what it leaves out.
+/// The request in a golden's header, with FluxPipeline's defaults.
 pub fn request(note: &Value, num_images: usize) -> PictureRequest {
     let number = |name: &str| note[name].as_u64().unwrap();
     PictureRequest {
@@ -44,19 +44,19 @@ fn bytes(golden: &Golden, name: &str) -> (u32, u32, Vec<u8>) {
     (shape[1] as u32, shape[0] as u32, golden.values(name).iter().map(|value| *value as u8).collect())
 }
 
-/// The picture that the requests of a golden start from.
+/// The source picture of a golden's requests.
 pub fn picture(golden: &Golden) -> RgbImage {
     let (width, height, bytes) = bytes(golden, "picture");
     RgbImage::from_raw(width, height, bytes).unwrap()
 }
 
-/// Where they make it anew.
+/// The inpainting mask.
 pub fn mask(golden: &Golden) -> GrayImage {
     let (width, height, bytes) = bytes(golden, "mask");
     GrayImage::from_raw(width, height, bytes).unwrap()
 }
 
-/// The pictures of a request, as values 0..1 in the order height, width, channel.
+/// A request's pictures as values 0..1 in the order height, width, channel.
 pub fn pictures(pipeline: &FluxPipeline, request: &PictureRequest) -> Vec<Vec<f32>> {
     let pictures = pipeline.generate(request, &mut |_| ControlFlow::Continue(())).unwrap();
     pictures.into_iter().map(levels).collect()
@@ -67,7 +67,7 @@ pub fn levels(picture: RgbImage) -> Vec<f32> {
     picture.into_raw().into_iter().map(|byte| f32::from(byte) / 255.0).collect()
 }
 
-/// A file holds bytes, and a byte is half a level off at most; the result itself may be one level off.
+/// A byte is at most half a level off, and the result itself may be one level off.
 #[track_caller]
 pub fn assert_same_picture(actual: &[f32], expected: &[f32]) {
     let bytes: Vec<f32> = expected.iter().map(|value| (value * 255.0).round_ties_even() / 255.0).collect();
@@ -76,7 +76,7 @@ pub fn assert_same_picture(actual: &[f32], expected: &[f32]) {
     assert!(difference <= PICTURE + 1e-6, "a value is {:.2} levels off", difference * 255.0);
 }
 
-/// Denoises the picture of a seed, and compares the latents after each step with those of `picture` in the batch `name`.
+/// Denoises for one seed, and compares the latents after each step with those of `picture` in the batch `name`.
 fn denoise(
     golden: &Golden,
     name: &str,
@@ -117,14 +117,14 @@ fn check(folder: &str) {
         assert!(difference <= PICTURE, "picture {picture}: {difference:.1e}");
     }
 
-    // The way that callers take, to bytes.
+    // The public interface, which returns bytes.
     let made = pictures(&pipeline, &request);
     assert_eq!(made.len(), 2);
     for (picture, made) in made.iter().enumerate() {
         assert_same_picture(made, &values(expected_pictures.clone().narrow(0, picture, 1)));
     }
 
-    // The second picture of a batch is the first one of the next seed.
+    // The second picture of a batch equals the first one of the next seed.
     let next = PictureRequest { seed: request.seed + 1, num_images: 1, ..request };
     assert_eq!(pictures(&pipeline, &next)[0], made[1]);
 }
@@ -140,7 +140,7 @@ fn true_cfg_with_a_negative_prompt_and_fixed_shift() {
 }
 
 #[test]
-fn the_end_comes_within_one_step_of_the_wish() {
+fn canceling_ends_within_one_step() {
     let golden = Golden::open("flux-tiny/reference");
     let pipeline = FluxPipeline::load(&path("flux-tiny"), &device()).unwrap();
     let mut seen = 0;
@@ -177,7 +177,7 @@ fn from_a_picture_and_with_a_mask() {
             let made = pictures(&pipeline, &request);
             assert_same_picture(&made[0], golden.values(&format!("{name}.images")));
 
-            // A picture that is drawn from one does not depend on its batch either.
+            // An image-to-image result does not depend on its batch either.
             let before = PictureRequest { seed: request.seed - 1, num_images: 2, ..request };
             assert_eq!(pictures(&pipeline, &before)[1], made[0]);
         }
@@ -185,7 +185,7 @@ fn from_a_picture_and_with_a_mask() {
 }
 
 #[test]
-fn what_flux_cannot_do_is_said_by_field() {
+fn unsupported_flux_options_are_named_by_field() {
     let golden = Golden::open("flux-image");
     let pipeline = FluxPipeline::load(&path("flux-tiny"), &device()).unwrap();
     let request = image_request(&golden, "flux-tiny", "inpaint");

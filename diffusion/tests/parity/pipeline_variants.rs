@@ -1,7 +1,8 @@
-//! Whole pictures by pipelines whose settings no other golden has: FLUX.1-schnell, a latent consistency model, an autoencoder with
-//! statistics by channel, as Playground v2.5 has. Each is a tiny pipeline with other files, as `pipeline_variant_goldens.py` made it.
+//! Whole pictures by pipelines with settings that no other golden covers: FLUX.1-schnell, a latent consistency model,
+//! and an autoencoder with per-channel statistics like Playground v2.5's. Each is a tiny pipeline with modified
+//! files, as made by `pipeline_variant_goldens.py`.
 //!
-//! Tolerance: one level of a byte.
+//! Tolerance: 1/255.
 
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -15,7 +16,7 @@ use crate::lora_pictures::assert_within_one_level;
 use crate::pipeline::request;
 use crate::stable_diffusion::copy;
 
-/// A tiny pipeline in which some fields of JSON files are other ones.
+/// A tiny pipeline with modified fields in its JSON files.
 fn variant(base: &str, changes: &[(&str, Value)]) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     copy(&path(base), folder.path());
@@ -32,7 +33,7 @@ fn notes() -> Value {
     serde_json::from_slice(&std::fs::read(path("pipeline-variants/requests.json")).unwrap()).unwrap()
 }
 
-/// Makes the pictures of a variant, which lie side by side in its golden; `begin` changes a request.
+/// Makes a variant's pictures, which are side by side in its golden. `begin` sets up a request.
 fn check(name: &str, folder: &Path, begin: impl Fn(PictureRequest, &Value) -> PictureRequest) -> Pipeline {
     let pipeline = Pipeline::load(folder, &device()).unwrap();
     let expected = ::image::open(path("pipeline-variants").join(format!("{name}.png"))).unwrap().to_rgb8();
@@ -57,13 +58,13 @@ fn schnell_without_guidance_and_shift() {
 }
 
 #[test]
-fn a_latent_consistency_model_is_told_its_guidance() {
+fn a_latent_consistency_model_embeds_its_guidance_scale() {
     let index = json!({"_class_name": "LatentConsistencyModelPipeline"});
     let scheduler = json!({"_class_name": "LCMScheduler", "original_inference_steps": 50, "set_alpha_to_one": true, "steps_offset": 0});
     let folder = variant("sd15-tiny", &[("model_index.json", index), ("scheduler/scheduler_config.json", scheduler)]);
     std::fs::remove_dir_all(folder.path().join("unet")).unwrap();
     copy(&path("pipeline-variants/lcm-unet"), &folder.path().join("unet"));
-    // A negative prompt has nobody who hears it.
+    // The negative prompt has no effect.
     let pipeline =
         check("lcm", folder.path(), |request, _| PictureRequest { negative_prompt: Some("a cat".into()), ..request });
     assert_eq!((pipeline.defaults().num_inference_steps, pipeline.defaults().guidance_scale), (4, 8.5));

@@ -1,5 +1,5 @@
-//! Previews: the decoder of a tiny autoencoder alone against diffusers, whatever its layers are called; what the denoising
-//! foresees at its end; and how near a linear map comes to the pictures of an autoencoder that was trained.
+//! Previews: a tiny autoencoder's decoder against diffusers under both naming schemes, the predicted x₀ of the last
+//! step, and the quality of the linear map for a trained autoencoder.
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -15,14 +15,14 @@ use safetensors::{SafeTensors, serialize_to_file};
 
 use crate::golden::{Golden, device, path};
 
-/// As both ways of it are held: f32 on both sides, sums in another order.
+/// As for the whole tiny autoencoder: f32 summed in a different order.
 const TOLERANCE: f64 = 1e-5;
 
 fn tiny() -> PathBuf {
     path("taesd-tiny/diffusion_pytorch_model.safetensors")
 }
 
-/// The decoder as the original repository names it, its clamp counted as a layer.
+/// The decoder with the original repository's names, where the clamp counts as a layer.
 fn as_in_the_original(folder: &Path) -> PathBuf {
     let (file, bytes) = (folder.join("taesd_decoder.safetensors"), std::fs::read(tiny()).unwrap());
     let tensors = SafeTensors::deserialize(&bytes).unwrap();
@@ -50,8 +50,8 @@ fn the_decoder_alone_in_both_namings() {
     }
 }
 
-/// What a request foresees after each step, and its picture.
-fn foreseen(pipeline: &Pipeline, request: &PictureRequest) -> (Vec<Tensor<4>>, RgbImage) {
+/// The predicted x₀ after each step of a request, and its picture.
+fn predicted_clean(pipeline: &Pipeline, request: &PictureRequest) -> (Vec<Tensor<4>>, RgbImage) {
     let mut all = Vec::new();
     let mut pictures = pipeline
         .generate(request, &mut |progress| {
@@ -63,7 +63,7 @@ fn foreseen(pipeline: &Pipeline, request: &PictureRequest) -> (Vec<Tensor<4>>, R
 }
 
 #[test]
-fn the_last_step_foresees_the_picture_itself() {
+fn the_last_predicted_clean_image_is_the_picture() {
     for (folder, scheduler) in [
         ("sd15-tiny", Some(formats::Scheduler::Euler)),
         ("sdxl-tiny", Some(formats::Scheduler::Dpmpp2m)),
@@ -75,9 +75,9 @@ fn the_last_step_foresees_the_picture_itself() {
             num_inference_steps: 4,
             width: 32,
             height: 48,
-            ..pipeline.defaults().request("a red fox", 7)
+            ..pipeline.request("a red fox", 7)
         };
-        let (all, picture) = foreseen(&pipeline, &request);
+        let (all, picture) = predicted_clean(&pipeline, &request);
         assert_eq!(all.len(), 4, "{folder}");
         let vae = pipeline.autoencoder();
         let last = vae.decode(vae.denormalise(all[3].clone()));
@@ -91,12 +91,12 @@ fn the_last_step_foresees_the_picture_itself() {
 fn a_preview_is_as_large_as_the_picture_up_to_its_limit() {
     let pipeline = Pipeline::load(&path("sd15-tiny"), &device()).unwrap();
     let folder = tempfile::tempdir().unwrap();
-    // Latents high and wide, then pixels wide and high: by the linear map, and by the tiny autoencoder.
+    // Tall and wide latents to pixels: by the linear map, and by the tiny autoencoder.
     let cases = [
         ([6, 4], (16, 24), (16, 24)),
         ([1, 9], (36, 4), (36, 4)),
         ([160, 128], (384, 480), (256, 320)),
-        // So narrow that it cannot be pooled as much as it would have to be.
+        // Too narrow to be pooled by the full factor.
         ([300, 2], (2, 300), (3, 512)),
     ];
     let tiny_ones = [tiny(), as_in_the_original(folder.path())].map(Some);
@@ -113,7 +113,7 @@ fn a_preview_is_as_large_as_the_picture_up_to_its_limit() {
 
 #[test]
 fn a_decoder_of_other_latents_is_not_used() {
-    // Of pictures 4 times as large, where the model has 8.
+    // For 4 pixels per latent, where the model has 8.
     let flux = Pipeline::load(&path("flux-tiny"), &device()).unwrap();
     let latents = Tensor::<4>::ones([1, 4, 3, 2], &device());
     let by_itself = flux.previewer(None).unwrap().picture(&latents).unwrap();
@@ -121,7 +121,7 @@ fn a_decoder_of_other_latents_is_not_used() {
     assert!(flux.previewer(Some(Path::new("/nowhere"))).is_err());
 }
 
-/// Of the built-in model, whose autoencoder has learned pictures; the others here have random weights.
+/// Uses the built-in model, whose autoencoder is trained; the others have random weights.
 #[test]
 fn the_linear_map_of_a_trained_autoencoder_shows_its_pictures() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
@@ -136,7 +136,7 @@ fn the_linear_map_of_a_trained_autoencoder_shows_its_pictures() {
         let picture = diffusion::image::cover(&diffusion::image::read(&file).unwrap(), 128, 128);
         let latents = vae.normalise(vae.encode(diffusion::image::to_tensor(&picture, &device())).mean);
         let preview = previewer.picture(&latents).unwrap();
-        // As coarse as latents are.
+        // At the resolution of latents.
         let small = |picture: &RgbImage| image::imageops::thumbnail(picture, 16, 16);
         let (shown, wanted) = (small(&preview), small(&picture));
         let mean = wanted.iter().map(|value| f64::from(*value)).sum::<f64>() / (16.0 * 16.0 * 3.0);

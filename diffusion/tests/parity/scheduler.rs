@@ -1,6 +1,6 @@
-//! Noise levels as diffusers' `FlowMatchEulerDiscreteScheduler` sets them for FluxPipeline.
+//! Noise levels against diffusers' `FlowMatchEulerDiscreteScheduler` as FluxPipeline sets it up.
 //!
-//! Tolerance 1e-6 absolute on sigmas in 0..1: both sides compute in f32, and exp differs in its last digit.
+//! Tolerance: 1e-6 absolute on sigmas in 0..1. Both sides compute in f32, and exp differs in its last digit.
 
 use crate::golden::{self, Golden, largest_difference};
 use diffusion::schedulers::flow_match_euler::FlowMatchEuler;

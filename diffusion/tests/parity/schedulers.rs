@@ -1,9 +1,9 @@
-//! Stable Diffusion's solvers against diffusers', over eight steps, three, one, and the last part of eight.
+//! Stable Diffusion's solvers against diffusers' over eight steps, three, one, and the last part of eight.
 //!
-//! Latents: relative L2 1e-5; coefficients are computed in f64 here and in f32 there, and the differences of their
-//! logarithms and exponentials in f32 are good to 1e-6 only. Noise levels: 1e-6 of each; torch's f32 roots are off by a
-//! digit. Timesteps: equal where they are whole. Those between two are found by logarithms in f32, of which numpy's are
-//! off by a digit; 2e-5 of a timestep is that digit over the smallest distance of two entries.
+//! Latents: relative L2 1e-5. Coefficients are computed in f64 here and in f32 there, and differences of logarithms
+//! and exponentials in f32 are only accurate to 1e-6. Noise levels: 1e-6 each; torch's f32 square roots are off in
+//! the last digit. Timesteps: equal if they are integers. Fractional ones are computed from f32 logarithms, whose
+//! last digit differs in numpy; 2e-5 of a timestep is that digit divided by the smallest distance of two entries.
 
 use burn::prelude::*;
 use diffusion::noise::Noise;
@@ -13,14 +13,15 @@ use serde_json::Value;
 use crate::golden::{self, Golden, largest_difference, values};
 
 const TOLERANCE: f64 = 1e-5;
-/// Euler begins at a noise level of 4096 if the last timestep is pure noise, and takes off most of it at once. A digit
-/// of such latents is 5e-4, so diffusers' own answer is 6e-5 (three steps) to 2e-4 (one) from the same step in f64.
+/// Euler starts at a noise level of 4096 if the last timestep is pure noise, and removes most of it in one step. One
+/// digit of such latents is 5e-4, so diffusers' result differs by 6e-5 (three steps) to 2e-4 (one) from the same step
+/// in f64.
 const CANCELLATION_TOLERANCE: f64 = 3e-4;
 const LEVEL_TOLERANCE: f64 = 1e-6;
 const TIMESTEP_TOLERANCE: f32 = 2e-5;
 const SHAPE: [usize; 4] = [1, 4, 5, 3];
 
-/// The scheduler of a case: a model's config, another class that takes it over, and what a request changes.
+/// The scheduler of a case: a model's config, optionally another class, and the changes by a request.
 fn scheduler(case: &Value) -> Scheduler {
     let own = Scheduler::from_config(Config::from_json(&case["config"].to_string()).unwrap()).unwrap();
     let taken = match case["class"].as_str() {
@@ -34,7 +35,7 @@ fn scheduler(case: &Value) -> Scheduler {
     Scheduler::from_config(Config::from_json(&config.to_string()).unwrap()).unwrap()
 }
 
-/// How much noise is in the latents before a call, and at which scale: of latents that are nothing but noise, ones.
+/// The amount and scale of noise in the latents before a call: ones for latents of pure noise.
 fn noise_level(sampling: &Sampling, i: usize) -> f32 {
     let device = golden::device();
     values(sampling.add_noise(i, Tensor::zeros(SHAPE, &device), Tensor::ones(SHAPE, &device)))[0]
@@ -145,7 +146,7 @@ fn each_class_by_its_own_defaults() {
     check_all(|name| !["sd15", "sd21", "sdxl", "zero-snr"].iter().any(|model| name.starts_with(model)));
 }
 
-/// Latents of FLUX at a strength, as `scale_noise` mixes them.
+/// FLUX latents at a denoising strength, as mixed by `scale_noise`.
 #[test]
 fn flow_matching_begins_late() {
     use diffusion::schedulers::flow_match_euler::{Config, FlowMatchEuler};

@@ -1,5 +1,5 @@
-//! Single files against diffusers: the published layouts by name and shape at full size, and by value at tiny size. Files of
-//! full size are sparse: a header, and as many bytes as it claims, none of them written.
+//! Single files against diffusers: the published layouts by name and shape at full size, and by value at tiny size.
+//! Files of full size are sparse: a header, and as many unwritten bytes as it declares.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -10,14 +10,15 @@ use std::path::{Path, PathBuf};
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::prelude::*;
 use burn::tensor::DType;
-use diffusion::checkpoint::{Checkpoint, Family, Part, SingleFile, load_strict};
+use diffusion::checkpoint::{Checkpoint, SingleFile, load_strict};
 use diffusion::networks::{clip, flux, t5, vae};
+use formats::{Family, Part};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 const WEYL: u64 = 0x9E37_79B9_7F4A_7C15;
 
-/// Name → shape, and digest where there is one, of a list in `goldens/keys`.
+/// Name → shape, and digest if there is one, of a list in `goldens/keys`.
 pub type List = BTreeMap<String, (Vec<usize>, Option<u64>)>;
 
 pub fn list(name: &str) -> List {
@@ -44,7 +45,7 @@ fn header(list: &List, dtype: &str, bytes: usize, metadata: &str) -> (String, us
     (text + "}", at)
 }
 
-/// A file that takes no room, whatever its size.
+/// A file that takes no disk space, whatever its size.
 fn sparse(folder: &TempDir, name: &str, list: &List) -> PathBuf {
     sparse_with(folder, name, list, "")
 }
@@ -59,7 +60,7 @@ fn sparse_with(folder: &TempDir, name: &str, list: &List, metadata: &str) -> Pat
     path
 }
 
-/// A file with the values that `key_lists.py` gives to each name.
+/// A file with the values that `key_lists.py` assigns to each name.
 pub fn filled(folder: &TempDir, name: &str, list: &List) -> PathBuf {
     let (header, _) = header(list, "F32", 4, "");
     let path = folder.path().join(name);
@@ -101,7 +102,7 @@ fn published_config(name: &str) -> Value {
     serde_json::from_slice(&std::fs::read(configs.join(format!("{name}.json"))).unwrap()).unwrap()
 }
 
-/// Values below `prefix`, but for what no network reads.
+/// Values below `prefix`, without those that no network reads.
 fn stored(list: &List, prefix: &str, unread: &[&str]) -> usize {
     list.iter()
         .filter(|(name, _)| name.starts_with(prefix) && !unread.iter().any(|unread| name.contains(unread)))
@@ -109,7 +110,7 @@ fn stored(list: &List, prefix: &str, unread: &[&str]) -> usize {
         .sum()
 }
 
-use Family::{FluxDev, FluxSchnell, StableDiffusion1, StableDiffusion2, StableDiffusionXl};
+use Family::{Flux, Sd15, Sd21, Sdxl};
 use Part::{TextEncoder, TextEncoder2, Transformer, Unet, Vae};
 
 #[test]
@@ -117,12 +118,12 @@ fn every_published_key_has_one_source_in_the_single_file_and_each_source_is_used
     let folder = TempDir::new().unwrap();
     const UNET: &str = "model.diffusion_model.";
     const VAE: &str = "first_stage_model.";
-    // part, list of the network, published config, prefix in the file, what is left over in the file
+    // part, list of the network, published config, prefix in the file, unused tensors of the file
     type Wanted = (Part, &'static str, &'static str, &'static str, &'static [&'static str]);
     let cases: [(&str, Family, &[Wanted]); 5] = [
         (
             "sd1",
-            StableDiffusion1,
+            Sd15,
             &[
                 (Unet, "sd1.unet", "sd1_unet", UNET, &[]),
                 (Vae, "vae", "sd1_vae", VAE, &[]),
@@ -131,7 +132,7 @@ fn every_published_key_has_one_source_in_the_single_file_and_each_source_is_used
         ),
         (
             "sd2",
-            StableDiffusion2,
+            Sd21,
             &[
                 (Unet, "sd2.unet", "sd2_unet", UNET, &[]),
                 (Vae, "vae", "sd2_vae", VAE, &[]),
@@ -146,7 +147,7 @@ fn every_published_key_has_one_source_in_the_single_file_and_each_source_is_used
         ),
         (
             "sdxl",
-            StableDiffusionXl,
+            Sdxl,
             &[
                 (Unet, "sdxl.unet", "sdxl_unet", UNET, &[]),
                 (Vae, "vae", "sdxl_vae", VAE, &[]),
@@ -154,10 +155,10 @@ fn every_published_key_has_one_source_in_the_single_file_and_each_source_is_used
                 (TextEncoder2, "open_clip_big_g", "open_clip_big_g", "conditioner.embedders.1.", &["logit_scale"]),
             ],
         ),
-        ("flux_dev", FluxDev, &[(Transformer, "flux_dev.transformer", "flux_dev_transformer", "", &[])]),
+        ("flux_dev", Flux, &[(Transformer, "flux_dev.transformer", "flux_dev_transformer", "", &[])]),
         (
             "flux_comfy",
-            FluxSchnell,
+            Flux,
             &[
                 (Transformer, "flux_schnell.transformer", "flux_schnell_transformer", UNET, &[]),
                 (Vae, "flux.vae", "flux_vae", "vae.", &[]),
@@ -170,6 +171,7 @@ fn every_published_key_has_one_source_in_the_single_file_and_each_source_is_used
         let single = list(&format!("{name}.single"));
         let file = SingleFile::open(&sparse(&folder, &format!("{name}.safetensors"), &single)).unwrap();
         assert_eq!(file.family(), Some(family), "{name}");
+        assert_eq!(file.denoiser().unwrap().guidance_embedded, name == "flux_dev");
         assert_eq!(file.parts(), parts.iter().map(|(part, ..)| *part).collect::<Vec<_>>(), "{name}");
         assert!(!file.inpaints().unwrap());
         for (part, keys, published, prefix, unread) in parts {
@@ -185,7 +187,7 @@ fn every_published_key_has_one_source_in_the_single_file_and_each_source_is_used
     }
 }
 
-/// Path → shape of every parameter. Nothing is allocated: parameters are made when they are first used.
+/// Path → shape of every parameter. Allocates nothing: parameters are created on first use.
 fn parameters(network: &impl Module) -> List {
     #[derive(Default)]
     struct Paths {
@@ -232,7 +234,7 @@ fn our_networks_have_the_published_parameters() {
 }
 
 #[test]
-fn parts_that_are_given_apart_are_found_by_their_bare_names() {
+fn separate_parts_are_found_by_their_bare_names() {
     let folder = TempDir::new().unwrap();
     let clip_whole = {
         let mut whole = list("clip_l");
@@ -243,12 +245,12 @@ fn parts_that_are_given_apart_are_found_by_their_bare_names() {
         whole
     };
     for (single, family, part, network) in [
-        (list("flux_ae.single"), FluxDev, Vae, "flux.vae"),
-        (list("clip_l"), FluxDev, TextEncoder, "clip_l"),
-        (clip_whole, StableDiffusionXl, TextEncoder, "clip_l"),
-        (list("open_clip_big_g"), StableDiffusionXl, TextEncoder2, "open_clip_big_g"),
-        (list("t5_xxl"), FluxSchnell, TextEncoder2, "t5_xxl"),
-        (list("t5_llama.single"), FluxSchnell, TextEncoder2, "t5_xxl"),
+        (list("flux_ae.single"), Flux, Vae, "flux.vae"),
+        (list("clip_l"), Flux, TextEncoder, "clip_l"),
+        (clip_whole, Sdxl, TextEncoder, "clip_l"),
+        (list("open_clip_big_g"), Sdxl, TextEncoder2, "open_clip_big_g"),
+        (list("t5_xxl"), Flux, TextEncoder2, "t5_xxl"),
+        (list("t5_llama.single"), Flux, TextEncoder2, "t5_xxl"),
     ] {
         let file = SingleFile::open(&sparse(&folder, "part.safetensors", &single)).unwrap();
         assert_eq!(file.family(), None);
@@ -259,24 +261,23 @@ fn parts_that_are_given_apart_are_found_by_their_bare_names() {
         assert_same_shapes(network, &tensors, &list(network));
     }
     let ae = SingleFile::open(&sparse(&folder, "ae.safetensors", &list("flux_ae.single"))).unwrap();
-    let (config, _) = ae.part_for(FluxDev, Vae).unwrap();
+    let (config, _) = ae.part_for(Flux, Vae).unwrap();
     assert_eq!((&config["scaling_factor"], &config["use_quant_conv"]), (&json!(0.3611), &json!(false)));
-    let absent = ae.part_for(FluxDev, TextEncoder2).unwrap_err().to_string();
+    let absent = ae.part_for(Flux, TextEncoder2).unwrap_err().to_string();
     assert!(absent.ends_with("there is no second text encoder of FLUX.1-dev in this file"), "{absent}");
 }
 
-/// The names are proven above; here is what surrounds them, and that an error speaks them.
+/// The names are tested above. This tests the strictness, and that errors use the file's names.
 #[test]
 fn t5_of_llama_cpp_is_read_strictly() {
     let folder = TempDir::new().unwrap();
-    let part =
-        |keys: &List| SingleFile::open(&sparse(&folder, "t5.gguf", keys)).unwrap().part_for(FluxDev, TextEncoder2);
+    let part = |keys: &List| SingleFile::open(&sparse(&folder, "t5.gguf", keys)).unwrap().part_for(Flux, TextEncoder2);
     let load = |keys: &List| {
         let (config, tensors) = part(keys)?;
         t5::T5Encoder::new(&serde_json::from_value(config).unwrap(), &Device::flex()).load(tensors, DType::F32)
     };
     let published = list("t5_llama.single");
-    // A whole T5 has a decoder too.
+    // A complete T5 has a decoder too.
     let mut whole = published.clone();
     for name in
         ["dec.blk.0.attn_q.weight", "dec.blk.0.cross_attn_rel_b.weight", "dec.output_norm.weight", "output.weight"]
@@ -308,7 +309,7 @@ fn t5_of_llama_cpp_is_read_strictly() {
     assert!(error.contains("taken for FLUX.1-dev: enc.blk.0.ffn_gate.weight is missing"), "{error}");
 }
 
-/// `key_lists.py` let diffusers convert the same values.
+/// diffusers converted the same values in `key_lists.py`.
 #[test]
 fn values_are_those_that_diffusers_converts() {
     let folder = TempDir::new().unwrap();
@@ -362,20 +363,20 @@ fn sizes_in_the_configs_are_those_of_the_tensors() {
 #[test]
 fn older_and_remade_files_are_read_too() {
     let folder = TempDir::new().unwrap();
-    // transformers wrote no `text_model.` before 2022
+    // transformers wrote no `text_model.` before 2022.
     let old = list("tiny_sd1.single");
     let old = old.into_iter().map(|(name, shape)| (name.replace(".transformer.text_model.", ".transformer."), shape));
     let file = SingleFile::open(&sparse(&folder, "old.safetensors", &old.collect())).unwrap();
-    assert_eq!(file.family(), Some(StableDiffusion1));
+    assert_eq!(file.family(), Some(Sd15));
     assert_same_shapes("old CLIP", &file.part(TextEncoder).unwrap().1, &list("tiny_sd1.clip"));
 
-    // diffusers' script back to ldm knows nothing of the last layer, nor of what follows it
+    // diffusers' script for converting back to ldm omits the last layer and what follows it.
     let mut remade = list("tiny_sd2.single");
     remade.retain(|name, _| !name.contains("resblocks.23.") && !name.ends_with("text_projection"));
     let file = SingleFile::open(&sparse(&folder, "remade.safetensors", &remade)).unwrap();
     assert_same_shapes("remade CLIP", &file.part(TextEncoder).unwrap().1, &list("tiny_sd2.open_clip"));
 
-    // some user interfaces keep the projection as a linear layer, which is not to be turned
+    // Some user interfaces store the projection as a linear layer, which must not be transposed.
     let mut linear = list("tiny_sdxl.single");
     linear.remove("conditioner.embedders.1.model.text_projection").unwrap();
     linear.insert("conditioner.embedders.1.model.text_projection.weight".into(), (vec![12, 24], None));

@@ -1,5 +1,5 @@
-//! Pictures from single files, which bring no tokenizer. That each tensor is where it belongs is shown in `single_file`, and what a
-//! pipeline makes of its parts in `stable_diffusion`; here the two meet, with the vocabulary that all of these models share.
+//! Pictures from single files, which contain no tokenizer. `single_file` tests the placement of each tensor and
+//! `stable_diffusion` the pipelines; this file combines the two with the vocabulary that these models share.
 
 use std::ops::ControlFlow;
 
@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use crate::golden::device;
 use crate::single_file::{filled, list};
 
-/// Ids by `transformers.CLIPTokenizer` with OpenAI's merges.
+/// Ids of `transformers.CLIPTokenizer` with OpenAI's merges.
 #[test]
 fn the_shared_vocabulary_is_that_of_clip() {
     let tokenizer = ClipTokenizer::published("!").unwrap();
@@ -34,7 +34,7 @@ fn the_shared_vocabulary_is_that_of_clip() {
     }
 }
 
-/// Ids by `transformers.T5TokenizerFast` 5.23 with the same vocabulary.
+/// Ids of `transformers.T5TokenizerFast` 5.23 with the same vocabulary.
 #[test]
 fn the_shared_vocabulary_is_that_of_t5() {
     let tokenizer = T5Tokenizer::published(64).unwrap();
@@ -71,14 +71,14 @@ fn whole_models_in_one_file() {
             if key.ends_with("token_embedding.weight") {
                 shape[0] = 49_408;
             }
-            // The pooled prompt and six sizes of 256, which the tensors alone do not tell.
+            // The pooled prompt and six sizes of 256, which cannot be derived from the tensors.
             if key.ends_with("label_emb.0.0.weight") {
                 shape[1] = 12 + 6 * 256;
             }
         }
         let path = filled(&folder, "model.safetensors", &keys);
         let pipeline = Pipeline::load(&path, &device()).unwrap();
-        // The file may also lie in a folder of its own, as a worker has it.
+        // The file may also be alone in a folder, as in a worker.
         let again = Pipeline::load(folder.path(), &device()).unwrap();
         assert_eq!(pipeline.solver(), again.solver());
         let side = 8 * pipeline.size_multiple();
@@ -91,7 +91,7 @@ fn whole_models_in_one_file() {
                 width: side,
                 height: side,
                 strength: 1.0,
-                ..pipeline.defaults().request(prompt, 7)
+                ..pipeline.request(prompt, 7)
             };
             pipeline.generate(&request, &mut |_| ControlFlow::Continue(())).unwrap().remove(0)
         };

@@ -1,9 +1,9 @@
-//! Whole pictures against diffusers' Stable Diffusion pipelines, from the same folder, prompt and seed: from noise, from a
-//! picture, and around a mask, with UNets of 4 and of 9 channels; and prompts with weights and of several chunks, of which
-//! diffusers knows nothing, against A1111's formula.
+//! Whole pictures against diffusers' Stable Diffusion pipelines, from the same folder, prompt and seed: text to
+//! image, image to image and inpainting, with UNets of 4 and of 9 channels. Weighted prompts of several chunks, which
+//! diffusers does not support, are compared with A1111's formula.
 //!
-//! Tolerances: relative L2 error 1e-5 of embeddings and of the latents after each step (f32 on both sides), and 1/255 of each
-//! value of the final picture, which is one level of a byte.
+//! Tolerances: relative L2 error 1e-5 of embeddings and of the latents after each step (f32 on both sides), and 1/255
+//! of each value of the final picture.
 
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -42,7 +42,7 @@ fn pictures(pipeline: &Pipeline, request: &PictureRequest) -> Vec<Vec<f32>> {
     pipeline.generate(request, &mut |_| ControlFlow::Continue(())).unwrap().into_iter().map(levels).collect()
 }
 
-/// Latents before the first and after each step, and the pictures; `count` of them in one batch.
+/// Compares the latents before the first and after each step, and the pictures; `count` of them in one batch.
 fn check(folder: &str, name: &str, count: usize) {
     let golden = Golden::open(&format!("{folder}/reference"));
     let pipeline = load(folder);
@@ -73,7 +73,7 @@ fn check(folder: &str, name: &str, count: usize) {
         assert_same_picture(made, &values(expected.clone().narrow(0, index, 1)));
     }
 
-    // The last picture of a batch is the only one of its own seed.
+    // The last picture of a batch equals the only one of its own seed.
     let last = request.num_images - 1;
     let alone = PictureRequest { seed: request.seed + last as u64, num_images: 1, ..request };
     assert_eq!(pictures(&pipeline, &alone)[0], made[last]);
@@ -110,7 +110,7 @@ fn stable_diffusion_xl() {
 }
 
 #[test]
-fn what_stable_diffusion_cannot_do_is_said_by_field() {
+fn unsupported_stable_diffusion_options_are_named_by_field() {
     let (pipeline, repaints) = (load("sd21-tiny"), load("sd15-inpaint-tiny"));
     let golden = Golden::open("sd21-tiny/reference");
     let request = named_request(&golden, "img2img", 1);
@@ -142,7 +142,7 @@ fn prompts_with_weights_and_of_several_chunks() {
             let request = PictureRequest {
                 negative_prompt: golden.note["negative_prompt"].as_str().map(str::to_owned),
                 guidance_scale: 5.0,
-                ..pipeline.defaults().request(prompt.as_str().unwrap(), 0)
+                ..pipeline.request(prompt.as_str().unwrap(), 0)
             };
             let conditions = match &pipeline {
                 Pipeline::StableDiffusion(pipeline) => pipeline.conditions(&request).unwrap(),
@@ -182,7 +182,7 @@ fn requests_beyond_the_plain_ones() {
 
 #[test]
 fn one_layer_skipped_by_stable_diffusion_1() {
-    // A picture in diffusers cannot be had for it: with transformers 5 its pipeline looks for the norm in the wrong place.
+    // There is no diffusers picture for it: with transformers 5 its pipeline looks for the norm in the wrong place.
     let golden = Golden::open("sd15-tiny/reference");
     let Pipeline::StableDiffusion(pipeline) = load("sd15-tiny") else { panic!("not Stable Diffusion 1") };
     let request = PictureRequest { clip_skip: Some(1), ..named_request(&golden, "txt2img", 1) };
@@ -211,14 +211,14 @@ fn an_adapter_on_the_unet_and_the_text_encoders() {
 }
 
 #[test]
-fn the_family_is_told_by_the_class() {
+fn the_class_determines_the_family() {
     let folder = tempfile::tempdir().unwrap();
     let error = |class: &str| {
         let index = format!(r#"{{"_class_name": "{class}"}}"#);
         std::fs::write(folder.path().join("model_index.json"), index).unwrap();
         Pipeline::load(folder.path(), &device()).unwrap_err().to_string()
     };
-    // Known classes get as far as the first file that is not there.
+    // Known classes fail at the first missing file.
     assert!(error("FluxInpaintPipeline").contains("transformer"));
     assert!(error("StableDiffusionImg2ImgPipeline").contains("text_encoder/"));
     assert!(error("StableDiffusionXLInpaintPipeline").contains("text_encoder/"));
@@ -228,7 +228,7 @@ fn the_family_is_told_by_the_class() {
     }
 }
 
-/// A checkpoint is not lost for its scheduler: another one can be asked for.
+/// A checkpoint with an unsupported scheduler still loads: a request can name another one.
 #[test]
 fn a_solver_that_does_not_run_here_is_refused_when_it_is_needed() {
     let folder = tempfile::tempdir().unwrap();
@@ -238,7 +238,7 @@ fn a_solver_that_does_not_run_here_is_refused_when_it_is_needed() {
     std::fs::write(&config, text).unwrap();
     let pipeline = Pipeline::load(folder.path(), &device()).unwrap();
     assert_eq!(pipeline.solver(), "HeunDiscreteScheduler");
-    let mut request = pipeline.defaults().request("a fox", 1);
+    let mut request = pipeline.request("a fox", 1);
     (request.width, request.height, request.num_inference_steps) = (32, 32, 2);
     let refused = pipeline.generate(&request, &mut |_| ControlFlow::Continue(())).unwrap_err().to_string();
     assert!(refused.contains("HeunDiscreteScheduler is not known"), "{refused}");

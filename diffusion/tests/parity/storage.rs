@@ -1,5 +1,5 @@
-//! Models that are laid into memory in another way: packed weights, and text encoders that leave. The first change a model a
-//! little, by a stated measure, and the rest of the arithmetic not at all; the second change nothing, bit by bit.
+//! Memory options: packed weights and unloaded text encoders. Packing changes a model slightly, within stated bounds,
+//! and nothing else. Unloading changes nothing, bit for bit.
 
 use std::collections::BTreeMap;
 use std::fs::OpenOptions;
@@ -19,8 +19,9 @@ use diffusion::{Error, LoadOptions, LoraFile, PictureRequest, Pipeline, WeightSt
 
 use crate::golden::{device, path, relative_error, values};
 
-/// What packing does to the answer of a denoiser, at most. The error of a weight (5e-3 in 8 bits, 8e-2 in 4) adds up from layer
-/// to layer: 1.2e-2 and 1.6e-1 were measured for FLUX with the trained weights of ember, 1.2e-2 and 1.9e-1 for a random UNet.
+/// Largest effect of packing on a denoiser's output. The error of a weight (5e-3 in 8 bits, 8e-2 in 4) accumulates
+/// over the layers: 1.2e-2 and 1.6e-1 were measured for FLUX with ember's trained weights, 1.2e-2 and 1.9e-1 for a
+/// random UNet.
 const BOUNDS: [(WeightStorage, f64); 2] = [(WeightStorage::Int8, 2e-2), (WeightStorage::Int4, 2.5e-1)];
 
 fn normal<const D: usize>(shape: [usize; D]) -> Tensor<D> {
@@ -28,13 +29,13 @@ fn normal<const D: usize>(shape: [usize; D]) -> Tensor<D> {
     Tensor::random(shape, Distribution::Normal(0.0, 1.0), &device())
 }
 
-/// Packs what is packed of a denoiser, all that is inside of blocks.
+/// Packs the layers inside of a denoiser's blocks.
 fn store(linears: Vec<(String, &mut Linear)>, storage: WeightStorage) {
     let inside = linears.into_iter().filter(|(path, _)| path.contains("block"));
     inside.for_each(|(_, linear)| linear.store(storage, &device()));
 }
 
-/// Widens what was packed: the same values, but full.
+/// Unpacks the weights: the same values at full width.
 fn widen(linears: Vec<(String, &mut Linear)>) -> usize {
     let packed = linears.into_iter().filter(|(_, linear)| linear.weight.storage() != WeightStorage::Full);
     packed.map(|(_, linear)| linear.weight = Param::from_tensor(linear.weight.value(DType::F32)).into()).count()
@@ -144,7 +145,7 @@ fn pictures(pipeline: &Pipeline, request: &PictureRequest) -> diffusion::Result<
 }
 
 fn request(pipeline: &Pipeline, prompt: &str) -> PictureRequest {
-    PictureRequest { width: 32, height: 32, num_inference_steps: 2, ..pipeline.defaults().request(prompt, 3) }
+    PictureRequest { width: 32, height: 32, num_inference_steps: 2, ..pipeline.request(prompt, 3) }
 }
 
 fn copy(from: &Path, to: &Path) {
@@ -158,7 +159,7 @@ fn copy(from: &Path, to: &Path) {
 const AWAY: LoadOptions = LoadOptions { weights: WeightStorage::Full, keep_text_encoders: false };
 
 #[test]
-fn text_encoders_that_leave_change_no_picture() {
+fn unloading_text_encoders_changes_no_picture() {
     for name in ["flux-tiny", "flux-tiny-cfg", "sd15-tiny", "sdxl-tiny"] {
         let folder = tempfile::tempdir().unwrap();
         copy(&path(name), folder.path());
@@ -170,7 +171,7 @@ fn text_encoders_that_leave_change_no_picture() {
             assert_eq!(pictures(&away, &request).unwrap(), pictures(&kept, &request).unwrap(), "{name}: {prompt}");
             assert!(kept.has_text_encoders() && !away.has_text_encoders(), "{name}");
         }
-        // They cannot be read any more, and what was read before needs them no more.
+        // The files are gone, and the cached prompt does not need them.
         for part in
             ["text_encoder", "text_encoder_2"].map(|part| folder.path().join(part)).iter().filter(|p| p.is_dir())
         {
@@ -188,7 +189,7 @@ fn text_encoders_that_leave_change_no_picture() {
 }
 
 #[test]
-fn adapters_stay_on_text_encoders_that_leave() {
+fn unloaded_text_encoders_keep_their_adapters() {
     for name in ["sd15-tiny", "sdxl-tiny"] {
         let file = LoraFile::open(&path("stable-diffusion-lora").join(format!("{name}.safetensors"))).unwrap();
         assert!(file.adapts(Network::TextEncoder));

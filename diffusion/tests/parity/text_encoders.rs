@@ -1,6 +1,7 @@
-//! Token ids and text embeddings as transformers gives them, for a plain prompt, one with odd characters, and one too long.
+//! Token ids and text embeddings against transformers: for a plain prompt, one with unusual characters, and one that
+//! is too long.
 //!
-//! Ids are equal. Embeddings agree to a relative L2 error of 1e-5: f32 on both sides, sums in another order.
+//! Ids are equal. Embeddings have a relative L2 error of at most 1e-5: f32 summed in a different order.
 
 use burn::prelude::*;
 
@@ -11,7 +12,7 @@ use diffusion::tokenizers::t5::T5Tokenizer;
 
 const TOLERANCE: f64 = 1e-5;
 
-/// The prompts of a golden file, numbered.
+/// The numbered prompts of a golden file.
 fn prompts(golden: &Golden) -> Vec<(usize, String)> {
     let prompts: Vec<String> = serde_json::from_value(golden.note["prompts"].clone()).unwrap();
     assert_eq!(prompts.len(), 3);
@@ -29,7 +30,7 @@ fn clip(pipeline: &str) {
     }
 }
 
-/// Stable Diffusion's prompts, of one text encoder: whole, without the last layer, and with a layer skipped.
+/// The states of one text encoder of Stable Diffusion: complete, without the last layer, and with one layer skipped.
 fn clip_states(pipeline: &str) {
     let golden = Golden::open(&format!("{pipeline}/reference"));
     let tokenizer = ClipTokenizer::load(&path(pipeline).join("tokenizer")).unwrap();

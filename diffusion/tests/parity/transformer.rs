@@ -1,7 +1,7 @@
-//! One call of the FLUX transformer against diffusers' `FluxTransformer2DModel`: two samples at different time steps, on a
-//! token grid that is not square.
+//! One call of the FLUX transformer against diffusers' `FluxTransformer2DModel`: two samples at different timesteps,
+//! on a token grid that is not square.
 //!
-//! Tolerance 1e-5, relative L2, through the whole network: f32 on both sides, sums in another order.
+//! Tolerance: 1e-5, relative L2, for the whole network: f32 summed in a different order.
 
 use crate::golden::{self, Golden, device, values};
 use diffusion::networks::flux::FluxInput;
@@ -23,7 +23,7 @@ fn check(pipeline: &str, rows: usize, columns: usize) {
     let output = transformer.forward(input.clone(), &transformer.rotary(text, rows, columns, &device));
     golden.check("transformer.out", output.clone(), TOLERANCE);
 
-    // Each sample alone gives what it gives in the batch.
+    // Each sample alone gives the same result as in the batch.
     let first = FluxInput {
         hidden: input.hidden.narrow(0, 0, 1),
         encoder_hidden: input.encoder_hidden.narrow(0, 0, 1),

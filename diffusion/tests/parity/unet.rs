@@ -1,7 +1,7 @@
-//! The UNet against diffusers' `UNet2DConditionModel`, in each of the shapes that it is published in.
+//! The UNet against diffusers' `UNet2DConditionModel`, in each published shape.
 //!
-//! Relative L2 error 2e-6: f32 on both sides, sums in another order, about 7e-7. An epsilon of 1e-5 where 1e-6 belongs is an
-//! error of 3e-6 to 1e-5, and has to show.
+//! Tolerance: relative L2 error 2e-6; f32 summed in a different order gives about 7e-7. An epsilon of 1e-5 instead of
+//! 1e-6 would cause an error of 3e-6 to 1e-5 and must be detected.
 
 use std::collections::BTreeSet;
 
@@ -53,7 +53,7 @@ fn stable_diffusion_2_with_heads_by_level() {
 }
 
 #[test]
-fn stable_diffusion_xl_is_told_sizes() {
+fn stable_diffusion_xl_has_size_conditions() {
     check("sdxl-tiny");
 }
 
@@ -82,7 +82,7 @@ fn adapters_find_every_layer_by_its_key() {
             keys.names()
                 .filter_map(|key| Some((key.strip_suffix(".weight")?, keys.shape(key).unwrap())))
                 .filter(|(path, shape)| {
-                    // A shortcut of 1×1 is a convolution here too; projections around transformers are matrices.
+                    // A 1×1 shortcut is a convolution here too; the projections around transformers are matrices.
                     shape.len() > 1 && convolution == (!matrix(shape) || path.ends_with("conv_shortcut"))
                 })
                 .map(|(path, _)| path.to_owned())
@@ -96,7 +96,7 @@ fn adapters_find_every_layer_by_its_key() {
     }
 }
 
-/// Counts parameters without making them.
+/// Counts parameters without allocating them.
 #[derive(Default)]
 struct Count {
     tensors: usize,
@@ -110,7 +110,7 @@ impl ModuleVisitor for Count {
     }
 }
 
-/// Figures of diffusers 0.42.1 for the published configs.
+/// The counts of diffusers 0.42.1 for the published configs.
 #[test]
 fn full_size_has_as_many_parameters_as_published() {
     let stable_diffusion_1 = r#"{"cross_attention_dim": 768}"#;

@@ -1,8 +1,8 @@
-//! The autoencoder against diffusers' `AutoencoderKL`: with and without attention in the middle, quant convolutions, four
-//! and three levels, Stable Diffusion's scaling and flags, pictures that are not square; as a whole, in tiles and one picture of
-//! a batch at a time.
+//! The autoencoder against diffusers' `AutoencoderKL`: with and without attention in the middle block, quant
+//! convolutions, four and three levels, Stable Diffusion's scaling and flags, and pictures that are not square; as a
+//! whole, in tiles and one picture at a time.
 //!
-//! Tolerance 1e-5, relative L2: f32 on both sides, sums in another order.
+//! Tolerance: 1e-5, relative L2; f32 summed in a different order.
 
 use crate::golden::{self, Golden, device};
 

@@ -1,6 +1,6 @@
 //! What a client may ask for, and what becomes of it: [`GenerationParams`], which cannot be built with a wrong value.
 
-use formats::Scheduler;
+use formats::{Guidance, Scheduler};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -162,11 +162,11 @@ impl GenerationParams {
             check_prompt("negative_prompt", negative, 0)?;
         }
         check_pictures(request)?;
-        let is_flux = model.family == "flux";
-        if is_flux && request.clip_skip.is_some() {
-            return Err(Error::invalid("clip_skip", "FLUX.1 does not read the layers of CLIP."));
+        let family = model.family()?;
+        if !family.skips_clip_layers() && request.clip_skip.is_some() {
+            return Err(Error::invalid("clip_skip", format!("{family} does not read the layers of CLIP.")));
         }
-        if !is_flux && request.true_cfg_scale.is_some() {
+        if family.guidance() != Guidance::Distilled && request.true_cfg_scale.is_some() {
             let message =
                 format!("`{}` is not distilled: its classifier-free guidance is `guidance_scale`.", model.name);
             return Err(Error::invalid("true_cfg_scale", message));
@@ -179,9 +179,7 @@ impl GenerationParams {
         let steps = request.num_inference_steps.unwrap_or(defaults.num_inference_steps);
         if let Some(strength) = strength {
             in_range("strength", strength, 0.0..=1.0)?;
-            // As the pipelines round: FLUX up, the others down.
-            let taken = f64::from(steps) * strength;
-            if (if is_flux { taken.ceil() } else { taken.floor() }) < 1.0 {
+            if family.steps_taken(steps, strength) == 0 {
                 let message = format!("{strength} leaves none of {steps} steps.");
                 return Err(Error::invalid("strength", message));
             }

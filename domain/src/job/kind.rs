@@ -67,7 +67,7 @@ pub enum DrainRule {
     Finish,
     /// Asks the engine for a checkpoint, within a limit, and releases it: another attempt continues from there.
     Suspend,
-    /// Releases it at once.
+    /// Cancels the work and releases it at once.
     Release,
 }
 
@@ -148,6 +148,14 @@ impl JobKind {
     /// Whether workers that take this kind keep checkpoints loaded.
     pub const fn keeps_models(self) -> bool {
         matches!(self.spec().lane, Lane::Engine { keeps_models: true, .. })
+    }
+
+    /// How long an engine may report nothing; `None` for a kind that runs without one.
+    pub const fn silence(self) -> Option<Silence> {
+        match self.spec().lane {
+            Lane::Engine { silence, .. } => Some(silence),
+            Lane::Beside { .. } => None,
+        }
     }
 
     /// All names, separated by commas, as `--queues` takes them.

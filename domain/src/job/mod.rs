@@ -22,8 +22,7 @@ pub use doorbell::{Call, Doorbell, ring};
 pub use kind::{JobKind, KINDS};
 pub use lease::{Beat, LeasePolicy, beat, progress};
 pub use lifecycle::{Ending, canceled, crash, does_not_fit, fail, release, succeed};
-pub(crate) use queue::hide;
-pub use queue::{NewJob, cancel, enqueue, find, get, wait_terminal};
+pub use queue::{NewJob, cancel, enqueue, find, get, hide, wait_terminal};
 pub use reaper::Reaper;
 
 use chrono::{DateTime, Utc};

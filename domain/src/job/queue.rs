@@ -101,7 +101,7 @@ pub async fn find(caller: &Caller, database: &Database, subject: Uuid, kind: Opt
 }
 
 /// Hides an ended job from clients, in the transaction that deletes its subject.
-pub(crate) async fn hide(connection: &mut PgConnection, job: JobId) -> Result<()> {
+pub async fn hide(connection: &mut PgConnection, job: JobId) -> Result<()> {
     sqlx::query!("UPDATE jobs SET deleted_at = clock_timestamp() WHERE id = $1 AND deleted_at IS NULL", job.0)
         .execute(connection)
         .await?;

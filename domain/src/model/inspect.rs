@@ -3,23 +3,23 @@
 
 use std::collections::BTreeMap;
 
+use formats::{Family, Header, Part, adapter, detect, is_root_weights};
 use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
 
-use super::family::Family;
 use super::intake::read_json;
-use super::parts::{Layout, Part, is_root_weights, part_of};
+use super::parts::Layout;
 use super::{Model, ModelFile, ModelKind, vae_approx};
-use crate::safetensors_gate::Header;
-use crate::{Error, Result, Storage, weights_gate};
+use crate::weights_gate::{self, invalid};
+use crate::{Error, Result, Storage};
 
 /// A model from the inside.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 #[schema(as = ModelInspection)]
 pub enum Inspection {
-    Lora(formats::adapter::Inspection),
+    Lora(adapter::Inspection),
     Checkpoint(Checkpoint),
     VaeApprox(VaeApprox),
 }
@@ -32,7 +32,7 @@ pub struct VaeApprox {
     #[schema(example = "sdxl")]
     pub family: String,
     #[schema(minimum = 1)]
-    pub latent_channels: u64,
+    pub latent_channels: usize,
 }
 
 /// A checkpoint from the inside.
@@ -74,7 +74,7 @@ pub async fn inspect(storage: &Storage, model: &Model) -> Result<Inspection> {
     }
     if model.kind == ModelKind::Lora {
         let header = headers.values().next().ok_or_else(|| Error::internal("a LoRA without a file"))?;
-        return Ok(Inspection::Lora(header.adapter()?));
+        return Ok(Inspection::Lora(adapter::inspect_header(header).map_err(invalid)?));
     }
     if model.kind == ModelKind::VaeApprox {
         let header = headers.values().next().ok_or_else(|| Error::internal("a decoder without a file"))?;
@@ -88,76 +88,48 @@ pub async fn inspect(storage: &Storage, model: &Model) -> Result<Inspection> {
     };
     Ok(Inspection::Checkpoint(Checkpoint {
         family: model.family.clone(),
-        prediction_type: prediction_type(&model.family, scheduler.as_ref(), &headers),
-        networks: networks(&model.family, &headers),
+        prediction_type: prediction_type(model.family()?, scheduler.as_ref(), &headers),
+        networks: networks(model.family()?, &headers),
     }))
 }
 
-/// As the scheduler says it, else as the file says it or its family is by itself.
-fn prediction_type(family: &str, scheduler: Option<&Value>, headers: &BTreeMap<String, Header>) -> String {
-    if family == Family::Flux.as_str() {
-        return "flow_prediction".to_owned();
-    }
-    if let Some(scheduler) = scheduler {
-        return scheduler.get("prediction_type").and_then(Value::as_str).unwrap_or("epsilon").to_owned();
-    }
-    let stated = headers.values().find_map(|header| header.metadata.get("modelspec.prediction_type"));
-    let velocity = match stated.map(String::as_str) {
-        Some("v" | "v_prediction") => true,
-        Some(_) => false,
-        None if headers.values().any(|header| header.has("v_pred")) => true,
-        None => family == Family::Sd21.as_str() && !headers.values().any(inpaints),
-    };
-    if velocity { "v_prediction" } else { "epsilon" }.to_owned()
+/// What the scheduler's config states, or else what the files or the family say.
+fn prediction_type(family: Family, scheduler: Option<&Value>, headers: &BTreeMap<String, Header>) -> String {
+    let stated = scheduler.map(|config| config.get("prediction_type").and_then(Value::as_str).unwrap_or("epsilon"));
+    let of_files = || headers.values().find_map(|header| detect::prediction_type(family, header));
+    let stated = stated.filter(|_| !family.matches_flow()).or_else(of_files);
+    stated.unwrap_or(family.prediction_type()).to_owned()
 }
 
-/// Whether a UNet also reads a mask and a masked picture.
-fn inpaints(header: &Header) -> bool {
-    let first = header.tensors.iter().find(|(name, _)| name.ends_with("input_blocks.0.0.weight"));
-    first.is_some_and(|(_, tensor)| tensor.shape.get(1) == Some(&9))
-}
-
-/// Where the parts of a whole model in one file begin.
-const PREFIXES: [(&str, &str); 8] = [
-    ("first_stage_model.", "vae"),
-    ("vae.", "vae"),
-    ("cond_stage_model.", "text_encoder"),
-    ("conditioner.embedders.0.", "text_encoder"),
-    ("conditioner.embedders.1.", "text_encoder_2"),
-    ("text_encoders.clip_l.", "text_encoder"),
-    ("text_encoders.t5xxl.", "text_encoder_2"),
-    ("model.diffusion_model.", ""),
-];
-
-fn networks(family: &str, headers: &BTreeMap<String, Header>) -> Vec<NetworkOf> {
-    let denoiser = if family == Family::Flux.as_str() { "transformer" } else { "unet" };
+fn networks(family: Family, headers: &BTreeMap<String, Header>) -> Vec<NetworkOf> {
+    let denoiser = family.denoiser();
     let main = Layout::of(headers, &BTreeMap::new()).ok().flatten().map(|layout| layout.main);
     let mut found: BTreeMap<&str, NetworkOf> = BTreeMap::new();
     for (path, header) in headers {
         let own = match path.split_once('/') {
             Some((folder, _)) => folder,
-            None => part_of(path).filter(|_| main != Some(path.as_str())).map_or(denoiser, Part::as_str),
+            None => Part::of_file(path).filter(|_| main != Some(path.as_str())).unwrap_or(denoiser).as_str(),
         };
         for (name, tensor) in &header.tensors {
-            if ["I64", "I32", "I16", "I8", "U64", "U32", "U16", "U8", "BOOL"].contains(&tensor.dtype.as_str()) {
+            if tensor.kind.is_integer() {
                 continue;
             }
-            let inside = PREFIXES.iter().find(|(prefix, _)| main == Some(path.as_str()) && name.starts_with(prefix));
-            let network = inside.map(|(_, network)| *network).filter(|network| !network.is_empty()).unwrap_or(own);
+            let inside = Part::of_tensor(name, denoiser).map(Part::as_str);
             // A file that was borrowed for one part may hold the others too.
-            let elsewhere = main != Some(path.as_str()) && is_root_weights(path);
-            if elsewhere && PREFIXES.iter().any(|(prefix, part)| name.starts_with(prefix) && *part != own) {
+            let borrowed = main != Some(path.as_str()) && is_root_weights(path);
+            if borrowed && inside.is_some_and(|part| part != own) {
                 continue;
             }
+            let network = inside.filter(|_| main == Some(path.as_str())).unwrap_or(own);
             let entry = found.entry(network).or_insert_with(|| NetworkOf {
                 name: network.to_owned(),
                 files: Vec::new(),
                 parameters: 0,
                 dtypes: BTreeMap::new(),
             });
-            let values = tensor.shape.iter().fold(1_u64, |all, side| all.saturating_mul(*side));
+            let values = tensor.shape.iter().fold(1_u64, |all, side| all.saturating_mul(*side as u64));
             entry.parameters = entry.parameters.saturating_add(values);
-            *entry.dtypes.entry(tensor.dtype.clone()).or_default() += values;
+            *entry.dtypes.entry(tensor.kind.to_string()).or_default() += values;
             if entry.files.last() != Some(path) {
                 entry.files.push(path.clone());
             }
@@ -170,12 +142,12 @@ fn networks(family: &str, headers: &BTreeMap<String, Header>) -> Vec<NetworkOf> 
 mod tests {
     use serde_json::json;
 
+    use super::super::family::tests::headed;
     use super::*;
-    use crate::safetensors_gate::tests::headed;
 
     fn told(files: &[(&str, &[&str])]) -> Vec<(String, Vec<String>, u64)> {
         let headers = files.iter().map(|(path, names)| ((*path).to_owned(), headed(names))).collect();
-        let networks = networks("flux", &headers);
+        let networks = networks(Family::Flux, &headers);
         networks.into_iter().map(|network| (network.name, network.files, network.parameters)).collect()
     }
 
@@ -201,7 +173,11 @@ mod tests {
     #[test]
     fn the_prediction_type_is_the_schedulers_or_the_files() {
         let of = |family: &str, scheduler: Option<Value>, names: &[&str]| {
-            prediction_type(family, scheduler.as_ref(), &BTreeMap::from([("x".to_owned(), headed(names))]))
+            prediction_type(
+                family.parse().unwrap(),
+                scheduler.as_ref(),
+                &BTreeMap::from([("x".to_owned(), headed(names))]),
+            )
         };
         assert_eq!(of("flux", Some(json!({})), &["x"]), "flow_prediction");
         assert_eq!(of("sd21", Some(json!({"prediction_type": "epsilon"})), &["x"]), "epsilon");

@@ -5,18 +5,18 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use formats::detect::Denoiser;
+use formats::{Configs, Family, Header, Part, Sniffer, Traits, detect, is_root_weights};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use sqlx::PgPool;
 use sqlx::types::Json;
 
 use super::described::{Described, is_trigger_word};
-use super::family::{Configs, Family};
-use super::parts::{Layout, Part, is_root_weights, part_of};
-use super::{Model, ModelFile, ModelKind, check_name, check_name_is_free, vae_approx};
+use super::parts::Layout;
+use super::{Model, ModelFile, ModelKind, check_name, check_name_is_free, family, vae_approx};
 use crate::database::now;
 use crate::limits::{MAX_FILE_BYTES, MAX_FILES};
-use crate::safetensors_gate::Header;
 use crate::storage::{ObjectWriter, StorageKey};
 use crate::{Caller, Database, Error, ModelId, ProjectId, Result, Storage, begin, weights_gate};
 
@@ -55,7 +55,7 @@ pub struct FileIntake<'a> {
 }
 
 enum Content {
-    Weights(weights_gate::Sniffer),
+    Weights(Sniffer),
     Text(Vec<u8>),
 }
 
@@ -97,9 +97,7 @@ impl Intake {
             return Err(Error::invalid(FIELD, format!("`{path}` was sent twice.")));
         }
         let (content, media_type) = match path.rsplit_once('.').map(|(_, extension)| extension) {
-            Some("safetensors" | "gguf") => {
-                (Content::Weights(weights_gate::Sniffer::default()), "application/octet-stream")
-            }
+            Some("safetensors" | "gguf") => (Content::Weights(Sniffer::default()), "application/octet-stream"),
             Some("json") => (Content::Text(Vec::new()), "application/json"),
             Some("txt" | "md") => (Content::Text(Vec::new()), "text/plain; charset=utf-8"),
             Some("model") => (Content::Text(Vec::new()), "application/octet-stream"),
@@ -143,7 +141,7 @@ impl Intake {
             true => None,
             false => Layout::of(&self.weights, &self.configs)?,
         };
-        let Some(Layout { family, guided, missing, .. }) = layout else {
+        let Some(Layout { denoiser: Denoiser { family, guidance_embedded }, missing, .. }) = layout else {
             return refused("Only the file of a checkpoint lacks parts.".to_owned());
         };
         if donor.kind != ModelKind::Checkpoint || donor.family != family.as_str() {
@@ -153,7 +151,7 @@ impl Intake {
         for part in missing {
             taken.extend(part_files(donor, part));
         }
-        if self.guided_of(donor).await? == Some(guided) || family != Family::Flux {
+        if self.guided_of(donor).await? == Some(guidance_embedded) || !family.matches_flow() {
             let kept = ["scheduler/scheduler_config.json", "pyrograph.json"];
             taken.extend(donor.files.iter().filter(|file| kept.contains(&file.path.as_str())).cloned());
         }
@@ -209,7 +207,7 @@ impl Intake {
         let Some(index) = self.configs.get(INDEX) else {
             if let Some(layout) = Layout::of(&self.weights, &self.configs)? {
                 layout.check()?;
-                return checkpoint(layout.family, &layout.configs(&self.configs), base);
+                return checkpoint(layout.denoiser.family, layout.traits(&self.configs), &self.configs, base);
             }
             let [(path, header)] = &self.weights.iter().collect::<Vec<_>>()[..] else {
                 return Err(Error::internal("a LoRA of several files"));
@@ -233,7 +231,7 @@ impl Intake {
             if let Some(latent_channels) = vae_approx::latent_channels(header) {
                 return vae_approx::describe(latent_channels, name, base.as_ref());
             }
-            let family = Family::of_lora(header)?.as_str();
+            let family = family::of_lora(header)?.as_str();
             if let Some(base) = &base {
                 check_base(base, family)?;
             }
@@ -247,8 +245,9 @@ impl Intake {
                 trigger_word,
             });
         };
-        let family = Family::of_checkpoint(&self.configs, index)?;
-        for component in family.components() {
+        let family = detect::family_of_folder(index, &self.configs)
+            .map_err(|reason| Error::invalid(FIELD, format!("model_index.json: {reason}.")))?;
+        for component in family.parts().iter().map(|part| part.as_str()) {
             let config = format!("{component}/config.json");
             let weights = format!("{component}/");
             let is_weights = |path: &String| path.starts_with(&weights) && path.ends_with(".safetensors");
@@ -259,7 +258,7 @@ impl Intake {
                 ));
             }
         }
-        checkpoint(family, &self.configs, base)
+        checkpoint(family, detect::traits_of_folder(family, &self.configs), &self.configs, base)
     }
 
     /// The row to be, of the files that were taken.
@@ -374,7 +373,9 @@ impl FileIntake<'_> {
             return Err(Error::too_large(FIELD, format!("`{}` is larger than 64 GiB.", self.path)));
         }
         match &mut self.content {
-            Content::Weights(sniffer) => sniffer.push(bytes).map_err(|error| error.about(&self.path))?,
+            Content::Weights(sniffer) => {
+                sniffer.push(bytes).map_err(|refusal| Error::from(refusal).about(&self.path))?
+            }
             Content::Text(text) if text.len() + bytes.len() > MAX_TEXT_BYTES => {
                 return Err(Error::too_large(FIELD, format!("`{}` is larger than 32 MiB.", self.path)));
             }
@@ -388,7 +389,7 @@ impl FileIntake<'_> {
         let Self { intake, path, key, writer, bytes, content } = self;
         match content {
             Content::Weights(sniffer) => {
-                let header = sniffer.finish(bytes).map_err(|error| error.about(&path))?;
+                let header = sniffer.finish(bytes).map_err(|refusal| Error::from(refusal).about(&path))?;
                 intake.weights.insert(path.clone(), header);
             }
             Content::Text(text) if path.ends_with(".json") => {
@@ -417,20 +418,20 @@ fn part_files(model: &Model, part: Part) -> Vec<ModelFile> {
     }
     let own = ["safetensors", "gguf"].map(|end| format!("{}.{end}", part.as_str()));
     let file = model.files.iter().find(|file| own.contains(&file.path)).or_else(|| main_file(model));
-    file.map(|file| ModelFile { path: part.path(&file.path), ..file.clone() }).into_iter().collect()
+    file.map(|file| ModelFile { path: part.file_name(&file.path), ..file.clone() }).into_iter().collect()
 }
 
 /// The file with the denoiser, of a checkpoint in files.
 fn main_file(model: &Model) -> Option<&ModelFile> {
     let roots = || model.files.iter().filter(|file| is_root_weights(&file.path));
-    roots().find(|file| roots().count() == 1 || part_of(&file.path).is_none())
+    roots().find(|file| roots().count() == 1 || Part::of_file(&file.path).is_none())
 }
 
 pub(super) fn read_json(path: &str, text: &[u8]) -> Result<Value> {
     serde_json::from_slice(text).map_err(|error| Error::invalid(FIELD, format!("`{path}` is not JSON: {error}.")))
 }
 
-fn checkpoint(family: Family, configs: &Configs, base: Option<&str>) -> Result<Described> {
+fn checkpoint(family: Family, traits: Traits, configs: &Configs, base: Option<&str>) -> Result<Described> {
     if base.is_some() {
         return Err(Error::invalid("base", "A checkpoint has no base: it stands alone."));
     }
@@ -438,7 +439,7 @@ fn checkpoint(family: Family, configs: &Configs, base: Option<&str>) -> Result<D
         kind: ModelKind::Checkpoint,
         family: family.as_str().to_owned(),
         base: None,
-        defaults: Some(family.defaults(configs)?),
+        defaults: Some(family::defaults(family, traits, configs)?),
         trigger_word: None,
     })
 }

@@ -4,139 +4,62 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
-use serde_json::json;
+use formats::detect::{self, Denoiser};
+use formats::{Configs, Header, Traits};
+pub use formats::{Part, named_as};
 
-use super::family::{Configs, Family};
-use crate::safetensors_gate::Header;
+use crate::weights_gate::invalid;
 use crate::{Error, Result};
-
-/// A part that may be given apart from the denoiser, called as its folder in diffusers' layout.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Part {
-    TextEncoder,
-    #[serde(rename = "text_encoder_2")]
-    TextEncoder2,
-    Vae,
-}
-
-use Part::*;
-
-impl Part {
-    pub const ALL: [Self; 3] = [TextEncoder, TextEncoder2, Vae];
-
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            TextEncoder => "text_encoder",
-            TextEncoder2 => "text_encoder_2",
-            Vae => "vae",
-        }
-    }
-
-    /// The part of that name.
-    pub fn named(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|part| part.as_str() == name)
-    }
-
-    /// Where a file of its own lies in the model, when it was called `file` before.
-    pub fn path(self, file: &str) -> String {
-        named_as(self.as_str(), file)
-    }
-
-    /// The folder of the tokenizer that goes with it.
-    pub(crate) const fn tokenizer(self) -> Option<&'static str> {
-        match self {
-            TextEncoder => Some("tokenizer"),
-            TextEncoder2 => Some("tokenizer_2"),
-            Vae => None,
-        }
-    }
-}
-
-/// The part that a file beside the denoiser's is.
-pub(crate) fn part_of(path: &str) -> Option<Part> {
-    path.strip_suffix(".safetensors").or_else(|| path.strip_suffix(".gguf")).and_then(Part::named)
-}
-
-/// Whether a file in the model's own folder holds weights.
-pub(crate) fn is_root_weights(path: &str) -> bool {
-    !path.contains('/') && [".safetensors", ".gguf"].iter().any(|end| path.ends_with(end))
-}
-
-/// `name.safetensors`, or `name.gguf` if `file` is called so.
-pub fn named_as(name: &str, file: &str) -> String {
-    let end = if file.to_ascii_lowercase().ends_with(".gguf") { "gguf" } else { "safetensors" };
-    format!("{name}.{end}")
-}
-
-/// How the names of tensors begin in a part of a whole model, and where it is alone.
-fn beginnings(family: Family, part: Part) -> &'static [&'static str] {
-    match (part, family) {
-        (Vae, _) => &["first_stage_model.decoder.", "vae.decoder.", "decoder.mid."],
-        (TextEncoder, Family::Sd15) => &["cond_stage_model.transformer.", "text_model."],
-        (TextEncoder, Family::Sd21) => &["cond_stage_model.model.", "transformer.resblocks."],
-        (TextEncoder, Family::Sdxl) => &["conditioner.embedders.0.transformer.", "text_model."],
-        (TextEncoder, Family::Flux) => &["text_encoders.clip_l.transformer.", "text_model."],
-        (TextEncoder2, Family::Sdxl) => &["conditioner.embedders.1.model.", "transformer.resblocks.", "text_model."],
-        (TextEncoder2, Family::Flux) => &["text_encoders.t5xxl.transformer.", "encoder.block.", "enc.blk."],
-        (TextEncoder2, Family::Sd15 | Family::Sd21) => &[],
-    }
-}
-
-fn holds(family: Family, part: Part, header: &Header) -> bool {
-    beginnings(family, part).iter().any(|start| header.has(start))
-}
 
 /// A checkpoint in files.
 #[derive(Debug)]
 pub(crate) struct Layout<'a> {
     /// Path of the file with the denoiser.
     pub main: &'a str,
-    pub family: Family,
-    /// Whether the denoiser is told a guidance scale.
-    pub guided: bool,
-    /// Parts that are nowhere.
+    pub denoiser: Denoiser,
+    /// Parts that none of the files holds.
     pub missing: Vec<Part>,
-    /// Levels of the autoencoder, where it is in a file.
-    levels: Option<usize>,
+    /// Pixels for one latent of the autoencoder, if it is in a file.
+    vae_factor: Option<u32>,
 }
 
 impl<'a> Layout<'a> {
-    /// What the files make up; `None` if they hold no denoiser, such as a LoRA. Errors: `Invalid` for several files of which none is the
-    /// one, and for a part in which nothing of it is.
+    /// The checkpoint that the files make up; `None` if they hold no denoiser, such as a LoRA. Errors: `Invalid` for several files of
+    /// which none holds the denoiser, for a denoiser that does not run here, and for a file without the part that it is named for.
     pub fn of(weights: &'a BTreeMap<String, Header>, configs: &Configs) -> Result<Option<Self>> {
         let roots: Vec<(&str, &Header)> =
             weights.iter().filter(|(path, _)| !path.contains('/')).map(|(path, header)| (&path[..], header)).collect();
-        let mains: Vec<_> = roots.iter().filter(|(path, _)| roots.len() == 1 || part_of(path).is_none()).collect();
+        let mains: Vec<_> =
+            roots.iter().filter(|(path, _)| roots.len() == 1 || Part::of_file(path).is_none()).collect();
         let [(main, header)] = mains[..] else {
             let message = "Send one .safetensors file (a LoRA or a checkpoint), perhaps with its text encoders and VAE as parts of their own, or a checkpoint's folder with its model_index.json.";
             return Err(Error::invalid("file", message));
         };
-        let Some(family) = Family::of_denoiser(header) else {
+        let found = detect::denoiser(header).map_err(|what| invalid(detect::looks_like(what)))?;
+        let Some(denoiser) = found else {
             return match weights.len() {
                 1 => Ok(None),
                 _ => Err(Error::invalid("file", format!("`{main}` holds no denoiser that the other parts belong to."))),
             };
         };
-        let mut layout =
-            Layout { main, family, guided: header.has_anywhere("guidance_in."), missing: vec![], levels: None };
-        for part in Part::ALL {
-            let apart = roots.iter().find(|(path, _)| path != main && part_of(path) == Some(part));
+        let family = denoiser.family;
+        let mut layout = Layout { main, denoiser, missing: vec![], vae_factor: None };
+        for part in Part::SEPARABLE {
+            let apart = roots.iter().find(|(path, _)| path != main && Part::of_file(path) == Some(part));
             if let Some((path, apart)) = apart
-                && !holds(family, part, apart)
+                && part.place_in(apart, family).is_none()
             {
                 let message = format!("`{path}` holds no {} of {}.", part.as_str(), family.title());
                 return Err(Error::invalid(part.as_str(), message));
             }
-            let place = apart.map(|(_, header)| *header).or_else(|| holds(family, part, header).then_some(*header));
-            if part == Vae {
-                layout.levels = place.map(levels).filter(|levels| *levels > 0);
+            let place = apart.map(|(_, header)| *header).or_else(|| part.place_in(header, family).map(|_| *header));
+            if part == Part::Vae {
+                layout.vae_factor = place.and_then(detect::vae_factor);
             }
             let folder = format!("{}/", part.as_str());
             let in_folder = configs.contains_key(&format!("{folder}config.json"))
                 && weights.keys().any(|path| path.starts_with(&folder) && path.ends_with(".safetensors"));
-            if family.components().contains(&part.as_str()) && place.is_none() && !in_folder {
+            if family.parts().contains(&part) && place.is_none() && !in_folder {
                 layout.missing.push(part);
             }
         }
@@ -152,7 +75,7 @@ impl<'a> Layout<'a> {
         let message = format!(
             "`{}` is a {} without its parts {}: give each as a file of its own under that name (on the command line {}), or name a model to take them from as `parts_of` (--like MODEL).",
             self.main,
-            self.family.title(),
+            self.denoiser.family.title(),
             missing.join(", "),
             self.missing
                 .iter()
@@ -163,26 +86,25 @@ impl<'a> Layout<'a> {
         Err(Error::invalid("file", message))
     }
 
-    /// The configs with what the folders of the parts in files would say.
-    pub fn configs(&self, configs: &Configs) -> Configs {
-        let mut all = configs.clone();
-        all.entry("transformer/config.json".into()).or_insert_with(|| json!({"guidance_embeds": self.guided}));
-        if let Some(levels) = self.levels {
-            all.insert("vae/config.json".into(), json!({"block_out_channels": vec![0; levels]}));
+    /// What its defaults depend on: its tensors, and the configs of parts in folders.
+    pub fn traits(&self, configs: &Configs) -> Traits {
+        let folders = detect::traits_of_folder(self.denoiser.family, configs);
+        Traits {
+            guidance_embedded: self.denoiser.guidance_embedded,
+            vae_factor: self.vae_factor.or(folders.vae_factor),
+            ..folders
         }
-        all
     }
-}
-
-/// How many levels the decoder has; each question looks at all names, so no more than any decoder has.
-fn levels(header: &Header) -> usize {
-    (0..8).take_while(|level| header.has_anywhere(&format!("decoder.up.{level}."))).count()
 }
 
 #[cfg(test)]
 mod tests {
+    use Part::{TextEncoder, TextEncoder2, Vae};
+    use serde_json::json;
+
+    use super::super::family;
+    use super::super::family::tests::{headed, header};
     use super::*;
-    use crate::safetensors_gate::tests::headed;
 
     const FLUX: [&str; 2] = ["double_blocks.0.img_attn.qkv.weight", "img_in.weight"];
     const CLIP: &str = "text_model.embeddings.token_embedding.weight";
@@ -222,6 +144,23 @@ mod tests {
     }
 
     #[test]
+    fn a_denoiser_that_can_never_run_is_refused_by_its_name() {
+        let first = "model.diffusion_model.input_blocks.0.0.weight";
+        let refiner = ["conditioner.embedders.0.model.ln_final.weight", "model.diffusion_model.label_emb.0.0.weight"];
+        for (header, what) in [
+            (header(&[(first, &[320, 8, 3, 3])]), "InstructPix2Pix"),
+            (header(&[(first, &[320, 5, 3, 3])]), "Stable Diffusion 2 with depth"),
+            (header(&[(first, &[256, 7, 3, 3])]), "the upscaler of Stable Diffusion"),
+            (headed(&[first, refiner[0], refiner[1]]), "the refiner of Stable Diffusion XL"),
+        ] {
+            let weights = BTreeMap::from([("x.safetensors".to_owned(), header)]);
+            let told = Layout::of(&weights, &Configs::new()).unwrap_err();
+            assert!(matches!(&told, Error::Invalid { field, .. } if field == "file"), "{told}");
+            assert!(told.to_string().contains(what), "{told}");
+        }
+    }
+
+    #[test]
     fn a_folder_holds_a_part_as_the_engine_reads_it() {
         let configs = Configs::from([("vae/config.json".to_owned(), json!({}))]);
         for (file, missing) in [("vae/model.safetensors", false), ("vae/model.gguf", true)] {
@@ -246,7 +185,8 @@ mod tests {
         let schnell = ("x.safetensors".to_owned(), headed(&FLUX));
         let weights = BTreeMap::from([schnell, ("vae.safetensors".to_owned(), headed(&AE))]);
         let layout = Layout::of(&weights, &Configs::new()).unwrap().unwrap();
-        let defaults = layout.family.defaults(&layout.configs(&Configs::new())).unwrap();
+        let defaults =
+            family::defaults(layout.denoiser.family, layout.traits(&Configs::new()), &Configs::new()).unwrap();
         assert_eq!((defaults.num_inference_steps, defaults.size_multiple), (4, 2));
     }
 }

@@ -35,7 +35,7 @@ impl Parts {
     /// Those that are given.
     pub fn each(&self) -> impl Iterator<Item = (Part, &Source)> {
         let parts = [&self.text_encoder, &self.text_encoder_2, &self.vae];
-        Part::ALL.into_iter().zip(parts).filter_map(|(part, source)| Some((part, source.as_ref()?)))
+        Part::SEPARABLE.into_iter().zip(parts).filter_map(|(part, source)| Some((part, source.as_ref()?)))
     }
 
     /// Without what must not be seen, and what was taken off.

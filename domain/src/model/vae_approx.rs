@@ -1,10 +1,11 @@
 //! Tiny decoders (TAESD, <https://github.com/madebyollin/taesd>) that show a running generation: how a file tells that it is one,
 //! and for which checkpoints. Whether its layers fit is the engine's to judge.
 
+use formats::{Family, Header};
+
 use super::described::Described;
-use super::family::Family;
 use super::{Model, ModelFiles, ModelKind};
-use crate::safetensors_gate::{Header, invalid};
+use crate::weights_gate::invalid;
 use crate::{Error, ModelId, ProjectId, Result};
 
 /// How the first layer and the first block of the decoder are called: in diffusers' file, in ComfyUI's, in the original's.
@@ -15,7 +16,7 @@ const NAMES: [[&str; 2]; 3] = [
 ];
 
 /// How many channels the latents have that it decodes; nothing for another file.
-pub(super) fn latent_channels(header: &Header) -> Option<u64> {
+pub(super) fn latent_channels(header: &Header) -> Option<usize> {
     let [first, _] = NAMES.into_iter().find(|names| names.iter().all(|name| header.tensors.contains_key(*name)))?;
     match header.tensors.get(first)?.shape[..] {
         [_, channels, 3, 3] => Some(channels),
@@ -25,32 +26,27 @@ pub(super) fn latent_channels(header: &Header) -> Option<u64> {
 
 /// The row to be. Those of Stable Diffusion 1.5 and XL have the same tensors: `base` tells them apart, or else `xl` in the name.
 /// Errors: `Invalid` for latents of no family.
-pub(super) fn describe(latent_channels: u64, name: &str, base: Option<&Model>) -> Result<Described> {
-    let family = match (latent_channels, base) {
-        (4, Some(base)) if base.family != Family::Flux.as_str() => shown_as(&base.family),
-        (16, Some(base)) if base.family == Family::Flux.as_str() => &base.family,
-        (4 | 16, Some(base)) => {
-            let message =
-                format!("It decodes {latent_channels} channels, and `{}` of {} has others.", base.name, base.family);
-            return Err(Error::invalid("base", message));
-        }
-        (4, None) if name.contains("xl") => Family::Sdxl.as_str(),
-        (4, None) => Family::Sd15.as_str(),
-        (16, None) => Family::Flux.as_str(),
-        _ => return Err(invalid(format!("it decodes {latent_channels} channels, and no family here has so many"))),
+pub(super) fn describe(latent_channels: usize, name: &str, base: Option<&Model>) -> Result<Described> {
+    let Some(usual) = Family::ALL.into_iter().find(|family| family.latent_channels() == latent_channels) else {
+        return Err(invalid(format!("it decodes {latent_channels} channels, and no family here has so many")));
     };
+    let family = match base {
+        Some(base) => base.family()?.decoded_as(),
+        None if Family::Sdxl.latent_channels() == latent_channels && name.contains("xl") => Family::Sdxl,
+        None => usual,
+    };
+    if let Some(base) = base.filter(|_| family.latent_channels() != latent_channels) {
+        let message =
+            format!("It decodes {latent_channels} channels, and `{}` of {} has others.", base.name, base.family);
+        return Err(Error::invalid("base", message));
+    }
     Ok(Described {
         kind: ModelKind::VaeApprox,
-        family: family.to_owned(),
+        family: family.as_str().to_owned(),
         base: None,
         defaults: None,
         trigger_word: None,
     })
-}
-
-/// The family whose decoders show the latents of `family`: 2.1 has those of 1.5.
-fn shown_as(family: &str) -> &str {
-    if family == Family::Sd21.as_str() { Family::Sd15.as_str() } else { family }
 }
 
 /// The newest decoder that a project has for checkpoints of a family.
@@ -59,11 +55,12 @@ pub(crate) async fn of_family(
     project: ProjectId,
     family: &str,
 ) -> Result<Option<ModelFiles>> {
+    let family = family.parse::<Family>().map_err(Error::internal)?.decoded_as();
     let newest = sqlx::query_scalar!(
         r#"SELECT id AS "id: ModelId" FROM models
            WHERE project_id = $1 AND kind = 'vae_approx' AND family = $2 AND deleted_at IS NULL ORDER BY id DESC LIMIT 1"#,
         project as ProjectId,
-        shown_as(family),
+        family.as_str(),
     )
     .fetch_optional(&mut *connection)
     .await?;
@@ -75,21 +72,8 @@ pub(crate) async fn of_family(
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
+    use super::super::family::tests::header;
     use super::*;
-
-    fn header(tensors: &[(&str, &[u64])]) -> Header {
-        let mut entries = serde_json::Map::new();
-        let mut end = 0;
-        for (name, shape) in tensors {
-            let begin = end;
-            end += 4 * shape.iter().product::<u64>();
-            entries.insert((*name).to_owned(), json!({"dtype": "F32", "shape": shape, "data_offsets": [begin, end]}));
-        }
-        let text = serde_json::to_vec(&entries).unwrap();
-        crate::safetensors_gate::header(&text, 8 + text.len() as u64 + end).unwrap()
-    }
 
     fn checkpoint(family: &str) -> Model {
         Model {
@@ -127,7 +111,6 @@ mod tests {
         assert_eq!(family(4, "taesdxl").unwrap(), "sdxl");
         assert_eq!(family(16, "taef1").unwrap(), "flux");
         assert!(family(8, "other").is_err());
-        assert_eq!(["sd15", "sd21", "sdxl", "flux"].map(shown_as), ["sd15", "sd15", "sdxl", "flux"]);
         for (channels, base, told) in [
             (4, "sdxl", Some("sdxl")),
             (4, "sd21", Some("sd15")),

@@ -1,7 +1,4 @@
-//! The database as a whole: what the pools promise when their users give up in the middle, and what migrations do to rows
-//! that are there.
-
-#![allow(clippy::unwrap_used, clippy::expect_used)]
+//! The database as a whole: what the pools promise when their users give up in the middle, and what migrations keep.
 
 mod migrating;
 mod migrations;

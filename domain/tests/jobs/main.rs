@@ -10,6 +10,7 @@ mod fencing;
 mod guard;
 mod memory;
 mod model;
+mod needs;
 mod queue;
 mod reaping;
 mod residency;

@@ -1,69 +1,110 @@
-//! Which models an adapter was made for, told from its modules, the width of the text that they read, and its header.
+//! The models that an adapter was made for, by its modules, the width of the text states that they read, and its header.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
-use crate::adapter::keys::Network;
+use super::keys::Network;
+use crate::Family;
 
-/// A family of models whose networks have the same shapes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
-#[cfg_attr(feature = "schema", schema(as = AdapterFamily))]
-pub enum Family {
-    #[serde(rename = "flux")]
-    Flux1,
-    #[serde(rename = "sd15")]
-    StableDiffusion1,
-    #[serde(rename = "sd21")]
-    StableDiffusion2,
-    #[serde(rename = "sdxl")]
-    StableDiffusionXl,
-    /// Nothing in it tells which.
+/// What an adapter was made for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AdapterFamily {
+    Family(Family),
+    /// Stable Diffusion 1.x, 2.x or XL: nothing in the file tells which.
     StableDiffusion,
     /// Only text encoders are adapted, and nothing tells whose.
     TextEncoder,
 }
 
-impl Family {
+impl AdapterFamily {
     /// By network and path of the modules, with the inputs of their weights where known, and by the header of the file.
     pub fn of(modules: &[(Network, &str, Option<usize>)], header: &BTreeMap<String, String>) -> Self {
         let any = |network| modules.iter().any(|(its, ..)| *its == network);
         if any(Network::Transformer) {
-            return Self::Flux1;
+            return Self::Family(Family::Flux);
         }
-        // cross-attention reads the text encoder's states: 768 of CLIP-L, 1024 of OpenCLIP-H, 2048 of both of XL
+        // Cross-attention reads the text encoder's states: 768 of CLIP-L, 1024 of OpenCLIP-H, 2048 of both of XL.
         let cross = |path: &str| path.ends_with("attn2.to_k") || path.ends_with("attn2.to_v");
         let reads = modules.iter().filter(|(_, path, _)| cross(path)).find_map(|(.., inputs)| *inputs);
         let deep = |path: &str| path.contains("transformer_blocks.2.") || path.starts_with("add_embedding.");
         let trained_on = header.get("ss_base_model_version").map_or("", String::as_str);
-        match reads {
-            Some(768) => Self::StableDiffusion1,
-            Some(1024) => Self::StableDiffusion2,
-            Some(2048) => Self::StableDiffusionXl,
-            _ if trained_on.starts_with("sdxl") => Self::StableDiffusionXl,
-            _ if trained_on.starts_with("sd_v1") => Self::StableDiffusion1,
-            _ if trained_on.starts_with("sd_v2") => Self::StableDiffusion2,
-            _ if trained_on.starts_with("flux") => Self::Flux1,
-            _ if modules.iter().any(|(_, path, _)| deep(path)) => Self::StableDiffusionXl,
-            _ if any(Network::Unet) && any(Network::TextEncoder2) => Self::StableDiffusionXl,
-            _ if any(Network::Unet) => Self::StableDiffusion,
-            _ => Self::TextEncoder,
+        Self::Family(match reads {
+            Some(768) => Family::Sd15,
+            Some(1024) => Family::Sd21,
+            Some(2048) => Family::Sdxl,
+            _ if trained_on.starts_with("sdxl") => Family::Sdxl,
+            _ if trained_on.starts_with("sd_v1") => Family::Sd15,
+            _ if trained_on.starts_with("sd_v2") => Family::Sd21,
+            _ if trained_on.starts_with("flux") => Family::Flux,
+            _ if modules.iter().any(|(_, path, _)| deep(path)) => Family::Sdxl,
+            _ if any(Network::Unet) && any(Network::TextEncoder2) => Family::Sdxl,
+            _ if any(Network::Unet) => return Self::StableDiffusion,
+            _ => return Self::TextEncoder,
+        })
+    }
+
+    /// The name in answers.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Family(family) => family.as_str(),
+            Self::StableDiffusion => "stable_diffusion",
+            Self::TextEncoder => "text_encoder",
         }
     }
 }
 
-impl fmt::Display for Family {
+impl Serialize for AdapterFamily {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
+impl fmt::Display for AdapterFamily {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Flux1 => "a FLUX.1 LoRA",
-            Self::StableDiffusion1 => "a Stable Diffusion 1.x LoRA",
-            Self::StableDiffusion2 => "a Stable Diffusion 2.x LoRA",
-            Self::StableDiffusionXl => "a Stable Diffusion XL LoRA",
+            Self::Family(Family::Flux) => "a FLUX.1 LoRA",
+            Self::Family(Family::Sd15) => "a Stable Diffusion 1.x LoRA",
+            Self::Family(Family::Sd21) => "a Stable Diffusion 2.x LoRA",
+            Self::Family(Family::Sdxl) => "a Stable Diffusion XL LoRA",
             Self::StableDiffusion => "a Stable Diffusion LoRA (1.x, 2.x or XL)",
             Self::TextEncoder => "a LoRA of a text encoder only",
         })
+    }
+}
+
+/// The enumeration of [`AdapterFamily::as_str`] for OpenAPI.
+#[cfg(feature = "schema")]
+mod schema {
+    use std::borrow::Cow;
+
+    use utoipa::openapi::RefOr;
+    use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
+    use utoipa::{PartialSchema, ToSchema};
+
+    use super::AdapterFamily;
+    use crate::Family;
+
+    impl PartialSchema for AdapterFamily {
+        fn schema() -> RefOr<Schema> {
+            // In the order in which the contract lists them.
+            let families = [Family::Flux, Family::Sd15, Family::Sd21, Family::Sdxl].map(AdapterFamily::Family);
+            let all = families
+                .into_iter()
+                .chain([AdapterFamily::StableDiffusion, AdapterFamily::TextEncoder])
+                .map(AdapterFamily::as_str);
+            ObjectBuilder::new()
+                .schema_type(Type::String)
+                .description(Some("A family of models whose networks have the same shapes."))
+                .enum_values(Some(all))
+                .into()
+        }
+    }
+
+    impl ToSchema for AdapterFamily {
+        fn name() -> Cow<'static, str> {
+            Cow::Borrowed("AdapterFamily")
+        }
     }
 }

@@ -5,18 +5,21 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::adapter::Family;
+use crate::adapter::AdapterFamily;
 use crate::adapter::alpha::AlphaRule;
 use crate::adapter::keys::{self, Dialect, Key, Network, Part};
+use crate::{Family, Header};
 
-/// How many words and tags of the training's captions are told.
+/// Highest rank of an adapter.
+pub const MAX_RANK: usize = 512;
+/// How many words and tags of the training's captions are listed.
 const MOST_TAGS: usize = 50;
 
 /// A description of one file.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema), schema(as = LoraInspection))]
 pub struct Inspection {
-    pub family: Family,
+    pub family: AdapterFamily,
     /// How most of its tensors are named.
     pub dialect: Option<Dialect>,
     /// Modules by algorithm.
@@ -66,7 +69,7 @@ pub enum Algorithm {
 pub struct Ranks {
     pub smallest: usize,
     pub largest: usize,
-    /// That of the most modules.
+    /// The most common rank.
     pub most: usize,
 }
 
@@ -82,6 +85,12 @@ pub struct Tag {
 struct Found<'a> {
     module: keys::Module,
     shapes: BTreeMap<Part, &'a [usize]>,
+}
+
+/// Describes a file by its header. Errors: as [`inspect`].
+pub fn inspect_header(header: &Header) -> Result<Inspection, String> {
+    let shapes = header.tensors.iter().map(|(name, tensor)| (&name[..], &tensor.shape[..]));
+    inspect(shapes, &header.metadata)
 }
 
 /// Describes a file by the names and shapes of its tensors and by the strings of its header. Errors: a sentence, for what is no adapter
@@ -128,7 +137,7 @@ pub fn inspect<'a>(
     }
     let said = |key: &str| header.get(key).map(|text| text.trim().to_owned()).filter(|text| !text.is_empty());
     Ok(Inspection {
-        family: Family::of(&places, header),
+        family: AdapterFamily::of(&places, header),
         dialect: dialects.into_iter().max_by_key(|(_, count)| *count).map(|(dialect, _)| dialect),
         algorithms,
         dora,
@@ -177,6 +186,17 @@ impl Found<'_> {
 
     fn is_dora(&self) -> bool {
         [Part::DoraScale, Part::MagnitudeVector].iter().any(|part| self.shapes.contains_key(part))
+    }
+}
+
+impl Inspection {
+    /// The family whose checkpoints it runs on. A file that does not tell counts as the family that most LoRAs are made for.
+    pub fn base_family(&self) -> Family {
+        match self.family {
+            AdapterFamily::Family(family) => family,
+            AdapterFamily::TextEncoder if self.modules.contains_key(&Network::TextEncoder2) => Family::Sdxl,
+            AdapterFamily::StableDiffusion | AdapterFamily::TextEncoder => Family::Sd15,
+        }
     }
 }
 

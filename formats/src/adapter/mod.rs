@@ -4,10 +4,12 @@
 
 mod alpha;
 mod family;
+mod format;
 mod inspect;
 pub mod keys;
 
 pub use alpha::AlphaRule;
-pub use family::Family;
-pub use inspect::{Algorithm, Inspection, Ranks, Tag, inspect};
+pub use family::AdapterFamily;
+pub use format::{Dtype, Format};
+pub use inspect::{Algorithm, Inspection, MAX_RANK, Ranks, Tag, inspect, inspect_header};
 pub use keys::{Dialect, Network};

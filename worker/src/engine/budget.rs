@@ -4,6 +4,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use bytesize::ByteSize;
 use diffusion::device::DType;
 use diffusion::pipelines::{Footprint, Needs};
 use diffusion::{Error, LoadOptions, PictureRequest, WeightStorage};
@@ -19,7 +20,7 @@ pub enum WeightChoice {
     /// For each request as wide as the memory allows.
     #[default]
     Auto,
-    /// So, or the request is refused.
+    /// Store the weights in this format; refuse a request for which they do not fit.
     Always(WeightStorage),
 }
 
@@ -58,7 +59,7 @@ impl Budget {
         if weights <= self.bytes {
             return Ok(());
         }
-        let (weights, allowed) = (Size(weights), Size(self.bytes));
+        let (weights, allowed) = (ByteSize(weights), ByteSize(self.bytes));
         let reason = format!(
             "a training on this model takes more than {weights} of memory, and the engine may use {allowed} (--vram-budget)"
         );
@@ -112,9 +113,9 @@ impl Budget {
         let reason = format!(
             "{width}×{height} takes about {} of memory, {} of it weights in {narrowest}, and the engine may use {} \
              (--vram-budget): {help}",
-            Size(needs.total()),
-            Size(needs.weights),
-            Size(self.bytes)
+            ByteSize(needs.total()),
+            ByteSize(needs.weights),
+            ByteSize(self.bytes)
         );
         // Whatever device and setting another worker has: the narrowest weights, as a card computes.
         let least = LoadOptions { weights: WeightStorage::Int4, keep_text_encoders: false };
@@ -139,18 +140,6 @@ impl FromStr for WeightChoice {
         match text {
             "auto" => Ok(Self::Auto),
             _ => text.parse().map(Self::Always).map_err(|_| format!("{text:?} is none of auto, full, int8 and int4")),
-        }
-    }
-}
-
-/// Bytes for people.
-struct Size(u64);
-
-impl fmt::Display for Size {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            small if small < 1 << 30 => write!(f, "{} MiB", small.div_ceil(1 << 20)),
-            large => write!(f, "{:.1} GiB", large as f64 / f64::from(1 << 30)),
         }
     }
 }
@@ -235,7 +224,7 @@ mod tests {
         let fits = |side| plan(total(WeightStorage::Full, true), full, side).is_ok();
         assert!(fits(side) && !fits(side + 512 / SCALES), "the largest that fits: {sentence}");
         let sentence = refusal(1 << 20, WeightChoice::Auto, 64);
-        assert!(sentence.ends_with("may use 1 MiB (--vram-budget): nothing smaller would fit either"), "{sentence}");
+        assert!(sentence.ends_with("may use 1.0 MiB (--vram-budget): nothing smaller would fit either"), "{sentence}");
     }
 
     #[test]

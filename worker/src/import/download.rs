@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use domain::job::ErrorClass;
 use domain::limits::MAX_FILE_BYTES;
-use domain::weights_gate::Sniffer;
+use formats::Sniffer;
 use reqwest::header::{
     ACCEPT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, ETAG, HeaderMap, HeaderName, IF_RANGE, LAST_MODIFIED, LOCATION,
     RANGE,
@@ -301,7 +301,7 @@ impl Partial {
     async fn write(&mut self, chunk: &[u8]) -> Result<(), DownloadError> {
         if let Some(sniffer) = &mut self.sniffer {
             // Gigabytes may follow: what is no safetensors file is better refused now.
-            sniffer.push(chunk).map_err(|error| DownloadError::Final(error.to_string()))?;
+            sniffer.push(chunk).map_err(|refusal| DownloadError::Final(format!("The file is refused: {refusal}.")))?;
         }
         self.file.write_all(chunk).await.map_err(|error| here(&self.place, error))?;
         self.bytes += chunk.len() as u64;

@@ -1,115 +1,89 @@
-//! Which addresses an import may reach. A URL comes from a client, who must not use the worker as a way into the network that it
-//! stands in: only the public internet is reached, by `https`, unless the operator names further networks.
+//! Which addresses an import may reach. A URL comes from a client, who must not reach the worker's own network through it:
+//! only the public internet is allowed, over `https`, unless the operator allows further networks.
 //!
-//! [`Guard::admit`] looks a host up itself and gives a client that is pinned to the addresses that it has judged, so that no
-//! second look-up can give others. Redirects are followed by nobody but [`super::download`], which asks here for each.
+//! [`Guard::admit`] resolves the host itself and returns a client that is pinned to the addresses it has checked, so that a
+//! second look-up cannot return others. Only [`super::download`] follows redirects, and it checks each one here.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 use std::time::Duration;
 
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use url::{Host, Url};
 
-/// Time to look a host up.
+/// Time limit for resolving a host.
 const LOOKUP: Duration = Duration::from_secs(5);
 const CONNECT: Duration = Duration::from_secs(10);
-/// Longest silence of a server, before its answer or within it.
+/// Longest wait for the next bytes of an answer.
 const SILENCE: Duration = Duration::from_secs(30);
-/// Where web servers listen.
+/// Ports that may be reached.
 const PORTS: [u16; 2] = [443, 8443];
 
 /// A range of addresses: `10.1.0.0/16`, or one address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Network {
-    address: IpAddr,
-    prefix: u32,
-}
+pub struct Network(IpNet);
 
 impl FromStr for Network {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let (address, prefix) = text.split_once('/').map_or((text, None), |(address, prefix)| (address, Some(prefix)));
-        let wrong = || format!("`{text}` is not a network such as 10.1.0.0/16");
-        let address: IpAddr = address.trim().parse().map_err(|_| wrong())?;
-        let bits = if address.is_ipv4() { 32 } else { 128 };
-        let prefix = prefix.map_or(Ok(bits), |prefix| prefix.trim().parse().map_err(|_| wrong()))?;
-        if prefix > bits { Err(wrong()) } else { Ok(Self { address, prefix }) }
+        let network = text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
+        network.map(Self).map_err(|_| format!("`{text}` is not a network such as 10.1.0.0/16"))
     }
 }
 
-impl Network {
-    const fn v4(a: u8, b: u8, c: u8, d: u8, prefix: u32) -> Self {
-        Self { address: IpAddr::V4(Ipv4Addr::new(a, b, c, d)), prefix }
-    }
+const fn v4(a: u8, b: u8, c: u8, d: u8, prefix: u8) -> Ipv4Net {
+    Ipv4Net::new_assert(Ipv4Addr::new(a, b, c, d), prefix)
+}
 
-    const fn v6(first: u16, second: u16, prefix: u32) -> Self {
-        Self { address: IpAddr::V6(Ipv6Addr::new(first, second, 0, 0, 0, 0, 0, 0)), prefix }
-    }
+const fn v6(first: u16, second: u16, prefix: u8) -> Ipv6Net {
+    Ipv6Net::new_assert(Ipv6Addr::new(first, second, 0, 0, 0, 0, 0, 0), prefix)
+}
 
-    fn contains(&self, address: IpAddr) -> bool {
-        match (self.address, address) {
-            (IpAddr::V4(network), IpAddr::V4(address)) => {
-                let apart = network.to_bits() ^ address.to_bits();
-                apart.checked_shr(32 - self.prefix).unwrap_or(0) == 0
-            }
-            (IpAddr::V6(network), IpAddr::V6(address)) => {
-                let apart = network.to_bits() ^ address.to_bits();
-                apart.checked_shr(128 - self.prefix).unwrap_or(0) == 0
-            }
-            _ => false,
+/// IPv4 networks that are not public, from the IANA special-purpose registry, and the address of Azure's metadata service.
+const NOT_PUBLIC_V4: [Ipv4Net; 17] = [
+    v4(0, 0, 0, 0, 8),
+    v4(10, 0, 0, 0, 8),
+    v4(100, 64, 0, 0, 10),
+    v4(127, 0, 0, 0, 8),
+    v4(168, 63, 129, 16, 32),
+    v4(169, 254, 0, 0, 16),
+    v4(172, 16, 0, 0, 12),
+    v4(192, 0, 0, 0, 24),
+    v4(192, 0, 2, 0, 24),
+    v4(192, 31, 196, 0, 24),
+    v4(192, 88, 99, 0, 24),
+    v4(192, 168, 0, 0, 16),
+    v4(198, 18, 0, 0, 15),
+    v4(198, 51, 100, 0, 24),
+    v4(203, 0, 113, 0, 24),
+    v4(224, 0, 0, 0, 4),
+    v4(240, 0, 0, 0, 4),
+];
+/// All public IPv6 addresses …
+const UNICAST_V6: Ipv6Net = v6(0x2000, 0, 3);
+/// … but for protocols (Teredo among them), documentation, 6to4, and documentation again.
+const NOT_PUBLIC_V6: [Ipv6Net; 4] = [v6(0x2001, 0, 23), v6(0x2001, 0xdb8, 32), v6(0x2002, 0, 16), v6(0x3fff, 0, 20)];
+
+fn is_public(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => !NOT_PUBLIC_V4.iter().any(|network| network.contains(&address)),
+        IpAddr::V6(address) => {
+            UNICAST_V6.contains(&address) && !NOT_PUBLIC_V6.iter().any(|network| network.contains(&address))
         }
     }
 }
 
-/// IPv4 that is not the public internet, after the IANA special-purpose registry, and the address at which Azure's machines are
-/// told their secrets.
-const NOT_PUBLIC_V4: [Network; 17] = [
-    Network::v4(0, 0, 0, 0, 8),
-    Network::v4(10, 0, 0, 0, 8),
-    Network::v4(100, 64, 0, 0, 10),
-    Network::v4(127, 0, 0, 0, 8),
-    Network::v4(168, 63, 129, 16, 32),
-    Network::v4(169, 254, 0, 0, 16),
-    Network::v4(172, 16, 0, 0, 12),
-    Network::v4(192, 0, 0, 0, 24),
-    Network::v4(192, 0, 2, 0, 24),
-    Network::v4(192, 31, 196, 0, 24),
-    Network::v4(192, 88, 99, 0, 24),
-    Network::v4(192, 168, 0, 0, 16),
-    Network::v4(198, 18, 0, 0, 15),
-    Network::v4(198, 51, 100, 0, 24),
-    Network::v4(203, 0, 113, 0, 24),
-    Network::v4(224, 0, 0, 0, 4),
-    Network::v4(240, 0, 0, 0, 4),
-];
-/// All that is public of IPv6 …
-const UNICAST_V6: Network = Network::v6(0x2000, 0, 3);
-/// … but for protocols (Teredo among them), documentation, 6to4, and documentation again.
-const NOT_PUBLIC_V6: [Network; 4] = [
-    Network::v6(0x2001, 0, 23),
-    Network::v6(0x2001, 0xdb8, 32),
-    Network::v6(0x2002, 0, 16),
-    Network::v6(0x3fff, 0, 20),
-];
-
-fn is_public(address: IpAddr) -> bool {
-    match address {
-        IpAddr::V4(_) => !NOT_PUBLIC_V4.iter().any(|network| network.contains(address)),
-        IpAddr::V6(_) => UNICAST_V6.contains(address) && !NOT_PUBLIC_V6.iter().any(|network| network.contains(address)),
-    }
-}
-
-/// Why a URL is not asked: a sentence without the URL and without what was looked up.
+/// Why a URL is refused: a sentence that contains neither the URL nor the resolved addresses.
 #[derive(Debug, PartialEq, Eq)]
 pub enum GuardError {
-    /// Asking again is no use.
+    /// A retry cannot succeed.
     Forbidden(&'static str),
-    /// The host could not be looked up.
+    /// The host could not be resolved.
     Unknown,
 }
 
-/// The rule, with what the operator adds to it.
+/// The rule, with the networks that the operator allows.
 #[derive(Clone, Debug, Default)]
 pub struct Guard {
     allowed: Vec<Network>,
@@ -154,7 +128,7 @@ impl Guard {
         if found.is_empty() {
             return Err(GuardError::Unknown);
         }
-        // An IPv4 address in IPv6 clothes is the IPv4 address.
+        // An IPv4-mapped IPv6 address counts as the IPv4 address.
         if found.iter().all(|address| self.allows(address.ip().to_canonical())) {
             return Ok(found);
         }
@@ -179,7 +153,7 @@ impl Guard {
     }
 
     fn allows(&self, address: IpAddr) -> bool {
-        self.allowed.iter().any(|network| network.contains(address))
+        self.allowed.iter().any(|Network(network)| network.contains(&address))
     }
 }
 
@@ -228,7 +202,7 @@ mod tests {
         "[fec0::1]",
         "3232235777",
         "0xc0a80101",
-        // What clouds tell their machines.
+        // Metadata services of clouds.
         "169.254.169.254",
         "169.254.170.2",
         "2852039166",
@@ -316,6 +290,6 @@ mod tests {
         for wrong in ["", "10.0.0.0/33", "10.0.0/8", "::/129", "example.com", "10.0.0.0/-1"] {
             assert!(wrong.parse::<Network>().is_err(), "{wrong}");
         }
-        assert!("0.0.0.0/0".parse::<Network>().unwrap().contains("203.0.113.9".parse().unwrap()));
+        assert!("0.0.0.0/0".parse::<Network>().unwrap().0.contains(&"203.0.113.9".parse::<IpAddr>().unwrap()));
     }
 }

@@ -14,7 +14,7 @@ pub(super) use lokr::{LoKr, Side};
 pub(super) use low_rank::LowRank;
 
 /// Above this rank an update is no longer low-rank.
-pub(super) const HIGHEST_RANK: usize = 512;
+pub(super) const HIGHEST_RANK: usize = formats::adapter::MAX_RANK;
 
 /// Values and their shape, row-major.
 #[derive(Debug, Clone, PartialEq)]

@@ -1,0 +1,66 @@
+//! The values of stored tensors as f32. Which types there are, and how long their blocks are, is in `formats`.
+
+use burn::tensor::{DType, bf16, f16};
+use formats::TensorType;
+
+use super::blocks;
+
+/// The dtype of a tensor whose bytes can be used as they are.
+pub(super) fn dtype(kind: TensorType) -> Option<DType> {
+    match kind {
+        TensorType::F32 => Some(DType::F32),
+        TensorType::F16 => Some(DType::F16),
+        TensorType::BF16 => Some(DType::BF16),
+        _ => None,
+    }
+}
+
+/// Appends the values of whole blocks; false if this type is not read.
+pub(super) fn widen(kind: TensorType, bytes: &[u8], values: &mut Vec<f32>) -> bool {
+    match kind {
+        TensorType::F32 => values.extend(bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b))),
+        TensorType::F16 => values.extend(bytes.as_chunks().0.iter().map(|b| f16::from_le_bytes(*b).to_f32())),
+        TensorType::BF16 => values.extend(bytes.as_chunks().0.iter().map(|b| bf16::from_le_bytes(*b).to_f32())),
+        TensorType::F8_E4M3 => widen_by_table(bytes, values, e4m3),
+        // The upper half of an IEEE half.
+        TensorType::F8_E5M2 => widen_by_table(bytes, values, |byte| f16::from_bits(u16::from(byte) << 8).to_f32()),
+        TensorType::Q4_0 => blocks::widen(bytes, values, blocks::q4_0),
+        TensorType::Q4_1 => blocks::widen(bytes, values, blocks::q4_1),
+        TensorType::Q5_0 => blocks::widen(bytes, values, blocks::q5_0),
+        TensorType::Q5_1 => blocks::widen(bytes, values, blocks::q5_1),
+        TensorType::Q8_0 => blocks::widen(bytes, values, blocks::q8_0),
+        TensorType::Q2_K => blocks::widen(bytes, values, blocks::q2_k),
+        TensorType::Q3_K => blocks::widen(bytes, values, blocks::q3_k),
+        TensorType::Q4_K => blocks::widen(bytes, values, blocks::q4_k),
+        TensorType::Q5_K => blocks::widen(bytes, values, blocks::q5_k),
+        TensorType::Q6_K => blocks::widen(bytes, values, blocks::q6_k),
+        TensorType::F64
+        | TensorType::I64
+        | TensorType::I32
+        | TensorType::I16
+        | TensorType::I8
+        | TensorType::U64
+        | TensorType::U32
+        | TensorType::U16
+        | TensorType::U8
+        | TensorType::BOOL => return false,
+    }
+    true
+}
+
+fn widen_by_table(bytes: &[u8], values: &mut Vec<f32>, value: impl Fn(u8) -> f32) {
+    let table: [f32; 256] = std::array::from_fn(|byte| value(byte as u8));
+    values.extend(bytes.iter().map(|byte| table[usize::from(*byte)]));
+}
+
+/// Four bits of exponent with bias 7, three of mantissa, no infinities
+/// (Micikevicius et al., "FP8 Formats for Deep Learning", <https://arxiv.org/abs/2209.05433>).
+fn e4m3(byte: u8) -> f32 {
+    let (exponent, mantissa) = (i32::from(byte >> 3 & 15), f32::from(byte & 7));
+    let magnitude = match (exponent, byte & 7) {
+        (15, 7) => f32::NAN,
+        (0, _) => mantissa * 2f32.powi(-9),
+        _ => (8.0 + mantissa) * 2f32.powi(exponent - 10),
+    };
+    if byte & 0x80 == 0 { magnitude } else { -magnitude }
+}

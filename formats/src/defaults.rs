@@ -1,0 +1,74 @@
+//! What a request may leave out, as a checkpoint and its family state it.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// What a request may leave out, and the grid of picture sizes.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub struct Defaults {
+    pub num_inference_steps: u32,
+    pub guidance_scale: f64,
+    pub true_cfg_scale: f64,
+    /// Denoising strength of a generation that starts from a picture and has no mask.
+    #[serde(default = "strength_of_old_rows")]
+    pub strength: f64,
+    /// Pixels.
+    pub width: u32,
+    /// Pixels.
+    pub height: u32,
+    /// Width and height are multiples of this many pixels.
+    pub size_multiple: u32,
+}
+
+impl Default for Defaults {
+    /// FLUX.1-dev's.
+    fn default() -> Self {
+        Self {
+            num_inference_steps: 28,
+            guidance_scale: 3.5,
+            true_cfg_scale: 1.0,
+            strength: 0.6,
+            width: 1024,
+            height: 1024,
+            size_multiple: 16,
+        }
+    }
+}
+
+/// The strength of rows that were written before models stated their own.
+fn strength_of_old_rows() -> f64 {
+    0.8
+}
+
+impl Defaults {
+    /// These defaults with the fields of a checkpoint's `pyrograph.json`, or of the object `defaults` in it. The grid of sizes
+    /// stays. Errors: a field of the wrong type.
+    pub fn stated_in(self, pyrograph_json: &Value) -> serde_json::Result<Self> {
+        let stated = pyrograph_json.get("defaults").unwrap_or(pyrograph_json);
+        let mut all = serde_json::to_value(self)?;
+        if let (Value::Object(all), Value::Object(stated)) = (&mut all, stated) {
+            all.extend(stated.clone());
+        }
+        Ok(Self { size_multiple: self.size_multiple, ..serde_json::from_value(all)? })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_file_states_only_what_differs() {
+        let defaults = Defaults::default();
+        assert_eq!(defaults.stated_in(&json!({})).unwrap(), defaults);
+        let wanted = Defaults { width: 640, ..defaults };
+        for stated in [json!({"width": 640, "later": 1}), json!({"defaults": {"width": 640}, "size_multiple": 1})] {
+            assert_eq!(defaults.stated_in(&stated).unwrap(), wanted);
+        }
+        assert!(defaults.stated_in(&json!({"width": "wide"})).is_err());
+    }
+}

@@ -1,0 +1,351 @@
+//! What a model's files are: the family of a denoiser by the names and shapes of its tensors, or the family of a folder in
+//! diffusers' layout by its configs. A file that can never run is refused here with the name of what it is.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+use crate::part::DENOISERS;
+use crate::{Family, Header, Traits};
+
+/// The small JSON files of a checkpoint, by path.
+pub type Configs = BTreeMap<String, Value>;
+
+/// The denoiser in a file, alone or in a whole model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Denoiser {
+    pub family: Family,
+    /// Whether a FLUX.1 takes the guidance scale as an input: dev does, schnell does not.
+    pub guidance_embedded: bool,
+}
+
+/// Pieces of names that occur in one kind of file only, of kinds that do not run here. Adapters and quantisations come first,
+/// since they have the names of their base models too.
+const OTHERS: [(&str, &str); 53] = [
+    (".lora_down.", "an adapter (LoRA), which is no model of its own"),
+    (".lora_up.", "an adapter (LoRA), which is no model of its own"),
+    (".lora_A.", "an adapter (LoRA), which is no model of its own"),
+    (".lora.down.", "an adapter (LoRA), which is no model of its own"),
+    (".hada_w1_a", "an adapter (LoHa), which is no model of its own"),
+    (".lokr_w1", "an adapter (LoKr), which is no model of its own"),
+    ("bitsandbytes__", "a model quantised by bitsandbytes, in a way that is not read"),
+    (".quant_map", "a model quantised by bitsandbytes, in a way that is not read"),
+    (".qweight", "a model quantised by GPTQ, AWQ or SVDQuant, in a way that is not read"),
+    (".weight_scale_2", "a model quantised to four bits (NVFP4), in a way that is not read"),
+    ("control_model.", "a ControlNet"),
+    ("controlnet_", "a ControlNet"),
+    ("input_hint_block.", "a ControlNet"),
+    ("ip_adapter.", "an IP-Adapter"),
+    ("motion_modules.", "an AnimateDiff motion module"),
+    ("emb_params", "a textual inversion"),
+    ("time_stack.", "Stable Video Diffusion"),
+    ("depth_model.", "Stable Diffusion 2 with depth"),
+    ("cond_stage_model.roberta.", "AltDiffusion"),
+    ("edm_mean", "Playground v2.5"),
+    ("joint_blocks.", "Stable Diffusion 3"),
+    ("clip_txt_mapper.", "Stable Cascade"),
+    ("channelwise.", "Stable Cascade"),
+    ("single_stream_modulation", "FLUX.2"),
+    ("early_stream_modulations", "FLUX.3"),
+    ("distilled_guidance_layer.", "Chroma"),
+    ("individual_token_refiner.", "HunyuanVideo"),
+    ("img_attn_qkv.", "HunyuanVideo"),
+    ("img_mod.1.", "Qwen-Image"),
+    ("double_stream_blocks.", "HiDream"),
+    ("vace_blocks.", "Wan VACE"),
+    ("head.modulation", "Wan"),
+    ("time_projection.1.", "Wan"),
+    ("middle.0.residual.0.gamma", "the autoencoder of Wan or Qwen-Image"),
+    ("patchify_proj.", "LTX-Video"),
+    ("attn.qkv_x.", "Mochi"),
+    ("double_layers.", "AuraFlow"),
+    ("cap_embedder.", "Lumina 2 or Z-Image"),
+    ("cross_attn.kv_linear.", "Sana or PixArt"),
+    ("adaln_single.", "PixArt"),
+    ("pos_embedder.", "Cosmos"),
+    ("extra_pos_embedder.", "Cosmos"),
+    ("txtfusion.", "Krea 2"),
+    ("attn1.Wqkv", "Hunyuan-DiT"),
+    ("mlp_t5.", "Hunyuan-DiT"),
+    ("autoencoder.encoder.stages.", "a deep-compression autoencoder"),
+    ("stages.1.op_list.", "a deep-compression autoencoder"),
+    ("model.layers.0.self_attn.q_proj.", "a language model"),
+    ("RRDB_trunk.", "an upscaler (ESRGAN)"),
+    ("model.1.sub.0.", "an upscaler (ESRGAN)"),
+    ("conv_first.", "an upscaler"),
+    ("safety_checker.", "a safety checker"),
+    ("concept_embeds", "a safety checker"),
+];
+
+/// The denoiser in a file; `None` if there is none. Errors: what the file is, if its denoiser does not run here.
+pub fn denoiser(header: &Header) -> Result<Option<Denoiser>, &'static str> {
+    // The first layer, by its whole name: the names in adapters begin as those of their layers do.
+    let prefix =
+        |first: &str| DENOISERS.into_iter().find(|prefix| header.tensors.contains_key(&format!("{prefix}{first}")));
+    let flux = prefix("img_in.weight").filter(|prefix| header.has(&format!("{prefix}double_blocks.")));
+    let unet = prefix("input_blocks.0.0.weight");
+    if flux.is_none() && unet.is_none() {
+        return Ok(None);
+    }
+    if let Some(what) = other_model(header) {
+        return Err(what);
+    }
+    if let Some(prefix) = flux {
+        let guidance_embedded = header.has(&format!("{prefix}guidance_in."));
+        return Ok(Some(Denoiser { family: Family::Flux, guidance_embedded }));
+    }
+    let family = unet.map(|prefix| stable_diffusion(header, prefix)).transpose()?;
+    Ok(family.map(|family| Denoiser { family, guidance_embedded: false }))
+}
+
+/// What a file without a denoiser is: `Ok` for another part of a model that runs here. Errors: what else it looks like.
+pub fn lone_part(header: &Header) -> Result<(), String> {
+    if let Some(what) = other_model(header) {
+        return Err(what.to_owned());
+    }
+    let lone = ["decoder.mid.", "first_stage_model.", "vae.decoder.", "text_model.", "transformer.resblocks."];
+    if lone.iter().any(|start| header.has(start))
+        || header.has("encoder.block.") && header.has("shared.")
+        || header.has("enc.blk.") && header.has("token_embd.")
+        || header.has("text_encoders.")
+    {
+        return Ok(());
+    }
+    for (start, what) in [
+        ("down_blocks.", "a UNet of a diffusers folder, which has to be imported as the folder"),
+        ("transformer_blocks.", "a transformer of a diffusers folder, which has to be imported as the folder"),
+        ("decoder.", "an autoencoder of a diffusers folder, which has to be imported as the folder"),
+        ("vision_model.", "an image encoder (CLIP)"),
+        ("v.blk.", "an image encoder in llama.cpp's names"),
+        ("blk.", "a language model or a text encoder other than T5 in llama.cpp's names"),
+    ] {
+        if header.has(start) {
+            return Err(what.to_owned());
+        }
+    }
+    let first: Vec<&str> = header.tensors.keys().take(3).map(String::as_str).collect();
+    Err(format!("no model that is known here, with the tensors {}, …", first.join(", ")))
+}
+
+/// The sentence about a file that is something else.
+pub fn looks_like(what: &str) -> String {
+    let known = Family::ALL.map(Family::title).join(", ");
+    format!("this looks like {what}; what runs here is {known}")
+}
+
+fn other_model(header: &Header) -> Option<&'static str> {
+    // Some whole models of Stable Diffusion bring these along.
+    let along = |name: &str| name.starts_with("safety_checker.") && header.has(DENOISERS[0]);
+    let names = || header.tensors.keys().filter(|name| !along(name));
+    let other = OTHERS.iter().find(|(mark, _)| names().any(|name| name.contains(mark)));
+    other.map(|(_, what)| *what)
+}
+
+fn stable_diffusion(header: &Header, prefix: &str) -> Result<Family, &'static str> {
+    let shape = |name: &str| header.shape(&format!("{prefix}{name}")).unwrap_or_default();
+    match shape("input_blocks.0.0.weight").get(1) {
+        None | Some(4 | 9) => {}
+        Some(5) => return Err("Stable Diffusion 2 with depth (5 input channels)"),
+        Some(7) => return Err("the upscaler of Stable Diffusion (7 input channels)"),
+        Some(8) => return Err("InstructPix2Pix (8 input channels)"),
+        Some(_) => return Err("a Stable Diffusion of another kind (neither 4 nor 9 input channels)"),
+    }
+    if header.has("embedder.model.visual.") {
+        return Err("Stable unCLIP");
+    }
+    if header.has(&format!("{prefix}label_emb.")) {
+        let refiner = header.has("conditioner.embedders.0.model.")
+            || shape("middle_block.1.transformer_blocks.0.attn2.to_k.weight").get(1) == Some(&1280);
+        return if refiner { Err("the refiner of Stable Diffusion XL") } else { Ok(Family::Sdxl) };
+    }
+    // Projections around attention are convolutions in 1.x and linear in 2.x.
+    let linear = shape("middle_block.1.proj_in.weight").len() == 2;
+    let two = header.has("cond_stage_model.model.") || linear && !header.has("cond_stage_model.transformer.");
+    Ok(if two { Family::Sd21 } else { Family::Sd15 })
+}
+
+/// Whether a UNet also reads a mask and a masked picture.
+fn inpaints(header: &Header) -> bool {
+    let first = header.tensors.iter().find(|(name, _)| name.ends_with("input_blocks.0.0.weight"));
+    first.is_some_and(|(_, tensor)| tensor.shape.get(1) == Some(&9))
+}
+
+/// What the denoiser of a file in the original layout predicts, as diffusers calls it, where that is not what
+/// [`Family::prediction_type`] says: by the header, by an empty tensor, as fine-tunes of XL to velocity have it, or because an
+/// inpainting model of 2.x was trained to predict the noise.
+pub fn prediction_type(family: Family, header: &Header) -> Option<&'static str> {
+    if family.matches_flow() {
+        return None;
+    }
+    match header.metadata.get("modelspec.prediction_type").map(String::as_str) {
+        Some("epsilon") => Some("epsilon"),
+        Some("v" | "v_prediction") => Some("v_prediction"),
+        _ if header.tensors.contains_key("v_pred") => Some("v_prediction"),
+        _ if family == Family::Sd21 && inpaints(header) => Some("epsilon"),
+        _ => None,
+    }
+}
+
+/// The family of a folder in diffusers' layout by the class in its `model_index.json`. A class for one kind of request, such as
+/// `FluxInpaintPipeline`, names it too. Errors: a sentence about the class.
+pub fn family_of_class(class: &str, linear_projection: bool) -> Result<Family, String> {
+    let kinds = ["Img2ImgPipeline", "InpaintPipeline", "Pipeline"];
+    match kinds.iter().find_map(|kind| class.strip_suffix(kind)) {
+        Some("Flux") => Ok(Family::Flux),
+        // Stable Diffusion 1 whose UNet takes the guidance scale as an input.
+        Some("LatentConsistencyModel") => Ok(Family::Sd15),
+        Some("StableDiffusionXL") => Ok(Family::Sdxl),
+        // Both are the same pipeline; 2.x reads OpenCLIP's wider text states, by linear projections.
+        Some("StableDiffusion") if linear_projection => Ok(Family::Sd21),
+        Some("StableDiffusion") => Ok(Family::Sd15),
+        _ => Err(format!(
+            "this is a {class}; what can be loaded is FluxPipeline, StableDiffusionPipeline, StableDiffusionXLPipeline, LatentConsistencyModelPipeline"
+        )),
+    }
+}
+
+/// The family of a folder in diffusers' layout by its configs. Errors: a sentence, for a pipeline that does not run here.
+pub fn family_of_folder(index: &Value, configs: &Configs) -> Result<Family, String> {
+    let class = index.get("_class_name").and_then(Value::as_str).ok_or("it has no `_class_name`")?;
+    let unet = |field: &str| configs.get("unet/config.json").and_then(|config| config.get(field));
+    let linear = unet("use_linear_projection").and_then(Value::as_bool).unwrap_or(false);
+    let family = family_of_class(class, linear)?;
+    if index.get("requires_aesthetics_score").and_then(Value::as_bool) == Some(true) {
+        return Err("this is the refiner of SDXL; only its base model makes pictures".to_owned());
+    }
+    if family != Family::Flux {
+        let vae = configs.get("vae/config.json").and_then(|config| config.get("latent_channels"));
+        let latent = vae.and_then(Value::as_u64).unwrap_or(family.latent_channels() as u64);
+        let inputs = unet("in_channels").and_then(Value::as_u64);
+        if let Some(inputs) = inputs.filter(|inputs| *inputs != latent && *inputs != latent.saturating_mul(2) + 1) {
+            return Err(format!("no pipeline has a UNet from {inputs} channels for {latent} latents"));
+        }
+    }
+    Ok(family)
+}
+
+/// What the configs of a folder say about its defaults.
+pub fn traits_of_folder(family: Family, configs: &Configs) -> Traits {
+    let field = |file: &str, name: &str| configs.get(file).and_then(|config| config.get(name));
+    let levels = field("vae/config.json", "block_out_channels").and_then(Value::as_array).map(Vec::len);
+    Traits {
+        guidance_embedded: match family {
+            Family::Flux => field("transformer/config.json", "guidance_embeds").and_then(Value::as_bool) == Some(true),
+            _ => field("unet/config.json", "time_cond_proj_dim").is_some_and(Value::is_u64),
+        },
+        sample_size: field("unet/config.json", "sample_size").and_then(Value::as_u64),
+        vae_factor: levels.map(factor),
+    }
+}
+
+/// Pixels for one latent of the autoencoder in a file in the original layout, along each side; `None` if there is none.
+pub fn vae_factor(header: &Header) -> Option<u32> {
+    // Each question looks at all names, so there are no more of them than any decoder has levels.
+    let levels = (0..8).take_while(|level| header.has_anywhere(&format!("decoder.up.{level}."))).count();
+    Some(levels).filter(|levels| *levels > 0).map(factor)
+}
+
+/// An autoencoder halves the picture between each two of its levels.
+fn factor(levels: usize) -> u32 {
+    1 << (levels.clamp(1, 8) - 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::{Tensor, TensorType};
+    use Family::{Flux, Sd15, Sd21, Sdxl};
+
+    fn header(tensors: &[(&str, &[usize])]) -> Header {
+        let tensor = |shape: &[usize]| Tensor { kind: TensorType::F32, shape: shape.to_vec(), start: 0, length: 0 };
+        let tensors = tensors.iter().map(|(name, shape)| ((*name).to_owned(), tensor(shape)));
+        Header { tensors: tensors.collect(), ..Header::default() }
+    }
+
+    fn headed(names: &[&str]) -> Header {
+        header(&names.iter().map(|name| (*name, &[1][..])).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn a_denoiser_tells_its_family() {
+        let family = |names: &[&str]| denoiser(&headed(names)).unwrap().map(|found| found.family);
+        let unet = "model.diffusion_model.input_blocks.0.0.weight";
+        assert_eq!(family(&[unet, "cond_stage_model.transformer.text_model.x"]), Some(Sd15));
+        assert_eq!(family(&[unet, "cond_stage_model.model.x"]), Some(Sd21));
+        assert_eq!(family(&[unet, "model.diffusion_model.label_emb.0.0.weight"]), Some(Sdxl));
+        assert_eq!(family(&["double_blocks.0.x", "img_in.weight"]), Some(Flux));
+        assert_eq!(family(&["diffusion_model.double_blocks.0.x", "diffusion_model.img_in.weight"]), Some(Flux));
+        assert_eq!(family(&["double_blocks.0.img_attn.qkv.diff", "img_in.diff"]), None);
+        assert_eq!(family(&["double_blocks.0.processor.qkv_lora1.down.weight"]), None);
+        assert_eq!(family(&["lora_unet_double_blocks_0_x.lora_down.weight"]), None);
+        assert_eq!(family(&["first_stage_model.decoder.mid.x"]), None);
+    }
+
+    #[test]
+    fn a_folder_tells_its_family_and_defaults() {
+        let configs = |unet: Value| {
+            let vae = json!({"block_out_channels": [128, 256, 512, 512]});
+            Configs::from([("unet/config.json".into(), unet), ("vae/config.json".into(), vae)])
+        };
+        for (class, unet, family, side, guidance) in [
+            ("StableDiffusionPipeline", json!({"sample_size": 64}), Sd15, 512, 7.5),
+            ("StableDiffusionInpaintPipeline", json!({"sample_size": 64}), Sd15, 512, 7.5),
+            ("StableDiffusionPipeline", json!({"sample_size": 96, "use_linear_projection": true}), Sd21, 768, 7.5),
+            (
+                "StableDiffusionXLImg2ImgPipeline",
+                json!({"sample_size": 128, "use_linear_projection": true}),
+                Sdxl,
+                1024,
+                5.0,
+            ),
+        ] {
+            let configs = configs(unet);
+            assert_eq!(family_of_folder(&json!({"_class_name": class}), &configs).unwrap(), family);
+            let defaults = family.defaults(traits_of_folder(family, &configs));
+            assert_eq!(
+                (defaults.width, defaults.height, defaults.guidance_scale, defaults.size_multiple),
+                (side, side, guidance, 8)
+            );
+        }
+        for class in ["StableDiffusion3Pipeline", "StableDiffusionControlNetPipeline", "FluxFillPipeline"] {
+            assert!(family_of_folder(&json!({"_class_name": class}), &Configs::new()).is_err(), "{class}");
+        }
+    }
+
+    #[test]
+    fn a_folder_that_can_never_run_is_refused() {
+        let index = |class: &str| json!({"_class_name": class});
+        let unet = |channels: u64| Configs::from([("unet/config.json".to_owned(), json!({"in_channels": channels}))]);
+        for channels in [4, 9] {
+            assert!(family_of_folder(&index("StableDiffusionPipeline"), &unet(channels)).is_ok());
+        }
+        for channels in [0, 5, 7, 8] {
+            let told = family_of_folder(&index("StableDiffusionPipeline"), &unet(channels)).unwrap_err();
+            assert!(told.contains(&format!("from {channels} channels")), "{told}");
+        }
+        let refiner = json!({"_class_name": "StableDiffusionXLImg2ImgPipeline", "requires_aesthetics_score": true});
+        assert!(family_of_folder(&refiner, &unet(4)).unwrap_err().contains("refiner"));
+        assert!(family_of_folder(&json!({}), &unet(4)).is_err());
+    }
+
+    #[test]
+    fn a_denoiser_that_does_not_run_is_named() {
+        let first = "model.diffusion_model.input_blocks.0.0.weight";
+        let label = ("model.diffusion_model.label_emb.0.0.weight", &[4, 4][..]);
+        let cases: [(&[(&str, &[usize])], &str); 7] = [
+            (&[(first, &[32, 8, 3, 3])], "InstructPix2Pix"),
+            (&[(first, &[32, 5, 3, 3])], "depth"),
+            (&[(first, &[32, 7, 3, 3])], "upscaler"),
+            (&[(first, &[32, 6, 3, 3])], "neither 4 nor 9"),
+            (&[(first, &[32, 4, 3, 3]), label, ("conditioner.embedders.0.model.x", &[4])], "refiner"),
+            (&[("double_blocks.0.x", &[4]), ("img_in.weight", &[4]), ("distilled_guidance_layer.x", &[4])], "Chroma"),
+            (&[("double_blocks.0.x", &[4]), ("img_in.weight", &[4]), ("single_stream_modulation", &[4])], "FLUX.2"),
+        ];
+        for (tensors, what) in cases {
+            let told = denoiser(&header(tensors)).unwrap_err();
+            assert!(told.contains(what), "{what}: {told}");
+        }
+    }
+}

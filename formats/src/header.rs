@@ -1,0 +1,108 @@
+//! The checked header of a file of weights, whatever its format, and the limits that hold for all formats.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::ops::Bound;
+
+use crate::TensorType;
+
+/// Most tensors in a file.
+pub const MAX_TENSORS: usize = 20_000;
+/// Longest name of a tensor, in bytes.
+pub const MAX_NAME_BYTES: usize = 256;
+/// Most dimensions of a tensor.
+pub const MAX_DIMENSIONS: usize = 5;
+
+/// Why a file is refused. The text is a part of a sentence, without a full stop.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Refusal {
+    /// The file has another format, such as pickle.
+    Unsupported(String),
+    /// The file has one of our formats, and is malformed or beyond a limit.
+    Invalid(String),
+}
+
+/// One tensor as the header states it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tensor {
+    pub kind: TensorType,
+    pub shape: Vec<usize>,
+    /// Offset of its first byte from the beginning of the file.
+    pub start: u64,
+    /// Bytes.
+    pub length: usize,
+}
+
+/// A header that passed all checks: names, shapes and offsets agree, and the tensors do not overlap.
+#[derive(Debug, Clone, Default)]
+pub struct Header {
+    pub tensors: BTreeMap<String, Tensor>,
+    pub metadata: BTreeMap<String, String>,
+}
+
+impl Header {
+    /// Whether the name of a tensor begins with `start`.
+    pub fn has(&self, start: &str) -> bool {
+        let from = (Bound::Included(start), Bound::Unbounded);
+        self.tensors.range::<str, _>(from).next().is_some_and(|(name, _)| name.starts_with(start))
+    }
+
+    /// Whether the name of a tensor, or the rest of it after a dot, begins with `start`.
+    pub fn has_anywhere(&self, start: &str) -> bool {
+        self.tensors.keys().any(|name| name.match_indices(start).any(|(at, _)| at == 0 || name[..at].ends_with('.')))
+    }
+
+    /// The shape of a tensor, if it exists.
+    pub fn shape(&self, name: &str) -> Option<&[usize]> {
+        self.tensors.get(name).map(|tensor| &tensor.shape[..])
+    }
+
+    /// Takes the tensors of a file. Errors: names that occur twice, tensors that overlap, no tensors.
+    pub(crate) fn new(tensors: Vec<(String, Tensor)>, metadata: BTreeMap<String, String>) -> Result<Self, String> {
+        if tensors.is_empty() {
+            return Err("it has no tensors".to_owned());
+        }
+        let mut header = Self { tensors: BTreeMap::new(), metadata };
+        let mut spans = Vec::with_capacity(tensors.len());
+        for (name, tensor) in tensors {
+            spans.push((tensor.start, tensor.length, name.clone()));
+            if header.tensors.insert(name.clone(), tensor).is_some() {
+                return Err(format!("{name} is there twice"));
+            }
+        }
+        spans.sort_unstable();
+        for pair in spans.windows(2) {
+            let [(start, length, _), (next, _, name)] = pair else { continue };
+            if *next < start + *length as u64 {
+                return Err(format!("{name} overlaps the tensor before it"));
+            }
+        }
+        Ok(header)
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (Self::Unsupported(reason) | Self::Invalid(reason)) = self;
+        f.write_str(reason)
+    }
+}
+
+/// Errors: a name that is empty, too long or not printable ASCII.
+pub(crate) fn check_name(name: &str) -> Result<(), String> {
+    if name.is_empty() || name.len() > MAX_NAME_BYTES {
+        return Err(format!("a tensor's name has {} bytes; 1 to {MAX_NAME_BYTES} are allowed", name.len()));
+    }
+    if !name.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err(format!("a tensor's name is not printable ASCII: {name:?}"));
+    }
+    Ok(())
+}
+
+/// Errors: more dimensions than any network's tensors have.
+pub(crate) fn check_dimensions(name: &str, count: usize) -> Result<(), String> {
+    if count > MAX_DIMENSIONS {
+        return Err(format!("{name} has {count} dimensions, more than {MAX_DIMENSIONS}"));
+    }
+    Ok(())
+}

@@ -1,0 +1,157 @@
+//! The header of a safetensors file (<https://github.com/huggingface/safetensors#format>): eight bytes of length, a JSON object,
+//! then the tensors without gaps.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::Deserialize;
+use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
+
+use crate::TensorType;
+use crate::header::{Header, MAX_TENSORS, Refusal, Tensor, check_dimensions, check_name};
+
+/// Longest header, in bytes.
+pub const MAX_HEADER_BYTES: u64 = 8 << 20;
+
+/// How many bytes the header takes, from the first eight of the file, which has `file_bytes` in all.
+pub fn header_length(first: [u8; 8], file_bytes: u64) -> Result<u64, Refusal> {
+    let length = u64::from_le_bytes(first);
+    // A header of 640 bytes begins like a pickle of protocol 2, so the length is checked first.
+    if (2..=MAX_HEADER_BYTES).contains(&length) && length <= file_bytes.saturating_sub(8) {
+        return Ok(length);
+    }
+    if let Some(refusal) = other_format(&first) {
+        return Err(refusal);
+    }
+    Err(match length {
+        0..2 => not_json(),
+        2..=MAX_HEADER_BYTES => Refusal::Invalid(format!(
+            "the file ends within its header: {file_bytes} bytes of {}",
+            length.saturating_add(8)
+        )),
+        _ => Refusal::Unsupported(format!(
+            "not a safetensors file: a header of {length} bytes (at most {MAX_HEADER_BYTES})"
+        )),
+    })
+}
+
+/// Errors: a header that does not begin as a JSON object does, given the first eight bytes of the file.
+pub(crate) fn check_brace(first: [u8; 8], brace: u8) -> Result<(), Refusal> {
+    if brace == b'{' {
+        return Ok(());
+    }
+    Err(other_format(&first).unwrap_or_else(not_json))
+}
+
+/// Parses the JSON after the first eight bytes of a file of `file_bytes`.
+pub fn parse(json: &[u8], file_bytes: u64) -> Result<Header, Refusal> {
+    let raw: RawHeader =
+        serde_json::from_slice(json).map_err(|error| Refusal::Invalid(format!("the header is broken: {error}")))?;
+    check(raw, 8 + json.len() as u64, file_bytes).map_err(Refusal::Invalid)
+}
+
+fn check(raw: RawHeader, data: u64, file_bytes: u64) -> Result<Header, String> {
+    let mut tensors = Vec::with_capacity(raw.tensors.len());
+    for (name, RawTensor { dtype, shape, data_offsets: (from, to) }) in raw.tensors {
+        check_name(&name)?;
+        check_dimensions(&name, shape.len())?;
+        let length = dtype.length(&shape).ok_or_else(|| format!("{name} is larger than any memory: {shape:?}"))?;
+        if from > to || to - from != length as u64 {
+            return Err(format!("{name} has {shape:?} values, {length} bytes, and claims the bytes {from} to {to}"));
+        }
+        if data.checked_add(to).is_none_or(|end| end > file_bytes) {
+            let there = file_bytes.saturating_sub(data);
+            return Err(format!("{name} ends at byte {to} of {there}: the file is cut off"));
+        }
+        tensors.push((name, Tensor { kind: dtype, shape, start: data + from, length }));
+    }
+    let header = Header::new(tensors, raw.metadata.unwrap_or_default())?;
+    check_gaps(&header, data, file_bytes)?;
+    Ok(header)
+}
+
+/// Every byte of the data belongs to a tensor.
+fn check_gaps(header: &Header, data: u64, file_bytes: u64) -> Result<(), String> {
+    let mut order: Vec<(&String, &Tensor)> = header.tensors.iter().collect();
+    order.sort_by_key(|(_, tensor)| (tensor.start, tensor.length));
+    let mut at = data;
+    for (name, tensor) in order {
+        if tensor.start != at {
+            return Err(format!("{name} leaves a gap before it"));
+        }
+        at += tensor.length as u64;
+    }
+    if at == file_bytes { Ok(()) } else { Err(format!("{} bytes follow the last tensor", file_bytes - at)) }
+}
+
+fn not_json() -> Refusal {
+    Refusal::Unsupported("not a safetensors file: the header is no JSON object".to_owned())
+}
+
+/// What other programs store weights in, by its first bytes.
+fn other_format(start: &[u8; 8]) -> Option<Refusal> {
+    let what = match start {
+        [b'P', b'K', 3 | 5, 4 | 6, ..] => "a zip archive, as pickled PyTorch checkpoints are",
+        [0x80, 2..=5, ..] => "a pickle",
+        [0x89, b'H', b'D', b'F', ..] => "an HDF5 file",
+        [0x1f, 0x8b, ..] => "a gzip archive",
+        _ => return None,
+    };
+    Some(Refusal::Unsupported(format!(
+        "this is {what}; only safetensors and GGUF files are read, since a pickle can run code"
+    )))
+}
+
+/// One value of the header object.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawTensor {
+    dtype: TensorType,
+    shape: Vec<usize>,
+    data_offsets: (u64, u64),
+}
+
+/// The header object in the order of the file. A key that occurs twice would let two readers see two different files, so it is
+/// kept or refused.
+#[derive(Default)]
+struct RawHeader {
+    tensors: Vec<(String, RawTensor)>,
+    metadata: Option<BTreeMap<String, String>>,
+}
+
+impl<'de> Deserialize<'de> for RawHeader {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Entries;
+        impl<'de> Visitor<'de> for Entries {
+            type Value = RawHeader;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object of tensors")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<RawHeader, A::Error> {
+                let mut header = RawHeader::default();
+                while let Some(name) = map.next_key::<String>()? {
+                    if name == "__metadata__" {
+                        if header.metadata.is_some() {
+                            return Err(A::Error::custom("`__metadata__` is there twice"));
+                        }
+                        let metadata = map.next_value().map_err(|error| {
+                            A::Error::custom(format!("`__metadata__` must map strings to strings: {error}"))
+                        })?;
+                        header.metadata = Some(metadata);
+                        continue;
+                    }
+                    let tensor =
+                        map.next_value().map_err(|error| A::Error::custom(format!("tensor `{name}`: {error}")))?;
+                    header.tensors.push((name, tensor));
+                    if header.tensors.len() > MAX_TENSORS {
+                        return Err(A::Error::custom(format!("it has more than {MAX_TENSORS} tensors")));
+                    }
+                }
+                Ok(header)
+            }
+        }
+        deserializer.deserialize_map(Entries)
+    }
+}
