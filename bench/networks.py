@@ -1,7 +1,7 @@
 """Networks at their published sizes, one call each, ours and diffusers': time and peak memory.
 
-Each network has a separate pair of processes, so that the peak can be attributed to it. The peak includes the weights and,
-for the peer, Python's own 100 to 400 MiB.
+Each network has a separate pair of processes, so that the peak can be attributed to it. The peak includes the weights
+and, for the peer, Python's own 100 to 400 MiB.
 """
 
 import sys

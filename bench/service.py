@@ -1,5 +1,5 @@
-"""The service: the demo's training, 4 pictures from POST to artifact, how soon an idle worker starts and how soon everything
-starts again, and the API against its FastAPI twin."""
+"""The service: the demo's training, 4 pictures from POST to artifact, how soon an idle worker starts and how soon
+everything starts again, and the API against its FastAPI twin."""
 
 import asyncio
 import json

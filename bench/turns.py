@@ -1,5 +1,5 @@
-"""Two processes that time the same work in turns, so that both run under the same load. They read "NAME COUNT" from stdin
-and answer with COUNT times in milliseconds, as JSON."""
+"""Two processes that time the same work in turns, so that both run under the same load. They read "NAME COUNT" from
+stdin and answer with COUNT times in milliseconds, as JSON."""
 
 import json
 import os

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Builds `pyrograph` with the NVIDIA backend into out/gpu/pyrograph, stripped, and compresses a copy with xz. At run time
-# it needs the driver and libdevice.10.bc (docs/gpu.md).
+# Builds `pyrograph` with the NVIDIA backend into out/gpu/pyrograph, stripped, and compresses a copy with xz. At run
+# time it needs the driver and libdevice.10.bc (docs/gpu.md).
 #
 #   deploy/gpu-build.sh [FEATURES]     cuda (default), cuda-unfused, cuda-nvrtc: see cli/Cargo.toml
 set -euo pipefail

@@ -16,7 +16,8 @@ if [ ! -x $program ]; then
 fi
 # Triton, which PyTorch installs, contains libdevice.
 if [ -z "${CUDA_PATH:-}" ] && ! ls /usr/local/cuda/nvvm/libdevice/libdevice.10.bc >/dev/null 2>&1; then
-    found=$(python3 -c 'import triton, pathlib; print(*pathlib.Path(triton.__file__).parent.rglob("libdevice.10.bc"))' 2>/dev/null | cut -d" " -f1 || true)
+    list='import triton, pathlib; print(*pathlib.Path(triton.__file__).parent.rglob("libdevice.10.bc"))'
+    found=$(python3 -c "$list" 2>/dev/null | cut -d" " -f1 || true)
     if [ -n "$found" ]; then
         mkdir -p out/gpu/nvvm/libdevice
         cp "$found" out/gpu/nvvm/libdevice/

@@ -8,7 +8,8 @@ cd "$(dirname "$0")/.."
 
 export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-target}/gpu
 bundle=https://github.com/tracel-ai/tracel-llvm/releases
-if [ -z "$(ls -d "${XDG_DATA_HOME:-$HOME/.local/share}"/tracel/tracel-llvm-* 2>/dev/null)" ] && ! curl --silent --fail --head --location --max-time 10 --output /dev/null "$bundle"; then
+if [ -z "$(ls -d "${XDG_DATA_HOME:-$HOME/.local/share}"/tracel/tracel-llvm-* 2>/dev/null)" ] \
+    && ! curl --silent --fail --head --location --max-time 10 --output /dev/null "$bundle"; then
     llvm=$CARGO_TARGET_DIR/llvm
     deploy/llvm-for-cuda.sh "$llvm"
     . "$llvm/env.sh"

@@ -1,5 +1,5 @@
--- Projects. Every row of a user belongs to one, and a name is unique within its project. What exists so far belongs to the
--- project `default`.
+-- Projects. Every row of a user belongs to one, and a name is unique within its project. What exists so far belongs to
+-- the project `default`.
 --
 -- These tables have no project_id, since their rows are reached through a row that has one:
 --   examples and uploads           through their dataset
@@ -23,18 +23,28 @@ COMMENT ON COLUMN projects.created_at IS 'When it was created';
 
 INSERT INTO projects (id, name) VALUES ('00000000-0000-7000-8000-000000000000', 'default');
 
--- The default fills the existing rows without rewriting the table, and is dropped: an INSERT that names no project fails.
+-- The default fills the existing rows without rewriting the table. It is dropped, so that an INSERT without a project
+-- fails.
 
-ALTER TABLE datasets      ADD COLUMN project_id uuid NOT NULL DEFAULT '00000000-0000-7000-8000-000000000000' REFERENCES projects;
-ALTER TABLE models        ADD COLUMN project_id uuid NOT NULL DEFAULT '00000000-0000-7000-8000-000000000000' REFERENCES projects;
-ALTER TABLE generations   ADD COLUMN project_id uuid NOT NULL DEFAULT '00000000-0000-7000-8000-000000000000' REFERENCES projects;
-ALTER TABLE trainings     ADD COLUMN project_id uuid NOT NULL DEFAULT '00000000-0000-7000-8000-000000000000' REFERENCES projects;
-ALTER TABLE imports       ADD COLUMN project_id uuid NOT NULL DEFAULT '00000000-0000-7000-8000-000000000000' REFERENCES projects;
-ALTER TABLE exports       ADD COLUMN project_id uuid NOT NULL DEFAULT '00000000-0000-7000-8000-000000000000' REFERENCES projects;
-ALTER TABLE inputs        ADD COLUMN project_id uuid NOT NULL DEFAULT '00000000-0000-7000-8000-000000000000' REFERENCES projects;
-ALTER TABLE model_uploads ADD COLUMN project_id uuid NOT NULL DEFAULT '00000000-0000-7000-8000-000000000000' REFERENCES projects;
+ALTER TABLE datasets ADD COLUMN project_id uuid NOT NULL
+    DEFAULT '00000000-0000-7000-8000-000000000000' REFERENCES projects;
+ALTER TABLE models ADD COLUMN project_id uuid NOT NULL
+    DEFAULT '00000000-0000-7000-8000-000000000000' REFERENCES projects;
+ALTER TABLE generations ADD COLUMN project_id uuid NOT NULL
+    DEFAULT '00000000-0000-7000-8000-000000000000' REFERENCES projects;
+ALTER TABLE trainings ADD COLUMN project_id uuid NOT NULL
+    DEFAULT '00000000-0000-7000-8000-000000000000' REFERENCES projects;
+ALTER TABLE imports ADD COLUMN project_id uuid NOT NULL
+    DEFAULT '00000000-0000-7000-8000-000000000000' REFERENCES projects;
+ALTER TABLE exports ADD COLUMN project_id uuid NOT NULL
+    DEFAULT '00000000-0000-7000-8000-000000000000' REFERENCES projects;
+ALTER TABLE inputs ADD COLUMN project_id uuid NOT NULL
+    DEFAULT '00000000-0000-7000-8000-000000000000' REFERENCES projects;
+ALTER TABLE model_uploads ADD COLUMN project_id uuid NOT NULL
+    DEFAULT '00000000-0000-7000-8000-000000000000' REFERENCES projects;
 -- No foreign key of its own: the row that the job is about has one, and is written in the same transaction.
-ALTER TABLE jobs          ADD COLUMN project_id uuid NOT NULL DEFAULT '00000000-0000-7000-8000-000000000000';
+ALTER TABLE jobs ADD COLUMN project_id uuid NOT NULL
+    DEFAULT '00000000-0000-7000-8000-000000000000';
 
 ALTER TABLE datasets      ALTER COLUMN project_id DROP DEFAULT;
 ALTER TABLE models        ALTER COLUMN project_id DROP DEFAULT;
@@ -56,8 +66,8 @@ COMMENT ON COLUMN inputs.project_id        IS 'Owner';
 COMMENT ON COLUMN model_uploads.project_id IS 'Owner';
 COMMENT ON COLUMN jobs.project_id          IS 'Owner, as of the row that the job is about';
 
--- A list reads the newest rows of one project from its index. The indexes are not partial: on a table without statistics
--- the planner takes a partial index for tiny and reads all of it where the primary key would do.
+-- A list reads the newest rows of one project from its index. The indexes are not partial: on a table without
+-- statistics the planner assumes that a partial index is tiny, and scans it where the primary key is better.
 CREATE INDEX datasets_of_project    ON datasets    (project_id, id);
 CREATE INDEX models_of_project      ON models      (project_id, id);
 CREATE INDEX generations_of_project ON generations (project_id, id);
@@ -65,7 +75,8 @@ CREATE INDEX trainings_of_project   ON trainings   (project_id, id);
 CREATE INDEX imports_of_project     ON imports     (project_id, id);
 CREATE INDEX exports_of_project     ON exports     (project_id, id);
 CREATE INDEX inputs_of_project      ON inputs      (project_id, id);
--- In the place of jobs_subject: every look by the public id names the project, and subjects are ids of rows, unique anyway.
+-- It replaces jobs_subject: every query by the public id names the project, and subjects are ids of rows, which are
+-- unique anyway.
 DROP INDEX jobs_subject;
 CREATE UNIQUE INDEX jobs_of_project ON jobs        (project_id, subject);
 

@@ -13,4 +13,5 @@ if [ "$(cat .tools/schemathesis/version 2>/dev/null)" != "$version" ]; then
 fi
 cargo build --workspace --bins --tests
 # Test the whole workspace, as it was built: a single crate would have its dependencies compiled with other features.
-PYROGRAPH_SCHEMATHESIS=$st exec cargo test --workspace --test journeys -- --ignored every_operation_keeps_its_contract --nocapture
+PYROGRAPH_SCHEMATHESIS=$st exec cargo test --workspace --test journeys -- \
+    --ignored every_operation_keeps_its_contract --nocapture

@@ -8,7 +8,8 @@ seconds=${2:-600}
 # Use the dependency versions of the product.
 cp Cargo.lock fuzz/Cargo.lock
 (cd fuzz && cargo +nightly build --release --bins)
-built=$(cd fuzz && cargo +nightly metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')
+built=$(cd fuzz && cargo +nightly metadata --format-version 1 --no-deps \
+    | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')
 
 for target in ${1:-$(ls fuzz/corpus)}; do
     mkdir -p "out/fuzz/$target/corpus"

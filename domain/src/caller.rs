@@ -1,7 +1,8 @@
-//! Who asks. Every function that reads or writes a user's rows takes a [`Caller`] as its first argument, and its SQL names
-//! the caller's project. A row of another project does not exist for the caller: reading it by id is `NotFound`.
+//! Who asks. Every function that reads or writes a user's rows takes a [`Caller`] as its first argument, and its SQL
+//! names the caller's project. A row of another project does not exist for the caller: reading it by id is `NotFound`.
 //!
-//! For now there is one project, and every caller may do everything in it. Not here: how a request proves who sent it (`api`).
+//! For now there is one project, and every caller may do everything in it. Not here: how a request proves who sent it
+//! (`api`).
 
 use crate::ProjectId;
 

@@ -168,7 +168,8 @@ pub async fn delete_example(
     Ok(())
 }
 
-/// The examples in order of a dataset that is the caller's: look at or lock its row, too. Empty when there is no such dataset.
+/// The examples of a dataset in order; empty also when there is no such dataset. Not scoped: check or lock the dataset's
+/// row for the caller, too.
 pub(crate) async fn examples(connection: &mut PgConnection, id: DatasetId) -> Result<Vec<Example>> {
     Ok(sqlx::query_as!(
         Example,

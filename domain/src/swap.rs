@@ -71,7 +71,7 @@ pub struct SwapWork {
     pub deleted: bool,
 }
 
-/// Asks the live workers that make pictures, or those of them that this name or id means, to load or unload a checkpoint of the caller's.
+/// Asks the live workers that make pictures, or those of them that this name or id means, to load or unload a checkpoint.
 ///
 /// # Errors
 /// `Invalid` for what is no checkpoint; `Unknown` for a worker that is not there; `Conflict` when nobody can be asked.

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Trains models/ember from pictures and their names, and measures it. models/ember/README.md says how long each part takes.
+# Trains models/ember from pictures and their names, and measures it. models/ember/README.md says how long each part
+# takes.
 #
 #   models/ember-recipe/train.sh            train everything, into out/ember and models/ember
 #   models/ember-recipe/train.sh measure    measure models/ember (just bench-ember); further flags are passed on
@@ -34,7 +35,8 @@ fi
 "$ember" --art "$art" decoder --steps 10400 --out "$out" &
 decoder=$!
 # A few names first: the model learns the role of names sooner if each occurs often.
-"$ember" --art "$art" flow --steps 6000 --batch 16 --shift 2 --learning-rate 2e-3 --only models/ember-recipe/first.tsv --out "$out"
+"$ember" --art "$art" flow --steps 6000 --batch 16 --shift 2 --learning-rate 2e-3 \
+    --only models/ember-recipe/first.tsv --out "$out"
 "$ember" --art "$art" flow --steps 18000 --batch 24 --shift 2 --learning-rate 1.5e-3 --resume --out "$out"
 wait "$decoder"
 "$ember" --art "$art" assemble --out "$out" --model models/ember

@@ -2,7 +2,8 @@
 
     python tests/reference/flux_image_goldens.py [OUT]
 
-reads the tiny pipelines under OUT (diffusion/tests/goldens) and writes OUT/flux-image.safetensors and OUT/stretched.safetensors.
+reads the tiny pipelines under OUT (diffusion/tests/goldens) and writes OUT/flux-image.safetensors and
+OUT/stretched.safetensors.
 """
 
 import sys

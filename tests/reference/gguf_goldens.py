@@ -2,10 +2,10 @@
 
     python tests/reference/gguf_goldens.py [OUT]
 
-`blocks.gguf` has one tensor of each supported type. The package cannot quantise to the K formats: these tensors are random
-blocks with finite scales. `t5.gguf` is the T5 encoder of `flux-tiny` with llama.cpp's names, in F32. The types in
-`t5-quantised.gguf` differ from layer to layer, as in the files of `llama-quantize`; its outputs are those of transformers
-with the weights that the package reads from it.
+`blocks.gguf` has one tensor of each supported type. The package cannot quantise to the K formats: these tensors are
+random blocks with finite scales. `t5.gguf` is the T5 encoder of `flux-tiny` with llama.cpp's names, in F32. The types
+in `t5-quantised.gguf` differ from layer to layer, as in the files of `llama-quantize`; its outputs are those of
+transformers with the weights that the package reads from it.
 """
 
 import sys

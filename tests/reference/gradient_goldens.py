@@ -1,4 +1,4 @@
-"""Gradients by torch autograd on the tiny pipeline: of LoRA factors, of base weights, of the text encoders and the VAE."""
+"""Gradients by torch autograd on the tiny pipeline: of LoRA factors, base weights, the text encoders and the VAE."""
 
 import torch
 from diffusers import FluxPipeline
@@ -107,7 +107,7 @@ def vae_gradients(golden, pipeline):
 
 
 def lora_steps(folder, golden, pipeline, problem):
-    """Three AdamW steps (torch's defaults except the learning rate) on the factors of one adapter, same batch each time."""
+    """Three AdamW steps (torch's defaults except the learning rate) on the factors of one adapter, on one batch."""
     _, peft = draw(pipeline.transformer.config, 33)
     peft = {k: v for k, v in peft.items() if any(f".{target}.lora_" in k for target in LORA_TARGETS)}
     save_file(peft, folder / "adapter.safetensors")

@@ -1,10 +1,10 @@
-"""Writes a dump of an installation as an older `pyrograph` leaves it: a row of every noun, finished, failed, canceled, running
-and queued. `domain/tests/database/` brings such dumps up to date and checks that nothing is lost.
+"""Writes a dump of an installation as an older `pyrograph` leaves it: a row of every noun, finished, failed,
+canceled, running and queued. `domain/tests/database/` brings such dumps up to date and checks that nothing is lost.
 
 Usage: installation_dump.py PYROGRAPH OUTPUT.sql
 
-PYROGRAPH is the binary of the commit *before* the migrations under test. It needs `pg_dump` of Postgres 15 or later. The
-server is killed while jobs run, so that the dump holds jobs in every state.
+PYROGRAPH is the binary of the commit *before* the migrations under test. It needs `pg_dump` of Postgres 15 or later.
+The server is killed while jobs run, so that the dump holds jobs in every state.
 """
 
 import base64

@@ -1,11 +1,12 @@
-"""Names and shapes of the published networks, and of the single files that contain them, as text; and the values of tiny ones.
+"""Names and shapes of the published networks, and of the single files that contain them, as text; and the values of
+tiny ones.
 
     python tests/reference/key_lists.py [OUT]
 
-The networks are built by diffusers and transformers on the `meta` device, from the configs of the `diffusion` crate. The
-lists of single files are those names mapped back. They are right because diffusers' own conversion of such a file gives
-exactly the network again; the script asserts this. `tiny_*` lists have a digest of each tensor after that conversion. The
-values come from a formula (`value`), so that no weights need to be committed.
+The networks are built by diffusers and transformers on the `meta` device, from the configs of the `diffusion` crate.
+The lists of single files are those names mapped back. They are right because diffusers' own conversion of such a file
+gives exactly the network again; the script asserts this. `tiny_*` lists have a digest of each tensor after that
+conversion. The values come from a formula (`value`), so that no weights need to be committed.
 """
 
 import json

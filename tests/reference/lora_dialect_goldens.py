@@ -1,7 +1,7 @@
 """LoRA files in every dialect and algorithm, and their effect on a tiny FLUX.1 and on single layers.
 
-The outputs are computed from densely changed weights, by the formulas of the papers, W + s·ΔW or with DoRA's magnitudes.
-Where diffusers and peft, or lycoris, can read a file, their outputs must agree.
+The outputs are computed from densely changed weights, by the formulas of the papers, W + s·ΔW or with DoRA's
+magnitudes. Where diffusers and peft, or lycoris, can read a file, their outputs must agree.
 
     python tests/reference/lora_dialect_goldens.py [OUT]
 """

@@ -3,10 +3,10 @@
     python tests/reference/lora_export_in_diffusers.py            # build the example, check every export
     python tests/reference/lora_export_in_diffusers.py --goldens  # also write diffusion/tests/goldens/lora-export/
 
-`export_adapter` writes every adapter of `lora-dialects/` and `lora-pictures/` in the dialects of kohya, PEFT and ComfyUI.
-diffusers loads it and generates at scale 0.5 and 1; the tolerance to the golden picture of the adapter itself is one level
-of 255. We refuse to write what a dialect has no names for; files that diffusers cannot read are reported. Exit status 1 if a
-picture differs.
+`export_adapter` writes every adapter of `lora-dialects/` and `lora-pictures/` in the dialects of kohya, PEFT and
+ComfyUI. diffusers loads it and generates at scale 0.5 and 1; the tolerance to the golden picture of the adapter
+itself is one level of 255. We refuse to write what a dialect has no names for; files that diffusers cannot read are
+reported. Exit status 1 if a picture differs.
 
 The goldens are the same adapters as saved by peft, for `diffusion/tests/parity/lora_export.rs`, which needs no Python.
 """
@@ -31,8 +31,8 @@ from lora_picture_goldens import ROOT, SCALES, in_diffusers, with_published_numb
 REPOSITORY = ROOT.parents[2]
 FAMILIES = {"flux": ("flux-tiny", diffusers.FluxPipeline), "sd15": ("sd15-tiny", diffusers.StableDiffusionPipeline),
             "sdxl": ("sdxl-tiny", diffusers.StableDiffusionXLPipeline)}
-# Adapters that peft saves for the goldens: with magnitudes; with convolutions and an alpha other than the rank; with the
-# original numbering.
+# Adapters that peft saves for the goldens: with magnitudes; with convolutions and an alpha other than the rank;
+# with the original numbering.
 SAVED = {"flux": "dora_peft", "sd15": "kohya", "sdxl": "numbered"}
 
 

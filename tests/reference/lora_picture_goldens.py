@@ -2,9 +2,9 @@
 
     python tests/reference/lora_picture_goldens.py [OUT]
 
-uses the cases of `lora_dialect_goldens.py`, whose files must exist, and further cases for Stable Diffusion. The pictures come
-from diffusers with densely changed weights. Where diffusers and peft can read a file, their picture must agree within one
-level of 255. One PNG a file: the three pictures side by side.
+uses the cases of `lora_dialect_goldens.py`, whose files must exist, and further cases for Stable Diffusion. The
+pictures come from diffusers with densely changed weights. Where diffusers and peft can read a file, their picture
+must agree within one level of 255. One PNG a file: the three pictures side by side.
 """
 
 import copy
@@ -22,7 +22,7 @@ import lora_dialect_goldens as dialects
 from lora_dialect_goldens import ALPHA, RANK, ROOT, SCALES, Case, flat, of_blocks
 from stable_diffusion_goldens import REQUEST
 
-# ---------------------------------------------------------------------------- algorithms on convolutions and linear layers
+# ------------------------------------------------------------------------ algorithms on convolutions and linear layers
 
 
 def by_layer(algorithm, kind=""):
@@ -73,7 +73,7 @@ def sd_numbered(case):
             case.low_rank(prefix + flat(path), network, [path], alpha=ALPHA)
 
 
-# ------------------------------------------------------------------------------------------------------------------ pictures
+# ------------------------------------------------------------------------------------------------------------ pictures
 
 FLUX_REQUEST = {"prompt": REQUEST["prompt"], "num_inference_steps": 3, "guidance_scale": 3.5, "seed": 1234, "height": 32, "width": 48}
 SD_REQUEST = {**REQUEST, "num_inference_steps": 3, "guidance_scale": 5.0}

@@ -3,8 +3,8 @@ per-channel statistics.
 
     python tests/reference/pipeline_variant_goldens.py [OUT]
 
-Each variant is a tiny pipeline with other settings, which the test sets too. The latent consistency model has a separate
-UNet, which this script writes. The tiny pipelines must exist.
+Each variant is a tiny pipeline with other settings, which the test sets too. The latent consistency model has a
+separate UNet, which this script writes. The tiny pipelines must exist.
 """
 
 import json
@@ -48,7 +48,7 @@ def lcm(out):
 
 
 def statistics(out):
-    """As Playground v2.5, at a scale that keeps the tiny autoencoder's pictures visible. Text to image and image to image."""
+    """As Playground v2.5, scaled so that the tiny autoencoder's pictures stay visible. From noise and from a picture."""
     for kind, begin in [(diffusers.StableDiffusionXLPipeline, {}), (diffusers.StableDiffusionXLImg2ImgPipeline, {"strength": 0.6})]:
         pipeline = kind.from_pretrained(ROOT / "sdxl-tiny", local_files_only=True)
         pipeline.vae.register_to_config(**STATISTICS)

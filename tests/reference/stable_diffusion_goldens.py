@@ -1,9 +1,10 @@
-"""Writes Stable Diffusion's goldens under diffusion/tests/goldens: the outputs of diffusers and transformers on the CPU.
+"""Writes Stable Diffusion's goldens under diffusion/tests/goldens: the outputs of diffusers and transformers on the
+CPU.
 
     python tests/reference/stable_diffusion_goldens.py [OUT]
 
-Two runs give the same bytes. Names that start with `txt2img`, `img2img`, `inpaint` are whole requests: inputs as levels of
-0..255, latents before the first and after each step, pictures as floats in [0, 1].
+Two runs give the same bytes. Names that start with `txt2img`, `img2img`, `inpaint` are whole requests: inputs as
+levels of 0..255, latents before the first and after each step, pictures as floats in [0, 1].
 """
 
 import os
@@ -29,7 +30,7 @@ REQUEST = {"prompt": PROMPTS[0], "negative_prompt": NEGATIVE_PROMPT, "num_infere
 
 
 def text_goldens(golden, pipeline):
-    """Token ids and embeddings, prompt by prompt; the text encoders one by one; one layer skipped; the negative prompt."""
+    """Token ids and embeddings of each prompt; each text encoder; one layer skipped; the negative prompt."""
     encoders = [(pipeline.tokenizer, pipeline.text_encoder)]
     two = hasattr(pipeline, "text_encoder_2")
     if two:

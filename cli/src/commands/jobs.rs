@@ -1,4 +1,4 @@
-//! `pyrograph jobs`: work of every kind, from whichever client. What only one kind has, its own command shows.
+//! `pyrograph jobs`: jobs of every kind, requested by any client. Fields that only one kind has are shown by its own command.
 
 use clap::{Args, Subcommand};
 use serde_json::Value;
@@ -22,42 +22,42 @@ pub struct Jobs {
 enum Action {
     /// List jobs, newest first
     List {
-        /// Only of this kind, such as generation
+        /// Only jobs of this kind, such as generation
         #[arg(long, value_name = "KIND")]
         kind: Option<String>,
-        /// Only with this status: queued, running, succeeded, failed or canceled
+        /// Only jobs with this status: queued, running, succeeded, failed or canceled
         #[arg(long, value_name = "STATUS")]
         status: Option<String>,
-        /// Only those that run with this model, by name or id
+        /// Only jobs that run with this model, by name or id
         #[arg(long, value_name = "MODEL")]
         model: Option<String>,
-        /// Only those created at this instant or later, such as 2026-01-31T12:00:00Z
+        /// Only jobs created at this time or later, such as 2026-01-31T12:00:00Z
         #[arg(long, value_name = "TIME")]
         created_after: Option<String>,
-        /// Only those created before this instant
+        /// Only jobs created before this time
         #[arg(long, value_name = "TIME")]
         created_before: Option<String>,
-        /// How many at most
+        /// Maximum number of entries
         #[arg(long, value_name = "N", default_value_t = 20)]
         limit: usize,
         #[command(flatten)]
         client: ClientOptions,
     },
-    /// Show a job: status, progress, error, and URLs of what it made that work for an hour
+    /// Show a job: status, progress, error, and URLs of its files, valid for an hour
     Show {
         /// Id of the generation, training, import or export
         job: String,
         #[command(flatten)]
         client: ClientOptions,
     },
-    /// End a job: at once while it is queued, else soon
+    /// Cancel a job: at once if it is queued, otherwise within one step
     Cancel {
         /// Id
         job: String,
         #[command(flatten)]
         client: ClientOptions,
     },
-    /// Repeat a failed job, as a new one with an id of its own
+    /// Repeat a failed job under a new id
     Retry {
         /// Id
         job: String,
@@ -136,8 +136,8 @@ async fn show(id: &str, options: &ClientOptions) -> Outcome {
             say!("  {label}{value}")?;
         }
     }
-    job::tell(&job)?;
-    job::tell_results(&[], &artifacts)
+    job::print(&job)?;
+    job::print_results(&[], &artifacts)
 }
 
 fn models(job: &Value) -> String {

@@ -172,8 +172,8 @@ impl GenerationService {
 
 /// Writes all of them with their queued jobs, in one statement, but for those that need a model or an input which is deleted: these
 /// get no instant of creation. The lock on what they need makes a deletion wait, and after one that was first nothing is locked.
-/// Callers of several projects may share the statement: each row gets the project of its own, and its models and inputs were found
-/// in it before.
+/// Callers of several projects may share the statement: each row gets its own caller's project. Models and inputs were
+/// looked up in that project before.
 pub(super) async fn insert(executor: impl PgExecutor<'_>, new: &[New]) -> Result<Vec<Option<DateTime<Utc>>>> {
     let column = |of: fn(&New) -> Uuid| new.iter().map(of).collect::<Vec<Uuid>>();
     let loras: Vec<(Uuid, i32, Uuid, f64)> = new

@@ -295,8 +295,8 @@ impl Intake {
         Ok(model)
     }
 
-    /// Lets each file of `model` that another model holds too be that one: the same bytes lie in the bucket once, whichever projects
-    /// have them, for whoever gets here has brought them. Returns the
+    /// Replaces each file of `model` that another model holds by that one: the same bytes are stored once for all projects.
+    /// Every project uploads or downloads them itself before. Returns the
     /// keys that are spare then, to be discarded after the commit; until it, the other models cannot be deleted.
     /// Errors: `Internal` when a borrowed file has gone with its model; another attempt will bring its own.
     pub(crate) async fn share(&self, connection: &mut sqlx::PgConnection, model: &mut Model) -> Result<Vec<String>> {
@@ -325,8 +325,8 @@ impl Intake {
     }
 }
 
-/// Storage keys by sha256, of those of `hashes` that a model holds, of this project or of any; such a model cannot be deleted before
-/// the transaction ends.
+/// Storage keys by sha256, of those of `hashes` that a model of this project, or of any, holds. Such a model cannot be
+/// deleted before the transaction ends.
 async fn held_files(
     connection: &mut sqlx::PgConnection,
     project: Option<ProjectId>,
@@ -345,8 +345,8 @@ async fn held_files(
     Ok(files.filter(|file| hashes.contains(&file.sha256)).map(|file| (file.sha256, file.storage_key)).collect())
 }
 
-/// For workers: where a model of the project holds a file with these bytes, if one does. Files of other projects do not count, since
-/// who knows a digest need not have the bytes.
+/// For workers: where a model of the project holds a file with these bytes, if one does. Files of other projects do not
+/// count, since knowing a digest does not mean having the bytes.
 pub async fn held_file(pool: &PgPool, project: ProjectId, sha256: &str) -> Result<Option<String>> {
     Ok(held_files(&mut *pool.acquire().await?, Some(project), &[sha256.to_owned()]).await?.remove(sha256))
 }
