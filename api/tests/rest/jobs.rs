@@ -162,7 +162,7 @@ async fn a_failed_generation_is_repeated_with_its_own_picture() {
     server.delete(&format!("/v1/generations/{failed}")).await.expect(204);
     assert_eq!(server.download(&new["image"]["url"]).await, bytes);
     server.get(&format!("/v1/jobs/{failed}")).await.refuses(404, "");
-    assert_eq!(ids(&server.get("/v1/jobs").await.expect(200)), [id.clone()]);
+    assert_eq!(ids(&server.get("/v1/jobs").await.expect(200)), std::slice::from_ref(&id));
     server.retry(&failed).await.refuses(404, "");
     // What it needs stays while it is queued.
     server.delete("/v1/models/clay").await.refuses(409, "");
