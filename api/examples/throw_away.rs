@@ -1,6 +1,7 @@
 //! The API on a throw-away Postgres and bucket, for looking at it and for measuring: `cargo run -p api --example throw_away -- 127.0.0.1:8081`.
 //! No worker runs, so jobs stay queued. Everything is gone when it stops.
 
+use domain::event::Feed;
 use domain::{Pools, Storage, StorageConfig};
 use tokio_util::sync::CancellationToken;
 
@@ -18,7 +19,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         secret_key: s3.secret_key().to_owned(),
         public_endpoint: None,
     })?;
-    let state = api::State::new(Pools::connect(database.url()).await?, storage).await;
+    let pools = Pools::connect(database.url()).await?;
+    let state = api::State::new(pools.api, Feed::start(pools.listen).await, storage);
     let listener = tokio::net::TcpListener::bind(&address).await?;
     println!("http://{address}\n{}", database.url());
     let stop = CancellationToken::new();

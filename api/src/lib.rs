@@ -6,6 +6,7 @@
 //! | `router` | every route, on one page |
 //! | `limits` | how large the bodies of requests may be |
 //! | `routes` | one file for each noun: what a request says, and what the answer looks like |
+//! | `caller` | who sent a request |
 //! | `extract` | how bodies, paths and queries are read, so that a refusal names the field |
 //! | `problem` | the only place where an error becomes HTTP |
 //! | `document` | title, description and tags of the contract |
@@ -13,6 +14,7 @@
 //! | `server` | connections: limits, time limits, orderly end |
 
 mod app;
+mod caller;
 mod document;
 mod extract;
 mod limits;
@@ -26,6 +28,7 @@ mod server;
 mod state;
 
 pub use app::app;
+pub use caller::Access;
 pub use openapi::openapi;
 pub use problem::{FieldError, Problem};
 pub use server::serve;

@@ -8,17 +8,18 @@ use axum::http::request::Parts;
 use domain::event::Feed;
 use domain::generation::GenerationService;
 use domain::model::Catalog;
-use domain::{Pools, Storage};
-use sqlx::PgPool;
+use domain::{Caller, Database, Storage};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
+
+use crate::caller::Access;
 
 /// Requests that are worked on at the same time; the next one is told to come back.
 const MAX_REQUESTS: usize = 1024;
 
 #[derive(Clone)]
 pub struct State {
-    pub(crate) pool: PgPool,
+    pub(crate) database: Database,
     pub(crate) catalog: Catalog,
     pub(crate) generations: GenerationService,
     pub(crate) storage: Storage,
@@ -26,21 +27,27 @@ pub struct State {
     /// Cancelled when the server is to stop; streams end then.
     pub(crate) stop: CancellationToken,
     pub(crate) admission: Arc<Semaphore>,
+    pub(crate) access: Access,
 }
 
 impl State {
-    /// Starts to listen for events, on one connection of `pools.listen`.
-    pub async fn new(pools: Pools, storage: Storage) -> Self {
-        let catalog = Catalog::new(pools.api.clone());
+    /// Everyone may do everything, in the project `default`.
+    pub fn new(database: Database, feed: Feed, storage: Storage) -> Self {
+        let catalog = Catalog::new(database.clone());
         Self {
-            generations: GenerationService::new(pools.api.clone(), catalog.clone(), storage.clone()),
+            generations: GenerationService::new(database.clone(), catalog.clone(), storage.clone()),
             catalog,
-            feed: Feed::start(pools.listen).await,
-            pool: pools.api,
+            feed,
+            database,
             storage,
             stop: CancellationToken::new(),
             admission: Arc::new(Semaphore::new(MAX_REQUESTS)),
+            access: Access::Open(Caller::anonymous()),
         }
+    }
+
+    pub fn with_access(self, access: Access) -> Self {
+        Self { access, ..self }
     }
 }
 

@@ -24,18 +24,23 @@ import asyncpg
 from fastapi import FastAPI, HTTPException, Response
 from pydantic import BaseModel, ConfigDict, Field
 
+# The project `default`; a service of one project need not ask whose row it is, but the tables do.
+PROJECT = UUID("00000000-0000-7000-8000-000000000000")
 CREATE = """
 WITH needed AS (
   SELECT id, sha256 FROM models WHERE id = ANY($1) AND deleted_at IS NULL ORDER BY id FOR KEY SHARE
 ), job AS (
-  INSERT INTO jobs (id, kind, total_steps, last_sequence, base_sha256)
-  SELECT $2, 'generation', $3, 1, sha256 FROM needed WHERE id = $5 AND (SELECT count(*) FROM needed) = cardinality($1)
+  INSERT INTO jobs (id, subject, project_id, kind, total_steps, last_sequence, base_sha256)
+  SELECT $2, $4, $10, 'generation', $3, 1, sha256 FROM needed
+  WHERE id = $5 AND (SELECT count(*) FROM needed) = cardinality($1)
   RETURNING id, created_at
 ), queued AS (
   INSERT INTO job_events (job_id, sequence, kind) SELECT id, 1, 'queued' FROM job
+), need AS (
+  INSERT INTO job_needs (job_id, model_id) SELECT job.id, needed.id FROM job, needed
 ), generation AS (
-  INSERT INTO generations (id, job_id, model_id, params, seed, created_at)
-  SELECT $4, id, $5, $6, $7, created_at FROM job
+  INSERT INTO generations (id, project_id, job_id, model_id, params, seed, created_at)
+  SELECT $4, $10, id, $5, $6, $7, created_at FROM job
   RETURNING id, created_at
 ), lora AS (
   INSERT INTO generation_loras (generation_id, position, model_id, scale)
@@ -55,7 +60,7 @@ SELECT g.id, g.job_id, g.model_id, m.name AS model_name, g.params, g.seed, g.war
        j.status, j.step, j.total_steps, j.progress, j.epoch, j.error_class, j.error_message,
        g.created_at, j.started_at, j.finished_at
 FROM generations g JOIN jobs j ON j.id = g.job_id JOIN models m ON m.id = g.model_id
-WHERE g.deleted_at IS NULL AND g.id = $1
+WHERE g.deleted_at IS NULL AND g.id = $1 AND g.project_id = $2
 """
 QUIET_SECONDS = 0.01
 
@@ -196,7 +201,8 @@ async def json_codec(connection):
 @asynccontextmanager
 async def lifespan(app):
     app.pool = await asyncpg.create_pool(os.environ["DATABASE_URL"], min_size=8, max_size=8, init=json_codec)
-    rows = await app.pool.fetch("SELECT id, name, kind, family, defaults FROM models WHERE deleted_at IS NULL")
+    rows = await app.pool.fetch(
+        "SELECT id, name, kind, family, defaults FROM models WHERE deleted_at IS NULL AND project_id = $1", PROJECT)
     app.models = {row["name"]: row for row in rows}
     app.doorbell = Doorbell(app.pool)
     yield
@@ -294,7 +300,7 @@ async def create(request: GenerationRequest, response: Response):
     needed = sorted({model["id"], *(lora["id"] for lora, _ in loras)})
     created_at = await app.pool.fetchval(
         CREATE, needed, job, params.num_inference_steps, id, model["id"], stored(params), seed,
-        [lora["id"] for lora, _ in loras], [scale for _, scale in loras])
+        [lora["id"] for lora, _ in loras], [scale for _, scale in loras], PROJECT)
     if created_at is None:
         raise HTTPException(404, "A model of this request was deleted just now.")
     app.doorbell.ring()
@@ -308,7 +314,7 @@ async def create(request: GenerationRequest, response: Response):
 
 @app.get("/v1/generations/{id}", response_model=Generation)
 async def get(id: UUID):
-    row = await app.pool.fetchrow(GET, id)
+    row = await app.pool.fetchrow(GET, id, PROJECT)
     if row is None:
         raise HTTPException(404, f"There is no generation {id}.")
     error = {"class": row["error_class"], "message": row["error_message"]} if row["error_class"] else None

@@ -45,7 +45,7 @@ pub async fn register(pool: &PgPool, storage: &Storage) -> Result<(), Failure> {
 
 /// Whether it is registered, in this version or an older one.
 pub async fn is_registered(pool: &PgPool) -> bool {
-    model::get(pool, CHECKPOINT).await.is_ok_and(|model| model.built_in)
+    model::intake::has_built_in(pool, CHECKPOINT).await
 }
 
 /// A picture of a bundled dataset.

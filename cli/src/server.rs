@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use domain::Storage;
 use domain::database::{self, Pools};
+use domain::event::Feed;
 use domain::job::Reaper;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -48,18 +49,19 @@ impl Server {
         let address = listener.local_addr().context("the listener has no address")?;
         let reaper = Reaper::new(lease_policy()?);
         let pools = services::database(&services.database_url).await?;
-        database::migrate(&pools.api).await.context("could not update the database schema")?;
+        database::migrate(&pools.lease).await.context("could not update the database schema")?;
         let storage = Storage::new(&services.storage).context("storage")?;
         match services::check_storage(&storage, &services.storage).await {
-            Ok(()) => built_in::register(&pools.api, &storage).await?,
+            Ok(()) => built_in::register(&pools.lease, &storage).await?,
             // Requests and jobs are stored in the database; `/readyz` reports the bucket, which may come back.
-            Err(failure) if built_in::is_registered(&pools.api).await => {
+            Err(failure) if built_in::is_registered(&pools.lease).await => {
                 tracing::error!("{failure}; continuing without it for now");
             }
             Err(failure) => return Err(failure),
         }
         let stop = CancellationToken::new();
-        let state = api::State::new(pools.clone(), storage).await;
+        let feed = Feed::start(pools.listen.clone()).await;
+        let state = api::State::new(pools.api.clone(), feed, storage);
         let serving = tokio::spawn({
             let stop = stop.clone();
             async move {

@@ -6,9 +6,9 @@ use std::time::Duration;
 use chrono::{DateTime, SubsecRound, Utc};
 use sqlx::migrate::Migrator;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{Executor, PgPool, Postgres, Transaction};
+use sqlx::{Connection, Executor, PgPool, Postgres, Transaction};
 
-use crate::{Error, Result};
+use crate::{Caller, Error, Result};
 
 /// The schema, from the folder `migrations/`.
 pub static MIGRATIONS: Migrator = sqlx::migrate!("../migrations");
@@ -21,12 +21,70 @@ pub(crate) fn now() -> DateTime<Utc> {
 /// A statement that takes longer is given up. sqlx has no limit of its own, and a half-open connection never answers.
 const STATEMENT_LIMIT: Duration = Duration::from_secs(10);
 
+/// Postgres for users' requests. Whoever holds this can read and write rows in the name of a [`Caller`] only: the pool
+/// behind it is private, and the functions of this crate that take it take a caller, too.
+///
+/// ```no_run
+/// # async fn f(caller: &domain::Caller, database: &domain::Database, id: domain::DatasetId) -> domain::Result<()> {
+/// domain::dataset::get(caller, database, id).await?;
+/// # Ok(()) }
+/// ```
+///
+/// Without a caller nothing can be read:
+///
+/// ```compile_fail,E0061
+/// # async fn f(caller: &domain::Caller, database: &domain::Database, id: domain::DatasetId) -> domain::Result<()> {
+/// domain::dataset::get(database, id).await?;
+/// # Ok(()) }
+/// ```
+///
+/// neither by SQL, for the pool cannot be had:
+///
+/// ```compile_fail,E0616
+/// # async fn f(caller: &domain::Caller, database: &domain::Database, id: domain::DatasetId) -> domain::Result<()> {
+/// sqlx::query("SELECT name FROM datasets").fetch_all(&database.0).await.unwrap();
+/// # Ok(()) }
+/// ```
+///
+/// ```compile_fail,E0624
+/// # async fn f(caller: &domain::Caller, database: &domain::Database, id: domain::DatasetId) -> domain::Result<()> {
+/// sqlx::query("SELECT name FROM datasets").fetch_all(database.pool(caller)).await.unwrap();
+/// # Ok(()) }
+/// ```
+///
+/// nor by the functions for workers and the reaper, which take a pool:
+///
+/// ```compile_fail,E0308
+/// # async fn f(claim: &domain::job::Claim, database: &domain::Database) -> domain::Result<()> {
+/// domain::generation::load_work(database, claim).await?;
+/// # Ok(()) }
+/// ```
+#[derive(Debug, Clone)]
+pub struct Database(PgPool);
+
+impl Database {
+    /// Whoever has the pool can do everything anyway.
+    pub fn new(pool: PgPool) -> Self {
+        Self(pool)
+    }
+
+    /// The pool, for statements about the rows of the caller's project.
+    pub(crate) fn pool(&self, _: &Caller) -> &PgPool {
+        &self.0
+    }
+
+    /// Whether the database answers. Errors: `Unavailable`.
+    pub async fn check(&self) -> Result<()> {
+        bounded(async { self.0.acquire().await?.ping().await }).await
+    }
+}
+
 /// Separate pools, so that a burst of requests cannot keep a heartbeat from its connection.
 #[derive(Debug, Clone)]
 pub struct Pools {
-    /// For requests.
-    pub api: PgPool,
-    /// For claims, beats and commits of workers, and for the reaper.
+    /// For users' requests.
+    pub api: Database,
+    /// For claims, beats and commits of workers, for the reaper and for migrations. The API does not have it.
     pub lease: PgPool,
     /// For LISTEN: a connection stays taken as long as somebody listens.
     pub listen: PgPool,
@@ -60,14 +118,14 @@ impl Pools {
                 })
                 .connect_lazy_with(options.clone().application_name(&format!("pyrograph {name}")))
         };
-        let pools = Pools { api: pool("api", 16), lease: pool("lease", 8), listen: pool("listen", 4) };
+        let pools = Pools { api: Database(pool("api", 16)), lease: pool("lease", 8), listen: pool("listen", 4) };
         bounded(pools.lease.execute("SELECT 1")).await?;
         Ok(pools)
     }
 
     /// Waits for the connections that are in use and closes all.
     pub async fn close(&self) {
-        tokio::join!(self.listen.close(), self.api.close(), self.lease.close());
+        tokio::join!(self.listen.close(), self.api.0.close(), self.lease.close());
     }
 }
 

@@ -6,10 +6,10 @@ pub mod intake;
 
 use chrono::{DateTime, Utc};
 use serde::Deserialize;
-use sqlx::{PgConnection, PgPool};
+use sqlx::PgConnection;
 use utoipa::ToSchema;
 
-use crate::{DatasetId, Error, ExampleId, Page, PageRequest, Result, Storage, begin};
+use crate::{Caller, Database, DatasetId, Error, ExampleId, Page, PageRequest, ProjectId, Result, Storage, begin};
 
 /// Most characters of a caption.
 pub const MAX_CAPTION_CHARS: usize = 10_000;
@@ -52,7 +52,7 @@ pub struct Example {
 }
 
 /// Creates an empty dataset. Errors: `Invalid` for a name that is empty, too long or holds control characters.
-pub async fn create(pool: &PgPool, request: DatasetRequest) -> Result<Dataset> {
+pub async fn create(caller: &Caller, database: &Database, request: DatasetRequest) -> Result<Dataset> {
     let name = request.name;
     if name.is_empty() || name.chars().count() > MAX_NAME_CHARS || name.chars().any(|c| c.is_ascii_control()) {
         return Err(Error::invalid(
@@ -62,38 +62,43 @@ pub async fn create(pool: &PgPool, request: DatasetRequest) -> Result<Dataset> {
     }
     let id = DatasetId::new();
     let row = sqlx::query!(
-        "INSERT INTO datasets (id, name) VALUES ($1, $2) RETURNING created_at, updated_at",
+        "INSERT INTO datasets (id, project_id, name) VALUES ($1, $2, $3) RETURNING created_at, updated_at",
         id as DatasetId,
+        caller.project() as ProjectId,
         name
     )
-    .fetch_one(pool)
+    .fetch_one(database.pool(caller))
     .await?;
     Ok(Dataset { id, name, example_count: 0, created_at: row.created_at, updated_at: row.updated_at })
 }
 
 /// Newest first.
-pub async fn list(pool: &PgPool, page: &PageRequest) -> Result<Page<Dataset>> {
+pub async fn list(caller: &Caller, database: &Database, page: &PageRequest) -> Result<Page<Dataset>> {
     let rows = sqlx::query_as!(
         Dataset,
         r#"SELECT id AS "id: DatasetId", name, created_at, updated_at,
                   (SELECT count(*) FROM examples e WHERE e.dataset_id = d.id) AS "example_count!"
-           FROM datasets d WHERE deleted_at IS NULL AND ($1::uuid IS NULL OR id < $1) ORDER BY id DESC LIMIT $2"#,
+           FROM datasets d WHERE project_id = $1 AND deleted_at IS NULL AND ($2::uuid IS NULL OR id < $2)
+           ORDER BY id DESC LIMIT $3"#,
+        caller.project() as ProjectId,
         page.before(),
         page.fetch_limit(),
     )
-    .fetch_all(pool)
+    .fetch_all(database.pool(caller))
     .await?;
     Ok(page.cut(rows, |dataset| dataset.id.into()))
 }
 
-/// The dataset and its examples in order.
-pub async fn get(pool: &PgPool, id: DatasetId) -> Result<(Dataset, Vec<Example>)> {
+/// The dataset and its examples in order. Errors: `NotFound`.
+pub async fn get(caller: &Caller, database: &Database, id: DatasetId) -> Result<(Dataset, Vec<Example>)> {
+    let pool = database.pool(caller);
     let examples = examples(&mut *pool.acquire().await?, id).await?;
     let dataset = sqlx::query_as!(
         Dataset,
-        r#"SELECT id AS "id: DatasetId", name, created_at, updated_at, $2::bigint AS "example_count!"
-           FROM datasets WHERE id = $1 AND deleted_at IS NULL"#,
+        r#"SELECT id AS "id: DatasetId", name, created_at, updated_at, $3::bigint AS "example_count!"
+           FROM datasets WHERE id = $1 AND project_id = $2 AND deleted_at IS NULL"#,
         id as DatasetId,
+        caller.project() as ProjectId,
         examples.len() as i64,
     )
     .fetch_optional(pool)
@@ -103,20 +108,21 @@ pub async fn get(pool: &PgPool, id: DatasetId) -> Result<(Dataset, Vec<Example>)
 }
 
 /// Errors with `NotFound` unless the dataset is there.
-pub async fn check_exists(pool: &PgPool, id: DatasetId) -> Result<()> {
+pub async fn check_exists(caller: &Caller, database: &Database, id: DatasetId) -> Result<()> {
     let there = sqlx::query_scalar!(
-        r#"SELECT EXISTS (SELECT 1 FROM datasets WHERE id = $1 AND deleted_at IS NULL) AS "there!""#,
-        id as DatasetId
+        r#"SELECT EXISTS (SELECT 1 FROM datasets WHERE id = $1 AND project_id = $2 AND deleted_at IS NULL) AS "there!""#,
+        id as DatasetId,
+        caller.project() as ProjectId,
     )
-    .fetch_one(pool)
+    .fetch_one(database.pool(caller))
     .await?;
     if there { Ok(()) } else { Err(Error::not_found("dataset", id)) }
 }
 
 /// Makes the dataset invisible and deletes its rows and bytes. Errors: `NotFound`; `Conflict` while a training needs it.
-pub async fn delete(pool: &PgPool, storage: &Storage, id: DatasetId) -> Result<()> {
-    let mut tx = begin(pool).await?;
-    lock(&mut tx, id).await?;
+pub async fn delete(caller: &Caller, database: &Database, storage: &Storage, id: DatasetId) -> Result<()> {
+    let mut tx = begin(database.pool(caller)).await?;
+    lock(caller, &mut tx, id).await?;
     check_unused(&mut tx, id).await?;
     sqlx::query!("UPDATE datasets SET deleted_at = clock_timestamp() WHERE id = $1", id as DatasetId)
         .execute(&mut *tx)
@@ -136,9 +142,15 @@ pub async fn delete(pool: &PgPool, storage: &Storage, id: DatasetId) -> Result<(
 }
 
 /// Removes one example and its bytes. Errors as [`delete`].
-pub async fn delete_example(pool: &PgPool, storage: &Storage, dataset: DatasetId, example: ExampleId) -> Result<()> {
-    let mut tx = begin(pool).await?;
-    lock(&mut tx, dataset).await?;
+pub async fn delete_example(
+    caller: &Caller,
+    database: &Database,
+    storage: &Storage,
+    dataset: DatasetId,
+    example: ExampleId,
+) -> Result<()> {
+    let mut tx = begin(database.pool(caller)).await?;
+    lock(caller, &mut tx, dataset).await?;
     let key = sqlx::query_scalar!(
         "DELETE FROM examples WHERE id = $1 AND dataset_id = $2 RETURNING storage_key",
         example as ExampleId,
@@ -156,7 +168,8 @@ pub async fn delete_example(pool: &PgPool, storage: &Storage, dataset: DatasetId
     Ok(())
 }
 
-/// The examples of a dataset in order; empty also when there is no such dataset.
+/// The examples of a dataset in order; empty also when there is no such dataset. Not scoped: check or lock the dataset's
+/// row for the caller, too.
 pub(crate) async fn examples(connection: &mut PgConnection, id: DatasetId) -> Result<Vec<Example>> {
     Ok(sqlx::query_as!(
         Example,
@@ -169,10 +182,11 @@ pub(crate) async fn examples(connection: &mut PgConnection, id: DatasetId) -> Re
 }
 
 /// Locks the dataset against every other change. Errors: `NotFound`.
-pub(crate) async fn lock(connection: &mut PgConnection, id: DatasetId) -> Result<()> {
+pub(crate) async fn lock(caller: &Caller, connection: &mut PgConnection, id: DatasetId) -> Result<()> {
     sqlx::query_scalar!(
-        r#"SELECT 1 AS "one!" FROM datasets WHERE id = $1 AND deleted_at IS NULL FOR UPDATE"#,
-        id as DatasetId
+        r#"SELECT 1 AS "one!" FROM datasets WHERE id = $1 AND project_id = $2 AND deleted_at IS NULL FOR UPDATE"#,
+        id as DatasetId,
+        caller.project() as ProjectId,
     )
     .fetch_optional(connection)
     .await?

@@ -15,7 +15,7 @@ use tokio::task::AbortHandle;
 use crate::database::bounded;
 use crate::job::Claim;
 use crate::notice::{Notice, Notices};
-use crate::{Error, JobId, Result};
+use crate::{Caller, Database, Error, JobId, ProjectId, Result};
 
 const CHANNEL: &str = "pyrograph_events";
 /// A subscriber that falls further behind than this is told to look at the rows.
@@ -69,17 +69,20 @@ pub struct Event {
 }
 
 /// The events of a job that follow number `sequence` (0 = all), oldest first, at most `limit`.
-pub async fn after(pool: &PgPool, job: JobId, sequence: i64, limit: i64) -> Result<Vec<Event>> {
+pub async fn after(caller: &Caller, database: &Database, job: JobId, sequence: i64, limit: i64) -> Result<Vec<Event>> {
     bounded(
         sqlx::query_as!(
             Event,
             r#"SELECT sequence, kind AS "kind: EventKind", data, created_at
-               FROM job_events WHERE job_id = $1 AND sequence > $2 ORDER BY sequence LIMIT $3"#,
+               FROM job_events
+               WHERE job_id = $1 AND sequence > $2 AND EXISTS (SELECT FROM jobs WHERE id = $1 AND project_id = $4)
+               ORDER BY sequence LIMIT $3"#,
             job.0,
             sequence,
             limit,
+            caller.project() as ProjectId,
         )
-        .fetch_all(pool),
+        .fetch_all(database.pool(caller)),
     )
     .await
 }

@@ -11,7 +11,7 @@ use crate::event;
 use crate::job::{self, Claim, JobKind, NewJob};
 use crate::model::{self, ModelFiles, ModelKind, ModelRef};
 use crate::report::{JobRow, Report};
-use crate::{Error, JobId, ModelId, Page, PageRequest, Result, begin, bounded};
+use crate::{Caller, Database, Error, JobId, ModelId, Page, PageRequest, ProjectId, Result, begin, bounded};
 
 crate::id::public! {
     ExportId,
@@ -40,8 +40,14 @@ pub struct ExportWork {
 const MAX_BYTES: i64 = 4 << 30;
 
 /// Writes an export with its queued job, or finds the one that succeeded or still may. Errors: `NotFound`; `Invalid` for a checkpoint.
-pub async fn create(pool: &PgPool, name_or_id: &str, format: Format, dtype: Dtype) -> Result<Export> {
-    let model = model::get(pool, name_or_id).await?;
+pub async fn create(
+    caller: &Caller,
+    database: &Database,
+    name_or_id: &str,
+    format: Format,
+    dtype: Dtype,
+) -> Result<Export> {
+    let model = model::get(caller, database, name_or_id).await?;
     if model.kind != ModelKind::Lora {
         let message = format!("`{}` is {}; what is exported is a LoRA.", model.name, model.kind.title());
         return Err(Error::invalid("model", message));
@@ -52,6 +58,7 @@ pub async fn create(pool: &PgPool, name_or_id: &str, format: Format, dtype: Dtyp
             format!("`{}` is larger than 4 GiB, too large to be exported.", model.name),
         ));
     }
+    let (pool, project) = (database.pool(caller), caller.project());
     let mut tx = begin(pool).await?;
     // One at a time, and not while it is deleted.
     sqlx::query_scalar!(
@@ -63,26 +70,28 @@ pub async fn create(pool: &PgPool, name_or_id: &str, format: Format, dtype: Dtyp
     .ok_or_else(|| Error::not_found("model", name_or_id))?;
     let there = sqlx::query_scalar!(
         r#"SELECT e.id AS "id: ExportId" FROM exports e JOIN jobs j ON j.id = e.job_id
-           WHERE e.model_id = $1 AND e.format = $2 AND e.dtype = $3 AND j.status IN ('queued', 'running', 'succeeded')
+           WHERE e.model_id = $1 AND e.format = $2 AND e.dtype = $3 AND e.project_id = $4 AND j.status IN ('queued', 'running', 'succeeded')
            ORDER BY e.id DESC LIMIT 1"#,
         model.id as ModelId,
         format.as_str(),
         dtype.as_str(),
+        project as ProjectId,
     )
     .fetch_optional(&mut *tx)
     .await?;
     if let Some(id) = there {
         tx.commit().await?;
-        return get(pool, id).await;
+        return get(caller, database, id).await;
     }
-    let id = insert(&mut tx, model.id, format, dtype, None).await?;
+    let id = insert(project, &mut tx, model.id, format, dtype, None).await?;
     tx.commit().await?;
     job::ring(pool);
-    get(pool, id).await
+    get(caller, database, id).await
 }
 
 /// Writes an export with its queued job.
 async fn insert(
+    project: ProjectId,
     connection: &mut PgConnection,
     model: ModelId,
     format: Format,
@@ -90,15 +99,16 @@ async fn insert(
     retry_of: Option<JobId>,
 ) -> Result<ExportId> {
     let id = ExportId::new();
-    let job = NewJob { needs: &[model], retry_of, ..NewJob::new(JobKind::Export, id) };
+    let job = NewJob { needs: &[model], retry_of, ..NewJob::new(project, JobKind::Export, id) };
     let job_id = job::enqueue(connection, job).await?;
     sqlx::query!(
-        "INSERT INTO exports (id, job_id, model_id, format, dtype) VALUES ($1, $2, $3, $4, $5)",
+        "INSERT INTO exports (id, job_id, model_id, format, dtype, project_id) VALUES ($1, $2, $3, $4, $5, $6)",
         id as ExportId,
         job_id as JobId,
         model as ModelId,
         format.as_str(),
         dtype.as_str(),
+        project as ProjectId,
     )
     .execute(connection)
     .await?;
@@ -106,14 +116,16 @@ async fn insert(
 }
 
 /// Makes the same request again, as a job of its own. Errors: `Unknown` when the model has been deleted.
-pub(crate) async fn retry(connection: &mut PgConnection, failed: JobId) -> Result<ExportId> {
+pub(crate) async fn retry(caller: &Caller, connection: &mut PgConnection, failed: JobId) -> Result<ExportId> {
     let row = sqlx::query!(
-        r#"SELECT model_id AS "model_id: ModelId", format AS "format: Format", dtype AS "dtype: Dtype" FROM exports WHERE job_id = $1"#,
+        r#"SELECT model_id AS "model_id: ModelId", format AS "format: Format", dtype AS "dtype: Dtype" FROM exports
+           WHERE job_id = $1 AND project_id = $2"#,
         failed as JobId,
+        caller.project() as ProjectId,
     )
     .fetch_one(&mut *connection)
     .await?;
-    insert(connection, row.model_id, row.format, row.dtype, Some(failed)).await
+    insert(caller.project(), connection, row.model_id, row.format, row.dtype, Some(failed)).await
 }
 
 /// A row as the queries below give it.
@@ -157,27 +169,29 @@ macro_rules! select_exports {
 }
 
 /// Errors: `NotFound`.
-pub async fn get(pool: &PgPool, id: ExportId) -> Result<Export> {
-    let row = select_exports!("AND e.id = $1", id as ExportId).fetch_optional(pool).await?;
+pub async fn get(caller: &Caller, database: &Database, id: ExportId) -> Result<Export> {
+    let row = select_exports!("AND e.id = $1 AND e.project_id = $2", id as ExportId, caller.project() as ProjectId);
+    let row = row.fetch_optional(database.pool(caller)).await?;
     row.map(Export::from).ok_or_else(|| Error::not_found("export", id))
 }
 
 /// Newest first.
-pub async fn list(pool: &PgPool, page: &PageRequest) -> Result<Page<Export>> {
+pub async fn list(caller: &Caller, database: &Database, page: &PageRequest) -> Result<Page<Export>> {
     let rows = select_exports!(
-        "AND ($1::uuid IS NULL OR e.id < $1) ORDER BY e.id DESC LIMIT $2",
+        "AND e.project_id = $1 AND ($2::uuid IS NULL OR e.id < $2) ORDER BY e.id DESC LIMIT $3",
+        caller.project() as ProjectId,
         page.before(),
         page.fetch_limit()
     )
-    .fetch_all(pool)
+    .fetch_all(database.pool(caller))
     .await?;
     Ok(page.cut(rows.into_iter().map(Export::from).collect(), |export| export.id.into()))
 }
 
 /// Ends it: at once while it is queued, within a beat while it runs. One that has ended stays as it is.
-pub async fn cancel(pool: &PgPool, id: ExportId) -> Result<Export> {
-    job::cancel(pool, job::find(pool, id.into(), Some(JobKind::Export)).await?).await?;
-    get(pool, id).await
+pub async fn cancel(caller: &Caller, database: &Database, id: ExportId) -> Result<Export> {
+    job::cancel(caller, database, job::find(caller, database, id.into(), Some(JobKind::Export)).await?).await?;
+    get(caller, database, id).await
 }
 
 /// What the claimed job is to do.

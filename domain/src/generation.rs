@@ -25,7 +25,10 @@ use crate::event;
 use crate::job::{self, Claim, JobKind, JobStatus};
 use crate::model::{self, ModelFiles, ModelRef, vae_approx};
 use crate::report::{JobRow, Report};
-use crate::{Error, GenerationId, JobId, ModelId, Page, PageRequest, Result, Storage, begin, bounded};
+use crate::{
+    Caller, Database, Error, GenerationId, JobId, ModelId, Page, PageRequest, ProjectId, Result, Storage, begin,
+    bounded,
+};
 
 /// The model that is meant when a request names none.
 pub const DEFAULT_MODEL: &str = "ember";
@@ -74,6 +77,7 @@ pub struct WorkLora {
 /// A row as the queries below give it.
 struct Row {
     id: GenerationId,
+    project_id: ProjectId,
     job_id: JobId,
     model_id: ModelId,
     model_name: String,
@@ -104,7 +108,7 @@ macro_rules! select_generations {
     ($rest:literal $(, $argument:expr)*) => {
         sqlx::query_as!(
             Row,
-            r#"SELECT g.id AS "id: GenerationId", g.job_id AS "job_id: JobId", g.model_id AS "model_id: ModelId", m.name AS model_name,
+            r#"SELECT g.id AS "id: GenerationId", g.project_id AS "project_id: ProjectId", g.job_id AS "job_id: JobId", g.model_id AS "model_id: ModelId", m.name AS model_name,
                       g.params AS "params: Json<GenerationParams>", g.seed, g.warnings AS "warnings: Json<Vec<String>>",
                       coalesce((SELECT jsonb_agg(jsonb_build_object('model', jsonb_build_object('id', l.model_id, 'name', n.name), 'scale', l.scale)
                                                  ORDER BY l.position)
@@ -120,47 +124,58 @@ macro_rules! select_generations {
 }
 
 /// Errors: `NotFound`.
-pub async fn get(pool: &PgPool, id: GenerationId) -> Result<Generation> {
-    let found = get_many(pool, &[id]).await?.pop().flatten();
+pub async fn get(caller: &Caller, database: &Database, id: GenerationId) -> Result<Generation> {
+    let found = get_many(database, &[(caller.clone(), id)]).await?.pop().flatten();
     found.ok_or_else(|| Error::not_found("generation", id))
 }
 
-/// Some generations, in the order asked for; `None` for one that is not there.
-async fn get_many(pool: &PgPool, ids: &[GenerationId]) -> Result<Vec<Option<Generation>>> {
-    let uuids: Vec<Uuid> = ids.iter().map(|id| (*id).into()).collect();
-    let rows = bounded(select_generations!("AND g.id = ANY($1)", &uuids).fetch_all(pool)).await?;
-    // The same one may be asked for twice.
-    let found: HashMap<GenerationId, Generation> = rows.into_iter().map(|row| (row.id, row.into())).collect();
-    Ok(ids.iter().map(|id| found.get(id).cloned()).collect())
+/// Some generations, each for its own caller, in the order asked for; `None` for one that the caller's project does not have.
+async fn get_many(database: &Database, asked: &[(Caller, GenerationId)]) -> Result<Vec<Option<Generation>>> {
+    let Some((first, _)) = asked.first() else { return Ok(Vec::new()) };
+    let projects: Vec<Uuid> = asked.iter().map(|(caller, _)| caller.project().into()).collect();
+    let ids: Vec<Uuid> = asked.iter().map(|(_, id)| (*id).into()).collect();
+    let rows = select_generations!(
+        // The first condition leaves the planner the primary key, also before the table has statistics.
+        "AND g.id = ANY($2) AND (g.project_id, g.id) IN (SELECT * FROM unnest($1::uuid[], $2::uuid[]))",
+        &projects,
+        &ids
+    );
+    let rows = bounded(rows.fetch_all(database.pool(first))).await?;
+    // The same one may be asked for twice, also by a caller of another project.
+    let found: HashMap<(ProjectId, GenerationId), Generation> =
+        rows.into_iter().map(|row| ((row.project_id, row.id), row.into())).collect();
+    Ok(asked.iter().map(|(caller, id)| found.get(&(caller.project(), *id)).cloned()).collect())
 }
 
 /// Newest first.
-pub async fn list(pool: &PgPool, page: &PageRequest) -> Result<Page<Generation>> {
+pub async fn list(caller: &Caller, database: &Database, page: &PageRequest) -> Result<Page<Generation>> {
     let rows = select_generations!(
-        "AND ($1::uuid IS NULL OR g.id < $1) ORDER BY g.id DESC LIMIT $2",
+        "AND g.project_id = $1 AND ($2::uuid IS NULL OR g.id < $2) ORDER BY g.id DESC LIMIT $3",
+        caller.project() as ProjectId,
         page.before(),
         page.fetch_limit()
     )
-    .fetch_all(pool)
+    .fetch_all(database.pool(caller))
     .await?;
     Ok(page.cut(rows.into_iter().map(Generation::from).collect(), |generation| generation.id.into()))
 }
 
 /// Ends it: at once while it is queued, within a step while it runs. One that has ended stays as it is.
-pub async fn cancel(pool: &PgPool, id: GenerationId) -> Result<Generation> {
-    job::cancel(pool, job::find(pool, id.into(), Some(JobKind::Generation)).await?).await?;
-    get(pool, id).await
+pub async fn cancel(caller: &Caller, database: &Database, id: GenerationId) -> Result<Generation> {
+    job::cancel(caller, database, job::find(caller, database, id.into(), Some(JobKind::Generation)).await?).await?;
+    get(caller, database, id).await
 }
 
 /// Makes an ended generation invisible, forgets its prompt and deletes its pictures, and those that its request brought along.
 /// Errors: `NotFound`; `Conflict` while it is queued or running.
-pub async fn delete(pool: &PgPool, storage: &Storage, id: GenerationId) -> Result<()> {
-    let mut tx = begin(pool).await?;
+pub async fn delete(caller: &Caller, database: &Database, storage: &Storage, id: GenerationId) -> Result<()> {
+    let mut tx = begin(database.pool(caller)).await?;
     let row = sqlx::query!(
         r#"SELECT g.job_id AS "job_id: JobId", j.status AS "status: JobStatus", g.params AS "params: Json<GenerationParams>"
            FROM generations g JOIN jobs j ON j.id = g.job_id
-           WHERE g.id = $1 AND g.deleted_at IS NULL FOR UPDATE OF g"#,
+           WHERE g.id = $1 AND g.project_id = $2 AND g.deleted_at IS NULL FOR UPDATE OF g"#,
         id as GenerationId,
+        caller.project() as ProjectId,
     )
     .fetch_optional(&mut *tx)
     .await?
@@ -193,7 +208,8 @@ pub async fn load_work(pool: &PgPool, claim: &Claim) -> Result<GenerationWork> {
 async fn read_work(pool: &PgPool, claim: &Claim) -> Result<GenerationWork> {
     let mut connection = pool.acquire().await?;
     let row = sqlx::query!(
-        r#"SELECT id AS "id: GenerationId", model_id AS "model_id: ModelId", params AS "params: Json<GenerationParams>", seed
+        r#"SELECT id AS "id: GenerationId", project_id AS "project: ProjectId", model_id AS "model_id: ModelId",
+                  params AS "params: Json<GenerationParams>", seed
            FROM generations WHERE job_id = $1"#,
         claim.job as JobId,
     )
@@ -210,7 +226,7 @@ async fn read_work(pool: &PgPool, claim: &Claim) -> Result<GenerationWork> {
     let of = |id: ModelId| files.get(&id).cloned().ok_or_else(|| Error::not_found("model", id));
     let base = of(row.model_id)?;
     let vae_approx = match row.params.0.preview_every {
-        Some(_) => vae_approx::of_family(&mut connection, &base.family).await?,
+        Some(_) => vae_approx::of_family(&mut connection, row.project, &base.family).await?,
         None => None,
     };
     Ok(GenerationWork {

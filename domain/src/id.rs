@@ -65,6 +65,7 @@ id! {
 }
 
 public! {
+    ProjectId,
     GenerationId,
     TrainingId,
     ImportId,
@@ -77,4 +78,9 @@ public! {
     SwapId,
     /// One start of a worker process; a restart gets another one.
     WorkerId,
+}
+
+impl ProjectId {
+    /// The project `default`, which every installation has (migration 0011).
+    pub const DEFAULT: ProjectId = ProjectId(uuid::Uuid::from_u128(0x7000_8000_0000_0000_0000));
 }

@@ -18,7 +18,9 @@ use crate::model::parts::Part;
 use crate::model::source::{Parts, Source};
 use crate::model::{self, ModelFile, ModelKind, ModelRef, upload};
 use crate::report::{JobRow, Report};
-use crate::{Error, ImportId, JobId, ModelId, Page, PageRequest, Result, Storage, begin, bounded};
+use crate::{
+    Caller, Database, Error, ImportId, JobId, ModelId, Page, PageRequest, ProjectId, Result, Storage, begin, bounded,
+};
 
 /// Longer texts of a licence are not kept.
 pub const MAX_LICENSE_BYTES: usize = 256 * 1024;
@@ -68,6 +70,8 @@ pub struct Import {
 /// What a worker gets to do.
 pub struct ImportWork {
     pub id: ImportId,
+    /// Owner of the import and of its model.
+    pub project: ProjectId,
     pub name: String,
     pub source: Source,
     /// Of a repository that an earlier attempt has looked at.
@@ -84,7 +88,7 @@ pub struct ImportWork {
 
 /// Checks the request and writes the import with its queued job, or nothing.
 /// Errors: `NotFound` for base or upload; `Invalid` naming the field; `Conflict` for a name that is taken, or parts that are missing.
-pub async fn create(pool: &PgPool, storage: &Storage, request: ImportRequest) -> Result<Import> {
+pub async fn create(caller: &Caller, database: &Database, storage: &Storage, request: ImportRequest) -> Result<Import> {
     model::check_name(&request.name)?;
     let parts = request.parts.unwrap_or_default();
     let sources = parts.each().map(|(part, source)| (format!("parts.{}", part.as_str()), source));
@@ -95,8 +99,8 @@ pub async fn create(pool: &PgPool, storage: &Storage, request: ImportRequest) ->
         }
         if let Source::Upload { files } = source {
             for file in files {
-                let whole = upload::whole(pool, storage, file.upload).await;
-                whole.map_err(|error| error.in_field(format!("{field}.files")))?;
+                let complete = upload::check_complete(caller, database, storage, file.upload).await;
+                complete.map_err(|error| error.in_field(format!("{field}.files")))?;
             }
         }
     }
@@ -107,7 +111,7 @@ pub async fn create(pool: &PgPool, storage: &Storage, request: ImportRequest) ->
     }
     let checkpoint = async |field: &str, name: &Option<String>| match name {
         None => Ok(None),
-        Some(name) => match model::get(pool, name).await.map_err(|error| error.in_field(field))? {
+        Some(name) => match model::get(caller, database, name).await.map_err(|error| error.in_field(field))? {
             model if model.kind == ModelKind::Checkpoint => Ok(Some(model)),
             model => Err(Error::invalid(field, format!("It is {}, and must be a checkpoint.", model.kind.title()))),
         },
@@ -118,15 +122,16 @@ pub async fn create(pool: &PgPool, storage: &Storage, request: ImportRequest) ->
     let (parts, part_queries) = parts.without_queries();
     let parts = Some(parts).filter(|parts| *parts != Parts::default());
     let id = ImportId::new();
+    let (pool, project) = (database.pool(caller), caller.project());
     let mut tx = begin(pool).await?;
-    model::check_name_is_free(&mut tx, &request.name).await?;
-    model::check_name_is_not_awaited(&mut tx, &request.name).await?;
+    model::check_name_is_free(&mut tx, project, &request.name).await?;
+    model::check_name_is_not_awaited(&mut tx, project, &request.name).await?;
     let needs: Vec<ModelId> = base.iter().chain(&donor).map(|model| model.id).collect();
-    let job = NewJob { needs: &needs, makes: Some(&request.name), ..NewJob::new(JobKind::Import, id) };
+    let job = NewJob { needs: &needs, makes: Some(&request.name), ..NewJob::new(project, JobKind::Import, id) };
     let job_id = job::enqueue(&mut tx, job).await?;
     let created_at = sqlx::query_scalar!(
-        "INSERT INTO imports (id, job_id, name, kind, base_model_id, source, url_query, parts, part_queries, parts_of_model_id)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) RETURNING created_at",
+        "INSERT INTO imports (id, job_id, name, kind, base_model_id, source, url_query, parts, part_queries, parts_of_model_id, project_id)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) RETURNING created_at",
         id as ImportId,
         job_id as JobId,
         request.name,
@@ -137,6 +142,7 @@ pub async fn create(pool: &PgPool, storage: &Storage, request: ImportRequest) ->
         parts.as_ref().map(Json) as _,
         (!part_queries.is_empty()).then(|| Json(&part_queries)) as _,
         donor.as_ref().map(|donor| donor.id) as Option<ModelId>,
+        project as ProjectId,
     )
     .fetch_one(&mut *tx)
     .await?;
@@ -159,16 +165,19 @@ pub async fn create(pool: &PgPool, storage: &Storage, request: ImportRequest) ->
 /// Makes the same request again, as a job of its own that begins with no files. Errors: `Conflict` when a query string of its
 /// URLs was forgotten, when an upload is gone, or when the name is taken by now; `Unknown` when a model that it needs has been deleted.
 pub(crate) async fn retry(
-    pool: &PgPool,
+    caller: &Caller,
+    database: &Database,
     storage: &Storage,
     connection: &mut PgConnection,
     failed: JobId,
 ) -> Result<ImportId> {
+    let project = caller.project();
     let row = sqlx::query!(
         r#"SELECT name, source AS "source: Json<Source>", parts AS "parts: Json<Parts>", base_model_id AS "base: ModelId",
                   parts_of_model_id AS "donor: ModelId", query_forgotten
-           FROM imports WHERE job_id = $1"#,
+           FROM imports WHERE job_id = $1 AND project_id = $2"#,
         failed as JobId,
+        project as ProjectId,
     )
     .fetch_one(&mut *connection)
     .await?;
@@ -181,22 +190,22 @@ pub(crate) async fn retry(
     let parts = row.parts.map(|parts| parts.0).unwrap_or_default();
     for source in std::iter::once(&row.source.0).chain(parts.each().map(|(_, source)| source)) {
         for id in source.uploads() {
-            upload::whole(pool, storage, id).await.map_err(|error| match error {
+            upload::check_complete(caller, database, storage, id).await.map_err(|error| match error {
                 Error::NotFound { .. } => Error::conflict(format!("The upload {id} that this import needs is gone.")),
                 other => other,
             })?;
         }
     }
-    model::check_name_is_free(connection, &row.name).await?;
-    model::check_name_is_not_awaited(connection, &row.name).await?;
+    model::check_name_is_free(connection, project, &row.name).await?;
+    model::check_name_is_not_awaited(connection, project, &row.name).await?;
     let id = ImportId::new();
     let needs: Vec<ModelId> = row.base.into_iter().chain(row.donor).collect();
     let makes = Some(row.name.as_str());
-    let job = NewJob { needs: &needs, makes, retry_of: Some(failed), ..NewJob::new(JobKind::Import, id) };
+    let job = NewJob { needs: &needs, makes, retry_of: Some(failed), ..NewJob::new(project, JobKind::Import, id) };
     let job = job::enqueue(connection, job).await?;
     sqlx::query!(
-        "INSERT INTO imports (id, job_id, name, kind, base_model_id, source, parts, parts_of_model_id)
-         SELECT $2, $3, name, kind, base_model_id, source, parts, parts_of_model_id FROM imports WHERE job_id = $1",
+        "INSERT INTO imports (id, job_id, name, kind, base_model_id, source, parts, parts_of_model_id, project_id)
+         SELECT $2, $3, name, kind, base_model_id, source, parts, parts_of_model_id, project_id FROM imports WHERE job_id = $1",
         failed as JobId,
         id as ImportId,
         job as JobId,
@@ -255,34 +264,36 @@ macro_rules! select_imports {
 }
 
 /// Errors: `NotFound`.
-pub async fn get(pool: &PgPool, id: ImportId) -> Result<Import> {
-    let row = select_imports!("WHERE i.id = $1", id as ImportId).fetch_optional(pool).await?;
+pub async fn get(caller: &Caller, database: &Database, id: ImportId) -> Result<Import> {
+    let row = select_imports!("WHERE i.id = $1 AND i.project_id = $2", id as ImportId, caller.project() as ProjectId);
+    let row = row.fetch_optional(database.pool(caller)).await?;
     row.map(Import::from).ok_or_else(|| Error::not_found("import", id))
 }
 
 /// Newest first.
-pub async fn list(pool: &PgPool, page: &PageRequest) -> Result<Page<Import>> {
+pub async fn list(caller: &Caller, database: &Database, page: &PageRequest) -> Result<Page<Import>> {
     let rows = select_imports!(
-        "WHERE ($1::uuid IS NULL OR i.id < $1) ORDER BY i.id DESC LIMIT $2",
+        "WHERE i.project_id = $1 AND ($2::uuid IS NULL OR i.id < $2) ORDER BY i.id DESC LIMIT $3",
+        caller.project() as ProjectId,
         page.before(),
         page.fetch_limit()
     )
-    .fetch_all(pool)
+    .fetch_all(database.pool(caller))
     .await?;
     Ok(page.cut(rows.into_iter().map(Import::from).collect(), |import| import.id.into()))
 }
 
 /// Ends it: at once while it is queued, within a beat while it runs. One that has ended stays as it is.
-pub async fn cancel(pool: &PgPool, id: ImportId) -> Result<Import> {
-    job::cancel(pool, job::find(pool, id.into(), Some(JobKind::Import)).await?).await?;
-    get(pool, id).await
+pub async fn cancel(caller: &Caller, database: &Database, id: ImportId) -> Result<Import> {
+    job::cancel(caller, database, job::find(caller, database, id.into(), Some(JobKind::Import)).await?).await?;
+    get(caller, database, id).await
 }
 
 /// What the claimed job is to do, and what it has already.
 pub async fn load_work(pool: &PgPool, claim: &Claim) -> Result<ImportWork> {
     let row = bounded(
         sqlx::query!(
-            r#"SELECT id AS "id: ImportId", name, source AS "source: Json<Source>", source_commit, url_query,
+            r#"SELECT id AS "id: ImportId", project_id AS "project: ProjectId", name, source AS "source: Json<Source>", source_commit, url_query,
                       parts AS "parts: Json<Parts>", part_queries AS "part_queries: Json<BTreeMap<Part, String>>",
                       parts_of_model_id AS "parts_of: ModelId", files AS "files: Json<Vec<ModelFile>>"
                FROM imports WHERE job_id = $1"#,
@@ -293,6 +304,7 @@ pub async fn load_work(pool: &PgPool, claim: &Claim) -> Result<ImportWork> {
     .await?;
     Ok(ImportWork {
         id: row.id,
+        project: row.project,
         name: row.name,
         source: row.source.0,
         source_commit: row.source_commit,
@@ -372,7 +384,7 @@ async fn commit(
 ) -> Result<(ModelId, Option<i64>, Vec<String>)> {
     let mut tx = begin(pool).await?;
     let import = sqlx::query!(
-        r#"SELECT name, kind, base_model_id AS "base: ModelId", output_model_id AS "output: ModelId" FROM imports WHERE job_id = $1"#,
+        r#"SELECT project_id AS "project: ProjectId", name, kind, base_model_id AS "base: ModelId", output_model_id AS "output: ModelId" FROM imports WHERE job_id = $1"#,
         claim.job as JobId,
     )
     .fetch_one(&mut *tx)
@@ -387,7 +399,7 @@ async fn commit(
     let mut model = intake.model(&import.name, described, false);
     let spare = intake.share(&mut tx, &mut model).await?;
     for number in 2.. {
-        match intake::insert(&mut tx, &model).await {
+        match intake::insert(&mut tx, import.project, &model).await {
             Err(Error::Conflict { .. }) => model.name = format!("{}-{number}", import.name),
             result => {
                 result?;

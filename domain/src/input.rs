@@ -7,12 +7,11 @@ use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
-use sqlx::PgPool;
 use uuid::Uuid;
 
 use crate::image_gate::{self, CheckedImage};
 use crate::storage::StorageKey;
-use crate::{Error, GenerationId, InputId, Page, PageRequest, Result, Storage, begin};
+use crate::{Caller, Database, Error, GenerationId, InputId, Page, PageRequest, ProjectId, Result, Storage, begin};
 
 /// An uploaded picture.
 #[derive(Clone, Debug)]
@@ -62,7 +61,13 @@ macro_rules! select_inputs {
 }
 
 /// Checks a picture and keeps it. Errors: those of the [`image_gate`], naming `field`.
-pub async fn create(pool: &PgPool, storage: &Storage, field: &str, bytes: Bytes) -> Result<Input> {
+pub async fn create(
+    caller: &Caller,
+    database: &Database,
+    storage: &Storage,
+    field: &str,
+    bytes: Bytes,
+) -> Result<Input> {
     let image = image_gate::check(field, bytes).await?;
     let id = InputId::new();
     let key = StorageKey::Input { input: id, extension: image.extension }.to_string();
@@ -70,7 +75,8 @@ pub async fn create(pool: &PgPool, storage: &Storage, field: &str, bytes: Bytes)
     storage.put(&key, image.bytes, image.media_type).await?;
     let inserted = sqlx::query_as!(
         Input,
-        r#"INSERT INTO inputs (id, storage_key, sha256, media_type, width, height, bytes) VALUES ($1, $2, $3, $4, $5, $6, $7)
+        r#"INSERT INTO inputs (id, storage_key, sha256, media_type, width, height, bytes, project_id)
+           VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
            RETURNING id AS "id: InputId", storage_key, sha256, media_type, width, height, bytes, created_at"#,
         id as InputId,
         key,
@@ -79,8 +85,9 @@ pub async fn create(pool: &PgPool, storage: &Storage, field: &str, bytes: Bytes)
         image.width as i32,
         image.height as i32,
         length,
+        caller.project() as ProjectId,
     )
-    .fetch_one(pool)
+    .fetch_one(database.pool(caller))
     .await;
     if inserted.is_err() {
         storage.discard([key]).await;
@@ -89,31 +96,38 @@ pub async fn create(pool: &PgPool, storage: &Storage, field: &str, bytes: Bytes)
 }
 
 /// Errors: `NotFound`.
-pub async fn get(pool: &PgPool, id: InputId) -> Result<Input> {
-    let found = select_inputs!("WHERE id = $1", id as InputId).fetch_optional(pool).await?;
+pub async fn get(caller: &Caller, database: &Database, id: InputId) -> Result<Input> {
+    let found = select_inputs!("WHERE id = $1 AND project_id = $2", id as InputId, caller.project() as ProjectId)
+        .fetch_optional(database.pool(caller))
+        .await?;
     found.ok_or_else(|| Error::not_found("input", id))
 }
 
 /// Newest first.
-pub async fn list(pool: &PgPool, page: &PageRequest) -> Result<Page<Input>> {
+pub async fn list(caller: &Caller, database: &Database, page: &PageRequest) -> Result<Page<Input>> {
     let inputs = select_inputs!(
-        "WHERE $1::uuid IS NULL OR id < $1 ORDER BY id DESC LIMIT $2",
+        "WHERE project_id = $1 AND ($2::uuid IS NULL OR id < $2) ORDER BY id DESC LIMIT $3",
+        caller.project() as ProjectId,
         page.before(),
         page.fetch_limit()
     )
-    .fetch_all(pool)
+    .fetch_all(database.pool(caller))
     .await?;
     Ok(page.cut(inputs, |input| input.id.into()))
 }
 
 /// Deletes the row and the bytes. Errors: `NotFound`; `Conflict` while unfinished generations need it.
-pub async fn delete(pool: &PgPool, storage: &Storage, id: InputId) -> Result<()> {
-    let mut tx = begin(pool).await?;
+pub async fn delete(caller: &Caller, database: &Database, storage: &Storage, id: InputId) -> Result<()> {
+    let mut tx = begin(database.pool(caller)).await?;
     // The lock keeps new generations from naming the input until this is decided.
-    let key = sqlx::query_scalar!("SELECT storage_key FROM inputs WHERE id = $1 FOR UPDATE", id as InputId)
-        .fetch_optional(&mut *tx)
-        .await?
-        .ok_or_else(|| Error::not_found("input", id))?;
+    let key = sqlx::query_scalar!(
+        "SELECT storage_key FROM inputs WHERE id = $1 AND project_id = $2 FOR UPDATE",
+        id as InputId,
+        caller.project() as ProjectId,
+    )
+    .fetch_optional(&mut *tx)
+    .await?
+    .ok_or_else(|| Error::not_found("input", id))?;
     let needed = sqlx::query_scalar!(
         r#"SELECT EXISTS (
              SELECT 1 FROM jobs j JOIN generations g ON g.job_id = j.id
@@ -136,7 +150,8 @@ pub async fn delete(pool: &PgPool, storage: &Storage, id: InputId) -> Result<()>
 /// picture itself. `field` is what an error names, and part of the name of an object that is made for the generation.
 /// Errors: `Unknown` for an id of nothing, `Invalid` for a text that is neither, those of the [`image_gate`].
 pub(crate) async fn resolve(
-    pool: &PgPool,
+    caller: &Caller,
+    database: &Database,
     storage: &Storage,
     generation: GenerationId,
     field: &'static str,
@@ -152,7 +167,9 @@ pub(crate) async fn resolve(
     let id: Uuid = text.parse().map_err(|_| {
         Error::invalid(field, "It is neither the id of an input or artifact nor a data URI with a picture.")
     })?;
-    if let Some(input) = select_inputs!("WHERE id = $1", id).fetch_optional(pool).await? {
+    let (pool, project) = (database.pool(caller), caller.project());
+    let input = select_inputs!("WHERE id = $1 AND project_id = $2", id, project as ProjectId);
+    if let Some(input) = input.fetch_optional(pool).await? {
         return Ok(SourceImage {
             input: Some(input.id),
             storage_key: input.storage_key,
@@ -161,10 +178,15 @@ pub(crate) async fn resolve(
             height: input.height.unsigned_abs(),
         });
     }
-    let key = sqlx::query_scalar!("SELECT storage_key FROM artifacts WHERE id = $1 AND kind = 'image'", id)
-        .fetch_optional(pool)
-        .await?
-        .ok_or_else(|| Error::unknown(field, format!("There is no input and no picture `{id}`.")))?;
+    let key = sqlx::query_scalar!(
+        "SELECT storage_key FROM artifacts a JOIN jobs j ON j.id = a.job_id
+         WHERE a.id = $1 AND a.kind = 'image' AND j.project_id = $2",
+        id,
+        project as ProjectId,
+    )
+    .fetch_optional(pool)
+    .await?
+    .ok_or_else(|| Error::unknown(field, format!("There is no input and no picture `{id}`.")))?;
     // A copy: the earlier generation may be deleted without taking this one's beginning along.
     let bytes = storage.get(&key).await.map_err(|error| error.in_field(field))?;
     keep(storage, generation, field, image_gate::check(field, bytes).await?).await

@@ -2,14 +2,16 @@
 //! only one kind has, which its own module tells (`generation`, `training`, `import`, `export`).
 
 use chrono::{DateTime, Utc};
-use sqlx::PgPool;
 use sqlx::types::Json;
 use uuid::Uuid;
 
 use crate::job::{self, JobKind, JobStatus};
 use crate::model::ModelRef;
 use crate::report::{JobRow, Report};
-use crate::{Error, JobId, Page, PageRequest, Result, Storage, begin, bounded, export, generation, import, training};
+use crate::{
+    Caller, Database, Error, JobId, Page, PageRequest, ProjectId, Result, Storage, begin, bounded, export, generation,
+    import, training,
+};
 
 /// A job whose subject is not deleted.
 #[derive(Clone, Debug)]
@@ -88,18 +90,19 @@ macro_rules! select_jobs {
 }
 
 /// Errors: `NotFound`.
-pub async fn get(pool: &PgPool, id: Uuid) -> Result<Job> {
-    let row = bounded(select_jobs!("AND j.subject = $1", id).fetch_optional(pool)).await?;
+pub async fn get(caller: &Caller, database: &Database, id: Uuid) -> Result<Job> {
+    let row = select_jobs!("AND j.subject = $1 AND j.project_id = $2", id, caller.project() as ProjectId);
+    let row = bounded(row.fetch_optional(database.pool(caller))).await?;
     row.map(Job::from).ok_or_else(|| Error::not_found("job", id))
 }
 
 /// Newest first. Errors: `Invalid` for a model that no model can be called.
-pub async fn list(pool: &PgPool, filter: &Filter, page: &PageRequest) -> Result<Page<Job>> {
+pub async fn list(caller: &Caller, database: &Database, filter: &Filter, page: &PageRequest) -> Result<Page<Job>> {
     if filter.model.as_deref().is_some_and(|model| !may_name_a_model(model)) {
         return Err(Error::invalid("model", "A model is named by its name or id, such as `ember`."));
     }
     let rows = select_jobs!(
-        "AND ($1::uuid IS NULL OR j.subject < $1) AND ($3::text IS NULL OR j.kind = $3) AND ($4::text IS NULL OR j.status = $4)
+        "AND j.project_id = $8 AND ($1::uuid IS NULL OR j.subject < $1) AND ($3::text IS NULL OR j.kind = $3) AND ($4::text IS NULL OR j.status = $4)
          AND ($5::text IS NULL OR EXISTS (
                 SELECT FROM job_needs n JOIN models m ON m.id = n.model_id
                 WHERE n.job_id = j.id AND (m.name = $5 OR m.id::text = lower($5))))
@@ -112,8 +115,9 @@ pub async fn list(pool: &PgPool, filter: &Filter, page: &PageRequest) -> Result<
         filter.model.as_deref(),
         filter.created_after,
         filter.created_before,
+        caller.project() as ProjectId,
     )
-    .fetch_all(pool)
+    .fetch_all(database.pool(caller))
     .await?;
     Ok(page.cut(rows.into_iter().map(Job::from).collect(), |job| job.id))
 }
@@ -125,20 +129,22 @@ fn may_name_a_model(text: &str) -> bool {
 }
 
 /// Ends it: at once while it is queued, soon while it runs. One that has ended stays as it is. Errors: `NotFound`.
-pub async fn cancel(pool: &PgPool, id: Uuid) -> Result<Job> {
-    job::cancel(pool, job::find(pool, id, None).await?).await?;
-    get(pool, id).await
+pub async fn cancel(caller: &Caller, database: &Database, id: Uuid) -> Result<Job> {
+    job::cancel(caller, database, job::find(caller, database, id, None).await?).await?;
+    get(caller, database, id).await
 }
 
 /// Makes the request of a failed job again, as a new job that names the failed one; returns the new one.
 /// Errors: `NotFound`; `Conflict` for a job that did not fail or has been retried, and for a request that cannot be made again.
-pub async fn retry(pool: &PgPool, storage: &Storage, id: Uuid) -> Result<Job> {
+pub async fn retry(caller: &Caller, database: &Database, storage: &Storage, id: Uuid) -> Result<Job> {
+    let pool = database.pool(caller);
     let mut tx = begin(pool).await?;
     // Two retries of one job wait for each other here; what the first has written is looked for afterwards.
     let failed = sqlx::query!(
         r#"SELECT id AS "id: JobId", kind AS "kind: JobKind", status AS "status: JobStatus" FROM jobs
-           WHERE subject = $1 AND deleted_at IS NULL FOR NO KEY UPDATE"#,
+           WHERE subject = $1 AND project_id = $2 AND deleted_at IS NULL FOR NO KEY UPDATE"#,
         id,
+        caller.project() as ProjectId,
     )
     .fetch_optional(&mut *tx)
     .await?
@@ -160,12 +166,12 @@ pub async fn retry(pool: &PgPool, storage: &Storage, id: Uuid) -> Result<Job> {
         return Err(Error::conflict(format!("The {} has been retried already, as {again}.", failed.kind.as_str())));
     }
     let new: Uuid = match failed.kind {
-        JobKind::Generation => generation::retry(&mut tx, storage, failed.id).await?.into(),
-        JobKind::Training => training::retry(&mut tx, failed.id).await?.into(),
-        JobKind::Import => import::retry(pool, storage, &mut tx, failed.id).await?.into(),
-        JobKind::Export => export::retry(&mut tx, failed.id).await?.into(),
+        JobKind::Generation => generation::retry(caller, &mut tx, storage, failed.id).await?.into(),
+        JobKind::Training => training::retry(caller, &mut tx, failed.id).await?.into(),
+        JobKind::Import => import::retry(caller, database, storage, &mut tx, failed.id).await?.into(),
+        JobKind::Export => export::retry(caller, &mut tx, failed.id).await?.into(),
     };
     tx.commit().await?;
     job::ring(pool);
-    get(pool, new).await
+    get(caller, database, new).await
 }

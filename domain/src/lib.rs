@@ -17,10 +17,14 @@
 //! | [`swap`] | a request to a worker to load or unload a model |
 //! | [`storage`] | where all bytes are |
 //!
+//! Functions for users take a [`Caller`] and a [`Database`], and see the rows of the caller's project. Functions for workers
+//! and the reaper take a pool, which the API does not have.
+//!
 //! All SQL is here, in checked queries. Every effect of an attempt is one transaction that asks for `id AND epoch AND worker`.
 
 pub mod artifact;
 mod batcher;
+mod caller;
 pub mod database;
 pub mod dataset;
 mod error;
@@ -49,12 +53,13 @@ pub mod weights_gate;
 pub mod worker;
 pub mod zip_gate;
 
-pub use database::{MIGRATIONS, Pools, begin, bounded, migrate};
+pub use caller::{Caller, Principal, Scope, Scopes};
+pub use database::{Database, MIGRATIONS, Pools, begin, bounded, migrate};
 pub use error::{Error, Result};
 pub use export::ExportId;
 pub use id::{
-    ArtifactId, DatasetId, ExampleId, GenerationId, ImportId, InputId, JobId, ModelId, SwapId, TrainingId, UploadId,
-    WorkerId,
+    ArtifactId, DatasetId, ExampleId, GenerationId, ImportId, InputId, JobId, ModelId, ProjectId, SwapId, TrainingId,
+    UploadId, WorkerId,
 };
 pub use page::{DEFAULT_LIMIT, MAX_LIMIT, Page, PageRequest};
 pub use storage::{Storage, StorageConfig, StorageKey};

@@ -24,7 +24,7 @@ use sqlx::types::Json;
 use uuid::Uuid;
 
 use self::source::Source;
-use crate::{Error, ModelId, Page, PageRequest, Result, Storage, TrainingId, begin};
+use crate::{Caller, Database, Error, ModelId, Page, PageRequest, ProjectId, Result, Storage, TrainingId, begin};
 
 /// Most characters of a name.
 pub const MAX_NAME_CHARS: usize = 63;
@@ -197,18 +197,33 @@ const fn is_family_byte(byte: u8) -> bool {
 }
 
 /// Finds a model by id or by name. Errors: `NotFound`.
-pub async fn get(pool: &PgPool, name_or_id: &str) -> Result<Model> {
+pub async fn get(caller: &Caller, database: &Database, name_or_id: &str) -> Result<Model> {
+    find(database.pool(caller), caller.project(), name_or_id).await
+}
+
+/// The model of a project that an id or a name means. Errors: `NotFound`.
+async fn find(pool: &PgPool, project: ProjectId, name_or_id: &str) -> Result<Model> {
     let id = name_or_id.parse::<Uuid>().ok();
-    select_models!("AND (id = $1 OR name = $2)", id, name_or_id)
+    select_models!("AND project_id = $1 AND (id = $2 OR name = $3)", project as ProjectId, id, name_or_id)
         .fetch_optional(pool)
         .await?
         .ok_or_else(|| Error::not_found("model", name_or_id))?
         .try_into()
 }
 
+/// For workers: the model that a row of theirs names. Errors: `NotFound`.
+pub async fn by_id(pool: &PgPool, id: ModelId) -> Result<Model> {
+    select_models!("AND id = $1", id as ModelId)
+        .fetch_optional(pool)
+        .await?
+        .ok_or_else(|| Error::not_found("model", id))?
+        .try_into()
+}
+
 /// Newest first; of one kind or of all, of one family or of all. Errors: `Invalid` for what can be no family.
 pub async fn list(
-    pool: &PgPool,
+    caller: &Caller,
+    database: &Database,
     kind: Option<ModelKind>,
     family: Option<&str>,
     page: &PageRequest,
@@ -219,14 +234,15 @@ pub async fn list(
         return Err(Error::invalid("family", "A family is named by a-z, 0-9, `.`, `_` and `-`, such as `flux`."));
     }
     let rows = select_models!(
-        "AND ($1::text IS NULL OR kind = $1) AND ($2::text IS NULL OR family = $2)
-         AND ($3::uuid IS NULL OR id < $3) ORDER BY id DESC LIMIT $4",
+        "AND project_id = $1 AND ($2::text IS NULL OR kind = $2) AND ($3::text IS NULL OR family = $3)
+         AND ($4::uuid IS NULL OR id < $4) ORDER BY id DESC LIMIT $5",
+        caller.project() as ProjectId,
         kind.map(ModelKind::as_str),
         family,
         page.before(),
         page.fetch_limit(),
     )
-    .fetch_all(pool)
+    .fetch_all(database.pool(caller))
     .await?;
     let models = rows.into_iter().map(Model::try_from).collect::<Result<Vec<_>>>()?;
     Ok(page.cut(models, |model| model.id.into()))
@@ -241,25 +257,27 @@ pub struct Origin {
     pub license: Option<String>,
 }
 
-/// Nothing for a model that was not imported.
-pub async fn origin(pool: &PgPool, id: ModelId) -> Result<Origin> {
+/// Nothing for a model that was not imported. Errors: `NotFound`.
+pub async fn origin(caller: &Caller, database: &Database, id: ModelId) -> Result<Origin> {
     let row = sqlx::query!(
-        r#"SELECT source AS "source: Json<Source>", source_commit, license FROM models WHERE id = $1"#,
-        id as ModelId
+        r#"SELECT source AS "source: Json<Source>", source_commit, license FROM models WHERE id = $1 AND project_id = $2"#,
+        id as ModelId,
+        caller.project() as ProjectId,
     )
-    .fetch_one(pool)
-    .await?;
+    .fetch_optional(database.pool(caller))
+    .await?
+    .ok_or_else(|| Error::not_found("model", id))?;
     Ok(Origin { source: row.source.map(|source| source.0), source_commit: row.source_commit, license: row.license })
 }
 
 /// Makes the model invisible and deletes its bytes, but for files that another model holds too. Errors: `NotFound`; `Conflict` for a built-in model, while unfinished jobs
 /// need it, and for a checkpoint that LoRAs name as their base only as long as those jobs exist (a LoRA outlives its base).
-pub async fn delete(pool: &PgPool, storage: &Storage, name_or_id: &str) -> Result<()> {
-    let model = get(pool, name_or_id).await?;
+pub async fn delete(caller: &Caller, database: &Database, storage: &Storage, name_or_id: &str) -> Result<()> {
+    let model = get(caller, database, name_or_id).await?;
     if model.built_in {
         return Err(Error::conflict(format!("`{}` came with Pyrograph and cannot be deleted.", model.name)));
     }
-    let mut tx = begin(pool).await?;
+    let mut tx = begin(database.pool(caller)).await?;
     // One deletion at a time: of two models that share a file, each would leave it to the other.
     sqlx::query!("SELECT pg_advisory_xact_lock($1)", DELETION_LOCK).execute(&mut *tx).await?;
     // The lock keeps new generations and trainings from naming the model until this is decided.
@@ -327,8 +345,8 @@ pub async fn delete(pool: &PgPool, storage: &Storage, name_or_id: &str) -> Resul
 /// its deletion, and the statement that inserts a generation looks for that again.
 #[derive(Clone, Debug)]
 pub struct Catalog {
-    pool: PgPool,
-    known: Arc<RwLock<HashMap<String, Remembered>>>,
+    database: Database,
+    known: Arc<RwLock<HashMap<(ProjectId, String), Remembered>>>,
 }
 
 /// A model, and when it was read.
@@ -340,24 +358,25 @@ const REMEMBERED: Duration = Duration::from_secs(2);
 const MOST_REMEMBERED: usize = 1024;
 
 impl Catalog {
-    pub fn new(pool: PgPool) -> Self {
-        Self { pool, known: Arc::default() }
+    pub fn new(database: Database) -> Self {
+        Self { database, known: Arc::default() }
     }
 
     /// As [`get`].
-    pub async fn get(&self, name_or_id: &str) -> Result<Arc<Model>> {
+    pub async fn get(&self, caller: &Caller, name_or_id: &str) -> Result<Arc<Model>> {
+        let key = (caller.project(), name_or_id.to_owned());
         if let Ok(known) = self.known.read()
-            && let Some((since, model)) = known.get(name_or_id)
+            && let Some((since, model)) = known.get(&key)
             && since.elapsed() < REMEMBERED
         {
             return Ok(model.clone());
         }
-        let model = Arc::new(get(&self.pool, name_or_id).await?);
+        let model = Arc::new(get(caller, &self.database, name_or_id).await?);
         if let Ok(mut known) = self.known.write() {
             if known.len() >= MOST_REMEMBERED {
                 known.clear();
             }
-            known.insert(name_or_id.to_owned(), (Instant::now(), model.clone()));
+            known.insert(key, (Instant::now(), model.clone()));
         }
         Ok(model)
     }
@@ -412,11 +431,16 @@ pub fn check_name(name: &str) -> Result<()> {
     Ok(())
 }
 
-/// Errors with `Conflict` when a model of that name exists.
-pub(crate) async fn check_name_is_free(connection: &mut sqlx::PgConnection, name: &str) -> Result<()> {
+/// Errors with `Conflict` when a model of that name exists in the project.
+pub(crate) async fn check_name_is_free(
+    connection: &mut sqlx::PgConnection,
+    project: ProjectId,
+    name: &str,
+) -> Result<()> {
     let taken = sqlx::query_scalar!(
-        r#"SELECT EXISTS (SELECT 1 FROM models WHERE name = $1 AND deleted_at IS NULL) AS "taken!""#,
-        name
+        r#"SELECT EXISTS (SELECT 1 FROM models WHERE project_id = $1 AND name = $2 AND deleted_at IS NULL) AS "taken!""#,
+        project as ProjectId,
+        name,
     )
     .fetch_one(connection)
     .await?;
@@ -429,10 +453,15 @@ pub(crate) async fn check_name_is_free(connection: &mut sqlx::PgConnection, name
     Ok(())
 }
 
-/// Errors with `Conflict` when a job is queued or running that will make a model of that name.
-pub(crate) async fn check_name_is_not_awaited(connection: &mut sqlx::PgConnection, name: &str) -> Result<()> {
+/// Errors with `Conflict` when a job of the project is queued or running that will make a model of that name.
+pub(crate) async fn check_name_is_not_awaited(
+    connection: &mut sqlx::PgConnection,
+    project: ProjectId,
+    name: &str,
+) -> Result<()> {
     let awaited = sqlx::query_scalar!(
-        r#"SELECT EXISTS (SELECT FROM jobs WHERE makes = $1 AND status IN ('queued', 'running')) AS "awaited!""#,
+        r#"SELECT EXISTS (SELECT FROM jobs WHERE project_id = $1 AND makes = $2 AND status IN ('queued', 'running')) AS "awaited!""#,
+        project as ProjectId,
         name,
     )
     .fetch_one(connection)

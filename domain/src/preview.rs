@@ -4,7 +4,7 @@
 use sqlx::PgPool;
 
 use crate::job::{Claim, JobStatus};
-use crate::{Error, JobId, Result, bounded, event};
+use crate::{Caller, Database, Error, JobId, ProjectId, Result, bounded, event};
 
 /// Largest file of a preview, in bytes.
 pub const MAX_BYTES: usize = 512 * 1024;
@@ -70,15 +70,18 @@ pub struct News {
 }
 
 /// Errors: `NotFound`.
-pub async fn news(pool: &PgPool, job: JobId, sequence: i64, revision: i64) -> Result<News> {
+pub async fn news(caller: &Caller, database: &Database, job: JobId, sequence: i64, revision: i64) -> Result<News> {
     let row = sqlx::query!(
         r#"SELECT status AS "status: JobStatus", last_sequence, revision AS "revision?", p.step AS "step?", p.total_steps AS "total_steps?",
                   position AS "position?", width AS "width?", height AS "height?", jpeg AS "jpeg?"
-           FROM jobs j LEFT JOIN previews p ON p.job_id = j.id AND p.revision > $2 WHERE j.id = $1"#,
+           FROM jobs j LEFT JOIN previews p ON p.job_id = j.id AND p.revision > $2
+           WHERE j.id = $1 AND j.project_id = $3"#,
         job as JobId,
         revision,
+        caller.project() as ProjectId,
     );
-    let row = bounded(row.fetch_optional(pool)).await?.ok_or_else(|| Error::not_found("job", job.0))?;
+    let row =
+        bounded(row.fetch_optional(database.pool(caller))).await?.ok_or_else(|| Error::not_found("job", job.0))?;
     let preview = row.revision.zip(row.jpeg).map(|(revision, jpeg)| {
         let preview = Preview {
             step: row.step.unwrap_or_default(),

@@ -11,7 +11,7 @@ use crate::database::bounded;
 use crate::job::{self, JobKind};
 use crate::liveness::GONE_AFTER;
 use crate::model::{Model, ModelFile, ModelFiles, ModelKind, ModelRef};
-use crate::{Error, ModelId, Result, SwapId, WorkerId};
+use crate::{Caller, Database, Error, ModelId, Result, SwapId, WorkerId};
 
 /// What is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, sqlx::Type, utoipa::ToSchema)]
@@ -75,7 +75,14 @@ pub struct SwapWork {
 ///
 /// # Errors
 /// `Invalid` for what is no checkpoint; `Unknown` for a worker that is not there; `Conflict` when nobody can be asked.
-pub async fn request(pool: &PgPool, model: &Model, action: SwapAction, worker: Option<&str>) -> Result<Vec<Swap>> {
+pub async fn request(
+    caller: &Caller,
+    database: &Database,
+    model: &Model,
+    action: SwapAction,
+    worker: Option<&str>,
+) -> Result<Vec<Swap>> {
+    let pool = database.pool(caller);
     if model.kind != ModelKind::Checkpoint {
         return Err(Error::invalid(
             "model",

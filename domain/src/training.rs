@@ -21,7 +21,8 @@ use crate::model::described::is_trigger_word;
 use crate::model::{self, Catalog, Model, ModelFile, ModelFiles, ModelKind, ModelRef};
 use crate::report::{JobRow, Report};
 use crate::{
-    DatasetId, Error, JobId, ModelId, Page, PageRequest, Result, Storage, TrainingId, begin, bounded, dataset,
+    Caller, Database, DatasetId, Error, JobId, ModelId, Page, PageRequest, ProjectId, Result, Storage, TrainingId,
+    begin, bounded, dataset,
 };
 
 /// Checkpoints that are kept: the last, and the one before it in case the last cannot be read.
@@ -175,17 +176,23 @@ pub(crate) fn params(request: &TrainingRequest, base: &Model) -> Result<Training
 
 /// Checks the request and writes the training with its snapshot and its queued job, or nothing.
 /// Errors: `NotFound` for model or dataset; `Invalid` naming the field; `Conflict` for a name that is taken or an empty dataset.
-pub async fn create(pool: &PgPool, catalog: &Catalog, request: TrainingRequest) -> Result<Training> {
+pub async fn create(
+    caller: &Caller,
+    database: &Database,
+    catalog: &Catalog,
+    request: TrainingRequest,
+) -> Result<Training> {
     model::check_name(&request.name)?;
     let base = catalog
-        .get(request.model.as_deref().unwrap_or(DEFAULT_MODEL))
+        .get(caller, request.model.as_deref().unwrap_or(DEFAULT_MODEL))
         .await
         .map_err(|error| error.in_field("model"))?;
     let params = params(&request, &base)?;
     let id = TrainingId::new();
 
+    let (pool, project) = (database.pool(caller), caller.project());
     let mut tx = begin(pool).await?;
-    dataset::lock(&mut tx, request.dataset).await.map_err(|error| error.in_field("dataset"))?;
+    dataset::lock(caller, &mut tx, request.dataset).await.map_err(|error| error.in_field("dataset"))?;
     let examples: Vec<Snapshot> = dataset::examples(&mut tx, request.dataset)
         .await?
         .into_iter()
@@ -199,15 +206,19 @@ pub async fn create(pool: &PgPool, catalog: &Catalog, request: TrainingRequest) 
     if examples.is_empty() {
         return Err(Error::conflict_in("dataset", "The dataset has no pictures yet; add some before training on it."));
     }
-    model::check_name_is_free(&mut tx, &request.name).await?;
-    model::check_name_is_not_awaited(&mut tx, &request.name).await?;
+    model::check_name_is_free(&mut tx, project, &request.name).await?;
+    model::check_name_is_not_awaited(&mut tx, project, &request.name).await?;
     let total_steps = params.steps as i32;
-    let job =
-        NewJob { total_steps, needs: &[base.id], makes: Some(&request.name), ..NewJob::new(JobKind::Training, id) };
+    let job = NewJob {
+        total_steps,
+        needs: &[base.id],
+        makes: Some(&request.name),
+        ..NewJob::new(project, JobKind::Training, id)
+    };
     let job = job::enqueue(&mut tx, job).await.inspect_err(|_| catalog.forget())?;
     let created_at = sqlx::query_scalar!(
-        "INSERT INTO trainings (id, job_id, name, dataset_id, model_id, config, examples, dataset_sha256)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8) RETURNING created_at",
+        "INSERT INTO trainings (id, job_id, name, dataset_id, model_id, config, examples, dataset_sha256, project_id)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) RETURNING created_at",
         id as TrainingId,
         job as JobId,
         request.name,
@@ -216,6 +227,7 @@ pub async fn create(pool: &PgPool, catalog: &Catalog, request: TrainingRequest) 
         Json(&params) as _,
         Json(&examples) as _,
         snapshot_sha256(&examples),
+        project as ProjectId,
     )
     .fetch_one(&mut *tx)
     .await?;
@@ -236,37 +248,39 @@ pub async fn create(pool: &PgPool, catalog: &Catalog, request: TrainingRequest) 
 
 /// Makes the same request again on the same snapshot, as a job of its own that begins at the first step. Errors: `Conflict` when
 /// a picture of the snapshot has been deleted, or when the name is taken by now; `Unknown` when the base has been deleted.
-pub(crate) async fn retry(connection: &mut PgConnection, failed: JobId) -> Result<TrainingId> {
+pub(crate) async fn retry(caller: &Caller, connection: &mut PgConnection, failed: JobId) -> Result<TrainingId> {
+    let project = caller.project();
     let row = sqlx::query!(
         r#"SELECT name, dataset_id AS "dataset_id: DatasetId", model_id AS "model_id: ModelId", config AS "config: Json<TrainingParams>",
                   examples AS "examples: Json<Vec<Snapshot>>"
-           FROM trainings WHERE job_id = $1"#,
+           FROM trainings WHERE job_id = $1 AND project_id = $2"#,
         failed as JobId,
+        project as ProjectId,
     )
     .fetch_one(&mut *connection)
     .await?;
     let gone =
         || Error::conflict("Pictures of the dataset that this training began with have been deleted; train anew.");
-    dataset::lock(connection, row.dataset_id).await.map_err(|_| gone())?;
+    dataset::lock(caller, connection, row.dataset_id).await.map_err(|_| gone())?;
     let there = dataset::examples(connection, row.dataset_id).await?;
     let is_there = |picture: &Snapshot| there.iter().any(|example| example.storage_key == picture.storage_key);
     if !row.examples.0.iter().all(is_there) {
         return Err(gone());
     }
-    model::check_name_is_free(connection, &row.name).await?;
-    model::check_name_is_not_awaited(connection, &row.name).await?;
+    model::check_name_is_free(connection, project, &row.name).await?;
+    model::check_name_is_not_awaited(connection, project, &row.name).await?;
     let id = TrainingId::new();
     let job = NewJob {
         total_steps: row.config.0.steps as i32,
         needs: &[row.model_id],
         makes: Some(&row.name),
         retry_of: Some(failed),
-        ..NewJob::new(JobKind::Training, id)
+        ..NewJob::new(project, JobKind::Training, id)
     };
     let job = job::enqueue(connection, job).await?;
     sqlx::query!(
-        "INSERT INTO trainings (id, job_id, name, dataset_id, model_id, config, examples, dataset_sha256)
-         SELECT $2, $3, name, dataset_id, model_id, config, examples, dataset_sha256 FROM trainings WHERE job_id = $1",
+        "INSERT INTO trainings (id, job_id, name, dataset_id, model_id, config, examples, dataset_sha256, project_id)
+         SELECT $2, $3, name, dataset_id, model_id, config, examples, dataset_sha256, project_id FROM trainings WHERE job_id = $1",
         failed as JobId,
         id as TrainingId,
         job as JobId,
@@ -335,37 +349,40 @@ macro_rules! select_trainings {
 }
 
 /// Errors: `NotFound`.
-pub async fn get(pool: &PgPool, id: TrainingId) -> Result<Training> {
-    let row = select_trainings!("AND t.id = $1", id as TrainingId).fetch_optional(pool).await?;
+pub async fn get(caller: &Caller, database: &Database, id: TrainingId) -> Result<Training> {
+    let row = select_trainings!("AND t.id = $1 AND t.project_id = $2", id as TrainingId, caller.project() as ProjectId);
+    let row = row.fetch_optional(database.pool(caller)).await?;
     row.map(Training::from).ok_or_else(|| Error::not_found("training", id))
 }
 
 /// Newest first.
-pub async fn list(pool: &PgPool, page: &PageRequest) -> Result<Page<Training>> {
+pub async fn list(caller: &Caller, database: &Database, page: &PageRequest) -> Result<Page<Training>> {
     let rows = select_trainings!(
-        "AND ($1::uuid IS NULL OR t.id < $1) ORDER BY t.id DESC LIMIT $2",
+        "AND t.project_id = $1 AND ($2::uuid IS NULL OR t.id < $2) ORDER BY t.id DESC LIMIT $3",
+        caller.project() as ProjectId,
         page.before(),
         page.fetch_limit()
     )
-    .fetch_all(pool)
+    .fetch_all(database.pool(caller))
     .await?;
     Ok(page.cut(rows.into_iter().map(Training::from).collect(), |training| training.id.into()))
 }
 
 /// Ends it: at once while it is queued, within a step while it runs. One that has ended stays as it is.
-pub async fn cancel(pool: &PgPool, id: TrainingId) -> Result<Training> {
-    job::cancel(pool, job::find(pool, id.into(), Some(JobKind::Training)).await?).await?;
-    get(pool, id).await
+pub async fn cancel(caller: &Caller, database: &Database, id: TrainingId) -> Result<Training> {
+    job::cancel(caller, database, job::find(caller, database, id.into(), Some(JobKind::Training)).await?).await?;
+    get(caller, database, id).await
 }
 
 /// Makes an ended training invisible and deletes its checkpoints. The LoRA that it made stays a model of its own.
 /// Errors: `NotFound`; `Conflict` while it is queued or running.
-pub async fn delete(pool: &PgPool, storage: &Storage, id: TrainingId) -> Result<()> {
-    let mut tx = begin(pool).await?;
+pub async fn delete(caller: &Caller, database: &Database, storage: &Storage, id: TrainingId) -> Result<()> {
+    let mut tx = begin(database.pool(caller)).await?;
     let row = sqlx::query!(
         r#"SELECT t.job_id AS "job_id: JobId", j.status AS "status: JobStatus" FROM trainings t JOIN jobs j ON j.id = t.job_id
-           WHERE t.id = $1 AND t.deleted_at IS NULL FOR UPDATE OF t"#,
+           WHERE t.id = $1 AND t.project_id = $2 AND t.deleted_at IS NULL FOR UPDATE OF t"#,
         id as TrainingId,
+        caller.project() as ProjectId,
     )
     .fetch_optional(&mut *tx)
     .await?
@@ -501,7 +518,8 @@ async fn commit(pool: &PgPool, claim: &Claim, adapter: NewAdapter, warnings: &[S
         return Ok(Finished { model, sequence: None, checkpoints: vec![] });
     };
     let training = sqlx::query!(
-        r#"SELECT t.id AS "id: TrainingId", t.name, t.model_id AS "model_id: ModelId", t.config AS "config: Json<TrainingParams>",
+        r#"SELECT t.id AS "id: TrainingId", t.project_id AS "project: ProjectId", t.name, t.model_id AS "model_id: ModelId",
+                  t.config AS "config: Json<TrainingParams>",
                   m.family, m.defaults AS "defaults: Json<model::Defaults>"
            FROM trainings t JOIN models m ON m.id = t.model_id WHERE t.job_id = $1"#,
         claim.job as JobId,
@@ -529,7 +547,7 @@ async fn commit(pool: &PgPool, claim: &Claim, adapter: NewAdapter, warnings: &[S
         created_at: now(),
     };
     for number in 2.. {
-        match model::intake::insert(&mut tx, &model).await {
+        match model::intake::insert(&mut tx, training.project, &model).await {
             Err(Error::Conflict { .. }) => model.name = format!("{}-{number}", training.name),
             result => {
                 result?;

@@ -5,14 +5,13 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use serde::Deserialize;
-use sqlx::PgPool;
 use utoipa::ToSchema;
 
 use crate::database::now;
 use crate::dataset::intake::Intake;
 use crate::dataset::{self, Example, check_caption};
 use crate::storage::{PresignedPut, StorageKey};
-use crate::{DatasetId, Error, ExampleId, Result, Storage, UploadId, begin, image_gate};
+use crate::{Caller, Database, DatasetId, Error, ExampleId, ProjectId, Result, Storage, UploadId, begin, image_gate};
 
 /// How long the URL for writing lives.
 pub const WRITE_TTL: Duration = Duration::from_secs(3600);
@@ -63,7 +62,13 @@ pub struct Upload {
 }
 
 /// Hands out a URL. Errors: `NotFound` for the dataset, `Invalid` for a field.
-pub async fn create(pool: &PgPool, storage: &Storage, dataset: DatasetId, request: UploadRequest) -> Result<Upload> {
+pub async fn create(
+    caller: &Caller,
+    database: &Database,
+    storage: &Storage,
+    dataset: DatasetId,
+    request: UploadRequest,
+) -> Result<Upload> {
     let file_name_chars = request.file_name.chars().count();
     if !(1..=MAX_FILE_NAME_CHARS).contains(&file_name_chars) || request.file_name.contains('\0') {
         return Err(Error::invalid("file_name", format!("A file name has 1 to {MAX_FILE_NAME_CHARS} characters.")));
@@ -77,7 +82,8 @@ pub async fn create(pool: &PgPool, storage: &Storage, dataset: DatasetId, reques
     let put = storage.presign_put(&key, media_type, WRITE_TTL).await?;
     let inserted = sqlx::query!(
         "INSERT INTO uploads (id, dataset_id, storage_key, file_name, media_type, caption, expires_at)
-         SELECT $1, d.id, $3, $4, $5, $6, $7 FROM datasets d WHERE d.id = $2 AND d.deleted_at IS NULL FOR KEY SHARE",
+         SELECT $1, d.id, $3, $4, $5, $6, $7 FROM datasets d
+         WHERE d.id = $2 AND d.project_id = $8 AND d.deleted_at IS NULL FOR KEY SHARE",
         id as UploadId,
         dataset as DatasetId,
         key,
@@ -85,8 +91,9 @@ pub async fn create(pool: &PgPool, storage: &Storage, dataset: DatasetId, reques
         media_type,
         caption,
         expires_at,
+        caller.project() as ProjectId,
     )
-    .execute(pool)
+    .execute(database.pool(caller))
     .await?;
     if inserted.rows_affected() == 0 {
         return Err(Error::not_found("dataset", dataset));
@@ -96,19 +103,26 @@ pub async fn create(pool: &PgPool, storage: &Storage, dataset: DatasetId, reques
 
 /// Makes an example of what was put there. Errors: `NotFound`; `Conflict` while nothing is there; those of the image gate, after
 /// which the upload can be tried again until its URL ends.
-pub async fn complete(pool: &PgPool, storage: &Storage, dataset: DatasetId, id: UploadId) -> Result<Example> {
+pub async fn complete(
+    caller: &Caller,
+    database: &Database,
+    storage: &Storage,
+    dataset: DatasetId,
+    id: UploadId,
+) -> Result<Example> {
     let upload = sqlx::query!(
         "SELECT u.storage_key, u.caption, u.media_type, u.completed_at FROM uploads u JOIN datasets d ON d.id = u.dataset_id
-         WHERE u.id = $1 AND u.dataset_id = $2 AND d.deleted_at IS NULL",
+         WHERE u.id = $1 AND u.dataset_id = $2 AND d.project_id = $3 AND d.deleted_at IS NULL",
         id as UploadId,
         dataset as DatasetId,
+        caller.project() as ProjectId,
     )
-    .fetch_optional(pool)
+    .fetch_optional(database.pool(caller))
     .await?
     .ok_or_else(|| Error::not_found("upload", id))?;
     let example = ExampleId::from(uuid::Uuid::from(id));
     if upload.completed_at.is_some() {
-        return completed(pool, dataset, example).await;
+        return completed(caller, database, dataset, example).await;
     }
     let head = match storage.head(&upload.storage_key).await {
         Err(Error::NotFound { .. }) => {
@@ -124,12 +138,12 @@ pub async fn complete(pool: &PgPool, storage: &Storage, dataset: DatasetId, id: 
         ));
     }
     let bytes = storage.get(&upload.storage_key).await?;
-    let mut intake = Intake::begin(pool, storage, dataset).await?;
+    let mut intake = Intake::begin(caller, database, storage, dataset).await?;
     if let Err(error) = intake.add_as(example, "upload", bytes, &upload.caption).await {
         intake.abandon().await;
         return Err(error);
     }
-    let mut tx = begin(pool).await?;
+    let mut tx = begin(database.pool(caller)).await?;
     let first = sqlx::query!(
         "UPDATE uploads SET completed_at = clock_timestamp() WHERE id = $1 AND completed_at IS NULL",
         id as UploadId
@@ -147,10 +161,10 @@ pub async fn complete(pool: &PgPool, storage: &Storage, dataset: DatasetId, id: 
     }
     // A twin request was quicker; both stored the same bytes under the same key, which is the example's now.
     intake.committed();
-    completed(pool, dataset, example).await
+    completed(caller, database, dataset, example).await
 }
 
-async fn completed(pool: &PgPool, dataset: DatasetId, example: ExampleId) -> Result<Example> {
-    let (_, examples) = dataset::get(pool, dataset).await?;
+async fn completed(caller: &Caller, database: &Database, dataset: DatasetId, example: ExampleId) -> Result<Example> {
+    let (_, examples) = dataset::get(caller, database, dataset).await?;
     examples.into_iter().find(|candidate| candidate.id == example).ok_or_else(|| Error::not_found("image", example))
 }

@@ -14,7 +14,7 @@ use crate::job::JobKind;
 use crate::liveness::GONE_AFTER;
 use crate::model::ModelRef;
 use crate::swap::Swap;
-use crate::{Page, PageRequest, Result, WorkerId};
+use crate::{Caller, Database, Page, PageRequest, ProjectId, Result, WorkerId};
 
 /// Between two signs of life.
 pub const SEEN_EVERY: Duration = Duration::from_secs(15);
@@ -179,25 +179,25 @@ impl From<Row> for Worker {
     }
 }
 
-/// Those that are live, newest first.
-pub async fn list(pool: &PgPool, page: &PageRequest) -> Result<Page<Worker>> {
+/// Those that are live, newest first, with the models, jobs and swaps of the caller's project.
+pub async fn list(caller: &Caller, database: &Database, page: &PageRequest) -> Result<Page<Worker>> {
     let rows = bounded(
         sqlx::query_as!(
             Row,
             r#"SELECT w.id AS "id: WorkerId", name, host, device, queues, version, vram_budget, started_at, last_seen_at,
                       coalesce((SELECT jsonb_agg(jsonb_build_object('sha256', r.sha256, 'bytes', r.bytes, 'model',
                                        (SELECT jsonb_build_object('id', m.id, 'name', m.name) FROM models m
-                                        WHERE m.sha256 = r.sha256 AND m.deleted_at IS NULL ORDER BY m.id LIMIT 1)))
+                                        WHERE m.sha256 = r.sha256 AND m.project_id = $4 AND m.deleted_at IS NULL ORDER BY m.id LIMIT 1)))
                                 FROM jsonb_to_recordset(w.resident) AS r(sha256 text, bytes bigint)), '[]')
                         AS "resident!: Json<Vec<ResidentModel>>",
                       coalesce((SELECT jsonb_agg(jsonb_build_object('kind', j.kind, 'id', j.subject) ORDER BY j.id)
-                                FROM jobs j WHERE j.status = 'running' AND j.worker = w.id), '[]')
+                                FROM jobs j WHERE j.status = 'running' AND j.worker = w.id AND j.project_id = $4), '[]')
                         AS "jobs!: Json<Vec<CurrentJob>>",
                       coalesce((SELECT jsonb_agg(to_jsonb(s) || jsonb_build_object(
                                        'name', w.name, 'device', w.device, 'error', s.error_message,
                                        'model', jsonb_build_object('id', m.id, 'name', m.name))
                                        ORDER BY s.id DESC)
-                                FROM swaps s JOIN models m ON m.id = s.model_id WHERE s.worker = w.id), '[]')
+                                FROM swaps s JOIN models m ON m.id = s.model_id WHERE s.worker = w.id AND m.project_id = $4), '[]')
                         AS "swaps!: Json<Vec<Swap>>"
                FROM workers w
                WHERE stopped_at IS NULL AND last_seen_at > clock_timestamp() - make_interval(secs => $1)
@@ -206,15 +206,20 @@ pub async fn list(pool: &PgPool, page: &PageRequest) -> Result<Page<Worker>> {
             GONE_AFTER.as_secs_f64(),
             page.before(),
             page.fetch_limit(),
+            caller.project() as ProjectId,
         )
-        .fetch_all(pool),
+        .fetch_all(database.pool(caller)),
     )
     .await?;
     Ok(page.cut(rows.into_iter().map(Worker::from).collect(), |worker| worker.id.into()))
 }
 
 /// Which live workers have models of these digests loaded, by digest.
-pub async fn residences(pool: &PgPool, digests: &[String]) -> Result<HashMap<String, Vec<Residence>>> {
+pub async fn residences(
+    caller: &Caller,
+    database: &Database,
+    digests: &[String],
+) -> Result<HashMap<String, Vec<Residence>>> {
     let rows = bounded(
         sqlx::query!(
             r#"SELECT w.id AS "id: WorkerId", name, device, r.sha256 AS "sha256!", r.bytes AS "bytes!"
@@ -224,7 +229,7 @@ pub async fn residences(pool: &PgPool, digests: &[String]) -> Result<HashMap<Str
             GONE_AFTER.as_secs_f64(),
             digests,
         )
-        .fetch_all(pool),
+        .fetch_all(database.pool(caller)),
     )
     .await?;
     let mut residences: HashMap<String, Vec<Residence>> = HashMap::new();

@@ -17,7 +17,7 @@ use domain::job::{self, Claim, ErrorClass, Job, JobKind, JobStatus, LeasePolicy}
 use domain::model::Catalog;
 use domain::swap::{self, Swap, SwapAction, SwapStatus};
 use domain::{
-    GenerationId, JobId, PageRequest, Pools, Storage, StorageConfig, dataset, event, generation, import, model,
+    Caller, GenerationId, JobId, PageRequest, Pools, Storage, StorageConfig, dataset, event, generation, import, model,
     training,
 };
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -61,7 +61,7 @@ impl Bed {
             public_endpoint: None,
         })
         .unwrap();
-        model::intake::register_built_in(&pools.api, &storage, "ember", &checkpoint()).await.unwrap();
+        model::intake::register_built_in(&pools.lease, &storage, "ember", &checkpoint()).await.unwrap();
         let catalog = Catalog::new(pools.api.clone());
         Self { pools, storage, catalog, folder, _s3: s3, _database: database }
     }
@@ -99,28 +99,36 @@ impl Bed {
     async fn request(&self, request: serde_json::Value) -> (GenerationId, JobId) {
         let request = serde_json::from_value(request).unwrap();
         let session = GenerationService::new(self.pools.api.clone(), self.catalog.clone(), self.storage.clone());
-        let made = session.create(request).await.unwrap();
-        job::ring(&self.pools.api);
+        let made = session.create(&Caller::anonymous(), request).await.unwrap();
+        job::ring(&self.pools.lease);
         (made.id, made.job_id)
     }
 
     async fn train(&self, name: &str, steps: u32, trigger_word: &str) -> JobId {
-        let dataset =
-            dataset::create(&self.pools.api, serde_json::from_value(json!({"name": name})).unwrap()).await.unwrap();
-        let mut intake = dataset::intake::Intake::begin(&self.pools.api, &self.storage, dataset.id).await.unwrap();
+        let dataset = dataset::create(
+            &Caller::anonymous(),
+            &self.pools.api,
+            serde_json::from_value(json!({"name": name})).unwrap(),
+        )
+        .await
+        .unwrap();
+        let mut intake =
+            dataset::intake::Intake::begin(&Caller::anonymous(), &self.pools.api, &self.storage, dataset.id)
+                .await
+                .unwrap();
         for _ in 0..3 {
             intake.add("image", picture(), "a dot").await.unwrap();
         }
         intake.commit().await.unwrap();
         let request = json!({"name": name, "dataset": dataset.id, "steps": steps, "trigger_word": trigger_word});
         let request = serde_json::from_value(request).unwrap();
-        let made = training::create(&self.pools.api, &self.catalog, request).await.unwrap();
-        job::ring(&self.pools.api);
+        let made = training::create(&Caller::anonymous(), &self.pools.api, &self.catalog, request).await.unwrap();
+        job::ring(&self.pools.lease);
         made.job_id
     }
 
     async fn job(&self, id: JobId) -> Job {
-        job::get(&self.pools.api, id).await.unwrap()
+        job::get(&Caller::anonymous(), &self.pools.api, id).await.unwrap()
     }
 
     /// Waits until the job is as wished.
@@ -141,7 +149,7 @@ impl Bed {
     }
 
     async fn events(&self, id: JobId) -> Vec<event::Event> {
-        event::after(&self.pools.api, id, 0, 1000).await.unwrap()
+        event::after(&Caller::anonymous(), &self.pools.api, id, 0, 1000).await.unwrap()
     }
 }
 
@@ -150,7 +158,10 @@ impl Bed {
     async fn worker(&self, wish: &str, test: impl Fn(&domain::worker::Worker) -> bool) -> domain::worker::Worker {
         let began = Instant::now();
         loop {
-            let found = domain::worker::list(&self.pools.api, &PageRequest::default()).await.unwrap().items;
+            let found = domain::worker::list(&Caller::anonymous(), &self.pools.api, &PageRequest::default())
+                .await
+                .unwrap()
+                .items;
             match <[_; 1]>::try_from(found) {
                 Ok([worker]) if test(&worker) => return worker,
                 other => assert!(began.elapsed() < Duration::from_secs(30), "not {wish} within 30 s: {other:?}"),
@@ -161,8 +172,8 @@ impl Bed {
 
     /// Asks for a swap and waits for its end.
     async fn swap(&self, name: &str, action: SwapAction) -> Swap {
-        let model = model::get(&self.pools.api, name).await.unwrap();
-        swap::request(&self.pools.api, &model, action, None).await.unwrap();
+        let model = model::get(&Caller::anonymous(), &self.pools.api, name).await.unwrap();
+        swap::request(&Caller::anonymous(), &self.pools.api, &model, action, None).await.unwrap();
         let ended =
             |swap: &&Swap| swap.model.name == name && matches!(swap.status, SwapStatus::Succeeded | SwapStatus::Failed);
         let worker = self.worker("swapped", |worker| worker.swaps.iter().any(|swap| ended(&swap))).await;
@@ -230,7 +241,7 @@ async fn pictures_arrive_with_their_bytes() {
     let (id, job) = bed.generate("a fox", 60).await;
     let ended = bed.ended(job).await;
     assert_eq!(ended.status, JobStatus::Succeeded, "{ended:?}");
-    let made = generation::get(&bed.pools.api, id).await.unwrap();
+    let made = generation::get(&Caller::anonymous(), &bed.pools.api, id).await.unwrap();
     assert_eq!(made.report.artifacts.len(), 2);
     for (position, artifact) in made.report.artifacts.iter().enumerate() {
         let bytes = bed.storage.get(&artifact.storage_key).await.unwrap();
@@ -253,7 +264,7 @@ async fn a_training_makes_a_lora_that_a_generation_can_use() {
     let worker = bed.work(bed.config());
     let job = bed.train("dots", 35, "dot").await;
     assert_eq!(bed.ended(job).await.status, JobStatus::Succeeded);
-    let lora = model::get(&bed.pools.api, "dots").await.unwrap();
+    let lora = model::get(&Caller::anonymous(), &bed.pools.api, "dots").await.unwrap();
     let bytes = bed.storage.get(&lora.files[0].storage_key).await.unwrap();
     assert_eq!(bytes, b"adapter after 35 steps from 0".as_slice());
     let events = bed.events(job).await;
@@ -276,7 +287,7 @@ async fn cancel_reaches_a_running_job_ahead_of_its_beat() {
     let (_, job) = bed.generate("a fox", 200).await;
     bed.until(job, "running", |job| job.step > 0).await;
     let began = Instant::now();
-    job::cancel(&bed.pools.api, job).await.unwrap();
+    job::cancel(&Caller::anonymous(), &bed.pools.api, job).await.unwrap();
     assert_eq!(bed.ended(job).await.status, JobStatus::Canceled);
     assert!(began.elapsed() < Duration::from_millis(800), "{:?}", began.elapsed());
     worker.stop().await;
@@ -310,7 +321,7 @@ async fn a_hanging_engine_is_a_timeout() {
     let (_, job) = bed.generate(&format!("once {} hang", once.display()), 5).await;
     let ended = bed.ended(job).await;
     assert_eq!((ended.status, ended.failures, ended.crashes), (JobStatus::Succeeded, 1, 0));
-    let attempts = job::attempts(&bed.pools.api, job).await.unwrap();
+    let attempts = job::attempts(&Caller::anonymous(), &bed.pools.api, job).await.unwrap();
     assert!(attempts[0].error.as_ref().unwrap().contains("no progress"), "{attempts:?}");
     worker.stop().await;
 }
@@ -352,7 +363,7 @@ async fn a_stopping_worker_hands_its_training_on() {
     let worker = bed.work(bed.config());
     let ended = bed.ended(job).await;
     assert_eq!((ended.status, ended.epoch), (JobStatus::Succeeded, 2));
-    let lora = model::get(&bed.pools.api, "dots").await.unwrap();
+    let lora = model::get(&Caller::anonymous(), &bed.pools.api, "dots").await.unwrap();
     let content = bed.storage.get(&lora.files[0].storage_key).await.unwrap();
     let begin: i32 = std::str::from_utf8(&content).unwrap().rsplit(' ').next().unwrap().parse().unwrap();
     assert!(begin >= seen, "the second attempt began after step {begin}, the first had told {seen}");
@@ -367,7 +378,7 @@ async fn a_training_whose_engine_dies_goes_on_from_its_checkpoint() {
     kill(engine_of(&bed));
     let ended = bed.ended(job).await;
     assert_eq!((ended.status, ended.epoch, ended.crashes), (JobStatus::Succeeded, 2, 1));
-    let lora = model::get(&bed.pools.api, "dots").await.unwrap();
+    let lora = model::get(&Caller::anonymous(), &bed.pools.api, "dots").await.unwrap();
     let content = bed.storage.get(&lora.files[0].storage_key).await.unwrap();
     assert!(!content.ends_with(b"from 0"), "{content:?}");
     worker.stop().await;
@@ -403,10 +414,10 @@ async fn a_lost_lease_ends_the_work_and_its_effects() {
         failures: 0,
         crashes: 0,
     };
-    job::release(&bed.pools.api, &claim, "the worker stops").await.unwrap();
+    job::release(&bed.pools.lease, &claim, "the worker stops").await.unwrap();
     let ended = bed.ended(job).await;
     assert_eq!((ended.status, ended.epoch), (JobStatus::Succeeded, 2));
-    let made = generation::get(&bed.pools.api, id).await.unwrap();
+    let made = generation::get(&Caller::anonymous(), &bed.pools.api, id).await.unwrap();
     assert_eq!(made.report.artifacts.len(), 2);
     assert!(made.report.artifacts.iter().all(|artifact| artifact.storage_key.contains(&format!("{}/2/", job.0))));
     worker.stop().await;
@@ -471,7 +482,7 @@ async fn models_are_loaded_and_unloaded_between_two_jobs() {
         (path, bytes)
     };
     let giant: Vec<_> = checkpoint().into_iter().map(different).collect();
-    model::intake::register_built_in(&bed.pools.api, &bed.storage, "giant", &giant).await.unwrap();
+    model::intake::register_built_in(&bed.pools.lease, &bed.storage, "giant", &giant).await.unwrap();
     let failed = bed.swap("giant", SwapAction::Load).await;
     assert_eq!((failed.status, failed.error.as_deref()), (SwapStatus::Failed, Some("giant does not fit")));
     assert_eq!(loaded(&bed.worker("idle", |_| true).await), ["ember"]);
@@ -484,7 +495,7 @@ async fn models_are_loaded_and_unloaded_between_two_jobs() {
     assert_eq!(std::fs::read_dir(at_hand).unwrap().count(), 0, "no folder is left over");
     worker.stop().await;
     let left: i64 = sqlx::query_scalar("SELECT count(*) FROM workers WHERE resident <> '[]' OR stopped_at IS NULL")
-        .fetch_one(&bed.pools.api)
+        .fetch_one(&bed.pools.lease)
         .await
         .unwrap();
     assert_eq!(left, 0, "a stopped worker has nothing loaded");
@@ -502,7 +513,7 @@ async fn imports_go_on_side_by_side_and_beside_pictures() {
     for number in 0..=at_once {
         let source = json!({"kind": "url", "url": format!("http://{}/x.safetensors", server.local_addr().unwrap())});
         let request = serde_json::from_value(json!({"name": format!("model-{number}"), "source": source})).unwrap();
-        imports.push(import::create(&bed.pools.api, &bed.storage, request).await.unwrap());
+        imports.push(import::create(&Caller::anonymous(), &bed.pools.api, &bed.storage, request).await.unwrap());
     }
     let worker = bed.work(config);
     for import in &imports[..at_once] {
@@ -511,7 +522,7 @@ async fn imports_go_on_side_by_side_and_beside_pictures() {
     let (_, pictures) = bed.generate("a fox", 3).await;
     assert_eq!(bed.ended(pictures).await.status, JobStatus::Succeeded);
     assert_eq!(bed.job(imports[at_once].job_id).await.status, JobStatus::Queued);
-    import::cancel(&bed.pools.api, imports[0].id).await.unwrap();
+    import::cancel(&Caller::anonymous(), &bed.pools.api, imports[0].id).await.unwrap();
     bed.until(imports[at_once].job_id, "running", |job| job.status == JobStatus::Running).await;
     worker.stop().await;
     let released = bed.job(imports[at_once].job_id).await;

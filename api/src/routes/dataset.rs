@@ -10,7 +10,7 @@ use domain::dataset::intake::Intake;
 use domain::dataset::{self, DatasetRequest, MAX_CAPTION_CHARS};
 use domain::storage::READ_TTL;
 use domain::upload::{self, UploadRequest};
-use domain::{DatasetId, ExampleId, Page, Storage, UploadId, image_gate, zip_gate};
+use domain::{Caller, DatasetId, ExampleId, Page, Storage, UploadId, image_gate, zip_gate};
 use serde::Serialize;
 use tokio::io::AsyncWriteExt;
 use utoipa::ToSchema;
@@ -158,8 +158,12 @@ impl Example {
     responses((status = 201, description = "Created, empty", body = Dataset,
                headers(("Location" = String, description = "Path of the dataset")))),
 )]
-pub async fn create(state: State, extract::Json(request): extract::Json<DatasetRequest>) -> Result<Response> {
-    let dataset = Dataset::from(dataset::create(&state.pool, request).await?);
+pub async fn create(
+    caller: Caller,
+    state: State,
+    extract::Json(request): extract::Json<DatasetRequest>,
+) -> Result<Response> {
+    let dataset = Dataset::from(dataset::create(&caller, &state.database, request).await?);
     Ok((StatusCode::CREATED, [(header::LOCATION, format!("/v1/datasets/{}", dataset.id))], Json(dataset))
         .into_response())
 }
@@ -170,8 +174,8 @@ pub async fn create(state: State, extract::Json(request): extract::Json<DatasetR
     params(PageQuery),
     responses((status = 200, description = "A page", body = DatasetPage)),
 )]
-pub async fn list(state: State, Query(query): Query<PageQuery>) -> Result<Json<DatasetPage>> {
-    Ok(Json(dataset::list(&state.pool, &query.page()?).await?.map(Dataset::from)))
+pub async fn list(caller: Caller, state: State, Query(query): Query<PageQuery>) -> Result<Json<DatasetPage>> {
+    Ok(Json(dataset::list(&caller, &state.database, &query.page()?).await?.map(Dataset::from)))
 }
 
 /// Look at a dataset and its pictures
@@ -180,8 +184,8 @@ pub async fn list(state: State, Query(query): Query<PageQuery>) -> Result<Json<D
     params(("id" = DatasetId, Path, description = "Id of the dataset")),
     responses((status = 200, description = "The dataset", body = DatasetDetail)),
 )]
-pub async fn get(state: State, Path(id): Path<DatasetId>) -> Result<Json<DatasetDetail>> {
-    let (dataset, examples) = dataset::get(&state.pool, id).await?;
+pub async fn get(caller: Caller, state: State, Path(id): Path<DatasetId>) -> Result<Json<DatasetDetail>> {
+    let (dataset, examples) = dataset::get(&caller, &state.database, id).await?;
     Ok(Json(DatasetDetail {
         id: dataset.id,
         name: dataset.name,
@@ -201,8 +205,8 @@ pub async fn get(state: State, Path(id): Path<DatasetId>) -> Result<Json<Dataset
         (status = 409, description = "A training that is queued or running uses it"),
     ),
 )]
-pub async fn delete(state: State, Path(id): Path<DatasetId>) -> Result<StatusCode> {
-    dataset::delete(&state.pool, &state.storage, id).await?;
+pub async fn delete(caller: Caller, state: State, Path(id): Path<DatasetId>) -> Result<StatusCode> {
+    dataset::delete(&caller, &state.database, &state.storage, id).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -216,11 +220,12 @@ pub async fn delete(state: State, Path(id): Path<DatasetId>) -> Result<StatusCod
     responses((status = 201, description = "Added", body = AddedExamples)),
 )]
 pub async fn add_images(
+    caller: Caller,
     state: State,
     Path(id): Path<DatasetId>,
     mut form: Multipart,
 ) -> Result<(StatusCode, Json<AddedExamples>)> {
-    let mut intake = match Intake::begin(&state.pool, &state.storage, id).await {
+    let mut intake = match Intake::begin(&caller, &state.database, &state.storage, id).await {
         Ok(intake) => intake,
         Err(error) => {
             form.drain().await;
@@ -317,8 +322,12 @@ async fn spool(mut part: Part<'_>) -> Result<std::fs::File> {
         (status = 409, description = "A training that is queued or running uses it"),
     ),
 )]
-pub async fn delete_image(state: State, Path((id, image)): Path<(DatasetId, ExampleId)>) -> Result<StatusCode> {
-    dataset::delete_example(&state.pool, &state.storage, id, image).await?;
+pub async fn delete_image(
+    caller: Caller,
+    state: State,
+    Path((id, image)): Path<(DatasetId, ExampleId)>,
+) -> Result<StatusCode> {
+    dataset::delete_example(&caller, &state.database, &state.storage, id, image).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -332,11 +341,12 @@ pub async fn delete_image(state: State, Path((id, image)): Path<(DatasetId, Exam
     responses((status = 201, description = "The URL, good for one hour", body = Upload)),
 )]
 pub async fn create_upload(
+    caller: Caller,
     state: State,
     Path(id): Path<DatasetId>,
     extract::Json(request): extract::Json<UploadRequest>,
 ) -> Result<(StatusCode, Json<Upload>)> {
-    let upload = upload::create(&state.pool, &state.storage, id, request).await?;
+    let upload = upload::create(&caller, &state.database, &state.storage, id, request).await?;
     let headers = BTreeMap::from([("content-type", upload.put.content_type)]);
     let body =
         Upload { id: upload.id, url: upload.put.url.into(), method: "PUT", headers, expires_at: upload.expires_at };
@@ -361,9 +371,10 @@ pub async fn create_upload(
     ),
 )]
 pub async fn complete_upload(
+    caller: Caller,
     state: State,
     Path((id, upload)): Path<(DatasetId, UploadId)>,
 ) -> Result<(StatusCode, Json<Example>)> {
-    let example = upload::complete(&state.pool, &state.storage, id, upload).await?;
+    let example = upload::complete(&caller, &state.database, &state.storage, id, upload).await?;
     Ok((StatusCode::CREATED, Json(Example::of(example, &state.storage).await?)))
 }

@@ -11,10 +11,10 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use domain::JobId;
 use domain::event::{self, Event, Subscription};
 use domain::job::{self, KINDS};
 use domain::preview::{self, Preview};
+use domain::{Caller, JobId};
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 use utoipa::openapi::HttpMethod;
@@ -72,18 +72,19 @@ pub struct ServerSentEvent {
         (status = 204, description = "The last event was seen: there will be no more"),
     ),
 )]
-pub async fn follow(state: State, Path(id): Path<Uuid>, headers: HeaderMap) -> Result<Response> {
-    let job = job::find(&state.pool, id, None).await?;
-    stream(state, job, &headers).await
+pub async fn follow(caller: Caller, state: State, Path(id): Path<Uuid>, headers: HeaderMap) -> Result<Response> {
+    let job = job::find(&caller, &state.database, id, None).await?;
+    stream(caller, state, job, &headers).await
 }
 
 /// The same for the jobs of each kind below their own collection, such as `/v1/generations/{id}/events`.
 pub fn follow_each_kind(mut router: OpenApiRouter<State>) -> OpenApiRouter<State> {
     for spec in &KINDS {
-        let follow = async |state: State, Path(id): Path<Uuid>, headers: HeaderMap| -> Result<Response> {
-            let job = job::find(&state.pool, id, Some(spec.kind)).await?;
-            stream(state, job, &headers).await
-        };
+        let follow =
+            async |caller: Caller, state: State, Path(id): Path<Uuid>, headers: HeaderMap| -> Result<Response> {
+                let job = job::find(&caller, &state.database, id, Some(spec.kind)).await?;
+                stream(caller, state, job, &headers).await
+            };
         let path = format!("/v1/{}/{{id}}/events", spec.collection);
         let mut operation = <__path_follow as utoipa::Path>::operation();
         operation.operation_id = Some(format!("follow_{}", spec.name));
@@ -96,6 +97,7 @@ pub fn follow_each_kind(mut router: OpenApiRouter<State>) -> OpenApiRouter<State
 }
 
 struct Follower {
+    caller: Caller,
     state: State,
     job: JobId,
     /// Of the last event that was sent.
@@ -108,12 +110,13 @@ struct Follower {
 }
 
 /// The stream, or nothing for a client that has seen its end: `EventSource` comes back until it is told 204.
-async fn stream(state: State, job: JobId, headers: &HeaderMap) -> Result<Response> {
+async fn stream(caller: Caller, state: State, job: JobId, headers: &HeaderMap) -> Result<Response> {
     let sequence = headers.get(LAST_EVENT_ID).and_then(|id| id.to_str().ok()?.trim().parse().ok()).unwrap_or(0).max(0);
     // Subscribed before the first look at the rows, so that nothing falls between the two.
     let subscription = state.feed.subscribe();
-    let follower = Follower { state, job, sequence, fetched: VecDeque::new(), revision: 0, subscription, ended: false };
-    let job = job::get(&follower.state.pool, job).await?;
+    let follower =
+        Follower { caller, state, job, sequence, fetched: VecDeque::new(), revision: 0, subscription, ended: false };
+    let job = job::get(&follower.caller, &follower.state.database, job).await?;
     if job.status.is_terminal() && job.last_sequence <= sequence {
         return Ok(StatusCode::NO_CONTENT.into_response());
     }
@@ -136,7 +139,7 @@ impl Follower {
             if self.ended || self.state.stop.is_cancelled() {
                 return None;
             }
-            match event::after(&self.state.pool, self.job, self.sequence, BATCH).await {
+            match event::after(&self.caller, &self.state.database, self.job, self.sequence, BATCH).await {
                 Ok(events) if events.is_empty() => match self.preview_or_end().await {
                     Ok(Some(preview)) => return Some(preview_to_sse(&preview)),
                     Ok(None) if self.ended => return None,
@@ -151,7 +154,7 @@ impl Follower {
 
     /// A preview that was not sent, or none; `ended` if the client has seen the end already.
     async fn preview_or_end(&mut self) -> domain::Result<Option<Preview>> {
-        let news = preview::news(&self.state.pool, self.job, self.sequence, self.revision).await?;
+        let news = preview::news(&self.caller, &self.state.database, self.job, self.sequence, self.revision).await?;
         if let Some((revision, preview)) = news.preview {
             self.revision = revision;
             return Ok(Some(preview));

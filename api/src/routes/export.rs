@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use domain::export::{self, Dtype, Format};
 use domain::job::{JobKind, JobStatus};
 use domain::model::ModelRef;
-use domain::{ExportId, Page, Storage};
+use domain::{Caller, ExportId, Page, Storage};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
@@ -94,15 +94,16 @@ fn path(id: ExportId) -> String {
     ),
 )]
 pub async fn create(
+    caller: Caller,
     state: State,
     Path(model): Path<String>,
     Query(query): Query<ExportQuery>,
     headers: HeaderMap,
 ) -> Result<Response> {
-    let mut export = export::create(&state.pool, &model, query.format, query.dtype).await?;
-    let waited = job::wait(&state, &headers, export.job_id).await?;
+    let mut export = export::create(&caller, &state.database, &model, query.format, query.dtype).await?;
+    let waited = job::wait(&caller, &state, &headers, export.job_id).await?;
     if waited.is_some() {
-        export = export::get(&state.pool, export.id).await?;
+        export = export::get(&caller, &state.database, export.id).await?;
     }
     let location = path(export.id);
     if waited.is_none() && export.report.status == JobStatus::Succeeded {
@@ -118,8 +119,8 @@ pub async fn create(
     params(PageQuery),
     responses((status = 200, description = "A page", body = ExportPage)),
 )]
-pub async fn list(state: State, Query(query): Query<PageQuery>) -> Result<Json<ExportPage>> {
-    let page = export::list(&state.pool, &query.page()?).await?;
+pub async fn list(caller: Caller, state: State, Query(query): Query<PageQuery>) -> Result<Json<ExportPage>> {
+    let page = export::list(&caller, &state.database, &query.page()?).await?;
     Ok(Json(page.try_map(|export| Export::of(export, &state.storage)).await?))
 }
 
@@ -129,8 +130,8 @@ pub async fn list(state: State, Query(query): Query<PageQuery>) -> Result<Json<E
     params(("id" = ExportId, Path, description = "Id of the export")),
     responses((status = 200, description = "The export as it is now", body = Export)),
 )]
-pub async fn get(state: State, Path(id): Path<ExportId>) -> Result<Json<Export>> {
-    let export = export::get(&state.pool, id).await?;
+pub async fn get(caller: Caller, state: State, Path(id): Path<ExportId>) -> Result<Json<Export>> {
+    let export = export::get(&caller, &state.database, id).await?;
     Ok(Json(Export::of(export, &state.storage).await?))
 }
 
@@ -142,7 +143,7 @@ pub async fn get(state: State, Path(id): Path<ExportId>) -> Result<Json<Export>>
     params(("id" = ExportId, Path, description = "Id of the export")),
     responses((status = 200, description = "The export as it is now", body = Export)),
 )]
-pub async fn cancel(state: State, Path(id): Path<ExportId>) -> Result<Json<Export>> {
-    let export = export::cancel(&state.pool, id).await?;
+pub async fn cancel(caller: Caller, state: State, Path(id): Path<ExportId>) -> Result<Json<Export>> {
+    let export = export::cancel(&caller, &state.database, id).await?;
     Ok(Json(Export::of(export, &state.storage).await?))
 }

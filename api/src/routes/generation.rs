@@ -8,7 +8,7 @@ use domain::generation::{self, GenerationRequest, LoraUse};
 use domain::job::{JobKind, JobStatus};
 use domain::model::ModelRef;
 use domain::storage::READ_TTL;
-use domain::{GenerationId, InputId, Page, Storage, input};
+use domain::{Caller, GenerationId, InputId, Page, Storage, input};
 use requests::GenerationParams;
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -126,14 +126,15 @@ fn path(id: GenerationId) -> String {
     ),
 )]
 pub async fn create(
+    caller: Caller,
     state: State,
     headers: HeaderMap,
     extract::Json(request): extract::Json<GenerationRequest>,
 ) -> Result<Response> {
-    let mut generation = state.generations.create(request).await?;
-    let waited = job::wait(&state, &headers, generation.job_id).await?;
+    let mut generation = state.generations.create(&caller, request).await?;
+    let waited = job::wait(&caller, &state, &headers, generation.job_id).await?;
     if waited.is_some() {
-        generation = state.generations.get(generation.id).await?;
+        generation = state.generations.get(&caller, generation.id).await?;
     }
     let location = path(generation.id);
     let body = Generation::of(generation, &state.storage).await?;
@@ -146,8 +147,8 @@ pub async fn create(
     params(PageQuery),
     responses((status = 200, description = "A page", body = GenerationPage)),
 )]
-pub async fn list(state: State, Query(query): Query<PageQuery>) -> Result<Json<GenerationPage>> {
-    let page = generation::list(&state.pool, &query.page()?).await?;
+pub async fn list(caller: Caller, state: State, Query(query): Query<PageQuery>) -> Result<Json<GenerationPage>> {
+    let page = generation::list(&caller, &state.database, &query.page()?).await?;
     Ok(Json(page.try_map(|generation| Generation::of(generation, &state.storage)).await?))
 }
 
@@ -157,8 +158,8 @@ pub async fn list(state: State, Query(query): Query<PageQuery>) -> Result<Json<G
     params(("id" = GenerationId, Path, description = "Id of the generation")),
     responses((status = 200, description = "The generation as it is now", body = Generation)),
 )]
-pub async fn get(state: State, Path(id): Path<GenerationId>) -> Result<Json<Generation>> {
-    let generation = state.generations.get(id).await?;
+pub async fn get(caller: Caller, state: State, Path(id): Path<GenerationId>) -> Result<Json<Generation>> {
+    let generation = state.generations.get(&caller, id).await?;
     Ok(Json(Generation::of(generation, &state.storage).await?))
 }
 
@@ -170,8 +171,8 @@ pub async fn get(state: State, Path(id): Path<GenerationId>) -> Result<Json<Gene
     params(("id" = GenerationId, Path, description = "Id of the generation")),
     responses((status = 200, description = "The generation; it may still be running for a moment", body = Generation)),
 )]
-pub async fn cancel(state: State, Path(id): Path<GenerationId>) -> Result<Json<Generation>> {
-    let generation = generation::cancel(&state.pool, id).await?;
+pub async fn cancel(caller: Caller, state: State, Path(id): Path<GenerationId>) -> Result<Json<Generation>> {
+    let generation = generation::cancel(&caller, &state.database, id).await?;
     Ok(Json(Generation::of(generation, &state.storage).await?))
 }
 
@@ -184,7 +185,7 @@ pub async fn cancel(state: State, Path(id): Path<GenerationId>) -> Result<Json<G
         (status = 409, description = "It is queued or running; cancel it first"),
     ),
 )]
-pub async fn delete(state: State, Path(id): Path<GenerationId>) -> Result<StatusCode> {
-    generation::delete(&state.pool, &state.storage, id).await?;
+pub async fn delete(caller: Caller, state: State, Path(id): Path<GenerationId>) -> Result<StatusCode> {
+    generation::delete(&caller, &state.database, &state.storage, id).await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -36,8 +36,8 @@ pub async fn live() -> Json<Health> {
     responses((status = 200, description = "Database and storage answer", body = Health)),
 )]
 pub async fn ready(state: State) -> Result<Json<Health>> {
-    let (connection, storage) = tokio::join!(bounded(state.pool.acquire()), bounded(state.storage.check()));
-    bounded(sqlx::Connection::ping(&mut *connection?)).await?;
+    let (database, storage) = tokio::join!(state.database.check(), bounded(state.storage.check()));
+    database?;
     storage?;
     Ok(well())
 }

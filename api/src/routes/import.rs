@@ -6,7 +6,7 @@ use domain::import;
 use domain::job::{JobKind, JobStatus};
 use domain::model::ModelRef;
 use domain::model::source::{Parts, Source};
-use domain::{ImportId, ModelId, Page, Storage};
+use domain::{Caller, ImportId, ModelId, Page, Storage};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -79,8 +79,8 @@ pub(super) fn path(id: ImportId) -> String {
     params(PageQuery),
     responses((status = 200, description = "A page", body = ImportPage)),
 )]
-pub async fn list(state: State, Query(query): Query<PageQuery>) -> Result<Json<ImportPage>> {
-    let page = import::list(&state.pool, &query.page()?).await?;
+pub async fn list(caller: Caller, state: State, Query(query): Query<PageQuery>) -> Result<Json<ImportPage>> {
+    let page = import::list(&caller, &state.database, &query.page()?).await?;
     Ok(Json(page.try_map(|import| Import::of(import, &state.storage)).await?))
 }
 
@@ -90,8 +90,8 @@ pub async fn list(state: State, Query(query): Query<PageQuery>) -> Result<Json<I
     params(("id" = ImportId, Path, description = "Id of the import")),
     responses((status = 200, description = "The import as it is now", body = Import)),
 )]
-pub async fn get(state: State, Path(id): Path<ImportId>) -> Result<Json<Import>> {
-    let import = import::get(&state.pool, id).await?;
+pub async fn get(caller: Caller, state: State, Path(id): Path<ImportId>) -> Result<Json<Import>> {
+    let import = import::get(&caller, &state.database, id).await?;
     Ok(Json(Import::of(import, &state.storage).await?))
 }
 
@@ -103,7 +103,7 @@ pub async fn get(state: State, Path(id): Path<ImportId>) -> Result<Json<Import>>
     params(("id" = ImportId, Path, description = "Id of the import")),
     responses((status = 200, description = "The import; it may still be running for a moment", body = Import)),
 )]
-pub async fn cancel(state: State, Path(id): Path<ImportId>) -> Result<Json<Import>> {
-    let import = import::cancel(&state.pool, id).await?;
+pub async fn cancel(caller: Caller, state: State, Path(id): Path<ImportId>) -> Result<Json<Import>> {
+    let import = import::cancel(&caller, &state.database, id).await?;
     Ok(Json(Import::of(import, &state.storage).await?))
 }

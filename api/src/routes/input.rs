@@ -5,7 +5,7 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, Utc};
 use domain::storage::READ_TTL;
-use domain::{InputId, Page, Storage, image_gate, input};
+use domain::{Caller, InputId, Page, Storage, image_gate, input};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -73,10 +73,10 @@ impl Input {
     responses((status = 201, description = "Kept", body = Input,
                headers(("Location" = String, description = "Path of the input")))),
 )]
-pub async fn create(state: State, mut form: Multipart) -> Result<Response> {
+pub async fn create(caller: Caller, state: State, mut form: Multipart) -> Result<Response> {
     match take_picture(&mut form).await {
         Ok(bytes) => {
-            let input = input::create(&state.pool, &state.storage, "image", bytes).await?;
+            let input = input::create(&caller, &state.database, &state.storage, "image", bytes).await?;
             let location = format!("/v1/inputs/{}", input.id);
             let body = Json(Input::of(input, &state.storage).await?);
             Ok((StatusCode::CREATED, [(header::LOCATION, location)], body).into_response())
@@ -107,8 +107,8 @@ async fn take_picture(form: &mut Multipart) -> Result<axum::body::Bytes> {
     params(PageQuery),
     responses((status = 200, description = "A page", body = InputPage)),
 )]
-pub async fn list(state: State, Query(query): Query<PageQuery>) -> Result<Json<InputPage>> {
-    let page = input::list(&state.pool, &query.page()?).await?;
+pub async fn list(caller: Caller, state: State, Query(query): Query<PageQuery>) -> Result<Json<InputPage>> {
+    let page = input::list(&caller, &state.database, &query.page()?).await?;
     Ok(Json(page.try_map(|input| Input::of(input, &state.storage)).await?))
 }
 
@@ -118,8 +118,8 @@ pub async fn list(state: State, Query(query): Query<PageQuery>) -> Result<Json<I
     params(("id" = InputId, Path, description = "Id of the input")),
     responses((status = 200, description = "The input", body = Input)),
 )]
-pub async fn get(state: State, Path(id): Path<InputId>) -> Result<Json<Input>> {
-    let input = input::get(&state.pool, id).await?;
+pub async fn get(caller: Caller, state: State, Path(id): Path<InputId>) -> Result<Json<Input>> {
+    let input = input::get(&caller, &state.database, id).await?;
     Ok(Json(Input::of(input, &state.storage).await?))
 }
 
@@ -132,7 +132,7 @@ pub async fn get(state: State, Path(id): Path<InputId>) -> Result<Json<Input>> {
         (status = 409, description = "A generation that is queued or running needs it"),
     ),
 )]
-pub async fn delete(state: State, Path(id): Path<InputId>) -> Result<StatusCode> {
-    input::delete(&state.pool, &state.storage, id).await?;
+pub async fn delete(caller: Caller, state: State, Path(id): Path<InputId>) -> Result<StatusCode> {
+    input::delete(&caller, &state.database, &state.storage, id).await?;
     Ok(StatusCode::NO_CONTENT)
 }

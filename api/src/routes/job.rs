@@ -8,7 +8,7 @@ use domain::artifact::{self, ArtifactKind};
 use domain::job::{ErrorClass, JobStatus, wait_terminal};
 use domain::report;
 use domain::storage::READ_TTL;
-use domain::{ArtifactId, JobId, Storage};
+use domain::{ArtifactId, Caller, JobId, Storage};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -158,10 +158,10 @@ async fn artifacts(artifacts: Vec<artifact::Artifact>, storage: &Storage) -> Res
 }
 
 /// Waits for the end of `job` as long as the client prefers; whether it has ended, and what was granted.
-pub async fn wait(state: &State, headers: &HeaderMap, job: JobId) -> Result<Option<(Wait, bool)>> {
+pub async fn wait(caller: &Caller, state: &State, headers: &HeaderMap, job: JobId) -> Result<Option<(Wait, bool)>> {
     let Some(wait) = Wait::from_headers(headers) else { return Ok(None) };
     let job = tokio::select! {
-        job = wait_terminal(&state.pool, &state.feed, job, wait.limit()) => job?,
+        job = wait_terminal(caller, &state.database, &state.feed, job, wait.limit()) => job?,
         () = state.stop.cancelled() => return Ok(Some((wait, false))),
     };
     Ok(Some((wait, job.status.is_terminal())))

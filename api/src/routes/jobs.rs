@@ -6,7 +6,7 @@ use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, Utc};
 use domain::job::{JobKind, JobStatus};
 use domain::model::ModelRef;
-use domain::{Page, PageRequest, Storage, jobs};
+use domain::{Caller, Page, PageRequest, Storage, jobs};
 use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
@@ -144,7 +144,7 @@ fn path(id: Uuid) -> String {
     params(JobQuery),
     responses((status = 200, description = "A page", body = JobPage)),
 )]
-pub async fn list(state: State, Query(query): Query<JobQuery>) -> Result<Json<JobPage>> {
+pub async fn list(caller: Caller, state: State, Query(query): Query<JobQuery>) -> Result<Json<JobPage>> {
     let page = PageRequest::parse(query.limit, query.cursor.as_deref())?;
     let filter = jobs::Filter {
         kind: query.kind,
@@ -153,7 +153,7 @@ pub async fn list(state: State, Query(query): Query<JobQuery>) -> Result<Json<Jo
         created_after: query.created_after,
         created_before: query.created_before,
     };
-    let page = jobs::list(&state.pool, &filter, &page).await?;
+    let page = jobs::list(&caller, &state.database, &filter, &page).await?;
     Ok(Json(page.try_map(|job| Job::of(job, &state.storage)).await?))
 }
 
@@ -163,8 +163,8 @@ pub async fn list(state: State, Query(query): Query<JobQuery>) -> Result<Json<Jo
     params(("id" = Uuid, Path, description = "Id of the generation, training, import or export")),
     responses((status = 200, description = "The job as it is now", body = Job)),
 )]
-pub async fn get(state: State, Path(id): Path<Uuid>) -> Result<Json<Job>> {
-    let job = jobs::get(&state.pool, id).await?;
+pub async fn get(caller: Caller, state: State, Path(id): Path<Uuid>) -> Result<Json<Job>> {
+    let job = jobs::get(&caller, &state.database, id).await?;
     Ok(Json(Job::of(job, &state.storage).await?))
 }
 
@@ -176,8 +176,8 @@ pub async fn get(state: State, Path(id): Path<Uuid>) -> Result<Json<Job>> {
     params(("id" = Uuid, Path, description = "Id of the generation, training, import or export")),
     responses((status = 200, description = "The job; it may still be running for a moment", body = Job)),
 )]
-pub async fn cancel(state: State, Path(id): Path<Uuid>) -> Result<Json<Job>> {
-    let job = jobs::cancel(&state.pool, id).await?;
+pub async fn cancel(caller: Caller, state: State, Path(id): Path<Uuid>) -> Result<Json<Job>> {
+    let job = jobs::cancel(&caller, &state.database, id).await?;
     Ok(Json(Job::of(job, &state.storage).await?))
 }
 
@@ -196,8 +196,8 @@ pub async fn cancel(state: State, Path(id): Path<Uuid>) -> Result<Json<Job>> {
         (status = 409, description = "The job did not fail, was repeated already, or cannot be repeated"),
     ),
 )]
-pub async fn retry(state: State, Path(id): Path<Uuid>) -> Result<Response> {
-    let job = jobs::retry(&state.pool, &state.storage, id).await?;
+pub async fn retry(caller: Caller, state: State, Path(id): Path<Uuid>) -> Result<Response> {
+    let job = jobs::retry(&caller, &state.database, &state.storage, id).await?;
     let location = path(job.id);
     let body = Json(Job::of(job, &state.storage).await?);
     Ok((StatusCode::ACCEPTED, [(header::LOCATION, location)], body).into_response())

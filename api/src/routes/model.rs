@@ -13,7 +13,7 @@ use domain::model::source::Source;
 use domain::model::{self, Defaults, ModelKind};
 use domain::storage::READ_TTL;
 use domain::worker::{Residence, residences};
-use domain::{ModelId, Page, PageRequest, TrainingId};
+use domain::{Caller, ModelId, Page, PageRequest, TrainingId};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
@@ -156,7 +156,7 @@ impl From<&model::Model> for Model {
             base_model_id: model.base_model_id,
             training_id: model.training_id,
             trigger_word: model.trigger_word.clone(),
-            defaults: (model.kind == ModelKind::Checkpoint).then(|| model.defaults.clone()),
+            defaults: (model.kind == ModelKind::Checkpoint).then_some(model.defaults),
             bytes: model.bytes,
             sha256: model.sha256.clone(),
             resident_on: Vec::new(),
@@ -167,9 +167,9 @@ impl From<&model::Model> for Model {
 }
 
 /// Fills in where the models are loaded.
-async fn locate(models: &mut [Model], state: &State) -> Result<()> {
+async fn locate(caller: &Caller, models: &mut [Model], state: &State) -> Result<()> {
     let digests: Vec<String> = models.iter().map(|model| model.sha256.clone()).collect();
-    let found = residences(&state.pool, &digests).await?;
+    let found = residences(caller, &state.database, &digests).await?;
     for model in models {
         model.resident_on = found.get(&model.sha256).cloned().unwrap_or_default();
     }
@@ -177,10 +177,10 @@ async fn locate(models: &mut [Model], state: &State) -> Result<()> {
 }
 
 impl ModelDetail {
-    async fn of(model: model::Model, state: &State) -> Result<Self> {
-        let origin = model::origin(&state.pool, model.id).await?;
+    async fn of(caller: &Caller, model: model::Model, state: &State) -> Result<Self> {
+        let origin = model::origin(caller, &state.database, model.id).await?;
         let mut shown = Model::from(&model);
-        locate(std::slice::from_mut(&mut shown), state).await?;
+        locate(caller, std::slice::from_mut(&mut shown), state).await?;
         let mut files = Vec::with_capacity(model.files.len());
         for file in model.files {
             let url = state.storage.presign_get(&file.storage_key, READ_TTL).await?.into();
@@ -204,11 +204,12 @@ impl ModelDetail {
     params(ModelQuery),
     responses((status = 200, description = "A page", body = ModelPage)),
 )]
-pub async fn list(state: State, Query(query): Query<ModelQuery>) -> Result<Json<ModelPage>> {
+pub async fn list(caller: Caller, state: State, Query(query): Query<ModelQuery>) -> Result<Json<ModelPage>> {
     let page = PageRequest::parse(query.limit, query.cursor.as_deref())?;
-    let mut models =
-        model::list(&state.pool, query.kind, query.family.as_deref(), &page).await?.map(|model| Model::from(&model));
-    locate(&mut models.items, &state).await?;
+    let mut models = model::list(&caller, &state.database, query.kind, query.family.as_deref(), &page)
+        .await?
+        .map(|model| Model::from(&model));
+    locate(&caller, &mut models.items, &state).await?;
     Ok(Json(models))
 }
 
@@ -229,23 +230,23 @@ pub async fn list(state: State, Query(query): Query<ModelQuery>) -> Result<Json<
         (status = 409, description = "The name is taken, or parts of the upload are missing"),
     ),
 )]
-pub async fn import(state: State, mut request: Request) -> Result<Response> {
+pub async fn import(caller: Caller, state: State, mut request: Request) -> Result<Response> {
     if is_json(request.headers()) {
         DefaultBodyLimit::max(JSON_LIMIT).apply(&mut request);
         let extract::Json(request) = extract::Json::from_request(request, &state).await?;
-        let import = import::create(&state.pool, &state.storage, request).await?;
+        let import = import::create(&caller, &state.database, &state.storage, request).await?;
         return Ok(job::created(&super::import::path(import.id), &Import::of(import, &state.storage).await?, None));
     }
     let form = Multipart::from_request(request, &state).await?;
-    import_form(state, form).await
+    import_form(caller, state, form).await
 }
 
-async fn import_form(state: State, mut form: Multipart) -> Result<Response> {
-    let mut import = Intake::new(state.pool.clone(), state.storage.clone());
-    match take_model(&state, &mut form, &mut import).await {
+async fn import_form(caller: Caller, state: State, mut form: Multipart) -> Result<Response> {
+    let mut import = Intake::new(&caller, &state.database, &state.storage);
+    match take_model(&caller, &state, &mut form, &mut import).await {
         Ok(model) => {
             let location = format!("/v1/models/{}", model.id);
-            let body = ModelDetail::of(model, &state).await?;
+            let body = ModelDetail::of(&caller, model, &state).await?;
             Ok((StatusCode::CREATED, [(header::LOCATION, location)], Json(body)).into_response())
         }
         Err(problem) => {
@@ -256,7 +257,7 @@ async fn import_form(state: State, mut form: Multipart) -> Result<Response> {
     }
 }
 
-async fn take_model(state: &State, form: &mut Multipart, import: &mut Intake) -> Result<model::Model> {
+async fn take_model(caller: &Caller, state: &State, form: &mut Multipart, import: &mut Intake) -> Result<model::Model> {
     let unprocessable = |field: &str, message: &str| Problem::field(StatusCode::UNPROCESSABLE_ENTITY, field, message);
     let (mut name, mut base, mut kind, mut parts_of) = (None, None, None, None);
     while let Some(mut part) = form.next().await? {
@@ -293,7 +294,7 @@ async fn take_model(state: &State, form: &mut Multipart, import: &mut Intake) ->
     }
     let name = name.ok_or_else(|| unprocessable("name", "The part `name` is missing."))?;
     if let Some(donor) = parts_of {
-        let donor = model::get(&state.pool, &donor).await.map_err(|error| error.in_field("parts_of"))?;
+        let donor = model::get(caller, &state.database, &donor).await.map_err(|error| error.in_field("parts_of"))?;
         import.borrow_parts(&donor).await?;
     }
     Ok(import.finish(&name, base.as_deref(), kind).await?)
@@ -305,9 +306,9 @@ async fn take_model(state: &State, form: &mut Multipart, import: &mut Intake) ->
     params(("model" = String, Path, description = "Name or id of the model")),
     responses((status = 200, description = "The model", body = ModelDetail)),
 )]
-pub async fn get(state: State, Path(name_or_id): Path<String>) -> Result<Json<ModelDetail>> {
-    let model = model::get(&state.pool, &name_or_id).await?;
-    Ok(Json(ModelDetail::of(model, &state).await?))
+pub async fn get(caller: Caller, state: State, Path(name_or_id): Path<String>) -> Result<Json<ModelDetail>> {
+    let model = model::get(&caller, &state.database, &name_or_id).await?;
+    Ok(Json(ModelDetail::of(&caller, model, &state).await?))
 }
 
 /// Look into a model's files
@@ -319,8 +320,8 @@ pub async fn get(state: State, Path(name_or_id): Path<String>) -> Result<Json<Mo
     params(("model" = String, Path, description = "Name or id of the model")),
     responses((status = 200, description = "What is in it", body = Inspection)),
 )]
-pub async fn inspect(state: State, Path(name_or_id): Path<String>) -> Result<Json<Inspection>> {
-    let model = model::get(&state.pool, &name_or_id).await?;
+pub async fn inspect(caller: Caller, state: State, Path(name_or_id): Path<String>) -> Result<Json<Inspection>> {
+    let model = model::get(&caller, &state.database, &name_or_id).await?;
     Ok(Json(inspect::inspect(&state.storage, &model).await?))
 }
 
@@ -333,8 +334,8 @@ pub async fn inspect(state: State, Path(name_or_id): Path<String>) -> Result<Jso
         (status = 409, description = "It came with Pyrograph, or unfinished jobs need it"),
     ),
 )]
-pub async fn delete(state: State, Path(name_or_id): Path<String>) -> Result<StatusCode> {
-    let deleted = model::delete(&state.pool, &state.storage, &name_or_id).await;
+pub async fn delete(caller: Caller, state: State, Path(name_or_id): Path<String>) -> Result<StatusCode> {
+    let deleted = model::delete(&caller, &state.database, &state.storage, &name_or_id).await;
     state.catalog.forget();
     deleted?;
     Ok(StatusCode::NO_CONTENT)

@@ -2,8 +2,8 @@
 
 use axum::Json;
 use axum::http::{StatusCode, header};
-use domain::model;
 use domain::swap::{self, Swap, SwapAction};
+use domain::{Caller, model};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -42,8 +42,13 @@ pub struct SwapList {
         (status = 422, description = "It is no checkpoint"),
     ),
 )]
-pub async fn load(state: State, Path(name_or_id): Path<String>, body: OptionalJson<SwapRequest>) -> Result<Asked> {
-    ask(&state, &name_or_id, SwapAction::Load, body.0).await
+pub async fn load(
+    caller: Caller,
+    state: State,
+    Path(name_or_id): Path<String>,
+    body: OptionalJson<SwapRequest>,
+) -> Result<Asked> {
+    ask(&caller, &state, &name_or_id, SwapAction::Load, body.0).await
 }
 
 /// Unload a checkpoint
@@ -61,14 +66,25 @@ pub async fn load(state: State, Path(name_or_id): Path<String>, body: OptionalJs
         (status = 422, description = "It is no checkpoint"),
     ),
 )]
-pub async fn unload(state: State, Path(name_or_id): Path<String>, body: OptionalJson<SwapRequest>) -> Result<Asked> {
-    ask(&state, &name_or_id, SwapAction::Unload, body.0).await
+pub async fn unload(
+    caller: Caller,
+    state: State,
+    Path(name_or_id): Path<String>,
+    body: OptionalJson<SwapRequest>,
+) -> Result<Asked> {
+    ask(&caller, &state, &name_or_id, SwapAction::Unload, body.0).await
 }
 
 type Asked = (StatusCode, [(header::HeaderName, &'static str); 1], Json<SwapList>);
 
-async fn ask(state: &State, name_or_id: &str, action: SwapAction, request: SwapRequest) -> Result<Asked> {
-    let model = model::get(&state.pool, name_or_id).await?;
-    let swaps = swap::request(&state.pool, &model, action, request.worker.as_deref()).await?;
+async fn ask(
+    caller: &Caller,
+    state: &State,
+    name_or_id: &str,
+    action: SwapAction,
+    request: SwapRequest,
+) -> Result<Asked> {
+    let model = model::get(caller, &state.database, name_or_id).await?;
+    let swaps = swap::request(caller, &state.database, &model, action, request.worker.as_deref()).await?;
     Ok((StatusCode::ACCEPTED, [(header::LOCATION, "/v1/workers")], Json(SwapList { swaps })))
 }

@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use domain::job::{JobKind, JobStatus};
 use domain::model::ModelRef;
 use domain::training::{self, TrainingRequest};
-use domain::{DatasetId, Page, Storage, TrainingId};
+use domain::{Caller, DatasetId, Page, Storage, TrainingId};
 use requests::TrainingParams;
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -93,14 +93,15 @@ fn path(id: TrainingId) -> String {
     ),
 )]
 pub async fn create(
+    caller: Caller,
     state: State,
     headers: HeaderMap,
     extract::Json(request): extract::Json<TrainingRequest>,
 ) -> Result<Response> {
-    let mut training = training::create(&state.pool, &state.catalog, request).await?;
-    let waited = job::wait(&state, &headers, training.job_id).await?;
+    let mut training = training::create(&caller, &state.database, &state.catalog, request).await?;
+    let waited = job::wait(&caller, &state, &headers, training.job_id).await?;
     if waited.is_some() {
-        training = training::get(&state.pool, training.id).await?;
+        training = training::get(&caller, &state.database, training.id).await?;
     }
     let location = path(training.id);
     let body = Training::of(training, &state.storage).await?;
@@ -113,8 +114,8 @@ pub async fn create(
     params(PageQuery),
     responses((status = 200, description = "A page", body = TrainingPage)),
 )]
-pub async fn list(state: State, Query(query): Query<PageQuery>) -> Result<Json<TrainingPage>> {
-    let page = training::list(&state.pool, &query.page()?).await?;
+pub async fn list(caller: Caller, state: State, Query(query): Query<PageQuery>) -> Result<Json<TrainingPage>> {
+    let page = training::list(&caller, &state.database, &query.page()?).await?;
     Ok(Json(page.try_map(|training| Training::of(training, &state.storage)).await?))
 }
 
@@ -124,8 +125,8 @@ pub async fn list(state: State, Query(query): Query<PageQuery>) -> Result<Json<T
     params(("id" = TrainingId, Path, description = "Id of the training")),
     responses((status = 200, description = "The training as it is now", body = Training)),
 )]
-pub async fn get(state: State, Path(id): Path<TrainingId>) -> Result<Json<Training>> {
-    let training = training::get(&state.pool, id).await?;
+pub async fn get(caller: Caller, state: State, Path(id): Path<TrainingId>) -> Result<Json<Training>> {
+    let training = training::get(&caller, &state.database, id).await?;
     Ok(Json(Training::of(training, &state.storage).await?))
 }
 
@@ -137,8 +138,8 @@ pub async fn get(state: State, Path(id): Path<TrainingId>) -> Result<Json<Traini
     params(("id" = TrainingId, Path, description = "Id of the training")),
     responses((status = 200, description = "The training; it may still be running for a moment", body = Training)),
 )]
-pub async fn cancel(state: State, Path(id): Path<TrainingId>) -> Result<Json<Training>> {
-    let training = training::cancel(&state.pool, id).await?;
+pub async fn cancel(caller: Caller, state: State, Path(id): Path<TrainingId>) -> Result<Json<Training>> {
+    let training = training::cancel(&caller, &state.database, id).await?;
     Ok(Json(Training::of(training, &state.storage).await?))
 }
 
@@ -153,7 +154,7 @@ pub async fn cancel(state: State, Path(id): Path<TrainingId>) -> Result<Json<Tra
         (status = 409, description = "It is queued or running; cancel it first"),
     ),
 )]
-pub async fn delete(state: State, Path(id): Path<TrainingId>) -> Result<StatusCode> {
-    training::delete(&state.pool, &state.storage, id).await?;
+pub async fn delete(caller: Caller, state: State, Path(id): Path<TrainingId>) -> Result<StatusCode> {
+    training::delete(&caller, &state.database, &state.storage, id).await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use axum::Json;
 use axum::http::{StatusCode, header};
 use chrono::{DateTime, Utc};
-use domain::UploadId;
 use domain::model::upload::{self, ModelUploadRequest};
+use domain::{Caller, UploadId};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -67,10 +67,11 @@ impl From<upload::ModelUpload> for ModelUpload {
                headers(("Location" = String, description = "Path of the upload")))),
 )]
 pub async fn create(
+    caller: Caller,
     state: State,
     extract::Json(request): extract::Json<ModelUploadRequest>,
 ) -> Result<(StatusCode, [(header::HeaderName, String); 1], Json<ModelUpload>)> {
-    let upload = upload::create(&state.pool, &state.storage, request).await?;
+    let upload = upload::create(&caller, &state.database, &state.storage, request).await?;
     let location = format!("/v1/uploads/{}", upload.id);
     Ok((StatusCode::CREATED, [(header::LOCATION, location)], Json(upload.into())))
 }
@@ -81,6 +82,6 @@ pub async fn create(
     params(("id" = UploadId, Path, description = "Id of the upload")),
     responses((status = 200, description = "The upload as it is now", body = ModelUpload)),
 )]
-pub async fn get(state: State, Path(id): Path<UploadId>) -> Result<Json<ModelUpload>> {
-    Ok(Json(upload::get(&state.pool, &state.storage, id).await?.into()))
+pub async fn get(caller: Caller, state: State, Path(id): Path<UploadId>) -> Result<Json<ModelUpload>> {
+    Ok(Json(upload::get(&caller, &state.database, &state.storage, id).await?.into()))
 }

@@ -5,7 +5,7 @@ use chrono::{DateTime, Utc};
 use domain::job::JobKind;
 use domain::swap::Swap;
 use domain::worker::{self, ResidentModel};
-use domain::{Page, WorkerId};
+use domain::{Caller, Page, WorkerId};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -84,6 +84,6 @@ impl From<worker::CurrentJob> for CurrentJob {
     params(PageQuery),
     responses((status = 200, description = "A page", body = WorkerPage)),
 )]
-pub async fn list(state: State, Query(query): Query<PageQuery>) -> Result<Json<WorkerPage>> {
-    Ok(Json(worker::list(&state.pool, &query.page()?).await?.map(Worker::from)))
+pub async fn list(caller: Caller, state: State, Query(query): Query<PageQuery>) -> Result<Json<WorkerPage>> {
+    Ok(Json(worker::list(&caller, &state.database, &query.page()?).await?.map(Worker::from)))
 }

@@ -162,7 +162,7 @@ async fn a_failed_generation_is_repeated_with_its_own_picture() {
     server.delete(&format!("/v1/generations/{failed}")).await.expect(204);
     assert_eq!(server.download(&new["image"]["url"]).await, bytes);
     server.get(&format!("/v1/jobs/{failed}")).await.refuses(404, "");
-    assert_eq!(ids(&server.get("/v1/jobs").await.expect(200)), [id.clone()]);
+    assert_eq!(ids(&server.get("/v1/jobs").await.expect(200)), std::slice::from_ref(&id));
     server.retry(&failed).await.refuses(404, "");
     // What it needs stays while it is queued.
     server.delete("/v1/models/clay").await.refuses(409, "");
@@ -243,7 +243,7 @@ async fn a_job_of_an_older_version_is_known_by_its_noun_alone() {
     let id = text(&server.post("/v1/generations", &json!({"prompt": "a fox"})).await.expect(202)["id"]);
     // As version 9 wrote it: the job has an id of its own.
     let own = JobId::new();
-    let mut connection = server.pools.api.acquire().await.unwrap();
+    let mut connection = server.pools.lease.acquire().await.unwrap();
     for statement in [
         "SET session_replication_role = replica",
         "UPDATE job_events SET job_id = $1 WHERE job_id = $2",

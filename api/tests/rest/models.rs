@@ -78,7 +78,7 @@ async fn what_is_no_model_leaves_nothing_behind() {
 async fn the_built_in_checkpoint_stays() {
     let server = TestServer::new().await;
     let files: Vec<_> = checkpoint().into_iter().map(|(path, bytes)| (path.to_owned(), bytes.into())).collect();
-    let (pool, storage) = (&server.pools.api, &server.storage);
+    let (pool, storage) = (&server.pools.lease, &server.storage);
     let first = register_built_in(pool, storage, "ember", &files).await.unwrap();
     assert_eq!(register_built_in(pool, storage, "ember", &files).await.unwrap(), first, "once is enough");
     assert_eq!(server.objects(), 10);

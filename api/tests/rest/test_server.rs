@@ -1,13 +1,16 @@
 //! One API with a database and a bucket of its own, a client for it, and a stand-in for the worker.
 
 use std::io::{Cursor, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
+use api::Access;
 use bytes::Bytes;
 use domain::artifact::NewArtifact;
+use domain::event::Feed;
 use domain::job::{self, Claim, JobKind, LeasePolicy};
-use domain::{Pools, Storage, StorageConfig, StorageKey, WorkerId, generation};
+use domain::{Caller, Pools, Storage, StorageConfig, StorageKey, WorkerId, generation};
 use reqwest::multipart::{Form, Part};
 use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
@@ -20,8 +23,12 @@ pub struct TestServer {
     pub pools: Pools,
     pub storage: Storage,
     pub stop: CancellationToken,
-    objects: PathBuf,
-    _folder: tempfile::TempDir,
+    services: Arc<Services>,
+}
+
+/// What one or more servers work on.
+struct Services {
+    objects: tempfile::TempDir,
     _s3: embedded::S3,
     _database: embedded::TemporaryDatabase,
 }
@@ -78,14 +85,24 @@ impl TestServer {
             public_endpoint: None,
         })
         .unwrap();
+        let services = Arc::new(Services { objects: folder, _s3: s3, _database: database });
+        Self::start(services, pools, storage, Access::Open(Caller::anonymous())).await
+    }
+
+    /// Another server on the same database and bucket.
+    pub async fn another(&self, access: Access) -> Self {
+        Self::start(self.services.clone(), self.pools.clone(), self.storage.clone(), access).await
+    }
+
+    async fn start(services: Arc<Services>, pools: Pools, storage: Storage, access: Access) -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base = format!("http://{}", listener.local_addr().unwrap());
         let stop = CancellationToken::new();
-        let state = api::State::new(pools.clone(), storage.clone()).await;
+        let feed = Feed::start(pools.listen.clone()).await;
+        let state = api::State::new(pools.api.clone(), feed, storage.clone()).with_access(access);
         tokio::spawn(api::serve(listener, state, stop.clone()));
         let http = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(60)).build().unwrap();
-        let objects = folder.path().to_owned();
-        Self { http, base, pools, storage, stop, objects, _folder: folder, _s3: s3, _database: database }
+        Self { http, base, pools, storage, stop, services }
     }
 
     /// With the smallest checkpoint that passes the gate, named `ember`.
@@ -153,7 +170,7 @@ impl TestServer {
 
     pub async fn count(&self, table: &str) -> i64 {
         sqlx::query_scalar(sqlx::AssertSqlSafe(format!("SELECT count(*) FROM {table}")))
-            .fetch_one(&self.pools.api)
+            .fetch_one(&self.pools.lease)
             .await
             .unwrap()
     }
@@ -172,7 +189,7 @@ impl TestServer {
                 })
                 .sum()
         }
-        count(&self.objects)
+        count(self.services.objects.path())
     }
 
     /// Takes the next job, as a worker does.

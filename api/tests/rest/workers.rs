@@ -11,10 +11,16 @@ use crate::test_server::{FLUX_MODULE, TestServer, lora, text};
 
 impl TestServer {
     /// A worker that lives, as its row says.
-    async fn worker(&self, name: &str, queues: &[JobKind]) -> WorkerId {
+    pub async fn worker(&self, name: &str, queues: &[JobKind]) -> WorkerId {
         let id = WorkerId::new();
-        worker::register(&self.pools.api, id, name, "host", "cpu", queues, "1", Some(1 << 30)).await.unwrap();
+        worker::register(&self.pools.lease, id, name, "host", "cpu", queues, "1", Some(1 << 30)).await.unwrap();
         id
+    }
+
+    /// A worker tells that it has loaded a model.
+    pub async fn loads(&self, worker: WorkerId, sha256: &str) {
+        let resident = Resident { sha256: sha256.to_owned(), bytes: 1 };
+        worker::seen(&self.pools.lease, worker, &[resident]).await.unwrap();
     }
 }
 
@@ -32,7 +38,7 @@ async fn a_model_tells_where_it_is_loaded() {
     let [first, second] = [server.worker("first", &JobKind::ALL).await, server.worker("second", &JobKind::ALL).await];
     let unknown = Resident { sha256: "0".repeat(64), bytes: 3 };
     let resident = [Resident { sha256: text(&ember["sha256"]), bytes: 42 }, unknown];
-    worker::seen(&server.pools.api, first, &resident).await.unwrap();
+    worker::seen(&server.pools.lease, first, &resident).await.unwrap();
     let place = json!([{"worker": first, "name": "first", "device": "cpu", "bytes": 42}]);
     assert_eq!(server.get("/v1/models/ember").await.expect(200)["resident_on"], place);
     assert_eq!(items(&server.get("/v1/models").await.expect(200))[0]["resident_on"], place);
@@ -56,17 +62,17 @@ async fn a_model_tells_where_it_is_loaded() {
     // A generation is queued with the digest that decides who prefers it.
     let base: String = sqlx::query_scalar("SELECT base_sha256 FROM jobs WHERE id = $1")
         .bind(claim.job.0)
-        .fetch_one(&server.pools.api)
+        .fetch_one(&server.pools.lease)
         .await
         .unwrap();
     assert_eq!(base, text(&ember["sha256"]));
-    generation::finish(&server.pools.api, &claim, Vec::new(), &[]).await.unwrap();
+    generation::finish(&server.pools.lease, &claim, Vec::new(), &[]).await.unwrap();
 }
 
 #[tokio::test]
 async fn workers_are_asked_to_load_and_to_unload() {
     let server = TestServer::with_checkpoint().await;
-    let pool = &server.pools.api;
+    let pool = &server.pools.lease;
     server.post("/v1/models/ember/load", &json!({})).await.refuses(409, "");
     let importer = server.worker("importer", &[JobKind::Import]).await;
     server.post("/v1/models/ember/load", &json!({})).await.refuses(409, "");

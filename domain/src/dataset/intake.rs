@@ -4,20 +4,20 @@
 use std::fs::File;
 
 use bytes::Bytes;
-use sqlx::PgPool;
 use uuid::Uuid;
 
 use super::{Example, check_caption, check_exists, lock};
 use crate::database::now;
 use crate::storage::StorageKey;
-use crate::{DatasetId, Error, ExampleId, Result, Storage, begin, image_gate, zip_gate};
+use crate::{Caller, Database, DatasetId, Error, ExampleId, Result, Storage, begin, image_gate, zip_gate};
 
 /// Most pictures of one request.
 pub const MAX_PICTURES: usize = zip_gate::MAX_ENTRIES;
 
 /// Pictures on their way in.
 pub struct Intake {
-    pool: PgPool,
+    caller: Caller,
+    database: Database,
     storage: Storage,
     dataset: DatasetId,
     examples: Vec<Example>,
@@ -27,9 +27,16 @@ pub struct Intake {
 
 impl Intake {
     /// Errors: `NotFound` when there is no such dataset.
-    pub async fn begin(pool: &PgPool, storage: &Storage, dataset: DatasetId) -> Result<Self> {
-        check_exists(pool, dataset).await?;
-        Ok(Self { pool: pool.clone(), storage: storage.clone(), dataset, examples: Vec::new(), stored: Vec::new() })
+    pub async fn begin(caller: &Caller, database: &Database, storage: &Storage, dataset: DatasetId) -> Result<Self> {
+        check_exists(caller, database, dataset).await?;
+        Ok(Self {
+            caller: caller.clone(),
+            database: database.clone(),
+            storage: storage.clone(),
+            dataset,
+            examples: Vec::new(),
+            stored: Vec::new(),
+        })
     }
 
     pub fn len(&self) -> usize {
@@ -109,7 +116,7 @@ impl Intake {
     /// the dataset was deleted meanwhile.
     /// After an error there is nothing left to do but [`Intake::abandon`].
     pub async fn commit(&mut self) -> Result<Vec<Example>> {
-        let mut tx = begin(&self.pool).await?;
+        let mut tx = begin(self.database.pool(&self.caller)).await?;
         self.insert(&mut tx).await?;
         tx.commit().await?;
         self.stored.clear();
@@ -123,7 +130,7 @@ impl Intake {
                 "There is no picture in the request; send `image` parts or one `archive`.",
             ));
         }
-        lock(connection, self.dataset).await?;
+        lock(&self.caller, connection, self.dataset).await?;
         let first = sqlx::query_scalar!(
             r#"SELECT coalesce(max(position) + 1, 0) AS "first!" FROM examples WHERE dataset_id = $1"#,
             self.dataset as DatasetId,

@@ -6,15 +6,21 @@ use uuid::Uuid;
 
 use super::request::GenerationParams;
 use super::service::{New, insert};
-use crate::{Error, GenerationId, JobId, Result, Storage, input};
+use crate::{Caller, Error, GenerationId, JobId, ProjectId, Result, Storage, input};
 
 /// Makes the same request again, as a job of its own with the same seed. A picture that belongs to the failed generation is copied.
 /// Errors: `Unknown` when a model, an input or a picture that it needs has been deleted.
-pub(crate) async fn retry(connection: &mut PgConnection, storage: &Storage, failed: JobId) -> Result<GenerationId> {
+pub(crate) async fn retry(
+    caller: &Caller,
+    connection: &mut PgConnection,
+    storage: &Storage,
+    failed: JobId,
+) -> Result<GenerationId> {
     let row = sqlx::query!(
         r#"SELECT id AS "id: GenerationId", model_id, params AS "params: Json<GenerationParams>", seed
-           FROM generations WHERE job_id = $1"#,
+           FROM generations WHERE job_id = $1 AND project_id = $2"#,
         failed as JobId,
+        caller.project() as ProjectId,
     )
     .fetch_one(&mut *connection)
     .await?;
@@ -26,7 +32,15 @@ pub(crate) async fn retry(connection: &mut PgConnection, storage: &Storage, fail
     .await?;
     let id = GenerationId::new();
     let loras: Vec<(Uuid, f64)> = loras.into_iter().map(|lora| (lora.model_id, lora.scale)).collect();
-    let mut new = New { id, model: row.model_id, loras, params: row.params.0, seed: row.seed, retry_of: Some(failed) };
+    let mut new = New {
+        caller: caller.clone(),
+        id,
+        model: row.model_id,
+        loras,
+        params: row.params.0,
+        seed: row.seed,
+        retry_of: Some(failed),
+    };
     let mut copies = Vec::new();
     let written = async {
         for (role, picture) in [("image", &mut new.params.image), ("mask", &mut new.params.mask)] {

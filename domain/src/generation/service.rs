@@ -5,8 +5,8 @@ use std::collections::HashMap;
 
 use chrono::{DateTime, Utc};
 use requests::in_range;
+use sqlx::PgExecutor;
 use sqlx::types::Json;
-use sqlx::{PgExecutor, PgPool};
 use uuid::Uuid;
 
 use super::request::{self, GenerationParams, GenerationRequest, LoraRequest, MAX_LORAS};
@@ -17,20 +17,21 @@ use crate::job;
 use crate::limits::seed;
 use crate::model::{Catalog, Model, ModelKind};
 use crate::report::Report;
-use crate::{Error, GenerationId, JobId, Result, Storage, bounded};
+use crate::{Caller, Database, Error, GenerationId, JobId, Result, Storage, bounded};
 
 /// Cloning is cheap.
 #[derive(Clone)]
 pub struct GenerationService {
-    pool: PgPool,
+    database: Database,
     catalog: Catalog,
     storage: Storage,
     creations: Batcher<New, Option<DateTime<Utc>>>,
-    looks: Batcher<GenerationId, Option<Generation>>,
+    looks: Batcher<(Caller, GenerationId), Option<Generation>>,
 }
 
 /// A generation to be written, with its job of the same id.
 pub(super) struct New {
+    pub caller: Caller,
     pub id: GenerationId,
     pub model: Uuid,
     pub loras: Vec<(Uuid, f64)>,
@@ -41,39 +42,45 @@ pub(super) struct New {
 }
 
 impl GenerationService {
-    pub fn new(pool: PgPool, catalog: Catalog, storage: Storage) -> Self {
-        let (inserts, reads) = (pool.clone(), pool.clone());
+    pub fn new(database: Database, catalog: Catalog, storage: Storage) -> Self {
+        let (inserts, reads) = (database.clone(), database.clone());
         Self {
-            pool,
+            database,
             catalog,
             storage,
-            creations: Batcher::new(move |new| {
-                let pool = inserts.clone();
-                Box::pin(async move { insert(&pool, new).await })
+            creations: Batcher::new(move |new: &[New]| {
+                let database = inserts.clone();
+                Box::pin(async move {
+                    match new.first() {
+                        Some(first) => insert(database.pool(&first.caller), new).await,
+                        None => Ok(Vec::new()),
+                    }
+                })
             }),
             looks: Batcher::new(move |ids| {
-                let pool = reads.clone();
-                Box::pin(async move { get_many(&pool, ids).await })
+                let database = reads.clone();
+                Box::pin(async move { get_many(&database, ids).await })
             }),
         }
     }
 
     /// Checks the request and writes the generation with its queued job, or nothing.
     /// Errors: `NotFound` for a model that is not there, `Invalid` naming the field.
-    pub async fn create(&self, mut request: GenerationRequest) -> Result<Generation> {
-        let model = self.catalog.get(request.model.as_deref().unwrap_or(DEFAULT_MODEL));
+    pub async fn create(&self, caller: &Caller, mut request: GenerationRequest) -> Result<Generation> {
+        let model = self.catalog.get(caller, request.model.as_deref().unwrap_or(DEFAULT_MODEL));
         let model = model.await.map_err(|error| error.in_field("model"))?;
         let seed = seed(request.seed)?;
         let lora_requests = std::mem::take(&mut request.loras);
         let mut params = request::params(&request, &model)?;
-        let loras = self.parse_loras(&model, lora_requests).await?;
+        let loras = self.parse_loras(caller, &model, lora_requests).await?;
 
         let id = GenerationId::new();
         // Before the row: whoever reads it finds its pictures.
-        if let Some((image, mask)) = self.pictures(id, &request).await? {
+        if let Some((image, mask)) = self.pictures(caller, id, &request).await? {
             request::start_from(&mut params, image, mask, &request, &model);
         }
         let new = New {
+            caller: caller.clone(),
             id,
             model: model.id.into(),
             loras: loras.iter().map(|lora| (lora.model.id.into(), lora.scale)).collect(),
@@ -94,7 +101,7 @@ impl GenerationService {
                 return Err(Error::unknown("model", message));
             }
         };
-        job::ring(&self.pool);
+        job::ring(self.database.pool(caller));
         let report = Report::queued(params.num_inference_steps as i32);
         Ok(Generation {
             id,
@@ -109,20 +116,21 @@ impl GenerationService {
     }
 
     /// As [`super::get`].
-    pub async fn get(&self, id: GenerationId) -> Result<Generation> {
-        self.looks.ask(id).await?.ok_or_else(|| Error::not_found("generation", id))
+    pub async fn get(&self, caller: &Caller, id: GenerationId) -> Result<Generation> {
+        self.looks.ask((caller.clone(), id)).await?.ok_or_else(|| Error::not_found("generation", id))
     }
 
     /// The pictures that the request begins with, image and mask.
     async fn pictures(
         &self,
+        caller: &Caller,
         id: GenerationId,
         request: &GenerationRequest,
     ) -> Result<Option<(SourceImage, Option<SourceImage>)>> {
         let Some(text) = &request.image else { return Ok(None) };
-        let image = input::resolve(&self.pool, &self.storage, id, "image", text).await?;
+        let image = input::resolve(caller, &self.database, &self.storage, id, "image", text).await?;
         let Some(text) = &request.mask else { return Ok(Some((image, None))) };
-        match input::resolve(&self.pool, &self.storage, id, "mask", text).await {
+        match input::resolve(caller, &self.database, &self.storage, id, "mask", text).await {
             Ok(mask) => Ok(Some((image, Some(mask)))),
             Err(error) => {
                 self.storage.discard(image.own_object()).await;
@@ -131,7 +139,7 @@ impl GenerationService {
         }
     }
 
-    async fn parse_loras(&self, base: &Model, requests: Vec<LoraRequest>) -> Result<Vec<LoraUse>> {
+    async fn parse_loras(&self, caller: &Caller, base: &Model, requests: Vec<LoraRequest>) -> Result<Vec<LoraUse>> {
         if requests.len() > MAX_LORAS {
             return Err(Error::invalid(
                 "loras",
@@ -142,7 +150,8 @@ impl GenerationService {
         for (position, request) in requests.into_iter().enumerate() {
             let field = |name: &str| format!("loras[{position}].{name}");
             let scale = in_range(&field("scale"), request.scale.unwrap_or(1.0), -10.0..=10.0)?;
-            let lora = self.catalog.get(&request.model).await.map_err(|error| error.in_field(field("model")))?;
+            let lora =
+                self.catalog.get(caller, &request.model).await.map_err(|error| error.in_field(field("model")))?;
             if lora.kind != ModelKind::Lora {
                 let message = format!("`{}` is {}, not a LoRA.", lora.name, lora.kind.title());
                 return Err(Error::invalid(field("model"), message));
@@ -164,6 +173,8 @@ impl GenerationService {
 
 /// Writes all of them with their queued jobs, in one statement, but for those that need a model or an input which is deleted: these
 /// get no instant of creation. The lock on what they need makes a deletion wait, and after one that was first nothing is locked.
+/// Callers of several projects may share the statement: each row gets its own caller's project. Models and inputs were
+/// looked up in that project before.
 pub(super) async fn insert(executor: impl PgExecutor<'_>, new: &[New]) -> Result<Vec<Option<DateTime<Utc>>>> {
     let column = |of: fn(&New) -> Uuid| new.iter().map(of).collect::<Vec<Uuid>>();
     let loras: Vec<(Uuid, i32, Uuid, f64)> = new
@@ -186,20 +197,20 @@ pub(super) async fn insert(executor: impl PgExecutor<'_>, new: &[New]) -> Result
            ), there AS (
              SELECT id FROM inputs WHERE id = ANY($13) ORDER BY id FOR KEY SHARE
            ), asked AS (
-             SELECT * FROM unnest($2::uuid[], $3::uuid[], $4::uuid[], $5::int[], $6::jsonb[], $7::int8[])
-               AS a(id, retry_of, model_id, total_steps, params, seed)
+             SELECT * FROM unnest($2::uuid[], $3::uuid[], $4::uuid[], $5::int[], $6::jsonb[], $7::int8[], $14::uuid[])
+               AS a(id, retry_of, model_id, total_steps, params, seed, project_id)
              WHERE model_id IN (SELECT id FROM needed)
                AND NOT EXISTS (SELECT FROM used WHERE generation_id = a.id AND used.model_id NOT IN (SELECT id FROM needed))
                AND NOT EXISTS (SELECT FROM begun WHERE generation_id = a.id AND input_id NOT IN (SELECT id FROM there))
            ), job AS (
-             INSERT INTO jobs (id, subject, kind, total_steps, last_sequence, base_sha256, retry_of)
-             SELECT asked.id, asked.id, 'generation', total_steps, 1, sha256, retry_of FROM asked JOIN needed ON needed.id = model_id
+             INSERT INTO jobs (id, subject, kind, total_steps, last_sequence, base_sha256, retry_of, project_id)
+             SELECT asked.id, asked.id, 'generation', total_steps, 1, sha256, retry_of, project_id FROM asked JOIN needed ON needed.id = model_id
              RETURNING id, created_at
            ), queued AS (
              INSERT INTO job_events (job_id, sequence, kind) SELECT id, 1, 'queued' FROM job
            ), generation AS (
-             INSERT INTO generations (id, job_id, model_id, params, seed, created_at)
-             SELECT id, id, model_id, params, seed, created_at FROM asked JOIN job USING (id)
+             INSERT INTO generations (id, job_id, model_id, params, seed, created_at, project_id)
+             SELECT id, id, model_id, params, seed, created_at, project_id FROM asked JOIN job USING (id)
              RETURNING id, created_at
            ), need AS (
              INSERT INTO job_needs (job_id, model_id)
@@ -222,6 +233,7 @@ pub(super) async fn insert(executor: impl PgExecutor<'_>, new: &[New]) -> Result
         &loras.iter().map(|lora| lora.3).collect::<Vec<_>>(),
         &inputs.iter().map(|input| input.0).collect::<Vec<_>>(),
         &inputs.iter().map(|input| input.1).collect::<Vec<_>>(),
+        &column(|one| one.caller.project().into()),
     );
     let written: HashMap<GenerationId, DateTime<Utc>> =
         bounded(insert.fetch_all(executor)).await?.into_iter().map(|row| (row.id, row.created_at)).collect();

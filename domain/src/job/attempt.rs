@@ -2,10 +2,9 @@
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
-use sqlx::PgPool;
 
 use crate::database::bounded;
-use crate::{JobId, Result, WorkerId};
+use crate::{Caller, Database, JobId, ProjectId, Result, WorkerId};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, sqlx::Type, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
@@ -38,15 +37,17 @@ pub struct Attempt {
 }
 
 /// All attempts of a job, oldest first.
-pub async fn attempts(pool: &PgPool, job: JobId) -> Result<Vec<Attempt>> {
+pub async fn attempts(caller: &Caller, database: &Database, job: JobId) -> Result<Vec<Attempt>> {
     bounded(
         sqlx::query_as!(
             Attempt,
             r#"SELECT epoch, worker AS "worker: WorkerId", started_at, ended_at, outcome AS "outcome: AttemptOutcome", error
-               FROM attempts WHERE job_id = $1 ORDER BY epoch"#,
+               FROM attempts
+               WHERE job_id = $1 AND EXISTS (SELECT FROM jobs WHERE id = $1 AND project_id = $2) ORDER BY epoch"#,
             job.0,
+            caller.project() as ProjectId,
         )
-        .fetch_all(pool),
+        .fetch_all(database.pool(caller)),
     )
     .await
 }

@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use sqlx::{PgConnection, PgPool};
+use sqlx::PgConnection;
 use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::{ErrorClass, Job, JobKind, JobStatus, doorbell};
 use crate::database::bounded;
 use crate::event::{self, Feed};
-use crate::{Error, JobId, ModelId, Result, WorkerId};
+use crate::{Caller, Database, Error, JobId, ModelId, ProjectId, Result, WorkerId};
 
 /// Who waits looks at the row this often, whatever the feed says.
 const POLL: Duration = Duration::from_secs(1);
@@ -17,6 +17,8 @@ const POLL: Duration = Duration::from_secs(1);
 /// A job to be enqueued.
 #[derive(Debug, Clone, Copy)]
 pub struct NewJob<'a> {
+    /// Owner, as of the row that it is about.
+    pub project: ProjectId,
     pub kind: JobKind,
     /// Id of the generation, training, import or export; the job gets the same.
     pub subject: Uuid,
@@ -34,9 +36,9 @@ pub struct NewJob<'a> {
 
 impl NewJob<'_> {
     /// A job of the usual priority that needs nothing and makes no model.
-    pub fn new(kind: JobKind, subject: impl Into<Uuid>) -> Self {
+    pub fn new(project: ProjectId, kind: JobKind, subject: impl Into<Uuid>) -> Self {
         let subject = subject.into();
-        Self { kind, subject, priority: 0, total_steps: 0, needs: &[], makes: None, retry_of: None }
+        Self { project, kind, subject, priority: 0, total_steps: 0, needs: &[], makes: None, retry_of: None }
     }
 }
 
@@ -55,8 +57,8 @@ pub async fn enqueue(connection: &mut PgConnection, new: NewJob<'_>) -> Result<J
             "WITH needed AS (
                  SELECT id FROM models WHERE id = ANY($5) AND deleted_at IS NULL ORDER BY id FOR KEY SHARE),
              job AS (
-                 INSERT INTO jobs (id, subject, kind, priority, total_steps, makes, retry_of, last_sequence)
-                 SELECT $1, $1, $2, $3, $4, $6, $7, 1 WHERE (SELECT count(*) FROM needed) = cardinality($5)
+                 INSERT INTO jobs (id, subject, kind, priority, total_steps, makes, retry_of, project_id, last_sequence)
+                 SELECT $1, $1, $2, $3, $4, $6, $7, $8, 1 WHERE (SELECT count(*) FROM needed) = cardinality($5)
                  RETURNING id),
              need AS (
                  INSERT INTO job_needs (job_id, model_id) SELECT job.id, needed.id FROM job, needed)
@@ -68,6 +70,7 @@ pub async fn enqueue(connection: &mut PgConnection, new: NewJob<'_>) -> Result<J
             &needs,
             new.makes,
             new.retry_of.map(|job| job.0),
+            new.project as ProjectId,
         )
         .execute(connection),
     )
@@ -82,15 +85,16 @@ pub async fn enqueue(connection: &mut PgConnection, new: NewJob<'_>) -> Result<J
 ///
 /// # Errors
 /// `NotFound`, also when its subject was deleted.
-pub async fn find(pool: &PgPool, subject: Uuid, kind: Option<JobKind>) -> Result<JobId> {
+pub async fn find(caller: &Caller, database: &Database, subject: Uuid, kind: Option<JobKind>) -> Result<JobId> {
     bounded(
         sqlx::query_scalar!(
             r#"SELECT id AS "id: JobId" FROM jobs
-               WHERE subject = $1 AND deleted_at IS NULL AND ($2::text IS NULL OR kind = $2)"#,
+               WHERE subject = $1 AND project_id = $3 AND deleted_at IS NULL AND ($2::text IS NULL OR kind = $2)"#,
             subject,
             kind.map(JobKind::as_str),
+            caller.project() as ProjectId,
         )
-        .fetch_optional(pool),
+        .fetch_optional(database.pool(caller)),
     )
     .await?
     .ok_or_else(|| Error::not_found(kind.map_or("job", JobKind::as_str), subject))
@@ -106,17 +110,18 @@ pub async fn hide(connection: &mut PgConnection, job: JobId) -> Result<()> {
 
 /// # Errors
 /// `NotFound`.
-pub async fn get(pool: &PgPool, id: JobId) -> Result<Job> {
+pub async fn get(caller: &Caller, database: &Database, id: JobId) -> Result<Job> {
     bounded(
         sqlx::query_as!(
             Job,
             r#"SELECT id AS "id: JobId", subject, kind AS "kind: JobKind", status AS "status: JobStatus", priority, run_at, epoch,
                       worker AS "worker: WorkerId", lease_until, failures, crashes, releases, cancel_requested_at, step, total_steps,
                       progress, error_class AS "error_class: ErrorClass", error_message, last_sequence, created_at, started_at, finished_at
-               FROM jobs WHERE id = $1"#,
+               FROM jobs WHERE id = $1 AND project_id = $2"#,
             id.0,
+            caller.project() as ProjectId,
         )
-        .fetch_optional(pool),
+        .fetch_optional(database.pool(caller)),
     )
     .await?
     .ok_or_else(|| Error::not_found("job", id.0))
@@ -126,12 +131,18 @@ pub async fn get(pool: &PgPool, id: JobId) -> Result<Job> {
 ///
 /// # Errors
 /// `NotFound`.
-pub async fn wait_terminal(pool: &PgPool, feed: &Feed, id: JobId, limit: Duration) -> Result<Job> {
+pub async fn wait_terminal(
+    caller: &Caller,
+    database: &Database,
+    feed: &Feed,
+    id: JobId,
+    limit: Duration,
+) -> Result<Job> {
     let until = Instant::now() + limit;
     // Subscribed before the first look, so that an end between the two is heard.
     let mut subscription = feed.subscribe();
     loop {
-        let job = get(pool, id).await?;
+        let job = get(caller, database, id).await?;
         if job.status.is_terminal() || Instant::now() >= until {
             return Ok(job);
         }
@@ -145,7 +156,8 @@ pub async fn wait_terminal(pool: &PgPool, feed: &Feed, id: JobId, limit: Duratio
 ///
 /// # Errors
 /// `NotFound`.
-pub async fn cancel(pool: &PgPool, id: JobId) -> Result<Job> {
+pub async fn cancel(caller: &Caller, database: &Database, id: JobId) -> Result<Job> {
+    let pool = database.pool(caller);
     let canceled = bounded(
         sqlx::query!(
             r#"WITH job AS (
@@ -154,13 +166,14 @@ pub async fn cancel(pool: &PgPool, id: JobId) -> Result<Job> {
                        status = CASE status WHEN 'queued' THEN 'canceled' ELSE status END,
                        finished_at = CASE status WHEN 'queued' THEN clock_timestamp() END,
                        last_sequence = last_sequence + (status = 'queued')::int
-                   WHERE id = $1 AND status IN ('queued', 'running')
+                   WHERE id = $1 AND project_id = $2 AND status IN ('queued', 'running')
                    RETURNING id, status, last_sequence),
                event AS (
                    INSERT INTO job_events (job_id, sequence, kind)
                    SELECT id, last_sequence, 'canceled' FROM job WHERE status = 'canceled')
                SELECT status AS "status: JobStatus", last_sequence FROM job"#,
             id.0,
+            caller.project() as ProjectId,
         )
         .fetch_optional(pool),
     )
@@ -170,5 +183,5 @@ pub async fn cancel(pool: &PgPool, id: JobId) -> Result<Job> {
         Some(_) => doorbell::call_to_cancel(pool, id).await,
         None => {}
     }
-    get(pool, id).await
+    get(caller, database, id).await
 }

@@ -18,7 +18,7 @@ use super::{Model, ModelFile, ModelKind, check_name, check_name_is_free, family,
 use crate::database::now;
 use crate::limits::{MAX_FILE_BYTES, MAX_FILES};
 use crate::storage::{ObjectWriter, StorageKey};
-use crate::{Error, ModelId, Result, Storage, begin, weights_gate};
+use crate::{Caller, Database, Error, ModelId, ProjectId, Result, Storage, begin, weights_gate};
 
 /// Largest file that is not weights, in bytes (a tokenizer's vocabulary is the biggest of them).
 pub const MAX_TEXT_BYTES: usize = 32 * 1024 * 1024;
@@ -32,6 +32,7 @@ const INDEX: &str = "model_index.json";
 pub struct Intake {
     pool: PgPool,
     storage: Storage,
+    project: ProjectId,
     model: ModelId,
     files: Vec<ModelFile>,
     /// The small JSON files, which say what the model is.
@@ -59,10 +60,16 @@ enum Content {
 }
 
 impl Intake {
-    pub fn new(pool: PgPool, storage: Storage) -> Self {
+    pub fn new(caller: &Caller, database: &Database, storage: &Storage) -> Self {
+        Self::of_project(database.pool(caller).clone(), storage.clone(), caller.project())
+    }
+
+    /// For workers: the model will belong to `project`.
+    pub fn of_project(pool: PgPool, storage: Storage, project: ProjectId) -> Self {
         Self {
             pool,
             storage,
+            project,
             model: ModelId::new(),
             files: Vec::new(),
             configs: BTreeMap::new(),
@@ -75,7 +82,7 @@ impl Intake {
     /// Whether a model may have this name, as far as can be told before the end.
     pub async fn check_name(&self, name: &str) -> Result<()> {
         check_name(name)?;
-        check_name_is_free(&mut *self.pool.acquire().await?, name).await
+        check_name_is_free(&mut *self.pool.acquire().await?, self.project, name).await
     }
 
     /// Opens the next file. Errors: `Invalid` for a path that is not plain and relative, `Unsupported` for a kind of file that
@@ -213,7 +220,9 @@ impl Intake {
             }
             let base = match base {
                 None => None,
-                Some(name) => Some(super::get(&self.pool, name).await.map_err(|error| error.in_field("base"))?),
+                Some(name) => {
+                    Some(super::find(&self.pool, self.project, name).await.map_err(|error| error.in_field("base"))?)
+                }
             };
             if let Some(base) = base.as_ref().filter(|base| base.kind != ModelKind::Checkpoint) {
                 let message = format!("`{}` is {}; a base is a checkpoint.", base.name, base.kind.title());
@@ -277,21 +286,22 @@ impl Intake {
     async fn insert(&mut self, name: &str, described: Described, built_in: bool) -> Result<Model> {
         let mut model = self.model(name, described, built_in);
         let mut tx = begin(&self.pool).await?;
-        check_name_is_free(&mut tx, name).await?;
+        check_name_is_free(&mut tx, self.project, name).await?;
         let spare = self.share(&mut tx, &mut model).await?;
-        insert(&mut tx, &model).await?;
+        insert(&mut tx, self.project, &model).await?;
         tx.commit().await?;
         self.stored.clear();
         self.storage.discard(spare).await;
         Ok(model)
     }
 
-    /// Lets each file of `model` that another model holds too be that one: the same bytes lie in the bucket once. Returns the
+    /// Replaces each file of `model` that another model holds by that one: the same bytes are stored once for all projects.
+    /// Every project uploads or downloads them itself before. Returns the
     /// keys that are spare then, to be discarded after the commit; until it, the other models cannot be deleted.
     /// Errors: `Internal` when a borrowed file has gone with its model; another attempt will bring its own.
     pub(crate) async fn share(&self, connection: &mut sqlx::PgConnection, model: &mut Model) -> Result<Vec<String>> {
         let hashes: Vec<String> = model.files.iter().map(|file| file.sha256.clone()).collect();
-        let held = held_files(connection, &hashes).await?;
+        let held = held_files(connection, None, &hashes).await?;
         let mut spare = Vec::new();
         for file in &mut model.files {
             match held.get(&file.sha256) {
@@ -315,12 +325,19 @@ impl Intake {
     }
 }
 
-/// Storage keys by sha256, of those of `hashes` that a model holds; such a model cannot be deleted before the transaction ends.
-async fn held_files(connection: &mut sqlx::PgConnection, hashes: &[String]) -> Result<BTreeMap<String, String>> {
+/// Storage keys by sha256, of those of `hashes` that a model of this project, or of any, holds. Such a model cannot be
+/// deleted before the transaction ends.
+async fn held_files(
+    connection: &mut sqlx::PgConnection,
+    project: Option<ProjectId>,
+    hashes: &[String],
+) -> Result<BTreeMap<String, String>> {
     let models = sqlx::query_scalar!(
-        r#"SELECT files AS "files: Json<Vec<ModelFile>>" FROM models m WHERE deleted_at IS NULL AND EXISTS (
+        r#"SELECT files AS "files: Json<Vec<ModelFile>>" FROM models m
+           WHERE deleted_at IS NULL AND ($2::uuid IS NULL OR project_id = $2) AND EXISTS (
              SELECT 1 FROM jsonb_array_elements(m.files) file WHERE file->>'sha256' = ANY($1)) FOR KEY SHARE OF m"#,
         hashes,
+        project as Option<ProjectId>,
     )
     .fetch_all(connection)
     .await?;
@@ -328,9 +345,10 @@ async fn held_files(connection: &mut sqlx::PgConnection, hashes: &[String]) -> R
     Ok(files.filter(|file| hashes.contains(&file.sha256)).map(|file| (file.sha256, file.storage_key)).collect())
 }
 
-/// Where a model holds a file with these bytes, if one does.
-pub async fn held_file(pool: &PgPool, sha256: &str) -> Result<Option<String>> {
-    Ok(held_files(&mut *pool.acquire().await?, &[sha256.to_owned()]).await?.remove(sha256))
+/// For workers: where a model of the project holds a file with these bytes, if one does. Files of other projects do not
+/// count, since knowing a digest does not mean having the bytes.
+pub async fn held_file(pool: &PgPool, project: ProjectId, sha256: &str) -> Result<Option<String>> {
+    Ok(held_files(&mut *pool.acquire().await?, Some(project), &[sha256.to_owned()]).await?.remove(sha256))
 }
 
 impl Drop for Intake {
@@ -426,7 +444,7 @@ fn checkpoint(family: Family, traits: Traits, configs: &Configs, base: Option<&s
     })
 }
 
-/// Registers the checkpoint that came with the binary; cheap when it is there already. A newer one of the same name takes the
+/// Registers the checkpoint that came with the binary, in the project `default`; cheap when it is there already. A newer one of the same name takes the
 /// place of the older, whose files stay for jobs that still need them.
 pub async fn register_built_in(
     pool: &PgPool,
@@ -446,7 +464,9 @@ pub async fn register_built_in(
     let sha256 = folder_sha256(&hashed);
     let find = async || {
         sqlx::query_scalar!(
-            r#"SELECT id AS "id: ModelId" FROM models WHERE name = $1 AND sha256 = $2 AND built_in AND deleted_at IS NULL"#,
+            r#"SELECT id AS "id: ModelId" FROM models
+               WHERE project_id = $1 AND name = $2 AND sha256 = $3 AND built_in AND deleted_at IS NULL"#,
+            ProjectId::DEFAULT as ProjectId,
             name,
             sha256,
         )
@@ -456,16 +476,22 @@ pub async fn register_built_in(
     if let Some(id) = find().await? {
         return Ok(id);
     }
-    let mut intake = Intake::new(pool.clone(), storage.clone());
+    let mut intake = Intake::of_project(pool.clone(), storage.clone(), ProjectId::DEFAULT);
     for (path, bytes) in files {
         let mut file = intake.file(path).await?;
         file.write(bytes).await?;
         file.finish().await?;
     }
     let described = intake.describe(name, None, None).await?;
-    sqlx::query!("UPDATE models SET deleted_at = clock_timestamp() WHERE name = $1 AND built_in AND deleted_at IS NULL AND sha256 <> $2", name, sha256)
-        .execute(pool)
-        .await?;
+    sqlx::query!(
+        "UPDATE models SET deleted_at = clock_timestamp()
+         WHERE project_id = $1 AND name = $2 AND sha256 <> $3 AND built_in AND deleted_at IS NULL",
+        ProjectId::DEFAULT as ProjectId,
+        name,
+        sha256,
+    )
+    .execute(pool)
+    .await?;
     match intake.insert(name, described, true).await {
         Ok(model) => Ok(model.id),
         // Another process of ours was quicker.
@@ -474,11 +500,17 @@ pub async fn register_built_in(
     }
 }
 
-/// One row, in the caller's transaction.
-pub(crate) async fn insert(connection: &mut sqlx::PgConnection, model: &Model) -> Result<()> {
+/// Whether a checkpoint that came with the binary has this name, of this version or an older one.
+pub async fn has_built_in(pool: &PgPool, name: &str) -> bool {
+    super::find(pool, ProjectId::DEFAULT, name).await.is_ok_and(|model| model.built_in)
+}
+
+/// Writes the row of a model of `project`. Errors: `Conflict` for a name that the project has.
+pub(crate) async fn insert(connection: &mut sqlx::PgConnection, project: ProjectId, model: &Model) -> Result<()> {
     let inserted = sqlx::query!(
-        "INSERT INTO models (id, name, kind, family, base_model_id, files, bytes, sha256, trigger_word, training_id, defaults, built_in, created_at)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13) ON CONFLICT (name) WHERE deleted_at IS NULL DO NOTHING",
+        "INSERT INTO models (id, name, kind, family, base_model_id, files, bytes, sha256, trigger_word, training_id, defaults, built_in, created_at, project_id)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)
+         ON CONFLICT (project_id, name) WHERE deleted_at IS NULL DO NOTHING",
         model.id as ModelId,
         model.name,
         model.kind.as_str(),
@@ -492,6 +524,7 @@ pub(crate) async fn insert(connection: &mut sqlx::PgConnection, model: &Model) -
         Json(&model.defaults) as _,
         model.built_in,
         model.created_at,
+        project as ProjectId,
     )
     .execute(connection)
     .await?;

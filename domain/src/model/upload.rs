@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 
 use crate::limits::MAX_FILE_BYTES;
 use crate::storage::{PresignedPut, READ_TTL, StorageKey};
-use crate::{Error, Result, Storage, UploadId, integer};
+use crate::{Caller, Database, Error, ProjectId, Result, Storage, UploadId, integer};
 
 /// Bytes of each part but the last.
 pub const PART_BYTES: i64 = 64 * 1024 * 1024;
@@ -50,29 +50,60 @@ pub struct Part {
 }
 
 /// Begins an upload. Errors: `Invalid`.
-pub async fn create(pool: &PgPool, storage: &Storage, request: ModelUploadRequest) -> Result<ModelUpload> {
+pub async fn create(
+    caller: &Caller,
+    database: &Database,
+    storage: &Storage,
+    request: ModelUploadRequest,
+) -> Result<ModelUpload> {
     if !(1..=MAX_FILE_BYTES as i64).contains(&request.bytes) {
         return Err(Error::invalid("bytes", "A file has 1 byte to 64 GiB."));
     }
+    let pool = database.pool(caller);
     discard_expired(pool, storage).await?;
     let id = UploadId::new();
-    sqlx::query!("INSERT INTO model_uploads (id, bytes) VALUES ($1, $2)", id as UploadId, request.bytes)
-        .execute(pool)
-        .await?;
-    get(pool, storage, id).await
+    sqlx::query!(
+        "INSERT INTO model_uploads (id, project_id, bytes) VALUES ($1, $2, $3)",
+        id as UploadId,
+        caller.project() as ProjectId,
+        request.bytes,
+    )
+    .execute(pool)
+    .await?;
+    get(caller, database, storage, id).await
 }
 
 /// As it is now, with fresh URLs for the parts that are missing. Errors: `NotFound`.
-pub async fn get(pool: &PgPool, storage: &Storage, id: UploadId) -> Result<ModelUpload> {
-    let row = sqlx::query!("SELECT bytes, created_at FROM model_uploads WHERE id = $1", id as UploadId)
-        .fetch_optional(pool)
-        .await?
-        .ok_or_else(|| Error::not_found("upload", id))?;
+pub async fn get(caller: &Caller, database: &Database, storage: &Storage, id: UploadId) -> Result<ModelUpload> {
+    let row = sqlx::query!(
+        "SELECT bytes, created_at FROM model_uploads WHERE id = $1 AND project_id = $2",
+        id as UploadId,
+        caller.project() as ProjectId,
+    )
+    .fetch_optional(database.pool(caller))
+    .await?
+    .ok_or_else(|| Error::not_found("upload", id))?;
+    let parts = parts(storage, id, row.bytes).await?;
+    Ok(ModelUpload { id, bytes: row.bytes, parts, expires_at: row.created_at + life() })
+}
+
+/// Errors: `NotFound`; `Conflict` while parts are missing.
+pub(crate) async fn check_complete(
+    caller: &Caller,
+    database: &Database,
+    storage: &Storage,
+    id: UploadId,
+) -> Result<()> {
+    check_no_part_is_missing(id, &get(caller, database, storage, id).await?.parts)
+}
+
+/// The parts of a file of `total` bytes, and how to send those that the bucket does not have.
+async fn parts(storage: &Storage, id: UploadId, total: i64) -> Result<Vec<Part>> {
     let there = storage.list(&prefix(id)).await?;
-    let count = row.bytes.unsigned_abs().div_ceil(PART_BYTES.unsigned_abs()) as i64;
+    let count = total.unsigned_abs().div_ceil(PART_BYTES.unsigned_abs()) as i64;
     let mut parts = Vec::with_capacity(count as usize);
     for number in 1..=count {
-        let bytes = PART_BYTES.min(row.bytes - (number - 1) * PART_BYTES);
+        let bytes = PART_BYTES.min(total - (number - 1) * PART_BYTES);
         let key = StorageKey::UploadPart { upload: id, number: number as i32 }.to_string();
         let put = match there.iter().any(|(there, size)| *there == key && *size == bytes.unsigned_abs()) {
             true => None,
@@ -80,21 +111,30 @@ pub async fn get(pool: &PgPool, storage: &Storage, id: UploadId) -> Result<Model
         };
         parts.push(Part { number: number as i32, bytes, put });
     }
-    Ok(ModelUpload { id, bytes: row.bytes, parts, expires_at: row.created_at + life() })
+    Ok(parts)
 }
 
-/// Storage keys of the parts in order, and the size of the whole. Errors: `NotFound`; `Conflict` while parts are missing.
-pub async fn whole(pool: &PgPool, storage: &Storage, id: UploadId) -> Result<(Vec<String>, i64)> {
-    let upload = get(pool, storage, id).await?;
-    let missing = upload.parts.iter().filter(|part| part.put.is_some()).count();
-    if missing > 0 {
-        return Err(Error::conflict(format!("{missing} parts of the upload {id} are not there yet.")));
+fn check_no_part_is_missing(id: UploadId, parts: &[Part]) -> Result<()> {
+    match parts.iter().filter(|part| part.put.is_some()).count() {
+        0 => Ok(()),
+        missing => Err(Error::conflict(format!("{missing} parts of the upload {id} are not there yet."))),
     }
-    let key = |part: &Part| StorageKey::UploadPart { upload: id, number: part.number }.to_string();
-    Ok((upload.parts.iter().map(key).collect(), upload.bytes))
 }
 
-/// Forgets uploads, and removes their parts.
+/// For the worker that imports it: storage keys of the parts in order, and the size of the whole.
+/// Errors: `NotFound`; `Conflict` while parts are missing.
+pub async fn whole(pool: &PgPool, storage: &Storage, id: UploadId) -> Result<(Vec<String>, i64)> {
+    let bytes = sqlx::query_scalar!("SELECT bytes FROM model_uploads WHERE id = $1", id as UploadId)
+        .fetch_optional(pool)
+        .await?
+        .ok_or_else(|| Error::not_found("upload", id))?;
+    let parts = parts(storage, id, bytes).await?;
+    check_no_part_is_missing(id, &parts)?;
+    let key = |part: &Part| StorageKey::UploadPart { upload: id, number: part.number }.to_string();
+    Ok((parts.iter().map(key).collect(), bytes))
+}
+
+/// For the worker that imported them, and for housekeeping: deletes uploads and their parts, of any project.
 pub async fn discard(pool: &PgPool, storage: &Storage, ids: &[UploadId]) -> Result<()> {
     if ids.is_empty() {
         return Ok(());
@@ -108,6 +148,7 @@ pub async fn discard(pool: &PgPool, storage: &Storage, ids: &[UploadId]) -> Resu
     Ok(())
 }
 
+/// Housekeeping, in all projects.
 async fn discard_expired(pool: &PgPool, storage: &Storage) -> Result<()> {
     let expired = sqlx::query_scalar!(
         r#"SELECT id AS "id: UploadId" FROM model_uploads u WHERE created_at < $1 AND NOT EXISTS (

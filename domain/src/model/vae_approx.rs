@@ -6,7 +6,7 @@ use formats::{Family, Header};
 use super::described::Described;
 use super::{Model, ModelFiles, ModelKind};
 use crate::weights_gate::invalid;
-use crate::{Error, ModelId, Result};
+use crate::{Error, ModelId, ProjectId, Result};
 
 /// How the first layer and the first block of the decoder are called: in diffusers' file, in ComfyUI's, in the original's.
 const NAMES: [[&str; 2]; 3] = [
@@ -49,11 +49,17 @@ pub(super) fn describe(latent_channels: usize, name: &str, base: Option<&Model>)
     })
 }
 
-/// The newest decoder for checkpoints of a family.
-pub(crate) async fn of_family(connection: &mut sqlx::PgConnection, family: &str) -> Result<Option<ModelFiles>> {
+/// The newest decoder that a project has for checkpoints of a family.
+pub(crate) async fn of_family(
+    connection: &mut sqlx::PgConnection,
+    project: ProjectId,
+    family: &str,
+) -> Result<Option<ModelFiles>> {
     let family = family.parse::<Family>().map_err(Error::internal)?.decoded_as();
     let newest = sqlx::query_scalar!(
-        r#"SELECT id AS "id: ModelId" FROM models WHERE kind = 'vae_approx' AND family = $1 AND deleted_at IS NULL ORDER BY id DESC LIMIT 1"#,
+        r#"SELECT id AS "id: ModelId" FROM models
+           WHERE project_id = $1 AND kind = 'vae_approx' AND family = $2 AND deleted_at IS NULL ORDER BY id DESC LIMIT 1"#,
+        project as ProjectId,
         family.as_str(),
     )
     .fetch_optional(&mut *connection)

@@ -1,5 +1,7 @@
 //! The database as a whole: what the pools promise when their users give up in the middle, and what migrations keep.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 mod migrating;
 mod migrations;
 

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use domain::event::{self, EventKind};
+use domain::event::EventKind;
 use domain::job::{self, AttemptOutcome, Ending, ErrorClass, JobStatus, LeasePolicy};
 
-use super::{Database, claim, enqueue, pass_pause, patient};
+use super::{Database, attempts, claim, enqueue, events, look, pass_pause, patient};
 
 #[tokio::test]
 async fn the_third_failure_is_final_and_tells_why() {
@@ -19,7 +19,7 @@ async fn the_third_failure_is_final_and_tells_why() {
             expected
         );
     }
-    let seen = job::get(pool, job).await.unwrap();
+    let seen = look(pool, job).await.unwrap();
     assert_eq!((seen.status, seen.failures, seen.crashes), (JobStatus::Failed, 3, 0));
     assert_eq!(
         (seen.error_class, seen.error_message.as_deref()),
@@ -27,13 +27,12 @@ async fn the_third_failure_is_final_and_tells_why() {
     );
     assert_eq!(claim(pool, &patient()).await, None);
 
-    let attempts = job::attempts(pool, job).await.unwrap();
+    let attempts = attempts(pool, job).await.unwrap();
     assert_eq!(attempts.len(), 3);
     assert!(
         attempts.iter().all(|attempt| attempt.outcome == Some(AttemptOutcome::Failed) && attempt.ended_at.is_some())
     );
-    let kinds: Vec<EventKind> =
-        event::after(pool, job, 0, 100).await.unwrap().into_iter().map(|event| event.kind).collect();
+    let kinds: Vec<EventKind> = events(pool, job, 0, 100).await.unwrap().into_iter().map(|event| event.kind).collect();
     use EventKind::{Failed, Queued, Retrying, Started};
     assert_eq!(kinds, [Queued, Started, Retrying, Started, Retrying, Started, Failed]);
 }
@@ -47,7 +46,7 @@ async fn wrong_input_is_never_tried_again() {
     let ending =
         job::fail(pool, &held, &patient(), ErrorClass::InvalidInput, "the LoRA matches nothing").await.unwrap();
     assert_eq!(ending, Ending::Failed);
-    assert_eq!(job::get(pool, job).await.unwrap().failures, 1);
+    assert_eq!(look(pool, job).await.unwrap().failures, 1);
 }
 
 #[tokio::test]
@@ -65,7 +64,7 @@ async fn crashes_have_a_budget_of_their_own() {
     let held = claim(pool, &patient()).await.unwrap();
     assert_eq!((held.failures, held.crashes, held.epoch), (2, 2, 5));
     assert_eq!(job::crash(pool, &held, &patient(), "signal 9").await.unwrap(), Ending::Failed);
-    let seen = job::get(pool, job).await.unwrap();
+    let seen = look(pool, job).await.unwrap();
     assert_eq!((seen.error_class, seen.failures, seen.crashes), (Some(ErrorClass::Crash), 2, 3));
 }
 
@@ -79,10 +78,10 @@ async fn giving_back_costs_nothing_but_has_an_end() {
         let ending = job::release(pool, &held, "the worker stops").await.unwrap();
         assert_eq!(ending, if round == 20 { Ending::Failed } else { Ending::Requeued });
     }
-    let seen = job::get(pool, job).await.unwrap();
+    let seen = look(pool, job).await.unwrap();
     assert_eq!((seen.failures, seen.crashes, seen.releases, seen.error_class), (0, 0, 20, Some(ErrorClass::Resource)));
     assert_eq!(seen.error_message.as_deref(), Some("given back too often: the worker stops"));
-    let told = domain::event::after(pool, job, 0, 100).await.unwrap();
+    let told = events(pool, job, 0, 100).await.unwrap();
     let retrying = told.iter().find(|event| event.kind == domain::event::EventKind::Retrying).unwrap();
     assert_eq!(retrying.data["message"], "the worker stops");
     assert!(retrying.data["run_at"].as_str().unwrap().ends_with('Z'), "{}", retrying.data);

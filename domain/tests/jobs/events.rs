@@ -6,7 +6,7 @@ use domain::event::{self, EventKind, Feed, Signal};
 use domain::job;
 use serde_json::json;
 
-use super::{Database, claim, enqueue, patient, succeed};
+use super::{Database, claim, enqueue, events, patient, succeed};
 
 #[tokio::test]
 async fn numbers_have_no_gap_and_replay_starts_anywhere() {
@@ -30,11 +30,11 @@ async fn numbers_have_no_gap_and_replay_starts_anywhere() {
     assert_eq!(numbers, (3..11).collect::<Vec<i64>>());
     succeed(pool, &held).await.unwrap();
 
-    let all = event::after(pool, job, 0, 100).await.unwrap();
+    let all = events(pool, job, 0, 100).await.unwrap();
     assert_eq!(all.iter().map(|event| event.sequence).collect::<Vec<_>>(), (1..=11).collect::<Vec<i64>>());
     assert_eq!((all[0].kind, all[1].kind, all[10].kind), (EventKind::Queued, EventKind::Started, EventKind::Succeeded));
-    assert_eq!(event::after(pool, job, 5, 3).await.unwrap(), all[5..8]);
-    assert_eq!(event::after(pool, job, 11, 3).await.unwrap(), []);
+    assert_eq!(events(pool, job, 5, 3).await.unwrap(), all[5..8]);
+    assert_eq!(events(pool, job, 11, 3).await.unwrap(), []);
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use domain::{Error, WorkerId};
 use serde_json::json;
 use sqlx::PgPool;
 
-use super::{Database, claim, enqueue, expire, patient, succeed};
+use super::{Database, claim, enqueue, expire, look, patient, succeed};
 
 /// All that an attempt can do, with what it must be told.
 async fn everything_is_refused(pool: &PgPool, stale: &Claim) {
@@ -92,7 +92,7 @@ async fn a_lease_that_ran_out_unnoticed_is_revived_by_a_beat() {
     assert_eq!(reaper().await.tick(pool).await.unwrap(), 0);
     expire(pool, held.job).await;
     succeed(pool, &held).await.unwrap();
-    assert_eq!(job::get(pool, held.job).await.unwrap().status, JobStatus::Succeeded);
+    assert_eq!(look(pool, held.job).await.unwrap().status, JobStatus::Succeeded);
 }
 
 #[tokio::test]

@@ -90,12 +90,12 @@ async fn rows_that_make_no_sense() {
         ("UPDATE job_events SET data = '{}' WHERE job_id = $1", "PJ005"),
         ("INSERT INTO attempts (job_id, epoch, worker) VALUES ($1, 2, gen_random_uuid())", "23505"),
         (
-            "INSERT INTO jobs (id, kind, status) SELECT gen_random_uuid(), kind, 'running' FROM jobs WHERE id = $1",
+            "INSERT INTO jobs (project_id, id, kind, status) SELECT project_id, gen_random_uuid(), kind, 'running' FROM jobs WHERE id = $1",
             "PJ001",
         ),
         ("UPDATE jobs SET subject = NULL WHERE id = $1", "23502"),
         (
-            "INSERT INTO jobs (id, subject, kind) SELECT gen_random_uuid(), subject, kind FROM jobs WHERE id = $1",
+            "INSERT INTO jobs (project_id, id, subject, kind) SELECT project_id, gen_random_uuid(), subject, kind FROM jobs WHERE id = $1",
             "23505",
         ),
     ] {

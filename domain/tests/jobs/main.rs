@@ -17,8 +17,9 @@ mod residency;
 
 use std::time::Duration;
 
-use domain::job::{self, Claim, JobKind, LeasePolicy, NewJob};
-use domain::{JobId, Pools, WorkerId};
+use domain::event::{self, Event, Feed};
+use domain::job::{self, Attempt, Claim, Job, JobKind, LeasePolicy, NewJob};
+use domain::{Caller, JobId, Pools, ProjectId, WorkerId};
 use embedded::TemporaryDatabase;
 use sqlx::PgPool;
 
@@ -35,7 +36,7 @@ impl Database {
     }
 
     fn pool(&self) -> &PgPool {
-        &self.pools.api
+        &self.pools.lease
     }
 }
 
@@ -51,12 +52,35 @@ fn patient() -> LeasePolicy {
 
 async fn enqueue(pool: &PgPool, priority: i16) -> JobId {
     let mut tx = pool.begin().await.unwrap();
-    let job =
-        job::enqueue(&mut tx, NewJob { priority, total_steps: 10, ..NewJob::new(JobKind::Generation, JobId::new()) })
-            .await
-            .unwrap();
+    let job = job::enqueue(
+        &mut tx,
+        NewJob { priority, total_steps: 10, ..NewJob::new(ProjectId::DEFAULT, JobKind::Generation, JobId::new()) },
+    )
+    .await
+    .unwrap();
     tx.commit().await.unwrap();
     job
+}
+
+/// What a client sees and does.
+async fn look(pool: &PgPool, job: JobId) -> domain::Result<Job> {
+    job::get(&Caller::anonymous(), &domain::Database::new(pool.clone()), job).await
+}
+
+async fn cancel(pool: &PgPool, job: JobId) -> domain::Result<Job> {
+    job::cancel(&Caller::anonymous(), &domain::Database::new(pool.clone()), job).await
+}
+
+async fn attempts(pool: &PgPool, job: JobId) -> domain::Result<Vec<Attempt>> {
+    job::attempts(&Caller::anonymous(), &domain::Database::new(pool.clone()), job).await
+}
+
+async fn events(pool: &PgPool, job: JobId, sequence: i64, limit: i64) -> domain::Result<Vec<Event>> {
+    event::after(&Caller::anonymous(), &domain::Database::new(pool.clone()), job, sequence, limit).await
+}
+
+async fn wait_terminal(pool: &PgPool, feed: &Feed, job: JobId, limit: Duration) -> domain::Result<Job> {
+    job::wait_terminal(&Caller::anonymous(), &domain::Database::new(pool.clone()), feed, job, limit).await
 }
 
 async fn claim(pool: &PgPool, policy: &LeasePolicy) -> Option<Claim> {

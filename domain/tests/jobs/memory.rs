@@ -6,7 +6,7 @@ use domain::{WorkerId, worker};
 use sqlx::PgPool;
 
 use super::residency::{digests, enqueue_on};
-use super::{Database, enqueue, patient};
+use super::{Database, attempts, enqueue, look, patient};
 
 /// A live worker that may use so much.
 async fn worker_with(pool: &PgPool, queues: &[JobKind], vram_budget: i64) -> WorkerId {
@@ -35,7 +35,7 @@ async fn it_goes_to_a_worker_that_may_use_as_much() {
     let claim = claim_as(pool, small, "").await.unwrap();
     assert_eq!(job::does_not_fit(pool, &claim, 30, "it takes 30").await.unwrap(), Ending::Requeued);
     assert_eq!(claim_as(pool, small, "").await, None, "it is none of the small one's jobs");
-    let attempts = job::attempts(pool, job).await.unwrap();
+    let attempts = attempts(pool, job).await.unwrap();
     assert_eq!(attempts[0].outcome, Some(AttemptOutcome::Refused));
     assert_eq!(claim_as(pool, WorkerId::new(), "b").await, None, "nor of one that does not say what it may use");
     let younger = enqueue(pool, 0).await;
@@ -55,7 +55,7 @@ async fn it_goes_to_a_worker_that_may_use_as_much() {
     assert_eq!((claim.job, claim.failures, claim.crashes), (job, 0, 0));
     // Nor does it fit here, as this one stores weights; and there is nobody else.
     assert_eq!(job::does_not_fit(pool, &claim, 30, "it takes 31 here").await.unwrap(), Ending::Failed);
-    let seen = job::get(pool, job).await.unwrap();
+    let seen = look(pool, job).await.unwrap();
     assert_eq!((seen.status, seen.error_class), (JobStatus::Failed, Some(ErrorClass::InvalidInput)));
     assert_eq!(seen.error_message.as_deref(), Some("it takes 31 here"));
 }

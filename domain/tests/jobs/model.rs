@@ -4,15 +4,15 @@
 
 use std::time::Duration;
 
-use domain::event::{self, EventKind};
+use domain::event::EventKind;
 use domain::job::{self, Claim, Ending, ErrorClass, JobKind, LeasePolicy, NewJob, Reaper};
-use domain::{Error, JobId, WorkerId};
+use domain::{Error, JobId, ProjectId, WorkerId};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
 use sqlx::PgPool;
 
-use super::{Database, expire, pass_pause};
+use super::{Database, cancel, events, expire, pass_pause};
 
 const SEQUENCES: u32 = 1000;
 /// Side by side, each with a database of its own: most of the time goes into waiting for Postgres.
@@ -275,7 +275,7 @@ impl Trial {
             Step::Cancel(number) => {
                 let count = self.model.jobs.len();
                 let Some(index) = (count > 0).then(|| number % count.max(1)) else { return Ok(()) };
-                let seen = job::cancel(&self.pool, self.model.jobs[index].id).await.unwrap();
+                let seen = cancel(&self.pool, self.model.jobs[index].id).await.unwrap();
                 let job = &mut self.model.jobs[index];
                 if job.status == "queued" {
                     job.status = "canceled";
@@ -312,9 +312,12 @@ impl Trial {
 
     async fn enqueue(&mut self, kind: JobKind, priority: i16, budget: i32) {
         let mut tx = self.pool.begin().await.unwrap();
-        let id = job::enqueue(&mut tx, NewJob { priority, total_steps: 10, ..NewJob::new(kind, JobId::new()) })
-            .await
-            .unwrap();
+        let id = job::enqueue(
+            &mut tx,
+            NewJob { priority, total_steps: 10, ..NewJob::new(ProjectId::DEFAULT, kind, JobId::new()) },
+        )
+        .await
+        .unwrap();
         sqlx::query("UPDATE jobs SET max_failures = $2, max_crashes = $2, max_releases = $2 WHERE id = $1")
             .bind(id.0)
             .bind(budget)
@@ -503,7 +506,7 @@ fn lane() -> Tally {
             for job in &trial.model.jobs {
                 let last = job.attempts.last().copied().flatten().unwrap_or("none");
                 *tally.borrow_mut().entry(format!("{} after {last}", job.status)).or_default() += 1;
-                let events = event::after(&trial.pool, job.id, 0, 1000).await.unwrap();
+                let events = events(&trial.pool, job.id, 0, 1000).await.unwrap();
                 let ends = events.iter().filter(|event| event.kind.is_terminal()).count();
                 prop_assert!(ends <= 1, "a job ends once: {events:?}");
             }

@@ -4,9 +4,9 @@ use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use domain::job::{self, Call, Doorbell, JobKind, JobStatus, LeasePolicy, NewJob};
-use domain::{Error, JobId, WorkerId};
+use domain::{Error, JobId, ProjectId, WorkerId};
 
-use super::{Database, claim, enqueue, patient, succeed};
+use super::{Database, claim, enqueue, look, patient, succeed};
 
 #[tokio::test]
 async fn priority_first_and_then_who_waited_longest() {
@@ -39,9 +39,9 @@ async fn a_worker_gets_only_kinds_that_it_names() {
 async fn a_rolled_back_request_leaves_no_job() {
     let database = Database::fresh().await;
     let mut tx = database.pool().begin().await.unwrap();
-    let job = job::enqueue(&mut tx, NewJob::new(JobKind::Training, JobId::new())).await.unwrap();
+    let job = job::enqueue(&mut tx, NewJob::new(ProjectId::DEFAULT, JobKind::Training, JobId::new())).await.unwrap();
     tx.rollback().await.unwrap();
-    assert!(matches!(job::get(database.pool(), job).await, Err(Error::NotFound { noun: "job", .. })));
+    assert!(matches!(look(database.pool(), job).await, Err(Error::NotFound { noun: "job", .. })));
     assert_eq!(claim(database.pool(), &patient()).await, None);
 }
 
@@ -115,10 +115,10 @@ async fn progress_is_kept_with_the_job() {
     let job = enqueue(pool, 0).await;
     let held = claim(pool, &LeasePolicy::default()).await.unwrap();
     job::progress(pool, &held, 3, 20, serde_json::json!({ "loss": 0.25 })).await.unwrap();
-    let seen = job::get(pool, job).await.unwrap();
+    let seen = look(pool, job).await.unwrap();
     assert_eq!((seen.status, seen.step, seen.total_steps), (JobStatus::Running, 3, 20));
     assert_eq!(seen.progress.unwrap()["loss"], 0.25);
     // More steps than there are is the caller's mistake, not the end of the job.
     job::progress(pool, &held, 99, 20, serde_json::Value::Null).await.unwrap();
-    assert_eq!(job::get(pool, job).await.unwrap().step, 20);
+    assert_eq!(look(pool, job).await.unwrap().step, 20);
 }

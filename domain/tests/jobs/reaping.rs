@@ -2,11 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use domain::event::{self, EventKind};
+use domain::event::EventKind;
 use domain::job::{self, AttemptOutcome, ErrorClass, JobStatus, LeasePolicy, Reaper};
 use embedded::TemporaryPostgres;
 
-use super::{Database, claim, enqueue, expire, patient};
+use super::{Database, attempts, claim, enqueue, events, expire, look, patient};
 
 fn eager() -> LeasePolicy {
     LeasePolicy { ttl: Duration::ZERO, beat: Duration::ZERO, ..patient() }
@@ -23,15 +23,15 @@ async fn expired_leases_go_back_until_the_crash_budget_is_spent() {
         assert_eq!(reaper.tick(pool).await.unwrap(), 0, "the lease is good");
         expire(pool, job).await;
         assert_eq!(reaper.tick(pool).await.unwrap(), 1);
-        let status = job::get(pool, job).await.unwrap().status;
+        let status = look(pool, job).await.unwrap().status;
         assert_eq!(status, if round < 3 { JobStatus::Queued } else { JobStatus::Failed });
     }
-    let seen = job::get(pool, job).await.unwrap();
+    let seen = look(pool, job).await.unwrap();
     assert_eq!((seen.crashes, seen.failures, seen.error_class), (3, 0, Some(ErrorClass::Crash)));
     assert!(seen.error_message.unwrap().contains("3 attempts"));
-    let attempts = job::attempts(pool, job).await.unwrap();
+    let attempts = attempts(pool, job).await.unwrap();
     assert!(attempts.iter().all(|attempt| attempt.outcome == Some(AttemptOutcome::Expired)));
-    let last = event::after(pool, job, seen.last_sequence - 1, 10).await.unwrap();
+    let last = events(pool, job, seen.last_sequence - 1, 10).await.unwrap();
     assert_eq!(last.last().unwrap().kind, EventKind::Failed);
 }
 
@@ -130,15 +130,15 @@ async fn it_rests_after_a_gap_in_its_own_sight() {
 async fn after_a_restart_of_the_server_leases_get_their_time_again() {
     let mut postgres = TemporaryPostgres::start().await.unwrap();
     let pools = domain::Pools::connect(&postgres.url("postgres").unwrap()).await.unwrap();
-    domain::migrate(&pools.api).await.unwrap();
-    enqueue(&pools.api, 0).await;
-    let held = claim(&pools.api, &patient()).await.unwrap();
-    sqlx::query("CHECKPOINT").execute(&pools.api).await.unwrap();
+    domain::migrate(&pools.lease).await.unwrap();
+    enqueue(&pools.lease, 0).await;
+    let held = claim(&pools.lease, &patient()).await.unwrap();
+    sqlx::query("CHECKPOINT").execute(&pools.lease).await.unwrap();
     pools.close().await;
 
     postgres.crash().await.unwrap();
     let pools = domain::Pools::connect(&postgres.url("postgres").unwrap()).await.unwrap();
-    let pool = &pools.api;
+    let pool = &pools.lease;
     expire(pool, held.job).await;
     let ttl = Duration::from_secs(8);
     let mut reaper =

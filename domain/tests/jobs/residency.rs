@@ -5,7 +5,7 @@ use std::collections::HashSet;
 
 use domain::job::{self, Claim, JobKind, NewJob, OVERTAKEN_AT_MOST, PASSED_OVER_AT_MOST};
 use domain::worker::{self, Resident};
-use domain::{JobId, PageRequest, WorkerId};
+use domain::{Caller, JobId, PageRequest, ProjectId, WorkerId};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
@@ -29,10 +29,12 @@ pub(super) fn digests(models: &str) -> Vec<String> {
 
 pub(super) async fn enqueue_on(pool: &PgPool, model: Option<char>, priority: i16) -> JobId {
     let mut tx = pool.begin().await.unwrap();
-    let job =
-        job::enqueue(&mut tx, NewJob { priority, total_steps: 10, ..NewJob::new(JobKind::Generation, JobId::new()) })
-            .await
-            .unwrap();
+    let job = job::enqueue(
+        &mut tx,
+        NewJob { priority, total_steps: 10, ..NewJob::new(ProjectId::DEFAULT, JobKind::Generation, JobId::new()) },
+    )
+    .await
+    .unwrap();
     sqlx::query("UPDATE jobs SET base_sha256 = $2 WHERE id = $1")
         .bind(job.0)
         .bind(model.map(digest))
@@ -173,7 +175,9 @@ async fn only_the_living_have_anything_loaded() {
         worker::seen(pool, id, &resident).await.unwrap();
     }
     let residents = async || {
-        let mut found = worker::residences(pool, &digests("ab")).await.unwrap();
+        let mut found = worker::residences(&Caller::anonymous(), &domain::Database::new(pool.clone()), &digests("ab"))
+            .await
+            .unwrap();
         assert!(!found.contains_key(&digest('b')));
         found.remove(&digest('a')).unwrap_or_default().into_iter().map(|one| one.worker).collect::<Vec<_>>()
     };
@@ -185,7 +189,14 @@ async fn only_the_living_have_anything_loaded() {
         .await
         .unwrap();
     assert_eq!(residents().await, [second]);
-    assert_eq!(worker::list(pool, &PageRequest::default()).await.unwrap().items.len(), 1);
+    assert_eq!(
+        worker::list(&Caller::anonymous(), &domain::Database::new(pool.clone()), &PageRequest::default())
+            .await
+            .unwrap()
+            .items
+            .len(),
+        1
+    );
     worker::stopped(pool, second).await.unwrap();
     assert_eq!(residents().await, []);
 }

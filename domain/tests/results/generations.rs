@@ -30,7 +30,7 @@ fn request() -> GenerationRequest {
 #[tokio::test]
 async fn they_come_with_success_and_a_lost_reply_doubles_nothing() {
     let world = World::new().await;
-    let created = world.generations.create(request()).await.unwrap();
+    let created = world.generations.create(&world.caller, request()).await.unwrap();
     let claim = world.claim().await;
     let work = generation::load_work(world.pool(), &claim).await.unwrap();
     assert_eq!((work.id, work.seed, work.params.num_images), (created.id, 7, 2));
@@ -43,14 +43,14 @@ async fn they_come_with_success_and_a_lost_reply_doubles_nothing() {
 
     assert_eq!(world.count("SELECT count(*) FROM artifacts").await, 2);
     assert_eq!(world.count("SELECT count(*) FROM job_events WHERE kind = 'succeeded'").await, 1);
-    let seen = generation::get(world.pool(), created.id).await.unwrap();
+    let seen = generation::get(&world.caller, &world.pools.api, created.id).await.unwrap();
     assert_eq!(seen.report.status, JobStatus::Succeeded);
 }
 
 #[tokio::test]
 async fn a_stale_attempt_leaves_nothing() {
     let world = World::new().await;
-    world.generations.create(request()).await.unwrap();
+    world.generations.create(&world.caller, request()).await.unwrap();
     let stale = world.claim().await;
     let current = world.take_over(&stale).await;
     for _ in 0..2 {
@@ -68,12 +68,12 @@ async fn a_stale_attempt_leaves_nothing() {
 #[tokio::test]
 async fn results_that_cannot_be_written_make_no_success() {
     let world = World::new().await;
-    let created = world.generations.create(request()).await.unwrap();
+    let created = world.generations.create(&world.caller, request()).await.unwrap();
     let claim = world.claim().await;
     let mut twice = pictures(&claim, 2);
     twice[1].position = 0;
     assert!(generation::finish(world.pool(), &claim, twice, &[]).await.is_err());
-    let seen = generation::get(world.pool(), created.id).await.unwrap();
+    let seen = generation::get(&world.caller, &world.pools.api, created.id).await.unwrap();
     assert_eq!(seen.report.status, JobStatus::Running);
     assert_eq!(world.count("SELECT count(*) FROM artifacts").await, 0);
     generation::finish(world.pool(), &claim, pictures(&claim, 2), &[]).await.unwrap();
@@ -84,8 +84,8 @@ async fn what_is_asked_together_is_answered_apart() {
     let world = World::new().await;
     for (name, seed) in [("kept", "aa"), ("gone", "bb")] {
         sqlx::query(
-            "INSERT INTO models (id, name, kind, family, files, bytes, sha256, built_in, defaults)
-             VALUES ($1, $2, 'lora', 'flux', '[]', 0, $3, false, '{}')",
+            "INSERT INTO models (project_id, id, name, kind, family, files, bytes, sha256, built_in, defaults)
+             VALUES ('00000000-0000-7000-8000-000000000000', $1, $2, 'lora', 'flux', '[]', 0, $3, false, '{}')",
         )
         .bind(domain::ModelId::new().0)
         .bind(name)
@@ -94,7 +94,7 @@ async fn what_is_asked_together_is_answered_apart() {
         .await
         .unwrap();
         // From here on the service remembers it.
-        world.generations.create(request_with(name, 0)).await.unwrap();
+        world.generations.create(&world.caller, request_with(name, 0)).await.unwrap();
     }
     sqlx::query("UPDATE models SET deleted_at = clock_timestamp() WHERE name = 'gone'")
         .execute(world.pool())
@@ -104,7 +104,7 @@ async fn what_is_asked_together_is_answered_apart() {
 
     let asked = (1..=60).map(|seed| {
         let name = if seed % 20 == 0 { "gone" } else { "kept" };
-        world.generations.create(request_with(name, seed))
+        world.generations.create(&world.caller, request_with(name, seed))
     });
     let mut made = Vec::new();
     for (seed, answer) in (1..=60).zip(futures::future::join_all(asked).await) {
@@ -122,7 +122,7 @@ async fn what_is_asked_together_is_answered_apart() {
     assert_eq!(world.count("SELECT count(*) FROM jobs WHERE status = 'queued'").await, before + 57);
     assert_eq!(world.count("SELECT count(*) FROM job_events WHERE kind = 'queued'").await, before + 57);
 
-    let looks = made.iter().map(|(_, generation)| world.generations.get(generation.id));
+    let looks = made.iter().map(|(_, generation)| world.generations.get(&world.caller, generation.id));
     for ((seed, created), seen) in made.iter().zip(futures::future::join_all(looks).await) {
         let seen = seen.unwrap();
         assert_eq!((seen.id, seen.seed, seen.created_at), (created.id, *seed, created.created_at));
@@ -130,7 +130,7 @@ async fn what_is_asked_together_is_answered_apart() {
         assert_eq!(seen.loras, created.loras);
         assert_eq!(seen.loras[0].scale, *seed as f64 / 10.0);
     }
-    let nobody = world.generations.get(domain::GenerationId::new()).await;
+    let nobody = world.generations.get(&world.caller, domain::GenerationId::new()).await;
     assert!(matches!(nobody, Err(Error::NotFound { .. })), "{nobody:?}");
 }
 

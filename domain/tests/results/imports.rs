@@ -13,7 +13,7 @@ use super::World;
 async fn ask(world: &World, name: &str, base: Option<&str>) -> Result<Import> {
     let source = json!({"kind": "url", "url": "https://example.com/clay.safetensors?token=secret"});
     let request: ImportRequest = serde_json::from_value(json!({"name": name, "source": source, "base": base})).unwrap();
-    import::create(world.pool(), &world.storage, request).await
+    import::create(&world.caller, &world.pools.api, &world.storage, request).await
 }
 
 /// A LoRA in form; `salt` makes others.
@@ -28,7 +28,7 @@ fn lora(salt: u8) -> Vec<u8> {
 }
 
 async fn take(world: &World, claim: &Claim, salt: u8) -> (Intake, Result<ModelFile>) {
-    let mut intake = Intake::new(world.pool().clone(), world.storage.clone());
+    let mut intake = Intake::new(&world.caller, &world.pools.api, &world.storage);
     let mut file = intake.file("clay.safetensors").await.unwrap();
     file.write(&lora(salt)).await.unwrap();
     let file = file.finish().await.unwrap();
@@ -61,18 +61,20 @@ async fn another_attempt_goes_on_after_the_files_that_are_there() {
     assert_eq!((work.files.as_slice(), work.source_commit.as_deref()), (&[file.clone()][..], Some("abc")));
     assert_eq!(work.url_query.as_deref(), Some("token=secret"));
 
-    let mut intake = Intake::new(world.pool().clone(), world.storage.clone());
+    let mut intake = Intake::new(&world.caller, &world.pools.api, &world.storage);
     intake.adopt(file.clone(), false).await.unwrap();
     assert!(matches!(finish(&world, &stale, &intake).await, Err(Error::LeaseLost)));
-    assert!(matches!(model::get(world.pool(), "clay").await, Err(Error::NotFound { .. })));
+    assert!(matches!(model::get(&world.caller, &world.pools.api, "clay").await, Err(Error::NotFound { .. })));
     let made = finish(&world, &current, &intake).await.unwrap();
     assert_eq!(finish(&world, &current, &intake).await.unwrap(), made, "the reply to the commit may be lost");
 
-    let (model, origin) =
-        (model::get(world.pool(), "clay").await.unwrap(), model::origin(world.pool(), made).await.unwrap());
+    let (model, origin) = (
+        model::get(&world.caller, &world.pools.api, "clay").await.unwrap(),
+        model::origin(&world.caller, &world.pools.api, made).await.unwrap(),
+    );
     assert_eq!((model.id, model.files.as_slice()), (made, &[file][..]));
     assert_eq!((origin.license.as_deref(), origin.source_commit.as_deref()), (Some("Mine."), Some("abc")));
-    let seen = import::get(world.pool(), created.id).await.unwrap();
+    let seen = import::get(&world.caller, &world.pools.api, created.id).await.unwrap();
     assert_eq!((seen.report.status, seen.output_model.unwrap().id), (JobStatus::Succeeded, made));
     assert_eq!(world.count("SELECT count(*) FROM imports WHERE url_query IS NOT NULL OR files <> '[]'").await, 0);
     assert_eq!(world.count("SELECT count(*) FROM models m WHERE m::text LIKE '%secret%'").await, 0);
@@ -89,14 +91,15 @@ async fn the_same_bytes_lie_in_the_bucket_once_and_go_with_their_last_model() {
         finish(&world, &claim, &intake).await.unwrap();
         keys.push(file.unwrap().storage_key);
     }
-    let held =
-        |name: &'static str| async { model::get(world.pool(), name).await.unwrap().files[0].storage_key.clone() };
+    let held = |name: &'static str| async {
+        model::get(&world.caller, &world.pools.api, name).await.unwrap().files[0].storage_key.clone()
+    };
     assert_eq!((held("first").await, held("second").await), (keys[0].clone(), keys[0].clone()));
     assert!(world.storage.get(&keys[1]).await.is_err(), "the spare went");
 
-    model::delete(world.pool(), &world.storage, "first").await.unwrap();
+    model::delete(&world.caller, &world.pools.api, &world.storage, "first").await.unwrap();
     assert!(world.storage.get(&keys[0]).await.is_ok(), "the other model needs it");
-    model::delete(world.pool(), &world.storage, "second").await.unwrap();
+    model::delete(&world.caller, &world.pools.api, &world.storage, "second").await.unwrap();
     assert!(world.storage.get(&keys[0]).await.is_err());
 }
 
@@ -108,16 +111,19 @@ async fn a_borrowed_file_that_went_is_noticed() {
     let (intake, file) = take(&world, &claim, 1).await;
     finish(&world, &claim, &intake).await.unwrap();
     let file = file.unwrap();
-    assert_eq!(intake::held_file(world.pool(), &file.sha256).await.unwrap(), Some(file.storage_key.clone()));
+    assert_eq!(
+        intake::held_file(world.pool(), world.caller.project(), &file.sha256).await.unwrap(),
+        Some(file.storage_key.clone())
+    );
 
     ask(&world, "second", None).await.unwrap();
     let claim = world.claim().await;
-    let mut intake = Intake::new(world.pool().clone(), world.storage.clone());
+    let mut intake = Intake::new(&world.caller, &world.pools.api, &world.storage);
     intake.adopt(file.clone(), true).await.unwrap();
-    model::delete(world.pool(), &world.storage, "first").await.unwrap();
+    model::delete(&world.caller, &world.pools.api, &world.storage, "first").await.unwrap();
     let told = finish(&world, &claim, &intake).await;
     assert!(matches!(told, Err(Error::Internal(_))), "{told:?}");
-    assert_eq!(intake::held_file(world.pool(), &file.sha256).await.unwrap(), None);
+    assert_eq!(intake::held_file(world.pool(), world.caller.project(), &file.sha256).await.unwrap(), None);
     // Nothing has changed: another attempt brings its own.
     let (intake, _) = take(&world, &claim, 1).await;
     finish(&world, &claim, &intake).await.unwrap();
@@ -137,7 +143,7 @@ async fn an_import_without_a_model_leaves_nothing() {
     assert!(world.storage.get(&key).await.is_err());
 
     let queued = ask(&world, "clay", None).await.unwrap();
-    let canceled = import::cancel(world.pool(), queued.id).await.unwrap();
+    let canceled = import::cancel(&world.caller, &world.pools.api, queued.id).await.unwrap();
     assert_eq!(canceled.report.status, JobStatus::Canceled);
     assert_eq!(world.count("SELECT count(*) FROM imports WHERE url_query IS NOT NULL").await, 0);
 }
@@ -150,17 +156,20 @@ async fn names_and_bases_are_held_while_a_job_needs_them() {
     assert!(matches!(ask(&world, "clay", None).await, Err(Error::Conflict { .. })), "another import will make it");
     assert!(matches!(ask(&world, "ember", None).await, Err(Error::Conflict { .. })));
     assert!(matches!(ask(&world, "x", Some("nobody")).await, Err(Error::Unknown { .. })));
-    let refused = model::delete(world.pool(), &world.storage, "ember").await;
+    let refused = model::delete(&world.caller, &world.pools.api, &world.storage, "ember").await;
     assert!(matches!(refused, Err(Error::Conflict { .. })), "{refused:?}");
 
     // A name that was taken all the same gets a number.
     let claim = world.claim().await;
     world
-        .count("WITH made AS (INSERT INTO models (id, name, kind, family, files, bytes, sha256) VALUES (gen_random_uuid(), 'clay', 'lora', 'flux', '[]', 1, repeat('0', 64)) RETURNING 1) SELECT count(*) FROM made")
+        .count("WITH made AS (INSERT INTO models (project_id, id, name, kind, family, files, bytes, sha256) VALUES ('00000000-0000-7000-8000-000000000000', gen_random_uuid(), 'clay', 'lora', 'flux', '[]', 1, repeat('0', 64)) RETURNING 1) SELECT count(*) FROM made")
         .await;
     let (intake, _) = take(&world, &claim, 1).await;
     let made = finish(&world, &claim, &intake).await.unwrap();
-    assert_eq!(model::get(world.pool(), "clay-2").await.unwrap().id, made);
-    assert_eq!(import::get(world.pool(), waiting.id).await.unwrap().output_model.unwrap().name, "clay-2");
-    model::delete(world.pool(), &world.storage, "ember").await.unwrap();
+    assert_eq!(model::get(&world.caller, &world.pools.api, "clay-2").await.unwrap().id, made);
+    assert_eq!(
+        import::get(&world.caller, &world.pools.api, waiting.id).await.unwrap().output_model.unwrap().name,
+        "clay-2"
+    );
+    model::delete(&world.caller, &world.pools.api, &world.storage, "ember").await.unwrap();
 }

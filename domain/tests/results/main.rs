@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod callers;
 mod generations;
 mod imports;
 mod previews;
@@ -13,13 +14,14 @@ use bytes::Bytes;
 use domain::generation::GenerationService;
 use domain::job::{self, Claim, JobKind, LeasePolicy};
 use domain::model::Catalog;
-use domain::{DatasetId, ExampleId, ModelId, Pools, Storage, StorageConfig, StorageKey, WorkerId};
+use domain::{Caller, DatasetId, ExampleId, ModelId, Pools, Storage, StorageConfig, StorageKey, WorkerId};
 use embedded::{S3, TemporaryDatabase};
 use sqlx::PgPool;
 
 /// Database, bucket, a checkpoint named `ember` and a dataset with two pictures.
 struct World {
     pools: Pools,
+    caller: Caller,
     storage: Storage,
     catalog: Catalog,
     generations: GenerationService,
@@ -52,6 +54,7 @@ impl World {
         let world = World {
             generations: GenerationService::new(pools.api.clone(), catalog.clone(), storage.clone()),
             catalog,
+            caller: Caller::anonymous(),
             pools,
             storage,
             dataset,
@@ -64,21 +67,23 @@ impl World {
     }
 
     fn pool(&self) -> &PgPool {
-        &self.pools.api
+        &self.pools.lease
     }
 
     async fn furnish(&self) {
         sqlx::query(
-            "INSERT INTO models (id, name, kind, family, files, bytes, sha256, built_in, defaults)
-             VALUES ($1, 'ember', 'checkpoint', 'flux', '[]', 0, $2, true, '{\"size_multiple\": 16}')",
+            "INSERT INTO models (id, project_id, name, kind, family, files, bytes, sha256, built_in, defaults)
+             VALUES ($1, $3, 'ember', 'checkpoint', 'flux', '[]', 0, $2, true, '{\"size_multiple\": 16}')",
         )
         .bind(ModelId::new().0)
         .bind(SHA256)
+        .bind(self.caller.project().0)
         .execute(self.pool())
         .await
         .unwrap();
-        sqlx::query("INSERT INTO datasets (id, name) VALUES ($1, 'clay')")
+        sqlx::query("INSERT INTO datasets (id, project_id, name) VALUES ($1, $2, 'clay')")
             .bind(self.dataset.0)
+            .bind(self.caller.project().0)
             .execute(self.pool())
             .await
             .unwrap();

@@ -18,12 +18,14 @@ fn at(step: i32) -> Preview {
 #[tokio::test]
 async fn only_the_newest_of_the_attempt_that_holds_the_lease() {
     let world = World::new().await;
-    let created = world.generations.create(request()).await.unwrap();
+    let created = world.generations.create(&world.caller, request()).await.unwrap();
     let stale = world.claim().await;
     for step in [2, 4] {
         preview::record(world.pool(), &stale, &at(step)).await.unwrap();
     }
-    let after = async |revision| preview::news(world.pool(), created.job_id, 0, revision).await.unwrap().preview;
+    let after = async |revision| {
+        preview::news(&world.caller, &world.pools.api, created.job_id, 0, revision).await.unwrap().preview
+    };
     let (first, newest) = after(0).await.unwrap();
     assert_eq!(newest, at(4));
     assert_eq!(after(first).await, None);
@@ -43,7 +45,7 @@ async fn only_the_newest_of_the_attempt_that_holds_the_lease() {
 async fn none_is_left_however_the_attempt_ends() {
     for end in ["succeeded", "failed", "canceled", "queued"] {
         let world = World::new().await;
-        let created = world.generations.create(request()).await.unwrap();
+        let created = world.generations.create(&world.caller, request()).await.unwrap();
         let claim = world.claim().await;
         preview::record(world.pool(), &claim, &at(2)).await.unwrap();
         match end {
@@ -54,11 +56,14 @@ async fn none_is_left_however_the_attempt_ends() {
             }
             "queued" => drop(job::release(world.pool(), &claim, "the worker stops").await.unwrap()),
             _ => {
-                generation::cancel(world.pool(), created.id).await.unwrap();
+                generation::cancel(&world.caller, &world.pools.api, created.id).await.unwrap();
                 job::canceled(world.pool(), &claim).await.unwrap();
             }
         }
-        assert_eq!(generation::get(world.pool(), created.id).await.unwrap().report.status.as_str(), end);
+        assert_eq!(
+            generation::get(&world.caller, &world.pools.api, created.id).await.unwrap().report.status.as_str(),
+            end
+        );
         assert_eq!(world.count("SELECT count(*) FROM previews").await, 0, "{end}");
         let told = preview::record(world.pool(), &claim, &at(4)).await;
         assert!(matches!(told, Err(Error::LeaseLost)), "{end}: {told:?}");
@@ -72,8 +77,8 @@ async fn the_newest_decoder_of_the_family_makes_them() {
         [("older", "flux", false), ("newer", "flux", false), ("deleted", "flux", true), ("others", "sd15", false)]
     {
         sqlx::query(
-            "INSERT INTO models (id, name, kind, family, files, bytes, sha256, built_in, defaults, deleted_at)
-             VALUES ($1, $2, 'vae_approx', $3, '[]', 0, repeat('a', 64), false, '{}', CASE WHEN $4 THEN clock_timestamp() END)",
+            "INSERT INTO models (project_id, id, name, kind, family, files, bytes, sha256, built_in, defaults, deleted_at)
+             VALUES ('00000000-0000-7000-8000-000000000000', $1, $2, 'vae_approx', $3, '[]', 0, repeat('a', 64), false, '{}', CASE WHEN $4 THEN clock_timestamp() END)",
         )
         .bind(ModelId::new().0)
         .bind(name)
@@ -83,11 +88,11 @@ async fn the_newest_decoder_of_the_family_makes_them() {
         .await
         .unwrap();
     }
-    world.generations.create(request()).await.unwrap();
+    world.generations.create(&world.caller, request()).await.unwrap();
     let work = generation::load_work(world.pool(), &world.claim().await).await.unwrap();
     assert_eq!(work.vae_approx.map(|model| model.name).as_deref(), Some("newer"));
     let without = serde_json::from_value(serde_json::json!({ "prompt": "a fox" })).unwrap();
-    world.generations.create(without).await.unwrap();
+    world.generations.create(&world.caller, without).await.unwrap();
     let work = generation::load_work(world.pool(), &world.claim().await).await.unwrap();
     assert_eq!(work.vae_approx, None);
 }

@@ -29,7 +29,8 @@ async fn checkpoint(world: &World, training: TrainingId, claim: &Claim, step: i3
 #[tokio::test]
 async fn another_attempt_goes_on_from_the_highest_checkpoint() {
     let world = World::new().await;
-    let created = training::create(world.pool(), &world.catalog, request(&world, "clay")).await.unwrap();
+    let created =
+        training::create(&world.caller, &world.pools.api, &world.catalog, request(&world, "clay")).await.unwrap();
     let first = world.claim().await;
     let work = training::load_work(world.pool(), &first).await.unwrap();
     assert_eq!((work.examples.len(), work.params.steps, work.checkpoint.is_none()), (2, 30, true));
@@ -54,14 +55,15 @@ async fn another_attempt_goes_on_from_the_highest_checkpoint() {
 #[tokio::test]
 async fn the_lora_appears_once_with_success_and_checkpoints_go() {
     let world = World::new().await;
-    let created = training::create(world.pool(), &world.catalog, request(&world, "clay")).await.unwrap();
+    let created =
+        training::create(&world.caller, &world.pools.api, &world.catalog, request(&world, "clay")).await.unwrap();
     let stale = world.claim().await;
     let current = world.take_over(&stale).await;
     let key = checkpoint(&world, created.id, &current, 10).await.unwrap();
 
     let told = training::finish(world.pool(), &world.storage, &stale, adapter(&stale), &[]).await;
     assert!(matches!(told, Err(Error::LeaseLost)), "{told:?}");
-    assert!(matches!(model::get(world.pool(), "clay").await, Err(Error::NotFound { .. })));
+    assert!(matches!(model::get(&world.caller, &world.pools.api, "clay").await, Err(Error::NotFound { .. })));
 
     let made = training::finish(world.pool(), &world.storage, &current, adapter(&current), &[]).await.unwrap();
     // As if the reply to the commit had been lost.
@@ -71,9 +73,9 @@ async fn the_lora_appears_once_with_success_and_checkpoints_go() {
     assert_eq!(world.count("SELECT count(*) FROM training_checkpoints").await, 0);
     assert!(world.storage.get(&key).await.is_err());
 
-    let lora = model::get(world.pool(), "clay").await.unwrap();
+    let lora = model::get(&world.caller, &world.pools.api, "clay").await.unwrap();
     assert_eq!((lora.id, lora.family.as_str(), lora.trigger_word.as_deref()), (made, "flux", Some("clay")));
-    let seen = training::get(world.pool(), created.id).await.unwrap();
+    let seen = training::get(&world.caller, &world.pools.api, created.id).await.unwrap();
     assert_eq!(seen.report.status, JobStatus::Succeeded);
     assert_eq!(seen.output_model.unwrap().id, made);
 }
@@ -81,13 +83,13 @@ async fn the_lora_appears_once_with_success_and_checkpoints_go() {
 #[tokio::test]
 async fn a_name_that_was_taken_meanwhile_gets_a_number() {
     let world = World::new().await;
-    training::create(world.pool(), &world.catalog, request(&world, "clay")).await.unwrap();
+    training::create(&world.caller, &world.pools.api, &world.catalog, request(&world, "clay")).await.unwrap();
     let claim = world.claim().await;
-    sqlx::query("INSERT INTO models (id, name, kind, family, files, bytes, sha256) VALUES (gen_random_uuid(), 'clay', 'lora', 'flux', '[]', 1, $1)")
+    sqlx::query("INSERT INTO models (project_id, id, name, kind, family, files, bytes, sha256) VALUES ('00000000-0000-7000-8000-000000000000', gen_random_uuid(), 'clay', 'lora', 'flux', '[]', 1, $1)")
         .bind(SHA256)
         .execute(world.pool())
         .await
         .unwrap();
     let made = training::finish(world.pool(), &world.storage, &claim, adapter(&claim), &[]).await.unwrap();
-    assert_eq!(model::get(world.pool(), "clay-2").await.unwrap().id, made);
+    assert_eq!(model::get(&world.caller, &world.pools.api, "clay-2").await.unwrap().id, made);
 }

@@ -147,7 +147,7 @@ async fn bring(attempt: &Attempt<'_>, work: &ImportWork, scratch: &Path) -> Resu
             license = found.license;
         }
     }
-    let mut intake = Intake::new(context.pool.clone(), context.storage.clone());
+    let mut intake = Intake::of_project(context.pool.clone(), context.storage.clone(), work.project);
     let tally = Tally::of(attempt, &files);
     for wanted in &files {
         let fetcher = if matches!(wanted.place, Place::Remote { of_hub: true, .. }) { &of_hub } else { &anonymous };
@@ -155,8 +155,8 @@ async fn bring(attempt: &Attempt<'_>, work: &ImportWork, scratch: &Path) -> Resu
         tally.file_done(taken.bytes.unsigned_abs());
     }
     tally.end().await;
-    if let Some(donor) = work.parts_of.map(|donor| donor.to_string()) {
-        let donor = attempt.ask(|| model::get(&context.pool, &donor)).await?;
+    if let Some(donor) = work.parts_of {
+        let donor = attempt.ask(|| model::by_id(&context.pool, donor)).await?;
         intake.borrow_parts(&donor).await?;
     }
     Ok((intake, license))
@@ -222,7 +222,8 @@ impl Taker<'_> {
             }
         }
         if let Some(sha256) = &wanted.sha256
-            && let Some(storage_key) = self.attempt.ask(|| intake::held_file(&context.pool, sha256)).await?
+            && let Some(storage_key) =
+                self.attempt.ask(|| intake::held_file(&context.pool, self.work.project, sha256)).await?
         {
             let bytes = context.storage.head(&storage_key).await?.bytes as i64;
             let file = ModelFile { path: wanted.path.clone(), storage_key, sha256: sha256.clone(), bytes };
