@@ -45,7 +45,7 @@ impl Tenths {
 }
 
 impl Meter {
-    /// Steps of a job. The total is told by the first event.
+    /// Steps of a job. The first event has the total.
     pub fn steps(label: impl Into<String>) -> Self {
         Self::new(label.into(), "{spinner:.cyan} {prefix} {bar:32.cyan/dim} {pos}/{len}  {msg}  {elapsed} < {eta}")
     }

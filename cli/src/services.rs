@@ -1,4 +1,5 @@
-//! The first contact with Postgres and the bucket, for every command that needs them: who does not answer is told by a sentence.
+//! The first contact with Postgres and the bucket, for every command that needs them: a service that does not answer is
+//! reported in a sentence.
 
 use anyhow::{Context as _, anyhow};
 use domain::Storage;

@@ -16,7 +16,7 @@ use super::{Client, Method};
 use crate::failure::Failure;
 use crate::meter::Meter;
 
-/// How long the server may be away before we give up; the job goes on without us.
+/// How long the server may be unreachable before we stop following the job, which continues.
 const PATIENCE: Duration = Duration::from_secs(120);
 /// Silence after which a connection is taken for dead. The server sends a comment every 15 s.
 const SILENCE: Duration = Duration::from_secs(45);

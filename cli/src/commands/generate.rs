@@ -39,7 +39,7 @@ pub struct Generate {
     /// White where the picture is to be painted anew: a file or an id
     #[arg(long, value_name = "FILE_OR_ID", requires = "image")]
     pub mask: Option<String>,
-    /// How much of the picture is given up, 0 to 1 [default: the model's, with a mask 1]
+    /// Denoising strength, 0 to 1: how much of the picture may change [default: the model's, with a mask 1]
     #[arg(long, value_name = "S", requires = "image", value_parser = finite, allow_negative_numbers = true)]
     pub strength: Option<f64>,
     /// Solver of the denoising, such as euler, dpmpp_2m_karras or ddim [default: the model's]

@@ -1,4 +1,4 @@
-//! `pyrograph migrate`: the schema, for those who bring it up to date apart from the server.
+//! `pyrograph migrate`: updates the schema, separately from the server.
 
 use std::path::PathBuf;
 

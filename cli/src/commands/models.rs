@@ -178,7 +178,7 @@ impl Import {
         }
     }
 
-    /// The parts that are given apart.
+    /// The parts that are supplied separately.
     fn parts(&self) -> Vec<(&'static str, &str)> {
         given([("text_encoder", &self.text_encoder), ("text_encoder_2", &self.text_encoder_2), ("vae", &self.vae)])
     }

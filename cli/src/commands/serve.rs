@@ -13,7 +13,7 @@ use crate::signal;
 
 /// Serve the REST API
 ///
-/// For real deployments: Postgres and S3 come from the environment (see `pyrograph --help`), workers are started apart
+/// For real deployments: Postgres and S3 come from the environment (see `pyrograph --help`), workers are started separately
 /// with `pyrograph worker`, on as many machines as you like. The schema is brought up to date at the start.
 #[derive(Debug, Args)]
 pub struct Serve {
