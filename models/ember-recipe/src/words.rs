@@ -1,5 +1,5 @@
 //! The two tokenizers of ember, made from the words of the concepts: files that `transformers` loads too. A known word is
-//! one token; any other falls apart into letters.
+//! one token; any other is split into letters.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;

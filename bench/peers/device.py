@@ -1,5 +1,5 @@
 """Peer figures for `pyrograph gauge`: the same matrix products, attentions and FLUX.1 steps in PyTorch and in diffusers,
-eager and compiled, with random weights on the same device. Writes a line of JSON for each, under the names that gauge/src uses.
+eager and compiled, with random weights on the same device. Writes a line of JSON for each, under the names that bench/src uses.
 
     python3 peers.py --figures FILE --device cuda|cpu [--tiny]
 """
