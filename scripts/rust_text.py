@@ -2,7 +2,7 @@
 
 import re
 
-# What is prose, and words: an `r` at the end of a word begins no raw string, and a quote after one no character.
+# Prose, and whole words: an `r` at the end of a word begins no raw string, and a quote after one no character.
 TOKEN = re.compile(
     r"""
     (?P<comment> //[^\n]* | /\*.*?\*/ )

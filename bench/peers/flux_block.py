@@ -1,4 +1,4 @@
-"""diffusers' FLUX transformer with one double block, timed: the twin of diffusion/examples/flux_block.rs.
+"""diffusers' FLUX transformer with one double block, timed: the twin of bench/examples/flux_block.rs.
 
 Reads "forward N" or "training N" from stdin and answers with N times in milliseconds, as JSON. Width 512, 8 heads,
 384 picture tokens and 128 text tokens, f32, 2 threads.

@@ -1,4 +1,4 @@
-"""diffusers' networks at their published sizes, timed: the twin of diffusion/examples/networks.rs.
+"""diffusers' networks at their published sizes, timed: the twin of bench/examples/networks.rs.
 
 The argument is a network; reads "forward N" from stdin and answers with N times in milliseconds, as JSON. Random
 weights, f32, 2 threads.

@@ -61,7 +61,7 @@ enum Command {
     #[command(hide = true)]
     Engine(commands::engine::Engine),
     #[command(hide = true)]
-    Gauge(gauge::Gauge),
+    Gauge(bench::Gauge),
 }
 
 fn help_tables() -> String {

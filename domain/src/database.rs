@@ -18,7 +18,7 @@ pub(crate) fn now() -> DateTime<Utc> {
     Utc::now().trunc_subsecs(6)
 }
 
-/// A statement that takes longer is given up. sqlx has no limit of its own, and a half-open connection never answers.
+/// A statement that takes longer is cancelled. sqlx has no time limit, and a half-open connection never answers.
 const STATEMENT_LIMIT: Duration = Duration::from_secs(10);
 
 /// Postgres for users' requests. Whoever holds this can read and write rows in the name of a [`Caller`] only: the pool

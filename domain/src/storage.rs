@@ -28,7 +28,7 @@ pub const READ_TTL: Duration = Duration::from_secs(3600);
 /// Files up to this many bytes are put in one request, so that the put can refuse to overwrite.
 const SINGLE_PUT_BYTES: u64 = 64 * 1024 * 1024;
 const PART_BYTES: usize = 8 * 1024 * 1024;
-/// Silence after which an answer is given up. There is no limit to a whole answer, which may be a file of 64 GiB.
+/// Longest wait for the next bytes of an answer. There is no limit for a whole answer, which may be a file of 64 GiB.
 const SILENCE: Duration = Duration::from_secs(60);
 /// The same where an upload in parts ends: a server may copy all of it before it says a word.
 const COMPLETION: Duration = Duration::from_secs(3600);
@@ -95,7 +95,7 @@ impl fmt::Display for StorageKey {
     }
 }
 
-/// A presigned request and the headers that must go with it.
+/// A presigned request and the headers that must be sent with it.
 #[derive(Clone, Debug)]
 pub struct PresignedPut {
     pub url: Url,

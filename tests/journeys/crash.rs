@@ -106,7 +106,7 @@ async fn a_dead_engine_costs_seconds_not_a_lease() {
     stack.ledger.audit().await;
 }
 
-/// A job that kills every engine is given up after its budget, and the next job is served.
+/// A job that kills every engine fails after its budget, and the next job is served.
 #[tokio::test]
 async fn a_poisonous_job_fails_after_its_crash_budget() {
     let stack = Stack::start(Pace::Promised).await;

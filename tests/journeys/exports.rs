@@ -121,7 +121,7 @@ async fn a_lora_leaves_in_another_dialect() {
 
     let objects = stack.site.objects();
     client.delete("/v1/models/ink").await.expect(204);
-    until(seconds(10), "the exports go with their model", || async {
+    until(seconds(10), "the exports are deleted with their model", || async {
         (stack.site.objects() == objects - 3).then_some(())
     })
     .await;

@@ -65,7 +65,7 @@ async fn a_generation_shows_its_pictures_at_work() {
         looks.push(pictures.last().cloned().expect("previews"));
 
         let again = Events::open(client, &path, None).await.rest(seconds(10)).await;
-        assert!(again.iter().all(|event| event.kind != "preview"), "they are gone with the end of the job");
+        assert!(again.iter().all(|event| event.kind != "preview"), "they are deleted when the job ends");
         let done = client.get(&text(&generation["urls"]["self"])).await.expect(200);
         assert_eq!(done["warnings"], json!([]));
         made.push(client.artifacts(&done).await.remove(0));

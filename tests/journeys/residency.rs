@@ -111,7 +111,7 @@ async fn a_loaded_model_starts_at_once_and_an_unloaded_one_comes_back_by_itself(
     assert_eq!(loads(&worker), before + 1, "it was loaded again by itself");
     resident_on(client, "tiny", &[name]).await;
 
-    // What its engine had loaded goes with it.
+    // The models that its engine had loaded are unloaded.
     send(worker.engine().expect("an engine runs"), Signal::KILL);
     resident_on(client, "tiny", &[]).await;
     let loaded = stack.cli(&["models", "load", "tiny"]);

@@ -10,7 +10,7 @@ fn request(steps: u32) -> Value {
     json!({"prompt": "an owl", "model": "tiny", "num_inference_steps": steps, "width": 32, "height": 32, "seed": 3})
 }
 
-/// SIGTERM: the running picture is finished, nothing new is claimed, the engine goes with its worker.
+/// SIGTERM: the running picture is finished, nothing new is claimed, the engine stops with its worker.
 #[tokio::test]
 async fn a_worker_that_is_asked_to_stop_finishes_its_picture() {
     let stack = Stack::start(Pace::Promised).await;

@@ -183,7 +183,7 @@ async fn claim(policy: &mut ClaimPolicy) -> Option<Claim> {
             }
         }
         let resident = policy.engine.as_ref().map(resident).unwrap_or_default();
-        // Never given up half way: a claim that is made has to be known here.
+        // Never cancelled half-way: a claim that was made has to be known here.
         let claim = job::claim(&policy.pool, &policy.queues, policy.worker, &resident, &policy.lease);
         match timeout(CLAIM_LIMIT, claim).await {
             Ok(Ok(Some(claim))) => return Some(claim),

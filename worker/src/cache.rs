@@ -129,7 +129,7 @@ impl Cache {
     {
         let folder = path.parent().unwrap_or(&self.folder);
         fs::create_dir_all(folder).map_err(at(folder))?;
-        // Beside its final place, for the rename; the prefix keeps it apart from whole files.
+        // Beside its final place, for the rename; the prefix distinguishes it from whole files.
         let temporary = tempfile::Builder::new().prefix(PARTIAL).tempfile_in(folder).map_err(at(folder))?;
         let written = download(temporary.path().to_owned()).await.map_err(|error| {
             if says_disk_full(&error) { CacheError::Full(self.folder.clone()) } else { error.into() }

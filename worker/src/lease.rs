@@ -127,7 +127,7 @@ impl Pulse {
                 Err(_) => tracing::warn!(job = %self.claim.subject, "the database does not answer the beat"),
             }
             if self.renewed.lock().unwrap_or_else(PoisonError::into_inner).elapsed() > GIVE_UP {
-                tracing::error!(job = %self.claim.subject, "no good beat for too long: the job is given up");
+                tracing::error!(job = %self.claim.subject, "no successful heartbeat for too long; the job is abandoned");
                 self.lost.cancel();
                 return;
             }

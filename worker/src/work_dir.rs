@@ -1,4 +1,4 @@
-//! The folder for what jobs have at hand, one for each process start, and gone with it.
+//! The folder for what jobs have at hand, one for each process start, and deleted when the process ends.
 //!
 //! Workers of one machine may share the parent. Each holds a lock on a file beside its folder; a folder whose lock is
 //! free was left by a process that died, and the next one to start removes it.

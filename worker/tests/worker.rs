@@ -67,7 +67,7 @@ impl Bed {
     }
 
     fn config(&self) -> WorkerConfig {
-        // The last word only tells the engines of the tests of this process apart.
+        // The last word distinguishes the engines of the tests in this process.
         let arguments = vec!["engine".into(), self.folder.path().into()];
         let command = EngineCommand { program: std::env::current_exe().unwrap(), arguments, environment: Vec::new() };
         let mut config = WorkerConfig::new(command, self.folder.path().join("worker"));

@@ -188,7 +188,7 @@ async fn a_row_of_an_older_version_is_answered_in_full() {
         "prompt": "a fox", "negative_prompt": null, "num_images": 1, "num_inference_steps": 12, "guidance_scale": 1.0,
         "true_cfg_scale": 3.0, "width": 64, "height": 64,
     });
-    sqlx::query("UPDATE generations SET params = $1").bind(row).execute(&server.pools.api).await.unwrap();
+    sqlx::query("UPDATE generations SET params = $1").bind(row).execute(&server.pools.lease).await.unwrap();
     let read = server.get(&text(&created["urls"]["self"])).await.expect(200);
     assert_eq!(read, created);
     for field in ["negative_prompt", "image", "mask", "strength", "scheduler", "clip_skip", "preview_every"] {

@@ -23,7 +23,7 @@ use crate::stop::{Stop, disk};
 
 /// Most redirects of one request.
 const REDIRECTS: usize = 4;
-/// Tries without one more byte, before the attempt is given up and the job's own pauses follow.
+/// Tries without one more byte, before the attempt fails and the job's own pauses follow.
 const TRIES: u32 = 5;
 /// Bytes after which a broken try was worth it.
 const USEFUL: u64 = 64 * 1024;

@@ -15,7 +15,7 @@ pub(crate) struct Scratch {
     folder: PathBuf,
     /// Holds the lock of the job's own folder.
     _lock: Option<File>,
-    /// Goes with the attempt.
+    /// Deleted with the attempt.
     _temporary: Option<tempfile::TempDir>,
 }
 

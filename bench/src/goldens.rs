@@ -10,7 +10,6 @@ use burn::tensor::DType;
 use diffusion::Pipeline;
 use diffusion::checkpoint::{Checkpoint, load_strict};
 use diffusion::networks::{autoencoder_tiny, clip, flux, t5, unet, vae};
-use diffusion::{FluxPipeline, PictureRequest};
 use image::RgbImage;
 use serde::de::DeserializeOwned;
 

@@ -46,7 +46,7 @@ pub struct Gauge {
     #[arg(long, default_value = "python3", value_name = "PROGRAM")]
     pub python: PathBuf,
     /// The peers' figures
-    #[arg(long, default_value = "gauge/peers.py", value_name = "FILE")]
+    #[arg(long, default_value = "bench/peers/device.py", value_name = "FILE")]
     pub peers: PathBuf,
     /// Print where the device spends its time, kernel by kernel, on stderr
     #[arg(long)]

@@ -1,6 +1,6 @@
 """Peer figures for `pyrograph gauge`: the same matrix products, attentions and FLUX.1 steps in PyTorch and in
 diffusers, eager and compiled, with random weights on the same device. Writes a line of JSON for each, under the names
-that gauge/src uses.
+that bench/src uses.
 
     python3 peers.py --figures FILE --device cuda|cpu [--tiny]
 """
