@@ -175,7 +175,7 @@ impl Golden<'_> {
 
 fn picture(ember: &Path, device: &Device) -> Result<RgbImage> {
     let pipeline = FluxPipeline::load(ember, device)?;
-    let request = pipeline.request("owl on a blue background", 7);
+    let request = diffusion::PictureRequest::new(pipeline.defaults(), "owl on a blue background", 7);
     let mut pictures = pipeline.generate(&request, &mut |_| ControlFlow::Continue(()))?;
     pictures.pop().context("no picture was made")
 }

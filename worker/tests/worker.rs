@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use domain::event::EventKind;
-use domain::generation::EngineSession;
+use domain::generation::GenerationService;
 use domain::job::{self, Claim, ErrorClass, Job, JobStatus, LeasePolicy};
 use domain::model::Catalog;
 use domain::swap::{self, Swap, SwapAction, SwapStatus};
@@ -95,7 +95,7 @@ impl Bed {
 
     async fn request(&self, request: serde_json::Value) -> (GenerationId, JobId) {
         let request = serde_json::from_value(request).unwrap();
-        let session = EngineSession::new(self.pools.api.clone(), self.catalog.clone(), self.storage.clone());
+        let session = GenerationService::new(self.pools.api.clone(), self.catalog.clone(), self.storage.clone());
         let made = session.create(request).await.unwrap();
         job::ring(&self.pools.api);
         (made.id, made.job_id)

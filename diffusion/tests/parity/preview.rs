@@ -64,9 +64,11 @@ fn foreseen(pipeline: &Pipeline, request: &PictureRequest) -> (Vec<Tensor<4>>, R
 
 #[test]
 fn the_last_step_foresees_the_picture_itself() {
-    for (folder, scheduler) in
-        [("sd15-tiny", Some(formats::Scheduler::Euler)), ("sdxl-tiny", Some(Scheduler::Dpmpp2m)), ("flux-tiny", None)]
-    {
+    for (folder, scheduler) in [
+        ("sd15-tiny", Some(formats::Scheduler::Euler)),
+        ("sdxl-tiny", Some(formats::Scheduler::Dpmpp2m)),
+        ("flux-tiny", None),
+    ] {
         let pipeline = Pipeline::load(&path(folder), &device()).unwrap();
         let request = PictureRequest {
             scheduler,

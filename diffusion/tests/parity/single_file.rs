@@ -98,7 +98,7 @@ fn assert_same_shapes(what: &str, found: &Checkpoint, wanted: &List) {
 }
 
 fn published_config(name: &str) -> Value {
-    let configs = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/checkpoint/single_file/configs");
+    let configs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../formats/configs");
     serde_json::from_slice(&std::fs::read(configs.join(format!("{name}.json"))).unwrap()).unwrap()
 }
 
