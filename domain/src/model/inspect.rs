@@ -32,7 +32,7 @@ pub struct VaeApprox {
     #[schema(example = "sdxl")]
     pub family: String,
     #[schema(minimum = 1)]
-    pub latent_channels: usize,
+    pub latent_channels: u64,
 }
 
 /// A checkpoint from the inside.
@@ -80,7 +80,10 @@ pub async fn inspect(storage: &Storage, model: &Model) -> Result<Inspection> {
         let header = headers.values().next().ok_or_else(|| Error::internal("a decoder without a file"))?;
         let latent_channels = vae_approx::latent_channels(header);
         let latent_channels = latent_channels.ok_or_else(|| Error::internal("a decoder without its first layer"))?;
-        return Ok(Inspection::VaeApprox(VaeApprox { family: model.family.clone(), latent_channels }));
+        return Ok(Inspection::VaeApprox(VaeApprox {
+            family: model.family.clone(),
+            latent_channels: latent_channels as u64,
+        }));
     }
     let scheduler = match model.files.iter().find(|file| file.path == "scheduler/scheduler_config.json") {
         Some(ModelFile { path, storage_key, .. }) => Some(read_json(path, &storage.get(storage_key).await?)?),
