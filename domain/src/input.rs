@@ -161,7 +161,7 @@ pub(crate) async fn resolve(
             height: input.height.unsigned_abs(),
         });
     }
-    let key = sqlx::query_scalar!("SELECT storage_key FROM artifacts WHERE id = $1 AND kind = 'image'", id)
+    let key = sqlx::query_scalar!("SELECT storage_key FROM artifacts WHERE id = $1 AND kind IN ('image', 'mask')", id)
         .fetch_optional(pool)
         .await?
         .ok_or_else(|| Error::unknown(field, format!("There is no input and no picture `{id}`.")))?;

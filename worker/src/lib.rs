@@ -19,6 +19,7 @@ mod fetch;
 mod generate;
 mod import;
 pub mod lease;
+mod output;
 pub mod protocol;
 pub mod supervisor;
 mod swap;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::Bytes;
-use domain::artifact::NewArtifact;
+use domain::artifact::{NewArtifact, OutputKind};
 use domain::job::{self, Claim, JobKind, LeasePolicy};
 use domain::{Pools, Storage, StorageConfig, StorageKey, WorkerId, generation};
 use reqwest::multipart::{Form, Part};
@@ -194,6 +194,7 @@ impl TestServer {
             StorageKey::Artifact { job: claim.job, epoch: claim.epoch, position: 0, extension: "png" }.to_string();
         self.storage.put(&key, Bytes::from(bytes.clone()), "image/png").await.unwrap();
         let artifact = NewArtifact {
+            kind: OutputKind::Image,
             position: 0,
             storage_key: key,
             media_type: "image/png".to_owned(),
