@@ -88,7 +88,7 @@ fn main() -> Result<()> {
         let pictures = pipeline.generate(&request(prompt), &mut |_| ControlFlow::Continue(()))?;
         let mut row = image::RgbImage::new(defaults.width * pictures.len() as u32, defaults.height);
         for (at, picture) in pictures.iter().enumerate() {
-            image::imageops::replace(&mut row, picture, (at * defaults.width as usize) as i64, 0);
+            image::imageops::replace(&mut row, picture, at as i64 * i64::from(defaults.width), 0);
         }
         row.save(arguments.out.join(name))?;
         println!("{name}: {} pictures in {:.1} s", pictures.len(), start.elapsed().as_secs_f64());

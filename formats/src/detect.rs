@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use crate::part::DENOISERS;
+use crate::place::DENOISERS;
 use crate::{Family, Header, Traits};
 
 /// The small JSON files of a checkpoint, by path.

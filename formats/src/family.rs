@@ -138,6 +138,17 @@ impl Family {
         matches!(self, Flux)
     }
 
+    /// The `scheduler_config.json` that is published with its models.
+    pub const fn published_scheduler(self, guidance_embedded: bool) -> &'static str {
+        match self {
+            Sd15 => include_str!("../configs/sd1_scheduler.json"),
+            Sd21 => include_str!("../configs/sd2_scheduler.json"),
+            Sdxl => include_str!("../configs/sdxl_scheduler.json"),
+            Flux if guidance_embedded => include_str!("../configs/flux_dev_scheduler.json"),
+            Flux => include_str!("../configs/flux_schnell_scheduler.json"),
+        }
+    }
+
     /// Steps that a generation takes which starts from a picture, of `steps` from noise. FLUX.1's pipeline rounds up, Stable
     /// Diffusion's rounds down.
     pub fn steps_taken(self, steps: u32, strength: f64) -> u32 {
@@ -223,6 +234,10 @@ mod tests {
         for family in Family::ALL {
             assert_eq!(family.as_str().parse(), Ok(family));
             assert!(family.parts().contains(&family.denoiser()));
+            for guidance_embedded in [true, false] {
+                let config = serde_json::from_str::<serde_json::Value>(family.published_scheduler(guidance_embedded));
+                assert!(config.unwrap()["_class_name"].is_string());
+            }
         }
         assert!("sd3".parse::<Family>().is_err());
     }

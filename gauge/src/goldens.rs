@@ -7,9 +7,9 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 use burn::prelude::*;
 use burn::tensor::DType;
+use diffusion::FluxPipeline;
 use diffusion::checkpoint::{Checkpoint, load_strict};
 use diffusion::networks::{autoencoder_tiny, clip, flux, t5, unet, vae};
-use diffusion::{FluxPipeline, PictureRequest};
 use image::RgbImage;
 use serde::de::DeserializeOwned;
 
@@ -175,7 +175,7 @@ impl Golden<'_> {
 
 fn picture(ember: &Path, device: &Device) -> Result<RgbImage> {
     let pipeline = FluxPipeline::load(ember, device)?;
-    let request = PictureRequest::new(pipeline.defaults(), "owl on a blue background", 7);
+    let request = diffusion::PictureRequest::new(pipeline.defaults(), "owl on a blue background", 7);
     let mut pictures = pipeline.generate(&request, &mut |_| ControlFlow::Continue(()))?;
     pictures.pop().context("no picture was made")
 }

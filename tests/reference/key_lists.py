@@ -22,7 +22,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 from gguf_goldens import llama_t5
 
 ROOT = Path(__file__).parents[2]
-CONFIGS = ROOT / "diffusion/src/checkpoint/single_file/configs"
+CONFIGS = ROOT / "formats/configs"
 
 
 # ------------------------------------------------------------------------------------------------------ networks

@@ -6,9 +6,8 @@ use std::path::Path;
 
 use burn::prelude::*;
 use burn::tensor::DType;
-use formats::Family;
-use formats::adapter::keys::{self, Key, Share, flux, unet};
-use formats::adapter::{AdapterFamily, Dtype, Format};
+use formats::adapter::keys::{self, Key, Share, flux};
+use formats::adapter::{Dtype, Format};
 use serde_json::{Map, Value, json};
 
 use super::file::Adapted;
@@ -73,11 +72,11 @@ fn named(file: &LoraFile, format: Format) -> Result<Vec<(String, Update)>> {
     let mut fused: BTreeMap<String, Vec<(&str, &Update)>> = BTreeMap::new();
     for Adapted { network, path, update } in file.modules() {
         match (network, format) {
-            (Network::Transformer, Format::Kohya | Format::Comfy) => match original_of(path) {
+            (Network::Transformer, Format::Kohya | Format::Comfy) => match flux::original_of(path) {
                 Some(theirs) => fused.entry(theirs).or_default().push((path, update)),
                 None => return Err(refused(path, "it has no original name")),
             },
-            _ => modules.push((plain_name(*network, path, family, format), update.clone())),
+            _ => modules.push((keys::written_name(*network, path, family, format), update.clone())),
         }
     }
     for (theirs, found) in fused {
@@ -88,22 +87,6 @@ fn named(file: &LoraFile, format: Format) -> Result<Vec<(String, Update)>> {
         modules.push((format!("{prefix}{name}"), update));
     }
     Ok(modules)
-}
-
-/// The name of the layer at Black Forest Labs of which a module of ours is all or a part.
-fn original_of(path: &str) -> Option<String> {
-    if let Some((theirs, _)) = flux::ORIGINAL_TOP.iter().find(|(_, ours)| *ours == path) {
-        return Some((*theirs).to_owned());
-    }
-    let (block, rest) = path.split_once('.')?;
-    let (number, module) = rest.split_once('.')?;
-    let (prefix, table): (_, &[(&str, &[&str])]) = match block {
-        "transformer_blocks" => ("double_blocks", &flux::ORIGINAL_DOUBLE),
-        "single_transformer_blocks" => ("single_blocks", &flux::ORIGINAL_SINGLE),
-        _ => return None,
-    };
-    let (theirs, _) = table.iter().find(|(_, ours)| ours.contains(&module))?;
-    Some(format!("{prefix}.{number}.{theirs}"))
 }
 
 /// The update of a layer at Black Forest Labs.
@@ -119,43 +102,6 @@ fn whole(theirs: &str, found: &[(&str, &Update)]) -> Option<Update> {
             });
             fuse(&parts.collect::<Option<Vec<_>>>()?)
         }
-    }
-}
-
-/// The name of a module that is not fused.
-fn plain_name(network: Network, path: &str, family: AdapterFamily, format: Format) -> String {
-    let flat = |path: &str| path.replace('.', "_");
-    let xl = family == AdapterFamily::Family(Family::Sdxl);
-    let original = || unet::to_original(path, xl);
-    match (format, network) {
-        (Format::Peft, Network::Transformer) => format!("transformer.{path}"),
-        (Format::Peft, Network::Unet) => format!("unet.{path}"),
-        (Format::Peft, Network::TextEncoder) => format!("text_encoder.{path}"),
-        (Format::Peft, Network::TextEncoder2) => format!("text_encoder_2.{path}"),
-        // sd-scripts trains XL in the original numbering, and what came before it in diffusers'
-        (Format::Kohya, Network::Unet) if xl => {
-            format!("lora_unet_{}", flat(&original().unwrap_or_else(|| path.to_owned())))
-        }
-        (Format::Kohya, Network::Unet | Network::Transformer) => format!("lora_unet_{}", flat(path)),
-        (Format::Kohya, Network::TextEncoder) if xl || family == AdapterFamily::Family(Family::Flux) => {
-            format!("lora_te1_{}", flat(path))
-        }
-        (Format::Kohya, Network::TextEncoder) => format!("lora_te_{}", flat(path)),
-        (Format::Kohya, Network::TextEncoder2) if path.starts_with("encoder.block.") => {
-            format!("lora_te3_{}", flat(path))
-        }
-        (Format::Kohya, Network::TextEncoder2) => format!("lora_te2_{}", flat(path)),
-        (Format::Comfy, Network::Unet | Network::Transformer) => {
-            format!("diffusion_model.{}", original().unwrap_or_else(|| path.to_owned()))
-        }
-        (Format::Comfy, Network::TextEncoder) if family == AdapterFamily::Family(Family::Sd21) => {
-            format!("text_encoders.clip_h.transformer.{path}")
-        }
-        (Format::Comfy, Network::TextEncoder) => format!("text_encoders.clip_l.transformer.{path}"),
-        (Format::Comfy, Network::TextEncoder2) if path.starts_with("encoder.block.") => {
-            format!("text_encoders.t5xxl.transformer.{path}")
-        }
-        (Format::Comfy, Network::TextEncoder2) => format!("text_encoders.clip_g.transformer.{path}"),
     }
 }
 

@@ -47,12 +47,12 @@ impl<'a> Layout<'a> {
         for part in Part::SEPARABLE {
             let apart = roots.iter().find(|(path, _)| path != main && Part::of_file(path) == Some(part));
             if let Some((path, apart)) = apart
-                && part.place_in(apart, family).is_none()
+                && family.place_of(part, apart).is_none()
             {
                 let message = format!("`{path}` holds no {} of {}.", part.as_str(), family.title());
                 return Err(Error::invalid(part.as_str(), message));
             }
-            let place = apart.map(|(_, header)| *header).or_else(|| part.place_in(header, family).map(|_| *header));
+            let place = apart.map(|(_, header)| *header).or_else(|| family.place_of(part, header).map(|_| *header));
             if part == Part::Vae {
                 layout.vae_factor = place.and_then(detect::vae_factor);
             }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use crate::adapter::keys::Network;
+use crate::adapter::Network;
 
 /// How diffusers begins the fields of each network.
 const PREFIXES: [(&str, Network); 4] = [

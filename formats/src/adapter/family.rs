@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde::{Serialize, Serializer};
 
-use super::keys::Network;
+use super::Network;
 use crate::Family;
 
 /// What an adapter was made for.

@@ -5,9 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::adapter::AdapterFamily;
-use crate::adapter::alpha::AlphaRule;
-use crate::adapter::keys::{self, Dialect, Key, Network, Part};
+use crate::adapter::keys::{self, Dialect, Key, Part};
+use crate::adapter::{AdapterFamily, AlphaRule, Network};
 use crate::{Family, Header};
 
 /// Highest rank of an adapter.

@@ -7,9 +7,11 @@ mod family;
 mod format;
 mod inspect;
 pub mod keys;
+mod network;
 
 pub use alpha::AlphaRule;
 pub use family::AdapterFamily;
 pub use format::{Dtype, Format};
 pub use inspect::{Algorithm, Inspection, MAX_RANK, Ranks, Tag, inspect, inspect_header};
-pub use keys::{Dialect, Network};
+pub use keys::Dialect;
+pub use network::Network;

@@ -12,7 +12,6 @@
 
 mod bfl_flux;
 mod clip;
-mod configs;
 mod ldm_unet;
 mod ldm_vae;
 mod open_clip;
@@ -98,7 +97,7 @@ impl SingleFile {
             return Err(Error::malformed(self.file.path(), format!("there is no {part} of {family} in this file")));
         };
         let below = Below { file: &self.file, prefix };
-        let base = configs::part(family, part);
+        let base = published(family.published_config(part).unwrap_or("null"));
         let Mapped { config, sources, ignored } = match naming {
             Naming::LdmUnet => ldm_unet::map(&below, base),
             Naming::BflFlux => bfl_flux::map(&below, base),
@@ -120,7 +119,7 @@ impl SingleFile {
         let Some(denoiser) = self.denoiser else {
             return Err(Error::malformed(self.file.path(), "this is no whole model, so no scheduler belongs to it"));
         };
-        let mut config = configs::scheduler(denoiser);
+        let mut config = published(denoiser.family.published_scheduler(denoiser.guidance_embedded));
         if let Some(prediction) = detect::prediction_type(denoiser.family, &self.header) {
             config["prediction_type"] = prediction.into();
         }
@@ -132,8 +131,13 @@ impl SingleFile {
     }
 
     fn place(&self, family: Family, part: Part) -> Option<Place> {
-        part.place_in(&self.header, family)
+        family.place_of(part, &self.header)
     }
+}
+
+/// The files are ours and tested, so null never comes out for a part that the family has.
+fn published(config: &str) -> Value {
+    serde_json::from_str(config).unwrap_or_default()
 }
 
 /// What a key map makes of a part.

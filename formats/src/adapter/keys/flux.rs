@@ -195,3 +195,19 @@ fn split_block<'a>(name: &'a str, prefixes: &[&'static str]) -> Option<(&'static
     let (number, rest) = rest.split_once('.')?;
     Some((prefix, number.parse().ok().filter(|n: &usize| n.to_string() == number)?, rest))
 }
+
+/// The name of the layer at Black Forest Labs of which a module of ours is all or a part.
+pub fn original_of(path: &str) -> Option<String> {
+    if let Some((theirs, _)) = ORIGINAL_TOP.iter().find(|(_, ours)| *ours == path) {
+        return Some((*theirs).to_owned());
+    }
+    let (block, rest) = path.split_once('.')?;
+    let (number, module) = rest.split_once('.')?;
+    let (prefix, table): (_, &[(&str, &[&str])]) = match block {
+        "transformer_blocks" => ("double_blocks", &ORIGINAL_DOUBLE),
+        "single_transformer_blocks" => ("single_blocks", &ORIGINAL_SINGLE),
+        _ => return None,
+    };
+    let (theirs, _) = table.iter().find(|(_, ours)| ours.contains(&module))?;
+    Some(format!("{prefix}.{number}.{theirs}"))
+}

@@ -8,21 +8,8 @@ pub mod unet;
 
 use serde::Serialize;
 
-/// A network that adapters hang on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "snake_case")]
-#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
-pub enum Network {
-    /// FLUX.1's denoiser.
-    Transformer,
-    /// Stable Diffusion's denoiser.
-    Unet,
-    /// The first text encoder: CLIP-L, or the only one of Stable Diffusion 1 and 2.
-    TextEncoder,
-    /// The second one: OpenCLIP-G of XL, T5 of FLUX.1.
-    #[serde(rename = "text_encoder_2")]
-    TextEncoder2,
-}
+use super::{AdapterFamily, Format, Network};
+use crate::Family;
 
 /// Who names modules and tensors so.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -265,6 +252,43 @@ fn dialect(key: &str) -> Dialect {
         Dialect::Peft
     } else {
         Dialect::OneTrainer
+    }
+}
+
+/// The name in `format` of a module that no layer there is fused with.
+pub fn written_name(network: Network, path: &str, family: AdapterFamily, format: Format) -> String {
+    let flat = |path: &str| path.replace('.', "_");
+    let xl = family == AdapterFamily::Family(Family::Sdxl);
+    let original = || unet::to_original(path, xl);
+    match (format, network) {
+        (Format::Peft, Network::Transformer) => format!("transformer.{path}"),
+        (Format::Peft, Network::Unet) => format!("unet.{path}"),
+        (Format::Peft, Network::TextEncoder) => format!("text_encoder.{path}"),
+        (Format::Peft, Network::TextEncoder2) => format!("text_encoder_2.{path}"),
+        // sd-scripts trains XL in the original numbering, and what came before it in diffusers'
+        (Format::Kohya, Network::Unet) if xl => {
+            format!("lora_unet_{}", flat(&original().unwrap_or_else(|| path.to_owned())))
+        }
+        (Format::Kohya, Network::Unet | Network::Transformer) => format!("lora_unet_{}", flat(path)),
+        (Format::Kohya, Network::TextEncoder) if xl || family == AdapterFamily::Family(Family::Flux) => {
+            format!("lora_te1_{}", flat(path))
+        }
+        (Format::Kohya, Network::TextEncoder) => format!("lora_te_{}", flat(path)),
+        (Format::Kohya, Network::TextEncoder2) if path.starts_with("encoder.block.") => {
+            format!("lora_te3_{}", flat(path))
+        }
+        (Format::Kohya, Network::TextEncoder2) => format!("lora_te2_{}", flat(path)),
+        (Format::Comfy, Network::Unet | Network::Transformer) => {
+            format!("diffusion_model.{}", original().unwrap_or_else(|| path.to_owned()))
+        }
+        (Format::Comfy, Network::TextEncoder) if family == AdapterFamily::Family(Family::Sd21) => {
+            format!("text_encoders.clip_h.transformer.{path}")
+        }
+        (Format::Comfy, Network::TextEncoder) => format!("text_encoders.clip_l.transformer.{path}"),
+        (Format::Comfy, Network::TextEncoder2) if path.starts_with("encoder.block.") => {
+            format!("text_encoders.t5xxl.transformer.{path}")
+        }
+        (Format::Comfy, Network::TextEncoder2) => format!("text_encoders.clip_g.transformer.{path}"),
     }
 }
 
