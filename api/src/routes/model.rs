@@ -161,7 +161,7 @@ impl From<&model::Model> for Model {
             base_model_id: model.base_model_id,
             training_id: model.training_id,
             trigger_word: model.trigger_word.clone(),
-            defaults: (model.kind == ModelKind::Checkpoint).then(|| model.defaults),
+            defaults: (model.kind == ModelKind::Checkpoint).then_some(model.defaults),
             bytes: model.bytes,
             sha256: model.sha256.clone(),
             resident_on: Vec::new(),
