@@ -9,26 +9,63 @@ use uuid::Uuid;
 use crate::job::Claim;
 use crate::{ArtifactId, JobId, Result};
 
-/// What kind of thing was made.
+/// What kind of thing a job made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum ArtifactKind {
+#[schema(as = ArtifactKind)]
+pub enum OutputKind {
+    /// A picture.
     Image,
-    Lora,
+    /// A picture that says where another one is changed.
+    Mask,
+    Video,
+    Audio,
+    /// Weights that change a model.
+    #[serde(rename = "lora")]
+    Adapter,
+    /// A document, such as the verdict of a classifier.
+    Json,
 }
 
-impl ArtifactKind {
-    const fn as_str(self) -> &'static str {
+impl OutputKind {
+    pub const ALL: [Self; 6] = [Self::Image, Self::Mask, Self::Video, Self::Audio, Self::Adapter, Self::Json];
+
+    /// The name in rows and answers.
+    pub const fn as_str(self) -> &'static str {
         match self {
             Self::Image => "image",
-            Self::Lora => "lora",
+            Self::Mask => "mask",
+            Self::Video => "video",
+            Self::Audio => "audio",
+            Self::Adapter => "lora",
+            Self::Json => "json",
         }
     }
 }
 
-/// What a worker made and stored, before its row exists. Width and height are there for images and only for them.
+/// The content type of adapters, which have none of their own.
+pub const ADAPTER_MEDIA_TYPE: &str = "application/octet-stream";
+
+/// The ending of a file of this content type, without the dot.
+pub fn extension(media_type: &str) -> &'static str {
+    match media_type {
+        "image/png" => "png",
+        "image/jpeg" => "jpg",
+        "image/webp" => "webp",
+        "video/mp4" => "mp4",
+        "video/webm" => "webm",
+        "audio/mpeg" => "mp3",
+        "audio/wav" => "wav",
+        "application/json" => "json",
+        ADAPTER_MEDIA_TYPE => "safetensors",
+        _ => "bin",
+    }
+}
+
+/// What a worker made and stored, before its row exists. Images and masks have a width and a height, videos may have them.
 #[derive(Clone, Debug)]
 pub struct NewArtifact {
+    pub kind: OutputKind,
     pub position: i32,
     pub storage_key: String,
     pub media_type: String,
@@ -48,7 +85,7 @@ pub struct NewArtifact {
 #[derive(Clone, Debug, Deserialize)]
 pub struct Artifact {
     pub id: ArtifactId,
-    pub kind: ArtifactKind,
+    pub kind: OutputKind,
     pub position: i32,
     pub storage_key: String,
     pub media_type: String,
@@ -62,28 +99,24 @@ pub struct Artifact {
 }
 
 /// Writes the rows, in the transaction that makes the job succeed.
-pub(crate) async fn insert(
-    connection: &mut PgConnection,
-    claim: &Claim,
-    kind: ArtifactKind,
-    artifacts: &[NewArtifact],
-) -> Result<()> {
+pub(crate) async fn insert(connection: &mut PgConnection, claim: &Claim, artifacts: &[NewArtifact]) -> Result<()> {
     let ids: Vec<Uuid> = artifacts.iter().map(|_| ArtifactId::new().into()).collect();
     let text = |field: fn(&NewArtifact) -> &String| {
         artifacts.iter().map(|artifact| field(artifact).clone()).collect::<Vec<_>>()
     };
     let side = |field: fn(&NewArtifact) -> Option<i32>| artifacts.iter().map(field).collect::<Vec<_>>();
+    let kinds: Vec<String> = artifacts.iter().map(|artifact| artifact.kind.as_str().to_owned()).collect();
     let positions: Vec<i32> = artifacts.iter().map(|artifact| artifact.position).collect();
     let bytes: Vec<i64> = artifacts.iter().map(|artifact| artifact.bytes).collect();
     let seeds: Vec<Option<i64>> = artifacts.iter().map(|artifact| artifact.seed).collect();
     sqlx::query!(
-        "INSERT INTO artifacts (job_id, epoch, kind, id, position, storage_key, media_type, width, height, bytes, sha256, md5, seed)
-         SELECT $1, $2, $3, a.* FROM unnest($4::uuid[], $5::int[], $6::text[], $7::text[], $8::int[], $9::int[], $10::bigint[],
-                                            $11::text[], $12::text[], $13::bigint[]) AS a",
+        "INSERT INTO artifacts (job_id, epoch, id, kind, position, storage_key, media_type, width, height, bytes, sha256, md5, seed)
+         SELECT $1, $2, a.* FROM unnest($3::uuid[], $4::text[], $5::int[], $6::text[], $7::text[], $8::int[], $9::int[], $10::bigint[],
+                                        $11::text[], $12::text[], $13::bigint[]) AS a",
         claim.job as JobId,
         claim.epoch,
-        kind.as_str(),
         &ids,
+        &kinds,
         &positions,
         &text(|artifact| &artifact.storage_key),
         &text(|artifact| &artifact.media_type),
@@ -97,4 +130,16 @@ pub(crate) async fn insert(
     .execute(connection)
     .await?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kind_is_read_as_it_is_written() {
+        for kind in OutputKind::ALL {
+            assert_eq!(serde_json::to_value(kind).unwrap(), kind.as_str());
+        }
+    }
 }

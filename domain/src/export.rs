@@ -6,7 +6,7 @@ pub use formats::adapter::{Dtype, Format};
 use sqlx::types::Json;
 use sqlx::{PgConnection, PgPool};
 
-use crate::artifact::{self, ArtifactKind, NewArtifact};
+use crate::artifact::{self, NewArtifact};
 use crate::event;
 use crate::job::{self, Claim, JobKind, NewJob};
 use crate::model::{self, ModelFiles, ModelKind, ModelRef};
@@ -218,7 +218,7 @@ pub async fn finish(pool: &PgPool, claim: &Claim, made: &NewArtifact) -> Result<
         let mut tx = begin(pool).await?;
         let sequence = job::succeed(&mut tx, claim).await?;
         if sequence.is_some() {
-            artifact::insert(&mut tx, claim, ArtifactKind::Lora, std::slice::from_ref(made)).await?;
+            artifact::insert(&mut tx, claim, std::slice::from_ref(made)).await?;
             tx.commit().await?;
         }
         Ok::<_, Error>(sequence)

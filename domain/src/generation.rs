@@ -20,7 +20,7 @@ pub use request::{GenerationParams, GenerationRequest, LoraRequest, MAX_LORAS, M
 pub(crate) use retry::retry;
 pub use service::GenerationService;
 
-use crate::artifact::{self, ArtifactKind, NewArtifact};
+use crate::artifact::{self, NewArtifact};
 use crate::event;
 use crate::job::{self, Claim, JobKind, JobStatus};
 use crate::model::{self, ModelFiles, ModelRef, vae_approx};
@@ -257,7 +257,7 @@ async fn commit(pool: &PgPool, claim: &Claim, artifacts: &[NewArtifact], warning
     let mut tx = begin(pool).await?;
     let sequence = job::succeed(&mut tx, claim).await?;
     if sequence.is_some() {
-        artifact::insert(&mut tx, claim, ArtifactKind::Image, artifacts).await?;
+        artifact::insert(&mut tx, claim, artifacts).await?;
         sqlx::query!("UPDATE generations SET warnings = $2 WHERE job_id = $1", claim.job as JobId, Json(warnings) as _)
             .execute(&mut *tx)
             .await?;

@@ -180,7 +180,7 @@ pub(crate) async fn resolve(
     }
     let key = sqlx::query_scalar!(
         "SELECT storage_key FROM artifacts a JOIN jobs j ON j.id = a.job_id
-         WHERE a.id = $1 AND a.kind = 'image' AND j.project_id = $2",
+         WHERE a.id = $1 AND a.kind IN ('image', 'mask') AND j.project_id = $2",
         id,
         project as ProjectId,
     )

@@ -10,7 +10,7 @@ use sqlx::types::Json;
 use sqlx::{PgConnection, PgPool};
 use utoipa::ToSchema;
 
-use crate::artifact::{self, ArtifactKind, NewArtifact};
+use crate::artifact::{self, NewArtifact};
 use crate::database::now;
 use crate::event::{self, EventKind};
 use crate::generation::{DEFAULT_MODEL, on_grid};
@@ -125,17 +125,6 @@ pub struct NewCheckpoint {
     pub storage_key: String,
     pub sha256: String,
     pub bytes: i64,
-}
-
-/// The LoRA file that a worker has stored, before its rows exist.
-#[derive(Clone, Debug)]
-pub struct NewAdapter {
-    pub storage_key: String,
-    pub bytes: i64,
-    /// Lower-case hex.
-    pub sha256: String,
-    /// Lower-case hex.
-    pub md5: String,
 }
 
 /// Fills in what was left out and checks every value. Errors: `Invalid`, naming the field.
@@ -486,7 +475,7 @@ pub async fn finish(
     pool: &PgPool,
     storage: &Storage,
     claim: &Claim,
-    adapter: NewAdapter,
+    adapter: NewArtifact,
     warnings: &[String],
 ) -> Result<ModelId> {
     let finished = bounded(commit(pool, claim, adapter, warnings)).await?;
@@ -506,7 +495,7 @@ struct Finished {
 }
 
 /// The one fenced transaction.
-async fn commit(pool: &PgPool, claim: &Claim, adapter: NewAdapter, warnings: &[String]) -> Result<Finished> {
+async fn commit(pool: &PgPool, claim: &Claim, adapter: NewArtifact, warnings: &[String]) -> Result<Finished> {
     let mut tx = begin(pool).await?;
     let Some(sequence) = job::succeed(&mut tx, claim).await? else {
         let made = sqlx::query_scalar!(
@@ -555,18 +544,7 @@ async fn commit(pool: &PgPool, claim: &Claim, adapter: NewAdapter, warnings: &[S
             }
         }
     }
-    let artifact = NewArtifact {
-        position: 0,
-        storage_key: adapter.storage_key,
-        media_type: "application/octet-stream".to_owned(),
-        width: None,
-        height: None,
-        bytes: adapter.bytes,
-        sha256: adapter.sha256,
-        md5: adapter.md5,
-        seed: None,
-    };
-    artifact::insert(&mut tx, claim, ArtifactKind::Lora, &[artifact]).await?;
+    artifact::insert(&mut tx, claim, &[adapter]).await?;
     sqlx::query!(
         "UPDATE trainings SET output_model_id = $2, warnings = $3 WHERE id = $1",
         training.id as TrainingId,

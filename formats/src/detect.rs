@@ -334,7 +334,9 @@ mod tests {
     fn a_denoiser_that_does_not_run_is_named() {
         let first = "model.diffusion_model.input_blocks.0.0.weight";
         let label = ("model.diffusion_model.label_emb.0.0.weight", &[4, 4][..]);
-        let cases: [(&[(&str, &[usize])], &str); 7] = [
+        /// Names and shapes of a header.
+        type Entries<'a> = &'a [(&'a str, &'a [usize])];
+        let cases: [(Entries<'_>, &str); 7] = [
             (&[(first, &[32, 8, 3, 3])], "InstructPix2Pix"),
             (&[(first, &[32, 5, 3, 3])], "depth"),
             (&[(first, &[32, 7, 3, 3])], "upscaler"),

@@ -145,6 +145,18 @@ async fn from_a_folder_of_photos_to_a_picture_without_a_line_of_code() {
     assert_eq!(text(&made["artifacts"][0]["image_hash"]), md5(&bytes), "the file on disk is the artifact");
     assert!(texts(&bytes)["pyrograph"].contains("style"), "the LoRAs are in the file");
 
+    for (name, media_type, magic) in
+        [("owl.jpg", "image/jpeg", &b"\xff\xd8\xff"[..]), ("owl.webp", "image/webp", b"RIFF")]
+    {
+        let file = stack.folder().join(name);
+        let size = ["--width", "32", "--height", "32", "--steps", "1", "--output", file.to_str().unwrap()];
+        let made = stack.cli_json(&[&["generate", "an owl", "--model", "copy"][..], &size].concat());
+        assert_eq!(made["artifacts"][0]["media_type"], media_type);
+        let bytes = std::fs::read(&file).unwrap();
+        assert_eq!(text(&made["artifacts"][0]["image_hash"]), md5(&bytes), "the file on disk is the artifact");
+        assert!(bytes.starts_with(magic));
+    }
+
     let two = stack.folder().join("two");
     std::fs::create_dir(&two).unwrap();
     run(&[

@@ -2,16 +2,14 @@
 //! LoRA is small, and names and factors are rearranged on the CPU.
 
 use diffusion::lora::{self, LoraFile};
-use domain::artifact::NewArtifact;
+use domain::artifact::{ADAPTER_MEDIA_TYPE, OutputKind};
 use domain::export;
 use domain::job::ErrorClass;
-use domain::storage::StorageKey;
 
 use crate::attempt::Attempt;
+use crate::protocol::Output;
 use crate::stop::Stop;
-use crate::{engine, fetch};
-
-const MEDIA_TYPE: &str = "application/octet-stream";
+use crate::{engine, fetch, output};
 
 /// Does the whole attempt.
 pub(crate) async fn run(attempt: &Attempt<'_>) -> Result<(), Stop> {
@@ -32,19 +30,14 @@ pub(crate) async fn run(attempt: &Attempt<'_>) -> Result<(), Stop> {
             converted.map_err(|error| failed(engine::class(&error).into(), error.to_string()))
         })
         .await?;
-    let key = StorageKey::Artifact { job: claim.job, epoch: claim.epoch, position: 0, extension: "safetensors" };
-    let key = key.to_string();
-    let stored = attempt.store(&made, &key, MEDIA_TYPE).await?;
-    let artifact = NewArtifact {
+    let output = Output {
         position: 0,
-        storage_key: key,
-        media_type: MEDIA_TYPE.to_owned(),
-        width: None,
-        height: None,
-        bytes: stored.bytes,
-        sha256: stored.sha256,
-        md5: stored.md5,
+        path: made,
+        kind: OutputKind::Adapter,
+        media_type: ADAPTER_MEDIA_TYPE.into(),
+        size: None,
         seed: None,
     };
+    let artifact = output::store(attempt, &output).await?;
     attempt.ask(|| export::finish(&context.pool, claim, &artifact)).await
 }

@@ -3,42 +3,31 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use domain::artifact::NewArtifact;
 use domain::generation::{self, GenerationWork};
 use domain::input::SourceImage;
 use domain::model::ModelFiles;
 use domain::preview::{self, Preview};
-use domain::storage::StorageKey;
 use futures::future::try_join_all;
-use requests::OutputFormat;
 use serde_json::json;
 
 use crate::attempt::Attempt;
 use crate::coalescer::Coalescer;
 use crate::fetch::{self, Wanted};
-use crate::protocol::{Adapter, Base, Generate, LocalPicture, Order, Report, RequestId};
+use crate::output;
+use crate::protocol::{Adapter, Base, Generate, LocalPicture, Order, Output, Report, RequestId};
 use crate::stop::Stop;
 use crate::supervisor::Work;
 
 /// Previews are written at most this often.
 const PREVIEW_DISTANCE: Duration = Duration::from_millis(500);
 
-struct Picture {
-    position: usize,
-    path: PathBuf,
-    seed: u64,
-    width: u32,
-    height: u32,
-}
-
 /// Does the whole attempt.
 pub(crate) async fn run(attempt: &Attempt<'_>) -> Result<(), Stop> {
     let (pool, claim) = (&attempt.context.pool, attempt.claim());
     let work = attempt.ask(|| generation::load_work(pool, claim)).await?;
     let order = order(attempt, &work).await?;
-    let format = order.params.output_format;
-    let (pictures, warnings) = make(attempt, order).await?;
-    let artifacts = try_join_all(pictures.iter().map(|picture| store(attempt, picture, format))).await?;
+    let (outputs, warnings) = make(attempt, order).await?;
+    let artifacts = try_join_all(outputs.iter().map(|output| output::store(attempt, output))).await?;
     attempt.ask(|| generation::finish(pool, claim, artifacts.clone(), &warnings)).await
 }
 
@@ -105,14 +94,14 @@ async fn pictures(attempt: &Attempt<'_>, stored: [&Option<SourceImage>; 2]) -> R
     Ok(pictures)
 }
 
-async fn make(attempt: &Attempt<'_>, order: Generate) -> Result<(Vec<Picture>, Vec<String>), Stop> {
+async fn make(attempt: &Attempt<'_>, order: Generate) -> Result<(Vec<Output>, Vec<String>), Stop> {
     let work = Work::new(attempt.patience(), move |request: RequestId| {
         Order::Generate(Box::new(Generate { request, ..order }))
     });
     let mut conversation = attempt.converse(work).await?;
     let progress = attempt.progress();
     let previews = previews(attempt);
-    let (mut pictures, mut warnings) = (Vec::new(), Vec::new());
+    let (mut outputs, mut warnings) = (Vec::new(), Vec::new());
     loop {
         match conversation.next().await? {
             Report::Progress { step, total_steps, .. } => progress.set(step, total_steps, json!({})),
@@ -124,16 +113,14 @@ async fn make(attempt: &Attempt<'_>, order: Generate) -> Result<(Vec<Picture>, V
                     previews.set(Preview { step, total_steps, position, width, height, jpeg });
                 }
             }
-            Report::Image { position, path, seed, width, height, .. } => {
-                pictures.push(Picture { position, path, seed, width, height });
-            }
+            Report::Output { output, .. } => outputs.push(output),
             Report::Warning { message, .. } => warnings.push(message),
             Report::Done { .. } => break,
-            other => tracing::debug!(?other, "not about pictures"),
+            other => tracing::debug!(?other, "a report that a generation does not use"),
         }
     }
     progress.end().await;
-    Ok((pictures, warnings))
+    Ok((outputs, warnings))
 }
 
 /// Keeps the newest preview for whoever looks.
@@ -142,24 +129,5 @@ fn previews(attempt: &Attempt<'_>) -> Coalescer<Preview> {
     Coalescer::start(claim.subject, PREVIEW_DISTANCE, move |preview| {
         let pool = pool.clone();
         async move { preview::record(&pool, &claim, &preview).await }
-    })
-}
-
-async fn store(attempt: &Attempt<'_>, picture: &Picture, format: OutputFormat) -> Result<NewArtifact, Stop> {
-    let claim = attempt.claim();
-    let position = picture.position as i32;
-    let key = StorageKey::Artifact { job: claim.job, epoch: claim.epoch, position, extension: format.extension() };
-    let key = key.to_string();
-    let stored = attempt.store(&picture.path, &key, format.media_type()).await?;
-    Ok(NewArtifact {
-        position,
-        storage_key: key,
-        media_type: format.media_type().into(),
-        width: i32::try_from(picture.width).ok(),
-        height: i32::try_from(picture.height).ok(),
-        bytes: stored.bytes,
-        sha256: stored.sha256,
-        md5: stored.md5,
-        seed: i64::try_from(picture.seed).ok(),
     })
 }

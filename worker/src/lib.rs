@@ -20,6 +20,7 @@ mod fetch;
 mod generate;
 mod import;
 pub mod lease;
+mod output;
 pub mod protocol;
 mod stop;
 pub mod supervisor;

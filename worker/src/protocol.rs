@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
+use domain::artifact::OutputKind;
 use domain::job::ErrorClass;
 use requests::{GenerationParams, TrainingParams};
 use serde::de::DeserializeOwned;
@@ -170,6 +171,26 @@ pub struct Train {
     pub metadata: BTreeMap<String, String>,
 }
 
+/// A file that a request made.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Output {
+    /// Place among the outputs of the request, from 0.
+    pub position: usize,
+    /// The file.
+    pub path: PathBuf,
+    /// What it is.
+    pub kind: OutputKind,
+    /// Its content type, such as `image/png`.
+    pub media_type: String,
+    /// Width and height in pixels, of what has them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size: Option<[u32; 2]>,
+    /// The seed that it was made with, if it can be made again with one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seed: Option<u64>,
+}
+
 /// From the engine to its worker.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
@@ -227,20 +248,12 @@ pub enum Report {
         /// Pixels down.
         height: u32,
     },
-    /// A picture lies on the disk.
-    Image {
+    /// A file is ready on the local disk.
+    Output {
         /// The request.
         request: RequestId,
-        /// Place in the batch, from 0.
-        position: usize,
-        /// The file, in the format of the request.
-        path: PathBuf,
-        /// Its own seed.
-        seed: u64,
-        /// Pixels across.
-        width: u32,
-        /// Pixels down.
-        height: u32,
+        /// The file.
+        output: Output,
     },
     /// A training can go on from this file.
     Checkpoint {
@@ -262,9 +275,6 @@ pub enum Report {
     Done {
         /// The request.
         request: RequestId,
-        /// The trained adapter.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        adapter: Option<PathBuf>,
     },
     /// The work stopped because the worker asked for it.
     Canceled {
@@ -298,7 +308,7 @@ impl Report {
             Self::Loading { request }
             | Self::Progress { request, .. }
             | Self::Preview { request, .. }
-            | Self::Image { request, .. }
+            | Self::Output { request, .. }
             | Self::Checkpoint { request, .. }
             | Self::Warning { request, .. }
             | Self::Done { request, .. }
@@ -415,12 +425,22 @@ mod tests {
                 vram_budget: Some(u64::MAX),
             },
             Report::Progress { request: 7, step: 1, total_steps: 4, loss: Some(0.25), seconds_per_step: None },
-            Report::Image { request: 7, position: 0, path: "/o/0.png".into(), seed: u64::MAX, width: 64, height: 32 },
+            Report::Output {
+                request: 7,
+                output: Output {
+                    position: 0,
+                    path: "/o/0.png".into(),
+                    kind: OutputKind::Image,
+                    media_type: "image/png".into(),
+                    size: Some([64, 32]),
+                    seed: Some(u64::MAX),
+                },
+            },
             Report::Failed {
                 request: 7, class: FailureClass::InvalidInput, message: "größer".into(), memory: Some(7)
             },
             Report::Resident { models: vec![Resident { sha256: "aa".into(), bytes: u64::MAX }] },
-            Report::Done { request: 7, adapter: None },
+            Report::Done { request: 7 },
         ]
     }
 

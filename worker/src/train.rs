@@ -8,14 +8,16 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use domain::artifact;
 use domain::job::ErrorClass;
 use domain::storage::StorageKey;
-use domain::training::{self, NewAdapter, NewCheckpoint, Snapshot, TrainingWork};
+use domain::training::{self, NewCheckpoint, Snapshot, TrainingWork};
 use serde_json::json;
 
 use crate::attempt::Attempt;
 use crate::fetch::{self, Wanted};
-use crate::protocol::{Base, Example, Order, Report, RequestId, Train};
+use crate::output;
+use crate::protocol::{Base, Example, Order, Output, Report, RequestId, Train};
 use crate::stop::Stop;
 use crate::supervisor::Work;
 
@@ -35,10 +37,7 @@ pub(crate) async fn run(attempt: &Attempt<'_>) -> Result<(), Stop> {
     let order = order(attempt, &work).await?;
     let (adapter, warnings) = teach(attempt, &work, order).await?;
 
-    let key = StorageKey::Artifact { job: claim.job, epoch: claim.epoch, position: 0, extension: "safetensors" };
-    let key = key.to_string();
-    let stored = attempt.store(&adapter, &key, "application/octet-stream").await?;
-    let adapter = NewAdapter { storage_key: key, bytes: stored.bytes, sha256: stored.sha256, md5: stored.md5 };
+    let adapter = output::store(attempt, &adapter).await?;
     attempt.ask(|| training::finish(&context.pool, &context.storage, claim, adapter.clone(), &warnings)).await.map(drop)
 }
 
@@ -67,7 +66,7 @@ async fn examples(attempt: &Attempt<'_>, snapshots: &[Snapshot]) -> Result<Vec<E
     let mut examples = Vec::with_capacity(snapshots.len());
     let mut wanted = Vec::with_capacity(snapshots.len());
     for (place, snapshot) in snapshots.iter().enumerate() {
-        let path = folder.join(format!("{place:05}.{}", extension(&snapshot.media_type)));
+        let path = folder.join(format!("{place:05}.{}", artifact::extension(&snapshot.media_type)));
         wanted.push(Wanted {
             storage_key: snapshot.storage_key.clone(),
             sha256: snapshot.sha256.clone(),
@@ -78,14 +77,6 @@ async fn examples(attempt: &Attempt<'_>, snapshots: &[Snapshot]) -> Result<Vec<E
     }
     fetch::all(attempt, wanted).await?;
     Ok(examples)
-}
-
-fn extension(media_type: &str) -> &'static str {
-    match media_type {
-        "image/jpeg" => "jpg",
-        "image/webp" => "webp",
-        _ => "png",
-    }
 }
 
 async fn resume(attempt: &Attempt<'_>, work: &TrainingWork) -> Result<Option<PathBuf>, Stop> {
@@ -128,8 +119,8 @@ fn metadata(work: &TrainingWork) -> BTreeMap<String, String> {
     told
 }
 
-/// Runs the trainer; returns the adapter's file.
-async fn teach(attempt: &Attempt<'_>, work: &TrainingWork, order: Train) -> Result<(PathBuf, Vec<String>), Stop> {
+/// Runs the trainer; returns the adapter.
+async fn teach(attempt: &Attempt<'_>, work: &TrainingWork, order: Train) -> Result<(Output, Vec<String>), Stop> {
     let patience = attempt.patience();
     let engine_work = Work::new(patience, move |request: RequestId| Order::Train(Box::new(Train { request, ..order })));
     let (saved, mut inbox) = tokio::sync::mpsc::unbounded_channel::<Saved>();
@@ -167,10 +158,10 @@ async fn talk(
     attempt: &Attempt<'_>,
     work: Work,
     saved: tokio::sync::mpsc::UnboundedSender<Saved>,
-) -> Result<(PathBuf, Vec<String>), Stop> {
+) -> Result<(Output, Vec<String>), Stop> {
     let mut conversation = attempt.converse(work).await?;
     let progress = attempt.progress();
-    let mut warnings = Vec::new();
+    let (mut adapter, mut warnings) = (None, Vec::new());
     loop {
         match conversation.next().await? {
             Report::Progress { step, total_steps, loss, seconds_per_step, .. } => {
@@ -180,12 +171,12 @@ async fn talk(
                 let _ = saved.send(Saved { path, step });
             }
             Report::Warning { message, .. } => warnings.push(message),
-            Report::Done { adapter: Some(adapter), .. } => {
+            Report::Output { output, .. } => adapter = Some(output),
+            Report::Done { .. } => {
+                let adapter = adapter
+                    .ok_or_else(|| Stop::Failed(ErrorClass::Internal, "the engine trained no adapter".into()))?;
                 progress.end().await;
                 return Ok((adapter, warnings));
-            }
-            Report::Done { adapter: None, .. } => {
-                return Err(Stop::Failed(ErrorClass::Internal, "the engine trained no adapter".into()));
             }
             other => tracing::debug!(?other, "not about a training"),
         }

@@ -4,7 +4,7 @@ use axum::Json;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, Utc};
-use domain::artifact::{self, ArtifactKind};
+use domain::artifact::{self, OutputKind};
 use domain::job::{ErrorClass, JobStatus, wait_terminal};
 use domain::report;
 use domain::storage::READ_TTL;
@@ -53,7 +53,7 @@ pub struct JobError {
 #[derive(Serialize, ToSchema)]
 pub struct Artifact {
     pub id: ArtifactId,
-    pub kind: ArtifactKind,
+    pub kind: OutputKind,
     /// Order within the job.
     #[schema(minimum = 0)]
     pub position: i32,
@@ -62,9 +62,9 @@ pub struct Artifact {
     pub url: String,
     #[schema(example = "image/png")]
     pub media_type: String,
-    /// Pixels; images only.
+    /// Pixels; of images, masks and videos.
     pub width: Option<i32>,
-    /// Pixels; images only.
+    /// Pixels; of images, masks and videos.
     pub height: Option<i32>,
     #[schema(minimum = 1)]
     pub bytes: i64,

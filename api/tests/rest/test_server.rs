@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use api::Access;
 use bytes::Bytes;
-use domain::artifact::NewArtifact;
+use domain::artifact::{NewArtifact, OutputKind};
 use domain::event::Feed;
 use domain::job::{self, Claim, JobKind, LeasePolicy};
 use domain::{Caller, Pools, Storage, StorageConfig, StorageKey, WorkerId, generation};
@@ -211,6 +211,7 @@ impl TestServer {
             StorageKey::Artifact { job: claim.job, epoch: claim.epoch, position: 0, extension: "png" }.to_string();
         self.storage.put(&key, Bytes::from(bytes.clone()), "image/png").await.unwrap();
         let artifact = NewArtifact {
+            kind: OutputKind::Image,
             position: 0,
             storage_key: key,
             media_type: "image/png".to_owned(),

@@ -1,8 +1,9 @@
 //! Trainings: a snapshot that nothing changes, a result that is a model, and what is refused.
 
 use bytes::Bytes;
+use domain::artifact::{ADAPTER_MEDIA_TYPE, NewArtifact, OutputKind};
 use domain::job::{Claim, JobKind};
-use domain::training::{self, NewAdapter, NewCheckpoint};
+use domain::training::{self, NewCheckpoint};
 use domain::{Error, StorageKey, WorkerId};
 use serde_json::json;
 use sha2::{Digest, Sha256};
@@ -41,11 +42,17 @@ async fn from_dataset_to_model() {
     let key =
         StorageKey::Artifact { job: claim.job, epoch: claim.epoch, position: 0, extension: "safetensors" }.to_string();
     storage.put(&key, Bytes::from(bytes.clone()), "application/octet-stream").await.unwrap();
-    let adapter = NewAdapter {
+    let adapter = NewArtifact {
+        kind: OutputKind::Adapter,
+        position: 0,
         storage_key: key,
+        media_type: ADAPTER_MEDIA_TYPE.to_owned(),
+        width: None,
+        height: None,
         bytes: bytes.len() as i64,
         sha256: hex(&Sha256::digest(&bytes)),
         md5: "0".repeat(32),
+        seed: None,
     };
     let objects = server.objects();
     training::finish(pool, storage, &claim, adapter.clone(), &[]).await.unwrap();

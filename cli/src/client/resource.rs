@@ -101,12 +101,7 @@ pub struct Artifact {
 impl Artifact {
     /// The ending of a file of this kind.
     pub fn extension(&self) -> &'static str {
-        match self.media_type.as_str() {
-            "image/jpeg" => "jpg",
-            "image/webp" => "webp",
-            "image/png" => "png",
-            _ => "safetensors",
-        }
+        domain::artifact::extension(&self.media_type)
     }
 }
 

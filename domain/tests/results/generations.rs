@@ -1,6 +1,6 @@
 //! Pictures appear once, whole, and from the attempt that holds the lease.
 
-use domain::artifact::NewArtifact;
+use domain::artifact::{NewArtifact, OutputKind};
 use domain::generation::{self, GenerationRequest};
 use domain::job::{Claim, JobStatus};
 use domain::{Error, StorageKey};
@@ -9,6 +9,7 @@ use super::{MD5, SHA256, World};
 
 fn pictures(claim: &Claim, count: i32) -> Vec<NewArtifact> {
     let picture = |position| NewArtifact {
+        kind: OutputKind::Image,
         position,
         storage_key: StorageKey::Artifact { job: claim.job, epoch: claim.epoch, position, extension: "png" }
             .to_string(),
@@ -138,4 +139,43 @@ fn request_with(lora: &str, seed: i64) -> GenerationRequest {
     let loras = [serde_json::json!({ "model": lora, "scale": seed as f64 / 10.0 })];
     serde_json::from_value(serde_json::json!({ "prompt": format!("fox {seed}"), "seed": seed, "loras": loras }))
         .unwrap()
+}
+
+#[tokio::test]
+async fn outputs_of_every_kind_are_kept() {
+    let world = World::new().await;
+    let created = world.generations.create(&world.caller, request()).await.unwrap();
+    let claim = world.claim().await;
+    let output = |position: i32, kind: OutputKind, media_type: &str, size: Option<i32>| NewArtifact {
+        kind,
+        media_type: media_type.to_owned(),
+        width: size,
+        height: size,
+        ..pictures(&claim, position + 1).pop().unwrap()
+    };
+    for (kind, media_type, size) in [
+        (OutputKind::Image, "image/png", None),
+        (OutputKind::Mask, "image/png", None),
+        (OutputKind::Json, "application/json", Some(64)),
+        (OutputKind::Adapter, "application/octet-stream", Some(64)),
+        (OutputKind::Image, "audio/wav", Some(64)),
+        (OutputKind::Audio, "image/png", None),
+    ] {
+        let wrong = vec![output(0, kind, media_type, size)];
+        assert!(generation::finish(world.pool(), &claim, wrong, &[]).await.is_err(), "{kind:?} {media_type} {size:?}");
+    }
+    let made = [
+        (OutputKind::Image, "image/webp", Some(64)),
+        (OutputKind::Mask, "image/png", Some(64)),
+        (OutputKind::Video, "video/mp4", Some(64)),
+        (OutputKind::Video, "video/mp4", None),
+        (OutputKind::Audio, "audio/wav", None),
+        (OutputKind::Adapter, "application/octet-stream", None),
+        (OutputKind::Json, "application/json", None),
+    ];
+    let artifacts = (0..).zip(made).map(|(at, (kind, media_type, size))| output(at, kind, media_type, size)).collect();
+    generation::finish(world.pool(), &claim, artifacts, &[]).await.unwrap();
+    let kept = generation::get(&world.caller, &world.pools.api, created.id).await.unwrap().report.artifacts;
+    let kept: Vec<_> = kept.iter().map(|one| (one.kind, one.media_type.as_str(), one.width)).collect();
+    assert_eq!(kept, made);
 }

@@ -1,7 +1,8 @@
 //! Checkpoints from which another attempt goes on, and the LoRA that appears as model and artifact at once.
 
+use domain::artifact::{ADAPTER_MEDIA_TYPE, NewArtifact, OutputKind};
 use domain::job::{Claim, JobStatus};
-use domain::training::{self, NewAdapter, NewCheckpoint, TrainingRequest};
+use domain::training::{self, NewCheckpoint, TrainingRequest};
 use domain::{Error, StorageKey, TrainingId, model};
 
 use super::{MD5, SHA256, World};
@@ -13,9 +14,20 @@ fn request(world: &World, name: &str) -> TrainingRequest {
     .unwrap()
 }
 
-fn adapter(claim: &Claim) -> NewAdapter {
+fn adapter(claim: &Claim) -> NewArtifact {
     let key = StorageKey::Artifact { job: claim.job, epoch: claim.epoch, position: 0, extension: "safetensors" };
-    NewAdapter { storage_key: key.to_string(), bytes: 100, sha256: SHA256.to_owned(), md5: MD5.to_owned() }
+    NewArtifact {
+        kind: OutputKind::Adapter,
+        position: 0,
+        storage_key: key.to_string(),
+        media_type: ADAPTER_MEDIA_TYPE.to_owned(),
+        width: None,
+        height: None,
+        bytes: 100,
+        sha256: SHA256.to_owned(),
+        md5: MD5.to_owned(),
+        seed: None,
+    }
 }
 
 async fn checkpoint(world: &World, training: TrainingId, claim: &Claim, step: i32) -> domain::Result<String> {

@@ -3,12 +3,13 @@
 use std::ops::ControlFlow;
 
 use diffusion::PictureRequest;
+use domain::artifact::OutputKind;
 
 use super::models::Models;
 use super::picture::{self, Made};
 use super::preview::Previews;
 use super::{End, EngineSession, Signal};
-use crate::protocol::{Generate, Report};
+use crate::protocol::{Generate, Output, Report};
 
 /// Runs the pipeline, reporting every step and at the end every picture.
 pub(super) fn run(models: &mut Models, order: &Generate, session: &EngineSession) -> diffusion::Result<End> {
@@ -55,7 +56,15 @@ pub(super) fn run(models: &mut Models, order: &Generate, session: &EngineSession
         let (width, height) = picture.dimensions();
         let metadata = picture::metadata(order, &made_with, seed);
         picture::write(&path, &picture, format, quality, &metadata).map_err(diffusion::Error::file(&path))?;
-        session.report(&Report::Image { request, position, path, seed, width, height });
+        let output = Output {
+            position,
+            path,
+            kind: OutputKind::Image,
+            media_type: format.media_type().into(),
+            size: Some([width, height]),
+            seed: Some(seed),
+        };
+        session.report(&Report::Output { request, output });
     }
-    Ok(End::Done { adapter: None })
+    Ok(End::Done)
 }

@@ -158,7 +158,7 @@ fn ready(device: &OpenDevice, vram_budget: Option<u64>) -> Report {
 
 /// How a request ended when it did not fail.
 enum End {
-    Done { adapter: Option<std::path::PathBuf> },
+    Done,
     Canceled,
     Suspended,
 }
@@ -254,7 +254,7 @@ impl EngineSession {
         // A panic in model code must not take the conversation with it. What it may have left half way is dropped.
         let outcome = catch_unwind(AssertUnwindSafe(|| work(&mut *models)));
         let (report, panicked) = match outcome {
-            Ok(Ok(End::Done { adapter })) => (Report::Done { request, adapter }, false),
+            Ok(Ok(End::Done)) => (Report::Done { request }, false),
             Ok(Ok(End::Canceled)) | Ok(Err(diffusion::Error::Canceled)) => (Report::Canceled { request }, false),
             Ok(Ok(End::Suspended)) => (Report::Suspended { request }, false),
             Ok(Err(error)) => {

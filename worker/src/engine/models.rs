@@ -19,7 +19,7 @@ use crate::protocol::{self, Adapter, Base};
 pub(super) struct Models {
     device: OpenDevice,
     budget: Budget,
-    resident: ModelCache<Resident>,
+    resident: ModelCache,
     /// By digest of the model.
     footprints: HashMap<String, Footprint>,
     /// Bytes of adapters that were opened before, by digest.
@@ -64,7 +64,8 @@ impl Models {
         let dtype = weight_dtype(&self.device.device);
         let demand = Demand { footprint: &footprint, request, dtype, adapters };
         let (options, needs) = self.budget.plan(&demand)?;
-        let resident = self.resident.take(&base.sha256).filter(|resident| resident.weights == options.weights);
+        let resident = self.resident.take::<Resident>(&base.sha256);
+        let resident = resident.filter(|resident| resident.weights == options.weights);
         // What is left is other models', whose place may be needed.
         self.drop_for(needs.total());
         let mut resident = match resident {
@@ -119,7 +120,7 @@ impl Models {
 
     /// Forgets a model.
     pub fn unload(&mut self, sha256: &str) {
-        if self.resident.take(sha256).is_some() {
+        if self.resident.discard(sha256) {
             tracing::info!(sha256, "model unloaded");
         }
     }

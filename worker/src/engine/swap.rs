@@ -7,11 +7,11 @@ use crate::protocol::Base;
 /// As a request would load it, without adapters; those before it may have to go.
 pub(super) fn load(models: &mut Models, base: &Base) -> diffusion::Result<End> {
     models.load_ahead(base)?;
-    Ok(End::Done { adapter: None })
+    Ok(End::Done)
 }
 
 /// What is not there needs no unloading.
 pub(super) fn unload(models: &mut Models, sha256: &str) -> diffusion::Result<End> {
     models.unload(sha256);
-    Ok(End::Done { adapter: None })
+    Ok(End::Done)
 }

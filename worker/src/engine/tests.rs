@@ -4,10 +4,11 @@ use std::io::{PipeReader, PipeWriter};
 use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
 
+use domain::artifact::OutputKind;
 use requests::{GenerationParams, OutputFormat, TrainingParams};
 
 use super::*;
-use crate::protocol::{Adapter, Base, Example, Generate, Train};
+use crate::protocol::{Adapter, Base, Example, Generate, Output, Train};
 
 struct Bench {
     orders: PipeWriter,
@@ -113,8 +114,9 @@ impl Bench {
         let paths: Vec<_> = reports
             .iter()
             .filter_map(|report| match report {
-                Report::Image { position, path, seed, width: 32, height: 32, .. } => {
-                    assert_eq!(*seed, 7 + *position as u64);
+                Report::Output { output: Output { position, path, seed, size, media_type, .. }, .. } => {
+                    assert_eq!(*seed, Some(7 + *position as u64));
+                    assert_eq!((*size, media_type.as_str()), (Some([32, 32]), "image/png"));
                     Some(path)
                 }
                 _ => None,
@@ -163,6 +165,13 @@ fn base() -> Base {
 
 fn adapter(path: &Path, scale: f64) -> Adapter {
     Adapter { path: path.into(), name: "ink".into(), sha256: hex::encode(path.to_str().unwrap()), scale }
+}
+
+/// The file of the adapter that a training ended with.
+fn trained(reports: &[Report]) -> &Path {
+    let [.., Report::Output { output, .. }, Report::Done { .. }] = reports else { panic!("{reports:?}") };
+    assert_eq!(output.kind, OutputKind::Adapter);
+    &output.path
 }
 
 /// The pixels of a PNG, whatever its text chunks say.
@@ -224,13 +233,13 @@ fn a_training_goes_on_from_its_checkpoint_to_the_same_adapter() {
         Report::Checkpoint { path, step: 2, .. } => Some(path.clone()),
         _ => None,
     });
-    let Some(Report::Done { adapter: Some(whole), .. }) = reports.last() else { panic!("{reports:?}") };
+    let whole = trained(&reports);
     assert!(reports.iter().all(|report| !matches!(report, Report::Progress { loss: None, .. })));
 
     let order = bench.training_order(checkpoint);
     bench.say(&Order::Train(Box::new(order.clone())));
     let reports = bench.follow(order.request, |_| None);
-    let Some(Report::Done { adapter: Some(resumed), .. }) = reports.last() else { panic!("{reports:?}") };
+    let resumed = trained(&reports);
     let steps = reports.iter().filter(|report| matches!(report, Report::Progress { .. })).count();
     assert_eq!(steps, 2, "two of four steps were done before");
     assert_eq!(std::fs::read(resumed).unwrap(), std::fs::read(whole).unwrap());
@@ -377,7 +386,7 @@ fn packed_weights_make_their_own_pictures_and_say_so() {
         bench.say(&Order::Generate(Box::new(order)));
         let reports = bench.follow(request, |_| None);
         let path = reports.iter().find_map(|report| match report {
-            Report::Image { path, .. } => Some(path),
+            Report::Output { output, .. } => Some(&output.path),
             _ => None,
         });
         std::fs::read(path.unwrap_or_else(|| panic!("{reports:?}"))).unwrap()

@@ -3,10 +3,11 @@
 use std::time::Instant;
 
 use diffusion::training::{LoraTrainer, TrainingExample};
+use domain::artifact::{ADAPTER_MEDIA_TYPE, OutputKind};
 
 use super::models::Models;
 use super::{End, EngineSession, Signal};
-use crate::protocol::{Report, Train};
+use crate::protocol::{Output, Report, Train};
 
 /// Runs the trainer from its start, or from the checkpoint in the order, to its last step.
 pub(super) fn run(models: &mut Models, order: &Train, session: &EngineSession) -> diffusion::Result<End> {
@@ -50,9 +51,18 @@ pub(super) fn run(models: &mut Models, order: &Train, session: &EngineSession) -
             return Ok(End::Suspended);
         }
     }
-    let adapter = order.output_dir.join("adapter.safetensors");
-    trainer.save_adapter(&adapter, &order.metadata)?;
-    Ok(End::Done { adapter: Some(adapter) })
+    let path = order.output_dir.join("adapter.safetensors");
+    trainer.save_adapter(&path, &order.metadata)?;
+    let output = Output {
+        position: 0,
+        path,
+        kind: OutputKind::Adapter,
+        media_type: ADAPTER_MEDIA_TYPE.into(),
+        size: None,
+        seed: None,
+    };
+    session.report(&Report::Output { request, output });
+    Ok(End::Done)
 }
 
 fn examples(order: &Train) -> Vec<TrainingExample> {

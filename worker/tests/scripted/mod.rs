@@ -9,7 +9,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
-use worker::protocol::{self, Base, Generate, Order, PROTOCOL_VERSION, Report, RequestId, Resident, Train};
+use domain::artifact::{ADAPTER_MEDIA_TYPE, OutputKind};
+use worker::protocol::{self, Base, Generate, Order, Output, PROTOCOL_VERSION, Report, RequestId, Resident, Train};
 
 /// Plays the engine when the program was started with the word `engine`.
 pub fn engine_if_asked() -> Option<ExitCode> {
@@ -56,12 +57,12 @@ fn engine(role: &str) -> ExitCode {
             Order::Load { request, base } => {
                 assert!(base.folder.join("model_index.json").exists());
                 load(&base, &mut loaded);
-                say(Report::Done { request, adapter: None });
+                say(Report::Done { request });
             }
             Order::Unload { request, sha256 } => {
                 loaded.retain(|model: &Resident| model.sha256 != sha256);
                 say(Report::Resident { models: loaded.clone() });
-                say(Report::Done { request, adapter: None });
+                say(Report::Done { request });
             }
             Order::Train(order) => train(&order, &wishes),
             Order::Shutdown => break,
@@ -136,12 +137,20 @@ fn generate(order: &Generate, wishes: &Wishes) {
             let path = order.output_dir.join(format!("{position}.{}", params.output_format.extension()));
             let seed = order.seed + position as u64;
             std::fs::write(&path, format!("picture of {} with seed {seed}", params.prompt)).unwrap();
-            say(Report::Image { request, position, path, seed, width: params.width, height: params.height });
+            let output = Output {
+                position,
+                path,
+                kind: OutputKind::Image,
+                media_type: params.output_format.media_type().into(),
+                size: Some([params.width, params.height]),
+                seed: Some(seed),
+            };
+            say(Report::Output { request, output });
         }
     }
     // A word about a request that is long over must not reach another session.
     say(Report::Warning { request: request + 1000, message: "stale".into() });
-    say(Report::Done { request, adapter: None });
+    say(Report::Done { request });
     if params.prompt == "die when idle" {
         std::process::exit(1);
     }
@@ -173,5 +182,14 @@ fn train(order: &Train, wishes: &Wishes) {
     }
     let adapter = order.output_dir.join("adapter.safetensors");
     std::fs::write(&adapter, format!("adapter after {steps} steps from {begin}")).unwrap();
-    say(Report::Done { request, adapter: Some(adapter) });
+    let output = Output {
+        position: 0,
+        path: adapter,
+        kind: OutputKind::Adapter,
+        media_type: ADAPTER_MEDIA_TYPE.into(),
+        size: None,
+        seed: None,
+    };
+    say(Report::Output { request, output });
+    say(Report::Done { request });
 }

@@ -209,7 +209,9 @@ fn chunks_of_webp_have_even_lengths() {
 fn a_long_recipe_goes_into_extended_xmp() {
     let folder = Folder::new();
     let prompt = "🦊<&".repeat(3333);
-    let metadata = metadata(&order(&prompt), &flux(), 7);
+    let mut order = order(&prompt);
+    order.params.negative_prompt = Some("&".repeat(10_000));
+    let metadata = metadata(&order, &flux(), 7);
     let bytes = folder.write(OutputFormat::Jpeg, None, &metadata);
     let mut decoder = JpegDecoder::new(Cursor::new(&bytes)).unwrap();
     assert_eq!(user_comment(&decoder.exif_metadata().unwrap().unwrap()), metadata.parameters);

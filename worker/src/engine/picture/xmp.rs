@@ -68,7 +68,7 @@ mod tests {
     fn text_that_is_no_xml_stays_json() {
         let recipe = serde_json::json!({"prompt": "<a> & \u{1}\u{ffff}\r\n\u{85} \"b\""});
         let json = escaped(&recipe.to_string()).replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&");
-        assert!(json.chars().all(|letter| letter >= ' ' && letter < '\u{fffe}'));
+        assert!(json.chars().all(|letter| (' '..'\u{fffe}').contains(&letter)));
         assert_eq!(serde_json::from_str::<serde_json::Value>(&json).unwrap(), recipe);
     }
 }
