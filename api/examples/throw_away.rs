@@ -1,6 +1,8 @@
 //! The API on a throw-away Postgres and bucket, for looking at it and for measuring: `cargo run -p api --example throw_away -- 127.0.0.1:8081`.
 //! No worker runs, so jobs stay queued. Everything is gone when it stops.
 
+#![expect(clippy::print_stdout, reason = "an example prints its result")]
+
 use domain::event::Feed;
 use domain::{Pools, Storage, StorageConfig};
 use tokio_util::sync::CancellationToken;

@@ -27,7 +27,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const DRAINED: usize = 64 * 1024 * 1024;
 
 /// A JSON body.
-pub struct Json<T>(pub T);
+pub(crate) struct Json<T>(pub T);
 
 impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Json<T> {
     type Rejection = Problem;
@@ -41,7 +41,7 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Json<T> {
 }
 
 /// A JSON body that may be left out, or be `null`.
-pub struct OptionalJson<T>(pub T);
+pub(crate) struct OptionalJson<T>(pub T);
 
 impl<S: Send + Sync, T: DeserializeOwned + Default> FromRequest<S> for OptionalJson<T> {
     type Rejection = Problem;
@@ -95,7 +95,7 @@ fn not_json() -> Problem {
 }
 
 /// Whether the body says that it is JSON.
-pub fn is_json(headers: &HeaderMap) -> bool {
+pub(crate) fn is_json(headers: &HeaderMap) -> bool {
     let Some(media_type) = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()) else {
         return false;
     };
@@ -195,7 +195,7 @@ impl From<BytesRejection> for Problem {
 }
 
 /// Parts of the path. One that cannot be read names nothing, which is 404.
-pub struct Path<T>(pub T);
+pub(crate) struct Path<T>(pub T);
 
 impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for Path<T> {
     type Rejection = Problem;
@@ -220,7 +220,7 @@ impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for Path<T>
 }
 
 /// The query string.
-pub struct Query<T>(pub T);
+pub(crate) struct Query<T>(pub T);
 
 impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Query<T> {
     type Rejection = Problem;
@@ -243,7 +243,7 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Query<T> {
 #[derive(Debug, Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
-pub struct PageQuery {
+pub(crate) struct PageQuery {
     /// Most items of the page.
     #[param(minimum = 1, maximum = 100, default = 20)]
     pub limit: Option<i64>,
@@ -253,13 +253,13 @@ pub struct PageQuery {
 }
 
 impl PageQuery {
-    pub fn page(&self) -> Result<PageRequest> {
+    pub(crate) fn page(&self) -> Result<PageRequest> {
         Ok(PageRequest::parse(self.limit, self.cursor.as_deref())?)
     }
 }
 
 /// A multipart form, read part by part.
-pub struct Multipart(multipart::Multipart);
+pub(crate) struct Multipart(multipart::Multipart);
 
 impl<S: Send + Sync> FromRequest<S> for Multipart {
     type Rejection = Problem;
@@ -277,13 +277,13 @@ impl<S: Send + Sync> FromRequest<S> for Multipart {
 }
 
 impl Multipart {
-    pub async fn next(&mut self) -> Result<Option<Part<'_>>> {
+    pub(crate) async fn next(&mut self) -> Result<Option<Part<'_>>> {
         let field = tokio::time::timeout(PATIENCE, self.0.next_field()).await.map_err(|_| too_slow())??;
         Ok(field.map(Part))
     }
 
     /// As of a body that is too large.
-    pub async fn drain(mut self) {
+    pub(crate) async fn drain(mut self) {
         let drain = async {
             let mut left = DRAINED;
             while let Ok(Some(mut part)) = self.next().await {
@@ -300,15 +300,15 @@ impl Multipart {
 }
 
 /// One part of a form.
-pub struct Part<'a>(multipart::Field<'a>);
+pub(crate) struct Part<'a>(multipart::Field<'a>);
 
 impl Part<'_> {
-    pub fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         self.0.name().unwrap_or_default()
     }
 
     /// The file name, also in the extended notation of RFC 5987 that some clients use for a `/`.
-    pub fn file_name(&self) -> Option<String> {
+    pub(crate) fn file_name(&self) -> Option<String> {
         if let Some(name) = self.0.file_name() {
             return Some(name.to_owned());
         }
@@ -325,12 +325,12 @@ impl Part<'_> {
         Some(decoded)
     }
 
-    pub async fn chunk(&mut self) -> Result<Option<Bytes>> {
+    pub(crate) async fn chunk(&mut self) -> Result<Option<Bytes>> {
         Ok(tokio::time::timeout(PATIENCE, self.0.chunk()).await.map_err(|_| too_slow())??)
     }
 
     /// The whole part, if it has at most `limit` bytes.
-    pub async fn bytes(mut self, limit: u64) -> Result<Bytes> {
+    pub(crate) async fn bytes(mut self, limit: u64) -> Result<Bytes> {
         let name = self.name().to_owned();
         let mut whole = Vec::new();
         while let Some(bytes) = self.chunk().await? {
@@ -347,7 +347,7 @@ impl Part<'_> {
     }
 
     /// The whole part as text, if it has at most `limit` bytes.
-    pub async fn text(self, limit: u64) -> Result<String> {
+    pub(crate) async fn text(self, limit: u64) -> Result<String> {
         let name = self.name().to_owned();
         let bytes = self.bytes(limit).await?;
         String::from_utf8(bytes.into())
@@ -370,7 +370,7 @@ mod tests {
 
     #[derive(Debug, Deserialize)]
     #[serde(deny_unknown_fields)]
-    #[allow(dead_code)]
+    #[allow(dead_code, reason = "only parsed")]
     struct Outer {
         width: u32,
         #[serde(default)]
@@ -379,7 +379,7 @@ mod tests {
 
     #[derive(Debug, Deserialize)]
     #[serde(deny_unknown_fields)]
-    #[allow(dead_code)]
+    #[allow(dead_code, reason = "only parsed")]
     struct Inner {
         scale: f64,
         #[serde(default)]
@@ -392,7 +392,7 @@ mod tests {
             (r#"{"width":"64"}"#, 422, "width"),
             (r#"{"width":-1}"#, 422, "width"),
             (r#"{"width":99999999999999999999}"#, 422, "width"),
-            (r#"{}"#, 422, "width"),
+            (r"{}", 422, "width"),
             (r#"{"width":1,"widht":2}"#, 422, "widht"),
             (r#"{"width":1,"inner":[{"scale":1},{"scale":"x"}]}"#, 422, "inner[1].scale"),
             (r#"{"width":1,"inner":[{}]}"#, 422, "inner[0].scale"),

@@ -15,7 +15,7 @@ use crate::problem::Problem;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-pub async fn observe(state: State, request: Request, next: Next) -> Response {
+pub(crate) async fn observe(state: State, request: Request, next: Next) -> Response {
     let id = Uuid::now_v7();
     let method = request.method().clone();
     let route = request.extensions().get::<MatchedPath>().cloned();

@@ -5,16 +5,16 @@ use std::time::Duration;
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 
 /// Nobody is made to wait longer, in seconds.
-pub const MAX_WAIT: u64 = 60;
-pub const PREFER: HeaderName = HeaderName::from_static("prefer");
-pub const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
+pub(crate) const MAX_WAIT: u64 = 60;
+pub(crate) const PREFER: HeaderName = HeaderName::from_static("prefer");
+pub(crate) const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
 
 /// The wait that is granted. Preferences that are not understood are ignored, as the RFC wants it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Wait(u64);
+pub(crate) struct Wait(u64);
 
 impl Wait {
-    pub fn from_headers(headers: &HeaderMap) -> Option<Self> {
+    pub(crate) fn from_headers(headers: &HeaderMap) -> Option<Self> {
         headers
             .get_all(PREFER)
             .iter()
@@ -26,12 +26,12 @@ impl Wait {
             .map(|seconds: u64| Self(seconds.min(MAX_WAIT)))
     }
 
-    pub fn limit(self) -> Duration {
+    pub(crate) fn limit(self) -> Duration {
         Duration::from_secs(self.0)
     }
 
     /// Value of `Preference-Applied`.
-    pub fn applied(self) -> HeaderValue {
+    pub(crate) fn applied(self) -> HeaderValue {
         HeaderValue::from_maybe_shared(format!("wait={}", self.0)).unwrap_or(HeaderValue::from_static("wait"))
     }
 }

@@ -7,9 +7,9 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 /// Media type of a problem.
-pub const MEDIA_TYPE: &str = "application/problem+json";
+pub(crate) const MEDIA_TYPE: &str = "application/problem+json";
 
-pub type Result<T, E = Problem> = std::result::Result<T, E>;
+pub(crate) type Result<T, E = Problem> = std::result::Result<T, E>;
 
 /// What went wrong, after RFC 9457.
 #[derive(Debug, Clone, Serialize, ToSchema)]

@@ -3,6 +3,8 @@
 //! Reads `forward N` or `training N` from stdin and prints N times in milliseconds, as JSON. Width 512, 8 heads, 384
 //! image tokens and 128 text tokens, f32 on the CPU. `RAYON_NUM_THREADS` sets the number of threads.
 
+#![expect(clippy::print_stdout, reason = "an example prints its result")]
+
 use std::io::BufRead;
 use std::time::Instant;
 

@@ -4,6 +4,8 @@
 //! `http_load METHOD ADDRESS PATH CONNECTIONS SECONDS [BODY]` prints one JSON object: requests per second, latencies in
 //! milliseconds, and how many answers were no 2xx. Plain HTTP/1.1 with `Content-Length`, nothing else.
 
+#![expect(clippy::print_stdout, reason = "an example prints its result")]
+
 use std::io::{BufRead, BufReader, Error, ErrorKind, Read, Result, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};

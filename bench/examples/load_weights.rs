@@ -3,6 +3,8 @@
 //! A folder is loaded as a FLUX pipeline. A file contains `layers.N.weight`, square matrices in bf16.
 //! `anonymous_bytes` is the peak of memory not backed by a file, above the process's baseline.
 
+#![expect(clippy::print_stdout, reason = "an example prints its result")]
+
 use std::error::Error;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

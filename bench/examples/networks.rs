@@ -3,6 +3,8 @@
 //! The argument is a network. Reads `forward N` from stdin and prints N times in milliseconds, as JSON. Random
 //! weights, f32 on the CPU. `RAYON_NUM_THREADS` sets the number of threads.
 
+#![expect(clippy::print_stdout, reason = "an example prints its result")]
+
 use std::io::BufRead;
 use std::time::Instant;
 

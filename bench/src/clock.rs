@@ -6,7 +6,7 @@ use anyhow::{Result, anyhow};
 use burn::prelude::*;
 
 /// Milliseconds until the device has finished `work`.
-pub fn once<T>(device: &Device, work: impl FnOnce() -> T) -> Result<(f64, T)> {
+pub(crate) fn once<T>(device: &Device, work: impl FnOnce() -> T) -> Result<(f64, T)> {
     wait(device)?;
     let start = Instant::now();
     let made = work();
@@ -16,7 +16,7 @@ pub fn once<T>(device: &Device, work: impl FnOnce() -> T) -> Result<(f64, T)> {
 
 /// Milliseconds of the first call, including compilation and autotuning, and the median of `count` calls after two
 /// more.
-pub fn first_and_median(device: &Device, count: usize, mut work: impl FnMut()) -> Result<(f64, f64)> {
+pub(crate) fn first_and_median(device: &Device, count: usize, mut work: impl FnMut()) -> Result<(f64, f64)> {
     let (first, ()) = once(device, &mut work)?;
     for _ in 0..2 {
         work();
@@ -25,7 +25,7 @@ pub fn first_and_median(device: &Device, count: usize, mut work: impl FnMut()) -
 }
 
 /// The median of `count` calls in milliseconds.
-pub fn median(device: &Device, count: usize, mut work: impl FnMut()) -> Result<f64> {
+pub(crate) fn median(device: &Device, count: usize, mut work: impl FnMut()) -> Result<f64> {
     let mut times = (0..count.max(1)).map(|_| Ok(once(device, &mut work)?.0)).collect::<Result<Vec<f64>>>()?;
     times.sort_by(f64::total_cmp);
     Ok(times[times.len() / 2])
@@ -36,6 +36,6 @@ fn wait(device: &Device) -> Result<()> {
 }
 
 /// GiB of device memory that Burn's pools reserve; `None` on the CPU.
-pub fn reserved(device: &Device) -> Option<f64> {
+pub(crate) fn reserved(device: &Device) -> Option<f64> {
     device.memory_pool_usage().map(|usage| usage.bytes_reserved as f64 / f64::from(1 << 30))
 }

@@ -20,7 +20,7 @@ use crate::random_weights::draw;
 use crate::scale::Scale;
 
 /// Measures everything, most important first.
-pub fn measure(scale: &Scale, device: &Device, figures: &mut Figures) -> Result<()> {
+pub(crate) fn measure(scale: &Scale, device: &Device, figures: &mut Figures) -> Result<()> {
     steps(scale, device, figures)?;
     encoders(scale, device, figures)?;
     decoder(scale, device, figures)?;
@@ -28,7 +28,7 @@ pub fn measure(scale: &Scale, device: &Device, figures: &mut Figures) -> Result<
 }
 
 /// The first call again, in a process that finds the kernels cached by an earlier one.
-pub fn warm_start(scale: &Scale, device: &Device, figures: &mut Figures) -> Result<()> {
+pub(crate) fn warm_start(scale: &Scale, device: &Device, figures: &mut Figures) -> Result<()> {
     let network = draw(FluxTransformer::new(&scale.flux, device), weight_dtype(device));
     let input = input(scale, scale.sides[0], device);
     let rotary = network.rotary(scale.text, scale.sides[0] / 16, scale.sides[0] / 16, device);

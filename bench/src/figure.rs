@@ -9,7 +9,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 /// A measurement: what, by which program, in which unit.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Figure {
+pub(crate) struct Figure {
     pub section: String,
     /// The same for us and for peers, so that they share a row of the report.
     pub name: String,
@@ -35,11 +35,11 @@ fn or_nan<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
 }
 
 /// Our name in `by`.
-pub const OURS: &str = "pyrograph";
+pub(crate) const OURS: &str = "pyrograph";
 
 impl Figure {
     /// A figure of ours. The [`Figures`] that write it fill in its section.
-    pub fn ours(name: impl Into<String>, value: f64, unit: &str) -> Self {
+    pub(crate) fn ours(name: impl Into<String>, value: f64, unit: &str) -> Self {
         Self {
             section: String::new(),
             name: name.into(),
@@ -52,41 +52,41 @@ impl Figure {
         }
     }
 
-    pub fn at_most(mut self, limit: f64) -> Self {
+    pub(crate) fn at_most(mut self, limit: f64) -> Self {
         self.limit = Some(limit);
         self
     }
 
-    pub fn of_flop(mut self, flop: f64) -> Self {
+    pub(crate) fn of_flop(mut self, flop: f64) -> Self {
         self.flop = Some(flop);
         self
     }
 
-    pub fn with_note(mut self, note: impl Into<String>) -> Self {
+    pub(crate) fn with_note(mut self, note: impl Into<String>) -> Self {
         self.note = note.into();
         self
     }
 
     /// Whether it exceeds its limit; NaN always does.
-    pub fn is_bad(&self) -> bool {
+    pub(crate) fn is_bad(&self) -> bool {
         self.limit.is_some_and(|limit| self.value.is_nan() || self.value > limit)
     }
 }
 
 /// The figures of one section, a line of JSON each.
-pub struct Figures {
+pub(crate) struct Figures {
     section: String,
     file: File,
 }
 
 impl Figures {
-    pub fn append(path: &Path, section: &str) -> Result<Self> {
+    pub(crate) fn append(path: &Path, section: &str) -> Result<Self> {
         let file = OpenOptions::new().create(true).append(true).open(path);
         Ok(Self { section: section.into(), file: file.with_context(|| path.display().to_string())? })
     }
 
     /// Writes it to disk at once, since later code may never finish.
-    pub fn put(&mut self, mut figure: Figure) -> Result<()> {
+    pub(crate) fn put(&mut self, mut figure: Figure) -> Result<()> {
         figure.section.clone_from(&self.section);
         eprintln!("{:>12} {:<34} {:>12.5} {} {}", figure.section, figure.name, figure.value, figure.unit, figure.note);
         self.file.write_all(format!("{}\n", serde_json::to_string(&figure)?).as_bytes())?;
@@ -95,7 +95,7 @@ impl Figures {
 }
 
 /// All figures of a file, without an incomplete last line.
-pub fn read(path: &Path) -> Vec<Figure> {
+pub(crate) fn read(path: &Path) -> Vec<Figure> {
     let text = std::fs::read_to_string(path).unwrap_or_default();
     text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
 }

@@ -6,20 +6,20 @@ use diffusion::networks::unet;
 const CARDS: [(&str, f64); 5] = [("H200", 790.0), ("H100", 790.0), ("A100", 270.0), ("4090", 165.0), ("3090", 71.0)];
 
 /// The TFLOP/s of a GPU; `None` if it is not in the table.
-pub fn roof(card: &str) -> Option<f64> {
+pub(crate) fn roof(card: &str) -> Option<f64> {
     CARDS.iter().find(|(name, _)| card.contains(name)).map(|(_, tflops)| *tflops)
 }
 
 /// Operations of one call of a FLUX.1 transformer: `blocks` of `width`, each with 12·width² multiply-adds per token
 /// and full attention. Embedders and modulations are less than 1 %.
-pub fn transformer(blocks: usize, width: usize, tokens: usize) -> f64 {
+pub(crate) fn transformer(blocks: usize, width: usize, tokens: usize) -> f64 {
     let (blocks, width, tokens) = (blocks as f64, width as f64, tokens as f64);
     blocks * (24.0 * width * width * tokens + 4.0 * tokens * tokens * width)
 }
 
 /// Operations of one UNet call for one picture with latents of `side` × `side` and a prompt of `text` tokens:
 /// convolutions, linear layers and attention. The time embedding is less than 0.1 %.
-pub fn unet(config: &unet::Config, side: usize, text: usize) -> f64 {
+pub(crate) fn unet(config: &unet::Config, side: usize, text: usize) -> f64 {
     let levels = config.levels();
     let channels = |level: usize| config.block_out_channels[level] as f64;
     let pixels = |level: usize| (side >> level).pow(2) as f64;
@@ -59,7 +59,7 @@ pub fn unet(config: &unet::Config, side: usize, text: usize) -> f64 {
 
 /// Operations of a training step with a frozen base: forward, and backward to each layer's input; with checkpointing
 /// another forward.
-pub fn training(forward: f64, checkpointing: bool) -> f64 {
+pub(crate) fn training(forward: f64, checkpointing: bool) -> f64 {
     forward * if checkpointing { 3.0 } else { 2.0 }
 }
 

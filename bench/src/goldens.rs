@@ -27,7 +27,7 @@ const UNETS: [(&str, &str); 4] =
     [("sd15", "sd15-tiny"), ("sd15 inpainting", "sd15-inpaint-tiny"), ("sd21", "sd21-tiny"), ("sdxl", "sdxl-tiny")];
 
 /// `goldens` is `diffusion/tests/goldens`, `ember` is `models/ember`.
-pub fn measure(goldens: &Path, ember: &Path, device: &Device, figures: &mut Figures) -> Result<()> {
+pub(crate) fn measure(goldens: &Path, ember: &Path, device: &Device, figures: &mut Figures) -> Result<()> {
     let golden = Golden { folder: goldens.join("flux-tiny"), device };
     for (dtype, name, limit) in LIMITS {
         let mut put =

@@ -14,7 +14,7 @@ use crate::scale::Scale;
 /// Calls per measurement, since one call is short.
 const CALLS: usize = 10;
 
-pub fn measure(scale: &Scale, device: &Device, figures: &mut Figures) -> Result<()> {
+pub(crate) fn measure(scale: &Scale, device: &Device, figures: &mut Figures) -> Result<()> {
     let dtype = weight_dtype(device);
     let normal = Distribution::Normal(0.0, 1.0);
     for [rows, columns, depth] in &scale.products {

@@ -4,6 +4,8 @@
 //! This is the hidden command `pyrograph gauge` and `just gpu-check`. It needs only the binary, the goldens and
 //! ember: weights of full size are random. The service never uses it.
 
+#![expect(clippy::print_stderr, reason = "a program that reports its progress")]
+
 mod clock;
 mod denoising;
 mod figure;

@@ -5,7 +5,7 @@ use std::process::Command;
 use serde::Serialize;
 
 #[derive(Debug, Clone, Serialize)]
-pub struct Machine {
+pub(crate) struct Machine {
     /// The GPU's name, or the processor's if no GPU was used.
     pub device: String,
     /// Version of the NVIDIA driver; empty without one.
@@ -18,7 +18,7 @@ pub struct Machine {
 
 impl Machine {
     /// `cpu`: whether the CPU is measured.
-    pub fn look(cpu: bool) -> Self {
+    pub(crate) fn look(cpu: bool) -> Self {
         let card = if cpu { String::new() } else { ask_driver("name,driver_version") };
         let (device, driver) = card.split_once(", ").map_or_else(|| (processor(), ""), |(a, b)| (a.to_owned(), b));
         Self {
@@ -31,7 +31,7 @@ impl Machine {
     }
 
     /// The name as a part of a file name.
-    pub fn short_name(&self) -> String {
+    pub(crate) fn short_name(&self) -> String {
         let name = self.device.to_lowercase().replace("nvidia", "");
         let words = name.split(|letter: char| !letter.is_ascii_alphanumeric()).filter(|word| !word.is_empty());
         words.take(3).collect::<Vec<_>>().join("-")

@@ -5,7 +5,7 @@ use burn::prelude::*;
 use burn::tensor::{DType, Distribution};
 
 /// Draws every matrix from N(0, 0.02) on the device; biases are 0 and norms 1. All are in `dtype`.
-pub fn draw<M: Module>(network: M, dtype: DType) -> M {
+pub(crate) fn draw<M: Module>(network: M, dtype: DType) -> M {
     network.map(&mut Draw(dtype))
 }
 

@@ -14,18 +14,18 @@ use crate::section::Section;
 
 /// How a section ended.
 #[derive(Debug, Clone, Serialize)]
-pub struct Ending {
+pub(crate) struct Ending {
     pub section: Section,
     pub how: String,
     pub seconds: f64,
 }
 
 impl Ending {
-    pub const GOOD: &str = "done";
+    pub(crate) const GOOD: &str = "done";
 }
 
 #[derive(Serialize)]
-pub struct Report<'a> {
+pub(crate) struct Report<'a> {
     machine: &'a Machine,
     sections: &'a [Ending],
     figures: Vec<Row>,
@@ -50,7 +50,7 @@ struct Peer {
 }
 
 impl<'a> Report<'a> {
-    pub fn of(machine: &'a Machine, figures: Vec<Figure>, sections: &'a [Ending]) -> Self {
+    pub(crate) fn of(machine: &'a Machine, figures: Vec<Figure>, sections: &'a [Ending]) -> Self {
         let roof = floor::roof(&machine.device);
         let (ours, theirs): (Vec<Figure>, Vec<Figure>) = figures.into_iter().partition(|figure| figure.by == OURS);
         let rows = ours.into_iter().map(|ours| {
@@ -66,7 +66,7 @@ impl<'a> Report<'a> {
     }
 
     /// The failures, one sentence each.
-    pub fn faults(&self) -> Vec<String> {
+    pub(crate) fn faults(&self) -> Vec<String> {
         let bad = self.figures.iter().map(|row| &row.ours).filter(|figure| figure.is_bad());
         let bad = bad.map(|figure| {
             format!("{} is {:.1e}, above {:.0e}", figure.name, figure.value, figure.limit.unwrap_or_default())
@@ -76,7 +76,7 @@ impl<'a> Report<'a> {
     }
 
     /// Writes both files and returns the path of the table.
-    pub fn write(&self, folder: &Path, tiny: bool) -> Result<PathBuf> {
+    pub(crate) fn write(&self, folder: &Path, tiny: bool) -> Result<PathBuf> {
         std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
         let date = self.machine.started.split('T').next().unwrap_or_default();
         let rehearsal = if tiny { "-rehearsal" } else { "" };

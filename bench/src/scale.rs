@@ -5,7 +5,7 @@ use diffusion::networks::unet::PerLevel;
 use diffusion::networks::{flux, t5, unet, vae};
 
 /// Sizes of networks and pictures.
-pub struct Scale {
+pub(crate) struct Scale {
     pub flux: flux::Config,
     pub t5: t5::Config,
     pub clip: clip::Config,
@@ -27,7 +27,7 @@ pub struct Scale {
 }
 
 /// A UNet and the size of its picture.
-pub struct UNet {
+pub(crate) struct UNet {
     pub family: &'static str,
     pub config: unet::Config,
     /// Side of the picture in pixels.
@@ -36,7 +36,7 @@ pub struct UNet {
 
 impl Scale {
     /// FLUX.1-dev, with its published configs.
-    pub fn full() -> Self {
+    pub(crate) fn full() -> Self {
         Self {
             flux: flux::Config { guidance_embeds: true, ..flux::Config::default() },
             t5: t5::Config {
@@ -87,7 +87,7 @@ impl Scale {
     }
 
     /// The same shapes, reduced.
-    pub fn tiny() -> Self {
+    pub(crate) fn tiny() -> Self {
         let full = Self::full();
         Self {
             flux: flux::Config {
@@ -125,13 +125,13 @@ impl Scale {
     }
 
     /// Tokens of a square picture: latents are an eighth of its side, and four latents are one token.
-    pub fn tokens(side: usize) -> usize {
+    pub(crate) fn tokens(side: usize) -> usize {
         (side / 16) * (side / 16)
     }
 }
 
 /// The UNet of Stable Diffusion XL base, with its published config.
-pub fn sdxl() -> unet::Config {
+pub(crate) fn sdxl() -> unet::Config {
     let names = |names: [&str; 3]| names.map(str::to_owned).to_vec();
     unet::Config {
         block_out_channels: vec![320, 640, 1280],
@@ -149,7 +149,7 @@ pub fn sdxl() -> unet::Config {
 }
 
 /// The UNet of Stable Diffusion 1.5, with its published config.
-pub fn sd15() -> unet::Config {
+pub(crate) fn sd15() -> unet::Config {
     unet::Config { cross_attention_dim: PerLevel::All(768), ..unet::Config::default() }
 }
 

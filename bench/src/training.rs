@@ -15,7 +15,7 @@ use crate::floor;
 use crate::random_weights::draw;
 use crate::scale::Scale;
 
-pub fn measure(scale: &Scale, device: &Device, figures: &mut Figures) -> Result<()> {
+pub(crate) fn measure(scale: &Scale, device: &Device, figures: &mut Figures) -> Result<()> {
     let dtype = weight_dtype(device);
     let normal = Distribution::Normal(0.0, 1.0);
     // The smaller size first, since it fits on every GPU.

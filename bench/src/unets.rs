@@ -21,7 +21,7 @@ const TEXT: usize = 77;
 const SIZE_CONDITIONS: usize = 6;
 
 /// Measures each of the scale's UNets, the larger one first.
-pub fn measure(scale: &Scale, device: &Device, figures: &mut Figures) -> Result<()> {
+pub(crate) fn measure(scale: &Scale, device: &Device, figures: &mut Figures) -> Result<()> {
     scale.unets.iter().try_for_each(|unet| call(unet, scale.calls, device, figures))
 }
 

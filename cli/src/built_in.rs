@@ -9,7 +9,7 @@ use sqlx::PgPool;
 use crate::failure::Failure;
 
 /// Name of the built-in checkpoint.
-pub const CHECKPOINT: &str = "ember";
+pub(crate) const CHECKPOINT: &str = "ember";
 
 #[derive(RustEmbed)]
 #[folder = "../models/ember"]
@@ -28,7 +28,7 @@ struct Checkpoint;
 struct Datasets;
 
 /// Registers the built-in checkpoint as a model of this installation; cheap if it is registered already.
-pub async fn register(pool: &PgPool, storage: &Storage) -> Result<(), Failure> {
+pub(crate) async fn register(pool: &PgPool, storage: &Storage) -> Result<(), Failure> {
     let files: Vec<_> = Checkpoint::iter()
         .filter_map(|path| Some((path.to_string(), Checkpoint::get(&path)?.data.into_owned().into())))
         .collect();
@@ -44,12 +44,12 @@ pub async fn register(pool: &PgPool, storage: &Storage) -> Result<(), Failure> {
 }
 
 /// Whether it is registered, in this version or an older one.
-pub async fn is_registered(pool: &PgPool) -> bool {
+pub(crate) async fn is_registered(pool: &PgPool) -> bool {
     model::intake::has_built_in(pool, CHECKPOINT).await
 }
 
 /// A picture of a bundled dataset.
-pub struct BundledPicture {
+pub(crate) struct BundledPicture {
     /// `photo.png`.
     pub file_name: String,
     pub png: Vec<u8>,
@@ -57,7 +57,7 @@ pub struct BundledPicture {
 }
 
 /// The pictures of a bundled dataset, by name.
-pub fn dataset(name: &str) -> Vec<BundledPicture> {
+pub(crate) fn dataset(name: &str) -> Vec<BundledPicture> {
     let inside = format!("{name}/");
     let files: BTreeMap<String, Vec<u8>> = Datasets::iter()
         .filter(|path| path.starts_with(&inside))

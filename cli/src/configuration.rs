@@ -50,7 +50,7 @@ const VARIABLES: &[Variable] = &[
 ];
 
 /// The table as `pyrograph --help` shows it.
-pub fn environment_help() -> String {
+pub(crate) fn environment_help() -> String {
     let width = VARIABLES.iter().map(|(name, ..)| name.len()).max().unwrap_or(0);
     let mut help = "Environment:".to_owned();
     for (name, meaning, default) in VARIABLES {
@@ -62,7 +62,7 @@ pub fn environment_help() -> String {
 
 /// The services that server, worker and migrations need. It holds secrets, so it has no `Debug`.
 #[derive(Clone, Serialize, Deserialize)]
-pub struct Services {
+pub(crate) struct Services {
     pub database_url: String,
     #[serde(with = "StoredStorage")]
     pub storage: StorageConfig,
@@ -81,11 +81,11 @@ struct StoredStorage {
 }
 
 /// The file in the data folder of a running `up` from which other processes read the addresses of its services.
-pub const SERVICES_FILE: &str = "services.json";
+pub(crate) const SERVICES_FILE: &str = "services.json";
 
 impl Services {
     /// From the environment when it names a database, else from the data folder of a running `up`.
-    pub fn find(data_dir: &Path) -> Result<Self, Failure> {
+    pub(crate) fn find(data_dir: &Path) -> Result<Self, Failure> {
         if let Some(database_url) = variable("DATABASE_URL") {
             let storage = storage_from_environment()?.ok_or_else(|| {
                 Failure::Usage("DATABASE_URL is set and PYROGRAPH_S3_ENDPOINT is not; both are needed".to_owned())
@@ -103,7 +103,7 @@ impl Services {
     }
 
     /// The URL of the database, which is all that a migration needs.
-    pub fn find_database(data_dir: &Path) -> Result<String, Failure> {
+    pub(crate) fn find_database(data_dir: &Path) -> Result<String, Failure> {
         match variable("DATABASE_URL") {
             Some(url) => Ok(url),
             None => Self::find(data_dir).map(|services| services.database_url),
@@ -115,7 +115,7 @@ impl Services {
 ///
 /// # Errors
 /// An endpoint without its keys.
-pub fn storage_from_environment() -> Result<Option<StorageConfig>, Failure> {
+pub(crate) fn storage_from_environment() -> Result<Option<StorageConfig>, Failure> {
     let Some(endpoint) = variable("PYROGRAPH_S3_ENDPOINT") else { return Ok(None) };
     let needed = |name: &str| {
         variable(name).ok_or_else(|| Failure::Usage(format!("PYROGRAPH_S3_ENDPOINT is set and {name} is not")))
@@ -131,7 +131,7 @@ pub fn storage_from_environment() -> Result<Option<StorageConfig>, Failure> {
 }
 
 /// A variable that is set and not empty.
-pub fn variable(name: &str) -> Option<String> {
+pub(crate) fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
@@ -139,13 +139,13 @@ pub fn variable(name: &str) -> Option<String> {
 ///
 /// # Errors
 /// It is set and not a number.
-pub fn number(name: &str) -> Result<Option<u64>, Failure> {
+pub(crate) fn number(name: &str) -> Result<Option<u64>, Failure> {
     let Some(text) = variable(name) else { return Ok(None) };
     text.parse().map(Some).map_err(|_| Failure::Usage(format!("{name} is '{text}', which is not a whole number")))
 }
 
 /// As [`number`], for a value that must not be 0.
-pub fn positive(name: &str) -> Result<Option<u64>, Failure> {
+pub(crate) fn positive(name: &str) -> Result<Option<u64>, Failure> {
     match number(name)? {
         Some(0) => Err(Failure::Usage(format!("{name} is 0; it must be at least 1"))),
         number => Ok(number),
@@ -156,14 +156,14 @@ pub fn positive(name: &str) -> Result<Option<u64>, Failure> {
 ///
 /// # Errors
 /// It is set and cannot be parsed.
-pub fn said<T: FromStr<Err: std::fmt::Display>>(name: &str) -> Result<Option<T>, Failure> {
+pub(crate) fn said<T: FromStr<Err: std::fmt::Display>>(name: &str) -> Result<Option<T>, Failure> {
     let Some(text) = variable(name) else { return Ok(None) };
     text.parse().map(Some).map_err(|error| Failure::Usage(format!("{name}: {error}")))
 }
 
 /// A number of bytes above 0, such as `12GiB`, `1.5 GiB`, `24GB` or `512`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ByteSize(pub u64);
+pub(crate) struct ByteSize(pub u64);
 
 impl FromStr for ByteSize {
     type Err = String;
@@ -176,7 +176,7 @@ impl FromStr for ByteSize {
 }
 
 /// Folder for a worker's cached weights and the files of its current job.
-pub fn worker_dir(data_dir: &Path) -> PathBuf {
+pub(crate) fn worker_dir(data_dir: &Path) -> PathBuf {
     if let Some(folder) = variable("PYROGRAPH_WORKER_DIR") {
         return folder.into();
     }
@@ -193,15 +193,15 @@ pub fn worker_dir(data_dir: &Path) -> PathBuf {
 }
 
 /// Log filter of servers, unless PYROGRAPH_LOG is set.
-pub const SERVER_LOG: &str = "info,sqlx=warn,s3s=warn,object_store=warn,apalis=warn,apalis_core=warn";
+pub(crate) const SERVER_LOG: &str = "info,sqlx=warn,s3s=warn,object_store=warn,apalis=warn,apalis_core=warn";
 /// Log filter of client commands, unless PYROGRAPH_LOG is set.
-pub const CLIENT_LOG: &str = "warn";
+pub(crate) const CLIENT_LOG: &str = "warn";
 
 /// Sends the log to stderr: stdout belongs to results.
 ///
 /// # Errors
 /// An invalid filter or format.
-pub fn start_log(default: &str) -> Result<(), Failure> {
+pub(crate) fn start_log(default: &str) -> Result<(), Failure> {
     let filter = said::<EnvFilter>("PYROGRAPH_LOG")?.unwrap_or_else(|| EnvFilter::new(default));
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match variable("PYROGRAPH_LOG_FORMAT").as_deref() {
@@ -217,7 +217,7 @@ pub fn start_log(default: &str) -> Result<(), Failure> {
 }
 
 /// Makes an empty variable count as unset for clap too, as everywhere else.
-pub fn without_empty_variables(command: clap::Command) -> clap::Command {
+pub(crate) fn without_empty_variables(command: clap::Command) -> clap::Command {
     let empty =
         |argument: &clap::Arg| argument.get_env().and_then(std::env::var_os).is_some_and(|value| value.is_empty());
     command
@@ -232,7 +232,7 @@ const BEATS_PER_LEASE: u32 = 3;
 ///
 /// # Errors
 /// Times with which healthy workers would lose their jobs.
-pub fn lease_policy() -> Result<LeasePolicy, Failure> {
+pub(crate) fn lease_policy() -> Result<LeasePolicy, Failure> {
     let mut policy = LeasePolicy::default();
     set_duration("PYROGRAPH_LEASE_TTL_MS", &mut policy.ttl)?;
     set_duration("PYROGRAPH_LEASE_BEAT_MS", &mut policy.beat)?;
@@ -252,12 +252,12 @@ fn lasts(policy: LeasePolicy) -> Result<LeasePolicy, Failure> {
 }
 
 /// Where models may be imported from.
-pub fn imports() -> Result<Imports, Failure> {
+pub(crate) fn imports() -> Result<Imports, Failure> {
     let mut imports = Imports::default();
     if let Some(hub) = variable("HF_ENDPOINT") {
         imports.hub = Url::parse(&hub)
             .ok()
-            .filter(|hub| hub.has_host())
+            .filter(url::Url::has_host)
             .ok_or_else(|| Failure::Usage("HF_ENDPOINT is not a URL such as https://huggingface.co".to_owned()))?;
     }
     imports.hub_token = variable("HF_TOKEN").map(|token| HubToken(token.trim().to_owned()));
@@ -271,7 +271,7 @@ pub fn imports() -> Result<Imports, Failure> {
 }
 
 /// Sets a duration from a variable in milliseconds, if it is set.
-pub fn set_duration(variable: &str, duration: &mut Duration) -> Result<(), Failure> {
+pub(crate) fn set_duration(variable: &str, duration: &mut Duration) -> Result<(), Failure> {
     if let Some(milliseconds) = positive(variable)? {
         *duration = Duration::from_millis(milliseconds);
     }

@@ -5,7 +5,7 @@ use image::imageops::{self, FilterType};
 use image::{Rgb, RgbImage};
 
 /// Everything on the sheet.
-pub struct ContactSheet<'a> {
+pub(crate) struct ContactSheet<'a> {
     pub title: &'a str,
     /// Small, below the title.
     pub subtitle: &'a str,
@@ -17,7 +17,7 @@ pub struct ContactSheet<'a> {
 }
 
 /// One prompt, the same seed, without and with the LoRA.
-pub struct Pair {
+pub(crate) struct Pair {
     pub prompt: String,
     pub pictures: [RgbImage; 2],
 }
@@ -40,7 +40,7 @@ impl ContactSheet<'_> {
     ///
     /// # Errors
     /// Only when the font that the program carries cannot be read.
-    pub fn draw(&self) -> anyhow::Result<RgbImage> {
+    pub(crate) fn draw(&self) -> anyhow::Result<RgbImage> {
         let font = FontRef::try_from_slice(epaint_default_fonts::UBUNTU_LIGHT)?;
         let pair_width = 2 * PICTURE + GAP;
         let width = 2 * MARGIN + PAIRS_PER_ROW * pair_width + (PAIRS_PER_ROW - 1) * PAIR_GAP;

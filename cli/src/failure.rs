@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 /// Printed below the help of the whole program.
-pub const EXIT_CODES: &str = "\
+pub(crate) const EXIT_CODES: &str = "\
 Exit codes:
   0  done
   1  failed: the job failed, a file could not be read or written, or something unexpected happened
@@ -13,11 +13,11 @@ Exit codes:
   5  canceled";
 
 /// Exit code for a wrong command line or environment: a retry would fail in the same way.
-pub const EXIT_USAGE: u8 = 2;
+pub(crate) const EXIT_USAGE: u8 = 2;
 
 /// Why a command did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
-pub enum Failure {
+pub(crate) enum Failure {
     /// Any failure without a more specific exit code.
     #[error("{0:#}")]
     Failed(#[from] anyhow::Error),
@@ -37,7 +37,7 @@ pub enum Failure {
 
 impl Failure {
     /// The process's exit code; see [`EXIT_CODES`].
-    pub fn exit_code(&self) -> ExitCode {
+    pub(crate) fn exit_code(&self) -> ExitCode {
         ExitCode::from(match self {
             Self::Failed(_) => 1,
             Self::Usage(_) => EXIT_USAGE,

@@ -24,7 +24,7 @@ const LOCK: &str = "lock";
 const POSTGRES: &str = "postgres";
 
 /// An open data folder with running services.
-pub struct Installation {
+pub(crate) struct Installation {
     folder: PathBuf,
     services: Services,
     postgres: Postgres,
@@ -45,7 +45,7 @@ impl Installation {
     ///
     /// # Errors
     /// Another process has it open. No service is left running after any error.
-    pub async fn open(folder: &Path) -> Result<Self, Failure> {
+    pub(crate) async fn open(folder: &Path) -> Result<Self, Failure> {
         let named = storage_from_environment()?;
         fs::create_dir_all(folder).with_context(|| format!("could not create {}", folder.display()))?;
         let folder = folder.canonicalize().with_context(|| format!("could not open {}", folder.display()))?;
@@ -60,16 +60,16 @@ impl Installation {
         }
     }
 
-    pub fn folder(&self) -> &Path {
+    pub(crate) fn folder(&self) -> &Path {
         &self.folder
     }
 
-    pub fn services(&self) -> &Services {
+    pub(crate) fn services(&self) -> &Services {
         &self.services
     }
 
     /// Stops the services in order and closes the folder. Services named by the environment are not affected.
-    pub async fn close(self) -> Result<(), Failure> {
+    pub(crate) async fn close(self) -> Result<(), Failure> {
         if let Some(s3) = self.s3 {
             s3.stop().await;
         }
@@ -80,7 +80,7 @@ impl Installation {
 }
 
 /// For a process that exits at once: ends the services in `folder` that would outlive it, as after a crash.
-pub fn quit(folder: &Path) {
+pub(crate) fn quit(folder: &Path) {
     let holder = fs::read_to_string(folder.join(LOCK)).unwrap_or_default();
     if holder == std::process::id().to_string() {
         Postgres::quit(&folder.join(POSTGRES));
@@ -125,20 +125,19 @@ async fn start_storage(
     named: Option<StorageConfig>,
     database_url: &str,
 ) -> Result<(Option<S3>, Services), Failure> {
-    let (s3, storage) = match named {
-        Some(storage) => (None, storage),
-        None => {
-            let s3 = start_s3(folder).await?;
-            let storage = StorageConfig {
-                endpoint: s3.endpoint(),
-                bucket: s3.bucket().to_owned(),
-                region: "auto".to_owned(),
-                access_key: s3.access_key().to_owned(),
-                secret_key: s3.secret_key().to_owned(),
-                public_endpoint: None,
-            };
-            (Some(s3), storage)
-        }
+    let (s3, storage) = if let Some(storage) = named {
+        (None, storage)
+    } else {
+        let s3 = start_s3(folder).await?;
+        let storage = StorageConfig {
+            endpoint: s3.endpoint(),
+            bucket: s3.bucket().to_owned(),
+            region: "auto".to_owned(),
+            access_key: s3.access_key().to_owned(),
+            secret_key: s3.secret_key().to_owned(),
+            public_endpoint: None,
+        };
+        (Some(s3), storage)
     };
     let services = Services { database_url: database_url.to_owned(), storage };
     write_private(&folder.join(SERVICES_FILE), &services)?;

@@ -1,6 +1,8 @@
 //! `pyrograph`: one program that is the server, the worker, the engine and the client. This file has the list of commands and
 //! the exit code; `commands` implements them.
 
+#![expect(clippy::print_stderr, reason = "messages for people go to stderr, results through `output::say`")]
+
 mod built_in;
 mod client;
 mod commands;

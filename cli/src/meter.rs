@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 /// Progress of one thing that takes longer than a second. The bar goes when it is dropped.
-pub struct Meter {
+pub(crate) struct Meter {
     bar: ProgressBar,
     tenths: Option<Arc<Tenths>>,
 }
@@ -46,12 +46,12 @@ impl Tenths {
 
 impl Meter {
     /// Steps of a job. The first event reports the total.
-    pub fn steps(label: impl Into<String>) -> Self {
+    pub(crate) fn steps(label: impl Into<String>) -> Self {
         Self::new(label.into(), "{spinner:.cyan} {prefix} {bar:32.cyan/dim} {pos}/{len}  {msg}  {elapsed} < {eta}")
     }
 
     /// Bytes on their way.
-    pub fn bytes(label: impl Into<String>, total: u64) -> Self {
+    pub(crate) fn bytes(label: impl Into<String>, total: u64) -> Self {
         let meter = Self::new(
             label.into(),
             "{spinner:.cyan} {prefix} {bar:32.cyan/dim} {bytes}/{total_bytes}  {bytes_per_sec}  {msg}",
@@ -61,14 +61,14 @@ impl Meter {
     }
 
     /// Counts items.
-    pub fn count(label: impl Into<String>, total: u64) -> Self {
+    pub(crate) fn count(label: impl Into<String>, total: u64) -> Self {
         let meter = Self::new(label.into(), "{spinner:.cyan} {prefix} {bar:32.cyan/dim} {pos}/{len}");
         meter.bar.set_length(total);
         meter
     }
 
     /// Work without measurable progress.
-    pub fn wait(label: impl Into<String>) -> Self {
+    pub(crate) fn wait(label: impl Into<String>) -> Self {
         Self::new(label.into(), "{spinner:.cyan} {prefix} {msg}  {elapsed}")
     }
 
@@ -91,7 +91,7 @@ impl Meter {
     }
 
     /// Sets the position; `note` is shown beside the bar.
-    pub fn reach(&self, position: u64, total: u64, note: &str) {
+    pub(crate) fn reach(&self, position: u64, total: u64, note: &str) {
         self.bar.set_length(total);
         self.bar.set_position(position);
         self.bar.set_message(note.to_owned());
@@ -101,12 +101,12 @@ impl Meter {
     }
 
     /// Advances the position by `by`.
-    pub fn advance(&self, by: u64) {
+    pub(crate) fn advance(&self, by: u64) {
         self.counter()(by);
     }
 
     /// A function that advances this meter, to be passed to a stream of bytes for instance.
-    pub fn counter(&self) -> impl Fn(u64) + Send + Sync + use<> {
+    pub(crate) fn counter(&self) -> impl Fn(u64) + Send + Sync + use<> {
         let (bar, tenths) = (self.bar.clone(), self.tenths.clone());
         move |by| {
             bar.inc(by);
@@ -117,7 +117,7 @@ impl Meter {
     }
 
     /// Shows a note beside the bar.
-    pub fn note(&self, note: &str) {
+    pub(crate) fn note(&self, note: &str) {
         self.bar.set_message(note.to_owned());
         if let Some(tenths) = &self.tenths {
             tenths.note(note);
@@ -125,7 +125,7 @@ impl Meter {
     }
 
     /// Prints a line above the bar.
-    pub fn say(&self, line: &str) {
+    pub(crate) fn say(&self, line: &str) {
         if self.tenths.is_some() {
             eprintln!("{line}");
         } else {
@@ -134,7 +134,7 @@ impl Meter {
     }
 
     /// Replaces the bar by one line.
-    pub fn finish(self, line: &str) {
+    pub(crate) fn finish(self, line: &str) {
         self.bar.finish_and_clear();
         eprintln!("{line}");
     }

@@ -14,7 +14,7 @@ macro_rules! say {
 pub(crate) use say;
 
 /// Writes a line. A closed pipe (`pyrograph models list | head -1`) is not an error.
-pub fn line(text: Arguments) -> Result<(), Failure> {
+pub(crate) fn line(text: Arguments) -> Result<(), Failure> {
     unless_closed(writeln!(io::stdout().lock(), "{text}"))
 }
 

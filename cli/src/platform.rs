@@ -28,7 +28,7 @@ const STEADY: Duration = Duration::from_secs(30);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 /// Services, API and worker, running.
-pub struct Platform {
+pub(crate) struct Platform {
     installation: Installation,
     server: Server,
     stop_worker: CancellationToken,
@@ -38,7 +38,12 @@ pub struct Platform {
 
 impl Platform {
     /// Starts all of it on `data_dir`, with the API at `bind`. The worker logs as `log` says, unless PYROGRAPH_LOG is set.
-    pub async fn start(data_dir: &Path, bind: SocketAddr, engine: &EngineFlags, log: &str) -> Result<Self, Failure> {
+    pub(crate) async fn start(
+        data_dir: &Path,
+        bind: SocketAddr,
+        engine: &EngineFlags,
+        log: &str,
+    ) -> Result<Self, Failure> {
         worker::config(engine, data_dir)?;
         let listener = listen(bind).await?;
         let program = std::env::current_exe().context("could not find the path of this program")?;
@@ -57,20 +62,20 @@ impl Platform {
     }
 
     /// Address of the API.
-    pub fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("http://{}", self.server.address)
     }
 
-    pub fn storage_endpoint(&self) -> &str {
+    pub(crate) fn storage_endpoint(&self) -> &str {
         &self.installation.services().storage.endpoint
     }
 
-    pub fn folder(&self) -> &Path {
+    pub(crate) fn folder(&self) -> &Path {
         self.installation.folder()
     }
 
     /// Waits until the API stops unexpectedly, or the worker turns out never to work.
-    pub async fn ended(&mut self) -> Failure {
+    pub(crate) async fn ended(&mut self) -> Failure {
         tokio::select! {
             () = self.server.ended() => {
                 Failure::Failed(anyhow::anyhow!("the API stopped unexpectedly; see the log"))
@@ -80,7 +85,7 @@ impl Platform {
     }
 
     /// Stops worker, API, S3 and Postgres, in this order.
-    pub async fn stop(self) -> Result<(), Failure> {
+    pub(crate) async fn stop(self) -> Result<(), Failure> {
         self.stop_worker.cancel();
         if !self.worker.is_finished() {
             let _ = self.worker.await;

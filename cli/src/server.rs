@@ -22,7 +22,7 @@ use crate::services;
 const FAREWELL: Duration = Duration::from_secs(5);
 
 /// Binds the address, before anything slower starts.
-pub async fn listen(bind: SocketAddr) -> Result<TcpListener, Failure> {
+pub(crate) async fn listen(bind: SocketAddr) -> Result<TcpListener, Failure> {
     TcpListener::bind(bind).await.map_err(|error| match error.kind() {
         std::io::ErrorKind::AddrInUse => {
             Failure::Usage(format!("{bind} is in use by another program. Choose another address with --bind."))
@@ -35,7 +35,7 @@ pub async fn listen(bind: SocketAddr) -> Result<TcpListener, Failure> {
 }
 
 /// A running API server.
-pub struct Server {
+pub(crate) struct Server {
     pub address: SocketAddr,
     stop: CancellationToken,
     serving: JoinHandle<()>,
@@ -45,7 +45,7 @@ pub struct Server {
 
 impl Server {
     /// Updates the schema and the built-in checkpoint, and serves.
-    pub async fn start(listener: TcpListener, services: &Services) -> Result<Self, Failure> {
+    pub(crate) async fn start(listener: TcpListener, services: &Services) -> Result<Self, Failure> {
         let address = listener.local_addr().context("the listener has no address")?;
         let reaper = Reaper::new(lease_policy()?);
         let pools = services::database(&services.database_url).await?;
@@ -75,12 +75,12 @@ impl Server {
     }
 
     /// Waits until the server stops unexpectedly.
-    pub async fn ended(&mut self) {
+    pub(crate) async fn ended(&mut self) {
         let _ = (&mut self.serving).await;
     }
 
     /// Gives running requests time to finish, and closes.
-    pub async fn stop(mut self) {
+    pub(crate) async fn stop(mut self) {
         self.stop.cancel();
         self.reaping.abort();
         // A task that was seen to end must not be waited for again.

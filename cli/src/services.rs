@@ -10,13 +10,13 @@ use embedded::Postgres;
 use crate::failure::Failure;
 
 /// Connects to the database once it answers.
-pub async fn database(url: &str) -> Result<Pools, Failure> {
+pub(crate) async fn database(url: &str) -> Result<Pools, Failure> {
     Postgres::external(url.to_owned()).await.map_err(of_postgres)?;
     Ok(Pools::connect(url).await.context("database")?)
 }
 
 /// The reason why there is no database, in one sentence without a chain of causes.
-pub fn of_postgres(error: embedded::Error) -> Failure {
+pub(crate) fn of_postgres(error: embedded::Error) -> Failure {
     match error {
         embedded::Error::NamedBinaries { .. } | embedded::Error::Address => Failure::Usage(error.to_string()),
         error => Failure::Failed(anyhow!("Postgres: {error}")),
@@ -24,7 +24,7 @@ pub fn of_postgres(error: embedded::Error) -> Failure {
 }
 
 /// Whether the bucket answers.
-pub async fn check_storage(storage: &Storage, config: &StorageConfig) -> Result<(), Failure> {
+pub(crate) async fn check_storage(storage: &Storage, config: &StorageConfig) -> Result<(), Failure> {
     let StorageConfig { endpoint, bucket, .. } = config;
     storage.check().await.map_err(|error| {
         let cause = cause(&error.to_string()).to_owned();

@@ -4,20 +4,20 @@ use crate::failure::Failure;
 use crate::output::say;
 
 /// Rows of text under headings.
-pub struct Table<const COLUMNS: usize> {
+pub(crate) struct Table<const COLUMNS: usize> {
     rows: Vec<[String; COLUMNS]>,
 }
 
 impl<const COLUMNS: usize> Table<COLUMNS> {
-    pub fn new(headings: [&str; COLUMNS]) -> Self {
+    pub(crate) fn new(headings: [&str; COLUMNS]) -> Self {
         Self { rows: vec![headings.map(str::to_owned)] }
     }
 
-    pub fn row(&mut self, cells: [String; COLUMNS]) {
+    pub(crate) fn row(&mut self, cells: [String; COLUMNS]) {
         self.rows.push(cells);
     }
 
-    pub fn print(&self) -> Result<(), Failure> {
+    pub(crate) fn print(&self) -> Result<(), Failure> {
         self.lines().iter().try_for_each(|line| say!("{line}"))
     }
 

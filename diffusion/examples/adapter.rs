@@ -5,6 +5,8 @@
 //! PICTURES contains pairs of `name.png` and `name.txt`. Writes the adapter, `without.png` and `with.png` to
 //! `out/adapter`.
 
+#![expect(clippy::print_stdout, reason = "an example prints its result")]
+
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};

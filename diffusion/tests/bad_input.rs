@@ -2,7 +2,7 @@
 //! (the table is in docs/bad-input.md). None may result in a black picture. `checkpoint` tests malformed headers;
 //! `api` and `domain` test what the service rejects before it queues a job.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 #[path = "bad_input/adapters.rs"]
 mod adapters;

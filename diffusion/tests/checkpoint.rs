@@ -1,7 +1,7 @@
 //! Untrusted checkpoints: each kind of malformed file is rejected with a reason, and a valid one is loaded strictly
 //! or not at all.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::type_complexity)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::type_complexity, reason = "a test fails by panicking")]
 
 #[path = "checkpoint/gguf.rs"]
 mod gguf;

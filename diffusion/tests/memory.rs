@@ -5,7 +5,8 @@
 //! negligible, and small enough to take seconds. The estimate may exceed the peak by a factor of 2, since it holds
 //! for every device and size. It must not be below nine tenths of it, or a GPU would run out of memory.
 
-#![allow(clippy::unwrap_used)]
+#![expect(clippy::print_stdout, reason = "tests print what they measure")]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;

@@ -104,7 +104,7 @@ impl Pools {
                 .max_connections(most)
                 // Within the limit of a statement; a machine that is busy compiling takes seconds for a connection.
                 .acquire_timeout(Duration::from_secs(8))
-                .max_lifetime(Duration::from_secs(30 * 60))
+                .max_lifetime(Duration::from_mins(30))
                 // A ping before each use costs a round trip; a connection that was idle for long gets one below.
                 .test_before_acquire(false)
                 .before_acquire(|connection, idle| {

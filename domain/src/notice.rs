@@ -26,12 +26,12 @@ pub(crate) struct Notices {
 }
 
 impl Notices {
-    pub fn of(pool: PgPool, channel: &'static str) -> Notices {
+    pub(crate) fn of(pool: PgPool, channel: &'static str) -> Notices {
         Notices { pool, channel, listener: None, connected_before: false }
     }
 
     /// Waits for the next one, connecting as often as it takes.
-    pub async fn next(&mut self) -> Notice {
+    pub(crate) async fn next(&mut self) -> Notice {
         loop {
             let Some(listener) = self.listener.as_mut() else {
                 match tokio::time::timeout(SILENCE, self.connect()).await {
@@ -68,7 +68,7 @@ impl Notices {
     }
 
     /// Connects now rather than at the first `next`, so that nothing sent after this call is missed.
-    pub async fn ready(&mut self) {
+    pub(crate) async fn ready(&mut self) {
         if matches!(tokio::time::timeout(SILENCE, self.connect()).await, Ok(Ok(()))) {
             self.connected_before = true;
         }

@@ -24,14 +24,14 @@ pub use self::writer::ObjectWriter;
 use crate::{DatasetId, Error, ExampleId, GenerationId, InputId, JobId, ModelId, Result, TrainingId, UploadId};
 
 /// How long a presigned URL for reading lives.
-pub const READ_TTL: Duration = Duration::from_secs(3600);
+pub const READ_TTL: Duration = Duration::from_hours(1);
 /// Files up to this many bytes are put in one request, so that the put can refuse to overwrite.
 const SINGLE_PUT_BYTES: u64 = 64 * 1024 * 1024;
 const PART_BYTES: usize = 8 * 1024 * 1024;
 /// Longest wait for the next bytes of an answer. There is no limit for a whole answer, which may be a file of 64 GiB.
-const SILENCE: Duration = Duration::from_secs(60);
+const SILENCE: Duration = Duration::from_mins(1);
 /// The same where an upload in parts ends: a server may copy all of it before it says a word.
-const COMPLETION: Duration = Duration::from_secs(3600);
+const COMPLETION: Duration = Duration::from_hours(1);
 
 /// Where the bucket is and how to sign for it.
 #[derive(Clone)]

@@ -14,7 +14,7 @@ use crate::storage::{PresignedPut, StorageKey};
 use crate::{Caller, Database, DatasetId, Error, ExampleId, ProjectId, Result, Storage, UploadId, begin, image_gate};
 
 /// How long the URL for writing lives.
-pub const WRITE_TTL: Duration = Duration::from_secs(3600);
+pub const WRITE_TTL: Duration = Duration::from_hours(1);
 const MAX_FILE_NAME_CHARS: usize = 255;
 
 /// The picture formats that are taken.

@@ -20,7 +20,7 @@ pub(crate) struct Account {
 impl Account {
     /// The current account; for root `nobody`, or `postgres` if there is no `nobody`. The account must have a line in
     /// `/etc/passwd`, since `initdb` looks its own name up.
-    pub fn find() -> Result<Account, Error> {
+    pub(crate) fn find() -> Result<Account, Error> {
         if !rustix::process::geteuid().is_root() {
             return Ok(Account { drop_to: None });
         }
@@ -33,7 +33,7 @@ impl Account {
     }
 
     /// A command that runs as this account. It starts in `/`, since the account may not be able to read our folder.
-    pub fn command(&self, program: &Path) -> Command {
+    pub(crate) fn command(&self, program: &Path) -> Command {
         let mut command = Command::new(program);
         command.current_dir("/").env_remove("PGDATA").env_remove("PGHOST").env_remove("PGPORT");
         if let Some((uid, gid)) = self.drop_to {
@@ -43,7 +43,7 @@ impl Account {
     }
 
     /// Makes the account the owner of a file or folder. Does nothing if it is the current account.
-    pub fn own(&self, path: &Path) -> Result<(), Error> {
+    pub(crate) fn own(&self, path: &Path) -> Result<(), Error> {
         match self.drop_to {
             Some((uid, gid)) => std::os::unix::fs::chown(path, Some(uid), Some(gid)).map_err(Error::file(path)),
             None => Ok(()),
@@ -52,7 +52,7 @@ impl Account {
 
     /// The folder that Postgres uses for `wanted`: `wanted` itself if the account can reach it, else a new one under
     /// `/var/lib/pyrograph`, recorded in `wanted/location`.
-    pub fn reachable(&self, wanted: &Path) -> Result<PathBuf, Error> {
+    pub(crate) fn reachable(&self, wanted: &Path) -> Result<PathBuf, Error> {
         fs::create_dir_all(wanted).map_err(Error::file(wanted))?;
         let wanted = wanted.canonicalize().map_err(Error::file(wanted))?;
         if wanted.ancestors().skip(1).all(|folder| self.may_enter(folder)) {
@@ -72,7 +72,7 @@ impl Account {
     }
 
     /// The same for programs: a copy of the package under `/var/lib/pyrograph` if the account cannot reach the original.
-    pub fn reachable_package(&self, package: &Path) -> Result<PathBuf, Error> {
+    pub(crate) fn reachable_package(&self, package: &Path) -> Result<PathBuf, Error> {
         let package = package.canonicalize().map_err(Error::file(package))?;
         if package.ancestors().all(|folder| self.may_enter(folder)) {
             return Ok(package);

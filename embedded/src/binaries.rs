@@ -23,7 +23,7 @@ impl Binaries {
     ///
     /// # Errors
     /// A named folder that lacks one of them is an error; no other folder is tried.
-    pub fn find(account: &Account, tools: &Path) -> Result<Binaries, Error> {
+    pub(crate) fn find(account: &Account, tools: &Path) -> Result<Binaries, Error> {
         if let Some(folder) = std::env::var_os("PYROGRAPH_POSTGRES_BIN").filter(|folder| !folder.is_empty()) {
             return named(folder.into()).and_then(|folder| prepared(account, folder));
         }
@@ -48,7 +48,7 @@ impl Binaries {
         }
     }
 
-    pub fn program(&self, name: &str) -> PathBuf {
+    pub(crate) fn program(&self, name: &str) -> PathBuf {
         self.folder.join(name)
     }
 }

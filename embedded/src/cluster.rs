@@ -37,7 +37,7 @@ pub(crate) struct Cluster {
 
 impl Cluster {
     /// Finds the programs and creates the cluster if the folder has none. npm may install the package into `tools`.
-    pub fn prepare(folder: &Path, tools: &Path, durability: Durability) -> Result<Cluster, Error> {
+    pub(crate) fn prepare(folder: &Path, tools: &Path, durability: Durability) -> Result<Cluster, Error> {
         let account = Account::find()?;
         let folder = account.reachable(folder)?;
         account.own(&folder)?;
@@ -49,7 +49,7 @@ impl Cluster {
         Ok(cluster)
     }
 
-    pub fn folder(&self) -> &Path {
+    pub(crate) fn folder(&self) -> &Path {
         &self.folder
     }
 
@@ -62,7 +62,7 @@ impl Cluster {
     }
 
     /// The password of the user `pyrograph`, created with the cluster.
-    pub fn password(&self) -> Result<String, Error> {
+    pub(crate) fn password(&self) -> Result<String, Error> {
         let path = self.folder.join("password");
         fs::read_to_string(&path).map_err(Error::file(path))
     }
@@ -102,7 +102,7 @@ impl Cluster {
 
     /// The port of a server that already runs on this folder, left by a process that was killed. A stale
     /// `postmaster.pid` is removed: its process id may belong to another process by now.
-    pub fn running(&self) -> Result<Option<u16>, Error> {
+    pub(crate) fn running(&self) -> Result<Option<u16>, Error> {
         let path = self.data().join(PID_FILE);
         match postmaster(&path) {
             Some((_, port)) => Ok(Some(port)),
@@ -115,7 +115,7 @@ impl Cluster {
     }
 
     /// Signals the server that runs in `folder`, if any, to stop without a final checkpoint. Does not wait.
-    pub fn quit(folder: &Path) {
+    pub(crate) fn quit(folder: &Path) {
         let Ok(folder) = Account::find().and_then(|account| account.reachable(folder)) else { return };
         if let Some((pid, _)) = postmaster(&folder.join("data").join(PID_FILE)) {
             let _ = kill_process(pid, Signal::QUIT);
@@ -124,7 +124,7 @@ impl Cluster {
 
     /// Starts the server and returns its port. It runs in a separate session, so that Ctrl-C does not reach it and this
     /// process decides the order of the shutdown.
-    pub fn start(&self) -> Result<u16, Error> {
+    pub(crate) fn start(&self) -> Result<u16, Error> {
         let port = TcpListener::bind(("127.0.0.1", 0))
             .and_then(|listener| listener.local_addr())
             .map_err(Error::file("127.0.0.1"))?
@@ -161,7 +161,7 @@ impl Cluster {
     }
 
     /// Stops the server and closes open connections. `immediate` skips the final checkpoint.
-    pub fn stop(&self, mode: &str) -> Result<(), Error> {
+    pub(crate) fn stop(&self, mode: &str) -> Result<(), Error> {
         let status = self
             .control()
             .args(["stop", "-w", "-t", "30", "-m", mode])
@@ -182,7 +182,7 @@ impl Cluster {
 
     /// Starts a process that deletes the cluster as soon as this one ends, also by a kill: it waits for the end of its
     /// standard input, which this process holds.
-    pub fn throw_away_with_us(&self) -> Result<std::process::Child, Error> {
+    pub(crate) fn throw_away_with_us(&self) -> Result<std::process::Child, Error> {
         use std::os::unix::process::CommandExt;
         let script = r#"cat >/dev/null; "$0" -D "$1/data" stop -m immediate -w -t 10; rm -rf "$1""#;
         self.account

@@ -11,7 +11,7 @@ use crate::cluster::{Cluster, Durability, USER};
 
 const DATABASE: &str = "pyrograph";
 /// How long to wait for recovery after a power failure.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// A Postgres that answers.
 pub struct Postgres {

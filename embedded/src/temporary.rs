@@ -116,12 +116,11 @@ async fn server(migrations: &Migrator) -> Result<Server, Error> {
     let given = ["PYROGRAPH_TEST_DATABASE_URL", "DATABASE_URL"]
         .iter()
         .find_map(|name| std::env::var(name).ok().filter(|url| !url.is_empty()));
-    let (url, own) = match given {
-        Some(url) => (url, None),
-        None => {
-            let own = TemporaryPostgres::start().await?;
-            (own.url("postgres")?, Some(own))
-        }
+    let (url, own) = if let Some(url) = given {
+        (url, None)
+    } else {
+        let own = TemporaryPostgres::start().await?;
+        (own.url("postgres")?, Some(own))
     };
     let options: PgConnectOptions = url.parse()?;
     let mut connection = options.connect().await?;

@@ -1,6 +1,6 @@
 //! Start, stop, crash and start again, with the programs that this machine has.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::time::{Duration, Instant};
 

@@ -19,7 +19,7 @@ pub enum Family {
     Sdxl,
 }
 
-use Family::*;
+use Family::{Flux, Sd15, Sd21, Sdxl};
 
 /// What the defaults of a checkpoint depend on besides its family; what is not known counts as the family has it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

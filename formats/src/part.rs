@@ -20,7 +20,7 @@ pub enum Part {
     Vae,
 }
 
-use Part::*;
+use Part::{TextEncoder, TextEncoder2, Transformer, Unet, Vae};
 
 impl Part {
     /// All of them.

@@ -28,7 +28,9 @@ pub enum Scheduler {
     FlowMatchEuler,
 }
 
-use Scheduler::*;
+use Scheduler::{
+    Ddim, Dpmpp2m, Dpmpp2mKarras, Dpmpp2mSde, Dpmpp2mSdeKarras, Euler, EulerAncestral, FlowMatchEuler, Lcm, Pndm, Unipc,
+};
 
 /// Scheduler, our name, the name in A1111's web interface, and the class in diffusers. Of the schedulers that share a class, the
 /// class name means the first.

@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 /// The types that are read. Whole numbers, booleans and F64 may be in a file as long as nobody needs their values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[allow(non_camel_case_types, clippy::upper_case_acronyms)] // as the formats spell them
+#[allow(non_camel_case_types, clippy::upper_case_acronyms, reason = "as the formats spell them")]
 pub enum TensorType {
     F64,
     F32,

@@ -1,6 +1,6 @@
 //! What fuzzing has found worth keeping (`just fuzz`), through the gate as the fuzzer calls it.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 #[path = "../../fuzz/src/framing.rs"]
 mod framing;

@@ -1,7 +1,7 @@
 //! Between the bytes of a fuzzer and a file.
 
 /// A safetensors file of what the fuzzer gives: a header and data, for which the length is put before; or all of a file.
-pub fn framed(data: &[u8]) -> Vec<u8> {
+pub(super) fn framed(data: &[u8]) -> Vec<u8> {
     if data.first() != Some(&b'{') {
         return data.to_vec();
     }

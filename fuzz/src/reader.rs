@@ -34,7 +34,7 @@ fn written(name: &str, bytes: &[u8]) -> PathBuf {
 }
 
 /// Whether the reader opens a safetensors or GGUF file; what it opens it also reads, and takes for a model, or for a part of one, if it looks like that.
-pub fn weights(name: &str, bytes: &[u8]) -> bool {
+pub(super) fn weights(name: &str, bytes: &[u8]) -> bool {
     let path = written(name, bytes);
     let Ok(file) = Checkpoint::open(&path) else { return false };
     for name in file.names() {
@@ -56,7 +56,7 @@ pub fn weights(name: &str, bytes: &[u8]) -> bool {
 
 /// An adapter whose keys the fuzzer writes: a line for each tensor, its name, then its sides, `name 4 8`; lines that begin with
 /// `#` are of the header, `#name text`. What can be read is described, and written in each dialect.
-pub fn adapter(lines: &[u8]) {
+pub(super) fn adapter(lines: &[u8]) {
     let text = String::from_utf8_lossy(lines);
     let quoted = |text: &str| serde_json::Value::from(text).to_string();
     let (mut header, mut entries, mut at) = (Vec::new(), Vec::new(), 0);
@@ -91,7 +91,7 @@ pub fn adapter(lines: &[u8]) {
 }
 
 /// A prompt, read by weights and cut into chunks of tokens.
-pub fn prompt(text: &[u8]) {
+pub(super) fn prompt(text: &[u8]) {
     let text = String::from_utf8_lossy(text);
     if prompt::check_length("prompt", &text).is_err() {
         return;

@@ -4,7 +4,9 @@
 //! `presigned`, `contract`), where models come from (`imports`, `flux_files`) and in which other form they leave (`exports`), what the
 //! engine finds out (`misfits`) and has loaded (`residency`), then everything that can go wrong below a running job (`crash`, `lost_lease`, `takeover`, `resume`,
 //! `cancel`, `events`, `acknowledged`), what must never be seen (`secrets`), and the rehearsal of a run on a card (`gauge`).
-#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "tests print what they measure")]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 mod acknowledged;
 mod cancel;

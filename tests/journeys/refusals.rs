@@ -135,7 +135,7 @@ async fn pictures_that_are_none() {
     let sneaky = Photo { name: "../../escape.png".to_owned(), ..good.clone() };
     let answer = client.add_archive(&dataset, &[sneaky]).await;
     assert!(matches!(answer.status, 201 | 422), "a path that climbs is refused or is only a name: {answer:?}");
-    let taken = if answer.status == 201 { 1 } else { 0 };
+    let taken = usize::from(answer.status == 201);
 
     let seen = client.get(&format!("/v1/datasets/{dataset}")).await.expect(200);
     assert_eq!(seen["examples"].as_array().unwrap().len(), taken, "{seen:#}");

@@ -148,7 +148,7 @@ impl Shared {
             let rest = rest.clone();
             async move {
                 if stall.is_some_and(|stall| sent >= stall) {
-                    tokio::time::sleep(Duration::from_secs(600)).await;
+                    tokio::time::sleep(Duration::from_mins(10)).await;
                 }
                 if cut.is_some_and(|cut| sent >= cut) {
                     // What was sent shall arrive before the end does.

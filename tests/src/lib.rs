@@ -8,7 +8,9 @@
 //!
 //! No test is here, and nothing that reaches into the product: the laboratory knows the documented interfaces
 //! (command line, environment, REST, table names) and nothing else. A panic is a verdict, so `unwrap` is at home.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::missing_panics_doc)]
+
+#![expect(clippy::print_stderr, reason = "tests print the logs of processes that failed")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::missing_panics_doc, reason = "a test fails by panicking")]
 
 pub mod client;
 pub mod flux_files;

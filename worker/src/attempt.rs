@@ -34,7 +34,7 @@ const RETRY: Duration = Duration::from_secs(1);
 /// Longest time a stopping worker goes on asking a database that is away; after it the lease runs out instead.
 const SETTLE_WHILE_DRAINING: Duration = Duration::from_secs(15);
 /// How long an object is offered to a storage that is away; a training's result is worth the patience.
-const STORE_PATIENCE: Duration = Duration::from_secs(600);
+const STORE_PATIENCE: Duration = Duration::from_mins(10);
 /// The same when the worker stops.
 const STORE_WHILE_DRAINING: Duration = Duration::from_secs(20);
 /// What all attempts of a worker share.

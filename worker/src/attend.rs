@@ -16,7 +16,7 @@ const WANT_PAUSE: Duration = Duration::from_secs(30);
 
 /// Sees a claimed job to the end of this attempt. Never fails: whatever happens ends up in the database, or, when that
 /// cannot be reached, in a lease that runs out.
-pub async fn attend(context: Arc<WorkerContext>, claim: Claim) {
+pub(crate) async fn attend(context: Arc<WorkerContext>, claim: Claim) {
     let lease = Arc::new(Lease::hold(context.pool.clone(), claim, context.config.lease, context.cancels.subscribe()));
     let began = Instant::now();
     // A panic of ours must not take the lease and the answer with it.

@@ -163,7 +163,7 @@ impl Cache {
 }
 
 const PARTIAL: &str = ".partial-";
-const ABANDONED: std::time::Duration = std::time::Duration::from_secs(3600);
+const ABANDONED: std::time::Duration = std::time::Duration::from_hours(1);
 
 struct Downloaded {
     temporary: tempfile::TempPath,

@@ -20,7 +20,7 @@ pub(crate) struct Coalescer<T> {
 
 impl<T: Clone + Send + Sync + 'static> Coalescer<T> {
     /// Writes with `write`, at most once per `distance`, until the lease of `job` is lost. Other failures are only logged.
-    pub fn start<F>(job: Uuid, distance: Duration, mut write: impl FnMut(T) -> F + Send + 'static) -> Self
+    pub(crate) fn start<F>(job: Uuid, distance: Duration, mut write: impl FnMut(T) -> F + Send + 'static) -> Self
     where
         F: Future<Output = domain::Result<()>> + Send,
     {
@@ -42,12 +42,12 @@ impl<T: Clone + Send + Sync + 'static> Coalescer<T> {
     }
 
     /// Replaces the value to be written.
-    pub fn set(&self, latest: T) {
+    pub(crate) fn set(&self, latest: T) {
         self.latest.send_replace(Some(latest));
     }
 
     /// Waits up to `patience` until the last value is written.
-    pub async fn end(self, patience: Duration) {
+    pub(crate) async fn end(self, patience: Duration) {
         let Self { latest, ending, mut writing } = self;
         ending.cancel();
         drop(latest);

@@ -76,7 +76,7 @@ impl std::fmt::Debug for HubToken {
 pub struct Silences(HashMap<JobKind, Silence>);
 
 /// Of a kind that runs without an engine, should it use one all the same.
-const UNSTATED: Silence = Silence { before_first_step: None, between_steps: Duration::from_secs(600) };
+const UNSTATED: Silence = Silence { before_first_step: None, between_steps: Duration::from_mins(10) };
 
 impl Default for Silences {
     fn default() -> Self {
@@ -111,7 +111,7 @@ pub struct Drain {
 
 impl Default for Drain {
     fn default() -> Self {
-        Self { finish: Duration::from_secs(120), suspend: Duration::from_secs(60) }
+        Self { finish: Duration::from_mins(2), suspend: Duration::from_mins(1) }
     }
 }
 

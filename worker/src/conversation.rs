@@ -114,7 +114,7 @@ impl<'a> Conversation<'a> {
             DrainRule::Finish => self.drain.finish,
             DrainRule::Suspend => {
                 self.session.suspend();
-                self.drain.suspend - self.drain.suspend / UPLOAD_SHARE
+                self.drain.suspend.saturating_sub(self.drain.suspend / UPLOAD_SHARE)
             }
             DrainRule::Release => {
                 self.leave(Reason::Draining, CANCEL_GRACE);

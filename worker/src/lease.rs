@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 /// After this long without one good beat the work is not worth its electricity: somebody else has the job by now.
-const GIVE_UP: Duration = Duration::from_secs(600);
+const GIVE_UP: Duration = Duration::from_mins(10);
 /// Between a failed beat and the next try.
 const RETRY: Duration = Duration::from_secs(1);
 

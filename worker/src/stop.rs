@@ -49,7 +49,7 @@ impl From<CacheError> for Stop {
 }
 
 /// A failure of the local disk.
-pub fn disk(path: &Path, error: std::io::Error) -> Stop {
+pub(crate) fn disk(path: &Path, error: std::io::Error) -> Stop {
     if is_disk_full(&error) {
         Stop::Released(format!("the disk under {} is full", path.display()))
     } else {

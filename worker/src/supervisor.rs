@@ -19,7 +19,7 @@ use crate::engine_log;
 use crate::protocol::{self, FailureClass, FrameError, Order, PROTOCOL_VERSION, Report, RequestId, Resident};
 
 /// How long a child may take to open its device and say that it is ready. A first CUDA start compiles kernels.
-const READY_LIMIT: Duration = Duration::from_secs(120);
+const READY_LIMIT: Duration = Duration::from_mins(2);
 /// How long a child may take to end after it was asked to.
 const FAREWELL_LIMIT: Duration = Duration::from_secs(2);
 /// Pause before a new start; it doubles while children do not even come up.

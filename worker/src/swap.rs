@@ -19,7 +19,7 @@ use crate::stop::{Stop, disk};
 use crate::supervisor::{EngineExit, Event, Patience, Work};
 
 /// How long an engine may report nothing while it loads a model: a large one comes from a slow disk.
-const LOADING: Duration = Duration::from_secs(600);
+const LOADING: Duration = Duration::from_mins(10);
 
 /// What is asked of this worker.
 #[derive(Clone)]

@@ -12,7 +12,7 @@ use crate::StartError;
 const LOCK: &str = "lock";
 
 /// A locked folder; removed when dropped.
-pub struct WorkDir {
+pub(crate) struct WorkDir {
     folder: PathBuf,
     lock_path: PathBuf,
     /// Holds the lock as long as this process lives.
@@ -21,7 +21,7 @@ pub struct WorkDir {
 
 impl WorkDir {
     /// Removes what dead processes left in `parent` and makes `parent/name`.
-    pub fn open(parent: &Path, name: &str) -> Result<Self, StartError> {
+    pub(crate) fn open(parent: &Path, name: &str) -> Result<Self, StartError> {
         let make = || -> io::Result<Self> {
             fs::create_dir_all(parent)?;
             remove_abandoned(parent)?;
@@ -39,7 +39,7 @@ impl WorkDir {
     }
 
     /// Where to work.
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.folder
     }
 }

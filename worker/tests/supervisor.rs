@@ -1,6 +1,7 @@
 //! The supervisor against a scripted engine: this very program, started again with the word `engine`.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)]
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "the scripted engine speaks over its pipes")]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 mod scripted;
 
@@ -58,7 +59,7 @@ impl Bench {
     async fn begin(&self, prompt: &str, steps: u32) -> worker::supervisor::Session {
         let prompt = prompt.to_owned();
         let patience =
-            Patience { before_first_step: Duration::from_secs(60), between_steps: Duration::from_millis(1500) };
+            Patience { before_first_step: Duration::from_mins(1), between_steps: Duration::from_millis(1500) };
         let work = Work::new(patience, move |request| order(request, prompt, steps));
         self.engine.begin(work).await.unwrap()
     }

@@ -1,7 +1,8 @@
 //! A whole worker against a real Postgres and a real S3 server, with a scripted engine: this very program, started
 //! again with the word `engine`.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)]
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "tests print what they measure")]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 mod scripted;
 
@@ -282,7 +283,7 @@ async fn cancel_reaches_a_running_job_ahead_of_its_beat() {
     let bed = Bed::make().await;
     let mut config = bed.config();
     config.lease.beat = Duration::from_secs(20);
-    config.lease.ttl = Duration::from_secs(60);
+    config.lease.ttl = Duration::from_mins(1);
     let worker = bed.work(config);
     let (_, job) = bed.generate("a fox", 200).await;
     bed.until(job, "running", |job| job.step > 0).await;

@@ -24,7 +24,7 @@ const CAPTION_BYTES: u64 = MAX_CAPTION_CHARS as u64 * 4;
 
 /// A named set of pictures with captions.
 #[derive(Serialize, ToSchema)]
-pub struct Dataset {
+pub(crate) struct Dataset {
     pub id: DatasetId,
     pub name: String,
     #[schema(minimum = 0)]
@@ -36,7 +36,7 @@ pub struct Dataset {
 
 /// A dataset with its examples.
 #[derive(Serialize, ToSchema)]
-pub struct DatasetDetail {
+pub(crate) struct DatasetDetail {
     pub id: DatasetId,
     pub name: String,
     #[schema(minimum = 0)]
@@ -52,7 +52,7 @@ type DatasetPage = Page<Dataset>;
 
 /// A picture with its caption.
 #[derive(Serialize, ToSchema)]
-pub struct Example {
+pub(crate) struct Example {
     pub id: ExampleId,
     /// Order within the dataset; deleting leaves a gap.
     #[schema(minimum = 0)]
@@ -80,13 +80,13 @@ pub struct Example {
 
 /// What was added.
 #[derive(Serialize, ToSchema)]
-pub struct AddedExamples {
+pub(crate) struct AddedExamples {
     pub items: Vec<Example>,
 }
 
 /// A presigned PUT.
 #[derive(Serialize, ToSchema)]
-pub struct Upload {
+pub(crate) struct Upload {
     pub id: UploadId,
     /// Send the bytes here.
     #[schema(format = "uri")]
@@ -102,7 +102,7 @@ pub struct Upload {
 #[derive(ToSchema)]
 #[serde(deny_unknown_fields)]
 #[allow(dead_code, reason = "describes the form; its parts are read one by one")]
-pub struct ImagesForm {
+pub(crate) struct ImagesForm {
     /// PNG, JPEG or WebP; at most 25 MiB, 8192 px a side and 40 megapixels each.
     #[schema(value_type = Option<Vec<String>>, format = Binary)]
     image: Option<Vec<Vec<u8>>>,
@@ -158,7 +158,7 @@ impl Example {
     responses((status = 201, description = "Created, empty", body = Dataset,
                headers(("Location" = String, description = "Path of the dataset")))),
 )]
-pub async fn create(
+pub(crate) async fn create(
     caller: Caller,
     state: State,
     extract::Json(request): extract::Json<DatasetRequest>,
@@ -174,7 +174,7 @@ pub async fn create(
     params(PageQuery),
     responses((status = 200, description = "A page", body = DatasetPage)),
 )]
-pub async fn list(caller: Caller, state: State, Query(query): Query<PageQuery>) -> Result<Json<DatasetPage>> {
+pub(crate) async fn list(caller: Caller, state: State, Query(query): Query<PageQuery>) -> Result<Json<DatasetPage>> {
     Ok(Json(dataset::list(&caller, &state.database, &query.page()?).await?.map(Dataset::from)))
 }
 
@@ -184,7 +184,7 @@ pub async fn list(caller: Caller, state: State, Query(query): Query<PageQuery>) 
     params(("id" = DatasetId, Path, description = "Id of the dataset")),
     responses((status = 200, description = "The dataset", body = DatasetDetail)),
 )]
-pub async fn get(caller: Caller, state: State, Path(id): Path<DatasetId>) -> Result<Json<DatasetDetail>> {
+pub(crate) async fn get(caller: Caller, state: State, Path(id): Path<DatasetId>) -> Result<Json<DatasetDetail>> {
     let (dataset, examples) = dataset::get(&caller, &state.database, id).await?;
     Ok(Json(DatasetDetail {
         id: dataset.id,
@@ -205,7 +205,7 @@ pub async fn get(caller: Caller, state: State, Path(id): Path<DatasetId>) -> Res
         (status = 409, description = "A training that is queued or running uses it"),
     ),
 )]
-pub async fn delete(caller: Caller, state: State, Path(id): Path<DatasetId>) -> Result<StatusCode> {
+pub(crate) async fn delete(caller: Caller, state: State, Path(id): Path<DatasetId>) -> Result<StatusCode> {
     dataset::delete(&caller, &state.database, &state.storage, id).await?;
     Ok(StatusCode::NO_CONTENT)
 }
@@ -219,7 +219,7 @@ pub async fn delete(caller: Caller, state: State, Path(id): Path<DatasetId>) -> 
     request_body(content = ImagesForm, content_type = "multipart/form-data"),
     responses((status = 201, description = "Added", body = AddedExamples)),
 )]
-pub async fn add_images(
+pub(crate) async fn add_images(
     caller: Caller,
     state: State,
     Path(id): Path<DatasetId>,
@@ -322,7 +322,7 @@ async fn spool(mut part: Part<'_>) -> Result<std::fs::File> {
         (status = 409, description = "A training that is queued or running uses it"),
     ),
 )]
-pub async fn delete_image(
+pub(crate) async fn delete_image(
     caller: Caller,
     state: State,
     Path((id, image)): Path<(DatasetId, ExampleId)>,
@@ -340,7 +340,7 @@ pub async fn delete_image(
     request_body = UploadRequest,
     responses((status = 201, description = "The URL, good for one hour", body = Upload)),
 )]
-pub async fn create_upload(
+pub(crate) async fn create_upload(
     caller: Caller,
     state: State,
     Path(id): Path<DatasetId>,
@@ -370,7 +370,7 @@ pub async fn create_upload(
         (status = 422, description = "The picture cannot be decoded"),
     ),
 )]
-pub async fn complete_upload(
+pub(crate) async fn complete_upload(
     caller: Caller,
     state: State,
     Path((id, upload)): Path<(DatasetId, UploadId)>,

@@ -38,7 +38,7 @@ const BATCH: i64 = 200;
 /// One event of the stream.
 #[derive(ToSchema)]
 #[allow(dead_code, reason = "describes what `to_sse` and `preview_to_sse` write")]
-pub struct ServerSentEvent {
+pub(crate) struct ServerSentEvent {
     /// Number of the event, from 1; a preview has none.
     #[schema(pattern = "^[1-9][0-9]*$")]
     id: Option<String>,
@@ -72,13 +72,13 @@ pub struct ServerSentEvent {
         (status = 204, description = "The last event was seen: there will be no more"),
     ),
 )]
-pub async fn follow(caller: Caller, state: State, Path(id): Path<Uuid>, headers: HeaderMap) -> Result<Response> {
+pub(crate) async fn follow(caller: Caller, state: State, Path(id): Path<Uuid>, headers: HeaderMap) -> Result<Response> {
     let job = job::find(&caller, &state.database, id, None).await?;
     stream(caller, state, job, &headers).await
 }
 
 /// The same for the jobs of each kind below their own collection, such as `/v1/generations/{id}/events`.
-pub fn follow_each_kind(mut router: OpenApiRouter<State>) -> OpenApiRouter<State> {
+pub(crate) fn follow_each_kind(mut router: OpenApiRouter<State>) -> OpenApiRouter<State> {
     for spec in &KINDS {
         let follow =
             async |caller: Caller, state: State, Path(id): Path<Uuid>, headers: HeaderMap| -> Result<Response> {

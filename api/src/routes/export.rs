@@ -18,7 +18,7 @@ use crate::problem::Result;
 
 /// A LoRA in another dialect.
 #[derive(Serialize, ToSchema)]
-pub struct Export {
+pub(crate) struct Export {
     pub id: ExportId,
     pub status: JobStatus,
     pub model: ModelRef,
@@ -42,7 +42,7 @@ type ExportPage = Page<Export>;
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
-pub struct ExportQuery {
+pub(crate) struct ExportQuery {
     /// Dialect of the file.
     #[param(inline)]
     pub format: Format,
@@ -93,7 +93,7 @@ fn path(id: ExportId) -> String {
         (status = 422, description = "The model is a checkpoint, or there is no such format"),
     ),
 )]
-pub async fn create(
+pub(crate) async fn create(
     caller: Caller,
     state: State,
     Path(model): Path<String>,
@@ -119,7 +119,7 @@ pub async fn create(
     params(PageQuery),
     responses((status = 200, description = "A page", body = ExportPage)),
 )]
-pub async fn list(caller: Caller, state: State, Query(query): Query<PageQuery>) -> Result<Json<ExportPage>> {
+pub(crate) async fn list(caller: Caller, state: State, Query(query): Query<PageQuery>) -> Result<Json<ExportPage>> {
     let page = export::list(&caller, &state.database, &query.page()?).await?;
     Ok(Json(page.try_map(|export| Export::of(export, &state.storage)).await?))
 }
@@ -130,7 +130,7 @@ pub async fn list(caller: Caller, state: State, Query(query): Query<PageQuery>) 
     params(("id" = ExportId, Path, description = "Id of the export")),
     responses((status = 200, description = "The export as it is now", body = Export)),
 )]
-pub async fn get(caller: Caller, state: State, Path(id): Path<ExportId>) -> Result<Json<Export>> {
+pub(crate) async fn get(caller: Caller, state: State, Path(id): Path<ExportId>) -> Result<Json<Export>> {
     let export = export::get(&caller, &state.database, id).await?;
     Ok(Json(Export::of(export, &state.storage).await?))
 }
@@ -143,7 +143,7 @@ pub async fn get(caller: Caller, state: State, Path(id): Path<ExportId>) -> Resu
     params(("id" = ExportId, Path, description = "Id of the export")),
     responses((status = 200, description = "The export as it is now", body = Export)),
 )]
-pub async fn cancel(caller: Caller, state: State, Path(id): Path<ExportId>) -> Result<Json<Export>> {
+pub(crate) async fn cancel(caller: Caller, state: State, Path(id): Path<ExportId>) -> Result<Json<Export>> {
     let export = export::cancel(&caller, &state.database, id).await?;
     Ok(Json(Export::of(export, &state.storage).await?))
 }

@@ -20,7 +20,7 @@ use crate::problem::Result;
 
 /// Pictures that were asked for.
 #[derive(Serialize, ToSchema)]
-pub struct Generation {
+pub(crate) struct Generation {
     pub id: GenerationId,
     pub status: JobStatus,
     pub model: ModelRef,
@@ -47,7 +47,7 @@ pub struct Generation {
 
 /// A picture that a generation starts from.
 #[derive(Serialize, ToSchema)]
-pub struct SourceImage {
+pub(crate) struct SourceImage {
     /// The uploaded input; null for one that the request carried or that is a copy of an earlier picture.
     pub input: Option<InputId>,
     /// Presigned: reads the bytes for one hour, without any other credentials.
@@ -125,7 +125,7 @@ fn path(id: GenerationId) -> String {
         (status = 404, description = "A model or picture that the body names is not there"),
     ),
 )]
-pub async fn create(
+pub(crate) async fn create(
     caller: Caller,
     state: State,
     headers: HeaderMap,
@@ -147,7 +147,7 @@ pub async fn create(
     params(PageQuery),
     responses((status = 200, description = "A page", body = GenerationPage)),
 )]
-pub async fn list(caller: Caller, state: State, Query(query): Query<PageQuery>) -> Result<Json<GenerationPage>> {
+pub(crate) async fn list(caller: Caller, state: State, Query(query): Query<PageQuery>) -> Result<Json<GenerationPage>> {
     let page = generation::list(&caller, &state.database, &query.page()?).await?;
     Ok(Json(page.try_map(|generation| Generation::of(generation, &state.storage)).await?))
 }
@@ -158,7 +158,7 @@ pub async fn list(caller: Caller, state: State, Query(query): Query<PageQuery>) 
     params(("id" = GenerationId, Path, description = "Id of the generation")),
     responses((status = 200, description = "The generation as it is now", body = Generation)),
 )]
-pub async fn get(caller: Caller, state: State, Path(id): Path<GenerationId>) -> Result<Json<Generation>> {
+pub(crate) async fn get(caller: Caller, state: State, Path(id): Path<GenerationId>) -> Result<Json<Generation>> {
     let generation = state.generations.get(&caller, id).await?;
     Ok(Json(Generation::of(generation, &state.storage).await?))
 }
@@ -171,7 +171,7 @@ pub async fn get(caller: Caller, state: State, Path(id): Path<GenerationId>) -> 
     params(("id" = GenerationId, Path, description = "Id of the generation")),
     responses((status = 200, description = "The generation; it may still be running for a moment", body = Generation)),
 )]
-pub async fn cancel(caller: Caller, state: State, Path(id): Path<GenerationId>) -> Result<Json<Generation>> {
+pub(crate) async fn cancel(caller: Caller, state: State, Path(id): Path<GenerationId>) -> Result<Json<Generation>> {
     let generation = generation::cancel(&caller, &state.database, id).await?;
     Ok(Json(Generation::of(generation, &state.storage).await?))
 }
@@ -185,7 +185,7 @@ pub async fn cancel(caller: Caller, state: State, Path(id): Path<GenerationId>) 
         (status = 409, description = "It is queued or running; cancel it first"),
     ),
 )]
-pub async fn delete(caller: Caller, state: State, Path(id): Path<GenerationId>) -> Result<StatusCode> {
+pub(crate) async fn delete(caller: Caller, state: State, Path(id): Path<GenerationId>) -> Result<StatusCode> {
     generation::delete(&caller, &state.database, &state.storage, id).await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -10,7 +10,7 @@ use crate::problem::Result;
 
 /// The process is well.
 #[derive(Serialize, ToSchema)]
-pub struct Health {
+pub(crate) struct Health {
     #[schema(example = "ok")]
     pub status: &'static str,
     /// Version of the program.
@@ -26,7 +26,7 @@ fn well() -> Json<Health> {
     get, path = "/healthz", tag = "health", operation_id = "live",
     responses((status = 200, description = "It answers", body = Health)),
 )]
-pub async fn live() -> Json<Health> {
+pub(crate) async fn live() -> Json<Health> {
     well()
 }
 
@@ -35,7 +35,7 @@ pub async fn live() -> Json<Health> {
     get, path = "/readyz", tag = "health", operation_id = "ready",
     responses((status = 200, description = "Database and storage answer", body = Health)),
 )]
-pub async fn ready(state: State) -> Result<Json<Health>> {
+pub(crate) async fn ready(state: State) -> Result<Json<Health>> {
     let (database, storage) = tokio::join!(state.database.check(), bounded(state.storage.check()));
     database?;
     storage?;

@@ -17,7 +17,7 @@ use crate::problem::Result;
 
 /// A model on its way in.
 #[derive(Serialize, ToSchema)]
-pub struct Import {
+pub(crate) struct Import {
     pub id: ImportId,
     pub status: JobStatus,
     /// Name that the model will have.
@@ -47,7 +47,7 @@ pub struct Import {
 type ImportPage = Page<Import>;
 
 impl Import {
-    pub async fn of(import: import::Import, storage: &Storage) -> Result<Self> {
+    pub(crate) async fn of(import: import::Import, storage: &Storage) -> Result<Self> {
         let report = ReportParts::of(import.report, storage).await?;
         Ok(Self {
             urls: JobUrls::below(path(import.id)),
@@ -79,7 +79,7 @@ pub(super) fn path(id: ImportId) -> String {
     params(PageQuery),
     responses((status = 200, description = "A page", body = ImportPage)),
 )]
-pub async fn list(caller: Caller, state: State, Query(query): Query<PageQuery>) -> Result<Json<ImportPage>> {
+pub(crate) async fn list(caller: Caller, state: State, Query(query): Query<PageQuery>) -> Result<Json<ImportPage>> {
     let page = import::list(&caller, &state.database, &query.page()?).await?;
     Ok(Json(page.try_map(|import| Import::of(import, &state.storage)).await?))
 }
@@ -90,7 +90,7 @@ pub async fn list(caller: Caller, state: State, Query(query): Query<PageQuery>) 
     params(("id" = ImportId, Path, description = "Id of the import")),
     responses((status = 200, description = "The import as it is now", body = Import)),
 )]
-pub async fn get(caller: Caller, state: State, Path(id): Path<ImportId>) -> Result<Json<Import>> {
+pub(crate) async fn get(caller: Caller, state: State, Path(id): Path<ImportId>) -> Result<Json<Import>> {
     let import = import::get(&caller, &state.database, id).await?;
     Ok(Json(Import::of(import, &state.storage).await?))
 }
@@ -103,7 +103,7 @@ pub async fn get(caller: Caller, state: State, Path(id): Path<ImportId>) -> Resu
     params(("id" = ImportId, Path, description = "Id of the import")),
     responses((status = 200, description = "The import; it may still be running for a moment", body = Import)),
 )]
-pub async fn cancel(caller: Caller, state: State, Path(id): Path<ImportId>) -> Result<Json<Import>> {
+pub(crate) async fn cancel(caller: Caller, state: State, Path(id): Path<ImportId>) -> Result<Json<Import>> {
     let import = import::cancel(&caller, &state.database, id).await?;
     Ok(Json(Import::of(import, &state.storage).await?))
 }

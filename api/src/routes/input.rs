@@ -15,7 +15,7 @@ use crate::problem::{Problem, Result};
 
 /// A picture for generations to begin with: an image to change, or a mask.
 #[derive(Serialize, ToSchema)]
-pub struct Input {
+pub(crate) struct Input {
     /// Say this in `image` or `mask` of a generation.
     pub id: InputId,
     /// Presigned: reads the bytes for one hour, without any other credentials.
@@ -43,7 +43,7 @@ type InputPage = Page<Input>;
 #[derive(ToSchema)]
 #[serde(deny_unknown_fields)]
 #[allow(dead_code, reason = "describes the form, whose part is read by hand")]
-pub struct InputForm {
+pub(crate) struct InputForm {
     /// PNG, JPEG or WebP; at most 25 MiB, 8192 px a side and 40 megapixels.
     #[schema(value_type = String, format = Binary)]
     image: Vec<u8>,
@@ -73,7 +73,7 @@ impl Input {
     responses((status = 201, description = "Kept", body = Input,
                headers(("Location" = String, description = "Path of the input")))),
 )]
-pub async fn create(caller: Caller, state: State, mut form: Multipart) -> Result<Response> {
+pub(crate) async fn create(caller: Caller, state: State, mut form: Multipart) -> Result<Response> {
     match take_picture(&mut form).await {
         Ok(bytes) => {
             let input = input::create(&caller, &state.database, &state.storage, "image", bytes).await?;
@@ -107,7 +107,7 @@ async fn take_picture(form: &mut Multipart) -> Result<axum::body::Bytes> {
     params(PageQuery),
     responses((status = 200, description = "A page", body = InputPage)),
 )]
-pub async fn list(caller: Caller, state: State, Query(query): Query<PageQuery>) -> Result<Json<InputPage>> {
+pub(crate) async fn list(caller: Caller, state: State, Query(query): Query<PageQuery>) -> Result<Json<InputPage>> {
     let page = input::list(&caller, &state.database, &query.page()?).await?;
     Ok(Json(page.try_map(|input| Input::of(input, &state.storage)).await?))
 }
@@ -118,7 +118,7 @@ pub async fn list(caller: Caller, state: State, Query(query): Query<PageQuery>) 
     params(("id" = InputId, Path, description = "Id of the input")),
     responses((status = 200, description = "The input", body = Input)),
 )]
-pub async fn get(caller: Caller, state: State, Path(id): Path<InputId>) -> Result<Json<Input>> {
+pub(crate) async fn get(caller: Caller, state: State, Path(id): Path<InputId>) -> Result<Json<Input>> {
     let input = input::get(&caller, &state.database, id).await?;
     Ok(Json(Input::of(input, &state.storage).await?))
 }
@@ -132,7 +132,7 @@ pub async fn get(caller: Caller, state: State, Path(id): Path<InputId>) -> Resul
         (status = 409, description = "A generation that is queued or running needs it"),
     ),
 )]
-pub async fn delete(caller: Caller, state: State, Path(id): Path<InputId>) -> Result<StatusCode> {
+pub(crate) async fn delete(caller: Caller, state: State, Path(id): Path<InputId>) -> Result<StatusCode> {
     input::delete(&caller, &state.database, &state.storage, id).await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -18,7 +18,7 @@ use crate::problem::Result;
 
 /// How far the work is.
 #[derive(Serialize, ToSchema)]
-pub struct Progress {
+pub(crate) struct Progress {
     /// Steps done by the attempt that reported last.
     #[schema(minimum = 0)]
     pub step: i32,
@@ -43,7 +43,7 @@ pub struct Progress {
 
 /// Why a job failed.
 #[derive(Serialize, ToSchema)]
-pub struct JobError {
+pub(crate) struct JobError {
     pub class: ErrorClass,
     /// A sentence for people.
     pub message: String,
@@ -51,7 +51,7 @@ pub struct JobError {
 
 /// Something that a job made.
 #[derive(Serialize, ToSchema)]
-pub struct Artifact {
+pub(crate) struct Artifact {
     pub id: ArtifactId,
     pub kind: OutputKind,
     /// Order within the job.
@@ -81,7 +81,7 @@ pub struct Artifact {
 
 /// Where a job can be looked at and ended; absolute paths.
 #[derive(Serialize, ToSchema)]
-pub struct JobUrls {
+pub(crate) struct JobUrls {
     #[serde(rename = "self")]
     #[schema(format = "uri-reference")]
     pub this: String,
@@ -94,13 +94,13 @@ pub struct JobUrls {
 }
 
 impl JobUrls {
-    pub fn below(this: String) -> Self {
+    pub(crate) fn below(this: String) -> Self {
         Self { cancel: format!("{this}/cancel"), events: format!("{this}/events"), this }
     }
 }
 
 /// The parts of a report, ready to be sent.
-pub struct ReportParts {
+pub(crate) struct ReportParts {
     pub status: JobStatus,
     pub progress: Progress,
     pub attempts: i64,
@@ -112,7 +112,7 @@ pub struct ReportParts {
 }
 
 impl ReportParts {
-    pub async fn of(report: report::Report, storage: &Storage) -> Result<Self> {
+    pub(crate) async fn of(report: report::Report, storage: &Storage) -> Result<Self> {
         let told = |name: &str| report.progress.as_ref().and_then(|progress| progress.get(name));
         let number = |name: &str| told(name).and_then(serde_json::Value::as_f64);
         let count = |name: &str| told(name).and_then(serde_json::Value::as_i64);
@@ -158,7 +158,12 @@ async fn artifacts(artifacts: Vec<artifact::Artifact>, storage: &Storage) -> Res
 }
 
 /// Waits for the end of `job` as long as the client prefers; whether it has ended, and what was granted.
-pub async fn wait(caller: &Caller, state: &State, headers: &HeaderMap, job: JobId) -> Result<Option<(Wait, bool)>> {
+pub(crate) async fn wait(
+    caller: &Caller,
+    state: &State,
+    headers: &HeaderMap,
+    job: JobId,
+) -> Result<Option<(Wait, bool)>> {
     let Some(wait) = Wait::from_headers(headers) else { return Ok(None) };
     let job = tokio::select! {
         job = wait_terminal(caller, &state.database, &state.feed, job, wait.limit()) => job?,
@@ -168,7 +173,7 @@ pub async fn wait(caller: &Caller, state: &State, headers: &HeaderMap, job: JobI
 }
 
 /// The answer to a creation: 202, or 201 when the end was waited for and came.
-pub fn created(location: &str, body: &impl Serialize, waited: Option<(Wait, bool)>) -> Response {
+pub(crate) fn created(location: &str, body: &impl Serialize, waited: Option<(Wait, bool)>) -> Response {
     let status = if waited.is_some_and(|(_, ended)| ended) { StatusCode::CREATED } else { StatusCode::ACCEPTED };
     let mut response = (status, [(header::LOCATION, location)], Json(body)).into_response();
     if let Some((wait, _)) = waited {

@@ -18,7 +18,7 @@ use crate::problem::Result;
 
 /// A generation, training, import or export, by what all of them have.
 #[derive(Serialize, ToSchema)]
-pub struct Job {
+pub(crate) struct Job {
     /// That of the generation, training, import or export.
     pub id: Uuid,
     pub kind: JobKind,
@@ -46,7 +46,7 @@ pub struct Job {
 
 /// Where a job of any kind can be looked at, ended and repeated; absolute paths.
 #[derive(Serialize, ToSchema)]
-pub struct AnyJobUrls {
+pub(crate) struct AnyJobUrls {
     #[serde(rename = "self")]
     #[schema(format = "uri-reference")]
     pub this: String,
@@ -70,7 +70,7 @@ type JobPage = Page<Job>;
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
-pub struct JobQuery {
+pub(crate) struct JobQuery {
     /// Only jobs of this kind.
     #[param(inline)]
     pub kind: Option<JobKind>,
@@ -144,7 +144,7 @@ fn path(id: Uuid) -> String {
     params(JobQuery),
     responses((status = 200, description = "A page", body = JobPage)),
 )]
-pub async fn list(caller: Caller, state: State, Query(query): Query<JobQuery>) -> Result<Json<JobPage>> {
+pub(crate) async fn list(caller: Caller, state: State, Query(query): Query<JobQuery>) -> Result<Json<JobPage>> {
     let page = PageRequest::parse(query.limit, query.cursor.as_deref())?;
     let filter = jobs::Filter {
         kind: query.kind,
@@ -163,7 +163,7 @@ pub async fn list(caller: Caller, state: State, Query(query): Query<JobQuery>) -
     params(("id" = Uuid, Path, description = "Id of the generation, training, import or export")),
     responses((status = 200, description = "The job as it is now", body = Job)),
 )]
-pub async fn get(caller: Caller, state: State, Path(id): Path<Uuid>) -> Result<Json<Job>> {
+pub(crate) async fn get(caller: Caller, state: State, Path(id): Path<Uuid>) -> Result<Json<Job>> {
     let job = jobs::get(&caller, &state.database, id).await?;
     Ok(Json(Job::of(job, &state.storage).await?))
 }
@@ -176,7 +176,7 @@ pub async fn get(caller: Caller, state: State, Path(id): Path<Uuid>) -> Result<J
     params(("id" = Uuid, Path, description = "Id of the generation, training, import or export")),
     responses((status = 200, description = "The job; it may still be running for a moment", body = Job)),
 )]
-pub async fn cancel(caller: Caller, state: State, Path(id): Path<Uuid>) -> Result<Json<Job>> {
+pub(crate) async fn cancel(caller: Caller, state: State, Path(id): Path<Uuid>) -> Result<Json<Job>> {
     let job = jobs::cancel(&caller, &state.database, id).await?;
     Ok(Json(Job::of(job, &state.storage).await?))
 }
@@ -196,7 +196,7 @@ pub async fn cancel(caller: Caller, state: State, Path(id): Path<Uuid>) -> Resul
         (status = 409, description = "The job did not fail, was repeated already, or cannot be repeated"),
     ),
 )]
-pub async fn retry(caller: Caller, state: State, Path(id): Path<Uuid>) -> Result<Response> {
+pub(crate) async fn retry(caller: Caller, state: State, Path(id): Path<Uuid>) -> Result<Response> {
     let job = jobs::retry(&caller, &state.database, &state.storage, id).await?;
     let location = path(job.id);
     let body = Json(Job::of(job, &state.storage).await?);

@@ -1,16 +1,16 @@
 //! One file for each noun: its requests, its answers, its handlers. `job` holds what generations, trainings, imports and exports share.
 
-pub mod dataset;
-pub mod event;
-pub mod export;
-pub mod generation;
-pub mod health;
-pub mod import;
-pub mod input;
-pub mod job;
-pub mod jobs;
-pub mod model;
-pub mod swap;
-pub mod training;
-pub mod upload;
-pub mod worker;
+pub(crate) mod dataset;
+pub(crate) mod event;
+pub(crate) mod export;
+pub(crate) mod generation;
+pub(crate) mod health;
+pub(crate) mod import;
+pub(crate) mod input;
+pub(crate) mod job;
+pub(crate) mod jobs;
+pub(crate) mod model;
+pub(crate) mod swap;
+pub(crate) mod training;
+pub(crate) mod upload;
+pub(crate) mod worker;

@@ -30,7 +30,7 @@ const TEXT_BYTES: u64 = 1024;
 /// Weights: a checkpoint to run, a LoRA to run on top of one, or a tiny decoder (`vae_approx`: TAESD, TAESDXL, TAEF1) that shows checkpoints of its
 /// family at work.
 #[derive(Serialize, ToSchema)]
-pub struct Model {
+pub(crate) struct Model {
     pub id: ModelId,
     /// Unique among the models.
     pub name: String,
@@ -61,7 +61,7 @@ pub struct Model {
 
 /// A model with its files.
 #[derive(Serialize, ToSchema)]
-pub struct ModelDetail {
+pub(crate) struct ModelDetail {
     #[serde(flatten)]
     pub model: Model,
     pub files: Vec<ModelFile>,
@@ -78,7 +78,7 @@ pub struct ModelDetail {
 
 /// One file of a model.
 #[derive(Serialize, ToSchema)]
-pub struct ModelFile {
+pub(crate) struct ModelFile {
     /// Path within the model's folder.
     #[schema(example = "vae/config.json")]
     pub path: String,
@@ -99,7 +99,7 @@ type ModelPage = Page<Model>;
 #[derive(ToSchema)]
 #[serde(deny_unknown_fields)]
 #[allow(dead_code, reason = "describes the form; its parts are read one by one")]
-pub struct ModelForm {
+pub(crate) struct ModelForm {
     /// Name that the model will have.
     #[schema(min_length = 1, max_length = 63, pattern = "^[a-z0-9][a-z0-9._-]{0,62}$")]
     name: String,
@@ -131,7 +131,7 @@ pub struct ModelForm {
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
-pub struct ModelQuery {
+pub(crate) struct ModelQuery {
     /// Only models of this kind.
     #[param(inline)]
     pub kind: Option<ModelKind>,
@@ -204,7 +204,7 @@ impl ModelDetail {
     params(ModelQuery),
     responses((status = 200, description = "A page", body = ModelPage)),
 )]
-pub async fn list(caller: Caller, state: State, Query(query): Query<ModelQuery>) -> Result<Json<ModelPage>> {
+pub(crate) async fn list(caller: Caller, state: State, Query(query): Query<ModelQuery>) -> Result<Json<ModelPage>> {
     let page = PageRequest::parse(query.limit, query.cursor.as_deref())?;
     let mut models = model::list(&caller, &state.database, query.kind, query.family.as_deref(), &page)
         .await?
@@ -230,7 +230,7 @@ pub async fn list(caller: Caller, state: State, Query(query): Query<ModelQuery>)
         (status = 409, description = "The name is taken, or parts of the upload are missing"),
     ),
 )]
-pub async fn import(caller: Caller, state: State, mut request: Request) -> Result<Response> {
+pub(crate) async fn import(caller: Caller, state: State, mut request: Request) -> Result<Response> {
     if is_json(request.headers()) {
         DefaultBodyLimit::max(JSON_LIMIT).apply(&mut request);
         let extract::Json(request) = extract::Json::from_request(request, &state).await?;
@@ -306,7 +306,7 @@ async fn take_model(caller: &Caller, state: &State, form: &mut Multipart, import
     params(("model" = String, Path, description = "Name or id of the model")),
     responses((status = 200, description = "The model", body = ModelDetail)),
 )]
-pub async fn get(caller: Caller, state: State, Path(name_or_id): Path<String>) -> Result<Json<ModelDetail>> {
+pub(crate) async fn get(caller: Caller, state: State, Path(name_or_id): Path<String>) -> Result<Json<ModelDetail>> {
     let model = model::get(&caller, &state.database, &name_or_id).await?;
     Ok(Json(ModelDetail::of(&caller, model, &state).await?))
 }
@@ -320,7 +320,7 @@ pub async fn get(caller: Caller, state: State, Path(name_or_id): Path<String>) -
     params(("model" = String, Path, description = "Name or id of the model")),
     responses((status = 200, description = "What is in it", body = Inspection)),
 )]
-pub async fn inspect(caller: Caller, state: State, Path(name_or_id): Path<String>) -> Result<Json<Inspection>> {
+pub(crate) async fn inspect(caller: Caller, state: State, Path(name_or_id): Path<String>) -> Result<Json<Inspection>> {
     let model = model::get(&caller, &state.database, &name_or_id).await?;
     Ok(Json(inspect::inspect(&state.storage, &model).await?))
 }
@@ -334,7 +334,7 @@ pub async fn inspect(caller: Caller, state: State, Path(name_or_id): Path<String
         (status = 409, description = "It came with Pyrograph, or unfinished jobs need it"),
     ),
 )]
-pub async fn delete(caller: Caller, state: State, Path(name_or_id): Path<String>) -> Result<StatusCode> {
+pub(crate) async fn delete(caller: Caller, state: State, Path(name_or_id): Path<String>) -> Result<StatusCode> {
     let deleted = model::delete(&caller, &state.database, &state.storage, &name_or_id).await;
     state.catalog.forget();
     deleted?;

@@ -14,7 +14,7 @@ use crate::problem::Result;
 /// Whom to ask.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub struct SwapRequest {
+pub(crate) struct SwapRequest {
     /// Name or id of a worker; absent asks each live worker that makes pictures.
     #[serde(default)]
     worker: Option<String>,
@@ -22,7 +22,7 @@ pub struct SwapRequest {
 
 /// What was asked of which worker.
 #[derive(Serialize, ToSchema)]
-pub struct SwapList {
+pub(crate) struct SwapList {
     pub swaps: Vec<Swap>,
 }
 
@@ -42,7 +42,7 @@ pub struct SwapList {
         (status = 422, description = "It is no checkpoint"),
     ),
 )]
-pub async fn load(
+pub(crate) async fn load(
     caller: Caller,
     state: State,
     Path(name_or_id): Path<String>,
@@ -66,7 +66,7 @@ pub async fn load(
         (status = 422, description = "It is no checkpoint"),
     ),
 )]
-pub async fn unload(
+pub(crate) async fn unload(
     caller: Caller,
     state: State,
     Path(name_or_id): Path<String>,

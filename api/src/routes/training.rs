@@ -19,7 +19,7 @@ use crate::problem::Result;
 
 /// A LoRA in the making.
 #[derive(Serialize, ToSchema)]
-pub struct Training {
+pub(crate) struct Training {
     pub id: TrainingId,
     pub status: JobStatus,
     /// Name that the LoRA will have.
@@ -92,7 +92,7 @@ fn path(id: TrainingId) -> String {
         (status = 409, description = "The name is taken, or the dataset has no pictures"),
     ),
 )]
-pub async fn create(
+pub(crate) async fn create(
     caller: Caller,
     state: State,
     headers: HeaderMap,
@@ -114,7 +114,7 @@ pub async fn create(
     params(PageQuery),
     responses((status = 200, description = "A page", body = TrainingPage)),
 )]
-pub async fn list(caller: Caller, state: State, Query(query): Query<PageQuery>) -> Result<Json<TrainingPage>> {
+pub(crate) async fn list(caller: Caller, state: State, Query(query): Query<PageQuery>) -> Result<Json<TrainingPage>> {
     let page = training::list(&caller, &state.database, &query.page()?).await?;
     Ok(Json(page.try_map(|training| Training::of(training, &state.storage)).await?))
 }
@@ -125,7 +125,7 @@ pub async fn list(caller: Caller, state: State, Query(query): Query<PageQuery>) 
     params(("id" = TrainingId, Path, description = "Id of the training")),
     responses((status = 200, description = "The training as it is now", body = Training)),
 )]
-pub async fn get(caller: Caller, state: State, Path(id): Path<TrainingId>) -> Result<Json<Training>> {
+pub(crate) async fn get(caller: Caller, state: State, Path(id): Path<TrainingId>) -> Result<Json<Training>> {
     let training = training::get(&caller, &state.database, id).await?;
     Ok(Json(Training::of(training, &state.storage).await?))
 }
@@ -138,7 +138,7 @@ pub async fn get(caller: Caller, state: State, Path(id): Path<TrainingId>) -> Re
     params(("id" = TrainingId, Path, description = "Id of the training")),
     responses((status = 200, description = "The training; it may still be running for a moment", body = Training)),
 )]
-pub async fn cancel(caller: Caller, state: State, Path(id): Path<TrainingId>) -> Result<Json<Training>> {
+pub(crate) async fn cancel(caller: Caller, state: State, Path(id): Path<TrainingId>) -> Result<Json<Training>> {
     let training = training::cancel(&caller, &state.database, id).await?;
     Ok(Json(Training::of(training, &state.storage).await?))
 }
@@ -154,7 +154,7 @@ pub async fn cancel(caller: Caller, state: State, Path(id): Path<TrainingId>) ->
         (status = 409, description = "It is queued or running; cancel it first"),
     ),
 )]
-pub async fn delete(caller: Caller, state: State, Path(id): Path<TrainingId>) -> Result<StatusCode> {
+pub(crate) async fn delete(caller: Caller, state: State, Path(id): Path<TrainingId>) -> Result<StatusCode> {
     training::delete(&caller, &state.database, &state.storage, id).await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -16,7 +16,7 @@ use crate::problem::Result;
 
 /// A file that is being uploaded.
 #[derive(Serialize, ToSchema)]
-pub struct ModelUpload {
+pub(crate) struct ModelUpload {
     pub id: UploadId,
     /// Size of the whole file.
     #[schema(minimum = 1)]
@@ -28,7 +28,7 @@ pub struct ModelUpload {
 
 /// One part of it.
 #[derive(Serialize, ToSchema)]
-pub struct UploadPart {
+pub(crate) struct UploadPart {
     #[schema(minimum = 1)]
     pub number: i32,
     /// How many of the file's bytes belong to it, after those of the parts before.
@@ -66,7 +66,7 @@ impl From<upload::ModelUpload> for ModelUpload {
     responses((status = 201, description = "The parts to send", body = ModelUpload,
                headers(("Location" = String, description = "Path of the upload")))),
 )]
-pub async fn create(
+pub(crate) async fn create(
     caller: Caller,
     state: State,
     extract::Json(request): extract::Json<ModelUploadRequest>,
@@ -82,6 +82,6 @@ pub async fn create(
     params(("id" = UploadId, Path, description = "Id of the upload")),
     responses((status = 200, description = "The upload as it is now", body = ModelUpload)),
 )]
-pub async fn get(caller: Caller, state: State, Path(id): Path<UploadId>) -> Result<Json<ModelUpload>> {
+pub(crate) async fn get(caller: Caller, state: State, Path(id): Path<UploadId>) -> Result<Json<ModelUpload>> {
     Ok(Json(upload::get(&caller, &state.database, &state.storage, id).await?.into()))
 }

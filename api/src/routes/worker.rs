@@ -15,7 +15,7 @@ use crate::problem::Result;
 
 /// A live worker: one start of a process that does jobs.
 #[derive(Serialize, ToSchema)]
-pub struct Worker {
+pub(crate) struct Worker {
     pub id: WorkerId,
     /// The same after a restart; several workers may have one name.
     pub name: String,
@@ -44,7 +44,7 @@ pub struct Worker {
 
 /// A running job.
 #[derive(Serialize, ToSchema)]
-pub struct CurrentJob {
+pub(crate) struct CurrentJob {
     pub kind: JobKind,
     /// Where it can be looked at; an absolute path.
     #[schema(format = "uri-reference")]
@@ -84,6 +84,6 @@ impl From<worker::CurrentJob> for CurrentJob {
     params(PageQuery),
     responses((status = 200, description = "A page", body = WorkerPage)),
 )]
-pub async fn list(caller: Caller, state: State, Query(query): Query<PageQuery>) -> Result<Json<WorkerPage>> {
+pub(crate) async fn list(caller: Caller, state: State, Query(query): Query<PageQuery>) -> Result<Json<WorkerPage>> {
     Ok(Json(worker::list(&caller, &state.database, &query.page()?).await?.map(Worker::from)))
 }

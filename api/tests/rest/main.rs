@@ -1,6 +1,6 @@
 //! The REST API over a real Postgres and a real S3, one file for each noun of the API. `server` starts it all.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 mod bad_input;
 mod callers;

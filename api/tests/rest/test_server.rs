@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tokio_util::sync::CancellationToken;
 
-pub struct TestServer {
+pub(crate) struct TestServer {
     http: reqwest::Client,
     base: String,
     pub pools: Pools,
@@ -35,7 +35,7 @@ struct Services {
 
 /// Status, headers and JSON body of an answer.
 #[derive(Debug)]
-pub struct Answer {
+pub(crate) struct Answer {
     pub status: u16,
     pub headers: reqwest::header::HeaderMap,
     pub body: Value,
@@ -43,14 +43,14 @@ pub struct Answer {
 
 impl Answer {
     #[track_caller]
-    pub fn expect(self, status: u16) -> Value {
+    pub(crate) fn expect(self, status: u16) -> Value {
         assert_eq!(self.status, status, "{:#}", self.body);
         self.body
     }
 
     /// A problem of this status whose errors name the field.
     #[track_caller]
-    pub fn refuses(&self, status: u16, field: &str) {
+    pub(crate) fn refuses(&self, status: u16, field: &str) {
         assert_eq!(self.status, status, "{:#}", self.body);
         assert_eq!(self.header("content-type"), "application/problem+json");
         assert_eq!(self.body["status"], status);
@@ -65,13 +65,13 @@ impl Answer {
         }
     }
 
-    pub fn header(&self, name: &str) -> &str {
+    pub(crate) fn header(&self, name: &str) -> &str {
         self.headers.get(name).map_or("", |value| value.to_str().unwrap())
     }
 }
 
 impl TestServer {
-    pub async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         let database = embedded::TemporaryDatabase::create(&domain::MIGRATIONS).await.unwrap();
         let pools = Pools::connect(database.url()).await.unwrap();
         let folder = tempfile::tempdir().unwrap();
@@ -90,7 +90,7 @@ impl TestServer {
     }
 
     /// Another server on the same database and bucket.
-    pub async fn another(&self, access: Access) -> Self {
+    pub(crate) async fn another(&self, access: Access) -> Self {
         Self::start(self.services.clone(), self.pools.clone(), self.storage.clone(), access).await
     }
 
@@ -101,53 +101,53 @@ impl TestServer {
         let feed = Feed::start(pools.listen.clone()).await;
         let state = api::State::new(pools.api.clone(), feed, storage.clone()).with_access(access);
         tokio::spawn(api::serve(listener, state, stop.clone()));
-        let http = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(60)).build().unwrap();
+        let http = reqwest::Client::builder().no_proxy().timeout(Duration::from_mins(1)).build().unwrap();
         Self { http, base, pools, storage, stop, services }
     }
 
     /// With the smallest checkpoint that passes the gate, named `ember`.
-    pub async fn with_checkpoint() -> Self {
+    pub(crate) async fn with_checkpoint() -> Self {
         let server = Self::new().await;
         server.import("ember", None, &checkpoint()).await.expect(201);
         server
     }
 
-    pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
+    pub(crate) fn request(&self, method: Method, path: &str) -> RequestBuilder {
         let url = if path.starts_with("http") { path.to_owned() } else { format!("{}{path}", self.base) };
         self.http.request(method, url)
     }
 
-    pub async fn send(&self, request: RequestBuilder) -> Answer {
+    pub(crate) async fn send(&self, request: RequestBuilder) -> Answer {
         let response = request.send().await.expect("an answer");
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
         let bytes = response.bytes().await.expect("a whole answer");
         Answer { status, headers, body: serde_json::from_slice(&bytes).unwrap_or(Value::Null) }
     }
 
-    pub async fn get(&self, path: &str) -> Answer {
+    pub(crate) async fn get(&self, path: &str) -> Answer {
         self.send(self.request(Method::GET, path)).await
     }
 
-    pub async fn delete(&self, path: &str) -> Answer {
+    pub(crate) async fn delete(&self, path: &str) -> Answer {
         self.send(self.request(Method::DELETE, path)).await
     }
 
-    pub async fn post(&self, path: &str, body: &Value) -> Answer {
+    pub(crate) async fn post(&self, path: &str, body: &Value) -> Answer {
         self.send(self.request(Method::POST, path).json(body)).await
     }
 
-    pub async fn post_form(&self, path: &str, form: Form) -> Answer {
+    pub(crate) async fn post_form(&self, path: &str, form: Form) -> Answer {
         self.send(self.request(Method::POST, path).multipart(form)).await
     }
 
     /// Bytes behind a presigned URL.
-    pub async fn download(&self, url: &Value) -> Vec<u8> {
+    pub(crate) async fn download(&self, url: &Value) -> Vec<u8> {
         let response = self.http.get(url.as_str().unwrap()).send().await.unwrap();
         assert_eq!(response.status(), 200);
         response.bytes().await.unwrap().to_vec()
     }
 
-    pub async fn dataset(&self, pictures: usize) -> String {
+    pub(crate) async fn dataset(&self, pictures: usize) -> String {
         let id = text(&self.post("/v1/datasets", &json!({"name": "a dataset"})).await.expect(201)["id"]);
         if pictures > 0 {
             let form = (0..pictures as u8)
@@ -157,7 +157,7 @@ impl TestServer {
         id
     }
 
-    pub async fn import(&self, name: &str, base: Option<&str>, files: &[(&str, Vec<u8>)]) -> Answer {
+    pub(crate) async fn import(&self, name: &str, base: Option<&str>, files: &[(&str, Vec<u8>)]) -> Answer {
         let mut form = Form::new().text("name", name.to_owned());
         if let Some(base) = base {
             form = form.text("base", base.to_owned());
@@ -168,7 +168,7 @@ impl TestServer {
         self.post_form("/v1/models", form).await
     }
 
-    pub async fn count(&self, table: &str) -> i64 {
+    pub(crate) async fn count(&self, table: &str) -> i64 {
         sqlx::query_scalar(sqlx::AssertSqlSafe(format!("SELECT count(*) FROM {table}")))
             .fetch_one(&self.pools.lease)
             .await
@@ -176,16 +176,19 @@ impl TestServer {
     }
 
     /// Objects in the bucket.
-    pub fn objects(&self) -> usize {
+    pub(crate) fn objects(&self) -> usize {
         fn count(folder: &Path) -> usize {
             let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
             entries
-                .map(|entry| match entry.file_type().unwrap().is_dir() {
-                    true => count(&entry.path()),
-                    false => usize::from(
-                        entry.path().to_string_lossy().contains("/pyrograph/")
-                            && !entry.file_name().to_string_lossy().starts_with('.'),
-                    ),
+                .map(|entry| {
+                    if entry.file_type().unwrap().is_dir() {
+                        count(&entry.path())
+                    } else {
+                        usize::from(
+                            entry.path().to_string_lossy().contains("/pyrograph/")
+                                && !entry.file_name().to_string_lossy().starts_with('.'),
+                        )
+                    }
                 })
                 .sum()
         }
@@ -193,11 +196,11 @@ impl TestServer {
     }
 
     /// Takes the next job, as a worker does.
-    pub async fn claim(&self, kind: JobKind) -> Claim {
+    pub(crate) async fn claim(&self, kind: JobKind) -> Claim {
         self.claim_as(kind, WorkerId::new()).await
     }
 
-    pub async fn claim_as(&self, kind: JobKind, worker: WorkerId) -> Claim {
+    pub(crate) async fn claim_as(&self, kind: JobKind, worker: WorkerId) -> Claim {
         job::claim(&self.pools.lease, &[kind], worker, &[], &LeasePolicy::default())
             .await
             .unwrap()
@@ -205,7 +208,7 @@ impl TestServer {
     }
 
     /// Finishes a claimed generation with one picture; its bytes.
-    pub async fn paint(&self, claim: &Claim) -> Vec<u8> {
+    pub(crate) async fn paint(&self, claim: &Claim) -> Vec<u8> {
         let bytes = png(32, 32, 7);
         let key =
             StorageKey::Artifact { job: claim.job, epoch: claim.epoch, position: 0, extension: "png" }.to_string();
@@ -227,15 +230,15 @@ impl TestServer {
     }
 }
 
-pub fn text(value: &Value) -> String {
+pub(crate) fn text(value: &Value) -> String {
     value.as_str().unwrap_or_else(|| panic!("{value} is no text")).to_owned()
 }
 
-pub fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-pub fn png(width: u32, height: u32, shade: u8) -> Vec<u8> {
+pub(crate) fn png(width: u32, height: u32, shade: u8) -> Vec<u8> {
     let mut out = Cursor::new(Vec::new());
     let picture = image::RgbImage::from_fn(width, height, |x, y| image::Rgb([shade, x as u8, y as u8]));
     image::DynamicImage::from(picture).write_to(&mut out, image::ImageFormat::Png).unwrap();
@@ -243,7 +246,7 @@ pub fn png(width: u32, height: u32, shade: u8) -> Vec<u8> {
 }
 
 /// A PNG whose header claims a size that its few bytes cannot have.
-pub fn claimed_png(width: u32, height: u32) -> Vec<u8> {
+pub(crate) fn claimed_png(width: u32, height: u32) -> Vec<u8> {
     let mut png = png(1, 1, 0);
     png[16..20].copy_from_slice(&width.to_be_bytes());
     png[20..24].copy_from_slice(&height.to_be_bytes());
@@ -254,11 +257,11 @@ pub fn claimed_png(width: u32, height: u32) -> Vec<u8> {
     png
 }
 
-pub fn picture_part(bytes: Vec<u8>) -> Part {
+pub(crate) fn picture_part(bytes: Vec<u8>) -> Part {
     Part::bytes(bytes).file_name("picture.png").mime_str("image/png").unwrap()
 }
 
-pub fn archive_part(entries: &[(&str, &[u8])]) -> Part {
+pub(crate) fn archive_part(entries: &[(&str, &[u8])]) -> Part {
     let mut zip = zip::ZipWriter::new(Cursor::new(Vec::new()));
     for (name, bytes) in entries {
         zip.start_file(*name, zip::write::SimpleFileOptions::default()).unwrap();
@@ -268,7 +271,7 @@ pub fn archive_part(entries: &[(&str, &[u8])]) -> Part {
 }
 
 /// A safetensors file of one pair of tensors.
-pub fn safetensors(first: &str, second: &str) -> Vec<u8> {
+pub(crate) fn safetensors(first: &str, second: &str) -> Vec<u8> {
     let header = json!({
         first: {"dtype": "F32", "shape": [2, 4], "data_offsets": [0, 32]},
         second: {"dtype": "F32", "shape": [4, 2], "data_offsets": [32, 64]},
@@ -277,14 +280,14 @@ pub fn safetensors(first: &str, second: &str) -> Vec<u8> {
     [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &[0; 64]].concat()
 }
 
-pub fn lora(module: &str) -> Vec<u8> {
+pub(crate) fn lora(module: &str) -> Vec<u8> {
     safetensors(&format!("{module}.lora_A.weight"), &format!("{module}.lora_B.weight"))
 }
 
-pub const FLUX_MODULE: &str = "transformer.transformer_blocks.0.attn.to_q";
-pub const SDXL_MODULE: &str = "lora_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q";
+pub(crate) const FLUX_MODULE: &str = "transformer.transformer_blocks.0.attn.to_q";
+pub(crate) const SDXL_MODULE: &str = "lora_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q";
 
-pub fn checkpoint() -> Vec<(&'static str, Vec<u8>)> {
+pub(crate) fn checkpoint() -> Vec<(&'static str, Vec<u8>)> {
     let weights = safetensors("a.weight", "b.weight");
     let config = b"{}".to_vec();
     vec![

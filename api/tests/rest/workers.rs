@@ -11,14 +11,14 @@ use crate::test_server::{FLUX_MODULE, TestServer, lora, text};
 
 impl TestServer {
     /// A worker that lives, as its row says.
-    pub async fn worker(&self, name: &str, queues: &[JobKind]) -> WorkerId {
+    pub(crate) async fn worker(&self, name: &str, queues: &[JobKind]) -> WorkerId {
         let id = WorkerId::new();
         worker::register(&self.pools.lease, id, name, "host", "cpu", queues, "1", Some(1 << 30)).await.unwrap();
         id
     }
 
     /// A worker tells that it has loaded a model.
-    pub async fn loads(&self, worker: WorkerId, sha256: &str) {
+    pub(crate) async fn loads(&self, worker: WorkerId, sha256: &str) {
         let resident = Resident { sha256: sha256.to_owned(), bytes: 1 };
         worker::seen(&self.pools.lease, worker, &[resident]).await.unwrap();
     }

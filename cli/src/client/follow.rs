@@ -17,7 +17,7 @@ use crate::failure::Failure;
 use crate::meter::Meter;
 
 /// How long the server may be unreachable before the client gives up; the job continues.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_mins(2);
 /// Silence after which a connection counts as lost. The server sends a comment every 15 s.
 const SILENCE: Duration = Duration::from_secs(45);
 /// Shown beside the bar while no worker has the job.
@@ -30,12 +30,12 @@ const WAITING: &str = "waiting for a worker";
 /// # Errors
 /// [`Failure::Failed`] with the job's own message when it failed, [`Failure::Canceled`] when it was canceled,
 /// [`Failure::Unreachable`] when the server stays unreachable.
-pub async fn follow(client: &Client, created: Value, label: &str) -> Result<Value, Failure> {
+pub(crate) async fn follow(client: &Client, created: Value, label: &str) -> Result<Value, Failure> {
     follow_on(client, created, label, Meter::steps(label), None).await
 }
 
 /// As [`follow`], for a generation. Each preview replaces the file `preview`.
-pub async fn follow_generation(
+pub(crate) async fn follow_generation(
     client: &Client,
     created: Value,
     label: &str,
@@ -45,7 +45,7 @@ pub async fn follow_generation(
 }
 
 /// As [`follow`], for an import. Progress is in bytes.
-pub async fn follow_import(client: &Client, created: Value, label: &str) -> Result<Value, Failure> {
+pub(crate) async fn follow_import(client: &Client, created: Value, label: &str) -> Result<Value, Failure> {
     follow_on(client, created, label, Meter::bytes(label, 0), None).await
 }
 

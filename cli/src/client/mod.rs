@@ -19,9 +19,11 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::io::AsyncWriteExt as _;
 
-pub use follow::{follow, follow_generation, follow_import};
-pub use resource::{Artifact, Dataset, Export, Generation, Import, Job, Model, Page, Status, Swap, Training, Worker};
-pub use upload::{add_pictures, create_dataset, create_input, import_model, pictures};
+pub(crate) use follow::{follow, follow_generation, follow_import};
+pub(crate) use resource::{
+    Artifact, Dataset, Export, Generation, Import, Job, Model, Page, Status, Swap, Training, Worker,
+};
+pub(crate) use upload::{add_pictures, create_dataset, create_input, import_model, pictures};
 
 use crate::failure::Failure;
 
@@ -31,7 +33,7 @@ const STRANGE_ANSWER: &str = "the server's answer is not what this version of th
 
 /// Where the server is, and how answers are printed. Shared by every command that is a client.
 #[derive(Debug, Clone, Args)]
-pub struct ClientOptions {
+pub(crate) struct ClientOptions {
     /// Address of the Pyrograph server
     #[arg(long, env = "PYROGRAPH_SERVER", default_value = "http://127.0.0.1:8080", value_name = "URL")]
     pub server: Url,
@@ -42,14 +44,14 @@ pub struct ClientOptions {
 
 /// A connection to one Pyrograph server.
 #[derive(Debug, Clone)]
-pub struct Client {
+pub(crate) struct Client {
     http: reqwest::Client,
     server: Url,
 }
 
 impl Client {
     /// A client of the server at `server`. Nothing is sent yet.
-    pub fn new(server: &Url) -> Result<Self, Failure> {
+    pub(crate) fn new(server: &Url) -> Result<Self, Failure> {
         let mut http = reqwest::Client::builder()
             .user_agent(concat!("pyrograph/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(Duration::from_secs(10))
@@ -109,13 +111,13 @@ impl Client {
     }
 
     /// GET, read as `T`.
-    pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
+    pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
         let response = self.send(self.request(Method::GET, path)?).await?;
         self.read(response).await
     }
 
     /// As [`Client::get`]; `None` if it does not exist.
-    pub async fn find<T: DeserializeOwned>(&self, path: &str) -> Result<Option<T>, Failure> {
+    pub(crate) async fn find<T: DeserializeOwned>(&self, path: &str) -> Result<Option<T>, Failure> {
         let response = self.request(Method::GET, path)?.send().await.map_err(|error| self.unreachable(&error))?;
         if response.status() == StatusCode::NOT_FOUND {
             return Ok(None);
@@ -124,12 +126,12 @@ impl Client {
     }
 
     /// Every item of a list.
-    pub async fn list(&self, path: &str) -> Result<Vec<Value>, Failure> {
+    pub(crate) async fn list(&self, path: &str) -> Result<Vec<Value>, Failure> {
         self.newest(path, usize::MAX).await
     }
 
     /// The first items of a list, at most `count`, page after page. `path` may have a query string with filters.
-    pub async fn newest(&self, path: &str, count: usize) -> Result<Vec<Value>, Failure> {
+    pub(crate) async fn newest(&self, path: &str, count: usize) -> Result<Vec<Value>, Failure> {
         let mut items = Vec::new();
         let mut cursor: Option<String> = None;
         let glue = if path.contains('?') { '&' } else { '?' };
@@ -150,18 +152,18 @@ impl Client {
     }
 
     /// Reads the parts of an answer that a command shows.
-    pub fn understand<T: DeserializeOwned>(answer: Value) -> Result<T, Failure> {
+    pub(crate) fn understand<T: DeserializeOwned>(answer: Value) -> Result<T, Failure> {
         Ok(serde_json::from_value(answer).context(STRANGE_ANSWER)?)
     }
 
     /// POST of a JSON body, the answer read as `T`.
-    pub async fn post<T: DeserializeOwned>(&self, path: &str, body: &Value) -> Result<T, Failure> {
+    pub(crate) async fn post<T: DeserializeOwned>(&self, path: &str, body: &Value) -> Result<T, Failure> {
         let response = self.send(self.request(Method::POST, path)?.json(body)).await?;
         self.read(response).await
     }
 
     /// POST of a form with files, the answer read as `T`.
-    pub async fn post_form<T: DeserializeOwned>(
+    pub(crate) async fn post_form<T: DeserializeOwned>(
         &self,
         path: &str,
         form: reqwest::multipart::Form,
@@ -171,13 +173,13 @@ impl Client {
     }
 
     /// POST without a body: an action such as `cancel`.
-    pub async fn act(&self, path: &str) -> Result<Value, Failure> {
+    pub(crate) async fn act(&self, path: &str) -> Result<Value, Failure> {
         let response = self.send(self.request(Method::POST, path)?).await?;
         self.read(response).await
     }
 
     /// DELETE.
-    pub async fn delete(&self, path: &str) -> Result<(), Failure> {
+    pub(crate) async fn delete(&self, path: &str) -> Result<(), Failure> {
         self.send(self.request(Method::DELETE, path)?).await.map(drop)
     }
 
@@ -185,7 +187,7 @@ impl Client {
     ///
     /// # Errors
     /// It is a folder, is not a weights file, or cannot be written.
-    pub fn check_writable(file: &Path) -> Result<(), Failure> {
+    pub(crate) fn check_writable(file: &Path) -> Result<(), Failure> {
         if file.is_dir() {
             return Err(Failure::Usage(format!("{} is a folder, not a file", file.display())));
         }
@@ -201,7 +203,7 @@ impl Client {
     }
 
     /// Downloads `url`, which may be presigned, to `file`: completely, or not at all. Creates missing folders.
-    pub async fn download(&self, url: &str, file: &Path) -> Result<u64, Failure> {
+    pub(crate) async fn download(&self, url: &str, file: &Path) -> Result<u64, Failure> {
         let mut response = self.send(self.request(Method::GET, url)?).await?.bytes_stream();
         if let Some(folder) = file.parent().filter(|folder| !folder.as_os_str().is_empty()) {
             tokio::fs::create_dir_all(folder).await.with_context(|| format!("could not make {}", folder.display()))?;
@@ -239,7 +241,7 @@ fn part_of(file: &Path) -> PathBuf {
 const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// `text` as one segment of a path, or one value of a query.
-pub fn path_segment(text: &str) -> String {
+pub(crate) fn path_segment(text: &str) -> String {
     utf8_percent_encode(text, ESCAPED).to_string()
 }
 

@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 /// A refusal, with the fields that are wrong.
 #[derive(Debug, Default, Deserialize)]
-pub struct Problem {
+pub(super) struct Problem {
     /// What kind of problem, in a few words.
     #[serde(default)]
     title: String,
@@ -29,7 +29,7 @@ struct FieldError {
 
 impl Problem {
     /// Reads the body of a failed answer. A body that is no problem (a proxy's HTML page) leaves the status to speak.
-    pub fn read(status: StatusCode, body: &[u8]) -> Self {
+    pub(super) fn read(status: StatusCode, body: &[u8]) -> Self {
         let mut problem: Self = serde_json::from_slice(body).unwrap_or_default();
         if problem.title.is_empty() {
             problem.title = status.to_string();

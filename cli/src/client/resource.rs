@@ -7,20 +7,20 @@ use serde::Deserialize;
 
 /// One page of a list.
 #[derive(Debug, Deserialize)]
-pub struct Page<T> {
+pub(crate) struct Page<T> {
     pub items: Vec<T>,
     pub next_cursor: Option<String>,
 }
 
 /// A model as named by a job.
 #[derive(Debug, Clone, Deserialize)]
-pub struct Reference {
+pub(crate) struct Reference {
     pub name: String,
 }
 
 /// The state of a job: the fields that all kinds share.
 #[derive(Debug, Deserialize)]
-pub struct Job {
+pub(crate) struct Job {
     pub status: Status,
     pub error: Option<JobError>,
     #[serde(default)]
@@ -33,7 +33,7 @@ pub struct Job {
 /// The life of a job: `queued → running → succeeded | failed | canceled`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Status {
+pub(crate) enum Status {
     Queued,
     Running,
     Succeeded,
@@ -55,13 +55,13 @@ impl fmt::Display for Status {
 
 impl Status {
     /// Whether the job has ended.
-    pub fn is_terminal(self) -> bool {
+    pub(crate) fn is_terminal(self) -> bool {
         matches!(self, Self::Succeeded | Self::Failed | Self::Canceled)
     }
 }
 
 #[derive(Debug, Clone, Copy, Default, Deserialize)]
-pub struct Progress {
+pub(crate) struct Progress {
     #[serde(default)]
     pub step: Option<u64>,
     #[serde(default)]
@@ -75,13 +75,13 @@ pub struct Progress {
 }
 
 #[derive(Debug, Deserialize)]
-pub struct JobError {
+pub(crate) struct JobError {
     pub class: String,
     pub message: String,
 }
 
 #[derive(Debug, Deserialize)]
-pub struct Urls {
+pub(crate) struct Urls {
     #[serde(rename = "self")]
     pub this: String,
     pub cancel: String,
@@ -90,7 +90,7 @@ pub struct Urls {
 
 /// A file that a job made.
 #[derive(Debug, Clone, Deserialize)]
-pub struct Artifact {
+pub(crate) struct Artifact {
     /// Presigned; a secret for an hour.
     pub url: String,
     pub position: u32,
@@ -100,14 +100,14 @@ pub struct Artifact {
 
 impl Artifact {
     /// The ending of a file of this kind.
-    pub fn extension(&self) -> &'static str {
+    pub(crate) fn extension(&self) -> &'static str {
         domain::artifact::extension(&self.media_type)
     }
 }
 
 /// Pictures from a prompt.
 #[derive(Debug, Deserialize)]
-pub struct Generation {
+pub(crate) struct Generation {
     pub id: String,
     #[serde(default)]
     pub artifacts: Vec<Artifact>,
@@ -117,7 +117,7 @@ pub struct Generation {
 
 /// A training of a LoRA.
 #[derive(Debug, Deserialize)]
-pub struct Training {
+pub(crate) struct Training {
     pub id: String,
     pub output_model: Option<Reference>,
     #[serde(default)]
@@ -128,19 +128,19 @@ pub struct Training {
 
 /// An import of a model.
 #[derive(Debug, Deserialize)]
-pub struct Import {
+pub(crate) struct Import {
     pub output_model: Option<Reference>,
 }
 
 /// An export of a LoRA.
 #[derive(Debug, Deserialize)]
-pub struct Export {
+pub(crate) struct Export {
     pub artifacts: Vec<Artifact>,
 }
 
 /// Pictures with captions.
 #[derive(Debug, Deserialize)]
-pub struct Dataset {
+pub(crate) struct Dataset {
     pub id: String,
     pub name: String,
     #[serde(default)]
@@ -149,7 +149,7 @@ pub struct Dataset {
 }
 
 #[derive(Debug, Deserialize)]
-pub struct Example {
+pub(crate) struct Example {
     pub id: String,
     pub caption: Option<String>,
     pub width: u32,
@@ -159,13 +159,13 @@ pub struct Example {
 
 /// An input picture for generations.
 #[derive(Debug, Deserialize)]
-pub struct Input {
+pub(super) struct Input {
     pub id: String,
 }
 
 /// A checkpoint or a LoRA.
 #[derive(Debug, Deserialize)]
-pub struct Model {
+pub(crate) struct Model {
     pub id: String,
     pub name: String,
     pub kind: String,
@@ -184,7 +184,7 @@ pub struct Model {
 
 /// A worker that has a model loaded.
 #[derive(Debug, Deserialize)]
-pub struct Residence {
+pub(crate) struct Residence {
     pub name: String,
     pub device: String,
     pub bytes: u64,
@@ -192,7 +192,7 @@ pub struct Residence {
 
 /// A live worker.
 #[derive(Debug, Deserialize)]
-pub struct Worker {
+pub(crate) struct Worker {
     pub id: String,
     pub name: String,
     pub device: String,
@@ -211,19 +211,19 @@ pub struct Worker {
 
 /// A model that a worker has loaded.
 #[derive(Debug, Deserialize)]
-pub struct Resident {
+pub(crate) struct Resident {
     pub model: Option<Reference>,
     pub sha256: String,
 }
 
 #[derive(Debug, Deserialize)]
-pub struct CurrentJob {
+pub(crate) struct CurrentJob {
     pub url: String,
 }
 
 /// A request to a worker to load or unload a model.
 #[derive(Debug, Deserialize)]
-pub struct Swap {
+pub(crate) struct Swap {
     /// Id of the worker.
     pub worker: String,
     /// The worker's name.
@@ -235,7 +235,7 @@ pub struct Swap {
 }
 
 #[derive(Debug, Deserialize)]
-pub struct ModelFile {
+pub(crate) struct ModelFile {
     pub path: String,
     pub bytes: u64,
 }

@@ -19,14 +19,14 @@ const CAPTION_BYTES: u64 = 64 << 10;
 
 /// A picture to train on.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Picture {
+pub(crate) struct Picture {
     pub path: PathBuf,
     /// The text of `photo.txt` beside `photo.png`; empty where there is none.
     pub caption: String,
 }
 
 /// The pictures of `folder`, by name: `photo.png` (or jpg, jpeg, webp) with its caption in `photo.txt`.
-pub fn pictures(folder: &Path) -> Result<Vec<Picture>, Failure> {
+pub(crate) fn pictures(folder: &Path) -> Result<Vec<Picture>, Failure> {
     let cannot_read = |path: &Path| format!("could not read {}", path.display());
     let mut paths = Vec::new();
     for entry in std::fs::read_dir(folder).with_context(|| cannot_read(folder))? {
@@ -58,7 +58,7 @@ pub fn pictures(folder: &Path) -> Result<Vec<Picture>, Failure> {
 }
 
 /// Creates a dataset from `pictures`. If one of them is refused, the dataset is deleted again.
-pub async fn create_dataset(client: &Client, name: &str, pictures: &[Picture]) -> Result<Dataset, Failure> {
+pub(crate) async fn create_dataset(client: &Client, name: &str, pictures: &[Picture]) -> Result<Dataset, Failure> {
     let dataset: Dataset = client.post("/v1/datasets", &json!({ "name": name })).await?;
     if let Err(failure) = add_pictures(client, &dataset.id, pictures).await {
         let _ = client.delete(&format!("/v1/datasets/{}", dataset.id)).await;
@@ -68,7 +68,7 @@ pub async fn create_dataset(client: &Client, name: &str, pictures: &[Picture]) -
 }
 
 /// Adds `pictures` to a dataset, one request each, so that a refusal names its file.
-pub async fn add_pictures(client: &Client, dataset: &str, pictures: &[Picture]) -> Result<(), Failure> {
+pub(crate) async fn add_pictures(client: &Client, dataset: &str, pictures: &[Picture]) -> Result<(), Failure> {
     let meter = Meter::count("uploading pictures", pictures.len() as u64);
     for picture in pictures {
         let part = picture_part(&picture.path).await?;
@@ -85,7 +85,7 @@ pub async fn add_pictures(client: &Client, dataset: &str, pictures: &[Picture]) 
 }
 
 /// Uploads an input picture for generations. Returns its id.
-pub async fn create_input(client: &Client, path: &Path) -> Result<String, Failure> {
+pub(crate) async fn create_input(client: &Client, path: &Path) -> Result<String, Failure> {
     let form = Form::new().percent_encode_noop().part("image", picture_part(path).await?);
     let input: Input = client.post_form("/v1/inputs", form).await.map_err(|failure| of_file(path, failure))?;
     Ok(input.id)
@@ -106,7 +106,7 @@ fn of_file(path: &Path, failure: Failure) -> Failure {
 
 /// Uploads a diffusers folder or a file as the model `name`, with further text fields (`texts`) and separate `parts`. Returns the
 /// server's answer.
-pub async fn import_model(
+pub(crate) async fn import_model(
     client: &Client,
     path: &Path,
     name: &str,

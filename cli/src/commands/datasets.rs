@@ -14,7 +14,7 @@ use crate::table::Table;
 
 /// Create, fill, list, show and remove datasets
 #[derive(Debug, Args)]
-pub struct Datasets {
+pub(crate) struct Datasets {
     #[command(subcommand)]
     action: Action,
 }
@@ -60,7 +60,7 @@ enum Action {
 
 impl Datasets {
     /// Runs the command.
-    pub async fn run(self) -> Outcome {
+    pub(crate) async fn run(self) -> Outcome {
         match self.action {
             Action::List { client: options } => {
                 let datasets = Client::new(&options.server)?.list("/v1/datasets").await?;

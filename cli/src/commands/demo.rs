@@ -45,7 +45,7 @@ fn prompt(thing: &str) -> String {
 /// generates pictures with the same prompts and seeds without and with it, prints their presigned URLs, writes the
 /// pictures and a contact sheet, and stops everything. `pyrograph up` has the LoRA afterwards.
 #[derive(Debug, Args)]
-pub struct Demo {
+pub(crate) struct Demo {
     /// Folder for all data, as in `pyrograph up`
     #[arg(long, env = "PYROGRAPH_DATA_DIR", default_value = ".pyrograph", value_name = "DIR")]
     data_dir: PathBuf,
@@ -59,7 +59,7 @@ pub struct Demo {
 
 impl Demo {
     /// Runs the command.
-    pub async fn run(self) -> Outcome {
+    pub(crate) async fn run(self) -> Outcome {
         let folder = self.data_dir.clone();
         let stop = signal::stop_token(move || installation::quit(&folder));
         let meter = Meter::wait("starting Postgres, S3, the API and a worker");

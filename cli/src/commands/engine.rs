@@ -12,7 +12,7 @@ use crate::failure::Failure;
 
 /// Own a device and run models for a worker (speaks only the worker's protocol on stdin and stdout)
 #[derive(Debug, Args)]
-pub struct Engine {
+pub(crate) struct Engine {
     #[command(flatten)]
     flags: EngineFlags,
     /// Folder where compiled kernels are kept for the next start
@@ -22,7 +22,7 @@ pub struct Engine {
 
 impl Engine {
     /// Serves stdin and stdout until they close.
-    pub fn run(self) -> Result<ExitCode, Failure> {
+    pub(crate) fn run(self) -> Result<ExitCode, Failure> {
         let fault = match variable("PYROGRAPH_ENGINE_FAULT") {
             Some(text) => Some(text.parse::<Fault>().map_err(Failure::Usage)?),
             None => None,

@@ -11,7 +11,7 @@ use crate::failure::Failure;
 
 /// The device, and the use of its memory.
 #[derive(Debug, Clone, Default, Args)]
-pub struct EngineFlags {
+pub(crate) struct EngineFlags {
     /// Device: auto (a GPU if there is one), cpu, cuda or cuda:N
     #[arg(long, default_value = "auto", value_name = "DEVICE")]
     pub device: DeviceChoice,
@@ -28,7 +28,7 @@ impl EngineFlags {
     ///
     /// # Errors
     /// An invalid variable.
-    pub fn or_environment(self) -> Result<Self, Failure> {
+    pub(crate) fn or_environment(self) -> Result<Self, Failure> {
         Ok(Self {
             vram_budget: self.vram_budget.map_or_else(|| said("PYROGRAPH_VRAM_BUDGET"), |bytes| Ok(Some(bytes)))?,
             weights: self.weights.map_or_else(|| said("PYROGRAPH_WEIGHTS"), |weights| Ok(Some(weights)))?,
@@ -37,7 +37,7 @@ impl EngineFlags {
     }
 
     /// The same flags, for a child process.
-    pub fn arguments(&self) -> Vec<OsString> {
+    pub(crate) fn arguments(&self) -> Vec<OsString> {
         let budget = self.vram_budget.map(|ByteSize(bytes)| ("--vram-budget", bytes.to_string()));
         let weights = self.weights.map(|weights| ("--weights", weights.to_string()));
         let all = std::iter::once(("--device", self.device.to_string())).chain(budget).chain(weights);

@@ -26,7 +26,7 @@ Examples:
   pyrograph generate \"owl\" --num-images 4 --preview preview.jpg
   pyrograph generate \"owl\" --output owl.webp --quality 80
   pyrograph generate \"owl\" --json | jq -r '.artifacts[].url'")]
-pub struct Generate {
+pub(crate) struct Generate {
     /// What the picture shows
     pub prompt: String,
     /// Checkpoint, by name or id [default: ember]
@@ -95,7 +95,7 @@ pub struct Generate {
 
 /// `NAME_OR_ID[:SCALE]`.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Lora {
+pub(crate) struct Lora {
     pub model: String,
     pub scale: f64,
 }
@@ -158,7 +158,7 @@ impl Generate {
     }
 
     /// Runs the command.
-    pub async fn run(mut self) -> Outcome {
+    pub(crate) async fn run(mut self) -> Outcome {
         check_output(&self.output)?;
         check_format(&self.output, self.format)?;
         self.preview.as_deref().map_or(Ok(()), check_preview)?;
@@ -195,7 +195,7 @@ impl Generate {
 }
 
 /// Writes the pictures of a generation to `output`, which [`check_output`] has accepted. Returns their files.
-pub async fn download(client: &Client, generation: &Generation, output: &Path) -> Result<Vec<PathBuf>, Failure> {
+pub(crate) async fn download(client: &Client, generation: &Generation, output: &Path) -> Result<Vec<PathBuf>, Failure> {
     for artifact in &generation.artifacts {
         check_format(output, OutputFormat::of_extension(artifact.extension()))?;
     }
@@ -231,7 +231,7 @@ fn check_format(output: &Path, format: Option<OutputFormat>) -> Outcome {
 }
 
 /// Refuses an output that is not a folder or a picture file, so that no other file is overwritten.
-pub fn check_output(output: &Path) -> Outcome {
+pub(crate) fn check_output(output: &Path) -> Outcome {
     let shown = output.display();
     if output.is_dir() || file_format(output).is_some() {
         return Ok(());
@@ -243,9 +243,10 @@ pub fn check_output(output: &Path) -> Outcome {
         )));
     }
     // Without a trailing slash, which would hide a file.
-    match output.components().as_path().exists() {
-        true => Err(Failure::Usage(format!("--output {shown} is a file that does not end in .png, .jpg or .webp"))),
-        false => Ok(()),
+    if output.components().as_path().exists() {
+        Err(Failure::Usage(format!("--output {shown} is a file that does not end in .png, .jpg or .webp")))
+    } else {
+        Ok(())
     }
 }
 
@@ -281,7 +282,7 @@ fn places(output: &Path, generation: &str, artifacts: &[Artifact]) -> Vec<PathBu
 }
 
 /// Fails if the generation has no picture.
-pub fn only_picture(generation: &Generation) -> Result<&Artifact, Failure> {
+pub(crate) fn only_picture(generation: &Generation) -> Result<&Artifact, Failure> {
     generation
         .artifacts
         .first()

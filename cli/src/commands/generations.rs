@@ -19,7 +19,7 @@ const PROMPT_WIDTH: usize = 40;
 
 /// List, show, cancel and remove generations
 #[derive(Debug, Args)]
-pub struct Generations {
+pub(crate) struct Generations {
     #[command(subcommand)]
     action: Action,
 }
@@ -62,7 +62,7 @@ enum Action {
 
 impl Generations {
     /// Runs the command.
-    pub async fn run(self) -> Outcome {
+    pub(crate) async fn run(self) -> Outcome {
         match self.action {
             Action::List { limit, client: options } => {
                 let generations = Client::new(&options.server)?.newest(COLLECTION, limit).await?;

@@ -8,12 +8,12 @@ use crate::client::{Artifact, Client, ClientOptions, Job, path_segment};
 use crate::output::say;
 
 /// The path of one job of `collection`, as `/v1/generations`.
-pub fn address(collection: &str, id: &str) -> String {
+pub(super) fn address(collection: &str, id: &str) -> String {
     format!("{collection}/{}", path_segment(id))
 }
 
 /// Cancels a job and prints its status.
-pub async fn cancel(address: &str, options: &ClientOptions) -> Outcome {
+pub(super) async fn cancel(address: &str, options: &ClientOptions) -> Outcome {
     let answer = Client::new(&options.server)?.act(&format!("{address}/cancel")).await?;
     if options.json {
         return print_json(&answer);
@@ -24,7 +24,7 @@ pub async fn cancel(address: &str, options: &ClientOptions) -> Outcome {
 }
 
 /// Prints the fields that every job has.
-pub fn print(job: &Job) -> Outcome {
+pub(super) fn print(job: &Job) -> Outcome {
     if let (Some(step), Some(total @ 1..)) = (job.progress.step, job.progress.total_steps) {
         say!("  progress      {step} of {total} steps")?;
     }
@@ -36,7 +36,7 @@ pub fn print(job: &Job) -> Outcome {
 }
 
 /// Prints warnings and the URLs of files.
-pub fn print_results(warnings: &[String], artifacts: &[Artifact]) -> Outcome {
+pub(super) fn print_results(warnings: &[String], artifacts: &[Artifact]) -> Outcome {
     warnings.iter().try_for_each(|warning| say!("  warning       {warning}"))?;
     artifacts.iter().try_for_each(|artifact| match artifact.seed {
         Some(seed) => say!("  picture {}     seed {seed}\n    {}", artifact.position, artifact.url),
@@ -45,6 +45,6 @@ pub fn print_results(warnings: &[String], artifacts: &[Artifact]) -> Outcome {
 }
 
 /// The name that `field` of `job` refers to.
-pub fn name<'a>(job: &'a Value, field: &str) -> &'a str {
+pub(super) fn name<'a>(job: &'a Value, field: &str) -> &'a str {
     job[field]["name"].as_str().unwrap_or_default()
 }

@@ -13,7 +13,7 @@ const COLLECTION: &str = "/v1/jobs";
 
 /// List, show, cancel and retry jobs of every kind
 #[derive(Debug, Args)]
-pub struct Jobs {
+pub(crate) struct Jobs {
     #[command(subcommand)]
     action: Action,
 }
@@ -68,7 +68,7 @@ enum Action {
 
 impl Jobs {
     /// Runs the command.
-    pub async fn run(self) -> Outcome {
+    pub(crate) async fn run(self) -> Outcome {
         match self.action {
             Action::List { kind, status, model, created_after, created_before, limit, client: options } => {
                 let filters = [

@@ -14,7 +14,7 @@ use crate::services;
 ///
 /// `up` and `serve` do the same when they start. Use this if their database role may not change the schema.
 #[derive(Debug, Args)]
-pub struct Migrate {
+pub(crate) struct Migrate {
     /// Data folder of a running `up`, used if DATABASE_URL is not set
     #[arg(long, env = "PYROGRAPH_DATA_DIR", default_value = ".pyrograph", value_name = "DIR")]
     data_dir: PathBuf,
@@ -22,7 +22,7 @@ pub struct Migrate {
 
 impl Migrate {
     /// Runs the command.
-    pub async fn run(self) -> Outcome {
+    pub(crate) async fn run(self) -> Outcome {
         let pools = services::database(&Services::find_database(&self.data_dir)?).await?;
         let migrated = database::migrate(&pools.lease).await;
         pools.close().await;

@@ -15,7 +15,7 @@ use crate::table::Table;
 
 /// List, show, inspect, import, export, load, unload and remove models
 #[derive(Debug, Args)]
-pub struct Models {
+pub(crate) struct Models {
     #[command(subcommand)]
     action: Action,
 }
@@ -221,7 +221,7 @@ impl Import {
 }
 
 /// Checks whether the name is free, which the server would report only after a long upload.
-pub async fn check_name_is_free(client: &Client, name: &str) -> Outcome {
+pub(crate) async fn check_name_is_free(client: &Client, name: &str) -> Outcome {
     domain::model::check_name(name).map_err(|error| Failure::Refused(error.to_string()))?;
     match client.find::<Model>(&address(name)).await? {
         Some(_) => Err(Failure::Refused(format!("name: there is a model named {name} already"))),
@@ -230,7 +230,7 @@ pub async fn check_name_is_free(client: &Client, name: &str) -> Outcome {
 }
 
 /// Checks that the model named by `flag` is a checkpoint.
-pub async fn check_checkpoint(client: &Client, flag: &str, model: &str) -> Outcome {
+pub(crate) async fn check_checkpoint(client: &Client, flag: &str, model: &str) -> Outcome {
     match client.find::<Model>(&address(model)).await? {
         Some(found) if found.kind == "checkpoint" => Ok(()),
         Some(found) => Err(Failure::Refused(format!("{flag} {model} is not a checkpoint, but a {}", found.kind))),
@@ -248,7 +248,7 @@ fn mixed(path: &str) -> Failure {
 
 impl Models {
     /// Runs the command.
-    pub async fn run(self) -> Outcome {
+    pub(crate) async fn run(self) -> Outcome {
         match self.action {
             Action::List { client: options } => {
                 let models = Client::new(&options.server)?.list("/v1/models").await?;
@@ -396,7 +396,7 @@ fn address(model: &str) -> String {
 }
 
 /// A time without fractions of a second.
-pub fn short(time: &str) -> String {
+pub(crate) fn short(time: &str) -> String {
     time.split('.').next().unwrap_or(time).trim_end_matches('Z').replace('T', " ")
 }
 

@@ -10,11 +10,11 @@ use crate::output::say;
 ///
 /// Needs no server. The same document is served at /openapi.json and committed as openapi/openapi.json.
 #[derive(Debug, Args)]
-pub struct OpenApi {}
+pub(crate) struct OpenApi {}
 
 impl OpenApi {
     /// Runs the command.
-    pub fn run(self) -> Outcome {
+    pub(crate) fn run(self) -> Outcome {
         say!("{}", api::openapi().to_pretty_json().context("could not write the document")?)?;
         Ok(())
     }

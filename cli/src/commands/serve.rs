@@ -16,7 +16,7 @@ use crate::signal;
 /// For deployments: Postgres and S3 come from the environment (see `pyrograph --help`); start workers separately with
 /// `pyrograph worker`, on any number of machines. Updates the database schema when it starts.
 #[derive(Debug, Args)]
-pub struct Serve {
+pub(crate) struct Serve {
     /// Address to listen on
     #[arg(long, default_value = "127.0.0.1:8080", value_name = "ADDRESS")]
     bind: SocketAddr,
@@ -27,7 +27,7 @@ pub struct Serve {
 
 impl Serve {
     /// Runs the command.
-    pub async fn run(self) -> Outcome {
+    pub(crate) async fn run(self) -> Outcome {
         let stop = signal::stop_token(|| ());
         let services = Services::find(&self.data_dir)?;
         let listener = listen(self.bind).await?;

@@ -15,7 +15,7 @@ const LOOK: Duration = Duration::from_millis(500);
 
 /// Which model, and where.
 #[derive(Debug, Args)]
-pub struct SwapOptions {
+pub(super) struct SwapOptions {
     /// Name or id of a checkpoint
     model: String,
     /// Name or id of the worker [default: all workers that generate]
@@ -30,7 +30,7 @@ pub struct SwapOptions {
 
 impl SwapOptions {
     /// `action` is `load` or `unload`.
-    pub async fn run(self, action: &str) -> Outcome {
+    pub(super) async fn run(self, action: &str) -> Outcome {
         let client = Client::new(&self.client.server)?;
         let address = format!("/v1/models/{}/{action}", path_segment(&self.model));
         let request = self.worker.map_or(json!({}), |worker| json!({ "worker": worker }));

@@ -21,7 +21,7 @@ use crate::output::say;
 Examples:
   pyrograph train photos/ --name pencil --trigger-word pencilstyle
   pyrograph train photos/ --name pencil --steps 400 --rank 8 --learning-rate 5e-4 --output pencil.safetensors")]
-pub struct Train {
+pub(crate) struct Train {
     /// Folder with pictures (png, jpg, webp) and captions (txt files of the same names)
     pub dir: PathBuf,
     /// Name of the new LoRA: lower-case letters, digits, '.', '_', '-'
@@ -85,7 +85,7 @@ impl Train {
     }
 
     /// Runs the command.
-    pub async fn run(self) -> Outcome {
+    pub(crate) async fn run(self) -> Outcome {
         let output = self.output.clone().unwrap_or_else(|| PathBuf::from(format!("{}.safetensors", self.name)));
         let client = Client::new(&self.client.server)?;
         check_name_is_free(&client, &self.name).await?;

@@ -13,7 +13,7 @@ const COLLECTION: &str = "/v1/trainings";
 
 /// List, show and cancel trainings
 #[derive(Debug, Args)]
-pub struct Trainings {
+pub(crate) struct Trainings {
     #[command(subcommand)]
     action: Action,
 }
@@ -46,7 +46,7 @@ enum Action {
 
 impl Trainings {
     /// Runs the command.
-    pub async fn run(self) -> Outcome {
+    pub(crate) async fn run(self) -> Outcome {
         match self.action {
             Action::List { limit, client: options } => {
                 let trainings = Client::new(&options.server)?.newest(COLLECTION, limit).await?;

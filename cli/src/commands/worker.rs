@@ -23,7 +23,7 @@ use crate::{services, signal};
 /// reaches the database and the bucket. Ctrl-C or SIGTERM returns the running job to the queue; the job of a killed worker
 /// is claimed by another within 40 s.
 #[derive(Debug, Args)]
-pub struct Worker {
+pub(crate) struct Worker {
     /// Kinds of jobs to run
     #[arg(long, value_delimiter = ',', default_value = JobKind::names(), value_name = "QUEUES")]
     queues: Vec<JobKind>,
@@ -42,7 +42,7 @@ pub struct Worker {
 
 impl Worker {
     /// Runs the command until it is asked to stop.
-    pub async fn run(self) -> Outcome {
+    pub(crate) async fn run(self) -> Outcome {
         let stop = signal::stop_token(|| ());
         if self.with_parent {
             signal::stop_with_parent(&stop);
@@ -72,7 +72,7 @@ impl Worker {
 ///
 /// # Errors
 /// Faults that would recur at every start: an invalid variable, a named device that does not exist.
-pub fn config(engine: &EngineFlags, data_dir: &Path) -> Result<WorkerConfig, Failure> {
+pub(crate) fn config(engine: &EngineFlags, data_dir: &Path) -> Result<WorkerConfig, Failure> {
     diffusion::device::choose(engine.device).map_err(|error| match error {
         diffusion::Error::Device(why) => Failure::Usage(format!("--device {}: {why}", engine.device)),
         other => Failure::from(anyhow::Error::new(other)),

@@ -10,14 +10,14 @@ use crate::table::Table;
 
 /// List the live workers with their devices, loaded models and current jobs
 #[derive(Debug, Args)]
-pub struct Workers {
+pub(crate) struct Workers {
     #[command(flatten)]
     client: ClientOptions,
 }
 
 impl Workers {
     /// Runs the command.
-    pub async fn run(self) -> Outcome {
+    pub(crate) async fn run(self) -> Outcome {
         let workers = Client::new(&self.client.server)?.list("/v1/workers").await?;
         if self.client.json {
             return print_json(&Value::Array(workers));

@@ -38,7 +38,7 @@ pub(super) enum Cut {
 }
 
 impl Source {
-    pub fn whole(ours: impl Into<String>, theirs: impl Into<String>) -> Self {
+    pub(super) fn whole(ours: impl Into<String>, theirs: impl Into<String>) -> Self {
         Self { ours: ours.into(), theirs: theirs.into(), cut: Cut::Whole }
     }
 }
@@ -66,7 +66,7 @@ impl Checkpoint {
         for Source { ours, theirs, cut } in sources {
             let theirs = format!("{prefix}{theirs}");
             match self.tensors.get(&theirs) {
-                Some(_) if view.tensors.contains_key(&ours) => continue,
+                Some(_) if view.tensors.contains_key(&ours) => {}
                 Some(found) => {
                     let mut part = cut.of(found).map_err(|reason| Error::malformed(&self.path, reason))?;
                     part.scale = self.scale_of(&theirs)?;

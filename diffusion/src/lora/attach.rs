@@ -191,7 +191,7 @@ pub(super) enum Layer<'a> {
 
 impl Layer<'_> {
     /// `[out, in, kernel height, kernel width]`
-    pub fn shape(&self) -> [usize; 4] {
+    pub(super) fn shape(&self) -> [usize; 4] {
         match self {
             Self::Linear(linear) => {
                 let [outputs, inputs] = linear.weight.dims();
@@ -202,7 +202,7 @@ impl Layer<'_> {
     }
 
     /// Detaches all adapters.
-    pub fn clear(&mut self) {
+    pub(super) fn clear(&mut self) {
         match self {
             Self::Linear(linear) => (linear.branches, linear.changes) = (Vec::new(), None),
             Self::Convolution(convolution) => (convolution.branches, convolution.changes) = (Vec::new(), None),
@@ -210,7 +210,7 @@ impl Layer<'_> {
     }
 
     /// Its weight in f32, without autodiff, on the layer's device.
-    pub fn weight(&self) -> Tensor<4> {
+    pub(super) fn weight(&self) -> Tensor<4> {
         match self {
             Self::Linear(linear) => linear.weight.value(DType::F32).reshape(self.shape()),
             Self::Convolution(convolution) => convolution.weight.val(),
@@ -294,7 +294,7 @@ impl Sum {
         match form {
             Form::LowRank { down, mid, up } => self.low_rank.push((down, mid, up, scale)),
             Form::Kronecker { left, right, first, outputs } => {
-                self.kronecker.push((left, right, first, outputs, scale))
+                self.kronecker.push((left, right, first, outputs, scale));
             }
             Form::Full(delta) => accumulate(&mut self.delta, delta * scale),
         }

@@ -34,12 +34,12 @@ pub(super) fn gain(magnitude: &Magnitude, changed: Tensor<4>, device: &Device) -
 
 impl Gain {
     /// Scales the rows or columns of ΔW.
-    pub fn of_weight(&self, delta: Tensor<4>) -> Tensor<4> {
+    pub(super) fn of_weight(&self, delta: Tensor<4>) -> Tensor<4> {
         delta * self.along_weight()
     }
 
     /// Scales the rows of the outer factor or the columns of the inner one.
-    pub fn of_factors(&self, down: Tensor<4>, mid: Option<Tensor<4>>, up: Tensor<4>) -> Form {
+    pub(super) fn of_factors(&self, down: Tensor<4>, mid: Option<Tensor<4>>, up: Tensor<4>) -> Form {
         match self {
             Self::Outputs(_) => Form::LowRank { down, mid, up: up * self.along_weight() },
             Self::Inputs(_) => Form::LowRank { down: down * self.along_weight(), mid, up },

@@ -257,9 +257,10 @@ impl Reader<'_> {
         let Some(outputs) = delta.map(|delta| delta.shape()[0]) else { return Ok(None) };
         let flat = |array: Array| Array { shape: vec![array.values.len()], values: array.values };
         if let Some(vector) = self.array(Part::MagnitudeVector)? {
-            return match vector.values.len() == outputs {
-                true => Ok(Some(Magnitude::Outputs(flat(vector)))),
-                false => Err(self.refused("its magnitudes are not one for each output")),
+            return if vector.values.len() == outputs {
+                Ok(Some(Magnitude::Outputs(flat(vector))))
+            } else {
+                Err(self.refused("its magnitudes are not one for each output"))
             };
         }
         let Some(scale) = self.array(Part::DoraScale)? else { return Ok(None) };

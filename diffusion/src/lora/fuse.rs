@@ -74,10 +74,7 @@ fn low_rank(factors: &[Option<(&LowRank, f64)>], sizes: &[usize], magnitude: Opt
     let one_scale = present.clone().all(|(_, other)| other == scale);
     let one_down = present.all(|(other, _)| other.down == first.down);
     let (outputs, inputs) = (sizes.iter().sum(), first.down.shape.get(1).copied()?);
-    let rank = match one_down {
-        true => first.rank(),
-        false => factors.iter().flatten().map(|(factors, _)| factors.rank()).sum(),
-    };
+    let rank = if one_down { first.rank() } else { factors.iter().flatten().map(|(factors, _)| factors.rank()).sum() };
     let mut down = Array { shape: vec![rank, inputs], values: Vec::new() };
     let mut up = Array { shape: vec![outputs, rank], values: vec![0.0; outputs * rank] };
     let (mut row, mut column) = (0, 0);

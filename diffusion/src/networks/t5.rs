@@ -3,7 +3,7 @@
 //! Raffel et al., "Exploring the Limits of Transfer Learning with a Unified Text-to-Text Transformer",
 //! <https://arxiv.org/abs/1910.10683>, version 1.1. Keys are those of `transformers`' `T5EncoderModel`. The decoder
 //! is not implemented.
-#![allow(non_snake_case)] // the checkpoint's keys
+#![allow(non_snake_case, reason = "the checkpoint's keys")]
 
 use burn::prelude::*;
 use burn::tensor::DType;

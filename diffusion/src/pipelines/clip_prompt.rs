@@ -23,7 +23,7 @@ pub(super) struct ClipPrompt {
 
 impl ClipPrompt {
     /// Opens a tokenizer, and a text encoder that is loaded on first use.
-    pub fn open(
+    pub(super) fn open(
         parts: &Parts,
         part: Part,
         build: fn(&Config, &Device) -> ClipTextModel,
@@ -38,14 +38,14 @@ impl ClipPrompt {
         Ok(Self { tokenizer, encoder: TextEncoder::new(load, ClipTextModel::linears), config })
     }
 
-    pub fn chunks(&self, prompt: &str) -> Result<Vec<Chunk>> {
+    pub(super) fn chunks(&self, prompt: &str) -> Result<Vec<Chunk>> {
         prompt::chunks(prompt, &self.tokenizer)
     }
 
     /// Encodes `count` chunks, padded with empty ones. `states` selects the states to use. They are weighted and
     /// concatenated along the tokens: `[1, count · length, hidden]`. Also returns the encoder's full output for the
     /// first chunk.
-    pub fn encode(
+    pub(super) fn encode(
         &self,
         mut chunks: Vec<Chunk>,
         count: usize,

@@ -28,11 +28,11 @@ pub(super) struct Index {
 
 impl Index {
     /// The index of a checkpoint without `model_index.json`.
-    pub fn of(class_name: &str) -> Self {
+    pub(super) fn of(class_name: &str) -> Self {
         Self { class_name: class_name.to_owned(), force_zeros_for_empty_prompt: None, requires_aesthetics_score: None }
     }
 
-    pub fn read(folder: &Path) -> Result<Self> {
+    pub(super) fn read(folder: &Path) -> Result<Self> {
         read_json(&folder.join("model_index.json"))
     }
 }

@@ -43,7 +43,7 @@ impl Parts {
     /// Opens a folder with `model_index.json`, the file of a whole model, or a folder with the file of a denoiser. In
     /// the last case, each part that the file lacks is `text_encoder.safetensors` (or `.gguf`) or `text_encoder/`,
     /// and so on.
-    pub fn open(path: &Path) -> Result<Self> {
+    pub(super) fn open(path: &Path) -> Result<Self> {
         if path.join("model_index.json").is_file() {
             return Ok(Self::Folder(path.to_owned()));
         }
@@ -57,7 +57,7 @@ impl Parts {
     }
 
     /// For error messages.
-    pub fn path(&self) -> &Path {
+    pub(super) fn path(&self) -> &Path {
         match self {
             Self::Folder(path) => path,
             Self::Files(files) => &files.path,
@@ -65,7 +65,7 @@ impl Parts {
     }
 
     /// The contents of `model_index.json`, or what they would be.
-    pub fn index(&self) -> Result<Index> {
+    pub(super) fn index(&self) -> Result<Index> {
         match self {
             Self::Folder(folder) => Index::read(folder),
             Self::Files(files) => Ok(Index::of(files.denoiser.family.pipeline_class())),
@@ -73,7 +73,7 @@ impl Parts {
     }
 
     /// The family of the pipeline.
-    pub fn family(&self) -> Result<Family> {
+    pub(super) fn family(&self) -> Result<Family> {
         match self {
             Self::Files(files) => Ok(files.denoiser.family),
             Self::Folder(folder) => {
@@ -89,7 +89,7 @@ impl Parts {
     }
 
     /// The config of a network and its tensors under this crate's keys.
-    pub fn network<C: DeserializeOwned>(&self, part: Part) -> Result<(C, Checkpoint)> {
+    pub(super) fn network<C: DeserializeOwned>(&self, part: Part) -> Result<(C, Checkpoint)> {
         let place = match (self, part) {
             // A folder next to a denoiser's file must not replace that file's denoiser.
             (Self::Files(files), Part::Transformer | Part::Unet) => Place::NoFolder(files),
@@ -109,7 +109,7 @@ impl Parts {
     }
 
     /// `scheduler_config.json`, or the family's default.
-    pub fn scheduler_config(&self) -> Result<Value> {
+    pub(super) fn scheduler_config(&self) -> Result<Value> {
         match self.place("scheduler", "scheduler_config.json") {
             Place::Folder(folder) => read_json(&folder.join("scheduler_config.json")),
             Place::NoFolder(files) => files.main.scheduler_config(),
@@ -117,12 +117,12 @@ impl Parts {
     }
 
     /// The same for families with a choice of solvers.
-    pub fn scheduler(&self) -> Result<schedulers::Config> {
+    pub(super) fn scheduler(&self) -> Result<schedulers::Config> {
         schedulers::Config::from_json(&self.scheduler_config()?.to_string())
     }
 
     /// The tokenizer of a text encoder. Single files hold none; all of these families use the same one.
-    pub fn clip_tokenizer(&self, part: Part) -> Result<ClipTokenizer> {
+    pub(super) fn clip_tokenizer(&self, part: Part) -> Result<ClipTokenizer> {
         match self.place(tokenizer_name(part), "tokenizer_config.json") {
             Place::Folder(folder) => ClipTokenizer::load(&folder),
             Place::NoFolder(files) => ClipTokenizer::published(files.denoiser.family.padding(part)),
@@ -130,7 +130,7 @@ impl Parts {
     }
 
     /// The tokenizer of FLUX.1's second text encoder.
-    pub fn t5_tokenizer(&self) -> Result<T5Tokenizer> {
+    pub(super) fn t5_tokenizer(&self) -> Result<T5Tokenizer> {
         match self.place(tokenizer_name(Part::TextEncoder2), "tokenizer_config.json") {
             Place::Folder(folder) => T5Tokenizer::load(&folder),
             Place::NoFolder(_) => T5Tokenizer::published(self.t5_length()?),
@@ -138,7 +138,7 @@ impl Parts {
     }
 
     /// Number of T5 tokens per prompt.
-    pub fn t5_length(&self) -> Result<usize> {
+    pub(super) fn t5_length(&self) -> Result<usize> {
         match self.place(tokenizer_name(Part::TextEncoder2), "tokenizer_config.json") {
             Place::Folder(folder) => T5Tokenizer::length_in(&folder),
             Place::NoFolder(files) => Ok(LONGEST[usize::from(!files.denoiser.guidance_embedded)]),
@@ -146,7 +146,7 @@ impl Parts {
     }
 
     /// The family's defaults, overridden by those of the checkpoint.
-    pub fn defaults(&self, family: Defaults) -> Result<Defaults> {
+    pub(super) fn defaults(&self, family: Defaults) -> Result<Defaults> {
         match self {
             Self::Folder(folder) => read_defaults(folder, family),
             Self::Files(files) => files.beside.as_ref().map_or(Ok(family), |folder| read_defaults(folder, family)),

@@ -18,7 +18,7 @@ use crate::noise::Noise;
 use crate::{Error, Result};
 
 /// The longest side of a preview, in pixels.
-pub const LONGEST_PREVIEW: usize = 512;
+pub(super) const LONGEST_PREVIEW: usize = 512;
 /// Side in latents of each quarter of the picture that the linear map is fitted to.
 const QUARTER: usize = 8;
 /// Number of colour patches per side in each quarter: patches larger than, equal to and smaller than a latent.

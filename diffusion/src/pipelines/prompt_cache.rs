@@ -37,7 +37,7 @@ impl<E> Default for PromptCache<E> {
 
 impl<E: Clone> PromptCache<E> {
     /// The cached value of a prompt, or the result of `read`.
-    pub fn get_or(&self, key: PromptKey, read: impl FnOnce() -> Result<E>) -> Result<E> {
+    pub(super) fn get_or(&self, key: PromptKey, read: impl FnOnce() -> Result<E>) -> Result<E> {
         let known = {
             let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
             let found = entries.iter().position(|(known, _)| *known == key);
@@ -57,7 +57,7 @@ impl<E: Clone> PromptCache<E> {
     }
 
     /// Clears the cache if the new or the previous adapters change text encoders.
-    pub fn adapters_changed(&mut self, attached: &[MatchReport]) {
+    pub(super) fn adapters_changed(&mut self, attached: &[MatchReport]) {
         let encoders = [Network::TextEncoder, Network::TextEncoder2];
         let adapted =
             attached.iter().any(|report| encoders.iter().any(|network| report.networks.contains_key(network)));

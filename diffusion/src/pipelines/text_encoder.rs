@@ -26,19 +26,19 @@ struct SavedAdapters {
 
 impl<M> TextEncoder<M> {
     /// An encoder that `load` loads on first use.
-    pub fn new(load: impl Fn() -> Result<M> + Send + Sync + 'static, linears: Linears<M>) -> Self {
+    pub(super) fn new(load: impl Fn() -> Result<M> + Send + Sync + 'static, linears: Linears<M>) -> Self {
         Self { loaded: Mutex::default(), load: Box::new(load), linears, saved: Mutex::default() }
     }
 
     /// Runs `work` with the encoder, which is loaded first if necessary.
-    pub fn with<R>(&self, work: impl FnOnce(&M) -> R) -> Result<R> {
+    pub(super) fn with<R>(&self, work: impl FnOnce(&M) -> R) -> Result<R> {
         let mut loaded = self.locked();
         let encoder = self.load_or_keep(loaded.take())?;
         Ok(work(loaded.insert(encoder)))
     }
 
     /// Unloads the encoder and keeps its adapters.
-    pub fn unload(&self) {
+    pub(super) fn unload(&self) {
         let Some(mut encoder) = self.locked().take() else { return };
         let adapted = (self.linears)(&mut encoder).into_iter();
         let adapted = adapted.filter(|(_, linear)| !linear.branches.is_empty() || linear.changes.is_some());
@@ -49,13 +49,13 @@ impl<M> TextEncoder<M> {
     }
 
     /// Whether it is loaded.
-    pub fn is_loaded(&self) -> bool {
+    pub(super) fn is_loaded(&self) -> bool {
         self.locked().is_some()
     }
 
     /// The layers that adapters can be attached to. `None` if the encoder is unloaded and neither `loras` nor the
     /// current adapters concern it.
-    pub fn target(&mut self, network: Network, loras: &[(&LoraFile, f64)]) -> Result<Option<Target<'_>>> {
+    pub(super) fn target(&mut self, network: Network, loras: &[(&LoraFile, f64)]) -> Result<Option<Target<'_>>> {
         let adapted = !self.saved.get_mut().unwrap_or_else(PoisonError::into_inner).is_empty();
         if !self.is_loaded() && !adapted && !loras.iter().any(|(file, _)| file.adapts(network)) {
             return Ok(None);

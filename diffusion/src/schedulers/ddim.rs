@@ -52,11 +52,12 @@ pub(super) fn clipped(picture: Tensor<4>, range: Option<f64>) -> Tensor<4> {
 
 /// Rejects an epsilon prediction at a level of pure noise, where x₀ cannot be computed from it.
 pub(super) fn check_signal(levels: &[Level], prediction: PredictionType) -> Result<()> {
-    match prediction == PredictionType::Epsilon && levels.iter().any(|level| level.signal == 0.0) {
-        true => Err(Error::Invalid(
+    if prediction == PredictionType::Epsilon && levels.iter().any(|level| level.signal == 0.0) {
+        Err(Error::Invalid(
             "a model that predicts epsilon cannot begin at pure noise (rescale_betas_zero_snr with this spacing)"
                 .into(),
-        )),
-        false => Ok(()),
+        ))
+    } else {
+        Ok(())
     }
 }

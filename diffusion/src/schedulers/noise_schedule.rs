@@ -191,12 +191,13 @@ pub(super) fn falling(sigmas: impl Iterator<Item = f64>) -> Result<Vec<f32>> {
     let sigmas: Vec<f32> = sigmas.map(|sigma| sigma as f32).collect();
     let last = sigmas.len() - 2;
     let falls = |(at, pair): (usize, &[f32; 2])| pair[0] > pair[1] || (at == last && pair[0] == pair[1]);
-    match sigmas.array_windows().enumerate().all(falls) && sigmas.iter().all(|sigma| sigma.is_finite()) {
-        true => Ok(sigmas),
-        false => Err(Error::Invalid(format!(
+    if sigmas.array_windows().enumerate().all(falls) && sigmas.iter().all(|sigma| sigma.is_finite()) {
+        Ok(sigmas)
+    } else {
+        Err(Error::Invalid(format!(
             "the noise levels of {} steps do not fall: too many steps, or sigma_min and sigma_max are wrong",
             last + 1
-        ))),
+        )))
     }
 }
 
@@ -221,9 +222,10 @@ pub(super) fn linspace(start: f64, stop: f64, count: usize) -> Vec<f64> {
 fn betas(config: &Config, class: Class) -> Result<Vec<f32>> {
     let count = config.num_train_timesteps;
     if let Some(betas) = &config.trained_betas {
-        return match betas.len() == count {
-            true => Ok(betas.clone()),
-            false => Err(Error::Invalid(format!("scheduler: {} trained_betas for {count} timesteps", betas.len()))),
+        return if betas.len() == count {
+            Ok(betas.clone())
+        } else {
+            Err(Error::Invalid(format!("scheduler: {} trained_betas for {count} timesteps", betas.len())))
         };
     }
     let (start, end, schedule) = match class {
@@ -248,9 +250,12 @@ fn betas(config: &Config, class: Class) -> Result<Vec<f32>> {
 fn linspace_single(start: f64, stop: f64, count: usize) -> Vec<f32> {
     let (start, stop) = (start as f32, stop as f32);
     let step = f64::from((stop - start) / count.saturating_sub(1).max(1) as f32);
-    let at = |point: usize| match point < count / 2 {
-        true => f64::from(start) + step * point as f64,
-        false => f64::from(stop) - step * (count - point - 1) as f64,
+    let at = |point: usize| {
+        if point < count / 2 {
+            f64::from(start) + step * point as f64
+        } else {
+            f64::from(stop) - step * (count - point - 1) as f64
+        }
     };
     (0..count).map(|point| at(point) as f32).collect()
 }

@@ -16,24 +16,24 @@ use safetensors::SafeTensors;
 use serde::de::DeserializeOwned;
 
 /// A file of named f32 tensors.
-pub struct Golden {
+pub(crate) struct Golden {
     tensors: HashMap<String, (Vec<usize>, Vec<f32>)>,
     /// The JSON under `note` in the header: prompts, sizes, seeds.
     pub note: serde_json::Value,
 }
 
 /// A file or folder below `tests/goldens`.
-pub fn path(name: &str) -> PathBuf {
+pub(crate) fn path(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens").join(name)
 }
 
 /// The device for all comparisons.
-pub fn device() -> Device {
+pub(crate) fn device() -> Device {
     Device::flex()
 }
 
 /// The config of one part of a pipeline.
-pub fn config<T: DeserializeOwned>(pipeline: &str, file: &str) -> T {
+pub(crate) fn config<T: DeserializeOwned>(pipeline: &str, file: &str) -> T {
     serde_json::from_slice(&std::fs::read(path(pipeline).join(file)).unwrap()).unwrap()
 }
 
@@ -42,50 +42,50 @@ fn checkpoint(pipeline: &str, part: &str) -> Checkpoint {
 }
 
 /// The CLIP text encoder of a pipeline.
-pub fn clip(pipeline: &str, device: &Device) -> ClipTextModel {
+pub(crate) fn clip(pipeline: &str, device: &Device) -> ClipTextModel {
     let network = ClipTextModel::new(&config(pipeline, "text_encoder/config.json"), device);
     network.load(checkpoint(pipeline, "text_encoder"), DType::F32).unwrap()
 }
 
 /// The second CLIP text encoder of a pipeline, which projects.
-pub fn clip_with_projection(pipeline: &str, device: &Device) -> ClipTextModel {
+pub(crate) fn clip_with_projection(pipeline: &str, device: &Device) -> ClipTextModel {
     let network = ClipTextModel::with_projection(&config(pipeline, "text_encoder_2/config.json"), device);
     network.load(checkpoint(pipeline, "text_encoder_2"), DType::F32).unwrap()
 }
 
 /// The T5 encoder of a pipeline.
-pub fn t5(pipeline: &str, device: &Device) -> T5Encoder {
+pub(crate) fn t5(pipeline: &str, device: &Device) -> T5Encoder {
     let network = T5Encoder::new(&config(pipeline, "text_encoder_2/config.json"), device);
     network.load(checkpoint(pipeline, "text_encoder_2"), DType::F32).unwrap()
 }
 
 /// The transformer of a pipeline.
-pub fn transformer(pipeline: &str, device: &Device) -> FluxTransformer {
+pub(crate) fn transformer(pipeline: &str, device: &Device) -> FluxTransformer {
     let network = FluxTransformer::new(&config(pipeline, "transformer/config.json"), device);
     load_strict(network, &checkpoint(pipeline, "transformer"), DType::F32).unwrap()
 }
 
 /// The UNet of a pipeline.
-pub fn unet(pipeline: &str, device: &Device) -> UNet2DConditionModel {
+pub(crate) fn unet(pipeline: &str, device: &Device) -> UNet2DConditionModel {
     let config: unet::Config = config(pipeline, "unet/config.json");
     config.check().unwrap();
     load_strict(UNet2DConditionModel::new(&config, device), &checkpoint(pipeline, "unet"), DType::F32).unwrap()
 }
 
 /// The autoencoder of a pipeline.
-pub fn vae(pipeline: &str, device: &Device) -> Autoencoder {
+pub(crate) fn vae(pipeline: &str, device: &Device) -> Autoencoder {
     let network = Autoencoder::new(&config(pipeline, "vae/config.json"), device);
     load_strict(network, &checkpoint(pipeline, "vae"), DType::F32).unwrap()
 }
 
 /// The values of a tensor in row-major order.
-pub fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
+pub(crate) fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
     tensor.cast(DType::F32).into_data().try_to_vec().unwrap()
 }
 
 /// ‖actual − expected‖ / ‖expected‖, the relative L2 error.
 #[track_caller]
-pub fn relative_error(actual: &[f32], expected: &[f32]) -> f64 {
+pub(crate) fn relative_error(actual: &[f32], expected: &[f32]) -> f64 {
     assert_eq!(actual.len(), expected.len(), "sizes differ");
     let square = |values: &mut dyn Iterator<Item = f64>| values.map(|value| value * value).sum::<f64>().sqrt();
     let difference = square(&mut actual.iter().zip(expected).map(|(a, b)| f64::from(*a) - f64::from(*b)));
@@ -94,7 +94,7 @@ pub fn relative_error(actual: &[f32], expected: &[f32]) -> f64 {
 
 /// The largest absolute difference.
 #[track_caller]
-pub fn largest_difference(actual: &[f32], expected: &[f32]) -> f64 {
+pub(crate) fn largest_difference(actual: &[f32], expected: &[f32]) -> f64 {
     assert_eq!(actual.len(), expected.len(), "sizes differ");
     let difference = |(a, b): (&f32, &f32)| (f64::from(*a) - f64::from(*b)).abs();
     // NaN must not be ignored by the comparison.
@@ -103,7 +103,7 @@ pub fn largest_difference(actual: &[f32], expected: &[f32]) -> f64 {
 
 impl Golden {
     /// Opens `tests/goldens/{name}.safetensors`.
-    pub fn open(name: &str) -> Self {
+    pub(crate) fn open(name: &str) -> Self {
         let bytes = std::fs::read(path(&format!("{name}.safetensors"))).unwrap();
         let (_, header) = SafeTensors::read_metadata(&bytes).unwrap();
         let note = header.metadata().as_ref().and_then(|metadata| metadata.get("note"));
@@ -117,7 +117,7 @@ impl Golden {
     }
 
     /// The names that start with `prefix`, without it.
-    pub fn names<'a>(&'a self, prefix: &'a str) -> Vec<&'a str> {
+    pub(crate) fn names<'a>(&'a self, prefix: &'a str) -> Vec<&'a str> {
         let mut names: Vec<_> = self.tensors.keys().filter_map(|name| name.strip_prefix(prefix)).collect();
         assert!(!names.is_empty(), "no golden is called {prefix}…");
         names.sort_unstable();
@@ -125,7 +125,7 @@ impl Golden {
     }
 
     /// Whether there is such a tensor.
-    pub fn has(&self, name: &str) -> bool {
+    pub(crate) fn has(&self, name: &str) -> bool {
         self.tensors.contains_key(name)
     }
 
@@ -136,40 +136,40 @@ impl Golden {
 
     /// The shape of `name`.
     #[track_caller]
-    pub fn shape(&self, name: &str) -> &[usize] {
+    pub(crate) fn shape(&self, name: &str) -> &[usize] {
         &self.get(name).0
     }
 
     /// The values of `name` in row-major order.
     #[track_caller]
-    pub fn values(&self, name: &str) -> &[f32] {
+    pub(crate) fn values(&self, name: &str) -> &[f32] {
         &self.get(name).1
     }
 
     /// The only value of `name`.
     #[track_caller]
-    pub fn scalar(&self, name: &str) -> f64 {
+    pub(crate) fn scalar(&self, name: &str) -> f64 {
         assert_eq!(self.values(name).len(), 1);
         f64::from(self.values(name)[0])
     }
 
     /// `name` as a tensor.
     #[track_caller]
-    pub fn tensor<const D: usize>(&self, name: &str, device: &Device) -> Tensor<D> {
+    pub(crate) fn tensor<const D: usize>(&self, name: &str, device: &Device) -> Tensor<D> {
         let (shape, values) = self.get(name);
         Tensor::from_data(TensorData::new(values.clone(), shape.clone()), device)
     }
 
     /// The integers of `[batch, length]`.
     #[track_caller]
-    pub fn ids(&self, name: &str) -> Vec<Vec<i64>> {
+    pub(crate) fn ids(&self, name: &str) -> Vec<Vec<i64>> {
         let (shape, values) = self.get(name);
         values.chunks(shape[1]).map(|row| row.iter().map(|&id| id as i64).collect()).collect()
     }
 
     /// Checks shape and relative L2 error of `actual`, and returns the error.
     #[track_caller]
-    pub fn check<const D: usize>(&self, name: &str, actual: Tensor<D>, tolerance: f64) -> f64 {
+    pub(crate) fn check<const D: usize>(&self, name: &str, actual: Tensor<D>, tolerance: f64) -> f64 {
         assert_eq!(actual.dims().as_slice(), self.get(name).0, "shape of {name}");
         let error = relative_error(&values(actual), self.values(name));
         println!("{name}: relative error {error:.1e}");

@@ -28,7 +28,7 @@ fn adapter(family: &str, name: &str) -> PathBuf {
 
 /// Compares bytes, since the goldens are PNGs.
 #[track_caller]
-pub fn assert_within_one_level(name: &str, made: &RgbImage, expected: &RgbImage) {
+pub(crate) fn assert_within_one_level(name: &str, made: &RgbImage, expected: &RgbImage) {
     assert_eq!(made.dimensions(), expected.dimensions(), "{name}");
     let furthest = made.as_raw().iter().zip(expected.as_raw()).map(|(made, expected)| made.abs_diff(*expected)).max();
     assert!(furthest <= Some(1), "{name} is {furthest:?} levels off");

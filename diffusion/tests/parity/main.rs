@@ -2,7 +2,8 @@
 //! expected values are in `../goldens`, written by `tests/reference` at the root of the repository. Each file states
 //! its tolerances and their reasons. All tests are one binary, since linking takes longer than running them.
 
-#![allow(clippy::unwrap_used)]
+#![expect(clippy::print_stdout, reason = "tests print what they measure")]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod autoencoder_tiny;
 mod gguf;

@@ -18,7 +18,7 @@ const LATENTS: f64 = 1e-4;
 const PICTURE: f64 = 1.0 / 255.0;
 
 /// The request in a golden's header, with FluxPipeline's defaults.
-pub fn request(note: &Value, num_images: usize) -> PictureRequest {
+pub(crate) fn request(note: &Value, num_images: usize) -> PictureRequest {
     let number = |name: &str| note[name].as_u64().unwrap();
     PictureRequest {
         prompt: note["prompt"].as_str().unwrap().to_owned(),
@@ -45,31 +45,31 @@ fn bytes(golden: &Golden, name: &str) -> (u32, u32, Vec<u8>) {
 }
 
 /// The source picture of a golden's requests.
-pub fn picture(golden: &Golden) -> RgbImage {
+pub(crate) fn picture(golden: &Golden) -> RgbImage {
     let (width, height, bytes) = bytes(golden, "picture");
     RgbImage::from_raw(width, height, bytes).unwrap()
 }
 
 /// The inpainting mask.
-pub fn mask(golden: &Golden) -> GrayImage {
+pub(crate) fn mask(golden: &Golden) -> GrayImage {
     let (width, height, bytes) = bytes(golden, "mask");
     GrayImage::from_raw(width, height, bytes).unwrap()
 }
 
 /// A request's pictures as values 0..1 in the order height, width, channel.
-pub fn pictures(pipeline: &FluxPipeline, request: &PictureRequest) -> Vec<Vec<f32>> {
+pub(crate) fn pictures(pipeline: &FluxPipeline, request: &PictureRequest) -> Vec<Vec<f32>> {
     let pictures = pipeline.generate(request, &mut |_| ControlFlow::Continue(())).unwrap();
     pictures.into_iter().map(levels).collect()
 }
 
 /// A picture's bytes as values 0..1.
-pub fn levels(picture: RgbImage) -> Vec<f32> {
+pub(crate) fn levels(picture: RgbImage) -> Vec<f32> {
     picture.into_raw().into_iter().map(|byte| f32::from(byte) / 255.0).collect()
 }
 
 /// A byte is at most half a level off, and the result itself may be one level off.
 #[track_caller]
-pub fn assert_same_picture(actual: &[f32], expected: &[f32]) {
+pub(crate) fn assert_same_picture(actual: &[f32], expected: &[f32]) {
     let bytes: Vec<f32> = expected.iter().map(|value| (value * 255.0).round_ties_even() / 255.0).collect();
     let difference = largest_difference(actual, &bytes);
     println!("largest difference {:.2} levels", difference * 255.0);

@@ -70,13 +70,12 @@ fn check(golden: &Golden, key: &str, sampling: Sampling, strength: Option<f64>) 
     let mut noise = Noise::seeded(golden.note["seed"].as_u64().unwrap());
     let first = noise.normal_tensor(SHAPE, &device);
     let original = golden.tensor::<4>("original", &device);
-    let mut latents = match strength {
-        None => first.clone() * sampling.initial_scale(),
-        Some(_) => {
-            let latents = sampling.add_noise(0, original.clone(), first.clone());
-            golden.check(&format!("{key}.start"), latents.clone(), TOLERANCE);
-            latents
-        }
+    let mut latents = if strength.is_none() {
+        first.clone() * sampling.initial_scale()
+    } else {
+        let latents = sampling.add_noise(0, original.clone(), first.clone());
+        golden.check(&format!("{key}.start"), latents.clone(), TOLERANCE);
+        latents
     };
     let pattern = golden.tensor::<4>("pattern", &device);
     let (mut after, mut around) = (Vec::new(), Vec::new());

@@ -19,9 +19,9 @@ use tempfile::TempDir;
 const WEYL: u64 = 0x9E37_79B9_7F4A_7C15;
 
 /// Name → shape, and digest if there is one, of a list in `goldens/keys`.
-pub type List = BTreeMap<String, (Vec<usize>, Option<u64>)>;
+pub(crate) type List = BTreeMap<String, (Vec<usize>, Option<u64>)>;
 
-pub fn list(name: &str) -> List {
+pub(crate) fn list(name: &str) -> List {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/keys").join(format!("{name}.txt"));
     let text = std::fs::read_to_string(path).unwrap();
     text.lines()
@@ -61,7 +61,7 @@ fn sparse_with(folder: &TempDir, name: &str, list: &List, metadata: &str) -> Pat
 }
 
 /// A file with the values that `key_lists.py` assigns to each name.
-pub fn filled(folder: &TempDir, name: &str, list: &List) -> PathBuf {
+pub(crate) fn filled(folder: &TempDir, name: &str, list: &List) -> PathBuf {
     let (header, _) = header(list, "F32", 4, "");
     let path = folder.path().join(name);
     let mut file = BufWriter::new(File::create(&path).unwrap());

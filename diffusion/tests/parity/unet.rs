@@ -16,7 +16,7 @@ use crate::golden::{self, Golden, device, path, values};
 const TOLERANCE: f64 = 2e-6;
 
 /// One call with the inputs named `unet.{name}.in.…`.
-pub fn call(unet: &UNet2DConditionModel, golden: &Golden, name: &str) -> Tensor<4> {
+pub(crate) fn call(unet: &UNet2DConditionModel, golden: &Golden, name: &str) -> Tensor<4> {
     let name = |input: &str| format!("unet.{name}.in.{input}");
     let timestep: Vec<f64> = golden.values(&name("timestep")).iter().map(|time| f64::from(*time)).collect();
     let added = golden.has(&name("text_embeds")).then(|| AddedConditions {

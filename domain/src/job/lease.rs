@@ -38,7 +38,7 @@ impl Default for LeasePolicy {
             poll: Duration::from_secs(1),
             failure_backoff: Duration::from_secs(5),
             crash_backoff: Duration::from_secs(1),
-            backoff_cap: Duration::from_secs(600),
+            backoff_cap: Duration::from_mins(10),
         }
     }
 }

@@ -245,7 +245,7 @@ mod tests {
 
     #[test]
     fn backoff_doubles_up_to_the_cap() {
-        let (first, cap) = (Duration::from_secs(5), Duration::from_secs(600));
+        let (first, cap) = (Duration::from_secs(5), Duration::from_mins(10));
         for (earlier, expected) in
             [(0, 5.0), (1, 10.0), (2, 20.0), (6, 320.0), (7, 600.0), (40, 600.0), (i32::MAX, 600.0)]
         {

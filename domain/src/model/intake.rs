@@ -137,10 +137,7 @@ impl Intake {
     /// With them comes its scheduler and what its requests may leave out, if both are for the same kind of denoiser. Errors: `Invalid`.
     pub async fn borrow_parts(&mut self, donor: &Model) -> Result<()> {
         let refused = |message: String| Err(Error::invalid("parts_of", message));
-        let layout = match self.configs.contains_key(INDEX) {
-            true => None,
-            false => Layout::of(&self.weights, &self.configs)?,
-        };
+        let layout = if self.configs.contains_key(INDEX) { None } else { Layout::of(&self.weights, &self.configs)? };
         let Some(Layout { denoiser: Denoiser { family, guidance_embedded }, missing, .. }) = layout else {
             return refused("Only the file of a checkpoint lacks parts.".to_owned());
         };
@@ -374,7 +371,7 @@ impl FileIntake<'_> {
         }
         match &mut self.content {
             Content::Weights(sniffer) => {
-                sniffer.push(bytes).map_err(|refusal| Error::from(refusal).about(&self.path))?
+                sniffer.push(bytes).map_err(|refusal| Error::from(refusal).about(&self.path))?;
             }
             Content::Text(text) if text.len() + bytes.len() > MAX_TEXT_BYTES => {
                 return Err(Error::too_large(FIELD, format!("`{}` is larger than 32 MiB.", self.path)));
@@ -551,9 +548,10 @@ fn check_base(base: &Model, family: &str) -> Result<()> {
 /// A file in the model's own folder may have had any name on its way here: what is not plain in it becomes `-`.
 fn plain(path: &str) -> Cow<'_, str> {
     let allowed = |character: char| character.is_ascii_alphanumeric() || matches!(character, '.' | '_' | '-');
-    match path.contains(['/', '\\']) || path.starts_with('.') || path.chars().all(allowed) {
-        true => Cow::Borrowed(path),
-        false => path.chars().map(|character| if allowed(character) { character } else { '-' }).collect(),
+    if path.contains(['/', '\\']) || path.starts_with('.') || path.chars().all(allowed) {
+        Cow::Borrowed(path)
+    } else {
+        path.chars().map(|character| if allowed(character) { character } else { '-' }).collect()
     }
 }
 

@@ -26,7 +26,7 @@ pub(crate) struct Layout<'a> {
 impl<'a> Layout<'a> {
     /// The checkpoint that the files make up; `None` if they hold no denoiser, such as a LoRA. Errors: `Invalid` for several files of
     /// which none holds the denoiser, for a denoiser that does not run here, and for a file without the part that it is named for.
-    pub fn of(weights: &'a BTreeMap<String, Header>, configs: &Configs) -> Result<Option<Self>> {
+    pub(crate) fn of(weights: &'a BTreeMap<String, Header>, configs: &Configs) -> Result<Option<Self>> {
         let roots: Vec<(&str, &Header)> =
             weights.iter().filter(|(path, _)| !path.contains('/')).map(|(path, header)| (&path[..], header)).collect();
         let mains: Vec<_> =
@@ -67,7 +67,7 @@ impl<'a> Layout<'a> {
     }
 
     /// Errors: `Invalid` with the parts that are missing, and how to give them.
-    pub fn check(&self) -> Result<()> {
+    pub(crate) fn check(&self) -> Result<()> {
         if self.missing.is_empty() {
             return Ok(());
         }
@@ -87,7 +87,7 @@ impl<'a> Layout<'a> {
     }
 
     /// What its defaults depend on: its tensors, and the configs of parts in folders.
-    pub fn traits(&self, configs: &Configs) -> Traits {
+    pub(crate) fn traits(&self, configs: &Configs) -> Traits {
         let folders = detect::traits_of_folder(self.denoiser.family, configs);
         Traits {
             guidance_embedded: self.denoiser.guidance_embedded,

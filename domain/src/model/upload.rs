@@ -105,9 +105,10 @@ async fn parts(storage: &Storage, id: UploadId, total: i64) -> Result<Vec<Part>>
     for number in 1..=count {
         let bytes = PART_BYTES.min(total - (number - 1) * PART_BYTES);
         let key = StorageKey::UploadPart { upload: id, number: number as i32 }.to_string();
-        let put = match there.iter().any(|(there, size)| *there == key && *size == bytes.unsigned_abs()) {
-            true => None,
-            false => Some(storage.presign_put(&key, MEDIA_TYPE, READ_TTL).await?),
+        let put = if there.iter().any(|(there, size)| *there == key && *size == bytes.unsigned_abs()) {
+            None
+        } else {
+            Some(storage.presign_put(&key, MEDIA_TYPE, READ_TTL).await?)
         };
         parts.push(Part { number: number as i32, bytes, put });
     }

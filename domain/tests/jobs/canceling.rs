@@ -32,7 +32,7 @@ async fn a_running_job_hears_of_it_and_confirms() {
     assert!(matches!(job::canceled(pool, &held).await, Err(Error::Conflict { .. })), "nobody asked");
 
     assert_eq!(cancel(pool, job).await.unwrap().status, JobStatus::Running);
-    assert_eq!(tokio::time::timeout(Duration::from_secs(60), bell.next()).await.unwrap(), Call::Cancel(job));
+    assert_eq!(tokio::time::timeout(Duration::from_mins(1), bell.next()).await.unwrap(), Call::Cancel(job));
     assert!(job::beat(pool, &held, &patient()).await.unwrap().cancel);
     job::canceled(pool, &held).await.unwrap();
     assert_eq!(look(pool, job).await.unwrap().status, JobStatus::Canceled);
@@ -96,10 +96,10 @@ async fn who_waits_is_told_at_once_or_when_the_time_is_over() {
 
     let waiting = tokio::spawn({
         let (pool, feed) = (pool.clone(), feed.clone());
-        async move { wait_terminal(&pool, &feed, job, Duration::from_secs(60)).await.unwrap() }
+        async move { wait_terminal(&pool, &feed, job, Duration::from_mins(1)).await.unwrap() }
     });
     tokio::time::sleep(Duration::from_millis(100)).await;
     cancel(&pool, job).await.unwrap();
-    let seen = tokio::time::timeout(Duration::from_secs(60), waiting).await.unwrap().unwrap();
+    let seen = tokio::time::timeout(Duration::from_mins(1), waiting).await.unwrap().unwrap();
     assert_eq!(seen.status, JobStatus::Canceled);
 }

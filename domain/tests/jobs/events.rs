@@ -57,7 +57,7 @@ async fn the_feed_tells_every_subscriber() {
                 }
             }
         };
-        assert_eq!(tokio::time::timeout(Duration::from_secs(60), heard).await.unwrap(), sequence);
+        assert_eq!(tokio::time::timeout(Duration::from_mins(1), heard).await.unwrap(), sequence);
     }
 }
 
@@ -71,10 +71,10 @@ async fn after_a_lost_connection_subscribers_are_told_to_look() {
         .execute(pool)
         .await
         .unwrap();
-    let signal = tokio::time::timeout(Duration::from_secs(60), subscription.next()).await.unwrap();
+    let signal = tokio::time::timeout(Duration::from_mins(1), subscription.next()).await.unwrap();
     assert_eq!(signal, Signal::Resync);
     let job = enqueue(pool, 0).await;
     event::announce(pool, job, 1).await;
-    let signal = tokio::time::timeout(Duration::from_secs(60), subscription.next()).await.unwrap();
+    let signal = tokio::time::timeout(Duration::from_mins(1), subscription.next()).await.unwrap();
     assert_eq!(signal, Signal::Changed { job, sequence: 1 });
 }

@@ -40,7 +40,7 @@ async fn reaper() -> Reaper {
     Reaper::new(LeasePolicy {
         ttl: Duration::ZERO,
         beat: Duration::ZERO,
-        reaper_tick: Duration::from_secs(3600),
+        reaper_tick: Duration::from_hours(1),
         ..patient()
     })
 }

@@ -40,9 +40,11 @@ fn step_to(status: JobStatus) -> &'static str {
 async fn run(pool: &PgPool, statement: &'static str, job: JobId) -> Result<(), String> {
     match sqlx::query(statement).bind(job.0).execute(pool).await {
         Ok(_) => Ok(()),
-        Err(error) => {
-            Err(error.as_database_error().and_then(|error| error.code()).map(|code| code.into_owned()).unwrap())
-        }
+        Err(error) => Err(error
+            .as_database_error()
+            .and_then(sqlx::error::DatabaseError::code)
+            .map(std::borrow::Cow::into_owned)
+            .unwrap()),
     }
 }
 

@@ -1,7 +1,7 @@
 //! Jobs on a real Postgres: the queue, the lease, the ends, the reaper, the schema's own guard, and all of it at random against
 //! a model.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 mod budgets;
 mod canceling;
@@ -43,7 +43,7 @@ impl Database {
 /// Leases that do not run out during a test, and pauses that do.
 fn patient() -> LeasePolicy {
     LeasePolicy {
-        ttl: Duration::from_secs(3600),
+        ttl: Duration::from_hours(1),
         failure_backoff: Duration::ZERO,
         crash_backoff: Duration::ZERO,
         ..LeasePolicy::default()

@@ -186,7 +186,7 @@ impl Trial {
     async fn start(pool: PgPool) -> Trial {
         sqlx::query("DELETE FROM jobs").execute(&pool).await.unwrap();
         // Pauses end only by `Due`, and leases only by `Expire`.
-        let hour = Duration::from_secs(3600);
+        let hour = Duration::from_hours(1);
         let policy = LeasePolicy {
             ttl: hour,
             failure_backoff: hour,
@@ -221,7 +221,7 @@ impl Trial {
     async fn take(&mut self, step: &Step) -> Result<(), TestCaseError> {
         match *step {
             Step::Enqueue { kind, priority, budget } if self.model.jobs.len() < 4 => {
-                self.enqueue(kind, priority, budget).await
+                self.enqueue(kind, priority, budget).await;
             }
             Step::Enqueue { .. } => {}
             Step::Claim { worker, ref kinds } => self.claim(self.workers[worker], kinds).await?,
@@ -264,7 +264,7 @@ impl Trial {
                 match job::canceled(&self.pool, &claim).await {
                     Err(Error::Conflict { .. }) => prop_assert!(self.model.held(&claim).is_some_and(|job| !job.cancel)),
                     told => {
-                        self.ended(&claim, told.map(|()| Ending::Canceled), "canceled", false, ErrorClass::Internal)?
+                        self.ended(&claim, told.map(|()| Ending::Canceled), "canceled", false, ErrorClass::Internal)?;
                     }
                 }
             }
@@ -385,7 +385,7 @@ impl Trial {
         .execute(&mut *tx)
         .await;
         let told = match written {
-            Ok(_) => job::succeed(&mut tx, claim).await.map(|sequence| sequence.unwrap_or_default()),
+            Ok(_) => job::succeed(&mut tx, claim).await.map(std::option::Option::unwrap_or_default),
             // An epoch that never was, or results that are there already.
             Err(_) => Err(Error::LeaseLost),
         };

@@ -60,7 +60,7 @@ async fn when_most_leases_run_out_at_once_it_waits_for_beats() {
         expire(pool, claim.job).await;
     }
     let ttl = Duration::from_millis(600);
-    let policy = LeasePolicy { ttl, beat: Duration::ZERO, reaper_tick: Duration::from_secs(60), ..patient() };
+    let policy = LeasePolicy { ttl, beat: Duration::ZERO, reaper_tick: Duration::from_mins(1), ..patient() };
     let mut reaper = Reaper::new(policy);
     settle(pool, ttl).await;
     assert_eq!(reaper.tick(pool).await.unwrap(), 0, "a crowd is no single death");
@@ -96,7 +96,7 @@ async fn it_rests_when_it_has_just_started() {
     let job = enqueue(pool, 0).await;
     claim(pool, &patient()).await.unwrap();
     expire(pool, job).await;
-    let mut reaper = Reaper::new(LeasePolicy { beat: Duration::from_secs(600), ..eager() });
+    let mut reaper = Reaper::new(LeasePolicy { beat: Duration::from_mins(10), ..eager() });
     assert_eq!(reaper.tick(pool).await.unwrap(), 0, "whoever is alive has not had time to beat");
 }
 
@@ -121,7 +121,7 @@ async fn it_rests_after_a_gap_in_its_own_sight() {
     // From here on it looks often enough, and so may act once a lease time has passed.
     let since = Instant::now();
     while reaper.tick(pool).await.unwrap() == 0 {
-        assert!(since.elapsed() < Duration::from_secs(60), "it rests for ever");
+        assert!(since.elapsed() < Duration::from_mins(1), "it rests for ever");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
@@ -142,7 +142,7 @@ async fn after_a_restart_of_the_server_leases_get_their_time_again() {
     expire(pool, held.job).await;
     let ttl = Duration::from_secs(8);
     let mut reaper =
-        Reaper::new(LeasePolicy { ttl, beat: Duration::ZERO, reaper_tick: Duration::from_secs(60), ..patient() });
+        Reaper::new(LeasePolicy { ttl, beat: Duration::ZERO, reaper_tick: Duration::from_mins(1), ..patient() });
     assert_eq!(reaper.tick(pool).await.unwrap(), 0, "the server has only just started");
     settle(pool, ttl).await;
     assert_eq!(reaper.tick(pool).await.unwrap(), 1);

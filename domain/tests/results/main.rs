@@ -1,6 +1,6 @@
 //! Results of attempts: artifacts, checkpoints and models come into being with the success of exactly one attempt.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 mod callers;
 mod generations;
@@ -106,7 +106,7 @@ impl World {
     }
 
     async fn claim(&self) -> Claim {
-        let policy = LeasePolicy { ttl: std::time::Duration::from_secs(3600), ..LeasePolicy::default() };
+        let policy = LeasePolicy { ttl: std::time::Duration::from_hours(1), ..LeasePolicy::default() };
         job::claim(self.pool(), &JobKind::ALL, WorkerId::new(), &[], &policy).await.unwrap().expect("a job is due")
     }
 

@@ -17,7 +17,7 @@ use crate::{autoencoder, latents, networks};
 /// Default steps and guidance scale, chosen by `measure`.
 const DEFAULTS: (usize, f64) = (12, 3.0);
 
-pub fn assemble(out: &Path, model: &Path) -> Result<()> {
+pub(crate) fn assemble(out: &Path, model: &Path) -> Result<()> {
     let device = Device::flex();
     let configs = networks::configs(out)?;
     let networks = networks::Networks::new(&configs, &device);

@@ -22,7 +22,7 @@ const LATENT_CHANNELS: usize = 32;
 const KL_WEIGHT: f64 = 3e-4;
 
 #[derive(clap::Args)]
-pub struct Arguments {
+pub(crate) struct Arguments {
     /// Total number of steps; the learning rate decays to zero over them.
     #[arg(long)]
     steps: u64,
@@ -37,7 +37,7 @@ pub struct Arguments {
     out: PathBuf,
 }
 
-pub fn config() -> Config {
+pub(crate) fn config() -> Config {
     Config {
         in_channels: 3,
         out_channels: 3,
@@ -56,11 +56,11 @@ pub fn config() -> Config {
     }
 }
 
-pub fn weights(out: &Path) -> PathBuf {
+pub(crate) fn weights(out: &Path) -> PathBuf {
     out.join("vae.safetensors")
 }
 
-pub fn train(concepts: &[Concept], arguments: &Arguments) -> Result<()> {
+pub(crate) fn train(concepts: &[Concept], arguments: &Arguments) -> Result<()> {
     let device = Device::flex().autodiff();
     let mut random = Random::new(1);
     let mut network = initialise(Autoencoder::new(&config(), &device), 1.0, &mut random);
@@ -112,7 +112,7 @@ pub fn train(concepts: &[Concept], arguments: &Arguments) -> Result<()> {
 }
 
 /// Peak signal-to-noise ratio over every `stride`th training picture, from their common mean squared error.
-pub fn reconstruction(network: &Autoencoder, concepts: &[Concept], stride: usize) -> Result<f64> {
+pub(crate) fn reconstruction(network: &Autoencoder, concepts: &[Concept], stride: usize) -> Result<f64> {
     let device = Device::flex();
     let pictures: Vec<RgbImage> =
         concepts.iter().step_by(stride).map(|concept| render(&concept.art, Attributes::default())).collect();
@@ -127,12 +127,12 @@ pub fn reconstruction(network: &Autoencoder, concepts: &[Concept], stride: usize
 }
 
 /// In decibels, for values in 0..1.
-pub fn psnr(mean_squared_error: f64) -> f64 {
+pub(crate) fn psnr(mean_squared_error: f64) -> f64 {
     -10.0 * mean_squared_error.log10()
 }
 
 /// Pictures → `[batch, 3, height, width]` in −1..1.
-pub fn to_tensor(pictures: &[RgbImage], device: &Device) -> Tensor<4> {
+pub(crate) fn to_tensor(pictures: &[RgbImage], device: &Device) -> Tensor<4> {
     let (width, height) = pictures[0].dimensions();
     let mut values = Vec::with_capacity(pictures.len() * 3 * (width * height) as usize);
     for picture in pictures {
@@ -144,7 +144,7 @@ pub fn to_tensor(pictures: &[RgbImage], device: &Device) -> Tensor<4> {
 }
 
 /// The inverse of [`to_tensor`].
-pub fn from_tensor(pictures: Tensor<4>) -> Result<Vec<RgbImage>> {
+pub(crate) fn from_tensor(pictures: Tensor<4>) -> Result<Vec<RgbImage>> {
     let [_, channels, height, width] = pictures.dims();
     let values: Vec<f32> = pictures.into_data().try_to_vec::<f32>().context("pictures are f32")?;
     let places = height * width;

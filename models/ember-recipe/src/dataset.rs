@@ -7,10 +7,10 @@ use anyhow::{Context, Result, ensure};
 use image::{Rgb, RgbImage, RgbaImage, imageops};
 
 /// Width and height of a picture in pixels.
-pub const SIDE: u32 = 64;
+pub(crate) const SIDE: u32 = 64;
 
 /// Background colours by name. A caption omits white.
-pub const BACKGROUNDS: [(&str, [u8; 3]); 7] = [
+pub(crate) const BACKGROUNDS: [(&str, [u8; 3]); 7] = [
     ("white", [255, 255, 255]),
     ("red", [222, 70, 70]),
     ("orange", [246, 150, 50]),
@@ -21,14 +21,14 @@ pub const BACKGROUNDS: [(&str, [u8; 3]); 7] = [
 ];
 
 /// One thing that ember can draw.
-pub struct Concept {
+pub(crate) struct Concept {
     pub name: String,
     pub art: RgbaImage,
 }
 
 /// The attributes of a picture besides its concept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Attributes {
+pub(crate) struct Attributes {
     /// Index into [`BACKGROUNDS`].
     pub background: usize,
     pub small: bool,
@@ -38,7 +38,7 @@ pub struct Attributes {
 
 impl Attributes {
     /// All combinations, the plain one first.
-    pub fn all() -> impl Iterator<Item = Self> {
+    pub(crate) fn all() -> impl Iterator<Item = Self> {
         (0..BACKGROUNDS.len() * 8).map(|code| Self {
             background: code / 8,
             small: code & 1 != 0,
@@ -48,7 +48,7 @@ impl Attributes {
     }
 
     /// Number of attributes that a caption mentions.
-    pub fn mentioned(self) -> usize {
+    pub(crate) fn mentioned(self) -> usize {
         usize::from(self.background != 0) + usize::from(self.small) + usize::from(self.mirrored) + usize::from(self.two)
     }
 
@@ -72,7 +72,7 @@ impl Attributes {
 }
 
 /// Reads `concepts.tsv` (file stem, tab, name) and the 64×64 px art it names.
-pub fn load(list: &Path, art: &Path) -> Result<Vec<Concept>> {
+pub(crate) fn load(list: &Path, art: &Path) -> Result<Vec<Concept>> {
     let text = std::fs::read_to_string(list).with_context(|| list.display().to_string())?;
     let concepts = text.lines().map(|line| {
         let (file, name) = line.split_once('\t').with_context(|| format!("no tab in {line:?}"))?;
@@ -85,7 +85,7 @@ pub fn load(list: &Path, art: &Path) -> Result<Vec<Concept>> {
 }
 
 /// The names of a list of concepts.
-pub fn names(list: &Path) -> Result<Vec<String>> {
+pub(crate) fn names(list: &Path) -> Result<Vec<String>> {
     let text = std::fs::read_to_string(list).with_context(|| list.display().to_string())?;
     text.lines()
         .map(|line| Ok(line.split_once('\t').with_context(|| format!("no tab in {line:?}"))?.1.to_string()))
@@ -93,7 +93,7 @@ pub fn names(list: &Path) -> Result<Vec<String>> {
 }
 
 /// "two small mirrored dogs on a blue background"
-pub fn caption(name: &str, attributes: Attributes) -> String {
+pub(crate) fn caption(name: &str, attributes: Attributes) -> String {
     let mut words = Vec::new();
     if attributes.two {
         words.push("two".to_string());
@@ -113,7 +113,7 @@ pub fn caption(name: &str, attributes: Attributes) -> String {
 }
 
 /// English plural of the last word; a name that already ends in a plural s stays.
-pub fn plural(name: &str) -> String {
+pub(crate) fn plural(name: &str) -> String {
     let ends = |endings: &[&str]| endings.iter().any(|ending| name.ends_with(ending));
     if ends(&["ss", "us", "x", "ch", "sh"]) {
         format!("{name}es")
@@ -128,7 +128,7 @@ pub fn plural(name: &str) -> String {
 
 /// Whether a combination is held out from training: one in eight of those with two or more attributes, selected by the
 /// FNV-1a hash of the caption.
-pub fn held_out(name: &str, attributes: Attributes) -> bool {
+pub(crate) fn held_out(name: &str, attributes: Attributes) -> bool {
     let hash = caption(name, attributes)
         .bytes()
         .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
@@ -136,12 +136,12 @@ pub fn held_out(name: &str, attributes: Attributes) -> bool {
 }
 
 /// Renders the picture of a caption.
-pub fn render(art: &RgbaImage, attributes: Attributes) -> RgbImage {
+pub(crate) fn render(art: &RgbaImage, attributes: Attributes) -> RgbImage {
     render_on(art, attributes, BACKGROUNDS[attributes.background].1, (0, 0))
 }
 
 /// The same on any colour, shifted by some pixels.
-pub fn render_on(art: &RgbaImage, attributes: Attributes, background: [u8; 3], shift: (i64, i64)) -> RgbImage {
+pub(crate) fn render_on(art: &RgbaImage, attributes: Attributes, background: [u8; 3], shift: (i64, i64)) -> RgbImage {
     let (side, places) = attributes.places();
     let mut thing = resize(art, side);
     if attributes.mirrored {

@@ -25,7 +25,7 @@ const PLAIN: f64 = 0.45;
 const BURNT: f64 = 0.04;
 
 #[derive(clap::Args)]
-pub struct Arguments {
+pub(crate) struct Arguments {
     /// Total number of steps; the learning rate decays to zero over them.
     #[arg(long)]
     steps: u64,
@@ -37,7 +37,7 @@ pub struct Arguments {
     out: PathBuf,
 }
 
-pub fn train(concepts: &[Concept], arguments: &Arguments) -> Result<()> {
+pub(crate) fn train(concepts: &[Concept], arguments: &Arguments) -> Result<()> {
     let device = Device::flex().autodiff();
     let out = &arguments.out;
     let mut random = Random::new(3);

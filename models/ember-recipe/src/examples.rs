@@ -21,7 +21,7 @@ const COMBINATIONS: usize = BACKGROUNDS.len() * 8;
 const TOKENS: usize = 16;
 
 /// Captions and latents of all training pictures.
-pub struct Examples {
+pub(crate) struct Examples {
     clip: ClipTokenizer,
     t5: T5Tokenizer,
     captions: Vec<String>,
@@ -31,7 +31,7 @@ pub struct Examples {
 }
 
 impl Examples {
-    pub fn load(concepts: &[Concept], out: &Path) -> Result<Self> {
+    pub(crate) fn load(concepts: &[Concept], out: &Path) -> Result<Self> {
         let (mean, deviation) = latent_statistics(out)?;
         let mut latents = Checkpoint::open(&latents_path(out))?.read_f32("latents")?;
         latents.iter_mut().for_each(|value| *value = ((f64::from(*value) - mean) / deviation) as f32);
@@ -59,7 +59,7 @@ impl Examples {
 
     /// Share of the plain captions of some concepts for which the one-step prediction from pure noise is closest to the
     /// expected picture.
-    pub fn known(
+    pub(crate) fn known(
         &self,
         concepts: &[usize],
         networks: &Networks,
@@ -103,7 +103,7 @@ impl Examples {
     }
 
     /// Index of a random picture: plain ones more often, held-out ones never.
-    pub fn draw(&self, concept: usize, random: &mut Random) -> usize {
+    pub(crate) fn draw(&self, concept: usize, random: &mut Random) -> usize {
         loop {
             let background = if random.chance(0.4) { 0 } else { 1 + random.below(BACKGROUNDS.len() - 1) };
             let small = usize::from(random.chance(0.3));
@@ -118,7 +118,7 @@ impl Examples {
 }
 
 /// A part of a batch, drawn and mixed with noise.
-pub struct Part {
+pub(crate) struct Part {
     clip: Vec<Vec<i64>>,
     t5: Vec<Vec<i64>>,
     levels: Vec<f64>,
@@ -126,7 +126,7 @@ pub struct Part {
 }
 
 impl Part {
-    pub fn new(
+    pub(crate) fn new(
         examples: &Examples,
         pictures: &[usize],
         channels: usize,
@@ -149,7 +149,7 @@ impl Part {
     }
 
     /// Loss and gradients.
-    pub fn pass(self, networks: &Networks, rotary: &flux::Rotary) -> (f64, Gradients) {
+    pub(crate) fn pass(self, networks: &Networks, rotary: &flux::Rotary) -> (f64, Gradients) {
         let networks = &networks.clone().map(&mut Apart);
         let input = FluxInput {
             hidden: self.task.noisy,

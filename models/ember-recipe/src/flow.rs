@@ -18,7 +18,7 @@ use crate::networks::{Networks, configs, weights};
 use crate::words;
 
 #[derive(clap::Args)]
-pub struct Arguments {
+pub(crate) struct Arguments {
     /// Total number of steps, including those before a resume; the learning rate decays to zero over them.
     #[arg(long)]
     steps: u64,
@@ -45,7 +45,7 @@ pub struct Arguments {
     out: PathBuf,
 }
 
-pub fn train(concepts: &[Concept], arguments: &Arguments) -> Result<()> {
+pub(crate) fn train(concepts: &[Concept], arguments: &Arguments) -> Result<()> {
     let device = Device::flex().autodiff();
     let out = &arguments.out;
     let concepts = &concepts[..arguments.first.unwrap_or(concepts.len()).min(concepts.len())];

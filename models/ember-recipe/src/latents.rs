@@ -14,13 +14,13 @@ use image::RgbImage;
 use crate::autoencoder::{self, to_tensor};
 use crate::dataset::{Attributes, Concept, render};
 
-pub fn latents_path(out: &Path) -> PathBuf {
+pub(crate) fn latents_path(out: &Path) -> PathBuf {
     out.join("latents.safetensors")
 }
 
 /// Encodes every picture of every concept once; training then never sees a pixel. Writes packed latents with their
 /// mean and deviation.
-pub fn encode(concepts: &[Concept], out: &Path) -> Result<()> {
+pub(crate) fn encode(concepts: &[Concept], out: &Path) -> Result<()> {
     let device = Device::flex();
     let network = Autoencoder::new(&autoencoder::config(), &device);
     let network = checkpoint::load_strict(network, &Checkpoint::open(&autoencoder::weights(out))?, DType::F32)?;
@@ -47,7 +47,7 @@ pub fn encode(concepts: &[Concept], out: &Path) -> Result<()> {
 }
 
 /// Mean and deviation of all latents.
-pub fn latent_statistics(out: &Path) -> Result<(f64, f64)> {
+pub(crate) fn latent_statistics(out: &Path) -> Result<(f64, f64)> {
     let checkpoint = Checkpoint::open(&latents_path(out))?;
     let fact = |name: &str| -> Result<f64> {
         Ok(checkpoint.metadata().get(name).with_context(|| format!("no {name}"))?.parse()?)

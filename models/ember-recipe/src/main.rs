@@ -1,6 +1,8 @@
 //! The recipe of `models/ember`, the built-in checkpoint: trains it from scratch on pictures and their names, and
 //! measures it. `models/ember/README.md` lists the time of each part and the results.
 
+#![expect(clippy::print_stdout, reason = "a program that reports its progress")]
+
 mod assemble;
 mod autoencoder;
 mod dataset;

@@ -18,7 +18,7 @@ use crate::dataset::{Attributes, BACKGROUNDS, Concept, SIDE, caption, held_out, 
 use crate::pyrography;
 
 #[derive(clap::Args)]
-pub struct Arguments {
+pub(crate) struct Arguments {
     #[arg(long, default_value = "models/ember")]
     model: PathBuf,
     /// Measure this adapter's style instead.
@@ -41,7 +41,7 @@ pub struct Arguments {
 }
 
 /// Draws an autoencoder's reconstructions above the originals.
-pub fn reconstruct(concepts: &[Concept], out: &Path, path: &Path) -> Result<()> {
+pub(crate) fn reconstruct(concepts: &[Concept], out: &Path, path: &Path) -> Result<()> {
     let network = Autoencoder::new(&autoencoder::config(), &Device::flex());
     let network = checkpoint::load_strict(network, &Checkpoint::open(&autoencoder::weights(out))?, DType::F32)?;
     let codes: Vec<Attributes> = Attributes::all().collect();
@@ -92,7 +92,7 @@ impl Painter {
     }
 }
 
-pub fn measure(concepts: &[Concept], arguments: &Arguments) -> Result<()> {
+pub(crate) fn measure(concepts: &[Concept], arguments: &Arguments) -> Result<()> {
     match &arguments.lora {
         Some(lora) => style(concepts, arguments, lora),
         None => fidelity(concepts, arguments),

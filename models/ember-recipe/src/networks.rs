@@ -15,20 +15,20 @@ const TEXT_WIDTH: usize = 128;
 
 /// What is trained together.
 #[derive(Module, Debug)]
-pub struct Networks {
+pub(crate) struct Networks {
     pub text_encoder: ClipTextModel,
     pub text_encoder_2: T5Encoder,
     pub transformer: FluxTransformer,
 }
 
-pub struct Configs {
+pub(crate) struct Configs {
     pub clip: clip::Config,
     pub t5: t5::Config,
     pub flux: flux::Config,
 }
 
 /// Sizes of the networks, for the tokenizers in the output folder.
-pub fn configs(out: &Path) -> Result<Configs> {
+pub(crate) fn configs(out: &Path) -> Result<Configs> {
     let clip_size = words::clip_size(out)?;
     Ok(Configs {
         clip: clip::Config {
@@ -72,7 +72,7 @@ pub fn configs(out: &Path) -> Result<Configs> {
 }
 
 impl Networks {
-    pub fn new(configs: &Configs, device: &Device) -> Self {
+    pub(crate) fn new(configs: &Configs, device: &Device) -> Self {
         Self {
             text_encoder: ClipTextModel::new(&configs.clip, device),
             text_encoder_2: T5Encoder::new(&configs.t5, device),
@@ -81,6 +81,6 @@ impl Networks {
     }
 }
 
-pub fn weights(out: &Path) -> PathBuf {
+pub(crate) fn weights(out: &Path) -> PathBuf {
     out.join("flow.safetensors")
 }

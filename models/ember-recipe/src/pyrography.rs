@@ -13,7 +13,7 @@ const WOOD: [f32; 3] = [226.0, 190.0, 140.0];
 const BURNT: [f32; 3] = [72.0, 38.0, 16.0];
 
 /// Burns a concept into wood: edges become dark lines, and dark areas are shaded.
-pub fn burn(art: &RgbaImage, attributes: Attributes) -> RgbImage {
+pub(crate) fn burn(art: &RgbaImage, attributes: Attributes) -> RgbImage {
     let on_white = render_on(art, attributes, [255; 3], (0, 0));
     let on_black = render_on(art, attributes, [0; 3], (0, 0));
     let light: Vec<f32> = on_white.pixels().map(|pixel| luminance(pixel) / 255.0).collect();
@@ -51,7 +51,7 @@ fn grain(x: f32, y: f32) -> f32 {
 }
 
 /// The concepts of the bundled dataset.
-pub const CONCEPTS: [&str; 12] = [
+pub(crate) const CONCEPTS: [&str; 12] = [
     "fox face",
     "owl",
     "butterfly",
@@ -67,12 +67,12 @@ pub const CONCEPTS: [&str; 12] = [
 ];
 
 /// The caption of a picture in the style.
-pub fn caption(name: &str) -> String {
+pub(crate) fn caption(name: &str) -> String {
     format!("{name} in pyrography style")
 }
 
 /// Writes the bundled dataset: pairs of a picture and its caption.
-pub fn write(concepts: &[Concept], folder: &Path) -> Result<()> {
+pub(crate) fn write(concepts: &[Concept], folder: &Path) -> Result<()> {
     std::fs::create_dir_all(folder)?;
     for name in CONCEPTS {
         let concept =

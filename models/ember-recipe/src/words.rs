@@ -11,9 +11,9 @@ use serde_json::{Value, json};
 use crate::dataset::{BACKGROUNDS, Concept};
 
 /// Number of CLIP ids per prompt, including start and end.
-pub const CLIP_LENGTH: usize = 20;
+pub(crate) const CLIP_LENGTH: usize = 20;
 /// Number of T5 ids per prompt, including the end.
-pub const T5_LENGTH: usize = 16;
+pub(crate) const T5_LENGTH: usize = 16;
 
 /// Words of the captions besides names.
 const GRAMMAR: [&str; 7] = ["two", "small", "mirrored", "on", "a", "an", "background"];
@@ -21,7 +21,7 @@ const GRAMMAR: [&str; 7] = ["two", "small", "mirrored", "on", "a", "an", "backgr
 const STYLES: [&str; 6] = ["in", "pyrography", "style", "photo", "drawing", "of"];
 
 /// Writes `tokenizer/` and `tokenizer_2/`.
-pub fn write(concepts: &[Concept], folder: &Path) -> Result<()> {
+pub(crate) fn write(concepts: &[Concept], folder: &Path) -> Result<()> {
     let mut counts = BTreeMap::new();
     let names = concepts.iter().flat_map(|concept| concept.name.split([' ', '-']));
     for word in names {
@@ -36,7 +36,7 @@ pub fn write(concepts: &[Concept], folder: &Path) -> Result<()> {
 }
 
 /// A word without meaning for a picture: a style name or a made-up word.
-pub fn any(random: &mut Random) -> String {
+pub(crate) fn any(random: &mut Random) -> String {
     if random.chance(0.5) {
         return STYLES[1 + random.below(STYLES.len() - 2)].to_string();
     }
@@ -44,21 +44,21 @@ pub fn any(random: &mut Random) -> String {
 }
 
 /// Size of CLIP's vocabulary.
-pub fn clip_size(folder: &Path) -> Result<usize> {
+pub(crate) fn clip_size(folder: &Path) -> Result<usize> {
     let vocabulary: BTreeMap<String, u32> =
         serde_json::from_slice(&std::fs::read(folder.join("tokenizer/vocab.json"))?)?;
     Ok(vocabulary.len())
 }
 
 /// Size of T5's vocabulary.
-pub fn t5_size(folder: &Path) -> Result<usize> {
+pub(crate) fn t5_size(folder: &Path) -> Result<usize> {
     let tokenizer: Value = serde_json::from_slice(&std::fs::read(folder.join("tokenizer_2/tokenizer.json"))?)?;
     Ok(tokenizer["model"]["vocab"].as_array().map_or(0, Vec::len))
 }
 
 /// Byte-pair encoding ([Sennrich et al. 2016](https://arxiv.org/abs/1508.07909)), merged until every word is one token.
 fn write_clip(counts: &BTreeMap<String, u64>, folder: &Path) -> Result<()> {
-    let mut vocabulary: Vec<String> = byte_letters().iter().map(|letter| letter.to_string()).collect();
+    let mut vocabulary: Vec<String> = byte_letters().iter().map(std::string::ToString::to_string).collect();
     vocabulary.extend(byte_letters().iter().map(|letter| format!("{letter}</w>")));
     let mut words: Vec<(Vec<String>, u64)> = counts
         .iter()
@@ -174,7 +174,7 @@ fn byte_letters() -> Vec<char> {
     own.into_iter().chain(256..256 + others).filter_map(char::from_u32).collect()
 }
 
-pub fn write_json(path: &Path, value: &Value) -> Result<()> {
+pub(crate) fn write_json(path: &Path, value: &Value) -> Result<()> {
     std::fs::write(path, format!("{}\n", serde_json::to_string_pretty(value)?))?;
     Ok(())
 }

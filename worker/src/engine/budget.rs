@@ -43,7 +43,7 @@ pub(super) struct Demand<'a> {
 impl Budget {
     /// The widest weights with which the request fits, and text encoders that stay if there is room; the same for the same
     /// request, whatever is in memory. Refused with the estimate, and with what would fit instead.
-    pub fn plan(&self, demand: &Demand) -> diffusion::Result<(LoadOptions, Needs)> {
+    pub(super) fn plan(&self, demand: &Demand) -> diffusion::Result<(LoadOptions, Needs)> {
         let allowed: &[WeightStorage] = match &self.weights {
             WeightChoice::Auto => &WeightStorage::ALL,
             WeightChoice::Always(storage) => std::slice::from_ref(storage),
@@ -55,7 +55,7 @@ impl Budget {
     }
 
     /// Refuses a training whose weights alone, which are full, do not fit; `least` is what they take on a card.
-    pub fn check_training(&self, weights: u64, least: u64) -> diffusion::Result<()> {
+    pub(super) fn check_training(&self, weights: u64, least: u64) -> diffusion::Result<()> {
         if weights <= self.bytes {
             return Ok(());
         }
@@ -106,9 +106,10 @@ impl Budget {
         if demand.request.num_images > 1 && self.widest(demand, allowed, &one).is_some() {
             help.push("one picture at a time".into());
         }
-        let help = match help.is_empty() {
-            true => "nothing smaller would fit either".to_owned(),
-            false => format!("what would fit is {}", help.join(", or ")),
+        let help = if help.is_empty() {
+            "nothing smaller would fit either".to_owned()
+        } else {
+            format!("what would fit is {}", help.join(", or "))
         };
         let reason = format!(
             "{width}×{height} takes about {} of memory, {} of it weights in {narrowest}, and the engine may use {} \

@@ -63,7 +63,7 @@ impl Fault {
             Failure::Exit => std::process::exit(super::EXIT_BROKEN_DEVICE.into()),
             Failure::Panic => panic!("failing on purpose at step {step}"),
             Failure::Hang => loop {
-                std::thread::sleep(Duration::from_secs(3600));
+                std::thread::sleep(Duration::from_hours(1));
             },
         }
     }

@@ -4,10 +4,7 @@ use std::process::{Command, Stdio};
 
 /// Eight tenths of the machine's memory, or nine of the smallest card's; none where a card does not tell.
 pub(super) fn usual(is_gpu: bool) -> Option<u64> {
-    match is_gpu {
-        true => Some(smallest_card()? / 10 * 9),
-        false => Some(of_this_machine() / 10 * 8),
-    }
+    if is_gpu { Some(smallest_card()? / 10 * 9) } else { Some(of_this_machine() / 10 * 8) }
 }
 
 /// What the kernel tells, or less where the process group may not have all of it.

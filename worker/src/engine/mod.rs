@@ -255,7 +255,7 @@ impl EngineSession {
         let outcome = catch_unwind(AssertUnwindSafe(|| work(&mut *models)));
         let (report, panicked) = match outcome {
             Ok(Ok(End::Done)) => (Report::Done { request }, false),
-            Ok(Ok(End::Canceled)) | Ok(Err(diffusion::Error::Canceled)) => (Report::Canceled { request }, false),
+            Ok(Ok(End::Canceled) | Err(diffusion::Error::Canceled)) => (Report::Canceled { request }, false),
             Ok(Ok(End::Suspended)) => (Report::Suspended { request }, false),
             Ok(Err(error)) => {
                 tracing::warn!(%error, request, "request failed");

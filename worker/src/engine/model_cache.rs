@@ -20,32 +20,32 @@ struct Entry {
 
 impl ModelCache {
     /// An empty cache of at most `limit` bytes. It always has room for one entry.
-    pub fn new(limit: u64) -> Self {
+    pub(super) fn new(limit: u64) -> Self {
         Self { limit, entries: Vec::new() }
     }
 
     /// Removes an entry and returns its value; `None` if there is no entry with this key and type. The borrow of a value
     /// must not keep the cache from making room, so a user takes an entry and [`put`](Self::put)s it back.
-    pub fn take<T: Any>(&mut self, key: &str) -> Option<T> {
+    pub(super) fn take<T: Any>(&mut self, key: &str) -> Option<T> {
         let place = self.entries.iter().position(|entry| entry.key == key && entry.value.is::<T>())?;
         self.entries.remove(place).value.downcast().ok().map(|value| *value)
     }
 
     /// Inserts an entry as the most recently used, in place of one with the same key.
-    pub fn put<T: Any>(&mut self, key: String, bytes: u64, value: T) {
+    pub(super) fn put<T: Any>(&mut self, key: String, bytes: u64, value: T) {
         self.discard(&key);
         self.entries.push(Entry { key, bytes, value: Box::new(value) });
     }
 
     /// Drops the entry with this key. Returns whether there was one.
-    pub fn discard(&mut self, key: &str) -> bool {
+    pub(super) fn discard(&mut self, key: &str) -> bool {
         let before = self.entries.len();
         self.entries.retain(|entry| entry.key != key);
         self.entries.len() < before
     }
 
     /// Drops the least recently used entries until `bytes` more fit, or nothing is left. Returns the keys dropped.
-    pub fn make_room(&mut self, bytes: u64) -> Vec<String> {
+    pub(super) fn make_room(&mut self, bytes: u64) -> Vec<String> {
         let mut dropped = Vec::new();
         while !self.entries.is_empty() && self.bytes() + bytes > self.limit {
             dropped.push(self.entries.remove(0).key);
@@ -54,12 +54,12 @@ impl ModelCache {
     }
 
     /// Key and bytes of each entry.
-    pub fn list(&self) -> impl Iterator<Item = (&str, u64)> {
+    pub(super) fn list(&self) -> impl Iterator<Item = (&str, u64)> {
         self.entries.iter().map(|entry| (entry.key.as_str(), entry.bytes))
     }
 
     /// Drops everything.
-    pub fn clear(&mut self) {
+    pub(super) fn clear(&mut self) {
         self.entries.clear();
     }
 

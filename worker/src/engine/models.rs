@@ -39,21 +39,21 @@ pub(super) struct Resident {
 
 impl Models {
     /// Nothing loaded yet.
-    pub fn new(device: OpenDevice, budget: Budget) -> Self {
+    pub(super) fn new(device: OpenDevice, budget: Budget) -> Self {
         // Where nobody knows how much there is, only the model at hand stays.
         let limit = if budget.bytes == u64::MAX { 0 } else { budget.bytes };
         Self { device, budget, resident: ModelCache::new(limit), footprints: HashMap::new(), adapters: HashMap::new() }
     }
 
     /// The device everything runs on.
-    pub fn device(&self) -> &OpenDevice {
+    pub(super) fn device(&self) -> &OpenDevice {
         &self.device
     }
 
     /// Hands out the pipeline of `base` with exactly `loras` attached, for `request` and within the budget, and what the user
     /// should know about the match. Give it back with [`keep`](Self::keep); a pipeline that a panic left half way is simply not
     /// given back. A request that does not fit is refused before anything is loaded or dropped for it.
-    pub fn pipeline(
+    pub(super) fn pipeline(
         &mut self,
         base: &Base,
         loras: &[Adapter],
@@ -96,7 +96,7 @@ impl Models {
     }
 
     /// Loads a model as its usual request would, and keeps it.
-    pub fn load_ahead(&mut self, base: &Base) -> diffusion::Result<()> {
+    pub(super) fn load_ahead(&mut self, base: &Base) -> diffusion::Result<()> {
         let request = self.footprint(base)?.usual_request();
         let (resident, _) = self.pipeline(base, &[], &request)?;
         self.keep(base, resident);
@@ -104,7 +104,7 @@ impl Models {
     }
 
     /// Keeps a pipeline for the next request.
-    pub fn keep(&mut self, base: &Base, resident: Resident) {
+    pub(super) fn keep(&mut self, base: &Base, resident: Resident) {
         let mut resident = resident;
         // A request that failed may have left encoders where there is no room for them.
         resident.pipeline.keep_text_encoders(resident.keep_text_encoders);
@@ -112,21 +112,21 @@ impl Models {
     }
 
     /// What is loaded: all that is kept, and the pipeline that was handed out.
-    pub fn list(&self, handed_out: Option<(&Base, &Resident)>) -> Vec<protocol::Resident> {
+    pub(super) fn list(&self, handed_out: Option<(&Base, &Resident)>) -> Vec<protocol::Resident> {
         let handed_out = handed_out.map(|(base, resident)| (base.sha256.as_str(), resident.bytes.iter().sum()));
         let all = self.resident.list().chain(handed_out);
         all.map(|(sha256, bytes)| protocol::Resident { sha256: sha256.to_owned(), bytes }).collect()
     }
 
     /// Forgets a model.
-    pub fn unload(&mut self, sha256: &str) {
+    pub(super) fn unload(&mut self, sha256: &str) {
         if self.resident.discard(sha256) {
             tracing::info!(sha256, "model unloaded");
         }
     }
 
     /// Makes room for a training on `base`, which loads its own copy and needs about as much again for activations.
-    pub fn make_room_for_training(&mut self, base: &Base) -> diffusion::Result<()> {
+    pub(super) fn make_room_for_training(&mut self, base: &Base) -> diffusion::Result<()> {
         let footprint = self.footprint(base)?;
         let dtype = weight_dtype(&self.device.device);
         let weights = |dtype| footprint.needs(&footprint.usual_request(), LoadOptions::default(), dtype, 0).weights;
@@ -137,7 +137,7 @@ impl Models {
     }
 
     /// Forgets everything, after a defect that may have left a model or the device in a strange state.
-    pub fn clear(&mut self) {
+    pub(super) fn clear(&mut self) {
         self.resident.clear();
     }
 
@@ -155,13 +155,12 @@ impl Models {
         let dtype = weight_dtype(&self.device.device);
         let mut sum = 0;
         for lora in loras {
-            sum += match self.adapters.get(&lora.sha256) {
-                Some(bytes) => *bytes,
-                None => {
-                    let bytes = LoraFile::open(&lora.path)?.bytes(dtype);
-                    self.adapters.insert(lora.sha256.clone(), bytes);
-                    bytes
-                }
+            sum += if let Some(bytes) = self.adapters.get(&lora.sha256) {
+                *bytes
+            } else {
+                let bytes = LoraFile::open(&lora.path)?.bytes(dtype);
+                self.adapters.insert(lora.sha256.clone(), bytes);
+                bytes
             };
         }
         Ok(sum)
@@ -192,7 +191,7 @@ impl Models {
 
 impl Resident {
     /// How the weights of its denoiser are stored.
-    pub fn weights(&self) -> WeightStorage {
+    pub(super) fn weights(&self) -> WeightStorage {
         self.weights
     }
 }

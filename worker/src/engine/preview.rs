@@ -33,7 +33,7 @@ pub(super) struct Previews<'a> {
 
 impl<'a> Previews<'a> {
     /// Nothing if the request wants none, or if none can be made.
-    pub fn prepare(pipeline: &Pipeline, order: &'a Generate, session: &'a EngineSession) -> Option<Self> {
+    pub(super) fn prepare(pipeline: &Pipeline, order: &'a Generate, session: &'a EngineSession) -> Option<Self> {
         let every = order.params.preview_every? as usize;
         let previewer = pipeline.previewer(order.vae_approx.as_deref()).or_else(|error| {
             if order.vae_approx.is_some() {
@@ -54,7 +54,7 @@ impl<'a> Previews<'a> {
     }
 
     /// After each step.
-    pub fn step(&mut self, progress: &Progress<'_>) {
+    pub(super) fn step(&mut self, progress: &Progress<'_>) {
         let began = Instant::now();
         let due = progress.step.is_multiple_of(self.every) && self.not_before.is_none_or(|instant| began >= instant);
         if !due || self.broken {

@@ -33,7 +33,7 @@ use crate::attempt::{Attempt, Progress};
 use crate::stop::{Stop, disk};
 
 /// Longest attempt.
-const TIME: Duration = Duration::from_secs(24 * 3600);
+const TIME: Duration = Duration::from_hours(24);
 /// Bytes read at once on the way to storage.
 const PIECE: usize = 1024 * 1024;
 /// Between two reports of progress.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use uuid::Uuid;
 
 /// What nobody has come back to for this long goes.
-const ABANDONED: Duration = Duration::from_secs(24 * 3600);
+const ABANDONED: Duration = Duration::from_hours(24);
 
 pub(crate) struct Scratch {
     folder: PathBuf,

@@ -13,7 +13,7 @@ use domain::artifact::{ADAPTER_MEDIA_TYPE, OutputKind};
 use worker::protocol::{self, Base, Generate, Order, Output, PROTOCOL_VERSION, Report, RequestId, Resident, Train};
 
 /// Plays the engine when the program was started with the word `engine`.
-pub fn engine_if_asked() -> Option<ExitCode> {
+pub(crate) fn engine_if_asked() -> Option<ExitCode> {
     let words: Vec<String> = std::env::args().collect();
     (words.get(1)? == "engine").then(|| engine(words.get(2).map(String::as_str).unwrap_or_default()))
 }
@@ -104,7 +104,7 @@ fn misbehave(script: &str, step: usize) {
             eprintln!("CUDA error 700: an illegal memory access was encountered");
             std::process::exit(70);
         }
-        "hang" => std::thread::sleep(Duration::from_secs(3600)),
+        "hang" => std::thread::sleep(Duration::from_hours(1)),
         "print" => println!("a library that prints to stdout"),
         _ => {}
     }

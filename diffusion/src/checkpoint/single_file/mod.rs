@@ -28,6 +28,9 @@ use super::Checkpoint;
 use super::view::{SCALING, Source};
 use crate::{Error, Result};
 
+/// More blocks than any network has.
+const MAX_LIST: usize = 10_000;
+
 /// An open file with a whole model, or with one part of some model.
 #[derive(Debug, Clone)]
 pub struct SingleFile {
@@ -175,9 +178,9 @@ impl Below<'_> {
         size.ok_or_else(|| format!("{}{name} has the shape {shape:?}", self.prefix))
     }
 
-    /// How many of `list0`, `list1`, … are there.
+    /// The number of entries in `list0`, `list1`, … of a network.
     fn count(&self, list: &str) -> usize {
-        (0..).take_while(|number| self.has(&format!("{list}{number}."))).count()
+        (0..MAX_LIST).take_while(|number| self.has(&format!("{list}{number}."))).count()
     }
 
     /// The names below the prefix that carry something.

@@ -15,7 +15,7 @@ const QUERIES: usize = 8 * ROWS;
 
 /// `softmax(q·kᵀ·scale + bias)·v`: `[batch, heads, length, head]` each, and a bias that broadcasts to
 /// `[batch, heads, queries, keys]`. `None` unless all tensors are f32 on the CPU without autodiff.
-pub fn attend(
+pub(crate) fn attend(
     query: &Tensor<4>,
     key: &Tensor<4>,
     value: &Tensor<4>,
@@ -118,7 +118,7 @@ impl Head {
     }
 
     /// Writes the results of the queries from `first` on into `rows`, which must be zeros.
-    #[allow(clippy::too_many_arguments)]
+    #[allow(clippy::too_many_arguments, reason = "a kernel")]
     fn attend(
         &self,
         query: &Rows,

@@ -14,7 +14,7 @@ use super::lanes::{exponential, fused, sigmoid, vectorised};
 use super::{plain, values};
 
 /// The tanh approximation of GELU. `None` unless the tensor is f32 on the CPU.
-pub fn gelu<const D: usize>(x: &Tensor<D>) -> Option<Tensor<D>> {
+pub(crate) fn gelu<const D: usize>(x: &Tensor<D>) -> Option<Tensor<D>> {
     if let Some(x) = plain(x) {
         return Some(Tensor::from_primitive::<Flex>(each(&x, tanh_form)));
     }
@@ -81,13 +81,13 @@ vectorised! {
 }
 
 /// `x · σ(1.702 x)`. `None` unless the tensor is f32 on the CPU without autodiff.
-pub fn gelu_quick<const D: usize>(x: &Tensor<D>) -> Option<Tensor<D>> {
+pub(crate) fn gelu_quick<const D: usize>(x: &Tensor<D>) -> Option<Tensor<D>> {
     Some(Tensor::from_primitive::<Flex>(each(&plain(x)?, quick_form)))
 }
 
 /// The first half of the last dimension times the exact GELU of the second. `None` unless the tensor is f32 on the CPU
 /// without autodiff.
-pub fn gelu_gated<const D: usize>(both: &Tensor<D>) -> Option<Tensor<D>> {
+pub(crate) fn gelu_gated<const D: usize>(both: &Tensor<D>) -> Option<Tensor<D>> {
     let (both, mut dims) = values(&plain(both)?);
     let inner = dims[D - 1] / 2;
     dims[D - 1] = inner;

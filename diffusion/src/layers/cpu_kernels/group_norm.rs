@@ -15,7 +15,7 @@ use super::{plain, tensor, values};
 
 /// Group norm, followed by SiLU if `with_silu`: `[batch, channels, height, width]` → the same shape. `None` unless the
 /// tensors are f32 on the CPU. Only the variant with SiLU supports autodiff.
-pub fn normalise(
+pub(crate) fn normalise(
     x: &Tensor<4>,
     weight: &Tensor<1>,
     bias: &Tensor<1>,

@@ -5,7 +5,7 @@
 macro_rules! vectorised {
     ($(#[$doc:meta])* fn $name:ident<$life:lifetime>($($argument:ident: $type:ty),+ $(,)?) -> $out:ty $body:block) => {
         $(#[$doc])*
-        #[allow(clippy::too_many_arguments)]
+        #[allow(clippy::too_many_arguments, reason = "a kernel")]
         pub(super) fn $name<$life>($($argument: $type),+) -> $out {
             struct Work<$life> { $($argument: $type),+ }
             impl<$life> pulp::WithSimd for Work<$life> {

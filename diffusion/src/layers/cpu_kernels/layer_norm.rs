@@ -15,7 +15,7 @@ use super::{plain, tensor, values};
 
 /// `norm(x)·(1 + scale) + shift` with a layer norm without weights: x is `[batch, tokens, width]`, the others are
 /// `[batch, 1, width]`. `None` unless the tensors are f32 on the CPU.
-pub fn modulate(x: &Tensor<3>, shift: &Tensor<3>, scale: &Tensor<3>, epsilon: f64) -> Option<Tensor<3>> {
+pub(crate) fn modulate(x: &Tensor<3>, shift: &Tensor<3>, scale: &Tensor<3>, epsilon: f64) -> Option<Tensor<3>> {
     if let Some(x) = plain(x) {
         return Some(Tensor::from_primitive::<Flex>(modulated(&x, &plain(shift)?, &plain(scale)?, epsilon)));
     }
@@ -46,7 +46,7 @@ fn modulated(x: &FlexTensor, shift: &FlexTensor, scale: &FlexTensor, epsilon: f6
 }
 
 /// Layer norm over the last dimension. `None` unless the tensors are f32 on the CPU without autodiff.
-pub fn standardise<const D: usize>(
+pub(crate) fn standardise<const D: usize>(
     x: &Tensor<D>,
     weight: Option<&Tensor<1>>,
     bias: Option<&Tensor<1>>,

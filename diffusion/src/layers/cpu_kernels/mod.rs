@@ -17,13 +17,13 @@ use burn::backend::{Autodiff, Flex};
 use burn::prelude::*;
 use burn::tensor::DType;
 
-pub use attention::attend;
-pub use convolution::convolve;
-pub use gelu::{gelu, gelu_gated, gelu_quick};
-pub use group_norm::normalise;
-pub use layer_norm::{modulate, standardise};
-pub use rms_norm::rms;
-pub use rotary::rotate;
+pub(crate) use attention::attend;
+pub(crate) use convolution::convolve;
+pub(crate) use gelu::{gelu, gelu_gated, gelu_quick};
+pub(crate) use group_norm::normalise;
+pub(crate) use layer_norm::{modulate, standardise};
+pub(crate) use rms_norm::rms;
+pub(crate) use rotary::rotate;
 
 /// The values of a tensor on the CPU, with or without autodiff.
 fn primitive<const D: usize>(tensor: &Tensor<D>) -> Option<FlexTensor> {

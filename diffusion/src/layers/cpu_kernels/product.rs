@@ -4,22 +4,22 @@
 use pulp::{Arch, Simd, WithSimd};
 
 /// Columns per panel.
-pub const WIDTH: usize = 32;
+pub(super) const WIDTH: usize = 32;
 /// Rows of the left side per tile.
-pub const ROWS: usize = 12;
+pub(super) const ROWS: usize = 12;
 /// Products per run; shorter runs are padded with zeros.
-pub const RUN: usize = 16;
+pub(super) const RUN: usize = 16;
 
 /// A run of the right side: row by row, `WIDTH` columns each.
-pub type PanelRun = [[f32; WIDTH]; RUN];
+pub(super) type PanelRun = [[f32; WIDTH]; RUN];
 /// A run of the left side, row by row as in memory.
-pub type LeftRun = [[f32; RUN]; ROWS];
+pub(super) type LeftRun = [[f32; RUN]; ROWS];
 
-pub const EMPTY_PANEL: PanelRun = [[0.0; WIDTH]; RUN];
-pub const EMPTY_LEFT: LeftRun = [[0.0; RUN]; ROWS];
+pub(super) const EMPTY_PANEL: PanelRun = [[0.0; WIDTH]; RUN];
+pub(super) const EMPTY_LEFT: LeftRun = [[0.0; RUN]; ROWS];
 
 /// Writes one row of the left side.
-pub fn set_row(left: &mut [LeftRun], row: usize, values: &[f32]) {
+pub(super) fn set_row(left: &mut [LeftRun], row: usize, values: &[f32]) {
     let (whole, rest) = values.as_chunks::<RUN>();
     for (left, run) in left.iter_mut().zip(whole) {
         left[row] = *run;
@@ -36,7 +36,7 @@ pub fn set_row(left: &mut [LeftRun], row: usize, values: &[f32]) {
 
 /// `out[row][column] += Σ_k left[row][k] · right[k][column]` for at most `ROWS` rows. `panels` holds consecutive
 /// panels of the right side, each with as many runs as `left`.
-pub fn add_product(left: &[LeftRun], panels: &[PanelRun], out: &mut [&mut [f32]]) {
+pub(super) fn add_product(left: &[LeftRun], panels: &[PanelRun], out: &mut [&mut [f32]]) {
     Arch::new().dispatch(Product { left, panels, out });
 }
 

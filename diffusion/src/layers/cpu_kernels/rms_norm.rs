@@ -14,7 +14,7 @@ use super::lanes::{fused, sums_along, vectorised};
 use super::{plain, tensor, values};
 
 /// Root mean square norm over the last dimension. `None` unless the tensors are f32 on the CPU.
-pub fn rms<const D: usize>(x: &Tensor<D>, weight: &Tensor<1>, epsilon: f64) -> Option<Tensor<D>> {
+pub(crate) fn rms<const D: usize>(x: &Tensor<D>, weight: &Tensor<1>, epsilon: f64) -> Option<Tensor<D>> {
     if let Some(x) = plain(x) {
         return Some(Tensor::from_primitive::<Flex>(rms_forward(&x, &plain(weight)?, epsilon)));
     }

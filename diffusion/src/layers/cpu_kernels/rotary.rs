@@ -15,7 +15,7 @@ use super::{plain, primitive, tensor, values};
 
 /// Rotates pairs of neighbouring channels of `[batch, heads, tokens, head]` by angles, whose cosines and sines are
 /// `[tokens, head]` with each value repeated twice. `None` unless the tensors are f32 on the CPU.
-pub fn rotate(x: &Tensor<4>, cos: &Tensor<2>, sin: &Tensor<2>) -> Option<Tensor<4>> {
+pub(crate) fn rotate(x: &Tensor<4>, cos: &Tensor<2>, sin: &Tensor<2>) -> Option<Tensor<4>> {
     if [x.dtype(), cos.dtype(), sin.dtype()] != [DType::F32; 3] {
         return None;
     }

@@ -22,7 +22,7 @@ pub(in crate::lora) struct LoHa {
 
 impl LoHa {
     /// `None` if the shapes do not match.
-    pub fn new(a: [Array; 2], b: [Array; 2], cores: Option<[Array; 2]>) -> Option<Self> {
+    pub(crate) fn new(a: [Array; 2], b: [Array; 2], cores: Option<[Array; 2]>) -> Option<Self> {
         if !a.iter().chain(&b).all(Array::is_weight) {
             return None;
         }
@@ -51,14 +51,14 @@ impl LoHa {
     }
 
     /// Joins parts that were split from one layer; `None` if they were not.
-    pub fn joined(parts: &[&Self]) -> Option<Self> {
+    pub(crate) fn joined(parts: &[&Self]) -> Option<Self> {
         let (first, rest) = parts.split_first()?;
         let fits = rest.iter().all(|part| part.b == first.b && part.cores.is_none());
         let side = |at: usize| Array::stacked(parts.iter().map(|part| &part.a[at]));
         (fits && first.cores.is_none()).then(|| Self::new([side(0)?, side(1)?], first.b.clone(), None))?
     }
 
-    pub fn rank(&self) -> usize {
+    pub(crate) fn rank(&self) -> usize {
         self.b[0].rows()
     }
 

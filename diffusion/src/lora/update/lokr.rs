@@ -71,7 +71,7 @@ impl Side {
 
 impl LoKr {
     /// `None` if the shapes do not match.
-    pub fn new(left: Side, right: Side) -> Option<Self> {
+    pub(crate) fn new(left: Side, right: Side) -> Option<Self> {
         let [a, c, 1, 1] = left.shape()? else { return None };
         let right_shape = right.shape()?;
         Some(Self { left, right, left_shape: [a, c], right_shape, part: None })
@@ -87,17 +87,17 @@ impl LoKr {
     }
 
     /// The rank of a factored side. `None` if neither is factored: alpha has no meaning then.
-    pub fn rank(&self) -> Option<usize> {
+    pub(crate) fn rank(&self) -> Option<usize> {
         self.right.rank().or(self.left.rank())
     }
 
     /// Itself, unless it is a part of a fused layer.
-    pub fn whole(&self) -> Option<&Self> {
+    pub(crate) fn whole(&self) -> Option<&Self> {
         self.part.is_none().then_some(self)
     }
 
     /// Joins parts that were split from one layer; `None` if they were not.
-    pub fn joined(parts: &[&Self]) -> Option<Self> {
+    pub(crate) fn joined(parts: &[&Self]) -> Option<Self> {
         let whole = |part: &&Self| Self { part: None, ..(*part).clone() };
         let first = whole(parts.first()?);
         let mut next = 0;

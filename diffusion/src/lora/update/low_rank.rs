@@ -23,7 +23,7 @@ pub(in crate::lora) struct LowRank {
 
 impl LowRank {
     /// `None` if the shapes do not match.
-    pub fn new(down: Array, mid: Option<Array>, up: Array) -> Option<Self> {
+    pub(crate) fn new(down: Array, mid: Option<Array>, up: Array) -> Option<Self> {
         let (&[rank, _, ref kernel @ ..], &[_, up_rank, ref up_kernel @ ..]) = (&*down.shape, &*up.shape) else {
             return None;
         };
@@ -39,12 +39,12 @@ impl LowRank {
     }
 
     /// The rank of the inner factor, by which alpha is divided.
-    pub fn rank(&self) -> usize {
+    pub(crate) fn rank(&self) -> usize {
         self.down.rows()
     }
 
     /// Whether it was made for a convolution.
-    pub fn is_convolution(&self) -> bool {
+    pub(crate) fn is_convolution(&self) -> bool {
         self.down.shape.len() == 4
     }
 
@@ -73,7 +73,7 @@ impl LowRank {
     }
 
     /// Whether it changes nothing.
-    pub fn is_zero(&self) -> bool {
+    pub(crate) fn is_zero(&self) -> bool {
         self.up.values.iter().all(|value| *value == 0.0)
     }
 

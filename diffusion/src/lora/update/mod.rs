@@ -37,7 +37,7 @@ pub(super) struct Update {
 
 impl Update {
     /// Bytes of memory beside a layer of `dtype`. With magnitudes, every form but low-rank becomes a dense ΔW.
-    pub fn bytes(&self, dtype: DType) -> u64 {
+    pub(super) fn bytes(&self, dtype: DType) -> u64 {
         match (&self.delta, &self.magnitude) {
             (None, _) => 0,
             (Some(delta @ (Delta::LoKr(_) | Delta::LoHa(_))), Some(_)) => {
@@ -80,7 +80,7 @@ pub(super) enum Form {
 
 impl Delta {
     /// `[out, in, kernel height, kernel width]`
-    pub fn shape(&self) -> [usize; 4] {
+    pub(super) fn shape(&self) -> [usize; 4] {
         match self {
             Self::LowRank(delta) => delta.shape(),
             Self::LoHa(delta) => delta.shape(),
@@ -90,7 +90,7 @@ impl Delta {
     }
 
     /// The same for the kernel of `[out, in, height, width]`, which LyCORIS flattens along the inputs.
-    pub fn with_kernel_of(self, weight: [usize; 4]) -> Self {
+    pub(super) fn with_kernel_of(self, weight: [usize; 4]) -> Self {
         match self {
             Self::LoHa(delta) => Self::LoHa(delta.with_kernel_of(weight)),
             Self::LoKr(delta) => Self::LoKr(delta.with_kernel_of(weight)),
@@ -99,7 +99,7 @@ impl Delta {
     }
 
     /// The rank; `None` for forms without one.
-    pub fn rank(&self) -> Option<usize> {
+    pub(super) fn rank(&self) -> Option<usize> {
         match self {
             Self::LowRank(delta) => Some(delta.rank()),
             Self::LoHa(delta) => Some(delta.rank()),
@@ -122,7 +122,7 @@ impl Delta {
     }
 
     /// The cheapest form to run beside the layer, on `device` in f32.
-    pub fn form(&self, device: &Device) -> Form {
+    pub(super) fn form(&self, device: &Device) -> Form {
         match self {
             Self::LowRank(delta) => delta.form(device),
             Self::LoHa(delta) => delta.form(device),
@@ -132,7 +132,7 @@ impl Delta {
     }
 
     /// ΔW without its scale, `[out, in, kernel, kernel]`, on `device` in f32.
-    pub fn dense(&self, device: &Device) -> Tensor<4> {
+    pub(super) fn dense(&self, device: &Device) -> Tensor<4> {
         match self {
             Self::LowRank(delta) => delta.dense(device),
             Self::LoHa(delta) => delta.dense(device),
@@ -142,7 +142,7 @@ impl Delta {
     }
 
     /// The part for a share of the outputs. `None` if it cannot be split that way.
-    pub fn share(&self, share: Share) -> Option<Self> {
+    pub(super) fn share(&self, share: Share) -> Option<Self> {
         Some(match (self, share) {
             (_, Share::Whole) => self.clone(),
             (Self::LowRank(delta), _) => Self::LowRank(delta.share(share)?),
@@ -155,7 +155,7 @@ impl Delta {
 
 impl Update {
     /// The part for a share of the outputs. `None` if it cannot be split that way.
-    pub fn share(&self, share: Share) -> Option<Self> {
+    pub(super) fn share(&self, share: Share) -> Option<Self> {
         let mut part = self.clone();
         if let Some(delta) = &mut part.delta {
             *delta = delta.share(share)?;
@@ -172,36 +172,36 @@ impl Update {
 
 impl Array {
     /// The values on `device` in f32, with trailing dimensions of size 1 added, such as the kernel of a linear layer.
-    pub fn tensor<const D: usize>(&self, device: &Device) -> Tensor<D> {
+    pub(super) fn tensor<const D: usize>(&self, device: &Device) -> Tensor<D> {
         let mut shape = self.shape.clone();
         shape.resize(D, 1);
         Tensor::from_data(TensorData::new(self.values.clone(), shape), (device, DType::F32))
     }
 
     /// The values as a matrix: the first dimension by all others.
-    pub fn matrix(&self, device: &Device) -> Tensor<2> {
+    pub(super) fn matrix(&self, device: &Device) -> Tensor<2> {
         let rows = self.rows();
         let columns = self.values.len() / rows.max(1);
         Tensor::from_data(TensorData::new(self.values.clone(), [rows, columns]), (device, DType::F32))
     }
 
     /// The four dimensions of a weight; missing kernel dimensions are 1.
-    pub fn sides(&self) -> [usize; 4] {
+    pub(super) fn sides(&self) -> [usize; 4] {
         std::array::from_fn(|at| self.shape.get(at).copied().unwrap_or(1))
     }
 
     /// Whether it has the rank of a linear layer's or a convolution's weight.
-    pub fn is_weight(&self) -> bool {
+    pub(super) fn is_weight(&self) -> bool {
         matches!(self.shape.len(), 2 | 4)
     }
 
     /// Size of the first dimension.
-    pub fn rows(&self) -> usize {
+    pub(super) fn rows(&self) -> usize {
         self.shape.first().copied().unwrap_or(1)
     }
 
     /// Concatenates arrays along the first dimension. `None` if the other dimensions differ.
-    pub fn stacked<'a>(arrays: impl Iterator<Item = &'a Self>) -> Option<Self> {
+    pub(super) fn stacked<'a>(arrays: impl Iterator<Item = &'a Self>) -> Option<Self> {
         arrays.cloned().map(Some).reduce(|above, below| {
             let (mut above, below) = (above?, below?);
             let fits = above.shape.get(1..) == below.shape.get(1..);
@@ -212,7 +212,7 @@ impl Array {
     }
 
     /// The rows of a share of the outputs. `None` if they cannot be split that way.
-    pub fn share(&self, share: Share) -> Option<Self> {
+    pub(super) fn share(&self, share: Share) -> Option<Self> {
         let rows = self.rows();
         let row = self.values.len() / rows.max(1);
         let (rows, values) = match share {

@@ -20,7 +20,7 @@ pub(super) struct DownBlock {
 }
 
 impl DownBlock {
-    pub fn new(config: &Config, level: usize, device: &Device) -> Self {
+    pub(super) fn new(config: &Config, level: usize, device: &Device) -> Self {
         let channels = config.channels(level);
         let before = config.channels(level.saturating_sub(1));
         let layers = config.layers_per_block.at(level);
@@ -40,7 +40,7 @@ impl DownBlock {
 
     /// `[batch, before, height, width]` → `[batch, channels, height / 2, width / 2]`, rounded up. Pushes the output
     /// of each layer to `skips` for the up blocks.
-    pub fn forward(&self, mut x: Tensor<4>, conditions: &Conditions, skips: &mut Vec<Tensor<4>>) -> Tensor<4> {
+    pub(super) fn forward(&self, mut x: Tensor<4>, conditions: &Conditions, skips: &mut Vec<Tensor<4>>) -> Tensor<4> {
         for (layer, resnet) in self.resnets.iter().enumerate() {
             x = resnet.forward(x, conditions);
             if let Some(attention) = self.attentions.get(layer) {
@@ -55,7 +55,7 @@ impl DownBlock {
         x
     }
 
-    pub fn name_layers<'a>(&'a mut self, path: &str, all: &mut NamedLayers<'a>) {
+    pub(super) fn name_layers<'a>(&'a mut self, path: &str, all: &mut NamedLayers<'a>) {
         let Self { resnets, attentions, downsamplers } = self;
         name_layers(path, resnets, attentions, all);
         for half in downsamplers {
@@ -74,7 +74,7 @@ pub(super) struct MidBlock {
 }
 
 impl MidBlock {
-    pub fn new(config: &Config, device: &Device) -> Self {
+    pub(super) fn new(config: &Config, device: &Device) -> Self {
         let level = config.levels().saturating_sub(1);
         let channels = config.channels(level);
         let resnet = || ResnetBlock::new(config, channels, channels, device);
@@ -82,14 +82,14 @@ impl MidBlock {
     }
 
     /// `[batch, channels, height, width]` → the same shape
-    pub fn forward(&self, x: Tensor<4>, conditions: &Conditions) -> Tensor<4> {
+    pub(super) fn forward(&self, x: Tensor<4>, conditions: &Conditions) -> Tensor<4> {
         let [before, after] = &self.resnets;
         let [attention] = &self.attentions;
         let x = attention.forward(before.forward(x, conditions), &conditions.text);
         after.forward(x, conditions)
     }
 
-    pub fn name_layers<'a>(&'a mut self, path: &str, all: &mut NamedLayers<'a>) {
+    pub(super) fn name_layers<'a>(&'a mut self, path: &str, all: &mut NamedLayers<'a>) {
         name_layers(path, &mut self.resnets, &mut self.attentions, all);
     }
 }
@@ -107,7 +107,7 @@ pub(super) struct UpBlock {
 }
 
 impl UpBlock {
-    pub fn new(config: &Config, level: usize, device: &Device) -> Self {
+    pub(super) fn new(config: &Config, level: usize, device: &Device) -> Self {
         let channels = config.channels(level);
         let coarser = config.channels((level + 1).min(config.levels() - 1));
         let finer = config.channels(level.saturating_sub(1));
@@ -129,7 +129,7 @@ impl UpBlock {
 
     /// `[batch, coarser, height, width]` → `[batch, channels, …]` at the size of the next skip. Pops one of `skips`
     /// for each residual block.
-    pub fn forward(&self, mut x: Tensor<4>, conditions: &Conditions, skips: &mut Vec<Tensor<4>>) -> Tensor<4> {
+    pub(super) fn forward(&self, mut x: Tensor<4>, conditions: &Conditions, skips: &mut Vec<Tensor<4>>) -> Tensor<4> {
         for (layer, resnet) in self.resnets.iter().enumerate() {
             let both = std::iter::once(x).chain(skips.pop()).collect();
             x = resnet.forward(Tensor::cat(both, 1), conditions);
@@ -145,7 +145,7 @@ impl UpBlock {
         x
     }
 
-    pub fn name_layers<'a>(&'a mut self, path: &str, all: &mut NamedLayers<'a>) {
+    pub(super) fn name_layers<'a>(&'a mut self, path: &str, all: &mut NamedLayers<'a>) {
         let Self { resnets, attentions, upsamplers } = self;
         name_layers(path, resnets, attentions, all);
         for double in upsamplers {

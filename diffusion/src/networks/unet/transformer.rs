@@ -24,7 +24,7 @@ pub(super) struct Transformer2d {
 }
 
 impl Transformer2d {
-    pub fn new(config: &Config, level: usize, device: &Device) -> Self {
+    pub(super) fn new(config: &Config, level: usize, device: &Device) -> Self {
         let channels = config.channels(level);
         let blocks = (0..config.transformer_layers_per_block.at(level))
             .map(|_| TransformerBlock::new(channels, config.heads(level), config.text_width(), device));
@@ -37,7 +37,7 @@ impl Transformer2d {
     }
 
     /// `[batch, channels, height, width]` and the prompt `[batch, length, text]` → the shape of the former
-    pub fn forward(&self, x: Tensor<4>, text: &Tensor<3>) -> Tensor<4> {
+    pub(super) fn forward(&self, x: Tensor<4>, text: &Tensor<3>) -> Tensor<4> {
         let [batch, channels, height, width] = x.dims();
         // [batch, positions, channels]
         let places = self.norm.forward(x.clone()).reshape([batch, channels, height * width]).swap_dims(1, 2);
@@ -46,7 +46,7 @@ impl Transformer2d {
         x + self.proj_out.forward(places).swap_dims(1, 2).reshape([batch, channels, height, width])
     }
 
-    pub fn name_layers<'a>(&'a mut self, path: &str, all: &mut NamedLayers<'a>) {
+    pub(super) fn name_layers<'a>(&'a mut self, path: &str, all: &mut NamedLayers<'a>) {
         all.linear(path, "proj_in", &mut self.proj_in);
         for (number, block) in self.transformer_blocks.iter_mut().enumerate() {
             block.name_layers(&format!("{path}.transformer_blocks.{number}"), all);

@@ -21,7 +21,7 @@ pub(in crate::engine) struct Made {
 }
 
 impl Made {
-    pub fn by(pipeline: &Pipeline, weights: WeightStorage) -> Self {
+    pub(crate) fn by(pipeline: &Pipeline, weights: WeightStorage) -> Self {
         Self { scheduler: pipeline.solver(), guidance: pipeline.family().guidance(), weights }
     }
 }
@@ -141,7 +141,7 @@ fn parameters(order: &Generate, made: &Made, seed: u64) -> String {
 
 /// A1111 has no flow matching scheduler by name: FLUX.1 runs with what it calls Euler.
 fn named_sampler(order: &Generate) -> Option<&'static str> {
-    order.params.scheduler.filter(|scheduler| !scheduler.matches_flow()).map(|scheduler| scheduler.title())
+    order.params.scheduler.filter(|scheduler| !scheduler.matches_flow()).map(formats::Scheduler::title)
 }
 
 /// The first ten digits, as AUTOMATIC1111 shows hashes.

@@ -15,7 +15,7 @@ const PIECES: usize = 4;
 
 /// Sizes of input, kernel and output.
 #[derive(Debug, Clone, Copy)]
-pub struct Size {
+pub(super) struct Size {
     pub inputs: usize,
     pub height: usize,
     pub width: usize,
@@ -35,7 +35,7 @@ impl Size {
     }
 
     /// Values per output channel.
-    pub fn places(&self) -> usize {
+    pub(super) fn places(&self) -> usize {
         self.rows * self.columns
     }
 
@@ -52,7 +52,7 @@ struct Scratch {
 }
 
 /// `x`: `[batch, in, height, width]`, `weight`: `[out, in, kernel, kernel]` → `[batch, out, rows, columns]`
-pub fn convolution(x: &[f32], weight: &[f32], bias: Option<&[f32]>, size: Size) -> Vec<f32> {
+pub(super) fn convolution(x: &[f32], weight: &[f32], bias: Option<&[f32]>, size: Size) -> Vec<f32> {
     let picture = size.inputs * size.plane();
     let batch = x.len() / picture.max(1);
     let mut y = vec![0.0; batch * size.outputs * size.places()];

@@ -11,7 +11,7 @@ use super::super::lanes::{LANES, fused};
 use super::super::{tensor, values};
 
 /// The weights of the backward pass: inputs and outputs swapped, kernels rotated by 180°.
-pub fn turned(weight: &FlexTensor) -> FlexTensor {
+pub(super) fn turned(weight: &FlexTensor) -> FlexTensor {
     let (weight, dims) = values(weight);
     let (outputs, inputs) = (dims[0], dims[1]);
     let weight = weight.storage::<f32>();
@@ -27,7 +27,7 @@ pub fn turned(weight: &FlexTensor) -> FlexTensor {
 }
 
 /// Places the gradient of a strided output at the positions of the full-size output.
-pub fn spread(gradient: &FlexTensor, [height, width]: [usize; 2]) -> FlexTensor {
+pub(super) fn spread(gradient: &FlexTensor, [height, width]: [usize; 2]) -> FlexTensor {
     let (gradient, dims) = values(gradient);
     let mut whole = vec![0.0; dims[0] * dims[1] * height * width];
     let half = gradient.storage::<f32>().chunks_exact(dims[2] * dims[3]);
@@ -41,7 +41,7 @@ pub fn spread(gradient: &FlexTensor, [height, width]: [usize; 2]) -> FlexTensor 
     tensor(whole, [dims[0], dims[1], height, width])
 }
 
-pub fn sum_of_places(gradient: &FlexTensor) -> FlexTensor {
+pub(super) fn sum_of_places(gradient: &FlexTensor) -> FlexTensor {
     let (gradient, dims) = values(gradient);
     let mut sums = vec![0.0; dims[1]];
     for (index, plane) in gradient.storage::<f32>().chunks_exact(dims[2] * dims[3]).enumerate() {
@@ -101,7 +101,7 @@ impl Size {
     }
 }
 
-pub fn weight_gradient(x: &FlexTensor, gradient: &FlexTensor) -> FlexTensor {
+pub(super) fn weight_gradient(x: &FlexTensor, gradient: &FlexTensor) -> FlexTensor {
     let (x, dims) = values(x);
     let (gradient, gradient_dims) = values(gradient);
     let (batch, inputs, outputs) = (dims[0], dims[1], gradient_dims[1]);

@@ -18,7 +18,7 @@ use super::{plain, tensor, values};
 /// The convolution of `[batch, in, height, width]` with `[out, in, kernel, kernel]`. `padding` gives the zeros before
 /// and after the picture along each side. `None` unless the tensors are f32 on the CPU. With autodiff, only 3×3
 /// kernels with one zero on each side, or with `padding` `[0, 1]` and stride 2, are supported.
-pub fn convolve(
+pub(crate) fn convolve(
     x: &Tensor<4>,
     weight: &Tensor<4>,
     bias: Option<&Tensor<1>>,
