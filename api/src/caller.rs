@@ -7,16 +7,8 @@ use axum::http::request::Parts;
 use domain::Caller;
 
 use crate::State;
+use crate::access::Access;
 use crate::problem::{Problem, Result};
-
-/// How the caller of a request is found.
-#[derive(Clone, Debug)]
-pub enum Access {
-    /// Every request has this caller: an installation without keys.
-    Open(Caller),
-    /// No request has a caller: all routes but the public ones answer 401.
-    Closed,
-}
 
 impl FromRequestParts<State> for Caller {
     type Rejection = Problem;

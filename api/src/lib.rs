@@ -6,13 +6,14 @@
 //! | `router` | every route, on one page |
 //! | `limits` | how large the bodies of requests may be |
 //! | `routes` | one file for each noun: what a request says, and what the answer looks like |
-//! | `caller` | who sent a request |
+//! | `access`, `caller` | how the caller of a request is found, and its extractor |
 //! | `extract` | how bodies, paths and queries are read, so that a refusal names the field |
 //! | `problem` | the only place where an error becomes HTTP |
 //! | `document` | title, description and tags of the contract |
 //! | `openapi` | the contract, made from the routes without a server |
 //! | `server` | connections: limits, time limits, orderly end |
 
+mod access;
 mod app;
 mod caller;
 mod document;
@@ -27,8 +28,8 @@ mod routes;
 mod server;
 mod state;
 
+pub use access::Access;
 pub use app::app;
-pub use caller::Access;
 pub use openapi::openapi;
 pub use problem::{FieldError, Problem};
 pub use server::serve;

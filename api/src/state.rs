@@ -12,7 +12,7 @@ use domain::{Caller, Database, Storage};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use crate::caller::Access;
+use crate::access::Access;
 
 /// Requests that are worked on at the same time; the next one is told to come back.
 const MAX_REQUESTS: usize = 1024;

@@ -9,9 +9,8 @@
 use std::time::Duration;
 
 use sqlx::PgPool;
-use uuid::Uuid;
 
-use super::{JobKind, LeasePolicy};
+use super::{Claim, JobKind, LeasePolicy};
 use crate::database::bounded;
 use crate::event;
 use crate::{JobId, Result, WorkerId};
@@ -23,21 +22,6 @@ pub const PASSED_OVER_AT_MOST: Duration = Duration::from_secs(50);
 pub const OVERTAKEN_AT_MOST: i64 = 100;
 /// Of the jobs on one loaded model, how many are looked at: others may be claiming the first of them right now.
 const NEAR: i64 = 8;
-
-/// What an attempt holds: job, fencing epoch and worker go into the condition of all that it changes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Claim {
-    pub job: JobId,
-    /// The public id: that of the generation, training, import or export.
-    pub subject: Uuid,
-    pub kind: JobKind,
-    pub epoch: i64,
-    pub worker: WorkerId,
-    /// Of earlier attempts.
-    pub failures: i32,
-    /// Of earlier attempts.
-    pub crashes: i32,
-}
 
 /// Takes the next job that is due, if there is one. `resident` are the digests of the models that the worker has loaded. No two
 /// workers get the same.

@@ -10,6 +10,7 @@
 mod attempt;
 mod claim;
 mod doorbell;
+mod fence;
 pub mod kind;
 mod lease;
 mod lifecycle;
@@ -17,8 +18,9 @@ mod queue;
 mod reaper;
 
 pub use attempt::{Attempt, AttemptOutcome, attempts};
-pub use claim::{Claim, OVERTAKEN_AT_MOST, PASSED_OVER_AT_MOST, claim};
+pub use claim::{OVERTAKEN_AT_MOST, PASSED_OVER_AT_MOST, claim};
 pub use doorbell::{Call, Doorbell, ring};
+pub use fence::Claim;
 pub use kind::{JobKind, KINDS};
 pub use lease::{Beat, LeasePolicy, beat, progress};
 pub use lifecycle::{Ending, canceled, crash, does_not_fit, fail, release, succeed};
