@@ -110,6 +110,8 @@ class GenerationRequest(BaseModel):
     height: Side | None = None
     seed: int | None = Field(None, ge=-1, le=2**63 - 1)
     preview_every: int | None = Field(None, ge=1, le=200)
+    output_format: Literal["png", "jpeg", "webp"] = "png"
+    output_quality: int | None = Field(None, ge=1, le=100)
 
 
 class ModelRef(BaseModel):
@@ -158,6 +160,8 @@ class Params(BaseModel):
     scheduler: str | None = None
     clip_skip: int | None = None
     preview_every: int | None = None
+    output_format: str = "png"
+    output_quality: int | None = None
 
 
 class Generation(Params):
@@ -265,22 +269,19 @@ def parse(request, model):
             raise invalid("scheduler", f"There is no `{request.scheduler}`.")
         if (scheduler == "flow_match_euler") != is_flux:
             raise invalid("scheduler", f"Models of the family {model['family']} do not support it.")
+    quality = request.output_quality
+    if request.output_format == "png" and quality is not None:
+        raise invalid("output_quality", "PNG is lossless.")
+    if request.output_format != "png" and quality is None:
+        quality = 90
     if request.image is not None:
         raise HTTPException(501, "The twin has no object storage.")
     return Params(
         prompt=request.prompt, negative_prompt=request.negative_prompt, num_images=request.num_images,
         num_inference_steps=steps, guidance_scale=given("guidance_scale"), true_cfg_scale=given("true_cfg_scale"),
         width=given("width"), height=given("height"), strength=strength, scheduler=scheduler,
-        clip_skip=request.clip_skip, preview_every=request.preview_every)
-
-
-# As the row has them: fields that are null by default are left out.
-OPTIONAL = {name for name, field in Params.model_fields.items() if not field.is_required()}
-
-
-def stored(params):
-    values = params.model_dump(mode="json")
-    return {name: value for name, value in values.items() if value is not None or name not in OPTIONAL}
+        clip_skip=request.clip_skip, preview_every=request.preview_every, output_format=request.output_format,
+        output_quality=quality)
 
 
 def urls(id):
@@ -296,10 +297,10 @@ async def create(request: GenerationRequest, response: Response):
         raise invalid("loras", "A LoRA is of another family than the model.")
     params = parse(request, model)
     seed = secrets.randbits(32) if request.seed in (None, -1) else request.seed
-    id, job = uuid7(), uuid7()
+    id = uuid7()
     needed = sorted({model["id"], *(lora["id"] for lora, _ in loras)})
     created_at = await app.pool.fetchval(
-        CREATE, needed, job, params.num_inference_steps, id, model["id"], stored(params), seed,
+        CREATE, needed, id, params.num_inference_steps, id, model["id"], params.model_dump(mode="json"), seed,
         [lora["id"] for lora, _ in loras], [scale for _, scale in loras], PROJECT)
     if created_at is None:
         raise HTTPException(404, "A model of this request was deleted just now.")
