@@ -306,7 +306,7 @@ fn t5_of_llama_cpp_is_read_strictly() {
     // T5 of version 1.0 has no gate.
     changed.remove("enc.blk.0.ffn_gate.weight").unwrap();
     let error = load(&changed).unwrap_err().to_string();
-    assert!(error.contains("taken for FLUX.1-dev: enc.blk.0.ffn_gate.weight is missing"), "{error}");
+    assert!(error.contains("taken for FLUX.1: enc.blk.0.ffn_gate.weight is missing"), "{error}");
 }
 
 /// diffusers converted the same values in `key_lists.py`.
