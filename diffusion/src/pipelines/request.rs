@@ -62,7 +62,7 @@ pub struct Progress<'a> {
     pub position: usize,
     /// What the denoiser takes that picture for by now: clean latents, normalised, `[1, latent channels, height, width]`. For
     /// [`super::Previewer`].
-    pub foreseen: &'a Tensor<4>,
+    pub predicted_clean: &'a Tensor<4>,
 }
 
 /// Hears of every step and may break the request off.

@@ -188,8 +188,8 @@ impl Sampling {
         }
     }
 
-    /// The clean latents that the denoiser foresees in call `i`, from those before it (not scaled) and its answer.
-    pub fn foreseen(&self, i: usize, latents: Tensor<4>, output: Tensor<4>) -> Tensor<4> {
+    /// The clean latents that the denoiser predicts in call `i`, from the latents before the call (unscaled) and its output.
+    pub fn predicted_clean(&self, i: usize, latents: Tensor<4>, output: Tensor<4>) -> Tensor<4> {
         self.plan.levels[self.start + i].picture(self.prediction, latents, output)
     }
 
@@ -299,7 +299,7 @@ mod tests {
 
     /// By what the denoiser is told in each call, and not by the solver's own levels.
     #[test]
-    fn what_a_denoiser_that_knows_foresees_is_the_picture_at_every_call() {
+    fn predicted_clean_latents_of_a_perfect_denoiser_are_the_picture_at_every_call() {
         let device = Device::flex();
         let picture = Noise::seeded(2).normal_tensor([1, 1, 4, 4], &device);
         let velocity = Config { prediction_type: PredictionType::VPrediction, ..published() };
@@ -325,8 +325,8 @@ mod tests {
                             epsilon * signal - picture.clone() * noise
                         }
                     };
-                    let foreseen = values(sampling.foreseen(i, latents.clone(), output.clone()));
-                    let wrong = foreseen.iter().zip(values(picture.clone())).map(|(a, b)| (a - b).abs());
+                    let predicted_clean = values(sampling.predicted_clean(i, latents.clone(), output.clone()));
+                    let wrong = predicted_clean.iter().zip(values(picture.clone())).map(|(a, b)| (a - b).abs());
                     let wrong = wrong.fold(0.0, f32::max);
                     assert!(wrong < 0.02, "{name} {kind:?} {strength}, call {i}: {wrong}");
                     latents = sampling.step(i, latents, output, &mut noise);

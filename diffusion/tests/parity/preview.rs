@@ -55,7 +55,7 @@ fn predicted_clean(pipeline: &Pipeline, request: &PictureRequest) -> (Vec<Tensor
     let mut all = Vec::new();
     let mut pictures = pipeline
         .generate(request, &mut |progress| {
-            all.push(progress.foreseen.clone());
+            all.push(progress.predicted_clean.clone());
             ControlFlow::Continue(())
         })
         .unwrap();
