@@ -200,7 +200,8 @@ pub fn family_of_class(class: &str, linear_projection: bool) -> Result<Family, S
         Some("StableDiffusion") if linear_projection => Ok(Family::Sd21),
         Some("StableDiffusion") => Ok(Family::Sd15),
         _ => Err(format!(
-            "this is a {class}; what can be loaded is FluxPipeline, StableDiffusionPipeline, StableDiffusionXLPipeline, LatentConsistencyModelPipeline"
+            "this is a {class}; what can be loaded is FluxPipeline, StableDiffusionPipeline, \
+             StableDiffusionXLPipeline, LatentConsistencyModelPipeline"
         )),
     }
 }

@@ -48,7 +48,10 @@ mod tests {
     /// A training as version 0.1 wrote it into rows and checkpoints.
     #[test]
     fn an_older_row_is_read_and_written_the_same() {
-        let row = r#"{"trigger_word":"ink","steps":4,"rank":2,"alpha":2.0,"learning_rate":0.01,"batch_size":1,"resolution":32,"seed":3}"#;
+        let row = concat!(
+            r#"{"trigger_word":"ink","steps":4,"rank":2,"alpha":2.0,"learning_rate":0.01,"#,
+            r#""batch_size":1,"resolution":32,"seed":3}"#
+        );
         let params: TrainingParams = serde_json::from_str(row).unwrap();
         assert_eq!(serde_json::to_string(&params).unwrap(), row);
         params.check().unwrap();

@@ -39,7 +39,7 @@ struct Parts {
 }
 
 impl LoraFile {
-    /// Reads a safetensors file, whatever its name.
+    /// Reads a safetensors file, regardless of its name.
     ///
     /// # Errors Rejects pickles, unknown algorithms, adapters of other model families, ranks above 512, values that
     /// are not finite, tensors that do not belong together, and an alpha of 0 everywhere, which would make the
