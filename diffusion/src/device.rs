@@ -1,4 +1,4 @@
-//! Selects the device for tensors. Checks what is available before it touches any device, so that a machine without a
+//! Selects the device for tensors. Checks availability before it touches any device, so that a machine without a
 //! GPU gets a clear error. `cuda` checks CUDA's own requirements.
 
 #[cfg(feature = "cuda-unfused")]

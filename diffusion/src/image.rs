@@ -17,8 +17,8 @@ pub const LONGEST_SIDE: u32 = 16_384;
 /// Memory limit of decoding in bytes.
 const MEMORY: u64 = 512 << 20;
 
-/// Reads a PNG, JPEG or WebP file, whatever its extension, and applies the EXIF orientation. Transparent areas become
-/// white.
+/// Reads a PNG, JPEG or WebP file, regardless of its extension, and applies the EXIF orientation. Transparent areas
+/// become white.
 pub fn read(path: &Path) -> Result<RgbImage> {
     let mut reader =
         ImageReader::open(path).and_then(|reader| reader.with_guessed_format()).map_err(Error::file(path))?;

@@ -1,9 +1,9 @@
-//! What a request may leave out, as a checkpoint and its family state it.
+//! Default values for the optional fields of a request, from a checkpoint and its family.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// What a request may leave out, and the grid of picture sizes.
+/// Default values for the optional fields of a request, and the grid of picture sizes.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
@@ -14,16 +14,16 @@ pub struct Defaults {
     /// Denoising strength of a generation that starts from a picture and has no mask.
     #[serde(default = "strength_of_old_rows")]
     pub strength: f64,
-    /// Pixels.
+    /// Width of a picture in pixels.
     pub width: u32,
-    /// Pixels.
+    /// Height of a picture in pixels.
     pub height: u32,
     /// Width and height are multiples of this many pixels.
     pub size_multiple: u32,
 }
 
 impl Default for Defaults {
-    /// FLUX.1-dev's.
+    /// The defaults of FLUX.1-dev.
     fn default() -> Self {
         Self {
             num_inference_steps: 28,
@@ -37,14 +37,14 @@ impl Default for Defaults {
     }
 }
 
-/// The strength of rows that were written before models stated their own.
+/// Default for rows written before models stored their own strength.
 fn strength_of_old_rows() -> f64 {
     0.8
 }
 
 impl Defaults {
-    /// These defaults with the fields of a checkpoint's `pyrograph.json`, or of the object `defaults` in it. The grid of sizes
-    /// stays. Errors: a field of the wrong type.
+    /// Overrides these defaults with the fields of a checkpoint's `pyrograph.json`, or of its object `defaults`. The
+    /// grid of sizes is not changed. Errors: a field of the wrong type.
     pub fn stated_in(self, pyrograph_json: &Value) -> serde_json::Result<Self> {
         let stated = pyrograph_json.get("defaults").unwrap_or(pyrograph_json);
         let mut all = serde_json::to_value(self)?;

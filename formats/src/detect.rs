@@ -1,5 +1,6 @@
-//! What a model's files are: the family of a denoiser by the names and shapes of its tensors, or the family of a folder in
-//! diffusers' layout by its configs. A file that can never run is refused here with the name of what it is.
+//! Detects what a model's files contain: the family of a denoiser from the names and shapes of its tensors, or the
+//! family of a folder in diffusers' layout from its configs. Unsupported files are rejected here, with the name of what
+//! they contain.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +12,7 @@ use crate::{Family, Header, Traits};
 /// The small JSON files of a checkpoint, by path.
 pub type Configs = BTreeMap<String, Value>;
 
-/// The denoiser in a file, alone or in a whole model.
+/// The denoiser of a file, alone or in a complete model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Denoiser {
     pub family: Family,
@@ -19,8 +20,8 @@ pub struct Denoiser {
     pub guidance_embedded: bool,
 }
 
-/// Pieces of names that occur in one kind of file only, of kinds that do not run here. Adapters and quantisations come first,
-/// since they have the names of their base models too.
+/// Parts of tensor names that identify unsupported kinds of files. Adapters and quantised models come first, since they
+/// also contain the names of their base models.
 const OTHERS: [(&str, &str); 53] = [
     (".lora_down.", "an adapter (LoRA), which is no model of its own"),
     (".lora_up.", "an adapter (LoRA), which is no model of its own"),
@@ -77,9 +78,9 @@ const OTHERS: [(&str, &str); 53] = [
     ("concept_embeds", "a safety checker"),
 ];
 
-/// The denoiser in a file; `None` if there is none. Errors: what the file is, if its denoiser does not run here.
+/// The denoiser of a file; `None` if the file has none. Errors: what the file is, if its denoiser is not supported.
 pub fn denoiser(header: &Header) -> Result<Option<Denoiser>, &'static str> {
-    // The first layer, by its whole name: the names in adapters begin as those of their layers do.
+    // Looks for the complete name of the first layer, because names in adapters start with the names of their layers.
     let prefix =
         |first: &str| DENOISERS.into_iter().find(|prefix| header.tensors.contains_key(&format!("{prefix}{first}")));
     let flux = prefix("img_in.weight").filter(|prefix| header.has(&format!("{prefix}double_blocks.")));
@@ -98,7 +99,7 @@ pub fn denoiser(header: &Header) -> Result<Option<Denoiser>, &'static str> {
     Ok(family.map(|family| Denoiser { family, guidance_embedded: false }))
 }
 
-/// What a file without a denoiser is: `Ok` for another part of a model that runs here. Errors: what else it looks like.
+/// Classifies a file without a denoiser: `Ok` for another part of a supported model. Errors: what else it looks like.
 pub fn lone_part(header: &Header) -> Result<(), String> {
     if let Some(what) = other_model(header) {
         return Err(what.to_owned());
@@ -127,14 +128,14 @@ pub fn lone_part(header: &Header) -> Result<(), String> {
     Err(format!("no model that is known here, with the tensors {}, …", first.join(", ")))
 }
 
-/// The sentence about a file that is something else.
+/// The error for a file that is something else.
 pub fn looks_like(what: &str) -> String {
     let known = Family::ALL.map(Family::title).join(", ");
     format!("this looks like {what}; what runs here is {known}")
 }
 
 fn other_model(header: &Header) -> Option<&'static str> {
-    // Some whole models of Stable Diffusion bring these along.
+    // Some complete models of Stable Diffusion also contain these.
     let along = |name: &str| name.starts_with("safety_checker.") && header.has(DENOISERS[0]);
     let names = || header.tensors.keys().filter(|name| !along(name));
     let other = OTHERS.iter().find(|(mark, _)| names().any(|name| name.contains(mark)));
@@ -158,21 +159,21 @@ fn stable_diffusion(header: &Header, prefix: &str) -> Result<Family, &'static st
             || shape("middle_block.1.transformer_blocks.0.attn2.to_k.weight").get(1) == Some(&1280);
         return if refiner { Err("the refiner of Stable Diffusion XL") } else { Ok(Family::Sdxl) };
     }
-    // Projections around attention are convolutions in 1.x and linear in 2.x.
+    // The projections around attention are convolutions in 1.x and linear layers in 2.x.
     let linear = shape("middle_block.1.proj_in.weight").len() == 2;
     let two = header.has("cond_stage_model.model.") || linear && !header.has("cond_stage_model.transformer.");
     Ok(if two { Family::Sd21 } else { Family::Sd15 })
 }
 
-/// Whether a UNet also reads a mask and a masked picture.
+/// Whether a UNet also takes a mask and a masked picture as input.
 fn inpaints(header: &Header) -> bool {
     let first = header.tensors.iter().find(|(name, _)| name.ends_with("input_blocks.0.0.weight"));
     first.is_some_and(|(_, tensor)| tensor.shape.get(1) == Some(&9))
 }
 
-/// What the denoiser of a file in the original layout predicts, as diffusers calls it, where that is not what
-/// [`Family::prediction_type`] says: by the header, by an empty tensor, as fine-tunes of XL to velocity have it, or because an
-/// inpainting model of 2.x was trained to predict the noise.
+/// What the denoiser of a file in the original layout predicts, under diffusers' name, if that differs from
+/// [`Family::prediction_type`]: from the header; from an empty tensor, which marks fine-tunes of XL to velocity; or
+/// because the file is an inpainting model of 2.x, which predicts noise.
 pub fn prediction_type(family: Family, header: &Header) -> Option<&'static str> {
     if family.matches_flow() {
         return None;
@@ -186,25 +187,26 @@ pub fn prediction_type(family: Family, header: &Header) -> Option<&'static str> 
     }
 }
 
-/// The family of a folder in diffusers' layout by the class in its `model_index.json`. A class for one kind of request, such as
-/// `FluxInpaintPipeline`, names it too. Errors: a sentence about the class.
+/// The family of a folder in diffusers' layout, from the class in its `model_index.json`. A class for one kind of
+/// request, such as `FluxInpaintPipeline`, also names its family. Errors: a sentence about the class.
 pub fn family_of_class(class: &str, linear_projection: bool) -> Result<Family, String> {
     let kinds = ["Img2ImgPipeline", "InpaintPipeline", "Pipeline"];
     match kinds.iter().find_map(|kind| class.strip_suffix(kind)) {
         Some("Flux") => Ok(Family::Flux),
-        // Stable Diffusion 1 whose UNet takes the guidance scale as an input.
+        // Stable Diffusion 1 with a UNet that takes the guidance scale as an input.
         Some("LatentConsistencyModel") => Ok(Family::Sd15),
         Some("StableDiffusionXL") => Ok(Family::Sdxl),
-        // Both are the same pipeline; 2.x reads OpenCLIP's wider text states, by linear projections.
+        // Both use the same pipeline. 2.x reads OpenCLIP's wider text states, and its projections are linear layers.
         Some("StableDiffusion") if linear_projection => Ok(Family::Sd21),
         Some("StableDiffusion") => Ok(Family::Sd15),
         _ => Err(format!(
-            "this is a {class}; what can be loaded is FluxPipeline, StableDiffusionPipeline, StableDiffusionXLPipeline, LatentConsistencyModelPipeline"
+            "this is a {class}; what can be loaded is FluxPipeline, StableDiffusionPipeline, \
+             StableDiffusionXLPipeline, LatentConsistencyModelPipeline"
         )),
     }
 }
 
-/// The family of a folder in diffusers' layout by its configs. Errors: a sentence, for a pipeline that does not run here.
+/// The family of a folder in diffusers' layout, from its configs. Errors: a sentence, if the pipeline is not supported.
 pub fn family_of_folder(index: &Value, configs: &Configs) -> Result<Family, String> {
     let class = index.get("_class_name").and_then(Value::as_str).ok_or("it has no `_class_name`")?;
     let unet = |field: &str| configs.get("unet/config.json").and_then(|config| config.get(field));
@@ -224,7 +226,7 @@ pub fn family_of_folder(index: &Value, configs: &Configs) -> Result<Family, Stri
     Ok(family)
 }
 
-/// What the configs of a folder say about its defaults.
+/// The traits in a folder's configs that affect its defaults.
 pub fn traits_of_folder(family: Family, configs: &Configs) -> Traits {
     let field = |file: &str, name: &str| configs.get(file).and_then(|config| config.get(name));
     let levels = field("vae/config.json", "block_out_channels").and_then(Value::as_array).map(Vec::len);
@@ -238,14 +240,14 @@ pub fn traits_of_folder(family: Family, configs: &Configs) -> Traits {
     }
 }
 
-/// Pixels for one latent of the autoencoder in a file in the original layout, along each side; `None` if there is none.
+/// Pixels per latent along each side, for the autoencoder of a file in the original layout; `None` if it has none.
 pub fn vae_factor(header: &Header) -> Option<u32> {
-    // Each question looks at all names, so there are no more of them than any decoder has levels.
+    // Each test scans all names, so it stops at more levels than any decoder has.
     let levels = (0..8).take_while(|level| header.has_anywhere(&format!("decoder.up.{level}."))).count();
     Some(levels).filter(|levels| *levels > 0).map(factor)
 }
 
-/// An autoencoder halves the picture between each two of its levels.
+/// An autoencoder halves the picture between consecutive levels.
 fn factor(levels: usize) -> u32 {
     1 << (levels.clamp(1, 8) - 1)
 }
@@ -334,7 +336,7 @@ mod tests {
     fn a_denoiser_that_does_not_run_is_named() {
         let first = "model.diffusion_model.input_blocks.0.0.weight";
         let label = ("model.diffusion_model.label_emb.0.0.weight", &[4, 4][..]);
-        /// Names and shapes of a header.
+        /// A header with these names and shapes.
         type Entries<'a> = &'a [(&'a str, &'a [usize])];
         let cases: [(Entries<'_>, &str); 7] = [
             (&[(first, &[32, 8, 3, 3])], "InstructPix2Pix"),

@@ -1,12 +1,12 @@
-//! Families of models: which of them run here, and what holds for every model of a family. How a file tells its family is in
-//! [`crate::detect`].
+//! Families of models: which ones are supported, and what applies to every model of a family. [`crate::detect`] detects
+//! the family of a file.
 
 use std::fmt;
 use std::str::FromStr;
 
 use crate::{Defaults, Part, Scheduler};
 
-/// An architecture. A LoRA runs on checkpoints of its own family only.
+/// An architecture. A LoRA runs only on checkpoints of its own family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Family {
     /// FLUX.1 dev and schnell.
@@ -21,31 +21,31 @@ pub enum Family {
 
 use Family::{Flux, Sd15, Sd21, Sdxl};
 
-/// What the defaults of a checkpoint depend on besides its family; what is not known counts as the family has it.
+/// What the defaults of a checkpoint depend on besides its family. Unknown traits count as those of the family.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Traits {
     /// Whether the denoiser is conditioned on the guidance scale: FLUX.1-dev, and latent consistency models.
     pub guidance_embedded: bool,
-    /// Side of the pictures that a UNet was trained with, in latents.
+    /// Side of the UNet's training pictures, in latents.
     pub sample_size: Option<u64>,
-    /// Pixels for one latent of the autoencoder, along each side.
+    /// Pixels per latent of the autoencoder, along each side.
     pub vae_factor: Option<u32>,
 }
 
-/// What guides a generation, for A1111's parameters of a picture.
+/// The meaning of `guidance_scale`, for the A1111 parameters in a picture.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Guidance {
     /// `guidance_scale` is the scale of classifier-free guidance.
     ClassifierFree,
-    /// `guidance_scale` is an input of the denoiser, and `true_cfg_scale` the scale of classifier-free guidance.
+    /// `guidance_scale` is an input of the denoiser, and `true_cfg_scale` is the scale of classifier-free guidance.
     Distilled,
 }
 
 impl Family {
-    /// All of them.
+    /// All families.
     pub const ALL: [Self; 4] = [Sd15, Sd21, Sdxl, Flux];
 
-    /// The name in rows, requests and answers.
+    /// The name in rows, requests and responses.
     pub const fn as_str(self) -> &'static str {
         match self {
             Flux => "flux",
@@ -55,7 +55,7 @@ impl Family {
         }
     }
 
-    /// The name for people.
+    /// The name for display.
     pub const fn title(self) -> &'static str {
         match self {
             Flux => "FLUX.1",
@@ -91,8 +91,8 @@ impl Family {
         }
     }
 
-    /// The token that pads the prompt of a text encoder, `pad_token` in its `tokenizer_config.json`. All CLIP and OpenCLIP
-    /// encoders share one vocabulary and differ in this.
+    /// The token that pads the prompt of a text encoder: `pad_token` in its `tokenizer_config.json`. All CLIP and
+    /// OpenCLIP encoders share one vocabulary and differ only in this token.
     pub const fn padding(self, encoder: Part) -> &'static str {
         match (self, encoder) {
             (Flux, Part::TextEncoder2) => "<pad>",
@@ -101,7 +101,7 @@ impl Family {
         }
     }
 
-    /// Whether its models were trained for flow matching rather than for removing noise.
+    /// Whether its models were trained for flow matching instead of removing noise.
     pub const fn matches_flow(self) -> bool {
         matches!(self, Flux)
     }
@@ -111,7 +111,7 @@ impl Family {
         self.matches_flow() == scheduler.matches_flow()
     }
 
-    /// What its denoiser predicts unless a file or a config states something else, as diffusers calls it.
+    /// What its denoiser predicts unless a file or a config states otherwise, under diffusers' name.
     pub const fn prediction_type(self) -> &'static str {
         match self {
             Flux => "flow_prediction",
@@ -120,7 +120,7 @@ impl Family {
         }
     }
 
-    /// What `guidance_scale` means.
+    /// The meaning of `guidance_scale`.
     pub const fn guidance(self) -> Guidance {
         match self {
             Flux => Guidance::Distilled,
@@ -128,7 +128,7 @@ impl Family {
         }
     }
 
-    /// Whether a request may skip layers of its CLIP text encoders.
+    /// Whether a request can skip layers of its CLIP text encoders.
     pub const fn skips_clip_layers(self) -> bool {
         !matches!(self, Flux)
     }
@@ -138,7 +138,7 @@ impl Family {
         matches!(self, Flux)
     }
 
-    /// The `scheduler_config.json` that is published with its models.
+    /// The `scheduler_config.json` published with its models.
     pub const fn published_scheduler(self, guidance_embedded: bool) -> &'static str {
         match self {
             Sd15 => include_str!("../configs/sd1_scheduler.json"),
@@ -149,8 +149,8 @@ impl Family {
         }
     }
 
-    /// Steps that a generation takes which starts from a picture, of `steps` from noise. FLUX.1's pipeline rounds up, Stable
-    /// Diffusion's rounds down.
+    /// Number of steps that a generation from a picture runs, of `steps` steps from noise. FLUX.1's pipeline rounds up,
+    /// Stable Diffusion's rounds down.
     pub fn steps_taken(self, steps: u32, strength: f64) -> u32 {
         let (all, taken) = (f64::from(steps), f64::from(steps) * strength);
         if self.matches_flow() { steps - (all - taken) as u32 } else { taken as u32 }
@@ -164,7 +164,7 @@ impl Family {
         }
     }
 
-    /// The family whose tiny decoders (TAESD) show its latents: 2.1 has those of 1.5.
+    /// The family whose tiny decoders (TAESD) decode its latents: 2.1 uses those of 1.5.
     pub const fn decoded_as(self) -> Self {
         match self {
             Sd21 => Sd15,
@@ -172,15 +172,15 @@ impl Family {
         }
     }
 
-    /// What requests for a checkpoint with these traits may leave out.
+    /// Default values for the optional fields of a request to a checkpoint with these traits.
     pub fn defaults(self, traits: Traits) -> Defaults {
         let factor = traits.vae_factor.unwrap_or(8);
         let flux = Defaults::default();
         match self {
             Flux => {
-                // FLUX.1-schnell was distilled to a few steps and takes no guidance scale.
+                // FLUX.1-schnell was distilled to a few steps and does not take a guidance scale.
                 let num_inference_steps = if traits.guidance_embedded { flux.num_inference_steps } else { 4 };
-                // The transformer reads patches of 2 × 2 latents.
+                // The transformer works on patches of 2 × 2 latents.
                 Defaults { num_inference_steps, size_multiple: 2 * factor, ..flux }
             }
             Sd15 | Sd21 | Sdxl => {
@@ -216,7 +216,7 @@ impl fmt::Display for Family {
 impl FromStr for Family {
     type Err = String;
 
-    /// Reads [`Family::as_str`]. Errors: a sentence that lists the families.
+    /// Parses [`Family::as_str`]. Errors: a sentence that lists the families.
     fn from_str(name: &str) -> Result<Self, String> {
         Self::ALL.into_iter().find(|family| family.as_str() == name).ok_or_else(|| {
             let all = Self::ALL.map(Self::as_str).join(", ");

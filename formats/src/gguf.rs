@@ -10,18 +10,18 @@ use crate::header::{
 
 /// The first bytes of every GGUF file.
 pub const MAGIC: &[u8] = b"GGUF";
-/// Longest header, in bytes. A denoiser's has 100 kB, T5's with its vocabulary 1 MB.
+/// Size limit of a header, in bytes. A denoiser's has 100 kB, T5's with its vocabulary 1 MB.
 pub const MAX_HEADER_BYTES: usize = 16 << 20;
-/// Most entries of metadata.
+/// Limit on the number of metadata entries.
 const MAX_ENTRIES: u64 = 4096;
-/// Longest text that is kept, in bytes.
+/// Longest string that is kept, in bytes.
 const MAX_TEXT_BYTES: u64 = 4096;
-/// How deep lists may be nested.
+/// Limit on the nesting of lists.
 const MAX_DEPTH: usize = 4;
-/// Tensors begin at multiples of this many bytes unless the file states another number.
+/// Tensors are aligned to this many bytes unless the file states another number.
 const ALIGNMENT: u64 = 32;
 
-/// GGML's numbers of tensor types. Types that are not read are listed too, so that the error can name them.
+/// GGML's numbers of tensor types. Unsupported types are listed too, so that the error can name them.
 const TYPES: [(u32, &str, Option<TensorType>); 31] = [
     (0, "F32", Some(TensorType::F32)),
     (1, "F16", Some(TensorType::F16)),
@@ -56,23 +56,23 @@ const TYPES: [(u32, &str, Option<TensorType>); 31] = [
     (35, "TQ2_0", None),
 ];
 
-/// Prefix of the metadata that states the original shape of a tensor whose shape had to change for its blocks, as convolutions of
-/// Stable Diffusion do: slowest dimension first (ComfyUI-GGUF, <https://github.com/city96/ComfyUI-GGUF>).
+/// Prefix of the metadata with the original shape of a tensor whose shape had to change for its blocks, such as a
+/// convolution of Stable Diffusion. The slowest dimension comes first (ComfyUI-GGUF,
+/// <https://github.com/city96/ComfyUI-GGUF>).
 const ORIGINAL_SHAPE: &str = "comfy.gguf.orig_shape.";
 
-/// Why there is no header yet.
+/// Why a header could not be parsed.
 #[derive(Debug, PartialEq, Eq)]
 pub enum HeaderError {
-    /// The bytes end within the header.
+    /// The given bytes end within the header.
     Short,
-    /// No more bytes would help.
+    /// More bytes would not help.
     Refused(Refusal),
 }
 
 type Parsed<T> = Result<T, HeaderError>;
 
-/// Parses the header at the beginning of a file, of which `bytes` are known. [`check_end`] compares it with the length of the
-/// file.
+/// Parses the header from `bytes`, the beginning of a file. [`check_end`] compares it with the length of the file.
 pub fn parse(bytes: &[u8]) -> Parsed<Header> {
     let mut reader = Reader { bytes, at: 0 };
     reader.skip(MAGIC.len() as u64)?;
@@ -127,7 +127,7 @@ pub fn parse(bytes: &[u8]) -> Parsed<Header> {
     Header::new(tensors, metadata).or_else(refused)
 }
 
-/// Errors: tensors that reach beyond the end of a file of `file_bytes`.
+/// Errors: a tensor reaches beyond the end of a file of `file_bytes`.
 pub fn check_end(header: &Header, file_bytes: u64) -> Result<(), Refusal> {
     let beyond = |(_, tensor): &(&String, &Tensor)| tensor.start + tensor.length as u64 > file_bytes;
     match header.tensors.iter().find(beyond) {
@@ -136,16 +136,16 @@ pub fn check_end(header: &Header, file_bytes: u64) -> Result<(), Refusal> {
     }
 }
 
-/// The part of a metadata value that matters here.
+/// The part of a metadata value that is used here.
 enum Value {
     Text(String),
     Number(u32),
-    /// A list of as many whole numbers as a tensor may have dimensions, none of them negative.
+    /// A list of non-negative integers, no longer than a tensor's shape may be.
     Shape(Vec<usize>),
     Other,
 }
 
-/// Reads the header forward only, never past its limit.
+/// Reads the header sequentially, never past its limit.
 struct Reader<'a> {
     bytes: &'a [u8],
     at: usize,
@@ -174,7 +174,7 @@ impl Reader<'_> {
         self.take().map(u64::from_le_bytes)
     }
 
-    /// A text; `None` if it is longer than `limit` or no UTF-8, and then it is skipped.
+    /// Reads a string; `None` if it is longer than `limit` or not UTF-8. It is then skipped.
     fn text(&mut self, limit: u64) -> Parsed<Option<String>> {
         let length = self.number()?;
         let bytes = self.slice(length)?;
@@ -209,7 +209,7 @@ impl Reader<'_> {
         }
         match fixed_size(kind) {
             Some(bytes) => self.skip(count.saturating_mul(bytes))?,
-            // Each of these takes bytes of the header, so a false count is found out soon.
+            // Each entry takes bytes of the header, so a false count is detected soon.
             None => {
                 for _ in 0..count {
                     self.value_of(kind, depth + 1)?;
@@ -219,7 +219,7 @@ impl Reader<'_> {
         Ok(Value::Other)
     }
 
-    /// A tensor, whose `start` is counted from the beginning of the data.
+    /// A tensor. Its `start` is relative to the beginning of the data.
     fn tensor(&mut self, alignment: u64) -> Parsed<(String, Tensor)> {
         let Some(name) = self.text(MAX_NAME_BYTES as u64)? else {
             return refused(format!("a tensor's name is no text of 1 to {MAX_NAME_BYTES} bytes"));
@@ -234,7 +234,7 @@ impl Reader<'_> {
             };
             shape.push(side);
         }
-        // The fastest dimension comes first in the file.
+        // The file lists the fastest dimension first.
         shape.reverse();
         let number = u32::from_le_bytes(self.take()?);
         let kind = match TYPES.iter().find(|(known, ..)| *known == number) {
@@ -260,7 +260,7 @@ impl Reader<'_> {
     }
 }
 
-/// Bytes of a metadata value of fixed size.
+/// Size in bytes of a metadata value of fixed size.
 fn fixed_size(kind: u32) -> Option<u64> {
     match kind {
         0 | 1 | 7 => Some(1),

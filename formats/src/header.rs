@@ -1,4 +1,4 @@
-//! The checked header of a file of weights, whatever its format, and the limits that hold for all formats.
+//! The validated header of a weight file of any format, and the limits that apply to all formats.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -6,34 +6,34 @@ use std::ops::Bound;
 
 use crate::TensorType;
 
-/// Most tensors in a file.
+/// Limit on the number of tensors in a file.
 pub const MAX_TENSORS: usize = 20_000;
-/// Longest name of a tensor, in bytes.
+/// Length limit of a tensor's name, in bytes.
 pub const MAX_NAME_BYTES: usize = 256;
-/// Most dimensions of a tensor.
+/// Limit on the number of dimensions of a tensor.
 pub const MAX_DIMENSIONS: usize = 5;
 
-/// Why a file is refused. The text is a part of a sentence, without a full stop.
+/// Why a file is rejected. The text is part of a sentence and has no full stop.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Refusal {
     /// The file has another format, such as pickle.
     Unsupported(String),
-    /// The file has one of our formats, and is malformed or beyond a limit.
+    /// The file has a supported format, but is malformed or exceeds a limit.
     Invalid(String),
 }
 
-/// One tensor as the header states it.
+/// One tensor as described by the header.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tensor {
     pub kind: TensorType,
     pub shape: Vec<usize>,
     /// Offset of its first byte from the beginning of the file.
     pub start: u64,
-    /// Bytes.
+    /// Size in bytes.
     pub length: usize,
 }
 
-/// A header that passed all checks: names, shapes and offsets agree, and the tensors do not overlap.
+/// A header that passed all checks: names, shapes and offsets are consistent, and the tensors do not overlap.
 #[derive(Debug, Clone, Default)]
 pub struct Header {
     pub tensors: BTreeMap<String, Tensor>,
@@ -41,13 +41,13 @@ pub struct Header {
 }
 
 impl Header {
-    /// Whether the name of a tensor begins with `start`.
+    /// Whether any tensor's name starts with `start`.
     pub fn has(&self, start: &str) -> bool {
         let from = (Bound::Included(start), Bound::Unbounded);
         self.tensors.range::<str, _>(from).next().is_some_and(|(name, _)| name.starts_with(start))
     }
 
-    /// Whether the name of a tensor, or the rest of it after a dot, begins with `start`.
+    /// Whether any tensor's name, or the rest of it after a dot, starts with `start`.
     pub fn has_anywhere(&self, start: &str) -> bool {
         self.tensors.keys().any(|name| name.match_indices(start).any(|(at, _)| at == 0 || name[..at].ends_with('.')))
     }
@@ -57,7 +57,7 @@ impl Header {
         self.tensors.get(name).map(|tensor| &tensor.shape[..])
     }
 
-    /// Takes the tensors of a file. Errors: names that occur twice, tensors that overlap, no tensors.
+    /// Validates the tensors of a file. Errors: duplicate names, overlapping tensors, or no tensors.
     pub(crate) fn new(tensors: Vec<(String, Tensor)>, metadata: BTreeMap<String, String>) -> Result<Self, String> {
         if tensors.is_empty() {
             return Err("it has no tensors".to_owned());
@@ -88,7 +88,7 @@ impl fmt::Display for Refusal {
     }
 }
 
-/// Errors: a name that is empty, too long or not printable ASCII.
+/// Errors: the name is empty, too long or not printable ASCII.
 pub(crate) fn check_name(name: &str) -> Result<(), String> {
     if name.is_empty() || name.len() > MAX_NAME_BYTES {
         return Err(format!("a tensor's name has {} bytes; 1 to {MAX_NAME_BYTES} are allowed", name.len()));
@@ -99,7 +99,7 @@ pub(crate) fn check_name(name: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// Errors: more dimensions than any network's tensors have.
+/// Errors: more dimensions than a network's tensor can have.
 pub(crate) fn check_dimensions(name: &str, count: usize) -> Result<(), String> {
     if count > MAX_DIMENSIONS {
         return Err(format!("{name} has {count} dimensions, more than {MAX_DIMENSIONS}"));

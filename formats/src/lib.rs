@@ -1,7 +1,7 @@
-//! What the files of FLUX.1 and Stable Diffusion say about themselves, without tensors: the headers of safetensors and GGUF files,
-//! model families and their parts, schedulers, and the names that trainers give to the tensors of an adapter. The server and the
-//! engine both read files through this crate, so they cannot disagree about a file. Values of weights, networks and pipelines
-//! belong to `diffusion`; rows and requests to `domain`.
+//! The structure of FLUX.1 and Stable Diffusion files, without tensor computations: the headers of safetensors and GGUF
+//! files, model families and their parts, schedulers, and the names that trainers give to the tensors of an adapter.
+//! The server and the engine both read files through this crate, so they cannot disagree about a file. Weight values,
+//! networks and pipelines belong to `diffusion`; rows and requests belong to `domain`.
 
 pub mod adapter;
 mod defaults;

@@ -1,10 +1,10 @@
-//! The parts of a model, and the names of their files. Where a file keeps them is in [`crate::Place`].
+//! The parts of a model, and the names of their files. [`crate::Place`] defines where a file stores them.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// A network of a model, named as its folder in diffusers' layout.
+/// A network of a model, named like its folder in diffusers' layout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Part {
@@ -23,9 +23,9 @@ pub enum Part {
 use Part::{TextEncoder, TextEncoder2, Transformer, Unet, Vae};
 
 impl Part {
-    /// All of them.
+    /// All parts.
     pub const NETWORKS: [Self; 5] = [Unet, Transformer, Vae, TextEncoder, TextEncoder2];
-    /// Those that may come in a file of their own beside the denoiser.
+    /// The parts that can be stored in separate files next to the denoiser.
     pub const SEPARABLE: [Self; 3] = [TextEncoder, TextEncoder2, Vae];
 
     /// The name of its folder in diffusers' layout.
@@ -39,17 +39,17 @@ impl Part {
         }
     }
 
-    /// The separable part of that name.
+    /// The part with that folder name, if it is separable.
     pub fn named(name: &str) -> Option<Self> {
         Self::SEPARABLE.into_iter().find(|part| part.as_str() == name)
     }
 
-    /// The separable part that a file in the model's own folder holds, by its name: `vae.safetensors`.
+    /// The separable part that a file in the model's folder contains, by the file's name: `vae.safetensors`.
     pub fn of_file(path: &str) -> Option<Self> {
         path.strip_suffix(".safetensors").or_else(|| path.strip_suffix(".gguf")).and_then(Self::named)
     }
 
-    /// The name in a model's folder of a file that was called `file`.
+    /// The name that a file originally called `file` gets in a model's folder.
     pub fn file_name(self, file: &str) -> String {
         named_as(self.as_str(), file)
     }
@@ -65,7 +65,7 @@ impl Part {
 }
 
 impl fmt::Display for Part {
-    /// The name for people.
+    /// The name for display.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Unet => "UNet",
@@ -77,12 +77,12 @@ impl fmt::Display for Part {
     }
 }
 
-/// Whether a file in the model's own folder holds weights.
+/// Whether a file in the model's folder contains weights, by its name.
 pub fn is_root_weights(path: &str) -> bool {
     !path.contains('/') && [".safetensors", ".gguf"].iter().any(|end| path.ends_with(end))
 }
 
-/// `name.safetensors`, or `name.gguf` if that is how `file` ends.
+/// `name.safetensors`, or `name.gguf` if `file` ends in `.gguf`.
 pub fn named_as(name: &str, file: &str) -> String {
     let end = if file.to_ascii_lowercase().ends_with(".gguf") { "gguf" } else { "safetensors" };
     format!("{name}.{end}")

@@ -1,9 +1,9 @@
-//! Where the files of each family keep the parts of a model, and the configs that are published with them.
+//! Where the files of each family store the parts of a model, and the configs published with them.
 
 use crate::{Family, Header, Part};
 use Part::{TextEncoder, TextEncoder2, Transformer, Unet, Vae};
 
-/// How the names of tensors of a part differ from diffusers' and transformers'.
+/// How the tensor names of a part differ from those of diffusers and transformers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Naming {
     /// The UNet of latent-diffusion and generative-models.
@@ -19,7 +19,7 @@ pub enum Naming {
     T5,
 }
 
-/// Where a part may be in a file: below `prefix`, if a tensor's name goes on with `mark`.
+/// A place for a part in a file: below `prefix`, if a tensor's name continues with `mark`.
 #[derive(Debug, Clone, Copy)]
 pub struct Place {
     pub prefix: &'static str,
@@ -27,10 +27,10 @@ pub struct Place {
     pub naming: Naming,
 }
 
-/// Prefixes of the denoiser: in a whole model, and in a file of its own.
+/// Prefixes of the denoiser: in a complete model, and in its own file.
 pub(crate) const DENOISERS: [&str; 3] = ["model.diffusion_model.", "", "diffusion_model."];
 
-/// Prefixes of the parts of a whole model in one file; the denoiser has no name of its own here.
+/// Prefixes of the parts of a complete model in one file. The denoiser has no special name here.
 const WHOLE_MODEL: [(&str, Option<Part>); 8] = [
     ("first_stage_model.", Some(Vae)),
     ("vae.", Some(Vae)),
@@ -43,7 +43,7 @@ const WHOLE_MODEL: [(&str, Option<Part>); 8] = [
 ];
 
 impl Part {
-    /// The part that a tensor of a whole model in one file belongs to; `None` for names without such a prefix.
+    /// The part that a tensor of a complete model in one file belongs to; `None` for names without such a prefix.
     pub fn of_tensor(name: &str, denoiser: Part) -> Option<Part> {
         let found = WHOLE_MODEL.iter().find(|(prefix, _)| name.starts_with(prefix));
         found.map(|(_, part)| part.unwrap_or(denoiser))
@@ -51,7 +51,7 @@ impl Part {
 }
 
 impl Family {
-    /// Where its files may keep a part.
+    /// The places where its files may store a part.
     pub fn places(self, part: Part) -> &'static [Place] {
         const UNET: [Place; 3] = [
             place(DENOISERS[0], "input_blocks.", Naming::LdmUnet),
@@ -68,7 +68,7 @@ impl Family {
             place("vae.", "decoder.", Naming::LdmVae),
             place("", "decoder.mid.", Naming::LdmVae),
         ];
-        // Files of the oldest versions of transformers have no `text_model.`.
+        // The oldest versions of transformers wrote no `text_model.`.
         const CLIP_1: [Place; 3] = [
             place("cond_stage_model.transformer.", "text_model.", Naming::Clip),
             place("cond_stage_model.transformer.", "embeddings.", Naming::Clip),
@@ -110,14 +110,14 @@ impl Family {
         }
     }
 
-    /// The config that is published for a part, as JSON; `None` for a part that the family does not have. Sizes in it are those of
+    /// The published config of a part, as JSON; `None` for a part that the family does not have. Its sizes are those of
     /// the published models.
     pub const fn published_config(self, part: Part) -> Option<&'static str> {
         Some(match (self, part) {
             (Family::Sd15, Unet) => include_str!("../configs/sd1_unet.json"),
             (Family::Sd21, Unet) => include_str!("../configs/sd2_unet.json"),
             (Family::Sdxl, Unet) => include_str!("../configs/sdxl_unet.json"),
-            // Schnell's differs in `guidance_embeds`, which follows from the tensors.
+            // Schnell's config differs in `guidance_embeds`, which is detected from the tensors.
             (Family::Flux, Transformer) => include_str!("../configs/flux_dev_transformer.json"),
             (Family::Sd15, Vae) => include_str!("../configs/sd1_vae.json"),
             (Family::Sd21, Vae) => include_str!("../configs/sd2_vae.json"),
@@ -131,7 +131,7 @@ impl Family {
         })
     }
 
-    /// Where a file keeps a part, if it does.
+    /// Where a file stores a part, if it contains the part.
     pub fn place_of(self, part: Part, header: &Header) -> Option<Place> {
         let is_there = |place: &&Place| header.has(&format!("{}{}", place.prefix, place.mark));
         self.places(part).iter().find(is_there).copied()

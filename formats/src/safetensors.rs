@@ -1,5 +1,5 @@
-//! The header of a safetensors file (<https://github.com/huggingface/safetensors#format>): eight bytes of length, a JSON object,
-//! then the tensors without gaps.
+//! The header of a safetensors file (<https://github.com/huggingface/safetensors#format>): eight bytes of length, a
+//! JSON object, then the tensors without gaps.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -10,10 +10,10 @@ use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
 use crate::TensorType;
 use crate::header::{Header, MAX_TENSORS, Refusal, Tensor, check_dimensions, check_name};
 
-/// Longest header, in bytes.
+/// Size limit of a header, in bytes.
 pub const MAX_HEADER_BYTES: u64 = 8 << 20;
 
-/// How many bytes the header takes, from the first eight of the file, which has `file_bytes` in all.
+/// The length of the header, from the first eight bytes of a file of `file_bytes`.
 pub fn header_length(first: [u8; 8], file_bytes: u64) -> Result<u64, Refusal> {
     let length = u64::from_le_bytes(first);
     // A header of 640 bytes begins like a pickle of protocol 2, so the length is checked first.
@@ -35,7 +35,7 @@ pub fn header_length(first: [u8; 8], file_bytes: u64) -> Result<u64, Refusal> {
     })
 }
 
-/// Errors: a header that does not begin as a JSON object does, given the first eight bytes of the file.
+/// Errors: the first eight bytes of the file show that the header does not start like a JSON object.
 pub(crate) fn check_brace(first: [u8; 8], brace: u8) -> Result<(), Refusal> {
     if brace == b'{' {
         return Ok(());
@@ -70,7 +70,7 @@ fn check(raw: RawHeader, data: u64, file_bytes: u64) -> Result<Header, String> {
     Ok(header)
 }
 
-/// Every byte of the data belongs to a tensor.
+/// Checks that every byte of the data belongs to a tensor.
 fn check_gaps(header: &Header, data: u64, file_bytes: u64) -> Result<(), String> {
     let mut order: Vec<(&String, &Tensor)> = header.tensors.iter().collect();
     order.sort_by_key(|(_, tensor)| (tensor.start, tensor.length));
@@ -88,7 +88,7 @@ fn not_json() -> Refusal {
     Refusal::Unsupported("not a safetensors file: the header is no JSON object".to_owned())
 }
 
-/// What other programs store weights in, by its first bytes.
+/// Detects weight formats of other programs from the first bytes.
 fn other_format(start: &[u8; 8]) -> Option<Refusal> {
     let what = match start {
         [b'P', b'K', 3 | 5, 4 | 6, ..] => "a zip archive, as pickled PyTorch checkpoints are",
@@ -111,8 +111,8 @@ struct RawTensor {
     data_offsets: (u64, u64),
 }
 
-/// The header object in the order of the file. A key that occurs twice would let two readers see two different files, so it is
-/// kept or refused.
+/// The header object in the order of the file. Readers could disagree about a file with duplicate keys, so duplicate
+/// tensors are kept for the check in [`Header`], and duplicate metadata is an error.
 #[derive(Default)]
 struct RawHeader {
     tensors: Vec<(String, RawTensor)>,

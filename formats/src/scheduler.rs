@@ -1,12 +1,11 @@
-//! The schedulers that a request may name, with every name that people know them by. What they compute is in
-//! `diffusion::schedulers`.
+//! The schedulers that a request can name, with all their names. `diffusion::schedulers` implements them.
 
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// A solver of the denoising. The noise that a model was trained with stays what its `scheduler_config.json` says.
+/// Solver of the denoising. The noise schedule is always that of the model's `scheduler_config.json`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
@@ -32,8 +31,8 @@ use Scheduler::{
     Ddim, Dpmpp2m, Dpmpp2mKarras, Dpmpp2mSde, Dpmpp2mSdeKarras, Euler, EulerAncestral, FlowMatchEuler, Lcm, Pndm, Unipc,
 };
 
-/// Scheduler, our name, the name in A1111's web interface, and the class in diffusers. Of the schedulers that share a class, the
-/// class name means the first.
+/// Scheduler, our name, the name in A1111's web interface, and the class in diffusers. A class name shared by several
+/// schedulers means the first one.
 const NAMES: [(Scheduler, &str, &str, &str); 11] = [
     (Ddim, "ddim", "DDIM", "DDIMScheduler"),
     (Pndm, "pndm", "PLMS", "PNDMScheduler"),
@@ -49,7 +48,7 @@ const NAMES: [(Scheduler, &str, &str, &str); 11] = [
 ];
 
 impl Scheduler {
-    /// All of them, in the order of the documentation.
+    /// All schedulers, in the order of the documentation.
     pub const ALL: [Self; NAMES.len()] = {
         let mut all = [Ddim; NAMES.len()];
         let mut at = 0;
@@ -60,7 +59,7 @@ impl Scheduler {
         all
     };
 
-    /// The name in requests and answers, such as `dpmpp_2m_karras`.
+    /// The name in requests and responses, such as `dpmpp_2m_karras`.
     pub fn as_str(self) -> &'static str {
         self.names().1
     }
@@ -75,7 +74,7 @@ impl Scheduler {
         self.names().3
     }
 
-    /// Whether it integrates a flow, as FLUX.1 was trained for, rather than removing noise.
+    /// Whether it integrates a flow, which FLUX.1 was trained for, instead of removing noise.
     pub fn matches_flow(self) -> bool {
         self == FlowMatchEuler
     }
@@ -94,7 +93,7 @@ impl fmt::Display for Scheduler {
 impl FromStr for Scheduler {
     type Err = String;
 
-    /// Accepts each of its names, in any case. Errors: a sentence that lists the schedulers.
+    /// Accepts any of its names, ignoring case. Errors: a sentence that lists the schedulers.
     fn from_str(name: &str) -> Result<Self, String> {
         let known = NAMES
             .iter()

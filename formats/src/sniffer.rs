@@ -1,13 +1,13 @@
-//! Finds the header at the beginning of a file of weights, whatever the file is called, while its bytes come in.
+//! Finds the header at the beginning of a weight file as its bytes arrive. The format is detected from the content.
 
 use crate::gguf::{self, HeaderError};
 use crate::header::{Header, Refusal};
 use crate::safetensors;
 
-/// Bytes after which a GGUF header is parsed first; it is parsed again at twice as many, and so on.
+/// Bytes after which a GGUF header is first parsed. It is parsed again after twice as many, and so on.
 const FIRST_PARSE: usize = 64 * 1024;
 
-/// Watches the beginning of a file and keeps the header, and nothing more.
+/// Collects the beginning of a file and keeps only the header.
 #[derive(Debug, Default)]
 pub struct Sniffer(State);
 
@@ -15,9 +15,9 @@ pub struct Sniffer(State);
 enum State {
     /// Fewer than eight bytes.
     Unknown(Vec<u8>),
-    /// The bytes so far, and how many the header ends after.
+    /// The bytes so far, and the offset where the header ends.
     Safetensors { seen: Vec<u8>, end: usize },
-    /// The bytes so far, and after how many it is worth parsing again.
+    /// The bytes so far, and the number of bytes at which to parse again.
     Gguf { seen: Vec<u8>, parse_at: usize },
     /// The header of a GGUF file.
     Parsed(Header),
@@ -30,7 +30,7 @@ impl Default for State {
 }
 
 impl Sniffer {
-    /// How many bytes to push next; 0 when the whole header is there.
+    /// How many bytes to push next; 0 once the header is complete.
     pub fn wants(&self) -> usize {
         match &self.0 {
             State::Unknown(seen) => 8 - seen.len(),
@@ -40,7 +40,7 @@ impl Sniffer {
         }
     }
 
-    /// Takes the next bytes of the file. Errors: as soon as they show that the file is refused.
+    /// Takes the next bytes of the file. Errors: as soon as the bytes show that the file is rejected.
     pub fn push(&mut self, mut bytes: &[u8]) -> Result<(), Refusal> {
         while self.wants() > 0 && !bytes.is_empty() {
             let (now, rest) = bytes.split_at(self.wants().min(bytes.len()));
@@ -50,7 +50,7 @@ impl Sniffer {
         Ok(())
     }
 
-    /// No more than it wants.
+    /// Takes at most as many bytes as requested.
     fn take(&mut self, bytes: &[u8]) -> Result<(), Refusal> {
         match &mut self.0 {
             State::Unknown(seen) => {
@@ -75,7 +75,7 @@ impl Sniffer {
                     match gguf::parse(seen) {
                         Ok(header) => self.0 = State::Parsed(header),
                         Err(HeaderError::Refused(refusal)) => return Err(refusal),
-                        // At its limit the parser refuses rather than asking for more.
+                        // At its limit the parser returns an error instead of asking for more.
                         Err(HeaderError::Short) => *parse_at = (2 * seen.len()).min(gguf::MAX_HEADER_BYTES + 1),
                     }
                 }
@@ -85,7 +85,7 @@ impl Sniffer {
         Ok(())
     }
 
-    /// The header, once the beginning of a file of `file_bytes` was pushed.
+    /// The header, after the beginning of a file of `file_bytes` was pushed.
     pub fn finish(self, file_bytes: u64) -> Result<Header, Refusal> {
         let header = match self.0 {
             State::Unknown(_) => {
@@ -93,7 +93,7 @@ impl Sniffer {
             }
             State::Safetensors { seen, .. } => {
                 let Some((first, json)) = seen.split_first_chunk::<8>() else { return Err(gguf::cut_off()) };
-                // The length made sense by itself; now it has to make sense in a file of this size.
+                // The length was plausible by itself; now it is checked against the size of this file.
                 safetensors::header_length(*first, file_bytes)?;
                 check_brace(&seen)?;
                 return safetensors::parse(json, file_bytes);
@@ -155,7 +155,7 @@ mod tests {
             assert!(matches!(Sniffer::default().push(&first), Err(Refusal::Unsupported(_))), "{first:?}");
         }
         assert!(Sniffer::default().finish(0).is_err());
-        // A header of 640 bytes begins as a pickle does.
+        // A header of 640 bytes starts like a pickle.
         let mut sniffer = Sniffer::default();
         sniffer.push(&640_u64.to_le_bytes()).unwrap();
         assert!(sniffer.push(b"(").is_err(), "no JSON object");

@@ -1,11 +1,11 @@
-//! How the values of a tensor are stored: the dtypes of safetensors and the tensor types of GGML. What the bytes of a block mean
-//! is in `diffusion::checkpoint`.
+//! How the values of a tensor are stored: the dtypes of safetensors and the tensor types of GGML.
+//! `diffusion::checkpoint` decodes the bytes.
 
 use std::fmt;
 
 use serde::Deserialize;
 
-/// The types that are read. Whole numbers, booleans and F64 may be in a file as long as nobody needs their values.
+/// The supported types. A file may contain integers, booleans and F64 as long as their values are not needed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[allow(non_camel_case_types, clippy::upper_case_acronyms, reason = "as the formats spell them")]
 pub enum TensorType {
@@ -24,7 +24,7 @@ pub enum TensorType {
     U16,
     U8,
     BOOL,
-    // The block formats are GGUF's only.
+    // The block formats occur only in GGUF.
     #[serde(skip)]
     Q4_0,
     #[serde(skip)]
@@ -48,7 +48,7 @@ pub enum TensorType {
 }
 
 impl TensorType {
-    /// Values and bytes of the smallest piece that can be read by itself.
+    /// Number of values and bytes in the smallest unit that can be read separately.
     pub fn block(self) -> (usize, usize) {
         match self {
             Self::F64 | Self::I64 | Self::U64 => (1, 8),
@@ -68,7 +68,7 @@ impl TensorType {
         }
     }
 
-    /// Bytes of a tensor of `shape`; `None` if its rows are not whole blocks, or if the number overflows.
+    /// Size in bytes of a tensor of `shape`; `None` if its rows are not complete blocks, or if the number overflows.
     pub fn length(self, shape: &[usize]) -> Option<usize> {
         let (values, bytes) = self.block();
         if values > 1 && !shape.last()?.is_multiple_of(values) {
@@ -78,7 +78,7 @@ impl TensorType {
         (all / values).checked_mul(bytes)
     }
 
-    /// Whether its values are whole numbers or booleans, which no network here reads.
+    /// Whether its values are integers or booleans, which no network here reads.
     pub fn is_integer(self) -> bool {
         matches!(
             self,

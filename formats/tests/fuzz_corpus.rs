@@ -1,4 +1,4 @@
-//! What fuzzing has found worth keeping (`just fuzz`), through the gate as the fuzzer calls it.
+//! Runs the inputs that fuzzing (`just fuzz`) found useful through the parser, as the fuzzer calls it.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 

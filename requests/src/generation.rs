@@ -5,10 +5,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::OutputFormat;
 
-/// The parameters of a generation, in range and with nothing left out. Kept as JSON in its row: a new field needs a
-/// default, with which older rows are read.
+/// The parameters of a generation, validated and complete. Stored as JSON in its row: a new field needs a default, so
+/// that older rows can be read.
 ///
-/// `P` says where a picture is: an object in the row, a file in the order to an engine, a URL in an answer.
+/// `P` refers to a picture: an object in the row, a file in the order to an engine, a URL in a response.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct GenerationParams<P> {
@@ -16,25 +16,25 @@ pub struct GenerationParams<P> {
     pub negative_prompt: Option<String>,
     /// Picture `i` uses `seed + i`.
     pub num_images: u32,
-    /// Denoising steps.
+    /// Number of denoising steps.
     pub num_inference_steps: u32,
     pub guidance_scale: f64,
     pub true_cfg_scale: f64,
-    /// Pixels.
+    /// Width in pixels.
     pub width: u32,
-    /// Pixels.
+    /// Height in pixels.
     pub height: u32,
     /// The picture that the generation starts from.
     pub image: Option<P>,
-    /// White where `image` is repainted.
+    /// The mask: `image` is repainted where it is white.
     pub mask: Option<P>,
-    /// Denoising strength, 0 to 1; null without `image`.
+    /// Denoising strength, 0 to 1: how much of `image` may change. Null without `image`.
     pub strength: Option<f64>,
-    /// The scheduler, if the request chose one; null means the model's own.
+    /// The scheduler that the request chose; null means the model's own.
     pub scheduler: Option<Scheduler>,
-    /// How many of the last layers of the CLIP text encoders are skipped.
+    /// Number of last layers of the CLIP text encoders that are skipped.
     pub clip_skip: Option<u32>,
-    /// Steps between two previews; null means no previews.
+    /// Number of steps between two previews; null means no previews.
     pub preview_every: Option<u32>,
     /// File format of the pictures.
     #[serde(default)]
@@ -44,8 +44,8 @@ pub struct GenerationParams<P> {
 }
 
 impl<P> GenerationParams<P> {
-    /// One PNG of `prompt` from noise, `size` being its width and height in pixels, without guidance or anything else
-    /// that can be switched on.
+    /// One PNG of `prompt` from noise, with `size` as width and height in pixels. Guidance and all other options are
+    /// off.
     pub fn new(prompt: impl Into<String>, num_inference_steps: u32, size: [u32; 2]) -> Self {
         Self {
             prompt: prompt.into(),
@@ -67,7 +67,7 @@ impl<P> GenerationParams<P> {
         }
     }
 
-    /// The same with its pictures somewhere else.
+    /// The same parameters with other references to the pictures.
     pub fn with_pictures<Q>(self, image: Option<Q>, mask: Option<Q>) -> GenerationParams<Q> {
         GenerationParams {
             prompt: self.prompt,
@@ -96,7 +96,7 @@ mod tests {
 
     use super::*;
 
-    /// As version 0.1 wrote it, before there were output formats and while absent options were left out.
+    /// A row written by version 0.1, which had no output formats and omitted absent options.
     #[test]
     fn an_older_row_is_read() {
         let row = json!({

@@ -1,8 +1,9 @@
-//! What a generation and a training are asked to do, with every value checked and every default filled in. The row in the
-//! database, the order to the engine, the recipe in a picture and the API's answer all hold the same types, so a
-//! parameter is spelled here once.
+//! The parameters of a generation and of a training, with every value validated and every default filled in. The row in
+//! the database, the order to the engine, the recipe in a picture and the API's response use the same types, so each
+//! parameter is defined once.
 //!
-//! Requests as clients send them, with most fields left out, belong to `domain`; what the values do, to `diffusion`.
+//! Requests as clients send them, with most fields optional, belong to `domain`; the effects of the values belong to
+//! `diffusion`.
 
 mod generation;
 mod limits;

@@ -1,9 +1,9 @@
-//! The ranges of the parameters, for the API that checks requests and for a library user who skips it.
+//! The ranges of the parameters, shared by the API, which validates requests, and library users without the API.
 
 use std::fmt::Display;
 use std::ops::RangeInclusive;
 
-/// A value outside of its range. The message is a sentence for people.
+/// A value outside of its range. The message is a sentence for display.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{field}: {message}")]
 pub struct OutOfRange {
@@ -11,7 +11,7 @@ pub struct OutOfRange {
     pub message: String,
 }
 
-/// Returns `value` if it is in `range`. `field` is the name that the error carries.
+/// Returns `value` if it is in `range`. `field` is the name used in the error.
 pub fn in_range<T: PartialOrd + Display>(field: &str, value: T, range: RangeInclusive<T>) -> Result<T, OutOfRange> {
     if range.contains(&value) {
         return Ok(value);
@@ -20,7 +20,7 @@ pub fn in_range<T: PartialOrd + Display>(field: &str, value: T, range: RangeIncl
     Err(OutOfRange { field: field.to_owned(), message })
 }
 
-/// Of [`crate::GenerationParams`].
+/// Ranges of [`crate::GenerationParams`].
 pub mod generation {
     use std::ops::RangeInclusive;
 
@@ -34,7 +34,7 @@ pub mod generation {
     pub const OUTPUT_QUALITY: RangeInclusive<u8> = 1..=100;
 }
 
-/// Of [`crate::TrainingParams`].
+/// Ranges of [`crate::TrainingParams`].
 pub mod training {
     use std::ops::RangeInclusive;
 
@@ -43,6 +43,6 @@ pub mod training {
     pub const ALPHA: RangeInclusive<f64> = 0.001..=4096.0;
     pub const LEARNING_RATE: RangeInclusive<f64> = 1e-7..=1.0;
     pub const BATCH_SIZE: RangeInclusive<u32> = 1..=64;
-    /// Pixels.
+    /// Side in pixels.
     pub const RESOLUTION: RangeInclusive<u32> = 32..=2048;
 }

@@ -12,14 +12,14 @@ pub enum OutputFormat {
     Png,
     /// Lossy.
     Jpeg,
-    /// Lossy; lossless with a quality of 100.
+    /// Lossy; lossless at a quality of 100.
     Webp,
 }
 
 impl OutputFormat {
     pub const ALL: [Self; 3] = [Self::Png, Self::Jpeg, Self::Webp];
 
-    /// The name in requests and answers.
+    /// The name in requests and responses.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Png => "png",
@@ -37,7 +37,7 @@ impl OutputFormat {
         }
     }
 
-    /// The ending of a file's name, without the dot.
+    /// The extension of a file's name, without the dot.
     pub const fn extension(self) -> &'static str {
         match self {
             Self::Png => "png",
@@ -46,7 +46,7 @@ impl OutputFormat {
         }
     }
 
-    /// The format that a file's name ends in, in any case.
+    /// The format that a file name's extension means, ignoring case.
     pub fn of_extension(extension: &str) -> Option<Self> {
         match extension.to_ascii_lowercase().as_str() {
             "png" => Some(Self::Png),
@@ -56,7 +56,7 @@ impl OutputFormat {
         }
     }
 
-    /// The quality that a request gets when it names none, 1 to 100; none for a format that has no quality.
+    /// The default quality, 1 to 100; `None` for a format without quality settings.
     pub const fn default_quality(self) -> Option<u8> {
         match self {
             Self::Png => None,

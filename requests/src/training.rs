@@ -5,30 +5,30 @@ use serde::{Deserialize, Serialize};
 use crate::limits::training as limits;
 use crate::{OutOfRange, in_range};
 
-/// The parameters of a training, in range and with nothing left out. Kept as JSON in its row and, in this order of
-/// fields, in its checkpoints.
+/// The parameters of a training, validated and complete. Stored as JSON in its row and, in this order of fields, in its
+/// checkpoints.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct TrainingParams {
-    /// Word put before every caption that lacks it.
+    /// Word that is prepended to every caption without it.
     pub trigger_word: Option<String>,
-    /// Optimizer steps.
+    /// Number of optimizer steps.
     pub steps: u32,
     /// Rank of the adapter.
     pub rank: u32,
     /// The scale of the adapter is `alpha / rank`.
     pub alpha: f64,
     pub learning_rate: f64,
-    /// Pictures per step.
+    /// Number of pictures per step.
     pub batch_size: u32,
-    /// Pixels of a square picture; others get the same area.
+    /// Side of a square picture in pixels. Pictures of other shapes are scaled to the same area.
     pub resolution: u32,
     #[cfg_attr(feature = "schema", schema(minimum = 0))]
     pub seed: i64,
 }
 
 impl TrainingParams {
-    /// Checks every value. Errors: the first that is out of range.
+    /// Checks every value. Errors: the first value that is out of range.
     pub fn check(&self) -> Result<(), OutOfRange> {
         in_range("rank", self.rank, limits::RANK)?;
         in_range("resolution", self.resolution, limits::RESOLUTION)?;
@@ -45,10 +45,13 @@ impl TrainingParams {
 mod tests {
     use super::*;
 
-    /// As version 0.1 wrote it into rows and checkpoints.
+    /// A training as version 0.1 wrote it into rows and checkpoints.
     #[test]
     fn an_older_row_is_read_and_written_the_same() {
-        let row = r#"{"trigger_word":"ink","steps":4,"rank":2,"alpha":2.0,"learning_rate":0.01,"batch_size":1,"resolution":32,"seed":3}"#;
+        let row = concat!(
+            r#"{"trigger_word":"ink","steps":4,"rank":2,"alpha":2.0,"learning_rate":0.01,"#,
+            r#""batch_size":1,"resolution":32,"seed":3}"#
+        );
         let params: TrainingParams = serde_json::from_str(row).unwrap();
         assert_eq!(serde_json::to_string(&params).unwrap(), row);
         params.check().unwrap();

@@ -1,11 +1,12 @@
-//! GGML's blocks of quantised weights, back to f32. Each function takes one block as it lies in the file; the formats are
-//! those of `ggml-common.h` (<https://github.com/ggml-org/ggml>), numbers are little-endian.
+//! Converts GGML's blocks of quantised weights to f32. Each function takes one block as stored in the file. The formats
+//! are those of `ggml-common.h` (<https://github.com/ggml-org/ggml>); numbers are little-endian.
 //!
-//! A block of 32 has one scale; one of 256 (a "K" format) has a scale of scales and eight or sixteen small scales.
+//! A block of 32 values has one scale. A block of 256 (a "K" format) has a scale of scales and eight or sixteen small
+//! scales.
 
 use burn::tensor::f16;
 
-/// Appends the values of all whole blocks in `bytes`.
+/// Appends the values of all complete blocks in `bytes`.
 pub(super) fn widen<const BYTES: usize, const VALUES: usize>(
     bytes: &[u8],
     values: &mut Vec<f32>,
@@ -22,7 +23,7 @@ fn half(low: u8, high: u8) -> f32 {
     f16::from_le_bytes([low, high]).to_f32()
 }
 
-/// Scale, then two values a byte: the low halves are the first sixteen.
+/// A scale, then two values per byte; the low halves are the first sixteen values.
 pub(super) fn q4_0(block: &[u8; 18], out: &mut [f32; 32]) {
     let scale = half(block[0], block[1]);
     for (at, byte) in block[2..].iter().enumerate() {
@@ -31,7 +32,7 @@ pub(super) fn q4_0(block: &[u8; 18], out: &mut [f32; 32]) {
     }
 }
 
-/// As [`q4_0`], with a least value instead of a fixed middle.
+/// Like [`q4_0`], with a minimum instead of a fixed midpoint.
 pub(super) fn q4_1(block: &[u8; 20], out: &mut [f32; 32]) {
     let (scale, least) = (half(block[0], block[1]), half(block[2], block[3]));
     for (at, byte) in block[4..].iter().enumerate() {
@@ -40,7 +41,7 @@ pub(super) fn q4_1(block: &[u8; 20], out: &mut [f32; 32]) {
     }
 }
 
-/// As [`q4_0`], with the fifth bits of all values in a number of 32 bits.
+/// Like [`q4_0`], with the fifth bits of all values in a 32-bit number.
 pub(super) fn q5_0(block: &[u8; 22], out: &mut [f32; 32]) {
     let scale = half(block[0], block[1]);
     let fifth = u32::from_le_bytes([block[2], block[3], block[4], block[5]]);
@@ -50,7 +51,7 @@ pub(super) fn q5_0(block: &[u8; 22], out: &mut [f32; 32]) {
     }
 }
 
-/// As [`q5_0`], with a least value instead of a fixed middle.
+/// Like [`q5_0`], with a minimum instead of a fixed midpoint.
 pub(super) fn q5_1(block: &[u8; 24], out: &mut [f32; 32]) {
     let (scale, least) = (half(block[0], block[1]), half(block[2], block[3]));
     let fifth = u32::from_le_bytes([block[4], block[5], block[6], block[7]]);
@@ -64,7 +65,7 @@ fn fifth_bit(bits: u32, at: usize) -> u8 {
     ((bits >> at & 1) as u8) << 4
 }
 
-/// Scale, then a signed byte for each value.
+/// A scale, then one signed byte per value.
 pub(super) fn q8_0(block: &[u8; 34], out: &mut [f32; 32]) {
     let scale = half(block[0], block[1]);
     for (out, byte) in out.iter_mut().zip(&block[2..]) {
@@ -72,8 +73,8 @@ pub(super) fn q8_0(block: &[u8; 34], out: &mut [f32; 32]) {
     }
 }
 
-/// Sixteen small scales and offsets of four bits each, two-bit values, scale of scales, scale of offsets. Each half of 128
-/// values has 32 bytes, of which every 32 values take two bits.
+/// Sixteen small scales and offsets of four bits each, two-bit values, scale of scales, scale of offsets. Each half
+/// (128 values) has 32 bytes; every 32 values use two bits of each byte.
 pub(super) fn q2_k(block: &[u8; 84], out: &mut [f32; 256]) {
     let (scale, least) = (half(block[80], block[81]), half(block[82], block[83]));
     for (part, out) in out.as_chunks_mut::<16>().0.iter_mut().enumerate() {
@@ -85,8 +86,9 @@ pub(super) fn q2_k(block: &[u8; 84], out: &mut [f32; 256]) {
     }
 }
 
-/// Third bits of 32 values `n` in bit `n` of 32 bytes, low two bits as in [`q2_k`], sixteen small scales of six bits each, scale
-/// of scales. Of the 12 bytes of small scales the first eight have the low four bits, the others the high two.
+/// The third bits of 32 values `n` in bit `n` of 32 bytes, the low two bits as in [`q2_k`], sixteen small scales of six
+/// bits each, scale of scales. In the 12 bytes of small scales, the first eight hold the low four bits and the others
+/// the high two.
 pub(super) fn q3_k(block: &[u8; 110], out: &mut [f32; 256]) {
     let scale = half(block[108], block[109]);
     for (part, out) in out.as_chunks_mut::<16>().0.iter_mut().enumerate() {
@@ -101,7 +103,7 @@ pub(super) fn q3_k(block: &[u8; 110], out: &mut [f32; 256]) {
     }
 }
 
-/// The small scale and the small offset of part `part` of 8, six bits each, from the 12 bytes that hold all of them.
+/// The small scale and the small offset of part `part` of 8, six bits each, from the 12 bytes that contain all of them.
 fn scale_and_least(packed: &[u8], part: usize) -> (f32, f32) {
     let (scale, least) = if part < 4 {
         (packed[part] & 63, packed[part + 4] & 63)
@@ -112,7 +114,7 @@ fn scale_and_least(packed: &[u8], part: usize) -> (f32, f32) {
     (f32::from(scale), f32::from(least))
 }
 
-/// Scale of scales, scale of offsets, small scales, then two values a byte: the low halves of 32 bytes are one part.
+/// Scale of scales, scale of offsets, small scales, then two values per byte; the low halves of 32 bytes are one part.
 pub(super) fn q4_k(block: &[u8; 144], out: &mut [f32; 256]) {
     let (scale, least) = (half(block[0], block[1]), half(block[2], block[3]));
     for (part, out) in out.as_chunks_mut::<32>().0.iter_mut().enumerate() {
@@ -124,7 +126,7 @@ pub(super) fn q4_k(block: &[u8; 144], out: &mut [f32; 256]) {
     }
 }
 
-/// As [`q4_k`], with the fifth bits of part `n` in bit `n` of 32 bytes.
+/// Like [`q4_k`], with the fifth bits of part `n` in bit `n` of 32 bytes.
 pub(super) fn q5_k(block: &[u8; 176], out: &mut [f32; 256]) {
     let (scale, least) = (half(block[0], block[1]), half(block[2], block[3]));
     for (part, out) in out.as_chunks_mut::<32>().0.iter_mut().enumerate() {
@@ -137,8 +139,8 @@ pub(super) fn q5_k(block: &[u8; 176], out: &mut [f32; 256]) {
     }
 }
 
-/// Low four bits, high two bits, sixteen signed small scales, scale of scales. Each half of 128 values has 64 bytes of low
-/// bits and 32 bytes of high bits.
+/// Low four bits, high two bits, sixteen signed small scales, scale of scales. Each half (128 values) has 64 bytes of
+/// low bits and 32 bytes of high bits.
 pub(super) fn q6_k(block: &[u8; 210], out: &mut [f32; 256]) {
     let scale = half(block[208], block[209]);
     for (part, out) in out.as_chunks_mut::<32>().0.iter_mut().enumerate() {

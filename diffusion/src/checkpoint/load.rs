@@ -1,4 +1,4 @@
-//! Filling a network from a checkpoint, strictly: every parameter is found, and every tensor is used.
+//! Fills a network from a checkpoint, strictly: every parameter must be found, and every tensor used.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::BitAnd;
@@ -12,15 +12,16 @@ use super::Checkpoint;
 use crate::layers::{BLOCK, Codes, Packed, WeightStorage, pack};
 use crate::{Error, Result};
 
-/// How many keys of each kind an error names.
+/// How many keys of each kind an error lists.
 const NAMED: usize = 5;
-/// Tensors are read at once, on as many threads as there are, until they have this many bytes in f32.
+/// Tensors are read in batches on all threads. A batch is full at this many bytes in f32.
 pub(crate) const AT_ONCE: usize = 256 << 20;
 
-/// The network with the values of `checkpoint`, where the path of each parameter is its key, in `dtype`. Parameters require
-/// gradients if the network was made on a device with autodiff. Where the network has a matrix, a 1×1 convolution
-/// `[out, in, 1, 1]` fits too, since it is one; where it has a packed one, the values are packed on their way from the disk.
-/// An error names keys as the file does; a value that is NaN or infinite is an error too, since no picture comes out of it.
+/// Fills `network` with the values of `checkpoint` in `dtype`; the path of each parameter is its key. Parameters
+/// require gradients if the network was made on a device with autodiff. A matrix may be stored as a 1×1 convolution,
+/// `[out, in, 1, 1]`. Values of packed matrices are packed as they are read.
+///
+/// Errors name keys as the file does. NaN and infinite values are errors, since the picture would be NaN.
 pub fn load_strict<M: Module>(network: M, checkpoint: &Checkpoint, dtype: DType) -> Result<M> {
     let mut requested = Requested::default();
     network.visit(&mut requested);
@@ -41,7 +42,7 @@ pub fn load_strict<M: Module>(network: M, checkpoint: &Checkpoint, dtype: DType)
     }
 }
 
-/// Whether each tensor is in the checkpoint, in its shape, and nothing besides.
+/// Checks that the checkpoint has each tensor in its shape, and no others.
 fn check(requested: &[RequestedTensor], checkpoint: &Checkpoint) -> Result<()> {
     let (mut used, mut missing, mut misshapen) = (BTreeSet::new(), Vec::new(), Vec::new());
     for RequestedTensor { key, shape: wanted, .. } in requested {
@@ -53,7 +54,7 @@ fn check(requested: &[RequestedTensor], checkpoint: &Checkpoint) -> Result<()> {
                 }
                 used.insert(name);
             }
-            // One fused tensor may be missed by several of ours.
+            // Several of our parameters may come from one missing fused tensor.
             Err(_) if missing.contains(&name) => {}
             Err(_) => missing.push(name),
         }
@@ -73,7 +74,7 @@ fn check(requested: &[RequestedTensor], checkpoint: &Checkpoint) -> Result<()> {
     Err(Error::Weights { path: checkpoint.path().to_owned(), reason })
 }
 
-/// Whether Burn speaks of an enum, whose variants have no part in a path.
+/// Whether Burn reports an enum. Its variants are not part of a path.
 pub(crate) fn is_choice(container: &str) -> bool {
     container.starts_with("Enum:")
 }
@@ -83,7 +84,7 @@ fn describe(what: &str, names: &[String]) -> String {
     format!("{} {what} ({}{more})", names.len(), names[..names.len().min(NAMED)].join(", "))
 }
 
-/// The path of a parameter: names of fields and numbers in lists.
+/// The path of a parameter: field names, and indices in lists.
 #[derive(Default)]
 struct Names(Vec<String>);
 
@@ -105,19 +106,19 @@ impl Names {
     }
 }
 
-/// A tensor that the network wants of the checkpoint.
+/// A tensor that the network requests from the checkpoint.
 struct RequestedTensor {
     key: String,
     shape: Vec<usize>,
     storage: WeightStorage,
 }
 
-/// All of them, in the order in which the network is filled.
+/// All requested tensors, in the order in which the network is filled.
 #[derive(Default)]
 struct Requested {
     path: Names,
     all: Vec<RequestedTensor>,
-    /// The shape of the codes just seen, whose scales follow: both are one tensor.
+    /// Shape of the codes visited last. Their scales follow; both are one tensor.
     codes: Option<[usize; 2]>,
 }
 
@@ -148,7 +149,7 @@ impl ModuleVisitor for Requested {
     }
 }
 
-/// What the parameters of a packed matrix are called below its key.
+/// Suffixes of the parameters of a packed matrix.
 const CODES: &str = ".codes";
 const SCALES: &str = ".scales";
 
@@ -156,15 +157,15 @@ struct Loader<'a> {
     checkpoint: &'a Checkpoint,
     dtype: DType,
     path: Names,
-    /// The next is last.
+    /// In reverse order: the next tensor is the last entry.
     to_read: Vec<RequestedTensor>,
-    /// By the path of the parameter.
+    /// Tensors that were read, by the path of their parameter.
     read: BTreeMap<String, TensorData>,
     failure: Option<Error>,
 }
 
 impl Loader<'_> {
-    /// The values of the parameter at hand; none after a failure, when nothing more is read.
+    /// The values of the current parameter. `None` after a failure, when nothing more is read.
     fn next(&mut self) -> Option<TensorData> {
         let path = self.path.path();
         while self.failure.is_none() {
@@ -190,7 +191,7 @@ impl Loader<'_> {
         None
     }
 
-    /// Reads, checks and, where it is wished, packs a tensor; each part with the path of its parameter.
+    /// Reads, checks and, if requested, packs a tensor. Returns each part with the path of its parameter.
     fn of(&self, RequestedTensor { key, shape, storage }: &RequestedTensor) -> Result<Vec<(String, TensorData)>> {
         if *storage == WeightStorage::Full {
             let data = self.finite(key, self.checkpoint.read(key, self.dtype)?)?;
@@ -204,7 +205,7 @@ impl Loader<'_> {
     }
 
     fn finite(&self, key: &str, data: TensorData) -> Result<TensorData> {
-        // The exponent's bits are all set in infinities and NaN alone.
+        // Only infinities and NaN have all exponent bits set.
         let fine = match data.dtype() {
             DType::F32 => all_below(data.as_bytes(), |b| u32::from_le_bytes(*b), 0x7f80_0000),
             DType::F16 => all_below(data.as_bytes(), |b| u16::from_le_bytes(*b), 0x7c00),
@@ -220,7 +221,7 @@ impl Loader<'_> {
     }
 }
 
-/// Whether no number has all bits of `exponent`. Without an early end, so that it runs at the speed of memory.
+/// Whether no number has all bits of `exponent` set. It has no early exit, so that it runs at memory speed.
 fn all_below<const N: usize, T: Copy + PartialEq + BitAnd<Output = T>>(
     bytes: &[u8],
     number: impl Fn(&[u8; N]) -> T,
@@ -238,7 +239,8 @@ impl ModuleMapper for Loader<'_> {
         self.path.exit(container);
     }
 
-    // Weights stay, so they get memory of exactly their size, apart from that of what comes and goes.
+    // Weights are persistent, so they get allocations of exactly their size, separate from the pool for temporary
+    // tensors.
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
         let Some(data) = self.next() else { return param };
         let device = param.lazy_device();

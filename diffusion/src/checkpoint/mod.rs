@@ -1,6 +1,6 @@
-//! Safetensors and GGUF on the local disk: read within limits and without mapping files into memory, loaded into networks
-//! strictly, written whole or not at all. Which keys a network has is the network's own matter; how else the world calls them
-//! is in `single_file`.
+//! Safetensors and GGUF files on the local disk: read within limits and without memory mapping, loaded into networks
+//! strictly, and written completely or not at all. `networks` defines each network's keys; `single_file` maps other
+//! names to them.
 
 mod blocks;
 mod load;

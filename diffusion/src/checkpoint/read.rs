@@ -1,5 +1,5 @@
-//! Open checkpoints: one file, or the shards that an index names. Tensors are read one by one where they lie, so that a
-//! checkpoint never is in memory twice.
+//! Open checkpoints: one file, or the shards that an index lists. Tensors are read individually, so that a checkpoint
+//! is never in memory twice.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -14,43 +14,43 @@ use serde::Deserialize;
 use super::values;
 use crate::{Error, Result};
 
-/// The names that diffusers and transformers give to a network's weights.
+/// File stems that diffusers and transformers use for a network's weights.
 const STEMS: [&str; 2] = ["diffusion_pytorch_model", "model"];
-/// What may come between that name and `.safetensors`, in the order of choice.
+/// Variants between the stem and `.safetensors`, in order of preference.
 const VARIANTS: [&str; 3] = ["", ".fp16", ".bf16"];
-/// What diffusers and transformers wrote before safetensors.
+/// File names that diffusers and transformers used before safetensors.
 const PICKLES: [&str; 4] =
     ["diffusion_pytorch_model.bin", "pytorch_model.bin", "diffusion_pytorch_model.fp16.bin", "pytorch_model.fp16.bin"];
-/// The longest index of shards, in bytes.
+/// Size limit of a shard index, in bytes.
 const INDEX_LIMIT: u64 = 8 << 20;
-/// The most shards.
+/// Limit on the number of shards.
 const SHARD_LIMIT: usize = 1024;
-/// Values that are widened are read in pieces of this many bytes.
+/// Values that are widened are read in chunks of this many bytes.
 const PIECE: usize = 1 << 20;
 
-/// Named tensors on disk, open and checked.
+/// Named tensors on disk, opened and checked.
 #[derive(Debug, Clone)]
 pub struct Checkpoint {
     pub(super) path: PathBuf,
     pub(super) files: Vec<Arc<(PathBuf, File)>>,
     pub(super) tensors: BTreeMap<String, Located>,
     pub(super) metadata: BTreeMap<String, String>,
-    /// For a key that should be here and is not: what the file would call it.
+    /// The file's names for expected keys that it lacks.
     pub(super) absent: BTreeMap<String, String>,
-    /// What the file has before a key that is in neither map.
+    /// The file's prefix for keys that are in neither map.
     pub(super) prefix: String,
-    /// What the file was taken for, if that had to be found out.
+    /// The detected family, if it had to be detected.
     pub(super) taken_for: Option<String>,
 }
 
-/// Where a tensor lies, what it is called there, and in which order its values are wanted.
+/// Where a tensor is stored, its name there, and how its values are rearranged.
 #[derive(Debug, Clone)]
 pub(super) struct Located {
     file: usize,
     pub name: String,
     pub entry: Tensor,
     pub order: Order,
-    /// What all values are to be multiplied by.
+    /// A factor for all values.
     pub scale: Option<f32>,
 }
 
@@ -60,7 +60,7 @@ pub(super) enum Order {
     AsStored,
     /// The second half of the rows comes first.
     HalvesSwapped,
-    /// Rows are columns; the shape of the entry is that after turning.
+    /// Rows and columns are exchanged. The entry has the shape after transposing.
     Transposed,
 }
 
@@ -71,9 +71,9 @@ struct Index {
 }
 
 impl Checkpoint {
-    /// Opens a safetensors or GGUF file, or a network's folder with one such file or with shards and their index. In a
-    /// folder, the half-precision variant (`….fp16.safetensors`) is taken where the plain file is absent, and the names that
-    /// attention layers had before diffusers 0.18 are read as today's.
+    /// Opens a safetensors or GGUF file, or a network's folder with one such file or with shards and their index. If a
+    /// folder lacks the plain file, its half-precision variant (`….fp16.safetensors`) is used. The names of attention
+    /// layers from before diffusers 0.18 are converted to today's.
     pub fn open(path: &Path) -> Result<Self> {
         let mut checkpoint = Self {
             path: path.to_owned(),
@@ -143,7 +143,8 @@ impl Checkpoint {
             return Err(Error::malformed(path, format!("{} shards are more than {SHARD_LIMIT}", shards.len())));
         }
         for shard in shards {
-            // A shard lies beside its index; anything else would let a file name reach out of the folder.
+            // Shards must be in the same folder as their index. Otherwise a file name could refer to any file on the
+            // disk.
             if Path::new(shard).file_name().is_none_or(|name| name != shard.as_str()) {
                 return Err(Error::malformed(path, format!("{shard:?} is no name of a file beside it")));
             }
@@ -163,28 +164,28 @@ impl Checkpoint {
         &self.path
     }
 
-    /// The names of all tensors, sorted.
+    /// Names of all tensors, sorted.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.tensors.keys().map(String::as_str)
     }
 
-    /// What its headers say together.
+    /// The combined headers of all files.
     pub(crate) fn header(&self) -> Header {
         let tensors = self.tensors.iter().map(|(name, located)| (name.clone(), located.entry.clone()));
         Header { tensors: tensors.collect(), metadata: self.metadata.clone() }
     }
 
-    /// The strings in the header.
+    /// The header's metadata strings.
     pub fn metadata(&self) -> &BTreeMap<String, String> {
         &self.metadata
     }
 
-    /// The sizes of a tensor.
+    /// The shape of a tensor.
     pub fn shape(&self, name: &str) -> Result<Vec<usize>> {
         Ok(self.located(name)?.entry.shape.clone())
     }
 
-    /// Makes a key that other programs also call `copy` known by the name `original` alone.
+    /// Renames `copy`, another program's name for the same tensor, to `original`.
     pub fn alias(mut self, copy: &str, original: &str) -> Self {
         if let Some(located) = self.tensors.remove(copy) {
             self.tensors.entry(original.to_owned()).or_insert(located);
@@ -192,13 +193,14 @@ impl Checkpoint {
         self
     }
 
-    /// Forgets a tensor that carries nothing, if it is there.
+    /// Removes a tensor without information, if it exists.
     pub fn without(mut self, name: &str) -> Self {
         self.tensors.remove(name);
         self
     }
 
-    /// `to_q` for `query` and so on, as in the autoencoders of the first published Stable Diffusion folders.
+    /// Renames `query` to `to_q` and so on: the autoencoders of the first published Stable Diffusion folders use the
+    /// old names.
     fn with_current_attention_names(mut self) -> Self {
         const RENAMED: [(&str, &str); 4] =
             [("query", "to_q"), ("key", "to_k"), ("value", "to_v"), ("proj_attn", "to_out.0")];
@@ -214,7 +216,7 @@ impl Checkpoint {
         self
     }
 
-    /// All values of a tensor in row-major order.
+    /// Reads all values of a tensor in row-major order.
     pub fn read_f32(&self, name: &str) -> Result<Vec<f32>> {
         let Located { file, entry, order, scale, .. } = self.located(name)?;
         let (path, file) = &*self.files[*file];
@@ -243,7 +245,7 @@ impl Checkpoint {
         Ok(values)
     }
 
-    /// A tensor in the dtype that is wanted.
+    /// Reads a tensor in the given dtype.
     pub(super) fn read(&self, name: &str, dtype: DType) -> Result<TensorData> {
         let Located { file, entry, order, scale, .. } = self.located(name)?;
         let as_it_is = *order != Order::Transposed && scale.is_none();
@@ -264,7 +266,7 @@ impl Checkpoint {
         self.tensors.get(name).ok_or_else(|| Error::malformed(&self.path, format!("there is no tensor {name}")))
     }
 
-    /// What the file calls, or would call, a key.
+    /// The file's name for a key, whether the file contains it or not.
     pub(super) fn name_in_file(&self, key: &str) -> String {
         let found = self.tensors.get(key).map(|tensor| &tensor.name);
         found.or_else(|| self.absent.get(key)).cloned().unwrap_or_else(|| format!("{}{key}", self.prefix))
@@ -276,7 +278,8 @@ impl Checkpoint {
     }
 }
 
-/// Reads and checks the header of an open file of `size` bytes: safetensors or GGUF, whatever its name says.
+/// Reads and checks the header of an open file of `size` bytes. The format, safetensors or GGUF, is detected from the
+/// content.
 fn header(path: &Path, file: &File, size: u64) -> Result<Header> {
     let refused = |refusal: formats::Refusal| Error::malformed(path, refusal.to_string());
     let mut sniffer = Sniffer::default();
@@ -290,7 +293,7 @@ fn header(path: &Path, file: &File, size: u64) -> Result<Header> {
     sniffer.finish(size).map_err(refused)
 }
 
-/// `[rows, columns]` values of a matrix that lies as `[columns, rows]`.
+/// Transposes a matrix stored as `[columns, rows]` into `[rows, columns]`.
 fn transposed(values: &[f32], shape: &[usize]) -> Vec<f32> {
     match shape {
         &[rows, _] if !values.is_empty() => {

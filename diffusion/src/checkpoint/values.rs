@@ -1,11 +1,11 @@
-//! The values of stored tensors as f32. Which types there are, and how long their blocks are, is in `formats`.
+//! The values of stored tensors as f32. `formats` defines the types and the lengths of their blocks.
 
 use burn::tensor::{DType, bf16, f16};
 use formats::TensorType;
 
 use super::blocks;
 
-/// The dtype of a tensor whose bytes can be used as they are.
+/// The dtype of a tensor whose bytes can be used directly.
 pub(super) fn dtype(kind: TensorType) -> Option<DType> {
     match kind {
         TensorType::F32 => Some(DType::F32),
@@ -15,14 +15,14 @@ pub(super) fn dtype(kind: TensorType) -> Option<DType> {
     }
 }
 
-/// Appends the values of whole blocks; false if this type is not read.
+/// Appends the values of complete blocks. Returns false if this type is not supported.
 pub(super) fn widen(kind: TensorType, bytes: &[u8], values: &mut Vec<f32>) -> bool {
     match kind {
         TensorType::F32 => values.extend(bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b))),
         TensorType::F16 => values.extend(bytes.as_chunks().0.iter().map(|b| f16::from_le_bytes(*b).to_f32())),
         TensorType::BF16 => values.extend(bytes.as_chunks().0.iter().map(|b| bf16::from_le_bytes(*b).to_f32())),
         TensorType::F8_E4M3 => widen_by_table(bytes, values, e4m3),
-        // The upper half of an IEEE half.
+        // An e5m2 value is the upper byte of an IEEE half.
         TensorType::F8_E5M2 => widen_by_table(bytes, values, |byte| f16::from_bits(u16::from(byte) << 8).to_f32()),
         TensorType::Q4_0 => blocks::widen(bytes, values, blocks::q4_0),
         TensorType::Q4_1 => blocks::widen(bytes, values, blocks::q4_1),
@@ -53,8 +53,8 @@ fn widen_by_table(bytes: &[u8], values: &mut Vec<f32>, value: impl Fn(u8) -> f32
     values.extend(bytes.iter().map(|byte| table[usize::from(*byte)]));
 }
 
-/// Four bits of exponent with bias 7, three of mantissa, no infinities
-/// (Micikevicius et al., "FP8 Formats for Deep Learning", <https://arxiv.org/abs/2209.05433>).
+/// Four exponent bits with bias 7, three mantissa bits, no infinities (Micikevicius et al., "FP8 Formats for Deep
+/// Learning", <https://arxiv.org/abs/2209.05433>).
 fn e4m3(byte: u8) -> f32 {
     let (exponent, mantissa) = (i32::from(byte >> 3 & 15), f32::from(byte & 7));
     let magnitude = match (exponent, byte & 7) {

@@ -1,5 +1,5 @@
-//! A checkpoint under other names: each of our keys with its source in the file. Which sources there are is told by the maps
-//! in `single_file`.
+//! A checkpoint under other names: each of our keys with its source in the file. The maps in `single_file` list the
+//! sources.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
@@ -8,11 +8,11 @@ use super::Checkpoint;
 use super::read::{Located, Order};
 use crate::{Error, Result};
 
-/// Ends of names that belong to scaled fp8: the scales of weights, those of activations, which are not quantised here, and
-/// the mark of the whole file.
+/// Suffixes of scaled fp8: scales of weights, scales of activations, which are not quantised here, and the marker of
+/// the file.
 pub(super) const SCALING: [&str; 5] = [".scale_weight", ".weight_scale", ".scale_input", ".input_scale", "scaled_fp8"];
 
-/// Where one of our tensors comes from.
+/// The source of one of our tensors.
 #[derive(Debug, Clone)]
 pub(super) struct Source {
     pub ours: String,
@@ -20,18 +20,18 @@ pub(super) struct Source {
     pub cut: Cut,
 }
 
-/// Which part of the stored tensor ours is.
+/// Which part of the stored tensor is used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Cut {
     Whole,
-    /// Rows `from..to` of a fused layer, or all the rest.
+    /// Rows `from..to` of a fused layer, or all rows from `from`.
     Rows {
         from: usize,
         to: Option<usize>,
     },
-    /// `[out, in, 1, 1]` or `[out, in, 1]`, a convolution that is a linear layer.
+    /// `[out, in, 1, 1]` or `[out, in, 1]`: a convolution that acts as a linear layer.
     Linear,
-    /// Both halves of the rows, exchanged.
+    /// The two halves of the rows, exchanged.
     HalvesSwapped,
     /// `[in, out]`
     Transposed,
@@ -44,9 +44,9 @@ impl Source {
 }
 
 impl Checkpoint {
-    /// The tensors below `prefix`, as `sources` say. Ignored ones are left out; one that no source names stays under the
-    /// name that it has, so that strict loading finds it unused. A source that is absent only lends its name to the error.
-    /// Where two sources tell of one key, the first that is there counts.
+    /// The tensors below `prefix` under the names of `sources`. Ignored tensors are left out. A tensor that no source
+    /// names keeps its name, so that strict loading reports it as unused. An absent source is used only to name the
+    /// tensor in the error. If two sources have the same key, the first existing one is used.
     pub(super) fn renamed(
         &self,
         prefix: &str,
@@ -87,8 +87,8 @@ impl Checkpoint {
         Ok(view)
     }
 
-    /// The one number that a scaled fp8 weight is multiplied by: `layer.scale_weight` in ComfyUI's files, or
-    /// `layer.weight_scale` in its newer ones, beside `layer.weight`.
+    /// The scale of a scaled fp8 weight: `layer.scale_weight` in ComfyUI's files, or `layer.weight_scale` in its newer
+    /// ones, next to `layer.weight`.
     fn scale_of(&self, weight: &str) -> Result<Option<f32>> {
         let Some(layer) = weight.strip_suffix(".weight") else { return Ok(None) };
         let beside = [format!("{layer}.scale_weight"), format!("{layer}.weight_scale")];
@@ -100,7 +100,7 @@ impl Checkpoint {
         Ok(self.read_f32(name)?.first().copied())
     }
 
-    /// Whether any tensor's name begins so.
+    /// Whether any tensor's name starts with the prefix.
     pub(super) fn has_prefix(&self, prefix: &str) -> bool {
         let mut from = self.tensors.range::<str, _>((Bound::Included(prefix), Bound::Unbounded));
         from.next().is_some_and(|(name, _)| name.starts_with(prefix))

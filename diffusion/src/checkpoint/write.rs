@@ -1,4 +1,4 @@
-//! Writing safetensors: into a file beside the final one, which takes its name only when all of it is on the disk.
+//! Writes safetensors: into a temporary file in the same folder, renamed only after all of it is on the disk.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::load::is_choice;
 use crate::{Error, Result};
 
-/// A tensor to be written under a name.
+/// A tensor to write, with its name.
 #[derive(Debug, Clone)]
 pub struct Stored {
     name: String,
@@ -23,7 +23,7 @@ pub struct Stored {
 }
 
 impl Stored {
-    /// Only F32, F16 and BF16 can be written.
+    /// Only F32, F16 and BF16 are supported.
     pub fn new<const D: usize>(name: impl Into<String>, tensor: Tensor<D>, dtype: DType) -> Result<Self> {
         kind(dtype)?;
         let shape = tensor.dims().to_vec();
@@ -31,20 +31,20 @@ impl Stored {
         Ok(Self { name: name.into(), shape, values, dtype })
     }
 
-    /// A single number, which has no sizes, in f32.
+    /// A scalar (no dimensions) in f32.
     pub fn scalar(name: impl Into<String>, number: Tensor<1>) -> Result<Self> {
         Ok(Self { shape: Vec::new(), ..Self::new(name, number, DType::F32)? })
     }
 }
 
-/// Writes a network, each parameter under its path, in `dtype`.
+/// Writes a network in `dtype`, each parameter under its path.
 pub fn save<M: Module>(network: &M, path: &Path, dtype: DType, metadata: &BTreeMap<String, String>) -> Result<()> {
     let mut collector = Collector { dtype, path: Vec::new(), tensors: Vec::new() };
     network.visit(&mut collector);
     write(path, collector.tensors.into_iter().collect::<Result<_>>()?, metadata)
 }
 
-/// Writes tensors in the order given.
+/// Writes tensors in the given order.
 pub fn write(path: &Path, tensors: Vec<Stored>, metadata: &BTreeMap<String, String>) -> Result<()> {
     let scratch = Scratch::beside(path);
     scratch.fill(tensors, metadata).map_err(|error| match error {
@@ -78,12 +78,12 @@ impl ModuleVisitor for Collector {
     }
 }
 
-/// The unfinished file; gone if it is not renamed.
+/// The unfinished file. Deleted on drop unless it was renamed.
 struct Scratch(PathBuf);
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        // Fails after the rename, which is how it should be.
+        // Fails after the rename, as intended.
         let _ = std::fs::remove_file(&self.0);
     }
 }
@@ -139,7 +139,7 @@ fn header(tensors: &[Stored], metadata: &BTreeMap<String, String>) -> Result<Str
         at += length;
     }
     let mut text = Value::Object(entries).to_string();
-    // Tensors begin at a multiple of eight.
+    // Tensors are aligned to eight bytes.
     text.extend(std::iter::repeat_n(' ', text.len().next_multiple_of(8) - text.len()));
     Ok(text)
 }

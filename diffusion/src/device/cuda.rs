@@ -24,16 +24,16 @@ pub(super) fn count() -> Result<usize, String> {
     let found = found.or_else(|| toolkit_beside(&std::env::current_exe().ok()?));
     found.map(|_| count).ok_or_else(|| {
         format!(
-            "there is a CUDA device, but {LIBDEVICE} was not found: install a CUDA toolkit, set CUDA_PATH to one, or put \
-             the file there below the folder of this program"
+            "there is a CUDA device, but {LIBDEVICE} was not found: install a CUDA toolkit, set CUDA_PATH to one, or \
+             put the file there below the folder of this program"
         )
     })
 }
 
 fn why_none(driver: bool) -> String {
     if driver {
-        "the NVIDIA driver is there and shows no device: look at nvidia-smi, CUDA_VISIBLE_DEVICES, and at how the container got \
-         its devices"
+        "the NVIDIA driver is there and shows no device: look at nvidia-smi, CUDA_VISIBLE_DEVICES, and at how the \
+         container got its devices"
     } else {
         "no NVIDIA driver is loaded on this machine"
     }

@@ -22,8 +22,8 @@ pub struct Linear {
     pub changes: Option<Changes<2>>,
 }
 
-/// One low-rank update of a [`Linear`]. Always f32, whatever the layer's dtype, since bf16 would round away training
-/// updates.
+/// One low-rank update of a [`Linear`]. Always f32, regardless of the layer's dtype, since bf16 would round away
+/// training updates.
 #[derive(Module, Debug)]
 pub struct Branch {
     /// A: `[rank, in]`

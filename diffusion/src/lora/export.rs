@@ -1,5 +1,5 @@
-//! Writing an adapter that was read in another dialect. Low-rank updates go there and back without a loss, the fused layers of
-//! FLUX.1 included; what a dialect has no names for is refused.
+//! Writes an adapter in another dialect than that of its file. Low-rank updates convert in both directions without
+//! loss, including the fused layers of FLUX.1. Modules that the dialect cannot name are errors.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -17,7 +17,7 @@ use super::{LoraFile, Network};
 use crate::checkpoint::{self, Stored};
 use crate::{Error, Result};
 
-/// Fields of a header that would contradict the tensors.
+/// Header fields that would contradict the tensors.
 const STALE: [&str; 6] = [
     "lora_adapter_metadata",
     "ss_network_alpha",
@@ -27,7 +27,8 @@ const STALE: [&str; 6] = [
     "sshs_legacy_hash",
 ];
 
-/// Writes an adapter in `format`, whole or not at all. The header stays what it was, but for fields about alpha and hashes.
+/// Writes an adapter in `format`, completely or not at all. The header is kept, except for fields about alpha and
+/// hashes.
 pub fn export(file: &LoraFile, format: Format, dtype: Dtype, path: &Path) -> Result<()> {
     let dtype = match dtype {
         Dtype::F32 => DType::F32,
@@ -55,7 +56,7 @@ pub fn export(file: &LoraFile, format: Format, dtype: Dtype, path: &Path) -> Res
         let written = written.ok_or_else(|| refused(name, "this dialect has no names for its algorithm"))?;
         for (suffix, array) in written {
             let key = format!("{name}.{suffix}");
-            // A layer that no network has may have come by a name that fits, and go by one that does not.
+            // The name of a layer that no network has may be valid in the dialect of the file and not in this one.
             if !matches!(keys::parse(&key), Key::Known { .. }) {
                 return Err(refused(name, "this dialect has no name for it"));
             }
@@ -89,7 +90,7 @@ fn named(file: &LoraFile, format: Format) -> Result<Vec<(String, Update)>> {
     Ok(modules)
 }
 
-/// The update of a layer at Black Forest Labs.
+/// The update of a layer as Black Forest Labs define it.
 fn whole(theirs: &str, found: &[(&str, &Update)]) -> Option<Update> {
     let targets = flux::from_dotted(theirs)?;
     let of = |path: &str| found.iter().find(|(ours, _)| *ours == path).map(|(_, update)| *update);
@@ -105,7 +106,7 @@ fn whole(theirs: &str, found: &[(&str, &Update)]) -> Option<Update> {
     }
 }
 
-/// Tensors as sd-scripts and LyCORIS call them, by the end of their names.
+/// Tensors under the names of sd-scripts and LyCORIS, by suffix.
 fn lycoris_tensors(update: &Update) -> Option<Vec<(&'static str, Array)>> {
     let mut tensors = Vec::new();
     let mut put = |name, array: &Array| tensors.push((name, array.clone()));
@@ -162,7 +163,7 @@ fn lycoris_tensors(update: &Update) -> Option<Vec<(&'static str, Array)>> {
     Some(tensors)
 }
 
-/// Tensors as PEFT calls them, by the end of their names; None if it has no names for the algorithm.
+/// Tensors under PEFT's names, by suffix; `None` if PEFT has no names for the algorithm.
 fn peft_tensors(update: &Update, format: Format) -> Option<Vec<(&'static str, Array)>> {
     let Some(Delta::LowRank(LowRank { down, mid: None, up })) = &update.delta else { return None };
     let scaled = up.values.iter().map(|value| (f64::from(*value) * update.scale) as f32).collect();
@@ -181,12 +182,12 @@ fn peft_tensors(update: &Update, format: Format) -> Option<Vec<(&'static str, Ar
             tensors.push(("lora_magnitude_vector", values));
             Some(tensors)
         }
-        // ComfyUI knows DoRA by LyCORIS' name only
+        // ComfyUI reads DoRA only under LyCORIS' name.
         _ => None,
     }
 }
 
-/// PEFT's config of an adapter whose ranks differ: diffusers would take alpha from one of its modules for all.
+/// PEFT's config of an adapter whose ranks differ. Without it, diffusers would use the alpha of one module for all.
 fn mixed_ranks(file: &LoraFile) -> Option<String> {
     let mut by_network: BTreeMap<Network, BTreeMap<&str, usize>> = BTreeMap::new();
     for Adapted { network, path, update } in file.modules() {

@@ -39,11 +39,11 @@ struct Parts {
 }
 
 impl LoraFile {
-    /// Reads a safetensors file, whatever its name.
+    /// Reads a safetensors file, regardless of its name.
     ///
-    /// # Errors Rejects pickles, unknown algorithms, adapters of other model families, ranks above 512, values that
-    /// are not finite, tensors that do not belong together, and an alpha of 0 everywhere, which would make the
-    /// adapter a no-op.
+    /// # Errors
+    /// Rejects pickles, unknown algorithms, adapters of other model families, ranks above 512, values that are not
+    /// finite, tensors that do not belong together, and an alpha of 0 everywhere, which would make the adapter a no-op.
     pub fn open(path: &Path) -> Result<Self> {
         let file = Checkpoint::open(path)?;
         let names: Vec<String> = file.names().map(str::to_owned).collect();

@@ -152,7 +152,8 @@ impl T5Encoder {
         let (batch, length) = (ids.len(), ids.first().map_or(0, Vec::len));
         let flat: Vec<i64> = ids.iter().flatten().copied().collect();
         let tokens = Tensor::<2, Int>::from_data(TensorData::new(flat, [batch, length]), device);
-        // The residual stream grows large and receives small updates, so it is f32 whatever the dtype of the weights.
+        // The residual stream grows large and receives small updates, so it is f32 regardless of the dtype of the
+        // weights.
         let embedded = self.shared.forward(tokens);
         let dtype = embedded.dtype();
         let mut hidden = embedded.cast(DType::F32);

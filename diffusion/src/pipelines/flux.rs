@@ -224,7 +224,7 @@ impl FluxPipeline {
             let latents = self.denoise(&denoising, start, &mut |_, _, predicted| {
                 done += 1;
                 let predicted = &unpack(predicted.clone(), denoising.rows, denoising.columns);
-                on_step(Progress { step: done, total_steps, position, foreseen: predicted })
+                on_step(Progress { step: done, total_steps, position, predicted_clean: predicted })
             })?;
             pictures.push(image::from_tensor(self.decode(latents, denoising.rows, denoising.columns))?);
         }

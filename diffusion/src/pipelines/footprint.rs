@@ -1,6 +1,6 @@
-//! What a request will take of a device's memory, told by configs and headers before any weight is read: weights, and what comes
-//! and goes while pictures are made. An estimate, held to the truth by `tests/memory.rs`; what is done with it is its reader's
-//! matter.
+//! Estimates the device memory of a request from configs and headers, before any weight is read: weights, and temporary
+//! tensors while pictures are made. `tests/memory.rs` compares the estimate with measurements. The caller decides what
+//! to do with it.
 
 use std::path::Path;
 
@@ -19,37 +19,38 @@ use crate::networks::flux::{self, FluxTransformer};
 use crate::networks::unet::{self, UNet2DConditionModel};
 use crate::networks::{clip, t5, vae};
 
-/// Scores of attention that are kept whole, in values: see [`crate::layers::attention`].
+/// Most attention scores that are held at once, in values: see [`crate::layers::attention`].
 const SCORES: usize = 1 << 24;
-/// How many tensors of each kind are alive at once where the most are. Measured on the CPU, rounded up: of a FLUX block's
-/// streams, of the widest level of a UNet beside its skips, of the finest level of the autoencoder's decoder, and of the scores.
+/// Number of tensors of each kind that are alive at the peak, measured on the CPU and rounded up: streams of a FLUX
+/// block, tensors on the widest level of a UNet besides its skips, tensors on the finest level of the autoencoder's
+/// decoder, and score tensors.
 const FLUX_TENSORS: usize = 28;
 const UNET_TENSORS: usize = 18;
 const VAE_TENSORS: usize = 7;
 const SCORE_TENSORS: usize = 3;
-/// What a process takes besides, in bytes: tokenizers, threads, what the allocator keeps.
+/// Other memory of the process, in bytes: tokenizers, threads, memory that the allocator retains.
 const PROCESS: u64 = 48 << 20;
-/// Tensors in f32 that a layer becomes on its way from packed weights.
+/// Number of temporary f32 tensors when a layer is unpacked.
 const UNPACKED_TENSORS: usize = 5;
-/// The largest picture that the autoencoder decodes as a whole, in pixels.
+/// The largest picture that the autoencoder decodes without tiling, in pixels.
 const LARGEST_WHOLE: usize = 1024 * 1024;
 
 /// The sizes of a checkpoint.
 #[derive(Debug, Clone)]
 pub struct Footprint {
-    /// Values of all text encoders.
+    /// Number of values in all text encoders.
     text_encoders: usize,
-    /// Values of the autoencoder, which is f32 on every device.
+    /// Number of values in the autoencoder, which is f32 on every device.
     vae: usize,
-    /// Channels of the autoencoder where pictures are largest.
+    /// Channels of the autoencoder at the highest resolution.
     vae_channels: usize,
-    /// Values of the denoiser besides `packable`.
+    /// Number of values in the denoiser besides `packable`.
     denoiser: usize,
-    /// The weights that may be packed, `[out, in]`.
+    /// Shapes of the weights that can be packed, `[out, in]`.
     packable: Vec<[usize; 2]>,
     kind: Denoiser,
     defaults: Defaults,
-    /// Pixels for one latent, along each side.
+    /// Pixels per latent along each side.
     factor: usize,
 }
 
@@ -59,24 +60,24 @@ enum Denoiser {
     Unet { config: Box<unet::Config> },
 }
 
-/// Bytes that a request needs.
+/// Memory of a request, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Needs {
-    /// Of the weights that stay while pictures are made.
+    /// Weights that stay loaded while pictures are made.
     pub weights: u64,
-    /// The most that there is beside them.
+    /// Peak of everything else.
     pub working: u64,
 }
 
 impl Needs {
-    /// All of it.
+    /// Weights and working memory together.
     pub fn total(&self) -> u64 {
         self.weights + self.working
     }
 }
 
 impl Footprint {
-    /// Reads the configs and headers of what [`super::Pipeline::load`] loads.
+    /// Reads the configs and headers of the checkpoint that [`super::Pipeline::load`] would load.
     pub fn read(path: &Path) -> Result<Self> {
         let parts = Parts::open(path)?;
         let (vae, vae_weights): (vae::Config, _) = parts.network(Part::Vae)?;
@@ -89,7 +90,7 @@ impl Footprint {
         } else if family.parts().contains(&Part::TextEncoder2) {
             text_encoders += values(&parts.network::<clip::Config>(Part::TextEncoder2)?.1);
         }
-        // Layers are made when they are loaded, so that a network which is none yet tells its shapes for nothing.
+        // Layers allocate only when they are loaded, so an unloaded network gives the shapes at no cost.
         let device = Device::flex();
         let (all, packable, kind) = if is_flux {
             let (config, weights): (flux::Config, _) = parts.network(Part::Transformer)?;
@@ -134,12 +135,13 @@ impl Footprint {
         })
     }
 
-    /// One guided picture of the size that the model makes if nothing is said: what is to be expected where nothing is asked for yet.
+    /// One guided picture at the default size: an estimate for models without a request yet.
     pub fn usual_request(&self) -> PictureRequest {
         PictureRequest::new(&self.defaults, "", 0)
     }
 
-    /// What a request needs of a model that is laid into memory so, in `dtype`; `adapters` are the bytes of what hangs on it.
+    /// What a request needs of a model loaded with `options` in `dtype`. `adapters` is the size of the attached
+    /// adapters in bytes.
     pub fn needs(&self, request: &PictureRequest, options: LoadOptions, dtype: DType, adapters: u64) -> Needs {
         let bytes = |values: usize, dtype: DType| (values * dtype.size()) as u64;
         let packed: u64 = self.packable.iter().map(|shape| options.weights.bytes(*shape, dtype)).sum();
@@ -153,7 +155,7 @@ impl Footprint {
         };
         let pixels = request.width * request.height;
         let pictures = bytes(3 * request.num_images * pixels, DType::U8) + bytes(3 * pixels, DType::F32);
-        // While weights are read, some of them lie beside those that are in their place.
+        // During loading, values that were just read are in memory next to those already in place.
         let loading = bytes(
             self.denoiser + self.packable.iter().map(|[outputs, inputs]| outputs * inputs).sum::<usize>(),
             DType::F32,
@@ -167,7 +169,8 @@ impl Footprint {
         }
     }
 
-    /// Bytes that come and go in one call of the denoiser. Norms and softmax are f32 on every device, and are counted so.
+    /// Bytes of temporary tensors in one call of the denoiser. Norms and softmax are f32 on every device and counted as
+    /// such.
     fn denoising(&self, request: &PictureRequest, dtype: DType) -> u64 {
         let [rows, columns] = [request.height, request.width].map(|side| side / self.factor.max(1));
         let mean = |f32s: usize, others: usize| (4 * f32s + dtype.size() * others) as u64;
@@ -187,12 +190,12 @@ impl Footprint {
     }
 }
 
-/// Scores that attention keeps whole: none in f32, which is the CPU's kernel; else as many as the limit allows.
+/// Attention scores held at once: none in f32, where the CPU's kernel runs; otherwise up to the limit.
 fn whole_scores(scores: usize, dtype: DType) -> usize {
     if dtype == DType::F32 { 0 } else { scores.min(SCORES) }
 }
 
-/// All values below our keys, by the header alone.
+/// Total number of values, from the headers alone.
 fn values(checkpoint: &Checkpoint) -> usize {
     let shapes = checkpoint.names().filter_map(|name| checkpoint.shape(name).ok());
     shapes.map(|shape| shape.iter().product::<usize>()).sum()

@@ -226,7 +226,7 @@ impl LatentDiffusion {
             let start = self.start(denoising, request.seed.wrapping_add(position as u64));
             let latents = self.denoise(denoising, start, &mut |_, _, predicted| {
                 done += 1;
-                on_step(Progress { step: done, total_steps, position, foreseen: predicted })
+                on_step(Progress { step: done, total_steps, position, predicted_clean: predicted })
             })?;
             pictures.push(image::from_tensor(self.decode(latents))?);
         }
@@ -284,7 +284,7 @@ impl LatentDiffusion {
                 Some(guidance) => guidance.apply(answer),
                 None => answer,
             };
-            let mut predicted = sampling.foreseen(call, latents.clone(), output.clone());
+            let mut predicted = sampling.predicted_clean(call, latents.clone(), output.clone());
             latents = sampling.step(call, latents, output, &mut noise);
             if let Some(Kept { mask, clean, noise }) = &kept {
                 let around = sampling.add_noise(call + 1, clean.clone(), noise.clone());

@@ -179,7 +179,7 @@ impl Files {
     }
 }
 
-/// What the config of a UNet tells of its family.
+/// Fields of a UNet config that identify its family.
 #[derive(Deserialize, Default)]
 struct UnetKind {
     use_linear_projection: Option<bool>,

@@ -117,7 +117,8 @@ impl Pipeline {
     /// The previewer of a request: the tiny autoencoder in the file `vae_approx`, or, if there is none for these
     /// latents, a linear map that is fitted to the checkpoint's autoencoder.
     ///
-    /// # Errors `vae_approx` is not a tiny autoencoder.
+    /// # Errors
+    /// `vae_approx` is not a tiny autoencoder.
     pub fn previewer(&self, vae_approx: Option<&Path>) -> Result<Previewer> {
         let device = match self {
             Self::Flux(pipeline) => &pipeline.device,

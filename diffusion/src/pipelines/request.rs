@@ -1,5 +1,4 @@
-//! What is asked of a pipeline, whatever its family, and what holds for all of them. What only some can do is refused by those
-//! that cannot.
+//! Requests to a pipeline, with the checks that apply to all families. Each family rejects what it does not support.
 
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -15,61 +14,63 @@ use crate::{Error, Result, prompt};
 /// A request for pictures.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PictureRequest {
-    /// What the pictures should show. Stable Diffusion reads weights in it ([`crate::prompt`]); FLUX takes all of it for text.
+    /// What the pictures should show. Stable Diffusion reads weights in it ([`crate::prompt`]); for FLUX it is plain
+    /// text.
     pub prompt: String,
-    /// What they should not show, where guidance away from something is on; its absence means "" or what the model has for it.
+    /// What the pictures should not show, if classifier-free guidance is on. `None` means "" or the model's default.
     pub negative_prompt: Option<String>,
-    /// The picture to start from, of any size: it is stretched to `width` × `height` first.
+    /// The picture to start from, of any size. It is stretched to `width` × `height`.
     pub image: Option<RgbImage>,
-    /// Where `image` is made anew: from 128 on, the rest stays. Of any size, stretched as the picture is.
+    /// Where `image` is repainted: values from 128 up; the rest is kept. Of any size; stretched like the picture.
     pub mask: Option<GrayImage>,
-    /// How much of `image` is given up, 0 to 1: the share of the steps that are taken, at least one. Without `image` it says
-    /// nothing.
+    /// Denoising strength, 0 to 1: how much of `image` may change, as the share of the steps that are run, at least
+    /// one. Ignored without `image`.
     pub strength: f64,
-    /// Pictures, made one after the other.
+    /// Number of pictures, made one after the other.
     pub num_images: usize,
-    /// Steps from noise to a picture. PNDM calls the denoiser more often.
+    /// Denoising steps from noise to a picture. PNDM calls the denoiser more often.
     pub num_inference_steps: usize,
-    /// Stable Diffusion: classifier-free guidance, on above 1. FLUX: told to models with a guidance embedding; the others ignore
-    /// it.
+    /// Stable Diffusion: scale of classifier-free guidance, which is on above 1. FLUX: an input of models with a
+    /// guidance embedding; other models ignore it.
     pub guidance_scale: f64,
-    /// FLUX: classifier-free guidance away from the negative prompt, two calls a step, on above 1.
+    /// FLUX: scale of classifier-free guidance with the negative prompt, on above 1. It needs two denoiser calls per
+    /// step.
     pub true_cfg_scale: f64,
-    /// Stable Diffusion: how far guidance is brought back to the contrast of the answer without it, 0 to 1
-    /// ([Lin et al. 2023](https://arxiv.org/abs/2305.08891), section 3.4).
+    /// Stable Diffusion: how far the guided prediction is rescaled to the contrast of the unguided one, 0 to 1 ([Lin et
+    /// al. 2023](https://arxiv.org/abs/2305.08891), section 3.4).
     pub guidance_rescale: f64,
-    /// The scheduler; the model's own if none is given. FLUX.1 takes `FlowMatchEuler` only, Stable Diffusion all others.
+    /// The scheduler; `None` means the model's own. FLUX.1 takes only `FlowMatchEuler`, Stable Diffusion all others.
     pub scheduler: Option<formats::Scheduler>,
-    /// Stable Diffusion: how many of the text encoder's last layers are left out for the prompt (not for the negative one, as in
-    /// diffusers).
+    /// Stable Diffusion: how many of the text encoder's last layers are skipped for the prompt. As in diffusers, the
+    /// negative prompt is not affected.
     pub clip_skip: Option<usize>,
-    /// Pixels, a multiple of the pipeline's `size_multiple`.
+    /// Width in pixels, a multiple of the pipeline's `size_multiple`.
     pub width: usize,
-    /// Pixels, a multiple of the pipeline's `size_multiple`.
+    /// Height in pixels, a multiple of the pipeline's `size_multiple`.
     pub height: usize,
-    /// Picture `i` is made from `seed + i`, so it does not depend on the batch that it was in.
+    /// Picture `i` uses `seed + i`, so a picture does not depend on its batch.
     pub seed: u64,
 }
 
-/// How far a request is. Pictures are made one after the other; steps count through all of them.
+/// The progress of a request. Pictures are made one after the other; steps count through all of them.
 #[derive(Debug, Clone, Copy)]
 pub struct Progress<'a> {
-    /// Denoising steps done, from 1.
+    /// Finished denoising steps, from 1.
     pub step: usize,
-    /// Steps of one picture times the number of pictures.
+    /// Steps per picture times the number of pictures.
     pub total_steps: usize,
-    /// The picture at hand, from 0.
+    /// Index of the current picture, from 0.
     pub position: usize,
-    /// What the denoiser takes that picture for by now: clean latents, normalised, `[1, latent channels, height, width]`. For
+    /// The predicted x₀ of that picture: clean, normalised latents, `[1, latent channels, height, width]`, for
     /// [`super::Previewer`].
-    pub foreseen: &'a Tensor<4>,
+    pub predicted_clean: &'a Tensor<4>,
 }
 
-/// Hears of every step and may break the request off.
+/// Called after every step; can cancel the request.
 pub type OnStep<'a> = &'a mut dyn FnMut(Progress<'_>) -> ControlFlow<()>;
 
 impl PictureRequest {
-    /// A request that leaves everything out but the prompt and the seed.
+    /// A request with only a prompt and a seed; everything else is a default.
     pub fn new(defaults: &Defaults, prompt: impl Into<String>, seed: u64) -> Self {
         Self {
             prompt: prompt.into(),
@@ -90,7 +91,7 @@ impl PictureRequest {
         }
     }
 
-    /// The request of `params`, with its pictures read from files. Errors: a file that is no picture.
+    /// The request for `params`, with its pictures read from files. Errors: a file is not a picture.
     pub fn read<P: AsRef<Path>>(params: &GenerationParams<P>, seed: u64) -> Result<Self> {
         Ok(Self {
             prompt: params.prompt.clone(),
@@ -111,7 +112,7 @@ impl PictureRequest {
         })
     }
 
-    /// Refuses what no family can do, with a sentence that names the field.
+    /// Rejects what no family supports, with a sentence that names the field.
     pub(super) fn check(&self, size_multiple: usize) -> Result<()> {
         for (name, side) in [("width", self.width), ("height", self.height)] {
             if side == 0 || side % size_multiple != 0 {
@@ -149,7 +150,7 @@ impl PictureRequest {
         prompt::check_length("negative_prompt", self.negative_prompt.as_deref().unwrap_or_default())
     }
 
-    /// How many layers of a text encoder are skipped, of those that may be the last one read.
+    /// Number of skipped layers of a text encoder, of which `layers` can be the last one used.
     pub(super) fn skipped_layers(&self, layers: usize) -> Result<usize> {
         match self.clip_skip.unwrap_or(0) {
             skipped if skipped < layers => Ok(skipped),
@@ -157,7 +158,7 @@ impl PictureRequest {
         }
     }
 
-    /// The sentence for a strength that leaves no step of a denoising, where diffusers gives up too.
+    /// The error for a strength that leaves no denoising steps. diffusers rejects it too.
     pub(super) fn without_steps(&self) -> Error {
         let Self { strength, num_inference_steps, .. } = self;
         Error::Invalid(format!("strength {strength} leaves none of num_inference_steps {num_inference_steps}"))

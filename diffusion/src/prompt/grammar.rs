@@ -23,7 +23,8 @@ pub enum Piece {
 /// bracket extends to the end, and an unmatched closing bracket is text. Neighbours of equal weight are merged, so a
 /// prompt without any of these characters is a single piece.
 ///
-/// # Errors Rejects brackets nested deeper than [`DEEPEST`] and weights beyond [`HEAVIEST`].
+/// # Errors
+/// Rejects brackets nested deeper than [`DEEPEST`] and weights beyond [`HEAVIEST`].
 pub fn parse(prompt: &str) -> Result<Vec<Piece>> {
     let mut reading = Reading::default();
     let mut rest = prompt;

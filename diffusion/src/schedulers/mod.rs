@@ -1,5 +1,5 @@
-//! Schedulers: which noise levels a sampler visits, and the step from one to the next. One algorithm a file.
-//! They know nothing of prompts or pictures.
+//! Schedulers: the noise levels that a sampler visits, and the step from one to the next. Each algorithm has its own
+//! file. Prompts and pictures do not occur here.
 
 pub mod config;
 mod ddim;
@@ -27,8 +27,8 @@ use noise_schedule::{Level, NoiseSchedule};
 use pndm::Pndm;
 use unipc::UniPc;
 
-/// The noise that a model was trained with and the solver that takes it away: Stable Diffusion's schedulers, as
-/// `scheduler_config.json` describes them. FLUX has [`flow_match_euler`].
+/// The noise schedule that a model was trained with, and the solver that removes the noise: Stable Diffusion's
+/// schedulers as described by `scheduler_config.json`. FLUX uses [`flow_match_euler`].
 #[derive(Debug, Clone)]
 pub struct Scheduler {
     config: Config,
@@ -36,14 +36,14 @@ pub struct Scheduler {
     noise: NoiseSchedule,
 }
 
-/// The denoising of one picture or batch: where it stands, and what its solver remembers of earlier steps. Calls of the
-/// denoiser are counted from 0 and have to be stepped through in order.
+/// The denoising of one picture or batch: its position, and what its solver remembers of earlier steps. Denoiser calls
+/// are counted from 0 and must be stepped through in order.
 #[derive(Debug, Clone)]
 pub struct Sampling {
     plan: Plan,
-    /// As many as were asked for. PNDM calls the denoiser more often.
+    /// The requested number of steps. PNDM calls the denoiser more often.
     steps: usize,
-    /// Calls left out at the noisy end.
+    /// Number of calls skipped at the noisy end.
     start: usize,
     prediction: PredictionType,
     solver: Solver,
@@ -52,9 +52,9 @@ pub struct Sampling {
 /// What all solvers have in common.
 #[derive(Debug, Clone)]
 struct Plan {
-    /// What the denoiser is told in each call.
+    /// The timestep that the denoiser receives in each call.
     timesteps: Vec<f64>,
-    /// The noise in the latents before each call.
+    /// The noise level of the latents before each call.
     levels: Vec<Level>,
     initial_scale: f64,
 }
@@ -71,7 +71,7 @@ enum Solver {
 }
 
 impl Scheduler {
-    /// Refuses an unknown class, options that no solver here knows, and betas that are no noise.
+    /// Rejects unknown classes, unsupported options, and invalid betas.
     pub fn from_config(config: Config) -> Result<Self> {
         let class = config.class()?;
         config.check(class)?;
@@ -79,23 +79,23 @@ impl Scheduler {
         Ok(Self { config, class, noise })
     }
 
-    /// Another solver for the noise that the model was trained with, as `Other.from_config(scheduler.config)` in
-    /// diffusers: what this config says stays, and what it leaves out is that class's default.
+    /// The same noise schedule with another solver, as `Other.from_config(scheduler.config)` in diffusers: stated
+    /// values stay, and missing ones take that class's defaults.
     pub fn with_name(&self, name: formats::Scheduler) -> Result<Self> {
         Self::from_config(self.config.named(name))
     }
 
-    /// As [`Self::with_name`], with the options of the class as this config has them.
+    /// Like [`Self::with_name`], with the class's options from this config.
     pub fn with_class(&self, class: Class) -> Result<Self> {
         Self::from_config(Config { class_name: class.name().into(), ..self.config.clone() })
     }
 
-    /// What the scheduler was made from.
+    /// The config that the scheduler was made from.
     pub fn config(&self) -> &Config {
         &self.config
     }
 
-    /// What A1111 calls this solver, for people.
+    /// A1111's name of this solver, for display.
     pub fn title(&self) -> String {
         let karras = if self.config.use_karras_sigmas { " Karras" } else { "" };
         match self.class {
@@ -112,7 +112,7 @@ impl Scheduler {
         }
     }
 
-    /// A denoising in `steps` steps: at least one, and at most as many as there are training timesteps.
+    /// A denoising with `steps` steps: at least one, and at most as many as there are training timesteps.
     pub fn sampling(&self, steps: usize) -> Result<Sampling> {
         let limit = self.config.num_train_timesteps;
         if !(1..=limit).contains(&steps) {
@@ -137,8 +137,8 @@ impl Scheduler {
 }
 
 impl Sampling {
-    /// The last part of the denoising, for latents that begin as a picture: `strength` 1 keeps every step, 0 keeps
-    /// none, and between them the part of the steps that it says, rounded down.
+    /// Keeps only the last steps, for latents that start from a picture: a `strength` of 1 keeps all steps, 0 none, and
+    /// other values keep that share, rounded down.
     pub fn with_strength(self, strength: f64) -> Result<Self> {
         if !(0.0..=1.0).contains(&strength) {
             return Err(Error::Invalid(format!("strength is {strength}, and has to be from 0 to 1")));
@@ -151,27 +151,27 @@ impl Sampling {
         Ok(Self { start, ..self })
     }
 
-    /// How often the denoiser is called.
+    /// Number of denoiser calls.
     pub fn len(&self) -> usize {
         self.plan.timesteps.len() - self.start
     }
 
-    /// Whether nothing is left to do: strength 0.
+    /// Whether no calls remain: strength 0.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// The training timestep that the denoiser is told in call `i`.
+    /// The training timestep that the denoiser receives in call `i`.
     pub fn timestep(&self, i: usize) -> f64 {
         self.plan.timesteps[self.start + i]
     }
 
-    /// What noise of deviation 1 is multiplied with to be the latents of a whole denoising.
+    /// Factor from standard normal noise to the initial latents of a complete denoising.
     pub fn initial_scale(&self) -> f64 {
         self.plan.initial_scale
     }
 
-    /// What the denoiser sees of the latents in call `i`.
+    /// The denoiser's input in call `i`, from the latents.
     pub fn scale_input(&self, i: usize, latents: Tensor<4>) -> Tensor<4> {
         match &self.solver {
             Solver::Euler(_) | Solver::EulerAncestral(_) => latents / self.plan.levels[self.start + i].deviation(),
@@ -179,8 +179,8 @@ impl Sampling {
         }
     }
 
-    /// The latents before call `i` of a picture whose clean latents are `original`: the first ones of img2img, and
-    /// those that inpainting puts around its mask. After the last call these are the clean ones.
+    /// Adds noise to the clean latents `original`: the latents before call `i`. Used for the initial latents of image
+    /// to image, and for the area around an inpainting mask. After the last call these are the clean latents.
     pub fn add_noise(&self, i: usize, original: Tensor<4>, noise: Tensor<4>) -> Tensor<4> {
         match self.plan.levels.get(self.start + i) {
             Some(level) => level.mix(original, noise),
@@ -188,13 +188,14 @@ impl Sampling {
         }
     }
 
-    /// The clean latents that the denoiser foresees in call `i`, from those before it (not scaled) and its answer.
-    pub fn foreseen(&self, i: usize, latents: Tensor<4>, output: Tensor<4>) -> Tensor<4> {
+    /// The predicted x₀ (clean latents) in call `i`, from the latents before the call (unscaled) and the denoiser's
+    /// output.
+    pub fn predicted_clean(&self, i: usize, latents: Tensor<4>, output: Tensor<4>) -> Tensor<4> {
         self.plan.levels[self.start + i].picture(self.prediction, latents, output)
     }
 
-    /// The latents after call `i`, from those before it (not scaled) and the denoiser's answer. Solvers of a stochastic
-    /// equation draw from `noise`, which should be the generator that made the first latents.
+    /// The latents after call `i`, from those before it (unscaled) and the denoiser's output. Stochastic solvers draw
+    /// from `noise`, which should be the generator of the initial latents.
     pub fn step(&mut self, i: usize, latents: Tensor<4>, output: Tensor<4>, noise: &mut Noise) -> Tensor<4> {
         let i = self.start + i;
         match &mut self.solver {
@@ -215,12 +216,12 @@ mod tests {
 
     use super::*;
 
-    /// Those that remove noise.
+    /// The solvers that remove noise; not flow matching.
     fn names() -> impl Iterator<Item = Name> {
         Name::ALL.into_iter().filter(|name| !name.matches_flow())
     }
 
-    /// Stable Diffusion 1.5's config.
+    /// The config of Stable Diffusion 1.5.
     fn published() -> Config {
         let text = r#"{
             "_class_name": "PNDMScheduler", "_diffusers_version": "0.6.0", "beta_end": 0.012, "beta_start": 0.00085,
@@ -254,7 +255,7 @@ mod tests {
                 }
                 let mut sampling = scheduler.sampling(steps).unwrap();
                 let timesteps: Vec<f64> = (0..sampling.len()).map(|i| sampling.timestep(i)).collect();
-                // PNDM takes its second step twice; Karras' levels may round to one timestep.
+                // PNDM repeats its second step; two of Karras' levels may round to the same timestep.
                 assert!(timesteps.is_sorted_by(|a, b| a >= b), "{name} {spacing:?} {steps}: {timesteps:?}");
                 let mut noise = Noise::seeded(1);
                 let mut latents = noise.normal_tensor([1, 1, 2, 2], &device) * sampling.initial_scale();
@@ -297,9 +298,9 @@ mod tests {
         }
     }
 
-    /// By what the denoiser is told in each call, and not by the solver's own levels.
+    /// Computed from the denoiser's inputs, not from the solver's own levels.
     #[test]
-    fn what_a_denoiser_that_knows_foresees_is_the_picture_at_every_call() {
+    fn predicted_clean_latents_of_a_perfect_denoiser_are_the_picture_at_every_call() {
         let device = Device::flex();
         let picture = Noise::seeded(2).normal_tensor([1, 1, 4, 4], &device);
         let velocity = Config { prediction_type: PredictionType::VPrediction, ..published() };
@@ -319,14 +320,14 @@ mod tests {
                     let epsilon = (latents.clone() - picture.clone() * told.signal) / told.noise;
                     let output = match kind {
                         PredictionType::Epsilon => epsilon,
-                        // α·ε − σ·x of the latents with variance 1.
+                        // The velocity α·ε − σ·x of the latents with variance 1.
                         _ => {
                             let Level { signal, noise } = Level::preserving(sigma);
                             epsilon * signal - picture.clone() * noise
                         }
                     };
-                    let foreseen = values(sampling.foreseen(i, latents.clone(), output.clone()));
-                    let wrong = foreseen.iter().zip(values(picture.clone())).map(|(a, b)| (a - b).abs());
+                    let predicted_clean = values(sampling.predicted_clean(i, latents.clone(), output.clone()));
+                    let wrong = predicted_clean.iter().zip(values(picture.clone())).map(|(a, b)| (a - b).abs());
                     let wrong = wrong.fold(0.0, f32::max);
                     assert!(wrong < 0.02, "{name} {kind:?} {strength}, call {i}: {wrong}");
                     latents = sampling.step(i, latents, output, &mut noise);
@@ -352,7 +353,7 @@ mod tests {
         assert_eq!(config.class_name, "DPMSolverMultistepScheduler");
         assert_eq!((config.beta_start, config.steps_offset), (Some(0.00085), 1));
         assert!(config.use_karras_sigmas);
-        // What the config leaves out: PNDM spaces its steps from the clean end, DPM-Solver over all.
+        // Fields that the config omits: PNDM spaces its steps from the clean end, DPM-Solver over the whole range.
         assert_eq!(scheduler.sampling(4).unwrap().timestep(0), 999.0);
         let plain = scheduler.with_name(Name::Dpmpp2m).unwrap();
         assert!(!plain.config().use_karras_sigmas);

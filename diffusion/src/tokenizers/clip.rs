@@ -48,7 +48,7 @@ impl ClipTokenizer {
     }
 
     fn new(mut tokenizer: Tokenizer, pad_token: &str, length: usize) -> Result<Self, String> {
-        // Chunks have their own length and padding, whatever the file configures.
+        // Chunks have their own length and padding, regardless of the settings in the file.
         tokenizer.with_truncation(None).map_err(|error| error.to_string())?.with_padding(None);
         let nothing = tokenizer.encode("", true).map_err(|error| error.to_string())?;
         let &[start, end] = nothing.get_ids() else {

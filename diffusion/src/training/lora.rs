@@ -336,7 +336,7 @@ fn add_branches(transformer: &mut FluxTransformer, rank: usize, alpha: f64, devi
     }
 }
 
-/// A trainable factor, in f32 whatever the dtype of the base.
+/// A trainable factor, in f32 regardless of the dtype of the base.
 fn trainable(values: Vec<f32>, shape: [usize; 2], device: &Device) -> Param<Tensor<2>> {
     let device = device.clone().autodiff();
     Param::from_tensor(Tensor::from_data(TensorData::new(values, shape), (&device, DType::F32)))

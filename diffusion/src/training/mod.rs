@@ -1,5 +1,5 @@
 //! Training on one device: losses, the optimizer, random choices and cached inputs, and the trainer of LoRA adapters.
-//! The example `ember` trains a model from scratch with the same parts.
+//! `models/ember-recipe` trains a model from scratch with the same parts.
 
 mod checkpointing;
 mod data;

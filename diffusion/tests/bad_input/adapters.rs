@@ -66,7 +66,7 @@ fn alphas_that_are_none() {
     assert!(error.contains("lora_adapter_metadata"), "{error}");
 }
 
-/// The layers of an adapter determine its family, whatever its name. The base model is unchanged.
+/// The layers of an adapter determine its family, regardless of its name. The base model is unchanged.
 #[test]
 fn an_adapter_of_another_family_changes_nothing() {
     let adapters =

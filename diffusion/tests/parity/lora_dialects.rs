@@ -192,7 +192,7 @@ fn every_algorithm_on_convolutions_and_linear_layers() {
     }
 }
 
-/// Updates add up, whatever their algorithm and order.
+/// Updates add up, regardless of their algorithm and order.
 #[test]
 fn adapters_of_several_algorithms_at_once() {
     let golden = Golden::open("lora-dialects/layers/reference");

@@ -60,7 +60,9 @@ fn schnell_without_guidance_and_shift() {
 #[test]
 fn a_latent_consistency_model_embeds_its_guidance_scale() {
     let index = json!({"_class_name": "LatentConsistencyModelPipeline"});
-    let scheduler = json!({"_class_name": "LCMScheduler", "original_inference_steps": 50, "set_alpha_to_one": true, "steps_offset": 0});
+    let scheduler = json!({
+        "_class_name": "LCMScheduler", "original_inference_steps": 50, "set_alpha_to_one": true, "steps_offset": 0,
+    });
     let folder = variant("sd15-tiny", &[("model_index.json", index), ("scheduler/scheduler_config.json", scheduler)]);
     std::fs::remove_dir_all(folder.path().join("unet")).unwrap();
     copy(&path("pipeline-variants/lcm-unet"), &folder.path().join("unet"));

@@ -55,7 +55,7 @@ fn predicted_clean(pipeline: &Pipeline, request: &PictureRequest) -> (Vec<Tensor
     let mut all = Vec::new();
     let mut pictures = pipeline
         .generate(request, &mut |progress| {
-            all.push(progress.foreseen.clone());
+            all.push(progress.predicted_clean.clone());
             ControlFlow::Continue(())
         })
         .unwrap();
@@ -82,8 +82,8 @@ fn the_last_predicted_clean_image_is_the_picture() {
         let vae = pipeline.autoencoder();
         let last = vae.decode(vae.denormalise(all[3].clone()));
         let last = diffusion::image::from_tensor(last).unwrap();
-        let apart = last.iter().zip(picture.iter()).map(|(a, b)| a.abs_diff(*b)).max().unwrap();
-        assert!(apart <= 1, "{folder}: {apart} of 255");
+        let difference = last.iter().zip(picture.iter()).map(|(a, b)| a.abs_diff(*b)).max().unwrap();
+        assert!(difference <= 1, "{folder}: {difference} of 255");
     }
 }
 

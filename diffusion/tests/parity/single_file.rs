@@ -45,7 +45,7 @@ fn header(list: &List, dtype: &str, bytes: usize, metadata: &str) -> (String, us
     (text + "}", at)
 }
 
-/// A file that takes no disk space, whatever its size.
+/// A file that takes no disk space, regardless of its size.
 fn sparse(folder: &TempDir, name: &str, list: &List) -> PathBuf {
     sparse_with(folder, name, list, "")
 }

@@ -73,7 +73,7 @@ fn check(folder: &str, name: &str, count: usize) {
         assert_same_picture(made, &values(expected.clone().narrow(0, index, 1)));
     }
 
-    // The last picture of a batch equals the only one of its own seed.
+    // The last picture of a batch equals a single picture with its seed.
     let last = request.num_images - 1;
     let alone = PictureRequest { seed: request.seed + last as u64, num_images: 1, ..request };
     assert_eq!(pictures(&pipeline, &alone)[0], made[last]);

@@ -1,4 +1,4 @@
-//! How strong an adapter means itself to be. Trainers say it in five places; the first that speaks counts.
+//! The strength that an adapter file states. Trainers state it in five places; the first one present is used.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 use crate::adapter::Network;
 
-/// How diffusers begins the fields of each network.
+/// Prefixes that diffusers gives to the fields of each network.
 const PREFIXES: [(&str, Network); 4] = [
     ("transformer.", Network::Transformer),
     ("unet.", Network::Unet),
@@ -15,16 +15,16 @@ const PREFIXES: [(&str, Network); 4] = [
     ("text_encoder_2.", Network::TextEncoder2),
 ];
 
-/// What a file says about the alpha of modules that carry no tensor for it.
+/// The alpha of modules without an alpha tensor, as the file states it.
 #[derive(Debug, Clone)]
 pub struct AlphaRule {
-    /// By network; without one for all of them.
+    /// By network; the config under `None` applies to all networks.
     configs: BTreeMap<Option<Network>, PeftConfig>,
-    /// For people: where the alpha came from.
+    /// Where the alpha was found, for display.
     pub source: &'static str,
 }
 
-/// The fields of PEFT's config that matter here.
+/// The fields of PEFT's config that are used here.
 #[derive(Debug, Clone, Default, Deserialize)]
 struct PeftConfig {
     lora_alpha: Option<f64>,
@@ -35,14 +35,15 @@ struct PeftConfig {
 }
 
 impl AlphaRule {
-    /// Looks in the header, then in the text of the `adapter_config.json` that may lie beside the file. `has_tensors`: some module says
-    /// its alpha itself, so a single number for all of them in the header would be a guess. Errors: a sentence.
+    /// Reads the header, then `beside`, the text of an `adapter_config.json` in the same folder. `has_tensors`: some
+    /// modules have alpha tensors; a global number in the header is then ignored, since it need not apply to the
+    /// others. Errors: a sentence.
     pub fn read(header: &BTreeMap<String, String>, beside: Option<&str>, has_tensors: bool) -> Result<Self, String> {
         let broken = |what: &str, error: serde_json::Error| format!("{what}: {error}");
         if let Some(text) = header.get("lora_adapter_metadata") {
             let fields: Map<String, Value> =
                 serde_json::from_str(text).map_err(|e| broken("lora_adapter_metadata", e))?;
-            // diffusers prefixes each field with the model's part
+            // diffusers prefixes each field with the name of the part.
             let mut by_network: BTreeMap<Option<Network>, Map<String, Value>> = BTreeMap::new();
             for (name, value) in fields {
                 let own = PREFIXES.iter().find_map(|(prefix, network)| Some((name.strip_prefix(prefix)?, *network)));
@@ -71,7 +72,7 @@ impl AlphaRule {
         })
     }
 
-    /// What a module's update is multiplied by at strength 1, given the alpha tensor it may have.
+    /// The factor of a module's update at strength 1, given its alpha tensor, if there is one.
     pub fn scale(&self, network: Network, module: &str, rank: usize, tensor: Option<f64>) -> f64 {
         if let Some(alpha) = tensor {
             return alpha / rank as f64;

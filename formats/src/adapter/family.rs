@@ -1,4 +1,5 @@
-//! The models that an adapter was made for, by its modules, the width of the text states that they read, and its header.
+//! The model family of an adapter, detected from its modules, the width of the text states that they read, and its
+//! header.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -8,24 +9,26 @@ use serde::{Serialize, Serializer};
 use super::Network;
 use crate::Family;
 
-/// What an adapter was made for.
+/// The family that an adapter was made for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AdapterFamily {
     Family(Family),
-    /// Stable Diffusion 1.x, 2.x or XL: nothing in the file tells which.
+    /// Stable Diffusion 1.x, 2.x or XL; the file does not show which.
     StableDiffusion,
-    /// Only text encoders are adapted, and nothing tells whose.
+    /// Only text encoders are adapted; the file does not show which family's.
     TextEncoder,
 }
 
 impl AdapterFamily {
-    /// By network and path of the modules, with the inputs of their weights where known, and by the header of the file.
+    /// Detects the family from network and path of the modules, with the input widths of their weights where known, and
+    /// from the header of the file.
     pub fn of(modules: &[(Network, &str, Option<usize>)], header: &BTreeMap<String, String>) -> Self {
         let any = |network| modules.iter().any(|(its, ..)| *its == network);
         if any(Network::Transformer) {
             return Self::Family(Family::Flux);
         }
-        // Cross-attention reads the text encoder's states: 768 of CLIP-L, 1024 of OpenCLIP-H, 2048 of both of XL.
+        // Cross-attention reads the text encoder's states: width 768 for CLIP-L, 1024 for OpenCLIP-H, 2048 for both of
+        // XL's.
         let cross = |path: &str| path.ends_with("attn2.to_k") || path.ends_with("attn2.to_v");
         let reads = modules.iter().filter(|(_, path, _)| cross(path)).find_map(|(.., inputs)| *inputs);
         let deep = |path: &str| path.contains("transformer_blocks.2.") || path.starts_with("add_embedding.");
@@ -45,7 +48,7 @@ impl AdapterFamily {
         })
     }
 
-    /// The name in answers.
+    /// The name in API responses.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Family(family) => family.as_str(),
@@ -88,7 +91,7 @@ mod schema {
 
     impl PartialSchema for AdapterFamily {
         fn schema() -> RefOr<Schema> {
-            // In the order in which the contract lists them.
+            // In the order in which the API lists them.
             let families = [Family::Flux, Family::Sd15, Family::Sd21, Family::Sdxl].map(AdapterFamily::Family);
             let all = families
                 .into_iter()

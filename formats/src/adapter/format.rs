@@ -1,29 +1,29 @@
-//! What an adapter can be written as. Which names each format gives to modules is in [`super::keys`]; the tensors are rearranged
-//! in `diffusion::lora`.
+//! The formats that an adapter can be exported in. [`super::keys`] defines how each format names modules;
+//! `diffusion::lora` rearranges the tensors.
 
 use serde::{Deserialize, Serialize};
 
-/// A dialect that can be written.
+/// A dialect that can be exported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema), schema(as = ExportFormat))]
 #[cfg_attr(feature = "sql", derive(sqlx::Type), sqlx(type_name = "text", rename_all = "snake_case"))]
 pub enum Format {
-    /// sd-scripts' names with alpha tensors.
+    /// The names of sd-scripts, with alpha tensors.
     Kohya,
-    /// diffusers' names, alpha inside of the factors.
+    /// The names of diffusers, with alpha multiplied into the factors.
     Peft,
-    /// ComfyUI's names: `diffusion_model.` and the original ones.
+    /// The names of ComfyUI: `diffusion_model.` and the original module names.
     Comfy,
 }
 
-/// Type of the values.
+/// Data type of the values.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema), schema(as = ExportDtype))]
 #[cfg_attr(feature = "sql", derive(sqlx::Type), sqlx(type_name = "text", rename_all = "snake_case"))]
 pub enum Dtype {
-    /// Nothing is lost.
+    /// Lossless.
     #[default]
     F32,
     F16,
@@ -31,7 +31,7 @@ pub enum Dtype {
 }
 
 impl Format {
-    /// All of them.
+    /// All formats.
     pub const ALL: [Self; 3] = [Self::Kohya, Self::Peft, Self::Comfy];
 
     pub const fn as_str(self) -> &'static str {

@@ -1,4 +1,4 @@
-//! What an adapter file is, told without any model: for lists and for people.
+//! Describes an adapter file without any model, for lists and for display.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,60 +9,60 @@ use crate::adapter::keys::{self, Dialect, Key, Part};
 use crate::adapter::{AdapterFamily, AlphaRule, Network};
 use crate::{Family, Header};
 
-/// Highest rank of an adapter.
+/// Highest supported rank of an adapter.
 pub const MAX_RANK: usize = 512;
-/// How many words and tags of the training's captions are listed.
+/// Number of words and tags from the training's captions that are listed.
 const MOST_TAGS: usize = 50;
 
-/// A description of one file.
+/// Description of an adapter file.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema), schema(as = LoraInspection))]
 pub struct Inspection {
     pub family: AdapterFamily,
-    /// How most of its tensors are named.
+    /// Naming scheme of most of its tensors.
     pub dialect: Option<Dialect>,
-    /// Modules by algorithm.
+    /// Number of modules by algorithm.
     pub algorithms: BTreeMap<Algorithm, usize>,
-    /// How many of them are DoRA.
+    /// Number of modules that use DoRA.
     pub dora: usize,
-    /// None if no module has a rank.
+    /// Ranks of the modules; null if no module has a rank.
     pub ranks: Option<Ranks>,
-    /// Where the strength was found.
+    /// Where the file states its strength.
     pub alpha_source: String,
-    /// Modules by network.
+    /// Number of modules by network.
     pub modules: BTreeMap<Network, usize>,
-    /// Layers that no model here has, as the file names them.
+    /// Layers that no supported model has, as the file names them.
     pub unknown: Vec<String>,
-    /// Words that call what was learnt.
+    /// Words that trigger what the adapter learned.
     pub trigger_words: Vec<String>,
-    /// Tags of the training's captions, the most frequent first.
+    /// Tags from the training's captions, most frequent first.
     pub tags: Vec<Tag>,
-    /// The title in the header.
+    /// Title from the header.
     pub title: Option<String>,
-    /// What the header says that it was trained on.
+    /// Base model that the header names.
     pub base_model: Option<String>,
 }
 
-/// How ΔW is found.
+/// How ΔW is computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub enum Algorithm {
-    /// Two factors of a low rank.
+    /// Product of two low-rank factors.
     Lora,
-    /// The same for a convolution.
+    /// Product of two low-rank factors of a convolution.
     Locon,
-    /// Two products of factors, multiplied with each other value by value.
+    /// Elementwise (Hadamard) product of two products of factors.
     Loha,
-    /// A Kronecker product.
+    /// Kronecker product.
     Lokr,
     /// ΔW itself.
     Full,
-    /// The bias only.
+    /// Change of the bias only.
     Bias,
 }
 
-/// The ranks that occur.
+/// Ranks of the modules.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Ranks {
@@ -72,7 +72,7 @@ pub struct Ranks {
     pub most: usize,
 }
 
-/// A tag with how often it occurred.
+/// A tag and its number of occurrences.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Tag {
@@ -80,20 +80,20 @@ pub struct Tag {
     pub count: u64,
 }
 
-/// The shapes of the tensors of one module of a file.
+/// The tensor shapes of one module of a file.
 struct Found<'a> {
     module: keys::Module,
     shapes: BTreeMap<Part, &'a [usize]>,
 }
 
-/// Describes a file by its header. Errors: as [`inspect`].
+/// Describes a file from its header. Errors: see [`inspect`].
 pub fn inspect_header(header: &Header) -> Result<Inspection, String> {
     let shapes = header.tensors.iter().map(|(name, tensor)| (&name[..], &tensor.shape[..]));
     inspect(shapes, &header.metadata)
 }
 
-/// Describes a file by the names and shapes of its tensors and by the strings of its header. Errors: a sentence, for what is no adapter
-/// for these networks and for algorithms that are not used here.
+/// Describes a file from the names and shapes of its tensors and the strings in its header. Errors: a sentence, if the
+/// file is not an adapter for the supported networks or uses an unsupported algorithm.
 pub fn inspect<'a>(
     tensors: impl IntoIterator<Item = (&'a str, &'a [usize])>,
     header: &BTreeMap<String, String>,
@@ -124,7 +124,7 @@ pub fn inspect<'a>(
     let mut ranks: BTreeMap<usize, usize> = BTreeMap::new();
     let (mut dora, mut places) = (0, Vec::new());
     for found in found.values() {
-        // What a file fuses counts as the modules that it stands for.
+        // A fused layer counts as the modules that it contains.
         let count = found.module.targets.len();
         *algorithms.entry(found.algorithm()).or_insert(0) += count;
         *modules.entry(found.module.network).or_insert(0) += count;
@@ -163,18 +163,18 @@ impl Found<'_> {
             Some(_) => Algorithm::Lora,
             None if has(Part::HadaW1A) => Algorithm::Loha,
             None if [Part::LokrW1, Part::LokrW1A].into_iter().any(has) => Algorithm::Lokr,
-            // sd-scripts keeps norms as vectors, which are biases here
+            // sd-scripts stores norms as vectors, which count as biases here.
             None if self.shapes.get(&Part::Diff).is_some_and(|diff| diff.len() > 1) => Algorithm::Full,
             None => Algorithm::Bias,
         }
     }
 
-    /// As the file has it: for a fused layer that of all its parts together.
+    /// The rank in the file; for a fused layer, that of all its parts together.
     fn rank(&self) -> Option<usize> {
         [Part::Down, Part::HadaW1B, Part::LokrW2B, Part::LokrW1B].into_iter().find_map(|part| self.side(part, 0))
     }
 
-    /// Inputs of the layer, where a tensor tells them.
+    /// Number of inputs of the layer, if a tensor shows it.
     fn inputs(&self) -> Option<usize> {
         [Part::Down, Part::Diff, Part::HadaW1B].into_iter().find_map(|part| self.side(part, 1)).or_else(|| {
             let [left, right] = [[Part::LokrW1, Part::LokrW1B], [Part::LokrW2, Part::LokrW2B]]
@@ -189,7 +189,7 @@ impl Found<'_> {
 }
 
 impl Inspection {
-    /// The family whose checkpoints it runs on. A file that does not tell counts as the family that most LoRAs are made for.
+    /// The family whose checkpoints it runs on. If the file does not show it, the family that most LoRAs are made for.
     pub fn base_family(&self) -> Family {
         match self.family {
             AdapterFamily::Family(family) => family,
@@ -206,14 +206,14 @@ fn spread(ranks: &BTreeMap<usize, usize>) -> Option<Ranks> {
     Some(Ranks { smallest: *smallest, largest: *largest, most: *most })
 }
 
-/// The trigger phrase's words, which trainers part by commas.
+/// The words of the trigger phrase, which trainers separate by commas.
 fn trigger_words(header: &BTreeMap<String, String>) -> Vec<String> {
     let phrase = header.get("modelspec.trigger_phrase").or_else(|| header.get("trigger_word"));
     let words = phrase.into_iter().flat_map(|phrase| phrase.split(','));
     words.map(|word| word.trim().to_owned()).filter(|word| !word.is_empty()).collect()
 }
 
-/// sd-scripts counts tags by folder: `{"10_folder": {"tag": 3}}`. What is written otherwise tells nothing.
+/// sd-scripts counts tags by folder: `{"10_folder": {"tag": 3}}`. Anything else is ignored.
 fn tags(header: &BTreeMap<String, String>) -> Vec<Tag> {
     let by_folder = header.get("ss_tag_frequency").and_then(|text| serde_json::from_str(text).ok());
     let Some(Value::Object(folders)) = by_folder else { return Vec::new() };

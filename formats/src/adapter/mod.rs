@@ -1,6 +1,6 @@
-//! Adapter files by the names and shapes of their tensors and by their headers: which module of which network a tensor belongs
-//! to in the dialect of each trainer, the strength that the file states, the family that it was made for. No tensor is read
-//! here; what the tensors do is in `diffusion::lora`.
+//! Describes adapter files by the names and shapes of their tensors and by their headers: the network and module of
+//! each tensor in each trainer's dialect, the strength that the file states, and the family that it was made for. No
+//! tensor is read here; `diffusion::lora` applies them.
 
 mod alpha;
 mod family;

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-/// A network that adapters hang on.
+/// A network that adapters can change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
@@ -13,7 +13,7 @@ pub enum Network {
     Unet,
     /// The first text encoder: CLIP-L, or the only one of Stable Diffusion 1 and 2.
     TextEncoder,
-    /// The second one: OpenCLIP-G of XL, T5 of FLUX.1.
+    /// The second text encoder: OpenCLIP-G in XL, T5 in FLUX.1.
     #[serde(rename = "text_encoder_2")]
     TextEncoder2,
 }

@@ -57,19 +57,22 @@ pub(crate) fn assemble(out: &Path, model: &Path) -> Result<()> {
         &with(&configs.flux, json!({ "_class_name": "FluxTransformer2DModel" }))?,
     )?;
     let clip = json!({
-        "architectures": ["CLIPTextModel"], "model_type": "clip_text_model", "bos_token_id": configs.clip.vocab_size - 2,
-        "pad_token_id": configs.clip.vocab_size - 1, "projection_dim": configs.clip.hidden_size, "attention_dropout": 0.0,
+        "architectures": ["CLIPTextModel"], "model_type": "clip_text_model",
+        "bos_token_id": configs.clip.vocab_size - 2, "pad_token_id": configs.clip.vocab_size - 1,
+        "projection_dim": configs.clip.hidden_size, "attention_dropout": 0.0,
     });
     write_json(&model.join("text_encoder/config.json"), &with(&configs.clip, clip)?)?;
     let t5 = json!({
-        "architectures": ["T5EncoderModel"], "model_type": "t5", "is_encoder_decoder": false, "use_cache": false, "dropout_rate": 0.0,
-        "pad_token_id": 0, "eos_token_id": 1, "decoder_start_token_id": 0, "tie_word_embeddings": false,
+        "architectures": ["T5EncoderModel"], "model_type": "t5", "is_encoder_decoder": false, "use_cache": false,
+        "dropout_rate": 0.0, "pad_token_id": 0, "eos_token_id": 1, "decoder_start_token_id": 0,
+        "tie_word_embeddings": false,
     });
     write_json(&model.join("text_encoder_2/config.json"), &with(&configs.t5, t5)?)?;
     write_json(
         &model.join("scheduler/scheduler_config.json"),
         &json!({
-            "_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps": 1000, "shift": 1.0, "use_dynamic_shifting": false,
+            "_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps": 1000, "shift": 1.0,
+            "use_dynamic_shifting": false,
         }),
     )?;
     write_json(
@@ -88,7 +91,8 @@ pub(crate) fn assemble(out: &Path, model: &Path) -> Result<()> {
     write_json(
         &model.join("pyrograph.json"),
         &json!({
-            "num_inference_steps": DEFAULTS.0, "guidance_scale": 1.0, "true_cfg_scale": DEFAULTS.1, "width": 64, "height": 64,
+            "num_inference_steps": DEFAULTS.0, "guidance_scale": 1.0, "true_cfg_scale": DEFAULTS.1,
+            "width": 64, "height": 64,
         }),
     )?;
     for folder in ["tokenizer", "tokenizer_2"] {

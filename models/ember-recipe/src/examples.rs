@@ -164,7 +164,7 @@ impl Part {
 }
 
 /// Half of the noise levels are drawn as usual for a flow, and half close to pure noise. A trace of a picture in the
-/// noise is enough to tell which of the few hundred it is, so only without a trace does the caption matter.
+/// noise is enough to identify it among a few hundred, so only without a trace does the caption matter.
 fn level(random: &mut Random, shift: f64) -> f64 {
     if random.chance(0.5) { draw_level(random, shift) } else { 1.0 - 0.12 * random.uniform().powf(1.5) }
 }

@@ -13,7 +13,7 @@ use crate::{autoencoder, words};
 
 const TEXT_WIDTH: usize = 128;
 
-/// What is trained together.
+/// The networks that are trained together.
 #[derive(Module, Debug)]
 pub(crate) struct Networks {
     pub text_encoder: ClipTextModel,

@@ -105,7 +105,8 @@ fn write_clip(counts: &BTreeMap<String, u64>, folder: &Path) -> Result<()> {
     std::fs::write(folder.join("vocab.json"), serde_json::to_string(&ids)?)?;
     std::fs::write(folder.join("merges.txt"), format!("#version: 0.2\n{}\n", merges.join("\n")))?;
     let special = json!({
-        "bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>", "unk_token": "<|endoftext|>", "pad_token": "<|endoftext|>",
+        "bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>", "unk_token": "<|endoftext|>",
+        "pad_token": "<|endoftext|>",
     });
     let mut config = special.clone();
     config["model_max_length"] = json!(CLIP_LENGTH);
@@ -130,7 +131,8 @@ fn write_t5(counts: &BTreeMap<String, u64>, folder: &Path) -> Result<()> {
     pieces.extend(letters.filter(|letter| !known.contains(letter)).map(|letter| (letter, -14.0)));
     let special = |id: usize, content: &str| {
         json!({
-            "id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": true,
+            "id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false,
+            "normalized": false, "special": true,
         })
     };
     let metaspace = json!({ "type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": true });

@@ -68,8 +68,8 @@ impl<'a> Previews<'a> {
     }
 
     fn make(&mut self, progress: &Progress<'_>) -> diffusion::Result<()> {
-        let &Progress { step, total_steps, position, foreseen } = progress;
-        let picture = self.previewer.picture(foreseen)?;
+        let &Progress { step, total_steps, position, predicted_clean } = progress;
+        let picture = self.previewer.picture(predicted_clean)?;
         let path = self.order.output_dir.join(format!("preview-{step}.jpg"));
         let mut jpeg = Vec::new();
         JpegEncoder::new_with_quality(&mut jpeg, QUALITY)

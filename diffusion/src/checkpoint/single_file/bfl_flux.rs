@@ -1,5 +1,5 @@
-//! FLUX.1's transformer in the names of Black Forest Labs: fused projections, and a last modulation with its halves the other
-//! way round. ComfyUI and the makers of GGUF files keep these names.
+//! FLUX.1's transformer under the names of Black Forest Labs: fused projections, and a last modulation with its halves
+//! exchanged. ComfyUI and most GGUF files use these names.
 
 use serde_json::{Value, json};
 
@@ -42,7 +42,7 @@ fn sources(doubles: usize, singles: usize, width: usize) -> Vec<Source> {
     ] {
         all.extend(layer(ours, theirs));
     }
-    // Shift and scale there, scale and shift here.
+    // The file has shift and scale, diffusers scale and shift.
     let last = layer("norm_out.linear", "final_layer.adaLN_modulation.1");
     all.extend(last.map(|source| Source { cut: Cut::HalvesSwapped, ..source }));
     for number in 0..doubles {
@@ -98,7 +98,7 @@ fn norms<const N: usize>(ours: &str, theirs: &str, pairs: [(&str, &str); N]) -> 
     pairs.map(|(our, their)| Source::whole(format!("{ours}.{our}.weight"), format!("{theirs}.{their}.scale")))
 }
 
-/// Parts of `width` rows one after the other; the last takes what is left.
+/// Consecutive parts of `width` rows; the last part takes the remaining rows.
 fn fused(ours: &str, parts: &[&str], theirs: &str, width: usize) -> Vec<Source> {
     let cut = |at: usize| Cut::Rows { from: at * width, to: (at + 1 < parts.len()).then_some((at + 1) * width) };
     let leaf = |leaf: &'static str| {

@@ -1,4 +1,4 @@
-//! CLIP's text encoder in the names of transformers, which ldm and ComfyUI keep below a prefix.
+//! CLIP's text encoder under the names of transformers, which ldm and ComfyUI store below a prefix.
 
 use serde_json::Value;
 
@@ -8,12 +8,12 @@ use crate::checkpoint::view::Source;
 /// Width of an attention head in every published CLIP text encoder.
 pub(super) const HEAD: usize = 64;
 
-/// The image encoder of a whole CLIP, numbers that say nothing, and what is not for every text encoder.
+/// Tensors to ignore: the image encoder of a complete CLIP, constants, and tensors that only some text encoders use.
 const IGNORED: [&str; 5] =
     ["position_ids", "logit_scale", "vision_model.", "visual_projection.weight", "text_projection.weight"];
 
 pub(super) fn map(file: &Below, mut config: Value) -> Result<Mapped, String> {
-    // transformers before 2022 wrote no `text_model.`
+    // transformers before 2022 omitted `text_model.`
     let inner = if file.has("text_model.") { "text_model." } else { "" };
     let ignored = if projects(&config) { &IGNORED[..4] } else { &IGNORED[..] };
     let width = file.size(&format!("{inner}embeddings.token_embedding.weight"), 1)?;
@@ -31,7 +31,7 @@ pub(super) fn map(file: &Below, mut config: Value) -> Result<Mapped, String> {
     Ok(Mapped { config, sources, ignored: ignored.iter().map(|mark| (*mark).to_owned()).collect() })
 }
 
-/// Whether the encoder's answer is projected to the space that it shares with pictures.
+/// Whether the encoder's output is projected to the embedding space that it shares with images.
 pub(super) fn projects(config: &Value) -> bool {
     config["architectures"][0] == "CLIPTextModelWithProjection"
 }

@@ -1,5 +1,5 @@
-//! Stable Diffusion's UNet in the names of latent-diffusion's `openaimodel.py`: numbered input and output blocks, in which
-//! residual blocks, attention and resampling follow each other.
+//! Stable Diffusion's UNet under the names of latent-diffusion's `openaimodel.py`: numbered input and output blocks,
+//! each a sequence of residual blocks, attention and resampling.
 
 use serde_json::{Value, json};
 
@@ -9,12 +9,12 @@ use crate::checkpoint::view::Source;
 /// Width of an attention head in Stable Diffusion 2 and XL.
 const HEAD: usize = 64;
 
-/// One resolution.
+/// One resolution level.
 struct Level {
     channels: usize,
-    /// Residual blocks.
+    /// Number of residual blocks.
     layers: usize,
-    /// Transformer blocks in each attention; 0 without attention.
+    /// Number of transformer blocks in each attention; 0 without attention.
     depth: usize,
 }
 
@@ -105,7 +105,7 @@ fn sources(levels: &[Level], layers: usize, middle: usize) -> Vec<Source> {
             all.extend(resnet(&format!("{ours}.resnets.{at}"), &format!("{theirs}.0")));
             all.extend(transformer(&format!("{ours}.attentions.{at}"), &format!("{theirs}.1"), *depth));
         }
-        // It comes after the attention of the last block, where there is one.
+        // It follows the attention of the last block, if there is one.
         let upsampler = if *depth > 0 { 2 } else { 1 };
         let theirs = format!("output_blocks.{}.{upsampler}.conv", first + layers);
         all.extend(layer(&format!("{ours}.upsamplers.0.conv"), &theirs));
@@ -125,7 +125,7 @@ fn resnet(ours: &str, theirs: &str) -> impl Iterator<Item = Source> {
     LAYERS.into_iter().flat_map(move |(our, their)| layer(&format!("{ours}.{our}"), &format!("{theirs}.{their}")))
 }
 
-/// The inside of attention has the same names in diffusers.
+/// The layers inside of attention have the same names in diffusers.
 fn transformer(ours: &str, theirs: &str, depth: usize) -> Vec<Source> {
     const BLOCK: [&str; 10] = [
         "norm1",

@@ -1,5 +1,5 @@
-//! The autoencoder in the names of latent-diffusion's `model.py`, which Stable Diffusion and FLUX.1 share. Levels of the
-//! decoder are counted from the finest there, and from the coarsest in diffusers.
+//! The autoencoder under the names of latent-diffusion's `model.py`, which Stable Diffusion and FLUX.1 share. The file
+//! counts the decoder's levels from the finest, diffusers from the coarsest.
 
 use serde_json::{Value, json};
 
@@ -25,7 +25,7 @@ pub(super) fn map(file: &Below, mut config: Value) -> Result<Mapped, String> {
     config["mid_block_add_attention"] = file.has("decoder.mid.attn_1.").into();
     config["use_quant_conv"] = file.has("quant_conv.").into();
     config["use_post_quant_conv"] = file.has("post_quant_conv.").into();
-    // The discriminator of its training, and statistics of averaging.
+    // The discriminator used in training, and statistics of weight averaging.
     let ignored = ["loss.", "model_ema."].map(str::to_owned).to_vec();
     Ok(Mapped { config, sources: sources(levels, layers), ignored })
 }
@@ -72,7 +72,7 @@ fn resnet(ours: &str, theirs: &str) -> impl Iterator<Item = Source> {
     LAYERS.into_iter().flat_map(move |(our, their)| layer(&format!("{ours}.{our}"), &format!("{theirs}.{their}")))
 }
 
-/// Its projections are 1×1 convolutions in the file.
+/// The file stores its projections as 1×1 convolutions.
 fn attention(ours: &str, theirs: &str) -> Vec<Source> {
     const LAYERS: [(&str, &str); 5] =
         [("group_norm", "norm"), ("to_q", "q"), ("to_k", "k"), ("to_v", "v"), ("to_out.0", "proj_out")];

@@ -1,14 +1,14 @@
-//! Whole models in one file, as the original authors and most user interfaces write them, and parts that are given apart: the
-//! families are told from the keys, and each part comes out under our keys with its config. Which of a family's key maps is
-//! which:
+//! Complete models in one file, as the original authors and most user interfaces write them, and separate files of
+//! single parts. The family is detected from the keys, and each part is returned under our keys with its config. The
+//! key maps of each family:
 //!
 //! | file | denoiser | autoencoder | text encoders |
 //! |---|---|---|---|
 //! | ldm, sgm (Stable Diffusion) | `ldm_unet` | `ldm_vae` | `clip` (1.5, XL), `open_clip` (2.1, XL) |
 //! | FLUX.1 of Black Forest Labs, ComfyUI's all-in-one, T5 of llama.cpp | `bfl_flux` | `ldm_vae` | `clip`, `t5` |
 //!
-//! Tokenizers are in none of these files: CLIP's `vocab.json` and `merges.txt` and T5's `tokenizer.json` come from elsewhere.
-//! [`Family::padding`] has their padding tokens. What a network does with its tensors belongs to `networks`.
+//! These files contain no tokenizers: CLIP's `vocab.json` and `merges.txt` and T5's `tokenizer.json` are separate
+//! files. [`Family::padding`] has their padding tokens. `networks` defines what is computed with the tensors.
 
 mod bfl_flux;
 mod clip;
@@ -28,10 +28,10 @@ use super::Checkpoint;
 use super::view::{SCALING, Source};
 use crate::{Error, Result};
 
-/// More blocks than any network has.
+/// Upper limit on the blocks in a list; no network has more.
 const MAX_LIST: usize = 10_000;
 
-/// An open file with a whole model, or with one part of some model.
+/// An open file with a complete model or with a single part.
 #[derive(Debug, Clone)]
 pub struct SingleFile {
     file: Checkpoint,
@@ -40,8 +40,8 @@ pub struct SingleFile {
 }
 
 impl SingleFile {
-    /// Opens a safetensors or GGUF file and finds out what it holds. No weights are read. A file of something else is refused
-    /// with the name of what it looks like.
+    /// Opens a safetensors or GGUF file and detects its content. Reads no weights. Errors on other files name what the
+    /// file looks like.
     pub fn open(path: &Path) -> Result<Self> {
         let file = Checkpoint::open(path)?;
         let header = file.header();
@@ -53,24 +53,24 @@ impl SingleFile {
         Ok(Self { file, header, denoiser })
     }
 
-    /// The denoiser; none if the file has none, but an autoencoder or a text encoder alone.
+    /// The denoiser; `None` if the file contains only an autoencoder or a text encoder.
     pub fn denoiser(&self) -> Option<Denoiser> {
         self.denoiser
     }
 
-    /// The family of the denoiser, if the file has one.
+    /// The family of the denoiser, if the file contains one.
     pub fn family(&self) -> Option<Family> {
         self.denoiser.map(|denoiser| denoiser.family)
     }
 
-    /// The parts that are in the file, or that a lone part may be. Any of them may be given in a file of its own instead.
+    /// The parts in the file, or the parts that a single-part file may be. Each can be replaced by a separate file.
     pub fn parts(&self) -> Vec<Part> {
         let families = self.family().map_or_else(|| Family::ALL.to_vec(), |family| vec![family]);
         let is_there = |part: &Part| families.iter().any(|family| self.place(*family, *part).is_some());
         Part::NETWORKS.into_iter().filter(is_there).collect()
     }
 
-    /// Whether the denoiser also reads a mask and a masked picture: 9 channels in a UNet, 384 in FLUX.
+    /// Whether the denoiser also takes a mask and a masked picture as input: 9 channels in a UNet, 384 in FLUX.
     pub fn inpaints(&self) -> Result<bool> {
         let Some(family) = self.family() else { return Ok(false) };
         let (config, _) = self.part(family.denoiser())?;
@@ -81,8 +81,8 @@ impl SingleFile {
         })
     }
 
-    /// A part of the model: its config as diffusers or transformers publish it, with the sizes of the tensors, and the tensors
-    /// under our keys.
+    /// A part of the model: its config in the format of diffusers or transformers, with sizes from the tensors, and the
+    /// tensors under our keys.
     pub fn part(&self, part: Part) -> Result<(Value, Checkpoint)> {
         match self.family() {
             Some(family) => self.part_for(family, part),
@@ -92,9 +92,9 @@ impl SingleFile {
         }
     }
 
-    /// A part for a model of `family`, as from a file that holds nothing else: `ae.safetensors`, `clip_l.safetensors`,
-    /// `t5xxl_fp16.safetensors`, `t5-v1_1-xxl-encoder-Q8_0.gguf`. An autoencoder of Stable Diffusion does not tell whether it is
-    /// one of 1.5 or of XL.
+    /// A part for a model of `family`, from a file that contains nothing else: `ae.safetensors`, `clip_l.safetensors`,
+    /// `t5xxl_fp16.safetensors`, `t5-v1_1-xxl-encoder-Q8_0.gguf`. The autoencoders of Stable Diffusion 1.5 and XL
+    /// cannot be distinguished.
     pub fn part_for(&self, family: Family, part: Part) -> Result<(Value, Checkpoint)> {
         let Some(Place { prefix, naming, .. }) = self.place(family, part) else {
             return Err(Error::malformed(self.file.path(), format!("there is no {part} of {family} in this file")));
@@ -115,9 +115,9 @@ impl SingleFile {
         Ok((config, view))
     }
 
-    /// `scheduler_config.json` of the family. Files of Stable Diffusion 2.1 and 2.1-base have the same keys: unless the header
-    /// says otherwise (`modelspec.prediction_type`) it is taken for 2.1, which predicts velocity, and an inpainting one for
-    /// noise. A whole model must know its family; for a lone part this is an error.
+    /// `scheduler_config.json` of the family. Stable Diffusion 2.1 and 2.1-base have the same keys. A file is treated
+    /// as 2.1, which predicts velocity, unless its header says otherwise (`modelspec.prediction_type`). An inpainting
+    /// model is treated as predicting noise. Fails for a single part, whose family is unknown.
     pub fn scheduler_config(&self) -> Result<Value> {
         let Some(denoiser) = self.denoiser else {
             return Err(Error::malformed(self.file.path(), "this is no whole model, so no scheduler belongs to it"));
@@ -138,16 +138,16 @@ impl SingleFile {
     }
 }
 
-/// The files are ours and tested, so null never comes out for a part that the family has.
+/// These files are built in and tested: a part that the family has is never null.
 fn published(config: &str) -> Value {
     serde_json::from_str(config).unwrap_or_default()
 }
 
-/// What a key map makes of a part.
+/// How a key map describes a part.
 struct Mapped {
     config: Value,
     sources: Vec<Source>,
-    /// Beginnings or ends of names of tensors that carry nothing for this network.
+    /// Prefixes or suffixes of tensors that this network does not use.
     ignored: Vec<String>,
 }
 
@@ -162,7 +162,7 @@ struct Below<'a> {
 }
 
 impl Below<'_> {
-    /// Whether a name begins so.
+    /// Whether a name starts with the prefix.
     fn has(&self, start: &str) -> bool {
         self.file.has_prefix(&format!("{}{start}", self.prefix))
     }
@@ -178,12 +178,12 @@ impl Below<'_> {
         size.ok_or_else(|| format!("{}{name} has the shape {shape:?}", self.prefix))
     }
 
-    /// The number of entries in `list0`, `list1`, … of a network.
+    /// Number of entries in `list0`, `list1`, … of a network.
     fn count(&self, list: &str) -> usize {
         (0..MAX_LIST).take_while(|number| self.has(&format!("{list}{number}."))).count()
     }
 
-    /// The names below the prefix that carry something.
+    /// The names below the prefix, without ignored ones.
     fn names(&self, ignored: &[&str]) -> impl Iterator<Item = &str> {
         let short = self.file.names().filter_map(|name| name.strip_prefix(self.prefix));
         short.filter(|name| !carries_nothing(name, ignored) && !carries_nothing(name, &SCALING))

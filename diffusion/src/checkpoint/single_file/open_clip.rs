@@ -1,4 +1,4 @@
-//! CLIP's text encoder in the names of OpenCLIP: fused projections, and a matrix to the shared space that lies transposed.
+//! CLIP's text encoder under the names of OpenCLIP: fused projections, and a transposed projection to the shared space.
 
 use serde_json::Value;
 
@@ -7,14 +7,14 @@ use super::{Below, Mapped, layer};
 use crate::checkpoint::view::{Cut, Source};
 
 const BLOCKS: &str = "transformer.resblocks.";
-/// The way to the shared space, where it is kept as a linear layer.
+/// The projection to the shared space, if it is stored as a linear layer.
 const PROJECTION: &str = "text_projection.weight";
 
 pub(super) fn map(file: &Below, mut config: Value) -> Result<Mapped, String> {
     let width = file.size("token_embedding.weight", 1)?;
     let all = file.count(BLOCKS);
-    // Stable Diffusion 2 reads the last layer but one. Its own files have the last layer too, and then the projection that
-    // comes after it; files that were made back from diffusers have neither.
+    // Stable Diffusion 2 uses the second to last layer. Its original files also contain the last layer and the
+    // projection after it; files that were converted from diffusers have neither.
     let unused = !projects(&config) && file.has("text_projection");
     let layers = if unused { all.saturating_sub(1) } else { all };
     config["vocab_size"] = file.size("token_embedding.weight", 0)?.into();

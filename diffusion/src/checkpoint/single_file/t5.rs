@@ -1,14 +1,14 @@
-//! T5's encoder in the names of transformers, which ComfyUI keeps below a prefix, and in those of llama.cpp
-//! (`MODEL_ARCH.T5ENCODER` in <https://github.com/ggml-org/llama.cpp/tree/master/gguf-py>), as quantised files have them.
+//! T5's encoder under the names of transformers, which ComfyUI stores below a prefix, and under those of llama.cpp
+//! (`MODEL_ARCH.T5ENCODER` in <https://github.com/ggml-org/llama.cpp/tree/master/gguf-py>), which quantised files use.
 
 use serde_json::Value;
 
 use super::{Below, Mapped};
 use crate::checkpoint::view::Source;
 
-/// The other half of a whole T5.
+/// The decoder of a complete T5.
 const IGNORED: [&str; 3] = ["decoder.", "lm_head.weight", "logit_scale"];
-/// The same in llama.cpp's names.
+/// The same under llama.cpp's names.
 const LLAMA_IGNORED: [&str; 2] = ["dec.", "output.weight"];
 const LLAMA_BLOCKS: &str = "enc.blk.";
 

@@ -1,6 +1,6 @@
-//! The decoder of a tiny autoencoder, TAESD, by itself: as diffusers names its layers, `decoder.layers.0.weight`, or as the
-//! original does, whose layers are counted with the clamp before them: `1.weight`
-//! (<https://github.com/madebyollin/taesd>). The encoder beside it is left out.
+//! The decoder of a tiny autoencoder, TAESD, in its own file. Layers are named as in diffusers,
+//! `decoder.layers.0.weight`, or as in the original, which counts from the clamp before them: `1.weight`
+//! (<https://github.com/madebyollin/taesd>). The encoder is ignored.
 
 use std::path::Path;
 
@@ -9,13 +9,13 @@ use crate::checkpoint::view::Source;
 use crate::networks::autoencoder_tiny::Config;
 use crate::{Error, Result};
 
-/// Before the number of a layer, and what is added to it.
+/// The prefix of a layer's number, and an offset to add to it.
 const FORMS: [(&str, usize); 3] = [("decoder.layers.", 0), ("taesd_decoder.", 1), ("", 1)];
-/// More layers and channels than any such decoder has: a preview must not take more than the pictures do.
+/// Limits on layers and channels: a preview must not cost more than the picture.
 const MOST_LAYERS: usize = 64;
 const MOST_CHANNELS: usize = 256;
 
-/// Its config, told from the shapes, and its tensors under our keys. Errors: a file of something else.
+/// Its config, inferred from the shapes, and its tensors under our keys. Errors: the file is not such a decoder.
 pub fn decoder(path: &Path) -> Result<(Config, Checkpoint)> {
     let file = Checkpoint::open(path)?;
     let refused = |reason: &str| Err(Error::malformed(path, format!("this is no decoder of a TAESD: {reason}")));
@@ -30,7 +30,8 @@ pub fn decoder(path: &Path) -> Result<(Config, Checkpoint)> {
     };
     take(0, "weight");
     take(0, "bias");
-    // After the first layer and its activation: each level's blocks, then twice the size and a convolution, or the last one.
+    // After the first layer and its activation, each level has its blocks, then upsampling and a convolution; the last
+    // level ends with a convolution.
     let (mut layer, mut blocks) = (2, Vec::new());
     loop {
         let first_block = layer;

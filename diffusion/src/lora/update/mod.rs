@@ -1,5 +1,5 @@
 //! The update of one module: ΔW in the form of its algorithm, a change of the bias, DoRA magnitudes. Each algorithm
-//! has its own file. `adapters::keys` parses the names of the tensors, and `attach` applies the updates.
+//! has its own file. `formats::adapter::keys` parses the names of the tensors, and `attach` applies the updates.
 
 mod loha;
 mod lokr;

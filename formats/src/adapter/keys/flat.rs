@@ -1,7 +1,7 @@
-//! Names whose dots became underscores. Since parts of a name have underscores of their own, only a list of the parts that
-//! a network is made of tells where the dots were.
+//! Names in which underscores replace the dots. Since parts of a name contain underscores too, the dots can only be
+//! restored with a list of the parts that a network consists of.
 
-/// The name with its dots: each part is a number or the longest of `parts` that fits. None if something else is in it.
+/// The name with dots: each part is a number or the longest match in `parts`. `None` if anything else occurs.
 pub(super) fn unflatten(flat: &str, parts: &[&str]) -> Option<String> {
     let mut dotted = String::with_capacity(flat.len());
     let mut rest = flat;
@@ -25,12 +25,12 @@ fn ends_here(rest: &str) -> bool {
     rest.is_empty() || rest.starts_with('_')
 }
 
-/// Whether each part of a dotted name is a number or one of `parts`.
+/// Whether each part of a dotted name is a number or in `parts`.
 pub(super) fn consists_of(dotted: &str, parts: &[&str]) -> bool {
     dotted.split('.').all(|part| parts.contains(&part) || is_number(part))
 }
 
-/// A number as block numbers are written.
+/// Whether this can be a block number: one to four digits.
 pub(super) fn is_number(part: &str) -> bool {
     (1..=4).contains(&part.len()) && part.bytes().all(|byte| byte.is_ascii_digit())
 }

@@ -1,10 +1,10 @@
-//! Modules of the FLUX.1 transformer: diffusers' names, which are ours, those of Black Forest Labs, which fuse what we keep
-//! apart, and XLabs'.
+//! Modules of the FLUX.1 transformer under the names of diffusers, which we use, those of Black Forest Labs, which fuse
+//! layers that we keep separate, and those of XLabs.
 
 use super::Share;
 use super::flat::unflatten;
 
-/// What the names of both are made of, where it is not plain from the tables below.
+/// Parts of both kinds of names that the tables below do not list.
 const PARTS: [&str; 46] = [
     "double_blocks",
     "single_blocks",
@@ -58,17 +58,17 @@ const PARTS: [&str; 46] = [
 const EMBEDDERS: [&str; 6] =
     ["time_text_embed", "timestep_embedder", "text_embedder", "guidance_embedder", "linear_1", "linear_2"];
 
-/// Our modules that a module stands for which is named with underscores only.
+/// Our modules for a module whose name contains only underscores.
 pub(super) fn from_flat(flat: &str) -> Option<Vec<(String, Share)>> {
     from_dotted(&unflatten(flat, &[&PARTS[..], &EMBEDDERS[..]].concat())?)
 }
 
-/// Our modules that a module stands for, whichever way it is named.
+/// Our modules for a module with a dotted name of either kind.
 pub fn from_dotted(name: &str) -> Option<Vec<(String, Share)>> {
     original(name).or_else(|| diffusers(name))
 }
 
-/// XLabs' name of a module, as Black Forest Labs have it.
+/// Converts XLabs' name of a module to that of Black Forest Labs.
 pub(super) fn from_xlabs(name: &str) -> Option<String> {
     let (block, kind) = name.split_once(".processor.")?;
     let theirs = match kind {
@@ -83,10 +83,10 @@ pub(super) fn from_xlabs(name: &str) -> Option<String> {
     Some(format!("{block}.{theirs}"))
 }
 
-/// What XLabs adapt of a single block's first layer: no name of Black Forest Labs.
+/// XLabs' adapter on a single block's first layer. Black Forest Labs have no such name.
 const SINGLE_QKV: &str = "qkv";
 
-/// Modules of a double block, as diffusers names them.
+/// Modules of a double block under diffusers' names.
 const DOUBLE: [&str; 14] = [
     "norm1.linear",
     "norm1_context.linear",
@@ -104,10 +104,10 @@ const DOUBLE: [&str; 14] = [
     "ff_context.net.2",
 ];
 
-/// Modules of a single block, as diffusers names them.
+/// Modules of a single block under diffusers' names.
 const SINGLE: [&str; 6] = ["norm.linear", "attn.to_q", "attn.to_k", "attn.to_v", "proj_mlp", "proj_out"];
 
-/// Black Forest Labs' modules of a double block and ours, in the order of the fused output.
+/// Black Forest Labs' modules of a double block, and ours in the order of the fused output.
 pub const ORIGINAL_DOUBLE: [(&str, &[&str]); 10] = [
     ("img_attn.qkv", &["attn.to_q", "attn.to_k", "attn.to_v"]),
     ("txt_attn.qkv", &["attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj"]),
@@ -121,14 +121,14 @@ pub const ORIGINAL_DOUBLE: [(&str, &[&str]); 10] = [
     ("txt_mod.lin", &["norm1_context.linear"]),
 ];
 
-/// Black Forest Labs' modules of a single block and ours, in the order of the fused output.
+/// Black Forest Labs' modules of a single block, and ours in the order of the fused output.
 pub const ORIGINAL_SINGLE: [(&str, &[&str]); 3] = [
     ("linear1", &["attn.to_q", "attn.to_k", "attn.to_v", "proj_mlp"]),
     ("linear2", &["proj_out"]),
     ("modulation.lin", &["norm.linear"]),
 ];
 
-/// Modules outside the blocks.
+/// Modules outside of the blocks.
 pub const ORIGINAL_TOP: [(&str, &str); 10] = [
     ("img_in", "x_embedder"),
     ("txt_in", "context_embedder"),
@@ -142,10 +142,10 @@ pub const ORIGINAL_TOP: [(&str, &str); 10] = [
     (SWAPPED, "norm_out.linear"),
 ];
 
-/// The one layer whose halves diffusers keeps in the other order.
+/// The only layer whose halves diffusers stores in the opposite order.
 pub const SWAPPED: &str = "final_layer.adaLN_modulation.1";
 
-/// A name of Black Forest Labs' own code.
+/// Parses a name from Black Forest Labs' code.
 fn original(dotted: &str) -> Option<Vec<(String, Share)>> {
     if let Some((_, ours)) = ORIGINAL_TOP.iter().find(|(theirs, _)| *theirs == dotted) {
         let share = if dotted == SWAPPED { Share::HalvesSwapped } else { Share::Whole };
@@ -164,7 +164,7 @@ fn original(dotted: &str) -> Option<Vec<(String, Share)>> {
         return Some(ours.map(|(index, ours)| (format!("{prefix}.{number}.attn.{ours}"), third(index))).collect());
     }
     let Some(ours) = ours_of(rest) else {
-        // OneTrainer counts the parts of a fused layer: `qkv.0`, `linear1.3`
+        // OneTrainer numbers the parts of a fused layer: `qkv.0`, `linear1.3`.
         let (fused, index) = rest.rsplit_once('.')?;
         let ours = ours_of(fused).filter(|ours| ours.len() > 1)?.get(index.parse::<usize>().ok()?)?;
         return Some(vec![(format!("{prefix}.{number}.{ours}"), Share::Whole)]);
@@ -172,13 +172,13 @@ fn original(dotted: &str) -> Option<Vec<(String, Share)>> {
     let share = |index: usize| match ours.len() {
         1 => Share::Whole,
         3 => Share::Parts { from: index, count: 1, of: 3 },
-        // q, k and v of one width and a feed-forward of four
+        // q, k and v have the same width, and the feed-forward layer has four times that width.
         _ => Share::Parts { from: index, count: if index == 3 { 4 } else { 1 }, of: 7 },
     };
     Some(ours.iter().enumerate().map(|(index, ours)| (format!("{prefix}.{number}.{ours}"), share(index))).collect())
 }
 
-/// A name of diffusers.
+/// Parses a name from diffusers.
 fn diffusers(dotted: &str) -> Option<Vec<(String, Share)>> {
     let whole = || Some(vec![(dotted.to_owned(), Share::Whole)]);
     if ORIGINAL_TOP.iter().any(|(_, ours)| *ours == dotted) {
@@ -189,14 +189,14 @@ fn diffusers(dotted: &str) -> Option<Vec<(String, Share)>> {
     if table.contains(&rest) { whole() } else { None }
 }
 
-/// `(prefix, number, rest)` of `prefix number . rest`.
+/// Splits `prefix number . rest` into `(prefix, number, rest)`.
 fn split_block<'a>(name: &'a str, prefixes: &[&'static str]) -> Option<(&'static str, usize, &'a str)> {
     let (prefix, rest) = prefixes.iter().find_map(|prefix| Some((*prefix, name.strip_prefix(prefix)?)))?;
     let (number, rest) = rest.split_once('.')?;
     Some((prefix, number.parse().ok().filter(|n: &usize| n.to_string() == number)?, rest))
 }
 
-/// The name of the layer at Black Forest Labs of which a module of ours is all or a part.
+/// Black Forest Labs' layer that contains one of our modules or equals it.
 pub fn original_of(path: &str) -> Option<String> {
     if let Some((theirs, _)) = ORIGINAL_TOP.iter().find(|(_, ours)| *ours == path) {
         return Some((*theirs).to_owned());

@@ -1,5 +1,5 @@
-//! The names that trainers give to the tensors of an adapter, and the one name that we give to a module: its network and
-//! its path there, which is diffusers'. Only names and the cutting of fused layers belong here; no tensor is touched.
+//! Maps the tensor names of each trainer to our name of the module: its network and its path there, as in diffusers.
+//! This covers names and the splitting of fused layers only; no tensors are read.
 
 mod flat;
 pub mod flux;
@@ -11,12 +11,12 @@ use serde::Serialize;
 use super::{AdapterFamily, Format, Network};
 use crate::Family;
 
-/// Who names modules and tensors so.
+/// The naming scheme of a trainer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub enum Dialect {
-    /// sd-scripts, and LyCORIS in it: `lora_unet_…_attn1_to_q.lora_down.weight`
+    /// sd-scripts, also with LyCORIS: `lora_unet_…_attn1_to_q.lora_down.weight`
     Kohya,
     /// diffusers, ai-toolkit, SimpleTuner: `unet.….to_q.lora_A.weight`
     Peft,
@@ -28,55 +28,55 @@ pub enum Dialect {
     Xlabs,
     /// `lora_transformer_…`, and counted parts of fused layers
     OneTrainer,
-    /// LyCORIS outside of sd-scripts: `lycoris_…`
+    /// LyCORIS without sd-scripts: `lycoris_…`
     Lycoris,
 }
 
-/// What one tensor of an adapter file is.
+/// The meaning of a tensor name.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Key {
-    /// A part of the update of a module that we know.
+    /// A part of the update of a known module.
     Known { module: Module, part: Part },
-    /// Something else, e.g. a layer of a network that we do not have.
+    /// Anything else, such as a layer of an unsupported network.
     Other { layer: String },
-    /// Something that makes the whole file unusable here, in words.
+    /// A kind of adapter that makes the whole file unsupported, in words.
     Unsupported(&'static str),
 }
 
-/// A module as the file names it, with the modules of ours that it stands for.
+/// A module as named in the file, with our modules that it contains.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Module {
-    /// As in the file, for messages.
+    /// The name in the file, for messages.
     pub name: String,
     pub network: Network,
     pub dialect: Dialect,
-    /// Paths of our modules with the share of the output each takes, in order.
+    /// Paths of our modules, each with its share of the outputs, in order.
     pub targets: Vec<(String, Share)>,
 }
 
-/// Which outputs belong to a module.
+/// The outputs that belong to a module.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Share {
-    /// All of them.
+    /// All outputs.
     Whole,
-    /// All of them, the two halves exchanged.
+    /// All outputs, with their two halves exchanged.
     HalvesSwapped,
-    /// Some of `of` equal parts, beginning with part `from`.
+    /// `count` of `of` equal parts, starting with part `from`.
     Parts { from: usize, count: usize, of: usize },
 }
 
-/// Which tensor of an update. LoHa's and LoKr's are called as LyCORIS calls them.
+/// The role of a tensor in an update. LoHa's and LoKr's have the names that LyCORIS gives them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Part {
     Down,
     Up,
     Mid,
     UpBias,
-    /// A single number
+    /// A scalar.
     Alpha,
-    /// DoRA's magnitudes in LyCORIS, over outputs or inputs
+    /// DoRA's magnitudes in LyCORIS, over outputs or inputs.
     DoraScale,
-    /// DoRA's magnitudes in PEFT, over outputs
+    /// DoRA's magnitudes in PEFT, over outputs.
     MagnitudeVector,
     HadaW1A,
     HadaW1B,
@@ -95,7 +95,7 @@ pub enum Part {
     DiffBias,
 }
 
-/// How tensor names end, in the spelling of every trainer.
+/// Suffixes of tensor names in the spelling of every trainer.
 const SUFFIXES: [(&str, Part); 36] = [
     (".lora_down.weight", Part::Down),
     (".lora_up.weight", Part::Up),
@@ -135,7 +135,7 @@ const SUFFIXES: [(&str, Part); 36] = [
     (".diff_b.weight", Part::DiffBias),
 ];
 
-/// Marks of adapters that are not used here.
+/// Substrings of unsupported adapters, with the name of their kind.
 const UNSUPPORTED: [(&str, &str); 17] = [
     (".oft_blocks", "OFT or BOFT"),
     (".oft_diag", "OFT"),
@@ -156,7 +156,7 @@ const UNSUPPORTED: [(&str, &str); 17] = [
     (".hra_", "HRA"),
 ];
 
-/// Reads one tensor name.
+/// Parses one tensor name.
 pub fn parse(key: &str) -> Key {
     if let Some((_, kind)) = UNSUPPORTED.iter().find(|(mark, _)| key.contains(mark)) {
         return Key::Unsupported(kind);
@@ -175,7 +175,7 @@ pub fn parse(key: &str) -> Key {
 fn strip_suffix(key: &str) -> Option<(&str, Part)> {
     let known = SUFFIXES.iter().find_map(|(suffix, part)| Some((key.strip_suffix(suffix)?, *part)));
     known.or_else(|| {
-        // PEFT with the adapter's name: `.lora_A.default.weight`
+        // PEFT with the name of the adapter: `.lora_A.default.weight`
         let (rest, _) = key.strip_suffix(".weight").unwrap_or(key).rsplit_once('.')?;
         let parts = [(".lora_A", Part::Down), (".lora_B", Part::Up), (".lora_magnitude_vector", Part::MagnitudeVector)];
         parts.iter().find_map(|(suffix, part)| Some((rest.strip_suffix(suffix)?, *part)))
@@ -237,7 +237,7 @@ fn module(name: &str, key: &str) -> Option<Found> {
         .or_else(|| Some((Network::Unet, dialect(key), whole(unet::from_dotted(dotted)?))))
 }
 
-/// Who wrote a name with dots.
+/// Detects the dialect of a dotted name.
 fn dialect(key: &str) -> Dialect {
     let contains = |marks: &[&str]| marks.iter().any(|mark| key.contains(mark));
     if contains(&[".processor.qkv_lora", ".processor.proj_lora"]) {
@@ -255,7 +255,7 @@ fn dialect(key: &str) -> Dialect {
     }
 }
 
-/// The name in `format` of a module that no layer there is fused with.
+/// The name in `format` of a module that is not part of a fused layer there.
 pub fn written_name(network: Network, path: &str, family: AdapterFamily, format: Format) -> String {
     let flat = |path: &str| path.replace('.', "_");
     let xl = family == AdapterFamily::Family(Family::Sdxl);
@@ -265,7 +265,7 @@ pub fn written_name(network: Network, path: &str, family: AdapterFamily, format:
         (Format::Peft, Network::Unet) => format!("unet.{path}"),
         (Format::Peft, Network::TextEncoder) => format!("text_encoder.{path}"),
         (Format::Peft, Network::TextEncoder2) => format!("text_encoder_2.{path}"),
-        // sd-scripts trains XL in the original numbering, and what came before it in diffusers'
+        // sd-scripts uses the original block numbers for XL, and those of diffusers for earlier models.
         (Format::Kohya, Network::Unet) if xl => {
             format!("lora_unet_{}", flat(&original().unwrap_or_else(|| path.to_owned())))
         }
@@ -292,17 +292,17 @@ pub fn written_name(network: Network, path: &str, family: AdapterFamily, format:
     }
 }
 
-/// The sentence about a kind of adapter that is not used here.
+/// The error for an unsupported kind of adapter.
 pub fn not_used(kind: &str) -> String {
     format!("it is {kind}; only LoRA, LoCon, DoRA, LoHa, LoKr and full differences can be used")
 }
 
-/// The sentence about a file of which nothing fits the networks that we have.
+/// The error for a file in which nothing matches a supported network.
 pub fn not_known(names: &[String]) -> String {
     format!("it looks like {}; a LoRA of FLUX.1 or Stable Diffusion is needed", foreign_family(names))
 }
 
-/// What the names of a file look like of which nothing fits the networks that we have.
+/// What the names in a file suggest that it is, if nothing in it matches a supported network.
 fn foreign_family(names: &[String]) -> &'static str {
     let any = |marks: &[&str]| names.iter().any(|name| marks.iter().any(|mark| name.contains(mark)));
     if any(&["joint_blocks", "joint_transformer_blocks"]) {

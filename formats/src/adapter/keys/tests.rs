@@ -147,7 +147,7 @@ fn other_algorithms_are_named() {
     }
 }
 
-/// Names put together out of everything that means something, and out of nothing.
+/// Random names, combined from all meaningful parts and from noise.
 #[test]
 fn no_name_makes_the_parser_panic() {
     let suffixes = SUFFIXES.map(|(suffix, _)| suffix);

@@ -1,8 +1,8 @@
-//! Modules of the text encoders: CLIP's and T5's names in transformers, which are ours.
+//! Modules of the text encoders, under the names of CLIP and T5 in transformers, which we use.
 
 use super::flat::{consists_of, unflatten};
 
-/// What names of CLIP's and T5's modules are made of.
+/// Parts of the names of CLIP's and T5's modules.
 const PARTS: [&str; 23] = [
     "text_model",
     "encoder",
@@ -32,7 +32,7 @@ const PARTS: [&str; 23] = [
 /// diffusers' legacy names of CLIP's projections.
 const LEGACY: [(&str, &str); 4] = [("to_q", "q_proj"), ("to_k", "k_proj"), ("to_v", "v_proj"), ("to_out", "out_proj")];
 
-/// Our path of a module that is named with underscores only.
+/// Our path of a module whose name contains only underscores.
 pub(super) fn from_flat(flat: &str) -> Option<String> {
     from_dotted(&unflatten(flat, &PARTS)?)
 }
@@ -45,7 +45,7 @@ pub(super) fn from_dotted(name: &str) -> Option<String> {
     {
         path = format!("{module}.{ours}");
     }
-    // transformers 5 leaves CLIP's outer name away
+    // transformers 5 omits CLIP's outer name.
     if path.starts_with("encoder.layers.") {
         path = format!("text_model.{path}");
     }

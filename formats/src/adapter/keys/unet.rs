@@ -1,12 +1,12 @@
-//! Modules of Stable Diffusion's UNets: diffusers' names, which are ours, and those of the original code (sgm, ldm), which
-//! number blocks from the first convolution on.
+//! Modules of Stable Diffusion's UNets under the names of diffusers, which we use, and those of the original code (sgm,
+//! ldm), which numbers blocks from the first convolution.
 
 use super::flat::{consists_of, is_number, unflatten};
 
-/// Resnets on each level of every published UNet; the original numbering counts with it.
+/// Residual blocks on each level of every published UNet. The original block numbers depend on it.
 const PER_LEVEL: usize = 2;
 
-/// What names of diffusers are made of.
+/// Parts of diffusers' names.
 const DIFFUSERS: [&str; 33] = [
     "conv_in",
     "conv_out",
@@ -43,7 +43,7 @@ const DIFFUSERS: [&str; 33] = [
     "norm2",
 ];
 
-/// What names of the original code are made of, besides.
+/// Additional parts of the original names.
 const ORIGINAL: [&str; 14] = [
     "input_blocks",
     "middle_block",
@@ -61,7 +61,7 @@ const ORIGINAL: [&str; 14] = [
     "norm_in",
 ];
 
-/// Modules outside the blocks: the original name and ours.
+/// Modules outside of the blocks: the original name and ours.
 const TOP: [(&str, &str); 6] = [
     ("input_blocks.0.0", "conv_in"),
     ("out.2", "conv_out"),
@@ -71,7 +71,7 @@ const TOP: [(&str, &str); 6] = [
     ("label_emb.0.2", "add_embedding.linear_2"),
 ];
 
-/// Modules of a resnet: the original name and ours.
+/// Modules of a residual block: the original name and ours.
 const RESNET: [(&str, &str); 4] = [
     ("in_layers.2", "conv1"),
     ("emb_layers.1", "time_emb_proj"),
@@ -79,17 +79,18 @@ const RESNET: [(&str, &str); 4] = [
     ("skip_connection", "conv_shortcut"),
 ];
 
-/// Our path of a module that is named with underscores only.
+/// Our path of a module whose name contains only underscores.
 pub(super) fn from_flat(flat: &str) -> Option<String> {
     from_dotted(&unflatten(flat, &[&DIFFUSERS[..], &ORIGINAL[..]].concat())?)
 }
 
-/// Our path of a module, whichever way it is named.
+/// Our path of a module with a dotted name of either kind.
 pub(super) fn from_dotted(name: &str) -> Option<String> {
     if let Some(path) = from_original(name) {
         return Some(path);
     }
-    // diffusers once kept the factors of attention in a "processor" and wrote to_out without its number
+    // Old versions of diffusers stored the factors of attention in a "processor", and named `to_out` without its
+    // number.
     let mut path = name.replace(".processor.", ".");
     if path.ends_with(".to_out") {
         path.push_str(".0");
@@ -134,14 +135,14 @@ fn resnet(inner: &str) -> Option<&'static str> {
     RESNET.iter().find(|(theirs, _)| *theirs == inner).map(|(_, ours)| *ours)
 }
 
-/// The insides of attention have the same names everywhere.
+/// The layers inside of attention have the same names everywhere.
 fn attention(inner: &str) -> Option<&str> {
     let begins = inner == "proj_in" || inner == "proj_out" || inner.starts_with("transformer_blocks.");
     (begins && consists_of(inner, &DIFFUSERS)).then_some(inner)
 }
 
-/// The original name of a module of ours. In Stable Diffusion 1 and 2 the first upsampler follows no attention, in XL all
-/// do; `first_up_has_attention` tells.
+/// The original name of one of our modules. In Stable Diffusion 1 and 2 the first upsampler does not follow an
+/// attention; in XL all do. `first_up_has_attention` distinguishes these cases.
 pub fn to_original(path: &str, first_up_has_attention: bool) -> Option<String> {
     if let Some((theirs, _)) = TOP.iter().find(|(_, ours)| *ours == path) {
         return Some((*theirs).to_owned());
