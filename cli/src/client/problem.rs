@@ -71,7 +71,8 @@ mod tests {
 
     #[test]
     fn does_not_say_the_same_thing_twice() {
-        let body = br#"{"title":"Invalid","detail":"width: must be a multiple of 16","errors":[{"field":"width","message":"must be a multiple of 16"}]}"#;
+        let body = br#"{"title":"Invalid","detail":"width: must be a multiple of 16",
+            "errors":[{"field":"width","message":"must be a multiple of 16"}]}"#;
         assert_eq!(
             Problem::read(StatusCode::UNPROCESSABLE_ENTITY, body).to_string(),
             "width: must be a multiple of 16"

@@ -256,8 +256,8 @@ impl Taker<'_> {
         let mut file = intake.file(&wanted.path).await?;
         let mut sent = 0;
         for part in parts {
-            // Larger than a part may be: the URL may still be valid, and its owner could replace the file with a larger
-            // one.
+            // Reads no more than a part may have: its URL may still be valid, and its owner could put a larger object
+            // there.
             let bytes = self.attempt.context.storage.get_range(part, 0..upload::PART_BYTES.unsigned_abs()).await?;
             for piece in bytes.chunks(PIECE) {
                 file.write(piece).await?;
