@@ -45,7 +45,7 @@ async fn the_late_commit_of_a_stopped_worker_changes_nothing() {
     stack.ledger.audit().await;
 }
 
-/// Stopped together with its engine, it wakes up in the middle of its work, with a minute of useless work left.
+/// Stopped together with its engine, it wakes up in the middle of its work, with a minute of work left for nobody.
 #[tokio::test]
 async fn a_worker_that_wakes_without_its_lease_gives_the_work_up() {
     let stack = Stack::start(Pace::Quick).await;

@@ -57,7 +57,7 @@ pub struct WorkerContext {
 }
 
 /// Retries a statement while the database is unavailable and the lease may still be ours; a stopping worker retries
-/// only for a limited time. Every statement of an attempt may be repeated: what is already committed is not done twice.
+/// only for a limited time. Every statement of an attempt may be repeated: a committed one is not done twice.
 pub(crate) async fn until_answered<T, F>(
     context: &WorkerContext,
     lease: &Lease,

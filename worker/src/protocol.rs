@@ -213,12 +213,12 @@ pub enum Report {
     },
     /// The request has begun and its model is being loaded; a sign of life before the first step.
     Loading {
-        /// The request.
+        /// Number of the request.
         request: RequestId,
     },
     /// A step is done.
     Progress {
-        /// The request.
+        /// Number of the request.
         request: RequestId,
         /// Steps done, from 1.
         step: usize,
@@ -233,7 +233,7 @@ pub enum Report {
     },
     /// A preview of a picture in progress is on disk.
     Preview {
-        /// The request.
+        /// Number of the request.
         request: RequestId,
         /// Steps done, from 1.
         step: usize,
@@ -250,14 +250,14 @@ pub enum Report {
     },
     /// A file is complete on the local disk.
     Output {
-        /// The request.
+        /// Number of the request.
         request: RequestId,
         /// The file.
         output: Output,
     },
     /// A checkpoint is on the local disk, from which the training can continue.
     Checkpoint {
-        /// The request.
+        /// Number of the request.
         request: RequestId,
         /// The file.
         path: PathBuf,
@@ -266,29 +266,29 @@ pub enum Report {
     },
     /// A warning for the user; the work continues.
     Warning {
-        /// The request.
+        /// Number of the request.
         request: RequestId,
         /// A sentence.
         message: String,
     },
     /// The work is done.
     Done {
-        /// The request.
+        /// Number of the request.
         request: RequestId,
     },
     /// The work stopped because the worker asked for it.
     Canceled {
-        /// The request.
+        /// Number of the request.
         request: RequestId,
     },
     /// The training stopped after a checkpoint, because the worker asked for it.
     Suspended {
-        /// The request.
+        /// Number of the request.
         request: RequestId,
     },
     /// The request failed.
     Failed {
-        /// The request.
+        /// Number of the request.
         request: RequestId,
         /// The class of the failure, which decides whether it is retried.
         class: FailureClass,

@@ -24,7 +24,7 @@ import asyncpg
 from fastapi import FastAPI, HTTPException, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-# The project `default`; a service of one project need not ask whose row it is, but the tables do.
+# The project `default`. With one project, the service need not check the owner of a row, but the tables require one.
 PROJECT = UUID("00000000-0000-7000-8000-000000000000")
 CREATE = """
 WITH needed AS (
@@ -233,7 +233,7 @@ def find(name, kind):
 
 
 def parse(request, model):
-    """The parameters of a request, each one checked against the model. The seed is not one of them."""
+    """The parameters of a request except the seed, each checked against the model."""
     defaults, is_flux = model["defaults"], model["family"] == "flux"
 
     def given(name):
@@ -274,7 +274,7 @@ def parse(request, model):
         clip_skip=request.clip_skip, preview_every=request.preview_every)
 
 
-# As the row has them: fields that are null by default are left out.
+# As stored in the row: fields that are null by default are left out.
 OPTIONAL = {name for name, field in Params.model_fields.items() if not field.is_required()}
 
 

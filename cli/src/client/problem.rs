@@ -61,7 +61,8 @@ mod tests {
     #[test]
     fn names_the_fields_that_are_wrong() {
         let body = br#"{"type":"about:blank","title":"Invalid","status":422,"detail":"The request is not valid.",
-            "errors":[{"field":"width","message":"must be a multiple of 16"},{"field":"seed","message":"is negative"}]}"#;
+            "errors":[{"field":"width","message":"must be a multiple of 16"},
+                      {"field":"seed","message":"is negative"}]}"#;
         let problem = Problem::read(StatusCode::UNPROCESSABLE_ENTITY, body);
         assert_eq!(
             problem.to_string(),

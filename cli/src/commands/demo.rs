@@ -141,7 +141,8 @@ impl Demo {
         clear_name(client).await?;
         let request = json!({
             "name": STYLE, "dataset": dataset.id, "model": built_in::CHECKPOINT, "trigger_word": STYLE,
-            "steps": STEPS, "rank": RANK, "learning_rate": LEARNING_RATE, "batch_size": BATCH_SIZE, "seed": TRAINING_SEED,
+            "steps": STEPS, "rank": RANK, "learning_rate": LEARNING_RATE, "batch_size": BATCH_SIZE,
+            "seed": TRAINING_SEED,
         });
         let created: Value = client.post("/v1/trainings", &request).await?;
         let training: Training = Client::understand(follow(client, created, &format!("training {STYLE}")).await?)?;

@@ -170,7 +170,8 @@ mod tests {
             line.train.request("d1"),
             json!({
                 "name": "pencil", "dataset": "d1", "model": "ember", "trigger_word": "tok",
-                "steps": 20, "rank": 4, "alpha": 8.0, "learning_rate": 5e-4, "batch_size": 2, "resolution": 64, "seed": 3,
+                "steps": 20, "rank": 4, "alpha": 8.0, "learning_rate": 5e-4, "batch_size": 2,
+                "resolution": 64, "seed": 3,
             })
         );
     }
