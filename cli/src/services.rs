@@ -15,7 +15,7 @@ pub(crate) async fn database(url: &str) -> Result<Pools, Failure> {
     Ok(Pools::connect(url).await.context("database")?)
 }
 
-/// The reason why there is no database, in one sentence without a chain of causes.
+/// Why the database cannot be reached, in one sentence without a chain of causes.
 pub(crate) fn of_postgres(error: embedded::Error) -> Failure {
     match error {
         embedded::Error::NamedBinaries { .. } | embedded::Error::Address => Failure::Usage(error.to_string()),

@@ -19,7 +19,7 @@ const WANT_PAUSE: Duration = Duration::from_secs(30);
 pub(crate) async fn attend(context: Arc<WorkerContext>, claim: Claim) {
     let lease = Arc::new(Lease::hold(context.pool.clone(), claim, context.config.lease, context.cancels.subscribe()));
     let began = Instant::now();
-    // A panic in our code must not prevent the lease from being released and the outcome from being written.
+    // In a separate task, so that a panic drops neither the lease nor the record of the outcome.
     let work = tokio::spawn({
         let (context, lease) = (Arc::clone(&context), Arc::clone(&lease));
         async move { run(&Attempt::begin(&context, &lease)?).await }

@@ -25,7 +25,7 @@ const KILL_LIMIT: Duration = Duration::from_secs(5);
 const LOST_GRACE: Duration = Duration::from_secs(5);
 /// How long the engine may take to stop a canceled job: a step of a large model on a CPU is slow.
 const CANCEL_GRACE: Duration = Duration::from_secs(15);
-/// The part of a training's drain time that is reserved for uploading its checkpoint.
+/// One part in this many of a training's drain time is reserved for uploading its checkpoint.
 const UPLOAD_SHARE: u32 = 3;
 
 /// The conversation about one request.

@@ -257,7 +257,7 @@ fn is_loopback(server: &Url) -> bool {
     }
 }
 
-/// What went wrong on the way, without the URL: a presigned one is a secret for as long as it lives.
+/// The cause of a failed request, without the URL: a presigned one is a secret until it expires.
 fn reason(error: &reqwest::Error) -> String {
     let mut deepest = std::error::Error::source(error);
     while let Some(deeper) = deepest.and_then(std::error::Error::source) {

@@ -28,7 +28,7 @@ struct FieldError {
 }
 
 impl Problem {
-    /// Reads the body of a failed answer. A body that is no problem (a proxy's HTML page) leaves the status to speak.
+    /// Reads the body of a failed answer. If it is not a problem (a proxy's HTML page), only the status is used.
     pub(super) fn read(status: StatusCode, body: &[u8]) -> Self {
         let mut problem: Self = serde_json::from_slice(body).unwrap_or_default();
         if problem.title.is_empty() {

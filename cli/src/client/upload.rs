@@ -22,7 +22,7 @@ const CAPTION_BYTES: u64 = 64 << 10;
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Picture {
     pub path: PathBuf,
-    /// The text of `photo.txt` beside `photo.png`; empty where there is none.
+    /// The text of `photo.txt` beside `photo.png`; empty if there is none.
     pub caption: String,
 }
 

@@ -66,7 +66,7 @@ impl Models {
         let (options, needs) = self.budget.plan(&demand)?;
         let resident = self.resident.take::<Resident>(&base.sha256);
         let resident = resident.filter(|resident| resident.weights == options.weights);
-        // The rest belongs to other models, whose space may be needed.
+        // The remaining entries are other models, whose space may be needed.
         self.drop_for(needs.total());
         let mut resident = match resident {
             Some(resident) => resident,
