@@ -1,5 +1,5 @@
-"""The service: the demo's training, 4 pictures from POST to artifact, how soon an idle worker starts and how soon
-everything starts again, and the API against its FastAPI twin."""
+"""The service: the demo's training, 4 pictures from POST to artifact, how soon an idle worker claims a job, how long a
+restart takes, and the API against its FastAPI twin."""
 
 import asyncio
 import json
@@ -35,7 +35,7 @@ def call(method, address, path, body=None, headers=None):
 
 @contextmanager
 def running(name, command, address, ready, environment, log):
-    """A server until the end of the block; Ctrl-C stops it, as a person would."""
+    """A server until the end of the block; it is stopped with Ctrl-C, as a user would."""
     with open(log / f"{name}.log", "w") as output:
         process = subprocess.Popen(command, env=os.environ | environment, stdout=output, stderr=subprocess.STDOUT)
     try:
@@ -59,7 +59,7 @@ def running(name, command, address, ready, environment, log):
 
 
 def demo(report, build, scratch):
-    """The demo as a person runs it; what it says about its training is measured from the POST to the adapter."""
+    """The demo as a user runs it; the training time is measured from the POST to the adapter."""
     command = [build / "pyrograph", "demo", "--data-dir", scratch / "data", "--output", scratch / "out"]
     said = subprocess.run(command, capture_output=True, text=True, timeout=1800)
     if said.returncode:
@@ -84,7 +84,7 @@ def pictures(report):
 
 
 def starts(report, count=40):
-    """From the row of the job to its claim, by the clock of Postgres, with a worker that has nothing else to do."""
+    """The time from a job's row to its claim, by Postgres' clock, with an idle worker."""
     waits = []
     for i in range(count):
         time.sleep(0.05 + 0.37 * (i % 7) / 7)  # not in step with the worker's poll
@@ -131,7 +131,7 @@ def compare(report, build, what, goal, processes, requests):
 
 
 def api(report, root, build, services, log):
-    """Both on one database of their own, without a worker, so that every row stays queued."""
+    """Both on one separate database, without a worker, so that every row stays queued."""
     url = urlsplit(services["database_url"])
     asyncio.run(fresh_database(url.geturl(), "bench"))
     database = url._replace(path="/bench").geturl()

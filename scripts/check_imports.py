@@ -101,7 +101,7 @@ def read(root):
 
 
 def leaves(tree, before=()):
-    """The paths of a `use` tree, each with the name that it gets; `*` for all names of a path."""
+    """The paths of a `use` tree, each with the name that it binds; `*` for all names of a path."""
     tree = tree.strip()
     if "{" not in tree:
         path, _, alias = (part.strip() for part in tree.partition(" as "))
@@ -128,7 +128,7 @@ def leaves(tree, before=()):
 
 
 def resolve(modules, here, path, seen=frozenset()):
-    """The module that defines what a path means in the module `here`; None for what is of another crate."""
+    """The module that defines what a path means in the module `here`; None if that is in another crate."""
     if not path or (here, path[0], len(path)) in seen or len(seen) > 100:
         return None
     seen = seen | {(here, path[0], len(path))}
@@ -173,7 +173,7 @@ def below(modules, at, path, seen):
 
 
 def imports(modules):
-    """Who imports whom, without what a module and those below it have with each other."""
+    """Which module imports which, without imports between a module and those below it."""
     edges = {path: set() for path in modules}
     for here, module in modules.items():
         paths = [path for path in module.names.values()] + list(module.globs)
@@ -233,7 +233,7 @@ def crates(root):
 
 
 def check(root, shown=None):
-    """The circles of all crates, a sentence each."""
+    """The circles of all crates, one sentence each."""
     faults = []
     for crate in crates(root):
         name = str(crate.relative_to(root))

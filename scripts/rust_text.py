@@ -16,7 +16,7 @@ TOKEN = re.compile(
 
 
 def split(source):
-    """Code and prose, each as long as the source and with its line breaks; what belongs to the other is blank."""
+    """Code and prose, each as long as the source and with its line breaks; text of the other kind is blanked."""
     spans = []
     for match in TOKEN.finditer(source):
         for group in ("comment", "raw", "string", "character"):

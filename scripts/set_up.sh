@@ -1,6 +1,6 @@
 #!/bin/sh
-# Checks that everything needed to build, test and run is present. Installs what is missing into .tools/, and says what
-# and why. Never prompts, and changes nothing outside the repository. Quick if nothing is missing.
+# Checks that everything needed to build, test and run is present. Installs missing programs into .tools/, and prints
+# which and why. Never prompts, and changes nothing outside the repository. Quick if nothing is missing.
 set -eu
 cd -- "$(dirname -- "$0")/.."
 

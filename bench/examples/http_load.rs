@@ -1,8 +1,8 @@
-//! A closed-loop HTTP load: each connection sends its next request when the answer to the last one is there. It costs so
-//! little itself that two servers on the same two cores can be compared with it.
+//! A closed-loop HTTP load: each connection sends its next request when the last response has arrived. It needs so
+//! little CPU itself that two servers on the same two cores can be compared with it.
 //!
 //! `http_load METHOD ADDRESS PATH CONNECTIONS SECONDS [BODY]` prints one JSON object: requests per second, latencies in
-//! milliseconds, and how many answers were no 2xx. Plain HTTP/1.1 with `Content-Length`, nothing else.
+//! milliseconds, and how many responses were not a 2xx. Plain HTTP/1.1 with `Content-Length`, nothing else.
 
 #![expect(clippy::print_stdout, reason = "an example prints its result")]
 
@@ -10,7 +10,7 @@ use std::io::{BufRead, BufReader, Error, ErrorKind, Read, Result, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-/// What one connection saw.
+/// The measurements of one connection.
 #[derive(Default)]
 struct Tally {
     latencies: Vec<Duration>,
@@ -51,7 +51,7 @@ fn request(method: &str, address: &str, path: &str, body: &str) -> Vec<u8> {
     (head + "\r\n" + body).into_bytes()
 }
 
-/// One connection, until the clock runs out.
+/// Runs one connection until the time is up.
 fn converse(address: &str, request: &[u8], end: Instant) -> Result<Tally> {
     let stream = TcpStream::connect(address)?;
     stream.set_nodelay(true)?;
@@ -69,7 +69,7 @@ fn converse(address: &str, request: &[u8], end: Instant) -> Result<Tally> {
     Ok(tally)
 }
 
-/// Reads one answer to its end; true for a 2xx.
+/// Reads one response to its end; true for a 2xx.
 fn answer(reader: &mut BufReader<TcpStream>, line: &mut String, body: &mut Vec<u8>) -> Result<bool> {
     line.clear();
     reader.read_line(line)?;

@@ -17,8 +17,8 @@ use crate::{denoising, goldens, kernels, training, unets};
 
 /// Measure a device: goldens, FLUX.1 at full size, and the same in PyTorch (`just gpu-check`)
 ///
-/// Takes at most eight minutes and writes RESULTS/<device>-<date>.json and .md. It needs a build with the feature `cuda` to measure
-/// a card, and PyTorch only for the figures of the peers.
+/// Takes at most eight minutes and writes RESULTS/<device>-<date>.json and .md. It needs a build with the feature
+/// `cuda` to measure a card, and PyTorch only for the figures of the peers.
 #[derive(Debug, Args)]
 pub struct Gauge {
     /// Device: auto, cpu, cuda or cuda:N

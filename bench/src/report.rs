@@ -119,7 +119,10 @@ impl<'a> Report<'a> {
                 peers.join("; "),
             );
         }
-        text.push_str("\nRatio: how many times as good the peer is. Floor: operations by formula at the rate of cuBLAS on this card.\n");
+        text.push_str(
+            "\nRatio: how many times as good the peer is. Floor: operations by formula at the rate of cuBLAS on this \
+             card.\n",
+        );
         for Ending { section, how, seconds } in self.sections {
             let _ = write!(text, "\n- {}: {how}, {seconds:.0} s", section.name());
         }

@@ -47,7 +47,7 @@ fn call(unet: &UNet, calls: usize, device: &Device, figures: &mut Figures) -> Re
     }
 }
 
-/// Width of the pooled prompt: what remains beside the sizes.
+/// Width of the pooled prompt: the projection's input without the sizes.
 fn pooled_width(config: &Config) -> Option<usize> {
     config.added().map(|(width, channels)| width - SIZE_CONDITIONS * channels)
 }

@@ -1,5 +1,5 @@
-//! Configuration from environment variables: database, bucket, leases, logging. No other part of the server side reads the
-//! environment; the crates below receive structs.
+//! Configuration from environment variables: database, bucket, leases, logging. No other part of the server side reads
+//! the environment; the crates below receive structs.
 
 use std::path::{Path, PathBuf};
 use std::str::FromStr;

@@ -133,7 +133,7 @@ fn write(sheet: &mut RgbImage, font: &FontRef<'_>, text: &str, (left, top): (u32
     }
 }
 
-/// Cuts a text into lines no wider than `width` pixels; a word longer than a line stands alone.
+/// Cuts a text into lines no wider than `width` pixels; a word longer than a line gets its own line.
 fn wrap(font: &FontRef<'_>, text: &str, size: f32, width: u32) -> Vec<String> {
     let font = font.as_scaled(PxScale::from(size));
     let measure = |text: &str| text.chars().map(|letter| font.h_advance(font.glyph_id(letter))).sum::<f32>();

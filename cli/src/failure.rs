@@ -1,4 +1,5 @@
-//! Failures of a command: a message for the user and an exit code for scripts. `pyrograph --help` prints the table of codes.
+//! Failures of a command: a message for the user and an exit code for scripts. `pyrograph --help` prints the table of
+//! codes.
 
 use std::process::ExitCode;
 
@@ -15,7 +16,7 @@ Exit codes:
 /// Exit code for a wrong command line or environment: a retry would fail in the same way.
 pub(crate) const EXIT_USAGE: u8 = 2;
 
-/// Why a command did not do what it was asked.
+/// Why a command failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
     /// Any failure without a more specific exit code.

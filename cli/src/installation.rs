@@ -108,7 +108,8 @@ fn lock(folder: &Path) -> Result<File, Failure> {
         Err(TryLockError::WouldBlock) => {
             let holder = fs::read_to_string(&path).unwrap_or_default();
             Err(Failure::Failed(anyhow::anyhow!(
-                "{} is in use by another `pyrograph` (process {}). Stop that one, or choose another folder with --data-dir.",
+                "{} is in use by another `pyrograph` (process {}). Stop that one, or choose another folder with \
+                 --data-dir.",
                 folder.display(),
                 if holder.is_empty() { "unknown" } else { holder.trim() }
             )))
@@ -164,7 +165,8 @@ async fn start_s3(folder: &Path) -> Result<S3, Failure> {
     Ok(s3)
 }
 
-/// Writes a file that only its owner can read. It is written to a temporary file and renamed, so that no reader sees half of it.
+/// Writes a file that only its owner can read. It is written to a temporary file and renamed, so that no reader sees
+/// half of it.
 fn write_private<T: Serialize>(path: &Path, value: &T) -> Result<(), Failure> {
     use std::io::Write as _;
     let folder = path.parent().unwrap_or(Path::new("."));

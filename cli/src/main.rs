@@ -1,5 +1,5 @@
-//! `pyrograph`: one program that is the server, the worker, the engine and the client. This file has the list of commands and
-//! the exit code; `commands` implements them.
+//! `pyrograph`: one program that is the server, the worker, the engine and the client. This file has the list of
+//! commands and the exit code; `commands` implements them.
 
 #![expect(clippy::print_stderr, reason = "messages for people go to stderr, results through `output::say`")]
 
@@ -27,15 +27,15 @@ use commands::Outcome;
 use configuration::{CLIENT_LOG, SERVER_LOG};
 use failure::Failure;
 
-/// Tensors are large and short-lived. glibc's allocator returns each of them to the system at once, which costs a quarter of the
-/// engine's time on the CPU.
+/// Tensors are large and short-lived. glibc's allocator returns each of them to the system at once, which costs a
+/// quarter of the engine's time on the CPU.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Train LoRA adapters and generate images with them, on machines that you own
 ///
-/// Start everything with `pyrograph up`, then run `pyrograph generate "owl on a blue background"` in another terminal. The
-/// REST API offers the same; its documentation is at /docs of the running server.
+/// Start everything with `pyrograph up`, then run `pyrograph generate "owl on a blue background"` in another terminal.
+/// The REST API offers the same; its documentation is at /docs of the running server.
 #[derive(Debug, Parser)]
 #[command(name = "pyrograph", version, arg_required_else_help = true, after_long_help = help_tables())]
 struct Pyrograph {

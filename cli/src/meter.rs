@@ -6,13 +6,13 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-/// Progress of one thing that takes longer than a second. The bar goes when it is dropped.
+/// Progress of an operation that takes longer than a second. The bar disappears when it is dropped.
 pub(crate) struct Meter {
     bar: ProgressBar,
     tenths: Option<Arc<Tenths>>,
 }
 
-/// Stands in for the bar where there is no terminal to draw on.
+/// Replaces the bar if there is no terminal to draw on.
 struct Tenths {
     label: String,
     /// The last tenth printed, and when.
@@ -34,7 +34,7 @@ impl Tenths {
         }
     }
 
-    /// The note, if it is news.
+    /// The note, if it has changed.
     fn note(&self, note: &str) {
         let mut noted = self.noted.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         if *noted != note {

@@ -1,8 +1,8 @@
 //! Everything on one machine: services, API and one worker, started and stopped in order. Used by `up` and the demo.
 //!
-//! The worker is a separate process, as in production, so that it cannot affect API or S3 (an engine that uses all memory, a
-//! kill in a test). It holds the other end of a pipe from this process and stops when the pipe closes, also if this process
-//! is killed.
+//! The worker is a separate process, as in production, so that it cannot affect API or S3 (an engine that uses all
+//! memory, a kill in a test). It holds the other end of a pipe from this process and stops when the pipe closes, also
+//! if this process is killed.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -37,7 +37,8 @@ pub(crate) struct Platform {
 }
 
 impl Platform {
-    /// Starts all of it on `data_dir`, with the API at `bind`. The worker logs as `log` says, unless PYROGRAPH_LOG is set.
+    /// Starts all of it on `data_dir`, with the API at `bind`. The worker logs as `log` says, unless PYROGRAPH_LOG is
+    /// set.
     pub(crate) async fn start(
         data_dir: &Path,
         bind: SocketAddr,
@@ -74,13 +75,15 @@ impl Platform {
         self.installation.folder()
     }
 
-    /// Waits until the API stops unexpectedly, or the worker turns out never to work.
+    /// Waits until the API stops unexpectedly, or the worker reports that it can never work.
     pub(crate) async fn ended(&mut self) -> Failure {
         tokio::select! {
             () = self.server.ended() => {
                 Failure::Failed(anyhow::anyhow!("the API stopped unexpectedly; see the log"))
             }
-            _ = &mut self.worker => Failure::Usage("the worker cannot work with this configuration; see its message above".to_owned()),
+            _ = &mut self.worker => {
+                Failure::Usage("the worker cannot work with this configuration; see its message above".to_owned())
+            }
         }
     }
 
@@ -95,8 +98,8 @@ impl Platform {
     }
 }
 
-/// This program, started as the worker of the installation in `folder`, in a process group of its own, so that Ctrl-C at the
-/// terminal reaches this process only.
+/// This program, started as the worker of the installation in `folder`. It runs in a separate process group, so that
+/// Ctrl-C at the terminal reaches this process only.
 fn worker_command(program: &Path, folder: &Path, engine: &EngineFlags, log: &str) -> Command {
     let mut command = Command::new(program);
     if variable("PYROGRAPH_LOG").is_none() {
@@ -107,8 +110,8 @@ fn worker_command(program: &Path, folder: &Path, engine: &EngineFlags, log: &str
     command
 }
 
-/// Runs the worker until `stop`, and restarts it when it dies. Returns when it reports that its command line or environment is
-/// wrong, which every restart would report again.
+/// Runs the worker until `stop`, and restarts it when it dies. Returns when it reports that its command line or
+/// environment is wrong, which every restart would report again.
 async fn keep_worker(mut command: Command, stop: CancellationToken) {
     let mut pause = Duration::ZERO;
     while !stop.is_cancelled() {

@@ -1,5 +1,5 @@
-//! The API server as `serve` and `up` run it: listener, pool, storage, schema, built-in checkpoint, and a reaper, so that jobs of
-//! workers that are gone come back even when no worker is left to look.
+//! The API server as `serve` and `up` run it: listener, pool, storage, schema, built-in checkpoint, and a reaper, so
+//! that jobs of workers that are gone return to the queue even when no worker is left to look.
 
 use std::net::SocketAddr;
 use std::time::Duration;

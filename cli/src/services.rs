@@ -1,5 +1,5 @@
-//! Connects to Postgres and the bucket, for every command that needs them. A service that cannot be reached is reported in one
-//! sentence.
+//! Connects to Postgres and the bucket, for every command that needs them. A service that cannot be reached is reported
+//! in one sentence.
 
 use anyhow::{Context as _, anyhow};
 use domain::Storage;
@@ -15,7 +15,7 @@ pub(crate) async fn database(url: &str) -> Result<Pools, Failure> {
     Ok(Pools::connect(url).await.context("database")?)
 }
 
-/// The reason why there is no database, in one sentence without a chain of causes.
+/// Why the database cannot be reached, in one sentence without a chain of causes.
 pub(crate) fn of_postgres(error: embedded::Error) -> Failure {
     match error {
         embedded::Error::NamedBinaries { .. } | embedded::Error::Address => Failure::Usage(error.to_string()),
@@ -44,8 +44,8 @@ mod tests {
 
     #[test]
     fn a_cause_is_one_line_without_the_request() {
-        let long = "unavailable: Generic S3 error: Error performing HEAD http://h/b/k in 1.4s, after 5 retries  - HTTP error: \
-                    error sending request\nmore\nand more";
+        let long = "unavailable: Generic S3 error: Error performing HEAD http://h/b/k in 1.4s, after 5 retries  - HTTP \
+                    error: error sending request\nmore\nand more";
         assert_eq!(cause(long), "HTTP error: error sending request");
         assert_eq!(cause("unavailable: the clock is wrong"), "unavailable: the clock is wrong");
     }

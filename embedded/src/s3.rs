@@ -1,5 +1,5 @@
-//! An S3 endpoint in the process: `s3s-fs` over a folder, with real signatures and expiry, so that the code that uses it is the
-//! code that uses any other S3.
+//! An S3 endpoint in the process: `s3s-fs` over a folder, with real signatures and expiry, so that the same code works
+//! with it and with any other S3.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -91,7 +91,7 @@ async fn serve(listener: TcpListener, service: S3Service) {
         let service = service.clone();
         connections.spawn(async move {
             let mut http = auto::Builder::new(TokioExecutor::new());
-            // Without a timer hyper waits for ever for the end of the request headers.
+            // Without a timer, hyper waits for the end of the request headers without a limit.
             http.http1().timer(TokioTimer::new()).header_read_timeout(Duration::from_secs(30));
             if let Err(error) = http.serve_connection(TokioIo::new(socket), service).await {
                 tracing::debug!(error, "S3: connection ended");

@@ -1,4 +1,4 @@
-//! Start, stop, crash and start again, with the programs that this machine has.
+//! Start, stop, crash and restart, with the programs installed on this machine.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -23,7 +23,7 @@ async fn a_cluster_is_found_again_after_stop_crash_and_stale_pid() {
     sqlx::query("CREATE TABLE kept AS SELECT 7 AS number").execute(&mut connection).await.unwrap();
     let url = first.url().to_owned();
 
-    // The process that started it is gone without a stop: the next one finds the same server.
+    // The process that started it ended without stopping it: the next one finds the same server.
     drop(first);
     let found = Postgres::own(&folder).await.unwrap();
     assert_eq!(found.url(), url);
@@ -39,7 +39,7 @@ async fn a_cluster_is_found_again_after_stop_crash_and_stale_pid() {
     let number: i32 = sqlx::query_scalar("SELECT number FROM kept").fetch_one(&mut connection).await.unwrap();
     assert_eq!(number, 7);
 
-    // Without the password nobody gets in.
+    // Without the password, no connection is accepted.
     let strangers = again.url().replacen(|c: char| c.is_ascii_digit(), "x", 1);
     assert!(PgConnection::connect(&strangers).await.is_err());
     again.stop().await.unwrap();
@@ -95,7 +95,7 @@ fn open() -> std::fs::Permissions {
 async fn a_cluster_is_told_to_end_without_waiting() {
     let folder = tempfile::Builder::new().permissions(open()).tempdir_in("/tmp").unwrap();
     let folder = folder.path().join("postgres");
-    // Nothing runs there, and that is no trouble.
+    // Nothing runs there, and that is not an error.
     Postgres::quit(&folder);
     let postgres = Postgres::own(&folder).await.unwrap();
     Postgres::quit(&folder);

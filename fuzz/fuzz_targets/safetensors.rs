@@ -1,4 +1,4 @@
-//! What the gate lets in, the reader opens: nobody else's reading of a header counts.
+//! The reader opens every file that the gate accepts. The opposite need not hold.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {

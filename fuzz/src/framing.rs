@@ -1,6 +1,7 @@
-//! Between the bytes of a fuzzer and a file.
+//! Turns a fuzzer's bytes into a file.
 
-/// A safetensors file of what the fuzzer gives: a header and data, for which the length is put before; or all of a file.
+/// A safetensors file from the fuzzer's bytes: either a header and data, preceded by the length of the header, or the
+/// whole file as given.
 pub(super) fn framed(data: &[u8]) -> Vec<u8> {
     if data.first() != Some(&b'{') {
         return data.to_vec();

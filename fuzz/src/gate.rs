@@ -1,8 +1,8 @@
-//! The gate of the service, before anything is stored.
+//! The service's gate, which checks files before they are stored.
 
 use formats::Sniffer;
 
-/// Whether the gate lets a file of weights in.
+/// Whether the gate accepts a file of weights.
 pub(crate) fn safetensors(file: &[u8]) -> bool {
     let mut sniffer = Sniffer::default();
     file.chunks(7).all(|piece| sniffer.push(piece).is_ok()) && sniffer.finish(file.len() as u64).is_ok()

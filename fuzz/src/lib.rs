@@ -1,4 +1,4 @@
-//! What is done with the bytes of a fuzzer, one function for each target. Nothing may panic, whatever the bytes. Tests of the
+//! Runs a fuzzer's bytes through the code, one function for each target. No input may cause a panic. Tests of the
 //! crates include these files and give the committed corpus to the same functions.
 
 pub mod framing;

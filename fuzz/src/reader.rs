@@ -1,4 +1,4 @@
-//! Files and prompts as the engine reads them.
+//! Files and prompts, read as the engine reads them.
 
 use std::fs;
 use std::path::PathBuf;
@@ -13,13 +13,13 @@ use formats::{Family, Part};
 
 use super::framing::framed;
 
-/// Files as large as the fuzzer's do no harm; values of more are not read.
+/// Files from the fuzzer are small; tensors with more values than this are not read.
 const MOST_VALUES: usize = 1 << 16;
-/// The longest side of a tensor of an adapter, and the most bytes of all of them.
+/// Limits of an adapter: the longest side of a tensor, and the total bytes.
 const LONGEST_SIDE: usize = 24;
 const MOST_BYTES: usize = 1 << 20;
 
-/// In memory where there is such a place.
+/// In memory if the machine has `/dev/shm`.
 static FOLDER: LazyLock<tempfile::TempDir> = LazyLock::new(|| {
     let memory = tempfile::tempdir_in("/dev/shm");
     memory.or_else(|_| tempfile::tempdir()).expect("a folder for files")
@@ -33,7 +33,8 @@ fn written(name: &str, bytes: &[u8]) -> PathBuf {
     path
 }
 
-/// Whether the reader opens a safetensors or GGUF file; what it opens it also reads, and takes for a model, or for a part of one, if it looks like that.
+/// Whether the reader opens a safetensors or GGUF file. If it does, its values are read, and it is tried as a
+/// single-file model and as each part of one.
 pub(super) fn weights(name: &str, bytes: &[u8]) -> bool {
     let path = written(name, bytes);
     let Ok(file) = Checkpoint::open(&path) else { return false };
@@ -54,8 +55,9 @@ pub(super) fn weights(name: &str, bytes: &[u8]) -> bool {
     true
 }
 
-/// An adapter whose keys the fuzzer writes: a line for each tensor, its name, then its sides, `name 4 8`; lines that begin with
-/// `#` are of the header, `#name text`. What can be read is described, and written in each dialect.
+/// An adapter whose keys the fuzzer writes: one line for each tensor with its name and sides, `name 4 8`; lines that
+/// begin with `#` belong to the header, `#name text`. An adapter that can be read is inspected, and written in each
+/// dialect.
 pub(super) fn adapter(lines: &[u8]) {
     let text = String::from_utf8_lossy(lines);
     let quoted = |text: &str| serde_json::Value::from(text).to_string();
@@ -90,7 +92,7 @@ pub(super) fn adapter(lines: &[u8]) {
     }
 }
 
-/// A prompt, read by weights and cut into chunks of tokens.
+/// Parses a prompt's weights and cuts it into chunks of tokens.
 pub(super) fn prompt(text: &[u8]) {
     let text = String::from_utf8_lossy(text);
     if prompt::check_length("prompt", &text).is_err() {

@@ -1,4 +1,4 @@
-//! An answer of 202 is a promise that survives `kill -9` of the API in the next instant.
+//! An answer of 202 is a promise that survives `kill -9` of the API a moment later.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -32,7 +32,7 @@ async fn what_was_acknowledged_is_there_after_a_kill() {
     for path in &acknowledged {
         assert_eq!(stack.client.get(path).await.expect(200)["status"], "queued", "{path}");
     }
-    // A request whose answer was lost may have been taken or not, but never by half (the audit saw to that).
+    // A request whose answer was lost may have been accepted or not, but never in part (the audit has checked that).
     let rows = stack.ledger.count("generations").await;
     assert!(rows >= acknowledged.len() as i64, "{rows} rows for {} promises", acknowledged.len());
 }

@@ -1,4 +1,4 @@
-//! Cancel: at once while queued, within one step while running, and never after the end.
+//! Cancel: immediate while queued, within one step while running, and never after the end.
 
 use std::time::Instant;
 
@@ -29,7 +29,7 @@ async fn a_queued_job_is_canceled_at_once_and_never_runs() {
     stack.client.succeeded(&next, seconds(60)).await;
     assert!(stack.ledger.attempts(&text(&generation["id"])).await.is_empty());
 
-    // What has ended stays as it is: a late cancel is refused or changes nothing.
+    // A finished job does not change: a late cancel is refused or has no effect.
     let answer = stack.client.post(&text(&next["urls"]["cancel"]), &json!({})).await;
     assert!(matches!(answer.status, 200 | 202 | 409), "{answer:?}");
     assert_eq!(stack.client.get(&text(&next["urls"]["self"])).await.expect(200)["status"], "succeeded");
@@ -39,7 +39,7 @@ async fn a_queued_job_is_canceled_at_once_and_never_runs() {
 #[tokio::test]
 async fn a_running_generation_stops_within_one_step_and_the_engine_lives_on() {
     let stack = Stack::start(Pace::Promised).await;
-    // 1.5 s a step: without the cancel it would run five minutes.
+    // At 1.5 s a step: without the cancel it would run for five minutes.
     let worker = stack.worker("worker", "step_delay_ms=1500");
     let generation = stack.client.generate(&request(200)).await;
     stack.client.running_at(&generation, 1, seconds(60)).await;

@@ -1,5 +1,5 @@
-//! The client commands: flags reach the request, files land where they are asked for, `--json` is for scripts, and
-//! exit codes mean something.
+//! The client commands: flags reach the request, files are written where requested, `--json` is for scripts, and exit
+//! codes are meaningful.
 
 use std::fs::File;
 use std::process::Command;
@@ -42,7 +42,7 @@ async fn from_a_folder_of_photos_to_a_picture_without_a_line_of_code() {
         "same files, same hash"
     );
 
-    // A LoRA from a folder of photos, every flag given.
+    // A LoRA from a folder of photos, with every flag.
     let file = stack.folder().join("style.safetensors");
     let trained = stack.cli_json(&[
         "train",
@@ -97,10 +97,10 @@ async fn from_a_folder_of_photos_to_a_picture_without_a_line_of_code() {
     assert!(run(&["trainings", "show", &training]).contains("succeeded"));
     assert!(run(&["trainings", "cancel", &training]).contains("succeeded"), "what has ended stays as it ended");
 
-    // The same file comes in again as another LoRA.
+    // The same file is imported again as another LoRA.
     assert_eq!(stack.cli_json(&["models", "import", file.to_str().unwrap(), "--name", "style2"])["kind"], "lora");
 
-    // Pictures: to a file, to a folder, and told as JSON.
+    // Pictures: to a file, to a folder, and reported as JSON.
     let owl = stack.folder().join("owl.png");
     let made = stack.cli_json(&[
         "generate",
@@ -177,7 +177,7 @@ async fn from_a_folder_of_photos_to_a_picture_without_a_line_of_code() {
     ]);
     assert_eq!(std::fs::read_dir(&two).unwrap().count(), 2);
 
-    // Datasets by hand.
+    // Datasets step by step.
     let dataset = text(&stack.cli_json(&["datasets", "create", "by hand"])["id"]);
     run(&["datasets", "add", &dataset, folder.to_str().unwrap()]);
     assert_eq!(stack.cli_json(&["datasets", "show", &dataset])["examples"].as_array().unwrap().len(), 3);
@@ -205,7 +205,7 @@ async fn exit_codes_tell_what_went_wrong() {
     assert_eq!(refused.status.code(), Some(4));
     assert!(String::from_utf8_lossy(&refused.stderr).contains("width"), "the sentence names the field");
 
-    // A result that could not be written is no success; an empty variable is not set.
+    // A result that cannot be written is a failure; an empty variable counts as unset.
     let mut listing = Command::new(binary());
     listing.args(["models", "list", "--server", stack.client.base()]);
     listing.stdout(File::options().write(true).open("/dev/full").unwrap());
@@ -231,7 +231,8 @@ async fn exit_codes_tell_what_went_wrong() {
     }
 }
 
-/// What the command line can know by itself, or by a cheap question, is told before anything is uploaded or written over.
+/// Errors that the command line can find by itself, or with a cheap request, are reported before any upload or
+/// overwrite.
 #[tokio::test]
 async fn what_cannot_be_is_refused_before_anything_is_sent() {
     let stack = Stack::start(Pace::Promised).await;
@@ -271,7 +272,7 @@ async fn what_cannot_be_is_refused_before_anything_is_sent() {
     }
 }
 
-/// A generation is found again by whoever lost the process that asked for it.
+/// A generation can be found again after the process that requested it is lost.
 #[tokio::test]
 async fn what_was_asked_for_is_found_again() {
     let stack = Stack::start(Pace::Promised).await;
@@ -295,7 +296,7 @@ async fn what_was_asked_for_is_found_again() {
     assert!(run(&["generations", "cancel", &id]).contains("canceled"));
     assert_eq!(asked.wait(seconds(30)).code(), Some(5));
 
-    // The second one is killed, and its picture fetched all the same.
+    // The second process is killed, and its picture can still be fetched.
     let mut killed = stack.cli_process("killed", &asking);
     until(seconds(30), "it is queued", || async { killed.log().contains("waiting for a worker").then_some(()) }).await;
     killed.kill();
@@ -314,7 +315,7 @@ async fn what_was_asked_for_is_found_again() {
     stack.ledger.audit().await;
 }
 
-/// The committed contract is what the binary says, and the server serves the same.
+/// The committed OpenAPI document equals the binary's, and the server serves the same.
 #[tokio::test]
 async fn the_committed_openapi_file_is_the_served_one() {
     let stack = Stack::start(Pace::Promised).await;

@@ -1,6 +1,6 @@
-//! The whole OpenAPI file against the running server: schemathesis, all checks, 50 examples for each operation.
+//! The whole OpenAPI document against the running server: schemathesis, all checks, 50 examples for each operation.
 //!
-//! It needs Python's schemathesis, so it only runs where `just contract` has installed it and asks for it.
+//! It needs Python's schemathesis, so it runs only where `just contract` has installed it and enables it.
 
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -18,15 +18,16 @@ async fn every_operation_keeps_its_contract() {
         .expect("PYROGRAPH_SCHEMATHESIS names the `st` program: run `just contract`");
     let stack = Stack::start(Pace::Promised).await;
 
-    // Something of each noun, so that lists and details have a body to check.
+    // One resource of each kind, so that lists and details have content to check.
     let mut worker = stack.worker("worker", "");
     let dataset = stack.client.dataset("discs", &discs(2)).await;
     let training =
         json!({"name": "discs", "dataset": dataset, "model": "tiny", "steps": 2, "rank": 2, "resolution": 32});
     stack.client.succeeded(&stack.client.train(&training).await, seconds(90)).await;
-    let generation = json!({"prompt": "an owl", "model": "tiny", "loras": [{"model": "discs"}], "num_inference_steps": 1, "width": 32, "height": 32});
+    let generation = json!({"prompt": "an owl", "model": "tiny", "loras": [{"model": "discs"}],
+                            "num_inference_steps": 1, "width": 32, "height": 32});
     stack.client.succeeded(&stack.client.generate(&generation).await, seconds(60)).await;
-    // From here on nobody works: made-up requests would keep the machine busy for hours.
+    // No worker from here on: generated requests would keep the machine busy for hours.
     worker.kill();
 
     let config = concat!(env!("CARGO_MANIFEST_DIR"), "/schemathesis.toml");

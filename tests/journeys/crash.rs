@@ -1,4 +1,4 @@
-//! `kill -9` at any moment: nothing is lost, nothing is doubled, and what cannot work stops being tried.
+//! `kill -9` at any moment: nothing is lost, nothing is doubled, and a job that cannot succeed is not retried for ever.
 
 use std::time::{Duration, Instant};
 
@@ -11,10 +11,11 @@ use serde_json::{Value, json};
 const ROUNDS: usize = 20;
 
 fn request(seed: usize) -> Value {
-    json!({"prompt": "an owl", "model": "tiny", "num_images": 2, "num_inference_steps": 6, "width": 32, "height": 32, "seed": seed})
+    json!({"prompt": "an owl", "model": "tiny", "num_images": 2, "num_inference_steps": 6,
+           "width": 32, "height": 32, "seed": seed})
 }
 
-/// Twenty rounds on two workers: in each a job, and a moment later the death of the worker that has it, or of its engine.
+/// Twenty rounds on two workers: in each a job, and a moment later the worker that has it, or its engine, is killed.
 #[tokio::test]
 async fn twenty_killings_at_random_moments() {
     let stack = Stack::start(Pace::Quick).await;
@@ -33,7 +34,7 @@ async fn twenty_killings_at_random_moments() {
         let generation = stack.client.generate(&request(0)).await;
         tokio::time::sleep(milliseconds(random.u64(0..900))).await;
 
-        // Who has it now? Before the claim and after the end it is anybody's death.
+        // Find the current holder. Before the claim and after the end, any process may be killed.
         let mut victim = random.usize(..workers.len());
         let holder = stack.holder(&generation).await;
         if let (Some(holder), true) = (&holder, random.u8(..4) > 0) {
@@ -46,7 +47,7 @@ async fn twenty_killings_at_random_moments() {
             workers[victim].kill();
             let name = format!("worker-{victim}-{round}");
             workers[victim] = stack.worker(&name, "step_delay_ms=100");
-            // An engine without its worker has nobody to work for.
+            // An engine exits when its worker is gone.
             if let Some(engine) = engine {
                 until(seconds(15), "the engine of a killed worker ends", || async { (!runs(engine)).then_some(()) })
                     .await;
@@ -62,7 +63,8 @@ async fn twenty_killings_at_random_moments() {
     assert_eq!(stack.ledger.count("artifacts").await, 2 * (ROUNDS as i64 + 1));
 }
 
-/// The promise with the default figures: another worker has the job at most 40 s after the machine of the first one died.
+/// The promise with the default settings: at most 40 s after the first worker's machine died, another worker has the
+/// job.
 #[tokio::test]
 async fn a_job_of_a_dead_worker_is_claimed_again_within_40_seconds() {
     let stack = Stack::start(Pace::Promised).await;
@@ -83,7 +85,7 @@ async fn a_job_of_a_dead_worker_is_claimed_again_within_40_seconds() {
     stack.ledger.audit().await;
 }
 
-/// An engine that dies is known at once, by its parent: no lease has to run out.
+/// Its parent notices at once when an engine dies: no lease has to expire.
 #[tokio::test]
 async fn a_dead_engine_costs_seconds_not_a_lease() {
     let stack = Stack::start(Pace::Promised).await;
@@ -106,7 +108,7 @@ async fn a_dead_engine_costs_seconds_not_a_lease() {
     stack.ledger.audit().await;
 }
 
-/// A job that kills every engine fails after its budget, and the next job is served.
+/// A job that kills every engine fails after its retry budget, and the next job is served.
 #[tokio::test]
 async fn a_poisonous_job_fails_after_its_crash_budget() {
     let stack = Stack::start(Pace::Promised).await;
@@ -129,7 +131,7 @@ async fn a_poisonous_job_fails_after_its_crash_budget() {
     stack.ledger.audit().await;
 }
 
-/// An engine that hangs still lets its worker beat; only the missing progress tells.
+/// While an engine hangs, its worker still sends heartbeats; only the missing progress shows it.
 #[tokio::test]
 async fn a_hanging_engine_is_replaced() {
     let stack = Stack::start(Pace::Promised).await;

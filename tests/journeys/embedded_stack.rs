@@ -1,4 +1,4 @@
-//! `pyrograph up`: one command on an empty folder, Ctrl-C in order, and everything is found again.
+//! `pyrograph up`: one command on an empty folder, an orderly stop on Ctrl-C, and all data is there at the next start.
 
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt as _;
@@ -36,7 +36,7 @@ async fn worker_of(up: &Process) -> u32 {
     .await
 }
 
-/// A folder that is open to the account under which root's Postgres runs, so that its data stays here too.
+/// A folder that is accessible to the account under which root's Postgres runs, so that its data stays here too.
 fn open_folder() -> tempfile::TempDir {
     tempfile::Builder::new().permissions(Permissions::from_mode(0o755)).tempdir_in("/tmp").unwrap()
 }
@@ -60,7 +60,7 @@ async fn up_down_up_again_and_up_after_a_kill() {
     let port = free_port();
     let client = Client::new(&format!("http://127.0.0.1:{port}"));
 
-    // First start on an empty folder; the built-in model is there without asking.
+    // First start on an empty folder: the built-in model is there without an import.
     let mut process = up(folder.path(), port);
     ready(&mut process, &client).await;
     assert_eq!(client.get("/v1/models/ember").await.expect(200)["built_in"], true);
@@ -71,7 +71,7 @@ async fn up_down_up_again_and_up_after_a_kill() {
     let generation = client.succeeded(&client.generate(&request).await, seconds(90)).await;
     let picture = client.artifacts(&generation).await;
 
-    // A second start on a folder in use is refused with a sentence, and disturbs nobody.
+    // A second start on a folder in use is refused with a message, and does not disturb the first.
     let second = {
         let folder = folder.path().to_owned();
         let port = free_port();
@@ -82,7 +82,7 @@ async fn up_down_up_again_and_up_after_a_kill() {
     assert!(String::from_utf8_lossy(&second.stderr).len() > 20, "it says why");
     assert!(client.is_ready().await, "the first one goes on");
 
-    // Ctrl-C: all of it ends, in order, and says so by its exit code.
+    // Ctrl-C: everything stops in order, with the right exit code.
     let start = Instant::now();
     let status = process.end(Signal::INT, seconds(30));
     assert!(status.success(), "{status}");
@@ -99,7 +99,7 @@ async fn up_down_up_again_and_up_after_a_kill() {
     assert_eq!(client.artifacts(&again).await, picture);
     assert_eq!(client.artifacts(&client.succeeded(&client.generate(&request).await, seconds(60)).await).await, picture);
 
-    // Killed without a word, engine and database and all that it had; then up once more.
+    // Kill everything at once, engine and database included; then start again.
     let engines = mentioning("engine").into_iter().filter(|id| process.children().contains(id)).collect::<Vec<_>>();
     process.kill();
     until(seconds(15), "no engine without its worker", || async {
@@ -123,7 +123,7 @@ async fn what_can_never_work_ends_up_and_nothing_stays() {
         ("PYROGRAPH_IMPORT_NETWORKS", "foo", "auto", "PYROGRAPH_IMPORT_NETWORKS"),
         ("PYROGRAPH_LEASE_TTL_MS", "100", "auto", "PYROGRAPH_LEASE_TTL_MS"),
         ("PYROGRAPH_POSTGRES_BIN", "/nowhere", "auto", "/nowhere"),
-        // There is none of this number anywhere.
+        // No machine has a card of this number.
         ("PYROGRAPH_LOG", "info", "cuda:4096", "cuda:4096"),
     ] {
         let mut command = up_command(folder.path(), free_port());
@@ -135,7 +135,7 @@ async fn what_can_never_work_ends_up_and_nothing_stays() {
         assert!(left.is_empty(), "{variable}: processes left behind: {left:?}");
     }
 
-    // A bucket that does not answer is found out when Postgres runs already.
+    // That a bucket does not answer is only found when Postgres runs already.
     let mut command = up_command(folder.path(), free_port());
     command.env("PYROGRAPH_S3_ENDPOINT", "http://127.0.0.1:1");
     let output = command.env("PYROGRAPH_S3_ACCESS_KEY_ID", "id").env("PYROGRAPH_S3_SECRET_ACCESS_KEY", "key").output();
@@ -153,7 +153,7 @@ async fn a_worker_that_can_never_work_again_ends_up() {
     let mut process = up(folder.path(), port);
     ready(&mut process, &Client::new(&format!("http://127.0.0.1:{port}"))).await;
     until(seconds(30), "the worker works", || async { process.log().contains("worker started").then_some(()) }).await;
-    // The next worker does not find its services, and says that this is no start that could be repeated.
+    // The next worker does not find its services, and reports that a restart would not help.
     std::fs::remove_file(folder.path().join("data/services.json")).unwrap();
     send(worker_of(&process).await, Signal::KILL);
     assert_eq!(process.wait(seconds(60)).code(), Some(2), "{}", process.log());
@@ -169,7 +169,7 @@ async fn a_second_signal_takes_postgres_along() {
     let port = free_port();
     let mut process = up(folder.path(), port);
     ready(&mut process, &Client::new(&format!("http://127.0.0.1:{port}"))).await;
-    // A worker that does not hear holds up the stop in order.
+    // A worker that does not respond delays the orderly stop.
     let worker = worker_of(&process).await;
     send(worker, Signal::STOP);
     process.signal(Signal::INT);

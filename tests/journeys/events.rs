@@ -19,7 +19,7 @@ async fn a_stream_goes_on_where_it_broke() {
     let generation = stack.client.generate(&request).await;
     let path = text(&generation["urls"]["events"]);
 
-    // Live: the first events come while the job runs.
+    // Live: the first events arrive while the job runs.
     let mut stream = Events::open(&stack.client, &path, None).await;
     let mut seen = Vec::new();
     while !seen.iter().any(|event: &Event| event.kind == "progress") {
@@ -45,7 +45,7 @@ async fn a_stream_goes_on_where_it_broke() {
         seen.iter().filter(|event| event.kind == "progress").filter_map(|event| event.data["step"].as_i64()).collect();
     assert!(steps.is_sorted() && steps.len() >= 2, "{steps:?}");
 
-    // After the end the whole story is told again, or the rest of it, and the stream ends.
+    // After the end, all events or the remaining ones are sent again, and the stream ends.
     let again = Events::open(&stack.client, &path, None).await.rest(seconds(10)).await;
     assert_eq!(
         again.iter().map(|event| (event.id, &event.kind)).collect::<Vec<_>>(),

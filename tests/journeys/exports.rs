@@ -1,4 +1,5 @@
-//! What a model is from the inside, and a LoRA that leaves in another program's dialect: told at once, made once, gone with its model.
+//! Inspecting a model, and exporting a LoRA in another program's dialect: inspected at once, exported once, and deleted
+//! with its model.
 
 use journeys::client::{Client, text};
 use journeys::model::{golden, pipeline_files, tensors};
@@ -82,7 +83,7 @@ async fn a_lora_leaves_in_another_dialect() {
     assert_eq!((&again["id"], &again["artifacts"][0]["sha256"]), (&made["id"], &made["artifacts"][0]["sha256"]));
     assert_eq!(stack.site.objects(), objects, "what was made is made once");
 
-    // What left comes back as the same LoRA: the pictures are equal but for the last digit of a fused product.
+    // An exported file imports as the same LoRA: the pictures are equal except for the last digit of a fused product.
     client.add_model("back", &[("back.safetensors".into(), file)], None).await.expect(201);
     let picture = async |lora: &str| {
         let request = json!({"prompt": "an owl", "model": "tiny", "seed": 4, "num_inference_steps": 2,
@@ -99,7 +100,7 @@ async fn a_lora_leaves_in_another_dialect() {
         ["models", "export", "ink", "--format", "comfy", "--dtype", "bf16", "--output", half.to_str().unwrap()];
     stack.cli_json(&command);
     assert!(std::fs::read(&half).unwrap().windows(4).any(|four| four == b"BF16"));
-    // DoRA has no name in every dialect: that is told, and may be tried again.
+    // Not every dialect can express DoRA: that is reported, and the export may be tried again.
     client
         .add_model("wash", &[("wash.safetensors".into(), adapter("lora-dialects/flux/full.safetensors"))], None)
         .await

@@ -1,5 +1,5 @@
-//! FLUX.1 as people have it: the denoiser in one file, its text encoders and autoencoder in others, in the same one, or in another
-//! model of the library. Whatever the form, the picture is the same.
+//! FLUX.1 in the files that people have: the denoiser in one file, its text encoders and autoencoder in others, in the
+//! same one, or in another model of the library. The picture is the same in every form.
 
 use journeys::client::{Answer, Client, text};
 use journeys::flux_files::{PARTS, Tensors, alone, gguf, original, read, safetensors, small};
@@ -11,7 +11,7 @@ use reqwest::Method;
 use reqwest::multipart::{Form, Part};
 use serde_json::{Value, json};
 
-/// Sends a form of texts and files: name of the part, name of the file, bytes.
+/// Sends a form with texts and files: name of the part, name of the file, bytes.
 async fn add(client: &Client, texts: &[(&str, &str)], files: &[(&str, &str, &[u8])]) -> Answer {
     let mut form = Form::new();
     for (name, text) in texts {
@@ -57,7 +57,7 @@ async fn a_denoiser_alone_borrows_its_parts_and_makes_the_same_picture() {
     let its_own = client.get("/v1/models/tiny").await.expect(200);
     assert_eq!((&bfl["family"], &bfl["defaults"]), (&json!("flux"), &its_own["defaults"]));
     assert_eq!(stack.site.objects(), objects + 1, "what is borrowed lies in the bucket once");
-    // T5 as llama.cpp has it, beside its tokenizer; a language model in such a file is none.
+    // T5 as llama.cpp stores it, beside its tokenizer; a language model in such a file is refused.
     let t5 = std::fs::read(golden("gguf/t5.gguf")).unwrap();
     let tokenizer: Vec<_> = tiny_files().into_iter().filter(|(path, _)| path.starts_with("tokenizer_2/")).collect();
     let mut files = vec![("file", "flux1.gguf", &packed[..]), ("text_encoder_2", "t5-v1_1-xxl-encoder-F32.gguf", &t5)];
@@ -69,7 +69,7 @@ async fn a_denoiser_alone_borrows_its_parts_and_makes_the_same_picture() {
     let language_model = gguf(&Tensors::from([("blk.0.attn_q.weight".to_owned(), (vec![2, 2], vec![0.0; 4]))]));
     files[1].2 = &language_model;
     add(client, &[("name", "x"), ("parts_of", "tiny")], &files).await.expect_problem(422, "text_encoder_2");
-    // As a worker brings it, from a folder that the operator allowed.
+    // Imported by a worker, from a folder that the operator allowed.
     let folder = stack.folder().join("allowed");
     std::fs::create_dir_all(&folder).unwrap();
     std::fs::write(folder.join("flux1-Q.gguf"), &packed).unwrap();
@@ -91,7 +91,7 @@ async fn a_denoiser_alone_borrows_its_parts_and_makes_the_same_picture() {
     assert_eq!(picture(client, "bfl", &request).await, own);
     assert_eq!(picture(client, "packed", &request).await, own);
     assert_eq!(picture(client, "llama", &request).await, own);
-    // Whoever lent goes, and what was borrowed stays.
+    // When the model that shared the files is deleted, the shared files stay.
     client.delete("/v1/models/bfl").await.expect(204);
     let other = json!({"prompt": "a red owl", "seed": 8, "num_inference_steps": 1, "width": 64, "height": 64});
     assert_eq!(picture(client, "packed", &other).await, picture(client, "tiny", &other).await);
@@ -115,7 +115,7 @@ async fn parts_in_files_of_their_own_and_all_in_one() {
         ("text_encoder", "clip_l.safetensors", clip),
         ("text_encoder_2", "t5xxl_fp16.safetensors", t5),
     ];
-    let model = add(client, &[("name", "apart")], &apart).await.expect(201);
+    let model = add(client, &[("name", "separate")], &apart).await.expect(201);
     let mut paths: Vec<String> = model["files"].as_array().unwrap().iter().map(|file| text(&file["path"])).collect();
     paths.sort();
     assert_eq!(
@@ -123,17 +123,18 @@ async fn parts_in_files_of_their_own_and_all_in_one() {
         ["flux1-dev.safetensors", "text_encoder.safetensors", "text_encoder_2.safetensors", "vae.safetensors"]
     );
 
-    // From the workers' disk: a quantised denoiser, one part given, the others of the file that holds all.
+    // From the workers' disk: a quantised denoiser, one part given, the others from the file that contains all.
     let folder = stack.folder().join("allowed");
     std::fs::create_dir_all(&folder).unwrap();
     std::fs::write(folder.join("dev.gguf"), gguf(&alone(&all, PARTS[0].1))).unwrap();
     std::fs::write(folder.join("ae.safetensors"), vae).unwrap();
     let _worker = stack.worker_with("worker", "", &[("PYROGRAPH_IMPORT_DIR", folder.to_str().unwrap())]);
     let path = |path: &str| json!({"kind": "path", "path": path});
-    let request = json!({"name": "mixed", "source": path("dev.gguf"), "parts": {"vae": path("ae.safetensors")}, "parts_of": "one"});
+    let request = json!({"name": "mixed", "source": path("dev.gguf"), "parts": {"vae": path("ae.safetensors")},
+                         "parts_of": "one"});
     let import = client.succeeded(&client.post("/v1/models", &request).await.expect(202), seconds(60)).await;
     assert_eq!(import["parts"], json!({"vae": path("ae.safetensors")}));
-    // By the command line, from this machine.
+    // With the command line, from this machine.
     let file = |name: &str, bytes: &[u8]| {
         let path = stack.folder().join(name);
         std::fs::write(&path, bytes).unwrap();
@@ -145,14 +146,14 @@ async fn parts_in_files_of_their_own_and_all_in_one() {
 
     let request = json!({"prompt": "a fox", "seed": 3, "num_inference_steps": 2, "width": 64, "height": 64});
     let fox = picture(client, "one", &request).await;
-    for model in ["apart", "mixed", "mine"] {
+    for model in ["separate", "mixed", "mine"] {
         assert_eq!(picture(client, model, &request).await, fox, "{model}");
     }
     let mut owl = request.clone();
     owl["prompt"] = "an owl".into();
     assert_ne!(picture(client, "one", &owl).await, fox, "both vocabularies are read");
 
-    // What does not belong together leaves nothing.
+    // Parts that do not belong together leave nothing behind.
     let objects = stack.site.objects();
     let named = |field: &'static str, value: &'static str| [("name", "x"), (field, value)];
     let main = ("file", "dev.safetensors", &transformer[..]);

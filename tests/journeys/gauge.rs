@@ -1,4 +1,5 @@
-//! The rehearsal of `just gpu-check`: every section on the CPU at a tiny size, in processes of their own, down to the report.
+//! The rehearsal of `just gpu-check`: every section on the CPU at a tiny size, each in its own process, up to the
+//! report.
 
 use std::process::Command;
 use std::time::Instant;
@@ -19,7 +20,7 @@ fn gauge(folder: &std::path::Path, arguments: &[&str]) -> (bool, String) {
     (output.status.success(), String::from_utf8(output.stderr).unwrap())
 }
 
-/// The JSON beside the table of a run.
+/// The run's report as JSON, and the table beside it.
 fn report(folder: &std::path::Path) -> (Value, String) {
     let files: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
     let with = |extension: &str| files.iter().find(|file| file.extension().is_some_and(|e| e == extension)).unwrap();
@@ -33,7 +34,7 @@ fn report(folder: &std::path::Path) -> (Value, String) {
 fn a_rehearsal_measures_everything() {
     let folder = tempfile::tempdir().unwrap();
     let start = Instant::now();
-    // Without the peers: what Python has differs from machine to machine.
+    // Without the peers: the Python packages differ between machines.
     let (good, said) = gauge(folder.path(), &["--python", "/bin/false"]);
     println!("{said}\n{:.1} s", start.elapsed().as_secs_f64());
     assert!(good, "{said}");

@@ -1,5 +1,6 @@
-//! Where models come from: a repository of the Hub, a URL, a folder. Whatever is cut or killed on the way, the model is whole;
-//! whatever may not be had is told, leaves nothing, and opens no way into the network around the worker.
+//! Where models come from: a repository on the Hub, a URL, a folder. The model is complete even if a connection breaks
+//! or a process is killed on the way; a refused source is reported, leaves nothing behind, and gives no access to the
+//! network around the worker.
 
 use std::path::{Path, PathBuf};
 
@@ -22,7 +23,7 @@ fn hub_repository(repo: &str) -> Value {
     json!({"kind": "hugging_face", "repo": repo})
 }
 
-/// Fails at once, and says this.
+/// Expects that the import fails at once with this message.
 async fn refused(stack: &Stack, name: &str, source: &Value, says: &str) {
     let end = stack.client.settled(&stack.client.import(name, source).await, seconds(60)).await;
     assert_eq!(
@@ -80,13 +81,13 @@ async fn a_repository_becomes_a_model_however_often_it_is_cut() {
     let request = json!({"prompt": "an owl", "model": "theirs", "num_inference_steps": 1, "seed": 1});
     stack.client.succeeded(&stack.client.generate(&request).await, seconds(120)).await;
 
-    // The same again under another name: told by its hashes, and kept once.
+    // The same files again under another name: recognised by their hashes, and stored once.
     let (objects, blobs) = (stack.site.objects(), hub.blobs().len());
     stack.client.succeeded(&stack.client.import("again", &hub_repository(OPEN)).await, seconds(60)).await;
     objects_become(&stack, objects).await;
     assert_eq!(hub.blobs().len(), blobs);
     assert_eq!(stack.client.get("/v1/models/again").await.expect(200)["sha256"], model["sha256"]);
-    // Who goes first leaves the files to the other.
+    // When the first model is deleted, the files stay for the other.
     stack.client.delete("/v1/models/theirs").await.expect(204);
     assert_eq!(stack.site.objects(), objects);
     let request = json!({"prompt": "an owl", "model": "again", "num_inference_steps": 1, "seed": 1});
@@ -113,12 +114,12 @@ fn largest_part(folder: &Path) -> u64 {
     entries.map(size).max().unwrap_or(0)
 }
 
-/// Objects that nobody needs go a moment after the commit.
+/// Unused objects are deleted shortly after the commit.
 async fn objects_become(stack: &Stack, count: usize) {
     until(seconds(10), &format!("{count} objects"), || async { (stack.site.objects() == count).then_some(()) }).await;
 }
 
-/// How many of these files are a living model's too.
+/// How many of these files belong to an existing model too.
 async fn shared_with_others(stack: &Stack, files: &[Value]) -> usize {
     let hashes: Vec<String> = files.iter().map(|file| text(&file["sha256"])).collect();
     let shared: i64 = sqlx::query_scalar(
@@ -132,10 +133,11 @@ async fn shared_with_others(stack: &Stack, files: &[Value]) -> usize {
     shared as usize
 }
 
-/// Everything that rows say about imports.
+/// Everything that rows contain about imports.
 async fn database(stack: &Stack) -> String {
     let rows: Vec<String> = sqlx::query_scalar(
-        "select i::text from imports i union all select m::text from models m union all select e::text from job_events e union all select a::text from attempts a",
+        "select i::text from imports i union all select m::text from models m
+         union all select e::text from job_events e union all select a::text from attempts a",
     )
     .fetch_all(stack.ledger.pool())
     .await
@@ -150,7 +152,7 @@ async fn an_import_goes_on_where_its_killed_worker_stopped() {
     let mut first = worker(&stack, &hub, &[]);
     hub.stall(Some(4_000_000));
     let import = stack.client.import("theirs", &hub_repository(OPEN)).await;
-    // The largest file is the one that gets so far.
+    // Only the largest file gets that far.
     let home = stack.folder().join("worker");
     until(seconds(60), "the answer stands still", || async { (largest_part(&home) >= 4_000_000).then_some(()) }).await;
     let finished: Vec<String> =
@@ -194,7 +196,7 @@ async fn what_may_not_be_had_is_told_before_anything_is_downloaded() {
     assert_eq!(hub.blobs().len(), 0, "{:#?}", hub.blobs());
     assert_eq!(stack.site.objects(), before);
 
-    // What is not well formed does not even become a job.
+    // A malformed request does not even become a job.
     for (source, field) in [
         (json!({"kind": "url", "url": "ftp://example.com/x"}), "source.url"),
         (json!({"kind": "url", "url": "https://user:password@example.com/x"}), "source.url"),
@@ -229,7 +231,7 @@ async fn a_url_leads_to_a_model_and_never_inside() {
     let at = |path: &str| format!("{}{path}", hub.url);
     let url = |url: &str| json!({"kind": "url", "url": url});
 
-    // The storage of this very installation listens on 127.0.0.1, and so may anything.
+    // This installation's own storage listens on 127.0.0.1, and so may any other service.
     let inside = stack.site.storage().endpoint;
     for (place, says) in [
         (format!("{inside}/x.safetensors"), "https"),
@@ -248,7 +250,7 @@ async fn a_url_leads_to_a_model_and_never_inside() {
     refused(&stack, "bad", &wrong, &sha256(&good)).await;
     objects_become(&stack, before).await;
 
-    // Cut twice, signed, and redirected where it may be.
+    // Interrupted twice, signed, and redirected to an allowed address.
     hub.cut([30_000, 10]);
     let signed = at(&format!("/files/clay.safetensors?Signature={SIGNATURE}"));
     let redirected = at(&format!("/to?url={}", signed.replace('?', "%3F").replace('&', "%26")));
@@ -262,7 +264,7 @@ async fn a_url_leads_to_a_model_and_never_inside() {
     assert_eq!(text(&model["source"]["url"]), at("/files/clay.safetensors"));
     objects_become(&stack, before + 1).await;
 
-    // Canceled in the middle of the second one's bytes.
+    // Canceled in the middle of the second file.
     hub.stall(Some(20_000));
     stack.client.delete("/v1/models/clay").await.expect(204);
     stack.client.delete("/v1/models/clay2").await.expect(204);
@@ -284,7 +286,7 @@ async fn a_url_leads_to_a_model_and_never_inside() {
     stack.ledger.audit().await;
 }
 
-/// Parts in any order, and after a break only those that are missing.
+/// Parts in any order, and after an interruption only the missing ones.
 #[tokio::test]
 async fn a_large_file_is_uploaded_in_parts_and_gone_on_with() {
     let stack = Stack::start(Pace::Promised).await;
@@ -299,7 +301,7 @@ async fn a_large_file_is_uploaded_in_parts_and_gone_on_with() {
     assert_eq!(begun["parts"].as_array().unwrap().len(), 2);
     assert_eq!(client.put_upload(&begun["parts"][1], second.to_vec()).await, 200);
 
-    // As if it had been interrupted here: another look tells what is missing.
+    // As if it had been interrupted here: another request lists the missing parts.
     let now = client.get(&path).await.expect(200);
     assert_eq!((now["parts"][0]["url"].is_string(), &now["parts"][1]["url"]), (true, &Value::Null));
     client.post("/v1/models", &json!({"name": "large", "source": source})).await.expect(409);

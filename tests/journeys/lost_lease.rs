@@ -1,4 +1,4 @@
-//! A worker that slept past its lease wakes up with a finished picture that nobody wants any more.
+//! A worker that slept past its lease wakes up with a finished picture that nobody needs any more.
 
 use journeys::client::text;
 use journeys::process::{Signal, send};
@@ -9,12 +9,13 @@ use serde_json::json;
 #[tokio::test]
 async fn the_late_commit_of_a_stopped_worker_changes_nothing() {
     let stack = Stack::start(Pace::Quick).await;
-    let request = json!({"prompt": "an owl", "model": "tiny", "num_images": 2, "num_inference_steps": 8, "width": 32, "height": 32, "seed": 3});
+    let request = json!({"prompt": "an owl", "model": "tiny", "num_images": 2, "num_inference_steps": 8,
+                         "width": 32, "height": 32, "seed": 3});
     let mut sleeper = stack.worker("sleeper", "step_delay_ms=250");
     let generation = stack.client.generate(&request).await;
     stack.client.running_at(&generation, 1, seconds(60)).await;
 
-    // The worker sleeps; its engine goes on and fills the pipe with the finished pictures.
+    // The worker is stopped; its engine continues and fills the pipe with the finished pictures.
     sleeper.signal(Signal::STOP);
     let mut other = stack.worker("other", "");
     let end = stack.client.succeeded(&generation, seconds(60)).await;
@@ -26,7 +27,7 @@ async fn the_late_commit_of_a_stopped_worker_changes_nothing() {
     assert_eq!(attempts[1].outcome.as_deref(), Some("succeeded"));
     assert_ne!(attempts[0].worker, attempts[1].worker);
 
-    // No worker is left that could change anything but the sleeper.
+    // No other worker is left that could change anything.
     other.end(Signal::TERM, seconds(20));
     let (before, keys) = (stack.ledger.digest().await, stack.ledger.storage_keys(&id).await);
     sleeper.signal(Signal::CONT);
@@ -37,18 +38,21 @@ async fn the_late_commit_of_a_stopped_worker_changes_nothing() {
     let after = stack.client.get(&text(&generation["urls"]["self"])).await.expect(200);
     assert_eq!(stack.client.artifacts(&after).await, reference);
 
-    // It goes on with the next job as if nothing had been.
+    // It continues with the next job as usual.
     let next = stack.client.generate(&request).await;
     let next = stack.client.succeeded(&next, seconds(60)).await;
     assert_eq!(stack.client.artifacts(&next).await, reference);
     stack.ledger.audit().await;
 }
 
-/// Stopped together with its engine, it wakes in the middle of its work: a minute of it would be left, for nobody.
+/// Stopped together with its engine, it wakes up in the middle of its work, with a minute of work left for nobody.
 #[tokio::test]
 async fn a_worker_that_wakes_without_its_lease_gives_the_work_up() {
     let stack = Stack::start(Pace::Quick).await;
-    let request = |steps| json!({"prompt": "an owl", "model": "tiny", "num_inference_steps": steps, "width": 32, "height": 32, "seed": 3});
+    let request = |steps| {
+        json!({"prompt": "an owl", "model": "tiny", "num_inference_steps": steps,
+               "width": 32, "height": 32, "seed": 3})
+    };
     let mut sleeper = stack.worker("sleeper", "step_delay_ms=500");
     let generation = stack.client.generate(&request(120)).await;
     stack.client.running_at(&generation, 1, seconds(60)).await;
@@ -65,7 +69,7 @@ async fn a_worker_that_wakes_without_its_lease_gives_the_work_up() {
     tokio::time::sleep(seconds(2)).await;
     assert_eq!(stack.ledger.digest().await, before, "not one row changed");
 
-    // Only a worker that let go can have time for the next job.
+    // Only a worker that dropped the lost job can have time for the next one.
     let next = stack.client.generate(&request(1)).await;
     stack.client.succeeded(&next, seconds(30)).await;
     assert!(sleeper.is_alive());

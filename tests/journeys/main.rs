@@ -1,9 +1,11 @@
-//! Whole journeys: the built `pyrograph` as processes, a real Postgres, a real S3 server, and the REST API between.
+//! Whole journeys: the built `pyrograph` as processes, a real Postgres, a real S3 server, and the REST API between
+//! them.
 //!
-//! The happy road first (`road`, `pictures`, `command_line`, `embedded_stack`), then what the API refuses (`refusals`,
-//! `presigned`, `contract`), where models come from (`imports`, `flux_files`) and in which other form they leave (`exports`), what the
-//! engine finds out (`misfits`) and has loaded (`residency`), then everything that can go wrong below a running job (`crash`, `lost_lease`, `takeover`, `resume`,
-//! `cancel`, `events`, `acknowledged`), what must never be seen (`secrets`), and the rehearsal of a run on a card (`gauge`).
+//! First the usual paths (`road`, `pictures`, `command_line`, `embedded_stack`), then what the API refuses (`refusals`,
+//! `presigned`, `contract`), how models are imported (`imports`, `flux_files`) and exported (`exports`), what the
+//! engine detects (`misfits`) and has loaded (`residency`), then failures below a running job (`crash`, `lost_lease`,
+//! `takeover`, `resume`, `cancel`, `events`, `acknowledged`), secrets (`secrets`), and the rehearsal of a run on a card
+//! (`gauge`).
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "tests print what they measure")]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]

@@ -1,4 +1,4 @@
-//! What no gate can see and only the engine finds out: weights that do not fit. It is told at once, and never tried again.
+//! Weights that do not fit, which only the engine can detect. They are reported at once, and never tried again.
 
 use journeys::client::{Client, text};
 use journeys::model::tiny_files;
@@ -22,7 +22,7 @@ async fn weights_that_do_not_fit_are_named_and_not_tried_again() {
     let client = &stack.client;
     let worker = stack.worker("worker", "");
 
-    // An adapter of a model of the same family and another size.
+    // An adapter for a model of the same family and another size.
     let dataset = client.dataset("discs", &discs(1)).await;
     let training =
         json!({"name": "small", "dataset": dataset, "model": "tiny", "steps": 1, "rank": 2, "resolution": 32});
@@ -32,7 +32,7 @@ async fn weights_that_do_not_fit_are_named_and_not_tried_again() {
     let message = refused_by_the_engine(&stack, client, &request).await;
     assert!(message.len() > 20, "{message}");
 
-    // A checkpoint with the weights of one network in the place of another.
+    // A checkpoint with the weights of one network in place of another's.
     let mut files = tiny_files();
     let clip = files.iter().find(|(path, _)| path == "text_encoder/model.safetensors").expect("CLIP").1.clone();
     files.iter_mut().find(|(path, _)| path == "vae/diffusion_pytorch_model.safetensors").expect("VAE").1 = clip;
@@ -41,7 +41,7 @@ async fn weights_that_do_not_fit_are_named_and_not_tried_again() {
     let message = refused_by_the_engine(&stack, client, &request).await;
     assert!(message.contains("text_model.") || message.contains("decoder."), "the keys are named: {message}");
 
-    // One value that is no number, in f32 as in bf16.
+    // One NaN, in f32 as in bf16.
     let mut files = tiny_files();
     let vae = files.iter_mut().find(|(path, _)| path == "vae/diffusion_pytorch_model.safetensors").expect("VAE");
     let end = vae.1.len();
@@ -51,7 +51,7 @@ async fn weights_that_do_not_fit_are_named_and_not_tried_again() {
     let message = refused_by_the_engine(&stack, client, &request).await;
     assert!(message.contains("vae") && message.contains("has values that are NaN or infinite"), "{message}");
 
-    // The engine goes on with what is right.
+    // The engine continues with valid requests.
     let engine = worker.engine();
     let request = json!({"prompt": "an owl", "model": "tiny", "num_inference_steps": 1, "width": 32, "height": 32});
     client.succeeded(&client.generate(&request).await, seconds(60)).await;

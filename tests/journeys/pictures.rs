@@ -1,4 +1,4 @@
-//! A picture can be made again from what it says about itself, whatever the batch it was in.
+//! A picture can be generated again from its own metadata, regardless of the batch that it was in.
 
 use journeys::client::{Client, text};
 use journeys::picture::{pixels, texts};
@@ -7,8 +7,9 @@ use journeys::wait::seconds;
 use serde_json::{Value, json};
 
 async fn make(client: &Client, seed: i64, num_images: u32) -> (Value, Vec<Vec<u8>>) {
-    let request = json!({"prompt": "an owl — été, 猫", "negative_prompt": "blurry", "model": "tiny", "num_images": num_images,
-                         "num_inference_steps": 2, "width": 48, "height": 32, "seed": seed, "true_cfg_scale": 2.0});
+    let request = json!({"prompt": "an owl — été, 猫", "negative_prompt": "blurry", "model": "tiny",
+                         "num_images": num_images, "num_inference_steps": 2, "width": 48, "height": 32,
+                         "seed": seed, "true_cfg_scale": 2.0});
     let generation = client.generate(&request).await;
     let generation = client.succeeded(&generation, seconds(60)).await;
     let bytes = client.artifacts(&generation).await;
@@ -26,7 +27,7 @@ async fn the_same_seed_gives_the_same_picture() {
     let (_, again) = make(client, 100, 4).await;
     assert_eq!(batch, again, "the same request twice: the same bytes");
 
-    // Picture i of a batch is the picture of seed + i, alone.
+    // Picture i of a batch equals the only picture of seed + i.
     for (index, expected) in batch.iter().enumerate() {
         let seed = 100 + index as i64;
         assert_eq!(four["artifacts"][index]["seed"], seed);
@@ -38,7 +39,7 @@ async fn the_same_seed_gives_the_same_picture() {
     }
     assert_ne!(pixels(&batch[0]), pixels(&batch[1]), "another seed, another picture");
 
-    // The file itself tells how it was made.
+    // The file itself contains how it was made.
     let model = client.get("/v1/models/tiny").await.expect(200);
     for (index, bytes) in batch.iter().enumerate() {
         let chunks = texts(bytes);
@@ -51,7 +52,7 @@ async fn the_same_seed_gives_the_same_picture() {
         assert!(chunks["parameters"].contains("Steps: 2"), "{}", chunks["parameters"]);
     }
 
-    // A seed that nobody gave is drawn, and told.
+    // A seed that is not given is drawn, and reported.
     for seed in [json!(null), json!(-1)] {
         let mut request =
             json!({"prompt": "an owl", "model": "tiny", "num_inference_steps": 1, "width": 32, "height": 32});

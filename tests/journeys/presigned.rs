@@ -1,4 +1,4 @@
-//! A presigned URL opens one object, for one method, for its time, and nothing else.
+//! A presigned URL gives access to one object, for one method, for a limited time, and to nothing else.
 
 use domain::storage::Storage;
 use journeys::client::text;
@@ -30,7 +30,7 @@ async fn a_url_that_is_not_exactly_the_signed_one_is_refused() {
     swapped.set_path(Url::parse(&other).unwrap().path());
     refused(Method::GET, swapped.as_str(), "another key").await;
 
-    // A longer life than was signed.
+    // A later expiry than was signed.
     let mut longer = Url::parse(&url).unwrap();
     let pairs: Vec<_> = longer.query_pairs().into_owned().collect();
     longer.query_pairs_mut().clear().extend_pairs(pairs.iter().map(|(name, value)| {
@@ -38,11 +38,11 @@ async fn a_url_that_is_not_exactly_the_signed_one_is_refused() {
     }));
     refused(Method::GET, longer.as_str(), "a longer life").await;
 
-    // A URL to read is not a URL to write or to delete.
+    // A URL for reading cannot write or delete.
     refused(Method::PUT, &url, "PUT by a GET URL").await;
     refused(Method::DELETE, &url, "DELETE by a GET URL").await;
 
-    // A URL to write one object neither reads it nor writes another.
+    // A URL for writing one object can neither read it nor write another.
     let uploads =
         [client.start_upload(&dataset, &discs(1)[0]).await, client.start_upload(&dataset, &discs(1)[0]).await];
     refused(Method::GET, &text(&uploads[0]["url"]), "GET by a PUT URL").await;

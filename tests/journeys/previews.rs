@@ -1,5 +1,5 @@
-//! Pictures at work: over SSE while a generation runs, by the model's own autoencoder or by a tiny one that was imported, and on the
-//! command line as a file.
+//! Previews: over SSE while a generation runs, decoded by the model's own autoencoder or by an imported tiny one, and
+//! as a file on the command line.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -40,7 +40,7 @@ async fn a_generation_shows_its_pictures_at_work() {
     let mut body = body;
     body["preview_every"] = 2.into();
 
-    // By the nearest linear map, then by a tiny autoencoder that the library has meanwhile.
+    // First by the nearest linear map, then by a tiny autoencoder that was imported meanwhile.
     let mut looks = Vec::new();
     let mut made = vec![client.artifacts(&client.succeeded(&plain, seconds(60)).await).await.remove(0)];
     for decoder in [None, Some("taesd")] {

@@ -1,4 +1,4 @@
-//! What the API refuses: a 4xx that names the field, and not a row or an object left behind.
+//! What the API refuses: a 4xx that names the field, and no row or object left behind.
 
 use journeys::client::text;
 use journeys::picture::{Photo, claimed_png, discs, zip_bomb};
@@ -10,7 +10,7 @@ fn png_part(bytes: Vec<u8>) -> Part {
     Part::bytes(bytes).file_name("photo.png").mime_str("image/png").unwrap()
 }
 
-/// What names nothing is 404, what is wrong is 422; both tell the field.
+/// An unknown name is 404, a wrong value is 422; both name the field.
 fn status_for(value: &Value) -> u16 {
     let text = value.to_string();
     if text.contains("no-such-") || text.contains("00000000-") { 404 } else { 422 }
@@ -142,7 +142,7 @@ async fn pictures_that_are_none() {
     assert_eq!(stack.ledger.count("examples").await, taken as i64);
     assert_eq!(stack.site.objects(), before + taken, "nothing half-written is left in the bucket");
 
-    // A presigned upload is looked at when it is completed.
+    // A presigned upload is checked when it is completed.
     let upload = client.start_upload(&dataset, &good).await;
     let complete = format!("/v1/datasets/{dataset}/uploads/{}/complete", text(&upload["id"]));
     assert!(matches!(client.post(&complete, &json!({})).await.status, 404 | 409 | 422), "nothing was put");

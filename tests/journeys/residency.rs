@@ -1,4 +1,5 @@
-//! Hot swap: models are loaded and unloaded on request, jobs go where their model is, and what died has nothing loaded.
+//! Hot swap: models are loaded and unloaded on request, jobs go to the worker that has their model, and a dead worker
+//! has nothing loaded.
 
 use journeys::client::{Client, text};
 use journeys::model::pipeline_files;
@@ -25,7 +26,7 @@ async fn resident_on(client: &Client, model: &str, workers: &[&str]) {
     .await;
 }
 
-/// Waits until this many workers have told that they live.
+/// Waits until this many workers have reported that they are alive.
 async fn live(client: &Client, count: usize) -> Vec<Value> {
     until(seconds(60), &format!("{count} workers live"), || async {
         let workers = client.get("/v1/workers").await.expect(200)["items"].as_array().unwrap().clone();
@@ -34,12 +35,13 @@ async fn live(client: &Client, count: usize) -> Vec<Value> {
     .await
 }
 
-/// How often its engine read a model from the disk.
+/// How often its engine read a model from disk.
 fn loads(worker: &Process) -> usize {
     worker.log().matches("model loaded").count()
 }
 
-/// The smaller one asks first; the larger one, meanwhile stopped, gets it when it wakes. Without the larger one it fails.
+/// The smaller worker claims first; the larger one, stopped meanwhile, gets the job when it continues. Without the
+/// larger one the job fails.
 #[tokio::test]
 async fn what_does_not_fit_into_one_worker_goes_to_one_with_more_memory() {
     let stack = Stack::start(Pace::Promised).await;
@@ -97,7 +99,7 @@ async fn a_loaded_model_starts_at_once_and_an_unloaded_one_comes_back_by_itself(
     client.succeeded(&client.generate(&request("tiny", 2)).await, seconds(60)).await;
     assert_eq!(loads(&worker), 1, "the generation found it loaded");
 
-    // The command waits for the end, which comes after the job at hand.
+    // The command waits for the end, which comes after the current job.
     let running = client.generate(&request("tiny", 2)).await;
     let unloaded = stack.cli_json(&["models", "unload", "tiny", "--worker", name]);
     assert_eq!(unloaded["swaps"][0]["status"], "succeeded", "{unloaded:#}");
@@ -122,7 +124,7 @@ async fn a_loaded_model_starts_at_once_and_an_unloaded_one_comes_back_by_itself(
     assert!(table.starts_with("NAME") && table.contains("tiny"), "{table}");
     assert_eq!(stack.cli_json(&["workers"])[0]["resident"][0]["model"]["name"], "tiny");
 
-    // Nonsense.
+    // Invalid requests.
     assert!(!stack.cli(&["models", "load", "nobody"]).status.success());
     assert!(!stack.cli(&["models", "load", "tiny", "--worker", "nobody"]).status.success());
     stack.ledger.audit().await;
@@ -136,7 +138,7 @@ async fn what_cannot_be_loaded_is_told_and_harms_nobody() {
     live(client, 1).await;
     stack.cli_json(&["models", "load", "tiny"]);
 
-    // A checkpoint whose weights do not fit its config: no gate sees that, only the engine.
+    // A checkpoint whose weights do not fit its config: no gate detects that, only the engine.
     let mut files = pipeline_files("flux-tiny");
     let config = files.iter_mut().find(|(path, _)| path == "transformer/config.json").unwrap();
     let mut changed: Value = serde_json::from_slice(&config.1).unwrap();
@@ -155,7 +157,7 @@ async fn what_cannot_be_loaded_is_told_and_harms_nobody() {
     assert_eq!(residents(client, "tiny").await.len(), 1, "the other one stays");
     assert_eq!(loads(&worker), 1);
 
-    // An import goes on beside it and a queue of swaps is worked off in order.
+    // An import continues meanwhile, and a queue of swaps is carried out in order.
     for action in ["unload", "load", "unload", "load"] {
         client.post(&format!("/v1/models/tiny/{action}"), &json!(null)).await.expect(202);
     }
@@ -189,7 +191,7 @@ async fn jobs_go_to_the_worker_that_has_their_model() {
     stack.cli_json(&["models", "load", "tiny", "--worker", "anvil"]);
     stack.cli_json(&["models", "load", "sd", "--worker", &ids[1]]);
 
-    // Both hold still until all is queued: the model that each lacks is the older half of the queue.
+    // Both are stopped until everything is queued: the model that each lacks is the older half of the queue.
     for worker in &workers {
         worker.signal(Signal::STOP);
     }

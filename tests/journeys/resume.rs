@@ -1,4 +1,4 @@
-//! A training that loses its worker goes on from its last checkpoint, on another one, to the same adapter.
+//! A training that loses its worker continues from its last checkpoint, on another one, and yields the same adapter.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +13,8 @@ use sqlx::Row;
 const STEPS: i64 = 24;
 
 fn request(name: &str, dataset: &str) -> Value {
-    json!({"name": name, "dataset": dataset, "model": "tiny", "steps": STEPS, "rank": 2, "learning_rate": 0.01, "resolution": 32, "seed": 9})
+    json!({"name": name, "dataset": dataset, "model": "tiny", "steps": STEPS, "rank": 2,
+           "learning_rate": 0.01, "resolution": 32, "seed": 9})
 }
 
 async fn adapter(stack: &Stack, training: &Value) -> BTreeMap<String, Vec<f32>> {
@@ -46,9 +47,10 @@ async fn another_worker_goes_on_from_the_checkpoint() {
     assert_eq!(attempts.len(), 2, "{attempts:#?}");
     assert_ne!(attempts[0].worker, attempts[1].worker);
 
-    // The second attempt began after the saved step: its first progress tells.
+    // The second attempt began after the saved step, as its first progress shows.
     let rows = sqlx::query(
-        "select e.kind, e.data from job_events e join trainings t on t.job_id = e.job_id where t.id::text = $1 order by e.sequence",
+        "select e.kind, e.data from job_events e join trainings t on t.job_id = e.job_id
+         where t.id::text = $1 order by e.sequence",
     )
     .bind(&id)
     .fetch_all(stack.ledger.pool())
@@ -64,7 +66,7 @@ async fn another_worker_goes_on_from_the_checkpoint() {
     assert!(resumed > i64::from(saved), "step {resumed} after a checkpoint at {saved}: {events:#?}");
     assert!(events.iter().any(|(kind, _)| kind == "checkpoint"), "{events:#?}");
 
-    // Nothing of the interruption is in the result.
+    // The interruption has no effect on the result.
     let whole = stack.client.train(&request("whole", &dataset)).await;
     let whole = stack.client.succeeded(&whole, seconds(90)).await;
     let (expected, found) = (adapter(&stack, &whole).await, adapter(&stack, &interrupted).await);

@@ -1,4 +1,5 @@
-//! The whole road: pictures in by all three ways, a LoRA trained on them, pictures out with it, byte for byte.
+//! The main path: upload pictures in all three ways, train a LoRA on them, generate pictures with it; compared byte for
+//! byte.
 
 use journeys::client::text;
 use journeys::model::tensors;
@@ -14,7 +15,7 @@ async fn upload_train_generate_download() {
     let _worker = stack.worker("worker", "");
     let photos = discs(5);
 
-    // Two pictures by multipart, two in a zip, one straight to the storage.
+    // Two pictures by multipart, two in a zip, one directly to storage.
     let dataset = client.dataset("discs", &photos[..2]).await;
     let zipped = client.add_archive(&dataset, &photos[2..4]).await.expect(201);
     assert_eq!(zipped["items"].as_array().unwrap().len(), 2, "{zipped:#}");
@@ -29,10 +30,10 @@ async fn upload_train_generate_download() {
         assert_eq!(client.download(&text(&example["url"])).await, photo.bytes, "the stored picture is the sent one");
     }
 
-    // A short training at a high rate, so that the LoRA has an effect that can be seen in 8 bits.
+    // A short training at a high rate, so that the LoRA's effect is visible in 8 bits.
     let training = client
-        .train(&json!({"name": "discs", "dataset": dataset, "model": "tiny", "trigger_word": "discly", "steps": 8, "rank": 4,
-                       "learning_rate": 0.05, "resolution": 32, "seed": 5}))
+        .train(&json!({"name": "discs", "dataset": dataset, "model": "tiny", "trigger_word": "discly",
+                       "steps": 8, "rank": 4, "learning_rate": 0.05, "resolution": 32, "seed": 5}))
         .await;
     assert_eq!(training["status"], "queued");
     let training = client.succeeded(&training, seconds(120)).await;
@@ -40,7 +41,7 @@ async fn upload_train_generate_download() {
     assert_eq!(training["progress"]["total_steps"], 8, "{training:#}");
     assert_eq!(training["output_model"]["name"], "discs", "{training:#}");
 
-    // The adapter is a model like any other, and its file is what it says it is.
+    // The adapter is a model like any other, and its file matches its description.
     let model = client.get("/v1/models/discs").await.expect(200);
     assert_eq!(model["kind"], "lora");
     assert_eq!(model["trigger_word"], "discly");
@@ -59,8 +60,8 @@ async fn upload_train_generate_download() {
 
     // With it, without it, and with it at scale 0.
     let request = |loras| {
-        json!({"prompt": "discly, a red disc", "model": "tiny", "loras": loras, "num_images": 2, "num_inference_steps": 3,
-               "width": 64, "height": 64, "seed": 11})
+        json!({"prompt": "discly, a red disc", "model": "tiny", "loras": loras, "num_images": 2,
+               "num_inference_steps": 3, "width": 64, "height": 64, "seed": 11})
     };
     let mut pictures = Vec::new();
     for loras in [json!([{"model": "discs"}]), json!([]), json!([{"model": model["id"], "scale": 0.0}])] {
@@ -72,7 +73,7 @@ async fn upload_train_generate_download() {
     assert_ne!(pictures[0], pictures[1], "the LoRA changes the picture");
     assert_eq!(pictures[1], pictures[2], "scale 0 is no LoRA");
 
-    // What is in use may not go; what is not may.
+    // A resource in use cannot be deleted; others can.
     assert_eq!(client.delete("/v1/models/discs").await.status, 204);
     assert_eq!(client.get("/v1/models/discs").await.status, 404);
     assert_eq!(client.delete(&format!("/v1/datasets/{dataset}")).await.status, 204);

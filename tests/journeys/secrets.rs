@@ -1,4 +1,5 @@
-//! What must never be seen: keys, passwords and signatures, in no log and no answer, not even at the highest log level.
+//! Secrets must never be visible: no keys, passwords or signatures in logs or answers, not even at the highest log
+//! level.
 
 use journeys::client::text;
 use journeys::picture::discs;
@@ -13,13 +14,14 @@ async fn no_secret_in_any_log_answer_or_command_line() {
     let client = &stack.client;
     let worker = stack.worker("worker", "");
 
-    // A whole life: upload, training, pictures, refusals, and a job that fails below the worker.
+    // A complete run: upload, training, pictures, refusals, and a job that fails in the worker.
     let dataset = client.dataset("discs", &discs(2)).await;
     client.add_presigned(&dataset, &discs(3)[2]).await;
     let training =
         json!({"name": "style", "dataset": dataset, "model": "tiny", "steps": 2, "rank": 2, "resolution": 32});
     client.succeeded(&client.train(&training).await, seconds(90)).await;
-    let request = json!({"prompt": "the word zanzibar", "model": "tiny", "loras": [{"model": "style"}], "num_inference_steps": 1, "width": 32, "height": 32});
+    let request = json!({"prompt": "the word zanzibar", "model": "tiny", "loras": [{"model": "style"}],
+                         "num_inference_steps": 1, "width": 32, "height": 32});
     let generation = client.succeeded(&client.generate(&request).await, seconds(60)).await;
     client.artifacts(&generation).await;
 
@@ -27,7 +29,7 @@ async fn no_secret_in_any_log_answer_or_command_line() {
     for path in ["/openapi.json", "/readyz", "/v1/models/tiny", "/v1/nothing", "/v1/generations/nonsense"] {
         answers += &format!("{:?}", client.get(path).await);
     }
-    // Bytes that vanish from the bucket: the error on the way must not carry the URL's signature or a key.
+    // An object that vanishes from the bucket: the error must not contain the URL's signature or a key.
     let keys: Vec<String> =
         sqlx::query_scalar("select storage_key from examples").fetch_all(stack.ledger.pool()).await.unwrap();
     let storage = domain::storage::Storage::new(&stack.site.storage()).unwrap();

@@ -1,5 +1,5 @@
-//! Stable Diffusion through the whole product, with what FLUX.1 journeys do not ask for: pictures that begin with pictures, masks,
-//! samplers, another family's adapters.
+//! Stable Diffusion through the whole product, where it goes beyond the FLUX.1 journeys: image to image, masks,
+//! samplers, adapters of another family.
 
 use journeys::client::{Client, text};
 use journeys::model::{golden, pipeline_files, single_file};
@@ -10,7 +10,7 @@ use reqwest::Method;
 use reqwest::multipart::{Form, Part};
 use serde_json::{Value, json};
 
-/// Side of the pictures in pixels: on the grid of these families, not on that of FLUX.1.
+/// Side of the pictures in pixels: a multiple of these families' grid, but not of FLUX.1's.
 const SIDE: u32 = 40;
 
 async fn input(client: &Client, picture: &image::RgbImage) -> Value {
@@ -78,14 +78,14 @@ async fn pictures_from_prompts_pictures_and_masks() {
     assert!(texts(&sampled)["parameters"].contains("Sampler: DPM++ 2M Karras,"));
     assert_ne!(pixels(&plain), pixels(&sampled));
 
-    // An adapter of convolutions and text encoders, too; one of another family is refused at once.
+    // An adapter with convolutions and text encoders works, too; one of another family is refused at once.
     let (made, inked) = make(client, &json!({"model": "sd", "loras": [{"model": "ink"}]})).await;
     assert_eq!(made["warnings"], json!([]));
     assert_ne!(pixels(&plain), pixels(&inked));
     let stranger = json!({"prompt": "a fox", "model": "xl", "loras": [{"model": "ink"}]});
     client.post("/v1/generations", &stranger).await.expect_problem(422, "loras[0].model");
 
-    // What the mask leaves black stays as near as the autoencoder brings it, with four channels and with nine.
+    // The black part of the mask stays as close as the autoencoder allows, with four channels and with nine.
     let photo = image::RgbImage::from_fn(SIDE, SIDE, |x, y| image::Rgb([(x * 5) as u8, (y * 5) as u8, 90]));
     let right = image::RgbImage::from_fn(SIDE, SIDE, |x, _| image::Rgb([if x < SIDE / 2 { 0 } else { 255 }; 3]));
     let (photo, mask) = (input(client, &photo).await, input(client, &right).await);
@@ -115,7 +115,7 @@ async fn pictures_from_prompts_pictures_and_masks() {
     let refused = client.settled(&bare, seconds(60)).await;
     assert_eq!(refused["error"]["class"], "invalid_input", "{refused:#}");
 
-    // The first picture is the beginning of the next one.
+    // The first picture is the input of the next one.
     let (made, _) = make(client, &json!({"model": "sd"})).await;
     let (next, _) = make(client, &json!({"model": "xl", "image": made["artifacts"][0]["id"], "strength": 0.5})).await;
     assert_eq!(next["image"]["sha256"], made["artifacts"][0]["sha256"]);

@@ -1,4 +1,5 @@
-//! Workers that come and go in good order: a drain costs no budget, a restart under the same name is another worker.
+//! Workers that stop and start in an orderly way: a drain costs no retry, a restart under the same name is another
+//! worker.
 
 use journeys::client::text;
 use journeys::process::{Signal, runs};
@@ -24,7 +25,7 @@ async fn a_worker_that_is_asked_to_stop_finishes_its_picture() {
     assert!(status.success(), "{status}");
     until(seconds(5), "the engine ends with its worker", || async { (!runs(engine)).then_some(()) }).await;
 
-    // Finished or given back without a cost: never failed, never left to a lease.
+    // Finished, or released at no cost: never failed, and its lease never expired.
     let now = stack.client.get(&text(&running["urls"]["self"])).await.expect(200);
     assert!(now["status"] == "succeeded" || now["status"] == "queued", "{now:#}");
     let attempts = stack.ledger.attempts(&text(&running["id"])).await;
@@ -37,7 +38,7 @@ async fn a_worker_that_is_asked_to_stop_finishes_its_picture() {
     stack.ledger.audit().await;
 }
 
-/// Killed and started again at once in the same folder, before the lease ends: the lease of the first life still ends.
+/// Killed and restarted at once in the same folder, before the lease expires: the old process's lease still expires.
 #[tokio::test]
 async fn a_quick_restart_does_not_keep_the_old_lease_alive() {
     let stack = Stack::start(Pace::Quick).await;

@@ -129,7 +129,7 @@ def tiny_cfg(out):
 
 
 def reference(out, rows, columns, **request):
-    """Outputs of the pipeline in the folder, in f32 whatever the files' dtype."""
+    """Outputs of the pipeline in the folder, in f32 regardless of the files' dtype."""
     pipeline = diffusers.FluxPipeline.from_pretrained(out, dtype=torch.float32, local_files_only=True)
     pipeline.set_progress_bar_config(disable=True)
     request = {"prompt": PROMPTS[0], "num_inference_steps": 4, **request}

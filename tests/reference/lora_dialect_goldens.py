@@ -293,7 +293,7 @@ def lycoris_names(case):
 
 
 def full(case):
-    """Differences of weights and biases, and a LoRA with a bias of its own."""
+    """Differences of weights and biases, and a LoRA with its own bias."""
     for number, (theirs, ours) in enumerate(original_modules()):
         name = f"diffusion_model.{theirs}"
         inputs, sizes = case.inside(ours)

@@ -1,4 +1,4 @@
-"""Reads what pictures say about themselves, as the "PNG info" tab of AUTOMATIC1111's web UI and ComfyUI's importers do.
+"""Reads the metadata of pictures, as the "PNG info" tab of AUTOMATIC1111's web UI and ComfyUI's importers do.
 
     python tests/reference/picture_metadata.py PICTURE...
 
@@ -39,7 +39,7 @@ def recipe(image):
 
 
 def check_chunks(path):
-    """As ComfyUI's pnginfo.ts, which adds up the lengths of chunks and knows of no byte that fills up an odd one."""
+    """As ComfyUI's pnginfo.ts, which adds up the lengths of chunks and ignores the padding byte of odd ones."""
     data = open(path, "rb").read()
     at, kinds = 12, []
     while at < len(data):

@@ -1,4 +1,4 @@
-//! The REST API as a stranger with an HTTP client sees it: JSON in, JSON out, nothing of our types.
+//! The REST API as any HTTP client sees it: JSON in, JSON out, and none of our types.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ pub struct Client {
     base: String,
 }
 
-/// What came back: status, headers, and the JSON body (`Null` when there is none).
+/// A response: status, headers, and the JSON body (`Null` if there is none).
 #[derive(Debug)]
 pub struct Answer {
     pub status: u16,
@@ -26,13 +26,13 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// The body, if the status is the expected one; panics with the whole answer otherwise.
+    /// The body, if the status is the expected one; panics with the whole response otherwise.
     pub fn expect(self, status: u16) -> Value {
         assert_eq!(self.status, status, "unexpected answer: {:#}", self.body);
         self.body
     }
 
-    /// Checks an RFC 9457 problem: status, media type, and that the named field is told with a sentence.
+    /// Checks an RFC 9457 problem: status, media type, and a message for the named field.
     pub fn expect_problem(self, status: u16, field: &str) {
         assert_eq!(self.status, status, "unexpected answer: {:#}", self.body);
         assert_eq!(self.header("content-type"), "application/problem+json", "{:#}", self.body);
@@ -72,13 +72,13 @@ impl Client {
         &self.base
     }
 
-    /// A request to a path of this server, or to any absolute URL.
+    /// Sends a request to a path of this server, or to any absolute URL.
     pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
         let url = if path.starts_with("http") { path.to_owned() } else { format!("{}{path}", self.base) };
         self.http.request(method, url)
     }
 
-    /// Sends, or says why the connection failed.
+    /// Sends the request; the error explains why the connection failed.
     pub async fn try_send(&self, request: RequestBuilder) -> Result<Answer, reqwest::Error> {
         let response = request.send().await?;
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
@@ -102,7 +102,7 @@ impl Client {
         self.send(self.request(Method::POST, path).json(body)).await
     }
 
-    /// True once the server takes work.
+    /// True once the server accepts requests.
     pub async fn is_ready(&self) -> bool {
         self.try_send(self.request(Method::GET, "/readyz").timeout(seconds(2)))
             .await
@@ -116,14 +116,14 @@ impl Client {
         response.bytes().await.expect("bytes").to_vec()
     }
 
-    /// Status code of a bare request to an absolute URL.
+    /// Status code of a plain request to an absolute URL.
     pub async fn status(&self, method: Method, url: &str, body: Vec<u8>) -> u16 {
         self.http.request(method, url).body(body).send().await.expect("the storage answers").status().as_u16()
     }
 
     // ── datasets ────────────────────────────────────────────────────────────
 
-    /// A dataset with these pictures, sent in one multipart request; its id.
+    /// Creates a dataset with these pictures in one multipart request; returns its id.
     pub async fn dataset(&self, name: &str, photos: &[Photo]) -> String {
         let id = self.empty_dataset(name).await;
         if !photos.is_empty() {
@@ -161,7 +161,7 @@ impl Client {
         self.send(self.request(Method::POST, &format!("/v1/datasets/{dataset}/images")).multipart(form)).await
     }
 
-    /// The road of a browser or a phone: ask for a URL, PUT straight to the storage, say that it is done.
+    /// Uploads as a browser or a phone does: request a URL, PUT directly to storage, report completion.
     pub async fn add_presigned(&self, dataset: &str, photo: &Photo) -> Value {
         let upload = self.start_upload(dataset, photo).await;
         assert_eq!(self.put_upload(&upload, photo.bytes.clone()).await, 200, "PUT to the presigned URL");
@@ -197,7 +197,7 @@ impl Client {
         self.send(self.request(Method::POST, "/v1/models").multipart(form)).await
     }
 
-    /// Asks for an import (202 is checked) and returns it.
+    /// Requests an import (202 is checked) and returns it.
     pub async fn import(&self, name: &str, source: &Value) -> Value {
         let answer = self.post("/v1/models", &json!({"name": name, "source": source})).await;
         let location = answer.header("location").to_owned();
@@ -236,7 +236,7 @@ impl Client {
         .await
     }
 
-    /// [`Client::settled`], and it must have succeeded.
+    /// As [`Client::settled`], and the job must have succeeded.
     pub async fn succeeded(&self, job: &Value, limit: Duration) -> Value {
         let end = self.settled(job, limit).await;
         assert_eq!(end["status"], "succeeded", "{end:#}");
@@ -254,7 +254,7 @@ impl Client {
         .await
     }
 
-    /// All artifacts of a settled job, downloaded and checked against what the API says about them.
+    /// All artifacts of a settled job, downloaded and checked against the API's description.
     pub async fn artifacts(&self, job: &Value) -> Vec<Vec<u8>> {
         let mut all = Vec::new();
         for artifact in job["artifacts"].as_array().expect("artifacts") {

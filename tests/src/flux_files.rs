@@ -1,5 +1,6 @@
-//! FLUX.1 in the files that people have: Black Forest Labs' names for the transformer, its parts in files of their own, all in one file as
-//! ComfyUI saves it, GGUF. Made here from tensors of any values, since no published file is small.
+//! FLUX.1 in the files that people have: Black Forest Labs' names for the transformer, separate files for its parts,
+//! all in one file as ComfyUI saves it, GGUF. Made here from tensors with arbitrary values, since no published file is
+//! small.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,7 +12,7 @@ use crate::model::golden;
 /// Tensors by name: shape and values.
 pub type Tensors = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
 
-/// Where the parts are in ComfyUI's file, by the name of the file that has each alone.
+/// The parts' prefixes in ComfyUI's file, by the name of the file that contains each separately.
 pub const PARTS: [(&str, &str); 4] = [
     ("transformer", "model.diffusion_model."),
     ("text_encoder", "text_encoders.clip_l.transformer."),
@@ -19,7 +20,7 @@ pub const PARTS: [(&str, &str); 4] = [
     ("vae", "vae."),
 ];
 
-/// A whole FLUX.1-schnell with the published names, few layers and little width; the vocabularies are whole.
+/// A complete FLUX.1-schnell with the published names, few layers and little width; the vocabularies are complete.
 pub fn small() -> Tensors {
     let list = fs::read_to_string(golden("keys/flux_comfy.single.txt")).expect("a list");
     let mut all = Tensors::new();
@@ -57,7 +58,7 @@ pub fn small() -> Tensors {
     all
 }
 
-/// The tensors of one part, under the names that they have alone.
+/// The tensors of one part, under the names of its separate file.
 pub fn alone(all: &Tensors, prefix: &str) -> Tensors {
     all.iter().filter_map(|(name, tensor)| Some((name.strip_prefix(prefix)?.to_owned(), tensor.clone()))).collect()
 }
@@ -72,7 +73,8 @@ pub fn read(file: &[u8]) -> Tensors {
     values.into_iter().map(|(name, values)| (name.clone(), (sides(&name), values))).collect()
 }
 
-/// A transformer of diffusers under Black Forest Labs' names: projections fused, the last modulation's halves exchanged.
+/// Converts a diffusers transformer to Black Forest Labs' names: projections fused, the halves of the last modulation
+/// swapped.
 pub fn original(ours: &Tensors) -> Tensors {
     let mut theirs = Tensors::new();
     let count = |list: &str| {
@@ -142,7 +144,7 @@ pub fn original(ours: &Tensors) -> Tensors {
             layer(&format!("single_blocks.{number}.{theirs}"), &ours.iter().map(String::as_str).collect::<Vec<_>>());
         }
     }
-    // A norm of queries or keys has a scale and nothing else; other layers have none.
+    // A norm of queries or keys has only a scale; other layers have none.
     theirs.retain(|name, _| name.contains("_norm.") == name.ends_with(".scale"));
     for leaf in ["weight", "bias"] {
         if let Some((_, values)) = theirs.get_mut(&format!("final_layer.adaLN_modulation.1.{leaf}")) {
@@ -166,7 +168,7 @@ pub fn safetensors(tensors: &Tensors) -> Vec<u8> {
     [&(header.len() as u64).to_le_bytes()[..], header.as_bytes()].concat().into_iter().chain(values).collect()
 }
 
-/// A GGUF file of F32, as the makers of quantised transformers lay them out.
+/// A GGUF file of F32, laid out as in published quantised transformers.
 pub fn gguf(tensors: &Tensors) -> Vec<u8> {
     const ALIGNMENT: usize = 32;
     let text = |text: &str| [&(text.len() as u64).to_le_bytes()[..], text.as_bytes()].concat();

@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use tokio::sync::OnceCell;
 
-/// The runtime on which the servers live: each test has a runtime of its own, which ends with it.
+/// The runtime of the servers: each test has its own runtime, which ends with it.
 pub(crate) fn runtime() -> &'static Runtime {
     static RUNTIME: OnceLock<Runtime> = OnceLock::new();
     RUNTIME.get_or_init(|| {
@@ -19,7 +19,7 @@ pub(crate) fn runtime() -> &'static Runtime {
     })
 }
 
-/// Postgres vanishes with the test process, so it may stay for all tests.
+/// Postgres is removed with the test process, so it may stay for all tests.
 async fn postgres() -> &'static TemporaryPostgres {
     static POSTGRES: OnceCell<TemporaryPostgres> = OnceCell::const_new();
     let start = async || runtime().spawn(TemporaryPostgres::start()).await.expect("no panic").expect("Postgres starts");
@@ -53,7 +53,7 @@ impl Site {
         Self { database_url: postgres.url(&name).expect("a URL"), s3, folder }
     }
 
-    /// How a process of the product is told about it.
+    /// The environment variables that give it to a process of the product.
     pub fn environment(&self) -> [(&'static str, String); 6] {
         [
             ("DATABASE_URL", self.database_url.clone()),
@@ -77,13 +77,13 @@ impl Site {
         }
     }
 
-    /// What must never be seen outside: the storage's secret key and the database's password.
+    /// Secrets that must never be visible outside: the storage's secret key and the database's password.
     pub fn secrets(&self) -> [String; 2] {
         let password = self.database_url.split([':', '@']).nth(2).expect("a URL with a password");
         [self.s3.secret_key().to_owned(), password.to_owned()]
     }
 
-    /// Objects in the bucket, whether a row knows them or not.
+    /// Objects in the bucket, with or without a row.
     pub fn objects(&self) -> usize {
         files_in(&self.folder.path().join("objects").join(self.s3.bucket()))
     }

@@ -1,6 +1,6 @@
-//! A server that speaks the Hugging Face Hub's protocol over one repository, with its CDN at another port, and any file by URL.
-//! It can cut answers, stand still in the middle of one, and ask for a token. It listens on 127.0.0.2, so that an operator can
-//! allow it and nothing else of this machine.
+//! A server that speaks the Hugging Face Hub's protocol for one repository, with its CDN at another port, and serves
+//! any file by URL. It can cut responses, stall in the middle of one, and require a token. It listens on 127.0.0.2, so
+//! that an operator can allow it and nothing else on this machine.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fs;
@@ -21,14 +21,14 @@ use serde_json::json;
 use crate::ground::runtime;
 use crate::picture::sha256;
 
-/// What `main` names.
+/// The commit of `main`.
 pub const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
-/// The repository that anybody may have, and the one that wants a token.
+/// The public repository, and the one that requires a token.
 pub const OPEN: &str = "pyro/open";
 pub const GATED: &str = "pyro/gated";
-/// The token that opens it.
+/// The token that gives access to it.
 pub const TOKEN: &str = "hf_canaryTokenOfTheOperator";
-/// What stands in signed addresses, and in no log.
+/// Appears in signed URLs, and must not appear in any log.
 pub const SIGNATURE: &str = "canarySignature";
 /// The address that tests allow.
 pub const HOST: &str = "127.0.0.2";
@@ -48,7 +48,7 @@ struct Shared {
     seen: Mutex<Vec<Seen>>,
 }
 
-/// A request that came.
+/// A received request.
 #[derive(Debug, Clone)]
 pub struct Seen {
     pub method: String,
@@ -59,7 +59,7 @@ pub struct Seen {
 }
 
 impl Hub {
-    /// Serves `files` as both repositories, and each below `/files/`.
+    /// Serves `files` as both repositories, and each file below `/files/`.
     pub fn start(files: impl IntoIterator<Item = (String, Vec<u8>)>) -> Self {
         let bind = || std::net::TcpListener::bind((HOST, 0)).expect("a port");
         let (main, cdn) = (bind(), bind());
@@ -89,12 +89,12 @@ impl Hub {
         Self { url, shared }
     }
 
-    /// The next answers with bytes end after so many of them.
+    /// Cuts the next responses with bytes after this many of them.
     pub fn cut(&self, after: impl IntoIterator<Item = usize>) {
         self.shared.cuts.lock().unwrap().extend(after);
     }
 
-    /// From now on answers stand still after so many bytes; `None` lets new ones go on.
+    /// Makes responses stall after this many bytes from now on; `None` lets new ones continue.
     pub fn stall(&self, after: Option<usize>) {
         *self.shared.stall.lock().unwrap() = after;
     }
@@ -123,7 +123,7 @@ impl Shared {
         self.seen.lock().unwrap().push(seen);
     }
 
-    /// The bytes, or the range that is asked for, cut or stalled as a test wants it.
+    /// The bytes, or the requested range, cut or stalled as a test wants.
     fn send(&self, bytes: Bytes, headers: &HeaderMap) -> Response {
         let etag = format!("\"{}\"", sha256(&bytes));
         let text = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
@@ -151,7 +151,7 @@ impl Shared {
                     tokio::time::sleep(Duration::from_mins(10)).await;
                 }
                 if cut.is_some_and(|cut| sent >= cut) {
-                    // What was sent shall arrive before the end does.
+                    // Bytes already sent must arrive before the connection ends.
                     tokio::time::sleep(Duration::from_millis(50)).await;
                     return Some((Err(std::io::Error::other("cut")), sent));
                 }
@@ -184,7 +184,7 @@ async fn revision(
     if !["main", "refs/pr/1", COMMIT].contains(&revision.as_str()) {
         return refuse(StatusCode::NOT_FOUND, "RevisionNotFound");
     }
-    // As the Hub does: what a gated repository holds is public, its bytes are not.
+    // As the Hub does: the file list of a gated repository is public, its bytes are not.
     let siblings: Vec<_> = shared.files.keys().map(|path| json!({"rfilename": path})).collect();
     Json(json!({"id": format!("{owner}/{name}"), "sha": COMMIT, "siblings": siblings})).into_response()
 }
@@ -254,8 +254,8 @@ async fn redirect(Query(query): Query<BTreeMap<String, String>>) -> Response {
     (StatusCode::FOUND, [(header::LOCATION, query["url"].clone())]).into_response()
 }
 
-/// The built-in checkpoint as a repository of somebody's: its weights a little other, so that no model has them yet, with what
-/// else lies in such repositories.
+/// The built-in checkpoint as a repository: its weights changed a little, so that no model has them yet, together with
+/// other files that such repositories contain.
 pub fn repository() -> Vec<(String, Vec<u8>)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/ember");
     let mut files = Vec::new();
@@ -287,7 +287,7 @@ pub fn repository() -> Vec<(String, Vec<u8>)> {
     files
 }
 
-/// A LoRA for FLUX, in form at least, of about `kilobytes`.
+/// A LoRA for FLUX, valid in form, of about `kilobytes`.
 pub fn lora(kilobytes: usize) -> Vec<u8> {
     let (width, bytes) = (kilobytes * 32, kilobytes * 32 * 4 * 4);
     let name = "transformer.transformer_blocks.0.attn.to_q";

@@ -1,4 +1,4 @@
-//! What the database says afterwards: attempts, events, and the invariants that hold over every row at any time.
+//! Checks the database afterwards: attempts, events, and the invariants that hold for every row at any time.
 
 use sqlx::postgres::{PgPool, PgPoolOptions};
 use sqlx::{AssertSqlSafe, Row};
@@ -11,7 +11,7 @@ pub struct Ledger {
     pool: PgPool,
 }
 
-/// One claim of a job. Instants are seconds since 1970 by the database's clock.
+/// One claim of a job. Times are seconds since 1970 by the database's clock.
 #[derive(Debug, Clone)]
 pub struct Attempt {
     pub epoch: i64,
@@ -21,7 +21,7 @@ pub struct Attempt {
     pub outcome: Option<String>,
 }
 
-/// A rule, and the query that finds the rows which break it.
+/// A rule, and the query that finds rows that break it.
 const RULES: &[(&str, &str)] = &[
     (
         "an unfinished job that needs a deleted model",
@@ -30,18 +30,22 @@ const RULES: &[(&str, &str)] = &[
     ),
     (
         "a repeated job that did not fail",
-        "select j.subject::text from jobs j join jobs o on o.id = j.retry_of where o.status <> 'failed' or o.kind <> j.kind",
+        "select j.subject::text from jobs j join jobs o on o.id = j.retry_of
+         where o.status <> 'failed' or o.kind <> j.kind",
     ),
     (
-        "an import with a model before it succeeded or without one after, or one that ended and still knows a query string",
+        "an import with a model before it succeeded or without one after, or one that ended and still knows a query \
+         string",
         "select i.id::text from imports i join jobs j on j.id = i.job_id
          where (j.status = 'succeeded') <> (i.output_model_id is not null)
-            or (j.status in ('succeeded', 'failed', 'canceled') and (i.url_query is not null or i.part_queries is not null))",
+            or (j.status in ('succeeded', 'failed', 'canceled')
+                and (i.url_query is not null or i.part_queries is not null))",
     ),
     (
         "a succeeded export without exactly one file as long as its model is not deleted",
         "select x.id::text from exports x join jobs j on j.id = x.job_id join models m on m.id = x.model_id
-         where j.status = 'succeeded' and (select count(*) from artifacts a where a.job_id = j.id) <> (m.deleted_at is null)::int",
+         where j.status = 'succeeded'
+           and (select count(*) from artifacts a where a.job_id = j.id) <> (m.deleted_at is null)::int",
     ),
     (
         "a succeeded generation whose pictures are not exactly the positions asked for, of one attempt",
@@ -57,13 +61,14 @@ const RULES: &[(&str, &str)] = &[
          left join models m on m.id = t.output_model_id and m.training_id = t.id
          where j.status = 'succeeded' and (m.id is null
              or (select count(*) from models n where n.training_id = t.id) <> 1
-             or (select count(*) from artifacts a where a.job_id = j.id and a.kind = 'lora') <> (m.deleted_at is null and t.deleted_at is null)::int)",
+             or (select count(*) from artifacts a where a.job_id = j.id and a.kind = 'lora')
+                <> (m.deleted_at is null and t.deleted_at is null)::int)",
     ),
     (
         "an output of a job that did not succeed",
         "select a.id::text from artifacts a join jobs j on j.id = a.job_id where j.status <> 'succeeded'
-         union all select m.id::text from models m join trainings t on t.id = m.training_id join jobs j on j.id = t.job_id
-         where j.status <> 'succeeded'",
+         union all select m.id::text from models m join trainings t on t.id = m.training_id
+         join jobs j on j.id = t.job_id where j.status <> 'succeeded'",
     ),
     (
         "an output of an attempt that is not the one that succeeded",
@@ -78,7 +83,8 @@ const RULES: &[(&str, &str)] = &[
     (
         "a terminal job with an open attempt, or a running one without",
         "select j.id::text from jobs j
-         where (j.status = 'running') <> exists (select 1 from attempts t where t.job_id = j.id and t.ended_at is null)",
+         where (j.status = 'running')
+               <> exists (select 1 from attempts t where t.job_id = j.id and t.ended_at is null)",
     ),
     (
         "events with a gap, or a terminal event that is missing, doubled or not the last",
@@ -102,12 +108,12 @@ impl Ledger {
         Self { pool }
     }
 
-    /// For a journey's own questions.
+    /// For a journey's own queries.
     pub fn pool(&self) -> &PgPool {
         &self.pool
     }
 
-    /// Panics if any row of any table breaks a rule of the house. True at any moment, not only at rest.
+    /// Panics if any row of any table breaks a rule. The rules hold at any moment, not only at rest.
     pub async fn audit(&self) {
         for (rule, query) in RULES {
             let broken: Vec<String> = sqlx::query_scalar(*query).fetch_all(&self.pool).await.expect("audit query");
@@ -116,10 +122,12 @@ impl Ledger {
         self.audit_subjects().await;
     }
 
-    /// Each job has exactly one subject, and each subject its job. The tables of subjects are those that name each job once.
+    /// Each job has exactly one subject, and each subject its job. Tables of subjects are those that reference each job
+    /// once.
     async fn audit_subjects(&self) {
         let tables: Vec<String> = sqlx::query_scalar(
-            "select f.conrelid::regclass::text from pg_constraint f join pg_constraint u on u.conrelid = f.conrelid and u.conkey = f.conkey
+            "select f.conrelid::regclass::text from pg_constraint f
+             join pg_constraint u on u.conrelid = f.conrelid and u.conkey = f.conkey
              where f.contype = 'f' and f.confrelid = 'jobs'::regclass and u.contype = 'u' order by 1",
         )
         .fetch_all(&self.pool)
@@ -129,7 +137,8 @@ impl Ledger {
         let subjects: Vec<String> =
             tables.iter().map(|table| format!("select id, job_id, '{table}' as noun from {table}")).collect();
         let query = format!(
-            "select coalesce(j.subject, s.id)::text from jobs j full join ({}) as s on s.job_id = j.id and s.id = j.subject
+            "select coalesce(j.subject, s.id)::text from jobs j
+             full join ({}) as s on s.job_id = j.id and s.id = j.subject
              group by 1 having count(j.id) <> 1 or count(s.id) <> 1 or bool_or(s.noun not like j.kind || '%')",
             subjects.join(" union all ")
         );
@@ -163,7 +172,8 @@ impl Ledger {
     /// Storage keys of the artifacts of a job of any kind, by position.
     pub async fn storage_keys(&self, id: &str) -> Vec<String> {
         sqlx::query_scalar(
-            "select storage_key from artifacts where job_id = (select id from jobs where subject::text = $1) order by position",
+            "select storage_key from artifacts where job_id = (select id from jobs where subject::text = $1)
+             order by position",
         )
         .bind(id)
         .fetch_all(&self.pool)
@@ -178,7 +188,7 @@ impl Ledger {
             .expect("count")
     }
 
-    /// A digest of all rows that an attempt can touch: equal digests mean that nothing changed.
+    /// A digest of all rows that an attempt can change: equal digests mean that nothing changed.
     pub async fn digest(&self) -> Vec<(&'static str, Option<String>)> {
         let mut all = Vec::new();
         for table in [
@@ -200,7 +210,7 @@ impl Ledger {
         all
     }
 
-    /// Seconds since 1970 by the clock that decides about leases.
+    /// Seconds since 1970 by the database's clock, which decides about leases.
     pub async fn now(&self) -> f64 {
         sqlx::query_scalar("select extract(epoch from clock_timestamp())::float8")
             .fetch_one(&self.pool)

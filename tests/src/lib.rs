@@ -1,13 +1,13 @@
-//! The laboratory of the journeys: what a test needs to run Pyrograph as its users do.
+//! The test library of the journeys: everything that a test needs to run Pyrograph as its users do.
 //!
-//! [`ground`] is the real Postgres and the real S3 below it, [`stack`] one installation on that ground (an API and any
-//! number of workers, each the built binary as a process of its own), [`process`] what can be done to such a process
-//! (kill, stop, continue, read its log), [`client`] the REST API as a stranger sees it, [`ledger`] what the database
-//! says afterwards, [`hub`] a server that speaks as the Hugging Face Hub does, [`picture`], [`sse`] and
-//! [`flux_files`] the formats on the way.
+//! [`ground`] provides the real Postgres and the real S3, [`stack`] one installation on them (an API and any number of
+//! workers, each the built binary in its own process), [`process`] what can be done to such a process (kill, stop,
+//! continue, read its log), [`client`] the REST API as any HTTP client sees it, [`ledger`] checks of the database,
+//! [`hub`] a server that speaks the Hugging Face Hub's protocol, and [`picture`], [`sse`] and [`flux_files`] the
+//! formats involved.
 //!
-//! No test is here, and nothing that reaches into the product: the laboratory knows the documented interfaces
-//! (command line, environment, REST, table names) and nothing else. A panic is a verdict, so `unwrap` is at home.
+//! It contains no tests and uses no internals of the product, only the documented interfaces (command line,
+//! environment, REST, table names). A panic fails the test, so `unwrap` is fine here.
 
 #![expect(clippy::print_stderr, reason = "tests print the logs of processes that failed")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::missing_panics_doc, reason = "a test fails by panicking")]

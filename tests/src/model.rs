@@ -1,5 +1,5 @@
-//! The tiny checkpoints that journeys run: real layers, random weights, a few hundred kilobytes. They came from the generator
-//! of the reference values (`tests/reference`), so they are pipelines in diffusers layout in every respect but size.
+//! The tiny checkpoints that journeys run: real layers, random weights, a few hundred kilobytes. The generator of the
+//! reference values (`tests/reference`) made them, so they are pipelines in diffusers layout in every respect but size.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,7 +15,7 @@ pub fn golden(name: &str) -> PathBuf {
     path.canonicalize().unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// Its files as `POST /v1/models` takes them: relative path and bytes. The reference values beside it are none of them.
+/// Its files as `POST /v1/models` takes them: relative path and bytes, without the reference values in the same folder.
 pub fn tiny_files() -> Vec<(String, Vec<u8>)> {
     pipeline_files("flux-tiny")
 }
@@ -41,8 +41,8 @@ fn collect(root: &Path, folder: &Path, found: &mut Vec<(String, Vec<u8>)>) {
     }
 }
 
-/// A tiny Stable Diffusion 2 in one file as ldm writes it, with any values: names and shapes are among the reference values. The
-/// vocabulary is CLIP's own.
+/// A tiny Stable Diffusion 2 in one file as ldm writes it, with arbitrary values: names and shapes come from the
+/// reference values. The vocabulary is CLIP's own.
 pub fn single_file() -> Vec<u8> {
     let list = fs::read_to_string(golden("keys/tiny_sd2.single.txt")).expect("a list");
     let (mut entries, mut at) = (serde_json::Map::new(), 0);

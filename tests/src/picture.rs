@@ -1,4 +1,4 @@
-//! Pictures made for the tests, and what is inside a picture that came back.
+//! Creates pictures for the tests, and reads the contents of generated ones.
 
 use std::collections::BTreeMap;
 use std::io::{Cursor, Write};
@@ -7,7 +7,7 @@ use image::{ImageFormat, Rgb, RgbImage};
 use md5::Md5;
 use sha2::{Digest, Sha256};
 
-/// One example of a dataset: a file and what it shows.
+/// One example of a dataset: a file and its caption.
 #[derive(Debug, Clone)]
 pub struct Photo {
     pub name: String,
@@ -46,7 +46,7 @@ pub fn png(picture: &RgbImage) -> Vec<u8> {
     bytes.into_inner()
 }
 
-/// A PNG that claims `width`×`height` and holds almost nothing: a header, one empty data chunk, an end.
+/// A PNG that claims `width`×`height` and contains almost nothing: a header, one empty data chunk, an end.
 pub fn claimed_png(width: u32, height: u32) -> Vec<u8> {
     let mut bytes = b"\x89PNG\r\n\x1a\n".to_vec();
     let mut header = Vec::new();
@@ -84,7 +84,7 @@ pub fn archive(photos: &[Photo]) -> Vec<u8> {
     zip.finish().expect("zip").into_inner()
 }
 
-/// A zip of one entry of `megabytes` zeros: about a thousandth of that on the wire.
+/// A zip of one entry of `megabytes` zeros, which compresses to about a thousandth.
 pub fn zip_bomb(name: &str, megabytes: usize) -> Vec<u8> {
     let mut zip = zip::ZipWriter::new(Cursor::new(Vec::new()));
     zip.start_file(name, zip::write::SimpleFileOptions::default()).expect("zip");

@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 pub use rustix::process::Signal;
 use rustix::process::{Pid, kill_process};
 
-/// The built `pyrograph`: beside the test executable's folder, or where `PYROGRAPH_BIN` says.
+/// The built `pyrograph`: beside the test executable's folder, or at `PYROGRAPH_BIN`.
 ///
-/// Cargo tells a test the place of a binary only within one package, so the convention is used: tests run from
-/// `target/<profile>/deps/`, binaries lie in `target/<profile>/`.
+/// Cargo gives a test the path of a binary only within one package, so this relies on a convention: tests run from
+/// `target/<profile>/deps/`, binaries are in `target/<profile>/`.
 pub fn binary() -> PathBuf {
     let path = std::env::var_os("PYROGRAPH_BIN").map_or_else(
         || {
@@ -23,13 +23,14 @@ pub fn binary() -> PathBuf {
     );
     assert!(
         path.is_file(),
-        "{} is missing. The journeys drive the built binary: run `cargo build -p pyrograph` first (`./justw test` does).",
+        "{} is missing. The journeys drive the built binary: run `cargo build -p pyrograph` first (`./justw test` \
+         does).",
         path.display()
     );
     path
 }
 
-/// A running process whose whole output goes to one log file; it is killed when dropped.
+/// A running process whose whole output is written to one log file; it is killed when dropped.
 #[derive(Debug)]
 pub struct Process {
     name: String,
@@ -68,7 +69,7 @@ impl Process {
         send(self.id(), signal);
     }
 
-    /// `kill -9`, and waits until the process is gone.
+    /// Sends `kill -9`, and waits until the process is gone.
     pub fn kill(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
@@ -101,12 +102,12 @@ impl Process {
         }
     }
 
-    /// Ids of the direct children that run now.
+    /// Process ids of the current direct children.
     pub fn children(&self) -> Vec<u32> {
         children_of(self.id())
     }
 
-    /// Id of the engine child, if one runs now.
+    /// Process id of the engine child, if one runs now.
     pub fn engine(&self) -> Option<u32> {
         self.children().into_iter().find(|id| arguments(*id).iter().any(|argument| argument == "engine"))
     }
@@ -117,7 +118,7 @@ impl Drop for Process {
         if std::thread::panicking() {
             eprintln!("──── {} ({})\n{}", self.name, self.id(), tail(&self.log(), 60));
         }
-        // A stopped process does not die of its parent's end, so the children go first.
+        // A stopped process does not exit when its parent does, so the children are killed first.
         for child in self.children() {
             send(child, Signal::KILL);
         }
@@ -125,7 +126,7 @@ impl Drop for Process {
     }
 }
 
-/// Sends a signal to any process; one that is gone already is no error.
+/// Sends a signal to any process; it is no error if the process is gone already.
 pub fn send(id: u32, signal: Signal) {
     if let Some(pid) = i32::try_from(id).ok().and_then(Pid::from_raw) {
         let _ = kill_process(pid, signal);

@@ -26,7 +26,7 @@ pub struct Events {
 impl Events {
     /// Opens `path`; `after` is sent as `Last-Event-ID`.
     pub async fn open(client: &Client, path: &str, after: Option<i64>) -> Self {
-        // A client of its own: a stream has no time limit as a whole, and its connection is nobody else's.
+        // A separate client: a stream has no overall time limit, and must not share its connection.
         let http = reqwest::Client::builder().no_proxy().connect_timeout(seconds(3)).build().expect("HTTP client");
         let mut request = http.get(format!("{}{path}", client.base())).header("accept", "text/event-stream");
         if let Some(id) = after {

@@ -14,12 +14,12 @@ use crate::model::tiny_files;
 use crate::process::{Process, binary};
 use crate::wait::{seconds, until};
 
-/// How fast a lost worker is noticed.
+/// How soon a lost worker is noticed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pace {
-    /// The defaults of the product: lease 30 s, beat 5 s, reaper 5 s.
+    /// The defaults of the product: lease 30 s, heartbeat 5 s, reaper 5 s.
     Promised,
-    /// The same rules in a tenth of the time: lease 3 s, beat 0.5 s, reaper 0.5 s.
+    /// The same in a tenth of the time: lease 3 s, heartbeat 0.5 s, reaper 0.5 s.
     Quick,
 }
 
@@ -36,12 +36,12 @@ pub struct Stack {
 }
 
 impl Stack {
-    /// Database, bucket and API, ready, with the tiny checkpoint imported as `tiny`; no worker yet.
+    /// Starts database, bucket and API, with the tiny checkpoint imported as `tiny`; no worker yet.
     pub async fn start(pace: Pace) -> Self {
         Self::start_with(pace, &[]).await
     }
 
-    /// As [`Stack::start`], with more environment for every process of this installation.
+    /// As [`Stack::start`], with additional environment variables for every process of this installation.
     pub async fn start_with(pace: Pace, environment: &[(&str, &str)]) -> Self {
         let site = Site::create().await;
         let folder = tempfile::tempdir().expect("temporary folder");
@@ -95,7 +95,7 @@ impl Stack {
         self.worker_with(name, fault, &[])
     }
 
-    /// As [`Stack::worker`], with more environment.
+    /// As [`Stack::worker`], with additional environment variables.
     pub fn worker_with(&self, name: &str, fault: &str, environment: &[(&str, &str)]) -> Process {
         let home = self.folder.path().join(name);
         std::fs::create_dir_all(&home).expect("worker folder");
@@ -112,7 +112,7 @@ impl Stack {
         output(&mut self.cli_command(arguments))
     }
 
-    /// A client command that goes on beside the journey; its output is its log.
+    /// Starts a client command in the background; its output is written to its log.
     pub fn cli_process(&self, name: &str, arguments: &[&str]) -> Process {
         Process::start(name, &self.folder.path().join(format!("{name}.log")), self.cli_command(arguments))
     }
@@ -124,7 +124,7 @@ impl Stack {
         command
     }
 
-    /// A client command that must succeed with one JSON document on stdout.
+    /// Runs a client command that must succeed with one JSON document on stdout.
     pub fn cli_json(&self, arguments: &[&str]) -> Value {
         let output = self.cli(&[arguments, &["--json"]].concat());
         let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
@@ -132,7 +132,7 @@ impl Stack {
         serde_json::from_str(&out).unwrap_or_else(|error| panic!("{arguments:?} --json: {error}\n{out}\n{err}"))
     }
 
-    /// A folder that lives as long as the installation.
+    /// A folder that exists as long as the installation.
     pub fn folder(&self) -> PathBuf {
         self.folder.path().to_owned()
     }

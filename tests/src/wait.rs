@@ -1,9 +1,9 @@
-//! Waiting with an end: no journey may hang.
+//! Waiting with a limit: no journey may hang.
 
 use std::future::Future;
 use std::time::{Duration, Instant};
 
-/// Asks every 50 ms until the answer is `Some`, and panics with `what` after `limit`.
+/// Polls every 50 ms until the answer is `Some`; panics with `what` after `limit`.
 pub async fn until<T, F, Fut>(limit: Duration, what: &str, mut ask: F) -> T
 where
     F: FnMut() -> Fut,
@@ -19,7 +19,7 @@ where
     }
 }
 
-/// `n` seconds, for tests that read as prose.
+/// `n` seconds; makes tests easier to read.
 pub const fn seconds(n: u64) -> Duration {
     Duration::from_secs(n)
 }

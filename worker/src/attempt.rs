@@ -1,7 +1,8 @@
-//! One attempt at a job, whatever its kind: its folder on the disk, its progress, its calls to database, storage and engine.
+//! One attempt at a job of any kind: its folder on disk, its progress, and its calls to the database, storage and
+//! engine.
 //!
-//! Every effect goes through `domain` and carries the claim, so an attempt whose lease is lost changes nothing. Which kind
-//! of job runs how, and how an attempt ends, is the business of [`crate::attend`].
+//! Every effect goes through `domain` and carries the claim, so an attempt whose lease is lost changes nothing.
+//! [`crate::attend`] decides how each kind of job runs and how an attempt ends.
 
 use std::future::Future;
 use std::path::Path;
@@ -25,38 +26,38 @@ use crate::lease::Lease;
 use crate::stop::{Stop, disk};
 use crate::supervisor::{Engine, Patience, Work};
 
-/// Progress is written at most this often; the first and the last step always are.
+/// Minimum time between two progress writes. The first and the last step are always written.
 const PROGRESS_DISTANCE: Duration = Duration::from_millis(200);
-/// How long the last step may take to be written, before the job is finished without it.
+/// How long to wait for the last step to be written before the job is finished without it.
 const PROGRESS_END: Duration = Duration::from_secs(3);
-/// Between two tries while database or storage are away.
+/// Pause between two tries while the database or storage is unavailable.
 const RETRY: Duration = Duration::from_secs(1);
-/// Longest time a stopping worker goes on asking a database that is away; after it the lease runs out instead.
+/// How long a stopping worker retries an unavailable database. After that, the lease expires instead.
 const SETTLE_WHILE_DRAINING: Duration = Duration::from_secs(15);
-/// How long an object is offered to a storage that is away; a training's result is worth the patience.
+/// How long an upload is retried while storage is unavailable. Long, since the result of a training is worth the wait.
 const STORE_PATIENCE: Duration = Duration::from_mins(10);
-/// The same when the worker stops.
+/// The same, while the worker stops.
 const STORE_WHILE_DRAINING: Duration = Duration::from_secs(20);
-/// What all attempts of a worker share.
+/// State shared by all attempts of a worker.
 pub struct WorkerContext {
     pub config: WorkerConfig,
-    /// Not shared with requests: a burst of them must not cost a lease.
+    /// A separate pool: a burst of requests must not cost a lease.
     pub pool: PgPool,
     pub storage: Storage,
     pub cache: Cache,
     pub engine: Engine,
-    /// Jobs whose end somebody just asked for.
+    /// Jobs for which a cancel was just requested.
     pub cancels: broadcast::Sender<JobId>,
-    /// No claim before this instant.
+    /// No job is claimed before this instant.
     pub not_before: watch::Sender<Instant>,
-    /// Cancelled when the worker shall stop.
+    /// Cancelled when the worker should stop.
     pub draining: CancellationToken,
-    /// This worker's own folder for work at hand.
+    /// This worker's working folder.
     pub work_dir: std::path::PathBuf,
 }
 
-/// Repeats a statement while the database is away and the lease may still be ours; a stopping worker does so only for
-/// a while. Every statement of an attempt may be repeated: what was committed is not done twice.
+/// Retries a statement while the database is unavailable and the lease may still be ours; a stopping worker retries
+/// only for a limited time. Every statement of an attempt may be repeated: a committed one is not done twice.
 pub(crate) async fn until_answered<T, F>(
     context: &WorkerContext,
     lease: &Lease,
@@ -84,14 +85,14 @@ where
 }
 
 impl WorkerContext {
-    /// Resolves when the worker shall stop and `patience` has passed since, or since now if it stops already.
+    /// Resolves `patience` after the worker was asked to stop; if it is already stopping, `patience` from now.
     async fn drained_for(&self, patience: Duration) {
         self.draining.cancelled().await;
         sleep(patience).await;
     }
 }
 
-/// One attempt, with its own folder that is gone afterwards.
+/// One attempt, with a temporary folder that is deleted when it ends.
 pub struct Attempt<'a> {
     pub context: &'a WorkerContext,
     pub lease: &'a Lease,
@@ -99,7 +100,7 @@ pub struct Attempt<'a> {
 }
 
 impl<'a> Attempt<'a> {
-    /// Makes the attempt's folder.
+    /// Creates the attempt's folder.
     pub fn begin(context: &'a WorkerContext, lease: &'a Lease) -> Result<Self, Stop> {
         let claim = lease.claim();
         let folder = tempfile::Builder::new()
@@ -119,21 +120,21 @@ impl<'a> Attempt<'a> {
         self.folder.path()
     }
 
-    /// Makes an empty folder in the attempt's folder.
+    /// Creates an empty folder inside the attempt's folder.
     pub fn subfolder(&self, name: &str) -> Result<std::path::PathBuf, Stop> {
         let path = self.folder().join(name);
         std::fs::create_dir(&path).map_err(|error| disk(&path, error))?;
         Ok(path)
     }
 
-    /// Hands work to the engine.
+    /// Sends work to the engine.
     pub async fn converse(&self, work: Work) -> Result<Conversation<'a>, Stop> {
         let session = self.context.engine.begin(work).await;
         let session = session.ok_or_else(|| Stop::Released("the worker stops".into()))?;
         Ok(Conversation::new(session, self.lease, self.context.draining.clone(), self.context.config.drain))
     }
 
-    /// Reads or writes the database in the name of this attempt, with patience while it is away.
+    /// Reads or writes the database for this attempt, with retries while the database is unavailable.
     pub async fn ask<T, F>(&self, statement: impl FnMut() -> F) -> Result<T, Stop>
     where
         F: Future<Output = domain::Result<T>>,
@@ -141,17 +142,17 @@ impl<'a> Attempt<'a> {
         Ok(until_answered(self.context, self.lease, statement).await?)
     }
 
-    /// How long the engine may report nothing while it works on a job of this kind.
+    /// How long the engine may send no report while it works on a job of this kind.
     pub fn patience(&self) -> Patience {
         self.context.config.silences.patience(self.claim().kind)
     }
 
-    /// Reports progress from now on.
+    /// Starts reporting progress.
     pub fn progress(&self) -> Progress {
         Progress::start(self.context.pool.clone(), *self.claim())
     }
 
-    /// Does what comes before the engine's work, unless the attempt ends first: nothing is lost with it then.
+    /// Does the preparation before the engine's work. Stops when the attempt ends first, since nothing is lost then.
     pub async fn prepare<T>(&self, work: impl Future<Output = Result<T, Stop>>) -> Result<T, Stop> {
         tokio::select! {
             biased;
@@ -162,7 +163,7 @@ impl<'a> Attempt<'a> {
         }
     }
 
-    /// Puts a file into storage under a key of this attempt, with patience while storage is away.
+    /// Uploads a file to storage under a key of this attempt, with retries while storage is unavailable.
     pub async fn store(&self, path: &Path, key: &str, media_type: &str) -> Result<Stored, Stop> {
         let written = tokio::select! {
             biased;
@@ -189,7 +190,7 @@ impl<'a> Attempt<'a> {
     }
 }
 
-/// What lies in storage now.
+/// The object that is now in storage.
 pub struct Stored {
     pub bytes: i64,
     pub sha256: String,
@@ -205,7 +206,7 @@ async fn md5_of(path: std::path::PathBuf) -> std::io::Result<String> {
     hashing.await.map_err(std::io::Error::other)?
 }
 
-/// Writes progress down as it is told.
+/// Writes the progress of an attempt to the database.
 pub struct Progress(Coalescer<Step>);
 
 #[derive(Debug, Clone)]
@@ -223,13 +224,13 @@ impl Progress {
         }))
     }
 
-    /// Tells a step.
+    /// Reports a step.
     pub fn set(&self, step: usize, total_steps: usize, data: Value) {
         let [step, total_steps] = [step, total_steps].map(|count| u32::try_from(count).unwrap_or(u32::MAX));
         self.0.set(Step { step, total_steps, data });
     }
 
-    /// Waits, not long, until the last step told is written.
+    /// Waits briefly until the last reported step is written.
     pub async fn end(self) {
         self.0.end(PROGRESS_END).await;
     }

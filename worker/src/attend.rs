@@ -1,4 +1,4 @@
-//! From a claim to the end of its attempt: holds the lease, runs the job by its kind, and writes down how it ended.
+//! Runs a claimed job until its attempt ends: holds the lease, runs the job by its kind, and records how it ended.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,15 +11,15 @@ use crate::lease::Lease;
 use crate::stop::Stop;
 use crate::{export, generate, import, train};
 
-/// How long no job is claimed after one was released for want of disk or engine.
+/// How long no job is claimed after one was released because the disk was full or the engine was not available.
 const WANT_PAUSE: Duration = Duration::from_secs(30);
 
-/// Sees a claimed job to the end of this attempt. Never fails: whatever happens ends up in the database, or, when that
-/// cannot be reached, in a lease that runs out.
+/// Runs a claimed job to the end of this attempt. Never fails: every outcome is written to the database; when the
+/// database cannot be reached, the lease expires.
 pub(crate) async fn attend(context: Arc<WorkerContext>, claim: Claim) {
     let lease = Arc::new(Lease::hold(context.pool.clone(), claim, context.config.lease, context.cancels.subscribe()));
     let began = Instant::now();
-    // A panic of ours must not take the lease and the answer with it.
+    // In a separate task, so that a panic drops neither the lease nor the record of the outcome.
     let work = tokio::spawn({
         let (context, lease) = (Arc::clone(&context), Arc::clone(&lease));
         async move { run(&Attempt::begin(&context, &lease)?).await }
@@ -35,7 +35,7 @@ pub(crate) async fn attend(context: Arc<WorkerContext>, claim: Claim) {
             settle(&context, &lease, stop).await;
         }
     }
-    // Of this import or of any that nobody came back to.
+    // Leftovers of this import, and of imports that were abandoned.
     if claim.kind == JobKind::Import
         && let Err(error) = domain::import::discard_leftovers(&context.pool, &context.storage).await
     {
@@ -71,7 +71,7 @@ async fn settle(context: &WorkerContext, lease: &Lease, stop: Stop) {
     }
 }
 
-/// What runs a job of each kind.
+/// Runs a job by its kind.
 async fn run(attempt: &Attempt<'_>) -> Result<(), Stop> {
     match attempt.claim().kind {
         JobKind::Generation => generate::run(attempt).await,

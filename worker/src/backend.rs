@@ -1,12 +1,12 @@
 //! The jobs table as an [apalis](https://docs.rs/apalis-core) backend.
 //!
-//! apalis gives the worker runtime: it asks for a task when its layers are ready for one, runs it and drains at the
-//! end. What a task is, and everything that must be true about it, stays ours: a claim is made by
-//! [`domain::job::claim`] with lease and epoch, and finished by a fenced transaction, never by apalis.
+//! apalis provides the worker runtime: it asks for a task when its layers are ready for one, runs it, and drains at
+//! shutdown. The semantics of a task stay ours: [`domain::job::claim`] claims a job with a lease and an epoch, and a
+//! fenced transaction finishes it, never apalis.
 //!
-//! Claims are made on a task of their own and one at a time, only when apalis asks. So a claim is never dropped half
-//! made, and none waits in a buffer while another worker is idle. A database that fails is asked again; it never ends
-//! the worker.
+//! A separate task makes the claims, one at a time and only when apalis asks. So a claim is never dropped half-made,
+//! and no claimed job waits in a buffer while another worker is idle. When the database fails, the query is retried; it
+//! never stops the worker.
 
 use std::convert::Infallible;
 use std::task::{Context, Poll, ready};
@@ -35,30 +35,30 @@ use crate::swap::Swaps;
 /// Longest wait for the answer to a claim.
 const CLAIM_LIMIT: Duration = Duration::from_secs(10);
 
-/// What a claim needs to know.
+/// What a claim depends on.
 #[derive(Clone)]
 pub struct ClaimPolicy {
-    /// Where the jobs are.
+    /// The database with the jobs.
     pub pool: PgPool,
-    /// Kinds of job this worker takes.
+    /// Kinds of job that this worker takes.
     pub queues: Vec<JobKind>,
-    /// This process start.
+    /// Identifies this start of the process.
     pub worker: WorkerId,
-    /// Length of the lease.
+    /// Length of a lease.
     pub lease: LeasePolicy,
-    /// Rings when there may be work.
+    /// Signals that there may be work.
     pub bell: watch::Receiver<u64>,
-    /// No job is claimed before this instant: a worker whose disk is full lets others have the work.
+    /// No job is claimed before this instant: a worker whose disk is full leaves the work to others.
     pub not_before: watch::Receiver<Instant>,
-    /// No job is claimed while this engine is not up, and jobs that fit what it has loaded are preferred.
+    /// No job is claimed while this engine is down, and jobs whose models it has loaded are preferred.
     pub engine: Option<Engine>,
-    /// Carried out before the next claim, so between two jobs.
+    /// Swaps are carried out before the next claim, so between two jobs.
     pub swaps: Option<Swaps>,
-    /// Ends claiming; work already claimed goes on.
+    /// Stops claiming; jobs that were already claimed continue.
     pub stop: CancellationToken,
 }
 
-/// Tasks out of the jobs table.
+/// A stream of tasks from the jobs table.
 pub struct JobBackend {
     demand: mpsc::Sender<()>,
     asked: bool,
@@ -70,9 +70,9 @@ pub struct JobBackend {
 }
 
 impl JobBackend {
-    /// Starts the claiming task, which sleeps until apalis asks.
+    /// Starts the claiming task, which sleeps until apalis asks for a task.
     pub fn new(mut policy: ClaimPolicy) -> Self {
-        // Its own: closing this backend ends its claims, not those of the one that replaces it.
+        // A child token: closing this backend ends its own claims, but not those of the backend that replaces it.
         policy.stop = policy.stop.child_token();
         let (demand, asked) = mpsc::channel(1);
         let (made, claims) = mpsc::channel(1);
@@ -93,7 +93,7 @@ impl Backend for JobBackend {
         let Some(claims) = &mut self.claims else { return Poll::Ready(None) };
         if !self.asked {
             self.asked = true;
-            // Full means that the claiming task has been asked already.
+            // A full channel means that the claiming task has been asked already.
             let _ = self.demand.try_send(());
         }
         let claim = ready!(claims.poll_recv(cx));
@@ -133,7 +133,7 @@ fn task(claim: Claim) -> Task<Claim> {
     TaskBuilder::new(claim).task_id(id).attempt(attempt).build()
 }
 
-/// One claim for each demand.
+/// Makes one claim for each demand.
 async fn claim_on_demand(mut policy: ClaimPolicy, mut demand: mpsc::Receiver<()>, made: mpsc::Sender<Claim>) {
     let stop = policy.stop.clone();
     loop {
@@ -156,7 +156,7 @@ async fn claim_on_demand(mut policy: ClaimPolicy, mut demand: mpsc::Receiver<()>
     }
 }
 
-/// Asks until there is a job; `None` when claiming ends.
+/// Polls until there is a job; `None` when claiming has stopped.
 async fn claim(policy: &mut ClaimPolicy) -> Option<Claim> {
     let stop = policy.stop.clone();
     let mut bell_hangs = true;
@@ -174,7 +174,7 @@ async fn claim(policy: &mut ClaimPolicy) -> Option<Claim> {
                 up = engine.ready() => { up?; }
             }
         }
-        // Marked as heard before asking: a ring during the question asks again.
+        // Marked as seen before the query, so that a signal during the query causes another one.
         policy.bell.borrow_and_update();
         if let Some(swaps) = &policy.swaps {
             swaps.carry_out().await;
@@ -183,7 +183,7 @@ async fn claim(policy: &mut ClaimPolicy) -> Option<Claim> {
             }
         }
         let resident = policy.engine.as_ref().map(resident).unwrap_or_default();
-        // Never cancelled half-way: a claim that was made has to be known here.
+        // Never cancelled half-way: we must know about a claim that was made.
         let claim = job::claim(&policy.pool, &policy.queues, policy.worker, &resident, &policy.lease);
         match timeout(CLAIM_LIMIT, claim).await {
             Ok(Ok(Some(claim))) => return Some(claim),
@@ -200,7 +200,7 @@ async fn claim(policy: &mut ClaimPolicy) -> Option<Claim> {
     }
 }
 
-/// Digests of what the engine has loaded.
+/// Digests of the models that the engine has loaded.
 fn resident(engine: &Engine) -> Vec<String> {
     engine.resident().borrow().iter().map(|model| model.sha256.clone()).collect()
 }
@@ -214,7 +214,7 @@ async fn give_back(policy: &ClaimPolicy, claim: &Claim) {
     }
 }
 
-/// Ends claiming, then gives back what was claimed and never taken.
+/// Stops claiming, then releases the job that was claimed and not taken.
 async fn give_back_unused(
     policy: ClaimPolicy,
     claims: Option<mpsc::Receiver<Claim>>,

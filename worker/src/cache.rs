@@ -1,9 +1,9 @@
 //! Files from storage, kept on the local disk under their SHA-256.
 //!
-//! A file enters by download to a temporary name, check of its digest and rename, so what lies under a digest is whole
-//! and is what it claims to be. Work uses files through hard links in its own folder ([`Cache::link`]); a file that is
-//! linked is in use and never goes, of the others the least recently used goes when the limit is passed. What the bytes
-//! mean, and where they come from, is the caller's business.
+//! A file is downloaded to a temporary name, its digest is checked, and it is renamed; so a file that is stored under a
+//! digest is complete and correct. Jobs use files through hard links in their own folder ([`Cache::link`]). A linked
+//! file is in use and is never removed; of the others, the least recently used is removed when the limit is exceeded.
+//! The caller decides what the bytes mean and where they come from.
 
 use std::fs::{self, File};
 use std::future::Future;
@@ -21,20 +21,20 @@ pub struct Cache {
     limit: u64,
 }
 
-/// Why a file could not be had.
+/// Why a file could not be provided.
 #[derive(Debug, thiserror::Error)]
 pub enum CacheError {
-    /// The local disk is full, also after everything unused went.
+    /// The local disk is full, even after every unused file was removed.
     #[error("the disk under {} is full", .0.display())]
     Full(PathBuf),
-    /// What came is not what the database says it is.
+    /// Storage returned other bytes than the database records.
     #[error("{wanted}: storage sent {bytes} bytes with digest {sha256}")]
     Corrupt {
-        /// The digest it should have.
+        /// The expected digest.
         wanted: String,
         /// Bytes received.
         bytes: u64,
-        /// Their digest.
+        /// Digest of the received bytes.
         sha256: String,
     },
     /// Storage failed.
@@ -45,23 +45,25 @@ pub enum CacheError {
     Disk {
         /// The file or folder.
         path: PathBuf,
-        /// What the operating system said.
+        /// The operating system's error.
         source: io::Error,
     },
 }
 
 impl Cache {
-    /// Opens (and makes) the folder; files in it add up to at most `limit` bytes, those in use not counted away.
+    /// Opens the folder, and creates it if necessary. Its files take at most `limit` bytes in total, including those in
+    /// use.
     pub fn open(folder: impl Into<PathBuf>, limit: u64) -> Result<Self, CacheError> {
         let cache = Self { folder: folder.into(), limit };
         fs::create_dir_all(&cache.folder).map_err(at(&cache.folder))?;
         Ok(cache)
     }
 
-    /// The file with this digest, and this size where it is known; `download` fills the path it gets when the file is not here yet.
+    /// The file with this digest, and this size if it is known. `download` writes it to the given path if it is not
+    /// cached yet.
     ///
     /// # Errors
-    /// [`CacheError::Corrupt`] when the download has another digest or size; nothing of it stays.
+    /// [`CacheError::Corrupt`] if the downloaded file has another digest or size; it is then deleted.
     pub async fn file<F, D>(&self, sha256: &str, bytes: Option<u64>, download: D) -> Result<PathBuf, CacheError>
     where
         D: Fn(PathBuf) -> F,
@@ -69,7 +71,7 @@ impl Cache {
     {
         let path = self.place(sha256);
         if fs::metadata(&path).is_ok_and(|about| bytes.is_none_or(|bytes| about.len() == bytes)) {
-            // The time of change is the time of use; the content never changes.
+            // The modification time records the last use; the content never changes.
             let touched = File::open(&path).and_then(|file| file.set_modified(SystemTime::now()));
             touched.map_err(at(&path))?;
             return Ok(path);
@@ -91,17 +93,17 @@ impl Cache {
         Ok(path)
     }
 
-    /// Links a file that [`file`](Self::file) returned to `target`, whose folders are made. While the link is there
-    /// the file stays in the cache.
+    /// Links a file returned by [`file`](Self::file) to `target`, and creates its parent folders. The file stays in the
+    /// cache as long as the link exists.
     pub fn link(&self, file: &Path, target: &Path) -> Result<(), CacheError> {
         if let Some(folder) = target.parent() {
             fs::create_dir_all(folder).map_err(at(folder))?;
         }
-        // Some file systems have no hard links; a copy serves as well, for more room.
+        // Some file systems have no hard links; a copy works too, but takes more space.
         fs::hard_link(file, target).or_else(|_| fs::copy(file, target).map(drop)).map_err(at(target))
     }
 
-    /// Removes unused files, the least recently used first, until `bytes` more stay within the limit.
+    /// Removes unused files, the least recently used first, until `bytes` more fit within the limit.
     pub fn make_room(&self, bytes: u64) -> Result<(), CacheError> {
         let mut files = self.files()?;
         let mut held: u64 = files.iter().map(|file| file.bytes).sum();
@@ -113,7 +115,7 @@ impl Cache {
             }
             match fs::remove_file(&file.path) {
                 Ok(()) => tracing::debug!(file = %file.path.display(), bytes = file.bytes, "dropped from the cache"),
-                // Another worker on this machine was faster.
+                // Another worker on this machine removed it first.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Err(at(&file.path)(error)),
             }
@@ -129,7 +131,8 @@ impl Cache {
     {
         let folder = path.parent().unwrap_or(&self.folder);
         fs::create_dir_all(folder).map_err(at(folder))?;
-        // Beside its final place, for the rename; the prefix distinguishes it from whole files.
+        // In the same folder as the final file, so that it can be renamed; the prefix distinguishes it from complete
+        // files.
         let temporary = tempfile::Builder::new().prefix(PARTIAL).tempfile_in(folder).map_err(at(folder))?;
         let written = download(temporary.path().to_owned()).await.map_err(|error| {
             if says_disk_full(&error) { CacheError::Full(self.folder.clone()) } else { error.into() }
@@ -153,7 +156,7 @@ impl Cache {
                     path: entry.path(),
                     bytes: about.len(),
                     used_at: about.modified().unwrap_or(SystemTime::UNIX_EPOCH),
-                    // A download that another worker has under way, unless it was abandoned long ago.
+                    // A download in progress by another worker, unless it was abandoned long ago.
                     in_use: about.nlink() > 1 || (partial && age < ABANDONED),
                 });
             }
@@ -182,12 +185,12 @@ fn at(path: &Path) -> impl FnOnce(io::Error) -> CacheError + use<> {
     move |source| if is_disk_full(&source) { CacheError::Full(path) } else { CacheError::Disk { path, source } }
 }
 
-/// Whether a failure is that the local disk is full.
+/// Whether an error means that the local disk is full.
 pub fn is_disk_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
-/// The same for a failure of [`domain::storage`], which keeps only the words of the system's error: ENOSPC and EDQUOT.
+/// The same for an error of [`domain::storage`], which keeps only the text of the system's error: ENOSPC and EDQUOT.
 fn says_disk_full(error: &domain::Error) -> bool {
     let words = error.to_string();
     ["(os error 28)", "(os error 122)"].iter().any(|code| words.contains(code))
@@ -220,7 +223,7 @@ mod tests {
             .file(&digest(content), Some(content.len() as u64), |path| fill(path, content.to_vec()))
             .await
             .unwrap();
-        // Times of use that differ, on any file system.
+        // Different times of use, on any file system.
         tokio::time::sleep(Duration::from_millis(20)).await;
         path
     }

@@ -1,4 +1,4 @@
-//! Writes the latest value on a task of its own, so that a slow database never delays the engine. Progress and previews
+//! Writes the latest value in a separate task, so that a slow database never delays the engine. Progress and previews
 //! are written this way.
 
 use std::future::Future;
@@ -19,7 +19,8 @@ pub(crate) struct Coalescer<T> {
 }
 
 impl<T: Clone + Send + Sync + 'static> Coalescer<T> {
-    /// Writes with `write`, at most once per `distance`, until the lease of `job` is lost. Other failures are only logged.
+    /// Writes with `write`, at most once per `distance`, until the lease of `job` is lost. Other failures are only
+    /// logged.
     pub(crate) fn start<F>(job: Uuid, distance: Duration, mut write: impl FnMut(T) -> F + Send + 'static) -> Self
     where
         F: Future<Output = domain::Result<()>> + Send,

@@ -1,4 +1,4 @@
-//! What a worker can be told. The values come from the command line; nothing here reads the environment.
+//! The configuration of a worker. The values come from the command line; nothing here reads the environment.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -11,48 +11,48 @@ use url::Url;
 use crate::import::guard::Guard;
 use crate::supervisor::{EngineCommand, Patience};
 
-/// One worker process.
+/// Configuration of one worker process.
 #[derive(Debug, Clone)]
 pub struct WorkerConfig {
-    /// Name for people, the same after a restart.
+    /// Display name, the same after a restart.
     pub name: String,
-    /// Host name, for people.
+    /// Host name, for display.
     pub host: String,
-    /// Kinds of job it takes.
+    /// Kinds of job that it takes.
     pub queues: Vec<JobKind>,
     /// How the engine child is started.
     pub engine: EngineCommand,
-    /// Folder of its own data: `cache/` with files from storage, `work/` with what jobs have at hand. Several workers
-    /// of one machine may share it.
+    /// Data folder: `cache/` for files from storage, `work/` for files of running jobs. Several workers on one machine
+    /// may share it.
     pub data_dir: PathBuf,
-    /// Bytes of files from storage that are kept.
+    /// Size limit of the file cache, in bytes.
     pub cache_limit: u64,
-    /// Length of a lease, distance of beats and reaper ticks.
+    /// Length of a lease, and the intervals of heartbeats and of the reaper.
     pub lease: LeasePolicy,
-    /// How long an engine may work without a sign of progress.
+    /// How long an engine may work without reporting progress.
     pub silences: Silences,
-    /// How long a stopping worker lets its job go on.
+    /// How long a job may continue while the worker stops.
     pub drain: Drain,
     /// Training steps between two checkpoints.
     pub checkpoint_every: usize,
-    /// Where models may come from.
+    /// Where models may be imported from.
     pub imports: Imports,
 }
 
-/// What the operator says about imports.
+/// The operator's settings for imports.
 #[derive(Debug, Clone)]
 pub struct Imports {
     /// Address of the Hugging Face Hub, or of a mirror.
     pub hub: Url,
     pub hub_token: Option<HubToken>,
-    /// Which addresses may be reached.
+    /// Addresses that may be reached.
     pub guard: Guard,
-    /// Folder of this machine that may be imported from; none, if there is none.
+    /// Folder on this machine from which models may be imported; `None` forbids it.
     pub folder: Option<PathBuf>,
 }
 
 impl Default for Imports {
-    /// The public Hub without a token, the public internet, no folder.
+    /// The public Hub without a token, the public internet, no local folder.
     fn default() -> Self {
         #[allow(clippy::expect_used, reason = "a constant")]
         let hub = Url::parse("https://huggingface.co").expect("an address");
@@ -60,7 +60,7 @@ impl Default for Imports {
     }
 }
 
-/// A secret: it goes to the Hub's own host and is never shown.
+/// A secret: it is sent only to the Hub's own host and is never shown.
 #[derive(Clone)]
 pub struct HubToken(pub String);
 
@@ -70,12 +70,12 @@ impl std::fmt::Debug for HubToken {
     }
 }
 
-/// The no-progress watchdog: how long an engine may report nothing, by kind of job. The table of kinds says it; an operator may
-/// change it.
+/// The no-progress watchdog: how long an engine may send no report, by kind of job. The table of kinds has the
+/// defaults; an operator may change them.
 #[derive(Debug, Clone)]
 pub struct Silences(HashMap<JobKind, Silence>);
 
-/// Of a kind that runs without an engine, should it use one all the same.
+/// For a kind that runs without an engine, in case it uses one after all.
 const UNSTATED: Silence = Silence { before_first_step: None, between_steps: Duration::from_mins(10) };
 
 impl Default for Silences {
@@ -85,14 +85,14 @@ impl Default for Silences {
 }
 
 impl Silences {
-    /// Changes the silence between two steps of a kind.
+    /// Changes the limit between two steps for a kind.
     pub fn set(&mut self, kind: JobKind, between_steps: Duration) {
         if let Some(silence) = self.0.get_mut(&kind) {
             silence.between_steps = between_steps;
         }
     }
 
-    /// The limits of a kind.
+    /// The limits for a kind.
     pub(crate) fn patience(&self, kind: JobKind) -> Patience {
         let silence = self.0.get(&kind).unwrap_or(&UNSTATED);
         let before_first_step = silence.before_first_step.unwrap_or(silence.between_steps);
@@ -100,12 +100,12 @@ impl Silences {
     }
 }
 
-/// How long a stopping worker lets a job go on, by the rule of its kind.
+/// How long a job may continue while the worker stops, by the drain rule of its kind.
 #[derive(Debug, Clone, Copy)]
 pub struct Drain {
-    /// Of a job that may finish; then it is released.
+    /// For a job that may finish; after this time it is released.
     pub finish: Duration,
-    /// Of one that leaves a checkpoint at its next step, until that is stored.
+    /// For a job that stores a checkpoint at its next step.
     pub suspend: Duration,
 }
 

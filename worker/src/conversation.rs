@@ -1,9 +1,8 @@
-//! One piece of work on the engine, seen from the job: what the engine says, and when the job has to end before the
-//! work does.
+//! One request to the engine, as seen by its job: the engine's reports, and reasons to end the job before the work is
+//! done.
 //!
-//! Four things can end a job early: its lease is lost, somebody cancels it, the worker stops, or the engine is gone.
-//! Here they meet and become one answer, a [`Stop`]. What the reports mean is the business of [`crate::generate`] and
-//! [`crate::train`].
+//! Four things can end a job early: its lease is lost, a user cancels it, the worker stops, or the engine is gone. They
+//! are combined into one result here, a [`Stop`]. [`crate::generate`] and [`crate::train`] interpret the reports.
 
 use std::time::Duration;
 
@@ -18,18 +17,18 @@ use crate::protocol::Report;
 use crate::stop::Stop;
 use crate::supervisor::{EngineExit, Event, Session};
 
-/// How long a job waits for an engine that is being replaced, before somebody else gets it.
+/// How long a job waits for an engine that is being replaced, before it is left to another worker.
 const START_LIMIT: Duration = Duration::from_secs(150);
-/// How long the word of a killed engine's end is waited for.
+/// How long to wait for a killed engine to exit.
 const KILL_LIMIT: Duration = Duration::from_secs(5);
-/// How long the engine may take to stop a job that is not ours any more.
+/// How long the engine may take to stop a job whose lease is lost.
 const LOST_GRACE: Duration = Duration::from_secs(5);
-/// How long the engine may take to stop a canceled job: a step of a large model on a CPU takes its time.
+/// How long the engine may take to stop a canceled job: a step of a large model on a CPU is slow.
 const CANCEL_GRACE: Duration = Duration::from_secs(15);
-/// Of the time a training has to leave, the part that is kept for sending its checkpoint away.
+/// One part in this many of a training's drain time is reserved for uploading its checkpoint.
 const UPLOAD_SHARE: u32 = 3;
 
-/// The dialogue about one request.
+/// The conversation about one request.
 pub struct Conversation<'a> {
     session: Session,
     lease: &'a Lease,
@@ -39,7 +38,7 @@ pub struct Conversation<'a> {
     reason: Option<Reason>,
     /// When the engine is killed if it has not stopped.
     deadline: Option<Instant>,
-    /// When nothing more is waited for: no engine came, or none was left to kill.
+    /// When to stop waiting: no engine came up, or none was left to kill.
     hopeless: Option<Instant>,
     drained: bool,
     killed: bool,
@@ -53,16 +52,16 @@ enum Reason {
 }
 
 impl<'a> Conversation<'a> {
-    /// Watches over a session that has begun. `draining` ends when the worker shall stop.
+    /// Watches a session that has begun. `draining` is cancelled when the worker should stop.
     pub fn new(session: Session, lease: &'a Lease, draining: CancellationToken, drain: Drain) -> Self {
         let hopeless = Some(Instant::now() + START_LIMIT);
         Self { session, lease, draining, drain, reason: None, deadline: None, hopeless, drained: false, killed: false }
     }
 
-    /// The next report that has a meaning for the job; [`Report::Done`] is the last one.
+    /// The next report that matters to the job; [`Report::Done`] is the last one.
     ///
     /// # Errors
-    /// Why the attempt ends without being done. The engine does nothing more for this job then.
+    /// Why the attempt ends before the work is done. The engine does nothing more for this job then.
     pub async fn next(&mut self) -> Result<Report, Stop> {
         loop {
             let lost = self.reason == Some(Reason::LeaseLost);
@@ -121,7 +120,11 @@ impl<'a> Conversation<'a> {
                 return self.session.cancel();
             }
         };
-        tracing::info!(job = %self.lease.claim().subject, limit_seconds = limit.as_secs_f64(), "the worker stops; its job may still");
+        tracing::info!(
+            job = %self.lease.claim().subject,
+            limit_seconds = limit.as_secs_f64(),
+            "the worker stops; its job may still"
+        );
         self.deadline = Some(Instant::now() + limit);
     }
 
@@ -135,7 +138,7 @@ impl<'a> Conversation<'a> {
                 Some(memory) => Stop::DoesNotFit(memory, message),
                 None => Stop::Failed(class.into(), message),
             })),
-            // Nothing that another attempt now does shall be seen from this one.
+            // Another attempt may run already; nothing of this one may become visible.
             Report::Done { .. } if self.reason == Some(Reason::LeaseLost) => Err(Stop::LeaseLost),
             _ if self.reason == Some(Reason::LeaseLost) => Ok(None),
             Report::Ready { .. } | Report::Resident { .. } | Report::Loading { .. } => Ok(None),

@@ -1,5 +1,5 @@
-//! The engine's log, as the worker passes it on: its lines are JSON, as `tracing-subscriber` writes them, and become events of their
-//! own level here. What is no such line was said by something that does not know of logs, a panic or a driver.
+//! Forwards the engine's log: its lines are JSON, as `tracing-subscriber` writes them, and become events at the same
+//! level here. Other lines come from code that does not use `tracing`, such as a panic or a driver.
 
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -9,13 +9,13 @@ use tracing::Level;
 /// Longest line that is kept.
 const LONGEST: u64 = 16 * 1024;
 
-/// What a line says.
+/// A parsed log line.
 #[derive(Debug, PartialEq)]
 struct Line {
     level: Level,
-    /// The message, and the fields besides.
+    /// The message and the other fields.
     text: String,
-    /// Whether it may tell why the engine ended.
+    /// Whether it may explain why the engine exited.
     is_trouble: bool,
 }
 
@@ -39,7 +39,7 @@ impl Line {
     }
 }
 
-/// Passes the lines on; returns the last that may tell why the engine ended.
+/// Forwards the lines; returns the last one that may explain why the engine exited.
 pub(crate) async fn pass_on(log: impl AsyncRead + Unpin, process: Option<u32>) -> String {
     let mut log = BufReader::new(log);
     let mut last = String::new();
@@ -75,7 +75,10 @@ mod tests {
 
     #[test]
     fn events_keep_their_level_and_their_fields() {
-        let line = r#"{"timestamp":"2026-11-20T18:00:00Z","level":"INFO","fields":{"message":"model loaded","model":"xl","seconds":24.5},"target":"worker"}"#;
+        let line = concat!(
+            r#"{"timestamp":"2026-11-20T18:00:00Z","level":"INFO","#,
+            r#""fields":{"message":"model loaded","model":"xl","seconds":24.5},"target":"worker"}"#
+        );
         let read = Line::read(line);
         assert_eq!(
             read,
@@ -90,7 +93,8 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_no_event_is_trouble() {
-        let log = b"{\"level\":\"INFO\",\"fields\":{\"message\":\"model loaded\"}}\nthread 'main' panicked\n\n{\"level\":\"INFO\",\"fields\":{}}\n";
+        let log = b"{\"level\":\"INFO\",\"fields\":{\"message\":\"model loaded\"}}\nthread 'main' panicked\n\n\
+            {\"level\":\"INFO\",\"fields\":{}}\n";
         assert_eq!(pass_on(&log[..], None).await, "thread 'main' panicked");
         assert_eq!(pass_on(&b"{\"level\":\"INFO\",\"fields\":{\"message\":\"fine\"}}\n"[..], None).await, "");
     }

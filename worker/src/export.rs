@@ -1,5 +1,5 @@
-//! The way of an export: rows → the LoRA's file on the local disk → the same in another dialect → storage → succeeded. It needs no engine: a
-//! LoRA is small, and names and factors are rearranged on the CPU.
+//! Runs an export: rows → the LoRA's file on the local disk → the same LoRA in another dialect → storage → succeeded.
+//! It needs no engine: a LoRA is small, and the CPU renames and rearranges its tensors.
 
 use diffusion::lora::{self, LoraFile};
 use domain::artifact::{ADAPTER_MEDIA_TYPE, OutputKind};
@@ -11,7 +11,7 @@ use crate::protocol::Output;
 use crate::stop::Stop;
 use crate::{engine, fetch, output};
 
-/// Does the whole attempt.
+/// Runs the whole attempt.
 pub(crate) async fn run(attempt: &Attempt<'_>) -> Result<(), Stop> {
     let (context, claim) = (attempt.context, attempt.claim());
     let work = attempt.ask(|| export::load_work(&context.pool, claim)).await?;

@@ -1,6 +1,6 @@
-//! Brings what a job needs from storage into the attempt's folder, by way of the cache.
+//! Downloads the files of a job from storage into the attempt's folder, through the cache.
 //!
-//! The names on the disk are ours, or those of a model's own files after a check that they stay inside its folder.
+//! File names on disk are ours, or a model's own names after a check that they stay inside its folder.
 
 use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
@@ -11,32 +11,32 @@ use futures::{StreamExt, TryStreamExt};
 use crate::attempt::{Attempt, WorkerContext};
 use crate::stop::Stop;
 
-/// Downloads at the same time.
+/// Number of simultaneous downloads.
 const AT_ONCE: usize = 4;
 
-/// One object and where it goes.
+/// One object and its target.
 pub(crate) struct Wanted {
     pub storage_key: String,
     pub sha256: String,
-    /// When the row tells.
+    /// If the row records it.
     pub bytes: Option<u64>,
     pub target: PathBuf,
 }
 
-/// A checkpoint as a folder in diffusers layout; returns the folder.
+/// Fetches a checkpoint as a folder in diffusers layout; returns the folder.
 pub(crate) async fn checkpoint(attempt: &Attempt<'_>, model: &ModelFiles, name: &str) -> Result<PathBuf, Stop> {
     let folder = attempt.subfolder(name)?;
     attempt.prepare(checkpoint_into(attempt.context, model, &folder)).await?;
     Ok(folder)
 }
 
-/// The same for whoever has a folder and no attempt.
+/// The same for a caller that has a folder but no attempt.
 pub(crate) async fn checkpoint_into(context: &WorkerContext, model: &ModelFiles, folder: &Path) -> Result<(), Stop> {
     let wanted = model.files.iter().map(|file| of_model(model, file, folder.join(&file.path)));
     each(context, wanted.collect::<Result<_, _>>()?).await
 }
 
-/// A model that is one file, such as a LoRA; returns its path.
+/// Fetches a model that is one file, such as a LoRA; returns its path.
 pub(crate) async fn one_file(attempt: &Attempt<'_>, model: &ModelFiles, name: &str) -> Result<PathBuf, Stop> {
     let [file] = model.files.as_slice() else {
         return Err(wrong(format!("model {} has {} files instead of one", model.name, model.files.len())));
@@ -46,13 +46,13 @@ pub(crate) async fn one_file(attempt: &Attempt<'_>, model: &ModelFiles, name: &s
     Ok(target)
 }
 
-/// Fetches everything, or the first thing that goes wrong.
+/// Fetches everything; returns the first error.
 pub(crate) async fn all(attempt: &Attempt<'_>, wanted: Vec<Wanted>) -> Result<(), Stop> {
     attempt.prepare(each(attempt.context, wanted)).await
 }
 
 async fn each(context: &WorkerContext, wanted: Vec<Wanted>) -> Result<(), Stop> {
-    // The same bytes under several names are fetched once, and then linked.
+    // Identical files with several names are fetched once, and then linked.
     let mut same = BTreeMap::<String, Vec<Wanted>>::new();
     for wanted in wanted {
         same.entry(wanted.sha256.clone()).or_default().push(wanted);

@@ -1,4 +1,4 @@
-//! The way of a generation: rows → files on the local disk → engine → pictures in storage → succeeded.
+//! Runs a generation: rows → files on the local disk → engine → pictures in storage → succeeded.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -18,10 +18,10 @@ use crate::protocol::{Adapter, Base, Generate, LocalPicture, Order, Output, Repo
 use crate::stop::Stop;
 use crate::supervisor::Work;
 
-/// Previews are written at most this often.
+/// Minimum time between two writes of previews.
 const PREVIEW_DISTANCE: Duration = Duration::from_millis(500);
 
-/// Does the whole attempt.
+/// Runs the whole attempt.
 pub(crate) async fn run(attempt: &Attempt<'_>) -> Result<(), Stop> {
     let (pool, claim) = (&attempt.context.pool, attempt.claim());
     let work = attempt.ask(|| generation::load_work(pool, claim)).await?;
@@ -63,8 +63,8 @@ async fn order(attempt: &Attempt<'_>, work: &GenerationWork) -> Result<Generate,
     })
 }
 
-/// The decoder of previews on the disk, or nothing if it cannot be had: it may have been deleted meanwhile, and pictures do not
-/// depend on it.
+/// The preview decoder on the local disk; `None` if it cannot be fetched: it may have been deleted meanwhile, and
+/// pictures do not depend on it.
 async fn previews_by(attempt: &Attempt<'_>, decoder: &ModelFiles) -> Result<Option<PathBuf>, Stop> {
     match fetch::one_file(attempt, decoder, "vae-approx").await {
         Ok(file) => Ok(Some(file)),
@@ -108,7 +108,7 @@ async fn make(attempt: &Attempt<'_>, order: Generate) -> Result<(Vec<Output>, Ve
             Report::Preview { step, total_steps, position, path, width, height, .. } => {
                 let [step, total_steps, position] = [step, total_steps, position].map(|number| number as i32);
                 let [width, height] = [width, height].map(|pixels| pixels as i32);
-                // Gone already if the engine has a newer one by now.
+                // Already deleted if the engine has written a newer one.
                 if let Ok(jpeg) = tokio::fs::read(&path).await {
                     previews.set(Preview { step, total_steps, position, width, height, jpeg });
                 }
@@ -123,7 +123,7 @@ async fn make(attempt: &Attempt<'_>, order: Generate) -> Result<(Vec<Output>, Ve
     Ok((outputs, warnings))
 }
 
-/// Keeps the newest preview for whoever looks.
+/// Stores the newest preview for viewers.
 fn previews(attempt: &Attempt<'_>) -> Coalescer<Preview> {
     let (pool, claim) = (attempt.context.pool.clone(), *attempt.claim());
     Coalescer::start(claim.subject, PREVIEW_DISTANCE, move |preview| {

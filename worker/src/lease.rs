@@ -1,7 +1,8 @@
-//! The lease on one job: beats on a task of its own, and tells when it is lost or when somebody wants the job to end.
+//! The lease on one job: sends heartbeats from a separate task, and signals when the lease is lost or a user ends the
+//! job.
 //!
-//! The beat depends on nothing but the database: not on the engine, not on storage, not on the work. A database that
-//! does not answer ends no work; only the answer "this lease is not yours" does, or silence for [`GIVE_UP`].
+//! The heartbeat depends on nothing but the database: not on the engine, storage or the work. An unavailable database
+//! ends no work; only the answer "this lease is not yours" does, or no answer for [`GIVE_UP`].
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -14,12 +15,12 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
-/// After this long without one good beat the work is not worth its electricity: somebody else has the job by now.
+/// After this long without a successful heartbeat the work is wasted: another worker has the job by now.
 const GIVE_UP: Duration = Duration::from_mins(10);
-/// Between a failed beat and the next try.
+/// Pause between a failed heartbeat and the next try.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// A held lease. Dropping it stops the beats; the database then lets it run out.
+/// A held lease. Dropping it stops the heartbeats; the lease then expires in the database.
 pub struct Lease {
     claim: Claim,
     canceled: CancellationToken,
@@ -30,8 +31,8 @@ pub struct Lease {
 }
 
 impl Lease {
-    /// Begins to beat for a claim just made, at once, since a cancel may have come in between. `cancels` names jobs
-    /// whose end somebody asks for, ahead of the next beat.
+    /// Starts heartbeats for a new claim, the first at once, since a cancel may have arrived in between. `cancels`
+    /// names jobs that a user wants to end, ahead of the next heartbeat.
     pub fn hold(pool: PgPool, claim: Claim, policy: LeasePolicy, cancels: broadcast::Receiver<JobId>) -> Self {
         let canceled = CancellationToken::new();
         let lost = CancellationToken::new();
@@ -49,23 +50,24 @@ impl Lease {
         Self { claim, canceled, lost, renewed, fence, beating }
     }
 
-    /// The claim this lease is about.
+    /// The claim that this lease is for.
     pub fn claim(&self) -> &Claim {
         &self.claim
     }
 
-    /// Resolves when somebody asked for the end of the job.
+    /// Resolves when a user asks for the end of the job.
     pub async fn canceled(&self) {
         self.canceled.cancelled().await;
     }
 
-    /// Resolves when the job belongs to somebody else, for good.
+    /// Resolves when the job belongs to another worker, for good.
     pub async fn lost(&self) {
         self.lost.cancelled().await;
     }
 
-    /// Waits until the lease is known to be held, before an effect that others could see: when the last good beat is
-    /// older than five sixths of the lease's life, another worker may be about to take over. False when it is lost.
+    /// Waits until the lease is known to be held, before an effect that others could see: if the last successful
+    /// heartbeat is older than five sixths of the lease's length, another worker may be about to take over. Returns
+    /// false if it is lost.
     pub async fn holds(&self) -> bool {
         loop {
             if self.lost.is_cancelled() {
@@ -106,7 +108,7 @@ impl Pulse {
                 () = sleep_until(next) => {}
                 () = called(&mut cancels, self.claim.job) => {}
             }
-            // A late answer counts from the question: the database may have renewed the lease right then.
+            // A late answer counts from the time of its query: the database may have renewed the lease right then.
             let asked = Instant::now();
             match timeout(self.policy.beat.max(RETRY), job::beat(&self.pool, &self.claim, &self.policy)).await {
                 Ok(Ok(beat)) => {
@@ -127,7 +129,10 @@ impl Pulse {
                 Err(_) => tracing::warn!(job = %self.claim.subject, "the database does not answer the beat"),
             }
             if self.renewed.lock().unwrap_or_else(PoisonError::into_inner).elapsed() > GIVE_UP {
-                tracing::error!(job = %self.claim.subject, "no successful heartbeat for too long; the job is abandoned");
+                tracing::error!(
+                    job = %self.claim.subject,
+                    "no successful heartbeat for too long; the job is abandoned"
+                );
                 self.lost.cancel();
                 return;
             }
@@ -136,7 +141,7 @@ impl Pulse {
     }
 }
 
-/// Waits until somebody asks for the end of `job`; words that were missed might have been about it.
+/// Waits until a user asks for the end of `job`. Missed messages count, since they might have been about it.
 async fn called(cancels: &mut broadcast::Receiver<JobId>, job: JobId) {
     loop {
         match cancels.recv().await {

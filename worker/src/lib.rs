@@ -1,10 +1,10 @@
 //! The worker: claims jobs, supervises the engine that does them, and moves bytes in and out.
 //!
-//! A worker process holds leases and the database; a child process, the [`engine`], owns the device. Between the two
-//! lies [`protocol`]; around the child [`supervisor`]; around a claimed job [`lease`] and [`attempt`]; and
-//! [`attend`] runs each kind of job: [`generate`], [`train`], [`import`] and [`export`]. Between two jobs [`swap`] loads and unloads models on
-//! request. Jobs reach us through [`backend`], the jobs table as an apalis backend. SQL is `domain`'s, tensors are
-//! `diffusion`'s, and nobody is served here.
+//! A worker process holds leases and the database connection; a child process, the [`engine`], owns the device. They
+//! communicate through [`protocol`]. [`supervisor`] manages the child, [`lease`] and [`attempt`] manage a claimed job,
+//! and [`attend`] runs each kind of job: [`generate`], [`train`], [`import`] and [`export`]. Between two jobs, [`swap`]
+//! loads and unloads models on request. Jobs arrive through [`backend`], the jobs table as an apalis backend. SQL
+//! belongs to `domain`, tensors to `diffusion`; the worker serves no clients.
 
 pub mod attempt;
 mod attend;
@@ -54,10 +54,10 @@ pub use crate::supervisor::EngineCommand;
 use crate::swap::Swaps;
 use crate::work_dir::WorkDir;
 
-/// How long the last words may take when the worker stops.
+/// Time limit for the last messages when the worker stops.
 const FAREWELL: Duration = Duration::from_secs(5);
 
-/// Why a worker does not start. Once it runs, nothing but `shutdown` ends it.
+/// Why a worker does not start. Once it runs, only `shutdown` ends it.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// Its folder cannot be used.
@@ -68,15 +68,15 @@ pub enum StartError {
     WorkDir {
         /// The folder.
         path: std::path::PathBuf,
-        /// What the operating system said.
+        /// The operating system's error.
         source: std::io::Error,
     },
 }
 
-/// Runs one worker until `shutdown` is cancelled and its job has come to an end or was given back.
+/// Runs one worker until `shutdown` is cancelled and its job has ended or was released.
 ///
-/// After `shutdown` nothing more is claimed; pictures are finished, a training leaves a checkpoint and is released,
-/// both within the limits of [`Drain`].
+/// After `shutdown` nothing more is claimed. Pictures are finished; a training writes a checkpoint and is released. The
+/// limits of [`Drain`] apply to both.
 pub async fn run(
     config: WorkerConfig,
     pools: Pools,
@@ -159,14 +159,14 @@ pub async fn run(
     Ok(())
 }
 
-/// Jobs that a worker takes independently of its other jobs.
+/// Jobs that a worker runs independently of its other jobs.
 #[derive(Debug, PartialEq)]
 struct Lane {
     name: &'static str,
     kinds: Vec<JobKind>,
-    /// How many of them it runs at the same time.
+    /// How many of them run at the same time.
     at_once: usize,
-    /// They run on the engine.
+    /// Whether they run on the engine.
     engine: bool,
 }
 
@@ -185,8 +185,8 @@ fn lanes(queues: &[JobKind]) -> Vec<Lane> {
     std::iter::once(engine).filter(|lane| !lane.kinds.is_empty()).chain(beside).collect()
 }
 
-/// The handler that apalis calls. It runs on a task of its own, so that whatever happens to the stream that drives
-/// it, the attempt goes on to an end of its own.
+/// The handler that apalis calls. It runs in a separate task, so that the attempt runs to its end even if the stream
+/// that drives it is dropped.
 async fn attend(claim: Claim, context: Data<Arc<WorkerContext>>) {
     let context = Arc::clone(&context);
     if let Err(panic) = tokio::spawn(attend::attend(context, claim)).await {
@@ -194,7 +194,7 @@ async fn attend(claim: Claim, context: Data<Arc<WorkerContext>>) {
     }
 }
 
-/// Passes on what the doorbell says: work for the claim loop, cancels for whoever holds that job.
+/// Forwards the doorbell's signals: work to the claim loop, cancels to the holder of that job.
 async fn listen(pools: Pools, bell: watch::Sender<u64>, cancels: broadcast::Sender<JobId>) {
     let mut doorbell = Doorbell::listen(&pools.listen).await;
     loop {
@@ -206,7 +206,7 @@ async fn listen(pools: Pools, bell: watch::Sender<u64>, cancels: broadcast::Send
     }
 }
 
-/// Keeps this worker's row up to date: that it lives, and what it has loaded. Failures mean nothing but an old row.
+/// Keeps this worker's row up to date: that it is alive, and which models are loaded. A failure only means an old row.
 async fn show_life(context: Arc<WorkerContext>, worker: WorkerId, ending: CancellationToken) {
     let Some(info) = (tokio::select! {
         info = context.engine.ready() => info,

@@ -1,4 +1,4 @@
-//! Stores the files that an engine made, whatever they are. What they mean to a job belongs to its own module.
+//! Stores the files that an engine made, of any kind. The module of each job interprets them.
 
 use domain::artifact::{self, NewArtifact};
 use domain::storage::StorageKey;
@@ -7,7 +7,7 @@ use crate::attempt::Attempt;
 use crate::protocol::Output;
 use crate::stop::Stop;
 
-/// Puts the file into the bucket, under a key of this attempt and with the media type of the output.
+/// Uploads the file to the bucket, under a key of this attempt and with the output's media type.
 pub(crate) async fn store(attempt: &Attempt<'_>, output: &Output) -> Result<NewArtifact, Stop> {
     let claim = attempt.claim();
     let position = output.position as i32;

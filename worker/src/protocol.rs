@@ -1,8 +1,8 @@
-//! What worker and engine say to each other: typed messages, versioned, one JSON document per frame.
+//! The messages between worker and engine: typed, versioned, one JSON document per frame.
 //!
-//! A frame is a little-endian `u32` with the number of bytes, then that many bytes of JSON. The child's stdin and
-//! stdout carry nothing else; its logs go to stderr. No job state, no storage key and no tensor belongs here: the two
-//! sides share only files on the local disk and the numbers of a request.
+//! A frame is a little-endian `u32` with the number of bytes, followed by that many bytes of JSON. The child's stdin
+//! and stdout carry nothing else; its logs go to stderr. Job state, storage keys and tensors do not belong here: the
+//! two sides share only files on the local disk and the numbers of requests.
 
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 /// The version of this file's messages. Both sides are the same binary, so a difference means that the binary was
-/// replaced under a running worker: the worker then refuses the child.
+/// replaced under a running worker; the worker then refuses the child.
 pub const PROTOCOL_VERSION: u32 = 4;
 
 /// The longest frame either side accepts, in bytes. A training of 10 000 examples with long captions fits.
@@ -38,14 +38,14 @@ pub enum Order {
     Generate(Box<Generate>),
     /// Train an adapter.
     Train(Box<Train>),
-    /// Have a model ready for the next request.
+    /// Load a model for the next request.
     Load {
         /// Number of this request.
         request: RequestId,
         /// The model.
         base: Base,
     },
-    /// Forget a model, if it is there.
+    /// Unload a model, if it is loaded.
     Unload {
         /// Number of this request.
         request: RequestId,
@@ -54,15 +54,15 @@ pub enum Order {
     },
     /// Stop a request between two steps; the answer is [`Report::Canceled`].
     Cancel {
-        /// The request to stop; another one is not touched.
+        /// The request to stop; other requests are not affected.
         request: RequestId,
     },
-    /// Stop a training after a checkpoint, to go on with it elsewhere; the answer is [`Report::Suspended`].
+    /// Stop a training after a checkpoint, to continue it elsewhere; the answer is [`Report::Suspended`].
     Suspend {
         /// The request to stop.
         request: RequestId,
     },
-    /// Finish what is running, then end the process.
+    /// Finish the current request, then end the process.
     Shutdown,
 }
 
@@ -72,7 +72,7 @@ pub enum Order {
 pub struct Resident {
     /// [`Base::sha256`] of the model.
     pub sha256: String,
-    /// Memory of its weights.
+    /// Memory that its weights take, in bytes.
     pub bytes: u64,
 }
 
@@ -84,7 +84,7 @@ pub struct Base {
     pub folder: PathBuf,
     /// The model's name, for the picture's metadata.
     pub name: String,
-    /// The checkpoint's digest (hex): the key under which the loaded pipeline stays resident.
+    /// The checkpoint's digest (hex): the key under which the loaded pipeline is kept.
     pub sha256: String,
 }
 
@@ -98,7 +98,7 @@ pub struct Adapter {
     pub name: String,
     /// Digest of the file (hex).
     pub sha256: String,
-    /// How strongly it acts; 1 is as it was trained.
+    /// Strength; 1 is full strength.
     pub scale: f64,
 }
 
@@ -118,7 +118,7 @@ impl AsRef<Path> for LocalPicture {
     }
 }
 
-/// The order to make pictures.
+/// An order to make pictures.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Generate {
@@ -128,28 +128,28 @@ pub struct Generate {
     pub base: Base,
     /// Adapters, in the order of the request.
     pub loras: Vec<Adapter>,
-    /// What to make, as the row has it.
+    /// The parameters, as stored in the row.
     pub params: GenerationParams<LocalPicture>,
     /// Seed of the first picture; picture `i` uses `seed + i`.
     pub seed: u64,
-    /// The tiny autoencoder that makes previews; without one a linear map does.
+    /// The tiny autoencoder that decodes previews; without it a linear map is used.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vae_approx: Option<PathBuf>,
-    /// An existing folder for the pictures, and the JPEGs of previews.
+    /// An existing folder for the pictures and the previews' JPEG files.
     pub output_dir: PathBuf,
 }
 
-/// One picture to learn from.
+/// One picture to train on.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Example {
     /// The image file.
     pub path: PathBuf,
-    /// What it shows.
+    /// Its caption.
     pub caption: String,
 }
 
-/// The order to train an adapter.
+/// An order to train an adapter.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Train {
@@ -159,15 +159,15 @@ pub struct Train {
     pub base: Base,
     /// The pictures.
     pub examples: Vec<Example>,
-    /// How to train, as the row has it.
+    /// The parameters, as stored in the row.
     pub params: TrainingParams,
-    /// A checkpoint of an earlier attempt to go on from.
+    /// A checkpoint of an earlier attempt to continue from.
     pub resume: Option<PathBuf>,
     /// An existing folder for checkpoints and the adapter.
     pub output_dir: PathBuf,
     /// Steps between two checkpoints.
     pub checkpoint_every: usize,
-    /// Written into the adapter's safetensors header.
+    /// Metadata for the adapter's safetensors header.
     pub metadata: BTreeMap<String, String>,
 }
 
@@ -175,18 +175,18 @@ pub struct Train {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Output {
-    /// Place among the outputs of the request, from 0.
+    /// Position among the outputs of the request, from 0.
     pub position: usize,
     /// The file.
     pub path: PathBuf,
-    /// What it is.
+    /// The kind of output.
     pub kind: OutputKind,
-    /// Its content type, such as `image/png`.
+    /// Its media type, such as `image/png`.
     pub media_type: String,
-    /// Width and height in pixels, of what has them.
+    /// Width and height in pixels, for outputs that have them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub size: Option<[u32; 2]>,
-    /// The seed that it was made with, if it can be made again with one.
+    /// The seed with which it can be made again, if there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seed: Option<u64>,
 }
@@ -195,34 +195,34 @@ pub struct Output {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Report {
-    /// The device is open and orders are welcome.
+    /// The device is open; orders are accepted.
     Ready {
         /// The engine's [`PROTOCOL_VERSION`].
         version: u32,
-        /// The device in use, for people.
+        /// The device in use, for display.
         device: String,
-        /// Why it is not the device one would expect, such as a missing driver.
+        /// Why the device is not the expected one, such as a missing driver.
         why: Option<String>,
-        /// Bytes of the device's memory that it may use, if it knows.
+        /// Bytes of the device's memory that the engine may use, if known.
         vram_budget: Option<u64>,
     },
-    /// These models are loaded now, and no others; told whenever that changes, also in the middle of a request.
+    /// The models that are loaded now. Sent whenever they change, also in the middle of a request.
     Resident {
-        /// In no order.
+        /// In no particular order.
         models: Vec<Resident>,
     },
     /// The request has begun and its model is being loaded; a sign of life before the first step.
     Loading {
-        /// The request.
+        /// Number of the request.
         request: RequestId,
     },
     /// A step is done.
     Progress {
-        /// The request.
+        /// Number of the request.
         request: RequestId,
         /// Steps done, from 1.
         step: usize,
-        /// Steps in all.
+        /// Total number of steps.
         total_steps: usize,
         /// Training loss of this step.
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -231,77 +231,77 @@ pub enum Report {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         seconds_per_step: Option<f64>,
     },
-    /// How the picture at hand looks by now lies on the disk.
+    /// A preview of a picture in progress is on disk.
     Preview {
-        /// The request.
+        /// Number of the request.
         request: RequestId,
         /// Steps done, from 1.
         step: usize,
-        /// Steps in all.
+        /// Total number of steps.
         total_steps: usize,
-        /// Place in the batch, from 0.
+        /// Position in the batch, from 0.
         position: usize,
         /// The JPEG file.
         path: PathBuf,
-        /// Pixels across.
+        /// Width in pixels.
         width: u32,
-        /// Pixels down.
+        /// Height in pixels.
         height: u32,
     },
-    /// A file is ready on the local disk.
+    /// A file is complete on the local disk.
     Output {
-        /// The request.
+        /// Number of the request.
         request: RequestId,
         /// The file.
         output: Output,
     },
-    /// A training can go on from this file.
+    /// A checkpoint is on the local disk, from which the training can continue.
     Checkpoint {
-        /// The request.
+        /// Number of the request.
         request: RequestId,
         /// The file.
         path: PathBuf,
-        /// Steps done in it.
+        /// Steps done at this checkpoint.
         step: usize,
     },
-    /// Something the user should know, though the work goes on.
+    /// A warning for the user; the work continues.
     Warning {
-        /// The request.
+        /// Number of the request.
         request: RequestId,
         /// A sentence.
         message: String,
     },
     /// The work is done.
     Done {
-        /// The request.
+        /// Number of the request.
         request: RequestId,
     },
     /// The work stopped because the worker asked for it.
     Canceled {
-        /// The request.
+        /// Number of the request.
         request: RequestId,
     },
     /// The training stopped after a checkpoint, because the worker asked for it.
     Suspended {
-        /// The request.
+        /// Number of the request.
         request: RequestId,
     },
-    /// The work cannot be done.
+    /// The request failed.
     Failed {
-        /// The request.
+        /// Number of the request.
         request: RequestId,
-        /// Whose fault it is, and so whether another try makes sense.
+        /// The class of the failure, which decides whether it is retried.
         class: FailureClass,
         /// A sentence.
         message: String,
-        /// Bytes of memory that it takes at the least, on any device, if it does not fit into what this engine may use.
+        /// The least memory in bytes that the request takes on any device, if it does not fit into this engine's limit.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         memory: Option<u64>,
     },
 }
 
 impl Report {
-    /// The request this report is about; [`Report::Ready`] and [`Report::Resident`] are about none.
+    /// The request this report is about; `None` for [`Report::Ready`] and [`Report::Resident`].
     pub fn request(&self) -> Option<RequestId> {
         match self {
             Self::Ready { .. } | Self::Resident { .. } => None,
@@ -318,7 +318,7 @@ impl Report {
         }
     }
 
-    /// Whether nothing follows for this request.
+    /// Whether this is the last report of its request.
     pub fn is_last(&self) -> bool {
         matches!(self, Self::Done { .. } | Self::Canceled { .. } | Self::Suspended { .. } | Self::Failed { .. })
     }
@@ -328,9 +328,9 @@ impl Report {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FailureClass {
-    /// The request can never work: a prompt, size, model or adapter that does not fit.
+    /// The request can never succeed: a prompt, size, model or adapter that does not fit.
     InvalidInput,
-    /// Memory or disk ran out here; elsewhere it may work.
+    /// Memory or disk ran out on this machine; the request may succeed on another.
     Resource,
     /// A defect in the engine.
     Internal,
@@ -349,13 +349,13 @@ impl From<FailureClass> for ErrorClass {
 /// Why a frame could not be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum FrameError {
-    /// The pipe broke, also in the middle of a frame.
+    /// The pipe broke, possibly in the middle of a frame.
     #[error("pipe: {0}")]
     Pipe(#[from] io::Error),
-    /// The length is above [`MAX_FRAME`]: the other side wrote something that is no frame.
+    /// The length is above [`MAX_FRAME`]: the other side wrote something that is not a frame.
     #[error("a frame of {0} bytes is longer than the {MAX_FRAME} allowed")]
     TooLong(usize),
-    /// The bytes are no message.
+    /// The bytes are not a message.
     #[error("not a message: {0}")]
     Malformed(#[from] serde_json::Error),
 }
@@ -400,7 +400,7 @@ pub async fn send(to: &mut (impl AsyncWrite + Unpin), message: &impl Serialize) 
     Ok(to.flush().await?)
 }
 
-/// [`read`] for the worker's side. Not safe to drop in the middle: give it a task of its own.
+/// [`read`] for the worker's side. It is not cancel safe: run it in a separate task.
 pub async fn receive<T: DeserializeOwned>(from: &mut (impl AsyncRead + Unpin)) -> Result<Option<T>, FrameError> {
     let mut prefix = [0; 4];
     if from.read(&mut prefix[..1]).await? == 0 {

@@ -1,4 +1,4 @@
-//! Why an attempt ends without success. No database, no engine: only the reasons and how errors become one.
+//! Why an attempt ends without success. No database, no engine: only the reasons, and how errors become one.
 
 use std::path::Path;
 
@@ -9,17 +9,17 @@ use crate::cache::{CacheError, is_disk_full};
 /// Why an attempt ends without success.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Stop {
-    /// The job is somebody else's; nothing may be written.
+    /// Another worker has the job; nothing may be written.
     LeaseLost,
-    /// Somebody asked for the end of the job.
+    /// A user canceled the job.
     Canceled,
-    /// Given back without blame: the worker stops, its disk is full, or it has no engine.
+    /// Released without counting as a failure: the worker stops, its disk is full, or it has no engine.
     Released(String),
-    /// The engine died under it.
+    /// The engine crashed during the job.
     Crashed(String),
-    /// It does not fit into the memory that this engine may use, and takes at least so many bytes of another's.
+    /// It does not fit into the memory that this engine may use; it takes at least this many bytes on another.
     DoesNotFit(u64, String),
-    /// It failed; the class says whether another try makes sense.
+    /// It failed; the class decides whether it is retried.
     Failed(ErrorClass, String),
 }
 
@@ -39,7 +39,7 @@ impl From<CacheError> for Stop {
     fn from(error: CacheError) -> Self {
         match error {
             CacheError::Full(_) => Self::Released(error.to_string()),
-            // The row is there and its object is not, or is another: worth another look, not worth many.
+            // The row exists but its object is missing or different: worth a retry, but not many.
             CacheError::Storage(_) | CacheError::Corrupt { .. } => {
                 Self::Failed(ErrorClass::Upstream, error.to_string())
             }

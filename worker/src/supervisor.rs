@@ -1,8 +1,8 @@
-//! Keeps one engine child alive and talks to it.
+//! Keeps one engine process alive and communicates with it.
 //!
-//! The supervisor starts the child eagerly, shakes hands, hands it one piece of work at a time and replaces it when it
-//! dies, hangs or has to be killed. It knows processes, pipes and time limits; it knows no lease, no database and not
-//! what a job is. A child cannot outlive it: the child's stdin closes with this process, however it ends.
+//! The supervisor starts the child early, exchanges versions with it, gives it one request at a time, and replaces it
+//! when it dies, hangs or has to be killed. It handles processes, pipes and time limits, and knows nothing of leases,
+//! the database or jobs. A child cannot outlive it: the child's stdin closes with this process, however it ends.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -18,26 +18,26 @@ use tokio_util::sync::CancellationToken;
 use crate::engine_log;
 use crate::protocol::{self, FailureClass, FrameError, Order, PROTOCOL_VERSION, Report, RequestId, Resident};
 
-/// How long a child may take to open its device and say that it is ready. A first CUDA start compiles kernels.
+/// How long a child may take to open its device and report that it is ready. The first CUDA start compiles kernels.
 const READY_LIMIT: Duration = Duration::from_mins(2);
-/// How long a child may take to end after it was asked to.
+/// How long a child may take to exit after it was asked to.
 const FAREWELL_LIMIT: Duration = Duration::from_secs(2);
-/// Pause before a new start; it doubles while children do not even come up.
+/// Pause before a restart; it doubles while children fail to start.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
 /// The command line of the child.
 #[derive(Debug, Clone)]
 pub struct EngineCommand {
-    /// The program: this very binary.
+    /// The program: this same binary.
     pub program: PathBuf,
     /// Its arguments, such as `engine --device cpu`.
     pub arguments: Vec<OsString>,
-    /// Variables beside those it inherits.
+    /// Environment variables in addition to the inherited ones.
     pub environment: Vec<(OsString, OsString)>,
 }
 
-/// Work for the engine: the order, made with the number it gets, and how long the engine may stay silent.
+/// Work for the engine: the order, built from the request number, and how long the engine may send no report.
 pub struct Work {
     order: Box<dyn FnOnce(RequestId) -> Order + Send>,
     patience: Patience,
@@ -46,36 +46,36 @@ pub struct Work {
 /// The no-progress watchdog of one piece of work.
 #[derive(Debug, Clone, Copy)]
 pub struct Patience {
-    /// Silence before the first step, while a model is read from the disk or examples are encoded.
+    /// Limit before the first step, while a model is read from disk or examples are encoded.
     pub before_first_step: Duration,
-    /// Silence from then on.
+    /// Limit between later reports.
     pub between_steps: Duration,
 }
 
 impl Work {
-    /// `order` must put the number it is given into the order.
+    /// `order` must put the given number into the order.
     pub fn new(patience: Patience, order: impl FnOnce(RequestId) -> Order + Send + 'static) -> Self {
         Self { order: Box::new(order), patience }
     }
 }
 
-/// What a session yields.
+/// An event of a session.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
-    /// The engine said something about this request.
+    /// The engine sent a report about this request.
     Report(Report),
-    /// The engine is gone, and the work with it. Nothing follows.
+    /// The engine is gone, and the work with it. No event follows.
     Exited(EngineExit),
 }
 
 /// Why an engine is gone.
 #[derive(Debug, Clone, PartialEq)]
 pub enum EngineExit {
-    /// It ended by itself, or broke the protocol; the sentence says how.
+    /// It exited by itself, or broke the protocol; the sentence explains how.
     Crashed(String),
     /// It made no progress within the limit, and was killed.
     Silent(Duration),
-    /// The session's owner asked for its end.
+    /// The session's owner ended it.
     Killed,
 }
 
@@ -85,7 +85,8 @@ enum Control {
     Kill,
 }
 
-/// One piece of work on the engine. Dropping it before its last event kills the engine: nobody would see what it does.
+/// One request to the engine. Dropping it before its last event kills the engine, since nobody would receive the
+/// result.
 pub struct Session {
     events: mpsc::Receiver<Event>,
     control: mpsc::UnboundedSender<Control>,
@@ -113,12 +114,12 @@ impl Session {
     }
 }
 
-/// What is known about the engine that is up.
+/// Properties of the running engine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EngineInfo {
-    /// Its device, for people.
+    /// Its device, for display.
     pub device: String,
-    /// Bytes of the device's memory that it may use, if it knows.
+    /// Bytes of the device's memory that it may use, if known.
     pub vram_budget: Option<u64>,
     /// Process id of the child.
     pub process: Option<u32>,
@@ -130,7 +131,7 @@ struct Assignment {
     control: mpsc::UnboundedReceiver<Control>,
 }
 
-/// A handle on the supervisor.
+/// A handle to the supervisor.
 #[derive(Clone)]
 pub struct Engine {
     assignments: mpsc::Sender<Assignment>,
@@ -139,7 +140,7 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// Starts the supervisor and, at once, the child. When `stop` is cancelled the child ends and the task with it.
+    /// Starts the supervisor and, at once, the child. When `stop` is cancelled, the child and the task end.
     pub fn start(command: EngineCommand, stop: CancellationToken) -> (Self, JoinHandle<()>) {
         let (assignments, inbox) = mpsc::channel(1);
         let (up, is_up) = watch::channel(None);
@@ -149,26 +150,26 @@ impl Engine {
         (Self { assignments, up: is_up, resident }, task)
     }
 
-    /// Waits until a child is up and has its device open. `None` when the supervisor has ended.
+    /// Waits until a child is running and has opened its device. `None` when the supervisor has ended.
     pub async fn ready(&self) -> Option<EngineInfo> {
         let mut up = self.up.clone();
         let info = up.wait_for(Option::is_some).await.ok()?;
         info.clone()
     }
 
-    /// What is up right now.
+    /// The engine that is running now.
     pub fn info(&self) -> Option<EngineInfo> {
         self.up.borrow().clone()
     }
 
-    /// What is loaded; nothing from the moment on that the engine is gone.
+    /// The loaded models; none as soon as the engine is gone.
     pub fn resident(&self) -> watch::Receiver<Vec<Resident>> {
         self.resident.clone()
     }
 
-    /// Hands work over; it begins when the engine is ready. `None` when the supervisor has ended.
+    /// Assigns work; it begins when the engine is ready. `None` when the supervisor has ended.
     pub async fn begin(&self, work: Work) -> Option<Session> {
-        // Wide enough that a slow reader does not hold up the steps of the engine.
+        // Large enough that a slow reader does not delay the engine's steps.
         let (events, inbox) = mpsc::channel(1024);
         let (control, wishes) = mpsc::unbounded_channel();
         self.assignments.send(Assignment { work, events, control: wishes }).await.ok()?;
@@ -220,7 +221,7 @@ impl Supervisor {
             tokio::select! {
                 () = stop.cancelled() => return true,
                 heard = child.reports.recv() => match heard {
-                    // A late word about a request whose session has ended.
+                    // A late report about a request whose session has ended.
                     Some(Ok(report)) => tracing::debug!(?report, "the idle engine spoke"),
                     Some(Err(error)) => {
                         tracing::error!(error, "the idle engine broke the protocol");
@@ -250,11 +251,11 @@ impl Supervisor {
     }
 }
 
-/// A child that has shaken hands.
+/// A child that has reported that it is ready.
 struct Running {
     child: Child,
     orders: ChildStdin,
-    /// Read by a task of its own, since half a frame must not be lost when something else happens first.
+    /// Read by a separate task, since half a frame must not be lost when something else happens first.
     reports: mpsc::Receiver<Result<Report, String>>,
     reading: JoinHandle<()>,
     logging: JoinHandle<String>,
@@ -269,12 +270,12 @@ impl Running {
         started
             .args(&command.arguments)
             .envs(command.environment.iter().map(|(name, value)| (name, value)))
-            // The engine asks nobody outside.
+            // The engine needs no access to the Hub.
             .env_remove("HF_TOKEN")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
-            // Its own group: Ctrl-C in a terminal is for the worker, which lets the engine finish.
+            // A separate process group: Ctrl-C in a terminal goes to the worker, which lets the engine finish.
             .process_group(0)
             .kill_on_drop(true);
         let mut child = started.spawn().map_err(|error| format!("{}: {error}", command.program.display()))?;
@@ -321,12 +322,13 @@ impl Running {
         }
     }
 
-    /// Sees one piece of work through. An error means that this child is of no more use; the session knows already.
+    /// Runs one request to its end. An error means that this child cannot be used any more; the session has been
+    /// notified.
     async fn attend(&mut self, request: RequestId, assignment: Assignment) -> Result<(), EngineExit> {
         let Assignment { work, events, mut control } = assignment;
         let outcome = self.converse(request, work, &events, &mut control).await;
         if let Err(exit) = &outcome {
-            // Dead before the session hears of it: from then on the work has no more effects.
+            // The child is dead before the session is notified: from then on, the work has no more effects.
             self.kill().await;
             let _ = events.send(Event::Exited(exit.clone())).await;
         }
@@ -375,7 +377,7 @@ impl Running {
                 order = control.recv() => match order {
                     Some(Control::Cancel) => self.tell(&Order::Cancel { request }).await.map_err(NotTold::into_exit)?,
                     Some(Control::Suspend) => self.tell(&Order::Suspend { request }).await.map_err(NotTold::into_exit)?,
-                    // A dropped session is a kill.
+                    // Dropping the session kills the engine.
                     Some(Control::Kill) | None => return Err(EngineExit::Killed),
                 },
                 () = sleep_until(silent_until) => return Err(EngineExit::Silent(limit)),
@@ -383,7 +385,7 @@ impl Running {
         }
     }
 
-    /// Sends an order; a child that takes none is as good as dead.
+    /// Sends an order; a child that does not read it is treated as dead.
     async fn tell(&mut self, order: &Order) -> Result<(), NotTold> {
         match timeout(READY_LIMIT, protocol::send(&mut self.orders, order)).await {
             Ok(Ok(())) => Ok(()),
@@ -396,7 +398,7 @@ impl Running {
         }
     }
 
-    /// How the child ended, and the last line it logged.
+    /// How the child ended, with the last line it logged.
     async fn last_words(&mut self) -> String {
         let status = match timeout(FAREWELL_LIMIT, self.child.wait()).await {
             Ok(Ok(status)) => describe(status),
@@ -419,7 +421,7 @@ impl Running {
         }
     }
 
-    /// Ends the child: in peace when it is idle and the worker stops, else at once.
+    /// Ends the child: gracefully if it is idle and the worker stops, otherwise at once.
     async fn end(mut self, in_peace: bool) {
         if in_peace {
             let _ = protocol::send(&mut self.orders, &Order::Shutdown).await;
@@ -427,14 +429,14 @@ impl Running {
         }
         self.kill().await;
         self.reading.abort();
-        // Nothing that it said is heard from here on.
+        // Its reports are not read from here on.
         let _ = self.reading.await;
     }
 }
 
 /// Why an order did not reach the child.
 enum NotTold {
-    /// The order itself is at fault; the child is as well as before.
+    /// The order itself is at fault; the child is not affected.
     TooLong(String),
     Exited(EngineExit),
 }
@@ -457,7 +459,7 @@ fn describe(status: ExitStatus) -> String {
     }
 }
 
-/// What is loaded is noted on the way, so that whoever hears the end of a request knows it already.
+/// Records the loaded models on the way, so that they are known before the end of a request is received.
 fn read_reports(
     mut output: ChildStdout,
     resident: watch::Sender<Vec<Resident>>,
@@ -472,7 +474,7 @@ fn read_reports(
                 }
                 Ok(Some(report)) => Ok(report),
                 Ok(None) => return,
-                // A child that dies in the middle of a frame has crashed; that its frame is cut is not the news.
+                // A child that dies in the middle of a frame has crashed; the truncated frame is not worth reporting.
                 Err(protocol::FrameError::Pipe(error)) => {
                     tracing::debug!(%error, "pipe to the engine broke");
                     return;

@@ -1,6 +1,6 @@
-//! Swaps on this worker: models that somebody wants loaded, or unloaded, between two jobs; and telling what is loaded.
+//! Swaps on this worker: loads and unloads models on request between two jobs, and records which models are loaded.
 //!
-//! A swap holds no lease and is not tried again: it ends with the worker, and a job loads its model by itself anyway.
+//! A swap holds no lease and is not retried: it ends with the worker, and a job loads its model by itself anyway.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -18,10 +18,10 @@ use crate::protocol::{Base, Order, Report, RequestId};
 use crate::stop::{Stop, disk};
 use crate::supervisor::{EngineExit, Event, Patience, Work};
 
-/// How long an engine may report nothing while it loads a model: a large one comes from a slow disk.
+/// How long an engine may send no report while it loads a model: a large one takes long on a slow disk.
 const LOADING: Duration = Duration::from_mins(10);
 
-/// What is asked of this worker.
+/// Swaps requested of this worker.
 #[derive(Clone)]
 pub struct Swaps {
     context: Arc<WorkerContext>,
@@ -29,7 +29,7 @@ pub struct Swaps {
     fetching: Arc<Mutex<Option<Fetching>>>,
 }
 
-/// The files of a model that is to be loaded come beside the jobs, which may take many minutes.
+/// Files of a model to be loaded are fetched while jobs run, which may take many minutes.
 struct Fetching {
     swap: SwapId,
     task: JoinHandle<Result<TempDir, String>>,
@@ -46,8 +46,8 @@ impl Swaps {
         Self { context, worker, fetching: Arc::default() }
     }
 
-    /// Carries out the oldest swap, if its files are here, or sees to it that they come: between two jobs, so one at a time. What
-    /// the database does not tell or take now is asked for again at the next call.
+    /// Carries out the oldest swap if its files are here, or starts fetching them. Called between two jobs, so one at a
+    /// time. What the database cannot read or write now is tried again at the next call.
     pub async fn carry_out(&self) {
         let told = swap::next(&self.context.pool, self.worker).await;
         let Some(work) = told.unwrap_or_else(|error| {
@@ -65,7 +65,7 @@ impl Swaps {
         };
         let done = tokio::select! {
             done = self.carry_out_one(&work, files) => done,
-            // It ends with its worker.
+            // A swap ends with its worker.
             () = self.context.draining.cancelled() => return,
         };
         let (model, action) = (&work.model.name, work.action.as_str());
@@ -73,7 +73,7 @@ impl Swaps {
             Ok(()) => tracing::info!(model, action, "swapped"),
             Err(error) => tracing::warn!(model, action, error, "not swapped"),
         }
-        // Who sees its end shall see its effect.
+        // A client that sees the end of the swap must also see its effect.
         let written = async {
             tell_resident(&self.context, self.worker).await?;
             swap::end(&self.context.pool, work.id, done.err().as_deref()).await
@@ -83,7 +83,7 @@ impl Swaps {
         }
     }
 
-    /// The files of a model that is to be loaded; `None` while they are on their way.
+    /// The files of a model to be loaded; `None` while they are being fetched.
     async fn fetched(&self, work: &SwapWork) -> Option<Result<TempDir, String>> {
         let mut ended = {
             let mut fetching = self.fetching.lock().unwrap_or_else(PoisonError::into_inner);
@@ -105,7 +105,7 @@ impl Swaps {
         Some(files.unwrap_or_else(|error| Err(format!("The model could not be fetched: {error}"))))
     }
 
-    /// An error is a sentence for people.
+    /// The error is a sentence for users.
     async fn carry_out_one(&self, work: &SwapWork, files: Result<Option<TempDir>, String>) -> Result<(), String> {
         let patience = Patience { before_first_step: LOADING, between_steps: LOADING };
         let sha256 = work.model.sha256.clone();
@@ -153,7 +153,7 @@ fn sentence(stop: Stop) -> String {
     }
 }
 
-/// Tells what the engine has loaded now.
+/// Records which models the engine has loaded now.
 pub(crate) async fn tell_resident(context: &WorkerContext, worker: WorkerId) -> domain::Result<()> {
     let resident: Vec<Resident> = {
         let told = context.engine.resident();

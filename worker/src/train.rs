@@ -1,8 +1,8 @@
-//! The way of a training: rows → pictures and base on the local disk → engine → checkpoints and adapter in storage →
-//! a new model and succeeded.
+//! Runs a training: rows → pictures and base model on the local disk → engine → checkpoints and adapter in storage → a
+//! new model and succeeded.
 //!
-//! Checkpoints are sent away while the training goes on; the next attempt, on whichever worker, continues from the
-//! highest one.
+//! Checkpoints are uploaded while the training continues; the next attempt, on any worker, continues from the latest
+//! one.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -21,7 +21,7 @@ use crate::protocol::{Base, Example, Order, Output, Report, RequestId, Train};
 use crate::stop::Stop;
 use crate::supervisor::Work;
 
-/// How long the last checkpoint of an attempt that ends early may take to be sent away.
+/// Time limit for uploading the last checkpoint of an attempt that ends early.
 const LAST_CHECKPOINT: Duration = Duration::from_secs(20);
 
 /// A checkpoint on the local disk.
@@ -30,7 +30,7 @@ struct Saved {
     step: usize,
 }
 
-/// Does the whole attempt.
+/// Runs the whole attempt.
 pub(crate) async fn run(attempt: &Attempt<'_>) -> Result<(), Stop> {
     let (context, claim) = (attempt.context, attempt.claim());
     let work = attempt.ask(|| training::load_work(&context.pool, claim)).await?;
@@ -93,8 +93,8 @@ async fn resume(attempt: &Attempt<'_>, work: &TrainingWork) -> Result<Option<Pat
     Ok(Some(path))
 }
 
-/// What the adapter's file tells about itself: ours, and the keys of the
-/// [model metadata standard](https://github.com/Stability-AI/ModelSpec) that other programs show.
+/// The metadata in the adapter's file: ours, and the keys of the [model metadata
+/// standard](https://github.com/Stability-AI/ModelSpec) that other programs show.
 fn metadata(work: &TrainingWork) -> BTreeMap<String, String> {
     let params = &work.params;
     let mut told = BTreeMap::from([
@@ -126,7 +126,7 @@ async fn teach(attempt: &Attempt<'_>, work: &TrainingWork, order: Train) -> Resu
     let (saved, mut inbox) = tokio::sync::mpsc::unbounded_channel::<Saved>();
     let sending = async {
         while let Some(mut newest) = inbox.recv().await {
-            // Only the newest is worth its way.
+            // Only the newest checkpoint is worth uploading.
             while let Ok(newer) = inbox.try_recv() {
                 remove(&std::mem::replace(&mut newest, newer).path);
             }
@@ -141,11 +141,11 @@ async fn teach(attempt: &Attempt<'_>, work: &TrainingWork, order: Train) -> Resu
     tokio::pin!(talking);
     let outcome = tokio::select! {
         outcome = &mut talking => outcome,
-        // Never first: the sender lives in the conversation.
+        // Never finishes first: the sender is owned by the conversation.
         () = &mut sending => talking.await,
     };
     match &outcome {
-        // The adapter makes checkpoints worthless; without the lease or after a cancel nobody needs them.
+        // The finished adapter makes checkpoints useless; without the lease or after a cancel nobody needs them.
         Ok(_) | Err(Stop::LeaseLost | Stop::Canceled) => {}
         Err(_) => {
             let _ = tokio::time::timeout(LAST_CHECKPOINT, sending).await;

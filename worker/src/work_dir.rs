@@ -1,7 +1,7 @@
-//! The folder for what jobs have at hand, one for each process start, and deleted when the process ends.
+//! The working folder of jobs: one for each process start, deleted when the process ends.
 //!
-//! Workers of one machine may share the parent. Each holds a lock on a file beside its folder; a folder whose lock is
-//! free was left by a process that died, and the next one to start removes it.
+//! Workers on one machine may share the parent folder. Each holds a lock on a file beside its folder; if the lock is
+//! free, the process has died, and the next one to start removes the folder.
 
 use std::fs::{self, File, TryLockError};
 use std::io;
@@ -20,13 +20,13 @@ pub(crate) struct WorkDir {
 }
 
 impl WorkDir {
-    /// Removes what dead processes left in `parent` and makes `parent/name`.
+    /// Removes what dead processes left in `parent`, and creates `parent/name`.
     pub(crate) fn open(parent: &Path, name: &str) -> Result<Self, StartError> {
         let make = || -> io::Result<Self> {
             fs::create_dir_all(parent)?;
             remove_abandoned(parent)?;
             let lock_path = parent.join(name).with_extension(LOCK);
-            // Locked before it has the name by which others know it as a lock.
+            // Locked before it gets the name by which others recognise it as a lock.
             let unnamed = parent.join(name).with_extension("new");
             let lock = File::create_new(&unnamed)?;
             lock.lock()?;
@@ -38,7 +38,7 @@ impl WorkDir {
         make().map_err(|source| StartError::WorkDir { path: parent.to_owned(), source })
     }
 
-    /// Where to work.
+    /// The path of the folder.
     pub(crate) fn path(&self) -> &Path {
         &self.folder
     }

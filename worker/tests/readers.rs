@@ -1,5 +1,5 @@
-//! The server's gate and the engine's reader on the same files: every committed list of keys, as safetensors and as GGUF, and the
-//! files that look like models that run here and are not. Both must agree on what a file is. Files of full size are sparse.
+//! Checks that the server's gate and the engine's reader agree on what a file is: every committed list of keys, as
+//! safetensors and as GGUF, and files that only look like models we run. Files of full size are sparse.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -28,7 +28,7 @@ fn list(name: &str) -> Keys {
     text.lines().map(key).collect()
 }
 
-/// The denoiser of a whole model as a file of its own.
+/// The denoiser of a whole model as a separate file.
 fn denoiser_of(keys: &Keys) -> Keys {
     let own = |(name, shape): &(String, Vec<usize>)| {
         Some((name.strip_prefix("model.diffusion_model.")?.to_owned(), shape.clone()))
@@ -36,7 +36,7 @@ fn denoiser_of(keys: &Keys) -> Keys {
     keys.iter().filter_map(own).collect()
 }
 
-/// With other sizes, where `name` is the key, or an additional key.
+/// Changes the sizes of the key `name`, or adds the key.
 fn with(mut keys: Keys, changes: &[(&str, &[usize])]) -> Keys {
     for (name, shape) in changes {
         keys.retain(|(known, _)| known != name);
@@ -57,7 +57,7 @@ fn safetensors(keys: &Keys) -> (Vec<u8>, u64) {
     ([&(text.len() as u64).to_le_bytes()[..], text.as_bytes()].concat(), at as u64)
 }
 
-/// As ComfyUI-GGUF writes it: convolutions become matrices, and their shape is noted.
+/// As ComfyUI-GGUF writes it: convolutions become matrices, and their shape is recorded.
 fn gguf(keys: &Keys) -> (Vec<u8>, u64) {
     let text = |text: &str| [&(text.len() as u64).to_le_bytes()[..], text.as_bytes()].concat();
     let (mut metadata, mut tensors, mut entries, mut at) = (Vec::new(), Vec::new(), 0_u64, 0);
@@ -81,7 +81,7 @@ fn gguf(keys: &Keys) -> (Vec<u8>, u64) {
     (all, at as u64)
 }
 
-/// What the server's gate finds in the bytes of an upload.
+/// How the server's gate classifies the bytes of an upload.
 fn server(header: &[u8], bytes: u64) -> Result<Option<Family>, String> {
     let mut sniffer = Sniffer::default();
     sniffer.push(header).unwrap();
@@ -89,12 +89,12 @@ fn server(header: &[u8], bytes: u64) -> Result<Option<Family>, String> {
     Ok(detect::denoiser(&header)?.map(|denoiser| denoiser.family))
 }
 
-/// What the engine finds in the file.
+/// How the engine classifies the file.
 fn engine(path: &Path) -> Result<Option<Family>, String> {
     SingleFile::open(path).map(|file| file.family()).map_err(|error| error.to_string())
 }
 
-/// What a file is, by the name of its list of keys; an error says a part of the sentence.
+/// The expected classification for each list of keys; an error contains part of the message.
 fn expected(name: &str) -> Result<Option<Family>, &'static str> {
     Ok(match name {
         "sd1.single" | "tiny_sd1.single" | "sd1, denoiser alone" | "inpainting" => Some(Family::Sd15),
@@ -148,7 +148,7 @@ fn server_and_engine_agree_on_what_a_file_is() {
                 (Ok(Some(family)), server, engine) => {
                     assert_eq!((server, engine), (Ok(Some(family)), Ok(Some(family))), "{what}");
                 }
-                // The engine also refuses what is no lone part either; the server may take it for an adapter.
+                // The engine also refuses a file that is not a part by itself; the server may take it for an adapter.
                 (Ok(None), server, engine) => {
                     assert_eq!(server, Ok(None), "{what}");
                     assert!(matches!(engine, Ok(None) | Err(_)), "{what}: {engine:?}");

@@ -64,7 +64,7 @@ impl Bench {
         self.engine.begin(work).await.unwrap()
     }
 
-    /// All events of one piece of work.
+    /// All events of one request.
     async fn play(&self, prompt: &str) -> Vec<Event> {
         let mut session = self.begin(prompt, 3).await;
         let mut events = Vec::new();
@@ -91,7 +91,7 @@ fn order(request: u64, prompt: String, steps: u32) -> Order {
     }))
 }
 
-/// Whether the process is there and no zombie.
+/// Whether the process exists and is not a zombie.
 fn alive(process: u32) -> bool {
     std::fs::read_to_string(format!("/proc/{process}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
 }

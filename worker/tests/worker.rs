@@ -30,14 +30,14 @@ fn main() -> ExitCode {
     if let Some(ended) = scripted::engine_if_asked() {
         return ended;
     }
-    // Silent unless RUST_LOG asks.
+    // Silent unless RUST_LOG is set.
     let silence = tracing_subscriber::filter::LevelFilter::OFF.into();
     let filter = tracing_subscriber::EnvFilter::builder().with_default_directive(silence).from_env_lossy();
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     libtest_mimic::run(&Arguments::from_args(), trials()).exit_code()
 }
 
-/// Postgres, S3 and a model, all of its own.
+/// A test bed with its own Postgres, S3 and model.
 struct Bed {
     pools: Pools,
     storage: Storage,
@@ -68,7 +68,7 @@ impl Bed {
     }
 
     fn config(&self) -> WorkerConfig {
-        // The last word distinguishes the engines of the tests in this process.
+        // The last argument distinguishes the engines of the tests in this process.
         let arguments = vec!["engine".into(), self.folder.path().into()];
         let command = EngineCommand { program: std::env::current_exe().unwrap(), arguments, environment: Vec::new() };
         let mut config = WorkerConfig::new(command, self.folder.path().join("worker"));
@@ -132,7 +132,7 @@ impl Bed {
         job::get(&Caller::anonymous(), &self.pools.api, id).await.unwrap()
     }
 
-    /// Waits until the job is as wished.
+    /// Waits until the job meets a condition.
     async fn until(&self, id: JobId, wish: &str, test: impl Fn(&Job) -> bool) -> Job {
         let began = Instant::now();
         loop {
@@ -155,7 +155,7 @@ impl Bed {
 }
 
 impl Bed {
-    /// The one live worker, once it is as wished.
+    /// The one live worker, once it meets a condition.
     async fn worker(&self, wish: &str, test: impl Fn(&domain::worker::Worker) -> bool) -> domain::worker::Worker {
         let began = Instant::now();
         loop {
@@ -171,7 +171,7 @@ impl Bed {
         }
     }
 
-    /// Asks for a swap and waits for its end.
+    /// Requests a swap and waits for its end.
     async fn swap(&self, name: &str, action: SwapAction) -> Swap {
         let model = model::get(&Caller::anonymous(), &self.pools.api, name).await.unwrap();
         swap::request(&Caller::anonymous(), &self.pools.api, &model, action, None).await.unwrap();
@@ -192,7 +192,7 @@ struct Running {
 }
 
 impl Running {
-    /// Stops the worker and says how long that took.
+    /// Stops the worker and returns how long that took.
     async fn stop(self) -> Duration {
         let began = Instant::now();
         self.shutdown.cancel();
@@ -201,7 +201,7 @@ impl Running {
     }
 }
 
-/// The files of a checkpoint that the import takes; nothing reads its weights here.
+/// The files of a checkpoint that the import accepts; nothing reads its weights here.
 fn checkpoint() -> Vec<(String, Bytes)> {
     let weights = || {
         let header = br#"{"w":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}"#;
@@ -385,7 +385,7 @@ async fn a_training_whose_engine_dies_goes_on_from_its_checkpoint() {
     worker.stop().await;
 }
 
-/// The process of the bed's engine, known by the last word of its command line.
+/// The process of the bed's engine, recognised by the last argument of its command line.
 fn engine_of(bed: &Bed) -> String {
     let word = bed.folder.path().to_str().unwrap();
     let processes = std::fs::read_dir("/proc").unwrap().flatten();
@@ -450,7 +450,7 @@ async fn an_idle_worker_starts_at_once() {
     }
     waits.sort_by(f64::total_cmp);
     println!("create to start: p50 {:.1} ms, worst {:.1} ms", waits[10], waits[19]);
-    // Far below the poll of one second: the doorbell works. The figure itself is the benchmark's.
+    // Far below the polling interval of one second: the doorbell works. The benchmark measures the exact figure.
     assert!(waits[10] < 500.0);
     worker.stop().await;
 }
@@ -460,7 +460,7 @@ async fn models_are_loaded_and_unloaded_between_two_jobs() {
     let worker = bed.work(bed.config());
     bed.worker("there", |worker| worker.resident.is_empty()).await;
 
-    // It waits for the job at hand, which goes on to its end.
+    // It waits for the current job, which runs to its end.
     let (_, job) = bed.generate("a fox", 60).await;
     bed.until(job, "running", |job| job.step > 0).await;
     let busy = bed.worker("busy", |worker| !worker.jobs.is_empty()).await;
@@ -472,12 +472,12 @@ async fn models_are_loaded_and_unloaded_between_two_jobs() {
     assert!(ended.finished_at <= unloaded.finished_at, "never in the middle of a job");
     assert_eq!(loaded(&bed.worker("idle", |_| true).await), [""; 0]);
 
-    // Without a job at hand; twice is once.
+    // Without a running job; asking twice has the same effect as once.
     for _ in 0..2 {
         assert_eq!(bed.swap("ember", SwapAction::Load).await.status, SwapStatus::Succeeded);
         assert_eq!(loaded(&bed.worker("idle", |_| true).await), ["ember"]);
     }
-    // What does not fit is told, and the rest stays.
+    // A model that does not fit is reported, and the other stays loaded.
     let different = |(path, bytes): (String, Bytes)| {
         let bytes = if path == "pyrograph.json" { Bytes::from_static(br#"{"num_inference_steps":5}"#) } else { bytes };
         (path, bytes)
@@ -488,7 +488,7 @@ async fn models_are_loaded_and_unloaded_between_two_jobs() {
     assert_eq!((failed.status, failed.error.as_deref()), (SwapStatus::Failed, Some("giant does not fit")));
     assert_eq!(loaded(&bed.worker("idle", |_| true).await), ["ember"]);
 
-    // With the engine goes what it had loaded.
+    // When the engine dies, its models are no longer loaded.
     kill(engine_of(&bed));
     bed.worker("without a model", |worker| worker.resident.is_empty()).await;
     assert_eq!(bed.swap("ember", SwapAction::Load).await.status, SwapStatus::Succeeded);
@@ -502,10 +502,10 @@ async fn models_are_loaded_and_unloaded_between_two_jobs() {
     assert_eq!(left, 0, "a stopped worker has nothing loaded");
 }
 
-/// As many as the table of kinds says, and no more.
+/// As many as the table of kinds allows, and no more.
 async fn imports_go_on_side_by_side_and_beside_pictures() {
     let bed = Bed::make().await;
-    // Accepts and never answers.
+    // Accepts connections and never answers.
     let server = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let mut config = bed.config();
     config.imports.guard = worker::Guard::new(vec!["127.0.0.0/8".parse().unwrap()]);

@@ -24,7 +24,7 @@ import asyncpg
 from fastapi import FastAPI, HTTPException, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-# The project `default`; a service of one project need not ask whose row it is, but the tables do.
+# The project `default`. With one project, the service need not check the owner of a row, but the tables require one.
 PROJECT = UUID("00000000-0000-7000-8000-000000000000")
 CREATE = """
 WITH needed AS (
@@ -237,7 +237,7 @@ def find(name, kind):
 
 
 def parse(request, model):
-    """The parameters of a request, each one checked against the model. The seed is not one of them."""
+    """The parameters of a request except the seed, each checked against the model."""
     defaults, is_flux = model["defaults"], model["family"] == "flux"
 
     def given(name):

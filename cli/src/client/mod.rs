@@ -1,5 +1,6 @@
-//! The REST client behind `generate`, `train`, `generations`, `trainings`, `models`, `datasets`, `workers` and `demo`. It
-//! knows HTTP and the types of `/v1`, and nothing of Postgres, storage or tensors: curl can do all that these commands do.
+//! The REST client behind `generate`, `train`, `generations`, `trainings`, `models`, `datasets`, `workers` and `demo`.
+//! It knows HTTP and the types of `/v1`, and nothing of Postgres, storage or tensors: curl can do all that these
+//! commands do.
 
 mod follow;
 mod problem;
@@ -99,7 +100,8 @@ impl Client {
         let mut reason = reason(error);
         if error.is_connect() {
             reason = format!(
-                "{reason}\nIs it running? Start one with `pyrograph up`, or name another with --server or PYROGRAPH_SERVER."
+                "{reason}\nIs it running? Start one with `pyrograph up`, or name another with --server or \
+                 PYROGRAPH_SERVER."
             );
         }
         Failure::Unreachable(format!("no answer from {}: {reason}", self.server))
@@ -255,7 +257,7 @@ fn is_loopback(server: &Url) -> bool {
     }
 }
 
-/// What went wrong on the way, without the URL: a presigned one is a secret for as long as it lives.
+/// The cause of a failed request, without the URL: a presigned one is a secret until it expires.
 fn reason(error: &reqwest::Error) -> String {
     let mut deepest = std::error::Error::source(error);
     while let Some(deeper) = deepest.and_then(std::error::Error::source) {

@@ -28,7 +28,7 @@ struct FieldError {
 }
 
 impl Problem {
-    /// Reads the body of a failed answer. A body that is no problem (a proxy's HTML page) leaves the status to speak.
+    /// Reads the body of a failed answer. If it is not a problem (a proxy's HTML page), only the status is used.
     pub(super) fn read(status: StatusCode, body: &[u8]) -> Self {
         let mut problem: Self = serde_json::from_slice(body).unwrap_or_default();
         if problem.title.is_empty() {
@@ -61,7 +61,8 @@ mod tests {
     #[test]
     fn names_the_fields_that_are_wrong() {
         let body = br#"{"type":"about:blank","title":"Invalid","status":422,"detail":"The request is not valid.",
-            "errors":[{"field":"width","message":"must be a multiple of 16"},{"field":"seed","message":"is negative"}]}"#;
+            "errors":[{"field":"width","message":"must be a multiple of 16"},
+                      {"field":"seed","message":"is negative"}]}"#;
         let problem = Problem::read(StatusCode::UNPROCESSABLE_ENTITY, body);
         assert_eq!(
             problem.to_string(),
@@ -71,7 +72,8 @@ mod tests {
 
     #[test]
     fn does_not_say_the_same_thing_twice() {
-        let body = br#"{"title":"Invalid","detail":"width: must be a multiple of 16","errors":[{"field":"width","message":"must be a multiple of 16"}]}"#;
+        let body = br#"{"title":"Invalid","detail":"width: must be a multiple of 16",
+            "errors":[{"field":"width","message":"must be a multiple of 16"}]}"#;
         assert_eq!(
             Problem::read(StatusCode::UNPROCESSABLE_ENTITY, body).to_string(),
             "width: must be a multiple of 16"

@@ -1,5 +1,5 @@
-//! The fields of `/v1`'s answers that the commands read. Unknown fields are ignored, so that an older client works with a newer
-//! server. `--json` prints the server's whole answer.
+//! The fields of `/v1`'s answers that the commands read. Unknown fields are ignored, so that an older client works with
+//! a newer server. `--json` prints the server's whole answer.
 
 use std::fmt;
 

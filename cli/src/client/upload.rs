@@ -1,4 +1,5 @@
-//! Uploads local files: a folder of pictures with captions, a LoRA file, a diffusers folder. Files of any size are streamed.
+//! Uploads local files: a folder of pictures with captions, a LoRA file, a diffusers folder. Files of any size are
+//! streamed.
 
 use std::path::{Path, PathBuf};
 
@@ -21,7 +22,7 @@ const CAPTION_BYTES: u64 = 64 << 10;
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Picture {
     pub path: PathBuf,
-    /// The text of `photo.txt` beside `photo.png`; empty where there is none.
+    /// The text of `photo.txt` beside `photo.png`; empty if there is none.
     pub caption: String,
 }
 
@@ -104,8 +105,8 @@ fn of_file(path: &Path, failure: Failure) -> Failure {
     }
 }
 
-/// Uploads a diffusers folder or a file as the model `name`, with further text fields (`texts`) and separate `parts`. Returns the
-/// server's answer.
+/// Uploads a diffusers folder or a file as the model `name`, with further text fields (`texts`) and separate `parts`.
+/// Returns the server's answer.
 pub(crate) async fn import_model(
     client: &Client,
     path: &Path,

@@ -140,8 +140,9 @@ impl Demo {
     async fn train(&self, client: &Client, dataset: &Dataset) -> Result<Training, Failure> {
         clear_name(client).await?;
         let request = json!({
-            "name": STYLE, "dataset": dataset.id, "model": built_in::CHECKPOINT, "trigger_word": STYLE, "steps": STEPS, "rank": RANK,
-            "learning_rate": LEARNING_RATE, "batch_size": BATCH_SIZE, "seed": TRAINING_SEED,
+            "name": STYLE, "dataset": dataset.id, "model": built_in::CHECKPOINT, "trigger_word": STYLE,
+            "steps": STEPS, "rank": RANK, "learning_rate": LEARNING_RATE, "batch_size": BATCH_SIZE,
+            "seed": TRAINING_SEED,
         });
         let created: Value = client.post("/v1/trainings", &request).await?;
         let training: Training = Client::understand(follow(client, created, &format!("training {STYLE}")).await?)?;

@@ -14,9 +14,9 @@ use crate::output::say;
 
 /// Generate pictures from a prompt
 ///
-/// Sends the request to the server, shows progress, and writes the pictures to files that carry their parameters: PNG in
-/// text chunks, JPEG and WebP in EXIF and XMP. Flags that are left out take the model's defaults. The same seed gives the
-/// same picture again. Ctrl-C cancels.
+/// Sends the request to the server, shows progress, and writes the pictures to files that carry their parameters: PNG
+/// in text chunks, JPEG and WebP in EXIF and XMP. Flags that are left out take the model's defaults. The same seed
+/// gives the same picture again. Ctrl-C cancels.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -362,7 +362,8 @@ mod tests {
             generate.request(),
             json!({
                 "prompt": "a fox", "model": "ember", "negative_prompt": "blurry", "image": "photo.jpg",
-                "mask": "mask.png", "strength": 0.5, "scheduler": "euler", "clip_skip": 1, "width": 64, "height": 96, "num_inference_steps": 12,
+                "mask": "mask.png", "strength": 0.5, "scheduler": "euler", "clip_skip": 1,
+                "width": 64, "height": 96, "num_inference_steps": 12,
                 "guidance_scale": 3.5, "true_cfg_scale": 2.0, "seed": -1, "num_images": 2, "preview_every": 3,
                 "output_format": "webp", "output_quality": 80,
                 "loras": [{ "model": "pencil", "scale": 0.5 }, { "model": "ink", "scale": 1.0 }],

@@ -1,4 +1,5 @@
-//! `pyrograph jobs`: jobs of every kind, requested by any client. Fields that only one kind has are shown by its own command.
+//! `pyrograph jobs`: jobs of every kind, requested by any client. Fields that only one kind has are shown by its own
+//! command.
 
 use clap::{Args, Subcommand};
 use serde_json::Value;

@@ -1,5 +1,6 @@
-//! One file per command: its flags, its help, what it does. Client commands (`generate`, `train`, `jobs`, `generations`,
-//! `trainings`, `models`, `datasets`, `workers`, `demo`) reach the product only through the REST API; the others run a part of the product in this process.
+//! One file per command: its flags, its help, and its implementation. Client commands (`generate`, `train`, `jobs`,
+//! `generations`, `trainings`, `models`, `datasets`, `workers`, `demo`) reach the product only through the REST API;
+//! the others run a part of the product in this process.
 
 pub(crate) mod datasets;
 pub(crate) mod demo;
@@ -23,15 +24,15 @@ pub(crate) mod workers;
 use crate::failure::Failure;
 use crate::output::say;
 
-/// What a command needs to say: nothing more than how it ended.
+/// The result of a command: nothing more than how it ended.
 pub(crate) type Outcome = Result<(), Failure>;
 
-/// Prints `value` on stdout, the way `--json` promises.
+/// Prints `value` as JSON on stdout, for `--json`.
 pub(crate) fn print_json(value: &serde_json::Value) -> Outcome {
     say!("{value:#}")
 }
 
-/// Reads a number as a flag's value. JSON knows no other than finite ones.
+/// Parses a flag's number. JSON allows only finite ones.
 pub(crate) fn finite(text: &str) -> Result<f64, String> {
     text.parse()
         .ok()

@@ -60,9 +60,9 @@ enum Action {
 
 /// Import a model from this machine, from a URL or from the Hugging Face Hub
 ///
-/// Uploads a file or folder of this machine. A URL or a repository is downloaded by a worker, as a job that resumes after
-/// interruptions; Ctrl-C cancels it. Accepts safetensors, and GGUF for a denoiser. A file with only a denoiser needs its
-/// text encoders and VAE too. Either all of them are on this machine, or none.
+/// Uploads a file or folder of this machine. A URL or a repository is downloaded by a worker, as a job that resumes
+/// after interruptions; Ctrl-C cancels it. Accepts safetensors, and GGUF for a denoiser. A file with only a denoiser
+/// needs its text encoders and VAE too. Either all of them are on this machine, or none.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:

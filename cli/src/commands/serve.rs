@@ -35,7 +35,9 @@ impl Serve {
         tracing::info!("serving http://{}", server.address);
         tokio::select! {
             () = stop.cancelled() => {}
-            () = server.ended() => return Err(Failure::Failed(anyhow::anyhow!("the API stopped unexpectedly; see the log"))),
+            () = server.ended() => {
+                return Err(Failure::Failed(anyhow::anyhow!("the API stopped unexpectedly; see the log")));
+            }
         }
         server.stop().await;
         Ok(())

@@ -169,8 +169,9 @@ mod tests {
         assert_eq!(
             line.train.request("d1"),
             json!({
-                "name": "pencil", "dataset": "d1", "model": "ember", "trigger_word": "tok", "steps": 20, "rank": 4, "alpha": 8.0,
-                "learning_rate": 5e-4, "batch_size": 2, "resolution": 64, "seed": 3,
+                "name": "pencil", "dataset": "d1", "model": "ember", "trigger_word": "tok",
+                "steps": 20, "rank": 4, "alpha": 8.0, "learning_rate": 5e-4, "batch_size": 2,
+                "resolution": 64, "seed": 3,
             })
         );
     }

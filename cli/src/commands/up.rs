@@ -34,7 +34,7 @@ impl Up {
     pub(crate) async fn run(self) -> Outcome {
         let folder = self.data_dir.clone();
         let stop = signal::stop_token(move || installation::quit(&folder));
-        // Ctrl-C during the start is handled below, so that what was started is stopped in order too.
+        // Ctrl-C during the start is handled below, so that services already started are stopped in order too.
         let mut platform = Platform::start(&self.data_dir, self.bind, &self.engine, SERVER_LOG).await?;
         if let Err(failure) = announce(&platform) {
             platform.stop().await?;

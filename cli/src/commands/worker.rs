@@ -20,8 +20,8 @@ use crate::{services, signal};
 /// Run a worker
 ///
 /// Leases jobs and runs them in a child process that owns the device. Start one worker per device, on any machine that
-/// reaches the database and the bucket. Ctrl-C or SIGTERM returns the running job to the queue; the job of a killed worker
-/// is claimed by another within 40 s.
+/// reaches the database and the bucket. Ctrl-C or SIGTERM returns the running job to the queue; the job of a killed
+/// worker is claimed by another within 40 s.
 #[derive(Debug, Args)]
 pub(crate) struct Worker {
     /// Kinds of jobs to run

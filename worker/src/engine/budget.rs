@@ -1,5 +1,6 @@
-//! Whether a request fits into the memory that this engine may use, before anything is loaded for it, and how wide weights can
-//! be. What a request takes is estimated by `diffusion`; what is in memory already is the matter of [`super::models`].
+//! Decides, before anything is loaded, whether a request fits into the memory that this engine may use, and at which
+//! precision weights can be stored. `diffusion` estimates what a request takes; [`super::models`] knows what is already
+//! in memory.
 
 use std::fmt;
 use std::str::FromStr;
@@ -9,29 +10,29 @@ use diffusion::device::DType;
 use diffusion::pipelines::{Footprint, Needs};
 use diffusion::{Error, LoadOptions, PictureRequest, WeightStorage};
 
-/// Sides of pictures of every family are multiples of so many pixels, or of fewer.
+/// In every family, the sides of pictures are multiples of this many pixels, or of a smaller number.
 const GRID: usize = 16;
-/// A smaller picture that would fit is looked for at each so many parts of the size.
+/// To find a smaller picture that would fit, sizes are tried in steps of 1 / `SCALES`.
 const SCALES: usize = 16;
 
 /// How the weights of denoisers are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum WeightChoice {
-    /// For each request as wide as the memory allows.
+    /// Choose the highest precision that fits, for each request.
     #[default]
     Auto,
     /// Store the weights in this format; refuse a request for which they do not fit.
     Always(WeightStorage),
 }
 
-/// Bytes of the device's memory that may be used, and how.
+/// How many bytes of the device's memory may be used, and how.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Budget {
     pub bytes: u64,
     pub weights: WeightChoice,
 }
 
-/// A model that is asked for pictures.
+/// A model from which pictures are requested.
 pub(super) struct Demand<'a> {
     pub footprint: &'a Footprint,
     pub request: &'a PictureRequest,
@@ -41,8 +42,9 @@ pub(super) struct Demand<'a> {
 }
 
 impl Budget {
-    /// The widest weights with which the request fits, and text encoders that stay if there is room; the same for the same
-    /// request, whatever is in memory. Refused with the estimate, and with what would fit instead.
+    /// The highest precision of weights at which the request fits; text encoders stay loaded if there is room. The
+    /// answer for a request does not depend on what is in memory. A refusal states the estimate and what would fit
+    /// instead.
     pub(super) fn plan(&self, demand: &Demand) -> diffusion::Result<(LoadOptions, Needs)> {
         let allowed: &[WeightStorage] = match &self.weights {
             WeightChoice::Auto => &WeightStorage::ALL,
@@ -54,14 +56,16 @@ impl Budget {
         }
     }
 
-    /// Refuses a training whose weights alone, which are full, do not fit; `least` is what they take on a card.
+    /// Refuses a training whose weights, always at full precision, do not fit by themselves; `least` is what they take
+    /// on a card.
     pub(super) fn check_training(&self, weights: u64, least: u64) -> diffusion::Result<()> {
         if weights <= self.bytes {
             return Ok(());
         }
         let (weights, allowed) = (ByteSize(weights), ByteSize(self.bytes));
         let reason = format!(
-            "a training on this model takes more than {weights} of memory, and the engine may use {allowed} (--vram-budget)"
+            "a training on this model takes more than {weights} of memory, and the engine may use {allowed} \
+             (--vram-budget)"
         );
         Err(Error::Memory { needed: least, reason })
     }
@@ -118,7 +122,7 @@ impl Budget {
             ByteSize(needs.weights),
             ByteSize(self.bytes)
         );
-        // Whatever device and setting another worker has: the narrowest weights, as a card computes.
+        // The minimum on any device and setting: the narrowest weights, with a card's compute type.
         let least = LoadOptions { weights: WeightStorage::Int4, keep_text_encoders: false };
         let least = demand.footprint.needs(demand.request, least, DType::BF16, demand.adapters);
         Error::Memory { needed: least.total(), reason }
@@ -151,7 +155,7 @@ mod tests {
 
     use super::*;
 
-    /// The built-in model: 2 560 blocks' values and more, enough that storages differ.
+    /// The built-in model, with blocks of 2,560 values and more, so that storage formats differ in size.
     fn footprint() -> Footprint {
         Footprint::read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/ember")).unwrap()
     }

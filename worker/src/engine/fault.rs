@@ -1,17 +1,17 @@
-//! Failures on purpose, so that the tests can break an engine at a chosen step of a real job.
+//! Deliberate failures, so that tests can break an engine at a chosen step of a real job.
 //!
-//! Only the hidden `engine` command reads this from its environment (`PYROGRAPH_ENGINE_FAULT`); nothing else in the
-//! product can switch it on.
+//! Only the hidden `engine` command reads them from its environment (`PYROGRAPH_ENGINE_FAULT`); nothing else in the
+//! product can enable them.
 
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-/// What shall go wrong, parsed from `abort_at_step=3,once_file=/tmp/fired`.
+/// A failure, parsed from `abort_at_step=3,once_file=/tmp/fired`.
 ///
-/// Words: `abort_at_step=N` (dies by a signal), `exit_at_step=N` (ends with code 70, as after a sticky device error),
-/// `panic_at_step=N`, `hang_at_step=N` (never reports again), `step_delay_ms=N` (every step takes that much longer),
-/// `once_file=PATH` (the failure happens only while that file does not exist; happening creates it).
+/// Words: `abort_at_step=N` (dies by a signal), `exit_at_step=N` (exits with code 70, as after a sticky device error),
+/// `panic_at_step=N`, `hang_at_step=N` (sends no more reports), `step_delay_ms=N` (delays every step), `once_file=PATH`
+/// (the failure happens only while that file does not exist, and creates it).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Fault {
     failure: Option<(Failure, usize)>,
@@ -50,7 +50,7 @@ impl FromStr for Fault {
 }
 
 impl Fault {
-    /// Called when a step is done; returns unless the failure is due.
+    /// Called after each step; returns unless the failure is due.
     pub(super) fn at_step(&self, step: usize) {
         std::thread::sleep(self.step_delay);
         let Some((failure, due)) = self.failure else { return };

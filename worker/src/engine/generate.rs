@@ -11,13 +11,13 @@ use super::preview::Previews;
 use super::{End, EngineSession, Signal};
 use crate::protocol::{Generate, Output, Report};
 
-/// Runs the pipeline, reporting every step and at the end every picture.
+/// Runs the pipeline; reports every step, and each picture at the end.
 pub(super) fn run(models: &mut Models, order: &Generate, session: &EngineSession) -> diffusion::Result<End> {
     let request = order.request;
     if session.signal(request) != Signal::GoOn {
         return Ok(End::Canceled);
     }
-    // Before the model is taken from the cache: a picture that cannot be read costs no model.
+    // Before the model is taken from the cache: a picture that cannot be read must not cost a loaded model.
     let pictures = PictureRequest::read(&order.params, order.seed)?;
     let (resident, warnings) = models.pipeline(&order.base, &order.loras, &pictures)?;
     session.tell_resident(models.list(Some((&order.base, &resident))));
@@ -42,7 +42,7 @@ pub(super) fn run(models: &mut Models, order: &Generate, session: &EngineSession
         }
         match session.signal(request) {
             Signal::Cancel => ControlFlow::Break(()),
-            // A picture is soon done: a worker that drains waits for it.
+            // A picture is finished soon: a draining worker waits for it.
             Signal::GoOn | Signal::Suspend => ControlFlow::Continue(()),
         }
     });
@@ -50,7 +50,7 @@ pub(super) fn run(models: &mut Models, order: &Generate, session: &EngineSession
     models.keep(&order.base, resident);
     let (format, quality) = (order.params.output_format, order.params.output_quality);
     for (position, picture) in images?.into_iter().enumerate() {
-        // Seeds are non-negative 64-bit integers, and 0 follows the largest.
+        // Seeds are non-negative 64-bit integers; the largest is followed by 0.
         let seed = order.seed.wrapping_add(position as u64) & i64::MAX as u64;
         let path = order.output_dir.join(format!("{position}.{}", format.extension()));
         let (width, height) = picture.dimensions();

@@ -1,13 +1,13 @@
-//! How much memory this machine and its cards have: what an engine may use unless it is told.
+//! How much memory this machine and its cards have: the default limit of an engine.
 
 use std::process::{Command, Stdio};
 
-/// Eight tenths of the machine's memory, or nine of the smallest card's; none where a card does not tell.
+/// 80% of the machine's memory, or 90% of the smallest card's; `None` if a card does not report its memory.
 pub(super) fn usual(is_gpu: bool) -> Option<u64> {
     if is_gpu { Some(smallest_card()? / 10 * 9) } else { Some(of_this_machine() / 10 * 8) }
 }
 
-/// What the kernel tells, or less where the process group may not have all of it.
+/// The memory that the kernel reports, or less if the control group has a lower limit.
 fn of_this_machine() -> u64 {
     const UNKNOWN: u64 = 8 << 30;
     let machine = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| {
@@ -20,14 +20,14 @@ fn of_this_machine() -> u64 {
     machine.unwrap_or(UNKNOWN).min(group.unwrap_or(u64::MAX))
 }
 
-/// By the driver's own tool, which numbers cards otherwise than CUDA does; so the smallest counts.
+/// From the driver's own tool, which may number cards in another order than CUDA; so the smallest card counts.
 fn smallest_card() -> Option<u64> {
     let mut tool = Command::new("nvidia-smi");
     tool.args(["--query-gpu=memory.total", "--format=csv,noheader,nounits"]).stdin(Stdio::null());
     smallest(&String::from_utf8(tool.output().ok()?.stdout).ok()?)
 }
 
-/// Of lines with mebibytes.
+/// Parses lines with mebibytes.
 fn smallest(lines: &str) -> Option<u64> {
     lines.lines().filter_map(|line| line.trim().parse::<u64>().ok()).min().map(|mebibytes| mebibytes << 20)
 }

@@ -1,8 +1,8 @@
 //! The engine: a child process that owns the device and runs the models, one request after another.
 //!
-//! It knows files on the local disk and the messages of [`crate::protocol`]; no database, storage or job. One thread
-//! (the caller's) owns the device; a second one reads stdin, so that a cancel is seen while the device is busy. When
-//! stdin closes the process ends at once, in the middle of a step if need be: an engine never outlives its worker.
+//! It knows files on the local disk and the messages of [`crate::protocol`], but no database, storage or jobs. One
+//! thread (the caller's) owns the device; a second one reads stdin, so that a cancel is seen while the device is busy.
+//! When stdin closes, the process exits at once, even in the middle of a step: an engine never outlives its worker.
 
 mod budget;
 mod fault;
@@ -34,22 +34,22 @@ pub use self::fault::Fault;
 use self::models::Models;
 use crate::protocol::{self, FailureClass, Order, PROTOCOL_VERSION, Report, RequestId, Resident};
 
-/// The exit code of an engine whose device cannot be trusted any more; a fresh process is the only cure for a sticky
-/// CUDA error.
+/// The exit code of an engine whose device can no longer be trusted. A sticky CUDA error can only be cleared by a new
+/// process.
 pub const EXIT_BROKEN_DEVICE: u8 = 70;
 
 /// How an engine is started.
 #[derive(Debug, Clone)]
 pub struct EngineConfig {
-    /// The wished device.
+    /// The requested device.
     pub device: DeviceChoice,
     /// Folder where compiled kernels are kept for the next engine.
     pub kernels: Option<PathBuf>,
-    /// Bytes of the device's memory that may be used, for weights and for work; `None` takes most of what there is.
+    /// Limit on the device's memory in bytes, for weights and activations; `None` takes most of what there is.
     pub vram_budget: Option<u64>,
     /// How the weights of denoisers are stored.
     pub weights: WeightChoice,
-    /// A failure to stage, for tests.
+    /// A failure to inject, for tests.
     pub fault: Option<Fault>,
 }
 
@@ -68,14 +68,14 @@ pub fn run(config: EngineConfig) -> ExitCode {
     }
 }
 
-/// Takes stdout for the protocol alone: whatever a library prints from now on goes to stderr.
+/// Reserves stdout for the protocol: anything that a library prints from now on goes to stderr.
 fn stdout_for_reports() -> std::io::Result<File> {
     let output = rustix::io::dup(std::io::stdout())?;
     rustix::stdio::dup2_stdout(std::io::stderr())?;
     Ok(File::from(output))
 }
 
-/// Without exit handlers: those of a GPU driver wait for kernels that nobody needs any more.
+/// Skips exit handlers: those of a GPU driver wait for kernels whose results nobody needs any more.
 fn end_at_once() {
     let killed = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
     if killed.is_err() {
@@ -83,7 +83,7 @@ fn end_at_once() {
     }
 }
 
-/// Serves one pair of pipes; `orphaned` is called on the reading thread when the worker is gone.
+/// Serves one pair of pipes. `orphaned` is called on the reading thread when the worker is gone.
 fn serve(
     input: impl Read + Send + 'static,
     output: impl Write + Send + 'static,
@@ -156,14 +156,14 @@ fn ready(device: &OpenDevice, vram_budget: Option<u64>) -> Report {
     Report::Ready { version: PROTOCOL_VERSION, device, why, vram_budget }
 }
 
-/// How a request ended when it did not fail.
+/// How a request ended if it did not fail.
 enum End {
     Done,
     Canceled,
     Suspended,
 }
 
-/// What the worker wishes of the request at hand, looked up between two steps.
+/// What the worker wants from the current request, checked between two steps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Signal {
     GoOn,
@@ -171,13 +171,13 @@ enum Signal {
     Suspend,
 }
 
-/// The engine's side of the conversation: reports out, wishes in, and the staged fault.
+/// The engine's side of the conversation: outgoing reports, incoming stop requests, and the injected fault.
 struct EngineSession {
     output: Mutex<Box<dyn Write + Send>>,
     /// The last request to cancel and to suspend; request numbers start at 1.
     canceled: AtomicU64,
     suspended: AtomicU64,
-    /// What the worker was told last.
+    /// The loaded models as last reported to the worker.
     resident: Mutex<Vec<Resident>>,
     fault: Fault,
 }
@@ -193,7 +193,7 @@ impl EngineSession {
         }
     }
 
-    /// Passes orders on until the pipe ends. Cancel and suspend take effect here, past the queue.
+    /// Forwards orders until the pipe closes. Cancel and suspend take effect here and bypass the queue.
     fn read_orders(&self, mut input: impl Read, orders: &mpsc::Sender<Order>) {
         loop {
             match protocol::read::<Order>(&mut input) {
@@ -216,7 +216,8 @@ impl EngineSession {
         }
     }
 
-    /// Tells the worker. A worker that does not listen is gone; the reading thread notices and ends the process.
+    /// Sends a report to the worker. If that fails, the worker is gone; the reading thread notices and ends the
+    /// process.
     fn report(&self, report: &Report) {
         let mut output = self.output.lock().unwrap_or_else(PoisonError::into_inner);
         if let Err(error) = protocol::write(&mut *output, report) {
@@ -224,7 +225,7 @@ impl EngineSession {
         }
     }
 
-    /// Tells what is loaded, if that is news.
+    /// Reports the loaded models if they have changed.
     fn tell_resident(&self, models: Vec<Resident>) {
         let mut told = self.resident.lock().unwrap_or_else(PoisonError::into_inner);
         if *told != models {
@@ -243,7 +244,7 @@ impl EngineSession {
         }
     }
 
-    /// Does one request and reports how it ended. Returns true when the device must not be used any more.
+    /// Runs one request and reports how it ended. Returns true if the device must not be used any more.
     fn attend(
         &self,
         request: RequestId,
@@ -251,7 +252,7 @@ impl EngineSession {
         work: impl FnOnce(&mut Models) -> diffusion::Result<End>,
     ) -> bool {
         self.report(&Report::Loading { request });
-        // A panic in model code must not take the conversation with it. What it may have left half way is dropped.
+        // A panic in model code must not end the conversation. Anything that it left half-done is dropped.
         let outcome = catch_unwind(AssertUnwindSafe(|| work(&mut *models)));
         let (report, panicked) = match outcome {
             Ok(Ok(End::Done)) => (Report::Done { request }, false),
@@ -271,7 +272,7 @@ impl EngineSession {
                 (Report::Failed { request, class: FailureClass::Internal, message, memory: None }, true)
             }
         };
-        // Before the last word: the worker chooses its next job by what is loaded.
+        // Before the final report: the worker chooses its next job by the loaded models.
         self.tell_resident(models.list(None));
         self.report(&report);
         panicked && is_gpu(models.device())
@@ -283,11 +284,11 @@ fn is_gpu(device: &OpenDevice) -> bool {
     !device.name.to_ascii_lowercase().contains("cpu")
 }
 
-/// Whose fault an error is.
+/// Which class of failure an error belongs to.
 pub(crate) fn class(error: &diffusion::Error) -> FailureClass {
     use diffusion::Error;
     match error {
-        // Another try on this machine would find the same memory.
+        // A retry on this machine would find the same memory.
         Error::Memory { .. }
         | Error::Malformed { .. }
         | Error::Weights { .. }

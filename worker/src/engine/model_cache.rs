@@ -24,8 +24,8 @@ impl ModelCache {
         Self { limit, entries: Vec::new() }
     }
 
-    /// Removes an entry and returns its value; `None` if there is no entry with this key and type. The borrow of a value
-    /// must not keep the cache from making room, so a user takes an entry and [`put`](Self::put)s it back.
+    /// Removes an entry and returns its value; `None` if there is no entry with this key and type. The borrow of a
+    /// value must not keep the cache from making room, so a user takes an entry and [`put`](Self::put)s it back.
     pub(super) fn take<T: Any>(&mut self, key: &str) -> Option<T> {
         let place = self.entries.iter().position(|entry| entry.key == key && entry.value.is::<T>())?;
         self.entries.remove(place).value.downcast().ok().map(|value| *value)

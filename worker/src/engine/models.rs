@@ -1,8 +1,8 @@
-//! The models this engine has in memory.
+//! The models that this engine has in memory.
 //!
-//! A pipeline stays loaded under its checkpoint's digest, so that the next request starts at once; adapters are
-//! attached to the resident pipeline and replaced without reading the base again. Which one has to go when memory is
-//! short is decided by [`super::model_cache`].
+//! A pipeline stays loaded under its checkpoint's digest, so that the next request starts at once. Adapters are
+//! attached to the loaded pipeline and replaced without reading the base model again. [`super::model_cache`] decides
+//! which pipeline is dropped when memory is short.
 
 use std::collections::HashMap;
 
@@ -20,9 +20,9 @@ pub(super) struct Models {
     device: OpenDevice,
     budget: Budget,
     resident: ModelCache,
-    /// By digest of the model.
+    /// By the model's digest.
     footprints: HashMap<String, Footprint>,
-    /// Bytes of adapters that were opened before, by digest.
+    /// Bytes of the adapters that were opened before, by digest.
     adapters: HashMap<String, u64>,
 }
 
@@ -33,26 +33,26 @@ pub(super) struct Resident {
     warnings: Vec<String>,
     weights: WeightStorage,
     keep_text_encoders: bool,
-    /// Of the weights, and of the adapters.
+    /// Bytes of the weights and of the adapters.
     bytes: [u64; 2],
 }
 
 impl Models {
-    /// Nothing loaded yet.
+    /// With nothing loaded yet.
     pub(super) fn new(device: OpenDevice, budget: Budget) -> Self {
-        // Where nobody knows how much there is, only the model at hand stays.
+        // If the amount of memory is unknown, only the current model stays loaded.
         let limit = if budget.bytes == u64::MAX { 0 } else { budget.bytes };
         Self { device, budget, resident: ModelCache::new(limit), footprints: HashMap::new(), adapters: HashMap::new() }
     }
 
-    /// The device everything runs on.
+    /// The device that everything runs on.
     pub(super) fn device(&self) -> &OpenDevice {
         &self.device
     }
 
-    /// Hands out the pipeline of `base` with exactly `loras` attached, for `request` and within the budget, and what the user
-    /// should know about the match. Give it back with [`keep`](Self::keep); a pipeline that a panic left half way is simply not
-    /// given back. A request that does not fit is refused before anything is loaded or dropped for it.
+    /// Returns the pipeline of `base` with exactly `loras` attached, for `request` and within the budget, together with
+    /// notes for the user about how the adapters match. Give the pipeline back with [`keep`](Self::keep); after a panic
+    /// it is simply not given back. A request that does not fit is refused before anything is loaded or dropped for it.
     pub(super) fn pipeline(
         &mut self,
         base: &Base,
@@ -66,7 +66,7 @@ impl Models {
         let (options, needs) = self.budget.plan(&demand)?;
         let resident = self.resident.take::<Resident>(&base.sha256);
         let resident = resident.filter(|resident| resident.weights == options.weights);
-        // What is left is other models', whose place may be needed.
+        // The remaining entries are other models, whose space may be needed.
         self.drop_for(needs.total());
         let mut resident = match resident {
             Some(resident) => resident,
@@ -82,7 +82,7 @@ impl Models {
                     (resident.attached, resident.warnings, resident.bytes[1]) = (wanted, warnings, bytes);
                 }
                 Err(error) => {
-                    // An adapter that does not fit is no reason to load the base again.
+                    // An adapter that does not fit is no reason to load the base model again.
                     if resident.pipeline.attach(&[]).is_ok() {
                         (resident.attached, resident.warnings, resident.bytes[1]) = (Vec::new(), Vec::new(), 0);
                         self.keep(base, resident);
@@ -106,19 +106,19 @@ impl Models {
     /// Keeps a pipeline for the next request.
     pub(super) fn keep(&mut self, base: &Base, resident: Resident) {
         let mut resident = resident;
-        // A request that failed may have left encoders where there is no room for them.
+        // A failed request may have left encoders loaded without room for them.
         resident.pipeline.keep_text_encoders(resident.keep_text_encoders);
         self.resident.put(base.sha256.clone(), resident.bytes.iter().sum(), resident);
     }
 
-    /// What is loaded: all that is kept, and the pipeline that was handed out.
+    /// The loaded models: everything that is kept, and the pipeline in use.
     pub(super) fn list(&self, handed_out: Option<(&Base, &Resident)>) -> Vec<protocol::Resident> {
         let handed_out = handed_out.map(|(base, resident)| (base.sha256.as_str(), resident.bytes.iter().sum()));
         let all = self.resident.list().chain(handed_out);
         all.map(|(sha256, bytes)| protocol::Resident { sha256: sha256.to_owned(), bytes }).collect()
     }
 
-    /// Forgets a model.
+    /// Drops a model.
     pub(super) fn unload(&mut self, sha256: &str) {
         if self.resident.discard(sha256) {
             tracing::info!(sha256, "model unloaded");
@@ -136,7 +136,7 @@ impl Models {
         Ok(())
     }
 
-    /// Forgets everything, after a defect that may have left a model or the device in a strange state.
+    /// Drops everything, after a defect that may have left a model or the device in an undefined state.
     pub(super) fn clear(&mut self) {
         self.resident.clear();
     }
@@ -150,7 +150,7 @@ impl Models {
         Ok(footprint)
     }
 
-    /// What adapters take once they hang on a model.
+    /// The memory that adapters take once they are attached to a model.
     fn adapter_bytes(&mut self, loras: &[Adapter]) -> diffusion::Result<u64> {
         let dtype = weight_dtype(&self.device.device);
         let mut sum = 0;
@@ -190,13 +190,13 @@ impl Models {
 }
 
 impl Resident {
-    /// How the weights of its denoiser are stored.
+    /// The format in which the weights of its denoiser are stored.
     pub(super) fn weights(&self) -> WeightStorage {
         self.weights
     }
 }
 
-/// Bytes that hang on the pipeline now, and what the user should know.
+/// Bytes of the adapters now attached to the pipeline, and notes for the user.
 fn attach(pipeline: &mut Pipeline, loras: &[Adapter]) -> diffusion::Result<(u64, Vec<String>)> {
     let files = loras.iter().map(|lora| LoraFile::open(&lora.path)).collect::<diffusion::Result<Vec<_>>>()?;
     let scaled: Vec<_> = files.iter().zip(loras).map(|(file, lora)| (file, lora.scale)).collect();
@@ -210,7 +210,7 @@ fn attach(pipeline: &mut Pipeline, loras: &[Adapter]) -> diffusion::Result<(u64,
     Ok((bytes, warnings.collect()))
 }
 
-/// A sentence about an adapter of which only a part fits.
+/// A note about an adapter that fits only in part.
 fn partial_match(name: &str, matched: usize, unmatched: &[String]) -> String {
     const SHOWN: usize = 3;
     let more = unmatched.len().saturating_sub(SHOWN);

@@ -1,5 +1,5 @@
-//! Previews of the pictures that are being made, as JPEG files. They are a courtesy: one that cannot be made is a warning, and the
-//! pictures go on.
+//! Previews of pictures in progress, as JPEG files. They are optional: if one cannot be made, there is a warning and
+//! the request continues.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -10,11 +10,12 @@ use image::codecs::jpeg::JpegEncoder;
 use super::EngineSession;
 use crate::protocol::{Generate, Report};
 
-/// No second preview within this time: nobody sees more, and small models would make little else.
+/// Minimum time between two previews: viewers would not notice more, and small models would spend most of their time on
+/// them.
 const DISTANCE: Duration = Duration::from_millis(200);
-/// Nor within so many times what the last one took: the pictures are what is waited for.
+/// Minimum time between two previews, as a multiple of the time that the last one took: the pictures come first.
 const SHARE: u32 = 9;
-/// Of JPEG, 1 to 100.
+/// JPEG quality, 1 to 100.
 const QUALITY: u8 = 80;
 
 /// The previews of one request.
@@ -23,16 +24,16 @@ pub(super) struct Previews<'a> {
     order: &'a Generate,
     session: &'a EngineSession,
     every: usize,
-    /// No preview before this instant.
+    /// No preview is made before this instant.
     not_before: Option<Instant>,
     /// The last file.
     shown: Option<PathBuf>,
-    /// Whether one could not be made; then there are no more.
+    /// Whether a preview failed; then no more are made.
     broken: bool,
 }
 
 impl<'a> Previews<'a> {
-    /// Nothing if the request wants none, or if none can be made.
+    /// `None` if the request wants no previews or none can be made.
     pub(super) fn prepare(pipeline: &Pipeline, order: &'a Generate, session: &'a EngineSession) -> Option<Self> {
         let every = order.params.preview_every? as usize;
         let previewer = pipeline.previewer(order.vae_approx.as_deref()).or_else(|error| {
@@ -53,7 +54,7 @@ impl<'a> Previews<'a> {
         }
     }
 
-    /// After each step.
+    /// Called after each step.
     pub(super) fn step(&mut self, progress: &Progress<'_>) {
         let began = Instant::now();
         let due = progress.step.is_multiple_of(self.every) && self.not_before.is_none_or(|instant| began >= instant);
@@ -77,7 +78,7 @@ impl<'a> Previews<'a> {
             .map_err(|error| diffusion::Error::Invalid(format!("it could not be written as JPEG: {error}")))?;
         std::fs::write(&path, jpeg).map_err(diffusion::Error::file(&path))?;
         if let Some(before) = self.shown.replace(path.clone()) {
-            // A worker that has not read it by now will rather have the new one.
+            // A worker that has not read it by now prefers the new one.
             let _ = std::fs::remove_file(before);
         }
         let (width, height) = picture.dimensions();

@@ -1,4 +1,4 @@
-//! The engine over a pair of pipes, with the tiny random FLUX model of `diffusion`'s reference tests.
+//! Runs the engine over a pair of pipes, with the tiny random FLUX model of `diffusion`'s reference tests.
 
 use std::io::{PipeReader, PipeWriter};
 use std::path::{Path, PathBuf};
@@ -17,7 +17,7 @@ struct Bench {
     serving: JoinHandle<ExitCode>,
     folder: tempfile::TempDir,
     requests: u64,
-    /// What the engine told last.
+    /// The loaded models that the engine last reported.
     resident: Vec<Resident>,
 }
 
@@ -30,7 +30,7 @@ impl Bench {
         Self::within(1 << 30, WeightChoice::Auto, fault)
     }
 
-    /// With this budget.
+    /// An engine with this budget.
     fn within(bytes: u64, weights: WeightChoice, fault: &str) -> Self {
         let (input, orders) = std::io::pipe().unwrap();
         let (reports, output) = std::io::pipe().unwrap();
@@ -62,7 +62,7 @@ impl Bench {
         }
     }
 
-    /// All reports of a request; `at_step` may order something when a step is told.
+    /// All reports of a request; `at_step` may send an order when a step is reported.
     fn follow(&mut self, request: RequestId, at_step: impl Fn(usize) -> Option<Order>) -> Vec<Report> {
         let mut heard = Vec::new();
         loop {
@@ -167,14 +167,14 @@ fn adapter(path: &Path, scale: f64) -> Adapter {
     Adapter { path: path.into(), name: "ink".into(), sha256: hex::encode(path.to_str().unwrap()), scale }
 }
 
-/// The file of the adapter that a training ended with.
+/// The adapter file that a training wrote at its end.
 fn trained(reports: &[Report]) -> &Path {
     let [.., Report::Output { output, .. }, Report::Done { .. }] = reports else { panic!("{reports:?}") };
     assert_eq!(output.kind, OutputKind::Adapter);
     &output.path
 }
 
-/// The pixels of a PNG, whatever its text chunks say.
+/// The pixels of a PNG, without its text chunks.
 fn pixels(png: &[u8]) -> Vec<u8> {
     let mut reader = png::Decoder::new(std::io::Cursor::new(png)).read_info().unwrap();
     let mut pixels = vec![0; reader.output_buffer_size().unwrap()];
@@ -274,7 +274,7 @@ fn models_come_and_go_and_the_worker_is_told() {
         order(&mut bench, &unload(base()));
         assert!(bench.resident.is_empty());
     }
-    // A job finds it by itself.
+    // A job finds the model loaded.
     bench.pictures(&[]);
     assert_eq!(names(&bench), ["aa"]);
     let nowhere = Base { folder: "/nowhere".into(), sha256: "cc".repeat(32), ..base() };
@@ -373,7 +373,7 @@ fn what_cannot_fit_is_refused_before_it_starts() {
     bench.pictures(&[]);
 }
 
-/// ember, whose blocks are wide enough to be packed.
+/// The model `ember`, whose blocks are wide enough to be packed.
 #[test]
 fn packed_weights_make_their_own_pictures_and_say_so() {
     let picture = |choice: &str| {

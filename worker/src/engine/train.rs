@@ -1,4 +1,4 @@
-//! Trains one adapter, reporting every step and leaving checkpoints from which another attempt can go on.
+//! Trains one adapter; reports every step and writes checkpoints from which another attempt can continue.
 
 use std::time::Instant;
 

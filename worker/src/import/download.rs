@@ -1,5 +1,5 @@
-//! Files over HTTP: each hop judged by the [`Guard`], redirects followed by hand, one file brought to the disk however often the
-//! connection is cut. Not here: what the Hub's answers mean (`hub`), or what a file must look like.
+//! Downloads files over HTTP: the [`Guard`] checks each hop, redirects are followed by hand, and a file is resumed
+//! after each broken connection. Not here: the meaning of the Hub's answers (`hub`) and the format of files.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -21,27 +21,27 @@ use super::selection::is_weights;
 use crate::config::HubToken;
 use crate::stop::{Stop, disk};
 
-/// Most redirects of one request.
+/// Maximum number of redirects of one request.
 const REDIRECTS: usize = 4;
-/// Tries without one more byte, before the attempt fails and the job's own pauses follow.
+/// Consecutive tries without new bytes before the attempt fails and the job's own retry pauses apply.
 const TRIES: u32 = 5;
-/// Bytes after which a broken try was worth it.
+/// A broken try that brought at least this many bytes counts as progress.
 const USEFUL: u64 = 64 * 1024;
-/// Slowest server that is waited for, in bytes a second on average …
+/// Slowest accepted server, in bytes a second on average …
 const SLOWEST: u64 = 16 * 1024;
-/// … after this many seconds.
+/// … measured after this many seconds.
 const PATIENCE: u64 = 60;
-/// Pause after the first of them; it doubles.
+/// Pause after the first failed try; it doubles.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// Why something could not be had.
+/// Why a download failed.
 #[derive(Debug)]
 pub(crate) enum DownloadError {
-    /// It would be the same at another time.
+    /// Permanent: a retry would fail in the same way.
     Final(String),
-    /// It may pass.
+    /// Temporary: a retry may succeed.
     Passing(String),
-    /// A error of this machine.
+    /// An error of this machine.
     Here(Stop),
 }
 
@@ -68,38 +68,38 @@ impl From<GuardError> for DownloadError {
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Follow {
     Everywhere,
-    /// The answer that leads to another host is the answer.
+    /// A redirect to another host is returned as the answer.
     WithinHost,
 }
 
-/// Asks servers.
+/// The HTTP client for imports.
 pub(crate) struct Fetcher<'a> {
     pub guard: &'a Guard,
-    /// Who gets the token: this host and no other, wherever it redirects to.
+    /// The one host that receives the token, wherever it redirects to.
     pub hub: &'a Url,
     pub token: Option<&'a HubToken>,
 }
 
-/// Where to go on from.
+/// The point from which a download is resumed.
 struct Resume<'a> {
     at: u64,
-    /// `ETag` or `Last-Modified` of the beginning.
+    /// `ETag` or `Last-Modified` of the part already downloaded.
     validator: Option<&'a str>,
 }
 
-/// A file to be brought.
+/// A file to download.
 pub(crate) struct Remote<'a> {
     pub url: &'a Url,
-    /// Within the model, which tells what to look out for.
+    /// Its path within the model, which determines the checks that apply.
     pub path: &'a str,
-    /// Where the size is known.
+    /// If the size is known.
     pub bytes: Option<u64>,
-    /// The URL names these bytes for ever, so that a file begun earlier can always be gone on with.
+    /// The URL always names these bytes, so a partial file can always be resumed.
     pub immutable: bool,
 }
 
 impl Fetcher<'_> {
-    /// The answer to a request, whatever its status.
+    /// The response to a request, with any status.
     pub(crate) async fn ask(&self, method: Method, url: &Url, follow: Follow) -> Result<Response, DownloadError> {
         self.send(method, url, follow, None).await
     }
@@ -138,7 +138,7 @@ impl Fetcher<'_> {
         Err(DownloadError::Final(format!("The server redirects more than {REDIRECTS} times.")))
     }
 
-    /// The text behind a URL, of at most `limit` bytes.
+    /// The text at a URL, of at most `limit` bytes.
     pub(crate) async fn text(&self, url: &Url, limit: usize) -> Result<Vec<u8>, DownloadError> {
         let mut response = self.ask(Method::GET, url, Follow::Everywhere).await?;
         check_status(response.status())?;
@@ -152,7 +152,8 @@ impl Fetcher<'_> {
         Ok(text)
     }
 
-    /// Brings a file to `place`, going on with what lies there. `tell` hears how many bytes are there.
+    /// Downloads a file to `place` and resumes from what is already there. Calls `tell` with the number of bytes on
+    /// disk.
     pub(crate) async fn download(
         &self,
         remote: &Remote<'_>,
@@ -168,7 +169,8 @@ impl Fetcher<'_> {
                 Err(DownloadError::Passing(message)) => message,
                 Err(other) => return Err(other),
             };
-            // A connection that brings next to nothing is no progress: it would hold up the imports behind it for days.
+            // A connection that brings hardly any bytes counts as no progress: it would block the imports behind it for
+            // days.
             tries = if partial.bytes >= before + USEFUL { 1 } else { tries + 1 };
             if tries == TRIES {
                 partial.end().await?;
@@ -179,7 +181,7 @@ impl Fetcher<'_> {
         }
     }
 
-    /// One request; it ends well when the file is whole.
+    /// Sends one request; succeeds when the file is complete.
     async fn go_on(
         &self,
         remote: &Remote<'_>,
@@ -205,7 +207,7 @@ impl Fetcher<'_> {
                 };
                 total
             }
-            // It has no more than we have, or is another file by now.
+            // The server has no more than we have, or has another file by now.
             StatusCode::RANGE_NOT_SATISFIABLE if partial.bytes > 0 => {
                 partial.restart(None).await?;
                 return Err(DownloadError::Passing("The server's file is shorter than before.".into()));
@@ -245,13 +247,14 @@ impl Fetcher<'_> {
     }
 }
 
-/// What of a file is on the disk, and beside it, in `….validator`, which file of the server's it is a part of.
+/// The state of a partial file on disk, and beside it, in `….validator`, the version of the server's file that it
+/// belongs to.
 struct Partial {
     file: File,
     place: PathBuf,
     bytes: u64,
     validator: Option<String>,
-    /// Looks at the beginning of weights; an attempt that goes on has seen it.
+    /// Checks the beginning of weights; a resumed attempt has done that already.
     sniffer: Option<Sniffer>,
     weights: bool,
 }
@@ -279,7 +282,7 @@ impl Partial {
         Ok(partial)
     }
 
-    /// Begins anew.
+    /// Starts from the beginning.
     async fn restart(&mut self, validator: Option<String>) -> Result<(), DownloadError> {
         let work = async {
             self.file.set_len(0).await?;
@@ -300,7 +303,7 @@ impl Partial {
 
     async fn write(&mut self, chunk: &[u8]) -> Result<(), DownloadError> {
         if let Some(sniffer) = &mut self.sniffer {
-            // Gigabytes may follow: what is no safetensors file is better refused now.
+            // Gigabytes may follow: refuse a file that is not safetensors now.
             sniffer.push(chunk).map_err(|refusal| DownloadError::Final(format!("The file is refused: {refusal}.")))?;
         }
         self.file.write_all(chunk).await.map_err(|error| here(&self.place, error))?;
@@ -325,7 +328,7 @@ fn too_large(path: &str) -> DownloadError {
     DownloadError::Final(format!("`{path}` is larger than it was said to be, or than 64 GiB."))
 }
 
-/// Of a failure nothing is told but its kind: the URL may be signed, and what answers there is nobody's business.
+/// A failure reports only its kind: the URL may be signed, and clients must not learn what answers at that address.
 fn broken(error: reqwest::Error) -> DownloadError {
     let what = if error.is_timeout() {
         "The server does not answer."
@@ -353,13 +356,13 @@ pub(crate) fn header(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
     headers.get(name)?.to_str().ok()
 }
 
-/// A strong `ETag`, else `Last-Modified`.
+/// A strong `ETag`, or else `Last-Modified`.
 fn validator_of(headers: &HeaderMap) -> Option<String> {
     let etag = header(headers, ETAG).filter(|etag| !etag.starts_with("W/"));
     etag.or_else(|| header(headers, LAST_MODIFIED)).map(str::to_owned)
 }
 
-/// First byte and whole length of `bytes 5-9/10`.
+/// First byte and total length of `bytes 5-9/10`.
 fn content_range(value: &str) -> Option<(u64, Option<u64>)> {
     let (range, total) = value.strip_prefix("bytes ")?.split_once('/')?;
     let (first, _) = range.split_once('-')?;

@@ -1,4 +1,5 @@
-//! Models on the worker's own disk, below the one folder that the operator allowed. Links are followed and must end inside it.
+//! Models on the worker's own disk, below the one folder that the operator allowed. Links are followed and must end
+//! inside it.
 
 use std::fs;
 use std::io;
@@ -12,12 +13,12 @@ use super::download::DownloadError;
 use super::selection::{self, INDEX};
 use super::{Found, Place, Wanted};
 
-/// Folders below a model's that are looked into.
+/// How many levels of subfolders of a model's folder are searched.
 const DEPTH: usize = 2;
-/// Entries that a model's folder may have.
+/// Maximum number of entries in a model's folder.
 const ENTRIES: usize = 10_000;
 
-/// The files of the model at `path` below `allowed`, to be called `name`.
+/// The files of the model at `path` below `allowed`; the model will be called `name`.
 pub(crate) fn find(allowed: Option<&Path>, path: &str, name: &str) -> Result<Found, DownloadError> {
     let allowed = allowed.ok_or_else(|| {
         DownloadError::Final(
@@ -66,7 +67,7 @@ struct Inside<'a> {
 }
 
 impl Inside<'_> {
-    /// Where `path` really is, if that is inside.
+    /// The resolved `path`, if it is inside the folder.
     fn resolve(&self, path: &Path) -> io::Result<PathBuf> {
         let real = path.canonicalize()?;
         if real.starts_with(self.allowed) { Ok(real) } else { Err(io::ErrorKind::NotFound.into()) }
@@ -77,7 +78,7 @@ impl Inside<'_> {
             let entry = entry?;
             let name = entry.file_name();
             let Some(name) = name.to_str().filter(|name| !name.starts_with('.')) else { continue };
-            // A link out of the folder is as good as not there.
+            // A link that leaves the folder is treated as missing.
             let Ok(place) = self.resolve(&entry.path()) else { continue };
             let path = format!("{prefix}{name}");
             if place.is_file() {

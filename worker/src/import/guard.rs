@@ -1,8 +1,8 @@
-//! Which addresses an import may reach. A URL comes from a client, who must not reach the worker's own network through it:
-//! only the public internet is allowed, over `https`, unless the operator allows further networks.
+//! Decides which addresses an import may reach. A URL comes from a client, who must not reach the worker's own network
+//! through it: only the public internet is allowed, over `https`, unless the operator allows further networks.
 //!
-//! [`Guard::admit`] resolves the host itself and returns a client that is pinned to the addresses it has checked, so that a
-//! second look-up cannot return others. Only [`super::download`] follows redirects, and it checks each one here.
+//! [`Guard::admit`] resolves the host itself and returns a client that is pinned to the addresses it has checked, so
+//! that a second look-up cannot return others. Only [`super::download`] follows redirects, and it checks each one here.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
@@ -14,7 +14,7 @@ use url::{Host, Url};
 /// Time limit for resolving a host.
 const LOOKUP: Duration = Duration::from_secs(5);
 const CONNECT: Duration = Duration::from_secs(10);
-/// Longest wait for the next bytes of an answer.
+/// Longest wait for the next bytes of a response.
 const SILENCE: Duration = Duration::from_secs(30);
 /// Ports that may be reached.
 const PORTS: [u16; 2] = [443, 8443];
@@ -40,7 +40,8 @@ const fn v6(first: u16, second: u16, prefix: u8) -> Ipv6Net {
     Ipv6Net::new_assert(Ipv6Addr::new(first, second, 0, 0, 0, 0, 0, 0), prefix)
 }
 
-/// IPv4 networks that are not public, from the IANA special-purpose registry, and the address of Azure's metadata service.
+/// IPv4 networks that are not public, from the IANA special-purpose registry, and the address of Azure's metadata
+/// service.
 const NOT_PUBLIC_V4: [Ipv4Net; 17] = [
     v4(0, 0, 0, 0, 8),
     v4(10, 0, 0, 0, 8),
@@ -62,7 +63,7 @@ const NOT_PUBLIC_V4: [Ipv4Net; 17] = [
 ];
 /// All public IPv6 addresses …
 const UNICAST_V6: Ipv6Net = v6(0x2000, 0, 3);
-/// … but for protocols (Teredo among them), documentation, 6to4, and documentation again.
+/// … except those for protocols (Teredo among them), documentation, 6to4, and documentation again.
 const NOT_PUBLIC_V6: [Ipv6Net; 4] = [v6(0x2001, 0, 23), v6(0x2001, 0xdb8, 32), v6(0x2002, 0, 16), v6(0x3fff, 0, 20)];
 
 fn is_public(address: IpAddr) -> bool {
@@ -183,7 +184,7 @@ mod tests {
         "[::127.0.0.1]",
         "127。0。0。1",
         "①②⑦.0.0.1",
-        // The network around it.
+        // Private networks.
         "10.0.0.1",
         "10.255.255.255",
         "172.16.0.1",
@@ -209,14 +210,14 @@ mod tests {
         "0xa9fea9fe",
         "[::ffff:169.254.169.254]",
         "168.63.129.16",
-        // Ways around by tunnels and translators.
+        // Tunnels and address translation.
         "[64:ff9b::7f00:1]",
         "[64:ff9b:1::1]",
         "[2002:7f00:1::]",
         "[2002:a9fe:a9fe::]",
         "[2001::1]",
         "[2001:0:4136:e378::]",
-        // Nobody's.
+        // Not assigned to any host.
         "192.0.0.1",
         "192.0.2.1",
         "198.18.0.1",

@@ -1,8 +1,8 @@
-//! The Hugging Face Hub's HTTP protocol, the part of it that brings a model: a revision becomes a commit, each file tells its size
-//! and hash before anything is downloaded, and a repository that may not be had says so then.
+//! The part of the Hugging Face Hub's HTTP protocol that fetches a model: a revision is resolved to a commit, the size
+//! and hash of each file are known before anything is downloaded, and a repository without access is refused then.
 //!
-//! Not the crate `hf-hub`: its client follows redirects and looks hosts up by itself, past the [`super::guard`], and it wants
-//! a cache of its own on the disk.
+//! The crate `hf-hub` is not used: its client follows redirects and resolves hosts by itself, without the
+//! [`super::guard`], and it needs its own cache on disk.
 
 use std::path::Path;
 
@@ -21,13 +21,13 @@ use super::{Asked, Found, Place, Wanted};
 use crate::attempt::Attempt;
 use crate::stop::Stop;
 
-/// Largest answer of the API, and largest model_index.json.
+/// Size limit for answers of the API, and for model_index.json.
 const ANSWER_BYTES: usize = 8 * 1024 * 1024;
 const ERROR_CODE: HeaderName = HeaderName::from_static("x-error-code");
 const LINKED_SIZE: HeaderName = HeaderName::from_static("x-linked-size");
 const LINKED_ETAG: HeaderName = HeaderName::from_static("x-linked-etag");
 
-/// What the API says about a repository at a revision.
+/// The API's description of a repository at a revision.
 #[derive(Deserialize)]
 struct Repository {
     sha: String,
@@ -39,7 +39,7 @@ struct Sibling {
     rfilename: String,
 }
 
-/// The files of a Hub's repository, each with its size.
+/// The files of a repository on the Hub, each with its size.
 pub(super) async fn find(attempt: &Attempt<'_>, fetcher: &Fetcher<'_>, asked: &Asked<'_>) -> Result<Found, Stop> {
     let Source::HuggingFace { repo, revision, files, variant } = asked.source else { return Ok(Found::default()) };
     let hub = Hub { fetcher, repo };
@@ -56,7 +56,7 @@ pub(super) async fn find(attempt: &Attempt<'_>, fetcher: &Fetcher<'_>, asked: &A
     for path in &chosen {
         let (bytes, sha256) = hub.look(commit, path).await?;
         let url = hub.file(commit, path)?;
-        // Alone it may be called as it likes, also what no path of ours may be.
+        // A single file may have any name, even one that our paths do not allow.
         let within = if let [_] = chosen.as_slice() { named_as(asked.name, path) } else { (*path).to_owned() };
         wanted.push(Wanted { path: within, place: Place::Remote { url, of_hub: true }, bytes, sha256 });
     }
@@ -123,7 +123,7 @@ impl Hub<'_> {
         selection::pipeline(paths, &index, variant).map_err(DownloadError::Final)
     }
 
-    /// Size and SHA-256 of a file, where the Hub tells them; or that it may not be had.
+    /// Size and SHA-256 of a file, if the Hub reports them; or an error if there is no access to it.
     async fn look(&self, commit: &str, path: &str) -> Result<(Option<u64>, Option<String>), DownloadError> {
         let response = self.fetcher.ask(Method::HEAD, &self.file(commit, path)?, Follow::WithinHost).await?;
         let (status, headers) = (response.status(), response.headers());
@@ -132,14 +132,15 @@ impl Hub<'_> {
         }
         let own_length = || header(headers, CONTENT_LENGTH).filter(|_| status.is_success());
         let bytes = header(headers, LINKED_SIZE).or_else(own_length).and_then(|bytes| bytes.parse().ok());
-        // Of a file in LFS the tag is the SHA-256 of its bytes; of others the git hash, which is of no use here.
+        // For a file in LFS, the tag is the SHA-256 of its bytes; for others it is the git hash, which is of no use
+        // here.
         let etag = header(headers, LINKED_ETAG).or_else(|| header(headers, ETAG)).unwrap_or_default();
         let etag = etag.trim_start_matches("W/").trim_matches('"');
         let is_sha256 = etag.len() == 64 && etag.bytes().all(|byte| byte.is_ascii_hexdigit());
         Ok((bytes, is_sha256.then(|| etag.to_ascii_lowercase())))
     }
 
-    /// `hub/BEFORE…/owner/name/AFTER…`, each segment escaped.
+    /// `hub/BEFORE…/owner/name/AFTER…`, with each segment escaped.
     fn address(&self, before: &[&str], after: &[&str]) -> Result<Url, DownloadError> {
         let mut url = self.fetcher.hub.clone();
         let mut segments = url
@@ -155,13 +156,14 @@ impl Hub<'_> {
         self.address(&[], &after)
     }
 
-    /// Says what a refusal means and what helps.
+    /// Explains a refusal and what to do about it.
     fn check(&self, status: StatusCode, headers: &HeaderMap, revision: &str) -> Result<(), DownloadError> {
         let repo = self.repo;
         let token = if self.fetcher.token.is_some() { "HF_TOKEN" } else { "HF_TOKEN, which is not set," };
         let message = match header(headers, ERROR_CODE) {
             Some("GatedRepo") => format!(
-                "`{repo}` is gated: accept its conditions on its page, and give the workers a token of that account in {token} to have it."
+                "`{repo}` is gated: accept its conditions on its page, and give the workers a token of that account \
+                 in {token} to have it."
             ),
             Some("RevisionNotFound") => format!("`{repo}` has no revision `{revision}`."),
             Some("EntryNotFound") => format!("`{repo}` lacks a file that it lists."),
@@ -177,7 +179,7 @@ impl Hub<'_> {
     }
 }
 
-/// Where the file `path` of the Hub's repository is kept while it comes in.
+/// Where the Hub file `path` is stored while it is downloaded.
 pub(crate) fn partial(folder: &Path, url: &Url) -> std::path::PathBuf {
     use sha2::{Digest, Sha256};
     let name = hex::encode(Sha256::digest(url.as_str().split('?').next().unwrap_or_default()));

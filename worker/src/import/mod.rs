@@ -1,9 +1,9 @@
-//! The way of an import: rows → what the source has → each file to the local disk, past the gate, into storage → a new model and
-//! succeeded.
+//! Runs an import: rows → list of the source's files → each file to the local disk, through the safetensors gate, into
+//! storage → a new model and succeeded.
 //!
-//! A file that is in storage is remembered in the row, so that another attempt, on whichever worker, goes on after it; one that
-//! is half here lies in this machine's folder of the job, so that another attempt of this machine goes on within it. A file
-//! that another model has already is not downloaded when its hash is told beforehand, and not kept twice in any case.
+//! The row records each file that is in storage, so that another attempt, on any worker, continues after it. A partial
+//! file is kept in this machine's folder of the job, so that another attempt on this machine resumes it. A file that
+//! another model already has is not downloaded if the source reports its hash, and is never stored twice.
 
 mod download;
 mod folder;
@@ -32,56 +32,56 @@ use self::scratch::Scratch;
 use crate::attempt::{Attempt, Progress};
 use crate::stop::{Stop, disk};
 
-/// Longest attempt.
+/// Time limit for an attempt.
 const TIME: Duration = Duration::from_hours(24);
-/// Bytes read at once on the way to storage.
+/// Bytes read at once for the upload to storage.
 const PIECE: usize = 1024 * 1024;
-/// Between two reports of progress.
+/// Minimum time between two progress reports.
 const REPORT: Duration = Duration::from_secs(1);
 
-/// What a source has.
+/// The contents of a source.
 #[derive(Default)]
 struct Found {
     files: Vec<Wanted>,
-    /// Text of its licence.
+    /// Text of the licence.
     license: Option<String>,
 }
 
 /// One file.
 struct Wanted {
-    /// Within the model.
+    /// Its path within the model.
     path: String,
     place: Place,
-    /// Where it is told beforehand.
+    /// If the source reports it.
     bytes: Option<u64>,
-    /// Where it is told beforehand.
+    /// If the source reports it.
     sha256: Option<String>,
 }
 
 enum Place {
     Remote {
         url: Url,
-        /// At a commit of the Hub: these bytes for ever, and its token opens it.
+        /// At a commit of the Hub: the bytes never change, and the Hub's token gives access.
         of_hub: bool,
     },
     Local(PathBuf),
-    /// Objects that follow each other.
+    /// Uploaded objects, to be joined in this order.
     Parts(Vec<String>),
 }
 
-/// A source that is asked: the import's own, or that of one of its parts.
+/// A source to list: the import's own, or that of one of its parts.
 struct Asked<'a> {
     source: &'a Source,
     part: Option<Part>,
-    /// Of a URL.
+    /// Query string of a URL.
     query: Option<&'a String>,
-    /// What a file alone is to be called, but for its ending.
+    /// The name of a single file, without its extension.
     name: &'a str,
-    /// Of a repository that an earlier attempt has looked at.
+    /// The repository's commit, if an earlier attempt has resolved it.
     commit: Option<&'a String>,
 }
 
-/// Does the whole attempt.
+/// Runs the whole attempt.
 pub(crate) async fn run(attempt: &Attempt<'_>) -> Result<(), Stop> {
     let (context, claim) = (attempt.context, attempt.claim());
     let work = attempt.ask(|| import::load_work(&context.pool, claim)).await?;
@@ -131,7 +131,7 @@ fn asked(work: &ImportWork) -> impl Iterator<Item = Asked<'_>> {
 async fn bring(attempt: &Attempt<'_>, work: &ImportWork, scratch: &Path) -> Result<(Intake, Option<String>), Stop> {
     let context = attempt.context;
     let rules = &context.config.imports;
-    // Nobody else's address is asked in the operator's name, be it on the Hub's own host.
+    // A client's URL is never requested with the operator's token, not even on the Hub's own host.
     let anonymous = Fetcher { guard: &rules.guard, hub: &rules.hub, token: None };
     let of_hub = Fetcher { token: rules.hub_token.as_ref(), ..anonymous };
     let (mut files, mut license) = (Vec::new(), None);
@@ -162,7 +162,7 @@ async fn bring(attempt: &Attempt<'_>, work: &ImportWork, scratch: &Path) -> Resu
     Ok((intake, license))
 }
 
-/// What the source has.
+/// Lists the files of the source.
 async fn find(attempt: &Attempt<'_>, of_hub: &Fetcher<'_>, asked: &Asked<'_>) -> Result<Found, Stop> {
     match asked.source {
         Source::Url { url, sha256 } => Ok(one_url(asked, url, sha256.as_ref())?),
@@ -196,7 +196,7 @@ async fn uploaded(attempt: &Attempt<'_>, asked: &Asked<'_>, files: &[UploadedFil
     Ok(found)
 }
 
-/// The text of a licence as it may stand in a row.
+/// The text of a licence as it may be stored in a row.
 fn license(text: Vec<u8>) -> Option<String> {
     String::from_utf8(text).ok().filter(|text| !text.contains('\0') && !text.trim().is_empty())
 }
@@ -210,13 +210,13 @@ struct Taker<'a> {
 }
 
 impl Taker<'_> {
-    /// Sees to it that a file is in storage, and remembered.
+    /// Makes sure that a file is in storage and recorded in the row.
     async fn take(&self, wanted: &Wanted, intake: &mut Intake) -> Result<ModelFile, Stop> {
         let context = self.attempt.context;
         if let Some(file) = self.work.files.iter().find(|file| file.path == wanted.path) {
             match intake.adopt(file.clone(), false).await {
                 Ok(()) => return Ok(file.clone()),
-                // An attempt that was broken off took it away after its row had been written; it is brought again.
+                // An interrupted attempt deleted the object after its row had been written; it is stored again.
                 Err(domain::Error::NotFound { .. }) => tracing::warn!(path = wanted.path, "a remembered file is gone"),
                 Err(error) => return Err(error.into()),
             }
@@ -251,12 +251,13 @@ impl Taker<'_> {
         Ok(file)
     }
 
-    /// From storage past the gate into storage.
+    /// Joins uploaded parts, checks the file and stores it.
     async fn join(&self, wanted: &Wanted, parts: &[String], intake: &mut Intake) -> Result<ModelFile, Stop> {
         let mut file = intake.file(&wanted.path).await?;
         let mut sent = 0;
         for part in parts {
-            // No more than a part may have: its URL may still be good, and somebody may put something larger there.
+            // Reads no more than a part may have: its URL may still be valid, and its owner could put a larger object
+            // there.
             let bytes = self.attempt.context.storage.get_range(part, 0..upload::PART_BYTES.unsigned_abs()).await?;
             for piece in bytes.chunks(PIECE) {
                 file.write(piece).await?;
@@ -267,7 +268,7 @@ impl Taker<'_> {
         Ok(file.finish().await?)
     }
 
-    /// From the disk past the gate into storage.
+    /// Checks a file on disk and uploads it to storage.
     async fn store(&self, wanted: &Wanted, place: &Path, intake: &mut Intake) -> Result<ModelFile, Stop> {
         let failed = |error| disk(place, error);
         let mut source = tokio::fs::File::open(place).await.map_err(failed)?;
@@ -295,7 +296,7 @@ impl Taker<'_> {
     }
 }
 
-/// Files and bytes that are here, told now and then.
+/// Number of files and bytes done, reported at intervals.
 struct Tally {
     progress: Progress,
     files: usize,
@@ -321,7 +322,7 @@ impl Tally {
         tally
     }
 
-    /// So many bytes of the file at hand.
+    /// Sets the bytes done of the current file.
     fn at(&self, bytes: u64) {
         let now = self.began.elapsed();
         if now >= Duration::from_millis(self.told_at.load(Ordering::Relaxed)) + REPORT {

@@ -1,5 +1,5 @@
-//! This machine's folder of one import: what of its files is here, kept from one attempt to the next. One worker at a time holds
-//! it; another one that has the same job (the first has lost its lease and does not know yet) gets an empty one.
+//! This machine's folder of one import: partial files are kept from one attempt to the next. One worker at a time holds
+//! it; another one that has the same job (the first has lost its lease and does not know yet) gets an empty folder.
 
 use std::fs::{self, File};
 use std::io;
@@ -8,19 +8,19 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-/// What nobody has come back to for this long goes.
+/// Folders that were not used for this long are deleted.
 const ABANDONED: Duration = Duration::from_hours(24);
 
 pub(crate) struct Scratch {
     folder: PathBuf,
-    /// Holds the lock of the job's own folder.
+    /// Holds the lock on the job's own folder.
     _lock: Option<File>,
     /// Deleted with the attempt.
     _temporary: Option<tempfile::TempDir>,
 }
 
 impl Scratch {
-    /// The folder of `job` below `parent`.
+    /// Opens the folder of `job` below `parent`.
     pub(crate) fn open(parent: &Path, job: Uuid) -> io::Result<Self> {
         fs::create_dir_all(parent)?;
         remove_abandoned(parent);
@@ -38,7 +38,7 @@ impl Scratch {
         &self.folder
     }
 
-    /// Removes it: the job needs it no more.
+    /// Removes it: the job does not need it any more.
     pub(crate) fn remove(self) {
         if let Err(error) = fs::remove_dir_all(&self.folder) {
             tracing::debug!(folder = %self.folder.display(), %error, "left behind");

@@ -1,22 +1,23 @@
-//! Which files of a folder or repository make a model: what a diffusers pipeline is loaded from, each network's weights once, or
-//! the one safetensors file. Pure: it sees names only.
+//! Chooses which files of a folder or repository make a model: everything that a diffusers pipeline is loaded from,
+//! with each network's weights once, or the single safetensors file. Pure: it sees names only.
 
 use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-/// Parts of a pipeline that are not run here.
+/// Parts of a pipeline that we do not run.
 const NOT_RUN: [&str; 3] = ["safety_checker", "feature_extractor", "image_encoder"];
-/// Names shown when somebody has to choose.
+/// How many names an error lists when the user has to choose.
 const SHOWN: usize = 8;
 
 pub(crate) const INDEX: &str = "model_index.json";
 
-/// The files of the pipeline that `index` (its `model_index.json`) describes, out of `paths`: configurations, vocabularies, and
-/// of each part the plain weights, or those of `variant`. A part that has only one variant gives that.
+/// The files of the pipeline that `index` (its `model_index.json`) describes, out of `paths`: configurations,
+/// vocabularies, and for each part the plain weights, or those of `variant`. If a part has only one variant, that one
+/// is taken.
 ///
 /// # Errors
-/// A sentence: no part has weights of `variant`, or a part has several variants and no plain weights.
+/// A sentence, if no part has weights of `variant`, or a part has several variants and no plain weights.
 pub(crate) fn pipeline<'a>(paths: &[&'a str], index: &Value, variant: Option<&str>) -> Result<Vec<&'a str>, String> {
     let mut chosen: Vec<&str> = paths.iter().copied().filter(|path| [INDEX, "pyrograph.json"].contains(path)).collect();
     let mut variant_found = false;
@@ -61,10 +62,10 @@ pub(crate) fn pipeline<'a>(paths: &[&'a str], index: &Value, variant: Option<&st
     }
 }
 
-/// The one safetensors or GGUF file beside which there is no other.
+/// The only safetensors or GGUF file.
 ///
 /// # Errors
-/// A sentence that names what is there instead.
+/// A sentence that lists the files found instead.
 pub(crate) fn single<'a>(paths: &[&'a str]) -> Result<&'a str, String> {
     let found: Vec<&str> = paths.iter().copied().filter(|path| is_weights(path) || path.ends_with(".gguf")).collect();
     match found.as_slice() {
@@ -91,8 +92,9 @@ pub(crate) fn is_weights(path: &str) -> bool {
     path.ends_with(".safetensors")
 }
 
-/// `fp16` of `model.fp16.safetensors`, `model.fp16-00001-of-00002.safetensors`, `model-00001-of-00002.fp16.safetensors`,
-/// `model.safetensors.index.fp16.json` and `model.fp16.safetensors.index.json`.
+/// Parses `fp16` of `model.fp16.safetensors`, `model.fp16-00001-of-00002.safetensors`,
+/// `model-00001-of-00002.fp16.safetensors`, `model.safetensors.index.fp16.json` and
+/// `model.fp16.safetensors.index.json`.
 fn variant_of(path: &str) -> Option<&str> {
     let name = path.rsplit('/').next().unwrap_or(path);
     if let Some(variant) = name.split(".safetensors.index.").nth(1).and_then(|end| end.strip_suffix(".json")) {
@@ -111,8 +113,10 @@ mod tests {
     use super::*;
 
     fn index() -> Value {
-        json!({"_class_name": "FluxPipeline", "_diffusers_version": "0.30", "scheduler": ["diffusers", "X"], "vae": ["diffusers", "Y"],
-               "text_encoder": ["transformers", "Z"], "tokenizer": ["transformers", "T"], "safety_checker": ["x", "y"], "image_encoder": [null, null]})
+        json!({"_class_name": "FluxPipeline", "_diffusers_version": "0.30",
+               "scheduler": ["diffusers", "X"], "vae": ["diffusers", "Y"],
+               "text_encoder": ["transformers", "Z"], "tokenizer": ["transformers", "T"],
+               "safety_checker": ["x", "y"], "image_encoder": [null, null]})
     }
 
     const REPO: [&str; 24] = [

@@ -1,7 +1,8 @@
-//! An engine that keeps to a script: it speaks the protocol, takes 10 ms a step, and fails where its order says so.
+//! A scripted engine: it speaks the protocol, takes 10 ms a step, and fails where its order says so.
 //!
-//! A generation is steered by its prompt, a training by its trigger word. The words are those of [`misbehave`];
-//! `once PATH …` does the rest only while PATH does not exist. What it loads stays loaded; a model named `giant` does not fit.
+//! The prompt of a generation and the trigger word of a training control it, with the words of [`misbehave`]; `once
+//! PATH …` does the rest only while PATH does not exist. What it loads stays loaded; a model named `giant` does not
+//! fit.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -12,7 +13,7 @@ use std::time::Duration;
 use domain::artifact::{ADAPTER_MEDIA_TYPE, OutputKind};
 use worker::protocol::{self, Base, Generate, Order, Output, PROTOCOL_VERSION, Report, RequestId, Resident, Train};
 
-/// Plays the engine when the program was started with the word `engine`.
+/// Runs as the engine if the program was started with the word `engine`.
 pub(crate) fn engine_if_asked() -> Option<ExitCode> {
     let words: Vec<String> = std::env::args().collect();
     (words.get(1)? == "engine").then(|| engine(words.get(2).map(String::as_str).unwrap_or_default()))
@@ -113,7 +114,7 @@ fn misbehave(script: &str, step: usize) {
 fn generate(order: &Generate, wishes: &Wishes) {
     let request = order.request;
     say(Report::Loading { request });
-    // What a real one needs to be there.
+    // Checks for the files that a real engine needs.
     for file in order.loras.iter().map(|lora| lora.path.clone()).chain([order.base.folder.join("model_index.json")]) {
         if order.base.sha256 != "00" && !file.exists() {
             let message = format!("{} is missing", file.display());
@@ -148,7 +149,7 @@ fn generate(order: &Generate, wishes: &Wishes) {
             say(Report::Output { request, output });
         }
     }
-    // A word about a request that is long over must not reach another session.
+    // A report about a request that ended long ago must not reach another session.
     say(Report::Warning { request: request + 1000, message: "stale".into() });
     say(Report::Done { request });
     if params.prompt == "die when idle" {

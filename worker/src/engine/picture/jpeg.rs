@@ -14,7 +14,7 @@ use super::{Metadata, exif, xmp};
 const EXIF: &[u8] = b"Exif\0\0";
 const XMP: &[u8] = b"http://ns.adobe.com/xap/1.0/\0";
 const EXTENDED_XMP: &[u8] = b"http://ns.adobe.com/xmp/extension/\0";
-/// Most bytes of a segment's content: its length counts itself.
+/// Maximum size of a segment's content: the length field counts its own bytes too.
 const MAX_CONTENT: usize = u16::MAX as usize - 2;
 /// Bytes of extended XMP in a segment, as the specification advises.
 const EXTENSION_PART: usize = 65_400;
@@ -33,7 +33,7 @@ pub(super) fn encode(pixels: &[u8], size: (u32, u32), quality: u8, metadata: &Me
 
 fn contents(metadata: &Metadata) -> Vec<Vec<u8>> {
     let mut contents = vec![[EXIF, &exif::user_comment(&metadata.parameters)].concat()];
-    // A prompt of 10 000 emoji does not fit; XMP still has it.
+    // A prompt of 10 000 emoji does not fit here; XMP still contains it.
     contents.retain(|content| content.len() <= MAX_CONTENT);
     let whole = [XMP, xmp::packet(&metadata.recipe).as_bytes()].concat();
     if whole.len() <= MAX_CONTENT {
@@ -55,7 +55,7 @@ fn segment(content: &[u8]) -> Vec<u8> {
     [&[0xff, 0xe1][..], &((content.len() + 2) as u16).to_be_bytes(), content].concat()
 }
 
-/// The place behind the start marker and the JFIF header, which has to be the first segment.
+/// The position after the start marker and the JFIF header, which has to be the first segment.
 fn after_jfif(jpeg: &[u8]) -> io::Result<usize> {
     match jpeg {
         [0xff, 0xd8, 0xff, 0xe0, high, low, ..] => Ok(4 + usize::from(u16::from_be_bytes([*high, *low]))),

@@ -1,8 +1,8 @@
-//! Writes a picture to a file that carries its recipe, in the format that the request asks for.
+//! Writes a picture to a file with its recipe, in the requested format.
 //!
 //! Every format holds two texts: `parameters`, which AUTOMATIC1111's web UI writes and many tools read, and the whole
-//! recipe as JSON. PNG has them in text chunks, JPEG and WebP in EXIF and XMP. Nothing that differs between two runs of
-//! the same request (time, host) is written, so that a retry writes the same bytes.
+//! recipe as JSON. PNG stores them in text chunks, JPEG and WebP in EXIF and XMP. Nothing that differs between two runs
+//! of the same request (time, host) is written, so that a retry writes the same bytes.
 
 mod exif;
 mod jpeg;
@@ -22,15 +22,15 @@ use requests::OutputFormat;
 
 pub(super) use self::recipe::{Made, metadata};
 
-/// What a picture's file says about how it was made.
+/// The metadata of a picture: how it was made.
 pub(super) struct Metadata {
-    /// In the notation of AUTOMATIC1111.
+    /// In AUTOMATIC1111's notation.
     pub parameters: String,
-    /// JSON.
+    /// As JSON.
     pub recipe: String,
 }
 
-/// Writes a new file and makes it durable. `quality` is 1 to 100; a format without one ignores it.
+/// Writes a new file and syncs it to disk. `quality` is 1 to 100; lossless formats ignore it.
 pub(super) fn write(
     path: &Path,
     picture: &RgbImage,

@@ -1,4 +1,4 @@
-//! The recipe of a picture: the request that makes it alone, and what it was made with.
+//! The recipe of a picture: the request that makes this picture alone, and the models and settings it was made with.
 
 use std::fmt::Write as _;
 
@@ -10,13 +10,13 @@ use serde::Serialize;
 use super::Metadata;
 use crate::protocol::Generate;
 
-/// What the request leaves to the model and to the engine.
+/// Values that the request leaves to the model and the engine.
 pub(in crate::engine) struct Made {
-    /// A1111's name of the model's own scheduler.
+    /// A1111's name for the model's own scheduler.
     pub scheduler: String,
-    /// What the guidance scales mean.
+    /// How the guidance scales are interpreted.
     pub guidance: Guidance,
-    /// How the denoiser's weights are stored here, which changes pictures a little.
+    /// The format of the denoiser's weights, which changes pictures a little.
     pub weights: WeightStorage,
 }
 
@@ -26,13 +26,13 @@ impl Made {
     }
 }
 
-/// The request for one picture, with its seed, as the field `pyrograph` of a file.
+/// The request for one picture, with its seed: the field `pyrograph` of a file.
 #[derive(Serialize)]
 struct Recipe<'a> {
     #[serde(flatten)]
     params: GenerationParams<Digest<'a>>,
     seed: u64,
-    /// As older versions wrote `image`, `mask` and `strength`.
+    /// The form in which older versions wrote `image`, `mask` and `strength`.
     source: Option<Source<'a>>,
     model: Model<'a>,
     loras: Vec<Lora<'a>>,
@@ -65,7 +65,7 @@ struct Lora<'a> {
     scale: f64,
 }
 
-/// The texts for one picture of `order`, the one with this seed.
+/// The texts for the picture of `order` with this seed.
 pub(in crate::engine) fn metadata(order: &Generate, made: &Made, seed: u64) -> Metadata {
     Metadata { parameters: parameters(order, made, seed), recipe: recipe(order, made, seed) }
 }
@@ -74,7 +74,7 @@ fn recipe(order: &Generate, made: &Made, seed: u64) -> String {
     let params = &order.params;
     let [image, mask] = [&params.image, &params.mask].map(|picture| picture.as_ref().map(|one| one.sha256.as_str()));
     let digest = |sha256| Digest { sha256 };
-    // A picture is the same whether or not others are made with it, and whether or not anybody watches.
+    // A picture does not depend on the other pictures of its batch, nor on whether previews are made.
     let alone = GenerationParams { num_images: 1, preview_every: None, ..params.clone() };
     let recipe = Recipe {
         params: alone.with_pictures(image.map(digest), mask.map(digest)),
@@ -125,7 +125,7 @@ fn parameters(order: &Generate, made: &Made, seed: u64) -> String {
         let _ = write!(text, ", Denoising strength: {strength}");
     }
     if let Some(layers) = params.clip_skip {
-        // Counted from 1 there, where 1 leaves nothing out.
+        // A1111 counts from 1, where 1 skips no layer.
         let _ = write!(text, ", Clip skip: {}", layers + 1);
     }
     if !order.loras.is_empty() {
@@ -139,7 +139,7 @@ fn parameters(order: &Generate, made: &Made, seed: u64) -> String {
     text
 }
 
-/// A1111 has no flow matching scheduler by name: FLUX.1 runs with what it calls Euler.
+/// A1111 has no name for flow-matching schedulers; it runs FLUX.1 with what it calls Euler.
 fn named_sampler(order: &Generate) -> Option<&'static str> {
     order.params.scheduler.filter(|scheduler| !scheduler.matches_flow()).map(formats::Scheduler::title)
 }

@@ -1,4 +1,4 @@
-//! Files are read back with the decoders of other crates, not with the code that wrote them.
+//! Files are read back with decoders of other crates, not with the code that wrote them.
 
 use std::io::Cursor;
 use std::path::PathBuf;
@@ -54,7 +54,7 @@ impl Folder {
     }
 }
 
-/// What the file says: parameters and recipe.
+/// The metadata of a file: parameters and recipe.
 fn texts(format: OutputFormat, bytes: &[u8]) -> (String, Value) {
     let (exif, xmp) = match format {
         OutputFormat::Png => return png_texts(bytes),
@@ -186,7 +186,7 @@ fn quality_decides_how_much_is_lost() {
     assert_eq!((lost(OutputFormat::Webp, Some(100)), lost(OutputFormat::Png, None)), (0, 0));
 }
 
-/// A reader that adds up the lengths of chunks without the byte that fills up an odd one stays in place.
+/// A reader that adds up chunk lengths without the padding byte of odd chunks does not lose its position.
 #[test]
 fn chunks_of_webp_have_even_lengths() {
     let folder = Folder::new();
@@ -204,7 +204,7 @@ fn chunks_of_webp_have_even_lengths() {
     }
 }
 
-/// As a reader that follows `xmpNote:HasExtendedXMP` puts the parts together.
+/// Joins the parts as a reader that follows `xmpNote:HasExtendedXMP` does.
 #[test]
 fn a_long_recipe_goes_into_extended_xmp() {
     let folder = Folder::new();

@@ -12,7 +12,8 @@ use super::{Metadata, exif, xmp};
 const HAS_EXIF: u8 = 0b1000;
 const HAS_XMP: u8 = 0b0100;
 
-/// `pixels` is RGB, 8 bits a channel, row by row; `size` is width and height; `quality` is 1 to 100, and 100 is lossless.
+/// `pixels` is RGB, 8 bits a channel, row by row; `size` is width and height; `quality` is 1 to 100, and 100 is
+/// lossless.
 pub(super) fn encode(pixels: &[u8], size: (u32, u32), quality: u8, metadata: &Metadata) -> io::Result<Vec<u8>> {
     let encoder = Encoder::from_rgb(pixels, size.0, size.1);
     let plain = encoder.encode_simple(quality == 100, f32::from(quality));
@@ -41,8 +42,8 @@ pub(super) fn encode(pixels: &[u8], size: (u32, u32), quality: u8, metadata: &Me
     Ok(webp)
 }
 
-/// Appends a chunk. One of odd length gets another byte that counts: after a byte that does not, ComfyUI's reader loses
-/// its place.
+/// Appends a chunk. An odd length is made even with a byte that counts towards it: ComfyUI's reader ignores the
+/// uncounted padding byte and loses its position.
 fn chunk(webp: &mut Vec<u8>, kind: &[u8; 4], mut data: Vec<u8>) {
     if data.len() % 2 == 1 {
         data.push(0);

@@ -11,8 +11,8 @@ pub(super) fn packet(recipe: &str) -> String {
     wrapped(&recipe_property(recipe))
 }
 
-/// A packet that says where the rest of the metadata is: in an extension of which `guid` is the MD5 digest, in
-/// upper-case hex. A JPEG segment holds less than 64 KiB.
+/// A packet that refers to extended XMP: the rest of the metadata is in an extension whose MD5 digest, in upper-case
+/// hex, is `guid`. A JPEG segment holds less than 64 KiB.
 pub(super) fn packet_with_extension(guid: &str) -> String {
     let property = format!(
         "<xmpNote:HasExtendedXMP xmlns:xmpNote=\"http://ns.adobe.com/xmp/note/\">{guid}</xmpNote:HasExtendedXMP>"
@@ -20,7 +20,7 @@ pub(super) fn packet_with_extension(guid: &str) -> String {
     wrapped(&property)
 }
 
-/// What such a packet refers to.
+/// The extended packet that it refers to.
 pub(super) fn extension(recipe: &str) -> String {
     described(&recipe_property(recipe))
 }
@@ -42,7 +42,7 @@ fn recipe_property(recipe: &str) -> String {
     format!("<pyrograph:recipe xmlns:pyrograph=\"urn:pyrograph:1.0/\">{}</pyrograph:recipe>", escaped(recipe))
 }
 
-/// JSON as the content of an XML element. Characters that XML does not have are written as escapes of JSON.
+/// Escapes JSON as the content of an XML element. Characters that XML does not allow are written as JSON escapes.
 fn escaped(json: &str) -> String {
     let mut text = String::with_capacity(json.len());
     for letter in json.chars() {
@@ -50,7 +50,8 @@ fn escaped(json: &str) -> String {
             '&' => text.push_str("&amp;"),
             '<' => text.push_str("&lt;"),
             '>' => text.push_str("&gt;"),
-            // A reader of XML would turn a carriage return into a line feed; U+FFFE and U+FFFF are no XML at all.
+            // An XML reader would turn a carriage return into a line feed; U+FFFE and U+FFFF are not allowed in XML at
+            // all.
             '\0'..' ' | '\u{7f}'..='\u{9f}' | '\u{fffe}'..='\u{ffff}' => {
                 let _ = write!(text, "\\u{:04x}", u32::from(letter));
             }
