@@ -9,7 +9,7 @@ use domain::Caller;
 use crate::State;
 use crate::problem::{Problem, Result};
 
-/// How the caller of a request is found.
+/// How the caller of a request is determined.
 #[derive(Clone, Debug)]
 pub enum Access {
     /// Every request has this caller: an installation without keys.

@@ -12,7 +12,7 @@ pub(crate) fn document() -> OpenApi {
                 .title("Pyrograph")
                 .version(env!("CARGO_PKG_VERSION"))
                 .description(Some(
-                    "Trains LoRA adapters and makes pictures on machines of your own. Every error is a problem after RFC 9457 that \
+                    "Trains LoRA adapters and makes pictures on your own machines. Every error is a problem after RFC 9457 that \
                      names the fields that are wrong. Lists are newest first, a page at a time. URLs of files are presigned when \
                      they are read and live for one hour.",
                 ))
