@@ -1,4 +1,4 @@
-//! The OpenAPI document against the running server: every operation is there and answers as documented.
+//! The OpenAPI document against the running server: every operation exists and responds as documented.
 
 use reqwest::Method;
 use reqwest::multipart::Form;

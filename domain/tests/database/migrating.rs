@@ -1,16 +1,16 @@
-//! An installation that is older than a migration is brought over with all its rows.
+//! An installation that is older than a migration is migrated with all its rows.
 
 use domain::MIGRATIONS;
 use embedded::TemporaryDatabase;
 use sqlx::PgPool;
 use sqlx::migrate::Migrator;
 
-/// The schema before the migration of this number.
+/// The schema before the migration with this number.
 fn before(version: i64) -> Migrator {
     Migrator::with_migrations(MIGRATIONS.iter().filter(|one| one.version < version).cloned().collect())
 }
 
-/// What version 9 wrote: `job` and noun have ids of their own. Ids end in two digits, jobs in `1x`, their nouns in `2x`.
+/// As version 9 wrote it: `job` and noun have their own ids. Ids end in two digits, jobs in `1x`, their nouns in `2x`.
 const ROWS: &str = "
     INSERT INTO models (id, name, kind, family, files, bytes, sha256) VALUES
         ('00000000-0000-7000-8000-000000000001', 'ember', 'checkpoint', 'flux', '[]', 0, repeat('a', 64)),

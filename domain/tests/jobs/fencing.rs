@@ -1,4 +1,4 @@
-//! An attempt that has lost its lease changes nothing, whatever it tries.
+//! An attempt that has lost its lease changes nothing, whichever function it calls.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use sqlx::PgPool;
 
 use super::{Database, claim, enqueue, expire, look, patient, succeed};
 
-/// All that an attempt can do, with what it must be told.
+/// All that an attempt can do, with the arguments that it needs.
 async fn everything_is_refused(pool: &PgPool, stale: &Claim) {
     let policy = patient();
     assert!(matches!(job::beat(pool, stale, &policy).await, Err(Error::LeaseLost)));
@@ -23,7 +23,7 @@ async fn everything_is_refused(pool: &PgPool, stale: &Claim) {
     assert!(matches!(succeed(pool, stale).await, Err(Error::LeaseLost)));
 }
 
-/// The rows of a job, as text, to see that nothing moved.
+/// The rows of a job, as text, to check that nothing has changed.
 async fn everything(pool: &PgPool, claim: &Claim) -> String {
     sqlx::query_scalar(
         "SELECT (SELECT j::text FROM jobs j WHERE id = $1)
@@ -60,7 +60,7 @@ async fn an_old_epoch_changes_nothing_while_another_worker_runs() {
     everything_is_refused(pool, &stale).await;
     assert_eq!(everything(pool, &stale).await, before);
     succeed(pool, &current).await.unwrap();
-    // The epoch that succeeded may say so again, and nothing comes of it; the other one may not.
+    // The epoch that succeeded may report again, without effect; the other one may not.
     let after = everything(pool, &current).await;
     succeed(pool, &current).await.unwrap();
     everything_is_refused(pool, &stale).await;

@@ -1,4 +1,4 @@
-//! What the schema itself refuses, whoever asks: the last line behind the code.
+//! What the schema itself refuses: the last line of defence behind the code.
 
 use domain::JobId;
 use domain::job::JobStatus;
@@ -23,7 +23,7 @@ const SUCCEED: &str =
 const FAIL: &str = "UPDATE jobs SET status = 'failed', worker = NULL, lease_until = NULL, finished_at = now(), error_class = 'crash', error_message = 'x' WHERE id = $1";
 const CANCEL: &str = "UPDATE jobs SET status = 'canceled', worker = NULL, lease_until = NULL, finished_at = now(), cancel_requested_at = now() WHERE id = $1";
 
-/// A statement that goes to a status and fulfils every CHECK, so that only the transition can be wrong.
+/// A statement that moves to a status and fulfils every CHECK, so that only the transition can be wrong.
 fn step_to(status: JobStatus) -> &'static str {
     match status {
         JobStatus::Queued => "UPDATE jobs SET status = 'queued', worker = NULL, lease_until = NULL, finished_at = NULL, error_class = NULL, error_message = NULL WHERE id = $1",

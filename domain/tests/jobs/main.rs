@@ -23,7 +23,7 @@ use domain::{Caller, JobId, Pools, ProjectId, WorkerId};
 use embedded::TemporaryDatabase;
 use sqlx::PgPool;
 
-/// A database of the test's own.
+/// A database for one test.
 struct Database {
     pools: Pools,
     _database: TemporaryDatabase,

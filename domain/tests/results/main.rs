@@ -1,4 +1,4 @@
-//! Results of attempts: artifacts, checkpoints and models come into being with the success of exactly one attempt.
+//! Results of attempts: artifacts, checkpoints and models appear with the success of exactly one attempt.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 

@@ -1,4 +1,4 @@
-//! Checkpoints from which another attempt goes on, and the LoRA that appears as model and artifact at once.
+//! Checkpoints from which another attempt continues, and the LoRA that appears as model and artifact at once.
 
 use domain::artifact::{ADAPTER_MEDIA_TYPE, NewArtifact, OutputKind};
 use domain::job::{Claim, JobStatus};
@@ -55,7 +55,7 @@ async fn another_attempt_goes_on_from_the_highest_checkpoint() {
     let second = world.take_over(&first).await;
     let resumed = training::load_work(world.pool(), &second).await.unwrap().checkpoint.unwrap();
     assert_eq!((resumed.step, resumed.epoch), (15, 1));
-    // The first attempt wakes up and goes on writing: nobody sees it.
+    // The first attempt wakes up and continues to write, without effect.
     let told = checkpoint(&world, created.id, &first, 20).await;
     assert!(matches!(told, Err(Error::LeaseLost)), "{told:?}");
     checkpoint(&world, created.id, &second, 18).await.unwrap();
