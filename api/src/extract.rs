@@ -1,5 +1,5 @@
-//! How requests are read: JSON bodies, paths, queries and multipart forms, each refused with a problem that names the field.
-//! A NUL character is refused here once for all, since Postgres cannot keep one.
+//! How requests are read: JSON bodies, paths, queries and multipart forms, each refused with a problem that names the
+//! field. A NUL character is refused here once for all, since Postgres cannot keep one.
 
 use std::borrow::Cow;
 use std::sync::Arc;

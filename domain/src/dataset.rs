@@ -119,7 +119,8 @@ pub async fn check_exists(caller: &Caller, database: &Database, id: DatasetId) -
     if there { Ok(()) } else { Err(Error::not_found("dataset", id)) }
 }
 
-/// Makes the dataset invisible and deletes its rows and bytes. Errors: `NotFound`; `Conflict` while a training needs it.
+/// Makes the dataset invisible and deletes its rows and bytes. Errors: `NotFound`; `Conflict` while a training needs
+/// it.
 pub async fn delete(caller: &Caller, database: &Database, storage: &Storage, id: DatasetId) -> Result<()> {
     let mut tx = begin(database.pool(caller)).await?;
     lock(caller, &mut tx, id).await?;

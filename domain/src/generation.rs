@@ -1,6 +1,6 @@
-//! Generations: requests for pictures. A checked request becomes [`GenerationParams`]; the
-//! [`GenerationService`] writes the generation and its queued job in one statement; the worker's result arrives in one fenced transaction.
-//! Not here: the lifecycle of the job (`job`), or the making of pictures.
+//! Generations: requests for pictures. A checked request becomes [`GenerationParams`]; the [`GenerationService`] writes
+//! the generation and its queued job in one statement; the worker's result arrives in one fenced transaction. Not here:
+//! the lifecycle of the job (`job`), or the making of pictures.
 
 mod request;
 mod retry;

@@ -185,7 +185,8 @@ pub(crate) async fn retry(
     .await?;
     if row.query_forgotten {
         return Err(Error::conflict(
-            "The query string of this import's URL may be a secret and was forgotten when it ended, so it cannot be retried; \
+            "The query string of this import's URL may be a secret and was forgotten when it ended, so it \
+             cannot be retried; \
              import the model again with the whole URL.",
         ));
     }

@@ -17,10 +17,11 @@
 //! | [`swap`] | a request to a worker to load or unload a model |
 //! | [`storage`] | the bucket with all bytes |
 //!
-//! Functions for users take a [`Caller`] and a [`Database`], and see the rows of the caller's project. Functions for workers
-//! and the reaper take a pool, which the API does not have.
+//! Functions for users take a [`Caller`] and a [`Database`], and see the rows of the caller's project. Functions for
+//! workers and the reaper take a pool, which the API does not have.
 //!
-//! All SQL is here, in checked queries. Every effect of an attempt is one transaction that asks for `id AND epoch AND worker`.
+//! All SQL is here, in checked queries. Every effect of an attempt is one transaction that asks for `id AND epoch AND
+//! worker`.
 
 pub mod artifact;
 mod batcher;

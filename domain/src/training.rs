@@ -163,8 +163,8 @@ pub(crate) fn params(request: &TrainingRequest, base: &Model) -> Result<Training
     })
 }
 
-/// Checks the request and writes the training with its snapshot and its queued job, or nothing.
-/// Errors: `NotFound` for model or dataset; `Invalid` naming the field; `Conflict` for a name that is taken or an empty dataset.
+/// Checks the request and writes the training with its snapshot and its queued job, or nothing. Errors: `NotFound` for
+/// model or dataset; `Invalid` naming the field; `Conflict` for a name that is taken or an empty dataset.
 pub async fn create(
     caller: &Caller,
     database: &Database,
@@ -279,7 +279,8 @@ pub(crate) async fn retry(caller: &Caller, connection: &mut PgConnection, failed
     Ok(id)
 }
 
-/// SHA-256 over the lines `sha256 NUL caption LF` in order: the same pictures with the same captions have the same digest.
+/// SHA-256 over the lines `sha256 NUL caption LF` in order: the same pictures with the same captions have the same
+/// digest.
 fn snapshot_sha256(examples: &[Snapshot]) -> String {
     let mut hash = Sha256::new();
     for example in examples {
@@ -470,8 +471,8 @@ async fn commit_checkpoint(pool: &PgPool, claim: &Claim, checkpoint: NewCheckpoi
     Ok((sequence, old))
 }
 
-/// Writes the LoRA as model and artifact and makes the job succeed, in one transaction that only the holder of the lease can
-/// make. A name that was taken meanwhile gets a number. Errors: `LeaseLost`, and then nothing has changed.
+/// Writes the LoRA as model and artifact and makes the job succeed, in one transaction that only the holder of the
+/// lease can make. A name that was taken meanwhile gets a number. Errors: `LeaseLost`, and then nothing has changed.
 pub async fn finish(
     pool: &PgPool,
     storage: &Storage,

@@ -184,7 +184,8 @@ fn preview_to_sse(preview: &Preview) -> sse::Event {
     let Preview { step, total_steps, position, width, height, jpeg } = preview;
     let image = format!("data:image/jpeg;base64,{}", STANDARD.encode(jpeg));
     let data = json!({
-        "step": step, "total_steps": total_steps, "position": position, "width": width, "height": height, "image": image,
+        "step": step, "total_steps": total_steps, "position": position,
+        "width": width, "height": height, "image": image,
     });
     sse::Event::default().event("preview").data(data.to_string())
 }

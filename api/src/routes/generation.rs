@@ -115,7 +115,8 @@ fn path(id: GenerationId) -> String {
 /// and returns 201 if the generation has ended by then. Parameters left out take the model's defaults.
 #[utoipa::path(
     post, path = "/v1/generations", tag = "generations", operation_id = "create_generation",
-    params(("Prefer" = Option<String>, Header, description = "`wait=N`: seconds to wait for the end", example = "wait=1")),
+    params(("Prefer" = Option<String>, Header, description = "`wait=N`: seconds to wait for the end",
+            example = "wait=1")),
     request_body = GenerationRequest,
     responses(
         (status = 202, description = "Queued, or still running after the wait", body = Generation,

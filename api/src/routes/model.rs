@@ -290,7 +290,8 @@ async fn take_model(caller: &Caller, state: &State, form: &mut Multipart, import
             other => {
                 return Err(unprocessable(
                     other,
-                    "There is no such part; send `name`, perhaps `base`, `kind` or `parts_of`, and `file` parts, or `text_encoder`, `text_encoder_2` and `vae`.",
+                    "There is no such part; send `name`, perhaps `base`, `kind` or `parts_of`, and `file` parts, or \
+                     `text_encoder`, `text_encoder_2` and `vae`.",
                 ));
             }
         }

@@ -82,7 +82,8 @@ fn path(id: TrainingId) -> String {
 /// `lora`.
 #[utoipa::path(
     post, path = "/v1/trainings", tag = "trainings", operation_id = "create_training",
-    params(("Prefer" = Option<String>, Header, description = "`wait=N`: seconds to wait for the end", example = "wait=1")),
+    params(("Prefer" = Option<String>, Header, description = "`wait=N`: seconds to wait for the end",
+            example = "wait=1")),
     request_body = TrainingRequest,
     responses(
         (status = 202, description = "Queued, or still running after the wait", body = Training,

@@ -47,7 +47,8 @@ async fn a_generation_begins_with_a_picture() {
     let mask = server.input(png(64, 64, 255)).await;
     let picture = png(70, 35, 3);
     let body = json!({
-        "prompt": "a fox", "image": format!("data:image/png;base64,{}", BASE64_STANDARD.encode(&picture)), "mask": mask["id"],
+        "prompt": "a fox", "image": format!("data:image/png;base64,{}", BASE64_STANDARD.encode(&picture)),
+        "mask": mask["id"],
     });
     let created = server.post("/v1/generations", &body).await.expect(202);
     // The size of the picture, rounded to the grid.

@@ -134,7 +134,8 @@ async fn a_failed_generation_is_repeated_with_its_own_picture() {
     let mask = server.post_form("/v1/inputs", form).await.expect(201)["id"].clone();
     let picture = "data:image/png;base64,".to_owned() + &base64(&png(64, 32, 3));
     let body = json!({
-        "prompt": "a fox", "image": picture, "mask": mask, "seed": 5, "loras": [{"model": "clay", "scale": 0.5}], "width": 64, "height": 32,
+        "prompt": "a fox", "image": picture, "mask": mask, "seed": 5, "loras": [{"model": "clay", "scale": 0.5}],
+        "width": 64, "height": 32,
     });
     let failed = server.failed_generation(&body).await;
     let answer = server.retry(&failed).await;

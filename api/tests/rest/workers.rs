@@ -52,7 +52,10 @@ async fn a_model_tells_where_it_is_loaded() {
     let reference = json!({"id": ember["id"], "name": "ember"});
     assert_eq!(
         oldest["resident"],
-        json!([{"model": reference, "sha256": ember["sha256"], "bytes": 42}, {"model": null, "sha256": "0".repeat(64), "bytes": 3}])
+        json!([
+            {"model": reference, "sha256": ember["sha256"], "bytes": 42},
+            {"model": null, "sha256": "0".repeat(64), "bytes": 3},
+        ])
     );
     let page = server.get("/v1/workers?limit=1").await.expect(200);
     let next = server.get(&format!("/v1/workers?limit=1&cursor={}", text(&page["next_cursor"]))).await.expect(200);

@@ -66,7 +66,8 @@ pub struct GenerationRequest {
     #[schema(minimum = 0, maximum = 1)]
     #[serde(default)]
     pub strength: Option<f64>,
-    /// Solver of the denoising; the default is the model's. Class names of diffusers and names of A1111 are accepted, too.
+    /// Solver of the denoising; the default is the model's. Class names of diffusers and names of A1111 are accepted,
+    /// too.
     #[schema(min_length = 1, max_length = 64, pattern = r"^[A-Za-z0-9+ _-]+$", example = "dpmpp_2m_karras")]
     #[serde(default)]
     pub scheduler: Option<String>,
@@ -293,7 +294,7 @@ fn scheduler(name: &str, model: &Model) -> Result<Scheduler> {
     if model.family()?.takes(scheduler) {
         return Ok(scheduler);
     }
-    let message = format!("`{}` is of the family {}, which {name} does not go with.", model.name, model.family);
+    let message = format!("`{}` is of the family {}, which {name} does not support.", model.name, model.family);
     Err(Error::invalid("scheduler", message))
 }
 

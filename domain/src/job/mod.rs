@@ -1,8 +1,8 @@
 //! Jobs: the row is the queue entry, and the only record of a job's state.
 //!
-//! `queued → running → succeeded | failed | canceled`, and from running back to queued for another attempt. A claim gives a
-//! lease and a fencing epoch; whatever an attempt changes, it changes in a transaction that asks for `id AND epoch AND
-//! worker`, so an attempt whose lease was taken away changes nothing. Time is the database's.
+//! `queued → running → succeeded | failed | canceled`, and from running back to queued for another attempt. A claim
+//! gives a lease and a fencing epoch; every change of an attempt is made in a transaction that asks for `id AND
+//! epoch AND worker`, so an attempt whose lease was taken away changes nothing. Time is the database's.
 //!
 //! In this folder: the state machine and the queue. What a job is about belongs to its noun (generation, training,
 //! import, export), which enqueues it in the transaction of its own row and finishes it in the transaction of its

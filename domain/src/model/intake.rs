@@ -106,7 +106,8 @@ impl Intake {
                 return Err(Error::unsupported(
                     FIELD,
                     format!(
-                        "`{path}` is not taken: a model is made of .safetensors, .gguf, .json, .txt, .md and .model files. Pickles (.bin, .pt, .ckpt) are never read."
+                        "`{path}` is not taken: a model is made of .safetensors, .gguf, .json, .txt, .md and \
+                             .model files. Pickles (.bin, .pt, .ckpt) are never read."
                     ),
                 ));
             }

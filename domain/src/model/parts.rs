@@ -33,7 +33,8 @@ impl<'a> Layout<'a> {
         let mains: Vec<_> =
             roots.iter().filter(|(path, _)| roots.len() == 1 || Part::of_file(path).is_none()).collect();
         let [(main, header)] = mains[..] else {
-            let message = "Send one .safetensors file (a LoRA or a checkpoint), perhaps with its text encoders and VAE as parts of their own, or a checkpoint's folder with its model_index.json.";
+            let message = "Send one .safetensors file (a LoRA or a checkpoint), perhaps with its text encoders and VAE \
+                           as parts of their own, or a checkpoint's folder with its model_index.json.";
             return Err(Error::invalid("file", message));
         };
         let found = detect::denoiser(header).map_err(|what| invalid(detect::looks_like(what)))?;
@@ -74,7 +75,8 @@ impl<'a> Layout<'a> {
         }
         let missing: Vec<_> = self.missing.iter().map(|part| format!("`{}`", part.as_str())).collect();
         let message = format!(
-            "`{}` is a {} without its parts {}: give each as a file of its own under that name (on the command line {}), or name a model to take them from as `parts_of` (--like MODEL).",
+            "`{}` is a {} without its parts {}: give each as a file of its own under that name (on the command line \
+             {}), or name a model to take them from as `parts_of` (--like MODEL).",
             self.main,
             self.denoiser.family.title(),
             missing.join(", "),

@@ -21,7 +21,8 @@ async fn a_begin_that_was_given_up_leaves_no_transaction_open() {
     }
     tokio::time::sleep(Duration::from_millis(200)).await;
     let open: i64 = sqlx::query_scalar(
-        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state LIKE 'idle in transaction%'",
+        "SELECT count(*) FROM pg_stat_activity
+         WHERE datname = current_database() AND state LIKE 'idle in transaction%'",
     )
     .fetch_one(&pool)
     .await

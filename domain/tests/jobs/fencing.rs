@@ -108,7 +108,8 @@ async fn what_a_stale_attempt_wrote_in_its_transaction_goes_with_it() {
         let mut tx = pool.begin().await.unwrap();
         sqlx::query(
             "INSERT INTO artifacts (id, job_id, position, epoch, kind, storage_key, media_type, bytes, sha256, md5)
-             VALUES (gen_random_uuid(), $1, 0, $2, 'lora', $3, 'application/octet-stream', 1, repeat('0', 64), repeat('0', 32))",
+             VALUES (gen_random_uuid(), $1, 0, $2, 'lora', $3, 'application/octet-stream', 1,
+                     repeat('0', 64), repeat('0', 32))",
         )
         .bind(attempt.job.0)
         .bind(attempt.epoch)

@@ -1,5 +1,5 @@
-//! Jobs on a real Postgres: the queue, the lease, the ends, the reaper, the schema's own guard, and all of it at random against
-//! a model.
+//! Jobs on a real Postgres: the queue, the lease, the ends, the reaper, the schema's own guard, and all of it at random
+//! against a model.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 

@@ -378,7 +378,8 @@ impl Trial {
         let mut tx = self.pool.begin().await.unwrap();
         let written = sqlx::query(
             "INSERT INTO artifacts (id, job_id, position, epoch, kind, storage_key, media_type, bytes, sha256, md5)
-             VALUES (gen_random_uuid(), $1, 0, $2, 'lora', gen_random_uuid()::text, 'x', 1, repeat('0', 64), repeat('0', 32))",
+             VALUES (gen_random_uuid(), $1, 0, $2, 'lora', gen_random_uuid()::text, 'x', 1,
+                     repeat('0', 64), repeat('0', 32))",
         )
         .bind(claim.job.0)
         .bind(claim.epoch)
@@ -425,9 +426,12 @@ impl Trial {
     /// Checks that the tables match the model.
     async fn compare(&self) -> Result<(), TestCaseError> {
         let rows: Vec<Row> = sqlx::query_as(
-            "SELECT id, status, epoch, worker, failures, crashes, releases, cancel_requested_at IS NOT NULL AS cancel, step, error_class,
-                 (SELECT coalesce(array_agg(outcome ORDER BY a.epoch), '{}') FROM attempts a WHERE job_id = id) AS attempts,
-                 (SELECT coalesce(array_agg(sequence || ':' || e.kind ORDER BY sequence), '{}') FROM job_events e WHERE job_id = id) AS events,
+            "SELECT id, status, epoch, worker, failures, crashes, releases,
+                 cancel_requested_at IS NOT NULL AS cancel, step, error_class,
+                 (SELECT coalesce(array_agg(outcome ORDER BY a.epoch), '{}')
+                  FROM attempts a WHERE job_id = id) AS attempts,
+                 (SELECT coalesce(array_agg(sequence || ':' || e.kind ORDER BY sequence), '{}')
+                  FROM job_events e WHERE job_id = id) AS events,
                  (SELECT coalesce(array_agg(r.epoch), '{}') FROM artifacts r WHERE job_id = jobs.id) AS artifacts
              FROM jobs ORDER BY id",
         )

@@ -98,10 +98,13 @@ async fn a_listener_survives_the_loss_of_its_connection() {
     let database = Database::fresh().await;
     let pool = database.pool();
     let mut bell = Doorbell::listen(&database.pools.listen).await;
-    sqlx::query("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'pyrograph listen' AND datname = current_database()")
-        .execute(pool)
-        .await
-        .unwrap();
+    sqlx::query(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+         WHERE application_name = 'pyrograph listen' AND datname = current_database()",
+    )
+    .execute(pool)
+    .await
+    .unwrap();
     // First it reports that calls may have been lost, then it receives them again.
     assert_eq!(tokio::time::timeout(Duration::from_mins(1), bell.next()).await.unwrap(), Call::Work);
     job::ring(pool);

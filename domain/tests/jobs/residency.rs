@@ -53,7 +53,8 @@ async fn claim_with(pool: &PgPool, models: &str) -> Option<Claim> {
 async fn pass(pool: &PgPool, seconds: u32) {
     for statement in [
         "UPDATE jobs SET run_at = run_at - make_interval(secs => $1) WHERE status IN ('queued', 'running')",
-        "UPDATE attempts SET started_at = started_at - make_interval(secs => $1), overtook = overtook - make_interval(secs => $1)",
+        "UPDATE attempts SET started_at = started_at - make_interval(secs => $1),
+             overtook = overtook - make_interval(secs => $1)",
     ] {
         sqlx::query(statement).bind(f64::from(seconds)).execute(pool).await.unwrap();
     }

@@ -162,7 +162,11 @@ async fn names_and_bases_are_held_while_a_job_needs_them() {
     // A name that was taken nevertheless gets a number.
     let claim = world.claim().await;
     world
-        .count("WITH made AS (INSERT INTO models (project_id, id, name, kind, family, files, bytes, sha256) VALUES ('00000000-0000-7000-8000-000000000000', gen_random_uuid(), 'clay', 'lora', 'flux', '[]', 1, repeat('0', 64)) RETURNING 1) SELECT count(*) FROM made")
+        .count(
+            "WITH made AS (INSERT INTO models (project_id, id, name, kind, family, files, bytes, sha256) \
+             VALUES ('00000000-0000-7000-8000-000000000000', gen_random_uuid(), 'clay', 'lora', 'flux', '[]', 1, \
+             repeat('0', 64)) RETURNING 1) SELECT count(*) FROM made",
+        )
         .await;
     let (intake, _) = take(&world, &claim, 1).await;
     let made = finish(&world, &claim, &intake).await.unwrap();

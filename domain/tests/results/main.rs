@@ -91,7 +91,8 @@ impl World {
             let example = ExampleId::new();
             let key = StorageKey::DatasetExample { dataset: self.dataset, example, extension: "png" }.to_string();
             sqlx::query(
-                "INSERT INTO examples (id, dataset_id, position, storage_key, sha256, media_type, width, height, bytes, caption)
+                "INSERT INTO examples
+                     (id, dataset_id, position, storage_key, sha256, media_type, width, height, bytes, caption)
                  VALUES ($1, $2, $3, $4, $5, 'image/png', 64, 64, 100, 'a fox')",
             )
             .bind(example.0)

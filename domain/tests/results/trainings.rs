@@ -97,11 +97,14 @@ async fn a_name_that_was_taken_meanwhile_gets_a_number() {
     let world = World::new().await;
     training::create(&world.caller, &world.pools.api, &world.catalog, request(&world, "clay")).await.unwrap();
     let claim = world.claim().await;
-    sqlx::query("INSERT INTO models (project_id, id, name, kind, family, files, bytes, sha256) VALUES ('00000000-0000-7000-8000-000000000000', gen_random_uuid(), 'clay', 'lora', 'flux', '[]', 1, $1)")
-        .bind(SHA256)
-        .execute(world.pool())
-        .await
-        .unwrap();
+    sqlx::query(
+        "INSERT INTO models (project_id, id, name, kind, family, files, bytes, sha256)
+         VALUES ('00000000-0000-7000-8000-000000000000', gen_random_uuid(), 'clay', 'lora', 'flux', '[]', 1, $1)",
+    )
+    .bind(SHA256)
+    .execute(world.pool())
+    .await
+    .unwrap();
     let made = training::finish(world.pool(), &world.storage, &claim, adapter(&claim), &[]).await.unwrap();
     assert_eq!(model::get(&world.caller, &world.pools.api, "clay-2").await.unwrap().id, made);
 }
