@@ -1,5 +1,5 @@
-//! The API on a throw-away Postgres and bucket, for looking at it and for measuring: `cargo run -p api --example throw_away -- 127.0.0.1:8081`.
-//! No worker runs, so jobs stay queued. Everything is gone when it stops.
+//! The API on a temporary Postgres and bucket, to look at it and to measure it: `cargo run -p api --example throw_away
+//! -- 127.0.0.1:8081`. There is no worker, so jobs stay queued. Everything is removed when it stops.
 
 #![expect(clippy::print_stdout, reason = "an example prints its result")]
 

@@ -1,5 +1,5 @@
-//! The OpenAPI document before its paths: title, description, licence and tags. [`crate::router`] adds the routes to it, and
-//! [`crate::openapi`] adds what all operations share.
+//! The OpenAPI document before its paths: title, description, licence and tags. [`crate::router`] adds the routes to
+//! it, and [`crate::openapi`] adds what all operations share.
 
 use utoipa::openapi::{InfoBuilder, License, OpenApi, OpenApiBuilder, Tag};
 
@@ -12,11 +12,13 @@ pub(crate) fn document() -> OpenApi {
                 .title("Pyrograph")
                 .version(env!("CARGO_PKG_VERSION"))
                 .description(Some(
-                    "Trains LoRA adapters and makes pictures on machines of your own. Every error is a problem after RFC 9457 that \
-                     names the fields that are wrong. Lists are newest first, a page at a time. URLs of files are presigned when \
-                     they are read and live for one hour.",
+                    "Trains LoRA adapters and makes pictures on your own machines. Every error is a problem document \
+                     (RFC 9457) that names the wrong fields. Lists are newest first, a page at a time. URLs of files \
+                     are presigned when they are read and valid for one hour.",
                 ))
-                .license(Some(License::builder().name("MIT OR Apache-2.0").identifier(Some("MIT OR Apache-2.0")).build()))
+                .license(Some(
+                    License::builder().name("MIT OR Apache-2.0").identifier(Some("MIT OR Apache-2.0")).build(),
+                ))
                 .build(),
         )
         .tags(Some([

@@ -1,5 +1,5 @@
-//! How requests are read: JSON bodies, paths, queries and multipart forms, each refused with a problem that names the field.
-//! A NUL character is refused here once for all, since Postgres cannot keep one.
+//! How requests are read: JSON bodies, paths, queries and multipart forms, each refused with a problem that names the
+//! field. A NUL character is refused here once for all, since Postgres cannot keep one.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -23,7 +23,7 @@ use crate::problem::{Problem, Result};
 
 /// Time for a JSON body to arrive, or for the next piece of a form.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Bytes of a refused body that are still read, so that the client gets to see why.
+/// Bytes of a refused body that are still read, so that the client receives the response.
 const DRAINED: usize = 64 * 1024 * 1024;
 
 /// A JSON body.
@@ -77,7 +77,8 @@ async fn whole_body<S: Send + Sync>(request: Request, state: &S) -> Result<Bytes
     Ok(whole?)
 }
 
-/// Reads on for a moment: a client that is still sending would otherwise see a broken connection instead of the answer.
+/// Reads on for a moment: a client that is still sending would otherwise see a broken connection instead of the
+/// response.
 async fn drain(rest: &mut BodyDataStream) {
     let drain = async {
         let mut left = DRAINED;
@@ -94,7 +95,7 @@ fn not_json() -> Problem {
     Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "Send the body as JSON, with `Content-Type: application/json`.")
 }
 
-/// Whether the body says that it is JSON.
+/// Whether the Content-Type of the body is JSON.
 pub(crate) fn is_json(headers: &HeaderMap) -> bool {
     let Some(media_type) = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()) else {
         return false;
@@ -107,7 +108,7 @@ fn read_json<T: DeserializeOwned>(body: &[u8]) -> Result<T> {
     if has_nul(body) {
         return Err(nul_problem(body));
     }
-    // serde would take an array for the fields in their order.
+    // serde would also accept an array with the fields in order.
     if body.trim_ascii_start().first() != Some(&b'{') && serde_json::from_slice::<serde::de::IgnoredAny>(body).is_ok() {
         return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "The body has to be a JSON object, `{…}`."));
     }
@@ -117,7 +118,7 @@ fn read_json<T: DeserializeOwned>(body: &[u8]) -> Result<T> {
         match error.classify() {
             serde_json::error::Category::Data => {
                 let message = error.to_string();
-                // Where in the text is of no use to who knows the field.
+                // The position in the text is of no use to a client that knows the field.
                 let message = message.rsplit_once(" at line ").map_or(message.as_str(), |(message, _)| message);
                 wrong_field(&path, message)
             }
@@ -128,7 +129,7 @@ fn read_json<T: DeserializeOwned>(body: &[u8]) -> Result<T> {
     Ok(value)
 }
 
-/// Makes a problem of what serde says about a value; it names a field that is missing or unknown in the message only.
+/// Makes a problem of serde's message about a value; for a missing or unknown field only the message names the field.
 fn wrong_field(path: &FieldPath, message: &str) -> Problem {
     let path = path.to_string();
     let parent = if path == "." { String::new() } else { path };
@@ -138,7 +139,7 @@ fn wrong_field(path: &FieldPath, message: &str) -> Problem {
         .and_then(|rest| rest.split('`').next());
     let field = match named {
         None => parent,
-        // For an unknown field the path may end in it already.
+        // For an unknown field the path may already end in it.
         Some(name) if parent == name || parent.ends_with(&format!(".{name}")) => parent,
         Some(name) if parent.is_empty() => name.to_owned(),
         Some(name) => format!("{parent}.{name}"),
@@ -194,7 +195,7 @@ impl From<BytesRejection> for Problem {
     }
 }
 
-/// Parts of the path. One that cannot be read names nothing, which is 404.
+/// Parts of the path. One that cannot be parsed names nothing, which is 404.
 pub(crate) struct Path<T>(pub T);
 
 impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for Path<T> {
@@ -239,15 +240,15 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Query<T> {
     }
 }
 
-/// Which page of a list.
+/// Which page of a list to return.
 #[derive(Debug, Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct PageQuery {
-    /// Most items of the page.
+    /// Maximum number of items on the page.
     #[param(minimum = 1, maximum = 100, default = 20)]
     pub limit: Option<i64>,
-    /// `next_cursor` of the page before.
+    /// `next_cursor` of the previous page.
     #[param(pattern = "^[A-Za-z0-9_-]{21}[AQgw]$")]
     pub cursor: Option<String>,
 }
@@ -282,7 +283,7 @@ impl Multipart {
         Ok(field.map(Part))
     }
 
-    /// As of a body that is too large.
+    /// As for a body that is too large.
     pub(crate) async fn drain(mut self) {
         let drain = async {
             let mut left = DRAINED;
@@ -320,7 +321,7 @@ impl Part<'_> {
         if !charset.eq_ignore_ascii_case("utf-8") {
             return None;
         }
-        // A `+` is itself here, unlike in a form's body.
+        // A `+` stands for itself here, unlike in a form's body.
         let decoded = form_urlencoded::parse(encoded.replace('+', "%2B").as_bytes()).next()?.0.into_owned();
         Some(decoded)
     }

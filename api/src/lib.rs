@@ -1,17 +1,17 @@
 //! The REST API: HTTP on the outside, `domain` on the inside. No SQL, no tensors, no state but handles.
 //!
-//! | module | what is in it |
+//! | module | contents |
 //! |---|---|
 //! | `app` | the service: the routes with the documentation pages, the fallbacks and the layers |
 //! | `router` | every route, on one page |
 //! | `limits` | how large the bodies of requests may be |
-//! | `routes` | one file for each noun: what a request says, and what the answer looks like |
-//! | `access`, `caller` | how the caller of a request is found, and its extractor |
+//! | `routes` | one file for each noun: its requests and its responses |
+//! | `access`, `caller` | how the caller of a request is determined, and its extractor |
 //! | `extract` | how bodies, paths and queries are read, so that a refusal names the field |
 //! | `problem` | the only place where an error becomes HTTP |
 //! | `document` | title, description and tags of the contract |
 //! | `openapi` | the contract, made from the routes without a server |
-//! | `server` | connections: limits, time limits, orderly end |
+//! | `server` | connections: limits, time limits, graceful shutdown |
 
 mod access;
 mod app;

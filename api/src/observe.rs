@@ -1,5 +1,5 @@
-//! Around every request: an id, one line in the log, and no more requests at once than the server can work on. The log gets the
-//! route, never the query, a header or a body: prompts and signatures stay out of it.
+//! Around every request: an id, one line in the log, and a limit on the requests that are served at the same time. The
+//! log gets the route, never the query, a header or a body: prompts and signatures stay out of it.
 
 use std::time::Instant;
 
@@ -30,7 +30,8 @@ pub(crate) async fn observe(state: State, request: Request, next: Next) -> Respo
         )
         .into_response(),
     };
-    tracing::info!(parent: &span, %method, route, status = response.status().as_u16(), milliseconds = begun.elapsed().as_millis() as u64);
+    let milliseconds = begun.elapsed().as_millis() as u64;
+    tracing::info!(parent: &span, %method, route, status = response.status().as_u16(), milliseconds);
     let headers = response.headers_mut();
     if let Ok(id) = HeaderValue::from_str(id.as_hyphenated().encode_lower(&mut Uuid::encode_buffer())) {
         headers.insert(REQUEST_ID, id);

@@ -1,5 +1,5 @@
-//! The contract, made from the routes without a server. What every operation has in common, its problems, is added here once
-//! instead of at each handler.
+//! The contract, made from the routes without a server. What all operations have in common, their problems, is added
+//! here once instead of at each handler.
 
 use std::sync::OnceLock;
 
@@ -36,7 +36,7 @@ fn operations(item: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
         .filter_map(Option::as_mut)
 }
 
-/// Documents what any operation of its shape may answer, and gives every refusal the body of a problem.
+/// Documents the problems that any operation of this shape may return, and gives every refusal the body of a problem.
 fn add_problems(operation: &mut Operation) {
     let parameters = operation.parameters.as_deref().unwrap_or_default();
     let takes = |place: ParameterIn| {
@@ -44,7 +44,7 @@ fn add_problems(operation: &mut Operation) {
     };
     let mut problems = vec![(
         "503",
-        "Database or storage cannot be reached, or there are too many requests; `Retry-After` tells when to try again",
+        "Database or storage cannot be reached, or there are too many requests; `Retry-After` says when to try again",
     )];
     if operation.request_body.is_some() {
         problems.extend([

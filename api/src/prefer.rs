@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 
-/// Nobody is made to wait longer, in seconds.
+/// Longest wait that is granted, in seconds.
 pub(crate) const MAX_WAIT: u64 = 60;
 pub(crate) const PREFER: HeaderName = HeaderName::from_static("prefer");
 pub(crate) const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
 
-/// The wait that is granted. Preferences that are not understood are ignored, as the RFC wants it.
+/// The wait that is granted. Preferences that are not understood are ignored, as the RFC requires.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Wait(u64);
 

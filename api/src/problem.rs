@@ -11,19 +11,19 @@ pub(crate) const MEDIA_TYPE: &str = "application/problem+json";
 
 pub(crate) type Result<T, E = Problem> = std::result::Result<T, E>;
 
-/// What went wrong, after RFC 9457.
+/// A problem document (RFC 9457).
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct Problem {
     /// Always `about:blank`: the status says what kind of problem it is.
     #[schema(example = "about:blank")]
     pub r#type: &'static str,
-    /// The status in words.
+    /// Name of the HTTP status.
     #[schema(example = "Unprocessable Entity")]
     pub title: &'static str,
     /// HTTP status code.
     #[schema(minimum = 400, maximum = 599, example = 422)]
     pub status: u16,
-    /// A sentence that helps.
+    /// A sentence that explains the problem.
     #[schema(example = "width: 65 is not a multiple of 16, as `ember` needs it; 64 and 80 are.")]
     pub detail: String,
     /// The fields that are wrong; empty when the problem is not about a field.
@@ -36,7 +36,7 @@ pub struct FieldError {
     /// Path of the field, such as `loras[0].scale`.
     #[schema(example = "width")]
     pub field: String,
-    /// What is wrong with it.
+    /// What is wrong with the field.
     pub message: String,
 }
 

@@ -1,4 +1,5 @@
-//! Connections: accepted without Nagle's delay, given time limits that `axum::serve` has not, and brought to an orderly end.
+//! Connections: accepted without Nagle's delay, given the time limits that `axum::serve` lacks, and shut down
+//! gracefully.
 
 use std::time::Duration;
 
@@ -12,18 +13,18 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{State, app};
 
-/// Time for the head of a request to arrive; who dribbles it is let go.
+/// Time for the head of a request to arrive; a slower client is disconnected.
 const HEADER_LIMIT: Duration = Duration::from_secs(10);
 /// Open connections; further ones wait in the listener's queue.
 const MAX_CONNECTIONS: usize = 10_000;
 /// Streams of one HTTP/2 connection.
 const MAX_STREAMS: u32 = 128;
-/// Time for open requests to end after the stop.
+/// Time for open requests to finish after the stop.
 const FAREWELL: Duration = Duration::from_secs(30);
-/// After a failed accept (no file descriptors left, mostly).
+/// Pause after a failed accept (usually no file descriptors are left).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Serves the API until `stop` is cancelled, and then lets open requests end.
+/// Serves the API until `stop` is cancelled, then lets open requests finish.
 pub async fn serve(listener: TcpListener, mut state: State, stop: CancellationToken) -> std::io::Result<()> {
     state.stop = stop.clone();
     let app = app(state);

@@ -1,4 +1,4 @@
-//! What every handler may use: handles on database, storage and events. Cloning is cheap.
+//! What every handler may use: handles to database, storage and events. Cloning is cheap.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::access::Access;
 
-/// Requests that are worked on at the same time; the next one is told to come back.
+/// Most requests that are served at the same time; further ones get a 503.
 const MAX_REQUESTS: usize = 1024;
 
 #[derive(Clone)]
@@ -31,7 +31,7 @@ pub struct State {
 }
 
 impl State {
-    /// Everyone may do everything, in the project `default`.
+    /// Any caller may do everything, in the project `default`.
     pub fn new(database: Database, feed: Feed, storage: Storage) -> Self {
         let catalog = Catalog::new(database.clone());
         Self {

@@ -1,5 +1,5 @@
 //! Invalid user input and input at the limits: each is accepted, or rejected with a sentence that names the fault
-//! (the table is in docs/bad-input.md). None may result in a black picture. `checkpoint` tests malformed headers;
+//! (the list is in docs/bad-input.md). None may result in a black picture. `checkpoint` tests malformed headers;
 //! `api` and `domain` test what the service rejects before it queues a job.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]

@@ -1,5 +1,5 @@
-//! Artifacts: what a succeeded job made, one row for each position of a job, written in the transaction that makes it succeed.
-//! Not here: the bytes (`storage`), or who may finish a job (`job`).
+//! Artifacts: the results of a succeeded job, one row for each position of a job, written in the transaction that makes
+//! it succeed. Not here: the bytes (`storage`), or who may finish a job (`job`).
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -9,14 +9,14 @@ use uuid::Uuid;
 use crate::job::Claim;
 use crate::{ArtifactId, JobId, Result};
 
-/// What kind of thing a job made.
+/// Kind of a job's result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 #[schema(as = ArtifactKind)]
 pub enum OutputKind {
     /// A picture.
     Image,
-    /// A picture that says where another one is changed.
+    /// A picture that marks where another one is changed.
     Mask,
     Video,
     Audio,
@@ -30,7 +30,7 @@ pub enum OutputKind {
 impl OutputKind {
     pub const ALL: [Self; 6] = [Self::Image, Self::Mask, Self::Video, Self::Audio, Self::Adapter, Self::Json];
 
-    /// The name in rows and answers.
+    /// The name in rows and responses.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Image => "image",
@@ -43,10 +43,10 @@ impl OutputKind {
     }
 }
 
-/// The content type of adapters, which have none of their own.
+/// Media type of adapters, for which none is registered.
 pub const ADAPTER_MEDIA_TYPE: &str = "application/octet-stream";
 
-/// The ending of a file of this content type, without the dot.
+/// The extension of a file of this media type, without the dot.
 pub fn extension(media_type: &str) -> &'static str {
     match media_type {
         "image/png" => "png",
@@ -62,21 +62,22 @@ pub fn extension(media_type: &str) -> &'static str {
     }
 }
 
-/// What a worker made and stored, before its row exists. Images and masks have a width and a height, videos may have them.
+/// A result that a worker made and stored, before its row exists. Images and masks have a width and a height, videos
+/// may.
 #[derive(Clone, Debug)]
 pub struct NewArtifact {
     pub kind: OutputKind,
     pub position: i32,
     pub storage_key: String,
     pub media_type: String,
-    /// Pixels.
+    /// Width in pixels.
     pub width: Option<i32>,
-    /// Pixels.
+    /// Height in pixels.
     pub height: Option<i32>,
     pub bytes: i64,
-    /// Lower-case hex.
+    /// SHA-256 of the bytes, lower-case hex.
     pub sha256: String,
-    /// Lower-case hex.
+    /// MD5 of the bytes, lower-case hex.
     pub md5: String,
     pub seed: Option<i64>,
 }

@@ -1,5 +1,5 @@
-//! Questions that arrive while others are on their way go to the database together: one statement and one commit for all of
-//! them. A question that arrives alone goes at once, so nobody waits for company.
+//! Batches queries: those that arrive while others are running go to the database together, in one statement and one
+//! commit. A lone query is sent immediately; batching adds no latency.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,12 +9,12 @@ use tokio::sync::oneshot;
 
 use crate::{Error, Result};
 
-/// Statements under way at a time; more of them would be smaller ones.
+/// Most statements running at a time; more would only make each batch smaller.
 const LANES: usize = 2;
-/// Most questions of one statement.
+/// Most questions in one statement.
 const MOST: usize = 64;
 
-/// Answers some questions, in their order.
+/// Answers a batch of questions, in their order.
 type Together<Q, A> = Box<dyn for<'a> Fn(&'a [Q]) -> BoxFuture<'a, Result<Vec<A>>> + Send + Sync>;
 
 /// Cloning is cheap, and clones share their questions.
@@ -38,7 +38,8 @@ impl<Q: Send + Sync + 'static, A: Send + 'static> Batcher<Q, A> {
         Self(Arc::new(Inner { together: Box::new(together), waiting }))
     }
 
-    /// The answer to one question. Who stops waiting for it does not stop the statement, which carries others' questions too.
+    /// The answer to one question. A caller that stops waiting does not stop the statement, which carries others'
+    /// questions too.
     pub(crate) async fn ask(&self, question: Q) -> Result<A> {
         let (sender, answer) = oneshot::channel();
         {
@@ -77,7 +78,7 @@ impl<Q, A> Lane<Q, A> {
             let (questions, senders): (Vec<Q>, Vec<_>) = {
                 let mut waiting = self.of.waiting();
                 if waiting.questions.is_empty() {
-                    // Under the lock of the look, so that the next question finds the lane closed.
+                    // Under the lock of the check, so that the next question finds the lane closed.
                     waiting.lanes -= 1;
                     self.open = false;
                     return;
@@ -86,13 +87,13 @@ impl<Q, A> Lane<Q, A> {
                 waiting.questions.drain(..count).unzip()
             };
             for (sender, answer) in senders.into_iter().zip(self.answers(&questions).await) {
-                // Whoever asked may have left.
+                // The caller may have stopped waiting.
                 let _ = sender.send(answer);
             }
         }
     }
 
-    /// One question that the database refuses must not spoil those of others: they are then asked one by one.
+    /// A question that the database refuses must not spoil the others: they are then asked one by one.
     async fn answers(&self, questions: &[Q]) -> Vec<Result<A>> {
         match (self.of.together)(questions).await {
             Ok(answers) => answers.into_iter().map(Ok).collect(),

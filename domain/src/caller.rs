@@ -1,12 +1,13 @@
-//! Who asks. Every function that reads or writes a user's rows takes a [`Caller`] as its first argument, and its SQL
-//! names the caller's project. A row of another project does not exist for the caller: reading it by id is `NotFound`.
+//! The sender of a request. Every function that reads or writes a user's rows takes a [`Caller`] as its first argument,
+//! and its SQL names the caller's project. A row of another project does not exist for the caller: reading it by id is
+//! `NotFound`.
 //!
 //! For now there is one project, and every caller may do everything in it. Not here: how a request proves who sent it
 //! (`api`).
 
 use crate::ProjectId;
 
-/// Who asks, and for which project.
+/// The sender of a request, and the project that it works in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Caller {
     project: ProjectId,
@@ -14,10 +15,10 @@ pub struct Caller {
     scopes: Scopes,
 }
 
-/// What a caller has proved to be.
+/// How the caller was authenticated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Principal {
-    /// Nothing: the installation asks for no key.
+    /// Not at all: the installation requires no key.
     Anonymous,
 }
 
@@ -63,7 +64,7 @@ impl Caller {
         Self { project, principal, scopes }
     }
 
-    /// Whoever reaches an installation without keys: may do everything in the project `default`.
+    /// The caller at an installation without keys: may do everything in the project `default`.
     pub fn anonymous() -> Self {
         Self::new(ProjectId::DEFAULT, Principal::Anonymous, Scopes::ALL)
     }

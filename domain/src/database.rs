@@ -1,4 +1,4 @@
-//! The way to Postgres: pools, session settings, migrations and the time limit around each statement.
+//! Access to Postgres: pools, session settings, migrations and the time limit around each statement.
 
 use std::future::Future;
 use std::time::Duration;
@@ -13,16 +13,16 @@ use crate::{Caller, Error, Result};
 /// The schema, from the folder `migrations/`.
 pub static MIGRATIONS: Migrator = sqlx::migrate!("../migrations");
 
-/// This instant, as precisely as Postgres keeps it.
+/// The current time, at the precision of Postgres.
 pub(crate) fn now() -> DateTime<Utc> {
     Utc::now().trunc_subsecs(6)
 }
 
-/// A statement that takes longer is cancelled. sqlx has no time limit, and a half-open connection never answers.
+/// Limit after which a statement is cancelled. sqlx has no time limit, and a half-open connection never answers.
 const STATEMENT_LIMIT: Duration = Duration::from_secs(10);
 
-/// Postgres for users' requests. Whoever holds this can read and write rows in the name of a [`Caller`] only: the pool
-/// behind it is private, and the functions of this crate that take it take a caller, too.
+/// Postgres for users' requests. Code that holds this can read and write rows in the name of a [`Caller`] only: the
+/// pool behind it is private, and the functions of this crate that take it take a caller, too.
 ///
 /// ```no_run
 /// # async fn f(caller: &domain::Caller, database: &domain::Database, id: domain::DatasetId) -> domain::Result<()> {
@@ -63,7 +63,7 @@ const STATEMENT_LIMIT: Duration = Duration::from_secs(10);
 pub struct Database(PgPool);
 
 impl Database {
-    /// Whoever has the pool can do everything anyway.
+    /// Code that has the pool can do everything anyway.
     pub fn new(pool: PgPool) -> Self {
         Self(pool)
     }
@@ -73,7 +73,7 @@ impl Database {
         &self.0
     }
 
-    /// Whether the database answers. Errors: `Unavailable`.
+    /// Checks that the database responds. Errors: `Unavailable`.
     pub async fn check(&self) -> Result<()> {
         bounded(async { self.0.acquire().await?.ping().await }).await
     }
@@ -86,15 +86,15 @@ pub struct Pools {
     pub api: Database,
     /// For claims, beats and commits of workers, for the reaper and for migrations. The API does not have it.
     pub lease: PgPool,
-    /// For LISTEN: a connection stays taken as long as somebody listens.
+    /// For LISTEN, which keeps its connection as long as there is a listener.
     pub listen: PgPool,
 }
 
 impl Pools {
-    /// Connects to `url` (`postgres://…`) and makes sure that the database answers.
+    /// Connects to `url` (`postgres://…`) and makes sure that the database responds.
     ///
     /// # Errors
-    /// `Unavailable` if it does not; `Invalid` for a URL that is none.
+    /// `Unavailable` if it does not; `Invalid` for a malformed URL.
     pub async fn connect(url: &str) -> Result<Pools> {
         let options: PgConnectOptions =
             url.parse().map_err(|_| Error::invalid("DATABASE_URL", "is not a URL of a Postgres database"))?;
@@ -102,10 +102,11 @@ impl Pools {
         let pool = |name: &str, most: u32| {
             PgPoolOptions::new()
                 .max_connections(most)
-                // Within the limit of a statement; a machine that is busy compiling takes seconds for a connection.
+                // Shorter than the limit of a statement; a machine that is busy compiling takes seconds for a
+                // connection.
                 .acquire_timeout(Duration::from_secs(8))
                 .max_lifetime(Duration::from_mins(30))
-                // A ping before each use costs a round trip; a connection that was idle for long gets one below.
+                // A ping before each use costs a round trip; a connection that was idle for long is pinged below.
                 .test_before_acquire(false)
                 .before_acquire(|connection, idle| {
                     Box::pin(async move {
@@ -123,13 +124,13 @@ impl Pools {
         Ok(pools)
     }
 
-    /// Waits for the connections that are in use and closes all.
+    /// Waits for the connections that are in use, then closes all.
     pub async fn close(&self) {
         tokio::join!(self.listen.close(), self.api.0.close(), self.lease.close());
     }
 }
 
-/// Limits that the server keeps, so that a client which vanished holds neither a lock nor a row for long.
+/// Limits that the server enforces, so that a client that vanished holds neither a lock nor a row for long.
 fn with_session_settings(options: PgConnectOptions) -> PgConnectOptions {
     options.options([
         ("idle_in_transaction_session_timeout", "10s"),
@@ -153,16 +154,16 @@ pub async fn migrate(pool: &PgPool) -> Result<()> {
 
 /// Begins a transaction; use this and never `pool.begin()`.
 ///
-/// It runs on a task of its own, since sqlx 0.9 forgets a `BEGIN` whose future is dropped before the answer came (a client
-/// hangs up, a limit passes): the pool would then hand out a connection inside a transaction that nobody ends, and what is
-/// written through it is acknowledged and never there. A task is not dropped, and a finished transaction rolls back.
+/// It runs in a separate task, since sqlx 0.9 forgets a `BEGIN` whose future is dropped before the answer came (a
+/// client hangs up, a limit passes): the pool would then hand out a connection inside a transaction that nobody ends,
+/// and writes through it would be acknowledged and lost. A task is not dropped, and a finished transaction rolls back.
 pub async fn begin(pool: &PgPool) -> Result<Transaction<'static, Postgres>> {
     let pool = pool.clone();
     let begun = tokio::spawn(async move { pool.begin().await }).await.map_err(Error::internal)?;
     Ok(begun?)
 }
 
-/// Gives a statement, or a short row of them, ten seconds.
+/// Limits a statement, or a few short ones, to ten seconds.
 pub async fn bounded<T, E>(statement: impl Future<Output = Result<T, E>>) -> Result<T>
 where
     Error: From<E>,

@@ -1,6 +1,6 @@
-//! Datasets: named sets of pictures with captions to train on. An example never changes; it comes by `dataset::intake` and goes
-//! by deletion. A training takes a snapshot when it is created, so nothing that happens here later reaches it, except that the
-//! bytes must stay while it runs: deleting what an unfinished training needs is a conflict.
+//! Datasets: named sets of pictures with captions to train on. An example never changes: `dataset::intake` adds it, and
+//! it can only be deleted. A training takes a snapshot when it is created, so later changes do not affect it. The bytes
+//! must stay while it runs, so deleting what an unfinished training needs is a conflict.
 
 pub mod intake;
 
@@ -16,11 +16,11 @@ pub const MAX_CAPTION_CHARS: usize = 10_000;
 /// Most characters of a dataset's name.
 pub const MAX_NAME_CHARS: usize = 200;
 
-/// What a client sends to create a dataset.
+/// Parameters to create a dataset.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DatasetRequest {
-    /// Name for people; need not be unique.
+    /// Display name; need not be unique.
     #[schema(min_length = 1, max_length = 200, pattern = r"^[^\u0000-\u001f\u007f]+$", example = "clay animals")]
     pub name: String,
 }
@@ -72,7 +72,7 @@ pub async fn create(caller: &Caller, database: &Database, request: DatasetReques
     Ok(Dataset { id, name, example_count: 0, created_at: row.created_at, updated_at: row.updated_at })
 }
 
-/// Newest first.
+/// Lists datasets, newest first.
 pub async fn list(caller: &Caller, database: &Database, page: &PageRequest) -> Result<Page<Dataset>> {
     let rows = sqlx::query_as!(
         Dataset,
@@ -89,7 +89,7 @@ pub async fn list(caller: &Caller, database: &Database, page: &PageRequest) -> R
     Ok(page.cut(rows, |dataset| dataset.id.into()))
 }
 
-/// The dataset and its examples in order. Errors: `NotFound`.
+/// The dataset and its examples, by position. Errors: `NotFound`.
 pub async fn get(caller: &Caller, database: &Database, id: DatasetId) -> Result<(Dataset, Vec<Example>)> {
     let pool = database.pool(caller);
     let examples = examples(&mut *pool.acquire().await?, id).await?;
@@ -107,7 +107,7 @@ pub async fn get(caller: &Caller, database: &Database, id: DatasetId) -> Result<
     Ok((dataset, examples))
 }
 
-/// Errors with `NotFound` unless the dataset is there.
+/// Errors with `NotFound` unless the dataset exists.
 pub async fn check_exists(caller: &Caller, database: &Database, id: DatasetId) -> Result<()> {
     let there = sqlx::query_scalar!(
         r#"SELECT EXISTS (SELECT 1 FROM datasets WHERE id = $1 AND project_id = $2 AND deleted_at IS NULL) AS "there!""#,
@@ -119,7 +119,8 @@ pub async fn check_exists(caller: &Caller, database: &Database, id: DatasetId) -
     if there { Ok(()) } else { Err(Error::not_found("dataset", id)) }
 }
 
-/// Makes the dataset invisible and deletes its rows and bytes. Errors: `NotFound`; `Conflict` while a training needs it.
+/// Makes the dataset invisible and deletes its rows and bytes. Errors: `NotFound`; `Conflict` while a training needs
+/// it.
 pub async fn delete(caller: &Caller, database: &Database, storage: &Storage, id: DatasetId) -> Result<()> {
     let mut tx = begin(database.pool(caller)).await?;
     lock(caller, &mut tx, id).await?;
@@ -168,8 +169,8 @@ pub async fn delete_example(
     Ok(())
 }
 
-/// The examples of a dataset in order; empty also when there is no such dataset. Not scoped: check or lock the dataset's
-/// row for the caller, too.
+/// The examples of a dataset, by position; empty also if there is no such dataset. Not scoped to a project: check or
+/// lock the dataset's row for the caller, too.
 pub(crate) async fn examples(connection: &mut PgConnection, id: DatasetId) -> Result<Vec<Example>> {
     Ok(sqlx::query_as!(
         Example,

@@ -1,36 +1,36 @@
-//! What can go wrong, by meaning. How it looks over HTTP is decided in `api`, not here.
+//! Errors by meaning. How they look over HTTP is decided in `api`, not here.
 
 use std::fmt::Display;
 
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// `field` names a field of the request as the client wrote it; messages are sentences for people and hold no secret,
-/// but for those of `Unavailable` and `Internal`, which are for the log only.
+/// `field` names a field of the request as the client wrote it. Messages are sentences for people and contain no
+/// secrets, except those of `Unavailable` and `Internal`, which are for the log only.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
     #[error("there is no {noun} {id}")]
     NotFound { noun: &'static str, id: String },
-    /// A field names something that is not there.
+    /// A field names something that does not exist.
     #[error("{field}: {message}")]
     Unknown { field: String, message: String },
     /// The value can never be right.
     #[error("{field}: {message}")]
     Invalid { field: String, message: String },
-    /// It might be right at another time: something else is in the way.
+    /// The value may be valid at another time: something else conflicts with it now.
     #[error("{message}")]
     Conflict { field: Option<String>, message: String },
     #[error("{field}: {message}")]
     TooLarge { field: String, message: String },
-    /// A media type or file format that is not taken.
+    /// A media type or file format that is not supported.
     #[error("{field}: {message}")]
     Unsupported { field: String, message: String },
-    /// The attempt no longer holds its job: another one may. Nothing was changed; all effects must stop.
+    /// The attempt no longer holds its job; another attempt may. Nothing was changed; all effects must stop.
     #[error("the lease is lost")]
     LeaseLost,
-    /// Database or storage cannot be reached; trying again later is right.
+    /// Database or storage cannot be reached; try again later.
     #[error("unavailable: {0}")]
     Unavailable(String),
-    /// A mistake of ours.
+    /// A bug in Pyrograph.
     #[error("internal error: {0}")]
     Internal(String),
 }
@@ -58,7 +58,7 @@ impl Error {
         Error::Conflict { field: None, message: message.into() }
     }
 
-    /// A conflict that is about one field of the request.
+    /// A conflict about one field of the request.
     pub fn conflict_in(field: impl Into<String>, message: impl Into<String>) -> Error {
         Error::Conflict { field: Some(field.into()), message: message.into() }
     }
@@ -97,7 +97,7 @@ impl Error {
         self
     }
 
-    /// Whether the same call may succeed later without anybody doing anything.
+    /// Whether the same call may succeed later without any change by the user.
     pub fn is_transient(&self) -> bool {
         matches!(self, Error::Unavailable(_))
     }
@@ -119,8 +119,8 @@ impl From<sqlx::Error> for Error {
     }
 }
 
-/// SQLSTATE of trouble that passes: connection (08), rollback (40), resources (53), operator (57), a lock not had (55P03)
-/// and a server that became read-only during a failover (25006).
+/// SQLSTATE of transient failures: connection (08), rollback (40), resources (53), operator (57), a lock not available
+/// (55P03) and a server that became read-only during a failover (25006).
 fn is_transient_state(code: &str) -> bool {
     ["08", "40", "53", "57"].iter().any(|class| code.starts_with(class)) || code == "55P03" || code == "25006"
 }

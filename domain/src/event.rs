@@ -1,7 +1,7 @@
-//! What happens to a job, as rows that can be replayed from any point, and a feed that tells when to look.
+//! What happens to a job, as rows that can be replayed from any point, and a feed that signals when to read them.
 //!
-//! Events are numbered 1, 2, 3 … for each job under the lock of its row, so a reader that saw number `n` and asks for
-//! what came after misses nothing. NOTIFY carries only `job:sequence`, is sent after the commit, and may be lost.
+//! Events are numbered 1, 2, 3 … for each job under the lock of its row, so a reader that has event `n` and asks for
+//! later ones misses nothing. NOTIFY carries only `job:sequence`, is sent after the commit, and may be lost.
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ use crate::notice::{Notice, Notices};
 use crate::{Caller, Database, Error, JobId, ProjectId, Result};
 
 const CHANNEL: &str = "pyrograph_events";
-/// A subscriber that falls further behind than this is told to look at the rows.
+/// A subscriber that falls further behind than this gets [`Signal::Resync`].
 const BACKLOG: usize = 1024;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, sqlx::Type, utoipa::ToSchema)]
@@ -87,7 +87,7 @@ pub async fn after(caller: &Caller, database: &Database, job: JobId, sequence: i
     .await
 }
 
-/// Adds an event in the name of an attempt, if it still holds its job. [`announce`] it after the commit.
+/// Adds an event in the name of an attempt, if it still holds its job. Call [`announce`] after the commit.
 ///
 /// # Errors
 /// `LeaseLost`.
@@ -113,7 +113,7 @@ pub async fn record(executor: impl PgExecutor<'_>, claim: &Claim, kind: EventKin
     .ok_or(Error::LeaseLost)
 }
 
-/// Tells who listens that events up to `sequence` are committed. A failure is only logged: readers poll besides.
+/// Notifies listeners that events up to `sequence` are committed. A failure is only logged, since readers also poll.
 pub async fn announce(pool: &PgPool, job: JobId, sequence: i64) {
     let payload = format!("{}:{sequence}", job.0);
     if let Err(error) = bounded(sqlx::query!("SELECT pg_notify($1, $2)", CHANNEL, payload).execute(pool)).await {
@@ -121,16 +121,16 @@ pub async fn announce(pool: &PgPool, job: JobId, sequence: i64) {
     }
 }
 
-/// What a subscriber hears.
+/// What a subscriber receives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Signal {
     /// The job has events up to this one.
     Changed { job: JobId, sequence: i64 },
-    /// Signals may have been lost: look at the rows.
+    /// Signals may have been lost: read the rows.
     Resync,
 }
 
-/// One listening connection for the whole process, handed on to any number of subscribers.
+/// One listening connection for the whole process, shared by any number of subscribers.
 #[derive(Debug, Clone)]
 pub struct Feed {
     sender: broadcast::Sender<Signal>,
@@ -166,7 +166,7 @@ impl Feed {
         Feed { sender, _task: Arc::new(AbortOnDrop(task.abort_handle())) }
     }
 
-    /// Hears all that is announced from now on.
+    /// Receives all that is announced from now on.
     pub fn subscribe(&self) -> Subscription {
         Subscription { receiver: self.sender.subscribe() }
     }
@@ -188,12 +188,12 @@ impl Subscription {
         match self.receiver.recv().await {
             Ok(signal) => signal,
             Err(broadcast::error::RecvError::Lagged(_)) => Signal::Resync,
-            // The feed is gone, and with it the process soon: the caller's own polling is all that is left.
+            // The feed has stopped, and the process soon will: the caller's own polling is all that is left.
             Err(broadcast::error::RecvError::Closed) => std::future::pending().await,
         }
     }
 
-    /// Waits until there may be news of `job`. Cancel-safe.
+    /// Waits until `job` may have new events. Cancel-safe.
     pub async fn news_of(&mut self, job: JobId) {
         loop {
             match self.next().await {

@@ -1,5 +1,6 @@
-//! Exports: requests for a LoRA in another program's dialect. The same export of the same model is made once: who asks again gets the one
-//! that is there or under way. Not here: the lifecycle of the job (`job`), or how a dialect is written.
+//! Exports: requests for a LoRA in another program's dialect. The same export of a model is made once: a repeated
+//! request returns the one that exists or is being made. Not here: the lifecycle of the job (`job`), or how a dialect
+//! is written.
 
 use chrono::{DateTime, Utc};
 pub use formats::adapter::{Dtype, Format};
@@ -29,17 +30,18 @@ pub struct Export {
     pub created_at: DateTime<Utc>,
 }
 
-/// What a worker gets to do.
+/// The work of a claimed export.
 pub struct ExportWork {
     pub model: ModelFiles,
     pub format: Format,
     pub dtype: Dtype,
 }
 
-/// A worker has all of it in memory, more than once.
+/// Largest adapter that is exported, in bytes. The worker holds several copies of it in memory.
 const MAX_BYTES: i64 = 4 << 30;
 
-/// Writes an export with its queued job, or finds the one that succeeded or still may. Errors: `NotFound`; `Invalid` for a checkpoint.
+/// Writes an export with its queued job, or finds one that succeeded or is unfinished. Errors: `NotFound`; `Invalid`
+/// for a checkpoint.
 pub async fn create(
     caller: &Caller,
     database: &Database,
@@ -60,7 +62,7 @@ pub async fn create(
     }
     let (pool, project) = (database.pool(caller), caller.project());
     let mut tx = begin(pool).await?;
-    // One at a time, and not while it is deleted.
+    // One request at a time, and not while the model is being deleted.
     sqlx::query_scalar!(
         r#"SELECT 1 AS "one!" FROM models WHERE id = $1 AND deleted_at IS NULL FOR UPDATE"#,
         model.id as ModelId
@@ -115,7 +117,7 @@ async fn insert(
     Ok(id)
 }
 
-/// Makes the same request again, as a job of its own. Errors: `Unknown` when the model has been deleted.
+/// Makes the same request again, as a new job. Errors: `Unknown` if the model has been deleted.
 pub(crate) async fn retry(caller: &Caller, connection: &mut PgConnection, failed: JobId) -> Result<ExportId> {
     let row = sqlx::query!(
         r#"SELECT model_id AS "model_id: ModelId", format AS "format: Format", dtype AS "dtype: Dtype" FROM exports
@@ -128,7 +130,7 @@ pub(crate) async fn retry(caller: &Caller, connection: &mut PgConnection, failed
     insert(caller.project(), connection, row.model_id, row.format, row.dtype, Some(failed)).await
 }
 
-/// A row as the queries below give it.
+/// A row as the queries below return it.
 struct Row {
     id: ExportId,
     job_id: JobId,
@@ -175,7 +177,7 @@ pub async fn get(caller: &Caller, database: &Database, id: ExportId) -> Result<E
     row.map(Export::from).ok_or_else(|| Error::not_found("export", id))
 }
 
-/// Newest first.
+/// Lists exports, newest first.
 pub async fn list(caller: &Caller, database: &Database, page: &PageRequest) -> Result<Page<Export>> {
     let rows = select_exports!(
         "AND e.project_id = $1 AND ($2::uuid IS NULL OR e.id < $2) ORDER BY e.id DESC LIMIT $3",
@@ -188,13 +190,13 @@ pub async fn list(caller: &Caller, database: &Database, page: &PageRequest) -> R
     Ok(page.cut(rows.into_iter().map(Export::from).collect(), |export| export.id.into()))
 }
 
-/// Ends it: at once while it is queued, within a beat while it runs. One that has ended stays as it is.
+/// Cancels it: at once while it is queued, within a beat while it runs. One that has ended is left unchanged.
 pub async fn cancel(caller: &Caller, database: &Database, id: ExportId) -> Result<Export> {
     job::cancel(caller, database, job::find(caller, database, id.into(), Some(JobKind::Export)).await?).await?;
     get(caller, database, id).await
 }
 
-/// What the claimed job is to do.
+/// The work of the claimed job.
 pub async fn load_work(pool: &PgPool, claim: &Claim) -> Result<ExportWork> {
     bounded(async {
         let mut connection = pool.acquire().await?;

@@ -1,6 +1,6 @@
-//! Generations: requests for pictures. A checked request becomes [`GenerationParams`]; the
-//! [`GenerationService`] writes the generation and its queued job in one statement; the worker's result arrives in one fenced transaction.
-//! Not here: the lifecycle of the job (`job`), or the making of pictures.
+//! Generations: requests for pictures. A checked request becomes [`GenerationParams`]; the [`GenerationService`] writes
+//! the generation and its queued job in one statement; the worker's result arrives in one fenced transaction. Not here:
+//! the lifecycle of the job (`job`), or the making of pictures.
 
 mod request;
 mod retry;
@@ -30,7 +30,7 @@ use crate::{
     bounded,
 };
 
-/// The model that is meant when a request names none.
+/// The model of a request that names none.
 pub const DEFAULT_MODEL: &str = "ember";
 
 /// A LoRA that a generation runs with.
@@ -54,7 +54,7 @@ pub struct Generation {
     pub created_at: DateTime<Utc>,
 }
 
-/// What a worker gets to do.
+/// The work of a claimed generation.
 #[derive(Clone, Debug)]
 pub struct GenerationWork {
     pub id: GenerationId,
@@ -63,18 +63,18 @@ pub struct GenerationWork {
     pub seed: i64,
     pub base: ModelFiles,
     pub loras: Vec<WorkLora>,
-    /// What makes its previews, if it wants some and the library has a decoder for them.
+    /// The decoder for its previews, if it wants previews and the project has a decoder for them.
     pub vae_approx: Option<ModelFiles>,
 }
 
-/// A LoRA of a piece of work.
+/// A LoRA of the work.
 #[derive(Clone, Debug)]
 pub struct WorkLora {
     pub model: ModelFiles,
     pub scale: f64,
 }
 
-/// A row as the queries below give it.
+/// A row as the queries below return it.
 struct Row {
     id: GenerationId,
     project_id: ProjectId,
@@ -129,13 +129,14 @@ pub async fn get(caller: &Caller, database: &Database, id: GenerationId) -> Resu
     found.ok_or_else(|| Error::not_found("generation", id))
 }
 
-/// Some generations, each for its own caller, in the order asked for; `None` for one that the caller's project does not have.
+/// Several generations, each for its own caller, in the order asked for; `None` for one that is not in the caller's
+/// project.
 async fn get_many(database: &Database, asked: &[(Caller, GenerationId)]) -> Result<Vec<Option<Generation>>> {
     let Some((first, _)) = asked.first() else { return Ok(Vec::new()) };
     let projects: Vec<Uuid> = asked.iter().map(|(caller, _)| caller.project().into()).collect();
     let ids: Vec<Uuid> = asked.iter().map(|(_, id)| (*id).into()).collect();
     let rows = select_generations!(
-        // The first condition leaves the planner the primary key, also before the table has statistics.
+        // The first condition makes the planner use the primary key, even before the table has statistics.
         "AND g.id = ANY($2) AND (g.project_id, g.id) IN (SELECT * FROM unnest($1::uuid[], $2::uuid[]))",
         &projects,
         &ids
@@ -147,7 +148,7 @@ async fn get_many(database: &Database, asked: &[(Caller, GenerationId)]) -> Resu
     Ok(asked.iter().map(|(caller, id)| found.get(&(caller.project(), *id)).cloned()).collect())
 }
 
-/// Newest first.
+/// Lists generations, newest first.
 pub async fn list(caller: &Caller, database: &Database, page: &PageRequest) -> Result<Page<Generation>> {
     let rows = select_generations!(
         "AND g.project_id = $1 AND ($2::uuid IS NULL OR g.id < $2) ORDER BY g.id DESC LIMIT $3",
@@ -160,13 +161,13 @@ pub async fn list(caller: &Caller, database: &Database, page: &PageRequest) -> R
     Ok(page.cut(rows.into_iter().map(Generation::from).collect(), |generation| generation.id.into()))
 }
 
-/// Ends it: at once while it is queued, within a step while it runs. One that has ended stays as it is.
+/// Cancels it: at once while it is queued, within a step while it runs. One that has ended is left unchanged.
 pub async fn cancel(caller: &Caller, database: &Database, id: GenerationId) -> Result<Generation> {
     job::cancel(caller, database, job::find(caller, database, id.into(), Some(JobKind::Generation)).await?).await?;
     get(caller, database, id).await
 }
 
-/// Makes an ended generation invisible, forgets its prompt and deletes its pictures, and those that its request brought along.
+/// Makes an ended generation invisible, erases its prompt, and deletes its pictures and those that its request carried.
 /// Errors: `NotFound`; `Conflict` while it is queued or running.
 pub async fn delete(caller: &Caller, database: &Database, storage: &Storage, id: GenerationId) -> Result<()> {
     let mut tx = begin(database.pool(caller)).await?;
@@ -200,7 +201,7 @@ pub async fn delete(caller: &Caller, database: &Database, storage: &Storage, id:
     Ok(())
 }
 
-/// What the claimed job is to make.
+/// The work of the claimed job.
 pub async fn load_work(pool: &PgPool, claim: &Claim) -> Result<GenerationWork> {
     bounded(read_work(pool, claim)).await
 }
@@ -243,7 +244,7 @@ async fn read_work(pool: &PgPool, claim: &Claim) -> Result<GenerationWork> {
 }
 
 /// Writes the pictures and makes the job succeed, in one transaction that only the holder of the lease can make.
-/// Errors: `LeaseLost`, and then nothing has changed: what was stored for it is the caller's to remove.
+/// Errors: `LeaseLost`, and then nothing has changed: the caller must remove what it has stored.
 pub async fn finish(pool: &PgPool, claim: &Claim, artifacts: Vec<NewArtifact>, warnings: &[String]) -> Result<()> {
     let sequence = bounded(commit(pool, claim, &artifacts, warnings)).await?;
     if let Some(sequence) = sequence {
@@ -252,7 +253,7 @@ pub async fn finish(pool: &PgPool, claim: &Claim, artifacts: Vec<NewArtifact>, w
     Ok(())
 }
 
-/// The one fenced transaction. `None` when it was committed before.
+/// The one fenced transaction. `None` if it was committed before.
 async fn commit(pool: &PgPool, claim: &Claim, artifacts: &[NewArtifact], warnings: &[String]) -> Result<Option<i64>> {
     let mut tx = begin(pool).await?;
     let sequence = job::succeed(&mut tx, claim).await?;

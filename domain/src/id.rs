@@ -1,5 +1,5 @@
-//! Identifiers: UUID v7, one type for each noun so that no two can be mixed up. They grow with time, which makes
-//! "newest first" the order of the primary key.
+//! Identifiers: UUID v7, one type for each noun so that no two can be mixed up. They increase with time, so "newest
+//! first" is the order of the primary key.
 
 macro_rules! id {
     ($($(#[$doc:meta])* $name:ident),+ $(,)?) => {$(
@@ -13,7 +13,7 @@ macro_rules! id {
         pub struct $name(pub uuid::Uuid);
 
         impl $name {
-            /// A fresh one, greater than all made before in this process.
+            /// A new one, greater than all that this process made before.
             #[allow(clippy::new_without_default, reason = "no two are equal")]
             pub fn new() -> Self {
                 Self(uuid::Uuid::now_v7())
@@ -42,7 +42,7 @@ macro_rules! id {
     )+};
 }
 
-/// An id that clients see. A noun may define its own beside its other types: as `export` does.
+/// An id that clients see. A noun may define its own beside its other types, as `export` does.
 macro_rules! public {
     ($($(#[$doc:meta])* $name:ident),+ $(,)?) => {
         $crate::id::id! { $($(#[$doc])* $name),+ }
@@ -59,8 +59,8 @@ macro_rules! public {
 pub(crate) use {id, public};
 
 id! {
-    /// The queue's own, which can be neither shown nor logged: clients know a job by the id of its generation, training, import
-    /// or export.
+    /// The queue's own id, which can be neither shown nor logged: clients know a job by the id of its generation,
+    /// training, import or export.
     JobId,
 }
 
@@ -76,7 +76,7 @@ public! {
     UploadId,
     InputId,
     SwapId,
-    /// One start of a worker process; a restart gets another one.
+    /// One run of a worker process; after a restart it has a new one.
     WorkerId,
 }
 

@@ -1,6 +1,7 @@
-//! The gate that every picture passes before it is stored: png, jpeg or webp by content (the file name and the declared type
-//! are not asked), bounded in bytes and pixels before anything is decoded, decoded once in full so that a truncated file is
-//! refused, and upright afterwards. Not here: where pictures come from (`dataset`, `upload`, `zip_gate`) or go to (`storage`).
+//! The gate that every picture passes before it is stored. It must be PNG, JPEG or WebP by content (file name and
+//! declared type are ignored), within limits of bytes and pixels that are checked before anything is decoded, and is
+//! decoded once in full so that a truncated file is refused. It is stored upright. Not here: where pictures come from
+//! (`dataset`, `upload`, `zip_gate`) or are stored (`storage`).
 
 use std::io::Cursor;
 
@@ -18,9 +19,9 @@ pub const MAX_BYTES: u64 = 25 * 1024 * 1024;
 pub const MAX_SIDE: u32 = 8192;
 /// Most pixels of a picture.
 pub const MAX_PIXELS: u64 = 40_000_000;
-/// Most memory one decoder may ask for, in bytes: 40 MP of four 16-bit channels, and its own tables.
+/// Most memory that one decoder may allocate, in bytes: 40 MP of four 16-bit channels, and its own tables.
 const MAX_DECODED_BYTES: u64 = 384 * 1024 * 1024;
-/// Pictures decoded at the same time; bounds the memory that uploads can take together.
+/// Most pictures decoded at the same time; this bounds the memory that uploads can use together.
 static DECODERS: Semaphore = Semaphore::const_new(2);
 
 /// A picture that passed the gate.
@@ -28,18 +29,18 @@ static DECODERS: Semaphore = Semaphore::const_new(2);
 pub struct CheckedImage {
     pub bytes: Bytes,
     pub media_type: &'static str,
-    /// Extension that belongs to the media type, without the dot.
+    /// File extension of the media type, without the dot.
     pub extension: &'static str,
-    /// Pixels, upright.
+    /// Width in pixels, after turning it upright.
     pub width: u32,
     pub height: u32,
     /// SHA-256 of `bytes`, lower-case hex.
     pub sha256: String,
 }
 
-/// Checks one picture; `field` is what an error names.
+/// Checks one picture; `field` is the field that an error names.
 ///
-/// A picture whose EXIF data turns it is stored turned (as png), so that everyone downstream sees the same pixels.
+/// A picture that its EXIF data turns is stored turned (as PNG), so that all later steps see the same pixels.
 /// Errors: `TooLarge` over a limit, `Unsupported` for another format, `Invalid` for a picture that cannot be decoded.
 pub async fn check(field: &str, bytes: Bytes) -> Result<CheckedImage> {
     let field = field.to_owned();

@@ -1,6 +1,6 @@
-//! Imports: requests for a model from elsewhere. Creating one writes import and job in one transaction; files that came in are
-//! remembered, so that another attempt goes on after them; the result is a model, made visible in the transaction that makes
-//! the job succeed. Not here: the lifecycle of the job (`job`), the way over the network, or what a file must look like
+//! Imports: requests for a model from elsewhere. Creating one writes import and job in one transaction. Received files
+//! are recorded, so that another attempt continues after them. The result is a model, made visible in the transaction
+//! that makes the job succeed. Not here: the lifecycle of the job (`job`), the download, or what a file must look like
 //! (`model::intake`).
 
 use std::collections::BTreeMap;
@@ -22,28 +22,28 @@ use crate::{
     Caller, Database, Error, ImportId, JobId, ModelId, Page, PageRequest, ProjectId, Result, Storage, begin, bounded,
 };
 
-/// Longer texts of a licence are not kept.
+/// Longest text of a licence that is stored, in bytes.
 pub const MAX_LICENSE_BYTES: usize = 256 * 1024;
 
-/// What a client sends.
+/// Parameters to create an import.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ImportRequest {
-    /// Name that the model will have.
+    /// Name of the model to be made.
     #[schema(min_length = 1, max_length = 63, pattern = "^[a-z0-9][a-z0-9._-]{0,62}$", example = "clay")]
     pub name: String,
     pub source: Source,
-    /// What it must turn out to be; absent takes any.
+    /// Kind that the files must be. If absent, any kind is accepted.
     #[serde(default)]
     pub kind: Option<ModelKind>,
-    /// Name or id of the checkpoint that a LoRA or a decoder of previews was made for.
+    /// Name or identifier of the checkpoint that a LoRA or a preview decoder was made for.
     #[schema(min_length = 1, max_length = 63, pattern = r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     #[serde(default)]
     pub base: Option<String>,
-    /// Where the parts are that the source's file lacks.
+    /// Sources of the parts (text encoders, VAE) that the source's file lacks.
     #[serde(default)]
     pub parts: Option<Parts>,
-    /// Name or id of a checkpoint that has the parts which are still missing.
+    /// Name or identifier of a checkpoint that supplies the parts that are still missing.
     #[schema(min_length = 1, max_length = 63, pattern = r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     #[serde(default)]
     pub parts_of: Option<String>,
@@ -57,37 +57,38 @@ pub struct Import {
     pub name: String,
     pub source: Source,
     pub source_commit: Option<String>,
-    /// Where parts are that are given apart.
+    /// Sources of the parts (text encoders, VAE) that were supplied separately.
     pub parts: Option<Parts>,
-    /// The checkpoint that has the other parts.
+    /// The checkpoint that supplies the other parts.
     pub parts_of_model_id: Option<ModelId>,
-    /// The model, once there is one and until it is deleted.
+    /// The model: present once it exists, until it is deleted.
     pub output_model: Option<ModelRef>,
     pub report: Report,
     pub created_at: DateTime<Utc>,
 }
 
-/// What a worker gets to do.
+/// The work of a claimed import.
 pub struct ImportWork {
     pub id: ImportId,
     /// Owner of the import and of its model.
     pub project: ProjectId,
     pub name: String,
     pub source: Source,
-    /// Of a repository that an earlier attempt has looked at.
+    /// Commit that an earlier attempt resolved for a Hugging Face repository.
     pub source_commit: Option<String>,
-    /// May be a secret.
+    /// Query string of the source's URL. May be a secret.
     pub url_query: Option<String>,
     pub parts: Parts,
-    /// May be secrets.
+    /// Query strings of the parts' URLs. May be secrets.
     pub part_queries: BTreeMap<Part, String>,
     pub parts_of: Option<ModelId>,
-    /// What earlier attempts have brought.
+    /// Files that earlier attempts have stored.
     pub files: Vec<ModelFile>,
 }
 
 /// Checks the request and writes the import with its queued job, or nothing.
-/// Errors: `NotFound` for base or upload; `Invalid` naming the field; `Conflict` for a name that is taken, or parts that are missing.
+/// Errors: `NotFound` for base or upload; `Invalid` naming the field; `Conflict` for a name that is taken or missing
+/// parts.
 pub async fn create(caller: &Caller, database: &Database, storage: &Storage, request: ImportRequest) -> Result<Import> {
     model::check_name(&request.name)?;
     let parts = request.parts.unwrap_or_default();
@@ -104,7 +105,7 @@ pub async fn create(caller: &Caller, database: &Database, storage: &Storage, req
             }
         }
     }
-    // The denoiser's file is called after the model, and a part's after the part.
+    // The denoiser's file is named after the model, and a part's after the part.
     if let Some((part, _)) = parts.each().find(|(part, _)| part.as_str() == request.name) {
         let message = format!("A model with a part `{}` of its own cannot be called so.", part.as_str());
         return Err(Error::invalid("name", message));
@@ -162,8 +163,9 @@ pub async fn create(caller: &Caller, database: &Database, storage: &Storage, req
     })
 }
 
-/// Makes the same request again, as a job of its own that begins with no files. Errors: `Conflict` when a query string of its
-/// URLs was forgotten, when an upload is gone, or when the name is taken by now; `Unknown` when a model that it needs has been deleted.
+/// Makes the same request again, as a new job that starts without files. Errors: `Conflict` if a query string of its
+/// URLs was discarded, if an upload was deleted, or if the name has been taken; `Unknown` if a model that it needs has
+/// been deleted.
 pub(crate) async fn retry(
     caller: &Caller,
     database: &Database,
@@ -183,7 +185,8 @@ pub(crate) async fn retry(
     .await?;
     if row.query_forgotten {
         return Err(Error::conflict(
-            "The query string of this import's URL may be a secret and was forgotten when it ended, so it cannot be retried; \
+            "The query string of this import's URL may be a secret and was forgotten when it ended, so it \
+             cannot be retried; \
              import the model again with the whole URL.",
         ));
     }
@@ -215,7 +218,7 @@ pub(crate) async fn retry(
     Ok(id)
 }
 
-/// A row as the queries below give it.
+/// A row as the queries below return it.
 struct Row {
     id: ImportId,
     job_id: JobId,
@@ -270,7 +273,7 @@ pub async fn get(caller: &Caller, database: &Database, id: ImportId) -> Result<I
     row.map(Import::from).ok_or_else(|| Error::not_found("import", id))
 }
 
-/// Newest first.
+/// Lists imports, newest first.
 pub async fn list(caller: &Caller, database: &Database, page: &PageRequest) -> Result<Page<Import>> {
     let rows = select_imports!(
         "WHERE i.project_id = $1 AND ($2::uuid IS NULL OR i.id < $2) ORDER BY i.id DESC LIMIT $3",
@@ -283,13 +286,13 @@ pub async fn list(caller: &Caller, database: &Database, page: &PageRequest) -> R
     Ok(page.cut(rows.into_iter().map(Import::from).collect(), |import| import.id.into()))
 }
 
-/// Ends it: at once while it is queued, within a beat while it runs. One that has ended stays as it is.
+/// Cancels it: at once while it is queued, within a beat while it runs. One that has ended is left unchanged.
 pub async fn cancel(caller: &Caller, database: &Database, id: ImportId) -> Result<Import> {
     job::cancel(caller, database, job::find(caller, database, id.into(), Some(JobKind::Import)).await?).await?;
     get(caller, database, id).await
 }
 
-/// What the claimed job is to do, and what it has already.
+/// The work of the claimed job, with the files that are stored already.
 pub async fn load_work(pool: &PgPool, claim: &Claim) -> Result<ImportWork> {
     let row = bounded(
         sqlx::query!(
@@ -316,8 +319,8 @@ pub async fn load_work(pool: &PgPool, claim: &Claim) -> Result<ImportWork> {
     })
 }
 
-/// Remembers which commit a revision named, for all attempts to keep to: that of the source, or of a part's source, whose revision
-/// it becomes. Errors: `LeaseLost`, and then nothing has changed.
+/// Records the commit that a revision resolved to, so that all attempts use the same: for the source, or for a part's
+/// source, where it replaces the revision. Errors: `LeaseLost`, and then nothing has changed.
 pub async fn pin_commit(pool: &PgPool, claim: &Claim, part: Option<Part>, commit: &str) -> Result<()> {
     let held = bounded(
         sqlx::query_scalar!(
@@ -339,7 +342,7 @@ pub async fn pin_commit(pool: &PgPool, claim: &Claim, part: Option<Part>, commit
     if held == 1 { Ok(()) } else { Err(Error::LeaseLost) }
 }
 
-/// Remembers a file that is in the bucket. Errors: `LeaseLost`, and then nothing has changed.
+/// Records a file that is in the bucket. Errors: `LeaseLost`, and then nothing has changed.
 pub async fn add_file(pool: &PgPool, claim: &Claim, file: &ModelFile) -> Result<()> {
     let held = bounded(
         sqlx::query_scalar!(
@@ -357,9 +360,9 @@ pub async fn add_file(pool: &PgPool, claim: &Claim, file: &ModelFile) -> Result<
     if held == 1 { Ok(()) } else { Err(Error::LeaseLost) }
 }
 
-/// Makes a model of the files in `intake` and the job succeed, in one transaction that only the holder of the lease can make. A
-/// name that was taken meanwhile gets a number. Afterwards the files are the model's: [`Intake::committed`].
-/// Errors: `LeaseLost`, and then nothing has changed; those of [`Intake::finish`].
+/// Makes a model of the files in `intake` and the job succeed, in one transaction that only the holder of the lease can
+/// make. A name that was taken meanwhile gets a number. Afterwards the files belong to the model:
+/// [`Intake::committed`]. Errors: `LeaseLost`, and then nothing has changed; those of [`Intake::finish`].
 pub async fn finish(
     pool: &PgPool,
     storage: &Storage,
@@ -375,7 +378,8 @@ pub async fn finish(
     Ok(model)
 }
 
-/// The one fenced transaction: the model, the number of the event unless it was committed before, and keys that are spare now.
+/// The one fenced transaction. Returns the model, the number of the event unless it was committed before, and keys that
+/// are no longer needed.
 async fn commit(
     pool: &PgPool,
     claim: &Claim,
@@ -421,7 +425,7 @@ async fn commit(
     Ok((model.id, Some(sequence), spare))
 }
 
-/// Removes files of imports that ended without a model, however they ended. Cheap when there are none.
+/// Removes files of imports that ended without a model, for any reason. Cheap if there are none.
 pub async fn discard_leftovers(pool: &PgPool, storage: &Storage) -> Result<()> {
     let left = bounded(
         sqlx::query_scalar!(

@@ -1,6 +1,7 @@
-//! Inputs: pictures that generations begin with, an image to change or a mask. Each passes the image gate. One that was uploaded is
-//! a row, for any number of generations; one that a request carries itself, or takes from an earlier generation, lies beside the
-//! generation that begins with it and goes with it. Not here: what is made of them (`generation`).
+//! Inputs: pictures that generations start from, an image to change or a mask. Each passes the image gate. An uploaded
+//! input is a row that any number of generations can use. A picture that a request carries itself, or takes from an
+//! earlier generation, is stored with its generation and deleted with it. Not here: what is made of them
+//! (`generation`).
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
@@ -18,33 +19,33 @@ use crate::{Caller, Database, Error, GenerationId, InputId, Page, PageRequest, P
 pub struct Input {
     pub id: InputId,
     pub storage_key: String,
-    /// Lower-case hex.
+    /// SHA-256 of the bytes, lower-case hex.
     pub sha256: String,
     pub media_type: String,
-    /// Pixels.
+    /// Width in pixels.
     pub width: i32,
-    /// Pixels.
+    /// Height in pixels.
     pub height: i32,
     pub bytes: i64,
     pub created_at: DateTime<Utc>,
 }
 
-/// A picture that a generation begins with, as its row keeps it.
+/// A picture that a generation starts from, as stored in its row.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SourceImage {
-    /// The uploaded input; without one the object belongs to the generation.
+    /// The uploaded input. If there is none, the object belongs to the generation.
     pub input: Option<InputId>,
     pub storage_key: String,
-    /// Lower-case hex.
+    /// SHA-256 of the bytes, lower-case hex.
     pub sha256: String,
-    /// Pixels.
+    /// Width in pixels.
     pub width: u32,
-    /// Pixels.
+    /// Height in pixels.
     pub height: u32,
 }
 
 impl SourceImage {
-    /// The object that goes with the generation, if this is not an input of its own.
+    /// The object that is deleted with the generation, unless this is an uploaded input.
     pub(crate) fn own_object(&self) -> Option<String> {
         self.input.is_none().then(|| self.storage_key.clone())
     }
@@ -60,7 +61,7 @@ macro_rules! select_inputs {
     };
 }
 
-/// Checks a picture and keeps it. Errors: those of the [`image_gate`], naming `field`.
+/// Checks and stores a picture. Errors: those of the [`image_gate`], naming `field`.
 pub async fn create(
     caller: &Caller,
     database: &Database,
@@ -103,7 +104,7 @@ pub async fn get(caller: &Caller, database: &Database, id: InputId) -> Result<In
     found.ok_or_else(|| Error::not_found("input", id))
 }
 
-/// Newest first.
+/// Lists inputs, newest first.
 pub async fn list(caller: &Caller, database: &Database, page: &PageRequest) -> Result<Page<Input>> {
     let inputs = select_inputs!(
         "WHERE project_id = $1 AND ($2::uuid IS NULL OR id < $2) ORDER BY id DESC LIMIT $3",
@@ -146,9 +147,10 @@ pub async fn delete(caller: &Caller, database: &Database, storage: &Storage, id:
     Ok(())
 }
 
-/// Finds or makes the picture that a request means by `text`: the id of an input or of an artifact, or a `data:` URI with the
-/// picture itself. `field` is what an error names, and part of the name of an object that is made for the generation.
-/// Errors: `Unknown` for an id of nothing, `Invalid` for a text that is neither, those of the [`image_gate`].
+/// Finds or stores the picture that `text` refers to: the id of an input or of an artifact, or a `data:` URI with the
+/// picture itself. `field` is the field that an error names, and part of the name of an object that is made for the
+/// generation. Errors: `Unknown` for an id that does not exist, `Invalid` for a text that is neither, those of the
+/// [`image_gate`].
 pub(crate) async fn resolve(
     caller: &Caller,
     database: &Database,
@@ -187,12 +189,13 @@ pub(crate) async fn resolve(
     .fetch_optional(pool)
     .await?
     .ok_or_else(|| Error::unknown(field, format!("There is no input and no picture `{id}`.")))?;
-    // A copy: the earlier generation may be deleted without taking this one's beginning along.
+    // A copy, so that the earlier generation can be deleted without affecting this one.
     let bytes = storage.get(&key).await.map_err(|error| error.in_field(field))?;
     keep(storage, generation, field, image_gate::check(field, bytes).await?).await
 }
 
-/// The same picture for another generation: an input as it is, else a copy of the object. Errors: `Unknown` when that is gone.
+/// The same picture for another generation: an input as it is, otherwise a copy of the object. Errors: `Unknown` if it
+/// was deleted.
 pub(crate) async fn copy(
     storage: &Storage,
     generation: GenerationId,

@@ -1,4 +1,4 @@
-//! Integers in JSON: `64.0` is one, as JSON Schema says and some clients write. For request fields.
+//! Integers in JSON, for request fields: `64.0` is one, as JSON Schema says and some clients write.
 
 use std::fmt;
 use std::marker::PhantomData;

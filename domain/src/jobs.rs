@@ -1,5 +1,5 @@
-//! Jobs of every kind as clients see them: list, look at, cancel and retry, by the public id. Not here: the queue (`job`), or what
-//! only one kind has, which its own module tells (`generation`, `training`, `import`, `export`).
+//! Jobs of every kind as clients see them: list, get, cancel and retry, by the public id. Not here: the queue (`job`),
+//! or what only one kind has (`generation`, `training`, `import`, `export`).
 
 use chrono::{DateTime, Utc};
 use sqlx::types::Json;
@@ -16,35 +16,35 @@ use crate::{
 /// A job whose subject is not deleted.
 #[derive(Clone, Debug)]
 pub struct Job {
-    /// That of its generation, training, import or export.
+    /// The id of its generation, training, import or export.
     pub id: Uuid,
     pub kind: JobKind,
-    /// Models that it runs with.
+    /// Models that the job runs with.
     pub models: Vec<ModelRef>,
-    /// Name that the model will have, if it makes one.
+    /// Name of the model to be made, if it makes one.
     pub makes: Option<String>,
     /// The failed job that this one repeats.
     pub retry_of: Option<Uuid>,
-    /// The last job that repeats this one.
+    /// The latest job that repeats this one.
     pub retried_as: Option<Uuid>,
     pub report: Report,
     pub created_at: DateTime<Utc>,
 }
 
-/// Which jobs; what is `None` does not matter.
+/// Filters of a list; `None` does not filter.
 #[derive(Clone, Debug, Default)]
 pub struct Filter {
     pub kind: Option<JobKind>,
     pub status: Option<JobStatus>,
     /// Name or id of a model that the job needs.
     pub model: Option<String>,
-    /// At this instant or later.
+    /// At this time or later.
     pub created_after: Option<DateTime<Utc>>,
-    /// Before this instant.
+    /// Before this time.
     pub created_before: Option<DateTime<Utc>>,
 }
 
-/// A row as the queries below give it.
+/// A row as the queries below return it.
 struct Row {
     id: Uuid,
     kind: JobKind,
@@ -96,7 +96,7 @@ pub async fn get(caller: &Caller, database: &Database, id: Uuid) -> Result<Job> 
     row.map(Job::from).ok_or_else(|| Error::not_found("job", id))
 }
 
-/// Newest first. Errors: `Invalid` for a model that no model can be called.
+/// Lists jobs, newest first. Errors: `Invalid` for a text that cannot name a model.
 pub async fn list(caller: &Caller, database: &Database, filter: &Filter, page: &PageRequest) -> Result<Page<Job>> {
     if filter.model.as_deref().is_some_and(|model| !may_name_a_model(model)) {
         return Err(Error::invalid("model", "A model is named by its name or id, such as `ember`."));
@@ -128,18 +128,19 @@ fn may_name_a_model(text: &str) -> bool {
         && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
 }
 
-/// Ends it: at once while it is queued, soon while it runs. One that has ended stays as it is. Errors: `NotFound`.
+/// Cancels it: at once while it is queued, soon while it runs. One that has ended is left unchanged. Errors:
+/// `NotFound`.
 pub async fn cancel(caller: &Caller, database: &Database, id: Uuid) -> Result<Job> {
     job::cancel(caller, database, job::find(caller, database, id, None).await?).await?;
     get(caller, database, id).await
 }
 
-/// Makes the request of a failed job again, as a new job that names the failed one; returns the new one.
-/// Errors: `NotFound`; `Conflict` for a job that did not fail or has been retried, and for a request that cannot be made again.
+/// Makes the request of a failed job again, as a new job that names the failed one; returns the new one. Errors:
+/// `NotFound`; `Conflict` for a job that did not fail or has been retried, and for a request that cannot be repeated.
 pub async fn retry(caller: &Caller, database: &Database, storage: &Storage, id: Uuid) -> Result<Job> {
     let pool = database.pool(caller);
     let mut tx = begin(pool).await?;
-    // Two retries of one job wait for each other here; what the first has written is looked for afterwards.
+    // Two retries of one job wait for each other here, and the second then finds what the first has written.
     let failed = sqlx::query!(
         r#"SELECT id AS "id: JobId", kind AS "kind: JobKind", status AS "status: JobStatus" FROM jobs
            WHERE subject = $1 AND project_id = $2 AND deleted_at IS NULL FOR NO KEY UPDATE"#,

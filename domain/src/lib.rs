@@ -1,4 +1,4 @@
-//! What Pyrograph is about: the nouns, their rows and their rules. No HTTP and no tensors in here.
+//! The nouns of Pyrograph, their rows and their rules. No HTTP and no tensors.
 //!
 //! | word | meaning |
 //! |---|---|
@@ -8,19 +8,20 @@
 //! | [`import`] | a request for a model from elsewhere |
 //! | [`export`] | a request for a LoRA in another dialect |
 //! | [`generation`] | a request for pictures |
-//! | [`input`] | a picture that a generation begins with |
+//! | [`input`] | a picture that a generation starts from |
 //! | [`job`], attempt, epoch | the work behind a request, one claim of it by a worker, and the claim's fencing token |
 //! | [`jobs`] | jobs of every kind as clients see them |
 //! | [`event`] | what happened to a job, numbered |
 //! | [`artifact`] | what a job made |
 //! | [`worker`], resident | a process that does jobs, and the models that it has loaded |
 //! | [`swap`] | a request to a worker to load or unload a model |
-//! | [`storage`] | where all bytes are |
+//! | [`storage`] | the bucket with all bytes |
 //!
-//! Functions for users take a [`Caller`] and a [`Database`], and see the rows of the caller's project. Functions for workers
-//! and the reaper take a pool, which the API does not have.
+//! Functions for users take a [`Caller`] and a [`Database`], and see the rows of the caller's project. Functions for
+//! workers and the reaper take a pool, which the API does not have.
 //!
-//! All SQL is here, in checked queries. Every effect of an attempt is one transaction that asks for `id AND epoch AND worker`.
+//! All SQL is here, in checked queries. Every effect of an attempt is one transaction that asks for `id AND epoch AND
+//! worker`.
 
 pub mod artifact;
 mod batcher;

@@ -1,5 +1,5 @@
-//! Limits of files and the seed, which several nouns share. The ranges of a generation's and a training's parameters are in
-//! the crate `requests`.
+//! Limits of files, and the seed, which several nouns share. The ranges of a generation's and a training's parameters
+//! are in the crate `requests`.
 
 use requests::in_range;
 
@@ -10,7 +10,8 @@ pub const MAX_FILE_BYTES: u64 = 64 * 1024 * 1024 * 1024;
 /// Most files of one model.
 pub const MAX_FILES: usize = 200;
 
-/// The seed that a request states, or a random one. Random ones are below 2³², the range of a `torch.Generator` on the CPU.
+/// The seed that a request states, or a random one. Random seeds are below 2³², the range of a `torch.Generator` on the
+/// CPU.
 pub(crate) fn seed(requested: Option<i64>) -> Result<i64> {
     match requested {
         None | Some(-1) => Ok(i64::from(getrandom::u32().map_err(Error::internal)?)),

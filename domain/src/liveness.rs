@@ -2,5 +2,6 @@
 
 use std::time::Duration;
 
-/// A worker that was not seen for this long is not live: nothing is asked of it, and the models that it had loaded do not count.
+/// A worker that was not seen for this long is not live: it gets no requests, and the models that it had loaded do not
+/// count.
 pub(crate) const GONE_AFTER: Duration = Duration::from_secs(45);

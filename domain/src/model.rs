@@ -1,6 +1,6 @@
-//! Models: checkpoints to run, LoRAs to run on top of them, and decoders that show them at work. A row never changes but for its
-//! deletion. Here: the rows, how a name or id finds one, and the rule for deleting. How files come in is `model::intake`; what
-//! weights must look like is `weights_gate`.
+//! Models: checkpoints to run, LoRAs to run on top of them, and decoders that make their previews. A row never changes,
+//! except by its deletion. Here: the rows, how a name or id finds one, and the rule for deleting. How files are added
+//! is in `model::intake`; what weights must look like, in `weights_gate`.
 
 pub(crate) mod described;
 mod family;
@@ -28,20 +28,20 @@ use crate::{Caller, Database, Error, ModelId, Page, PageRequest, ProjectId, Resu
 
 /// Most characters of a name.
 pub const MAX_NAME_CHARS: usize = 63;
-/// Key of the advisory lock that deletions take.
+/// Key of the advisory lock that a deletion takes.
 const DELETION_LOCK: i64 = 0x6d6f_6465_6c73;
 /// Most characters of a family's name, in a filter.
 const MAX_FAMILY_CHARS: usize = 63;
 
-/// What the weights are.
+/// Kind of a model's weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ModelKind {
     /// A whole pipeline: text encoders, denoiser, VAE.
     Checkpoint,
-    /// Low-rank branches for a checkpoint of the same family.
+    /// Low-rank weights to apply to a checkpoint of the same family.
     Lora,
-    /// A tiny decoder (TAESD) that shows running generations of its family's checkpoints.
+    /// A tiny decoder (TAESD) that makes previews for checkpoints of its family.
     VaeApprox,
 }
 
@@ -54,7 +54,7 @@ impl ModelKind {
         }
     }
 
-    /// For a sentence.
+    /// The name in a sentence.
     pub(crate) const fn title(self) -> &'static str {
         match self {
             Self::Checkpoint => "a checkpoint",
@@ -86,7 +86,7 @@ pub struct ModelFile {
     /// Path within the model's folder.
     pub path: String,
     pub storage_key: String,
-    /// Lower-case hex.
+    /// SHA-256 of the bytes, lower-case hex.
     pub sha256: String,
     pub bytes: i64,
 }
@@ -116,7 +116,7 @@ impl Model {
     }
 }
 
-/// A model as other nouns speak of it.
+/// A reference to a model.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[schema(title = "ModelRef")]
 pub struct ModelRef {
@@ -124,7 +124,7 @@ pub struct ModelRef {
     pub name: String,
 }
 
-/// What a worker needs to have a model on its disk.
+/// What a worker needs to download a model.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ModelFiles {
     pub id: ModelId,
@@ -201,7 +201,7 @@ pub async fn get(caller: &Caller, database: &Database, name_or_id: &str) -> Resu
     find(database.pool(caller), caller.project(), name_or_id).await
 }
 
-/// The model of a project that an id or a name means. Errors: `NotFound`.
+/// The model of a project with this id or name. Errors: `NotFound`.
 async fn find(pool: &PgPool, project: ProjectId, name_or_id: &str) -> Result<Model> {
     let id = name_or_id.parse::<Uuid>().ok();
     select_models!("AND project_id = $1 AND (id = $2 OR name = $3)", project as ProjectId, id, name_or_id)
@@ -211,7 +211,7 @@ async fn find(pool: &PgPool, project: ProjectId, name_or_id: &str) -> Result<Mod
         .try_into()
 }
 
-/// For workers: the model that a row of theirs names. Errors: `NotFound`.
+/// For workers: the model that a row of their work names. Errors: `NotFound`.
 pub async fn by_id(pool: &PgPool, id: ModelId) -> Result<Model> {
     select_models!("AND id = $1", id as ModelId)
         .fetch_optional(pool)
@@ -220,7 +220,8 @@ pub async fn by_id(pool: &PgPool, id: ModelId) -> Result<Model> {
         .try_into()
 }
 
-/// Newest first; of one kind or of all, of one family or of all. Errors: `Invalid` for what can be no family.
+/// Lists models, newest first, optionally of one kind or one family. Errors: `Invalid` for a text that cannot be a
+/// family.
 pub async fn list(
     caller: &Caller,
     database: &Database,
@@ -253,11 +254,11 @@ pub async fn list(
 pub struct Origin {
     pub source: Option<Source>,
     pub source_commit: Option<String>,
-    /// The licence's text.
+    /// Text of the licence.
     pub license: Option<String>,
 }
 
-/// Nothing for a model that was not imported. Errors: `NotFound`.
+/// Empty for a model that was not imported. Errors: `NotFound`.
 pub async fn origin(caller: &Caller, database: &Database, id: ModelId) -> Result<Origin> {
     let row = sqlx::query!(
         r#"SELECT source AS "source: Json<Source>", source_commit, license FROM models WHERE id = $1 AND project_id = $2"#,
@@ -270,15 +271,16 @@ pub async fn origin(caller: &Caller, database: &Database, id: ModelId) -> Result
     Ok(Origin { source: row.source.map(|source| source.0), source_commit: row.source_commit, license: row.license })
 }
 
-/// Makes the model invisible and deletes its bytes, but for files that another model holds too. Errors: `NotFound`; `Conflict` for a built-in model, while unfinished jobs
-/// need it, and for a checkpoint that LoRAs name as their base only as long as those jobs exist (a LoRA outlives its base).
+/// Makes the model invisible and deletes its bytes, except files that another model also holds. Errors: `NotFound`;
+/// `Conflict` for a built-in model, and while unfinished jobs need it. LoRAs that name a checkpoint as their base do
+/// not prevent its deletion: a LoRA outlives its base.
 pub async fn delete(caller: &Caller, database: &Database, storage: &Storage, name_or_id: &str) -> Result<()> {
     let model = get(caller, database, name_or_id).await?;
     if model.built_in {
         return Err(Error::conflict(format!("`{}` came with Pyrograph and cannot be deleted.", model.name)));
     }
     let mut tx = begin(database.pool(caller)).await?;
-    // One deletion at a time: of two models that share a file, each would leave it to the other.
+    // One deletion at a time: of two models that share a file, each would leave the file to the other.
     sqlx::query!("SELECT pg_advisory_xact_lock($1)", DELETION_LOCK).execute(&mut *tx).await?;
     // The lock keeps new generations and trainings from naming the model until this is decided.
     let locked =
@@ -305,7 +307,7 @@ pub async fn delete(caller: &Caller, database: &Database, storage: &Storage, nam
     sqlx::query!("UPDATE models SET deleted_at = clock_timestamp() WHERE id = $1", model.id as ModelId)
         .execute(&mut *tx)
         .await?;
-    // A trained LoRA's file is also the artifact of its training: the two go together.
+    // A trained LoRA's file is also the artifact of its training; both are deleted together.
     let mut keys: Vec<String> = model.files.into_iter().map(|file| file.storage_key).collect();
     sqlx::query!(
         "UPDATE jobs SET deleted_at = clock_timestamp() FROM exports e
@@ -341,8 +343,8 @@ pub async fn delete(caller: &Caller, database: &Database, storage: &Storage, nam
     Ok(())
 }
 
-/// Models by name or id, remembered for a moment: creating a generation then costs one round trip. A row never changes but for
-/// its deletion, and the statement that inserts a generation looks for that again.
+/// A cache of models by name or id: creating a generation then costs one round trip. A row never changes, except by its
+/// deletion, and the statement that inserts a generation checks for that.
 #[derive(Clone, Debug)]
 pub struct Catalog {
     database: Database,
@@ -352,9 +354,9 @@ pub struct Catalog {
 /// A model, and when it was read.
 type Remembered = (Instant, Arc<Model>);
 
-/// How long a model is remembered.
+/// How long a model is cached.
 const REMEMBERED: Duration = Duration::from_secs(2);
-/// More names than this are not remembered at once.
+/// Most names that are cached at once.
 const MOST_REMEMBERED: usize = 1024;
 
 impl Catalog {
@@ -381,7 +383,7 @@ impl Catalog {
         Ok(model)
     }
 
-    /// Forgets everything, after a deletion.
+    /// Clears the cache, after a deletion.
     pub fn forget(&self) {
         if let Ok(mut known) = self.known.write() {
             known.clear();
@@ -389,7 +391,8 @@ impl Catalog {
     }
 }
 
-/// The files of models that a job runs with, deleted or not: the lock at creation and the rule for deleting keep them there.
+/// The files of models that a job runs with, deleted or not: the lock at creation and the rule for deleting keep the
+/// files.
 pub(crate) async fn files(
     connection: &mut sqlx::PgConnection,
     ids: &[ModelId],
@@ -412,8 +415,8 @@ pub(crate) async fn files(
         .collect())
 }
 
-/// Checks a name that a model is to have: 1 to 63 characters of `a-z`, `0-9`, `.`, `_`, `-`, the first a letter or digit. A name
-/// that reads as an id would hide the model with that id.
+/// Checks a name for a new model: 1 to 63 characters of `a-z`, `0-9`, `.`, `_`, `-`, the first a letter or digit. A
+/// name that reads as an id would hide the model with that id.
 pub fn check_name(name: &str) -> Result<()> {
     let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
     let shaped = name.len() <= MAX_NAME_CHARS
@@ -431,7 +434,7 @@ pub fn check_name(name: &str) -> Result<()> {
     Ok(())
 }
 
-/// Errors with `Conflict` when a model of that name exists in the project.
+/// Errors with `Conflict` if a model of that name exists in the project.
 pub(crate) async fn check_name_is_free(
     connection: &mut sqlx::PgConnection,
     project: ProjectId,
@@ -453,7 +456,7 @@ pub(crate) async fn check_name_is_free(
     Ok(())
 }
 
-/// Errors with `Conflict` when a job of the project is queued or running that will make a model of that name.
+/// Errors with `Conflict` if a queued or running job of the project will make a model of that name.
 pub(crate) async fn check_name_is_not_awaited(
     connection: &mut sqlx::PgConnection,
     project: ProjectId,

@@ -1,19 +1,19 @@
-//! LISTEN on one channel, for as long as anybody wants to hear. A notification is a hint and may be lost; who listens
-//! looks at the rows again after [`Notice::Reconnected`] and now and then without any reason.
+//! LISTEN on one channel, as long as there is a listener. A notification is a hint and may be lost; a listener reads
+//! the rows again after [`Notice::Reconnected`], and from time to time without any notification.
 
 use std::time::Duration;
 
 use sqlx::postgres::PgListener;
 use sqlx::{Executor, PgPool};
 
-/// After this much silence the connection is tried out: a half-open one would stay silent for ever.
+/// After this much silence the connection is tested: a half-open one would stay silent for ever.
 const SILENCE: Duration = Duration::from_secs(10);
 const PING_LIMIT: Duration = Duration::from_secs(2);
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
 
 pub(crate) enum Notice {
     Payload(String),
-    /// Some may have been lost in between.
+    /// Notifications may have been lost in between.
     Reconnected,
 }
 
@@ -30,7 +30,7 @@ impl Notices {
         Notices { pool, channel, listener: None, connected_before: false }
     }
 
-    /// Waits for the next one, connecting as often as it takes.
+    /// Waits for the next one, reconnecting as often as necessary.
     pub(crate) async fn next(&mut self) -> Notice {
         loop {
             let Some(listener) = self.listener.as_mut() else {

@@ -16,7 +16,7 @@ use crate::{Error, Result};
 pub const DEFAULT_LIMIT: i64 = 20;
 pub const MAX_LIMIT: i64 = 100;
 
-/// One page; without `next_cursor` it is the last.
+/// One page of a list; without `next_cursor` it is the last.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Page<T> {
     pub items: Vec<T>,
@@ -25,12 +25,12 @@ pub struct Page<T> {
 }
 
 impl<T> Page<T> {
-    /// The same page of other items.
+    /// The same page, with each item converted.
     pub fn map<U>(self, f: impl FnMut(T) -> U) -> Page<U> {
         Page { items: self.items.into_iter().map(f).collect(), next_cursor: self.next_cursor }
     }
 
-    /// The same page of other items, which are made one after the other.
+    /// The same page, with the items converted one after the other.
     pub async fn try_map<U, E, F>(self, mut f: impl FnMut(T) -> F) -> Result<Page<U>, E>
     where
         F: Future<Output = Result<U, E>>,
@@ -70,7 +70,7 @@ impl<T: ToSchema> PartialSchema for Page<T> {
     }
 }
 
-/// Which page is asked for.
+/// The page that a request asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PageRequest {
     limit: i64,
@@ -85,7 +85,7 @@ impl Default for PageRequest {
 
 impl PageRequest {
     /// # Errors
-    /// `Invalid` for a limit outside 1..=100 and for a cursor that was never given out.
+    /// `Invalid` for a limit outside 1..=100 and for a cursor that was never issued.
     pub fn parse(limit: Option<i64>, cursor: Option<&str>) -> Result<PageRequest> {
         let limit = limit.unwrap_or(DEFAULT_LIMIT);
         if !(1..=MAX_LIMIT).contains(&limit) {
@@ -105,7 +105,7 @@ impl PageRequest {
         self.limit + 1
     }
 
-    /// Cuts what was fetched, in descending order of `id`, down to the page.
+    /// Cuts the fetched items, in descending order of `id`, down to the page.
     pub fn cut<T>(&self, mut items: Vec<T>, id: impl Fn(&T) -> Uuid) -> Page<T> {
         let limit = usize::try_from(self.limit).unwrap_or_default();
         let more = items.len() > limit;

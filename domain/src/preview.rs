@@ -1,5 +1,5 @@
-//! How the picture that a running generation works on looks by now. Only the newest is kept, and none once the attempt has ended:
-//! it is no result, and no event, which could be read again. How it is made is the engine's matter.
+//! Previews: the current estimate of the picture that a running generation works on. Only the newest is kept, and it is
+//! deleted when the attempt ends: it is neither a result nor an event that could be replayed. The engine makes it.
 
 use sqlx::PgPool;
 
@@ -9,24 +9,24 @@ use crate::{Caller, Database, Error, JobId, ProjectId, Result, bounded, event};
 /// Largest file of a preview, in bytes.
 pub const MAX_BYTES: usize = 512 * 1024;
 
-/// A picture on its way.
+/// A preview of one picture.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Preview {
-    /// Steps done and steps in all, as the job's progress counts them.
+    /// Steps done and steps in total, as the job's progress counts them.
     pub step: i32,
     pub total_steps: i32,
-    /// Which picture of the generation it is, from 0.
+    /// Index of the picture within the generation, from 0.
     pub position: i32,
-    /// Pixels.
+    /// Width in pixels.
     pub width: i32,
-    /// Pixels.
+    /// Height in pixels.
     pub height: i32,
-    /// The file.
+    /// The JPEG file.
     pub jpeg: Vec<u8>,
 }
 
-/// Puts a preview in the place of the one before, in the name of an attempt, and rings as an event does.
-/// Errors: `LeaseLost`; `Invalid` for a file that is too large.
+/// Replaces the previous preview, in the name of an attempt, and notifies as an event does. Errors: `LeaseLost`;
+/// `Invalid` for a file that is too large.
 pub async fn record(pool: &PgPool, claim: &Claim, preview: &Preview) -> Result<()> {
     if preview.jpeg.len() > MAX_BYTES {
         return Err(Error::invalid("preview", format!("It has {} bytes; {MAX_BYTES} are kept.", preview.jpeg.len())));
@@ -60,12 +60,12 @@ pub async fn record(pool: &PgPool, claim: &Claim, preview: &Preview) -> Result<(
     Ok(())
 }
 
-/// What a follower that has seen a job's events up to `sequence`, and its previews up to `revision`, may still be told.
+/// News for a follower that has received a job's events up to `sequence`, and its previews up to `revision`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct News {
     /// The job has ended and there are no more events.
     pub over: bool,
-    /// The newest preview with its revision, if that is another one.
+    /// The newest preview with its revision, if the follower has not received it.
     pub preview: Option<(i64, Preview)>,
 }
 

@@ -1,5 +1,5 @@
-//! What is told about a job, whichever noun it belongs to: its status, progress, error and artifacts. Not here: how
-//! any of them changes (`job`).
+//! What clients see of a job of any kind: its status, progress, error and artifacts. Not here: how any of them changes
+//! (`job`).
 
 use chrono::{DateTime, Utc};
 use serde::Deserialize;
@@ -35,7 +35,7 @@ pub struct Report {
     pub finished_at: Option<DateTime<Utc>>,
 }
 
-/// A row of `jobs` with its artifacts, as queries of the nouns give it in one column of JSON.
+/// A row of `jobs` with its artifacts, as the nouns' queries return it in one column of JSON.
 #[derive(Debug, Deserialize)]
 pub(crate) struct JobRow {
     status: JobStatus,
@@ -68,7 +68,7 @@ impl JobRow {
 }
 
 impl Report {
-    /// Of a job that was just enqueued.
+    /// The report of a job that was just enqueued.
     pub(crate) fn queued(total_steps: i32) -> Self {
         Self {
             status: JobStatus::Queued,

@@ -1,5 +1,6 @@
-//! Every byte that is not a row lives in an S3 bucket: puts that never overwrite, gets, deletes and presigned URLs, which are
-//! made at read time without a network call and never stored. Not here: what the bytes mean, or which rows speak of them.
+//! All bytes outside the rows are in an S3 bucket: puts that never overwrite, gets, deletes and presigned URLs, which
+//! are made at read time without a network call and never stored. Not here: what the bytes mean, or which rows refer to
+//! them.
 
 mod writer;
 
@@ -23,17 +24,17 @@ use url::Url;
 pub use self::writer::ObjectWriter;
 use crate::{DatasetId, Error, ExampleId, GenerationId, InputId, JobId, ModelId, Result, TrainingId, UploadId};
 
-/// How long a presigned URL for reading lives.
+/// How long a presigned URL for reading is valid.
 pub const READ_TTL: Duration = Duration::from_hours(1);
-/// Files up to this many bytes are put in one request, so that the put can refuse to overwrite.
+/// Files up to this size in bytes are put in one request, so that the put can refuse to overwrite.
 const SINGLE_PUT_BYTES: u64 = 64 * 1024 * 1024;
 const PART_BYTES: usize = 8 * 1024 * 1024;
-/// Longest wait for the next bytes of an answer. There is no limit for a whole answer, which may be a file of 64 GiB.
+/// Longest wait for the next bytes of a response. A whole response has no limit, since it may be a file of 64 GiB.
 const SILENCE: Duration = Duration::from_mins(1);
-/// The same where an upload in parts ends: a server may copy all of it before it says a word.
+/// The same when an upload in parts is completed: a server may copy all of it before it responds.
 const COMPLETION: Duration = Duration::from_hours(1);
 
-/// Where the bucket is and how to sign for it.
+/// Address of the bucket and keys to sign with.
 #[derive(Clone)]
 pub struct StorageConfig {
     /// Base URL of the S3 service, such as `https://<account>.r2.cloudflarestorage.com`.
@@ -43,7 +44,7 @@ pub struct StorageConfig {
     pub region: String,
     pub access_key: String,
     pub secret_key: String,
-    /// Base URL that clients reach the service by, when it is not `endpoint`; presigned URLs carry it.
+    /// Base URL by which clients reach the service, if it is not `endpoint`; presigned URLs use it.
     pub public_endpoint: Option<String>,
 }
 
@@ -60,8 +61,8 @@ impl fmt::Debug for StorageConfig {
     }
 }
 
-/// The name of an object. Made of ids and the attempt's epoch only, so no two writers ever mean the same object. A `Source` is a
-/// picture that a request carried itself.
+/// The name of an object. It consists of ids and the attempt's epoch, so two writers never use the same name. A
+/// `Source` is a picture that a request carried itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StorageKey {
     DatasetExample { dataset: DatasetId, example: ExampleId, extension: &'static str },
@@ -102,17 +103,17 @@ pub struct PresignedPut {
     pub content_type: String,
 }
 
-/// What the bucket says about an object.
+/// Metadata of an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ObjectHead {
     pub bytes: u64,
 }
 
-/// What was written by `put_file` or an [`ObjectWriter`].
+/// The result of `put_file` or an [`ObjectWriter`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Written {
     pub bytes: u64,
-    /// Lower-case hex.
+    /// SHA-256 of the bytes, lower-case hex.
     pub sha256: String,
 }
 
@@ -120,13 +121,13 @@ pub struct Written {
 #[derive(Clone, Debug)]
 pub struct Storage {
     bucket: Arc<AmazonS3>,
-    /// The same bucket, asked with more patience.
+    /// The same bucket, with a longer time limit.
     completion: Arc<AmazonS3>,
     signer: Arc<AmazonS3>,
 }
 
 impl Storage {
-    /// Makes the client; no network is touched (`check` does that).
+    /// Makes the client, without a network call (`check` makes one).
     pub fn new(config: &StorageConfig) -> Result<Self> {
         Self::with_patience(config, SILENCE, COMPLETION)
     }
@@ -141,7 +142,8 @@ impl Storage {
         Ok(Self { bucket, completion, signer })
     }
 
-    /// Writes an object that must not exist. When it does with the very same bytes, an earlier reply was lost, and that is success.
+    /// Writes an object that must not exist. If it exists with the same bytes, an earlier reply was lost, and that is
+    /// success.
     pub async fn put(&self, key: &str, bytes: Bytes, media_type: &str) -> Result<()> {
         let options = PutOptions { mode: PutMode::Create, attributes: attributes(media_type), ..PutOptions::default() };
         match self.bucket.put_opts(&key.into(), bytes.clone().into(), options).await {
@@ -157,7 +159,7 @@ impl Storage {
         }
     }
 
-    /// Writes a file from local disk and tells its size and SHA-256.
+    /// Writes a file from local disk and returns its size and SHA-256.
     pub async fn put_file(&self, key: &str, path: &Path, media_type: &str) -> Result<Written> {
         let mut file = tokio::fs::File::open(path).await.map_err(Error::unavailable)?;
         let length = file.metadata().await.map_err(Error::unavailable)?.len();
@@ -179,18 +181,18 @@ impl Storage {
         }
     }
 
-    /// The whole object in memory.
+    /// Reads the whole object into memory.
     pub async fn get(&self, key: &str) -> Result<Bytes> {
         let found = self.bucket.get(&key.into()).await.map_err(|error| from_object_store(key, error))?;
         found.bytes().await.map_err(|error| from_object_store(key, error))
     }
 
-    /// Some bytes of an object.
+    /// Reads a range of an object.
     pub async fn get_range(&self, key: &str, range: std::ops::Range<u64>) -> Result<Bytes> {
         self.bucket.get_range(&key.into(), range).await.map_err(|error| from_object_store(key, error))
     }
 
-    /// Streams an object to a new file and tells its size and SHA-256, for the caller to compare with the row.
+    /// Streams an object to a new file and returns its size and SHA-256, for the caller to compare with the row.
     pub async fn get_to_file(&self, key: &str, path: &Path) -> Result<Written> {
         let found = self.bucket.get(&key.into()).await.map_err(|error| from_object_store(key, error))?;
         let mut chunks = found.into_stream();
@@ -219,7 +221,7 @@ impl Storage {
         found.map_err(|error| from_object_store(prefix, error))
     }
 
-    /// Deletes an object; one that is not there is no error.
+    /// Deletes an object. It is no error if it does not exist.
     pub async fn delete(&self, key: &str) -> Result<()> {
         match self.bucket.delete(&key.into()).await {
             Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
@@ -236,12 +238,12 @@ impl Storage {
         }
     }
 
-    /// A URL to read one object with, good for `ttl`. No network.
+    /// A URL to read one object with, valid for `ttl`. No network.
     pub async fn presign_get(&self, key: &str, ttl: Duration) -> Result<Url> {
         self.signer.signed_url(Method::GET, &key.into(), ttl).await.map_err(|error| from_object_store(key, error))
     }
 
-    /// A URL to write one object with, good for `ttl` and for this content type only. No network.
+    /// A URL to write one object with, valid for `ttl` and for this content type only. No network.
     pub async fn presign_put(&self, key: &str, content_type: &str, ttl: Duration) -> Result<PresignedPut> {
         let value = HeaderValue::from_str(content_type).map_err(Error::internal)?;
         let options = SignedUrlOptions::default().with_signed_header(CONTENT_TYPE, value);
@@ -253,7 +255,7 @@ impl Storage {
         Ok(PresignedPut { url, content_type: content_type.to_owned() })
     }
 
-    /// Asks the bucket about an object that never exists: the answer "not found" proves address, bucket and keys.
+    /// Asks the bucket for an object that never exists: the response "not found" proves address, bucket and keys.
     pub async fn check(&self) -> Result<()> {
         match self.head("readiness").await {
             Ok(_) | Err(Error::NotFound { .. }) => Ok(()),

@@ -1,5 +1,5 @@
-//! Swaps: requests to workers to load a model or to unload it. A worker carries a swap out between two jobs. There is one at a time
-//! for each worker and model, the last that was asked for, and it ends with its worker.
+//! Swaps: requests to workers to load or unload a model. A worker carries a swap out between two jobs. There is one at
+//! a time for each worker and model, the latest that was requested, and it is deleted with its worker.
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -13,7 +13,7 @@ use crate::liveness::GONE_AFTER;
 use crate::model::{Model, ModelFile, ModelFiles, ModelKind, ModelRef};
 use crate::{Caller, Database, Error, ModelId, Result, SwapId, WorkerId};
 
-/// What is asked for.
+/// The requested action.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, sqlx::Type, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 #[sqlx(type_name = "text", rename_all = "snake_case")]
@@ -31,50 +31,51 @@ impl SwapAction {
     }
 }
 
-/// `queued → running → succeeded | failed`.
+/// Status of a swap: `queued → running → succeeded | failed`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum SwapStatus {
-    /// Until the worker's job at hand has ended.
+    /// Waits until the worker's current job has ended.
     Queued,
     Running,
     Succeeded,
-    /// `error` says why; it is not tried again.
+    /// The swap failed; `error` is the reason. It is not retried.
     Failed,
 }
 
-/// A request to one worker.
+/// A request to one worker to load or unload a model.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Swap {
     pub worker: WorkerId,
-    /// Of the worker.
+    /// The worker's name.
     pub name: String,
-    /// Of the worker.
+    /// The device it runs on, such as `cuda:0`.
     #[schema(example = "cuda:0")]
     pub device: String,
     pub model: ModelRef,
     pub action: SwapAction,
     pub status: SwapStatus,
-    /// A sentence for people, when it failed.
+    /// Why it failed, in a sentence for people.
     pub error: Option<String>,
     pub created_at: DateTime<Utc>,
     pub finished_at: Option<DateTime<Utc>>,
 }
 
-/// What a worker gets to do.
+/// The work of a swap.
 #[derive(Debug, Clone)]
 pub struct SwapWork {
     pub id: SwapId,
     pub action: SwapAction,
     pub model: ModelFiles,
-    /// The model was deleted meanwhile, and its files are gone.
+    /// The model was deleted meanwhile, with its files.
     pub deleted: bool,
 }
 
-/// Asks the live workers that make pictures, or those of them that this name or id means, to load or unload a checkpoint.
+/// Asks the live workers that make pictures, or those of them with this name or id, to load or unload a checkpoint.
 ///
 /// # Errors
-/// `Invalid` for what is no checkpoint; `Unknown` for a worker that is not there; `Conflict` when nobody can be asked.
+/// `Invalid` for a model that is not a checkpoint; `Unknown` for a worker that does not exist; `Conflict` if no worker
+/// can be asked.
 pub async fn request(
     caller: &Caller,
     database: &Database,
@@ -154,7 +155,8 @@ pub async fn request(
         .collect())
 }
 
-/// The oldest swap that this worker has not ended, one whose end could not be written included; it runs from now on.
+/// The oldest swap of this worker that has not ended, including one whose end could not be written; it runs from now
+/// on.
 pub async fn next(pool: &PgPool, worker: WorkerId) -> Result<Option<SwapWork>> {
     let row = bounded(
         sqlx::query!(
@@ -182,7 +184,7 @@ pub async fn next(pool: &PgPool, worker: WorkerId) -> Result<Option<SwapWork>> {
     }))
 }
 
-/// Writes how it ended. Nothing happens when another request has taken its place.
+/// Records how it ended. Does nothing if another request has replaced it.
 pub async fn end(pool: &PgPool, id: SwapId, error: Option<&str>) -> Result<()> {
     bounded(
         sqlx::query!(

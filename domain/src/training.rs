@@ -1,6 +1,6 @@
-//! Trainings: requests for a LoRA. Creating one takes an immutable snapshot of the dataset and writes training and job in one
-//! transaction; checkpoints let another attempt go on; the result is a model, made visible in the transaction that makes the
-//! job succeed. Not here: the lifecycle of the job (`job`), or the learning.
+//! Trainings: requests for a LoRA. Creating one takes an immutable snapshot of the dataset and writes training and job
+//! in one transaction. Checkpoints let another attempt continue. The result is a model, made visible in the transaction
+//! that makes the job succeed. Not here: the lifecycle of the job (`job`), or the learning.
 
 use chrono::{DateTime, Utc};
 use requests::{TrainingParams, in_range, training_limits as limits};
@@ -28,20 +28,20 @@ use crate::{
 /// Checkpoints that are kept: the last, and the one before it in case the last cannot be read.
 const CHECKPOINTS_KEPT: i64 = 2;
 
-/// What a client sends.
+/// Parameters to create a training.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TrainingRequest {
-    /// Name that the LoRA will have.
+    /// Name of the LoRA to be made.
     #[schema(min_length = 1, max_length = 63, pattern = "^[a-z0-9][a-z0-9._-]{0,62}$", example = "clay")]
     pub name: String,
-    /// Dataset to learn from.
+    /// Identifier of the dataset to learn from.
     pub dataset: DatasetId,
-    /// Name or id of the checkpoint to train on.
+    /// Name or identifier of the checkpoint to train on.
     #[schema(min_length = 1, max_length = 63, pattern = r"^[A-Za-z0-9][A-Za-z0-9._-]*$", default = "ember")]
     #[serde(default)]
     pub model: Option<String>,
-    /// Word put in front of each caption, to call the style by.
+    /// Word put in front of each caption, to trigger the style with.
     #[schema(min_length = 1, max_length = 100, pattern = r"^[^\u0000-\u001f\u007f-\u009f]+$", example = "clay style")]
     #[serde(default)]
     pub trigger_word: Option<String>,
@@ -61,11 +61,11 @@ pub struct TrainingRequest {
     #[schema(minimum = 1, maximum = 64, default = 1)]
     #[serde(default, deserialize_with = "integer::optional")]
     pub batch_size: Option<u32>,
-    /// Pixels of a square picture; others get the same area. Absent means the base's.
+    /// Side of a square picture, in pixels; pictures of other shapes get the same area. If absent, the base's.
     #[schema(minimum = 32, maximum = 2048, multiple_of = 16)]
     #[serde(default, deserialize_with = "integer::optional")]
     pub resolution: Option<u32>,
-    /// Absent or -1 draws one.
+    /// Seed of the training; absent or -1 picks a random one.
     #[schema(minimum = -1, maximum = 9223372036854775807_i64)]
     #[serde(default, deserialize_with = "integer::optional")]
     pub seed: Option<i64>,
@@ -87,16 +87,16 @@ pub struct Training {
     pub job_id: JobId,
     pub name: String,
     pub dataset_id: DatasetId,
-    /// The base.
+    /// The base checkpoint.
     pub model: ModelRef,
     pub params: TrainingParams,
-    /// The LoRA, once there is one and until it is deleted.
+    /// The LoRA: present once it exists, until it is deleted.
     pub output_model: Option<ModelRef>,
     pub report: Report,
     pub created_at: DateTime<Utc>,
 }
 
-/// What a worker gets to do.
+/// The work of a claimed training.
 #[derive(Clone, Debug)]
 pub struct TrainingWork {
     pub id: TrainingId,
@@ -104,7 +104,7 @@ pub struct TrainingWork {
     pub params: TrainingParams,
     pub examples: Vec<Snapshot>,
     pub base: ModelFiles,
-    /// Where to go on from.
+    /// The checkpoint to continue from.
     pub checkpoint: Option<CheckpointRef>,
 }
 
@@ -127,7 +127,7 @@ pub struct NewCheckpoint {
     pub bytes: i64,
 }
 
-/// Fills in what was left out and checks every value. Errors: `Invalid`, naming the field.
+/// Fills in defaults and checks every value. Errors: `Invalid`, naming the field.
 pub(crate) fn params(request: &TrainingRequest, base: &Model) -> Result<TrainingParams> {
     if base.kind != ModelKind::Checkpoint {
         return Err(Error::invalid(
@@ -163,8 +163,8 @@ pub(crate) fn params(request: &TrainingRequest, base: &Model) -> Result<Training
     })
 }
 
-/// Checks the request and writes the training with its snapshot and its queued job, or nothing.
-/// Errors: `NotFound` for model or dataset; `Invalid` naming the field; `Conflict` for a name that is taken or an empty dataset.
+/// Checks the request and writes the training with its snapshot and its queued job, or nothing. Errors: `NotFound` for
+/// model or dataset; `Invalid` naming the field; `Conflict` for a name that is taken or an empty dataset.
 pub async fn create(
     caller: &Caller,
     database: &Database,
@@ -235,8 +235,8 @@ pub async fn create(
     })
 }
 
-/// Makes the same request again on the same snapshot, as a job of its own that begins at the first step. Errors: `Conflict` when
-/// a picture of the snapshot has been deleted, or when the name is taken by now; `Unknown` when the base has been deleted.
+/// Makes the same request again on the same snapshot, as a new job that starts at the first step. Errors: `Conflict` if
+/// a picture of the snapshot has been deleted, or if the name has been taken; `Unknown` if the base has been deleted.
 pub(crate) async fn retry(caller: &Caller, connection: &mut PgConnection, failed: JobId) -> Result<TrainingId> {
     let project = caller.project();
     let row = sqlx::query!(
@@ -279,7 +279,8 @@ pub(crate) async fn retry(caller: &Caller, connection: &mut PgConnection, failed
     Ok(id)
 }
 
-/// SHA-256 over the lines `sha256 NUL caption LF` in order: the same pictures with the same captions have the same digest.
+/// SHA-256 over the lines `sha256 NUL caption LF` in order: the same pictures with the same captions have the same
+/// digest.
 fn snapshot_sha256(examples: &[Snapshot]) -> String {
     let mut hash = Sha256::new();
     for example in examples {
@@ -288,7 +289,7 @@ fn snapshot_sha256(examples: &[Snapshot]) -> String {
     hex::encode(hash.finalize())
 }
 
-/// A row as the queries below give it.
+/// A row as the queries below return it.
 struct Row {
     id: TrainingId,
     job_id: JobId,
@@ -344,7 +345,7 @@ pub async fn get(caller: &Caller, database: &Database, id: TrainingId) -> Result
     row.map(Training::from).ok_or_else(|| Error::not_found("training", id))
 }
 
-/// Newest first.
+/// Lists trainings, newest first.
 pub async fn list(caller: &Caller, database: &Database, page: &PageRequest) -> Result<Page<Training>> {
     let rows = select_trainings!(
         "AND t.project_id = $1 AND ($2::uuid IS NULL OR t.id < $2) ORDER BY t.id DESC LIMIT $3",
@@ -357,13 +358,14 @@ pub async fn list(caller: &Caller, database: &Database, page: &PageRequest) -> R
     Ok(page.cut(rows.into_iter().map(Training::from).collect(), |training| training.id.into()))
 }
 
-/// Ends it: at once while it is queued, within a step while it runs. One that has ended stays as it is.
+/// Cancels it: at once while it is queued, within a step while it runs. One that has ended is left unchanged.
 pub async fn cancel(caller: &Caller, database: &Database, id: TrainingId) -> Result<Training> {
     job::cancel(caller, database, job::find(caller, database, id.into(), Some(JobKind::Training)).await?).await?;
     get(caller, database, id).await
 }
 
-/// Makes an ended training invisible and deletes its checkpoints. The LoRA that it made stays a model of its own.
+/// Makes an ended training invisible and deletes its checkpoints. The LoRA that it made is a separate model and is
+/// kept.
 /// Errors: `NotFound`; `Conflict` while it is queued or running.
 pub async fn delete(caller: &Caller, database: &Database, storage: &Storage, id: TrainingId) -> Result<()> {
     let mut tx = begin(database.pool(caller)).await?;
@@ -386,7 +388,7 @@ pub async fn delete(caller: &Caller, database: &Database, storage: &Storage, id:
     .execute(&mut *tx)
     .await?;
     job::hide(&mut tx, row.job_id).await?;
-    // The LoRA's object belongs to the model from here on; only the artifact's row goes.
+    // The LoRA's object belongs to the model from here on; only the artifact's row is deleted.
     sqlx::query!("DELETE FROM artifacts WHERE job_id = $1", row.job_id as JobId).execute(&mut *tx).await?;
     let keys = sqlx::query_scalar!(
         "DELETE FROM training_checkpoints WHERE training_id = $1 RETURNING storage_key",
@@ -399,7 +401,7 @@ pub async fn delete(caller: &Caller, database: &Database, storage: &Storage, id:
     Ok(())
 }
 
-/// What the claimed job is to do, and from where.
+/// The work of the claimed job, and the checkpoint to start from.
 pub async fn load_work(pool: &PgPool, claim: &Claim) -> Result<TrainingWork> {
     bounded(read_work(pool, claim)).await
 }
@@ -437,7 +439,7 @@ pub async fn add_checkpoint(pool: &PgPool, storage: &Storage, claim: &Claim, che
     Ok(())
 }
 
-/// The fenced transaction: the event's number, and the keys of what nobody needs any more.
+/// The fenced transaction: returns the event's number, and the keys of objects that are no longer needed.
 async fn commit_checkpoint(pool: &PgPool, claim: &Claim, checkpoint: NewCheckpoint) -> Result<(i64, Vec<String>)> {
     let mut tx = begin(pool).await?;
     let sequence =
@@ -469,8 +471,8 @@ async fn commit_checkpoint(pool: &PgPool, claim: &Claim, checkpoint: NewCheckpoi
     Ok((sequence, old))
 }
 
-/// Writes the LoRA as model and artifact and makes the job succeed, in one transaction that only the holder of the lease can
-/// make. A name that was taken meanwhile gets a number. Errors: `LeaseLost`, and then nothing has changed.
+/// Writes the LoRA as model and artifact and makes the job succeed, in one transaction that only the holder of the
+/// lease can make. A name that was taken meanwhile gets a number. Errors: `LeaseLost`, and then nothing has changed.
 pub async fn finish(
     pool: &PgPool,
     storage: &Storage,
@@ -488,9 +490,9 @@ pub async fn finish(
 
 struct Finished {
     model: ModelId,
-    /// `None` when it was committed before.
+    /// `None` if it was committed before.
     sequence: Option<i64>,
-    /// Keys of checkpoints, worthless now.
+    /// Keys of the checkpoints, which are no longer needed.
     checkpoints: Vec<String>,
 }
 

@@ -1,5 +1,6 @@
-//! Uploads: a presigned PUT that the client sends the picture to, past this service, and the completion that checks what lies
-//! there and makes an example of it. The example gets the upload's id, so completing twice is the same as once.
+//! Uploads of pictures: a presigned PUT by which the client sends the picture directly to the bucket, and the
+//! completion, which checks the bytes and makes an example of them. The example gets the upload's id, so completing
+//! twice is the same as once.
 
 use std::time::Duration;
 
@@ -13,11 +14,11 @@ use crate::dataset::{self, Example, check_caption};
 use crate::storage::{PresignedPut, StorageKey};
 use crate::{Caller, Database, DatasetId, Error, ExampleId, ProjectId, Result, Storage, UploadId, begin, image_gate};
 
-/// How long the URL for writing lives.
+/// How long the URL for writing is valid.
 pub const WRITE_TTL: Duration = Duration::from_hours(1);
 const MAX_FILE_NAME_CHARS: usize = 255;
 
-/// The picture formats that are taken.
+/// Media types of pictures that are accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, ToSchema)]
 pub enum ImageMediaType {
     #[serde(rename = "image/png")]
@@ -38,14 +39,14 @@ impl ImageMediaType {
     }
 }
 
-/// What a client sends to get a presigned PUT.
+/// Parameters to get a presigned PUT.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct UploadRequest {
-    /// The file's own name, for messages only.
+    /// Name of the file; only used in messages.
     #[schema(min_length = 1, max_length = 255, pattern = r"^[^\u0000]*$", example = "fox.png")]
     pub file_name: String,
-    /// The Content-Type that the PUT will carry; it is signed.
+    /// The Content-Type that the PUT will have; it is part of the signature.
     pub media_type: ImageMediaType,
     /// What the picture shows.
     #[schema(max_length = 10000, pattern = r"^[^\u0000]*$")]
@@ -53,7 +54,7 @@ pub struct UploadRequest {
     pub caption: Option<String>,
 }
 
-/// A presigned PUT that waits for its bytes.
+/// A presigned PUT for bytes that have not arrived yet.
 #[derive(Debug)]
 pub struct Upload {
     pub id: UploadId,
@@ -61,7 +62,7 @@ pub struct Upload {
     pub expires_at: DateTime<Utc>,
 }
 
-/// Hands out a URL. Errors: `NotFound` for the dataset, `Invalid` for a field.
+/// Creates an upload with its URL. Errors: `NotFound` for the dataset, `Invalid` for a field.
 pub async fn create(
     caller: &Caller,
     database: &Database,
@@ -101,8 +102,8 @@ pub async fn create(
     Ok(Upload { id, put, expires_at })
 }
 
-/// Makes an example of what was put there. Errors: `NotFound`; `Conflict` while nothing is there; those of the image gate, after
-/// which the upload can be tried again until its URL ends.
+/// Makes an example of the uploaded bytes. Errors: `NotFound`; `Conflict` while nothing was uploaded; those of the
+/// image gate, after which the upload can be tried again until its URL expires.
 pub async fn complete(
     caller: &Caller,
     database: &Database,
@@ -159,7 +160,7 @@ pub async fn complete(
         storage.discard([upload.storage_key]).await;
         return examples.pop().ok_or_else(|| Error::internal("the completed upload has no example"));
     }
-    // A twin request was quicker; both stored the same bytes under the same key, which is the example's now.
+    // A concurrent request was faster; both stored the same bytes under the same key, which now belongs to the example.
     intake.committed();
     completed(caller, database, dataset, example).await
 }

@@ -1,4 +1,4 @@
-//! The headers of files of weights in the bucket, and what a refused file is to a client. The formats are read in `formats`.
+//! The headers of files of weights in the bucket, and the errors for refused files. `formats` reads the formats.
 
 use formats::{Header, Refusal, Sniffer};
 

@@ -1,5 +1,5 @@
-//! Worker processes, as they tell of themselves: that they live, and which models they have loaded. Whether a job is alive is not
-//! told by these rows but by its lease.
+//! Worker processes, as they report themselves: that they are alive, and which models they have loaded. Whether a job
+//! is alive does not depend on these rows, but on its lease.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -16,49 +16,49 @@ use crate::model::ModelRef;
 use crate::swap::Swap;
 use crate::{Caller, Database, Page, PageRequest, ProjectId, Result, WorkerId};
 
-/// Between two signs of life.
+/// Time between two reports.
 pub const SEEN_EVERY: Duration = Duration::from_secs(15);
 /// A live worker: one start of a process.
 #[derive(Debug, Clone)]
 pub struct Worker {
     pub id: WorkerId,
-    /// For people; the same after a restart.
+    /// The worker's name, for people; the same after a restart.
     pub name: String,
     pub host: String,
-    /// Such as `cpu` or `cuda:0`.
+    /// The device it runs on, such as `cpu` or `cuda:0`.
     pub device: String,
     /// Kinds of jobs that it claims.
     pub queues: Vec<String>,
     pub version: String,
-    /// Bytes of its device's memory that its engine may use.
+    /// Device memory that its engine may use, in bytes.
     pub vram_budget: Option<i64>,
     pub started_at: DateTime<Utc>,
     pub last_seen_at: DateTime<Utc>,
     pub resident: Vec<ResidentModel>,
-    /// What it works on now.
+    /// The jobs that it is working on.
     pub jobs: Vec<CurrentJob>,
-    /// The last request about each model, newest first.
+    /// The latest request about each model, newest first.
     pub swaps: Vec<Swap>,
 }
 
-/// What an engine says about a model that it has loaded.
+/// A model that an engine has loaded, as the engine reports it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Resident {
     /// `models.sha256`.
     pub sha256: String,
-    /// Of its weights.
+    /// Memory of its weights, in bytes.
     pub bytes: i64,
 }
 
-/// A loaded model, as clients know it.
+/// A loaded model, as clients see it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct ResidentModel {
-    /// Null for one that was deleted.
+    /// The model. Null if it was deleted.
     pub model: Option<ModelRef>,
-    /// As the model's.
+    /// SHA-256 of the model, lower-case hex.
     #[schema(pattern = "^[0-9a-f]{64}$")]
     pub sha256: String,
-    /// Memory of its weights.
+    /// Memory of its weights, in bytes.
     #[schema(minimum = 0)]
     pub bytes: i64,
 }
@@ -67,25 +67,25 @@ pub struct ResidentModel {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct CurrentJob {
     pub kind: JobKind,
-    /// The public id: that of its subject.
+    /// The public id, which is that of its subject.
     pub id: uuid::Uuid,
 }
 
-/// Where a model is loaded.
+/// A worker that has a model loaded.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub struct Residence {
     pub worker: WorkerId,
-    /// Of the worker.
+    /// The worker's name.
     pub name: String,
-    /// Of the worker.
+    /// The device it runs on, such as `cuda:0`.
     #[schema(example = "cuda:0")]
     pub device: String,
-    /// Memory of the model's weights.
+    /// Memory of the model's weights, in bytes.
     #[schema(minimum = 0)]
     pub bytes: i64,
 }
 
-/// Writes down that a process has started.
+/// Records that a process has started.
 #[allow(clippy::too_many_arguments, reason = "a row")]
 pub async fn register(
     pool: &PgPool,
@@ -100,7 +100,7 @@ pub async fn register(
     let queues: Vec<String> = queues.iter().map(|kind| kind.as_str().to_owned()).collect();
     bounded(
         sqlx::query!(
-            // Again, when the answer to the first time was lost.
+            // Written again if the reply to the first attempt was lost.
             "INSERT INTO workers (id, name, host, device, queues, version, vram_budget) VALUES ($1, $2, $3, $4, $5, $6, $7)
              ON CONFLICT (id) DO UPDATE SET last_seen_at = clock_timestamp(), vram_budget = excluded.vram_budget",
             id.0,
@@ -117,7 +117,7 @@ pub async fn register(
     Ok(())
 }
 
-/// A sign of life, with what is loaded now.
+/// Records that a worker is alive, and what it has loaded now.
 pub async fn seen(pool: &PgPool, id: WorkerId, resident: &[Resident]) -> Result<()> {
     bounded(
         sqlx::query!(
@@ -131,7 +131,7 @@ pub async fn seen(pool: &PgPool, id: WorkerId, resident: &[Resident]) -> Result<
     Ok(())
 }
 
-/// An orderly end.
+/// Records an orderly shutdown.
 pub async fn stopped(pool: &PgPool, id: WorkerId) -> Result<()> {
     bounded(
         sqlx::query!(
@@ -179,7 +179,7 @@ impl From<Row> for Worker {
     }
 }
 
-/// Those that are live, newest first, with the models, jobs and swaps of the caller's project.
+/// Lists the live workers, newest first, with the models, jobs and swaps of the caller's project.
 pub async fn list(caller: &Caller, database: &Database, page: &PageRequest) -> Result<Page<Worker>> {
     let rows = bounded(
         sqlx::query_as!(
@@ -214,7 +214,7 @@ pub async fn list(caller: &Caller, database: &Database, page: &PageRequest) -> R
     Ok(page.cut(rows.into_iter().map(Worker::from).collect(), |worker| worker.id.into()))
 }
 
-/// Which live workers have models of these digests loaded, by digest.
+/// The live workers that have models of these digests loaded, by digest.
 pub async fn residences(
     caller: &Caller,
     database: &Database,

@@ -1,6 +1,6 @@
-//! The gate for archives of pictures: `photo.png` with `photo.txt` beside it as its caption. Nothing is extracted to disk and no
-//! name from the archive becomes a path; entries are read one by one, counting the bytes that really come out, since a header
-//! may say anything. Not here: what a picture must be (`image_gate`).
+//! The gate for archives of pictures: `photo.png` with `photo.txt` beside it as its caption. Nothing is extracted to
+//! disk and no name from the archive becomes a path. Entries are read one by one, counting the bytes that are really
+//! decompressed, since a header may say anything. Not here: what a picture must be (`image_gate`).
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -15,13 +15,13 @@ use crate::{Error, Result, dataset, image_gate};
 pub const MAX_ARCHIVE_BYTES: u64 = 2 * 1024 * 1024 * 1024;
 /// Most entries, folders included.
 pub const MAX_ENTRIES: usize = 10_000;
-/// Most bytes that come out of one archive.
+/// Most bytes decompressed from one archive.
 pub const MAX_TOTAL_BYTES: u64 = 8 * 1024 * 1024 * 1024;
-/// Bytes out per byte in; pictures are compressed already and stay near 1.
+/// Most bytes decompressed per compressed byte; pictures are compressed already and stay near 1.
 pub const MAX_RATIO: u64 = 100;
-/// The ratio says nothing about a file this small, in bytes.
+/// Files up to this size, in bytes, are exempt from the ratio.
 const RATIO_FREE_BYTES: u64 = 64 * 1024;
-/// A caption of the longest allowed length, every character four bytes.
+/// The longest allowed caption in bytes, at four bytes a character.
 const MAX_CAPTION_BYTES: u64 = dataset::MAX_CAPTION_CHARS as u64 * 4 + 3;
 const FIELD: &str = "archive";
 
@@ -47,7 +47,8 @@ pub struct Archive {
 }
 
 impl Archive {
-    /// Reads the table of contents. Blocking. Errors: `TooLarge` over a limit, `Unsupported` when it is no zip, `Invalid` otherwise.
+    /// Reads the table of contents. Blocking. Errors: `TooLarge` over a limit, `Unsupported` if it is not a zip
+    /// archive, `Invalid` otherwise.
     pub fn open(file: File) -> Result<Self> {
         let bytes = file.metadata().map_err(Error::internal)?.len();
         if bytes > MAX_ARCHIVE_BYTES {
@@ -121,7 +122,7 @@ impl Iterator for Archive {
     }
 }
 
-/// Finds the pictures and the captions that belong to them, and refuses what has no business in such an archive.
+/// Finds the pictures with their captions, and refuses files that do not belong in such an archive.
 fn pair_up(zip: &mut ZipArchive<BufReader<File>>) -> Result<Vec<Pair>> {
     let mut pictures = BTreeMap::<String, (String, usize)>::new();
     let mut captions = BTreeMap::<String, (String, usize)>::new();
@@ -180,7 +181,7 @@ fn pair_up(zip: &mut ZipArchive<BufReader<File>>) -> Result<Vec<Pair>> {
     }
 }
 
-/// What macOS and Windows leave in archives, and what people write about their datasets.
+/// Files that macOS and Windows add to archives, and that people write about their datasets.
 fn is_litter(name: &str) -> bool {
     let file = name.rsplit(['/', '\\']).next().unwrap_or(name);
     let lower = file.to_ascii_lowercase();
@@ -191,7 +192,7 @@ fn is_litter(name: &str) -> bool {
         || matches!(lower.as_str(), "license" | "licence" | "readme")
 }
 
-/// Texts that are no captions where no picture is called so.
+/// Texts that are not captions if there is no picture of the same name.
 fn is_about_the_whole(name: &str) -> bool {
     let file = name.rsplit(['/', '\\']).next().unwrap_or(name).to_ascii_lowercase();
     matches!(file.as_str(), "license.txt" | "licence.txt" | "readme.txt")

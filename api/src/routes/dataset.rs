@@ -1,4 +1,4 @@
-//! `/v1/datasets`: pictures with captions, brought in by form, by archive, or past this service by presigned PUT.
+//! `/v1/datasets`: pictures with captions, added by form, by archive, or by presigned PUT directly to the bucket.
 
 use std::collections::BTreeMap;
 
@@ -19,7 +19,7 @@ use crate::State;
 use crate::extract::{self, Multipart, PageQuery, Part, Path, Query};
 use crate::problem::{Problem, Result};
 
-/// A caption of the longest allowed length, every character four bytes.
+/// The longest allowed caption in bytes, at four bytes a character.
 const CAPTION_BYTES: u64 = MAX_CAPTION_CHARS as u64 * 4;
 
 /// A named set of pictures with captions.
@@ -30,7 +30,7 @@ pub(crate) struct Dataset {
     #[schema(minimum = 0)]
     pub example_count: i64,
     pub created_at: DateTime<Utc>,
-    /// When an example was last added or removed.
+    /// Time at which an example was last added or removed.
     pub updated_at: DateTime<Utc>,
 }
 
@@ -42,9 +42,9 @@ pub(crate) struct DatasetDetail {
     #[schema(minimum = 0)]
     pub example_count: i64,
     pub created_at: DateTime<Utc>,
-    /// When an example was last added or removed.
+    /// Time at which an example was last added or removed.
     pub updated_at: DateTime<Utc>,
-    /// In order.
+    /// The examples, by position.
     pub examples: Vec<Example>,
 }
 
@@ -54,31 +54,31 @@ type DatasetPage = Page<Dataset>;
 #[derive(Serialize, ToSchema)]
 pub(crate) struct Example {
     pub id: ExampleId,
-    /// Order within the dataset; deleting leaves a gap.
+    /// Position within the dataset. Deleting an example leaves a gap.
     #[schema(minimum = 0)]
     pub position: i32,
-    /// Presigned: reads the bytes for one hour, without any other credentials.
+    /// Presigned URL to download the bytes. Valid for one hour; needs no other credentials.
     #[schema(format = "uri")]
     pub url: String,
     #[schema(example = "image/png")]
     pub media_type: String,
-    /// Pixels.
+    /// Width in pixels.
     #[schema(minimum = 1)]
     pub width: i32,
-    /// Pixels.
+    /// Height in pixels.
     #[schema(minimum = 1)]
     pub height: i32,
     #[schema(minimum = 1)]
     pub bytes: i64,
-    /// Of the bytes, lower-case hex.
+    /// SHA-256 of the bytes, lower-case hex.
     #[schema(pattern = "^[0-9a-f]{64}$")]
     pub sha256: String,
-    /// What the picture shows; may be empty.
+    /// What the picture shows. May be empty.
     pub caption: String,
     pub created_at: DateTime<Utc>,
 }
 
-/// What was added.
+/// The examples that were added.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct AddedExamples {
     pub items: Vec<Example>,
@@ -88,28 +88,29 @@ pub(crate) struct AddedExamples {
 #[derive(Serialize, ToSchema)]
 pub(crate) struct Upload {
     pub id: UploadId,
-    /// Send the bytes here.
+    /// URL to send the bytes to.
     #[schema(format = "uri")]
     pub url: String,
     #[schema(example = "PUT")]
     pub method: &'static str,
-    /// Headers that the request must carry, exactly.
+    /// Headers that the PUT must carry, exactly as given.
     pub headers: BTreeMap<&'static str, String>,
     pub expires_at: DateTime<Utc>,
 }
 
-/// The form: either pictures, each with a caption if it has one, or one archive.
+/// The form: either pictures, each with an optional caption, or one archive.
 #[derive(ToSchema)]
 #[serde(deny_unknown_fields)]
 #[allow(dead_code, reason = "describes the form; its parts are read one by one")]
 pub(crate) struct ImagesForm {
-    /// PNG, JPEG or WebP; at most 25 MiB, 8192 px a side and 40 megapixels each.
+    /// PNG, JPEG or WebP; at most 25 MiB, 8192 pixels a side and 40 megapixels each.
     #[schema(value_type = Option<Vec<String>>, format = Binary)]
     image: Option<Vec<Vec<u8>>>,
-    /// Caption of the picture before it, or of the next one if that has its caption or there is none.
+    /// Caption of the picture before it. It belongs to the next picture if the one before has a caption already or
+    /// there is no picture before.
     #[schema(max_length = 10000, pattern = r"^[^\u0000]*$")]
     caption: Option<String>,
-    /// A zip of `photo.png` with `photo.txt` beside it; at most 2 GiB and 10 000 entries.
+    /// A zip archive with captions beside the pictures (`photo.png`, `photo.txt`); at most 2 GiB and 10 000 entries.
     #[schema(value_type = Option<String>, format = Binary)]
     archive: Option<Vec<u8>>,
 }
@@ -155,7 +156,7 @@ impl Example {
 #[utoipa::path(
     post, path = "/v1/datasets", tag = "datasets", operation_id = "create_dataset",
     request_body = DatasetRequest,
-    responses((status = 201, description = "Created, empty", body = Dataset,
+    responses((status = 201, description = "The new, empty dataset", body = Dataset,
                headers(("Location" = String, description = "Path of the dataset")))),
 )]
 pub(crate) async fn create(
@@ -172,13 +173,13 @@ pub(crate) async fn create(
 #[utoipa::path(
     get, path = "/v1/datasets", tag = "datasets", operation_id = "list_datasets",
     params(PageQuery),
-    responses((status = 200, description = "A page", body = DatasetPage)),
+    responses((status = 200, description = "One page of datasets", body = DatasetPage)),
 )]
 pub(crate) async fn list(caller: Caller, state: State, Query(query): Query<PageQuery>) -> Result<Json<DatasetPage>> {
     Ok(Json(dataset::list(&caller, &state.database, &query.page()?).await?.map(Dataset::from)))
 }
 
-/// Look at a dataset and its pictures
+/// Get a dataset and its pictures
 #[utoipa::path(
     get, path = "/v1/datasets/{id}", tag = "datasets", operation_id = "get_dataset",
     params(("id" = DatasetId, Path, description = "Id of the dataset")),
@@ -199,10 +200,10 @@ pub(crate) async fn get(caller: Caller, state: State, Path(id): Path<DatasetId>)
 /// Delete a dataset and its pictures
 #[utoipa::path(
     delete, path = "/v1/datasets/{id}", tag = "datasets", operation_id = "delete_dataset",
-    params(("id" = DatasetId, Path, description = "Id of the dataset")),
+    params(("id" = DatasetId, Path, description = "Identifier of the dataset")),
     responses(
-        (status = 204, description = "It is gone"),
-        (status = 409, description = "A training that is queued or running uses it"),
+        (status = 204, description = "Deleted"),
+        (status = 409, description = "A queued or running training uses it"),
     ),
 )]
 pub(crate) async fn delete(caller: Caller, state: State, Path(id): Path<DatasetId>) -> Result<StatusCode> {
@@ -212,12 +213,12 @@ pub(crate) async fn delete(caller: Caller, state: State, Path(id): Path<DatasetI
 
 /// Add pictures, or an archive of pictures
 ///
-/// All or nothing: when one picture is refused, none is added.
+/// All or nothing: if one picture is refused, none is added.
 #[utoipa::path(
     post, path = "/v1/datasets/{id}/images", tag = "datasets", operation_id = "add_images",
     params(("id" = DatasetId, Path, description = "Id of the dataset")),
     request_body(content = ImagesForm, content_type = "multipart/form-data"),
-    responses((status = 201, description = "Added", body = AddedExamples)),
+    responses((status = 201, description = "The examples that were added", body = AddedExamples)),
 )]
 pub(crate) async fn add_images(
     caller: Caller,
@@ -289,7 +290,7 @@ async fn take_images(form: &mut Multipart, intake: &mut Intake) -> Result<()> {
     }
 }
 
-/// Writes an archive to a file without a name, since a zip is read from its end.
+/// Writes an archive to an unnamed temporary file, since a zip is read from its end.
 async fn spool(mut part: Part<'_>) -> Result<std::fs::File> {
     let temporary = tokio::task::spawn_blocking(tempfile::tempfile).await;
     let file = temporary.map_err(domain::Error::internal)?.map_err(domain::Error::unavailable)?;
@@ -318,8 +319,8 @@ async fn spool(mut part: Part<'_>) -> Result<std::fs::File> {
         ("image_id" = ExampleId, Path, description = "Id of the picture"),
     ),
     responses(
-        (status = 204, description = "It is gone"),
-        (status = 409, description = "A training that is queued or running uses it"),
+        (status = 204, description = "Deleted"),
+        (status = 409, description = "A queued or running training uses it"),
     ),
 )]
 pub(crate) async fn delete_image(
@@ -338,7 +339,7 @@ pub(crate) async fn delete_image(
     post, path = "/v1/datasets/{id}/uploads", tag = "datasets", operation_id = "create_upload",
     params(("id" = DatasetId, Path, description = "Id of the dataset")),
     request_body = UploadRequest,
-    responses((status = 201, description = "The URL, good for one hour", body = Upload)),
+    responses((status = 201, description = "The URL, valid for one hour", body = Upload)),
 )]
 pub(crate) async fn create_upload(
     caller: Caller,
@@ -353,9 +354,9 @@ pub(crate) async fn create_upload(
     Ok((StatusCode::CREATED, Json(body)))
 }
 
-/// Add the picture that was uploaded
+/// Add an uploaded picture
 ///
-/// Checks what lies there. Completing twice is the same as once.
+/// Checks the uploaded bytes and adds them as an example. Repeating the call has no further effect.
 #[utoipa::path(
     post, path = "/v1/datasets/{id}/uploads/{upload_id}/complete", tag = "datasets", operation_id = "complete_upload",
     params(
@@ -363,10 +364,10 @@ pub(crate) async fn create_upload(
         ("upload_id" = UploadId, Path, description = "Id of the upload"),
     ),
     responses(
-        (status = 201, description = "Added", body = Example),
+        (status = 201, description = "The example that was added", body = Example),
         (status = 409, description = "Nothing has been uploaded yet"),
         (status = 413, description = "The picture is too large"),
-        (status = 415, description = "It is no PNG, JPEG or WebP picture"),
+        (status = 415, description = "The file is not a PNG, JPEG or WebP picture"),
         (status = 422, description = "The picture cannot be decoded"),
     ),
 )]

@@ -1,5 +1,5 @@
-//! `…/events`: what happens to a job, as server-sent events. The rows are the truth: a client that comes back with
-//! `Last-Event-ID` is told what it missed, and the feed only says when to look again.
+//! `…/events`: what happens to a job, as server-sent events. The rows are authoritative: a client that reconnects with
+//! `Last-Event-ID` receives what it missed, and the feed only signals when to read again.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -26,50 +26,53 @@ use crate::extract::Path;
 use crate::problem::Result;
 
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
-/// A comment is sent after this much silence, so that a connection that broke is noticed.
+/// A comment is sent after this much silence, so that a broken connection is noticed.
 const HEARTBEAT: Duration = Duration::from_secs(15);
-/// The rows are looked at this often, whatever the feed says.
+/// How often the rows are read, even when no event arrives.
 const POLL: Duration = Duration::from_secs(5);
-/// Pause after the database did not answer.
+/// Pause after a read that failed.
 const PAUSE: Duration = Duration::from_secs(1);
-/// Events fetched at once.
+/// Most events read at once.
 const BATCH: i64 = 200;
 
 /// One event of the stream.
 #[derive(ToSchema)]
 #[allow(dead_code, reason = "describes what `to_sse` and `preview_to_sse` write")]
 pub(crate) struct ServerSentEvent {
-    /// Number of the event, from 1; a preview has none.
+    /// Number of the event, from 1. A preview has no number.
     #[schema(pattern = "^[1-9][0-9]*$")]
     id: Option<String>,
-    /// `queued`, `started`, `progress`, `checkpoint`, `preview`, `warning`, `retrying`, `succeeded`, `failed` or `canceled`.
+    /// Name of the event: `queued`, `started`, `progress`, `checkpoint`, `preview`, `warning`, `retrying`, `succeeded`,
+    /// `failed` or `canceled`.
     #[schema(pattern = "^[a-z]+$", example = "progress")]
     event: String,
-    /// A JSON object: `created_at`, and by kind started `attempt` · progress `step`, `total_steps`, `loss`, `bytes`, `total_bytes` · checkpoint `step` ·
-    /// warning `message` · retrying `reason`, `message`, `run_at` · failed `class`, `message`; of a preview `step`, `total_steps`, `position`, `width`,
-    /// `height`, `image` alone.
+    /// A JSON object with `created_at` and, by event, started `attempt` · progress `step`, `total_steps`, `loss`,
+    /// `bytes`, `total_bytes` · checkpoint `step` · warning `message` · retrying `reason`, `message`, `run_at` · failed
+    /// `class`, `message`. A preview has only `step`, `total_steps`, `position`, `width`, `height` and `image`.
     #[schema(example = r#"{"step":3,"total_steps":20,"created_at":"2026-01-01T00:00:00Z"}"#)]
     data: String,
 }
 
 /// Follow a job
 ///
-/// Events are named `queued`, `started`, `progress`, `checkpoint`, `warning`, `retrying`, `succeeded`, `failed` or `canceled`; their
-/// ids count from 1, their data is a JSON object. The stream ends after one of the last three. To continue after a break, send the
-/// last id as `Last-Event-ID`, as browsers do by themselves.
+/// Events are named `queued`, `started`, `progress`, `checkpoint`, `warning`, `retrying`, `succeeded`, `failed` or
+/// `canceled`; their ids count from 1, and their data is a JSON object. The stream ends after one of the last three. To
+/// resume after a broken connection, send the last id as `Last-Event-ID`; browsers do so automatically.
 ///
-/// A generation with `preview_every` shows its pictures at work as `preview` events: `image` is a `data:` URI with a rough JPEG of at
-/// most 512 pixels along its longer side, and `position` says which picture it is. A preview has no id and is not sent again: a
-/// client that is late, or comes back, gets the newest. The progress of a training has the loss, that of an import the bytes.
+/// A generation with `preview_every` also sends `preview` events with the denoiser's current estimate of a picture:
+/// `image` is a `data:` URI with a rough JPEG of at most 512 pixels along its longer side, and `position` is the index
+/// of the picture. A preview has no id and is not sent again: a client that is slow or reconnects receives the newest
+/// one. The progress of a training includes the loss, that of an import the bytes.
 #[utoipa::path(
     get, path = "/v1/jobs/{id}/events", tag = "jobs", operation_id = "follow_job",
     params(
         ("id" = Uuid, Path, description = "Id"),
-        ("Last-Event-ID" = Option<String>, Header, description = "Id of the last event that was seen"),
+        ("Last-Event-ID" = Option<String>, Header, description = "Number of the last event that was received"),
     ),
     responses(
-        (status = 200, description = "The events so far, and then those to come", body = ServerSentEvent, content_type = "text/event-stream"),
-        (status = 204, description = "The last event was seen: there will be no more"),
+        (status = 200, description = "The events so far, followed by those to come", body = ServerSentEvent,
+         content_type = "text/event-stream"),
+        (status = 204, description = "The client has received the last event; there are no more"),
     ),
 )]
 pub(crate) async fn follow(caller: Caller, state: State, Path(id): Path<Uuid>, headers: HeaderMap) -> Result<Response> {
@@ -77,7 +80,7 @@ pub(crate) async fn follow(caller: Caller, state: State, Path(id): Path<Uuid>, h
     stream(caller, state, job, &headers).await
 }
 
-/// The same for the jobs of each kind below their own collection, such as `/v1/generations/{id}/events`.
+/// The same route for each kind, below its own collection, such as `/v1/generations/{id}/events`.
 pub(crate) fn follow_each_kind(mut router: OpenApiRouter<State>) -> OpenApiRouter<State> {
     for spec in &KINDS {
         let follow =
@@ -100,19 +103,19 @@ struct Follower {
     caller: Caller,
     state: State,
     job: JobId,
-    /// Of the last event that was sent.
+    /// Number of the last event that was sent.
     sequence: i64,
     fetched: VecDeque<Event>,
-    /// Of the last preview that was sent.
+    /// Revision of the last preview that was sent.
     revision: i64,
     subscription: Subscription,
     ended: bool,
 }
 
-/// The stream, or nothing for a client that has seen its end: `EventSource` comes back until it is told 204.
+/// The stream, or `None` for a client that has received the last event: `EventSource` reconnects until it gets a 204.
 async fn stream(caller: Caller, state: State, job: JobId, headers: &HeaderMap) -> Result<Response> {
     let sequence = headers.get(LAST_EVENT_ID).and_then(|id| id.to_str().ok()?.trim().parse().ok()).unwrap_or(0).max(0);
-    // Subscribed before the first look at the rows, so that nothing falls between the two.
+    // Subscribed before the first read of the rows, so that nothing falls between the two.
     let subscription = state.feed.subscribe();
     let follower =
         Follower { caller, state, job, sequence, fetched: VecDeque::new(), revision: 0, subscription, ended: false };
@@ -128,7 +131,7 @@ async fn stream(caller: Caller, state: State, job: JobId, headers: &HeaderMap) -
 }
 
 impl Follower {
-    /// The next event; none after the terminal one, or when the server stops.
+    /// The next event; `None` after the terminal one, or when the server stops.
     async fn next(&mut self) -> Option<sse::Event> {
         loop {
             if let Some(event) = self.fetched.pop_front() {
@@ -152,7 +155,7 @@ impl Follower {
         }
     }
 
-    /// A preview that was not sent, or none; `ended` if the client has seen the end already.
+    /// A preview that was not sent yet, if there is one; `ended` if the client has received the last event already.
     async fn preview_or_end(&mut self) -> domain::Result<Option<Preview>> {
         let news = preview::news(&self.caller, &self.state.database, self.job, self.sequence, self.revision).await?;
         if let Some((revision, preview)) = news.preview {
@@ -180,7 +183,10 @@ impl Follower {
 fn preview_to_sse(preview: &Preview) -> sse::Event {
     let Preview { step, total_steps, position, width, height, jpeg } = preview;
     let image = format!("data:image/jpeg;base64,{}", STANDARD.encode(jpeg));
-    let data = json!({ "step": step, "total_steps": total_steps, "position": position, "width": width, "height": height, "image": image });
+    let data = json!({
+        "step": step, "total_steps": total_steps, "position": position,
+        "width": width, "height": height, "image": image,
+    });
     sse::Event::default().event("preview").data(data.to_string())
 }
 

@@ -1,4 +1,4 @@
-//! `/v1/exports`: LoRAs in another program's dialect. They begin with `POST /v1/models/{model}/export`.
+//! `/v1/exports`: LoRAs in another program's dialect. `POST /v1/models/{model}/export` creates one.
 
 use axum::Json;
 use axum::http::{HeaderMap, StatusCode, header};
@@ -24,10 +24,10 @@ pub(crate) struct Export {
     pub model: ModelRef,
     pub format: Format,
     pub dtype: Dtype,
-    /// How often the work was started.
+    /// Number of times the job was started.
     #[schema(minimum = 0)]
     pub attempts: i64,
-    /// The file, once the export succeeded and until the model is deleted.
+    /// The file: present once the export has succeeded, until the model is deleted.
     pub artifacts: Vec<Artifact>,
     pub error: Option<JobError>,
     pub created_at: DateTime<Utc>,
@@ -38,7 +38,7 @@ pub(crate) struct Export {
 
 type ExportPage = Page<Export>;
 
-/// Which file is wanted.
+/// The file to make.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
@@ -46,7 +46,7 @@ pub(crate) struct ExportQuery {
     /// Dialect of the file.
     #[param(inline)]
     pub format: Format,
-    /// Type of its values.
+    /// Data type of its values.
     #[serde(default)]
     #[param(inline, default = "f32")]
     pub dtype: Dtype,
@@ -78,17 +78,17 @@ fn path(id: ExportId) -> String {
 
 /// Export a LoRA in another program's dialect
 ///
-/// The same export of the same model is made once: if it is there already, or under way, the answer is that one.
+/// The same export of a model is made only once: if it exists or is being made, that one is returned.
 #[utoipa::path(
     post, path = "/v1/models/{model}/export", tag = "models", operation_id = "export_model",
     params(
         ("model" = String, Path, description = "Name or id of the LoRA"), ExportQuery,
-        ("Prefer" = Option<String>, Header, description = "`wait=10` waits for the end, at most as long"),
+        ("Prefer" = Option<String>, Header, description = "`wait=10` waits up to 10 seconds for the end"),
     ),
     responses(
-        (status = 202, description = "It is queued or running", body = Export,
+        (status = 202, description = "The export is queued or running", body = Export,
          headers(("Location" = String, description = "Path of the export"))),
-        (status = 201, description = "The file is there", body = Export,
+        (status = 201, description = "The export is finished", body = Export,
          headers(("Location" = String, description = "Path of the export"))),
         (status = 422, description = "The model is a checkpoint, or there is no such format"),
     ),
@@ -117,31 +117,31 @@ pub(crate) async fn create(
 #[utoipa::path(
     get, path = "/v1/exports", tag = "models", operation_id = "list_exports",
     params(PageQuery),
-    responses((status = 200, description = "A page", body = ExportPage)),
+    responses((status = 200, description = "One page of exports", body = ExportPage)),
 )]
 pub(crate) async fn list(caller: Caller, state: State, Query(query): Query<PageQuery>) -> Result<Json<ExportPage>> {
     let page = export::list(&caller, &state.database, &query.page()?).await?;
     Ok(Json(page.try_map(|export| Export::of(export, &state.storage)).await?))
 }
 
-/// Look at an export
+/// Get an export
 #[utoipa::path(
     get, path = "/v1/exports/{id}", tag = "models", operation_id = "get_export",
     params(("id" = ExportId, Path, description = "Id of the export")),
-    responses((status = 200, description = "The export as it is now", body = Export)),
+    responses((status = 200, description = "The current state of the export", body = Export)),
 )]
 pub(crate) async fn get(caller: Caller, state: State, Path(id): Path<ExportId>) -> Result<Json<Export>> {
     let export = export::get(&caller, &state.database, id).await?;
     Ok(Json(Export::of(export, &state.storage).await?))
 }
 
-/// End an export
+/// Cancel an export
 ///
-/// At once while it is queued, within a moment while it runs. One that has ended is answered unchanged.
+/// A queued export is canceled at once, a running one within a moment. An export that has ended is returned unchanged.
 #[utoipa::path(
     post, path = "/v1/exports/{id}/cancel", tag = "models", operation_id = "cancel_export",
     params(("id" = ExportId, Path, description = "Id of the export")),
-    responses((status = 200, description = "The export as it is now", body = Export)),
+    responses((status = 200, description = "The current state of the export", body = Export)),
 )]
 pub(crate) async fn cancel(caller: Caller, state: State, Path(id): Path<ExportId>) -> Result<Json<Export>> {
     let export = export::cancel(&caller, &state.database, id).await?;

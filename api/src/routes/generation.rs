@@ -1,4 +1,4 @@
-//! `/v1/generations`: pictures from a prompt, and from pictures.
+//! `/v1/generations`: pictures from a prompt and from other pictures.
 
 use axum::Json;
 use axum::http::{HeaderMap, StatusCode};
@@ -18,7 +18,7 @@ use crate::State;
 use crate::extract::{self, PageQuery, Path, Query};
 use crate::problem::Result;
 
-/// Pictures that were asked for.
+/// A request for pictures and its results.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct Generation {
     pub id: GenerationId,
@@ -27,16 +27,16 @@ pub(crate) struct Generation {
     pub loras: Vec<LoraUse>,
     #[serde(flatten)]
     pub params: GenerationParams<SourceImage>,
-    /// Seed of the first picture; picture `i` uses `seed + i`.
+    /// Seed of the first picture. Picture `i` uses `seed + i`.
     #[schema(minimum = 0)]
     pub seed: i64,
     pub progress: Progress,
-    /// How often the work was started.
+    /// Number of times the job was started.
     #[schema(minimum = 0)]
     pub attempts: i64,
-    /// The pictures, once it succeeded.
+    /// The pictures, once the generation has succeeded.
     pub artifacts: Vec<Artifact>,
-    /// What went otherwise than one might expect, such as a LoRA that fits only in part.
+    /// Notes about unexpected outcomes, such as a LoRA that fits only in part.
     pub warnings: Vec<String>,
     pub error: Option<JobError>,
     pub created_at: DateTime<Utc>,
@@ -48,18 +48,18 @@ pub(crate) struct Generation {
 /// A picture that a generation starts from.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct SourceImage {
-    /// The uploaded input; null for one that the request carried or that is a copy of an earlier picture.
+    /// Identifier of the uploaded input. Null if the request carried the picture itself or named an earlier picture.
     pub input: Option<InputId>,
-    /// Presigned: reads the bytes for one hour, without any other credentials.
+    /// Presigned URL to download the bytes. Valid for one hour; needs no other credentials.
     #[schema(format = "uri")]
     pub url: String,
-    /// Of the bytes, lower-case hex.
+    /// SHA-256 of the bytes, lower-case hex.
     #[schema(pattern = "^[0-9a-f]{64}$")]
     pub sha256: String,
-    /// Pixels.
+    /// Width in pixels.
     #[schema(minimum = 1)]
     pub width: u32,
-    /// Pixels.
+    /// Height in pixels.
     #[schema(minimum = 1)]
     pub height: u32,
 }
@@ -109,20 +109,23 @@ fn path(id: GenerationId) -> String {
     JobKind::Generation.path(id)
 }
 
-/// Ask for pictures
+/// Create a generation
 ///
-/// Answers at once with the queued generation; with `Prefer: wait=N` it waits up to N (at most 60) seconds for the end, and
-/// answers 201 if it came. What the request leaves out comes from the model's defaults.
+/// Returns the queued generation immediately. With `Prefer: wait=N` it waits up to N (at most 60) seconds for the end,
+/// and returns 201 if the generation has ended by then. Parameters left out take the model's defaults.
 #[utoipa::path(
     post, path = "/v1/generations", tag = "generations", operation_id = "create_generation",
-    params(("Prefer" = Option<String>, Header, description = "`wait=N`: seconds to wait for the end", example = "wait=1")),
+    params(("Prefer" = Option<String>, Header, description = "`wait=N`: seconds to wait for the end",
+            example = "wait=1")),
     request_body = GenerationRequest,
     responses(
         (status = 202, description = "Queued, or still running after the wait", body = Generation,
-         headers(("Location" = String, description = "Path of the generation"), ("Preference-Applied" = Option<String>, description = "The wait that was granted"))),
-        (status = 201, description = "Ended within the wait; `status` tells how", body = Generation,
-         headers(("Location" = String, description = "Path of the generation"), ("Preference-Applied" = Option<String>, description = "The wait that was granted"))),
-        (status = 404, description = "A model or picture that the body names is not there"),
+         headers(("Location" = String, description = "Path of the generation"),
+                 ("Preference-Applied" = Option<String>, description = "The wait that was granted"))),
+        (status = 201, description = "Ended within the wait; `status` is the outcome", body = Generation,
+         headers(("Location" = String, description = "Path of the generation"),
+                 ("Preference-Applied" = Option<String>, description = "The wait that was granted"))),
+        (status = 404, description = "A model or picture that the body names does not exist"),
     ),
 )]
 pub(crate) async fn create(
@@ -145,27 +148,28 @@ pub(crate) async fn create(
 #[utoipa::path(
     get, path = "/v1/generations", tag = "generations", operation_id = "list_generations",
     params(PageQuery),
-    responses((status = 200, description = "A page", body = GenerationPage)),
+    responses((status = 200, description = "One page of generations", body = GenerationPage)),
 )]
 pub(crate) async fn list(caller: Caller, state: State, Query(query): Query<PageQuery>) -> Result<Json<GenerationPage>> {
     let page = generation::list(&caller, &state.database, &query.page()?).await?;
     Ok(Json(page.try_map(|generation| Generation::of(generation, &state.storage)).await?))
 }
 
-/// Look at a generation
+/// Get a generation
 #[utoipa::path(
     get, path = "/v1/generations/{id}", tag = "generations", operation_id = "get_generation",
     params(("id" = GenerationId, Path, description = "Id of the generation")),
-    responses((status = 200, description = "The generation as it is now", body = Generation)),
+    responses((status = 200, description = "The current state of the generation", body = Generation)),
 )]
 pub(crate) async fn get(caller: Caller, state: State, Path(id): Path<GenerationId>) -> Result<Json<Generation>> {
     let generation = state.generations.get(&caller, id).await?;
     Ok(Json(Generation::of(generation, &state.storage).await?))
 }
 
-/// End a generation
+/// Cancel a generation
 ///
-/// At once while it is queued, within a denoising step while it runs. One that has ended is answered unchanged.
+/// A queued generation is canceled at once, a running one within a denoising step. A generation that has ended is
+/// returned unchanged.
 #[utoipa::path(
     post, path = "/v1/generations/{id}/cancel", tag = "generations", operation_id = "cancel_generation",
     params(("id" = GenerationId, Path, description = "Id of the generation")),
@@ -181,8 +185,8 @@ pub(crate) async fn cancel(caller: Caller, state: State, Path(id): Path<Generati
     delete, path = "/v1/generations/{id}", tag = "generations", operation_id = "delete_generation",
     params(("id" = GenerationId, Path, description = "Id of the generation")),
     responses(
-        (status = 204, description = "It is gone"),
-        (status = 409, description = "It is queued or running; cancel it first"),
+        (status = 204, description = "Deleted"),
+        (status = 409, description = "The generation is queued or running; cancel it first"),
     ),
 )]
 pub(crate) async fn delete(caller: Caller, state: State, Path(id): Path<GenerationId>) -> Result<StatusCode> {

@@ -1,4 +1,4 @@
-//! `/healthz` and `/readyz`, for whoever watches over the process.
+//! `/healthz` and `/readyz`: the probes for liveness and readiness.
 
 use axum::Json;
 use domain::bounded;
@@ -8,12 +8,12 @@ use utoipa::ToSchema;
 use crate::State;
 use crate::problem::Result;
 
-/// The process is well.
+/// A process that responds.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct Health {
     #[schema(example = "ok")]
     pub status: &'static str,
-    /// Version of the program.
+    /// Version of Pyrograph.
     pub version: &'static str,
 }
 
@@ -21,19 +21,19 @@ fn well() -> Json<Health> {
     Json(Health { status: "ok", version: env!("CARGO_PKG_VERSION") })
 }
 
-/// Is the process alive?
+/// Check liveness
 #[utoipa::path(
     get, path = "/healthz", tag = "health", operation_id = "live",
-    responses((status = 200, description = "It answers", body = Health)),
+    responses((status = 200, description = "The process responds", body = Health)),
 )]
 pub(crate) async fn live() -> Json<Health> {
     well()
 }
 
-/// Can it do its work? Asks database and storage.
+/// Check readiness: database and storage
 #[utoipa::path(
     get, path = "/readyz", tag = "health", operation_id = "ready",
-    responses((status = 200, description = "Database and storage answer", body = Health)),
+    responses((status = 200, description = "Database and storage respond", body = Health)),
 )]
 pub(crate) async fn ready(state: State) -> Result<Json<Health>> {
     let (database, storage) = tokio::join!(state.database.check(), bounded(state.storage.check()));

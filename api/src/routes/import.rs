@@ -1,4 +1,4 @@
-//! `/v1/imports`: models on their way in. They begin with `POST /v1/models`.
+//! `/v1/imports`: models that are being imported. `POST /v1/models` creates one.
 
 use axum::Json;
 use chrono::{DateTime, Utc};
@@ -15,27 +15,27 @@ use crate::State;
 use crate::extract::{PageQuery, Path, Query};
 use crate::problem::Result;
 
-/// A model on its way in.
+/// The import of a model.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct Import {
     pub id: ImportId,
     pub status: JobStatus,
-    /// Name that the model will have.
+    /// Name of the model to be made.
     pub name: String,
-    /// A URL is shown without its query string.
+    /// Where the files come from. A URL is shown without its query string.
     pub source: Source,
-    /// Commit of the Hub's repository that the source's revision named, once it was looked up.
+    /// Commit of the Hugging Face repository that the source's revision resolved to. Null until it was resolved.
     pub source_commit: Option<String>,
-    /// Where the parts come from that were given apart.
+    /// Sources of the parts (text encoders, VAE) that were supplied separately.
     pub parts: Option<Parts>,
-    /// Checkpoint that has the parts which no file holds.
+    /// Checkpoint that supplies the parts that are in none of the files.
     pub parts_of_model_id: Option<ModelId>,
-    /// Its steps are files.
+    /// Progress of the import. Its steps are files.
     pub progress: Progress,
-    /// How often the work was started.
+    /// Number of times the job was started.
     #[schema(minimum = 0)]
     pub attempts: i64,
-    /// The model, once there is one and until it is deleted.
+    /// The model: present once it exists, until it is deleted.
     pub output_model: Option<ModelRef>,
     pub error: Option<JobError>,
     pub created_at: DateTime<Utc>,
@@ -77,27 +77,27 @@ pub(super) fn path(id: ImportId) -> String {
 #[utoipa::path(
     get, path = "/v1/imports", tag = "models", operation_id = "list_imports",
     params(PageQuery),
-    responses((status = 200, description = "A page", body = ImportPage)),
+    responses((status = 200, description = "One page of imports", body = ImportPage)),
 )]
 pub(crate) async fn list(caller: Caller, state: State, Query(query): Query<PageQuery>) -> Result<Json<ImportPage>> {
     let page = import::list(&caller, &state.database, &query.page()?).await?;
     Ok(Json(page.try_map(|import| Import::of(import, &state.storage)).await?))
 }
 
-/// Look at an import
+/// Get an import
 #[utoipa::path(
     get, path = "/v1/imports/{id}", tag = "models", operation_id = "get_import",
     params(("id" = ImportId, Path, description = "Id of the import")),
-    responses((status = 200, description = "The import as it is now", body = Import)),
+    responses((status = 200, description = "The current state of the import", body = Import)),
 )]
 pub(crate) async fn get(caller: Caller, state: State, Path(id): Path<ImportId>) -> Result<Json<Import>> {
     let import = import::get(&caller, &state.database, id).await?;
     Ok(Json(Import::of(import, &state.storage).await?))
 }
 
-/// End an import
+/// Cancel an import
 ///
-/// At once while it is queued, within a moment while it runs. One that has ended is answered unchanged.
+/// A queued import is canceled at once, a running one within a moment. An import that has ended is returned unchanged.
 #[utoipa::path(
     post, path = "/v1/imports/{id}/cancel", tag = "models", operation_id = "cancel_import",
     params(("id" = ImportId, Path, description = "Id of the import")),

@@ -1,4 +1,4 @@
-//! `/v1/inputs`: pictures that generations begin with.
+//! `/v1/inputs`: pictures that generations start from.
 
 use axum::Json;
 use axum::http::{StatusCode, header};
@@ -13,25 +13,25 @@ use crate::State;
 use crate::extract::{Multipart, PageQuery, Path, Query};
 use crate::problem::{Problem, Result};
 
-/// A picture for generations to begin with: an image to change, or a mask.
+/// A picture that generations can start from: an image to change, or a mask.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct Input {
-    /// Say this in `image` or `mask` of a generation.
+    /// Identifier of the input. Pass it as `image` or `mask` of a generation.
     pub id: InputId,
-    /// Presigned: reads the bytes for one hour, without any other credentials.
+    /// Presigned URL to download the bytes. Valid for one hour; needs no other credentials.
     #[schema(format = "uri")]
     pub url: String,
     #[schema(example = "image/png")]
     pub media_type: String,
-    /// Pixels.
+    /// Width in pixels.
     #[schema(minimum = 1)]
     pub width: i32,
-    /// Pixels.
+    /// Height in pixels.
     #[schema(minimum = 1)]
     pub height: i32,
     #[schema(minimum = 1)]
     pub bytes: i64,
-    /// Of the bytes, lower-case hex.
+    /// SHA-256 of the bytes, lower-case hex.
     #[schema(pattern = "^[0-9a-f]{64}$")]
     pub sha256: String,
     pub created_at: DateTime<Utc>,
@@ -44,7 +44,7 @@ type InputPage = Page<Input>;
 #[serde(deny_unknown_fields)]
 #[allow(dead_code, reason = "describes the form, whose part is read by hand")]
 pub(crate) struct InputForm {
-    /// PNG, JPEG or WebP; at most 25 MiB, 8192 px a side and 40 megapixels.
+    /// PNG, JPEG or WebP; at most 25 MiB, 8192 pixels a side and 40 megapixels.
     #[schema(value_type = String, format = Binary)]
     image: Vec<u8>,
 }
@@ -64,13 +64,13 @@ impl Input {
     }
 }
 
-/// Upload a picture for generations to begin with
+/// Upload a picture for generations to start from
 ///
-/// Turned upright if its EXIF data says so.
+/// The picture is turned upright if its EXIF data says so.
 #[utoipa::path(
     post, path = "/v1/inputs", tag = "generations", operation_id = "create_input",
     request_body(content = InputForm, content_type = "multipart/form-data"),
-    responses((status = 201, description = "Kept", body = Input,
+    responses((status = 201, description = "The new input", body = Input,
                headers(("Location" = String, description = "Path of the input")))),
 )]
 pub(crate) async fn create(caller: Caller, state: State, mut form: Multipart) -> Result<Response> {
@@ -105,14 +105,14 @@ async fn take_picture(form: &mut Multipart) -> Result<axum::body::Bytes> {
 #[utoipa::path(
     get, path = "/v1/inputs", tag = "generations", operation_id = "list_inputs",
     params(PageQuery),
-    responses((status = 200, description = "A page", body = InputPage)),
+    responses((status = 200, description = "One page of inputs", body = InputPage)),
 )]
 pub(crate) async fn list(caller: Caller, state: State, Query(query): Query<PageQuery>) -> Result<Json<InputPage>> {
     let page = input::list(&caller, &state.database, &query.page()?).await?;
     Ok(Json(page.try_map(|input| Input::of(input, &state.storage)).await?))
 }
 
-/// Look at an input
+/// Get an input
 #[utoipa::path(
     get, path = "/v1/inputs/{id}", tag = "generations", operation_id = "get_input",
     params(("id" = InputId, Path, description = "Id of the input")),
@@ -128,8 +128,8 @@ pub(crate) async fn get(caller: Caller, state: State, Path(id): Path<InputId>) -
     delete, path = "/v1/inputs/{id}", tag = "generations", operation_id = "delete_input",
     params(("id" = InputId, Path, description = "Id of the input")),
     responses(
-        (status = 204, description = "It is gone"),
-        (status = 409, description = "A generation that is queued or running needs it"),
+        (status = 204, description = "Deleted"),
+        (status = 409, description = "A queued or running generation needs it"),
     ),
 )]
 pub(crate) async fn delete(caller: Caller, state: State, Path(id): Path<InputId>) -> Result<StatusCode> {

@@ -1,4 +1,5 @@
-//! What generations, trainings, imports and exports have in common over HTTP: progress, artifacts, error, links, and waiting for the end.
+//! What generations, trainings, imports and exports have in common over HTTP: progress, artifacts, error, links, and
+//! waiting for the end.
 
 use axum::Json;
 use axum::http::{HeaderMap, StatusCode, header};
@@ -16,27 +17,27 @@ use crate::State;
 use crate::prefer::{PREFERENCE_APPLIED, Wait};
 use crate::problem::Result;
 
-/// How far the work is.
+/// Progress of a job.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct Progress {
-    /// Steps done by the attempt that reported last.
+    /// Steps completed by the attempt that reported last.
     #[schema(minimum = 0)]
     pub step: i32,
-    /// Steps to do; 0 while it is not known.
+    /// Total number of steps; 0 while it is not known.
     #[schema(minimum = 0)]
     pub total_steps: i32,
-    /// Bytes that are here; imports only.
+    /// Bytes received so far. Imports only.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 0)]
     pub bytes: Option<i64>,
-    /// Bytes to bring, as far as it is known; imports only.
+    /// Total number of bytes, as far as it is known. Imports only.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 0)]
     pub total_bytes: Option<i64>,
-    /// Loss of the last steps; trainings only.
+    /// Loss over the last steps. Trainings only.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub loss: Option<f64>,
-    /// How long a step takes at the moment.
+    /// Current time per step, in seconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub seconds_per_step: Option<f64>,
 }
@@ -49,46 +50,46 @@ pub(crate) struct JobError {
     pub message: String,
 }
 
-/// Something that a job made.
+/// A result of a job.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct Artifact {
     pub id: ArtifactId,
     pub kind: OutputKind,
-    /// Order within the job.
+    /// Position within the job.
     #[schema(minimum = 0)]
     pub position: i32,
-    /// Presigned: reads the bytes for one hour, without any other credentials.
+    /// Presigned URL to download the bytes. Valid for one hour; needs no other credentials.
     #[schema(format = "uri")]
     pub url: String,
     #[schema(example = "image/png")]
     pub media_type: String,
-    /// Pixels; of images, masks and videos.
+    /// Width in pixels, of images, masks and videos.
     pub width: Option<i32>,
-    /// Pixels; of images, masks and videos.
+    /// Height in pixels, of images, masks and videos.
     pub height: Option<i32>,
     #[schema(minimum = 1)]
     pub bytes: i64,
-    /// Of the bytes, lower-case hex.
+    /// SHA-256 of the bytes, lower-case hex.
     #[schema(pattern = "^[0-9a-f]{64}$")]
     pub sha256: String,
     /// MD5 of the bytes, lower-case hex.
     #[schema(pattern = "^[0-9a-f]{32}$")]
     pub image_hash: String,
-    /// Seed that makes this picture again; images only.
+    /// Seed that reproduces this picture. Images only.
     pub seed: Option<i64>,
     pub created_at: DateTime<Utc>,
 }
 
-/// Where a job can be looked at and ended; absolute paths.
+/// Paths to get, cancel and follow a job.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct JobUrls {
     #[serde(rename = "self")]
     #[schema(format = "uri-reference")]
     pub this: String,
-    /// POST here to end it.
+    /// POST here to cancel it.
     #[schema(format = "uri-reference")]
     pub cancel: String,
-    /// Server-sent events.
+    /// Path of its stream of server-sent events.
     #[schema(format = "uri-reference")]
     pub events: String,
 }
@@ -99,7 +100,7 @@ impl JobUrls {
     }
 }
 
-/// The parts of a report, ready to be sent.
+/// The parts of a report, as they are sent.
 pub(crate) struct ReportParts {
     pub status: JobStatus,
     pub progress: Progress,
@@ -157,7 +158,8 @@ async fn artifacts(artifacts: Vec<artifact::Artifact>, storage: &Storage) -> Res
     Ok(signed)
 }
 
-/// Waits for the end of `job` as long as the client prefers; whether it has ended, and what was granted.
+/// Waits for the end of `job` as long as the client prefers. Returns whether it has ended, and the wait that was
+/// granted.
 pub(crate) async fn wait(
     caller: &Caller,
     state: &State,
@@ -172,7 +174,7 @@ pub(crate) async fn wait(
     Ok(Some((wait, job.status.is_terminal())))
 }
 
-/// The answer to a creation: 202, or 201 when the end was waited for and came.
+/// The response to a creation: 202, or 201 if the job ended within the wait.
 pub(crate) fn created(location: &str, body: &impl Serialize, waited: Option<(Wait, bool)>) -> Response {
     let status = if waited.is_some_and(|(_, ended)| ended) { StatusCode::CREATED } else { StatusCode::ACCEPTED };
     let mut response = (status, [(header::LOCATION, location)], Json(body)).into_response();

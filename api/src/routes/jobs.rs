@@ -16,27 +16,27 @@ use crate::State;
 use crate::extract::{Path, Query};
 use crate::problem::Result;
 
-/// A generation, training, import or export, by what all of them have.
+/// A generation, training, import or export, with the attributes that all of them have.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct Job {
-    /// That of the generation, training, import or export.
+    /// Identifier of the generation, training, import or export.
     pub id: Uuid,
     pub kind: JobKind,
     pub status: JobStatus,
-    /// Models that it runs with.
+    /// Models that the job runs with.
     pub models: Vec<ModelRef>,
-    /// Name that the model will have, if the job makes one.
+    /// Name of the model to be made, if the job makes one.
     pub output_name: Option<String>,
     pub progress: Progress,
-    /// How often the work was started.
+    /// Number of times the job was started.
     #[schema(minimum = 0)]
     pub attempts: i64,
-    /// What it made, once it succeeded.
+    /// The results, once the job has succeeded.
     pub artifacts: Vec<Artifact>,
     pub error: Option<JobError>,
-    /// The failed job that this one repeats.
+    /// Identifier of the failed job that this one repeats.
     pub retry_of: Option<Uuid>,
-    /// The last job that repeats this one.
+    /// Identifier of the latest job that repeats this one.
     pub retried_as: Option<Uuid>,
     pub created_at: DateTime<Utc>,
     pub started_at: Option<DateTime<Utc>>,
@@ -44,29 +44,29 @@ pub(crate) struct Job {
     pub urls: AnyJobUrls,
 }
 
-/// Where a job of any kind can be looked at, ended and repeated; absolute paths.
+/// Paths to get, cancel and repeat a job of any kind.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct AnyJobUrls {
     #[serde(rename = "self")]
     #[schema(format = "uri-reference")]
     pub this: String,
-    /// The generation, training, import or export, with its parameters and results.
+    /// Path of the generation, training, import or export, with its parameters and results.
     #[schema(format = "uri-reference")]
     pub subject: String,
-    /// POST here to end it.
+    /// POST here to cancel it.
     #[schema(format = "uri-reference")]
     pub cancel: String,
     /// POST here to repeat it, once it has failed.
     #[schema(format = "uri-reference")]
     pub retry: String,
-    /// Server-sent events.
+    /// Path of its stream of server-sent events.
     #[schema(format = "uri-reference")]
     pub events: String,
 }
 
 type JobPage = Page<Job>;
 
-/// Which jobs.
+/// Filters of the list.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
@@ -77,26 +77,26 @@ pub(crate) struct JobQuery {
     /// Only jobs with this status.
     #[param(inline)]
     pub status: Option<JobStatus>,
-    /// Only jobs that run with this model, by name or id.
+    /// Only jobs that run with this model. Name or identifier.
     #[param(pattern = "^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$", example = "ember")]
     pub model: Option<String>,
-    /// Only jobs that were created at this instant or later.
+    /// Only jobs that were created at this time or later.
     #[serde(default, deserialize_with = "instant")]
     #[param(example = "2026-01-31T12:00:00Z")]
     pub created_after: Option<DateTime<Utc>>,
-    /// Only jobs that were created before this instant.
+    /// Only jobs that were created before this time.
     #[serde(default, deserialize_with = "instant")]
     #[param(example = "2026-01-31T12:00:00Z")]
     pub created_before: Option<DateTime<Utc>>,
-    /// Most items of the page.
+    /// Maximum number of items on the page.
     #[param(minimum = 1, maximum = 100, default = 20)]
     pub limit: Option<i64>,
-    /// `next_cursor` of the page before.
+    /// `next_cursor` of the previous page.
     #[param(pattern = "^[A-Za-z0-9_-]{21}[AQgw]$")]
     pub cursor: Option<String>,
 }
 
-/// An instant after RFC 3339, whose `+` a query string may have turned into a space.
+/// A time after RFC 3339, whose `+` a query string may have turned into a space.
 fn instant<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<DateTime<Utc>>, D::Error> {
     let text = String::deserialize(deserializer)?;
     let instant = DateTime::parse_from_rfc3339(&text.replace(' ', "+"));
@@ -142,7 +142,7 @@ fn path(id: Uuid) -> String {
 #[utoipa::path(
     get, path = "/v1/jobs", tag = "jobs", operation_id = "list_jobs",
     params(JobQuery),
-    responses((status = 200, description = "A page", body = JobPage)),
+    responses((status = 200, description = "One page of jobs", body = JobPage)),
 )]
 pub(crate) async fn list(caller: Caller, state: State, Query(query): Query<JobQuery>) -> Result<Json<JobPage>> {
     let page = PageRequest::parse(query.limit, query.cursor.as_deref())?;
@@ -157,20 +157,20 @@ pub(crate) async fn list(caller: Caller, state: State, Query(query): Query<JobQu
     Ok(Json(page.try_map(|job| Job::of(job, &state.storage)).await?))
 }
 
-/// Look at a job
+/// Get a job
 #[utoipa::path(
     get, path = "/v1/jobs/{id}", tag = "jobs", operation_id = "get_job",
     params(("id" = Uuid, Path, description = "Id of the generation, training, import or export")),
-    responses((status = 200, description = "The job as it is now", body = Job)),
+    responses((status = 200, description = "The current state of the job", body = Job)),
 )]
 pub(crate) async fn get(caller: Caller, state: State, Path(id): Path<Uuid>) -> Result<Json<Job>> {
     let job = jobs::get(&caller, &state.database, id).await?;
     Ok(Json(Job::of(job, &state.storage).await?))
 }
 
-/// End a job
+/// Cancel a job
 ///
-/// At once while it is queued, within a moment while it runs. One that has ended is answered unchanged.
+/// A queued job is canceled at once, a running one within a moment. A job that has ended is returned unchanged.
 #[utoipa::path(
     post, path = "/v1/jobs/{id}/cancel", tag = "jobs", operation_id = "cancel_job",
     params(("id" = Uuid, Path, description = "Id of the generation, training, import or export")),
@@ -183,17 +183,17 @@ pub(crate) async fn cancel(caller: Caller, state: State, Path(id): Path<Uuid>) -
 
 /// Repeat a failed job
 ///
-/// Makes the same request again as a new job with an id of its own, whose `retry_of` is this one. A training begins at its first
-/// step, on the same pictures. An import from a URL with a query string cannot be repeated: the query string may be a secret and
-/// was forgotten when the import ended.
+/// Creates a new job with the same parameters and its own identifier; its `retry_of` is the failed job. A training
+/// starts at its first step again, on the same pictures. An import from a URL with a query string cannot be repeated:
+/// the query string may be a secret, so it was discarded when the import ended.
 #[utoipa::path(
     post, path = "/v1/jobs/{id}/retry", tag = "jobs", operation_id = "retry_job",
     params(("id" = Uuid, Path, description = "Id of the failed generation, training, import or export")),
     responses(
         (status = 202, description = "The new job, queued", body = Job,
          headers(("Location" = String, description = "Path of the new job"))),
-        (status = 404, description = "There is no such job, or a model, input or picture that it needs was deleted"),
-        (status = 409, description = "The job did not fail, was repeated already, or cannot be repeated"),
+        (status = 404, description = "The job, or a model, input or picture that it needs, does not exist"),
+        (status = 409, description = "The job did not fail, was already repeated, or cannot be repeated"),
     ),
 )]
 pub(crate) async fn retry(caller: Caller, state: State, Path(id): Path<Uuid>) -> Result<Response> {

@@ -1,4 +1,5 @@
-//! One file for each noun: its requests, its answers, its handlers. `job` holds what generations, trainings, imports and exports share.
+//! One file for each noun: its requests, its responses, its handlers. `job` holds what generations, trainings, imports
+//! and exports share.
 
 pub(crate) mod dataset;
 pub(crate) mod event;

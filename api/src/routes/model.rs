@@ -24,37 +24,38 @@ use crate::extract::{self, Multipart, Path, Query, is_json};
 use crate::limits::JSON_LIMIT;
 use crate::problem::{Problem, Result};
 
-/// Most bytes of a text part.
+/// Largest text part of a form, in bytes.
 const TEXT_BYTES: u64 = 1024;
 
-/// Weights: a checkpoint to run, a LoRA to run on top of one, or a tiny decoder (`vae_approx`: TAESD, TAESDXL, TAEF1) that shows checkpoints of its
-/// family at work.
+/// A model: a checkpoint to run, a LoRA to run on top of one, or a tiny decoder (`vae_approx`: TAESD, TAESDXL, TAEF1)
+/// that makes previews for checkpoints of its family.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct Model {
     pub id: ModelId,
-    /// Unique among the models.
+    /// Name of the model, unique within the project.
     pub name: String,
     pub kind: ModelKind,
-    /// Architecture; a LoRA or a decoder fits checkpoints of its family.
+    /// Architecture. A LoRA or a decoder fits checkpoints of its family.
     #[schema(example = "flux")]
     pub family: String,
-    /// Checkpoint that a LoRA was trained on, where known.
+    /// Checkpoint that a LoRA was trained on, if known.
     pub base_model_id: Option<ModelId>,
-    /// Training that made it, if one did.
+    /// Training that made the model, if one did.
     pub training_id: Option<TrainingId>,
-    /// Word that calls what a LoRA learned.
+    /// Word that triggers what a LoRA has learned.
     pub trigger_word: Option<String>,
-    /// What a request may leave out; checkpoints only.
+    /// Defaults for parameters that a request leaves out. Checkpoints only.
     pub defaults: Option<Defaults>,
-    /// Sum over the files.
+    /// Total size of the files, in bytes.
     #[schema(minimum = 0)]
     pub bytes: i64,
-    /// Of the one file of a LoRA or a decoder; of a checkpoint, over the lines `path NUL sha256 LF` in the order of the paths.
+    /// SHA-256, lower-case hex. For a LoRA or a decoder, of its one file; for a checkpoint, over the lines `path NUL
+    /// sha256 LF` in the order of the paths.
     #[schema(pattern = "^[0-9a-f]{64}$")]
     pub sha256: String,
-    /// Live workers that have it loaded; checkpoints only.
+    /// Live workers that have the model loaded. Checkpoints only.
     pub resident_on: Vec<Residence>,
-    /// Came with Pyrograph and cannot be deleted.
+    /// Whether the model came with Pyrograph. Such a model cannot be deleted.
     pub built_in: bool,
     pub created_at: DateTime<Utc>,
 }
@@ -65,13 +66,14 @@ pub(crate) struct ModelDetail {
     #[serde(flatten)]
     pub model: Model,
     pub files: Vec<ModelFile>,
-    /// Where it was imported from; null for one that was sent, trained or built in.
+    /// Where the model was imported from. Null if it was uploaded by form, trained or built in.
     pub source: Option<Source>,
-    /// Commit of the Hub's repository that the source's revision named.
+    /// Commit of the Hugging Face repository that the source's revision resolved to.
     pub source_commit: Option<String>,
-    /// Text of the licence that lay beside the files, if one did.
+    /// Text of the licence that came with the files, if any.
     pub license: Option<String>,
-    /// Presigned: reads the file of a LoRA for one hour; null for a checkpoint, which has several.
+    /// Presigned URL to download the file of a LoRA, valid for one hour. Null for a checkpoint, which has several
+    /// files.
     #[schema(format = "uri")]
     pub url: Option<String>,
 }
@@ -84,50 +86,50 @@ pub(crate) struct ModelFile {
     pub path: String,
     #[schema(minimum = 0)]
     pub bytes: i64,
-    /// Lower-case hex.
+    /// SHA-256 of the bytes, lower-case hex.
     #[schema(pattern = "^[0-9a-f]{64}$")]
     pub sha256: String,
-    /// Presigned: reads the bytes for one hour, without any other credentials.
+    /// Presigned URL to download the bytes. Valid for one hour; needs no other credentials.
     #[schema(format = "uri")]
     pub url: String,
 }
 
 type ModelPage = Page<Model>;
 
-/// The form: `name`, perhaps `base`, `kind` or `parts_of`, and one or more files, each with its relative path as its file name; the parts
-/// that a checkpoint's file lacks may follow under their own names.
+/// The form: `name`, optionally `base`, `kind` or `parts_of`, and one or more files, each with its relative path as its
+/// file name. Parts that the checkpoint's file lacks may follow under their own names.
 #[derive(ToSchema)]
 #[serde(deny_unknown_fields)]
 #[allow(dead_code, reason = "describes the form; its parts are read one by one")]
 pub(crate) struct ModelForm {
-    /// Name that the model will have.
+    /// Name of the model to be made.
     #[schema(min_length = 1, max_length = 63, pattern = "^[a-z0-9][a-z0-9._-]{0,62}$")]
     name: String,
-    /// Name or id of the checkpoint that a LoRA or a decoder of previews was made for.
+    /// Name or identifier of the checkpoint that a LoRA or a preview decoder was made for.
     #[schema(min_length = 1, max_length = 63, pattern = r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     base: Option<String>,
-    /// What it must turn out to be; absent takes any.
+    /// Kind that the files must be. If absent, any kind is accepted.
     #[schema(inline)]
     kind: Option<ModelKind>,
-    /// One `.safetensors` file is a LoRA or a checkpoint, one `.gguf` file a checkpoint's denoiser; several files with `model_index.json`
-    /// are a checkpoint.
+    /// One `.safetensors` file is a LoRA or a checkpoint, one `.gguf` file the denoiser of a checkpoint; several files
+    /// with `model_index.json` are a checkpoint.
     #[schema(value_type = Vec<String>, format = Binary, min_items = 1)]
     file: Vec<Vec<u8>>,
-    /// The text encoder, where `file` has none: CLIP, or OpenCLIP in Stable Diffusion 2.
+    /// The text encoder, if `file` has none: CLIP, or OpenCLIP for Stable Diffusion 2.
     #[schema(value_type = Option<String>, format = Binary)]
     text_encoder: Option<Vec<u8>>,
-    /// The second text encoder, where `file` has none: T5 in FLUX.1, OpenCLIP in Stable Diffusion XL.
+    /// The second text encoder, if `file` has none: T5 for FLUX.1, OpenCLIP for Stable Diffusion XL.
     #[schema(value_type = Option<String>, format = Binary)]
     text_encoder_2: Option<Vec<u8>>,
-    /// The autoencoder, where `file` has none.
+    /// The autoencoder (VAE), if `file` has none.
     #[schema(value_type = Option<String>, format = Binary)]
     vae: Option<Vec<u8>>,
-    /// Name or id of a checkpoint that has the parts which are still missing.
+    /// Name or identifier of a checkpoint that supplies the parts that are still missing.
     #[schema(min_length = 1, max_length = 63, pattern = r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     parts_of: Option<String>,
 }
 
-/// Which models.
+/// Filters of the list.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
@@ -138,10 +140,10 @@ pub(crate) struct ModelQuery {
     /// Only models of this family.
     #[param(pattern = "^[a-z0-9._-]{1,63}$", example = "flux")]
     pub family: Option<String>,
-    /// Most items of the page.
+    /// Maximum number of items on the page.
     #[param(minimum = 1, maximum = 100, default = 20)]
     pub limit: Option<i64>,
-    /// `next_cursor` of the page before.
+    /// `next_cursor` of the previous page.
     #[param(pattern = "^[A-Za-z0-9_-]{21}[AQgw]$")]
     pub cursor: Option<String>,
 }
@@ -166,7 +168,7 @@ impl From<&model::Model> for Model {
     }
 }
 
-/// Fills in where the models are loaded.
+/// Fills in which workers have the models loaded.
 async fn locate(caller: &Caller, models: &mut [Model], state: &State) -> Result<()> {
     let digests: Vec<String> = models.iter().map(|model| model.sha256.clone()).collect();
     let found = residences(caller, &state.database, &digests).await?;
@@ -202,7 +204,7 @@ impl ModelDetail {
 #[utoipa::path(
     get, path = "/v1/models", tag = "models", operation_id = "list_models",
     params(ModelQuery),
-    responses((status = 200, description = "A page", body = ModelPage)),
+    responses((status = 200, description = "One page of models", body = ModelPage)),
 )]
 pub(crate) async fn list(caller: Caller, state: State, Query(query): Query<ModelQuery>) -> Result<Json<ModelPage>> {
     let page = PageRequest::parse(query.limit, query.cursor.as_deref())?;
@@ -213,20 +215,21 @@ pub(crate) async fn list(caller: Caller, state: State, Query(query): Query<Model
     Ok(Json(models))
 }
 
-/// Bring a model in
+/// Add a model
 ///
-/// As a form with its files, and then it is there at once; or as JSON that says where a worker shall get it from, and then the
-/// answer is an import to follow. Safetensors, and GGUF for a denoiser; a pickle is refused by its content, whatever its name. The family
-/// is found by the tensors' names. A checkpoint's file that lacks text encoders or autoencoder needs them beside it, or `parts_of`.
+/// A form carries the model's files, and the model exists when the response arrives. A JSON body names a source from
+/// which a worker fetches the files, and the response is an import to follow. Accepts safetensors, and GGUF for a
+/// denoiser; a pickle is recognised by its content and refused. The family is detected from the names of the tensors. A
+/// checkpoint's file without text encoders or autoencoder needs them as separate parts, or `parts_of`.
 #[utoipa::path(
     post, path = "/v1/models", tag = "models", operation_id = "import_model",
     request_body(content((ModelForm = "multipart/form-data"), (ImportRequest = "application/json"))),
     responses(
-        (status = 202, description = "Of JSON: the import is queued", body = Import,
+        (status = 202, description = "For JSON: the queued import", body = Import,
          headers(("Location" = String, description = "Path of the import"))),
-        (status = 201, description = "Of a form: the model is there", body = ModelDetail,
+        (status = 201, description = "For a form: the new model", body = ModelDetail,
          headers(("Location" = String, description = "Path of the model"))),
-        (status = 404, description = "The base or the upload is not there"),
+        (status = 404, description = "The base or the upload does not exist"),
         (status = 409, description = "The name is taken, or parts of the upload are missing"),
     ),
 )]
@@ -264,7 +267,7 @@ async fn take_model(caller: &Caller, state: &State, form: &mut Multipart, import
         match part.name() {
             "name" if name.is_none() => {
                 let text = part.text(TEXT_BYTES).await?;
-                // Gigabytes may follow: a name that will not do is better refused now.
+                // Gigabytes may follow, so a bad name is refused now.
                 import.check_name(&text).await?;
                 name = Some(text);
             }
@@ -287,7 +290,8 @@ async fn take_model(caller: &Caller, state: &State, form: &mut Multipart, import
             other => {
                 return Err(unprocessable(
                     other,
-                    "There is no such part; send `name`, perhaps `base`, `kind` or `parts_of`, and `file` parts, or `text_encoder`, `text_encoder_2` and `vae`.",
+                    "There is no such part; send `name`, perhaps `base`, `kind` or `parts_of`, and `file` parts, or \
+                     `text_encoder`, `text_encoder_2` and `vae`.",
                 ));
             }
         }
@@ -300,7 +304,7 @@ async fn take_model(caller: &Caller, state: &State, form: &mut Multipart, import
     Ok(import.finish(&name, base.as_deref(), kind).await?)
 }
 
-/// Look at a model and get URLs of its files
+/// Get a model and the URLs of its files
 #[utoipa::path(
     get, path = "/v1/models/{model}", tag = "models", operation_id = "get_model",
     params(("model" = String, Path, description = "Name or id of the model")),
@@ -311,14 +315,14 @@ pub(crate) async fn get(caller: Caller, state: State, Path(name_or_id): Path<Str
     Ok(Json(ModelDetail::of(&caller, model, &state).await?))
 }
 
-/// Look into a model's files
+/// Inspect a model's files
 ///
-/// What their headers say: of a LoRA the dialect, algorithms, ranks and layers, and those that no model here has; of a checkpoint its
-/// networks with their sizes and types. Nothing of the weights is read.
+/// Reads the headers of the files. For a LoRA: the dialect, algorithms, ranks and layers, including layers that no
+/// model here has. For a checkpoint: its networks with their sizes and data types. The weights themselves are not read.
 #[utoipa::path(
     get, path = "/v1/models/{model}/inspect", tag = "models", operation_id = "inspect_model",
     params(("model" = String, Path, description = "Name or id of the model")),
-    responses((status = 200, description = "What is in it", body = Inspection)),
+    responses((status = 200, description = "The contents of the files", body = Inspection)),
 )]
 pub(crate) async fn inspect(caller: Caller, state: State, Path(name_or_id): Path<String>) -> Result<Json<Inspection>> {
     let model = model::get(&caller, &state.database, &name_or_id).await?;
@@ -330,8 +334,8 @@ pub(crate) async fn inspect(caller: Caller, state: State, Path(name_or_id): Path
     delete, path = "/v1/models/{model}", tag = "models", operation_id = "delete_model",
     params(("model" = String, Path, description = "Name or id of the model")),
     responses(
-        (status = 204, description = "It is gone"),
-        (status = 409, description = "It came with Pyrograph, or unfinished jobs need it"),
+        (status = 204, description = "Deleted"),
+        (status = 409, description = "The model came with Pyrograph, or unfinished jobs need it"),
     ),
 )]
 pub(crate) async fn delete(caller: Caller, state: State, Path(name_or_id): Path<String>) -> Result<StatusCode> {

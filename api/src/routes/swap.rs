@@ -1,4 +1,4 @@
-//! `/v1/models/{model}/load` and `/unload`: hot swap. What becomes of it is told by `/v1/workers`.
+//! `/v1/models/{model}/load` and `/unload`: hot swap. `/v1/workers` reports the outcome.
 
 use axum::Json;
 use axum::http::{StatusCode, header};
@@ -11,35 +11,36 @@ use crate::State;
 use crate::extract::{OptionalJson, Path};
 use crate::problem::Result;
 
-/// Whom to ask.
+/// Which workers to ask.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct SwapRequest {
-    /// Name or id of a worker; absent asks each live worker that makes pictures.
+    /// Name or identifier of a worker. If absent, every live worker that makes pictures is asked.
     #[serde(default)]
     worker: Option<String>,
 }
 
-/// What was asked of which worker.
+/// The requests, one for each worker.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct SwapList {
     pub swaps: Vec<Swap>,
 }
 
-/// Load a checkpoint before anybody needs it
+/// Load a checkpoint in advance
 ///
-/// Each worker brings its files to its disk and loads them between two jobs; other models may have to go for it. It is no promise:
-/// whatever needs the memory later takes it, and a worker that restarts begins with nothing. `GET /v1/workers` tells how it went.
+/// Each worker downloads the files to its disk and loads them between two jobs, unloading other models if it must.
+/// There is no guarantee: later work may need the memory, and a worker that restarts has nothing loaded. `GET
+/// /v1/workers` reports the outcome.
 #[utoipa::path(
     post, path = "/v1/models/{model}/load", tag = "models", operation_id = "load_model",
     params(("model" = String, Path, description = "Name or id of the checkpoint")),
     request_body = Option<SwapRequest>,
     responses(
-        (status = 202, description = "The workers are asked", body = SwapList,
+        (status = 202, description = "One request for each worker", body = SwapList,
          headers(("Location" = String, description = "Path of the workers"))),
-        (status = 404, description = "The model or the worker is not there"),
+        (status = 404, description = "The model or the worker does not exist"),
         (status = 409, description = "No live worker makes pictures"),
-        (status = 422, description = "It is no checkpoint"),
+        (status = 422, description = "The model is not a checkpoint"),
     ),
 )]
 pub(crate) async fn load(
@@ -53,17 +54,17 @@ pub(crate) async fn load(
 
 /// Unload a checkpoint
 ///
-/// Between two jobs: one that uses it is finished first. A later generation loads it again by itself.
+/// Happens between two jobs: a job that uses the checkpoint is finished first. A later generation loads it again.
 #[utoipa::path(
     post, path = "/v1/models/{model}/unload", tag = "models", operation_id = "unload_model",
     params(("model" = String, Path, description = "Name or id of the checkpoint")),
     request_body = Option<SwapRequest>,
     responses(
-        (status = 202, description = "The workers are asked", body = SwapList,
+        (status = 202, description = "One request for each worker", body = SwapList,
          headers(("Location" = String, description = "Path of the workers"))),
-        (status = 404, description = "The model or the worker is not there"),
+        (status = 404, description = "The model or the worker does not exist"),
         (status = 409, description = "No live worker makes pictures"),
-        (status = 422, description = "It is no checkpoint"),
+        (status = 422, description = "The model is not a checkpoint"),
     ),
 )]
 pub(crate) async fn unload(

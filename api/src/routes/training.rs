@@ -1,4 +1,4 @@
-//! `/v1/trainings`: LoRAs from datasets.
+//! `/v1/trainings`: LoRAs trained on datasets.
 
 use axum::Json;
 use axum::http::{HeaderMap, StatusCode};
@@ -17,25 +17,25 @@ use crate::State;
 use crate::extract::{self, PageQuery, Path, Query};
 use crate::problem::Result;
 
-/// A LoRA in the making.
+/// The training of a LoRA.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct Training {
     pub id: TrainingId,
     pub status: JobStatus,
-    /// Name that the LoRA will have.
+    /// Name of the LoRA to be made.
     pub name: String,
     pub dataset_id: DatasetId,
-    /// The base.
+    /// The base checkpoint.
     pub model: ModelRef,
     #[serde(flatten)]
     pub params: TrainingParams,
     pub progress: Progress,
-    /// How often the work was started.
+    /// Number of times the job was started.
     #[schema(minimum = 0)]
     pub attempts: i64,
-    /// The LoRA, once there is one and until it is deleted.
+    /// The LoRA: present once it exists, until it is deleted.
     pub output_model: Option<ModelRef>,
-    /// The LoRA's file, once it succeeded.
+    /// The LoRA's file, once the training has succeeded.
     pub artifacts: Vec<Artifact>,
     pub warnings: Vec<String>,
     pub error: Option<JobError>,
@@ -77,18 +77,22 @@ fn path(id: TrainingId) -> String {
 
 /// Train a LoRA
 ///
-/// Takes a snapshot of the dataset and answers at once with the queued training; with `Prefer: wait=N` it waits up to N (at
-/// most 60) seconds for the end, and answers 201 if it came. The result is a model of the kind `lora`.
+/// Takes a snapshot of the dataset and returns the queued training immediately. With `Prefer: wait=N` it waits up to N
+/// (at most 60) seconds for the end, and returns 201 if the training has ended by then. The result is a model of kind
+/// `lora`.
 #[utoipa::path(
     post, path = "/v1/trainings", tag = "trainings", operation_id = "create_training",
-    params(("Prefer" = Option<String>, Header, description = "`wait=N`: seconds to wait for the end", example = "wait=1")),
+    params(("Prefer" = Option<String>, Header, description = "`wait=N`: seconds to wait for the end",
+            example = "wait=1")),
     request_body = TrainingRequest,
     responses(
         (status = 202, description = "Queued, or still running after the wait", body = Training,
-         headers(("Location" = String, description = "Path of the training"), ("Preference-Applied" = Option<String>, description = "The wait that was granted"))),
-        (status = 201, description = "Ended within the wait; `status` tells how", body = Training,
-         headers(("Location" = String, description = "Path of the training"), ("Preference-Applied" = Option<String>, description = "The wait that was granted"))),
-        (status = 404, description = "The dataset or the model that the body names is not there"),
+         headers(("Location" = String, description = "Path of the training"),
+                 ("Preference-Applied" = Option<String>, description = "The wait that was granted"))),
+        (status = 201, description = "Ended within the wait; `status` is the outcome", body = Training,
+         headers(("Location" = String, description = "Path of the training"),
+                 ("Preference-Applied" = Option<String>, description = "The wait that was granted"))),
+        (status = 404, description = "The dataset or the model that the body names does not exist"),
         (status = 409, description = "The name is taken, or the dataset has no pictures"),
     ),
 )]
@@ -112,27 +116,27 @@ pub(crate) async fn create(
 #[utoipa::path(
     get, path = "/v1/trainings", tag = "trainings", operation_id = "list_trainings",
     params(PageQuery),
-    responses((status = 200, description = "A page", body = TrainingPage)),
+    responses((status = 200, description = "One page of trainings", body = TrainingPage)),
 )]
 pub(crate) async fn list(caller: Caller, state: State, Query(query): Query<PageQuery>) -> Result<Json<TrainingPage>> {
     let page = training::list(&caller, &state.database, &query.page()?).await?;
     Ok(Json(page.try_map(|training| Training::of(training, &state.storage)).await?))
 }
 
-/// Look at a training
+/// Get a training
 #[utoipa::path(
     get, path = "/v1/trainings/{id}", tag = "trainings", operation_id = "get_training",
     params(("id" = TrainingId, Path, description = "Id of the training")),
-    responses((status = 200, description = "The training as it is now", body = Training)),
+    responses((status = 200, description = "The current state of the training", body = Training)),
 )]
 pub(crate) async fn get(caller: Caller, state: State, Path(id): Path<TrainingId>) -> Result<Json<Training>> {
     let training = training::get(&caller, &state.database, id).await?;
     Ok(Json(Training::of(training, &state.storage).await?))
 }
 
-/// End a training
+/// Cancel a training
 ///
-/// At once while it is queued, within a step while it runs. One that has ended is answered unchanged.
+/// A queued training is canceled at once, a running one within a step. A training that has ended is returned unchanged.
 #[utoipa::path(
     post, path = "/v1/trainings/{id}/cancel", tag = "trainings", operation_id = "cancel_training",
     params(("id" = TrainingId, Path, description = "Id of the training")),
@@ -145,13 +149,13 @@ pub(crate) async fn cancel(caller: Caller, state: State, Path(id): Path<Training
 
 /// Delete a training and its checkpoints
 ///
-/// The LoRA that it made stays; it is a model of its own.
+/// The LoRA that it made is a separate model and is kept.
 #[utoipa::path(
     delete, path = "/v1/trainings/{id}", tag = "trainings", operation_id = "delete_training",
     params(("id" = TrainingId, Path, description = "Id of the training")),
     responses(
-        (status = 204, description = "It is gone"),
-        (status = 409, description = "It is queued or running; cancel it first"),
+        (status = 204, description = "Deleted"),
+        (status = 409, description = "The training is queued or running; cancel it first"),
     ),
 )]
 pub(crate) async fn delete(caller: Caller, state: State, Path(id): Path<TrainingId>) -> Result<StatusCode> {

@@ -1,4 +1,4 @@
-//! `/v1/uploads`: files of models on their way to the bucket, in parts, past this service.
+//! `/v1/uploads`: model files, uploaded in parts directly to the bucket.
 
 use std::collections::BTreeMap;
 
@@ -18,23 +18,23 @@ use crate::problem::Result;
 #[derive(Serialize, ToSchema)]
 pub(crate) struct ModelUpload {
     pub id: UploadId,
-    /// Size of the whole file.
+    /// Size of the whole file, in bytes.
     #[schema(minimum = 1)]
     pub bytes: i64,
     pub parts: Vec<UploadPart>,
-    /// Until then an import must have made a model of it.
+    /// Time at which the upload is discarded unless an import has made a model of it.
     pub expires_at: DateTime<Utc>,
 }
 
-/// One part of it.
+/// One part of an upload.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct UploadPart {
     #[schema(minimum = 1)]
     pub number: i32,
-    /// How many of the file's bytes belong to it, after those of the parts before.
+    /// Size of the part, in bytes. The parts follow each other in the file.
     #[schema(minimum = 1)]
     pub bytes: i64,
-    /// Presigned: takes these bytes by PUT for one hour; null once they are there.
+    /// Presigned URL for a PUT of these bytes, valid for one hour. Null once the part is uploaded.
     #[schema(format = "uri")]
     pub url: Option<String>,
     /// Headers that the PUT must carry.
@@ -56,14 +56,15 @@ impl From<upload::ModelUpload> for ModelUpload {
     }
 }
 
-/// Begin to upload a file of a model
+/// Start the upload of a model file
 ///
-/// PUT each part's bytes to its `url` with its `headers`, in any order. When a URL has ended, or the connection, look at the upload
-/// again: it names the parts that are missing, with fresh URLs. Then `POST /v1/models` with a source of the kind `upload`.
+/// PUT each part's bytes to its `url` with its `headers`, in any order. If a URL has expired or the connection breaks,
+/// get the upload again: it lists the missing parts with fresh URLs. Then `POST /v1/models` with a source of kind
+/// `upload`.
 #[utoipa::path(
     post, path = "/v1/uploads", tag = "models", operation_id = "create_model_upload",
     request_body = ModelUploadRequest,
-    responses((status = 201, description = "The parts to send", body = ModelUpload,
+    responses((status = 201, description = "The upload with the parts to send", body = ModelUpload,
                headers(("Location" = String, description = "Path of the upload")))),
 )]
 pub(crate) async fn create(
@@ -76,11 +77,11 @@ pub(crate) async fn create(
     Ok((StatusCode::CREATED, [(header::LOCATION, location)], Json(upload.into())))
 }
 
-/// See which parts of an upload are missing
+/// Get an upload and its missing parts
 #[utoipa::path(
     get, path = "/v1/uploads/{id}", tag = "models", operation_id = "get_model_upload",
     params(("id" = UploadId, Path, description = "Id of the upload")),
-    responses((status = 200, description = "The upload as it is now", body = ModelUpload)),
+    responses((status = 200, description = "The current state of the upload", body = ModelUpload)),
 )]
 pub(crate) async fn get(caller: Caller, state: State, Path(id): Path<UploadId>) -> Result<Json<ModelUpload>> {
     Ok(Json(upload::get(&caller, &state.database, &state.storage, id).await?.into()))

@@ -1,4 +1,4 @@
-//! `/v1/workers`: who does the work, with what, and which models are loaded.
+//! `/v1/workers`: the live workers, their devices, and the models that they have loaded.
 
 use axum::Json;
 use chrono::{DateTime, Utc};
@@ -13,32 +13,32 @@ use crate::State;
 use crate::extract::{PageQuery, Query};
 use crate::problem::Result;
 
-/// A live worker: one start of a process that does jobs.
+/// A live worker: one run of a process that does jobs.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct Worker {
     pub id: WorkerId,
-    /// The same after a restart; several workers may have one name.
+    /// The worker's name. It stays the same after a restart; several workers may share a name.
     pub name: String,
     pub host: String,
-    /// Of its engine.
+    /// The device of its engine.
     #[schema(example = "cuda:0")]
     pub device: String,
     /// Kinds of jobs that it takes.
     #[schema(example = json!(["generation", "training", "import"]))]
     pub queues: Vec<String>,
-    /// Of Pyrograph.
+    /// Its version of Pyrograph.
     pub version: String,
-    /// Bytes of its device's memory that its engine may use; null if it has not said so.
+    /// Device memory that its engine may use, in bytes. Null if it has not reported it.
     #[schema(minimum = 1)]
     pub vram_budget: Option<i64>,
     /// Models that it has loaded.
     pub resident: Vec<ResidentModel>,
-    /// What it works on now: an import may go on beside another job.
+    /// Jobs that it is working on. An import may run beside another job.
     pub jobs: Vec<CurrentJob>,
-    /// The last request to load or unload each model, newest first.
+    /// The latest request to load or unload each model, newest first.
     pub swaps: Vec<Swap>,
     pub started_at: DateTime<Utc>,
-    /// It tells each 15 s, and whenever something is loaded or unloaded.
+    /// Time of its last report. A worker reports every 15 s, and when a model is loaded or unloaded.
     pub last_seen_at: DateTime<Utc>,
 }
 
@@ -46,7 +46,7 @@ pub(crate) struct Worker {
 #[derive(Serialize, ToSchema)]
 pub(crate) struct CurrentJob {
     pub kind: JobKind,
-    /// Where it can be looked at; an absolute path.
+    /// Absolute path of the job.
     #[schema(format = "uri-reference")]
     pub url: String,
 }
@@ -82,7 +82,7 @@ impl From<worker::CurrentJob> for CurrentJob {
 #[utoipa::path(
     get, path = "/v1/workers", tag = "workers", operation_id = "list_workers",
     params(PageQuery),
-    responses((status = 200, description = "A page", body = WorkerPage)),
+    responses((status = 200, description = "One page of workers", body = WorkerPage)),
 )]
 pub(crate) async fn list(caller: Caller, state: State, Query(query): Query<PageQuery>) -> Result<Json<WorkerPage>> {
     Ok(Json(worker::list(&caller, &state.database, &query.page()?).await?.map(Worker::from)))

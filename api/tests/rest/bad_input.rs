@@ -1,5 +1,5 @@
-//! What is at the edge of what may be asked for and brought along, and is taken (docs/bad-input.md). What is beyond the edge is in
-//! `generations`, `inputs` and `models`; what only weights can tell, in the tests of `diffusion`.
+//! Requests and files at the edge of what is allowed are accepted (docs/bad-input.md). Those beyond it are tested in
+//! `generations`, `inputs` and `models`; those that depend on the weights, in the tests of `diffusion`.
 
 use reqwest::Method;
 use reqwest::multipart::Form;
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::test_server::{FLUX_MODULE, TestServer, lora, picture_part, png, text};
 
-/// A picture as cameras and programs write it, of `diffusion`'s tests.
+/// A picture as cameras and programs write it, from `diffusion`'s tests.
 fn golden(name: &str) -> Vec<u8> {
     let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../diffusion/tests/goldens/pictures");
     std::fs::read(folder.join(name)).unwrap()
@@ -44,14 +44,14 @@ async fn addresses_and_bodies_of_another_shape() {
         server.get(path).await.refuses(404, "");
     }
     server.get("/v1/models?family=%00").await.refuses(422, "family");
-    // serde takes an array for the fields in their order; nobody means that.
+    // serde also accepts an array of the fields in order, which no client means.
     for body in [json!(["a fox"]), json!([]), json!("a fox"), json!(null), json!(7)] {
         server.post("/v1/generations", &body).await.refuses(422, "");
         server.post("/v1/datasets", &body).await.refuses(422, "");
     }
     let nonsense = server.request(Method::POST, "/v1/datasets").header("content-type", "application/json").body("fox");
     server.send(nonsense).await.refuses(400, "");
-    // Who opens the address in a browser gets to the documentation.
+    // A browser that opens the address is sent to the documentation.
     let front = server.request(Method::GET, "/").send().await.unwrap();
     assert_eq!((front.status().as_u16(), front.url().path()), (200, "/docs/"));
 }

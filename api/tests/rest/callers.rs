@@ -1,4 +1,4 @@
-//! Every route asks who the caller is, and nothing of one project exists for another.
+//! Every route requires a caller, and rows of one project do not exist for another.
 
 use std::collections::BTreeMap;
 
@@ -30,7 +30,7 @@ async fn every_route_asks_who_the_caller_is() {
     let document = closed.get("/openapi.json").await.expect(200);
     let mut public = Vec::new();
     for (method, path, _) in operations(&document) {
-        // Neither the path nor the body could be read: a route that looks at one of them first answers something else.
+        // Neither the path nor the body can be parsed, so a route that looks at one of them first responds differently.
         let address = path.replace(['{', '}'], "");
         let request = closed.request(Method::from_bytes(method.to_uppercase().as_bytes()).unwrap(), &address);
         let answer = closed.send(request.header("content-type", "text/plain").body("?")).await;
@@ -47,7 +47,7 @@ async fn every_route_asks_who_the_caller_is() {
 }
 
 impl TestServer {
-    /// The same installation as a caller of another project sees it.
+    /// The same installation, as a caller of another project sees it.
     async fn project(&self, name: &str) -> TestServer {
         let id = ProjectId::new();
         sqlx::query("INSERT INTO projects (id, name) VALUES ($1, $2)")
@@ -66,7 +66,7 @@ impl TestServer {
     }
 }
 
-/// One row of each noun, and what its path is.
+/// One row of each noun, with its path.
 struct Rows(BTreeMap<&'static str, String>);
 
 impl Rows {
@@ -108,7 +108,7 @@ impl Rows {
         &self.0[noun]
     }
 
-    /// The addresses of a path of the document that name these rows.
+    /// The URLs of a path of the document, filled in with these rows.
     fn addresses(&self, path: &str) -> Vec<String> {
         let path = path.replace("{image_id}", self.id("example")).replace("{upload_id}", self.id("upload"));
         let (parameter, values) = match path.split('/').nth(2).unwrap_or_default() {
@@ -169,7 +169,7 @@ async fn rows_of_one_project_do_not_exist_for_another() {
     }
     assert!(asked >= 30, "{asked}");
 
-    // The owner still has everything as it was.
+    // The owner's rows are unchanged.
     for (collection, before) in collections.iter().zip(before) {
         assert_eq!(owner.ids(collection).await, before, "{collection}");
     }
@@ -187,7 +187,7 @@ async fn requests_cannot_name_what_another_project_has() {
     let generation = async |body: Value| stranger.post("/v1/generations", &body).await;
     generation(json!({"prompt": "a"})).await.refuses(404, "model");
 
-    // A name is free in each project, and means the project's own model.
+    // A name is free in each project, and refers to the project's own model.
     let own = stranger.import("ember", None, &checkpoint()).await.expect(201);
     assert_ne!(owner.get("/v1/models/ember").await.expect(200)["id"], own["id"]);
     assert_eq!(stranger.get("/v1/models/ember").await.expect(200)["id"], own["id"]);
@@ -216,7 +216,7 @@ async fn requests_cannot_name_what_another_project_has() {
     }
     stranger.import("x", Some("clay"), &[("x.safetensors", lora(FLUX_MODULE))]).await.refuses(404, "base");
 
-    // Names that the owner's queued jobs will take are free here, and not there.
+    // Names that the owner's queued jobs will take are free in this project, and taken in the owner's.
     stranger.post("/v1/models", &json!({"name": "imported", "source": url})).await.expect(202);
     owner.post("/v1/models", &json!({"name": "imported", "source": url})).await.refuses(409, "name");
 }

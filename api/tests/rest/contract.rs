@@ -1,4 +1,4 @@
-//! The OpenAPI document against the running server: every operation is there and answers as documented.
+//! The OpenAPI document against the running server: every operation exists and responds as documented.
 
 use reqwest::Method;
 use reqwest::multipart::Form;
@@ -22,7 +22,9 @@ async fn every_operation_answers_as_documented() {
             let mut request = server.request(Method::from_bytes(method.to_uppercase().as_bytes()).unwrap(), &address);
             let content = &operation["requestBody"]["content"];
             if content.get("application/json").is_some() {
-                request = request.json(&json!({"name": "a", "dataset": nothing, "prompt": "a", "file_name": "a", "media_type": "image/png"}));
+                request = request.json(&json!({
+                    "name": "a", "dataset": nothing, "prompt": "a", "file_name": "a", "media_type": "image/png",
+                }));
             } else if content.get("multipart/form-data").is_some() {
                 request = request.multipart(Form::new().text("name", "a"));
             }

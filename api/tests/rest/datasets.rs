@@ -1,4 +1,4 @@
-//! Pictures come in by three roads, all or nothing, and what is no picture does not.
+//! Pictures are added in three ways, all or nothing, and other files are refused.
 
 use reqwest::Method;
 use reqwest::multipart::Form;

@@ -1,4 +1,4 @@
-//! Server-sent events: live, replayed, ended after the end.
+//! Server-sent events: live, replayed, and ended after the last event.
 
 use std::time::Duration;
 

@@ -51,7 +51,7 @@ async fn from_request_to_picture() {
     assert_eq!(text(&artifact["sha256"]), hex(&Sha256::digest(&picture)));
     assert_eq!((&artifact["seed"], &artifact["media_type"]), (&json!(5), &json!("image/png")));
 
-    // A reply that was lost: the same attempt may say it again, another one may not.
+    // The reply was lost: the same attempt may report again, another one may not.
     generation::finish(&server.pools.lease, &claim, Vec::new(), &[]).await.unwrap();
     let stranger = Claim { worker: WorkerId::new(), ..claim };
     let refused = generation::finish(&server.pools.lease, &stranger, Vec::new(), &[]).await;
@@ -139,14 +139,14 @@ async fn cancel_and_wait() {
     assert_eq!(server.post(&text(&queued["urls"]["cancel"]), &json!({})).await.expect(200)["status"], "canceled");
     server.delete(&text(&queued["urls"]["self"])).await.expect(204);
 
-    // Nobody works: the wait ends by itself.
+    // There is no worker: the wait times out.
     let request =
         server.request(Method::POST, "/v1/generations").header("prefer", "wait=1").json(&json!({"prompt": "a fox"}));
     let waited = server.send(request).await;
     assert_eq!(waited.header("preference-applied"), "wait=1");
     waited.expect(202);
 
-    // Somebody works: the answer is the finished generation. The one from before is first in the queue.
+    // There is a worker: the response is the finished generation. The previous one is first in the queue.
     let claim = server.claim(JobKind::Generation).await;
     server.paint(&claim).await;
     let request = server
@@ -179,7 +179,7 @@ async fn formats_of_pictures() {
     }
 }
 
-/// What version 0.1 wrote: options that nobody chose were left out, and there were no output formats.
+/// As version 0.1 wrote it: absent options were left out, and there were no output formats.
 #[tokio::test]
 async fn a_row_of_an_older_version_is_answered_in_full() {
     let server = TestServer::with_checkpoint().await;

@@ -1,4 +1,5 @@
-//! Inputs, and generations that begin with a picture: uploaded, taken from an earlier generation, or carried by the request.
+//! Inputs, and generations that start from a picture: uploaded, taken from an earlier generation, or carried by the
+//! request.
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
@@ -46,10 +47,11 @@ async fn a_generation_begins_with_a_picture() {
     let mask = server.input(png(64, 64, 255)).await;
     let picture = png(70, 35, 3);
     let body = json!({
-        "prompt": "a fox", "image": format!("data:image/png;base64,{}", BASE64_STANDARD.encode(&picture)), "mask": mask["id"],
+        "prompt": "a fox", "image": format!("data:image/png;base64,{}", BASE64_STANDARD.encode(&picture)),
+        "mask": mask["id"],
     });
     let created = server.post("/v1/generations", &body).await.expect(202);
-    // The size of the picture, brought onto the grid.
+    // The size of the picture, rounded to the grid.
     assert_eq!((&created["width"], &created["height"], &created["strength"]), (&json!(64), &json!(32), &json!(1.0)));
     assert_eq!((&created["image"]["input"], &created["mask"]["input"]), (&Value::Null, &mask["id"]));
     assert_eq!(server.download(&created["image"]["url"]).await, picture);
@@ -60,7 +62,8 @@ async fn a_generation_begins_with_a_picture() {
     let painted = server.paint(&claim).await;
     let done = server.get(&text(&created["urls"]["self"])).await.expect(200);
 
-    // What it made is the beginning of the next one, which keeps it when the first is deleted; what the first brought along goes.
+    // Its result is the input of the next one, which keeps it if the first is deleted; pictures that the first request
+    // carried are deleted.
     let next =
         json!({"prompt": "a fox", "image": done["artifacts"][0]["id"], "strength": 0.5, "width": 64, "height": 48});
     let next = server.post("/v1/generations", &next).await.expect(202);
@@ -77,7 +80,7 @@ async fn a_large_picture_is_brought_into_the_limits() {
     let wide = server.input(png(4096, 1000, 1)).await;
     let created = server.post("/v1/generations", &json!({"prompt": "a fox", "image": wide["id"]})).await.expect(202);
     assert_eq!((&created["width"], &created["height"], &created["strength"]), (&json!(2048), &json!(496), &json!(0.6)));
-    // One side that is stated brings the other with it, in the picture's proportions.
+    // If only one of `width` and `height` is given, the other keeps the aspect ratio.
     for (stated, pixels, width, height) in
         [("width", 512, 512, 120), ("width", 64, 64, 16), ("height", 256, 1048, 256), ("height", 2048, 2048, 2048)]
     {

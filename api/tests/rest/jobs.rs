@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::test_server::{FLUX_MODULE, TestServer, lora, picture_part, png, text};
 
 impl TestServer {
-    /// Lets the next job of this kind fail for good; its claim.
+    /// Lets the next job of this kind fail for good; returns its claim.
     async fn fail(&self, kind: JobKind) -> Claim {
         let claim = self.claim(kind).await;
         let (pool, policy) = (&self.pools.lease, LeasePolicy::default());
@@ -17,7 +17,7 @@ impl TestServer {
         claim
     }
 
-    /// A generation that failed; its id.
+    /// A generation that failed; returns its id.
     async fn failed_generation(&self, body: &Value) -> String {
         let id = text(&self.post("/v1/generations", body).await.expect(202)["id"]);
         self.fail(JobKind::Generation).await;
@@ -65,7 +65,7 @@ async fn every_kind_is_one_list_with_filters() {
             let over = server.send(server.request(Method::GET, &text(events)).header("last-event-id", "2")).await;
             assert_eq!(over.status, 204, "{events}");
         }
-        // Another kind's address knows nothing of it.
+        // It does not exist at another kind's address.
         let other = JobKind::ALL[(kind as usize + 1) % JobKind::ALL.len()];
         server.get(&format!("{}/events", other.path(id))).await.refuses(404, "");
     }
@@ -134,7 +134,8 @@ async fn a_failed_generation_is_repeated_with_its_own_picture() {
     let mask = server.post_form("/v1/inputs", form).await.expect(201)["id"].clone();
     let picture = "data:image/png;base64,".to_owned() + &base64(&png(64, 32, 3));
     let body = json!({
-        "prompt": "a fox", "image": picture, "mask": mask, "seed": 5, "loras": [{"model": "clay", "scale": 0.5}], "width": 64, "height": 32,
+        "prompt": "a fox", "image": picture, "mask": mask, "seed": 5, "loras": [{"model": "clay", "scale": 0.5}],
+        "width": 64, "height": 32,
     });
     let failed = server.failed_generation(&body).await;
     let answer = server.retry(&failed).await;
@@ -157,18 +158,18 @@ async fn a_failed_generation_is_repeated_with_its_own_picture() {
     for field in ["prompt", "seed", "loras", "model", "width", "height", "strength", "num_inference_steps"] {
         assert_eq!(old[field], new[field], "{field}");
     }
-    // The picture that the request carried outlives the generation that failed.
+    // The picture that the request carried is kept when the failed generation is deleted.
     let bytes = server.download(&old["image"]["url"]).await;
     server.delete(&format!("/v1/generations/{failed}")).await.expect(204);
     assert_eq!(server.download(&new["image"]["url"]).await, bytes);
     server.get(&format!("/v1/jobs/{failed}")).await.refuses(404, "");
     assert_eq!(ids(&server.get("/v1/jobs").await.expect(200)), std::slice::from_ref(&id));
     server.retry(&failed).await.refuses(404, "");
-    // What it needs stays while it is queued.
+    // What it needs cannot be deleted while it is queued.
     server.delete("/v1/models/clay").await.refuses(409, "");
     server.delete(&format!("/v1/inputs/{}", text(&mask))).await.refuses(409, "");
 
-    // Without what it needs it cannot be repeated, and leaves no object.
+    // If something that it needs is deleted, it cannot be repeated, and no object is left behind.
     server.fail(JobKind::Generation).await;
     server.delete("/v1/models/clay").await.expect(204);
     let objects = server.objects();
@@ -205,7 +206,7 @@ async fn failed_jobs_of_the_other_kinds() {
         (&noun["name"], &again["output_name"], &again["progress"]["total_steps"]),
         (&json!("pot"), &json!("pot"), &noun["steps"])
     );
-    // A name that somebody took meanwhile, and pictures that are gone.
+    // A name that was taken meanwhile, and pictures that were deleted.
     server.fail(JobKind::Training).await;
     server.import("pot", None, &[("x.safetensors", lora(FLUX_MODULE))]).await.expect(201);
     server.retry(&text(&again["id"])).await.refuses(409, "name");
@@ -241,7 +242,7 @@ async fn two_retries_at_once_make_one_job() {
 async fn a_job_of_an_older_version_is_known_by_its_noun_alone() {
     let server = TestServer::with_checkpoint().await;
     let id = text(&server.post("/v1/generations", &json!({"prompt": "a fox"})).await.expect(202)["id"]);
-    // As version 9 wrote it: the job has an id of its own.
+    // As version 9 wrote it: the job has its own id.
     let own = JobId::new();
     let mut connection = server.pools.lease.acquire().await.unwrap();
     for statement in [
@@ -268,7 +269,7 @@ async fn a_job_of_an_older_version_is_known_by_its_noun_alone() {
         server.request(Method::GET, &format!("/v1/jobs/{id}/events")).send().await.unwrap().text().await.unwrap();
     assert!(events.contains("event: succeeded"), "{events}");
     told.push(events);
-    // Keys of the bucket aside, which were signed with the queue's id.
+    // Except keys of the bucket, which were signed with the queue's id.
     let own = own.0.to_string();
     assert!(told.iter().all(|answer| !answer.replace(&format!("/artifacts/{own}/"), "").contains(&own)), "{told:#?}");
     server.get(&format!("/v1/jobs/{own}")).await.refuses(404, "");

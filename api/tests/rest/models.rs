@@ -1,4 +1,4 @@
-//! Models come in checked, under one name each, and go only when nothing needs them.
+//! Models are checked when they are added, have unique names, and are only deleted if nothing needs them.
 
 use domain::model::intake::register_built_in;
 use reqwest::multipart::{Form, Part};
@@ -85,7 +85,7 @@ async fn the_built_in_checkpoint_stays() {
     assert_eq!(server.get("/v1/models/ember").await.expect(200)["built_in"], true);
     server.delete("/v1/models/ember").await.refuses(409, "");
 
-    // A newer build brings other weights under the same name.
+    // A newer build has other weights under the same name.
     let mut newer = files;
     newer[1].1 = br#"{"num_inference_steps": 8, "width": 64, "height": 64}"#.to_vec().into();
     let second = register_built_in(pool, storage, "ember", &newer).await.unwrap();

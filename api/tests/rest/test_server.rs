@@ -1,4 +1,4 @@
-//! One API with a database and a bucket of its own, a client for it, and a stand-in for the worker.
+//! An API with its own database and bucket, a client for it, and a stand-in for the worker.
 
 use std::io::{Cursor, Write};
 use std::path::Path;
@@ -26,14 +26,14 @@ pub(crate) struct TestServer {
     services: Arc<Services>,
 }
 
-/// What one or more servers work on.
+/// What one or more servers share.
 struct Services {
     objects: tempfile::TempDir,
     _s3: embedded::S3,
     _database: embedded::TemporaryDatabase,
 }
 
-/// Status, headers and JSON body of an answer.
+/// Status, headers and JSON body of a response.
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub status: u16,
@@ -207,7 +207,7 @@ impl TestServer {
             .expect("a job is queued")
     }
 
-    /// Finishes a claimed generation with one picture; its bytes.
+    /// Finishes a claimed generation with one picture; returns its bytes.
     pub(crate) async fn paint(&self, claim: &Claim) -> Vec<u8> {
         let bytes = png(32, 32, 7);
         let key =

@@ -1,4 +1,4 @@
-//! Workers show what they have loaded, and can be asked to load and unload.
+//! Workers report what they have loaded, and can be asked to load and unload.
 
 use domain::job::JobKind;
 use domain::swap;
@@ -10,14 +10,14 @@ use serde_json::{Value, json};
 use crate::test_server::{FLUX_MODULE, TestServer, lora, text};
 
 impl TestServer {
-    /// A worker that lives, as its row says.
+    /// A live worker, according to its row.
     pub(crate) async fn worker(&self, name: &str, queues: &[JobKind]) -> WorkerId {
         let id = WorkerId::new();
         worker::register(&self.pools.lease, id, name, "host", "cpu", queues, "1", Some(1 << 30)).await.unwrap();
         id
     }
 
-    /// A worker tells that it has loaded a model.
+    /// A worker reports that it has loaded a model.
     pub(crate) async fn loads(&self, worker: WorkerId, sha256: &str) {
         let resident = Resident { sha256: sha256.to_owned(), bytes: 1 };
         worker::seen(&self.pools.lease, worker, &[resident]).await.unwrap();
@@ -52,14 +52,17 @@ async fn a_model_tells_where_it_is_loaded() {
     let reference = json!({"id": ember["id"], "name": "ember"});
     assert_eq!(
         oldest["resident"],
-        json!([{"model": reference, "sha256": ember["sha256"], "bytes": 42}, {"model": null, "sha256": "0".repeat(64), "bytes": 3}])
+        json!([
+            {"model": reference, "sha256": ember["sha256"], "bytes": 42},
+            {"model": null, "sha256": "0".repeat(64), "bytes": 3},
+        ])
     );
     let page = server.get("/v1/workers?limit=1").await.expect(200);
     let next = server.get(&format!("/v1/workers?limit=1&cursor={}", text(&page["next_cursor"]))).await.expect(200);
     assert_eq!((items(&page).len(), &items(&next)[0]["id"]), (1, &json!(first)));
     server.get("/v1/workers?limit=0").await.refuses(422, "limit");
 
-    // A generation is queued with the digest that decides who prefers it.
+    // A generation is queued with the digest that determines which worker prefers it.
     let base: String = sqlx::query_scalar("SELECT base_sha256 FROM jobs WHERE id = $1")
         .bind(claim.job.0)
         .fetch_one(&server.pools.lease)
@@ -80,7 +83,7 @@ async fn workers_are_asked_to_load_and_to_unload() {
     let first = server.worker("first", &JobKind::ALL).await;
     let second = server.worker("second", &[JobKind::Generation]).await;
 
-    // All that make pictures; without a body, too.
+    // All workers that make pictures; also without a body.
     let answer = server.send(server.request(Method::POST, "/v1/models/ember/load")).await;
     assert_eq!(answer.header("location"), "/v1/workers");
     let asked = answer.expect(202);
@@ -90,7 +93,8 @@ async fn workers_are_asked_to_load_and_to_unload() {
     assert_eq!(asked, [(&json!(first), &queued), (&json!(second), &queued)]);
     assert!(swap::next(pool, importer).await.unwrap().is_none());
 
-    // The first one does it; the second one fails, is asked for the opposite while it is at it, and tells the end of the old.
+    // The first one succeeds; the second one fails, gets the opposite request while it is busy, and then reports the
+    // end of the old one.
     let work = swap::next(pool, first).await.unwrap().unwrap();
     assert_eq!((work.model.name.as_str(), work.action.as_str(), work.deleted), ("ember", "load", false));
     assert_eq!(swap::next(pool, first).await.unwrap().unwrap().id, work.id, "until its end is written");

@@ -1,5 +1,5 @@
-//! How pictures come into a dataset: each is checked and stored under an id that nobody knows yet, then all of them become
-//! visible in one transaction, or none. What was stored for nothing is removed again, also when the client goes away.
+//! How pictures are added to a dataset: each is checked and stored under an id that is not known yet, then all of them
+//! become visible in one transaction, or none. Objects stored for nothing are removed, also if the client disconnects.
 
 use std::fs::File;
 
@@ -14,14 +14,14 @@ use crate::{Caller, Database, DatasetId, Error, ExampleId, Result, Storage, begi
 /// Most pictures of one request.
 pub const MAX_PICTURES: usize = zip_gate::MAX_ENTRIES;
 
-/// Pictures on their way in.
+/// Pictures that are being added.
 pub struct Intake {
     caller: Caller,
     database: Database,
     storage: Storage,
     dataset: DatasetId,
     examples: Vec<Example>,
-    /// Keys to remove unless the intake ends well.
+    /// Keys to remove unless the intake succeeds.
     stored: Vec<String>,
 }
 
@@ -47,7 +47,7 @@ impl Intake {
         self.examples.is_empty()
     }
 
-    /// Checks and stores one picture; `field` is what an error names.
+    /// Checks and stores one picture; `field` is the field that an error names.
     pub async fn add(&mut self, field: &str, bytes: Bytes, caption: &str) -> Result<()> {
         self.add_as(ExampleId::new(), field, bytes, caption).await
     }
@@ -78,7 +78,7 @@ impl Intake {
         Ok(())
     }
 
-    /// Sets the caption of the picture that was added last; false when there is none or it has one.
+    /// Sets the caption of the picture that was added last. Returns false if there is none or it has a caption.
     pub fn caption_last(&mut self, caption: &str) -> Result<bool> {
         check_caption(caption)?;
         match self.examples.last_mut() {
@@ -92,7 +92,7 @@ impl Intake {
 
     /// Adds every picture of a zip archive with its caption.
     pub async fn add_archive(&mut self, file: File) -> Result<()> {
-        // The archive is read in a thread of its own, a few pictures ahead of the one that is being stored.
+        // A separate thread reads the archive, a few pictures ahead of the one that is being stored.
         let (sender, mut entries) = tokio::sync::mpsc::channel(2);
         let reader = tokio::task::spawn_blocking(move || {
             let archive = zip_gate::Archive::open(file)?;
@@ -112,9 +112,8 @@ impl Intake {
         reader.await.map_err(Error::internal)?
     }
 
-    /// Makes the pictures visible, after those that are there already. Errors: `Invalid` when there are none, `NotFound` when
-    /// the dataset was deleted meanwhile.
-    /// After an error there is nothing left to do but [`Intake::abandon`].
+    /// Makes the pictures visible, after those that exist already. Errors: `Invalid` if there are none, `NotFound` if
+    /// the dataset was deleted meanwhile. After an error only [`Intake::abandon`] may follow.
     pub async fn commit(&mut self) -> Result<Vec<Example>> {
         let mut tx = begin(self.database.pool(&self.caller)).await?;
         self.insert(&mut tx).await?;
@@ -178,14 +177,14 @@ impl Intake {
         self.storage.discard(stored).await;
     }
 
-    /// What was inserted by the caller's transaction, after its commit.
+    /// The examples that the caller's transaction inserted, after its commit.
     pub(crate) fn committed(mut self) -> Vec<Example> {
         self.stored.clear();
         std::mem::take(&mut self.examples)
     }
 }
 
-/// Says which entry of the archive an error is about.
+/// Adds to an error the entry of the archive that it is about.
 fn within(error: Error, name: &str) -> Error {
     match error {
         Error::Invalid { field, message } => Error::Invalid { field, message: format!("`{name}`: {message}") },

@@ -1,4 +1,4 @@
-//! Requests for pictures as clients send them, and the checks that turn one into [`GenerationParams`].
+//! Requests for pictures as clients send them, and the checks that turn them into [`GenerationParams`].
 
 use formats::{Guidance, Scheduler};
 use requests::{OutputFormat, generation_limits as limits, in_range};
@@ -14,19 +14,19 @@ use crate::{Error, InputId, Result, integer};
 pub const MAX_PROMPT_CHARS: usize = 10_000;
 /// Most LoRAs of one generation.
 pub const MAX_LORAS: usize = 8;
-/// Sides are multiples of this many pixels, whatever the model; its own grid is a power of two as well.
+/// Sides are multiples of this many pixels for every model; a model's own grid is a power of two as well.
 const GRID: u32 = 8;
-/// Most characters of a picture that a request carries itself.
+/// Longest `data:` URI or id of a picture, in characters.
 pub const MAX_PICTURE_CHARS: usize = 12_000_000;
 
 /// The parameters of a generation; its pictures are objects in the bucket.
 pub type GenerationParams = requests::GenerationParams<SourceImage>;
 
-/// What a client sends. Whatever is left out comes from the model's defaults.
+/// Parameters to create a generation. Those that are left out take the model's defaults.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct GenerationRequest {
-    /// What to show.
+    /// The prompt: what to show.
     #[schema(
         min_length = 1,
         max_length = 10000,
@@ -34,76 +34,81 @@ pub struct GenerationRequest {
         example = "a big fox on a blue background"
     )]
     pub prompt: String,
-    /// What not to show; FLUX.1 hears it when `true_cfg_scale` is above 1, the others when `guidance_scale` is.
+    /// The negative prompt: what not to show. FLUX.1 uses it if `true_cfg_scale` is above 1, other families if
+    /// `guidance_scale` is.
     #[schema(max_length = 10000, pattern = r"^[^\u0000]*$")]
     #[serde(default)]
     pub negative_prompt: Option<String>,
-    /// Name or id of a checkpoint.
+    /// Name or identifier of a checkpoint.
     #[schema(min_length = 1, max_length = 63, pattern = r"^[A-Za-z0-9][A-Za-z0-9._-]*$", default = "ember")]
     #[serde(default)]
     pub model: Option<String>,
-    /// LoRAs to run with, at most eight.
+    /// LoRAs to apply, at most eight.
     #[schema(max_items = 8)]
     #[serde(default)]
     pub loras: Vec<LoraRequest>,
-    /// How many pictures; picture `i` uses `seed + i`.
+    /// Number of pictures. Picture `i` uses `seed + i`.
     #[schema(minimum = 1, maximum = 4, default = 1)]
     #[serde(default, deserialize_with = "integer::optional")]
     pub num_images: Option<u32>,
-    /// A picture to begin with: the id of an input or of an earlier picture, or a `data:` URI with the picture itself.
+    /// Picture to start from: the identifier of an input or of an earlier picture, or a `data:` URI with the picture
+    /// itself.
     #[schema(min_length = 1, max_length = 12000000, pattern = r"^[A-Za-z0-9:/;,+=.-]+$")]
     #[serde(default)]
     pub image: Option<String>,
-    /// Where `image` is to be painted anew: white there, black elsewhere. Given as `image` is; stretched to the size of the pictures.
+    /// Mask of the area of `image` to repaint: white there, black elsewhere. Given in the same way as `image`, and
+    /// stretched to the size of the pictures.
     #[schema(min_length = 1, max_length = 12000000, pattern = r"^[A-Za-z0-9:/;,+=.-]+$")]
     #[serde(default)]
     pub mask: Option<String>,
-    /// How much of `image` is given up: the share of the steps that are taken, at least one; 1 keeps nothing of it. Left out it is
-    /// the model's, with a mask 1.
+    /// How much of `image` may change: the share of the denoising steps that are run, at least one step. At 1 nothing
+    /// of `image` is kept. The default is the model's, or 1 with a mask.
     #[schema(minimum = 0, maximum = 1)]
     #[serde(default)]
     pub strength: Option<f64>,
-    /// Solver of the denoising; left out, that of the model. Names of diffusers' classes and of A1111 are understood, too.
+    /// Solver of the denoising; the default is the model's. Class names of diffusers and names of A1111 are accepted,
+    /// too.
     #[schema(min_length = 1, max_length = 64, pattern = r"^[A-Za-z0-9+ _-]+$", example = "dpmpp_2m_karras")]
     #[serde(default)]
     pub scheduler: Option<String>,
-    /// How many of the last layers of the CLIP text encoders are left out.
+    /// Number of final layers of the CLIP text encoders to skip.
     #[schema(minimum = 0, maximum = 11)]
     #[serde(default, deserialize_with = "integer::optional")]
     pub clip_skip: Option<u32>,
-    /// Denoising steps.
+    /// Number of denoising steps.
     #[schema(minimum = 1, maximum = 200)]
     #[serde(default, deserialize_with = "integer::optional")]
     pub num_inference_steps: Option<u32>,
-    /// Strength of the guidance: classifier-free, or what is built into a guidance-distilled model such as FLUX.1-dev.
+    /// Guidance scale: of classifier-free guidance, or the one built into a guidance-distilled model such as
+    /// FLUX.1-dev.
     #[schema(minimum = 0, maximum = 30)]
     #[serde(default)]
     pub guidance_scale: Option<f64>,
-    /// Strength of classifier-free guidance for a guidance-distilled model, against the negative prompt; 1 is none.
+    /// Scale of classifier-free guidance, against the negative prompt, for a guidance-distilled model; 1 turns it off.
     #[schema(minimum = 0, maximum = 30)]
     #[serde(default)]
     pub true_cfg_scale: Option<f64>,
-    /// Pixels; a multiple of the model's `size_multiple`.
+    /// Width in pixels, a multiple of the model's `size_multiple`.
     #[schema(minimum = 16, maximum = 2048, multiple_of = 8)]
     #[serde(default, deserialize_with = "integer::optional")]
     pub width: Option<u32>,
-    /// Pixels; a multiple of the model's `size_multiple`.
+    /// Height in pixels, a multiple of the model's `size_multiple`.
     #[schema(minimum = 16, maximum = 2048, multiple_of = 8)]
     #[serde(default, deserialize_with = "integer::optional")]
     pub height: Option<u32>,
-    /// The same seed gives the same picture; absent or -1 draws one.
+    /// Seed of the first picture. The same seed gives the same picture; absent or -1 picks a random one.
     #[schema(minimum = -1, maximum = 9223372036854775807_i64)]
     #[serde(default, deserialize_with = "integer::optional")]
     pub seed: Option<i64>,
-    /// Show the picture at work after each so many steps: as `preview` events, rough, at most two a second, and not so many that the
-    /// pictures take more than about a tenth longer.
+    /// Send a rough preview as a `preview` event every this many steps: at most two a second, and no more than lengthen
+    /// the generation by about a tenth.
     #[schema(minimum = 1, maximum = 200)]
     #[serde(default, deserialize_with = "integer::optional")]
     pub preview_every: Option<u32>,
-    /// File format of the pictures; PNG if left out.
+    /// File format of the pictures; PNG by default.
     #[serde(default)]
     pub output_format: Option<OutputFormat>,
-    /// Quality of the files, 90 if left out; 100 makes WebP lossless. PNG is always lossless and takes no quality.
+    /// Quality of the files; 90 by default, and 100 makes WebP lossless. PNG is always lossless and takes no quality.
     #[schema(minimum = 1, maximum = 100)]
     #[serde(default, deserialize_with = "integer::optional")]
     pub output_quality: Option<u8>,
@@ -113,17 +118,17 @@ pub struct GenerationRequest {
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LoraRequest {
-    /// Name or id of a LoRA.
+    /// Name or identifier of a LoRA.
     #[schema(min_length = 1, max_length = 63, pattern = r"^[A-Za-z0-9][A-Za-z0-9._-]*$", example = "clay")]
     pub model: String,
-    /// Factor on its effect: 1 as trained, 0 none.
+    /// Factor on the LoRA's effect: 1 is as trained, 0 is no effect.
     #[schema(minimum = -10, maximum = 10, default = 1.0)]
     #[serde(default)]
     pub scale: Option<f64>,
 }
 
-/// Fills in the model's defaults and checks every value. The pictures are not looked at: [`start_from`].
-/// Errors: `Invalid`, naming the field.
+/// Fills in the model's defaults and checks every value. Does not look at the pictures; [`start_from`] does. Errors:
+/// `Invalid`, naming the field.
 pub(super) fn params(request: &GenerationRequest, model: &Model) -> Result<GenerationParams> {
     if model.kind != ModelKind::Checkpoint {
         return Err(Error::invalid(
@@ -207,9 +212,9 @@ fn output_quality(format: OutputFormat, requested: Option<u8>) -> Result<Option<
     }
 }
 
-/// Takes the pictures that the request refers to. Where the request has no size, the size is that of `image`, shrunk to
-/// the largest allowed and rounded down to the model's grid; where it has one side, the other keeps the proportions of
-/// `image`.
+/// Takes the pictures that the request refers to. If the request has no size, the size is that of `image`, shrunk to
+/// the largest allowed and rounded down to the model's grid; if only one of `width` and `height` is given, the other
+/// keeps the aspect ratio of `image`.
 pub(super) fn start_from(
     params: &mut GenerationParams,
     image: SourceImage,
@@ -248,7 +253,7 @@ pub(super) fn inputs(params: &GenerationParams) -> impl Iterator<Item = InputId>
     pictures(params).filter_map(|picture| picture.input)
 }
 
-/// Objects that belong to this generation alone.
+/// Objects that belong to this generation only.
 pub(super) fn own_objects(params: &GenerationParams) -> Vec<String> {
     pictures(params).filter_map(SourceImage::own_object).collect()
 }
@@ -289,7 +294,7 @@ fn scheduler(name: &str, model: &Model) -> Result<Scheduler> {
     if model.family()?.takes(scheduler) {
         return Ok(scheduler);
     }
-    let message = format!("`{}` is of the family {}, which {name} does not go with.", model.name, model.family);
+    let message = format!("`{}` is of the family {}, which {name} does not support.", model.name, model.family);
     Err(Error::invalid("scheduler", message))
 }
 

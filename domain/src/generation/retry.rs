@@ -1,4 +1,4 @@
-//! The same generation again, after its job failed.
+//! Repeats a generation whose job failed.
 
 use sqlx::PgConnection;
 use sqlx::types::Json;
@@ -8,8 +8,8 @@ use super::request::GenerationParams;
 use super::service::{New, insert};
 use crate::{Caller, Error, GenerationId, JobId, ProjectId, Result, Storage, input};
 
-/// Makes the same request again, as a job of its own with the same seed. A picture that belongs to the failed generation is copied.
-/// Errors: `Unknown` when a model, an input or a picture that it needs has been deleted.
+/// Makes the same request again, as a new job with the same seed. A picture that belongs to the failed generation is
+/// copied. Errors: `Unknown` if a model, an input or a picture that it needs has been deleted.
 pub(crate) async fn retry(
     caller: &Caller,
     connection: &mut PgConnection,

@@ -1,5 +1,5 @@
-//! Where clients ask for generations and look at them: the two calls that carry the throughput of the service, and for which
-//! calls that arrive together share a statement ([`Batcher`]). What is rare is a plain function of [`super`].
+//! Creating and reading generations: the two calls that carry the throughput of the service. Calls that arrive together
+//! share a statement ([`Batcher`]). Rarer calls are plain functions of [`super`].
 
 use std::collections::HashMap;
 
@@ -75,7 +75,7 @@ impl GenerationService {
         let loras = self.parse_loras(caller, &model, lora_requests).await?;
 
         let id = GenerationId::new();
-        // Before the row: whoever reads it finds its pictures.
+        // Before the row, so that a reader of the row finds its pictures.
         if let Some((image, mask)) = self.pictures(caller, id, &request).await? {
             request::start_from(&mut params, image, mask, &request, &model);
         }
@@ -90,11 +90,12 @@ impl GenerationService {
         };
         let created_at = match self.creations.ask(new).await {
             Ok(Some(created_at)) => created_at,
-            // Whether it was written is not known: better an object without a row than a row without its picture.
+            // It is not known whether the row was written: better an object without a row than a row without its
+            // picture.
             Err(error) if error.is_transient() => return Err(error),
             refused => {
                 self.storage.discard(request::own_objects(&params)).await;
-                // What is remembered is older than what is there; asked again, the name may mean another model.
+                // The cache is out of date; after another lookup, the name may mean another model.
                 self.catalog.forget();
                 refused?;
                 let message = "A model or input of this request was deleted just now; ask again.";
@@ -120,7 +121,7 @@ impl GenerationService {
         self.looks.ask((caller.clone(), id)).await?.ok_or_else(|| Error::not_found("generation", id))
     }
 
-    /// The pictures that the request begins with, image and mask.
+    /// The pictures that the request starts from, image and mask.
     async fn pictures(
         &self,
         caller: &Caller,
@@ -171,10 +172,10 @@ impl GenerationService {
     }
 }
 
-/// Writes all of them with their queued jobs, in one statement, but for those that need a model or an input which is deleted: these
-/// get no instant of creation. The lock on what they need makes a deletion wait, and after one that was first nothing is locked.
-/// Callers of several projects may share the statement: each row gets its own caller's project. Models and inputs were
-/// looked up in that project before.
+/// Writes all of them with their queued jobs, in one statement, except those that need a deleted model or input: these
+/// get no creation time. The lock on the models and inputs makes a deletion wait; if the deletion was first, nothing is
+/// locked. Callers of several projects may share the statement: each row gets its own caller's project. Models and
+/// inputs were looked up in that project before.
 pub(super) async fn insert(executor: impl PgExecutor<'_>, new: &[New]) -> Result<Vec<Option<DateTime<Utc>>>> {
     let column = |of: fn(&New) -> Uuid| new.iter().map(of).collect::<Vec<Uuid>>();
     let loras: Vec<(Uuid, i32, Uuid, f64)> = new

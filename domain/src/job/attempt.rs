@@ -17,9 +17,9 @@ pub enum AttemptOutcome {
     Crashed,
     /// The lease ran out without a report.
     Expired,
-    /// The worker gave the job back.
+    /// The worker released the job.
     Released,
-    /// It did not fit into the worker's memory; another worker may have more.
+    /// The job did not fit into the worker's memory; another worker may have more.
     Refused,
     Canceled,
 }

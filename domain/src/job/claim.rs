@@ -1,10 +1,10 @@
-//! The claim: who gets which job, and when.
+//! The claim: which worker gets which job, and when.
 //!
-//! Higher priority first, and then who has waited longest; but a worker prefers, among the jobs of the highest priority, one whose
-//! model it has loaded already. That passes older jobs over, and they must not starve: once the oldest was passed over for
-//! [`PASSED_OVER_AT_MOST`], or by [`OVERTAKEN_AT_MOST`] others, nobody prefers anything until all that were passed over are served
-//! in their order. A job that merely waits is not passed over, so a long queue costs no preference. One that takes more memory than
-//! a worker may use is none of that worker's jobs.
+//! Jobs of higher priority come first, then those that have waited longest. But among the jobs of the highest priority,
+//! a worker prefers one whose model it has loaded already. That passes older jobs over, and they must not starve: once
+//! the oldest was passed over for [`PASSED_OVER_AT_MOST`], or by [`OVERTAKEN_AT_MOST`] others, preferences are ignored
+//! until all jobs that were passed over are claimed in their order. A job that merely waits is not passed over, so a
+//! long queue does not turn preferences off. A worker ignores jobs that need more memory than it may use.
 
 use std::time::Duration;
 
@@ -15,16 +15,16 @@ use crate::database::bounded;
 use crate::event;
 use crate::{JobId, Result, WorkerId};
 
-/// The first claim that passes a job over begins this time; after it the job is not passed over again. Ten seconds below what is
-/// promised, for statements that are slow.
+/// How long a job may be passed over, counted from the first claim that does so. Ten seconds below the promised minute,
+/// to allow for slow statements.
 pub const PASSED_OVER_AT_MOST: Duration = Duration::from_secs(50);
-/// The same as a number of claims: also what bounds the work of looking.
+/// The same as a number of claims, which also bounds the cost of the query.
 pub const OVERTAKEN_AT_MOST: i64 = 100;
-/// Of the jobs on one loaded model, how many are looked at: others may be claiming the first of them right now.
+/// How many of the jobs on one loaded model are considered: others may be claiming the first of them right now.
 const NEAR: i64 = 8;
 
-/// Takes the next job that is due, if there is one. `resident` are the digests of the models that the worker has loaded. No two
-/// workers get the same.
+/// Claims the next job that is due, if there is one. `resident` are the digests of the models that the worker has
+/// loaded. No two workers get the same job.
 pub async fn claim(
     pool: &PgPool,
     kinds: &[JobKind],
@@ -34,8 +34,8 @@ pub async fn claim(
 ) -> Result<Option<Claim>> {
     let kinds: Vec<String> = kinds.iter().map(|kind| kind.as_str().to_owned()).collect();
     let claimed = bounded(
-        // In `near`, BETWEEN and the order by base leave the planner one index, which serves the worst case, too: a queue full of
-        // jobs on other models.
+        // In `near`, BETWEEN and the order by base leave the planner one index, which also serves the worst case: a
+        // queue full of jobs on other models.
         sqlx::query!(
             r#"WITH own AS MATERIALIZED (
                    SELECT (SELECT vram_budget FROM workers WHERE id = $2) AS memory),

@@ -1,7 +1,8 @@
-//! The doorbell: NOTIFY after the commit, so that an idle worker need not wait for its next poll. It may be lost; the poll is the truth.
+//! The doorbell: NOTIFY after the commit, so that an idle worker need not wait for its next poll. A notification may be
+//! lost; the worker then finds the job at its next poll.
 //!
-//! Never inside the transaction: NOTIFY takes a lock of the whole database until the commit. At most one ring each 10 ms for each
-//! process and database, since all say the same.
+//! Never inside the transaction: NOTIFY takes a lock of the whole database until the commit. Each process rings at most
+//! once in 10 ms for each database, since all rings are the same.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -27,7 +28,8 @@ struct Bell {
 /// By address of the database.
 static BELLS: LazyLock<Mutex<HashMap<String, Arc<Bell>>>> = LazyLock::new(Mutex::default);
 
-/// Tells idle workers that there may be work: at once, or together with the ring that is due within 10 ms. Must run inside tokio.
+/// Notifies idle workers that there may be work: at once, or together with the ring that is due within 10 ms. Must run
+/// inside tokio.
 pub fn ring(pool: &PgPool) {
     let bell = bell_of(pool);
     if bell.pending.swap(true, Ordering::AcqRel) {
@@ -41,13 +43,13 @@ pub fn ring(pool: &PgPool) {
             tokio::time::sleep_until(last + QUIET).await;
         }
         *bell.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
-        // Before the NOTIFY, not after: whoever commits from now on needs a ring of its own.
+        // Before the NOTIFY, not after: a commit from now on needs another ring.
         drop(pending);
         send(&pool, String::new()).await;
     });
 }
 
-/// Clears the flag even when the runtime is shut down while the ring waits.
+/// Clears the flag even if the runtime is shut down while the ring waits.
 struct Pending<'a>(&'a Bell);
 
 impl Drop for Pending<'_> {
@@ -68,7 +70,7 @@ fn bell_of(pool: &PgPool) -> Arc<Bell> {
     BELLS.lock().unwrap_or_else(PoisonError::into_inner).entry(address).or_default().clone()
 }
 
-/// Tells the worker of a running job to beat now, for there is something to learn.
+/// Asks the worker of a running job to beat now, since its row has changed.
 pub(super) async fn call_to_cancel(pool: &PgPool, job: JobId) {
     send(pool, job.0.to_string()).await;
 }
@@ -79,16 +81,16 @@ async fn send(pool: &PgPool, payload: String) {
     }
 }
 
-/// What a worker hears.
+/// What a worker receives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Call {
-    /// There may be work, or some calls were lost.
+    /// There may be work, or calls were lost.
     Work,
-    /// Somebody asked for the end of this job: beat now. The row is the truth.
+    /// The end of this job was requested: beat now. The row is authoritative.
     Cancel(JobId),
 }
 
-/// The worker's end of the bell. Keeps one connection, and gets another one when it breaks.
+/// The receiving end of the doorbell, for a worker. Keeps one connection, and reconnects when it breaks.
 pub struct Doorbell {
     notices: Notices,
 }

@@ -1,5 +1,6 @@
-//! The kinds of jobs, one row of [`KINDS`] each. Whatever differs between kinds and is not their work is stated here: names,
-//! routes, lanes, and the limits that a worker keeps. How a kind is requested is its noun's module; how it runs is the worker's.
+//! The kinds of jobs, one row of [`KINDS`] each. Everything that differs between kinds, except their work, is stated
+//! here: names, routes, lanes, and the limits that a worker enforces. How a kind is requested is in its noun's module;
+//! how it runs, in the worker.
 
 use std::sync::LazyLock;
 use std::time::Duration;
@@ -23,7 +24,7 @@ pub enum JobKind {
 #[derive(Debug)]
 pub struct KindSpec {
     pub kind: JobKind,
-    /// In rows and answers, and as the name of a queue.
+    /// In rows and responses, and as the name of a queue.
     pub name: &'static str,
     /// Collection of the REST API: `generations` is `/v1/generations`.
     pub collection: &'static str,
@@ -114,7 +115,7 @@ pub const KINDS: [KindSpec; 4] = [
         name: "export",
         collection: "exports",
         tag: "models",
-        // The whole LoRA is in memory, more than once.
+        // The worker holds several copies of the whole LoRA in memory.
         lane: Lane::Beside { at_once: 1 },
         drain: DrainRule::Release,
     },

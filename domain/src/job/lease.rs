@@ -1,4 +1,4 @@
-//! The lease: its times, beat, progress. How it begins is the claim's business.
+//! The lease: its times, beat, progress. The claim starts it.
 
 use std::time::Duration;
 
@@ -19,13 +19,13 @@ pub struct LeasePolicy {
     pub beat: Duration,
     /// How often the reaper looks for expired leases.
     pub reaper_tick: Duration,
-    /// How often an idle worker looks for a job, whatever the doorbell says.
+    /// How often an idle worker looks for a job, even if the doorbell does not ring.
     pub poll: Duration,
-    /// Pause after the first failure; it doubles with each, plus up to a quarter at random.
+    /// Pause after the first failure; it doubles with each further failure, plus up to a quarter at random.
     pub failure_backoff: Duration,
     /// The same after a crash.
     pub crash_backoff: Duration,
-    /// No pause is longer than this before the random part.
+    /// Longest pause, before the random part.
     pub backoff_cap: Duration,
 }
 
@@ -43,18 +43,18 @@ impl Default for LeasePolicy {
     }
 }
 
-/// What the database says to a heartbeat.
+/// What a heartbeat returns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Beat {
-    /// Somebody asked for the end: stop soon and confirm with [`super::canceled`].
+    /// The end of the job was requested: stop soon and confirm with [`super::canceled`].
     pub cancel: bool,
 }
 
-/// Renews the lease. One that has run out can still be renewed, as long as nobody has taken the job back: hours of work are not lost
-/// to a short outage.
+/// Renews the lease. A lease that has run out can still be renewed, as long as nobody has taken the job back: hours of
+/// work are not lost to a short outage.
 ///
 /// # Errors
-/// `LeaseLost`: stop all effects now. `Unavailable`: go on and beat again.
+/// `LeaseLost`: stop all effects now. `Unavailable`: continue and beat again.
 pub async fn beat(pool: &PgPool, claim: &Claim, policy: &LeasePolicy) -> Result<Beat> {
     bounded(
         sqlx::query_scalar!(
@@ -73,8 +73,8 @@ pub async fn beat(pool: &PgPool, claim: &Claim, policy: &LeasePolicy) -> Result<
     .ok_or(Error::LeaseLost)
 }
 
-/// Reports how far the attempt is, and makes it an event; returns the event's number. `data` is an object with details, such as
-/// `{"loss": 0.1}`. The caller keeps to a few reports each second.
+/// Reports the attempt's progress, and records it as an event; returns the event's number. `data` is an object with
+/// details, such as `{"loss": 0.1}`. The caller limits itself to a few reports a second.
 ///
 /// # Errors
 /// `LeaseLost`.

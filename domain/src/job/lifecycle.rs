@@ -1,7 +1,8 @@
-//! The end of an attempt, as its worker reports it. One that ends without a report is ended by the reaper.
+//! The end of an attempt, as its worker reports it. The reaper ends an attempt whose worker does not report.
 //!
-//! Two budgets: failures (the work said no) and crashes (it vanished). A release costs neither, but cannot go on for ever. Once the
-//! end of the job was asked for, every end of an attempt but success is the end of the job, canceled.
+//! There are two budgets: failures (the work returned an error) and crashes (it vanished). A release costs neither, but
+//! the number of releases is limited. Once the end of the job was requested, every end of an attempt except success
+//! makes the job canceled.
 
 use std::time::Duration;
 
@@ -13,18 +14,19 @@ use crate::event;
 use crate::liveness::GONE_AFTER;
 use crate::{Error, Result};
 
-/// What became of the job.
+/// State of the job after the attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ending {
     /// There is another attempt, after a pause.
     Requeued,
-    /// It was the last one.
+    /// This was the last attempt.
     Failed,
-    /// The end had been asked for.
+    /// The end of the job had been requested.
     Canceled,
 }
 
-/// Reports an error. There is another attempt after a pause, unless the class says that it is no use or the budget is spent.
+/// Reports an error. There is another attempt after a pause, unless the error's class makes retrying useless or the
+/// budget is spent.
 ///
 /// # Errors
 /// `LeaseLost`: nothing changed. `Unavailable`: report again.
@@ -45,15 +47,14 @@ pub async fn crash(pool: &PgPool, claim: &Claim, policy: &LeasePolicy, message: 
     end(pool, claim, "crashed", true, ErrorClass::Crash, message, pause).await
 }
 
-/// Gives the job back unfinished, for another worker to take at once; `why` says what is the matter with this one. Errors as
-/// [`fail`].
+/// Releases the unfinished job, for another worker to claim at once; `why` is the reason. Errors as [`fail`].
 pub async fn release(pool: &PgPool, claim: &Claim, why: &str) -> Result<Ending> {
     end(pool, claim, "released", true, ErrorClass::Resource, why, Duration::ZERO).await
 }
 
-/// Says that the work does not fit into the memory that this worker may use, and takes at least `memory` bytes of another's.
-/// Another worker that may use as much, and was there a moment ago, gets the job, which keeps its place in the queue; where there
-/// is none, it fails with `message`. Errors as [`fail`].
+/// Reports that the work does not fit into the memory that this worker may use, and needs at least `memory` bytes.
+/// Another worker that may use as much, and was seen recently, gets the job, which keeps its place in the queue; if
+/// there is none, the job fails with `message`. Errors as [`fail`].
 pub async fn does_not_fit(pool: &PgPool, claim: &Claim, memory: i64, message: &str) -> Result<Ending> {
     let elsewhere = bounded(
         sqlx::query_scalar!(
@@ -73,7 +74,7 @@ pub async fn does_not_fit(pool: &PgPool, claim: &Claim, memory: i64, message: &s
     if !elsewhere {
         return end(pool, claim, "failed", false, ErrorClass::InvalidInput, message, Duration::ZERO).await;
     }
-    // With the condition of all that an attempt changes; what it says stays true if the next statement is not reached.
+    // Under the condition of all that an attempt changes. The update stays true if the next statement is not reached.
     bounded(
         sqlx::query!(
             "UPDATE jobs SET memory = greatest(memory, $4), refused_by = array_append(refused_by, $3)
@@ -90,10 +91,10 @@ pub async fn does_not_fit(pool: &PgPool, claim: &Claim, memory: i64, message: &s
     end(pool, claim, "refused", true, ErrorClass::InvalidInput, &why, Duration::ZERO).await
 }
 
-/// Confirms that the work has stopped because somebody asked for it.
+/// Confirms that the work has stopped because its end was requested.
 ///
 /// # Errors
-/// As [`fail`], and `Conflict` if nobody did.
+/// As [`fail`], and `Conflict` if the end was not requested.
 pub async fn canceled(pool: &PgPool, claim: &Claim) -> Result<()> {
     let requested = bounded(
         sqlx::query_scalar!(
@@ -109,14 +110,15 @@ pub async fn canceled(pool: &PgPool, claim: &Claim) -> Result<()> {
     match requested {
         None => Err(Error::LeaseLost),
         Some(false) => Err(Error::conflict("Nobody asked for the end of this job.")),
-        // A request is never taken back, so what was read still holds.
+        // A request is never withdrawn, so what was read still holds.
         Some(true) => end(pool, claim, "canceled", false, ErrorClass::Internal, "", Duration::ZERO).await.map(drop),
     }
 }
 
-/// Marks the job as succeeded within the transaction that writes its results; returns the number of the event, to be announced
-/// after the commit. `None` if this very attempt has succeeded before: the reply to its commit was lost, everything is written, and
-/// nothing must be written again. A request to cancel that was not confirmed yet comes too late.
+/// Marks the job as succeeded within the transaction that writes its results; returns the number of the event, to be
+/// announced after the commit. `None` if this very attempt has succeeded before: the reply to its commit was lost,
+/// everything is written, and nothing must be written again. A request to cancel that was not confirmed yet comes too
+/// late.
 ///
 /// # Errors
 /// `LeaseLost`: roll back.
@@ -230,7 +232,7 @@ async fn end(
     }
 }
 
-/// `first · 2^earlier`, at most `cap`, and up to a quarter more, so that jobs which failed together do not return together.
+/// `first · 2^earlier`, at most `cap`, plus up to a quarter, so that jobs that failed together do not return together.
 fn backoff(first: Duration, earlier: i32, cap: Duration) -> Duration {
     let factor = 2f64.powi(earlier.clamp(0, 62));
     let pause = (first.as_secs_f64() * factor).min(cap.as_secs_f64());

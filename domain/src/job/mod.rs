@@ -1,11 +1,12 @@
-//! Jobs: the row is the truth and the queue.
+//! Jobs: the row is the queue entry, and the only record of a job's state.
 //!
-//! `queued → running → succeeded | failed | canceled`, and from running back to queued for another attempt. A claim gives a
-//! lease and a fencing epoch; whatever an attempt changes, it changes in a transaction that asks for `id AND epoch AND
-//! worker`, so an attempt whose lease was taken away changes nothing. Time is the database's.
+//! `queued → running → succeeded | failed | canceled`, and from running back to queued for another attempt. A claim
+//! gives a lease and a fencing epoch; every change of an attempt is made in a transaction that asks for `id AND
+//! epoch AND worker`, so an attempt whose lease was taken away changes nothing. Time is the database's.
 //!
-//! In this room: the state machine and the queue. What a job is about belongs to its noun (generation, training, import, export), which
-//! enqueues it in the transaction of its own row and finishes it in the transaction of its results.
+//! In this folder: the state machine and the queue. What a job is about belongs to its noun (generation, training,
+//! import, export), which enqueues it in the transaction of its own row and finishes it in the transaction of its
+//! results.
 
 mod attempt;
 mod claim;
@@ -63,29 +64,29 @@ impl JobStatus {
         matches!(self, JobStatus::Succeeded | JobStatus::Failed | JobStatus::Canceled)
     }
 
-    /// The transitions that the trigger `jobs_guard` lets through, besides staying where it is.
+    /// Whether the trigger `jobs_guard` allows this transition; staying in a status is always allowed.
     pub fn may_become(self, next: JobStatus) -> bool {
         use JobStatus::{Canceled, Failed, Queued, Running, Succeeded};
         matches!((self, next), (Queued, Running | Canceled) | (Running, Queued | Succeeded | Failed | Canceled))
     }
 }
 
-/// Why an attempt failed, which decides whether there is another one.
+/// Why an attempt failed, which decides whether there is another attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, sqlx::Type, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 #[sqlx(type_name = "text", rename_all = "snake_case")]
 pub enum ErrorClass {
-    /// What was asked for cannot be done; asking again is no use.
+    /// The request cannot be fulfilled; retrying is useless.
     InvalidInput,
-    /// Something we depend on did not work: storage, another service.
+    /// Something that we depend on failed: storage, another service.
     Upstream,
-    /// Not enough memory or disk here; another worker may have it.
+    /// Not enough memory or disk on this worker; another worker may have more.
     Resource,
     /// The engine died, or the worker with its lease.
     Crash,
     /// No progress for too long.
     Timeout,
-    /// A mistake of ours.
+    /// A bug in Pyrograph.
     Internal,
 }
 
@@ -109,13 +110,13 @@ impl ErrorClass {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Job {
     pub id: JobId,
-    /// Id of the generation, training, import or export, which is the public one.
+    /// The public id: that of the generation, training, import or export.
     pub subject: Uuid,
     pub kind: JobKind,
     pub status: JobStatus,
-    /// Higher goes first.
+    /// Jobs of higher priority are claimed first.
     pub priority: i16,
-    /// Not claimed before.
+    /// The job is not claimed before this time.
     pub run_at: DateTime<Utc>,
     /// Fencing token of the last claim, so also the number of attempts.
     pub epoch: i64,
@@ -130,7 +131,7 @@ pub struct Job {
     pub total_steps: i32,
     /// Data of the last progress report, such as `{"loss": 0.1}`.
     pub progress: Option<Value>,
-    /// Set exactly when failed.
+    /// Set if and only if the job has failed.
     pub error_class: Option<ErrorClass>,
     pub error_message: Option<String>,
     /// Number of the newest event.

@@ -1,4 +1,4 @@
-//! What a client does with a job: put it into the queue, look at it, wait for its end, ask for its end.
+//! What a client does with a job: enqueue it, look at it, wait for its end, ask for its end.
 
 use std::time::Duration;
 
@@ -11,41 +11,42 @@ use crate::database::bounded;
 use crate::event::{self, Feed};
 use crate::{Caller, Database, Error, JobId, ModelId, ProjectId, Result, WorkerId};
 
-/// Who waits looks at the row this often, whatever the feed says.
+/// How often a waiting client polls the row, even if no event arrives.
 const POLL: Duration = Duration::from_secs(1);
 
 /// A job to be enqueued.
 #[derive(Debug, Clone, Copy)]
 pub struct NewJob<'a> {
-    /// Owner, as of the row that it is about.
+    /// Owner: the project of the row that the job is about.
     pub project: ProjectId,
     pub kind: JobKind,
     /// Id of the generation, training, import or export; the job gets the same.
     pub subject: Uuid,
-    /// Higher goes first.
+    /// Jobs of higher priority are claimed first.
     pub priority: i16,
     /// 0 = not known yet.
     pub total_steps: i32,
     /// Models that cannot be deleted while the job is queued or running.
     pub needs: &'a [ModelId],
-    /// Name of the model that it will make: no other job may make one of that name meanwhile.
+    /// Name of the model to be made: no other job may make one of that name meanwhile.
     pub makes: Option<&'a str>,
     /// The failed job that it repeats.
     pub retry_of: Option<JobId>,
 }
 
 impl NewJob<'_> {
-    /// A job of the usual priority that needs nothing and makes no model.
+    /// A job of default priority that needs no models and makes none.
     pub fn new(project: ProjectId, kind: JobKind, subject: impl Into<Uuid>) -> Self {
         let subject = subject.into();
         Self { project, kind, subject, priority: 0, total_steps: 0, needs: &[], makes: None, retry_of: None }
     }
 }
 
-/// Puts a job into the queue, in the transaction of the row that it is about, with its first event. After the commit, [`super::ring`].
+/// Enqueues a job with its first event, in the transaction of the row that it is about. After the commit, call
+/// [`super::ring`].
 ///
 /// # Errors
-/// `Unknown` when a model that it needs has been deleted.
+/// `Unknown` if a model that it needs has been deleted.
 pub async fn enqueue(connection: &mut PgConnection, new: NewJob<'_>) -> Result<JobId> {
     let id = JobId(new.subject);
     let mut needs: Vec<Uuid> = new.needs.iter().map(|model| model.0).collect();
@@ -81,10 +82,10 @@ pub async fn enqueue(connection: &mut PgConnection, new: NewJob<'_>) -> Result<J
     }
 }
 
-/// The job of this public id, of any kind or of one.
+/// The job with this public id, of any kind or of one.
 ///
 /// # Errors
-/// `NotFound`, also when its subject was deleted.
+/// `NotFound`, also if its subject was deleted.
 pub async fn find(caller: &Caller, database: &Database, subject: Uuid, kind: Option<JobKind>) -> Result<JobId> {
     bounded(
         sqlx::query_scalar!(
@@ -100,7 +101,7 @@ pub async fn find(caller: &Caller, database: &Database, subject: Uuid, kind: Opt
     .ok_or_else(|| Error::not_found(kind.map_or("job", JobKind::as_str), subject))
 }
 
-/// Hides an ended job from clients, in the transaction that deletes its subject.
+/// Hides a terminal job from clients, in the transaction that deletes its subject.
 pub async fn hide(connection: &mut PgConnection, job: JobId) -> Result<()> {
     sqlx::query!("UPDATE jobs SET deleted_at = clock_timestamp() WHERE id = $1 AND deleted_at IS NULL", job.0)
         .execute(connection)
@@ -127,7 +128,7 @@ pub async fn get(caller: &Caller, database: &Database, id: JobId) -> Result<Job>
     .ok_or_else(|| Error::not_found("job", id.0))
 }
 
-/// Waits until the job is terminal, but no longer than `limit`; returns it as it then is.
+/// Waits until the job is terminal, but no longer than `limit`; returns its state at that time.
 ///
 /// # Errors
 /// `NotFound`.
@@ -139,7 +140,7 @@ pub async fn wait_terminal(
     limit: Duration,
 ) -> Result<Job> {
     let until = Instant::now() + limit;
-    // Subscribed before the first look, so that an end between the two is heard.
+    // Subscribed before the first read, so that an end between the two is not missed.
     let mut subscription = feed.subscribe();
     loop {
         let job = get(caller, database, id).await?;
@@ -151,8 +152,9 @@ pub async fn wait_terminal(
     }
 }
 
-/// Asks for the end of a job. One that is queued ends at once. One that runs is told at its worker's next beat, which a call over
-/// the doorbell brings forward; until the worker confirms it may still succeed. A terminal one stays as it is.
+/// Asks for the end of a job. A queued job ends at once. The worker of a running job learns of it at its next beat,
+/// which a call over the doorbell brings forward; until the worker confirms it, the job may still succeed. A terminal
+/// job is left unchanged.
 ///
 /// # Errors
 /// `NotFound`.

@@ -1,7 +1,8 @@
-//! Takes back the jobs of workers that vanished, without taking those of workers that only could not reach the database.
+//! Takes back the jobs of workers that vanished, but not those of workers that only could not reach the database.
 //!
-//! After an outage longer than a lease all leases have run out, and most of their holders are alive. So the reaper rests for one
-//! lease time after the server has started, after a gap in its own sight of the database, and when most leases are out at once.
+//! After an outage longer than a lease all leases have run out, and most of their holders are alive. So the reaper
+//! rests for one lease time after the server has started, after a gap in its own access to the database, and when most
+//! leases have run out at once.
 
 use std::future::Future;
 use std::time::Duration;
@@ -17,26 +18,26 @@ use crate::{JobId, Result};
 
 /// Most jobs taken back in one statement.
 const BATCH: i64 = 100;
-/// Below this many leases "more than half ran out at once" says nothing: one machine may have held them all.
+/// With fewer leases than this, "more than half ran out at once" means nothing: one machine may have held them all.
 const CROWD: i64 = 10;
 
-/// Any number of processes may run one.
+/// The reaper. Any number of processes may run one.
 #[derive(Debug)]
 pub struct Reaper {
     policy: LeasePolicy,
     last_look: Option<Instant>,
     rests_until: Instant,
-    /// When most leases were first seen out at once.
+    /// When most leases were first found to have run out at once.
     crowd_since: Option<Instant>,
 }
 
 impl Reaper {
     pub fn new(policy: LeasePolicy) -> Reaper {
-        // Whoever is alive beats before the second tick.
+        // A live worker beats before the second tick.
         Reaper { policy, last_look: None, rests_until: Instant::now() + 2 * policy.beat, crowd_since: None }
     }
 
-    /// Ticks for ever. Trouble is logged, and the next tick tries again.
+    /// Ticks for ever. Errors are logged, and the next tick tries again.
     pub async fn run(mut self, pool: PgPool) {
         let mut ticks = tokio::time::interval(self.policy.reaper_tick);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -50,7 +51,7 @@ impl Reaper {
         }
     }
 
-    /// Looks once and returns how many jobs it took back.
+    /// Takes back jobs once, and returns how many.
     pub async fn tick(&mut self, pool: &PgPool) -> Result<u64> {
         open_to_all(pool).await?;
         self.guarded(pool, look(pool, self.policy.ttl)).await
@@ -96,7 +97,8 @@ impl Reaper {
     }
 }
 
-/// Jobs that were left to workers with more memory, none of which was seen of late: whoever claims one now says so, and it ends.
+/// Jobs that were left for workers with more memory, none of which was seen recently: they become open to all workers,
+/// and the next one that claims such a job reports that it does not fit, which ends it.
 async fn open_to_all(pool: &PgPool) -> Result<()> {
     let opened = bounded(
         sqlx::query!(

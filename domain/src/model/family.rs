@@ -6,7 +6,7 @@ use crate::weights_gate::invalid;
 use crate::{Error, Result};
 use requests::generation_limits::SIDES;
 
-/// The defaults of a checkpoint: those of its family, and what its `pyrograph.json` states instead. Errors: `Invalid` for values
+/// The defaults of a checkpoint: those of its family, overridden by its `pyrograph.json`. Errors: `Invalid` for values
 /// that no request could have.
 pub(super) fn defaults(family: Family, traits: Traits, configs: &Configs) -> Result<Defaults> {
     let refused = |message: String| Err(Error::invalid("file", message));
@@ -31,9 +31,10 @@ pub(super) fn defaults(family: Family, traits: Traits, configs: &Configs) -> Res
     Ok(defaults)
 }
 
-/// The family that a LoRA was made for, by the names and shapes of its tensors, whatever trainer and algorithm made it.
+/// The family that a LoRA was made for, detected from the names and shapes of its tensors, for every trainer and
+/// algorithm.
 ///
-/// Errors: `Invalid` when it holds no adapter, or a rank above [`adapter::MAX_RANK`].
+/// Errors: `Invalid` if it holds no adapter, or a rank above [`adapter::MAX_RANK`].
 pub(super) fn of_lora(header: &Header) -> Result<Family> {
     let about = adapter::inspect_header(header).map_err(invalid)?;
     let largest = about.ranks.map_or(1, |ranks| ranks.largest);

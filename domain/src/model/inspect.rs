@@ -1,5 +1,5 @@
-//! What the files of a model say of it, read from their headers and configs when somebody asks: a few kilobytes of each file. What the
-//! values of the weights are, and whether they fit, is the engine's matter.
+//! What the files of a model say about it, read on request from their headers and configs: a few kilobytes of each
+//! file. Not here: the values of the weights, and whether they fit, which the engine checks.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +14,7 @@ use super::{Model, ModelFile, ModelKind, vae_approx};
 use crate::weights_gate::{self, invalid};
 use crate::{Error, Result, Storage};
 
-/// A model from the inside.
+/// The contents of a model's files.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 #[schema(as = ModelInspection)]
@@ -24,46 +24,46 @@ pub enum Inspection {
     VaeApprox(VaeApprox),
 }
 
-/// A decoder of previews from the inside.
+/// The contents of a preview decoder.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[schema(as = VaeApproxInspection)]
 pub struct VaeApprox {
-    /// Architecture of the checkpoints that it shows.
+    /// Architecture of the checkpoints that it makes previews for.
     #[schema(example = "sdxl")]
     pub family: String,
     #[schema(minimum = 1)]
     pub latent_channels: u64,
 }
 
-/// A checkpoint from the inside.
+/// The contents of a checkpoint.
 #[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 #[schema(as = CheckpointInspection)]
 pub struct Checkpoint {
-    /// Architecture.
+    /// Architecture of the checkpoint.
     #[schema(example = "flux")]
     pub family: String,
-    /// What the denoiser was trained to predict, as diffusers calls it.
+    /// Prediction type of the denoiser, in diffusers' terms.
     #[schema(example = "flow_prediction")]
     pub prediction_type: String,
     pub networks: Vec<NetworkOf>,
 }
 
-/// One network of a checkpoint.
+/// A network of a checkpoint.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct NetworkOf {
-    /// As diffusers calls its folder.
+    /// Name of the network: its folder in diffusers.
     #[schema(example = "transformer")]
     pub name: String,
-    /// Paths within the model.
+    /// Paths of its files within the model.
     pub files: Vec<String>,
-    /// Values in its tensors.
+    /// Number of parameters.
     #[schema(minimum = 0)]
     pub parameters: u64,
-    /// The same by the type they are stored in, such as `BF16`, `F8_E4M3` or `Q4_K`.
+    /// Number of parameters by the data type in which they are stored, such as `BF16`, `F8_E4M3` or `Q4_K`.
     pub dtypes: BTreeMap<String, u64>,
 }
 
-/// Looks into a model's files. Errors: `Invalid` for a LoRA that is none any more by what is known here; those of storage.
+/// Inspects a model's files. Errors: `Invalid` for a LoRA that this version does not recognise; those of storage.
 pub async fn inspect(storage: &Storage, model: &Model) -> Result<Inspection> {
     let mut headers = BTreeMap::new();
     for file in &model.files {
@@ -96,7 +96,7 @@ pub async fn inspect(storage: &Storage, model: &Model) -> Result<Inspection> {
     }))
 }
 
-/// What the scheduler's config states, or else what the files or the family say.
+/// From the scheduler's config, otherwise from the files or the family.
 fn prediction_type(family: Family, scheduler: Option<&Value>, headers: &BTreeMap<String, Header>) -> String {
     let stated = scheduler.map(|config| config.get("prediction_type").and_then(Value::as_str).unwrap_or("epsilon"));
     let of_files = || headers.values().find_map(|header| detect::prediction_type(family, header));
@@ -118,7 +118,7 @@ fn networks(family: Family, headers: &BTreeMap<String, Header>) -> Vec<NetworkOf
                 continue;
             }
             let inside = Part::of_tensor(name, denoiser).map(Part::as_str);
-            // A file that was borrowed for one part may hold the others too.
+            // A file that was borrowed for one part may also hold others.
             let borrowed = main != Some(path.as_str()) && is_root_weights(path);
             if borrowed && inside.is_some_and(|part| part != own) {
                 continue;

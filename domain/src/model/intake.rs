@@ -1,5 +1,5 @@
-//! How a model's files come in: streamed to the bucket one by one under ids that nobody knows yet, hashed and checked on the
-//! way, and made visible all at once by one insert, or removed again. Not here: HTTP, folders on the user's disk.
+//! How a model's files are added: streamed to the bucket one by one under ids that are not known yet, hashed and
+//! checked on the way, and made visible together by one insert, or removed. Not here: HTTP, folders on the user's disk.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -20,31 +20,32 @@ use crate::limits::{MAX_FILE_BYTES, MAX_FILES};
 use crate::storage::{ObjectWriter, StorageKey};
 use crate::{Caller, Database, Error, ModelId, ProjectId, Result, Storage, begin, weights_gate};
 
-/// Largest file that is not weights, in bytes (a tokenizer's vocabulary is the biggest of them).
+/// Largest file that is not weights, in bytes (a tokenizer's vocabulary is the largest of them).
 pub const MAX_TEXT_BYTES: usize = 32 * 1024 * 1024;
 const MAX_PATH_BYTES: usize = 200;
-/// Larger JSON files (vocabularies, shard indexes) say nothing that is asked here.
+/// Largest JSON file that is read, in bytes. Larger ones (vocabularies, shard indexes) contain nothing that is needed
+/// here.
 const CONFIG_BYTES: usize = 256 * 1024;
 const FIELD: &str = "file";
 const INDEX: &str = "model_index.json";
 
-/// A model on its way in. Dropped before [`Intake::finish`] it removes what it stored.
+/// A model that is being added. If dropped before [`Intake::finish`], it removes what it stored.
 pub struct Intake {
     pool: PgPool,
     storage: Storage,
     project: ProjectId,
     model: ModelId,
     files: Vec<ModelFile>,
-    /// The small JSON files, which say what the model is.
+    /// The small JSON files, which describe the model.
     configs: Configs,
     weights: BTreeMap<String, Header>,
-    /// Keys to remove unless the intake ends well.
+    /// Keys to remove unless the intake succeeds.
     stored: Vec<String>,
     /// Keys that belong to other models.
     borrowed: Vec<String>,
 }
 
-/// One file on its way in.
+/// A file that is being added.
 pub struct FileIntake<'a> {
     intake: &'a mut Intake,
     path: String,
@@ -79,14 +80,14 @@ impl Intake {
         }
     }
 
-    /// Whether a model may have this name, as far as can be told before the end.
+    /// Checks whether a model may have this name, as far as possible before the end.
     pub async fn check_name(&self, name: &str) -> Result<()> {
         check_name(name)?;
         check_name_is_free(&mut *self.pool.acquire().await?, self.project, name).await
     }
 
-    /// Opens the next file. Errors: `Invalid` for a path that is not plain and relative, `Unsupported` for a kind of file that
-    /// no model needs, `TooLarge` for one file too many.
+    /// Opens the next file. Errors: `Invalid` for a path that is not plain and relative, `Unsupported` for a kind of
+    /// file that no model needs, `TooLarge` for one file too many.
     pub async fn file(&mut self, path: &str) -> Result<FileIntake<'_>> {
         let path = &*plain(path);
         check_path(path)?;
@@ -105,7 +106,8 @@ impl Intake {
                 return Err(Error::unsupported(
                     FIELD,
                     format!(
-                        "`{path}` is not taken: a model is made of .safetensors, .gguf, .json, .txt, .md and .model files. Pickles (.bin, .pt, .ckpt) are never read."
+                        "`{path}` is not taken: a model is made of .safetensors, .gguf, .json, .txt, .md and \
+                             .model files. Pickles (.bin, .pt, .ckpt) are never read."
                     ),
                 ));
             }
@@ -116,7 +118,7 @@ impl Intake {
         Ok(FileIntake { intake: self, path: path.to_owned(), key, writer, bytes: 0, content })
     }
 
-    /// Takes a file that was taken before and lies in the bucket, without its bytes: one of this import's earlier attempt, or,
+    /// Adds a file that is in the bucket already, without its bytes: one of this import's earlier attempt or, if
     /// `borrowed`, one of another model.
     pub async fn adopt(&mut self, file: ModelFile, borrowed: bool) -> Result<()> {
         if [".safetensors", ".gguf"].iter().any(|end| file.path.ends_with(end)) {
@@ -133,8 +135,9 @@ impl Intake {
         Ok(())
     }
 
-    /// Takes the parts that a checkpoint in files lacks from another checkpoint, `donor`, bytes and all: they lie in the bucket once.
-    /// With them comes its scheduler and what its requests may leave out, if both are for the same kind of denoiser. Errors: `Invalid`.
+    /// Takes the parts that a checkpoint in files lacks from another checkpoint, `donor`. The bytes are stored only
+    /// once. It also takes the donor's scheduler and defaults, if both are for the same kind of denoiser. Errors:
+    /// `Invalid`.
     pub async fn borrow_parts(&mut self, donor: &Model) -> Result<()> {
         let refused = |message: String| Err(Error::invalid("parts_of", message));
         let layout = if self.configs.contains_key(INDEX) { None } else { Layout::of(&self.weights, &self.configs)? };
@@ -160,7 +163,7 @@ impl Intake {
         Ok(())
     }
 
-    /// Whether the denoiser of a FLUX.1 is told a guidance scale.
+    /// Whether the denoiser of a FLUX.1 takes a guidance scale.
     async fn guided_of(&self, model: &Model) -> Result<Option<bool>> {
         if let Some(config) = model.files.iter().find(|file| file.path == "transformer/config.json") {
             let config = read_json(&config.path, &self.storage.get(&config.storage_key).await?)?;
@@ -171,14 +174,14 @@ impl Intake {
         Ok(Some(header.has_anywhere("guidance_in.")))
     }
 
-    /// The file has an owner now, who removes it when that is due.
+    /// The file has an owner now, which removes it when necessary.
     pub fn keep(&mut self, file: &ModelFile) {
         self.stored.retain(|key| *key != file.storage_key);
     }
 
-    /// Makes the model visible. One file alone is a LoRA or a decoder of previews, for which `base` may name the checkpoint it was made for, or a whole checkpoint;
-    /// several files are a checkpoint, by its `model_index.json` or by the denoiser in one of them.
-    /// After an error there is nothing left to do but [`Intake::abandon`].
+    /// Makes the model visible. One file alone is a LoRA or a preview decoder, for which `base` may name the checkpoint
+    /// it was made for, or a whole checkpoint; several files are a checkpoint, by its `model_index.json` or by the
+    /// denoiser in one of them. After an error only [`Intake::abandon`] may follow.
     pub async fn finish(&mut self, name: &str, base: Option<&str>, kind: Option<ModelKind>) -> Result<Model> {
         check_name(name)?;
         let described = self.describe(name, base, kind).await?;
@@ -191,7 +194,7 @@ impl Intake {
         self.storage.discard(stored).await;
     }
 
-    /// What the files are. Errors: `Invalid` when that is nothing, or not of the `kind` that it must be.
+    /// What the files are. Errors: `Invalid` if they are no model, or not of the required `kind`.
     pub(crate) async fn describe(&self, name: &str, base: Option<&str>, kind: Option<ModelKind>) -> Result<Described> {
         let described = self.read(name, base).await?;
         if kind.is_some_and(|kind| kind != described.kind) {
@@ -258,7 +261,7 @@ impl Intake {
         checkpoint(family, detect::traits_of_folder(family, &self.configs), &self.configs, base)
     }
 
-    /// The row to be, of the files that were taken.
+    /// The new row, of the added files.
     pub(crate) fn model(&self, name: &str, described: Described, built_in: bool) -> Model {
         Model {
             id: self.model,
@@ -292,10 +295,10 @@ impl Intake {
         Ok(model)
     }
 
-    /// Replaces each file of `model` that another model holds by that one: the same bytes are stored once for all projects.
-    /// Every project uploads or downloads them itself before. Returns the
-    /// keys that are spare then, to be discarded after the commit; until it, the other models cannot be deleted.
-    /// Errors: `Internal` when a borrowed file has gone with its model; another attempt will bring its own.
+    /// Replaces each file of `model` that another model holds by that one: the same bytes are stored once for all
+    /// projects. Every project still uploads or downloads them itself first. Returns the keys that are no longer
+    /// needed, to be discarded after the commit; until then, the other models cannot be deleted. Errors: `Internal` if
+    /// a borrowed file was deleted with its model; another attempt stores its own.
     pub(crate) async fn share(&self, connection: &mut sqlx::PgConnection, model: &mut Model) -> Result<Vec<String>> {
         let hashes: Vec<String> = model.files.iter().map(|file| file.sha256.clone()).collect();
         let held = held_files(connection, None, &hashes).await?;
@@ -354,7 +357,7 @@ impl Drop for Intake {
         if stored.is_empty() {
             return;
         }
-        // Also on the way out of a request whose client has gone.
+        // Also when a request is dropped because its client disconnected.
         let storage = self.storage.clone();
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn(async move { storage.discard(stored).await });
@@ -363,7 +366,7 @@ impl Drop for Intake {
 }
 
 impl FileIntake<'_> {
-    /// The next bytes. Errors: those of the safetensors gate as soon as the header is there, `TooLarge`.
+    /// Adds the next bytes. Errors: those of the safetensors gate as soon as the header is complete, `TooLarge`.
     pub async fn write(&mut self, bytes: &[u8]) -> Result<()> {
         self.bytes += bytes.len() as u64;
         if self.bytes > MAX_FILE_BYTES {
@@ -381,7 +384,7 @@ impl FileIntake<'_> {
         self.writer.write(bytes).await
     }
 
-    /// Ends the file and tells what it is.
+    /// Ends the file and returns its description.
     pub async fn finish(self) -> Result<ModelFile> {
         let Self { intake, path, key, writer, bytes, content } = self;
         match content {
@@ -404,8 +407,8 @@ impl FileIntake<'_> {
     }
 }
 
-/// The files of a part, as they are to be called in another model: its folder and its tokenizer's, its own file, or the file that
-/// holds all parts.
+/// The files of a part, under their names in another model: its folder and its tokenizer's, its own file, or the file
+/// that holds all parts.
 fn part_files(model: &Model, part: Part) -> Vec<ModelFile> {
     let folder = format!("{}/", part.as_str());
     if model.files.iter().any(|file| file.path.starts_with(&folder)) {
@@ -441,8 +444,8 @@ fn checkpoint(family: Family, traits: Traits, configs: &Configs, base: Option<&s
     })
 }
 
-/// Registers the checkpoint that came with the binary, in the project `default`; cheap when it is there already. A newer one of the same name takes the
-/// place of the older, whose files stay for jobs that still need them.
+/// Registers the checkpoint that came with the binary, in the project `default`; cheap if it is registered already. A
+/// newer one of the same name replaces the older, whose files stay for jobs that still need them.
 pub async fn register_built_in(
     pool: &PgPool,
     storage: &Storage,
@@ -491,7 +494,7 @@ pub async fn register_built_in(
     .await?;
     match intake.insert(name, described, true).await {
         Ok(model) => Ok(model.id),
-        // Another process of ours was quicker.
+        // Another process of ours was faster.
         Err(error @ Error::Conflict { .. }) => find().await?.ok_or(error),
         Err(error) => Err(error),
     }
@@ -545,7 +548,7 @@ fn check_base(base: &Model, family: &str) -> Result<()> {
     Ok(())
 }
 
-/// A file in the model's own folder may have had any name on its way here: what is not plain in it becomes `-`.
+/// A file may have any name in its source; characters that are not plain become `-` in the model's folder.
 fn plain(path: &str) -> Cow<'_, str> {
     let allowed = |character: char| character.is_ascii_alphanumeric() || matches!(character, '.' | '_' | '-');
     if path.contains(['/', '\\']) || path.starts_with('.') || path.chars().all(allowed) {

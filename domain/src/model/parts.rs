@@ -1,6 +1,6 @@
-//! Checkpoints that lie in files rather than in diffusers' folders: a file with the denoiser, and each other part in that file, in
-//! one beside it (`vae.safetensors`), or in a folder beside it (`vae/`). Which part is where is told by the names of tensors; whether
-//! they fit is the engine's to judge.
+//! Checkpoints in files rather than in diffusers' folders: a file with the denoiser, and each other part in that file,
+//! in one beside it (`vae.safetensors`), or in a folder beside it (`vae/`). Where each part is, is detected from the
+//! names of tensors; the engine checks whether they fit.
 
 use std::collections::BTreeMap;
 
@@ -17,22 +17,24 @@ pub(crate) struct Layout<'a> {
     /// Path of the file with the denoiser.
     pub main: &'a str,
     pub denoiser: Denoiser,
-    /// Parts that none of the files holds.
+    /// Parts that are in none of the files.
     pub missing: Vec<Part>,
-    /// Pixels for one latent of the autoencoder, if it is in a file.
+    /// Pixels per latent of the autoencoder, if it is in a file.
     vae_factor: Option<u32>,
 }
 
 impl<'a> Layout<'a> {
-    /// The checkpoint that the files make up; `None` if they hold no denoiser, such as a LoRA. Errors: `Invalid` for several files of
-    /// which none holds the denoiser, for a denoiser that does not run here, and for a file without the part that it is named for.
+    /// The checkpoint that the files make up; `None` if they hold no denoiser, such as a LoRA. Errors: `Invalid` for
+    /// several files without a denoiser, for a denoiser that is not supported, and for a file without the part that it
+    /// is named for.
     pub(crate) fn of(weights: &'a BTreeMap<String, Header>, configs: &Configs) -> Result<Option<Self>> {
         let roots: Vec<(&str, &Header)> =
             weights.iter().filter(|(path, _)| !path.contains('/')).map(|(path, header)| (&path[..], header)).collect();
         let mains: Vec<_> =
             roots.iter().filter(|(path, _)| roots.len() == 1 || Part::of_file(path).is_none()).collect();
         let [(main, header)] = mains[..] else {
-            let message = "Send one .safetensors file (a LoRA or a checkpoint), perhaps with its text encoders and VAE as parts of their own, or a checkpoint's folder with its model_index.json.";
+            let message = "Send one .safetensors file (a LoRA or a checkpoint), perhaps with its text encoders and VAE \
+                           as parts of their own, or a checkpoint's folder with its model_index.json.";
             return Err(Error::invalid("file", message));
         };
         let found = detect::denoiser(header).map_err(|what| invalid(detect::looks_like(what)))?;
@@ -66,14 +68,15 @@ impl<'a> Layout<'a> {
         Ok(Some(layout))
     }
 
-    /// Errors: `Invalid` with the parts that are missing, and how to give them.
+    /// Errors: `Invalid` with the parts that are missing, and how to supply them.
     pub(crate) fn check(&self) -> Result<()> {
         if self.missing.is_empty() {
             return Ok(());
         }
         let missing: Vec<_> = self.missing.iter().map(|part| format!("`{}`", part.as_str())).collect();
         let message = format!(
-            "`{}` is a {} without its parts {}: give each as a file of its own under that name (on the command line {}), or name a model to take them from as `parts_of` (--like MODEL).",
+            "`{}` is a {} without its parts {}: give each as a file of its own under that name (on the command line \
+             {}), or name a model to take them from as `parts_of` (--like MODEL).",
             self.main,
             self.denoiser.family.title(),
             missing.join(", "),

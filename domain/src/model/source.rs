@@ -1,5 +1,6 @@
-//! Where a model's files are: a URL, a repository of the Hugging Face Hub, a folder of the workers, or uploads. Here: the
-//! types, whether a source is well formed, and how its secret query string is taken off. Not here: fetching the files.
+//! Sources of a model's files: a URL, a repository of the Hugging Face Hub, a folder of the workers, or uploads. Here:
+//! the types, whether a source is well formed, and how its secret query string is removed. Not here: fetching the
+//! files.
 
 use std::collections::BTreeMap;
 
@@ -16,29 +17,29 @@ const MAX_REVISION_BYTES: usize = 128;
 const MAX_PATH_BYTES: usize = 1000;
 const MAX_VARIANT_BYTES: usize = 32;
 
-/// Parts of a checkpoint that are given apart from its denoiser; each source has one file.
+/// Sources of parts (text encoders, VAE) that are supplied separately from the denoiser. Each source has one file.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Parts {
-    /// CLIP, or OpenCLIP in Stable Diffusion 2.
+    /// The text encoder: CLIP, or OpenCLIP for Stable Diffusion 2.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub text_encoder: Option<Source>,
-    /// T5 in FLUX.1, OpenCLIP in Stable Diffusion XL.
+    /// The second text encoder: T5 for FLUX.1, OpenCLIP for Stable Diffusion XL.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub text_encoder_2: Option<Source>,
-    /// The autoencoder.
+    /// The autoencoder (VAE).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vae: Option<Source>,
 }
 
 impl Parts {
-    /// Those that are given.
+    /// The parts that are supplied.
     pub fn each(&self) -> impl Iterator<Item = (Part, &Source)> {
         let parts = [&self.text_encoder, &self.text_encoder_2, &self.vae];
         Part::SEPARABLE.into_iter().zip(parts).filter_map(|(part, source)| Some((part, source.as_ref()?)))
     }
 
-    /// Without what must not be seen, and what was taken off.
+    /// Without the secret query strings, and the query strings.
     pub(crate) fn without_queries(self) -> (Self, BTreeMap<Part, String>) {
         let mut queries = BTreeMap::new();
         let mut shown = |part, source: Option<Source>| {
@@ -55,20 +56,21 @@ impl Parts {
     }
 }
 
-/// Where the files are.
+/// The source of a model's files.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Source {
     /// One safetensors or GGUF file behind a URL.
     Url {
-        /// `https`, at an address of the public internet; the operator may allow others. Its query string is used and never shown.
+        /// URL of the file: `https`, at an address of the public internet; the operator may allow others. The query
+        /// string is used and never shown.
         #[schema(
             max_length = 2048,
             pattern = r"^https?://[A-Za-z0-9.:\[\]-]{1,255}(/[!-~]*)?$",
             example = "https://example.com/clay.safetensors"
         )]
         url: String,
-        /// What the file must hash to, lower-case hex.
+        /// Expected SHA-256 of the file, lower-case hex.
         #[schema(pattern = "^[0-9a-f]{64}$")]
         #[serde(default)]
         sha256: Option<String>,
@@ -80,22 +82,23 @@ pub enum Source {
             example = "owner/name"
         )]
         repo: String,
-        /// Branch, tag or commit; it is resolved to a commit first.
+        /// Branch, tag or commit. It is resolved to a commit first.
         #[schema(pattern = "^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$", default = "main")]
         #[serde(default = "main_branch")]
         revision: String,
-        /// These files only; absent takes what the pipeline is loaded from, or the one file of weights.
+        /// Files to take. If absent, those that the pipeline needs, or the one file of weights.
         #[schema(min_items = 1, max_items = 200)]
         #[serde(default)]
         files: Option<Vec<String>>,
-        /// Which weights, where there are several: `fp16` takes `model.fp16.safetensors`; absent takes the plain ones.
+        /// Variant of the weights, if there are several: `fp16` selects `model.fp16.safetensors`. If absent, the plain
+        /// ones.
         #[schema(pattern = "^[A-Za-z0-9_]{1,32}$", example = "fp16")]
         #[serde(default)]
         variant: Option<String>,
     },
     /// A file or folder on the workers' machines, below the folder that their operator allowed.
     Path {
-        /// Relative to that folder.
+        /// Path relative to that folder.
         #[schema(
             min_length = 1,
             max_length = 1000,
@@ -104,21 +107,22 @@ pub enum Source {
         )]
         path: String,
     },
-    /// Files that were uploaded in parts: one safetensors or GGUF file, that and `text_encoder.safetensors` and so on, or those of a diffusers folder.
+    /// Files that were uploaded in parts: one safetensors or GGUF file; that and `text_encoder.safetensors` and so on;
+    /// or those of a diffusers folder.
     Upload {
         #[schema(min_items = 1, max_items = 200)]
         files: Vec<UploadedFile>,
     },
 }
 
-/// One of them.
+/// A file that was uploaded in parts.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct UploadedFile {
-    /// Within the model.
+    /// Path of the file within the model.
     #[schema(pattern = "^[A-Za-z0-9_][ -~]{0,999}$", example = "vae/config.json")]
     pub path: String,
-    /// Id of the upload.
+    /// Identifier of the upload.
     pub upload: UploadId,
 }
 
@@ -127,8 +131,8 @@ fn main_branch() -> String {
 }
 
 impl Source {
-    /// Whether it is well formed. Whether anything is there, and may be had, the worker finds out. Errors: `Invalid`, about the field
-    /// `named` of the request.
+    /// Checks that it is well formed. The worker finds out whether anything is there, and may be read. Errors:
+    /// `Invalid`, about the field `named` of the request.
     pub(crate) fn check(&self, named: &str) -> Result<()> {
         let invalid = |field: &str, message: &str| Err(Error::invalid(format!("{named}.{field}"), message));
         match self {
@@ -169,7 +173,7 @@ impl Source {
         }
     }
 
-    /// Whether it may be a part: not several files.
+    /// Whether it may be a part, which is one file.
     pub(crate) fn may_be_one_file(&self) -> bool {
         match self {
             Self::HuggingFace { files, .. } => files.as_ref().is_none_or(|files| files.len() == 1),
@@ -178,13 +182,13 @@ impl Source {
         }
     }
 
-    /// Uploads that it is made of.
+    /// The uploads that it consists of.
     pub fn uploads(&self) -> impl Iterator<Item = UploadId> {
         let files = if let Self::Upload { files } = self { files.as_slice() } else { &[] };
         files.iter().map(|file| file.upload)
     }
 
-    /// Without what must not be seen, and the query string that was taken off.
+    /// The source without its secret query string, and the query string.
     pub(crate) fn without_query(mut self) -> (Self, Option<String>) {
         let mut query = None;
         if let Self::Url { url, .. } = &mut self
@@ -227,7 +231,8 @@ fn is_path(path: &str) -> bool {
         && path.bytes().all(|byte| matches!(byte, b' '..=b'~'))
 }
 
-/// Below a folder of our own, in the letters of any language; whether it stays there is seen where it is opened.
+/// A path below a folder on the workers' machines, in letters of any language. Whether it stays below the folder is
+/// checked when it is opened.
 fn is_local_path(path: &str) -> bool {
     (1..=MAX_PATH_BYTES).contains(&path.chars().count())
         && !path.starts_with(['.', '/', '\\'])

@@ -1,6 +1,6 @@
-//! Uploads of model files, past this service: a file is put in parts, each by a presigned PUT of its own. Which parts are there is
-//! told by the bucket at each look, so a client that was interrupted goes on with those that are missing. Not here: making one
-//! file of them and looking at it, which an import does.
+//! Uploads of model files directly to the bucket: a file is put in parts, each by its own presigned PUT. The bucket is
+//! asked each time which parts are there, so a client that was interrupted continues with those that are missing. Not
+//! here: joining the parts and checking the file, which an import does.
 
 use chrono::{DateTime, Duration, Utc};
 use serde::Deserialize;
@@ -15,16 +15,16 @@ use crate::{Caller, Database, Error, ProjectId, Result, Storage, UploadId, integ
 pub const PART_BYTES: i64 = 64 * 1024 * 1024;
 const MEDIA_TYPE: &str = "application/octet-stream";
 
-/// An upload that no import has made a model of is kept this long.
+/// How long an upload is kept unless an import makes a model of it.
 fn life() -> Duration {
     Duration::days(7)
 }
 
-/// What a client sends to upload a file in parts.
+/// Parameters to upload a file in parts.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ModelUploadRequest {
-    /// Size of the whole file.
+    /// Size of the whole file, in bytes.
     #[schema(minimum = 1, maximum = 68719476736_i64, example = 23802932552_i64)]
     #[serde(deserialize_with = "integer::required")]
     pub bytes: i64,
@@ -39,17 +39,17 @@ pub struct ModelUpload {
     pub expires_at: DateTime<Utc>,
 }
 
-/// One part of it.
+/// One part of an upload.
 #[derive(Debug)]
 pub struct Part {
     /// From 1.
     pub number: i32,
     pub bytes: i64,
-    /// How to send it; none once it is there.
+    /// How to send it; `None` once it is there.
     pub put: Option<PresignedPut>,
 }
 
-/// Begins an upload. Errors: `Invalid`.
+/// Starts an upload. Errors: `Invalid`.
 pub async fn create(
     caller: &Caller,
     database: &Database,
@@ -73,7 +73,7 @@ pub async fn create(
     get(caller, database, storage, id).await
 }
 
-/// As it is now, with fresh URLs for the parts that are missing. Errors: `NotFound`.
+/// The upload with fresh URLs for the missing parts. Errors: `NotFound`.
 pub async fn get(caller: &Caller, database: &Database, storage: &Storage, id: UploadId) -> Result<ModelUpload> {
     let row = sqlx::query!(
         "SELECT bytes, created_at FROM model_uploads WHERE id = $1 AND project_id = $2",

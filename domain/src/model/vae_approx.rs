@@ -1,5 +1,5 @@
-//! Tiny decoders (TAESD, <https://github.com/madebyollin/taesd>) that show a running generation: how a file tells that it is one,
-//! and for which checkpoints. Whether its layers fit is the engine's to judge.
+//! Tiny decoders (TAESD, <https://github.com/madebyollin/taesd>) that make previews: how a file is recognised as one,
+//! and for which checkpoints. The engine checks whether its layers fit.
 
 use formats::{Family, Header};
 
@@ -8,14 +8,14 @@ use super::{Model, ModelFiles, ModelKind};
 use crate::weights_gate::invalid;
 use crate::{Error, ModelId, ProjectId, Result};
 
-/// How the first layer and the first block of the decoder are called: in diffusers' file, in ComfyUI's, in the original's.
+/// Names of the first layer and the first block of the decoder: in diffusers' file, in ComfyUI's, in the original's.
 const NAMES: [[&str; 2]; 3] = [
     ["decoder.layers.0.weight", "decoder.layers.2.conv.0.weight"],
     ["taesd_decoder.1.weight", "taesd_decoder.3.conv.0.weight"],
     ["1.weight", "3.conv.0.weight"],
 ];
 
-/// How many channels the latents have that it decodes; nothing for another file.
+/// Number of channels of the latents that it decodes; `None` for another file.
 pub(super) fn latent_channels(header: &Header) -> Option<usize> {
     let [first, _] = NAMES.into_iter().find(|names| names.iter().all(|name| header.tensors.contains_key(*name)))?;
     match header.tensors.get(first)?.shape[..] {
@@ -24,8 +24,8 @@ pub(super) fn latent_channels(header: &Header) -> Option<usize> {
     }
 }
 
-/// The row to be. Those of Stable Diffusion 1.5 and XL have the same tensors: `base` tells them apart, or else `xl` in the name.
-/// Errors: `Invalid` for latents of no family.
+/// The new row. The decoders of Stable Diffusion 1.5 and XL have the same tensors: `base` distinguishes them, or
+/// otherwise `xl` in the name. Errors: `Invalid` for latents of no family.
 pub(super) fn describe(latent_channels: usize, name: &str, base: Option<&Model>) -> Result<Described> {
     let Some(usual) = Family::ALL.into_iter().find(|family| family.latent_channels() == latent_channels) else {
         return Err(invalid(format!("it decodes {latent_channels} channels, and no family here has so many")));

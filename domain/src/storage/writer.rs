@@ -1,4 +1,4 @@
-//! An object that is streamed in, part by part. Nothing is there before its end.
+//! An object that is streamed in, part by part. It does not exist before it is finished.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,8 +17,8 @@ use crate::{Error, Result};
 
 const PARTS_IN_FLIGHT: usize = 4;
 
-/// An object that is being streamed in. Dropped before [`ObjectWriter::finish`] it takes back the parts that are there already,
-/// which no key names.
+/// An object that is being streamed in. If dropped before [`ObjectWriter::finish`], it discards the parts that are
+/// uploaded already, which no key names.
 pub struct ObjectWriter {
     storage: Storage,
     key: String,
@@ -28,7 +28,7 @@ pub struct ObjectWriter {
 }
 
 impl Storage {
-    /// Opens an object for streaming in; nothing is there before `finish`.
+    /// Opens an object for streaming in; it does not exist before `finish`.
     pub async fn writer(&self, key: &str, media_type: &str) -> Result<ObjectWriter> {
         let options = PutMultipartOptions { attributes: attributes(media_type), ..PutMultipartOptions::default() };
         let path = Path::from(key);
@@ -56,7 +56,7 @@ impl ObjectWriter {
         Ok(())
     }
 
-    /// Makes the object of its parts. When it is there in spite of an error, the reply was lost, and that is success.
+    /// Makes the object of its parts. If it exists in spite of an error, the reply was lost, and that is success.
     pub async fn finish(mut self) -> Result<Written> {
         if let Some(upload) = self.upload.take()
             && let Err(error) = upload.finish().await
@@ -73,21 +73,21 @@ impl Drop for ObjectWriter {
         let Some(upload) = self.upload.take() else { return };
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn(async move {
-                // Says itself what goes wrong.
+                // The abort logs its own errors.
                 let _ = upload.abort().await;
             });
         }
     }
 }
 
-/// The upload of `object_store`, but for its end, which is given more time than a part.
+/// The upload of `object_store`, except its completion, which gets more time than a part.
 #[derive(Debug)]
 struct Upload {
     bucket: Arc<AmazonS3>,
     completion: Arc<AmazonS3>,
     path: Path,
     id: MultipartId,
-    /// Parts begun so far.
+    /// Number of parts begun so far.
     begun: usize,
     stored: Arc<Mutex<BTreeMap<usize, PartId>>>,
 }

@@ -1,4 +1,4 @@
-//! The database as a whole: what the pools promise when their users give up in the middle, and what migrations keep.
+//! The database as a whole: what the pools guarantee when futures are dropped midway, and what migrations preserve.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -10,7 +10,7 @@ use std::time::Duration;
 use domain::{MIGRATIONS, Pools, begin};
 use embedded::TemporaryDatabase;
 
-/// A client that hangs up, or a limit that passes, drops a future anywhere, also between `BEGIN` and its answer.
+/// A client that disconnects, or a time limit, may drop a future anywhere, also between `BEGIN` and its reply.
 #[tokio::test]
 async fn a_begin_that_was_given_up_leaves_no_transaction_open() {
     let database = TemporaryDatabase::create(&MIGRATIONS).await.unwrap();
@@ -21,7 +21,8 @@ async fn a_begin_that_was_given_up_leaves_no_transaction_open() {
     }
     tokio::time::sleep(Duration::from_millis(200)).await;
     let open: i64 = sqlx::query_scalar(
-        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state LIKE 'idle in transaction%'",
+        "SELECT count(*) FROM pg_stat_activity
+         WHERE datname = current_database() AND state LIKE 'idle in transaction%'",
     )
     .fetch_one(&pool)
     .await

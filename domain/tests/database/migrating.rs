@@ -1,39 +1,45 @@
-//! An installation that is older than a migration is brought over with all its rows.
+//! An installation that is older than a migration is migrated with all its rows.
 
 use domain::MIGRATIONS;
 use embedded::TemporaryDatabase;
 use sqlx::PgPool;
 use sqlx::migrate::Migrator;
 
-/// The schema before the migration of this number.
+/// The schema before the migration with this number.
 fn before(version: i64) -> Migrator {
     Migrator::with_migrations(MIGRATIONS.iter().filter(|one| one.version < version).cloned().collect())
 }
 
-/// What version 9 wrote: `job` and noun have ids of their own. Ids end in two digits, jobs in `1x`, their nouns in `2x`.
+/// As version 9 wrote it: `job` and noun have their own ids. Ids end in two digits, jobs in `1x`, their nouns in `2x`.
 const ROWS: &str = "
     INSERT INTO models (id, name, kind, family, files, bytes, sha256) VALUES
         ('00000000-0000-7000-8000-000000000001', 'ember', 'checkpoint', 'flux', '[]', 0, repeat('a', 64)),
         ('00000000-0000-7000-8000-000000000002', 'clay', 'lora', 'flux', '[]', 0, repeat('b', 64));
     INSERT INTO datasets (id, name) VALUES ('00000000-0000-7000-8000-000000000003', 'clay');
     INSERT INTO jobs (id, kind) SELECT ('00000000-0000-7000-8000-0000000000' || n)::uuid, kind FROM (VALUES
-        (11, 'generation'), (12, 'training'), (13, 'import'), (14, 'export'), (15, 'generation'), (16, 'import')) AS t(n, kind);
+        (11, 'generation'), (12, 'training'), (13, 'import'), (14, 'export'), (15, 'generation'),
+        (16, 'import')) AS t(n, kind);
     INSERT INTO generations (id, job_id, model_id, params, seed, deleted_at) VALUES
-        ('00000000-0000-7000-8000-000000000021', '00000000-0000-7000-8000-000000000011', '00000000-0000-7000-8000-000000000001', '{}', 1, NULL),
-        ('00000000-0000-7000-8000-000000000025', '00000000-0000-7000-8000-000000000015', '00000000-0000-7000-8000-000000000001', '{}', 1, now());
+        ('00000000-0000-7000-8000-000000000021', '00000000-0000-7000-8000-000000000011',
+         '00000000-0000-7000-8000-000000000001', '{}', 1, NULL),
+        ('00000000-0000-7000-8000-000000000025', '00000000-0000-7000-8000-000000000015',
+         '00000000-0000-7000-8000-000000000001', '{}', 1, now());
     INSERT INTO generation_loras (generation_id, position, model_id, scale) VALUES
         ('00000000-0000-7000-8000-000000000021', 0, '00000000-0000-7000-8000-000000000002', 1),
         ('00000000-0000-7000-8000-000000000021', 1, '00000000-0000-7000-8000-000000000002', 2);
     INSERT INTO trainings (id, job_id, name, dataset_id, model_id, config, examples, dataset_sha256) VALUES
-        ('00000000-0000-7000-8000-000000000022', '00000000-0000-7000-8000-000000000012', 'pot', '00000000-0000-7000-8000-000000000003',
+        ('00000000-0000-7000-8000-000000000022', '00000000-0000-7000-8000-000000000012', 'pot',
+         '00000000-0000-7000-8000-000000000003',
          '00000000-0000-7000-8000-000000000001', '{}', '[]', repeat('c', 64));
     INSERT INTO imports (id, job_id, name, base_model_id, source, url_query) VALUES
-        ('00000000-0000-7000-8000-000000000023', '00000000-0000-7000-8000-000000000013', 'jar', '00000000-0000-7000-8000-000000000001',
+        ('00000000-0000-7000-8000-000000000023', '00000000-0000-7000-8000-000000000013', 'jar',
+         '00000000-0000-7000-8000-000000000001',
          '{\"kind\": \"path\", \"path\": \"jar\"}', NULL),
         ('00000000-0000-7000-8000-000000000026', '00000000-0000-7000-8000-000000000016', 'cup', NULL,
          '{\"kind\": \"url\", \"url\": \"https://a.b/c\"}', 'token=secret');
     INSERT INTO exports (id, job_id, model_id, format, dtype) VALUES
-        ('00000000-0000-7000-8000-000000000024', '00000000-0000-7000-8000-000000000014', '00000000-0000-7000-8000-000000000002', 'peft', 'f32');
+        ('00000000-0000-7000-8000-000000000024', '00000000-0000-7000-8000-000000000014',
+         '00000000-0000-7000-8000-000000000002', 'peft', 'f32');
     UPDATE jobs SET status = 'canceled', cancel_requested_at = now(), finished_at = now()
     WHERE id::text LIKE '%15' OR id::text LIKE '%16';";
 

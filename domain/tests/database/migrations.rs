@@ -1,5 +1,5 @@
-//! Migrations bring an installation of an older version over, and lose nothing. `dumps/` holds installations as the version
-//! after the migration in the file's name left them; `tests/reference/installation_dump.py` wrote them.
+//! Migrations preserve the rows of an older installation. `dumps/` holds installations as the version after the
+//! migration in the file's name left them; `tests/reference/installation_dump.py` wrote them.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
 /// The dump, and the number of its last migration.
 const DUMPS: [(&str, i64); 1] = [(include_str!("dumps/0009_memory.sql"), 9)];
-/// Tables of which a migration may change rows that exist: none so far. Columns that are added do not count.
+/// Tables in which a migration may change existing rows: none so far. Added columns do not count.
 const REWRITTEN: [&str; 0] = [];
 
 #[tokio::test]
@@ -38,7 +38,7 @@ async fn an_older_installation_keeps_every_row_and_every_value() {
     }
 }
 
-/// Every row of every table but sqlx's own, as JSON.
+/// Every row of every table except sqlx's own, as JSON.
 async fn rows(connection: &mut PgConnection) -> BTreeMap<String, Vec<Value>> {
     let tables: Vec<String> = sqlx::query_scalar(
         "SELECT relname::text FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p')

@@ -1,4 +1,4 @@
-//! How often a job may fail, crash and be given back, and how long it waits in between.
+//! How often a job may fail, crash and be released, and how long it waits in between.
 
 use std::time::Duration;
 

@@ -67,10 +67,13 @@ async fn after_a_lost_connection_subscribers_are_told_to_look() {
     let pool = database.pool();
     let feed = Feed::start(database.pools.listen.clone()).await;
     let mut subscription = feed.subscribe();
-    sqlx::query("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'pyrograph listen' AND datname = current_database()")
-        .execute(pool)
-        .await
-        .unwrap();
+    sqlx::query(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+         WHERE application_name = 'pyrograph listen' AND datname = current_database()",
+    )
+    .execute(pool)
+    .await
+    .unwrap();
     let signal = tokio::time::timeout(Duration::from_mins(1), subscription.next()).await.unwrap();
     assert_eq!(signal, Signal::Resync);
     let job = enqueue(pool, 0).await;

@@ -1,4 +1,4 @@
-//! An attempt that has lost its lease changes nothing, whatever it tries.
+//! An attempt that has lost its lease changes nothing, whichever function it calls.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use sqlx::PgPool;
 
 use super::{Database, claim, enqueue, expire, look, patient, succeed};
 
-/// All that an attempt can do, with what it must be told.
+/// All that an attempt can do, with the arguments that it needs.
 async fn everything_is_refused(pool: &PgPool, stale: &Claim) {
     let policy = patient();
     assert!(matches!(job::beat(pool, stale, &policy).await, Err(Error::LeaseLost)));
@@ -23,7 +23,7 @@ async fn everything_is_refused(pool: &PgPool, stale: &Claim) {
     assert!(matches!(succeed(pool, stale).await, Err(Error::LeaseLost)));
 }
 
-/// The rows of a job, as text, to see that nothing moved.
+/// The rows of a job, as text, to check that nothing has changed.
 async fn everything(pool: &PgPool, claim: &Claim) -> String {
     sqlx::query_scalar(
         "SELECT (SELECT j::text FROM jobs j WHERE id = $1)
@@ -60,7 +60,7 @@ async fn an_old_epoch_changes_nothing_while_another_worker_runs() {
     everything_is_refused(pool, &stale).await;
     assert_eq!(everything(pool, &stale).await, before);
     succeed(pool, &current).await.unwrap();
-    // The epoch that succeeded may say so again, and nothing comes of it; the other one may not.
+    // The epoch that succeeded may report again, without effect; the other one may not.
     let after = everything(pool, &current).await;
     succeed(pool, &current).await.unwrap();
     everything_is_refused(pool, &stale).await;
@@ -108,7 +108,8 @@ async fn what_a_stale_attempt_wrote_in_its_transaction_goes_with_it() {
         let mut tx = pool.begin().await.unwrap();
         sqlx::query(
             "INSERT INTO artifacts (id, job_id, position, epoch, kind, storage_key, media_type, bytes, sha256, md5)
-             VALUES (gen_random_uuid(), $1, 0, $2, 'lora', $3, 'application/octet-stream', 1, repeat('0', 64), repeat('0', 32))",
+             VALUES (gen_random_uuid(), $1, 0, $2, 'lora', $3, 'application/octet-stream', 1,
+                     repeat('0', 64), repeat('0', 32))",
         )
         .bind(attempt.job.0)
         .bind(attempt.epoch)

@@ -1,4 +1,4 @@
-//! What the schema itself refuses, whoever asks: the last line behind the code.
+//! What the schema itself refuses: the last line of defence behind the code.
 
 use domain::JobId;
 use domain::job::JobStatus;
@@ -8,7 +8,8 @@ use super::{Database, claim, enqueue, patient};
 
 /// Statements that bring a fresh job into a status.
 fn way_to(status: JobStatus) -> Vec<&'static str> {
-    const RUN: &str = "UPDATE jobs SET status = 'running', epoch = epoch + 1, worker = gen_random_uuid(), lease_until = now(), started_at = now() WHERE id = $1";
+    const RUN: &str = "UPDATE jobs SET status = 'running', epoch = epoch + 1, worker = gen_random_uuid(), \
+         lease_until = now(), started_at = now() WHERE id = $1";
     match status {
         JobStatus::Queued => vec![],
         JobStatus::Running => vec![RUN],
@@ -20,20 +21,32 @@ fn way_to(status: JobStatus) -> Vec<&'static str> {
 
 const SUCCEED: &str =
     "UPDATE jobs SET status = 'succeeded', worker = NULL, lease_until = NULL, finished_at = now() WHERE id = $1";
-const FAIL: &str = "UPDATE jobs SET status = 'failed', worker = NULL, lease_until = NULL, finished_at = now(), error_class = 'crash', error_message = 'x' WHERE id = $1";
-const CANCEL: &str = "UPDATE jobs SET status = 'canceled', worker = NULL, lease_until = NULL, finished_at = now(), cancel_requested_at = now() WHERE id = $1";
+const FAIL: &str = "UPDATE jobs SET status = 'failed', worker = NULL, lease_until = NULL, finished_at = now(), \
+     error_class = 'crash', error_message = 'x' WHERE id = $1";
+const CANCEL: &str = "UPDATE jobs SET status = 'canceled', worker = NULL, lease_until = NULL, finished_at = now(), \
+     cancel_requested_at = now() WHERE id = $1";
 
-/// A statement that goes to a status and fulfils every CHECK, so that only the transition can be wrong.
+/// A statement that moves to a status and fulfils every CHECK, so that only the transition can be wrong.
 fn step_to(status: JobStatus) -> &'static str {
     match status {
-        JobStatus::Queued => "UPDATE jobs SET status = 'queued', worker = NULL, lease_until = NULL, finished_at = NULL, error_class = NULL, error_message = NULL WHERE id = $1",
+        JobStatus::Queued => {
+            "UPDATE jobs SET status = 'queued', worker = NULL, lease_until = NULL, finished_at = NULL, \
+             error_class = NULL, error_message = NULL WHERE id = $1"
+        }
         JobStatus::Running => {
-            "UPDATE jobs SET status = 'running', epoch = epoch + (status <> 'running')::int, worker = coalesce(worker, gen_random_uuid()), lease_until = now(),
+            "UPDATE jobs SET status = 'running', epoch = epoch + (status <> 'running')::int,
+                 worker = coalesce(worker, gen_random_uuid()), lease_until = now(),
                  started_at = now(), finished_at = NULL, error_class = NULL, error_message = NULL WHERE id = $1"
         }
-        JobStatus::Succeeded => "UPDATE jobs SET status = 'succeeded', worker = NULL, lease_until = NULL, finished_at = now(), error_class = NULL, error_message = NULL WHERE id = $1",
+        JobStatus::Succeeded => {
+            "UPDATE jobs SET status = 'succeeded', worker = NULL, lease_until = NULL, finished_at = now(), \
+             error_class = NULL, error_message = NULL WHERE id = $1"
+        }
         JobStatus::Failed => FAIL,
-        JobStatus::Canceled => "UPDATE jobs SET status = 'canceled', worker = NULL, lease_until = NULL, finished_at = now(), cancel_requested_at = now(), error_class = NULL, error_message = NULL WHERE id = $1",
+        JobStatus::Canceled => {
+            "UPDATE jobs SET status = 'canceled', worker = NULL, lease_until = NULL, finished_at = now(), \
+             cancel_requested_at = now(), error_class = NULL, error_message = NULL WHERE id = $1"
+        }
     }
 }
 
@@ -92,12 +105,14 @@ async fn rows_that_make_no_sense() {
         ("UPDATE job_events SET data = '{}' WHERE job_id = $1", "PJ005"),
         ("INSERT INTO attempts (job_id, epoch, worker) VALUES ($1, 2, gen_random_uuid())", "23505"),
         (
-            "INSERT INTO jobs (project_id, id, kind, status) SELECT project_id, gen_random_uuid(), kind, 'running' FROM jobs WHERE id = $1",
+            "INSERT INTO jobs (project_id, id, kind, status)
+             SELECT project_id, gen_random_uuid(), kind, 'running' FROM jobs WHERE id = $1",
             "PJ001",
         ),
         ("UPDATE jobs SET subject = NULL WHERE id = $1", "23502"),
         (
-            "INSERT INTO jobs (project_id, id, subject, kind) SELECT project_id, gen_random_uuid(), subject, kind FROM jobs WHERE id = $1",
+            "INSERT INTO jobs (project_id, id, subject, kind)
+             SELECT project_id, gen_random_uuid(), subject, kind FROM jobs WHERE id = $1",
             "23505",
         ),
     ] {
@@ -121,7 +136,8 @@ async fn every_column_is_commented_and_beats_stay_in_place() {
 
     // An index that named a column of the heartbeat would make every beat write all indexes.
     let touched: Vec<String> = sqlx::query_scalar(
-        "SELECT DISTINCT a.attname::text FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = ANY(i.indkey)
+        "SELECT DISTINCT a.attname::text FROM pg_index i
+         JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = ANY(i.indkey)
          WHERE i.indrelid = 'jobs'::regclass",
     )
     .fetch_all(pool)

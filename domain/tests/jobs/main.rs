@@ -1,5 +1,5 @@
-//! Jobs on a real Postgres: the queue, the lease, the ends, the reaper, the schema's own guard, and all of it at random against
-//! a model.
+//! Jobs on a real Postgres: the queue, the lease, the ends, the reaper, the schema's own guard, and all of it at random
+//! against a model.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -23,7 +23,7 @@ use domain::{Caller, JobId, Pools, ProjectId, WorkerId};
 use embedded::TemporaryDatabase;
 use sqlx::PgPool;
 
-/// A database of the test's own.
+/// A database for one test.
 struct Database {
     pools: Pools,
     _database: TemporaryDatabase,

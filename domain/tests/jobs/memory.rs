@@ -1,4 +1,5 @@
-//! Jobs that take more memory than a worker may use: another one that may use as much gets them, and where there is none they fail.
+//! Jobs that need more memory than a worker may use: a worker that may use as much gets them; if there is none, they
+//! fail.
 
 use chrono::{DateTime, Utc};
 use domain::job::{self, AttemptOutcome, Claim, Ending, ErrorClass, JobKind, JobStatus, Reaper};
@@ -8,7 +9,7 @@ use sqlx::PgPool;
 use super::residency::{digests, enqueue_on};
 use super::{Database, attempts, enqueue, look, patient};
 
-/// A live worker that may use so much.
+/// A live worker with this memory budget.
 async fn worker_with(pool: &PgPool, queues: &[JobKind], vram_budget: i64) -> WorkerId {
     let id = WorkerId::new();
     worker::register(pool, id, "worker", "host", "cpu", queues, "1", Some(vram_budget)).await.unwrap();
@@ -44,7 +45,7 @@ async fn it_goes_to_a_worker_that_may_use_as_much() {
     assert!(place(job.0).await.unwrap() < place(younger.0).await.unwrap(), "it keeps its place");
     assert_eq!(claim_as(pool, small, "").await.map(|claim| claim.job), Some(younger));
 
-    // What it passes over is not its to take, and so nobody is overtaken.
+    // A job that it cannot take is not passed over, so it does not count as overtaken.
     let fitting = enqueue_on(pool, Some('a'), 0).await;
     assert_eq!(claim_as(pool, small, "a").await.map(|claim| claim.job), Some(fitting));
     let overtaken: i64 =
@@ -53,7 +54,7 @@ async fn it_goes_to_a_worker_that_may_use_as_much() {
 
     let claim = claim_as(pool, large, "b").await.unwrap();
     assert_eq!((claim.job, claim.failures, claim.crashes), (job, 0, 0));
-    // Nor does it fit here, as this one stores weights; and there is nobody else.
+    // Nor does it fit here, with the way this worker stores weights; and there is no other worker.
     assert_eq!(job::does_not_fit(pool, &claim, 30, "it takes 31 here").await.unwrap(), Ending::Failed);
     let seen = look(pool, job).await.unwrap();
     assert_eq!((seen.status, seen.error_class), (JobStatus::Failed, Some(ErrorClass::InvalidInput)));
@@ -70,7 +71,7 @@ async fn it_ends_when_the_larger_worker_does_not_come_back() {
     let claim = claim_as(pool, small, "").await.unwrap();
     assert_eq!(job::does_not_fit(pool, &claim, 30, "it takes 30").await.unwrap(), Ending::Requeued);
     let mut reaper = Reaper::new(patient());
-    // It may be starting again.
+    // It may be restarting.
     worker::stopped(pool, large).await.unwrap();
     reaper.tick(pool).await.unwrap();
     assert_eq!(claim_as(pool, small, "").await, None);

@@ -1,6 +1,6 @@
-//! A thousand random histories of a few jobs and workers, step by step beside a model of what should be in the tables.
+//! A thousand random histories of a few jobs and workers, step by step against a model of what should be in the tables.
 //!
-//! The model is the specification in 150 lines of plain Rust: no SQL, no time but "due" and "expired".
+//! The model is the specification in 150 lines of plain Rust: no SQL, no time except "due" and "expired".
 
 use std::time::Duration;
 
@@ -15,10 +15,10 @@ use sqlx::PgPool;
 use super::{Database, cancel, events, expire, pass_pause};
 
 const SEQUENCES: u32 = 1000;
-/// Side by side, each with a database of its own: most of the time goes into waiting for Postgres.
+/// Histories run in parallel, each with its own database: most of the time is spent waiting for Postgres.
 const LANES: u32 = 4;
 
-/// One step. Numbers pick among the jobs that it can mean, and among the claims ever made, stale ones included.
+/// One step. Numbers select among the jobs that it can apply to, and among the claims ever made, stale ones included.
 #[derive(Debug, Clone)]
 enum Step {
     Enqueue {
@@ -45,7 +45,7 @@ enum Step {
     Reap,
 }
 
-/// Who acts: the holder of a claim, or somebody who got a part of it wrong.
+/// The actor: the holder of a claim, or one with a part of the claim wrong.
 #[derive(Debug, Clone, Copy)]
 struct Holder {
     claim: usize,
@@ -59,7 +59,7 @@ enum Forged {
 }
 
 fn holder() -> impl Strategy<Value = Holder> {
-    // Indices count from the newest claim, and mostly mean one of the last two.
+    // Indices count from the newest claim, and mostly select one of the last two.
     let claim = prop_oneof![4 => 0usize..2, 1 => 0usize..8];
     let forged = prop_oneof![8 => Just(None), 1 => Just(Some(Forged::Worker)), 1 => Just(Some(Forged::Epoch))];
     (claim, forged).prop_map(|(claim, forged)| Holder { claim, forged })
@@ -96,7 +96,7 @@ struct ModelJob {
     status: &'static str,
     epoch: i64,
     worker: Option<WorkerId>,
-    /// Of failures, of crashes, and of releases.
+    /// Budget of failures, of crashes, and of releases.
     budget: i32,
     failures: i32,
     crashes: i32,
@@ -199,7 +199,7 @@ impl Trial {
         Trial { pool, policy, reaper, workers, model: Model::default(), claims: Vec::new() }
     }
 
-    /// The claim that a holder means, forged or not; none before the first claim.
+    /// The claim that an actor uses, forged or not; `None` before the first claim.
     fn claim_of(&self, holder: Holder) -> Option<Claim> {
         let claim = *self.claims.iter().rev().nth(holder.claim % self.claims.len().max(1))?;
         Some(match holder.forged {
@@ -378,7 +378,8 @@ impl Trial {
         let mut tx = self.pool.begin().await.unwrap();
         let written = sqlx::query(
             "INSERT INTO artifacts (id, job_id, position, epoch, kind, storage_key, media_type, bytes, sha256, md5)
-             VALUES (gen_random_uuid(), $1, 0, $2, 'lora', gen_random_uuid()::text, 'x', 1, repeat('0', 64), repeat('0', 32))",
+             VALUES (gen_random_uuid(), $1, 0, $2, 'lora', gen_random_uuid()::text, 'x', 1,
+                     repeat('0', 64), repeat('0', 32))",
         )
         .bind(claim.job.0)
         .bind(claim.epoch)
@@ -386,7 +387,7 @@ impl Trial {
         .await;
         let told = match written {
             Ok(_) => job::succeed(&mut tx, claim).await.map(std::option::Option::unwrap_or_default),
-            // An epoch that never was, or results that are there already.
+            // An epoch that never existed, or results that exist already.
             Err(_) => Err(Error::LeaseLost),
         };
         if told.is_ok() {
@@ -422,12 +423,15 @@ impl Trial {
         Ok(())
     }
 
-    /// The tables say what the model says.
+    /// Checks that the tables match the model.
     async fn compare(&self) -> Result<(), TestCaseError> {
         let rows: Vec<Row> = sqlx::query_as(
-            "SELECT id, status, epoch, worker, failures, crashes, releases, cancel_requested_at IS NOT NULL AS cancel, step, error_class,
-                 (SELECT coalesce(array_agg(outcome ORDER BY a.epoch), '{}') FROM attempts a WHERE job_id = id) AS attempts,
-                 (SELECT coalesce(array_agg(sequence || ':' || e.kind ORDER BY sequence), '{}') FROM job_events e WHERE job_id = id) AS events,
+            "SELECT id, status, epoch, worker, failures, crashes, releases,
+                 cancel_requested_at IS NOT NULL AS cancel, step, error_class,
+                 (SELECT coalesce(array_agg(outcome ORDER BY a.epoch), '{}')
+                  FROM attempts a WHERE job_id = id) AS attempts,
+                 (SELECT coalesce(array_agg(sequence || ':' || e.kind ORDER BY sequence), '{}')
+                  FROM job_events e WHERE job_id = id) AS events,
                  (SELECT coalesce(array_agg(r.epoch), '{}') FROM artifacts r WHERE job_id = jobs.id) AS artifacts
              FROM jobs ORDER BY id",
         )
@@ -478,7 +482,7 @@ impl From<&ModelJob> for Row {
     }
 }
 
-/// `None` for a lost lease; anything else that went wrong is wrong.
+/// `None` for a lost lease; any other error fails the test.
 fn refused<T>(told: domain::Result<T>) -> Result<Option<T>, TestCaseError> {
     match told {
         Ok(value) => Ok(Some(value)),
@@ -487,7 +491,7 @@ fn refused<T>(told: domain::Result<T>) -> Result<Option<T>, TestCaseError> {
     }
 }
 
-/// How many jobs ended up in which way.
+/// How many jobs had each final status.
 type Tally = std::collections::BTreeMap<String, u32>;
 
 fn lane() -> Tally {
@@ -527,7 +531,7 @@ fn a_thousand_histories() {
     for (end, count) in tallies.into_iter().flatten() {
         *tally.entry(end).or_default() += count;
     }
-    // The histories went everywhere.
+    // The histories reached every status.
     for end in [
         "queued after none",
         "queued after failed",

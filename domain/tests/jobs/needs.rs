@@ -1,4 +1,4 @@
-//! Models that a job needs stay as long as it is queued or running, and a name that it will make is taken.
+//! Models that a job needs cannot be deleted while it is queued or running, and a name that it will make is taken.
 
 use domain::job::{self, ErrorClass, JobKind, LeasePolicy, NewJob};
 use domain::{Caller, Error, JobId, ModelId, ProjectId};
@@ -28,7 +28,7 @@ async fn enqueue(pool: &PgPool, kind: JobKind, needs: &[ModelId]) -> domain::Res
     Ok(job)
 }
 
-/// A bucket that nobody asks: these models have no files.
+/// A bucket that is never asked: these models have no files.
 fn storage() -> domain::Storage {
     domain::Storage::new(&domain::StorageConfig {
         endpoint: "http://127.0.0.1:9".into(),
@@ -47,7 +47,7 @@ async fn a_needed_model_stays_until_the_job_ends() {
     let pool = database.pool();
     for (kind, ends_well) in JobKind::ALL.into_iter().flat_map(|kind| [(kind, true), (kind, false)]) {
         let (first, second) = (model(pool, "first").await, model(pool, "second").await);
-        // The same model twice is one need.
+        // Naming the same model twice is one need.
         enqueue(pool, kind, &[first, second, first]).await.unwrap();
         let refused = async |when: &str| {
             for name in ["first", "second"] {

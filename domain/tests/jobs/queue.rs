@@ -1,4 +1,4 @@
-//! Who gets which job, and when.
+//! Which worker gets which job, and when.
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
@@ -98,11 +98,14 @@ async fn a_listener_survives_the_loss_of_its_connection() {
     let database = Database::fresh().await;
     let pool = database.pool();
     let mut bell = Doorbell::listen(&database.pools.listen).await;
-    sqlx::query("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'pyrograph listen' AND datname = current_database()")
-        .execute(pool)
-        .await
-        .unwrap();
-    // First it says that some calls may be lost, then it hears again.
+    sqlx::query(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+         WHERE application_name = 'pyrograph listen' AND datname = current_database()",
+    )
+    .execute(pool)
+    .await
+    .unwrap();
+    // First it reports that calls may have been lost, then it receives them again.
     assert_eq!(tokio::time::timeout(Duration::from_mins(1), bell.next()).await.unwrap(), Call::Work);
     job::ring(pool);
     assert_eq!(tokio::time::timeout(Duration::from_mins(1), bell.next()).await.unwrap(), Call::Work);
@@ -118,7 +121,7 @@ async fn progress_is_kept_with_the_job() {
     let seen = look(pool, job).await.unwrap();
     assert_eq!((seen.status, seen.step, seen.total_steps), (JobStatus::Running, 3, 20));
     assert_eq!(seen.progress.unwrap()["loss"], 0.25);
-    // More steps than there are is the caller's mistake, not the end of the job.
+    // More steps than there are is the caller's mistake, and does not end the job.
     job::progress(pool, &held, 99, 20, serde_json::Value::Null).await.unwrap();
     assert_eq!(look(pool, job).await.unwrap().step, 20);
 }

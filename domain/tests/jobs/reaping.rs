@@ -1,4 +1,4 @@
-//! Taking jobs back from workers that vanished, and only from those.
+//! Taking jobs back from workers that vanished, but not from others.
 
 use std::time::{Duration, Instant};
 
@@ -118,7 +118,7 @@ async fn it_rests_after_a_gap_in_its_own_sight() {
     expire(pool, job).await;
     tokio::time::sleep(4 * policy.reaper_tick).await;
     assert_eq!(reaper.tick(pool).await.unwrap(), 0, "it had not looked for longer than three ticks");
-    // From here on it looks often enough, and so may act once a lease time has passed.
+    // From here on it looks often enough, and may act once a lease time has passed.
     let since = Instant::now();
     while reaper.tick(pool).await.unwrap() == 0 {
         assert!(since.elapsed() < Duration::from_mins(1), "it rests for ever");

@@ -1,5 +1,5 @@
-//! Who gets which job when workers have models loaded: they prefer what fits, and nobody starves. Time passes by moving all that
-//! happened into the past, so no test waits.
+//! Which worker gets which job when workers have models loaded: they prefer jobs on loaded models, and no job starves.
+//! Time passes by moving all past events further into the past, so no test waits.
 
 use std::collections::HashSet;
 
@@ -13,9 +13,9 @@ use sqlx::PgPool;
 
 use super::{Database, patient};
 
-/// What README promises.
+/// The limit that README promises.
 const PROMISED_SECONDS: u32 = 60;
-/// Time passes in such pieces; the test itself must take less than half of one.
+/// Time passes in steps of this length; the test itself must take less than half of one.
 const PIECE_SECONDS: u32 = 20;
 
 /// Digest of a model named by one hex digit.
@@ -49,11 +49,12 @@ async fn claim_with(pool: &PgPool, models: &str) -> Option<Claim> {
     job::claim(pool, &JobKind::ALL, WorkerId::new(), &digests(models), &patient()).await.unwrap()
 }
 
-/// All that happened, happened so much earlier.
+/// Moves all past events this much further into the past.
 async fn pass(pool: &PgPool, seconds: u32) {
     for statement in [
         "UPDATE jobs SET run_at = run_at - make_interval(secs => $1) WHERE status IN ('queued', 'running')",
-        "UPDATE attempts SET started_at = started_at - make_interval(secs => $1), overtook = overtook - make_interval(secs => $1)",
+        "UPDATE attempts SET started_at = started_at - make_interval(secs => $1),
+             overtook = overtook - make_interval(secs => $1)",
     ] {
         sqlx::query(statement).bind(f64::from(seconds)).execute(pool).await.unwrap();
     }
@@ -91,7 +92,7 @@ async fn a_stream_of_fitting_jobs_does_not_starve_the_other_one() {
     assert_eq!(claim_with(pool, "a").await, None);
 }
 
-/// A long queue of two models, one worker with room for one: it swaps once in a while, not at each job.
+/// A long queue for two models, one worker with room for one: it swaps occasionally, not at each job.
 #[tokio::test]
 async fn who_merely_waited_is_not_passed_over() {
     let database = Database::fresh().await;
@@ -182,7 +183,7 @@ async fn only_the_living_have_anything_loaded() {
         found.remove(&digest('a')).unwrap_or_default().into_iter().map(|one| one.worker).collect::<Vec<_>>()
     };
     assert_eq!(residents().await, [first, second]);
-    // Killed: it says nothing more.
+    // It was killed, so it reports nothing more.
     sqlx::query("UPDATE workers SET last_seen_at = last_seen_at - interval '46 s' WHERE id = $1")
         .bind(first.0)
         .execute(pool)
@@ -212,7 +213,7 @@ enum Step {
     Claim {
         resident: &'static str,
     },
-    /// One of the claims made gives its job back.
+    /// One of the claims made releases its job.
     Release(usize),
     Pass(u32),
 }
@@ -238,20 +239,20 @@ struct Waiting {
     passed_over_since: Option<u32>,
 }
 
-/// Those that wait, oldest first; and those that run.
+/// The waiting jobs, oldest first, and the running ones.
 #[derive(Default)]
 struct Model {
     queue: Vec<Waiting>,
     running: Vec<(Waiting, Claim)>,
     /// In seconds.
     clock: u32,
-    /// How often the preference, and how often patience with it, decided.
+    /// How often the preference decided, and how often the limit on it.
     preferred: u32,
     insisted: u32,
 }
 
 impl Model {
-    /// Takes the next one out of the queue, after the rule as README tells it.
+    /// Takes the next job out of the queue, by the rule in README.
     fn next(&mut self, resident: &str) -> Option<Waiting> {
         let top = self.queue.iter().map(|job| job.priority).max()?;
         let oldest = self.queue.iter().position(|job| job.priority == top)?;

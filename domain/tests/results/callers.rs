@@ -1,4 +1,4 @@
-//! Callers of several projects share statements and the memory of models, and nothing else.
+//! Callers of several projects share statements and the cache of models, and nothing else.
 
 use domain::generation::GenerationRequest;
 use domain::{Caller, Error, ModelId, Principal, ProjectId, Scopes};

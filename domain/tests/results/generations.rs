@@ -94,7 +94,7 @@ async fn what_is_asked_together_is_answered_apart() {
         .execute(world.pool())
         .await
         .unwrap();
-        // From here on the service remembers it.
+        // From here on the service has it in its cache.
         world.generations.create(&world.caller, request_with(name, 0)).await.unwrap();
     }
     sqlx::query("UPDATE models SET deleted_at = clock_timestamp() WHERE name = 'gone'")

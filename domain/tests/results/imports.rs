@@ -1,5 +1,5 @@
-//! Models from elsewhere: files that are remembered from attempt to attempt, the model that appears with success, and bytes that
-//! lie in the bucket once however many models hold them.
+//! Models from elsewhere: files that are recorded across attempts, the model that appears with success, and bytes that
+//! are stored once, even if several models hold them.
 
 use domain::import::{self, Import, ImportRequest};
 use domain::job::{self, Claim, ErrorClass, JobStatus, LeasePolicy};
@@ -16,7 +16,7 @@ async fn ask(world: &World, name: &str, base: Option<&str>) -> Result<Import> {
     import::create(&world.caller, &world.pools.api, &world.storage, request).await
 }
 
-/// A LoRA in form; `salt` makes others.
+/// A well-formed LoRA; another `salt` makes another file.
 fn lora(salt: u8) -> Vec<u8> {
     let name = "transformer.transformer_blocks.0.attn.to_q";
     let header = json!({
@@ -124,7 +124,7 @@ async fn a_borrowed_file_that_went_is_noticed() {
     let told = finish(&world, &claim, &intake).await;
     assert!(matches!(told, Err(Error::Internal(_))), "{told:?}");
     assert_eq!(intake::held_file(world.pool(), world.caller.project(), &file.sha256).await.unwrap(), None);
-    // Nothing has changed: another attempt brings its own.
+    // Nothing has changed: another attempt stores its own file.
     let (intake, _) = take(&world, &claim, 1).await;
     finish(&world, &claim, &intake).await.unwrap();
 }
@@ -159,10 +159,14 @@ async fn names_and_bases_are_held_while_a_job_needs_them() {
     let refused = model::delete(&world.caller, &world.pools.api, &world.storage, "ember").await;
     assert!(matches!(refused, Err(Error::Conflict { .. })), "{refused:?}");
 
-    // A name that was taken all the same gets a number.
+    // A name that was taken nevertheless gets a number.
     let claim = world.claim().await;
     world
-        .count("WITH made AS (INSERT INTO models (project_id, id, name, kind, family, files, bytes, sha256) VALUES ('00000000-0000-7000-8000-000000000000', gen_random_uuid(), 'clay', 'lora', 'flux', '[]', 1, repeat('0', 64)) RETURNING 1) SELECT count(*) FROM made")
+        .count(
+            "WITH made AS (INSERT INTO models (project_id, id, name, kind, family, files, bytes, sha256) \
+             VALUES ('00000000-0000-7000-8000-000000000000', gen_random_uuid(), 'clay', 'lora', 'flux', '[]', 1, \
+             repeat('0', 64)) RETURNING 1) SELECT count(*) FROM made",
+        )
         .await;
     let (intake, _) = take(&world, &claim, 1).await;
     let made = finish(&world, &claim, &intake).await.unwrap();

@@ -1,4 +1,4 @@
-//! Results of attempts: artifacts, checkpoints and models come into being with the success of exactly one attempt.
+//! Results of attempts: artifacts, checkpoints and models appear with the success of exactly one attempt.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -91,7 +91,8 @@ impl World {
             let example = ExampleId::new();
             let key = StorageKey::DatasetExample { dataset: self.dataset, example, extension: "png" }.to_string();
             sqlx::query(
-                "INSERT INTO examples (id, dataset_id, position, storage_key, sha256, media_type, width, height, bytes, caption)
+                "INSERT INTO examples
+                     (id, dataset_id, position, storage_key, sha256, media_type, width, height, bytes, caption)
                  VALUES ($1, $2, $3, $4, $5, 'image/png', 64, 64, 100, 'a fox')",
             )
             .bind(example.0)

@@ -33,7 +33,7 @@ async fn only_the_newest_of_the_attempt_that_holds_the_lease() {
     let current = world.take_over(&stale).await;
     let told = preview::record(world.pool(), &stale, &at(6)).await;
     assert!(matches!(told, Err(Error::LeaseLost)), "{told:?}");
-    assert_eq!(after(0).await, None, "it went with its attempt");
+    assert_eq!(after(0).await, None, "it was deleted with its attempt");
     preview::record(world.pool(), &current, &at(2)).await.unwrap();
     assert_eq!(after(first).await.map(|(_, preview)| preview), Some(at(2)), "newer than all of the attempt before");
 
@@ -77,8 +77,10 @@ async fn the_newest_decoder_of_the_family_makes_them() {
         [("older", "flux", false), ("newer", "flux", false), ("deleted", "flux", true), ("others", "sd15", false)]
     {
         sqlx::query(
-            "INSERT INTO models (project_id, id, name, kind, family, files, bytes, sha256, built_in, defaults, deleted_at)
-             VALUES ('00000000-0000-7000-8000-000000000000', $1, $2, 'vae_approx', $3, '[]', 0, repeat('a', 64), false, '{}', CASE WHEN $4 THEN clock_timestamp() END)",
+            "INSERT INTO models
+                 (project_id, id, name, kind, family, files, bytes, sha256, built_in, defaults, deleted_at)
+             VALUES ('00000000-0000-7000-8000-000000000000', $1, $2, 'vae_approx', $3, '[]', 0,
+                     repeat('a', 64), false, '{}', CASE WHEN $4 THEN clock_timestamp() END)",
         )
         .bind(ModelId::new().0)
         .bind(name)

@@ -1,4 +1,4 @@
-//! Checkpoints from which another attempt goes on, and the LoRA that appears as model and artifact at once.
+//! Checkpoints from which another attempt continues, and the LoRA that appears as model and artifact at once.
 
 use domain::artifact::{ADAPTER_MEDIA_TYPE, NewArtifact, OutputKind};
 use domain::job::{Claim, JobStatus};
@@ -55,7 +55,7 @@ async fn another_attempt_goes_on_from_the_highest_checkpoint() {
     let second = world.take_over(&first).await;
     let resumed = training::load_work(world.pool(), &second).await.unwrap().checkpoint.unwrap();
     assert_eq!((resumed.step, resumed.epoch), (15, 1));
-    // The first attempt wakes up and goes on writing: nobody sees it.
+    // The first attempt wakes up and continues to write, without effect.
     let told = checkpoint(&world, created.id, &first, 20).await;
     assert!(matches!(told, Err(Error::LeaseLost)), "{told:?}");
     checkpoint(&world, created.id, &second, 18).await.unwrap();
@@ -97,11 +97,14 @@ async fn a_name_that_was_taken_meanwhile_gets_a_number() {
     let world = World::new().await;
     training::create(&world.caller, &world.pools.api, &world.catalog, request(&world, "clay")).await.unwrap();
     let claim = world.claim().await;
-    sqlx::query("INSERT INTO models (project_id, id, name, kind, family, files, bytes, sha256) VALUES ('00000000-0000-7000-8000-000000000000', gen_random_uuid(), 'clay', 'lora', 'flux', '[]', 1, $1)")
-        .bind(SHA256)
-        .execute(world.pool())
-        .await
-        .unwrap();
+    sqlx::query(
+        "INSERT INTO models (project_id, id, name, kind, family, files, bytes, sha256)
+         VALUES ('00000000-0000-7000-8000-000000000000', gen_random_uuid(), 'clay', 'lora', 'flux', '[]', 1, $1)",
+    )
+    .bind(SHA256)
+    .execute(world.pool())
+    .await
+    .unwrap();
     let made = training::finish(world.pool(), &world.storage, &claim, adapter(&claim), &[]).await.unwrap();
     assert_eq!(model::get(&world.caller, &world.pools.api, "clay-2").await.unwrap().id, made);
 }
