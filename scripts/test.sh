@@ -30,7 +30,8 @@ fi
 
 say "what must not compile"
 # The only documentation tests: rows of a user cannot be read without a caller (domain/src/database.rs).
-cargo test --quiet -p domain --doc
+# `-p domain` would resolve other features and compile its dependencies again.
+cargo test --quiet --workspace --doc
 
 say "tests"
 # Not nextest: it runs each test in its own process, and each would start its own Postgres instead of sharing one.
