@@ -25,6 +25,8 @@ pub struct GenerationParams<P> {
     /// Height in pixels.
     pub height: u32,
     /// The picture that the generation starts from.
+    // Inline, since utoipa loses `Option` in a reference to a type parameter.
+    #[cfg_attr(feature = "schema", schema(inline))]
     pub image: Option<P>,
     /// The mask: `image` is repainted where it is white.
     pub mask: Option<P>,
