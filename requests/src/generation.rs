@@ -29,6 +29,7 @@ pub struct GenerationParams<P> {
     #[cfg_attr(feature = "schema", schema(inline))]
     pub image: Option<P>,
     /// The mask: `image` is repainted where it is white.
+    #[cfg_attr(feature = "schema", schema(inline))]
     pub mask: Option<P>,
     /// Denoising strength, 0 to 1: how much of `image` may change. Null without `image`.
     pub strength: Option<f64>,
