@@ -40,6 +40,7 @@ check:
     cargo fmt --all --check
     python3 scripts/check_imports.py
     python3 scripts/check_words.py
+    python3 scripts/check_permalinks.py
     scripts/lint.sh
     scripts/check_openapi.sh
     cargo clippy --workspace --all-targets --quiet -- -D warnings

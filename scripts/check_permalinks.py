@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SOURCES = ROOT / "diffusion" / "src"
 FOLDERS = ["networks", "schedulers", "lora/update"]
 # Files that only combine others.
-WITHOUT_REFERENCE = {"networks/mod.rs", "schedulers/mod.rs", "schedulers/name.rs"}
+WITHOUT_REFERENCE = {"networks/mod.rs", "schedulers/mod.rs"}
 
 LINK = re.compile(r"https://github\.com/[^\s>)\"]+")
 PERMALINK = re.compile(r"https://github\.com/[\w.-]+/[\w.-]+/blob/[0-9a-f]{40}/[\w./-]+#L(\d+)-L(\d+)")

@@ -11,6 +11,7 @@ cargo fmt --all --check
 say "imports and words"
 python3 scripts/check_imports.py
 python3 scripts/check_words.py
+python3 scripts/check_permalinks.py
 
 say "building the workspace and its tests (dev profile)"
 # Together, and before the tests, which drive the built binary: with one feature set nothing is compiled twice.

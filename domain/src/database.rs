@@ -6,7 +6,7 @@ use std::time::Duration;
 use chrono::{DateTime, SubsecRound, Utc};
 use sqlx::migrate::Migrator;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{Connection, Executor, PgPool, Postgres, Transaction};
+use sqlx::{Connection, Executor, PgConnection, PgPool, Postgres, Transaction};
 
 use crate::{Caller, Error, Result};
 
@@ -145,11 +145,18 @@ fn with_session_settings(options: PgConnectOptions) -> PgConnectOptions {
 }
 
 /// Brings the schema up to date; does nothing when it is.
+///
+/// Runs on a connection of its own without the time limits of a session: a migration of a large installation takes as
+/// long as it takes, and a second server waits for it.
 pub async fn migrate(pool: &PgPool) -> Result<()> {
-    MIGRATIONS.run(pool).await.map_err(|error| match error {
+    let mut connection = PgConnection::connect_with(&pool.connect_options()).await?;
+    connection.execute("SET statement_timeout = 0; SET lock_timeout = 0").await?;
+    MIGRATIONS.run(&mut connection).await.map_err(|error| match error {
         sqlx::migrate::MigrateError::Execute(error) => error.into(),
         other => Error::internal(other),
-    })
+    })?;
+    connection.close().await?;
+    Ok(())
 }
 
 /// Begins a transaction; use this and never `pool.begin()`.

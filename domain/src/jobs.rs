@@ -79,8 +79,9 @@ macro_rules! select_jobs {
                       coalesce((SELECT jsonb_agg(jsonb_build_object('id', m.id, 'name', m.name) ORDER BY m.name)
                                 FROM job_needs n JOIN models m ON m.id = n.model_id WHERE n.job_id = j.id), '[]')
                         AS "models!: Json<Vec<ModelRef>>",
-                      (SELECT o.subject FROM jobs o WHERE o.id = j.retry_of) AS retry_of,
-                      (SELECT t.subject FROM jobs t WHERE t.retry_of = j.id ORDER BY t.subject DESC LIMIT 1) AS retried_as,
+                      (SELECT o.subject FROM jobs o WHERE o.id = j.retry_of AND o.deleted_at IS NULL) AS retry_of,
+                      (SELECT t.subject FROM jobs t WHERE t.retry_of = j.id AND t.deleted_at IS NULL
+                       ORDER BY t.subject DESC LIMIT 1) AS retried_as,
                       r.report AS "job!: Json<JobRow>", j.created_at
                FROM jobs j JOIN job_reports r ON r.job_id = j.id
                WHERE j.deleted_at IS NULL "# + $rest
@@ -158,7 +159,7 @@ pub async fn retry(caller: &Caller, database: &Database, storage: &Storage, id: 
         )));
     }
     let again = sqlx::query_scalar!(
-        "SELECT subject FROM jobs WHERE retry_of = $1 AND status NOT IN ('failed', 'canceled') LIMIT 1",
+        "SELECT subject FROM jobs WHERE retry_of = $1 AND status NOT IN ('failed', 'canceled') AND deleted_at IS NULL LIMIT 1",
         failed.id as JobId,
     )
     .fetch_optional(&mut *tx)

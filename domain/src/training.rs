@@ -248,9 +248,15 @@ pub(crate) async fn retry(caller: &Caller, connection: &mut PgConnection, failed
     )
     .fetch_one(&mut *connection)
     .await?;
-    let gone =
-        || Error::conflict("Pictures of the dataset that this training began with have been deleted; train anew.");
-    dataset::lock(caller, connection, row.dataset_id).await.map_err(|_| gone())?;
+    let gone = || {
+        Error::conflict(
+            "Pictures of the dataset that this training began with have been deleted; start a new training.",
+        )
+    };
+    dataset::lock(caller, connection, row.dataset_id).await.map_err(|error| match error {
+        Error::NotFound { .. } => gone(),
+        other => other,
+    })?;
     let there = dataset::examples(connection, row.dataset_id).await?;
     let is_there = |picture: &Snapshot| there.iter().any(|example| example.storage_key == picture.storage_key);
     if !row.examples.0.iter().all(is_there) {

@@ -48,8 +48,9 @@ impl Defaults {
     pub fn stated_in(self, pyrograph_json: &Value) -> serde_json::Result<Self> {
         let stated = pyrograph_json.get("defaults").unwrap_or(pyrograph_json);
         let mut all = serde_json::to_value(self)?;
-        if let (Value::Object(all), Value::Object(stated)) = (&mut all, stated) {
-            all.extend(stated.clone());
+        let stated: serde_json::Map<String, Value> = serde_json::from_value(stated.clone())?;
+        if let Value::Object(all) = &mut all {
+            all.extend(stated);
         }
         Ok(Self { size_multiple: self.size_multiple, ..serde_json::from_value(all)? })
     }
@@ -69,6 +70,8 @@ mod tests {
         for stated in [json!({"width": 640, "later": 1}), json!({"defaults": {"width": 640}, "size_multiple": 1})] {
             assert_eq!(defaults.stated_in(&stated).unwrap(), wanted);
         }
-        assert!(defaults.stated_in(&json!({"width": "wide"})).is_err());
+        for wrong in [json!({"width": "wide"}), json!([]), json!({"defaults": 3})] {
+            assert!(defaults.stated_in(&wrong).is_err(), "{wrong}");
+        }
     }
 }

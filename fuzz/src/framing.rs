@@ -2,7 +2,7 @@
 
 /// A safetensors file from the fuzzer's bytes: either a header and data, preceded by the length of the header, or the
 /// whole file as given.
-pub(super) fn framed(data: &[u8]) -> Vec<u8> {
+pub fn framed(data: &[u8]) -> Vec<u8> {
     if data.first() != Some(&b'{') {
         return data.to_vec();
     }

@@ -3,7 +3,7 @@
 use formats::Sniffer;
 
 /// Whether the gate accepts a file of weights.
-pub(crate) fn safetensors(file: &[u8]) -> bool {
+pub fn safetensors(file: &[u8]) -> bool {
     let mut sniffer = Sniffer::default();
     file.chunks(7).all(|piece| sniffer.push(piece).is_ok()) && sniffer.finish(file.len() as u64).is_ok()
 }

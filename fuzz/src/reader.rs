@@ -35,7 +35,7 @@ fn written(name: &str, bytes: &[u8]) -> PathBuf {
 
 /// Whether the reader opens a safetensors or GGUF file. If it does, its values are read, and it is tried as a
 /// single-file model and as each part of one.
-pub(super) fn weights(name: &str, bytes: &[u8]) -> bool {
+pub fn weights(name: &str, bytes: &[u8]) -> bool {
     let path = written(name, bytes);
     let Ok(file) = Checkpoint::open(&path) else { return false };
     for name in file.names() {
@@ -58,7 +58,7 @@ pub(super) fn weights(name: &str, bytes: &[u8]) -> bool {
 /// An adapter whose keys the fuzzer writes: one line for each tensor with its name and sides, `name 4 8`; lines that
 /// begin with `#` belong to the header, `#name text`. An adapter that can be read is inspected, and written in each
 /// dialect.
-pub(super) fn adapter(lines: &[u8]) {
+pub fn adapter(lines: &[u8]) {
     let text = String::from_utf8_lossy(lines);
     let quoted = |text: &str| serde_json::Value::from(text).to_string();
     let (mut header, mut entries, mut at) = (Vec::new(), Vec::new(), 0);
@@ -93,7 +93,7 @@ pub(super) fn adapter(lines: &[u8]) {
 }
 
 /// Parses a prompt's weights and cuts it into chunks of tokens.
-pub(super) fn prompt(text: &[u8]) {
+pub fn prompt(text: &[u8]) {
     let text = String::from_utf8_lossy(text);
     if prompt::check_length("prompt", &text).is_err() {
         return;

@@ -128,7 +128,12 @@ impl Follower<'_> {
             request = request.header(HeaderName::from_static("last-event-id"), last);
         }
         // The time limit is for bytes, not for events: the server's comments show that the connection is alive.
-        let bytes = stream::unfold(Box::pin(self.client.send(request).await?.bytes_stream()), |mut bytes| async move {
+        // `eventsource-stream` 0.2 panics on a byte order mark, which a proxy may add.
+        let bytes = self.client.send(request).await?.bytes_stream().enumerate().map(|(index, piece)| match piece {
+            Ok(piece) if index == 0 && piece.starts_with(b"\xEF\xBB\xBF") => Ok(piece.slice(3..)),
+            piece => piece,
+        });
+        let bytes = stream::unfold(Box::pin(bytes), |mut bytes| async move {
             let piece = tokio::time::timeout(SILENCE, bytes.next()).await.ok()??;
             Some((piece, bytes))
         });

@@ -8,6 +8,7 @@ mod resource;
 mod upload;
 
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -43,6 +44,12 @@ pub(crate) struct ClientOptions {
     pub json: bool,
 }
 
+/// Mozilla's root certificates, beside those of the system: a slim container or an internal `SSL_CERT_FILE` lacks them.
+static ROOT_CERTIFICATES: LazyLock<Vec<reqwest::Certificate>> = LazyLock::new(|| {
+    let roots = webpki_root_certs::TLS_SERVER_ROOT_CERTS.iter();
+    roots.filter_map(|root| reqwest::Certificate::from_der(root).ok()).collect()
+});
+
 /// A connection to one Pyrograph server.
 #[derive(Debug, Clone)]
 pub(crate) struct Client {
@@ -56,6 +63,7 @@ impl Client {
         let mut http = reqwest::Client::builder()
             .user_agent(concat!("pyrograph/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(Duration::from_secs(10))
+            .tls_certs_merge(ROOT_CERTIFICATES.iter().cloned())
             // Between two files of an upload the server assembles the first one, and reads nothing meanwhile.
             .tcp_user_timeout(None);
         if is_loopback(server) {

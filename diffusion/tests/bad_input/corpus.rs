@@ -1,7 +1,9 @@
 //! The fuzzing corpus (`just fuzz`), run through the functions that the fuzzer calls.
 
+#[allow(unreachable_pub, reason = "the fuzz targets call it from crates of their own")]
 #[path = "../../../fuzz/src/framing.rs"]
 mod framing;
+#[allow(unreachable_pub, reason = "the fuzz targets call it from crates of their own")]
 #[path = "../../../fuzz/src/reader.rs"]
 mod reader;
 

@@ -6,6 +6,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -76,6 +77,12 @@ fn is_public(address: IpAddr) -> bool {
 }
 
 /// Why a URL is refused: a sentence that contains neither the URL nor the resolved addresses.
+/// Mozilla's root certificates, beside those of the system: a slim container or an internal `SSL_CERT_FILE` lacks them.
+static ROOT_CERTIFICATES: LazyLock<Vec<reqwest::Certificate>> = LazyLock::new(|| {
+    let roots = webpki_root_certs::TLS_SERVER_ROOT_CERTS.iter();
+    roots.filter_map(|root| reqwest::Certificate::from_der(root).ok()).collect()
+});
+
 #[derive(Debug, PartialEq, Eq)]
 pub enum GuardError {
     /// A retry cannot succeed.
@@ -103,6 +110,7 @@ impl Guard {
             .no_proxy()
             .referer(false)
             .redirect(reqwest::redirect::Policy::none())
+            .tls_certs_merge(ROOT_CERTIFICATES.iter().cloned())
             .connect_timeout(CONNECT)
             .read_timeout(SILENCE);
         if let Some(Host::Domain(name)) = url.host() {
