@@ -146,7 +146,7 @@ fn with_session_settings(options: PgConnectOptions) -> PgConnectOptions {
 
 /// Brings the schema up to date; does nothing when it is.
 ///
-/// Runs on a connection of its own without the time limits of a session: a migration of a large installation takes as
+/// Runs on a separate connection without the time limits of a session: a migration of a large installation takes as
 /// long as it takes, and a second server waits for it.
 pub async fn migrate(pool: &PgPool) -> Result<()> {
     let mut connection = PgConnection::connect_with(&pool.connect_options()).await?;

@@ -2,10 +2,10 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-#[allow(unreachable_pub, reason = "the fuzz targets call it from crates of their own")]
+#[allow(unreachable_pub, reason = "the fuzz targets call it from other crates")]
 #[path = "../../fuzz/src/framing.rs"]
 mod framing;
-#[allow(unreachable_pub, reason = "the fuzz targets call it from crates of their own")]
+#[allow(unreachable_pub, reason = "the fuzz targets call it from other crates")]
 #[path = "../../fuzz/src/gate.rs"]
 mod gate;
 

@@ -1,9 +1,9 @@
 //! The fuzzing corpus (`just fuzz`), run through the functions that the fuzzer calls.
 
-#[allow(unreachable_pub, reason = "the fuzz targets call it from crates of their own")]
+#[allow(unreachable_pub, reason = "the fuzz targets call it from other crates")]
 #[path = "../../../fuzz/src/framing.rs"]
 mod framing;
-#[allow(unreachable_pub, reason = "the fuzz targets call it from crates of their own")]
+#[allow(unreachable_pub, reason = "the fuzz targets call it from other crates")]
 #[path = "../../../fuzz/src/reader.rs"]
 mod reader;
 
