@@ -6,7 +6,6 @@ use serde::Deserialize;
 use utoipa::ToSchema;
 
 use crate::input::SourceImage;
-
 use crate::model::{Model, ModelKind};
 use crate::{Error, InputId, Result, integer};
 
