@@ -67,6 +67,13 @@ pub struct GenerationWork {
     pub vae_approx: Option<ModelFiles>,
 }
 
+impl GenerationWork {
+    /// The warnings of the models that it uses, and those that the engine reported.
+    pub fn warnings(&self, reported: Vec<String>) -> Vec<String> {
+        model::job_warnings(std::iter::once(&self.base).chain(self.loras.iter().map(|lora| &lora.model)), reported)
+    }
+}
+
 /// A LoRA of the work.
 #[derive(Clone, Debug)]
 pub struct WorkLora {

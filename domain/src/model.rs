@@ -11,7 +11,7 @@ pub mod source;
 pub mod upload;
 pub(crate) mod vae_approx;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
 
@@ -105,6 +105,8 @@ pub struct Model {
     pub trigger_word: Option<String>,
     pub training_id: Option<TrainingId>,
     pub defaults: Defaults,
+    /// What was assumed when the files were read, or what in them has no effect.
+    pub warnings: Vec<String>,
     pub built_in: bool,
     pub created_at: DateTime<Utc>,
 }
@@ -124,7 +126,7 @@ pub struct ModelRef {
     pub name: String,
 }
 
-/// What a worker needs to download a model.
+/// What a worker needs to download and use a model.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ModelFiles {
     pub id: ModelId,
@@ -132,6 +134,21 @@ pub struct ModelFiles {
     pub family: String,
     pub sha256: String,
     pub files: Vec<ModelFile>,
+    /// As in [`Model`].
+    pub warnings: Vec<String>,
+}
+
+/// A warning about the model `name`, as a job that uses it lists it.
+pub fn job_warning(name: &str, warning: &str) -> String {
+    format!("{name}: {warning}")
+}
+
+/// The warnings of a job: those of the models that it uses, then those that its engine `reported`, each once.
+pub fn job_warnings<'a>(models: impl IntoIterator<Item = &'a ModelFiles>, reported: Vec<String>) -> Vec<String> {
+    let of_model = |model: &'a ModelFiles| model.warnings.iter().map(|warning| job_warning(&model.name, warning));
+    let mut seen = HashSet::new();
+    let all = models.into_iter().flat_map(of_model).chain(reported);
+    all.filter(|warning| seen.insert(warning.clone())).collect()
 }
 
 /// A row of `models`, before its texts become types.
@@ -147,6 +164,7 @@ struct Row {
     trigger_word: Option<String>,
     training_id: Option<TrainingId>,
     defaults: Json<Defaults>,
+    warnings: Json<Vec<String>>,
     built_in: bool,
     created_at: DateTime<Utc>,
 }
@@ -167,6 +185,7 @@ impl TryFrom<Row> for Model {
             trigger_word: row.trigger_word,
             training_id: row.training_id,
             defaults: row.defaults.0,
+            warnings: row.warnings.0,
             built_in: row.built_in,
             created_at: row.created_at,
         })
@@ -179,7 +198,7 @@ macro_rules! select_models {
             Row,
             r#"SELECT id AS "id: ModelId", name, kind, family, base_model_id AS "base_model_id: ModelId",
                       files AS "files: Json<Vec<ModelFile>>", bytes, sha256, trigger_word, training_id AS "training_id: TrainingId",
-                      defaults AS "defaults: Json<Defaults>", built_in, created_at
+                      defaults AS "defaults: Json<Defaults>", warnings AS "warnings: Json<Vec<String>>", built_in, created_at
                FROM models WHERE deleted_at IS NULL "# + $rest
             $(, $argument)*
         )
@@ -399,7 +418,9 @@ pub(crate) async fn files(
 ) -> Result<HashMap<ModelId, ModelFiles>> {
     let uuids: Vec<Uuid> = ids.iter().map(|id| (*id).into()).collect();
     let rows = sqlx::query!(
-        r#"SELECT id AS "id: ModelId", name, family, sha256, files AS "files: Json<Vec<ModelFile>>" FROM models WHERE id = ANY($1)"#,
+        r#"SELECT id AS "id: ModelId", name, family, sha256, files AS "files: Json<Vec<ModelFile>>",
+                  warnings AS "warnings: Json<Vec<String>>"
+           FROM models WHERE id = ANY($1)"#,
         &uuids,
     )
     .fetch_all(connection)
@@ -409,7 +430,14 @@ pub(crate) async fn files(
         .map(|row| {
             (
                 row.id,
-                ModelFiles { id: row.id, name: row.name, family: row.family, sha256: row.sha256, files: row.files.0 },
+                ModelFiles {
+                    id: row.id,
+                    name: row.name,
+                    family: row.family,
+                    sha256: row.sha256,
+                    files: row.files.0,
+                    warnings: row.warnings.0,
+                },
             )
         })
         .collect())
@@ -481,6 +509,22 @@ pub(crate) async fn check_name_is_not_awaited(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_job_lists_each_warning_once_under_the_name_of_its_model() {
+        let model = |name: &str, warnings: &[&str]| ModelFiles {
+            id: ModelId::new(),
+            name: name.into(),
+            family: "sd15".into(),
+            sha256: String::new(),
+            files: Vec::new(),
+            warnings: warnings.iter().map(|warning| (*warning).to_owned()).collect(),
+        };
+        let models = [model("dev", &["no scheduler"]), model("ink", &["no alpha"]), model("ink", &["no alpha"])];
+        let reported = vec!["ink: no alpha".to_owned(), "ink: 2 layers are not in this model".to_owned()];
+        let listed = job_warnings(&models, reported);
+        assert_eq!(listed, ["dev: no scheduler", "ink: no alpha", "ink: 2 layers are not in this model"]);
+    }
 
     #[test]
     fn names_are_plain() {

@@ -540,6 +540,7 @@ async fn commit(pool: &PgPool, claim: &Claim, adapter: NewArtifact, warnings: &[
         trigger_word: training.config.0.trigger_word,
         training_id: Some(training.id),
         defaults: training.defaults.0,
+        warnings: Vec::new(),
         built_in: false,
         created_at: now(),
     };

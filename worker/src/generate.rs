@@ -26,7 +26,8 @@ pub(crate) async fn run(attempt: &Attempt<'_>) -> Result<(), Stop> {
     let (pool, claim) = (&attempt.context.pool, attempt.claim());
     let work = attempt.ask(|| generation::load_work(pool, claim)).await?;
     let order = order(attempt, &work).await?;
-    let (outputs, warnings) = make(attempt, order).await?;
+    let (outputs, reported) = make(attempt, order).await?;
+    let warnings = work.warnings(reported);
     let artifacts = try_join_all(outputs.iter().map(|output| output::store(attempt, output))).await?;
     attempt.ask(|| generation::finish(pool, claim, artifacts.clone(), &warnings)).await
 }

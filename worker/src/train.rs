@@ -35,7 +35,8 @@ pub(crate) async fn run(attempt: &Attempt<'_>) -> Result<(), Stop> {
     let (context, claim) = (attempt.context, attempt.claim());
     let work = attempt.ask(|| training::load_work(&context.pool, claim)).await?;
     let order = order(attempt, &work).await?;
-    let (adapter, warnings) = teach(attempt, &work, order).await?;
+    let (adapter, reported) = teach(attempt, &work, order).await?;
+    let warnings = domain::model::job_warnings([&work.base], reported);
 
     let adapter = output::store(attempt, &adapter).await?;
     attempt.ask(|| training::finish(&context.pool, &context.storage, claim, adapter.clone(), &warnings)).await.map(drop)

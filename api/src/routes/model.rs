@@ -53,6 +53,9 @@ pub(crate) struct Model {
     /// sha256 LF` in the order of the paths.
     #[schema(pattern = "^[0-9a-f]{64}$")]
     pub sha256: String,
+    /// What was assumed when the files were read, or what in them has no effect. A job that uses the model lists these
+    /// warnings too.
+    pub warnings: Vec<String>,
     /// Live workers that have the model loaded. Checkpoints only.
     pub resident_on: Vec<Residence>,
     /// Whether the model came with Pyrograph. Such a model cannot be deleted.
@@ -161,6 +164,7 @@ impl From<&model::Model> for Model {
             defaults: (model.kind == ModelKind::Checkpoint).then_some(model.defaults),
             bytes: model.bytes,
             sha256: model.sha256.clone(),
+            warnings: model.warnings.clone(),
             resident_on: Vec::new(),
             built_in: model.built_in,
             created_at: model.created_at,

@@ -1,5 +1,7 @@
 //! Models are checked when they are added, have unique names, and are only deleted if nothing needs them.
 
+use domain::generation;
+use domain::job::JobKind;
 use domain::model::intake::register_built_in;
 use reqwest::multipart::{Form, Part};
 use serde_json::json;
@@ -91,4 +93,32 @@ async fn the_built_in_checkpoint_stays() {
     let second = register_built_in(pool, storage, "ember", &newer).await.unwrap();
     assert_ne!(second, first);
     assert_eq!(server.get("/v1/models/ember").await.expect(200)["defaults"]["num_inference_steps"], 8);
+}
+
+#[tokio::test]
+async fn warnings_of_a_model_are_shown_wherever_it_is() {
+    let server = TestServer::with_checkpoint().await;
+    server.import("clay", Some("ember"), &[("clay.safetensors", lora(FLUX_MODULE))]).await.expect(201);
+    for model in ["ember", "clay"] {
+        sqlx::query("UPDATE models SET warnings = jsonb_build_array('a guess about ' || name) WHERE name = $1")
+            .bind(model)
+            .execute(&server.pools.lease)
+            .await
+            .unwrap();
+    }
+    let shown = |answer: &serde_json::Value| answer["warnings"].clone();
+    for model in ["ember", "clay"] {
+        let wanted = json!([format!("a guess about {model}")]);
+        for address in [format!("/v1/models/{model}"), format!("/v1/models/{model}/inspect")] {
+            assert_eq!(shown(&server.get(&address).await.expect(200)), wanted, "{address}");
+        }
+        let listed = server.get("/v1/models").await.expect(200);
+        assert!(listed["items"].as_array().unwrap().iter().any(|model| shown(model) == wanted), "{listed}");
+    }
+    let body = json!({"prompt": "a fox", "loras": [{"model": "clay"}]});
+    server.post("/v1/generations", &body).await.expect(202);
+    let claim = server.claim(JobKind::Generation).await;
+    let work = generation::load_work(&server.pools.lease, &claim).await.unwrap();
+    let warnings = work.warnings(vec!["clay: a guess about clay".to_owned(), "of the engine".to_owned()]);
+    assert_eq!(warnings, ["ember: a guess about ember", "clay: a guess about clay", "of the engine"]);
 }

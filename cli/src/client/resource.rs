@@ -176,6 +176,8 @@ pub(crate) struct Model {
     pub built_in: bool,
     pub trigger_word: Option<String>,
     #[serde(default)]
+    pub warnings: Vec<String>,
+    #[serde(default)]
     pub files: Vec<ModelFile>,
     #[serde(default)]
     pub resident_on: Vec<Residence>,

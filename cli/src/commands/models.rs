@@ -216,7 +216,7 @@ impl Import {
             model.family.as_deref().unwrap_or("unknown family"),
             ByteSize(model.bytes)
         )?;
-        Ok(())
+        model.warnings.iter().try_for_each(|warning| say!("  warning  {warning}"))
     }
 }
 
@@ -285,6 +285,7 @@ impl Models {
                 say!("  size          {}", ByteSize(shown.bytes))?;
                 say!("  sha256        {}", shown.sha256)?;
                 say!("  created       {}", shown.created_at)?;
+                shown.warnings.iter().try_for_each(|warning| say!("  warning       {warning}"))?;
                 for place in &shown.resident_on {
                     say!("  loaded on     {} ({}, {})", place.name, place.device, ByteSize(place.bytes))?;
                 }

@@ -9,6 +9,8 @@ pub(crate) struct Described {
     pub(super) base: Option<ModelId>,
     pub(super) defaults: Option<Defaults>,
     pub(super) trigger_word: Option<String>,
+    /// Sentences about what was assumed, or what has no effect; they name no model.
+    pub(super) warnings: Vec<String>,
 }
 
 /// Whether a LoRA may have this trigger word: 1 to 100 characters, none of them a control character.

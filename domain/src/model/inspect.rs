@@ -33,6 +33,8 @@ pub struct VaeApprox {
     pub family: String,
     #[schema(minimum = 1)]
     pub latent_channels: u64,
+    /// As in the model.
+    pub warnings: Vec<String>,
 }
 
 /// The contents of a checkpoint.
@@ -46,6 +48,8 @@ pub struct Checkpoint {
     #[schema(example = "flow_prediction")]
     pub prediction_type: String,
     pub networks: Vec<NetworkOf>,
+    /// As in the model.
+    pub warnings: Vec<String>,
 }
 
 /// A network of a checkpoint.
@@ -74,7 +78,8 @@ pub async fn inspect(storage: &Storage, model: &Model) -> Result<Inspection> {
     }
     if model.kind == ModelKind::Lora {
         let header = headers.values().next().ok_or_else(|| Error::internal("a LoRA without a file"))?;
-        return Ok(Inspection::Lora(adapter::inspect_header(header).map_err(invalid)?));
+        let about = adapter::inspect_header(header).map_err(invalid)?;
+        return Ok(Inspection::Lora(adapter::Inspection { warnings: model.warnings.clone(), ..about }));
     }
     if model.kind == ModelKind::VaeApprox {
         let header = headers.values().next().ok_or_else(|| Error::internal("a decoder without a file"))?;
@@ -83,6 +88,7 @@ pub async fn inspect(storage: &Storage, model: &Model) -> Result<Inspection> {
         return Ok(Inspection::VaeApprox(VaeApprox {
             family: model.family.clone(),
             latent_channels: latent_channels as u64,
+            warnings: model.warnings.clone(),
         }));
     }
     let scheduler = match model.files.iter().find(|file| file.path == "scheduler/scheduler_config.json") {
@@ -93,6 +99,7 @@ pub async fn inspect(storage: &Storage, model: &Model) -> Result<Inspection> {
         family: model.family.clone(),
         prediction_type: prediction_type(model.family()?, scheduler.as_ref(), &headers),
         networks: networks(model.family()?, &headers),
+        warnings: model.warnings.clone(),
     }))
 }
 

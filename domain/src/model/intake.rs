@@ -243,6 +243,7 @@ impl Intake {
                 base: base.map(|base| base.id),
                 defaults: None,
                 trigger_word,
+                warnings: Vec::new(),
             });
         };
         let family = detect::family_of_folder(index, &self.configs)
@@ -278,6 +279,7 @@ impl Intake {
             trigger_word: described.trigger_word,
             training_id: None,
             defaults: described.defaults.unwrap_or_default(),
+            warnings: described.warnings,
             built_in,
             created_at: now(),
         }
@@ -441,6 +443,7 @@ fn checkpoint(family: Family, traits: Traits, configs: &Configs, base: Option<&s
         base: None,
         defaults: Some(family::defaults(family, traits, configs)?),
         trigger_word: None,
+        warnings: Vec::new(),
     })
 }
 
@@ -508,8 +511,8 @@ pub async fn has_built_in(pool: &PgPool, name: &str) -> bool {
 /// Writes the row of a model of `project`. Errors: `Conflict` for a name that the project has.
 pub(crate) async fn insert(connection: &mut sqlx::PgConnection, project: ProjectId, model: &Model) -> Result<()> {
     let inserted = sqlx::query!(
-        "INSERT INTO models (id, name, kind, family, base_model_id, files, bytes, sha256, trigger_word, training_id, defaults, built_in, created_at, project_id)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)
+        "INSERT INTO models (id, name, kind, family, base_model_id, files, bytes, sha256, trigger_word, training_id, defaults, built_in, created_at, project_id, warnings)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)
          ON CONFLICT (project_id, name) WHERE deleted_at IS NULL DO NOTHING",
         model.id as ModelId,
         model.name,
@@ -525,6 +528,7 @@ pub(crate) async fn insert(connection: &mut sqlx::PgConnection, project: Project
         model.built_in,
         model.created_at,
         project as ProjectId,
+        Json(&model.warnings) as _,
     )
     .execute(connection)
     .await?;

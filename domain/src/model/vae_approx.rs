@@ -46,6 +46,7 @@ pub(super) fn describe(latent_channels: usize, name: &str, base: Option<&Model>)
         base: None,
         defaults: None,
         trigger_word: None,
+        warnings: Vec::new(),
     })
 }
 
@@ -88,6 +89,7 @@ mod tests {
             trigger_word: None,
             training_id: None,
             defaults: crate::model::Defaults::default(),
+            warnings: Vec::new(),
             built_in: false,
             created_at: chrono::Utc::now(),
         }

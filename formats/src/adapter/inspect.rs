@@ -33,6 +33,8 @@ pub struct Inspection {
     pub modules: BTreeMap<Network, usize>,
     /// Layers that no supported model has, as the file names them.
     pub unknown: Vec<String>,
+    /// What was assumed when the file was read, or what in it has no effect.
+    pub warnings: Vec<String>,
     /// Words that trigger what the adapter learned.
     pub trigger_words: Vec<String>,
     /// Tags from the training's captions, most frequent first.
@@ -144,6 +146,7 @@ pub fn inspect<'a>(
         alpha_source: rule.source.to_owned(),
         modules,
         unknown: unknown.into_iter().collect(),
+        warnings: Vec::new(),
         trigger_words: trigger_words(header),
         tags: tags(header),
         title: said("modelspec.title").or_else(|| said("ss_output_name")),

@@ -216,7 +216,8 @@ fn partial_match(name: &str, matched: usize, unmatched: &[String]) -> String {
     let more = unmatched.len().saturating_sub(SHOWN);
     let keys = unmatched.iter().take(SHOWN).map(String::as_str).collect::<Vec<_>>().join(", ");
     let rest = if more > 0 { format!(" and {more} more") } else { String::new() };
-    format!("LoRA {name}: {matched} layers attached, {} not in this model: {keys}{rest}", unmatched.len())
+    let warning = format!("{matched} layers attached, {} not in this model: {keys}{rest}", unmatched.len());
+    domain::model::job_warning(name, &warning)
 }
 
 #[cfg(test)]
@@ -228,7 +229,7 @@ mod tests {
         let keys: Vec<_> = (0..5).map(|i| format!("k{i}")).collect();
         assert_eq!(
             partial_match("ink", 7, &keys),
-            "LoRA ink: 7 layers attached, 5 not in this model: k0, k1, k2 and 2 more"
+            "ink: 7 layers attached, 5 not in this model: k0, k1, k2 and 2 more"
         );
     }
 }
