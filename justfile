@@ -6,7 +6,7 @@ default:
 
 # train a LoRA on the bundled pictures, generate with and without it, write everything to out/
 demo *args: setup
-    cargo run --release -p pyrograph -- demo {{ args }}
+    PYROGRAPH_POSTGRES_BIN="$(scripts/postgres_bin.sh)" cargo run --release -p pyrograph -- demo {{ args }}
 
 # set up, then run every check and every test
 test *args: setup
@@ -22,7 +22,7 @@ build: setup
 
 # start Postgres, S3, the API and one worker in .pyrograph/
 up *args: setup
-    cargo run --release -p pyrograph -- up {{ args }}
+    PYROGRAPH_POSTGRES_BIN="$(scripts/postgres_bin.sh)" cargo run --release -p pyrograph -- up {{ args }}
 
 # run N workers beside a running `up`, or on the services that the environment names
 worker N='1' *args:
@@ -57,7 +57,7 @@ fuzz target='' seconds='600': setup
 bench *parts: setup
     bench/setup.sh
     cargo build --release -p pyrograph -p bench --bin pyrograph --examples
-    .venv-bench/bin/python bench/run.py {{ parts }}
+    PYROGRAPH_POSTGRES_BIN="$(scripts/postgres_bin.sh)" .venv-bench/bin/python bench/run.py {{ parts }}
 
 # regenerate .sqlx/, the metadata of the checked queries, against a temporary Postgres with our migrations
 prepare:

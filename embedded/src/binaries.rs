@@ -1,5 +1,7 @@
-//! Finds the programs of Postgres: a folder that the user names, the distribution's, those on `PATH`, or the npm
-//! package `@embedded-postgres/<platform>`, downloaded if there is nothing else.
+//! Finds the programs of Postgres: a folder that the user names, those beside this program, the distribution's, those
+//! on `PATH`, or the npm package `@embedded-postgres/<platform>`, downloaded if there is nothing else.
+//!
+//! The programs are executed, so no folder is searched merely because this process was started in or below it.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -10,6 +12,8 @@ use crate::Error;
 use crate::account::Account;
 
 const PACKAGE_VERSION: &str = "18.4.0-beta.17";
+/// Its major version.
+const PACKAGE_MAJOR: u32 = 18;
 
 /// The folder with `initdb`, `pg_ctl` and `postgres`, which the account that runs them can reach.
 #[derive(Debug, Clone)]
@@ -18,32 +22,48 @@ pub(crate) struct Binaries {
 }
 
 impl Binaries {
-    /// Looks in this order: `PYROGRAPH_POSTGRES_BIN`, the newest `/usr/lib/postgresql/*/bin`, `PATH`, the npm
-    /// package in a `.tools` folder here or above, the npm package downloaded into `tools`.
+    /// Looks in this order: `PYROGRAPH_POSTGRES_BIN`, `postgres/bin` beside this program, `/usr/lib/postgresql/*/bin`,
+    /// newest first, `PATH`, the npm package in `tools`, the same package downloaded there. If `data` was written by a
+    /// Postgres already, only programs of the same major version are taken.
     ///
     /// # Errors
     /// A named folder that lacks one of them is an error; no other folder is tried.
-    pub(crate) fn find(account: &Account, tools: &Path) -> Result<Binaries, Error> {
+    pub(crate) fn find(account: &Account, tools: &Path, data: &Path) -> Result<Binaries, Error> {
+        let wanted = written_by(data);
         if let Some(folder) = std::env::var_os("PYROGRAPH_POSTGRES_BIN").filter(|folder| !folder.is_empty()) {
-            return named(folder.into()).and_then(|folder| prepared(account, folder));
+            let found = prepared(account, named(folder.into())?)?;
+            return match (wanted, found.major()) {
+                (Some(wanted), Some(major)) if wanted != major => {
+                    let found = format!("{} has {major}", found.folder.display());
+                    Err(Error::OtherMajor { data: data.to_owned(), wanted, found })
+                }
+                _ => Ok(found),
+            };
         }
-        let mut looked = Vec::new();
-        let mut candidates: Vec<PathBuf> = Vec::new();
-        candidates.extend(distribution(Path::new("/usr/lib/postgresql")));
-        candidates.extend(std::env::var_os("PATH").iter().flat_map(std::env::split_paths));
-        let here = std::env::current_dir().unwrap_or_default();
-        candidates.extend(here.ancestors().map(|folder| package_folder(&folder.join(".tools")).join("native/bin")));
-        candidates.push(package_folder(tools).join("native/bin"));
-
-        for folder in candidates {
-            if complete(&folder) {
-                return prepared(account, folder);
+        let (mut looked, mut others) = (Vec::new(), Vec::new());
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        for folder in candidates(std::env::current_exe().ok().as_deref(), &path, tools) {
+            if !complete(&folder) {
+                looked.push(folder.display().to_string());
+                continue;
             }
-            looked.push(folder.display().to_string());
+            let found = prepared(account, folder)?;
+            match (wanted, wanted.and_then(|_| found.major())) {
+                (Some(wanted), Some(major)) if wanted != major => {
+                    others.push(format!("{} has {major}", found.folder.display()));
+                }
+                _ => return Ok(found),
+            }
         }
-        let fetched = fetch(tools).map(|package| package.join("native/bin"));
-        match fetched {
-            Some(folder) if complete(&folder) => prepared(account, folder),
+        if wanted.is_none_or(|wanted| wanted == PACKAGE_MAJOR)
+            && let Some(folder) = fetch(tools).and_then(|()| in_package(tools))
+        {
+            return prepared(account, folder);
+        }
+        match wanted {
+            Some(wanted) if !others.is_empty() => {
+                Err(Error::OtherMajor { data: data.to_owned(), wanted, found: others.join(", ") })
+            }
             _ => Err(Error::NoBinaries { looked: looked.join(", "), package: package_name() }),
         }
     }
@@ -51,6 +71,30 @@ impl Binaries {
     pub(crate) fn program(&self, name: &str) -> PathBuf {
         self.folder.join(name)
     }
+
+    /// From `postgres (PostgreSQL) 15.18 (Debian …)`.
+    fn major(&self) -> Option<u32> {
+        let output = Command::new(self.program("postgres")).arg("--version").output().ok()?;
+        let text = String::from_utf8(output.stdout).ok()?;
+        let version = text.split_whitespace().nth(2)?;
+        version.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
+    }
+}
+
+/// The folders to look in.
+fn candidates(own: Option<&Path>, path: &OsStr, tools: &Path) -> Vec<PathBuf> {
+    let mut folders = Vec::new();
+    folders.extend(own.and_then(Path::parent).map(|folder| folder.join("postgres/bin")));
+    folders.extend(distribution(Path::new("/usr/lib/postgresql")));
+    // A relative entry means another folder wherever this process is started.
+    folders.extend(std::env::split_paths(path).filter(|folder| folder.is_absolute()));
+    folders.extend(in_package(tools));
+    folders
+}
+
+/// The major version of the Postgres that created the cluster in `data`.
+fn written_by(data: &Path) -> Option<u32> {
+    fs::read_to_string(data.join("PG_VERSION")).ok()?.trim().parse().ok()
 }
 
 fn named(folder: PathBuf) -> Result<PathBuf, Error> {
@@ -61,15 +105,13 @@ fn complete(folder: &Path) -> bool {
     ["initdb", "pg_ctl", "postgres"].iter().all(|program| folder.join(program).is_file())
 }
 
-/// Debian keeps one folder for each major version.
-fn distribution(root: &Path) -> Option<PathBuf> {
+/// Debian keeps one folder for each major version; newest first.
+fn distribution(root: &Path) -> Vec<PathBuf> {
     let version = |path: &Path| path.file_name().and_then(OsStr::to_str).and_then(|name| name.parse::<f32>().ok());
-    fs::read_dir(root)
-        .ok()?
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .filter(|path| complete(&path.join("bin")))
-        .max_by(|a, b| version(a).partial_cmp(&version(b)).unwrap_or(std::cmp::Ordering::Equal))
-        .map(|path| path.join("bin"))
+    let mut folders: Vec<PathBuf> =
+        fs::read_dir(root).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path())).collect();
+    folders.sort_by(|a, b| version(b).partial_cmp(&version(a)).unwrap_or(std::cmp::Ordering::Equal));
+    folders.into_iter().map(|folder| folder.join("bin")).filter(|folder| complete(folder)).collect()
 }
 
 fn package_name() -> String {
@@ -85,11 +127,13 @@ fn package_name() -> String {
     format!("@embedded-postgres/{system}-{machine}")
 }
 
-fn package_folder(tools: &Path) -> PathBuf {
-    tools.join("node_modules").join(package_name())
+/// The programs of the npm package that is installed in `tools`.
+pub(crate) fn in_package(tools: &Path) -> Option<PathBuf> {
+    let folder = tools.join("node_modules").join(package_name()).join("native/bin");
+    complete(&folder).then_some(folder)
 }
 
-fn fetch(tools: &Path) -> Option<PathBuf> {
+fn fetch(tools: &Path) -> Option<()> {
     let package = format!("{}@{PACKAGE_VERSION}", package_name());
     tracing::info!(%package, "fetching Postgres with npm, once");
     fs::create_dir_all(tools).ok()?;
@@ -103,7 +147,7 @@ fn fetch(tools: &Path) -> Option<PathBuf> {
     if !done.status.success() {
         tracing::warn!(output = %String::from_utf8_lossy(&done.stderr), "npm could not fetch {package}");
     }
-    done.status.success().then(|| package_folder(tools))
+    done.status.success().then_some(())
 }
 
 fn prepared(account: &Account, folder: PathBuf) -> Result<Binaries, Error> {
@@ -161,8 +205,36 @@ mod tests {
         fake(&root.path().join("9.6/bin"));
         fake(&root.path().join("15/bin"));
         fs::create_dir_all(root.path().join("17/bin")).unwrap();
-        assert_eq!(distribution(root.path()), Some(root.path().join("15/bin")));
-        assert_eq!(distribution(&root.path().join("nothing")), None);
+        assert_eq!(distribution(root.path()), [root.path().join("15/bin"), root.path().join("9.6/bin")]);
+        assert!(distribution(&root.path().join("nothing")).is_empty());
+    }
+
+    #[test]
+    fn nothing_is_searched_because_of_where_we_were_started() {
+        let root = tempfile::tempdir().unwrap();
+        let tools = root.path().join("data/tools");
+        fake(&tools.join("node_modules").join(package_name()).join("native/bin"));
+        let own = root.path().join("bin/pyrograph");
+        let path = std::env::join_paths(["/usr/bin", ".", "", "relative/bin"]).unwrap();
+        let mut found = candidates(Some(&own), &path, &tools);
+        found.retain(|folder| !folder.starts_with("/usr/lib/postgresql"));
+        let package = in_package(&tools).unwrap();
+        assert_eq!(found, [root.path().join("bin/postgres/bin"), "/usr/bin".into(), package]);
+    }
+
+    #[test]
+    fn the_major_version_is_that_of_the_data() {
+        use std::os::unix::fs::PermissionsExt;
+        let root = tempfile::tempdir().unwrap();
+        assert_eq!(written_by(root.path()), None);
+        fs::write(root.path().join("PG_VERSION"), "15\n").unwrap();
+        assert_eq!(written_by(root.path()), Some(15));
+        let bin = root.path().join("bin");
+        fake(&bin);
+        let script = "#!/bin/sh\necho 'postgres (PostgreSQL) 18.4 (Debian 18.4-1)'\n";
+        fs::write(bin.join("postgres"), script).unwrap();
+        fs::set_permissions(bin.join("postgres"), fs::Permissions::from_mode(0o755)).unwrap();
+        assert_eq!(Binaries { folder: bin }.major(), Some(18));
     }
 
     #[test]

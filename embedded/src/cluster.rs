@@ -17,6 +17,8 @@ use crate::{Error, secret, write_private};
 pub(crate) const USER: &str = "pyrograph";
 /// Present in the folder of a running cluster, and of one that was killed.
 const PID_FILE: &str = "postmaster.pid";
+/// Larger than any process id.
+const NOBODY: i32 = i32::MAX;
 
 /// Whether a cluster survives a power failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,7 +43,7 @@ impl Cluster {
         let account = Account::find()?;
         let folder = account.reachable(folder)?;
         account.own(&folder)?;
-        let binaries = Binaries::find(&account, tools)?;
+        let binaries = Binaries::find(&account, tools, &folder.join("data"))?;
         let cluster = Cluster { account, binaries, folder, durability };
         if !cluster.data().join("PG_VERSION").is_file() {
             cluster.initialize()?;
@@ -100,18 +102,34 @@ impl Cluster {
         fs::rename(&part, self.data()).map_err(Error::file(self.data()))
     }
 
-    /// The port of a server that already runs on this folder, left by a process that was killed. A stale
-    /// `postmaster.pid` is removed: its process id may belong to another process by now.
+    /// The port of a server that already runs on this folder, left by a process that was killed.
+    ///
+    /// A stale `postmaster.pid` stays: by the shared memory that it names, Postgres notices processes of the dead
+    /// server that still write. But its process id may belong to another program by now, or to a process that has ended and
+    /// waits for its parent. Postgres would take either for the server, so the file gets an id that no process has.
     pub(crate) fn running(&self) -> Result<Option<u16>, Error> {
         let path = self.data().join(PID_FILE);
-        match postmaster(&path) {
-            Some((_, port)) => Ok(Some(port)),
-            None if !path.exists() => Ok(None),
-            None => {
-                fs::remove_file(&path).map_err(Error::file(&path))?;
-                Ok(None)
-            }
+        let Some((pid, port)) = recorded(&path) else { return Ok(None) };
+        if is_postgres(pid) {
+            return Ok(port);
         }
+        if exists(pid)
+            && let Ok(text) = fs::read_to_string(&path)
+            && let Some((_, rest)) = text.split_once('\n')
+        {
+            fs::write(&path, format!("{NOBODY}\n{rest}")).map_err(Error::file(&path))?;
+        }
+        Ok(None)
+    }
+
+    /// Starts the server on its port again if it does not run. Returns whether it did not.
+    pub(crate) fn revive(&self, port: u16) -> Result<bool, Error> {
+        if self.running()?.is_some() {
+            return Ok(false);
+        }
+        tracing::error!("Postgres has stopped; starting it again");
+        self.start_at(port)?;
+        Ok(true)
     }
 
     /// Signals the server that runs in `folder`, if any, to stop without a final checkpoint. Does not wait.
@@ -122,13 +140,19 @@ impl Cluster {
         }
     }
 
-    /// Starts the server and returns its port. It runs in a separate session, so that Ctrl-C does not reach it and this
-    /// process decides the order of the shutdown.
+    /// Starts the server on a free port, which it returns.
     pub(crate) fn start(&self) -> Result<u16, Error> {
         let port = TcpListener::bind(("127.0.0.1", 0))
             .and_then(|listener| listener.local_addr())
             .map_err(Error::file("127.0.0.1"))?
             .port();
+        self.start_at(port)?;
+        Ok(port)
+    }
+
+    /// Starts the server. It runs in a separate session, so that Ctrl-C does not reach it and this process decides the
+    /// order of the shutdown.
+    fn start_at(&self, port: u16) -> Result<(), Error> {
         let settings = self.folder.join("settings.conf");
         fs::write(&settings, self.settings(port)).map_err(Error::file(&settings))?;
         self.account.own(&settings)?;
@@ -140,7 +164,7 @@ impl Cluster {
             .status()
             .map_err(Error::file(self.binaries.program("pg_ctl")))?;
         if status.success() {
-            return Ok(port);
+            return Ok(());
         }
         let log = fs::read_to_string(self.log()).unwrap_or_default();
         let mut tail: Vec<&str> = log.lines().rev().take(8).collect();
@@ -201,19 +225,31 @@ impl Cluster {
 
 /// Process id and port of the server recorded in `pid_file`; `None` if it is not running.
 fn postmaster(pid_file: &Path) -> Option<(Pid, u16)> {
+    let (pid, port) = recorded(pid_file)?;
+    Some((pid, port?)).filter(|(pid, _)| is_postgres(*pid))
+}
+
+/// What `pid_file` says. A server that just begins has not written its port yet.
+fn recorded(pid_file: &Path) -> Option<(Pid, Option<u16>)> {
     let text = fs::read_to_string(pid_file).ok()?;
     let mut lines = text.lines();
     let pid = Pid::from_raw(lines.next()?.trim().parse().ok()?)?;
-    let port = lines.nth(2)?.trim().parse().ok()?;
-    is_postgres(pid).then_some((pid, port))
+    Some((pid, lines.nth(2).and_then(|port| port.trim().parse().ok())))
+}
+
+fn exists(pid: Pid) -> bool {
+    match test_kill_process(pid) {
+        Ok(()) => true,
+        Err(error) => error == rustix::io::Errno::PERM,
+    }
 }
 
 fn is_postgres(pid: Pid) -> bool {
-    let alive = match test_kill_process(pid) {
-        Ok(()) => true,
-        Err(error) => error == rustix::io::Errno::PERM,
-    };
-    let named = fs::read_to_string(format!("/proc/{}/comm", pid.as_raw_nonzero()))
-        .map_or(!cfg!(target_os = "linux"), |name| name.trim() == "postgres");
-    alive && named
+    let stat = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero()));
+    // The state follows the name in parentheses; a process with the state `Z` has ended.
+    let named = stat.map_or(!cfg!(target_os = "linux"), |stat| {
+        stat.rsplit_once(')')
+            .is_some_and(|(start, rest)| start.ends_with("(postgres") && !rest.trim_start().starts_with('Z'))
+    });
+    exists(pid) && named
 }

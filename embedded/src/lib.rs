@@ -6,6 +6,7 @@
 mod account;
 mod binaries;
 mod cluster;
+mod keeper;
 mod postgres;
 mod s3;
 mod temporary;
@@ -26,6 +27,11 @@ pub enum Error {
     NoBinaries { looked: String, package: String },
     #[error("PYROGRAPH_POSTGRES_BIN is {folder}, which has not all of initdb, pg_ctl and postgres")]
     NamedBinaries { folder: PathBuf },
+    #[error(
+        "the data in {data} were written by Postgres {wanted}, which no other version reads, and {found}. Install \
+         Postgres {wanted}, set PYROGRAPH_POSTGRES_BIN to its programs, or convert the data with pg_upgrade"
+    )]
+    OtherMajor { data: PathBuf, wanted: u32, found: String },
     #[error("running as root, and Postgres refuses that; no unprivileged account (nobody, postgres) is in /etc/passwd")]
     NoAccount,
     #[error("{program} failed ({status}): {output}")]
@@ -51,6 +57,12 @@ impl Error {
         let path = path.into();
         move |source| Error::File { path, source }
     }
+}
+
+/// The folder of Postgres' programs in `tools`, where npm has installed them (`scripts/set_up.sh` does), for
+/// `PYROGRAPH_POSTGRES_BIN`.
+pub fn installed_programs(tools: &std::path::Path) -> Option<PathBuf> {
+    binaries::in_package(tools)
 }
 
 /// 64 hexadecimal digits from the operating system's random source.

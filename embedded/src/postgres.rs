@@ -8,6 +8,7 @@ use sqlx::{ConnectOptions, Connection, PgConnection};
 
 use crate::Error;
 use crate::cluster::{Cluster, Durability, USER};
+use crate::keeper::Keeper;
 
 const DATABASE: &str = "pyrograph";
 /// How long to wait for recovery after a power failure.
@@ -16,7 +17,9 @@ const PATIENCE: Duration = Duration::from_mins(1);
 /// A Postgres that answers.
 pub struct Postgres {
     url: String,
-    cluster: Option<Cluster>,
+    /// The embedded server and its port.
+    cluster: Option<(Cluster, u16)>,
+    keeper: Option<Keeper>,
 }
 
 impl Postgres {
@@ -32,7 +35,7 @@ impl Postgres {
     pub async fn external(url: String) -> Result<Postgres, Error> {
         let options: PgConnectOptions = url.parse().map_err(|_| Error::Address)?;
         reach(&options, Duration::from_secs(10)).await?;
-        Ok(Postgres { url, cluster: None })
+        Ok(Postgres { url, cluster: None, keeper: None })
     }
 
     /// The cluster in `folder`, created at the first start. A cluster that still runs because the process that started
@@ -46,14 +49,19 @@ impl Postgres {
         let folder = folder.to_owned();
         let cluster =
             tokio::task::spawn_blocking(move || Cluster::prepare(&folder, &tools, Durability::Kept)).await??;
-        let url = match ready(&cluster).await {
-            Ok(url) => url,
+        let (url, port) = match ready(&cluster).await {
+            Ok(ready) => ready,
             Err(error) => {
                 let _ = tokio::task::spawn_blocking(move || cluster.stop("fast")).await;
                 return Err(error);
             }
         };
-        Ok(Postgres { url, cluster: Some(cluster) })
+        Ok(Postgres { url, cluster: Some((cluster, port)), keeper: None })
+    }
+
+    /// Starts an embedded server again, at the same address, whenever it dies, until [`Postgres::stop`].
+    pub fn keep(&mut self) {
+        self.keeper = self.cluster.clone().map(|(cluster, port)| Keeper::start(cluster, port));
     }
 
     /// For a process that exits at once: signals the cluster in `folder` to stop as after a crash, and does not wait.
@@ -73,37 +81,52 @@ impl Postgres {
 
     /// Stops an embedded server in order and closes its connections; does nothing to an external one.
     pub async fn stop(self) -> Result<(), Error> {
+        if let Some(keeper) = self.keeper {
+            keeper.stop().await;
+        }
         match self.cluster {
-            Some(cluster) => tokio::task::spawn_blocking(move || cluster.stop("fast")).await?,
+            Some((cluster, _)) => tokio::task::spawn_blocking(move || cluster.stop("fast")).await?,
             None => Ok(()),
         }
     }
 }
 
-/// The URL of our database in a running server.
-async fn ready(cluster: &Cluster) -> Result<String, Error> {
+/// The URL of our database in a running server, and the server's port.
+async fn ready(cluster: &Cluster) -> Result<(String, u16), Error> {
     let port = start_or_find(cluster).await?;
     create_database(&options(cluster, port)?, DATABASE).await?;
-    url(cluster, port, DATABASE)
+    Ok((url(cluster, port, DATABASE)?, port))
 }
 
 /// The port of the running server, once it answers. A hanging one is replaced.
 pub(crate) async fn start_or_find(cluster: &Cluster) -> Result<u16, Error> {
     let since = Instant::now();
-    while let Some(port) = cluster.running()? {
-        if reach(&options(cluster, port)?, Duration::from_secs(1)).await.is_ok() {
-            return Ok(port);
+    loop {
+        while let Some(port) = cluster.running()? {
+            if reach(&options(cluster, port)?, Duration::from_secs(1)).await.is_ok() {
+                return Ok(port);
+            }
+            if since.elapsed() > PATIENCE {
+                let hung = cluster.clone();
+                tokio::task::spawn_blocking(move || hung.stop("immediate")).await??;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
         }
-        if since.elapsed() > PATIENCE {
-            let hung = cluster.clone();
-            tokio::task::spawn_blocking(move || hung.stop("immediate")).await??;
+        let starting = cluster.clone();
+        match tokio::task::spawn_blocking(move || starting.start()).await? {
+            Ok(port) => {
+                reach(&options(cluster, port)?, PATIENCE).await?;
+                return Ok(port);
+            }
+            // Another start is under way, or processes of a server that was killed are ending.
+            Err(Error::Program { output, .. })
+                if (output.contains("lock file") || output.contains("still in use")) && since.elapsed() < PATIENCE =>
+            {
+                tokio::time::sleep(Duration::from_millis(500)).await;
+            }
+            Err(error) => return Err(error),
         }
-        tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    let starting = cluster.clone();
-    let port = tokio::task::spawn_blocking(move || starting.start()).await??;
-    reach(&options(cluster, port)?, PATIENCE).await?;
-    Ok(port)
 }
 
 fn options(cluster: &Cluster, port: u16) -> Result<PgConnectOptions, Error> {

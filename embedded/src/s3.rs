@@ -46,7 +46,7 @@ impl S3 {
         let listener = TcpListener::bind(bind).await.map_err(Error::file(bind.to_string()))?;
         let address = listener.local_addr().map_err(Error::file(bind.to_string()))?;
         let mut serving = JoinSet::new();
-        serving.spawn(serve(listener, service));
+        serving.spawn(keep_serving(listener, service));
         Ok(S3 { address, credentials, serving })
     }
 
@@ -74,7 +74,20 @@ impl S3 {
     }
 }
 
-async fn serve(listener: TcpListener, service: S3Service) {
+/// Serves, and begins again if a fault ends it. Stopping the server aborts this task.
+async fn keep_serving(listener: TcpListener, service: S3Service) {
+    let listener = std::sync::Arc::new(listener);
+    loop {
+        // Aborted with this task.
+        let mut serving = JoinSet::new();
+        serving.spawn(serve(listener.clone(), service.clone()));
+        serving.join_next().await;
+        tracing::error!("the S3 server has stopped; starting it again");
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+async fn serve(listener: std::sync::Arc<TcpListener>, service: S3Service) {
     // Dropped with this task, and its connections with it.
     let mut connections = JoinSet::new();
     loop {

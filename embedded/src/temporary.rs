@@ -25,7 +25,8 @@ impl TemporaryPostgres {
     /// Creates and starts one; takes 2–3 s, most of it `initdb`.
     pub async fn start() -> Result<TemporaryPostgres, Error> {
         let folder = temporary_root().join(format!("pyrograph-{}", uuid::Uuid::now_v7().simple()));
-        let tools = std::env::current_dir().unwrap_or_default().join(".tools");
+        // Where the checkout's set-up installs what this machine lacks.
+        let tools = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.tools");
         let (cluster, guard) = tokio::task::spawn_blocking(move || {
             let cluster = Cluster::prepare(&folder, &tools, Durability::ThrownAway)?;
             let guard = cluster.throw_away_with_us()?;

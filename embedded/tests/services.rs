@@ -29,7 +29,14 @@ async fn a_cluster_is_found_again_after_stop_crash_and_stale_pid() {
     assert_eq!(found.url(), url);
     found.stop().await.unwrap();
 
-    // A stale file names a process that is not Postgres (ours).
+    // A stale file names a process that has ended and is still listed, since its parent (we) did not ask for its end.
+    let mut ended = std::process::Command::new("true").spawn().unwrap();
+    let zombie = format!("{}\n{}\n0\n1\n\n127.0.0.1\n\nready\n", ended.id(), folder.join("data").display());
+    std::fs::write(folder.join("data/postmaster.pid"), zombie).unwrap();
+    Postgres::own(&folder).await.unwrap().stop().await.unwrap();
+    ended.wait().unwrap();
+
+    // Another one names a process that is not Postgres (ours).
     let stale = format!("{}\n{}\n0\n1\n\n127.0.0.1\n\nready\n", std::process::id(), folder.join("data").display());
     std::fs::write(folder.join("data/postmaster.pid"), stale).unwrap();
     let since = Instant::now();
@@ -105,4 +112,29 @@ async fn a_cluster_is_told_to_end_without_waiting() {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     postgres.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_killed_server_is_started_again_at_its_address() {
+    let folder = tempfile::Builder::new().permissions(open()).tempdir_in("/tmp").unwrap();
+    let folder = folder.path().join("postgres");
+    let mut postgres = Postgres::own(&folder).await.unwrap();
+    postgres.keep();
+    let pid = || -> Option<i32> {
+        std::fs::read_to_string(folder.join("data/postmaster.pid")).ok()?.lines().next()?.trim().parse().ok()
+    };
+    for _ in 0..2 {
+        let killed = pid().unwrap();
+        rustix::process::kill_process(rustix::process::Pid::from_raw(killed).unwrap(), rustix::process::Signal::KILL)
+            .unwrap();
+        let since = Instant::now();
+        while pid() == Some(killed) || PgConnection::connect(postgres.url()).await.is_err() {
+            assert!(since.elapsed() < Duration::from_secs(60), "it does not run");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+    let url = postgres.url().to_owned();
+    postgres.stop().await.unwrap();
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert!(PgConnection::connect(&url).await.is_err(), "it stays stopped");
 }

@@ -30,6 +30,13 @@ pub fn binary() -> PathBuf {
     path
 }
 
+/// What a process that starts Postgres needs where the checkout's set-up has installed it: the product does not look
+/// there by itself.
+pub fn postgres_programs() -> Option<(&'static str, PathBuf)> {
+    let tools = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.tools");
+    Some(("PYROGRAPH_POSTGRES_BIN", embedded::installed_programs(&tools)?.canonicalize().ok()?))
+}
+
 /// A running process whose whole output is written to one log file; it is killed when dropped.
 #[derive(Debug)]
 pub struct Process {
