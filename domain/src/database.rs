@@ -1,5 +1,7 @@
 //! Access to Postgres: pools, session settings, migrations and the time limit around each statement.
 
+mod presence;
+
 use std::future::Future;
 use std::time::Duration;
 
@@ -8,6 +10,7 @@ use sqlx::migrate::Migrator;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{Connection, Executor, PgConnection, PgPool, Postgres, Transaction};
 
+pub use self::presence::Presence;
 use crate::{Caller, Error, Result};
 
 /// The schema, from the folder `migrations/`.
@@ -153,6 +156,17 @@ pub async fn migrate(pool: &PgPool) -> Result<()> {
     connection.execute("SET statement_timeout = 0; SET lock_timeout = 0").await?;
     MIGRATIONS.run(&mut connection).await.map_err(|error| match error {
         sqlx::migrate::MigrateError::Execute(error) => error.into(),
+        sqlx::migrate::MigrateError::VersionMissing(found) => {
+            let known = MIGRATIONS.iter().map(|migration| migration.version).max().unwrap_or_default();
+            Error::conflict(format!(
+                "a newer version of Pyrograph has changed this database (migration {found}, and this version knows \
+                 {known}). Start that version, or restore a backup that is older than the upgrade."
+            ))
+        }
+        sqlx::migrate::MigrateError::VersionMismatch(found) => Error::conflict(format!(
+            "migration {found} of this database is not the one of this version of Pyrograph: another build, or someone \
+             by hand, has changed the schema. Start the build that made it, or restore a backup."
+        )),
         other => Error::internal(other),
     })?;
     connection.close().await?;

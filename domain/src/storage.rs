@@ -120,10 +120,14 @@ pub struct Written {
 /// A handle on the bucket; cloning is cheap.
 #[derive(Clone, Debug)]
 pub struct Storage {
+    /// Of the bucket.
+    name: Arc<str>,
     bucket: Arc<AmazonS3>,
     /// The same bucket, with a longer time limit.
     completion: Arc<AmazonS3>,
     signer: Arc<AmazonS3>,
+    /// Where presigned URLs lead instead; see [`Storage::through`].
+    gateway: Option<Arc<Url>>,
 }
 
 impl Storage {
@@ -139,7 +143,21 @@ impl Storage {
             Some(endpoint) => Arc::new(client(config, endpoint, silence)?),
             None => bucket.clone(),
         };
-        Ok(Self { bucket, completion, signer })
+        Ok(Self { name: config.bucket.as_str().into(), bucket, completion, signer, gateway: None })
+    }
+
+    /// The same bucket behind a gateway: presigned URLs lead to `gateway`, which passes each request on to the address
+    /// that was signed. So the signature holds even if a proxy changes host and path.
+    pub fn through(&self, gateway: Url) -> Self {
+        Self { gateway: Some(Arc::new(gateway)), ..self.clone() }
+    }
+
+    fn through_gateway(&self, signed: Url) -> Url {
+        let Some(gateway) = &self.gateway else { return signed };
+        let mut url = Url::clone(gateway);
+        url.set_path(&format!("{}{}", gateway.path().trim_end_matches('/'), signed.path()));
+        url.set_query(signed.query());
+        url
     }
 
     /// Writes an object that must not exist. If it exists with the same bytes, an earlier reply was lost, and that is
@@ -240,7 +258,8 @@ impl Storage {
 
     /// A URL to read one object with, valid for `ttl`. No network.
     pub async fn presign_get(&self, key: &str, ttl: Duration) -> Result<Url> {
-        self.signer.signed_url(Method::GET, &key.into(), ttl).await.map_err(|error| from_object_store(key, error))
+        let url = self.signer.signed_url(Method::GET, &key.into(), ttl).await;
+        url.map(|url| self.through_gateway(url)).map_err(|error| from_object_store(key, error))
     }
 
     /// A URL to write one object with, valid for `ttl` and for this content type only. No network.
@@ -252,14 +271,21 @@ impl Storage {
             .signed_url_opts(Method::PUT, &key.into(), ttl, &options)
             .await
             .map_err(|error| from_object_store(key, error))?;
-        Ok(PresignedPut { url, content_type: content_type.to_owned() })
+        Ok(PresignedPut { url: self.through_gateway(url), content_type: content_type.to_owned() })
     }
 
-    /// Asks the bucket for an object that never exists: the response "not found" proves address, bucket and keys.
+    /// Asks the bucket for an object that never exists: the response "no such key" proves address, bucket and keys. Not
+    /// by HEAD, whose response does not say whether key or bucket are missing.
+    ///
+    /// # Errors
+    /// `NotFound` with the noun `bucket` if there is none.
     pub async fn check(&self) -> Result<()> {
-        match self.head("readiness").await {
-            Ok(_) | Err(Error::NotFound { .. }) => Ok(()),
-            Err(error) => Err(error),
+        let key = "readiness";
+        match self.bucket.get(&key.into()).await {
+            Ok(_) => Ok(()),
+            Err(error) if error.to_string().contains("NoSuchBucket") => Err(Error::not_found("bucket", &self.name)),
+            Err(object_store::Error::NotFound { .. }) => Ok(()),
+            Err(error) => Err(from_object_store(key, error)),
         }
     }
 }
@@ -322,6 +348,15 @@ mod tests {
         assert!(
             put.url.query_pairs().any(|(name, value)| name == "X-Amz-SignedHeaders" && value.contains("content-type"))
         );
+    }
+
+    #[tokio::test]
+    async fn a_gateway_changes_the_address_and_not_the_signature() {
+        let config = StorageConfig { public_endpoint: None, ..config() };
+        let storage = Storage::new(&config).unwrap().through("https://pictures.example/pyro/s3".parse().unwrap());
+        let url = storage.presign_get("inputs/a b+c.png", READ_TTL).await.unwrap();
+        assert!(url.as_str().starts_with("https://pictures.example/pyro/s3/pyrograph/inputs/a%20b%2Bc.png?"), "{url}");
+        assert!(url.query().unwrap().contains("X-Amz-Signature="));
     }
 
     #[test]

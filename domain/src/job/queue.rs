@@ -11,8 +11,8 @@ use crate::database::bounded;
 use crate::event::{self, Feed};
 use crate::{Caller, Database, Error, JobId, ModelId, ProjectId, Result, WorkerId};
 
-/// How often a waiting client polls the row, even if no event arrives.
-const POLL: Duration = Duration::from_secs(1);
+/// How often a waiting client polls the row, even if no event arrives. A thousand clients may wait.
+const POLL: Duration = Duration::from_secs(5);
 
 /// A job to be enqueued.
 #[derive(Debug, Clone, Copy)]
