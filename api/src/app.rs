@@ -4,25 +4,25 @@ use axum::extract::DefaultBodyLimit;
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::middleware;
-use axum::response::Redirect;
 use axum::routing::get;
-use utoipa_swagger_ui::{Config, SwaggerUi};
 
+use crate::admission::admit;
+use crate::guard::guard;
 use crate::limits::JSON_LIMIT;
 use crate::observe::observe;
-use crate::openapi;
 use crate::problem::Problem;
-use crate::router::routes;
 use crate::state::State;
+use crate::{docs, openapi, router, routes};
 
 /// The whole service.
 pub fn app(state: State) -> axum::Router {
-    let (router, _) = routes().split_for_parts();
+    let (router, _) = router::routes().split_for_parts();
     let contract: &'static str = openapi::text();
+    let (objects, object) = routes::object::route();
     router
-        .route("/", get(async || Redirect::to("/docs/")))
         .route("/openapi.json", get(move || async move { ([(CONTENT_TYPE, "application/json")], contract) }))
-        .merge(SwaggerUi::new("/docs").config(Config::from("/openapi.json")))
+        .route(objects, object)
+        .merge(docs::pages())
         .fallback(async || {
             Problem::new(StatusCode::NOT_FOUND, "There is nothing at this address; /docs tells what there is.")
         })
@@ -33,6 +33,8 @@ pub fn app(state: State) -> axum::Router {
             )
         })
         .layer(DefaultBodyLimit::max(JSON_LIMIT))
-        .layer(middleware::from_fn_with_state(state.clone(), observe))
+        .layer(middleware::from_fn_with_state(state.clone(), admit))
+        .layer(middleware::from_fn_with_state(state.clone(), guard))
+        .layer(middleware::from_fn(observe))
         .with_state(state)
 }

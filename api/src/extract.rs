@@ -2,6 +2,7 @@
 //! field. A NUL character is refused here once for all, since Postgres cannot keep one.
 
 use std::borrow::Cow;
+use std::io::Read as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,12 +14,15 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::IntoResponse;
 use domain::PageRequest;
+use flate2::read::MultiGzDecoder;
 use futures::{StreamExt, stream};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_path_to_error::Path as FieldPath;
 use tokio::sync::Mutex;
 
+use crate::arriving::TooSlow;
+use crate::limits::GENERATION_LIMIT;
 use crate::problem::{Problem, Result};
 
 /// Time for a JSON body to arrive, or for the next piece of a form.
@@ -62,19 +66,61 @@ impl<S: Send + Sync, T: DeserializeOwned + Default> FromRequest<S> for OptionalJ
     }
 }
 
+/// How the bytes of a body are encoded.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Coding {
+    Identity,
+    Gzip,
+}
+
+impl Coding {
+    /// Any other encoding is refused, instead of being read as JSON that it is not.
+    fn of(headers: &HeaderMap) -> Result<Self> {
+        let mut coding = Self::Identity;
+        for value in headers.get_all(header::CONTENT_ENCODING) {
+            for name in value.to_str().unwrap_or("?").split(',').map(str::trim) {
+                coding = match (coding, name.to_ascii_lowercase().as_str()) {
+                    (coding, "" | "identity") => coding,
+                    (Self::Identity, "gzip" | "x-gzip") => Self::Gzip,
+                    _ => {
+                        let message = format!("`{name}` is not read here; send JSON as it is or as `gzip`.");
+                        return Err(Problem::field(StatusCode::UNSUPPORTED_MEDIA_TYPE, "Content-Encoding", message));
+                    }
+                };
+            }
+        }
+        Ok(coding)
+    }
+}
+
 async fn whole_body<S: Send + Sync>(request: Request, state: &S) -> Result<Bytes> {
+    let coding = Coding::of(request.headers())?;
     let (head, body) = request.into_parts();
     let pieces = Arc::new(Mutex::new(body.into_data_stream()));
     let read = stream::unfold(Arc::clone(&pieces), |pieces| async move {
         let piece = pieces.lock().await.next().await?;
         Some((piece, pieces))
     });
-    let request = Request::from_parts(head, Body::from_stream(read));
+    let request = Request::from_parts(head.clone(), Body::from_stream(read));
     let whole = tokio::time::timeout(PATIENCE, Bytes::from_request(request, state)).await.map_err(|_| too_slow())?;
     if whole.is_err() {
         drain(&mut *pieces.lock().await).await;
     }
-    Ok(whole?)
+    match coding {
+        Coding::Identity => Ok(whole?),
+        // Read once more, so that the limit of the route applies to the unpacked bytes too.
+        Coding::Gzip => {
+            let unpacked = Body::from(unpacked(&whole?)?);
+            Ok(Bytes::from_request(Request::from_parts(head, unpacked), state).await?)
+        }
+    }
+}
+
+/// The bytes in a gzip stream, one more than any route takes at most.
+fn unpacked(packed: &[u8]) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let unpacked = MultiGzDecoder::new(packed).take(GENERATION_LIMIT as u64 + 1).read_to_end(&mut bytes);
+    unpacked.map(|_| bytes).map_err(|_| Problem::new(StatusCode::BAD_REQUEST, "The body is not a gzip stream."))
 }
 
 /// Reads on for a moment: a client that is still sending would otherwise see a broken connection instead of the
@@ -184,6 +230,9 @@ fn too_slow() -> Problem {
 
 impl From<BytesRejection> for Problem {
     fn from(rejection: BytesRejection) -> Self {
+        if TooSlow::caused(&rejection) {
+            return too_slow();
+        }
         let response = rejection.into_response();
         match response.status() {
             StatusCode::PAYLOAD_TOO_LARGE => Problem::new(
@@ -266,6 +315,10 @@ impl<S: Send + Sync> FromRequest<S> for Multipart {
     type Rejection = Problem;
 
     async fn from_request(request: Request, state: &S) -> Result<Self> {
+        if Coding::of(request.headers())? != Coding::Identity {
+            let message = "A form is not read as `gzip`; its files are packed already, or send the form as it is.";
+            return Err(Problem::field(StatusCode::UNSUPPORTED_MEDIA_TYPE, "Content-Encoding", message));
+        }
         match multipart::Multipart::from_request(request, state).await {
             Ok(form) => Ok(Self(form)),
             Err(MultipartRejection::InvalidBoundary(_)) => Err(Problem::new(
@@ -358,6 +411,9 @@ impl Part<'_> {
 
 impl From<MultipartError> for Problem {
     fn from(error: MultipartError) -> Self {
+        if TooSlow::caused(&error) {
+            return too_slow();
+        }
         match error.status() {
             StatusCode::PAYLOAD_TOO_LARGE => Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "The form is too large."),
             _ => Problem::new(StatusCode::BAD_REQUEST, format!("The form could not be read: {}.", error.body_text())),

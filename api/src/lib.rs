@@ -6,23 +6,38 @@
 //! | `router` | every route, on one page |
 //! | `limits` | how large the bodies of requests may be |
 //! | `routes` | one file for each noun: its requests and its responses |
+//! | `names`, `guard` | `Host` and `Origin`: which requests of browsers are refused |
+//! | `admission`, `place`, `arriving`, `per_address` | how many requests are served at the same time, and how slowly they may come |
+//! | `pulse`, `server` | connections: limits, time limits, graceful shutdown |
+//! | `observe`, `request_id` | one line in the log for each request |
+//! | `gateway` | the bucket of `up` below the API's own address |
+//! | `docs` | Swagger UI |
 //! | `access`, `caller` | how the caller of a request is determined, and its extractor |
 //! | `extract` | how bodies, paths and queries are read, so that a refusal names the field |
 //! | `problem` | the only place where an error becomes HTTP |
 //! | `document` | title, description and tags of the contract |
 //! | `openapi` | the contract, made from the routes without a server |
-//! | `server` | connections: limits, time limits, graceful shutdown |
 
 mod access;
+mod admission;
 mod app;
+mod arriving;
 mod caller;
+mod docs;
 mod document;
 mod extract;
+mod gateway;
+mod guard;
 mod limits;
+mod names;
 mod observe;
 mod openapi;
+mod per_address;
+mod place;
 mod prefer;
 mod problem;
+mod pulse;
+mod request_id;
 mod router;
 mod routes;
 mod server;
@@ -30,6 +45,7 @@ mod state;
 
 pub use access::Access;
 pub use app::app;
+pub use names::{HostPattern, Names, PublicUrl};
 pub use openapi::openapi;
 pub use problem::{FieldError, Problem};
 pub use server::serve;

@@ -1,40 +1,40 @@
-//! Around every request: an id, one line in the log, and a limit on the requests that are served at the same time. The
-//! log gets the route, never the query, a header or a body: prompts and signatures stay out of it.
+//! Around every request: an id, and one line in the log. The log gets the route, never the query, a header that is not an
+//! id, or a body: prompts and signatures stay out of it.
 
 use std::time::Instant;
 
 use axum::extract::{MatchedPath, Request};
-use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+use axum::http::{HeaderName, HeaderValue, header};
 use axum::middleware::Next;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use tracing::Instrument;
-use uuid::Uuid;
 
-use crate::State;
-use crate::problem::Problem;
+use crate::request_id::{RequestId, TraceParent};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const TRACE_PARENT: HeaderName = HeaderName::from_static("traceparent");
 
-pub(crate) async fn observe(state: State, request: Request, next: Next) -> Response {
-    let id = Uuid::now_v7();
+pub(crate) async fn observe(mut request: Request, next: Next) -> Response {
+    let id = request.headers().get(REQUEST_ID).and_then(RequestId::read).unwrap_or_else(RequestId::new);
+    let trace = request.headers().get(TRACE_PARENT).and_then(TraceParent::read);
     let method = request.method().clone();
     let route = request.extensions().get::<MatchedPath>().cloned();
     let route = route.as_ref().map_or("-", MatchedPath::as_str);
-    let span = tracing::info_span!("request", %id);
-    let begun = Instant::now();
-    let mut response = match state.admission.try_acquire() {
-        Ok(_permit) => next.run(request).instrument(span.clone()).await,
-        Err(_) => Problem::new(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "The server has more requests than it can work on; try again.",
-        )
-        .into_response(),
+    let span = match &trace {
+        Some(trace) => tracing::info_span!("request", %id, trace = trace.trace()),
+        None => tracing::info_span!("request", %id),
     };
+    request.extensions_mut().insert(id.clone());
+    let begun = Instant::now();
+    let mut response = next.run(request).instrument(span.clone()).await;
     let milliseconds = begun.elapsed().as_millis() as u64;
     tracing::info!(parent: &span, %method, route, status = response.status().as_u16(), milliseconds);
     let headers = response.headers_mut();
-    if let Ok(id) = HeaderValue::from_str(id.as_hyphenated().encode_lower(&mut Uuid::encode_buffer())) {
+    if let Ok(id) = HeaderValue::from_str(id.as_str()) {
         headers.insert(REQUEST_ID, id);
+    }
+    if let Some(trace) = trace.and_then(|trace| HeaderValue::from_str(&trace.answer()).ok()) {
+        headers.insert(TRACE_PARENT, trace);
     }
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response

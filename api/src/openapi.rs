@@ -46,6 +46,10 @@ fn add_problems(operation: &mut Operation) {
         "503",
         "Database or storage cannot be reached, or there are too many requests; `Retry-After` says when to try again",
     )];
+    // The probes answer to every name.
+    if operation.tags.as_ref().is_none_or(|tags| tags.iter().all(|tag| tag != "health")) {
+        problems.push(("403", "`Host` is not a name of this server, or a page of another origin sent the request"));
+    }
     if operation.request_body.is_some() {
         problems.extend([
             ("400", "The body cannot be read"),

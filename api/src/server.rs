@@ -3,20 +3,31 @@
 
 use std::time::Duration;
 
+use axum::body::Body;
+use axum::extract::Request;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
-use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use rustix::process::{Resource, getrlimit};
+use socket2::{SockRef, TcpKeepalive};
+use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
+use tower::Service as _;
 
+use crate::per_address::{Counted, PerAddress};
+use crate::place::Peer;
+use crate::pulse::{Felt, Pulse, UNREAD};
 use crate::{State, app};
 
 /// Time for the head of a request to arrive; a slower client is disconnected.
 const HEADER_LIMIT: Duration = Duration::from_secs(10);
-/// Open connections; further ones wait in the listener's queue.
+/// Open connections; further ones are closed at once. Fewer if the process may not open that many files.
 const MAX_CONNECTIONS: usize = 10_000;
+/// Bytes that the system keeps for a client that does not read.
+const SEND_BUFFER: usize = 256 * 1024;
+/// Bytes that a stream of HTTP/2 keeps for it.
+const STREAM_BUFFER: usize = 64 * 1024;
 /// Streams of one HTTP/2 connection.
 const MAX_STREAMS: u32 = 128;
 /// Time for open requests to finish after the stop.
@@ -34,32 +45,44 @@ pub async fn serve(listener: TcpListener, mut state: State, stop: CancellationTo
         .http2()
         .timer(TokioTimer::new())
         .max_concurrent_streams(MAX_STREAMS)
+        .max_send_buf_size(STREAM_BUFFER)
         .keep_alive_interval(Duration::from_secs(30));
     let open = GracefulShutdown::new();
-    let places = std::sync::Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let connections = PerAddress::new(most_connections());
     loop {
         let accepted = tokio::select! {
             () = stop.cancelled() => break,
-            accepted = accept(&listener, &places) => accepted,
+            accepted = listener.accept() => accepted,
         };
-        let (stream, place) = match accepted {
-            Ok(accepted) => accepted,
+        let (stream, peer) = match accepted {
+            Ok((stream, address)) => (stream, Peer(address.ip())),
             Err(error) => {
                 tracing::warn!(%error, "a connection could not be accepted");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             }
         };
-        let _ = stream.set_nodelay(true);
-        let connection =
-            builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(app.clone())).into_owned();
-        let connection = open.watch(connection);
-        tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "a connection broke");
+        let Some(counted) = connections.enter(peer.0) else {
+            tracing::debug!(address = %peer.0, "closed a connection: there are too many, of this address or in all");
+            continue;
+        };
+        prepare(&stream);
+        let pulse = Pulse::new();
+        let service = tower::service_fn({
+            let (app, pulse) = (app.clone(), pulse.clone());
+            move |mut request: Request<hyper::body::Incoming>| {
+                let (mut app, working) = (app.clone(), pulse.begin());
+                request.extensions_mut().insert(peer);
+                async move {
+                    let response = app.call(request.map(Body::new)).await;
+                    drop(working);
+                    response
+                }
             }
-            drop(place);
         });
+        let felt = TokioIo::new(Felt { stream, pulse: pulse.clone() });
+        let connection = open.watch(builder.serve_connection(felt, TowerToHyperService::new(service)).into_owned());
+        tokio::spawn(converse(connection, pulse, counted));
     }
     drop(listener);
     if tokio::time::timeout(FAREWELL, open.shutdown()).await.is_err() {
@@ -68,11 +91,37 @@ pub async fn serve(listener: TcpListener, mut state: State, stop: CancellationTo
     Ok(())
 }
 
-async fn accept(
-    listener: &TcpListener,
-    places: &std::sync::Arc<Semaphore>,
-) -> std::io::Result<(tokio::net::TcpStream, tokio::sync::OwnedSemaphorePermit)> {
-    let place = places.clone().acquire_owned().await.map_err(std::io::Error::other)?;
-    let (stream, _) = listener.accept().await?;
-    Ok((stream, place))
+/// Runs a connection to its end, or until it has no pulse.
+async fn converse<E: std::fmt::Display>(
+    connection: impl Future<Output = Result<(), E>>,
+    pulse: std::sync::Arc<Pulse>,
+    _counted: Counted,
+) {
+    tokio::select! {
+        ended = connection => {
+            if let Err(error) = ended {
+                tracing::debug!(%error, "a connection broke");
+            }
+        }
+        why = pulse.expired() => tracing::debug!(why, "closed a connection"),
+    }
+}
+
+/// Half as many as files that the process may open: a request may need another one, for the database or the bucket.
+fn most_connections() -> usize {
+    let files = getrlimit(Resource::Nofile).current.and_then(|most| usize::try_from(most).ok());
+    let most = files.map_or(MAX_CONNECTIONS, |files| MAX_CONNECTIONS.min(files / 2).max(16));
+    tracing::debug!(files, most, "connections");
+    most
+}
+
+fn prepare(stream: &TcpStream) {
+    let _ = stream.set_nodelay(true);
+    let socket = SockRef::from(stream);
+    let _ = socket.set_send_buffer_size(SEND_BUFFER);
+    // Clients that are gone without a word, and those that do not read although little is sent to them.
+    let keepalive = TcpKeepalive::new().with_time(Duration::from_secs(60)).with_interval(Duration::from_secs(15));
+    let _ = socket.set_tcp_keepalive(&keepalive);
+    #[cfg(target_os = "linux")]
+    let _ = socket.set_tcp_user_timeout(Some(UNREAD));
 }

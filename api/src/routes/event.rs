@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::time::Duration;
 
-use axum::http::{HeaderMap, HeaderName, StatusCode};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::sse::{self, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
@@ -26,6 +26,8 @@ use crate::extract::Path;
 use crate::problem::Result;
 
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
+/// nginx's name for what it should not do.
+const ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 /// A comment is sent after this much silence, so that a broken connection is noticed.
 const HEARTBEAT: Duration = Duration::from_secs(15);
 /// How often the rows are read, even when no event arrives.
@@ -127,7 +129,13 @@ async fn stream(caller: Caller, state: State, job: JobId, headers: &HeaderMap) -
         let event = follower.next().await?;
         Some((Ok::<_, Infallible>(event), follower))
     });
-    Ok(Sse::new(events).keep_alive(KeepAlive::new().interval(HEARTBEAT).text("heartbeat")).into_response())
+    let stream = Sse::new(events).keep_alive(KeepAlive::new().interval(HEARTBEAT).text("heartbeat"));
+    let mut response = stream.into_response();
+    // Proxies would keep events back to send, or to compress, many at once.
+    let headers = response.headers_mut();
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, no-transform"));
+    headers.insert(ACCEL_BUFFERING, HeaderValue::from_static("no"));
+    Ok(response)
 }
 
 impl Follower {

@@ -1,12 +1,17 @@
 //! `/healthz` and `/readyz`: the probes for liveness and readiness.
 
 use axum::Json;
-use domain::bounded;
+use domain::{Error, bounded};
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::State;
 use crate::problem::Result;
+
+/// Whether the address is a probe, which answers under any name, however busy the server is.
+pub(crate) fn is_probe(path: &str) -> bool {
+    matches!(path, "/healthz" | "/readyz")
+}
 
 /// A process that responds.
 #[derive(Serialize, ToSchema)]
@@ -36,8 +41,13 @@ pub(crate) async fn live() -> Json<Health> {
     responses((status = 200, description = "Database and storage respond", body = Health)),
 )]
 pub(crate) async fn ready(state: State) -> Result<Json<Health>> {
-    let (database, storage) = tokio::join!(state.database.check(), bounded(state.storage.check()));
-    database?;
-    storage?;
+    let database = async {
+        tokio::select! {
+            answer = state.database.check() => answer,
+            () = state.presence.lost() => Err(Error::unavailable("the database does not answer")),
+        }
+    };
+    let storage = async { bounded(state.storage.check()).await.map_err(Error::unavailable) };
+    tokio::try_join!(database, storage)?;
     Ok(well())
 }

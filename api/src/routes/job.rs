@@ -167,15 +167,27 @@ pub(crate) async fn wait(
     job: JobId,
 ) -> Result<Option<(Wait, bool)>> {
     let Some(wait) = Wait::from_headers(headers) else { return Ok(None) };
-    let job = tokio::select! {
-        job = wait_terminal(caller, &state.database, &state.feed, job, wait.limit()) => job?,
-        () = state.stop.cancelled() => return Ok(Some((wait, false))),
+    // With too many that wait, this one gets its answer at once, as the RFC allows.
+    let Some(_permit) = state.admission.wait() else { return Ok(None) };
+    let waiting = async {
+        tokio::select! {
+            job = wait_terminal(caller, &state.database, &state.feed, job, wait.limit()) => {
+                Ok(job?.status.is_terminal())
+            }
+            () = state.stop.cancelled() => Ok(false),
+        }
     };
-    Ok(Some((wait, job.status.is_terminal())))
+    let ended = match &state.place {
+        Some(place) => place.without(waiting).await,
+        None => waiting.await,
+    };
+    ended.map(|ended| Some((wait, ended)))
 }
 
 /// The response to a creation: 202, or 201 if the job ended within the wait.
 pub(crate) fn created(location: &str, body: &impl Serialize, waited: Option<(Wait, bool)>) -> Response {
+    // Leads from the id of the request to that of the job, which the lines of its worker have.
+    tracing::info!(job = location.rsplit('/').next(), "accepted");
     let status = if waited.is_some_and(|(_, ended)| ended) { StatusCode::CREATED } else { StatusCode::ACCEPTED };
     let mut response = (status, [(header::LOCATION, location)], Json(body)).into_response();
     if let Some((wait, _)) = waited {

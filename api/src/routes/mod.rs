@@ -11,6 +11,7 @@ pub(crate) mod input;
 pub(crate) mod job;
 pub(crate) mod jobs;
 pub(crate) mod model;
+pub(crate) mod object;
 pub(crate) mod swap;
 pub(crate) mod training;
 pub(crate) mod upload;

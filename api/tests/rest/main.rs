@@ -2,15 +2,20 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
+mod absent_database;
 mod bad_input;
+mod browsers;
 mod callers;
 mod contract;
 mod datasets;
 mod events;
 mod generations;
+mod headers;
 mod inputs;
 mod jobs;
 mod models;
+mod proxy;
+mod slow_clients;
 mod test_server;
 mod trainings;
 mod workers;

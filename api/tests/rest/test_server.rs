@@ -1,11 +1,12 @@
 //! An API with its own database and bucket, a client for it, and a stand-in for the worker.
 
 use std::io::{Cursor, Write};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use api::Access;
+use api::{Access, Names};
 use bytes::Bytes;
 use domain::artifact::{NewArtifact, OutputKind};
 use domain::event::Feed;
@@ -23,13 +24,15 @@ pub(crate) struct TestServer {
     pub pools: Pools,
     pub storage: Storage,
     pub stop: CancellationToken,
+    /// Where it listens.
+    pub address: SocketAddr,
     services: Arc<Services>,
 }
 
 /// What one or more servers share.
 struct Services {
     objects: tempfile::TempDir,
-    _s3: embedded::S3,
+    s3: embedded::S3,
     _database: embedded::TemporaryDatabase,
 }
 
@@ -85,7 +88,7 @@ impl TestServer {
             public_endpoint: None,
         })
         .unwrap();
-        let services = Arc::new(Services { objects: folder, _s3: s3, _database: database });
+        let services = Arc::new(Services { objects: folder, s3, _database: database });
         Self::start(services, pools, storage, Access::Open(Caller::anonymous())).await
     }
 
@@ -96,13 +99,32 @@ impl TestServer {
 
     async fn start(services: Arc<Services>, pools: Pools, storage: Storage, access: Access) -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let base = format!("http://{}", listener.local_addr().unwrap());
-        let stop = CancellationToken::new();
         let feed = Feed::start(pools.listen.clone()).await;
         let state = api::State::new(pools.api.clone(), feed, storage.clone()).with_access(access);
+        Self::serve(listener, state, services, pools, storage)
+    }
+
+    /// Another server on the same database and bucket, as `up` runs it: clients reach the bucket through it.
+    pub(crate) async fn as_up(&self, names: Names) -> Self {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let feed = Feed::start(self.pools.listen.clone()).await;
+        let state = api::State::new(self.pools.api.clone(), feed, self.storage.clone()).with_names(names);
+        let state = state.with_gateway(&self.services.s3.endpoint()).unwrap();
+        Self::serve(listener, state, self.services.clone(), self.pools.clone(), self.storage.clone())
+    }
+
+    fn serve(
+        listener: tokio::net::TcpListener,
+        state: api::State,
+        services: Arc<Services>,
+        pools: Pools,
+        storage: Storage,
+    ) -> Self {
+        let address = listener.local_addr().unwrap();
+        let stop = CancellationToken::new();
         tokio::spawn(api::serve(listener, state, stop.clone()));
         let http = reqwest::Client::builder().no_proxy().timeout(Duration::from_mins(1)).build().unwrap();
-        Self { http, base, pools, storage, stop, services }
+        Self { http, base: format!("http://{address}"), pools, storage, stop, address, services }
     }
 
     /// With the smallest checkpoint that passes the gate, named `ember`.

@@ -1,0 +1,60 @@
+//! Gives each request its [`Place`](crate::place::Place), or refuses it, also while the database is away.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::Request;
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use domain::database::Presence;
+
+use crate::arriving::Arriving;
+use crate::place::{Peer, Place};
+use crate::problem::Problem;
+use crate::routes::health;
+use crate::{State, gateway};
+
+/// How soon a request that gets a place again notices that the database is gone.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// Gives the request a place, or refuses it. The probes need none.
+pub(crate) async fn admit(state: State, mut request: Request, next: Next) -> Response {
+    if health::is_probe(request.uri().path()) {
+        return next.run(request).await;
+    }
+    let peer = request.extensions().get::<Peer>().map_or(IpAddr::from([0, 0, 0, 0]), |peer| peer.0);
+    let Some(place) = state.admission.enter(peer) else {
+        let message = "The server has more requests than it can work on; try again.";
+        return Problem::new(StatusCode::SERVICE_UNAVAILABLE, message).into_response();
+    };
+    // What carries a file may outlast a short absence of the database.
+    let patient = is_form(request.headers()) || gateway::is_below(request.uri().path());
+    request.extensions_mut().insert(place.clone());
+    let request = request.map(|body| Body::new(Arriving::new(body, place.clone())));
+    let response = tokio::select! {
+        biased;
+        response = next.run(request) => response,
+        () = database_lost(&state.presence, &place), if !patient => {
+            Problem::from(domain::Error::unavailable("the database does not answer")).into_response()
+        }
+    };
+    place.leave();
+    response
+}
+
+/// Resolves when the database is gone while the request works; one that waits for its client may see it come back.
+async fn database_lost(presence: &Presence, place: &Place) {
+    loop {
+        presence.lost().await;
+        if place.is_held() {
+            return;
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+fn is_form(headers: &HeaderMap) -> bool {
+    headers.get(header::CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"multipart/"))
+}

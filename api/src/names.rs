@@ -1,0 +1,345 @@
+//! The names under which clients reach the server, and which pages may change something in it.
+//!
+//! A browser sends requests to a local server for any page that it shows. A page whose name was made to resolve to this
+//! machine (DNS rebinding) is recognised by `Host`, a page of another origin by `Origin` or `Sec-Fetch-Site`. Clients
+//! that are not browsers send neither of the last two.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::str::FromStr;
+
+use axum::http::uri::Authority;
+use axum::http::{HeaderMap, HeaderName, Method, StatusCode, Uri, Version, header};
+use url::Url;
+
+use crate::problem::{Problem, Result};
+
+const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+
+/// The names of one server.
+#[derive(Clone, Debug)]
+pub struct Names {
+    /// Address of the listener.
+    pub bind: IpAddr,
+    /// Address by which clients reach the server, if the operator named it.
+    pub public_url: Option<PublicUrl>,
+    /// Further hosts that the operator allows.
+    pub allowed: Vec<HostPattern>,
+}
+
+impl Default for Names {
+    /// A server that only this machine reaches.
+    fn default() -> Self {
+        Self { bind: Ipv4Addr::LOCALHOST.into(), public_url: None, allowed: Vec::new() }
+    }
+}
+
+/// An `http` or `https` URL, perhaps with a path: where a proxy serves the API.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PublicUrl(Url);
+
+impl FromStr for PublicUrl {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        let url = Url::parse(text).ok().filter(|url| {
+            matches!(url.scheme(), "http" | "https")
+                && url.has_host()
+                && url.username().is_empty()
+                && url.password().is_none()
+                && url.query().is_none()
+                && url.fragment().is_none()
+        });
+        url.map(Self).ok_or_else(|| "it is not an address such as https://pictures.example.com or …/prefix".to_owned())
+    }
+}
+
+impl PublicUrl {
+    /// Without a `/` at its end.
+    pub fn as_str(&self) -> &str {
+        self.0.as_str().trim_end_matches('/')
+    }
+}
+
+/// A host that the operator allows: `pictures.example.com`, `*.example.com`, an IP address, or `*` for every host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostPattern(Pattern);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Pattern {
+    Every,
+    Below(String),
+    Exactly(Host),
+}
+
+impl FromStr for HostPattern {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        let wrong = || format!("'{text}' is not a host such as pictures.example.com, *.example.com or 10.0.0.7");
+        if text == "*" {
+            return Ok(Self(Pattern::Every));
+        }
+        let (below, text) = text.strip_prefix("*.").map_or((false, text), |rest| (true, rest));
+        // Without its brackets an IPv6 address is not an authority.
+        let host = match text.parse::<IpAddr>() {
+            Ok(address) => Host::Address(address.to_canonical()),
+            Err(_) => text.parse().ok().as_ref().and_then(Host::of).ok_or_else(wrong)?,
+        };
+        match (below, host) {
+            (false, host) => Ok(Self(Pattern::Exactly(host))),
+            (true, Host::Name(name)) => Ok(Self(Pattern::Below(format!(".{name}")))),
+            (true, Host::Address(_)) => Err(wrong()),
+        }
+    }
+}
+
+impl HostPattern {
+    fn allows(&self, host: &Host) -> bool {
+        match (&self.0, host) {
+            (Pattern::Every, _) => true,
+            (Pattern::Exactly(allowed), host) => allowed == host,
+            (Pattern::Below(end), Host::Name(name)) => name.ends_with(end),
+            (Pattern::Below(_), Host::Address(_)) => false,
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Host {
+    /// In lower case, without a dot at its end.
+    Name(String),
+    Address(IpAddr),
+}
+
+impl Host {
+    fn of(authority: &Authority) -> Option<Self> {
+        let host = authority.host();
+        if host.is_empty() || authority.as_str().contains('@') {
+            return None;
+        }
+        let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+        Some(match bare.parse::<IpAddr>() {
+            Ok(address) => Self::Address(address.to_canonical()),
+            Err(_) => Self::Name(host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase()),
+        })
+    }
+}
+
+impl Names {
+    /// Whether machines other than this one reach the server.
+    pub fn is_open(&self) -> bool {
+        !self.bind.is_loopback()
+    }
+
+    /// Checks `Host`, and for a request that may change something also the page that sent it.
+    pub(crate) fn check(&self, method: &Method, uri: &Uri, version: Version, headers: &HeaderMap) -> Result<()> {
+        let authority = self.check_host(uri, version, headers)?;
+        if matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS) {
+            return Ok(());
+        }
+        self.check_page(authority.as_ref(), headers)
+    }
+
+    fn check_host(&self, uri: &Uri, version: Version, headers: &HeaderMap) -> Result<Option<Authority>> {
+        let unreadable = || Problem::field(StatusCode::BAD_REQUEST, "Host", "It is not a host name with a port.");
+        let mut named = uri.authority().cloned();
+        if let Some(authority) = &named {
+            self.check_authority(authority, Host::of(authority).ok_or_else(unreadable)?)?;
+        }
+        for value in headers.get_all(header::HOST) {
+            let authority: Authority = value.to_str().ok().and_then(|text| text.parse().ok()).ok_or_else(unreadable)?;
+            self.check_authority(&authority, Host::of(&authority).ok_or_else(unreadable)?)?;
+            named = named.or(Some(authority));
+        }
+        // Every browser sends it; HTTP/1.0 does not require it.
+        if named.is_none() && version > Version::HTTP_10 {
+            return Err(Problem::field(StatusCode::BAD_REQUEST, "Host", "The request has none."));
+        }
+        Ok(named)
+    }
+
+    fn check_authority(&self, authority: &Authority, host: Host) -> Result<()> {
+        if self.is_ours(&host) {
+            return Ok(());
+        }
+        let message = format!(
+            "`{authority}` is not a name of this server. If clients reach it there, set PYROGRAPH_PUBLIC_URL to that \
+             address, or add the host to PYROGRAPH_ALLOWED_HOSTS, and restart the server."
+        );
+        Err(Problem::field(StatusCode::FORBIDDEN, "Host", message))
+    }
+
+    fn is_ours(&self, host: &Host) -> bool {
+        let known = match host {
+            // An address cannot be made to resolve to another one, so a server of every address takes every address.
+            Host::Address(address) => {
+                address.is_loopback() || self.bind.is_unspecified() || *address == self.bind.to_canonical()
+            }
+            Host::Name(name) => name == "localhost" || name.ends_with(".localhost"),
+        };
+        known
+            || self.public_url.as_ref().and_then(PublicUrl::host).as_ref() == Some(host)
+            || self.allowed.iter().any(|pattern| pattern.allows(host))
+    }
+
+    /// Refuses a request that a page of another origin makes a browser send.
+    fn check_page(&self, authority: Option<&Authority>, headers: &HeaderMap) -> Result<()> {
+        let refused = |page: &str| {
+            let message = format!(
+                "A page of {page} may not change anything here. If this is the address at which people open this \
+                 server, set PYROGRAPH_PUBLIC_URL to it and restart the server."
+            );
+            Err(Problem::field(StatusCode::FORBIDDEN, "Origin", message))
+        };
+        let site = headers.get(SEC_FETCH_SITE).map(|value| value.as_bytes().trim_ascii().to_ascii_lowercase());
+        let origin = headers.get(header::ORIGIN).map(|value| value.to_str().unwrap_or("null"));
+        match (site.as_deref(), origin) {
+            (Some(b"same-origin" | b"none"), _) | (None, None) => Ok(()),
+            (_, Some(origin)) => match Url::parse(origin) {
+                Ok(page) if self.is_own_page(&page, authority) => Ok(()),
+                Ok(page) => refused(&format!("`{}`", page.origin().ascii_serialization())),
+                Err(_) => refused("an unknown origin"),
+            },
+            (Some(_), None) => refused("another origin"),
+        }
+    }
+
+    /// Whether the page comes from the address that the request is sent to. A proxy may have changed `Host`; then the
+    /// public address tells.
+    fn is_own_page(&self, page: &Url, authority: Option<&Authority>) -> bool {
+        let same = || {
+            let authority = authority?;
+            let page_host = page.host_str()?.parse::<Authority>().ok().as_ref().and_then(Host::of)?;
+            let port = authority.port_u16().or(default_port(page.scheme()));
+            Some(Host::of(authority)? == page_host && port == page.port_or_known_default())
+        };
+        same() == Some(true) || self.public_url.as_ref().is_some_and(|public| public.0.origin() == page.origin())
+    }
+}
+
+impl PublicUrl {
+    fn host(&self) -> Option<Host> {
+        self.0.host_str()?.parse().ok().as_ref().and_then(Host::of)
+    }
+}
+
+fn default_port(scheme: &str) -> Option<u16> {
+    match scheme {
+        "http" => Some(80),
+        "https" => Some(443),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::HeaderValue;
+
+    use super::*;
+
+    fn status(names: &Names, method: Method, headers: &[(&'static str, &str)]) -> Option<u16> {
+        let headers: HeaderMap = headers
+            .iter()
+            .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_str(value).unwrap()))
+            .collect();
+        names
+            .check(&method, &Uri::from_static("/v1/inputs"), Version::HTTP_11, &headers)
+            .err()
+            .map(|problem| problem.status)
+    }
+
+    fn open(public_url: Option<&str>, allowed: &[&str]) -> Names {
+        Names {
+            bind: [0, 0, 0, 0].into(),
+            public_url: public_url.map(|url| url.parse().unwrap()),
+            allowed: allowed.iter().map(|host| host.parse().unwrap()).collect(),
+        }
+    }
+
+    #[test]
+    fn a_host_is_a_name_of_this_server_or_refused() {
+        let local = Names::default();
+        for host in
+            ["127.0.0.1:8080", "localhost", "LOCALHOST:1", "app.localhost:3", "[::1]:8080", "127.8.9.1", "localhost."]
+        {
+            assert_eq!(status(&local, Method::GET, &[("host", host)]), None, "{host}");
+        }
+        for host in [
+            "evil.example",
+            "evil.example:8080",
+            "localhost.evil.example",
+            "192.168.1.5:8080",
+            "notlocalhost",
+            "0.0.0.0",
+        ] {
+            assert_eq!(status(&local, Method::GET, &[("host", host)]), Some(403), "{host}");
+        }
+        for host in ["", "a b", "user@localhost", "localhost:x"] {
+            assert_eq!(status(&local, Method::GET, &[("host", host)]), Some(400), "{host}");
+        }
+        assert_eq!(status(&local, Method::GET, &[]), Some(400));
+
+        let open = open(Some("https://Pictures.example.com/pyro/"), &["*.lan", "gpu-box", "fd00::7"]);
+        for host in ["192.168.1.5:8080", "[fe80::1]:8080", "pictures.example.com", "a.lan", "gpu-box:8080", "[fd00::7]"]
+        {
+            assert_eq!(status(&open, Method::GET, &[("host", host)]), None, "{host}");
+        }
+        for host in ["evil.example", "lan", "gpu-box.evil.example", "example.com"] {
+            assert_eq!(status(&open, Method::GET, &[("host", host)]), Some(403), "{host}");
+        }
+        let own = Names { bind: [10, 0, 0, 7].into(), ..Names::default() };
+        assert_eq!(status(&own, Method::GET, &[("host", "10.0.0.7:8080")]), None);
+        assert_eq!(status(&own, Method::GET, &[("host", "10.0.0.8:8080")]), Some(403));
+        assert_eq!(status(&open_to_all(), Method::GET, &[("host", "whatever.example")]), None);
+    }
+
+    fn open_to_all() -> Names {
+        open(None, &["*"])
+    }
+
+    #[test]
+    fn a_page_of_another_origin_changes_nothing() {
+        let local = Names::default();
+        let host = ("host", "localhost:8080");
+        for (headers, refused) in [
+            (vec![], false),
+            (vec![("origin", "http://localhost:8080")], false),
+            (vec![("origin", "http://localhost:8080"), ("sec-fetch-site", "same-origin")], false),
+            (vec![("sec-fetch-site", "none")], false),
+            (vec![("origin", "http://localhost:3000")], true),
+            (vec![("origin", "http://localhost:3000"), ("sec-fetch-site", "same-site")], true),
+            (vec![("origin", "https://evil.example"), ("sec-fetch-site", "cross-site")], true),
+            (vec![("origin", "https://evil.example")], true),
+            (vec![("origin", "null")], true),
+            (vec![("origin", "file://")], true),
+            (vec![("sec-fetch-site", "cross-site")], true),
+        ] {
+            let headers: Vec<_> = headers.into_iter().chain([host]).collect();
+            for method in [Method::POST, Method::PUT, Method::DELETE, Method::PATCH] {
+                let expected = refused.then_some(403);
+                assert_eq!(status(&local, method.clone(), &headers), expected, "{method} {headers:?}");
+            }
+            assert_eq!(status(&local, Method::GET, &headers), None, "reading has no effect: {headers:?}");
+        }
+        // Behind a proxy that keeps the host, and behind one that does not.
+        let public = Names { public_url: Some("https://pictures.example.com".parse().unwrap()), ..Names::default() };
+        let page = ("origin", "https://pictures.example.com");
+        assert_eq!(status(&public, Method::POST, &[("host", "pictures.example.com"), page]), None);
+        assert_eq!(status(&public, Method::POST, &[("host", "127.0.0.1:8080"), page]), None);
+        let plain = [("host", "pictures.example.com"), ("origin", "http://pictures.example.com:81")];
+        assert_eq!(status(&public, Method::POST, &plain), Some(403));
+    }
+
+    #[test]
+    fn public_addresses_and_hosts_that_are_none() {
+        for text in
+            ["", "pictures.example.com", "ftp://a", "http://", "https://u:p@a", "https://a/?x=1", "https://a/#x"]
+        {
+            assert!(text.parse::<PublicUrl>().is_err(), "{text}");
+        }
+        assert_eq!("https://a/b/".parse::<PublicUrl>().unwrap().as_str(), "https://a/b");
+        for text in ["", "a b", "*.10.0.0.1", "*.", "http://a"] {
+            assert!(text.parse::<HostPattern>().is_err(), "{text}");
+        }
+    }
+}

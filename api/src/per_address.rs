@@ -1,0 +1,88 @@
+//! Counts what each address has open, so that one client cannot take all there is.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// A count for each address, and one for all of them. Cloning is cheap.
+#[derive(Clone, Debug)]
+pub(crate) struct PerAddress(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    most: usize,
+    most_each: usize,
+    counts: Mutex<Counts>,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    all: usize,
+    each: HashMap<IpAddr, usize>,
+}
+
+/// One counted thing; it is counted until this is dropped.
+#[derive(Debug)]
+pub(crate) struct Counted {
+    of: PerAddress,
+    address: IpAddr,
+}
+
+impl PerAddress {
+    /// At most `most` in all, half of which one address may have: behind a proxy, all clients have its address.
+    pub(crate) fn new(most: usize) -> Self {
+        Self(Arc::new(Inner { most, most_each: most.div_ceil(2), counts: Mutex::default() }))
+    }
+
+    /// Counts one more, or nothing if there are too many.
+    pub(crate) fn enter(&self, address: IpAddr) -> Option<Counted> {
+        let address = network(address);
+        let mut counts = self.0.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        if counts.all >= self.0.most || counts.each.get(&address).is_some_and(|count| *count >= self.0.most_each) {
+            return None;
+        }
+        counts.all += 1;
+        *counts.each.entry(address).or_default() += 1;
+        Some(Counted { of: self.clone(), address })
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        let mut counts = self.of.0.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        counts.all -= 1;
+        if let Some(count) = counts.each.get_mut(&self.address) {
+            *count -= 1;
+            if *count == 0 {
+                counts.each.remove(&self.address);
+            }
+        }
+    }
+}
+
+/// The address itself, or the network of 64 bits that one client of IPv6 has.
+fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() >> 64 << 64)),
+        address => address,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_address_gets_half_and_gives_it_back() {
+        let counts = PerAddress::new(4);
+        let enter = |address: &str| counts.enter(address.parse().unwrap());
+        let held = [enter("10.0.0.1").unwrap(), enter("::ffff:10.0.0.1").unwrap()];
+        assert!(enter("10.0.0.1").is_none(), "half of all");
+        let others = [enter("fd00::1").unwrap(), enter("fd00::2").unwrap()];
+        assert!(enter("fd00::3").is_none(), "one network of IPv6 is one client");
+        assert!(enter("10.0.0.2").is_none(), "all are taken");
+        drop((held, others));
+        assert!(counts.0.counts.lock().unwrap().each.is_empty());
+        assert!(enter("10.0.0.1").is_some());
+    }
+}
