@@ -1,11 +1,13 @@
 //! Configuration from environment variables: database, bucket, leases, logging. No other part of the server side reads
 //! the environment; the crates below receive structs.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use api::{HostPattern, Names};
 use domain::job::LeasePolicy;
 use domain::storage::StorageConfig;
 use serde::{Deserialize, Serialize};
@@ -23,6 +25,8 @@ type Variable = (&'static str, &'static str, &'static str);
 const VARIABLES: &[Variable] = &[
     ("PYROGRAPH_SERVER", "server that client commands use", "http://127.0.0.1:8080"),
     ("PYROGRAPH_DATA_DIR", "data folder of `up`; `serve`, `worker` and `migrate` read its services", ".pyrograph"),
+    ("PYROGRAPH_PUBLIC_URL", "address of the API as clients reach it, such as a proxy", "as requests name it"),
+    ("PYROGRAPH_ALLOWED_HOSTS", "further hosts that requests may name, such as `gpu-box,*.example.com`", "none"),
     ("DATABASE_URL", "Postgres", "`up` runs its own"),
     ("PYROGRAPH_S3_ENDPOINT", "URL of the S3 service, such as R2", "`up` runs its own"),
     ("PYROGRAPH_S3_PUBLIC_ENDPOINT", "the same service as clients reach it; used in presigned URLs", "the endpoint"),
@@ -66,6 +70,9 @@ pub(crate) struct Services {
     pub database_url: String,
     #[serde(with = "StoredStorage")]
     pub storage: StorageConfig,
+    /// Whether the bucket is that of `up`, which only its own machine reaches: clients read it through the API.
+    #[serde(default)]
+    pub behind_api: bool,
 }
 
 /// How [`StorageConfig`] is written into the data folder (readable by its owner only).
@@ -80,6 +87,17 @@ struct StoredStorage {
     public_endpoint: Option<String>,
 }
 
+/// The variables that name the services. A process of `up` reads them from the data folder instead, where they are
+/// complete.
+pub(crate) const SERVICE_VARIABLES: &[&str] = &[
+    "DATABASE_URL",
+    "PYROGRAPH_S3_ENDPOINT",
+    "PYROGRAPH_S3_BUCKET",
+    "PYROGRAPH_S3_REGION",
+    "PYROGRAPH_S3_ACCESS_KEY_ID",
+    "PYROGRAPH_S3_SECRET_ACCESS_KEY",
+];
+
 /// The file in the data folder of a running `up` from which other processes read the addresses of its services.
 pub(crate) const SERVICES_FILE: &str = "services.json";
 
@@ -90,7 +108,7 @@ impl Services {
             let storage = storage_from_environment()?.ok_or_else(|| {
                 Failure::Usage("DATABASE_URL is set and PYROGRAPH_S3_ENDPOINT is not; both are needed".to_owned())
             })?;
-            return Ok(Self { database_url, storage });
+            return Ok(Self { database_url, storage, behind_api: false });
         }
         let path = data_dir.join(SERVICES_FILE);
         let text = std::fs::read(&path).map_err(|_| {
@@ -99,7 +117,12 @@ impl Services {
                 path.display()
             ))
         })?;
-        Ok(serde_json::from_slice(&text).with_context(|| format!("{} is damaged", path.display()))?)
+        let mut services: Self =
+            serde_json::from_slice(&text).with_context(|| format!("{} is damaged", path.display()))?;
+        if let Some(endpoint) = public_endpoint()? {
+            services.storage.public_endpoint = Some(endpoint);
+        }
+        Ok(services)
     }
 
     /// The URL of the database, which is all that a migration needs.
@@ -122,12 +145,30 @@ pub(crate) fn storage_from_environment() -> Result<Option<StorageConfig>, Failur
     };
     Ok(Some(StorageConfig {
         endpoint,
-        public_endpoint: variable("PYROGRAPH_S3_PUBLIC_ENDPOINT"),
+        public_endpoint: public_endpoint()?,
         bucket: variable("PYROGRAPH_S3_BUCKET").unwrap_or_else(|| "pyrograph".to_owned()),
         region: variable("PYROGRAPH_S3_REGION").unwrap_or_else(|| "auto".to_owned()),
         access_key: needed("PYROGRAPH_S3_ACCESS_KEY_ID")?,
         secret_key: needed("PYROGRAPH_S3_SECRET_ACCESS_KEY")?,
     }))
+}
+
+/// The address of the bucket for clients, if it is not the one that this process uses.
+pub(crate) fn public_endpoint() -> Result<Option<String>, Failure> {
+    let url: Option<api::PublicUrl> = said("PYROGRAPH_S3_PUBLIC_ENDPOINT")?;
+    Ok(url.map(|url| url.as_str().to_owned()))
+}
+
+/// The names under which clients reach an API that listens at `bind`.
+pub(crate) fn names(bind: SocketAddr) -> Result<Names, Failure> {
+    let hosts = variable("PYROGRAPH_ALLOWED_HOSTS").unwrap_or_default();
+    let hosts = hosts.split(',').map(str::trim).filter(|host| !host.is_empty()).map(str::parse::<HostPattern>);
+    let allowed = hosts.collect::<Result<_, _>>();
+    Ok(Names {
+        bind: bind.ip(),
+        public_url: said("PYROGRAPH_PUBLIC_URL")?,
+        allowed: allowed.map_err(|wrong| Failure::Usage(format!("PYROGRAPH_ALLOWED_HOSTS: {wrong}")))?,
+    })
 }
 
 /// A variable that is set and not empty.
@@ -202,7 +243,13 @@ pub(crate) const CLIENT_LOG: &str = "warn";
 /// # Errors
 /// An invalid filter or format.
 pub(crate) fn start_log(default: &str) -> Result<(), Failure> {
-    let filter = said::<EnvFilter>("PYROGRAPH_LOG")?.unwrap_or_else(|| EnvFilter::new(default));
+    let mut filter = said::<EnvFilter>("PYROGRAPH_LOG")?.unwrap_or_else(|| EnvFilter::new(default));
+    // The S3 server logs each request that it refuses as an error, such as one whose URL has expired.
+    if !variable("PYROGRAPH_LOG").is_some_and(|filter| filter.contains("s3s"))
+        && let Ok(quiet) = "s3s::ops=off".parse()
+    {
+        filter = filter.add_directive(quiet);
+    }
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match variable("PYROGRAPH_LOG_FORMAT").as_deref() {
         None | Some("text") => {
@@ -334,9 +381,10 @@ mod tests {
                 secret_key: "s".into(),
                 public_endpoint: None,
             },
+            behind_api: true,
         };
         let again: Services = serde_json::from_slice(&serde_json::to_vec(&services).unwrap()).unwrap();
-        assert_eq!(again.database_url, services.database_url);
+        assert_eq!((again.behind_api, again.database_url), (true, services.database_url));
         assert_eq!(
             (again.storage.endpoint, again.storage.secret_key),
             (services.storage.endpoint, services.storage.secret_key)

@@ -16,7 +16,7 @@ use domain::storage::StorageConfig;
 use embedded::{Postgres, S3};
 use serde::{Deserialize, Serialize};
 
-use crate::configuration::{SERVICES_FILE, Services, storage_from_environment};
+use crate::configuration::{SERVICES_FILE, Services, public_endpoint, storage_from_environment};
 use crate::failure::Failure;
 use crate::services::of_postgres;
 
@@ -47,12 +47,16 @@ impl Installation {
     /// Another process has it open. No service is left running after any error.
     pub(crate) async fn open(folder: &Path) -> Result<Self, Failure> {
         let named = storage_from_environment()?;
+        public_endpoint()?;
         fs::create_dir_all(folder).with_context(|| format!("could not create {}", folder.display()))?;
         let folder = folder.canonicalize().with_context(|| format!("could not open {}", folder.display()))?;
         let lock = lock(&folder)?;
-        let postgres = Postgres::start(&folder.join(POSTGRES)).await.map_err(of_postgres)?;
+        let mut postgres = Postgres::start(&folder.join(POSTGRES)).await.map_err(of_postgres)?;
         match start_storage(&folder, named, postgres.url()).await {
-            Ok((s3, services)) => Ok(Self { folder, services, postgres, s3, _lock: lock }),
+            Ok((s3, services)) => {
+                postgres.keep();
+                Ok(Self { folder, services, postgres, s3, _lock: lock })
+            }
             Err(failure) => {
                 let _ = postgres.stop().await;
                 Err(failure)
@@ -136,11 +140,11 @@ async fn start_storage(
             region: "auto".to_owned(),
             access_key: s3.access_key().to_owned(),
             secret_key: s3.secret_key().to_owned(),
-            public_endpoint: None,
+            public_endpoint: public_endpoint()?,
         };
         (Some(s3), storage)
     };
-    let services = Services { database_url: database_url.to_owned(), storage };
+    let services = Services { database_url: database_url.to_owned(), storage, behind_api: s3.is_some() };
     write_private(&folder.join(SERVICES_FILE), &services)?;
     Ok((s3, services))
 }

@@ -11,6 +11,7 @@ mod contact_sheet;
 mod failure;
 mod installation;
 mod meter;
+mod open_files;
 mod output;
 mod platform;
 mod server;
@@ -85,6 +86,9 @@ fn main() -> ExitCode {
 fn run(command: Command) -> Result<ExitCode, Failure> {
     let server = matches!(command, Command::Up(_) | Command::Serve(_) | Command::Worker(_) | Command::Engine(_));
     configuration::start_log(if server { SERVER_LOG } else { CLIENT_LOG })?;
+    if server {
+        open_files::raise_limit();
+    }
     let done = match command {
         // These need no runtime: the thread belongs to the device.
         Command::Engine(engine) => return engine.run(),

@@ -10,13 +10,14 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+use api::Names;
 use tokio::process::{Child, ChildStdin, Command};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::commands::engine_flags::EngineFlags;
 use crate::commands::worker;
-use crate::configuration::variable;
+use crate::configuration::{SERVICE_VARIABLES, names, variable};
 use crate::failure::{EXIT_USAGE, Failure};
 use crate::installation::Installation;
 use crate::server::{Server, listen};
@@ -46,6 +47,7 @@ impl Platform {
         log: &str,
     ) -> Result<Self, Failure> {
         worker::config(engine, data_dir)?;
+        names(bind)?;
         let listener = listen(bind).await?;
         let program = std::env::current_exe().context("could not find the path of this program")?;
         let installation = Installation::open(data_dir).await?;
@@ -62,9 +64,14 @@ impl Platform {
         Ok(Self { installation, server, stop_worker, worker })
     }
 
-    /// Address of the API.
+    /// Address of the API on this machine.
     pub(crate) fn url(&self) -> String {
-        format!("http://{}", self.server.address)
+        self.server.url()
+    }
+
+    /// The names under which others reach the API.
+    pub(crate) fn names(&self) -> &Names {
+        &self.server.names
     }
 
     pub(crate) fn storage_endpoint(&self) -> &str {
@@ -104,6 +111,10 @@ fn worker_command(program: &Path, folder: &Path, engine: &EngineFlags, log: &str
     let mut command = Command::new(program);
     if variable("PYROGRAPH_LOG").is_none() {
         command.env("PYROGRAPH_LOG", log);
+    }
+    // It reads them from the data folder: the environment may name one service and not the other.
+    for variable in SERVICE_VARIABLES {
+        command.env_remove(variable);
     }
     command.arg("worker").arg("--data-dir").arg(folder).args(engine.arguments()).arg("--with-parent");
     command.stdin(Stdio::piped()).stdout(Stdio::null()).process_group(0).kill_on_drop(true);
@@ -154,7 +165,23 @@ async fn say_farewell(mut child: Child, lifeline: Option<ChildStdin>) {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser;
+
     use super::*;
+
+    #[test]
+    fn the_worker_reads_its_services_from_the_folder() {
+        #[derive(Parser)]
+        struct Line {
+            #[command(flatten)]
+            engine: EngineFlags,
+        }
+        let line = Line::parse_from(["up"]);
+        let command = worker_command(Path::new("pyrograph"), Path::new("/data"), &line.engine, "info");
+        let removed: Vec<_> =
+            command.as_std().get_envs().filter(|(_, value)| value.is_none()).map(|(name, _)| name).collect();
+        assert!(SERVICE_VARIABLES.iter().all(|name| removed.iter().any(|removed| removed == name)), "{removed:?}");
+    }
 
     #[tokio::test]
     async fn a_worker_that_dies_is_started_again_and_one_that_can_never_work_is_not() {

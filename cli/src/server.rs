@@ -1,12 +1,13 @@
 //! The API server as `serve` and `up` run it: listener, pool, storage, schema, built-in checkpoint, and a reaper, so
 //! that jobs of workers that are gone return to the queue even when no worker is left to look.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::Context as _;
+use api::Names;
 use domain::Storage;
-use domain::database::{self, Pools};
+use domain::database::{Pools, Presence};
 use domain::event::Feed;
 use domain::job::Reaper;
 use tokio::net::TcpListener;
@@ -14,7 +15,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::built_in;
-use crate::configuration::{Services, lease_policy};
+use crate::configuration::{Services, lease_policy, names};
 use crate::failure::Failure;
 use crate::services;
 
@@ -30,13 +31,18 @@ pub(crate) async fn listen(bind: SocketAddr) -> Result<TcpListener, Failure> {
         std::io::ErrorKind::PermissionDenied => {
             Failure::Usage(format!("this user may not listen on {bind}. Choose another address with --bind."))
         }
+        std::io::ErrorKind::AddrNotAvailable => Failure::Usage(format!(
+            "this machine has no address {}. Choose another with --bind; 0.0.0.0 stands for all that it has.",
+            bind.ip()
+        )),
         _ => Failure::Failed(anyhow::Error::new(error).context(format!("could not listen on {bind}"))),
     })
 }
 
 /// A running API server.
 pub(crate) struct Server {
-    pub address: SocketAddr,
+    address: SocketAddr,
+    pub names: Names,
     stop: CancellationToken,
     serving: JoinHandle<()>,
     reaping: JoinHandle<()>,
@@ -47,9 +53,10 @@ impl Server {
     /// Updates the schema and the built-in checkpoint, and serves.
     pub(crate) async fn start(listener: TcpListener, services: &Services) -> Result<Self, Failure> {
         let address = listener.local_addr().context("the listener has no address")?;
+        let names = names(address)?;
         let reaper = Reaper::new(lease_policy()?);
         let pools = services::database(&services.database_url).await?;
-        database::migrate(&pools.lease).await.context("could not update the database schema")?;
+        services::migrate(&pools).await?;
         let storage = Storage::new(&services.storage).context("storage")?;
         match services::check_storage(&storage, &services.storage).await {
             Ok(()) => built_in::register(&pools.lease, &storage).await?,
@@ -61,7 +68,19 @@ impl Server {
         }
         let stop = CancellationToken::new();
         let feed = Feed::start(pools.listen.clone()).await;
-        let state = api::State::new(pools.api.clone(), feed, storage);
+        let presence = Presence::watch(pools.lease.connect_options());
+        let mut state =
+            api::State::new(pools.api.clone(), feed, storage).with_names(names.clone()).with_presence(presence);
+        if services.behind_api && services.storage.public_endpoint.is_none() {
+            state = state.with_gateway(&services.storage.endpoint).context("could not start the HTTP client")?;
+        }
+        if names.is_open() {
+            tracing::warn!(
+                "the API listens on {address}, beyond this machine, and asks nobody for a key: anyone who reaches it \
+                 can use it and delete everything. Put a proxy that authenticates before it, or use --bind 127.0.0.1:{}.",
+                address.port()
+            );
+        }
         let serving = tokio::spawn({
             let stop = stop.clone();
             async move {
@@ -71,7 +90,17 @@ impl Server {
             }
         });
         let reaping = tokio::spawn(reaper.run(pools.lease.clone()));
-        Ok(Self { address, stop, serving, reaping, pools })
+        Ok(Self { address, names, stop, serving, reaping, pools })
+    }
+
+    /// Its address on this machine, which a server of every address has too.
+    pub(crate) fn url(&self) -> String {
+        let ip = match self.address.ip() {
+            IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+            IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+            ip => ip,
+        };
+        format!("http://{}", SocketAddr::new(ip, self.address.port()))
     }
 
     /// Waits until the server stops unexpectedly.

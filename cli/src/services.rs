@@ -3,7 +3,7 @@
 
 use anyhow::{Context as _, anyhow};
 use domain::Storage;
-use domain::database::Pools;
+use domain::database::{self, Pools};
 use domain::storage::StorageConfig;
 use embedded::Postgres;
 
@@ -15,10 +15,20 @@ pub(crate) async fn database(url: &str) -> Result<Pools, Failure> {
     Ok(Pools::connect(url).await.context("database")?)
 }
 
+/// Updates the schema. One that another version wrote is reported in one sentence, since no retry helps.
+pub(crate) async fn migrate(pools: &Pools) -> Result<(), Failure> {
+    match database::migrate(&pools.lease).await {
+        Err(domain::Error::Conflict { message, .. }) => Err(Failure::Usage(message)),
+        done => Ok(done.context("could not update the database schema")?),
+    }
+}
+
 /// Why the database cannot be reached, in one sentence without a chain of causes.
 pub(crate) fn of_postgres(error: embedded::Error) -> Failure {
     match error {
-        embedded::Error::NamedBinaries { .. } | embedded::Error::Address => Failure::Usage(error.to_string()),
+        embedded::Error::NamedBinaries { .. } | embedded::Error::OtherMajor { .. } | embedded::Error::Address => {
+            Failure::Usage(error.to_string())
+        }
         error => Failure::Failed(anyhow!("Postgres: {error}")),
     }
 }
@@ -27,6 +37,11 @@ pub(crate) fn of_postgres(error: embedded::Error) -> Failure {
 pub(crate) async fn check_storage(storage: &Storage, config: &StorageConfig) -> Result<(), Failure> {
     let StorageConfig { endpoint, bucket, .. } = config;
     storage.check().await.map_err(|error| {
+        if let domain::Error::NotFound { noun: "bucket", .. } = error {
+            return Failure::Usage(format!(
+                "S3: there is no bucket `{bucket}` at {endpoint}. Create it, or name another with PYROGRAPH_S3_BUCKET."
+            ));
+        }
         let cause = cause(&error.to_string()).to_owned();
         Failure::Failed(anyhow!("S3: the bucket {bucket} at {endpoint} cannot be used: {cause}"))
     })

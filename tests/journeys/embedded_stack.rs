@@ -8,25 +8,39 @@ use std::time::Instant;
 
 use journeys::client::{Client, text};
 use journeys::model::tiny_files;
-use journeys::process::{Process, Signal, binary, mentioning, runs, send};
+use journeys::process::{Process, Signal, binary, mentioning, postgres_programs, runs, send};
 use journeys::stack::free_port;
 use journeys::wait::{seconds, until};
+use reqwest::Url;
 use serde_json::json;
 
-fn up_command(folder: &Path, port: u16) -> Command {
+pub(crate) fn up_command(folder: &Path, port: u16) -> Command {
+    up_command_at(folder, &format!("127.0.0.1:{port}"))
+}
+
+pub(crate) fn up_command_at(folder: &Path, bind: &str) -> Command {
     let mut command = Command::new(binary());
     command
         .env_clear()
         .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+        .envs(postgres_programs())
         .env("HOME", folder)
         .stdin(Stdio::null())
         .current_dir(folder);
-    command.args(["up", "--data-dir", folder.join("data").to_str().unwrap(), "--bind", &format!("127.0.0.1:{port}")]);
+    command.args(["up", "--data-dir", folder.join("data").to_str().unwrap(), "--bind", bind]);
     command
 }
 
 fn up(folder: &Path, port: u16) -> Process {
     Process::start("up", &folder.join("up.log"), up_command(folder, port))
+}
+
+/// Process id of the Postgres of this installation.
+fn postmaster(data: &Path) -> u32 {
+    let folder = data.join("postgres");
+    let folder = std::fs::read_to_string(folder.join("location")).map_or(folder, |moved| moved.trim().into());
+    let text = std::fs::read_to_string(folder.join("data/postmaster.pid")).unwrap();
+    text.lines().next().unwrap().trim().parse().unwrap()
 }
 
 async fn worker_of(up: &Process) -> u32 {
@@ -37,11 +51,11 @@ async fn worker_of(up: &Process) -> u32 {
 }
 
 /// A folder that is accessible to the account under which root's Postgres runs, so that its data stays here too.
-fn open_folder() -> tempfile::TempDir {
+pub(crate) fn open_folder() -> tempfile::TempDir {
     tempfile::Builder::new().permissions(Permissions::from_mode(0o755)).tempdir_in("/tmp").unwrap()
 }
 
-async fn ready(process: &mut Process, client: &Client) {
+pub(crate) async fn ready(process: &mut Process, client: &Client) {
     until(seconds(90), "`pyrograph up` is ready", || {
         let alive = process.is_alive();
         let client = client.clone();
@@ -184,4 +198,92 @@ async fn a_second_signal_takes_postgres_along() {
     let data = folder.path().join("data");
     until(seconds(20), "nothing is left", || async { mentioning(data.to_str().unwrap()).is_empty().then_some(()) })
         .await;
+}
+
+#[tokio::test]
+async fn a_killed_postgres_is_started_again() {
+    let folder = open_folder();
+    let data = folder.path().join("data");
+    let port = free_port();
+    let client = Client::new(&format!("http://127.0.0.1:{port}"));
+    let mut process = up(folder.path(), port);
+    ready(&mut process, &client).await;
+    client.add_model("tiny", &tiny_files(), None).await.expect(201);
+    let request = json!({"prompt": "an owl", "model": "tiny", "num_inference_steps": 2, "width": 32, "height": 32});
+    let before = client.succeeded(&client.generate(&request).await, seconds(90)).await;
+
+    for _ in 0..2 {
+        let killed = postmaster(&data);
+        send(killed, Signal::KILL);
+        until(seconds(60), "another Postgres runs", || async { (postmaster(&data) != killed).then_some(()) }).await;
+        ready(&mut process, &client).await;
+        client.get(&text(&before["urls"]["self"])).await.expect(200);
+        client.succeeded(&client.generate(&request).await, seconds(90)).await;
+    }
+    let log = process.log();
+    assert!(log.contains("Postgres has stopped") && log.contains("Postgres runs again"), "{log}");
+    assert!(process.end(Signal::TERM, seconds(60)).success());
+    let left = mentioning(data.to_str().unwrap());
+    assert!(left.is_empty(), "processes left behind: {left:?}");
+}
+
+#[tokio::test]
+async fn pictures_are_read_at_the_address_of_the_api() {
+    let folder = open_folder();
+    let port = free_port();
+    let client = Client::new(&format!("http://127.0.0.1:{port}"));
+    // As people do it whose API others reach: on every address, under the name of a proxy.
+    let mut command = up_command_at(folder.path(), &format!("0.0.0.0:{port}"));
+    command.env("PYROGRAPH_PUBLIC_URL", "https://pictures.example/pyro");
+    let mut process = Process::start("up", &folder.path().join("up.log"), command);
+    ready(&mut process, &client).await;
+    until(seconds(10), "the banner", || async { process.log().contains("Pyrograph is up").then_some(()) }).await;
+    let log = process.log();
+    assert!(log.contains("API      https://pictures.example/pyro\n") && !log.contains("http://0.0.0.0"), "{log}");
+    assert!(log.contains("WARNING") && log.contains("asks nobody for a key"), "it warns: {log}");
+
+    client.add_model("tiny", &tiny_files(), None).await.expect(201);
+    let url = text(&client.get("/v1/models/tiny").await.expect(200)["files"][0]["url"]);
+    let rest = url.strip_prefix("https://pictures.example/pyro/s3/").unwrap_or_else(|| panic!("{url}"));
+    // What a proxy makes of it.
+    let bytes = client.download(&format!("http://127.0.0.1:{port}/s3/{rest}")).await;
+    assert!(!bytes.is_empty());
+
+    // An expired or unsigned URL is the client's fault, and no error of the server.
+    let storage = std::fs::read(folder.path().join("data/services.json")).unwrap();
+    let storage: serde_json::Value = serde_json::from_slice(&storage).unwrap();
+    let unsigned = format!("{}/pyrograph/models/x", text(&storage["storage"]["endpoint"]));
+    assert_eq!(client.status(reqwest::Method::GET, &unsigned, Vec::new()).await, 403);
+    assert!(!process.log().contains("ERROR"), "{}", process.log());
+    assert!(process.end(Signal::TERM, seconds(60)).success());
+}
+
+#[tokio::test]
+async fn a_public_endpoint_of_the_bucket_is_signed() {
+    let folder = open_folder();
+    let port = free_port();
+    let client = Client::new(&format!("http://127.0.0.1:{port}"));
+    let mut command = up_command(folder.path(), port);
+    command.env("PYROGRAPH_S3_PUBLIC_ENDPOINT", "http://bucket.example:9000");
+    let mut process = Process::start("up", &folder.path().join("up.log"), command);
+    ready(&mut process, &client).await;
+    let url = text(&client.get("/v1/models/ember").await.expect(200)["files"][0]["url"]);
+    assert!(url.starts_with("http://bucket.example:9000/pyrograph/"), "{url}");
+
+    // The same of `serve` on the folder, which says otherwise.
+    let other = free_port();
+    let mut serve = Command::new(binary());
+    serve.env_clear().current_dir(folder.path()).env("PYROGRAPH_S3_PUBLIC_ENDPOINT", "https://other.example");
+    serve.args(["serve", "--data-dir", "data", "--bind", &format!("127.0.0.1:{other}")]);
+    let mut second = Process::start("serve", &folder.path().join("serve.log"), serve);
+    let client = Client::new(&format!("http://127.0.0.1:{other}"));
+    ready(&mut second, &client).await;
+    let url = text(&client.get("/v1/models/ember").await.expect(200)["files"][0]["url"]);
+    assert!(url.starts_with("https://other.example/pyrograph/"), "{url}");
+    assert!(second.end(Signal::TERM, seconds(60)).success());
+
+    // A name that resolves to the bucket: the signature is for it.
+    let url = Url::parse(&url).unwrap();
+    assert!(url.query().unwrap().contains("X-Amz-SignedHeaders=host"));
+    assert!(process.end(Signal::TERM, seconds(60)).success());
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use eventsource_stream::{Event, Eventsource as _};
+use eventsource_stream::{Event, EventStreamError, Eventsource as _};
 use futures::{StreamExt as _, stream};
 use reqwest::header::{ACCEPT, HeaderName};
 use serde_json::Value;
@@ -20,6 +20,8 @@ use crate::meter::Meter;
 const PATIENCE: Duration = Duration::from_mins(2);
 /// Silence after which a connection counts as lost. The server sends a comment every 15 s.
 const SILENCE: Duration = Duration::from_secs(45);
+/// Largest event, in bytes. A preview has some ten thousand.
+const LARGEST_EVENT: usize = 1024 * 1024;
 /// Shown beside the bar while no worker has the job.
 const WAITING: &str = "waiting for a worker";
 
@@ -137,13 +139,28 @@ impl Follower<'_> {
             let piece = tokio::time::timeout(SILENCE, bytes.next()).await.ok()??;
             Some((piece, bytes))
         });
-        let mut events = pin!(bytes.inspect(|_| *last_bytes = Instant::now()).eventsource());
-        while let Some(Ok(event)) = events.next().await {
-            if self.show(event) {
-                return Ok(true);
+        let mut size = EventSize::default();
+        let bytes = bytes.inspect(|_| *last_bytes = Instant::now());
+        let bytes = bytes.map(|piece| match piece {
+            Ok(piece) if !size.fits(&piece) => Err(Broken::TooLarge),
+            piece => piece.map_err(|_| Broken::Connection),
+        });
+        let mut events = pin!(bytes.eventsource());
+        loop {
+            match events.next().await {
+                Some(Ok(event)) => {
+                    if self.show(event) {
+                        return Ok(true);
+                    }
+                }
+                // Another connection would bring the same event.
+                Some(Err(EventStreamError::Transport(Broken::TooLarge))) => {
+                    let message = format!("the server sent an event of more than {LARGEST_EVENT} bytes");
+                    return Err(Failure::Failed(anyhow::anyhow!(message)));
+                }
+                Some(Err(_)) | None => return Ok(false),
             }
         }
-        Ok(false)
     }
 
     /// Shows one event. Returns whether it was the last.
@@ -186,6 +203,46 @@ impl Follower<'_> {
     }
 }
 
+/// Why a stream of events cannot be read on.
+#[derive(Debug)]
+enum Broken {
+    Connection,
+    TooLarge,
+}
+
+/// Counts the bytes since the last empty line, which ends an event: the parser keeps all of them.
+#[derive(Default)]
+struct EventSize {
+    bytes: usize,
+    at_line_start: bool,
+    after_return: bool,
+}
+
+impl EventSize {
+    /// Whether the events are small enough, up to the end of this piece.
+    fn fits(&mut self, piece: &[u8]) -> bool {
+        for byte in piece {
+            self.bytes += 1;
+            let second_of_line_end = *byte == b'\n' && std::mem::take(&mut self.after_return);
+            if second_of_line_end {
+                continue;
+            }
+            self.after_return = *byte == b'\r';
+            if matches!(byte, b'\r' | b'\n') {
+                if std::mem::replace(&mut self.at_line_start, true) {
+                    self.bytes = 0;
+                }
+            } else {
+                self.at_line_start = false;
+            }
+            if self.bytes > LARGEST_EVENT {
+                return false;
+            }
+        }
+        true
+    }
+}
+
 /// Puts the picture of a `data:` URI in the place of the file, which a viewer may be reading.
 fn write_preview(path: &Path, image: &str) -> std::io::Result<()> {
     let bytes = image.rsplit_once(',').and_then(|(_, text)| STANDARD.decode(text).ok());
@@ -193,4 +250,24 @@ fn write_preview(path: &Path, image: &str) -> std::io::Result<()> {
     let part = super::part_of(path);
     std::fs::write(&part, bytes)?;
     std::fs::rename(&part, path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_has_an_end() {
+        let line = [b'x'; 1000];
+        for end in ["\n\n", "\r\n\r\n", "\r\r"] {
+            let mut size = EventSize::default();
+            assert!((0..3000).all(|_| size.fits(&line) && size.fits(end.as_bytes())), "{end:?}: many events");
+        }
+        for end in ["", "\n", "\r\n", "\r"] {
+            let mut size = EventSize::default();
+            assert!(!(0..3000).all(|_| size.fits(&line) && size.fits(end.as_bytes())), "{end:?}: one event");
+        }
+        let mut split = EventSize::default();
+        assert!((0..3000).all(|_| split.fits(&line) && split.fits(b"\r\n\r") && split.fits(b"\n")), "split line ends");
+    }
 }

@@ -37,11 +37,22 @@ const STRANGE_ANSWER: &str = "the server's answer is not what this version of th
 #[derive(Debug, Clone, Args)]
 pub(crate) struct ClientOptions {
     /// Address of the Pyrograph server
-    #[arg(long, env = "PYROGRAPH_SERVER", default_value = "http://127.0.0.1:8080", value_name = "URL")]
+    #[arg(long, env = "PYROGRAPH_SERVER", default_value = "http://127.0.0.1:8080", value_name = "URL",
+          value_parser = server_address)]
     pub server: Url,
     /// Print the result as JSON on stdout; progress stays on stderr
     #[arg(long)]
     pub json: bool,
+}
+
+/// The address of a server as people write it: `http://` may be left out.
+///
+/// # Errors
+/// It is none.
+fn server_address(text: &str) -> Result<Url, String> {
+    let complete = if text.contains("://") { text.to_owned() } else { format!("http://{text}") };
+    let url = Url::parse(&complete).ok().filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
+    url.ok_or_else(|| "it is not an address such as http://127.0.0.1:8080 or https://pictures.example.com".to_owned())
 }
 
 /// Mozilla's root certificates, beside those of the system: a slim container or an internal `SSL_CERT_FILE` lacks them.
@@ -73,9 +84,19 @@ impl Client {
         Ok(Self { http, server: server.clone() })
     }
 
-    /// The address of `path` (as `/v1/models`, or an absolute URL that the server gave) on this server.
+    /// The address of `path` (as `/v1/models`, or an absolute URL that the server gave) on this server, which a proxy
+    /// may serve below a path.
     fn address(&self, path: &str) -> Result<Url, Failure> {
-        Ok(self.server.join(path).with_context(|| format!("not an address: {path}"))?)
+        let address = match path.strip_prefix('/') {
+            Some(path) => {
+                let mut root = self.server.clone();
+                root.set_query(None);
+                root.set_fragment(None);
+                Url::parse(&format!("{}/{path}", root.as_str().trim_end_matches('/')))
+            }
+            None => self.server.join(path),
+        };
+        Ok(address.with_context(|| format!("not an address: {path}"))?)
     }
 
     fn request(&self, method: Method, path: &str) -> Result<RequestBuilder, Failure> {
@@ -281,6 +302,26 @@ fn reason(error: &reqwest::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_server_is_named_with_or_without_its_scheme_and_below_a_path() {
+        for (text, server, models) in [
+            ("127.0.0.1:8080", "http://127.0.0.1:8080/", "http://127.0.0.1:8080/v1/models?limit=1"),
+            ("localhost:8080", "http://localhost:8080/", "http://localhost:8080/v1/models?limit=1"),
+            ("[::1]:8080", "http://[::1]:8080/", "http://[::1]:8080/v1/models?limit=1"),
+            ("https://a.example/pyro/", "https://a.example/pyro/", "https://a.example/pyro/v1/models?limit=1"),
+            ("https://a.example/pyro", "https://a.example/pyro", "https://a.example/pyro/v1/models?limit=1"),
+        ] {
+            let url = server_address(text).unwrap();
+            assert_eq!(url.as_str(), server);
+            let client = Client::new(&url).unwrap();
+            assert_eq!(client.address("/v1/models?limit=1").unwrap().as_str(), models);
+            assert_eq!(client.address("https://b.example/x?y=1").unwrap().as_str(), "https://b.example/x?y=1");
+        }
+        for text in ["", "http://", "ftp://a", "a b", "file:///x"] {
+            assert!(server_address(text).is_err(), "{text}");
+        }
+    }
 
     #[test]
     fn what_cannot_be_written_is_known_before_it_is_there() {

@@ -2,9 +2,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::Context as _;
 use clap::Args;
-use domain::database;
 
 use super::Outcome;
 use crate::configuration::Services;
@@ -24,9 +22,9 @@ impl Migrate {
     /// Runs the command.
     pub(crate) async fn run(self) -> Outcome {
         let pools = services::database(&Services::find_database(&self.data_dir)?).await?;
-        let migrated = database::migrate(&pools.lease).await;
+        let migrated = services::migrate(&pools).await;
         pools.close().await;
-        migrated.context("could not update the database schema")?;
+        migrated?;
         eprintln!("The database is up to date.");
         Ok(())
     }

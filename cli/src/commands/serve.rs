@@ -32,7 +32,7 @@ impl Serve {
         let services = Services::find(&self.data_dir)?;
         let listener = listen(self.bind).await?;
         let mut server = Server::start(listener, &services).await?;
-        tracing::info!("serving http://{}", server.address);
+        tracing::info!("serving {}", server.url());
         tokio::select! {
             () = stop.cancelled() => {}
             () = server.ended() => {

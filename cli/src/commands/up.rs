@@ -52,11 +52,19 @@ impl Up {
 
 fn announce(platform: &Platform) -> Outcome {
     let url = platform.url();
+    let names = platform.names();
+    let public = names.public_url.as_ref().map_or(url.as_str(), api::PublicUrl::as_str);
     say!("Pyrograph is up. Ctrl-C stops everything.\n")?;
-    say!("  API      {url}")?;
-    say!("  Docs     {url}/docs")?;
+    say!("  API      {public}")?;
+    say!("  Docs     {public}/docs/")?;
     say!("  Storage  {} (S3)", platform.storage_endpoint())?;
     say!("  Data     {}", platform.folder().display())?;
+    if names.is_open() {
+        say!("\n  WARNING: other machines reach this API, and it asks nobody for a key: anyone can use it")?;
+        say!(
+            "  and delete everything. Put a proxy that authenticates before it (docs/proxy.md), or leave out --bind."
+        )?;
+    }
     let server = if url.ends_with(":8080") { String::new() } else { format!(" --server {url}") };
     say!("\nTry: pyrograph generate \"owl on a blue background\"{server}")
 }

@@ -1,0 +1,108 @@
+//! What a start says that cannot succeed: one sentence with the remedy, and exit code 2.
+
+use std::process::{Command, Output};
+
+use journeys::client::{Client, text};
+use journeys::ground::Site;
+use journeys::model::tiny_files;
+use journeys::process::{Process, Signal, binary};
+use journeys::stack::free_port;
+use journeys::wait::seconds;
+use serde_json::json;
+use sqlx::{Connection, PgConnection};
+
+use crate::embedded_stack::{open_folder, ready, up_command, up_command_at};
+
+async fn run(mut command: Command) -> Output {
+    let output = tokio::task::spawn_blocking(move || command.output().unwrap());
+    tokio::time::timeout(seconds(60), output).await.expect("it ends").unwrap()
+}
+
+async fn refuses(command: Command, words: &[&str]) {
+    let output = run(command).await;
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{told}");
+    let last = told.trim_end().lines().last().unwrap_or_default();
+    assert!(last.starts_with("pyrograph: ") && words.iter().all(|word| last.contains(word)), "{words:?}: {told}");
+}
+
+fn on_site(site: &Site, arguments: &[&str]) -> Command {
+    let mut command = Command::new(binary());
+    command.env_clear().envs(site.environment()).args(arguments);
+    command
+}
+
+#[tokio::test]
+async fn a_bucket_that_is_not_there() {
+    let site = Site::create().await;
+    let address = format!("127.0.0.1:{}", free_port());
+    let mut command = on_site(&site, &["serve", "--bind", &address]);
+    command.env("PYROGRAPH_S3_BUCKET", "nothing-here");
+    refuses(command, &["no bucket `nothing-here`", "Create it", "PYROGRAPH_S3_BUCKET"]).await;
+}
+
+#[tokio::test]
+async fn a_schema_of_a_newer_version() {
+    let site = Site::create().await;
+    assert!(run(on_site(&site, &["migrate"])).await.status.success());
+    let mut database = PgConnection::connect(&site.database_url).await.unwrap();
+    sqlx::query("INSERT INTO _sqlx_migrations VALUES (9999, 'tomorrow', now(), true, '', 0)")
+        .execute(&mut database)
+        .await
+        .unwrap();
+    let address = format!("127.0.0.1:{}", free_port());
+    for arguments in [&["migrate"][..], &["serve", "--bind", &address]] {
+        refuses(on_site(&site, arguments), &["newer version of Pyrograph", "9999", "backup"]).await;
+    }
+}
+
+#[tokio::test]
+async fn data_of_another_postgres() {
+    let folder = open_folder();
+    let data = folder.path().join("data/postgres/data");
+    std::fs::create_dir_all(&data).unwrap();
+    std::fs::write(data.join("PG_VERSION"), "11\n").unwrap();
+    refuses(up_command(folder.path(), free_port()), &["Postgres 11", "PYROGRAPH_POSTGRES_BIN", "pg_upgrade"]).await;
+    assert_eq!(std::fs::read(data.join("PG_VERSION")).unwrap(), b"11\n");
+}
+
+#[tokio::test]
+async fn a_port_that_is_taken_and_an_address_that_is_not_ours() {
+    let folder = open_folder();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    refuses(up_command(folder.path(), port), &[&format!("127.0.0.1:{port} is in use"), "--bind"]).await;
+    refuses(up_command_at(folder.path(), "203.0.113.7:8080"), &["no address 203.0.113.7", "0.0.0.0"]).await;
+}
+
+#[tokio::test]
+async fn names_that_are_none() {
+    let folder = open_folder();
+    for (variable, value) in [
+        ("PYROGRAPH_PUBLIC_URL", "pictures.example"),
+        ("PYROGRAPH_ALLOWED_HOSTS", "a, http://b"),
+        ("PYROGRAPH_S3_PUBLIC_ENDPOINT", "bucket.example"),
+    ] {
+        let mut command = up_command(folder.path(), free_port());
+        command.env(variable, value);
+        refuses(command, &[variable]).await;
+    }
+}
+
+#[tokio::test]
+async fn a_database_is_named_and_no_bucket() {
+    let site = Site::create().await;
+    let folder = open_folder();
+    let port = free_port();
+    let mut command = up_command(folder.path(), port);
+    command.env("DATABASE_URL", &site.database_url);
+    let mut process = Process::start("up", &folder.path().join("up.log"), command);
+    let client = Client::new(&format!("http://127.0.0.1:{port}"));
+    ready(&mut process, &client).await;
+    client.add_model("tiny", &tiny_files(), None).await.expect(201);
+    let request = json!({"prompt": "an owl", "model": "tiny", "num_inference_steps": 1, "width": 32, "height": 32});
+    let made = client.succeeded(&client.generate(&request).await, seconds(90)).await;
+    assert!(text(&made["artifacts"][0]["url"]).starts_with(&format!("http://127.0.0.1:{port}/s3/")), "{made:#}");
+    client.artifacts(&made).await;
+    assert!(process.end(Signal::TERM, seconds(60)).success());
+}
