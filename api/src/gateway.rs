@@ -1,6 +1,6 @@
 //! `/s3`: the bucket of `pyrograph up` below the API's own address, so that one address is all that clients and proxies
 //! need to know. Presigned URLs are made for the bucket's own address and moved here (`Storage::through`). This module
-//! passes a request on to that address as it was signed, whatever a proxy has done to host and path before it.
+//! passes a request on to that address as it was signed, even if a proxy has changed host and path.
 
 use std::time::Duration;
 

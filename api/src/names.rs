@@ -205,7 +205,7 @@ impl Names {
     }
 
     /// Whether the page comes from the address that the request is sent to. A proxy may have changed `Host`; then the
-    /// public address tells.
+    /// public address shows it.
     fn is_own_page(&self, page: &Url, authority: Option<&Authority>) -> bool {
         let same = || {
             let authority = authority?;
@@ -290,7 +290,7 @@ mod tests {
         let own = Names { bind: [10, 0, 0, 7].into(), ..Names::default() };
         assert_eq!(status(&own, Method::GET, &[("host", "10.0.0.7:8080")]), None);
         assert_eq!(status(&own, Method::GET, &[("host", "10.0.0.8:8080")]), Some(403));
-        assert_eq!(status(&open_to_all(), Method::GET, &[("host", "whatever.example")]), None);
+        assert_eq!(status(&open_to_all(), Method::GET, &[("host", "anything.example")]), None);
     }
 
     fn open_to_all() -> Names {

@@ -22,7 +22,7 @@ const IDLE: Duration = Duration::from_secs(120);
 /// How often a connection is looked at.
 const LOOK: Duration = Duration::from_secs(2);
 
-/// What is known of one connection. Times are milliseconds since it was accepted.
+/// The state of one connection. Times are milliseconds since it was accepted.
 #[derive(Debug)]
 pub(crate) struct Pulse {
     accepted: Instant,
@@ -101,7 +101,7 @@ impl Drop for Working {
     }
 }
 
-/// A stream that tells its [`Pulse`] what happens.
+/// A stream whose [`Pulse`] notices every byte.
 pub(crate) struct Felt {
     pub stream: TcpStream,
     pub pulse: Arc<Pulse>,

@@ -32,7 +32,7 @@ impl Keeper {
     }
 }
 
-/// Returns when it is told to stop, or when the [`Keeper`] is dropped.
+/// Returns when it is asked to stop, or when the [`Keeper`] is dropped.
 async fn keep(cluster: Cluster, port: u16, mut stopped: watch::Receiver<bool>) {
     let mut pause = LOOK;
     loop {

@@ -20,10 +20,10 @@ async fn run(mut command: Command) -> Output {
 
 async fn refuses(command: Command, words: &[&str]) {
     let output = run(command).await;
-    let told = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(2), "{told}");
-    let last = told.trim_end().lines().last().unwrap_or_default();
-    assert!(last.starts_with("pyrograph: ") && words.iter().all(|word| last.contains(word)), "{words:?}: {told}");
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{message}");
+    let last = message.trim_end().lines().last().unwrap_or_default();
+    assert!(last.starts_with("pyrograph: ") && words.iter().all(|word| last.contains(word)), "{words:?}: {message}");
 }
 
 fn on_site(site: &Site, arguments: &[&str]) -> Command {

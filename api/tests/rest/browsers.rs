@@ -1,4 +1,4 @@
-//! Requests that a page in a browser makes: of another origin, under another name, and of our own pages.
+//! Requests that a page in a browser makes: of another origin, under another name, and of our pages.
 
 use api::Names;
 use reqwest::Method;

@@ -1,5 +1,5 @@
-//! Whether the database answers. It is asked all the time on a connection of its own, so that a request need not wait
-//! for its own connection in vain.
+//! Whether the database answers. It is asked all the time on a separate connection, so that a request need not wait for
+//! its own in vain.
 
 use std::sync::Arc;
 use std::time::Duration;
