@@ -7,7 +7,7 @@
 //! | `limits` | how large the bodies of requests may be |
 //! | `routes` | one file for each noun: its requests and its responses |
 //! | `names`, `guard` | `Host` and `Origin`: which requests of browsers are refused |
-//! | `admission`, `place`, `arriving`, `per_address` | how many requests are served at the same time, and how slowly they may come |
+//! | `admission`, `place`, `arriving`, `per_address` | how many requests are served at the same time |
 //! | `pulse`, `server` | connections: limits, time limits, graceful shutdown |
 //! | `observe`, `request_id` | one line in the log for each request |
 //! | `gateway` | the bucket of `up` below the API's own address |

@@ -1,5 +1,5 @@
-//! Around every request: an id, and one line in the log. The log gets the route, never the query, a header that is not an
-//! id, or a body: prompts and signatures stay out of it.
+//! Around every request: an id, and one line in the log. The log gets the route, never the query, a header that is not
+//! an id, or a body: prompts and signatures stay out of it.
 
 use std::time::Instant;
 

@@ -77,7 +77,8 @@ impl Server {
         if names.is_open() {
             tracing::warn!(
                 "the API listens on {address}, beyond this machine, and asks nobody for a key: anyone who reaches it \
-                 can use it and delete everything. Put a proxy that authenticates before it, or use --bind 127.0.0.1:{}.",
+                 can use it and delete everything. Put a proxy that authenticates before it, or use --bind \
+                 127.0.0.1:{}.",
                 address.port()
             );
         }

@@ -105,8 +105,8 @@ impl Cluster {
     /// The port of a server that already runs on this folder, left by a process that was killed.
     ///
     /// A stale `postmaster.pid` stays: by the shared memory that it names, Postgres notices processes of the dead
-    /// server that still write. But its process id may belong to another program by now, or to a process that has ended and
-    /// waits for its parent. Postgres would take either for the server, so the file gets an id that no process has.
+    /// server that still write. But its process id may belong to another program by now, or to a process that has ended
+    /// and waits for its parent. Postgres would take either for the server, so the file gets an id that no process has.
     pub(crate) fn running(&self) -> Result<Option<u16>, Error> {
         let path = self.data().join(PID_FILE);
         let Some((pid, port)) = recorded(&path) else { return Ok(None) };
