@@ -274,18 +274,23 @@ impl Storage {
         Ok(PresignedPut { url: self.through_gateway(url), content_type: content_type.to_owned() })
     }
 
-    /// Asks the bucket for an object that never exists: the response "no such key" proves address, bucket and keys. Not
-    /// by HEAD, whose response does not say whether key or bucket are missing.
+    /// Lists a folder that never exists: an empty answer proves address, bucket and keys. Keys that may not list ask for
+    /// an object that never exists instead, whose absence does not prove that there is a bucket.
     ///
     /// # Errors
     /// `NotFound` with the noun `bucket` if there is none.
     pub async fn check(&self) -> Result<()> {
-        let key = "readiness";
-        match self.bucket.get(&key.into()).await {
-            Ok(_) => Ok(()),
-            Err(error) if error.to_string().contains("NoSuchBucket") => Err(Error::not_found("bucket", &self.name)),
-            Err(object_store::Error::NotFound { .. }) => Ok(()),
-            Err(error) => Err(from_object_store(key, error)),
+        let nothing = "readiness";
+        match self.bucket.list(Some(&nothing.into())).next().await {
+            None | Some(Ok(_)) => Ok(()),
+            Some(Err(error)) if error.to_string().contains("NoSuchBucket") => {
+                Err(Error::not_found("bucket", &self.name))
+            }
+            Some(Err(object_store::Error::PermissionDenied { .. })) => match self.head(nothing).await {
+                Ok(_) | Err(Error::NotFound { .. }) => Ok(()),
+                Err(error) => Err(error),
+            },
+            Some(Err(error)) => Err(from_object_store(nothing, error)),
         }
     }
 }

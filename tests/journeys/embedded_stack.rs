@@ -35,12 +35,12 @@ fn up(folder: &Path, port: u16) -> Process {
     Process::start("up", &folder.join("up.log"), up_command(folder, port))
 }
 
-/// Process id of the Postgres of this installation.
-fn postmaster(data: &Path) -> u32 {
+/// Process id of the Postgres of this installation, once it has said so.
+fn postmaster(data: &Path) -> Option<u32> {
     let folder = data.join("postgres");
     let folder = std::fs::read_to_string(folder.join("location")).map_or(folder, |moved| moved.trim().into());
-    let text = std::fs::read_to_string(folder.join("data/postmaster.pid")).unwrap();
-    text.lines().next().unwrap().trim().parse().unwrap()
+    let text = std::fs::read_to_string(folder.join("data/postmaster.pid")).ok()?;
+    text.lines().next()?.trim().parse().ok().filter(|id| runs(*id))
 }
 
 async fn worker_of(up: &Process) -> u32 {
@@ -213,9 +213,9 @@ async fn a_killed_postgres_is_started_again() {
     let before = client.succeeded(&client.generate(&request).await, seconds(90)).await;
 
     for _ in 0..2 {
-        let killed = postmaster(&data);
+        let killed = postmaster(&data).unwrap();
         send(killed, Signal::KILL);
-        until(seconds(60), "another Postgres runs", || async { (postmaster(&data) != killed).then_some(()) }).await;
+        until(seconds(60), "another Postgres runs", || async { postmaster(&data).filter(|id| *id != killed) }).await;
         ready(&mut process, &client).await;
         client.get(&text(&before["urls"]["self"])).await.expect(200);
         client.succeeded(&client.generate(&request).await, seconds(90)).await;

@@ -13,8 +13,10 @@ use sqlx::{Connection, PgConnection};
 
 use crate::embedded_stack::{open_folder, ready, up_command, up_command_at};
 
-async fn run(mut command: Command) -> Output {
-    let output = tokio::task::spawn_blocking(move || command.output().unwrap());
+async fn run(command: Command) -> Output {
+    // Killed when it does not end.
+    let mut command = tokio::process::Command::from(command);
+    let output = command.kill_on_drop(true).output();
     tokio::time::timeout(seconds(60), output).await.expect("it ends").unwrap()
 }
 
