@@ -114,7 +114,8 @@ enum Host {
 impl Host {
     fn of(authority: &Authority) -> Option<Self> {
         let host = authority.host();
-        if host.is_empty() || authority.as_str().contains('@') {
+        let has_bad_port = authority.port().is_none() && authority.as_str() != host;
+        if host.is_empty() || has_bad_port || authority.as_str().contains('@') {
             return None;
         }
         let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
