@@ -49,7 +49,7 @@ async fn a_generation_shows_its_pictures_at_work() {
             let taesd = client.add_model(name, &[("taesd.safetensors".into(), file)], None).await.expect(201);
             assert_eq!((&taesd["kind"], &taesd["family"]), (&json!("vae_approx"), &json!("sd15")));
             let about = client.get("/v1/models/taesd/inspect").await.expect(200);
-            assert_eq!(about, json!({"kind": "vae_approx", "family": "sd15", "latent_channels": 4}));
+            assert_eq!(about, json!({"kind": "vae_approx", "family": "sd15", "latent_channels": 4, "warnings": []}));
         }
         let generation = client.generate(&body).await;
         assert_eq!(generation["preview_every"], 2);
