@@ -21,8 +21,9 @@ MEMORY_GOAL = 1.2
 
 def measure(report, root, build):
     for name, what, goal, rounds, per_round in NETWORKS:
-        ours = Side(build / "examples/networks", name)
-        theirs = Side(sys.executable, root / "bench/peers/networks.py", name)
+        size = "tiny" if report.tiny else "published"
+        ours = Side(build / "examples/networks", name, size)
+        theirs = Side(sys.executable, root / "bench/peers/networks.py", name, size)
         try:
             compare(report, what, "forward", goal, ours, theirs, rounds, per_round)
             mine, other = ours.peak(), theirs.peak()

@@ -13,8 +13,10 @@ def cpu():
 
 
 class Report:
-    def __init__(self, root):
-        self.root, self.lines = root, []
+    """`tiny`: the figures mean nothing, since everything runs once and as small as possible."""
+
+    def __init__(self, root, tiny):
+        self.root, self.tiny, self.lines, self.failures = root, tiny, [], []
         self.load = os.getloadavg()[0]
 
     def row(self, what, ours, peer, figure, goal, reached):
@@ -22,11 +24,18 @@ class Report:
         verdict = {True: "yes", False: "**no**", None: ""}[reached]
         self.lines.append(f"| {what} | {ours} | {peer} | {figure} | {goal} | {verdict} |")
         print(f"{what}: {ours}" + (f", {peer}" if peer else "") + (f": {figure}" if figure else "") +
-              (f" (goal {goal}: {'reached' if reached else 'missed'})" if goal else ""), flush=True)
+              (f" (goal {goal}: {'reached' if reached else 'missed'})" if goal and not self.tiny else ""), flush=True)
 
     def failed(self, what, error):
         self.lines.append(f"| {what} | not measured | | {error} | | |")
         print(f"{what}: not measured: {error}", flush=True)
+        self.failures.append(what)
+
+    def finish(self):
+        if not self.tiny:
+            self.write()
+        if self.failures:
+            raise SystemExit(f"not measured: {', '.join(self.failures)}")
 
     def write(self):
         commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=self.root, capture_output=True, text=True).stdout.strip()

@@ -1,10 +1,12 @@
 """`just bench`: every figure with a goal, in one run. Arguments select parts: block, networks, loading, service.
 
-Runs in .venv-bench (bench/setup.sh) on release builds of the binary and of the examples named here.
+Runs in .venv-bench (bench/setup.sh) on release builds of the binary and of the examples named here. `--tiny` is the test
+that every part still runs: on the development build, at a tiny size, without goals, and without writing the figures.
 """
 
+import argparse
 import os
-import sys
+import traceback
 from pathlib import Path
 
 import flux_block
@@ -14,19 +16,24 @@ import service
 from report import Report
 
 ROOT = Path(__file__).resolve().parents[1]
-BUILD = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release"
 PARTS = {"block": flux_block.measure, "networks": networks.measure, "loading": loading.measure, "service": service.measure}
 
 
 def main():
-    wanted = sys.argv[1:] or list(PARTS)
-    report = Report(ROOT)
-    for name in wanted:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("parts", nargs="*", metavar="PART")
+    parser.add_argument("--tiny", action="store_true")
+    arguments = parser.parse_args()
+    target = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
+    build = target / ("debug" if arguments.tiny else "release")
+    report = Report(ROOT, arguments.tiny)
+    for name in arguments.parts or PARTS:
         try:
-            PARTS[name](report, ROOT, BUILD)
+            PARTS[name](report, ROOT, build)
         except Exception as error:  # A failing part must not lose the figures of the others.
+            traceback.print_exc()
             report.failed(name, f"{type(error).__name__}: {error}")
-    report.write()
+    report.finish()
 
 
 if __name__ == "__main__":

@@ -71,7 +71,7 @@ def demo(report, build, scratch):
 def pictures(report):
     """Each request with another seed and prompt; the first one loads the model."""
     times = []
-    for i in range(5):
+    for i in range(2 if report.tiny else 5):
         start = time.monotonic()
         body = BODY | {"num_images": 4, "seed": 100 + i}
         generation = call("POST", UP, "/v1/generations", body, {"Prefer": "wait=60"})
@@ -86,6 +86,7 @@ def pictures(report):
 def starts(report, count=40):
     """The time from a job's row to its claim, by Postgres' clock, with an idle worker."""
     waits = []
+    count = 2 if report.tiny else count
     for i in range(count):
         time.sleep(0.05 + 0.37 * (i % 7) / 7)  # not in step with the worker's poll
         body = BODY | {"num_inference_steps": 1, "seed": i}
@@ -106,8 +107,9 @@ async def fresh_database(url, name):
     await connection.close()
 
 
-def load(build, method, address, path, body=""):
-    command = [build / "examples/http_load", method, address, path, str(CONNECTIONS), str(SECONDS), body]
+def load(report, build, method, address, path, body=""):
+    seconds = 1 if report.tiny else SECONDS
+    command = [build / "examples/http_load", method, address, path, str(CONNECTIONS), str(seconds), body]
     result = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     if result["refused"]:
         raise RuntimeError(f"{method} {path} at {address}: {result['refused']} answers were no 2xx")
@@ -117,10 +119,10 @@ def load(build, method, address, path, body=""):
 def compare(report, build, what, goal, processes, requests):
     sides = {}
     for address, (method, path, body) in requests.items():
-        load(build, method, address, path, body)  # warm
-    for _ in range(ROUNDS):
+        load(report, build, method, address, path, body)  # warm
+    for _ in range(1 if report.tiny else ROUNDS):
         for address, (method, path, body) in requests.items():
-            sides.setdefault(address, []).append(load(build, method, address, path, body))
+            sides.setdefault(address, []).append(load(report, build, method, address, path, body))
     def middle(address, key):
         return statistics.median(run[key] for run in sides[address])
     ratio = statistics.median(a["per_second"] / b["per_second"] for a, b in zip(sides[SERVE], sides[TWIN]))
@@ -143,7 +145,7 @@ def api(report, root, build, services, log):
     serve = [build / "pyrograph", "serve", "--bind", SERVE]
     host, port = TWIN.split(":")
     with running("serve", serve, SERVE, "/readyz", environment, log):
-        for processes in (1, 2):
+        for processes in (1,) if report.tiny else (1, 2):
             twin = [root / ".venv-bench/bin/uvicorn", "app:app", "--app-dir", root / "bench/peers/fastapi_twin",
                     "--host", host, "--port", port, "--workers", str(processes), "--log-level", "warning", "--no-access-log"]
             with running("twin", twin, TWIN, "/openapi.json", environment, log):
@@ -157,15 +159,16 @@ def beside_twin(report, build, processes):
         raise RuntimeError(f"the twin answers something else: {answers[0].keys() ^ answers[1].keys()}")
     create = {address: ("POST", "/v1/generations", json.dumps(BODY)) for address in ids}
     get = {address: ("GET", f"/v1/generations/{id}", "") for address, id in ids.items()}
-    compare(report, build, "create", 3, processes, create)
-    compare(report, build, "get", 5, processes, get)
+    compare(report, build, "create", 3.5, processes, create)
+    compare(report, build, "get", 6, processes, get)
 
 
 def measure(report, root, build):
     scratch = Path(tempfile.mkdtemp(prefix="pyrograph-bench-"))
     try:
         scratch.chmod(0o755)  # Postgres runs as another user if we are root.
-        demo(report, build, scratch)
+        if not report.tiny:
+            demo(report, build, scratch)
         data = scratch / "data"
         up = [build / "pyrograph", "up", "--data-dir", data, "--bind", UP]
         # The demo has left its folder behind, so this is a second start.

@@ -27,6 +27,15 @@ cargo clippy --workspace --all-targets --quiet -- -D warnings
 if [ $# -eq 0 ]; then
     say "every operation of the API, by schemathesis"
     scripts/contract.sh
+    say "generated clients in Python and TypeScript"
+    scripts/clients.sh
+fi
+
+if [ $# -eq 0 ]; then
+    say "every benchmark, once and at a tiny size"
+    bench/setup.sh
+    cargo build --quiet --workspace --examples
+    .venv-bench/bin/python bench/run.py --tiny
 fi
 
 say "what must not compile"
