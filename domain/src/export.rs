@@ -6,6 +6,7 @@ use chrono::{DateTime, Utc};
 pub use formats::adapter::{Dtype, Format};
 use sqlx::types::Json;
 use sqlx::{PgConnection, PgPool};
+use uuid::Uuid;
 
 use crate::artifact::{self, NewArtifact};
 use crate::event;
@@ -70,18 +71,7 @@ pub async fn create(
     .fetch_optional(&mut *tx)
     .await?
     .ok_or_else(|| Error::not_found("model", name_or_id))?;
-    let there = sqlx::query_scalar!(
-        r#"SELECT e.id AS "id: ExportId" FROM exports e JOIN jobs j ON j.id = e.job_id
-           WHERE e.model_id = $1 AND e.format = $2 AND e.dtype = $3 AND e.project_id = $4 AND j.status IN ('queued', 'running', 'succeeded')
-           ORDER BY e.id DESC LIMIT 1"#,
-        model.id as ModelId,
-        format.as_str(),
-        dtype.as_str(),
-        project as ProjectId,
-    )
-    .fetch_optional(&mut *tx)
-    .await?;
-    if let Some(id) = there {
+    if let Some(id) = same(project, &mut tx, model.id, format, dtype).await? {
         tx.commit().await?;
         return get(caller, database, id).await;
     }
@@ -89,6 +79,26 @@ pub async fn create(
     tx.commit().await?;
     job::ring(pool);
     get(caller, database, id).await
+}
+
+/// The same export, if it has succeeded or is unfinished.
+async fn same(
+    project: ProjectId,
+    connection: &mut PgConnection,
+    model: ModelId,
+    format: Format,
+    dtype: Dtype,
+) -> Result<Option<ExportId>> {
+    let there = sqlx::query_scalar!(
+        r#"SELECT e.id AS "id: ExportId" FROM exports e JOIN jobs j ON j.id = e.job_id
+           WHERE e.model_id = $1 AND e.format = $2 AND e.dtype = $3 AND e.project_id = $4 AND j.status IN ('queued', 'running', 'succeeded')
+           ORDER BY e.id DESC LIMIT 1"#,
+        model as ModelId,
+        format.as_str(),
+        dtype.as_str(),
+        project as ProjectId,
+    );
+    Ok(there.fetch_optional(connection).await?)
 }
 
 /// Writes an export with its queued job.
@@ -117,7 +127,22 @@ async fn insert(
     Ok(id)
 }
 
-/// Makes the same request again, as a new job. Errors: `Unknown` if the model has been deleted.
+/// Locks the model of this export until the transaction ends: one request at a time, and not while the model is being
+/// deleted. An id of another kind of job locks nothing.
+pub(crate) async fn lock_model(caller: &Caller, connection: &mut PgConnection, id: Uuid) -> Result<()> {
+    sqlx::query!(
+        "SELECT m.id FROM models m JOIN exports e ON e.model_id = m.id WHERE e.id = $1 AND e.project_id = $2
+         FOR UPDATE OF m",
+        id,
+        caller.project() as ProjectId,
+    )
+    .fetch_optional(connection)
+    .await?;
+    Ok(())
+}
+
+/// Makes the same request again, as a new job. The caller has locked the model. Errors: `Unknown` if the model has been
+/// deleted, `Conflict` if the same export has been made meanwhile.
 pub(crate) async fn retry(caller: &Caller, connection: &mut PgConnection, failed: JobId) -> Result<ExportId> {
     let row = sqlx::query!(
         r#"SELECT model_id AS "model_id: ModelId", format AS "format: Format", dtype AS "dtype: Dtype" FROM exports
@@ -127,6 +152,9 @@ pub(crate) async fn retry(caller: &Caller, connection: &mut PgConnection, failed
     )
     .fetch_one(&mut *connection)
     .await?;
+    if let Some(id) = same(caller.project(), connection, row.model_id, row.format, row.dtype).await? {
+        return Err(Error::conflict(format!("The same export has been made meanwhile, as {id}.")));
+    }
     insert(caller.project(), connection, row.model_id, row.format, row.dtype, Some(failed)).await
 }
 

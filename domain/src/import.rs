@@ -10,6 +10,7 @@ use serde::Deserialize;
 use sqlx::types::Json;
 use sqlx::{PgConnection, PgPool};
 use utoipa::ToSchema;
+use uuid::Uuid;
 
 use crate::event;
 use crate::job::{self, Claim, JobKind, NewJob};
@@ -28,6 +29,9 @@ pub const MAX_LICENSE_BYTES: usize = 256 * 1024;
 /// Parameters to create an import.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(example = json!({
+    "name": "schnell", "source": {"kind": "hugging_face", "repo": "black-forest-labs/FLUX.1-schnell"}
+}))]
 pub struct ImportRequest {
     /// Name of the model to be made.
     #[schema(min_length = 1, max_length = 63, pattern = "^[a-z0-9][a-z0-9._-]{0,62}$", example = "clay")]
@@ -163,20 +167,34 @@ pub async fn create(caller: &Caller, database: &Database, storage: &Storage, req
     })
 }
 
+/// Checks that the uploads which this import needs are still complete; an id of another kind of job passes. Errors:
+/// `Conflict` if one was deleted.
+pub(crate) async fn check_uploads(caller: &Caller, database: &Database, storage: &Storage, id: Uuid) -> Result<()> {
+    let row = sqlx::query!(
+        r#"SELECT source AS "source: Json<Source>", parts AS "parts: Json<Parts>" FROM imports
+           WHERE id = $1 AND project_id = $2"#,
+        id,
+        caller.project() as ProjectId,
+    );
+    let Some(row) = bounded(row.fetch_optional(database.pool(caller))).await? else { return Ok(()) };
+    let parts = row.parts.map(|parts| parts.0).unwrap_or_default();
+    for source in std::iter::once(&row.source.0).chain(parts.each().map(|(_, source)| source)) {
+        for id in source.uploads() {
+            upload::check_complete(caller, database, storage, id).await.map_err(|error| match error {
+                Error::NotFound { .. } => Error::conflict(format!("The upload {id} that this import needs is gone.")),
+                other => other,
+            })?;
+        }
+    }
+    Ok(())
+}
+
 /// Makes the same request again, as a new job that starts without files. Errors: `Conflict` if a query string of its
-/// URLs was discarded, if an upload was deleted, or if the name has been taken; `Unknown` if a model that it needs has
-/// been deleted.
-pub(crate) async fn retry(
-    caller: &Caller,
-    database: &Database,
-    storage: &Storage,
-    connection: &mut PgConnection,
-    failed: JobId,
-) -> Result<ImportId> {
+/// URLs was discarded, or if the name has been taken; `Unknown` if a model that it needs has been deleted.
+pub(crate) async fn retry(caller: &Caller, connection: &mut PgConnection, failed: JobId) -> Result<ImportId> {
     let project = caller.project();
     let row = sqlx::query!(
-        r#"SELECT name, source AS "source: Json<Source>", parts AS "parts: Json<Parts>", base_model_id AS "base: ModelId",
-                  parts_of_model_id AS "donor: ModelId", query_forgotten
+        r#"SELECT name, base_model_id AS "base: ModelId", parts_of_model_id AS "donor: ModelId", query_forgotten
            FROM imports WHERE job_id = $1 AND project_id = $2"#,
         failed as JobId,
         project as ProjectId,
@@ -189,15 +207,6 @@ pub(crate) async fn retry(
              cannot be retried; \
              import the model again with the whole URL.",
         ));
-    }
-    let parts = row.parts.map(|parts| parts.0).unwrap_or_default();
-    for source in std::iter::once(&row.source.0).chain(parts.each().map(|(_, source)| source)) {
-        for id in source.uploads() {
-            upload::check_complete(caller, database, storage, id).await.map_err(|error| match error {
-                Error::NotFound { .. } => Error::conflict(format!("The upload {id} that this import needs is gone.")),
-                other => other,
-            })?;
-        }
     }
     model::check_name_is_free(connection, project, &row.name).await?;
     model::check_name_is_not_awaited(connection, project, &row.name).await?;

@@ -6,7 +6,7 @@ use sqlx::types::Json;
 use uuid::Uuid;
 
 use crate::job::{self, JobKind, JobStatus};
-use crate::model::ModelRef;
+use crate::model::{self, ModelRef};
 use crate::report::{JobRow, Report};
 use crate::{
     Caller, Database, Error, JobId, Page, PageRequest, ProjectId, Result, Storage, begin, bounded, export, generation,
@@ -102,24 +102,25 @@ pub async fn list(caller: &Caller, database: &Database, filter: &Filter, page: &
     if filter.model.as_deref().is_some_and(|model| !may_name_a_model(model)) {
         return Err(Error::invalid("model", "A model is named by its name or id, such as `ember`."));
     }
+    let models = match &filter.model {
+        Some(model) => Some(bounded(model::ids(database.pool(caller), caller.project(), model)).await?),
+        None => None,
+    };
     let rows = select_jobs!(
         "AND j.project_id = $8 AND ($1::uuid IS NULL OR j.subject < $1) AND ($3::text IS NULL OR j.kind = $3) AND ($4::text IS NULL OR j.status = $4)
-         AND ($5::text IS NULL OR EXISTS (
-                SELECT FROM job_needs n JOIN models m ON m.id = n.model_id
-                WHERE n.job_id = j.id AND (m.name = $5 OR m.id::text = lower($5))))
+         AND ($5::uuid[] IS NULL OR j.id = ANY (ARRAY(SELECT n.job_id FROM job_needs n WHERE n.model_id = ANY ($5))))
          AND ($6::timestamptz IS NULL OR j.created_at >= $6) AND ($7::timestamptz IS NULL OR j.created_at < $7)
          ORDER BY j.subject DESC LIMIT $2",
         page.before(),
         page.fetch_limit(),
         filter.kind.map(JobKind::as_str),
         filter.status.map(JobStatus::as_str),
-        filter.model.as_deref(),
+        models.as_deref(),
         filter.created_after,
         filter.created_before,
         caller.project() as ProjectId,
-    )
-    .fetch_all(database.pool(caller))
-    .await?;
+    );
+    let rows = bounded(rows.fetch_all(database.pool(caller))).await?;
     Ok(page.cut(rows.into_iter().map(Job::from).collect(), |job| job.id))
 }
 
@@ -140,7 +141,11 @@ pub async fn cancel(caller: &Caller, database: &Database, id: Uuid) -> Result<Jo
 /// `NotFound`; `Conflict` for a job that did not fail or has been retried, and for a request that cannot be repeated.
 pub async fn retry(caller: &Caller, database: &Database, storage: &Storage, id: Uuid) -> Result<Job> {
     let pool = database.pool(caller);
+    // Asks the bucket, so before the transaction.
+    import::check_uploads(caller, database, storage, id).await?;
     let mut tx = begin(pool).await?;
+    // Before the job, as when the model is deleted.
+    export::lock_model(caller, &mut tx, id).await?;
     // Two retries of one job wait for each other here, and the second then finds what the first has written.
     let failed = sqlx::query!(
         r#"SELECT id AS "id: JobId", kind AS "kind: JobKind", status AS "status: JobStatus" FROM jobs
@@ -170,7 +175,7 @@ pub async fn retry(caller: &Caller, database: &Database, storage: &Storage, id: 
     let new: Uuid = match failed.kind {
         JobKind::Generation => generation::retry(caller, &mut tx, storage, failed.id).await?.into(),
         JobKind::Training => training::retry(caller, &mut tx, failed.id).await?.into(),
-        JobKind::Import => import::retry(caller, database, storage, &mut tx, failed.id).await?.into(),
+        JobKind::Import => import::retry(caller, &mut tx, failed.id).await?.into(),
         JobKind::Export => export::retry(caller, &mut tx, failed.id).await?.into(),
     };
     tx.commit().await?;

@@ -230,6 +230,18 @@ async fn find(pool: &PgPool, project: ProjectId, name_or_id: &str) -> Result<Mod
         .try_into()
 }
 
+/// Ids of the models that have or had this name, or that have this id.
+pub(crate) async fn ids(pool: &PgPool, project: ProjectId, name_or_id: &str) -> Result<Vec<Uuid>> {
+    let id = name_or_id.parse::<Uuid>().ok();
+    let ids = sqlx::query_scalar!(
+        "SELECT id FROM models WHERE project_id = $1 AND (id = $2 OR name = $3)",
+        project as ProjectId,
+        id,
+        name_or_id,
+    );
+    Ok(ids.fetch_all(pool).await?)
+}
+
 /// For workers: the model that a row of their work names. Errors: `NotFound`.
 pub async fn by_id(pool: &PgPool, id: ModelId) -> Result<Model> {
     select_models!("AND id = $1", id as ModelId)

@@ -198,6 +198,12 @@ async fn failed_jobs_of_the_other_kinds() {
     let again = server.retry(export).await.expect(202);
     assert_eq!(server.get(&text(&again["urls"]["subject"])).await.expect(200)["format"], "peft");
     server.delete("/v1/models/clay").await.refuses(409, "");
+    // The same export was requested again in the meantime: it is made once.
+    server.fail(JobKind::Export).await;
+    server.post("/v1/models/clay/export?format=peft", &json!({})).await.expect(202);
+    server.retry(&text(&again["id"])).await.refuses(409, "");
+    assert_eq!(server.count("jobs WHERE kind = 'export' AND status = 'queued'").await, 1);
+    server.delete("/v1/models/clay").await.refuses(409, "");
 
     server.fail(JobKind::Training).await;
     let again = server.retry(training).await.expect(202);
@@ -226,6 +232,23 @@ async fn failed_jobs_of_the_other_kinds() {
     let noun = server.get(&text(&again["urls"]["subject"])).await.expect(200);
     assert_eq!((&noun["source"]["repo"], &noun["name"]), (&json!("owner/name"), &json!("cup")));
     assert_eq!(again["models"][0]["name"], "ember");
+}
+
+#[tokio::test]
+async fn a_deleted_retry_is_forgotten() {
+    let server = TestServer::with_checkpoint().await;
+    let failed = server.failed_generation(&json!({"prompt": "a fox"})).await;
+    let first = text(&server.retry(&failed).await.expect(202)["id"]);
+    let claim = server.claim(JobKind::Generation).await;
+    server.paint(&claim).await;
+    server.retry(&failed).await.refuses(409, "");
+
+    server.delete(&format!("/v1/generations/{first}")).await.expect(204);
+    assert_eq!(server.get(&format!("/v1/jobs/{failed}")).await.expect(200)["retried_as"], json!(null));
+    let second = server.retry(&failed).await.expect(202);
+    server.delete(&format!("/v1/generations/{failed}")).await.expect(204);
+    let path = format!("/v1/jobs/{}", text(&second["id"]));
+    assert_eq!(server.get(&path).await.expect(200)["retry_of"], json!(null));
 }
 
 #[tokio::test]

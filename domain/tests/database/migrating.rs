@@ -90,3 +90,18 @@ async fn jobs_of_an_older_installation_get_their_public_ids_and_needs() {
     let changed = sqlx::query("UPDATE jobs SET priority = 1 WHERE status = 'canceled'").execute(&pool).await;
     assert!(changed.is_err());
 }
+
+#[tokio::test]
+async fn a_migration_has_no_time_limit() {
+    let database = TemporaryDatabase::create(&MIGRATIONS).await.unwrap();
+    let pool = PgPool::connect(database.url()).await.unwrap();
+    let name: String = sqlx::query_scalar("SELECT current_database()").fetch_one(&pool).await.unwrap();
+    let prepare = format!(
+        "DROP SCHEMA public CASCADE; CREATE SCHEMA public;
+         ALTER DATABASE \"{name}\" SET statement_timeout = '1ms'; ALTER DATABASE \"{name}\" SET lock_timeout = '1ms'"
+    );
+    sqlx::raw_sql(sqlx::AssertSqlSafe(prepare)).execute(&pool).await.unwrap();
+    let pool = PgPool::connect(database.url()).await.unwrap();
+    assert!(sqlx::query("SELECT pg_sleep(1)").execute(&pool).await.is_err(), "the limit holds for new sessions");
+    domain::migrate(&pool).await.unwrap();
+}
