@@ -49,6 +49,10 @@ check:
 contract: setup
     scripts/contract.sh
 
+# generate a Python and a TypeScript client from openapi/openapi.json and use them
+clients: setup
+    scripts/clients.sh
+
 # fuzz headers, LoRA keys and prompts: one target or each, for SECONDS (nightly toolchain); findings go to out/fuzz/
 fuzz target='' seconds='600': setup
     scripts/fuzz.sh "{{ target }}" {{ seconds }}

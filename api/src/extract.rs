@@ -151,6 +151,8 @@ pub(crate) fn is_json(headers: &HeaderMap) -> bool {
 }
 
 fn read_json<T: DeserializeOwned>(body: &[u8]) -> Result<T> {
+    // A byte order mark: RFC 8259, section 8.1 lets readers skip it.
+    let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
     if has_nul(body) {
         return Err(nul_problem(body));
     }

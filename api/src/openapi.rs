@@ -1,10 +1,11 @@
 //! The contract, made from the routes without a server. What all operations have in common, their problems, is added
 //! here once instead of at each handler.
 
+use std::collections::BTreeMap;
 use std::sync::OnceLock;
 
 use utoipa::openapi::path::{Operation, ParameterIn, PathItem};
-use utoipa::openapi::{ContentBuilder, OpenApi, Ref, RefOr, Response, ResponseBuilder};
+use utoipa::openapi::{ContentBuilder, OpenApi, Ref, RefOr, Response, ResponseBuilder, Schema};
 use utoipa::{PartialSchema, ToSchema};
 
 use crate::problem::{MEDIA_TYPE, Problem};
@@ -17,11 +18,53 @@ pub fn openapi() -> OpenApi {
         let mut schemas = vec![(Problem::name().into_owned(), Problem::schema())];
         Problem::schemas(&mut schemas);
         components.schemas.extend(schemas);
+        name_variants(&mut components.schemas);
     }
+    let schemas = document.components.as_ref().map(|components| components.schemas.clone()).unwrap_or_default();
     for operation in document.paths.paths.values_mut().flat_map(operations) {
         add_problems(operation);
+        add_example(operation, &schemas);
     }
     document
+}
+
+/// Makes each variant of a tagged enum a schema with its own name: generators of clients drop or number nameless ones.
+fn name_variants(schemas: &mut BTreeMap<String, RefOr<Schema>>) {
+    let mut named = Vec::new();
+    for (name, schema) in schemas.iter_mut() {
+        let RefOr::T(Schema::OneOf(choice)) = schema else { continue };
+        for item in &mut choice.items {
+            let RefOr::T(variant) = item else { continue };
+            let Some(tag) = tag(variant) else { continue };
+            let name = format!("{name}{}", pascal_case(&tag));
+            let variant = std::mem::replace(item, Ref::from_schema_name(&name).into());
+            named.push((name, variant));
+        }
+    }
+    schemas.extend(named);
+}
+
+/// The value of the property `kind`, if the schema allows one alone.
+fn tag(schema: &Schema) -> Option<String> {
+    match schema {
+        Schema::Object(object) => {
+            let RefOr::T(Schema::Object(kind)) = object.properties.get("kind")? else { return None };
+            match kind.enum_values.as_deref() {
+                Some([value]) => value.as_str().map(str::to_owned),
+                _ => None,
+            }
+        }
+        Schema::AllOf(all) => all.items.iter().find_map(|item| match item {
+            RefOr::T(part) => tag(part),
+            RefOr::Ref(_) => None,
+        }),
+        _ => None,
+    }
+}
+
+fn pascal_case(snake_case: &str) -> String {
+    let capital = |word: &str| word[..1].to_uppercase() + &word[1..];
+    snake_case.split('_').filter(|word| !word.is_empty()).map(capital).collect()
 }
 
 /// The document as it is served.
@@ -81,6 +124,24 @@ fn add_problems(operation: &mut Operation) {
     }
 }
 
+/// Repeats the example of the body's schema at the body, where Swagger UI takes it from, also if the body is optional.
+fn add_example(operation: &mut Operation, schemas: &BTreeMap<String, RefOr<Schema>>) {
+    let Some(RefOr::T(body)) = &mut operation.request_body else { return };
+    let Some(RefOr::T(content)) = body.content.get_mut("application/json") else { return };
+    let reference = match &content.schema {
+        Some(RefOr::Ref(reference)) => Some(reference),
+        Some(RefOr::T(Schema::OneOf(choice))) => choice.items.iter().find_map(|item| match item {
+            RefOr::Ref(reference) => Some(reference),
+            RefOr::T(_) => None,
+        }),
+        _ => None,
+    };
+    let name = reference.and_then(|reference| reference.ref_location.rsplit('/').next());
+    if let Some(RefOr::T(Schema::Object(object))) = name.and_then(|name| schemas.get(name)) {
+        content.example = object.example.clone();
+    }
+}
+
 fn give_problem(response: &mut Response) {
     let content = ContentBuilder::new().schema(Some(Ref::from_schema_name(Problem::name()))).build();
     response.content.insert(MEDIA_TYPE.to_owned(), RefOr::T(content));
@@ -89,6 +150,14 @@ fn give_problem(response: &mut Response) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_variant_has_a_name() {
+        let schemas = openapi().components.unwrap().schemas;
+        let RefOr::T(Schema::OneOf(sources)) = &schemas["Source"] else { panic!("`Source` has variants") };
+        assert!(sources.items.iter().all(|item| matches!(item, RefOr::Ref(_))));
+        assert!(schemas.contains_key("SourceHuggingFace") && schemas.contains_key("ModelInspectionLora"));
+    }
 
     #[test]
     fn every_operation_tells_its_problems_and_has_a_name() {

@@ -19,6 +19,7 @@ pub const MAX_NAME_CHARS: usize = 200;
 /// Parameters to create a dataset.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(example = json!({"name": "clay animals"}))]
 pub struct DatasetRequest {
     /// Display name; need not be unique.
     #[schema(min_length = 1, max_length = 200, pattern = r"^[^\u0000-\u001f\u007f]+$", example = "clay animals")]

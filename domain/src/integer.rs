@@ -41,11 +41,11 @@ impl<T: TryFrom<i64>> Visitor<'_> for IntegerVisitor<T> {
     }
 
     fn visit_i64<E: Error>(self, value: i64) -> Result<Self::Value, E> {
-        T::try_from(value).map(Integer).map_err(|_| E::custom(format!("{value} is out of range")))
+        T::try_from(value).map(Integer).map_err(|_| outside(value, value < 0))
     }
 
     fn visit_u64<E: Error>(self, value: u64) -> Result<Self::Value, E> {
-        self.visit_i64(i64::try_from(value).map_err(|_| E::custom(format!("{value} is out of range")))?)
+        self.visit_i64(i64::try_from(value).map_err(|_| outside(value, false))?)
     }
 
     fn visit_f64<E: Error>(self, value: f64) -> Result<Self::Value, E> {
@@ -54,9 +54,18 @@ impl<T: TryFrom<i64>> Visitor<'_> for IntegerVisitor<T> {
         }
         // 2⁶³ is the first that does not fit; the cast is exact below it.
         if !(-9_223_372_036_854_775_808.0..9_223_372_036_854_775_808.0).contains(&value) {
-            return Err(E::custom(format!("{value} is out of range")));
+            return Err(outside(value, value < 0.0));
         }
         self.visit_i64(value as i64)
+    }
+}
+
+/// For a value that the field's type cannot hold; narrower ranges are checked with the request.
+fn outside<E: Error>(value: impl fmt::Display, negative: bool) -> E {
+    if negative {
+        E::custom(format!("{value} is too small"))
+    } else {
+        E::custom(format!("{value} is too large; no field takes more than {}", i64::MAX))
     }
 }
 

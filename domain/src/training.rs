@@ -31,34 +31,42 @@ const CHECKPOINTS_KEPT: i64 = 2;
 /// Parameters to create a training.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(example = json!({
+    "name": "clay", "dataset": "019a0000-0000-7000-8000-000000000000", "model": "ember", "trigger_word": "clay style",
+    "steps": 400
+}))]
 pub struct TrainingRequest {
     /// Name of the LoRA to be made.
     #[schema(min_length = 1, max_length = 63, pattern = "^[a-z0-9][a-z0-9._-]{0,62}$", example = "clay")]
     pub name: String,
     /// Identifier of the dataset to learn from.
     pub dataset: DatasetId,
-    /// Name or identifier of the checkpoint to train on.
-    #[schema(min_length = 1, max_length = 63, pattern = r"^[A-Za-z0-9][A-Za-z0-9._-]*$", default = "ember")]
+    /// Name or identifier of the checkpoint to train on; `ember` by default.
+    #[schema(min_length = 1, max_length = 63, pattern = r"^[A-Za-z0-9][A-Za-z0-9._-]*$", example = "ember")]
     #[serde(default)]
     pub model: Option<String>,
     /// Word put in front of each caption, to trigger the style with.
     #[schema(min_length = 1, max_length = 100, pattern = r"^[^\u0000-\u001f\u007f-\u009f]+$", example = "clay style")]
     #[serde(default)]
     pub trigger_word: Option<String>,
-    #[schema(minimum = 1, maximum = 100000, default = 1000)]
+    /// Number of training steps; 1000 by default.
+    #[schema(minimum = 1, maximum = 100000)]
     #[serde(default, deserialize_with = "integer::optional")]
     pub steps: Option<u32>,
-    #[schema(minimum = 1, maximum = 512, default = 16)]
+    /// Rank of the adapter; 16 by default.
+    #[schema(minimum = 1, maximum = 512)]
     #[serde(default, deserialize_with = "integer::optional")]
     pub rank: Option<u32>,
     /// Scale of the adapter is `alpha / rank`; absent means `rank`.
     #[schema(minimum = 0.001, maximum = 4096)]
     #[serde(default)]
     pub alpha: Option<f64>,
-    #[schema(minimum = 0.0000001, maximum = 1, default = 0.0001)]
+    /// Learning rate; 0.0001 by default.
+    #[schema(minimum = 0.0000001, maximum = 1)]
     #[serde(default)]
     pub learning_rate: Option<f64>,
-    #[schema(minimum = 1, maximum = 64, default = 1)]
+    /// Pictures in each step; 1 by default.
+    #[schema(minimum = 1, maximum = 64)]
     #[serde(default, deserialize_with = "integer::optional")]
     pub batch_size: Option<u32>,
     /// Side of a square picture, in pixels; pictures of other shapes get the same area. If absent, the base's.

@@ -42,6 +42,7 @@ impl ImageMediaType {
 /// Parameters to get a presigned PUT.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(example = json!({"file_name": "fox.png", "media_type": "image/png", "caption": "a fox"}))]
 pub struct UploadRequest {
     /// Name of the file; only used in messages.
     #[schema(min_length = 1, max_length = 255, pattern = r"^[^\u0000]*$", example = "fox.png")]

@@ -106,10 +106,9 @@ pub(crate) struct ImagesForm {
     /// PNG, JPEG or WebP; at most 25 MiB, 8192 pixels a side and 40 megapixels each.
     #[schema(value_type = Option<Vec<String>>, format = Binary)]
     image: Option<Vec<Vec<u8>>>,
-    /// Caption of the picture before it. It belongs to the next picture if the one before has a caption already or
-    /// there is no picture before.
-    #[schema(max_length = 10000, pattern = r"^[^\u0000]*$")]
-    caption: Option<String>,
+    /// Captions of at most 10 000 characters. Each belongs to the picture before it in the form, or to the next picture
+    /// if the one before has a caption already or there is no picture before.
+    caption: Option<Vec<String>>,
     /// A zip archive with captions beside the pictures (`photo.png`, `photo.txt`); at most 2 GiB and 10 000 entries.
     #[schema(value_type = Option<String>, format = Binary)]
     archive: Option<Vec<u8>>,

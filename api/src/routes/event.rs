@@ -16,7 +16,6 @@ use domain::job::{self, KINDS};
 use domain::preview::{self, Preview};
 use domain::{Caller, JobId};
 use serde_json::{Value, json};
-use utoipa::ToSchema;
 use utoipa::openapi::HttpMethod;
 use utoipa_axum::router::OpenApiRouter;
 use uuid::Uuid;
@@ -37,29 +36,16 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// Most events read at once.
 const BATCH: i64 = 200;
 
-/// One event of the stream.
-#[derive(ToSchema)]
-#[allow(dead_code, reason = "describes what `to_sse` and `preview_to_sse` write")]
-pub(crate) struct ServerSentEvent {
-    /// Number of the event, from 1. A preview has no number.
-    #[schema(pattern = "^[1-9][0-9]*$")]
-    id: Option<String>,
-    /// Name of the event: `queued`, `started`, `progress`, `checkpoint`, `preview`, `warning`, `retrying`, `succeeded`,
-    /// `failed` or `canceled`.
-    #[schema(pattern = "^[a-z]+$", example = "progress")]
-    event: String,
-    /// A JSON object with `created_at` and, by event, started `attempt` · progress `step`, `total_steps`, `loss`,
-    /// `bytes`, `total_bytes` · checkpoint `step` · warning `message` · retrying `reason`, `message`, `run_at` · failed
-    /// `class`, `message`. A preview has only `step`, `total_steps`, `position`, `width`, `height` and `image`.
-    #[schema(example = r#"{"step":3,"total_steps":20,"created_at":"2026-01-01T00:00:00Z"}"#)]
-    data: String,
-}
-
 /// Follow a job
 ///
 /// Events are named `queued`, `started`, `progress`, `checkpoint`, `warning`, `retrying`, `succeeded`, `failed` or
-/// `canceled`; their ids count from 1, and their data is a JSON object. The stream ends after one of the last three. To
-/// resume after a broken connection, send the last id as `Last-Event-ID`; browsers do so automatically.
+/// `canceled`; their ids count from 1. The stream ends after one of the last three. To resume after a broken connection,
+/// send the last id as `Last-Event-ID`; browsers do so automatically.
+///
+/// The data of an event is a JSON object with `created_at` and, by event, started `attempt` · progress `step`,
+/// `total_steps`, `loss`, `bytes`, `total_bytes` · checkpoint `step` · warning `message` · retrying `reason`, `message`,
+/// `run_at` · failed `class`, `message`. A preview has only `step`, `total_steps`, `position`, `width`, `height` and
+/// `image`.
 ///
 /// A generation with `preview_every` also sends `preview` events with the denoiser's current estimate of a picture:
 /// `image` is a `data:` URI with a rough JPEG of at most 512 pixels along its longer side, and `position` is the index
@@ -72,7 +58,7 @@ pub(crate) struct ServerSentEvent {
         ("Last-Event-ID" = Option<String>, Header, description = "Number of the last event that was received"),
     ),
     responses(
-        (status = 200, description = "The events so far, followed by those to come", body = ServerSentEvent,
+        (status = 200, description = "The events so far, followed by those to come", body = String,
          content_type = "text/event-stream"),
         (status = 204, description = "The client has received the last event; there are no more"),
     ),

@@ -78,15 +78,13 @@ pub(crate) struct JobQuery {
     #[param(inline)]
     pub status: Option<JobStatus>,
     /// Only jobs that run with this model. Name or identifier.
-    #[param(pattern = "^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$", example = "ember")]
+    #[param(pattern = "^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
     pub model: Option<String>,
     /// Only jobs that were created at this time or later.
     #[serde(default, deserialize_with = "instant")]
-    #[param(example = "2026-01-31T12:00:00Z")]
     pub created_after: Option<DateTime<Utc>>,
     /// Only jobs that were created before this time.
     #[serde(default, deserialize_with = "instant")]
-    #[param(example = "2026-01-31T12:00:00Z")]
     pub created_before: Option<DateTime<Utc>>,
     /// Maximum number of items on the page.
     #[param(minimum = 1, maximum = 100, default = 20)]

@@ -141,7 +141,7 @@ pub(crate) struct ModelQuery {
     #[param(inline)]
     pub kind: Option<ModelKind>,
     /// Only models of this family.
-    #[param(pattern = "^[a-z0-9._-]{1,63}$", example = "flux")]
+    #[param(pattern = "^[a-z0-9._-]{1,63}$")]
     pub family: Option<String>,
     /// Maximum number of items on the page.
     #[param(minimum = 1, maximum = 100, default = 20)]
@@ -311,7 +311,7 @@ async fn take_model(caller: &Caller, state: &State, form: &mut Multipart, import
 /// Get a model and the URLs of its files
 #[utoipa::path(
     get, path = "/v1/models/{model}", tag = "models", operation_id = "get_model",
-    params(("model" = String, Path, description = "Name or id of the model")),
+    params(("model" = String, Path, example = "ember", description = "Name or id of the model")),
     responses((status = 200, description = "The model", body = ModelDetail)),
 )]
 pub(crate) async fn get(caller: Caller, state: State, Path(name_or_id): Path<String>) -> Result<Json<ModelDetail>> {
@@ -325,7 +325,7 @@ pub(crate) async fn get(caller: Caller, state: State, Path(name_or_id): Path<Str
 /// model here has. For a checkpoint: its networks with their sizes and data types. The weights themselves are not read.
 #[utoipa::path(
     get, path = "/v1/models/{model}/inspect", tag = "models", operation_id = "inspect_model",
-    params(("model" = String, Path, description = "Name or id of the model")),
+    params(("model" = String, Path, example = "ember", description = "Name or id of the model")),
     responses((status = 200, description = "The contents of the files", body = Inspection)),
 )]
 pub(crate) async fn inspect(caller: Caller, state: State, Path(name_or_id): Path<String>) -> Result<Json<Inspection>> {
@@ -336,7 +336,7 @@ pub(crate) async fn inspect(caller: Caller, state: State, Path(name_or_id): Path
 /// Delete a model and its files
 #[utoipa::path(
     delete, path = "/v1/models/{model}", tag = "models", operation_id = "delete_model",
-    params(("model" = String, Path, description = "Name or id of the model")),
+    params(("model" = String, Path, example = "ember", description = "Name or id of the model")),
     responses(
         (status = 204, description = "Deleted"),
         (status = 409, description = "The model came with Pyrograph, or unfinished jobs need it"),

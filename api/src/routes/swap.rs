@@ -14,6 +14,7 @@ use crate::problem::Result;
 /// Which workers to ask.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(example = json!({}))]
 pub(crate) struct SwapRequest {
     /// Name or identifier of a worker. If absent, every live worker that makes pictures is asked.
     #[serde(default)]
@@ -33,7 +34,7 @@ pub(crate) struct SwapList {
 /// /v1/workers` reports the outcome.
 #[utoipa::path(
     post, path = "/v1/models/{model}/load", tag = "models", operation_id = "load_model",
-    params(("model" = String, Path, description = "Name or id of the checkpoint")),
+    params(("model" = String, Path, example = "ember", description = "Name or id of the checkpoint")),
     request_body = Option<SwapRequest>,
     responses(
         (status = 202, description = "One request for each worker", body = SwapList,
@@ -57,7 +58,7 @@ pub(crate) async fn load(
 /// Happens between two jobs: a job that uses the checkpoint is finished first. A later generation loads it again.
 #[utoipa::path(
     post, path = "/v1/models/{model}/unload", tag = "models", operation_id = "unload_model",
-    params(("model" = String, Path, description = "Name or id of the checkpoint")),
+    params(("model" = String, Path, example = "ember", description = "Name or id of the checkpoint")),
     request_body = Option<SwapRequest>,
     responses(
         (status = 202, description = "One request for each worker", body = SwapList,

@@ -37,6 +37,46 @@ async fn requests_at_the_edge_are_taken() {
     }
 }
 
+/// Clients in other languages send `null` for what they leave out, and a byte order mark before JSON.
+#[tokio::test]
+async fn null_is_absent() {
+    let server = TestServer::with_checkpoint().await;
+    let document = serde_json::to_value(api::openapi()).unwrap();
+    let mut body = json!({"prompt": "a fox"});
+    for field in document["components"]["schemas"]["GenerationRequest"]["properties"].as_object().unwrap().keys() {
+        if field != "prompt" {
+            body[field] = Value::Null;
+        }
+    }
+    assert!(body.as_object().unwrap().len() >= 18, "{body}");
+    server.post("/v1/generations", &body).await.expect(202);
+    let source = json!({"kind": "hugging_face", "repo": "owner/name", "revision": null, "files": null});
+    let import = server.post("/v1/models", &json!({"name": "a", "source": source, "base": null})).await.expect(202);
+    assert_eq!(import["source"]["revision"], "main");
+
+    let marked = server.request(Method::POST, "/v1/datasets").header("content-type", "application/json");
+    server.send(marked.body("\u{feff}{\"name\": \"a\"}")).await.expect(201);
+}
+
+#[tokio::test]
+async fn numbers_outside_of_every_type_are_explained() {
+    let server = TestServer::with_checkpoint().await;
+    for (field, value, message) in [
+        ("seed", "9223372036854775808", "9223372036854775807"),
+        ("seed", "18446744073709551615", "9223372036854775807"),
+        ("seed", "-2", "-1 to 9223372036854775807"),
+        ("width", "4294967296", "too large"),
+        ("width", "-8", "too small"),
+        ("width", "1e30", "too large"),
+    ] {
+        let text = format!(r#"{{"prompt": "a fox", "{field}": {value}}}"#);
+        let request = server.request(Method::POST, "/v1/generations").header("content-type", "application/json");
+        let refused = server.send(request.body(text)).await;
+        refused.refuses(422, field);
+        assert!(refused.body["detail"].as_str().unwrap().contains(message), "{:#}", refused.body);
+    }
+}
+
 #[tokio::test]
 async fn addresses_and_bodies_of_another_shape() {
     let server = TestServer::with_checkpoint().await;

@@ -9,6 +9,7 @@ mod callers;
 mod contract;
 mod datasets;
 mod events;
+mod examples;
 mod generations;
 mod headers;
 mod inputs;

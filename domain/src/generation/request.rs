@@ -2,7 +2,7 @@
 
 use formats::{Guidance, Scheduler};
 use requests::{OutputFormat, generation_limits as limits, in_range};
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use utoipa::ToSchema;
 
 use crate::input::SourceImage;
@@ -24,6 +24,7 @@ pub type GenerationParams = requests::GenerationParams<SourceImage>;
 /// Parameters to create a generation. Those that are left out take the model's defaults.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(example = json!({"prompt": "a big fox on a blue background", "model": "ember", "seed": 7}))]
 pub struct GenerationRequest {
     /// The prompt: what to show.
     #[schema(
@@ -38,16 +39,16 @@ pub struct GenerationRequest {
     #[schema(max_length = 10000, pattern = r"^[^\u0000]*$")]
     #[serde(default)]
     pub negative_prompt: Option<String>,
-    /// Name or identifier of a checkpoint.
-    #[schema(min_length = 1, max_length = 63, pattern = r"^[A-Za-z0-9][A-Za-z0-9._-]*$", default = "ember")]
+    /// Name or identifier of a checkpoint; `ember` by default.
+    #[schema(min_length = 1, max_length = 63, pattern = r"^[A-Za-z0-9][A-Za-z0-9._-]*$", example = "ember")]
     #[serde(default)]
     pub model: Option<String>,
     /// LoRAs to apply, at most eight.
     #[schema(max_items = 8)]
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_is_absent")]
     pub loras: Vec<LoraRequest>,
-    /// Number of pictures. Picture `i` uses `seed + i`.
-    #[schema(minimum = 1, maximum = 4, default = 1)]
+    /// Number of pictures; 1 by default. Picture `i` uses `seed + i`.
+    #[schema(minimum = 1, maximum = 4)]
     #[serde(default, deserialize_with = "integer::optional")]
     pub num_images: Option<u32>,
     /// Picture to start from: the identifier of an input or of an earlier picture, or a `data:` URI with the picture
@@ -113,6 +114,11 @@ pub struct GenerationRequest {
     pub output_quality: Option<u8>,
 }
 
+/// Many clients send `null` for what they leave out.
+fn null_is_absent<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Vec<LoraRequest>, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+}
+
 /// A LoRA of a request.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -120,8 +126,8 @@ pub struct LoraRequest {
     /// Name or identifier of a LoRA.
     #[schema(min_length = 1, max_length = 63, pattern = r"^[A-Za-z0-9][A-Za-z0-9._-]*$", example = "clay")]
     pub model: String,
-    /// Factor on the LoRA's effect: 1 is as trained, 0 is no effect.
-    #[schema(minimum = -10, maximum = 10, default = 1.0)]
+    /// Factor on the LoRA's effect: 1, the default, is as trained, and 0 is no effect.
+    #[schema(minimum = -10, maximum = 10)]
     #[serde(default)]
     pub scale: Option<f64>,
 }

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
 
 use super::parts::Part;
@@ -82,9 +82,9 @@ pub enum Source {
             example = "owner/name"
         )]
         repo: String,
-        /// Branch, tag or commit. It is resolved to a commit first.
-        #[schema(pattern = "^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$", default = "main")]
-        #[serde(default = "main_branch")]
+        /// Branch, tag or commit; `main` by default. It is resolved to a commit first.
+        #[schema(pattern = "^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$", example = "main")]
+        #[serde(default = "main_branch", deserialize_with = "main_branch_if_null")]
         revision: String,
         /// Files to take. If absent, those that the pipeline needs, or the one file of weights.
         #[schema(min_items = 1, max_items = 200)]
@@ -128,6 +128,10 @@ pub struct UploadedFile {
 
 fn main_branch() -> String {
     "main".to_owned()
+}
+
+fn main_branch_if_null<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<String, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or_else(main_branch))
 }
 
 impl Source {

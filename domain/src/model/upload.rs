@@ -23,6 +23,7 @@ fn life() -> Duration {
 /// Parameters to upload a file in parts.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(example = json!({"bytes": 23802932552_i64}))]
 pub struct ModelUploadRequest {
     /// Size of the whole file, in bytes.
     #[schema(minimum = 1, maximum = 68719476736_i64, example = 23802932552_i64)]
