@@ -1,7 +1,7 @@
 """`just bench`: every figure with a goal, in one run. Arguments select parts: block, networks, loading, service.
 
-Runs in .venv-bench (bench/setup.sh) on release builds of the binary and of the examples named here. `--tiny` is the test
-that every part still runs: on the development build, at a tiny size, without goals, and without writing the figures.
+Runs in .venv-bench (bench/setup.sh) on release builds of the binary and of the examples named here. `--tiny` tests that
+every part still runs: on the development build, at a tiny size, without goals, and without writing the figures.
 """
 
 import argparse
