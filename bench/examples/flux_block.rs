@@ -61,7 +61,7 @@ impl Block {
 }
 
 fn main() {
-    diffusion::device::join_pool();
+    diffusion::device::join_pool(None);
     let inference = Block::new(Device::flex());
     let training = Block::new(Device::flex().autodiff());
     for line in std::io::stdin().lock().lines().map_while(Result::ok) {

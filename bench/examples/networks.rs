@@ -92,7 +92,7 @@ fn flux(tiny: bool, num_layers: usize, num_single_layers: usize, device: &Device
 }
 
 fn main() -> Result<()> {
-    diffusion::device::join_pool();
+    diffusion::device::join_pool(None);
     let device = Device::flex();
     let tiny = std::env::args().nth(2).as_deref() == Some("tiny");
     let forward = match std::env::args().nth(1).as_deref() {

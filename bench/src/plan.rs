@@ -70,7 +70,7 @@ impl Gauge {
 
     /// Measures one section in this process.
     fn measure(&self, section: Section) -> Result<()> {
-        device::join_pool();
+        device::join_pool(None);
         device::keep_kernels(&self.kernels());
         let opened = device::open(self.device)?;
         let (device, figures) = (&opened.device, &mut Figures::append(&self.figures(), section.name())?);

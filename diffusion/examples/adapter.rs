@@ -46,7 +46,7 @@ struct Arguments {
 
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
-    device::join_pool();
+    device::join_pool(None);
     let device = device::open(DeviceChoice::Auto)?.device;
     let mut pipeline = FluxPipeline::load(&arguments.model, &device)?;
     let defaults = *pipeline.defaults();

@@ -93,10 +93,11 @@ pub fn open(choice: DeviceChoice) -> Result<OpenDevice> {
 /// outside the pool hands each of them over and waits, which takes most of the time on a busy machine.
 ///
 /// Call it once, from the thread that runs all tensor operations of the process, before the first of them: the pool
-/// relies on that thread from then on.
-pub fn join_pool() {
+/// relies on that thread from then on. The pool has `threads` threads, this one included; by default, one for each
+/// CPU that the standard library finds.
+pub fn join_pool(threads: Option<usize>) {
     // An error means that a pool exists already; loops are then handed over as usual.
-    let _ = rayon::ThreadPoolBuilder::new().use_current_thread().build_global();
+    let _ = rayon::ThreadPoolBuilder::new().num_threads(threads.unwrap_or(0)).use_current_thread().build_global();
 }
 
 /// Extra environment variables for a process that uses the device. `program` is the executable that it runs.
@@ -119,9 +120,16 @@ pub fn keep_kernels(folder: &Path) {
     let _ = folder;
 }
 
-/// The dtype of weights on a device: f32 on the CPU, where bf16 is not faster, bf16 elsewhere.
+/// The dtype of weights on a device: f32 on the CPU, where bf16 is not faster; bf16 elsewhere, if the device has it.
+/// CUDA cards before Ampere and Vulkan do not.
 pub fn weight_dtype(device: &Device) -> DType {
-    if device.clone().without_autodiff() == Device::flex() { DType::F32 } else { DType::BF16 }
+    let device = device.clone().without_autodiff();
+    dtype_of(device == Device::flex(), |dtype| device.supports_dtype(dtype))
+}
+
+/// Not f16 where bf16 is missing: T5 and the autoencoder exceed its range.
+fn dtype_of(is_cpu: bool, supports: impl Fn(DType) -> bool) -> DType {
+    if !is_cpu && supports(DType::BF16) { DType::BF16 } else { DType::F32 }
 }
 
 /// The number of usable CUDA devices, at least one, or why there is none.
@@ -156,6 +164,16 @@ mod tests {
         assert_eq!("cuda".parse::<DeviceChoice>().unwrap(), DeviceChoice::Cuda(0));
         assert!("gpu".parse::<DeviceChoice>().is_err());
         assert!("cuda:x".parse::<DeviceChoice>().is_err());
+    }
+
+    #[test]
+    fn weights_have_a_dtype_that_the_device_has() {
+        let without = |missing: DType| move |dtype| dtype != missing;
+        assert_eq!(dtype_of(false, |_| true), DType::BF16);
+        assert_eq!(dtype_of(false, without(DType::BF16)), DType::F32);
+        assert_eq!(dtype_of(true, |_| true), DType::F32);
+        assert_eq!(weight_dtype(&Device::flex()), DType::F32);
+        assert_eq!(weight_dtype(&Device::flex().autodiff()), DType::F32);
     }
 
     #[test]

@@ -17,7 +17,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 /// The version of this file's messages. Both sides are the same binary, so a difference means that the binary was
 /// replaced under a running worker; the worker then refuses the child.
-pub const PROTOCOL_VERSION: u32 = 4;
+pub const PROTOCOL_VERSION: u32 = 5;
 
 /// The longest frame either side accepts, in bytes. A training of 10 000 examples with long captions fits.
 pub const MAX_FRAME: usize = 16 * 1024 * 1024;
@@ -330,8 +330,10 @@ impl Report {
 pub enum FailureClass {
     /// The request can never succeed: a prompt, size, model or adapter that does not fit.
     InvalidInput,
-    /// Memory or disk ran out on this machine; the request may succeed on another.
+    /// A file or the device could not be used on this machine; the request may succeed on another.
     Resource,
+    /// The disk of this machine is full.
+    Disk,
     /// A defect in the engine.
     Internal,
 }
@@ -340,7 +342,7 @@ impl From<FailureClass> for ErrorClass {
     fn from(class: FailureClass) -> Self {
         match class {
             FailureClass::InvalidInput => Self::InvalidInput,
-            FailureClass::Resource => Self::Resource,
+            FailureClass::Resource | FailureClass::Disk => Self::Resource,
             FailureClass::Internal => Self::Internal,
         }
     }

@@ -1,23 +1,23 @@
 //! How much memory this machine and its cards have: the default limit of an engine.
 
+use std::path::Path;
 use std::process::{Command, Stdio};
+
+use super::control_group::{self, SYSTEM};
 
 /// 80% of the machine's memory, or 90% of the smallest card's; `None` if a card does not report its memory.
 pub(super) fn usual(is_gpu: bool) -> Option<u64> {
     if is_gpu { Some(smallest_card()? / 10 * 9) } else { Some(of_this_machine() / 10 * 8) }
 }
 
-/// The memory that the kernel reports, or less if the control group has a lower limit.
+/// The memory that the kernel reports, or less if a control group has a lower limit.
 fn of_this_machine() -> u64 {
     const UNKNOWN: u64 = 8 << 30;
     let machine = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| {
         let kib = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?.trim().strip_suffix(" kB")?;
         Some(kib.parse::<u64>().ok()? * 1024)
     });
-    let group = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"]
-        .iter()
-        .find_map(|path| std::fs::read_to_string(path).ok()?.trim().parse::<u64>().ok());
-    machine.unwrap_or(UNKNOWN).min(group.unwrap_or(u64::MAX))
+    machine.unwrap_or(UNKNOWN).min(control_group::memory(Path::new(SYSTEM)).unwrap_or(u64::MAX))
 }
 
 /// From the driver's own tool, which may number cards in another order than CUDA; so the smallest card counts.

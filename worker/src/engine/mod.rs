@@ -5,6 +5,7 @@
 //! When stdin closes, the process exits at once, even in the middle of a step: an engine never outlives its worker.
 
 mod budget;
+mod control_group;
 mod fault;
 mod generate;
 mod memory;
@@ -21,7 +22,7 @@ use std::any::Any;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
@@ -32,6 +33,7 @@ use self::budget::Budget;
 pub use self::budget::WeightChoice;
 pub use self::fault::Fault;
 use self::models::Models;
+use crate::cache::is_disk_full;
 use crate::protocol::{self, FailureClass, Order, PROTOCOL_VERSION, Report, RequestId, Resident};
 
 /// The exit code of an engine whose device can no longer be trusted. A sticky CUDA error can only be cleared by a new
@@ -55,7 +57,7 @@ pub struct EngineConfig {
 
 /// Serves stdin and stdout until the worker closes them. The body of the hidden `pyrograph engine` command.
 pub fn run(config: EngineConfig) -> ExitCode {
-    diffusion::device::join_pool();
+    diffusion::device::join_pool(Some(control_group::threads(Path::new(control_group::SYSTEM))));
     if let Some(folder) = &config.kernels {
         diffusion::device::keep_kernels(folder);
     }
@@ -294,6 +296,7 @@ pub(crate) fn class(error: &diffusion::Error) -> FailureClass {
         | Error::Weights { .. }
         | Error::Invalid(_)
         | Error::Adapter(_) => FailureClass::InvalidInput,
+        Error::File { source, .. } if is_disk_full(source) => FailureClass::Disk,
         Error::File { .. } | Error::Device(_) => FailureClass::Resource,
         Error::Canceled => FailureClass::Internal,
     }
