@@ -21,6 +21,7 @@ use diffusion::networks::flux::FluxTransformer;
 use diffusion::networks::unet::UNet2DConditionModel;
 use diffusion::networks::vae::Autoencoder;
 use diffusion::pipelines::Footprint;
+use diffusion::training::{LoraTrainer, TrainingExample, TrainingParams};
 use diffusion::{LoadOptions, PictureRequest, Pipeline, WeightStorage};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -83,13 +84,31 @@ fn memory() -> [u64; 2] {
 /// The variable that selects the measurement in the child process.
 const TASK: &str = "MEMORY_TASK";
 
-/// A pipeline, its load options, and a picture size.
+/// A pipeline, its load options, and a picture size; or a training on it.
 #[derive(Serialize, Deserialize)]
 struct Task {
     folder: PathBuf,
     weights: String,
     keep_text_encoders: bool,
     side: usize,
+    training: Option<Training>,
+}
+
+#[derive(Clone, Serialize, Deserialize)]
+struct Training {
+    params: TrainingParams,
+    examples: Vec<PathBuf>,
+    recompute: bool,
+}
+
+impl Training {
+    fn run(&self, folder: &Path) {
+        let example = |image: &PathBuf| TrainingExample { image: image.clone(), caption: "a fox".into() };
+        let examples: Vec<_> = self.examples.iter().map(example).collect();
+        let mut trainer = LoraTrainer::new(folder, &examples, self.params.clone(), &Device::flex()).unwrap();
+        trainer.set_gradient_checkpointing(self.recompute);
+        assert_eq!(trainer.map(Result::unwrap).count(), self.params.steps as usize);
+    }
 }
 
 impl Task {
@@ -115,6 +134,11 @@ impl Task {
 fn measure() {
     let task: Task = serde_json::from_str(&std::env::var(TASK).unwrap()).unwrap();
     let [before, _] = memory();
+    if let Some(training) = &task.training {
+        training.run(&task.folder);
+        let [_, peak] = memory();
+        return println!("\nmeasured {:?}", [0, peak - before]);
+    }
     let pipeline = Pipeline::load_with(&task.folder, &Device::flex(), task.options()).unwrap();
     let [_, loaded] = memory();
     pipeline.generate(&request(&pipeline, task.side), &mut |_| ControlFlow::Continue(())).unwrap();
@@ -127,7 +151,9 @@ fn request(pipeline: &Pipeline, side: usize) -> PictureRequest {
 }
 
 fn check(folder: &Path, weights: WeightStorage, side: usize) {
-    let task = Task { folder: folder.to_owned(), weights: weights.to_string(), keep_text_encoders: true, side };
+    let (folder, weights) = (folder.to_owned(), weights.to_string());
+    let task = Task { folder: folder.clone(), weights, keep_text_encoders: true, side, training: None };
+    let folder = folder.as_path();
     let pipeline = Pipeline::load(folder, &Device::flex()).unwrap();
     let needs = Footprint::read(folder).unwrap().needs(&request(&pipeline, side), task.options(), DType::F32, 0);
     let [loading, peak] = task.measured();
@@ -160,4 +186,77 @@ fn the_estimate_is_near_the_truth() {
     check(folder.path(), Full, 256);
     let folder = enlarged("sd15-tiny", &[("unet", unet)]);
     check(folder.path(), Full, 256);
+}
+
+/// The same for a training: its batch size, resolution, rank, number of examples, and whether it recomputes activations.
+fn check_training(folder: &Path, [batch_size, resolution, rank]: [u32; 3], examples: usize, recompute: bool) {
+    let params = TrainingParams {
+        trigger_word: None,
+        steps: 1,
+        rank,
+        alpha: 1.0,
+        learning_rate: 1e-4,
+        batch_size,
+        resolution,
+        seed: 1,
+    };
+    let pictures = tempfile::tempdir().unwrap();
+    let picture = pictures.path().join("picture.png");
+    image::RgbImage::new(resolution, resolution).save(&picture).unwrap();
+    let training = Training { params: params.clone(), examples: vec![picture; examples], recompute };
+    let task = Task {
+        folder: folder.to_owned(),
+        weights: "full".into(),
+        keep_text_encoders: true,
+        side: 0,
+        training: Some(training),
+    };
+    let needs = Footprint::read(folder).unwrap().training(&params, examples, DType::F32, recompute).unwrap();
+    let [_, peak] = task.measured();
+    let ratio = needs.total() as f64 / peak as f64;
+    let told = format!(
+        "{batch_size} × {resolution}², rank {rank}, {examples} examples, recompute {recompute}: peak {} MiB, \
+         estimate {} + {}, ratio {ratio:.2}",
+        peak >> 20,
+        needs.weights >> 20,
+        needs.working >> 20
+    );
+    println!("{told}");
+    assert!((0.9..=2.0).contains(&ratio), "{told}");
+}
+
+#[test]
+fn the_estimate_of_a_training_is_near_the_truth() {
+    let shape = |double: usize, single: usize, heads: usize| {
+        json!({
+            "attention_head_dim": 64, "axes_dims_rope": [16, 24, 24], "num_attention_heads": heads,
+            "num_layers": double, "num_single_layers": single,
+        })
+    };
+    // Activations of the streams, in double blocks and in single ones.
+    let folder = enlarged("flux-tiny", &[("transformer", shape(3, 0, 4))]);
+    check_training(folder.path(), [12, 128, 4], 2, false);
+    let folder = enlarged("flux-tiny", &[("transformer", shape(0, 6, 4))]);
+    check_training(folder.path(), [12, 128, 4], 2, false);
+    // Attention scores, kept and recomputed.
+    let folder = enlarged("flux-tiny", &[("transformer", shape(1, 2, 4))]);
+    for recompute in [false, true] {
+        check_training(folder.path(), [2, 512, 4], 2, recompute);
+    }
+    // Factors and weights.
+    let folder = enlarged("flux-tiny", &[("transformer", shape(1, 2, 12))]);
+    check_training(folder.path(), [1, 64, 256], 2, true);
+    // The autoencoder, while the examples are encoded.
+    let vae = json!({"block_out_channels": [64, 128, 128, 128], "norm_num_groups": 32, "layers_per_block": 2});
+    let folder = enlarged("flux-tiny", &[("vae", vae)]);
+    check_training(folder.path(), [1, 256, 4], 4, false);
+}
+
+/// The model of the demo, as people train on it.
+#[test]
+fn the_estimate_of_a_training_of_ember_is_near_the_truth() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/ember");
+    for recompute in [false, true] {
+        check_training(&folder, [4, 256, 16], 2, recompute);
+    }
 }

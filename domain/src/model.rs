@@ -2,6 +2,7 @@
 //! except by its deletion. Here: the rows, how a name or id finds one, and the rule for deleting. How files are added
 //! is in `model::intake`; what weights must look like, in `weights_gate`.
 
+mod abandoned;
 pub(crate) mod described;
 mod family;
 pub mod inspect;
@@ -23,6 +24,7 @@ use sqlx::PgPool;
 use sqlx::types::Json;
 use uuid::Uuid;
 
+pub use self::abandoned::abandoned;
 use self::source::Source;
 use crate::{Caller, Database, Error, ModelId, Page, PageRequest, ProjectId, Result, Storage, TrainingId, begin};
 

@@ -108,7 +108,6 @@ pub struct Training {
 #[derive(Clone, Debug)]
 pub struct TrainingWork {
     pub id: TrainingId,
-    pub name: String,
     pub params: TrainingParams,
     pub examples: Vec<Snapshot>,
     pub base: ModelFiles,
@@ -423,7 +422,7 @@ pub async fn load_work(pool: &PgPool, claim: &Claim) -> Result<TrainingWork> {
 async fn read_work(pool: &PgPool, claim: &Claim) -> Result<TrainingWork> {
     let mut connection = pool.acquire().await?;
     let row = sqlx::query!(
-        r#"SELECT id AS "id: TrainingId", name, model_id AS "model_id: ModelId", config AS "config: Json<TrainingParams>",
+        r#"SELECT id AS "id: TrainingId", model_id AS "model_id: ModelId", config AS "config: Json<TrainingParams>",
                   examples AS "examples: Json<Vec<Snapshot>>"
            FROM trainings WHERE job_id = $1"#,
         claim.job as JobId,
@@ -441,7 +440,7 @@ async fn read_work(pool: &PgPool, claim: &Claim) -> Result<TrainingWork> {
         .await?
         .remove(&row.model_id)
         .ok_or_else(|| Error::not_found("model", row.model_id))?;
-    Ok(TrainingWork { id: row.id, name: row.name, params: row.config.0, examples: row.examples.0, base, checkpoint })
+    Ok(TrainingWork { id: row.id, params: row.config.0, examples: row.examples.0, base, checkpoint })
 }
 
 /// Writes a checkpoint's row and its event, if the attempt still holds the job, and discards older ones.
@@ -458,6 +457,14 @@ async fn commit_checkpoint(pool: &PgPool, claim: &Claim, checkpoint: NewCheckpoi
     let mut tx = begin(pool).await?;
     let sequence =
         event::record(&mut *tx, claim, EventKind::Checkpoint, &serde_json::json!({ "step": checkpoint.step })).await?;
+    let before = sqlx::query_scalar!(
+        r#"SELECT coalesce(max(c.step), 0) AS "step!" FROM training_checkpoints c JOIN trainings t ON t.id = c.training_id
+           WHERE t.job_id = $1"#,
+        claim.job as JobId,
+    );
+    if checkpoint.step > before.fetch_one(&mut *tx).await? {
+        job::restore_budgets(&mut tx, claim).await?;
+    }
     sqlx::query!(
         "INSERT INTO training_checkpoints (training_id, step, epoch, storage_key, sha256, bytes)
          SELECT id, $2, $3, $4, $5, $6 FROM trainings WHERE job_id = $1

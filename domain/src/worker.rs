@@ -32,6 +32,8 @@ pub struct Worker {
     pub version: String,
     /// Device memory that its engine may use, in bytes.
     pub vram_budget: Option<i64>,
+    /// Why it claims no jobs at present.
+    pub paused: Option<String>,
     pub started_at: DateTime<Utc>,
     pub last_seen_at: DateTime<Utc>,
     pub resident: Vec<ResidentModel>,
@@ -131,6 +133,25 @@ pub async fn seen(pool: &PgPool, id: WorkerId, resident: &[Resident]) -> Result<
     Ok(())
 }
 
+/// Records why a worker claims no jobs at present, or that it does again.
+pub async fn pause(pool: &PgPool, id: WorkerId, reason: Option<&str>) -> Result<()> {
+    bounded(sqlx::query!("UPDATE workers SET paused = $2 WHERE id = $1", id.0, reason).execute(pool)).await?;
+    Ok(())
+}
+
+/// How many of the jobs that failed on this worker within the last `span` have succeeded on another one.
+pub async fn done_by_others(pool: &PgPool, id: WorkerId, span: Duration) -> Result<i64> {
+    let done = sqlx::query_scalar!(
+        r#"SELECT count(DISTINCT failed.job_id) AS "count!" FROM attempts failed
+           JOIN attempts done ON done.job_id = failed.job_id AND done.outcome = 'succeeded' AND done.worker <> $1
+           WHERE failed.worker = $1 AND failed.outcome IN ('failed', 'crashed')
+             AND failed.ended_at > clock_timestamp() - make_interval(secs => $2)"#,
+        id.0,
+        span.as_secs_f64(),
+    );
+    bounded(done.fetch_one(pool)).await
+}
+
 /// Records an orderly shutdown.
 pub async fn stopped(pool: &PgPool, id: WorkerId) -> Result<()> {
     bounded(
@@ -153,6 +174,7 @@ struct Row {
     queues: Vec<String>,
     version: String,
     vram_budget: Option<i64>,
+    paused: Option<String>,
     started_at: DateTime<Utc>,
     last_seen_at: DateTime<Utc>,
     resident: Json<Vec<ResidentModel>>,
@@ -170,6 +192,7 @@ impl From<Row> for Worker {
             queues: row.queues,
             version: row.version,
             vram_budget: row.vram_budget,
+            paused: row.paused,
             started_at: row.started_at,
             last_seen_at: row.last_seen_at,
             resident: row.resident.0,
@@ -184,7 +207,7 @@ pub async fn list(caller: &Caller, database: &Database, page: &PageRequest) -> R
     let rows = bounded(
         sqlx::query_as!(
             Row,
-            r#"SELECT w.id AS "id: WorkerId", name, host, device, queues, version, vram_budget, started_at, last_seen_at,
+            r#"SELECT w.id AS "id: WorkerId", name, host, device, queues, version, vram_budget, paused, started_at, last_seen_at,
                       coalesce((SELECT jsonb_agg(jsonb_build_object('sha256', r.sha256, 'bytes', r.bytes, 'model',
                                        (SELECT jsonb_build_object('id', m.id, 'name', m.name) FROM models m
                                         WHERE m.sha256 = r.sha256 AND m.project_id = $4 AND m.deleted_at IS NULL ORDER BY m.id LIMIT 1)))

@@ -87,6 +87,15 @@ const RULES: &[(&str, &str)] = &[
                <> exists (select 1 from attempts t where t.job_id = j.id and t.ended_at is null)",
     ),
     (
+        "a message with a path of a worker",
+        "select message from (
+             select error_message from jobs union all select error from attempts
+             union all select data->>'message' from job_events
+             union all select jsonb_array_elements_text(warnings) from generations
+             union all select jsonb_array_elements_text(warnings) from trainings) as told(message)
+         where message ~ '/(work|cache)/|/imports/[0-9a-f]{8}-'",
+    ),
+    (
         "events with a gap, or a terminal event that is missing, doubled or not the last",
         "select j.id::text from jobs j left join job_events e on e.job_id = j.id group by j.id
          having max(e.sequence) is distinct from count(e.sequence) or count(e.sequence) = 0

@@ -6,6 +6,7 @@
 
 use std::future::Future;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use domain::JobId;
@@ -14,7 +15,7 @@ use domain::storage::{Storage, Written};
 use md5::{Digest, Md5};
 use serde_json::Value;
 use sqlx::PgPool;
-use tokio::sync::{broadcast, watch};
+use tokio::sync::broadcast;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
@@ -22,6 +23,8 @@ use crate::cache::Cache;
 use crate::coalescer::Coalescer;
 use crate::config::WorkerConfig;
 use crate::conversation::Conversation;
+use crate::health::Health;
+use crate::labels::Labels;
 use crate::lease::Lease;
 use crate::stop::{Stop, disk};
 use crate::supervisor::{Engine, Patience, Work};
@@ -48,8 +51,8 @@ pub struct WorkerContext {
     pub engine: Engine,
     /// Jobs for which a cancel was just requested.
     pub cancels: broadcast::Sender<JobId>,
-    /// No job is claimed before this instant.
-    pub not_before: watch::Sender<Instant>,
+    /// Whether jobs may be claimed.
+    pub health: Arc<Health>,
     /// Cancelled when the worker should stop.
     pub draining: CancellationToken,
     /// This worker's working folder.
@@ -96,6 +99,8 @@ impl WorkerContext {
 pub struct Attempt<'a> {
     pub context: &'a WorkerContext,
     pub lease: &'a Lease,
+    /// What the user calls the files of this attempt.
+    pub(crate) labels: Arc<Labels>,
     folder: tempfile::TempDir,
 }
 
@@ -107,7 +112,11 @@ impl<'a> Attempt<'a> {
             .prefix(&format!("{}-{}-", claim.subject, claim.epoch))
             .tempdir_in(&context.work_dir)
             .map_err(|error| disk(&context.work_dir, error))?;
-        Ok(Self { context, lease, folder })
+        let labels = Labels::default();
+        for folder in [&context.config.data_dir, &context.work_dir, folder.path()] as [&Path; 3] {
+            labels.hide(folder);
+        }
+        Ok(Self { context, lease, labels: Arc::new(labels), folder })
     }
 
     /// The claim that fences every effect.
@@ -131,7 +140,8 @@ impl<'a> Attempt<'a> {
     pub async fn converse(&self, work: Work) -> Result<Conversation<'a>, Stop> {
         let session = self.context.engine.begin(work).await;
         let session = session.ok_or_else(|| Stop::Released("the worker stops".into()))?;
-        Ok(Conversation::new(session, self.lease, self.context.draining.clone(), self.context.config.drain))
+        let draining = self.context.draining.clone();
+        Ok(Conversation::new(session, self.lease, Arc::clone(&self.labels), draining, self.context.config.drain))
     }
 
     /// Reads or writes the database for this attempt, with retries while the database is unavailable.
@@ -139,7 +149,11 @@ impl<'a> Attempt<'a> {
     where
         F: Future<Output = domain::Result<T>>,
     {
-        Ok(until_answered(self.context, self.lease, statement).await?)
+        until_answered(self.context, self.lease, statement).await.map_err(|error| match error {
+            // It is retried until the worker stops.
+            domain::Error::Unavailable(_) => Stop::Released("the worker stops".into()),
+            other => other.into(),
+        })
     }
 
     /// How long the engine may send no report while it works on a job of this kind.
@@ -163,11 +177,13 @@ impl<'a> Attempt<'a> {
         }
     }
 
-    /// Uploads a file to storage under a key of this attempt, with retries while storage is unavailable.
+    /// Uploads a file to storage under a key of this attempt, with retries while storage is unavailable. Stops when a
+    /// user cancels the job, which would otherwise occupy its lane until storage is available again.
     pub async fn store(&self, path: &Path, key: &str, media_type: &str) -> Result<Stored, Stop> {
         let written = tokio::select! {
             biased;
             () = self.lease.lost() => Err(Stop::LeaseLost),
+            () = self.lease.canceled() => Err(Stop::Canceled),
             written = self.put(path, key, media_type) => written,
             () = self.context.drained_for(STORE_WHILE_DRAINING) => Err(Stop::Released("the worker stops".into())),
         }?;

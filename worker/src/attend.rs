@@ -1,18 +1,17 @@
 //! Runs a claimed job until its attempt ends: holds the lease, runs the job by its kind, and records how it ended.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use domain::job::{self, Claim, ErrorClass, JobKind};
 use tokio::time::Instant;
 
 use crate::attempt::{Attempt, WorkerContext, until_answered};
 use crate::lease::Lease;
-use crate::stop::Stop;
+use crate::stop::{Stop, Trouble};
 use crate::{export, generate, import, train};
 
-/// How long no job is claimed after one was released because the disk was full or the engine was not available.
-const WANT_PAUSE: Duration = Duration::from_secs(30);
+/// After how many jobs that failed here and succeeded on other workers this worker is considered to be in trouble.
+const MOST_DONE_BY_OTHERS: i64 = 3;
 
 /// Runs a claimed job to the end of this attempt. Never fails: every outcome is written to the database; when the
 /// database cannot be reached, the lease expires.
@@ -22,14 +21,20 @@ pub(crate) async fn attend(context: Arc<WorkerContext>, claim: Claim) {
     // In a separate task, so that a panic drops neither the lease nor the record of the outcome.
     let work = tokio::spawn({
         let (context, lease) = (Arc::clone(&context), Arc::clone(&lease));
-        async move { run(&Attempt::begin(&context, &lease)?).await }
+        async move {
+            let attempt = Attempt::begin(&context, &lease)?;
+            run(&attempt).await.map_err(|stop| stop.map_message(|message| attempt.labels.apply(message)))
+        }
     });
     let outcome = work
         .await
         .unwrap_or_else(|panic| Err(Stop::Failed(ErrorClass::Internal, format!("the worker panicked: {panic}"))));
     let seconds = began.elapsed().as_secs_f64();
     match outcome {
-        Ok(()) => tracing::info!(job = %claim.subject, epoch = claim.epoch, seconds, "succeeded"),
+        Ok(()) => {
+            tracing::info!(job = %claim.subject, epoch = claim.epoch, seconds, "succeeded");
+            context.health.success();
+        }
         Err(stop) => {
             tracing::warn!(job = %claim.subject, epoch = claim.epoch, seconds, ?stop, "attempt ended");
             settle(&context, &lease, stop).await;
@@ -47,10 +52,9 @@ async fn settle(context: &WorkerContext, lease: &Lease, stop: Stop) {
     if stop == Stop::LeaseLost {
         return;
     }
-    if let Stop::Released(_) = stop
-        && !context.draining.is_cancelled()
-    {
-        context.not_before.send_replace(Instant::now() + WANT_PAUSE);
+    // Before the job is returned, so that this worker does not claim it again at once.
+    if let Stop::Trouble(trouble, why) = &stop {
+        context.health.trouble(*trouble, why);
     }
     let (pool, claim, policy) = (&context.pool, lease.claim(), &context.config.lease);
     let ended = until_answered(context, lease, || async {
@@ -58,6 +62,7 @@ async fn settle(context: &WorkerContext, lease: &Lease, stop: Stop) {
             Stop::LeaseLost => Err(domain::Error::LeaseLost),
             Stop::Canceled => job::canceled(pool, claim).await,
             Stop::Released(why) => job::release(pool, claim, why).await.map(drop),
+            Stop::Trouble(_, why) => job::set_back(pool, claim, policy, why).await.map(drop),
             Stop::Crashed(how) => job::crash(pool, claim, policy, how).await.map(drop),
             Stop::DoesNotFit(memory, message) => {
                 let memory = i64::try_from(*memory).unwrap_or(i64::MAX);
@@ -68,6 +73,23 @@ async fn settle(context: &WorkerContext, lease: &Lease, stop: Stop) {
     });
     if let Err(error) = ended.await {
         tracing::warn!(job = %claim.subject, %error, "the attempt could not be ended; its lease runs out");
+    }
+    if matches!(&stop, Stop::Crashed(_)) || matches!(&stop, Stop::Failed(class, _) if class.is_retried()) {
+        compare_with_others(context, claim).await;
+    }
+}
+
+/// Pauses this worker if others do what fails here. One bad worker would otherwise claim job after job, since it is
+/// always the first to be idle.
+async fn compare_with_others(context: &WorkerContext, claim: &Claim) {
+    let span = context.health.without_success();
+    match domain::worker::done_by_others(&context.pool, claim.worker, span).await {
+        Ok(count) if count >= MOST_DONE_BY_OTHERS => {
+            let reason = format!("{count} jobs that failed on this worker have succeeded on others.");
+            context.health.trouble(Trouble::Jobs, &reason);
+        }
+        Ok(_) => {}
+        Err(error) => tracing::debug!(%error, "not compared with other workers"),
     }
 }
 

@@ -9,6 +9,7 @@
 //! never stops the worker.
 
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -25,10 +26,11 @@ use futures::future::BoxFuture;
 use sqlx::PgPool;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tower::layer::util::Identity;
 
+use crate::health::Health;
 use crate::supervisor::Engine;
 use crate::swap::Swaps;
 
@@ -48,8 +50,8 @@ pub struct ClaimPolicy {
     pub lease: LeasePolicy,
     /// Signals that there may be work.
     pub bell: watch::Receiver<u64>,
-    /// No job is claimed before this instant: a worker whose disk is full leaves the work to others.
-    pub not_before: watch::Receiver<Instant>,
+    /// No job is claimed while this machine is in trouble: the work is left to others.
+    pub health: Arc<Health>,
     /// No job is claimed while this engine is down, and jobs whose models it has loaded are preferred.
     pub engine: Option<Engine>,
     /// Swaps are carried out before the next claim, so between two jobs.
@@ -161,11 +163,10 @@ async fn claim(policy: &mut ClaimPolicy) -> Option<Claim> {
     let stop = policy.stop.clone();
     let mut bell_hangs = true;
     loop {
-        let not_before = *policy.not_before.borrow();
         tokio::select! {
             biased;
             () = stop.cancelled() => return None,
-            () = sleep_until(not_before) => {}
+            () = policy.health.fit() => {}
         }
         if let Some(engine) = &policy.engine {
             tokio::select! {

@@ -2,9 +2,11 @@
 //!
 //! A file is downloaded to a temporary name, its digest is checked, and it is renamed; so a file that is stored under a
 //! digest is complete and correct. Jobs use files through hard links in their own folder ([`Cache::link`]). A linked
-//! file is in use and is never removed; of the others, the least recently used is removed when the limit is exceeded.
-//! The caller decides what the bytes mean and where they come from.
+//! file is in use and is never removed; of the others, the least recently used is removed when the limit is exceeded,
+//! and the files of a deleted model soon after its deletion. The caller decides what the bytes mean and where they come
+//! from.
 
+use std::collections::HashSet;
 use std::fs::{self, File};
 use std::future::Future;
 use std::io;
@@ -12,7 +14,9 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use domain::model;
 use domain::storage::Written;
+use sqlx::PgPool;
 
 /// A folder of files by digest.
 #[derive(Debug, Clone)]
@@ -113,13 +117,26 @@ impl Cache {
             if held.saturating_add(bytes) <= self.limit {
                 break;
             }
-            match fs::remove_file(&file.path) {
-                Ok(()) => tracing::debug!(file = %file.path.display(), bytes = file.bytes, "dropped from the cache"),
-                // Another worker on this machine removed it first.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => return Err(at(&file.path)(error)),
-            }
+            tracing::debug!(file = %file.path.display(), bytes = file.bytes, "dropped from the cache");
+            remove(&file.path)?;
             held -= file.bytes;
+        }
+        Ok(())
+    }
+
+    /// Removes the unused files of deleted models.
+    pub(crate) async fn remove_abandoned(&self, pool: &PgPool) -> Result<(), CacheError> {
+        let digest = |file: &Entry| file.path.file_name().map(|name| name.to_string_lossy().into_owned());
+        let mut files = self.files()?;
+        files.retain(|file| !file.in_use);
+        let digests: Vec<String> = files.iter().filter_map(digest).collect();
+        if digests.is_empty() {
+            return Ok(());
+        }
+        let abandoned: HashSet<String> = model::abandoned(pool, &digests).await?.into_iter().collect();
+        for file in files.iter().filter(|file| digest(file).is_some_and(|digest| abandoned.contains(&digest))) {
+            tracing::info!(file = %file.path.display(), bytes = file.bytes, "its model was deleted");
+            remove(&file.path)?;
         }
         Ok(())
     }
@@ -162,6 +179,14 @@ impl Cache {
             }
         }
         Ok(found)
+    }
+}
+
+fn remove(file: &Path) -> Result<(), CacheError> {
+    match fs::remove_file(file) {
+        // Another worker on this machine removed it first.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed.map_err(at(file)),
     }
 }
 

@@ -33,6 +33,10 @@ pub struct WorkerConfig {
     pub silences: Silences,
     /// How long a job may continue while the worker stops.
     pub drain: Drain,
+    /// How long no job is claimed while the machine is in trouble.
+    pub pauses: Pauses,
+    /// Time between two looks for files of deleted models in the cache.
+    pub tidy_every: Duration,
     /// Training steps between two checkpoints.
     pub checkpoint_every: usize,
     /// Where models may be imported from.
@@ -115,6 +119,27 @@ impl Default for Drain {
     }
 }
 
+/// How long a worker in trouble claims nothing.
+#[derive(Debug, Clone, Copy)]
+pub struct Pauses {
+    /// After the first trouble; it doubles with each further one.
+    pub first: Duration,
+    pub longest: Duration,
+}
+
+impl Pauses {
+    /// The pause after another trouble.
+    pub(crate) fn after(&self, troubles: u32) -> Duration {
+        self.first.saturating_mul(2_u32.saturating_pow(troubles)).min(self.longest)
+    }
+}
+
+impl Default for Pauses {
+    fn default() -> Self {
+        Self { first: Duration::from_secs(5), longest: Duration::from_mins(1) }
+    }
+}
+
 impl WorkerConfig {
     /// The usual worker: all queues, data under `data_dir`, 100 GiB of cache.
     pub fn new(engine: EngineCommand, data_dir: impl Into<PathBuf>) -> Self {
@@ -128,6 +153,8 @@ impl WorkerConfig {
             lease: LeasePolicy::default(),
             silences: Silences::default(),
             drain: Drain::default(),
+            pauses: Pauses::default(),
+            tidy_every: Duration::from_secs(20),
             checkpoint_every: 100,
             imports: Imports::default(),
         }

@@ -4,6 +4,7 @@
 //! Four things can end a job early: its lease is lost, a user cancels it, the worker stops, or the engine is gone. They
 //! are combined into one result here, a [`Stop`]. [`crate::generate`] and [`crate::train`] interpret the reports.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use domain::job::ErrorClass;
@@ -12,9 +13,10 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Drain;
+use crate::labels::Labels;
 use crate::lease::Lease;
 use crate::protocol::Report;
-use crate::stop::Stop;
+use crate::stop::{Stop, Trouble};
 use crate::supervisor::{EngineExit, Event, Session};
 
 /// How long a job waits for an engine that is being replaced, before it is left to another worker.
@@ -32,6 +34,7 @@ const UPLOAD_SHARE: u32 = 3;
 pub struct Conversation<'a> {
     session: Session,
     lease: &'a Lease,
+    labels: Arc<Labels>,
     draining: CancellationToken,
     drain: Drain,
     /// Why the engine was asked to stop.
@@ -53,9 +56,26 @@ enum Reason {
 
 impl<'a> Conversation<'a> {
     /// Watches a session that has begun. `draining` is cancelled when the worker should stop.
-    pub fn new(session: Session, lease: &'a Lease, draining: CancellationToken, drain: Drain) -> Self {
+    pub(crate) fn new(
+        session: Session,
+        lease: &'a Lease,
+        labels: Arc<Labels>,
+        draining: CancellationToken,
+        drain: Drain,
+    ) -> Self {
         let hopeless = Some(Instant::now() + START_LIMIT);
-        Self { session, lease, draining, drain, reason: None, deadline: None, hopeless, drained: false, killed: false }
+        Self {
+            session,
+            lease,
+            labels,
+            draining,
+            drain,
+            reason: None,
+            deadline: None,
+            hopeless,
+            drained: false,
+            killed: false,
+        }
     }
 
     /// The next report that matters to the job; [`Report::Done`] is the last one.
@@ -84,7 +104,8 @@ impl<'a> Conversation<'a> {
                     self.session.kill();
                 }
                 () = until(self.hopeless), if self.hopeless.is_some() => {
-                    return Err(self.stop().unwrap_or_else(|| Stop::Released("no engine could be started".into())));
+                    let trouble = || Stop::Trouble(Trouble::Engine, "The engine of the worker does not start.".into());
+                    return Err(self.stop().unwrap_or_else(trouble));
                 }
                 event = self.session.next() => match event {
                     Some(Event::Report(report)) => {
@@ -136,12 +157,15 @@ impl<'a> Conversation<'a> {
             })),
             Report::Failed { class, message, memory, .. } => Err(self.stop().unwrap_or_else(|| match memory {
                 Some(memory) => Stop::DoesNotFit(memory, message),
-                None => Stop::Failed(class.into(), message),
+                None => Stop::of_engine(class, message),
             })),
             // Another attempt may run already; nothing of this one may become visible.
             Report::Done { .. } if self.reason == Some(Reason::LeaseLost) => Err(Stop::LeaseLost),
             _ if self.reason == Some(Reason::LeaseLost) => Ok(None),
             Report::Ready { .. } | Report::Resident { .. } | Report::Loading { .. } => Ok(None),
+            Report::Warning { request, message } => {
+                Ok(Some(Report::Warning { request, message: self.labels.apply(&message) }))
+            }
             report => Ok(Some(report)),
         }
     }

@@ -27,7 +27,7 @@ pub(crate) async fn run(attempt: &Attempt<'_>) -> Result<(), Stop> {
             let converted = converting.await;
             let converted =
                 converted.map_err(|error| failed(ErrorClass::Internal, format!("the conversion panicked: {error}")))?;
-            converted.map_err(|error| failed(engine::class(&error).into(), error.to_string()))
+            converted.map_err(|error| Stop::of_engine(engine::class(&error), error.to_string()))
         })
         .await?;
     let output = Output {

@@ -26,6 +26,7 @@ pub(crate) struct Wanted {
 /// Fetches a checkpoint as a folder in diffusers layout; returns the folder.
 pub(crate) async fn checkpoint(attempt: &Attempt<'_>, model: &ModelFiles, name: &str) -> Result<PathBuf, Stop> {
     let folder = attempt.subfolder(name)?;
+    attempt.labels.add(&folder, &model.name);
     attempt.prepare(checkpoint_into(attempt.context, model, &folder)).await?;
     Ok(folder)
 }
@@ -42,6 +43,7 @@ pub(crate) async fn one_file(attempt: &Attempt<'_>, model: &ModelFiles, name: &s
         return Err(wrong(format!("model {} has {} files instead of one", model.name, model.files.len())));
     };
     let target = attempt.folder().join(format!("{name}.safetensors"));
+    attempt.labels.add(&target, &model.name);
     all(attempt, vec![of_model(model, file, target.clone())?]).await?;
     Ok(target)
 }

@@ -87,6 +87,7 @@ async fn pictures(attempt: &Attempt<'_>, stored: [&Option<SourceImage>; 2]) -> R
     let mut local = |picture: &Option<SourceImage>, name: &str| {
         let SourceImage { storage_key, sha256, .. } = picture.clone()?;
         let path = folder.join(name);
+        attempt.labels.add(&path, name);
         wanted.push(Wanted { storage_key, sha256: sha256.clone(), bytes: None, target: path.clone() });
         Some(LocalPicture { path, sha256 })
     };

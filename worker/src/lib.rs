@@ -18,7 +18,9 @@ mod engine_log;
 mod export;
 mod fetch;
 mod generate;
+pub mod health;
 mod import;
+mod labels;
 pub mod lease;
 mod output;
 pub mod protocol;
@@ -28,6 +30,7 @@ mod swap;
 mod train;
 mod work_dir;
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -39,15 +42,16 @@ use domain::storage::Storage;
 use domain::worker::SEEN_EVERY;
 use domain::{JobId, WorkerId};
 use tokio::sync::{broadcast, watch};
-use tokio::time::{Instant, interval, timeout};
+use tokio::time::{interval, timeout};
 use tokio_util::sync::CancellationToken;
 use tower::limit::ConcurrencyLimitLayer;
 
 use crate::attempt::WorkerContext;
 use crate::backend::{ClaimPolicy, JobBackend};
 use crate::cache::{Cache, CacheError};
-pub use crate::config::{Drain, HubToken, Imports, Silences, WorkerConfig};
+pub use crate::config::{Drain, HubToken, Imports, Pauses, Silences, WorkerConfig};
 pub use crate::engine::{EngineConfig, Fault, WeightChoice};
+use crate::health::Health;
 pub use crate::import::guard::{Guard, Network};
 use crate::supervisor::Engine;
 pub use crate::supervisor::EngineCommand;
@@ -78,19 +82,20 @@ pub enum StartError {
 /// After `shutdown` nothing more is claimed. Pictures are finished; a training writes a checkpoint and is released. The
 /// limits of [`Drain`] apply to both.
 pub async fn run(
-    config: WorkerConfig,
+    mut config: WorkerConfig,
     pools: Pools,
     storage: Storage,
     shutdown: CancellationToken,
 ) -> Result<(), StartError> {
     let worker = WorkerId::new();
+    config.data_dir = absolute(&config.data_dir)?;
     let work_dir = WorkDir::open(&config.data_dir.join("work"), &worker.to_string())?;
     let cache = Cache::open(config.data_dir.join("cache"), config.cache_limit)?;
     let engine_stop = CancellationToken::new();
     let (engine, supervisor) = Engine::start(config.engine.clone(), engine_stop.clone());
     let (bell, heard) = watch::channel(0_u64);
     let (cancels, _) = broadcast::channel::<JobId>(64);
-    let (not_before, no_claim_before) = watch::channel(Instant::now());
+    let health = Arc::new(Health::new(config.pauses, storage.clone(), &config.data_dir));
     let name = config.name.clone();
     let context = Arc::new(WorkerContext {
         pool: pools.lease.clone(),
@@ -98,7 +103,7 @@ pub async fn run(
         cache,
         engine,
         cancels: cancels.clone(),
-        not_before,
+        health: Arc::clone(&health),
         draining: shutdown.clone(),
         work_dir: work_dir.path().to_owned(),
         config,
@@ -109,7 +114,7 @@ pub async fn run(
         worker,
         lease: context.config.lease,
         bell: heard,
-        not_before: no_claim_before,
+        health,
         engine: None,
         swaps: None,
         stop: shutdown.clone(),
@@ -118,6 +123,7 @@ pub async fn run(
     let listening = tokio::spawn(listen(pools.clone(), bell, cancels));
     let reaping = tokio::spawn(Reaper::new(context.config.lease).run(pools.lease.clone()));
     let showing = tokio::spawn(show_life(Arc::clone(&context), worker, ending.clone()));
+    let tidying = tokio::spawn(tidy(Arc::clone(&context)));
     tracing::info!(%worker, name, queues = ?context.config.queues, "worker started");
 
     let mut monitor = Monitor::new();
@@ -154,9 +160,28 @@ pub async fn run(
     ending.cancel();
     listening.abort();
     reaping.abort();
+    tidying.abort();
     let _ = timeout(FAREWELL, showing).await;
     tracing::info!(%worker, "worker stopped");
     Ok(())
+}
+
+/// The folder's absolute path, by which messages recognise paths of this machine. Creates the folder.
+fn absolute(folder: &Path) -> Result<PathBuf, StartError> {
+    std::fs::create_dir_all(folder)
+        .and_then(|()| folder.canonicalize())
+        .map_err(|source| StartError::WorkDir { path: folder.to_owned(), source })
+}
+
+/// Removes files of deleted models from the cache.
+async fn tidy(context: Arc<WorkerContext>) {
+    let mut ticks = interval(context.config.tidy_every);
+    loop {
+        ticks.tick().await;
+        if let Err(error) = context.cache.remove_abandoned(&context.pool).await {
+            tracing::debug!(%error, "files of deleted models stay in the cache for now");
+        }
+    }
 }
 
 /// Jobs that a worker runs independently of its other jobs.
@@ -206,7 +231,8 @@ async fn listen(pools: Pools, bell: watch::Sender<u64>, cancels: broadcast::Send
     }
 }
 
-/// Keeps this worker's row up to date: that it is alive, and which models are loaded. A failure only means an old row.
+/// Keeps this worker's row up to date: that it is alive, which models are loaded, and why it pauses. A failure only
+/// means an old row.
 async fn show_life(context: Arc<WorkerContext>, worker: WorkerId, ending: CancellationToken) {
     let Some(info) = (tokio::select! {
         info = context.engine.ready() => info,
@@ -217,15 +243,24 @@ async fn show_life(context: Arc<WorkerContext>, worker: WorkerId, ending: Cancel
     let WorkerConfig { name, host, queues, .. } = &context.config;
     let mut registered = false;
     let mut resident = context.engine.resident();
+    let mut health = context.health.watch();
+    let mut shown = None;
     let mut ticks = interval(SEEN_EVERY);
     loop {
         tokio::select! {
             () = ending.cancelled() => break,
             _ = ticks.tick() => {}
             told = resident.changed(), if registered => if told.is_err() { break },
+            _ = health.changed(), if registered => {}
         }
         let told = if registered {
-            swap::tell_resident(&context, worker).await
+            let paused = context.health.reason();
+            let told = if paused == shown {
+                Ok(())
+            } else {
+                domain::worker::pause(&context.pool, worker, paused.as_deref()).await.map(|()| shown = paused)
+            };
+            told.and(swap::tell_resident(&context, worker).await)
         } else {
             let version = env!("CARGO_PKG_VERSION");
             let vram_budget = info.vram_budget.and_then(|bytes| i64::try_from(bytes).ok());

@@ -4,7 +4,8 @@ use std::path::Path;
 
 use domain::job::ErrorClass;
 
-use crate::cache::{CacheError, is_disk_full};
+use crate::cache::CacheError;
+use crate::protocol::FailureClass;
 
 /// Why an attempt ends without success.
 #[derive(Debug, Clone, PartialEq)]
@@ -13,8 +14,10 @@ pub enum Stop {
     LeaseLost,
     /// A user canceled the job.
     Canceled,
-    /// Released without counting as a failure: the worker stops, its disk is full, or it has no engine.
+    /// Released without counting as a failure: the worker stops.
     Released(String),
+    /// The worker's machine is in trouble: the job is returned at no cost, and the worker pauses.
+    Trouble(Trouble, String),
     /// The engine crashed during the job.
     Crashed(String),
     /// It does not fit into the memory that this engine may use; it takes at least this many bytes on another.
@@ -23,12 +26,59 @@ pub enum Stop {
     Failed(ErrorClass, String),
 }
 
+/// What is wrong with a worker or what it depends on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trouble {
+    /// Storage cannot be reached, or refuses this worker: wrong keys, a wrong clock.
+    Storage,
+    /// The local disk is full or broken.
+    Disk,
+    /// The engine does not start.
+    Engine,
+    /// Jobs that fail on this worker succeed on others.
+    Jobs,
+}
+
+impl Stop {
+    /// The same with another message.
+    pub(crate) fn map_message(self, map: impl FnOnce(&str) -> String) -> Self {
+        match self {
+            Self::LeaseLost => Self::LeaseLost,
+            Self::Canceled => Self::Canceled,
+            Self::Released(message) => Self::Released(map(&message)),
+            Self::Trouble(trouble, message) => Self::Trouble(trouble, map(&message)),
+            Self::Crashed(message) => Self::Crashed(map(&message)),
+            Self::DoesNotFit(memory, message) => Self::DoesNotFit(memory, map(&message)),
+            Self::Failed(class, message) => Self::Failed(class, map(&message)),
+        }
+    }
+
+    /// A failure that the engine reports.
+    pub(crate) fn of_engine(class: FailureClass, message: String) -> Self {
+        match class {
+            FailureClass::Disk => Self::disk_trouble(&message),
+            FailureClass::InvalidInput | FailureClass::Resource | FailureClass::Internal => {
+                Self::Failed(class.into(), message)
+            }
+        }
+    }
+
+    fn disk_trouble(details: &str) -> Self {
+        tracing::warn!(details, "the local disk failed");
+        Self::Trouble(Trouble::Disk, "The disk of the worker is full or cannot be used.".into())
+    }
+}
+
 impl From<domain::Error> for Stop {
     fn from(error: domain::Error) -> Self {
         use domain::Error;
         match error {
             Error::LeaseLost => Self::LeaseLost,
-            Error::Unavailable(_) => Self::Failed(ErrorClass::Upstream, error.to_string()),
+            // The details are addresses of the installation, which are for the log only.
+            Error::Unavailable(details) => {
+                tracing::warn!(details, "storage or the database cannot be used");
+                Self::Trouble(Trouble::Storage, "The worker cannot reach storage.".into())
+            }
             Error::Internal(_) => Self::Failed(ErrorClass::Internal, error.to_string()),
             _ => Self::Failed(ErrorClass::InvalidInput, error.to_string()),
         }
@@ -38,21 +88,17 @@ impl From<domain::Error> for Stop {
 impl From<CacheError> for Stop {
     fn from(error: CacheError) -> Self {
         match error {
-            CacheError::Full(_) => Self::Released(error.to_string()),
+            CacheError::Full(_) | CacheError::Disk { .. } => Self::disk_trouble(&error.to_string()),
+            CacheError::Storage(error @ (domain::Error::Unavailable(_) | domain::Error::LeaseLost)) => error.into(),
             // The row exists but its object is missing or different: worth a retry, but not many.
             CacheError::Storage(_) | CacheError::Corrupt { .. } => {
                 Self::Failed(ErrorClass::Upstream, error.to_string())
             }
-            CacheError::Disk { .. } => Self::Failed(ErrorClass::Resource, error.to_string()),
         }
     }
 }
 
 /// A failure of the local disk.
 pub(crate) fn disk(path: &Path, error: std::io::Error) -> Stop {
-    if is_disk_full(&error) {
-        Stop::Released(format!("the disk under {} is full", path.display()))
-    } else {
-        Stop::Failed(ErrorClass::Resource, format!("{}: {error}", path.display()))
-    }
+    Stop::disk_trouble(&format!("{}: {error}", path.display()))
 }

@@ -26,6 +26,9 @@ const FAREWELL_LIMIT: Duration = Duration::from_secs(2);
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
+/// The signal with which the system ends a process when memory runs out.
+const SIGKILL: i32 = 9;
+
 /// The command line of the child.
 #[derive(Debug, Clone)]
 pub struct EngineCommand {
@@ -454,6 +457,9 @@ fn describe(status: ExitStatus) -> String {
     use std::os::unix::process::ExitStatusExt;
     match (status.code(), status.signal()) {
         (Some(code), _) => format!("the engine exited with code {code}"),
+        (None, Some(SIGKILL)) => {
+            format!("the engine was ended by signal {SIGKILL}, probably by the system because memory ran out")
+        }
         (None, Some(signal)) => format!("the engine was ended by signal {signal}"),
         (None, None) => "the engine ended".into(),
     }

@@ -14,6 +14,7 @@ use tokio::task::JoinHandle;
 
 use crate::attempt::WorkerContext;
 use crate::fetch;
+use crate::labels::Labels;
 use crate::protocol::{Base, Order, Report, RequestId};
 use crate::stop::{Stop, disk};
 use crate::supervisor::{EngineExit, Event, Patience, Work};
@@ -114,9 +115,11 @@ impl Swaps {
             SwapAction::Load => {
                 // Kept until the engine has read it.
                 let Some(files) = files? else { return Err(format!("{} was deleted.", work.model.name)) };
+                let labels = Labels::default();
+                labels.add(files.path(), &work.model.name);
                 let base = Base { folder: files.path().to_owned(), name: work.model.name.clone(), sha256 };
                 let order = |request: RequestId| Order::Load { request, base };
-                self.engine(Work::new(patience, order)).await
+                self.engine(Work::new(patience, order)).await.map_err(|error| labels.apply(&error))
             }
         }
     }
@@ -148,7 +151,11 @@ async fn fetch_files(context: &WorkerContext, model: &ModelFiles) -> Result<Temp
 
 fn sentence(stop: Stop) -> String {
     match stop {
-        Stop::Released(why) | Stop::Crashed(why) | Stop::DoesNotFit(_, why) | Stop::Failed(_, why) => why,
+        Stop::Released(why)
+        | Stop::Trouble(_, why)
+        | Stop::Crashed(why)
+        | Stop::DoesNotFit(_, why)
+        | Stop::Failed(_, why) => why,
         Stop::LeaseLost | Stop::Canceled => "It was ended.".into(),
     }
 }

@@ -10,8 +10,10 @@ use std::time::Duration;
 
 use domain::artifact;
 use domain::job::ErrorClass;
+use domain::model::ModelFiles;
 use domain::storage::StorageKey;
 use domain::training::{self, NewCheckpoint, Snapshot, TrainingWork};
+use requests::TrainingParams;
 use serde_json::json;
 
 use crate::attempt::Attempt;
@@ -58,7 +60,7 @@ async fn order(attempt: &Attempt<'_>, work: &TrainingWork) -> Result<Train, Stop
         resume,
         output_dir: attempt.subfolder("output")?,
         checkpoint_every: attempt.context.config.checkpoint_every.max(1),
-        metadata: metadata(work),
+        metadata: metadata(&work.base, work.examples.len(), &work.params),
     })
 }
 
@@ -74,6 +76,7 @@ async fn examples(attempt: &Attempt<'_>, snapshots: &[Snapshot]) -> Result<Vec<E
             bytes: None,
             target: path.clone(),
         });
+        attempt.labels.add(&path, format!("example {}", place + 1));
         examples.push(Example { path, caption: snapshot.caption.clone() });
     }
     fetch::all(attempt, wanted).await?;
@@ -83,6 +86,7 @@ async fn examples(attempt: &Attempt<'_>, snapshots: &[Snapshot]) -> Result<Vec<E
 async fn resume(attempt: &Attempt<'_>, work: &TrainingWork) -> Result<Option<PathBuf>, Stop> {
     let Some(checkpoint) = &work.checkpoint else { return Ok(None) };
     let path = attempt.folder().join("resume.safetensors");
+    attempt.labels.add(&path, format!("the checkpoint of step {}", checkpoint.step));
     let wanted = Wanted {
         storage_key: checkpoint.storage_key.clone(),
         sha256: checkpoint.sha256.clone(),
@@ -95,17 +99,16 @@ async fn resume(attempt: &Attempt<'_>, work: &TrainingWork) -> Result<Option<Pat
 }
 
 /// The metadata in the adapter's file: ours, and the keys of the [model metadata
-/// standard](https://github.com/Stability-AI/ModelSpec) that other programs show.
-fn metadata(work: &TrainingWork) -> BTreeMap<String, String> {
-    let params = &work.params;
-    let mut told = BTreeMap::from([
+/// standard](https://github.com/Stability-AI/ModelSpec) that other programs show. Nothing in it differs between two
+/// trainings of the same request, so that they make the same file; names and ids are in the database.
+fn metadata(base: &ModelFiles, examples: usize, params: &TrainingParams) -> BTreeMap<String, String> {
+    let mut metadata = BTreeMap::from([
         ("modelspec.sai_model_spec".to_owned(), "1.0.1".to_owned()),
-        ("modelspec.title".into(), work.name.clone()),
+        ("modelspec.title".into(), format!("LoRA for {}", base.name)),
         ("pyrograph.version".into(), env!("CARGO_PKG_VERSION").into()),
-        ("pyrograph.training".into(), work.id.to_string()),
-        ("pyrograph.base_model".into(), work.base.name.clone()),
-        ("pyrograph.base_sha256".into(), work.base.sha256.clone()),
-        ("pyrograph.examples".into(), work.examples.len().to_string()),
+        ("pyrograph.base_model".into(), base.name.clone()),
+        ("pyrograph.base_sha256".into(), base.sha256.clone()),
+        ("pyrograph.examples".into(), examples.to_string()),
         ("pyrograph.steps".into(), params.steps.to_string()),
         ("pyrograph.rank".into(), params.rank.to_string()),
         ("pyrograph.alpha".into(), params.alpha.to_string()),
@@ -115,9 +118,9 @@ fn metadata(work: &TrainingWork) -> BTreeMap<String, String> {
         ("pyrograph.seed".into(), params.seed.to_string()),
     ]);
     if let Some(word) = &params.trigger_word {
-        told.insert("modelspec.trigger_phrase".into(), word.clone());
+        metadata.insert("modelspec.trigger_phrase".into(), word.clone());
     }
-    told
+    metadata
 }
 
 /// Runs the trainer; returns the adapter.
@@ -196,5 +199,40 @@ async fn send(attempt: &Attempt<'_>, work: &TrainingWork, saved: &Saved) -> Resu
 fn remove(path: &Path) {
     if let Err(error) = std::fs::remove_file(path) {
         tracing::debug!(path = %path.display(), %error, "not removed");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use domain::ModelId;
+
+    use super::*;
+
+    /// A title or an id would make the files of two equal trainings differ.
+    #[test]
+    fn the_metadata_depends_on_the_request_alone() {
+        let params = TrainingParams {
+            trigger_word: Some("ink".into()),
+            steps: 3,
+            rank: 4,
+            alpha: 4.0,
+            learning_rate: 1e-4,
+            batch_size: 1,
+            resolution: 64,
+            seed: 7,
+        };
+        // Another row of the same model.
+        let [one, other] = [(); 2].map(|()| ModelFiles {
+            id: ModelId::new(),
+            name: "ember".into(),
+            family: "flux".into(),
+            sha256: "ee".repeat(32),
+            files: Vec::new(),
+        });
+        let metadata_of = |base| metadata(base, 10, &params);
+        assert_eq!(metadata_of(&one), metadata_of(&other));
+        assert_eq!(metadata_of(&one)["modelspec.title"], "LoRA for ember");
+        assert_eq!(metadata_of(&one)["modelspec.trigger_phrase"], "ink");
+        assert_ne!(metadata_of(&one), metadata(&one, 11, &params));
     }
 }

@@ -4,6 +4,7 @@
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "tests print what they measure")]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
+mod front;
 mod scripted;
 
 use std::net::SocketAddr;
@@ -24,7 +25,9 @@ use domain::{
 use libtest_mimic::{Arguments, Failed, Trial};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
-use worker::{EngineCommand, WorkerConfig};
+use worker::{EngineCommand, Pauses, WorkerConfig};
+
+use crate::front::Front;
 
 fn main() -> ExitCode {
     if let Some(ended) = scripted::engine_if_asked() {
@@ -43,7 +46,9 @@ struct Bed {
     storage: Storage,
     catalog: Catalog,
     folder: tempfile::TempDir,
-    _s3: embedded::S3,
+    /// Storage is reached through it.
+    front: Front,
+    s3: embedded::S3,
     _database: embedded::TemporaryDatabase,
 }
 
@@ -53,18 +58,11 @@ impl Bed {
         let database = embedded::TemporaryDatabase::create(&domain::MIGRATIONS).await.unwrap();
         let pools = Pools::connect(database.url()).await.unwrap();
         let s3 = embedded::S3::start(&folder.path().join("s3"), SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();
-        let storage = Storage::new(&StorageConfig {
-            endpoint: s3.endpoint(),
-            bucket: s3.bucket().into(),
-            region: "auto".into(),
-            access_key: s3.access_key().into(),
-            secret_key: s3.secret_key().into(),
-            public_endpoint: None,
-        })
-        .unwrap();
+        let front = Front::before(s3.endpoint().trim_start_matches("http://").parse().unwrap()).await;
+        let storage = storage(&front, &s3, s3.secret_key());
         model::intake::register_built_in(&pools.lease, &storage, "ember", &checkpoint()).await.unwrap();
         let catalog = Catalog::new(pools.api.clone());
-        Self { pools, storage, catalog, folder, _s3: s3, _database: database }
+        Self { pools, storage, catalog, folder, front, s3, _database: database }
     }
 
     fn config(&self) -> WorkerConfig {
@@ -84,12 +82,23 @@ impl Bed {
             config.silences.set(kind, Duration::from_secs(1));
         }
         config.checkpoint_every = 10;
+        config.pauses = Pauses { first: Duration::from_millis(100), longest: Duration::from_millis(200) };
+        config.tidy_every = Duration::from_millis(200);
         config
     }
 
+    /// The same for another worker, whose files are in a folder of its own.
+    fn config_of(&self, name: &str) -> WorkerConfig {
+        WorkerConfig { name: name.into(), data_dir: self.folder.path().join(name), ..self.config() }
+    }
+
     fn work(&self, config: WorkerConfig) -> Running {
+        self.work_with(config, self.storage.clone())
+    }
+
+    fn work_with(&self, config: WorkerConfig, storage: Storage) -> Running {
         let shutdown = CancellationToken::new();
-        let run = worker::run(config, self.pools.clone(), self.storage.clone(), shutdown.clone());
+        let run = worker::run(config, self.pools.clone(), storage, shutdown.clone());
         Running { shutdown, task: tokio::spawn(run) }
     }
 
@@ -155,20 +164,26 @@ impl Bed {
 }
 
 impl Bed {
+    async fn workers(&self) -> Vec<domain::worker::Worker> {
+        let page = domain::worker::list(&Caller::anonymous(), &self.pools.api, &PageRequest::default()).await;
+        page.unwrap().items
+    }
+
     /// The one live worker, once it meets a condition.
     async fn worker(&self, wish: &str, test: impl Fn(&domain::worker::Worker) -> bool) -> domain::worker::Worker {
         let began = Instant::now();
         loop {
-            let found = domain::worker::list(&Caller::anonymous(), &self.pools.api, &PageRequest::default())
-                .await
-                .unwrap()
-                .items;
-            match <[_; 1]>::try_from(found) {
+            match <[_; 1]>::try_from(self.workers().await) {
                 Ok([worker]) if test(&worker) => return worker,
                 other => assert!(began.elapsed() < Duration::from_secs(30), "not {wish} within 30 s: {other:?}"),
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
+    }
+
+    /// Why the worker of this name pauses.
+    async fn paused(&self, name: &str) -> Option<String> {
+        self.workers().await.into_iter().find(|worker| worker.name == name)?.paused
     }
 
     /// Requests a swap and waits for its end.
@@ -180,6 +195,23 @@ impl Bed {
         let worker = self.worker("swapped", |worker| worker.swaps.iter().any(|swap| ended(&swap))).await;
         worker.swaps.iter().find(ended).unwrap().clone()
     }
+}
+
+fn storage(front: &Front, s3: &embedded::S3, secret_key: &str) -> Storage {
+    let config = StorageConfig {
+        endpoint: front.endpoint(),
+        bucket: s3.bucket().into(),
+        region: "auto".into(),
+        access_key: s3.access_key().into(),
+        secret_key: secret_key.into(),
+        public_endpoint: None,
+    };
+    Storage::new(&config).unwrap()
+}
+
+/// Neither budget was touched, and nobody gave the job back too often.
+fn cost_nothing(job: &Job) -> bool {
+    (job.failures, job.crashes, job.releases) == (0, 0, 0)
 }
 
 fn loaded(worker: &domain::worker::Worker) -> Vec<String> {
@@ -378,7 +410,10 @@ async fn a_training_whose_engine_dies_goes_on_from_its_checkpoint() {
     bed.until(job, "past a checkpoint", |job| job.step > 60).await;
     kill(engine_of(&bed));
     let ended = bed.ended(job).await;
-    assert_eq!((ended.status, ended.epoch, ended.crashes), (JobStatus::Succeeded, 2, 1));
+    assert_eq!((ended.status, ended.epoch, ended.crashes), (JobStatus::Succeeded, 2, 0), "a checkpoint restored it");
+    let attempts = job::attempts(&Caller::anonymous(), &bed.pools.api, job).await.unwrap();
+    assert_eq!(attempts[0].outcome, Some(job::AttemptOutcome::Crashed));
+    assert!(attempts[0].error.as_ref().unwrap().contains("because memory ran out"), "{attempts:?}");
     let lora = model::get(&Caller::anonymous(), &bed.pools.api, "dots").await.unwrap();
     let content = bed.storage.get(&lora.files[0].storage_key).await.unwrap();
     assert!(!content.ends_with(b"from 0"), "{content:?}");
@@ -414,6 +449,7 @@ async fn a_lost_lease_ends_the_work_and_its_effects() {
         worker: running.worker.unwrap(),
         failures: 0,
         crashes: 0,
+        setbacks: 0,
     };
     job::release(&bed.pools.lease, &claim, "the worker stops").await.unwrap();
     let ended = bed.ended(job).await;
@@ -530,6 +566,139 @@ async fn imports_go_on_side_by_side_and_beside_pictures() {
     assert_eq!((released.status, released.releases), (JobStatus::Queued, 1), "a stopping worker gives them back");
 }
 
+async fn storage_that_is_away_costs_no_attempt() {
+    let bed = Bed::make().await;
+    let (_, job) = bed.generate("a fox", 2).await;
+    bed.front.set_down(true);
+    let worker = bed.work(bed.config());
+    let paused = bed.worker("paused", |worker| worker.paused.is_some()).await;
+    assert_eq!(paused.paused.as_deref(), Some("The worker cannot reach storage."));
+    let waiting = bed.until(job, "returned", |job| job.epoch > 0 && job.status == JobStatus::Queued).await;
+    assert!(cost_nothing(&waiting), "{waiting:?}");
+    bed.front.set_down(false);
+    let ended = bed.ended(job).await;
+    assert!(ended.status == JobStatus::Succeeded && cost_nothing(&ended), "{ended:?}");
+    bed.worker("well", |worker| worker.paused.is_none()).await;
+    let told = bed.events(job).await.into_iter().find(|event| event.kind == EventKind::Retrying).unwrap();
+    assert_eq!(told.data["message"], "The worker cannot reach storage.");
+    worker.stop().await;
+}
+
+/// A file where the cache needs a folder stands for a full disk.
+async fn a_disk_that_cannot_be_used_costs_no_attempt() {
+    let bed = Bed::make().await;
+    let config = bed.config();
+    let cache = config.data_dir.join("cache");
+    std::fs::create_dir_all(&cache).unwrap();
+    let blocks: Vec<_> = (0..=255).map(|byte| cache.join(format!("{byte:02x}"))).collect();
+    blocks.iter().for_each(|block| std::fs::write(block, "").unwrap());
+    let worker = bed.work(config);
+    let (_, job) = bed.generate("a fox", 2).await;
+    let paused = bed.worker("paused", |worker| worker.paused.is_some()).await;
+    assert_eq!(paused.paused.as_deref(), Some("The disk of the worker is full or cannot be used."));
+    bed.until(job, "tried often", |job| job.epoch > 3).await;
+    let waiting = bed.job(job).await;
+    assert!(!waiting.status.is_terminal() && cost_nothing(&waiting), "{waiting:?}");
+    blocks.iter().for_each(|block| std::fs::remove_file(block).unwrap());
+    let ended = bed.ended(job).await;
+    assert!(ended.status == JobStatus::Succeeded && cost_nothing(&ended), "{ended:?}");
+    worker.stop().await;
+}
+
+/// Wrong keys are refused as a wrong clock is.
+async fn a_worker_that_storage_refuses_leaves_the_jobs_to_a_healthy_one() {
+    let bed = Bed::make().await;
+    let mut jobs = Vec::new();
+    for _ in 0..10 {
+        jobs.push(bed.generate("a fox", 2).await.1);
+    }
+    let bad = bed.work_with(bed.config_of("bad"), storage(&bed.front, &bed.s3, "another secret"));
+    bed.worker("paused", |worker| worker.paused.is_some()).await;
+    let healthy = bed.work(bed.config_of("healthy"));
+    for job in jobs {
+        let ended = bed.ended(job).await;
+        assert!(ended.status == JobStatus::Succeeded && cost_nothing(&ended), "{ended:?}");
+    }
+    assert!(bed.paused("bad").await.is_some() && bed.paused("healthy").await.is_none());
+    bad.stop().await;
+    healthy.stop().await;
+}
+
+async fn a_worker_that_fails_what_others_do_stops_claiming() {
+    let bed = Bed::make().await;
+    let mut config = bed.config_of("bad");
+    config.engine.arguments = vec!["engine".into(), "broken".into()];
+    config.pauses = Pauses { first: Duration::from_mins(1), longest: Duration::from_mins(1) };
+    let bad = bed.work(config);
+    let healthy = bed.work(bed.config_of("healthy"));
+    let mut jobs = 0;
+    while bed.paused("bad").await.is_none() {
+        let (_, job) = bed.generate("a fox", 2).await;
+        let ended = bed.ended(job).await;
+        assert!(ended.status == JobStatus::Succeeded && ended.failures <= 1, "{ended:?}");
+        jobs += 1;
+        assert!(jobs < 100, "it goes on");
+    }
+    let reason = bed.paused("bad").await.unwrap();
+    assert!(reason.ends_with("jobs that failed on this worker have succeeded on others."), "{reason}");
+    for _ in 0..5 {
+        let (_, job) = bed.generate("a fox", 2).await;
+        let ended = bed.ended(job).await;
+        assert_eq!((ended.status, ended.epoch), (JobStatus::Succeeded, 1));
+    }
+    bad.stop().await;
+    healthy.stop().await;
+}
+
+async fn cancel_is_heard_while_storage_is_away() {
+    let bed = Bed::make().await;
+    let worker = bed.work(bed.config());
+    let (_, job) = bed.generate("a fox", 50).await;
+    bed.until(job, "running", |job| job.step > 0).await;
+    bed.front.set_down(true);
+    bed.until(job, "storing", |job| job.step == 50).await;
+    job::cancel(&Caller::anonymous(), &bed.pools.api, job).await.unwrap();
+    assert_eq!(bed.ended(job).await.status, JobStatus::Canceled);
+    bed.front.set_down(false);
+    let (_, next) = bed.generate("a hare", 2).await;
+    assert_eq!(bed.ended(next).await.status, JobStatus::Succeeded, "the lane is free");
+    worker.stop().await;
+}
+
+async fn files_of_a_deleted_model_leave_the_cache() {
+    let bed = Bed::make().await;
+    let worker = bed.work(bed.config());
+    let job = bed.train("dots", 5, "dot").await;
+    assert_eq!(bed.ended(job).await.status, JobStatus::Succeeded);
+    let (_, job) =
+        bed.request(json!({"prompt": "a fox", "loras": [{"model": "dots"}], "num_inference_steps": 2})).await;
+    assert_eq!(bed.ended(job).await.status, JobStatus::Succeeded);
+    let lora = model::get(&Caller::anonymous(), &bed.pools.api, "dots").await.unwrap();
+    let base = model::get(&Caller::anonymous(), &bed.pools.api, "ember").await.unwrap();
+    let cached = |sha256: &str| bed.folder.path().join("worker/cache").join(&sha256[..2]).join(sha256).exists();
+    let [lora, base] = [lora, base].map(|model| model.files[0].sha256.clone());
+    assert!(cached(&lora) && cached(&base));
+    model::delete(&Caller::anonymous(), &bed.pools.api, &bed.storage, "dots").await.unwrap();
+    let began = Instant::now();
+    while cached(&lora) {
+        assert!(began.elapsed() < Duration::from_secs(30), "it stays");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!(cached(&base));
+    worker.stop().await;
+}
+
+async fn messages_name_no_path_of_the_worker() {
+    let bed = Bed::make().await;
+    let worker = bed.work(bed.config());
+    let (_, job) = bed.generate("paths", 1).await;
+    let ended = bed.ended(job).await;
+    assert_eq!(ended.error_message.as_deref(), Some("ember/vae/config.json: not JSON; see output/0.png"));
+    let events = format!("{:?}", bed.events(job).await);
+    assert!(!events.contains(bed.folder.path().to_str().unwrap()), "{events}");
+    worker.stop().await;
+}
+
 fn trials() -> Vec<Trial> {
     macro_rules! trials {
         ($($name:ident),* $(,)?) => { vec![$(Trial::test(stringify!($name), || on_runtime($name()))),*] };
@@ -550,6 +719,13 @@ fn trials() -> Vec<Trial> {
         an_idle_worker_starts_at_once,
         imports_go_on_side_by_side_and_beside_pictures,
         models_are_loaded_and_unloaded_between_two_jobs,
+        storage_that_is_away_costs_no_attempt,
+        a_disk_that_cannot_be_used_costs_no_attempt,
+        a_worker_that_storage_refuses_leaves_the_jobs_to_a_healthy_one,
+        a_worker_that_fails_what_others_do_stops_claiming,
+        cancel_is_heard_while_storage_is_away,
+        files_of_a_deleted_model_leave_the_cache,
+        messages_name_no_path_of_the_worker,
     ]
 }
 

@@ -31,6 +31,9 @@ pub(crate) struct Worker {
     /// Device memory that its engine may use, in bytes. Null if it has not reported it.
     #[schema(minimum = 1)]
     pub vram_budget: Option<i64>,
+    /// Why it claims no jobs at present, such as a full disk. Null if it claims jobs.
+    #[schema(example = "The disk of the worker is full.")]
+    pub paused: Option<String>,
     /// Models that it has loaded.
     pub resident: Vec<ResidentModel>,
     /// Jobs that it is working on. An import may run beside another job.
@@ -63,6 +66,7 @@ impl From<worker::Worker> for Worker {
             queues: worker.queues,
             version: worker.version,
             vram_budget: worker.vram_budget,
+            paused: worker.paused,
             resident: worker.resident,
             jobs: worker.jobs.into_iter().map(CurrentJob::from).collect(),
             swaps: worker.swaps,

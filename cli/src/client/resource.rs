@@ -201,6 +201,8 @@ pub(crate) struct Worker {
     #[serde(default)]
     pub queues: Vec<String>,
     pub version: String,
+    /// Why it claims no jobs.
+    pub paused: Option<String>,
     #[serde(default)]
     pub resident: Vec<Resident>,
     #[serde(default)]

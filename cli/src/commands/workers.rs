@@ -29,7 +29,8 @@ impl Workers {
                 Some(model) => model.name,
                 None => resident.sha256.chars().take(12).collect(),
             });
-            let jobs = worker.jobs.into_iter().map(|job| job.url.trim_start_matches("/v1/").to_owned());
+            let paused = worker.paused.into_iter().map(|reason| format!("paused: {reason}"));
+            let jobs = worker.jobs.into_iter().map(|job| job.url.trim_start_matches("/v1/").to_owned()).chain(paused);
             table.row([
                 worker.name,
                 worker.device,

@@ -198,6 +198,13 @@ impl FluxTransformer {
         all
     }
 
+    /// The linear layers of the blocks with their paths, except those that modulate norms: the layers that a LoRA is
+    /// trained on.
+    pub(crate) fn block_linears(&mut self) -> Vec<(String, &mut Linear)> {
+        let wanted = |path: &str| path.contains("transformer_blocks.") && !path.contains(".norm");
+        self.linears().into_iter().filter(|(path, _)| wanted(path)).collect()
+    }
+
     /// The velocity of each token, `[batch, tokens, out_channels]`.
     pub fn forward(&self, input: FluxInput, rotary: &Rotary) -> Tensor<3> {
         let Embedded { mut image, mut context, condition } = self.embed(input);

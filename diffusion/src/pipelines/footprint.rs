@@ -26,10 +26,10 @@ const SCORES: usize = 1 << 24;
 /// decoder, and score tensors.
 const FLUX_TENSORS: usize = 28;
 const UNET_TENSORS: usize = 18;
-const VAE_TENSORS: usize = 7;
+pub(crate) const VAE_TENSORS: usize = 7;
 const SCORE_TENSORS: usize = 3;
 /// Other memory of the process, in bytes: tokenizers, threads, memory that the allocator retains.
-const PROCESS: u64 = 48 << 20;
+pub(crate) const PROCESS: u64 = 48 << 20;
 /// Number of temporary f32 tensors when a layer is unpacked.
 const UNPACKED_TENSORS: usize = 5;
 /// The largest picture that the autoencoder decodes without tiling, in pixels.
@@ -39,25 +39,40 @@ const LARGEST_WHOLE: usize = 1024 * 1024;
 #[derive(Debug, Clone)]
 pub struct Footprint {
     /// Number of values in all text encoders.
-    text_encoders: usize,
+    pub(crate) text_encoders: usize,
     /// Number of values in the autoencoder, which is f32 on every device.
-    vae: usize,
+    pub(crate) vae: usize,
     /// Channels of the autoencoder at the highest resolution.
     vae_channels: usize,
+    /// The same of its encoder.
+    pub(crate) vae_encoder_channels: usize,
     /// Number of values in the denoiser besides `packable`.
     denoiser: usize,
     /// Shapes of the weights that can be packed, `[out, in]`.
     packable: Vec<[usize; 2]>,
-    kind: Denoiser,
+    pub(crate) kind: Denoiser,
     defaults: Defaults,
     /// Pixels per latent along each side.
-    factor: usize,
+    pub(crate) factor: usize,
 }
 
 #[derive(Debug, Clone)]
-enum Denoiser {
-    Flux { width: usize, heads: usize, text: usize },
+pub(crate) enum Denoiser {
+    Flux { width: usize, heads: usize, text: usize, trained: Trained },
     Unet { config: Box<unet::Config> },
+}
+
+/// Sizes of what a training adds to a FLUX transformer.
+#[derive(Debug, Clone)]
+pub(crate) struct Trained {
+    pub double_blocks: usize,
+    pub single_blocks: usize,
+    /// Number of values in all factors of rank 1.
+    pub factors: usize,
+    /// Channels of a packed token.
+    pub channels: usize,
+    /// Number of values in the prompt embeddings of one example.
+    pub prompt: usize,
 }
 
 /// Memory of a request, in bytes.
@@ -95,13 +110,18 @@ impl Footprint {
         let (all, packable, kind) = if is_flux {
             let (config, weights): (flux::Config, _) = parts.network(Part::Transformer)?;
             config.check()?;
-            let packable = packable(FluxTransformer::new(&config, &device).linears());
+            let mut transformer = FluxTransformer::new(&config, &device);
             let text = parts.t5_length()?;
-            (
-                values(&weights),
-                packable,
-                Denoiser::Flux { width: config.width(), heads: config.num_attention_heads, text },
-            )
+            let trained = Trained {
+                double_blocks: config.num_layers,
+                single_blocks: config.num_single_layers,
+                factors: transformer.block_linears().iter().flat_map(|(_, layer)| layer.weight.dims()).sum(),
+                channels: config.in_channels,
+                prompt: text * config.joint_attention_dim + config.pooled_projection_dim,
+            };
+            let packable = packable(transformer.linears());
+            let kind = Denoiser::Flux { width: config.width(), heads: config.num_attention_heads, text, trained };
+            (values(&weights), packable, kind)
         } else {
             let (config, weights): (unet::Config, _) = parts.network(Part::Unet)?;
             config.check()?;
@@ -127,12 +147,18 @@ impl Footprint {
             text_encoders,
             vae: values(&vae_weights),
             vae_channels: fine.max(coarser),
+            vae_encoder_channels: fine,
             denoiser: all.saturating_sub(whole),
             packable,
             kind,
             defaults: parts.defaults(guided)?,
             factor: vae.factor(),
         })
+    }
+
+    /// Number of values in the denoiser.
+    pub(crate) fn denoiser(&self) -> usize {
+        self.denoiser + self.packable.iter().map(|[outputs, inputs]| outputs * inputs).sum::<usize>()
     }
 
     /// One guided picture at the default size: an estimate for models without a request yet.
@@ -156,11 +182,7 @@ impl Footprint {
         let pixels = request.width * request.height;
         let pictures = bytes(3 * request.num_images * pixels, DType::U8) + bytes(3 * pixels, DType::F32);
         // During loading, values that were just read are in memory next to those already in place.
-        let loading = bytes(
-            self.denoiser + self.packable.iter().map(|[outputs, inputs]| outputs * inputs).sum::<usize>(),
-            DType::F32,
-        );
-        let loading = loading.min(AT_ONCE as u64);
+        let loading = bytes(self.denoiser(), DType::F32).min(AT_ONCE as u64);
         let denoising = self.denoising(request, dtype) + unpacked;
         let decoding = bytes(VAE_TENSORS * self.vae_channels * pixels.min(LARGEST_WHOLE), DType::F32);
         Needs {
@@ -175,7 +197,7 @@ impl Footprint {
         let [rows, columns] = [request.height, request.width].map(|side| side / self.factor.max(1));
         let mean = |f32s: usize, others: usize| (4 * f32s + dtype.size() * others) as u64;
         match &self.kind {
-            Denoiser::Flux { width, heads, text } => {
+            Denoiser::Flux { width, heads, text, .. } => {
                 let tokens = text + rows * columns / 4;
                 let scores = SCORE_TENSORS * whole_scores(heads * tokens * tokens, dtype);
                 mean(FLUX_TENSORS / 4 * tokens * width + scores, FLUX_TENSORS * 3 / 4 * tokens * width)

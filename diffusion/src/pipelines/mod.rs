@@ -4,7 +4,7 @@
 mod clip_prompt;
 pub mod flux;
 mod folder;
-mod footprint;
+pub(crate) mod footprint;
 pub mod latent_diffusion;
 mod load_options;
 mod original;

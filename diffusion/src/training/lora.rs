@@ -17,7 +17,7 @@ use super::{
     AdamW, AdamWConfig, Batch, Gradients, Moments, Random, TrainingExample, draw_level, flow_batch, flow_loss,
 };
 use crate::checkpoint::{self, Checkpoint, Stored};
-use crate::layers::{Branch, Linear};
+use crate::layers::Branch;
 use crate::lora::{self, Factors};
 use crate::networks::flux::{FluxInput, FluxTransformer};
 use crate::pipelines::flux::FluxPipeline;
@@ -28,7 +28,7 @@ const GUIDANCE: f32 = 1.0;
 /// Share of examples whose caption is dropped, for models with classifier-free guidance.
 const WITHOUT_CAPTION: f64 = 0.1;
 /// Above this many parameters, activations are recomputed: keeping them would need more memory than the model.
-const MOST_KEPT: usize = 1_000_000_000;
+pub(super) const MOST_KEPT: usize = 1_000_000_000;
 /// Identifies the checkpoint of an unfinished training.
 const FORMAT: &str = "pyrograph lora training 1";
 
@@ -149,7 +149,7 @@ impl LoraTrainer {
 
         let mut moments = BTreeMap::new();
         let mut restored = Vec::new();
-        for (path, linear) in targets(&mut self.transformer) {
+        for (path, linear) in self.transformer.block_linears() {
             let Some(branch) = linear.branches.first() else { continue };
             for (part, shape) in [("down", branch.down.dims()), ("up", branch.up.dims())] {
                 let key = format!("{path}.branches.0.{part}");
@@ -173,7 +173,7 @@ impl LoraTrainer {
             }
         }
         let mut restored = restored.into_iter();
-        for (_, linear) in targets(&mut self.transformer) {
+        for (_, linear) in self.transformer.block_linears() {
             let Some(branch) = linear.branches.first_mut() else { continue };
             let device = branch.down.val().inner().device();
             if let (Some(down), Some(up)) = (restored.next(), restored.next()) {
@@ -226,7 +226,7 @@ impl LoraTrainer {
     /// Both factors of every branch, A before B, without autodiff, by the optimizer's paths.
     fn factors(&self) -> Vec<(String, Tensor<2>)> {
         let mut transformer = self.transformer.clone();
-        let factors = targets(&mut transformer).into_iter().filter_map(|(path, linear)| {
+        let factors = transformer.block_linears().into_iter().filter_map(|(path, linear)| {
             let branch = linear.branches.first()?;
             Some([
                 (format!("{path}.branches.0.down"), branch.down.val().inner()),
@@ -317,14 +317,8 @@ impl Iterator for LoraTrainer {
     }
 }
 
-/// The adapted layers with their paths: all of the blocks except those that modulate norms.
-fn targets(transformer: &mut FluxTransformer) -> Vec<(String, &mut Linear)> {
-    let wanted = |path: &str| path.contains("transformer_blocks.") && !path.contains(".norm");
-    transformer.linears().into_iter().filter(|(path, _)| wanted(path)).collect()
-}
-
 fn add_branches(transformer: &mut FluxTransformer, rank: usize, alpha: f64, device: &Device, random: &mut Random) {
-    for (_, linear) in targets(transformer) {
+    for (_, linear) in transformer.block_linears() {
         let [outputs, inputs] = linear.weight.dims();
         let bound = 1.0 / (inputs as f64).sqrt();
         let down = (0..rank * inputs).map(|_| ((2.0 * random.uniform() - 1.0) * bound) as f32).collect();

@@ -3,6 +3,7 @@
 
 mod checkpointing;
 mod data;
+mod footprint;
 mod gradients;
 mod initialise;
 mod lora;

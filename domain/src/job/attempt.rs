@@ -17,7 +17,7 @@ pub enum AttemptOutcome {
     Crashed,
     /// The lease ran out without a report.
     Expired,
-    /// The worker released the job.
+    /// The worker released the job: it stops, or its machine is in trouble.
     Released,
     /// The job did not fit into the worker's memory; another worker may have more.
     Refused,

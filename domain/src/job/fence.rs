@@ -20,4 +20,6 @@ pub struct Claim {
     pub failures: i32,
     /// How many earlier attempts of this job crashed.
     pub crashes: i32,
+    /// How many earlier attempts ended because of trouble with their worker's machine.
+    pub setbacks: i32,
 }

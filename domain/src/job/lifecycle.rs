@@ -1,18 +1,23 @@
 //! The end of an attempt, as its worker reports it. The reaper ends an attempt whose worker does not report.
 //!
 //! There are two budgets: failures (the work returned an error) and crashes (it vanished). A release costs neither, but
-//! the number of releases is limited. Once the end of the job was requested, every end of an attempt except success
-//! makes the job canceled.
+//! the number of releases is limited. Trouble of the worker's machine costs nothing. After a failure, a crash or
+//! trouble, the job goes to another worker if there is one. A training that records a checkpoint has its budgets back.
+//! Once the end of the job was requested, every end of an attempt except success makes the job canceled.
 
 use std::time::Duration;
 
 use sqlx::{PgConnection, PgPool};
 
-use super::{Claim, ErrorClass, JobStatus, LeasePolicy};
+use super::{Claim, ErrorClass, JobStatus, LeasePolicy, elsewhere};
 use crate::database::bounded;
 use crate::event;
 use crate::liveness::GONE_AFTER;
 use crate::{Error, Result};
+
+/// Longest pause after trouble with a machine, before the random part. The worker pauses as well, so this only lets
+/// other jobs go first in case the trouble is with this one.
+const LONGEST_SETBACK: Duration = Duration::from_mins(1);
 
 /// State of the job after the attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,13 +43,28 @@ pub async fn fail(
     message: &str,
 ) -> Result<Ending> {
     let pause = backoff(policy.failure_backoff, claim.failures, policy.backoff_cap);
+    if class.is_retried() {
+        elsewhere::prefer_others(pool, claim).await?;
+    }
     end(pool, claim, "failed", class.is_retried(), class, message, pause).await
 }
 
 /// Reports that the engine died under the work. Errors as [`fail`].
 pub async fn crash(pool: &PgPool, claim: &Claim, policy: &LeasePolicy, message: &str) -> Result<Ending> {
     let pause = backoff(policy.crash_backoff, claim.crashes, policy.backoff_cap);
+    elsewhere::prefer_others(pool, claim).await?;
     end(pool, claim, "crashed", true, ErrorClass::Crash, message, pause).await
+}
+
+/// Returns the unfinished job because of trouble with the worker's machine, at no cost: another worker claims it at
+/// once; if there is none, it pauses. Errors as [`fail`].
+pub async fn set_back(pool: &PgPool, claim: &Claim, policy: &LeasePolicy, why: &str) -> Result<Ending> {
+    let pause = if elsewhere::prefer_others(pool, claim).await? {
+        Duration::ZERO
+    } else {
+        backoff(policy.failure_backoff, claim.setbacks, LONGEST_SETBACK.min(policy.backoff_cap))
+    };
+    end(pool, claim, "set back", true, ErrorClass::Resource, why, pause).await
 }
 
 /// Releases the unfinished job, for another worker to claim at once; `why` is the reason. Errors as [`fail`].
@@ -158,6 +178,25 @@ pub async fn succeed(connection: &mut PgConnection, claim: &Claim) -> Result<Opt
     if before { Ok(None) } else { Err(Error::LeaseLost) }
 }
 
+/// Restores the budgets of a job that has recorded progress from which another attempt continues, in the transaction
+/// that records it. A job that gets further with each attempt ends, however many it takes.
+///
+/// # Errors
+/// `LeaseLost`: roll back.
+pub async fn restore_budgets(connection: &mut PgConnection, claim: &Claim) -> Result<()> {
+    let restored = sqlx::query!(
+        "UPDATE jobs SET failures = 0, crashes = 0, releases = 0
+         WHERE id = $1 AND epoch = $2 AND worker = $3 AND status = 'running'",
+        claim.job.0,
+        claim.epoch,
+        claim.worker.0,
+    );
+    match restored.execute(connection).await?.rows_affected() {
+        0 => Err(Error::LeaseLost),
+        _ => Ok(()),
+    }
+}
+
 async fn end(
     pool: &PgPool,
     claim: &Claim,
@@ -183,6 +222,7 @@ async fn end(
                        failures = failures + ($4 = 'failed')::int,
                        crashes = crashes + ($4 = 'crashed')::int,
                        releases = releases + ($4 IN ('released', 'refused'))::int,
+                       setbacks = setbacks + ($4 = 'set back')::int,
                        run_at = CASE WHEN verdict.status = 'queued' AND $4 <> 'refused'
                            THEN clock_timestamp() + make_interval(secs => $8) ELSE run_at END,
                        finished_at = CASE WHEN verdict.status <> 'queued' THEN clock_timestamp() END,
@@ -193,14 +233,16 @@ async fn end(
                    FROM verdict WHERE jobs.id = verdict.id
                    RETURNING jobs.id, jobs.epoch, jobs.status, jobs.run_at, jobs.last_sequence, jobs.error_message),
                attempt AS (
-                   UPDATE attempts SET ended_at = clock_timestamp(), outcome = $4,
-                       error = CASE WHEN $4 IN ('failed', 'crashed', 'refused') THEN $7 END
+                   UPDATE attempts SET ended_at = clock_timestamp(),
+                       outcome = CASE $4 WHEN 'set back' THEN 'released' ELSE $4 END,
+                       error = CASE WHEN $4 IN ('failed', 'crashed', 'refused', 'set back') THEN $7 END
                    FROM job WHERE attempts.job_id = job.id AND attempts.epoch = job.epoch),
                event AS (
                    INSERT INTO job_events (job_id, sequence, kind, data)
                    SELECT id, last_sequence, CASE status WHEN 'queued' THEN 'retrying' ELSE status END,
                        CASE status
-                           WHEN 'queued' THEN jsonb_build_object('reason', $4::text, 'message', $7::text,
+                           WHEN 'queued' THEN jsonb_build_object('message', $7::text,
+                               'reason', CASE $4 WHEN 'set back' THEN 'released' ELSE $4 END,
                                'run_at', to_char(run_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'))
                            WHEN 'failed' THEN jsonb_build_object('class', $6::text, 'message', error_message)
                            ELSE '{}' END

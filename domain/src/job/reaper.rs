@@ -10,10 +10,9 @@ use std::time::Duration;
 use sqlx::PgPool;
 use tokio::time::{Instant, MissedTickBehavior};
 
-use super::LeasePolicy;
+use super::{LeasePolicy, elsewhere};
 use crate::database::bounded;
 use crate::event;
-use crate::liveness::GONE_AFTER;
 use crate::{JobId, Result};
 
 /// Most jobs taken back in one statement.
@@ -53,7 +52,7 @@ impl Reaper {
 
     /// Takes back jobs once, and returns how many.
     pub async fn tick(&mut self, pool: &PgPool) -> Result<u64> {
-        open_to_all(pool).await?;
+        elsewhere::open_to_all(pool).await?;
         self.guarded(pool, look(pool, self.policy.ttl)).await
     }
 
@@ -95,24 +94,6 @@ impl Reaper {
             }
         }
     }
-}
-
-/// Jobs that were left for workers with more memory, none of which was seen recently: they become open to all workers,
-/// and the next one that claims such a job reports that it does not fit, which ends it.
-async fn open_to_all(pool: &PgPool) -> Result<()> {
-    let opened = bounded(
-        sqlx::query!(
-            "UPDATE jobs SET memory = NULL, refused_by = '{}' WHERE status = 'queued' AND memory IS NOT NULL AND NOT EXISTS (
-               SELECT FROM workers WHERE last_seen_at > clock_timestamp() - make_interval(secs => $1)
-                 AND jobs.kind = ANY(queues) AND vram_budget >= jobs.memory AND id <> ALL(jobs.refused_by))",
-            GONE_AFTER.as_secs_f64(),
-        )
-        .execute(pool),
-    );
-    if opened.await?.rows_affected() > 0 {
-        super::ring(pool);
-    }
-    Ok(())
 }
 
 struct Leases {

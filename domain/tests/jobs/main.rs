@@ -5,6 +5,7 @@
 
 mod budgets;
 mod canceling;
+mod elsewhere;
 mod events;
 mod fencing;
 mod guard;

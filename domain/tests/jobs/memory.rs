@@ -40,8 +40,9 @@ async fn it_goes_to_a_worker_that_may_use_as_much() {
     assert_eq!(attempts[0].outcome, Some(AttemptOutcome::Refused));
     assert_eq!(claim_as(pool, WorkerId::new(), "b").await, None, "nor of one that does not say what it may use");
     let younger = enqueue(pool, 0).await;
-    let place =
-        |job| sqlx::query_scalar::<_, DateTime<Utc>>("SELECT run_at FROM jobs WHERE id = $1").bind(job).fetch_one(pool);
+    let place = |job| {
+        sqlx::query_scalar::<_, DateTime<Utc>>("SELECT created_at FROM jobs WHERE id = $1").bind(job).fetch_one(pool)
+    };
     assert!(place(job.0).await.unwrap() < place(younger.0).await.unwrap(), "it keeps its place");
     assert_eq!(claim_as(pool, small, "").await.map(|claim| claim.job), Some(younger));
 

@@ -35,6 +35,9 @@ enum Step {
     Fail(Holder, ErrorClass),
     Crash(Holder),
     Release(Holder),
+    SetBack(Holder),
+    /// A checkpoint restores the budgets.
+    Restore(Holder),
     Canceled(Holder),
     Succeed(Holder),
     Cancel(usize),
@@ -77,6 +80,8 @@ fn step() -> impl Strategy<Value = Step> {
         4 => (holder(), class).prop_map(|(holder, class)| Step::Fail(holder, class)),
         3 => holder().prop_map(Step::Crash),
         2 => holder().prop_map(Step::Release),
+        1 => holder().prop_map(Step::SetBack),
+        1 => holder().prop_map(Step::Restore),
         2 => holder().prop_map(Step::Canceled),
         2 => holder().prop_map(Step::Succeed),
         1 => (0usize..4).prop_map(Step::Cancel),
@@ -101,6 +106,7 @@ struct ModelJob {
     failures: i32,
     crashes: i32,
     releases: i32,
+    setbacks: i32,
     cancel: bool,
     step: i32,
     error: Option<ErrorClass>,
@@ -109,27 +115,25 @@ struct ModelJob {
     events: Vec<EventKind>,
     /// Epochs of its artifacts: at most one, of the attempt that succeeded.
     artifacts: Vec<i64>,
-    /// Place in time; `None` while it pauses.
-    due: Option<u64>,
+    /// Not while it pauses.
+    due: bool,
     expired: bool,
 }
 
 #[derive(Default)]
 struct Model {
+    /// In the order in which they were enqueued, which is their order in the queue.
     jobs: Vec<ModelJob>,
-    clock: u64,
 }
 
 impl Model {
-    fn now(&mut self) -> u64 {
-        self.clock += 1;
-        self.clock
-    }
-
     fn next(&self, kinds: &[JobKind]) -> Option<usize> {
-        let waiting =
-            self.jobs.iter().enumerate().filter(|(_, job)| job.status == "queued" && kinds.contains(&job.kind));
-        waiting.filter_map(|(index, job)| Some((-job.priority, job.due?, index))).min().map(|(_, _, index)| index)
+        let waiting = self
+            .jobs
+            .iter()
+            .enumerate()
+            .filter(|(_, job)| job.status == "queued" && job.due && kinds.contains(&job.kind));
+        waiting.map(|(index, job)| (-job.priority, index)).min().map(|(_, index)| index)
     }
 
     /// The job that this claim really holds.
@@ -143,18 +147,19 @@ impl Model {
     }
 
     fn end(&mut self, index: usize, outcome: &'static str, retry: bool, class: ErrorClass) -> Ending {
-        let now = self.now();
         let job = &mut self.jobs[index];
-        let spent = match outcome {
-            "failed" => &mut job.failures,
-            "released" => &mut job.releases,
-            "canceled" => &mut 0,
-            _ => &mut job.crashes,
+        let budget = job.budget;
+        let (spent, budget) = match outcome {
+            "failed" => (&mut job.failures, budget),
+            "released" => (&mut job.releases, budget),
+            "set back" => (&mut job.setbacks, i32::MAX),
+            "canceled" => (&mut 0, budget),
+            _ => (&mut job.crashes, budget),
         };
         *spent += 1;
-        let last = !retry || *spent >= job.budget;
+        let last = !retry || *spent >= budget;
         job.worker = None;
-        *job.attempts.last_mut().unwrap() = Some(outcome);
+        *job.attempts.last_mut().unwrap() = Some(if outcome == "set back" { "released" } else { outcome });
         let (status, event, ending) = if job.cancel {
             ("canceled", EventKind::Canceled, Ending::Canceled)
         } else if last {
@@ -162,7 +167,7 @@ impl Model {
             ("failed", EventKind::Failed, Ending::Failed)
         } else {
             // Only a released job does not pause.
-            job.due = (outcome == "released").then_some(now);
+            job.due = outcome == "released";
             ("queued", EventKind::Retrying, Ending::Requeued)
         };
         job.status = status;
@@ -259,6 +264,20 @@ impl Trial {
                 let told = job::release(&self.pool, &claim, "the worker stops").await;
                 self.ended(&claim, told, "released", true, ErrorClass::Resource)?;
             }
+            Step::SetBack(holder) => {
+                let Some(claim) = self.claim_of(holder) else { return Ok(()) };
+                let told = job::set_back(&self.pool, &claim, &self.policy, "the disk is full").await;
+                self.ended(&claim, told, "set back", true, ErrorClass::Resource)?;
+            }
+            Step::Restore(holder) => {
+                let Some(claim) = self.claim_of(holder) else { return Ok(()) };
+                let mut connection = self.pool.acquire().await.unwrap();
+                let told = job::restore_budgets(&mut connection, &claim).await;
+                let held = self.model.held(&claim).map(|job| {
+                    (job.failures, job.crashes, job.releases) = (0, 0, 0);
+                });
+                prop_assert_eq!(refused(told)?, held);
+            }
             Step::Canceled(holder) => {
                 let Some(claim) = self.claim_of(holder) else { return Ok(()) };
                 match job::canceled(&self.pool, &claim).await {
@@ -294,7 +313,7 @@ impl Trial {
             Step::Due(number) => {
                 let Some(index) = self.job_of(number, "queued") else { return Ok(()) };
                 pass_pause(&self.pool, self.model.jobs[index].id).await;
-                self.model.jobs[index].due = Some(self.model.now());
+                self.model.jobs[index].due = true;
             }
             Step::Reap => {
                 let taken = self.reaper.tick(&self.pool).await.unwrap();
@@ -325,7 +344,6 @@ impl Trial {
             .await
             .unwrap();
         tx.commit().await.unwrap();
-        let due = Some(self.model.now());
         self.model.jobs.push(ModelJob {
             id,
             kind,
@@ -337,13 +355,14 @@ impl Trial {
             failures: 0,
             crashes: 0,
             releases: 0,
+            setbacks: 0,
             cancel: false,
             step: 0,
             error: None,
             attempts: vec![],
             events: vec![EventKind::Queued],
             artifacts: vec![],
-            due,
+            due: true,
             expired: false,
         });
     }
@@ -366,6 +385,7 @@ impl Trial {
                 worker,
                 failures: job.failures,
                 crashes: job.crashes,
+                setbacks: job.setbacks,
             }
         });
         prop_assert_eq!(claimed, expected);
@@ -426,7 +446,7 @@ impl Trial {
     /// Checks that the tables match the model.
     async fn compare(&self) -> Result<(), TestCaseError> {
         let rows: Vec<Row> = sqlx::query_as(
-            "SELECT id, status, epoch, worker, failures, crashes, releases,
+            "SELECT id, status, epoch, worker, failures, crashes, releases, setbacks,
                  cancel_requested_at IS NOT NULL AS cancel, step, error_class,
                  (SELECT coalesce(array_agg(outcome ORDER BY a.epoch), '{}')
                   FROM attempts a WHERE job_id = id) AS attempts,
@@ -453,6 +473,7 @@ struct Row {
     failures: i32,
     crashes: i32,
     releases: i32,
+    setbacks: i32,
     cancel: bool,
     step: i32,
     error_class: Option<String>,
@@ -472,6 +493,7 @@ impl From<&ModelJob> for Row {
             failures: job.failures,
             crashes: job.crashes,
             releases: job.releases,
+            setbacks: job.setbacks,
             cancel: job.cancel,
             step: job.step,
             error_class: job.error.map(|class| class.as_str().to_owned()),

@@ -3,10 +3,12 @@
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
-use domain::job::{self, Call, Doorbell, JobKind, JobStatus, LeasePolicy, NewJob};
+use domain::job::{self, Call, Claim, Doorbell, ErrorClass, JobKind, JobStatus, LeasePolicy, NewJob, Reaper};
 use domain::{Error, JobId, ProjectId, WorkerId};
+use sqlx::PgPool;
+use sqlx::postgres::PgPoolOptions;
 
-use super::{Database, claim, enqueue, look, patient, succeed};
+use super::{Database, claim, enqueue, expire, look, pass_pause, patient, succeed};
 
 #[tokio::test]
 async fn priority_first_and_then_who_waited_longest() {
@@ -21,6 +23,95 @@ async fn priority_first_and_then_who_waited_longest() {
         assert_eq!(claim(pool, &patient()).await.unwrap().job, job);
     }
     assert_eq!(claim(pool, &patient()).await, None);
+}
+
+/// Ends an attempt in one of the ways after which there is another.
+async fn interrupt(pool: &PgPool, claim: &Claim, way: &str) {
+    match way {
+        "failed" => drop(job::fail(pool, claim, &patient(), ErrorClass::Internal, "no").await.unwrap()),
+        "crashed" => drop(job::crash(pool, claim, &patient(), "no").await.unwrap()),
+        "released" => drop(job::release(pool, claim, "no").await.unwrap()),
+        "set back" => drop(job::set_back(pool, claim, &patient(), "no").await.unwrap()),
+        _ => {
+            expire(pool, claim.job).await;
+            let eager = LeasePolicy { ttl: Duration::ZERO, beat: Duration::ZERO, ..patient() };
+            assert_eq!(Reaper::new(eager).tick(pool).await.unwrap(), 1);
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_interrupted_job_keeps_its_place() {
+    let database = Database::fresh().await;
+    let pool = database.pool();
+    for way in ["failed", "crashed", "released", "set back", "expired"] {
+        let first = enqueue(pool, 0).await;
+        let held = claim(pool, &patient()).await.unwrap();
+        assert_eq!(held.job, first);
+        for _ in 0..3 {
+            enqueue(pool, 0).await;
+        }
+        interrupt(pool, &held, way).await;
+        assert_eq!(claim(pool, &patient()).await.unwrap().job, first, "{way}");
+        sqlx::query("DELETE FROM jobs").execute(pool).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_pause_delays_a_job_and_does_not_move_it() {
+    let database = Database::fresh().await;
+    let pool = database.pool();
+    let policy = LeasePolicy { failure_backoff: Duration::from_hours(1), ..patient() };
+    let [first, second, third] = [enqueue(pool, 0).await, enqueue(pool, 0).await, enqueue(pool, 0).await];
+    let held = claim(pool, &policy).await.unwrap();
+    assert_eq!(held.job, first);
+    job::fail(pool, &held, &policy, ErrorClass::Internal, "once more").await.unwrap();
+    assert_eq!(claim(pool, &policy).await.unwrap().job, second);
+    pass_pause(pool, first).await;
+    assert_eq!(claim(pool, &policy).await.unwrap().job, first);
+    assert_eq!(claim(pool, &policy).await.unwrap().job, third);
+}
+
+/// A claim reads a few entries of an index, however many jobs are queued, and however many of them pause.
+#[tokio::test]
+async fn a_claim_reads_little_of_a_long_queue() {
+    const CLAIMS: i64 = 20;
+    let database = Database::fresh().await;
+    // One connection, whose statistics can be asked for.
+    let pool = PgPoolOptions::new().max_connections(1).connect(database._database.url()).await.unwrap();
+    sqlx::query(
+        "INSERT INTO jobs (id, subject, kind, project_id, base_sha256, last_sequence, run_at)
+         SELECT id, id, 'generation', '00000000-0000-7000-8000-000000000000', repeat(to_hex(n % 16), 64), 1,
+             clock_timestamp() + make_interval(hours => (n % 100 = 0)::int)
+         FROM (SELECT gen_random_uuid() AS id, n FROM generate_series(1, 20000) AS n) AS new",
+    )
+    .execute(&pool)
+    .await
+    .unwrap();
+    sqlx::query("VACUUM ANALYZE jobs").execute(&pool).await.unwrap();
+    for resident in [vec![], vec!["a".repeat(64)], vec!["0".repeat(63) + "f"]] {
+        let [scans, entries] = reads_of_jobs(&pool).await;
+        for _ in 0..CLAIMS {
+            job::claim(&pool, &JobKind::ALL, WorkerId::new(), &resident, &patient()).await.unwrap().unwrap();
+        }
+        let [more_scans, more_entries] = reads_of_jobs(&pool).await;
+        assert_eq!(more_scans, scans, "the table was read");
+        let each = (more_entries - entries) / CLAIMS;
+        assert!(each < 200, "{each} entries of indexes for each claim");
+    }
+}
+
+/// How often the table was read whole, and how many entries of its indexes.
+async fn reads_of_jobs(pool: &PgPool) -> [i64; 2] {
+    sqlx::query("SELECT pg_stat_force_next_flush()").execute(pool).await.unwrap();
+    let (scans, entries) = sqlx::query_as(
+        "SELECT (SELECT seq_scan FROM pg_stat_user_tables WHERE relname = 'jobs'),
+                (SELECT sum(idx_tup_read)::bigint FROM pg_stat_user_indexes WHERE relname = 'jobs')",
+    )
+    .fetch_one(pool)
+    .await
+    .unwrap();
+    [scans, entries]
 }
 
 #[tokio::test]

@@ -52,7 +52,8 @@ async fn claim_with(pool: &PgPool, models: &str) -> Option<Claim> {
 /// Moves all past events this much further into the past.
 async fn pass(pool: &PgPool, seconds: u32) {
     for statement in [
-        "UPDATE jobs SET run_at = run_at - make_interval(secs => $1) WHERE status IN ('queued', 'running')",
+        "UPDATE jobs SET run_at = run_at - make_interval(secs => $1), created_at = created_at - make_interval(secs => $1)
+         WHERE status IN ('queued', 'running')",
         "UPDATE attempts SET started_at = started_at - make_interval(secs => $1),
              overtook = overtook - make_interval(secs => $1)",
     ] {
@@ -233,6 +234,8 @@ fn step() -> impl Strategy<Value = Step> {
 #[derive(Debug, Clone)]
 struct Waiting {
     id: JobId,
+    /// Its place in the order in which jobs were enqueued.
+    number: u32,
     model: Option<char>,
     priority: i16,
     /// When the first younger job was preferred to it.
@@ -244,6 +247,9 @@ struct Waiting {
 struct Model {
     queue: Vec<Waiting>,
     running: Vec<(Waiting, Claim)>,
+    enqueued: u32,
+    /// When a job was preferred to an older one: the time, its number and its priority.
+    overtakings: Vec<(u32, u32, i16)>,
     /// In seconds.
     clock: u32,
     /// How often the preference decided, and how often the limit on it.
@@ -260,7 +266,9 @@ impl Model {
             .queue
             .iter()
             .position(|job| job.priority == top && job.model.is_some_and(|model| resident.contains(model)));
-        let due = self.queue[oldest].passed_over_since.is_some_and(|since| self.clock - since > 50);
+        let number = self.queue[oldest].number;
+        let since = self.overtakings.iter().filter(|(_, other, priority)| *other > number && *priority == top);
+        let due = since.map(|(since, ..)| since).min().is_some_and(|since| self.clock - since > 50);
         let place = match fitting {
             Some(fitting) if !due => fitting,
             other => {
@@ -272,6 +280,9 @@ impl Model {
         for job in self.queue[..place].iter_mut().filter(|job| job.priority == top) {
             let since = *job.passed_over_since.get_or_insert(self.clock);
             assert!(self.clock - since <= PROMISED_SECONDS, "{job:?} starves");
+        }
+        if place != oldest {
+            self.overtakings.push((self.clock, self.queue[place].number, top));
         }
         Some(self.queue.remove(place))
     }
@@ -285,7 +296,9 @@ async fn play(pool: &PgPool, steps: &[Step]) -> Result<(u32, u32), TestCaseError
         match *step {
             Step::Enqueue { model: base, priority } => {
                 let id = enqueue_on(pool, base, priority).await;
-                model.queue.push(Waiting { id, model: base, priority, passed_over_since: None });
+                model.enqueued += 1;
+                let number = model.enqueued;
+                model.queue.push(Waiting { id, number, model: base, priority, passed_over_since: None });
             }
             Step::Claim { resident } => {
                 let claim = claim_with(pool, resident).await;
@@ -298,7 +311,9 @@ async fn play(pool: &PgPool, steps: &[Step]) -> Result<(u32, u32), TestCaseError
                 if count > 0 {
                     let (job, claim) = model.running.swap_remove(number % count);
                     job::release(pool, &claim, "the worker stops").await.unwrap();
-                    model.queue.push(Waiting { passed_over_since: None, ..job });
+                    // Back to its place.
+                    let place = model.queue.iter().position(|other| other.number > job.number);
+                    model.queue.insert(place.unwrap_or(model.queue.len()), Waiting { passed_over_since: None, ..job });
                 }
             }
             Step::Pass(pieces) => {

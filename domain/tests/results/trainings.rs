@@ -1,7 +1,9 @@
 //! Checkpoints from which another attempt continues, and the LoRA that appears as model and artifact at once.
 
+use std::time::Duration;
+
 use domain::artifact::{ADAPTER_MEDIA_TYPE, NewArtifact, OutputKind};
-use domain::job::{Claim, JobStatus};
+use domain::job::{self, Claim, JobStatus, LeasePolicy};
 use domain::training::{self, NewCheckpoint, TrainingRequest};
 use domain::{Error, StorageKey, TrainingId, model};
 
@@ -62,6 +64,31 @@ async fn another_attempt_goes_on_from_the_highest_checkpoint() {
     let third = world.take_over(&second).await;
     let resumed = training::load_work(world.pool(), &third).await.unwrap().checkpoint.unwrap();
     assert_eq!((resumed.step, resumed.epoch), (18, 2));
+}
+
+/// A training that gets further with each attempt is not ended by the number of crashes.
+#[tokio::test]
+async fn a_new_checkpoint_restores_the_budgets() {
+    let world = World::new().await;
+    let created =
+        training::create(&world.caller, &world.pools.api, &world.catalog, request(&world, "clay")).await.unwrap();
+    let spent = async || {
+        let job = job::get(&world.caller, &world.pools.api, created.job_id).await.unwrap();
+        [job.failures, job.crashes, job.releases]
+    };
+    let policy = LeasePolicy { crash_backoff: Duration::ZERO, ..LeasePolicy::default() };
+    let mut claim = world.claim().await;
+    for round in 1..=4 {
+        checkpoint(&world, created.id, &claim, 5 * round).await.unwrap();
+        assert_eq!(spent().await, [0, 0, 0], "round {round}");
+        job::crash(world.pool(), &claim, &policy, "signal 9").await.unwrap();
+        claim = world.claim().await;
+        claim = world.take_over(&claim).await;
+        assert_eq!(spent().await, [0, 1, 1], "round {round}");
+    }
+    // The same step once more is not progress.
+    checkpoint(&world, created.id, &claim, 20).await.unwrap();
+    assert_eq!(spent().await, [0, 1, 1]);
 }
 
 #[tokio::test]

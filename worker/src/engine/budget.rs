@@ -9,6 +9,7 @@ use bytesize::ByteSize;
 use diffusion::device::DType;
 use diffusion::pipelines::{Footprint, Needs};
 use diffusion::{Error, LoadOptions, PictureRequest, WeightStorage};
+use requests::{TrainingParams, training_limits as limits};
 
 /// In every family, the sides of pictures are multiples of this many pixels, or of a smaller number.
 const GRID: usize = 16;
@@ -41,6 +42,14 @@ pub(super) struct Demand<'a> {
     pub adapters: u64,
 }
 
+/// A training that is requested.
+pub(super) struct TrainingDemand<'a> {
+    pub footprint: &'a Footprint,
+    pub params: &'a TrainingParams,
+    pub examples: usize,
+    pub dtype: diffusion::device::DType,
+}
+
 impl Budget {
     /// The highest precision of weights at which the request fits; text encoders stay loaded if there is room. The
     /// answer for a request does not depend on what is in memory. A refusal states the estimate and what would fit
@@ -56,18 +65,67 @@ impl Budget {
         }
     }
 
-    /// Refuses a training whose weights, always at full precision, do not fit by themselves; `least` is what they take
-    /// on a card.
-    pub(super) fn check_training(&self, weights: u64, least: u64) -> diffusion::Result<()> {
-        if weights <= self.bytes {
-            return Ok(());
+    /// Whether a training recomputes activations: only if they do not fit, or if the model is large. Its weights are
+    /// always at full precision. The answer for a request does not depend on what is in memory. A refusal states the
+    /// estimate and what would fit instead.
+    pub(super) fn plan_training(&self, demand: &TrainingDemand) -> diffusion::Result<(bool, Needs)> {
+        // Before anything is estimated from the values.
+        demand.params.check().map_err(|error| Error::Invalid(error.to_string()))?;
+        match self.fastest(demand, demand.params) {
+            Some(found) => Ok(found),
+            None => Err(self.refused_training(demand)),
         }
-        let (weights, allowed) = (ByteSize(weights), ByteSize(self.bytes));
+    }
+
+    fn fastest(&self, demand: &TrainingDemand, params: &TrainingParams) -> Option<(bool, Needs)> {
+        let ways: &[bool] = if demand.footprint.recomputes() { &[true] } else { &[false, true] };
+        let mut planned = ways.iter().filter_map(|recompute| {
+            let needs = demand.footprint.training(params, demand.examples, demand.dtype, *recompute)?;
+            Some((*recompute, needs))
+        });
+        planned.find(|(_, needs)| needs.total() <= self.bytes)
+    }
+
+    fn refused_training(&self, demand: &TrainingDemand) -> Error {
+        let TrainingParams { batch_size, resolution, rank, .. } = *demand.params;
+        let least = |dtype| demand.footprint.training(demand.params, demand.examples, dtype, true);
+        let (Some(needs), Some(least)) = (least(demand.dtype), least(DType::BF16)) else {
+            return Error::Invalid("models of this family cannot be trained".into());
+        };
+        let fits = |batch_size, resolution, rank| {
+            let params = TrainingParams { batch_size, resolution, rank, ..demand.params.clone() };
+            self.fastest(demand, &params).is_some()
+        };
+        let batch = (1..batch_size).rev().find(|batch| fits(*batch, resolution, rank));
+        let scaled = |parts: u32| resolution * parts / SCALES as u32 / GRID as u32 * GRID as u32;
+        let smaller = |batch| {
+            let sides = (1..SCALES as u32).rev().map(scaled).filter(|side| limits::RESOLUTION.contains(side));
+            sides.into_iter().find(|side| fits(batch, *side, rank))
+        };
+        let narrower = (1..rank).rev().find(|rank| fits(batch_size, resolution, *rank));
+        let mut help = Vec::new();
+        help.extend(batch.map(|batch| format!("a batch size of {batch}")));
+        match smaller(batch_size) {
+            Some(side) => help.push(format!("a resolution of {side}")),
+            None if batch.is_none() => {
+                help.extend(smaller(1).map(|side| format!("a batch size of 1 at a resolution of {side}")));
+            }
+            None => {}
+        }
+        help.extend(narrower.map(|rank| format!("a rank of {rank}")));
+        let help = if help.is_empty() {
+            "nothing smaller would fit either".to_owned()
+        } else {
+            format!("what would fit is {}", help.join(", or "))
+        };
         let reason = format!(
-            "a training on this model takes more than {weights} of memory, and the engine may use {allowed} \
-             (--vram-budget)"
+            "a training at {resolution}×{resolution} with batches of {batch_size} and rank {rank} takes about {} of \
+             memory, {} of it weights, and the engine may use {} (--vram-budget): {help}",
+            ByteSize(needs.total()),
+            ByteSize(needs.weights),
+            ByteSize(self.bytes)
         );
-        Err(Error::Memory { needed: least, reason })
+        Error::Memory { needed: least.total(), reason }
     }
 
     fn widest(
@@ -229,6 +287,55 @@ mod tests {
         let fits = |side| plan(total(WeightStorage::Full, true), full, side).is_ok();
         assert!(fits(side) && !fits(side + 512 / SCALES), "the largest that fits: {sentence}");
         let sentence = refusal(1 << 20, WeightChoice::Auto, 64);
+        assert!(sentence.ends_with("may use 1.0 MiB (--vram-budget): nothing smaller would fit either"), "{sentence}");
+    }
+
+    fn plan_training(bytes: u64, batch_size: u32, resolution: u32, rank: u32) -> diffusion::Result<bool> {
+        let params = TrainingParams {
+            trigger_word: None,
+            steps: 3,
+            rank,
+            alpha: 1.0,
+            learning_rate: 1e-4,
+            batch_size,
+            resolution,
+            seed: 1,
+        };
+        let demand = TrainingDemand { footprint: &footprint(), params: &params, examples: 10, dtype: DType::F32 };
+        Budget { bytes, weights: WeightChoice::Auto }.plan_training(&demand).map(|(recompute, _)| recompute)
+    }
+
+    #[test]
+    fn a_training_recomputes_only_what_does_not_fit() {
+        let plan = |power: u32| plan_training(1 << power, 8, 256, 16).ok();
+        let plans: Vec<_> = (20..45).map(plan).collect();
+        let first = |wanted| plans.iter().position(|plan| *plan == wanted).unwrap();
+        assert!(first(None) < first(Some(true)) && first(Some(true)) < first(Some(false)), "{plans:?}");
+    }
+
+    #[test]
+    fn a_refused_training_is_told_what_would_fit() {
+        let refusal = |bytes, batch_size, resolution, rank| match plan_training(bytes, batch_size, resolution, rank) {
+            Err(Error::Memory { needed, reason }) => {
+                assert!(needed > 0);
+                reason
+            }
+            other => panic!("{other:?}"),
+        };
+        let value = |sentence: &str, before: &str| -> u32 {
+            let rest = sentence.split(before).nth(1).unwrap_or_else(|| panic!("{sentence}"));
+            rest.chars().take_while(char::is_ascii_digit).collect::<String>().parse().unwrap()
+        };
+        let bytes = 20 << 30;
+        let sentence = refusal(bytes, 64, 2048, 16);
+        let begins = "a training at 2048×2048 with batches of 64 and rank 16 takes about";
+        assert!(sentence.starts_with(begins), "{sentence}");
+        let side = value(&sentence, "a resolution of ");
+        assert!(plan_training(bytes, 64, side, 16).is_ok() && plan_training(bytes, 64, side + 128, 16).is_err());
+        let sentence = refusal(bytes, 64, 1024, 16);
+        let batch = value(&sentence, "a batch size of ");
+        assert!(plan_training(bytes, batch, 1024, 16).is_ok() && plan_training(bytes, batch + 1, 1024, 16).is_err());
+        let sentence = refusal(1 << 20, 1, 64, 4);
         assert!(sentence.ends_with("may use 1.0 MiB (--vram-budget): nothing smaller would fit either"), "{sentence}");
     }
 

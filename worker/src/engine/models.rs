@@ -6,14 +6,14 @@
 
 use std::collections::HashMap;
 
-use diffusion::device::{DType, OpenDevice, weight_dtype};
+use diffusion::device::{OpenDevice, weight_dtype};
 use diffusion::lora::LoraFile;
 use diffusion::pipelines::Footprint;
 use diffusion::{LoadOptions, PictureRequest, Pipeline, WeightStorage};
 
-use super::budget::{Budget, Demand};
+use super::budget::{Budget, Demand, TrainingDemand};
 use super::model_cache::ModelCache;
-use crate::protocol::{self, Adapter, Base};
+use crate::protocol::{self, Adapter, Base, Train};
 
 /// Pipelines on one device.
 pub(super) struct Models {
@@ -125,15 +125,19 @@ impl Models {
         }
     }
 
-    /// Makes room for a training on `base`, which loads its own copy and needs about as much again for activations.
-    pub(super) fn make_room_for_training(&mut self, base: &Base) -> diffusion::Result<()> {
-        let footprint = self.footprint(base)?;
-        let dtype = weight_dtype(&self.device.device);
-        let weights = |dtype| footprint.needs(&footprint.usual_request(), LoadOptions::default(), dtype, 0).weights;
-        let (weights, least) = (weights(dtype), weights(DType::BF16));
-        self.budget.check_training(weights, least)?;
-        self.drop_for(2 * weights);
-        Ok(())
+    /// Makes room for a training, which loads its own copy of the model. Returns whether it has to recompute activations
+    /// to stay within the budget. A training that does not fit is refused before anything is loaded or dropped for it.
+    pub(super) fn make_room_for_training(&mut self, order: &Train) -> diffusion::Result<bool> {
+        let footprint = self.footprint(&order.base)?;
+        let demand = TrainingDemand {
+            footprint: &footprint,
+            params: &order.params,
+            examples: order.examples.len(),
+            dtype: weight_dtype(&self.device.device),
+        };
+        let (recompute, needs) = self.budget.plan_training(&demand)?;
+        self.drop_for(needs.total());
+        Ok(recompute)
     }
 
     /// Drops everything, after a defect that may have left a model or the device in an undefined state.

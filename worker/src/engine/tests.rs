@@ -373,6 +373,27 @@ fn what_cannot_fit_is_refused_before_it_starts() {
     bench.pictures(&[]);
 }
 
+#[test]
+fn a_training_that_cannot_fit_is_refused_before_it_starts() {
+    let mut bench = Bench::within(512 << 20, WeightChoice::Auto, "");
+    let mut order = bench.training_order(None);
+    (order.params.batch_size, order.params.resolution) = (64, 2048);
+    let request = order.request;
+    bench.say(&Order::Train(Box::new(order)));
+    let reports = bench.follow(request, |_| None);
+    let [Report::Loading { .. }, Report::Failed { class: FailureClass::InvalidInput, message, memory, .. }] =
+        reports.as_slice()
+    else {
+        panic!("{reports:?}")
+    };
+    assert!(message.starts_with("a training at 2048×2048 with batches of 64"), "{message}");
+    assert!(message.contains("512.0 MiB (--vram-budget): what would fit is"), "{message}");
+    assert!(memory.is_some_and(|memory| memory > 512 << 20), "{memory:?}");
+    let order = bench.training_order(None);
+    bench.say(&Order::Train(Box::new(order.clone())));
+    trained(&bench.follow(order.request, |_| None));
+}
+
 /// The model `ember`, whose blocks are wide enough to be packed.
 #[test]
 fn packed_weights_make_their_own_pictures_and_say_so() {

@@ -239,7 +239,7 @@ impl Taker<'_> {
                 let remote = Remote { url, path: &wanted.path, bytes: wanted.bytes, immutable: *of_hub };
                 self.fetcher.download(&remote, &place, &|bytes| self.tally.at(bytes)).await?;
                 let stored = self.store(wanted, &place, intake).await;
-                if !matches!(stored, Err(Stop::Failed(ErrorClass::Upstream, _))) {
+                if !matches!(stored, Err(Stop::Trouble(..) | Stop::Failed(ErrorClass::Upstream, _))) {
                     let _ = tokio::fs::remove_file(&place).await;
                 }
                 stored?

@@ -47,6 +47,10 @@ fn engine(role: &str) -> ExitCode {
                 let version = if role == "from-the-future" { PROTOCOL_VERSION + 1 } else { PROTOCOL_VERSION };
                 say(Report::Ready { version, device: "scripted".into(), why: None, vram_budget: Some(1 << 30) });
             }
+            Order::Generate(order) if role == "broken" => {
+                let (request, message) = (order.request, "the card is broken".into());
+                say(Report::Failed { request, class: protocol::FailureClass::Internal, message, memory: None });
+            }
             Order::Generate(order) => {
                 load(&order.base, &mut loaded);
                 generate(&order, &wishes);
@@ -128,6 +132,12 @@ fn generate(order: &Generate, wishes: &Wishes) {
         if wishes.canceled.load(Ordering::SeqCst) == request {
             return say(Report::Canceled { request });
         }
+    }
+    if params.prompt == "paths" {
+        let (base, output) = (order.base.folder.display(), order.output_dir.display());
+        let message = format!("{base}/vae/config.json: not JSON; see {output}/0.png");
+        say(Report::Warning { request, message: message.clone() });
+        return say(Report::Failed { request, class: protocol::FailureClass::InvalidInput, message, memory: None });
     }
     if params.prompt == "nonsense" {
         let message = "the prompt makes no sense".into();

@@ -1,0 +1,68 @@
+//! The device memory of a training: encoding the examples with the whole model loaded, then training on the denoiser
+//! alone, whose activations are kept for the backward pass or recomputed block by block.
+
+use burn::tensor::DType;
+use requests::TrainingParams;
+
+use super::lora::MOST_KEPT;
+use crate::checkpoint::AT_ONCE;
+use crate::pipelines::footprint::{Denoiser, PROCESS, VAE_TENSORS};
+use crate::pipelines::{Footprint, Needs};
+
+/// Number of tensors of the streams' width that are kept for the backward pass, measured on the CPU and rounded up: in
+/// a double block (for each token of either stream), and in a single block.
+const KEPT_IN_DOUBLE: usize = 40;
+const KEPT_IN_SINGLE: usize = 34;
+/// The same that are alive at the peak besides those: activations and gradients of the block at hand.
+const IN_PASSING: usize = 24;
+/// Score tensors that are kept for each block, and those that are alive at the peak besides them.
+const KEPT_SCORES: usize = 1;
+const SCORES_IN_PASSING: usize = 4;
+/// Tensors of the size of all factors: the factors, their gradients, two moments, and those of an update in progress.
+const FACTOR_TENSORS: usize = 6;
+
+impl Footprint {
+    /// Whether a training recomputes activations even if there is room to keep them.
+    pub fn recomputes(&self) -> bool {
+        self.denoiser() > MOST_KEPT
+    }
+
+    /// What a training on this many examples needs in `dtype`, with activations kept or recomputed. `None` if models of
+    /// this family cannot be trained.
+    pub fn training(&self, params: &TrainingParams, examples: usize, dtype: DType, recompute: bool) -> Option<Needs> {
+        let Denoiser::Flux { width, heads, text, trained } = &self.kind else { return None };
+        let bytes = |values: usize, dtype: DType| (values as u64).saturating_mul(dtype.size() as u64);
+        let [batch, resolution, rank] =
+            [params.batch_size, params.resolution, params.rank].map(|number| number as usize);
+        // Pictures that are not square have up to a row more.
+        let side = (resolution / (2 * self.factor.max(1))).max(1);
+        let tokens = side * (side + 1);
+
+        let denoiser = self.denoiser();
+        let encoders = bytes(self.text_encoders, dtype) + bytes(self.vae, DType::F32);
+        let weights = bytes(denoiser, dtype);
+        let loading = bytes(denoiser, DType::F32).min(AT_ONCE as u64);
+        let example = bytes(tokens * trained.channels, DType::F32) + bytes(trained.prompt, dtype);
+        let cached = example.saturating_mul(examples as u64 + 1);
+        let encoding = bytes(VAE_TENSORS * self.vae_encoder_channels * resolution * resolution, DType::F32);
+        // The encoders leave before the first step.
+        let before = encoders + loading.max(encoding + cached);
+
+        let factors = bytes(FACTOR_TENSORS * rank * trained.factors, DType::F32);
+        let stream = batch * (text + tokens) * width;
+        let scores = batch.saturating_mul(heads * (text + tokens)).saturating_mul(text + tokens);
+        let blocks = trained.double_blocks + trained.single_blocks;
+        let (kept, kept_scores) = if recompute {
+            // The input of each block, and all of one block.
+            (blocks + KEPT_IN_DOUBLE, KEPT_SCORES)
+        } else {
+            (trained.double_blocks * KEPT_IN_DOUBLE + trained.single_blocks * KEPT_IN_SINGLE, blocks * KEPT_SCORES)
+        };
+        // A quarter of the tensors are f32 on every device: those of norms, rotary embeddings and the loss.
+        let mixed = |values: usize| (bytes(values, DType::F32) + 3 * bytes(values, dtype)) / 4;
+        let activations = mixed((kept + IN_PASSING).saturating_mul(stream));
+        let scores = bytes((kept_scores + SCORES_IN_PASSING).saturating_mul(scores), DType::F32);
+        let step = cached + factors + activations.saturating_add(scores);
+        Some(Needs { weights, working: before.max(step) + PROCESS })
+    }
+}
