@@ -5,7 +5,7 @@
 mod writer;
 
 use std::fmt;
-use std::path::Path;
+use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -128,6 +128,8 @@ pub struct Storage {
     signer: Arc<AmazonS3>,
     /// Where presigned URLs lead instead; see [`Storage::through`].
     gateway: Option<Arc<Url>>,
+    /// The bucket's folder, if it is on this machine.
+    objects: Option<Arc<Path>>,
 }
 
 impl Storage {
@@ -143,7 +145,8 @@ impl Storage {
             Some(endpoint) => Arc::new(client(config, endpoint, silence)?),
             None => bucket.clone(),
         };
-        Ok(Self { name: config.bucket.as_str().into(), bucket, completion, signer, gateway: None })
+        let name = config.bucket.as_str().into();
+        Ok(Self { name, bucket, completion, signer, gateway: None, objects: None })
     }
 
     /// The same bucket behind a gateway: presigned URLs lead to `gateway`, which passes each request on to the address
@@ -158,6 +161,19 @@ impl Storage {
         url.set_path(&format!("{}{}", gateway.path().trim_end_matches('/'), signed.path()));
         url.set_query(signed.query());
         url
+    }
+
+    /// The same, for a bucket that is a folder on this machine, with one file for each object.
+    #[must_use]
+    pub fn with_objects(self, folder: &Path) -> Self {
+        Self { objects: Some(folder.into()), ..self }
+    }
+
+    /// The file of an object in a bucket on this machine. It must never be changed.
+    pub fn local_file(&self, key: &str) -> Option<PathBuf> {
+        let is_plain = Path::new(key).components().all(|part| matches!(part, Component::Normal(_)));
+        let file = self.objects.as_ref()?.join(key);
+        (is_plain && file.is_file()).then_some(file)
     }
 
     /// Writes an object that must not exist. If it exists with the same bytes, an earlier reply was lost, and that is
@@ -362,6 +378,23 @@ mod tests {
         let url = storage.presign_get("inputs/a b+c.png", READ_TTL).await.unwrap();
         assert!(url.as_str().starts_with("https://pictures.example/pyro/s3/pyrograph/inputs/a%20b%2Bc.png?"), "{url}");
         assert!(url.query().unwrap().contains("X-Amz-Signature="));
+    }
+
+    #[test]
+    fn a_local_file_is_inside_the_bucket() {
+        let folder = tempfile::tempdir().unwrap();
+        let objects = folder.path().join("objects");
+        std::fs::create_dir_all(objects.join("models/m")).unwrap();
+        for file in ["objects/models/m/a", "secret"] {
+            std::fs::write(folder.path().join(file), "x").unwrap();
+        }
+        assert_eq!(storage().local_file("models/m/a"), None);
+        let storage = storage().with_objects(&objects);
+        assert_eq!(storage.local_file("models/m/a"), Some(objects.join("models/m/a")));
+        let secret = folder.path().join("secret").display().to_string();
+        for key in ["models/m", "models/m/b", "../secret", "models/../../secret", &secret] {
+            assert_eq!(storage.local_file(key), None, "{key}");
+        }
     }
 
     #[test]

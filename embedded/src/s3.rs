@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -16,6 +16,8 @@ use tokio::task::JoinSet;
 use crate::{Error, secret, write_private};
 
 const BUCKET: &str = "pyrograph";
+const OBJECTS: &str = "objects";
+const CREDENTIALS: &str = "credentials.json";
 
 /// A running server; dropping it stops it.
 pub struct S3 {
@@ -34,9 +36,9 @@ impl S3 {
     /// Serves `folder/objects` at `bind` (port 0 = any free one). The keys are created once and stored in
     /// `folder/credentials.json`. The bucket `pyrograph` exists.
     pub async fn start(folder: &Path, bind: SocketAddr) -> Result<S3, Error> {
-        let objects = folder.join("objects");
+        let objects = folder.join(OBJECTS);
         fs::create_dir_all(objects.join(BUCKET)).map_err(Error::file(&objects))?;
-        let credentials = credentials(&folder.join("credentials.json"))?;
+        let credentials = credentials(&folder.join(CREDENTIALS))?;
 
         let files = s3s_fs::FileSystem::new(&objects).map_err(|error| Error::S3(format!("{error:?}")))?;
         let mut builder = S3ServiceBuilder::new(files);
@@ -48,6 +50,15 @@ impl S3 {
         let mut serving = JoinSet::new();
         serving.spawn(keep_serving(listener, service));
         Ok(S3 { address, credentials, serving })
+    }
+
+    /// The folder with the objects of the bucket that a server on `folder` serves with this key, one file each under the
+    /// object's name. A file is replaced or removed as a whole, and never changed. `None` if the key is another
+    /// server's.
+    pub fn objects(folder: &Path, access_key: &str) -> Option<PathBuf> {
+        let text = fs::read_to_string(folder.join(CREDENTIALS)).ok()?;
+        let credentials: Credentials = serde_json::from_str(&text).ok()?;
+        (credentials.access_key == access_key).then(|| folder.join(OBJECTS).join(BUCKET))
     }
 
     /// For instance `http://127.0.0.1:8014`.

@@ -5,6 +5,9 @@
 //! file is in use and is never removed; of the others, the least recently used is removed when the limit is exceeded,
 //! and the files of a deleted model soon after its deletion. The caller decides what the bytes mean and where they come
 //! from.
+//!
+//! If the bucket is a folder on the same file system, its files are linked instead of downloaded ([`Cache::share`]).
+//! They take no space of their own, so the limit does not apply to them, and nothing here may change them.
 
 use std::collections::HashSet;
 use std::fs::{self, File};
@@ -16,6 +19,7 @@ use std::time::SystemTime;
 
 use domain::model;
 use domain::storage::Written;
+use sha2::{Digest, Sha256};
 use sqlx::PgPool;
 
 /// A folder of files by digest.
@@ -97,7 +101,54 @@ impl Cache {
         Ok(path)
     }
 
-    /// Links a file returned by [`file`](Self::file) to `target`, and creates its parent folders. The file stays in the
+    /// The file with this digest, and this size if it is known, as a link to an object on this machine; `None` if it
+    /// cannot be linked.
+    ///
+    /// # Errors
+    /// [`CacheError::Corrupt`] if the object has another digest or size.
+    pub async fn share(
+        &self,
+        sha256: &str,
+        bytes: Option<u64>,
+        object: PathBuf,
+    ) -> Result<Option<PathBuf>, CacheError> {
+        let folder = self.folder.join(SHARED);
+        let path = folder.join(sha256);
+        if fs::metadata(&path).is_ok_and(|about| bytes.is_none_or(|bytes| about.len() == bytes)) {
+            return Ok(Some(path));
+        }
+        fs::create_dir_all(&folder).map_err(at(&folder))?;
+        // The name of an empty file, so that nothing else takes it, gives way to the link.
+        let temporary = tempfile::Builder::new().prefix(PARTIAL).tempfile_in(&folder).map_err(at(&folder))?;
+        let temporary = temporary.into_temp_path();
+        fs::remove_file(&temporary).map_err(at(&temporary))?;
+        if let Err(error) = fs::hard_link(&object, &temporary) {
+            tracing::debug!(object = %object.display(), %error, "not linked");
+            return Ok(None);
+        }
+        let link = temporary.to_path_buf();
+        let hashing = tokio::task::spawn_blocking(move || hash(&link));
+        let written = hashing.await.map_err(io::Error::other).and_then(|hashed| hashed).map_err(at(&temporary))?;
+        if written.sha256 != sha256 || bytes.is_some_and(|bytes| written.bytes != bytes) {
+            return Err(CacheError::Corrupt { wanted: sha256.into(), bytes: written.bytes, sha256: written.sha256 });
+        }
+        temporary.persist(&path).map_err(|error| at(&path)(error.error))?;
+        Ok(Some(path))
+    }
+
+    /// Removes the links to objects that the bucket no longer has. A job that uses one has its own link.
+    fn remove_unshared(&self) -> Result<(), CacheError> {
+        let Ok(entries) = fs::read_dir(self.folder.join(SHARED)) else { return Ok(()) };
+        for entry in entries.flatten() {
+            if entry.metadata().is_ok_and(|about| about.nlink() == 1) {
+                tracing::debug!(file = %entry.path().display(), "its object was deleted");
+                remove(&entry.path())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Links a file returned by [`file`](Self::file) or [`share`](Self::share) to `target`, and creates its parent folders. The file stays in the
     /// cache as long as the link exists.
     pub fn link(&self, file: &Path, target: &Path) -> Result<(), CacheError> {
         if let Some(folder) = target.parent() {
@@ -126,6 +177,7 @@ impl Cache {
 
     /// Removes the unused files of deleted models.
     pub(crate) async fn remove_abandoned(&self, pool: &PgPool) -> Result<(), CacheError> {
+        self.remove_unshared()?;
         let digest = |file: &Entry| file.path.file_name().map(|name| name.to_string_lossy().into_owned());
         let mut files = self.files()?;
         files.retain(|file| !file.in_use);
@@ -164,6 +216,9 @@ impl Cache {
     fn files(&self) -> Result<Vec<Entry>, CacheError> {
         let mut found = Vec::new();
         for folder in fs::read_dir(&self.folder).map_err(at(&self.folder))?.flatten() {
+            if folder.file_name() == SHARED {
+                continue;
+            }
             let Ok(entries) = fs::read_dir(folder.path()) else { continue };
             for entry in entries.flatten() {
                 let Ok(about) = entry.metadata() else { continue };
@@ -182,6 +237,12 @@ impl Cache {
     }
 }
 
+fn hash(file: &Path) -> io::Result<Written> {
+    let mut sha256 = Sha256::new();
+    let bytes = io::copy(&mut File::open(file)?, &mut sha256)?;
+    Ok(Written { bytes, sha256: hex::encode(sha256.finalize()) })
+}
+
 fn remove(file: &Path) -> Result<(), CacheError> {
     match fs::remove_file(file) {
         // Another worker on this machine removed it first.
@@ -191,6 +252,8 @@ fn remove(file: &Path) -> Result<(), CacheError> {
 }
 
 const PARTIAL: &str = ".partial-";
+/// The folder of files that are links to objects of the bucket.
+const SHARED: &str = "shared";
 const ABANDONED: std::time::Duration = std::time::Duration::from_hours(1);
 
 struct Downloaded {
@@ -229,8 +292,6 @@ fn sync_folder(path: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
-
-    use sha2::{Digest, Sha256};
 
     use super::*;
 
@@ -299,6 +360,50 @@ mod tests {
         put(&cache, &c).await;
         put(&cache, &b).await;
         assert!(!in_use.exists() && newest.exists());
+    }
+
+    #[tokio::test]
+    async fn an_object_on_this_machine_is_linked_and_never_changed() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = Cache::open(folder.path().join("cache"), 100).unwrap();
+        let object = folder.path().join("object");
+        fs::write(&object, [1; 200]).unwrap();
+        let before = fs::metadata(&object).unwrap();
+        let sha256 = digest(&[1; 200]);
+        let mut shared = PathBuf::new();
+        for job in ["first", "second"] {
+            shared = cache.share(&sha256, Some(200), object.clone()).await.unwrap().unwrap();
+            cache.link(&shared, &folder.path().join(job)).unwrap();
+        }
+        let about = fs::metadata(&shared).unwrap();
+        assert_eq!((about.ino(), about.nlink()), (before.ino(), 4));
+        assert_eq!(about.modified().unwrap(), before.modified().unwrap());
+        // It takes no space, so it neither goes nor makes others go.
+        let other = put(&cache, &[2; 90]).await;
+        cache.remove_unshared().unwrap();
+        assert!(shared.exists() && other.exists());
+
+        for name in ["object", "first", "second"] {
+            fs::remove_file(folder.path().join(name)).unwrap();
+        }
+        cache.remove_unshared().unwrap();
+        assert!(!shared.exists() && other.exists());
+    }
+
+    #[tokio::test]
+    async fn a_damaged_object_is_not_shared() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = Cache::open(folder.path().join("cache"), 100).unwrap();
+        let object = folder.path().join("object");
+        fs::write(&object, b"weights").unwrap();
+        for (wanted, bytes) in [(digest(b"other"), 7), (digest(b"weights"), 8)] {
+            let error = cache.share(&wanted, Some(bytes), object.clone()).await.unwrap_err();
+            assert!(matches!(error, CacheError::Corrupt { .. }), "{error}");
+        }
+        assert_eq!(fs::read_dir(folder.path().join("cache/shared")).unwrap().count(), 0);
+        assert_eq!(fs::read(&object).unwrap(), b"weights");
+        let gone = cache.share(&digest(b"weights"), None, folder.path().join("gone")).await.unwrap();
+        assert_eq!(gone, None);
     }
 
     #[tokio::test]

@@ -70,8 +70,17 @@ async fn each(context: &WorkerContext, wanted: Vec<Wanted>) -> Result<(), Stop> 
 
 async fn one(context: &WorkerContext, wanted: Wanted) -> Result<(), Stop> {
     let (storage, cache, key) = (&context.storage, &context.cache, &wanted.storage_key);
-    let file =
-        cache.file(&wanted.sha256, wanted.bytes, |path| async move { storage.get_to_file(key, &path).await }).await?;
+    let shared = match storage.local_file(key) {
+        Some(object) => cache.share(&wanted.sha256, wanted.bytes, object).await?,
+        None => None,
+    };
+    let file = match shared {
+        Some(file) => file,
+        None => {
+            let download = |path: PathBuf| async move { storage.get_to_file(key, &path).await };
+            cache.file(&wanted.sha256, wanted.bytes, download).await?
+        }
+    };
     Ok(cache.link(&file, &wanted.target)?)
 }
 

@@ -228,6 +228,7 @@ mod tests {
             family: "flux".into(),
             sha256: "ee".repeat(32),
             files: Vec::new(),
+            warnings: Vec::new(),
         });
         let metadata_of = |base| metadata(base, 10, &params);
         assert_eq!(metadata_of(&one), metadata_of(&other));

@@ -50,7 +50,10 @@ impl Worker {
         let config = self.config()?;
         let services = Services::find(&self.data_dir)?;
         let pools = services::database(&services.database_url).await?;
-        let storage = Storage::new(&services.storage).context("storage")?;
+        let mut storage = Storage::new(&services.storage).context("storage")?;
+        if let Some(objects) = embedded::S3::objects(&self.data_dir.join("s3"), &services.storage.access_key) {
+            storage = storage.with_objects(&objects);
+        }
         let ended = worker::run(config, pools.clone(), storage, stop).await;
         let _ = tokio::time::timeout(Duration::from_secs(5), pools.close()).await;
         Ok(ended.context("the worker failed")?)

@@ -50,7 +50,7 @@ pub async fn claim(
                    SELECT oldest.priority FROM oldest WHERE cardinality($4::text[]) > 0 AND (
                        SELECT count(*) < $6 AND coalesce(min(started_at) > clock_timestamp() - make_interval(secs => $5), true)
                        FROM (SELECT attempts.started_at FROM attempts JOIN jobs ON jobs.id = attempts.job_id
-                             WHERE attempts.overtook >= oldest.created_at AND jobs.priority = oldest.priority
+                             WHERE attempts.overtook > oldest.created_at AND jobs.priority = oldest.priority
                              ORDER BY attempts.overtook LIMIT $6) AS overtaking)),
                near AS MATERIALIZED (
                    SELECT job.id, job.created_at FROM patience, unnest($4::text[]) AS base(sha256) CROSS JOIN LATERAL (

@@ -270,7 +270,13 @@ impl Taker<'_> {
 
     /// Checks a file on disk and uploads it to storage.
     async fn store(&self, wanted: &Wanted, place: &Path, intake: &mut Intake) -> Result<ModelFile, Stop> {
-        let failed = |error| disk(place, error);
+        let failed = |error| match &wanted.place {
+            // The operator's file, which another attempt would find in the same state.
+            Place::Local(_) => {
+                Stop::Failed(ErrorClass::Resource, format!("`{}` could not be read: {error}.", wanted.path))
+            }
+            Place::Remote { .. } | Place::Parts(_) => disk(place, error),
+        };
         let mut source = tokio::fs::File::open(place).await.map_err(failed)?;
         let mut file = intake.file(&wanted.path).await?;
         let (mut piece, mut sent) = (vec![0; PIECE], 0);
