@@ -188,7 +188,8 @@ fn the_estimate_is_near_the_truth() {
     check(folder.path(), Full, 256);
 }
 
-/// The same for a training: its batch size, resolution, rank, number of examples, and whether it recomputes activations.
+/// The same for a training: its batch size, resolution and rank, the number of examples, and whether it recomputes
+/// activations.
 fn check_training(folder: &Path, [batch_size, resolution, rank]: [u32; 3], examples: usize, recompute: bool) {
     let params = TrainingParams {
         trigger_word: None,
@@ -214,15 +215,15 @@ fn check_training(folder: &Path, [batch_size, resolution, rank]: [u32; 3], examp
     let needs = Footprint::read(folder).unwrap().training(&params, examples, DType::F32, recompute).unwrap();
     let [_, peak] = task.measured();
     let ratio = needs.total() as f64 / peak as f64;
-    let told = format!(
+    let summary = format!(
         "{batch_size} × {resolution}², rank {rank}, {examples} examples, recompute {recompute}: peak {} MiB, \
          estimate {} + {}, ratio {ratio:.2}",
         peak >> 20,
         needs.weights >> 20,
         needs.working >> 20
     );
-    println!("{told}");
-    assert!((0.9..=2.0).contains(&ratio), "{told}");
+    println!("{summary}");
+    assert!((0.9..=2.0).contains(&ratio), "{summary}");
 }
 
 #[test]

@@ -458,7 +458,8 @@ async fn commit_checkpoint(pool: &PgPool, claim: &Claim, checkpoint: NewCheckpoi
     let sequence =
         event::record(&mut *tx, claim, EventKind::Checkpoint, &serde_json::json!({ "step": checkpoint.step })).await?;
     let before = sqlx::query_scalar!(
-        r#"SELECT coalesce(max(c.step), 0) AS "step!" FROM training_checkpoints c JOIN trainings t ON t.id = c.training_id
+        r#"SELECT coalesce(max(c.step), 0) AS "step!"
+           FROM training_checkpoints c JOIN trainings t ON t.id = c.training_id
            WHERE t.job_id = $1"#,
         claim.job as JobId,
     );

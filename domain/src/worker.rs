@@ -207,7 +207,8 @@ pub async fn list(caller: &Caller, database: &Database, page: &PageRequest) -> R
     let rows = bounded(
         sqlx::query_as!(
             Row,
-            r#"SELECT w.id AS "id: WorkerId", name, host, device, queues, version, vram_budget, paused, started_at, last_seen_at,
+            r#"SELECT w.id AS "id: WorkerId", name, host, device, queues, version, vram_budget, paused, started_at,
+                      last_seen_at,
                       coalesce((SELECT jsonb_agg(jsonb_build_object('sha256', r.sha256, 'bytes', r.bytes, 'model',
                                        (SELECT jsonb_build_object('id', m.id, 'name', m.name) FROM models m
                                         WHERE m.sha256 = r.sha256 AND m.project_id = $4 AND m.deleted_at IS NULL ORDER BY m.id LIMIT 1)))

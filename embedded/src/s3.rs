@@ -52,8 +52,8 @@ impl S3 {
         Ok(S3 { address, credentials, serving })
     }
 
-    /// The folder with the objects of the bucket that a server on `folder` serves with this key, one file each under the
-    /// object's name. A file is replaced or removed as a whole, and never changed. `None` if the key is another
+    /// The folder with the objects of the bucket that a server on `folder` serves with this key, one file each under
+    /// the object's name. A file is replaced or removed as a whole, and never changed. `None` if the key is another
     /// server's.
     pub fn objects(folder: &Path, access_key: &str) -> Option<PathBuf> {
         let text = fs::read_to_string(folder.join(CREDENTIALS)).ok()?;

@@ -92,7 +92,7 @@ const RULES: &[(&str, &str)] = &[
              select error_message from jobs union all select error from attempts
              union all select data->>'message' from job_events
              union all select jsonb_array_elements_text(warnings) from generations
-             union all select jsonb_array_elements_text(warnings) from trainings) as told(message)
+             union all select jsonb_array_elements_text(warnings) from trainings) as messages(message)
          where message ~ '/(work|cache)/|/imports/[0-9a-f]{8}-'",
     ),
     (

@@ -7,7 +7,7 @@
 //! from.
 //!
 //! If the bucket is a folder on the same file system, its files are linked instead of downloaded ([`Cache::share`]).
-//! They take no space of their own, so the limit does not apply to them, and nothing here may change them.
+//! They take no additional space, so the limit does not apply to them, and nothing here may change them.
 
 use std::collections::HashSet;
 use std::fs::{self, File};
@@ -148,8 +148,8 @@ impl Cache {
         Ok(())
     }
 
-    /// Links a file returned by [`file`](Self::file) or [`share`](Self::share) to `target`, and creates its parent folders. The file stays in the
-    /// cache as long as the link exists.
+    /// Links a file returned by [`file`](Self::file) or [`share`](Self::share) to `target`, and creates its parent
+    /// folders. The file stays in the cache as long as the link exists.
     pub fn link(&self, file: &Path, target: &Path) -> Result<(), CacheError> {
         if let Some(folder) = target.parent() {
             fs::create_dir_all(folder).map_err(at(folder))?;

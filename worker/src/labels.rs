@@ -1,5 +1,6 @@
-//! What users call the files of an attempt. Errors of the engine and of the operating system name paths on this machine.
-//! They mean nothing to the user, and are not theirs to know; so every message passes through here before it is stored.
+//! What users call the files of an attempt. Errors of the engine and of the operating system name paths on this
+//! machine, which mean nothing to the user and describe the installation. So every message passes through here before
+//! it is stored.
 
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};

@@ -88,7 +88,7 @@ impl Bed {
         config
     }
 
-    /// The same for another worker, whose files are in a folder of its own.
+    /// The same for another worker, whose files are in a separate folder.
     fn config_of(&self, name: &str) -> WorkerConfig {
         WorkerConfig { name: name.into(), data_dir: self.folder.path().join(name), ..self.config() }
     }
@@ -500,7 +500,7 @@ async fn models_are_loaded_and_unloaded_between_two_jobs() {
     // It waits for the current job, which runs to its end.
     let (_, job) = bed.generate("a fox", 60).await;
     bed.until(job, "running", |job| job.step > 0).await;
-    // In one report: it is told as soon as it is loaded, not when the job has ended.
+    // In one report: it is shown as soon as it is loaded, not when the job has ended.
     bed.worker("busy", |worker| worker.jobs.len() == 1 && loaded(worker) == ["ember"]).await;
     let unloaded = bed.swap("ember", SwapAction::Unload).await;
     assert_eq!(unloaded.status, SwapStatus::Succeeded, "{unloaded:?}");
@@ -580,8 +580,8 @@ async fn storage_that_is_away_costs_no_attempt() {
     let ended = bed.ended(job).await;
     assert!(ended.status == JobStatus::Succeeded && cost_nothing(&ended), "{ended:?}");
     bed.worker("well", |worker| worker.paused.is_none()).await;
-    let told = bed.events(job).await.into_iter().find(|event| event.kind == EventKind::Retrying).unwrap();
-    assert_eq!(told.data["message"], "The worker cannot reach storage.");
+    let event = bed.events(job).await.into_iter().find(|event| event.kind == EventKind::Retrying).unwrap();
+    assert_eq!(event.data["message"], "The worker cannot reach storage.");
     worker.stop().await;
 }
 
@@ -638,7 +638,7 @@ async fn a_worker_that_fails_what_others_do_stops_claiming() {
         let ended = bed.ended(job).await;
         assert!(ended.status == JobStatus::Succeeded && ended.failures <= 1, "{ended:?}");
         jobs += 1;
-        assert!(jobs < 100, "it goes on");
+        assert!(jobs < 100, "it continues to claim");
     }
     let reason = bed.paused("bad").await.unwrap();
     assert!(reason.ends_with("jobs that failed on this worker have succeeded on others."), "{reason}");

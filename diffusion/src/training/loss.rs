@@ -20,7 +20,7 @@ pub struct FlowBatch {
 
 impl FlowBatch {
     /// Mixes normalised, packed latents with noise, both `[batch, tokens, channels]`, at one level per example. The
-    /// result is f32 whatever they are: the levels are, and half precision would round small ones away.
+    /// result is always f32: the levels are, and half precision would round small ones away.
     pub fn mix(data: Tensor<3>, noise: Tensor<3>, levels: &[f64]) -> Self {
         let [data, noise] = [data, noise].map(|tensor| tensor.cast(DType::F32));
         let batch = levels.len();

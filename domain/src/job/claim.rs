@@ -74,16 +74,19 @@ pub async fn claim(
                        lease_until = clock_timestamp() + make_interval(secs => $3),
                        started_at = coalesce(started_at, clock_timestamp()), last_sequence = last_sequence + 1
                    FROM next WHERE jobs.id = next.id
-                   RETURNING jobs.id, subject, kind, epoch, worker, failures, crashes, setbacks, last_sequence, created_at),
+                   RETURNING jobs.id, subject, kind, epoch, worker, failures, crashes, setbacks, last_sequence,
+                       created_at),
                attempt AS (
                    INSERT INTO attempts (job_id, epoch, worker, overtook)
                    SELECT id, epoch, worker,
-                       CASE WHEN id IN (SELECT id FROM preferred) AND id NOT IN (SELECT id FROM oldest) THEN created_at END
+                       CASE WHEN id IN (SELECT id FROM preferred) AND id NOT IN (SELECT id FROM oldest)
+                           THEN created_at END
                    FROM job),
                event AS (
                    INSERT INTO job_events (job_id, sequence, kind, data)
                    SELECT id, last_sequence, 'started', jsonb_build_object('attempt', epoch) FROM job)
-               SELECT id AS "id: JobId", subject, kind AS "kind: JobKind", epoch, failures, crashes, setbacks, last_sequence FROM job"#,
+               SELECT id AS "id: JobId", subject, kind AS "kind: JobKind", epoch, failures, crashes, setbacks,
+                   last_sequence FROM job"#,
             &kinds,
             worker.0,
             policy.ttl.as_secs_f64(),

@@ -23,7 +23,8 @@ pub(super) async fn prefer_others(pool: &PgPool, claim: &Claim) -> Result<bool> 
             "UPDATE jobs SET refused_by = CASE
                  WHEN memory IS NOT NULL OR others.untried THEN array_append(refused_by, $3) ELSE ARRAY[$3] END
              FROM (SELECT bool_or(w.id <> ALL(j.refused_by)) AS untried
-                   FROM jobs j JOIN workers w ON j.kind = ANY(w.queues) AND (j.memory IS NULL OR w.vram_budget >= j.memory)
+                   FROM jobs j JOIN workers w
+                     ON j.kind = ANY(w.queues) AND (j.memory IS NULL OR w.vram_budget >= j.memory)
                    WHERE j.id = $1 AND w.id <> $3 AND w.stopped_at IS NULL AND w.paused IS NULL
                      AND w.last_seen_at > clock_timestamp() - make_interval(secs => $4)) AS others
              WHERE id = $1 AND epoch = $2 AND worker = $3 AND status = 'running' AND $3 <> ALL(refused_by)
@@ -43,7 +44,8 @@ pub(super) async fn prefer_others(pool: &PgPool, claim: &Claim) -> Result<bool> 
 pub(super) async fn open_to_all(pool: &PgPool) -> Result<()> {
     let opened = bounded(
         sqlx::query!(
-            "UPDATE jobs SET memory = NULL, refused_by = '{}' WHERE status = 'queued' AND memory IS NOT NULL AND NOT EXISTS (
+            "UPDATE jobs SET memory = NULL, refused_by = '{}'
+             WHERE status = 'queued' AND memory IS NOT NULL AND NOT EXISTS (
                SELECT FROM workers WHERE last_seen_at > clock_timestamp() - make_interval(secs => $1)
                  AND jobs.kind = ANY(queues) AND vram_budget >= jobs.memory AND id <> ALL(jobs.refused_by))",
             GONE_AFTER.as_secs_f64(),

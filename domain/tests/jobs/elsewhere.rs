@@ -140,9 +140,9 @@ async fn trouble_with_a_machine_costs_nothing_and_never_ends_a_job() {
     let last = attempts(pool, job).await.unwrap().pop().unwrap();
     assert_eq!(last.outcome, Some(job::AttemptOutcome::Released));
     assert_eq!(last.error.as_deref(), Some("storage is away"));
-    let told = events(pool, job, seen.last_sequence - 1, 10).await.unwrap().pop().unwrap();
+    let event = events(pool, job, seen.last_sequence - 1, 10).await.unwrap().pop().unwrap();
     assert_eq!(
-        (told.data["reason"].as_str(), told.data["message"].as_str()),
+        (event.data["reason"].as_str(), event.data["message"].as_str()),
         (Some("released"), Some("storage is away"))
     );
 }

@@ -52,7 +52,8 @@ async fn claim_with(pool: &PgPool, models: &str) -> Option<Claim> {
 /// Moves all past events this much further into the past.
 async fn pass(pool: &PgPool, seconds: u32) {
     for statement in [
-        "UPDATE jobs SET run_at = run_at - make_interval(secs => $1), created_at = created_at - make_interval(secs => $1)
+        "UPDATE jobs SET run_at = run_at - make_interval(secs => $1),
+             created_at = created_at - make_interval(secs => $1)
          WHERE status IN ('queued', 'running')",
         "UPDATE attempts SET started_at = started_at - make_interval(secs => $1),
              overtook = overtook - make_interval(secs => $1)",
