@@ -18,7 +18,7 @@ impl Labels {
         names.sort_by_key(|(path, _)| std::cmp::Reverse(path.len()));
     }
 
-    /// Hides a folder of this machine: what is inside keeps the rest of its path.
+    /// Hides a folder of this machine: files inside keep the rest of their path.
     pub(crate) fn hide(&self, folder: &Path) {
         self.add(folder, "");
     }
