@@ -14,8 +14,8 @@ pub fn is_weight(shape: &[usize]) -> bool {
     matches!(shape.len(), 2 | 4)
 }
 
-/// LoRA and LoCon: `down` is `[rank, in]` or `[rank, in, kernel, kernel]`, `up` is `[out, rank]` or `[out, rank, 1, 1]`.
-/// With the core `mid`, `[rank', rank, kernel, kernel]`, `down` is pointwise and `up` has rank'.
+/// LoRA and LoCon: `down` is `[rank, in]` or `[rank, in, kernel, kernel]`, `up` is `[out, rank]` or `[out, rank, 1,
+/// 1]`. With the core `mid`, `[rank', rank, kernel, kernel]`, `down` is pointwise and `up` has rank'.
 pub fn low_rank(down: &[usize], mid: Option<&[usize]>, up: &[usize]) -> Option<Weight> {
     let (&[rank, inputs, ref kernel @ ..], &[outputs, up_rank, ref up_kernel @ ..]) = (down, up) else { return None };
     let pointwise = |kernel: &[usize]| kernel.is_empty() || kernel == [1, 1];
