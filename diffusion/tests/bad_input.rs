@@ -4,6 +4,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
+#[path = "bad_input/adapter_gate.rs"]
+mod adapter_gate;
 #[path = "bad_input/adapters.rs"]
 mod adapters;
 #[path = "bad_input/corpus.rs"]

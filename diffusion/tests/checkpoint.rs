@@ -128,9 +128,9 @@ fn every_kind_of_malformed_file_is_refused_with_a_reason() {
 }
 
 #[test]
-fn dtypes_that_are_not_floats_of_8_to_32_bits_are_refused_when_they_are_read() {
+fn dtypes_that_are_not_floats_are_refused_when_they_are_read() {
     let folder = TempDir::new().unwrap();
-    for (dtype, bytes) in [("F64", 16), ("I64", 16), ("U8", 2), ("BOOL", 2)] {
+    for (dtype, bytes) in [("I64", 16), ("U8", 2), ("BOOL", 2)] {
         let header = tensor(&format!("\"{dtype}\""), "[2]", &format!("[0,{bytes}]"));
         let file = Checkpoint::open(&written(&folder, "other.safetensors", &safetensors(&header, bytes))).unwrap();
         assert!(file.read_f32("a").unwrap_err().to_string().contains(dtype));

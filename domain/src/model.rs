@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 use chrono::{DateTime, Utc};
 pub use formats::Defaults;
 use formats::Family;
+pub use formats::adapter::{CONFIG_FILE, MAX_CONFIG_BYTES, config_beside, is_peft};
 use serde::{Deserialize, Serialize};
 use sqlx::PgPool;
 use sqlx::types::Json;
@@ -107,7 +108,7 @@ pub struct Model {
     pub trigger_word: Option<String>,
     pub training_id: Option<TrainingId>,
     pub defaults: Defaults,
-    /// What was assumed when the files were read, or what in them has no effect.
+    /// Assumptions made when the files were read, and parts of them without effect.
     pub warnings: Vec<String>,
     pub built_in: bool,
     pub created_at: DateTime<Utc>,

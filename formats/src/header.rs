@@ -88,13 +88,14 @@ impl fmt::Display for Refusal {
     }
 }
 
-/// Errors: the name is empty, too long or not printable ASCII.
+/// Errors: the name is empty, too long or contains control characters. A name may contain what a user typed, in any
+/// script.
 pub(crate) fn check_name(name: &str) -> Result<(), String> {
     if name.is_empty() || name.len() > MAX_NAME_BYTES {
         return Err(format!("a tensor's name has {} bytes; 1 to {MAX_NAME_BYTES} are allowed", name.len()));
     }
-    if !name.bytes().all(|byte| byte.is_ascii_graphic()) {
-        return Err(format!("a tensor's name is not printable ASCII: {name:?}"));
+    if name.chars().any(char::is_control) {
+        return Err(format!("a tensor's name contains control characters: {name:?}"));
     }
     Ok(())
 }

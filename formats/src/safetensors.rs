@@ -10,8 +10,10 @@ use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
 use crate::TensorType;
 use crate::header::{Header, MAX_TENSORS, Refusal, Tensor, check_dimensions, check_name};
 
-/// Size limit of a header, in bytes.
-pub const MAX_HEADER_BYTES: u64 = 8 << 20;
+/// Our size limit of a header, in bytes: trainers store long logs and all tags of a dataset there.
+pub const MAX_HEADER_BYTES: u64 = 32 << 20;
+/// The size limit of the format itself, in bytes.
+const FORMAT_HEADER_BYTES: u64 = 100_000_000;
 
 /// The length of the header, from the first eight bytes of a file of `file_bytes`.
 pub fn header_length(first: [u8; 8], file_bytes: u64) -> Result<u64, Refusal> {
@@ -29,8 +31,12 @@ pub fn header_length(first: [u8; 8], file_bytes: u64) -> Result<u64, Refusal> {
             "the file ends within its header: {file_bytes} bytes of {}",
             length.saturating_add(8)
         )),
+        ..=FORMAT_HEADER_BYTES => Refusal::Invalid(format!(
+            "its header has {length} bytes, and at most {MAX_HEADER_BYTES} are read here (the format allows \
+             {FORMAT_HEADER_BYTES}); remove metadata such as training logs"
+        )),
         _ => Refusal::Unsupported(format!(
-            "not a safetensors file: a header of {length} bytes (at most {MAX_HEADER_BYTES})"
+            "not a safetensors file: a header of {length} bytes, and the format allows {FORMAT_HEADER_BYTES}"
         )),
     })
 }

@@ -82,8 +82,9 @@ pub fn adapter(lines: &[u8]) {
     let data = 0.5f32.to_le_bytes().repeat(at / 4);
     let path =
         written("adapter.safetensors", &framed(&[format!("{{{}}}", entries.join(",")).as_bytes(), &data].concat()));
-    let Ok(file) = LoraFile::open(&path) else { return };
-    lora::inspect(&path).expect("what can be opened can be described");
+    let (about, file) = (lora::inspect(&path), LoraFile::open(&path));
+    assert_eq!(about.is_ok(), file.is_ok(), "what can be described can be opened, and the reverse");
+    let Ok(file) = file else { return };
     for format in Format::ALL {
         let out = FOLDER.path().join("written.safetensors");
         if lora::export(&file, format, Dtype::F32, &out).is_ok() {

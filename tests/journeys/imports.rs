@@ -349,3 +349,52 @@ async fn the_command_brings_models_from_everywhere() {
     assert_eq!(code(&["models", "import", &url, "--name", "x", "--variant", "fp16"]), Some(2));
     stack.ledger.audit().await;
 }
+
+/// An adapter as PEFT saves it, with its alpha in a file beside it.
+#[tokio::test]
+async fn a_lora_brings_its_alpha_along_on_every_way_in() {
+    let stack = Stack::start(Pace::Promised).await;
+    let client = &stack.client;
+    let config = json!({"peft_type": "LORA", "r": 4, "lora_alpha": 16}).to_string().into_bytes();
+    let files = [("adapter_model.safetensors", lora(1)), ("adapter_config.json", config)];
+    let hub = Hub::start(files.clone().map(|(name, bytes)| (name.to_owned(), bytes)));
+    let allowed = stack.folder().join("allowed");
+    std::fs::create_dir_all(allowed.join("peft")).unwrap();
+    for (name, bytes) in &files {
+        std::fs::write(allowed.join("peft").join(name), bytes).unwrap();
+    }
+    let _worker = worker(&stack, &hub, &[("PYROGRAPH_IMPORT_DIR", allowed.to_str().unwrap())]);
+
+    let form: Vec<_> = files.iter().map(|(name, bytes)| ((*name).to_owned(), bytes.clone())).collect();
+    client.add_model("form", &form, None).await.expect(201);
+    let mut uploaded = Vec::new();
+    for (name, bytes) in &files {
+        let begun = client.post("/v1/uploads", &json!({"bytes": bytes.len()})).await.expect(201);
+        assert_eq!(client.put_upload(&begun["parts"][0], bytes.clone()).await, 200);
+        uploaded.push(json!({"path": name, "upload": begun["id"]}));
+    }
+    let [weights, _] = files.each_ref().map(|(name, _)| *name);
+    let url = format!("{}/files/{weights}", hub.url);
+    for (name, source) in [
+        ("folder", json!({"kind": "path", "path": "peft"})),
+        ("file", json!({"kind": "path", "path": format!("peft/{weights}")})),
+        ("repository", json!({"kind": "hugging_face", "repo": OPEN})),
+        ("named", json!({"kind": "hugging_face", "repo": OPEN, "files": [weights]})),
+        ("url", json!({"kind": "url", "url": url})),
+        ("parts", json!({"kind": "upload", "files": uploaded})),
+    ] {
+        client.succeeded(&client.import(name, &source).await, seconds(60)).await;
+    }
+    let local = allowed.join("peft");
+    for (name, source) in [("command", local.clone()), ("command-file", local.join(weights))] {
+        stack.cli_json(&["models", "import", source.to_str().unwrap(), "--name", name]);
+    }
+    for name in ["form", "folder", "file", "repository", "named", "url", "parts", "command", "command-file"] {
+        let about = client.get(&format!("/v1/models/{name}/inspect")).await.expect(200);
+        assert_eq!((&about["alpha_source"], &about["warnings"]), (&json!("adapter_config.json"), &json!([])), "{name}");
+    }
+    client.add_model("lost", &form[..1], None).await.expect(201);
+    let about = client.get("/v1/models/lost/inspect").await.expect(200);
+    assert_eq!(about["warnings"], json!(["alpha is not in the file; taken as the rank"]));
+    stack.ledger.audit().await;
+}

@@ -15,11 +15,12 @@ use crate::{engine, fetch, output};
 pub(crate) async fn run(attempt: &Attempt<'_>) -> Result<(), Stop> {
     let (context, claim) = (attempt.context, attempt.claim());
     let work = attempt.ask(|| export::load_work(&context.pool, claim)).await?;
-    let source = fetch::one_file(attempt, &work.model, "lora").await?;
+    let source = fetch::adapter(attempt, &work.model, "lora").await?;
     let made = attempt.folder().join("export.safetensors");
     let converting = tokio::task::spawn_blocking({
         let made = made.clone();
-        move || lora::export(&LoraFile::open(&source)?, work.format, work.dtype, &made)
+        let name = work.model.name.clone();
+        move || lora::export(&LoraFile::open_as(&source, &name)?, work.format, work.dtype, &made)
     });
     let failed = |class, message: String| Stop::Failed(class, message);
     attempt

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
 
-use domain::model::{ModelFile, ModelFiles};
+use domain::model::{CONFIG_FILE, ModelFile, ModelFiles};
 use futures::{StreamExt, TryStreamExt};
 
 use crate::attempt::{Attempt, WorkerContext};
@@ -37,7 +37,7 @@ pub(crate) async fn checkpoint_into(context: &WorkerContext, model: &ModelFiles,
     each(context, wanted.collect::<Result<_, _>>()?).await
 }
 
-/// Fetches a model that is one file, such as a LoRA; returns its path.
+/// Fetches a model that is one file, such as a preview decoder; returns its path.
 pub(crate) async fn one_file(attempt: &Attempt<'_>, model: &ModelFiles, name: &str) -> Result<PathBuf, Stop> {
     let [file] = model.files.as_slice() else {
         return Err(wrong(format!("model {} has {} files instead of one", model.name, model.files.len())));
@@ -46,6 +46,28 @@ pub(crate) async fn one_file(attempt: &Attempt<'_>, model: &ModelFiles, name: &s
     attempt.labels.add(&target, &model.name);
     all(attempt, vec![of_model(model, file, target.clone())?]).await?;
     Ok(target)
+}
+
+/// Fetches a LoRA and the config beside it, if it has one, into a folder `name`; returns the path of the weights.
+pub(crate) async fn adapter(attempt: &Attempt<'_>, model: &ModelFiles, name: &str) -> Result<PathBuf, Stop> {
+    let folder = attempt.subfolder(name)?;
+    let mut weights = None;
+    let mut wanted = Vec::with_capacity(model.files.len());
+    for file in &model.files {
+        // The reader expects the config under its own name.
+        let target = if file.path == CONFIG_FILE {
+            folder.join(CONFIG_FILE)
+        } else {
+            let target = folder.join("weights.safetensors");
+            if weights.replace(target.clone()).is_some() {
+                return Err(wrong(format!("model {} has several files of weights", model.name)));
+            }
+            target
+        };
+        wanted.push(of_model(model, file, target)?);
+    }
+    all(attempt, wanted).await?;
+    weights.ok_or_else(|| wrong(format!("model {} has no weights", model.name)))
 }
 
 /// Fetches everything; returns the first error.

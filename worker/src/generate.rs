@@ -41,7 +41,7 @@ async fn order(attempt: &Attempt<'_>, work: &GenerationWork) -> Result<Generate,
     let mut loras = Vec::new();
     for (place, lora) in work.loras.iter().enumerate() {
         loras.push(Adapter {
-            path: fetch::one_file(attempt, &lora.model, &format!("lora-{place}")).await?,
+            path: fetch::adapter(attempt, &lora.model, &format!("lora-{place}")).await?,
             name: lora.model.name.clone(),
             sha256: lora.model.sha256.clone(),
             scale: lora.scale,

@@ -49,12 +49,12 @@ pub(crate) struct Model {
     /// Total size of the files, in bytes.
     #[schema(minimum = 0)]
     pub bytes: i64,
-    /// SHA-256, lower-case hex. For a LoRA or a decoder, of its one file; for a checkpoint, over the lines `path NUL
+    /// SHA-256, lower-case hex. For a LoRA or a decoder of one file, of that file; otherwise over the lines `path NUL
     /// sha256 LF` in the order of the paths.
     #[schema(pattern = "^[0-9a-f]{64}$")]
     pub sha256: String,
-    /// What was assumed when the files were read, or what in them has no effect. A job that uses the model lists these
-    /// warnings too.
+    /// Assumptions made when the files were read, and parts of them without effect. A job that uses the model lists
+    /// them too.
     pub warnings: Vec<String>,
     /// Live workers that have the model loaded. Checkpoints only.
     pub resident_on: Vec<Residence>,
@@ -75,7 +75,7 @@ pub(crate) struct ModelDetail {
     pub source_commit: Option<String>,
     /// Text of the licence that came with the files, if any.
     pub license: Option<String>,
-    /// Presigned URL to download the file of a LoRA, valid for one hour. Null for a checkpoint, which has several
+    /// Presigned URL to download the weights of a LoRA, valid for one hour. Null for a checkpoint, which has several
     /// files.
     #[schema(format = "uri")]
     pub url: Option<String>,
@@ -115,7 +115,8 @@ pub(crate) struct ModelForm {
     #[schema(inline)]
     kind: Option<ModelKind>,
     /// One `.safetensors` file is a LoRA or a checkpoint, one `.gguf` file the denoiser of a checkpoint; several files
-    /// with `model_index.json` are a checkpoint.
+    /// with `model_index.json` are a checkpoint. A LoRA that PEFT saved brings its `adapter_config.json` along, which
+    /// states its alpha.
     #[schema(value_type = Vec<String>, format = Binary, min_items = 1)]
     file: Vec<Vec<u8>>,
     /// The text encoder, if `file` has none: CLIP, or OpenCLIP for Stable Diffusion 2.
@@ -192,7 +193,8 @@ impl ModelDetail {
             let url = state.storage.presign_get(&file.storage_key, READ_TTL).await?.into();
             files.push(ModelFile { path: file.path, bytes: file.bytes, sha256: file.sha256, url });
         }
-        let url = files.first().filter(|_| model.kind != ModelKind::Checkpoint).map(|file| file.url.clone());
+        let weights = files.iter().find(|file| file.path != model::CONFIG_FILE);
+        let url = weights.filter(|_| model.kind != ModelKind::Checkpoint).map(|file| file.url.clone());
         Ok(Self {
             model: shown,
             files,

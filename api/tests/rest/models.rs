@@ -109,11 +109,12 @@ async fn warnings_of_a_model_are_shown_wherever_it_is() {
     let shown = |answer: &serde_json::Value| answer["warnings"].clone();
     for model in ["ember", "clay"] {
         let wanted = json!([format!("a guess about {model}")]);
-        for address in [format!("/v1/models/{model}"), format!("/v1/models/{model}/inspect")] {
-            assert_eq!(shown(&server.get(&address).await.expect(200)), wanted, "{address}");
-        }
+        assert_eq!(shown(&server.get(&format!("/v1/models/{model}")).await.expect(200)), wanted);
         let listed = server.get("/v1/models").await.expect(200);
         assert!(listed["items"].as_array().unwrap().iter().any(|model| shown(model) == wanted), "{listed}");
+        // An inspection reads the files again.
+        let inspected = server.get(&format!("/v1/models/{model}/inspect")).await.expect(200);
+        assert_eq!(inspected["warnings"][0], wanted[0], "{inspected}");
     }
     let body = json!({"prompt": "a fox", "loras": [{"model": "clay"}]});
     server.post("/v1/generations", &body).await.expect(202);
@@ -121,4 +122,55 @@ async fn warnings_of_a_model_are_shown_wherever_it_is() {
     let work = generation::load_work(&server.pools.lease, &claim).await.unwrap();
     let warnings = work.warnings(vec!["clay: a guess about clay".to_owned(), "of the engine".to_owned()]);
     assert_eq!(warnings, ["ember: a guess about ember", "clay: a guess about clay", "of the engine"]);
+}
+
+/// The files of an adapter as PEFT saves it: rank 2, alpha as given.
+fn peft(alpha: f64) -> [(&'static str, Vec<u8>); 2] {
+    let config = json!({"peft_type": "LORA", "r": 2, "lora_alpha": alpha, "target_modules": ["to_q"]});
+    [
+        ("adapter_model.safetensors", lora("base_model.model.transformer_blocks.0.attn.to_q")),
+        ("adapter_config.json", config.to_string().into_bytes()),
+    ]
+}
+
+#[tokio::test]
+async fn a_lora_may_bring_the_config_that_states_its_alpha() {
+    let server = TestServer::with_checkpoint().await;
+    let [weights, config] = peft(16.0);
+    let alone = server.import("alone", None, std::slice::from_ref(&weights)).await.expect(201);
+    assert_eq!(alone["warnings"], json!(["alpha is not in the file; taken as the rank"]));
+    let whole = server.import("whole", Some("ember"), &[config.clone(), weights.clone()]).await.expect(201);
+    assert_eq!((&whole["kind"], &whole["warnings"]), (&json!("lora"), &json!([])));
+    assert_eq!(whole["files"].as_array().unwrap().len(), 2);
+    assert_ne!(whole["sha256"], alone["sha256"], "the alpha is a part of it");
+    assert_eq!(server.download(&whole["url"]).await, weights.1);
+    let about = server.get("/v1/models/whole/inspect").await.expect(200);
+    assert_eq!((&about["alpha_source"], &about["warnings"]), (&json!("adapter_config.json"), &json!([])));
+    for (what, files) in [
+        ("a config that is not JSON", vec![weights.clone(), (config.0, b"{".to_vec())]),
+        ("a config of 2 MiB", vec![weights.clone(), (config.0, format!("\"{}\"", "x".repeat(2 << 20)).into_bytes())]),
+        ("a config alone", vec![config.clone()]),
+        ("another file", vec![weights.clone(), ("notes.txt", b"".to_vec())]),
+        ("one file more", vec![weights.clone(), config.clone(), ("README.md", b"".to_vec())]),
+    ] {
+        let answer = server.import("bad", None, &files).await;
+        assert!(matches!(answer.status, 413 | 422), "{what}: {answer:?}");
+        answer.refuses(answer.status, "file");
+    }
+    server.delete("/v1/models/whole").await.expect(204);
+}
+
+#[tokio::test]
+async fn an_adapter_that_could_not_be_loaded_is_refused_by_the_name_of_its_module() {
+    let server = TestServer::new().await;
+    let header = json!({
+        format!("{FLUX_MODULE}.lora_A.weight"): {"dtype": "F32", "shape": [1, 16], "data_offsets": [0, 64]},
+    })
+    .to_string();
+    let half = [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &[0; 64]].concat();
+    let answer = server.import("half", None, &[("half.safetensors", half)]).await;
+    let answered = format!("{answer:?}");
+    assert!(answered.contains(FLUX_MODULE) && answered.contains("missing"), "{answered}");
+    answer.refuses(422, "file");
+    assert_eq!((server.count("models").await, server.objects()), (0, 0));
 }

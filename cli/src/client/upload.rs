@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
+use domain::model::config_beside;
 use futures::TryStreamExt as _;
 use reqwest::Body;
 use reqwest::multipart::{Form, Part};
@@ -152,13 +153,18 @@ fn model_files(path: &Path) -> Result<Vec<(String, PathBuf)>, Failure> {
     }
     if path.is_file() {
         check_weights(path)?;
-        return Ok(vec![(file_name(path)?, path.to_owned())]);
+        return with_config(path);
     }
     if !path.join("model_index.json").is_file() {
-        return Err(Failure::Usage(format!(
-            "{} is neither a .safetensors or .gguf file nor a diffusers folder with a model_index.json",
-            path.display()
-        )));
+        let mut weights = read_folder(path)?;
+        weights.retain(|path| path.is_file() && check_weights(path).is_ok());
+        return match &weights[..] {
+            [weights] => with_config(weights),
+            _ => Err(Failure::Usage(format!(
+                "{} is neither a .safetensors or .gguf file, nor a folder with a model_index.json or one such file",
+                path.display()
+            ))),
+        };
     }
     let mut files = Vec::new();
     for entry in read_folder(path)? {
@@ -180,6 +186,16 @@ fn model_files(path: &Path) -> Result<Vec<(String, PathBuf)>, Failure> {
         }
     }
     Ok(files)
+}
+
+/// A file of weights, and PEFT's config beside it.
+fn with_config(weights: &Path) -> Result<Vec<(String, PathBuf)>, Failure> {
+    let name = file_name(weights)?;
+    let folder = weights.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let beside = read_folder(folder)?;
+    let names: Vec<&str> = beside.iter().filter_map(|path| path.file_name()?.to_str()).collect();
+    let config = config_beside(&name, &names).map(|config| (config.to_owned(), folder.join(config)));
+    Ok(std::iter::once((name, weights.to_owned())).chain(config).collect())
 }
 
 /// The entries of a folder by name, without hidden ones.
@@ -273,6 +289,22 @@ mod tests {
         }
         let names: Vec<_> = model_files(folder.path()).unwrap().into_iter().map(|(name, _)| name).collect();
         assert_eq!(names, ["model_index.json", "tokenizer/merges.txt", "vae/config.json", "vae/diffusion.safetensors"]);
+    }
+
+    #[test]
+    fn a_lora_brings_its_config_along() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["adapter_model.safetensors", "adapter_config.json", "README.md", "training_args.bin"] {
+            std::fs::write(folder.path().join(name), "{}").unwrap();
+        }
+        let sent =
+            |path: &Path| -> Vec<String> { model_files(path).unwrap().into_iter().map(|(name, _)| name).collect() };
+        let both = ["adapter_model.safetensors", "adapter_config.json"];
+        assert_eq!(sent(folder.path()), both);
+        assert_eq!(sent(&folder.path().join(both[0])), both);
+        std::fs::write(folder.path().join("ink.safetensors"), "").unwrap();
+        assert_eq!(sent(&folder.path().join("ink.safetensors")), ["ink.safetensors"], "the config is not its own");
+        assert!(matches!(model_files(folder.path()), Err(Failure::Usage(_))), "which of the two");
     }
 
     #[tokio::test]

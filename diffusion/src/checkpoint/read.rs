@@ -245,6 +245,15 @@ impl Checkpoint {
         Ok(values)
     }
 
+    /// Reads a tensor of one number, which may be an integer.
+    pub(crate) fn read_number(&self, name: &str) -> Result<f64> {
+        let Located { file, entry, .. } = self.located(name)?;
+        let (path, file) = &*self.files[*file];
+        let mut bytes = vec![0; entry.length.min(size_of::<f64>())];
+        file.read_exact_at(&mut bytes, entry.start).map_err(Error::file(path))?;
+        values::number(entry.kind, &bytes).ok_or_else(|| Error::malformed(path, format!("{name} is not one number")))
+    }
+
     /// Reads a tensor in the given dtype.
     pub(super) fn read(&self, name: &str, dtype: DType) -> Result<TensorData> {
         let Located { file, entry, order, scale, .. } = self.located(name)?;
@@ -274,7 +283,7 @@ impl Checkpoint {
 
     fn unreadable(&self, name: &str, kind: TensorType) -> Error {
         let name = self.name_in_file(name);
-        Error::malformed(&self.path, format!("{name} is {kind:?}; only floats of 8, 16 and 32 bits can be read"))
+        Error::malformed(&self.path, format!("{name} is {kind:?}; only floats can be read"))
     }
 }
 

@@ -34,8 +34,9 @@ pub(super) fn widen(kind: TensorType, bytes: &[u8], values: &mut Vec<f32>) -> bo
         TensorType::Q4_K => blocks::widen(bytes, values, blocks::q4_k),
         TensorType::Q5_K => blocks::widen(bytes, values, blocks::q5_k),
         TensorType::Q6_K => blocks::widen(bytes, values, blocks::q6_k),
-        TensorType::F64
-        | TensorType::I64
+        // Rounded: no network computes in doubles.
+        TensorType::F64 => values.extend(bytes.as_chunks().0.iter().map(|b| f64::from_le_bytes(*b) as f32)),
+        TensorType::I64
         | TensorType::I32
         | TensorType::I16
         | TensorType::I8
@@ -46,6 +47,31 @@ pub(super) fn widen(kind: TensorType, bytes: &[u8], values: &mut Vec<f32>) -> bo
         | TensorType::BOOL => return false,
     }
     true
+}
+
+/// One stored number of any type but the block formats. `None` if the bytes are not exactly one.
+pub(super) fn number(kind: TensorType, bytes: &[u8]) -> Option<f64> {
+    // Every other type is read as f32, which is exact for 8 and 16 bits.
+    let narrow = |kind| {
+        let mut values = Vec::new();
+        widen(kind, bytes, &mut values);
+        match values.as_slice() {
+            [value] => Some(f64::from(*value)),
+            _ => None,
+        }
+    };
+    Some(match kind {
+        TensorType::F64 => f64::from_le_bytes(bytes.try_into().ok()?),
+        TensorType::I64 => i64::from_le_bytes(bytes.try_into().ok()?) as f64,
+        TensorType::U64 => u64::from_le_bytes(bytes.try_into().ok()?) as f64,
+        TensorType::I32 => f64::from(i32::from_le_bytes(bytes.try_into().ok()?)),
+        TensorType::U32 => f64::from(u32::from_le_bytes(bytes.try_into().ok()?)),
+        TensorType::I16 => f64::from(i16::from_le_bytes(bytes.try_into().ok()?)),
+        TensorType::U16 => f64::from(u16::from_le_bytes(bytes.try_into().ok()?)),
+        TensorType::I8 => f64::from(i8::from_le_bytes(bytes.try_into().ok()?)),
+        TensorType::U8 => f64::from(u8::from_le_bytes(bytes.try_into().ok()?)),
+        other => narrow(other)?,
+    })
 }
 
 fn widen_by_table(bytes: &[u8], values: &mut Vec<f32>, value: impl Fn(u8) -> f32) {

@@ -1,5 +1,5 @@
-//! Run-time changes of a layer by adapters other than plain LoRA, for linear layers (`D` = 2) and convolutions (`D` =
-//! 4). `lora` creates them from files. Low-rank branches belong to the layers themselves.
+//! Run-time changes of a layer by adapters other than plain LoRA, for linear layers (`D` = 2), convolutions (`D` = 4)
+//! and norms. `lora` creates them from files. Low-rank branches belong to the layers themselves.
 
 use burn::module::Param;
 use burn::prelude::*;
@@ -32,6 +32,26 @@ pub struct Kronecker<const D: usize> {
     pub first: usize,
     pub outputs: usize,
     pub scale: f64,
+}
+
+/// The sum of all differences attached to a norm. Its own parameters never change.
+#[derive(Module, Debug, Default)]
+pub struct NormChanges {
+    /// Added to the weight, `[channels]`.
+    pub weight: Option<Param<Tensor<1>>>,
+    /// Added to the bias, `[channels]`.
+    pub bias: Option<Param<Tensor<1>>>,
+}
+
+impl NormChanges {
+    /// A parameter with its change.
+    pub(super) fn apply(param: &Param<Tensor<1>>, change: Option<&Param<Tensor<1>>>) -> Tensor<1> {
+        match change {
+            // In f32, since half precision would round small differences away.
+            Some(change) => param.val().cast(DType::F32) + change.val(),
+            None => param.val(),
+        }
+    }
 }
 
 impl<const D: usize> Changes<D> {

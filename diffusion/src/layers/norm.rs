@@ -5,7 +5,7 @@ use burn::prelude::*;
 use burn::tensor::DType;
 use burn::tensor::activation::silu;
 
-use super::{cpu_kernels, ones, zeros};
+use super::{NormChanges, NormSlot, cpu_kernels, ones, zeros};
 
 /// `torch.nn.GroupNorm` with weight and bias ([Wu and He 2018](https://arxiv.org/abs/1803.08494)).
 #[derive(Module, Debug)]
@@ -14,6 +14,8 @@ pub struct GroupNorm {
     pub weight: Param<Tensor<1>>,
     /// `[channels]`
     pub bias: Param<Tensor<1>>,
+    /// Attached adapters.
+    pub changes: Option<NormChanges>,
     groups: usize,
     epsilon: f64,
 }
@@ -21,7 +23,21 @@ pub struct GroupNorm {
 impl GroupNorm {
     /// A norm with weight and bias. `channels` must be a multiple of `groups`.
     pub fn new(groups: usize, channels: usize, epsilon: f64, device: &Device) -> Self {
-        Self { weight: ones([channels], device), bias: zeros([channels], device), groups, epsilon }
+        let [weight, bias] = [ones([channels], device), zeros([channels], device)];
+        Self { weight, bias, changes: None, groups, epsilon }
+    }
+
+    /// The part that adapters change.
+    pub fn slot(&mut self) -> NormSlot<'_> {
+        let [width] = self.weight.lazy_shape().dims();
+        NormSlot { width, changes: &mut self.changes }
+    }
+
+    /// Weight and bias with their changes.
+    fn parameters(&self) -> (Tensor<1>, Tensor<1>) {
+        let changes = self.changes.as_ref();
+        let weight = NormChanges::apply(&self.weight, changes.and_then(|changes| changes.weight.as_ref()));
+        (weight, NormChanges::apply(&self.bias, changes.and_then(|changes| changes.bias.as_ref())))
     }
 
     /// `[batch, channels, height, width]` → the same shape
@@ -36,8 +52,9 @@ impl GroupNorm {
         let variance = centred.clone().square().mean_dim(2);
         // One factor per picture and channel, so that the large tensor is multiplied only once.
         let factor = (variance + self.epsilon).sqrt().recip().expand([batch, self.groups, channels / self.groups]);
-        let weight = self.weight.val().cast(DType::F32).reshape([1, channels, 1, 1]);
-        let bias = self.bias.val().cast(DType::F32).reshape([1, channels, 1, 1]);
+        let (weight, bias) = self.parameters();
+        let weight = weight.cast(DType::F32).reshape([1, channels, 1, 1]);
+        let bias = bias.cast(DType::F32).reshape([1, channels, 1, 1]);
         let factor = factor.reshape([batch, channels, 1, 1]) * weight;
         (centred.reshape([batch, channels, height, width]) * factor + bias).cast(dtype)
     }
@@ -51,7 +68,8 @@ impl GroupNorm {
     }
 
     fn on_cpu(&self, x: &Tensor<4>, with_silu: bool) -> Option<Tensor<4>> {
-        cpu_kernels::normalise(x, &self.weight.val(), &self.bias.val(), self.groups, self.epsilon, with_silu)
+        let (weight, bias) = self.parameters();
+        cpu_kernels::normalise(x, &weight, &bias, self.groups, self.epsilon, with_silu)
     }
 }
 
@@ -63,23 +81,36 @@ pub struct LayerNorm {
     pub weight: Option<Param<Tensor<1>>>,
     /// `[width]`
     pub bias: Option<Param<Tensor<1>>>,
+    /// Attached adapters, only with weight and bias.
+    pub changes: Option<NormChanges>,
     epsilon: f64,
 }
 
 impl LayerNorm {
     /// A norm with weight and bias.
     pub fn new(width: usize, epsilon: f64, device: &Device) -> Self {
-        Self { weight: Some(ones([width], device)), bias: Some(zeros([width], device)), epsilon }
+        let (weight, bias) = (Some(ones([width], device)), Some(zeros([width], device)));
+        Self { weight, bias, changes: None, epsilon }
     }
 
     /// A norm without parameters (`elementwise_affine=False`).
     pub fn plain(epsilon: f64) -> Self {
-        Self { weight: None, bias: None, epsilon }
+        Self { weight: None, bias: None, changes: None, epsilon }
+    }
+
+    /// The part that adapters change.
+    pub fn slot(&mut self) -> NormSlot<'_> {
+        let width = self.weight.as_ref().map_or(0, |weight| weight.lazy_shape().num_elements());
+        NormSlot { width, changes: &mut self.changes }
     }
 
     /// `[.., width]` → the same shape
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
-        let [weight, bias] = [&self.weight, &self.bias].map(|param| param.as_ref().map(|param| param.val()));
+        let changes = self.changes.as_ref();
+        let weight_change = changes.and_then(|changes| changes.weight.as_ref());
+        let bias_change = changes.and_then(|changes| changes.bias.as_ref());
+        let weight = self.weight.as_ref().map(|weight| NormChanges::apply(weight, weight_change));
+        let bias = self.bias.as_ref().map(|bias| NormChanges::apply(bias, bias_change));
         if let Some(y) = cpu_kernels::standardise(&x, weight.as_ref(), bias.as_ref(), self.epsilon) {
             return y;
         }
@@ -112,25 +143,47 @@ pub fn modulate(x: Tensor<3>, shift: Tensor<3>, scale: Tensor<3>, epsilon: f64) 
 pub struct RmsNorm {
     /// `[width]`
     pub weight: Param<Tensor<1>>,
+    /// Attached adapters.
+    pub changes: Option<NormChanges>,
     epsilon: f64,
 }
 
 impl RmsNorm {
     /// A norm with a weight of `width`.
     pub fn new(width: usize, epsilon: f64, device: &Device) -> Self {
-        Self { weight: ones([width], device), epsilon }
+        Self { weight: ones([width], device), changes: None, epsilon }
+    }
+
+    /// The part that adapters change.
+    pub fn slot(&mut self) -> NormSlot<'_> {
+        let [width] = self.weight.lazy_shape().dims();
+        NormSlot { width, changes: &mut self.changes }
     }
 
     /// `[.., width]` → the same shape
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
-        if let Some(y) = cpu_kernels::rms(&x, &self.weight.val(), self.epsilon) {
+        let Some(NormChanges { weight, bias }) = &self.changes else {
+            return self.scaled(x, self.weight.val());
+        };
+        let y = self.scaled(x, NormChanges::apply(&self.weight, weight.as_ref()));
+        match bias {
+            Some(bias) => {
+                let dtype = y.dtype();
+                y + bias.val().cast(dtype).unsqueeze()
+            }
+            None => y,
+        }
+    }
+
+    fn scaled<const D: usize>(&self, x: Tensor<D>, weight: Tensor<1>) -> Tensor<D> {
+        if let Some(y) = cpu_kernels::rms(&x, &weight, self.epsilon) {
             return y;
         }
         let dtype = x.dtype();
         let x = x.cast(DType::F32);
         let mean_square = x.clone().square().mean_dim(D - 1);
         let y = x * (mean_square + self.epsilon).sqrt().recip();
-        (y * self.weight.val().cast(DType::F32).unsqueeze()).cast(dtype)
+        (y * weight.cast(DType::F32).unsqueeze()).cast(dtype)
     }
 }
 

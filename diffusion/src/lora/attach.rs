@@ -14,7 +14,7 @@ use super::dora;
 use super::file::Adapted;
 use super::update::{Form, Magnitude, Update};
 use crate::device::weight_dtype;
-use crate::layers::{Branch, Changes, Conv2d, ConvBranch, Kronecker, Linear};
+use crate::layers::{Branch, Changes, Conv2d, ConvBranch, Kronecker, Linear, NamedLayers, NormChanges, NormSlot};
 use crate::networks::flux::FluxTransformer;
 use crate::{Error, Result};
 
@@ -23,6 +23,7 @@ pub struct Target<'a> {
     pub network: Network,
     pub linears: Vec<(String, &'a mut Linear)>,
     pub convolutions: Vec<(String, &'a mut Conv2d)>,
+    pub norms: Vec<(String, NormSlot<'a>)>,
 }
 
 /// How much of an adapter file matched the model.
@@ -32,7 +33,7 @@ pub struct MatchReport {
     pub matched: usize,
     /// The same per network.
     pub networks: BTreeMap<Network, usize>,
-    /// Layers of the file that this model does not have, under the file's names.
+    /// Layers that the file changes and that this model does not have.
     pub unmatched: Vec<String>,
     /// Where the alpha came from.
     pub alpha_source: String,
@@ -42,9 +43,15 @@ pub struct MatchReport {
 }
 
 impl<'a> Target<'a> {
+    /// All layers of a network.
+    pub fn of(network: Network, layers: NamedLayers<'a>) -> Self {
+        let NamedLayers { linears, convolutions, norms } = layers;
+        Self { network, linears, convolutions, norms }
+    }
+
     /// The linear layers of a network.
     pub fn new(network: Network, linears: Vec<(String, &'a mut Linear)>) -> Self {
-        Self { network, linears, convolutions: Vec::new() }
+        Self { network, linears, convolutions: Vec::new(), norms: Vec::new() }
     }
 
     /// Adds the network's convolutions.
@@ -53,16 +60,17 @@ impl<'a> Target<'a> {
     }
 
     /// Every layer by its path.
-    pub(super) fn layers(&mut self) -> impl Iterator<Item = (&str, Layer<'_>)> {
+    pub(super) fn layers(&mut self) -> impl Iterator<Item = (&str, Layer<'_, 'a>)> {
         let linears = self.linears.iter_mut().map(|(path, linear)| (path.as_str(), Layer::Linear(linear)));
         let convolutions = self.convolutions.iter_mut().map(|(path, conv)| (path.as_str(), Layer::Convolution(conv)));
-        linears.chain(convolutions)
+        let norms = self.norms.iter_mut().map(|(path, norm)| (path.as_str(), Layer::Norm(norm)));
+        linears.chain(convolutions).chain(norms)
     }
 }
 
 impl<'a> From<&'a mut FluxTransformer> for Target<'a> {
     fn from(transformer: &'a mut FluxTransformer) -> Self {
-        Self::new(Network::Transformer, transformer.linears())
+        Self::of(Network::Transformer, transformer.layers())
     }
 }
 
@@ -123,7 +131,7 @@ fn fit<'a>(
     let mut report = MatchReport {
         matched: 0,
         networks: BTreeMap::new(),
-        unmatched: file.others().to_vec(),
+        unmatched: Vec::new(),
         alpha_source: file.alpha_source().to_owned(),
         bytes: 0,
     };
@@ -151,7 +159,7 @@ fn fit<'a>(
         let blocks = file.modules().iter().any(|module| shapes.keys().any(|(network, _)| *network == module.network));
         let why =
             if blocks { "which has other blocks than this model" } else { "and this model is none of its family" };
-        return Err(Error::Adapter(format!("it looks like {}, {why}", file.family())));
+        return Err(Error::Adapter(format!("{} looks like {}, {why}", file.name(), file.family())));
     }
     Ok((report, fitting))
 }
@@ -176,21 +184,23 @@ fn misfit(file: &LoraFile, module: &Adapted, shape: [usize; 4]) -> Error {
     };
     let theirs = module.update.delta.as_ref().map_or("other".to_owned(), |delta| size(delta.shape()));
     Error::Adapter(format!(
-        "it looks like {} for a model of another size: {} is {theirs} there and {} in this model",
+        "{} looks like {} for a model of another size: {} is {theirs} there and {} in this model",
+        file.name(),
         file.family(),
         module.path,
         size(shape)
     ))
 }
 
-/// A linear layer or a convolution.
-pub(super) enum Layer<'a> {
-    Linear(&'a mut Linear),
-    Convolution(&'a mut Conv2d),
+/// A layer that adapters can be attached to.
+pub(super) enum Layer<'l, 'a> {
+    Linear(&'l mut Linear),
+    Convolution(&'l mut Conv2d),
+    Norm(&'l mut NormSlot<'a>),
 }
 
-impl Layer<'_> {
-    /// `[out, in, kernel height, kernel width]`
+impl Layer<'_, '_> {
+    /// `[out, in, kernel height, kernel width]`, of a norm `[channels, 1, 1, 1]`
     pub(super) fn shape(&self) -> [usize; 4] {
         match self {
             Self::Linear(linear) => {
@@ -198,6 +208,7 @@ impl Layer<'_> {
                 [outputs, inputs, 1, 1]
             }
             Self::Convolution(convolution) => convolution.weight.lazy_shape().dims(),
+            Self::Norm(norm) => [norm.width, 1, 1, 1],
         }
     }
 
@@ -206,20 +217,21 @@ impl Layer<'_> {
         match self {
             Self::Linear(linear) => (linear.branches, linear.changes) = (Vec::new(), None),
             Self::Convolution(convolution) => (convolution.branches, convolution.changes) = (Vec::new(), None),
+            Self::Norm(norm) => *norm.changes = None,
         }
     }
 
-    /// Its weight in f32, without autodiff, on the layer's device.
-    pub(super) fn weight(&self) -> Tensor<4> {
-        match self {
+    /// Its weight in f32, without autodiff, on the layer's device; `None` for a norm.
+    pub(super) fn weight(&self) -> Option<Tensor<4>> {
+        let weight = match self {
             Self::Linear(linear) => linear.weight.value(DType::F32).reshape(self.shape()),
             Self::Convolution(convolution) => convolution.weight.val(),
-        }
-        .inner()
-        .cast(DType::F32)
+            Self::Norm(_) => return None,
+        };
+        Some(weight.inner().cast(DType::F32))
     }
 
-    fn set_updates(&mut self, updates: &[(Update, f64)], device: &Device) {
+    pub(super) fn set_updates(&mut self, updates: &[(Update, f64)], device: &Device) {
         let (mut sum, dtype) = (Sum::default(), weight_dtype(device));
         for (update, strength) in updates {
             sum.add(update, *strength, &|| self.weight(), device);
@@ -251,6 +263,10 @@ impl Layer<'_> {
                     .collect();
                 convolution.changes = sum.changes(dtype, |weight| weight);
             }
+            Self::Norm(norm) => {
+                let weight = sum.delta.map(|delta| Param::from_tensor(delta.flatten::<1>(0, 3)));
+                *norm.changes = Some(NormChanges { weight, bias: sum.bias.map(Param::from_tensor) });
+            }
         }
     }
 }
@@ -267,17 +283,18 @@ struct Sum {
 }
 
 impl Sum {
-    fn add(&mut self, update: &Update, strength: f64, weight: &dyn Fn() -> Tensor<4>, device: &Device) {
+    fn add(&mut self, update: &Update, strength: f64, weight: &dyn Fn() -> Option<Tensor<4>>, device: &Device) {
         let scale = update.scale * strength;
         if let Some(bias) = &update.bias {
             accumulate(&mut self.bias, bias.tensor(device) * strength);
         }
         let Some(delta) = &update.delta else { return };
-        let Some(magnitude) = &update.magnitude else {
+        let Some((magnitude, weight)) = update.magnitude.as_ref().and_then(|magnitude| Some((magnitude, weight()?)))
+        else {
             return self.push(delta.form(device), scale);
         };
         let dense = delta.dense(device);
-        let gain = dora::gain(magnitude, weight().to_device(device) + dense.clone() * scale, device);
+        let gain = dora::gain(magnitude, weight.to_device(device) + dense.clone() * scale, device);
         // Scaling the rows of W + ΔW equals W plus (gain − 1) W plus the scaled ΔW.
         let form = match delta.form(device) {
             Form::Kronecker { .. } | Form::Full(_) => Form::Full(gain.of_weight(dense)),

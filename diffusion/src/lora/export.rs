@@ -7,7 +7,7 @@ use std::path::Path;
 use burn::prelude::*;
 use burn::tensor::DType;
 use formats::adapter::keys::{self, Key, Share, flux};
-use formats::adapter::{Dtype, Format};
+use formats::adapter::{AlphaRule, Dtype, Format, MULTIPLIED};
 use serde_json::{Map, Value, json};
 
 use super::file::Adapted;
@@ -18,14 +18,7 @@ use crate::checkpoint::{self, Stored};
 use crate::{Error, Result};
 
 /// Header fields that would contradict the tensors.
-const STALE: [&str; 6] = [
-    "lora_adapter_metadata",
-    "ss_network_alpha",
-    "ss_network_dim",
-    "ss_network_module",
-    "sshs_model_hash",
-    "sshs_legacy_hash",
-];
+const STALE: [&str; 4] = ["ss_network_dim", "ss_network_module", "sshs_model_hash", "sshs_legacy_hash"];
 
 /// Writes an adapter in `format`, completely or not at all. The header is kept, except for fields about alpha and
 /// hashes.
@@ -37,9 +30,10 @@ pub fn export(file: &LoraFile, format: Format, dtype: Dtype, path: &Path) -> Res
     };
     let modules = named(file, format)?;
     let mut header = file.metadata().clone();
-    STALE.iter().for_each(|field| {
-        header.remove(*field);
-    });
+    header.retain(|field, _| !STALE.contains(&&**field) && !AlphaRule::reads(field));
+    if format != Format::Kohya {
+        header.insert(MULTIPLIED.0.to_owned(), MULTIPLIED.1.to_owned());
+    }
     if format == Format::Peft {
         header.extend(mixed_ranks(file).map(|text| ("lora_adapter_metadata".to_owned(), text)));
     }

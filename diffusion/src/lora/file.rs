@@ -1,24 +1,25 @@
-//! Reads and validates one adapter file of any trainer, as a table of updates by network and module path.
+//! Reads one adapter file of any trainer into memory, as a table of updates by network and module path.
+//! `formats::adapter` checks names, shapes and data types; the values are checked here.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 use burn::tensor::DType;
-use formats::adapter::keys::{self, Key, Module, Part};
-use formats::adapter::{AdapterFamily, AlphaRule, Inspection, Network};
+use formats::adapter::keys::Part;
+use formats::adapter::{
+    self, AdapterFamily, Algorithm, AlphaRule, CONFIG_FILE, Contents, Inspection, MAX_CONFIG_BYTES, Network,
+};
 
-use super::update::{Array, Delta, HIGHEST_RANK, LoHa, LoKr, LowRank, Magnitude, Side, Update};
+use super::update::{Array, Delta, LoHa, LoKr, LowRank, Magnitude, Side, Update};
 use crate::checkpoint::Checkpoint;
 use crate::{Error, Result};
-
-/// Size limit in bytes for `adapter_config.json`.
-const CONFIG_LIMIT: u64 = 1 << 20;
 
 /// A validated adapter of FLUX.1 or Stable Diffusion, in memory.
 #[derive(Debug, Clone)]
 pub struct LoraFile {
+    name: String,
     modules: Vec<Adapted>,
-    others: Vec<String>,
+    warnings: Vec<String>,
     alpha_source: String,
     metadata: BTreeMap<String, String>,
 }
@@ -31,63 +32,50 @@ pub(super) struct Adapted {
     pub update: Update,
 }
 
-/// The tensors of one module of a file.
-#[derive(Debug)]
-struct Parts {
-    module: Module,
-    tensors: BTreeMap<Part, String>,
-}
-
 impl LoraFile {
-    /// Reads a safetensors file, regardless of its name.
+    /// Reads a safetensors file, regardless of its name, and PEFT's `adapter_config.json` beside it.
     ///
     /// # Errors
     /// Rejects pickles, unknown algorithms, adapters of other model families, ranks above 512, values that are not
-    /// finite, tensors that do not belong together, and an alpha of 0 everywhere, which would make the adapter a no-op.
+    /// finite, and tensors that do not belong together.
     pub fn open(path: &Path) -> Result<Self> {
+        Self::open_as(path, &path.display().to_string())
+    }
+
+    /// The same, with the name that its owner knows it by, for messages.
+    pub fn open_as(path: &Path, name: &str) -> Result<Self> {
+        Self::read(path, name).map_err(|error| match error {
+            Error::Malformed { reason, .. } => Error::malformed(name, reason),
+            Error::File { source, .. } => Error::File { path: PathBuf::from(name), source },
+            other => other,
+        })
+    }
+
+    fn read(path: &Path, name: &str) -> Result<Self> {
         let file = Checkpoint::open(path)?;
-        let names: Vec<String> = file.names().map(str::to_owned).collect();
-        let mut modules: BTreeMap<String, Parts> = BTreeMap::new();
-        let mut others = BTreeSet::new();
-        for name in &names {
-            match keys::parse(name) {
-                Key::Unsupported(kind) => {
-                    return Err(Error::Adapter(keys::not_used(kind)));
-                }
-                Key::Other { layer } => {
-                    others.insert(layer);
-                }
-                Key::Known { module, part } => {
-                    let parts = modules
-                        .entry(module.name.clone())
-                        .or_insert_with(|| Parts { module, tensors: BTreeMap::new() });
-                    if parts.tensors.insert(part, name.clone()).is_some() {
-                        return Err(Error::malformed(path, format!("{} is there twice", parts.module.name)));
-                    }
-                }
-            }
+        let contents = Contents::read(&file.header(), config_beside(path)?.as_deref());
+        let contents = contents.map_err(|reason| Error::malformed(path, reason))?;
+        let mut modules = Vec::new();
+        for found in &contents.modules {
+            modules.extend(Reader { path, file: &file, found }.read(&contents.alpha)?);
         }
-        if modules.is_empty() {
-            return Err(Error::Adapter(keys::not_known(&names)));
-        }
-        let has_alpha = modules.values().any(|parts| parts.tensors.contains_key(&Part::Alpha));
-        let rule = AlphaRule::read(file.metadata(), config_beside(path)?.as_deref(), has_alpha)
-            .map_err(|reason| Error::malformed(path, reason))?;
-        let mut adapted = Vec::new();
-        for parts in modules.values() {
-            let reader = Reader { path, file: &file, parts };
-            adapted.extend(reader.read(&rule)?);
-        }
+        let mut warnings = contents.warnings();
         let idle = |update: &Update| update.scale == 0.0 && update.magnitude.is_none() && update.bias.is_none();
-        if adapted.iter().all(|module: &Adapted| idle(&module.update)) {
-            return Err(Error::Adapter("its alpha is 0 everywhere, so it would change nothing".into()));
+        if modules.iter().all(|module| idle(&module.update)) {
+            warnings.push("alpha is 0 everywhere, so it changes nothing".to_owned());
         }
         Ok(Self {
-            modules: adapted,
-            others: others.into_iter().collect(),
-            alpha_source: rule.source.to_owned(),
+            name: name.to_owned(),
+            modules,
+            warnings,
+            alpha_source: contents.alpha.source.to_owned(),
             metadata: file.metadata().clone(),
         })
+    }
+
+    /// The name for messages.
+    pub(super) fn name(&self) -> &str {
+        &self.name
     }
 
     /// Updates by network and path. A module may occur twice.
@@ -95,9 +83,9 @@ impl LoraFile {
         &self.modules
     }
 
-    /// Layers of the file that are unknown.
-    pub(super) fn others(&self) -> &[String] {
-        &self.others
+    /// Assumptions and parts without effect, as sentences without a full stop.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
     }
 
     pub(super) fn alpha_source(&self) -> &str {
@@ -127,68 +115,51 @@ impl LoraFile {
     }
 }
 
-/// Describes a file from its header alone.
+/// Describes a file from its header, and the config beside it.
 pub fn inspect(path: &Path) -> Result<Inspection> {
     let file = Checkpoint::open(path)?;
-    formats::adapter::inspect_header(&file.header()).map_err(Error::Adapter)
+    adapter::inspect(&file.header(), config_beside(path)?.as_deref()).map_err(Error::Adapter)
 }
 
 /// PEFT's `adapter_config.json` in the same folder.
 fn config_beside(path: &Path) -> Result<Option<String>> {
-    let beside = path.with_file_name("adapter_config.json");
-    let there = std::fs::metadata(&beside).is_ok_and(|file| file.is_file() && file.len() <= CONFIG_LIMIT);
-    there.then(|| std::fs::read_to_string(&beside).map_err(Error::file(&beside))).transpose()
+    let beside = path.with_file_name(CONFIG_FILE);
+    let Ok(about) = std::fs::metadata(&beside) else { return Ok(None) };
+    if about.len() > MAX_CONFIG_BYTES {
+        return Err(Error::malformed(path, format!("{CONFIG_FILE} is larger than {MAX_CONFIG_BYTES} bytes")));
+    }
+    std::fs::read_to_string(&beside).map(Some).map_err(Error::file(&beside))
 }
 
-/// The tensors of one module while it is read.
+/// One module while its values are read.
 struct Reader<'a> {
     path: &'a Path,
     file: &'a Checkpoint,
-    parts: &'a Parts,
+    found: &'a adapter::Adapted,
 }
 
 impl Reader<'_> {
     /// The updates of one module of a file: several if the file fuses layers that this network keeps separate.
     fn read(&self, rule: &AlphaRule) -> Result<Vec<Adapted>> {
-        for name in self.parts.tensors.values() {
-            if self.file.shape(name)?.contains(&0) {
-                return Err(self.refused(&format!("a tensor is empty; ranks of 1 to {HIGHEST_RANK} are possible")));
-            }
-        }
+        let module = &self.found.module;
         let delta = self.delta()?;
-        let alpha = match (self.parts.tensors.get(&Part::Alpha), &delta) {
+        let alpha = match (self.found.tensors.get(&Part::Alpha), self.found.rank) {
             // LyCORIS writes an arbitrary number where alpha has no meaning.
-            (Some(name), Some(delta)) if delta.rank().is_some() => match self.file.read_f32(name)?.as_slice() {
-                [alpha] if alpha.is_finite() => Some(f64::from(*alpha)),
-                _ => return Err(self.refused("its alpha is not one finite number")),
-            },
+            (Some(name), Some(_)) => Some(self.file.read_number(name)?),
             _ => None,
         };
-        let Module { network, targets, .. } = &self.parts.module;
-        let mut adapted = Vec::with_capacity(targets.len());
-        for (path, share) in targets {
-            let scale = match delta.as_ref().and_then(Delta::rank) {
-                // A fused layer may hold the factors of each part side by side.
-                Some(rank) if rank > HIGHEST_RANK * targets.len() => {
-                    return Err(self.refused(&format!("its rank is {rank}; 1 to {HIGHEST_RANK} is possible")));
-                }
-                Some(rank) => rule.scale(*network, path, rank, alpha),
+        if alpha.is_some_and(|alpha| !alpha.is_finite()) {
+            return Err(self.refused("its alpha is not one finite number"));
+        }
+        let mut adapted = Vec::with_capacity(module.targets.len());
+        for (path, share) in &module.targets {
+            let scale = match self.found.rank {
+                Some(rank) => rule.scale(module.network, &module.names(path), rank, alpha),
                 None => 1.0,
             };
-            if !scale.is_finite() {
-                return Err(self.refused("its alpha is not finite"));
-            }
-            let whole = Update {
-                magnitude: self.magnitude(delta.as_ref())?,
-                bias: self.bias(scale)?,
-                delta: delta.clone(),
-                scale,
-            };
-            let update = whole.share(*share).ok_or_else(|| {
-                let outputs = delta.as_ref().map_or(0, |delta| delta.shape()[0]);
-                self.refused(&format!("{outputs} outputs cannot be shared among the layers it fuses"))
-            })?;
-            adapted.push(Adapted { network: *network, path: path.clone(), update });
+            let whole = Update { magnitude: self.magnitude()?, bias: self.bias(scale)?, delta: delta.clone(), scale };
+            let update = whole.share(*share).ok_or_else(|| self.refused("its outputs cannot be shared"))?;
+            adapted.push(Adapted { network: module.network, path: path.clone(), update });
         }
         // A trainer that fuses layers of which only some are adapted writes zeros for the others.
         let idle = |module: &Adapted| {
@@ -204,46 +175,31 @@ impl Reader<'_> {
 
     /// ΔW; `None` if only the bias changes.
     fn delta(&self) -> Result<Option<Delta>> {
-        let has = |parts: &[Part]| parts.iter().any(|part| self.parts.tensors.contains_key(part));
-        let low_rank = has(&[Part::Down, Part::Up, Part::Mid]);
-        let loha = has(&[Part::HadaW1A, Part::HadaW1B, Part::HadaW2A, Part::HadaW2B]);
-        let lokr = has(&[Part::LokrW1, Part::LokrW1A, Part::LokrW1B, Part::LokrW2, Part::LokrW2A, Part::LokrW2B]);
-        let full = has(&[Part::Diff]);
-        let delta = match (low_rank, loha, lokr, full) {
-            (true, false, false, false) => {
+        let delta = match self.found.algorithm {
+            _ if self.found.weight.is_none() => return Ok(None),
+            Algorithm::Bias => return Ok(None),
+            Algorithm::Lora | Algorithm::Locon => {
                 let (down, up) = (self.needed(Part::Down)?, self.needed(Part::Up)?);
                 LowRank::new(down, self.array(Part::Mid)?, up).map(Delta::LowRank)
             }
-            (false, true, false, false) => {
+            Algorithm::Loha => {
                 let a = [self.needed(Part::HadaW1A)?, self.needed(Part::HadaW2A)?];
                 let b = [self.needed(Part::HadaW1B)?, self.needed(Part::HadaW2B)?];
                 let cores = match (self.array(Part::HadaT1)?, self.array(Part::HadaT2)?) {
                     (Some(first), Some(second)) => Some([first, second]),
-                    (None, None) => None,
-                    _ => return Err(self.refused("one of its two cores is missing")),
+                    _ => None,
                 };
                 LoHa::new(a, b, cores).map(Delta::LoHa)
             }
-            (false, false, true, false) => {
+            Algorithm::Lokr => {
                 let left = self.side(Part::LokrW1, Part::LokrW1A, Part::LokrW1B, None)?;
                 let core = self.array(Part::LokrT2)?;
                 let right = self.side(Part::LokrW2, Part::LokrW2A, Part::LokrW2B, core)?;
                 LoKr::new(left, right).map(Delta::LoKr)
             }
-            (false, false, false, true) => Some(self.needed(Part::Diff)?).filter(Array::is_weight).map(Delta::Full),
-            (false, false, false, false) if has(&[Part::DiffBias]) => return Ok(None),
-            (false, false, false, false) => return Err(self.refused("its factors are missing")),
-            _ => return Err(self.refused("it holds tensors of several algorithms")),
+            Algorithm::Full | Algorithm::Norm => Some(Delta::Full(self.needed(Part::Diff)?)),
         };
-        delta.map(Some).ok_or_else(|| {
-            let shapes: Vec<String> = self
-                .parts
-                .tensors
-                .values()
-                .filter_map(|name| Some(format!("{:?}", self.file.shape(name).ok()?)))
-                .collect();
-            self.refused(&format!("the shapes of its tensors do not belong together: {}", shapes.join(", ")))
-        })
+        delta.map(Some).ok_or_else(|| self.refused("the shapes of its tensors do not belong together"))
     }
 
     fn side(&self, whole: Part, a: Part, b: Part, core: Option<Array>) -> Result<Side> {
@@ -253,23 +209,17 @@ impl Reader<'_> {
         }
     }
 
-    fn magnitude(&self, delta: Option<&Delta>) -> Result<Option<Magnitude>> {
-        let Some(outputs) = delta.map(|delta| delta.shape()[0]) else { return Ok(None) };
-        let flat = |array: Array| Array { shape: vec![array.values.len()], values: array.values };
-        if let Some(vector) = self.array(Part::MagnitudeVector)? {
-            return if vector.values.len() == outputs {
-                Ok(Some(Magnitude::Outputs(flat(vector))))
-            } else {
-                Err(self.refused("its magnitudes are not one for each output"))
-            };
-        }
-        let Some(scale) = self.array(Part::DoraScale)? else { return Ok(None) };
-        match (scale.shape.first() == Some(&outputs), scale.values.len() == outputs) {
-            (true, true) => Ok(Some(Magnitude::Outputs(flat(scale)))),
-            (true, false) if outputs > 1 => Err(self.refused("its magnitudes are not one for each output")),
-            // The number of inputs is known only once the layer is: LyCORIS flattens kernels.
-            _ => Ok(Some(Magnitude::Inputs(flat(scale)))),
-        }
+    fn magnitude(&self) -> Result<Option<Magnitude>> {
+        let Some(over) = self.found.magnitude else { return Ok(None) };
+        let values = match self.array(Part::MagnitudeVector)? {
+            Some(vector) => vector.values,
+            None => self.needed(Part::DoraScale)?.values,
+        };
+        let flat = Array { shape: vec![values.len()], values };
+        Ok(Some(match over {
+            adapter::Magnitude::Outputs => Magnitude::Outputs(flat),
+            adapter::Magnitude::Inputs => Magnitude::Inputs(flat),
+        }))
     }
 
     /// The change of the bias at strength 1. PEFT's is multiplied by the scale.
@@ -278,22 +228,18 @@ impl Reader<'_> {
             values: bias.values.iter().map(|value| (f64::from(*value) * scale) as f32).collect(),
             shape: bias.shape,
         });
-        let bias = match scaled {
-            Some(bias) => Some(bias),
-            None => self.array(Part::DiffBias)?,
-        };
-        match bias {
-            Some(bias) if bias.shape.len() != 1 => Err(self.refused("its bias is no vector")),
-            bias => Ok(bias),
+        match scaled {
+            Some(bias) => Ok(Some(bias)),
+            None => self.array(Part::DiffBias),
         }
     }
 
     fn needed(&self, part: Part) -> Result<Array> {
-        self.array(part)?.ok_or_else(|| self.refused(&format!("one of its factors is missing ({part:?})")))
+        self.array(part)?.ok_or_else(|| self.refused(&format!("its tensor {part:?} is missing")))
     }
 
     fn array(&self, part: Part) -> Result<Option<Array>> {
-        let Some(name) = self.parts.tensors.get(&part) else { return Ok(None) };
+        let Some(name) = self.found.tensors.get(&part) else { return Ok(None) };
         let values = self.file.read_f32(name)?;
         if values.iter().any(|value| !value.is_finite()) {
             return Err(self.refused("it holds values that are not finite"));
@@ -302,6 +248,6 @@ impl Reader<'_> {
     }
 
     fn refused(&self, reason: &str) -> Error {
-        Error::malformed(self.path, format!("{}: {reason}", self.parts.module.name))
+        Error::malformed(self.path, format!("{}: {reason}", self.found.module.name))
     }
 }

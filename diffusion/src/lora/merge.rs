@@ -22,6 +22,8 @@ pub struct Merged(BTreeMap<(Network, String), Original>);
 /// Weight and bias of one layer.
 #[derive(Debug)]
 enum Original {
+    /// A norm keeps its parameters: its changes cost nothing.
+    Norm,
     Linear(Weight, Option<Param<Tensor<1>>>),
     Convolution(Param<Tensor<4>>, Option<Param<Tensor<1>>>),
 }
@@ -34,7 +36,8 @@ pub fn merge(targets: &mut [Target], loras: &[(&LoraFile, f64)]) -> Result<(Vec<
     if targets.iter_mut().any(|target| target.layers().any(|(_, layer)| packed(&layer))) {
         return Err(Error::Invalid("adapters are merged into full weights only; attach them to packed ones".into()));
     }
-    let (reports, mut updates) = attach::fitting(targets, loras, &Device::flex())?;
+    let device = Device::flex();
+    let (reports, mut updates) = attach::fitting(targets, loras, &device)?;
     let mut originals = BTreeMap::new();
     for target in targets {
         let network = target.network;
@@ -42,7 +45,7 @@ pub fn merge(targets: &mut [Target], loras: &[(&LoraFile, f64)]) -> Result<(Vec<
             layer.clear();
             let key = (network, path.to_owned());
             if let Some(updates) = updates.remove(&key) {
-                originals.insert(key, change(&mut layer, &updates));
+                originals.insert(key, change(&mut layer, &updates, &device));
             }
         }
     }
@@ -62,6 +65,7 @@ impl Merged {
                     (Some(Original::Convolution(weight, bias)), Layer::Convolution(convolution)) => {
                         (convolution.weight, convolution.bias) = (weight, bias);
                     }
+                    (Some(Original::Norm), mut layer) => layer.clear(),
                     _ => {}
                 }
             }
@@ -70,8 +74,12 @@ impl Merged {
 }
 
 /// Changes weight and bias of a layer in their own dtypes, and returns the originals.
-fn change(layer: &mut Layer, updates: &[(Update, f64)]) -> Original {
-    let (weight, shift) = changed(&layer.weight(), updates);
+fn change(layer: &mut Layer, updates: &[(Update, f64)], device: &Device) -> Original {
+    let Some(weight) = layer.weight() else {
+        layer.set_updates(updates, device);
+        return Original::Norm;
+    };
+    let (weight, shift) = changed(&weight, updates);
     let biased = |bias: &Option<Param<Tensor<1>>>| {
         let Some(shift) = &shift else { return bias.clone() };
         let sum = match bias {
@@ -81,6 +89,7 @@ fn change(layer: &mut Layer, updates: &[(Update, f64)]) -> Original {
         Some(Param::from_tensor(sum))
     };
     match layer {
+        Layer::Norm(_) => Original::Norm,
         Layer::Linear(linear) => {
             let old = linear.weight.value(DType::F32);
             let weight = Weight::Full(Param::from_tensor(weight.reshape(old.dims()).cast(old.dtype())));

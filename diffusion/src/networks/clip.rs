@@ -10,7 +10,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::{self, Checkpoint};
 use crate::error::{Error, Result};
-use crate::layers::{Embedding, LayerNorm, Linear, attention, gelu_exact, gelu_quick, join_heads, split_heads};
+use crate::layers::{
+    Embedding, LayerNorm, Linear, NamedLayers, attention, gelu_exact, gelu_quick, join_heads, split_heads,
+};
 
 /// The encoder's `config.json`, with the defaults of `transformers`' `CLIPTextConfig`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -214,23 +216,35 @@ impl ClipTextModel {
         self.text_model.final_layer_norm.forward(hidden)
     }
 
-    /// Every linear layer with its path: the layers that adapters can be attached to.
-    pub fn linears(&mut self) -> Vec<(String, &mut Linear)> {
-        let layers = self.text_model.encoder.layers.iter_mut().enumerate();
-        let named = layers.flat_map(|(number, EncoderLayer { self_attn, mlp, .. })| {
+    /// Every layer that adapters can be attached to.
+    pub fn layers(&mut self) -> NamedLayers<'_> {
+        let mut all = NamedLayers::default();
+        for (number, layer) in self.text_model.encoder.layers.iter_mut().enumerate() {
+            let path = format!("text_model.encoder.layers.{number}");
+            let EncoderLayer { self_attn, mlp, layer_norm1, layer_norm2 } = layer;
             let SelfAttention { k_proj, v_proj, q_proj, out_proj, .. } = self_attn;
-            let all = [
+            for (name, linear) in [
                 ("self_attn.k_proj", k_proj),
                 ("self_attn.v_proj", v_proj),
                 ("self_attn.q_proj", q_proj),
                 ("self_attn.out_proj", out_proj),
                 ("mlp.fc1", &mut mlp.fc1),
                 ("mlp.fc2", &mut mlp.fc2),
-            ];
-            all.map(|(name, linear)| (format!("text_model.encoder.layers.{number}.{name}"), linear))
-        });
-        let projection = self.text_projection.as_mut().map(|projection| ("text_projection".to_owned(), projection));
-        named.chain(projection).collect()
+            ] {
+                all.linear(&path, name, linear);
+            }
+            all.norm(&path, "layer_norm1", layer_norm1.slot());
+            all.norm(&path, "layer_norm2", layer_norm2.slot());
+        }
+        all.norm("text_model", "final_layer_norm", self.text_model.final_layer_norm.slot());
+        let projection = self.text_projection.as_mut();
+        all.linears.extend(projection.map(|projection| ("text_projection".to_owned(), projection)));
+        all
+    }
+
+    /// Every linear layer with its path.
+    pub fn linears(&mut self) -> Vec<(String, &mut Linear)> {
+        self.layers().linears
     }
 }
 

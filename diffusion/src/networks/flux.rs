@@ -13,7 +13,9 @@ use burn::tensor::activation::silu;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::layers::{self, LayerNorm, Linear, RmsNorm, attention, gelu_tanh, join_heads, sinusoidal, split_heads};
+use crate::layers::{
+    self, LayerNorm, Linear, NamedLayers, RmsNorm, attention, gelu_tanh, join_heads, sinusoidal, split_heads,
+};
 
 /// The transformer's `config.json`, with the defaults of diffusers' `FluxTransformer2DModel`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -172,28 +174,30 @@ impl FluxTransformer {
         Rotary::new(&self.axes, text, rows, columns, device)
     }
 
-    /// Every linear layer with its path: the layers that adapters can be attached to.
-    pub fn linears(&mut self) -> Vec<(String, &mut Linear)> {
+    /// Every layer that adapters can be attached to.
+    pub fn layers(&mut self) -> NamedLayers<'_> {
+        let mut all = NamedLayers::default();
+        for (name, linear) in [
+            ("x_embedder", &mut self.x_embedder),
+            ("context_embedder", &mut self.context_embedder),
+            ("norm_out.linear", &mut self.norm_out.linear),
+            ("proj_out", &mut self.proj_out),
+        ] {
+            all.linears.push((name.to_owned(), linear));
+        }
         let embed = &mut self.time_text_embed;
-        let mut all = vec![
-            ("x_embedder".to_owned(), &mut self.x_embedder),
-            ("context_embedder".to_owned(), &mut self.context_embedder),
-            ("norm_out.linear".to_owned(), &mut self.norm_out.linear),
-            ("proj_out".to_owned(), &mut self.proj_out),
-        ];
         let guidance = embed.guidance_embedder.as_mut().map(|layers| ("guidance_embedder", layers));
         let others = [("timestep_embedder", &mut embed.timestep_embedder), ("text_embedder", &mut embed.text_embedder)];
         for (name, layers) in others.into_iter().chain(guidance) {
-            all.push((format!("time_text_embed.{name}.linear_1"), &mut layers.linear_1));
-            all.push((format!("time_text_embed.{name}.linear_2"), &mut layers.linear_2));
+            let path = format!("time_text_embed.{name}");
+            all.linear(&path, "linear_1", &mut layers.linear_1);
+            all.linear(&path, "linear_2", &mut layers.linear_2);
         }
         for (number, block) in self.transformer_blocks.iter_mut().enumerate() {
-            let named = block.linears().into_iter();
-            all.extend(named.map(|(name, linear)| (format!("transformer_blocks.{number}.{name}"), linear)));
+            block.name_layers(&format!("transformer_blocks.{number}"), &mut all);
         }
         for (number, block) in self.single_transformer_blocks.iter_mut().enumerate() {
-            let named = block.linears().into_iter();
-            all.extend(named.map(|(name, linear)| (format!("single_transformer_blocks.{number}.{name}"), linear)));
+            block.name_layers(&format!("single_transformer_blocks.{number}"), &mut all);
         }
         all
     }
@@ -203,6 +207,11 @@ impl FluxTransformer {
     pub(crate) fn block_linears(&mut self) -> Vec<(String, &mut Linear)> {
         let wanted = |path: &str| path.contains("transformer_blocks.") && !path.contains(".norm");
         self.linears().into_iter().filter(|(path, _)| wanted(path)).collect()
+    }
+
+    /// Every linear layer with its path.
+    pub fn linears(&mut self) -> Vec<(String, &mut Linear)> {
+        self.layers().linears
     }
 
     /// The velocity of each token, `[batch, tokens, out_channels]`.
@@ -449,10 +458,10 @@ impl DoubleBlock {
         }
     }
 
-    fn linears(&mut self) -> [(&'static str, &mut Linear); 14] {
+    fn name_layers<'a>(&'a mut self, path: &str, all: &mut NamedLayers<'a>) {
         let Self { norm1, norm1_context, attn, ff, ff_context } = self;
         let [to_out] = &mut attn.to_out;
-        [
+        for (name, linear) in [
             ("norm1.linear", &mut norm1.linear),
             ("norm1_context.linear", &mut norm1_context.linear),
             ("attn.to_q", &mut attn.to_q),
@@ -467,7 +476,17 @@ impl DoubleBlock {
             ("ff.net.2", &mut ff.net.2),
             ("ff_context.net.0.proj", &mut ff_context.net.0.proj),
             ("ff_context.net.2", &mut ff_context.net.2),
-        ]
+        ] {
+            all.linear(path, name, linear);
+        }
+        for (name, norm) in [
+            ("attn.norm_q", &mut attn.norm_q),
+            ("attn.norm_k", &mut attn.norm_k),
+            ("attn.norm_added_q", &mut attn.norm_added_q),
+            ("attn.norm_added_k", &mut attn.norm_added_k),
+        ] {
+            all.norm(path, name, norm.slot());
+        }
     }
 
     /// image `[batch, tokens, width]`, context `[batch, text, width]`, condition `[batch, width]`
@@ -559,15 +578,20 @@ impl SingleBlock {
         }
     }
 
-    fn linears(&mut self) -> [(&'static str, &mut Linear); 6] {
-        [
-            ("norm.linear", &mut self.norm.linear),
-            ("attn.to_q", &mut self.attn.to_q),
-            ("attn.to_k", &mut self.attn.to_k),
-            ("attn.to_v", &mut self.attn.to_v),
-            ("proj_mlp", &mut self.proj_mlp),
-            ("proj_out", &mut self.proj_out),
-        ]
+    fn name_layers<'a>(&'a mut self, path: &str, all: &mut NamedLayers<'a>) {
+        let Self { norm, proj_mlp, proj_out, attn } = self;
+        for (name, linear) in [
+            ("norm.linear", &mut norm.linear),
+            ("attn.to_q", &mut attn.to_q),
+            ("attn.to_k", &mut attn.to_k),
+            ("attn.to_v", &mut attn.to_v),
+            ("proj_mlp", proj_mlp),
+            ("proj_out", proj_out),
+        ] {
+            all.linear(path, name, linear);
+        }
+        all.norm(path, "attn.norm_q", attn.norm_q.slot());
+        all.norm(path, "attn.norm_k", attn.norm_k.slot());
     }
 
     /// `[batch, text + tokens, width]` → the same shape

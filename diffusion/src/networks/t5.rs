@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::{self, Checkpoint};
 use crate::error::{Error, Result};
-use crate::layers::{Embedding, Linear, RmsNorm, attention, gelu_tanh, join_heads, split_heads};
+use crate::layers::{Embedding, Linear, NamedLayers, RmsNorm, attention, gelu_tanh, join_heads, split_heads};
 
 /// The encoder's `config.json`, with the defaults of `transformers`' `T5Config` except for the kind of feed-forward
 /// layer.
@@ -165,13 +165,14 @@ impl T5Encoder {
         self.encoder.final_layer_norm.forward(hidden).cast(dtype)
     }
 
-    /// Every linear layer with its path: the layers that adapters can be attached to.
-    pub fn linears(&mut self) -> Vec<(String, &mut Linear)> {
-        let blocks = self.encoder.block.iter_mut().enumerate();
-        let named = blocks.flat_map(|(number, Block { layer: (attention, feed_forward) })| {
+    /// Every layer that adapters can be attached to.
+    pub fn layers(&mut self) -> NamedLayers<'_> {
+        let mut all = NamedLayers::default();
+        for (number, Block { layer: (attention, feed_forward) }) in self.encoder.block.iter_mut().enumerate() {
+            let path = format!("encoder.block.{number}.layer");
             let SelfAttention { q, k, v, o, .. } = &mut attention.SelfAttention;
             let FeedForward { wi_0, wi_1, wo } = &mut feed_forward.DenseReluDense;
-            let all = [
+            for (name, linear) in [
                 ("0.SelfAttention.q", q),
                 ("0.SelfAttention.k", k),
                 ("0.SelfAttention.v", v),
@@ -179,10 +180,19 @@ impl T5Encoder {
                 ("1.DenseReluDense.wi_0", wi_0),
                 ("1.DenseReluDense.wi_1", wi_1),
                 ("1.DenseReluDense.wo", wo),
-            ];
-            all.map(|(name, linear)| (format!("encoder.block.{number}.layer.{name}"), linear))
-        });
-        named.collect()
+            ] {
+                all.linear(&path, name, linear);
+            }
+            all.norm(&path, "0.layer_norm", attention.layer_norm.slot());
+            all.norm(&path, "1.layer_norm", feed_forward.layer_norm.slot());
+        }
+        all.norm("encoder", "final_layer_norm", self.encoder.final_layer_norm.slot());
+        all
+    }
+
+    /// Every linear layer with its path.
+    pub fn linears(&mut self) -> Vec<(String, &mut Linear)> {
+        self.layers().linears
     }
 }
 

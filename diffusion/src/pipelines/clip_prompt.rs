@@ -35,7 +35,7 @@ impl ClipPrompt {
         check(parts.path(), &config, &tokenizer)?;
         let (known, device) = (config.clone(), device.clone());
         let load = move || build(&known, &device).load(weights.clone(), dtype);
-        Ok(Self { tokenizer, encoder: TextEncoder::new(load, ClipTextModel::linears), config })
+        Ok(Self { tokenizer, encoder: TextEncoder::new(load, ClipTextModel::layers), config })
     }
 
     pub(super) fn chunks(&self, prompt: &str) -> Result<Vec<Chunk>> {

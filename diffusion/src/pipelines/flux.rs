@@ -122,10 +122,10 @@ impl FluxPipeline {
 
         let place = device.clone();
         let load = move || ClipTextModel::new(&clip_config, &place).load(clip.clone(), dtype);
-        let clip = TextEncoder::new(load, ClipTextModel::linears);
+        let clip = TextEncoder::new(load, ClipTextModel::layers);
         let place = device.clone();
         let load = move || T5Encoder::new(&t5_config, &place).load(t5.clone(), dtype);
-        let t5 = TextEncoder::new(load, T5Encoder::linears);
+        let t5 = TextEncoder::new(load, T5Encoder::layers);
         if options.keep_text_encoders {
             clip.with(|_| ())?;
             t5.with(|_| ())?;

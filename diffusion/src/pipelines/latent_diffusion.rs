@@ -19,7 +19,7 @@ use crate::checkpoint::load_strict;
 use crate::image;
 use crate::layers::sinusoidal;
 use crate::lora::{Network, Target};
-use crate::networks::unet::{self, AddedConditions, NamedLayers, UNet2DConditionModel};
+use crate::networks::unet::{self, AddedConditions, UNet2DConditionModel};
 use crate::networks::vae::{self, Autoencoder};
 use crate::noise::Noise;
 use crate::schedulers::{self, Sampling, Scheduler};
@@ -159,8 +159,7 @@ impl LatentDiffusion {
 
     /// The UNet's layers that adapters can be attached to.
     pub(super) fn target(&mut self) -> Target<'_> {
-        let NamedLayers { linears, convolutions } = self.unet.layers();
-        Target::new(Network::Unet, linears).with_convolutions(convolutions)
+        Target::of(Network::Unet, self.unet.layers())
     }
 
     /// Rejects what these families do not support, before any computation.

@@ -1,33 +1,35 @@
 //! A text encoder that can be unloaded after it has encoded a prompt, and is loaded again for the next one. Its
 //! adapters are kept meanwhile. The pipeline decides when to unload it.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::Result;
-use crate::layers::{Branch, Changes, Linear};
+use crate::layers::{Branch, Changes, NamedLayers, NormChanges};
 use crate::lora::{LoraFile, Network, Target};
 
-/// The linear layers of a network, by path.
-type Linears<M> = for<'a> fn(&'a mut M) -> Vec<(String, &'a mut Linear)>;
+/// The layers of a network, by path.
+type Layers<M> = for<'a> fn(&'a mut M) -> NamedLayers<'a>;
 
 pub(super) struct TextEncoder<M> {
     loaded: Mutex<Option<M>>,
     load: Box<dyn Fn() -> Result<M> + Send + Sync>,
-    linears: Linears<M>,
+    layers: Layers<M>,
     /// The adapters of an unloaded encoder.
-    saved: Mutex<Vec<(String, SavedAdapters)>>,
+    saved: Mutex<HashMap<String, SavedAdapters>>,
 }
 
-struct SavedAdapters {
-    branches: Vec<Branch>,
-    changes: Option<Changes<2>>,
+/// The adapters of one layer.
+enum SavedAdapters {
+    Linear { branches: Vec<Branch>, changes: Option<Changes<2>> },
+    Norm(NormChanges),
 }
 
 impl<M> TextEncoder<M> {
     /// An encoder that `load` loads on first use.
-    pub(super) fn new(load: impl Fn() -> Result<M> + Send + Sync + 'static, linears: Linears<M>) -> Self {
-        Self { loaded: Mutex::default(), load: Box::new(load), linears, saved: Mutex::default() }
+    pub(super) fn new(load: impl Fn() -> Result<M> + Send + Sync + 'static, layers: Layers<M>) -> Self {
+        Self { loaded: Mutex::default(), load: Box::new(load), layers, saved: Mutex::default() }
     }
 
     /// Runs `work` with the encoder, which is loaded first if necessary.
@@ -40,12 +42,15 @@ impl<M> TextEncoder<M> {
     /// Unloads the encoder and keeps its adapters.
     pub(super) fn unload(&self) {
         let Some(mut encoder) = self.locked().take() else { return };
-        let adapted = (self.linears)(&mut encoder).into_iter();
-        let adapted = adapted.filter(|(_, linear)| !linear.branches.is_empty() || linear.changes.is_some());
-        let saved = adapted.map(|(path, linear)| {
-            (path, SavedAdapters { branches: std::mem::take(&mut linear.branches), changes: linear.changes.take() })
+        let NamedLayers { linears, norms, .. } = (self.layers)(&mut encoder);
+        let adapted = linears.into_iter().filter(|(_, linear)| !linear.branches.is_empty() || linear.changes.is_some());
+        let linears = adapted.map(|(path, linear)| {
+            let (branches, changes) = (std::mem::take(&mut linear.branches), linear.changes.take());
+            (path, SavedAdapters::Linear { branches, changes })
         });
-        *self.saved.lock().unwrap_or_else(PoisonError::into_inner) = saved.collect();
+        let norms =
+            norms.into_iter().filter_map(|(path, norm)| Some((path, SavedAdapters::Norm(norm.changes.take()?))));
+        *self.saved.lock().unwrap_or_else(PoisonError::into_inner) = linears.chain(norms).collect();
     }
 
     /// Whether it is loaded.
@@ -63,7 +68,7 @@ impl<M> TextEncoder<M> {
         let loaded = self.locked().take();
         let encoder = self.load_or_keep(loaded)?;
         let loaded = self.loaded.get_mut().unwrap_or_else(PoisonError::into_inner);
-        Ok(Some(Target::new(network, (self.linears)(loaded.insert(encoder)))))
+        Ok(Some(Target::of(network, (self.layers)(loaded.insert(encoder)))))
     }
 
     fn load_or_keep(&self, loaded: Option<M>) -> Result<M> {
@@ -72,10 +77,15 @@ impl<M> TextEncoder<M> {
         }
         let mut encoder = (self.load)()?;
         let mut saved = std::mem::take(&mut *self.saved.lock().unwrap_or_else(PoisonError::into_inner));
-        for (path, linear) in (self.linears)(&mut encoder) {
-            if let Some(at) = saved.iter().position(|(adapted, _)| *adapted == path) {
-                let (_, SavedAdapters { branches, changes }) = saved.swap_remove(at);
+        let NamedLayers { linears, norms, .. } = (self.layers)(&mut encoder);
+        for (path, linear) in linears {
+            if let Some(SavedAdapters::Linear { branches, changes }) = saved.remove(&path) {
                 (linear.branches, linear.changes) = (branches, changes);
+            }
+        }
+        for (path, norm) in norms {
+            if let Some(SavedAdapters::Norm(changes)) = saved.remove(&path) {
+                *norm.changes = Some(changes);
             }
         }
         Ok(encoder)

@@ -51,10 +51,15 @@ fn ranks_that_are_none() {
 
 #[test]
 fn alphas_that_are_none() {
-    for header in [r#"{"ss_network_alpha":"0"}"#, r#"{"lora_adapter_metadata":"{\"unet.lora_alpha\":0}"}"#] {
-        assert!(refused(2, None, header).contains("alpha is 0 everywhere"), "{header}");
+    let folder = TempDir::new().unwrap();
+    for (alpha, header) in [
+        (None, r#"{"ss_network_alpha":"0"}"#),
+        (None, r#"{"lora_adapter_metadata":"{\"unet.lora_alpha\":0}"}"#),
+        (Some(0.0), "{}"),
+    ] {
+        let file = open(&folder, 2, alpha, header).unwrap();
+        assert_eq!(file.warnings(), ["alpha is 0 everywhere, so it changes nothing"], "{header}");
     }
-    assert!(refused(2, Some(0.0), "{}").contains("alpha is 0 everywhere"));
     for alpha in [f32::INFINITY, f32::NEG_INFINITY, f32::NAN] {
         let error = refused(2, Some(alpha), "{}");
         assert!(error.contains(MODULE) && error.contains("its alpha is not one finite number"), "{error}");
@@ -136,4 +141,38 @@ fn magnitudes_that_belong_to_no_layer() {
     assert!(open("[4,1]", 4).is_ok() && open("[1,6]", 6).is_ok());
     let error = open("[4,1,1,9]", 36).unwrap_err().to_string();
     assert!(error.contains("its magnitudes are not one for each output"), "{error}");
+}
+
+#[test]
+fn alpha_of_every_type_is_the_same_number() {
+    let folder = TempDir::new().unwrap();
+    let mut pipeline = load(&golden("sd15-tiny")).unwrap();
+    let mut made = |kind: &str, shape: &str, alpha: &[u8]| {
+        let end = 160 + alpha.len();
+        let header = format!(
+            r#"{{"{MODULE}.lora_A.weight":{{"dtype":"F32","shape":[2,10],"data_offsets":[0,80]}},
+            "{MODULE}.lora_B.weight":{{"dtype":"F32","shape":[10,2],"data_offsets":[80,160]}},
+            "{MODULE}.alpha":{{"dtype":"{kind}","shape":{shape},"data_offsets":[160,{end}]}}}}"#
+        );
+        let data: Vec<u8> =
+            (0..40).flat_map(|at| ((at % 7) as f32 - 3.0).to_le_bytes()).chain(alpha.to_vec()).collect();
+        let path = folder.path().join("alpha.safetensors");
+        std::fs::write(&path, [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &data].concat()).unwrap();
+        let file = LoraFile::open(&path).unwrap();
+        pipeline.attach(&[(&file, 1.0)]).unwrap();
+        picture(&pipeline, &request(&pipeline)).unwrap()
+    };
+    let expected = made("F32", "[]", &2f32.to_le_bytes());
+    assert_ne!(expected, made("F32", "[]", &6f32.to_le_bytes()), "the number matters");
+    for (kind, shape, alpha) in [
+        ("F64", "[]", &2f64.to_le_bytes()[..]),
+        ("I64", "[]", &2i64.to_le_bytes()),
+        ("I32", "[1]", &2i32.to_le_bytes()),
+        ("U16", "[1,1]", &2u16.to_le_bytes()),
+        ("I8", "[]", &[2]),
+        ("F16", "[]", &[0, 0x40]),
+        ("F32", "[1,1]", &2f32.to_le_bytes()),
+    ] {
+        assert_eq!(made(kind, shape, alpha), expected, "{kind} {shape}");
+    }
 }

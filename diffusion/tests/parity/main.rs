@@ -13,6 +13,7 @@ mod image;
 mod lora;
 mod lora_dialects;
 mod lora_export;
+mod lora_norms;
 mod lora_pictures;
 mod noise;
 mod pipeline;

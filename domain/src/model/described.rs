@@ -9,7 +9,7 @@ pub(crate) struct Described {
     pub(super) base: Option<ModelId>,
     pub(super) defaults: Option<Defaults>,
     pub(super) trigger_word: Option<String>,
-    /// Sentences about what was assumed, or what has no effect; they name no model.
+    /// Assumptions and parts without effect, as sentences that name no model.
     pub(super) warnings: Vec<String>,
 }
 

@@ -31,17 +31,11 @@ pub(super) fn defaults(family: Family, traits: Traits, configs: &Configs) -> Res
     Ok(defaults)
 }
 
-/// The family that a LoRA was made for, detected from the names and shapes of its tensors, for every trainer and
-/// algorithm.
-///
-/// Errors: `Invalid` if it holds no adapter, or a rank above [`adapter::MAX_RANK`].
-pub(super) fn of_lora(header: &Header) -> Result<Family> {
-    let about = adapter::inspect_header(header).map_err(invalid)?;
-    let largest = about.ranks.map_or(1, |ranks| ranks.largest);
-    if largest > adapter::MAX_RANK {
-        return Err(invalid(format!("its rank is {largest}; 1 to {} are allowed", adapter::MAX_RANK)));
-    }
-    Ok(about.base_family())
+/// A LoRA as its header and PEFT's config beside it describe it, for every trainer and algorithm. Errors: `Invalid` if
+/// the engine could not load it.
+pub(super) fn of_lora(header: &Header, configs: &Configs) -> Result<adapter::Inspection> {
+    let config = configs.get(adapter::CONFIG_FILE).map(ToString::to_string);
+    adapter::inspect(header, config.as_deref()).map_err(invalid)
 }
 
 #[cfg(test)]
@@ -67,31 +61,59 @@ pub(super) mod tests {
     #[test]
     fn a_lora_tells_its_family() {
         let attention = "attentions.0.transformer_blocks.0.attn2.to_k";
-        for (name, shape, family) in [
-            ("transformer.transformer_blocks.0.attn.to_q.lora_A.weight", &[4, 8][..], Flux),
-            ("lora_unet_single_blocks_0_linear1.lora_down.weight", &[4, 8], Flux),
-            ("diffusion_model.double_blocks.0.img_attn.qkv.lora_A.default.weight", &[4, 8], Flux),
-            ("double_blocks.0.processor.qkv_lora1.down.weight", &[4, 8], Flux),
-            ("lycoris_transformer_blocks_0_attn_to_q.lokr_w1", &[4, 4], Flux),
-            (&format!("unet.down_blocks.1.{attention}.lora_A.weight"), &[4, 768], Sd15),
-            (&format!("unet.down_blocks.1.{attention}.lora_A.weight"), &[4, 1024], Sd21),
-            (&format!("unet.down_blocks.1.{attention}.lora_A.weight"), &[4, 2048], Sdxl),
-            ("lora_unet_input_blocks_4_1_transformer_blocks_2_attn1_to_q.lora_down.weight", &[4, 640], Sdxl),
-            ("lora_unet_down_blocks_0_attentions_0_proj_in.hada_w1_a", &[320, 8], Sd15),
-            ("lora_te_text_model_encoder_layers_0_mlp_fc1.lora_down.weight", &[4, 768], Sd15),
-            ("lora_te2_text_model_encoder_layers_0_mlp_fc1.lokr_w1", &[4, 4], Sdxl),
+        for (name, parts, inputs, family) in [
+            ("transformer.transformer_blocks.0.attn.to_q", ["lora_A.weight", "lora_B.weight"], 8, Flux),
+            ("lora_unet_single_blocks_0_linear1", ["lora_down.weight", "lora_up.weight"], 8, Flux),
+            (
+                "diffusion_model.double_blocks.0.img_attn.qkv",
+                ["lora_A.default.weight", "lora_B.default.weight"],
+                8,
+                Flux,
+            ),
+            ("double_blocks.0.processor.qkv_lora1", ["down.weight", "up.weight"], 8, Flux),
+            ("lycoris_transformer_blocks_0_attn_to_q", ["lokr_w1", "lokr_w2"], 8, Flux),
+            (&format!("unet.down_blocks.1.{attention}"), ["lora_A.weight", "lora_B.weight"], 768, Sd15),
+            (&format!("unet.down_blocks.1.{attention}"), ["lora_A.weight", "lora_B.weight"], 1024, Sd21),
+            (&format!("unet.down_blocks.1.{attention}"), ["lora_A.weight", "lora_B.weight"], 2048, Sdxl),
+            (
+                "lora_unet_input_blocks_4_1_transformer_blocks_2_attn1_to_q",
+                ["lora_down.weight", "lora_up.weight"],
+                640,
+                Sdxl,
+            ),
+            ("lora_unet_down_blocks_0_attentions_0_proj_in", ["lora_down.weight", "lora_up.weight"], 320, Sd15),
+            ("lora_te_text_model_encoder_layers_0_mlp_fc1", ["lora_down.weight", "lora_up.weight"], 768, Sd15),
+            ("lora_te2_text_model_encoder_layers_0_mlp_fc1", ["lokr_w1", "lokr_w2"], 4, Sdxl),
         ] {
-            assert_eq!(of_lora(&header(&[(name, shape)])).unwrap(), family, "{name} {shape:?}");
+            // The outputs of a fused layer are those of 3 or 7 equal parts.
+            let [down, up] = parts.map(|part| format!("{name}.{part}"));
+            let header = header(&[(&down, &[4, inputs]), (&up, &[84, 4])]);
+            let about = of_lora(&header, &Configs::new()).unwrap();
+            assert_eq!(about.base_family(), family, "{name}");
+            let alpha = about.warnings.iter().filter(|warning| warning.contains("alpha is not in the file")).count();
+            let needs_none = name.contains("processor") || parts[0] == "lokr_w1";
+            assert_eq!(alpha, usize::from(!needs_none), "{name}: {:?}", about.warnings);
         }
-        for (name, shape) in [
-            ("something.else.lora_A.weight", &[4, 8][..]),
-            ("model.diffusion_model.input_blocks.0.0.weight", &[4, 4]),
-            ("transformer.transformer_blocks.0.attn.to_q.lora_A.weight", &[1024, 8]),
-            ("transformer.transformer_blocks.0.attn.to_q.lora_A.weight", &[4]),
-            ("transformer.transformer_blocks.0.attn.to_q.lora_A.weight", &[0, 8]),
+        for tensors in [
+            &[("something.else.lora_A.weight", &[4, 8][..]), ("something.else.lora_B.weight", &[8, 4])][..],
+            &[("model.diffusion_model.input_blocks.0.0.weight", &[4, 4])],
         ] {
-            assert!(of_lora(&header(&[(name, shape)])).is_err(), "{name} {shape:?}");
+            assert!(of_lora(&header(tensors), &Configs::new()).is_err(), "{tensors:?}");
         }
+    }
+
+    #[test]
+    fn the_config_beside_a_lora_states_its_alpha() {
+        let module = "base_model.model.mid_block.attentions.0.transformer_blocks.0.attn2.to_out.0";
+        let [down, up] = ["lora_A.weight", "lora_B.weight"].map(|part| format!("{module}.{part}"));
+        let header = header(&[(&down, &[4, 10]), (&up, &[10, 4])]);
+        let configs = Configs::from([(adapter::CONFIG_FILE.to_owned(), json!({"r": 4, "lora_alpha": 16}))]);
+        let about = of_lora(&header, &configs).unwrap();
+        assert_eq!((about.alpha_source.as_str(), about.warnings.len()), ("adapter_config.json", 0));
+        assert_eq!(
+            of_lora(&header, &Configs::new()).unwrap().warnings,
+            ["alpha is not in the file; taken as the rank"]
+        );
     }
 
     #[test]

@@ -10,8 +10,8 @@ use utoipa::ToSchema;
 
 use super::intake::read_json;
 use super::parts::Layout;
-use super::{Model, ModelFile, ModelKind, vae_approx};
-use crate::weights_gate::{self, invalid};
+use super::{Model, ModelFile, ModelKind, family, vae_approx};
+use crate::weights_gate;
 use crate::{Error, Result, Storage};
 
 /// The contents of a model's files.
@@ -78,8 +78,15 @@ pub async fn inspect(storage: &Storage, model: &Model) -> Result<Inspection> {
     }
     if model.kind == ModelKind::Lora {
         let header = headers.values().next().ok_or_else(|| Error::internal("a LoRA without a file"))?;
-        let about = adapter::inspect_header(header).map_err(invalid)?;
-        return Ok(Inspection::Lora(adapter::Inspection { warnings: model.warnings.clone(), ..about }));
+        let config = match model.files.iter().find(|file| file.path == adapter::CONFIG_FILE) {
+            Some(file) => Some(read_json(&file.path, &storage.get(&file.storage_key).await?)?),
+            None => None,
+        };
+        let configs = config.map(|config| (adapter::CONFIG_FILE.to_owned(), config));
+        let mut about = family::of_lora(header, &configs.into_iter().collect())?;
+        let more = model.warnings.iter().filter(|warning| !about.warnings.contains(warning)).cloned();
+        about.warnings = more.chain(about.warnings.clone()).collect();
+        return Ok(Inspection::Lora(about));
     }
     if model.kind == ModelKind::VaeApprox {
         let header = headers.values().next().ok_or_else(|| Error::internal("a decoder without a file"))?;

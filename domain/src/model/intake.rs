@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use formats::adapter::{CONFIG_FILE, MAX_CONFIG_BYTES};
 use formats::detect::Denoiser;
 use formats::{Configs, Family, Header, Part, Sniffer, Traits, detect, is_root_weights};
 use serde_json::Value;
@@ -124,7 +125,9 @@ impl Intake {
         if [".safetensors", ".gguf"].iter().any(|end| file.path.ends_with(end)) {
             let header = weights_gate::stored(&self.storage, &file.storage_key, file.bytes.unsigned_abs()).await?;
             self.weights.insert(file.path.clone(), header);
-        } else if file.path.ends_with(".json") && file.bytes.unsigned_abs() <= CONFIG_BYTES as u64 {
+        } else if file.path == CONFIG_FILE
+            || file.path.ends_with(".json") && file.bytes.unsigned_abs() <= CONFIG_BYTES as u64
+        {
             let text = self.storage.get(&file.storage_key).await?;
             self.configs.insert(file.path.clone(), read_json(&file.path, &text)?);
         }
@@ -212,10 +215,15 @@ impl Intake {
             let [(path, header)] = &self.weights.iter().collect::<Vec<_>>()[..] else {
                 return Err(Error::internal("a LoRA of several files"));
             };
-            if self.files.len() > 1 {
+            let others = self.files.iter().filter(|file| file.path != **path);
+            if let Some(other) = others.clone().find(|file| file.path != CONFIG_FILE || others.clone().count() > 1) {
                 return Err(Error::invalid(
                     FIELD,
-                    format!("A model is the one file `{path}`, or a folder with its model_index.json."),
+                    format!(
+                        "`{}` is not taken: a model is the one file `{path}`, to which a LoRA may add its \
+                         {CONFIG_FILE}, or a folder with its model_index.json.",
+                        other.path
+                    ),
                 ));
             }
             let base = match base {
@@ -228,10 +236,11 @@ impl Intake {
                 let message = format!("`{}` is {}; a base is a checkpoint.", base.name, base.kind.title());
                 return Err(Error::invalid("base", message));
             }
-            if let Some(latent_channels) = vae_approx::latent_channels(header) {
+            if let Some(latent_channels) = vae_approx::latent_channels(header).filter(|_| self.files.len() == 1) {
                 return vae_approx::describe(latent_channels, name, base.as_ref());
             }
-            let family = family::of_lora(header)?.as_str();
+            let about = family::of_lora(header, &self.configs)?;
+            let family = about.base_family().as_str();
             if let Some(base) = &base {
                 check_base(base, family)?;
             }
@@ -243,7 +252,7 @@ impl Intake {
                 base: base.map(|base| base.id),
                 defaults: None,
                 trigger_word,
-                warnings: Vec::new(),
+                warnings: about.warnings,
             });
         };
         let family = detect::family_of_folder(index, &self.configs)
@@ -396,7 +405,11 @@ impl FileIntake<'_> {
             }
             Content::Text(text) if path.ends_with(".json") => {
                 let value = read_json(&path, &text)?;
-                if text.len() <= CONFIG_BYTES {
+                if path == CONFIG_FILE && text.len() as u64 > MAX_CONFIG_BYTES {
+                    let message = format!("`{path}` is larger than {MAX_CONFIG_BYTES} bytes.");
+                    return Err(Error::too_large(FIELD, message));
+                }
+                if text.len() <= CONFIG_BYTES || path == CONFIG_FILE {
                     intake.configs.insert(path.clone(), value);
                 }
             }

@@ -1,16 +1,14 @@
 //! Describes an adapter file without any model, for lists and for display.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::adapter::keys::{self, Dialect, Key, Part};
-use crate::adapter::{AdapterFamily, AlphaRule, Network};
+use crate::adapter::keys::Dialect;
+use crate::adapter::{Adapted, AdapterFamily, Algorithm, Contents, Network};
 use crate::{Family, Header};
 
-/// Highest supported rank of an adapter.
-pub const MAX_RANK: usize = 512;
 /// Number of words and tags from the training's captions that are listed.
 const MOST_TAGS: usize = 50;
 
@@ -31,9 +29,9 @@ pub struct Inspection {
     pub alpha_source: String,
     /// Number of modules by network.
     pub modules: BTreeMap<Network, usize>,
-    /// Layers that no supported model has, as the file names them.
+    /// Layers and tensors that no supported model has, as the file names them.
     pub unknown: Vec<String>,
-    /// What was assumed when the file was read, or what in it has no effect.
+    /// Assumptions made when the file was read, and parts of it without effect.
     pub warnings: Vec<String>,
     /// Words that trigger what the adapter learned.
     pub trigger_words: Vec<String>,
@@ -43,25 +41,6 @@ pub struct Inspection {
     pub title: Option<String>,
     /// Base model that the header names.
     pub base_model: Option<String>,
-}
-
-/// How ΔW is computed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "snake_case")]
-#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
-pub enum Algorithm {
-    /// Product of two low-rank factors.
-    Lora,
-    /// Product of two low-rank factors of a convolution.
-    Locon,
-    /// Elementwise (Hadamard) product of two products of factors.
-    Loha,
-    /// Kronecker product.
-    Lokr,
-    /// ΔW itself.
-    Full,
-    /// Change of the bias only.
-    Bias,
 }
 
 /// Ranks of the modules.
@@ -82,113 +61,45 @@ pub struct Tag {
     pub count: u64,
 }
 
-/// The tensor shapes of one module of a file.
-struct Found<'a> {
-    module: keys::Module,
-    shapes: BTreeMap<Part, &'a [usize]>,
-}
-
-/// Describes a file from its header. Errors: see [`inspect`].
-pub fn inspect_header(header: &Header) -> Result<Inspection, String> {
-    let shapes = header.tensors.iter().map(|(name, tensor)| (&name[..], &tensor.shape[..]));
-    inspect(shapes, &header.metadata)
-}
-
-/// Describes a file from the names and shapes of its tensors and the strings in its header. Errors: a sentence, if the
-/// file is not an adapter for the supported networks or uses an unsupported algorithm.
-pub fn inspect<'a>(
-    tensors: impl IntoIterator<Item = (&'a str, &'a [usize])>,
-    header: &BTreeMap<String, String>,
-) -> Result<Inspection, String> {
-    let mut found: BTreeMap<String, Found> = BTreeMap::new();
-    let (mut unknown, mut dialects, mut names) = (BTreeSet::new(), BTreeMap::new(), Vec::new());
-    for (name, shape) in tensors {
-        names.push(name.to_owned());
-        match keys::parse(name) {
-            Key::Unsupported(kind) => return Err(keys::not_used(kind)),
-            Key::Other { layer } => drop(unknown.insert(layer)),
-            Key::Known { module, part } => {
-                if part == Part::Down && (!matches!(shape.len(), 2 | 4) || shape.contains(&0)) {
-                    return Err(format!("{name} has the shape {shape:?}, which no factor has"));
-                }
-                *dialects.entry(module.dialect).or_insert(0) += 1;
-                let entry = found.entry(module.name.clone());
-                entry.or_insert_with(|| Found { module, shapes: BTreeMap::new() }).shapes.insert(part, shape);
-            }
-        }
-    }
-    if found.is_empty() {
-        return Err(keys::not_known(&names));
-    }
-    let has_alpha = found.values().any(|found| found.shapes.contains_key(&Part::Alpha));
-    let rule = AlphaRule::read(header, None, has_alpha)?;
+/// Describes a file from its header, and from `config`, PEFT's config beside it. Errors: see [`Contents::read`].
+pub fn inspect(header: &Header, config: Option<&str>) -> Result<Inspection, String> {
+    let contents = Contents::read(header, config)?;
     let (mut algorithms, mut modules) = (BTreeMap::new(), BTreeMap::new());
-    let mut ranks: BTreeMap<usize, usize> = BTreeMap::new();
-    let (mut dora, mut places) = (0, Vec::new());
-    for found in found.values() {
+    let (mut ranks, mut dialects) = (BTreeMap::new(), BTreeMap::new());
+    let mut dora = 0;
+    for Adapted { module, tensors, algorithm, rank, magnitude, .. } in &contents.modules {
         // A fused layer counts as the modules that it contains.
-        let count = found.module.targets.len();
-        *algorithms.entry(found.algorithm()).or_insert(0) += count;
-        *modules.entry(found.module.network).or_insert(0) += count;
-        dora += if found.is_dora() { count } else { 0 };
-        if let Some(rank) = found.rank() {
-            *ranks.entry(rank).or_default() += count;
+        let count = module.targets.len();
+        *algorithms.entry(*algorithm).or_insert(0) += count;
+        *modules.entry(module.network).or_insert(0) += count;
+        *dialects.entry(module.dialect).or_insert(0) += tensors.len();
+        dora += if magnitude.is_some() { count } else { 0 };
+        if let Some(rank) = rank {
+            *ranks.entry(*rank).or_default() += count;
         }
-        places.extend(found.module.targets.iter().map(|(path, _)| (found.module.network, &path[..], found.inputs())));
     }
-    let said = |key: &str| header.get(key).map(|text| text.trim().to_owned()).filter(|text| !text.is_empty());
+    let places = contents.modules.iter().flat_map(|Adapted { module, weight, .. }| {
+        let inputs = weight.map(|[_, inputs, ..]| inputs);
+        module.targets.iter().map(move |(path, _)| (module.network, &path[..], inputs))
+    });
+    let places: Vec<_> = places.collect();
+    let strings = &header.metadata;
+    let said = |key: &str| strings.get(key).map(|text| text.trim().to_owned()).filter(|text| !text.is_empty());
     Ok(Inspection {
-        family: AdapterFamily::of(&places, header),
+        family: AdapterFamily::of(&places, strings),
         dialect: dialects.into_iter().max_by_key(|(_, count)| *count).map(|(dialect, _)| dialect),
         algorithms,
         dora,
         ranks: spread(&ranks),
-        alpha_source: rule.source.to_owned(),
+        alpha_source: contents.alpha.source.to_owned(),
         modules,
-        unknown: unknown.into_iter().collect(),
-        warnings: Vec::new(),
-        trigger_words: trigger_words(header),
-        tags: tags(header),
+        warnings: contents.warnings(),
+        unknown: contents.unknown,
+        trigger_words: trigger_words(strings),
+        tags: tags(strings),
         title: said("modelspec.title").or_else(|| said("ss_output_name")),
         base_model: ["pyrograph.base_model", "ss_sd_model_name", "ss_base_model_version"].into_iter().find_map(said),
     })
-}
-
-impl Found<'_> {
-    fn side(&self, part: Part, axis: usize) -> Option<usize> {
-        self.shapes.get(&part)?.get(axis).copied()
-    }
-
-    fn algorithm(&self) -> Algorithm {
-        let has = |part| self.shapes.contains_key(&part);
-        match self.shapes.get(&Part::Down) {
-            Some(down) if down.len() == 4 => Algorithm::Locon,
-            Some(_) => Algorithm::Lora,
-            None if has(Part::HadaW1A) => Algorithm::Loha,
-            None if [Part::LokrW1, Part::LokrW1A].into_iter().any(has) => Algorithm::Lokr,
-            // sd-scripts stores norms as vectors, which count as biases here.
-            None if self.shapes.get(&Part::Diff).is_some_and(|diff| diff.len() > 1) => Algorithm::Full,
-            None => Algorithm::Bias,
-        }
-    }
-
-    /// The rank in the file; for a fused layer, that of all its parts together.
-    fn rank(&self) -> Option<usize> {
-        [Part::Down, Part::HadaW1B, Part::LokrW2B, Part::LokrW1B].into_iter().find_map(|part| self.side(part, 0))
-    }
-
-    /// Number of inputs of the layer, if a tensor shows it.
-    fn inputs(&self) -> Option<usize> {
-        [Part::Down, Part::Diff, Part::HadaW1B].into_iter().find_map(|part| self.side(part, 1)).or_else(|| {
-            let [left, right] = [[Part::LokrW1, Part::LokrW1B], [Part::LokrW2, Part::LokrW2B]]
-                .map(|parts| parts.into_iter().find_map(|part| self.side(part, 1)));
-            left?.checked_mul(right?)
-        })
-    }
-
-    fn is_dora(&self) -> bool {
-        [Part::DoraScale, Part::MagnitudeVector].iter().any(|part| self.shapes.contains_key(part))
-    }
 }
 
 impl Inspection {

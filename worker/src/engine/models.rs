@@ -10,6 +10,7 @@ use diffusion::device::{OpenDevice, weight_dtype};
 use diffusion::lora::LoraFile;
 use diffusion::pipelines::Footprint;
 use diffusion::{LoadOptions, PictureRequest, Pipeline, WeightStorage};
+use domain::model::job_warning;
 
 use super::budget::{Budget, Demand, TrainingDemand};
 use super::model_cache::ModelCache;
@@ -29,7 +30,8 @@ pub(super) struct Models {
 /// A loaded pipeline with the adapters attached to it.
 pub(super) struct Resident {
     pub pipeline: Pipeline,
-    attached: Vec<(String, u64)>,
+    /// Digest, name and scale of each adapter. The name is part of the warnings.
+    attached: Vec<(String, String, u64)>,
     warnings: Vec<String>,
     weights: WeightStorage,
     keep_text_encoders: bool,
@@ -75,7 +77,8 @@ impl Models {
         resident.keep_text_encoders = options.keep_text_encoders;
         resident.pipeline.keep_text_encoders(options.keep_text_encoders);
         resident.bytes[0] = needs.weights - adapters;
-        let wanted: Vec<_> = loras.iter().map(|lora| (lora.sha256.clone(), lora.scale.to_bits())).collect();
+        let wanted: Vec<_> =
+            loras.iter().map(|lora| (lora.sha256.clone(), lora.name.clone(), lora.scale.to_bits())).collect();
         if resident.attached != wanted {
             match attach(&mut resident.pipeline, loras) {
                 Ok((bytes, warnings)) => {
@@ -162,7 +165,7 @@ impl Models {
             sum += if let Some(bytes) = self.adapters.get(&lora.sha256) {
                 *bytes
             } else {
-                let bytes = LoraFile::open(&lora.path)?.bytes(dtype);
+                let bytes = open(lora)?.bytes(dtype);
                 self.adapters.insert(lora.sha256.clone(), bytes);
                 bytes
             };
@@ -200,18 +203,25 @@ impl Resident {
     }
 }
 
+/// The file of an adapter. Messages about it name the model.
+fn open(lora: &Adapter) -> diffusion::Result<LoraFile> {
+    LoraFile::open_as(&lora.path, &lora.name)
+}
+
 /// Bytes of the adapters now attached to the pipeline, and notes for the user.
 fn attach(pipeline: &mut Pipeline, loras: &[Adapter]) -> diffusion::Result<(u64, Vec<String>)> {
-    let files = loras.iter().map(|lora| LoraFile::open(&lora.path)).collect::<diffusion::Result<Vec<_>>>()?;
+    let files = loras.iter().map(open).collect::<diffusion::Result<Vec<_>>>()?;
     let scaled: Vec<_> = files.iter().zip(loras).map(|(file, lora)| (file, lora.scale)).collect();
     let reports = pipeline.attach(&scaled)?;
     let bytes = reports.iter().map(|report| report.bytes).sum();
-    let warnings = loras
-        .iter()
-        .zip(reports)
-        .filter(|(_, report)| !report.unmatched.is_empty())
-        .map(|(lora, report)| partial_match(&lora.name, report.matched, &report.unmatched));
-    Ok((bytes, warnings.collect()))
+    let mut warnings = Vec::new();
+    for ((lora, file), report) in loras.iter().zip(&files).zip(&reports) {
+        warnings.extend(file.warnings().iter().map(|warning| job_warning(&lora.name, warning)));
+        if !report.unmatched.is_empty() {
+            warnings.push(partial_match(&lora.name, report.matched, &report.unmatched));
+        }
+    }
+    Ok((bytes, warnings))
 }
 
 /// A note about an adapter that fits only in part.
@@ -221,12 +231,24 @@ fn partial_match(name: &str, matched: usize, unmatched: &[String]) -> String {
     let keys = unmatched.iter().take(SHOWN).map(String::as_str).collect::<Vec<_>>().join(", ");
     let rest = if more > 0 { format!(" and {more} more") } else { String::new() };
     let warning = format!("{matched} layers attached, {} not in this model: {keys}{rest}", unmatched.len());
-    domain::model::job_warning(name, &warning)
+    job_warning(name, &warning)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_that_cannot_be_read_is_named_as_its_model() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("weights.safetensors");
+        let adapter = Adapter { name: "ink".into(), path: path.clone(), sha256: String::new(), scale: 1.0 };
+        for bytes in [None, Some("no weights at all")] {
+            bytes.iter().for_each(|bytes| std::fs::write(&path, bytes).unwrap());
+            let message = open(&adapter).unwrap_err().to_string();
+            assert!(message.starts_with("ink: ") && !message.contains("weights.safetensors"), "{message}");
+        }
+    }
 
     #[test]
     fn a_partial_match_names_the_first_keys() {

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use domain::import::MAX_LICENSE_BYTES;
 use domain::model::parts::named_as;
+use domain::model::{CONFIG_FILE, config_beside};
 use serde_json::Value;
 
 use super::download::DownloadError;
@@ -30,15 +31,18 @@ pub(crate) fn find(allowed: Option<&Path>, path: &str, name: &str) -> Result<Fou
     let inside = Inside { allowed: &allowed };
     let root = inside.resolve(&allowed.join(path)).map_err(missing)?;
     if root.is_file() {
-        let file = wanted(named_as(name, path), root).map_err(missing)?;
-        return Ok(Found { files: vec![file], license: None });
+        let mut files = vec![wanted(named_as(name, path), root).map_err(missing)?];
+        if let Some(config) = inside.config_beside(&allowed.join(path)) {
+            files.push(wanted(CONFIG_FILE.to_owned(), config).map_err(missing)?);
+        }
+        return Ok(Found { files, license: None });
     }
     let mut found = Vec::new();
     inside.collect(&root, "", DEPTH, &mut found).map_err(missing)?;
     let paths: Vec<&str> = found.iter().map(|(path, _)| path.as_str()).collect();
     let place = |path: &str| found.iter().find(|(found, _)| found == path).map(|(_, place)| place.as_path());
     let chosen = match place(INDEX) {
-        None => vec![selection::single(&paths).map_err(DownloadError::Final)?],
+        None => selection::with_config(vec![selection::single(&paths).map_err(DownloadError::Final)?], &paths),
         Some(index) => {
             let index: Value = serde_json::from_slice(&fs::read(index).map_err(missing)?)
                 .map_err(|error| DownloadError::Final(format!("{INDEX} is not JSON: {error}.")))?;
@@ -47,7 +51,7 @@ pub(crate) fn find(allowed: Option<&Path>, path: &str, name: &str) -> Result<Fou
     };
     let mut files = Vec::with_capacity(chosen.len());
     for path in &chosen {
-        let within = if let [_] = chosen.as_slice() { named_as(name, path) } else { (*path).to_owned() };
+        let within = selection::path_within(name, path, &chosen);
         let Some(place) = place(path) else { continue };
         files.push(wanted(within, place.to_owned()).map_err(missing)?);
     }
@@ -71,6 +75,16 @@ impl Inside<'_> {
     fn resolve(&self, path: &Path) -> io::Result<PathBuf> {
         let real = path.canonicalize()?;
         if real.starts_with(self.allowed) { Ok(real) } else { Err(io::ErrorKind::NotFound.into()) }
+    }
+
+    /// PEFT's config that belongs to a file of weights, if it is inside the folder.
+    fn config_beside(&self, weights: &Path) -> Option<PathBuf> {
+        let (folder, weights) = (weights.parent()?, weights.file_name()?.to_str()?);
+        let mut found = Vec::new();
+        self.collect(folder, "", 1, &mut found).ok()?;
+        let names: Vec<&str> = found.iter().map(|(name, _)| name.as_str()).collect();
+        let config = config_beside(weights, &names)?;
+        found.iter().find(|(name, _)| name == config).map(|(_, place)| place.clone())
     }
 
     fn collect(&self, folder: &Path, prefix: &str, depth: usize, found: &mut Vec<(String, PathBuf)>) -> io::Result<()> {

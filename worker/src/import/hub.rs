@@ -7,7 +7,6 @@
 use std::path::Path;
 
 use domain::import::{self, MAX_LICENSE_BYTES};
-use domain::model::parts::named_as;
 use domain::model::source::Source;
 use reqwest::header::{CONTENT_LENGTH, ETAG, HeaderMap, HeaderName};
 use reqwest::{Method, StatusCode};
@@ -51,13 +50,15 @@ pub(super) async fn find(attempt: &Attempt<'_>, fetcher: &Fetcher<'_>, asked: &A
     }
     let commit = &repository.sha;
     let paths: Vec<&str> = repository.siblings.iter().map(|sibling| sibling.rfilename.as_str()).collect();
-    let chosen = hub.choose(commit, &paths, files.as_deref(), variant.as_deref()).await?;
+    let mut chosen = hub.choose(commit, &paths, files.as_deref(), variant.as_deref()).await?;
+    if asked.part.is_none() {
+        chosen = selection::with_config(chosen, &paths);
+    }
     let mut wanted = Vec::with_capacity(chosen.len());
     for path in &chosen {
         let (bytes, sha256) = hub.look(commit, path).await?;
         let url = hub.file(commit, path)?;
-        // A single file may have any name, even one that our paths do not allow.
-        let within = if let [_] = chosen.as_slice() { named_as(asked.name, path) } else { (*path).to_owned() };
+        let within = selection::path_within(asked.name, path, &chosen);
         wanted.push(Wanted { path: within, place: Place::Remote { url, of_hub: true }, bytes, sha256 });
     }
     let license = paths.iter().find(|path| selection::is_license(path));

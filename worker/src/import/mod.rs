@@ -21,8 +21,8 @@ use domain::job::ErrorClass;
 use domain::model::intake::{self, Intake};
 use domain::model::parts::{Part, named_as};
 use domain::model::source::{Source, UploadedFile};
-use domain::model::{self, ModelFile, upload};
-use serde_json::json;
+use domain::model::{self, CONFIG_FILE, MAX_CONFIG_BYTES, ModelFile, is_peft, upload};
+use serde_json::{Value, json};
 use tokio::io::AsyncReadExt;
 use tokio::time::{Instant, timeout};
 use url::Url;
@@ -136,7 +136,10 @@ async fn bring(attempt: &Attempt<'_>, work: &ImportWork, scratch: &Path) -> Resu
     let of_hub = Fetcher { token: rules.hub_token.as_ref(), ..anonymous };
     let (mut files, mut license) = (Vec::new(), None);
     for asked in asked(work) {
-        let found = find(attempt, &of_hub, &asked).await?;
+        let mut found = find(attempt, &of_hub, &asked).await?;
+        if let Source::Url { .. } = asked.source {
+            found.files.extend(config_of_url(&anonymous, &asked, &found.files, scratch).await?);
+        }
         if let (Some(part), true) = (asked.part, found.files.len() != 1) {
             let message =
                 format!("The source of the part `{}` is {} files, not one.", part.as_str(), found.files.len());
@@ -185,12 +188,43 @@ fn one_url(asked: &Asked<'_>, url: &str, sha256: Option<&String>) -> Result<Foun
     Ok(Found { files: vec![file], license: None })
 }
 
+/// PEFT's config beside the URL of weights that PEFT saved, if there is one.
+async fn config_of_url(
+    fetcher: &Fetcher<'_>,
+    asked: &Asked<'_>,
+    files: &[Wanted],
+    scratch: &Path,
+) -> Result<Option<Wanted>, Stop> {
+    let [Wanted { place: Place::Remote { url, .. }, .. }] = files else { return Ok(None) };
+    if asked.part.is_some() || !is_peft(url.path()) {
+        return Ok(None);
+    }
+    let mut beside = url.clone();
+    if let Ok(mut segments) = beside.path_segments_mut() {
+        segments.pop().push(CONFIG_FILE);
+    }
+    let text = match fetcher.text(&beside, MAX_CONFIG_BYTES as usize).await {
+        Ok(text) => text,
+        // It is not there, or the query string opens the weights only.
+        Err(DownloadError::Final(_)) => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    if !serde_json::from_slice::<Value>(&text).is_ok_and(|json| json.is_object()) {
+        return Ok(None);
+    }
+    let place = scratch.join(CONFIG_FILE);
+    tokio::fs::write(&place, &text).await.map_err(|error| disk(&place, error))?;
+    let bytes = Some(text.len() as u64);
+    Ok(Some(Wanted { path: CONFIG_FILE.to_owned(), place: Place::Local(place), bytes, sha256: None }))
+}
+
 async fn uploaded(attempt: &Attempt<'_>, asked: &Asked<'_>, files: &[UploadedFile]) -> Result<Found, Stop> {
     let context = attempt.context;
     let mut found = Found::default();
+    let paths: Vec<&str> = files.iter().map(|file| file.path.as_str()).collect();
     for file in files {
         let (parts, bytes) = attempt.ask(|| upload::whole(&context.pool, &context.storage, file.upload)).await?;
-        let path = if files.len() == 1 { named_as(asked.name, &file.path) } else { file.path.clone() };
+        let path = selection::path_within(asked.name, &file.path, &paths);
         found.files.push(Wanted { path, place: Place::Parts(parts), bytes: Some(bytes.unsigned_abs()), sha256: None });
     }
     Ok(found)

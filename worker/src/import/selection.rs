@@ -3,6 +3,8 @@
 
 use std::collections::BTreeSet;
 
+use domain::model::parts::named_as;
+use domain::model::{CONFIG_FILE, config_beside};
 use serde_json::Value;
 
 /// Parts of a pipeline that we do not run.
@@ -78,6 +80,25 @@ pub(crate) fn single<'a>(paths: &[&'a str]) -> Result<&'a str, String> {
             let names = several.iter().take(SHOWN).copied().collect::<Vec<_>>().join(", ");
             Err(format!("There are {} files of weights and no {INDEX}; name the one: {names}.", several.len()))
         }
+    }
+}
+
+/// With the weights of a LoRA, adds PEFT's config beside them.
+pub(crate) fn with_config<'a>(mut chosen: Vec<&'a str>, paths: &[&'a str]) -> Vec<&'a str> {
+    if let [weights] = chosen[..] {
+        chosen.extend(config_beside(weights, paths));
+    }
+    chosen
+}
+
+/// The path within the model `name` of a file that was chosen. The file of a LoRA or a checkpoint may have any name,
+/// even one that our paths do not allow.
+pub(crate) fn path_within(name: &str, path: &str, chosen: &[&str]) -> String {
+    let is_config = |path: &str| path.rsplit('/').next() == Some(CONFIG_FILE);
+    match chosen.iter().filter(|path| !is_config(path)).count() {
+        1 if is_config(path) => CONFIG_FILE.to_owned(),
+        1 => named_as(name, path),
+        _ => path.to_owned(),
     }
 }
 
@@ -192,6 +213,19 @@ mod tests {
         assert!(single(&["a.ckpt"]).unwrap_err().contains("pickles"));
         assert!(single(&["README.md"]).is_err());
         assert!(single(&["a.safetensors", "b.safetensors"]).unwrap_err().contains("a.safetensors, b.safetensors"));
+    }
+
+    #[test]
+    fn a_lora_is_its_weights_and_its_config() {
+        let repository = ["README.md", "x/adapter_config.json", "x/adapter_model.safetensors"];
+        let chosen = with_config(vec![single(&repository).unwrap()], &repository);
+        assert_eq!(chosen, ["x/adapter_model.safetensors", "x/adapter_config.json"]);
+        let within: Vec<_> = chosen.iter().map(|path| path_within("ink", path, &chosen)).collect();
+        assert_eq!(within, ["ink.safetensors", "adapter_config.json"]);
+        assert_eq!(path_within("dev", "Größe.gguf", &["Größe.gguf"]), "dev.gguf");
+        let folder = ["model_index.json", "vae/config.json"];
+        assert_eq!(path_within("dev", "vae/config.json", &folder), "vae/config.json");
+        assert_eq!(with_config(folder.to_vec(), &repository), folder);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! ([Hyeon-Woo et al. 2021](https://arxiv.org/abs/2108.06098)), with or without Tucker cores.
 
 use burn::prelude::*;
+use formats::adapter::forms;
 use formats::adapter::keys::Share;
 
 use super::{Array, Form};
@@ -23,22 +24,10 @@ pub(in crate::lora) struct LoHa {
 impl LoHa {
     /// `None` if the shapes do not match.
     pub(crate) fn new(a: [Array; 2], b: [Array; 2], cores: Option<[Array; 2]>) -> Option<Self> {
-        if !a.iter().chain(&b).all(Array::is_weight) {
-            return None;
+        fn shapes(arrays: &[Array; 2]) -> [&[usize]; 2] {
+            arrays.each_ref().map(|array| &*array.shape)
         }
-        let ([a1, a2], [b1, b2]) = (a.each_ref().map(Array::sides), b.each_ref().map(Array::sides));
-        let shape = match &cores {
-            None => {
-                let fine = a1[0] == a2[0] && b1[1..] == b2[1..] && (a1[1], a2[1]) == (b1[0], b2[0]);
-                (fine && a1[2..] == [1, 1] && a2[2..] == [1, 1]).then_some([a1[0], b1[1], b1[2], b1[3]])?
-            }
-            Some([t1, t2]) => {
-                let (&[i1, j1, height, width], &[i2, j2, ..]) = (&*t1.shape, &*t2.shape) else { return None };
-                let fine = (i1, i2) == (a1[0], a2[0]) && (j1, j2) == (b1[0], b2[0]);
-                let kernels = t1.shape.get(2..) == t2.shape.get(2..);
-                (fine && kernels && a1[1] == a2[1] && b1[1] == b2[1]).then_some([a1[1], b1[1], height, width])?
-            }
-        };
+        let shape = forms::loha(shapes(&a), shapes(&b), cores.as_ref().map(shapes))?;
         Some(Self { a, b, cores, shape })
     }
 

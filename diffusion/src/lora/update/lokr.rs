@@ -2,6 +2,7 @@
 //! core ([Yeh et al. 2023](https://arxiv.org/abs/2309.14859)).
 
 use burn::prelude::*;
+use formats::adapter::forms;
 use formats::adapter::keys::Share;
 
 use super::{Array, Form};
@@ -42,17 +43,11 @@ impl Side {
         }
     }
 
-    fn shape(&self) -> Option<[usize; 4]> {
+    fn shapes(&self) -> forms::Side<'_> {
         match self {
-            Self::Whole(whole) => whole.is_weight().then(|| whole.sides()),
-            Self::Factored { a, b, core: None } => {
-                let (&[rows, rank], [b_rank, columns, height, width]) = (&*a.shape, b.sides()) else { return None };
-                (rank == b_rank && b.is_weight()).then_some([rows, columns, height, width])
-            }
-            Self::Factored { a, b, core: Some(core) } => {
-                let (&[a_rank, rows], &[b_rank, columns]) = (&*a.shape, &*b.shape) else { return None };
-                let &[i, j, height, width] = &*core.shape else { return None };
-                ((i, j) == (a_rank, b_rank)).then_some([rows, columns, height, width])
+            Self::Whole(whole) => forms::Side::Whole(&whole.shape),
+            Self::Factored { a, b, core } => {
+                forms::Side::Factored { a: &a.shape, b: &b.shape, core: core.as_ref().map(|core| &*core.shape) }
             }
         }
     }
@@ -72,9 +67,8 @@ impl Side {
 impl LoKr {
     /// `None` if the shapes do not match.
     pub(crate) fn new(left: Side, right: Side) -> Option<Self> {
-        let [a, c, 1, 1] = left.shape()? else { return None };
-        let right_shape = right.shape()?;
-        Some(Self { left, right, left_shape: [a, c], right_shape, part: None })
+        let (left_shape, right_shape) = forms::lokr(left.shapes(), right.shapes())?;
+        Some(Self { left, right, left_shape, right_shape, part: None })
     }
 
     /// The same for a kernel that LyCORIS flattens along the inputs.

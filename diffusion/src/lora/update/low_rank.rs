@@ -2,6 +2,7 @@
 //! with or without a Tucker core ([Yeh et al. 2023](https://arxiv.org/abs/2309.14859)).
 
 use burn::prelude::*;
+use formats::adapter::forms;
 use formats::adapter::keys::Share;
 
 use super::{Array, Form};
@@ -24,18 +25,8 @@ pub(in crate::lora) struct LowRank {
 impl LowRank {
     /// `None` if the shapes do not match.
     pub(crate) fn new(down: Array, mid: Option<Array>, up: Array) -> Option<Self> {
-        let (&[rank, _, ref kernel @ ..], &[_, up_rank, ref up_kernel @ ..]) = (&*down.shape, &*up.shape) else {
-            return None;
-        };
-        let pointwise = |kernel: &[usize]| kernel.is_empty() || kernel == [1, 1];
-        let fine = match mid.as_ref().map(|mid| &*mid.shape) {
-            None => rank == up_rank && (kernel.is_empty() || kernel.len() == 2),
-            Some(&[outer, inner, ref kernel_of_core @ ..]) => {
-                (outer, inner) == (up_rank, rank) && kernel_of_core.len() == 2 && pointwise(kernel)
-            }
-            _ => false,
-        };
-        (fine && pointwise(up_kernel)).then_some(Self { down, mid, up })
+        forms::low_rank(&down.shape, mid.as_ref().map(|mid| &*mid.shape), &up.shape)?;
+        Some(Self { down, mid, up })
     }
 
     /// The rank of the inner factor, by which alpha is divided.

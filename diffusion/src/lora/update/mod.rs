@@ -7,14 +7,12 @@ mod low_rank;
 
 use burn::prelude::*;
 use burn::tensor::DType;
+use formats::adapter::forms;
 use formats::adapter::keys::Share;
 
 pub(super) use loha::LoHa;
 pub(super) use lokr::{LoKr, Side};
 pub(super) use low_rank::LowRank;
-
-/// Above this rank an update is no longer low-rank.
-pub(super) const HIGHEST_RANK: usize = formats::adapter::MAX_RANK;
 
 /// Values and their shape, row-major.
 #[derive(Debug, Clone, PartialEq)]
@@ -54,7 +52,7 @@ pub(super) enum Delta {
     LowRank(LowRank),
     LoHa(LoHa),
     LoKr(LoKr),
-    /// `[out, in, kernel, kernel]`
+    /// `[out, in, kernel, kernel]`, or `[channels]` of a norm
     Full(Array),
 }
 
@@ -187,12 +185,7 @@ impl Array {
 
     /// The four dimensions of a weight; missing kernel dimensions are 1.
     pub(super) fn sides(&self) -> [usize; 4] {
-        std::array::from_fn(|at| self.shape.get(at).copied().unwrap_or(1))
-    }
-
-    /// Whether it has the rank of a linear layer's or a convolution's weight.
-    pub(super) fn is_weight(&self) -> bool {
-        matches!(self.shape.len(), 2 | 4)
+        forms::sides(&self.shape)
     }
 
     /// Size of the first dimension.

@@ -4,8 +4,8 @@
 use burn::prelude::*;
 
 use super::transformer::Transformer2d;
-use super::{Conditions, Config, NamedLayers};
-use crate::layers::{Conv2d, GroupNorm, Linear, resize_nearest};
+use super::{Conditions, Config};
+use crate::layers::{Conv2d, GroupNorm, Linear, NamedLayers, resize_nearest};
 
 /// `DownBlock2D` and `CrossAttnDownBlock2D`.
 ///
@@ -221,8 +221,10 @@ impl ResnetBlock {
     }
 
     fn name_layers<'a>(&'a mut self, path: &str, all: &mut NamedLayers<'a>) {
+        all.norm(path, "norm1", self.norm1.slot());
         all.convolution(path, "conv1", &mut self.conv1);
         all.linear(path, "time_emb_proj", &mut self.time_emb_proj);
+        all.norm(path, "norm2", self.norm2.slot());
         all.convolution(path, "conv2", &mut self.conv2);
         if let Some(conv) = &mut self.conv_shortcut {
             all.convolution(path, "conv_shortcut", conv);

@@ -16,7 +16,7 @@ use burn::tensor::activation::silu;
 pub use config::{Config, PerLevel};
 
 use self::block::{DownBlock, MidBlock, UpBlock};
-use crate::layers::{Conv2d, GroupNorm, Linear, sinusoidal};
+use crate::layers::{Conv2d, GroupNorm, Linear, NamedLayers, sinusoidal};
 
 /// The whole denoiser.
 ///
@@ -54,23 +54,6 @@ struct Conditions {
     time: Tensor<2>,
     /// The prompt, `[batch, length, text]`
     text: Tensor<3>,
-}
-
-/// The layers that adapters can be attached to, with their paths.
-#[derive(Debug, Default)]
-pub struct NamedLayers<'a> {
-    pub linears: Vec<(String, &'a mut Linear)>,
-    pub convolutions: Vec<(String, &'a mut Conv2d)>,
-}
-
-impl<'a> NamedLayers<'a> {
-    fn linear(&mut self, path: &str, name: &str, linear: &'a mut Linear) {
-        self.linears.push((format!("{path}.{name}"), linear));
-    }
-
-    fn convolution(&mut self, path: &str, name: &str, convolution: &'a mut Conv2d) {
-        self.convolutions.push((format!("{path}.{name}"), convolution));
-    }
 }
 
 impl UNet2DConditionModel {
@@ -165,6 +148,7 @@ impl UNet2DConditionModel {
         for (number, block) in self.up_blocks.iter_mut().enumerate() {
             block.name_layers(&format!("up_blocks.{number}"), &mut all);
         }
+        all.norms.push(("conv_norm_out".to_owned(), self.conv_norm_out.slot()));
         all.convolutions.push(("conv_out".to_owned(), &mut self.conv_out));
         all
     }

@@ -2,8 +2,8 @@
 
 use burn::prelude::*;
 
-use super::{Config, NamedLayers};
-use crate::layers::{GroupNorm, LayerNorm, Linear, attention, gelu_gated, join_heads, split_heads};
+use super::Config;
+use crate::layers::{GroupNorm, LayerNorm, Linear, NamedLayers, attention, gelu_gated, join_heads, split_heads};
 
 /// Epsilons of the norms, which the config does not contain.
 const GROUP_EPSILON: f64 = 1e-6;
@@ -47,6 +47,7 @@ impl Transformer2d {
     }
 
     pub(super) fn name_layers<'a>(&'a mut self, path: &str, all: &mut NamedLayers<'a>) {
+        all.norm(path, "norm", self.norm.slot());
         all.linear(path, "proj_in", &mut self.proj_in);
         for (number, block) in self.transformer_blocks.iter_mut().enumerate() {
             block.name_layers(&format!("{path}.transformer_blocks.{number}"), all);
@@ -91,6 +92,9 @@ impl TransformerBlock {
     }
 
     fn name_layers<'a>(&'a mut self, path: &str, all: &mut NamedLayers<'a>) {
+        for (name, norm) in [("norm1", &mut self.norm1), ("norm2", &mut self.norm2), ("norm3", &mut self.norm3)] {
+            all.norm(path, name, norm.slot());
+        }
         for (name, attention) in [("attn1", &mut self.attn1), ("attn2", &mut self.attn2)] {
             let path = format!("{path}.{name}");
             let [to_out] = &mut attention.to_out;

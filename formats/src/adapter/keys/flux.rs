@@ -5,7 +5,7 @@ use super::Share;
 use super::flat::unflatten;
 
 /// Parts of both kinds of names that the tables below do not list.
-const PARTS: [&str; 46] = [
+const PARTS: [&str; 52] = [
     "double_blocks",
     "single_blocks",
     "img_attn",
@@ -52,6 +52,12 @@ const PARTS: [&str; 46] = [
     "proj_out",
     "x_embedder",
     "context_embedder",
+    "query_norm",
+    "key_norm",
+    "norm_q",
+    "norm_k",
+    "norm_added_q",
+    "norm_added_k",
 ];
 
 /// Parts of the names of the layers that embed time, guidance and the pooled text.
@@ -87,7 +93,7 @@ pub(super) fn from_xlabs(name: &str) -> Option<String> {
 const SINGLE_QKV: &str = "qkv";
 
 /// Modules of a double block under diffusers' names.
-const DOUBLE: [&str; 14] = [
+const DOUBLE: [&str; 18] = [
     "norm1.linear",
     "norm1_context.linear",
     "attn.to_q",
@@ -102,13 +108,18 @@ const DOUBLE: [&str; 14] = [
     "ff.net.2",
     "ff_context.net.0.proj",
     "ff_context.net.2",
+    "attn.norm_q",
+    "attn.norm_k",
+    "attn.norm_added_q",
+    "attn.norm_added_k",
 ];
 
 /// Modules of a single block under diffusers' names.
-const SINGLE: [&str; 6] = ["norm.linear", "attn.to_q", "attn.to_k", "attn.to_v", "proj_mlp", "proj_out"];
+const SINGLE: [&str; 8] =
+    ["norm.linear", "attn.to_q", "attn.to_k", "attn.to_v", "proj_mlp", "proj_out", "attn.norm_q", "attn.norm_k"];
 
 /// Black Forest Labs' modules of a double block, and ours in the order of the fused output.
-pub const ORIGINAL_DOUBLE: [(&str, &[&str]); 10] = [
+pub const ORIGINAL_DOUBLE: [(&str, &[&str]); 14] = [
     ("img_attn.qkv", &["attn.to_q", "attn.to_k", "attn.to_v"]),
     ("txt_attn.qkv", &["attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj"]),
     ("img_attn.proj", &["attn.to_out.0"]),
@@ -119,13 +130,19 @@ pub const ORIGINAL_DOUBLE: [(&str, &[&str]); 10] = [
     ("txt_mlp.2", &["ff_context.net.2"]),
     ("img_mod.lin", &["norm1.linear"]),
     ("txt_mod.lin", &["norm1_context.linear"]),
+    ("img_attn.norm.query_norm", &["attn.norm_q"]),
+    ("img_attn.norm.key_norm", &["attn.norm_k"]),
+    ("txt_attn.norm.query_norm", &["attn.norm_added_q"]),
+    ("txt_attn.norm.key_norm", &["attn.norm_added_k"]),
 ];
 
 /// Black Forest Labs' modules of a single block, and ours in the order of the fused output.
-pub const ORIGINAL_SINGLE: [(&str, &[&str]); 3] = [
+pub const ORIGINAL_SINGLE: [(&str, &[&str]); 5] = [
     ("linear1", &["attn.to_q", "attn.to_k", "attn.to_v", "proj_mlp"]),
     ("linear2", &["proj_out"]),
     ("modulation.lin", &["norm.linear"]),
+    ("norm.query_norm", &["attn.norm_q"]),
+    ("norm.key_norm", &["attn.norm_k"]),
 ];
 
 /// Modules outside of the blocks.

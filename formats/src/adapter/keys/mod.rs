@@ -54,6 +54,16 @@ pub struct Module {
     pub targets: Vec<(String, Share)>,
 }
 
+impl Module {
+    /// The names under which a config may mention one of its targets: the name in the file, with and without the prefix
+    /// for its network, and our path.
+    pub fn names<'a>(&'a self, path: &'a str) -> [&'a str; 3] {
+        let name = self.name.strip_prefix("base_model.model.").unwrap_or(&self.name);
+        let inside = DENOISER.iter().find_map(|prefix| name.strip_prefix(prefix)).unwrap_or(name);
+        [&self.name, inside.strip_prefix("base_model.model.").unwrap_or(inside), path]
+    }
+}
+
 /// The outputs that belong to a module.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Share {
@@ -96,7 +106,7 @@ pub enum Part {
 }
 
 /// Suffixes of tensor names in the spelling of every trainer.
-const SUFFIXES: [(&str, Part); 36] = [
+const SUFFIXES: [(&str, Part); 38] = [
     (".lora_down.weight", Part::Down),
     (".lora_up.weight", Part::Up),
     (".lora_mid.weight", Part::Mid),
@@ -133,19 +143,18 @@ const SUFFIXES: [(&str, Part); 36] = [
     (".diff_b", Part::DiffBias),
     (".diff.weight", Part::Diff),
     (".diff_b.weight", Part::DiffBias),
+    (".w_norm", Part::Diff),
+    (".b_norm", Part::DiffBias),
 ];
 
 /// Substrings of unsupported adapters, with the name of their kind.
-const UNSUPPORTED: [(&str, &str); 17] = [
+const UNSUPPORTED: [(&str, &str); 14] = [
     (".oft_blocks", "OFT or BOFT"),
     (".oft_diag", "OFT"),
     (".oft_R", "OFT"),
     (".boft_", "BOFT"),
     (".a1.weight", "GLoRA"),
     (".b1.weight", "GLoRA"),
-    (".w_norm", "a set of trained norms"),
-    (".b_norm", "a set of trained norms"),
-    ("_norm.scale", "a control LoRA, which replaces norms"),
     (".on_input", "IA3"),
     (".ia3_l", "IA3"),
     (".vera_lambda", "VeRA"),
@@ -156,13 +165,46 @@ const UNSUPPORTED: [(&str, &str); 17] = [
     (".hra_", "HRA"),
 ];
 
+/// The end of a name of Black Forest Labs' control LoRAs, and what such a file is.
+const CONTROL: (&str, &str) = ("_norm.scale", "a control LoRA, which replaces norms");
+
+/// Last parts of the paths of norms.
+const NORMS: [&str; 13] = [
+    "norm",
+    "norm1",
+    "norm2",
+    "norm3",
+    "conv_norm_out",
+    "layer_norm",
+    "layer_norm1",
+    "layer_norm2",
+    "final_layer_norm",
+    "norm_q",
+    "norm_k",
+    "norm_added_q",
+    "norm_added_k",
+];
+
+/// Whether one of our modules is a norm.
+pub fn is_norm(path: &str) -> bool {
+    NORMS.contains(&path.rsplit('.').next().unwrap_or(path))
+}
+
 /// Parses one tensor name.
 pub fn parse(key: &str) -> Key {
+    if key.ends_with(CONTROL.0) {
+        return Key::Unsupported(CONTROL.1);
+    }
     if let Some((_, kind)) = UNSUPPORTED.iter().find(|(mark, _)| key.contains(mark)) {
         return Key::Unsupported(kind);
     }
     let Some((name, part)) = xlabs(key).or_else(|| strip_suffix(key)) else {
         return Key::Other { layer: key.to_owned() };
+    };
+    let name = match part {
+        // The difference may be named after the parameter instead of its norm.
+        Part::Diff | Part::DiffBias => name.strip_suffix(".scale").unwrap_or(name),
+        _ => name,
     };
     match module(name, key) {
         Some((network, dialect, targets)) => {
@@ -190,6 +232,9 @@ fn xlabs(key: &str) -> Option<(&str, Part)> {
     flux::from_xlabs(name).map(|_| (name, part))
 }
 
+/// Prefixes of the dotted names of denoisers.
+const DENOISER: [&str; 4] = ["transformer.", "unet.", "diffusion_model.", "model.diffusion_model."];
+
 type Found = (Network, Dialect, Vec<(String, Share)>);
 
 fn module(name: &str, key: &str) -> Option<Found> {
@@ -202,13 +247,15 @@ fn module(name: &str, key: &str) -> Option<Found> {
         ("lora_te3_", Network::TextEncoder2),
     ] {
         if let Some(flat) = name.strip_prefix(prefix) {
-            return Some((network, Dialect::Kohya, whole(text::from_flat(flat)?)));
+            return Some((network, Dialect::Kohya, whole(text::from_flat(flat.trim_end_matches('_'))?)));
         }
     }
     for (prefix, dialect) in
         [("lora_unet_", Dialect::Kohya), ("lora_transformer_", Dialect::OneTrainer), ("lycoris_", Dialect::Lycoris)]
     {
         if let Some(flat) = name.strip_prefix(prefix) {
+            // An early trainer of FLUX.1 added an underscore.
+            let flat = flat.trim_end_matches('_');
             let flux = flux::from_flat(flat).map(|targets| (Network::Transformer, dialect, targets));
             return flux.or_else(|| Some((Network::Unet, dialect, whole(unet::from_flat(flat)?))));
         }
@@ -226,10 +273,7 @@ fn module(name: &str, key: &str) -> Option<Found> {
             return Some((network, dialect(key), whole(text::from_dotted(dotted)?)));
         }
     }
-    let dotted = ["transformer.", "unet.", "diffusion_model.", "model.diffusion_model."]
-        .iter()
-        .find_map(|prefix| name.strip_prefix(prefix))
-        .unwrap_or(name);
+    let dotted = DENOISER.iter().find_map(|prefix| name.strip_prefix(prefix)).unwrap_or(name);
     let dotted = dotted.strip_prefix("base_model.model.").unwrap_or(dotted);
     let theirs = flux::from_xlabs(dotted);
     let flux = flux::from_dotted(theirs.as_deref().unwrap_or(dotted));
@@ -298,27 +342,29 @@ pub fn not_used(kind: &str) -> String {
 }
 
 /// The error for a file in which nothing matches a supported network.
-pub fn not_known(names: &[String]) -> String {
-    format!("it looks like {}; a LoRA of FLUX.1 or Stable Diffusion is needed", foreign_family(names))
+pub fn not_known<'a>(names: impl Iterator<Item = &'a String> + Clone) -> String {
+    let needed = "a LoRA of FLUX.1 or Stable Diffusion is needed";
+    if let Some(family) = foreign_family(names.clone()) {
+        return format!("it looks like {family}; {needed}");
+    }
+    let mut adapted = names.filter(|name| strip_suffix(name).is_some() || name.contains("lora"));
+    match adapted.next() {
+        Some(name) => format!("the names of its layers are unknown, such as {name}; {needed}"),
+        None => format!("it is no LoRA; {needed}"),
+    }
 }
 
-/// What the names in a file suggest that it is, if nothing in it matches a supported network.
-fn foreign_family(names: &[String]) -> &'static str {
-    let any = |marks: &[&str]| names.iter().any(|name| marks.iter().any(|mark| name.contains(mark)));
+/// The family that the names in a file show, if nothing in it matches a supported network.
+fn foreign_family<'a>(names: impl Iterator<Item = &'a String> + Clone) -> Option<&'static str> {
+    let any = |marks: &[&str]| names.clone().any(|name| marks.iter().any(|mark| name.contains(mark)));
     if any(&["joint_blocks", "joint_transformer_blocks"]) {
-        "a Stable Diffusion 3 LoRA"
+        Some("a Stable Diffusion 3 LoRA")
     } else if any(&["double_stream_modulation", "single_stream_modulation"]) {
-        "a FLUX.2 LoRA"
+        Some("a FLUX.2 LoRA")
     } else if any(&["cross_attn", "blocks.0.self_attn", "blocks_0_self_attn"]) {
-        "a Wan LoRA"
-    } else if any(&["double_blocks", "single_blocks", "transformer_blocks"]) {
-        "a LoRA of a transformer that is not FLUX.1"
-    } else if any(&["text_model", "lora_te", "text_encoder"]) {
-        "a LoRA of a text encoder that is not known"
-    } else if any(&["lora_", "lora.", "lokr_", "hada_"]) {
-        "a LoRA of an unknown family"
+        Some("a Wan LoRA")
     } else {
-        "no LoRA"
+        None
     }
 }
 

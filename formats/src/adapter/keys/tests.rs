@@ -131,20 +131,64 @@ fn text_encoders_in_every_dialect() {
 fn other_families_are_not_ours() {
     assert!(matches!(parse("transformer.transformer_blocks.0.attn2.to_q.lora_A.weight"), Key::Other { .. }));
     assert!(matches!(parse("lora_unet_joint_blocks_0_x_block_attn_qkv.lora_down.weight"), Key::Other { .. }));
-    assert_eq!(foreign_family(&["model.diffusion_model.out.2.weight".into()]), "no LoRA");
+    let refusal = |name: &str| not_known([name.to_owned()].iter());
+    assert!(refusal("model.diffusion_model.out.2.weight").starts_with("it is no LoRA"));
+    assert!(refusal("lora_unet_joint_blocks_0_x_block_attn_qkv.lora_down.weight").contains("Stable Diffusion 3"));
+    let unknown = refusal("transformer.single_transformer_blocks.0.attn.to_kk.lora_A.weight");
+    assert!(unknown.contains("unknown, such as transformer.single_transformer_blocks.0.attn.to_kk"), "{unknown}");
 }
 
 #[test]
 fn other_algorithms_are_named() {
     let module = "lora_unet_double_blocks_0_img_attn_qkv";
-    for (tensor, name) in [
-        ("oft_blocks", "OFT or BOFT"),
-        ("a1.weight", "GLoRA"),
-        ("w_norm", "a set of trained norms"),
-        ("on_input", "IA3"),
-    ] {
+    for (tensor, name) in [("oft_blocks", "OFT or BOFT"), ("a1.weight", "GLoRA"), ("on_input", "IA3")] {
         assert_eq!(parse(&format!("{module}.{tensor}")), Key::Unsupported(name));
     }
+}
+
+#[test]
+fn norms_are_known_by_each_of_their_names() {
+    for (key, path) in [
+        ("diffusion_model.double_blocks.0.img_attn.norm.key_norm.scale.diff", "transformer_blocks.0.attn.norm_k"),
+        ("diffusion_model.double_blocks.0.txt_attn.norm.query_norm.diff", "transformer_blocks.0.attn.norm_added_q"),
+        ("lora_unet_single_blocks_3_norm_key_norm.w_norm", "single_transformer_blocks.3.attn.norm_k"),
+        ("diffusion_model.middle_block.0.in_layers.0.diff", "mid_block.resnets.0.norm1"),
+        ("diffusion_model.out.0.diff", "conv_norm_out"),
+        ("lora_unet_mid_block_attentions_0_norm.w_norm", "mid_block.attentions.0.norm"),
+        (
+            "lora_unet_mid_block_attentions_0_transformer_blocks_0_norm3.diff",
+            "mid_block.attentions.0.transformer_blocks.0.norm3",
+        ),
+        ("lora_te_text_model_final_layer_norm.w_norm", "text_model.final_layer_norm"),
+        (
+            "text_encoders.clip_l.transformer.text_model.encoder.layers.0.layer_norm1.diff",
+            "text_model.encoder.layers.0.layer_norm1",
+        ),
+        ("lora_te3_encoder_block_0_layer_1_layer_norm.w_norm", "encoder.block.0.layer.1.layer_norm"),
+    ] {
+        let (_, targets, part) = known(key);
+        assert_eq!((targets, part), (whole(path), Part::Diff), "{key}");
+        assert!(is_norm(path), "{path}");
+    }
+    let (_, _, part) = known("lora_unet_mid_block_attentions_0_norm.b_norm");
+    assert_eq!(part, Part::DiffBias);
+    for path in ["transformer_blocks.0.norm1.linear", "norm_out.linear", "mid_block.attentions.0.proj_in"] {
+        assert!(!is_norm(path), "{path}");
+    }
+    let control = "double_blocks.0.img_attn.norm.query_norm.scale";
+    assert!(matches!(parse(control), Key::Unsupported(kind) if kind.contains("control")));
+}
+
+#[test]
+fn an_underscore_behind_a_flat_name_changes_nothing() {
+    for name in ["single_transformer_blocks_0_attn_to_k_", "single_transformer_blocks_0_attn_to_k"] {
+        let (targets, _) = flux(&format!("lora_unet_{name}.lora_down.weight"));
+        assert_eq!(targets, whole("single_transformer_blocks.0.attn.to_k"));
+    }
+    assert_eq!(
+        known("lora_te_text_model_encoder_layers_0_mlp_fc1_.alpha").1,
+        whole("text_model.encoder.layers.0.mlp.fc1")
+    );
 }
 
 /// Random names, combined from all meaningful parts and from noise.
@@ -203,13 +247,14 @@ fn no_name_makes_the_parser_panic() {
     }
 }
 
-/// Paths of all linear layers and convolutions of a real, full-size network.
+/// Paths of all linear layers, convolutions and norms of a real, full-size network.
 fn layers(list: &str) -> Vec<String> {
     let file = format!("{}/../diffusion/tests/goldens/keys/{list}.txt", env!("CARGO_MANIFEST_DIR"));
     let text = std::fs::read_to_string(file).unwrap();
+    // The scale of a FLUX.1 norm has no other parameter beside it.
     let weights = text.lines().filter_map(|line| {
-        let (key, shape) = line.split_once(' ')?;
-        key.strip_suffix(".weight").filter(|_| shape.contains('x')).map(str::to_owned)
+        let (key, _) = line.split_once(' ')?;
+        key.strip_suffix(".weight").or_else(|| key.strip_suffix(".scale")).map(str::to_owned)
     });
     let layers: Vec<_> = weights.filter(|path| !path.contains("embedding") || path.contains("linear_")).collect();
     assert!(layers.len() > 60, "{list}");

@@ -3,7 +3,7 @@
 use super::flat::{consists_of, unflatten};
 
 /// Parts of the names of CLIP's and T5's modules.
-const PARTS: [&str; 23] = [
+const PARTS: [&str; 27] = [
     "text_model",
     "encoder",
     "layers",
@@ -27,6 +27,10 @@ const PARTS: [&str; 23] = [
     "wi_0",
     "wi_1",
     "wo",
+    "layer_norm",
+    "layer_norm1",
+    "layer_norm2",
+    "final_layer_norm",
 ];
 
 /// diffusers' legacy names of CLIP's projections.
@@ -46,11 +50,12 @@ pub(super) fn from_dotted(name: &str) -> Option<String> {
         path = format!("{module}.{ours}");
     }
     // transformers 5 omits CLIP's outer name.
-    if path.starts_with("encoder.layers.") {
+    if path.starts_with("encoder.layers.") || path == "final_layer_norm" {
         path = format!("text_model.{path}");
     }
     let begins = ["text_model.encoder.layers.", "encoder.block."];
-    let known = path == "text_projection" || begins.iter().any(|begin| path.starts_with(begin));
+    let alone = ["text_projection", "text_model.final_layer_norm", "encoder.final_layer_norm"];
+    let known = alone.contains(&&*path) || begins.iter().any(|begin| path.starts_with(begin));
     (known && consists_of(&path, &PARTS)).then_some(path)
 }
 

@@ -7,7 +7,7 @@ use super::flat::{consists_of, is_number, unflatten};
 const PER_LEVEL: usize = 2;
 
 /// Parts of diffusers' names.
-const DIFFUSERS: [&str; 33] = [
+const DIFFUSERS: [&str; 35] = [
     "conv_in",
     "conv_out",
     "time_embedding",
@@ -41,10 +41,12 @@ const DIFFUSERS: [&str; 33] = [
     "proj",
     "norm1",
     "norm2",
+    "norm3",
+    "conv_norm_out",
 ];
 
 /// Additional parts of the original names.
-const ORIGINAL: [&str; 14] = [
+const ORIGINAL: [&str; 13] = [
     "input_blocks",
     "middle_block",
     "output_blocks",
@@ -56,14 +58,14 @@ const ORIGINAL: [&str; 14] = [
     "time_embed",
     "label_emb",
     "out",
-    "norm3",
     "norm_out",
     "norm_in",
 ];
 
 /// Modules outside of the blocks: the original name and ours.
-const TOP: [(&str, &str); 6] = [
+const TOP: [(&str, &str); 7] = [
     ("input_blocks.0.0", "conv_in"),
+    ("out.0", "conv_norm_out"),
     ("out.2", "conv_out"),
     ("time_embed.0", "time_embedding.linear_1"),
     ("time_embed.2", "time_embedding.linear_2"),
@@ -72,9 +74,11 @@ const TOP: [(&str, &str); 6] = [
 ];
 
 /// Modules of a residual block: the original name and ours.
-const RESNET: [(&str, &str); 4] = [
+const RESNET: [(&str, &str); 6] = [
+    ("in_layers.0", "norm1"),
     ("in_layers.2", "conv1"),
     ("emb_layers.1", "time_emb_proj"),
+    ("out_layers.0", "norm2"),
     ("out_layers.3", "conv2"),
     ("skip_connection", "conv_shortcut"),
 ];
@@ -96,7 +100,8 @@ pub(super) fn from_dotted(name: &str) -> Option<String> {
         path.push_str(".0");
     }
     let begins = ["down_blocks.", "mid_block.", "up_blocks.", "time_embedding.", "add_embedding."];
-    let known = path == "conv_in" || path == "conv_out" || begins.iter().any(|begin| path.starts_with(begin));
+    let known = ["conv_in", "conv_norm_out", "conv_out"].contains(&&*path)
+        || begins.iter().any(|begin| path.starts_with(begin));
     (known && consists_of(&path, &DIFFUSERS)).then_some(path)
 }
 
@@ -137,7 +142,7 @@ fn resnet(inner: &str) -> Option<&'static str> {
 
 /// The layers inside of attention have the same names everywhere.
 fn attention(inner: &str) -> Option<&str> {
-    let begins = inner == "proj_in" || inner == "proj_out" || inner.starts_with("transformer_blocks.");
+    let begins = ["norm", "proj_in", "proj_out"].contains(&inner) || inner.starts_with("transformer_blocks.");
     (begins && consists_of(inner, &DIFFUSERS)).then_some(inner)
 }
 
