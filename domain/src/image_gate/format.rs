@@ -113,18 +113,20 @@ mod tests {
 
     #[test]
     fn the_preview_of_a_raw_photo_is_not_its_picture() {
-        // A little-endian TIFF whose only tag says that it is a reduced picture, or that it is a DNG.
-        let tiff = |tag: u16, kind: u16, count: u32, value: u32| {
-            let mut bytes = b"II*\0\x08\0\0\0\x01\0".to_vec();
-            bytes.extend(tag.to_le_bytes());
-            bytes.extend(kind.to_le_bytes());
-            bytes.extend(count.to_le_bytes());
-            bytes.extend(value.to_le_bytes());
-            bytes.extend([0; 4]);
-            bytes
+        let tiff = |tag: Option<(Tag, u32)>| {
+            let mut out = Cursor::new(Vec::new());
+            let mut encoder = tiff::encoder::TiffEncoder::new(&mut out).unwrap();
+            let mut picture = encoder.new_image::<tiff::encoder::colortype::Gray8>(2, 1).unwrap();
+            if let Some((tag, value)) = tag {
+                picture.encoder().write_tag(tag, value).unwrap();
+            }
+            picture.write_data(&[7, 8]).unwrap();
+            out.into_inner()
         };
-        assert!(of(&tiff(254, 4, 1, 1)).unwrap_err().contains("raw photo"));
-        assert!(of(&tiff(50706, 1, 4, 0x401)).unwrap_err().contains("raw photo"));
-        assert_eq!(of(&tiff(254, 4, 1, 0)), Ok(ImageFormat::Tiff));
+        assert_eq!(of(&tiff(None)), Ok(ImageFormat::Tiff));
+        assert_eq!(of(&tiff(Some((Tag::NewSubfileType, 0)))), Ok(ImageFormat::Tiff));
+        for tag in [(Tag::NewSubfileType, 1), (Tag::Unknown(50706), 0x401)] {
+            assert!(of(&tiff(Some(tag))).unwrap_err().contains("raw photo"));
+        }
     }
 }
