@@ -392,14 +392,25 @@ impl Part<'_> {
         while let Some(bytes) = self.chunk().await? {
             whole.extend_from_slice(&bytes);
             if whole.len() as u64 > limit {
-                return Err(Problem::field(
-                    StatusCode::PAYLOAD_TOO_LARGE,
-                    name,
-                    format!("It has more than {limit} bytes."),
-                ));
+                return Err(too_long(name, limit));
             }
         }
         Ok(whole.into())
+    }
+
+    /// As [`Part::bytes`], but a larger part is read to its end and `None`: the rest of the form is still of interest.
+    pub(crate) async fn bytes_if_small(mut self, limit: u64) -> Result<Option<Bytes>> {
+        let mut whole = Vec::new();
+        let mut fits = true;
+        while let Some(bytes) = self.chunk().await? {
+            fits = fits && (whole.len() + bytes.len()) as u64 <= limit;
+            if fits {
+                whole.extend_from_slice(&bytes);
+            } else {
+                whole = Vec::new();
+            }
+        }
+        Ok(fits.then(|| whole.into()))
     }
 
     /// The whole part as text, if it has at most `limit` bytes.
@@ -409,6 +420,10 @@ impl Part<'_> {
         String::from_utf8(bytes.into())
             .map_err(|_| Problem::field(StatusCode::UNPROCESSABLE_ENTITY, name, "It is not UTF-8 text."))
     }
+}
+
+pub(crate) fn too_long(field: impl Into<String>, limit: u64) -> Problem {
+    Problem::field(StatusCode::PAYLOAD_TOO_LARGE, field, format!("It has more than {limit} bytes."))
 }
 
 impl From<MultipartError> for Problem {

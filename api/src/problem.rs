@@ -59,6 +59,19 @@ impl Problem {
     }
 }
 
+impl Problem {
+    /// One problem of all that is wrong with a request; the status is that of the first.
+    pub fn of_all(problems: Vec<Problem>) -> Option<Self> {
+        let mut problems = problems.into_iter();
+        let mut all = problems.next()?;
+        for problem in problems {
+            all.detail = format!("{} {}", all.detail, problem.detail);
+            all.errors.extend(problem.errors);
+        }
+        Some(all)
+    }
+}
+
 impl From<Error> for Problem {
     fn from(error: Error) -> Self {
         match error {

@@ -2,6 +2,7 @@
 //! it can only be deleted. A training takes a snapshot when it is created, so later changes do not affect it. The bytes
 //! must stay while it runs, so deleting what an unfinished training needs is a conflict.
 
+pub mod folder;
 pub mod intake;
 
 use chrono::{DateTime, Utc};

@@ -10,10 +10,10 @@ use uuid::Uuid;
 
 use crate::artifact::{self, NewArtifact};
 use crate::event;
-use crate::job::{self, Claim, JobKind, NewJob};
+use crate::job::{self, Claim, JobKind, JobStatus, NewJob};
 use crate::model::{self, ModelFiles, ModelKind, ModelRef};
 use crate::report::{JobRow, Report};
-use crate::{Caller, Database, Error, JobId, ModelId, Page, PageRequest, ProjectId, Result, begin, bounded};
+use crate::{Caller, Database, Error, JobId, ModelId, Page, PageRequest, ProjectId, Result, Storage, begin, bounded};
 
 crate::id::public! {
     ExportId,
@@ -222,6 +222,33 @@ pub async fn list(caller: &Caller, database: &Database, page: &PageRequest) -> R
 pub async fn cancel(caller: &Caller, database: &Database, id: ExportId) -> Result<Export> {
     job::cancel(caller, database, job::find(caller, database, id.into(), Some(JobKind::Export)).await?).await?;
     get(caller, database, id).await
+}
+
+/// Deletes an ended export with its file. Errors: `NotFound`; `Conflict` while it is queued or running.
+pub async fn delete(caller: &Caller, database: &Database, storage: &Storage, id: ExportId) -> Result<()> {
+    let mut tx = begin(database.pool(caller)).await?;
+    let row = sqlx::query!(
+        r#"SELECT e.job_id AS "job_id: JobId", j.status AS "status: JobStatus"
+           FROM exports e JOIN jobs j ON j.id = e.job_id JOIN models m ON m.id = e.model_id
+           WHERE e.id = $1 AND e.project_id = $2 AND m.deleted_at IS NULL FOR UPDATE OF e"#,
+        id as ExportId,
+        caller.project() as ProjectId,
+    )
+    .fetch_optional(&mut *tx)
+    .await?
+    .ok_or_else(|| Error::not_found("export", id))?;
+    if !row.status.is_terminal() {
+        return Err(Error::conflict(format!("The export is {}; cancel it first.", row.status.as_str())));
+    }
+    job::hide(&mut tx, row.job_id).await?;
+    let keys =
+        sqlx::query_scalar!("DELETE FROM artifacts WHERE job_id = $1 RETURNING storage_key", row.job_id as JobId)
+            .fetch_all(&mut *tx)
+            .await?;
+    sqlx::query!("DELETE FROM exports WHERE id = $1", id as ExportId).execute(&mut *tx).await?;
+    tx.commit().await?;
+    storage.discard(keys).await;
+    Ok(())
 }
 
 /// The work of the claimed job.

@@ -13,7 +13,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::event;
-use crate::job::{self, Claim, JobKind, NewJob};
+use crate::job::{self, Claim, JobKind, JobStatus, NewJob};
 use crate::model::intake::{self, Intake};
 use crate::model::parts::Part;
 use crate::model::source::{Parts, Source};
@@ -299,6 +299,35 @@ pub async fn list(caller: &Caller, database: &Database, page: &PageRequest) -> R
 pub async fn cancel(caller: &Caller, database: &Database, id: ImportId) -> Result<Import> {
     job::cancel(caller, database, job::find(caller, database, id.into(), Some(JobKind::Import)).await?).await?;
     get(caller, database, id).await
+}
+
+/// Deletes an ended import. The model that it made is kept. Errors: `NotFound`; `Conflict` while it is queued or
+/// running.
+pub async fn delete(caller: &Caller, database: &Database, storage: &Storage, id: ImportId) -> Result<()> {
+    let mut tx = begin(database.pool(caller)).await?;
+    let row = sqlx::query!(
+        r#"SELECT i.job_id AS "job_id: JobId", j.status AS "status: JobStatus" FROM imports i JOIN jobs j ON j.id = i.job_id
+           WHERE i.id = $1 AND i.project_id = $2 FOR UPDATE OF i"#,
+        id as ImportId,
+        caller.project() as ProjectId,
+    )
+    .fetch_optional(&mut *tx)
+    .await?
+    .ok_or_else(|| Error::not_found("import", id))?;
+    if !row.status.is_terminal() {
+        return Err(Error::conflict(format!("The import is {}; cancel it first.", row.status.as_str())));
+    }
+    job::hide(&mut tx, row.job_id).await?;
+    // Files of an import that made no model.
+    let files = sqlx::query_scalar!(
+        r#"DELETE FROM imports WHERE id = $1 RETURNING files AS "files: Json<Vec<ModelFile>>""#,
+        id as ImportId
+    )
+    .fetch_one(&mut *tx)
+    .await?;
+    tx.commit().await?;
+    storage.discard(files.0.into_iter().map(|file| file.storage_key)).await;
+    Ok(())
 }
 
 /// The work of the claimed job, with the files that are stored already.

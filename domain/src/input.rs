@@ -3,13 +3,13 @@
 //! earlier generation, is stored with its generation and deleted with it. Not here: what is made of them
 //! (`generation`).
 
-use base64::Engine;
-use base64::prelude::BASE64_STANDARD;
+mod data_uri;
+
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
-use uuid::Uuid;
 
+use self::data_uri::Reference;
 use crate::image_gate::{self, CheckedImage};
 use crate::storage::StorageKey;
 use crate::{Caller, Database, Error, GenerationId, InputId, Page, PageRequest, ProjectId, Result, Storage, begin};
@@ -159,16 +159,12 @@ pub(crate) async fn resolve(
     field: &'static str,
     text: &str,
 ) -> Result<SourceImage> {
-    if let Some(rest) = text.strip_prefix("data:") {
-        let encoded = rest.split_once(";base64,").map(|(_, encoded)| encoded);
-        let bytes = encoded.and_then(|encoded| BASE64_STANDARD.decode(encoded).ok()).ok_or_else(|| {
-            Error::invalid(field, "The data URI does not hold base64, as `data:image/png;base64,iVBOR…` does.")
-        })?;
-        return keep(storage, generation, field, image_gate::check(field, bytes.into()).await?).await;
-    }
-    let id: Uuid = text.parse().map_err(|_| {
-        Error::invalid(field, "It is neither the id of an input or artifact nor a data URI with a picture.")
-    })?;
+    let id = match data_uri::read(text).map_err(|why| Error::invalid(field, why))? {
+        Reference::Bytes(bytes) => {
+            return keep(storage, generation, field, image_gate::check(field, bytes).await?).await;
+        }
+        Reference::Id(id) => id,
+    };
     let (pool, project) = (database.pool(caller), caller.project());
     let input = select_inputs!("WHERE id = $1 AND project_id = $2", id, project as ProjectId);
     if let Some(input) = input.fetch_optional(pool).await? {

@@ -1,5 +1,5 @@
-//! Jobs of every kind as clients see them: list, get, cancel and retry, by the public id. Not here: the queue (`job`),
-//! or what only one kind has (`generation`, `training`, `import`, `export`).
+//! Jobs of every kind as clients see them: list, get, cancel, retry and delete, by the public id. Not here: the queue
+//! (`job`), or what only one kind has (`generation`, `training`, `import`, `export`).
 
 use chrono::{DateTime, Utc};
 use sqlx::types::Json;
@@ -135,6 +135,17 @@ fn may_name_a_model(text: &str) -> bool {
 pub async fn cancel(caller: &Caller, database: &Database, id: Uuid) -> Result<Job> {
     job::cancel(caller, database, job::find(caller, database, id, None).await?).await?;
     get(caller, database, id).await
+}
+
+/// Deletes an ended job with its generation, training, import or export, and the files that only it has. A model that
+/// it made is kept. Errors: `NotFound`; `Conflict` while it is queued or running.
+pub async fn delete(caller: &Caller, database: &Database, storage: &Storage, id: Uuid) -> Result<()> {
+    match get(caller, database, id).await?.kind {
+        JobKind::Generation => generation::delete(caller, database, storage, id.into()).await,
+        JobKind::Training => training::delete(caller, database, storage, id.into()).await,
+        JobKind::Import => import::delete(caller, database, storage, id.into()).await,
+        JobKind::Export => export::delete(caller, database, storage, id.into()).await,
+    }
 }
 
 /// Makes the request of a failed job again, as a new job that names the failed one; returns the new one. Errors:

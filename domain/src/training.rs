@@ -587,3 +587,20 @@ async fn commit(pool: &PgPool, claim: &Claim, adapter: NewArtifact, warnings: &[
     tx.commit().await?;
     Ok(Finished { model: model.id, sequence: Some(sequence), checkpoints })
 }
+
+/// Removes checkpoints of trainings that ended without a LoRA: a retry starts at the first step, so nothing reads them.
+/// Cheap if there are none.
+pub async fn discard_leftovers(pool: &PgPool, storage: &Storage) -> Result<()> {
+    let left = bounded(
+        sqlx::query_scalar!(
+            "DELETE FROM training_checkpoints WHERE storage_key IN (
+               SELECT c.storage_key FROM training_checkpoints c JOIN trainings t ON t.id = c.training_id JOIN jobs j ON j.id = t.job_id
+               WHERE j.status IN ('failed', 'canceled') FOR UPDATE OF c SKIP LOCKED)
+             RETURNING storage_key"
+        )
+        .fetch_all(pool),
+    )
+    .await?;
+    storage.discard(left).await;
+    Ok(())
+}

@@ -23,10 +23,16 @@ const MAX_FILE_NAME_CHARS: usize = 255;
 pub enum ImageMediaType {
     #[serde(rename = "image/png")]
     Png,
-    #[serde(rename = "image/jpeg")]
+    #[serde(rename = "image/jpeg", alias = "image/jpg")]
     Jpeg,
     #[serde(rename = "image/webp")]
     Webp,
+    #[serde(rename = "image/gif")]
+    Gif,
+    #[serde(rename = "image/bmp")]
+    Bmp,
+    #[serde(rename = "image/tiff")]
+    Tiff,
 }
 
 impl ImageMediaType {
@@ -35,6 +41,9 @@ impl ImageMediaType {
             Self::Png => "image/png",
             Self::Jpeg => "image/jpeg",
             Self::Webp => "image/webp",
+            Self::Gif => "image/gif",
+            Self::Bmp => "image/bmp",
+            Self::Tiff => "image/tiff",
         }
     }
 }

@@ -1,15 +1,16 @@
-//! The gate for archives of pictures: `photo.png` with `photo.txt` beside it as its caption. Nothing is extracted to
-//! disk and no name from the archive becomes a path. Entries are read one by one, counting the bytes that are really
-//! decompressed, since a header may say anything. Not here: what a picture must be (`image_gate`).
+//! The gate for archives of pictures and captions. Nothing is extracted to disk and no name from the archive becomes a
+//! path. Entries are read one by one, counting the bytes that are really decompressed, since a header may say anything.
+//! An entry that cannot be used is passed on with the reason; an archive that attacks is refused as a whole. Not here:
+//! what the files are (`dataset::folder`), or what a picture must be (`image_gate`).
 
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufReader, Read};
 
 use bytes::Bytes;
 use zip::ZipArchive;
 
-use crate::{Error, Result, dataset, image_gate};
+use crate::dataset::folder::{self, Kind};
+use crate::{Error, Result, image_gate};
 
 /// Largest archive, in bytes.
 pub const MAX_ARCHIVE_BYTES: u64 = 2 * 1024 * 1024 * 1024;
@@ -21,28 +22,28 @@ pub const MAX_TOTAL_BYTES: u64 = 8 * 1024 * 1024 * 1024;
 pub const MAX_RATIO: u64 = 100;
 /// Files up to this size, in bytes, are exempt from the ratio.
 const RATIO_FREE_BYTES: u64 = 64 * 1024;
-/// The longest allowed caption in bytes, at four bytes a character.
-const MAX_CAPTION_BYTES: u64 = dataset::MAX_CAPTION_CHARS as u64 * 4 + 3;
 const FIELD: &str = "archive";
 
-/// One picture of the archive, not yet decoded.
+/// One file of the archive.
 #[derive(Debug)]
 pub struct Entry {
     pub name: String,
-    pub bytes: Bytes,
-    pub caption: Option<String>,
+    /// The bytes, or why they cannot be used.
+    pub content: Result<Bytes, String>,
 }
 
-struct Pair {
+/// A file by the table of contents.
+struct Listed {
     name: String,
-    picture: usize,
-    caption: Option<usize>,
+    index: usize,
+    /// Why it cannot be read.
+    refused: Option<&'static str>,
 }
 
-/// An open archive whose table of contents has been checked; iterate to read its pictures in the order of their names.
+/// An open archive whose table of contents has been checked; iterate to read its files in the order of their names.
 pub struct Archive {
     zip: ZipArchive<BufReader<File>>,
-    pairs: std::vec::IntoIter<Pair>,
+    files: std::vec::IntoIter<Listed>,
     bytes_left: u64,
 }
 
@@ -63,24 +64,25 @@ impl Archive {
                 format!("The archive has {} entries; at most {MAX_ENTRIES} are taken.", zip.len()),
             ));
         }
-        let pairs = pair_up(&mut zip)?;
-        if pairs.is_empty() {
-            return Err(Error::invalid(FIELD, "The archive holds no picture; put PNG, JPEG or WebP files in it."));
-        }
-        Ok(Self { zip, pairs: pairs.into_iter(), bytes_left: MAX_TOTAL_BYTES })
+        let files = list(&mut zip)?;
+        Ok(Self { zip, files: files.into_iter(), bytes_left: MAX_TOTAL_BYTES })
     }
 
-    fn read(&mut self, index: usize, limit: u64) -> Result<Vec<u8>> {
-        let mut entry = self.zip.by_index(index).map_err(unreadable)?;
+    /// The bytes of a file. Errors: those of an archive that is to be refused; within, why only this file cannot be
+    /// used.
+    fn read(&mut self, index: usize, limit: u64) -> Result<Result<Bytes, String>> {
+        let mut entry = match self.zip.by_index(index) {
+            Ok(entry) => entry,
+            Err(error) => return Ok(Err(format!("It is damaged: {error}."))),
+        };
         let name = entry.name().to_owned();
         let compressed = entry.compressed_size();
         let ratio_limit = compressed.saturating_mul(MAX_RATIO).max(RATIO_FREE_BYTES);
         let allowed = limit.min(ratio_limit).min(self.bytes_left);
         let mut bytes = Vec::new();
-        (&mut entry)
-            .take(allowed + 1)
-            .read_to_end(&mut bytes)
-            .map_err(|error| Error::invalid(FIELD, format!("`{name}` in the archive is damaged: {error}.")))?;
+        if let Err(error) = (&mut entry).take(allowed + 1).read_to_end(&mut bytes) {
+            return Ok(Err(format!("It is damaged: {error}.")));
+        }
         let count = bytes.len() as u64;
         if count > ratio_limit {
             return Err(Error::too_large(
@@ -89,27 +91,23 @@ impl Archive {
             ));
         }
         if count > limit {
-            return Err(Error::too_large(FIELD, format!("`{name}` unpacks to more than {limit} bytes.")));
+            return Ok(Err(format!("It has more than {limit} bytes.")));
         }
         if count > self.bytes_left {
             return Err(Error::too_large(FIELD, "The archive unpacks to more than 8 GiB; split it."));
         }
         self.bytes_left -= count;
-        Ok(bytes)
+        Ok(Ok(bytes.into()))
     }
 
-    fn read_pair(&mut self, pair: Pair) -> Result<Entry> {
-        let bytes = Bytes::from(self.read(pair.picture, image_gate::MAX_BYTES)?);
-        let caption = match pair.caption {
-            None => None,
-            Some(index) => {
-                let text = self.read(index, MAX_CAPTION_BYTES)?;
-                let text = String::from_utf8(text)
-                    .map_err(|_| Error::invalid(FIELD, format!("The caption of `{}` is not UTF-8 text.", pair.name)))?;
-                Some(text.trim_start_matches('\u{feff}').trim().to_owned())
-            }
+    fn entry(&mut self, file: Listed) -> Result<Entry> {
+        let kind = folder::kind(&file.name);
+        let content = match (file.refused, &kind) {
+            (_, Kind::Other(reason)) => Err(reason.clone()),
+            (Some(reason), _) => Err(reason.to_owned()),
+            (None, _) => self.read(file.index, kind.text_limit().unwrap_or(image_gate::MAX_BYTES))?,
         };
-        Ok(Entry { name: pair.name, bytes, caption })
+        Ok(Entry { name: file.name, content })
     }
 }
 
@@ -117,85 +115,34 @@ impl Iterator for Archive {
     type Item = Result<Entry>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let pair = self.pairs.next()?;
-        Some(self.read_pair(pair))
+        let file = self.files.next()?;
+        Some(self.entry(file))
     }
 }
 
-/// Finds the pictures with their captions, and refuses files that do not belong in such an archive.
-fn pair_up(zip: &mut ZipArchive<BufReader<File>>) -> Result<Vec<Pair>> {
-    let mut pictures = BTreeMap::<String, (String, usize)>::new();
-    let mut captions = BTreeMap::<String, (String, usize)>::new();
+/// The files by name, without folders. Errors: `Invalid` if entries share their bytes.
+fn list(zip: &mut ZipArchive<BufReader<File>>) -> Result<Vec<Listed>> {
+    let mut files = Vec::new();
     let mut spans = Vec::new();
     for index in 0..zip.len() {
         let entry = zip.by_index_raw(index).map_err(unreadable)?;
-        let name = entry.name().to_owned();
-        if entry.is_dir() || is_litter(&name) {
+        if entry.is_dir() {
             continue;
         }
-        if entry.is_symlink() || !entry.is_file() {
-            return Err(Error::invalid(FIELD, format!("`{name}` in the archive is a link, not a file.")));
-        }
-        if entry.encrypted() {
-            return Err(Error::invalid(FIELD, format!("`{name}` in the archive is encrypted.")));
-        }
+        let refused = match () {
+            () if entry.is_symlink() || !entry.is_file() => Some("A link, not a file."),
+            () if entry.encrypted() => Some("It is encrypted."),
+            () => None,
+        };
         spans.push((entry.data_start(), entry.data_start().saturating_add(entry.compressed_size())));
-        let (stem, extension) = name.rsplit_once('.').unwrap_or((&name, ""));
-        let (group, stem) = (
-            match extension.to_ascii_lowercase().as_str() {
-                "png" | "jpg" | "jpeg" | "webp" => &mut pictures,
-                "txt" => &mut captions,
-                "zip" | "gz" | "tar" | "tgz" | "7z" | "rar" | "xz" | "bz2" | "zst" => {
-                    return Err(Error::invalid(FIELD, format!("`{name}` is an archive inside the archive.")));
-                }
-                _ => {
-                    return Err(Error::invalid(
-                        FIELD,
-                        format!("`{name}` is neither a PNG, JPEG or WebP picture nor a .txt caption."),
-                    ));
-                }
-            },
-            stem.to_owned(),
-        );
-        if let Some((first, _)) = group.insert(stem, (name.clone(), index)) {
-            return Err(Error::invalid(
-                FIELD,
-                format!("`{first}` and `{name}` differ only in their ending; give each picture its own name."),
-            ));
-        }
+        files.push(Listed { name: entry.name().to_owned(), index, refused });
     }
     spans.sort_unstable();
     if spans.windows(2).any(|pair| pair[1].0 < pair[0].1) {
         return Err(Error::invalid(FIELD, "Entries of the archive share the same bytes, as in a zip bomb."));
     }
-    let pairs = pictures
-        .into_iter()
-        .map(|(stem, (name, picture))| Pair { name, picture, caption: captions.remove(&stem).map(|(_, index)| index) })
-        .collect();
-    let is_caption = |(name, _): &(String, usize)| !is_about_the_whole(name);
-    match captions.into_values().find(is_caption) {
-        Some((name, _)) => {
-            Err(Error::invalid(FIELD, format!("The caption `{name}` has no picture of the same name beside it.")))
-        }
-        None => Ok(pairs),
-    }
-}
-
-/// Files that macOS and Windows add to archives, and that people write about their datasets.
-fn is_litter(name: &str) -> bool {
-    let file = name.rsplit(['/', '\\']).next().unwrap_or(name);
-    let lower = file.to_ascii_lowercase();
-    name.starts_with("__MACOSX/")
-        || file.starts_with("._")
-        || matches!(file, ".DS_Store" | "Thumbs.db" | "desktop.ini")
-        || lower.ends_with(".md")
-        || matches!(lower.as_str(), "license" | "licence" | "readme")
-}
-
-/// Texts that are not captions if there is no picture of the same name.
-fn is_about_the_whole(name: &str) -> bool {
-    let file = name.rsplit(['/', '\\']).next().unwrap_or(name).to_ascii_lowercase();
-    matches!(file.as_str(), "license.txt" | "licence.txt" | "readme.txt")
+    files.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(files)
 }
 
 fn unreadable(error: zip::result::ZipError) -> Error {
@@ -230,39 +177,56 @@ mod tests {
     }
 
     #[test]
-    fn pairs_pictures_with_captions_by_name() {
+    fn passes_on_what_is_used_and_the_reason_for_the_rest() {
+        let large = vec![b'x'; folder::MAX_CAPTION_BYTES as usize + 1];
         let entries: Vec<_> = Archive::open(archive(&[
-            ("b.txt", "\u{feff} a blue ball \n".as_bytes()),
+            ("b.txt", b"a ball"),
             ("b.png", b"two"),
             ("folder/a.JPG", b"one"),
             ("__MACOSX/._b.png", b"litter"),
-            ("README.md", b"about the pictures"),
-            ("LICENSE.txt", b"theirs"),
-            ("folder/readme.png", b"three"),
-            ("folder/readme.txt", b"a book"),
+            ("inner.zip", b"x"),
+            ("long.txt", &large),
         ]))
         .unwrap()
         .collect::<Result<_>>()
         .unwrap();
-        assert_eq!(entries.len(), 3);
-        assert_eq!(entries[2].caption.as_deref(), Some("a book"), "of a picture that is called so");
-        assert_eq!((entries[0].name.as_str(), entries[0].caption.as_deref()), ("b.png", Some("a blue ball")));
-        assert_eq!((entries[1].name.as_str(), entries[1].caption.as_deref()), ("folder/a.JPG", None));
+        let seen: Vec<_> = entries.iter().map(|entry| (entry.name.as_str(), entry.content.as_deref().ok())).collect();
+        assert_eq!(
+            seen,
+            [
+                ("__MACOSX/._b.png", None),
+                ("b.png", Some(&b"two"[..])),
+                ("b.txt", Some(b"a ball")),
+                ("folder/a.JPG", Some(b"one")),
+                ("inner.zip", None),
+                ("long.txt", None),
+            ]
+        );
+        assert!(entries[5].content.as_ref().unwrap_err().contains("more than 40003 bytes"));
     }
 
     #[test]
-    fn refuses_bombs_strangers_and_loners() {
+    fn refuses_bombs_and_strangers() {
         let zeros = vec![0u8; 4 << 20];
         assert!(refusal(&[("a.png", &zeros)]).contains("zip bomb"));
-        assert!(refusal(&[("a.png", b"x"), ("inner.zip", b"x")]).contains("archive inside"));
-        assert!(refusal(&[("a.png", b"x"), ("run.sh", b"x")]).contains("run.sh"));
-        assert!(refusal(&[("a.png", b"x"), ("b.txt", b"x")]).contains("no picture"));
-        assert!(refusal(&[("a.png", b"x"), ("a.jpg", b"x")]).contains("differ only"));
-        assert!(refusal(&[("folder.txt/", b"")]).contains("no picture") || refusal(&[]).contains("no picture"));
-        assert!(refusal(&[("a.png", b"x"), ("a.txt", b"\xff\xfe")]).contains("UTF-8"));
         let mut junk = tempfile::tempfile().unwrap();
         junk.write_all(b"not a zip at all").unwrap();
         assert!(matches!(Archive::open(junk), Err(Error::Unsupported { .. })));
+    }
+
+    #[test]
+    fn a_damaged_entry_does_not_spoil_the_others() {
+        let mut file = archive(&[("a.png", b"the first picture"), ("b.png", b"the second")]);
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes).unwrap();
+        let stored = bytes.windows(5).position(|window| window == b"a.png").unwrap() + 5;
+        bytes[stored + 2] ^= 0xff;
+        let mut damaged = tempfile::tempfile().unwrap();
+        damaged.write_all(&bytes).unwrap();
+        damaged.rewind().unwrap();
+        let entries: Vec<_> = Archive::open(damaged).unwrap().collect::<Result<_>>().unwrap();
+        assert!(entries[0].content.as_ref().unwrap_err().contains("damaged"));
+        assert_eq!(entries[1].content.as_deref(), Ok(&b"the second"[..]));
     }
 
     #[test]

@@ -1,6 +1,9 @@
 //! An S3 endpoint in the process: `s3s-fs` over a folder, with real signatures and expiry, so that the same code works
 //! with it and with any other S3.
 
+mod bucket;
+mod verified;
+
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -13,6 +16,7 @@ use s3s::service::{S3Service, S3ServiceBuilder};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
+use self::bucket::Buckets;
 use crate::{Error, secret, write_private};
 
 const BUCKET: &str = "pyrograph";
@@ -40,8 +44,7 @@ impl S3 {
         fs::create_dir_all(objects.join(BUCKET)).map_err(Error::file(&objects))?;
         let credentials = credentials(&folder.join(CREDENTIALS))?;
 
-        let files = s3s_fs::FileSystem::new(&objects).map_err(|error| Error::S3(format!("{error:?}")))?;
-        let mut builder = S3ServiceBuilder::new(files);
+        let mut builder = S3ServiceBuilder::new(Buckets::open(&objects)?);
         builder.set_auth(SimpleAuth::from_single(credentials.access_key.clone(), credentials.secret_key.clone()));
         let service = builder.build();
 

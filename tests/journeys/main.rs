@@ -8,6 +8,8 @@
 //! run on a card (`gauge`).
 //! First the usual paths (`road`, `pictures`, `command_line`, `embedded_stack`), then what the API refuses (`refusals`,
 //! `presigned`, `contract`, `clients`), how models are imported (`imports`, `flux_files`) and exported (`exports`), what the
+//! First the usual paths (`road`, `pictures`, `folders`, `command_line`, `embedded_stack`), then what the API refuses
+//! (`refusals`, `presigned`, `contract`), how models are imported (`imports`, `flux_files`) and exported (`exports`), what the
 //! engine detects (`misfits`) and has loaded (`residency`), then failures below a running job (`crash`, `lost_lease`,
 //! `takeover`, `resume`, `cancel`, `events`, `acknowledged`), secrets (`secrets`), and the rehearsal of a run on a card
 //! (`gauge`).
@@ -25,6 +27,7 @@ mod embedded_stack;
 mod events;
 mod exports;
 mod flux_files;
+mod folders;
 mod gauge;
 mod imports;
 mod lost_lease;

@@ -110,7 +110,7 @@ async fn pictures_that_are_none() {
         ("50 000 x 50 000 pixels in 60 bytes", claimed_png(50_000, 50_000)),
         ("wider than 8192", claimed_png(8_193, 8)),
         ("half a picture", good.bytes[..good.bytes.len() / 2].to_vec()),
-        ("a GIF", b"GIF89a\x01\0\x01\0\0\0\0;".to_vec()),
+        ("a GIF without a picture", b"GIF89a\x01\0\x01\0\0\0\0;".to_vec()),
     ];
     for (what, bytes) in bad {
         // All or nothing: the good picture of the same request is not kept either.

@@ -40,11 +40,15 @@ pub(crate) async fn attend(context: Arc<WorkerContext>, claim: Claim) {
             settle(&context, &lease, stop).await;
         }
     }
-    // Leftovers of this import, and of imports that were abandoned.
-    if claim.kind == JobKind::Import
-        && let Err(error) = domain::import::discard_leftovers(&context.pool, &context.storage).await
-    {
-        tracing::debug!(%error, "files of an import stay for now");
+    // Leftovers of this job, and of those that ended without a worker.
+    let (pool, storage) = (&context.pool, &context.storage);
+    let discarded = match claim.kind {
+        JobKind::Import => domain::import::discard_leftovers(pool, storage).await,
+        JobKind::Training => domain::training::discard_leftovers(pool, storage).await,
+        JobKind::Generation | JobKind::Export => Ok(()),
+    };
+    if let Err(error) = discarded {
+        tracing::debug!(%error, "leftovers stay for now");
     }
 }
 

@@ -1,26 +1,26 @@
 //! `/v1/datasets`: pictures with captions, added by form, by archive, or by presigned PUT directly to the bucket.
 
+mod form;
+
 use std::collections::BTreeMap;
 
 use axum::Json;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, Utc};
+use domain::dataset::folder::LeftOut;
 use domain::dataset::intake::Intake;
-use domain::dataset::{self, DatasetRequest, MAX_CAPTION_CHARS};
+use domain::dataset::{self, DatasetRequest};
 use domain::storage::READ_TTL;
 use domain::upload::{self, UploadRequest};
-use domain::{Caller, DatasetId, ExampleId, Page, Storage, UploadId, image_gate, zip_gate};
+use domain::{Caller, DatasetId, ExampleId, Page, Storage, UploadId};
 use serde::Serialize;
-use tokio::io::AsyncWriteExt;
 use utoipa::ToSchema;
 
+use self::form::{ImagesForm, take_images};
 use crate::State;
-use crate::extract::{self, Multipart, PageQuery, Part, Path, Query};
+use crate::extract::{self, Multipart, PageQuery, Path, Query};
 use crate::problem::{Problem, Result};
-
-/// The longest allowed caption in bytes, at four bytes a character.
-const CAPTION_BYTES: u64 = MAX_CAPTION_CHARS as u64 * 4;
 
 /// A named set of pictures with captions.
 #[derive(Serialize, ToSchema)]
@@ -82,6 +82,27 @@ pub(crate) struct Example {
 #[derive(Serialize, ToSchema)]
 pub(crate) struct AddedExamples {
     pub items: Vec<Example>,
+    /// Number of the added examples whose caption is empty.
+    #[schema(minimum = 0)]
+    pub without_caption: usize,
+    /// Files of a folder or archive that became no part of an example, and what else is to be known about them.
+    pub left_out: Vec<LeftOutFile>,
+}
+
+/// A file that became no part of an example.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct LeftOutFile {
+    /// Path within the folder or archive.
+    #[schema(example = "photo.heic")]
+    pub file: String,
+    #[schema(example = "HEIC pictures are not read; convert it to JPEG or PNG.")]
+    pub reason: String,
+}
+
+impl From<&LeftOut> for LeftOutFile {
+    fn from(left: &LeftOut) -> Self {
+        Self { file: left.file.clone(), reason: left.reason.clone() }
+    }
 }
 
 /// A presigned PUT.
@@ -96,22 +117,6 @@ pub(crate) struct Upload {
     /// Headers that the PUT must carry, exactly as given.
     pub headers: BTreeMap<&'static str, String>,
     pub expires_at: DateTime<Utc>,
-}
-
-/// The form: either pictures, each with an optional caption, or one archive.
-#[derive(ToSchema)]
-#[serde(deny_unknown_fields)]
-#[allow(dead_code, reason = "describes the form; its parts are read one by one")]
-pub(crate) struct ImagesForm {
-    /// PNG, JPEG or WebP; at most 25 MiB, 8192 pixels a side and 40 megapixels each.
-    #[schema(value_type = Option<Vec<String>>, format = Binary)]
-    image: Option<Vec<Vec<u8>>>,
-    /// Captions of at most 10 000 characters. Each belongs to the picture before it in the form, or to the next picture
-    /// if the one before has a caption already or there is no picture before.
-    caption: Option<Vec<String>>,
-    /// A zip archive with captions beside the pictures (`photo.png`, `photo.txt`); at most 2 GiB and 10 000 entries.
-    #[schema(value_type = Option<String>, format = Binary)]
-    archive: Option<Vec<u8>>,
 }
 
 impl From<dataset::Dataset> for Dataset {
@@ -210,9 +215,11 @@ pub(crate) async fn delete(caller: Caller, state: State, Path(id): Path<DatasetI
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// Add pictures, or an archive of pictures
+/// Add pictures, the files of a folder, or an archive
 ///
-/// All or nothing: if one picture is refused, none is added.
+/// Pictures in `image` parts are added together: if one is refused, none is added, and the answer names all that are
+/// wrong. Of the files of a folder (`file` parts) and of an archive, those that cannot be used are left out and listed
+/// in `left_out` with the reason.
 #[utoipa::path(
     post, path = "/v1/datasets/{id}/images", tag = "datasets", operation_id = "add_images",
     params(("id" = DatasetId, Path, description = "Id of the dataset")),
@@ -238,7 +245,10 @@ pub(crate) async fn add_images(
     };
     match taken {
         Ok(examples) => {
-            Ok((StatusCode::CREATED, Json(AddedExamples { items: Example::all(examples, &state.storage).await? })))
+            let without_caption = examples.iter().filter(|example| example.caption.is_empty()).count();
+            let left_out = intake.left_out().iter().map(LeftOutFile::from).collect();
+            let items = Example::all(examples, &state.storage).await?;
+            Ok((StatusCode::CREATED, Json(AddedExamples { items, without_caption, left_out })))
         }
         Err(problem) => {
             intake.abandon().await;
@@ -246,68 +256,6 @@ pub(crate) async fn add_images(
             Err(problem)
         }
     }
-}
-
-async fn take_images(form: &mut Multipart, intake: &mut Intake) -> Result<()> {
-    let unprocessable = |field: &str, message: &str| Problem::field(StatusCode::UNPROCESSABLE_ENTITY, field, message);
-    let mut caption: Option<String> = None;
-    let mut archives = 0;
-    while let Some(part) = form.next().await? {
-        match part.name() {
-            "image" if archives > 0 => return Err(unprocessable("image", "Send either pictures or one archive.")),
-            "image" => {
-                let bytes = part.bytes(image_gate::MAX_BYTES).await?;
-                intake.add("image", bytes, &caption.take().unwrap_or_default()).await?;
-            }
-            "caption" => {
-                let text = part.text(CAPTION_BYTES).await?;
-                if caption.is_some() {
-                    return Err(unprocessable("caption", "There are two captions for one picture."));
-                }
-                if !intake.caption_last(&text)? {
-                    caption = Some(text);
-                }
-            }
-            "archive" if archives > 0 || !intake.is_empty() => {
-                return Err(unprocessable("archive", "Send either pictures or one archive."));
-            }
-            "archive" => {
-                archives += 1;
-                intake.add_archive(spool(part).await?).await?;
-            }
-            other => {
-                return Err(unprocessable(
-                    other,
-                    "There is no such part; send `image` and `caption` parts, or one `archive`.",
-                ));
-            }
-        }
-    }
-    match caption {
-        Some(_) => Err(unprocessable("caption", "There is no picture for this caption.")),
-        None => Ok(()),
-    }
-}
-
-/// Writes an archive to an unnamed temporary file, since a zip is read from its end.
-async fn spool(mut part: Part<'_>) -> Result<std::fs::File> {
-    let temporary = tokio::task::spawn_blocking(tempfile::tempfile).await;
-    let file = temporary.map_err(domain::Error::internal)?.map_err(domain::Error::unavailable)?;
-    let mut file = tokio::fs::File::from_std(file);
-    let mut bytes = 0;
-    while let Some(chunk) = part.chunk().await? {
-        bytes += chunk.len() as u64;
-        if bytes > zip_gate::MAX_ARCHIVE_BYTES {
-            return Err(Problem::field(
-                StatusCode::PAYLOAD_TOO_LARGE,
-                "archive",
-                "The archive is larger than 2 GiB; split it.",
-            ));
-        }
-        file.write_all(&chunk).await.map_err(domain::Error::unavailable)?;
-    }
-    file.flush().await.map_err(domain::Error::unavailable)?;
-    Ok(file.into_std().await)
 }
 
 /// Delete a picture
@@ -366,7 +314,7 @@ pub(crate) async fn create_upload(
         (status = 201, description = "The example that was added", body = Example),
         (status = 409, description = "Nothing has been uploaded yet"),
         (status = 413, description = "The picture is too large"),
-        (status = 415, description = "The file is not a PNG, JPEG or WebP picture"),
+        (status = 415, description = "The file is not a picture of a format that is read"),
         (status = 422, description = "The picture cannot be decoded"),
     ),
 )]

@@ -147,3 +147,17 @@ pub(crate) async fn cancel(caller: Caller, state: State, Path(id): Path<ExportId
     let export = export::cancel(&caller, &state.database, id).await?;
     Ok(Json(Export::of(export, &state.storage).await?))
 }
+
+/// Delete an export and its file
+#[utoipa::path(
+    delete, path = "/v1/exports/{id}", tag = "models", operation_id = "delete_export",
+    params(("id" = ExportId, Path, description = "Id of the export")),
+    responses(
+        (status = 204, description = "Deleted"),
+        (status = 409, description = "The export is queued or running; cancel it first"),
+    ),
+)]
+pub(crate) async fn delete(caller: Caller, state: State, Path(id): Path<ExportId>) -> Result<StatusCode> {
+    export::delete(&caller, &state.database, &state.storage, id).await?;
+    Ok(StatusCode::NO_CONTENT)
+}

@@ -1,6 +1,7 @@
 //! `/v1/imports`: models that are being imported. `POST /v1/models` creates one.
 
 use axum::Json;
+use axum::http::StatusCode;
 use chrono::{DateTime, Utc};
 use domain::import;
 use domain::job::{JobKind, JobStatus};
@@ -106,4 +107,20 @@ pub(crate) async fn get(caller: Caller, state: State, Path(id): Path<ImportId>) 
 pub(crate) async fn cancel(caller: Caller, state: State, Path(id): Path<ImportId>) -> Result<Json<Import>> {
     let import = import::cancel(&caller, &state.database, id).await?;
     Ok(Json(Import::of(import, &state.storage).await?))
+}
+
+/// Delete an import
+///
+/// The model that it made is kept.
+#[utoipa::path(
+    delete, path = "/v1/imports/{id}", tag = "models", operation_id = "delete_import",
+    params(("id" = ImportId, Path, description = "Id of the import")),
+    responses(
+        (status = 204, description = "Deleted"),
+        (status = 409, description = "The import is queued or running; cancel it first"),
+    ),
+)]
+pub(crate) async fn delete(caller: Caller, state: State, Path(id): Path<ImportId>) -> Result<StatusCode> {
+    import::delete(&caller, &state.database, &state.storage, id).await?;
+    Ok(StatusCode::NO_CONTENT)
 }

@@ -200,3 +200,20 @@ pub(crate) async fn retry(caller: Caller, state: State, Path(id): Path<Uuid>) ->
     let body = Json(Job::of(job, &state.storage).await?);
     Ok((StatusCode::ACCEPTED, [(header::LOCATION, location)], body).into_response())
 }
+
+/// Delete a job
+///
+/// Deletes a generation, training, import or export that has ended, with the files that only it has: the pictures of a
+/// generation, the file of an export. A model that it made is kept.
+#[utoipa::path(
+    delete, path = "/v1/jobs/{id}", tag = "jobs", operation_id = "delete_job",
+    params(("id" = Uuid, Path, description = "Id of the generation, training, import or export")),
+    responses(
+        (status = 204, description = "Deleted"),
+        (status = 409, description = "The job is queued or running; cancel it first"),
+    ),
+)]
+pub(crate) async fn delete(caller: Caller, state: State, Path(id): Path<Uuid>) -> Result<StatusCode> {
+    jobs::delete(&caller, &state.database, &state.storage, id).await?;
+    Ok(StatusCode::NO_CONTENT)
+}

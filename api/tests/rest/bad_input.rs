@@ -120,14 +120,15 @@ async fn pictures_as_people_have_them() {
         (golden("four-inks.jpg"), "image/jpeg", [24, 16]),
         (golden("grey.jpg"), "image/jpeg", [24, 16]),
         (golden("alpha.png"), "image/png", [24, 16]),
-        // Turned by EXIF: stored upright.
-        (golden("turned-3.jpg"), "image/png", [24, 16]),
-        (golden("turned-6.jpg"), "image/png", [16, 24]),
-        (golden("turned-8.jpg"), "image/png", [16, 24]),
+        // Turned by EXIF: stored as they are, with the size of the upright picture.
+        (golden("turned-3.jpg"), "image/jpeg", [24, 16]),
+        (golden("turned-6.jpg"), "image/jpeg", [16, 24]),
+        (golden("turned-8.jpg"), "image/jpeg", [16, 24]),
         (png(1, 1, 9), "image/png", [1, 1]),
     ] {
-        let form = Form::new().part("image", picture_part(bytes));
+        let form = Form::new().part("image", picture_part(bytes.clone()));
         let input = server.post_form("/v1/inputs", form).await.expect(201);
+        assert_eq!(server.download(&input["url"]).await, bytes);
         assert_eq!(
             (&input["media_type"], &input["width"], &input["height"]),
             (&json!(media_type), &json!(size[0]), &json!(size[1]))

@@ -4,7 +4,7 @@ use reqwest::Method;
 use reqwest::multipart::Form;
 use serde_json::json;
 
-use crate::test_server::{TestServer, archive_part, claimed_png, picture_part, png, text};
+use crate::test_server::{TestServer, archive_part, claimed_png, file_part, picture_part, png, text};
 
 #[tokio::test]
 async fn pictures_come_by_form_archive_and_presigned_put() {
@@ -72,7 +72,7 @@ async fn what_is_no_picture_leaves_nothing_behind() {
         ("one side too long", claimed_png(8193, 1), 413),
         ("half a picture", half, 422),
         ("a text", b"no picture".to_vec(), 415),
-        ("a GIF", b"GIF89a\x01\0\x01\0\0\0\0;".to_vec(), 415),
+        ("a GIF without a picture", b"GIF89a\x01\0\x01\0\0\0\0;".to_vec(), 422),
         ("nothing", Vec::new(), 415),
         ("26 MiB", vec![0; 26 << 20], 413),
     ] {
@@ -96,20 +96,67 @@ async fn what_is_no_picture_leaves_nothing_behind() {
     let zeros = vec![0; 8 << 20];
     for (what, entries) in [
         ("a zip bomb", vec![("a.png", &png(8, 8, 0)[..]), ("b.png", &zeros)]),
-        ("a caption without a picture", vec![("a.png", &png(8, 8, 0)[..]), ("b.txt", b"b")]),
-        ("an archive in the archive", vec![("a.png", &png(8, 8, 0)[..]), ("b.zip", b"PK")]),
-        ("a picture that is none", vec![("a.png", &png(8, 8, 0)[..]), ("b.png", b"no")]),
+        ("a picture that is none", vec![("b.png", b"no")]),
+        ("no picture", vec![("b.txt", b"b"), ("b.zip", b"PK")]),
     ] {
         let answer = server.post_form(&images, Form::new().part("archive", archive_part(&entries))).await;
-        assert!(matches!(answer.status, 413 | 415 | 422), "{what}: {answer:?}");
+        assert!(matches!(answer.status, 413 | 422), "{what}: {answer:?}");
         answer.refuses(answer.status, "archive");
     }
     let both = picture().part("archive", archive_part(&[("a.png", &png(8, 8, 0))]));
     server.post_form(&images, both).await.refuses(422, "archive");
+    let nameless = Form::new().part("file", reqwest::multipart::Part::bytes(png(8, 8, 0)));
+    server.post_form(&images, nameless).await.refuses(422, "file");
+    let broken = Form::new().part("file", file_part("in/broken.png", b"no"));
+    let refused = server.post_form(&images, broken).await;
+    assert!(refused.body["detail"].as_str().unwrap().contains("`in/broken.png`"), "{:#}", refused.body);
+    refused.refuses(422, "file");
+    server.post_form(&images, picture().part("file", file_part("a.png", &png(8, 8, 0)))).await.refuses(422, "file");
     server.post(&images, &json!({})).await.refuses(415, "");
     let elsewhere = "/v1/datasets/00000000-0000-7000-8000-000000000000/images";
     server.post_form(elsewhere, picture()).await.refuses(404, "");
     assert_eq!((server.count("examples").await, server.objects()), (0, 0));
+}
+
+#[tokio::test]
+async fn every_picture_that_is_refused_is_named() {
+    let server = TestServer::new().await;
+    let id = server.dataset(0).await;
+    let part = |name: &str, bytes: Vec<u8>| reqwest::multipart::Part::bytes(bytes).file_name(name.to_owned());
+    let form = Form::new()
+        .part("image", part("good.png", png(8, 8, 0)))
+        .part("image", part("cut.png", png(64, 64, 0)[..200].to_vec()))
+        .text("caption", "of the one that is cut off")
+        .part("image", part("phone.jpg", b"\0\0\0\x18ftypheic\0\0\0\0".to_vec()))
+        .part("image", part("large.png", vec![0; 26 << 20]))
+        .part("image", part("good2.png", png(8, 8, 1)));
+    let refused = server.post_form(&format!("/v1/datasets/{id}/images"), form).await;
+    refused.refuses(422, "image");
+    let errors = refused.body["errors"].as_array().unwrap();
+    assert_eq!(errors.len(), 3, "{errors:#?}");
+    for (error, part) in errors.iter().zip(["`cut.png`", "`phone.jpg`: The file is a HEIC", "`large.png`"]) {
+        assert!(error["message"].as_str().unwrap().starts_with(part), "{error}");
+    }
+    assert_eq!((server.count("examples").await, server.objects()), (0, 0));
+}
+
+#[tokio::test]
+async fn captions_come_without_byte_order_mark_and_carriage_returns() {
+    let server = TestServer::new().await;
+    let id = server.dataset(0).await;
+    let form = Form::new().part("image", picture_part(png(8, 8, 0))).text("caption", "\u{feff} a fox\r\nin snow\r\n");
+    let added = server.post_form(&format!("/v1/datasets/{id}/images"), form).await.expect(201);
+    assert_eq!((&added["items"][0]["caption"], &added["without_caption"]), (&json!("a fox\nin snow"), &json!(0)));
+
+    let request = json!({"file_name": "5.bmp", "media_type": "image/bmp", "caption": "\u{feff}an owl\r\n"});
+    let upload = server.post(&format!("/v1/datasets/{id}/uploads"), &request).await.expect(201);
+    let mut bmp = std::io::Cursor::new(Vec::new());
+    image::RgbImage::new(6, 4).write_to(&mut bmp, image::ImageFormat::Bmp).unwrap();
+    let put = server.request(Method::PUT, &text(&upload["url"])).header("content-type", "image/bmp");
+    assert_eq!(server.send(put.body(bmp.into_inner())).await.status, 200);
+    let complete = format!("/v1/datasets/{id}/uploads/{}/complete", text(&upload["id"]));
+    let example = server.post(&complete, &json!({})).await.expect(201);
+    assert_eq!((&example["caption"], &example["media_type"]), (&json!("an owl"), &json!("image/png")));
 }
 
 #[tokio::test]

@@ -75,6 +75,24 @@ async fn a_generation_begins_with_a_picture() {
 }
 
 #[tokio::test]
+async fn a_carried_picture_may_be_written_as_people_write_it() {
+    let server = TestServer::with_checkpoint().await;
+    let picture = png(32, 32, 3);
+    let base64 = BASE64_STANDARD.encode(&picture);
+    let lines: Vec<&str> = base64.as_bytes().chunks(76).map(|line| std::str::from_utf8(line).unwrap()).collect();
+    for uri in [
+        format!("data:image/png;base64,{}\r\n", lines.join("\r\n")),
+        format!("data:image/png;base64,{}", base64.trim_end_matches('=')),
+        format!("data:image/png;base64,{}", base64.replace('+', "-").replace('/', "_")),
+        // The bytes say what it is.
+        format!("data:image/jpeg;name=fox.jpg;base64,{base64}"),
+    ] {
+        let created = server.post("/v1/generations", &json!({"prompt": "a fox", "image": uri})).await.expect(202);
+        assert_eq!(server.download(&created["image"]["url"]).await, picture);
+    }
+}
+
+#[tokio::test]
 async fn a_large_picture_is_brought_into_the_limits() {
     let server = TestServer::with_checkpoint().await;
     let wide = server.input(png(4096, 1000, 1)).await;
@@ -103,7 +121,9 @@ async fn pictures_that_make_no_sense_leave_nothing() {
         (json!({"image": "00000000-0000-0000-0000-000000000000"}), 404, "image"),
         (json!({"image": "data:image/png,plain"}), 422, "image"),
         (json!({"image": "data:image/png;base64,###"}), 422, "image"),
-        (json!({"image": carried(b"GIF89a")}), 415, "image"),
+        (json!({"image": carried(b"%PDF-1.7")}), 415, "image"),
+        (json!({"image": "data:image/png;base64,"}), 422, "image"),
+        (json!({"image": "https://example.com/fox.png"}), 422, "image"),
         (json!({"image": carried(&png(32, 32, 1)[..60])}), 422, "image"),
         (json!({"image": null, "mask": input["id"]}), 422, "mask"),
         (json!({"image": null, "strength": 0.5}), 422, "strength"),

@@ -1,7 +1,8 @@
 //! `/v1/jobs`: every kind in one list, filters, one job by its public id, cancel and retry.
 
-use domain::JobId;
+use domain::artifact::{ADAPTER_MEDIA_TYPE, NewArtifact, OutputKind};
 use domain::job::{self, Claim, ErrorClass, JobKind, LeasePolicy};
+use domain::{JobId, StorageKey};
 use reqwest::Method;
 use reqwest::multipart::Form;
 use serde_json::{Value, json};
@@ -249,6 +250,62 @@ async fn a_deleted_retry_is_forgotten() {
     server.delete(&format!("/v1/generations/{failed}")).await.expect(204);
     let path = format!("/v1/jobs/{}", text(&second["id"]));
     assert_eq!(server.get(&path).await.expect(200)["retry_of"], json!(null));
+}
+
+#[tokio::test]
+async fn what_has_ended_can_be_deleted() {
+    let server = TestServer::with_checkpoint().await;
+    let made = one_of_each(&server).await;
+    let objects = server.objects();
+    for (id, kind) in made.iter().zip(JobKind::ALL) {
+        for path in [format!("/v1/jobs/{id}"), kind.path(id)] {
+            let refused = server.delete(&path).await;
+            assert!(refused.body["detail"].as_str().unwrap().contains("cancel it first"), "{:#}", refused.body);
+            refused.refuses(409, "");
+        }
+    }
+    // The export has a file, and the other jobs ended in other ways.
+    let [generation, training, import, export] = made.as_slice() else { panic!("{made:?}") };
+    let claim = server.claim(JobKind::Export).await;
+    let key = StorageKey::Artifact { job: claim.job, epoch: claim.epoch, position: 0, extension: "safetensors" };
+    let key = key.to_string();
+    server.storage.put(&key, bytes::Bytes::from_static(b"a LoRA"), ADAPTER_MEDIA_TYPE).await.unwrap();
+    let artifact = NewArtifact {
+        kind: OutputKind::Adapter,
+        position: 0,
+        storage_key: key,
+        media_type: ADAPTER_MEDIA_TYPE.to_owned(),
+        width: None,
+        height: None,
+        bytes: 6,
+        sha256: "0".repeat(64),
+        md5: "0".repeat(32),
+        seed: None,
+    };
+    domain::export::finish(&server.pools.lease, &claim, &artifact).await.unwrap();
+    server.fail(JobKind::Import).await;
+    for id in [generation, training] {
+        server.post(&format!("/v1/jobs/{id}/cancel"), &json!({})).await.expect(200);
+    }
+    assert_eq!(server.objects(), objects + 1);
+
+    server.delete(&format!("/v1/exports/{export}")).await.expect(204);
+    server.delete(&format!("/v1/imports/{import}")).await.expect(204);
+    server.delete(&format!("/v1/jobs/{training}")).await.expect(204);
+    server.delete(&format!("/v1/jobs/{generation}")).await.expect(204);
+    assert_eq!((server.objects(), ids(&server.get("/v1/jobs").await.expect(200))), (objects, vec![]));
+    for (id, kind) in made.iter().zip(JobKind::ALL) {
+        for path in [format!("/v1/jobs/{id}"), kind.path(id)] {
+            server.get(&path).await.refuses(404, "");
+            server.delete(&path).await.refuses(404, "");
+        }
+        let all = server.get(kind.path("").trim_end_matches('/')).await.expect(200);
+        assert_eq!(all["items"], json!([]), "{all:#}");
+    }
+    // The same export is made again, and the name of the import is free.
+    let again = server.post("/v1/models/clay/export?format=peft", &json!({})).await.expect(202);
+    assert_ne!(again["id"], **export);
+    server.import("jar", None, &[("x.safetensors", lora(FLUX_MODULE))]).await.expect(201);
 }
 
 #[tokio::test]

@@ -17,6 +17,7 @@ mod jobs;
 mod models;
 mod proxy;
 mod slow_clients;
+mod presigned;
 mod test_server;
 mod trainings;
 mod workers;

@@ -217,6 +217,26 @@ impl TestServer {
         count(self.services.objects.path())
     }
 
+    /// Every file and folder of the S3 server below its root, with its mode.
+    pub(crate) fn bucket(&self) -> Vec<(String, u32)> {
+        use std::os::unix::fs::PermissionsExt;
+        fn list(root: &Path, folder: &Path, all: &mut Vec<(String, u32)>) {
+            for entry in std::fs::read_dir(folder).unwrap().flatten() {
+                let path = entry.path();
+                let name = path.strip_prefix(root).unwrap().to_string_lossy().into_owned();
+                all.push((name, entry.metadata().unwrap().permissions().mode() & 0o777));
+                if path.is_dir() {
+                    list(root, &path, all);
+                }
+            }
+        }
+        let root = self.services.objects.path().join("objects");
+        let mut all = Vec::new();
+        list(&root, &root, &mut all);
+        all.sort();
+        all
+    }
+
     /// Takes the next job, as a worker does.
     pub(crate) async fn claim(&self, kind: JobKind) -> Claim {
         self.claim_as(kind, WorkerId::new()).await
@@ -281,6 +301,11 @@ pub(crate) fn claimed_png(width: u32, height: u32) -> Vec<u8> {
 
 pub(crate) fn picture_part(bytes: Vec<u8>) -> Part {
     Part::bytes(bytes).file_name("picture.png").mime_str("image/png").unwrap()
+}
+
+/// A file of a folder, by its path within it.
+pub(crate) fn file_part(path: &str, bytes: &[u8]) -> Part {
+    Part::bytes(bytes.to_vec()).file_name(path.to_owned())
 }
 
 pub(crate) fn archive_part(entries: &[(&str, &[u8])]) -> Part {

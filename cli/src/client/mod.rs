@@ -3,6 +3,7 @@
 //! commands do.
 
 mod follow;
+mod pictures;
 mod problem;
 mod resource;
 mod upload;
@@ -22,10 +23,11 @@ use serde_json::Value;
 use tokio::io::AsyncWriteExt as _;
 
 pub(crate) use follow::{follow, follow_generation, follow_import};
+pub(crate) use pictures::{Pictures, find_dataset};
 pub(crate) use resource::{
     Artifact, Dataset, Export, Generation, Import, Job, Model, Page, Status, Swap, Training, Worker,
 };
-pub(crate) use upload::{add_pictures, create_dataset, create_input, import_model, pictures};
+pub(crate) use upload::{create_input, import_model};
 
 use crate::failure::Failure;
 
@@ -201,6 +203,22 @@ impl Client {
     ) -> Result<T, Failure> {
         let response = self.send(self.request(Method::POST, path)?.multipart(form)).await?;
         self.read(response).await
+    }
+
+    /// As [`Client::post_form`]; within, why the server refuses the content (413, 415, 422).
+    pub(crate) async fn offer_form<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        form: reqwest::multipart::Form,
+    ) -> Result<Result<T, String>, Failure> {
+        let request = self.request(Method::POST, path)?.multipart(form);
+        let response = request.send().await.map_err(|error| self.unreachable(&error))?;
+        let status = response.status();
+        if matches!(status.as_u16(), 413 | 415 | 422) {
+            let body = response.bytes().await.map_err(|error| self.unreachable(&error))?;
+            return Ok(Err(Problem::read(status, &body).reason()));
+        }
+        self.read(self.success(response).await?).await.map(Ok)
     }
 
     /// POST without a body: an action such as `cancel`.

@@ -36,6 +36,11 @@ impl Problem {
         }
         problem
     }
+
+    /// The message of the first field, without its name.
+    pub(super) fn reason(&self) -> String {
+        self.errors.first().map_or_else(|| self.to_string(), |error| error.message.clone())
+    }
 }
 
 impl fmt::Display for Problem {

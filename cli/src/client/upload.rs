@@ -1,5 +1,5 @@
-//! Uploads local files: a folder of pictures with captions, a LoRA file, a diffusers folder. Files of any size are
-//! streamed.
+//! Uploads local files: an input picture, a LoRA file, a diffusers folder. Files of any size are streamed. Not here: a
+//! folder of pictures with captions (`pictures`).
 
 use std::path::{Path, PathBuf};
 
@@ -8,83 +8,13 @@ use domain::model::config_beside;
 use futures::TryStreamExt as _;
 use reqwest::Body;
 use reqwest::multipart::{Form, Part};
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio_util::io::ReaderStream;
 
 use super::Client;
-use super::resource::{Dataset, Input};
+use super::resource::Input;
 use crate::failure::Failure;
 use crate::meter::Meter;
-
-/// A longer caption file is refused before the upload; the server's limit is 10 000 characters.
-const CAPTION_BYTES: u64 = 64 << 10;
-
-/// A picture to train on.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Picture {
-    pub path: PathBuf,
-    /// The text of `photo.txt` beside `photo.png`; empty if there is none.
-    pub caption: String,
-}
-
-/// The pictures of `folder`, by name: `photo.png` (or jpg, jpeg, webp) with its caption in `photo.txt`.
-pub(crate) fn pictures(folder: &Path) -> Result<Vec<Picture>, Failure> {
-    let cannot_read = |path: &Path| format!("could not read {}", path.display());
-    let mut paths = Vec::new();
-    for entry in std::fs::read_dir(folder).with_context(|| cannot_read(folder))? {
-        let path = entry.with_context(|| cannot_read(folder))?.path();
-        let extension =
-            path.extension().and_then(|extension| extension.to_str()).unwrap_or_default().to_ascii_lowercase();
-        if matches!(extension.as_str(), "png" | "jpg" | "jpeg" | "webp") {
-            paths.push(path);
-        }
-    }
-    paths.sort();
-    if paths.is_empty() {
-        return Err(Failure::Usage(format!("{} contains no pictures (png, jpg, jpeg, webp)", folder.display())));
-    }
-    paths
-        .into_iter()
-        .map(|path| {
-            let text = path.with_extension("txt");
-            let caption = match std::fs::metadata(&text) {
-                Ok(metadata) if metadata.len() > CAPTION_BYTES => {
-                    return Err(Failure::Usage(format!("{} is too long for a caption", text.display())));
-                }
-                Ok(_) => std::fs::read_to_string(&text).with_context(|| cannot_read(&text))?.trim().to_owned(),
-                Err(_) => String::new(),
-            };
-            Ok(Picture { path, caption })
-        })
-        .collect()
-}
-
-/// Creates a dataset from `pictures`. If one of them is refused, the dataset is deleted again.
-pub(crate) async fn create_dataset(client: &Client, name: &str, pictures: &[Picture]) -> Result<Dataset, Failure> {
-    let dataset: Dataset = client.post("/v1/datasets", &json!({ "name": name })).await?;
-    if let Err(failure) = add_pictures(client, &dataset.id, pictures).await {
-        let _ = client.delete(&format!("/v1/datasets/{}", dataset.id)).await;
-        return Err(failure);
-    }
-    Ok(dataset)
-}
-
-/// Adds `pictures` to a dataset, one request each, so that a refusal names its file.
-pub(crate) async fn add_pictures(client: &Client, dataset: &str, pictures: &[Picture]) -> Result<(), Failure> {
-    let meter = Meter::count("uploading pictures", pictures.len() as u64);
-    for picture in pictures {
-        let part = picture_part(&picture.path).await?;
-        let mut form = Form::new().percent_encode_noop();
-        if !picture.caption.is_empty() {
-            form = form.text("caption", picture.caption.clone());
-        }
-        let added: Result<Value, _> =
-            client.post_form(&format!("/v1/datasets/{dataset}/images"), form.part("image", part)).await;
-        added.map_err(|failure| of_file(&picture.path, failure))?;
-        meter.advance(1);
-    }
-    Ok(())
-}
 
 /// Uploads an input picture for generations. Returns its id.
 pub(crate) async fn create_input(client: &Client, path: &Path) -> Result<String, Failure> {
@@ -93,7 +23,7 @@ pub(crate) async fn create_input(client: &Client, path: &Path) -> Result<String,
     Ok(input.id)
 }
 
-async fn picture_part(path: &Path) -> Result<Part, Failure> {
+pub(super) async fn picture_part(path: &Path) -> Result<Part, Failure> {
     let part = file_part(path, &file_name(path)?, None).await?;
     Ok(part.mime_str(media_type(path)).context("not a media type")?)
 }
@@ -227,7 +157,7 @@ async fn file_part(file: &Path, name: &str, meter: Option<&Meter>) -> Result<Par
 }
 
 /// The name of a file, if it can be sent in a form.
-fn file_name(path: &Path) -> Result<String, Failure> {
+pub(super) fn file_name(path: &Path) -> Result<String, Failure> {
     match path.file_name().and_then(|name| name.to_str()) {
         Some(name) if !name.contains(['"', '\r', '\n', '\\']) => Ok(name.to_owned()),
         _ => {
@@ -240,6 +170,9 @@ fn media_type(path: &Path) -> &'static str {
     match path.extension().and_then(|extension| extension.to_str()).unwrap_or_default().to_ascii_lowercase().as_str() {
         "jpg" | "jpeg" => "image/jpeg",
         "webp" => "image/webp",
+        "gif" => "image/gif",
+        "bmp" => "image/bmp",
+        "tif" | "tiff" => "image/tiff",
         _ => "image/png",
     }
 }
@@ -247,29 +180,6 @@ fn media_type(path: &Path) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_caption_lies_beside_its_picture() {
-        let folder = tempfile::tempdir().unwrap();
-        let file = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
-        file("b.JPG", "");
-        file("a.png", "");
-        file("a.txt", " a red fox\n");
-        file("notes.md", "");
-        let found = pictures(folder.path()).unwrap();
-        let names: Vec<_> = found
-            .iter()
-            .map(|picture| (picture.path.file_name().unwrap().to_str().unwrap(), picture.caption.as_str()))
-            .collect();
-        assert_eq!(names, [("a.png", "a red fox"), ("b.JPG", "")]);
-    }
-
-    #[test]
-    fn an_empty_folder_is_refused_by_name() {
-        let folder = tempfile::tempdir().unwrap();
-        let Err(Failure::Usage(why)) = pictures(folder.path()) else { panic!("an empty folder was taken") };
-        assert!(why.contains(folder.path().to_str().unwrap()));
-    }
 
     #[test]
     fn only_what_a_pipeline_is_loaded_from_is_sent() {

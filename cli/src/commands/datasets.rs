@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::models::short;
 use super::{Outcome, print_json};
-use crate::client::{Client, ClientOptions, Dataset, add_pictures, path_segment, pictures};
+use crate::client::{Client, ClientOptions, Dataset, Pictures, find_dataset, path_segment};
 use crate::output::say;
 use crate::table::Table;
 
@@ -35,14 +35,17 @@ enum Action {
     },
     /// Show a dataset with its examples
     Show {
-        /// Id
+        /// Id or name
         dataset: String,
         #[command(flatten)]
         client: ClientOptions,
     },
-    /// Add the pictures of a folder, each photo.png with its caption in photo.txt
+    /// Add the pictures of a folder and those below it, with their captions
+    ///
+    /// Pictures are PNG, JPEG, WebP, GIF, BMP and TIFF files. The caption of photo.png is in photo.txt, photo.caption
+    /// or photo.png.txt, or in a metadata.jsonl or metadata.csv. What cannot be used is left out and listed.
     Add {
-        /// Id of the dataset
+        /// Id or name of the dataset
         dataset: String,
         /// Folder with pictures and captions
         dir: PathBuf,
@@ -51,7 +54,7 @@ enum Action {
     },
     /// Delete a dataset; refused while a queued or running training uses it
     Remove {
-        /// Id
+        /// Id or name
         dataset: String,
         #[command(flatten)]
         client: ClientOptions,
@@ -80,16 +83,24 @@ impl Datasets {
                 answer(dataset, options.json)?;
             }
             Action::Show { dataset, client: options } => {
-                let dataset: Value = Client::new(&options.server)?.get(&address(&dataset)).await?;
-                answer(dataset, options.json)?;
+                let client = Client::new(&options.server)?;
+                let id = find_dataset(&client, &dataset).await?;
+                answer(client.get(&address(&id)).await?, options.json)?;
             }
             Action::Add { dataset, dir, client: options } => {
                 let client = Client::new(&options.server)?;
-                add_pictures(&client, &dataset, &pictures(&dir)?).await?;
-                answer(client.get(&address(&dataset)).await?, options.json)?;
+                let pictures = Pictures::of(&dir)?;
+                let id = find_dataset(&client, &dataset).await?;
+                let added = pictures.add_to(&client, &id).await?;
+                added.report();
+                let mut dataset: Value = client.get(&address(&id)).await?;
+                added.add_to(&mut dataset);
+                answer(dataset, options.json)?;
             }
             Action::Remove { dataset, client: options } => {
-                Client::new(&options.server)?.delete(&address(&dataset)).await?;
+                let client = Client::new(&options.server)?;
+                let id = find_dataset(&client, &dataset).await?;
+                client.delete(&address(&id)).await?;
                 if options.json {
                     print_json(&json!({ "removed": dataset }))?;
                 } else {

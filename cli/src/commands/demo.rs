@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use super::Outcome;
 use super::engine_flags::EngineFlags;
 use super::generate::only_picture;
-use crate::client::{Artifact, Client, Dataset, Generation, Training, create_dataset, follow, pictures};
+use crate::client::{Artifact, Client, Dataset, Generation, Pictures, Training, follow};
 use crate::configuration::CLIENT_LOG;
 use crate::contact_sheet::{ContactSheet, Pair};
 use crate::failure::Failure;
@@ -134,7 +134,7 @@ impl Demo {
             std::fs::write(&path, &picture.caption).with_context(|| format!("could not write {}", path.display()))?;
             shown.push(image::load_from_memory(&picture.png).context("a bundled picture")?.to_rgb8());
         }
-        Ok((create_dataset(client, STYLE, &pictures(&folder)?).await?, shown))
+        Ok((Pictures::of(&folder)?.create_dataset(client, STYLE).await?.0, shown))
     }
 
     async fn train(&self, client: &Client, dataset: &Dataset) -> Result<Training, Failure> {

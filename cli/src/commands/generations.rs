@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::generate::{check_output, download};
 use super::models::short;
@@ -83,13 +83,7 @@ impl Generations {
             Action::Cancel { generation, client: options } => {
                 job::cancel(&job::address(COLLECTION, &generation), &options).await
             }
-            Action::Remove { generation, client: options } => {
-                Client::new(&options.server)?.delete(&job::address(COLLECTION, &generation)).await?;
-                if options.json {
-                    return print_json(&json!({ "removed": generation }));
-                }
-                say!("removed {generation}")
-            }
+            Action::Remove { generation, client: options } => job::remove(COLLECTION, &generation, &options).await,
         }
     }
 }

@@ -1,6 +1,6 @@
-//! Shared by `generations` and `trainings`: both are jobs, which can be listed, shown and cancelled.
+//! Shared by `generations`, `trainings` and `jobs`: all are jobs, which can be listed, shown, canceled and removed.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::models::short;
 use super::{Outcome, print_json};
@@ -21,6 +21,15 @@ pub(super) async fn cancel(address: &str, options: &ClientOptions) -> Outcome {
     let job: Job = Client::understand(answer)?;
     let soon = if job.status.is_terminal() { "" } else { "; it stops at its next step" };
     say!("{}{soon}", job.status)
+}
+
+/// Deletes a job that has ended.
+pub(super) async fn remove(collection: &str, id: &str, options: &ClientOptions) -> Outcome {
+    Client::new(&options.server)?.delete(&address(collection, id)).await?;
+    if options.json {
+        return print_json(&json!({ "removed": id }));
+    }
+    say!("removed {id}")
 }
 
 /// Prints the fields that every job has.

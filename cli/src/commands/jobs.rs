@@ -12,7 +12,7 @@ use crate::table::Table;
 
 const COLLECTION: &str = "/v1/jobs";
 
-/// List, show, cancel and retry jobs of every kind
+/// List, show, cancel, retry and remove jobs of every kind
 #[derive(Debug, Args)]
 pub(crate) struct Jobs {
     #[command(subcommand)]
@@ -65,6 +65,13 @@ enum Action {
         #[command(flatten)]
         client: ClientOptions,
     },
+    /// Delete an ended job with its pictures or its file; a model that it made is kept
+    Remove {
+        /// Id
+        job: String,
+        #[command(flatten)]
+        client: ClientOptions,
+    },
 }
 
 impl Jobs {
@@ -91,6 +98,7 @@ impl Jobs {
                 }
                 say!("{} ({})", text(&new, "id"), text(&new, "status"))
             }
+            Action::Remove { job, client: options } => job::remove(COLLECTION, &job, &options).await,
         }
     }
 }

@@ -1,4 +1,5 @@
-//! `pyrograph train DIR`: uploads a folder of pictures as a dataset, trains a LoRA on it and downloads the LoRA.
+//! `pyrograph train DIR`: uploads a folder of pictures as a dataset, or takes one that is on the server, trains a LoRA
+//! on it and downloads the LoRA.
 
 use std::path::PathBuf;
 
@@ -7,23 +8,32 @@ use serde_json::{Map, Value};
 
 use super::models::{check_checkpoint, check_name_is_free};
 use super::{Outcome, finite, print_json};
-use crate::client::{Client, ClientOptions, Training, create_dataset, follow, pictures};
+use crate::client::{Client, ClientOptions, Pictures, Training, find_dataset, follow};
 use crate::failure::Failure;
 use crate::output::say;
 
 /// Train a LoRA on a folder of pictures
 ///
-/// Uploads each photo.png (or jpg, webp) with its caption in photo.txt as a dataset, trains, and downloads the LoRA as
-/// one .safetensors file, which diffusers and ComfyUI load too. The server can use it at once:
+/// Uploads the pictures of a folder with their captions as a dataset, or takes one that is on the server, trains, and
+/// downloads the LoRA as one .safetensors file, which diffusers and ComfyUI load too. The server can use it at once:
 /// `pyrograph generate "…" --lora NAME`. Ctrl-C cancels the training.
+///
+/// Pictures are PNG, JPEG, WebP, GIF, BMP and TIFF files, also in folders below. The caption of photo.png is in
+/// photo.txt, photo.caption or photo.png.txt, or in a metadata.jsonl or metadata.csv. What cannot be used is left out
+/// and listed.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   pyrograph train photos/ --name pencil --trigger-word pencilstyle
+  pyrograph train --dataset pencil --name pencil2 --rank 32
   pyrograph train photos/ --name pencil --steps 400 --rank 8 --learning-rate 5e-4 --output pencil.safetensors")]
 pub(crate) struct Train {
-    /// Folder with pictures (png, jpg, webp) and captions (txt files of the same names)
-    pub dir: PathBuf,
+    /// Folder with pictures and captions
+    #[arg(required_unless_present = "dataset", conflicts_with = "dataset")]
+    pub dir: Option<PathBuf>,
+    /// Train on this dataset of the server, by id or name, instead of uploading a folder
+    #[arg(long, value_name = "ID|NAME")]
+    pub dataset: Option<String>,
     /// Name of the new LoRA: lower-case letters, digits, '.', '_', '-'
     #[arg(long, value_name = "NAME")]
     pub name: String,
@@ -93,11 +103,21 @@ impl Train {
             check_checkpoint(&client, "--model", model).await?;
         }
         Client::check_writable(&output)?;
-        let dataset = create_dataset(&client, &self.name, &pictures(&self.dir)?).await?;
-        let created: Value = match client.post("/v1/trainings", &self.request(&dataset.id)).await {
+        let (dataset, uploaded) = match (&self.dir, &self.dataset) {
+            (_, Some(dataset)) => (find_dataset(&client, dataset).await?, None),
+            (Some(dir), None) => {
+                let (dataset, added) = Pictures::of(dir)?.create_dataset(&client, &self.name).await?;
+                added.report();
+                (dataset.id, Some(added))
+            }
+            (None, None) => return Err(Failure::Usage("name a folder, or a dataset with --dataset".to_owned())),
+        };
+        let created: Value = match client.post("/v1/trainings", &self.request(&dataset)).await {
             Ok(created) => created,
             Err(failure) => {
-                let _ = client.delete(&format!("/v1/datasets/{}", dataset.id)).await;
+                if uploaded.is_some() {
+                    let _ = client.delete(&format!("/v1/datasets/{dataset}")).await;
+                }
                 return Err(failure);
             }
         };
@@ -113,6 +133,9 @@ impl Train {
             .ok_or_else(|| Failure::Failed(anyhow::anyhow!("training {} has no adapter", training.id)))?;
         client.download(&adapter.url, &output).await?;
         if self.client.json {
+            if let Some(added) = &uploaded {
+                added.add_to(&mut last);
+            }
             last["files"] = Value::from(vec![output.display().to_string()]);
             print_json(&last)?;
         } else {
@@ -193,5 +216,14 @@ mod tests {
     #[test]
     fn a_training_needs_a_name() {
         assert!(Line::try_parse_from(["train", "photos"]).is_err());
+    }
+
+    #[test]
+    fn a_training_needs_a_folder_or_a_dataset_and_not_both() {
+        let parse = |words: &[&str]| Line::try_parse_from([&["train", "--name", "x"], words].concat());
+        assert_eq!(parse(&["--dataset", "pencil"]).unwrap().train.dataset.as_deref(), Some("pencil"));
+        assert!(parse(&["photos"]).is_ok());
+        assert!(parse(&[]).is_err());
+        assert!(parse(&["photos", "--dataset", "pencil"]).is_err());
     }
 }

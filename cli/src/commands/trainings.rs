@@ -11,7 +11,7 @@ use crate::table::Table;
 
 const COLLECTION: &str = "/v1/trainings";
 
-/// List, show and cancel trainings
+/// List, show, cancel and remove trainings
 #[derive(Debug, Args)]
 pub(crate) struct Trainings {
     #[command(subcommand)]
@@ -37,6 +37,13 @@ enum Action {
     },
     /// Cancel a training: at once if it is queued, otherwise within one step
     Cancel {
+        /// Id
+        training: String,
+        #[command(flatten)]
+        client: ClientOptions,
+    },
+    /// Delete an ended training; the LoRA that it made is kept
+    Remove {
         /// Id
         training: String,
         #[command(flatten)]
@@ -83,6 +90,7 @@ impl Trainings {
             Action::Cancel { training, client: options } => {
                 job::cancel(&job::address(COLLECTION, &training), &options).await
             }
+            Action::Remove { training, client: options } => job::remove(COLLECTION, &training, &options).await,
         }
     }
 }

@@ -1,11 +1,18 @@
 //! How pictures are added to a dataset: each is checked and stored under an id that is not known yet, then all of them
 //! become visible in one transaction, or none. Objects stored for nothing are removed, also if the client disconnects.
+//!
+//! Pictures that the client names as such are refused if they are none. Of the files of a folder or an archive, those
+//! that cannot be used are left out and listed.
+
+mod files;
 
 use std::fs::File;
 
 use bytes::Bytes;
 use uuid::Uuid;
 
+use self::files::Files;
+use super::folder::{LeftOut, clean};
 use super::{Example, check_caption, check_exists, lock};
 use crate::database::now;
 use crate::storage::StorageKey;
@@ -23,6 +30,10 @@ pub struct Intake {
     examples: Vec<Example>,
     /// Keys to remove unless the intake succeeds.
     stored: Vec<String>,
+    /// Files of a folder.
+    files: Files,
+    /// Files of a folder that became no part of an example.
+    left_out: Vec<LeftOut>,
 }
 
 impl Intake {
@@ -36,6 +47,8 @@ impl Intake {
             dataset,
             examples: Vec::new(),
             stored: Vec::new(),
+            files: Files::default(),
+            left_out: Vec::new(),
         })
     }
 
@@ -56,7 +69,8 @@ impl Intake {
         if self.examples.len() >= MAX_PICTURES {
             return Err(Error::too_large(field, format!("At most {MAX_PICTURES} pictures are taken at once.")));
         }
-        check_caption(caption)?;
+        let caption = clean(caption);
+        check_caption(&caption)?;
         let image = image_gate::check(field, bytes).await?;
         let key =
             StorageKey::DatasetExample { dataset: self.dataset, example: id, extension: image.extension }.to_string();
@@ -72,7 +86,7 @@ impl Intake {
             width: image.width as i32,
             height: image.height as i32,
             bytes: length,
-            caption: caption.to_owned(),
+            caption,
             created_at: now(),
         });
         Ok(())
@@ -80,17 +94,18 @@ impl Intake {
 
     /// Sets the caption of the picture that was added last. Returns false if there is none or it has a caption.
     pub fn caption_last(&mut self, caption: &str) -> Result<bool> {
-        check_caption(caption)?;
+        let caption = clean(caption);
+        check_caption(&caption)?;
         match self.examples.last_mut() {
             Some(example) if example.caption.is_empty() => {
-                example.caption = caption.to_owned();
+                example.caption = caption;
                 Ok(true)
             }
             _ => Ok(false),
         }
     }
 
-    /// Adds every picture of a zip archive with its caption.
+    /// Adds the pictures of a zip archive with their captions, by the rules of a folder.
     pub async fn add_archive(&mut self, file: File) -> Result<()> {
         // A separate thread reads the archive, a few pictures ahead of the one that is being stored.
         let (sender, mut entries) = tokio::sync::mpsc::channel(2);
@@ -102,14 +117,22 @@ impl Intake {
                     break;
                 }
             }
-            Ok(())
+            Ok::<_, Error>(())
         });
         while let Some(entry) = entries.recv().await {
             let entry = entry?;
-            let caption = entry.caption.unwrap_or_default();
-            self.add("archive", entry.bytes, &caption).await.map_err(|error| within(error, &entry.name))?;
+            match entry.content {
+                Ok(bytes) => self.add_file("archive", &entry.name, bytes).await?,
+                Err(reason) => self.leave_out("archive", &entry.name, &reason)?,
+            }
         }
-        reader.await.map_err(Error::internal)?
+        reader.await.map_err(Error::internal)??;
+        self.sort_files("archive").await
+    }
+
+    /// The files of a folder or archive that became no part of an example.
+    pub fn left_out(&self) -> &[LeftOut] {
+        &self.left_out
     }
 
     /// Makes the pictures visible, after those that exist already. Errors: `Invalid` if there are none, `NotFound` if
@@ -126,7 +149,7 @@ impl Intake {
         if self.examples.is_empty() {
             return Err(Error::invalid(
                 "image",
-                "There is no picture in the request; send `image` parts or one `archive`.",
+                "There is no picture in the request; send `image` parts, `file` parts or one `archive`.",
             ));
         }
         lock(&self.caller, connection, self.dataset).await?;
@@ -181,16 +204,6 @@ impl Intake {
     pub(crate) fn committed(mut self) -> Vec<Example> {
         self.stored.clear();
         std::mem::take(&mut self.examples)
-    }
-}
-
-/// Adds to an error the entry of the archive that it is about.
-fn within(error: Error, name: &str) -> Error {
-    match error {
-        Error::Invalid { field, message } => Error::Invalid { field, message: format!("`{name}`: {message}") },
-        Error::TooLarge { field, message } => Error::TooLarge { field, message: format!("`{name}`: {message}") },
-        Error::Unsupported { field, message } => Error::Unsupported { field, message: format!("`{name}`: {message}") },
-        other => other,
     }
 }
 

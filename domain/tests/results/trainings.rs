@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use domain::artifact::{ADAPTER_MEDIA_TYPE, NewArtifact, OutputKind};
-use domain::job::{self, Claim, JobStatus, LeasePolicy};
+use domain::job::{self, Claim, ErrorClass, JobStatus, LeasePolicy};
 use domain::training::{self, NewCheckpoint, TrainingRequest};
 use domain::{Error, StorageKey, TrainingId, model};
 
@@ -134,4 +134,32 @@ async fn a_name_that_was_taken_meanwhile_gets_a_number() {
     .unwrap();
     let made = training::finish(world.pool(), &world.storage, &claim, adapter(&claim), &[]).await.unwrap();
     assert_eq!(model::get(&world.caller, &world.pools.api, "clay-2").await.unwrap().id, made);
+}
+
+#[tokio::test]
+async fn checkpoints_that_nobody_can_use_go() {
+    let world = World::new().await;
+    let mut kept = Vec::new();
+    for (name, ends) in [("failed", true), ("canceled", true), ("running", false)] {
+        let created =
+            training::create(&world.caller, &world.pools.api, &world.catalog, request(&world, name)).await.unwrap();
+        let claim = world.claim().await;
+        let key = checkpoint(&world, created.id, &claim, 10).await.unwrap();
+        match name {
+            "failed" => {
+                job::fail(world.pool(), &claim, &LeasePolicy::default(), ErrorClass::InvalidInput, "no").await.unwrap();
+            }
+            "canceled" => {
+                training::cancel(&world.caller, &world.pools.api, created.id).await.unwrap();
+                job::canceled(world.pool(), &claim).await.unwrap();
+            }
+            _ => {}
+        }
+        kept.push((key, !ends));
+    }
+    training::discard_leftovers(world.pool(), &world.storage).await.unwrap();
+    for (key, kept) in kept {
+        assert_eq!(world.storage.get(&key).await.is_ok(), kept, "{key}");
+    }
+    assert_eq!(world.count("SELECT count(*) FROM training_checkpoints").await, 1);
 }
