@@ -22,7 +22,7 @@ use crate::model::{self, Catalog, Model, ModelFile, ModelFiles, ModelKind, Model
 use crate::report::{JobRow, Report};
 use crate::{
     Caller, Database, DatasetId, Error, JobId, ModelId, Page, PageRequest, ProjectId, Result, Storage, TrainingId,
-    begin, bounded, dataset,
+    begin, bounded, dataset, deletion,
 };
 
 /// Checkpoints that are kept: the last, and the one before it in case the last cannot be read.
@@ -402,8 +402,9 @@ pub async fn delete(caller: &Caller, database: &Database, storage: &Storage, id:
     )
     .fetch_all(&mut *tx)
     .await?;
+    deletion::ask(&mut tx, &keys).await?;
     tx.commit().await?;
-    storage.discard(keys).await;
+    deletion::now(database.pool(caller), storage, keys).await;
     Ok(())
 }
 
@@ -441,7 +442,7 @@ async fn read_work(pool: &PgPool, claim: &Claim) -> Result<TrainingWork> {
 pub async fn add_checkpoint(pool: &PgPool, storage: &Storage, claim: &Claim, checkpoint: NewCheckpoint) -> Result<()> {
     let (sequence, old) = bounded(commit_checkpoint(pool, claim, checkpoint)).await?;
     event::announce(pool, claim.job, sequence).await;
-    storage.discard(old).await;
+    deletion::now(pool, storage, old).await;
     Ok(())
 }
 
@@ -473,6 +474,7 @@ async fn commit_checkpoint(pool: &PgPool, claim: &Claim, checkpoint: NewCheckpoi
     )
     .fetch_all(&mut *tx)
     .await?;
+    deletion::ask(&mut tx, &old).await?;
     tx.commit().await?;
     Ok((sequence, old))
 }
@@ -490,7 +492,7 @@ pub async fn finish(
     if let Some(sequence) = finished.sequence {
         event::announce(pool, claim.job, sequence).await;
     }
-    storage.discard(finished.checkpoints).await;
+    deletion::now(pool, storage, finished.checkpoints).await;
     Ok(finished.model)
 }
 
@@ -568,6 +570,25 @@ async fn commit(pool: &PgPool, claim: &Claim, adapter: NewArtifact, warnings: &[
     )
     .fetch_all(&mut *tx)
     .await?;
+    deletion::ask(&mut tx, &checkpoints).await?;
     tx.commit().await?;
     Ok(Finished { model: model.id, sequence: Some(sequence), checkpoints })
+}
+
+/// Asks for the deletion of checkpoints of trainings that ended without a LoRA: a retry begins at the first step.
+pub(crate) async fn discard_finished_checkpoints(pool: &PgPool) -> Result<()> {
+    bounded(async {
+        let mut tx = begin(pool).await?;
+        let keys = sqlx::query_scalar!(
+            "DELETE FROM training_checkpoints c USING trainings t, jobs j
+             WHERE t.id = c.training_id AND j.id = t.job_id AND j.status IN ('succeeded', 'failed', 'canceled')
+             RETURNING c.storage_key"
+        )
+        .fetch_all(&mut *tx)
+        .await?;
+        deletion::ask(&mut tx, &keys).await?;
+        tx.commit().await?;
+        Ok::<_, Error>(())
+    })
+    .await
 }

@@ -13,7 +13,7 @@ use s3s::service::{S3Service, S3ServiceBuilder};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
-use crate::{Error, secret, write_private};
+use crate::{Error, secret, stale_uploads, write_private};
 
 const BUCKET: &str = "pyrograph";
 
@@ -47,6 +47,7 @@ impl S3 {
         let address = listener.local_addr().map_err(Error::file(bind.to_string()))?;
         let mut serving = JoinSet::new();
         serving.spawn(keep_serving(listener, service));
+        serving.spawn(stale_uploads::keep_removing(objects));
         Ok(S3 { address, credentials, serving })
     }
 

@@ -233,20 +233,14 @@ pub(crate) async fn add_images(
             return Err(error.into());
         }
     };
-    let taken = match take_images(&mut form, &mut intake).await {
-        Ok(()) => intake.commit().await.map_err(Problem::from),
-        Err(problem) => Err(problem),
-    };
-    match taken {
-        Ok(examples) => {
-            Ok((StatusCode::CREATED, Json(AddedExamples { items: Example::all(examples, &state.storage).await? })))
-        }
-        Err(problem) => {
-            intake.abandon().await;
-            form.drain().await;
-            Err(problem)
-        }
+    if let Err(problem) = take_images(&mut form, &mut intake).await {
+        intake.abandon().await;
+        form.drain().await;
+        return Err(problem);
     }
+    // The form was read to its end.
+    let examples = intake.commit().await?;
+    Ok((StatusCode::CREATED, Json(AddedExamples { items: Example::all(examples, &state.storage).await? })))
 }
 
 async fn take_images(form: &mut Multipart, intake: &mut Intake) -> Result<()> {
