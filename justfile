@@ -45,6 +45,11 @@ check:
     scripts/check_openapi.sh
     cargo clippy --workspace --all-targets --quiet -- -D warnings
 
+# lose half of the replies to COMMIT over 500 creations of each kind, with clients that hang up
+lost-replies: setup
+    cargo build --workspace --bins
+    cargo test --workspace --test journeys -- --ignored --nocapture costs_no_object_500_times
+
 # test every API operation with schemathesis
 contract: setup
     scripts/contract.sh

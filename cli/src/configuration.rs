@@ -24,7 +24,7 @@ type Variable = (&'static str, &'static str, &'static str);
 #[rustfmt::skip]
 const VARIABLES: &[Variable] = &[
     ("PYROGRAPH_SERVER", "server that client commands use", "http://127.0.0.1:8080"),
-    ("PYROGRAPH_DATA_DIR", "data folder of `up`; `serve`, `worker` and `migrate` read its services", ".pyrograph"),
+    ("PYROGRAPH_DATA_DIR", "data folder of `up`; `serve`, `worker`, `migrate`, `sweep` read its services", ".pyrograph"),
     ("PYROGRAPH_PUBLIC_URL", "address of the API as clients reach it, such as a proxy", "as requests name it"),
     ("PYROGRAPH_ALLOWED_HOSTS", "further hosts that requests may name, such as `gpu-box,*.example.com`", "none"),
     ("DATABASE_URL", "Postgres", "`up` runs its own"),
@@ -48,6 +48,7 @@ const VARIABLES: &[Variable] = &[
     ("PYROGRAPH_LEASE_TTL_MS", "a worker silent for this long loses its job; at least three heartbeats", "30000"),
     ("PYROGRAPH_LEASE_BEAT_MS", "time between two heartbeats", "5000"),
     ("PYROGRAPH_REAPER_TICK_MS", "time between two searches for expired leases", "5000"),
+    ("PYROGRAPH_SWEEP", "whether `up` and `serve` delete objects without rows: `on` or `off`", "on"),
     ("PYROGRAPH_POSTGRES_BIN", "folder with initdb, pg_ctl and postgres for `up`", "found locally, else from npm"),
     ("PYROGRAPH_LOG", "log filter, such as `info,worker=debug`", "info on servers, warn on clients"),
     ("PYROGRAPH_LOG_FORMAT", "`text` or `json`", "text"),
@@ -298,6 +299,23 @@ fn lasts(policy: LeasePolicy) -> Result<LeasePolicy, Failure> {
     )))
 }
 
+/// Whether a server looks for objects that no row names.
+///
+/// # Errors
+/// A value other than `on` and `off`.
+pub(crate) fn sweeps() -> Result<bool, Failure> {
+    switch("PYROGRAPH_SWEEP", variable("PYROGRAPH_SWEEP").as_deref())
+}
+
+/// A variable that is `on`, which is the default, or `off`.
+fn switch(name: &str, value: Option<&str>) -> Result<bool, Failure> {
+    match value {
+        None | Some("on") => Ok(true),
+        Some("off") => Ok(false),
+        Some(other) => Err(Failure::Usage(format!("{name} is '{other}', which is neither on nor off"))),
+    }
+}
+
 /// Where models may be imported from.
 pub(crate) fn imports() -> Result<Imports, Failure> {
     let mut imports = Imports::default();
@@ -337,6 +355,15 @@ mod tests {
             let row = format!("| `{name}` | {meaning}{default} |");
             assert!(page.contains(&row), "docs/configuration.md lacks the line\n{row}");
         }
+    }
+
+    #[test]
+    fn a_switch_is_on_or_off() {
+        for (value, is) in [(None, true), (Some("on"), true), (Some("off"), false)] {
+            assert!(switch("PYROGRAPH_SWEEP", value).is_ok_and(|on| on == is), "{value:?}");
+        }
+        let Err(Failure::Usage(why)) = switch("PYROGRAPH_SWEEP", Some("no")) else { panic!("`no` was taken") };
+        assert!(why.contains("PYROGRAPH_SWEEP") && why.contains("'no'"), "{why}");
     }
 
     #[test]

@@ -59,6 +59,7 @@ enum Command {
     Serve(commands::serve::Serve),
     Worker(commands::worker::Worker),
     Migrate(commands::migrate::Migrate),
+    Sweep(commands::sweep::Sweep),
     #[command(name = "openapi")]
     OpenApi(commands::openapi::OpenApi),
     #[command(hide = true)]
@@ -107,6 +108,7 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Serve(serve) => wait(serve.run()),
         Command::Worker(worker) => wait(worker.run()),
         Command::Migrate(migrate) => wait(migrate.run()),
+        Command::Sweep(sweep) => wait(sweep.run()),
     };
     done.map(|()| ExitCode::SUCCESS)
 }

@@ -1,5 +1,6 @@
-//! The API server as `serve` and `up` run it: listener, pool, storage, schema, built-in checkpoint, and a reaper, so
-//! that jobs of workers that are gone return to the queue even when no worker is left to look.
+//! The API server as `serve` and `up` run it: listener, pool, storage, schema, built-in checkpoint, a reaper, so that
+//! jobs of workers that are gone return to the queue even when no worker is left to look, and a sweeper, which removes
+//! objects from the bucket.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
@@ -10,12 +11,13 @@ use domain::Storage;
 use domain::database::{Pools, Presence};
 use domain::event::Feed;
 use domain::job::Reaper;
+use domain::sweep::{self, Sweeper};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::built_in;
-use crate::configuration::{Services, lease_policy, names};
+use crate::configuration::{Services, lease_policy, names, sweeps};
 use crate::failure::Failure;
 use crate::services;
 
@@ -46,6 +48,7 @@ pub(crate) struct Server {
     stop: CancellationToken,
     serving: JoinHandle<()>,
     reaping: JoinHandle<()>,
+    sweeping: JoinHandle<()>,
     pools: Pools,
 }
 
@@ -54,12 +57,18 @@ impl Server {
     pub(crate) async fn start(listener: TcpListener, services: &Services) -> Result<Self, Failure> {
         let address = listener.local_addr().context("the listener has no address")?;
         let names = names(address)?;
-        let reaper = Reaper::new(lease_policy()?);
+        let (reaper, sweeps) = (Reaper::new(lease_policy()?), sweeps()?);
         let pools = services::database(&services.database_url).await?;
         services::migrate(&pools).await?;
         let storage = Storage::new(&services.storage).context("storage")?;
         match services::check_storage(&storage, &services.storage).await {
-            Ok(()) => built_in::register(&pools.lease, &storage).await?,
+            Ok(()) => {
+                // Before anything is stored: the bucket may belong to another installation.
+                if sweeps && let Err(error) = sweep::meet(&pools.lease, &storage).await {
+                    tracing::error!(%error, "could not look at the bucket");
+                }
+                built_in::register(&pools.lease, &storage).await?;
+            }
             // Requests and jobs are stored in the database; `/readyz` reports the bucket, which may come back.
             Err(failure) if built_in::is_registered(&pools.lease).await => {
                 tracing::error!("{failure}; continuing without it for now");
@@ -68,6 +77,7 @@ impl Server {
         }
         let stop = CancellationToken::new();
         let feed = Feed::start(pools.listen.clone()).await;
+        let sweeping = tokio::spawn(Sweeper::new(pools.lease.clone(), storage.clone(), sweeps).run());
         let presence = Presence::watch(pools.lease.connect_options());
         let mut state =
             api::State::new(pools.api.clone(), feed, storage).with_names(names.clone()).with_presence(presence);
@@ -91,7 +101,7 @@ impl Server {
             }
         });
         let reaping = tokio::spawn(reaper.run(pools.lease.clone()));
-        Ok(Self { address, names, stop, serving, reaping, pools })
+        Ok(Self { address, names, stop, serving, reaping, sweeping, pools })
     }
 
     /// Its address on this machine, which a server of every address has too.
@@ -113,6 +123,7 @@ impl Server {
     pub(crate) async fn stop(mut self) {
         self.stop.cancel();
         self.reaping.abort();
+        self.sweeping.abort();
         // A task that was seen to end must not be waited for again.
         if !self.serving.is_finished() && tokio::time::timeout(FAREWELL, &mut self.serving).await.is_err() {
             self.serving.abort();

@@ -10,7 +10,9 @@ use serde::Deserialize;
 use sqlx::PgConnection;
 use utoipa::ToSchema;
 
-use crate::{Caller, Database, DatasetId, Error, ExampleId, Page, PageRequest, ProjectId, Result, Storage, begin};
+use crate::{
+    Caller, Database, DatasetId, Error, ExampleId, Page, PageRequest, ProjectId, Result, Storage, begin, deletion,
+};
 
 /// Most characters of a caption.
 pub const MAX_CAPTION_CHARS: usize = 10_000;
@@ -139,8 +141,9 @@ pub async fn delete(caller: &Caller, database: &Database, storage: &Storage, id:
             .fetch_all(&mut *tx)
             .await?,
     );
+    deletion::ask(&mut tx, &keys).await?;
     tx.commit().await?;
-    storage.discard(keys).await;
+    deletion::now(database.pool(caller), storage, keys).await;
     Ok(())
 }
 
@@ -166,8 +169,10 @@ pub async fn delete_example(
     sqlx::query!("UPDATE datasets SET updated_at = clock_timestamp() WHERE id = $1", dataset as DatasetId)
         .execute(&mut *tx)
         .await?;
+    let keys = vec![key];
+    deletion::ask(&mut tx, &keys).await?;
     tx.commit().await?;
-    storage.discard([key]).await;
+    deletion::now(database.pool(caller), storage, keys).await;
     Ok(())
 }
 

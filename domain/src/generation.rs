@@ -26,8 +26,8 @@ use crate::job::{self, Claim, JobKind, JobStatus};
 use crate::model::{self, ModelFiles, ModelRef, vae_approx};
 use crate::report::{JobRow, Report};
 use crate::{
-    Caller, Database, Error, GenerationId, JobId, ModelId, Page, PageRequest, ProjectId, Result, Storage, begin,
-    bounded,
+    Caller, Database, Error, GenerationId, InputId, JobId, ModelId, Page, PageRequest, ProjectId, Result, Storage,
+    begin, bounded, deletion,
 };
 
 /// The model of a request that names none.
@@ -48,6 +48,8 @@ pub struct Generation {
     pub model: ModelRef,
     pub loras: Vec<LoraUse>,
     pub params: GenerationParams,
+    /// Uploaded inputs among its pictures that have not been deleted.
+    pub inputs: Vec<InputId>,
     /// Seed of the first picture.
     pub seed: i64,
     pub report: Report,
@@ -89,6 +91,7 @@ struct Row {
     model_id: ModelId,
     model_name: String,
     params: Json<GenerationParams>,
+    inputs: Vec<Uuid>,
     seed: i64,
     warnings: Json<Vec<String>>,
     loras: Json<Vec<LoraUse>>,
@@ -104,6 +107,7 @@ impl From<Row> for Generation {
             model: ModelRef { id: row.model_id, name: row.model_name },
             loras: row.loras.0,
             params: row.params.0,
+            inputs: row.inputs.into_iter().map(InputId::from).collect(),
             seed: row.seed,
             report: row.job.0.report(row.warnings.0),
             created_at: row.created_at,
@@ -116,7 +120,10 @@ macro_rules! select_generations {
         sqlx::query_as!(
             Row,
             r#"SELECT g.id AS "id: GenerationId", g.project_id AS "project_id: ProjectId", g.job_id AS "job_id: JobId", g.model_id AS "model_id: ModelId", m.name AS model_name,
-                      g.params AS "params: Json<GenerationParams>", g.seed, g.warnings AS "warnings: Json<Vec<String>>",
+                      g.params AS "params: Json<GenerationParams>",
+                      ARRAY(SELECT i.id FROM inputs i
+                            WHERE i.id IN ((g.params #>> '{image,input}')::uuid, (g.params #>> '{mask,input}')::uuid))
+                        AS "inputs!", g.seed, g.warnings AS "warnings: Json<Vec<String>>",
                       coalesce((SELECT jsonb_agg(jsonb_build_object('model', jsonb_build_object('id', l.model_id, 'name', n.name), 'scale', l.scale)
                                                  ORDER BY l.position)
                                 FROM generation_loras l JOIN models n ON n.id = l.model_id WHERE l.generation_id = g.id), '[]')
@@ -202,9 +209,10 @@ pub async fn delete(caller: &Caller, database: &Database, storage: &Storage, id:
         sqlx::query_scalar!("DELETE FROM artifacts WHERE job_id = $1 RETURNING storage_key", row.job_id as JobId)
             .fetch_all(&mut *tx)
             .await?;
-    tx.commit().await?;
     keys.extend(request::own_objects(&row.params.0));
-    storage.discard(keys).await;
+    deletion::ask(&mut tx, &keys).await?;
+    tx.commit().await?;
+    deletion::now(database.pool(caller), storage, keys).await;
     Ok(())
 }
 
@@ -251,7 +259,7 @@ async fn read_work(pool: &PgPool, claim: &Claim) -> Result<GenerationWork> {
 }
 
 /// Writes the pictures and makes the job succeed, in one transaction that only the holder of the lease can make.
-/// Errors: `LeaseLost`, and then nothing has changed: the caller must remove what it has stored.
+/// Errors: `LeaseLost`, and then nothing has changed, and the sweeper finds the pictures.
 pub async fn finish(pool: &PgPool, claim: &Claim, artifacts: Vec<NewArtifact>, warnings: &[String]) -> Result<()> {
     let sequence = bounded(commit(pool, claim, &artifacts, warnings)).await?;
     if let Some(sequence) = sequence {

@@ -3,7 +3,7 @@
 //! that makes the job succeed. Not here: the lifecycle of the job (`job`), the download, or what a file must look like
 //! (`model::intake`).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Utc};
 use serde::Deserialize;
@@ -21,6 +21,7 @@ use crate::model::{self, ModelFile, ModelKind, ModelRef, upload};
 use crate::report::{JobRow, Report};
 use crate::{
     Caller, Database, Error, ImportId, JobId, ModelId, Page, PageRequest, ProjectId, Result, Storage, begin, bounded,
+    deletion,
 };
 
 /// Longest text of a licence that is stored, in bytes.
@@ -399,8 +400,8 @@ pub async fn add_file(pool: &PgPool, claim: &Claim, file: &ModelFile) -> Result<
 }
 
 /// Makes a model of the files in `intake` and the job succeed, in one transaction that only the holder of the lease can
-/// make. A name that was taken meanwhile gets a number. Afterwards the files belong to the model:
-/// [`Intake::committed`]. Errors: `LeaseLost`, and then nothing has changed; those of [`Intake::finish`].
+/// make. A name that was taken meanwhile gets a number. Errors: `LeaseLost`, and then nothing has changed; those of
+/// [`Intake::finish`].
 pub async fn finish(
     pool: &PgPool,
     storage: &Storage,
@@ -408,11 +409,12 @@ pub async fn finish(
     intake: &Intake,
     license: Option<&str>,
 ) -> Result<ModelId> {
-    let (model, sequence, spare) = bounded(commit(pool, claim, intake, license)).await?;
+    let sound = intake.sound_files().await?;
+    let (model, sequence, spare) = bounded(commit(pool, claim, intake, &sound, license)).await?;
     if let Some(sequence) = sequence {
         event::announce(pool, claim.job, sequence).await;
     }
-    storage.discard(spare).await;
+    deletion::now(pool, storage, spare).await;
     Ok(model)
 }
 
@@ -422,6 +424,7 @@ async fn commit(
     pool: &PgPool,
     claim: &Claim,
     intake: &Intake,
+    sound: &BTreeSet<String>,
     license: Option<&str>,
 ) -> Result<(ModelId, Option<i64>, Vec<String>)> {
     let mut tx = begin(pool).await?;
@@ -439,7 +442,7 @@ async fn commit(
     let kind = import.kind.as_deref().map(str::parse).transpose()?;
     let described = intake.describe(&import.name, base.as_deref(), kind).await?;
     let mut model = intake.model(&import.name, described, false);
-    let spare = intake.share(&mut tx, &mut model).await?;
+    let spare = intake.share(&mut tx, &mut model, sound).await?;
     for number in 2.. {
         match intake::insert(&mut tx, import.project, &model).await {
             Err(Error::Conflict { .. }) => model.name = format!("{}-{number}", import.name),
@@ -465,16 +468,22 @@ async fn commit(
 
 /// Removes files of imports that ended without a model, for any reason. Cheap if there are none.
 pub async fn discard_leftovers(pool: &PgPool, storage: &Storage) -> Result<()> {
-    let left = bounded(
-        sqlx::query_scalar!(
+    let keys = bounded(async {
+        let mut tx = begin(pool).await?;
+        let left = sqlx::query_scalar!(
             r#"UPDATE imports i SET files = '[]' FROM (
              SELECT i.id, i.files FROM imports i JOIN jobs j ON j.id = i.job_id
              WHERE i.files <> '[]' AND j.status IN ('failed', 'canceled') FOR UPDATE OF i SKIP LOCKED) AS gone
            WHERE i.id = gone.id RETURNING gone.files AS "files!: Json<Vec<ModelFile>>""#
         )
-        .fetch_all(pool),
-    )
+        .fetch_all(&mut *tx)
+        .await?;
+        let keys: Vec<String> = left.into_iter().flat_map(|files| files.0).map(|file| file.storage_key).collect();
+        deletion::ask(&mut tx, &keys).await?;
+        tx.commit().await?;
+        Ok::<_, Error>(keys)
+    })
     .await?;
-    storage.discard(left.into_iter().flat_map(|files| files.0).map(|file| file.storage_key)).await;
+    deletion::now(pool, storage, keys).await;
     Ok(())
 }

@@ -10,9 +10,12 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use self::data_uri::Reference;
+use crate::deposit::Deposit;
 use crate::image_gate::{self, CheckedImage};
 use crate::storage::StorageKey;
-use crate::{Caller, Database, Error, GenerationId, InputId, Page, PageRequest, ProjectId, Result, Storage, begin};
+use crate::{
+    Caller, Database, Error, GenerationId, InputId, Page, PageRequest, ProjectId, Result, Storage, begin, deletion,
+};
 
 /// An uploaded picture.
 #[derive(Clone, Debug)]
@@ -73,27 +76,32 @@ pub async fn create(
     let id = InputId::new();
     let key = StorageKey::Input { input: id, extension: image.extension }.to_string();
     let length = image.bytes.len() as i64;
+    let mut deposit = Deposit::new(storage);
+    deposit.add(&key);
     storage.put(&key, image.bytes, image.media_type).await?;
-    let inserted = sqlx::query_as!(
-        Input,
-        r#"INSERT INTO inputs (id, storage_key, sha256, media_type, width, height, bytes, project_id)
-           VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
-           RETURNING id AS "id: InputId", storage_key, sha256, media_type, width, height, bytes, created_at"#,
-        id as InputId,
-        key,
-        image.sha256,
-        image.media_type,
-        image.width as i32,
-        image.height as i32,
-        length,
-        caller.project() as ProjectId,
-    )
-    .fetch_one(database.pool(caller))
-    .await;
-    if inserted.is_err() {
-        storage.discard([key]).await;
-    }
-    Ok(inserted?)
+    let project = caller.project();
+    deposit
+        .commit(database.pool(caller), move |connection| {
+            Box::pin(async move {
+                let inserted = sqlx::query_as!(
+                    Input,
+                    r#"INSERT INTO inputs (id, storage_key, sha256, media_type, width, height, bytes, project_id)
+                       VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+                       RETURNING id AS "id: InputId", storage_key, sha256, media_type, width, height, bytes,
+                                 created_at"#,
+                    id as InputId,
+                    key,
+                    image.sha256,
+                    image.media_type,
+                    image.width as i32,
+                    image.height as i32,
+                    length,
+                    project as ProjectId,
+                );
+                Ok(inserted.fetch_one(connection).await?)
+            })
+        })
+        .await
 }
 
 /// Errors: `NotFound`.
@@ -142,8 +150,10 @@ pub async fn delete(caller: &Caller, database: &Database, storage: &Storage, id:
         return Err(Error::conflict("Generations that are queued or running need this input; cancel them or wait."));
     }
     sqlx::query!("DELETE FROM inputs WHERE id = $1", id as InputId).execute(&mut *tx).await?;
+    let keys = vec![key];
+    deletion::ask(&mut tx, &keys).await?;
     tx.commit().await?;
-    storage.discard([key]).await;
+    deletion::now(database.pool(caller), storage, keys).await;
     Ok(())
 }
 

@@ -16,6 +16,8 @@
 //! | [`worker`], resident | a process that does jobs, and the models that it has loaded |
 //! | [`swap`] | a request to a worker to load or unload a model |
 //! | [`storage`] | the bucket with all bytes |
+//! | [`deletion`] | an object that is to be deleted, until it is |
+//! | [`sweep`], stray | the search for objects that no row names |
 //!
 //! Functions for users take a [`Caller`] and a [`Database`], and see the rows of the caller's project. Functions for
 //! workers and the reaper take a pool, which the API does not have.
@@ -28,6 +30,8 @@ mod batcher;
 mod caller;
 pub mod database;
 pub mod dataset;
+pub mod deletion;
+mod deposit;
 mod error;
 pub mod event;
 pub mod export;
@@ -42,12 +46,14 @@ pub mod jobs;
 pub mod limits;
 mod liveness;
 pub mod model;
+mod named;
 mod notice;
 mod page;
 pub mod preview;
 pub mod report;
 pub mod storage;
 pub mod swap;
+pub mod sweep;
 pub mod training;
 pub mod upload;
 pub mod weights_gate;

@@ -27,7 +27,9 @@ use uuid::Uuid;
 
 pub use self::abandoned::abandoned;
 use self::source::Source;
-use crate::{Caller, Database, Error, ModelId, Page, PageRequest, ProjectId, Result, Storage, TrainingId, begin};
+use crate::{
+    Caller, Database, Error, ModelId, Page, PageRequest, ProjectId, Result, Storage, TrainingId, begin, deletion, named,
+};
 
 /// Most characters of a name.
 pub const MAX_NAME_CHARS: usize = 63;
@@ -364,16 +366,12 @@ pub async fn delete(caller: &Caller, database: &Database, storage: &Storage, nam
     )
     .execute(&mut *tx)
     .await?;
-    let unshared = sqlx::query_scalar!(
-        r#"SELECT key AS "key!" FROM unnest($1::text[]) key WHERE NOT EXISTS (
-             SELECT 1 FROM models m, jsonb_array_elements(m.files) file
-             WHERE m.deleted_at IS NULL AND file->>'storage_key' = key)"#,
-        &keys,
-    )
-    .fetch_all(&mut *tx)
-    .await?;
+    // Other models may share a file.
+    let named = named::named(&mut tx, &keys).await?;
+    keys.retain(|key| !named.contains(key));
+    deletion::ask(&mut tx, &keys).await?;
     tx.commit().await?;
-    storage.discard(unshared).await;
+    deletion::now(database.pool(caller), storage, keys).await;
     Ok(())
 }
 

@@ -2,6 +2,8 @@
 //! are made at read time without a network call and never stored. Not here: what the bytes mean, or which rows refer to
 //! them.
 
+pub(crate) mod layout;
+mod open_uploads;
 mod writer;
 
 use std::fmt;
@@ -10,6 +12,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
 use http::{HeaderValue, Method, header::CONTENT_TYPE};
 use object_store::aws::{AmazonS3, AmazonS3Builder};
@@ -21,6 +25,7 @@ use sha2::{Digest, Sha256};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use url::Url;
 
+pub use self::open_uploads::OpenUpload;
 pub use self::writer::ObjectWriter;
 use crate::{DatasetId, Error, ExampleId, GenerationId, InputId, JobId, ModelId, Result, TrainingId, UploadId};
 
@@ -107,6 +112,13 @@ pub struct PresignedPut {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ObjectHead {
     pub bytes: u64,
+}
+
+/// An object in a list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listed {
+    pub key: String,
+    pub stored_at: DateTime<Utc>,
 }
 
 /// The result of `put_file` or an [`ObjectWriter`].
@@ -255,16 +267,57 @@ impl Storage {
         found.map_err(|error| from_object_store(prefix, error))
     }
 
-    /// Deletes an object. It is no error if it does not exist.
-    pub async fn delete(&self, key: &str) -> Result<()> {
-        match self.bucket.delete(&key.into()).await {
-            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+    /// Every object below `prefix`, a folder, page by page.
+    pub(crate) fn listing(&self, prefix: &'static str) -> BoxStream<'static, Result<Listed>> {
+        let listed = self.bucket.list(Some(&prefix.into()));
+        let listed = listed.map_ok(|object| Listed { key: object.location.into(), stored_at: object.last_modified });
+        listed.map_err(move |error| from_object_store(prefix, error)).boxed()
+    }
+
+    /// Writes a small object unless it exists. Returns whether it was written.
+    pub(crate) async fn create(&self, key: &str, bytes: Bytes, media_type: &str) -> Result<bool> {
+        let options = PutOptions { mode: PutMode::Create, attributes: attributes(media_type), ..PutOptions::default() };
+        match self.bucket.put_opts(&key.into(), bytes.into(), options).await {
+            Ok(_) => Ok(true),
+            Err(object_store::Error::AlreadyExists { .. }) => Ok(false),
             Err(error) => Err(from_object_store(key, error)),
         }
     }
 
-    /// Deletes objects whose rows are gone. A failure is logged and leaves garbage, never a broken row.
-    pub async fn discard(&self, keys: impl IntoIterator<Item = String>) {
+    /// Writes a small object, or replaces it. The objects of rows never change: this only repairs them.
+    pub(crate) async fn replace(&self, key: &str, bytes: Bytes, media_type: &str) -> Result<()> {
+        let options = PutOptions { attributes: attributes(media_type), ..PutOptions::default() };
+        let put = self.bucket.put_opts(&key.into(), bytes.into(), options).await;
+        put.map(drop).map_err(|error| from_object_store(key, error))
+    }
+
+    /// Copies an object within the bucket. Most services refuse more than 5 GB.
+    pub(crate) async fn copy(&self, from: &str, to: &str) -> Result<()> {
+        self.bucket.copy(&from.into(), &to.into()).await.map_err(|error| from_object_store(from, error))
+    }
+
+    /// Whether the object exists with this size.
+    pub(crate) async fn holds(&self, key: &str, bytes: i64) -> Result<bool> {
+        match self.head(key).await {
+            Ok(head) => Ok(head.bytes == bytes.unsigned_abs()),
+            Err(Error::NotFound { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Deletes an object. It is no error if it does not exist.
+    pub async fn delete(&self, key: &str) -> Result<()> {
+        match self.bucket.delete(&key.into()).await {
+            Ok(()) => Ok(()),
+            // It may also be the bucket that is missing, and then nothing was deleted.
+            Err(object_store::Error::NotFound { .. }) => self.check().await,
+            Err(error) => Err(from_object_store(key, error)),
+        }
+    }
+
+    /// Deletes objects that certainly never got a row. A failure is logged and leaves them for the sweeper. Objects
+    /// whose rows are deleted are not for this, but for `deletion`.
+    pub(crate) async fn discard(&self, keys: impl IntoIterator<Item = String>) {
         for key in keys {
             if let Err(error) = self.delete(&key).await {
                 tracing::warn!(key, %error, "an object without a row could not be deleted");

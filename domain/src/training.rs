@@ -22,7 +22,7 @@ use crate::model::{self, Catalog, Model, ModelFile, ModelFiles, ModelKind, Model
 use crate::report::{JobRow, Report};
 use crate::{
     Caller, Database, DatasetId, Error, JobId, ModelId, Page, PageRequest, ProjectId, Result, Storage, TrainingId,
-    begin, bounded, dataset,
+    begin, bounded, dataset, deletion,
 };
 
 /// Checkpoints that are kept: the last, and the one before it in case the last cannot be read.
@@ -409,8 +409,9 @@ pub async fn delete(caller: &Caller, database: &Database, storage: &Storage, id:
     )
     .fetch_all(&mut *tx)
     .await?;
+    deletion::ask(&mut tx, &keys).await?;
     tx.commit().await?;
-    storage.discard(keys).await;
+    deletion::now(database.pool(caller), storage, keys).await;
     Ok(())
 }
 
@@ -448,7 +449,7 @@ async fn read_work(pool: &PgPool, claim: &Claim) -> Result<TrainingWork> {
 pub async fn add_checkpoint(pool: &PgPool, storage: &Storage, claim: &Claim, checkpoint: NewCheckpoint) -> Result<()> {
     let (sequence, old) = bounded(commit_checkpoint(pool, claim, checkpoint)).await?;
     event::announce(pool, claim.job, sequence).await;
-    storage.discard(old).await;
+    deletion::now(pool, storage, old).await;
     Ok(())
 }
 
@@ -489,6 +490,7 @@ async fn commit_checkpoint(pool: &PgPool, claim: &Claim, checkpoint: NewCheckpoi
     )
     .fetch_all(&mut *tx)
     .await?;
+    deletion::ask(&mut tx, &old).await?;
     tx.commit().await?;
     Ok((sequence, old))
 }
@@ -506,7 +508,7 @@ pub async fn finish(
     if let Some(sequence) = finished.sequence {
         event::announce(pool, claim.job, sequence).await;
     }
-    storage.discard(finished.checkpoints).await;
+    deletion::now(pool, storage, finished.checkpoints).await;
     Ok(finished.model)
 }
 
@@ -584,23 +586,30 @@ async fn commit(pool: &PgPool, claim: &Claim, adapter: NewArtifact, warnings: &[
     )
     .fetch_all(&mut *tx)
     .await?;
+    deletion::ask(&mut tx, &checkpoints).await?;
     tx.commit().await?;
     Ok(Finished { model: model.id, sequence: Some(sequence), checkpoints })
 }
 
-/// Removes checkpoints of trainings that ended without a LoRA: a retry starts at the first step, so nothing reads them.
-/// Cheap if there are none.
+/// Deletes the checkpoints of trainings that ended: a retry starts at the first step, so nothing reads them. Cheap if
+/// there are none.
 pub async fn discard_leftovers(pool: &PgPool, storage: &Storage) -> Result<()> {
-    let left = bounded(
-        sqlx::query_scalar!(
+    let keys = bounded(async {
+        let mut tx = begin(pool).await?;
+        let keys = sqlx::query_scalar!(
             "DELETE FROM training_checkpoints WHERE storage_key IN (
-               SELECT c.storage_key FROM training_checkpoints c JOIN trainings t ON t.id = c.training_id JOIN jobs j ON j.id = t.job_id
-               WHERE j.status IN ('failed', 'canceled') FOR UPDATE OF c SKIP LOCKED)
+               SELECT c.storage_key FROM training_checkpoints c JOIN trainings t ON t.id = c.training_id
+                      JOIN jobs j ON j.id = t.job_id
+               WHERE j.status IN ('succeeded', 'failed', 'canceled') FOR UPDATE OF c SKIP LOCKED)
              RETURNING storage_key"
         )
-        .fetch_all(pool),
-    )
+        .fetch_all(&mut *tx)
+        .await?;
+        deletion::ask(&mut tx, &keys).await?;
+        tx.commit().await?;
+        Ok::<_, Error>(keys)
+    })
     .await?;
-    storage.discard(left).await;
+    deletion::now(pool, storage, keys).await;
     Ok(())
 }

@@ -12,7 +12,9 @@ use crate::database::now;
 use crate::dataset::intake::Intake;
 use crate::dataset::{self, Example, check_caption};
 use crate::storage::{PresignedPut, StorageKey};
-use crate::{Caller, Database, DatasetId, Error, ExampleId, ProjectId, Result, Storage, UploadId, begin, image_gate};
+use crate::{
+    Caller, Database, DatasetId, Error, ExampleId, ProjectId, Result, Storage, UploadId, deletion, image_gate,
+};
 
 /// How long the URL for writing is valid.
 pub const WRITE_TTL: Duration = Duration::from_hours(1);
@@ -137,42 +139,60 @@ pub async fn complete(
     }
     let head = match storage.head(&upload.storage_key).await {
         Err(Error::NotFound { .. }) => {
-            return Err(Error::conflict("Nothing has been uploaded yet; PUT the picture to the upload's url first."));
+            // Unless a concurrent request has completed it since.
+            return completed(caller, database, dataset, example).await.map_err(|error| match error {
+                Error::NotFound { .. } => {
+                    Error::conflict("Nothing has been uploaded yet; PUT the picture to the upload's url first.")
+                }
+                other => other,
+            });
         }
         head => head?,
     };
     if head.bytes > image_gate::MAX_BYTES {
+        // Another picture may be put in its place.
         storage.discard([upload.storage_key]).await;
         return Err(Error::too_large(
             "upload",
             format!("The picture has {} bytes; at most {} (25 MiB) are taken.", head.bytes, image_gate::MAX_BYTES),
         ));
     }
-    let bytes = storage.get(&upload.storage_key).await?;
+    let bytes = match storage.get(&upload.storage_key).await {
+        Err(Error::NotFound { .. }) => return completed(caller, database, dataset, example).await,
+        bytes => bytes?,
+    };
     let mut intake = Intake::begin(caller, database, storage, dataset).await?;
     if let Err(error) = intake.add_as(example, "upload", bytes, &upload.caption).await {
         intake.abandon().await;
         return Err(error);
     }
-    let mut tx = begin(database.pool(caller)).await?;
-    let first = sqlx::query!(
-        "UPDATE uploads SET completed_at = clock_timestamp() WHERE id = $1 AND completed_at IS NULL",
-        id as UploadId
-    )
-    .execute(&mut *tx)
-    .await?
-    .rows_affected()
-        == 1;
-    if first {
-        intake.insert(&mut tx).await?;
-        tx.commit().await?;
-        let mut examples = intake.committed();
-        storage.discard([upload.storage_key]).await;
-        return examples.pop().ok_or_else(|| Error::internal("the completed upload has no example"));
+    let pool = database.pool(caller);
+    let (deposit, rows) = intake.into_parts();
+    let key = upload.storage_key.clone();
+    let written = deposit.commit(pool, move |connection| {
+        Box::pin(async move {
+            let first = sqlx::query!(
+                "UPDATE uploads SET completed_at = clock_timestamp() WHERE id = $1 AND completed_at IS NULL",
+                id as UploadId
+            )
+            .execute(&mut *connection)
+            .await?;
+            if first.rows_affected() == 0 {
+                return Err(Error::conflict("Another request is completing this upload."));
+            }
+            deletion::ask(connection, &[key]).await?;
+            rows.insert(connection).await
+        })
+    });
+    match written.await {
+        Ok(mut examples) => {
+            deletion::now(pool, storage, vec![upload.storage_key]).await;
+            examples.pop().ok_or_else(|| Error::internal("the completed upload has no example"))
+        }
+        // A concurrent request was faster.
+        Err(Error::Conflict { .. }) => completed(caller, database, dataset, example).await,
+        Err(error) => Err(error),
     }
-    // A concurrent request was faster; both stored the same bytes under the same key, which now belongs to the example.
-    intake.committed();
-    completed(caller, database, dataset, example).await
 }
 
 async fn completed(caller: &Caller, database: &Database, dataset: DatasetId, example: ExampleId) -> Result<Example> {

@@ -9,6 +9,7 @@ mod cluster;
 mod keeper;
 mod postgres;
 mod s3;
+mod stale_uploads;
 mod temporary;
 
 pub use postgres::Postgres;

@@ -17,7 +17,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
 use self::bucket::Buckets;
-use crate::{Error, secret, write_private};
+use crate::{Error, secret, stale_uploads, write_private};
 
 const BUCKET: &str = "pyrograph";
 const OBJECTS: &str = "objects";
@@ -52,6 +52,7 @@ impl S3 {
         let address = listener.local_addr().map_err(Error::file(bind.to_string()))?;
         let mut serving = JoinSet::new();
         serving.spawn(keep_serving(listener, service));
+        serving.spawn(stale_uploads::keep_removing(objects));
         Ok(S3 { address, credentials, serving })
     }
 

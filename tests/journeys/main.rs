@@ -13,6 +13,10 @@
 //! engine detects (`misfits`) and has loaded (`residency`), then failures below a running job (`crash`, `lost_lease`,
 //! `takeover`, `resume`, `cancel`, `events`, `acknowledged`), secrets (`secrets`), and the rehearsal of a run on a card
 //! (`gauge`).
+//! `presigned`, `contract`), how models are imported (`imports`, `flux_files`) and exported (`exports`), what the
+//! engine detects (`misfits`) and has loaded (`residency`), then failures below a running job (`crash`, `lost_lease`,
+//! `lost_replies`, `takeover`, `resume`, `cancel`, `events`, `acknowledged`), secrets (`secrets`), and the rehearsal of
+//! a run on a card (`gauge`).
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "tests print what they measure")]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
@@ -31,6 +35,7 @@ mod folders;
 mod gauge;
 mod imports;
 mod lost_lease;
+mod lost_replies;
 mod misfits;
 mod pictures;
 mod presigned;

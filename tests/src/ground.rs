@@ -1,8 +1,11 @@
 //! The real services below every installation: one Postgres for the whole test process with a database for each
 //! installation, and an S3 server with a bucket for each.
 
-use std::path::Path;
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
+use std::time::{Duration, SystemTime};
 
 use domain::storage::StorageConfig;
 use embedded::{S3, TemporaryPostgres};
@@ -83,13 +86,32 @@ impl Site {
         [self.s3.secret_key().to_owned(), password.to_owned()]
     }
 
-    /// Objects in the bucket, with or without a row.
+    /// Objects in the bucket, with or without a row, except the sign of the installation.
     pub fn objects(&self) -> usize {
-        files_in(&self.folder.path().join("objects").join(self.s3.bucket()))
+        self.keys().len()
+    }
+
+    /// Their keys.
+    pub fn keys(&self) -> BTreeSet<String> {
+        let bucket = self.bucket();
+        let key = |path: PathBuf| path.strip_prefix(&bucket).expect("inside").to_str().expect("UTF-8").to_owned();
+        files_in(&bucket).into_iter().map(key).filter(|key| key != "pyrograph.json").collect()
+    }
+
+    /// Makes every object older.
+    pub fn age_objects(&self, by: Duration) {
+        for path in files_in(&self.bucket()) {
+            let file = File::options().write(true).open(&path).expect("an object");
+            file.set_modified(SystemTime::now() - by).expect("a time");
+        }
+    }
+
+    fn bucket(&self) -> PathBuf {
+        self.folder.path().join("objects").join(self.s3.bucket())
     }
 }
 
-fn files_in(folder: &Path) -> usize {
+fn files_in(folder: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(folder).expect("bucket").map(|entry| entry.expect("bucket").path());
-    entries.map(|path| if path.is_dir() { files_in(&path) } else { 1 }).sum()
+    entries.flat_map(|path| if path.is_dir() { files_in(&path) } else { vec![path] }).collect()
 }

@@ -1,5 +1,7 @@
 //! Checks the database afterwards: attempts, events, and the invariants that hold for every row at any time.
 
+use std::collections::BTreeSet;
+
 use sqlx::postgres::{PgPool, PgPoolOptions};
 use sqlx::{AssertSqlSafe, Row};
 
@@ -20,6 +22,15 @@ pub struct Attempt {
     pub ended_at: Option<f64>,
     pub outcome: Option<String>,
 }
+
+/// Keys of the objects that must be in the bucket.
+const OBJECTS: &str = "
+    select storage_key from examples union select storage_key from inputs union select storage_key from artifacts
+    union select storage_key from training_checkpoints
+    union select file->>'storage_key' from models, jsonb_array_elements(files) file where deleted_at is null
+    union select file->>'storage_key' from imports, jsonb_array_elements(files) file
+    union select picture->>'storage_key' from generations, unnest(array[params->'image', params->'mask']) picture
+          where deleted_at is null and picture->>'input' is null and picture->>'storage_key' is not null";
 
 /// A rule, and the query that finds rows that break it.
 const RULES: &[(&str, &str)] = &[
@@ -129,6 +140,23 @@ impl Ledger {
             assert!(broken.is_empty(), "{rule}: {broken:?}");
         }
         self.audit_subjects().await;
+        let deleted = format!("select key from deletions where done_at is null and key in ({OBJECTS})");
+        let broken: Vec<String> =
+            sqlx::query_scalar(AssertSqlSafe(deleted)).fetch_all(&self.pool).await.expect("audit query");
+        assert!(broken.is_empty(), "objects are to be deleted that rows name: {broken:?}");
+    }
+
+    /// What the keys of unfinished uploads begin with: clients may have put objects there.
+    pub async fn uploads(&self) -> Vec<String> {
+        let uploads = "select 'uploads/' || id from uploads where completed_at is null
+                       union select 'uploads/' || id || '/' from model_uploads";
+        sqlx::query_scalar(uploads).fetch_all(&self.pool).await.expect("uploads")
+    }
+
+    /// Keys of the objects that rows name and need.
+    pub async fn objects_of_rows(&self) -> BTreeSet<String> {
+        let keys: Vec<String> = sqlx::query_scalar(OBJECTS).fetch_all(&self.pool).await.expect("keys");
+        keys.into_iter().collect()
     }
 
     /// Each job has exactly one subject, and each subject its job. Tables of subjects are those that reference each job

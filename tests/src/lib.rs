@@ -3,6 +3,7 @@
 //! [`ground`] provides the real Postgres and the real S3, [`stack`] one installation on them (an API and any number of
 //! workers, each the built binary in its own process), [`process`] what can be done to such a process (kill, stop,
 //! continue, read its log), [`client`] the REST API as any HTTP client sees it, [`ledger`] checks of the database,
+//! [`lossy`] a proxy that loses replies of the database,
 //! [`hub`] a server that speaks the Hugging Face Hub's protocol, and [`picture`], [`sse`] and [`flux_files`] the
 //! formats involved.
 //!
@@ -17,6 +18,7 @@ pub mod flux_files;
 pub mod ground;
 pub mod hub;
 pub mod ledger;
+pub mod lossy;
 pub mod model;
 pub mod picture;
 pub mod process;

@@ -43,7 +43,11 @@ impl Stack {
 
     /// As [`Stack::start`], with additional environment variables for every process of this installation.
     pub async fn start_with(pace: Pace, environment: &[(&str, &str)]) -> Self {
-        let site = Site::create().await;
+        Self::start_on(Site::create().await, pace, environment).await
+    }
+
+    /// As [`Stack::start_with`], on a given database and bucket.
+    pub async fn start_on(site: Site, pace: Pace, environment: &[(&str, &str)]) -> Self {
         let folder = tempfile::tempdir().expect("temporary folder");
         let environment: Vec<_> =
             environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
@@ -105,6 +109,14 @@ impl Stack {
             command.env("PYROGRAPH_ENGINE_FAULT", fault);
         }
         Process::start(name, &self.folder.path().join(format!("{name}.log")), command)
+    }
+
+    /// Runs a command of the operator (`migrate`, `sweep`, …) that must succeed with one JSON document on stdout.
+    pub fn operator_json(&self, arguments: &[&str]) -> Value {
+        let output = output(command(&self.site, self.pace, &self.environment, self.folder.path()).args(arguments));
+        let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert!(output.status.success(), "{arguments:?}: {}\n{out}\n{err}", output.status);
+        serde_json::from_str(&out).unwrap_or_else(|error| panic!("{arguments:?}: {error}\n{out}\n{err}"))
     }
 
     /// Runs a client command (`generate`, `train`, …) to its end.

@@ -239,23 +239,17 @@ pub(crate) async fn add_images(
             return Err(error.into());
         }
     };
-    let taken = match take_images(&mut form, &mut intake).await {
-        Ok(()) => intake.commit().await.map_err(Problem::from),
-        Err(problem) => Err(problem),
-    };
-    match taken {
-        Ok(examples) => {
-            let without_caption = examples.iter().filter(|example| example.caption.is_empty()).count();
-            let left_out = intake.left_out().iter().map(LeftOutFile::from).collect();
-            let items = Example::all(examples, &state.storage).await?;
-            Ok((StatusCode::CREATED, Json(AddedExamples { items, without_caption, left_out })))
-        }
-        Err(problem) => {
-            intake.abandon().await;
-            form.drain().await;
-            Err(problem)
-        }
+    if let Err(problem) = take_images(&mut form, &mut intake).await {
+        intake.abandon().await;
+        form.drain().await;
+        return Err(problem);
     }
+    // The form was read to its end.
+    let left_out = intake.left_out().iter().map(LeftOutFile::from).collect();
+    let examples = intake.commit().await?;
+    let without_caption = examples.iter().filter(|example| example.caption.is_empty()).count();
+    let items = Example::all(examples, &state.storage).await?;
+    Ok((StatusCode::CREATED, Json(AddedExamples { items, without_caption, left_out })))
 }
 
 /// Delete a picture

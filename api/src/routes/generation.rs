@@ -50,9 +50,10 @@ pub(crate) struct Generation {
 pub(crate) struct SourceImage {
     /// Identifier of the uploaded input. Null if the request carried the picture itself or named an earlier picture.
     pub input: Option<InputId>,
-    /// Presigned URL to download the bytes. Valid for one hour; needs no other credentials.
+    /// Presigned URL to download the bytes. Valid for one hour; needs no other credentials. Null if the input was
+    /// deleted.
     #[schema(format = "uri")]
-    pub url: String,
+    pub url: Option<String>,
     /// SHA-256 of the bytes, lower-case hex.
     #[schema(pattern = "^[0-9a-f]{64}$")]
     pub sha256: String,
@@ -65,10 +66,14 @@ pub(crate) struct SourceImage {
 }
 
 impl SourceImage {
-    async fn of(source: Option<input::SourceImage>, storage: &Storage) -> Result<Option<Self>> {
+    async fn of(source: Option<input::SourceImage>, inputs: &[InputId], storage: &Storage) -> Result<Option<Self>> {
         let Some(source) = source else { return Ok(None) };
+        let exists = source.input.is_none_or(|input| inputs.contains(&input));
         Ok(Some(Self {
-            url: storage.presign_get(&source.storage_key, READ_TTL).await?.into(),
+            url: match exists {
+                true => Some(storage.presign_get(&source.storage_key, READ_TTL).await?.into()),
+                false => None,
+            },
             input: source.input,
             sha256: source.sha256,
             width: source.width,
@@ -83,8 +88,8 @@ impl Generation {
     async fn of(generation: generation::Generation, storage: &Storage) -> Result<Self> {
         let report = ReportParts::of(generation.report, storage).await?;
         let mut params = generation.params;
-        let image = SourceImage::of(params.image.take(), storage).await?;
-        let mask = SourceImage::of(params.mask.take(), storage).await?;
+        let image = SourceImage::of(params.image.take(), &generation.inputs, storage).await?;
+        let mask = SourceImage::of(params.mask.take(), &generation.inputs, storage).await?;
         Ok(Self {
             urls: JobUrls::below(path(generation.id)),
             id: generation.id,

@@ -252,21 +252,29 @@ pub(crate) async fn import(caller: Caller, state: State, mut request: Request) -
 
 async fn import_form(caller: Caller, state: State, mut form: Multipart) -> Result<Response> {
     let mut import = Intake::new(&caller, &state.database, &state.storage);
-    match take_model(&caller, &state, &mut form, &mut import).await {
-        Ok(model) => {
-            let location = format!("/v1/models/{}", model.id);
-            let body = ModelDetail::of(&caller, model, &state).await?;
-            Ok((StatusCode::CREATED, [(header::LOCATION, location)], Json(body)).into_response())
-        }
+    let about = match take_model(&caller, &state, &mut form, &mut import).await {
+        Ok(about) => about,
         Err(problem) => {
             import.abandon().await;
             form.drain().await;
-            Err(problem)
+            return Err(problem);
         }
-    }
+    };
+    // The form was read to its end.
+    let model = import.finish(&about.name, about.base.as_deref(), about.kind).await?;
+    let location = format!("/v1/models/{}", model.id);
+    let body = ModelDetail::of(&caller, model, &state).await?;
+    Ok((StatusCode::CREATED, [(header::LOCATION, location)], Json(body)).into_response())
 }
 
-async fn take_model(caller: &Caller, state: &State, form: &mut Multipart, import: &mut Intake) -> Result<model::Model> {
+/// What a form says of its model, beside the files.
+struct About {
+    name: String,
+    base: Option<String>,
+    kind: Option<ModelKind>,
+}
+
+async fn take_model(caller: &Caller, state: &State, form: &mut Multipart, import: &mut Intake) -> Result<About> {
     let unprocessable = |field: &str, message: &str| Problem::field(StatusCode::UNPROCESSABLE_ENTITY, field, message);
     let (mut name, mut base, mut kind, mut parts_of) = (None, None, None, None);
     while let Some(mut part) = form.next().await? {
@@ -307,7 +315,7 @@ async fn take_model(caller: &Caller, state: &State, form: &mut Multipart, import
         let donor = model::get(caller, &state.database, &donor).await.map_err(|error| error.in_field("parts_of"))?;
         import.borrow_parts(&donor).await?;
     }
-    Ok(import.finish(&name, base.as_deref(), kind).await?)
+    Ok(About { name, base, kind })
 }
 
 /// Get a model and the URLs of its files

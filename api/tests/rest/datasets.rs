@@ -39,9 +39,12 @@ async fn pictures_come_by_form_archive_and_presigned_put() {
         put = put.header(name, text(value));
     }
     assert_eq!(server.send(put.body(png(8, 8, 5))).await.status, 200);
-    let first = server.post(&complete, &json!({})).await.expect(201);
-    let second = server.post(&complete, &json!({})).await.expect(201);
+    let body = json!({});
+    let at_once = (0..4).map(|_| server.post(&complete, &body));
+    let first = futures::future::join_all(at_once).await.pop().unwrap().expect(201);
+    let second = server.post(&complete, &body).await.expect(201);
     assert_eq!(first["id"], second["id"], "completing twice is the same as once");
+    assert_eq!(first["id"], upload["id"]);
 
     let seen = server.get(&path).await.expect(200);
     let examples = seen["examples"].as_array().unwrap();

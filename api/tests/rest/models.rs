@@ -84,8 +84,20 @@ async fn the_built_in_checkpoint_stays() {
     let first = register_built_in(pool, storage, "ember", &files).await.unwrap();
     assert_eq!(register_built_in(pool, storage, "ember", &files).await.unwrap(), first, "once is enough");
     assert_eq!(server.objects(), 10);
-    assert_eq!(server.get("/v1/models/ember").await.expect(200)["built_in"], true);
+    let shown = server.get("/v1/models/ember").await.expect(200);
+    assert_eq!(shown["built_in"], true);
     server.delete("/v1/models/ember").await.refuses(409, "");
+
+    // Files that were lost are stored again.
+    for file in storage.list(&format!("models/{first}")).await.unwrap().into_iter().take(3) {
+        storage.delete(&file.0).await.unwrap();
+    }
+    assert_eq!(server.objects(), 7);
+    assert_eq!(register_built_in(pool, storage, "ember", &files).await.unwrap(), first);
+    for (file, (path, bytes)) in shown["files"].as_array().unwrap().iter().zip(&files) {
+        assert_eq!(file["path"], *path);
+        assert_eq!(server.download(&file["url"]).await, *bytes);
+    }
 
     // A newer build has other weights under the same name.
     let mut newer = files;

@@ -15,6 +15,7 @@ pub(crate) mod models;
 pub(crate) mod openapi;
 pub(crate) mod serve;
 mod swap;
+pub(crate) mod sweep;
 pub(crate) mod train;
 pub(crate) mod trainings;
 pub(crate) mod up;

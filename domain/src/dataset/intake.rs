@@ -9,31 +9,37 @@ mod files;
 use std::fs::File;
 
 use bytes::Bytes;
+use sqlx::PgConnection;
 use uuid::Uuid;
 
 use self::files::Files;
 use super::folder::{LeftOut, clean};
 use super::{Example, check_caption, check_exists, lock};
 use crate::database::now;
+use crate::deposit::Deposit;
 use crate::storage::StorageKey;
-use crate::{Caller, Database, DatasetId, Error, ExampleId, Result, Storage, begin, image_gate, zip_gate};
+use crate::{Caller, Database, DatasetId, Error, ExampleId, Result, Storage, image_gate, zip_gate};
 
 /// Most pictures of one request.
 pub const MAX_PICTURES: usize = zip_gate::MAX_ENTRIES;
 
-/// Pictures that are being added.
+/// Pictures that are being added. If dropped before [`Intake::commit`], it removes what it stored.
 pub struct Intake {
-    caller: Caller,
     database: Database,
     storage: Storage,
-    dataset: DatasetId,
-    examples: Vec<Example>,
-    /// Keys to remove unless the intake succeeds.
-    stored: Vec<String>,
+    deposit: Deposit,
+    rows: Rows,
     /// Files of a folder.
     files: Files,
     /// Files of a folder that became no part of an example.
     left_out: Vec<LeftOut>,
+}
+
+/// The rows of the pictures, in the order in which they were added.
+pub(crate) struct Rows {
+    caller: Caller,
+    dataset: DatasetId,
+    examples: Vec<Example>,
 }
 
 impl Intake {
@@ -41,23 +47,21 @@ impl Intake {
     pub async fn begin(caller: &Caller, database: &Database, storage: &Storage, dataset: DatasetId) -> Result<Self> {
         check_exists(caller, database, dataset).await?;
         Ok(Self {
-            caller: caller.clone(),
             database: database.clone(),
             storage: storage.clone(),
-            dataset,
-            examples: Vec::new(),
-            stored: Vec::new(),
+            deposit: Deposit::new(storage),
+            rows: Rows { caller: caller.clone(), dataset, examples: Vec::new() },
             files: Files::default(),
             left_out: Vec::new(),
         })
     }
 
     pub fn len(&self) -> usize {
-        self.examples.len()
+        self.rows.examples.len()
     }
 
     pub fn is_empty(&self) -> bool {
-        self.examples.is_empty()
+        self.rows.examples.is_empty()
     }
 
     /// Checks and stores one picture; `field` is the field that an error names.
@@ -66,18 +70,21 @@ impl Intake {
     }
 
     pub(crate) async fn add_as(&mut self, id: ExampleId, field: &str, bytes: Bytes, caption: &str) -> Result<()> {
-        if self.examples.len() >= MAX_PICTURES {
+        if self.len() >= MAX_PICTURES {
             return Err(Error::too_large(field, format!("At most {MAX_PICTURES} pictures are taken at once.")));
         }
         let caption = clean(caption);
         check_caption(&caption)?;
         let image = image_gate::check(field, bytes).await?;
-        let key =
-            StorageKey::DatasetExample { dataset: self.dataset, example: id, extension: image.extension }.to_string();
-        self.stored.push(key.clone());
+        // Not the example's id, which two requests that complete the same upload share: each stores its own object, and
+        // removes it if the other was faster.
+        let example = ExampleId::new();
+        let extension = image.extension;
+        let key = StorageKey::DatasetExample { dataset: self.rows.dataset, example, extension }.to_string();
+        self.deposit.add(&key);
         let length = image.bytes.len() as i64;
         self.storage.put(&key, image.bytes, image.media_type).await?;
-        self.examples.push(Example {
+        self.rows.examples.push(Example {
             id,
             position: 0,
             storage_key: key,
@@ -96,7 +103,7 @@ impl Intake {
     pub fn caption_last(&mut self, caption: &str) -> Result<bool> {
         let caption = clean(caption);
         check_caption(&caption)?;
-        match self.examples.last_mut() {
+        match self.rows.examples.last_mut() {
             Some(example) if example.caption.is_empty() => {
                 example.caption = caption;
                 Ok(true)
@@ -135,17 +142,28 @@ impl Intake {
         &self.left_out
     }
 
-    /// Makes the pictures visible, after those that exist already. Errors: `Invalid` if there are none, `NotFound` if
-    /// the dataset was deleted meanwhile. After an error only [`Intake::abandon`] may follow.
-    pub async fn commit(&mut self) -> Result<Vec<Example>> {
-        let mut tx = begin(self.database.pool(&self.caller)).await?;
-        self.insert(&mut tx).await?;
-        tx.commit().await?;
-        self.stored.clear();
-        Ok(std::mem::take(&mut self.examples))
+    /// Makes the pictures visible, after those that exist already. Once called, it runs to its end even if the caller
+    /// stops waiting. Errors: `Invalid` if there are none, `NotFound` if the dataset was deleted meanwhile.
+    pub async fn commit(self) -> Result<Vec<Example>> {
+        let pool = self.database.pool(&self.rows.caller).clone();
+        let (deposit, rows) = self.into_parts();
+        deposit.commit(&pool, |connection| Box::pin(rows.insert(connection))).await
     }
 
-    pub(crate) async fn insert(&mut self, connection: &mut sqlx::PgConnection) -> Result<()> {
+    /// The stored objects and their rows, for a caller that writes these in its own transaction.
+    pub(crate) fn into_parts(self) -> (Deposit, Rows) {
+        (self.deposit, self.rows)
+    }
+
+    /// Removes what was stored.
+    pub async fn abandon(self) {
+        self.deposit.discard().await;
+    }
+}
+
+impl Rows {
+    /// Writes the rows, and returns them with their positions in the dataset.
+    pub(crate) async fn insert(mut self, connection: &mut PgConnection) -> Result<Vec<Example>> {
         if self.examples.is_empty() {
             return Err(Error::invalid(
                 "image",
@@ -191,31 +209,9 @@ impl Intake {
         sqlx::query!("UPDATE datasets SET updated_at = clock_timestamp() WHERE id = $1", self.dataset as DatasetId)
             .execute(connection)
             .await?;
-        Ok(())
-    }
-
-    /// Removes what was stored.
-    pub async fn abandon(mut self) {
-        let stored = std::mem::take(&mut self.stored);
-        self.storage.discard(stored).await;
-    }
-
-    /// The examples that the caller's transaction inserted, after its commit.
-    pub(crate) fn committed(mut self) -> Vec<Example> {
-        self.stored.clear();
-        std::mem::take(&mut self.examples)
+        Ok(self.examples)
     }
 }
 
-impl Drop for Intake {
-    fn drop(&mut self) {
-        let stored = std::mem::take(&mut self.stored);
-        if stored.is_empty() {
-            return;
-        }
-        let storage = self.storage.clone();
-        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn(async move { storage.discard(stored).await });
-        }
     }
 }

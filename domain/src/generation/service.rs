@@ -90,14 +90,16 @@ impl GenerationService {
         };
         let created_at = match self.creations.ask(new).await {
             Ok(Some(created_at)) => created_at,
-            // It is not known whether the row was written: better an object without a row than a row without its
+            // The row may exist: better an object without a row, which the sweeper finds, than a row without its
             // picture.
-            Err(error) if error.is_transient() => return Err(error),
-            refused => {
+            Err(error) => {
+                self.catalog.forget();
+                return Err(error);
+            }
+            Ok(None) => {
                 self.storage.discard(request::own_objects(&params)).await;
                 // The cache is out of date; after another lookup, the name may mean another model.
                 self.catalog.forget();
-                refused?;
                 let message = "A model or input of this request was deleted just now; ask again.";
                 return Err(Error::unknown("model", message));
             }
@@ -109,6 +111,7 @@ impl GenerationService {
             job_id: JobId(id.into()),
             model: model.reference(),
             loras,
+            inputs: request::inputs(&params).collect(),
             params,
             seed,
             report,

@@ -2,7 +2,7 @@
 //! checked on the way, and made visible together by one insert, or removed. Not here: HTTP, folders on the user's disk.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use formats::adapter::{CONFIG_FILE, MAX_CONFIG_BYTES};
@@ -17,9 +17,10 @@ use super::described::{Described, is_trigger_word};
 use super::parts::Layout;
 use super::{Model, ModelFile, ModelKind, check_name, check_name_is_free, family, vae_approx};
 use crate::database::now;
+use crate::deposit::Deposit;
 use crate::limits::{MAX_FILE_BYTES, MAX_FILES};
 use crate::storage::{ObjectWriter, StorageKey};
-use crate::{Caller, Database, Error, ModelId, ProjectId, Result, Storage, begin, weights_gate};
+use crate::{Caller, Database, Error, ModelId, ProjectId, Result, Storage, bounded, deletion, weights_gate};
 
 /// Largest file that is not weights, in bytes (a tokenizer's vocabulary is the largest of them).
 pub const MAX_TEXT_BYTES: usize = 32 * 1024 * 1024;
@@ -28,6 +29,7 @@ const MAX_PATH_BYTES: usize = 200;
 /// here.
 const CONFIG_BYTES: usize = 256 * 1024;
 const FIELD: &str = "file";
+const BINARY: &str = "application/octet-stream";
 const INDEX: &str = "model_index.json";
 
 /// A model that is being added. If dropped before [`Intake::finish`], it removes what it stored.
@@ -40,8 +42,8 @@ pub struct Intake {
     /// The small JSON files, which describe the model.
     configs: Configs,
     weights: BTreeMap<String, Header>,
-    /// Keys to remove unless the intake succeeds.
-    stored: Vec<String>,
+    /// Objects to remove unless the intake succeeds.
+    deposit: Deposit,
     /// Keys that belong to other models.
     borrowed: Vec<String>,
 }
@@ -70,13 +72,13 @@ impl Intake {
     pub fn of_project(pool: PgPool, storage: Storage, project: ProjectId) -> Self {
         Self {
             pool,
+            deposit: Deposit::new(&storage),
             storage,
             project,
             model: ModelId::new(),
             files: Vec::new(),
             configs: BTreeMap::new(),
             weights: BTreeMap::new(),
-            stored: Vec::new(),
             borrowed: Vec::new(),
         }
     }
@@ -98,29 +100,25 @@ impl Intake {
         if self.files.iter().any(|file| file.path == path) {
             return Err(Error::invalid(FIELD, format!("`{path}` was sent twice.")));
         }
-        let (content, media_type) = match path.rsplit_once('.').map(|(_, extension)| extension) {
-            Some("safetensors" | "gguf") => (Content::Weights(Sniffer::default()), "application/octet-stream"),
-            Some("json") => (Content::Text(Vec::new()), "application/json"),
-            Some("txt" | "md") => (Content::Text(Vec::new()), "text/plain; charset=utf-8"),
-            Some("model") => (Content::Text(Vec::new()), "application/octet-stream"),
-            _ => {
-                return Err(Error::unsupported(
-                    FIELD,
-                    format!(
-                        "`{path}` is not taken: a model is made of .safetensors, .gguf, .json, .txt, .md and \
-                             .model files. Pickles (.bin, .pt, .ckpt) are never read."
-                    ),
-                ));
-            }
+        let Some(media_type) = media_type(path) else {
+            return Err(Error::unsupported(
+                FIELD,
+                format!(
+                    "`{path}` is not taken: a model is made of .safetensors, .gguf, .json, .txt, .md and \
+                         .model files. Pickles (.bin, .pt, .ckpt) are never read."
+                ),
+            ));
         };
+        let is_weights = [".safetensors", ".gguf"].iter().any(|end| path.ends_with(end));
+        let content = if is_weights { Content::Weights(Sniffer::default()) } else { Content::Text(Vec::new()) };
         let key = StorageKey::ModelFile { model: self.model, path: path.to_owned() }.to_string();
-        self.stored.push(key.clone());
+        self.deposit.add(&key);
         let writer = self.storage.writer(&key, media_type).await?;
         Ok(FileIntake { intake: self, path: path.to_owned(), key, writer, bytes: 0, content })
     }
 
     /// Adds a file that is in the bucket already, without its bytes: one of this import's earlier attempt or, if
-    /// `borrowed`, one of another model.
+    /// `borrowed`, one of another model. Errors: `NotFound` if the object is not there.
     pub async fn adopt(&mut self, file: ModelFile, borrowed: bool) -> Result<()> {
         if [".safetensors", ".gguf"].iter().any(|end| file.path.ends_with(end)) {
             let header = weights_gate::stored(&self.storage, &file.storage_key, file.bytes.unsigned_abs()).await?;
@@ -130,6 +128,8 @@ impl Intake {
         {
             let text = self.storage.get(&file.storage_key).await?;
             self.configs.insert(file.path.clone(), read_json(&file.path, &text)?);
+        } else {
+            self.storage.head(&file.storage_key).await?;
         }
         if borrowed {
             self.borrowed.push(file.storage_key.clone());
@@ -177,24 +177,24 @@ impl Intake {
         Ok(Some(header.has_anywhere("guidance_in.")))
     }
 
-    /// The file has an owner now, which removes it when necessary.
+    /// The file is about to get an owner, which removes it when necessary. To be called before the owner's row is
+    /// written: if the reply to that is lost, the row may name the object.
     pub fn keep(&mut self, file: &ModelFile) {
-        self.stored.retain(|key| *key != file.storage_key);
+        self.deposit.release(&file.storage_key);
     }
 
     /// Makes the model visible. One file alone is a LoRA or a preview decoder, for which `base` may name the checkpoint
     /// it was made for, or a whole checkpoint; several files are a checkpoint, by its `model_index.json` or by the
-    /// denoiser in one of them. After an error only [`Intake::abandon`] may follow.
-    pub async fn finish(&mut self, name: &str, base: Option<&str>, kind: Option<ModelKind>) -> Result<Model> {
+    /// denoiser in one of them. The insert runs to its end even if the caller stops waiting.
+    pub async fn finish(self, name: &str, base: Option<&str>, kind: Option<ModelKind>) -> Result<Model> {
         check_name(name)?;
         let described = self.describe(name, base, kind).await?;
         self.insert(name, described, false).await
     }
 
     /// Removes what was stored.
-    pub async fn abandon(mut self) {
-        let stored = std::mem::take(&mut self.stored);
-        self.storage.discard(stored).await;
+    pub async fn abandon(self) {
+        self.deposit.discard().await;
     }
 
     /// What the files are. Errors: `Invalid` if they are no model, or not of the required `kind`.
@@ -294,46 +294,97 @@ impl Intake {
         }
     }
 
-    async fn insert(&mut self, name: &str, described: Described, built_in: bool) -> Result<Model> {
+    async fn insert(self, name: &str, described: Described, built_in: bool) -> Result<Model> {
         let mut model = self.model(name, described, built_in);
-        let mut tx = begin(&self.pool).await?;
-        check_name_is_free(&mut tx, self.project, name).await?;
-        let spare = self.share(&mut tx, &mut model).await?;
-        insert(&mut tx, self.project, &model).await?;
-        tx.commit().await?;
-        self.stored.clear();
-        self.storage.discard(spare).await;
+        let sound = self.sound_files().await?;
+        let Self { pool, storage, project, deposit, borrowed, .. } = self;
+        let (model, spare) = deposit
+            .commit(&pool, move |connection| {
+                Box::pin(async move {
+                    check_name_is_free(connection, project, &model.name).await?;
+                    let spare = share(connection, &mut model, &sound, &borrowed).await?;
+                    insert(connection, project, &model).await?;
+                    Ok((model, spare))
+                })
+            })
+            .await?;
+        deletion::now(&pool, &storage, spare).await;
         Ok(model)
     }
 
-    /// Replaces each file of `model` that another model holds by that one: the same bytes are stored once for all
-    /// projects. Every project still uploads or downloads them itself first. Returns the keys that are no longer
-    /// needed, to be discarded after the commit; until then, the other models cannot be deleted. Errors: `Internal` if
-    /// a borrowed file was deleted with its model; another attempt stores its own.
-    pub(crate) async fn share(&self, connection: &mut sqlx::PgConnection, model: &mut Model) -> Result<Vec<String>> {
-        let hashes: Vec<String> = model.files.iter().map(|file| file.sha256.clone()).collect();
-        let held = held_files(connection, None, &hashes).await?;
-        let mut spare = Vec::new();
-        for file in &mut model.files {
-            match held.get(&file.sha256) {
-                Some(key) if *key == file.storage_key => {}
-                Some(key) => {
-                    let own = std::mem::replace(&mut file.storage_key, key.clone());
-                    spare.extend((!self.borrowed.contains(&own)).then_some(own));
+    /// Keys under which other models hold the same bytes, and at which these really are. Where the object is missing,
+    /// it is stored again, from the file that was just added: the other models need it, too. To be called before the
+    /// transaction, which must not wait for the bucket.
+    pub(crate) async fn sound_files(&self) -> Result<BTreeSet<String>> {
+        let hashes: Vec<String> = self.files.iter().map(|file| file.sha256.clone()).collect();
+        let held = bounded(async { held_files(&mut *self.pool.acquire().await?, None, &hashes).await }).await?;
+        let mut sound = BTreeSet::new();
+        for file in &self.files {
+            let Some(keys) = held.get(&file.sha256) else { continue };
+            for key in keys.iter().filter(|key| **key != file.storage_key) {
+                if self.storage.holds(key, file.bytes).await? || self.repair(file, key).await {
+                    sound.insert(key.clone());
                 }
-                None if self.borrowed.contains(&file.storage_key) => {
-                    return Err(Error::internal(format!("the model that held `{}` was deleted meanwhile", file.path)));
-                }
-                None => {}
             }
         }
-        Ok(spare)
+        Ok(sound)
     }
 
-    /// After the commit: the files belong to the model.
-    pub fn committed(&mut self) {
-        self.stored.clear();
+    async fn repair(&self, file: &ModelFile, key: &str) -> bool {
+        match self.storage.copy(&file.storage_key, key).await {
+            Ok(()) => {
+                tracing::warn!(key, path = file.path, "an object of a model was missing; it is stored again");
+                true
+            }
+            Err(error) => {
+                tracing::warn!(key, path = file.path, %error, "an object of a model is missing");
+                false
+            }
+        }
     }
+
+    /// Replaces files by those that other models hold, as [`share`].
+    pub(crate) async fn share(
+        &self,
+        connection: &mut sqlx::PgConnection,
+        model: &mut Model,
+        sound: &BTreeSet<String>,
+    ) -> Result<Vec<String>> {
+        share(connection, model, sound, &self.borrowed).await
+    }
+}
+
+/// Replaces each file of `model` that another model holds by that one, if it is among the `sound` ones: the same bytes
+/// are stored once for all projects. Every project still uploads or downloads them itself first. Asks for the deletion
+/// of the objects that are no longer needed and returns their keys; until the commit, the other models cannot be
+/// deleted. Errors: `Internal` if a borrowed file was deleted with its model; another attempt stores its own.
+async fn share(
+    connection: &mut sqlx::PgConnection,
+    model: &mut Model,
+    sound: &BTreeSet<String>,
+    borrowed: &[String],
+) -> Result<Vec<String>> {
+    let hashes: Vec<String> = model.files.iter().map(|file| file.sha256.clone()).collect();
+    let held = held_files(connection, None, &hashes).await?;
+    let mut spare = Vec::new();
+    for file in &mut model.files {
+        let keys = held.get(&file.sha256).map_or(&[][..], Vec::as_slice);
+        if keys.contains(&file.storage_key) {
+            continue;
+        }
+        match keys.iter().find(|key| sound.contains(*key)) {
+            Some(key) => {
+                let own = std::mem::replace(&mut file.storage_key, key.clone());
+                spare.extend((!borrowed.contains(&own)).then_some(own));
+            }
+            None if borrowed.contains(&file.storage_key) => {
+                return Err(Error::internal(format!("the model that held `{}` was deleted meanwhile", file.path)));
+            }
+            None => {}
+        }
+    }
+    deletion::ask(connection, &spare).await?;
+    Ok(spare)
 }
 
 /// Storage keys by sha256, of those of `hashes` that a model of this project, or of any, holds. Such a model cannot be
@@ -342,7 +393,7 @@ async fn held_files(
     connection: &mut sqlx::PgConnection,
     project: Option<ProjectId>,
     hashes: &[String],
-) -> Result<BTreeMap<String, String>> {
+) -> Result<BTreeMap<String, Vec<String>>> {
     let models = sqlx::query_scalar!(
         r#"SELECT files AS "files: Json<Vec<ModelFile>>" FROM models m
            WHERE deleted_at IS NULL AND ($2::uuid IS NULL OR project_id = $2) AND EXISTS (
@@ -352,28 +403,37 @@ async fn held_files(
     )
     .fetch_all(connection)
     .await?;
-    let files = models.into_iter().flat_map(|files| files.0);
-    Ok(files.filter(|file| hashes.contains(&file.sha256)).map(|file| (file.sha256, file.storage_key)).collect())
-}
-
-/// For workers: where a model of the project holds a file with these bytes, if one does. Files of other projects do not
-/// count, since knowing a digest does not mean having the bytes.
-pub async fn held_file(pool: &PgPool, project: ProjectId, sha256: &str) -> Result<Option<String>> {
-    Ok(held_files(&mut *pool.acquire().await?, Some(project), &[sha256.to_owned()]).await?.remove(sha256))
-}
-
-impl Drop for Intake {
-    fn drop(&mut self) {
-        let stored = std::mem::take(&mut self.stored);
-        if stored.is_empty() {
-            return;
-        }
-        // Also when a request is dropped because its client disconnected.
-        let storage = self.storage.clone();
-        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn(async move { storage.discard(stored).await });
+    let mut held: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for file in models.into_iter().flat_map(|files| files.0).filter(|file| hashes.contains(&file.sha256)) {
+        let keys = held.entry(file.sha256).or_default();
+        if !keys.contains(&file.storage_key) {
+            keys.push(file.storage_key);
         }
     }
+    Ok(held)
+}
+
+/// For workers: where a model of the project holds a file with these bytes, if one does and the object is there. Files
+/// of other projects do not count, since knowing a digest does not mean having the bytes.
+pub async fn held_file(
+    pool: &PgPool,
+    storage: &Storage,
+    project: ProjectId,
+    sha256: &str,
+) -> Result<Option<ModelFile>> {
+    let held = bounded(async { held_files(&mut *pool.acquire().await?, Some(project), &[sha256.to_owned()]).await });
+    for storage_key in held.await?.remove(sha256).unwrap_or_default() {
+        match storage.head(&storage_key).await {
+            Ok(head) => {
+                let (path, sha256, bytes) = (String::new(), sha256.to_owned(), head.bytes as i64);
+                return Ok(Some(ModelFile { path, storage_key, sha256, bytes }));
+            }
+            // The file is brought again, which repairs the other model.
+            Err(Error::NotFound { .. }) => tracing::warn!(storage_key, "an object of a model is missing"),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(None)
 }
 
 impl FileIntake<'_> {
@@ -460,8 +520,9 @@ fn checkpoint(family: Family, traits: Traits, configs: &Configs, base: Option<&s
     })
 }
 
-/// Registers the checkpoint that came with the binary, in the project `default`; cheap if it is registered already. A
-/// newer one of the same name replaces the older, whose files stay for jobs that still need them.
+/// Registers the checkpoint that came with the binary, in the project `default`. If it is registered already, files
+/// that are missing from the bucket are stored again. A newer one of the same name replaces the older, whose files stay
+/// for jobs that still need them.
 pub async fn register_built_in(
     pool: &PgPool,
     storage: &Storage,
@@ -479,8 +540,8 @@ pub async fn register_built_in(
         .collect();
     let sha256 = folder_sha256(&hashed);
     let find = async || {
-        sqlx::query_scalar!(
-            r#"SELECT id AS "id: ModelId" FROM models
+        sqlx::query!(
+            r#"SELECT id AS "id: ModelId", files AS "files: Json<Vec<ModelFile>>" FROM models
                WHERE project_id = $1 AND name = $2 AND sha256 = $3 AND built_in AND deleted_at IS NULL"#,
             ProjectId::DEFAULT as ProjectId,
             name,
@@ -489,8 +550,11 @@ pub async fn register_built_in(
         .fetch_optional(pool)
         .await
     };
-    if let Some(id) = find().await? {
-        return Ok(id);
+    if let Some(row) = find().await? {
+        if let Err(error) = store_missing(storage, &row.files, files).await {
+            tracing::error!(%error, name, "could not look for missing files of a built-in model");
+        }
+        return Ok(row.id);
     }
     let mut intake = Intake::of_project(pool.clone(), storage.clone(), ProjectId::DEFAULT);
     for (path, bytes) in files {
@@ -511,9 +575,21 @@ pub async fn register_built_in(
     match intake.insert(name, described, true).await {
         Ok(model) => Ok(model.id),
         // Another process of ours was faster.
-        Err(error @ Error::Conflict { .. }) => find().await?.ok_or(error),
+        Err(error @ Error::Conflict { .. }) => find().await?.map(|row| row.id).ok_or(error),
         Err(error) => Err(error),
     }
+}
+
+/// Stores objects of a built-in model that are missing from the bucket again, under the keys in its row.
+async fn store_missing(storage: &Storage, stored: &[ModelFile], files: &[(String, Bytes)]) -> Result<()> {
+    for (path, bytes) in files {
+        let Some(file) = stored.iter().find(|file| file.path == *path) else { continue };
+        if !storage.holds(&file.storage_key, file.bytes).await? {
+            tracing::warn!(path, key = file.storage_key, "a file of a built-in model was missing; it is stored again");
+            storage.replace(&file.storage_key, bytes.clone(), media_type(path).unwrap_or(BINARY)).await?;
+        }
+    }
+    Ok(())
 }
 
 /// Whether a checkpoint that came with the binary has this name, of this version or an older one.
@@ -572,6 +648,16 @@ fn plain(path: &str) -> Cow<'_, str> {
         Cow::Borrowed(path)
     } else {
         path.chars().map(|character| if allowed(character) { character } else { '-' }).collect()
+    }
+}
+
+/// The media type of a kind of file that models are made of, by its extension.
+fn media_type(path: &str) -> Option<&'static str> {
+    match path.rsplit_once('.')?.1 {
+        "safetensors" | "gguf" | "model" => Some(BINARY),
+        "json" => Some("application/json"),
+        "txt" | "md" => Some("text/plain; charset=utf-8"),
+        _ => None,
     }
 }
 

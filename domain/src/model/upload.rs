@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 
 use crate::limits::MAX_FILE_BYTES;
 use crate::storage::{PresignedPut, READ_TTL, StorageKey};
-use crate::{Caller, Database, Error, ProjectId, Result, Storage, UploadId, integer};
+use crate::{Caller, Database, Error, ProjectId, Result, Storage, UploadId, begin, bounded, deletion, integer};
 
 /// Bytes of each part but the last.
 pub const PART_BYTES: i64 = 64 * 1024 * 1024;
@@ -101,17 +101,16 @@ pub(crate) async fn check_complete(
 /// The parts of a file of `total` bytes, and how to send those that the bucket does not have.
 async fn parts(storage: &Storage, id: UploadId, total: i64) -> Result<Vec<Part>> {
     let there = storage.list(&prefix(id)).await?;
-    let count = total.unsigned_abs().div_ceil(PART_BYTES.unsigned_abs()) as i64;
+    let count = part_count(total);
     let mut parts = Vec::with_capacity(count as usize);
-    for number in 1..=count {
-        let bytes = PART_BYTES.min(total - (number - 1) * PART_BYTES);
-        let key = StorageKey::UploadPart { upload: id, number: number as i32 }.to_string();
+    for (number, key) in (1..).zip(part_keys(id, total)) {
+        let bytes = PART_BYTES.min(total - i64::from(number - 1) * PART_BYTES);
         let put = if there.iter().any(|(there, size)| *there == key && *size == bytes.unsigned_abs()) {
             None
         } else {
             Some(storage.presign_put(&key, MEDIA_TYPE, READ_TTL).await?)
         };
-        parts.push(Part { number: number as i32, bytes, put });
+        parts.push(Part { number, bytes, put });
     }
     Ok(parts)
 }
@@ -132,8 +131,7 @@ pub async fn whole(pool: &PgPool, storage: &Storage, id: UploadId) -> Result<(Ve
         .ok_or_else(|| Error::not_found("upload", id))?;
     let parts = parts(storage, id, bytes).await?;
     check_no_part_is_missing(id, &parts)?;
-    let key = |part: &Part| StorageKey::UploadPart { upload: id, number: part.number }.to_string();
-    Ok((parts.iter().map(key).collect(), bytes))
+    Ok((part_keys(id, bytes).collect(), bytes))
 }
 
 /// For the worker that imported them, and for housekeeping: deletes uploads and their parts, of any project.
@@ -142,25 +140,46 @@ pub async fn discard(pool: &PgPool, storage: &Storage, ids: &[UploadId]) -> Resu
         return Ok(());
     }
     let uuids: Vec<uuid::Uuid> = ids.iter().map(|id| (*id).into()).collect();
-    sqlx::query!("DELETE FROM model_uploads WHERE id = ANY($1)", &uuids).execute(pool).await?;
-    for id in ids {
-        let parts = storage.list(&prefix(*id)).await?;
-        storage.discard(parts.into_iter().map(|(key, _)| key)).await;
-    }
+    let keys = bounded(async {
+        let mut tx = begin(pool).await?;
+        let gone = sqlx::query!(
+            r#"DELETE FROM model_uploads WHERE id = ANY($1) RETURNING id AS "id: UploadId", bytes"#,
+            &uuids
+        )
+        .fetch_all(&mut *tx)
+        .await?;
+        let keys: Vec<String> = gone.into_iter().flat_map(|row| part_keys(row.id, row.bytes)).collect();
+        deletion::ask(&mut tx, &keys).await?;
+        tx.commit().await?;
+        Ok::<_, Error>(keys)
+    })
+    .await?;
+    deletion::now(pool, storage, keys).await;
     Ok(())
 }
 
 /// Housekeeping, in all projects.
-async fn discard_expired(pool: &PgPool, storage: &Storage) -> Result<()> {
-    let expired = sqlx::query_scalar!(
-        r#"SELECT id AS "id: UploadId" FROM model_uploads u WHERE created_at < $1 AND NOT EXISTS (
-             SELECT 1 FROM imports i JOIN jobs j ON j.id = i.job_id
-             WHERE j.status IN ('queued', 'running') AND position(u.id::text IN concat(i.source, i.parts)) > 0) LIMIT 10"#,
-        Utc::now() - life(),
+pub(crate) async fn discard_expired(pool: &PgPool, storage: &Storage) -> Result<()> {
+    let expired = bounded(
+        sqlx::query_scalar!(
+            r#"SELECT id AS "id: UploadId" FROM model_uploads u WHERE created_at < $1 AND NOT EXISTS (
+                 SELECT 1 FROM imports i JOIN jobs j ON j.id = i.job_id
+                 WHERE j.status IN ('queued', 'running')
+                   AND position(u.id::text IN concat(i.source, i.parts)) > 0) LIMIT 10"#,
+            Utc::now() - life(),
+        )
+        .fetch_all(pool),
     )
-    .fetch_all(pool)
     .await?;
     discard(pool, storage, &expired).await
+}
+
+fn part_keys(id: UploadId, bytes: i64) -> impl Iterator<Item = String> {
+    (1..=part_count(bytes)).map(move |number| StorageKey::UploadPart { upload: id, number }.to_string())
+}
+
+fn part_count(bytes: i64) -> i32 {
+    bytes.unsigned_abs().div_ceil(PART_BYTES.unsigned_abs()) as i32
 }
 
 fn prefix(id: UploadId) -> String {

@@ -32,10 +32,8 @@ async fn take(world: &World, claim: &Claim, salt: u8) -> (Intake, Result<ModelFi
     let mut file = intake.file("clay.safetensors").await.unwrap();
     file.write(&lora(salt)).await.unwrap();
     let file = file.finish().await.unwrap();
+    intake.keep(&file);
     let added = import::add_file(world.pool(), claim, &file).await;
-    if added.is_ok() {
-        intake.keep(&file);
-    }
     (intake, added.map(|()| file))
 }
 
@@ -111,10 +109,11 @@ async fn a_borrowed_file_that_went_is_noticed() {
     let (intake, file) = take(&world, &claim, 1).await;
     finish(&world, &claim, &intake).await.unwrap();
     let file = file.unwrap();
-    assert_eq!(
-        intake::held_file(world.pool(), world.caller.project(), &file.sha256).await.unwrap(),
-        Some(file.storage_key.clone())
-    );
+    let held = async || {
+        let held = intake::held_file(world.pool(), &world.storage, world.caller.project(), &file.sha256).await.unwrap();
+        held.map(|held| (held.storage_key, held.bytes))
+    };
+    assert_eq!(held().await, Some((file.storage_key.clone(), file.bytes)));
 
     ask(&world, "second", None).await.unwrap();
     let claim = world.claim().await;
@@ -123,10 +122,49 @@ async fn a_borrowed_file_that_went_is_noticed() {
     model::delete(&world.caller, &world.pools.api, &world.storage, "first").await.unwrap();
     let told = finish(&world, &claim, &intake).await;
     assert!(matches!(told, Err(Error::Internal(_))), "{told:?}");
-    assert_eq!(intake::held_file(world.pool(), world.caller.project(), &file.sha256).await.unwrap(), None);
+    assert_eq!(held().await, None);
     // Nothing has changed: another attempt stores its own file.
     let (intake, _) = take(&world, &claim, 1).await;
     finish(&world, &claim, &intake).await.unwrap();
+}
+
+/// A model whose object was lost is repaired by the next upload of the same bytes, and the loss is not handed on.
+#[tokio::test]
+async fn a_lost_object_is_stored_again_with_the_next_model_of_the_same_bytes() {
+    let world = World::new().await;
+    ask(&world, "first", None).await.unwrap();
+    let claim = world.claim().await;
+    let (intake, file) = take(&world, &claim, 1).await;
+    finish(&world, &claim, &intake).await.unwrap();
+    let file = file.unwrap();
+    world.storage.delete(&file.storage_key).await.unwrap();
+    let held = intake::held_file(world.pool(), &world.storage, world.caller.project(), &file.sha256).await.unwrap();
+    assert_eq!(held, None, "a worker must not rely on it");
+
+    ask(&world, "second", None).await.unwrap();
+    let claim = world.claim().await;
+    let (intake, own) = take(&world, &claim, 1).await;
+    finish(&world, &claim, &intake).await.unwrap();
+    for name in ["first", "second"] {
+        let model = model::get(&world.caller, &world.pools.api, name).await.unwrap();
+        assert_eq!(model.files[0].storage_key, file.storage_key);
+        assert_eq!(world.storage.get(&model.files[0].storage_key).await.unwrap(), lora(1));
+    }
+    assert!(world.storage.get(&own.unwrap().storage_key).await.is_err(), "the spare went");
+}
+
+/// The reply to the record of a file may be lost, and then the lease: the next attempt has the file's row.
+#[tokio::test]
+async fn an_attempt_does_not_delete_a_file_that_the_row_may_name() {
+    let world = World::new().await;
+    ask(&world, "clay", None).await.unwrap();
+    let stale = world.claim().await;
+    let (intake, file) = take(&world, &stale, 1).await;
+    let file = file.unwrap();
+    intake.abandon().await;
+    assert!(world.storage.get(&file.storage_key).await.is_ok());
+    let current = world.take_over(&stale).await;
+    assert_eq!(import::load_work(world.pool(), &current).await.unwrap().files, [file]);
 }
 
 #[tokio::test]

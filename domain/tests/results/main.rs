@@ -6,6 +6,7 @@ mod callers;
 mod generations;
 mod imports;
 mod previews;
+mod sweep;
 mod trainings;
 
 use std::net::{Ipv4Addr, SocketAddr};

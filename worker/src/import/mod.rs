@@ -92,9 +92,9 @@ pub(crate) async fn run(attempt: &Attempt<'_>) -> Result<(), Stop> {
         Err(_) => Err(Stop::Failed(ErrorClass::Timeout, "The import took longer than a day.".into())),
     };
     let finished = match brought {
-        Ok((mut intake, license)) => {
+        Ok((intake, license)) => {
             let finish = || import::finish(&context.pool, &context.storage, claim, &intake, license.as_deref());
-            attempt.ask(finish).await.map(|_| intake.committed())
+            attempt.ask(finish).await.map(drop)
         }
         Err(stop) => Err(stop),
     };
@@ -256,11 +256,12 @@ impl Taker<'_> {
             }
         }
         if let Some(sha256) = &wanted.sha256
-            && let Some(storage_key) =
-                self.attempt.ask(|| intake::held_file(&context.pool, self.work.project, sha256)).await?
+            && let Some(held) = self
+                .attempt
+                .ask(|| intake::held_file(&context.pool, &context.storage, self.work.project, sha256))
+                .await?
         {
-            let bytes = context.storage.head(&storage_key).await?.bytes as i64;
-            let file = ModelFile { path: wanted.path.clone(), storage_key, sha256: sha256.clone(), bytes };
+            let file = ModelFile { path: wanted.path.clone(), ..held };
             tracing::info!(path = wanted.path, "another model has this file already");
             intake.adopt(file.clone(), true).await?;
             return Ok(file);
@@ -280,8 +281,8 @@ impl Taker<'_> {
             }
         };
         let (pool, claim) = (&context.pool, self.attempt.claim());
-        self.attempt.ask(|| import::add_file(pool, claim, &file)).await?;
         intake.keep(&file);
+        self.attempt.ask(|| import::add_file(pool, claim, &file)).await?;
         Ok(file)
     }
 

@@ -49,7 +49,7 @@ impl Intake {
             Kind::Other(reason) => Content::Nothing(reason),
             Kind::Picture => {
                 let picture = match self.add(field, bytes, "").await {
-                    Ok(()) => Picture::Stored(self.examples.len() - 1),
+                    Ok(()) => Picture::Stored(self.rows.examples.len() - 1),
                     Err(
                         Error::Invalid { message, .. }
                         | Error::Unsupported { message, .. }
@@ -87,12 +87,12 @@ impl Intake {
         let paths: Vec<String> = files.iter().map(|file| folder::normal(&file.path)).collect();
         let sorted = folder::sort(files);
         self.left_out.extend(sorted.left_out);
-        let mut stored: Vec<_> = std::mem::take(&mut self.examples).into_iter().map(Some).collect();
+        let mut stored: Vec<_> = std::mem::take(&mut self.rows.examples).into_iter().map(Some).collect();
         for (file, caption) in sorted.pictures {
             match pictures.remove(&file) {
                 Some(Picture::Stored(example)) => {
                     let example = stored.get_mut(example).and_then(Option::take);
-                    self.examples.extend(example.map(|example| super::Example { caption, ..example }));
+                    self.rows.examples.extend(example.map(|example| super::Example { caption, ..example }));
                 }
                 Some(Picture::Refused(reason)) => self.left_out.push(LeftOut::new(&paths[file], reason)),
                 None => return Err(Error::internal("a picture of a folder was not stored")),
@@ -100,11 +100,11 @@ impl Intake {
         }
         // Pictures whose captions cannot be read.
         let unused: Vec<String> = stored.into_iter().flatten().map(|example| example.storage_key).collect();
-        self.stored.retain(|key| !unused.contains(key));
+        unused.iter().for_each(|key| self.deposit.release(key));
         self.storage.discard(unused).await;
         self.left_out.sort();
         self.left_out.dedup();
-        if self.examples.is_empty() {
+        if self.rows.examples.is_empty() {
             return Err(Error::invalid(field, nothing_to_learn_from(&self.left_out)));
         }
         Ok(())
