@@ -9,6 +9,7 @@ pub mod detect;
 mod family;
 pub mod gguf;
 mod header;
+pub mod json;
 mod part;
 mod place;
 pub mod safetensors;
