@@ -61,6 +61,22 @@ impl Error {
         Self::Malformed { path: path.into(), reason: reason.into() }
     }
 
+    /// The same error with paths within `folder`, the folder of a model that the user knows as `name`.
+    #[must_use]
+    pub fn within(self, folder: &std::path::Path, name: &str) -> Self {
+        let shown = |path: PathBuf| match path.strip_prefix(folder) {
+            Ok(inside) if inside.as_os_str().is_empty() => PathBuf::from(name),
+            Ok(inside) => inside.to_owned(),
+            Err(_) => path,
+        };
+        match self {
+            Self::File { path, source } => Self::File { path: shown(path), source },
+            Self::Malformed { path, reason } => Self::Malformed { path: shown(path), reason },
+            Self::Weights { path, reason } => Self::Weights { path: shown(path), reason },
+            other => other,
+        }
+    }
+
     /// Turns an I/O error at `path` into an [`Error::File`]; made for `map_err`.
     pub fn file(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.into();

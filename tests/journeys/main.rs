@@ -17,12 +17,17 @@
 //! engine detects (`misfits`) and has loaded (`residency`), then failures below a running job (`crash`, `lost_lease`,
 //! `lost_replies`, `takeover`, `resume`, `cancel`, `events`, `acknowledged`), secrets (`secrets`), and the rehearsal of
 //! a run on a card (`gauge`).
+//! (`refusals`, `presigned`, `contract`), how models are imported (`imports`, `checkpoints`, `flux_files`) and exported
+//! (`exports`), what the engine detects (`misfits`) and has loaded (`residency`), then failures below a running job
+//! (`crash`, `lost_lease`, `takeover`, `resume`, `cancel`, `events`, `acknowledged`), secrets (`secrets`), and the
+//! rehearsal of a run on a card (`gauge`).
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "tests print what they measure")]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 mod acknowledged;
 mod cancel;
+mod checkpoints;
 mod clients;
 mod command_line;
 mod contract;

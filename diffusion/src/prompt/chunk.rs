@@ -118,6 +118,23 @@ mod tests {
     }
 
     #[test]
+    fn added_words_have_weights_and_fill_chunks() {
+        let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/sd15-tiny/tokenizer");
+        let folder = tempfile::tempdir().unwrap();
+        for file in ["merges.txt", "tokenizer_config.json", "vocab.json"] {
+            std::fs::copy(golden.join(file), folder.path().join(file)).unwrap();
+        }
+        std::fs::write(folder.path().join("added_tokens.json"), r#"{"<cat-toy>": 658}"#).unwrap();
+        let tokenizer = ClipTokenizer::load(folder.path()).unwrap();
+        let made = chunks("(<cat-toy>:1.3) red <cat-toy>", &tokenizer).unwrap();
+        assert_eq!(made[0].ids, tokenizer.encode("<cat-toy> red <cat-toy>").unwrap());
+        assert_eq!(made[0].weights[..5], [1.0, 1.3, 1.0, 1.0, 1.0]);
+        let long = chunks(&"<cat-toy> ".repeat(80), &tokenizer).unwrap();
+        assert_eq!(long.iter().flat_map(|chunk| &chunk.ids).filter(|id| **id == 658).count(), 80);
+        assert_eq!(long.len(), 2);
+    }
+
+    #[test]
     fn a_break_ends_a_chunk_and_empty_ones_fill_up() {
         let tokenizer = tokenizer();
         let mut one = chunks("a fox BREAK snow BREAK", &tokenizer).unwrap();

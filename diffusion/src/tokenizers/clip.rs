@@ -1,5 +1,6 @@
 //! CLIP's byte-pair tokenizer, from `tokenizer.json` or from the `vocab.json` and `merges.txt` of older checkpoints.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use tokenizers::models::bpe::{BPE, Merges, Vocab};
@@ -10,6 +11,7 @@ use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
 use tokenizers::processors::roberta::RobertaProcessing;
 use tokenizers::{AddedToken, SplitDelimiterBehavior, Tokenizer};
 
+use super::added::{Added, further_vectors};
 use super::{Settings, Token, read_json, read_text, read_tokenizer, untokenizable};
 use crate::{Error, Result};
 
@@ -26,6 +28,10 @@ pub struct ClipTokenizer {
     start: i64,
     end: i64,
     pad: i64,
+    /// All ids are smaller.
+    vocabulary: usize,
+    /// Ids of a textual inversion's further vectors, by the id of its word.
+    further_vectors: BTreeMap<u32, Vec<u32>>,
 }
 
 impl ClipTokenizer {
@@ -33,7 +39,10 @@ impl ClipTokenizer {
     pub fn load(folder: &Path) -> Result<Self> {
         let settings = Settings::read(folder)?;
         let path = folder.join("tokenizer.json");
-        let tokenizer = if path.is_file() { read_tokenizer(&path)? } else { from_vocabulary(folder, &settings)? };
+        let added = Added::read(folder, &settings)?;
+        let mut tokenizer =
+            if path.is_file() { read_tokenizer(&path)? } else { from_vocabulary(folder, &settings, &added)? };
+        added.add_to(&mut tokenizer).map_err(|reason| Error::malformed(folder, reason))?;
         let pad = settings.pad_token.as_ref().map_or("<|endoftext|>", Token::text);
         let length = settings.length().unwrap_or(LENGTH);
         Self::new(tokenizer, pad, length).map_err(|reason| Error::malformed(folder, reason))
@@ -61,7 +70,9 @@ impl ClipTokenizer {
             .token_to_id(pad_token)
             .ok_or_else(|| format!("the padding token {pad_token:?} is not in the vocabulary"))?;
         let [start, end, pad] = [start, end, pad].map(i64::from);
-        Ok(Self { tokenizer, length, start, end, pad })
+        let vocabulary = tokenizer.get_vocab(true).into_values().max().map_or(0, |id| id as usize + 1);
+        let further_vectors = further_vectors(&tokenizer);
+        Ok(Self { tokenizer, length, start, end, pad, vocabulary, further_vectors })
     }
 
     /// Number of ids per text.
@@ -71,7 +82,7 @@ impl ClipTokenizer {
 
     /// Size of the vocabulary: all ids are smaller.
     pub fn vocabulary(&self) -> usize {
-        self.tokenizer.get_vocab_size(true)
+        self.vocabulary
     }
 
     /// Exactly [`ClipTokenizer::length`] ids. Longer text is truncated before the end token.
@@ -82,7 +93,9 @@ impl ClipTokenizer {
     /// All ids of the text alone: no start, no end, no padding.
     pub fn words(&self, text: &str) -> Result<Vec<i64>> {
         let encoding = self.tokenizer.encode(text, false).map_err(untokenizable)?;
-        Ok(encoding.get_ids().iter().map(|&id| i64::from(id)).collect())
+        let further = |id: &u32| self.further_vectors.get(id).into_iter().flatten().copied();
+        let ids = encoding.get_ids().iter().flat_map(|id| std::iter::once(*id).chain(further(id)));
+        Ok(ids.map(i64::from).collect())
     }
 
     /// Start, as many of `words` as fit, end and padding: [`ClipTokenizer::length`] ids.
@@ -94,11 +107,13 @@ impl ClipTokenizer {
     }
 }
 
-fn from_vocabulary(folder: &Path, settings: &Settings) -> Result<Tokenizer> {
+fn from_vocabulary(folder: &Path, settings: &Settings, added: &Added) -> Result<Tokenizer> {
     let vocab_path = folder.join("vocab.json");
     let merges_path = folder.join("merges.txt");
     let merges = read_merges(&merges_path, &read_text(&merges_path)?)?;
-    build(&vocab_path, read_json(&vocab_path)?, merges, settings)
+    let mut vocabulary: Vocab = read_json(&vocab_path)?;
+    added.reserve(&mut vocabulary);
+    build(&vocab_path, vocabulary, merges, settings)
 }
 
 /// The tokens in the order of their ids: bytes, bytes at the end of a word, merges, start and end.
@@ -190,6 +205,25 @@ mod tests {
     fn long_text_keeps_its_end_token() {
         let tokenizer = ClipTokenizer::load(folder().path()).unwrap();
         assert_eq!(tokenizer.encode("fox fox fox fox fox fox").unwrap(), [7, 6, 6, 6, 6, 8]);
+    }
+
+    #[test]
+    fn a_word_of_several_vectors_becomes_all_of_them() {
+        let folder = folder();
+        let added = r#"{"<fox>": 9, "<fox>_1": 10, "<fox>_2": 12, "é": 11}"#;
+        std::fs::write(folder.path().join("added_tokens.json"), added).unwrap();
+        let tokenizer = ClipTokenizer::load(folder.path()).unwrap();
+        assert_eq!(tokenizer.words("<Fox>! <fox>_2 é").unwrap(), [9, 10, 12, 4, 12, 11]);
+        assert_eq!(tokenizer.vocabulary(), 13);
+        assert_eq!(tokenizer.encode("fox <fox> fox fox").unwrap(), [7, 6, 9, 10, 12, 8], "cut after four");
+    }
+
+    #[test]
+    fn an_added_word_with_the_id_of_another_is_named() {
+        let folder = folder();
+        std::fs::write(folder.path().join("added_tokens.json"), r#"{"fox</w>": 9}"#).unwrap();
+        let error = ClipTokenizer::load(folder.path()).unwrap_err().to_string();
+        assert!(error.contains("fox</w>") && error.contains('9'), "{error}");
     }
 
     #[test]

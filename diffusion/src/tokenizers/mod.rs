@@ -1,12 +1,14 @@
 //! Converts text to token ids, padded to the length that a text encoder was trained with. `networks` encodes the ids.
 
+mod added;
 pub mod clip;
 pub mod t5;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde::Deserialize;
-use serde::de::{DeserializeOwned, IgnoredAny};
+use serde::de::DeserializeOwned;
 use tokenizers::Tokenizer;
 
 use crate::{Error, Result};
@@ -24,7 +26,30 @@ struct Settings {
     unk_token: Option<Token>,
     bos_token: Option<Token>,
     eos_token: Option<Token>,
-    added_tokens_decoder: Option<IgnoredAny>,
+    additional_special_tokens: Option<Vec<Token>>,
+    /// Words beyond the vocabulary by id, as newer versions of transformers write them.
+    added_tokens_decoder: Option<BTreeMap<String, AddedWord>>,
+}
+
+/// A word beyond the vocabulary, with the rules of where it matches.
+#[derive(Debug, Clone, Deserialize)]
+struct AddedWord {
+    content: String,
+    #[serde(default)]
+    single_word: bool,
+    #[serde(default)]
+    lstrip: bool,
+    #[serde(default)]
+    rstrip: bool,
+    /// Whether it matches text after normalisation: for CLIP, in any case.
+    #[serde(default = "yes")]
+    normalized: bool,
+    #[serde(default)]
+    special: bool,
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// A special token, as a string or an object.
@@ -61,6 +86,7 @@ impl Settings {
             unk_token: map.unk_token.or(config.unk_token),
             bos_token: map.bos_token.or(config.bos_token),
             eos_token: map.eos_token.or(config.eos_token),
+            additional_special_tokens: map.additional_special_tokens.or(config.additional_special_tokens),
             ..config
         })
     }
@@ -80,7 +106,9 @@ fn read_text(path: &Path) -> Result<String> {
 }
 
 fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
-    serde_json::from_str(&read_text(path)?).map_err(|error| Error::malformed(path, error.to_string()))
+    let malformed = |reason: String| Error::malformed(path, reason);
+    let value = formats::json::read(read_text(path)?.as_bytes()).map_err(malformed)?;
+    serde_json::from_value(value).map_err(|error| malformed(error.to_string()))
 }
 
 fn read_tokenizer(path: &Path) -> Result<Tokenizer> {

@@ -144,3 +144,28 @@ fn both_clips_of_stable_diffusion_xl() {
         }
     }
 }
+
+/// Ids of tokenizers with added words, each in a folder with the changed files.
+#[test]
+fn added_words_are_read_as_transformers_does() {
+    let text = std::fs::read(path("added-tokens.json")).unwrap();
+    let golden: serde_json::Value = serde_json::from_slice(&text).unwrap();
+    let prompts: Vec<String> = serde_json::from_value(golden["prompts"].clone()).unwrap();
+    let cases = golden["cases"].as_array().unwrap();
+    assert_eq!((prompts.len(), cases.len()), (10, 8));
+    for case in cases {
+        let folder = tempfile::tempdir().unwrap();
+        for file in ["merges.txt", "special_tokens_map.json", "tokenizer_config.json", "vocab.json"] {
+            std::fs::copy(path("sd15-tiny/tokenizer").join(file), folder.path().join(file)).unwrap();
+        }
+        for (file, content) in case["files"].as_object().unwrap() {
+            std::fs::write(folder.path().join(file), content.to_string()).unwrap();
+        }
+        let tokenizer = ClipTokenizer::load(folder.path()).unwrap();
+        let ids: Vec<Vec<i64>> = serde_json::from_value(case["ids"].clone()).unwrap();
+        for (prompt, ids) in prompts.iter().zip(ids) {
+            assert_eq!(tokenizer.encode(prompt).unwrap(), ids, "{}: {prompt:?}", case["name"]);
+        }
+        assert!(tokenizer.vocabulary() > 658, "{}", case["name"]);
+    }
+}

@@ -34,7 +34,7 @@ pub use self::budget::WeightChoice;
 pub use self::fault::Fault;
 use self::models::Models;
 use crate::cache::is_disk_full;
-use crate::protocol::{self, FailureClass, Order, PROTOCOL_VERSION, Report, RequestId, Resident};
+use crate::protocol::{self, Base, FailureClass, Order, PROTOCOL_VERSION, Report, RequestId, Resident};
 
 /// The exit code of an engine whose device can no longer be trusted. A sticky CUDA error can only be cleared by a new
 /// process.
@@ -124,20 +124,24 @@ fn serve(
                 return ExitCode::FAILURE;
             }
             Order::Generate(order) => {
-                let broken =
-                    session.attend(order.request, &mut models, |models| generate::run(models, &order, &session));
+                let broken = session.attend(order.request, &mut models, |models| {
+                    generate::run(models, &order, &session).map_err(|error| in_model(&order.base, error))
+                });
                 if broken {
                     return ExitCode::from(EXIT_BROKEN_DEVICE);
                 }
             }
             Order::Train(order) => {
-                let broken = session.attend(order.request, &mut models, |models| train::run(models, &order, &session));
+                let broken = session.attend(order.request, &mut models, |models| {
+                    train::run(models, &order, &session).map_err(|error| in_model(&order.base, error))
+                });
                 if broken {
                     return ExitCode::from(EXIT_BROKEN_DEVICE);
                 }
             }
             Order::Load { request, base } => {
-                if session.attend(request, &mut models, |models| swap::load(models, &base)) {
+                let load = |models: &mut Models| swap::load(models, &base).map_err(|error| in_model(&base, error));
+                if session.attend(request, &mut models, load) {
                     return ExitCode::from(EXIT_BROKEN_DEVICE);
                 }
             }
@@ -286,6 +290,11 @@ fn is_gpu(device: &OpenDevice) -> bool {
     !device.name.to_ascii_lowercase().contains("cpu")
 }
 
+/// An error about a file of `base`, with its path within the model.
+fn in_model(base: &Base, error: diffusion::Error) -> diffusion::Error {
+    error.within(&base.folder, &base.name)
+}
+
 /// Which class of failure an error belongs to.
 pub(crate) fn class(error: &diffusion::Error) -> FailureClass {
     use diffusion::Error;
@@ -297,6 +306,8 @@ pub(crate) fn class(error: &diffusion::Error) -> FailureClass {
         | Error::Invalid(_)
         | Error::Adapter(_) => FailureClass::InvalidInput,
         Error::File { source, .. } if is_disk_full(source) => FailureClass::Disk,
+        // All files of a model were fetched, so another attempt would miss the same one.
+        Error::File { source, .. } if source.kind() == std::io::ErrorKind::NotFound => FailureClass::InvalidInput,
         Error::File { .. } | Error::Device(_) => FailureClass::Resource,
         Error::Canceled => FailureClass::Internal,
     }

@@ -72,10 +72,25 @@ fn resnet(ours: &str, theirs: &str) -> impl Iterator<Item = Source> {
     LAYERS.into_iter().flat_map(move |(our, their)| layer(&format!("{ours}.{our}"), &format!("{theirs}.{their}")))
 }
 
-/// The file stores its projections as 1×1 convolutions.
+/// The file stores its projections as 1×1 convolutions or as matrices. Files that were converted from diffusers use its
+/// names, today's or those from before 0.18 (<https://github.com/huggingface/diffusers/pull/6933>).
 fn attention(ours: &str, theirs: &str) -> Vec<Source> {
-    const LAYERS: [(&str, &str); 5] =
-        [("group_norm", "norm"), ("to_q", "q"), ("to_k", "k"), ("to_v", "v"), ("to_out.0", "proj_out")];
+    const LAYERS: [(&str, &str); 14] = [
+        ("group_norm", "norm"),
+        ("group_norm", "group_norm"),
+        ("to_q", "q"),
+        ("to_q", "to_q"),
+        ("to_q", "query"),
+        ("to_k", "k"),
+        ("to_k", "to_k"),
+        ("to_k", "key"),
+        ("to_v", "v"),
+        ("to_v", "to_v"),
+        ("to_v", "value"),
+        ("to_out.0", "proj_out"),
+        ("to_out.0", "to_out.0"),
+        ("to_out.0", "proj_attn"),
+    ];
     LAYERS
         .into_iter()
         .flat_map(|(our, their)| layer(&format!("{ours}.{our}"), &format!("{theirs}.{their}")))
