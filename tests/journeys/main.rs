@@ -21,6 +21,9 @@
 //! (`exports`), what the engine detects (`misfits`) and has loaded (`residency`), then failures below a running job
 //! (`crash`, `lost_lease`, `takeover`, `resume`, `cancel`, `events`, `acknowledged`), secrets (`secrets`), and the
 //! rehearsal of a run on a card (`gauge`).
+//! `takeover`, `resume`, `cancel`, `events`, `acknowledged`), what the platform provides (`database`, `certificates`,
+//! `proxies`, `credentials`, `nameless`), secrets (`secrets`), the rehearsal of a run on a card (`gauge`), and the
+//! scripts of the set-up (`set_up`).
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "tests print what they measure")]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
@@ -29,9 +32,12 @@ mod acknowledged;
 mod cancel;
 mod checkpoints;
 mod clients;
+mod certificates;
 mod command_line;
 mod contract;
 mod crash;
+mod credentials;
+mod database;
 mod embedded_stack;
 mod events;
 mod exports;
@@ -42,14 +48,17 @@ mod imports;
 mod lost_lease;
 mod lost_replies;
 mod misfits;
+mod nameless;
 mod pictures;
 mod presigned;
 mod previews;
+mod proxies;
 mod refusals;
 mod residency;
 mod resume;
 mod road;
 mod secrets;
+mod set_up;
 mod stable_diffusion;
 mod start_up;
 mod takeover;

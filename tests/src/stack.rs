@@ -132,6 +132,7 @@ impl Stack {
     fn cli_command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(binary());
         command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default()).env("HOME", self.folder.path());
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command.env("PYROGRAPH_SERVER", self.client.base()).current_dir(self.folder.path()).args(arguments);
         command
     }
@@ -166,6 +167,14 @@ impl Stack {
         let attempts = self.ledger.attempts(&text(&job["id"])).await;
         attempts.last().filter(|attempt| attempt.ended_at.is_none()).map(|attempt| attempt.worker.clone())
     }
+}
+
+/// Runs a command of the product on a database and a bucket to its end, with additional environment variables.
+pub fn run(site: &Site, environment: &[(&str, &str)], arguments: &[&str]) -> Output {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let environment: Vec<_> =
+        environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+    output(command(site, Pace::Promised, &environment, folder.path()).args(arguments))
 }
 
 /// The binary with the environment of an installation and nothing else from ours.

@@ -137,6 +137,7 @@ async fn write_sample(folder: &Path) -> std::io::Result<()> {
 #[cfg(test)]
 mod tests {
     use domain::StorageConfig;
+    use domain::storage::Keys;
     use tokio::time::timeout;
 
     use super::*;
@@ -148,8 +149,7 @@ mod tests {
             endpoint: "http://127.0.0.1:9".into(),
             bucket: "b".into(),
             region: "auto".into(),
-            access_key: "k".into(),
-            secret_key: "s".into(),
+            keys: Keys::fixed("k", "s"),
             public_endpoint: None,
         };
         let pauses = Pauses { first, longest: 6 * first };

@@ -203,8 +203,7 @@ fn storage(front: &Front, s3: &embedded::S3, secret_key: &str) -> Storage {
         endpoint: front.endpoint(),
         bucket: s3.bucket().into(),
         region: "auto".into(),
-        access_key: s3.access_key().into(),
-        secret_key: secret_key.into(),
+        keys: domain::storage::Keys::fixed(s3.access_key(), secret_key),
         public_endpoint: None,
     };
     Storage::new(&config).unwrap()

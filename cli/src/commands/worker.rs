@@ -8,7 +8,9 @@ use anyhow::Context as _;
 use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
 use domain::Storage;
+use domain::database::PoolSizes;
 use domain::job::JobKind;
+use domain::storage::Keys;
 use worker::{Drain, EngineCommand, WorkerConfig};
 
 use super::Outcome;
@@ -49,9 +51,17 @@ impl Worker {
         }
         let config = self.config()?;
         let services = Services::find(&self.data_dir)?;
-        let pools = services::database(&services.database_url).await?;
+        let database = services.database();
+        let connect = services::database(&database, PoolSizes::WORKER);
+        let pools = tokio::select! {
+            pools = connect => pools?,
+            // It may wait for the database for a long time.
+            () = stop.cancelled() => return Ok(()),
+        };
         let mut storage = Storage::new(&services.storage).context("storage")?;
-        if let Some(objects) = embedded::S3::objects(&self.data_dir.join("s3"), &services.storage.access_key) {
+        if let Keys::Fixed { access_key, .. } = &services.storage.keys
+            && let Some(objects) = embedded::S3::objects(&self.data_dir.join("s3"), access_key)
+        {
             storage = storage.with_objects(&objects);
         }
         let ended = worker::run(config, pools.clone(), storage, stop).await;

@@ -5,9 +5,8 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use http::Method;
-use object_store::ClientOptions;
 use object_store::aws::AmazonS3;
-use object_store::client::{HttpConnector, HttpRequest, HttpRequestBody, ReqwestConnector};
+use object_store::client::{HttpClient, HttpRequest, HttpRequestBody};
 use object_store::multipart::MultipartStore;
 use object_store::path::Path;
 use object_store::signer::{SignedUrlOptions, Signer};
@@ -47,8 +46,7 @@ struct Page {
 impl Storage {
     /// Uploads that were begun and have not ended; `None` if the service cannot list them, as the embedded one cannot.
     pub(crate) async fn open_uploads(&self) -> Result<Option<Vec<OpenUpload>>> {
-        let options = ClientOptions::new().with_allow_http(true).with_timeout(LIMIT);
-        let http = ReqwestConnector::default().connect(&options).map_err(Error::internal)?;
+        let http = HttpClient::new(outgoing::client().timeout(LIMIT).build().map_err(Error::internal)?);
         let (mut all, mut markers) = (Vec::new(), Vec::new());
         loop {
             let url = url(&self.bucket, &markers).await?;

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use domain::generation::GenerationRequest;
 use domain::input::{self, Input};
 use domain::job::{self, LeasePolicy};
+use domain::storage::Keys;
 use domain::sweep::{self, SweepMode, SweepPolicy, SweepReport};
 use domain::{
     Database, DatasetId, Error, ExampleId, GenerationId, InputId, JobId, ModelId, Pools, Storage, StorageConfig,
@@ -358,8 +359,7 @@ async fn a_deletion_outlasts_a_bucket_that_is_away() {
         endpoint: s3.endpoint(),
         bucket: s3.bucket().to_owned(),
         region: "auto".to_owned(),
-        access_key: s3.access_key().to_owned(),
-        secret_key: s3.secret_key().to_owned(),
+        keys: Keys::fixed(s3.access_key(), s3.secret_key()),
         public_endpoint: None,
     })
     .unwrap();
