@@ -262,6 +262,15 @@ impl Storage {
         url.map(|url| self.through_gateway(url)).map_err(|error| from_object_store(key, error))
     }
 
+    /// As [`Self::presign_get`], with the name under which a browser, or curl with `-J`, saves the file. `file_name`
+    /// consists of letters, digits, `.`, `_` and `-`.
+    pub async fn presign_get_as(&self, key: &str, file_name: &str, ttl: Duration) -> Result<Url> {
+        let disposition = format!("inline; filename=\"{file_name}\"");
+        let options = SignedUrlOptions::default().with_query([("response-content-disposition", disposition)]);
+        let url = self.signer.signed_url_opts(Method::GET, &key.into(), ttl, &options).await;
+        url.map_err(|error| from_object_store(key, error))
+    }
+
     /// A URL to write one object with, valid for `ttl` and for this content type only. No network.
     pub async fn presign_put(&self, key: &str, content_type: &str, ttl: Duration) -> Result<PresignedPut> {
         let value = HeaderValue::from_str(content_type).map_err(Error::internal)?;

@@ -32,6 +32,7 @@ mod misfits;
 mod pictures;
 mod presigned;
 mod previews;
+mod recipes;
 mod refusals;
 mod residency;
 mod resume;

@@ -17,7 +17,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 /// The version of this file's messages. Both sides are the same binary, so a difference means that the binary was
 /// replaced under a running worker; the worker then refuses the child.
-pub const PROTOCOL_VERSION: u32 = 4;
+pub const PROTOCOL_VERSION: u32 = 5;
 
 /// The longest frame either side accepts, in bytes. A training of 10 000 examples with long captions fits.
 pub const MAX_FRAME: usize = 16 * 1024 * 1024;
@@ -100,6 +100,9 @@ pub struct Adapter {
     pub sha256: String,
     /// Strength; 1 is full strength.
     pub scale: f64,
+    /// Strength on the text encoders, if it is another one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text_encoder_scale: Option<f64>,
 }
 
 /// A picture on the local disk.

@@ -81,7 +81,7 @@ type GenerationPage = Page<Generation>;
 
 impl Generation {
     async fn of(generation: generation::Generation, storage: &Storage) -> Result<Self> {
-        let report = ReportParts::of(generation.report, storage).await?;
+        let report = ReportParts::of(generation.report, storage, &generation.model.name).await?;
         let mut params = generation.params;
         let image = SourceImage::of(params.image.take(), storage).await?;
         let mask = SourceImage::of(params.mask.take(), storage).await?;

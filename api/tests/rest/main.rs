@@ -15,6 +15,8 @@ mod headers;
 mod inputs;
 mod jobs;
 mod models;
+mod picture_info;
+mod prompts;
 mod proxy;
 mod slow_clients;
 mod test_server;

@@ -23,9 +23,11 @@ use tokio::io::AsyncWriteExt as _;
 
 pub(crate) use follow::{follow, follow_generation, follow_import};
 pub(crate) use resource::{
-    Artifact, Dataset, Export, Generation, Import, Job, Model, Page, Status, Swap, Training, Worker,
+    Artifact, Dataset, Export, Generation, Import, Job, Model, Page, PictureInfo, Status, Swap, Training, Worker,
 };
-pub(crate) use upload::{add_pictures, create_dataset, create_input, import_model, pictures};
+pub(crate) use upload::{
+    add_pictures, create_dataset, create_input, import_model, picture_info, pictures, read_picture,
+};
 
 use crate::failure::Failure;
 

@@ -21,6 +21,8 @@ pub struct LoraFile {
     others: Vec<String>,
     alpha_source: String,
     metadata: BTreeMap<String, String>,
+    /// Scale on the text encoders, if it is not that on the denoiser.
+    text_encoder_scale: Option<f64>,
 }
 
 /// The updates of a file for one module of a network.
@@ -87,7 +89,22 @@ impl LoraFile {
             others: others.into_iter().collect(),
             alpha_source: rule.source.to_owned(),
             metadata: file.metadata().clone(),
+            text_encoder_scale: None,
         })
+    }
+
+    /// The same adapter, attached to text encoders with another scale than to the denoiser.
+    #[must_use]
+    pub fn with_text_encoder_scale(self, scale: Option<f64>) -> Self {
+        Self { text_encoder_scale: scale, ..self }
+    }
+
+    /// The scale on a network, of an adapter that is attached with `scale`.
+    pub(super) fn scale_on(&self, network: Network, scale: f64) -> f64 {
+        match network {
+            Network::TextEncoder | Network::TextEncoder2 => self.text_encoder_scale.unwrap_or(scale),
+            Network::Transformer | Network::Unet => scale,
+        }
     }
 
     /// Updates by network and path. A module may occur twice.

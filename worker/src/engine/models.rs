@@ -29,7 +29,8 @@ pub(super) struct Models {
 /// A loaded pipeline with the adapters attached to it.
 pub(super) struct Resident {
     pub pipeline: Pipeline,
-    attached: Vec<(String, u64)>,
+    /// Digest and scales of each.
+    attached: Vec<(String, [Option<u64>; 2])>,
     warnings: Vec<String>,
     weights: WeightStorage,
     keep_text_encoders: bool,
@@ -75,7 +76,8 @@ impl Models {
         resident.keep_text_encoders = options.keep_text_encoders;
         resident.pipeline.keep_text_encoders(options.keep_text_encoders);
         resident.bytes[0] = needs.weights - adapters;
-        let wanted: Vec<_> = loras.iter().map(|lora| (lora.sha256.clone(), lora.scale.to_bits())).collect();
+        let scales = |lora: &Adapter| [Some(lora.scale), lora.text_encoder_scale].map(|scale| scale.map(f64::to_bits));
+        let wanted: Vec<_> = loras.iter().map(|lora| (lora.sha256.clone(), scales(lora))).collect();
         if resident.attached != wanted {
             match attach(&mut resident.pipeline, loras) {
                 Ok((bytes, warnings)) => {
@@ -198,7 +200,9 @@ impl Resident {
 
 /// Bytes of the adapters now attached to the pipeline, and notes for the user.
 fn attach(pipeline: &mut Pipeline, loras: &[Adapter]) -> diffusion::Result<(u64, Vec<String>)> {
-    let files = loras.iter().map(|lora| LoraFile::open(&lora.path)).collect::<diffusion::Result<Vec<_>>>()?;
+    let open =
+        |lora: &Adapter| LoraFile::open(&lora.path).map(|file| file.with_text_encoder_scale(lora.text_encoder_scale));
+    let files = loras.iter().map(open).collect::<diffusion::Result<Vec<_>>>()?;
     let scaled: Vec<_> = files.iter().zip(loras).map(|(file, lora)| (file, lora.scale)).collect();
     let reports = pipeline.attach(&scaled)?;
     let bytes = reports.iter().map(|report| report.bytes).sum();
