@@ -9,7 +9,8 @@ use crate::State;
 use crate::document::document;
 use crate::limits::{GENERATION_LIMIT, PICTURE_LIMIT, PICTURES_LIMIT};
 use crate::routes::{
-    dataset, event, export, generation, health, import, input, jobs, model, swap, training, upload, worker,
+    dataset, event, export, generation, health, import, input, jobs, model, picture_info, swap, training, upload,
+    worker,
 };
 
 pub(crate) fn routes() -> OpenApiRouter<State> {
@@ -33,6 +34,7 @@ pub(crate) fn routes() -> OpenApiRouter<State> {
         .routes(routes!(generation::cancel))
         .routes(routes!(input::create, input::list).layer(DefaultBodyLimit::max(PICTURE_LIMIT)))
         .routes(routes!(input::get, input::delete))
+        .routes(routes!(picture_info::read).layer(DefaultBodyLimit::max(PICTURE_LIMIT)))
         // models; the import counts its bytes itself
         .routes(routes!(model::list))
         .routes(routes!(model::import).layer(DefaultBodyLimit::disable()))

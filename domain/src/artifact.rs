@@ -99,6 +99,20 @@ pub struct Artifact {
     pub created_at: DateTime<Utc>,
 }
 
+impl Artifact {
+    /// The name under which a client saves the file, as `ember-7-1a2b3c4d-0.png`. `name` is that of the model or the
+    /// training. A part of the id distinguishes results of the same seed.
+    pub fn file_name(&self, name: &str) -> String {
+        let extension = extension(&self.media_type);
+        let id = Uuid::from(self.id).simple().to_string();
+        let short = &id[id.len() - 8..];
+        match self.seed {
+            Some(seed) => format!("{name}-{seed}-{short}-{}.{extension}", self.position),
+            None => format!("{name}-{short}.{extension}"),
+        }
+    }
+}
+
 /// Writes the rows, in the transaction that makes the job succeed.
 pub(crate) async fn insert(connection: &mut PgConnection, claim: &Claim, artifacts: &[NewArtifact]) -> Result<()> {
     let ids: Vec<Uuid> = artifacts.iter().map(|_| ArtifactId::new().into()).collect();

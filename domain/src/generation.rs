@@ -2,9 +2,11 @@
 //! the generation and its queued job in one statement; the worker's result arrives in one fenced transaction. Not here:
 //! the lifecycle of the job (`job`), or the making of pictures.
 
+mod loras;
 mod request;
 mod retry;
 mod service;
+mod warnings;
 
 use std::collections::HashMap;
 
@@ -38,6 +40,9 @@ pub const DEFAULT_MODEL: &str = "ember";
 pub struct LoraUse {
     pub model: ModelRef,
     pub scale: f64,
+    /// The scale on the text encoders, if it is another one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text_encoder_scale: Option<f64>,
 }
 
 /// A generation that is not deleted.
@@ -81,6 +86,7 @@ impl GenerationWork {
 pub struct WorkLora {
     pub model: ModelFiles,
     pub scale: f64,
+    pub text_encoder_scale: Option<f64>,
 }
 
 /// A row as the queries below return it.
@@ -124,7 +130,8 @@ macro_rules! select_generations {
                       ARRAY(SELECT i.id FROM inputs i
                             WHERE i.id IN ((g.params #>> '{image,input}')::uuid, (g.params #>> '{mask,input}')::uuid))
                         AS "inputs!", g.seed, g.warnings AS "warnings: Json<Vec<String>>",
-                      coalesce((SELECT jsonb_agg(jsonb_build_object('model', jsonb_build_object('id', l.model_id, 'name', n.name), 'scale', l.scale)
+                      coalesce((SELECT jsonb_agg(jsonb_build_object('model', jsonb_build_object('id', l.model_id, 'name', n.name), 'scale', l.scale,
+                                                                            'text_encoder_scale', l.text_encoder_scale)
                                                  ORDER BY l.position)
                                 FROM generation_loras l JOIN models n ON n.id = l.model_id WHERE l.generation_id = g.id), '[]')
                         AS "loras!: Json<Vec<LoraUse>>",
@@ -232,7 +239,7 @@ async fn read_work(pool: &PgPool, claim: &Claim) -> Result<GenerationWork> {
     .fetch_one(&mut *connection)
     .await?;
     let loras = sqlx::query!(
-        r#"SELECT model_id AS "model_id: ModelId", scale FROM generation_loras WHERE generation_id = $1 ORDER BY position"#,
+        r#"SELECT model_id AS "model_id: ModelId", scale, text_encoder_scale FROM generation_loras WHERE generation_id = $1 ORDER BY position"#,
         row.id as GenerationId,
     )
     .fetch_all(&mut *connection)
@@ -253,13 +260,17 @@ async fn read_work(pool: &PgPool, claim: &Claim) -> Result<GenerationWork> {
         vae_approx,
         loras: loras
             .into_iter()
-            .map(|lora| Ok(WorkLora { model: of(lora.model_id)?, scale: lora.scale }))
+            .map(|lora| {
+                let (scale, text_encoder_scale) = (lora.scale, lora.text_encoder_scale);
+                Ok(WorkLora { model: of(lora.model_id)?, scale, text_encoder_scale })
+            })
             .collect::<Result<_>>()?,
     })
 }
 
-/// Writes the pictures and makes the job succeed, in one transaction that only the holder of the lease can make.
-/// Errors: `LeaseLost`, and then nothing has changed, and the sweeper finds the pictures.
+/// Writes the pictures and the engine's warnings, beside those from the creation, and makes the job succeed, in one
+/// transaction that only the holder of the lease can make. Errors: `LeaseLost`, and then nothing has changed, and the
+/// sweeper finds the pictures.
 pub async fn finish(pool: &PgPool, claim: &Claim, artifacts: Vec<NewArtifact>, warnings: &[String]) -> Result<()> {
     let sequence = bounded(commit(pool, claim, &artifacts, warnings)).await?;
     if let Some(sequence) = sequence {
@@ -274,9 +285,15 @@ async fn commit(pool: &PgPool, claim: &Claim, artifacts: &[NewArtifact], warning
     let sequence = job::succeed(&mut tx, claim).await?;
     if sequence.is_some() {
         artifact::insert(&mut tx, claim, artifacts).await?;
-        sqlx::query!("UPDATE generations SET warnings = $2 WHERE job_id = $1", claim.job as JobId, Json(warnings) as _)
-            .execute(&mut *tx)
-            .await?;
+        sqlx::query!(
+            "UPDATE generations SET warnings = warnings || (
+               SELECT coalesce(jsonb_agg(added), '[]') FROM jsonb_array_elements($2::jsonb) added WHERE NOT warnings @> added)
+             WHERE job_id = $1",
+            claim.job as JobId,
+            Json(warnings) as _
+        )
+        .execute(&mut *tx)
+        .await?;
     }
     tx.commit().await?;
     Ok(sequence)

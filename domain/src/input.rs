@@ -169,24 +169,63 @@ pub(crate) async fn resolve(
     field: &'static str,
     text: &str,
 ) -> Result<SourceImage> {
-    let id = match data_uri::read(text).map_err(|why| Error::invalid(field, why))? {
-        Reference::Bytes(bytes) => {
+    let key = match find(caller, database, field, text).await? {
+        Picture::Carried(bytes) => {
             return keep(storage, generation, field, image_gate::check(field, bytes).await?).await;
         }
+        Picture::Input(input) => {
+            return Ok(SourceImage {
+                input: Some(input.id),
+                storage_key: input.storage_key,
+                sha256: input.sha256,
+                width: input.width.unsigned_abs(),
+                height: input.height.unsigned_abs(),
+            });
+        }
+        Picture::Artifact { storage_key } => storage_key,
+    };
+    // A copy, so that the earlier generation can be deleted without affecting this one.
+    let bytes = storage.get(&key).await.map_err(|error| error.in_field(field))?;
+    keep(storage, generation, field, image_gate::check(field, bytes).await?).await
+}
+
+/// The bytes of the picture that `text` refers to, as [`resolve`] finds it. They are not checked.
+pub async fn bytes(
+    caller: &Caller,
+    database: &Database,
+    storage: &Storage,
+    field: &'static str,
+    text: &str,
+) -> Result<Bytes> {
+    let key = match find(caller, database, field, text).await? {
+        Picture::Carried(bytes) => return Ok(bytes),
+        Picture::Input(input) => input.storage_key,
+        Picture::Artifact { storage_key } => storage_key,
+    };
+    storage.get(&key).await.map_err(|error| error.in_field(field))
+}
+
+/// A picture that a request refers to.
+enum Picture {
+    /// In the request itself.
+    Carried(Bytes),
+    Input(Input),
+    Artifact {
+        storage_key: String,
+    },
+}
+
+async fn find(caller: &Caller, database: &Database, field: &'static str, text: &str) -> Result<Picture> {
+    let id = match data_uri::read(text).map_err(|why| Error::invalid(field, why))? {
+        Reference::Bytes(bytes) => return Ok(Picture::Carried(bytes)),
         Reference::Id(id) => id,
     };
     let (pool, project) = (database.pool(caller), caller.project());
     let input = select_inputs!("WHERE id = $1 AND project_id = $2", id, project as ProjectId);
     if let Some(input) = input.fetch_optional(pool).await? {
-        return Ok(SourceImage {
-            input: Some(input.id),
-            storage_key: input.storage_key,
-            sha256: input.sha256,
-            width: input.width.unsigned_abs(),
-            height: input.height.unsigned_abs(),
-        });
+        return Ok(Picture::Input(input));
     }
-    let key = sqlx::query_scalar!(
+    let storage_key = sqlx::query_scalar!(
         "SELECT storage_key FROM artifacts a JOIN jobs j ON j.id = a.job_id
          WHERE a.id = $1 AND a.kind IN ('image', 'mask') AND j.project_id = $2",
         id,
@@ -195,9 +234,7 @@ pub(crate) async fn resolve(
     .fetch_optional(pool)
     .await?
     .ok_or_else(|| Error::unknown(field, format!("There is no input and no picture `{id}`.")))?;
-    // A copy, so that the earlier generation can be deleted without affecting this one.
-    let bytes = storage.get(&key).await.map_err(|error| error.in_field(field))?;
-    keep(storage, generation, field, image_gate::check(field, bytes).await?).await
+    Ok(Picture::Artifact { storage_key })
 }
 
 /// The same picture for another generation: an input as it is, otherwise a copy of the object. Errors: `Unknown` if it

@@ -9,6 +9,7 @@
 //! | [`export`] | a request for a LoRA in another dialect |
 //! | [`generation`] | a request for pictures |
 //! | [`input`] | a picture that a generation starts from |
+//! | [`picture_info`] | the request that a picture's file records |
 //! | [`job`], attempt, epoch | the work behind a request, one claim of it by a worker, and the claim's fencing token |
 //! | [`jobs`] | jobs of every kind as clients see them |
 //! | [`event`] | what happened to a job, numbered |
@@ -49,6 +50,7 @@ pub mod model;
 mod named;
 mod notice;
 mod page;
+pub mod picture_info;
 pub mod preview;
 pub mod report;
 pub mod storage;

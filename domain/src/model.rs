@@ -256,6 +256,29 @@ pub async fn by_id(pool: &PgPool, id: ModelId) -> Result<Model> {
         .try_into()
 }
 
+/// The model of this kind whose SHA-256, or that of one of its files, begins with `digest`; of several, the one named
+/// `name`, otherwise the newest.
+pub(crate) async fn by_digest(
+    caller: &Caller,
+    database: &Database,
+    kind: ModelKind,
+    digest: &str,
+    name: &str,
+) -> Result<Option<ModelId>> {
+    let found = sqlx::query_scalar!(
+        r#"SELECT id AS "id: ModelId" FROM models
+           WHERE deleted_at IS NULL AND project_id = $1 AND kind = $2
+             AND (starts_with(sha256, $3)
+                  OR EXISTS (SELECT FROM jsonb_array_elements(files) file WHERE starts_with(file->>'sha256', $3)))
+           ORDER BY starts_with(sha256, $3) DESC, name = $4 DESC, id DESC LIMIT 1"#,
+        caller.project() as ProjectId,
+        kind.as_str(),
+        digest,
+        name,
+    );
+    Ok(found.fetch_optional(database.pool(caller)).await?)
+}
+
 /// Lists models, newest first, optionally of one kind or one family. Errors: `Invalid` for a text that cannot be a
 /// family.
 pub async fn list(
@@ -415,6 +438,19 @@ impl Catalog {
         Ok(model)
     }
 
+    /// As [`Self::get`], by any name that people use for a model: also that of its file, with folders and extension, in
+    /// other letters than a model's name may have. The first match wins.
+    pub async fn get_named(&self, caller: &Caller, name: &str) -> Result<Arc<Model>> {
+        let mut error = None;
+        for name in spellings(name) {
+            match self.get(caller, &name).await {
+                Err(missing @ Error::NotFound { .. }) => error = error.or(Some(missing)),
+                other => return other,
+            }
+        }
+        Err(error.unwrap_or_else(|| Error::not_found("model", name)))
+    }
+
     /// Clears the cache, after a deletion.
     pub fn forget(&self) {
         if let Ok(mut known) = self.known.write() {
@@ -454,6 +490,20 @@ pub(crate) async fn files(
             )
         })
         .collect())
+}
+
+/// Extensions of files with weights, which are often written with a model's name.
+const WEIGHTS: [&str; 5] = [".safetensors", ".sft", ".gguf", ".ckpt", ".pt"];
+
+/// A name as it is written, without folders and extension, and in letters that [`check_name`] allows.
+fn spellings(name: &str) -> Vec<String> {
+    let file = name.rsplit(['/', '\\']).next().unwrap_or(name);
+    let stem = WEIGHTS.iter().find_map(|extension| file.strip_suffix(extension)).unwrap_or(file);
+    let plain = stem.to_ascii_lowercase().replace(|c: char| !matches!(c, 'a'..='z' | '0'..='9' | '.' | '_' | '-'), "-");
+    let mut spellings = vec![name.to_owned(), stem.to_owned(), plain];
+    spellings.retain(|name| !name.is_empty() && name.len() <= MAX_NAME_CHARS);
+    spellings.dedup();
+    spellings
 }
 
 /// Checks a name for a new model: 1 to 63 characters of `a-z`, `0-9`, `.`, `_`, `-`, the first a letter or digit. A
@@ -537,6 +587,20 @@ mod tests {
         let reported = vec!["ink: no alpha".to_owned(), "ink: 2 layers are not in this model".to_owned()];
         let listed = job_warnings(&models, reported);
         assert_eq!(listed, ["dev: no scheduler", "ink: no alpha", "ink: 2 layers are not in this model"]);
+    }
+
+    #[test]
+    fn a_model_has_several_spellings() {
+        for (name, expected) in [
+            ("ink", &["ink"][..]),
+            ("ink.safetensors", &["ink.safetensors", "ink"]),
+            ("styles/Ink V2.safetensors", &["styles/Ink V2.safetensors", "Ink V2", "ink-v2"]),
+            (r"styles\ink", &[r"styles\ink", "ink"]),
+            ("", &[]),
+            (&"a".repeat(64), &[]),
+        ] {
+            assert_eq!(spellings(name), expected, "{name}");
+        }
     }
 
     #[test]

@@ -327,6 +327,16 @@ impl Storage {
         url.map(|url| self.through_gateway(url)).map_err(|error| from_object_store(key, error))
     }
 
+    /// As [`Self::presign_get`], with the name under which a browser, or curl with `-J`, saves the file. `file_name`
+    /// consists of letters, digits, `.`, `_` and `-`.
+    pub async fn presign_get_as(&self, key: &str, file_name: &str, ttl: Duration) -> Result<Url> {
+        let ttl = self.lifetime(key, ttl).await?;
+        let disposition = format!("inline; filename=\"{file_name}\"");
+        let options = SignedUrlOptions::default().with_query([("response-content-disposition", disposition)]);
+        let url = self.signer.signed_url_opts(Method::GET, &key.into(), ttl, &options).await;
+        url.map(|url| self.through_gateway(url)).map_err(|error| from_object_store(key, error))
+    }
+
     /// A URL to write one object with, for this content type only. It is valid as one to read with.
     pub async fn presign_put(&self, key: &str, content_type: &str, ttl: Duration) -> Result<PresignedPut> {
         let ttl = self.lifetime(key, ttl).await?;
@@ -424,6 +434,10 @@ mod tests {
         let url = storage.presign_get("inputs/a b+c.png", READ_TTL).await.unwrap();
         assert!(url.as_str().starts_with("https://pictures.example/pyro/s3/pyrograph/inputs/a%20b%2Bc.png?"), "{url}");
         assert!(url.query().unwrap().contains("X-Amz-Signature="));
+        let named = storage.presign_get_as("inputs/a.png", "ember-7-1a2b3c4d-0.png", READ_TTL).await.unwrap();
+        assert!(named.as_str().starts_with("https://pictures.example/pyro/s3/pyrograph/inputs/a.png?"), "{named}");
+        let name = ("response-content-disposition".into(), "inline; filename=\"ember-7-1a2b3c4d-0.png\"".into());
+        assert!(named.query_pairs().any(|pair| pair == name), "{named}");
     }
 
     #[test]

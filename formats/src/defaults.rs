@@ -11,6 +11,8 @@ pub struct Defaults {
     pub num_inference_steps: u32,
     pub guidance_scale: f64,
     pub true_cfg_scale: f64,
+    /// Whether `guidance_scale` has an effect.
+    pub takes_guidance: bool,
     /// Denoising strength of a generation that starts from a picture and has no mask.
     #[serde(default = "strength_of_old_rows")]
     pub strength: f64,
@@ -31,6 +33,7 @@ impl Default for Defaults {
             num_inference_steps: 28,
             guidance_scale: 3.5,
             true_cfg_scale: 1.0,
+            takes_guidance: true,
             strength: 0.6,
             width: 1024,
             height: 1024,

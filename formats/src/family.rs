@@ -133,6 +133,11 @@ impl Family {
         !matches!(self, Flux)
     }
 
+    /// Whether its prompts have weights, such as `(word:1.3)`, and breaks.
+    pub const fn weighs_words(self) -> bool {
+        !matches!(self, Flux)
+    }
+
     /// Whether LoRAs can be trained on its checkpoints.
     pub const fn is_trainable(self) -> bool {
         matches!(self, Flux)
@@ -181,7 +186,12 @@ impl Family {
                 // FLUX.1-schnell was distilled to a few steps and does not take a guidance scale.
                 let num_inference_steps = if traits.guidance_embedded { flux.num_inference_steps } else { 4 };
                 // The transformer works on patches of 2 × 2 latents.
-                Defaults { num_inference_steps, size_multiple: 2 * factor, ..flux }
+                Defaults {
+                    num_inference_steps,
+                    takes_guidance: traits.guidance_embedded,
+                    size_multiple: 2 * factor,
+                    ..flux
+                }
             }
             Sd15 | Sd21 | Sdxl => {
                 let (usual, guidance) = match self {
@@ -197,6 +207,7 @@ impl Family {
                     num_inference_steps,
                     guidance_scale,
                     true_cfg_scale: 1.0,
+                    takes_guidance: true,
                     strength: 0.8,
                     width: side,
                     height: side,

@@ -1,7 +1,8 @@
 //! The structure of FLUX.1 and Stable Diffusion files, without tensor computations: the headers of safetensors and GGUF
-//! files, model families and their parts, schedulers, and the names that trainers give to the tensors of an adapter.
-//! The server and the engine both read files through this crate, so they cannot disagree about a file. Weight values,
-//! networks and pipelines belong to `diffusion`; rows and requests belong to `domain`.
+//! files, model families and their parts, schedulers, the names that trainers give to the tensors of an adapter, and
+//! the texts in files of pictures. The server and the engine both read files through this crate, so they cannot
+//! disagree about a file. Weight values, networks and pipelines belong to `diffusion`; rows and requests belong to
+//! `domain`.
 
 pub mod adapter;
 mod defaults;
@@ -12,6 +13,7 @@ pub mod gguf;
 mod header;
 pub mod json;
 mod part;
+pub mod picture;
 mod place;
 pub mod safetensors;
 pub mod scaling;

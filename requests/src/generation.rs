@@ -3,7 +3,7 @@
 use formats::Scheduler;
 use serde::{Deserialize, Serialize};
 
-use crate::OutputFormat;
+use crate::{OutputFormat, PromptSyntax};
 
 /// The parameters of a generation, validated and complete. Stored as JSON in its row: a new field needs a default, so
 /// that older rows can be read.
@@ -14,6 +14,9 @@ use crate::OutputFormat;
 pub struct GenerationParams<P> {
     pub prompt: String,
     pub negative_prompt: Option<String>,
+    /// How the prompts are read.
+    #[serde(default)]
+    pub prompt_syntax: PromptSyntax,
     /// Picture `i` uses `seed + i`.
     pub num_images: u32,
     /// Number of denoising steps.
@@ -53,6 +56,7 @@ impl<P> GenerationParams<P> {
         Self {
             prompt: prompt.into(),
             negative_prompt: None,
+            prompt_syntax: PromptSyntax::default(),
             num_images: 1,
             num_inference_steps,
             guidance_scale: 1.0,
@@ -75,6 +79,7 @@ impl<P> GenerationParams<P> {
         GenerationParams {
             prompt: self.prompt,
             negative_prompt: self.negative_prompt,
+            prompt_syntax: self.prompt_syntax,
             num_images: self.num_images,
             num_inference_steps: self.num_inference_steps,
             guidance_scale: self.guidance_scale,

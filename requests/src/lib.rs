@@ -8,11 +8,16 @@
 mod generation;
 mod limits;
 mod output;
+pub mod prompt;
+pub mod recipe;
 mod training;
+pub mod warnings;
 
 pub use generation::GenerationParams;
 pub use limits::{OutOfRange, in_range};
 pub use output::OutputFormat;
+pub use prompt::PromptSyntax;
+pub use recipe::Recipe;
 pub use training::TrainingParams;
 
 pub use limits::generation as generation_limits;

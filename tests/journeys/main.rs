@@ -53,6 +53,7 @@ mod pictures;
 mod presigned;
 mod previews;
 mod proxies;
+mod recipes;
 mod refusals;
 mod residency;
 mod resume;

@@ -45,6 +45,7 @@ async fn order(attempt: &Attempt<'_>, work: &GenerationWork) -> Result<Generate,
             name: lora.model.name.clone(),
             sha256: lora.model.sha256.clone(),
             scale: lora.scale,
+            text_encoder_scale: lora.text_encoder_scale,
         });
     }
     let params = &work.params;

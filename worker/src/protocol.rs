@@ -100,6 +100,9 @@ pub struct Adapter {
     pub sha256: String,
     /// Strength; 1 is full strength.
     pub scale: f64,
+    /// Strength on the text encoders, if it is another one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text_encoder_scale: Option<f64>,
 }
 
 /// A picture on the local disk.

@@ -54,7 +54,7 @@ pub(crate) struct ExportQuery {
 
 impl Export {
     async fn of(export: export::Export, storage: &Storage) -> Result<Self> {
-        let report = ReportParts::of(export.report, storage).await?;
+        let report = ReportParts::of(export.report, storage, &export.model.name).await?;
         Ok(Self {
             urls: JobUrls::below(path(export.id)),
             id: export.id,

@@ -86,7 +86,7 @@ type GenerationPage = Page<Generation>;
 
 impl Generation {
     async fn of(generation: generation::Generation, storage: &Storage) -> Result<Self> {
-        let report = ReportParts::of(generation.report, storage).await?;
+        let report = ReportParts::of(generation.report, storage, &generation.model.name).await?;
         let mut params = generation.params;
         let image = SourceImage::of(params.image.take(), &generation.inputs, storage).await?;
         let mask = SourceImage::of(params.mask.take(), &generation.inputs, storage).await?;

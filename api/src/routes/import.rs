@@ -49,7 +49,7 @@ type ImportPage = Page<Import>;
 
 impl Import {
     pub(crate) async fn of(import: import::Import, storage: &Storage) -> Result<Self> {
-        let report = ReportParts::of(import.report, storage).await?;
+        let report = ReportParts::of(import.report, storage, &import.name).await?;
         Ok(Self {
             urls: JobUrls::below(path(import.id)),
             id: import.id,

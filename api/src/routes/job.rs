@@ -113,7 +113,8 @@ pub(crate) struct ReportParts {
 }
 
 impl ReportParts {
-    pub(crate) async fn of(report: report::Report, storage: &Storage) -> Result<Self> {
+    /// `name` begins the names of the files that its artifacts are saved as.
+    pub(crate) async fn of(report: report::Report, storage: &Storage, name: &str) -> Result<Self> {
         let told = |name: &str| report.progress.as_ref().and_then(|progress| progress.get(name));
         let number = |name: &str| told(name).and_then(serde_json::Value::as_f64);
         let count = |name: &str| told(name).and_then(serde_json::Value::as_i64);
@@ -130,18 +131,18 @@ impl ReportParts {
             attempts: report.attempts,
             error: report.error.map(|error| JobError { class: error.class, message: error.message }),
             warnings: report.warnings,
-            artifacts: artifacts(report.artifacts, storage).await?,
+            artifacts: artifacts(report.artifacts, storage, name).await?,
             started_at: report.started_at,
             finished_at: report.finished_at,
         })
     }
 }
 
-async fn artifacts(artifacts: Vec<artifact::Artifact>, storage: &Storage) -> Result<Vec<Artifact>> {
+async fn artifacts(artifacts: Vec<artifact::Artifact>, storage: &Storage, name: &str) -> Result<Vec<Artifact>> {
     let mut signed = Vec::with_capacity(artifacts.len());
     for artifact in artifacts {
         signed.push(Artifact {
-            url: storage.presign_get(&artifact.storage_key, READ_TTL).await?.into(),
+            url: storage.presign_get_as(&artifact.storage_key, &artifact.file_name(name), READ_TTL).await?.into(),
             id: artifact.id,
             kind: artifact.kind,
             position: artifact.position,

@@ -104,7 +104,8 @@ fn instant<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<DateTime
 
 impl Job {
     async fn of(job: jobs::Job, storage: &Storage) -> Result<Self> {
-        let report = ReportParts::of(job.report, storage).await?;
+        let name = job.makes.as_deref().or(job.models.first().map(|model| model.name.as_str())).unwrap_or("pyrograph");
+        let report = ReportParts::of(job.report, storage, name).await?;
         let this = path(job.id);
         Ok(Self {
             id: job.id,

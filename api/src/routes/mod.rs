@@ -12,6 +12,7 @@ pub(crate) mod job;
 pub(crate) mod jobs;
 pub(crate) mod model;
 pub(crate) mod object;
+pub(crate) mod picture_info;
 pub(crate) mod swap;
 pub(crate) mod training;
 pub(crate) mod upload;

@@ -49,7 +49,7 @@ type TrainingPage = Page<Training>;
 
 impl Training {
     async fn of(training: training::Training, storage: &Storage) -> Result<Self> {
-        let report = ReportParts::of(training.report, storage).await?;
+        let report = ReportParts::of(training.report, storage, &training.name).await?;
         Ok(Self {
             urls: JobUrls::below(path(training.id)),
             id: training.id,

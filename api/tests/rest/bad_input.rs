@@ -134,8 +134,9 @@ async fn pictures_as_people_have_them() {
             (&json!(media_type), &json!(size[0]), &json!(size[1]))
         );
         let made = server.post("/v1/generations", &json!({"prompt": "a fox", "image": input["id"]})).await.expect(202);
-        // On the grid, and never smaller than the smallest picture.
-        let side = |side: u32| json!((side / 8 * 8).max(16));
+        // The model's area of 64 × 64, on the grid.
+        let scale = 64.0 / f64::from(size[0] * size[1]).sqrt();
+        let side = |side: u32| json!((f64::from(side) * scale / 8.0).round() as u32 * 8);
         assert_eq!((&made["width"], &made["height"], &made["mask"]), (&side(size[0]), &side(size[1]), &Value::Null));
         assert_eq!(made["strength"], json!(0.6), "that of FLUX.1");
         server.delete(&text(&made["urls"]["self"])).await;

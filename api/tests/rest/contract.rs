@@ -57,6 +57,8 @@ async fn requests_refuse_unknown_fields_by_contract() {
         "UploadRequest",
         "GenerationRequest",
         "LoraRequest",
+        "PictureInfoRequest",
+        "PictureInfoForm",
         "TrainingRequest",
         "SwapRequest",
         "ImagesForm",

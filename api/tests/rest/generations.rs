@@ -47,6 +47,10 @@ async fn from_request_to_picture() {
     );
     assert_eq!(done["warnings"], json!(["a warning"]));
     let artifact = &done["artifacts"][0];
+    let response = reqwest::get(text(&artifact["url"])).await.unwrap();
+    let name = response.headers()["content-disposition"].to_str().unwrap();
+    let id = text(&artifact["id"]);
+    assert_eq!(name, format!("inline; filename=\"ember-5-{}-0.png\"", &id[id.len() - 8..]), "as curl -OJ saves it");
     assert_eq!(server.download(&artifact["url"]).await, picture);
     assert_eq!(text(&artifact["sha256"]), hex(&Sha256::digest(&picture)));
     assert_eq!((&artifact["seed"], &artifact["media_type"]), (&json!(5), &json!("image/png")));

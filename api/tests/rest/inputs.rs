@@ -51,8 +51,8 @@ async fn a_generation_begins_with_a_picture() {
         "mask": mask["id"],
     });
     let created = server.post("/v1/generations", &body).await.expect(202);
-    // The size of the picture, rounded to the grid.
-    assert_eq!((&created["width"], &created["height"], &created["strength"]), (&json!(64), &json!(32), &json!(1.0)));
+    // The area that the model usually makes, with the proportions of the picture, rounded to the grid.
+    assert_eq!((&created["width"], &created["height"], &created["strength"]), (&json!(88), &json!(48), &json!(1.0)));
     assert_eq!((&created["image"]["input"], &created["mask"]["input"]), (&Value::Null, &mask["id"]));
     assert_eq!(server.download(&created["image"]["url"]).await, picture);
 
@@ -93,11 +93,14 @@ async fn a_carried_picture_may_be_written_as_people_write_it() {
 }
 
 #[tokio::test]
-async fn a_large_picture_is_brought_into_the_limits() {
+async fn a_picture_of_any_size_is_made_as_large_as_the_model_usually_does() {
     let server = TestServer::with_checkpoint().await;
     let wide = server.input(png(4096, 1000, 1)).await;
     let created = server.post("/v1/generations", &json!({"prompt": "a fox", "image": wide["id"]})).await.expect(202);
-    assert_eq!((&created["width"], &created["height"], &created["strength"]), (&json!(2048), &json!(496), &json!(0.6)));
+    assert_eq!((&created["width"], &created["height"], &created["strength"]), (&json!(128), &json!(32), &json!(0.6)));
+    let thin = server.input(png(8000, 1, 1)).await;
+    let created = server.post("/v1/generations", &json!({"prompt": "a fox", "image": thin["id"]})).await.expect(202);
+    assert_eq!((&created["width"], &created["height"]), (&json!(2048), &json!(16)), "within the limits");
     // If only one of `width` and `height` is given, the other keeps the aspect ratio.
     for (stated, pixels, width, height) in
         [("width", 512, 512, 120), ("width", 64, 64, 16), ("height", 256, 1048, 256), ("height", 2048, 2048, 2048)]

@@ -16,6 +16,8 @@ mod headers;
 mod inputs;
 mod jobs;
 mod models;
+mod picture_info;
+mod prompts;
 mod proxy;
 mod slow_clients;
 mod presigned;

@@ -2,7 +2,8 @@
 with one statement per request. Models are cached and notifications are coalesced, as in our service, which also batches
 concurrent requests into one statement.
 
-The twin has no object storage, so it checks `image` and `mask` but answers 501 to a request that has them.
+The twin has no object storage, so it checks `image` and `mask` but answers 501 to a request that has them. LoRAs that
+a prompt names are read with one weight, and there are no warnings about settings without effect.
 
 To add a field to generations, extend `GenerationRequest`, `Params` and `parse`; the answer inherits it from `Params`.
 
@@ -13,6 +14,7 @@ import asyncio
 import json
 import math
 import os
+import re
 import secrets
 import time
 from contextlib import asynccontextmanager
@@ -78,6 +80,7 @@ SCHEDULERS = [
     ("lcm", "LCM", "LCMScheduler"),
     ("flow_match_euler", "Flow Match Euler", "FlowMatchEulerDiscreteScheduler"),
 ]
+TAG = re.compile(r"<(?:lora|lyco):([^:>]+)(?::([-+.0-9]+))?>")
 SCHEDULER_OF = {name.lower(): names[0] for names in SCHEDULERS for name in names}
 
 Side = Annotated[int, Field(ge=16, le=2048, multiple_of=8)]
@@ -95,6 +98,7 @@ class GenerationRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
     prompt: str = Field(min_length=1, max_length=10_000, pattern=r"^[^\x00]*$")
     negative_prompt: str | None = Field(None, max_length=10_000, pattern=r"^[^\x00]*$")
+    prompt_syntax: Literal["a1111", "plain"] = "a1111"
     model: str = "ember"
     loras: list[LoraRequest] = Field([], max_length=8)
     num_images: int = Field(1, ge=1, le=4)
@@ -148,6 +152,7 @@ class Params(BaseModel):
 
     prompt: str
     negative_prompt: str | None
+    prompt_syntax: str = "a1111"
     num_images: int
     num_inference_steps: int
     guidance_scale: float
@@ -277,8 +282,9 @@ def parse(request, model):
     if request.image is not None:
         raise HTTPException(501, "The twin has no object storage.")
     return Params(
-        prompt=request.prompt, negative_prompt=request.negative_prompt, num_images=request.num_images,
-        num_inference_steps=steps, guidance_scale=given("guidance_scale"), true_cfg_scale=given("true_cfg_scale"),
+        prompt=request.prompt, negative_prompt=request.negative_prompt, prompt_syntax=request.prompt_syntax,
+        num_images=request.num_images, num_inference_steps=steps,
+        guidance_scale=given("guidance_scale"), true_cfg_scale=given("true_cfg_scale"),
         width=given("width"), height=given("height"), strength=strength, scheduler=scheduler,
         clip_skip=request.clip_skip, preview_every=request.preview_every, output_format=request.output_format,
         output_quality=quality)
@@ -293,6 +299,8 @@ def urls(id):
 async def create(request: GenerationRequest, response: Response):
     model = find(request.model, "checkpoint")
     loras = [(find(lora.model, "lora"), lora.scale) for lora in request.loras]
+    if request.prompt_syntax == "a1111":
+        loras += [(find(name, "lora"), float(weight or 1)) for name, weight in TAG.findall(request.prompt)]
     if any(lora["family"] != model["family"] for lora, _ in loras):
         raise invalid("loras", "A LoRA is of another family than the model.")
     params = parse(request, model)

@@ -24,9 +24,9 @@ use tokio::io::AsyncWriteExt as _;
 pub(crate) use follow::{follow, follow_generation, follow_import};
 pub(crate) use pictures::{Pictures, find_dataset};
 pub(crate) use resource::{
-    Artifact, Dataset, Export, Generation, Import, Job, Model, Page, Status, Swap, Training, Worker,
+    Artifact, Dataset, Export, Generation, Import, Job, Model, Page, PictureInfo, Status, Swap, Training, Worker,
 };
-pub(crate) use upload::{create_input, import_model};
+pub(crate) use upload::{create_input, import_model, picture_info, read_picture};
 
 use crate::failure::Failure;
 

@@ -163,6 +163,24 @@ pub(super) struct Input {
     pub id: String,
 }
 
+/// How a picture was made.
+#[derive(Debug, Deserialize)]
+pub(crate) struct PictureInfo {
+    pub program: Option<String>,
+    /// The body of a request for a generation.
+    pub request: Option<serde_json::Map<String, serde_json::Value>>,
+    #[serde(default)]
+    pub unmapped: Vec<Unmapped>,
+}
+
+/// A value that has no place in that request.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Unmapped {
+    pub field: String,
+    pub value: String,
+    pub reason: String,
+}
+
 /// A checkpoint or a LoRA.
 #[derive(Debug, Deserialize)]
 pub(crate) struct Model {

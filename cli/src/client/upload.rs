@@ -13,7 +13,7 @@ use serde_json::Value;
 use tokio_util::io::ReaderStream;
 
 use super::Client;
-use super::resource::Input;
+use super::resource::{Input, PictureInfo};
 use crate::failure::Failure;
 use crate::meter::Meter;
 
@@ -22,6 +22,20 @@ pub(crate) async fn create_input(client: &Client, path: &Path) -> Result<String,
     let form = Form::new().percent_encode_noop().part("image", picture_part(path).await?);
     let input: Input = client.post_form("/v1/inputs", form).await.map_err(|failure| of_file(path, failure))?;
     Ok(input.id)
+}
+
+/// What a picture's file records about how it was made, translated for `model` if it is given.
+pub(crate) async fn read_picture(client: &Client, path: &Path, model: Option<&str>) -> Result<PictureInfo, Failure> {
+    Client::understand(picture_info(client, path, model).await?)
+}
+
+/// As [`read_picture`], the whole answer.
+pub(crate) async fn picture_info(client: &Client, path: &Path, model: Option<&str>) -> Result<Value, Failure> {
+    let mut form = Form::new().percent_encode_noop().part("image", picture_part(path).await?);
+    if let Some(model) = model {
+        form = form.text("model", model.to_owned());
+    }
+    client.post_form("/v1/picture-info", form).await.map_err(|failure| of_file(path, failure))
 }
 
 pub(super) async fn picture_part(path: &Path) -> Result<Part, Failure> {

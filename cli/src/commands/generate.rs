@@ -4,11 +4,11 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use clap::Args;
-use requests::OutputFormat;
+use requests::{OutputFormat, PromptSyntax};
 use serde_json::{Map, Value, json};
 
 use super::{Outcome, finite, print_json};
-use crate::client::{Artifact, Client, ClientOptions, Generation, create_input, follow_generation};
+use crate::client::{Artifact, Client, ClientOptions, Generation, create_input, follow_generation, read_picture};
 use crate::failure::Failure;
 use crate::output::say;
 
@@ -25,10 +25,18 @@ Examples:
   pyrograph generate \"owl at night\" --image photo.jpg --strength 0.6
   pyrograph generate \"owl\" --num-images 4 --preview preview.jpg
   pyrograph generate \"owl\" --output owl.webp --quality 80
+  pyrograph generate --from owl.webp --seed 8
   pyrograph generate \"owl\" --json | jq -r '.artifacts[].url'")]
 pub(crate) struct Generate {
-    /// What the picture shows
-    pub prompt: String,
+    /// What the picture shows; `<lora:NAME:WEIGHT>` in it applies a LoRA
+    #[arg(required_unless_present = "from")]
+    pub prompt: Option<String>,
+    /// Take prompt and settings from the record in a picture; other flags take precedence
+    #[arg(long, value_name = "PICTURE")]
+    pub from: Option<PathBuf>,
+    /// How the prompt is read: a1111, with tags and weights, or plain, as words only [default: a1111]
+    #[arg(long, value_name = "SYNTAX")]
+    pub prompt_syntax: Option<PromptSyntax>,
     /// Checkpoint, by name or id [default: ember]
     #[arg(long, value_name = "NAME")]
     pub model: Option<String>,
@@ -122,15 +130,18 @@ fn output_format(name: &str) -> Result<OutputFormat, String> {
 }
 
 impl Generate {
-    /// The body of `POST /v1/generations`, with only the fields given on the command line.
-    fn request(&self) -> Value {
-        let mut request = Map::new();
-        request.insert("prompt".into(), self.prompt.clone().into());
+    /// The body of `POST /v1/generations`: the fields given on the command line, over those of `recorded`.
+    fn request(&self, recorded: Map<String, Value>) -> Value {
+        let mut request = recorded;
+        let is_recorded = !request.is_empty();
+        let format_of_record = request.get("output_format").cloned();
         let mut optional = |field: &str, value: Option<Value>| {
             if let Some(value) = value {
                 request.insert(field.to_owned(), value);
             }
         };
+        optional("prompt", self.prompt.clone().map(Value::from));
+        optional("prompt_syntax", self.prompt_syntax.map(|syntax| syntax.as_str().into()));
         optional("model", self.model.clone().map(Value::from));
         optional("negative_prompt", self.negative_prompt.clone().map(Value::from));
         optional("image", self.image.clone().map(Value::from));
@@ -147,12 +158,15 @@ impl Generate {
         optional("num_images", self.num_images.map(Value::from));
         optional("preview_every", self.preview.as_ref().map(|_| self.preview_every.unwrap_or(1).into()));
         // PNG is what the server makes anyway.
-        let of_output = file_format(&self.output).filter(|format| *format != OutputFormat::Png);
+        let of_output = file_format(&self.output).filter(|format| is_recorded || *format != OutputFormat::Png);
         optional("output_format", self.format.or(of_output).map(|format| format.as_str().into()));
         optional("output_quality", self.quality.map(Value::from));
         if !self.loras.is_empty() {
             let loras = self.loras.iter().map(|lora| json!({ "model": lora.model, "scale": lora.scale }));
             optional("loras", Some(loras.collect()));
+        }
+        if self.quality.is_none() && request.get("output_format") != format_of_record.as_ref() {
+            request.remove("output_quality");
         }
         Value::Object(request)
     }
@@ -163,6 +177,10 @@ impl Generate {
         check_format(&self.output, self.format)?;
         self.preview.as_deref().map_or(Ok(()), check_preview)?;
         let client = Client::new(&self.client.server)?;
+        let recorded = match &self.from {
+            Some(picture) => recorded(&client, picture, self.model.as_deref()).await?,
+            None => Map::new(),
+        };
         for picture in [&mut self.image, &mut self.mask].into_iter().flatten() {
             if Path::new(picture.as_str()).exists() {
                 *picture = create_input(&client, Path::new(picture.as_str())).await?;
@@ -170,7 +188,7 @@ impl Generate {
                 return Err(Failure::Usage(format!("there is no file {picture}, and it is not the id of a picture")));
             }
         }
-        let created: Value = client.post("/v1/generations", &self.request()).await?;
+        let created: Value = client.post("/v1/generations", &self.request(recorded)).await?;
         // The id lets the user find the pictures if this process is killed.
         eprintln!("generation {}", created["id"].as_str().unwrap_or_default());
         let mut last = follow_generation(&client, created, "generating", self.preview.as_deref()).await?;
@@ -192,6 +210,16 @@ impl Generate {
         }
         Ok(())
     }
+}
+
+/// The request that a picture records. Values that it cannot hold are printed as warnings.
+async fn recorded(client: &Client, picture: &Path, model: Option<&str>) -> Result<Map<String, Value>, Failure> {
+    let info = read_picture(client, picture, model).await?;
+    for one in info.unmapped {
+        eprintln!("warning: {} is not taken from {}: {}", one.field, picture.display(), one.reason);
+    }
+    let nothing = || Failure::Failed(anyhow::anyhow!("{} does not say how it was made", picture.display()));
+    info.request.ok_or_else(nothing)
 }
 
 /// Writes the pictures of a generation to `output`, which [`check_output`] has accepted. Returns their files.
@@ -307,7 +335,21 @@ mod tests {
 
     #[test]
     fn a_bare_prompt_asks_for_nothing_else() {
-        assert_eq!(parse(&["a fox"]).unwrap().request(), json!({ "prompt": "a fox" }));
+        assert_eq!(parse(&["a fox"]).unwrap().request(Map::new()), json!({ "prompt": "a fox" }));
+    }
+
+    #[test]
+    fn flags_take_precedence_over_a_record() {
+        let recorded = json!({"prompt": "a fox", "seed": 7, "output_format": "jpeg", "output_quality": 80});
+        let request = |line: &[&str]| {
+            parse(&[&["--from", "fox.jpg"], line].concat()).unwrap().request(recorded.as_object().unwrap().clone())
+        };
+        assert_eq!(request(&[]), recorded);
+        assert_eq!(request(&["an owl", "--seed", "8"])["prompt"], "an owl");
+        let png = request(&["--output", "fox.png"]);
+        assert_eq!(png, json!({"prompt": "a fox", "seed": 7, "output_format": "png"}));
+        assert_eq!(request(&["--output", "fox.jpg"])["output_quality"], 80);
+        assert!(parse(&[]).is_err(), "neither a prompt nor a picture");
     }
 
     #[test]
@@ -322,6 +364,8 @@ mod tests {
             "ink",
             "--negative-prompt",
             "blurry",
+            "--prompt-syntax",
+            "plain",
             "--image",
             "photo.jpg",
             "--mask",
@@ -359,9 +403,10 @@ mod tests {
         ])
         .unwrap();
         assert_eq!(
-            generate.request(),
+            generate.request(Map::new()),
             json!({
-                "prompt": "a fox", "model": "ember", "negative_prompt": "blurry", "image": "photo.jpg",
+                "prompt": "a fox", "model": "ember", "negative_prompt": "blurry", "prompt_syntax": "plain",
+                "image": "photo.jpg",
                 "mask": "mask.png", "strength": 0.5, "scheduler": "euler", "clip_skip": 1,
                 "width": 64, "height": 96, "num_inference_steps": 12,
                 "guidance_scale": 3.5, "true_cfg_scale": 2.0, "seed": -1, "num_images": 2, "preview_every": 3,
@@ -389,7 +434,11 @@ mod tests {
             ("--clip-skip", "clip_skip"),
         ];
         for (flag, field) in flags {
-            assert_eq!(parse(&["a fox", flag, "-5"]).unwrap().request()[field].as_f64(), Some(-5.0), "{flag}");
+            assert_eq!(
+                parse(&["a fox", flag, "-5"]).unwrap().request(Map::new())[field].as_f64(),
+                Some(-5.0),
+                "{flag}"
+            );
         }
     }
 
@@ -415,7 +464,8 @@ mod tests {
 
     #[test]
     fn the_output_names_the_format() {
-        let format = |line: &[&str]| parse(&[&["a fox"], line].concat()).unwrap().request()["output_format"].clone();
+        let format =
+            |line: &[&str]| parse(&[&["a fox"], line].concat()).unwrap().request(Map::new())["output_format"].clone();
         assert_eq!(format(&["--output", "fox.png"]), Value::Null, "the server's default");
         assert_eq!(format(&["--output", "fox.JPG"]), "jpeg");
         assert_eq!(format(&["--output", "fox.webp"]), "webp");

@@ -106,13 +106,55 @@ async fn show(id: &str, output: Option<PathBuf>, options: &ClientOptions) -> Out
         return print_json(&shown);
     }
     say!("{} ({})", generation.id, job.status)?;
-    say!("  model         {}", job::name(&shown, "model"))?;
-    say!("  prompt        {}", shown["prompt"].as_str().unwrap_or_default())?;
-    say!("  size          {}×{}, {} steps", shown["width"], shown["height"], shown["num_inference_steps"])?;
-    say!("  seed          {}", shown["seed"])?;
+    for (name, value) in settings(&shown) {
+        say!("  {name:<13} {value}")?;
+    }
     job::print(&job)?;
     job::print_results(&generation.warnings, &generation.artifacts)?;
     files.iter().try_for_each(|file| say!("  written to    {}", file.display()))
+}
+
+/// The fields of a request that `show` prints by their own names, after those with a line of their form.
+const FIELDS: [(&str, &str); 9] = [
+    ("prompt_syntax", "syntax"),
+    ("scheduler", "scheduler"),
+    ("guidance_scale", "guidance"),
+    ("true_cfg_scale", "true CFG"),
+    ("clip_skip", "clip skip"),
+    ("strength", "strength"),
+    ("num_images", "pictures"),
+    ("output_format", "format"),
+    ("output_quality", "quality"),
+];
+
+/// The request of a generation: the name and value of every line. Values that are null are left out.
+fn settings(generation: &Value) -> Vec<(&'static str, String)> {
+    let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    let mut lines = vec![("model", job::name(generation, "model").to_owned()), ("prompt", text(&generation["prompt"]))];
+    if let Some(negative) = generation["negative_prompt"].as_str() {
+        lines.push(("negative", negative.to_owned()));
+    }
+    for lora in generation["loras"].as_array().into_iter().flatten() {
+        let of_text = &lora["text_encoder_scale"];
+        let text_encoders = if of_text.is_null() { String::new() } else { format!(", text encoders {of_text}") };
+        lines.push(("LoRA", format!("{}, scale {}{text_encoders}", job::name(lora, "model"), lora["scale"])));
+    }
+    let [width, height, steps] = ["width", "height", "num_inference_steps"].map(|field| &generation[field]);
+    lines.push(("size", format!("{width}×{height}, {steps} steps")));
+    lines.push(("seed", generation["seed"].to_string()));
+    for field in ["image", "mask"] {
+        let picture = &generation[field];
+        if let Some(sha256) = picture["sha256"].as_str() {
+            let id = picture["input"].as_str().map_or_else(String::new, |id| format!(", input {id}"));
+            lines.push((field, format!("{}×{}, SHA-256 {sha256}{id}", picture["width"], picture["height"])));
+        }
+    }
+    let stated = FIELDS.iter().filter(|(field, _)| !generation[field].is_null());
+    lines.extend(stated.map(|(field, name)| (*name, text(&generation[field]))));
+    if generation["scheduler"].is_null() {
+        lines.push(("scheduler", "the model's".to_owned()));
+    }
+    lines
 }
 
 /// The beginning of a prompt, to fit into a table cell.
@@ -127,6 +169,41 @@ fn one_line(prompt: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_setting_is_shown() {
+        let generation = json!({
+            "model": {"name": "sd"}, "prompt": "a fox", "negative_prompt": "blurry", "prompt_syntax": "a1111",
+            "loras": [{"model": {"name": "ink"}, "scale": 0.5, "text_encoder_scale": 0.0},
+                      {"model": {"name": "b"}, "scale": 1.0}],
+            "width": 64, "height": 32, "num_inference_steps": 4, "seed": 7, "scheduler": null, "guidance_scale": 3.5,
+            "true_cfg_scale": 1.0, "clip_skip": 1, "strength": 0.6, "num_images": 2, "output_format": "jpeg",
+            "output_quality": 80, "mask": null, "preview_every": null,
+            "image": {"sha256": "ab", "width": 9, "height": 8, "input": "an id"},
+        });
+        let lines: Vec<String> = settings(&generation).iter().map(|(name, value)| format!("{name}: {value}")).collect();
+        for line in [
+            "model: sd",
+            "prompt: a fox",
+            "negative: blurry",
+            "LoRA: ink, scale 0.5, text encoders 0.0",
+            "LoRA: b, scale 1.0",
+            "size: 64×32, 4 steps",
+            "seed: 7",
+            "image: 9×8, SHA-256 ab, input an id",
+            "scheduler: the model's",
+            "guidance: 3.5",
+            "true CFG: 1.0",
+            "clip skip: 1",
+            "strength: 0.6",
+            "pictures: 2",
+            "format: jpeg",
+            "quality: 80",
+            "syntax: a1111",
+        ] {
+            assert!(lines.contains(&line.to_owned()), "{line}: {lines:#?}");
+        }
+    }
 
     #[test]
     fn a_prompt_fits_into_a_cell() {

@@ -1,6 +1,6 @@
-//! One file per command: its flags, its help, and its implementation. Client commands (`generate`, `train`, `jobs`,
-//! `generations`, `trainings`, `models`, `datasets`, `workers`, `demo`) reach the product only through the REST API;
-//! the others run a part of the product in this process.
+//! One file per command: its flags, its help, and its implementation. Client commands (`generate`, `picture-info`,
+//! `train`, `jobs`, `generations`, `trainings`, `models`, `datasets`, `workers`, `demo`) reach the product only through
+//! the REST API; the others run a part of the product in this process.
 
 pub(crate) mod datasets;
 pub(crate) mod demo;
@@ -13,6 +13,7 @@ pub(crate) mod jobs;
 pub(crate) mod migrate;
 pub(crate) mod models;
 pub(crate) mod openapi;
+pub(crate) mod picture_info;
 pub(crate) mod serve;
 mod swap;
 pub(crate) mod sweep;

@@ -110,12 +110,13 @@ pub(super) fn fitting(
     let mut reports = Vec::with_capacity(loras.len());
     let mut updates = Updates::new();
     for (file, scale) in loras {
-        if !scale.is_finite() {
-            return Err(Error::Invalid(format!("{scale} is no scale for an adapter")));
-        }
         let (report, fitting) = fit(file, &shapes, weight_dtype(device))?;
         for (module, update) in fitting {
-            updates.entry((module.network, module.path.clone())).or_default().push((update, *scale));
+            let scale = file.scale_on(module.network, *scale);
+            if !scale.is_finite() {
+                return Err(Error::Invalid(format!("{scale} is no scale for an adapter")));
+            }
+            updates.entry((module.network, module.path.clone())).or_default().push((update, scale));
         }
         reports.push(report);
     }

@@ -22,6 +22,8 @@ pub struct LoraFile {
     warnings: Vec<String>,
     alpha_source: String,
     metadata: BTreeMap<String, String>,
+    /// Scale on the text encoders, if it is not that on the denoiser.
+    text_encoder_scale: Option<f64>,
 }
 
 /// The updates of a file for one module of a network.
@@ -70,12 +72,27 @@ impl LoraFile {
             warnings,
             alpha_source: contents.alpha.source.to_owned(),
             metadata: file.metadata().clone(),
+            text_encoder_scale: None,
         })
     }
 
     /// The name for messages.
     pub(super) fn name(&self) -> &str {
         &self.name
+    }
+
+    /// The same adapter, attached to text encoders with another scale than to the denoiser.
+    #[must_use]
+    pub fn with_text_encoder_scale(self, scale: Option<f64>) -> Self {
+        Self { text_encoder_scale: scale, ..self }
+    }
+
+    /// The scale on a network, of an adapter that is attached with `scale`.
+    pub(super) fn scale_on(&self, network: Network, scale: f64) -> f64 {
+        match network {
+            Network::TextEncoder | Network::TextEncoder2 => self.text_encoder_scale.unwrap_or(scale),
+            Network::Transformer | Network::Unet => scale,
+        }
     }
 
     /// Updates by network and path. A module may occur twice.

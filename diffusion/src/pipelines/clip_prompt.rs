@@ -6,6 +6,7 @@ use std::path::Path;
 use burn::prelude::*;
 use burn::tensor::DType;
 use formats::Part;
+use requests::PromptSyntax;
 
 use super::parts::Parts;
 use super::text_encoder::TextEncoder;
@@ -38,8 +39,11 @@ impl ClipPrompt {
         Ok(Self { tokenizer, encoder: TextEncoder::new(load, ClipTextModel::layers), config })
     }
 
-    pub(super) fn chunks(&self, prompt: &str) -> Result<Vec<Chunk>> {
-        prompt::chunks(prompt, &self.tokenizer)
+    pub(super) fn chunks(&self, prompt: &str, syntax: PromptSyntax) -> Result<Vec<Chunk>> {
+        match syntax {
+            PromptSyntax::A1111 => prompt::chunks(prompt, &self.tokenizer),
+            PromptSyntax::Plain => prompt::plain_chunks(prompt, &self.tokenizer),
+        }
     }
 
     /// Encodes `count` chunks, padded with empty ones. `states` selects the states to use. They are weighted and

@@ -9,6 +9,7 @@ use ::image::RgbImage;
 use burn::prelude::*;
 use burn::tensor::DType;
 use formats::{Defaults, Family, Part, Traits};
+use requests::{PromptSyntax, warnings};
 
 use super::parts::Parts;
 use super::prompt_cache::{PromptCache, PromptKey};
@@ -192,6 +193,23 @@ impl FluxPipeline {
         2 * self.vae_factor
     }
 
+    /// Settings of a request that have no effect on its pictures, each as a sentence.
+    pub(super) fn without_effect(&self, request: &PictureRequest) -> Result<Vec<String>> {
+        let mut sentences = Vec::new();
+        if !self.guided && request.guidance_scale != self.defaults.guidance_scale {
+            sentences.push(warnings::GUIDANCE.to_owned());
+        }
+        let negative = request.negative_prompt.as_ref().filter(|_| request.true_cfg_scale > 1.0);
+        for (field, prompt) in [("prompt", Some(&request.prompt)), ("negative_prompt", negative)] {
+            if let Some(prompt) = prompt
+                && self.t5_tokenizer.truncates(prompt)?
+            {
+                sentences.push(warnings::too_long(field, "T5", self.t5_tokenizer.length()));
+            }
+        }
+        Ok(sentences)
+    }
+
     /// Whether the transformer embeds the guidance scale. Others only support the true CFG scale.
     pub fn is_guided(&self) -> bool {
         self.guided
@@ -286,7 +304,7 @@ impl FluxPipeline {
 
     /// The cached embeddings of a prompt, or new ones.
     fn embeddings(&self, prompt: &str) -> Result<PromptEmbeddings> {
-        let key = PromptKey { prompt: prompt.to_owned(), chunks: 1, skipped: 0 };
+        let key = PromptKey { prompt: prompt.to_owned(), syntax: PromptSyntax::Plain, chunks: 1, skipped: 0 };
         self.read.get_or(key, || self.encode_prompt(prompt))
     }
 

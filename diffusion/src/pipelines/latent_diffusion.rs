@@ -13,6 +13,7 @@ use burn::prelude::*;
 use burn::tensor::DType;
 use formats::scheduler::Stated;
 use formats::{Part, Traits};
+use requests::warnings;
 
 use super::parts::Parts;
 use super::{LoadOptions, OnStep, Original, PictureRequest, Progress, repaint};
@@ -228,6 +229,13 @@ impl LatentDiffusion {
     /// Whether a request uses classifier-free guidance and so a negative prompt.
     pub(super) fn is_guided(&self, request: &PictureRequest) -> bool {
         is_guided(request, self.guidance_channels)
+    }
+
+    /// Settings of a request that have no effect on its pictures, each as a sentence.
+    pub(super) fn without_effect(&self, request: &PictureRequest) -> Vec<String> {
+        let negative = request.negative_prompt.as_deref().is_some_and(|prompt| !prompt.trim().is_empty());
+        let ignored = negative && self.guidance_channels.is_some();
+        ignored.then(|| warnings::NEGATIVE_PROMPT.to_owned()).into_iter().collect()
     }
 
     /// Makes the pictures of a prepared request. `on_step` can cancel: [`Error::Canceled`].

@@ -151,6 +151,15 @@ impl Pipeline {
         }
     }
 
+    /// Settings of a request that have no effect on its pictures, each as a sentence.
+    pub fn without_effect(&self, request: &PictureRequest) -> Result<Vec<String>> {
+        match self {
+            Self::Flux(pipeline) => pipeline.without_effect(request),
+            Self::StableDiffusion(pipeline) => Ok(pipeline.latent_diffusion().without_effect(request)),
+            Self::StableDiffusionXl(pipeline) => Ok(pipeline.latent_diffusion().without_effect(request)),
+        }
+    }
+
     /// Makes the pictures of a request. `on_step` is called after every step and can cancel: [`Error::Canceled`].
     pub fn generate(&self, request: &PictureRequest, on_step: OnStep) -> Result<Vec<RgbImage>> {
         match self {

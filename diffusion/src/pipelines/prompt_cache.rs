@@ -4,6 +4,8 @@
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
 
+use requests::PromptSyntax;
+
 use crate::Result;
 use crate::lora::{MatchReport, Network};
 
@@ -16,6 +18,7 @@ const KEPT_CHUNKS: usize = 64;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct PromptKey {
     pub prompt: String,
+    pub syntax: PromptSyntax,
     /// Number of encoder runs. The last chunks may be empty.
     pub chunks: usize,
     /// Number of last layers that are skipped.
@@ -75,7 +78,7 @@ mod tests {
     use super::*;
 
     fn key(prompt: &str, chunks: usize, skipped: usize) -> PromptKey {
-        PromptKey { prompt: prompt.to_owned(), chunks, skipped }
+        PromptKey { prompt: prompt.to_owned(), syntax: PromptSyntax::A1111, chunks, skipped }
     }
 
     /// Whether the prompt has to be encoded.
@@ -103,7 +106,8 @@ mod tests {
     #[test]
     fn a_prompt_is_read_once() {
         let cache = PromptCache::default();
-        let all = [key("a", 1, 0), key("b", 1, 0), key("a", 2, 0), key("a", 1, 1)];
+        let plain = PromptKey { syntax: PromptSyntax::Plain, ..key("a", 1, 0) };
+        let all = [key("a", 1, 0), key("b", 1, 0), key("a", 2, 0), key("a", 1, 1), plain];
         assert!(all.iter().all(|key| is_new(&cache, key.clone())));
         assert!(all.iter().all(|key| !is_new(&cache, key.clone())));
         assert!(cache.get_or(key("c", 1, 0), || Err(crate::Error::Canceled)).is_err());

@@ -6,7 +6,7 @@ use std::path::Path;
 use ::image::{GrayImage, RgbImage};
 use burn::prelude::*;
 use formats::Defaults;
-use requests::GenerationParams;
+use requests::{GenerationParams, PromptSyntax};
 
 use crate::image::{self, LONGEST_SIDE};
 use crate::{Error, Result, prompt};
@@ -19,6 +19,8 @@ pub struct PictureRequest {
     pub prompt: String,
     /// What the pictures should not show, if classifier-free guidance is on. `None` means "" or the model's default.
     pub negative_prompt: Option<String>,
+    /// Stable Diffusion: whether the prompts have weights and breaks. Neither holds tags of LoRAs.
+    pub prompt_syntax: PromptSyntax,
     /// The picture to start from, of any size. It is stretched to `width` × `height`.
     pub image: Option<RgbImage>,
     /// Where `image` is repainted: values from 128 up; the rest is kept. Of any size; stretched like the picture.
@@ -75,6 +77,7 @@ impl PictureRequest {
         Self {
             prompt: prompt.into(),
             negative_prompt: None,
+            prompt_syntax: PromptSyntax::default(),
             image: None,
             mask: None,
             strength: defaults.strength,
@@ -94,8 +97,9 @@ impl PictureRequest {
     /// The request for `params`, with its pictures read from files. Errors: a file is not a picture.
     pub fn read<P: AsRef<Path>>(params: &GenerationParams<P>, seed: u64) -> Result<Self> {
         Ok(Self {
-            prompt: params.prompt.clone(),
+            prompt: params.prompt_syntax.words(&params.prompt).into_owned(),
             negative_prompt: params.negative_prompt.clone(),
+            prompt_syntax: params.prompt_syntax,
             image: params.image.as_ref().map(|file| image::read(file.as_ref())).transpose()?,
             mask: params.mask.as_ref().map(|file| image::read_mask(file.as_ref())).transpose()?,
             strength: params.strength.unwrap_or(1.0),

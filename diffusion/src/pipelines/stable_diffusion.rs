@@ -8,6 +8,7 @@ use std::path::Path;
 use ::image::RgbImage;
 use burn::prelude::*;
 use formats::{Defaults, Family, Part};
+use requests::PromptSyntax;
 
 use super::clip_prompt::ClipPrompt;
 use super::latent_diffusion::{Conditions, Denoising, LatentDiffusion};
@@ -125,25 +126,31 @@ impl StableDiffusionPipeline {
     /// Reference: <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/pipelines/stable_diffusion/pipeline_stable_diffusion.py#L332-L512>
     pub fn conditions(&self, request: &PictureRequest) -> Result<Conditions> {
         let negative = request.negative_prompt.as_deref().unwrap_or_default();
-        let wanted = self.prompts.chunks(&request.prompt)?;
+        let wanted = self.prompts.chunks(&request.prompt, request.prompt_syntax)?;
         let skipped = request.skipped_layers(self.prompts.config.num_hidden_layers)?;
         let mut hidden = Vec::with_capacity(2);
         if self.latent_diffusion.is_guided(request) {
-            let unwanted = self.prompts.chunks(negative)?;
+            let unwanted = self.prompts.chunks(negative, request.prompt_syntax)?;
             let count = wanted.len().max(unwanted.len());
             // As in diffusers, `clip_skip` does not apply to the negative prompt.
-            hidden.push(self.encode(negative, unwanted, count, 0)?);
-            hidden.push(self.encode(&request.prompt, wanted, count, skipped)?);
+            hidden.push(self.encode((negative, request.prompt_syntax), unwanted, count, 0)?);
+            hidden.push(self.encode((&request.prompt, request.prompt_syntax), wanted, count, skipped)?);
         } else {
             let count = wanted.len();
-            hidden.push(self.encode(&request.prompt, wanted, count, skipped)?);
+            hidden.push(self.encode((&request.prompt, request.prompt_syntax), wanted, count, skipped)?);
         }
         self.after_reading();
         Ok(Conditions { hidden: Tensor::cat(hidden, 0), added: None })
     }
 
-    fn encode(&self, prompt: &str, chunks: Vec<Chunk>, count: usize, skipped: usize) -> Result<Tensor<3>> {
-        let key = PromptKey { prompt: prompt.to_owned(), chunks: count, skipped };
+    fn encode(
+        &self,
+        (prompt, syntax): (&str, PromptSyntax),
+        chunks: Vec<Chunk>,
+        count: usize,
+        skipped: usize,
+    ) -> Result<Tensor<3>> {
+        let key = PromptKey { prompt: prompt.to_owned(), syntax, chunks: count, skipped };
         self.read.get_or(key, || {
             let states =
                 self.prompts.encode(chunks, count, |encoder, output| Ok(encoder.final_norm(output.skipping(skipped)?)));

@@ -9,6 +9,7 @@ use std::path::Path;
 use ::image::RgbImage;
 use burn::prelude::*;
 use formats::{Defaults, Family, Part};
+use requests::PromptSyntax;
 
 use super::clip_prompt::ClipPrompt;
 use super::latent_diffusion::{Conditions, Denoising, LatentDiffusion};
@@ -142,23 +143,23 @@ impl StableDiffusionXlPipeline {
     ///
     /// Reference: <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/pipelines/stable_diffusion_xl/pipeline_stable_diffusion_xl.py#L729-L745>
     pub fn conditions(&self, request: &PictureRequest) -> Result<Conditions> {
-        let negative = request.negative_prompt.as_deref();
-        let wanted = self.chunk_count(&request.prompt)?;
+        let (negative, syntax) = (request.negative_prompt.as_deref(), request.prompt_syntax);
+        let wanted = self.chunk_count(&request.prompt, syntax)?;
         let layers = self.prompts.iter().map(|prompt| prompt.config.num_hidden_layers).min().unwrap_or(0);
         let skipped = request.skipped_layers(layers.saturating_sub(1))?;
         let mut prompts = Vec::with_capacity(2);
         if !self.latent_diffusion.is_guided(request) {
-            prompts.push(self.encode(&request.prompt, wanted, skipped)?);
+            prompts.push(self.encode((&request.prompt, syntax), wanted, skipped)?);
         } else if negative.is_none() && self.zeros_for_no_prompt {
-            let PromptEmbeddings { hidden, pooled } = self.encode(&request.prompt, wanted, skipped)?;
+            let PromptEmbeddings { hidden, pooled } = self.encode((&request.prompt, syntax), wanted, skipped)?;
             prompts.push(PromptEmbeddings { hidden: hidden.zeros_like(), pooled: pooled.zeros_like() });
             prompts.push(PromptEmbeddings { hidden, pooled });
         } else {
             let negative = negative.unwrap_or_default();
-            let count = wanted.max(self.chunk_count(negative)?);
+            let count = wanted.max(self.chunk_count(negative, syntax)?);
             // As in diffusers, `clip_skip` does not apply to the negative prompt.
-            prompts.push(self.encode(negative, count, 0)?);
-            prompts.push(self.encode(&request.prompt, count, skipped)?);
+            prompts.push(self.encode((negative, syntax), count, 0)?);
+            prompts.push(self.encode((&request.prompt, syntax), count, skipped)?);
         }
         self.after_reading();
         let (height, width) = (request.height as f32, request.width as f32);
@@ -169,19 +170,19 @@ impl StableDiffusionXlPipeline {
     }
 
     /// Number of chunks of a prompt, by the tokenizer that needs more of them.
-    fn chunk_count(&self, prompt: &str) -> Result<usize> {
+    fn chunk_count(&self, prompt: &str, syntax: PromptSyntax) -> Result<usize> {
         let [large, giant] = &self.prompts;
-        Ok(large.chunks(prompt)?.len().max(giant.chunks(prompt)?.len()))
+        Ok(large.chunks(prompt, syntax)?.len().max(giant.chunks(prompt, syntax)?.len()))
     }
 
     /// Encodes a prompt. The last layer of both encoders is never used, and the final norm is not applied.
     ///
     /// Reference: <https://github.com/huggingface/diffusers/blob/58eb52c0803ea9af3abec60841c2a093bdf1f951/src/diffusers/pipelines/stable_diffusion_xl/pipeline_stable_diffusion_xl.py#L283-L519>
-    fn encode(&self, prompt: &str, count: usize, skipped: usize) -> Result<PromptEmbeddings> {
+    fn encode(&self, (prompt, syntax): (&str, PromptSyntax), count: usize, skipped: usize) -> Result<PromptEmbeddings> {
         let [large, giant] = &self.prompts;
-        self.read.get_or(PromptKey { prompt: prompt.to_owned(), chunks: count, skipped }, || {
+        self.read.get_or(PromptKey { prompt: prompt.to_owned(), syntax, chunks: count, skipped }, || {
             let read = |encoder: &ClipPrompt| {
-                encoder.encode(encoder.chunks(prompt)?, count, |_, output| output.skipping(skipped + 1))
+                encoder.encode(encoder.chunks(prompt, syntax)?, count, |_, output| output.skipping(skipped + 1))
             };
             let ((narrow, _), (wide, first)) = (read(large)?, read(giant)?);
             let pooled = first.and_then(|output| output.text_embeds);

@@ -47,10 +47,19 @@ impl Chunk {
 /// Splits a prompt into chunks, each with as many words as fit between start and end. A new chunk starts when one is
 /// full and at `BREAK`. There is at least one chunk; more than [`MOST_CHUNKS`] are rejected.
 pub fn chunks(prompt: &str, tokenizer: &ClipTokenizer) -> Result<Vec<Chunk>> {
+    fill(parse(prompt)?, tokenizer)
+}
+
+/// As [`chunks`], with every character as text: no weights, no `BREAK`.
+pub fn plain_chunks(prompt: &str, tokenizer: &ClipTokenizer) -> Result<Vec<Chunk>> {
+    fill(vec![Piece::Text { text: prompt.to_owned(), weight: 1.0 }], tokenizer)
+}
+
+fn fill(pieces: Vec<Piece>, tokenizer: &ClipTokenizer) -> Result<Vec<Chunk>> {
     let room = tokenizer.length() - 2;
     let mut chunks = Vec::new();
     let mut words: Vec<(i64, f32)> = Vec::with_capacity(room);
-    for piece in parse(prompt)? {
+    for piece in pieces {
         match piece {
             Piece::Break => chunks.push(Chunk::new(&std::mem::take(&mut words), tokenizer)),
             Piece::Text { text, weight } => {
@@ -132,6 +141,17 @@ mod tests {
         let long = chunks(&"<cat-toy> ".repeat(80), &tokenizer).unwrap();
         assert_eq!(long.iter().flat_map(|chunk| &chunk.ids).filter(|id| **id == 658).count(), 80);
         assert_eq!(long.len(), 2);
+    }
+
+    #[test]
+    fn plain_text_has_no_weights() {
+        let tokenizer = tokenizer();
+        let prompt = r"a (red:1.5) [fox] BREAK \(snow\)";
+        let plain = plain_chunks(prompt, &tokenizer).unwrap();
+        assert_eq!(plain.len(), 1);
+        assert_eq!(plain[0].ids, tokenizer.encode(prompt).unwrap());
+        assert!(plain[0].weights.iter().all(|weight| *weight == 1.0));
+        assert_ne!(plain, chunks(prompt, &tokenizer).unwrap());
     }
 
     #[test]

@@ -2,12 +2,13 @@
 //! longer than the text encoder's input. Only the CLIP families use it; FLUX treats brackets as text, as diffusers
 //! does. Tokens belong to `tokenizers`, text encoders to `networks`.
 //!
-//! A1111's `[from:to:when]`, `[a|b]` and `AND` are not supported and are read as text.
+//! A1111's `[from:to:when]`, `[a|b]` and `AND` are not supported and are read as text. Tags such as `<lora:ink:0.8>`
+//! are removed before a prompt gets here (`requests::prompt`).
 
 mod chunk;
 mod grammar;
 
-pub use chunk::{Chunk, chunks, pad};
+pub use chunk::{Chunk, chunks, pad, plain_chunks};
 pub use grammar::{Piece, parse};
 
 use crate::{Error, Result};

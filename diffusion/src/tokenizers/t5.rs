@@ -71,6 +71,12 @@ impl T5Tokenizer {
         self.tokenizer.get_vocab_size(true)
     }
 
+    /// Whether a text is longer than [`T5Tokenizer::length`] with its end token.
+    pub fn truncates(&self, text: &str) -> Result<bool> {
+        let encoding = self.tokenizer.encode(text, true).map_err(untokenizable)?;
+        Ok(!encoding.get_overflowing().is_empty())
+    }
+
     /// Exactly [`T5Tokenizer::length`] ids. Longer text is truncated before the end token.
     pub fn encode(&self, text: &str) -> Result<Vec<i64>> {
         let encoding = self.tokenizer.encode(text, true).map_err(untokenizable)?;

@@ -1,5 +1,6 @@
 //! Requests at the limits.
 
+use ::requests::PromptSyntax;
 use diffusion::{Error, PictureRequest, Pipeline};
 use image::{Rgb, RgbImage};
 
@@ -98,5 +99,46 @@ fn no_guidance() {
         for outside in [f64::NAN, f64::INFINITY] {
             assert!(with(outside).unwrap_err().to_string().starts_with("guidance_scale"), "{family}");
         }
+    }
+}
+
+/// Flux reads as many tokens as its T5 was trained with, and drops the rest.
+#[test]
+fn a_prompt_that_is_too_long_is_a_warning() {
+    let pipeline = load(&golden("flux-tiny")).unwrap();
+    let of = |prompt: String, negative: Option<String>, true_cfg_scale| {
+        let request = PictureRequest { prompt, negative_prompt: negative, true_cfg_scale, ..request(&pipeline) };
+        pipeline.without_effect(&request).unwrap()
+    };
+    let long = || "the red fox ".repeat(800);
+    assert_eq!(of("a fox".into(), Some("blurry".into()), 2.0), [""; 0]);
+    let warnings = of(long(), Some(long()), 2.0);
+    assert!(warnings.len() == 2 && warnings[0].starts_with("prompt: ") && warnings[0].contains("T5"), "{warnings:?}");
+    assert!(warnings[1].starts_with("negative_prompt: "), "{warnings:?}");
+    assert_eq!(of("a fox".into(), Some(long()), 1.0), [""; 0], "it is not read at all");
+}
+
+#[test]
+fn guidance_that_no_layer_takes_is_a_warning() {
+    for folder in ["flux-tiny", "flux-tiny-cfg"] {
+        let pipeline = load(&golden(folder)).unwrap();
+        let Pipeline::Flux(flux) = &pipeline else { panic!("{folder}") };
+        let usual = request(&pipeline);
+        let other = PictureRequest { guidance_scale: usual.guidance_scale + 1.0, ..usual.clone() };
+        assert_eq!(pipeline.without_effect(&usual).unwrap(), [""; 0]);
+        assert_eq!(pipeline.without_effect(&other).unwrap().is_empty(), flux.is_guided(), "{folder}");
+    }
+}
+
+/// Brackets have a meaning for Stable Diffusion only, and only in A1111's syntax.
+#[test]
+fn brackets_are_text_in_the_plain_syntax() {
+    for family in FAMILIES {
+        let pipeline = load(&golden(family)).unwrap();
+        let with =
+            |prompt_syntax| PictureRequest { prompt: "a (red:1.9) fox".into(), prompt_syntax, ..request(&pipeline) };
+        let [weighed, plain] =
+            [PromptSyntax::A1111, PromptSyntax::Plain].map(|syntax| picture(&pipeline, &with(syntax)));
+        assert_eq!(weighed.unwrap() == plain.unwrap(), family == "flux-tiny", "{family}");
     }
 }

@@ -23,6 +23,7 @@ pub(crate) fn request(note: &Value, num_images: usize) -> PictureRequest {
     PictureRequest {
         prompt: note["prompt"].as_str().unwrap().to_owned(),
         negative_prompt: note["negative_prompt"].as_str().map(str::to_owned),
+        prompt_syntax: requests::PromptSyntax::A1111,
         image: None,
         mask: None,
         strength: note["strength"].as_f64().unwrap_or(1.0),

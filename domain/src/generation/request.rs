@@ -1,8 +1,8 @@
 //! Requests for pictures as clients send them, and the checks that turn them into [`GenerationParams`].
 
 use formats::{Guidance, Scheduler};
-use requests::{OutputFormat, generation_limits as limits, in_range};
-use serde::{Deserialize, Deserializer};
+use requests::{OutputFormat, PromptSyntax, generation_limits as limits, in_range};
+use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
 
 use crate::input::SourceImage;
@@ -22,7 +22,7 @@ pub const MAX_PICTURE_CHARS: usize = 12_000_000;
 pub type GenerationParams = requests::GenerationParams<SourceImage>;
 
 /// Parameters to create a generation. Those that are left out take the model's defaults.
-#[derive(Debug, Deserialize, ToSchema)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(example = json!({"prompt": "a big fox on a blue background", "model": "ember", "seed": 7}))]
 pub struct GenerationRequest {
@@ -39,11 +39,16 @@ pub struct GenerationRequest {
     #[schema(max_length = 10000, pattern = r"^[^\u0000]*$")]
     #[serde(default)]
     pub negative_prompt: Option<String>,
+    /// How the prompts are read. `a1111`: `<lora:name:0.8>` in the prompt applies a LoRA, and Stable Diffusion reads
+    /// weights such as `(word:1.3)`. `plain`: every character is text.
+    #[serde(default)]
+    pub prompt_syntax: Option<PromptSyntax>,
     /// Name or identifier of a checkpoint; `ember` by default.
     #[schema(min_length = 1, max_length = 63, pattern = r"^[A-Za-z0-9][A-Za-z0-9._-]*$", example = "ember")]
     #[serde(default)]
     pub model: Option<String>,
-    /// LoRAs to apply, at most eight.
+    /// LoRAs to apply, at most eight with those that the prompt names. A LoRA that is named here and in the prompt is
+    /// applied once, as it is stated here.
     #[schema(max_items = 8)]
     #[serde(default, deserialize_with = "null_is_absent")]
     pub loras: Vec<LoraRequest>,
@@ -120,7 +125,7 @@ fn null_is_absent<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Re
 }
 
 /// A LoRA of a request.
-#[derive(Debug, Deserialize, ToSchema)]
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LoraRequest {
     /// Name or identifier of a LoRA.
@@ -130,6 +135,10 @@ pub struct LoraRequest {
     #[schema(minimum = -10, maximum = 10)]
     #[serde(default)]
     pub scale: Option<f64>,
+    /// The same factor for the text encoders; by default `scale`.
+    #[schema(minimum = -10, maximum = 10)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text_encoder_scale: Option<f64>,
 }
 
 /// Fills in the model's defaults and checks every value. Does not look at the pictures; [`start_from`] does. Errors:
@@ -182,6 +191,7 @@ pub(super) fn params(request: &GenerationRequest, model: &Model) -> Result<Gener
     Ok(GenerationParams {
         prompt: request.prompt.clone(),
         negative_prompt: request.negative_prompt.clone(),
+        prompt_syntax: request.prompt_syntax.unwrap_or_default(),
         num_images: in_range("num_images", request.num_images.unwrap_or(1), limits::NUM_IMAGES)?,
         num_inference_steps: in_range("num_inference_steps", steps, limits::STEPS)?,
         guidance_scale: in_range(
@@ -223,9 +233,9 @@ fn output_quality(format: OutputFormat, requested: Option<u8>) -> Result<Option<
     }
 }
 
-/// Takes the pictures that the request refers to. If the request has no size, the size is that of `image`, shrunk to
-/// the largest allowed and rounded down to the model's grid; if only one of `width` and `height` is given, the other
-/// keeps the aspect ratio of `image`.
+/// Takes the pictures that the request refers to. If the request has no size, the size has the model's usual area and
+/// the proportions of `image`; if only one of `width` and `height` is given, the other keeps the aspect ratio of
+/// `image`. Sides are rounded to the model's grid, and are within the limits.
 pub(super) fn start_from(
     params: &mut GenerationParams,
     image: SourceImage,
@@ -235,21 +245,19 @@ pub(super) fn start_from(
 ) {
     let multiple = GRID.max(model.defaults.size_multiple);
     let least = multiple.max(*limits::SIDES.start());
-    let scaled = |pixels: u32, to: u32, of: u32| {
-        let pixels = u64::from(pixels) * u64::from(to) / u64::from(of.max(1));
-        let pixels = pixels.min(u64::from(*limits::SIDES.end())) as u32;
-        (pixels / multiple * multiple).max(least)
-    };
-    let largest = image.width.max(image.height).max(*limits::SIDES.end());
+    let most = *limits::SIDES.end() / multiple * multiple;
+    let [wide, high] = [image.width, image.height].map(|side| f64::from(side.max(1)));
+    let area = f64::from(params.width) * f64::from(params.height);
+    let nearest = |pixels: f64| (pixels / f64::from(multiple)).round() * f64::from(multiple);
+    let below = |pixels: f64| (pixels / f64::from(multiple)).floor() * f64::from(multiple);
+    let side = |pixels: f64| (pixels as u32).clamp(least, most);
     match (request.width, request.height) {
         (None, None) => {
-            (params.width, params.height) = (
-                scaled(image.width, *limits::SIDES.end(), largest),
-                scaled(image.height, *limits::SIDES.end(), largest),
-            );
+            let scale = (area / (wide * high)).sqrt();
+            (params.width, params.height) = (side(nearest(wide * scale)), side(nearest(high * scale)));
         }
-        (Some(width), None) => params.height = scaled(width, image.height, image.width),
-        (None, Some(height)) => params.width = scaled(height, image.width, image.height),
+        (Some(width), None) => params.height = side(below(f64::from(width) * high / wide)),
+        (None, Some(height)) => params.width = side(below(f64::from(height) * wide / high)),
         (Some(_), Some(_)) => {}
     }
     (params.image, params.mask) = (Some(image), mask);

@@ -2,10 +2,9 @@
 
 use sqlx::PgConnection;
 use sqlx::types::Json;
-use uuid::Uuid;
 
 use super::request::GenerationParams;
-use super::service::{New, insert};
+use super::service::{New, NewLora, insert};
 use crate::{Caller, Error, GenerationId, JobId, ProjectId, Result, Storage, input};
 
 /// Makes the same request again, as a new job with the same seed. A picture that belongs to the failed generation is
@@ -17,7 +16,8 @@ pub(crate) async fn retry(
     failed: JobId,
 ) -> Result<GenerationId> {
     let row = sqlx::query!(
-        r#"SELECT id AS "id: GenerationId", model_id, params AS "params: Json<GenerationParams>", seed
+        r#"SELECT id AS "id: GenerationId", model_id, params AS "params: Json<GenerationParams>", seed,
+                  warnings AS "warnings: Json<Vec<String>>"
            FROM generations WHERE job_id = $1 AND project_id = $2"#,
         failed as JobId,
         caller.project() as ProjectId,
@@ -25,20 +25,25 @@ pub(crate) async fn retry(
     .fetch_one(&mut *connection)
     .await?;
     let loras = sqlx::query!(
-        "SELECT model_id, scale FROM generation_loras WHERE generation_id = $1 ORDER BY position",
+        "SELECT model_id, scale, text_encoder_scale FROM generation_loras WHERE generation_id = $1 ORDER BY position",
         row.id as GenerationId,
     )
     .fetch_all(&mut *connection)
     .await?;
     let id = GenerationId::new();
-    let loras: Vec<(Uuid, f64)> = loras.into_iter().map(|lora| (lora.model_id, lora.scale)).collect();
+    let loras = loras.into_iter().map(|lora| NewLora {
+        model: lora.model_id,
+        scale: lora.scale,
+        text_encoder_scale: lora.text_encoder_scale,
+    });
     let mut new = New {
         caller: caller.clone(),
         id,
         model: row.model_id,
-        loras,
+        loras: loras.collect(),
         params: row.params.0,
         seed: row.seed,
+        warnings: row.warnings.0,
         retry_of: Some(failed),
     };
     let mut copies = Vec::new();

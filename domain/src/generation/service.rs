@@ -4,18 +4,18 @@
 use std::collections::HashMap;
 
 use chrono::{DateTime, Utc};
-use requests::in_range;
 use sqlx::PgExecutor;
 use sqlx::types::Json;
 use uuid::Uuid;
 
-use super::request::{self, GenerationParams, GenerationRequest, LoraRequest, MAX_LORAS};
-use super::{DEFAULT_MODEL, Generation, LoraUse, get_many};
+use super::loras::{self, Prompt};
+use super::request::{self, GenerationParams, GenerationRequest};
+use super::{DEFAULT_MODEL, Generation, LoraUse, get_many, warnings};
 use crate::batcher::Batcher;
 use crate::input::{self, SourceImage};
 use crate::job;
 use crate::limits::seed;
-use crate::model::{Catalog, Model, ModelKind};
+use crate::model::Catalog;
 use crate::report::Report;
 use crate::{Caller, Database, Error, GenerationId, JobId, Result, Storage, bounded};
 
@@ -34,11 +34,20 @@ pub(super) struct New {
     pub caller: Caller,
     pub id: GenerationId,
     pub model: Uuid,
-    pub loras: Vec<(Uuid, f64)>,
+    pub loras: Vec<NewLora>,
     pub params: GenerationParams,
     pub seed: i64,
+    /// About settings without effect.
+    pub warnings: Vec<String>,
     /// The failed job that it repeats.
     pub retry_of: Option<JobId>,
+}
+
+/// A LoRA of a generation to be written.
+pub(super) struct NewLora {
+    pub model: Uuid,
+    pub scale: f64,
+    pub text_encoder_scale: Option<f64>,
 }
 
 impl GenerationService {
@@ -72,7 +81,9 @@ impl GenerationService {
         let seed = seed(request.seed)?;
         let lora_requests = std::mem::take(&mut request.loras);
         let mut params = request::params(&request, &model)?;
-        let loras = self.parse_loras(caller, &model, lora_requests).await?;
+        let mut warnings = warnings::of(&request, &params, &model)?;
+        let prompt = Prompt { text: &params.prompt, syntax: params.prompt_syntax };
+        let loras = loras::of(&self.catalog, caller, &model, lora_requests, prompt, &mut warnings).await?;
 
         let id = GenerationId::new();
         // Before the row, so that a reader of the row finds its pictures.
@@ -83,9 +94,10 @@ impl GenerationService {
             caller: caller.clone(),
             id,
             model: model.id.into(),
-            loras: loras.iter().map(|lora| (lora.model.id.into(), lora.scale)).collect(),
+            loras: loras.iter().map(NewLora::from).collect(),
             params: params.clone(),
             seed,
+            warnings: warnings.clone(),
             retry_of: None,
         };
         let created_at = match self.creations.ask(new).await {
@@ -105,7 +117,7 @@ impl GenerationService {
             }
         };
         job::ring(self.database.pool(caller));
-        let report = Report::queued(params.num_inference_steps as i32);
+        let report = Report { warnings, ..Report::queued(params.num_inference_steps as i32) };
         Ok(Generation {
             id,
             job_id: JobId(id.into()),
@@ -142,36 +154,11 @@ impl GenerationService {
             }
         }
     }
+}
 
-    async fn parse_loras(&self, caller: &Caller, base: &Model, requests: Vec<LoraRequest>) -> Result<Vec<LoraUse>> {
-        if requests.len() > MAX_LORAS {
-            return Err(Error::invalid(
-                "loras",
-                format!("There are {} LoRAs; at most {MAX_LORAS} run together.", requests.len()),
-            ));
-        }
-        let mut loras: Vec<LoraUse> = Vec::with_capacity(requests.len());
-        for (position, request) in requests.into_iter().enumerate() {
-            let field = |name: &str| format!("loras[{position}].{name}");
-            let scale = in_range(&field("scale"), request.scale.unwrap_or(1.0), -10.0..=10.0)?;
-            let lora =
-                self.catalog.get(caller, &request.model).await.map_err(|error| error.in_field(field("model")))?;
-            if lora.kind != ModelKind::Lora {
-                let message = format!("`{}` is {}, not a LoRA.", lora.name, lora.kind.title());
-                return Err(Error::invalid(field("model"), message));
-            }
-            if lora.family != base.family {
-                return Err(Error::invalid(
-                    field("model"),
-                    format!(
-                        "`{}` is a LoRA of the family {}, and `{}` is of {}; they do not fit.",
-                        lora.name, lora.family, base.name, base.family
-                    ),
-                ));
-            }
-            loras.push(LoraUse { model: lora.reference(), scale });
-        }
-        Ok(loras)
+impl From<&LoraUse> for NewLora {
+    fn from(lora: &LoraUse) -> Self {
+        Self { model: lora.model.id.into(), scale: lora.scale, text_encoder_scale: lora.text_encoder_scale }
     }
 }
 
@@ -181,28 +168,30 @@ impl GenerationService {
 /// inputs were looked up in that project before.
 pub(super) async fn insert(executor: impl PgExecutor<'_>, new: &[New]) -> Result<Vec<Option<DateTime<Utc>>>> {
     let column = |of: fn(&New) -> Uuid| new.iter().map(of).collect::<Vec<Uuid>>();
-    let loras: Vec<(Uuid, i32, Uuid, f64)> = new
+    let loras: Vec<(Uuid, i32, &NewLora)> = new
         .iter()
-        .flat_map(|one| (0..).zip(&one.loras).map(|(position, (lora, scale))| (one.id.into(), position, *lora, *scale)))
+        .flat_map(|one| (0..).zip(&one.loras).map(|(position, lora)| (one.id.into(), position, lora)))
         .collect();
-    let mut needed: Vec<Uuid> = new.iter().map(|one| one.model).chain(loras.iter().map(|lora| lora.2)).collect();
+    let mut needed: Vec<Uuid> = new.iter().map(|one| one.model).chain(loras.iter().map(|lora| lora.2.model)).collect();
     needed.sort_unstable();
     needed.dedup();
     let inputs: Vec<(Uuid, Uuid)> =
         new.iter().flat_map(|one| request::inputs(&one.params).map(|input| (one.id.into(), input.into()))).collect();
+    let warnings: Vec<Json<&[String]>> = new.iter().map(|one| Json(one.warnings.as_slice())).collect();
     let params: Vec<Json<&GenerationParams>> = new.iter().map(|one| Json(&one.params)).collect();
     let insert = sqlx::query!(
         r#"WITH needed AS (
              SELECT id, sha256 FROM models WHERE id = ANY($1) AND deleted_at IS NULL ORDER BY id FOR KEY SHARE
            ), used AS (
-             SELECT * FROM unnest($8::uuid[], $9::int[], $10::uuid[], $11::float8[]) AS u(generation_id, position, model_id, scale)
+             SELECT * FROM unnest($8::uuid[], $9::int[], $10::uuid[], $11::float8[], $16::float8[])
+               AS u(generation_id, position, model_id, scale, text_encoder_scale)
            ), begun AS (
              SELECT * FROM unnest($12::uuid[], $13::uuid[]) AS b(generation_id, input_id)
            ), there AS (
              SELECT id FROM inputs WHERE id = ANY($13) ORDER BY id FOR KEY SHARE
            ), asked AS (
-             SELECT * FROM unnest($2::uuid[], $3::uuid[], $4::uuid[], $5::int[], $6::jsonb[], $7::int8[], $14::uuid[])
-               AS a(id, retry_of, model_id, total_steps, params, seed, project_id)
+             SELECT * FROM unnest($2::uuid[], $3::uuid[], $4::uuid[], $5::int[], $6::jsonb[], $7::int8[], $14::uuid[], $15::jsonb[])
+               AS a(id, retry_of, model_id, total_steps, params, seed, project_id, warnings)
              WHERE model_id IN (SELECT id FROM needed)
                AND NOT EXISTS (SELECT FROM used WHERE generation_id = a.id AND used.model_id NOT IN (SELECT id FROM needed))
                AND NOT EXISTS (SELECT FROM begun WHERE generation_id = a.id AND input_id NOT IN (SELECT id FROM there))
@@ -213,15 +202,15 @@ pub(super) async fn insert(executor: impl PgExecutor<'_>, new: &[New]) -> Result
            ), queued AS (
              INSERT INTO job_events (job_id, sequence, kind) SELECT id, 1, 'queued' FROM job
            ), generation AS (
-             INSERT INTO generations (id, job_id, model_id, params, seed, created_at, project_id)
-             SELECT id, id, model_id, params, seed, created_at, project_id FROM asked JOIN job USING (id)
+             INSERT INTO generations (id, job_id, model_id, params, seed, created_at, project_id, warnings)
+             SELECT id, id, model_id, params, seed, created_at, project_id, warnings FROM asked JOIN job USING (id)
              RETURNING id, created_at
            ), need AS (
              INSERT INTO job_needs (job_id, model_id)
              SELECT id, model_id FROM asked UNION SELECT generation_id, used.model_id FROM used JOIN asked ON asked.id = generation_id
            ), lora AS (
-             INSERT INTO generation_loras (generation_id, position, model_id, scale)
-             SELECT generation_id, position, model_id, scale FROM used JOIN generation ON generation.id = generation_id
+             INSERT INTO generation_loras (generation_id, position, model_id, scale, text_encoder_scale)
+             SELECT generation_id, position, model_id, scale, text_encoder_scale FROM used JOIN generation ON generation.id = generation_id
            )
            SELECT id AS "id: GenerationId", created_at FROM generation"#,
         &needed,
@@ -233,11 +222,13 @@ pub(super) async fn insert(executor: impl PgExecutor<'_>, new: &[New]) -> Result
         &new.iter().map(|one| one.seed).collect::<Vec<_>>(),
         &loras.iter().map(|lora| lora.0).collect::<Vec<_>>(),
         &loras.iter().map(|lora| lora.1).collect::<Vec<_>>(),
-        &loras.iter().map(|lora| lora.2).collect::<Vec<_>>(),
-        &loras.iter().map(|lora| lora.3).collect::<Vec<_>>(),
+        &loras.iter().map(|lora| lora.2.model).collect::<Vec<_>>(),
+        &loras.iter().map(|lora| lora.2.scale).collect::<Vec<_>>(),
         &inputs.iter().map(|input| input.0).collect::<Vec<_>>(),
         &inputs.iter().map(|input| input.1).collect::<Vec<_>>(),
         &column(|one| one.caller.project().into()),
+        &warnings as _,
+        &loras.iter().map(|lora| lora.2.text_encoder_scale).collect::<Vec<_>>() as &[Option<f64>],
     );
     let written: HashMap<GenerationId, DateTime<Utc>> =
         bounded(insert.fetch_all(executor)).await?.into_iter().map(|row| (row.id, row.created_at)).collect();

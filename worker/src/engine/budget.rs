@@ -222,6 +222,7 @@ mod tests {
         PictureRequest {
             prompt: "a fox".into(),
             negative_prompt: None,
+            prompt_syntax: requests::PromptSyntax::A1111,
             image: None,
             mask: None,
             strength: 1.0,

@@ -30,8 +30,8 @@ pub(super) struct Models {
 /// A loaded pipeline with the adapters attached to it.
 pub(super) struct Resident {
     pub pipeline: Pipeline,
-    /// Digest, name and scale of each adapter. The name is part of the warnings.
-    attached: Vec<(String, String, u64)>,
+    /// Digest, name and scales of each adapter. The name is part of the warnings.
+    attached: Vec<(String, String, [Option<u64>; 2])>,
     warnings: Vec<String>,
     weights: WeightStorage,
     keep_text_encoders: bool,
@@ -77,8 +77,9 @@ impl Models {
         resident.keep_text_encoders = options.keep_text_encoders;
         resident.pipeline.keep_text_encoders(options.keep_text_encoders);
         resident.bytes[0] = needs.weights - adapters;
+        let scales = |lora: &Adapter| [Some(lora.scale), lora.text_encoder_scale].map(|scale| scale.map(f64::to_bits));
         let wanted: Vec<_> =
-            loras.iter().map(|lora| (lora.sha256.clone(), lora.name.clone(), lora.scale.to_bits())).collect();
+            loras.iter().map(|lora| (lora.sha256.clone(), lora.name.clone(), scales(lora))).collect();
         if resident.attached != wanted {
             match attach(&mut resident.pipeline, loras) {
                 Ok((bytes, warnings)) => {
@@ -205,7 +206,7 @@ impl Resident {
 
 /// The file of an adapter. Messages about it name the model.
 fn open(lora: &Adapter) -> diffusion::Result<LoraFile> {
-    LoraFile::open_as(&lora.path, &lora.name)
+    LoraFile::open_as(&lora.path, &lora.name).map(|file| file.with_text_encoder_scale(lora.text_encoder_scale))
 }
 
 /// Bytes of the adapters now attached to the pipeline, and notes for the user.

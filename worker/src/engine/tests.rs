@@ -164,7 +164,13 @@ fn base() -> Base {
 }
 
 fn adapter(path: &Path, scale: f64) -> Adapter {
-    Adapter { path: path.into(), name: "ink".into(), sha256: hex::encode(path.to_str().unwrap()), scale }
+    Adapter {
+        path: path.into(),
+        name: "ink".into(),
+        sha256: hex::encode(path.to_str().unwrap()),
+        scale,
+        text_encoder_scale: None,
+    }
 }
 
 /// The adapter file that a training wrote at its end.

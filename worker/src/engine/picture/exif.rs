@@ -5,10 +5,8 @@
 //! block would be valid EXIF, but these programs assume big-endian text. Source:
 //! <https://github.com/AUTOMATIC1111/stable-diffusion-webui/blob/82a973c04367123ae98bd9abdf80d9eda9b910e2/modules/images.py>.
 
-/// `Exif IFD`, a pointer from the first directory.
-const EXIF_IFD: u16 = 0x8769;
-const EXIF_VERSION: u16 = 0x9000;
-const USER_COMMENT: u16 = 0x9286;
+use formats::picture::{EXIF_IFD, EXIF_VERSION, USER_COMMENT};
+
 /// Field types of TIFF.
 const LONG: u16 = 4;
 const UNDEFINED: u16 = 7;

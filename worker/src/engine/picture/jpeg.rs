@@ -7,13 +7,11 @@ use std::io;
 
 use ::image::ExtendedColorType;
 use ::image::codecs::jpeg::JpegEncoder;
+use formats::picture::{JPEG_EXIF as EXIF, JPEG_EXTENDED_XMP as EXTENDED_XMP, JPEG_XMP as XMP};
 use md5::{Digest, Md5};
 
 use super::{Metadata, exif, xmp};
 
-const EXIF: &[u8] = b"Exif\0\0";
-const XMP: &[u8] = b"http://ns.adobe.com/xap/1.0/\0";
-const EXTENDED_XMP: &[u8] = b"http://ns.adobe.com/xmp/extension/\0";
 /// Maximum size of a segment's content: the length field counts its own bytes too.
 const MAX_CONTENT: usize = u16::MAX as usize - 2;
 /// Bytes of extended XMP in a segment, as the specification advises.

@@ -3,6 +3,7 @@
 use std::io;
 
 use ::png::{BitDepth, ColorType, Encoder};
+use formats::picture::{PARAMETERS, RECIPE};
 
 use super::Metadata;
 
@@ -12,7 +13,7 @@ pub(super) fn encode(pixels: &[u8], size: (u32, u32), metadata: &Metadata) -> io
     let mut encoder = Encoder::new(&mut bytes, size.0, size.1);
     encoder.set_color(ColorType::Rgb);
     encoder.set_depth(BitDepth::Eight);
-    for (keyword, text) in [("parameters", &metadata.parameters), ("pyrograph", &metadata.recipe)] {
+    for (keyword, text) in [(PARAMETERS, &metadata.parameters), (RECIPE, &metadata.recipe)] {
         // tEXt is Latin-1 by the PNG specification; other text needs the international chunk.
         if text.chars().all(|letter| u32::from(letter) < 256) {
             encoder.add_text_chunk(keyword.to_owned(), text.clone())?;

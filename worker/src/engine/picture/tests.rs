@@ -9,7 +9,7 @@ use image::codecs::jpeg::JpegDecoder;
 use image::codecs::webp::WebPDecoder;
 use image::{ImageDecoder, RgbImage};
 use md5::{Digest, Md5};
-use requests::GenerationParams;
+use requests::{GenerationParams, PromptSyntax};
 use serde_json::Value;
 
 use super::*;
@@ -19,7 +19,13 @@ fn order(prompt: &str) -> Generate {
     Generate {
         request: 1,
         base: Base { folder: "/m".into(), name: "ember".into(), sha256: "ab".repeat(32) },
-        loras: vec![Adapter { path: "/l".into(), name: "ink".into(), sha256: "cd".repeat(32), scale: 0.5 }],
+        loras: vec![Adapter {
+            path: "/l".into(),
+            name: "ink".into(),
+            sha256: "cd".repeat(32),
+            scale: 0.5,
+            text_encoder_scale: None,
+        }],
         params: GenerationParams {
             negative_prompt: Some("blurry".into()),
             guidance_scale: 3.5,
@@ -124,6 +130,67 @@ fn a_picture_of_every_format_tells_how_it_was_made() {
             assert_eq!(recipe["loras"][0]["sha256"], "cd".repeat(32));
         }
     }
+}
+
+/// The other tests read with foreign decoders; this one with the reader of the service.
+#[test]
+fn the_service_reads_what_is_written() {
+    let folder = Folder::new();
+    let long = "🦊<&\\\"".repeat(2000);
+    for (prompt, syntax) in [
+        ("a fox, café <b> & \"c\"\r\n\u{1}", PromptSyntax::A1111),
+        ("狐 <lora:ink:0.5>", PromptSyntax::A1111),
+        ("狐 <lora:ink:0.5> (plain)", PromptSyntax::Plain),
+        (&long, PromptSyntax::Plain),
+    ] {
+        let mut order = order(prompt);
+        order.params.prompt_syntax = syntax;
+        order.loras[0].text_encoder_scale = Some(0.25);
+        for format in OutputFormat::ALL {
+            let bytes = folder.write(format, None, &metadata(&order, &flux(), 9));
+            let found = requests::recipe::read(&formats::picture::texts(&bytes).unwrap());
+            assert_eq!((found.program, found.unmapped), (Some(requests::recipe::Program::Pyrograph), Vec::new()));
+            let settings = found.settings;
+            assert_eq!(
+                (settings.prompt.as_deref(), settings.prompt_syntax),
+                (Some(prompt), Some(syntax)),
+                "{format:?}"
+            );
+            assert_eq!((settings.seed, settings.negative_prompt.as_deref()), (Some(9), Some("blurry")));
+            assert_eq!((settings.loras[0].scale, settings.loras[0].text_encoder_scale), (0.5, Some(0.25)));
+        }
+    }
+}
+
+#[test]
+fn damaged_files_yield_less_and_stop_nothing() {
+    let folder = Folder::new();
+    let whole = metadata(&order("a fox, 狐"), &flux(), 9);
+    for format in OutputFormat::ALL {
+        let bytes = folder.write(format, None, &whole);
+        let read = |bytes: &[u8]| formats::picture::texts(bytes).map(|texts| requests::recipe::read(&texts));
+        let expected = read(&bytes).unwrap();
+        let mut complete = 0;
+        for at in 0..bytes.len() {
+            complete += usize::from(read(&bytes[..at]).is_some_and(|found| found.settings == expected.settings));
+            let mut damaged = bytes.clone();
+            damaged[at] ^= 0x55;
+            let _ = read(&damaged);
+        }
+        assert!(complete < bytes.len() - 200, "{format:?}: the texts are read from the file");
+    }
+}
+
+/// A1111 would apply a LoRA twice that the text names twice.
+#[test]
+fn a_lora_of_the_prompt_is_written_once() {
+    let text = metadata(&order("<lora:ink:0.5> a fox"), &flux(), 9).parameters;
+    assert!(text.starts_with("a fox <lora:ink:0.5>\nNegative"), "{text}");
+    let mut order = order("a <b> fox <lora:other:1>");
+    order.params.prompt_syntax = PromptSyntax::Plain;
+    let text = metadata(&order, &flux(), 9).parameters;
+    assert!(text.starts_with("a <b> fox <lora:other:1> <lora:ink:0.5>\n"), "{text}");
+    assert!(text.contains(", Prompt syntax: plain"), "{text}");
 }
 
 #[test]

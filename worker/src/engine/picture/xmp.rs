@@ -4,6 +4,8 @@
 
 use std::fmt::Write as _;
 
+use formats::picture::xmp::PROPERTY;
+
 const CREATOR: &str = concat!("pyrograph ", env!("CARGO_PKG_VERSION"));
 
 /// A packet with the recipe. `recipe` is JSON.
@@ -39,7 +41,7 @@ fn described(properties: &str) -> String {
 }
 
 fn recipe_property(recipe: &str) -> String {
-    format!("<pyrograph:recipe xmlns:pyrograph=\"urn:pyrograph:1.0/\">{}</pyrograph:recipe>", escaped(recipe))
+    format!("<{PROPERTY} xmlns:pyrograph=\"urn:pyrograph:1.0/\">{}</{PROPERTY}>", escaped(recipe))
 }
 
 /// Escapes JSON as the content of an XML element. Characters that XML does not allow are written as JSON escapes.
