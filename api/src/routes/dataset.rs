@@ -20,7 +20,7 @@ use utoipa::ToSchema;
 use self::form::{ImagesForm, take_images};
 use crate::State;
 use crate::extract::{self, Multipart, PageQuery, Path, Query};
-use crate::problem::{Problem, Result};
+use crate::problem::Result;
 
 /// A named set of pictures with captions.
 #[derive(Serialize, ToSchema)]

@@ -175,7 +175,7 @@ fn list(folder: &Path, within: &str, paths: &mut Vec<PathBuf>, files: &mut Vec<F
                 let limit = kind.text_limit().unwrap_or_default();
                 let length = std::fs::metadata(&path).with_context(|| cannot_read(&path))?.len();
                 let too_long = format!("It has more than {limit} bytes.");
-                let mut text = || std::fs::read(&path).with_context(|| cannot_read(&path));
+                let text = || std::fs::read(&path).with_context(|| cannot_read(&path));
                 match kind {
                     Kind::Caption if length > limit => (name, Content::Caption(Err(too_long))),
                     Kind::Caption => (name, Content::Caption(Ok(text()?))),

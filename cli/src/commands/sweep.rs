@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Context as _, anyhow};
 use clap::Args;
 use domain::Storage;
+use domain::database::PoolSizes;
 use domain::sweep::{self, SweepMode, SweepPolicy, SweepReport};
 
 use super::{Outcome, print_json};
@@ -40,7 +41,7 @@ impl Sweep {
     /// Runs the command.
     pub(crate) async fn run(self) -> Outcome {
         let services = Services::find(&self.data_dir)?;
-        let pools = services::database(&services.database_url).await?;
+        let pools = services::database(&services.database(), PoolSizes::WORKER).await?;
         let storage = Storage::new(&services.storage).context("storage")?;
         services::check_storage(&storage, &services.storage).await?;
         let mode = match (self.dry_run, self.accept) {

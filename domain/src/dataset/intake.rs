@@ -212,6 +212,3 @@ impl Rows {
         Ok(self.examples)
     }
 }
-
-    }
-}
