@@ -20,6 +20,8 @@ pub struct Defaults {
     pub height: u32,
     /// Width and height are multiples of this many pixels.
     pub size_multiple: u32,
+    /// Whether a request has to name a `scheduler`, since the checkpoint's own is not supported.
+    pub scheduler_required: bool,
 }
 
 impl Default for Defaults {
@@ -33,6 +35,7 @@ impl Default for Defaults {
             width: 1024,
             height: 1024,
             size_multiple: 16,
+            scheduler_required: false,
         }
     }
 }
@@ -43,8 +46,9 @@ fn strength_of_old_rows() -> f64 {
 }
 
 impl Defaults {
-    /// Overrides these defaults with the fields of a checkpoint's `pyrograph.json`, or of its object `defaults`. The
-    /// grid of sizes is not changed. Errors: a field of the wrong type.
+    /// Overrides these defaults with the fields of a checkpoint's `pyrograph.json`, or of its object `defaults`. What
+    /// the checkpoint itself needs is not changed: the grid of sizes, and a scheduler. Errors: a field of the wrong
+    /// type.
     pub fn stated_in(self, pyrograph_json: &Value) -> serde_json::Result<Self> {
         let stated = pyrograph_json.get("defaults").unwrap_or(pyrograph_json);
         let mut all = serde_json::to_value(self)?;
@@ -52,7 +56,8 @@ impl Defaults {
         if let Value::Object(all) = &mut all {
             all.extend(stated);
         }
-        Ok(Self { size_multiple: self.size_multiple, ..serde_json::from_value(all)? })
+        let Self { size_multiple, scheduler_required, .. } = self;
+        Ok(Self { size_multiple, scheduler_required, ..serde_json::from_value(all)? })
     }
 }
 

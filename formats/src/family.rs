@@ -201,6 +201,7 @@ impl Family {
                     width: side,
                     height: side,
                     size_multiple: factor,
+                    scheduler_required: false,
                 }
             }
         }

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use crate::TensorType;
+use crate::detect::Unsupported;
 use crate::header::{
     Header, MAX_DIMENSIONS, MAX_NAME_BYTES, MAX_TENSORS, Refusal, Tensor, check_dimensions, check_name,
 };
@@ -61,6 +62,26 @@ const TYPES: [(u32, &str, Option<TensorType>); 31] = [
 /// <https://github.com/city96/ComfyUI-GGUF>).
 const ORIGINAL_SHAPE: &str = "comfy.gguf.orig_shape.";
 
+/// The beginnings of the values of `general.architecture` in files of language models.
+const LANGUAGE_MODELS: [&str; 16] = [
+    "llama",
+    "qwen2",
+    "qwen3",
+    "gemma",
+    "phi",
+    "mistral",
+    "deepseek",
+    "command-r",
+    "falcon",
+    "gpt",
+    "mamba",
+    "glm",
+    "chatglm",
+    "minicpm",
+    "olmo",
+    "starcoder",
+];
+
 /// Why a header could not be parsed.
 #[derive(Debug, PartialEq, Eq)]
 pub enum HeaderError {
@@ -79,7 +100,7 @@ pub fn parse(bytes: &[u8]) -> Parsed<Header> {
     let version = u32::from_le_bytes(reader.take()?);
     if !(2..=3).contains(&version) {
         return match version.swap_bytes() {
-            2..=3 => refused("its numbers are big-endian"),
+            2..=3 => unsupported("this is a big-endian GGUF file; only little-endian ones are read"),
             _ => refused(format!("version {version}; versions 2 and 3 are read")),
         };
     }
@@ -105,6 +126,9 @@ pub fn parse(bytes: &[u8]) -> Parsed<Header> {
             }
             _ => {}
         }
+    }
+    if let Some(architecture) = metadata.get("general.architecture").filter(|name| is_language_model(name)) {
+        return unsupported(Unsupported::model(format!("a language model ({architecture})")));
     }
     if !alignment.is_power_of_two() || alignment > 1 << 20 {
         return refused(format!("tensors cannot begin at multiples of {alignment}"));
@@ -243,7 +267,7 @@ impl Reader<'_> {
                 let what = found.map_or_else(|| format!("type {number}"), |(_, name, _)| (*name).to_owned());
                 let read: Vec<&str> = TYPES.iter().filter(|(_, _, kind)| kind.is_some()).map(|(_, n, _)| *n).collect();
                 let read = read.join(", ");
-                return refused(format!("{name} is quantised as {what}, which is not read; {read} are"));
+                return unsupported(format!("{name} is quantised as {what}, which is not read; {read} are"));
             }
         };
         if shape.iter().try_fold(1usize, |all, side| all.checked_mul(*side)).is_none() {
@@ -277,6 +301,15 @@ pub(crate) fn cut_off() -> Refusal {
 
 fn broken(reason: impl std::fmt::Display) -> Refusal {
     Refusal::Invalid(format!("the GGUF header is broken: {reason}"))
+}
+
+/// Whether `general.architecture` names a language model of llama.cpp.
+fn is_language_model(architecture: &str) -> bool {
+    LANGUAGE_MODELS.iter().any(|family| architecture.starts_with(family))
+}
+
+fn unsupported<T>(reason: impl std::fmt::Display) -> Parsed<T> {
+    Err(HeaderError::Refused(Refusal::Unsupported(reason.to_string())))
 }
 
 fn refused<T>(reason: impl std::fmt::Display) -> Parsed<T> {
@@ -323,6 +356,15 @@ mod tests {
         let fine = tensor("a", &[2], 0, 0);
         assert!(parse(&file(3, &[], std::slice::from_ref(&fine))).is_ok());
         let long = [&text("x")[..], &9_u32.to_le_bytes(), &4_u32.to_le_bytes(), &u64::MAX.to_le_bytes()].concat();
+        let architecture = [&text("general.architecture")[..], &8_u32.to_le_bytes(), &text("qwen3vl")].concat();
+        for (what, bytes) in [
+            ("big-endian", [MAGIC, &3_u32.to_be_bytes(), &[0; 16]].concat()),
+            ("IQ4_NL", file(3, &[], &[tensor("a", &[32], 20, 0)])),
+            ("a language model (qwen3vl)", file(3, &[architecture], &[tensor("blk.0.x", &[256], 16, 0)])),
+        ] {
+            let Err(HeaderError::Refused(Refusal::Unsupported(message))) = parse(&bytes) else { panic!("{what}") };
+            assert!(message.contains(what), "{message}");
+        }
         for (what, bytes) in [
             ("another version", file(1, &[], std::slice::from_ref(&fine))),
             ("no tensors", file(3, &[], &[])),

@@ -91,8 +91,9 @@ impl Family {
             place("text_encoders.clip_l.transformer.", "text_model.", Naming::Clip),
             place("", "text_model.", Naming::Clip),
         ];
-        const T5: [Place; 3] = [
+        const T5: [Place; 4] = [
             place("text_encoders.t5xxl.transformer.", "encoder.block.", Naming::T5),
+            place("text_encoders.t5xxl.transformer.", "enc.blk.", Naming::T5),
             place("", "encoder.block.", Naming::T5),
             place("", "enc.blk.", Naming::T5),
         ];

@@ -170,11 +170,22 @@ pub fn safetensors(tensors: &Tensors) -> Vec<u8> {
 
 /// A GGUF file of F32, laid out as in published quantised transformers.
 pub fn gguf(tensors: &Tensors) -> Vec<u8> {
+    gguf_of("flux", tensors, &BTreeMap::new())
+}
+
+/// The same for another architecture, with the shapes that tensors had before they were flattened.
+pub fn gguf_of(architecture: &str, tensors: &Tensors, shapes: &BTreeMap<String, Vec<usize>>) -> Vec<u8> {
     const ALIGNMENT: usize = 32;
     let text = |text: &str| [&(text.len() as u64).to_le_bytes()[..], text.as_bytes()].concat();
-    let mut file =
-        [b"GGUF", &3_u32.to_le_bytes()[..], &(tensors.len() as u64).to_le_bytes(), &1_u64.to_le_bytes()].concat();
-    file.extend([text("general.architecture"), 8_u32.to_le_bytes().to_vec(), text("flux")].concat());
+    let counts = [(tensors.len() as u64).to_le_bytes(), (1 + shapes.len() as u64).to_le_bytes()].concat();
+    let mut file = [b"GGUF", &3_u32.to_le_bytes()[..], &counts].concat();
+    file.extend([text("general.architecture"), 8_u32.to_le_bytes().to_vec(), text(architecture)].concat());
+    for (name, shape) in shapes {
+        file.extend(text(&format!("comfy.gguf.orig_shape.{name}")));
+        file.extend([9_u32.to_le_bytes(), 5_u32.to_le_bytes()].concat());
+        file.extend((shape.len() as u64).to_le_bytes());
+        shape.iter().for_each(|side| file.extend((*side as i32).to_le_bytes()));
+    }
     let mut at = 0_usize;
     for (name, (shape, values)) in tensors {
         file.extend(text(name));

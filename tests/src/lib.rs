@@ -3,8 +3,8 @@
 //! [`ground`] provides the real Postgres and the real S3, [`stack`] one installation on them (an API and any number of
 //! workers, each the built binary in its own process), [`process`] what can be done to such a process (kill, stop,
 //! continue, read its log), [`client`] the REST API as any HTTP client sees it, [`ledger`] checks of the database,
-//! [`hub`] a server that speaks the Hugging Face Hub's protocol, and [`picture`], [`sse`] and [`flux_files`] the
-//! formats involved.
+//! [`hub`] a server that speaks the Hugging Face Hub's protocol, and [`picture`], [`sse`], [`flux_files`] and
+//! [`ldm_file`] the formats involved.
 //!
 //! It contains no tests and uses no internals of the product, only the documented interfaces (command line,
 //! environment, REST, table names). A panic fails the test, so `unwrap` is fine here.
@@ -16,6 +16,7 @@ pub mod client;
 pub mod flux_files;
 pub mod ground;
 pub mod hub;
+pub mod ldm_file;
 pub mod ledger;
 pub mod model;
 pub mod picture;

@@ -86,7 +86,8 @@ fn server(header: &[u8], bytes: u64) -> Result<Option<Family>, String> {
     let mut sniffer = Sniffer::default();
     sniffer.push(header).unwrap();
     let header = sniffer.finish(bytes).unwrap();
-    Ok(detect::denoiser(&header)?.map(|denoiser| denoiser.family))
+    let found = detect::denoiser(&header).map_err(|what| what.to_string())?;
+    Ok(found.map(|denoiser| denoiser.family))
 }
 
 /// How the engine classifies the file.

@@ -211,6 +211,16 @@ fn checkpoint() -> Vec<(String, Bytes)> {
         ("model_index.json".to_owned(), Bytes::from_static(br#"{"_class_name":"FluxPipeline"}"#)),
         ("pyrograph.json".into(), Bytes::from_static(br#"{"num_inference_steps":4,"width":64,"height":64}"#)),
     ];
+    for (path, text) in [
+        ("scheduler/scheduler_config.json", "{}"),
+        ("tokenizer/merges.txt", ""),
+        ("tokenizer/tokenizer_config.json", "{}"),
+        ("tokenizer/vocab.json", "{}"),
+        ("tokenizer_2/tokenizer.json", "{}"),
+        ("tokenizer_2/tokenizer_config.json", "{}"),
+    ] {
+        files.push((path.into(), Bytes::from(text)));
+    }
     for part in ["text_encoder", "text_encoder_2", "transformer", "vae"] {
         let config = if part == "vae" { r#"{"block_out_channels":[1,1,1]}"# } else { "{}" };
         files.push((format!("{part}/config.json"), Bytes::from(config)));

@@ -34,7 +34,7 @@ async fn from_request_to_picture() {
     let claim = server.claim(JobKind::Generation).await;
     let work = generation::load_work(&server.pools.lease, &claim).await.unwrap();
     assert_eq!((work.params.prompt.as_str(), work.seed, work.loras[0].scale), ("a fox 🦊", 5, 0.5));
-    assert_eq!(work.base.files.len(), 10);
+    assert_eq!(work.base.files.len(), 16);
     assert_eq!(server.get(&path).await.expect(200)["status"], "running");
     server.delete(&path).await.refuses(409, "");
     server.delete("/v1/models/clay").await.refuses(409, "");

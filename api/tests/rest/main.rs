@@ -6,6 +6,7 @@ mod absent_database;
 mod bad_input;
 mod browsers;
 mod callers;
+mod checkpoints;
 mod contract;
 mod datasets;
 mod events;

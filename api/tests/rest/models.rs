@@ -14,7 +14,7 @@ async fn checkpoints_and_loras_come_in() {
     let ember = server.import("ember", None, &checkpoint()).await.expect(201);
     assert_eq!((&ember["kind"], &ember["family"], &ember["url"]), (&json!("checkpoint"), &json!("flux"), &json!(null)));
     assert_eq!(ember["defaults"]["size_multiple"], 8, "three levels of the VAE, and patches of 2 × 2");
-    assert_eq!(ember["files"].as_array().unwrap().len(), 10);
+    assert_eq!(ember["files"].as_array().unwrap().len(), 16);
     let bytes = lora(FLUX_MODULE);
     let clay = server.import("clay", Some("ember"), &[("clay.safetensors", bytes.clone())]).await.expect(201);
     assert_eq!(
@@ -34,7 +34,7 @@ async fn checkpoints_and_loras_come_in() {
 
     server.delete("/v1/models/clay").await.expect(204);
     server.get("/v1/models/clay").await.refuses(404, "");
-    assert_eq!(server.objects(), 10);
+    assert_eq!(server.objects(), 16);
     server.import("clay", None, &[("clay.safetensors", bytes)]).await.expect(201);
 }
 
@@ -73,7 +73,7 @@ async fn what_is_no_model_leaves_nothing_behind() {
     server.post_form("/v1/models", nameless).await.refuses(422, "name");
     let unknown = Form::new().text("name", "x").text("colour", "red");
     server.post_form("/v1/models", unknown).await.refuses(422, "colour");
-    assert_eq!((server.count("models").await, server.objects()), (1, 10));
+    assert_eq!((server.count("models").await, server.objects()), (1, 16));
 }
 
 #[tokio::test]
@@ -83,7 +83,7 @@ async fn the_built_in_checkpoint_stays() {
     let (pool, storage) = (&server.pools.lease, &server.storage);
     let first = register_built_in(pool, storage, "ember", &files).await.unwrap();
     assert_eq!(register_built_in(pool, storage, "ember", &files).await.unwrap(), first, "once is enough");
-    assert_eq!(server.objects(), 10);
+    assert_eq!(server.objects(), 16);
     assert_eq!(server.get("/v1/models/ember").await.expect(200)["built_in"], true);
     server.delete("/v1/models/ember").await.refuses(409, "");
 

@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
+use formats::{folder, json};
 use futures::TryStreamExt as _;
 use reqwest::Body;
 use reqwest::multipart::{Form, Part};
@@ -105,16 +106,18 @@ fn of_file(path: &Path, failure: Failure) -> Failure {
     }
 }
 
-/// Uploads a diffusers folder or a file as the model `name`, with further text fields (`texts`) and separate `parts`.
-/// Returns the server's answer.
+/// Uploads a diffusers folder, with the weights of `variant`, or a file as the model `name`, with further text fields
+/// (`texts`) and separate `parts`. Returns the server's answer.
 pub(crate) async fn import_model(
     client: &Client,
     path: &Path,
     name: &str,
+    variant: Option<&str>,
     texts: &[(&'static str, &str)],
     parts: &[(&'static str, &str)],
 ) -> Result<Value, Failure> {
-    let mut files: Vec<_> = model_files(path)?.into_iter().map(|(inside, file)| ("file", inside, file)).collect();
+    let mut files: Vec<_> =
+        model_files(path, variant)?.into_iter().map(|(inside, file)| ("file", inside, file)).collect();
     for (part, path) in parts {
         let path = Path::new(path);
         check_weights(path)?;
@@ -145,8 +148,9 @@ fn check_weights(path: &Path) -> Result<(), Failure> {
     }
 }
 
-/// The files of a model with their paths inside it: the file itself, or the files that a pipeline loads.
-fn model_files(path: &Path) -> Result<Vec<(String, PathBuf)>, Failure> {
+/// The files of a model with their paths inside it: the file itself, or the files of a folder that a pipeline loads,
+/// with the weights of `variant`.
+fn model_files(path: &Path, variant: Option<&str>) -> Result<Vec<(String, PathBuf)>, Failure> {
     if !path.exists() {
         return Err(Failure::Usage(format!("there is no file or folder {}", path.display())));
     }
@@ -154,32 +158,31 @@ fn model_files(path: &Path) -> Result<Vec<(String, PathBuf)>, Failure> {
         check_weights(path)?;
         return Ok(vec![(file_name(path)?, path.to_owned())]);
     }
-    if !path.join("model_index.json").is_file() {
-        return Err(Failure::Usage(format!(
-            "{} is neither a .safetensors or .gguf file nor a diffusers folder with a model_index.json",
-            path.display()
-        )));
-    }
-    let mut files = Vec::new();
+    let mut found = Vec::new();
     for entry in read_folder(path)? {
         let name = file_name(&entry)?;
         if entry.is_dir() {
             for inner in read_folder(&entry)? {
-                let inner_name = file_name(&inner)?;
-                if inner.is_file()
-                    && inner_name
-                        .rsplit('.')
-                        .next()
-                        .is_some_and(|end| matches!(end, "json" | "txt" | "safetensors" | "model"))
-                {
-                    files.push((format!("{name}/{inner_name}"), inner));
-                }
+                found.push((format!("{name}/{}", file_name(&inner)?), inner));
             }
-        } else if name.ends_with(".json") {
-            files.push((name, entry));
+        } else {
+            found.push((name, entry));
         }
     }
-    Ok(files)
+    found.retain(|(_, file)| file.is_file());
+    let names: Vec<&str> = found.iter().map(|(name, _)| name.as_str()).collect();
+    let refused = |reason: String| Failure::Usage(format!("{}: {reason}", path.display()));
+    let chosen = if names.contains(&folder::INDEX) {
+        let index = path.join(folder::INDEX);
+        let text = std::fs::read(&index).with_context(|| format!("could not read {}", index.display()))?;
+        let index = json::read(&text).map_err(|error| refused(format!("{} is not JSON: {error}", folder::INDEX)))?;
+        folder::pipeline(&names, &index, variant).map_err(refused)?
+    } else {
+        vec![folder::single(&names).map_err(refused)?]
+    };
+    let chosen: Vec<String> = chosen.into_iter().map(str::to_owned).collect();
+    found.retain(|(name, _)| chosen.contains(name));
+    Ok(found)
 }
 
 /// The entries of a folder by name, without hidden ones.
@@ -261,18 +264,32 @@ mod tests {
         for name in [
             "model_index.json",
             "big.safetensors",
+            "clip/model.safetensors",
             ".git/config",
             "vae/config.json",
-            "vae/diffusion.safetensors",
+            "vae/diffusion_pytorch_model.safetensors",
+            "vae/diffusion_pytorch_model.fp16.safetensors",
             "vae/old.bin",
+            "safety_checker/model.safetensors",
             "tokenizer/merges.txt",
         ] {
             let path = folder.path().join(name);
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
             std::fs::write(path, "{}").unwrap();
         }
-        let names: Vec<_> = model_files(folder.path()).unwrap().into_iter().map(|(name, _)| name).collect();
-        assert_eq!(names, ["model_index.json", "tokenizer/merges.txt", "vae/config.json", "vae/diffusion.safetensors"]);
+        let index = r#"{"vae": ["a", "b"], "tokenizer": ["a", "b"], "safety_checker": ["a", "b"]}"#;
+        std::fs::write(folder.path().join("model_index.json"), index).unwrap();
+        let names = |variant| -> Vec<String> {
+            model_files(folder.path(), variant).unwrap().into_iter().map(|(name, _)| name).collect()
+        };
+        let common = ["model_index.json", "tokenizer/merges.txt", "vae/config.json"];
+        assert_eq!(names(None), [&common[..], &["vae/diffusion_pytorch_model.safetensors"]].concat());
+        assert_eq!(names(Some("fp16")), [&common[..], &["vae/diffusion_pytorch_model.fp16.safetensors"]].concat());
+        let Err(Failure::Usage(why)) = model_files(folder.path(), Some("bf16")) else { panic!("no variant was taken") };
+        assert!(why.contains("bf16"), "{why}");
+        std::fs::remove_file(folder.path().join("model_index.json")).unwrap();
+        let Err(Failure::Usage(why)) = model_files(folder.path(), None) else { panic!("several files were taken") };
+        assert!(why.contains("model_index.json") && why.contains("big.safetensors"), "{why}");
     }
 
     #[tokio::test]
@@ -281,7 +298,7 @@ mod tests {
         let Err(Failure::Usage(why)) = picture_part(folder.path()).await else { panic!("a folder was taken") };
         assert!(why.contains(folder.path().to_str().unwrap()), "{why}");
         let missing = folder.path().join("x.safetensors");
-        let Err(Failure::Usage(why)) = model_files(&missing) else { panic!("no file was taken") };
+        let Err(Failure::Usage(why)) = model_files(&missing, None) else { panic!("no file was taken") };
         assert!(why.contains("there is no file"), "{why}");
     }
 
@@ -290,6 +307,6 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let pickle = folder.path().join("lora.ckpt");
         std::fs::write(&pickle, "").unwrap();
-        assert!(matches!(model_files(&pickle), Err(Failure::Usage(_))));
+        assert!(matches!(model_files(&pickle, None), Err(Failure::Usage(_))));
     }
 }

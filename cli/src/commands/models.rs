@@ -97,7 +97,7 @@ struct Import {
     /// Checkpoint on the server to take the missing parts from, by name or id
     #[arg(long, value_name = "NAME")]
     like: Option<String>,
-    /// Hub only: the weights of this variant, such as fp16
+    /// Weights of this variant of a repository or a folder, such as fp16
     #[arg(long, value_name = "V")]
     variant: Option<String>,
     /// Hub only: just this file; repeatable
@@ -133,9 +133,10 @@ impl Import {
     fn remote(&self) -> Result<Option<Value>, Failure> {
         let mut source = remote(&self.source);
         let is_hub = source.as_ref().is_some_and(|source| source["kind"] == "hugging_face");
-        let fits_hub = self.variant.is_none() && self.files.is_empty();
-        if !(fits_hub || is_hub) || self.sha256.is_some() && (is_hub || source.is_none()) {
-            return Err(Failure::Usage("--variant and --file need an hf: source, --sha256 needs a URL".to_owned()));
+        let is_url = source.is_some() && !is_hub;
+        if !self.files.is_empty() && !is_hub || self.variant.is_some() && is_url || self.sha256.is_some() && !is_url {
+            let message = "--file needs an hf: source, --variant that or a folder, and --sha256 a URL";
+            return Err(Failure::Usage(message.to_owned()));
         }
         if let Some(source) = &mut source {
             if !self.files.is_empty() {
@@ -196,7 +197,10 @@ impl Import {
             check_checkpoint(&client, flag, model).await?;
         }
         let model = match request {
-            None => import_model(&client, Path::new(&self.source), &self.name, &self.texts(), &self.parts()).await?,
+            None => {
+                let (path, variant) = (Path::new(&self.source), self.variant.as_deref());
+                import_model(&client, path, &self.name, variant, &self.texts(), &self.parts()).await?
+            }
             Some(request) => {
                 let created: Value = client.post("/v1/models", &request).await?;
                 let last = follow_import(&client, created, &format!("importing {}", self.name)).await?;
@@ -430,7 +434,8 @@ mod tests {
             )
         );
         assert!(remote(&["hf:o/n", "--sha256", "ab"]).is_err());
-        assert!(remote(&["folder", "--variant", "fp16"]).is_err());
+        assert_eq!(remote(&["folder", "--variant", "fp16"]).unwrap(), None);
+        assert!(remote(&["folder", "--file", "a"]).is_err());
         assert!(remote(&[url, "--variant", "fp16"]).is_err());
         assert!(remote(&["folder", "--sha256", "ab"]).is_err());
     }

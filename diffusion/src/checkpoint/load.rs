@@ -19,7 +19,7 @@ pub(crate) const AT_ONCE: usize = 256 << 20;
 
 /// Fills `network` with the values of `checkpoint` in `dtype`; the path of each parameter is its key. Parameters
 /// require gradients if the network was made on a device with autodiff. A matrix may be stored as a 1×1 convolution,
-/// `[out, in, 1, 1]`. Values of packed matrices are packed as they are read.
+/// `[out, in, 1, 1]`, and the other way round. Values of packed matrices are packed as they are read.
 ///
 /// Errors name keys as the file does. NaN and infinite values are errors, since the picture would be NaN.
 pub fn load_strict<M: Module>(network: M, checkpoint: &Checkpoint, dtype: DType) -> Result<M> {
@@ -49,7 +49,7 @@ fn check(requested: &[RequestedTensor], checkpoint: &Checkpoint) -> Result<()> {
         let name = checkpoint.name_in_file(key);
         match checkpoint.shape(key) {
             Ok(found) => {
-                if found != *wanted && !(wanted.len() == 2 && found.strip_suffix(&[1, 1]) == Some(wanted)) {
+                if !fits(&found, wanted) {
                     misshapen.push(format!("{name}: {found:?} instead of {wanted:?}"));
                 }
                 used.insert(name);
@@ -72,6 +72,12 @@ fn check(requested: &[RequestedTensor], checkpoint: &Checkpoint) -> Result<()> {
     let taken_for = checkpoint.taken_for.iter().map(|family| format!("the file was taken for {family}"));
     let reason = problems.into_iter().chain(taken_for).collect::<Vec<_>>().join("; ");
     Err(Error::Weights { path: checkpoint.path().to_owned(), reason })
+}
+
+/// Whether shapes are equal except for sides of 1 at the end, between a matrix and a 1×1 convolution.
+fn fits(found: &[usize], wanted: &[usize]) -> bool {
+    let is_pointwise = |of: &[usize], matrix: &[usize]| matrix.len() == 2 && of.strip_suffix(&[1, 1]) == Some(matrix);
+    found == wanted || is_pointwise(found, wanted) || is_pointwise(wanted, found)
 }
 
 /// Whether Burn reports an enum. Its variants are not part of a path.

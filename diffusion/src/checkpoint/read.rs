@@ -8,23 +8,16 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use burn::tensor::{DType, TensorData};
-use formats::{Header, Sniffer, Tensor, TensorType};
-use serde::Deserialize;
+use formats::{Header, Sniffer, Tensor, TensorType, scaling, weights};
 
 use super::values;
 use crate::{Error, Result};
 
-/// File stems that diffusers and transformers use for a network's weights.
-const STEMS: [&str; 2] = ["diffusion_pytorch_model", "model"];
-/// Variants between the stem and `.safetensors`, in order of preference.
-const VARIANTS: [&str; 3] = ["", ".fp16", ".bf16"];
 /// File names that diffusers and transformers used before safetensors.
 const PICKLES: [&str; 4] =
     ["diffusion_pytorch_model.bin", "pytorch_model.bin", "diffusion_pytorch_model.fp16.bin", "pytorch_model.fp16.bin"];
 /// Size limit of a shard index, in bytes.
 const INDEX_LIMIT: u64 = 8 << 20;
-/// Limit on the number of shards.
-const SHARD_LIMIT: usize = 1024;
 /// Values that are widened are read in chunks of this many bytes.
 const PIECE: usize = 1 << 20;
 
@@ -64,16 +57,10 @@ pub(super) enum Order {
     Transposed,
 }
 
-/// `model.safetensors.index.json`
-#[derive(Deserialize)]
-struct Index {
-    weight_map: BTreeMap<String, String>,
-}
-
 impl Checkpoint {
-    /// Opens a safetensors or GGUF file, or a network's folder with one such file or with shards and their index. If a
-    /// folder lacks the plain file, its half-precision variant (`….fp16.safetensors`) is used. The names of attention
-    /// layers from before diffusers 0.18 are converted to today's.
+    /// Opens a safetensors or GGUF file, or a network's folder with one such file or with shards, of which
+    /// [`weights::choose`] chooses one variant. The names of attention layers from before diffusers 0.18 are converted
+    /// to today's, and scales of fp8 are applied.
     pub fn open(path: &Path) -> Result<Self> {
         let mut checkpoint = Self {
             path: path.to_owned(),
@@ -88,17 +75,19 @@ impl Checkpoint {
             checkpoint.add(path.to_owned())?;
             return Ok(checkpoint);
         }
-        for (variant, stem) in VARIANTS.iter().flat_map(|variant| STEMS.map(|stem| (variant, stem))) {
-            let file = path.join(format!("{stem}{variant}.safetensors"));
-            let index = path.join(format!("{stem}.safetensors.index{variant}.json"));
-            if file.is_file() {
-                checkpoint.add(file)?;
-            } else if index.is_file() {
-                checkpoint.add_shards(&index)?;
-            } else {
-                continue;
+        let entries = std::fs::read_dir(path).map_err(Error::file(path))?;
+        let names: Vec<String> = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let chosen = weights::choose(&names, None).map_err(|reason| Error::malformed(path, reason))?;
+        if let Some(chosen) = chosen {
+            if let Some(missing) = chosen.missing.first() {
+                return Err(Error::malformed(path, format!("{missing} is missing")));
             }
-            return Ok(checkpoint.with_current_attention_names());
+            match chosen.index {
+                Some(index) => checkpoint.add_shards(&path.join(index))?,
+                None => chosen.files.iter().try_for_each(|file| checkpoint.add(path.join(file)))?,
+            }
+            return checkpoint.with_scales().map(Self::with_current_attention_names);
         }
         let pickle = PICKLES.iter().find(|name| path.join(name).is_file());
         Err(Error::malformed(
@@ -107,7 +96,7 @@ impl Checkpoint {
                 Some(name) => {
                     format!("the only weights are a pickle, {name}; only safetensors and GGUF files are read")
                 }
-                None => format!("there are no weights: neither {}.safetensors nor {}.safetensors", STEMS[0], STEMS[1]),
+                None => "there are no weights, such as model.safetensors".to_owned(),
             },
         ))
     }
@@ -137,21 +126,15 @@ impl Checkpoint {
             return Err(Error::malformed(path, format!("{size} bytes are too many for an index")));
         }
         let text = std::fs::read(path).map_err(Error::file(path))?;
-        let index: Index = serde_json::from_slice(&text).map_err(|error| Error::malformed(path, error.to_string()))?;
-        let shards: BTreeSet<&String> = index.weight_map.values().collect();
-        if shards.len() > SHARD_LIMIT {
-            return Err(Error::malformed(path, format!("{} shards are more than {SHARD_LIMIT}", shards.len())));
-        }
+        let malformed = |reason: String| Error::malformed(path, reason);
+        let index = formats::json::read(&text).map_err(malformed)?;
+        let index = weights::shards_of_index(&index).map_err(malformed)?;
+        let shards: BTreeSet<&str> = index.values().copied().collect();
         for shard in shards {
-            // Shards must be in the same folder as their index. Otherwise a file name could refer to any file on the
-            // disk.
-            if Path::new(shard).file_name().is_none_or(|name| name != shard.as_str()) {
-                return Err(Error::malformed(path, format!("{shard:?} is no name of a file beside it")));
-            }
             self.add(path.with_file_name(shard))?;
         }
-        for (name, shard) in &index.weight_map {
-            let found = self.tensors.get(name).is_some_and(|tensor| self.files[tensor.file].0.ends_with(shard));
+        for (name, shard) in &index {
+            let found = self.tensors.get(*name).is_some_and(|tensor| self.files[tensor.file].0.ends_with(shard));
             if !found {
                 return Err(Error::malformed(path, format!("{name} is not in {shard}")));
             }
@@ -197,6 +180,19 @@ impl Checkpoint {
     pub fn without(mut self, name: &str) -> Self {
         self.tensors.remove(name);
         self
+    }
+
+    /// Applies the scales of fp8, and removes them and the markers of the format.
+    fn with_scales(mut self) -> Result<Self> {
+        let names: Vec<String> = self.tensors.keys().cloned().collect();
+        for name in &names {
+            let scale = self.scale_of(name)?;
+            if let (Some(scale), Some(located)) = (scale, self.tensors.get_mut(name)) {
+                located.scale = Some(scale);
+            }
+        }
+        self.tensors.retain(|name, _| !scaling::is_scaling(name));
+        Ok(self)
     }
 
     /// Renames `query` to `to_q` and so on: the autoencoders of the first published Stable Diffusion folders use the

@@ -4,13 +4,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
+use formats::scaling;
+
 use super::Checkpoint;
 use super::read::{Located, Order};
 use crate::{Error, Result};
-
-/// Suffixes of scaled fp8: scales of weights, scales of activations, which are not quantised here, and the marker of
-/// the file.
-pub(super) const SCALING: [&str; 5] = [".scale_weight", ".weight_scale", ".scale_input", ".input_scale", "scaled_fp8"];
 
 /// The source of one of our tensors.
 #[derive(Debug, Clone)]
@@ -80,18 +78,16 @@ impl Checkpoint {
         }
         let below = self.tensors.iter().filter_map(|(name, at)| Some((name.strip_prefix(prefix)?, name, at)));
         for (short, name, at) in below {
-            if !named.contains(name) && !ignored(short) && !SCALING.iter().any(|mark| name.ends_with(mark)) {
+            if !named.contains(name) && !ignored(short) && !scaling::is_scaling(name) {
                 view.tensors.insert(name.clone(), at.clone());
             }
         }
         Ok(view)
     }
 
-    /// The scale of a scaled fp8 weight: `layer.scale_weight` in ComfyUI's files, or `layer.weight_scale` in its newer
-    /// ones, next to `layer.weight`.
-    fn scale_of(&self, weight: &str) -> Result<Option<f32>> {
-        let Some(layer) = weight.strip_suffix(".weight") else { return Ok(None) };
-        let beside = [format!("{layer}.scale_weight"), format!("{layer}.weight_scale")];
+    /// The scale of a scaled fp8 weight.
+    pub(super) fn scale_of(&self, weight: &str) -> Result<Option<f32>> {
+        let Some(beside) = scaling::names_of_scale(weight) else { return Ok(None) };
         let Some(name) = beside.iter().find(|name| self.tensors.contains_key(*name)) else { return Ok(None) };
         let shape = self.shape(name)?;
         if shape.iter().any(|side| *side != 1) {

@@ -23,7 +23,7 @@ use crate::networks::flux::{self, FluxInput, FluxTransformer};
 use crate::networks::t5::{self, T5Encoder};
 use crate::networks::vae::{self, Autoencoder};
 use crate::noise::Noise;
-use crate::schedulers::flow_match_euler::{self, FlowMatchEuler, Schedule};
+use crate::schedulers::flow_match_euler::{FlowMatchEuler, Schedule};
 use crate::tokenizers::{clip::ClipTokenizer, t5::T5Tokenizer};
 use crate::{Error, Result};
 
@@ -46,6 +46,8 @@ pub struct FluxPipeline {
     pub(crate) transformer: FluxTransformer,
     pub(crate) vae: Autoencoder,
     scheduler: FlowMatchEuler,
+    /// Why the checkpoint's own scheduler does not run, if it does not.
+    own_scheduler: Option<String>,
     guided: bool,
     latent_channels: usize,
     vae_factor: usize,
@@ -135,8 +137,7 @@ impl FluxPipeline {
         let transformer = checkpoint::load_strict(network, &transformer, dtype)?;
         // Real checkpoints overflow in bf16 in the decoder, which is small.
         let vae = checkpoint::load_strict(Autoencoder::new(&vae_config, device), &vae, DType::F32)?;
-        let scheduler: flow_match_euler::Config = serde_json::from_value(parts.scheduler_config()?)
-            .map_err(|error| Error::malformed(path, format!("scheduler_config.json: {error}")))?;
+        let scheduler = parts.flow_scheduler()?;
         let guided = transformer_config.guidance_embeds;
         let traits =
             Traits { guidance_embedded: guided, vae_factor: Some(vae_config.factor() as u32), ..Traits::default() };
@@ -152,7 +153,8 @@ impl FluxPipeline {
             keeps_text_encoders: options.keep_text_encoders,
             transformer,
             vae,
-            scheduler: FlowMatchEuler::new(scheduler)?,
+            scheduler: FlowMatchEuler::new(scheduler.config.plain())?,
+            own_scheduler: scheduler.unsupported,
             guided,
             latent_channels: vae_config.latent_channels,
             vae_factor: vae_config.factor(),
@@ -242,6 +244,9 @@ impl FluxPipeline {
         ];
         if let Some((field, why, _)) = refused.iter().find(|(_, _, wanted)| *wanted) {
             return Err(Error::Invalid(format!("{field} is not for FLUX, which {why}")));
+        }
+        if let (None, Some(reason)) = (request.scheduler, &self.own_scheduler) {
+            return Err(request.without_scheduler(reason));
         }
         let (rows, columns) = (request.height / multiple, request.width / multiple);
         let mut schedule = self.scheduler.schedule(request.num_inference_steps, rows * columns);

@@ -56,7 +56,9 @@ pub(super) fn read_text(path: &Path) -> Result<String> {
 }
 
 pub(super) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
-    serde_json::from_str(&read_text(path)?).map_err(|error| Error::malformed(path, error.to_string()))
+    let malformed = |reason: String| Error::malformed(path, reason);
+    let value = formats::json::read(read_text(path)?.as_bytes()).map_err(malformed)?;
+    serde_json::from_value(value).map_err(|error| malformed(error.to_string()))
 }
 
 #[cfg(test)]

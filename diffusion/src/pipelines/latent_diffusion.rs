@@ -11,6 +11,7 @@ use std::ops::ControlFlow;
 use ::image::RgbImage;
 use burn::prelude::*;
 use burn::tensor::DType;
+use formats::scheduler::Stated;
 use formats::{Part, Traits};
 
 use super::parts::Parts;
@@ -25,6 +26,9 @@ use crate::noise::Noise;
 use crate::schedulers::{self, Sampling, Scheduler};
 use crate::{Error, Result};
 
+/// Options of DPM-Solver that its names state.
+const STATED_BY_NAME: [&str; 2] = ["algorithm_type", "solver_order"];
+
 /// UNet, autoencoder and scheduler of a checkpoint.
 ///
 /// References:
@@ -36,7 +40,7 @@ pub struct LatentDiffusion {
     pub(super) dtype: DType,
     pub(super) unet: UNet2DConditionModel,
     pub(super) vae: Autoencoder,
-    scheduler: schedulers::Config,
+    scheduler: Stated<schedulers::Config>,
     latent_channels: usize,
     /// Whether the UNet takes the mask and the masked picture as extra channels: 9 instead of 4.
     repaints: bool,
@@ -116,9 +120,9 @@ impl LatentDiffusion {
             return Err(Error::malformed(parts.path(), reason));
         }
         vae_config.check_colours(parts.path())?;
-        let mut scheduler = parts.scheduler()?;
+        let mut scheduler = parts.noise_scheduler()?;
         if unet_config.addition_embed_type.is_none() {
-            scheduler.repair_first_models(repaints);
+            scheduler.config.repair_first_models(repaints);
         }
         let mut unet = UNet2DConditionModel::new(&unet_config, device);
         options.store(unet.linears(), device);
@@ -139,8 +143,20 @@ impl LatentDiffusion {
 
     /// A1111's name of the checkpoint's own solver, or its diffusers class if it is not supported.
     pub fn solver(&self) -> String {
-        let own = Scheduler::from_config(self.scheduler.clone());
-        own.map_or_else(|_| self.scheduler.class_name.clone(), |scheduler| scheduler.title())
+        let config = &self.scheduler.config;
+        let own = Scheduler::from_config(config.clone());
+        own.map_or_else(|_| config.class_name.clone(), |scheduler| scheduler.title())
+    }
+
+    /// Notes about what a request's scheduler leaves out of the checkpoint's config.
+    pub(super) fn notes(&self, request: &PictureRequest) -> Vec<String> {
+        let Some(name) = request.scheduler else { return Vec::new() };
+        let config = schedulers::Config { class_name: name.class_name().into(), ..self.scheduler.config.clone() };
+        let left_out = config.class().map(|class| config.unsupported(class)).unwrap_or_default();
+        // A name such as `dpmpp_2m` states the algorithm itself.
+        let left_out =
+            left_out.into_iter().filter(|option| !STATED_BY_NAME.iter().any(|known| option.starts_with(known)));
+        left_out.map(|option| format!("scheduler: {name} runs without the checkpoint's option {option}")).collect()
     }
 
     /// What the defaults of the checkpoint depend on, with the UNet's config.
@@ -181,8 +197,11 @@ impl LatentDiffusion {
 
     /// Plans the steps and encodes the picture of a request.
     pub(super) fn prepare(&self, request: &PictureRequest, conditions: Conditions) -> Result<Denoising> {
-        // A checkpoint whose own solver is not supported still runs with another one.
-        let config = request.scheduler.map_or_else(|| self.scheduler.clone(), |name| self.scheduler.named(name));
+        let config = match (request.scheduler, &self.scheduler.unsupported) {
+            (Some(name), _) => self.scheduler.config.named(name),
+            (None, None) => self.scheduler.config.clone(),
+            (None, Some(reason)) => return Err(request.without_scheduler(reason)),
+        };
         let mut sampling = Scheduler::from_config(config)?.sampling(request.num_inference_steps)?;
         if request.image.is_some() {
             sampling = sampling.with_strength(request.strength)?;

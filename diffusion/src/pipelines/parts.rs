@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use formats::detect::{self, Denoiser};
+use formats::scheduler::{Stated, flow};
 use formats::{Defaults, Family, Part};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -117,8 +118,17 @@ impl Parts {
     }
 
     /// The same for families with a choice of solvers.
-    pub(super) fn scheduler(&self) -> Result<schedulers::Config> {
-        schedulers::Config::from_json(&self.scheduler_config()?.to_string())
+    pub(super) fn noise_scheduler(&self) -> Result<Stated<schedulers::Config>> {
+        Stated::of_noise(&self.scheduler_config()?).map_err(|reason| self.malformed_scheduler(&reason))
+    }
+
+    /// The same for FLUX.1.
+    pub(super) fn flow_scheduler(&self) -> Result<Stated<flow::Config>> {
+        Stated::of_flow(&self.scheduler_config()?).map_err(|reason| self.malformed_scheduler(&reason))
+    }
+
+    fn malformed_scheduler(&self, reason: &str) -> Error {
+        Error::malformed(self.path(), format!("scheduler_config.json: {reason}"))
     }
 
     /// The tokenizer of a text encoder. Single files hold none; all of these families use the same one.

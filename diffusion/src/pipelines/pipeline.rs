@@ -142,6 +142,15 @@ impl Pipeline {
         }
     }
 
+    /// Notes for the user about settings of a request that have less effect than they name.
+    pub fn notes(&self, request: &PictureRequest) -> Vec<String> {
+        match self {
+            Self::Flux(_) => Vec::new(),
+            Self::StableDiffusion(pipeline) => pipeline.latent_diffusion().notes(request),
+            Self::StableDiffusionXl(pipeline) => pipeline.latent_diffusion().notes(request),
+        }
+    }
+
     /// Makes the pictures of a request. `on_step` is called after every step and can cancel: [`Error::Canceled`].
     pub fn generate(&self, request: &PictureRequest, on_step: OnStep) -> Result<Vec<RgbImage>> {
         match self {

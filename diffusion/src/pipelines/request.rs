@@ -158,6 +158,11 @@ impl PictureRequest {
         }
     }
 
+    /// The error if the request names no scheduler, and the checkpoint's own does not run for this reason.
+    pub(super) fn without_scheduler(&self, reason: &str) -> Error {
+        Error::Invalid(format!("scheduler has to be named, since the checkpoint's own does not run: {reason}"))
+    }
+
     /// The error for a strength that leaves no denoising steps. diffusers rejects it too.
     pub(super) fn without_steps(&self) -> Error {
         let Self { strength, num_inference_steps, .. } = self;

@@ -5,60 +5,9 @@
 //! `scheduler_config.json` of diffusers' `FlowMatchEulerDiscreteScheduler` and rounds to f32 where that does.
 
 use burn::prelude::*;
-use serde::{Deserialize, Serialize};
+pub use formats::scheduler::flow::{Config, TimeShift};
 
 use crate::{Error, Result};
-
-/// `scheduler_config.json`, with diffusers' defaults.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Config {
-    pub num_train_timesteps: usize,
-    pub shift: f64,
-    pub use_dynamic_shifting: bool,
-    pub base_shift: f64,
-    pub max_shift: f64,
-    pub base_image_seq_len: usize,
-    pub max_image_seq_len: usize,
-    pub time_shift_type: TimeShift,
-    pub shift_terminal: Option<f64>,
-    pub invert_sigmas: bool,
-    pub use_karras_sigmas: bool,
-    pub use_exponential_sigmas: bool,
-    pub use_beta_sigmas: bool,
-    pub stochastic_sampling: bool,
-}
-
-/// The form of the dynamic shift.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum TimeShift {
-    /// `e^mu / (e^mu + 1/sigma − 1)`
-    Exponential,
-    /// `mu / (mu + 1/sigma − 1)`
-    Linear,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self {
-            num_train_timesteps: 1000,
-            shift: 1.0,
-            use_dynamic_shifting: false,
-            base_shift: 0.5,
-            max_shift: 1.15,
-            base_image_seq_len: 256,
-            max_image_seq_len: 4096,
-            time_shift_type: TimeShift::Exponential,
-            shift_terminal: None,
-            invert_sigmas: false,
-            use_karras_sigmas: false,
-            use_exponential_sigmas: false,
-            use_beta_sigmas: false,
-            stochastic_sampling: false,
-        }
-    }
-}
 
 /// The scheduler of FLUX.
 ///
@@ -79,15 +28,8 @@ pub struct Schedule {
 impl FlowMatchEuler {
     /// Rejects variants that no FLUX checkpoint uses instead of sampling wrongly.
     pub fn new(config: Config) -> Result<Self> {
-        let unknown = [
-            ("invert_sigmas", config.invert_sigmas),
-            ("use_karras_sigmas", config.use_karras_sigmas),
-            ("use_exponential_sigmas", config.use_exponential_sigmas),
-            ("use_beta_sigmas", config.use_beta_sigmas),
-            ("stochastic_sampling", config.stochastic_sampling),
-        ];
-        match unknown.iter().find(|(_, wanted)| *wanted) {
-            Some((name, _)) => Err(Error::Invalid(format!("the scheduler option {name} is not supported"))),
+        match config.unsupported().first() {
+            Some(option) => Err(Error::Invalid(format!("the scheduler option {option} is not supported"))),
             None => Ok(Self { config }),
         }
     }

@@ -1,7 +1,6 @@
 //! Schedulers: the noise levels that a sampler visits, and the step from one to the next. Each algorithm has its own
 //! file. Prompts and pictures do not occur here.
 
-pub mod config;
 mod ddim;
 mod dpm_solver_multistep;
 mod euler;
@@ -14,7 +13,7 @@ mod unipc;
 
 use burn::prelude::*;
 
-pub use config::{Algorithm, Class, Config, PredictionType};
+pub use formats::scheduler::config::{self, Algorithm, Class, Config, PredictionType};
 
 use crate::noise::Noise;
 use crate::{Error, Result};
@@ -73,8 +72,8 @@ enum Solver {
 impl Scheduler {
     /// Rejects unknown classes, unsupported options, and invalid betas.
     pub fn from_config(config: Config) -> Result<Self> {
-        let class = config.class()?;
-        config.check(class)?;
+        let class = config.class().map_err(Error::Invalid)?;
+        config.check(class).map_err(Error::Invalid)?;
         let noise = NoiseSchedule::new(&config, class)?;
         Ok(Self { config, class, noise })
     }
@@ -222,13 +221,20 @@ mod tests {
     }
 
     /// The config of Stable Diffusion 1.5.
+    /// A config that may name anything.
+    fn config_of(text: &str) -> Result<Config> {
+        let value = formats::json::read(text.as_bytes()).map_err(Error::Invalid)?;
+        let fields = value.as_object().ok_or_else(|| Error::Invalid("a scheduler config is an object".into()))?;
+        Config::from_fields(fields).map_err(Error::Invalid)
+    }
+
     fn published() -> Config {
         let text = r#"{
             "_class_name": "PNDMScheduler", "_diffusers_version": "0.6.0", "beta_end": 0.012, "beta_start": 0.00085,
             "beta_schedule": "scaled_linear", "clip_sample": false, "num_train_timesteps": 1000,
             "set_alpha_to_one": false, "skip_prk_steps": true, "steps_offset": 1, "trained_betas": null
         }"#;
-        Config::from_json(text).unwrap()
+        config_of(text).unwrap()
     }
 
     fn scheduler(name: Name) -> Scheduler {
@@ -364,7 +370,7 @@ mod tests {
     #[test]
     fn what_cannot_be_done_is_refused_by_name() {
         let refusal = |text: &str| {
-            let config = Config::from_json(text).and_then(Scheduler::from_config);
+            let config = config_of(text).and_then(Scheduler::from_config);
             config.and_then(|scheduler| scheduler.sampling(4)).unwrap_err().to_string()
         };
         for (text, named) in [
@@ -390,7 +396,7 @@ mod tests {
             (r#"{"_class_name": "DPMSolverMultistepScheduler", "algorithm_type": "dpmsolver"}"#, "algorithm_type"),
             (r#"{"_class_name": "UniPCMultistepScheduler", "predict_x0": false}"#, "predict_x0"),
             (r#"{"_class_name": "LCMScheduler", "original_inference_steps": 0}"#, "original_inference_steps"),
-            ("[1]", "scheduler config"),
+            ("[1]", "object"),
         ] {
             let refusal = refusal(text);
             assert!(refusal.contains(named), "{text}: {refusal}");
@@ -401,6 +407,6 @@ mod tests {
     fn a_config_is_read_as_python_writes_it() {
         let text = r#"{"_class_name": "DPMSolverMultistepScheduler", "lambda_min_clipped": -Infinity,
                        "use_karras_sigmas": null, "variance_type": null}"#;
-        assert!(Scheduler::from_config(Config::from_json(text).unwrap()).is_ok());
+        assert!(Scheduler::from_config(config_of(text).unwrap()).is_ok());
     }
 }

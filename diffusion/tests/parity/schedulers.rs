@@ -23,7 +23,7 @@ const SHAPE: [usize; 4] = [1, 4, 5, 3];
 
 /// The scheduler of a case: a model's config, optionally another class, and the changes by a request.
 fn scheduler(case: &Value) -> Scheduler {
-    let own = Scheduler::from_config(Config::from_json(&case["config"].to_string()).unwrap()).unwrap();
+    let own = Scheduler::from_config(read(&case["config"])).unwrap();
     let taken = match case["class"].as_str() {
         Some(name) => own.with_class(Class::ALL.into_iter().find(|class| class.name() == name).unwrap()).unwrap(),
         None => own,
@@ -32,7 +32,11 @@ fn scheduler(case: &Value) -> Scheduler {
     for (field, value) in case["changes"].as_object().unwrap() {
         config[field] = value.clone();
     }
-    Scheduler::from_config(Config::from_json(&config.to_string()).unwrap()).unwrap()
+    Scheduler::from_config(read(&config)).unwrap()
+}
+
+fn read(config: &Value) -> Config {
+    Config::from_fields(config.as_object().unwrap()).unwrap()
 }
 
 /// The amount and scale of noise in the latents before a call: ones for latents of pure noise.

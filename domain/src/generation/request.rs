@@ -159,6 +159,12 @@ pub(super) fn params(request: &GenerationRequest, model: &Model) -> Result<Gener
         let message = format!("`{}` is not distilled: its classifier-free guidance is `guidance_scale`.", model.name);
         return Err(Error::invalid("true_cfg_scale", message));
     }
+    if request.scheduler.is_none() && defaults.scheduler_required {
+        let others = Scheduler::ALL.into_iter().filter(|scheduler| family.takes(*scheduler));
+        let others = others.map(Scheduler::as_str).collect::<Vec<_>>().join(", ");
+        let message = format!("Name one of {others}: `{}` has a scheduler that is not supported.", model.name);
+        return Err(Error::invalid("scheduler", message));
+    }
     let strength = match (&request.image, &request.mask) {
         (None, _) => None,
         (Some(_), None) => Some(request.strength.unwrap_or(defaults.strength)),

@@ -2,11 +2,12 @@
 //! checked on the way, and made visible together by one insert, or removed. Not here: HTTP, folders on the user's disk.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use formats::detect::Denoiser;
-use formats::{Configs, Family, Header, Part, Sniffer, Traits, detect, is_root_weights};
+use formats::folder::{self, Folder, INDEX, SCHEDULER};
+use formats::{Configs, Family, Header, Part, Scheduler, Sniffer, Traits, detect, is_root_weights, json, weights};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use sqlx::PgPool;
@@ -14,20 +15,21 @@ use sqlx::types::Json;
 
 use super::described::{Described, is_trigger_word};
 use super::parts::Layout;
-use super::{Model, ModelFile, ModelKind, check_name, check_name_is_free, family, vae_approx};
+use super::{Defaults, Model, ModelFile, ModelKind, check_name, check_name_is_free, family, vae_approx};
 use crate::database::now;
 use crate::limits::{MAX_FILE_BYTES, MAX_FILES};
 use crate::storage::{ObjectWriter, StorageKey};
+use crate::weights_gate::invalid;
 use crate::{Caller, Database, Error, ModelId, ProjectId, Result, Storage, begin, weights_gate};
 
 /// Largest file that is not weights, in bytes (a tokenizer's vocabulary is the largest of them).
 pub const MAX_TEXT_BYTES: usize = 32 * 1024 * 1024;
 const MAX_PATH_BYTES: usize = 200;
-/// Largest JSON file that is read, in bytes. Larger ones (vocabularies, shard indexes) contain nothing that is needed
-/// here.
+/// Largest JSON file that is read, in bytes. Larger ones (vocabularies) contain nothing that is needed here.
 const CONFIG_BYTES: usize = 256 * 1024;
+/// Largest shard index that is read, in bytes.
+const INDEX_BYTES: usize = 8 * 1024 * 1024;
 const FIELD: &str = "file";
-const INDEX: &str = "model_index.json";
 
 /// A model that is being added. If dropped before [`Intake::finish`], it removes what it stored.
 pub struct Intake {
@@ -124,7 +126,7 @@ impl Intake {
         if [".safetensors", ".gguf"].iter().any(|end| file.path.ends_with(end)) {
             let header = weights_gate::stored(&self.storage, &file.storage_key, file.bytes.unsigned_abs()).await?;
             self.weights.insert(file.path.clone(), header);
-        } else if file.path.ends_with(".json") && file.bytes.unsigned_abs() <= CONFIG_BYTES as u64 {
+        } else if file.path.ends_with(".json") && is_read(&file.path, file.bytes.unsigned_abs()) {
             let text = self.storage.get(&file.storage_key).await?;
             self.configs.insert(file.path.clone(), read_json(&file.path, &text)?);
         }
@@ -152,7 +154,7 @@ impl Intake {
             taken.extend(part_files(donor, part));
         }
         if self.guided_of(donor).await? == Some(guidance_embedded) || !family.matches_flow() {
-            let kept = ["scheduler/scheduler_config.json", "pyrograph.json"];
+            let kept = [SCHEDULER, "pyrograph.json"];
             taken.extend(donor.files.iter().filter(|file| kept.contains(&file.path.as_str())).cloned());
         }
         for file in taken {
@@ -207,7 +209,8 @@ impl Intake {
         let Some(index) = self.configs.get(INDEX) else {
             if let Some(layout) = Layout::of(&self.weights, &self.configs)? {
                 layout.check()?;
-                return checkpoint(layout.denoiser.family, layout.traits(&self.configs), &self.configs, base);
+                let traits = layout.traits(&self.configs);
+                return checkpoint(layout.denoiser.family, traits, &self.configs, base, layout.notes);
             }
             let [(path, header)] = &self.weights.iter().collect::<Vec<_>>()[..] else {
                 return Err(Error::internal("a LoRA of several files"));
@@ -231,6 +234,9 @@ impl Intake {
             if let Some(latent_channels) = vae_approx::latent_channels(header) {
                 return vae_approx::describe(latent_channels, name, base.as_ref());
             }
+            if !detect::is_adapter(header) {
+                return Err(invalid(detect::other_file(header)));
+            }
             let family = family::of_lora(header)?.as_str();
             if let Some(base) = &base {
                 check_base(base, family)?;
@@ -248,18 +254,10 @@ impl Intake {
         };
         let family = detect::family_of_folder(index, &self.configs)
             .map_err(|reason| Error::invalid(FIELD, format!("model_index.json: {reason}.")))?;
-        for component in family.parts().iter().map(|part| part.as_str()) {
-            let config = format!("{component}/config.json");
-            let weights = format!("{component}/");
-            let is_weights = |path: &String| path.starts_with(&weights) && path.ends_with(".safetensors");
-            if !self.configs.contains_key(&config) || !self.weights.keys().any(is_weights) {
-                return Err(Error::invalid(
-                    FIELD,
-                    format!("The checkpoint is not complete: `{config}` or the weights beside it are missing."),
-                ));
-            }
-        }
-        checkpoint(family, detect::traits_of_folder(family, &self.configs), &self.configs, base)
+        let paths: BTreeSet<&str> = self.files.iter().map(|file| file.path.as_str()).collect();
+        let folder = Folder { paths: &paths, configs: &self.configs, weights: &self.weights };
+        let notes = folder.check(family).map_err(|reason| Error::invalid(FIELD, reason))?;
+        checkpoint(family, detect::traits_of_folder(family, &self.configs), &self.configs, base, notes)
     }
 
     /// The new row, of the added files.
@@ -396,7 +394,7 @@ impl FileIntake<'_> {
             }
             Content::Text(text) if path.ends_with(".json") => {
                 let value = read_json(&path, &text)?;
-                if text.len() <= CONFIG_BYTES {
+                if is_read(&path, text.len() as u64) {
                     intake.configs.insert(path.clone(), value);
                 }
             }
@@ -430,20 +428,39 @@ fn main_file(model: &Model) -> Option<&ModelFile> {
 }
 
 pub(super) fn read_json(path: &str, text: &[u8]) -> Result<Value> {
-    serde_json::from_slice(text).map_err(|error| Error::invalid(FIELD, format!("`{path}` is not JSON: {error}.")))
+    json::read(text).map_err(|error| Error::invalid(FIELD, format!("`{path}` is not JSON: {error}.")))
 }
 
-fn checkpoint(family: Family, traits: Traits, configs: &Configs, base: Option<&str>) -> Result<Described> {
+/// Whether the value of a JSON file is kept.
+fn is_read(path: &str, bytes: u64) -> bool {
+    bytes <= if weights::is_index(path) { INDEX_BYTES } else { CONFIG_BYTES } as u64
+}
+
+fn checkpoint(
+    family: Family,
+    traits: Traits,
+    configs: &Configs,
+    base: Option<&str>,
+    mut warnings: Vec<String>,
+) -> Result<Described> {
     if base.is_some() {
         return Err(Error::invalid("base", "A checkpoint has no base: it stands alone."));
     }
+    let own = folder::scheduler(family, configs).map_err(|reason| Error::invalid(FIELD, reason))?;
+    let defaults = family::defaults(family, traits, configs)?;
+    let defaults = Defaults { scheduler_required: own.is_some(), ..defaults };
+    warnings.extend(own.map(|reason| {
+        let others = Scheduler::ALL.into_iter().filter(|scheduler| family.takes(*scheduler));
+        let others = others.map(Scheduler::as_str).collect::<Vec<_>>().join(", ");
+        format!("Requests have to name a `scheduler` ({others}), since the checkpoint's own does not run: {reason}.")
+    }));
     Ok(Described {
         kind: ModelKind::Checkpoint,
         family: family.as_str().to_owned(),
         base: None,
-        defaults: Some(family::defaults(family, traits, configs)?),
+        defaults: Some(defaults),
         trigger_word: None,
-        warnings: Vec::new(),
+        warnings,
     })
 }
 

@@ -2,10 +2,11 @@
 //! in one beside it (`vae.safetensors`), or in a folder beside it (`vae/`). Where each part is, is detected from the
 //! names of tensors; the engine checks whether they fit.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use formats::detect::{self, Denoiser};
-use formats::{Configs, Header, Traits};
+use formats::folder::Folder;
+use formats::{Configs, Header, Traits, scaling};
 pub use formats::{Part, named_as};
 
 use crate::weights_gate::invalid;
@@ -19,6 +20,8 @@ pub(crate) struct Layout<'a> {
     pub denoiser: Denoiser,
     /// Parts that are in none of the files.
     pub missing: Vec<Part>,
+    /// Sentences for the user about what has no effect.
+    pub notes: Vec<String>,
     /// Pixels per latent of the autoencoder, if it is in a file.
     vae_factor: Option<u32>,
 }
@@ -33,34 +36,48 @@ impl<'a> Layout<'a> {
         let mains: Vec<_> =
             roots.iter().filter(|(path, _)| roots.len() == 1 || Part::of_file(path).is_none()).collect();
         let [(main, header)] = mains[..] else {
+            if mains.is_empty() && weights.keys().chain(configs.keys()).any(|path| path.contains('/')) {
+                let message = "The checkpoint is not complete: `model_index.json` is missing.";
+                return Err(Error::invalid("file", message));
+            }
             let message = "Send one .safetensors file (a LoRA or a checkpoint), perhaps with its text encoders and VAE \
                            as parts of their own, or a checkpoint's folder with its model_index.json.";
             return Err(Error::invalid("file", message));
         };
-        let found = detect::denoiser(header).map_err(|what| invalid(detect::looks_like(what)))?;
+        let found = detect::denoiser(header).map_err(invalid)?;
         let Some(denoiser) = found else {
             return match weights.len() {
                 1 => Ok(None),
-                _ => Err(Error::invalid("file", format!("`{main}` holds no denoiser that the other parts belong to."))),
+                _ => {
+                    let what = detect::other_file(header);
+                    let message = format!("`{main}` holds no denoiser that the other parts belong to: {what}.");
+                    Err(Error::invalid("file", message))
+                }
             };
         };
         let family = denoiser.family;
-        let mut layout = Layout { main, denoiser, missing: vec![], vae_factor: None };
+        let notes = roots.iter().filter_map(|(_, header)| scaling::notes(header)).collect();
+        let mut layout = Layout { main, denoiser, missing: vec![], notes, vae_factor: None };
+        for (path, header) in &roots {
+            let checked = scaling::check(header);
+            checked.map_err(|reason| Error::invalid("file", format!("`{path}`: {reason}.")))?;
+        }
+        let paths: BTreeSet<&str> = weights.keys().chain(configs.keys()).map(String::as_str).collect();
+        let folder = Folder { paths: &paths, configs, weights };
         for part in Part::SEPARABLE {
             let apart = roots.iter().find(|(path, _)| path != main && Part::of_file(path) == Some(part));
             if let Some((path, apart)) = apart
                 && family.place_of(part, apart).is_none()
             {
-                let message = format!("`{path}` holds no {} of {}.", part.as_str(), family.title());
+                let what = detect::other_file(apart);
+                let message = format!("`{path}` holds no {} of {}: {what}.", part.as_str(), family.title());
                 return Err(Error::invalid(part.as_str(), message));
             }
             let place = apart.map(|(_, header)| *header).or_else(|| family.place_of(part, header).map(|_| *header));
             if part == Part::Vae {
                 layout.vae_factor = place.and_then(detect::vae_factor);
             }
-            let folder = format!("{}/", part.as_str());
-            let in_folder = configs.contains_key(&format!("{folder}config.json"))
-                && weights.keys().any(|path| path.starts_with(&folder) && path.ends_with(".safetensors"));
+            let in_folder = folder.check_network(part).is_ok();
             if family.parts().contains(&part) && place.is_none() && !in_folder {
                 layout.missing.push(part);
             }
@@ -157,9 +174,9 @@ mod tests {
             (headed(&[first, refiner[0], refiner[1]]), "the refiner of Stable Diffusion XL"),
         ] {
             let weights = BTreeMap::from([("x.safetensors".to_owned(), header)]);
-            let told = Layout::of(&weights, &Configs::new()).unwrap_err();
-            assert!(matches!(&told, Error::Invalid { field, .. } if field == "file"), "{told}");
-            assert!(told.to_string().contains(what), "{told}");
+            let message = Layout::of(&weights, &Configs::new()).unwrap_err();
+            assert!(matches!(&message, Error::Invalid { field, .. } if field == "file"), "{message}");
+            assert!(message.to_string().contains(what), "{message}");
         }
     }
 
@@ -177,9 +194,9 @@ mod tests {
     fn what_is_missing_is_told_with_the_remedy() {
         let weights = BTreeMap::from([("dev.gguf".to_owned(), headed(&FLUX))]);
         let layout = Layout::of(&weights, &Configs::new()).unwrap().unwrap();
-        let told = layout.check().unwrap_err().to_string();
+        let message = layout.check().unwrap_err().to_string();
         for word in ["dev.gguf", "FLUX.1", "`text_encoder_2`", "--text-encoder-2 FILE", "parts_of", "--like"] {
-            assert!(told.contains(word), "{told}");
+            assert!(message.contains(word), "{message}");
         }
     }
 

@@ -21,7 +21,7 @@ pub(super) fn run(models: &mut Models, order: &Generate, session: &EngineSession
     let pictures = PictureRequest::read(&order.params, order.seed)?;
     let (resident, warnings) = models.pipeline(&order.base, &order.loras, &pictures)?;
     session.tell_resident(models.list(Some((&order.base, &resident))));
-    for message in warnings {
+    for message in warnings.into_iter().chain(resident.pipeline.notes(&pictures)) {
         session.report(&Report::Warning { request, message });
     }
     let mut previews = Previews::prepare(&resident.pipeline, order, session);

@@ -17,7 +17,6 @@ use tokio::io::AsyncWriteExt;
 use url::Url;
 
 use super::guard::{Guard, GuardError};
-use super::selection::is_weights;
 use crate::config::HubToken;
 use crate::stop::{Stop, disk};
 
@@ -274,7 +273,7 @@ impl Partial {
             bytes,
             validator,
             sniffer: None,
-            weights: is_weights(remote.path) || remote.path.ends_with(".gguf"),
+            weights: formats::weights::is_weights(remote.path) || remote.path.ends_with(".gguf"),
         };
         if bytes == 0 || remote.bytes.is_some_and(|whole| bytes > whole) {
             partial.restart(None).await?;

@@ -7,10 +7,11 @@ use std::path::{Path, PathBuf};
 
 use domain::import::MAX_LICENSE_BYTES;
 use domain::model::parts::named_as;
-use serde_json::Value;
+use formats::folder::{self, INDEX};
+use formats::json;
 
 use super::download::DownloadError;
-use super::selection::{self, INDEX};
+use super::selection;
 use super::{Found, Place, Wanted};
 
 /// How many levels of subfolders of a model's folder are searched.
@@ -38,11 +39,11 @@ pub(crate) fn find(allowed: Option<&Path>, path: &str, name: &str) -> Result<Fou
     let paths: Vec<&str> = found.iter().map(|(path, _)| path.as_str()).collect();
     let place = |path: &str| found.iter().find(|(found, _)| found == path).map(|(_, place)| place.as_path());
     let chosen = match place(INDEX) {
-        None => vec![selection::single(&paths).map_err(DownloadError::Final)?],
+        None => vec![folder::single(&paths).map_err(DownloadError::Final)?],
         Some(index) => {
-            let index: Value = serde_json::from_slice(&fs::read(index).map_err(missing)?)
+            let index = json::read(&fs::read(index).map_err(missing)?)
                 .map_err(|error| DownloadError::Final(format!("{INDEX} is not JSON: {error}.")))?;
-            selection::pipeline(&paths, &index, None).map_err(DownloadError::Final)?
+            folder::pipeline(&paths, &index, None).map_err(DownloadError::Final)?
         }
     };
     let mut files = Vec::with_capacity(chosen.len());

@@ -9,14 +9,15 @@ use std::path::Path;
 use domain::import::{self, MAX_LICENSE_BYTES};
 use domain::model::parts::named_as;
 use domain::model::source::Source;
+use formats::folder::{self, INDEX};
+use formats::json;
 use reqwest::header::{CONTENT_LENGTH, ETAG, HeaderMap, HeaderName};
 use reqwest::{Method, StatusCode};
 use serde::Deserialize;
-use serde_json::Value;
 use url::Url;
 
 use super::download::{DownloadError, Fetcher, Follow, check_status, header};
-use super::selection::{self, INDEX};
+use super::selection;
 use super::{Asked, Found, Place, Wanted};
 use crate::attempt::Attempt;
 use crate::stop::Stop;
@@ -114,13 +115,13 @@ impl Hub<'_> {
             return Ok(chosen);
         }
         if !paths.contains(&INDEX) {
-            return Ok(vec![selection::single(paths).map_err(DownloadError::Final)?]);
+            return Ok(vec![folder::single(paths).map_err(DownloadError::Final)?]);
         }
         self.look(commit, INDEX).await?;
         let index = self.fetcher.text(&self.file(commit, INDEX)?, ANSWER_BYTES).await?;
-        let index: Value = serde_json::from_slice(&index)
-            .map_err(|error| DownloadError::Final(format!("{INDEX} is not JSON: {error}.")))?;
-        selection::pipeline(paths, &index, variant).map_err(DownloadError::Final)
+        let index =
+            json::read(&index).map_err(|error| DownloadError::Final(format!("{INDEX} is not JSON: {error}.")))?;
+        folder::pipeline(paths, &index, variant).map_err(DownloadError::Final)
     }
 
     /// Size and SHA-256 of a file, if the Hub reports them; or an error if there is no access to it.

@@ -38,7 +38,9 @@ pub(super) fn map(file: &Below, mut config: Value) -> Result<Mapped, String> {
     config["block_out_channels"] = levels.iter().map(|level| level.channels).collect();
     config["layers_per_block"] = layers.into();
     config["cross_attention_dim"] = file.size("middle_block.1.transformer_blocks.0.attn2.to_k.weight", 1)?.into();
-    config["use_linear_projection"] = (file.shape("middle_block.1.proj_in.weight")?.len() == 2).into();
+    // Programs that write GGUF may drop sides of 1, so that a convolution looks like a linear layer.
+    let linear = file.shape("middle_block.1.proj_in.weight")?.len() == 2 && config["use_linear_projection"] == true;
+    config["use_linear_projection"] = linear.into();
     if levels.iter().any(|level| level.depth > 1) || !config["transformer_layers_per_block"].is_null() {
         config["transformer_layers_per_block"] = levels.iter().map(|level| level.depth.max(1)).collect();
     }
@@ -63,7 +65,7 @@ fn levels(file: &Below) -> Result<Vec<Level>, String> {
         match levels.last_mut().filter(|_| !begins) {
             Some(level) => level.layers += 1,
             None => levels.push(Level {
-                channels: file.size(&format!("{block}.0.out_layers.3.weight"), 0)?,
+                channels: file.size(&format!("{block}.0.out_layers.3.bias"), 0)?,
                 layers: 1,
                 depth: file.count(&format!("{block}.1.transformer_blocks.")),
             }),

@@ -20,12 +20,12 @@ pub mod taesd;
 
 use std::path::Path;
 
-use formats::detect::{self, Denoiser};
-use formats::{Family, Header, Naming, Part, Place};
+use formats::detect::{self, Denoiser, Unsupported};
+use formats::{Family, Header, Naming, Part, Place, scaling};
 use serde_json::Value;
 
 use super::Checkpoint;
-use super::view::{SCALING, Source};
+use super::view::Source;
 use crate::{Error, Result};
 
 /// Upper limit on the blocks in a list; no network has more.
@@ -45,10 +45,10 @@ impl SingleFile {
     pub fn open(path: &Path) -> Result<Self> {
         let file = Checkpoint::open(path)?;
         let header = file.header();
-        let refused = |what: &str| Error::malformed(path, detect::looks_like(what));
+        let refused = |what: Unsupported| Error::malformed(path, what.to_string());
         let denoiser = detect::denoiser(&header).map_err(refused)?;
         if denoiser.is_none() {
-            detect::lone_part(&header).map_err(|what| refused(&what))?;
+            detect::lone_part(&header).map_err(refused)?;
         }
         Ok(Self { file, header, denoiser })
     }
@@ -186,7 +186,7 @@ impl Below<'_> {
     /// The names below the prefix, without ignored ones.
     fn names(&self, ignored: &[&str]) -> impl Iterator<Item = &str> {
         let short = self.file.names().filter_map(|name| name.strip_prefix(self.prefix));
-        short.filter(|name| !carries_nothing(name, ignored) && !carries_nothing(name, &SCALING))
+        short.filter(|name| !carries_nothing(name, ignored) && !scaling::is_scaling(name))
     }
 }
 

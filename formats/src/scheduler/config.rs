@@ -1,13 +1,15 @@
-//! `scheduler_config.json`: the noise schedule that a model was trained with, and its authors' choice of solver. The
-//! noise schedule and the solvers compute their coefficients from it.
+//! `scheduler_config.json` of a model that removes noise: the noise schedule that it was trained with, and its authors'
+//! choice of solver. `diffusion::schedulers` computes the coefficients from it.
 
-use formats::Scheduler;
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
-use crate::{Error, Result};
+use super::Scheduler;
 
 /// Upper limit on training timesteps; no model has more.
 const TIMESTEP_LIMIT: usize = 100_000;
+/// Half the log signal-to-noise ratio is above this at every timestep, so that clipping to less changes nothing.
+const NO_LAMBDA_BELOW: f64 = -10.0;
 
 /// `scheduler_config.json` of any [`Class`]. Fields whose default depends on the class are options, so that a config
 /// can be used with another class: stated values stay and the rest take that class's defaults, as with diffusers'
@@ -233,17 +235,25 @@ impl Default for Config {
 }
 
 impl Config {
-    /// Parses `scheduler_config.json` as Python writes it: `null` means the default, and a lowest lambda of
-    /// `-Infinity`, which is not valid JSON, means none.
-    pub fn from_json(text: &str) -> Result<Self> {
-        let refused = |error: serde_json::Error| Error::Invalid(format!("scheduler config: {error}"));
-        let mut fields: serde_json::Map<String, serde_json::Value> =
-            serde_json::from_str(&text.replace("-Infinity", "null")).map_err(refused)?;
-        fields.retain(|_, value| !value.is_null());
-        serde_json::from_value(fields.into()).map_err(refused)
+    /// The fields of a config; `null` means the default. Errors: a field that has a value of another kind.
+    pub fn from_fields(fields: &Map<String, Value>) -> Result<Self, String> {
+        let stated = fields.iter().filter(|(_, value)| !value.is_null());
+        let stated: Map<String, Value> = stated.map(|(name, value)| (name.clone(), value.clone())).collect();
+        let error = match serde_json::from_value(stated.clone().into()) {
+            Ok(config) => return Ok(config),
+            Err(error) => error.to_string(),
+        };
+        let alone = |name: &str, value: &Value| Map::from_iter([(name.to_owned(), value.clone())]);
+        let is_wrong =
+            |(name, value): &(&String, &Value)| serde_json::from_value::<Self>(alone(name, value).into()).is_err();
+        Err(match stated.iter().find(is_wrong) {
+            Some((name, value)) => format!("`{name}` is {value}, which is not supported"),
+            None => error,
+        })
     }
 
-    /// The same noise schedule with the solver `name`. [`Config::class`] refuses a flow-matching scheduler.
+    /// The same noise schedule with the solver `name`, and without options that are not supported.
+    /// [`Config::class`] refuses a flow-matching scheduler.
     pub fn named(&self, name: Scheduler) -> Self {
         let mut config = Self { class_name: name.class_name().into(), ..self.clone() };
         match name {
@@ -254,6 +264,7 @@ impl Config {
             Scheduler::Dpmpp2mSdeKarras => config.solve_dpm(Algorithm::SdeDpmSolverPlusPlus, true),
             _ => {}
         }
+        config.leave_out_unsupported();
         config
     }
 
@@ -271,16 +282,13 @@ impl Config {
     }
 
     /// The solver that `_class_name` names.
-    pub fn class(&self) -> Result<Class> {
+    pub fn class(&self) -> Result<Class, String> {
         let known = Class::ALL.into_iter().find(|class| class.name() == self.class_name);
-        known.ok_or_else(|| {
-            let names = Class::ALL.map(Class::name).join(", ");
-            Error::Invalid(format!("the scheduler {} is not known; there are {names}", self.class_name))
-        })
+        known.ok_or_else(|| format!("the scheduler {} is not supported", self.class_name))
     }
 
     /// The timestep spacing, or the class's default.
-    pub(super) fn spacing(&self, class: Class) -> TimestepSpacing {
+    pub fn spacing(&self, class: Class) -> TimestepSpacing {
         self.timestep_spacing.unwrap_or(match class {
             Class::Ddim | Class::Pndm | Class::Lcm => TimestepSpacing::Leading,
             _ => TimestepSpacing::Linspace,
@@ -288,7 +296,7 @@ impl Config {
     }
 
     /// The range to clip the predicted x₀ to, if any.
-    pub(super) fn clip(&self, class: Class) -> Option<f64> {
+    pub fn clip(&self, class: Class) -> Option<f64> {
         let clips = match class {
             Class::Ddim => self.clip_sample.unwrap_or(true),
             Class::Lcm => self.clip_sample.unwrap_or(false),
@@ -298,21 +306,54 @@ impl Config {
     }
 
     /// Whether the last step ends at zero noise.
-    pub(super) fn ends_clean(&self, class: Class) -> bool {
+    pub fn ends_clean(&self, class: Class) -> bool {
         self.set_alpha_to_one.unwrap_or(class != Class::Pndm)
     }
 
-    /// Rejects unsupported values instead of sampling wrongly. Fields that the class does not read are ignored.
-    pub(super) fn check(&self, class: Class) -> Result<()> {
-        if !(1..=TIMESTEP_LIMIT).contains(&self.num_train_timesteps) {
-            let count = self.num_train_timesteps;
-            return Err(Error::Invalid(format!("scheduler: num_train_timesteps is {count}")));
+    /// Rejects unsupported values instead of sampling wrongly. Fields that the class does not read are ignored. Errors:
+    /// a part of a sentence.
+    pub fn check(&self, class: Class) -> Result<(), String> {
+        self.check_noise()?;
+        if self.prediction_type == PredictionType::Sample && matches!(class, Class::EulerAncestral | Class::Pndm) {
+            return Err(format!("the option prediction_type sample is not supported by the {}", class.name()));
         }
+        match self.unsupported(class).first() {
+            Some(option) => Err(format!("the option {option} is not supported by the {}", class.name())),
+            None => Ok(()),
+        }
+    }
+
+    /// Rejects a noise schedule that no solver can use.
+    pub(super) fn check_noise(&self) -> Result<(), String> {
+        let count = self.num_train_timesteps;
+        if !(1..=TIMESTEP_LIMIT).contains(&count) {
+            return Err(format!("`num_train_timesteps` is {count}"));
+        }
+        let is_beta = |beta: f64| beta > 0.0 && beta < 1.0;
+        if let Some(betas) = &self.trained_betas {
+            if betas.len() != count {
+                return Err(format!("there are {} `trained_betas` for {count} timesteps", betas.len()));
+            }
+            if let Some(beta) = betas.iter().find(|beta| !is_beta(f64::from(**beta))) {
+                return Err(format!("one of `trained_betas` is {beta}, and has to be between 0 and 1"));
+            }
+        } else if self.beta_schedule != Some(BetaSchedule::SquaredCosine) {
+            for (field, beta) in [("beta_start", self.beta_start), ("beta_end", self.beta_end)] {
+                if let Some(beta) = beta.filter(|beta| !is_beta(*beta)) {
+                    return Err(format!("`{field}` is {beta}, and a beta has to be between 0 and 1"));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The stated options that the class has in diffusers and not here.
+    pub fn unsupported(&self, class: Class) -> Vec<&'static str> {
         let (dpm, unipc) = (class == Class::DpmSolverMultistep, class == Class::UniPc);
         let (euler, ancestral, pndm) = (class == Class::Euler, class == Class::EulerAncestral, class == Class::Pndm);
         let sigmas = euler || dpm || unipc;
         let algorithms = [Algorithm::DpmSolverPlusPlus, Algorithm::SdeDpmSolverPlusPlus];
-        let refused = [
+        let all = [
             ("thresholding", self.thresholding && !(euler || ancestral || pndm)),
             ("use_exponential_sigmas", self.use_exponential_sigmas && sigmas),
             ("use_beta_sigmas", self.use_beta_sigmas && sigmas),
@@ -320,7 +361,7 @@ impl Config {
             ("use_flow_sigmas", self.use_flow_sigmas && (dpm || unipc)),
             ("interpolation_type log_linear", self.interpolation_type != Interpolation::Linear && euler),
             ("timestep_type continuous", self.timestep_type != TimestepType::Discrete && euler),
-            ("lambda_min_clipped", self.lambda_min_clipped.is_some() && dpm),
+            ("lambda_min_clipped", self.lambda_min_clipped.is_some_and(|least| least > NO_LAMBDA_BELOW) && dpm),
             ("algorithm_type that solves for the noise", !algorithms.contains(&self.algorithm_type) && dpm),
             ("solver_order other than 1 and 2", !(1..=2).contains(&self.solver_order) && (dpm || unipc)),
             (
@@ -329,13 +370,32 @@ impl Config {
             ),
             ("predict_x0 false", !self.predict_x0 && unipc),
             ("disable_corrector", !self.disable_corrector.is_empty() && unipc),
-            ("prediction_type sample", self.prediction_type == PredictionType::Sample && (ancestral || pndm)),
         ];
-        match refused.iter().find(|(_, wanted)| *wanted) {
-            Some((option, _)) => {
-                Err(Error::Invalid(format!("the option {option} is not supported by the {}", class.name())))
-            }
-            None => Ok(()),
-        }
+        all.into_iter().filter(|(_, stated)| *stated).map(|(option, _)| option).collect()
+    }
+
+    fn leave_out_unsupported(&mut self) {
+        let plain = Self::default();
+        let Self { thresholding, use_exponential_sigmas, use_beta_sigmas, use_lu_lambdas, use_flow_sigmas, .. } = plain;
+        let Self { interpolation_type, timestep_type, lambda_min_clipped, predict_x0, disable_corrector, .. } = plain;
+        *self = Self {
+            thresholding,
+            use_exponential_sigmas,
+            use_beta_sigmas,
+            use_lu_lambdas,
+            use_flow_sigmas,
+            interpolation_type,
+            timestep_type,
+            lambda_min_clipped,
+            predict_x0,
+            disable_corrector,
+            algorithm_type: match self.algorithm_type {
+                Algorithm::DpmSolver | Algorithm::DpmSolverPlusPlus => Algorithm::DpmSolverPlusPlus,
+                Algorithm::SdeDpmSolver | Algorithm::SdeDpmSolverPlusPlus => Algorithm::SdeDpmSolverPlusPlus,
+            },
+            solver_order: self.solver_order.clamp(1, 2),
+            clip_sample_range: if self.clip_sample_range > 0.0 { self.clip_sample_range } else { 1.0 },
+            ..self.clone()
+        };
     }
 }

@@ -1,9 +1,16 @@
-//! The schedulers that a request can name, with all their names. `diffusion::schedulers` implements them.
+//! The schedulers that a request can name, with all their names, and what a checkpoint's `scheduler_config.json` says
+//! about its own. `diffusion::schedulers` implements them.
+
+pub mod config;
+pub mod flow;
+mod stated;
 
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
+
+pub use stated::{Stated, of_checkpoint};
 
 /// Solver of the denoising. The noise schedule is always that of the model's `scheduler_config.json`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]

@@ -6,8 +6,14 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
+pub use self::unsupported::Unsupported;
 use crate::place::DENOISERS;
 use crate::{Family, Header, Traits};
+
+mod unsupported;
+
+/// Width of the pooled text and the size conditions that the UNet of Kolors reads; that of XL reads 2816.
+const KOLORS_CONDITIONS: usize = 5632;
 
 /// The small JSON files of a checkpoint, by path.
 pub type Configs = BTreeMap<String, Value>;
@@ -20,66 +26,8 @@ pub struct Denoiser {
     pub guidance_embedded: bool,
 }
 
-/// Parts of tensor names that identify unsupported kinds of files. Adapters and quantised models come first, since they
-/// also contain the names of their base models.
-const OTHERS: [(&str, &str); 53] = [
-    (".lora_down.", "an adapter (LoRA), which is no model of its own"),
-    (".lora_up.", "an adapter (LoRA), which is no model of its own"),
-    (".lora_A.", "an adapter (LoRA), which is no model of its own"),
-    (".lora.down.", "an adapter (LoRA), which is no model of its own"),
-    (".hada_w1_a", "an adapter (LoHa), which is no model of its own"),
-    (".lokr_w1", "an adapter (LoKr), which is no model of its own"),
-    ("bitsandbytes__", "a model quantised by bitsandbytes, in a way that is not read"),
-    (".quant_map", "a model quantised by bitsandbytes, in a way that is not read"),
-    (".qweight", "a model quantised by GPTQ, AWQ or SVDQuant, in a way that is not read"),
-    (".weight_scale_2", "a model quantised to four bits (NVFP4), in a way that is not read"),
-    ("control_model.", "a ControlNet"),
-    ("controlnet_", "a ControlNet"),
-    ("input_hint_block.", "a ControlNet"),
-    ("ip_adapter.", "an IP-Adapter"),
-    ("motion_modules.", "an AnimateDiff motion module"),
-    ("emb_params", "a textual inversion"),
-    ("time_stack.", "Stable Video Diffusion"),
-    ("depth_model.", "Stable Diffusion 2 with depth"),
-    ("cond_stage_model.roberta.", "AltDiffusion"),
-    ("edm_mean", "Playground v2.5"),
-    ("joint_blocks.", "Stable Diffusion 3"),
-    ("clip_txt_mapper.", "Stable Cascade"),
-    ("channelwise.", "Stable Cascade"),
-    ("single_stream_modulation", "FLUX.2"),
-    ("early_stream_modulations", "FLUX.3"),
-    ("distilled_guidance_layer.", "Chroma"),
-    ("individual_token_refiner.", "HunyuanVideo"),
-    ("img_attn_qkv.", "HunyuanVideo"),
-    ("img_mod.1.", "Qwen-Image"),
-    ("double_stream_blocks.", "HiDream"),
-    ("vace_blocks.", "Wan VACE"),
-    ("head.modulation", "Wan"),
-    ("time_projection.1.", "Wan"),
-    ("middle.0.residual.0.gamma", "the autoencoder of Wan or Qwen-Image"),
-    ("patchify_proj.", "LTX-Video"),
-    ("attn.qkv_x.", "Mochi"),
-    ("double_layers.", "AuraFlow"),
-    ("cap_embedder.", "Lumina 2 or Z-Image"),
-    ("cross_attn.kv_linear.", "Sana or PixArt"),
-    ("adaln_single.", "PixArt"),
-    ("pos_embedder.", "Cosmos"),
-    ("extra_pos_embedder.", "Cosmos"),
-    ("txtfusion.", "Krea 2"),
-    ("attn1.Wqkv", "Hunyuan-DiT"),
-    ("mlp_t5.", "Hunyuan-DiT"),
-    ("autoencoder.encoder.stages.", "a deep-compression autoencoder"),
-    ("stages.1.op_list.", "a deep-compression autoencoder"),
-    ("model.layers.0.self_attn.q_proj.", "a language model"),
-    ("RRDB_trunk.", "an upscaler (ESRGAN)"),
-    ("model.1.sub.0.", "an upscaler (ESRGAN)"),
-    ("conv_first.", "an upscaler"),
-    ("safety_checker.", "a safety checker"),
-    ("concept_embeds", "a safety checker"),
-];
-
 /// The denoiser of a file; `None` if the file has none. Errors: what the file is, if its denoiser is not supported.
-pub fn denoiser(header: &Header) -> Result<Option<Denoiser>, &'static str> {
+pub fn denoiser(header: &Header) -> Result<Option<Denoiser>, Unsupported> {
     // Looks for the complete name of the first layer, because names in adapters start with the names of their layers.
     let prefix =
         |first: &str| DENOISERS.into_iter().find(|prefix| header.tensors.contains_key(&format!("{prefix}{first}")));
@@ -88,10 +36,11 @@ pub fn denoiser(header: &Header) -> Result<Option<Denoiser>, &'static str> {
     if flux.is_none() && unet.is_none() {
         return Ok(None);
     }
-    if let Some(what) = other_model(header) {
-        return Err(what);
+    if let Some(other) = unsupported::other_model(header) {
+        return Err(other);
     }
     if let Some(prefix) = flux {
+        check_flux(header, prefix)?;
         let guidance_embedded = header.has(&format!("{prefix}guidance_in."));
         return Ok(Some(Denoiser { family: Family::Flux, guidance_embedded }));
     }
@@ -99,70 +48,75 @@ pub fn denoiser(header: &Header) -> Result<Option<Denoiser>, &'static str> {
     Ok(family.map(|family| Denoiser { family, guidance_embedded: false }))
 }
 
-/// Classifies a file without a denoiser: `Ok` for another part of a supported model. Errors: what else it looks like.
-pub fn lone_part(header: &Header) -> Result<(), String> {
-    if let Some(what) = other_model(header) {
-        return Err(what.to_owned());
-    }
-    let lone = ["decoder.mid.", "first_stage_model.", "vae.decoder.", "text_model.", "transformer.resblocks."];
-    if lone.iter().any(|start| header.has(start))
-        || header.has("encoder.block.") && header.has("shared.")
-        || header.has("enc.blk.") && header.has("token_embd.")
-        || header.has("text_encoders.")
-    {
+/// Checks a file without a denoiser: `Ok` for another part of a supported model. Errors: what else it looks like.
+pub fn lone_part(header: &Header) -> Result<(), Unsupported> {
+    unsupported::other_file(header).map_or(Ok(()), Err)
+}
+
+/// Whether a file contains an adapter, of any family.
+pub fn is_adapter(header: &Header) -> bool {
+    unsupported::is_adapter(header)
+}
+
+/// What a file is that contains neither a denoiser nor an adapter.
+pub fn other_file(header: &Header) -> Unsupported {
+    let part = || unsupported::lone_part(header);
+    unsupported::other_file(header).or_else(part).unwrap_or_else(|| Unsupported::model("no model that is known here"))
+}
+
+/// What weights are quantised with, if their format is not read.
+pub fn quantised(header: &Header) -> Option<Unsupported> {
+    unsupported::quantised(header)
+}
+
+/// FLUX.1 for other tasks reads more than its own latents.
+fn check_flux(header: &Header, prefix: &str) -> Result<(), Unsupported> {
+    let size = |name: &str, axis: usize| header.shape(&format!("{prefix}{name}")).and_then(|shape| shape.get(axis));
+    let (Some(inputs), Some(outputs)) = (size("img_in.weight", 1), size("final_layer.linear.weight", 0)) else {
         return Ok(());
+    };
+    match inputs.checked_div(*outputs) {
+        Some(6) => Err(Unsupported::model("FLUX.1 Fill, which repaints pictures")),
+        Some(2) => Err(Unsupported::model("FLUX.1 Canny or Depth, which follows a control picture")),
+        _ => Ok(()),
     }
-    for (start, what) in [
-        ("down_blocks.", "a UNet of a diffusers folder, which has to be imported as the folder"),
-        ("transformer_blocks.", "a transformer of a diffusers folder, which has to be imported as the folder"),
-        ("decoder.", "an autoencoder of a diffusers folder, which has to be imported as the folder"),
-        ("vision_model.", "an image encoder (CLIP)"),
-        ("v.blk.", "an image encoder in llama.cpp's names"),
-        ("blk.", "a language model or a text encoder other than T5 in llama.cpp's names"),
-    ] {
-        if header.has(start) {
-            return Err(what.to_owned());
-        }
-    }
-    let first: Vec<&str> = header.tensors.keys().take(3).map(String::as_str).collect();
-    Err(format!("no model that is known here, with the tensors {}, …", first.join(", ")))
 }
 
-/// The error for a file that is something else.
-pub fn looks_like(what: &str) -> String {
-    let known = Family::ALL.map(Family::title).join(", ");
-    format!("this looks like {what}; what runs here is {known}")
-}
-
-fn other_model(header: &Header) -> Option<&'static str> {
-    // Some complete models of Stable Diffusion also contain these.
-    let along = |name: &str| name.starts_with("safety_checker.") && header.has(DENOISERS[0]);
-    let names = || header.tensors.keys().filter(|name| !along(name));
-    let other = OTHERS.iter().find(|(mark, _)| names().any(|name| name.contains(mark)));
-    other.map(|(_, what)| *what)
-}
-
-fn stable_diffusion(header: &Header, prefix: &str) -> Result<Family, &'static str> {
+fn stable_diffusion(header: &Header, prefix: &str) -> Result<Family, Unsupported> {
     let shape = |name: &str| header.shape(&format!("{prefix}{name}")).unwrap_or_default();
-    match shape("input_blocks.0.0.weight").get(1) {
-        None | Some(4 | 9) => {}
-        Some(5) => return Err("Stable Diffusion 2 with depth (5 input channels)"),
-        Some(7) => return Err("the upscaler of Stable Diffusion (7 input channels)"),
-        Some(8) => return Err("InstructPix2Pix (8 input channels)"),
-        Some(_) => return Err("a Stable Diffusion of another kind (neither 4 nor 9 input channels)"),
+    let refused = |what: &'static str| Err(Unsupported::model(what));
+    match shape("input_blocks.0.0.weight") {
+        // A matrix: a GGUF file that lost the shape of its convolutions.
+        [] | [_] | [_, _] | [_, 4 | 9, ..] => {}
+        [_, 5, ..] => return refused("Stable Diffusion 2 with depth (5 input channels)"),
+        [_, 7, ..] => return refused("the upscaler of Stable Diffusion (7 input channels)"),
+        [_, 8, ..] => return refused("InstructPix2Pix (8 input channels)"),
+        _ => return refused("a Stable Diffusion of another kind (neither 4 nor 9 input channels)"),
     }
-    if header.has("embedder.model.visual.") {
-        return Err("Stable unCLIP");
-    }
+    // Width of the text states that cross-attention reads.
+    let text = shape("middle_block.1.transformer_blocks.0.attn2.to_k.weight").get(1).copied();
+    let labels = shape("label_emb.0.0.weight").get(1).copied();
     if header.has(&format!("{prefix}label_emb.")) {
-        let refiner = header.has("conditioner.embedders.0.model.")
-            || shape("middle_block.1.transformer_blocks.0.attn2.to_k.weight").get(1) == Some(&1280);
-        return if refiner { Err("the refiner of Stable Diffusion XL") } else { Ok(Family::Sdxl) };
+        if labels == Some(KOLORS_CONDITIONS) {
+            return refused("Kolors");
+        }
+        let refiner = header.has("conditioner.embedders.0.model.") || text == Some(1280) || labels == Some(2560);
+        return if refiner { refused("the refiner of Stable Diffusion XL") } else { Ok(Family::Sdxl) };
     }
-    // The projections around attention are convolutions in 1.x and linear layers in 2.x.
+    let architecture = header.metadata.get("general.architecture").map(String::as_str);
+    // The projections around attention are convolutions in 1.x and linear layers in 2.x. Programs that write GGUF may
+    // make matrices of both.
     let linear = shape("middle_block.1.proj_in.weight").len() == 2;
-    let two = header.has("cond_stage_model.model.") || linear && !header.has("cond_stage_model.transformer.");
-    Ok(if two { Family::Sd21 } else { Family::Sd15 })
+    Ok(match (architecture, text) {
+        (Some("sd1"), _) => Family::Sd15,
+        (Some("sd2"), _) => Family::Sd21,
+        _ if header.has("cond_stage_model.model.") => Family::Sd21,
+        _ if header.has("cond_stage_model.transformer.") => Family::Sd15,
+        (_, Some(768)) => Family::Sd15,
+        (_, Some(1024)) => Family::Sd21,
+        _ if linear => Family::Sd21,
+        _ => Family::Sd15,
+    })
 }
 
 /// Whether a UNet also takes a mask and a masked picture as input.
@@ -348,7 +302,7 @@ mod tests {
             (&[("double_blocks.0.x", &[4]), ("img_in.weight", &[4]), ("single_stream_modulation", &[4])], "FLUX.2"),
         ];
         for (tensors, what) in cases {
-            let told = denoiser(&header(tensors)).unwrap_err();
+            let told = denoiser(&header(tensors)).unwrap_err().to_string();
             assert!(told.contains(what), "{what}: {told}");
         }
     }
