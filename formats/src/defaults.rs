@@ -50,7 +50,8 @@ fn strength_of_old_rows() -> f64 {
 
 impl Defaults {
     /// Overrides these defaults with the fields of a checkpoint's `pyrograph.json`, or of its object `defaults`. What
-    /// the checkpoint itself needs is not changed: the grid of sizes, and a scheduler. Errors: a field of the wrong type.
+    /// the checkpoint itself needs is not changed: the grid of sizes, and a scheduler. Errors: a field of the wrong
+    /// type.
     pub fn stated_in(self, pyrograph_json: &Value) -> serde_json::Result<Self> {
         let stated = pyrograph_json.get("defaults").unwrap_or(pyrograph_json);
         let mut all = serde_json::to_value(self)?;
