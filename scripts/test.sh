@@ -1,5 +1,6 @@
 #!/bin/sh
-# Runs every check and every test, quick ones first. The last line is the summary of the test runner.
+# Runs every check and every test, quick ones first. The last line counts the tests, and those that were skipped for
+# want of a program.
 set -eu
 cd -- "$(dirname -- "$0")/.."
 
@@ -46,4 +47,5 @@ cargo test --quiet --workspace --doc
 say "tests"
 # Not nextest: it runs each test in its own process, and each would start its own Postgres instead of sharing one.
 # No documentation tests here: their summary would be the last line.
-exec cargo test --workspace --no-fail-fast --lib --bins --tests "$@"
+scripts/test_programs.sh
+exec python3 scripts/run_tests.py --workspace --no-fail-fast --lib --bins --tests "$@"
