@@ -1,6 +1,9 @@
 //! Configuration from environment variables: database, bucket, leases, logging. No other part of the server side reads
 //! the environment; the crates below receive structs.
 
+mod secret;
+mod storage;
+
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -8,13 +11,16 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use api::{HostPattern, Names};
+use domain::database::Addresses;
 use domain::job::LeasePolicy;
-use domain::storage::StorageConfig;
+use domain::storage::{Keys, StorageConfig};
 use serde::{Deserialize, Serialize};
 use tracing_subscriber::EnvFilter;
 use url::Url;
 use worker::{Guard, HubToken, Imports, Network};
 
+use self::secret::secret;
+pub(crate) use self::storage::storage_from_environment;
 use crate::failure::Failure;
 
 /// An environment variable: its name, its meaning, and its default.
@@ -27,13 +33,15 @@ const VARIABLES: &[Variable] = &[
     ("PYROGRAPH_DATA_DIR", "data folder of `up`; `serve`, `worker` and `migrate` read its services", ".pyrograph"),
     ("PYROGRAPH_PUBLIC_URL", "address of the API as clients reach it, such as a proxy", "as requests name it"),
     ("PYROGRAPH_ALLOWED_HOSTS", "further hosts that requests may name, such as `gpu-box,*.example.com`", "none"),
-    ("DATABASE_URL", "Postgres", "`up` runs its own"),
-    ("PYROGRAPH_S3_ENDPOINT", "URL of the S3 service, such as R2", "`up` runs its own"),
+    ("DATABASE_URL", "Postgres, 14 or later", "`up` runs its own"),
+    ("PYROGRAPH_DATABASE_DIRECT_URL", "the same database without a pooler in transaction mode", "DATABASE_URL"),
+    ("PYROGRAPH_DATABASE_POOL", "connections of a server for requests; it has at most five others", "5"),
+    ("PYROGRAPH_S3_ENDPOINT", "URL of the S3 service, such as R2; with a bucket alone, Amazon S3", "`up` runs its own"),
     ("PYROGRAPH_S3_PUBLIC_ENDPOINT", "the same service as clients reach it; used in presigned URLs", "the endpoint"),
     ("PYROGRAPH_S3_BUCKET", "bucket", "pyrograph"),
-    ("PYROGRAPH_S3_REGION", "region", "auto"),
-    ("PYROGRAPH_S3_ACCESS_KEY_ID", "access key id", ""),
-    ("PYROGRAPH_S3_SECRET_ACCESS_KEY", "secret key; never printed or logged", ""),
+    ("PYROGRAPH_S3_REGION", "region", "AWS_REGION, else auto"),
+    ("PYROGRAPH_S3_ACCESS_KEY_ID", "access key id", "AWS_ACCESS_KEY_ID or a role"),
+    ("PYROGRAPH_S3_SECRET_ACCESS_KEY", "secret key; never printed or logged", "AWS_SECRET_ACCESS_KEY or a role"),
     ("PYROGRAPH_WORKER_DIR", "a worker's cached weights and job files", "`worker` in the data or cache folder"),
     ("PYROGRAPH_CACHE_BYTES", "most bytes of cached weights", "107374182400"),
     ("PYROGRAPH_VRAM_BUDGET", "device memory an engine may use, such as `12GiB`", "80 % of RAM, 90 % of the card"),
@@ -49,6 +57,9 @@ const VARIABLES: &[Variable] = &[
     ("PYROGRAPH_LEASE_BEAT_MS", "time between two heartbeats", "5000"),
     ("PYROGRAPH_REAPER_TICK_MS", "time between two searches for expired leases", "5000"),
     ("PYROGRAPH_POSTGRES_BIN", "folder with initdb, pg_ctl and postgres for `up`", "found locally, else from npm"),
+    ("DATABASE_URL_FILE", "file that contains DATABASE_URL; the other secrets have such a variable, too", ""),
+    ("SSL_CERT_FILE", "file with trusted certificate authorities; SSL_CERT_DIR: a folder", "the system's"),
+    ("HTTPS_PROXY", "proxy for outgoing requests; HTTP_PROXY, ALL_PROXY and NO_PROXY count, too", "none"),
     ("PYROGRAPH_LOG", "log filter, such as `info,worker=debug`", "info on servers, warn on clients"),
     ("PYROGRAPH_LOG_FORMAT", "`text` or `json`", "text"),
 ];
@@ -68,6 +79,8 @@ pub(crate) fn environment_help() -> String {
 #[derive(Clone, Serialize, Deserialize)]
 pub(crate) struct Services {
     pub database_url: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub direct_database_url: Option<String>,
     #[serde(with = "StoredStorage")]
     pub storage: StorageConfig,
     /// Whether the bucket is that of `up`, which only its own machine reaches: clients read it through the API.
@@ -82,8 +95,7 @@ struct StoredStorage {
     endpoint: String,
     bucket: String,
     region: String,
-    access_key: String,
-    secret_key: String,
+    keys: Keys,
     public_endpoint: Option<String>,
 }
 
@@ -104,11 +116,15 @@ pub(crate) const SERVICES_FILE: &str = "services.json";
 impl Services {
     /// From the environment when it names a database, else from the data folder of a running `up`.
     pub(crate) fn find(data_dir: &Path) -> Result<Self, Failure> {
-        if let Some(database_url) = variable("DATABASE_URL") {
-            let storage = storage_from_environment()?.ok_or_else(|| {
-                Failure::Usage("DATABASE_URL is set and PYROGRAPH_S3_ENDPOINT is not; both are needed".to_owned())
+        if let Some(Addresses { url, direct_url }) = database_from_environment()? {
+            let storage = storage::bucket()?.ok_or_else(|| {
+                Failure::Usage(
+                    "DATABASE_URL is set and PYROGRAPH_S3_ENDPOINT is not; both are needed, or PYROGRAPH_S3_BUCKET for \
+                     Amazon S3"
+                        .to_owned(),
+                )
             })?;
-            return Ok(Self { database_url, storage, behind_api: false });
+            return Ok(Self { database_url: url, direct_database_url: direct_url, storage, behind_api: false });
         }
         let path = data_dir.join(SERVICES_FILE);
         let text = std::fs::read(&path).map_err(|_| {
@@ -125,32 +141,34 @@ impl Services {
         Ok(services)
     }
 
-    /// The URL of the database, which is all that a migration needs.
-    pub(crate) fn find_database(data_dir: &Path) -> Result<String, Failure> {
-        match variable("DATABASE_URL") {
-            Some(url) => Ok(url),
-            None => Self::find(data_dir).map(|services| services.database_url),
+    /// The addresses of the database, which are all that a migration needs.
+    pub(crate) fn find_database(data_dir: &Path) -> Result<Addresses, Failure> {
+        match database_from_environment()? {
+            Some(addresses) => Ok(addresses),
+            None => Self::find(data_dir).map(|services| services.database()),
         }
+    }
+
+    /// The addresses of the database.
+    pub(crate) fn database(&self) -> Addresses {
+        Addresses { url: self.database_url.clone(), direct_url: self.direct_database_url.clone() }
     }
 }
 
-/// The bucket that the environment names, if any.
-///
-/// # Errors
-/// An endpoint without its keys.
-pub(crate) fn storage_from_environment() -> Result<Option<StorageConfig>, Failure> {
-    let Some(endpoint) = variable("PYROGRAPH_S3_ENDPOINT") else { return Ok(None) };
-    let needed = |name: &str| {
-        variable(name).ok_or_else(|| Failure::Usage(format!("PYROGRAPH_S3_ENDPOINT is set and {name} is not")))
-    };
-    Ok(Some(StorageConfig {
-        endpoint,
-        public_endpoint: public_endpoint()?,
-        bucket: variable("PYROGRAPH_S3_BUCKET").unwrap_or_else(|| "pyrograph".to_owned()),
-        region: variable("PYROGRAPH_S3_REGION").unwrap_or_else(|| "auto".to_owned()),
-        access_key: needed("PYROGRAPH_S3_ACCESS_KEY_ID")?,
-        secret_key: needed("PYROGRAPH_S3_SECRET_ACCESS_KEY")?,
-    }))
+/// The database that the environment names, if any.
+pub(crate) fn database_from_environment() -> Result<Option<Addresses>, Failure> {
+    let direct_url = secret("PYROGRAPH_DATABASE_DIRECT_URL")?;
+    match secret("DATABASE_URL")? {
+        Some(url) => Ok(Some(Addresses { url, direct_url })),
+        // Without a pooled address, the direct one serves.
+        None => Ok(direct_url.map(|url| Addresses { url, direct_url: None })),
+    }
+}
+
+/// Connections of a server for requests.
+pub(crate) fn database_pool() -> Result<u32, Failure> {
+    const DEFAULT: u32 = 5;
+    Ok(positive("PYROGRAPH_DATABASE_POOL")?.map_or(DEFAULT, |size| u32::try_from(size).unwrap_or(u32::MAX)))
 }
 
 /// The address of the bucket for clients, if it is not the one that this process uses.
@@ -263,6 +281,14 @@ pub(crate) fn start_log(default: &str) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Checks the variables for outgoing connections: certificates and proxies.
+///
+/// # Errors
+/// A variable with which no connection can work.
+pub(crate) fn check_outgoing() -> Result<(), Failure> {
+    outgoing::check_environment().map_err(Failure::Usage)
+}
+
 /// Makes an empty variable count as unset for clap too, as everywhere else.
 pub(crate) fn without_empty_variables(command: clap::Command) -> clap::Command {
     let empty =
@@ -307,13 +333,15 @@ pub(crate) fn imports() -> Result<Imports, Failure> {
             .filter(url::Url::has_host)
             .ok_or_else(|| Failure::Usage("HF_ENDPOINT is not a URL such as https://huggingface.co".to_owned()))?;
     }
-    imports.hub_token = variable("HF_TOKEN").map(|token| HubToken(token.trim().to_owned()));
+    imports.hub_token = secret("HF_TOKEN")?.map(|token| HubToken(token.trim().to_owned()));
     imports.folder = variable("PYROGRAPH_IMPORT_DIR").map(PathBuf::from);
     if let Some(networks) = variable("PYROGRAPH_IMPORT_NETWORKS") {
         let networks = networks.split(',').map(|network| network.trim().parse()).collect::<Result<Vec<Network>, _>>();
         imports.guard =
             Guard::new(networks.map_err(|wrong| Failure::Usage(format!("PYROGRAPH_IMPORT_NETWORKS: {wrong}")))?);
     }
+    let proxies = outgoing::Proxies::environment().map_err(Failure::Usage)?;
+    imports.guard = imports.guard.through(proxies);
     Ok(imports)
 }
 
@@ -336,6 +364,14 @@ mod tests {
             let default = if default.is_empty() { String::new() } else { format!(" [{default}]") };
             let row = format!("| `{name}` | {meaning}{default} |");
             assert!(page.contains(&row), "docs/configuration.md lacks the line\n{row}");
+        }
+    }
+
+    #[test]
+    fn the_documentation_lists_every_secret_that_may_be_in_a_file() {
+        let page = include_str!("../../docs/configuration.md");
+        for name in secret::SECRETS {
+            assert!(page.contains(&format!("`{name}_FILE`")), "docs/configuration.md lacks {name}_FILE");
         }
     }
 
@@ -373,21 +409,18 @@ mod tests {
     fn services_survive_the_file() {
         let services = Services {
             database_url: "postgres://u:p@127.0.0.1:1/d".into(),
+            direct_database_url: None,
             storage: StorageConfig {
                 endpoint: "http://127.0.0.1:2".into(),
                 bucket: "b".into(),
                 region: "auto".into(),
-                access_key: "k".into(),
-                secret_key: "s".into(),
+                keys: Keys::fixed("k", "s"),
                 public_endpoint: None,
             },
             behind_api: true,
         };
         let again: Services = serde_json::from_slice(&serde_json::to_vec(&services).unwrap()).unwrap();
         assert_eq!((again.behind_api, again.database_url), (true, services.database_url));
-        assert_eq!(
-            (again.storage.endpoint, again.storage.secret_key),
-            (services.storage.endpoint, services.storage.secret_key)
-        );
+        assert_eq!((again.storage.endpoint, again.storage.keys), (services.storage.endpoint, services.storage.keys));
     }
 }

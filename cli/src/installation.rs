@@ -12,11 +12,14 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use domain::storage::StorageConfig;
+use domain::database::Addresses;
+use domain::storage::{Keys, StorageConfig};
 use embedded::{Postgres, S3};
 use serde::{Deserialize, Serialize};
 
-use crate::configuration::{SERVICES_FILE, Services, public_endpoint, storage_from_environment};
+use crate::configuration::{
+    SERVICES_FILE, Services, database_from_environment, public_endpoint, storage_from_environment,
+};
 use crate::failure::Failure;
 use crate::services::of_postgres;
 
@@ -46,13 +49,17 @@ impl Installation {
     /// # Errors
     /// Another process has it open. No service is left running after any error.
     pub(crate) async fn open(folder: &Path) -> Result<Self, Failure> {
-        let named = storage_from_environment()?;
+        let (database, named) = (database_from_environment()?, storage_from_environment()?);
         public_endpoint()?;
         fs::create_dir_all(folder).with_context(|| format!("could not create {}", folder.display()))?;
         let folder = folder.canonicalize().with_context(|| format!("could not open {}", folder.display()))?;
         let lock = lock(&folder)?;
-        let mut postgres = Postgres::start(&folder.join(POSTGRES)).await.map_err(of_postgres)?;
-        match start_storage(&folder, named, postgres.url()).await {
+        let mut postgres = match &database {
+            Some(database) => Postgres::external(database.url.clone()),
+            None => Postgres::own(&folder.join(POSTGRES)).await.map_err(of_postgres)?,
+        };
+        let database = database.unwrap_or_else(|| Addresses { url: postgres.url().to_owned(), direct_url: None });
+        match start_storage(&folder, named, database).await {
             Ok((s3, services)) => {
                 postgres.keep();
                 Ok(Self { folder, services, postgres, s3, _lock: lock })
@@ -128,7 +135,7 @@ fn lock(folder: &Path) -> Result<File, Failure> {
 async fn start_storage(
     folder: &Path,
     named: Option<StorageConfig>,
-    database_url: &str,
+    database: Addresses,
 ) -> Result<(Option<S3>, Services), Failure> {
     let (s3, storage) = if let Some(storage) = named {
         (None, storage)
@@ -138,13 +145,17 @@ async fn start_storage(
             endpoint: s3.endpoint(),
             bucket: s3.bucket().to_owned(),
             region: "auto".to_owned(),
-            access_key: s3.access_key().to_owned(),
-            secret_key: s3.secret_key().to_owned(),
+            keys: Keys::fixed(s3.access_key(), s3.secret_key()),
             public_endpoint: public_endpoint()?,
         };
         (Some(s3), storage)
     };
-    let services = Services { database_url: database_url.to_owned(), storage, behind_api: s3.is_some() };
+    let services = Services {
+        database_url: database.url,
+        direct_database_url: database.direct_url,
+        storage,
+        behind_api: s3.is_some(),
+    };
     write_private(&folder.join(SERVICES_FILE), &services)?;
     Ok((s3, services))
 }

@@ -89,6 +89,7 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
     if server {
         open_files::raise_limit();
     }
+    configuration::check_outgoing()?;
     let done = match command {
         // These need no runtime: the thread belongs to the device.
         Command::Engine(engine) => return engine.run(),

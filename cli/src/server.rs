@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use api::Names;
 use domain::Storage;
-use domain::database::{Pools, Presence};
+use domain::database::{PoolSizes, Pools, Presence};
 use domain::event::Feed;
 use domain::job::Reaper;
 use tokio::net::TcpListener;
@@ -15,7 +15,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::built_in;
-use crate::configuration::{Services, lease_policy, names};
+use crate::configuration::{Services, database_pool, lease_policy, names};
 use crate::failure::Failure;
 use crate::services;
 
@@ -55,7 +55,7 @@ impl Server {
         let address = listener.local_addr().context("the listener has no address")?;
         let names = names(address)?;
         let reaper = Reaper::new(lease_policy()?);
-        let pools = services::database(&services.database_url).await?;
+        let pools = services::database(&services.database(), PoolSizes::server(database_pool()?)).await?;
         services::migrate(&pools).await?;
         let storage = Storage::new(&services.storage).context("storage")?;
         match services::check_storage(&storage, &services.storage).await {

@@ -3,16 +3,17 @@
 
 use anyhow::{Context as _, anyhow};
 use domain::Storage;
-use domain::database::{self, Pools};
+use domain::database::{self, Addresses, PoolSizes, Pools, Unusable};
 use domain::storage::StorageConfig;
-use embedded::Postgres;
 
 use crate::failure::Failure;
 
-/// Connects to the database once it answers.
-pub(crate) async fn database(url: &str) -> Result<Pools, Failure> {
-    Postgres::external(url.to_owned()).await.map_err(of_postgres)?;
-    Ok(Pools::connect(url).await.context("database")?)
+/// Connects to the database, as soon as it has connections for this process.
+pub(crate) async fn database(addresses: &Addresses, sizes: PoolSizes) -> Result<Pools, Failure> {
+    Pools::open(addresses, sizes).await.map_err(|error| match error {
+        Unusable::Permanent(why) => Failure::Usage(format!("Postgres: {why}")),
+        Unusable::Silent(why) => Failure::Failed(anyhow!("Postgres: {why}")),
+    })
 }
 
 /// Updates the schema. One that another version wrote is reported in one sentence, since no retry helps.
@@ -23,12 +24,10 @@ pub(crate) async fn migrate(pools: &Pools) -> Result<(), Failure> {
     }
 }
 
-/// Why the database cannot be reached, in one sentence without a chain of causes.
+/// Why Postgres of this installation does not start, in one sentence without a chain of causes.
 pub(crate) fn of_postgres(error: embedded::Error) -> Failure {
     match error {
-        embedded::Error::NamedBinaries { .. } | embedded::Error::OtherMajor { .. } | embedded::Error::Address => {
-            Failure::Usage(error.to_string())
-        }
+        embedded::Error::NamedBinaries { .. } | embedded::Error::OtherMajor { .. } => Failure::Usage(error.to_string()),
         error => Failure::Failed(anyhow!("Postgres: {error}")),
     }
 }
@@ -67,7 +66,10 @@ mod tests {
 
     #[tokio::test]
     async fn a_database_that_is_not_there_is_told_by_its_address() {
-        let Err(Failure::Usage(why)) = database("somewhere").await else { panic!("no URL was taken") };
+        let addresses = Addresses { url: "somewhere".to_owned(), direct_url: None };
+        let Err(Failure::Usage(why)) = database(&addresses, PoolSizes::WORKER).await else {
+            panic!("no URL was taken")
+        };
         assert!(why.contains("DATABASE_URL"), "{why}");
     }
 }

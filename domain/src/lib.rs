@@ -55,7 +55,7 @@ pub mod worker;
 pub mod zip_gate;
 
 pub use caller::{Caller, Principal, Scope, Scopes};
-pub use database::{Database, MIGRATIONS, Pools, begin, bounded, migrate};
+pub use database::{Addresses, Database, MIGRATIONS, PoolSizes, Pools, Unusable, begin, bounded, migrate};
 pub use error::{Error, Result};
 pub use export::ExportId;
 pub use id::{

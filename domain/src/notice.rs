@@ -48,16 +48,22 @@ impl Notices {
                 Ok(Ok(None)) => return Notice::Reconnected,
                 Ok(Err(error)) => {
                     tracing::warn!(channel = self.channel, %error, "listening ended");
-                    self.listener = None;
+                    self.disconnect();
                 }
                 Err(_) => {
                     let ping = tokio::time::timeout(PING_LIMIT, listener.execute("SELECT 1")).await;
                     if !matches!(ping, Ok(Ok(_))) {
-                        self.listener = None;
+                        self.disconnect();
                     }
                 }
             }
         }
+    }
+
+    /// Drops the connection with its pool, which has room for no other until the operating system finds it broken.
+    fn disconnect(&mut self) {
+        self.listener = None;
+        self.pool = self.pool.options().clone().connect_lazy_with((*self.pool.connect_options()).clone());
     }
 
     async fn connect(&mut self) -> Result<(), sqlx::Error> {

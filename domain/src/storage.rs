@@ -2,6 +2,8 @@
 //! are made at read time without a network call and never stored. Not here: what the bytes mean, or which rows refer to
 //! them.
 
+mod client;
+mod keys;
 mod writer;
 
 use std::fmt;
@@ -12,15 +14,15 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
 use http::{HeaderValue, Method, header::CONTENT_TYPE};
-use object_store::aws::{AmazonS3, AmazonS3Builder};
+use object_store::aws::AmazonS3;
 use object_store::signer::{SignedUrlOptions, Signer};
-use object_store::{
-    Attribute, Attributes, ClientOptions, ObjectStore, ObjectStoreExt, PutMode, PutOptions, RetryConfig,
-};
+use object_store::{Attribute, Attributes, ObjectStore, ObjectStoreExt, PutMode, PutOptions};
 use sha2::{Digest, Sha256};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use url::Url;
 
+use self::client::{Expiry, connect};
+pub use self::keys::Keys;
 pub use self::writer::ObjectWriter;
 use crate::{DatasetId, Error, ExampleId, GenerationId, InputId, JobId, ModelId, Result, TrainingId, UploadId};
 
@@ -35,30 +37,16 @@ const SILENCE: Duration = Duration::from_mins(1);
 const COMPLETION: Duration = Duration::from_hours(1);
 
 /// Address of the bucket and keys to sign with.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct StorageConfig {
     /// Base URL of the S3 service, such as `https://<account>.r2.cloudflarestorage.com`.
     pub endpoint: String,
     pub bucket: String,
     /// `auto` for R2.
     pub region: String,
-    pub access_key: String,
-    pub secret_key: String,
+    pub keys: Keys,
     /// Base URL by which clients reach the service, if it is not `endpoint`; presigned URLs use it.
     pub public_endpoint: Option<String>,
-}
-
-impl fmt::Debug for StorageConfig {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("StorageConfig")
-            .field("endpoint", &self.endpoint)
-            .field("bucket", &self.bucket)
-            .field("region", &self.region)
-            .field("access_key", &self.access_key)
-            .field("secret_key", &"…")
-            .field("public_endpoint", &self.public_endpoint)
-            .finish()
-    }
 }
 
 /// The name of an object. It consists of ids and the attempt's epoch, so two writers never use the same name. A
@@ -101,6 +89,8 @@ impl fmt::Display for StorageKey {
 pub struct PresignedPut {
     pub url: Url,
     pub content_type: String,
+    /// How long the URL is valid.
+    pub ttl: Duration,
 }
 
 /// Metadata of an object.
@@ -128,6 +118,8 @@ pub struct Storage {
     signer: Arc<AmazonS3>,
     /// Where presigned URLs lead instead; see [`Storage::through`].
     gateway: Option<Arc<Url>>,
+    /// When the keys of all three expire.
+    expiry: Expiry,
 }
 
 impl Storage {
@@ -137,13 +129,15 @@ impl Storage {
     }
 
     fn with_patience(config: &StorageConfig, silence: Duration, completion: Duration) -> Result<Self> {
-        let bucket = Arc::new(client(config, &config.endpoint, silence)?);
-        let completion = Arc::new(client(config, &config.endpoint, completion)?);
+        let expiry = Expiry::default();
+        let bucket = Arc::new(connect(config, &config.endpoint, silence, &expiry, None)?);
+        let shared = || Some(bucket.credentials().clone());
+        let completion = Arc::new(connect(config, &config.endpoint, completion, &expiry, shared())?);
         let signer = match &config.public_endpoint {
-            Some(endpoint) => Arc::new(client(config, endpoint, silence)?),
+            Some(endpoint) => Arc::new(connect(config, endpoint, silence, &expiry, shared())?),
             None => bucket.clone(),
         };
-        Ok(Self { name: config.bucket.as_str().into(), bucket, completion, signer, gateway: None })
+        Ok(Self { name: config.bucket.as_str().into(), bucket, completion, signer, gateway: None, expiry })
     }
 
     /// The same bucket behind a gateway: presigned URLs lead to `gateway`, which passes each request on to the address
@@ -256,14 +250,17 @@ impl Storage {
         }
     }
 
-    /// A URL to read one object with, valid for `ttl`. No network.
+    /// A URL to read one object with, valid for `ttl`, or as long as temporary keys. No network, unless the keys have
+    /// to be renewed.
     pub async fn presign_get(&self, key: &str, ttl: Duration) -> Result<Url> {
+        let ttl = self.lifetime(key, ttl).await?;
         let url = self.signer.signed_url(Method::GET, &key.into(), ttl).await;
         url.map(|url| self.through_gateway(url)).map_err(|error| from_object_store(key, error))
     }
 
-    /// A URL to write one object with, valid for `ttl` and for this content type only. No network.
+    /// A URL to write one object with, for this content type only. It is valid as one to read with.
     pub async fn presign_put(&self, key: &str, content_type: &str, ttl: Duration) -> Result<PresignedPut> {
+        let ttl = self.lifetime(key, ttl).await?;
         let value = HeaderValue::from_str(content_type).map_err(Error::internal)?;
         let options = SignedUrlOptions::default().with_signed_header(CONTENT_TYPE, value);
         let url = self
@@ -271,7 +268,15 @@ impl Storage {
             .signed_url_opts(Method::PUT, &key.into(), ttl, &options)
             .await
             .map_err(|error| from_object_store(key, error))?;
-        Ok(PresignedPut { url: self.through_gateway(url), content_type: content_type.to_owned() })
+        Ok(PresignedPut { url: self.through_gateway(url), content_type: content_type.to_owned(), ttl })
+    }
+
+    /// A URL that outlives the keys it is signed with would promise too much.
+    async fn lifetime(&self, key: &str, ttl: Duration) -> Result<Duration> {
+        // Renews keys that are about to expire.
+        let renewed = self.signer.credentials().get_credential().await;
+        renewed.map_err(|error| from_object_store(key, error))?;
+        Ok(self.expiry.left().min(ttl).max(Duration::from_secs(1)))
     }
 
     /// Lists a folder that never exists: an empty answer proves address, bucket and keys. Keys that may not list ask for
@@ -295,20 +300,6 @@ impl Storage {
     }
 }
 
-fn client(config: &StorageConfig, endpoint: &str, silence: Duration) -> Result<AmazonS3> {
-    AmazonS3Builder::new()
-        .with_client_options(ClientOptions::new().with_timeout_disabled().with_read_timeout(silence))
-        .with_endpoint(endpoint)
-        .with_allow_http(endpoint.starts_with("http://"))
-        .with_bucket_name(&config.bucket)
-        .with_region(&config.region)
-        .with_access_key_id(&config.access_key)
-        .with_secret_access_key(&config.secret_key)
-        .with_retry(RetryConfig { max_retries: 5, retry_timeout: Duration::from_secs(20), ..RetryConfig::default() })
-        .build()
-        .map_err(Error::internal)
-}
-
 fn attributes(media_type: &str) -> Attributes {
     Attributes::from_iter([(Attribute::ContentType, media_type.to_owned())])
 }
@@ -316,7 +307,10 @@ fn attributes(media_type: &str) -> Attributes {
 fn from_object_store(key: &str, error: object_store::Error) -> Error {
     match error {
         object_store::Error::NotFound { .. } => Error::not_found("object", key),
-        other => Error::unavailable(other),
+        other => Error::unavailable(match outgoing::refused_certificate(&other) {
+            Some(refusal) => format!("the bucket's server is not trusted: {refusal}"),
+            None => other.to_string(),
+        }),
     }
 }
 
@@ -333,8 +327,7 @@ mod tests {
             endpoint: "http://127.0.0.1:9".into(),
             bucket: "pyrograph".into(),
             region: "auto".into(),
-            access_key: "key".into(),
-            secret_key: "canary-secret".into(),
+            keys: Keys::fixed("key", "canary-secret"),
             public_endpoint: Some("https://pictures.example".into()),
         }
     }

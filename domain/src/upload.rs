@@ -80,8 +80,8 @@ pub async fn create(
     let id = UploadId::new();
     let key = StorageKey::Upload { upload: id }.to_string();
     let media_type = request.media_type.as_str();
-    let expires_at = now() + WRITE_TTL;
     let put = storage.presign_put(&key, media_type, WRITE_TTL).await?;
+    let expires_at = now() + put.ttl;
     let inserted = sqlx::query!(
         "INSERT INTO uploads (id, dataset_id, storage_key, file_name, media_type, caption, expires_at)
          SELECT $1, d.id, $3, $4, $5, $6, $7 FROM datasets d

@@ -31,7 +31,7 @@ impl Binaries {
     pub(crate) fn find(account: &Account, tools: &Path, data: &Path) -> Result<Binaries, Error> {
         let wanted = written_by(data);
         if let Some(folder) = std::env::var_os("PYROGRAPH_POSTGRES_BIN").filter(|folder| !folder.is_empty()) {
-            let found = prepared(account, named(folder.into())?)?;
+            let found = Self::in_folder(account, Path::new(&folder))?;
             return match (wanted, found.major()) {
                 (Some(wanted), Some(major)) if wanted != major => {
                     let found = format!("{} has {major}", found.folder.display());
@@ -66,6 +66,11 @@ impl Binaries {
             }
             _ => Err(Error::NoBinaries { looked: looked.join(", "), package: package_name() }),
         }
+    }
+
+    /// Those in `folder`.
+    pub(crate) fn in_folder(account: &Account, folder: &Path) -> Result<Binaries, Error> {
+        named(folder.to_owned()).and_then(|folder| prepared(account, folder))
     }
 
     pub(crate) fn program(&self, name: &str) -> PathBuf {

@@ -12,7 +12,7 @@ use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 
 use crate::account::Account;
 use crate::binaries::Binaries;
-use crate::{Error, secret, write_private};
+use crate::{Error, name, secret, write_private};
 
 pub(crate) const USER: &str = "pyrograph";
 /// Present in the folder of a running cluster, and of one that was killed.
@@ -35,6 +35,8 @@ pub(crate) struct Cluster {
     binaries: Binaries,
     folder: PathBuf,
     durability: Durability,
+    /// Lines of postgresql.conf after ours.
+    settings: String,
 }
 
 impl Cluster {
@@ -44,11 +46,37 @@ impl Cluster {
         let folder = account.reachable(folder)?;
         account.own(&folder)?;
         let binaries = Binaries::find(&account, tools, &folder.join("data"))?;
-        let cluster = Cluster { account, binaries, folder, durability };
+        Self::with(account, binaries, folder, durability)
+    }
+
+    /// As [`Cluster::prepare`], with the programs in the folder `programs`.
+    pub(crate) fn prepare_with(folder: &Path, programs: &Path, durability: Durability) -> Result<Cluster, Error> {
+        let account = Account::find()?;
+        let folder = account.reachable(folder)?;
+        account.own(&folder)?;
+        let binaries = Binaries::in_folder(&account, programs)?;
+        Self::with(account, binaries, folder, durability)
+    }
+
+    fn with(account: Account, binaries: Binaries, folder: PathBuf, durability: Durability) -> Result<Cluster, Error> {
+        let cluster = Cluster { account, binaries, folder, durability, settings: String::new() };
         if !cluster.data().join("PG_VERSION").is_file() {
             cluster.initialize()?;
         }
         Ok(cluster)
+    }
+
+    /// Adds a line to postgresql.conf, from the next start on.
+    pub(crate) fn set(&mut self, name: &str, value: &str) {
+        self.settings += &format!("{name} = '{value}'\n");
+    }
+
+    /// Writes a file into the folder that only the server's account can read, and returns its path.
+    pub(crate) fn add_file(&self, name: &str, content: &str) -> Result<PathBuf, Error> {
+        let path = self.folder.join(name);
+        write_private(&path, content)?;
+        self.account.own(&path)?;
+        Ok(path)
     }
 
     pub(crate) fn folder(&self) -> &Path {
@@ -85,7 +113,13 @@ impl Cluster {
         if self.durability == Durability::ThrownAway {
             initdb.arg("--no-sync");
         }
-        let output = initdb.stdin(Stdio::null()).output().map_err(Error::file(self.binaries.program("initdb")))?;
+        initdb.env("LC_ALL", "C").stdin(Stdio::null());
+        let mut output = initdb.output().map_err(Error::file(self.binaries.program("initdb")))?;
+        if String::from_utf8_lossy(&output.stderr).contains("could not look up effective user ID") {
+            let wrapper = name::wrapper().ok_or_else(|| Error::NoUserName { id: name::user() })?;
+            initdb.envs(name::environment(&wrapper, &self.folder)?);
+            output = initdb.output().map_err(Error::file(self.binaries.program("initdb")))?;
+        }
         if !output.status.success() {
             return Err(Error::Program {
                 program: "initdb".into(),
@@ -180,7 +214,8 @@ impl Cluster {
         format!(
             "# Written anew at each start.\n\
              listen_addresses = '127.0.0.1'\nport = {port}\nunix_socket_directories = ''\nmax_connections = 200\n\
-             fsync = {flush}\nsynchronous_commit = {flush}\nfull_page_writes = {flush}\n"
+             fsync = {flush}\nsynchronous_commit = {flush}\nfull_page_writes = {flush}\n{}",
+            self.settings
         )
     }
 

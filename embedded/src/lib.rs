@@ -7,13 +7,14 @@ mod account;
 mod binaries;
 mod cluster;
 mod keeper;
+mod name;
 mod postgres;
 mod s3;
 mod temporary;
 
 pub use postgres::Postgres;
 pub use s3::S3;
-pub use temporary::{TemporaryDatabase, TemporaryPostgres};
+pub use temporary::{TemporaryDatabase, TemporaryOptions, TemporaryPostgres};
 
 use std::path::PathBuf;
 
@@ -34,12 +35,15 @@ pub enum Error {
     OtherMajor { data: PathBuf, wanted: u32, found: String },
     #[error("running as root, and Postgres refuses that; no unprivileged account (nobody, postgres) is in /etc/passwd")]
     NoAccount,
+    #[error(
+        "the user id {id} has no name, and Postgres' initdb needs one. Set DATABASE_URL to a database that runs \
+         elsewhere, install libnss-wrapper, or run as a user in /etc/passwd"
+    )]
+    NoUserName { id: u32 },
     #[error("{program} failed ({status}): {output}")]
     Program { program: String, status: String, output: String },
     #[error("the database at {address} does not answer: {source}")]
     Unreachable { address: String, source: sqlx::Error },
-    #[error("DATABASE_URL is not a URL of a Postgres database, such as postgres://user:password@host:5432/name")]
-    Address,
     #[error("cannot use {path}: {source}")]
     File { path: PathBuf, source: std::io::Error },
     #[error("S3 server: {0}")]

@@ -21,15 +21,40 @@ pub struct TemporaryPostgres {
     _guard: std::process::Child,
 }
 
+/// What a temporary cluster has besides the usual.
+#[derive(Debug, Clone, Default)]
+pub struct TemporaryOptions {
+    /// The folder with the programs of another version.
+    pub programs: Option<PathBuf>,
+    /// Lines of postgresql.conf.
+    pub settings: Vec<(&'static str, String)>,
+    /// Files that only the server can read, in the folder above its data.
+    pub files: Vec<(&'static str, String)>,
+}
+
 impl TemporaryPostgres {
     /// Creates and starts one; takes 2–3 s, most of it `initdb`.
     pub async fn start() -> Result<TemporaryPostgres, Error> {
+        Self::start_with(TemporaryOptions::default()).await
+    }
+
+    /// As [`TemporaryPostgres::start`], with more.
+    pub async fn start_with(options: TemporaryOptions) -> Result<TemporaryPostgres, Error> {
         let folder = temporary_root().join(format!("pyrograph-{}", uuid::Uuid::now_v7().simple()));
         // Where the checkout's set-up installs what this machine lacks.
         let tools = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.tools");
         let (cluster, guard) = tokio::task::spawn_blocking(move || {
-            let cluster = Cluster::prepare(&folder, &tools, Durability::ThrownAway)?;
+            let mut cluster = match &options.programs {
+                Some(programs) => Cluster::prepare_with(&folder, programs, Durability::ThrownAway)?,
+                None => Cluster::prepare(&folder, &tools, Durability::ThrownAway)?,
+            };
             let guard = cluster.throw_away_with_us()?;
+            for (name, value) in &options.settings {
+                cluster.set(name, value);
+            }
+            for (name, content) in &options.files {
+                cluster.add_file(name, content)?;
+            }
             Ok::<_, Error>((cluster, guard))
         })
         .await??;

@@ -6,6 +6,11 @@
 //! (`exports`), what the engine detects (`misfits`) and has loaded (`residency`), then failures below a running job
 //! (`crash`, `lost_lease`, `takeover`, `resume`, `cancel`, `events`, `acknowledged`), secrets (`secrets`), and the
 //! rehearsal of a run on a card (`gauge`).
+//! (`refusals`, `presigned`, `contract`, `clients`), how models are imported (`imports`, `flux_files`) and exported
+//! (`exports`), what the engine detects (`misfits`) and has loaded (`residency`), then failures below a running job
+//! (`crash`, `lost_lease`, `takeover`, `resume`, `cancel`, `events`, `acknowledged`), what the platform provides
+//! (`database`, `certificates`, `proxies`, `credentials`, `nameless`), secrets (`secrets`), the rehearsal of a run on a
+//! card (`gauge`), and the scripts of the set-up (`set_up`).
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "tests print what they measure")]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
@@ -14,9 +19,12 @@ mod acknowledged;
 mod cancel;
 mod checkpoints;
 mod clients;
+mod certificates;
 mod command_line;
 mod contract;
 mod crash;
+mod credentials;
+mod database;
 mod embedded_stack;
 mod events;
 mod exports;
@@ -25,14 +33,17 @@ mod gauge;
 mod imports;
 mod lost_lease;
 mod misfits;
+mod nameless;
 mod pictures;
 mod presigned;
 mod previews;
+mod proxies;
 mod refusals;
 mod residency;
 mod resume;
 mod road;
 mod secrets;
+mod set_up;
 mod stable_diffusion;
 mod start_up;
 mod takeover;

@@ -5,14 +5,14 @@ use std::path::Path;
 use std::sync::OnceLock;
 
 use domain::storage::StorageConfig;
-use embedded::{S3, TemporaryPostgres};
+use embedded::{S3, TemporaryOptions, TemporaryPostgres};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use tokio::sync::OnceCell;
 
 /// The runtime of the servers: each test has its own runtime, which ends with it.
-pub(crate) fn runtime() -> &'static Runtime {
+pub fn runtime() -> &'static Runtime {
     static RUNTIME: OnceLock<Runtime> = OnceLock::new();
     RUNTIME.get_or_init(|| {
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("runtime")
@@ -31,12 +31,25 @@ pub struct Site {
     pub database_url: String,
     s3: S3,
     folder: TempDir,
+    /// A server for this installation only.
+    _own: Option<TemporaryPostgres>,
 }
 
 impl Site {
     /// An empty database and an empty bucket.
     pub async fn create() -> Self {
-        let postgres = postgres().await;
+        Self::create_in(postgres().await).await
+    }
+
+    /// The same on a Postgres that no other test uses.
+    pub async fn with_postgres(options: TemporaryOptions) -> Self {
+        let start = runtime().spawn(TemporaryPostgres::start_with(options));
+        let postgres = start.await.expect("no panic").expect("Postgres starts");
+        let site = Self::create_in(&postgres).await;
+        Self { _own: Some(postgres), ..site }
+    }
+
+    async fn create_in(postgres: &TemporaryPostgres) -> Self {
         let name = format!("journey_{}", uuid::Uuid::now_v7().simple());
         let mut admin =
             PgConnection::connect(&postgres.url("postgres").expect("a URL")).await.expect("Postgres answers");
@@ -50,7 +63,7 @@ impl Site {
         let path = folder.path().to_owned();
         let s3 = runtime().spawn(async move { S3::start(&path, ([127, 0, 0, 1], 0).into()).await });
         let s3 = s3.await.expect("no panic").expect("S3 starts");
-        Self { database_url: postgres.url(&name).expect("a URL"), s3, folder }
+        Self { database_url: postgres.url(&name).expect("a URL"), s3, folder, _own: None }
     }
 
     /// The environment variables that give it to a process of the product.
@@ -71,8 +84,7 @@ impl Site {
             endpoint: self.s3.endpoint(),
             bucket: self.s3.bucket().to_owned(),
             region: "auto".to_owned(),
-            access_key: self.s3.access_key().to_owned(),
-            secret_key: self.s3.secret_key().to_owned(),
+            keys: domain::storage::Keys::fixed(self.s3.access_key(), self.s3.secret_key()),
             public_endpoint: None,
         }
     }

@@ -156,6 +156,23 @@ pub fn arguments(id: u32) -> Vec<String> {
         .collect()
 }
 
+/// How many connections a process has to a port of this machine.
+pub fn sockets_to(id: u32, port: u16) -> usize {
+    let table = fs::read_to_string("/proc/net/tcp").unwrap_or_default();
+    let inodes: Vec<String> = table
+        .lines()
+        .filter_map(|line| {
+            let fields: Vec<&str> = line.split_whitespace().collect();
+            let there = fields.get(2)?.ends_with(&format!(":{port:04X}"));
+            // State 1 is an open connection.
+            (there && *fields.get(3)? == "01").then(|| format!("socket:[{}]", fields.get(9).unwrap_or(&"")))
+        })
+        .collect();
+    let open = fs::read_dir(format!("/proc/{id}/fd")).into_iter().flatten().flatten();
+    let links = open.filter_map(|entry| fs::read_link(entry.path()).ok());
+    links.filter(|link| inodes.iter().any(|inode| link.as_os_str() == inode.as_str())).count()
+}
+
 /// Ids of all processes of this machine whose command line mentions `needle`.
 pub fn mentioning(needle: &str) -> Vec<u32> {
     all().filter(|id| runs(*id) && arguments(*id).iter().any(|argument| argument.contains(needle))).collect()

@@ -43,7 +43,11 @@ impl Stack {
 
     /// As [`Stack::start`], with additional environment variables for every process of this installation.
     pub async fn start_with(pace: Pace, environment: &[(&str, &str)]) -> Self {
-        let site = Site::create().await;
+        Self::start_on(Site::create().await, pace, environment).await
+    }
+
+    /// As [`Stack::start_with`], on a database and a bucket that exist already.
+    pub async fn start_on(site: Site, pace: Pace, environment: &[(&str, &str)]) -> Self {
         let folder = tempfile::tempdir().expect("temporary folder");
         let environment: Vec<_> =
             environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
@@ -120,6 +124,7 @@ impl Stack {
     fn cli_command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(binary());
         command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default()).env("HOME", self.folder.path());
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command.env("PYROGRAPH_SERVER", self.client.base()).current_dir(self.folder.path()).args(arguments);
         command
     }
@@ -154,6 +159,14 @@ impl Stack {
         let attempts = self.ledger.attempts(&text(&job["id"])).await;
         attempts.last().filter(|attempt| attempt.ended_at.is_none()).map(|attempt| attempt.worker.clone())
     }
+}
+
+/// Runs a command of the product on a database and a bucket to its end, with additional environment variables.
+pub fn run(site: &Site, environment: &[(&str, &str)], arguments: &[&str]) -> Output {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let environment: Vec<_> =
+        environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+    output(command(site, Pace::Promised, &environment, folder.path()).args(arguments))
 }
 
 /// The binary with the environment of an installation and nothing else from ours.

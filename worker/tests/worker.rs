@@ -57,8 +57,7 @@ impl Bed {
             endpoint: s3.endpoint(),
             bucket: s3.bucket().into(),
             region: "auto".into(),
-            access_key: s3.access_key().into(),
-            secret_key: s3.secret_key().into(),
+            keys: domain::storage::Keys::fixed(s3.access_key(), s3.secret_key()),
             public_endpoint: None,
         })
         .unwrap();

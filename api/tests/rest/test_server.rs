@@ -83,8 +83,7 @@ impl TestServer {
             endpoint: s3.endpoint(),
             bucket: s3.bucket().to_owned(),
             region: "auto".to_owned(),
-            access_key: s3.access_key().to_owned(),
-            secret_key: s3.secret_key().to_owned(),
+            keys: domain::storage::Keys::fixed(s3.access_key(), s3.secret_key()),
             public_endpoint: None,
         })
         .unwrap();

@@ -8,7 +8,6 @@ mod resource;
 mod upload;
 
 use std::path::{Path, PathBuf};
-use std::sync::LazyLock;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -55,12 +54,6 @@ fn server_address(text: &str) -> Result<Url, String> {
     url.ok_or_else(|| "it is not an address such as http://127.0.0.1:8080 or https://pictures.example.com".to_owned())
 }
 
-/// Mozilla's root certificates, beside those of the system: a slim container or an internal `SSL_CERT_FILE` lacks them.
-static ROOT_CERTIFICATES: LazyLock<Vec<reqwest::Certificate>> = LazyLock::new(|| {
-    let roots = webpki_root_certs::TLS_SERVER_ROOT_CERTS.iter();
-    roots.filter_map(|root| reqwest::Certificate::from_der(root).ok()).collect()
-});
-
 /// A connection to one Pyrograph server.
 #[derive(Debug, Clone)]
 pub(crate) struct Client {
@@ -71,15 +64,10 @@ pub(crate) struct Client {
 impl Client {
     /// A client of the server at `server`. Nothing is sent yet.
     pub(crate) fn new(server: &Url) -> Result<Self, Failure> {
-        let mut http = reqwest::Client::builder()
-            .user_agent(concat!("pyrograph/", env!("CARGO_PKG_VERSION")))
+        let http = outgoing::client()
             .connect_timeout(Duration::from_secs(10))
-            .tls_certs_merge(ROOT_CERTIFICATES.iter().cloned())
             // Between two files of an upload the server assembles the first one, and reads nothing meanwhile.
             .tcp_user_timeout(None);
-        if is_loopback(server) {
-            http = http.no_proxy();
-        }
         let http = http.build().context("could not start the HTTP client")?;
         Ok(Self { http, server: server.clone() })
     }
@@ -126,14 +114,26 @@ impl Client {
     }
 
     fn unreachable(&self, error: &reqwest::Error) -> Failure {
+        // Without path and query: a presigned URL is a secret until it expires.
+        let asked = error.url().unwrap_or(&self.server);
+        let server = asked.origin().ascii_serialization();
+        if let Some(refusal) = outgoing::refused_certificate(error) {
+            return Failure::Unreachable(format!("{server} is not trusted: {refusal}."));
+        }
         let mut reason = reason(error);
-        if error.is_connect() {
+        let proxies = outgoing::Proxies::environment().unwrap_or_default();
+        if let Some(proxy) = proxies.of(asked) {
+            let proxy =
+                format!("{}:{}", proxy.host_str().unwrap_or_default(), proxy.port_or_known_default().unwrap_or(0));
+            reason = format!("{reason} (through the proxy {proxy}; NO_PROXY names hosts that need none)");
+        }
+        if error.is_connect() && asked.origin() == self.server.origin() {
             reason = format!(
                 "{reason}\nIs it running? Start one with `pyrograph up`, or name another with --server or \
                  PYROGRAPH_SERVER."
             );
         }
-        Failure::Unreachable(format!("no answer from {}: {reason}", self.server))
+        Failure::Unreachable(format!("no answer from {server}: {reason}"))
     }
 
     async fn read<T: DeserializeOwned>(&self, response: Response) -> Result<T, Failure> {
@@ -274,16 +274,6 @@ const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'
 /// `text` as one segment of a path, or one value of a query.
 pub(crate) fn path_segment(text: &str) -> String {
     utf8_percent_encode(text, ESCAPED).to_string()
-}
-
-/// Whether `server` is this machine, which no proxy can reach for us.
-fn is_loopback(server: &Url) -> bool {
-    match server.host() {
-        Some(url::Host::Domain(name)) => name == "localhost",
-        Some(url::Host::Ipv4(address)) => address.is_loopback(),
-        Some(url::Host::Ipv6(address)) => address.is_loopback(),
-        None => false,
-    }
 }
 
 /// The cause of a failed request, without the URL: a presigned one is a secret until it expires.

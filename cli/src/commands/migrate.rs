@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use domain::database::PoolSizes;
 
 use super::Outcome;
 use crate::configuration::Services;
@@ -21,7 +22,7 @@ pub(crate) struct Migrate {
 impl Migrate {
     /// Runs the command.
     pub(crate) async fn run(self) -> Outcome {
-        let pools = services::database(&Services::find_database(&self.data_dir)?).await?;
+        let pools = services::database(&Services::find_database(&self.data_dir)?, PoolSizes::WORKER).await?;
         let migrated = services::migrate(&pools).await;
         pools.close().await;
         migrated?;

@@ -31,7 +31,11 @@ impl Serve {
         let stop = signal::stop_token(|| ());
         let services = Services::find(&self.data_dir)?;
         let listener = listen(self.bind).await?;
-        let mut server = Server::start(listener, &services).await?;
+        let mut server = tokio::select! {
+            started = Server::start(listener, &services) => started?,
+            // It may wait for the database for a long time.
+            () = stop.cancelled() => return Ok(()),
+        };
         tracing::info!("serving {}", server.url());
         tokio::select! {
             () = stop.cancelled() => {}

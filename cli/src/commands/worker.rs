@@ -8,6 +8,7 @@ use anyhow::Context as _;
 use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
 use domain::Storage;
+use domain::database::PoolSizes;
 use domain::job::JobKind;
 use worker::{Drain, EngineCommand, WorkerConfig};
 
@@ -49,7 +50,13 @@ impl Worker {
         }
         let config = self.config()?;
         let services = Services::find(&self.data_dir)?;
-        let pools = services::database(&services.database_url).await?;
+        let database = services.database();
+        let connect = services::database(&database, PoolSizes::WORKER);
+        let pools = tokio::select! {
+            pools = connect => pools?,
+            // It may wait for the database for a long time.
+            () = stop.cancelled() => return Ok(()),
+        };
         let storage = Storage::new(&services.storage).context("storage")?;
         let ended = worker::run(config, pools.clone(), storage, stop).await;
         let _ = tokio::time::timeout(Duration::from_secs(5), pools.close()).await;

@@ -4,6 +4,7 @@
 
 mod migrating;
 mod migrations;
+mod unusable;
 
 use std::time::Duration;
 

@@ -34,8 +34,7 @@ fn storage() -> domain::Storage {
         endpoint: "http://127.0.0.1:9".into(),
         bucket: "none".into(),
         region: "auto".into(),
-        access_key: "none".into(),
-        secret_key: "none".into(),
+        keys: domain::storage::Keys::fixed("none", "none"),
         public_endpoint: None,
     })
     .unwrap()

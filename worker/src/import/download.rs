@@ -123,7 +123,12 @@ impl Fetcher<'_> {
                     request = request.header(IF_RANGE, *validator);
                 }
             }
-            let response = request.send().await.map_err(broken)?;
+            let response = request.send().await.map_err(|error| match broken(error) {
+                DownloadError::Passing(why) if self.guard.is_proxied(&url) => {
+                    DownloadError::Passing(format!("{why} It was asked through the worker's proxy."))
+                }
+                other => other,
+            })?;
             let next = if response.status().is_redirection() { header(response.headers(), LOCATION) } else { None };
             let Some(next) = next else { return Ok(response) };
             let next = url
@@ -329,6 +334,10 @@ fn too_large(path: &str) -> DownloadError {
 
 /// A failure reports only its kind: the URL may be signed, and clients must not learn what answers at that address.
 fn broken(error: reqwest::Error) -> DownloadError {
+    // The operator must change something first; the server's name is the client's own.
+    if let Some(refusal) = outgoing::refused_certificate(&error) {
+        return DownloadError::Final(format!("The server is not trusted: {refusal}."));
+    }
     let what = if error.is_timeout() {
         "The server does not answer."
     } else if error.is_connect() {

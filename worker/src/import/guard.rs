@@ -6,10 +6,10 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
-use std::sync::LazyLock;
 use std::time::Duration;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use outgoing::Proxies;
 use url::{Host, Url};
 
 /// Time limit for resolving a host.
@@ -77,12 +77,6 @@ fn is_public(address: IpAddr) -> bool {
 }
 
 /// Why a URL is refused: a sentence that contains neither the URL nor the resolved addresses.
-/// Mozilla's root certificates, beside those of the system: a slim container or an internal `SSL_CERT_FILE` lacks them.
-static ROOT_CERTIFICATES: LazyLock<Vec<reqwest::Certificate>> = LazyLock::new(|| {
-    let roots = webpki_root_certs::TLS_SERVER_ROOT_CERTS.iter();
-    roots.filter_map(|root| reqwest::Certificate::from_der(root).ok()).collect()
-});
-
 #[derive(Debug, PartialEq, Eq)]
 pub enum GuardError {
     /// A retry cannot succeed.
@@ -95,35 +89,69 @@ pub enum GuardError {
 #[derive(Clone, Debug, Default)]
 pub struct Guard {
     allowed: Vec<Network>,
+    proxies: Proxies,
 }
 
 impl Guard {
     pub fn new(allowed: Vec<Network>) -> Self {
-        Self { allowed }
+        Self { allowed, proxies: Proxies::default() }
     }
 
-    /// A client for this URL only, pinned to addresses that may be reached.
+    /// With proxies for the hosts that are not reached directly.
+    pub fn through(self, proxies: Proxies) -> Self {
+        Self { proxies, ..self }
+    }
+
+    /// Whether a proxy leads to `url`.
+    pub(crate) fn is_proxied(&self, url: &Url) -> bool {
+        self.proxies.of(url).is_some()
+    }
+
+    /// A client for this URL only: pinned to addresses that may be reached, or through the proxy, which then resolves
+    /// the name.
     pub async fn admit(&self, url: &Url) -> Result<reqwest::Client, GuardError> {
-        let addresses = self.addresses(url).await?;
-        let mut client = reqwest::Client::builder()
-            .user_agent(concat!("pyrograph/", env!("CARGO_PKG_VERSION")))
-            .no_proxy()
+        let mut client = outgoing::direct()
             .referer(false)
             .redirect(reqwest::redirect::Policy::none())
-            .tls_certs_merge(ROOT_CERTIFICATES.iter().cloned())
             .connect_timeout(CONNECT)
             .read_timeout(SILENCE);
-        if let Some(Host::Domain(name)) = url.host() {
-            client = client.resolve_to_addrs(name, &addresses);
+        if let Some(proxy) = self.proxies.of(url) {
+            self.check_named(url)?;
+            let proxy = reqwest::Proxy::all(proxy.clone()).map_err(|_| GuardError::Forbidden(NO_CLIENT))?;
+            client = client.proxy(proxy);
+        } else {
+            let addresses = self.addresses(url).await?;
+            if let Some(Host::Domain(name)) = url.host() {
+                client = client.resolve_to_addrs(name, &addresses);
+            }
         }
-        client.build().map_err(|_| GuardError::Forbidden("The HTTP client does not start."))
+        client.build().map_err(|_| GuardError::Forbidden(NO_CLIENT))
+    }
+
+    /// The rule for a URL that a proxy resolves: an address must be public, and a name must be one of the public
+    /// internet. What the name leads to is for the proxy to check.
+    fn check_named(&self, url: &Url) -> Result<(), GuardError> {
+        check_no_user(url)?;
+        let address = match url.host() {
+            Some(Host::Ipv4(address)) => Some(IpAddr::from(address)),
+            Some(Host::Ipv6(address)) => Some(IpAddr::from(address).to_canonical()),
+            Some(Host::Domain(_)) => None,
+            None => return Err(GuardError::Forbidden(NO_HOST)),
+        };
+        if address.is_some_and(|address| self.allows(address)) {
+            return Ok(());
+        }
+        check_scheme_and_port(url)?;
+        let public = match (address, url.host_str()) {
+            (Some(address), _) => is_public(address),
+            (None, name) => name.is_some_and(is_public_name),
+        };
+        if public { Ok(()) } else { Err(GuardError::Forbidden(NOT_PUBLIC)) }
     }
 
     /// The addresses behind `url`, all of which may be reached.
     async fn addresses(&self, url: &Url) -> Result<Vec<SocketAddr>, GuardError> {
-        if !url.username().is_empty() || url.password().is_some() {
-            return Err(GuardError::Forbidden("The address carries a user name or a password."));
-        }
+        check_no_user(url)?;
         let port = url.port_or_known_default().unwrap_or(0);
         let found: Vec<SocketAddr> = match url.host() {
             Some(Host::Ipv4(address)) => vec![(address, port).into()],
@@ -132,7 +160,7 @@ impl Guard {
                 let lookup = tokio::time::timeout(LOOKUP, tokio::net::lookup_host((name, port)));
                 lookup.await.ok().and_then(Result::ok).ok_or(GuardError::Unknown)?.collect()
             }
-            None => return Err(GuardError::Forbidden("The address names no host.")),
+            None => return Err(GuardError::Forbidden(NO_HOST)),
         };
         if found.is_empty() {
             return Err(GuardError::Unknown);
@@ -141,14 +169,7 @@ impl Guard {
         if found.iter().all(|address| self.allows(address.ip().to_canonical())) {
             return Ok(found);
         }
-        if url.scheme() != "https" {
-            return Err(GuardError::Forbidden("Only https is spoken, but for networks that the operator allowed."));
-        }
-        if !PORTS.contains(&port) {
-            return Err(GuardError::Forbidden(
-                "Only the ports 443 and 8443 are asked, but for networks that the operator allowed.",
-            ));
-        }
+        check_scheme_and_port(url)?;
         let may = |address: &SocketAddr| {
             let address = address.ip().to_canonical();
             is_public(address) || self.allows(address)
@@ -156,14 +177,45 @@ impl Guard {
         if found.iter().all(may) {
             return Ok(found);
         }
-        Err(GuardError::Forbidden(
-            "The address is not on the public internet, and the operator has not allowed its network.",
-        ))
+        Err(GuardError::Forbidden(NOT_PUBLIC))
     }
 
     fn allows(&self, address: IpAddr) -> bool {
         self.allowed.iter().any(|Network(network)| network.contains(&address))
     }
+}
+
+const NO_CLIENT: &str = "The HTTP client does not start.";
+const NO_HOST: &str = "The address names no host.";
+const NOT_PUBLIC: &str = "The address is not on the public internet, and the operator has not allowed its network.";
+
+fn check_no_user(url: &Url) -> Result<(), GuardError> {
+    if url.username().is_empty() && url.password().is_none() {
+        return Ok(());
+    }
+    Err(GuardError::Forbidden("The address carries a user name or a password."))
+}
+
+fn check_scheme_and_port(url: &Url) -> Result<(), GuardError> {
+    if url.scheme() != "https" {
+        return Err(GuardError::Forbidden("Only https is spoken, but for networks that the operator allowed."));
+    }
+    if !url.port_or_known_default().is_some_and(|port| PORTS.contains(&port)) {
+        return Err(GuardError::Forbidden(
+            "Only the ports 443 and 8443 are asked, but for networks that the operator allowed.",
+        ));
+    }
+    Ok(())
+}
+
+/// Last labels of names that are used inside networks only: RFC 6761, 6762 and 8375, ICANN's `internal`, and habits.
+const NOT_PUBLIC_NAMES: [&str; 9] =
+    ["arpa", "corp", "home", "internal", "intranet", "lan", "local", "localdomain", "localhost"];
+
+/// Whether a name may be one of the public internet: it has a dot, and its last label is not one of those above.
+fn is_public_name(name: &str) -> bool {
+    let name = name.trim_end_matches('.').to_ascii_lowercase();
+    name.rsplit_once('.').is_some_and(|(_, last)| !NOT_PUBLIC_NAMES.contains(&last))
 }
 
 #[cfg(test)]
@@ -264,6 +316,33 @@ mod tests {
         }
         let nobody = guard.addresses(&Url::parse("https://host.invalid/").unwrap()).await;
         assert_eq!(nobody, Err(GuardError::Unknown));
+    }
+
+    /// Behind a proxy the name cannot be resolved here, so that the literal address and the name must suffice.
+    #[tokio::test]
+    async fn a_proxy_is_no_way_into_the_network_around() {
+        let proxies = Proxies::new(None, None, Some("http://127.0.0.1:1"), None).unwrap();
+        let guard = Guard::new(vec!["10.1.0.0/16".parse().unwrap()]).through(proxies);
+        let forbidden = SECRET_PLACES.iter().map(|host| format!("https://{host}/x"));
+        let more = [
+            "https://intranet/",
+            "https://metadata.google.internal/",
+            "https://printer.local/",
+            "https://nas.lan./",
+            "http://huggingface.co/",
+            "https://huggingface.co:22/",
+            "https://user@huggingface.co/",
+            "http://10.2.0.1/",
+        ];
+        for url in forbidden.chain(more.map(str::to_owned)) {
+            let found = guard.admit(&Url::parse(&url).unwrap()).await;
+            assert!(matches!(found, Err(GuardError::Forbidden(_))), "{url}: {found:?}");
+        }
+        for url in
+            ["https://huggingface.co/", "https://nowhere-at-all.net:8443/", "https://1.1.1.1/", "http://10.1.2.3:80/"]
+        {
+            assert!(guard.admit(&Url::parse(url).unwrap()).await.is_ok(), "{url}");
+        }
     }
 
     #[tokio::test]
