@@ -168,6 +168,8 @@ fn one_line(prompt: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]

@@ -193,8 +193,8 @@ impl FluxPipeline {
         2 * self.vae_factor
     }
 
-    /// Settings of a request that have no effect on its pictures, each as a sentence.
-    pub(super) fn without_effect(&self, request: &PictureRequest) -> Result<Vec<String>> {
+    /// Notes about settings of a request that have no effect.
+    pub(super) fn notes(&self, request: &PictureRequest) -> Result<Vec<String>> {
         let mut sentences = Vec::new();
         if !self.guided && request.guidance_scale != self.defaults.guidance_scale {
             sentences.push(warnings::GUIDANCE.to_owned());

@@ -149,8 +149,8 @@ impl LatentDiffusion {
         own.map_or_else(|_| config.class_name.clone(), |scheduler| scheduler.title())
     }
 
-    /// Notes about what a request's scheduler leaves out of the checkpoint's config.
-    pub(super) fn notes(&self, request: &PictureRequest) -> Vec<String> {
+    /// The options of the checkpoint's config that a request's scheduler leaves out, each as a sentence.
+    fn left_out(&self, request: &PictureRequest) -> Vec<String> {
         let Some(name) = request.scheduler else { return Vec::new() };
         let config = schedulers::Config { class_name: name.class_name().into(), ..self.scheduler.config.clone() };
         let left_out = config.class().map(|class| config.unsupported(class)).unwrap_or_default();
@@ -231,11 +231,11 @@ impl LatentDiffusion {
         is_guided(request, self.guidance_channels)
     }
 
-    /// Settings of a request that have no effect on its pictures, each as a sentence.
-    pub(super) fn without_effect(&self, request: &PictureRequest) -> Vec<String> {
+    /// Notes about a negative prompt without effect, and about options that a request's scheduler leaves out.
+    pub(super) fn notes(&self, request: &PictureRequest) -> Vec<String> {
         let negative = request.negative_prompt.as_deref().is_some_and(|prompt| !prompt.trim().is_empty());
-        let ignored = negative && self.guidance_channels.is_some();
-        ignored.then(|| warnings::NEGATIVE_PROMPT.to_owned()).into_iter().collect()
+        let ignored = (negative && self.guidance_channels.is_some()).then(|| warnings::NEGATIVE_PROMPT.to_owned());
+        ignored.into_iter().chain(self.left_out(request)).collect()
     }
 
     /// Makes the pictures of a prepared request. `on_step` can cancel: [`Error::Canceled`].

@@ -142,21 +142,12 @@ impl Pipeline {
         }
     }
 
-    /// Notes for the user about settings of a request that have less effect than they name.
-    pub fn notes(&self, request: &PictureRequest) -> Vec<String> {
+    /// Notes for the user about settings of a request that have less effect than they name, or none.
+    pub fn notes(&self, request: &PictureRequest) -> Result<Vec<String>> {
         match self {
-            Self::Flux(_) => Vec::new(),
-            Self::StableDiffusion(pipeline) => pipeline.latent_diffusion().notes(request),
-            Self::StableDiffusionXl(pipeline) => pipeline.latent_diffusion().notes(request),
-        }
-    }
-
-    /// Settings of a request that have no effect on its pictures, each as a sentence.
-    pub fn without_effect(&self, request: &PictureRequest) -> Result<Vec<String>> {
-        match self {
-            Self::Flux(pipeline) => pipeline.without_effect(request),
-            Self::StableDiffusion(pipeline) => Ok(pipeline.latent_diffusion().without_effect(request)),
-            Self::StableDiffusionXl(pipeline) => Ok(pipeline.latent_diffusion().without_effect(request)),
+            Self::Flux(pipeline) => pipeline.notes(request),
+            Self::StableDiffusion(pipeline) => Ok(pipeline.latent_diffusion().notes(request)),
+            Self::StableDiffusionXl(pipeline) => Ok(pipeline.latent_diffusion().notes(request)),
         }
     }
 

@@ -108,7 +108,7 @@ fn a_prompt_that_is_too_long_is_a_warning() {
     let pipeline = load(&golden("flux-tiny")).unwrap();
     let of = |prompt: String, negative: Option<String>, true_cfg_scale| {
         let request = PictureRequest { prompt, negative_prompt: negative, true_cfg_scale, ..request(&pipeline) };
-        pipeline.without_effect(&request).unwrap()
+        pipeline.notes(&request).unwrap()
     };
     let long = || "the red fox ".repeat(800);
     assert_eq!(of("a fox".into(), Some("blurry".into()), 2.0), [""; 0]);
@@ -125,8 +125,8 @@ fn guidance_that_no_layer_takes_is_a_warning() {
         let Pipeline::Flux(flux) = &pipeline else { panic!("{folder}") };
         let usual = request(&pipeline);
         let other = PictureRequest { guidance_scale: usual.guidance_scale + 1.0, ..usual.clone() };
-        assert_eq!(pipeline.without_effect(&usual).unwrap(), [""; 0]);
-        assert_eq!(pipeline.without_effect(&other).unwrap().is_empty(), flux.is_guided(), "{folder}");
+        assert_eq!(pipeline.notes(&usual).unwrap(), [""; 0]);
+        assert_eq!(pipeline.notes(&other).unwrap().is_empty(), flux.is_guided(), "{folder}");
     }
 }
 

@@ -70,18 +70,18 @@ impl AlphaRule {
     /// of a config is then ignored, since it need not apply to the others. Errors: a sentence.
     pub fn read(header: &BTreeMap<String, String>, beside: Option<&str>, has_tensors: bool) -> Result<Self, String> {
         let mut sources: Vec<(&'static str, Stated)> = Vec::new();
-        let broken = |what: &str, error: serde_json::Error| format!("{what}: {error}");
+        let broken = |what: &str, error: String| format!("{what}: {error}");
         if let Some(text) = header.get(DIFFUSERS) {
-            let json = serde_json::from_str(text).map_err(|error| broken(DIFFUSERS, error))?;
+            let json = Json::read(text).map_err(|error| broken(DIFFUSERS, error))?;
             sources.push((DIFFUSERS, Stated::of_json(&json)?));
         }
         if let Some(text) = beside {
-            let json = serde_json::from_str(text).map_err(|error| broken(CONFIG_FILE, error))?;
+            let json = Json::read(text).map_err(|error| broken(CONFIG_FILE, error))?;
             sources.push((CONFIG_FILE, Stated::of_json(&json)?));
         }
         for name in CONFIGS {
             // Such a name may mean anything, so a text of another kind is ignored.
-            if let Some(json) = header.get(name).and_then(|text| serde_json::from_str::<Json>(text).ok()) {
+            if let Some(json) = header.get(name).and_then(|text| Json::read(text).ok()) {
                 sources.push((name, Stated::of_json(&json)?));
             }
         }

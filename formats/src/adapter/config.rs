@@ -73,7 +73,7 @@ impl Config {
     fn set_patterns(&mut self, value: &Json) {
         let parsed = match value {
             // In a header, objects are texts.
-            Json::Text(text) => serde_json::from_str(text).unwrap_or(Json::Null),
+            Json::Text(text) => Json::read(text).unwrap_or(Json::Null),
             other => other.clone(),
         };
         for (pattern, alpha) in parsed.fields().iter().take(MAX_PATTERNS) {

@@ -5,6 +5,8 @@ use std::fmt;
 use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
 
+use crate::json;
+
 /// A JSON value, without what lists contain.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Json {
@@ -17,6 +19,14 @@ pub(super) enum Json {
 }
 
 impl Json {
+    /// Parses a text, which may also be written as [`crate::json`] accepts it. Errors: a part of a sentence.
+    pub(super) fn read(text: &str) -> Result<Self, String> {
+        match serde_json::from_str(text) {
+            Ok(json) => Ok(json),
+            Err(_) => serde_json::from_value(json::read(text.as_bytes())?).map_err(|error| error.to_string()),
+        }
+    }
+
     /// The fields of an object; none of any other value.
     pub(super) fn fields(&self) -> &[(String, Json)] {
         if let Self::Object(fields) = self { fields } else { &[] }
@@ -95,6 +105,13 @@ impl<'de> Deserialize<'de> for Json {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn texts_of_python_and_of_editors_are_read() {
+        assert_eq!(Json::read("\u{feff}{\"a\": 1}").unwrap().fields()[0].1, Json::Number(1.0));
+        assert_eq!(Json::read(r#"{"a": NaN}"#).unwrap().fields()[0].1, Json::Null);
+        assert!(Json::read("{").is_err());
+    }
 
     #[test]
     fn fields_keep_their_order() {

@@ -21,9 +21,7 @@ pub(super) fn run(models: &mut Models, order: &Generate, session: &EngineSession
     let pictures = PictureRequest::read(&order.params, order.seed)?;
     let (resident, warnings) = models.pipeline(&order.base, &order.loras, &pictures)?;
     session.tell_resident(models.list(Some((&order.base, &resident))));
-    let pipeline = &resident.pipeline;
-    let notes = pipeline.notes(&pictures).into_iter().chain(pipeline.without_effect(&pictures)?);
-    for message in warnings.into_iter().chain(notes) {
+    for message in warnings.into_iter().chain(resident.pipeline.notes(&pictures)?) {
         session.report(&Report::Warning { request, message });
     }
     let mut previews = Previews::prepare(&resident.pipeline, order, session);
