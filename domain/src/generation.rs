@@ -130,7 +130,8 @@ macro_rules! select_generations {
                       ARRAY(SELECT i.id FROM inputs i
                             WHERE i.id IN ((g.params #>> '{image,input}')::uuid, (g.params #>> '{mask,input}')::uuid))
                         AS "inputs!", g.seed, g.warnings AS "warnings: Json<Vec<String>>",
-                      coalesce((SELECT jsonb_agg(jsonb_build_object('model', jsonb_build_object('id', l.model_id, 'name', n.name), 'scale', l.scale,
+                      coalesce((SELECT jsonb_agg(jsonb_build_object('model', jsonb_build_object('id', l.model_id, 'name', n.name),
+                                                    'scale', l.scale,
                                                                             'text_encoder_scale', l.text_encoder_scale)
                                                  ORDER BY l.position)
                                 FROM generation_loras l JOIN models n ON n.id = l.model_id WHERE l.generation_id = g.id), '[]')
@@ -239,7 +240,8 @@ async fn read_work(pool: &PgPool, claim: &Claim) -> Result<GenerationWork> {
     .fetch_one(&mut *connection)
     .await?;
     let loras = sqlx::query!(
-        r#"SELECT model_id AS "model_id: ModelId", scale, text_encoder_scale FROM generation_loras WHERE generation_id = $1 ORDER BY position"#,
+        r#"SELECT model_id AS "model_id: ModelId", scale, text_encoder_scale FROM generation_loras
+           WHERE generation_id = $1 ORDER BY position"#,
         row.id as GenerationId,
     )
     .fetch_all(&mut *connection)
@@ -287,7 +289,8 @@ async fn commit(pool: &PgPool, claim: &Claim, artifacts: &[NewArtifact], warning
         artifact::insert(&mut tx, claim, artifacts).await?;
         sqlx::query!(
             "UPDATE generations SET warnings = warnings || (
-               SELECT coalesce(jsonb_agg(added), '[]') FROM jsonb_array_elements($2::jsonb) added WHERE NOT warnings @> added)
+               SELECT coalesce(jsonb_agg(added), '[]') FROM jsonb_array_elements($2::jsonb) added
+               WHERE NOT warnings @> added)
              WHERE job_id = $1",
             claim.job as JobId,
             Json(warnings) as _

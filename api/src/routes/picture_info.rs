@@ -17,6 +17,13 @@ use crate::problem::{Problem, Result};
 /// Longest text part of the form, in bytes.
 const TEXT_BYTES: u64 = 1024;
 
+/// A picture of one pixel with a record, for the documentation.
+const EXAMPLE: &str = concat!(
+    "data:image/png;base64,",
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAAMXRFWHRwYXJhbWV0ZXJzAGFuIG93bApTdGVwczogMTIsIFNlZWQ6",
+    "IDcsIFNpemU6IDY0eDY0OsCwKQAAAApJREFUeJxjaAAAAIIAgXfNcrYAAAAASUVORK5CYII="
+);
+
 /// How a picture was made.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct PictureInfo {
@@ -33,6 +40,7 @@ pub(crate) struct PictureInfo {
 /// A picture to read.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(example = json!({"image": EXAMPLE}))]
 pub(crate) struct PictureInfoRequest {
     /// The identifier of an input or of an artifact, or a `data:` URI with the picture itself.
     #[schema(min_length = 1, max_length = 12000000, pattern = r"^[A-Za-z0-9:/;,+=.-]+$")]

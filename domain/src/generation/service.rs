@@ -210,7 +210,8 @@ pub(super) async fn insert(executor: impl PgExecutor<'_>, new: &[New]) -> Result
              SELECT id, model_id FROM asked UNION SELECT generation_id, used.model_id FROM used JOIN asked ON asked.id = generation_id
            ), lora AS (
              INSERT INTO generation_loras (generation_id, position, model_id, scale, text_encoder_scale)
-             SELECT generation_id, position, model_id, scale, text_encoder_scale FROM used JOIN generation ON generation.id = generation_id
+             SELECT generation_id, position, model_id, scale, text_encoder_scale
+             FROM used JOIN generation ON generation.id = generation_id
            )
            SELECT id AS "id: GenerationId", created_at FROM generation"#,
         &needed,
