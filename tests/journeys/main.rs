@@ -30,9 +30,9 @@
 
 mod acknowledged;
 mod cancel;
+mod certificates;
 mod checkpoints;
 mod clients;
-mod certificates;
 mod command_line;
 mod contract;
 mod crash;

@@ -233,8 +233,9 @@ mod tests {
         for name in ["adapter_model.safetensors", "adapter_config.json", "README.md", "training_args.bin"] {
             std::fs::write(folder.path().join(name), "{}").unwrap();
         }
-        let sent =
-            |path: &Path| -> Vec<String> { model_files(path, None).unwrap().into_iter().map(|(name, _)| name).collect() };
+        let sent = |path: &Path| -> Vec<String> {
+            model_files(path, None).unwrap().into_iter().map(|(name, _)| name).collect()
+        };
         let both = ["adapter_model.safetensors", "adapter_config.json"];
         assert_eq!(sent(folder.path()), both);
         assert_eq!(sent(&folder.path().join(both[0])), both);

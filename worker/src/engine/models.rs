@@ -78,8 +78,7 @@ impl Models {
         resident.pipeline.keep_text_encoders(options.keep_text_encoders);
         resident.bytes[0] = needs.weights - adapters;
         let scales = |lora: &Adapter| [Some(lora.scale), lora.text_encoder_scale].map(|scale| scale.map(f64::to_bits));
-        let wanted: Vec<_> =
-            loras.iter().map(|lora| (lora.sha256.clone(), lora.name.clone(), scales(lora))).collect();
+        let wanted: Vec<_> = loras.iter().map(|lora| (lora.sha256.clone(), lora.name.clone(), scales(lora))).collect();
         if resident.attached != wanted {
             match attach(&mut resident.pipeline, loras) {
                 Ok((bytes, warnings)) => {
