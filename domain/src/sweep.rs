@@ -1,7 +1,7 @@
 //! The sweeper: carries out deletions until they are done, and finds objects that no row names, which interrupted
 //! requests and attempts leave in the bucket. It deletes such an object only if it is certainly ours: the bucket
-//! belongs to this database ([`installation`]), the key has our layout, and no row has named it for a day. Not here: how
-//! a deletion is asked for (`deletion`).
+//! belongs to this database ([`installation`]), the key has our layout, and no row has named it for a day. Not here:
+//! how a deletion is asked for (`deletion`).
 
 mod installation;
 

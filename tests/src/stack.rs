@@ -46,7 +46,7 @@ impl Stack {
         Self::start_on(Site::create().await, pace, environment).await
     }
 
-    /// As [`Stack::start_with`], on a given database and bucket.
+    /// As [`Stack::start_with`], on a database and a bucket that exist already.
     pub async fn start_on(site: Site, pace: Pace, environment: &[(&str, &str)]) -> Self {
         let folder = tempfile::tempdir().expect("temporary folder");
         let environment: Vec<_> =

@@ -72,21 +72,17 @@ async fn a_put_that_is_refused_is_not_stored() {
 }
 
 #[tokio::test]
-async fn a_checksum_behind_the_bytes_is_compared_and_never_stored_with_them() {
+async fn what_frames_the_bytes_is_never_stored_with_them() {
+    // A presigned URL does not sign how the body is encoded, so the server refuses what SDKs do elsewhere.
     let server = TestServer::new().await;
     let dataset = server.dataset(0).await;
     let picture = png(40, 30, 1);
     let nothing = server.bucket();
     let upload = server.upload(&dataset).await;
-    let answer = server.send(chunked(server.put(&upload), &picture, "AAAAAA==")).await;
-    assert_eq!(answer.status, 400);
-    assert_eq!(server.bucket(), nothing);
-    let answer = server.send(chunked(server.put(&upload), &picture, &crc32(&picture))).await;
-    if answer.status == 200 {
-        let example = server.complete(&dataset, &upload).await.expect(201);
-        assert_eq!(server.download(&example["url"]).await, picture);
-    } else {
-        assert_eq!(answer.status, 400, "a presigned URL does not sign how the body is encoded");
+    for crc in [crc32(&picture), "AAAAAA==".to_owned()] {
+        let answer = server.send(chunked(server.put(&upload), &picture, &crc)).await;
+        assert!(matches!(answer.status, 400 | 501), "{answer:?}");
+        server.complete(&dataset, &upload).await.refuses(409, "");
         assert_eq!(server.bucket(), nothing);
     }
 }

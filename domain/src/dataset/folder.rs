@@ -435,12 +435,12 @@ mod tests {
                 ("train/in/b.png", "a hare")
             ])
         );
-        let told: Vec<String> = left_out.iter().map(|(file, why)| format!("{file}: {why}")).collect();
-        let told = told.join("\n");
+        let listed: Vec<String> = left_out.iter().map(|(file, why)| format!("{file}: {why}")).collect();
+        let listed = listed.join("\n");
         for part in
             ["other/metadata.csv: ", "`text`", "line 4", "line 5", "`no.png`", "another one in a file beside them: 1"]
         {
-            assert!(told.contains(part), "{part}: {told}");
+            assert!(listed.contains(part), "{part}: {listed}");
         }
     }
 

@@ -6,7 +6,6 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use http::Method;
 use object_store::aws::AmazonS3;
-use object_store::client::{HttpClient, HttpRequest, HttpRequestBody};
 use object_store::multipart::MultipartStore;
 use object_store::path::Path;
 use object_store::signer::{SignedUrlOptions, Signer};
@@ -46,15 +45,14 @@ struct Page {
 impl Storage {
     /// Uploads that were begun and have not ended; `None` if the service cannot list them, as the embedded one cannot.
     pub(crate) async fn open_uploads(&self) -> Result<Option<Vec<OpenUpload>>> {
-        let http = HttpClient::new(outgoing::client().timeout(LIMIT).build().map_err(Error::internal)?);
+        let http = outgoing::client().timeout(LIMIT).build().map_err(Error::internal)?;
         let (mut all, mut markers) = (Vec::new(), Vec::new());
         loop {
             let url = url(&self.bucket, &markers).await?;
-            let mut request = HttpRequest::new(HttpRequestBody::empty());
-            *request.uri_mut() = url.as_str().parse().map_err(Error::internal)?;
-            let answer = http.execute(request).await.map_err(Error::unavailable)?;
+            // Without the URL, whose query is a signature.
+            let answer = http.get(url).send().await.map_err(|error| Error::unavailable(error.without_url()))?;
             let status = answer.status();
-            let text = answer.into_body().bytes().await.map_err(Error::unavailable)?;
+            let text = answer.bytes().await.map_err(|error| Error::unavailable(error.without_url()))?;
             if !status.is_success() {
                 tracing::debug!(%status, "the bucket does not list uploads in parts");
                 return Ok(None);
