@@ -1,5 +1,5 @@
 //! One folder of pictures, as people have them, reaches a dataset by the command line, as files of a form and as a zip
-//! archive: the same examples, and the same list of what was left out.
+//! archive: the same examples, and the same list of files that were left out.
 
 use std::io::{Cursor, Write};
 
@@ -45,7 +45,7 @@ fn folder() -> Vec<(&'static str, Vec<u8>)> {
         ("__MACOSX/._owl.JPG", b"\0\x05\x16\x07".to_vec()),
         ("Thumbs.db", b"\xd0\xcf\x11\xe0".to_vec()),
         ("README.md", "About the pictures".into()),
-        // What is not read.
+        // Not read.
         ("phone.HEIC", b"\0\0\0\x18ftypheic".to_vec()),
         ("clip.mov", b"\0\0\0\x14ftypqt  ".to_vec()),
         ("notes.txt", "for myself".into()),

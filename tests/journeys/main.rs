@@ -1,29 +1,12 @@
 //! Whole journeys: the built `pyrograph` as processes, a real Postgres, a real S3 server, and the REST API between
 //! them.
 //!
-//! First the usual paths (`road`, `pictures`, `command_line`, `embedded_stack`, `start_up`), then what the API refuses
-//! (`refusals`, `presigned`, `contract`), how models are imported (`imports`, `flux_files`) and exported (`exports`),
-//! what the engine detects (`misfits`) and has loaded (`residency`), then failures below a running job (`crash`,
-//! `lost_lease`, `takeover`, `resume`, `cancel`, `events`, `acknowledged`), secrets (`secrets`), and the rehearsal of a
-//! run on a card (`gauge`).
-//! First the usual paths (`road`, `pictures`, `command_line`, `embedded_stack`), then what the API refuses (`refusals`,
-//! `presigned`, `contract`, `clients`), how models are imported (`imports`, `flux_files`) and exported (`exports`), what the
-//! First the usual paths (`road`, `pictures`, `folders`, `command_line`, `embedded_stack`), then what the API refuses
-//! (`refusals`, `presigned`, `contract`), how models are imported (`imports`, `flux_files`) and exported (`exports`), what the
-//! engine detects (`misfits`) and has loaded (`residency`), then failures below a running job (`crash`, `lost_lease`,
-//! `takeover`, `resume`, `cancel`, `events`, `acknowledged`), secrets (`secrets`), and the rehearsal of a run on a card
-//! (`gauge`).
-//! `presigned`, `contract`), how models are imported (`imports`, `flux_files`) and exported (`exports`), what the
-//! engine detects (`misfits`) and has loaded (`residency`), then failures below a running job (`crash`, `lost_lease`,
-//! `lost_replies`, `takeover`, `resume`, `cancel`, `events`, `acknowledged`), secrets (`secrets`), and the rehearsal of
-//! a run on a card (`gauge`).
-//! (`refusals`, `presigned`, `contract`), how models are imported (`imports`, `checkpoints`, `flux_files`) and exported
-//! (`exports`), what the engine detects (`misfits`) and has loaded (`residency`), then failures below a running job
-//! (`crash`, `lost_lease`, `takeover`, `resume`, `cancel`, `events`, `acknowledged`), secrets (`secrets`), and the
-//! rehearsal of a run on a card (`gauge`).
-//! `takeover`, `resume`, `cancel`, `events`, `acknowledged`), what the platform provides (`database`, `certificates`,
-//! `proxies`, `credentials`, `nameless`), secrets (`secrets`), the rehearsal of a run on a card (`gauge`), and the
-//! scripts of the set-up (`set_up`).
+//! First the usual paths (`road`, `pictures`, `folders`, `command_line`, `embedded_stack`, `start_up`), then what the
+//! API refuses (`refusals`, `presigned`, `contract`, `clients`), how models are imported (`imports`, `checkpoints`,
+//! `flux_files`) and exported (`exports`), what the engine detects (`misfits`) and has loaded (`residency`), then
+//! failures below a running job (`crash`, `lost_lease`, `lost_replies`, `takeover`, `resume`, `cancel`, `events`,
+//! `acknowledged`), what the platform provides (`database`, `certificates`, `proxies`, `credentials`, `nameless`),
+//! secrets (`secrets`), the rehearsal of a run on a card (`gauge`), and the scripts of the set-up (`set_up`).
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "tests print what they measure")]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]

@@ -4,8 +4,8 @@
 //! workers, each the built binary in its own process), [`process`] what can be done to such a process (kill, stop,
 //! continue, read its log), [`client`] the REST API as any HTTP client sees it, [`ledger`] checks of the database,
 //! [`lossy`] a proxy that loses replies of the database. [`programs`] finds the programs that only tests need:
-//! [`pgbouncer`], nginx with a private [`authority`], other versions of Postgres. [`connect_proxy`] is a company's proxy,
-//! [`hub`] a server that speaks the Hugging Face Hub's protocol, and [`picture`], [`sse`], [`flux_files`] and
+//! [`pgbouncer`], nginx with a private [`authority`], other versions of Postgres. [`connect_proxy`] is a company's
+//! proxy, [`hub`] a server that speaks the Hugging Face Hub's protocol, and [`picture`], [`sse`], [`flux_files`] and
 //! [`ldm_file`] the formats involved.
 //!
 //! It contains no tests and uses no internals of the product, only the documented interfaces (command line,

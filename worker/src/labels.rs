@@ -10,7 +10,7 @@ use std::sync::{Mutex, PoisonError};
 pub(crate) struct Labels(Mutex<Vec<(String, String)>>);
 
 impl Labels {
-    /// Names a file or folder. What is inside a folder is called `name/path/inside`.
+    /// Names a file or folder. A file inside a folder is called `name/path/inside`.
     pub(crate) fn add(&self, path: &Path, name: impl Into<String>) {
         let mut names = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         names.push((path.display().to_string(), name.into()));

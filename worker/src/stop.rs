@@ -26,7 +26,7 @@ pub enum Stop {
     Failed(ErrorClass, String),
 }
 
-/// What is wrong with a worker or what it depends on.
+/// Trouble with a worker or with a service that it depends on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Trouble {
     /// Storage cannot be reached, or refuses this worker: wrong keys, a wrong clock.

@@ -29,7 +29,7 @@ async fn from_request_to_picture() {
         (&json!(64), &json!(3.0), &json!(3))
     );
     assert_eq!(created["loras"][0]["model"]["name"], "clay");
-    assert_eq!(created, server.get(&path).await.expect(200), "what is created is what is there");
+    assert_eq!(created, server.get(&path).await.expect(200), "the answer to the creation is that to a later request");
 
     let claim = server.claim(JobKind::Generation).await;
     let work = generation::load_work(&server.pools.lease, &claim).await.unwrap();

@@ -61,7 +61,7 @@ async fn a_put_that_is_refused_is_not_stored() {
         server.complete(&dataset, &upload).await.refuses(409, "");
         assert_eq!(server.bucket(), nothing, "{what}");
     }
-    // What does not match leaves what was there before.
+    // A body that does not match leaves the object unchanged.
     let upload = server.upload(&dataset).await;
     let good = server.put(&upload).header("x-amz-checksum-crc32", crc32(&picture)).body(picture.clone());
     assert_eq!(server.send(good).await.status, 200);

@@ -30,7 +30,7 @@ pub(crate) struct Picture {
     pub caption: String,
 }
 
-/// The pictures of a folder, and what was left out.
+/// The pictures of a folder, and the files that were left out.
 #[derive(Debug)]
 pub(crate) struct Pictures {
     pub pictures: Vec<Picture>,
@@ -46,7 +46,7 @@ pub(crate) struct Added {
 }
 
 impl Added {
-    /// Prints what was left out, on stderr.
+    /// Prints the files that were left out, on stderr.
     pub(crate) fn report(&self) {
         let mut by_reason = BTreeMap::<&str, Vec<&str>>::new();
         for left in &self.left_out {

@@ -67,7 +67,7 @@ impl LeftOut {
     }
 }
 
-/// A file of the folder, with what was read of it.
+/// A file of the folder, with the content that was read.
 #[derive(Debug)]
 pub struct File {
     pub path: String,
@@ -85,7 +85,7 @@ pub enum Content {
     Nothing(String),
 }
 
-/// The pictures of a folder and what was left out.
+/// The pictures of a folder, and the files that were left out.
 #[derive(Debug, Default)]
 pub struct Sorted {
     /// Index of the file, and its caption. By path.
@@ -152,7 +152,7 @@ fn litter(path: &str) -> &str {
     &path[..end]
 }
 
-/// Gives each picture its caption, and lists what is left.
+/// Gives each picture its caption, and lists the other files.
 ///
 /// A picture whose caption cannot be read is left out, too: it would be trained without.
 pub fn sort(files: Vec<File>) -> Sorted {
@@ -300,7 +300,7 @@ impl Captions {
 mod tests {
     use super::*;
 
-    /// Sorts files of this path and text; returns path and caption of the pictures, and what was left out.
+    /// Sorts files of this path and text; returns path and caption of the pictures, and the files left out.
     fn sorted(files: &[(&str, &[u8])]) -> (Vec<(String, String)>, Vec<(String, String)>) {
         let read = |(path, bytes): &(&str, &[u8])| File {
             path: (*path).to_owned(),

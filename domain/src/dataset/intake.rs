@@ -155,7 +155,7 @@ impl Intake {
         (self.deposit, self.rows)
     }
 
-    /// Removes what was stored.
+    /// Removes the stored objects.
     pub async fn abandon(self) {
         self.deposit.discard().await;
     }

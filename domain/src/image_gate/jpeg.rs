@@ -8,7 +8,7 @@ use zune_jpeg::zune_core::bytestream::ZCursor;
 use zune_jpeg::zune_core::colorspace::ColorSpace;
 use zune_jpeg::zune_core::options::DecoderOptions;
 
-/// Decodes all of the picture. Errors: what is wrong, as a clause.
+/// Decodes all of the picture. Errors: the reason, as a clause.
 pub(super) fn check(bytes: &[u8]) -> Result<(), String> {
     let outline = Outline::of(bytes).ok_or("it is cut off: its end is missing")?;
     let broken = |error: zune_jpeg::errors::DecodeErrors| format!("it is damaged or cut off: {error}");
@@ -20,7 +20,7 @@ pub(super) fn check(bytes: &[u8]) -> Result<(), String> {
         Some(colours @ (ColorSpace::RGB | ColorSpace::RGBA | ColorSpace::Luma | ColorSpace::LumaA)) => colours,
         _ => ColorSpace::RGB,
     };
-    // What is odd in the headers does no harm; what is missing in the picture does.
+    // Oddities in the headers do no harm; missing parts of the picture do.
     decoder.set_options(decoder.options().jpeg_set_out_colorspace(colours).set_strict_mode(true));
     decoder.decode().map(drop).map_err(broken)
 }

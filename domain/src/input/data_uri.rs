@@ -27,7 +27,7 @@ pub(super) enum Reference {
     Bytes(Bytes),
 }
 
-/// Errors: what is wrong, as a sentence.
+/// Errors: the reason, as a sentence.
 pub(super) fn read(text: &str) -> Result<Reference, String> {
     let text = text.trim();
     if let Some(rest) = text.get(..5).filter(|scheme| scheme.eq_ignore_ascii_case("data:")).map(|_| &text[5..]) {

@@ -192,7 +192,7 @@ impl Intake {
         self.insert(name, described, false).await
     }
 
-    /// Removes what was stored.
+    /// Removes the stored objects.
     pub async fn abandon(self) {
         self.deposit.discard().await;
     }

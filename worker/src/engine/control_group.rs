@@ -104,7 +104,7 @@ impl Mount {
     /// The folders of the group at `path` and of its ancestors, as far as they are visible.
     fn groups(&self, root: &Path, path: &str) -> Vec<PathBuf> {
         let point = root.join(self.point.strip_prefix("/").unwrap_or(&self.point));
-        // A group outside of what is mounted here, such as `/../other`, cannot be read; the top of the mount can.
+        // A group outside of the mount, such as `/../other`, cannot be read; the top of the mount can.
         let inside = Path::new(path).strip_prefix(&self.top).unwrap_or(Path::new(""));
         let is_plain = inside.components().all(|part| matches!(part, Component::Normal(_)));
         let inside = if is_plain { inside } else { Path::new("") };

@@ -19,7 +19,7 @@ pub(super) struct Row {
     pub table: String,
 }
 
-/// The captions of all tables by the path of their picture. What is wrong with a table or a row is added to `left_out`.
+/// The captions of all tables by the path of their picture. Errors in a table or a row are added to `left_out`.
 pub(super) fn rows(
     tables: Vec<(String, Vec<u8>)>,
     pictures: &[(usize, String)],
@@ -51,7 +51,7 @@ pub(super) fn rows(
     rows
 }
 
-/// Adds what is wrong with a table to the list, at most [`LISTED`] times.
+/// Adds the errors in a table to the list, at most [`LISTED`] times.
 struct Faults<'a> {
     table: &'a str,
     count: usize,
