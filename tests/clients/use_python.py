@@ -24,9 +24,9 @@ assert isinstance(inspection, ModelInspectionCheckpoint) and inspection.kind == 
 
 dataset = create_dataset.sync(client=client, body=DatasetRequest(name="discs"))
 pictures = [File(io.BytesIO(open(path, "rb").read()), path, "image/png") for path in sys.argv[2:]]
-added = add_images.sync(dataset.id, client=client, body=ImagesForm(image=pictures[:1], caption=["one"]))
-assert [example.caption for example in added.items] == ["one"], added
-assert len(get_dataset.sync(dataset.id, client=client).examples) == 1
+added = add_images.sync(dataset.id, client=client, body=ImagesForm(image=pictures, caption=["one", "two"]))
+assert [example.caption for example in added.items] == ["one", "two"], added
+assert len(get_dataset.sync(dataset.id, client=client).examples) == 2
 
 request = GenerationRequest(prompt="an owl", model="tiny", num_inference_steps=1, width=32, height=32)
 generation = create_generation.sync(client=client, body=request)

@@ -22,7 +22,7 @@ const dataset = await client.POST("/v1/datasets", { body: { name: "discs" } });
 check(dataset.data !== undefined, dataset.error);
 const added = await client.POST("/v1/datasets/{id}/images", {
   params: { path: { id: dataset.data.id } },
-  body: { image: files.slice(0, 1), caption: ["one"] },
+  body: { image: files, caption: ["one", "two"] },
   bodySerializer: ({ image, caption }) => {
     const form = new FormData();
     image?.forEach((file) => form.append("image", new Blob([new Uint8Array(readFileSync(file))], { type: "image/png" }), file));
@@ -30,7 +30,7 @@ const added = await client.POST("/v1/datasets/{id}/images", {
     return form;
   },
 });
-check(added.data?.items.map((item) => item.caption).join() === "one", added);
+check(added.data?.items.map((item) => item.caption).join() === "one,two", added);
 
 // What has a default can be left out.
 const request: components["schemas"]["GenerationRequest"] = {

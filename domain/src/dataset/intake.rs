@@ -99,6 +99,16 @@ impl Intake {
         Ok(())
     }
 
+    /// Sets the captions of all pictures, in the order in which they were added.
+    pub fn caption_all(&mut self, captions: &[String]) -> Result<()> {
+        for (example, caption) in self.rows.examples.iter_mut().zip(captions) {
+            let caption = clean(caption);
+            check_caption(&caption)?;
+            example.caption = caption;
+        }
+        Ok(())
+    }
+
     /// Sets the caption of the picture that was added last. Returns false if there is none or it has a caption.
     pub fn caption_last(&mut self, caption: &str) -> Result<bool> {
         let caption = clean(caption);

@@ -25,7 +25,8 @@ pub(super) struct ImagesForm {
     #[schema(value_type = Option<Vec<String>>, format = Binary)]
     image: Option<Vec<Vec<u8>>>,
     /// Captions of at most 10 000 characters. Each belongs to the picture before it in the form, or to the next picture
-    /// if the one before has a caption already or there is no picture before.
+    /// if the one before has a caption already or there is no picture before. As many captions behind all pictures belong
+    /// to them in their order.
     caption: Option<Vec<String>>,
     /// The files of a folder, each with its path as file name: pictures, captions (`fox.txt` or `fox.caption` beside
     /// `fox.png`, or a `metadata.jsonl` or `metadata.csv`) and others, which are left out.
@@ -52,6 +53,8 @@ fn unprocessable(field: &str, message: &str) -> Problem {
 pub(super) async fn take_images(form: &mut Multipart, intake: &mut Intake) -> Result<()> {
     let mut way = None;
     let mut caption: Option<String> = None;
+    // Captions since the last picture, and whether a picture came after a caption.
+    let (mut behind, mut alternating) = (Vec::new(), false);
     let mut refused = Vec::new();
     while let Some(part) = form.next().await? {
         let this = match part.name() {
@@ -76,6 +79,8 @@ pub(super) async fn take_images(form: &mut Multipart, intake: &mut Intake) -> Re
             Way::Archive => intake.add_archive(spool(part).await?).await?,
             Way::Folder => take_file(part, intake).await?,
             Way::Pictures if part.name() == "image" => {
+                alternating |= caption.is_some() || !behind.is_empty();
+                caption_one(std::mem::take(&mut behind), intake, &mut caption)?;
                 let picture = take_picture(part, intake, caption.take().unwrap_or_default(), !refused.is_empty());
                 if let Some(problem) = picture.await? {
                     refused.push(problem);
@@ -89,12 +94,7 @@ pub(super) async fn take_images(form: &mut Multipart, intake: &mut Intake) -> Re
                 if !refused.is_empty() {
                     continue;
                 }
-                if caption.is_some() {
-                    return Err(unprocessable("caption", "There are two captions for one picture."));
-                }
-                if !intake.caption_last(&text)? {
-                    caption = Some(text);
-                }
+                behind.push(text);
             }
         }
     }
@@ -104,10 +104,29 @@ pub(super) async fn take_images(form: &mut Multipart, intake: &mut Intake) -> Re
     if way == Some(Way::Folder) {
         intake.sort_files("file").await?;
     }
+    // Generated clients send all parts of one name together.
+    if !alternating && behind.len() > 1 && behind.len() == intake.len() {
+        intake.caption_all(&behind)?;
+    } else {
+        caption_one(behind, intake, &mut caption)?;
+    }
     match caption {
         Some(_) => Err(unprocessable("caption", "There is no picture for this caption.")),
         None => Ok(()),
     }
+}
+
+/// Gives a caption between two pictures to the first of them, or keeps it for the second if the first has one.
+fn caption_one(captions: Vec<String>, intake: &mut Intake, next: &mut Option<String>) -> Result<()> {
+    for text in captions {
+        if next.is_some() {
+            return Err(unprocessable("caption", "There are two captions for one picture."));
+        }
+        if !intake.caption_last(&text)? {
+            *next = Some(text);
+        }
+    }
+    Ok(())
 }
 
 /// Adds one picture; with `check_only`, after another was refused, it only looks whether this one is refused, too.
