@@ -242,7 +242,13 @@ mod tests {
     fn a_file_that_cannot_be_read_is_named_as_its_model() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("weights.safetensors");
-        let adapter = Adapter { name: "ink".into(), path: path.clone(), sha256: String::new(), scale: 1.0 };
+        let adapter = Adapter {
+            name: "ink".into(),
+            path: path.clone(),
+            sha256: String::new(),
+            scale: 1.0,
+            text_encoder_scale: None,
+        };
         for bytes in [None, Some("no weights at all")] {
             bytes.iter().for_each(|bytes| std::fs::write(&path, bytes).unwrap());
             let message = open(&adapter).unwrap_err().to_string();
