@@ -15,10 +15,10 @@ use tokio::time::Instant;
 /// Longest time until the head of the first request has arrived.
 pub(crate) const FIRST_REQUEST: Duration = Duration::from_secs(10);
 /// Longest time in which the client takes no byte of what the server has for it.
-pub(crate) const UNREAD: Duration = Duration::from_secs(60);
+pub(crate) const UNREAD: Duration = Duration::from_mins(1);
 /// Longest time without a byte in either direction while no request is worked on. Streams of events send a comment
 /// more often, and hyper pings connections of HTTP/2.
-const IDLE: Duration = Duration::from_secs(120);
+const IDLE: Duration = Duration::from_mins(2);
 /// How often a connection is looked at.
 const LOOK: Duration = Duration::from_secs(2);
 

@@ -31,7 +31,7 @@ pub fn header_length(first: [u8; 8], file_bytes: u64) -> Result<u64, Refusal> {
             "the file ends within its header: {file_bytes} bytes of {}",
             length.saturating_add(8)
         )),
-        ..=FORMAT_HEADER_BYTES => Refusal::Invalid(format!(
+        length if length <= FORMAT_HEADER_BYTES => Refusal::Invalid(format!(
             "its header has {length} bytes, and at most {MAX_HEADER_BYTES} are read here (the format allows \
              {FORMAT_HEADER_BYTES}); remove metadata such as training logs"
         )),

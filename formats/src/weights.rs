@@ -92,6 +92,12 @@ pub fn choose<'a>(names: &[&'a str], variant: Option<&str>) -> Result<Option<Wei
     let known = STEMS.iter().filter(|stem| stems.contains(**stem)).copied();
     let stems: Vec<&str> = match known.collect::<Vec<_>>() {
         known if known.is_empty() && stems.len() > 1 => {
+            // An index may name its shards in any way.
+            let mut indexes = parsed.iter().filter(|(_, name)| name.is_index).map(|(file, _)| *file);
+            if let (Some(index), None) = (indexes.next(), indexes.next()) {
+                let files = parsed.iter().filter(|(_, name)| !name.is_index).map(|(file, _)| *file).collect();
+                return Ok(Some(Weights { files, index: Some(index), variant: None, missing: Vec::new() }));
+            }
             let names: Vec<&str> = stems.into_iter().collect();
             return Err(format!("There are several files of weights: {}.", names.join(", ")));
         }

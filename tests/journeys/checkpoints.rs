@@ -171,7 +171,8 @@ async fn a_folder_in_every_form_makes_the_same_picture() {
     let old: Tensors = vae.iter().map(|(name, tensor)| (old(name), tensor.clone())).collect();
     let mut marked = vae.clone();
     marked.insert("decoder.conv_in.comfy_quant".into(), (vec![1], vec![0.0]));
-    let same: [(&str, Vec<(&str, Option<Vec<u8>>)>); 7] = [
+    type Changes<'a> = Vec<(&'a str, Option<Vec<u8>>)>;
+    let same: [(&str, Changes); 7] = [
         ("half", vec![(UNET, None), ("unet/diffusion_pytorch_model.fp16.safetensors", Some(content(UNET)))]),
         ("ema", vec![(UNET, None), ("unet/diffusion_pytorch_model.non_ema.safetensors", Some(content(UNET)))]),
         (

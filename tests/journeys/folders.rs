@@ -227,6 +227,8 @@ async fn a_dataset_of_the_server_is_trained_on_by_its_name() {
             "1",
             "--rank",
             "2",
+            "--resolution",
+            "32",
         ])
     };
     let first = train("discs", "one");

@@ -23,7 +23,7 @@ pub(crate) async fn attend(context: Arc<WorkerContext>, claim: Claim) {
         let (context, lease) = (Arc::clone(&context), Arc::clone(&lease));
         async move {
             let attempt = Attempt::begin(&context, &lease)?;
-            run(&attempt).await.map_err(|stop| stop.map_message(|message| attempt.labels.apply(message)))
+            Box::pin(run(&attempt)).await.map_err(|stop| stop.map_message(|message| attempt.labels.apply(message)))
         }
     });
     let outcome = work
@@ -102,7 +102,7 @@ async fn run(attempt: &Attempt<'_>) -> Result<(), Stop> {
     match attempt.claim().kind {
         JobKind::Generation => generate::run(attempt).await,
         JobKind::Training => train::run(attempt).await,
-        JobKind::Import => import::run(attempt).await,
+        JobKind::Import => Box::pin(import::run(attempt)).await,
         JobKind::Export => export::run(attempt).await,
     }
 }

@@ -70,10 +70,7 @@ impl SourceImage {
         let Some(source) = source else { return Ok(None) };
         let exists = source.input.is_none_or(|input| inputs.contains(&input));
         Ok(Some(Self {
-            url: match exists {
-                true => Some(storage.presign_get(&source.storage_key, READ_TTL).await?.into()),
-                false => None,
-            },
+            url: if exists { Some(storage.presign_get(&source.storage_key, READ_TTL).await?.into()) } else { None },
             input: source.input,
             sha256: source.sha256,
             width: source.width,

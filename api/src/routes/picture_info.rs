@@ -65,6 +65,7 @@ pub(crate) struct PictureInfoForm {
 }
 
 /// Absent fields are left out, so that the request can be sent as it is.
+#[expect(clippy::ref_option, reason = "serde passes the field itself")]
 fn without_nulls<S: Serializer>(request: &Option<GenerationRequest>, serializer: S) -> Result<S::Ok, S::Error> {
     let mut value = serde_json::to_value(request).map_err(serde::ser::Error::custom)?;
     let mut fields = value.as_object_mut();

@@ -72,9 +72,10 @@ fn show(report: &SweepReport, dry_run: bool) -> Outcome {
     }
     say!("{} objects, {} without a row.", report.objects, report.strays)?;
     if report.stopped.is_none() {
-        let [marked, deleted, aborted] = match dry_run {
-            true => ["would be marked", "would be deleted", "would be aborted"],
-            false => ["marked", "deleted", "aborted"],
+        let [marked, deleted, aborted] = if dry_run {
+            ["would be marked", "would be deleted", "would be aborted"]
+        } else {
+            ["marked", "deleted", "aborted"]
         };
         let SweepReport { marked: marks, deleted: deletions, aborted_uploads: uploads, .. } = report;
         say!("{marks} {marked}, {deletions} {deleted}, {uploads} unfinished uploads {aborted}.")?;

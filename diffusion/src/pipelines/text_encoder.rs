@@ -21,6 +21,7 @@ pub(super) struct TextEncoder<M> {
 }
 
 /// The adapters of one layer.
+#[expect(clippy::large_enum_variant, reason = "most are of linear layers, and there are a few hundred")]
 enum SavedAdapters {
     Linear { branches: Vec<Branch>, changes: Option<Changes<2>> },
     Norm(NormChanges),

@@ -20,6 +20,8 @@ const KEPT_SCORES: usize = 1;
 const SCORES_IN_PASSING: usize = 4;
 /// Tensors of the size of all factors: the factors, their gradients, two moments, and those of an update in progress.
 const FACTOR_TENSORS: usize = 6;
+/// What the graph of the backward pass and freed gradients that the allocator keeps take, in bytes: measured with ember.
+const GRAPH: u64 = 24 << 20;
 
 impl Footprint {
     /// Whether a training recomputes activations even if there is room to keep them.
@@ -63,6 +65,6 @@ impl Footprint {
         let activations = mixed((kept + IN_PASSING).saturating_mul(stream));
         let scores = bytes((kept_scores + SCORES_IN_PASSING).saturating_mul(scores), DType::F32);
         let step = cached + factors + activations.saturating_add(scores);
-        Some(Needs { weights, working: before.max(step) + PROCESS })
+        Some(Needs { weights, working: before.max(step) + GRAPH + PROCESS })
     }
 }

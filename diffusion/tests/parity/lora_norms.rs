@@ -28,10 +28,10 @@ fn written(path: &Path, tensors: &[Values], metadata: &str) {
 
 fn copied(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap().map(|entry| entry.unwrap()) {
+    for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
         let target = to.join(entry.file_name());
         if entry.path().is_dir() {
-            copied(&entry.path(), &target)
+            copied(&entry.path(), &target);
         } else {
             let _ = fs::copy(entry.path(), target).unwrap();
         }
@@ -70,8 +70,10 @@ fn delta(at: usize) -> f32 {
     0.25 * ((at % 5) as f32 - 2.0) + 0.125
 }
 
-/// Each norm: the folder and name of its parameter, and the adapter's name for its difference.
-const NORMS: [(&str, &[(&str, &str, &str)]); 2] = [
+/// The folder and name of a norm's parameter, and the adapter's name for its difference.
+type Norm = (&'static str, &'static str, &'static str);
+
+const NORMS: [(&str, &[Norm]); 2] = [
     (
         "sd15-tiny",
         &[
@@ -131,7 +133,7 @@ fn differences_of_norms_are_those_of_densely_changed_weights() {
         let folder = TempDir::new().unwrap();
         let mut pipeline = Pipeline::load(&path(model), &device()).unwrap();
         let base = picture(&pipeline);
-        for only in norms.iter().map(|norm| std::slice::from_ref(norm)).chain([norms]) {
+        for only in norms.iter().map(std::slice::from_ref).chain([norms]) {
             let dense = folder.path().join("dense");
             let _ = fs::remove_dir_all(&dense);
             copied(&path(model), &dense);

@@ -388,9 +388,8 @@ fn older_and_remade_files_are_read_too() {
     // FLUX.1-Fill: latents, those of the masked picture, and the mask
     let mut fill = list("tiny_flux.single");
     fill.insert("img_in.weight".into(), (vec![3072, 24], None));
-    let file = SingleFile::open(&sparse(&folder, "fill.safetensors", &fill)).unwrap();
-    assert!(file.inpaints().unwrap());
-    assert_eq!(file.part(Transformer).unwrap().0["out_channels"], 4);
+    let refused = SingleFile::open(&sparse(&folder, "fill.safetensors", &fill)).unwrap_err().to_string();
+    assert!(refused.contains("FLUX.1 Fill"), "{refused}");
 }
 
 #[test]
@@ -533,6 +532,6 @@ fn what_does_not_run_here_is_named() {
     for (keys, wanted) in cases {
         let error = named(keys);
         assert!(error.contains(wanted), "{error}");
-        assert!(error.contains("what runs here is Stable Diffusion 1.5"), "{error}");
+        assert!(error.contains("; "), "{error} has no advice");
     }
 }

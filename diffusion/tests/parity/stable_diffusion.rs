@@ -241,7 +241,7 @@ fn a_solver_that_does_not_run_here_is_refused_when_it_is_needed() {
     let mut request = pipeline.request("a fox", 1);
     (request.width, request.height, request.num_inference_steps) = (32, 32, 2);
     let refused = pipeline.generate(&request, &mut |_| ControlFlow::Continue(())).unwrap_err().to_string();
-    assert!(refused.contains("HeunDiscreteScheduler is not known"), "{refused}");
+    assert!(refused.contains("HeunDiscreteScheduler is not supported"), "{refused}");
     request.scheduler = Some(formats::Scheduler::EulerAncestral);
     assert_eq!(pipeline.generate(&request, &mut |_| ControlFlow::Continue(())).unwrap().len(), 1);
 }

@@ -81,7 +81,8 @@ impl Address {
                 tracing::debug!(variable, parameter = name, "a parameter without effect");
                 continue;
             }
-            if !UNDERSTOOD.contains(&name.as_str()) && !(name.starts_with("options[") && name.ends_with(']')) {
+            let is_option = name.starts_with("options[") && name.ends_with(']');
+            if !is_option && !UNDERSTOOD.contains(&name.as_str()) {
                 return Err(unknown(variable, &name));
             }
             if matches!(name.as_str(), "sslrootcert" | "ssl-root-cert" | "ssl-ca") {

@@ -35,7 +35,7 @@ impl Presence {
         let mut receiver = self.0.clone();
         if receiver.wait_for(|present| !present).await.is_err() {
             // Nobody asks any more.
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 }

@@ -300,8 +300,10 @@ impl Captions {
 mod tests {
     use super::*;
 
+    type Pairs = Vec<(String, String)>;
+
     /// Sorts files of this path and text; returns path and caption of the pictures, and the files left out.
-    fn sorted(files: &[(&str, &[u8])]) -> (Vec<(String, String)>, Vec<(String, String)>) {
+    fn sorted(files: &[(&str, &[u8])]) -> (Pairs, Pairs) {
         let read = |(path, bytes): &(&str, &[u8])| File {
             path: (*path).to_owned(),
             content: match kind(path) {

@@ -187,9 +187,17 @@ impl Intake {
     /// it was made for, or a whole checkpoint; several files are a checkpoint, by its `model_index.json` or by the
     /// denoiser in one of them. The insert runs to its end even if the caller stops waiting.
     pub async fn finish(self, name: &str, base: Option<&str>, kind: Option<ModelKind>) -> Result<Model> {
-        check_name(name)?;
-        let described = self.describe(name, base, kind).await?;
-        self.insert(name, described, false).await
+        let described = match check_name(name) {
+            Ok(()) => self.describe(name, base, kind).await,
+            Err(error) => Err(error),
+        };
+        match described {
+            Ok(described) => self.insert(name, described, false).await,
+            Err(error) => {
+                self.abandon().await;
+                Err(error)
+            }
+        }
     }
 
     /// Removes the stored objects.

@@ -106,7 +106,7 @@ mod tests {
     fn other_keys_are_not_ours() {
         let id = Uuid::now_v7();
         for key in [
-            "".to_owned(),
+            String::new(),
             "pyrograph.json".to_owned(),
             format!("pyrograph/{id}.json"),
             format!("archive/artifacts/{id}/1/0.png"),

@@ -27,13 +27,17 @@ use sqlx::PgPool;
 /// A database for one test.
 struct Database {
     pools: Pools,
-    _database: TemporaryDatabase,
+    temporary: TemporaryDatabase,
 }
 
 impl Database {
+    fn url(&self) -> &str {
+        self.temporary.url()
+    }
+
     async fn fresh() -> Database {
         let database = TemporaryDatabase::create(&domain::MIGRATIONS).await.unwrap();
-        Database { pools: Pools::connect(database.url()).await.unwrap(), _database: database }
+        Database { pools: Pools::connect(database.url()).await.unwrap(), temporary: database }
     }
 
     fn pool(&self) -> &PgPool {

@@ -78,7 +78,7 @@ async fn a_claim_reads_little_of_a_long_queue() {
     const CLAIMS: i64 = 20;
     let database = Database::fresh().await;
     // One connection, whose statistics can be asked for.
-    let pool = PgPoolOptions::new().max_connections(1).connect(database._database.url()).await.unwrap();
+    let pool = PgPoolOptions::new().max_connections(1).connect(database.url()).await.unwrap();
     sqlx::query(
         "INSERT INTO jobs (id, subject, kind, project_id, base_sha256, last_sequence, run_at)
          SELECT id, id, 'generation', '00000000-0000-7000-8000-000000000000', repeat(to_hex(n % 16), 64), 1,

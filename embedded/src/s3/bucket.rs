@@ -10,7 +10,7 @@ use std::sync::{Mutex, PoisonError};
 
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
-use s3s::dto::*;
+use s3s::dto;
 use s3s::{S3, S3Error, S3Request, S3Response, S3Result, s3_error};
 use s3s_fs::FileSystem;
 use tokio::sync::RwLock;
@@ -141,7 +141,10 @@ fn object_of(name: &str) -> Option<PathBuf> {
 
 #[async_trait::async_trait]
 impl S3 for Buckets {
-    async fn put_object(&self, mut request: S3Request<PutObjectInput>) -> S3Result<S3Response<PutObjectOutput>> {
+    async fn put_object(
+        &self,
+        mut request: S3Request<dto::PutObjectInput>,
+    ) -> S3Result<S3Response<dto::PutObjectOutput>> {
         let Some(body) = request.input.body.take() else { return Err(s3_error!(IncompleteBody)) };
         let (body, verdict) = verified(body, &request.headers, request.trailing_headers.as_ref());
         request.input.body = Some(body);
@@ -149,7 +152,7 @@ impl S3 for Buckets {
         request.input.checksum_algorithm = promised_trailers(&request.headers)
             .first()
             .and_then(|trailer| trailer.strip_prefix("x-amz-checksum-"))
-            .map(|name| ChecksumAlgorithm::from(name.to_ascii_uppercase()));
+            .map(|name| dto::ChecksumAlgorithm::from(name.to_ascii_uppercase()));
         let (bucket, key) = (request.input.bucket.clone(), request.input.key.clone());
         let stored = {
             let _storing = self.storing.read().await;
@@ -160,7 +163,10 @@ impl S3 for Buckets {
         stored
     }
 
-    async fn upload_part(&self, mut request: S3Request<UploadPartInput>) -> S3Result<S3Response<UploadPartOutput>> {
+    async fn upload_part(
+        &self,
+        mut request: S3Request<dto::UploadPartInput>,
+    ) -> S3Result<S3Response<dto::UploadPartOutput>> {
         let Some(body) = request.input.body.take() else { return Err(s3_error!(IncompleteBody)) };
         let (body, verdict) = verified(body, &request.headers, request.trailing_headers.as_ref());
         request.input.body = Some(body);
@@ -169,8 +175,8 @@ impl S3 for Buckets {
 
     async fn complete_multipart_upload(
         &self,
-        request: S3Request<CompleteMultipartUploadInput>,
-    ) -> S3Result<S3Response<CompleteMultipartUploadOutput>> {
+        request: S3Request<dto::CompleteMultipartUploadInput>,
+    ) -> S3Result<S3Response<dto::CompleteMultipartUploadOutput>> {
         let (bucket, key) = (request.input.bucket.clone(), request.input.key.clone());
         let completed = {
             let _storing = self.storing.read().await;
@@ -181,7 +187,24 @@ impl S3 for Buckets {
         completed
     }
 
-    async fn delete_object(&self, request: S3Request<DeleteObjectInput>) -> S3Result<S3Response<DeleteObjectOutput>> {
+    async fn copy_object(
+        &self,
+        request: S3Request<dto::CopyObjectInput>,
+    ) -> S3Result<S3Response<dto::CopyObjectOutput>> {
+        let (bucket, key) = (request.input.bucket.clone(), request.input.key.clone());
+        let copied = {
+            let _storing = self.storing.read().await;
+            let copied = self.files.copy_object(request).await;
+            copied.and_then(|copied| self.keep_private(&bucket, &key).map(|()| copied))
+        };
+        self.prune();
+        copied
+    }
+
+    async fn delete_object(
+        &self,
+        request: S3Request<dto::DeleteObjectInput>,
+    ) -> S3Result<S3Response<dto::DeleteObjectOutput>> {
         let (bucket, key) = (request.input.bucket.clone(), request.input.key.clone());
         let deleted = self.files.delete_object(request).await?;
         self.forget(&bucket, &key)?;
@@ -191,8 +214,8 @@ impl S3 for Buckets {
 
     async fn delete_objects(
         &self,
-        request: S3Request<DeleteObjectsInput>,
-    ) -> S3Result<S3Response<DeleteObjectsOutput>> {
+        request: S3Request<dto::DeleteObjectsInput>,
+    ) -> S3Result<S3Response<dto::DeleteObjectsOutput>> {
         let bucket = request.input.bucket.clone();
         let keys: Vec<String> = request.input.delete.objects.iter().map(|object| object.key.clone()).collect();
         let deleted = self.files.delete_objects(request).await?;
@@ -201,55 +224,75 @@ impl S3 for Buckets {
         Ok(deleted)
     }
 
-    async fn get_object(&self, request: S3Request<GetObjectInput>) -> S3Result<S3Response<GetObjectOutput>> {
+    async fn get_object(&self, request: S3Request<dto::GetObjectInput>) -> S3Result<S3Response<dto::GetObjectOutput>> {
         self.files.get_object(request).await
     }
 
-    async fn head_object(&self, request: S3Request<HeadObjectInput>) -> S3Result<S3Response<HeadObjectOutput>> {
+    async fn head_object(
+        &self,
+        request: S3Request<dto::HeadObjectInput>,
+    ) -> S3Result<S3Response<dto::HeadObjectOutput>> {
         self.files.head_object(request).await
     }
 
-    async fn head_bucket(&self, request: S3Request<HeadBucketInput>) -> S3Result<S3Response<HeadBucketOutput>> {
+    async fn head_bucket(
+        &self,
+        request: S3Request<dto::HeadBucketInput>,
+    ) -> S3Result<S3Response<dto::HeadBucketOutput>> {
         self.files.head_bucket(request).await
     }
 
     async fn get_bucket_location(
         &self,
-        request: S3Request<GetBucketLocationInput>,
-    ) -> S3Result<S3Response<GetBucketLocationOutput>> {
+        request: S3Request<dto::GetBucketLocationInput>,
+    ) -> S3Result<S3Response<dto::GetBucketLocationOutput>> {
         self.files.get_bucket_location(request).await
     }
 
-    async fn list_buckets(&self, request: S3Request<ListBucketsInput>) -> S3Result<S3Response<ListBucketsOutput>> {
+    async fn list_buckets(
+        &self,
+        request: S3Request<dto::ListBucketsInput>,
+    ) -> S3Result<S3Response<dto::ListBucketsOutput>> {
         self.files.list_buckets(request).await
     }
 
-    async fn list_objects(&self, request: S3Request<ListObjectsInput>) -> S3Result<S3Response<ListObjectsOutput>> {
+    async fn list_objects(
+        &self,
+        request: S3Request<dto::ListObjectsInput>,
+    ) -> S3Result<S3Response<dto::ListObjectsOutput>> {
         self.files.list_objects(request).await
     }
 
     async fn list_objects_v2(
         &self,
-        request: S3Request<ListObjectsV2Input>,
-    ) -> S3Result<S3Response<ListObjectsV2Output>> {
+        request: S3Request<dto::ListObjectsV2Input>,
+    ) -> S3Result<S3Response<dto::ListObjectsV2Output>> {
         self.files.list_objects_v2(request).await
     }
 
     async fn create_multipart_upload(
         &self,
-        request: S3Request<CreateMultipartUploadInput>,
-    ) -> S3Result<S3Response<CreateMultipartUploadOutput>> {
+        request: S3Request<dto::CreateMultipartUploadInput>,
+    ) -> S3Result<S3Response<dto::CreateMultipartUploadOutput>> {
         self.files.create_multipart_upload(request).await
     }
 
-    async fn list_parts(&self, request: S3Request<ListPartsInput>) -> S3Result<S3Response<ListPartsOutput>> {
+    async fn list_parts(&self, request: S3Request<dto::ListPartsInput>) -> S3Result<S3Response<dto::ListPartsOutput>> {
         self.files.list_parts(request).await
+    }
+
+    /// Not offered: this server removes stale uploads itself (`stale_uploads`).
+    async fn list_multipart_uploads(
+        &self,
+        _: S3Request<dto::ListMultipartUploadsInput>,
+    ) -> S3Result<S3Response<dto::ListMultipartUploadsOutput>> {
+        Err(s3_error!(MethodNotAllowed, "Uploads are not listed."))
     }
 
     async fn abort_multipart_upload(
         &self,
-        request: S3Request<AbortMultipartUploadInput>,
-    ) -> S3Result<S3Response<AbortMultipartUploadOutput>> {
+        request: S3Request<dto::AbortMultipartUploadInput>,
+    ) -> S3Result<S3Response<dto::AbortMultipartUploadOutput>> {
         self.files.abort_multipart_upload(request).await
     }
 }

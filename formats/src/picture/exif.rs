@@ -30,10 +30,11 @@ pub(super) fn read(tiff: &[u8], texts: &mut Texts) {
     for (tag, value) in tiff.entries(first) {
         match tag {
             DESCRIPTION => texts.add("ImageDescription", &text(value)),
-            MAKE | MODEL => match text(value).split_once(':') {
-                Some((name @ ("prompt" | "workflow"), json)) => texts.add(name, json),
-                _ => {}
-            },
+            MAKE | MODEL => {
+                if let Some((name @ ("prompt" | "workflow"), json)) = text(value).split_once(':') {
+                    texts.add(name, json);
+                }
+            }
             USER_COMMENT => texts.add("UserComment", &comment(value, big_endian)),
             EXIF_IFD => {
                 let Some(pointer) = tiff.pointer(value) else { continue };

@@ -87,14 +87,14 @@ fn tags(prompt: &str) -> impl Iterator<Item = Tag<'_>> {
     std::iter::from_fn(move || {
         while let Some(start) = prompt[from..].find('<').map(|at| from + at) {
             from = start + 1;
-            let Some((kind, rest)) = prompt[from..].split_once(':') else { return None };
+            let (kind, rest) = prompt[from..].split_once(':')?;
             let kind = match kind.to_ascii_lowercase().as_str() {
                 "lora" | "lyco" => Kind::Lora,
                 "hypernet" => Kind::Hypernetwork,
                 _ => continue,
             };
             let arguments = prompt.len() - rest.len();
-            let Some(end) = rest.find('>').map(|at| arguments + at) else { return None };
+            let end = rest.find('>').map(|at| arguments + at)?;
             from = end + 1;
             return Some(Tag { kind, place: start..from, arguments: &prompt[arguments..end] });
         }

@@ -12,7 +12,7 @@ use serde::de::IgnoredAny;
 
 use super::{Found, NamedLora, NamedModel, Program, Recipe, Settings, Unmapped, sampler};
 use crate::PromptSyntax;
-use crate::prompt::LoraTag;
+use crate::prompt::{LoraTag, Networks};
 
 const NEGATIVE: &str = "Negative prompt";
 const STEPS: &str = "Steps";
@@ -104,8 +104,7 @@ pub(super) fn read(text: &str) -> Result<Found, String> {
         let pairs = pairs(line);
         pairs.len() >= LEAST_PAIRS && pairs.iter().any(|(name, _)| name == STEPS || name == SEED)
     };
-    let last =
-        lines.iter().rposition(|line| is_last(line)).ok_or("It has no line of parameters as A1111 writes it.")?;
+    let last = lines.iter().rposition(is_last).ok_or("It has no line of parameters as A1111 writes it.")?;
     let (mut prompt, mut negative) = (Vec::new(), None::<Vec<&str>>);
     for line in &lines[..last] {
         let line = line.trim();
@@ -194,7 +193,7 @@ impl Reading {
         let hashes: HashMap<&str, &str> = hashes.split(", ").filter_map(|pair| pair.split_once(": ")).collect();
         let networks = PromptSyntax::A1111.networks(prompt).unwrap_or_else(|reason| {
             self.unmapped.push(Unmapped::new("prompt", prompt, reason));
-            Default::default()
+            Networks::default()
         });
         for tag in networks.hypernetworks {
             self.unmapped.push(Unmapped::new("prompt", tag, "Hypernetworks are not supported."));

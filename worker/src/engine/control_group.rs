@@ -120,6 +120,7 @@ fn unescaped(path: &str) -> String {
 }
 
 #[cfg(test)]
+#[expect(clippy::print_stdout, reason = "a skipped test says so")]
 mod tests {
     use std::process::Command;
 

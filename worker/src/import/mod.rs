@@ -87,7 +87,8 @@ pub(crate) async fn run(attempt: &Attempt<'_>) -> Result<(), Stop> {
     let work = attempt.ask(|| import::load_work(&context.pool, claim)).await?;
     let folder = context.config.data_dir.join("imports");
     let scratch = Scratch::open(&folder, claim.subject).map_err(|error| disk(&folder, error))?;
-    let brought = match timeout(TIME, attempt.prepare(bring(attempt, &work, scratch.path()))).await {
+    let bringing = Box::pin(attempt.prepare(bring(attempt, &work, scratch.path())));
+    let brought = match timeout(TIME, bringing).await {
         Ok(brought) => brought,
         Err(_) => Err(Stop::Failed(ErrorClass::Timeout, "The import took longer than a day.".into())),
     };

@@ -140,9 +140,10 @@ async fn take_picture(
     let Some(bytes) = part.bytes_if_small(image_gate::MAX_BYTES).await? else {
         return Ok(Some(of_file(too_long("image", image_gate::MAX_BYTES), name)));
     };
-    let taken = match check_only {
-        true => image_gate::check("image", bytes).await.map(drop),
-        false => intake.add("image", bytes, &caption).await,
+    let taken = if check_only {
+        image_gate::check("image", bytes).await.map(drop)
+    } else {
+        intake.add("image", bytes, &caption).await
     };
     match taken {
         Ok(()) => Ok(None),

@@ -1,7 +1,7 @@
 //! Tables of captions: one object a line (`metadata.jsonl`) or one record a line (`metadata.csv`), which name a picture
 //! relative to the table's folder and its caption.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use serde_json::Value;
 
@@ -25,7 +25,7 @@ pub(super) fn rows(
     pictures: &[(usize, String)],
     left_out: &mut Vec<LeftOut>,
 ) -> HashMap<String, Row> {
-    let known: HashMap<&str, ()> = pictures.iter().map(|(_, path)| (path.as_str(), ())).collect();
+    let known: HashSet<&str> = pictures.iter().map(|(_, path)| path.as_str()).collect();
     let mut rows = HashMap::new();
     for (table, bytes) in tables {
         let mut faults = Faults { table: &table, count: 0, left_out };
@@ -40,7 +40,7 @@ pub(super) fn rows(
         let folder = table.rsplit_once('/').map_or("", |(folder, _)| folder);
         for (line, file, caption) in read {
             let path = super::normal(&format!("{folder}/{file}"));
-            if known.contains_key(path.as_str()) {
+            if known.contains(path.as_str()) {
                 rows.entry(path).or_insert(Row { caption: text::clean(&caption), table: table.clone() });
             } else {
                 faults.add(format!("In line {line}: there is no picture `{file}`."));
