@@ -116,10 +116,13 @@ fn add_problems(operation: &mut Operation) {
             .or_insert_with(|| RefOr::T(ResponseBuilder::new().description(description).build()));
     }
     for (status, response) in &mut operation.responses.responses {
-        if let RefOr::T(response) = response
-            && status.starts_with(['4', '5'])
-        {
+        let RefOr::T(response) = response else { continue };
+        if status.starts_with(['4', '5']) {
             give_problem(response);
+        }
+        // A schema of a stream would be that of one event to some readers, and that of the whole text to others.
+        if let Some(RefOr::T(stream)) = response.content.get_mut("text/event-stream") {
+            stream.schema = None;
         }
     }
 }

@@ -355,7 +355,8 @@ fn shards_are_one_checkpoint_and_stay_in_their_folder() {
     refused(r#"{"a":"../1.safetensors"}"#, &[], "no name of a file");
     refused(r#"{"a":"/etc/passwd"}"#, &[], "no name of a file");
     refused(r#"{"a":".."}"#, &[], "no name of a file");
-    refused(r#"{"c":"1.safetensors"}"#, &[("1.safetensors", &a)], "c is not in 1.safetensors");
+    let only = "model-00001-of-00001.safetensors";
+    refused(&format!(r#"{{"c":"{only}"}}"#), &[(only, &a)], &format!("c is not in {only}"));
     refused(
         r#"{"a":"1.safetensors","b":"2.safetensors"}"#,
         &[("1.safetensors", &a), ("2.safetensors", &a)],

@@ -89,14 +89,18 @@ pub fn choose<'a>(names: &[&'a str], variant: Option<&str>) -> Result<Option<Wei
     let parsed: Vec<(&'a str, Name<'a>)> = names.iter().filter_map(|name| Some((*name, Name::parse(name)?))).collect();
     let weights = || parsed.iter().filter(|(_, name)| !name.is_index).map(|(_, name)| name);
     let stems: BTreeSet<&str> = weights().map(|name| name.stem).collect();
+    // An index may name its shards in any way.
+    let mut indexes = parsed.iter().filter(|(_, name)| name.is_index).map(|(file, _)| *file);
+    let only_index = indexes.next().filter(|_| indexes.next().is_none());
+    let of_index = |index: &'a str| {
+        let files = parsed.iter().filter(|(_, name)| !name.is_index).map(|(file, _)| *file).collect();
+        Weights { files, index: Some(index), variant: None, missing: Vec::new() }
+    };
     let known = STEMS.iter().filter(|stem| stems.contains(**stem)).copied();
     let stems: Vec<&str> = match known.collect::<Vec<_>>() {
         known if known.is_empty() && stems.len() > 1 => {
-            // An index may name its shards in any way.
-            let mut indexes = parsed.iter().filter(|(_, name)| name.is_index).map(|(file, _)| *file);
-            if let (Some(index), None) = (indexes.next(), indexes.next()) {
-                let files = parsed.iter().filter(|(_, name)| !name.is_index).map(|(file, _)| *file).collect();
-                return Ok(Some(Weights { files, index: Some(index), variant: None, missing: Vec::new() }));
+            if let Some(index) = only_index {
+                return Ok(Some(of_index(index)));
             }
             let names: Vec<&str> = stems.into_iter().collect();
             return Err(format!("There are several files of weights: {}.", names.join(", ")));
@@ -105,7 +109,7 @@ pub fn choose<'a>(names: &[&'a str], variant: Option<&str>) -> Result<Option<Wei
         known => known,
     };
     if stems.is_empty() {
-        return Ok(None);
+        return Ok(only_index.map(of_index));
     }
     let has = |variant: Option<&str>| weights().any(|name| stems.contains(&name.stem) && name.variant == variant);
     let variants: BTreeSet<&str> =
