@@ -258,6 +258,6 @@ fn the_estimate_of_a_training_is_near_the_truth() {
 fn the_estimate_of_a_training_of_ember_is_near_the_truth() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/ember");
     for recompute in [false, true] {
-        check_training(&folder, [1, 256, 16], 2, recompute);
+        check_training(&folder, [4, 256, 16], 2, recompute);
     }
 }

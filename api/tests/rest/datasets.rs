@@ -8,11 +8,15 @@ use crate::test_server::{TestServer, archive_part, claimed_png, file_part, pictu
 
 /// As clients send them that put all parts of one name together.
 #[tokio::test]
-async fn captions_behind_all_pictures_are_theirs_in_order() {
+async fn captions_beside_all_pictures_are_theirs_in_order() {
     let server = TestServer::new().await;
     let images = format!("/v1/datasets/{}/images", server.dataset(0).await);
     let pictures = || Form::new().part("image", picture_part(png(9, 9, 1))).part("image", picture_part(png(9, 9, 2)));
     let added = server.post_form(&images, pictures().text("caption", "one").text("caption", "two")).await.expect(201);
+    assert_eq!((&added["items"][0]["caption"], &added["items"][1]["caption"]), (&json!("one"), &json!("two")));
+    let before = Form::new().text("caption", "one").text("caption", "two");
+    let before = before.part("image", picture_part(png(9, 9, 1))).part("image", picture_part(png(9, 9, 2)));
+    let added = server.post_form(&images, before).await.expect(201);
     assert_eq!((&added["items"][0]["caption"], &added["items"][1]["caption"]), (&json!("one"), &json!("two")));
     let added = server.post_form(&images, pictures().text("caption", "of the last")).await.expect(201);
     assert_eq!((&added["items"][0]["caption"], &added["items"][1]["caption"]), (&json!(""), &json!("of the last")));

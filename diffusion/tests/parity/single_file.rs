@@ -523,7 +523,7 @@ fn what_does_not_run_here_is_named() {
         (&[(first, &[32, 8, 3, 3])], "InstructPix2Pix"),
         (&[(first, &[32, 5, 3, 3])], "depth"),
         (&[(first, &[32, 6, 3, 3])], "neither 4 nor 9"),
-        (&[("down_blocks.0.resnets.0.conv1.weight", &[4])], "diffusers folder"),
+        (&[("down_blocks.0.resnets.0.conv1.weight", &[4]), ("conv_in.weight", &[4])], "layout of folders"),
         (
             &[("some.tensor", &[4]), ("another", &[4])],
             "no model that is known here, with the tensors another, some.tensor",

@@ -109,19 +109,6 @@ impl Intake {
         Ok(())
     }
 
-    /// Sets the caption of the picture that was added last. Returns false if there is none or it has a caption.
-    pub fn caption_last(&mut self, caption: &str) -> Result<bool> {
-        let caption = clean(caption);
-        check_caption(&caption)?;
-        match self.rows.examples.last_mut() {
-            Some(example) if example.caption.is_empty() => {
-                example.caption = caption;
-                Ok(true)
-            }
-            _ => Ok(false),
-        }
-    }
-
     /// Adds the pictures of a zip archive with their captions, by the rules of a folder.
     pub async fn add_archive(&mut self, file: File) -> Result<()> {
         // A separate thread reads the archive, a few pictures ahead of the one that is being stored.

@@ -49,7 +49,7 @@ pub struct GenerationRequest {
     pub model: Option<String>,
     /// LoRAs to apply, at most eight with those that the prompt names. A LoRA that is named here and in the prompt is
     /// applied once, as it is stated here.
-    #[schema(max_items = 8)]
+    #[schema(value_type = Option<Vec<LoraRequest>>, max_items = 8)]
     #[serde(default, deserialize_with = "null_is_absent")]
     pub loras: Vec<LoraRequest>,
     /// Number of pictures; 1 by default. Picture `i` uses `seed + i`.

@@ -83,7 +83,7 @@ pub enum Source {
         )]
         repo: String,
         /// Branch, tag or commit; `main` by default. It is resolved to a commit first.
-        #[schema(pattern = "^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$", example = "main")]
+        #[schema(value_type = Option<String>, pattern = "^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$", example = "main")]
         #[serde(default = "main_branch", deserialize_with = "main_branch_if_null")]
         revision: String,
         /// Files to take. If absent, those that the pipeline needs, or the one file of weights.

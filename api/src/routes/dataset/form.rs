@@ -3,7 +3,7 @@
 use axum::http::StatusCode;
 use domain::dataset::MAX_CAPTION_CHARS;
 use domain::dataset::folder::{self, Kind};
-use domain::dataset::intake::Intake;
+use domain::dataset::intake::{Intake, MAX_PICTURES};
 use domain::{Error, image_gate, zip_gate};
 use tokio::io::AsyncWriteExt;
 use utoipa::ToSchema;
@@ -25,8 +25,8 @@ pub(super) struct ImagesForm {
     #[schema(value_type = Option<Vec<String>>, format = Binary)]
     image: Option<Vec<Vec<u8>>>,
     /// Captions of at most 10 000 characters. Each belongs to the picture before it in the form, or to the next picture
-    /// if the one before has a caption already or there is no picture before. As many captions behind all pictures belong
-    /// to them in their order.
+    /// if the one before has a caption already or there is no picture before. As many captions as pictures, before or
+    /// behind all of them, belong to them in their order.
     caption: Option<Vec<String>>,
     /// The files of a folder, each with its path as file name: pictures, captions (`fox.txt` or `fox.caption` beside
     /// `fox.png`, or a `metadata.jsonl` or `metadata.csv`) and others, which are left out.
@@ -52,9 +52,7 @@ fn unprocessable(field: &str, message: &str) -> Problem {
 /// Reads the form to its end. Errors: all pictures that are refused, or the first other problem.
 pub(super) async fn take_images(form: &mut Multipart, intake: &mut Intake) -> Result<()> {
     let mut way = None;
-    let mut caption: Option<String> = None;
-    // Captions since the last picture, and whether a picture came after a caption.
-    let (mut behind, mut alternating) = (Vec::new(), false);
+    let mut parts = Vec::new();
     let mut refused = Vec::new();
     while let Some(part) = form.next().await? {
         let this = match part.name() {
@@ -79,9 +77,8 @@ pub(super) async fn take_images(form: &mut Multipart, intake: &mut Intake) -> Re
             Way::Archive => intake.add_archive(spool(part).await?).await?,
             Way::Folder => take_file(part, intake).await?,
             Way::Pictures if part.name() == "image" => {
-                alternating |= caption.is_some() || !behind.is_empty();
-                caption_one(std::mem::take(&mut behind), intake, &mut caption)?;
-                let picture = take_picture(part, intake, caption.take().unwrap_or_default(), !refused.is_empty());
+                parts.push(None);
+                let picture = take_picture(part, intake, !refused.is_empty());
                 if let Some(problem) = picture.await? {
                     refused.push(problem);
                     if refused.len() == NAMED {
@@ -94,7 +91,10 @@ pub(super) async fn take_images(form: &mut Multipart, intake: &mut Intake) -> Re
                 if !refused.is_empty() {
                     continue;
                 }
-                behind.push(text);
+                if parts.len() >= 2 * MAX_PICTURES {
+                    return Err(unprocessable("caption", "There are more captions than pictures can be."));
+                }
+                parts.push(Some(text));
             }
         }
     }
@@ -104,38 +104,41 @@ pub(super) async fn take_images(form: &mut Multipart, intake: &mut Intake) -> Re
     if way == Some(Way::Folder) {
         intake.sort_files("file").await?;
     }
-    // Generated clients send all parts of one name together.
-    if !alternating && behind.len() > 1 && behind.len() == intake.len() {
-        intake.caption_all(&behind)?;
-    } else {
-        caption_one(behind, intake, &mut caption)?;
-    }
-    match caption {
-        Some(_) => Err(unprocessable("caption", "There is no picture for this caption.")),
-        None => Ok(()),
-    }
-}
-
-/// Gives a caption between two pictures to the first of them, or keeps it for the second if the first has one.
-fn caption_one(captions: Vec<String>, intake: &mut Intake, next: &mut Option<String>) -> Result<()> {
-    for text in captions {
-        if next.is_some() {
-            return Err(unprocessable("caption", "There are two captions for one picture."));
-        }
-        if !intake.caption_last(&text)? {
-            *next = Some(text);
-        }
+    if way == Some(Way::Pictures) {
+        intake.caption_all(&pair(parts)?)?;
     }
     Ok(())
 }
 
+/// The captions of the pictures, from the order of the parts: `None` is a picture. A caption belongs to the picture
+/// before it, or to the next one if the one before has a caption already or there is none. As many captions as pictures,
+/// before or behind all of them, belong to them in their order: generated clients send all parts of one name together.
+fn pair(parts: Vec<Option<String>>) -> Result<Vec<String>> {
+    let pictures = parts.iter().filter(|part| part.is_none()).count();
+    let turns = parts.windows(2).filter(|two| two[0].is_none() != two[1].is_none()).count();
+    if turns == 1 && pictures > 1 && parts.len() == 2 * pictures {
+        return Ok(parts.into_iter().flatten().collect());
+    }
+    let mut captions: Vec<Option<String>> = Vec::with_capacity(pictures);
+    let mut next = None;
+    for part in parts {
+        match (part, captions.last_mut()) {
+            (None, _) => captions.push(next.take()),
+            (Some(_), _) if next.is_some() => {
+                return Err(unprocessable("caption", "There are two captions for one picture."));
+            }
+            (Some(text), Some(last @ None)) => *last = Some(text),
+            (Some(text), _) => next = Some(text),
+        }
+    }
+    match next {
+        Some(_) => Err(unprocessable("caption", "There is no picture for this caption.")),
+        None => Ok(captions.into_iter().map(Option::unwrap_or_default).collect()),
+    }
+}
+
 /// Adds one picture; with `check_only`, after another was refused, it only looks whether this one is refused, too.
-async fn take_picture(
-    part: Part<'_>,
-    intake: &mut Intake,
-    caption: String,
-    check_only: bool,
-) -> Result<Option<Problem>> {
+async fn take_picture(part: Part<'_>, intake: &mut Intake, check_only: bool) -> Result<Option<Problem>> {
     let name = part.file_name();
     let Some(bytes) = part.bytes_if_small(image_gate::MAX_BYTES).await? else {
         return Ok(Some(of_file(too_long("image", image_gate::MAX_BYTES), name)));
@@ -143,7 +146,7 @@ async fn take_picture(
     let taken = if check_only {
         image_gate::check("image", bytes).await.map(drop)
     } else {
-        intake.add("image", bytes, &caption).await
+        intake.add("image", bytes, "").await
     };
     match taken {
         Ok(()) => Ok(None),
