@@ -138,10 +138,11 @@ def api(report, root, build, services, log):
     asyncio.run(fresh_database(url.geturl(), "bench"))
     database = url._replace(path="/bench").geturl()
     storage = services["storage"]
+    keys = storage["keys"]["Fixed"]
     environment = {
         "DATABASE_URL": database, "PYROGRAPH_LOG": "warn", "PYROGRAPH_S3_ENDPOINT": storage["endpoint"],
         "PYROGRAPH_S3_BUCKET": storage["bucket"], "PYROGRAPH_S3_REGION": storage["region"],
-        "PYROGRAPH_S3_ACCESS_KEY_ID": storage["access_key"], "PYROGRAPH_S3_SECRET_ACCESS_KEY": storage["secret_key"]}
+        "PYROGRAPH_S3_ACCESS_KEY_ID": keys["access_key"], "PYROGRAPH_S3_SECRET_ACCESS_KEY": keys["secret_key"]}
     serve = [build / "pyrograph", "serve", "--bind", SERVE]
     host, port = TWIN.split(":")
     with running("serve", serve, SERVE, "/readyz", environment, log):

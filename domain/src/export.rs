@@ -13,7 +13,9 @@ use crate::event;
 use crate::job::{self, Claim, JobKind, JobStatus, NewJob};
 use crate::model::{self, ModelFiles, ModelKind, ModelRef};
 use crate::report::{JobRow, Report};
-use crate::{Caller, Database, Error, JobId, ModelId, Page, PageRequest, ProjectId, Result, Storage, begin, bounded};
+use crate::{
+    Caller, Database, Error, JobId, ModelId, Page, PageRequest, ProjectId, Result, Storage, begin, bounded, deletion,
+};
 
 crate::id::public! {
     ExportId,
@@ -246,8 +248,9 @@ pub async fn delete(caller: &Caller, database: &Database, storage: &Storage, id:
             .fetch_all(&mut *tx)
             .await?;
     sqlx::query!("DELETE FROM exports WHERE id = $1", id as ExportId).execute(&mut *tx).await?;
+    deletion::ask(&mut tx, &keys).await?;
     tx.commit().await?;
-    storage.discard(keys).await;
+    deletion::now(database.pool(caller), storage, keys).await;
     Ok(())
 }
 

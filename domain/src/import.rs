@@ -326,8 +326,10 @@ pub async fn delete(caller: &Caller, database: &Database, storage: &Storage, id:
     )
     .fetch_one(&mut *tx)
     .await?;
+    let keys: Vec<String> = files.0.into_iter().map(|file| file.storage_key).collect();
+    deletion::ask(&mut tx, &keys).await?;
     tx.commit().await?;
-    storage.discard(files.0.into_iter().map(|file| file.storage_key)).await;
+    deletion::now(database.pool(caller), storage, keys).await;
     Ok(())
 }
 

@@ -159,7 +159,7 @@ impl Ledger {
         keys.into_iter().collect()
     }
 
-    /// Each job has exactly one subject, and each subject its job. Tables of subjects are those that reference each job
+    /// Each job that is not deleted has exactly one subject, and each subject its job. Tables of subjects are those that reference each job
     /// once.
     async fn audit_subjects(&self) {
         let tables: Vec<String> = sqlx::query_scalar(
@@ -176,6 +176,7 @@ impl Ledger {
         let query = format!(
             "select coalesce(j.subject, s.id)::text from jobs j
              full join ({}) as s on s.job_id = j.id and s.id = j.subject
+             where j.deleted_at is null or s.id is not null
              group by 1 having count(j.id) <> 1 or count(s.id) <> 1 or bool_or(s.noun not like j.kind || '%')",
             subjects.join(" union all ")
         );
