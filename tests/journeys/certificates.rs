@@ -1,5 +1,5 @@
-//! A company's certificate authority: `SSL_CERT_FILE` counts for Postgres, the bucket, the Hub and the command line, and
-//! a refused certificate is reported as such.
+//! A company's certificate authority: `SSL_CERT_FILE` counts for Postgres, the bucket, the Hub and the command line,
+//! and a refused certificate is reported as such.
 
 use embedded::TemporaryOptions;
 use journeys::authority::{Authority, Nginx};

@@ -1,6 +1,6 @@
 //! Whether this worker is fit to claim jobs. Trouble with its machine pauses it, each time for longer, and the reason
-//! is shown. After a pause it looks whether the trouble is over, where that can be seen, and claims again; a success ends
-//! the trouble. The jobs that it could not do are returned at no cost ([`crate::attend`]).
+//! is shown. After a pause it looks whether the trouble is over, where that can be seen, and claims again; a success
+//! ends the trouble. The jobs that it could not do are returned at no cost ([`crate::attend`]).
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;

@@ -129,7 +129,8 @@ impl Models {
     }
 
     /// Makes room for a training, which loads its own copy of the model. Returns whether it has to recompute
-    /// activations to stay within the budget. A training that does not fit is refused before anything is loaded or dropped for it.
+    /// activations to stay within the budget. A training that does not fit is refused before anything is loaded or
+    /// dropped for it.
     pub(super) fn make_room_for_training(&mut self, order: &Train) -> diffusion::Result<bool> {
         let footprint = self.footprint(&order.base)?;
         let demand = TrainingDemand {
