@@ -68,10 +68,16 @@ pub(crate) struct Generate {
     #[arg(long, value_name = "H", allow_negative_numbers = true)]
     pub height: Option<i64>,
     /// Denoising steps
-    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    #[arg(long, visible_alias = "num-inference-steps", value_name = "N", allow_negative_numbers = true)]
     pub steps: Option<i64>,
     /// Guidance scale: classifier-free for Stable Diffusion, distilled for FLUX.1 dev; no effect on schnell and ember
-    #[arg(long, value_name = "G", value_parser = finite, allow_negative_numbers = true)]
+    #[arg(
+        long,
+        visible_alias = "guidance-scale",
+        value_name = "G",
+        value_parser = finite,
+        allow_negative_numbers = true
+    )]
     pub guidance: Option<f64>,
     /// Classifier-free guidance for FLUX.1 and ember, at twice the cost; 1 turns it off [default: the model's]
     #[arg(long, value_name = "G", value_parser = finite, allow_negative_numbers = true)]
