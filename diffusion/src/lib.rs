@@ -23,4 +23,4 @@ pub use error::{Error, Result};
 pub use layers::WeightStorage;
 pub use lora::{LoraFile, MatchReport};
 pub use pipelines::flux::FluxPipeline;
-pub use pipelines::{LoadOptions, PictureRequest, Pipeline, Previewer, Progress};
+pub use pipelines::{Keep, LoadOptions, PictureRequest, Pipeline, Previewer, Progress};

@@ -20,7 +20,7 @@ use diffusion::checkpoint::save;
 use diffusion::networks::flux::FluxTransformer;
 use diffusion::networks::unet::UNet2DConditionModel;
 use diffusion::networks::vae::Autoencoder;
-use diffusion::pipelines::Footprint;
+use diffusion::pipelines::{Footprint, Place};
 use diffusion::training::{LoraTrainer, TrainingExample, TrainingParams};
 use diffusion::{LoadOptions, PictureRequest, Pipeline, WeightStorage};
 use serde::{Deserialize, Serialize};
@@ -81,6 +81,8 @@ fn memory() -> [u64; 2] {
     })
 }
 
+const PLACE: Place = Place { dtype: DType::F32, adapters: 0 };
+
 /// The variable that selects the measurement in the child process.
 const TASK: &str = "MEMORY_TASK";
 
@@ -89,7 +91,6 @@ const TASK: &str = "MEMORY_TASK";
 struct Task {
     folder: PathBuf,
     weights: String,
-    keep_text_encoders: bool,
     side: usize,
     training: Option<Training>,
 }
@@ -113,7 +114,7 @@ impl Training {
 
 impl Task {
     fn options(&self) -> LoadOptions {
-        LoadOptions { weights: self.weights.parse().unwrap(), keep_text_encoders: self.keep_text_encoders }
+        LoadOptions { weights: self.weights.parse().unwrap(), ..LoadOptions::default() }
     }
 
     /// Peak bytes of loading and of making the picture.
@@ -152,10 +153,10 @@ fn request(pipeline: &Pipeline, side: usize) -> PictureRequest {
 
 fn check(folder: &Path, weights: WeightStorage, side: usize) {
     let (folder, weights) = (folder.to_owned(), weights.to_string());
-    let task = Task { folder: folder.clone(), weights, keep_text_encoders: true, side, training: None };
+    let task = Task { folder: folder.clone(), weights, side, training: None };
     let folder = folder.as_path();
     let pipeline = Pipeline::load(folder, &Device::flex()).unwrap();
-    let needs = Footprint::read(folder).unwrap().needs(&request(&pipeline, side), task.options(), DType::F32, 0);
+    let needs = Footprint::read(folder).unwrap().needs(&request(&pipeline, side), task.options(), PLACE);
     let [loading, peak] = task.measured();
     let [shown_loading, shown_peak, weights, working] =
         [loading, peak, needs.weights, needs.working].map(|bytes| bytes >> 20);
@@ -205,13 +206,7 @@ fn check_training(folder: &Path, [batch_size, resolution, rank]: [u32; 3], examp
     let picture = pictures.path().join("picture.png");
     image::RgbImage::new(resolution, resolution).save(&picture).unwrap();
     let training = Training { params: params.clone(), examples: vec![picture; examples], recompute };
-    let task = Task {
-        folder: folder.to_owned(),
-        weights: "full".into(),
-        keep_text_encoders: true,
-        side: 0,
-        training: Some(training),
-    };
+    let task = Task { folder: folder.to_owned(), weights: "full".into(), side: 0, training: Some(training) };
     let needs = Footprint::read(folder).unwrap().training(&params, examples, DType::F32, recompute).unwrap();
     let [_, peak] = task.measured();
     let ratio = needs.total() as f64 / peak as f64;

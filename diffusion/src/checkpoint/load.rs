@@ -23,13 +23,27 @@ pub(crate) const AT_ONCE: usize = 256 << 20;
 ///
 /// Errors name keys as the file does. NaN and infinite values are errors, since the picture would be NaN.
 pub fn load_strict<M: Module>(network: M, checkpoint: &Checkpoint, dtype: DType) -> Result<M> {
+    load_partly(network, checkpoint, dtype, &[])
+}
+
+/// Like [`load_strict`], but leaves parameters whose paths begin with one of `absent` as they are. They have to be in the
+/// checkpoint nevertheless.
+pub(crate) fn load_partly<M: Module>(
+    network: M,
+    checkpoint: &Checkpoint,
+    dtype: DType,
+    absent: &[String],
+) -> Result<M> {
     let mut requested = Requested::default();
     network.visit(&mut requested);
     check(&requested.all, checkpoint)?;
+    let is_absent = |path: &str| absent.iter().any(|start| path.starts_with(start));
+    requested.all.retain(|tensor| !is_absent(&tensor.key));
     requested.all.reverse();
     let mut loader = Loader {
         checkpoint,
         dtype,
+        is_absent: &is_absent,
         path: Names::default(),
         to_read: requested.all,
         read: BTreeMap::new(),
@@ -45,11 +59,11 @@ pub fn load_strict<M: Module>(network: M, checkpoint: &Checkpoint, dtype: DType)
 /// Checks that the checkpoint has each tensor in its shape, and no others.
 fn check(requested: &[RequestedTensor], checkpoint: &Checkpoint) -> Result<()> {
     let (mut used, mut missing, mut misshapen) = (BTreeSet::new(), Vec::new(), Vec::new());
-    for RequestedTensor { key, shape: wanted, .. } in requested {
+    for RequestedTensor { key, shape: wanted, storage } in requested {
         let name = checkpoint.name_in_file(key);
         match checkpoint.shape(key) {
             Ok(found) => {
-                if !fits(&found, wanted) {
+                if !fits(&found, wanted, *storage) {
                     misshapen.push(format!("{name}: {found:?} instead of {wanted:?}"));
                 }
                 used.insert(name);
@@ -74,8 +88,14 @@ fn check(requested: &[RequestedTensor], checkpoint: &Checkpoint) -> Result<()> {
     Err(Error::Weights { path: checkpoint.path().to_owned(), reason })
 }
 
-/// Whether shapes are equal except for sides of 1 at the end, between a matrix and a 1×1 convolution.
-fn fits(found: &[usize], wanted: &[usize]) -> bool {
+/// Whether shapes are equal except for sides of 1 at the end, between a matrix and a 1×1 convolution. A packed
+/// convolution is wanted as the matrix `[out, in · kernel · kernel]`.
+fn fits(found: &[usize], wanted: &[usize], storage: WeightStorage) -> bool {
+    if storage > WeightStorage::Half
+        && let (&[outputs, _, _, _], &[rows, row]) = (found, wanted)
+    {
+        return outputs == rows && found.iter().skip(1).product::<usize>() == row;
+    }
     let is_pointwise = |of: &[usize], matrix: &[usize]| matrix.len() == 2 && of.strip_suffix(&[1, 1]) == Some(matrix);
     found == wanted || is_pointwise(found, wanted) || is_pointwise(wanted, found)
 }
@@ -126,14 +146,18 @@ struct Requested {
     all: Vec<RequestedTensor>,
     /// Shape of the codes visited last. Their scales follow; both are one tensor.
     codes: Option<[usize; 2]>,
+    /// Whether the current parameter is stored in 16 bits.
+    half: bool,
 }
 
 impl ModuleVisitor for Requested {
     fn enter_module(&mut self, name: &str, container: &str) {
+        self.half = is_choice(container) && name == HALF;
         self.path.enter(name, container);
     }
 
     fn exit_module(&mut self, _name: &str, container: &str) {
+        self.half = false;
         self.path.exit(container);
     }
 
@@ -150,11 +174,16 @@ impl ModuleVisitor for Requested {
                 shape: vec![outputs, blocks * BLOCK],
                 storage: Packed::storage_of(codes, [outputs, blocks]),
             },
-            (_, shape) => RequestedTensor { key: path, shape: shape.to_vec(), storage: WeightStorage::Full },
+            (_, shape) => {
+                let storage = if self.half { WeightStorage::Half } else { WeightStorage::Full };
+                RequestedTensor { key: path, shape: shape.to_vec(), storage }
+            }
         });
     }
 }
 
+/// The variant of [`crate::layers::Weight`] in 16 bits.
+const HALF: &str = "Half";
 /// Suffixes of the parameters of a packed matrix.
 const CODES: &str = ".codes";
 const SCALES: &str = ".scales";
@@ -162,6 +191,8 @@ const SCALES: &str = ".scales";
 struct Loader<'a> {
     checkpoint: &'a Checkpoint,
     dtype: DType,
+    /// Whether a parameter is not loaded, by its path.
+    is_absent: &'a (dyn Fn(&str) -> bool + Sync),
     path: Names,
     /// In reverse order: the next tensor is the last entry.
     to_read: Vec<RequestedTensor>,
@@ -174,6 +205,9 @@ impl Loader<'_> {
     /// The values of the current parameter. `None` after a failure, when nothing more is read.
     fn next(&mut self) -> Option<TensorData> {
         let path = self.path.path();
+        if (self.is_absent)(&path) {
+            return None;
+        }
         while self.failure.is_none() {
             if let Some(data) = self.read.remove(&path) {
                 return Some(data);
@@ -199,9 +233,10 @@ impl Loader<'_> {
 
     /// Reads, checks and, if requested, packs a tensor. Returns each part with the path of its parameter.
     fn of(&self, RequestedTensor { key, shape, storage }: &RequestedTensor) -> Result<Vec<(String, TensorData)>> {
-        if *storage == WeightStorage::Full {
-            let data = self.finite(key, self.checkpoint.read(key, self.dtype)?)?;
-            return Ok(vec![(key.clone(), TensorData::from_bytes(data.into_bytes(), shape.clone(), self.dtype))]);
+        if *storage <= WeightStorage::Half {
+            let dtype = if *storage == WeightStorage::Full { self.dtype } else { self.checkpoint.half_of(key) };
+            let data = self.finite(key, self.checkpoint.read(key, dtype)?)?;
+            return Ok(vec![(key.clone(), TensorData::from_bytes(data.into_bytes(), shape.clone(), dtype))]);
         }
         let data = self.finite(key, self.checkpoint.read(key, DType::F32)?)?;
         let values =

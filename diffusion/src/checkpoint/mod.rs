@@ -11,7 +11,7 @@ mod view;
 mod write;
 
 pub use load::load_strict;
-pub(crate) use load::{AT_ONCE, is_choice};
+pub(crate) use load::{AT_ONCE, is_choice, load_partly};
 pub use read::Checkpoint;
 pub use single_file::SingleFile;
 pub use write::{Stored, save, write};

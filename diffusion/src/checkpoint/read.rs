@@ -267,6 +267,14 @@ impl Checkpoint {
         Ok(if dtype == DType::F32 { data } else { data.convert_dtype(dtype) })
     }
 
+    /// The dtype of 16 bits in which a tensor is kept: its own, or bf16 if it is wider or quantised.
+    pub(super) fn half_of(&self, name: &str) -> DType {
+        match self.tensors.get(name) {
+            Some(Located { entry: Tensor { kind: TensorType::F16, .. }, scale: None, .. }) => DType::F16,
+            _ => DType::BF16,
+        }
+    }
+
     fn located(&self, name: &str) -> Result<&Located> {
         self.tensors.get(name).ok_or_else(|| Error::malformed(&self.path, format!("there is no tensor {name}")))
     }

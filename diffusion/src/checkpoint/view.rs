@@ -85,6 +85,13 @@ impl Checkpoint {
         Ok(view)
     }
 
+    /// The tensors whose names begin with `prefix`, without it.
+    pub(crate) fn below(&self, prefix: &str) -> Self {
+        let named = |name: &String, at: &Located| Some((name.strip_prefix(prefix)?.to_owned(), at.clone()));
+        let tensors = self.tensors.iter().filter_map(|(name, at)| named(name, at)).collect();
+        Self { tensors, absent: BTreeMap::new(), ..self.clone() }
+    }
+
     /// The scale of a scaled fp8 weight.
     pub(super) fn scale_of(&self, weight: &str) -> Result<Option<f32>> {
         let Some(beside) = scaling::names_of_scale(weight) else { return Ok(None) };

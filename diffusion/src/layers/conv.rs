@@ -6,13 +6,14 @@ use burn::tensor::module::conv2d;
 use burn::tensor::ops::ConvOptions;
 
 use super::adapted::{Changes, Kronecker};
+use super::weight::{Weight, WeightStorage};
 use super::{cpu_kernels, zeros};
 
 /// `torch.nn.Conv2d` with a square kernel, zero padding, no groups and no dilation.
 #[derive(Module, Debug)]
 pub struct Conv2d {
     /// `[out, in, kernel, kernel]`
-    pub weight: Param<Tensor<4>>,
+    pub weight: Weight<4>,
     /// `[out]`
     pub bias: Option<Param<Tensor<1>>>,
     /// Empty unless an adapter is attached. Checkpoints never hold these.
@@ -40,13 +41,18 @@ impl Conv2d {
     /// A convolution with a bias.
     pub fn new(inputs: usize, outputs: usize, kernel: usize, device: &Device) -> Self {
         Self {
-            weight: zeros([outputs, inputs, kernel, kernel], device),
+            weight: Weight::new([outputs, inputs, kernel, kernel], WeightStorage::Full, device),
             bias: Some(zeros([outputs], device)),
             branches: Vec::new(),
             changes: None,
             stride: 1,
             padding: 0,
         }
+    }
+
+    /// Replaces the weight by an empty one for loading into `storage`.
+    pub fn store(&mut self, storage: WeightStorage, device: &Device) {
+        self.weight = Weight::new(self.weight.dims(), storage, device);
     }
 
     /// The same convolution with zero padding.
@@ -62,7 +68,7 @@ impl Conv2d {
     /// `[batch, in, height, width]` → `[batch, out, height', width']`
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         let mut y = match &self.changes {
-            None => self.with(x.clone(), self.weight.val(), self.bias.as_ref().map(|bias| bias.val())),
+            None => self.with(x.clone(), self.weight.value(x.dtype()), self.bias.as_ref().map(|bias| bias.val())),
             Some(changes) => self.changed(changes, x.clone()),
         };
         for branch in &self.branches {
@@ -76,7 +82,7 @@ impl Conv2d {
     pub fn forward_halving(&self, x: Tensor<4>) -> Tensor<4> {
         if self.branches.is_empty() && self.changes.is_none() {
             let bias = self.bias.as_ref().map(|bias| bias.val());
-            let y = cpu_kernels::convolve(&x, &self.weight.val(), bias.as_ref(), self.stride, [0, 1]);
+            let y = cpu_kernels::convolve(&x, &self.weight.value(x.dtype()), bias.as_ref(), self.stride, [0, 1]);
             if let Some(y) = y {
                 return y;
             }
@@ -95,7 +101,7 @@ impl Conv2d {
             vector.reshape([1, channels, 1, 1])
         };
         let with = |x, weight| self.with(x, weight, None);
-        let mut y = changes.base(x.clone(), self.weight.val(), &with, &spread);
+        let mut y = changes.base(x.clone(), self.weight.value(x.dtype()), &with, &spread);
         for kronecker in &changes.kronecker {
             y = y + self.kronecker(kronecker, x.clone());
         }

@@ -13,7 +13,7 @@ use super::zeros;
 #[derive(Module, Debug)]
 pub struct Linear {
     /// `[out, in]`
-    pub weight: Weight,
+    pub weight: Weight<2>,
     /// `[out]`
     pub bias: Option<Param<Tensor<1>>>,
     /// Empty unless an adapter is attached. Checkpoints never hold these.
@@ -46,7 +46,7 @@ impl Linear {
         Self { weight, bias: None, branches: Vec::new(), changes: None }
     }
 
-    /// Replaces the weight by an empty one for loading into `storage`, if its rows are whole blocks.
+    /// Replaces the weight by an empty one for loading into `storage`.
     pub fn store(&mut self, storage: WeightStorage, device: &Device) {
         self.weight = Weight::new(self.weight.dims(), storage, device);
     }

@@ -1,5 +1,5 @@
-//! The weight of a linear layer, in the loaded dtype or packed into fewer bits. The caller chooses which layers are
-//! packed; `checkpoint` packs weights while it reads them.
+//! The weight of a layer: in the model's dtype, in 16 bits, or packed into fewer bits. The caller chooses how each layer
+//! is stored; `checkpoint` converts weights while it reads them.
 
 use std::fmt;
 use std::str::FromStr;
@@ -8,8 +8,9 @@ use burn::module::{Param, ParamId};
 use burn::prelude::*;
 use burn::tensor::{DType, FloatDType, f16};
 use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
 
-use super::zeros;
+use super::{cpu_kernels, zeros};
 use crate::Error;
 
 /// Values per scale, consecutive within a row, as in GGUF's `Q8_0` and `Q4_0`, whose blocks are loaded unchanged.
@@ -20,12 +21,16 @@ pub(crate) const BLOCK: usize = 32;
 /// same size 9.2 % and 10.6 %.
 const DIVISORS: [f32; 9] = [8.0, 6.5, 6.75, 7.0, 7.25, 7.5, 7.75, 8.25, 8.5];
 
-/// How the weights of a denoiser's blocks are stored in memory. Layers compute in the model's dtype in any case.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+/// How weights are stored in memory. Layers compute in the model's dtype in any case.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum WeightStorage {
     /// In the model's dtype.
     #[default]
     Full,
+    /// In 16 bits: bf16 or f16 as in the file, and bf16 if the file has neither. Exact unless the file is wider. On
+    /// devices that compute in bf16 this is the same as full.
+    Half,
     /// 8 bits and one scale per 32 values: 8.5 bits per value.
     Int8,
     /// 4 bits and one scale per 32 values: 4.5 bits per value.
@@ -34,22 +39,29 @@ pub enum WeightStorage {
 
 impl WeightStorage {
     /// From the highest to the lowest precision.
-    pub const ALL: [Self; 3] = [Self::Full, Self::Int8, Self::Int4];
+    pub const ALL: [Self; 4] = [Self::Full, Self::Half, Self::Int8, Self::Int4];
 
     /// Bytes of a weight `[outputs, inputs]` in a model of `dtype`.
     pub fn bytes(self, [outputs, inputs]: [usize; 2], dtype: DType) -> u64 {
         let blocks = inputs / BLOCK;
-        let row = match self {
-            Self::Int8 if self.holds(inputs) => blocks * (BLOCK + 2),
-            Self::Int4 if self.holds(inputs) => blocks * (BLOCK / 2 + 2),
-            _ => inputs * dtype.size(),
+        let row = match self.of_rows(inputs) {
+            Self::Int8 => blocks * (BLOCK + 2),
+            Self::Int4 => blocks * (BLOCK / 2 + 2),
+            Self::Half => inputs * DType::BF16.size(),
+            Self::Full => inputs * dtype.size(),
         };
         (outputs * row) as u64
     }
 
-    /// Whether rows of `inputs` values are whole blocks, as in every published network. Other weights stay unpacked.
-    fn holds(self, inputs: usize) -> bool {
-        self == Self::Full || inputs.is_multiple_of(BLOCK)
+    /// The storage of a convolution where linear layers have this one: never fewer than 8 bits.
+    pub fn of_convolution(self) -> Self {
+        self.min(Self::Int8)
+    }
+
+    /// The storage of rows of `inputs` values. Rows that are not whole blocks, such as those of a first convolution, are
+    /// not packed.
+    fn of_rows(self, inputs: usize) -> Self {
+        if inputs.is_multiple_of(BLOCK) { self } else { self.min(Self::Half) }
     }
 }
 
@@ -57,6 +69,7 @@ impl fmt::Display for WeightStorage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Full => "full",
+            Self::Half => "half",
             Self::Int8 => "int8",
             Self::Int4 => "int4",
         })
@@ -68,18 +81,20 @@ impl FromStr for WeightStorage {
 
     fn from_str(text: &str) -> Result<Self, Error> {
         let found = Self::ALL.into_iter().find(|storage| storage.to_string() == text);
-        found.ok_or_else(|| Error::Invalid(format!("{text:?} is none of full, int8 and int4")))
+        found.ok_or_else(|| Error::Invalid(format!("{text:?} is none of full, half, int8 and int4")))
     }
 }
 
-/// A matrix `[out, in]`.
+/// A matrix `[out, in]` (`D` = 2), or a convolution `[out, in, kernel, kernel]` (`D` = 4).
 #[derive(Module, Debug)]
-pub enum Weight {
-    Full(Param<Tensor<2>>),
+pub enum Weight<const D: usize> {
+    Full(Param<Tensor<D>>),
+    Half(Param<Tensor<D>>),
     Packed(Packed),
 }
 
-/// Integers of few bits, with one scale per block of a row. Not trainable.
+/// Integers of few bits, with one scale per block of a row. A convolution is packed as the matrix `[out, in · kernel ·
+/// kernel]`. Not trainable.
 #[derive(Module, Debug)]
 pub struct Packed {
     /// 8 bits: `[out, in]`, signed. 4 bits: `[out, in / 2]`, two values per byte, each offset by 8. The low nibbles
@@ -87,6 +102,8 @@ pub struct Packed {
     codes: Param<Tensor<2, Int>>,
     /// `[out, in / 32]`, in f16
     scales: Param<Tensor<2>>,
+    /// The side of a convolution's kernel; 1 for a matrix.
+    kernel: usize,
 }
 
 /// The values that [`Packed`] is loaded from.
@@ -95,24 +112,28 @@ pub(crate) struct Codes {
     pub scales: TensorData,
 }
 
-impl Weight {
-    /// A matrix of zeros, or an empty one for loading.
-    pub(super) fn new(shape: [usize; 2], storage: WeightStorage, device: &Device) -> Self {
-        match storage {
-            WeightStorage::Int8 | WeightStorage::Int4 if storage.holds(shape[1]) => {
-                Self::Packed(Packed::new(shape, storage, device))
-            }
-            _ => Self::Full(zeros(shape, device)),
+impl<const D: usize> Weight<D> {
+    /// A weight of zeros, or an empty one for loading.
+    pub(super) fn new(shape: [usize; D], storage: WeightStorage, device: &Device) -> Self {
+        let row = shape.iter().skip(1).product();
+        match storage.of_rows(row) {
+            WeightStorage::Full => Self::Full(zeros(shape, device)),
+            WeightStorage::Half => Self::Half(zeros(shape, device)),
+            packed => Self::Packed(Packed::new([shape[0], row], shape.get(2).copied().unwrap_or(1), packed, device)),
         }
     }
 
-    /// `[out, in]`, without reading the values.
-    pub fn dims(&self) -> [usize; 2] {
+    /// The shape, without reading the values.
+    pub fn dims(&self) -> [usize; D] {
         match self {
-            Self::Full(weight) => weight.lazy_shape().dims(),
+            Self::Full(weight) | Self::Half(weight) => weight.lazy_shape().dims(),
             Self::Packed(packed) => {
-                let [outputs, blocks] = packed.scales.lazy_shape().dims();
-                [outputs, blocks * BLOCK]
+                let [outputs, inputs] = packed.dims();
+                std::array::from_fn(|axis| match axis {
+                    0 => outputs,
+                    1 => inputs / (packed.kernel * packed.kernel),
+                    _ => packed.kernel,
+                })
             }
         }
     }
@@ -121,28 +142,35 @@ impl Weight {
     pub fn storage(&self) -> WeightStorage {
         match self {
             Self::Full(_) => WeightStorage::Full,
+            Self::Half(_) => WeightStorage::Half,
             Self::Packed(packed) => packed.storage(),
         }
     }
 
-    /// The values, in their own dtype if they are not packed. Packed values are unpacked into `dtype` on each call,
-    /// so that only one unpacked layer exists at a time.
-    pub fn value(&self, dtype: DType) -> Tensor<2> {
+    /// The values: in their own dtype if they are stored in full, otherwise converted to `dtype` on each call, so that
+    /// only one converted layer exists at a time.
+    pub fn value(&self, dtype: DType) -> Tensor<D> {
         match self {
             Self::Full(weight) => weight.val(),
-            Self::Packed(packed) => packed.unpack().cast(dtype),
+            Self::Half(weight) => widen(weight.val(), dtype),
+            Self::Packed(packed) => packed.unpack().reshape(self.dims()).cast(dtype),
         }
     }
 }
 
-impl From<Param<Tensor<2>>> for Weight {
-    fn from(weight: Param<Tensor<2>>) -> Self {
+impl<const D: usize> From<Param<Tensor<D>>> for Weight<D> {
+    fn from(weight: Param<Tensor<D>>) -> Self {
         Self::Full(weight)
     }
 }
 
+fn widen<const D: usize>(weight: Tensor<D>, dtype: DType) -> Tensor<D> {
+    let on_the_cpu = if dtype == DType::F32 { cpu_kernels::widen(&weight) } else { None };
+    on_the_cpu.unwrap_or_else(|| weight.cast(dtype))
+}
+
 impl Packed {
-    fn new([outputs, inputs]: [usize; 2], storage: WeightStorage, device: &Device) -> Self {
+    fn new([outputs, inputs]: [usize; 2], kernel: usize, storage: WeightStorage, device: &Device) -> Self {
         let shape = [outputs, if storage == WeightStorage::Int8 { inputs } else { inputs / 2 }];
         let codes = Param::uninitialized(
             ParamId::new(),
@@ -151,7 +179,13 @@ impl Packed {
             false,
             shape.into(),
         );
-        Self { codes, scales: zeros([outputs, inputs / BLOCK], device) }
+        Self { codes, scales: zeros([outputs, inputs / BLOCK], device), kernel }
+    }
+
+    /// The shape as a matrix.
+    fn dims(&self) -> [usize; 2] {
+        let [outputs, blocks] = self.scales.lazy_shape().dims();
+        [outputs, blocks * BLOCK]
     }
 
     fn storage(&self) -> WeightStorage {
@@ -165,6 +199,9 @@ impl Packed {
 
     /// `[out, in]` in f32
     fn unpack(&self) -> Tensor<2> {
+        if let Some(values) = cpu_kernels::unpack(&self.codes.val(), &self.scales.val()) {
+            return values;
+        }
         let scales = self.scales.val().cast(DType::F32);
         let ([outputs, blocks], codes) = (scales.dims(), self.codes.val().cast(FloatDType::F32));
         let levels = match self.storage() {
@@ -253,7 +290,7 @@ mod tests {
         let device = Device::flex();
         let Codes { codes, scales } = pack(values, inputs, storage);
         let dtype = codes.dtype();
-        let Weight::Packed(packed) = Weight::new([values.len() / inputs, inputs], storage, &device) else {
+        let Weight::<2>::Packed(packed) = Weight::new([values.len() / inputs, inputs], storage, &device) else {
             panic!("{inputs} values are whole blocks")
         };
         assert_eq!(packed.codes.lazy_shape(), codes.shape().clone());
@@ -261,9 +298,10 @@ mod tests {
         let packed = Packed {
             codes: Param::initialized(ParamId::new(), Tensor::from_data(codes, (&device, dtype))),
             scales: Param::from_tensor(Tensor::from_data(scales, (&device, DType::F16))),
+            kernel: 1,
         };
         assert_eq!(packed.storage(), storage);
-        Weight::Packed(packed).value(DType::F32).into_data().try_to_vec().unwrap()
+        Weight::<2>::Packed(packed).value(DType::F32).into_data().try_to_vec().unwrap()
     }
 
     fn relative_error(found: &[f32], wanted: &[f32]) -> f64 {
@@ -300,7 +338,8 @@ mod tests {
             assert_eq!(storage.bytes([3, 64], DType::F32), bytes as u64);
         }
         let bits = |storage: WeightStorage| storage.bytes([3072, 15360], DType::BF16) as f64 * 8.0 / (3072.0 * 15360.0);
-        assert_eq!(WeightStorage::ALL.map(bits), [16.0, 8.5, 4.5]);
-        assert_eq!(WeightStorage::Int4.bytes([3, 40], DType::BF16), 240, "no whole blocks");
+        assert_eq!(WeightStorage::ALL.map(bits), [16.0, 16.0, 8.5, 4.5]);
+        assert_eq!(WeightStorage::Int4.bytes([3, 40], DType::F32), 240, "no whole blocks");
+        assert_eq!(WeightStorage::ALL.map(WeightStorage::of_convolution)[2..], [WeightStorage::Int8; 2]);
     }
 }

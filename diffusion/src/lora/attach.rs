@@ -13,6 +13,7 @@ use super::LoraFile;
 use super::dora;
 use super::file::Adapted;
 use super::update::{Form, Magnitude, Update};
+use crate::checkpoint::Checkpoint;
 use crate::device::weight_dtype;
 use crate::layers::{Branch, Changes, Conv2d, ConvBranch, Kronecker, Linear, NamedLayers, NormChanges, NormSlot};
 use crate::networks::flux::FluxTransformer;
@@ -24,6 +25,8 @@ pub struct Target<'a> {
     pub linears: Vec<(String, &'a mut Linear)>,
     pub convolutions: Vec<(String, &'a mut Conv2d)>,
     pub norms: Vec<(String, NormSlot<'a>)>,
+    /// The base weights, for a network that is not loaded.
+    base: Option<&'a Checkpoint>,
 }
 
 /// How much of an adapter file matched the model.
@@ -46,12 +49,17 @@ impl<'a> Target<'a> {
     /// All layers of a network.
     pub fn of(network: Network, layers: NamedLayers<'a>) -> Self {
         let NamedLayers { linears, convolutions, norms } = layers;
-        Self { network, linears, convolutions, norms }
+        Self { network, linears, convolutions, norms, base: None }
+    }
+
+    /// Reads base weights from a checkpoint, so that adapters can be attached to a network that is not loaded.
+    pub(crate) fn with_base(self, checkpoint: &'a Checkpoint) -> Self {
+        Self { base: Some(checkpoint), ..self }
     }
 
     /// The linear layers of a network.
     pub fn new(network: Network, linears: Vec<(String, &'a mut Linear)>) -> Self {
-        Self { network, linears, convolutions: Vec::new(), norms: Vec::new() }
+        Self { network, linears, convolutions: Vec::new(), norms: Vec::new(), base: None }
     }
 
     /// Adds the network's convolutions.
@@ -82,11 +90,12 @@ impl<'a> From<&'a mut FluxTransformer> for Target<'a> {
 pub fn attach(targets: &mut [Target], loras: &[(&LoraFile, f64)], device: &Device) -> Result<Vec<MatchReport>> {
     let (reports, mut updates) = fitting(targets, loras, device)?;
     for target in targets {
-        let network = target.network;
+        let (network, base) = (target.network, target.base);
         for (path, mut layer) in target.layers() {
             layer.clear();
             if let Some(updates) = updates.remove(&(network, path.to_owned())) {
-                layer.set_updates(&updates, device);
+                let base = base.map(|base| Base { checkpoint: base, path });
+                layer.set_updates(&updates, base, device)?;
             }
         }
     }
@@ -208,7 +217,7 @@ impl Layer<'_, '_> {
                 let [outputs, inputs] = linear.weight.dims();
                 [outputs, inputs, 1, 1]
             }
-            Self::Convolution(convolution) => convolution.weight.lazy_shape().dims(),
+            Self::Convolution(convolution) => convolution.weight.dims(),
             Self::Norm(norm) => [norm.width, 1, 1, 1],
         }
     }
@@ -222,20 +231,30 @@ impl Layer<'_, '_> {
         }
     }
 
-    /// Its weight in f32, without autodiff, on the layer's device; `None` for a norm.
+    /// Its loaded weight in f32, without autodiff, on the layer's device; `None` for a norm.
     pub(super) fn weight(&self) -> Option<Tensor<4>> {
         let weight = match self {
             Self::Linear(linear) => linear.weight.value(DType::F32).reshape(self.shape()),
-            Self::Convolution(convolution) => convolution.weight.val(),
+            Self::Convolution(convolution) => convolution.weight.value(DType::F32),
             Self::Norm(_) => return None,
         };
         Some(weight.inner().cast(DType::F32))
     }
 
-    pub(super) fn set_updates(&mut self, updates: &[(Update, f64)], device: &Device) {
+    /// Attaches the updates. `base` is where the layer's weight is read from if the layer is not loaded.
+    pub(super) fn set_updates(
+        &mut self,
+        updates: &[(Update, f64)],
+        base: Option<Base<'_>>,
+        device: &Device,
+    ) -> Result<()> {
         let (mut sum, dtype) = (Sum::default(), weight_dtype(device));
         for (update, strength) in updates {
-            sum.add(update, *strength, &|| self.weight(), device);
+            let weight = || match (&base, self.shape()) {
+                (Some(base), shape) => base.weight(shape, device).map(Some),
+                (None, _) => Ok(self.weight()),
+            };
+            sum.add(update, *strength, &weight, device)?;
         }
         match self {
             Self::Linear(linear) => {
@@ -269,6 +288,25 @@ impl Layer<'_, '_> {
                 *norm.changes = Some(NormChanges { weight, bias: sum.bias.map(Param::from_tensor) });
             }
         }
+        Ok(())
+    }
+}
+
+/// Where the weight of a layer is stored that is not loaded.
+pub(super) struct Base<'a> {
+    checkpoint: &'a Checkpoint,
+    path: &'a str,
+}
+
+impl Base<'_> {
+    /// In f32, without autodiff.
+    fn weight(&self, shape: [usize; 4], device: &Device) -> Result<Tensor<4>> {
+        let key = format!("{}.weight", self.path);
+        // Text encoders of `transformers` 5 omit the first name.
+        let short = key.strip_prefix("text_model.").unwrap_or(&key);
+        let key = if self.checkpoint.shape(&key).is_ok() { &key } else { short };
+        let values = TensorData::new(self.checkpoint.read_f32(key)?, shape);
+        Ok(Tensor::from_data(values, (&device.clone().without_autodiff(), DType::F32)))
     }
 }
 
@@ -284,15 +322,22 @@ struct Sum {
 }
 
 impl Sum {
-    fn add(&mut self, update: &Update, strength: f64, weight: &dyn Fn() -> Option<Tensor<4>>, device: &Device) {
+    fn add(
+        &mut self,
+        update: &Update,
+        strength: f64,
+        weight: &dyn Fn() -> Result<Option<Tensor<4>>>,
+        device: &Device,
+    ) -> Result<()> {
         let scale = update.scale * strength;
         if let Some(bias) = &update.bias {
             accumulate(&mut self.bias, bias.tensor(device) * strength);
         }
-        let Some(delta) = &update.delta else { return };
-        let Some((magnitude, weight)) = update.magnitude.as_ref().and_then(|magnitude| Some((magnitude, weight()?)))
-        else {
-            return self.push(delta.form(device), scale);
+        let Some(delta) = &update.delta else { return Ok(()) };
+        let weight = update.magnitude.as_ref().map(|_| weight()).transpose()?.flatten();
+        let Some((magnitude, weight)) = update.magnitude.as_ref().zip(weight) else {
+            self.push(delta.form(device), scale);
+            return Ok(());
         };
         let dense = delta.dense(device);
         let gain = dora::gain(magnitude, weight.to_device(device) + dense.clone() * scale, device);
@@ -306,6 +351,7 @@ impl Sum {
             dora::Gain::Inputs(gain) => add_gain(&mut self.input_gain, gain),
         }
         self.push(form, scale);
+        Ok(())
     }
 
     fn push(&mut self, form: Form, scale: f64) {

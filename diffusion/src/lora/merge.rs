@@ -24,15 +24,18 @@ pub struct Merged(BTreeMap<(Network, String), Original>);
 enum Original {
     /// A norm keeps its parameters: its changes cost nothing.
     Norm,
-    Linear(Weight, Option<Param<Tensor<1>>>),
-    Convolution(Param<Tensor<4>>, Option<Param<Tensor<1>>>),
+    Linear(Weight<2>, Option<Param<Tensor<1>>>),
+    Convolution(Weight<4>, Option<Param<Tensor<1>>>),
 }
 
 /// Like [`attach`](super::attach()), but changes the weights. Packed weights are rejected: packing them again would
 /// lose precision that an attached adapter does not lose.
 pub fn merge(targets: &mut [Target], loras: &[(&LoraFile, f64)]) -> Result<(Vec<MatchReport>, Merged)> {
-    let packed =
-        |layer: &Layer| matches!(layer, Layer::Linear(linear) if linear.weight.storage() != WeightStorage::Full);
+    let packed = |layer: &Layer| match layer {
+        Layer::Linear(linear) => linear.weight.storage() != WeightStorage::Full,
+        Layer::Convolution(convolution) => convolution.weight.storage() != WeightStorage::Full,
+        Layer::Norm(_) => false,
+    };
     if targets.iter_mut().any(|target| target.layers().any(|(_, layer)| packed(&layer))) {
         return Err(Error::Invalid("adapters are merged into full weights only; attach them to packed ones".into()));
     }
@@ -45,7 +48,7 @@ pub fn merge(targets: &mut [Target], loras: &[(&LoraFile, f64)]) -> Result<(Vec<
             layer.clear();
             let key = (network, path.to_owned());
             if let Some(updates) = updates.remove(&key) {
-                originals.insert(key, change(&mut layer, &updates, &device));
+                originals.insert(key, change(&mut layer, &updates, &device)?);
             }
         }
     }
@@ -74,10 +77,10 @@ impl Merged {
 }
 
 /// Changes weight and bias of a layer in their own dtypes, and returns the originals.
-fn change(layer: &mut Layer, updates: &[(Update, f64)], device: &Device) -> Original {
+fn change(layer: &mut Layer, updates: &[(Update, f64)], device: &Device) -> Result<Original> {
     let Some(weight) = layer.weight() else {
-        layer.set_updates(updates, device);
-        return Original::Norm;
+        layer.set_updates(updates, None, device)?;
+        return Ok(Original::Norm);
     };
     let (weight, shift) = changed(&weight, updates);
     let biased = |bias: &Option<Param<Tensor<1>>>| {
@@ -88,7 +91,7 @@ fn change(layer: &mut Layer, updates: &[(Update, f64)], device: &Device) -> Orig
         };
         Some(Param::from_tensor(sum))
     };
-    match layer {
+    Ok(match layer {
         Layer::Norm(_) => Original::Norm,
         Layer::Linear(linear) => {
             let old = linear.weight.value(DType::F32);
@@ -97,14 +100,15 @@ fn change(layer: &mut Layer, updates: &[(Update, f64)], device: &Device) -> Orig
             Original::Linear(std::mem::replace(&mut linear.weight, weight), std::mem::replace(&mut linear.bias, bias))
         }
         Layer::Convolution(convolution) => {
-            let weight = Param::from_tensor(weight.cast(convolution.weight.val().dtype()));
+            let dtype = convolution.weight.value(DType::F32).dtype();
+            let weight = Weight::Full(Param::from_tensor(weight.cast(dtype)));
             let bias = biased(&convolution.bias);
             Original::Convolution(
                 std::mem::replace(&mut convolution.weight, weight),
                 std::mem::replace(&mut convolution.bias, bias),
             )
         }
-    }
+    })
 }
 
 /// The weight with all updates, each computed from the original weight, and the change of the bias.

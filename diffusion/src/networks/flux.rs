@@ -89,6 +89,9 @@ const TIME_CHANNELS: usize = 256;
 const ROTARY_BASE: f64 = 10_000.0;
 /// The epsilon of all norms.
 const EPSILON: f64 = 1e-6;
+/// The keys of the lists of blocks.
+const DOUBLE_BLOCKS: &str = "transformer_blocks";
+const SINGLE_BLOCKS: &str = "single_transformer_blocks";
 
 /// The whole denoiser: predicts the velocity `noise − image` of noisy latent tokens.
 ///
@@ -194,10 +197,10 @@ impl FluxTransformer {
             all.linear(&path, "linear_2", &mut layers.linear_2);
         }
         for (number, block) in self.transformer_blocks.iter_mut().enumerate() {
-            block.name_layers(&format!("transformer_blocks.{number}"), &mut all);
+            block.name_layers(&format!("{DOUBLE_BLOCKS}.{number}"), &mut all);
         }
         for (number, block) in self.single_transformer_blocks.iter_mut().enumerate() {
-            block.name_layers(&format!("single_transformer_blocks.{number}"), &mut all);
+            block.name_layers(&format!("{SINGLE_BLOCKS}.{number}"), &mut all);
         }
         all
     }
@@ -236,6 +239,14 @@ impl FluxTransformer {
             image: self.x_embedder.forward(input.hidden),
             context: self.context_embedder.forward(input.encoder_hidden),
         }
+    }
+
+    /// The path of each block, in the order in which they run.
+    pub(crate) fn block_paths(&self) -> Vec<String> {
+        let paths = |list: &'static str, count: usize| (0..count).map(move |number| format!("{list}.{number}"));
+        paths(DOUBLE_BLOCKS, self.transformer_blocks.len())
+            .chain(paths(SINGLE_BLOCKS, self.single_transformer_blocks.len()))
+            .collect()
     }
 
     pub(crate) fn double_blocks(&self) -> &[DoubleBlock] {
@@ -458,6 +469,13 @@ impl DoubleBlock {
         }
     }
 
+    /// Every layer that adapters can be attached to.
+    pub(crate) fn layers(&mut self) -> NamedLayers<'_> {
+        let mut all = NamedLayers::default();
+        self.name_layers(DOUBLE_BLOCKS, &mut all);
+        all
+    }
+
     fn name_layers<'a>(&'a mut self, path: &str, all: &mut NamedLayers<'a>) {
         let Self { norm1, norm1_context, attn, ff, ff_context } = self;
         let [to_out] = &mut attn.to_out;
@@ -576,6 +594,13 @@ impl SingleBlock {
                 heads: config.num_attention_heads,
             },
         }
+    }
+
+    /// Every layer that adapters can be attached to.
+    pub(crate) fn layers(&mut self) -> NamedLayers<'_> {
+        let mut all = NamedLayers::default();
+        self.name_layers(SINGLE_BLOCKS, &mut all);
+        all
     }
 
     fn name_layers<'a>(&'a mut self, path: &str, all: &mut NamedLayers<'a>) {

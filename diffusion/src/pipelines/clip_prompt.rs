@@ -8,8 +8,10 @@ use burn::tensor::DType;
 use formats::Part;
 use requests::PromptSyntax;
 
+use super::LoadOptions;
+use super::on_demand::OnDemand;
 use super::parts::Parts;
-use super::text_encoder::TextEncoder;
+use crate::checkpoint::Checkpoint;
 use crate::networks::clip::{ClipOutput, ClipTextModel, Config};
 use crate::prompt::{self, Chunk};
 use crate::tokenizers::clip::ClipTokenizer;
@@ -18,7 +20,7 @@ use crate::{Error, Result};
 #[derive(Debug)]
 pub(super) struct ClipPrompt {
     tokenizer: ClipTokenizer,
-    pub encoder: TextEncoder<ClipTextModel>,
+    pub encoder: OnDemand<ClipTextModel>,
     pub config: Config,
 }
 
@@ -30,13 +32,15 @@ impl ClipPrompt {
         build: fn(&Config, &Device) -> ClipTextModel,
         device: &Device,
         dtype: DType,
+        options: LoadOptions,
     ) -> Result<Self> {
         let (config, weights): (Config, _) = parts.network(part)?;
         let tokenizer = parts.clip_tokenizer(part)?;
         check(parts.path(), &config, &tokenizer)?;
-        let (known, device) = (config.clone(), device.clone());
-        let load = move || build(&known, &device).load(weights.clone(), dtype);
-        Ok(Self { tokenizer, encoder: TextEncoder::new(load, ClipTextModel::layers), config })
+        let mut network = build(&config, device);
+        options.store_text(network.layers(), device);
+        let load = move |network: ClipTextModel, weights: &Checkpoint| network.load(weights.clone(), dtype);
+        Ok(Self { tokenizer, encoder: OnDemand::new(network, weights, load, ClipTextModel::layers), config })
     }
 
     pub(super) fn chunks(&self, prompt: &str, syntax: PromptSyntax) -> Result<Vec<Chunk>> {

@@ -11,14 +11,15 @@ use burn::tensor::DType;
 use formats::{Defaults, Family, Part, Traits};
 use requests::{PromptSyntax, warnings};
 
+use super::block_stream::BlockStream;
+use super::on_demand::OnDemand;
 use super::parts::Parts;
 use super::prompt_cache::{PromptCache, PromptKey};
-use super::text_encoder::TextEncoder;
-use super::{LoadOptions, OnStep, Original, PictureRequest, Progress, clip_prompt};
-use crate::checkpoint;
+use super::{Keep, LoadOptions, OnStep, Original, PictureRequest, Progress, clip_prompt};
+use crate::checkpoint::{self, Checkpoint};
 use crate::device::weight_dtype;
 use crate::image;
-use crate::lora::{self, LoraFile, MatchReport, Network, Target};
+use crate::lora::{self, LoraFile, MatchReport, Network};
 use crate::networks::clip::{self, ClipTextModel};
 use crate::networks::flux::{self, FluxInput, FluxTransformer};
 use crate::networks::t5::{self, T5Encoder};
@@ -40,11 +41,13 @@ pub struct FluxPipeline {
     pub(crate) dtype: DType,
     clip_tokenizer: ClipTokenizer,
     t5_tokenizer: T5Tokenizer,
-    clip: TextEncoder<ClipTextModel>,
-    t5: TextEncoder<T5Encoder>,
+    clip: OnDemand<ClipTextModel>,
+    t5: OnDemand<T5Encoder>,
     read: PromptCache<PromptEmbeddings>,
-    keeps_text_encoders: bool,
-    pub(crate) transformer: FluxTransformer,
+    keep: Keep,
+    transformer: OnDemand<FluxTransformer>,
+    /// The blocks that are not loaded with the transformer, if there are any.
+    streamed: Option<BlockStream>,
     pub(crate) vae: Autoencoder,
     scheduler: FlowMatchEuler,
     /// Why the checkpoint's own scheduler does not run, if it does not.
@@ -123,19 +126,23 @@ impl FluxPipeline {
             return Err(Error::malformed(path, format!("the tokenizer knows {known} tokens, and T5 {there}")));
         }
 
-        let place = device.clone();
-        let load = move || ClipTextModel::new(&clip_config, &place).load(clip.clone(), dtype);
-        let clip = TextEncoder::new(load, ClipTextModel::layers);
-        let place = device.clone();
-        let load = move || T5Encoder::new(&t5_config, &place).load(t5.clone(), dtype);
-        let t5 = TextEncoder::new(load, T5Encoder::layers);
-        if options.keep_text_encoders {
-            clip.with(|_| ())?;
-            t5.with(|_| ())?;
-        }
+        let mut network = ClipTextModel::new(&clip_config, device);
+        options.store_text(network.layers(), device);
+        let load = move |network: ClipTextModel, clip: &Checkpoint| network.load(clip.clone(), dtype);
+        let clip = OnDemand::new(network, clip, load, ClipTextModel::layers);
+        let mut network = T5Encoder::new(&t5_config, device);
+        options.store_text(network.layers(), device);
+        let load = move |network: T5Encoder, t5: &Checkpoint| network.load(t5.clone(), dtype);
+        let t5 = OnDemand::new(network, t5, load, T5Encoder::layers);
         let mut network = FluxTransformer::new(&transformer_config, device);
-        options.store(network.linears(), device);
-        let transformer = checkpoint::load_strict(network, &transformer, dtype)?;
+        options.store(network.layers(), device);
+        let streamed =
+            options.resident_blocks.map(|resident| BlockStream::new(&network, &transformer, dtype, resident));
+        let absent = streamed.as_ref().map(BlockStream::paths).unwrap_or_default();
+        let load = move |network: FluxTransformer, transformer: &Checkpoint| {
+            checkpoint::load_partly(network, transformer, dtype, &absent)
+        };
+        let transformer = OnDemand::new(network, transformer, load, FluxTransformer::layers);
         // Real checkpoints overflow in bf16 in the decoder, which is small.
         let vae = checkpoint::load_strict(Autoencoder::new(&vae_config, device), &vae, DType::F32)?;
         let scheduler = parts.flow_scheduler()?;
@@ -143,7 +150,7 @@ impl FluxPipeline {
         let traits =
             Traits { guidance_embedded: guided, vae_factor: Some(vae_config.factor() as u32), ..Traits::default() };
         let defaults = Family::Flux.defaults(traits);
-        Ok(Self {
+        let pipeline = Self {
             device: device.clone(),
             dtype,
             clip_tokenizer,
@@ -151,8 +158,9 @@ impl FluxPipeline {
             clip,
             t5,
             read: PromptCache::default(),
-            keeps_text_encoders: options.keep_text_encoders,
+            keep: options.keep,
             transformer,
+            streamed,
             vae,
             scheduler: FlowMatchEuler::new(scheduler.config.plain())?,
             own_scheduler: scheduler.unsupported,
@@ -160,13 +168,24 @@ impl FluxPipeline {
             latent_channels: vae_config.latent_channels,
             vae_factor: vae_config.factor(),
             defaults: parts.defaults(defaults)?,
-        })
+        };
+        if options.keep == Keep::All {
+            pipeline.clip.with(|_| ())?;
+            pipeline.t5.with(|_| ())?;
+        }
+        if options.keep <= Keep::Denoiser {
+            pipeline.transformer.with(|_| ())?;
+        }
+        Ok(pipeline)
     }
 
-    /// Sets whether text encoders stay loaded from now on.
-    pub fn keep_text_encoders(&mut self, keep: bool) {
-        self.keeps_text_encoders = keep;
+    /// Sets which networks stay loaded from now on.
+    pub fn keep(&mut self, keep: Keep) {
+        self.keep = keep;
         self.after_reading();
+        if keep == Keep::Nothing {
+            self.transformer.unload();
+        }
     }
 
     /// Whether any text encoder is loaded.
@@ -174,9 +193,17 @@ impl FluxPipeline {
         self.clip.is_loaded() || self.t5.is_loaded()
     }
 
+    /// The transformer, with the adapters that are attached to it.
+    pub(crate) fn into_transformer(self) -> Result<FluxTransformer> {
+        self.clip.unload();
+        self.t5.unload();
+        drop(self.vae);
+        self.transformer.into_loaded()
+    }
+
     /// Unloads the text encoders unless they are kept.
     fn after_reading(&self) {
-        if !self.keeps_text_encoders {
+        if self.keep > Keep::All {
             self.clip.unload();
             self.t5.unload();
             self.device.memory_cleanup();
@@ -224,11 +251,15 @@ impl FluxPipeline {
     /// An empty list restores the base model. The base weights never change. An adapter that matches no layer is an
     /// error, and then nothing changes.
     pub fn attach(&mut self, loras: &[(&LoraFile, f64)]) -> Result<Vec<MatchReport>> {
-        let clip = self.clip.target(Network::TextEncoder, loras)?;
-        let t5 = self.t5.target(Network::TextEncoder2, loras)?;
-        let transformer = Target::from(&mut self.transformer);
-        let mut targets: Vec<_> = std::iter::once(transformer).chain(clip).chain(t5).collect();
+        let mut targets = [
+            self.transformer.target(Network::Transformer),
+            self.clip.target(Network::TextEncoder),
+            self.t5.target(Network::TextEncoder2),
+        ];
         let reports = lora::attach(&mut targets, loras, &self.device)?;
+        self.transformer.adapt();
+        self.clip.adapt();
+        self.t5.adapt();
         self.read.adapters_changed(&reports);
         Ok(reports)
     }
@@ -237,18 +268,22 @@ impl FluxPipeline {
     pub fn generate(&self, request: &PictureRequest, on_step: OnStep) -> Result<Vec<RgbImage>> {
         let denoising = self.prepare(request)?;
         let total_steps = request.num_images * denoising.schedule.steps();
-        let mut pictures = Vec::with_capacity(request.num_images);
+        let mut denoised = Vec::with_capacity(request.num_images);
         let mut done = 0;
         for position in 0..request.num_images {
             let start = self.start(&denoising, request.seed.wrapping_add(position as u64));
-            let latents = self.denoise(&denoising, start, &mut |_, _, predicted| {
+            denoised.push(self.denoise(&denoising, start, &mut |_, _, predicted| {
                 done += 1;
                 let predicted = &unpack(predicted.clone(), denoising.rows, denoising.columns);
                 on_step(Progress { step: done, total_steps, position, predicted_clean: predicted })
-            })?;
-            pictures.push(image::from_tensor(self.decode(latents, denoising.rows, denoising.columns))?);
+            })?);
         }
-        Ok(pictures)
+        if self.keep == Keep::Nothing {
+            self.transformer.unload();
+            self.device.memory_cleanup();
+        }
+        let pictures = denoised.into_iter().map(|latents| self.decode(latents, denoising.rows, denoising.columns));
+        pictures.map(image::from_tensor).collect()
     }
 
     /// Validates a request and encodes its prompts and picture: everything that its pictures share.
@@ -295,6 +330,10 @@ impl FluxPipeline {
 
     /// Encodes a prompt with both text encoders.
     pub fn encode_prompt(&self, prompt: &str) -> Result<PromptEmbeddings> {
+        if self.keep >= Keep::One {
+            self.transformer.unload();
+            self.device.memory_cleanup();
+        }
         let ids = [self.clip_tokenizer.encode(prompt)?];
         let pooled = self.clip.with(|clip| clip.forward(&ids).pooled)?;
         let ids = [self.t5_tokenizer.encode(prompt)?];
@@ -334,8 +373,8 @@ impl FluxPipeline {
     ) -> Result<Tensor<3>> {
         let Denoising { prompt, negative, guidance_scale, schedule, rows, columns, .. } = denoising;
         let [_, text, _] = prompt.hidden.dims();
-        let rotary = self.transformer.rotary(text, *rows, *columns, &self.device);
-        let velocity = |latents: &Tensor<3>, prompt: &PromptEmbeddings, step: usize| {
+        let rotary = self.transformer.outline().rotary(text, *rows, *columns, &self.device);
+        let velocity = |latents: &Tensor<3>, prompt: &PromptEmbeddings, step: usize| -> Result<Tensor<3>> {
             let input = FluxInput {
                 hidden: latents.clone().cast(self.dtype),
                 encoder_hidden: prompt.hidden.clone(),
@@ -343,13 +382,17 @@ impl FluxPipeline {
                 timestep: vec![schedule.time(step)],
                 guidance: self.guided.then(|| vec![*guidance_scale as f32]),
             };
-            self.transformer.forward(input, &rotary).cast(DType::F32)
+            let velocity = self.transformer.with(|transformer| match &self.streamed {
+                Some(streamed) => streamed.forward(transformer, input, &rotary),
+                None => Ok(transformer.forward(input, &rotary)),
+            });
+            Ok(velocity??.cast(DType::F32))
         };
         let Start { mut latents, kept } = start;
         for step in 0..schedule.steps() {
-            let mut wanted = velocity(&latents, prompt, step);
+            let mut wanted = velocity(&latents, prompt, step)?;
             if let Some((negative, scale)) = negative {
-                let unwanted = velocity(&latents, negative, step);
+                let unwanted = velocity(&latents, negative, step)?;
                 wanted = unwanted.clone() + (wanted - unwanted) * *scale;
             }
             let mut predicted = schedule.predicted_clean(step, latents.clone(), wanted.clone());

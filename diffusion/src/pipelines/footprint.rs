@@ -10,14 +10,17 @@ use formats::{Defaults, Part};
 
 use super::latent_diffusion::is_guided;
 use super::parts::Parts;
-use super::{LoadOptions, PictureRequest};
+use super::sizes::{Sizes, values};
+use super::{Keep, LoadOptions, PictureRequest};
 use crate::Result;
-use crate::checkpoint::{AT_ONCE, Checkpoint};
+use crate::checkpoint::AT_ONCE;
 use crate::image::LONGEST_SIDE;
-use crate::layers::Linear;
+use crate::layers::WeightStorage;
+use crate::networks::clip::{self, ClipTextModel};
 use crate::networks::flux::{self, FluxTransformer};
+use crate::networks::t5::{self, T5Encoder};
 use crate::networks::unet::{self, UNet2DConditionModel};
-use crate::networks::{clip, t5, vae};
+use crate::networks::vae;
 
 /// Most attention scores that are held at once, in values: see [`crate::layers::attention`].
 const SCORES: usize = 1 << 24;
@@ -31,25 +34,27 @@ const SCORE_TENSORS: usize = 3;
 /// Other memory of the process, in bytes: tokenizers, threads, memory that the allocator retains.
 pub(crate) const PROCESS: u64 = 48 << 20;
 /// Number of temporary f32 tensors when a layer is unpacked.
-const UNPACKED_TENSORS: usize = 5;
+const UNPACKED_TENSORS: u64 = 2;
+/// Number of tensors of a text encoder's widest layer that are alive at the peak, and of tokens in the longest prompt.
+const TEXT_TENSORS: usize = 6;
+const TEXT_TOKENS: usize = 512;
 /// The largest picture that the autoencoder decodes without tiling, in pixels.
 const LARGEST_WHOLE: usize = 1024 * 1024;
 
 /// The sizes of a checkpoint.
 #[derive(Debug, Clone)]
 pub struct Footprint {
-    /// Number of values in all text encoders.
-    pub(crate) text_encoders: usize,
+    /// The text encoders.
+    pub(crate) text_encoders: Vec<Sizes>,
     /// Number of values in the autoencoder, which is f32 on every device.
     pub(crate) vae: usize,
     /// Channels of the autoencoder at the highest resolution.
     vae_channels: usize,
     /// The same of its encoder.
     pub(crate) vae_encoder_channels: usize,
-    /// Number of values in the denoiser besides `packable`.
-    denoiser: usize,
-    /// Shapes of the weights that can be packed, `[out, in]`.
-    packable: Vec<[usize; 2]>,
+    pub(crate) denoiser: Sizes,
+    /// Each block of the denoiser that can be read on its own, in order.
+    blocks: Vec<Sizes>,
     pub(crate) kind: Denoiser,
     defaults: Defaults,
     /// Pixels per latent along each side.
@@ -78,9 +83,9 @@ pub(crate) struct Trained {
 /// Memory of a request, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Needs {
-    /// Weights that stay loaded while pictures are made.
+    /// Weights that stay loaded after the request.
     pub weights: u64,
-    /// Peak of everything else.
+    /// What is in memory at the peak besides those.
     pub working: u64,
 }
 
@@ -91,23 +96,32 @@ impl Needs {
     }
 }
 
+/// Where a request runs: the dtype of the model, and the size of the attached adapters in bytes.
+#[derive(Debug, Clone, Copy)]
+pub struct Place {
+    pub dtype: DType,
+    pub adapters: u64,
+}
+
 impl Footprint {
     /// Reads the configs and headers of the checkpoint that [`super::Pipeline::load`] would load.
     pub fn read(path: &Path) -> Result<Self> {
         let parts = Parts::open(path)?;
         let (vae, vae_weights): (vae::Config, _) = parts.network(Part::Vae)?;
         vae.check()?;
-        let mut text_encoders = values(&parts.network::<clip::Config>(Part::TextEncoder)?.1);
         let family = parts.family()?;
         let is_flux = family.denoiser() == Part::Transformer;
-        if is_flux {
-            text_encoders += values(&parts.network::<t5::Config>(Part::TextEncoder2)?.1);
-        } else if family.parts().contains(&Part::TextEncoder2) {
-            text_encoders += values(&parts.network::<clip::Config>(Part::TextEncoder2)?.1);
-        }
         // Layers allocate only when they are loaded, so an unloaded network gives the shapes at no cost.
         let device = Device::flex();
-        let (all, packable, kind) = if is_flux {
+        let mut text_encoders = vec![clip(&parts, Part::TextEncoder, ClipTextModel::new)?];
+        if is_flux {
+            let (config, weights): (t5::Config, _) = parts.network(Part::TextEncoder2)?;
+            config.check()?;
+            text_encoders.push(Sizes::of(T5Encoder::new(&config, &device).layers(), values(&weights), |_| true));
+        } else if family.parts().contains(&Part::TextEncoder2) {
+            text_encoders.push(clip(&parts, Part::TextEncoder2, ClipTextModel::with_projection)?);
+        }
+        let (denoiser, blocks, kind) = if is_flux {
             let (config, weights): (flux::Config, _) = parts.network(Part::Transformer)?;
             config.check()?;
             let mut transformer = FluxTransformer::new(&config, &device);
@@ -119,14 +133,20 @@ impl Footprint {
                 channels: config.in_channels,
                 prompt: text * config.joint_attention_dim + config.pooled_projection_dim,
             };
-            let packable = packable(transformer.linears());
+            let prefixes = transformer.block_paths().into_iter().map(|path| format!("{path}."));
+            let blocks = prefixes.collect::<Vec<_>>().into_iter().map(|prefix| {
+                Sizes::of(transformer.layers(), values(&weights.below(&prefix)), |layer| layer.starts_with(&prefix))
+            });
+            let blocks = blocks.collect();
+            let denoiser = Sizes::of(transformer.layers(), values(&weights), LoadOptions::packs);
             let kind = Denoiser::Flux { width: config.width(), heads: config.num_attention_heads, text, trained };
-            (values(&weights), packable, kind)
+            (denoiser, blocks, kind)
         } else {
             let (config, weights): (unet::Config, _) = parts.network(Part::Unet)?;
             config.check()?;
-            let packable = packable(UNet2DConditionModel::new(&config, &device).linears());
-            (values(&weights), packable, Denoiser::Unet { config: Box::new(config) })
+            let mut unet = UNet2DConditionModel::new(&config, &device);
+            let denoiser = Sizes::of(unet.layers(), values(&weights), LoadOptions::packs);
+            (denoiser, Vec::new(), Denoiser::Unet { config: Box::new(config) })
         };
         let latents = match &kind {
             Denoiser::Flux { .. } => 128,
@@ -141,24 +161,23 @@ impl Footprint {
             height: side as u32,
             ..Defaults::default()
         };
-        let whole: usize = packable.iter().map(|[outputs, inputs]| outputs * inputs).sum();
         let [fine, coarser] = [0, 1].map(|level| vae.block_out_channels.get(level).copied().unwrap_or(0));
         Ok(Self {
             text_encoders,
             vae: values(&vae_weights),
             vae_channels: fine.max(coarser),
             vae_encoder_channels: fine,
-            denoiser: all.saturating_sub(whole),
-            packable,
+            denoiser,
+            blocks,
             kind,
             defaults: parts.defaults(guided)?,
             factor: vae.factor(),
         })
     }
 
-    /// Number of values in the denoiser.
-    pub(crate) fn denoiser(&self) -> usize {
-        self.denoiser + self.packable.iter().map(|[outputs, inputs]| outputs * inputs).sum::<usize>()
+    /// Number of blocks of the denoiser that need not stay loaded with it ([`LoadOptions::resident_blocks`]).
+    pub fn blocks(&self) -> usize {
+        self.blocks.len()
     }
 
     /// One guided picture at the default size: an estimate for models without a request yet.
@@ -166,29 +185,57 @@ impl Footprint {
         PictureRequest::new(&self.defaults, "", 0)
     }
 
-    /// What a request needs of a model loaded with `options` in `dtype`. `adapters` is the size of the attached
-    /// adapters in bytes.
-    pub fn needs(&self, request: &PictureRequest, options: LoadOptions, dtype: DType, adapters: u64) -> Needs {
+    /// What a request needs of a model that is loaded with `options`: the most that any of its stages takes, which are
+    /// reading the prompt, denoising and decoding.
+    pub fn needs(&self, request: &PictureRequest, options: LoadOptions, place: Place) -> Needs {
+        let Place { dtype, adapters } = place;
         let bytes = |values: usize, dtype: DType| (values * dtype.size()) as u64;
-        let packed: u64 = self.packable.iter().map(|shape| options.weights.bytes(*shape, dtype)).sum();
-        let encoders = bytes(self.text_encoders, dtype);
-        let (kept, read) = if options.keep_text_encoders { (encoders, 0) } else { (0, encoders) };
-        let weights = kept + bytes(self.denoiser, dtype) + packed + bytes(self.vae, DType::F32) + adapters;
-        let largest = self.packable.iter().map(|[outputs, inputs]| outputs * inputs).max().unwrap_or(0);
-        let unpacked = match options.weights {
-            crate::WeightStorage::Full => 0,
-            _ => bytes(UNPACKED_TENSORS * largest, DType::F32),
-        };
+        let vae = bytes(self.vae, DType::F32) + adapters;
+        let text: u64 = self.text_encoders.iter().map(|sizes| sizes.bytes(options.text_weights, dtype)).sum();
+        let denoiser = self.denoiser_bytes(options, dtype);
+
+        let reading = self.reading(options);
+        let denoising = self.denoising(request, dtype)
+            + self.streaming(options, dtype)
+            + unpacked(options.weights, self.denoiser.largest());
+        let denoising = denoising.max(loading(&self.denoiser, options.weights));
         let pixels = request.width * request.height;
-        let pictures = bytes(3 * request.num_images * pixels, DType::U8) + bytes(3 * pixels, DType::F32);
-        // During loading, values that were just read are in memory next to those already in place.
-        let loading = bytes(self.denoiser(), DType::F32).min(AT_ONCE as u64);
-        let denoising = self.denoising(request, dtype) + unpacked;
         let decoding = bytes(VAE_TENSORS * self.vae_channels * pixels.min(LARGEST_WHOLE), DType::F32);
-        Needs {
-            weights,
-            working: denoising.max(decoding).max(read + read.min(AT_ONCE as u64)).max(loading) + pictures + PROCESS,
-        }
+        let pictures = bytes(3 * request.num_images * pixels, DType::U8) + bytes(3 * pixels, DType::F32);
+
+        let (kept, stages) = match options.keep {
+            Keep::All => (text + denoiser, [text + denoiser + reading.max(denoising).max(decoding); 3]),
+            Keep::Denoiser => (denoiser, [text + denoiser + reading, denoiser + denoising, denoiser + decoding]),
+            Keep::One => (denoiser, [text + reading, denoiser + denoising, denoiser + decoding]),
+            Keep::Nothing => (0, [text + reading, denoiser + denoising, decoding]),
+        };
+        let peak = stages.into_iter().max().unwrap_or(0) + pictures + PROCESS;
+        Needs { weights: kept + vae, working: peak - kept }
+    }
+
+    /// Bytes of the loaded weights of the denoiser.
+    fn denoiser_bytes(&self, options: LoadOptions, dtype: DType) -> u64 {
+        let absent = self.blocks.iter().skip(options.resident_blocks.unwrap_or(self.blocks.len()));
+        let absent: u64 = absent.map(|block| block.bytes(options.weights, dtype)).sum();
+        self.denoiser.bytes(options.weights, dtype).saturating_sub(absent)
+    }
+
+    /// Bytes of the blocks that are in memory at a time and not loaded with the denoiser: one computes while the next
+    /// one is read.
+    fn streaming(&self, options: LoadOptions, dtype: DType) -> u64 {
+        let Some(resident) = options.resident_blocks else { return 0 };
+        let blocks = self.blocks.iter().skip(resident).map(|block| block.bytes(WeightStorage::Half, dtype));
+        2 * blocks.max().unwrap_or(0)
+    }
+
+    /// Bytes besides the weights while the text encoders are loaded and run.
+    fn reading(&self, options: LoadOptions) -> u64 {
+        let each = self.text_encoders.iter().map(|sizes| {
+            let activations = (TEXT_TENSORS * TEXT_TOKENS * sizes.widest() * DType::F32.size()) as u64;
+            let computing = unpacked(options.text_weights, sizes.largest()) + activations;
+            computing.max(loading(sizes, options.text_weights))
+        });
+        each.max().unwrap_or(0)
     }
 
     /// Bytes of temporary tensors in one call of the denoiser. Norms and softmax are f32 on every device and counted as
@@ -217,12 +264,19 @@ fn whole_scores(scores: usize, dtype: DType) -> usize {
     if dtype == DType::F32 { 0 } else { scores.min(SCORES) }
 }
 
-/// Total number of values, from the headers alone.
-fn values(checkpoint: &Checkpoint) -> usize {
-    let shapes = checkpoint.names().filter_map(|name| checkpoint.shape(name).ok());
-    shapes.map(|shape| shape.iter().product::<usize>()).sum()
+/// Bytes of a layer in f32 while it computes, unless its weight is stored as it is used.
+fn unpacked(storage: WeightStorage, largest: u64) -> u64 {
+    if storage == WeightStorage::Full { 0 } else { UNPACKED_TENSORS * largest }
 }
 
-fn packable(linears: Vec<(String, &mut Linear)>) -> Vec<[usize; 2]> {
-    linears.into_iter().filter(|(path, _)| LoadOptions::packs(path)).map(|(_, linear)| linear.weight.dims()).collect()
+/// Bytes of values that were just read and are not in place yet.
+fn loading(sizes: &Sizes, storage: WeightStorage) -> u64 {
+    let more = if storage > WeightStorage::Half { sizes.largest() } else { 0 };
+    ((sizes.values() * DType::F32.size()) as u64).min(AT_ONCE as u64 + more)
+}
+
+fn clip(parts: &Parts, part: Part, build: fn(&clip::Config, &Device) -> ClipTextModel) -> Result<Sizes> {
+    let (config, weights): (clip::Config, _) = parts.network(part)?;
+    config.check()?;
+    Ok(Sizes::of(build(&config, &Device::flex()).layers(), values(&weights), |_| true))
 }

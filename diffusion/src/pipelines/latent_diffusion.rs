@@ -15,9 +15,10 @@ use formats::scheduler::Stated;
 use formats::{Part, Traits};
 use requests::warnings;
 
+use super::on_demand::OnDemand;
 use super::parts::Parts;
-use super::{LoadOptions, OnStep, Original, PictureRequest, Progress, repaint};
-use crate::checkpoint::load_strict;
+use super::{Keep, LoadOptions, OnStep, Original, PictureRequest, Progress, repaint};
+use crate::checkpoint::{Checkpoint, load_strict};
 use crate::image;
 use crate::layers::sinusoidal;
 use crate::lora::{Network, Target};
@@ -39,7 +40,8 @@ const STATED_BY_NAME: [&str; 2] = ["algorithm_type", "solver_order"];
 pub struct LatentDiffusion {
     pub(super) device: Device,
     pub(super) dtype: DType,
-    pub(super) unet: UNet2DConditionModel,
+    unet: OnDemand<UNet2DConditionModel>,
+    keep: Keep,
     pub(super) vae: Autoencoder,
     scheduler: Stated<schedulers::Config>,
     latent_channels: usize,
@@ -126,13 +128,19 @@ impl LatentDiffusion {
             scheduler.config.repair_first_models(repaints);
         }
         let mut unet = UNet2DConditionModel::new(&unet_config, device);
-        options.store(unet.linears(), device);
+        options.store(unet.layers(), device);
+        let load = move |unet, weights: &Checkpoint| load_strict(unet, weights, dtype);
+        let unet = OnDemand::new(unet, unet_weights, load, UNet2DConditionModel::layers);
+        if options.keep <= Keep::Denoiser {
+            unet.with(|_| ())?;
+        }
         // Always f32: it overflows in half precision (`force_upcast`), and is small.
         let vae = Autoencoder::new(&vae_config, device);
         let loaded = Self {
             device: device.clone(),
             dtype,
-            unet: load_strict(unet, &unet_weights, dtype)?,
+            unet,
+            keep: options.keep,
             vae: load_strict(vae, &vae_weights, DType::F32)?,
             scheduler,
             latent_channels: latent,
@@ -176,7 +184,32 @@ impl LatentDiffusion {
 
     /// The UNet's layers that adapters can be attached to.
     pub(super) fn target(&mut self) -> Target<'_> {
-        Target::of(Network::Unet, self.unet.layers())
+        self.unet.target(Network::Unet)
+    }
+
+    /// Lets the adapters that were attached to the UNet take effect.
+    pub(super) fn adapt(&mut self) {
+        self.unet.adapt();
+    }
+
+    /// Sets which networks stay loaded from now on.
+    pub(super) fn keep(&mut self, keep: Keep) {
+        self.keep = keep;
+        if keep == Keep::Nothing {
+            self.unload();
+        }
+    }
+
+    /// Makes room for the text encoders, unless the UNet stays loaded beside them.
+    pub(super) fn before_reading(&self) {
+        if self.keep >= Keep::One {
+            self.unload();
+        }
+    }
+
+    fn unload(&self) {
+        self.unet.unload();
+        self.device.memory_cleanup();
     }
 
     /// Rejects what these families do not support, before any computation.
@@ -246,17 +279,19 @@ impl LatentDiffusion {
         on_step: OnStep,
     ) -> Result<Vec<RgbImage>> {
         let total_steps = request.num_images * denoising.sampling.len();
-        let mut pictures = Vec::with_capacity(request.num_images);
+        let mut denoised = Vec::with_capacity(request.num_images);
         let mut done = 0;
         for position in 0..request.num_images {
             let start = self.start(denoising, request.seed.wrapping_add(position as u64));
-            let latents = self.denoise(denoising, start, &mut |_, _, predicted| {
+            denoised.push(self.denoise(denoising, start, &mut |_, _, predicted| {
                 done += 1;
                 on_step(Progress { step: done, total_steps, position, predicted_clean: predicted })
-            })?;
-            pictures.push(image::from_tensor(self.decode(latents))?);
+            })?);
         }
-        Ok(pictures)
+        if self.keep == Keep::Nothing {
+            self.unload();
+        }
+        denoised.into_iter().map(|latents| image::from_tensor(self.decode(latents))).collect()
     }
 
     /// The initial latents for a seed. Draws in the same order as diffusers: the picture's latents if needed, the
@@ -304,8 +339,9 @@ impl LatentDiffusion {
             let Conditions { hidden, added } = conditions.clone();
             let timestep = [sampling.timestep(call)];
             let embedded = embedded_guidance.clone();
-            let answer =
-                self.unet.forward(sample.cast(self.dtype), &timestep, hidden, added, embedded).cast(DType::F32);
+            let sample = sample.cast(self.dtype);
+            let answer = self.unet.with(|unet| unet.forward(sample, &timestep, hidden, added, embedded))?;
+            let answer = answer.cast(DType::F32);
             let output = match guidance {
                 Some(guidance) => guidance.apply(answer),
                 None => answer,

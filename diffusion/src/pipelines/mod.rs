@@ -1,24 +1,26 @@
 //! Pipelines combine networks, tokenizers and a scheduler to turn a prompt into pictures: encode, prepare, denoise,
 //! decode. Each family has its own file; [`Pipeline`] is the common interface.
 
+mod block_stream;
 mod clip_prompt;
 pub mod flux;
 mod folder;
 pub(crate) mod footprint;
 pub mod latent_diffusion;
 mod load_options;
+mod on_demand;
 mod original;
 mod parts;
 mod pipeline;
 mod preview;
 mod prompt_cache;
 mod request;
+pub(crate) mod sizes;
 pub mod stable_diffusion;
 pub mod stable_diffusion_xl;
-mod text_encoder;
 
-pub use footprint::{Footprint, Needs};
-pub use load_options::LoadOptions;
+pub use footprint::{Footprint, Needs, Place};
+pub use load_options::{Keep, LoadOptions};
 pub use original::Original;
 pub use pipeline::Pipeline;
 pub use preview::Previewer;

@@ -10,7 +10,7 @@ use super::flux::FluxPipeline;
 use super::parts::Parts;
 use super::stable_diffusion::StableDiffusionPipeline;
 use super::stable_diffusion_xl::StableDiffusionXlPipeline;
-use super::{LoadOptions, OnStep, PictureRequest, Previewer};
+use super::{Keep, LoadOptions, OnStep, PictureRequest, Previewer};
 use crate::Result;
 use crate::lora::{LoraFile, MatchReport};
 use crate::networks::vae::Autoencoder;
@@ -96,12 +96,12 @@ impl Pipeline {
         }
     }
 
-    /// Sets whether text encoders stay loaded from now on.
-    pub fn keep_text_encoders(&mut self, keep: bool) {
+    /// Sets which networks stay loaded from now on.
+    pub fn keep(&mut self, keep: Keep) {
         match self {
-            Self::Flux(pipeline) => pipeline.keep_text_encoders(keep),
-            Self::StableDiffusion(pipeline) => pipeline.keep_text_encoders(keep),
-            Self::StableDiffusionXl(pipeline) => pipeline.keep_text_encoders(keep),
+            Self::Flux(pipeline) => pipeline.keep(keep),
+            Self::StableDiffusion(pipeline) => pipeline.keep(keep),
+            Self::StableDiffusionXl(pipeline) => pipeline.keep(keep),
         }
     }
 

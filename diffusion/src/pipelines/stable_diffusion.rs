@@ -14,7 +14,7 @@ use super::clip_prompt::ClipPrompt;
 use super::latent_diffusion::{Conditions, Denoising, LatentDiffusion};
 use super::parts::Parts;
 use super::prompt_cache::{PromptCache, PromptKey};
-use super::{LoadOptions, OnStep, PictureRequest};
+use super::{Keep, LoadOptions, OnStep, PictureRequest};
 use crate::device::weight_dtype;
 use crate::lora::{self, LoraFile, MatchReport, Network};
 use crate::networks::clip::ClipTextModel;
@@ -30,7 +30,7 @@ pub struct StableDiffusionPipeline {
     pub(super) family: Family,
     prompts: ClipPrompt,
     read: PromptCache<Tensor<3>>,
-    keeps_text_encoders: bool,
+    keep: Keep,
     latent_diffusion: LatentDiffusion,
     defaults: Defaults,
 }
@@ -48,8 +48,8 @@ impl StableDiffusionPipeline {
         let parts = Parts::open(path)?;
         let family = parts.family()?;
         let dtype = weight_dtype(device);
-        let prompts = ClipPrompt::open(&parts, Part::TextEncoder, ClipTextModel::new, device, dtype)?;
-        if options.keep_text_encoders {
+        let prompts = ClipPrompt::open(&parts, Part::TextEncoder, ClipTextModel::new, device, dtype, options)?;
+        if options.keep == Keep::All {
             prompts.encoder.with(|_| ())?;
         }
         let (latent_diffusion, unet) = LatentDiffusion::load(&parts, device, dtype, options)?;
@@ -64,15 +64,16 @@ impl StableDiffusionPipeline {
             family,
             prompts,
             read: PromptCache::default(),
-            keeps_text_encoders: options.keep_text_encoders,
+            keep: options.keep,
             latent_diffusion,
             defaults: parts.defaults(defaults)?,
         })
     }
 
-    /// Sets whether text encoders stay loaded from now on.
-    pub fn keep_text_encoders(&mut self, keep: bool) {
-        self.keeps_text_encoders = keep;
+    /// Sets which networks stay loaded from now on.
+    pub fn keep(&mut self, keep: Keep) {
+        self.keep = keep;
+        self.latent_diffusion.keep(keep);
         self.after_reading();
     }
 
@@ -83,7 +84,7 @@ impl StableDiffusionPipeline {
 
     /// Unloads the text encoder unless it is kept.
     fn after_reading(&self) {
-        if !self.keeps_text_encoders {
+        if self.keep > Keep::All {
             self.prompts.encoder.unload();
             self.latent_diffusion.device.memory_cleanup();
         }
@@ -103,9 +104,10 @@ impl StableDiffusionPipeline {
     /// list restores the base model. An adapter that matches no layer is an error, and then nothing changes.
     pub fn attach(&mut self, loras: &[(&LoraFile, f64)]) -> Result<Vec<MatchReport>> {
         let device = self.latent_diffusion.device.clone();
-        let encoder = self.prompts.encoder.target(Network::TextEncoder, loras)?;
-        let mut targets: Vec<_> = std::iter::once(self.latent_diffusion.target()).chain(encoder).collect();
+        let mut targets = [self.latent_diffusion.target(), self.prompts.encoder.target(Network::TextEncoder)];
         let reports = lora::attach(&mut targets, loras, &device)?;
+        self.latent_diffusion.adapt();
+        self.prompts.encoder.adapt();
         self.read.adapters_changed(&reports);
         Ok(reports)
     }
@@ -152,6 +154,7 @@ impl StableDiffusionPipeline {
     ) -> Result<Tensor<3>> {
         let key = PromptKey { prompt: prompt.to_owned(), syntax, chunks: count, skipped };
         self.read.get_or(key, || {
+            self.latent_diffusion.before_reading();
             let states =
                 self.prompts.encode(chunks, count, |encoder, output| Ok(encoder.final_norm(output.skipping(skipped)?)));
             Ok(states?.0)

@@ -15,7 +15,7 @@ use super::clip_prompt::ClipPrompt;
 use super::latent_diffusion::{Conditions, Denoising, LatentDiffusion};
 use super::parts::Parts;
 use super::prompt_cache::{PromptCache, PromptKey};
-use super::{LoadOptions, OnStep, PictureRequest};
+use super::{Keep, LoadOptions, OnStep, PictureRequest};
 use crate::device::weight_dtype;
 use crate::lora::{self, LoraFile, MatchReport, Network};
 use crate::networks::clip::ClipTextModel;
@@ -33,7 +33,7 @@ pub struct StableDiffusionXlPipeline {
     /// CLIP-L and OpenCLIP bigG; the latter also gives the pooled prompt.
     prompts: [ClipPrompt; 2],
     read: PromptCache<PromptEmbeddings>,
-    keeps_text_encoders: bool,
+    keep: Keep,
     latent_diffusion: LatentDiffusion,
     defaults: Defaults,
     /// Whether the embedding of an absent negative prompt is zeros instead of that of "".
@@ -65,10 +65,10 @@ impl StableDiffusionXlPipeline {
         }
         let dtype = weight_dtype(device);
         let prompts = [
-            ClipPrompt::open(&parts, Part::TextEncoder, ClipTextModel::new, device, dtype)?,
-            ClipPrompt::open(&parts, Part::TextEncoder2, ClipTextModel::with_projection, device, dtype)?,
+            ClipPrompt::open(&parts, Part::TextEncoder, ClipTextModel::new, device, dtype, options)?,
+            ClipPrompt::open(&parts, Part::TextEncoder2, ClipTextModel::with_projection, device, dtype, options)?,
         ];
-        if options.keep_text_encoders {
+        if options.keep == Keep::All {
             prompts.iter().try_for_each(|prompt| prompt.encoder.with(|_| ()))?;
         }
         let (latent_diffusion, unet) = LatentDiffusion::load(&parts, device, dtype, options)?;
@@ -77,16 +77,17 @@ impl StableDiffusionXlPipeline {
         Ok(Self {
             prompts,
             read: PromptCache::default(),
-            keeps_text_encoders: options.keep_text_encoders,
+            keep: options.keep,
             latent_diffusion,
             defaults: parts.defaults(defaults)?,
             zeros_for_no_prompt: index.force_zeros_for_empty_prompt.unwrap_or(true),
         })
     }
 
-    /// Sets whether text encoders stay loaded from now on.
-    pub fn keep_text_encoders(&mut self, keep: bool) {
-        self.keeps_text_encoders = keep;
+    /// Sets which networks stay loaded from now on.
+    pub fn keep(&mut self, keep: Keep) {
+        self.keep = keep;
+        self.latent_diffusion.keep(keep);
         self.after_reading();
     }
 
@@ -97,7 +98,7 @@ impl StableDiffusionXlPipeline {
 
     /// Unloads the text encoders unless they are kept.
     fn after_reading(&self) {
-        if !self.keeps_text_encoders {
+        if self.keep > Keep::All {
             self.prompts.iter().for_each(|prompt| prompt.encoder.unload());
             self.latent_diffusion.device.memory_cleanup();
         }
@@ -118,11 +119,14 @@ impl StableDiffusionXlPipeline {
     pub fn attach(&mut self, loras: &[(&LoraFile, f64)]) -> Result<Vec<MatchReport>> {
         let device = self.latent_diffusion.device.clone();
         let [large, giant] = &mut self.prompts;
-        let large = large.encoder.target(Network::TextEncoder, loras)?;
-        let giant = giant.encoder.target(Network::TextEncoder2, loras)?;
-        let encoders = large.into_iter().chain(giant);
-        let mut targets: Vec<_> = std::iter::once(self.latent_diffusion.target()).chain(encoders).collect();
+        let mut targets = [
+            self.latent_diffusion.target(),
+            large.encoder.target(Network::TextEncoder),
+            giant.encoder.target(Network::TextEncoder2),
+        ];
         let reports = lora::attach(&mut targets, loras, &device)?;
+        self.latent_diffusion.adapt();
+        self.prompts.iter_mut().for_each(|prompt| prompt.encoder.adapt());
         self.read.adapters_changed(&reports);
         Ok(reports)
     }
@@ -181,6 +185,7 @@ impl StableDiffusionXlPipeline {
     fn encode(&self, (prompt, syntax): (&str, PromptSyntax), count: usize, skipped: usize) -> Result<PromptEmbeddings> {
         let [large, giant] = &self.prompts;
         self.read.get_or(PromptKey { prompt: prompt.to_owned(), syntax, chunks: count, skipped }, || {
+            self.latent_diffusion.before_reading();
             let read = |encoder: &ClipPrompt| {
                 encoder.encode(encoder.chunks(prompt, syntax)?, count, |_, output| output.skipping(skipped + 1))
             };

@@ -7,6 +7,7 @@ use requests::TrainingParams;
 use super::lora::MOST_KEPT;
 use crate::checkpoint::AT_ONCE;
 use crate::pipelines::footprint::{Denoiser, PROCESS, VAE_TENSORS};
+use crate::pipelines::sizes::Sizes;
 use crate::pipelines::{Footprint, Needs};
 
 /// Number of tensors of the streams' width that are kept for the backward pass, measured on the CPU and rounded up: in
@@ -26,7 +27,7 @@ const GRAPH: u64 = 24 << 20;
 impl Footprint {
     /// Whether a training recomputes activations even if there is room to keep them.
     pub fn recomputes(&self) -> bool {
-        self.denoiser() > MOST_KEPT
+        self.denoiser.values() > MOST_KEPT
     }
 
     /// What a training on this many examples needs in `dtype`, with activations kept or recomputed. `None` if models of
@@ -40,8 +41,9 @@ impl Footprint {
         let side = (resolution / (2 * self.factor.max(1))).max(1);
         let tokens = side * (side + 1);
 
-        let denoiser = self.denoiser();
-        let encoders = bytes(self.text_encoders, dtype) + bytes(self.vae, DType::F32);
+        let denoiser = self.denoiser.values();
+        let text_encoders: usize = self.text_encoders.iter().map(Sizes::values).sum();
+        let encoders = bytes(text_encoders, dtype) + bytes(self.vae, DType::F32);
         let weights = bytes(denoiser, dtype);
         let loading = bytes(denoiser, DType::F32).min(AT_ONCE as u64);
         let example = bytes(tokens * trained.channels, DType::F32) + bytes(trained.prompt, dtype);

@@ -150,7 +150,7 @@ impl Layers {
                 let mut layer = Conv2d::new(1, 1, kernel, &device)
                     .with_padding(kernel / 2)
                     .with_stride(if path.contains("downsamplers") { 2 } else { 1 });
-                (layer.weight, layer.bias) = (Param::from_tensor(weight), bias);
+                (layer.weight, layer.bias) = (Param::from_tensor(weight).into(), bias);
                 layers.convolutions.push((path.to_owned(), layer));
             }
         }

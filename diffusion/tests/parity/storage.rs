@@ -1,5 +1,5 @@
-//! Memory options: packed weights and unloaded text encoders. Packing changes a model slightly, within stated bounds,
-//! and nothing else. Unloading changes nothing, bit for bit.
+//! Memory options: packed weights, unloaded networks and streamed blocks. Packing changes a model slightly, within stated
+//! bounds, and nothing else. Unloading and streaming change nothing, bit for bit.
 
 use std::collections::BTreeMap;
 use std::fs::OpenOptions;
@@ -11,11 +11,11 @@ use burn::module::Param;
 use burn::prelude::*;
 use burn::tensor::{DType, Distribution};
 use diffusion::checkpoint::{Checkpoint, load_strict, save};
-use diffusion::layers::Linear;
+use diffusion::layers::NamedLayers;
 use diffusion::lora::{self, Factors, Network, Target};
 use diffusion::networks::flux::{FluxInput, FluxTransformer};
 use diffusion::networks::unet::UNet2DConditionModel;
-use diffusion::{Error, LoadOptions, LoraFile, PictureRequest, Pipeline, WeightStorage};
+use diffusion::{Error, Keep, LoadOptions, LoraFile, PictureRequest, Pipeline, WeightStorage};
 
 use crate::golden::{device, path, relative_error, values};
 
@@ -23,22 +23,34 @@ use crate::golden::{device, path, relative_error, values};
 /// over the layers: 1.2e-2 and 1.6e-1 were measured for FLUX with ember's trained weights, 1.2e-2 and 1.9e-1 for a
 /// random UNet.
 const BOUNDS: [(WeightStorage, f64); 2] = [(WeightStorage::Int8, 2e-2), (WeightStorage::Int4, 2.5e-1)];
+/// The same for f32 weights in bf16, whose relative error is at most 4e-3 each.
+const HALF: (WeightStorage, f64) = (WeightStorage::Half, 8e-3);
 
 fn normal<const D: usize>(shape: [usize; D]) -> Tensor<D> {
     device().seed(7);
     Tensor::random(shape, Distribution::Normal(0.0, 1.0), &device())
 }
 
-/// Packs the layers inside of a denoiser's blocks.
-fn store(linears: Vec<(String, &mut Linear)>, storage: WeightStorage) {
-    let inside = linears.into_iter().filter(|(path, _)| path.contains("block"));
-    inside.for_each(|(_, linear)| linear.store(storage, &device()));
+/// Packs the layers inside of a denoiser's blocks, as pipelines do.
+fn store(layers: NamedLayers<'_>, storage: WeightStorage) {
+    let inside = |path: &String| path.contains("block");
+    for (_, linear) in layers.linears.into_iter().filter(|(path, _)| inside(path)) {
+        linear.store(storage, &device());
+    }
+    for (_, convolution) in layers.convolutions.into_iter().filter(|(path, _)| inside(path)) {
+        convolution.store(storage.of_convolution(), &device());
+    }
 }
 
-/// Unpacks the weights: the same values at full width.
-fn widen(linears: Vec<(String, &mut Linear)>) -> usize {
-    let packed = linears.into_iter().filter(|(_, linear)| linear.weight.storage() != WeightStorage::Full);
-    packed.map(|(_, linear)| linear.weight = Param::from_tensor(linear.weight.value(DType::F32)).into()).count()
+/// Unpacks the weights: the same values at full width. Returns the number of linear layers and of convolutions.
+fn widen(layers: NamedLayers<'_>) -> [usize; 2] {
+    let NamedLayers { linears, convolutions, .. } = layers;
+    let linears = linears.into_iter().filter(|(_, linear)| linear.weight.storage() != WeightStorage::Full);
+    let convolutions = convolutions.into_iter().filter(|(_, layer)| layer.weight.storage() != WeightStorage::Full);
+    [
+        linears.map(|(_, layer)| layer.weight = Param::from_tensor(layer.weight.value(DType::F32)).into()).count(),
+        convolutions.map(|(_, layer)| layer.weight = Param::from_tensor(layer.weight.value(DType::F32)).into()).count(),
+    ]
 }
 
 fn ember() -> PathBuf {
@@ -49,7 +61,7 @@ fn transformer(storage: WeightStorage) -> FluxTransformer {
     let folder = ember().join("transformer");
     let config = serde_json::from_slice(&std::fs::read(folder.join("config.json")).unwrap()).unwrap();
     let mut network = FluxTransformer::new(&config, &device());
-    store(network.linears(), storage);
+    store(network.layers(), storage);
     load_strict(network, &Checkpoint::open(&folder).unwrap(), DType::F32).unwrap()
 }
 
@@ -90,7 +102,7 @@ fn a_packed_flux_is_near_the_full_one_and_takes_adapters() {
         let merged = lora::merge(&mut [Target::from(&mut network)], &[(&lora, 1.0)]);
         assert!(matches!(merged, Err(Error::Invalid(_))), "packed weights are not packed twice");
 
-        assert!(widen(network.linears()) > 50);
+        assert!(widen(network.layers())[0] > 50);
         let error = relative_error(&adapted, &velocity(&network));
         assert!(error <= 1e-6, "{storage} against the same values in f32: {error:.1e}");
     }
@@ -112,29 +124,29 @@ fn a_packed_unet_is_near_the_full_one() {
     }
     for (number, (_, convolution)) in layers.convolutions.into_iter().enumerate() {
         device().seed(1000 + number as u64);
-        let shape: [usize; 4] = convolution.weight.lazy_shape().dims();
+        let shape = convolution.weight.dims();
         let spread = Distribution::Normal(0.0, ((shape[1] * shape[2] * shape[3]) as f64).powf(-0.5));
-        convolution.weight = Param::from_tensor(Tensor::random(shape, spread, &device()));
+        convolution.weight = Param::from_tensor(Tensor::random(shape, spread, &device())).into();
     }
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("unet.safetensors");
     save(&random, &file, DType::F32, &BTreeMap::new()).unwrap();
     let load = |storage| {
         let mut network = network();
-        store(network.linears(), storage);
+        store(network.layers(), storage);
         load_strict(network, &Checkpoint::open(&file).unwrap(), DType::F32).unwrap()
     };
     let answer = |network: &UNet2DConditionModel| {
         values(network.forward(normal([1, 4, 8, 8]), &[500.0], normal([1, 7, 32]), None, None))
     };
     let full = answer(&load(WeightStorage::Full));
-    for (storage, bound) in BOUNDS {
+    for (storage, bound) in BOUNDS.into_iter().chain([HALF]) {
         let mut network = load(storage);
         let packed = answer(&network);
         let error = relative_error(&packed, &full);
         println!("UNet in {storage}: relative error {error:.1e}");
         assert!(error <= bound && error > bound / 100.0, "{storage}: {error:.1e}");
-        assert!(widen(network.linears()) > 20);
+        assert!(widen(network.layers()).iter().all(|count| *count > 10));
         let error = relative_error(&packed, &answer(&network));
         assert!(error <= 1e-6, "{storage} against the same values in f32: {error:.1e}");
     }
@@ -156,7 +168,9 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-const AWAY: LoadOptions = LoadOptions { weights: WeightStorage::Full, keep_text_encoders: false };
+fn keeping(keep: Keep) -> LoadOptions {
+    LoadOptions { keep, ..LoadOptions::default() }
+}
 
 #[test]
 fn unloading_text_encoders_changes_no_picture() {
@@ -164,7 +178,7 @@ fn unloading_text_encoders_changes_no_picture() {
         let folder = tempfile::tempdir().unwrap();
         copy(&path(name), folder.path());
         let kept = Pipeline::load(folder.path(), &device()).unwrap();
-        let mut away = Pipeline::load_with(folder.path(), &device(), AWAY).unwrap();
+        let mut away = Pipeline::load_with(folder.path(), &device(), keeping(Keep::Denoiser)).unwrap();
         assert!(kept.has_text_encoders() && !away.has_text_encoders(), "{name}");
         for prompt in ["a fox", "an owl", "a fox"] {
             let request = request(&kept, prompt);
@@ -183,8 +197,66 @@ fn unloading_text_encoders_changes_no_picture() {
         assert!(pictures(&away, &request(&kept, "an owl")).is_ok(), "{name}");
         assert!(pictures(&away, &request(&kept, "a fox, new")).is_err(), "{name}");
         assert!(pictures(&kept, &request(&kept, "a fox, new")).is_ok(), "{name}");
-        away.keep_text_encoders(true);
+        away.keep(Keep::All);
         assert!(pictures(&away, &request(&kept, "an owl")).is_ok(), "{name}");
+    }
+}
+
+#[test]
+fn one_network_after_the_other_makes_the_same_pictures() {
+    for name in ["flux-tiny", "flux-tiny-cfg", "sd15-tiny", "sdxl-tiny"] {
+        let all = Pipeline::load(&path(name), &device()).unwrap();
+        for keep in [Keep::One, Keep::Nothing] {
+            let pipeline = Pipeline::load_with(&path(name), &device(), keeping(keep)).unwrap();
+            for prompt in ["a fox", "an owl", "a fox"] {
+                let request = PictureRequest { num_images: 2, ..request(&all, prompt) };
+                let same = pictures(&pipeline, &request).unwrap() == pictures(&all, &request).unwrap();
+                assert!(same, "{name}, {keep:?}: {prompt}");
+            }
+        }
+    }
+}
+
+/// Ember's weights are bf16, which 16 bits hold exactly.
+#[test]
+fn streamed_blocks_make_the_same_pictures_and_keep_their_adapters() {
+    let factors =
+        |path: &str| Factors { path: path.into(), down: normal([4, 192]), up: normal([192, 4]) * 0.1, scale: 1.0 };
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("lora.safetensors");
+    let layers = ["transformer_blocks.0.attn.to_q", "single_transformer_blocks.1.attn.to_q"].map(factors);
+    lora::save(&file, &layers, DType::F32, &BTreeMap::new()).unwrap();
+    let lora = LoraFile::open(&file).unwrap();
+    let mut all = Pipeline::load(&ember(), &device()).unwrap();
+    let request = PictureRequest { width: 64, height: 64, ..request(&all, "a fox") };
+    let plain = pictures(&all, &request).unwrap();
+    all.attach(&[(&lora, 1.0)]).unwrap();
+    let adapted = pictures(&all, &request).unwrap();
+    assert_ne!(plain, adapted);
+    for resident in [0, 1, 3] {
+        let options = LoadOptions { resident_blocks: Some(resident), ..keeping(Keep::Nothing) };
+        let mut streamed = Pipeline::load_with(&ember(), &device(), options).unwrap();
+        assert!(pictures(&streamed, &request).unwrap() == plain, "{resident} blocks are loaded");
+        streamed.attach(&[(&lora, 1.0)]).unwrap();
+        assert!(pictures(&streamed, &request).unwrap() == adapted, "{resident} blocks are loaded");
+        streamed.attach(&[]).unwrap();
+        assert!(pictures(&streamed, &request).unwrap() == plain, "{resident} blocks are loaded");
+    }
+}
+
+/// Bounds as for denoisers: the prompt passes through fewer layers.
+#[test]
+fn packed_text_encoders_make_nearly_the_same_picture() {
+    let full = Pipeline::load(&ember(), &device()).unwrap();
+    let request = PictureRequest { width: 64, height: 64, ..request(&full, "a fox") };
+    let values = |pictures: Vec<RgbImage>| pictures[0].iter().map(|byte| f32::from(*byte)).collect::<Vec<_>>();
+    let plain = values(pictures(&full, &request).unwrap());
+    for (text_weights, bound) in BOUNDS {
+        let options = LoadOptions { text_weights, ..LoadOptions::default() };
+        let packed = Pipeline::load_with(&ember(), &device(), options).unwrap();
+        let error = relative_error(&values(pictures(&packed, &request).unwrap()), &plain);
+        println!("text encoders in {text_weights}: relative error {error:.1e}");
+        assert!(error <= bound, "{text_weights}: {error:.1e}");
     }
 }
 
@@ -194,7 +266,7 @@ fn unloaded_text_encoders_keep_their_adapters() {
         let file = LoraFile::open(&path("stable-diffusion-lora").join(format!("{name}.safetensors"))).unwrap();
         assert!(file.adapts(Network::TextEncoder));
         let mut kept = Pipeline::load(&path(name), &device()).unwrap();
-        let mut away = Pipeline::load_with(&path(name), &device(), AWAY).unwrap();
+        let mut away = Pipeline::load_with(&path(name), &device(), keeping(Keep::Nothing)).unwrap();
         let plain = pictures(&kept, &request(&kept, "a fox")).unwrap();
         let loras: [&[(&LoraFile, f64)]; 3] = [&[(&file, 1.0)], &[(&file, 0.5)], &[]];
         for loras in loras {

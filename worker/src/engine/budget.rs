@@ -7,8 +7,8 @@ use std::str::FromStr;
 
 use bytesize::ByteSize;
 use diffusion::device::DType;
-use diffusion::pipelines::{Footprint, Needs};
-use diffusion::{Error, LoadOptions, PictureRequest, WeightStorage};
+use diffusion::pipelines::{Footprint, Needs, Place};
+use diffusion::{Error, Keep, LoadOptions, PictureRequest, WeightStorage};
 use requests::{TrainingParams, training_limits as limits};
 
 /// In every family, the sides of pictures are multiples of this many pixels, or of a smaller number.
@@ -37,9 +37,7 @@ pub(super) struct Budget {
 pub(super) struct Demand<'a> {
     pub footprint: &'a Footprint,
     pub request: &'a PictureRequest,
-    pub dtype: diffusion::device::DType,
-    /// Bytes of the adapters.
-    pub adapters: u64,
+    pub place: Place,
 }
 
 /// A training that is requested.
@@ -51,7 +49,7 @@ pub(super) struct TrainingDemand<'a> {
 }
 
 impl Budget {
-    /// The highest precision of weights at which the request fits; text encoders stay loaded if there is room. The
+    /// The highest precision of weights at which the request fits; as much stays loaded as there is room for. The
     /// answer for a request does not depend on what is in memory. A refusal states the estimate and what would fit
     /// instead.
     pub(super) fn plan(&self, demand: &Demand) -> diffusion::Result<(LoadOptions, Needs)> {
@@ -128,25 +126,42 @@ impl Budget {
         Error::Memory { needed: least.total(), reason }
     }
 
+    /// The first way of loading the model with which the request fits.
     fn widest(
         &self,
         demand: &Demand,
         allowed: &[WeightStorage],
         request: &PictureRequest,
     ) -> Option<(LoadOptions, Needs)> {
-        let ways = allowed.iter().flat_map(|weights| [(*weights, true), (*weights, false)]);
-        let planned = ways.map(|(weights, keep_text_encoders)| {
-            let options = LoadOptions { weights, keep_text_encoders };
-            (options, demand.footprint.needs(request, options, demand.dtype, demand.adapters))
+        let needs = |options: LoadOptions| (options, demand.footprint.needs(request, options, demand.place));
+        let fits = |(_, needs): &(LoadOptions, Needs)| needs.total() <= self.bytes;
+        ways(allowed, demand.place.dtype).map(needs).find(fits).or_else(|| {
+            // As many blocks stay loaded as fit.
+            let streamed = ways(allowed, demand.place.dtype).filter(|options| options.keep >= Keep::One);
+            streamed.filter_map(|options| self.resident_blocks(demand, request, options)).next()
+        })
+    }
+
+    /// The options with the largest number of resident blocks that fits.
+    fn resident_blocks(
+        &self,
+        demand: &Demand,
+        request: &PictureRequest,
+        options: LoadOptions,
+    ) -> Option<(LoadOptions, Needs)> {
+        let blocks = (0..demand.footprint.blocks()).rev();
+        let planned = blocks.map(|resident| {
+            let options = LoadOptions { resident_blocks: Some(resident), ..options };
+            (options, demand.footprint.needs(request, options, demand.place))
         });
         planned.into_iter().find(|(_, needs)| needs.total() <= self.bytes)
     }
 
     fn refusal(&self, demand: &Demand, allowed: &[WeightStorage]) -> Error {
         let narrowest = allowed.last().copied().unwrap_or_default();
-        let options = LoadOptions { weights: narrowest, keep_text_encoders: false };
         let PictureRequest { width, height, .. } = *demand.request;
-        let needs = demand.footprint.needs(demand.request, options, demand.dtype, demand.adapters);
+        let least = |storage, dtype| least(demand, storage, Place { dtype, ..demand.place });
+        let needs = least(narrowest, demand.place.dtype);
         let scaled = |parts: usize| PictureRequest {
             width: width * parts / SCALES / GRID * GRID,
             height: height * parts / SCALES / GRID * GRID,
@@ -174,17 +189,37 @@ impl Budget {
             format!("what would fit is {}", help.join(", or "))
         };
         let reason = format!(
-            "{width}×{height} takes about {} of memory, {} of it weights in {narrowest}, and the engine may use {} \
-             (--vram-budget): {help}",
+            "{width}×{height} takes at least {} of memory, and the engine may use {} (--vram-budget): {help}",
             ByteSize(needs.total()),
-            ByteSize(needs.weights),
             ByteSize(self.bytes)
         );
-        // The minimum on any device and setting: the narrowest weights, with a card's compute type.
-        let least = LoadOptions { weights: WeightStorage::Int4, keep_text_encoders: false };
-        let least = demand.footprint.needs(demand.request, least, DType::BF16, demand.adapters);
-        Error::Memory { needed: least.total(), reason }
+        // On any device and with any setting: a card's compute type.
+        Error::Memory { needed: least(WeightStorage::Int4, DType::BF16).total(), reason }
     }
+}
+
+/// The ways of loading a model, from the most precise to the one that takes the least memory. Text encoders are never
+/// stored in fewer bits than the denoiser; where the denoiser is exact, they are, too.
+fn ways(allowed: &[WeightStorage], dtype: DType) -> impl Iterator<Item = LoadOptions> {
+    // On a device that computes in 16 bits, both are the same.
+    let differs = move |storage: &WeightStorage| *storage != WeightStorage::Half || dtype == DType::F32;
+    let storages = allowed.iter().copied().filter(move |storage| allowed.len() == 1 || differs(storage));
+    storages.flat_map(move |weights| {
+        Keep::ALL.into_iter().flat_map(move |keep| {
+            let texts = WeightStorage::ALL.into_iter().filter(differs);
+            let texts = texts.filter(move |text| *text <= weights.max(WeightStorage::Half));
+            texts.map(move |text_weights| LoadOptions { weights, text_weights, keep, resident_blocks: None })
+        })
+    })
+}
+
+/// The least memory that a request takes with the denoiser in `storage`.
+fn least(demand: &Demand, weights: WeightStorage, place: Place) -> Needs {
+    let text_weights = weights.max(WeightStorage::Half);
+    let all = LoadOptions { weights, text_weights, keep: Keep::Nothing, resident_blocks: None };
+    let streamed = LoadOptions { resident_blocks: Some(0), ..all };
+    let [all, streamed] = [all, streamed].map(|options| demand.footprint.needs(demand.request, options, place));
+    if demand.footprint.blocks() > 0 && streamed.total() < all.total() { streamed } else { all }
 }
 
 impl fmt::Display for WeightChoice {
@@ -202,7 +237,10 @@ impl FromStr for WeightChoice {
     fn from_str(text: &str) -> Result<Self, String> {
         match text {
             "auto" => Ok(Self::Auto),
-            _ => text.parse().map(Self::Always).map_err(|_| format!("{text:?} is none of auto, full, int8 and int4")),
+            _ => text
+                .parse()
+                .map(Self::Always)
+                .map_err(|_| format!("{text:?} is none of auto, full, half, int8 and int4")),
         }
     }
 }
@@ -239,53 +277,74 @@ mod tests {
         }
     }
 
-    fn total(weights: WeightStorage, keep_text_encoders: bool) -> u64 {
-        let options = LoadOptions { weights, keep_text_encoders };
-        footprint().needs(&request(64), options, DType::F32, 0).total()
+    const CPU: Place = Place { dtype: DType::F32, adapters: 0 };
+
+    fn total(options: LoadOptions) -> u64 {
+        footprint().needs(&request(64), options, CPU).total()
+    }
+
+    fn in_full(keep: Keep) -> u64 {
+        total(LoadOptions { keep, ..LoadOptions::default() })
     }
 
     fn plan(bytes: u64, weights: WeightChoice, side: usize) -> diffusion::Result<LoadOptions> {
         let (footprint, request) = (footprint(), request(side));
-        let demand = Demand { footprint: &footprint, request: &request, dtype: DType::F32, adapters: 0 };
+        let demand = Demand { footprint: &footprint, request: &request, place: CPU };
         Budget { bytes, weights }.plan(&demand).map(|(options, _)| options)
     }
 
     #[test]
     fn the_widest_that_fits_is_taken() {
-        let all = WeightStorage::ALL.into_iter().flat_map(|weights| [(weights, true), (weights, false)]);
-        let all: Vec<_> = all.map(|(weights, keep)| (total(weights, keep), weights, keep)).collect();
-        for (bytes, ..) in &all {
-            let first = all.iter().find(|(total, ..)| total <= bytes).unwrap();
-            let LoadOptions { weights, keep_text_encoders } = plan(*bytes, WeightChoice::Auto, 64).unwrap();
-            assert_eq!((weights, keep_text_encoders), (first.1, first.2));
+        let all: Vec<_> = ways(&WeightStorage::ALL, DType::F32).map(|options| (total(options), options)).collect();
+        for (bytes, _) in &all {
+            let first = all.iter().find(|(total, _)| total <= bytes).unwrap();
+            assert_eq!(plan(*bytes, WeightChoice::Auto, 64).unwrap(), first.1);
         }
-        let least = all.iter().map(|(total, ..)| *total).min().unwrap();
-        assert!(least < total(WeightStorage::Full, false), "packing saves memory");
-        assert!(plan(least - 1, WeightChoice::Auto, 64).is_err());
+        let least = all.iter().map(|(total, _)| *total).min().unwrap();
+        assert!(least < in_full(Keep::Nothing), "packing saves memory");
+        let streamed = plan(least - 1, WeightChoice::Auto, 64).unwrap();
+        assert!(streamed.resident_blocks.is_some(), "{streamed:?}");
         assert_eq!(plan(u64::MAX, WeightChoice::Auto, 64).unwrap(), LoadOptions::default());
         let always = WeightChoice::Always(WeightStorage::Int4);
         assert_eq!(plan(u64::MAX, always, 64).unwrap().weights, WeightStorage::Int4);
     }
 
     #[test]
+    fn as_many_blocks_stay_loaded_as_fit() {
+        let least = ways(&WeightStorage::ALL, DType::F32).map(total).min().unwrap();
+        let plans: Vec<_> =
+            (0..least).step_by(1 << 18).filter_map(|bytes| plan(bytes, WeightChoice::Auto, 64).ok()).collect();
+        let resident: Vec<_> = plans.iter().filter_map(|options| options.resident_blocks).collect();
+        assert!(resident.len() > 1, "{plans:?}");
+    }
+
+    #[test]
+    fn where_weights_are_exact_text_encoders_are_exact() {
+        for options in ways(&WeightStorage::ALL, DType::F32) {
+            assert!(options.text_weights <= options.weights.max(WeightStorage::Half), "{options:?}");
+        }
+        let on_a_card: Vec<_> = ways(&WeightStorage::ALL, DType::BF16).collect();
+        assert!(on_a_card.iter().all(|options| options.weights != WeightStorage::Half), "the same as full");
+    }
+
+    #[test]
     fn a_refusal_says_what_would_fit() {
         let refusal = |bytes, weights, side| match plan(bytes, weights, side) {
             Err(Error::Memory { needed, reason }) => {
-                let least = LoadOptions { weights: WeightStorage::Int4, keep_text_encoders: false };
-                assert_eq!(needed, footprint().needs(&request(side), least, DType::BF16, 0).total(), "on any device");
+                let (footprint, request) = (footprint(), request(side));
+                let demand = Demand { footprint: &footprint, request: &request, place: CPU };
+                let card = Place { dtype: DType::BF16, ..CPU };
+                assert_eq!(needed, least(&demand, WeightStorage::Int4, card).total(), "on any device");
                 reason
             }
             other => panic!("{other:?}"),
         };
-        let room = total(WeightStorage::Full, false) - 1;
         let full = WeightChoice::Always(WeightStorage::Full);
-        let sentence = refusal(room, full, 64);
-        assert!(sentence.contains("weights in int8 (--weights)"), "{sentence}");
-        let sentence = refusal(total(WeightStorage::Full, true), full, 512);
-        assert!(sentence.starts_with("512×512 takes about"), "{sentence}");
+        let sentence = refusal(in_full(Keep::All), full, 512);
+        assert!(sentence.starts_with("512×512 takes at least"), "{sentence}");
         let side = sentence.split("a picture of ").nth(1).and_then(|rest| rest.split('×').next());
         let side: usize = side.and_then(|side| side.parse().ok()).unwrap_or_else(|| panic!("{sentence}"));
-        let fits = |side| plan(total(WeightStorage::Full, true), full, side).is_ok();
+        let fits = |side| plan(in_full(Keep::All), full, side).is_ok();
         assert!(fits(side) && !fits(side + 512 / SCALES), "the largest that fits: {sentence}");
         let sentence = refusal(1 << 20, WeightChoice::Auto, 64);
         assert!(sentence.ends_with("may use 1.0 MiB (--vram-budget): nothing smaller would fit either"), "{sentence}");
@@ -342,7 +401,7 @@ mod tests {
 
     #[test]
     fn choices_read_as_they_are_written() {
-        for choice in ["auto", "full", "int8", "int4"] {
+        for choice in ["auto", "full", "half", "int8", "int4"] {
             assert_eq!(choice.parse::<WeightChoice>().unwrap().to_string(), choice);
         }
         assert!("int3".parse::<WeightChoice>().is_err());

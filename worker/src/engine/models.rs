@@ -8,7 +8,7 @@ use std::collections::HashMap;
 
 use diffusion::device::{OpenDevice, weight_dtype};
 use diffusion::lora::LoraFile;
-use diffusion::pipelines::Footprint;
+use diffusion::pipelines::{Footprint, Place};
 use diffusion::{LoadOptions, PictureRequest, Pipeline, WeightStorage};
 use domain::model::job_warning;
 
@@ -33,8 +33,7 @@ pub(super) struct Resident {
     /// Digest, name and scales of each adapter. The name is part of the warnings.
     attached: Vec<(String, String, [Option<u64>; 2])>,
     warnings: Vec<String>,
-    weights: WeightStorage,
-    keep_text_encoders: bool,
+    options: LoadOptions,
     /// Bytes of the weights and of the adapters.
     bytes: [u64; 2],
 }
@@ -64,18 +63,19 @@ impl Models {
         let footprint = self.footprint(base)?;
         let adapters = self.adapter_bytes(loras)?;
         let dtype = weight_dtype(&self.device.device);
-        let demand = Demand { footprint: &footprint, request, dtype, adapters };
+        let demand = Demand { footprint: &footprint, request, place: Place { dtype, adapters } };
         let (options, needs) = self.budget.plan(&demand)?;
         let resident = self.resident.take::<Resident>(&base.sha256);
-        let resident = resident.filter(|resident| resident.weights == options.weights);
+        let resident =
+            resident.filter(|resident| resident.options == LoadOptions { keep: resident.options.keep, ..options });
         // The remaining entries are other models, whose space may be needed.
         self.drop_for(needs.total());
         let mut resident = match resident {
             Some(resident) => resident,
             None => self.load(base, options)?,
         };
-        resident.keep_text_encoders = options.keep_text_encoders;
-        resident.pipeline.keep_text_encoders(options.keep_text_encoders);
+        resident.options = options;
+        resident.pipeline.keep(options.keep);
         resident.bytes[0] = needs.weights - adapters;
         let scales = |lora: &Adapter| [Some(lora.scale), lora.text_encoder_scale].map(|scale| scale.map(f64::to_bits));
         let wanted: Vec<_> = loras.iter().map(|lora| (lora.sha256.clone(), lora.name.clone(), scales(lora))).collect();
@@ -110,7 +110,7 @@ impl Models {
     pub(super) fn keep(&mut self, base: &Base, resident: Resident) {
         let mut resident = resident;
         // A failed request may have left encoders loaded without room for them.
-        resident.pipeline.keep_text_encoders(resident.keep_text_encoders);
+        resident.pipeline.keep(resident.options.keep);
         self.resident.put(base.sha256.clone(), resident.bytes.iter().sum(), resident);
     }
 
@@ -177,17 +177,9 @@ impl Models {
     fn load(&mut self, base: &Base, options: LoadOptions) -> diffusion::Result<Resident> {
         let started = std::time::Instant::now();
         let pipeline = Pipeline::load_with(&base.folder, &self.device.device, options)?;
-        let LoadOptions { weights, keep_text_encoders } = options;
         let seconds = started.elapsed().as_secs_f64();
-        tracing::info!(model = base.name, %weights, keep_text_encoders, seconds, "model loaded");
-        Ok(Resident {
-            pipeline,
-            attached: Vec::new(),
-            warnings: Vec::new(),
-            weights,
-            keep_text_encoders,
-            bytes: [0; 2],
-        })
+        tracing::info!(model = base.name, ?options, seconds, "model loaded");
+        Ok(Resident { pipeline, attached: Vec::new(), warnings: Vec::new(), options, bytes: [0; 2] })
     }
 
     fn drop_for(&mut self, bytes: u64) {
@@ -200,7 +192,7 @@ impl Models {
 impl Resident {
     /// The format in which the weights of its denoiser are stored.
     pub(super) fn weights(&self) -> WeightStorage {
-        self.weights
+        self.options.weights
     }
 }
 

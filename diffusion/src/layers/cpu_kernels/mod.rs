@@ -11,6 +11,7 @@ mod layer_norm;
 mod product;
 mod rms_norm;
 mod rotary;
+mod stored;
 
 use burn::backend::flex::FlexTensor;
 use burn::backend::{Autodiff, Flex};
@@ -24,6 +25,7 @@ pub(crate) use group_norm::normalise;
 pub(crate) use layer_norm::{modulate, standardise};
 pub(crate) use rms_norm::rms;
 pub(crate) use rotary::rotate;
+pub(crate) use stored::{unpack, widen};
 
 /// The values of a tensor on the CPU, with or without autodiff.
 fn primitive<const D: usize>(tensor: &Tensor<D>) -> Option<FlexTensor> {
