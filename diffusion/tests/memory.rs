@@ -90,7 +90,7 @@ const TASK: &str = "MEMORY_TASK";
 #[derive(Serialize, Deserialize)]
 struct Task {
     folder: PathBuf,
-    weights: String,
+    options: LoadOptions,
     side: usize,
     training: Option<Training>,
 }
@@ -113,10 +113,6 @@ impl Training {
 }
 
 impl Task {
-    fn options(&self) -> LoadOptions {
-        LoadOptions { weights: self.weights.parse().unwrap(), ..LoadOptions::default() }
-    }
-
     /// Peak bytes of loading and of making the picture.
     fn measured(&self) -> [u64; 2] {
         let mut again = Command::new(std::env::current_exe().unwrap());
@@ -140,9 +136,37 @@ fn measure() {
         let [_, peak] = memory();
         return println!("\nmeasured {:?}", [0, peak - before]);
     }
-    let pipeline = Pipeline::load_with(&task.folder, &Device::flex(), task.options()).unwrap();
+    let pipeline = Pipeline::load_with(&task.folder, &Device::flex(), task.options).unwrap();
     let [_, loaded] = memory();
-    pipeline.generate(&request(&pipeline, task.side), &mut |_| ControlFlow::Continue(())).unwrap();
+    let request = request(&pipeline, task.side);
+    if std::env::var("STAGES").is_ok() {
+        let needs = Footprint::read(&task.folder).unwrap().needs(&request, task.options, PLACE);
+        println!("estimate {} + {} = {} MiB", needs.weights >> 20, needs.working >> 20, needs.total() >> 20);
+        for run in 0..2 {
+            let started = std::time::Instant::now();
+            std::fs::write("/proc/self/clear_refs", "5").unwrap();
+            let mut denoised = 0;
+            pipeline
+                .generate(&request, &mut |_| {
+                    denoised = memory()[1];
+                    std::fs::write("/proc/self/clear_refs", "5").unwrap();
+                    println!("denoised {:.1} s", started.elapsed().as_secs_f64());
+                    ControlFlow::Continue(())
+                })
+                .unwrap();
+            let [now, decoded] = memory();
+            println!(
+                "run {run}: loaded {} MiB, to the denoised {} MiB, decoding {} MiB, after {} MiB, {:.1} s",
+                (loaded - before) >> 20,
+                (denoised - before) >> 20,
+                (decoded - before) >> 20,
+                (now - before) >> 20,
+                started.elapsed().as_secs_f64()
+            );
+        }
+        return;
+    }
+    pipeline.generate(&request, &mut |_| ControlFlow::Continue(())).unwrap();
     let [_, peak] = memory();
     println!("\nmeasured {:?}", [loaded - before, peak - before]);
 }
@@ -151,19 +175,19 @@ fn request(pipeline: &Pipeline, side: usize) -> PictureRequest {
     PictureRequest { width: side, height: side, num_inference_steps: 1, ..pipeline.request("a fox", 1) }
 }
 
-fn check(folder: &Path, weights: WeightStorage, side: usize) {
-    let (folder, weights) = (folder.to_owned(), weights.to_string());
-    let task = Task { folder: folder.clone(), weights, side, training: None };
+fn check(folder: &Path, options: LoadOptions, side: usize) {
+    let folder = folder.to_owned();
+    let task = Task { folder: folder.clone(), options, side, training: None };
     let folder = folder.as_path();
     let pipeline = Pipeline::load(folder, &Device::flex()).unwrap();
-    let needs = Footprint::read(folder).unwrap().needs(&request(&pipeline, side), task.options(), PLACE);
+    let needs = Footprint::read(folder).unwrap().needs(&request(&pipeline, side), task.options, PLACE);
     let [loading, peak] = task.measured();
     let [shown_loading, shown_peak, weights, working] =
         [loading, peak, needs.weights, needs.working].map(|bytes| bytes >> 20);
     let ratio = needs.total() as f64 / peak as f64;
     let told = format!(
-        "{side}² {}: loading {shown_loading} MiB, peak {shown_peak}, estimate {weights} + {working}, ratio {ratio:.2}",
-        task.weights
+        "{side}² {options:?}: loading {shown_loading} MiB, peak {shown_peak}, estimate {weights} + {working}, ratio \
+         {ratio:.2}"
     );
     println!("{told}");
     assert!((0.9..=2.0).contains(&ratio), "{told}");
@@ -171,7 +195,6 @@ fn check(folder: &Path, weights: WeightStorage, side: usize) {
 
 #[test]
 fn the_estimate_is_near_the_truth() {
-    use WeightStorage::{Full, Int4};
     let large_vae = json!({"block_out_channels": [64, 128, 128, 128], "norm_num_groups": 32, "layers_per_block": 2});
     let flux = json!({
         "attention_head_dim": 64, "axes_dims_rope": [16, 24, 24], "num_attention_heads": 12, "num_layers": 1,
@@ -180,13 +203,12 @@ fn the_estimate_is_near_the_truth() {
     let unet = json!({"block_out_channels": [128, 256, 256], "norm_num_groups": 32, "attention_head_dim": 8});
 
     let folder = enlarged("flux-tiny", &[("transformer", flux)]);
-    for (weights, side) in [(Full, 512), (Int4, 256)] {
-        check(folder.path(), weights, side);
-    }
+    check(folder.path(), LoadOptions::default(), 512);
+    check(folder.path(), LoadOptions { weights: WeightStorage::Int4, ..LoadOptions::default() }, 256);
     let folder = enlarged("flux-tiny", &[("vae", large_vae)]);
-    check(folder.path(), Full, 256);
+    check(folder.path(), LoadOptions::default(), 256);
     let folder = enlarged("sd15-tiny", &[("unet", unet)]);
-    check(folder.path(), Full, 256);
+    check(folder.path(), LoadOptions::default(), 256);
 }
 
 /// The same for a training: its batch size, resolution and rank, the number of examples, and whether it recomputes
@@ -206,7 +228,7 @@ fn check_training(folder: &Path, [batch_size, resolution, rank]: [u32; 3], examp
     let picture = pictures.path().join("picture.png");
     image::RgbImage::new(resolution, resolution).save(&picture).unwrap();
     let training = Training { params: params.clone(), examples: vec![picture; examples], recompute };
-    let task = Task { folder: folder.to_owned(), weights: "full".into(), side: 0, training: Some(training) };
+    let task = Task { folder: folder.to_owned(), options: LoadOptions::default(), side: 0, training: Some(training) };
     let needs = Footprint::read(folder).unwrap().training(&params, examples, DType::F32, recompute).unwrap();
     let [_, peak] = task.measured();
     let ratio = needs.total() as f64 / peak as f64;
