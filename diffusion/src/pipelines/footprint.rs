@@ -11,13 +11,13 @@ use formats::{Defaults, Part};
 use super::latent_diffusion::is_guided;
 use super::parts::Parts;
 use super::{LoadOptions, PictureRequest};
-use crate::Result;
 use crate::checkpoint::{AT_ONCE, Checkpoint};
 use crate::image::LONGEST_SIDE;
 use crate::layers::Linear;
 use crate::networks::flux::{self, FluxTransformer};
 use crate::networks::unet::{self, UNet2DConditionModel};
 use crate::networks::{clip, t5, vae};
+use crate::{Error, Result};
 
 /// Most attention scores that are held at once, in values: see [`crate::layers::attention`].
 const SCORES: usize = 1 << 24;
@@ -96,7 +96,7 @@ impl Footprint {
     pub fn read(path: &Path) -> Result<Self> {
         let parts = Parts::open(path)?;
         let (vae, vae_weights): (vae::Config, _) = parts.network(Part::Vae)?;
-        vae.check()?;
+        vae.check().map_err(Error::Invalid)?;
         let mut text_encoders = values(&parts.network::<clip::Config>(Part::TextEncoder)?.1);
         let family = parts.family()?;
         let is_flux = family.denoiser() == Part::Transformer;
@@ -109,7 +109,7 @@ impl Footprint {
         let device = Device::flex();
         let (all, packable, kind) = if is_flux {
             let (config, weights): (flux::Config, _) = parts.network(Part::Transformer)?;
-            config.check()?;
+            config.check().map_err(Error::Invalid)?;
             let mut transformer = FluxTransformer::new(&config, &device);
             let text = parts.t5_length()?;
             let trained = Trained {
@@ -124,7 +124,7 @@ impl Footprint {
             (values(&weights), packable, kind)
         } else {
             let (config, weights): (unet::Config, _) = parts.network(Part::Unet)?;
-            config.check()?;
+            config.check().map_err(Error::Invalid)?;
             let packable = packable(UNet2DConditionModel::new(&config, &device).linears());
             (values(&weights), packable, Denoiser::Unet { config: Box::new(config) })
         };
@@ -204,8 +204,8 @@ impl Footprint {
             }
             Denoiser::Unet { config } => {
                 let batch = if is_guided(request, config.time_cond_proj_dim) { 2 } else { 1 };
-                let (widest, skips) = config.activations(rows, columns);
-                let scores = SCORE_TENSORS * whole_scores(batch * config.largest_scores(rows, columns), dtype);
+                let (widest, skips) = activations(config, rows, columns);
+                let scores = SCORE_TENSORS * whole_scores(batch * largest_scores(config, rows, columns), dtype);
                 mean(batch * widest * UNET_TENSORS / 2 + scores, batch * (widest * UNET_TENSORS / 2 + skips))
             }
         }
@@ -215,6 +215,26 @@ impl Footprint {
 /// Attention scores held at once: none in f32, where the CPU's kernel runs; otherwise up to the limit.
 fn whole_scores(scores: usize, dtype: DType) -> usize {
     if dtype == DType::F32 { 0 } else { scores.min(SCORES) }
+}
+
+/// Numbers of values for one picture of `rows` × `columns` latents: those of the widest block input including its skip
+/// connection, and those of all skip connections together.
+fn activations(unet: &unet::Config, rows: usize, columns: usize) -> (usize, usize) {
+    let places = |level: usize| (rows >> level).max(1) * (columns >> level).max(1);
+    let coarser = |level: usize| unet.channels((level + 1).min(unet.levels() - 1));
+    let widest = (0..unet.levels()).map(|level| (unet.channels(level) + coarser(level)) * places(level)).max();
+    let kept = |level: usize| (unet.layers_per_block.at(level) + 1) * unet.channels(level) * places(level);
+    (widest.unwrap_or(0), (0..unet.levels()).map(kept).sum())
+}
+
+/// Number of scores in the largest self-attention of one picture.
+fn largest_scores(unet: &unet::Config, rows: usize, columns: usize) -> usize {
+    let scores = |level: usize| {
+        let places = (rows >> level).max(1) * (columns >> level).max(1);
+        unet.heads(level) * places * places
+    };
+    let attends = |level: &usize| unet.attends_down(*level) || unet.attends_up(*level);
+    (0..unet.levels()).filter(attends).map(scores).max().unwrap_or(0)
 }
 
 /// Total number of values, from the headers alone.
