@@ -8,6 +8,8 @@
 mod adapter_gate;
 #[path = "bad_input/adapters.rs"]
 mod adapters;
+#[path = "bad_input/checkpoint_gate.rs"]
+mod checkpoint_gate;
 #[path = "bad_input/corpus.rs"]
 mod corpus;
 #[path = "bad_input/models.rs"]

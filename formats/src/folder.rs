@@ -6,8 +6,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
+use crate::networks::{self, Parameters, agreement};
 use crate::weights::{self, Weights};
-use crate::{Configs, Family, Header, Part, detect, scaling, scheduler};
+use crate::{Configs, Family, Header, Part, View, detect, scaling, scheduler};
 
 /// The file that names a folder's pipeline and parts.
 pub const INDEX: &str = "model_index.json";
@@ -91,10 +92,12 @@ impl Folder<'_> {
     /// A sentence that names the file.
     pub fn check(&self, family: Family) -> Result<Vec<String>, String> {
         let mut notes = Vec::new();
+        let mut networks = BTreeMap::new();
         for part in family.parts() {
             self.check_class(*part)?;
-            self.check_network(*part)?;
+            networks.insert(*part, self.check_network(family, *part)?);
         }
+        agreement::check(family, &networks).map_err(misfit)?;
         if !self.configs.contains_key(SCHEDULER) {
             return Err(is_missing(SCHEDULER));
         }
@@ -116,11 +119,11 @@ impl Folder<'_> {
         Err(format!("{INDEX}: `{}` is {class}, and {} is supported.", part.as_str(), known.join(" or ")))
     }
 
-    /// Whether the weights of a network and its config are there, and agree with each other as far as names show.
+    /// Whether the weights of a network and its config are there, and agree with each other. Returns the config.
     ///
     /// # Errors
     /// A sentence that names the file.
-    pub fn check_network(&self, part: Part) -> Result<(), String> {
+    pub fn check_network(&self, family: Family, part: Part) -> Result<&Value, String> {
         let folder = part.as_str();
         let config = format!("{folder}/config.json");
         let Some(stated) = self.configs.get(&config) else { return Err(is_missing(&config)) };
@@ -132,44 +135,58 @@ impl Folder<'_> {
         let names: Vec<&str> = inside.iter().map(|(name, _)| *name).collect();
         let chosen = weights::choose(&names, None).map_err(|reason| format!("`{folder}`: {reason}"))?;
         let Some(chosen) = chosen else { return Err(is_missing(&format!("{folder}/{}", part.usual_file()))) };
-        self.check_shards(folder, &chosen)?;
-        for file in &chosen.files {
-            let header = self.weights.get(&format!("{folder}/{file}"));
-            if let Some(quantised) = header.and_then(detect::quantised) {
+        let files = self.shards(folder, &chosen)?;
+        let mut whole = Header::default();
+        for (file, header) in &files {
+            if let Some(quantised) = detect::quantised(header) {
                 return Err(format!("`{folder}/{file}`: {quantised}."));
             }
-            header.map_or(Ok(()), scaling::check).map_err(|reason| format!("`{folder}/{file}`: {reason}."))?;
+            scaling::check(header).map_err(|reason| format!("`{folder}/{file}`: {reason}."))?;
+            whole.tensors.extend(header.tensors.clone());
         }
-        Ok(())
+        let place = match files[..] {
+            [(file, _)] => format!("{folder}/{file}"),
+            _ => folder.to_owned(),
+        };
+        let wanted = Parameters::of(family, part, stated).map_err(|reason| format!("`{config}`: {reason}."))?;
+        let view = View::of_folder(&whole).and_then(|view| networks::check(family, part, &wanted, view));
+        view.map_err(|reason| format!("`{place}`: {reason}."))?;
+        Ok(stated)
     }
 
-    fn check_shards(&self, folder: &str, chosen: &Weights<'_>) -> Result<(), String> {
+    /// The files that a network is read from: those that its index names, or the chosen ones.
+    fn shards<'a>(&'a self, folder: &str, chosen: &Weights<'a>) -> Result<Vec<(&'a str, &'a Header)>, String> {
         let header = |file: &str| self.weights.get(&format!("{folder}/{file}"));
+        let mut files = chosen.files.clone();
         if let Some(index) = chosen.index {
             let path = format!("{folder}/{index}");
             let stated = self.configs.get(&path).ok_or_else(|| format!("`{path}` is too long for an index."))?;
             let stated = weights::shards_of_index(stated).map_err(|reason| format!("`{path}`: {reason}."))?;
-            for (tensor, file) in stated {
+            for (tensor, file) in &stated {
                 let Some(header) = header(file) else {
                     return Err(format!("`{folder}/{file}` is missing, and `{path}` names it."));
                 };
-                if !header.tensors.contains_key(tensor) {
+                if !header.tensors.contains_key(*tensor) {
                     return Err(format!("`{folder}/{file}` has no tensor {tensor}, and `{path}` states one."));
                 }
             }
+            files = stated.into_values().collect::<BTreeSet<_>>().into_iter().collect();
         }
         if let Some(missing) = chosen.missing.first() {
             return Err(is_missing(&format!("{folder}/{missing}")));
         }
         let mut seen: BTreeMap<&str, &str> = BTreeMap::new();
-        for file in &chosen.files {
-            for tensor in header(file).into_iter().flat_map(|header| header.tensors.keys()) {
+        let mut read = Vec::new();
+        for file in files {
+            let Some(header) = header(file) else { return Err(is_missing(&format!("{folder}/{file}"))) };
+            for tensor in header.tensors.keys() {
                 if let Some(other) = seen.insert(tensor, file) {
                     return Err(format!("`{folder}`: {tensor} is in {other} and in {file}."));
                 }
             }
+            read.push((file, header));
         }
-        Ok(())
+        Ok(read)
     }
 
     /// The tokenizer of a text encoder is there.
@@ -252,6 +269,11 @@ pub fn scheduler(family: Family, configs: &Configs) -> Result<Option<String>, St
 fn inside<'a>(paths: impl IntoIterator<Item = &'a str>, folder: &str) -> Vec<(&'a str, &'a str)> {
     let name = |path: &'a str| path.strip_prefix(folder)?.strip_prefix('/').filter(|name| !name.contains('/'));
     paths.into_iter().filter_map(|path| Some((name(path)?, path))).collect()
+}
+
+/// A sentence about parts that are not of one model.
+pub fn misfit(reason: String) -> String {
+    format!("The parts do not fit each other: {reason}.")
 }
 
 fn is_missing(path: &str) -> String {
@@ -349,10 +371,8 @@ mod tests {
         assert!(single(&["a.safetensors", "b.safetensors"]).unwrap_err().contains("a.safetensors, b.safetensors"));
     }
 
-    /// A complete checkpoint: paths, configs and headers.
+    /// A complete checkpoint, whose UNet is in two shards: paths, configs and headers.
     fn whole() -> (BTreeSet<&'static str>, Configs, BTreeMap<String, Header>) {
-        let tensor = Tensor { kind: TensorType::F32, shape: vec![1], start: 0, length: 4 };
-        let header = |name: &str| Header { tensors: [(name.to_owned(), tensor.clone())].into(), ..Header::default() };
         let paths = [
             "model_index.json",
             "scheduler/scheduler_config.json",
@@ -370,12 +390,28 @@ mod tests {
         ];
         let mut configs: Configs =
             paths.iter().filter(|path| path.ends_with(".json")).map(|path| ((*path).to_owned(), json!({}))).collect();
-        let map = json!({"a": "diffusion_pytorch_model-00001-of-00002.safetensors",
-                         "b": "diffusion_pytorch_model-00002-of-00002.safetensors"});
+        let mut weights = BTreeMap::new();
+        let unet = json!({"block_out_channels": [4], "down_block_types": ["DownBlock2D"], "norm_num_groups": 2,
+                          "up_block_types": ["UpBlock2D"], "cross_attention_dim": 6, "attention_head_dim": 2});
+        let vae = json!({"block_out_channels": [4], "norm_num_groups": 2, "latent_channels": 4,
+                         "layers_per_block": 1});
+        let clip = json!({"hidden_size": 6, "intermediate_size": 8, "num_attention_heads": 2, "vocab_size": 700,
+                          "num_hidden_layers": 1});
+        for (part, config, files) in
+            [(Part::TextEncoder, clip, &paths[3..4]), (Part::Unet, unet, &paths[8..10]), (Part::Vae, vae, &paths[12..])]
+        {
+            let tensor = |shape: &[usize]| Tensor { kind: TensorType::F32, shape: shape.to_vec(), start: 0, length: 4 };
+            let wanted = Parameters::of(Family::Sd15, part, &config).unwrap();
+            for (at, (key, shape)) in wanted.iter().enumerate() {
+                let header: &mut Header = weights.entry(files[at % files.len()].to_owned()).or_default();
+                header.tensors.insert(key.to_owned(), tensor(shape));
+            }
+            configs.insert(format!("{}/config.json", part.as_str()), config);
+        }
+        let shards = paths[8..10].iter().map(|path| (path.strip_prefix("unet/").unwrap(), &weights[*path].tensors));
+        let map: serde_json::Map<String, Value> =
+            shards.flat_map(|(file, tensors)| tensors.keys().map(move |name| (name.clone(), json!(file)))).collect();
         configs.insert(paths[10].to_owned(), json!({"weight_map": map}));
-        let names = |path: &str| if path == paths[9] { "b" } else { "a" };
-        let weights = paths.iter().filter(|path| weights::is_weights(path));
-        let weights = weights.map(|path| ((*path).to_owned(), header(names(path)))).collect();
         (paths.into(), configs, weights)
     }
 
@@ -410,10 +446,13 @@ mod tests {
     #[test]
     fn an_added_word_needs_a_row() {
         let check = |file: &str, content: Value, rows: u64| {
-            let (mut paths, mut configs, weights) = whole();
+            let (mut paths, mut configs, mut weights) = whole();
             paths.insert("tokenizer/added_tokens.json");
             configs.insert(format!("tokenizer/{file}"), content);
-            configs.insert("text_encoder/config.json".into(), json!({"vocab_size": rows}));
+            configs.get_mut("text_encoder/config.json").unwrap()["vocab_size"] = rows.into();
+            let embedding = "text_model.embeddings.token_embedding.weight";
+            let text_encoder = weights.get_mut("text_encoder/model.safetensors").unwrap();
+            text_encoder.tensors.get_mut(embedding).unwrap().shape[0] = rows as usize;
             Folder { paths: &paths, configs: &configs, weights: &weights }.check(Family::Sd15)
         };
         for (file, content) in [
@@ -423,6 +462,52 @@ mod tests {
             assert_eq!(check(file, content.clone(), 659), Ok(vec![]), "{file}");
             assert!(check(file, content, 658).unwrap_err().contains("`<cat>`"), "{file}");
         }
+    }
+
+    #[test]
+    fn tensors_that_do_not_fit_the_config_are_named() {
+        const VAE: &str = "vae/diffusion_pytorch_model.safetensors";
+        let refused = |path: &str, change: &dyn Fn(&mut BTreeMap<String, Tensor>)| {
+            let (paths, mut configs, mut weights) = whole();
+            // Without the index, which would also miss the tensor.
+            configs.remove("unet/diffusion_pytorch_model.safetensors.index.json");
+            let paths = paths.into_iter().filter(|path| !path.ends_with("index.json")).collect();
+            change(&mut weights.get_mut(path).unwrap().tensors);
+            Folder { paths: &paths, configs: &configs, weights: &weights }.check(Family::Sd15).unwrap_err()
+        };
+        let message = refused(VAE, &|tensors| drop(tensors.remove("decoder.conv_in.bias")));
+        assert_eq!(message, format!("`{VAE}`: weights do not fit the network: 1 missing (decoder.conv_in.bias)."));
+        let message = refused(VAE, &|tensors| tensors.get_mut("decoder.conv_in.bias").unwrap().shape = vec![5]);
+        assert!(message.ends_with("1 of the wrong shape (decoder.conv_in.bias: [5] instead of [4])."), "{message}");
+        let message = refused(VAE, &|tensors| {
+            let bias = tensors["decoder.conv_in.bias"].clone();
+            tensors.insert("more".to_owned(), bias);
+        });
+        assert!(message.ends_with("1 unused (more)."), "{message}");
+        let message = refused(VAE, &|tensors| tensors.retain(|name, _| !name.starts_with("encoder.")));
+        assert!(message.contains(" missing (encoder.") && message.ends_with(", …)."), "{message}");
+        let shard = "unet/diffusion_pytorch_model-00002-of-00002.safetensors";
+        let message = refused(shard, &|tensors| drop(tensors.pop_first()));
+        assert!(message.starts_with("`unet`: ") && message.contains("1 missing ("), "{message}");
+        let message = refused("text_encoder/model.safetensors", &|tensors| {
+            tensors.values_mut().for_each(|tensor| tensor.kind = TensorType::I32);
+        });
+        assert!(message.contains("text_encoder/model.safetensors"), "{message}");
+    }
+
+    #[test]
+    fn parts_of_two_models_are_refused() {
+        let (paths, mut configs, mut weights) = whole();
+        let config = configs.get_mut("vae/config.json").unwrap();
+        config["latent_channels"] = json!(5);
+        let wanted = Parameters::of(Family::Sd15, Part::Vae, config).unwrap();
+        let vae = &mut weights.get_mut("vae/diffusion_pytorch_model.safetensors").unwrap().tensors;
+        wanted.iter().for_each(|(key, shape)| vae.get_mut(key).unwrap().shape = shape.to_vec());
+        let refused = Folder { paths: &paths, configs: &configs, weights: &weights }.check(Family::Sd15).unwrap_err();
+        assert!(
+            refused.contains("do not fit each other: no pipeline has a UNet from 4 to 4 channels for 5"),
+            "{refused}"
+        );
     }
 
     #[test]

@@ -16,10 +16,23 @@ pub fn is_scaling(name: &str) -> bool {
     SCALES.iter().chain(&MARKERS).any(|suffix| name.ends_with(suffix))
 }
 
-/// The possible names of the scale of a weight.
-pub fn names_of_scale(weight: &str) -> Option<[String; 2]> {
-    let layer = weight.strip_suffix(".weight")?;
-    Some(SCALES.map(|suffix| format!("{layer}{suffix}")))
+/// The name of the scale beside a weight, if there is one.
+///
+/// # Errors
+/// A part of a sentence, if it is not one number.
+pub(crate) fn scale_of(header: &Header, weight: &str) -> Result<Option<String>, String> {
+    let Some(layer) = weight.strip_suffix(".weight") else { return Ok(None) };
+    let name =
+        SCALES.map(|suffix| format!("{layer}{suffix}")).into_iter().find(|name| header.tensors.contains_key(name));
+    name.iter().try_for_each(|name| check_scale(name, header.shape(name).unwrap_or_default()))?;
+    Ok(name)
+}
+
+fn check_scale(name: &str, shape: &[usize]) -> Result<(), String> {
+    if shape.iter().all(|side| *side == 1) {
+        return Ok(());
+    }
+    Err(format!("{name} has the shape {shape:?}; one scale for each weight is read"))
 }
 
 /// Whether the weights of a file are in a format that is read.
@@ -28,8 +41,8 @@ pub fn names_of_scale(weight: &str) -> Option<[String; 2]> {
 /// A part of a sentence that names the tensor.
 pub fn check(header: &Header) -> Result<(), String> {
     for (name, Tensor { kind, shape, .. }) in &header.tensors {
-        if SCALES.iter().any(|suffix| name.ends_with(suffix)) && shape.iter().any(|side| *side != 1) {
-            return Err(format!("{name} has the shape {shape:?}; one scale for each weight is read"));
+        if SCALES.iter().any(|suffix| name.ends_with(suffix)) {
+            check_scale(name, shape)?;
         }
         if name.ends_with(".weight") && kind.is_integer() && shape.len() > 1 {
             return Err(format!("{name} is quantised as {kind}, which is not read; use a file in bf16, fp8 or GGUF"));

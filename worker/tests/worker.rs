@@ -6,6 +6,8 @@
 
 mod front;
 mod scripted;
+#[path = "../../formats/tests/tiny/flux.rs"]
+mod tiny_flux;
 
 use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt;
@@ -235,30 +237,8 @@ impl Running {
 
 /// The files of a checkpoint that the import accepts; nothing reads its weights here.
 fn checkpoint() -> Vec<(String, Bytes)> {
-    let weights = || {
-        let header = br#"{"w":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}"#;
-        Bytes::from([&(header.len() as u64).to_le_bytes()[..], header, &[0; 4]].concat())
-    };
-    let mut files = vec![
-        ("model_index.json".to_owned(), Bytes::from_static(br#"{"_class_name":"FluxPipeline"}"#)),
-        ("pyrograph.json".into(), Bytes::from_static(br#"{"num_inference_steps":4,"width":64,"height":64}"#)),
-    ];
-    for (path, text) in [
-        ("scheduler/scheduler_config.json", "{}"),
-        ("tokenizer/merges.txt", ""),
-        ("tokenizer/tokenizer_config.json", "{}"),
-        ("tokenizer/vocab.json", "{}"),
-        ("tokenizer_2/tokenizer.json", "{}"),
-        ("tokenizer_2/tokenizer_config.json", "{}"),
-    ] {
-        files.push((path.into(), Bytes::from(text)));
-    }
-    for part in ["text_encoder", "text_encoder_2", "transformer", "vae"] {
-        let config = if part == "vae" { r#"{"block_out_channels":[1,1,1]}"# } else { "{}" };
-        files.push((format!("{part}/config.json"), Bytes::from(config)));
-        files.push((format!("{part}/model.safetensors"), weights()));
-    }
-    files
+    let files = tiny_flux::files(r#"{"num_inference_steps":4,"width":64,"height":64}"#);
+    files.into_iter().map(|(path, bytes)| (path.to_owned(), bytes.into())).collect()
 }
 
 fn picture() -> Bytes {

@@ -172,7 +172,7 @@ async fn parts_do_not_make_a_model_of_what_does_not_run() {
 }
 
 /// The files of the checkpoint with one changed, or left out.
-fn changed(path: &str, content: Option<&Value>) -> Vec<(&'static str, Vec<u8>)> {
+fn edited(path: &str, content: Option<&Value>) -> Vec<(&'static str, Vec<u8>)> {
     let mut files = checkpoint();
     match content {
         None => files.retain(|(there, _)| !there.starts_with(path)),
@@ -193,11 +193,12 @@ async fn a_file_that_is_missing_is_named() {
         ("vae/model.safetensors", "vae/diffusion_pytorch_model.safetensors"),
         ("model_index.json", "model_index.json"),
     ] {
-        let message = refusal(&server, &changed(gone, None)).await;
+        let message = refusal(&server, &edited(gone, None)).await;
         assert!(message.contains(&format!("`{named}` is missing")), "{gone}: {message}");
     }
-    let map = json!({"weight_map": {"a.weight": "x-00001-of-00002.safetensors", "b": "x-00002-of-00002.safetensors"}});
-    let mut files = changed("vae/model.safetensors", None);
+    let (first, second) = ("x-00001-of-00002.safetensors", "x-00002-of-00002.safetensors");
+    let map = json!({"weight_map": {"decoder.conv_in.bias": first, "more": second}});
+    let mut files = edited("vae/model.safetensors", None);
     files.push(("vae/x-00001-of-00002.safetensors", checkpoint().pop().unwrap().1));
     let message = refusal(&server, &files).await;
     assert!(message.contains("vae/x-00002-of-00002.safetensors"), "{message}");
@@ -206,15 +207,87 @@ async fn a_file_that_is_missing_is_named() {
     assert!(message.contains("vae/x-00002-of-00002.safetensors"), "{message}");
     assert_eq!((server.count("models").await, server.objects()), (0, 0));
 
-    let model = server.import("x", None, &changed("tokenizer/tokenizer_config.json", None)).await.expect(201);
+    let model = server.import("x", None, &edited("tokenizer/tokenizer_config.json", None)).await.expect(201);
     assert!(text(&model["warnings"][0]).contains("tokenizer/tokenizer_config.json"), "{model:#}");
+}
+
+/// Names and shapes.
+type Tensors = Vec<(String, Vec<usize>)>;
+type Change<'a> = &'a dyn Fn(&mut Tensors);
+
+/// A file with the tensors of another, changed. Its values are zeros.
+fn with_tensors(file: &[u8], change: impl Fn(&mut Tensors)) -> Vec<u8> {
+    let length = u64::from_le_bytes(file[..8].try_into().unwrap()) as usize;
+    let header: serde_json::Map<String, Value> = serde_json::from_slice(&file[8..8 + length]).unwrap();
+    let shape = |entry: &Value| serde_json::from_value(entry["shape"].clone()).unwrap();
+    let mut tensors: Tensors = header.iter().map(|(name, entry)| (name.clone(), shape(entry))).collect();
+    change(&mut tensors);
+    let (mut header, mut at) = (serde_json::Map::new(), 0);
+    for (name, shape) in tensors {
+        let end = at + 2 * shape.iter().product::<usize>();
+        header.insert(name, json!({"dtype": "BF16", "shape": shape, "data_offsets": [at, end]}));
+        at = end;
+    }
+    let header = Value::Object(header).to_string();
+    [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &vec![0; at]].concat()
+}
+
+/// What the engine could not load is refused by the names of the tensors, and nothing is stored.
+#[tokio::test]
+async fn weights_that_do_not_fit_are_named() {
+    let server = TestServer::new().await;
+    let changed = |path: &str, change: Change| {
+        let mut files = checkpoint();
+        let file = &mut files.iter_mut().find(|(there, _)| *there == path).unwrap().1;
+        *file = with_tensors(file, change);
+        files
+    };
+    for (part, name) in [
+        ("text_encoder", "text_model.final_layer_norm.bias"),
+        ("text_encoder_2", "encoder.final_layer_norm.weight"),
+        ("transformer", "single_transformer_blocks.0.attn.norm_q.weight"),
+        ("vae", "decoder.conv_norm_out.bias"),
+    ] {
+        let path = format!("{part}/model.safetensors");
+        let cases: [(&str, Change); 3] = [
+            (&format!("1 missing ({name})"), &|tensors| tensors.retain(|(there, _)| there != name)),
+            ("1 unused (more)", &|tensors| tensors.push(("more".to_owned(), vec![1]))),
+            (&format!("1 of the wrong shape ({name}: [9] instead of ["), &|tensors| {
+                tensors.iter_mut().find(|(there, _)| there == name).unwrap().1 = vec![9];
+            }),
+        ];
+        for (misfit, change) in cases {
+            let message = refusal(&server, &changed(&path, change)).await;
+            let start = format!("`{path}`: weights do not fit the network: {misfit}");
+            assert!(message.starts_with(&start), "{message}");
+        }
+    }
+    let half = changed("vae/model.safetensors", &|tensors| tensors.retain(|(name, _)| name.contains("decoder")));
+    let message = refusal(&server, &half).await;
+    assert!(message.contains(" missing (encoder.") && message.ends_with(", …)."), "{message}");
+    let config = json!({"block_out_channels": [1, 1], "layers_per_block": 1, "latent_channels": 1});
+    let message = refusal(&server, &edited("vae/config.json", Some(&config))).await;
+    assert!(message.contains("`vae/config.json`: no autoencoder has this shape"), "{message}");
+
+    // As stable-diffusion.cpp's toys come: every part by a few of its tensors.
+    let toy = [
+        "model.diffusion_model.double_blocks.0.img_attn.qkv.weight",
+        "model.diffusion_model.img_in.weight",
+        "text_encoders.clip_l.transformer.text_model.final_layer_norm.weight",
+        "text_encoders.t5xxl.transformer.enc.blk.0.attn_q.weight",
+        "first_stage_model.decoder.conv_in.weight",
+    ];
+    let message = refusal(&server, &[("toy.safetensors", file(&toy))]).await;
+    assert!(message.starts_with("`toy.safetensors`: taken for FLUX.1: "), "{message}");
+    assert!(message.contains("model.diffusion_model.final_layer.linear.weight is missing"), "{message}");
+    assert_eq!((server.count("models").await, server.objects()), (0, 0));
 }
 
 /// A scheduler that is not here is a warning, and a request names another.
 #[tokio::test]
 async fn a_scheduler_that_does_not_run_has_to_be_named_by_requests() {
     let server = TestServer::new().await;
-    let stated = |config: Value| changed("scheduler/scheduler_config.json", Some(&config));
+    let stated = |config: Value| edited("scheduler/scheduler_config.json", Some(&config));
     let heun = json!({"_class_name": "FlowMatchHeunDiscreteScheduler", "shift": 3.0});
     let model = server.import("heun", None, &stated(heun)).await.expect(201);
     let warning = text(&model["warnings"][0]);
@@ -236,7 +309,11 @@ async fn a_scheduler_that_does_not_run_has_to_be_named_by_requests() {
             "scheduler/scheduler_config.json",
             "\u{feff}{\"shift\": 3.0, \"base_image_seq_len\": 256.0, \"x\": -Infinity}",
         ),
-        ("vae/config.json", "{\"block_out_channels\": [8.0, 8, 8], \"y\": NaN}"),
+        (
+            "vae/config.json",
+            "{\"block_out_channels\": [1.0, 1, 1], \"layers_per_block\": 1.0, \"latent_channels\": 1, \
+              \"norm_num_groups\": 1, \"y\": NaN}",
+        ),
     ] {
         files.iter_mut().find(|(there, _)| *there == path).unwrap().1 = content.into();
     }

@@ -22,5 +22,7 @@ mod prompts;
 mod proxy;
 mod slow_clients;
 mod test_server;
+#[path = "../../../formats/tests/tiny/flux.rs"]
+mod tiny_flux;
 mod trainings;
 mod workers;

@@ -18,6 +18,8 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tokio_util::sync::CancellationToken;
 
+use crate::tiny_flux;
+
 pub(crate) struct TestServer {
     http: reqwest::Client,
     base: String,
@@ -334,28 +336,7 @@ pub(crate) const FLUX_MODULE: &str = "transformer.transformer_blocks.0.attn.to_q
 pub(crate) const SDXL_MODULE: &str = "lora_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q";
 
 pub(crate) fn checkpoint() -> Vec<(&'static str, Vec<u8>)> {
-    let weights = safetensors("a.weight", "b.weight");
-    let config = b"{}".to_vec();
-    vec![
-        ("model_index.json", br#"{"_class_name": "FluxPipeline"}"#.to_vec()),
-        (
-            "pyrograph.json",
-            br#"{"num_inference_steps": 12, "guidance_scale": 1.0, "true_cfg_scale": 3.0, "width": 64, "height": 64}"#
-                .to_vec(),
-        ),
-        ("scheduler/scheduler_config.json", config.clone()),
-        ("text_encoder/config.json", config.clone()),
-        ("text_encoder/model.safetensors", weights.clone()),
-        ("text_encoder_2/config.json", config.clone()),
-        ("text_encoder_2/model.safetensors", weights.clone()),
-        ("tokenizer/merges.txt", b"#version: 0.2\n".to_vec()),
-        ("tokenizer/tokenizer_config.json", config.clone()),
-        ("tokenizer/vocab.json", config.clone()),
-        ("tokenizer_2/tokenizer.json", config.clone()),
-        ("tokenizer_2/tokenizer_config.json", config.clone()),
-        ("transformer/config.json", config),
-        ("transformer/model.safetensors", weights.clone()),
-        ("vae/config.json", br#"{"block_out_channels": [8, 8, 8]}"#.to_vec()),
-        ("vae/model.safetensors", weights),
-    ]
+    tiny_flux::files(
+        r#"{"num_inference_steps": 12, "guidance_scale": 1.0, "true_cfg_scale": 3.0, "width": 64, "height": 64}"#,
+    )
 }

@@ -1,6 +1,6 @@
 //! Fills a network from a checkpoint, strictly: every parameter must be found, and every tensor used.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::ops::BitAnd;
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
@@ -12,16 +12,15 @@ use super::Checkpoint;
 use crate::layers::{BLOCK, Codes, Packed, WeightStorage, pack};
 use crate::{Error, Result};
 
-/// How many keys of each kind an error lists.
-const NAMED: usize = 5;
 /// Tensors are read in batches on all threads. A batch is full at this many bytes in f32.
 pub(crate) const AT_ONCE: usize = 256 << 20;
 
 /// Fills `network` with the values of `checkpoint` in `dtype`; the path of each parameter is its key. Parameters
-/// require gradients if the network was made on a device with autodiff. A matrix may be stored as a 1×1 convolution,
-/// `[out, in, 1, 1]`, and the other way round. Values of packed matrices are packed as they are read.
+/// require gradients if the network was made on a device with autodiff. Values of packed matrices are packed as they
+/// are read.
 ///
-/// Errors name keys as the file does. NaN and infinite values are errors, since the picture would be NaN.
+/// # Errors
+/// Those of [`View::check`](formats::View::check). NaN and infinite values, since the picture would be NaN.
 pub fn load_strict<M: Module>(network: M, checkpoint: &Checkpoint, dtype: DType) -> Result<M> {
     load_partly(network, checkpoint, dtype, &[])
 }
@@ -36,7 +35,9 @@ pub(crate) fn load_partly<M: Module>(
 ) -> Result<M> {
     let mut requested = Requested::default();
     network.visit(&mut requested);
-    check(&requested.all, checkpoint)?;
+    let shapes: Vec<_> = requested.all.iter().map(|tensor| tensor.stored_shape(checkpoint)).collect();
+    let wanted = requested.all.iter().zip(&shapes).map(|(tensor, shape)| (tensor.key.as_str(), shape.as_slice()));
+    checkpoint.view().check(wanted).map_err(|reason| Error::Weights { path: checkpoint.path().to_owned(), reason })?;
     let is_absent = |path: &str| absent.iter().any(|start| path.starts_with(start));
     requested.all.retain(|tensor| !is_absent(&tensor.key));
     requested.all.reverse();
@@ -56,58 +57,9 @@ pub(crate) fn load_partly<M: Module>(
     }
 }
 
-/// Checks that the checkpoint has each tensor in its shape, and no others.
-fn check(requested: &[RequestedTensor], checkpoint: &Checkpoint) -> Result<()> {
-    let (mut used, mut missing, mut misshapen) = (BTreeSet::new(), Vec::new(), Vec::new());
-    for RequestedTensor { key, shape: wanted, storage } in requested {
-        let name = checkpoint.name_in_file(key);
-        match checkpoint.shape(key) {
-            Ok(found) => {
-                if !fits(&found, wanted, *storage) {
-                    misshapen.push(format!("{name}: {found:?} instead of {wanted:?}"));
-                }
-                used.insert(name);
-            }
-            // Several of our parameters may come from one missing fused tensor.
-            Err(_) if missing.contains(&name) => {}
-            Err(_) => missing.push(name),
-        }
-    }
-    let all: BTreeSet<String> = checkpoint.names().map(|key| checkpoint.name_in_file(key)).collect();
-    let unused: Vec<String> = all.difference(&used).cloned().collect();
-    let problems: Vec<String> = [("missing", missing), ("unused", unused), ("of the wrong shape", misshapen)]
-        .into_iter()
-        .filter(|(_, names)| !names.is_empty())
-        .map(|(what, names)| describe(what, &names))
-        .collect();
-    if problems.is_empty() {
-        return Ok(());
-    }
-    let taken_for = checkpoint.taken_for.iter().map(|family| format!("the file was taken for {family}"));
-    let reason = problems.into_iter().chain(taken_for).collect::<Vec<_>>().join("; ");
-    Err(Error::Weights { path: checkpoint.path().to_owned(), reason })
-}
-
-/// Whether shapes are equal except for sides of 1 at the end, between a matrix and a 1×1 convolution. A packed
-/// convolution is wanted as the matrix `[out, in · kernel · kernel]`.
-fn fits(found: &[usize], wanted: &[usize], storage: WeightStorage) -> bool {
-    if storage > WeightStorage::Half
-        && let (&[outputs, _, _, _], &[rows, row]) = (found, wanted)
-    {
-        return outputs == rows && found.iter().skip(1).product::<usize>() == row;
-    }
-    let is_pointwise = |of: &[usize], matrix: &[usize]| matrix.len() == 2 && of.strip_suffix(&[1, 1]) == Some(matrix);
-    found == wanted || is_pointwise(found, wanted) || is_pointwise(wanted, found)
-}
-
 /// Whether Burn reports an enum. Its variants are not part of a path.
 pub(crate) fn is_choice(container: &str) -> bool {
     container.starts_with("Enum:")
-}
-
-fn describe(what: &str, names: &[String]) -> String {
-    let more = if names.len() > NAMED { ", …" } else { "" };
-    format!("{} {what} ({}{more})", names.len(), names[..names.len().min(NAMED)].join(", "))
 }
 
 /// The path of a parameter: field names, and indices in lists.
@@ -137,6 +89,16 @@ struct RequestedTensor {
     key: String,
     shape: Vec<usize>,
     storage: WeightStorage,
+}
+
+impl RequestedTensor {
+    /// Its shape in the file: that of a convolution, if it is packed as a matrix.
+    fn stored_shape(&self, checkpoint: &Checkpoint) -> Vec<usize> {
+        let stored = checkpoint.view().get(&self.key).map(|seen| seen.tensor.shape.clone()).unwrap_or_default();
+        let is_convolution = self.storage > WeightStorage::Half && stored.len() == 4;
+        let rows = |shape: &[usize]| [shape[0], shape[1..].iter().product()];
+        if is_convolution && rows(&stored) == rows(&self.shape) { stored } else { self.shape.clone() }
+    }
 }
 
 /// All requested tensors, in the order in which the network is filled.
@@ -256,7 +218,7 @@ impl Loader<'_> {
         if fine {
             return Ok(data);
         }
-        let name = self.checkpoint.name_in_file(key);
+        let name = self.checkpoint.view().name_in_file(key);
         let reason = format!("{name} has values that are NaN or infinite in {:?}", data.dtype());
         Err(Error::Weights { path: self.checkpoint.path().to_owned(), reason })
     }

@@ -1,13 +1,11 @@
 //! Safetensors and GGUF files on the local disk: read within limits and without memory mapping, loaded into networks
-//! strictly, and written completely or not at all. `networks` defines each network's keys; `single_file` maps other
-//! names to them.
+//! strictly, and written completely or not at all. `formats` lists each network's keys, and maps other names to them.
 
 mod blocks;
 mod load;
 mod read;
 pub mod single_file;
 mod values;
-mod view;
 mod write;
 
 pub use load::load_strict;

@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use burn::tensor::{DType, TensorData};
-use formats::{Header, Sniffer, Tensor, TensorType, scaling, weights};
+use formats::view::{Cut, Seen};
+use formats::{Header, Sniffer, Tensor, TensorType, View, weights};
 
 use super::values;
 use crate::{Error, Result};
@@ -24,55 +25,30 @@ const PIECE: usize = 1 << 20;
 /// Named tensors on disk, opened and checked.
 #[derive(Debug, Clone)]
 pub struct Checkpoint {
-    pub(super) path: PathBuf,
-    pub(super) files: Vec<Arc<(PathBuf, File)>>,
-    pub(super) tensors: BTreeMap<String, Located>,
-    pub(super) metadata: BTreeMap<String, String>,
-    /// The file's names for expected keys that it lacks.
-    pub(super) absent: BTreeMap<String, String>,
-    /// The file's prefix for keys that are in neither map.
-    pub(super) prefix: String,
-    /// The detected family, if it had to be detected.
-    pub(super) taken_for: Option<String>,
-}
-
-/// Where a tensor is stored, its name there, and how its values are rearranged.
-#[derive(Debug, Clone)]
-pub(super) struct Located {
-    file: usize,
-    pub name: String,
-    pub entry: Tensor,
-    pub order: Order,
-    /// A factor for all values.
-    pub scale: Option<f32>,
-}
-
-/// How the values of a tensor are arranged after reading.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Order {
-    AsStored,
-    /// The second half of the rows comes first.
-    HalvesSwapped,
-    /// Rows and columns are exchanged. The entry has the shape after transposing.
-    Transposed,
+    path: PathBuf,
+    files: Vec<Arc<(PathBuf, File)>>,
+    /// The number of the file with each stored tensor.
+    file_of: BTreeMap<String, usize>,
+    /// The combined headers of all files.
+    header: Header,
+    view: View,
 }
 
 impl Checkpoint {
     /// Opens a safetensors or GGUF file, or a network's folder with one such file or with shards, of which
-    /// [`weights::choose`] chooses one variant. The names of attention layers from before diffusers 0.18 are converted
-    /// to today's, and scales of fp8 are applied.
+    /// [`weights::choose`] chooses one variant. A file's tensors keep their names, a folder's are those of
+    /// [`View::of_folder`].
     pub fn open(path: &Path) -> Result<Self> {
         let mut checkpoint = Self {
             path: path.to_owned(),
             files: Vec::new(),
-            tensors: BTreeMap::new(),
-            metadata: BTreeMap::new(),
-            absent: BTreeMap::new(),
-            prefix: String::new(),
-            taken_for: None,
+            file_of: BTreeMap::new(),
+            header: Header::default(),
+            view: View::default(),
         };
         if !path.is_dir() {
             checkpoint.add(path.to_owned())?;
+            checkpoint.view = View::of(&checkpoint.header);
             return Ok(checkpoint);
         }
         let entries = std::fs::read_dir(path).map_err(Error::file(path))?;
@@ -87,7 +63,8 @@ impl Checkpoint {
                 Some(index) => checkpoint.add_shards(&path.join(index))?,
                 None => chosen.files.iter().try_for_each(|file| checkpoint.add(path.join(file)))?,
             }
-            return checkpoint.with_scales().map(Self::with_current_attention_names);
+            checkpoint.view = View::of_folder(&checkpoint.header).map_err(|reason| Error::malformed(path, reason))?;
+            return Ok(checkpoint);
         }
         let pickle = PICKLES.iter().find(|name| path.join(name).is_file());
         Err(Error::malformed(
@@ -109,13 +86,13 @@ impl Checkpoint {
         }
         let header = header(&path, &file, about.len())?;
         let number = self.files.len();
-        for (name, entry) in header.tensors {
-            let located = Located { file: number, name: name.clone(), entry, order: Order::AsStored, scale: None };
-            if self.tensors.insert(name.clone(), located).is_some() {
+        for (name, tensor) in header.tensors {
+            if self.file_of.insert(name.clone(), number).is_some() {
                 return Err(Error::malformed(path, format!("{name} is in another shard too")));
             }
+            self.header.tensors.insert(name, tensor);
         }
-        self.metadata.extend(header.metadata);
+        self.header.metadata.extend(header.metadata);
         self.files.push(Arc::new((path, file)));
         Ok(())
     }
@@ -134,7 +111,7 @@ impl Checkpoint {
             self.add(path.with_file_name(shard))?;
         }
         for (name, shard) in &index {
-            let found = self.tensors.get(*name).is_some_and(|tensor| self.files[tensor.file].0.ends_with(shard));
+            let found = self.file_of.get(*name).is_some_and(|number| self.files[*number].0.ends_with(shard));
             if !found {
                 return Err(Error::malformed(path, format!("{name} is not in {shard}")));
             }
@@ -147,147 +124,131 @@ impl Checkpoint {
         &self.path
     }
 
-    /// Names of all tensors, sorted.
-    pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.tensors.keys().map(String::as_str)
+    /// The same files with their tensors under other names. The view must be one of [`Self::header`].
+    pub(super) fn seen_as(&self, view: View) -> Self {
+        Self { view, ..self.clone() }
     }
 
-    /// The combined headers of all files.
-    pub(crate) fn header(&self) -> Header {
-        let tensors = self.tensors.iter().map(|(name, located)| (name.clone(), located.entry.clone()));
-        Header { tensors: tensors.collect(), metadata: self.metadata.clone() }
+    /// The same files with a change of names.
+    pub(crate) fn with_names(self, change: impl FnOnce(View) -> View) -> Self {
+        Self { view: change(self.view), ..self }
+    }
+
+    /// The names of the tensors, and what they stand for.
+    pub fn view(&self) -> &View {
+        &self.view
+    }
+
+    /// Names of all tensors, sorted.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.view.names()
+    }
+
+    /// The combined headers of all files, under the names in them.
+    pub fn header(&self) -> &Header {
+        &self.header
     }
 
     /// The header's metadata strings.
     pub fn metadata(&self) -> &BTreeMap<String, String> {
-        &self.metadata
+        &self.header.metadata
     }
 
     /// The shape of a tensor.
     pub fn shape(&self, name: &str) -> Result<Vec<usize>> {
-        Ok(self.located(name)?.entry.shape.clone())
-    }
-
-    /// Renames `copy`, another program's name for the same tensor, to `original`.
-    pub fn alias(mut self, copy: &str, original: &str) -> Self {
-        if let Some(located) = self.tensors.remove(copy) {
-            self.tensors.entry(original.to_owned()).or_insert(located);
-        }
-        self
-    }
-
-    /// Removes a tensor without information, if it exists.
-    pub fn without(mut self, name: &str) -> Self {
-        self.tensors.remove(name);
-        self
-    }
-
-    /// Applies the scales of fp8, and removes them and the markers of the format.
-    fn with_scales(mut self) -> Result<Self> {
-        let names: Vec<String> = self.tensors.keys().cloned().collect();
-        for name in &names {
-            let scale = self.scale_of(name)?;
-            if let (Some(scale), Some(located)) = (scale, self.tensors.get_mut(name)) {
-                located.scale = Some(scale);
-            }
-        }
-        self.tensors.retain(|name, _| !scaling::is_scaling(name));
-        Ok(self)
-    }
-
-    /// Renames `query` to `to_q` and so on: the autoencoders of the first published Stable Diffusion folders use the
-    /// old names.
-    fn with_current_attention_names(mut self) -> Self {
-        const RENAMED: [(&str, &str); 4] =
-            [("query", "to_q"), ("key", "to_k"), ("value", "to_v"), ("proj_attn", "to_out.0")];
-        let renamed = |name: &str| {
-            let (layer, leaf) = name.rsplit_once('.')?;
-            let (path, old) = layer.rsplit_once('.')?;
-            let block = path.rsplit_once('.').is_some_and(|(list, _)| list.ends_with(".attentions"));
-            let (_, new) = RENAMED.iter().find(|(known, _)| block && *known == old)?;
-            Some(format!("{path}.{new}.{leaf}"))
-        };
-        let tensors = std::mem::take(&mut self.tensors);
-        self.tensors = tensors.into_iter().map(|(name, at)| (renamed(&name).unwrap_or(name), at)).collect();
-        self
+        Ok(self.seen(name)?.tensor.shape.clone())
     }
 
     /// Reads all values of a tensor in row-major order.
     pub fn read_f32(&self, name: &str) -> Result<Vec<f32>> {
-        let Located { file, entry, order, scale, .. } = self.located(name)?;
-        let (path, file) = &*self.files[*file];
-        let block = entry.kind.block().1;
-        let piece = PIECE - PIECE % block;
-        let mut values = Vec::with_capacity(entry.shape.iter().product());
-        let mut bytes = vec![0; piece.min(entry.length)];
-        for at in (0..entry.length).step_by(piece) {
-            let bytes = &mut bytes[..piece.min(entry.length - at)];
-            file.read_exact_at(bytes, entry.start + at as u64).map_err(Error::file(path))?;
-            if !values::widen(entry.kind, bytes, &mut values) {
-                return Err(self.unreadable(name, entry.kind));
-            }
-        }
-        if let Some(scale) = scale {
+        let Seen { name, tensor, cut, scale } = self.seen(name)?;
+        let mut values = self.widened(name, tensor)?;
+        let scale = scale.as_ref().and_then(|name| Some((name, self.header.tensors.get(name)?)));
+        if let Some((name, scale)) = scale
+            && let [scale] = self.widened(name, scale)?[..]
+        {
             values.iter_mut().for_each(|value| *value *= scale);
         }
-        match order {
-            Order::AsStored => {}
-            Order::HalvesSwapped => {
+        match cut {
+            Cut::Whole | Cut::Rows { .. } | Cut::Linear => {}
+            Cut::HalvesSwapped => {
                 let half = values.len() / 2;
                 values.rotate_left(half);
             }
-            Order::Transposed => values = transposed(&values, &entry.shape),
+            Cut::Transposed => values = transposed(&values, &tensor.shape),
+        }
+        Ok(values)
+    }
+
+    /// Reads the bytes of a stored tensor, or of some of its rows, as f32.
+    fn widened(&self, stored: &str, tensor: &Tensor) -> Result<Vec<f32>> {
+        let (path, file) = self.file(stored)?;
+        let block = tensor.kind.block().1;
+        let piece = PIECE - PIECE % block;
+        let mut values = Vec::with_capacity(tensor.shape.iter().product());
+        let mut bytes = vec![0; piece.min(tensor.length)];
+        for at in (0..tensor.length).step_by(piece) {
+            let bytes = &mut bytes[..piece.min(tensor.length - at)];
+            file.read_exact_at(bytes, tensor.start + at as u64).map_err(Error::file(path))?;
+            if !values::widen(tensor.kind, bytes, &mut values) {
+                let reason = format!("{stored} is {:?}; only floats can be read", tensor.kind);
+                return Err(Error::malformed(&self.path, reason));
+            }
         }
         Ok(values)
     }
 
     /// Reads a tensor of one number, which may be an integer.
     pub(crate) fn read_number(&self, name: &str) -> Result<f64> {
-        let Located { file, entry, .. } = self.located(name)?;
-        let (path, file) = &*self.files[*file];
-        let mut bytes = vec![0; entry.length.min(size_of::<f64>())];
-        file.read_exact_at(&mut bytes, entry.start).map_err(Error::file(path))?;
-        values::number(entry.kind, &bytes).ok_or_else(|| Error::malformed(path, format!("{name} is not one number")))
+        let Seen { name, tensor, .. } = self.seen(name)?;
+        let (path, file) = self.file(name)?;
+        let mut bytes = vec![0; tensor.length.min(size_of::<f64>())];
+        file.read_exact_at(&mut bytes, tensor.start).map_err(Error::file(path))?;
+        values::number(tensor.kind, &bytes).ok_or_else(|| Error::malformed(path, format!("{name} is not one number")))
     }
 
     /// Reads a tensor in the given dtype.
     pub(super) fn read(&self, name: &str, dtype: DType) -> Result<TensorData> {
-        let Located { file, entry, order, scale, .. } = self.located(name)?;
-        let as_it_is = *order != Order::Transposed && scale.is_none();
-        if dtype != DType::F32 && values::dtype(entry.kind) == Some(dtype) && as_it_is {
-            let (path, file) = &*self.files[*file];
-            let mut bytes = vec![0; entry.length];
-            file.read_exact_at(&mut bytes, entry.start).map_err(Error::file(path))?;
-            if *order == Order::HalvesSwapped {
-                bytes.rotate_left(entry.length / 2);
+        let Seen { name: stored, tensor, cut, scale } = self.seen(name)?;
+        let as_it_is = *cut != Cut::Transposed && scale.is_none();
+        if dtype != DType::F32 && values::dtype(tensor.kind) == Some(dtype) && as_it_is {
+            let (path, file) = self.file(stored)?;
+            let mut bytes = vec![0; tensor.length];
+            file.read_exact_at(&mut bytes, tensor.start).map_err(Error::file(path))?;
+            if *cut == Cut::HalvesSwapped {
+                bytes.rotate_left(tensor.length / 2);
             }
-            return Ok(TensorData::from_bytes_vec(bytes, entry.shape.clone(), dtype));
+            return Ok(TensorData::from_bytes_vec(bytes, tensor.shape.clone(), dtype));
         }
-        let data = TensorData::new(self.read_f32(name)?, entry.shape.clone());
+        let data = TensorData::new(self.read_f32(name)?, tensor.shape.clone());
         Ok(if dtype == DType::F32 { data } else { data.convert_dtype(dtype) })
     }
 
     /// The dtype of 16 bits in which a tensor is kept: its own, or bf16 if it is wider or quantised.
     pub(super) fn half_of(&self, name: &str) -> DType {
-        match self.tensors.get(name) {
-            Some(Located { entry: Tensor { kind: TensorType::F16, .. }, scale: None, .. }) => DType::F16,
+        match self.view.get(name) {
+            Some(Seen { tensor: Tensor { kind: TensorType::F16, .. }, scale: None, .. }) => DType::F16,
             _ => DType::BF16,
         }
     }
 
-    fn located(&self, name: &str) -> Result<&Located> {
-        self.tensors.get(name).ok_or_else(|| Error::malformed(&self.path, format!("there is no tensor {name}")))
+    /// The tensors whose names begin with `prefix`, without it.
+    pub(crate) fn below(&self, prefix: &str) -> Self {
+        Self { view: self.view.below(prefix), ..self.clone() }
     }
 
-    /// The file's name for a key, whether the file contains it or not.
-    pub(super) fn name_in_file(&self, key: &str) -> String {
-        let found = self.tensors.get(key).map(|tensor| &tensor.name);
-        found.or_else(|| self.absent.get(key)).cloned().unwrap_or_else(|| format!("{}{key}", self.prefix))
+    fn seen(&self, name: &str) -> Result<&Seen> {
+        self.view.get(name).ok_or_else(|| self.absent(name))
     }
 
-    fn unreadable(&self, name: &str, kind: TensorType) -> Error {
-        let name = self.name_in_file(name);
-        Error::malformed(&self.path, format!("{name} is {kind:?}; only floats can be read"))
+    /// The file that stores a tensor.
+    fn file(&self, stored: &str) -> Result<&(PathBuf, File)> {
+        let number = self.file_of.get(stored).ok_or_else(|| self.absent(stored))?;
+        Ok(&self.files[*number])
+    }
+
+    fn absent(&self, name: &str) -> Error {
+        Error::malformed(&self.path, format!("there is no tensor {name}"))
     }
 }
 

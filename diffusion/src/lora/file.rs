@@ -55,7 +55,7 @@ impl LoraFile {
 
     fn read(path: &Path, name: &str) -> Result<Self> {
         let file = Checkpoint::open(path)?;
-        let contents = Contents::read(&file.header(), config_beside(path)?.as_deref());
+        let contents = Contents::read(file.header(), config_beside(path)?.as_deref());
         let contents = contents.map_err(|reason| Error::malformed(path, reason))?;
         let mut modules = Vec::new();
         for found in &contents.modules {
@@ -135,7 +135,7 @@ impl LoraFile {
 /// Describes a file from its header, and the config beside it.
 pub fn inspect(path: &Path) -> Result<Inspection> {
     let file = Checkpoint::open(path)?;
-    adapter::inspect(&file.header(), config_beside(path)?.as_deref()).map_err(Error::Adapter)
+    adapter::inspect(file.header(), config_beside(path)?.as_deref()).map_err(Error::Adapter)
 }
 
 /// PEFT's `adapter_config.json` in the same folder.

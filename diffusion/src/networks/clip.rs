@@ -2,79 +2,18 @@
 //!
 //! Radford et al., "Learning Transferable Visual Models From Natural Language Supervision",
 //! <https://arxiv.org/abs/2103.00020>. Keys are those of `transformers`' `CLIPTextModel` and
-//! `CLIPTextModelWithProjection`. The vision tower is not implemented.
+//! `CLIPTextModelWithProjection`, which `formats::networks::clip` lists. The vision tower is not implemented.
 
 use burn::prelude::*;
 use burn::tensor::DType;
-use serde::{Deserialize, Serialize};
+use formats::networks::clip;
+pub use formats::networks::clip::{Activation, Config};
 
 use crate::checkpoint::{self, Checkpoint};
 use crate::error::{Error, Result};
 use crate::layers::{
     Embedding, LayerNorm, Linear, NamedLayers, attention, gelu_exact, gelu_quick, join_heads, split_heads,
 };
-
-/// The encoder's `config.json`, with the defaults of `transformers`' `CLIPTextConfig`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Config {
-    pub vocab_size: usize,
-    pub hidden_size: usize,
-    pub intermediate_size: usize,
-    pub num_hidden_layers: usize,
-    pub num_attention_heads: usize,
-    pub max_position_embeddings: usize,
-    pub hidden_act: Activation,
-    pub layer_norm_eps: f64,
-    pub eos_token_id: i64,
-    /// Width of the embedding space that CLIP shares between text and images.
-    pub projection_dim: usize,
-}
-
-/// The activation of the feed-forward layers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Activation {
-    /// `x · sigmoid(1.702 x)`
-    QuickGelu,
-    /// The exact `gelu`.
-    Gelu,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self {
-            vocab_size: 49408,
-            hidden_size: 512,
-            intermediate_size: 2048,
-            num_hidden_layers: 12,
-            num_attention_heads: 8,
-            max_position_embeddings: 77,
-            hidden_act: Activation::QuickGelu,
-            layer_norm_eps: 1e-5,
-            eos_token_id: 49407,
-            projection_dim: 512,
-        }
-    }
-}
-
-impl Config {
-    /// Checks that a network of this shape can be built.
-    pub fn check(&self) -> Result<()> {
-        let sizes = [
-            self.hidden_size,
-            self.intermediate_size,
-            self.num_attention_heads,
-            self.max_position_embeddings,
-            self.projection_dim,
-        ];
-        let fine = sizes.iter().all(|size| (1..=1 << 16).contains(size))
-            && (1..=1 << 20).contains(&self.vocab_size)
-            && self.num_hidden_layers <= 1024
-            && self.hidden_size.is_multiple_of(self.num_attention_heads);
-        if fine { Ok(()) } else { Err(Error::Invalid(format!("no CLIP text encoder has this shape: {self:?}"))) }
-    }
-}
 
 /// The encoder's outputs for a batch of prompts.
 #[derive(Debug, Clone)]
@@ -191,15 +130,13 @@ impl ClipTextModel {
         }
     }
 
-    /// Loads a text encoder's folder strictly. `transformers` 5 omits the prefix `text_model.`, and old versions also
-    /// wrote the position indices, which are ignored.
+    /// Loads a text encoder strictly, with or without what `transformers`' versions add to its keys.
     pub fn load(self, checkpoint: Checkpoint, dtype: DType) -> Result<Self> {
-        let checkpoint = checkpoint.without("text_model.embeddings.position_ids");
-        let prefixed = checkpoint.names().any(|name| name.starts_with("text_model."));
-        if prefixed || self.text_projection.is_some() {
-            return checkpoint::load_strict(self, &checkpoint, dtype);
+        let checkpoint = checkpoint.with_names(clip::seen);
+        if clip::is_bare(checkpoint.view(), self.text_projection.is_some()) {
+            return Ok(Self { text_model: checkpoint::load_strict(self.text_model, &checkpoint, dtype)?, ..self });
         }
-        Ok(Self { text_model: checkpoint::load_strict(self.text_model, &checkpoint, dtype)?, ..self })
+        checkpoint::load_strict(self, &checkpoint, dtype)
     }
 
     /// Encodes prompts that are padded to equal length: ids `[batch, length]` → [`ClipOutput`].

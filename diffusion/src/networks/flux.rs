@@ -10,81 +10,13 @@
 use burn::prelude::*;
 use burn::tensor::DType;
 use burn::tensor::activation::silu;
-use serde::{Deserialize, Serialize};
+pub use formats::networks::flux::Config;
+use formats::networks::flux::TIME_CHANNELS;
 
-use crate::error::{Error, Result};
 use crate::layers::{
     self, LayerNorm, Linear, NamedLayers, RmsNorm, attention, gelu_tanh, join_heads, sinusoidal, split_heads,
 };
 
-/// The transformer's `config.json`, with the defaults of diffusers' `FluxTransformer2DModel`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Config {
-    pub patch_size: usize,
-    pub in_channels: usize,
-    pub out_channels: Option<usize>,
-    pub num_layers: usize,
-    pub num_single_layers: usize,
-    pub attention_head_dim: usize,
-    pub num_attention_heads: usize,
-    pub joint_attention_dim: usize,
-    pub pooled_projection_dim: usize,
-    pub guidance_embeds: bool,
-    pub axes_dims_rope: [usize; 3],
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self {
-            patch_size: 1,
-            in_channels: 64,
-            out_channels: None,
-            num_layers: 19,
-            num_single_layers: 38,
-            attention_head_dim: 128,
-            num_attention_heads: 24,
-            joint_attention_dim: 4096,
-            pooled_projection_dim: 768,
-            guidance_embeds: false,
-            axes_dims_rope: [16, 56, 56],
-        }
-    }
-}
-
-impl Config {
-    /// The width of the token streams.
-    pub fn width(&self) -> usize {
-        self.attention_head_dim * self.num_attention_heads
-    }
-
-    /// Channels of the output.
-    pub fn outputs(&self) -> usize {
-        self.out_channels.unwrap_or(self.in_channels)
-    }
-
-    /// Checks that a network of this shape can be built.
-    pub fn check(&self) -> Result<()> {
-        let sizes = [
-            self.in_channels,
-            self.outputs(),
-            self.attention_head_dim,
-            self.num_attention_heads,
-            self.joint_attention_dim,
-            self.pooled_projection_dim,
-        ];
-        let fine = sizes.iter().all(|size| (1..=1 << 16).contains(size))
-            && self.width() <= 1 << 16
-            && self.num_layers.max(self.num_single_layers) <= 1024
-            && self.patch_size == 1
-            && self.axes_dims_rope.iter().all(|dims| dims % 2 == 0)
-            && self.axes_dims_rope.iter().sum::<usize>() == self.attention_head_dim;
-        if fine { Ok(()) } else { Err(Error::Invalid(format!("no FLUX.1 transformer has this shape: {self:?}"))) }
-    }
-}
-
-/// Number of sinusoids in the time embedding.
-const TIME_CHANNELS: usize = 256;
 /// The base of the rotary frequencies.
 const ROTARY_BASE: f64 = 10_000.0;
 /// The epsilon of all norms.
@@ -152,7 +84,6 @@ impl FluxTransformer {
     /// A transformer to load weights into or to train.
     pub fn new(config: &Config, device: &Device) -> Self {
         let width = config.width();
-        let patch = config.patch_size * config.patch_size;
         Self {
             time_text_embed: TimeTextEmbedding {
                 timestep_embedder: TwoLayers::new(TIME_CHANNELS, width, device),
@@ -166,7 +97,7 @@ impl FluxTransformer {
                 .map(|_| SingleBlock::new(config, device))
                 .collect(),
             norm_out: ContinuousNorm { linear: Linear::new(width, 2 * width, device), norm: LayerNorm::plain(EPSILON) },
-            proj_out: Linear::new(width, patch * config.outputs(), device),
+            proj_out: Linear::new(width, config.outputs(), device),
             axes: config.axes_dims_rope,
         }
     }

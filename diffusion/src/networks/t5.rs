@@ -7,66 +7,12 @@
 
 use burn::prelude::*;
 use burn::tensor::DType;
-use serde::{Deserialize, Serialize};
+use formats::networks::t5;
+pub use formats::networks::t5::{Config, FeedForwardKind};
 
 use crate::checkpoint::{self, Checkpoint};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::layers::{Embedding, Linear, NamedLayers, RmsNorm, attention, gelu_tanh, join_heads, split_heads};
-
-/// The encoder's `config.json`, with the defaults of `transformers`' `T5Config` except for the kind of feed-forward
-/// layer.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Config {
-    pub vocab_size: usize,
-    pub d_model: usize,
-    pub d_kv: usize,
-    pub d_ff: usize,
-    pub num_layers: usize,
-    pub num_heads: usize,
-    pub relative_attention_num_buckets: usize,
-    pub relative_attention_max_distance: usize,
-    pub layer_norm_epsilon: f64,
-    pub feed_forward_proj: FeedForwardKind,
-}
-
-/// The kind of feed-forward layer. The ungated one of T5 v1.0 is rejected: no image model uses it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum FeedForwardKind {
-    /// `wo(gelu_tanh(wi_0 x) · wi_1 x)`
-    GatedGelu,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self {
-            vocab_size: 32128,
-            d_model: 512,
-            d_kv: 64,
-            d_ff: 2048,
-            num_layers: 6,
-            num_heads: 8,
-            relative_attention_num_buckets: 32,
-            relative_attention_max_distance: 128,
-            layer_norm_epsilon: 1e-6,
-            feed_forward_proj: FeedForwardKind::GatedGelu,
-        }
-    }
-}
-
-impl Config {
-    /// Checks that a network of this shape can be built.
-    pub fn check(&self) -> Result<()> {
-        let sizes = [self.d_model, self.d_kv, self.d_ff, self.num_heads, self.d_kv * self.num_heads];
-        let fine = sizes.iter().all(|size| (1..=1 << 16).contains(size))
-            && (1..=1 << 20).contains(&self.vocab_size)
-            && (1..=1024).contains(&self.num_layers)
-            && (4..=1 << 16).contains(&self.relative_attention_num_buckets)
-            && self.relative_attention_max_distance > self.relative_attention_num_buckets / 4;
-        if fine { Ok(()) } else { Err(Error::Invalid(format!("no T5 encoder has this shape: {self:?}"))) }
-    }
-}
 
 /// The whole encoder.
 ///
@@ -141,7 +87,7 @@ impl T5Encoder {
 
     /// Loads a text encoder's folder strictly. The embedding may have either of its two names, or both.
     pub fn load(self, checkpoint: Checkpoint, dtype: DType) -> Result<Self> {
-        let checkpoint = checkpoint.alias("encoder.embed_tokens.weight", "shared.weight");
+        let checkpoint = checkpoint.with_names(t5::seen);
         checkpoint::load_strict(self, &checkpoint, dtype)
     }
 

@@ -4,120 +4,15 @@
 
 mod tiling;
 
-use std::path::Path;
-
 use burn::prelude::*;
 use burn::tensor::module::interpolate;
 use burn::tensor::ops::{InterpolateMode, InterpolateOptions};
-use serde::{Deserialize, Serialize};
+pub use formats::networks::vae::Config;
 
-use crate::error::{Error, Result};
 use crate::layers::{Conv2d, GroupNorm, Linear, attention};
 use crate::noise::Noise;
 
 const NORM_EPSILON: f64 = 1e-6;
-
-/// `vae/config.json`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Config {
-    /// Channels of the input picture.
-    #[serde(default = "three")]
-    pub in_channels: usize,
-    /// Channels of the output picture.
-    #[serde(default = "three")]
-    pub out_channels: usize,
-    /// Channels of the latents.
-    pub latent_channels: usize,
-    /// Channels of each level from the finest to the coarsest. Each level but the last halves the size.
-    pub block_out_channels: Vec<usize>,
-    /// Residual blocks per encoder level. A decoder level has one more.
-    pub layers_per_block: usize,
-    /// Groups of every group norm.
-    #[serde(default = "thirty_two")]
-    pub norm_num_groups: usize,
-    /// Whether the middle block has self-attention.
-    #[serde(default = "yes")]
-    pub mid_block_add_attention: bool,
-    /// Whether a 1×1 convolution follows the encoder.
-    #[serde(default = "yes")]
-    pub use_quant_conv: bool,
-    /// Whether a 1×1 convolution precedes the decoder.
-    #[serde(default = "yes")]
-    pub use_post_quant_conv: bool,
-    /// The factor that [`Autoencoder::normalise`] multiplies latents by.
-    #[serde(default = "sd_scaling_factor")]
-    pub scaling_factor: f64,
-    /// The mean of the latents.
-    #[serde(default)]
-    pub shift_factor: Option<f64>,
-    /// Mean and standard deviation of each latent channel. If both are given, they replace `shift_factor`.
-    #[serde(default)]
-    pub latents_mean: Option<Vec<f64>>,
-    #[serde(default)]
-    pub latents_std: Option<Vec<f64>>,
-    /// Side in pixels of the training pictures; larger pictures are processed in tiles of this size.
-    #[serde(default = "five_hundred_and_twelve")]
-    pub sample_size: usize,
-}
-
-fn three() -> usize {
-    3
-}
-fn thirty_two() -> usize {
-    32
-}
-fn yes() -> bool {
-    true
-}
-/// The value of Stable Diffusion 1. diffusers defaults to 32, which is too small for a useful tile.
-fn five_hundred_and_twelve() -> usize {
-    512
-}
-fn sd_scaling_factor() -> f64 {
-    0.18215
-}
-
-impl Config {
-    /// Pixels per latent along each side.
-    pub fn factor(&self) -> usize {
-        1 << self.block_out_channels.len().saturating_sub(1)
-    }
-
-    /// Side of a tile in latents: a multiple of 4, since neighbouring tiles overlap by a quarter.
-    fn tile(&self) -> usize {
-        (self.sample_size / self.factor() / 4 * 4).max(4)
-    }
-
-    /// Checks that a network of this shape can be built.
-    pub fn check(&self) -> Result<()> {
-        let groups = self.norm_num_groups;
-        let levels = self.block_out_channels.len();
-        let fine = (1..=8).contains(&levels)
-            && groups > 0
-            && self.block_out_channels.iter().all(|channels| *channels > 0 && channels % groups == 0)
-            && (1..=1024).contains(&self.latent_channels)
-            && (1..=64).contains(&self.layers_per_block)
-            && self.scaling_factor != 0.0
-            && [&self.latents_mean, &self.latents_std]
-                .into_iter()
-                .flatten()
-                .all(|all| all.len() == self.latent_channels)
-            && self.latents_std.iter().flatten().all(|deviation| *deviation > 0.0)
-            && self.sample_size <= 1 << 16;
-        if fine { Ok(()) } else { Err(Error::Invalid(format!("no autoencoder has this shape: {self:?}"))) }
-    }
-
-    /// Checks that input and output have three channels. `path` names the config in the error.
-    pub(crate) fn check_colours(&self, path: &Path) -> Result<()> {
-        match (self.in_channels, self.out_channels) {
-            (3, 3) => Ok(()),
-            (from, to) => {
-                let reason = format!("the autoencoder reads {from} and makes {to} colours, and pictures have 3");
-                Err(Error::malformed(path, reason))
-            }
-        }
-    }
-}
 
 /// Encoder and decoder.
 ///
@@ -178,7 +73,8 @@ impl Autoencoder {
             latents_mean,
             latents_std,
             factor: config.factor(),
-            tile: config.tile(),
+            // A multiple of 4, since neighbouring tiles overlap by a quarter.
+            tile: (config.sample_size / config.factor() / 4 * 4).max(4),
             largest_whole: 1024 * 1024,
         }
     }

@@ -74,7 +74,7 @@ impl ClipPrompt {
 
 /// Checks that tokenizer and encoder match, before an id is looked up.
 pub(super) fn check(folder: &Path, config: &Config, tokenizer: &ClipTokenizer) -> Result<()> {
-    config.check()?;
+    config.check().map_err(Error::Invalid)?;
     if tokenizer.length() > config.max_position_embeddings {
         let positions = config.max_position_embeddings;
         let reason = format!("the tokenizer makes {} ids, and CLIP has {positions} positions", tokenizer.length());

@@ -8,6 +8,7 @@ use std::path::Path;
 use ::image::RgbImage;
 use burn::prelude::*;
 use burn::tensor::DType;
+use formats::networks::agreement;
 use formats::{Defaults, Family, Part, Traits};
 use requests::{PromptSyntax, warnings};
 
@@ -119,7 +120,13 @@ impl FluxPipeline {
         let (vae_config, vae): (vae::Config, _) = parts.network(Part::Vae)?;
         let clip_tokenizer = parts.clip_tokenizer(Part::TextEncoder)?;
         let t5_tokenizer = parts.t5_tokenizer()?;
-        check_sizes(path, &transformer_config, &clip_config, &t5_config, &vae_config)?;
+        transformer_config
+            .check()
+            .and_then(|()| t5_config.check())
+            .and_then(|()| vae_config.check())
+            .map_err(Error::Invalid)?;
+        agreement::flux(&transformer_config, &clip_config, &t5_config, &vae_config)
+            .map_err(|reason| Error::malformed(path, reason))?;
         clip_prompt::check(path, &clip_config, &clip_tokenizer)?;
         if t5_tokenizer.vocabulary() > t5_config.vocab_size {
             let (known, there) = (t5_tokenizer.vocabulary(), t5_config.vocab_size);
@@ -440,34 +447,6 @@ pub fn unpack(tokens: Tensor<3>, rows: usize, columns: usize) -> Tensor<4> {
         2 * rows,
         2 * columns,
     ])
-}
-
-/// Checks that the configs of the parts match, before any weights are used.
-fn check_sizes(
-    folder: &Path,
-    transformer: &flux::Config,
-    clip: &clip::Config,
-    t5: &t5::Config,
-    vae: &vae::Config,
-) -> Result<()> {
-    transformer.check()?;
-    t5.check()?;
-    vae.check()?;
-    vae.check_colours(folder)?;
-    let pairs = [
-        (
-            "CLIP's width and the transformer's pooled_projection_dim",
-            clip.hidden_size,
-            transformer.pooled_projection_dim,
-        ),
-        ("T5's width and the transformer's joint_attention_dim", t5.d_model, transformer.joint_attention_dim),
-        ("four latent channels and the transformer's in_channels", 4 * vae.latent_channels, transformer.in_channels),
-        ("the transformer's in_channels and its output", transformer.in_channels, transformer.outputs()),
-    ];
-    if let Some((what, left, right)) = pairs.iter().find(|(_, left, right)| left != right) {
-        return Err(Error::malformed(folder, format!("{what} do not agree: {left} and {right}")));
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -12,7 +12,6 @@ use super::latent_diffusion::is_guided;
 use super::parts::Parts;
 use super::sizes::{Sizes, values};
 use super::{Keep, LoadOptions, PictureRequest};
-use crate::Result;
 use crate::checkpoint::AT_ONCE;
 use crate::image::LONGEST_SIDE;
 use crate::layers::WeightStorage;
@@ -21,6 +20,7 @@ use crate::networks::flux::{self, FluxTransformer};
 use crate::networks::t5::{self, T5Encoder};
 use crate::networks::unet::{self, UNet2DConditionModel};
 use crate::networks::vae;
+use crate::{Error, Result};
 
 /// Most attention scores that are held at once, in values: see [`crate::layers::attention`].
 const SCORES: usize = 1 << 24;
@@ -108,7 +108,7 @@ impl Footprint {
     pub fn read(path: &Path) -> Result<Self> {
         let parts = Parts::open(path)?;
         let (vae, vae_weights): (vae::Config, _) = parts.network(Part::Vae)?;
-        vae.check()?;
+        vae.check().map_err(Error::Invalid)?;
         let family = parts.family()?;
         let is_flux = family.denoiser() == Part::Transformer;
         // Layers allocate only when they are loaded, so an unloaded network gives the shapes at no cost.
@@ -116,14 +116,14 @@ impl Footprint {
         let mut text_encoders = vec![clip(&parts, Part::TextEncoder, ClipTextModel::new)?];
         if is_flux {
             let (config, weights): (t5::Config, _) = parts.network(Part::TextEncoder2)?;
-            config.check()?;
+            config.check().map_err(Error::Invalid)?;
             text_encoders.push(Sizes::of(T5Encoder::new(&config, &device).layers(), values(&weights), |_| true));
         } else if family.parts().contains(&Part::TextEncoder2) {
             text_encoders.push(clip(&parts, Part::TextEncoder2, ClipTextModel::with_projection)?);
         }
         let (denoiser, blocks, kind) = if is_flux {
             let (config, weights): (flux::Config, _) = parts.network(Part::Transformer)?;
-            config.check()?;
+            config.check().map_err(Error::Invalid)?;
             let mut transformer = FluxTransformer::new(&config, &device);
             let text = parts.t5_length()?;
             let trained = Trained {
@@ -143,7 +143,7 @@ impl Footprint {
             (denoiser, blocks, kind)
         } else {
             let (config, weights): (unet::Config, _) = parts.network(Part::Unet)?;
-            config.check()?;
+            config.check().map_err(Error::Invalid)?;
             let mut unet = UNet2DConditionModel::new(&config, &device);
             let denoiser = Sizes::of(unet.layers(), values(&weights), LoadOptions::packs);
             (denoiser, Vec::new(), Denoiser::Unet { config: Box::new(config) })
@@ -251,8 +251,8 @@ impl Footprint {
             }
             Denoiser::Unet { config } => {
                 let batch = if is_guided(request, config.time_cond_proj_dim) { 2 } else { 1 };
-                let (widest, skips) = config.activations(rows, columns);
-                let scores = SCORE_TENSORS * whole_scores(batch * config.largest_scores(rows, columns), dtype);
+                let (widest, skips) = activations(config, rows, columns);
+                let scores = SCORE_TENSORS * whole_scores(batch * largest_scores(config, rows, columns), dtype);
                 mean(batch * widest * UNET_TENSORS / 2 + scores, batch * (widest * UNET_TENSORS / 2 + skips))
             }
         }
@@ -269,6 +269,26 @@ fn unpacked(storage: WeightStorage, largest: u64) -> u64 {
     if storage == WeightStorage::Full { 0 } else { UNPACKED_TENSORS * largest }
 }
 
+/// Numbers of values for one picture of `rows` × `columns` latents: those of the widest block input including its skip
+/// connection, and those of all skip connections together.
+fn activations(unet: &unet::Config, rows: usize, columns: usize) -> (usize, usize) {
+    let places = |level: usize| (rows >> level).max(1) * (columns >> level).max(1);
+    let coarser = |level: usize| unet.channels((level + 1).min(unet.levels() - 1));
+    let widest = (0..unet.levels()).map(|level| (unet.channels(level) + coarser(level)) * places(level)).max();
+    let kept = |level: usize| (unet.layers_per_block.at(level) + 1) * unet.channels(level) * places(level);
+    (widest.unwrap_or(0), (0..unet.levels()).map(kept).sum())
+}
+
+/// Number of scores in the largest self-attention of one picture.
+fn largest_scores(unet: &unet::Config, rows: usize, columns: usize) -> usize {
+    let scores = |level: usize| {
+        let places = (rows >> level).max(1) * (columns >> level).max(1);
+        unet.heads(level) * places * places
+    };
+    let attends = |level: &usize| unet.attends_down(*level) || unet.attends_up(*level);
+    (0..unet.levels()).filter(attends).map(scores).max().unwrap_or(0)
+}
+
 /// Bytes of values that were just read and are not in place yet.
 fn loading(sizes: &Sizes, storage: WeightStorage) -> u64 {
     let more = if storage > WeightStorage::Half { sizes.largest() } else { 0 };
@@ -277,6 +297,6 @@ fn loading(sizes: &Sizes, storage: WeightStorage) -> u64 {
 
 fn clip(parts: &Parts, part: Part, build: fn(&clip::Config, &Device) -> ClipTextModel) -> Result<Sizes> {
     let (config, weights): (clip::Config, _) = parts.network(part)?;
-    config.check()?;
+    config.check().map_err(Error::Invalid)?;
     Ok(Sizes::of(build(&config, &Device::flex()).layers(), values(&weights), |_| true))
 }

@@ -11,6 +11,7 @@ use std::ops::ControlFlow;
 use ::image::RgbImage;
 use burn::prelude::*;
 use burn::tensor::DType;
+use formats::networks::agreement;
 use formats::scheduler::Stated;
 use formats::{Part, Traits};
 use requests::warnings;
@@ -111,18 +112,11 @@ impl LatentDiffusion {
     ) -> Result<(Self, unet::Config)> {
         let (unet_config, unet_weights): (unet::Config, _) = parts.network(Part::Unet)?;
         let (vae_config, vae_weights): (vae::Config, _) = parts.network(Part::Vae)?;
-        unet_config.check()?;
-        vae_config.check()?;
+        unet_config.check().map_err(Error::Invalid)?;
+        vae_config.check().map_err(Error::Invalid)?;
         let latent = vae_config.latent_channels;
         let repaints = unet_config.in_channels == 2 * latent + 1;
-        let fits = (repaints || unet_config.in_channels == latent) && unet_config.out_channels == latent;
-        if !fits {
-            let unet::Config { in_channels, out_channels, .. } = unet_config;
-            let reason =
-                format!("no pipeline has a UNet from {in_channels} to {out_channels} channels for {latent} latents");
-            return Err(Error::malformed(parts.path(), reason));
-        }
-        vae_config.check_colours(parts.path())?;
+        agreement::latents(&unet_config, &vae_config).map_err(|reason| Error::malformed(parts.path(), reason))?;
         let mut scheduler = parts.noise_scheduler()?;
         if unet_config.addition_embed_type.is_none() {
             scheduler.config.repair_first_models(repaints);

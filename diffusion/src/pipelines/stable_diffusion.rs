@@ -7,6 +7,7 @@ use std::path::Path;
 
 use ::image::RgbImage;
 use burn::prelude::*;
+use formats::networks::agreement;
 use formats::{Defaults, Family, Part};
 use requests::PromptSyntax;
 
@@ -53,12 +54,7 @@ impl StableDiffusionPipeline {
             prompts.encoder.with(|_| ())?;
         }
         let (latent_diffusion, unet) = LatentDiffusion::load(&parts, device, dtype, options)?;
-        let (read, told) = (unet.text_width(), prompts.config.hidden_size);
-        if read != told || unet.addition_embed_type.is_some() {
-            let reason =
-                format!("the UNet reads prompts of width {read} for this text encoder's {told}, or more than a prompt");
-            return Err(Error::malformed(path, reason));
-        }
+        agreement::stable_diffusion(&unet, &prompts.config).map_err(|reason| Error::malformed(path, reason))?;
         let defaults = family.defaults(latent_diffusion.traits(&unet));
         Ok(Self {
             family,

@@ -8,6 +8,7 @@ use std::path::Path;
 
 use ::image::RgbImage;
 use burn::prelude::*;
+use formats::networks::agreement;
 use formats::{Defaults, Family, Part};
 use requests::PromptSyntax;
 
@@ -19,11 +20,8 @@ use super::{Keep, LoadOptions, OnStep, PictureRequest};
 use crate::device::weight_dtype;
 use crate::lora::{self, LoraFile, MatchReport, Network};
 use crate::networks::clip::ClipTextModel;
-use crate::networks::unet::{self, AddedConditions};
+use crate::networks::unet::AddedConditions;
 use crate::{Error, Result};
-
-/// Original height and width, crop top and left, target height and width.
-const SIZE_CONDITIONS: usize = 6;
 
 /// A loaded Stable Diffusion XL checkpoint, ready to make pictures.
 ///
@@ -72,7 +70,9 @@ impl StableDiffusionXlPipeline {
             prompts.iter().try_for_each(|prompt| prompt.encoder.with(|_| ()))?;
         }
         let (latent_diffusion, unet) = LatentDiffusion::load(&parts, device, dtype, options)?;
-        check_widths(path, &prompts, &unet)?;
+        let [large, giant] = &prompts;
+        agreement::stable_diffusion_xl(&unet, [&large.config, &giant.config])
+            .map_err(|reason| Error::malformed(path, reason))?;
         let defaults = Family::Sdxl.defaults(latent_diffusion.traits(&unet));
         Ok(Self {
             prompts,
@@ -194,26 +194,5 @@ impl StableDiffusionXlPipeline {
             let pooled = pooled.ok_or_else(|| Error::Invalid("the second text encoder projects nothing".into()))?;
             Ok(PromptEmbeddings { hidden: Tensor::cat(vec![narrow, wide], 2), pooled })
         })
-    }
-}
-
-/// Checks that the configs of the parts match, before any weights are used.
-fn check_widths(folder: &Path, [large, giant]: &[ClipPrompt; 2], unet: &unet::Config) -> Result<()> {
-    let (told, channels) = unet.added().unwrap_or_default();
-    let pairs = [
-        (
-            "both text encoders' widths and the UNet's cross_attention_dim",
-            large.config.hidden_size + giant.config.hidden_size,
-            unet.text_width(),
-        ),
-        (
-            "the pooled prompt with six sizes and the UNet's projection_class_embeddings_input_dim",
-            giant.config.projection_dim + SIZE_CONDITIONS * channels,
-            told,
-        ),
-    ];
-    match pairs.iter().find(|(_, left, right)| left != right) {
-        Some((what, left, right)) => Err(Error::malformed(folder, format!("{what} do not agree: {left} and {right}"))),
-        None => Ok(()),
     }
 }

@@ -9,7 +9,7 @@ use tempfile::TempDir;
 use crate::{golden, load};
 
 /// A copy of a tiny pipeline.
-fn copied(name: &str) -> TempDir {
+pub(super) fn copied(name: &str) -> TempDir {
     fn copy(from: &Path, to: &Path) {
         std::fs::create_dir_all(to).unwrap();
         for entry in std::fs::read_dir(from).unwrap().map(Result::unwrap) {

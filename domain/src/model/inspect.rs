@@ -1,5 +1,5 @@
 //! What the files of a model say about it, read on request from their headers and configs: a few kilobytes of each
-//! file. Not here: the values of the weights, and whether they fit, which the engine checks.
+//! file. Not here: the values of the weights, and whether they fit, which is checked when the model is added.
 
 use std::collections::BTreeMap;
 

@@ -217,7 +217,7 @@ impl Intake {
     async fn read(&self, name: &str, base: Option<&str>) -> Result<Described> {
         let Some(index) = self.configs.get(INDEX) else {
             if let Some(layout) = Layout::of(&self.weights, &self.configs)? {
-                layout.check()?;
+                layout.check(&self.weights, &self.configs)?;
                 let traits = layout.traits(&self.configs);
                 return checkpoint(layout.denoiser.family, traits, &self.configs, base, layout.notes);
             }

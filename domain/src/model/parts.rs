@@ -1,12 +1,13 @@
 //! Checkpoints in files rather than in diffusers' folders: a file with the denoiser, and each other part in that file,
 //! in one beside it (`vae.safetensors`), or in a folder beside it (`vae/`). Where each part is, is detected from the
-//! names of tensors; the engine checks whether they fit.
+//! names of tensors; `formats` checks whether they fit.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use formats::detect::{self, Denoiser};
-use formats::folder::Folder;
-use formats::{Configs, Header, Traits, scaling};
+use formats::folder::{self, Folder};
+use formats::networks::agreement;
+use formats::{Configs, Header, Traits, scaling, single_file};
 pub use formats::{Part, named_as};
 
 use crate::weights_gate::invalid;
@@ -20,10 +21,18 @@ pub(crate) struct Layout<'a> {
     pub denoiser: Denoiser,
     /// Parts that are in none of the files.
     pub missing: Vec<Part>,
+    parts: Vec<(Part, Place<'a>)>,
     /// Sentences for the user about what has no effect.
     pub notes: Vec<String>,
-    /// Pixels per latent of the autoencoder, if it is in a file.
-    vae_factor: Option<u32>,
+}
+
+/// Where a part is.
+#[derive(Debug, Clone, Copy)]
+enum Place<'a> {
+    /// The file with the denoiser, or one of the part's own.
+    File(&'a str, &'a Header),
+    /// A folder with its config.
+    Folder,
 }
 
 impl<'a> Layout<'a> {
@@ -57,13 +66,12 @@ impl<'a> Layout<'a> {
         };
         let family = denoiser.family;
         let notes = roots.iter().filter_map(|(_, header)| scaling::notes(header)).collect();
-        let mut layout = Layout { main, denoiser, missing: vec![], notes, vae_factor: None };
+        let parts = vec![(family.denoiser(), Place::File(main, header))];
+        let mut layout = Layout { main, denoiser, missing: vec![], notes, parts };
         for (path, header) in &roots {
             let checked = scaling::check(header);
             checked.map_err(|reason| Error::invalid("file", format!("`{path}`: {reason}.")))?;
         }
-        let paths: BTreeSet<&str> = weights.keys().chain(configs.keys()).map(String::as_str).collect();
-        let folder = Folder { paths: &paths, configs, weights };
         for part in Part::SEPARABLE {
             let apart = roots.iter().find(|(path, _)| path != main && Part::of_file(path) == Some(part));
             if let Some((path, apart)) = apart
@@ -73,20 +81,45 @@ impl<'a> Layout<'a> {
                 let message = format!("`{path}` holds no {} of {}: {what}.", part.as_str(), family.title());
                 return Err(Error::invalid(part.as_str(), message));
             }
-            let place = apart.map(|(_, header)| *header).or_else(|| family.place_of(part, header).map(|_| *header));
-            if part == Part::Vae {
-                layout.vae_factor = place.and_then(detect::vae_factor);
-            }
-            let in_folder = folder.check_network(part).is_ok();
-            if family.parts().contains(&part) && place.is_none() && !in_folder {
-                layout.missing.push(part);
+            let place = if configs.contains_key(&format!("{}/config.json", part.as_str())) {
+                Some(Place::Folder)
+            } else {
+                let inside = family.place_of(part, header).map(|_| Place::File(main, header));
+                apart.map(|(path, header)| Place::File(path, header)).or(inside)
+            };
+            match place {
+                _ if !family.parts().contains(&part) => {}
+                Some(place) => layout.parts.push((part, place)),
+                None => layout.missing.push(part),
             }
         }
         Ok(Some(layout))
     }
 
-    /// Errors: `Invalid` with the parts that are missing, and how to supply them.
-    pub(crate) fn check(&self) -> Result<()> {
+    /// Whether the engine can load every part. `weights` and `configs` are those of [`Layout::of`]. Errors: `Invalid`
+    /// with the parts that are missing and how to supply them, or with the tensors of a part that do not fit.
+    pub(crate) fn check(&self, weights: &BTreeMap<String, Header>, configs: &Configs) -> Result<()> {
+        self.check_missing()?;
+        let family = self.denoiser.family;
+        let paths: BTreeSet<&str> = weights.keys().chain(configs.keys()).map(String::as_str).collect();
+        let inside = Folder { paths: &paths, configs, weights };
+        let mut networks = BTreeMap::new();
+        for (part, place) in &self.parts {
+            let config = match place {
+                Place::File(path, header) => single_file::check(header, family, *part).map_err(|reason| {
+                    let field = if *path == self.main { "file" } else { part.as_str() };
+                    Error::invalid(field, format!("`{path}`: {reason}."))
+                })?,
+                Place::Folder => {
+                    inside.check_network(family, *part).cloned().map_err(|reason| Error::invalid("file", reason))?
+                }
+            };
+            networks.insert(*part, config);
+        }
+        agreement::check(family, &networks).map_err(|reason| Error::invalid("file", folder::misfit(reason)))
+    }
+
+    fn check_missing(&self) -> Result<()> {
         if self.missing.is_empty() {
             return Ok(());
         }
@@ -106,12 +139,20 @@ impl<'a> Layout<'a> {
         Err(Error::invalid("file", message))
     }
 
+    /// Pixels per latent of the autoencoder, if it is in a file.
+    fn vae_factor(&self) -> Option<u32> {
+        self.parts.iter().find_map(|(part, place)| match place {
+            Place::File(_, header) if *part == Part::Vae => detect::vae_factor(header),
+            _ => None,
+        })
+    }
+
     /// What its defaults depend on: its tensors, and the configs of parts in folders.
     pub(crate) fn traits(&self, configs: &Configs) -> Traits {
         let folders = detect::traits_of_folder(self.denoiser.family, configs);
         Traits {
             guidance_embedded: self.denoiser.guidance_embedded,
-            vae_factor: self.vae_factor.or(folders.vae_factor),
+            vae_factor: self.vae_factor().or(folders.vae_factor),
             ..folders
         }
     }
@@ -181,12 +222,32 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_holds_a_part_as_the_engine_reads_it() {
+    fn a_folder_with_a_config_holds_a_part_as_the_engine_reads_it() {
         let configs = Configs::from([("vae/config.json".to_owned(), json!({}))]);
-        for (file, missing) in [("vae/model.safetensors", false), ("vae/model.gguf", true)] {
+        for (file, named) in [("vae/model.safetensors", "`vae/config.json`"), ("vae/model.gguf", "is missing")] {
             let weights = BTreeMap::from([("x.gguf".to_owned(), headed(&FLUX)), (file.to_owned(), headed(&AE))]);
             let layout = Layout::of(&weights, &configs).unwrap().unwrap();
-            assert_eq!(layout.missing.contains(&Vae), missing, "{file}");
+            assert_eq!(layout.missing, [TextEncoder, TextEncoder2], "{file}");
+            let layout = Layout { missing: vec![], parts: vec![(Vae, Place::Folder)], ..layout };
+            let message = layout.check(&weights, &configs).unwrap_err().to_string();
+            assert!(message.contains(named), "{message}");
+        }
+    }
+
+    #[test]
+    fn a_part_whose_tensors_do_not_fit_is_named_with_its_file() {
+        let weights =
+            BTreeMap::from([("x.safetensors".to_owned(), headed(&FLUX)), ("vae.safetensors".to_owned(), headed(&AE))]);
+        let layout = Layout::of(&weights, &Configs::new()).unwrap().unwrap();
+        let refused = |part: Part, file: &str| {
+            let place = Place::File(file, &weights[file]);
+            let layout = Layout { missing: vec![], parts: vec![(part, place)], notes: vec![], ..layout };
+            layout.check(&weights, &Configs::new()).unwrap_err()
+        };
+        for (part, file, field) in [(Part::Transformer, "x.safetensors", "file"), (Vae, "vae.safetensors", "vae")] {
+            let error = refused(part, file);
+            assert!(matches!(&error, Error::Invalid { field: named, .. } if named == field), "{error:?}");
+            assert!(error.to_string().contains(&format!("`{file}`: taken for FLUX.1: ")), "{error}");
         }
     }
 
@@ -194,7 +255,7 @@ mod tests {
     fn what_is_missing_is_told_with_the_remedy() {
         let weights = BTreeMap::from([("dev.gguf".to_owned(), headed(&FLUX))]);
         let layout = Layout::of(&weights, &Configs::new()).unwrap().unwrap();
-        let message = layout.check().unwrap_err().to_string();
+        let message = layout.check(&weights, &Configs::new()).unwrap_err().to_string();
         for word in ["dev.gguf", "FLUX.1", "`text_encoder_2`", "--text-encoder-2 FILE", "parts_of", "--like"] {
             assert!(message.contains(word), "{message}");
         }

@@ -48,9 +48,13 @@ pub fn denoiser(header: &Header) -> Result<Option<Denoiser>, Unsupported> {
     Ok(family.map(|family| Denoiser { family, guidance_embedded: false }))
 }
 
-/// Checks a file without a denoiser: `Ok` for another part of a supported model. Errors: what else it looks like.
-pub fn lone_part(header: &Header) -> Result<(), Unsupported> {
-    unsupported::other_file(header).map_or(Ok(()), Err)
+/// The denoiser of a file that holds a whole model or some part of one; `None` for a part without one. Errors: what the
+/// file is instead.
+pub fn contents(header: &Header) -> Result<Option<Denoiser>, Unsupported> {
+    match denoiser(header)? {
+        None => unsupported::other_file(header).map_or(Ok(None), Err),
+        found => Ok(found),
+    }
 }
 
 /// Whether a file contains an adapter, of any family.

@@ -4,8 +4,10 @@
 
 use std::path::Path;
 
+use formats::View;
+use formats::view::Source;
+
 use super::Checkpoint;
-use crate::checkpoint::view::Source;
 use crate::networks::autoencoder_tiny::Config;
 use crate::{Error, Result};
 
@@ -71,6 +73,6 @@ pub fn decoder(path: &Path) -> Result<(Config, Checkpoint)> {
         ..Config::default()
     };
     config.check()?;
-    let tensors = file.renamed("", sources, |name| name.contains("encoder"))?;
-    Ok((config, tensors))
+    let view = View::renamed(file.header(), "", sources, |name| name.contains("encoder"));
+    Ok((config, file.seen_as(view.map_err(|reason| Error::malformed(path, reason))?)))
 }

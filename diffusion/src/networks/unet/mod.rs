@@ -7,13 +7,12 @@
 //! the steps.
 
 mod block;
-mod config;
 mod transformer;
 
 use burn::prelude::*;
 use burn::tensor::activation::silu;
 
-pub use config::{Config, PerLevel};
+pub use formats::networks::unet::{Config, PerLevel};
 
 use self::block::{DownBlock, MidBlock, UpBlock};
 use crate::layers::{Conv2d, GroupNorm, Linear, NamedLayers, sinusoidal};

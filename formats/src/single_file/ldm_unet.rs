@@ -4,7 +4,8 @@
 use serde_json::{Value, json};
 
 use super::{Below, Mapped, layer};
-use crate::checkpoint::view::Source;
+use crate::networks::unet::{MAX_LAYERS, MAX_LEVELS, MAX_TRANSFORMER_BLOCKS};
+use crate::view::Source;
 
 /// Width of an attention head in Stable Diffusion 2 and XL.
 const HEAD: usize = 64;
@@ -25,6 +26,10 @@ pub(super) fn map(file: &Below, mut config: Value) -> Result<Mapped, String> {
         return Err(format!("the levels of the UNet have {layers} and {} residual blocks", other.layers));
     }
     let middle = file.count("middle_block.1.transformer_blocks.");
+    let blocks: usize = levels.iter().map(|level| (2 * layers + 1) * level.depth).sum();
+    if levels.len() > MAX_LEVELS || layers > MAX_LAYERS || blocks + middle > MAX_TRANSFORMER_BLOCKS {
+        return Err("no UNet has so many blocks".to_owned());
+    }
     let attends = |level: &Level| level.depth > 0;
     let kinds = |with: &str, without: &str| -> Vec<String> {
         levels.iter().map(|level| if attends(level) { with.into() } else { without.into() }).collect()

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::clip::{HEAD, projects};
 use super::{Below, Mapped, layer};
-use crate::checkpoint::view::{Cut, Source};
+use crate::view::{Cut, Source};
 
 const BLOCKS: &str = "transformer.resblocks.";
 /// The projection to the shared space, if it is stored as a linear layer.

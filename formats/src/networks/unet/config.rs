@@ -5,7 +5,11 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::error::{Error, Result};
+/// Limits on levels, and on residual blocks per level.
+pub(crate) const MAX_LEVELS: usize = 8;
+pub(crate) const MAX_LAYERS: usize = 64;
+/// Limit on the transformer blocks of all levels together. Stable Diffusion XL has 70.
+pub(crate) const MAX_TRANSFORMER_BLOCKS: usize = 512;
 
 /// The UNet's `config.json`, with the defaults of diffusers' `UNet2DConditionModel`.
 ///
@@ -162,47 +166,41 @@ impl Config {
     }
 
     /// Channels of `level`; 0 if it does not exist.
-    pub(super) fn channels(&self, level: usize) -> usize {
+    pub fn channels(&self, level: usize) -> usize {
         self.block_out_channels.get(level).copied().unwrap_or_default()
     }
 
-    pub(super) fn heads(&self, level: usize) -> usize {
+    /// Number of heads of each attention of `level`.
+    pub fn heads(&self, level: usize) -> usize {
         self.num_attention_heads.as_ref().unwrap_or(&self.attention_head_dim).at(level)
     }
 
     /// Whether the down block of `level` has cross-attention.
-    pub(super) fn attends_down(&self, level: usize) -> bool {
+    pub fn attends_down(&self, level: usize) -> bool {
         self.down_block_types.get(level).is_some_and(|kind| kind == "CrossAttnDownBlock2D")
     }
 
     /// Whether the up block of `level` has cross-attention.
-    pub(super) fn attends_up(&self, level: usize) -> bool {
+    pub fn attends_up(&self, level: usize) -> bool {
         let mut from_the_finest = self.up_block_types.iter().rev();
         from_the_finest.nth(level).is_some_and(|kind| kind == "CrossAttnUpBlock2D")
     }
 
-    /// Numbers of values for one picture of `rows` × `columns` latents: those of the widest block input including its
-    /// skip connection, and those of all skip connections together.
-    pub(crate) fn activations(&self, rows: usize, columns: usize) -> (usize, usize) {
-        let places = |level: usize| (rows >> level).max(1) * (columns >> level).max(1);
-        let coarser = |level: usize| self.channels((level + 1).min(self.levels() - 1));
-        let widest = (0..self.levels()).map(|level| (self.channels(level) + coarser(level)) * places(level)).max();
-        let kept = |level: usize| (self.layers_per_block.at(level) + 1) * self.channels(level) * places(level);
-        (widest.unwrap_or(0), (0..self.levels()).map(kept).sum())
-    }
-
-    /// Number of scores in the largest self-attention of one picture.
-    pub(crate) fn largest_scores(&self, rows: usize, columns: usize) -> usize {
-        let scores = |level: usize| {
-            let places = (rows >> level).max(1) * (columns >> level).max(1);
-            self.heads(level) * places * places
+    /// Number of transformer blocks in the whole network.
+    fn transformer_blocks(&self) -> usize {
+        let attentions = |level: usize| {
+            let layers = self.layers_per_block.at(level);
+            let (down, up) = (self.attends_down(level), self.attends_up(level));
+            layers * usize::from(down) + (layers + 1) * usize::from(up) + usize::from(level + 1 == self.levels())
         };
-        let attends = |level: &usize| self.attends_down(*level) || self.attends_up(*level);
-        (0..self.levels()).filter(attends).map(scores).max().unwrap_or(0)
+        (0..self.levels()).map(|level| attentions(level) * self.transformer_layers_per_block.at(level)).sum()
     }
 
-    /// Checks that a network of this shape can be built. The error names the unsupported field.
-    pub fn check(&self) -> Result<()> {
+    /// Checks that a network of this shape can be built.
+    ///
+    /// # Errors
+    /// A part of a sentence that names the unsupported field.
+    pub fn check(&self) -> Result<(), String> {
         for (name, usual) in USUAL {
             let Some(value) = self.others.get(name) else { continue };
             let usual: Vec<Value> = serde_json::from_str(usual).unwrap_or_default();
@@ -224,6 +222,7 @@ impl Config {
         let heads_divide = (0..levels)
             .filter(|level| self.attends_down(*level) || self.attends_up(*level) || level + 1 == levels)
             .all(|level| self.heads(level) > 0 && self.channels(level).is_multiple_of(self.heads(level)));
+        let layered = each(&self.layers_per_block, &|layers| (1..=MAX_LAYERS).contains(&layers));
         let sinusoids = |channels: usize| size(channels) && channels / 2 > self.freq_shift;
         let one_width = |width| size(width) && width == self.text_width();
         let heads = if self.num_attention_heads.is_some() { "num_attention_heads" } else { "attention_head_dim" };
@@ -234,7 +233,7 @@ impl Config {
             ("norm_num_groups", size(groups)),
             (
                 "block_out_channels",
-                (1..=8).contains(&levels)
+                (1..=MAX_LEVELS).contains(&levels)
                     && self
                         .block_out_channels
                         .iter()
@@ -243,10 +242,15 @@ impl Config {
             ("freq_shift", sinusoids(self.channels(0))),
             ("down_block_types", types(&self.down_block_types, ["DownBlock2D", "CrossAttnDownBlock2D"])),
             ("up_block_types", types(&self.up_block_types, ["UpBlock2D", "CrossAttnUpBlock2D"])),
-            ("layers_per_block", each(&self.layers_per_block, &|layers| (1..=64).contains(&layers))),
+            ("layers_per_block", layered),
             (heads, each(self.num_attention_heads.as_ref().unwrap_or(&self.attention_head_dim), &size) && heads_divide),
             ("cross_attention_dim", each(&self.cross_attention_dim, &one_width)),
-            ("transformer_layers_per_block", each(&self.transformer_layers_per_block, &|layers| layers <= 64)),
+            (
+                "transformer_layers_per_block",
+                layered
+                    && each(&self.transformer_layers_per_block, &|layers| layers <= MAX_LAYERS)
+                    && self.transformer_blocks() <= MAX_TRANSFORMER_BLOCKS,
+            ),
             ("addition_embed_type", self.addition_embed_type.as_ref().is_none_or(|kind| kind == "text_time")),
             ("addition_time_embed_dim", !added || self.addition_time_embed_dim.is_some_and(sinusoids)),
             (
@@ -270,8 +274,8 @@ fn same(usual: &Value, value: &Value) -> bool {
     usual == value || usual.as_f64().is_some_and(|number| value.as_f64() == Some(number))
 }
 
-fn refused(name: &str, value: &Value) -> Error {
-    Error::Invalid(format!("no UNet can be built whose {name} is {value}"))
+fn refused(name: &str, value: &Value) -> String {
+    format!("no UNet can be built whose {name} is {value}")
 }
 
 #[cfg(test)]
@@ -317,6 +321,7 @@ mod tests {
             ("only_cross_attention", "[true, true, true, false]"),
             ("reverse_transformer_layers_per_block", "[[1, 2], [1]]"),
             ("transformer_layers_per_block", "[[1, 2], [1]]"),
+            ("transformer_layers_per_block", "64"),
             ("mid_block_type", "null"),
             ("time_embedding_type", r#""fourier""#),
             ("resnet_out_scale_factor", "1.5"),
@@ -332,10 +337,10 @@ mod tests {
             ("addition_embed_type", r#""image""#),
             ("freq_shift", "160"),
         ] {
-            let error = config(&format!(r#"{{"{name}": {value}}}"#)).check().unwrap_err().to_string();
+            let error = config(&format!(r#"{{"{name}": {value}}}"#)).check().unwrap_err();
             assert!(error.contains(&format!("whose {name} is")), "{name} {value}: {error}");
         }
-        let error = config(r#"{"addition_embed_type": "text_time"}"#).check().unwrap_err().to_string();
+        let error = config(r#"{"addition_embed_type": "text_time"}"#).check().unwrap_err();
         assert!(error.contains("addition_time_embed_dim"), "{error}");
     }
 }

@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 
 use super::{Below, Mapped, layer};
-use crate::checkpoint::view::{Cut, Source};
+use crate::view::{Cut, Source};
 
 pub(super) fn map(file: &Below, mut config: Value) -> Result<Mapped, String> {
     let width = file.size("img_in.weight", 0)?;

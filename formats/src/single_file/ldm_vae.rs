@@ -4,11 +4,15 @@
 use serde_json::{Value, json};
 
 use super::{Below, Mapped, layer};
-use crate::checkpoint::view::{Cut, Source};
+use crate::networks::vae::{MAX_LAYERS, MAX_LEVELS};
+use crate::view::{Cut, Source};
 
 pub(super) fn map(file: &Below, mut config: Value) -> Result<Mapped, String> {
     let levels = file.count("encoder.down.");
     let layers = file.count("encoder.down.0.block.");
+    if levels > MAX_LEVELS || layers > MAX_LAYERS {
+        return Err("no autoencoder has so many blocks".to_owned());
+    }
     let channels: Vec<usize> = (0..levels)
         .map(|level| file.size(&format!("encoder.down.{level}.block.0.conv2.weight"), 0))
         .collect::<Result<_, _>>()?;

@@ -4,7 +4,7 @@
 use serde_json::Value;
 
 use super::{Below, Mapped};
-use crate::checkpoint::view::Source;
+use crate::view::Source;
 
 /// The decoder of a complete T5.
 const IGNORED: [&str; 3] = ["decoder.", "lm_head.weight", "logit_scale"];

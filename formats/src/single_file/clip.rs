@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::{Below, Mapped};
-use crate::checkpoint::view::Source;
+use crate::view::Source;
 
 /// Width of an attention head in every published CLIP text encoder.
 pub(super) const HEAD: usize = 64;
