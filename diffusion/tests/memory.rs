@@ -139,33 +139,6 @@ fn measure() {
     let pipeline = Pipeline::load_with(&task.folder, &Device::flex(), task.options).unwrap();
     let [_, loaded] = memory();
     let request = request(&pipeline, task.side);
-    if std::env::var("STAGES").is_ok() {
-        let needs = Footprint::read(&task.folder).unwrap().needs(&request, task.options, PLACE);
-        println!("estimate {} + {} = {} MiB", needs.weights >> 20, needs.working >> 20, needs.total() >> 20);
-        for run in 0..2 {
-            let started = std::time::Instant::now();
-            std::fs::write("/proc/self/clear_refs", "5").unwrap();
-            let mut denoised = 0;
-            pipeline
-                .generate(&request, &mut |_| {
-                    denoised = memory()[1];
-                    std::fs::write("/proc/self/clear_refs", "5").unwrap();
-                    println!("denoised {:.1} s", started.elapsed().as_secs_f64());
-                    ControlFlow::Continue(())
-                })
-                .unwrap();
-            let [now, decoded] = memory();
-            println!(
-                "run {run}: loaded {} MiB, to the denoised {} MiB, decoding {} MiB, after {} MiB, {:.1} s",
-                (loaded - before) >> 20,
-                (denoised - before) >> 20,
-                (decoded - before) >> 20,
-                (now - before) >> 20,
-                started.elapsed().as_secs_f64()
-            );
-        }
-        return;
-    }
     pipeline.generate(&request, &mut |_| ControlFlow::Continue(())).unwrap();
     let [_, peak] = memory();
     println!("\nmeasured {:?}", [loaded - before, peak - before]);

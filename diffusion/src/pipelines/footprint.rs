@@ -29,7 +29,7 @@ const SCORES: usize = 1 << 24;
 /// decoder, and score tensors.
 const FLUX_TENSORS: usize = 28;
 const UNET_TENSORS: usize = 18;
-pub(crate) const VAE_TENSORS: usize = 7;
+pub(crate) const VAE_TENSORS: usize = 5;
 const SCORE_TENSORS: usize = 3;
 /// Other memory of the process, in bytes: tokenizers, threads, memory that the allocator retains.
 pub(crate) const PROCESS: u64 = 48 << 20;

@@ -12,7 +12,7 @@ use burn::prelude::*;
 use burn::tensor::DType;
 use diffusion::checkpoint::{Checkpoint, SingleFile, load_strict};
 use diffusion::networks::{clip, flux, t5, unet, vae};
-use diffusion::{Error, LoadOptions, Pipeline, Result};
+use diffusion::{Error, Keep, LoadOptions, Pipeline, Result};
 use formats::folder::Folder;
 use formats::networks::{Parameters, agreement};
 use formats::{Configs, Family, Part, single_file};
@@ -483,7 +483,7 @@ fn parts_of_two_models_are_refused_by_both() {
         let inside = folder.path().join(part.as_str());
         std::fs::write(inside.join("config.json"), configs[&part].to_string()).unwrap();
         let gate = agreement::check(family, &configs).unwrap_err();
-        let options = LoadOptions { keep_text_encoders: false, ..LoadOptions::default() };
+        let options = LoadOptions { keep: Keep::Denoiser, ..LoadOptions::default() };
         let engine = Pipeline::load_with(folder.path(), &Device::flex(), options).map(drop).map_err(reason);
         assert_eq!(engine, Err(gate), "{pipeline} with {field} = {value}");
     }
