@@ -202,8 +202,7 @@ pub async fn create(
     if examples.is_empty() {
         return Err(Error::conflict_in("dataset", "The dataset has no pictures yet; add some before training on it."));
     }
-    model::check_name_is_free(&mut tx, project, &request.name).await?;
-    model::check_name_is_not_awaited(&mut tx, project, &request.name).await?;
+    model::reserve_name(&mut tx, project, &request.name).await?;
     let total_steps = params.steps as i32;
     let job = NewJob {
         total_steps,
@@ -269,8 +268,7 @@ pub(crate) async fn retry(caller: &Caller, connection: &mut PgConnection, failed
     if !row.examples.0.iter().all(is_there) {
         return Err(gone());
     }
-    model::check_name_is_free(connection, project, &row.name).await?;
-    model::check_name_is_not_awaited(connection, project, &row.name).await?;
+    model::reserve_name(connection, project, &row.name).await?;
     let id = TrainingId::new();
     let job = NewJob {
         total_steps: row.config.0.steps as i32,
@@ -320,6 +318,7 @@ struct Row {
 
 impl From<Row> for Training {
     fn from(row: Row) -> Self {
+        let renamed = model::renamed(&row.name, row.output_name.as_deref());
         Self {
             id: row.id,
             job_id: row.job_id,
@@ -328,7 +327,7 @@ impl From<Row> for Training {
             model: ModelRef { id: row.model_id, name: row.model_name },
             params: row.config.0,
             output_model: row.output_id.zip(row.output_name).map(|(id, name)| ModelRef { id, name }),
-            report: row.job.0.report(row.warnings.0),
+            report: row.job.0.report(row.warnings.0.into_iter().chain(renamed).collect()),
             created_at: row.created_at,
         }
     }
@@ -496,7 +495,7 @@ async fn commit_checkpoint(pool: &PgPool, claim: &Claim, checkpoint: NewCheckpoi
 }
 
 /// Writes the LoRA as model and artifact and makes the job succeed, in one transaction that only the holder of the
-/// lease can make. A name that was taken meanwhile gets a number. Errors: `LeaseLost`, and then nothing has changed.
+/// lease can make. Errors: `LeaseLost`, and then nothing has changed.
 pub async fn finish(
     pool: &PgPool,
     storage: &Storage,
@@ -562,15 +561,7 @@ async fn commit(pool: &PgPool, claim: &Claim, adapter: NewArtifact, warnings: &[
         built_in: false,
         created_at: now(),
     };
-    for number in 2.. {
-        match model::intake::insert(&mut tx, training.project, &model).await {
-            Err(Error::Conflict { .. }) => model.name = format!("{}-{number}", training.name),
-            result => {
-                result?;
-                break;
-            }
-        }
-    }
+    model::intake::insert_made(&mut tx, training.project, &mut model).await?;
     artifact::insert(&mut tx, claim, &[adapter]).await?;
     sqlx::query!(
         "UPDATE trainings SET output_model_id = $2, warnings = $3 WHERE id = $1",

@@ -16,7 +16,7 @@ use sqlx::types::Json;
 
 use super::described::{Described, is_trigger_word};
 use super::parts::Layout;
-use super::{Defaults, Model, ModelFile, ModelKind, check_name, check_name_is_free, family, vae_approx};
+use super::{Defaults, Model, ModelFile, ModelKind, check_name, check_name_is_free, family, reserve_name, vae_approx};
 use crate::database::now;
 use crate::deposit::Deposit;
 use crate::limits::{MAX_FILE_BYTES, MAX_FILES};
@@ -88,7 +88,7 @@ impl Intake {
     /// Checks whether a model may have this name, as far as possible before the end.
     pub async fn check_name(&self, name: &str) -> Result<()> {
         check_name(name)?;
-        check_name_is_free(&mut *self.pool.acquire().await?, self.project, name).await
+        reserve_name(&mut *self.pool.acquire().await?, self.project, name).await
     }
 
     /// Opens the next file. Errors: `Invalid` for a path that is not plain and relative, `Unsupported` for a kind of
@@ -305,7 +305,12 @@ impl Intake {
         let (model, spare) = deposit
             .commit(&pool, move |connection| {
                 Box::pin(async move {
-                    check_name_is_free(connection, project, &model.name).await?;
+                    // A new version brings its model, whatever is queued.
+                    if built_in {
+                        check_name_is_free(connection, project, &model.name).await?;
+                    } else {
+                        reserve_name(connection, project, &model.name).await?;
+                    }
                     let spare = share(connection, &mut model, &sound, &borrowed).await?;
                     insert(connection, project, &model).await?;
                     Ok((model, spare))
@@ -626,7 +631,7 @@ pub async fn has_built_in(pool: &PgPool, name: &str) -> bool {
 }
 
 /// Writes the row of a model of `project`. Errors: `Conflict` for a name that the project has.
-pub(crate) async fn insert(connection: &mut sqlx::PgConnection, project: ProjectId, model: &Model) -> Result<()> {
+async fn insert(connection: &mut sqlx::PgConnection, project: ProjectId, model: &Model) -> Result<()> {
     let inserted = sqlx::query!(
         "INSERT INTO models (id, name, kind, family, base_model_id, files, bytes, sha256, trigger_word, training_id, defaults, built_in, created_at, project_id, warnings)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)
@@ -654,6 +659,23 @@ pub(crate) async fn insert(connection: &mut sqlx::PgConnection, project: Project
             "name",
             format!("There is a model named `{}` already; choose another name or delete that one.", model.name),
         ));
+    }
+    Ok(())
+}
+
+/// Writes the row of a model that a job has made. The name was reserved for it; if a built-in model of a newer version
+/// has it all the same, the model gets a number ([`super::renamed`] says so).
+pub(crate) async fn insert_made(
+    connection: &mut sqlx::PgConnection,
+    project: ProjectId,
+    model: &mut Model,
+) -> Result<()> {
+    let reserved = model.name.clone();
+    for number in 2.. {
+        match insert(connection, project, model).await {
+            Err(Error::Conflict { .. }) => model.name = format!("{reserved}-{number}"),
+            result => return result,
+        }
     }
     Ok(())
 }
