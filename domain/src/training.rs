@@ -13,6 +13,7 @@ use utoipa::ToSchema;
 use crate::artifact::{self, NewArtifact};
 use crate::database::now;
 use crate::event::{self, EventKind};
+use crate::faults::Faults;
 use crate::generation::{DEFAULT_MODEL, on_grid};
 use crate::integer;
 use crate::job::{self, Claim, JobKind, JobStatus, NewJob};
@@ -134,8 +135,9 @@ pub struct NewCheckpoint {
     pub bytes: i64,
 }
 
-/// Fills in defaults and checks every value. Errors: `Invalid`, naming the field.
-pub(crate) fn params(request: &TrainingRequest, base: &Model) -> Result<TrainingParams> {
+/// Fills in defaults and checks every value; a wrong one is added to `faults`. Errors: `Invalid` for a base
+/// that nothing is trained on.
+fn params(request: &TrainingRequest, base: &Model, faults: &mut Faults) -> Result<TrainingParams> {
     if base.kind != ModelKind::Checkpoint {
         return Err(Error::invalid(
             "model",
@@ -148,25 +150,30 @@ pub(crate) fn params(request: &TrainingRequest, base: &Model) -> Result<Training
             format!("`{}` is of the family {}; LoRAs are trained on FLUX.1 so far.", base.name, base.family),
         ));
     }
-    if let Some(word) = &request.trigger_word
-        && !is_trigger_word(word)
-    {
-        return Err(Error::invalid("trigger_word", "It has 1 to 100 characters, none of them a control character."));
+    if request.trigger_word.as_ref().is_some_and(|word| !is_trigger_word(word)) {
+        let message = "It has 1 to 100 characters, none of them a control character.";
+        faults.take(Err::<(), _>(Error::invalid("trigger_word", message)));
     }
-    let rank = in_range("rank", request.rank.unwrap_or(16), limits::RANK)?;
-    let resolution = in_range("resolution", request.resolution.unwrap_or(base.defaults.width), limits::RESOLUTION)?;
-    if request.resolution.is_some() {
-        on_grid("resolution", resolution, base)?;
-    }
+    let rank = faults.take(in_range("rank", request.rank.unwrap_or(16), limits::RANK));
+    let alpha = request.alpha.unwrap_or(f64::from(rank.max(1)));
+    let resolution = in_range("resolution", request.resolution.unwrap_or(base.defaults.width), limits::RESOLUTION);
+    let resolution = resolution.map_err(Error::from).and_then(|pixels| match request.resolution {
+        Some(_) => on_grid("resolution", pixels, base),
+        None => Ok(pixels),
+    });
     Ok(TrainingParams {
         trigger_word: request.trigger_word.clone(),
-        steps: in_range("steps", request.steps.unwrap_or(1000), limits::STEPS)?,
+        steps: faults.take(in_range("steps", request.steps.unwrap_or(1000), limits::STEPS)),
         rank,
-        alpha: in_range("alpha", request.alpha.unwrap_or(f64::from(rank)), limits::ALPHA)?,
-        learning_rate: in_range("learning_rate", request.learning_rate.unwrap_or(1e-4), limits::LEARNING_RATE)?,
-        batch_size: in_range("batch_size", request.batch_size.unwrap_or(1), limits::BATCH_SIZE)?,
-        resolution,
-        seed: crate::limits::seed(request.seed)?,
+        alpha: faults.take(in_range("alpha", alpha, limits::ALPHA)),
+        learning_rate: faults.take(in_range(
+            "learning_rate",
+            request.learning_rate.unwrap_or(1e-4),
+            limits::LEARNING_RATE,
+        )),
+        batch_size: faults.take(in_range("batch_size", request.batch_size.unwrap_or(1), limits::BATCH_SIZE)),
+        resolution: faults.take(resolution),
+        seed: faults.take(crate::limits::seed(request.seed)),
     })
 }
 
@@ -178,12 +185,14 @@ pub async fn create(
     catalog: &Catalog,
     request: TrainingRequest,
 ) -> Result<Training> {
-    model::check_name(&request.name)?;
+    let mut faults = Faults::default();
+    faults.take(model::check_name(&request.name));
     let base = catalog
         .get(caller, request.model.as_deref().unwrap_or(DEFAULT_MODEL))
         .await
         .map_err(|error| error.in_field("model"))?;
-    let params = params(&request, &base)?;
+    let params = params(&request, &base, &mut faults)?;
+    faults.check()?;
     let id = TrainingId::new();
 
     let (pool, project) = (database.pool(caller), caller.project());
