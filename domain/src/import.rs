@@ -104,9 +104,9 @@ pub async fn create(caller: &Caller, database: &Database, storage: &Storage, req
             return Err(Error::invalid(field, "A part is one file; name the one."));
         }
         if let Source::Upload { files } = source {
-            for file in files {
+            for (position, file) in files.iter().enumerate() {
                 let complete = upload::check_complete(caller, database, storage, file.upload).await;
-                complete.map_err(|error| error.in_field(format!("{field}.files")))?;
+                complete.map_err(|error| error.in_field(format!("{field}.files[{position}].upload")))?;
             }
         }
     }
