@@ -236,11 +236,12 @@ async fn find(pool: &PgPool, project: ProjectId, name_or_id: &str) -> Result<Mod
         .try_into()
 }
 
-/// Ids of the models that have or had this name, or that have this id.
+/// Ids of the models with this id or name; if none has the name today, of those that had it.
 pub(crate) async fn ids(pool: &PgPool, project: ProjectId, name_or_id: &str) -> Result<Vec<Uuid>> {
     let id = name_or_id.parse::<Uuid>().ok();
     let ids = sqlx::query_scalar!(
-        "SELECT id FROM models WHERE project_id = $1 AND (id = $2 OR name = $3)",
+        "SELECT id FROM models WHERE project_id = $1 AND (id = $2 OR name = $3 AND (deleted_at IS NULL OR NOT EXISTS (
+           SELECT FROM models m WHERE m.project_id = $1 AND m.name = $3 AND m.deleted_at IS NULL)))",
         project as ProjectId,
         id,
         name_or_id,
@@ -548,7 +549,7 @@ pub(crate) async fn check_name_is_free(
     Ok(())
 }
 
-/// Takes the name until the transaction ends: whoever makes a model of that name, or asks for one, comes through here.
+/// Takes the name until the transaction ends: all that make a model of that name, or ask for one, come through here.
 /// Errors with `Conflict` if a model of the project has it, or if a queued or running job will make one.
 pub(crate) async fn reserve_name(connection: &mut sqlx::PgConnection, project: ProjectId, name: &str) -> Result<()> {
     let [a, b, c, d, e, f, g, h, ..]: [u8; 32] = Sha256::digest(format!("{project} {name}")).into();
