@@ -36,7 +36,7 @@ async fn from_dataset_to_model() {
     assert_eq!(work.checkpoint.unwrap().step, 15, "another attempt goes on from the last");
     assert_eq!(server.count("training_checkpoints").await, 2, "the last two are kept");
 
-    // The name is the training's, whatever asks for it.
+    // The name is the training's.
     server.import("clay", None, &[("x.safetensors", lora(FLUX_MODULE))]).await.refuses(409, "name");
     let source = json!({"kind": "url", "url": "https://example.com/x.safetensors"});
     server.post("/v1/models", &json!({"name": "clay", "source": source})).await.refuses(409, "name");
