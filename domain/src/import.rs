@@ -132,7 +132,11 @@ pub async fn create(caller: &Caller, database: &Database, storage: &Storage, req
     let mut tx = begin(pool).await?;
     model::reserve_name(&mut tx, project, &request.name).await?;
     let needs: Vec<ModelId> = base.iter().chain(&donor).map(|model| model.id).collect();
-    let job = NewJob { needs: &needs, makes: Some(&request.name), ..NewJob::new(project, JobKind::Import, id) };
+    let local = std::iter::once(&source)
+        .chain(parts.iter().flat_map(Parts::each).map(|(_, source)| source))
+        .all(Source::is_local);
+    let makes = Some(request.name.as_str());
+    let job = NewJob { needs: &needs, makes, local, ..NewJob::new(project, JobKind::Import, id) };
     let job_id = job::enqueue(&mut tx, job).await?;
     let created_at = sqlx::query_scalar!(
         "INSERT INTO imports (id, job_id, name, kind, base_model_id, source, url_query, parts, part_queries, parts_of_model_id, project_id)

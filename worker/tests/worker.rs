@@ -556,7 +556,7 @@ async fn imports_go_on_side_by_side_and_beside_pictures() {
     let server = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let mut config = bed.config();
     config.imports.guard = worker::Guard::new(vec!["127.0.0.0/8".parse().unwrap()]);
-    let Lane::Beside { at_once } = JobKind::Import.spec().lane else { panic!("imports need no engine") };
+    let Lane::Beside { at_once, .. } = JobKind::Import.spec().lane else { panic!("imports need no engine") };
     let mut imports = Vec::new();
     for number in 0..=at_once {
         let source = json!({"kind": "url", "url": format!("http://{}/x.safetensors", server.local_addr().unwrap())});
@@ -569,6 +569,11 @@ async fn imports_go_on_side_by_side_and_beside_pictures() {
     }
     let (_, pictures) = bed.generate("a fox", 3).await;
     assert_eq!(bed.ended(pictures).await.status, JobStatus::Succeeded);
+    // A file that is here already does not wait for the network.
+    let request = json!({"name": "here", "source": {"kind": "path", "path": "x.safetensors"}});
+    let request = serde_json::from_value(request).unwrap();
+    let local = import::create(&Caller::anonymous(), &bed.pools.api, &bed.storage, request).await.unwrap();
+    assert_eq!(bed.ended(local.job_id).await.error_class, Some(ErrorClass::InvalidInput), "no folder is allowed");
     assert_eq!(bed.job(imports[at_once].job_id).await.status, JobStatus::Queued);
     import::cancel(&Caller::anonymous(), &bed.pools.api, imports[0].id).await.unwrap();
     bed.until(imports[at_once].job_id, "running", |job| job.status == JobStatus::Running).await;

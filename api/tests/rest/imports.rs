@@ -1,4 +1,4 @@
-//! Imports by JSON: what is wrong with a source is named by its field, and an upload by its part.
+//! Imports by JSON: a mistake in a source is named by its field, and one in an upload by its part.
 
 use bytes::Bytes;
 use domain::StorageKey;

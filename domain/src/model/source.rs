@@ -174,6 +174,11 @@ impl Source {
         }
     }
 
+    /// Whether nothing of it comes over the network.
+    pub(crate) fn is_local(&self) -> bool {
+        matches!(self, Self::Path { .. } | Self::Upload { .. })
+    }
+
     /// Whether it may be a part, which is one file.
     pub(crate) fn may_be_one_file(&self) -> bool {
         match self {

@@ -1,5 +1,5 @@
-//! A source as JSON states it. All kinds are read as one object: of an enum with its tag inside, serde would report each
-//! mistake as one of the whole.
+//! A source as JSON states it. All kinds are read as one object: serde would report each mistake in an enum with its
+//! tag inside as one of the whole.
 
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
