@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use axum::body::{Body, BodyDataStream, Bytes};
 use axum::extract::multipart::{self, MultipartError, MultipartRejection};
+use axum::extract::path::ErrorKind;
 use axum::extract::rejection::{BytesRejection, PathRejection};
 use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::http::request::Parts;
@@ -24,6 +25,7 @@ use tokio::sync::Mutex;
 use crate::arriving::TooSlow;
 use crate::limits::GENERATION_LIMIT;
 use crate::problem::{Problem, Result};
+use crate::wording;
 
 /// Time for a JSON body to arrive, or for the next piece of a form.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -170,6 +172,8 @@ fn read_json<T: DeserializeOwned>(body: &[u8]) -> Result<T> {
                 let message = message.rsplit_once(" at line ").map_or(message.as_str(), |(message, _)| message);
                 wrong_field(&path, message)
             }
+            // serde_json takes a number or a list for bad syntax where a name is expected.
+            _ if serde_json::from_slice::<serde::de::IgnoredAny>(body).is_ok() => wrong_field(&path, wording::NO_NAME),
             _ => Problem::new(StatusCode::BAD_REQUEST, format!("The body is not JSON: {error}.")),
         }
     })?;
@@ -181,7 +185,7 @@ fn read_json<T: DeserializeOwned>(body: &[u8]) -> Result<T> {
 fn wrong_field(path: &FieldPath, message: &str) -> Problem {
     let path = path.to_string();
     let parent = if path == "." { String::new() } else { path };
-    let named = ["missing field `", "unknown field `", "duplicate field `"]
+    let named = ["missing field `", "unknown field `", "duplicate field `", "invalid field `"]
         .iter()
         .find_map(|start| message.strip_prefix(start))
         .and_then(|rest| rest.split('`').next());
@@ -192,7 +196,7 @@ fn wrong_field(path: &FieldPath, message: &str) -> Problem {
         Some(name) if parent.is_empty() => name.to_owned(),
         Some(name) => format!("{parent}.{name}"),
     };
-    Problem::field(StatusCode::UNPROCESSABLE_ENTITY, field, format!("{message}."))
+    Problem::field(StatusCode::UNPROCESSABLE_ENTITY, field, wording::plain(message))
 }
 
 fn has_nul(body: &[u8]) -> bool {
@@ -258,13 +262,15 @@ impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for Path<T>
         }
         match axum::extract::Path::<T>::from_request_parts(parts, state).await {
             Ok(axum::extract::Path(value)) => Ok(Self(value)),
-            Err(rejection @ PathRejection::FailedToDeserializePathParams(_)) => {
-                let why = rejection.body_text();
-                let why = why.strip_prefix("Invalid URL: ").unwrap_or(&why);
-                Err(Problem::new(
-                    StatusCode::NOT_FOUND,
-                    format!("The address names nothing: {}.", why.replace('\0', "\u{fffd}")),
-                ))
+            Err(PathRejection::FailedToDeserializePathParams(rejection)) => {
+                let why = match rejection.kind() {
+                    // The only parts of an address that are no texts.
+                    ErrorKind::DeserializeError { value, .. } | ErrorKind::ParseErrorAtKey { value, .. } => {
+                        format!("`{value}` is no id; take the `id` as the list there has it.")
+                    }
+                    _ => format!("{rejection}."),
+                };
+                Err(Problem::new(StatusCode::NOT_FOUND, format!("The address names nothing: {why}")))
             }
             Err(rejection) => Err(Problem::new(StatusCode::NOT_FOUND, rejection.body_text())),
         }
@@ -330,6 +336,15 @@ impl<S: Send + Sync> FromRequest<S> for Multipart {
             Err(rejection) => Err(Problem::new(StatusCode::BAD_REQUEST, rejection.body_text())),
         }
     }
+}
+
+/// The refusal of a body that is no form, where JSON is taken, too.
+pub(crate) fn or_json(problem: Problem) -> Problem {
+    if problem.status != StatusCode::UNSUPPORTED_MEDIA_TYPE.as_u16() || !problem.errors.is_empty() {
+        return problem;
+    }
+    let message = "Send the body as `multipart/form-data`, with its boundary, or as `application/json`.";
+    Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, message)
 }
 
 impl Multipart {

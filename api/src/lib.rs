@@ -42,6 +42,7 @@ mod router;
 mod routes;
 mod server;
 mod state;
+mod wording;
 
 pub use access::Access;
 pub use app::app;

@@ -26,7 +26,8 @@ pub struct Problem {
     /// A sentence that explains the problem.
     #[schema(example = "width: 65 is not a multiple of 16, as `ember` needs it; 64 and 80 are.")]
     pub detail: String,
-    /// The fields that are wrong; empty when the problem is not about a field.
+    /// The fields that are wrong; empty when the problem is not about a field. Of values that have another type than
+    /// the field, only the first is named.
     pub errors: Vec<FieldError>,
 }
 
@@ -61,7 +62,7 @@ impl Problem {
 
 impl Problem {
     /// One problem of all that is wrong with a request; the status is that of the first.
-    pub fn of_all(problems: Vec<Problem>) -> Option<Self> {
+    pub fn of_all(problems: impl IntoIterator<Item = Problem>) -> Option<Self> {
         let mut problems = problems.into_iter();
         let mut all = problems.next()?;
         for problem in problems {
@@ -82,6 +83,9 @@ impl From<Error> for Problem {
             Error::Conflict { field: Some(field), message } => Self::field(StatusCode::CONFLICT, field, message),
             Error::TooLarge { field, message } => Self::field(StatusCode::PAYLOAD_TOO_LARGE, field, message),
             Error::Unsupported { field, message } => Self::field(StatusCode::UNSUPPORTED_MEDIA_TYPE, field, message),
+            Error::Several(errors) => {
+                Self::of_all(errors.into_iter().map(Self::from)).unwrap_or_else(|| internal("no error"))
+            }
             Error::Unavailable(cause) => {
                 tracing::warn!(%cause, "unavailable");
                 Self::new(

@@ -24,6 +24,9 @@ pub enum Error {
     /// A media type or file format that is not supported.
     #[error("{field}: {message}")]
     Unsupported { field: String, message: String },
+    /// All that is wrong with a request, if that is more than one thing.
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "))]
+    Several(Vec<Error>),
     /// The attempt no longer holds its job; another attempt may. Nothing was changed; all effects must stop.
     #[error("the lease is lost")]
     LeaseLost,
@@ -83,6 +86,7 @@ impl Error {
     pub fn in_field(self, field: impl Into<String>) -> Error {
         match self {
             Error::NotFound { noun, id } => Error::unknown(field, format!("There is no {noun} `{id}`.")),
+            Error::Conflict { field: None, message } => Error::conflict_in(field, message),
             other => other,
         }
     }

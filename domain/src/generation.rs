@@ -18,7 +18,9 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 pub(crate) use request::on_grid;
-pub use request::{GenerationParams, GenerationRequest, LoraRequest, MAX_LORAS, MAX_PICTURE_CHARS, MAX_PROMPT_CHARS};
+pub use request::{
+    GRID, GenerationParams, GenerationRequest, LoraRequest, MAX_LORAS, MAX_PICTURE_CHARS, MAX_PROMPT_CHARS,
+};
 pub(crate) use retry::retry;
 pub use service::GenerationService;
 

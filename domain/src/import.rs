@@ -104,9 +104,9 @@ pub async fn create(caller: &Caller, database: &Database, storage: &Storage, req
             return Err(Error::invalid(field, "A part is one file; name the one."));
         }
         if let Source::Upload { files } = source {
-            for file in files {
+            for (position, file) in files.iter().enumerate() {
                 let complete = upload::check_complete(caller, database, storage, file.upload).await;
-                complete.map_err(|error| error.in_field(format!("{field}.files")))?;
+                complete.map_err(|error| error.in_field(format!("{field}.files[{position}].upload")))?;
             }
         }
     }
@@ -130,10 +130,13 @@ pub async fn create(caller: &Caller, database: &Database, storage: &Storage, req
     let id = ImportId::new();
     let (pool, project) = (database.pool(caller), caller.project());
     let mut tx = begin(pool).await?;
-    model::check_name_is_free(&mut tx, project, &request.name).await?;
-    model::check_name_is_not_awaited(&mut tx, project, &request.name).await?;
+    model::reserve_name(&mut tx, project, &request.name).await?;
     let needs: Vec<ModelId> = base.iter().chain(&donor).map(|model| model.id).collect();
-    let job = NewJob { needs: &needs, makes: Some(&request.name), ..NewJob::new(project, JobKind::Import, id) };
+    let local = std::iter::once(&source)
+        .chain(parts.iter().flat_map(Parts::each).map(|(_, source)| source))
+        .all(Source::is_local);
+    let makes = Some(request.name.as_str());
+    let job = NewJob { needs: &needs, makes, local, ..NewJob::new(project, JobKind::Import, id) };
     let job_id = job::enqueue(&mut tx, job).await?;
     let created_at = sqlx::query_scalar!(
         "INSERT INTO imports (id, job_id, name, kind, base_model_id, source, url_query, parts, part_queries, parts_of_model_id, project_id)
@@ -209,8 +212,7 @@ pub(crate) async fn retry(caller: &Caller, connection: &mut PgConnection, failed
              import the model again with the whole URL.",
         ));
     }
-    model::check_name_is_free(connection, project, &row.name).await?;
-    model::check_name_is_not_awaited(connection, project, &row.name).await?;
+    model::reserve_name(connection, project, &row.name).await?;
     let id = ImportId::new();
     let needs: Vec<ModelId> = row.base.into_iter().chain(row.donor).collect();
     let makes = Some(row.name.as_str());
@@ -245,6 +247,7 @@ struct Row {
 
 impl From<Row> for Import {
     fn from(row: Row) -> Self {
+        let renamed = model::renamed(&row.name, row.output_name.as_deref());
         Self {
             id: row.id,
             job_id: row.job_id,
@@ -254,7 +257,7 @@ impl From<Row> for Import {
             parts: row.parts.map(|parts| parts.0),
             parts_of_model_id: row.parts_of_model_id,
             output_model: row.output_id.zip(row.output_name).map(|(id, name)| ModelRef { id, name }),
-            report: row.job.0.report(Vec::new()),
+            report: row.job.0.report(renamed.into_iter().collect()),
             created_at: row.created_at,
         }
     }
@@ -402,8 +405,7 @@ pub async fn add_file(pool: &PgPool, claim: &Claim, file: &ModelFile) -> Result<
 }
 
 /// Makes a model of the files in `intake` and the job succeed, in one transaction that only the holder of the lease can
-/// make. A name that was taken meanwhile gets a number. Errors: `LeaseLost`, and then nothing has changed; those of
-/// [`Intake::finish`].
+/// make. Errors: `LeaseLost`, and then nothing has changed; those of [`Intake::finish`].
 pub async fn finish(
     pool: &PgPool,
     storage: &Storage,
@@ -445,15 +447,7 @@ async fn commit(
     let described = intake.describe(&import.name, base.as_deref(), kind).await?;
     let mut model = intake.model(&import.name, described, false);
     let spare = intake.share(&mut tx, &mut model, sound).await?;
-    for number in 2.. {
-        match intake::insert(&mut tx, import.project, &model).await {
-            Err(Error::Conflict { .. }) => model.name = format!("{}-{number}", import.name),
-            result => {
-                result?;
-                break;
-            }
-        }
-    }
+    intake::insert_made(&mut tx, import.project, &mut model).await?;
     sqlx::query!(
         "WITH done AS (
            UPDATE imports SET output_model_id = $2, files = '[]' WHERE job_id = $1 RETURNING source, source_commit)

@@ -36,6 +36,7 @@ mod deposit;
 mod error;
 pub mod event;
 pub mod export;
+mod faults;
 pub mod generation;
 mod id;
 pub mod image_gate;

@@ -21,6 +21,7 @@ pub use formats::Defaults;
 use formats::Family;
 pub use formats::adapter::{CONFIG_FILE, MAX_CONFIG_BYTES, config_beside, is_peft};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 use sqlx::PgPool;
 use sqlx::types::Json;
 use uuid::Uuid;
@@ -235,11 +236,12 @@ async fn find(pool: &PgPool, project: ProjectId, name_or_id: &str) -> Result<Mod
         .try_into()
 }
 
-/// Ids of the models that have or had this name, or that have this id.
+/// Ids of the models with this id or name; if none has the name today, of those that had it.
 pub(crate) async fn ids(pool: &PgPool, project: ProjectId, name_or_id: &str) -> Result<Vec<Uuid>> {
     let id = name_or_id.parse::<Uuid>().ok();
     let ids = sqlx::query_scalar!(
-        "SELECT id FROM models WHERE project_id = $1 AND (id = $2 OR name = $3)",
+        "SELECT id FROM models WHERE project_id = $1 AND (id = $2 OR name = $3 AND (deleted_at IS NULL OR NOT EXISTS (
+           SELECT FROM models m WHERE m.project_id = $1 AND m.name = $3 AND m.deleted_at IS NULL)))",
         project as ProjectId,
         id,
         name_or_id,
@@ -547,12 +549,13 @@ pub(crate) async fn check_name_is_free(
     Ok(())
 }
 
-/// Errors with `Conflict` if a queued or running job of the project will make a model of that name.
-pub(crate) async fn check_name_is_not_awaited(
-    connection: &mut sqlx::PgConnection,
-    project: ProjectId,
-    name: &str,
-) -> Result<()> {
+/// Takes the name until the transaction ends: all that make a model of that name, or ask for one, come through here.
+/// Errors with `Conflict` if a model of the project has it, or if a queued or running job will make one.
+pub(crate) async fn reserve_name(connection: &mut sqlx::PgConnection, project: ProjectId, name: &str) -> Result<()> {
+    let [a, b, c, d, e, f, g, h, ..]: [u8; 32] = Sha256::digest(format!("{project} {name}")).into();
+    let lock = i64::from_be_bytes([a, b, c, d, e, f, g, h]);
+    sqlx::query!("SELECT pg_advisory_xact_lock($1)", lock).execute(&mut *connection).await?;
+    check_name_is_free(connection, project, name).await?;
     let awaited = sqlx::query_scalar!(
         r#"SELECT EXISTS (SELECT FROM jobs WHERE project_id = $1 AND makes = $2 AND status IN ('queued', 'running')) AS "awaited!""#,
         project as ProjectId,
@@ -567,6 +570,12 @@ pub(crate) async fn check_name_is_not_awaited(
         ));
     }
     Ok(())
+}
+
+/// The warning of a job whose model `made` has another name than was asked for.
+pub(crate) fn renamed(asked: &str, made: Option<&str>) -> Option<String> {
+    let made = made.filter(|made| *made != asked)?;
+    Some(format!("name: `{asked}` was taken meanwhile by a model that comes with Pyrograph; the model is `{made}`."))
 }
 
 #[cfg(test)]

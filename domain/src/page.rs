@@ -5,12 +5,14 @@ use std::str::FromStr;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use requests::in_range;
 use serde::Serialize;
 use utoipa::openapi::schema::{ArrayBuilder, ObjectBuilder, Schema, SchemaType, Type};
 use utoipa::openapi::{Ref, RefOr};
 use utoipa::{PartialSchema, ToSchema};
 use uuid::Uuid;
 
+use crate::faults::Faults;
 use crate::{Error, Result};
 
 pub const DEFAULT_LIMIT: i64 = 20;
@@ -87,11 +89,10 @@ impl PageRequest {
     /// # Errors
     /// `Invalid` for a limit outside 1..=100 and for a cursor that was never issued.
     pub fn parse(limit: Option<i64>, cursor: Option<&str>) -> Result<PageRequest> {
-        let limit = limit.unwrap_or(DEFAULT_LIMIT);
-        if !(1..=MAX_LIMIT).contains(&limit) {
-            return Err(Error::invalid("limit", format!("must be between 1 and {MAX_LIMIT}")));
-        }
-        let before = cursor.map(Cursor::from_str).transpose()?.map(|cursor| cursor.0);
+        let mut faults = Faults::default();
+        let limit = faults.take(in_range("limit", limit.unwrap_or(DEFAULT_LIMIT), 1..=MAX_LIMIT));
+        let before = faults.take(cursor.map(Cursor::from_str).transpose()).map(|cursor| cursor.0);
+        faults.check()?;
         Ok(PageRequest { limit, before })
     }
 
@@ -132,7 +133,7 @@ impl FromStr for Cursor {
             .ok()
             .and_then(|bytes| Uuid::from_slice(&bytes).ok())
             .map(Cursor)
-            .ok_or_else(|| Error::invalid("cursor", "is not one that a list has returned"))
+            .ok_or_else(|| Error::invalid("cursor", "It is not one that a list has returned."))
     }
 }
 

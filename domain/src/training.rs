@@ -13,6 +13,7 @@ use utoipa::ToSchema;
 use crate::artifact::{self, NewArtifact};
 use crate::database::now;
 use crate::event::{self, EventKind};
+use crate::faults::Faults;
 use crate::generation::{DEFAULT_MODEL, on_grid};
 use crate::integer;
 use crate::job::{self, Claim, JobKind, JobStatus, NewJob};
@@ -134,8 +135,9 @@ pub struct NewCheckpoint {
     pub bytes: i64,
 }
 
-/// Fills in defaults and checks every value. Errors: `Invalid`, naming the field.
-pub(crate) fn params(request: &TrainingRequest, base: &Model) -> Result<TrainingParams> {
+/// Fills in defaults and checks every value; a wrong one is added to `faults`. Errors: `Invalid` for a base
+/// that nothing is trained on.
+fn params(request: &TrainingRequest, base: &Model, faults: &mut Faults) -> Result<TrainingParams> {
     if base.kind != ModelKind::Checkpoint {
         return Err(Error::invalid(
             "model",
@@ -148,25 +150,30 @@ pub(crate) fn params(request: &TrainingRequest, base: &Model) -> Result<Training
             format!("`{}` is of the family {}; LoRAs are trained on FLUX.1 so far.", base.name, base.family),
         ));
     }
-    if let Some(word) = &request.trigger_word
-        && !is_trigger_word(word)
-    {
-        return Err(Error::invalid("trigger_word", "It has 1 to 100 characters, none of them a control character."));
+    if request.trigger_word.as_ref().is_some_and(|word| !is_trigger_word(word)) {
+        let message = "It has 1 to 100 characters, none of them a control character.";
+        faults.take(Err::<(), _>(Error::invalid("trigger_word", message)));
     }
-    let rank = in_range("rank", request.rank.unwrap_or(16), limits::RANK)?;
-    let resolution = in_range("resolution", request.resolution.unwrap_or(base.defaults.width), limits::RESOLUTION)?;
-    if request.resolution.is_some() {
-        on_grid("resolution", resolution, base)?;
-    }
+    let rank = faults.take(in_range("rank", request.rank.unwrap_or(16), limits::RANK));
+    let alpha = request.alpha.unwrap_or(f64::from(rank.max(1)));
+    let resolution = in_range("resolution", request.resolution.unwrap_or(base.defaults.width), limits::RESOLUTION);
+    let resolution = resolution.map_err(Error::from).and_then(|pixels| match request.resolution {
+        Some(_) => on_grid("resolution", pixels, base),
+        None => Ok(pixels),
+    });
     Ok(TrainingParams {
         trigger_word: request.trigger_word.clone(),
-        steps: in_range("steps", request.steps.unwrap_or(1000), limits::STEPS)?,
+        steps: faults.take(in_range("steps", request.steps.unwrap_or(1000), limits::STEPS)),
         rank,
-        alpha: in_range("alpha", request.alpha.unwrap_or(f64::from(rank)), limits::ALPHA)?,
-        learning_rate: in_range("learning_rate", request.learning_rate.unwrap_or(1e-4), limits::LEARNING_RATE)?,
-        batch_size: in_range("batch_size", request.batch_size.unwrap_or(1), limits::BATCH_SIZE)?,
-        resolution,
-        seed: crate::limits::seed(request.seed)?,
+        alpha: faults.take(in_range("alpha", alpha, limits::ALPHA)),
+        learning_rate: faults.take(in_range(
+            "learning_rate",
+            request.learning_rate.unwrap_or(1e-4),
+            limits::LEARNING_RATE,
+        )),
+        batch_size: faults.take(in_range("batch_size", request.batch_size.unwrap_or(1), limits::BATCH_SIZE)),
+        resolution: faults.take(resolution),
+        seed: faults.take(crate::limits::seed(request.seed)),
     })
 }
 
@@ -178,12 +185,14 @@ pub async fn create(
     catalog: &Catalog,
     request: TrainingRequest,
 ) -> Result<Training> {
-    model::check_name(&request.name)?;
+    let mut faults = Faults::default();
+    faults.take(model::check_name(&request.name));
     let base = catalog
         .get(caller, request.model.as_deref().unwrap_or(DEFAULT_MODEL))
         .await
         .map_err(|error| error.in_field("model"))?;
-    let params = params(&request, &base)?;
+    let params = params(&request, &base, &mut faults)?;
+    faults.check()?;
     let id = TrainingId::new();
 
     let (pool, project) = (database.pool(caller), caller.project());
@@ -202,8 +211,7 @@ pub async fn create(
     if examples.is_empty() {
         return Err(Error::conflict_in("dataset", "The dataset has no pictures yet; add some before training on it."));
     }
-    model::check_name_is_free(&mut tx, project, &request.name).await?;
-    model::check_name_is_not_awaited(&mut tx, project, &request.name).await?;
+    model::reserve_name(&mut tx, project, &request.name).await?;
     let total_steps = params.steps as i32;
     let job = NewJob {
         total_steps,
@@ -269,8 +277,7 @@ pub(crate) async fn retry(caller: &Caller, connection: &mut PgConnection, failed
     if !row.examples.0.iter().all(is_there) {
         return Err(gone());
     }
-    model::check_name_is_free(connection, project, &row.name).await?;
-    model::check_name_is_not_awaited(connection, project, &row.name).await?;
+    model::reserve_name(connection, project, &row.name).await?;
     let id = TrainingId::new();
     let job = NewJob {
         total_steps: row.config.0.steps as i32,
@@ -320,6 +327,7 @@ struct Row {
 
 impl From<Row> for Training {
     fn from(row: Row) -> Self {
+        let renamed = model::renamed(&row.name, row.output_name.as_deref());
         Self {
             id: row.id,
             job_id: row.job_id,
@@ -328,7 +336,7 @@ impl From<Row> for Training {
             model: ModelRef { id: row.model_id, name: row.model_name },
             params: row.config.0,
             output_model: row.output_id.zip(row.output_name).map(|(id, name)| ModelRef { id, name }),
-            report: row.job.0.report(row.warnings.0),
+            report: row.job.0.report(row.warnings.0.into_iter().chain(renamed).collect()),
             created_at: row.created_at,
         }
     }
@@ -496,7 +504,7 @@ async fn commit_checkpoint(pool: &PgPool, claim: &Claim, checkpoint: NewCheckpoi
 }
 
 /// Writes the LoRA as model and artifact and makes the job succeed, in one transaction that only the holder of the
-/// lease can make. A name that was taken meanwhile gets a number. Errors: `LeaseLost`, and then nothing has changed.
+/// lease can make. Errors: `LeaseLost`, and then nothing has changed.
 pub async fn finish(
     pool: &PgPool,
     storage: &Storage,
@@ -562,15 +570,7 @@ async fn commit(pool: &PgPool, claim: &Claim, adapter: NewArtifact, warnings: &[
         built_in: false,
         created_at: now(),
     };
-    for number in 2.. {
-        match model::intake::insert(&mut tx, training.project, &model).await {
-            Err(Error::Conflict { .. }) => model.name = format!("{}-{number}", training.name),
-            result => {
-                result?;
-                break;
-            }
-        }
-    }
+    model::intake::insert_made(&mut tx, training.project, &mut model).await?;
     artifact::insert(&mut tx, claim, &[adapter]).await?;
     sqlx::query!(
         "UPDATE trainings SET output_model_id = $2, warnings = $3 WHERE id = $1",

@@ -25,8 +25,11 @@ const MAX_FILE_NAME_CHARS: usize = 255;
 pub enum ImageMediaType {
     #[serde(rename = "image/png")]
     Png,
-    #[serde(rename = "image/jpeg", alias = "image/jpg")]
+    #[serde(rename = "image/jpeg")]
     Jpeg,
+    /// As some programs call JPEG.
+    #[serde(rename = "image/jpg")]
+    Jpg,
     #[serde(rename = "image/webp")]
     Webp,
     #[serde(rename = "image/gif")]
@@ -41,7 +44,7 @@ impl ImageMediaType {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Png => "image/png",
-            Self::Jpeg => "image/jpeg",
+            Self::Jpeg | Self::Jpg => "image/jpeg",
             Self::Webp => "image/webp",
             Self::Gif => "image/gif",
             Self::Bmp => "image/bmp",

@@ -3,6 +3,8 @@
 //! An entry that cannot be used is passed on with the reason; an archive that attacks is refused as a whole. Not here:
 //! what the files are (`dataset::folder`), or what a picture must be (`image_gate`).
 
+mod repeated;
+
 use std::fs::File;
 use std::io::{BufReader, Read};
 
@@ -42,6 +44,8 @@ struct Listed {
 
 /// An open archive whose table of contents has been checked; iterate to read its files in the order of their names.
 pub struct Archive {
+    /// The name of each entry behind which another of the same name follows. Only the last is read.
+    pub repeated: Vec<String>,
     zip: ZipArchive<BufReader<File>>,
     files: std::vec::IntoIter<Listed>,
     bytes_left: u64,
@@ -55,6 +59,7 @@ impl Archive {
         if bytes > MAX_ARCHIVE_BYTES {
             return Err(Error::too_large(FIELD, "The archive is larger than 2 GiB; split it."));
         }
+        let table = file.try_clone().map_err(Error::internal)?;
         let mut zip = ZipArchive::new(BufReader::new(file)).map_err(|error| {
             Error::unsupported(FIELD, format!("The file cannot be read as a zip archive: {error}."))
         })?;
@@ -64,8 +69,9 @@ impl Archive {
                 format!("The archive has {} entries; at most {MAX_ENTRIES} are taken.", zip.len()),
             ));
         }
+        let repeated = repeated::names(table, zip.central_directory_start()).map_err(unreadable)?;
         let files = list(&mut zip)?;
-        Ok(Self { zip, files: files.into_iter(), bytes_left: MAX_TOTAL_BYTES })
+        Ok(Self { repeated, zip, files: files.into_iter(), bytes_left: MAX_TOTAL_BYTES })
     }
 
     /// The bytes of a file. Errors: those of an archive that is to be refused; within, why only this file cannot be
@@ -145,7 +151,7 @@ fn list(zip: &mut ZipArchive<BufReader<File>>) -> Result<Vec<Listed>> {
     Ok(files)
 }
 
-fn unreadable(error: zip::result::ZipError) -> Error {
+fn unreadable(error: impl std::fmt::Display) -> Error {
     Error::invalid(FIELD, format!("The archive is damaged: {error}."))
 }
 
@@ -212,6 +218,21 @@ mod tests {
         let mut junk = tempfile::tempfile().unwrap();
         junk.write_all(b"not a zip at all").unwrap();
         assert!(matches!(Archive::open(junk), Err(Error::Unsupported { .. })));
+    }
+
+    #[test]
+    fn a_second_entry_of_the_same_name_is_told() {
+        let mut bytes = Vec::new();
+        archive(&[("a.png", b"one"), ("b.png", b"two"), ("c.txt", b"")]).read_to_end(&mut bytes).unwrap();
+        while let Some(at) = bytes.windows(5).position(|window| window == b"b.png") {
+            bytes[at] = b'a';
+        }
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&bytes).unwrap();
+        let archive = Archive::open(file).unwrap();
+        assert_eq!(archive.repeated, ["a.png"]);
+        let read: Vec<_> = archive.map(|entry| entry.unwrap().content.unwrap()).collect();
+        assert_eq!(read, [&b"two"[..], b""]);
     }
 
     #[test]

@@ -111,6 +111,12 @@ impl Family {
         self.matches_flow() == scheduler.matches_flow()
     }
 
+    /// The names of the schedulers that it takes, for a message.
+    pub fn schedulers(self) -> String {
+        let names = Scheduler::ALL.into_iter().filter(|scheduler| self.takes(*scheduler)).map(Scheduler::as_str);
+        names.collect::<Vec<_>>().join(", ")
+    }
+
     /// What its denoiser predicts unless a file or a config states otherwise, under diffusers' name.
     pub const fn prediction_type(self) -> &'static str {
         match self {

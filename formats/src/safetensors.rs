@@ -94,18 +94,23 @@ fn not_json() -> Refusal {
     Refusal::Unsupported("not a safetensors file: the header is no JSON object".to_owned())
 }
 
-/// Detects weight formats of other programs from the first bytes.
+/// Detects files of other programs from the first bytes.
 fn other_format(start: &[u8; 8]) -> Option<Refusal> {
-    let what = match start {
-        [b'P', b'K', 3 | 5, 4 | 6, ..] => "a zip archive, as pickled PyTorch checkpoints are",
-        [0x80, 2..=5, ..] => "a pickle",
-        [0x89, b'H', b'D', b'F', ..] => "an HDF5 file",
-        [0x1f, 0x8b, ..] => "a gzip archive",
+    let lower = start.to_ascii_lowercase();
+    let (what, pickled) = match start {
+        [b'P', b'K', 3 | 5, 4 | 6, ..] => ("a zip archive, as pickled PyTorch checkpoints are", true),
+        [0x80, 2..=5, ..] => ("a pickle", true),
+        [0x89, b'H', b'D', b'F', ..] => ("an HDF5 file", false),
+        [0x1f, 0x8b, ..] => ("a gzip archive", false),
+        [0x89, b'P', b'N', b'G', ..] => ("a PNG picture", false),
+        [0xff, 0xd8, 0xff, ..] => ("a JPEG picture", false),
+        b"version " => ("a pointer of Git LFS to the file, not the file", false),
+        _ if lower.starts_with(b"<!doc") || lower.starts_with(b"<html") => ("a web page", false),
+        _ if start.iter().all(|byte| byte.is_ascii_graphic() || byte.is_ascii_whitespace()) => ("text", false),
         _ => return None,
     };
-    Some(Refusal::Unsupported(format!(
-        "this is {what}; only safetensors and GGUF files are read, since a pickle can run code"
-    )))
+    let why = if pickled { ", since a pickle can run code" } else { "" };
+    Some(Refusal::Unsupported(format!("this is {what}; only safetensors and GGUF files are read{why}")))
 }
 
 /// One value of the header object.

@@ -162,6 +162,21 @@ mod tests {
     }
 
     #[test]
+    fn what_a_server_sends_instead_is_named() {
+        for (first, named) in [
+            (&b"<!DOCTYPE html>"[..], "a web page"),
+            (b"<html lang='en'>", "a web page"),
+            (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "a PNG picture"),
+            (b"\xff\xd8\xff\xe0\0\x10JFIF\0", "a JPEG picture"),
+            (b"version https://git-lfs", "a pointer of Git LFS"),
+            (b"404: Not Found\n", "text"),
+        ] {
+            let Err(Refusal::Unsupported(why)) = sniffed(first, 4) else { panic!("{named} is read") };
+            assert!(why.starts_with(&format!("this is {named}")), "{why}");
+        }
+    }
+
+    #[test]
     fn a_long_header_is_read_up_to_our_limit() {
         let long = |bytes: usize| {
             let tensor = r#""t":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}"#;

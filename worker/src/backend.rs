@@ -44,6 +44,8 @@ pub struct ClaimPolicy {
     pub pool: PgPool,
     /// Kinds of job that this worker takes.
     pub queues: Vec<JobKind>,
+    /// Takes only jobs that ask nothing of the network.
+    pub local: bool,
     /// Identifies this start of the process.
     pub worker: WorkerId,
     /// Length of a lease.
@@ -185,7 +187,13 @@ async fn claim(policy: &mut ClaimPolicy) -> Option<Claim> {
         }
         let resident = policy.engine.as_ref().map(resident).unwrap_or_default();
         // Never cancelled half-way: we must know about a claim that was made.
-        let claim = job::claim(&policy.pool, &policy.queues, policy.worker, &resident, &policy.lease);
+        let ClaimPolicy { pool, queues, worker, lease, .. } = &*policy;
+        let claim = async {
+            match policy.local {
+                false => job::claim(pool, queues, *worker, &resident, lease).await,
+                true => job::claim_local(pool, queues, *worker, lease).await,
+            }
+        };
         match timeout(CLAIM_LIMIT, claim).await {
             Ok(Ok(Some(claim))) => return Some(claim),
             Ok(Ok(None)) => {}

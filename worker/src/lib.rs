@@ -111,6 +111,7 @@ pub async fn run(
     let claims = ClaimPolicy {
         pool: pools.lease.clone(),
         queues: Vec::new(),
+        local: false,
         worker,
         lease: context.config.lease,
         bell: heard,
@@ -130,7 +131,7 @@ pub async fn run(
     for lane in lanes(&context.config.queues) {
         let engine = lane.engine.then(|| (context.engine.clone(), Swaps::of(Arc::clone(&context), worker)));
         let (engine, swaps) = engine.unzip();
-        let claims = ClaimPolicy { queues: lane.kinds, engine, swaps, ..claims.clone() };
+        let claims = ClaimPolicy { queues: lane.kinds, local: lane.local, engine, swaps, ..claims.clone() };
         let (name, attending) = (format!("{name}-{worker}-{}", lane.name), Arc::clone(&context));
         monitor = monitor.register(move |_| {
             WorkerBuilder::new(name.clone())
@@ -193,21 +194,26 @@ struct Lane {
     at_once: usize,
     /// Whether they run on the engine.
     engine: bool,
+    /// Whether it takes only those that ask nothing of the network.
+    local: bool,
 }
 
-/// One lane for all kinds that need the engine, and one for each other kind.
+/// One lane for all kinds that need the engine, and one for each other kind; a further one for those of its jobs that
+/// ask nothing of the network.
 fn lanes(queues: &[JobKind]) -> Vec<Lane> {
-    let taken = KINDS.iter().filter(|spec| queues.contains(&spec.kind));
-    let (engine, beside): (Vec<_>, Vec<_>) = taken.partition(|spec| matches!(spec.lane, kind::Lane::Engine { .. }));
-    let engine =
-        Lane { name: "engine", kinds: engine.iter().map(|spec| spec.kind).collect(), at_once: 1, engine: true };
-    let beside = beside.into_iter().filter_map(|spec| match spec.lane {
-        kind::Lane::Engine { .. } => None,
-        kind::Lane::Beside { at_once } => {
-            Some(Lane { name: spec.collection, kinds: vec![spec.kind], at_once, engine: false })
+    let mut engine = Lane { name: "engine", kinds: Vec::new(), at_once: 1, engine: true, local: false };
+    let mut lanes = Vec::new();
+    for spec in KINDS.iter().filter(|spec| queues.contains(&spec.kind)) {
+        let beside = |name, at_once, local| Lane { name, kinds: vec![spec.kind], at_once, engine: false, local };
+        match spec.lane {
+            kind::Lane::Engine { .. } => engine.kinds.push(spec.kind),
+            kind::Lane::Beside { at_once, local_at_once } => {
+                lanes.push(beside(spec.collection, at_once, false));
+                lanes.push(beside("local", local_at_once, true));
+            }
         }
-    });
-    std::iter::once(engine).filter(|lane| !lane.kinds.is_empty()).chain(beside).collect()
+    }
+    std::iter::once(engine).chain(lanes).filter(|lane| !lane.kinds.is_empty() && lane.at_once > 0).collect()
 }
 
 /// The handler that apalis calls. It runs in a separate task, so that the attempt runs to its end even if the stream
@@ -287,7 +293,9 @@ mod tests {
         let [engine, beside @ ..] = lanes.as_slice() else { panic!("{lanes:?}") };
         assert_eq!((engine.kinds.as_slice(), engine.at_once), (&[JobKind::Generation, JobKind::Training][..], 1));
         assert!(beside.iter().all(|lane| !lane.engine && lane.kinds.len() == 1 && lane.at_once >= 1), "{beside:?}");
-        assert_eq!(lanes.iter().map(|lane| lane.kinds.len()).sum::<usize>(), JobKind::ALL.len());
+        let (local, any): (Vec<_>, Vec<_>) = lanes.iter().partition(|lane| lane.local);
+        assert_eq!(any.iter().map(|lane| lane.kinds.len()).sum::<usize>(), JobKind::ALL.len());
+        assert!(matches!(local[..], [Lane { at_once: 1, .. }]), "imports of files that are here: {local:?}");
         assert!(super::lanes(&[JobKind::Export]).iter().all(|lane| !lane.engine));
         assert!(super::lanes(&[]).is_empty());
     }

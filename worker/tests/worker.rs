@@ -27,6 +27,7 @@ use domain::{
 };
 use libtest_mimic::{Arguments, Failed, Trial};
 use serde_json::json;
+use tokio::io::AsyncWriteExt;
 use tokio_util::sync::CancellationToken;
 use worker::{EngineCommand, Pauses, WorkerConfig};
 
@@ -535,7 +536,7 @@ async fn imports_go_on_side_by_side_and_beside_pictures() {
     let server = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let mut config = bed.config();
     config.imports.guard = worker::Guard::new(vec!["127.0.0.0/8".parse().unwrap()]);
-    let Lane::Beside { at_once } = JobKind::Import.spec().lane else { panic!("imports need no engine") };
+    let Lane::Beside { at_once, .. } = JobKind::Import.spec().lane else { panic!("imports need no engine") };
     let mut imports = Vec::new();
     for number in 0..=at_once {
         let source = json!({"kind": "url", "url": format!("http://{}/x.safetensors", server.local_addr().unwrap())});
@@ -548,12 +549,44 @@ async fn imports_go_on_side_by_side_and_beside_pictures() {
     }
     let (_, pictures) = bed.generate("a fox", 3).await;
     assert_eq!(bed.ended(pictures).await.status, JobStatus::Succeeded);
+    // A file that is here already does not wait for the network.
+    let request = json!({"name": "here", "source": {"kind": "path", "path": "x.safetensors"}});
+    let request = serde_json::from_value(request).unwrap();
+    let local = import::create(&Caller::anonymous(), &bed.pools.api, &bed.storage, request).await.unwrap();
+    assert_eq!(bed.ended(local.job_id).await.error_class, Some(ErrorClass::InvalidInput), "no folder is allowed");
     assert_eq!(bed.job(imports[at_once].job_id).await.status, JobStatus::Queued);
     import::cancel(&Caller::anonymous(), &bed.pools.api, imports[0].id).await.unwrap();
     bed.until(imports[at_once].job_id, "running", |job| job.status == JobStatus::Running).await;
     worker.stop().await;
     let released = bed.job(imports[at_once].job_id).await;
     assert_eq!((released.status, released.releases), (JobStatus::Queued, 1), "a stopping worker gives them back");
+}
+
+/// The size that the server states, long before all bytes are there.
+async fn a_download_knows_its_size_from_the_server() {
+    let bed = Bed::make().await;
+    let server = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut config = bed.config();
+    config.imports.guard = worker::Guard::new(vec!["127.0.0.0/8".parse().unwrap()]);
+    let source = json!({"kind": "url", "url": format!("http://{}/x.safetensors", server.local_addr().unwrap())});
+    let request = serde_json::from_value(json!({"name": "slow", "source": source})).unwrap();
+    let import = import::create(&Caller::anonymous(), &bed.pools.api, &bed.storage, request).await.unwrap();
+    let worker = bed.work(config);
+    let (mut connection, _) = server.accept().await.unwrap();
+    connection.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n").await.unwrap();
+    let header = [&500_000_u64.to_le_bytes()[..], b"{"].concat();
+    connection.write_all(&header).await.unwrap();
+    let progress = loop {
+        connection.write_all(b" ").await.unwrap();
+        let seen = import::get(&Caller::anonymous(), &bed.pools.api, import.id).await.unwrap();
+        match seen.report.progress {
+            Some(progress) if progress["bytes"] != 0 => break progress,
+            _ => tokio::time::sleep(Duration::from_millis(100)).await,
+        }
+    };
+    assert_eq!(progress["total_bytes"], 1_000_000, "{progress}");
+    assert!(progress["bytes"].as_u64().unwrap() < 1000, "{progress}");
+    worker.stop().await;
 }
 
 async fn storage_that_is_away_costs_no_attempt() {
@@ -727,6 +760,7 @@ fn trials() -> Vec<Trial> {
         a_worker_without_an_engine_takes_nothing,
         an_idle_worker_starts_at_once,
         imports_go_on_side_by_side_and_beside_pictures,
+        a_download_knows_its_size_from_the_server,
         models_are_loaded_and_unloaded_between_two_jobs,
         storage_that_is_away_costs_no_attempt,
         a_disk_that_cannot_be_used_costs_no_attempt,

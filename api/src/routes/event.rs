@@ -43,9 +43,9 @@ const BATCH: i64 = 200;
 /// connection, send the last id as `Last-Event-ID`; browsers do so automatically.
 ///
 /// The data of an event is a JSON object with `created_at` and, by event, started `attempt` · progress `step`,
-/// `total_steps`, `loss`, `bytes`, `total_bytes` · checkpoint `step` · warning `message` · retrying `reason`,
-/// `message`, `run_at` · failed `class`, `message`. A preview has only `step`, `total_steps`, `position`, `width`,
-/// `height` and `image`.
+/// `total_steps`, `loss`, `seconds_per_step`, `bytes`, `total_bytes` · checkpoint `step` · warning `message` ·
+/// retrying `reason`, `message`, `run_at` · failed `class`, `message`. A preview has only `step`, `total_steps`,
+/// `position`, `width`, `height` and `image`.
 ///
 /// A generation with `preview_every` also sends `preview` events with the denoiser's current estimate of a picture:
 /// `image` is a `data:` URI with a rough JPEG of at most 512 pixels along its longer side, and `position` is the index

@@ -38,6 +38,7 @@ pub(crate) struct Import {
     pub attempts: i64,
     /// The model: present once it exists, until it is deleted.
     pub output_model: Option<ModelRef>,
+    pub warnings: Vec<String>,
     pub error: Option<JobError>,
     pub created_at: DateTime<Utc>,
     pub started_at: Option<DateTime<Utc>>,
@@ -62,6 +63,7 @@ impl Import {
             progress: report.progress,
             attempts: report.attempts,
             output_model: import.output_model,
+            warnings: report.warnings,
             error: report.error,
             created_at: import.created_at,
             started_at: report.started_at,

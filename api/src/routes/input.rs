@@ -44,7 +44,7 @@ type InputPage = Page<Input>;
 #[serde(deny_unknown_fields)]
 #[allow(dead_code, reason = "describes the form, whose part is read by hand")]
 pub(crate) struct InputForm {
-    /// PNG, JPEG or WebP; at most 25 MiB, 8192 pixels a side and 40 megapixels.
+    /// PNG, JPEG, WebP, GIF (its first frame), BMP or TIFF; at most 25 MiB, 8192 pixels a side and 40 megapixels.
     #[schema(value_type = String, format = Binary)]
     image: Vec<u8>,
 }

@@ -30,7 +30,7 @@ pub(crate) struct Progress {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 0)]
     pub bytes: Option<i64>,
-    /// Total number of bytes, as far as it is known. Imports only.
+    /// Total number of bytes; absent while it is not known. Imports only.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 0)]
     pub total_bytes: Option<i64>,

@@ -5,6 +5,7 @@ use axum::extract::{DefaultBodyLimit, FromRequest, Request};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, Utc};
+use domain::generation::GRID;
 use domain::import::{self, ImportRequest};
 use domain::model::inspect::{self, Inspection};
 use domain::model::intake::Intake;
@@ -20,7 +21,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::import::Import;
 use super::job;
 use crate::State;
-use crate::extract::{self, Multipart, Path, Query, is_json};
+use crate::extract::{self, Multipart, Path, Query, is_json, or_json};
 use crate::limits::JSON_LIMIT;
 use crate::problem::{Problem, Result};
 
@@ -162,7 +163,8 @@ impl From<&model::Model> for Model {
             base_model_id: model.base_model_id,
             training_id: model.training_id,
             trigger_word: model.trigger_word.clone(),
-            defaults: (model.kind == ModelKind::Checkpoint).then_some(model.defaults),
+            defaults: (model.kind == ModelKind::Checkpoint)
+                .then(|| Defaults { size_multiple: model.defaults.size_multiple.max(GRID), ..model.defaults }),
             bytes: model.bytes,
             sha256: model.sha256.clone(),
             warnings: model.warnings.clone(),
@@ -246,7 +248,7 @@ pub(crate) async fn import(caller: Caller, state: State, mut request: Request) -
         let import = import::create(&caller, &state.database, &state.storage, request).await?;
         return Ok(job::created(&super::import::path(import.id), &Import::of(import, &state.storage).await?, None));
     }
-    let form = Multipart::from_request(request, &state).await?;
+    let form = Multipart::from_request(request, &state).await.map_err(or_json)?;
     import_form(caller, state, form).await
 }
 
@@ -344,6 +346,8 @@ pub(crate) async fn inspect(caller: Caller, state: State, Path(name_or_id): Path
 }
 
 /// Delete a model and its files
+///
+/// Its exports are deleted with it, and their jobs. The training or import that made it stays, without `output_model`.
 #[utoipa::path(
     delete, path = "/v1/models/{model}", tag = "models", operation_id = "delete_model",
     params(("model" = String, Path, example = "ember", description = "Name or id of the model")),

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize, Serializer};
 use utoipa::ToSchema;
 
 use crate::State;
-use crate::extract::{self, Multipart, is_json};
+use crate::extract::{self, Multipart, is_json, or_json};
 use crate::limits::GENERATION_LIMIT;
 use crate::problem::{Problem, Result};
 
@@ -43,7 +43,7 @@ pub(crate) struct PictureInfo {
 #[schema(example = json!({"image": EXAMPLE}))]
 pub(crate) struct PictureInfoRequest {
     /// The identifier of an input or of an artifact, or a `data:` URI with the picture itself.
-    #[schema(min_length = 1, max_length = 12000000, pattern = r"^[A-Za-z0-9:/;,+=.-]+$")]
+    #[schema(min_length = 1, max_length = 12000000, pattern = r"^[A-Za-z0-9:/;,+=._%\s-]+$")]
     image: String,
     /// Name or identifier of a checkpoint to translate for, instead of the one that the picture records.
     #[schema(min_length = 1, max_length = 63, pattern = r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
@@ -99,7 +99,7 @@ pub(crate) async fn read(caller: Caller, state: State, mut request: Request) -> 
         let file = input::bytes(&caller, &state.database, &state.storage, "image", &image).await?;
         (file, model)
     } else {
-        let mut form = Multipart::from_request(request, &state).await?;
+        let mut form = Multipart::from_request(request, &state).await.map_err(or_json)?;
         match take(&mut form).await {
             Ok(taken) => taken,
             Err(problem) => {

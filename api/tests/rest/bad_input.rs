@@ -77,6 +77,58 @@ async fn numbers_outside_of_every_type_are_explained() {
     }
 }
 
+/// A client that corrects one field after the other would ask four times.
+#[tokio::test]
+async fn all_that_is_wrong_is_named_at_once() {
+    let server = TestServer::with_checkpoint().await;
+    let dataset = server.dataset(1).await;
+    let fields = |answer: crate::test_server::Answer| {
+        let body = answer.expect(422);
+        body["errors"].as_array().unwrap().iter().map(|error| text(&error["field"])).collect::<Vec<_>>()
+    };
+    let wrong = json!({"prompt": "", "width": 65, "seed": -5, "num_images": 9, "loras": [{"model": "x", "scale": 11}]});
+    assert_eq!(
+        fields(server.post("/v1/generations", &wrong).await),
+        ["prompt", "num_images", "width", "seed", "loras[0].scale", "loras[0].model"]
+    );
+    let wrong = json!({"name": "A", "dataset": dataset, "steps": 0, "rank": 0, "seed": -5});
+    assert_eq!(fields(server.post("/v1/trainings", &wrong).await), ["name", "rank", "steps", "seed"]);
+    assert_eq!(fields(server.get("/v1/generations?limit=0&cursor=x").await), ["limit", "cursor"]);
+    assert_eq!((server.count("jobs").await, server.count("generations").await), (0, 0));
+}
+
+#[tokio::test]
+async fn messages_are_in_no_words_of_rust() {
+    let server = TestServer::with_checkpoint().await;
+    for (path, body, field, says) in [
+        ("/v1/generations", json!({"prompt": "a", "guidance_scale": "x"}), "guidance_scale", "a number"),
+        ("/v1/generations", json!({"prompt": "a", "loras": ["x"]}), "loras[0]", "an object"),
+        ("/v1/generations", json!({"prompt": "a", "output_format": 5}), "output_format", "names"),
+        ("/v1/generations", json!({"prompt": "a", "scheduler": "heun"}), "scheduler", "name one of flow_match_euler."),
+        ("/v1/generations", json!({"prompt": "a", "scheduler": "ddim"}), "scheduler", "name one of flow_match_euler."),
+        ("/v1/trainings", json!({"name": "a", "dataset": "d1"}), "dataset", "Send the `id`"),
+    ] {
+        let answer = server.post(path, &body).await;
+        answer.refuses(422, field);
+        let message = text(&answer.body["errors"][0]["message"]);
+        assert!(message.contains(says) && !message.contains("invalid type"), "{message}");
+    }
+    let answer = server.get("/v1/generations?limit=abc").await;
+    answer.refuses(422, "limit");
+    assert_eq!(answer.body["errors"][0]["message"], "It has to be an integer.");
+    for path in ["/v1/jobs/hund", "/v1/datasets/hund", "/v1/imports/hund"] {
+        let answer = server.get(path).await;
+        answer.refuses(404, "");
+        let message = text(&answer.body["detail"]);
+        assert!(message.contains("`hund` is no id") && !message.contains("UUID"), "{message}");
+    }
+    for path in ["/v1/picture-info", "/v1/models"] {
+        let answer = server.send(server.request(Method::POST, path)).await;
+        answer.refuses(415, "");
+        assert!(text(&answer.body["detail"]).contains("`application/json`"), "{:#}", answer.body);
+    }
+}
+
 #[tokio::test]
 async fn addresses_and_bodies_of_another_shape() {
     let server = TestServer::with_checkpoint().await;
@@ -102,6 +154,9 @@ async fn files_as_people_call_them() {
     for (name, file, path) in [
         ("one", "My LoRA (v2).safetensors", "My-LoRA--v2-.safetensors"),
         ("two", "Größe.safetensors", "Gr--e.safetensors"),
+        ("loud", "K2.SAFETENSORS", "K2.safetensors"),
+        ("old", "pytorch_lora_weights.bin", "pytorch_lora_weights.safetensors"),
+        ("bare", "weights", "weights.safetensors"),
     ] {
         let model = server.import(name, None, &[(file, lora(FLUX_MODULE))]).await.expect(201);
         assert_eq!(model["files"][0]["path"], path);
@@ -110,7 +165,7 @@ async fn files_as_people_call_them() {
     cut.truncate(cut.len() - 1);
     let refused = server.import("three", None, &[("cut off.safetensors", cut)]).await;
     refused.refuses(422, "file");
-    assert!(refused.body.to_string().contains("cut-off.safetensors"), "{:#}", refused.body);
+    assert!(refused.body.to_string().contains("cut off.safetensors"), "{:#}", refused.body);
 }
 
 #[tokio::test]

@@ -210,7 +210,7 @@ async fn requests_cannot_name_what_another_project_has() {
     for (field, body) in [
         ("base", json!({"name": "x", "source": url, "base": "clay"})),
         ("parts_of", json!({"name": "x", "source": url, "parts_of": rows.id("model")})),
-        ("source.files", json!({"name": "x", "source": upload})),
+        ("source.files[0].upload", json!({"name": "x", "source": upload})),
     ] {
         stranger.post("/v1/models", &body).await.refuses(404, field);
     }

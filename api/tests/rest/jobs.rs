@@ -97,6 +97,23 @@ async fn every_kind_is_one_list_with_filters() {
     assert_eq!(rest["next_cursor"], Value::Null);
 }
 
+/// A name means the model that has it today; if none has, those that had it.
+#[tokio::test]
+async fn a_filter_by_a_reused_name_means_the_model_of_today() {
+    let server = TestServer::with_checkpoint().await;
+    let listed = async || ids(&server.get("/v1/jobs?model=clay").await.expect(200)).len();
+    for (before, after) in [(0, 1), (0, 1)] {
+        server.import("clay", None, &[("clay.safetensors", lora(FLUX_MODULE))]).await.expect(201);
+        assert_eq!(listed().await, before, "jobs of the earlier model of that name are not listed");
+        let body = json!({"prompt": "a fox", "loras": [{"model": "clay"}]});
+        let made = server.post("/v1/generations", &body).await.expect(202);
+        assert_eq!(listed().await, after);
+        server.post(&text(&made["urls"]["cancel"]), &json!({})).await.expect(200);
+        server.delete("/v1/models/clay").await.expect(204);
+    }
+    assert_eq!(listed().await, 2, "the name that both had");
+}
+
 #[tokio::test]
 async fn queries_that_make_no_sense_are_named() {
     let server = TestServer::with_checkpoint().await;

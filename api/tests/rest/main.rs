@@ -13,6 +13,7 @@ mod events;
 mod examples;
 mod generations;
 mod headers;
+mod imports;
 mod inputs;
 mod jobs;
 mod models;

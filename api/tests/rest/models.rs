@@ -45,7 +45,9 @@ async fn what_is_no_model_leaves_nothing_behind() {
     let flux = || lora(FLUX_MODULE);
     for (what, files) in [
         ("a pickle", vec![("x.safetensors", b"\x80\x04\x95\x10\0\0\0\0\0\0\0\x8c\x08builtins".to_vec())]),
-        ("a pickle by name", vec![("x.bin", flux())]),
+        ("a pickle by name and content", vec![("x.bin", b"\x80\x04\x95\x10\0\0\0\0\0\0\0\x8c\x08".to_vec())]),
+        ("a web page", vec![("x.safetensors", b"<!DOCTYPE html><html></html>".to_vec())]),
+        ("a picture beside", vec![("x.safetensors", flux()), ("preview.png", b"\x89PNG\r\n\x1a\n".to_vec())]),
         ("a torch zip", vec![("x.safetensors", b"PK\x03\x04\x14\0\0\0\0\0archive/data.pkl".to_vec())]),
         ("a header of 16 EiB", vec![("x.safetensors", u64::MAX.to_le_bytes().to_vec())]),
         ("a broken header", vec![("x.safetensors", header("{\"a\":"))]),

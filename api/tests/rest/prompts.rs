@@ -54,6 +54,11 @@ async fn a_prompt_names_its_loras() {
     let work = generation::load_work(&server.pools.lease, &server.claim(JobKind::Generation).await).await.unwrap();
     assert_eq!((work.loras[0].model.name.as_str(), work.loras[0].scale), ("ink", 0.5));
 
+    let sum = server.post("/v1/generations", &json!({"prompt": "a fox <lora:ink:6><lora:ink:6>"})).await;
+    sum.refuses(422, "prompt");
+    let message = text(&sum.body["errors"][0]["message"]);
+    assert!(message.contains("`ink`") && message.contains("sum") && message.contains("12"), "{message}");
+
     // The answer can be sent again: a LoRA that `loras` states is applied once.
     let again = json!({"prompt": "a fox <lora:ink:0.5>", "loras": [{"model": "ink", "scale": 0.5}]});
     let again = server.create(again).await;

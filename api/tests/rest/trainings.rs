@@ -36,8 +36,10 @@ async fn from_dataset_to_model() {
     assert_eq!(work.checkpoint.unwrap().step, 15, "another attempt goes on from the last");
     assert_eq!(server.count("training_checkpoints").await, 2, "the last two are kept");
 
-    // Somebody takes the name while it trains.
-    server.import("clay", None, &[("x.safetensors", lora(FLUX_MODULE))]).await.expect(201);
+    // The name is the training's.
+    server.import("clay", None, &[("x.safetensors", lora(FLUX_MODULE))]).await.refuses(409, "name");
+    let source = json!({"kind": "url", "url": "https://example.com/x.safetensors"});
+    server.post("/v1/models", &json!({"name": "clay", "source": source})).await.refuses(409, "name");
     let bytes = lora(FLUX_MODULE);
     let key =
         StorageKey::Artifact { job: claim.job, epoch: claim.epoch, position: 0, extension: "safetensors" }.to_string();
@@ -61,20 +63,43 @@ async fn from_dataset_to_model() {
     assert_eq!(server.objects(), objects - 2, "checkpoints are discarded");
 
     let done = server.get(&path).await.expect(200);
-    assert_eq!((&done["status"], &done["output_model"]["name"]), (&json!("succeeded"), &json!("clay-2")));
+    assert_eq!((&done["status"], &done["output_model"]["name"]), (&json!("succeeded"), &json!("clay")));
     assert_eq!(server.download(&done["artifacts"][0]["url"]).await, bytes);
-    let model = server.get("/v1/models/clay-2").await.expect(200);
+    let model = server.get("/v1/models/clay").await.expect(200);
     assert_eq!(
         (&model["kind"], &model["family"], &model["trigger_word"]),
         (&json!("lora"), &json!("flux"), &json!("clay style"))
     );
     assert_eq!(model["training_id"], done["id"]);
-    server.post("/v1/generations", &json!({"prompt": "a fox", "loras": [{"model": "clay-2"}]})).await.expect(202);
+    server.post("/v1/generations", &json!({"prompt": "a fox", "loras": [{"model": "clay"}]})).await.expect(202);
 
     // The model outlives its training and its dataset.
     server.delete(&path).await.expect(204);
     server.delete(&format!("/v1/datasets/{dataset}")).await.expect(204);
-    assert_eq!(server.download(&server.get("/v1/models/clay-2").await.expect(200)["url"]).await, bytes);
+    assert_eq!(server.download(&server.get("/v1/models/clay").await.expect(200)["url"]).await, bytes);
+}
+
+/// Trainings, imports and forms at the same moment: one has the name.
+#[tokio::test]
+async fn one_of_many_has_the_name() {
+    let server = TestServer::with_checkpoint().await;
+    let dataset = server.dataset(1).await;
+    let source = json!({"kind": "url", "url": "https://example.com/x.safetensors"});
+    for round in 0..8 {
+        let name = format!("clay-{round}");
+        let (training, import) = (json!({"name": name, "dataset": dataset}), json!({"name": name, "source": source}));
+        let form = [("x.safetensors", lora(FLUX_MODULE))];
+        let answers = tokio::join!(
+            server.post("/v1/trainings", &training),
+            server.post("/v1/models", &import),
+            server.import(&name, None, &form),
+            server.post("/v1/trainings", &training),
+            server.post("/v1/models", &import),
+        );
+        let (first, second, third, fourth, fifth) = answers;
+        let refused = [first, second, third, fourth, fifth].into_iter().filter(|answer| answer.status == 409);
+        assert_eq!(refused.inspect(|answer| answer.refuses(409, "name")).count(), 4, "{name}");
+    }
 }
 
 #[tokio::test]

@@ -114,14 +114,15 @@ impl Intake {
         // A separate thread reads the archive, a few pictures ahead of the one that is being stored.
         let (sender, mut entries) = tokio::sync::mpsc::channel(2);
         let reader = tokio::task::spawn_blocking(move || {
-            let archive = zip_gate::Archive::open(file)?;
+            let mut archive = zip_gate::Archive::open(file)?;
+            let repeated = std::mem::take(&mut archive.repeated);
             for entry in archive {
                 let failed = entry.is_err();
                 if sender.blocking_send(entry).is_err() || failed {
                     break;
                 }
             }
-            Ok::<_, Error>(())
+            Ok::<_, Error>(repeated)
         });
         while let Some(entry) = entries.recv().await {
             let entry = entry?;
@@ -130,7 +131,9 @@ impl Intake {
                 Err(reason) => self.leave_out("archive", &entry.name, &reason)?,
             }
         }
-        reader.await.map_err(Error::internal)??;
+        let repeated = reader.await.map_err(Error::internal)??;
+        let reason = "Another file of the archive has the same path; the last of them is read.";
+        self.left_out.extend(repeated.iter().map(|name| LeftOut::new(name, reason)));
         self.sort_files("archive").await
     }
 

@@ -6,6 +6,7 @@ use requests::prompt::LoraTag;
 
 use super::LoraUse;
 use super::request::{LoraRequest, MAX_LORAS};
+use crate::faults::Faults;
 use crate::model::{Catalog, Model, ModelKind};
 use crate::{Caller, Error, Result};
 
@@ -34,18 +35,17 @@ pub(super) async fn of(
     warnings: &mut Vec<String>,
 ) -> Result<Vec<LoraUse>> {
     check_count("loras", stated.len())?;
+    let mut faults = Faults::default();
     let mut loras: Vec<LoraUse> = Vec::with_capacity(stated.len());
     for (position, request) in stated.into_iter().enumerate() {
         let field = |name: &str| format!("loras[{position}].{name}");
-        let scale = in_range(&field("scale"), request.scale.unwrap_or(1.0), SCALES)?;
-        let text_encoder_scale = request
-            .text_encoder_scale
-            .map(|scale| in_range(&field("text_encoder_scale"), scale, SCALES))
-            .transpose()?
-            .filter(|other| *other != scale);
+        let scale = faults.take(in_range(&field("scale"), request.scale.unwrap_or(1.0), SCALES));
+        let of_text = request.text_encoder_scale.map(|scale| in_range(&field("text_encoder_scale"), scale, SCALES));
+        let text_encoder_scale = faults.take(of_text.transpose()).filter(|other| *other != scale);
         let lora = catalog.get_named(caller, &request.model).await;
-        let lora = lora.map_err(|error| error.in_field(field("model")))?;
-        check(&lora, base).map_err(|message| Error::invalid(field("model"), message))?;
+        let lora = lora.map(Some).map_err(|error| error.in_field(field("model")));
+        let Some(lora) = faults.take(lora) else { continue };
+        faults.take(check(&lora, base).map_err(|message| Error::invalid(field("model"), message)));
         loras.push(LoraUse { model: lora.reference(), scale, text_encoder_scale });
     }
 
@@ -72,9 +72,14 @@ pub(super) async fn of(
         check_count(PROMPT, loras.len())?;
     }
     for lora in &loras[count_stated..] {
-        in_range(PROMPT, lora.scale, SCALES)?;
-        in_range(PROMPT, lora.text_encoder_scale.unwrap_or(lora.scale), SCALES)?;
+        for scale in [lora.scale, lora.text_encoder_scale.unwrap_or(lora.scale)] {
+            in_range(PROMPT, scale, SCALES).map_err(|error| {
+                let name = &lora.model.name;
+                Error::invalid(PROMPT, format!("`{name}`, the sum of its weights in the prompt: {}", error.message))
+            })?;
+        }
     }
+    faults.check()?;
     Ok(loras)
 }
 

@@ -5,6 +5,7 @@ use requests::{OutputFormat, PromptSyntax, generation_limits as limits, in_range
 use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
 
+use crate::faults::Faults;
 use crate::input::SourceImage;
 use crate::model::{Model, ModelKind};
 use crate::{Error, InputId, Result, integer};
@@ -14,7 +15,7 @@ pub const MAX_PROMPT_CHARS: usize = 10_000;
 /// Most LoRAs of one generation.
 pub const MAX_LORAS: usize = 8;
 /// Sides are multiples of this many pixels for every model; a model's own grid is a power of two as well.
-const GRID: u32 = 8;
+pub const GRID: u32 = 8;
 /// Longest `data:` URI or id of a picture, in characters.
 pub const MAX_PICTURE_CHARS: usize = 12_000_000;
 
@@ -58,12 +59,12 @@ pub struct GenerationRequest {
     pub num_images: Option<u32>,
     /// Picture to start from: the identifier of an input or of an earlier picture, or a `data:` URI with the picture
     /// itself.
-    #[schema(min_length = 1, max_length = 12000000, pattern = r"^[A-Za-z0-9:/;,+=.-]+$")]
+    #[schema(min_length = 1, max_length = 12000000, pattern = r"^[A-Za-z0-9:/;,+=._%\s-]+$")]
     #[serde(default)]
     pub image: Option<String>,
     /// Mask of the area of `image` to repaint: white there, black elsewhere. Given in the same way as `image`, and
     /// stretched to the size of the pictures.
-    #[schema(min_length = 1, max_length = 12000000, pattern = r"^[A-Za-z0-9:/;,+=.-]+$")]
+    #[schema(min_length = 1, max_length = 12000000, pattern = r"^[A-Za-z0-9:/;,+=._%\s-]+$")]
     #[serde(default)]
     pub mask: Option<String>,
     /// How much of `image` may change: the share of the denoising steps that are run, at least one step. At 1 nothing
@@ -141,9 +142,9 @@ pub struct LoraRequest {
     pub text_encoder_scale: Option<f64>,
 }
 
-/// Fills in the model's defaults and checks every value. Does not look at the pictures; [`start_from`] does. Errors:
-/// `Invalid`, naming the field.
-pub(super) fn params(request: &GenerationRequest, model: &Model) -> Result<GenerationParams> {
+/// Fills in the model's defaults and checks every value; a wrong one is added to `faults`. Does not look at
+/// the pictures; [`start_from`] does. Errors: `Invalid` for a model that makes no pictures.
+pub(super) fn params(request: &GenerationRequest, model: &Model, faults: &mut Faults) -> Result<GenerationParams> {
     if model.kind != ModelKind::Checkpoint {
         return Err(Error::invalid(
             "model",
@@ -156,68 +157,61 @@ pub(super) fn params(request: &GenerationRequest, model: &Model) -> Result<Gener
         ));
     }
     let (defaults, family) = (&model.defaults, model.family()?);
-    check_prompt("prompt", &request.prompt, 1)?;
+    faults.take(check_prompt("prompt", &request.prompt, 1));
     if let Some(negative) = &request.negative_prompt {
-        check_prompt("negative_prompt", negative, 0)?;
+        faults.take(check_prompt("negative_prompt", negative, 0));
     }
-    check_pictures(request)?;
+    faults.take(check_pictures(request));
     if request.clip_skip.is_some() && !family.skips_clip_layers() {
-        return Err(Error::invalid("clip_skip", format!("{family} does not read the layers of CLIP.")));
+        let message = format!("{family} does not read the layers of CLIP.");
+        faults.take(Err::<(), _>(Error::invalid("clip_skip", message)));
     }
     if request.true_cfg_scale.is_some() && family.guidance() != Guidance::Distilled {
         let message = format!("`{}` is not distilled: its classifier-free guidance is `guidance_scale`.", model.name);
-        return Err(Error::invalid("true_cfg_scale", message));
+        faults.take(Err::<(), _>(Error::invalid("true_cfg_scale", message)));
     }
-    if request.scheduler.is_none() && defaults.scheduler_required {
-        let others = Scheduler::ALL.into_iter().filter(|scheduler| family.takes(*scheduler));
-        let others = others.map(Scheduler::as_str).collect::<Vec<_>>().join(", ");
-        let message = format!("Name one of {others}: `{}` has a scheduler that is not supported.", model.name);
-        return Err(Error::invalid("scheduler", message));
-    }
-    let strength = match (&request.image, &request.mask) {
-        (None, _) => None,
-        (Some(_), None) => Some(request.strength.unwrap_or(defaults.strength)),
-        (Some(_), Some(_)) => Some(request.strength.unwrap_or(1.0)),
-    };
     let steps = request.num_inference_steps.unwrap_or(defaults.num_inference_steps);
-    if let Some(strength) = strength {
-        in_range("strength", strength, limits::STRENGTH)?;
-        if family.steps_taken(steps, strength) == 0 {
-            let message = format!("{strength} leaves none of {steps} steps.");
-            return Err(Error::invalid("strength", message));
-        }
-    }
+    let steps = faults.take(in_range("num_inference_steps", steps, limits::STEPS));
     let output_format = request.output_format.unwrap_or_default();
+    let in_range_if_stated =
+        |field, stated: Option<u32>, range| stated.map(|it| in_range(field, it, range)).transpose();
+    let guidance_scale = request.guidance_scale.unwrap_or(defaults.guidance_scale);
+    let true_cfg_scale = request.true_cfg_scale.unwrap_or(defaults.true_cfg_scale);
+    let side = |field, stated: Option<u32>, default| stated.map_or(Ok(default), |pixels| on_grid(field, pixels, model));
     Ok(GenerationParams {
         prompt: request.prompt.clone(),
         negative_prompt: request.negative_prompt.clone(),
         prompt_syntax: request.prompt_syntax.unwrap_or_default(),
-        num_images: in_range("num_images", request.num_images.unwrap_or(1), limits::NUM_IMAGES)?,
-        num_inference_steps: in_range("num_inference_steps", steps, limits::STEPS)?,
-        guidance_scale: in_range(
-            "guidance_scale",
-            request.guidance_scale.unwrap_or(defaults.guidance_scale),
-            limits::GUIDANCE,
-        )?,
-        true_cfg_scale: in_range(
-            "true_cfg_scale",
-            request.true_cfg_scale.unwrap_or(defaults.true_cfg_scale),
-            limits::GUIDANCE,
-        )?,
-        width: request.width.map_or(Ok(defaults.width), |pixels| on_grid("width", pixels, model))?,
-        height: request.height.map_or(Ok(defaults.height), |pixels| on_grid("height", pixels, model))?,
+        num_images: faults.take(in_range("num_images", request.num_images.unwrap_or(1), limits::NUM_IMAGES)),
+        num_inference_steps: steps,
+        guidance_scale: faults.take(in_range("guidance_scale", guidance_scale, limits::GUIDANCE)),
+        true_cfg_scale: faults.take(in_range("true_cfg_scale", true_cfg_scale, limits::GUIDANCE)),
+        width: faults.take(side("width", request.width, defaults.width)),
+        height: faults.take(side("height", request.height, defaults.height)),
         image: None,
         mask: None,
-        strength,
-        scheduler: request.scheduler.as_deref().map(|name| scheduler(name, model)).transpose()?,
-        clip_skip: request.clip_skip.map(|layers| in_range("clip_skip", layers, limits::CLIP_SKIP)).transpose()?,
-        preview_every: request
-            .preview_every
-            .map(|steps| in_range("preview_every", steps, limits::STEPS))
-            .transpose()?,
+        strength: faults.take(strength(request, steps, model)),
+        scheduler: faults.take(scheduler(request.scheduler.as_deref(), model)),
+        clip_skip: faults.take(in_range_if_stated("clip_skip", request.clip_skip, limits::CLIP_SKIP)),
+        preview_every: faults.take(in_range_if_stated("preview_every", request.preview_every, limits::STEPS)),
         output_format,
-        output_quality: output_quality(output_format, request.output_quality)?,
+        output_quality: faults.take(output_quality(output_format, request.output_quality)),
     })
+}
+
+/// How much of `image` may change, if there is one. Errors: `Invalid` for a value outside the range, and for one that
+/// leaves none of the `steps`, if these are known.
+fn strength(request: &GenerationRequest, steps: u32, model: &Model) -> Result<Option<f64>> {
+    let default = match (&request.image, &request.mask) {
+        (None, _) => return Ok(None),
+        (Some(_), None) => model.defaults.strength,
+        (Some(_), Some(_)) => 1.0,
+    };
+    let strength = in_range("strength", request.strength.unwrap_or(default), limits::STRENGTH)?;
+    if steps > 0 && model.family()?.steps_taken(steps, strength) == 0 {
+        return Err(Error::invalid("strength", format!("{strength} leaves none of {steps} steps.")));
+    }
+    Ok(Some(strength))
 }
 
 fn output_quality(format: OutputFormat, requested: Option<u8>) -> Result<Option<u8>> {
@@ -307,14 +301,20 @@ fn check_prompt(field: &str, prompt: &str, least: usize) -> Result<()> {
     Ok(())
 }
 
-/// Errors: `Invalid` for an unknown name, and for a scheduler that the family of `model` was not trained for.
-fn scheduler(name: &str, model: &Model) -> Result<Scheduler> {
-    let scheduler: Scheduler = name.parse().map_err(|message| Error::invalid("scheduler", message))?;
-    if model.family()?.takes(scheduler) {
-        return Ok(scheduler);
-    }
-    let message = format!("`{}` is of the family {}, which {name} does not support.", model.name, model.family);
-    Err(Error::invalid("scheduler", message))
+/// Errors: `Invalid` for an unknown name, for a scheduler that the model's family was not trained for, and for none if
+/// the model's own is not supported. Each lists those that the family takes.
+fn scheduler(name: Option<&str>, model: &Model) -> Result<Option<Scheduler>> {
+    let family = model.family()?;
+    let message = match name.map(str::parse::<Scheduler>) {
+        None if !model.defaults.scheduler_required => return Ok(None),
+        None => format!("`{}` has a scheduler that is not supported", model.name),
+        Some(Ok(scheduler)) if family.takes(scheduler) => return Ok(Some(scheduler)),
+        Some(Ok(scheduler)) => {
+            format!("`{}` is of the family {}, which {scheduler} does not support", model.name, model.family)
+        }
+        Some(Err(_)) => format!("There is no `{}`", name.unwrap_or_default()),
+    };
+    Err(Error::invalid("scheduler", format!("{message}; name one of {}.", family.schedulers())))
 }
 
 /// A size that a request states is a multiple of 8, as the contract says for every model, and of the model's own grid.

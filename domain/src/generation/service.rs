@@ -12,6 +12,7 @@ use super::loras::{self, Prompt};
 use super::request::{self, GenerationParams, GenerationRequest};
 use super::{DEFAULT_MODEL, Generation, LoraUse, get_many, warnings};
 use crate::batcher::Batcher;
+use crate::faults::Faults;
 use crate::input::{self, SourceImage};
 use crate::job;
 use crate::limits::seed;
@@ -78,12 +79,16 @@ impl GenerationService {
     pub async fn create(&self, caller: &Caller, mut request: GenerationRequest) -> Result<Generation> {
         let model = self.catalog.get(caller, request.model.as_deref().unwrap_or(DEFAULT_MODEL));
         let model = model.await.map_err(|error| error.in_field("model"))?;
-        let seed = seed(request.seed)?;
         let lora_requests = std::mem::take(&mut request.loras);
-        let mut params = request::params(&request, &model)?;
-        let mut warnings = warnings::of(&request, &params, &model)?;
+        let (mut faults, mut tags) = (Faults::default(), Vec::new());
+        let mut params = request::params(&request, &model, &mut faults)?;
+        let seed = faults.take(seed(request.seed));
         let prompt = Prompt { text: &params.prompt, syntax: params.prompt_syntax };
-        let loras = loras::of(&self.catalog, caller, &model, lora_requests, prompt, &mut warnings).await?;
+        let loras = loras::of(&self.catalog, caller, &model, lora_requests, prompt, &mut tags).await;
+        let loras = faults.take(loras);
+        faults.check()?;
+        let mut warnings = warnings::of(&request, &params, &model)?;
+        warnings.append(&mut tags);
 
         let id = GenerationId::new();
         // Before the row, so that a reader of the row finds its pictures.

@@ -34,6 +34,27 @@ pub async fn claim(
     resident: &[String],
     policy: &LeasePolicy,
 ) -> Result<Option<Claim>> {
+    next(pool, kinds, false, worker, resident, policy).await
+}
+
+/// As [`claim`], for a lane that takes only what asks nothing of the network.
+pub async fn claim_local(
+    pool: &PgPool,
+    kinds: &[JobKind],
+    worker: WorkerId,
+    policy: &LeasePolicy,
+) -> Result<Option<Claim>> {
+    next(pool, kinds, true, worker, &[], policy).await
+}
+
+async fn next(
+    pool: &PgPool,
+    kinds: &[JobKind],
+    local: bool,
+    worker: WorkerId,
+    resident: &[String],
+    policy: &LeasePolicy,
+) -> Result<Option<Claim>> {
     let kinds: Vec<String> = kinds.iter().map(|kind| kind.as_str().to_owned()).collect();
     let claimed = bounded(
         // In `near`, BETWEEN and the order by base leave the planner one index, which also serves the worst case: a
@@ -45,6 +66,7 @@ pub async fn claim(
                    SELECT id, priority, created_at FROM jobs
                    WHERE status = 'queued' AND kind = ANY($1) AND run_at <= clock_timestamp()
                      AND (memory IS NULL OR memory <= (SELECT own.memory FROM own)) AND $2 <> ALL(refused_by)
+                     AND (local OR NOT $8)
                    ORDER BY priority DESC, created_at, id LIMIT 1),
                patience AS MATERIALIZED (
                    SELECT oldest.priority FROM oldest WHERE cardinality($4::text[]) > 0 AND (
@@ -67,6 +89,7 @@ pub async fn claim(
                    WHERE EXISTS (SELECT FROM oldest) AND NOT EXISTS (SELECT FROM preferred)
                      AND status = 'queued' AND kind = ANY($1) AND run_at <= clock_timestamp()
                      AND (memory IS NULL OR memory <= (SELECT own.memory FROM own)) AND $2 <> ALL(refused_by)
+                     AND (local OR NOT $8)
                    ORDER BY priority DESC, created_at, id LIMIT 1 FOR UPDATE SKIP LOCKED),
                next AS (SELECT id FROM preferred UNION ALL SELECT id FROM first),
                job AS (
@@ -94,6 +117,7 @@ pub async fn claim(
             PASSED_OVER_AT_MOST.as_secs_f64(),
             OVERTAKEN_AT_MOST,
             NEAR,
+            local,
         )
         .fetch_optional(pool),
     )

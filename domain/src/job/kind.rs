@@ -50,6 +50,8 @@ pub enum Lane {
     Beside {
         /// How many jobs of the kind a worker runs at the same time.
         at_once: usize,
+        /// How many more, of those that ask nothing of the network.
+        local_at_once: usize,
     },
 }
 
@@ -106,8 +108,8 @@ pub const KINDS: [KindSpec; 4] = [
         name: "import",
         collection: "imports",
         tag: "models",
-        // One download may take hours.
-        lane: Lane::Beside { at_once: 2 },
+        // One download may take hours, and files that are here already do not wait for it.
+        lane: Lane::Beside { at_once: 2, local_at_once: 1 },
         drain: DrainRule::Release,
     },
     KindSpec {
@@ -116,7 +118,7 @@ pub const KINDS: [KindSpec; 4] = [
         collection: "exports",
         tag: "models",
         // The worker holds several copies of the whole LoRA in memory.
-        lane: Lane::Beside { at_once: 1 },
+        lane: Lane::Beside { at_once: 1, local_at_once: 0 },
         drain: DrainRule::Release,
     },
 ];

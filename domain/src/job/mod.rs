@@ -20,7 +20,7 @@ mod queue;
 mod reaper;
 
 pub use attempt::{Attempt, AttemptOutcome, attempts};
-pub use claim::{OVERTAKEN_AT_MOST, PASSED_OVER_AT_MOST, claim};
+pub use claim::{OVERTAKEN_AT_MOST, PASSED_OVER_AT_MOST, claim, claim_local};
 pub use doorbell::{Call, Doorbell, ring};
 pub use fence::Claim;
 pub use kind::{JobKind, KINDS};

@@ -32,13 +32,25 @@ pub struct NewJob<'a> {
     pub makes: Option<&'a str>,
     /// The failed job that it repeats.
     pub retry_of: Option<JobId>,
+    /// Whether it asks nothing of the network. A repeated job is as the failed one.
+    pub local: bool,
 }
 
 impl NewJob<'_> {
     /// A job of default priority that needs no models and makes none.
     pub fn new(project: ProjectId, kind: JobKind, subject: impl Into<Uuid>) -> Self {
         let subject = subject.into();
-        Self { project, kind, subject, priority: 0, total_steps: 0, needs: &[], makes: None, retry_of: None }
+        Self {
+            project,
+            kind,
+            subject,
+            priority: 0,
+            total_steps: 0,
+            needs: &[],
+            makes: None,
+            retry_of: None,
+            local: false,
+        }
     }
 }
 
@@ -58,8 +70,10 @@ pub async fn enqueue(connection: &mut PgConnection, new: NewJob<'_>) -> Result<J
             "WITH needed AS (
                  SELECT id FROM models WHERE id = ANY($5) AND deleted_at IS NULL ORDER BY id FOR KEY SHARE),
              job AS (
-                 INSERT INTO jobs (id, subject, kind, priority, total_steps, makes, retry_of, project_id, last_sequence)
-                 SELECT $1, $1, $2, $3, $4, $6, $7, $8, 1 WHERE (SELECT count(*) FROM needed) = cardinality($5)
+                 INSERT INTO jobs (id, subject, kind, priority, total_steps, makes, retry_of, project_id, local,
+                     last_sequence)
+                 SELECT $1, $1, $2, $3, $4, $6, $7, $8, $9 OR EXISTS (SELECT FROM jobs WHERE id = $7 AND local), 1
+                 WHERE (SELECT count(*) FROM needed) = cardinality($5)
                  RETURNING id),
              need AS (
                  INSERT INTO job_needs (job_id, model_id) SELECT job.id, needed.id FROM job, needed)
@@ -72,6 +86,7 @@ pub async fn enqueue(connection: &mut PgConnection, new: NewJob<'_>) -> Result<J
             new.makes,
             new.retry_of.map(|job| job.0),
             new.project as ProjectId,
+            new.local,
         )
         .execute(connection),
     )

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use formats::adapter::{CONFIG_FILE, MAX_CONFIG_BYTES};
 use formats::detect::Denoiser;
 use formats::folder::{self, Folder, INDEX, SCHEDULER};
-use formats::{Configs, Family, Header, Part, Scheduler, Sniffer, Traits, detect, is_root_weights, json, weights};
+use formats::{Configs, Family, Header, Part, Sniffer, Traits, detect, is_root_weights, json, weights};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use sqlx::PgPool;
@@ -16,7 +16,7 @@ use sqlx::types::Json;
 
 use super::described::{Described, is_trigger_word};
 use super::parts::Layout;
-use super::{Defaults, Model, ModelFile, ModelKind, check_name, check_name_is_free, family, vae_approx};
+use super::{Defaults, Model, ModelFile, ModelKind, check_name, check_name_is_free, family, reserve_name, vae_approx};
 use crate::database::now;
 use crate::deposit::Deposit;
 use crate::limits::{MAX_FILE_BYTES, MAX_FILES};
@@ -54,6 +54,8 @@ pub struct Intake {
 pub struct FileIntake<'a> {
     intake: &'a mut Intake,
     path: String,
+    /// What its sender calls it, for messages.
+    called: String,
     key: String,
     writer: ObjectWriter,
     bytes: u64,
@@ -88,14 +90,15 @@ impl Intake {
     /// Checks whether a model may have this name, as far as possible before the end.
     pub async fn check_name(&self, name: &str) -> Result<()> {
         check_name(name)?;
-        check_name_is_free(&mut *self.pool.acquire().await?, self.project, name).await
+        reserve_name(&mut *self.pool.acquire().await?, self.project, name).await
     }
 
     /// Opens the next file. Errors: `Invalid` for a path that is not plain and relative, `Unsupported` for a kind of
     /// file that no model needs, `TooLarge` for one file too many.
     pub async fn file(&mut self, path: &str) -> Result<FileIntake<'_>> {
-        let path = &*plain(path);
-        check_path(path)?;
+        let called = path;
+        let path = &*within(path);
+        check_path(path).map_err(|message| Error::invalid(FIELD, message))?;
         if self.files.len() >= MAX_FILES {
             return Err(Error::too_large(FIELD, format!("A model has at most {MAX_FILES} files.")));
         }
@@ -106,7 +109,7 @@ impl Intake {
             return Err(Error::unsupported(
                 FIELD,
                 format!(
-                    "`{path}` is not taken: a model is made of .safetensors, .gguf, .json, .txt, .md and \
+                    "`{path}` is not taken: a model's folder is made of .safetensors, .gguf, .json, .txt, .md and \
                          .model files. Pickles (.bin, .pt, .ckpt) are never read."
                 ),
             ));
@@ -116,7 +119,8 @@ impl Intake {
         let key = StorageKey::ModelFile { model: self.model, path: path.to_owned() }.to_string();
         self.deposit.add(&key);
         let writer = self.storage.writer(&key, media_type).await?;
-        Ok(FileIntake { intake: self, path: path.to_owned(), key, writer, bytes: 0, content })
+        let (path, called) = (path.to_owned(), called.to_owned());
+        Ok(FileIntake { intake: self, path, called, key, writer, bytes: 0, content })
     }
 
     /// Adds a file that is in the bucket already, without its bytes: one of this import's earlier attempt or, if
@@ -305,7 +309,12 @@ impl Intake {
         let (model, spare) = deposit
             .commit(&pool, move |connection| {
                 Box::pin(async move {
-                    check_name_is_free(connection, project, &model.name).await?;
+                    // A new version brings its model, also if a job will make one of that name.
+                    if built_in {
+                        check_name_is_free(connection, project, &model.name).await?;
+                    } else {
+                        reserve_name(connection, project, &model.name).await?;
+                    }
                     let spare = share(connection, &mut model, &sound, &borrowed).await?;
                     insert(connection, project, &model).await?;
                     Ok((model, spare))
@@ -441,18 +450,24 @@ pub async fn held_file(
 }
 
 impl FileIntake<'_> {
+    /// The same file, by another name in messages than its path within the model.
+    #[must_use]
+    pub fn called(self, name: &str) -> Self {
+        Self { called: name.to_owned(), ..self }
+    }
+
     /// Adds the next bytes. Errors: those of the safetensors gate as soon as the header is complete, `TooLarge`.
     pub async fn write(&mut self, bytes: &[u8]) -> Result<()> {
         self.bytes += bytes.len() as u64;
         if self.bytes > MAX_FILE_BYTES {
-            return Err(Error::too_large(FIELD, format!("`{}` is larger than 64 GiB.", self.path)));
+            return Err(Error::too_large(FIELD, format!("`{}` is larger than 64 GiB.", self.called)));
         }
         match &mut self.content {
             Content::Weights(sniffer) => {
-                sniffer.push(bytes).map_err(|refusal| Error::from(refusal).about(&self.path))?;
+                sniffer.push(bytes).map_err(|refusal| Error::from(refusal).about(&self.called))?;
             }
             Content::Text(text) if text.len() + bytes.len() > MAX_TEXT_BYTES => {
-                return Err(Error::too_large(FIELD, format!("`{}` is larger than 32 MiB.", self.path)));
+                return Err(Error::too_large(FIELD, format!("`{}` is larger than 32 MiB.", self.called)));
             }
             Content::Text(text) => text.extend_from_slice(bytes),
         }
@@ -461,10 +476,10 @@ impl FileIntake<'_> {
 
     /// Ends the file and returns its description.
     pub async fn finish(self) -> Result<ModelFile> {
-        let Self { intake, path, key, writer, bytes, content } = self;
+        let Self { intake, path, called, key, writer, bytes, content } = self;
         match content {
             Content::Weights(sniffer) => {
-                let header = sniffer.finish(bytes).map_err(|refusal| Error::from(refusal).about(&path))?;
+                let header = sniffer.finish(bytes).map_err(|refusal| Error::from(refusal).about(&called))?;
                 intake.weights.insert(path.clone(), header);
             }
             Content::Text(text) if path.ends_with(".json") => {
@@ -534,8 +549,7 @@ fn checkpoint(
     let defaults = family::defaults(family, traits, configs)?;
     let defaults = Defaults { scheduler_required: own.is_some(), ..defaults };
     warnings.extend(own.map(|reason| {
-        let others = Scheduler::ALL.into_iter().filter(|scheduler| family.takes(*scheduler));
-        let others = others.map(Scheduler::as_str).collect::<Vec<_>>().join(", ");
+        let others = family.schedulers();
         format!("Requests have to name a `scheduler` ({others}), since the checkpoint's own does not run: {reason}.")
     }));
     Ok(Described {
@@ -626,7 +640,7 @@ pub async fn has_built_in(pool: &PgPool, name: &str) -> bool {
 }
 
 /// Writes the row of a model of `project`. Errors: `Conflict` for a name that the project has.
-pub(crate) async fn insert(connection: &mut sqlx::PgConnection, project: ProjectId, model: &Model) -> Result<()> {
+async fn insert(connection: &mut sqlx::PgConnection, project: ProjectId, model: &Model) -> Result<()> {
     let inserted = sqlx::query!(
         "INSERT INTO models (id, name, kind, family, base_model_id, files, bytes, sha256, trigger_word, training_id, defaults, built_in, created_at, project_id, warnings)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)
@@ -658,6 +672,23 @@ pub(crate) async fn insert(connection: &mut sqlx::PgConnection, project: Project
     Ok(())
 }
 
+/// Writes the row of a model that a job has made. The name was reserved for it; if a built-in model of a newer version
+/// has it all the same, the model gets a number ([`super::renamed`] says so).
+pub(crate) async fn insert_made(
+    connection: &mut sqlx::PgConnection,
+    project: ProjectId,
+    model: &mut Model,
+) -> Result<()> {
+    let reserved = model.name.clone();
+    for number in 2.. {
+        match insert(connection, project, model).await {
+            Err(Error::Conflict { .. }) => model.name = format!("{reserved}-{number}"),
+            result => return result,
+        }
+    }
+    Ok(())
+}
+
 /// A LoRA and its base are of one family.
 fn check_base(base: &Model, family: &str) -> Result<()> {
     if base.family != family {
@@ -670,13 +701,24 @@ fn check_base(base: &Model, family: &str) -> Result<()> {
 }
 
 /// A file may have any name in its source; characters that are not plain become `-` in the model's folder.
-fn plain(path: &str) -> Cow<'_, str> {
+pub(super) fn plain(path: &str) -> Cow<'_, str> {
     let allowed = |character: char| character.is_ascii_alphanumeric() || matches!(character, '.' | '_' | '-');
     if path.contains(['/', '\\']) || path.starts_with('.') || path.chars().all(allowed) {
         Cow::Borrowed(path)
     } else {
         path.chars().map(|character| if allowed(character) { character } else { '-' }).collect()
     }
+}
+
+/// The path within the model of a file that its sender calls `name`. Outside of folders, a file
+/// that is no text is weights by any name: its content decides.
+fn within(name: &str) -> Cow<'_, str> {
+    let path = plain(name);
+    if path.contains('/') || media_type(&path).is_some() {
+        return path;
+    }
+    let stem = path.rsplit_once('.').map_or(&*path, |(stem, _)| stem);
+    Cow::Owned(formats::named_as(stem, &path))
 }
 
 /// The media type of a kind of file that models are made of, by its extension.
@@ -689,8 +731,9 @@ fn media_type(path: &str) -> Option<&'static str> {
     }
 }
 
-/// Plain relative paths only: segments of letters, digits, `.`, `_`, `-`, none of them beginning with a dot.
-fn check_path(path: &str) -> Result<()> {
+/// Plain relative paths only: segments of letters, digits, `.`, `_`, `-`, none of them beginning with a dot. Errors: a
+/// sentence.
+pub(super) fn check_path(path: &str) -> Result<(), String> {
     let plain = |segment: &str| {
         !segment.is_empty()
             && !segment.starts_with('.')
@@ -699,9 +742,9 @@ fn check_path(path: &str) -> Result<()> {
     if path.len() <= MAX_PATH_BYTES && path.split('/').count() <= 4 && path.split('/').all(plain) {
         return Ok(());
     }
-    Err(Error::invalid(
-        FIELD,
-        "A file name is a relative path such as `vae/config.json`, of letters, digits, `.`, `_` and `-`.",
+    Err(format!(
+        "`{path}` is not taken: a file in folders has a relative path such as `vae/config.json`, of letters, digits, \
+         `.`, `_` and `-`, at most {MAX_PATH_BYTES} of them and three folders; no name begins with a dot."
     ))
 }
 
@@ -732,12 +775,16 @@ mod tests {
             ("My LoRA (v2).safetensors", "My-LoRA--v2-.safetensors"),
             ("Größe.gguf", "Gr--e.gguf"),
             ("plain.safetensors", "plain.safetensors"),
+            ("K2.SAFETENSORS", "K2.safetensors"),
+            ("K2.GGUF", "K2.gguf"),
+            ("pytorch_lora_weights.bin", "pytorch_lora_weights.safetensors"),
+            ("weights", "weights.safetensors"),
         ] {
-            assert_eq!(plain(name), plain_name);
-            assert!(check_path(&plain(name)).is_ok(), "{name}");
+            assert_eq!(within(name), plain_name);
+            assert!(check_path(&within(name)).is_ok(), "{name}");
         }
         for path in ["a b/c.json", "../x y", ".a b", "a\\b c"] {
-            assert!(check_path(&plain(path)).is_err(), "{path}");
+            assert!(check_path(&within(path)).is_err(), "{path}");
         }
     }
 

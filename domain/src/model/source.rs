@@ -4,9 +4,14 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
+use url::Url;
 use utoipa::ToSchema;
 
+mod stated;
+
+use self::stated::Stated;
+use super::intake::{check_path, plain};
 use super::parts::Part;
 use crate::limits::MAX_FILES;
 use crate::{Error, Result, UploadId};
@@ -58,7 +63,7 @@ impl Parts {
 
 /// The source of a model's files.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields, try_from = "Stated")]
 pub enum Source {
     /// One safetensors or GGUF file behind a URL.
     Url {
@@ -66,13 +71,12 @@ pub enum Source {
         /// string is used and never shown.
         #[schema(
             max_length = 2048,
-            pattern = r"^https?://[A-Za-z0-9.:\[\]-]{1,255}(/[!-~]*)?$",
+            pattern = r"^[Hh][Tt]{2}[Pp][Ss]?://[^/\s\\][^\s\\]*$",
             example = "https://example.com/clay.safetensors"
         )]
         url: String,
         /// Expected SHA-256 of the file, lower-case hex.
         #[schema(pattern = "^[0-9a-f]{64}$")]
-        #[serde(default)]
         sha256: Option<String>,
     },
     /// A repository of the Hugging Face Hub: a diffusers folder, or one safetensors or GGUF file.
@@ -84,16 +88,13 @@ pub enum Source {
         repo: String,
         /// Branch, tag or commit; `main` by default. It is resolved to a commit first.
         #[schema(value_type = Option<String>, pattern = "^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$", example = "main")]
-        #[serde(default = "main_branch", deserialize_with = "main_branch_if_null")]
         revision: String,
         /// Files to take. If absent, those that the pipeline needs, or the one file of weights.
         #[schema(min_items = 1, max_items = 200)]
-        #[serde(default)]
         files: Option<Vec<String>>,
         /// Variant of the weights, if there are several: `fp16` selects `model.fp16.safetensors`. If absent, the plain
         /// ones.
         #[schema(pattern = "^[A-Za-z0-9_]{1,32}$", example = "fp16")]
-        #[serde(default)]
         variant: Option<String>,
     },
     /// A file or folder on the workers' machines, below the folder that their operator allowed.
@@ -119,19 +120,15 @@ pub enum Source {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct UploadedFile {
-    /// Path of the file within the model.
-    #[schema(pattern = "^[A-Za-z0-9_][ -~]{0,999}$", example = "vae/config.json")]
+    /// Path of the file within the model. A file outside of folders may have any name.
+    #[schema(
+        max_length = 200,
+        pattern = r"^[^\u0000-\u001f\u007f./\\][^\u0000-\u001f\u007f\\]*$",
+        example = "vae/config.json"
+    )]
     pub path: String,
     /// Identifier of the upload.
     pub upload: UploadId,
-}
-
-fn main_branch() -> String {
-    "main".to_owned()
-}
-
-fn main_branch_if_null<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<String, D::Error> {
-    Ok(Option::deserialize(deserializer)?.unwrap_or_else(main_branch))
 }
 
 impl Source {
@@ -140,9 +137,7 @@ impl Source {
     pub(crate) fn check(&self, named: &str) -> Result<()> {
         let invalid = |field: &str, message: &str| Err(Error::invalid(format!("{named}.{field}"), message));
         match self {
-            Self::Url { url, .. } if !is_url(url) => {
-                invalid("url", "It begins with `https://`, has no user name or password, and at most 2048 characters.")
-            }
+            Self::Url { url, .. } if let Err(message) = check_url(url) => invalid("url", &message),
             Self::Url { sha256: Some(sha256), .. } if !is_sha256(sha256) => {
                 invalid("sha256", "It has 64 characters of 0-9 and a-f.")
             }
@@ -168,13 +163,20 @@ impl Source {
                 "path",
                 "It is a path relative to the folder that the operator allowed, such as `flux/clay.safetensors`.",
             ),
-            Self::Upload { files }
-                if files.is_empty() || files.len() > MAX_FILES || files.iter().any(|file| !is_path(&file.path)) =>
-            {
-                invalid("files", "They are 1 to 200, each with its path within the model.")
+            Self::Upload { files } if !(1..=MAX_FILES).contains(&files.len()) => {
+                invalid("files", &format!("There are {} of them; 1 to {MAX_FILES} are taken.", files.len()))
             }
+            Self::Upload { files } => files.iter().enumerate().try_for_each(|(position, file)| {
+                check_path(&plain(&file.path))
+                    .map_err(|message| Error::invalid(format!("{named}.files[{position}].path"), message))
+            }),
             _ => Ok(()),
         }
+    }
+
+    /// Whether nothing of it comes over the network.
+    pub(crate) fn is_local(&self) -> bool {
+        matches!(self, Self::Path { .. } | Self::Upload { .. })
     }
 
     /// Whether it may be a part, which is one file.
@@ -205,13 +207,25 @@ impl Source {
     }
 }
 
-fn is_url(url: &str) -> bool {
-    let Some(rest) = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://")) else { return false };
-    let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
-    (1..=255).contains(&host.len())
-        && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".:[]-".contains(&byte))
-        && path.bytes().all(|byte| byte.is_ascii_graphic())
-        && url.len() <= MAX_URL_BYTES
+/// Errors: a sentence.
+fn check_url(text: &str) -> Result<(), String> {
+    if text.len() > MAX_URL_BYTES {
+        return Err(format!("It has {} characters; at most {MAX_URL_BYTES} are taken.", text.len()));
+    }
+    // The parser would leave such characters out, or correct them.
+    if text.contains(|character: char| character.is_whitespace() || character.is_control() || character == '\\') {
+        return Err("It holds a space, a line break or a backslash; write a space as `%20`.".to_owned());
+    }
+    let lower = text.to_ascii_lowercase();
+    let host = lower.strip_prefix("https://").or_else(|| lower.strip_prefix("http://"));
+    if !host.is_some_and(|host| !host.starts_with('/')) {
+        return Err("It begins with `https://` and the name of a host.".to_owned());
+    }
+    let url = Url::parse(text).map_err(|error| format!("It is not a URL: {error}."))?;
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err("It holds a user name or a password, which are not taken.".to_owned());
+    }
+    Ok(())
 }
 
 fn is_sha256(text: &str) -> bool {
@@ -253,19 +267,30 @@ mod tests {
 
     #[test]
     fn addresses_are_well_formed() {
-        for good in ["https://example.com/a.safetensors", "http://[::1]:8080/x?y=z", "https://a.b"] {
+        for good in [
+            "https://example.com/a.safetensors",
+            "http://[::1]:8080/x?y=z",
+            "https://a.b",
+            "https://a.b?y=1",
+            "HTTPS://A.B/x",
+            "https://münchen.example/x",
+            "https://exa_mple.com/x",
+        ] {
             assert!(url(good).check("source").is_ok(), "{good}");
         }
-        for bad in [
-            "ftp://a/b",
-            "https://",
-            "https:///x",
-            "https://user:pass@host/x",
-            "https://h/a b",
-            "file:///etc/passwd",
-            "HTTPS://a",
+        for (bad, says) in [
+            ("ftp://a/b", "begins with `https://`"),
+            ("https://", "name of a host"),
+            ("https:///x", "name of a host"),
+            ("https://user:pass@host/x", "password"),
+            ("https://h/a b", "space"),
+            ("https://h/a\\b", "backslash"),
+            ("file:///etc/passwd", "begins with `https://`"),
+            ("https://a.b:99999/x", "port"),
+            ("https://a%b/x", "not a URL"),
         ] {
-            assert!(url(bad).check("source").is_err(), "{bad}");
+            let refused = url(bad).check("source").unwrap_err().to_string();
+            assert!(refused.starts_with("source.url: ") && refused.contains(says), "{bad}: {refused}");
         }
         let repo = |repo: &str, revision: &str| Source::HuggingFace {
             repo: repo.into(),
@@ -277,6 +302,22 @@ mod tests {
         for (name, revision) in [("name", "main"), ("../x", "main"), ("a/b/c", "main"), ("a/b", "../x"), ("a/b", "")] {
             assert!(repo(name, revision).check("source").is_err(), "{name} {revision}");
         }
+    }
+
+    #[test]
+    fn an_uploaded_file_has_a_path_within_the_model() {
+        let upload = |paths: &[&str]| {
+            let files = paths.iter().map(|path| UploadedFile { path: (*path).into(), upload: UploadId::new() });
+            Source::Upload { files: files.collect() }.check("source")
+        };
+        for good in ["ü.safetensors", "K2 (v2).SAFETENSORS", "x", "vae/config.json"] {
+            assert!(upload(&[good]).is_ok(), "{good}");
+        }
+        for bad in ["a/../b.safetensors", "../x", "/x", ".x", "a b/c.json", "a/b/c/d/e"] {
+            let refused = upload(&["x", bad]).unwrap_err().to_string();
+            assert!(refused.starts_with("source.files[1].path: ") && refused.contains("`_` and `-`"), "{refused}");
+        }
+        assert!(upload(&[]).unwrap_err().to_string().starts_with("source.files: "));
     }
 
     #[test]

@@ -46,6 +46,8 @@ pub struct Part {
     /// From 1.
     pub number: i32,
     pub bytes: i64,
+    /// Size of the object that was put, if one was.
+    found: Option<u64>,
     /// How to send it; `None` once it is there.
     pub put: Option<PresignedPut>,
 }
@@ -88,14 +90,14 @@ pub async fn get(caller: &Caller, database: &Database, storage: &Storage, id: Up
     Ok(ModelUpload { id, bytes: row.bytes, parts, expires_at: row.created_at + life() })
 }
 
-/// Errors: `NotFound`; `Conflict` while parts are missing.
+/// Errors: `NotFound`; `Conflict` while a part is missing or has another size.
 pub(crate) async fn check_complete(
     caller: &Caller,
     database: &Database,
     storage: &Storage,
     id: UploadId,
 ) -> Result<()> {
-    check_no_part_is_missing(id, &get(caller, database, storage, id).await?.parts)
+    check_parts(id, &get(caller, database, storage, id).await?.parts)
 }
 
 /// The parts of a file of `total` bytes, and how to send those that the bucket does not have.
@@ -105,21 +107,30 @@ async fn parts(storage: &Storage, id: UploadId, total: i64) -> Result<Vec<Part>>
     let mut parts = Vec::with_capacity(count as usize);
     for (number, key) in (1..).zip(part_keys(id, total)) {
         let bytes = PART_BYTES.min(total - i64::from(number - 1) * PART_BYTES);
-        let put = if there.iter().any(|(there, size)| *there == key && *size == bytes.unsigned_abs()) {
-            None
-        } else {
-            Some(storage.presign_put(&key, MEDIA_TYPE, READ_TTL).await?)
+        let found = there.iter().find(|(there, _)| *there == key).map(|(_, size)| *size);
+        let put = match found {
+            Some(size) if size == bytes.unsigned_abs() => None,
+            _ => Some(storage.presign_put(&key, MEDIA_TYPE, READ_TTL).await?),
         };
-        parts.push(Part { number, bytes, put });
+        parts.push(Part { number, bytes, found, put });
     }
     Ok(parts)
 }
 
-fn check_no_part_is_missing(id: UploadId, parts: &[Part]) -> Result<()> {
-    match parts.iter().filter(|part| part.put.is_some()).count() {
-        0 => Ok(()),
-        missing => Err(Error::conflict(format!("{missing} parts of the upload {id} are not there yet."))),
-    }
+fn check_parts(id: UploadId, parts: &[Part]) -> Result<()> {
+    let mut open = parts.iter().filter(|part| part.put.is_some());
+    let Some(first) = open.next() else { return Ok(()) };
+    let Part { number, bytes, .. } = first;
+    let what = match first.found {
+        Some(found) => format!("Part {number} of the upload {id} has {found} bytes, and has to have {bytes}."),
+        None => format!("Part {number} of the upload {id} is not there yet; it has {bytes} bytes."),
+    };
+    let others = match open.count() {
+        0 => String::new(),
+        1 => " Another part is not complete either.".to_owned(),
+        others => format!(" {others} other parts are not complete either."),
+    };
+    Err(Error::conflict(what + &others))
 }
 
 /// For the worker that imports it: storage keys of the parts in order, and the size of the whole.
@@ -130,7 +141,7 @@ pub async fn whole(pool: &PgPool, storage: &Storage, id: UploadId) -> Result<(Ve
         .await?
         .ok_or_else(|| Error::not_found("upload", id))?;
     let parts = parts(storage, id, bytes).await?;
-    check_no_part_is_missing(id, &parts)?;
+    check_parts(id, &parts)?;
     Ok((part_keys(id, bytes).collect(), bytes))
 }
 

@@ -11,10 +11,11 @@ use std::sync::{Mutex, PoisonError};
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use s3s::dto;
-use s3s::{S3, S3Error, S3Request, S3Response, S3Result, s3_error};
+use s3s::{S3, S3Error, S3ErrorCode, S3Request, S3Response, S3Result, s3_error};
 use s3s_fs::FileSystem;
 use tokio::sync::RwLock;
 
+use super::meanwhile::{LISTINGS, is_internal, settled, told};
 use super::verified::{promised_trailers, verified};
 use crate::Error;
 
@@ -206,7 +207,14 @@ impl S3 for Buckets {
         request: S3Request<dto::DeleteObjectInput>,
     ) -> S3Result<S3Response<dto::DeleteObjectOutput>> {
         let (bucket, key) = (request.input.bucket.clone(), request.input.key.clone());
-        let deleted = self.files.delete_object(request).await?;
+        let deleted = settled("DeleteObject", &self.object(&bucket, &key), self.files.delete_object(request).await);
+        let deleted = match deleted {
+            // Another request deleted it.
+            Err(error) if *error.code() == S3ErrorCode::NoSuchKey => {
+                S3Response::new(dto::DeleteObjectOutput::default())
+            }
+            deleted => deleted?,
+        };
         self.forget(&bucket, &key)?;
         self.prune();
         Ok(deleted)
@@ -225,14 +233,16 @@ impl S3 for Buckets {
     }
 
     async fn get_object(&self, request: S3Request<dto::GetObjectInput>) -> S3Result<S3Response<dto::GetObjectOutput>> {
-        self.files.get_object(request).await
+        let object = self.object(&request.input.bucket, &request.input.key);
+        settled("GetObject", &object, self.files.get_object(request).await)
     }
 
     async fn head_object(
         &self,
         request: S3Request<dto::HeadObjectInput>,
     ) -> S3Result<S3Response<dto::HeadObjectOutput>> {
-        self.files.head_object(request).await
+        let object = self.object(&request.input.bucket, &request.input.key);
+        settled("HeadObject", &object, self.files.head_object(request).await)
     }
 
     async fn head_bucket(
@@ -260,14 +270,28 @@ impl S3 for Buckets {
         &self,
         request: S3Request<dto::ListObjectsInput>,
     ) -> S3Result<S3Response<dto::ListObjectsOutput>> {
-        self.files.list_objects(request).await
+        for _ in 1..LISTINGS {
+            let listed = self.files.list_objects(request.clone()).await;
+            if !is_internal(&listed) {
+                return listed;
+            }
+        }
+        let prefix = request.input.prefix.clone().unwrap_or_default();
+        told("ListObjects", &prefix, self.files.list_objects(request).await)
     }
 
     async fn list_objects_v2(
         &self,
         request: S3Request<dto::ListObjectsV2Input>,
     ) -> S3Result<S3Response<dto::ListObjectsV2Output>> {
-        self.files.list_objects_v2(request).await
+        for _ in 1..LISTINGS {
+            let listed = self.files.list_objects_v2(request.clone()).await;
+            if !is_internal(&listed) {
+                return listed;
+            }
+        }
+        let prefix = request.input.prefix.clone().unwrap_or_default();
+        told("ListObjectsV2", &prefix, self.files.list_objects_v2(request).await)
     }
 
     async fn create_multipart_upload(

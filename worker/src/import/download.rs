@@ -123,7 +123,7 @@ impl Fetcher<'_> {
                     request = request.header(IF_RANGE, *validator);
                 }
             }
-            let response = request.send().await.map_err(|error| match broken(error) {
+            let response = request.send().await.map_err(|error| match broken(&error, &url) {
                 DownloadError::Passing(why) if self.guard.is_proxied(&url) => {
                     DownloadError::Passing(format!("{why} It was asked through the worker's proxy."))
                 }
@@ -147,7 +147,7 @@ impl Fetcher<'_> {
         let mut response = self.ask(Method::GET, url, Follow::Everywhere).await?;
         check_status(response.status())?;
         let mut text = Vec::new();
-        while let Some(chunk) = response.chunk().await.map_err(broken)? {
+        while let Some(chunk) = response.chunk().await.map_err(|error| broken(&error, url))? {
             text.extend_from_slice(&chunk);
             if text.len() > limit {
                 return Err(DownloadError::Final(format!("The server's answer has more than {limit} bytes.")));
@@ -157,12 +157,12 @@ impl Fetcher<'_> {
     }
 
     /// Downloads a file to `place` and resumes from what is already there. Calls `tell` with the number of bytes on
-    /// disk.
+    /// disk, and of the whole file, if that is known.
     pub(crate) async fn download(
         &self,
         remote: &Remote<'_>,
         place: &Path,
-        tell: &(dyn Fn(u64) + Sync),
+        tell: &(dyn Fn(u64, Option<u64>) + Sync),
     ) -> Result<(), DownloadError> {
         let mut partial = Partial::open(place, remote).await?;
         let mut tries = 0;
@@ -190,7 +190,7 @@ impl Fetcher<'_> {
         &self,
         remote: &Remote<'_>,
         partial: &mut Partial,
-        tell: &(dyn Fn(u64) + Sync),
+        tell: &(dyn Fn(u64, Option<u64>) + Sync),
     ) -> Result<(), DownloadError> {
         if partial.bytes > 0 && remote.bytes == Some(partial.bytes) {
             return Ok(());
@@ -233,7 +233,7 @@ impl Fetcher<'_> {
             return Err(too_large(remote.path));
         }
         let (since, before) = (Instant::now(), partial.bytes);
-        while let Some(chunk) = response.chunk().await.map_err(broken)? {
+        while let Some(chunk) = response.chunk().await.map_err(|error| broken(&error, remote.url))? {
             partial.write(&chunk).await?;
             let seconds = since.elapsed().as_secs();
             if seconds >= PATIENCE && partial.bytes - before < seconds * SLOWEST {
@@ -242,7 +242,7 @@ impl Fetcher<'_> {
             if partial.bytes > expected.unwrap_or(MAX_FILE_BYTES) {
                 return Err(too_large(remote.path));
             }
-            tell(partial.bytes);
+            tell(partial.bytes, expected);
         }
         match expected {
             Some(expected) if partial.bytes < expected => Err(DownloadError::Passing("The connection was cut.".into())),
@@ -332,20 +332,21 @@ fn too_large(path: &str) -> DownloadError {
     DownloadError::Final(format!("`{path}` is larger than it was said to be, or than 64 GiB."))
 }
 
-/// A failure reports only its kind: the URL may be signed, and clients must not learn what answers at that address.
-fn broken(error: reqwest::Error) -> DownloadError {
+/// A failure reports only its kind and the host: the URL may be signed, and clients must not learn what answers at that
+/// address.
+pub(crate) fn broken(error: &reqwest::Error, url: &Url) -> DownloadError {
     // The operator must change something first; the server's name is the client's own.
-    if let Some(refusal) = outgoing::refused_certificate(&error) {
+    if let Some(refusal) = outgoing::refused_certificate(error) {
         return DownloadError::Final(format!("The server is not trusted: {refusal}."));
     }
-    let what = if error.is_timeout() {
-        "The server does not answer."
+    let host = url.host_str().unwrap_or_default();
+    DownloadError::Passing(if error.is_timeout() {
+        format!("`{host}` does not answer.")
     } else if error.is_connect() {
-        "The server cannot be reached."
+        format!("`{host}` cannot be reached.")
     } else {
-        "The connection broke."
-    };
-    DownloadError::Passing(what.to_owned())
+        format!("The connection to `{host}` broke.")
+    })
 }
 
 pub(crate) fn check_status(status: StatusCode) -> Result<(), DownloadError> {

@@ -32,9 +32,9 @@ pub(crate) fn find(allowed: Option<&Path>, path: &str, name: &str) -> Result<Fou
     let inside = Inside { allowed: &allowed };
     let root = inside.resolve(&allowed.join(path)).map_err(missing)?;
     if root.is_file() {
-        let mut files = vec![wanted(named_as(name, path), root).map_err(missing)?];
+        let mut files = vec![wanted(named_as(name, path), path, root).map_err(missing)?];
         if let Some(config) = inside.config_beside(&allowed.join(path)) {
-            files.push(wanted(CONFIG_FILE.to_owned(), config).map_err(missing)?);
+            files.push(wanted(CONFIG_FILE.to_owned(), CONFIG_FILE, config).map_err(missing)?);
         }
         return Ok(Found { files, license: None });
     }
@@ -54,7 +54,7 @@ pub(crate) fn find(allowed: Option<&Path>, path: &str, name: &str) -> Result<Fou
     for path in &chosen {
         let within = selection::path_within(name, path, &chosen);
         let Some(place) = place(path) else { continue };
-        files.push(wanted(within, place.to_owned()).map_err(missing)?);
+        files.push(wanted(within, path, place.to_owned()).map_err(missing)?);
     }
     let license = paths.iter().find(|path| selection::is_license(path)).and_then(|path| place(path));
     let small = license.filter(|place| fs::metadata(place).is_ok_and(|about| about.len() <= MAX_LICENSE_BYTES as u64));
@@ -62,9 +62,9 @@ pub(crate) fn find(allowed: Option<&Path>, path: &str, name: &str) -> Result<Fou
     Ok(Found { files, license })
 }
 
-fn wanted(path: String, place: PathBuf) -> io::Result<Wanted> {
+fn wanted(path: String, called: &str, place: PathBuf) -> io::Result<Wanted> {
     let bytes = fs::metadata(&place)?.len();
-    Ok(Wanted { path, place: Place::Local(place), bytes: Some(bytes), sha256: None })
+    Ok(Wanted { path, called: called.to_owned(), place: Place::Local(place), bytes: Some(bytes), sha256: None })
 }
 
 struct Inside<'a> {

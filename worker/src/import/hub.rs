@@ -15,7 +15,7 @@ use reqwest::{Method, StatusCode};
 use serde::Deserialize;
 use url::Url;
 
-use super::download::{DownloadError, Fetcher, Follow, check_status, header};
+use super::download::{DownloadError, Fetcher, Follow, broken, check_status, header};
 use super::selection;
 use super::{Asked, Found, Place, Wanted};
 use crate::attempt::Attempt;
@@ -60,7 +60,8 @@ pub(super) async fn find(attempt: &Attempt<'_>, fetcher: &Fetcher<'_>, asked: &A
         let (bytes, sha256) = hub.look(commit, path).await?;
         let url = hub.file(commit, path)?;
         let within = selection::path_within(asked.name, path, &chosen);
-        wanted.push(Wanted { path: within, place: Place::Remote { url, of_hub: true }, bytes, sha256 });
+        let (called, place) = ((*path).to_owned(), Place::Remote { url, of_hub: true });
+        wanted.push(Wanted { path: within, called, place, bytes, sha256 });
     }
     let license = paths.iter().find(|path| selection::is_license(path));
     let license = match license {
@@ -81,9 +82,7 @@ impl Hub<'_> {
         let mut response = self.fetcher.ask(Method::GET, &url, Follow::Everywhere).await?;
         self.check(response.status(), response.headers(), revision)?;
         let mut answer = Vec::new();
-        while let Some(chunk) =
-            response.chunk().await.map_err(|_| DownloadError::Passing("The connection broke.".into()))?
-        {
+        while let Some(chunk) = response.chunk().await.map_err(|error| broken(&error, &url))? {
             answer.extend_from_slice(&chunk);
             if answer.len() > ANSWER_BYTES {
                 return Err(DownloadError::Final("The Hub's answer is too long.".into()));

@@ -13,7 +13,7 @@ mod scratch;
 mod selection;
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use domain::import::{self, ImportWork};
@@ -51,6 +51,8 @@ struct Found {
 struct Wanted {
     /// Its path within the model.
     path: String,
+    /// What its source calls it, for messages.
+    called: String,
     place: Place,
     /// If the source reports it.
     bytes: Option<u64>,
@@ -182,6 +184,7 @@ fn one_url(asked: &Asked<'_>, url: &str, sha256: Option<&String>) -> Result<Foun
     url.set_fragment(None);
     let file = Wanted {
         path: named_as(asked.name, url.path()),
+        called: url.path_segments().and_then(Iterator::last).unwrap_or_default().to_owned(),
         place: Place::Remote { url, of_hub: false },
         bytes: None,
         sha256: sha256.cloned(),
@@ -216,7 +219,8 @@ async fn config_of_url(
     let place = scratch.join(CONFIG_FILE);
     tokio::fs::write(&place, &text).await.map_err(|error| disk(&place, error))?;
     let bytes = Some(text.len() as u64);
-    Ok(Some(Wanted { path: CONFIG_FILE.to_owned(), place: Place::Local(place), bytes, sha256: None }))
+    let called = CONFIG_FILE.to_owned();
+    Ok(Some(Wanted { path: called.clone(), called, place: Place::Local(place), bytes, sha256: None }))
 }
 
 async fn uploaded(attempt: &Attempt<'_>, asked: &Asked<'_>, files: &[UploadedFile]) -> Result<Found, Stop> {
@@ -226,7 +230,8 @@ async fn uploaded(attempt: &Attempt<'_>, asked: &Asked<'_>, files: &[UploadedFil
     for file in files {
         let (parts, bytes) = attempt.ask(|| upload::whole(&context.pool, &context.storage, file.upload)).await?;
         let path = selection::path_within(asked.name, &file.path, &paths);
-        found.files.push(Wanted { path, place: Place::Parts(parts), bytes: Some(bytes.unsigned_abs()), sha256: None });
+        let (called, place, bytes) = (file.path.clone(), Place::Parts(parts), Some(bytes.unsigned_abs()));
+        found.files.push(Wanted { path, called, place, bytes, sha256: None });
     }
     Ok(found)
 }
@@ -273,7 +278,7 @@ impl Taker<'_> {
             Place::Remote { url, of_hub } => {
                 let place = hub::partial(self.scratch, url);
                 let remote = Remote { url, path: &wanted.path, bytes: wanted.bytes, immutable: *of_hub };
-                self.fetcher.download(&remote, &place, &|bytes| self.tally.at(bytes)).await?;
+                self.fetcher.download(&remote, &place, &|bytes, total| self.tally.at(bytes, total)).await?;
                 let stored = self.store(wanted, &place, intake).await;
                 if !matches!(stored, Err(Stop::Trouble(..) | Stop::Failed(ErrorClass::Upstream, _))) {
                     let _ = tokio::fs::remove_file(&place).await;
@@ -289,7 +294,7 @@ impl Taker<'_> {
 
     /// Joins uploaded parts, checks the file and stores it.
     async fn join(&self, wanted: &Wanted, parts: &[String], intake: &mut Intake) -> Result<ModelFile, Stop> {
-        let mut file = intake.file(&wanted.path).await?;
+        let mut file = intake.file(&wanted.path).await?.called(&wanted.called);
         let mut sent = 0;
         for part in parts {
             // Reads no more than a part may have: its URL may still be valid, and its owner could put a larger object
@@ -298,7 +303,7 @@ impl Taker<'_> {
             for piece in bytes.chunks(PIECE) {
                 file.write(piece).await?;
                 sent += piece.len() as u64;
-                self.tally.at(sent);
+                self.tally.at(sent, wanted.bytes);
             }
         }
         Ok(file.finish().await?)
@@ -309,12 +314,12 @@ impl Taker<'_> {
         let failed = |error| match &wanted.place {
             // The operator's file, which another attempt would find in the same state.
             Place::Local(_) => {
-                Stop::Failed(ErrorClass::Resource, format!("`{}` could not be read: {error}.", wanted.path))
+                Stop::Failed(ErrorClass::Resource, format!("`{}` could not be read: {error}.", wanted.called))
             }
             Place::Remote { .. } | Place::Parts(_) => disk(place, error),
         };
         let mut source = tokio::fs::File::open(place).await.map_err(failed)?;
-        let mut file = intake.file(&wanted.path).await?;
+        let mut file = intake.file(&wanted.path).await?.called(&wanted.called);
         let (mut piece, mut sent) = (vec![0; PIECE], 0);
         loop {
             let count = source.read(&mut piece).await.map_err(failed)?;
@@ -324,7 +329,7 @@ impl Taker<'_> {
             file.write(&piece[..count]).await?;
             sent += count as u64;
             if matches!(wanted.place, Place::Local(_)) {
-                self.tally.at(sent);
+                self.tally.at(sent, wanted.bytes);
             }
         }
         let file = file.finish().await?;
@@ -341,9 +346,9 @@ impl Taker<'_> {
 /// Number of files and bytes done, reported at intervals.
 struct Tally {
     progress: Progress,
-    files: usize,
-    total_bytes: u64,
-    done: AtomicU64,
+    /// Sizes of the files in their order; 0 while one is not known.
+    sizes: Vec<AtomicU64>,
+    done: AtomicUsize,
     done_bytes: AtomicU64,
     began: Instant,
     told_at: AtomicU64,
@@ -353,9 +358,8 @@ impl Tally {
     fn of(attempt: &Attempt<'_>, files: &[Wanted]) -> Self {
         let tally = Self {
             progress: attempt.progress(),
-            files: files.len(),
-            total_bytes: files.iter().map(|file| file.bytes.unwrap_or(0)).sum(),
-            done: AtomicU64::new(0),
+            sizes: files.iter().map(|file| AtomicU64::new(file.bytes.unwrap_or(0))).collect(),
+            done: AtomicUsize::new(0),
             done_bytes: AtomicU64::new(0),
             began: Instant::now(),
             told_at: AtomicU64::new(0),
@@ -364,8 +368,9 @@ impl Tally {
         tally
     }
 
-    /// Sets the bytes done of the current file.
-    fn at(&self, bytes: u64) {
+    /// Sets the bytes done of the current file, and its size, if that is known by now.
+    fn at(&self, bytes: u64, size: Option<u64>) {
+        self.learn(size);
         let now = self.began.elapsed();
         if now >= Duration::from_millis(self.told_at.load(Ordering::Relaxed)) + REPORT {
             self.told_at.store(now.as_millis() as u64, Ordering::Relaxed);
@@ -374,15 +379,24 @@ impl Tally {
     }
 
     fn file_done(&self, bytes: u64) {
+        self.learn(Some(bytes));
         self.done.fetch_add(1, Ordering::Relaxed);
         self.done_bytes.fetch_add(bytes, Ordering::Relaxed);
         self.tell(0);
     }
 
+    fn learn(&self, size: Option<u64>) {
+        if let (Some(size), Some(current)) = (size, self.sizes.get(self.done.load(Ordering::Relaxed))) {
+            current.store(size, Ordering::Relaxed);
+        }
+    }
+
     fn tell(&self, at_hand: u64) {
         let bytes = self.done_bytes.load(Ordering::Relaxed) + at_hand;
-        let data = json!({"bytes": bytes, "total_bytes": self.total_bytes.max(bytes)});
-        self.progress.set(self.done.load(Ordering::Relaxed) as usize, self.files, data);
+        let sizes = self.sizes.iter().map(|size| Some(size.load(Ordering::Relaxed)).filter(|size| *size > 0));
+        let total = sizes.sum::<Option<u64>>();
+        let data = json!({"bytes": bytes, "total_bytes": total});
+        self.progress.set(self.done.load(Ordering::Relaxed), self.sizes.len(), data);
     }
 
     async fn end(self) {

@@ -1,0 +1,91 @@
+//! What serde says about a value, in words for people who do not know Rust.
+
+/// What serde calls what it expects, and what we call it.
+const EXPECTED: [(&str, &str); 14] = [
+    ("f32", "a number"),
+    ("f64", "a number"),
+    ("u8", "an integer"),
+    ("u16", "an integer"),
+    ("u32", "an integer"),
+    ("u64", "an integer"),
+    ("i32", "an integer"),
+    ("i64", "an integer"),
+    ("a boolean", "`true` or `false`"),
+    ("a string", "a text"),
+    ("a sequence", "a list"),
+    ("a map", "an object"),
+    ("variant identifier", "one of the names that are documented"),
+    ("a formatted UUID string", "an id"),
+];
+/// What serde calls a value that is there.
+const THERE: [(&str, &str); 4] =
+    [("string ", "the text "), ("floating point ", "the number "), ("integer ", "the number "), ("boolean ", "")];
+
+/// As serde would say that a value is none of the names of an enum.
+pub(crate) const NO_NAME: &str = "It has to be one of the names that are documented";
+
+/// A sentence about the value, from serde's message.
+pub(crate) fn plain(message: &str) -> String {
+    let wrong = ["invalid type: ", "invalid value: "].iter().find_map(|start| message.strip_prefix(start));
+    if let Some((there, expected)) = wrong.and_then(|rest| rest.rsplit_once(", expected ")) {
+        return format!("It has to be {}, and is {}.", what(expected), is(there));
+    }
+    if message.starts_with("UUID parsing failed") {
+        return "It is no id. Send the `id` that the API returned, not a name.".to_owned();
+    }
+    match message {
+        "invalid digit found in string" | "cannot parse integer from empty string" => {
+            "It has to be an integer.".to_owned()
+        }
+        "number too large to fit in target type" => "It is too large.".to_owned(),
+        "number too small to fit in target type" => "It is too small.".to_owned(),
+        other => format!("{other}."),
+    }
+}
+
+fn what(expected: &str) -> &str {
+    let known = EXPECTED.iter().find(|(serde, _)| *serde == expected);
+    match known {
+        Some((_, ours)) => ours,
+        // A type of ours, which is an object in JSON.
+        None if expected.starts_with("struct ") || expected.starts_with("internally tagged enum ") => "an object",
+        None => expected,
+    }
+}
+
+fn is(there: &str) -> String {
+    match there {
+        "map" => "an object".to_owned(),
+        "sequence" => "a list".to_owned(),
+        "null" | "unit value" => "`null`".to_owned(),
+        _ => match THERE.iter().find_map(|(serde, ours)| Some((ours, there.strip_prefix(serde)?))) {
+            Some((ours, value)) => format!("{ours}{value}"),
+            None => there.to_owned(),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_word_of_rust_is_left() {
+        for (message, sentence) in [
+            (r#"invalid type: string "64", expected f64"#, r#"It has to be a number, and is the text "64"."#),
+            ("invalid type: map, expected a string", "It has to be a text, and is an object."),
+            (
+                "invalid type: integer `5`, expected struct LoraRequest",
+                "It has to be an object, and is the number `5`.",
+            ),
+            ("invalid type: sequence, expected a map", "It has to be an object, and is a list."),
+            ("invalid type: null, expected u32", "It has to be an integer, and is `null`."),
+            ("invalid digit found in string", "It has to be an integer."),
+            ("unknown variant `x`, expected `a` or `b`", "unknown variant `x`, expected `a` or `b`."),
+            ("missing field `a`", "missing field `a`."),
+        ] {
+            assert_eq!(plain(message), sentence);
+        }
+        assert!(plain("UUID parsing failed: invalid length").contains("Send the `id`"));
+    }
+}
