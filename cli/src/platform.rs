@@ -82,6 +82,11 @@ impl Platform {
         self.installation.folder()
     }
 
+    /// Where the database is if it is not in the folder.
+    pub(crate) fn database_outside(&self) -> Option<&Path> {
+        self.installation.database_outside()
+    }
+
     /// Waits until the API stops unexpectedly, or the worker reports that it can never work.
     pub(crate) async fn ended(&mut self) -> Failure {
         tokio::select! {

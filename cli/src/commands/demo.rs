@@ -74,6 +74,9 @@ impl Demo {
             platform.storage_endpoint(),
             platform.folder().display()
         ));
+        if let Some(place) = platform.database_outside() {
+            eprintln!("The database is not in the data folder, but in {}.", place.display());
+        }
         let walked = tokio::select! {
             walked = self.walk(platform.url()) => walked,
             ended = platform.ended() => Err(ended),

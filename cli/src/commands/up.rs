@@ -59,6 +59,9 @@ fn announce(platform: &Platform) -> Outcome {
     say!("  Docs     {public}/docs/")?;
     say!("  Storage  {} (S3)", platform.storage_endpoint())?;
     say!("  Data     {}", platform.folder().display())?;
+    if let Some(place) = platform.database_outside() {
+        say!("  Database {}: not in the data folder; back up both", place.display())?;
+    }
     if names.is_open() {
         say!("\n  WARNING: other machines reach this API, and it asks nobody for a key: anyone can use it")?;
         say!(
