@@ -1,8 +1,8 @@
-//! Where a cluster lies: in the folder that is asked for, or, if root asks and the account of Postgres cannot enter that
-//! folder, in one under `/var/lib/pyrograph`. An existing cluster is found or refused, and never replaced by a new one.
+//! The place of a cluster: the folder that is asked for, or, if root asks and the account of Postgres cannot enter that
+//! folder, one under `/var/lib/pyrograph`. An existing cluster is found or refused, and never replaced by a new one.
 //!
-//! A cluster outside is named in the file `location` of its folder, and names that folder in its own file `belongs_to`:
-//! a copy of the folder names the cluster too, and is told by this.
+//! A cluster outside is named in the file `location` of its folder, and names that folder in its own file `belongs_to`.
+//! A copy of the folder names the cluster too, and the cluster does not name the copy.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -27,7 +27,7 @@ pub(crate) fn prepare(account: &Account, wanted: &Path) -> Result<PathBuf, Error
     }
     let folder = Path::new(SHARED_ROOT).join(format!("postgres-{}", uuid::Uuid::now_v7().simple()));
     fs::create_dir_all(&folder).map_err(Error::file(&folder))?;
-    // Whatever root's umask is.
+    // The umask of root may close it to the account.
     fs::set_permissions(SHARED_ROOT, fs::Permissions::from_mode(0o755)).map_err(Error::file(SHARED_ROOT))?;
     write_path(&folder.join(BELONGS_TO), &wanted)?;
     write_path(&wanted.join(LOCATION), &folder)?;

@@ -43,23 +43,23 @@ pub enum Error {
     )]
     NoUserName { id: u32 },
     #[error(
-        "Postgres runs as {account} and cannot enter {barrier}, so the database in {data} cannot be read. Run `chmod o+x \
-         {barrier}`, or move the data folder back to where it was"
+        "Postgres runs as {account} and cannot enter {barrier}, so the database in {data} cannot be read. Run \
+         `chmod o+x {barrier}`, or move the data folder back to where it was"
     )]
     Closed { data: PathBuf, barrier: PathBuf, account: String },
     #[error(
-        "the database in {folder} belongs to user id {owner}, and Postgres would run as {account} and must own it. If it \
-         was copied here, run `chown -R {account} {folder}`"
+        "the database in {folder} belongs to user id {owner}, and Postgres would run as {account} and must own it. If \
+         it was copied here, run `chown -R {account} {folder}`"
     )]
     OtherOwner { folder: PathBuf, owner: u32, account: String },
     #[error(
-        "there are two databases: {inside}, and the one in {outside} that {note} names. Delete {note}, or move {inside} \
-         away"
+        "there are two databases: {inside}, and the one in {outside} that {note} names. Delete {note}, or move \
+         {inside} away"
     )]
     TwoClusters { inside: PathBuf, outside: PathBuf, note: PathBuf },
     #[error(
-        "the database in {outside}, which {note} names, is not there. Restore it; or, to start with an empty one, delete \
-         {note}"
+        "the database in {outside}, which {note} names, is not there. Restore it; or, to start with an empty one, \
+         delete {note}"
     )]
     Gone { outside: PathBuf, note: PathBuf },
     #[error(
