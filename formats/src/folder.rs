@@ -36,6 +36,9 @@ pub fn pipeline<'a>(paths: &[&'a str], index: &Value, variant: Option<&str>) -> 
         let inside = inside(paths.iter().copied(), part);
         let names: Vec<&str> = inside.iter().map(|(name, _)| *name).collect();
         let own = weights::choose(&names, variant).map_err(|reason| format!("`{part}`: {reason}"))?;
+        if own.is_none() {
+            check_pickle(part, &names)?;
+        }
         if let Some(missing) = own.as_ref().and_then(|own| own.missing.first()) {
             return Err(is_missing(&format!("{part}/{missing}")));
         }
@@ -64,7 +67,7 @@ pub fn single<'a>(paths: &[&'a str]) -> Result<&'a str, String> {
     let found: Vec<&str> = paths.iter().copied().filter(is_weights).collect();
     match found.as_slice() {
         [one] => Ok(one),
-        [] if paths.iter().any(|path| [".bin", ".ckpt", ".pt", ".pth"].iter().any(|end| path.ends_with(end))) => {
+        [] if paths.iter().any(|path| is_pickle(path)) => {
             Err("There are only pickles, which are never read; it needs safetensors or GGUF files.".to_owned())
         }
         [] => Err(format!("There is neither a {INDEX} nor a file of weights.")),
@@ -131,6 +134,9 @@ impl Folder<'_> {
         let inside = inside(self.paths.iter().copied(), folder);
         let names: Vec<&str> = inside.iter().map(|(name, _)| *name).collect();
         let chosen = weights::choose(&names, None).map_err(|reason| format!("`{folder}`: {reason}"))?;
+        if chosen.is_none() {
+            check_pickle(folder, &names)?;
+        }
         let Some(chosen) = chosen else { return Err(is_missing(&format!("{folder}/{}", part.usual_file()))) };
         self.check_shards(folder, &chosen)?;
         for file in &chosen.files {
@@ -252,6 +258,20 @@ pub fn scheduler(family: Family, configs: &Configs) -> Result<Option<String>, St
 fn inside<'a>(paths: impl IntoIterator<Item = &'a str>, folder: &str) -> Vec<(&'a str, &'a str)> {
     let name = |path: &'a str| path.strip_prefix(folder)?.strip_prefix('/').filter(|name| !name.contains('/'));
     paths.into_iter().filter_map(|path| Some((name(path)?, path))).collect()
+}
+
+/// Refuses a pickle where weights are missing.
+fn check_pickle(folder: &str, names: &[&str]) -> Result<(), String> {
+    match names.iter().find(|name| is_pickle(name)) {
+        Some(pickle) => Err(format!(
+            "`{folder}` has no .safetensors file, and `{folder}/{pickle}` is a pickle, which is never read."
+        )),
+        None => Ok(()),
+    }
+}
+
+fn is_pickle(path: &str) -> bool {
+    [".bin", ".ckpt", ".pt", ".pth"].iter().any(|end| path.ends_with(end))
 }
 
 fn is_missing(path: &str) -> String {
@@ -377,6 +397,19 @@ mod tests {
         let weights = paths.iter().filter(|path| weights::is_weights(path));
         let weights = weights.map(|path| ((*path).to_owned(), header(names(path)))).collect();
         (paths.into(), configs, weights)
+    }
+
+    #[test]
+    fn a_pickle_in_place_of_weights_is_named() {
+        let only = ["vae/config.json", "vae/diffusion_pytorch_model.bin"];
+        let refused = pipeline(&only, &json!({"vae": ["a", "b"]}), None).unwrap_err();
+        assert!(refused.contains("`vae/diffusion_pytorch_model.bin` is a pickle"), "{refused}");
+        let (mut paths, configs, mut weights) = whole();
+        paths.retain(|path| !path.ends_with("vae/diffusion_pytorch_model.safetensors"));
+        weights.retain(|path, _| !path.starts_with("vae/"));
+        paths.insert(only[1]);
+        let refused = Folder { paths: &paths, configs: &configs, weights: &weights }.check(Family::Sd15).unwrap_err();
+        assert!(refused.contains("is a pickle, which is never read"), "{refused}");
     }
 
     #[test]
