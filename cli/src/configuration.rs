@@ -4,7 +4,7 @@
 mod secret;
 mod storage;
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
@@ -130,7 +130,8 @@ impl Services {
         let path = data_dir.join(SERVICES_FILE);
         let text = std::fs::read(&path).map_err(|_| {
             Failure::Usage(format!(
-                "no services: set DATABASE_URL and PYROGRAPH_S3_*, or start `pyrograph up` first ({} does not exist)",
+                "no services: {} does not exist. Start `pyrograph up`, or name its folder with --data-dir, or set \
+                 DATABASE_URL and PYROGRAPH_S3_*",
                 path.display()
             ))
         })?;
@@ -178,6 +179,20 @@ pub(crate) fn public_endpoint() -> Result<Option<String>, Failure> {
     Ok(url.map(|url| url.as_str().to_owned()))
 }
 
+/// An address to listen on, as people write it.
+///
+/// # Errors
+/// It is none.
+pub(crate) fn bind_address(text: &str) -> Result<SocketAddr, String> {
+    let local = text.strip_prefix("localhost:").and_then(|port| port.parse().ok());
+    match local {
+        Some(port) => Ok(SocketAddr::from((Ipv4Addr::LOCALHOST, port))),
+        None => text.parse().map_err(|_| {
+            "it is not an IP address with a port, such as 127.0.0.1:8080, localhost:8080 or 0.0.0.0:8080".to_owned()
+        }),
+    }
+}
+
 /// The names under which clients reach an API that listens at `bind`.
 pub(crate) fn names(bind: SocketAddr) -> Result<Names, Failure> {
     let hosts = variable("PYROGRAPH_ALLOWED_HOSTS").unwrap_or_default();
@@ -221,7 +236,10 @@ pub(crate) fn said<T: FromStr<Err: std::fmt::Display>>(name: &str) -> Result<Opt
     text.parse().map(Some).map_err(|error| Failure::Usage(format!("{name}: {error}")))
 }
 
-/// A number of bytes above 0, such as `12GiB`, `1.5 GiB`, `24GB` or `512`.
+/// Less than this is no amount of memory for a model, and probably lacks its unit.
+const FEWEST_BYTES: u64 = 64 << 20;
+
+/// A number of bytes above 0, such as `12GiB`, `1.5 GiB`, `24GB` or `512B`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ByteSize(pub u64);
 
@@ -231,6 +249,9 @@ impl FromStr for ByteSize {
     fn from_str(text: &str) -> Result<Self, String> {
         let bytes = text.parse().ok().map(|size: bytesize::ByteSize| size.as_u64());
         let bytes = bytes.filter(|bytes| (1..u64::MAX).contains(bytes));
+        if bytes.is_some_and(|bytes| bytes < FEWEST_BYTES) && !text.ends_with(char::is_alphabetic) {
+            return Err(format!("'{text}' has no unit and would be bytes; write {text}GiB, for example"));
+        }
         bytes.map(Self).ok_or_else(|| format!("'{text}' is not a number of bytes such as 12GiB or 800MB"))
     }
 }
@@ -403,9 +424,26 @@ mod tests {
     }
 
     #[test]
+    fn an_address_to_listen_on_has_a_port() {
+        assert_eq!(bind_address("localhost:80"), Ok(SocketAddr::from(([127, 0, 0, 1], 80))));
+        assert_eq!(bind_address("[::]:80"), Ok(SocketAddr::from(([0_u16; 8], 80))));
+        for text in ["127.0.0.1", "18431", "localhost", "a.example:80", ""] {
+            assert!(bind_address(text).unwrap_err().contains("127.0.0.1:8080"), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_folder_without_services_is_named_with_the_flag_for_another() {
+        let folder = tempfile::tempdir().unwrap();
+        let Err(Failure::Usage(why)) = Services::find(folder.path()) else { panic!("there are services") };
+        assert!(why.contains("--data-dir") && why.contains(folder.path().to_str().unwrap()), "{why}");
+    }
+
+    #[test]
     fn bytes_are_read_as_people_write_them() {
         let all = [
-            ("7", 7),
+            ("100000000", 100_000_000),
+            ("7B", 7),
             ("12GiB", 12 << 30),
             ("800 MiB", 800 << 20),
             ("24GB", 24_000_000_000),
@@ -415,7 +453,7 @@ mod tests {
         for (text, bytes) in all {
             assert_eq!(text.parse(), Ok(ByteSize(bytes)), "{text}");
         }
-        for text in ["", "GiB", "-1", "99999999999GiB", "0", "12 gigs"] {
+        for text in ["", "GiB", "-1", "99999999999GiB", "0", "12 gigs", "12"] {
             assert!(text.parse::<ByteSize>().is_err(), "{text}");
         }
     }

@@ -75,6 +75,11 @@ impl Installation {
         &self.folder
     }
 
+    /// Where the database is if it is not in the folder.
+    pub(crate) fn database_outside(&self) -> Option<&Path> {
+        self.postgres.folder().filter(|place| !place.starts_with(&self.folder))
+    }
+
     pub(crate) fn services(&self) -> &Services {
         &self.services
     }

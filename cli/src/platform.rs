@@ -7,10 +7,13 @@
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use api::Names;
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::{Child, ChildStdin, Command};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -28,6 +31,29 @@ const WORKER_FAREWELL: Duration = Duration::from_secs(15);
 const STEADY: Duration = Duration::from_secs(30);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
+/// The process of the worker, for the last words of a process that exits at once.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct WorkerProcess(Arc<AtomicI32>);
+
+impl WorkerProcess {
+    const NONE: i32 = 0;
+
+    fn set(&self, child: &Child) {
+        self.0.store(child.id().map_or(Self::NONE, |id| id as i32), Ordering::Relaxed);
+    }
+
+    fn clear(&self) {
+        self.0.store(Self::NONE, Ordering::Relaxed);
+    }
+
+    /// Kills it. Its engine exits as soon as the pipe between them closes.
+    pub(crate) fn kill(&self) {
+        if let Some(id) = Pid::from_raw(self.0.load(Ordering::Relaxed)) {
+            let _ = kill_process(id, Signal::KILL);
+        }
+    }
+}
+
 /// Services, API and worker, running.
 pub(crate) struct Platform {
     installation: Installation,
@@ -39,12 +65,13 @@ pub(crate) struct Platform {
 
 impl Platform {
     /// Starts all of it on `data_dir`, with the API at `bind`. The worker logs as `log` says, unless PYROGRAPH_LOG is
-    /// set.
+    /// set. Its process becomes `process`.
     pub(crate) async fn start(
         data_dir: &Path,
         bind: SocketAddr,
         engine: &EngineFlags,
         log: &str,
+        process: WorkerProcess,
     ) -> Result<Self, Failure> {
         worker::config(engine, data_dir)?;
         names(bind)?;
@@ -60,7 +87,7 @@ impl Platform {
         };
         let stop_worker = CancellationToken::new();
         let command = worker_command(&program, installation.folder(), engine, log);
-        let worker = tokio::spawn(keep_worker(command, stop_worker.clone()));
+        let worker = tokio::spawn(keep_worker(command, process, stop_worker.clone()));
         Ok(Self { installation, server, stop_worker, worker })
     }
 
@@ -80,6 +107,11 @@ impl Platform {
 
     pub(crate) fn folder(&self) -> &Path {
         self.installation.folder()
+    }
+
+    /// Where the database is if it is not in the folder.
+    pub(crate) fn database_outside(&self) -> Option<&Path> {
+        self.installation.database_outside()
     }
 
     /// Waits until the API stops unexpectedly, or the worker reports that it can never work.
@@ -123,12 +155,13 @@ fn worker_command(program: &Path, folder: &Path, engine: &EngineFlags, log: &str
 
 /// Runs the worker until `stop`, and restarts it when it dies. Returns when it reports that its command line or
 /// environment is wrong, which every restart would report again.
-async fn keep_worker(mut command: Command, stop: CancellationToken) {
+async fn keep_worker(mut command: Command, process: WorkerProcess, stop: CancellationToken) {
     let mut pause = Duration::ZERO;
     while !stop.is_cancelled() {
         let since = Instant::now();
         match command.spawn() {
             Ok(mut child) => {
+                process.set(&child);
                 // Taken out of the child, since `wait` would close it, and a worker stops when its stdin closes.
                 let lifeline = child.stdin.take();
                 tokio::select! {
@@ -137,8 +170,9 @@ async fn keep_worker(mut command: Command, stop: CancellationToken) {
                         Ok(status) => tracing::error!(%status, "the worker exited, restarting it"),
                         Err(error) => tracing::error!(%error, "the worker was lost, restarting it"),
                     },
-                    () = stop.cancelled() => return say_farewell(child, lifeline).await,
+                    () = stop.cancelled() => say_farewell(child, lifeline).await,
                 }
+                process.clear();
             }
             Err(error) => tracing::error!(%error, "the worker did not start"),
         }
@@ -190,7 +224,8 @@ mod tests {
         // It crashes at its first start and is refused at its second.
         let mut worker = Command::new("/bin/sh");
         worker.args(["-c", r#"echo >>"$0"; [ "$(wc -l <"$0")" -lt 2 ] && exit 1; exit 2"#]).arg(&starts);
-        let kept = tokio::time::timeout(Duration::from_secs(30), keep_worker(worker, CancellationToken::new()));
+        let keeping = keep_worker(worker, WorkerProcess::default(), CancellationToken::new());
+        let kept = tokio::time::timeout(Duration::from_secs(30), keeping);
         kept.await.expect("it was started for ever");
         assert_eq!(std::fs::read_to_string(&starts).unwrap().lines().count(), 2);
     }

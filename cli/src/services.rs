@@ -26,8 +26,15 @@ pub(crate) async fn migrate(pools: &Pools) -> Result<(), Failure> {
 
 /// Why Postgres of this installation does not start, in one sentence without a chain of causes.
 pub(crate) fn of_postgres(error: embedded::Error) -> Failure {
+    use embedded::Error;
     match error {
-        embedded::Error::NamedBinaries { .. } | embedded::Error::OtherMajor { .. } => Failure::Usage(error.to_string()),
+        Error::NamedBinaries { .. }
+        | Error::OtherMajor { .. }
+        | Error::Closed { .. }
+        | Error::OtherOwner { .. }
+        | Error::TwoClusters { .. }
+        | Error::Gone { .. }
+        | Error::Copy { .. } => Failure::Usage(error.to_string()),
         error => Failure::Failed(anyhow!("Postgres: {error}")),
     }
 }

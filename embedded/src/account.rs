@@ -8,13 +8,20 @@ use std::process::Command;
 
 use crate::Error;
 
-/// Folder for Postgres' data if other accounts cannot reach root's folder.
-const SHARED_ROOT: &str = "/var/lib/pyrograph";
+/// Folder for what other accounts cannot reach in root's folders.
+pub(crate) const SHARED_ROOT: &str = "/var/lib/pyrograph";
 
-/// The account that runs Postgres: the current one, or `uid:gid` if that is root.
+/// The account that runs Postgres: the current one, or another if that is root.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Account {
-    drop_to: Option<(u32, u32)>,
+    drop_to: Option<Other>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Other {
+    name: &'static str,
+    uid: u32,
+    gid: u32,
 }
 
 impl Account {
@@ -26,9 +33,9 @@ impl Account {
         }
         let passwd = fs::read_to_string("/etc/passwd").map_err(Error::file("/etc/passwd"))?;
         ["nobody", "postgres"]
-            .iter()
-            .find_map(|name| ids(&passwd, name))
-            .map(|ids| Account { drop_to: Some(ids) })
+            .into_iter()
+            .find_map(|name| ids(&passwd, name).map(|(uid, gid)| Other { name, uid, gid }))
+            .map(|other| Account { drop_to: Some(other) })
             .ok_or(Error::NoAccount)
     }
 
@@ -36,7 +43,7 @@ impl Account {
     pub(crate) fn command(&self, program: &Path) -> Command {
         let mut command = Command::new(program);
         command.current_dir("/").env_remove("PGDATA").env_remove("PGHOST").env_remove("PGPORT");
-        if let Some((uid, gid)) = self.drop_to {
+        if let Some(Other { uid, gid, .. }) = self.drop_to {
             command.uid(uid).gid(gid);
         }
         command
@@ -45,34 +52,30 @@ impl Account {
     /// Makes the account the owner of a file or folder. Does nothing if it is the current account.
     pub(crate) fn own(&self, path: &Path) -> Result<(), Error> {
         match self.drop_to {
-            Some((uid, gid)) => std::os::unix::fs::chown(path, Some(uid), Some(gid)).map_err(Error::file(path)),
+            Some(Other { uid, gid, .. }) => {
+                std::os::unix::fs::chown(path, Some(uid), Some(gid)).map_err(Error::file(path))
+            }
             None => Ok(()),
         }
     }
 
-    /// The folder that Postgres uses for `wanted`: `wanted` itself if the account can reach it, else a new one under
-    /// `/var/lib/pyrograph`, recorded in `wanted/location`.
-    pub(crate) fn reachable(&self, wanted: &Path) -> Result<PathBuf, Error> {
-        fs::create_dir_all(wanted).map_err(Error::file(wanted))?;
-        let wanted = wanted.canonicalize().map_err(Error::file(wanted))?;
-        if wanted.ancestors().skip(1).all(|folder| self.may_enter(folder)) {
-            return Ok(wanted);
-        }
-        let note = wanted.join("location");
-        if let Ok(location) = fs::read_to_string(&note) {
-            let location = PathBuf::from(location.trim());
-            if location.is_dir() {
-                return Ok(location);
-            }
-        }
-        let location = Path::new(SHARED_ROOT).join(format!("postgres-{}", uuid::Uuid::now_v7().simple()));
-        fs::create_dir_all(&location).map_err(Error::file(&location))?;
-        fs::write(&note, location.display().to_string()).map_err(Error::file(&note))?;
-        Ok(location)
+    /// The first folder above `path` that the account cannot enter.
+    pub(crate) fn barrier<'a>(&self, path: &'a Path) -> Option<&'a Path> {
+        let above: Vec<&Path> = path.ancestors().skip(1).collect();
+        above.into_iter().rev().find(|folder| !self.may_enter(folder))
     }
 
-    /// The same for programs: a copy of the package under `/var/lib/pyrograph` if the account cannot reach the
-    /// original.
+    /// Its name, or the id of the current account.
+    pub(crate) fn name(&self) -> String {
+        self.drop_to.map_or_else(|| self.user().to_string(), |other| other.name.to_owned())
+    }
+
+    pub(crate) fn user(&self) -> u32 {
+        self.drop_to.map_or_else(|| rustix::process::geteuid().as_raw(), |other| other.uid)
+    }
+
+    /// The folder of a package of programs that the account can reach: `package`, or a copy under
+    /// `/var/lib/pyrograph`.
     pub(crate) fn reachable_package(&self, package: &Path) -> Result<PathBuf, Error> {
         let package = package.canonicalize().map_err(Error::file(package))?;
         if package.ancestors().all(|folder| self.may_enter(folder)) {
@@ -95,7 +98,7 @@ impl Account {
     }
 
     fn may_enter(&self, folder: &Path) -> bool {
-        let Some((uid, gid)) = self.drop_to else { return true };
+        let Some(Other { uid, gid, .. }) = self.drop_to else { return true };
         fs::metadata(folder).is_ok_and(|data| {
             let bit = if data.uid() == uid {
                 0o100
@@ -143,22 +146,5 @@ mod tests {
         let passwd = "root:x:0:0::/root:/bin/sh\nnobody2:x:9:9::/:/bin/false\nnobody:x:65534:65533:n:/:/bin/false\n";
         assert_eq!(ids(passwd, "nobody"), Some((65534, 65533)));
         assert_eq!(ids(passwd, "postgres"), None);
-    }
-
-    #[test]
-    fn a_closed_folder_moves_postgres_elsewhere_and_is_remembered() {
-        let Ok(account) = Account::find() else { return };
-        let folder = tempfile::tempdir().unwrap();
-        let wanted = folder.path().join("closed/postgres");
-        fs::create_dir_all(&wanted).unwrap();
-        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o700)).unwrap();
-        let first = account.reachable(&wanted).unwrap();
-        assert_eq!(first, account.reachable(&wanted).unwrap());
-        if account.drop_to.is_some() {
-            assert!(first.starts_with(SHARED_ROOT));
-            fs::remove_dir(&first).unwrap();
-        } else {
-            assert_eq!(first, wanted.canonicalize().unwrap());
-        }
     }
 }

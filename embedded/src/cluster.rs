@@ -12,7 +12,7 @@ use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 
 use crate::account::Account;
 use crate::binaries::Binaries;
-use crate::{Error, name, secret, write_private};
+use crate::{Error, home, name, secret, write_private};
 
 pub(crate) const USER: &str = "pyrograph";
 /// Present in the folder of a running cluster, and of one that was killed.
@@ -43,7 +43,7 @@ impl Cluster {
     /// Finds the programs and creates the cluster if the folder has none. npm may install the package into `tools`.
     pub(crate) fn prepare(folder: &Path, tools: &Path, durability: Durability) -> Result<Cluster, Error> {
         let account = Account::find()?;
-        let folder = account.reachable(folder)?;
+        let folder = home::prepare(&account, folder)?;
         account.own(&folder)?;
         let binaries = Binaries::find(&account, tools, &folder.join("data"))?;
         Self::with(account, binaries, folder, durability)
@@ -52,7 +52,7 @@ impl Cluster {
     /// As [`Cluster::prepare`], with the programs in the folder `programs`.
     pub(crate) fn prepare_with(folder: &Path, programs: &Path, durability: Durability) -> Result<Cluster, Error> {
         let account = Account::find()?;
-        let folder = account.reachable(folder)?;
+        let folder = home::prepare(&account, folder)?;
         account.own(&folder)?;
         let binaries = Binaries::in_folder(&account, programs)?;
         Self::with(account, binaries, folder, durability)
@@ -168,7 +168,8 @@ impl Cluster {
 
     /// Signals the server that runs in `folder`, if any, to stop without a final checkpoint. Does not wait.
     pub(crate) fn quit(folder: &Path) {
-        let Ok(folder) = Account::find().and_then(|account| account.reachable(folder)) else { return };
+        let found = Account::find().and_then(|account| home::find(&account, folder));
+        let Ok(Some(folder)) = found else { return };
         if let Some((pid, _)) = postmaster(&folder.join("data").join(PID_FILE)) {
             let _ = kill_process(pid, Signal::QUIT);
         }

@@ -6,6 +6,7 @@
 mod account;
 mod binaries;
 mod cluster;
+mod home;
 mod keeper;
 mod name;
 mod postgres;
@@ -41,6 +42,31 @@ pub enum Error {
          elsewhere, install libnss-wrapper, or run as a user in /etc/passwd"
     )]
     NoUserName { id: u32 },
+    #[error(
+        "Postgres runs as {account} and cannot enter {barrier}, so the database in {data} cannot be read. Run \
+         `chmod o+x {barrier}`, or move the data folder back to where it was"
+    )]
+    Closed { data: PathBuf, barrier: PathBuf, account: String },
+    #[error(
+        "the database in {folder} belongs to user id {owner}, and Postgres would run as {account} and must own it. If \
+         it was copied here, run `chown -R {account} {folder}`"
+    )]
+    OtherOwner { folder: PathBuf, owner: u32, account: String },
+    #[error(
+        "there are two databases: {inside}, and the one in {outside} that {note} names. Delete {note}, or move \
+         {inside} away"
+    )]
+    TwoClusters { inside: PathBuf, outside: PathBuf, note: PathBuf },
+    #[error(
+        "the database in {outside}, which {note} names, is not there. Restore it; or, to start with an empty one, \
+         delete {note}"
+    )]
+    Gone { outside: PathBuf, note: PathBuf },
+    #[error(
+        "{wanted} is a copy of {owner}, and the database of both is in {outside}. Start the original; or, to start \
+         this one with an empty database, delete the file `location` in it"
+    )]
+    Copy { wanted: PathBuf, owner: PathBuf, outside: PathBuf },
     #[error("{program} failed ({status}): {output}")]
     Program { program: String, status: String, output: String },
     #[error("the database at {address} does not answer: {source}")]

@@ -69,6 +69,11 @@ impl Postgres {
         self.cluster.is_some()
     }
 
+    /// Where the files of an embedded server are.
+    pub fn folder(&self) -> Option<&Path> {
+        self.cluster.as_ref().map(|(cluster, _)| cluster.folder())
+    }
+
     /// Stops an embedded server in order and closes its connections; does nothing to an external one.
     pub async fn stop(self) -> Result<(), Error> {
         if let Some(keeper) = self.keeper {

@@ -37,6 +37,9 @@ pub fn pipeline<'a>(paths: &[&'a str], index: &Value, variant: Option<&str>) -> 
         let inside = inside(paths.iter().copied(), part);
         let names: Vec<&str> = inside.iter().map(|(name, _)| *name).collect();
         let own = weights::choose(&names, variant).map_err(|reason| format!("`{part}`: {reason}"))?;
+        if own.is_none() {
+            check_pickle(part, &names)?;
+        }
         if let Some(missing) = own.as_ref().and_then(|own| own.missing.first()) {
             return Err(is_missing(&format!("{part}/{missing}")));
         }
@@ -65,7 +68,7 @@ pub fn single<'a>(paths: &[&'a str]) -> Result<&'a str, String> {
     let found: Vec<&str> = paths.iter().copied().filter(is_weights).collect();
     match found.as_slice() {
         [one] => Ok(one),
-        [] if paths.iter().any(|path| [".bin", ".ckpt", ".pt", ".pth"].iter().any(|end| path.ends_with(end))) => {
+        [] if paths.iter().any(|path| is_pickle(path)) => {
             Err("There are only pickles, which are never read; it needs safetensors or GGUF files.".to_owned())
         }
         [] => Err(format!("There is neither a {INDEX} nor a file of weights.")),
@@ -134,6 +137,9 @@ impl Folder<'_> {
         let inside = inside(self.paths.iter().copied(), folder);
         let names: Vec<&str> = inside.iter().map(|(name, _)| *name).collect();
         let chosen = weights::choose(&names, None).map_err(|reason| format!("`{folder}`: {reason}"))?;
+        if chosen.is_none() {
+            check_pickle(folder, &names)?;
+        }
         let Some(chosen) = chosen else { return Err(is_missing(&format!("{folder}/{}", part.usual_file()))) };
         let files = self.shards(folder, &chosen)?;
         let mut whole = Header::default();
@@ -276,6 +282,20 @@ pub fn misfit(reason: String) -> String {
     format!("The parts do not fit each other: {reason}.")
 }
 
+/// Refuses a pickle where weights are missing.
+fn check_pickle(folder: &str, names: &[&str]) -> Result<(), String> {
+    match names.iter().find(|name| is_pickle(name)) {
+        Some(pickle) => Err(format!(
+            "`{folder}` has no .safetensors file, and `{folder}/{pickle}` is a pickle, which is never read."
+        )),
+        None => Ok(()),
+    }
+}
+
+fn is_pickle(path: &str) -> bool {
+    [".bin", ".ckpt", ".pt", ".pth"].iter().any(|end| path.ends_with(end))
+}
+
 fn is_missing(path: &str) -> String {
     format!("The checkpoint is not complete: `{path}` is missing.")
 }
@@ -413,6 +433,19 @@ mod tests {
             shards.flat_map(|(file, tensors)| tensors.keys().map(move |name| (name.clone(), json!(file)))).collect();
         configs.insert(paths[10].to_owned(), json!({"weight_map": map}));
         (paths.into(), configs, weights)
+    }
+
+    #[test]
+    fn a_pickle_in_place_of_weights_is_named() {
+        let only = ["vae/config.json", "vae/diffusion_pytorch_model.bin"];
+        let refused = pipeline(&only, &json!({"vae": ["a", "b"]}), None).unwrap_err();
+        assert!(refused.contains("`vae/diffusion_pytorch_model.bin` is a pickle"), "{refused}");
+        let (mut paths, configs, mut weights) = whole();
+        paths.retain(|path| !path.ends_with("vae/diffusion_pytorch_model.safetensors"));
+        weights.retain(|path, _| !path.starts_with("vae/"));
+        paths.insert(only[1]);
+        let refused = Folder { paths: &paths, configs: &configs, weights: &weights }.check(Family::Sd15).unwrap_err();
+        assert!(refused.contains("is a pickle, which is never read"), "{refused}");
     }
 
     #[test]

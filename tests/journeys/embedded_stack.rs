@@ -1,7 +1,7 @@
 //! `pyrograph up`: one command on an empty folder, an orderly stop on Ctrl-C, and all data is there at the next start.
 
 use std::fs::Permissions;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Instant;
@@ -178,7 +178,7 @@ async fn a_worker_that_can_never_work_again_ends_up() {
 }
 
 #[tokio::test]
-async fn a_second_signal_takes_postgres_along() {
+async fn a_second_signal_takes_worker_and_postgres_along() {
     let folder = open_folder();
     let port = free_port();
     let mut process = up(folder.path(), port);
@@ -194,10 +194,55 @@ async fn a_second_signal_takes_postgres_along() {
         async move { (!alive).then_some(()) }
     })
     .await;
-    send(worker, Signal::KILL);
     let data = folder.path().join("data");
-    until(seconds(20), "nothing is left", || async { mentioning(data.to_str().unwrap()).is_empty().then_some(()) })
-        .await;
+    until(seconds(20), "nothing is left, not even the worker", || async {
+        mentioning(data.to_str().unwrap()).is_empty().then_some(())
+    })
+    .await;
+}
+
+/// Postgres of root runs as another account, which cannot enter every folder.
+#[tokio::test]
+async fn a_database_behind_a_closed_folder_is_never_replaced() {
+    if std::fs::metadata("/proc/self").unwrap().uid() != 0 {
+        return;
+    }
+    let close = |folder: &Path, mode| std::fs::set_permissions(folder, Permissions::from_mode(mode)).unwrap();
+    let refused = |folder: &Path| {
+        let output = up_command(folder, free_port()).output().unwrap();
+        assert_eq!(output.status.code(), Some(2));
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    let folder = open_folder();
+    let port = free_port();
+    let client = Client::new(&format!("http://127.0.0.1:{port}"));
+    let mut process = up(folder.path(), port);
+    ready(&mut process, &client).await;
+    client.empty_dataset("kept").await;
+    assert!(process.end(Signal::INT, seconds(60)).success());
+    close(folder.path(), 0o700);
+    let why = refused(folder.path());
+    assert!(why.contains(&format!("chmod o+x {}", folder.path().display())), "{why}");
+    close(folder.path(), 0o755);
+    let mut process = up(folder.path(), port);
+    ready(&mut process, &client).await;
+    assert_eq!(client.get("/v1/datasets").await.expect(200)["items"][0]["name"], "kept");
+    assert!(process.end(Signal::INT, seconds(60)).success());
+
+    // A new one goes to another place, and belongs to this folder only.
+    let (closed, copy) = (open_folder(), open_folder());
+    close(closed.path(), 0o700);
+    let mut process = up(closed.path(), port);
+    ready(&mut process, &client).await;
+    until(seconds(10), "the banner", || async { process.log().contains("Pyrograph is up").then_some(()) }).await;
+    let outside = std::fs::read_to_string(closed.path().join("data/postgres/location")).unwrap();
+    assert!(process.log().contains(&format!("Database {outside}")), "{}", process.log());
+    assert!(process.end(Signal::INT, seconds(60)).success());
+    let copied = Command::new("cp").arg("-r").arg(closed.path().join("data")).arg(copy.path()).status().unwrap();
+    assert!(copied.success());
+    let why = refused(copy.path());
+    assert!(why.contains("is a copy of"), "{why}");
+    std::fs::remove_dir_all(outside).unwrap();
 }
 
 #[tokio::test]

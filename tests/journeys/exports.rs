@@ -112,6 +112,8 @@ async fn a_lora_leaves_in_another_dialect() {
         (&json!("failed"), &json!("invalid_input")),
         "{refused:#}"
     );
+    let why = text(&refused["error"]["message"]);
+    assert!(why.contains("the format peft has no names for") && why.contains("export it as"), "{why}");
 
     ask("format=pickle").await.expect_problem(422, "format");
     ask("format=peft&dtype=f64").await.expect_problem(422, "dtype");

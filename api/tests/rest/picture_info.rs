@@ -88,6 +88,11 @@ async fn records_of_other_programs() {
         assert_eq!((&request["seed"], &request["width"], &request["height"]), (&json!(7), &json!(64), &json!(32)));
         server.post("/v1/generations", request).await.expect(202);
     }
+    let mut unread = graph;
+    unread["1"]["inputs"]["positive"] = json!(["9", 0]);
+    let info = server.picture_info(with_texts(&[("prompt", &unread.to_string())])).await.expect(200);
+    assert_eq!(info["request"]["prompt"], " ");
+    assert!(unmapped(&info).contains(&"prompt".to_owned()), "{info:#}");
 }
 
 #[tokio::test]

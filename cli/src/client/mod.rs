@@ -22,7 +22,7 @@ use serde_json::Value;
 use tokio::io::AsyncWriteExt as _;
 
 pub(crate) use follow::{follow, follow_generation, follow_import};
-pub(crate) use pictures::{Pictures, find_dataset};
+pub(crate) use pictures::{Pictures, dataset_names, find_dataset, unless_interrupted};
 pub(crate) use resource::{
     Artifact, Dataset, Export, Generation, Import, Job, Model, Page, PictureInfo, Status, Swap, Training, Worker,
 };
@@ -123,6 +123,9 @@ impl Client {
             return Failure::Unreachable(format!("{server} is not trusted: {refusal}."));
         }
         let mut reason = reason(error);
+        if asked.scheme() == "https" && reason.contains("InvalidContentType") {
+            reason = format!("it answers without TLS; write http:// in place of https:// ({reason})");
+        }
         let proxies = outgoing::Proxies::environment().unwrap_or_default();
         if let Some(proxy) = proxies.of(asked) {
             let proxy =
@@ -240,8 +243,8 @@ impl Client {
         if file.is_dir() {
             return Err(Failure::Usage(format!("{} is a folder, not a file", file.display())));
         }
-        if file.exists() && file.extension().is_none_or(|ending| ending != "safetensors") {
-            return Err(Failure::Usage(format!("{} exists and is not a .safetensors file", file.display())));
+        if file.extension().is_none_or(|ending| ending != "safetensors") {
+            return Err(Failure::Usage(format!("{} does not end in .safetensors", file.display())));
         }
         if let Some(folder) = file.parent() {
             std::fs::create_dir_all(folder).with_context(|| format!("could not make {}", folder.display()))?;
@@ -249,6 +252,14 @@ impl Client {
         let part = part_of(file);
         let written = std::fs::File::create(&part).and_then(|_| std::fs::remove_file(&part));
         Ok(written.with_context(|| format!("could not write {}", file.display()))?)
+    }
+
+    /// Refuses to replace a file, unless the user asks for it.
+    pub(crate) fn check_free(file: &Path, overwrite: bool) -> Result<(), Failure> {
+        if overwrite || !file.is_file() {
+            return Ok(());
+        }
+        Err(Failure::Usage(format!("{} exists; choose another --output or give --overwrite", file.display())))
     }
 
     /// Downloads `url`, which may be presigned, to `file`: completely, or not at all. Creates missing folders.
@@ -331,6 +342,22 @@ mod tests {
         }
     }
 
+    #[tokio::test]
+    async fn a_server_without_tls_is_recognised() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let server = server_address(&format!("https://{}", listener.local_addr().unwrap())).unwrap();
+        let answer = tokio::spawn(async move {
+            let (mut connection, _) = listener.accept().await.unwrap();
+            connection.write_all(b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\n\r\n").await.unwrap();
+            connection
+        });
+        let Err(Failure::Unreachable(why)) = Client::new(&server).unwrap().get::<Value>("/v1/models").await else {
+            panic!("it was read")
+        };
+        assert!(why.contains("write http://"), "{why}");
+        answer.await.unwrap();
+    }
+
     #[test]
     fn what_cannot_be_written_is_known_before_it_is_there() {
         let folder = tempfile::tempdir().unwrap();
@@ -341,6 +368,10 @@ mod tests {
         std::fs::write(&file, "older").unwrap();
         Client::check_writable(&file).unwrap();
         assert_eq!(std::fs::read(&file).unwrap(), b"older");
+        let Err(Failure::Usage(why)) = Client::check_free(&file, false) else { panic!("it is replaced") };
+        assert!(why.contains("--overwrite"), "{why}");
+        Client::check_free(&file, true).unwrap();
+        Client::check_free(&folder.path().join("other.safetensors"), false).unwrap();
         assert!(Client::check_writable(&file.join("below-a-file.safetensors")).is_err());
         let caption = folder.path().join("owl.txt");
         std::fs::write(&caption, "an owl").unwrap();

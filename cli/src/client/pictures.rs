@@ -17,8 +17,8 @@ use crate::meter::Meter;
 
 /// Most files of one folder, so that a wrong path does not upload a whole disk.
 const MAX_FILES: usize = 100_000;
-/// Most names of one reason that are printed, where the reason concerns nobody.
-const LITTER_NAMED: usize = 3;
+/// Most names that are printed where nobody needs all of them.
+const FEW: usize = 3;
 
 /// A picture to train on.
 #[derive(Debug, PartialEq, Eq)]
@@ -41,33 +41,38 @@ pub(crate) struct Pictures {
 #[derive(Debug, Default)]
 pub(crate) struct Added {
     pub count: usize,
-    pub without_caption: usize,
+    /// Names of the pictures without one.
+    pub without_caption: Vec<String>,
     pub left_out: Vec<LeftOut>,
 }
 
 impl Added {
     /// Prints the files that were left out, on stderr.
     pub(crate) fn report(&self) {
-        let mut by_reason = BTreeMap::<&str, Vec<&str>>::new();
+        self.lines().iter().for_each(|line| eprintln!("{line}"));
+    }
+
+    fn lines(&self) -> Vec<String> {
+        let mut by_reason = BTreeMap::<(&str, bool), Vec<&str>>::new();
         for left in &self.left_out {
-            by_reason.entry(&left.reason).or_default().push(&left.file);
+            by_reason.entry((&left.reason, left.is_used)).or_default().push(&left.file);
         }
-        for (reason, mut files) in by_reason {
-            let count = files.len();
-            if reason == LITTER {
-                files.truncate(LITTER_NAMED);
-            }
-            let more = if files.len() < count { format!(" and {} more", count - files.len()) } else { String::new() };
-            eprintln!("left out {}{more}: {reason}", files.join(", "));
+        let mut lines = Vec::new();
+        for ((reason, is_used), files) in by_reason {
+            let left_out = if is_used { "" } else { "left out " };
+            let most = if reason == LITTER { FEW } else { files.len() };
+            lines.push(format!("{left_out}{}: {reason}", few(&files, most)));
         }
-        if self.without_caption > 0 {
-            eprintln!("{} of {} pictures without caption", self.without_caption, self.count);
+        if !self.without_caption.is_empty() {
+            let names: Vec<&str> = self.without_caption.iter().map(String::as_str).collect();
+            lines.push(format!("{} of {} pictures without caption: {}", names.len(), self.count, few(&names, FEW)));
         }
+        lines
     }
 
     /// Adds the same as fields of an answer that is printed as JSON.
     pub(crate) fn add_to(&self, answer: &mut Value) {
-        answer["without_caption"] = self.without_caption.into();
+        answer["without_caption"] = self.without_caption.len().into();
         answer["left_out"] =
             self.left_out.iter().map(|left| json!({ "file": left.file, "reason": left.reason })).collect();
     }
@@ -92,10 +97,15 @@ impl Pictures {
         Ok(Self { pictures, left_out: sorted.left_out })
     }
 
-    /// Creates a dataset of the pictures. If none of them can be used, or the upload fails, it is deleted again.
+    /// Creates a dataset of the pictures, named `name`, or `name-2` and so on if there is one already. If none of the
+    /// pictures can be used, or the upload fails or is interrupted by Ctrl-C, it is deleted again.
     pub(crate) async fn create_dataset(&self, client: &Client, name: &str) -> Result<(Dataset, Added), Failure> {
-        let dataset: Dataset = client.post("/v1/datasets", &json!({ "name": name })).await?;
-        match self.add_to(client, &dataset.id).await {
+        let free = free_name(name, &dataset_names(client).await?);
+        if free != name {
+            eprintln!("There is a dataset {name} already; the pictures become the dataset {free}.");
+        }
+        let dataset: Dataset = client.post("/v1/datasets", &json!({ "name": free })).await?;
+        match unless_interrupted(self.add_to(client, &dataset.id)).await {
             Ok(added) => Ok((dataset, added)),
             Err(failure) => {
                 let _ = client.delete(&format!("/v1/datasets/{}", path_segment(&dataset.id))).await;
@@ -119,7 +129,9 @@ impl Pictures {
             match client.offer_form::<Value>(&images, form).await? {
                 Ok(_) => {
                     added.count += 1;
-                    added.without_caption += usize::from(picture.caption.is_empty());
+                    if picture.caption.is_empty() {
+                        added.without_caption.push(picture.name.clone());
+                    }
                 }
                 Err(why) => {
                     // The server names the file as well.
@@ -138,6 +150,12 @@ impl Pictures {
         }
         Ok(added)
     }
+}
+
+/// The first of `names`, at most `most`.
+fn few(names: &[&str], most: usize) -> String {
+    let shown = names[..most.min(names.len())].join(", ");
+    if names.len() > most { format!("{shown} and {} more", names.len() - most) } else { shown }
 }
 
 /// The message for a folder without a picture.
@@ -188,6 +206,27 @@ fn list(folder: &Path, within: &str, paths: &mut Vec<PathBuf>, files: &mut Vec<F
         files.push(File { path: name, content });
     }
     Ok(())
+}
+
+/// Runs `work`, which Ctrl-C ends.
+pub(crate) async fn unless_interrupted<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    tokio::select! {
+        done = work => done,
+        Ok(()) = tokio::signal::ctrl_c() => Err(Failure::Canceled("interrupted".to_owned())),
+    }
+}
+
+/// The names of all datasets.
+pub(crate) async fn dataset_names(client: &Client) -> Result<Vec<String>, Failure> {
+    let datasets = client.list("/v1/datasets").await?;
+    datasets.into_iter().map(|dataset| Ok(Client::understand::<Dataset>(dataset)?.name)).collect()
+}
+
+/// `name`, or the first of `name-2`, `name-3` and so on that is not `taken`.
+fn free_name(name: &str, taken: &[String]) -> String {
+    let names = std::iter::once(name.to_owned()).chain((2..).map(|number| format!("{name}-{number}")));
+    let mut free = names.filter(|name| !taken.contains(name));
+    free.next().unwrap_or_else(|| name.to_owned())
 }
 
 /// The id of the dataset that `text` names: its id, or a name that no other has.
@@ -243,6 +282,26 @@ mod tests {
         assert_eq!(names, [("a.png", "a red fox"), ("b.JPG", ""), ("in/c.gif", "an owl"), ("link.png", "")]);
         let left: Vec<_> = found.left_out.iter().map(|left| left.file.as_str()).collect();
         assert_eq!(left, ["._a.png", ".git/", "long.png", "notes.md", "round"]);
+    }
+
+    #[test]
+    fn a_report_names_what_is_missing() {
+        let mut added = Added { count: 20, ..Added::default() };
+        added.without_caption = ["a", "b", "c", "d", "e"].map(|name| format!("{name}.png")).into();
+        let repeats = LeftOut { is_used: true, ..LeftOut::new("10_dog/", "The repeats are not used.") };
+        added.left_out = vec![repeats, LeftOut::new("x.heic", "HEIC.")];
+        let lines = [
+            "left out x.heic: HEIC.",
+            "10_dog/: The repeats are not used.",
+            "5 of 20 pictures without caption: a.png, b.png, c.png and 2 more",
+        ];
+        assert_eq!(added.lines(), lines);
+    }
+
+    #[test]
+    fn a_second_dataset_gets_a_name_of_its_own() {
+        assert_eq!(free_name("ink", &[]), "ink");
+        assert_eq!(free_name("ink", &["ink".to_owned(), "ink-2".to_owned()]), "ink-3");
     }
 
     #[test]

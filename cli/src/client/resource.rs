@@ -181,6 +181,30 @@ pub(crate) struct Unmapped {
     pub reason: String,
 }
 
+impl Unmapped {
+    /// What it is, by the name that people use, and its value.
+    pub(crate) fn title(&self) -> String {
+        let field = match self.field.as_str() {
+            "lora" => "LoRA",
+            "model" => "checkpoint",
+            field => field,
+        };
+        match self.value.as_str() {
+            "" => field.to_owned(),
+            value => format!("{field} `{value}`"),
+        }
+    }
+}
+
+impl PictureInfo {
+    /// For a picture without a request: that, and the reason if there is one.
+    pub(crate) fn says_nothing(&self, picture: &std::path::Path) -> String {
+        let reasons: Vec<&str> = self.unmapped.iter().map(|one| one.reason.as_str()).collect();
+        let colon = if reasons.is_empty() { "" } else { ": " };
+        format!("{} does not say how it was made{colon}{}", picture.display(), reasons.join(" "))
+    }
+}
+
 /// A checkpoint or a LoRA.
 #[derive(Debug, Deserialize)]
 pub(crate) struct Model {

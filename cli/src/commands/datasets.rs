@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::models::short;
 use super::{Outcome, print_json};
-use crate::client::{Client, ClientOptions, Dataset, Pictures, find_dataset, path_segment};
+use crate::client::{Client, ClientOptions, Dataset, Pictures, dataset_names, find_dataset, path_segment};
 use crate::output::say;
 use crate::table::Table;
 
@@ -78,8 +78,11 @@ impl Datasets {
                 table.print()?;
             }
             Action::Create { name, client: options } => {
-                let dataset: Value =
-                    Client::new(&options.server)?.post("/v1/datasets", &json!({ "name": name })).await?;
+                let client = Client::new(&options.server)?;
+                if dataset_names(&client).await?.contains(&name) {
+                    eprintln!("There is a dataset {name} already; name the two by their ids from now on.");
+                }
+                let dataset: Value = client.post("/v1/datasets", &json!({ "name": name })).await?;
                 answer(dataset, options.json)?;
             }
             Action::Show { dataset, client: options } => {

@@ -20,7 +20,7 @@ use crate::contact_sheet::{ContactSheet, Pair};
 use crate::failure::Failure;
 use crate::meter::Meter;
 use crate::output::say;
-use crate::platform::Platform;
+use crate::platform::{Platform, WorkerProcess};
 use crate::{built_in, installation, signal};
 
 /// The built-in dataset (`datasets/pyrography`), the name of the LoRA, and the word that all captions contain.
@@ -60,13 +60,19 @@ pub(crate) struct Demo {
 impl Demo {
     /// Runs the command.
     pub(crate) async fn run(self) -> Outcome {
-        let folder = self.data_dir.clone();
-        let stop = signal::stop_token(move || installation::quit(&folder));
+        let (folder, worker) = (self.data_dir.clone(), WorkerProcess::default());
+        let stop = signal::stop_token({
+            let worker = worker.clone();
+            move || {
+                worker.kill();
+                installation::quit(&folder);
+            }
+        });
         let meter = Meter::wait("starting Postgres, S3, the API and a worker");
         let started = Instant::now();
         let anywhere = SocketAddr::from(([127, 0, 0, 1], 0));
         let engine = EngineFlags { device: self.device, ..EngineFlags::default() };
-        let mut platform = Platform::start(&self.data_dir, anywhere, &engine, CLIENT_LOG).await?;
+        let mut platform = Platform::start(&self.data_dir, anywhere, &engine, CLIENT_LOG, worker).await?;
         meter.finish(&format!(
             "Everything is running ({:.1} s): API {}, S3 {}, data {}",
             started.elapsed().as_secs_f64(),
@@ -74,6 +80,9 @@ impl Demo {
             platform.storage_endpoint(),
             platform.folder().display()
         ));
+        if let Some(place) = platform.database_outside() {
+            eprintln!("The database is not in the data folder, but in {}.", place.display());
+        }
         let walked = tokio::select! {
             walked = self.walk(platform.url()) => walked,
             ended = platform.ended() => Err(ended),

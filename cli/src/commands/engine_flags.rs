@@ -38,7 +38,7 @@ impl EngineFlags {
 
     /// The same flags, for a child process.
     pub(crate) fn arguments(&self) -> Vec<OsString> {
-        let budget = self.vram_budget.map(|ByteSize(bytes)| ("--vram-budget", bytes.to_string()));
+        let budget = self.vram_budget.map(|ByteSize(bytes)| ("--vram-budget", format!("{bytes}B")));
         let weights = self.weights.map(|weights| ("--weights", weights.to_string()));
         let all = std::iter::once(("--device", self.device.to_string())).chain(budget).chain(weights);
         all.flat_map(|(flag, value)| [flag.into(), value.into()]).collect()
@@ -62,7 +62,7 @@ mod tests {
         for line in [
             vec!["program"],
             vec!["program", "--device", "cuda:1", "--vram-budget", "12GiB", "--weights", "int4"],
-            vec!["program", "--weights", "auto", "--vram-budget", "123"],
+            vec!["program", "--weights", "auto", "--vram-budget", "123B"],
         ] {
             let first = Program::try_parse_from(line).unwrap().flags;
             let again = std::iter::once("program".into()).chain(first.arguments());
@@ -71,5 +71,6 @@ mod tests {
         }
         assert!(Program::try_parse_from(["program", "--weights", "int3"]).is_err());
         assert!(Program::try_parse_from(["program", "--vram-budget", "much"]).is_err());
+        assert!(Program::try_parse_from(["program", "--vram-budget", "12"]).is_err());
     }
 }

@@ -4,11 +4,14 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use clap::Args;
+use requests::generation_limits::NUM_IMAGES;
 use requests::{OutputFormat, PromptSyntax};
 use serde_json::{Map, Value, json};
 
 use super::{Outcome, finite, print_json};
-use crate::client::{Artifact, Client, ClientOptions, Generation, create_input, follow_generation, read_picture};
+use crate::client::{
+    Artifact, Client, ClientOptions, Generation, PictureInfo, create_input, follow_generation, read_picture,
+};
 use crate::failure::Failure;
 use crate::output::say;
 
@@ -91,6 +94,9 @@ pub(crate) struct Generate {
     /// Where to write the pictures: a folder, created if missing, or a file ending in .png, .jpg or .webp
     #[arg(long, value_name = "FILE_OR_DIR", default_value = ".")]
     pub output: PathBuf,
+    /// Replace a file named by --output if it exists
+    #[arg(long)]
+    pub overwrite: bool,
     /// File format: png, jpeg or webp [default: that of the file named by --output, otherwise png]
     #[arg(long, value_name = "FORMAT", value_parser = output_format)]
     pub format: Option<OutputFormat>,
@@ -184,7 +190,11 @@ impl Generate {
         self.preview.as_deref().map_or(Ok(()), check_preview)?;
         let client = Client::new(&self.client.server)?;
         let recorded = match &self.from {
-            Some(picture) => recorded(&client, picture, self.model.as_deref()).await?,
+            Some(picture) => {
+                let info = read_picture(&client, picture, self.model.as_deref()).await?;
+                let flags = self.request(Map::new());
+                recorded(info, picture, &flags, |warning| eprintln!("warning: {warning}"))?
+            }
             None => Map::new(),
         };
         for picture in [&mut self.image, &mut self.mask].into_iter().flatten() {
@@ -194,7 +204,10 @@ impl Generate {
                 return Err(Failure::Usage(format!("there is no file {picture}, and it is not the id of a picture")));
             }
         }
-        let created: Value = client.post("/v1/generations", &self.request(recorded)).await?;
+        let request = self.request(recorded);
+        let count = request["num_images"].as_u64().map_or(1, |count| count.min(u64::from(*NUM_IMAGES.end())));
+        check_free(&self.output, 0..count as u32, self.overwrite)?;
+        let created: Value = client.post("/v1/generations", &request).await?;
         // The id lets the user find the pictures if this process is killed.
         eprintln!("generation {}", created["id"].as_str().unwrap_or_default());
         let mut last = follow_generation(&client, created, "generating", self.preview.as_deref()).await?;
@@ -202,7 +215,7 @@ impl Generate {
         for warning in &generation.warnings {
             eprintln!("warning: {warning}");
         }
-        let places = download(&client, &generation, &self.output).await?;
+        let places = download(&client, &generation, &self.output, self.overwrite).await?;
         if self.client.json {
             last["files"] = places.iter().map(|place| place.display().to_string()).collect();
             print_json(&last)?;
@@ -218,18 +231,43 @@ impl Generate {
     }
 }
 
-/// The request that a picture records. Values that it cannot hold are printed as warnings.
-async fn recorded(client: &Client, picture: &Path, model: Option<&str>) -> Result<Map<String, Value>, Failure> {
-    let info = read_picture(client, picture, model).await?;
-    for one in info.unmapped {
-        eprintln!("warning: {} is not taken from {}: {}", one.field, picture.display(), one.reason);
+/// The request that `picture` records. Values that it cannot hold are warned of, unless `flags`, the fields of the
+/// command line, replace them.
+fn recorded(
+    info: PictureInfo,
+    picture: &Path,
+    flags: &Value,
+    mut warn: impl FnMut(String),
+) -> Result<Map<String, Value>, Failure> {
+    let given = |field: &str| flags.get(if field == "lora" { "loras" } else { field }).is_some();
+    let shown = picture.display();
+    let Some(mut request) = info.request.clone() else {
+        return Err(Failure::Failed(anyhow::anyhow!(info.says_nothing(picture))));
+    };
+    for one in info.unmapped.iter().filter(|one| !given(&one.field)) {
+        let no_words = request.get("prompt").and_then(Value::as_str).is_none_or(|prompt| prompt.trim().is_empty());
+        if one.field == "prompt" && no_words {
+            return Err(Failure::Usage(format!("the prompt of {shown} is not taken: {} Give a prompt.", one.reason)));
+        }
+        // Only the server lacked the picture that it is about.
+        let strength = one.value.parse::<f64>().ok().filter(|_| one.field == "strength");
+        if let (Some(strength), true, false) = (strength, given("image"), request.contains_key("image")) {
+            request.insert("strength".to_owned(), strength.into());
+            continue;
+        }
+        warn(format!("{} is not taken from {shown}: {}", one.title(), one.reason));
     }
-    let nothing = || Failure::Failed(anyhow::anyhow!("{} does not say how it was made", picture.display()));
-    info.request.ok_or_else(nothing)
+    Ok(request)
 }
 
 /// Writes the pictures of a generation to `output`, which [`check_output`] has accepted. Returns their files.
-pub(crate) async fn download(client: &Client, generation: &Generation, output: &Path) -> Result<Vec<PathBuf>, Failure> {
+pub(crate) async fn download(
+    client: &Client,
+    generation: &Generation,
+    output: &Path,
+    overwrite: bool,
+) -> Result<Vec<PathBuf>, Failure> {
+    check_free(output, generation.artifacts.iter().map(|artifact| artifact.position), overwrite)?;
     for artifact in &generation.artifacts {
         check_format(output, OutputFormat::of_extension(artifact.extension()))?;
     }
@@ -296,7 +334,16 @@ fn ends_in(file: &Path, endings: &[&str]) -> bool {
     endings.iter().any(|one| ending.eq_ignore_ascii_case(one))
 }
 
-/// The file of each picture. A single picture takes the name as it is; several get their position before the extension.
+/// Refuses to replace the files of pictures at these `positions`. In a folder their names are new.
+fn check_free(output: &Path, positions: impl ExactSizeIterator<Item = u32>, overwrite: bool) -> Outcome {
+    if file_format(output).is_none() {
+        return Ok(());
+    }
+    let count = positions.len();
+    positions.into_iter().try_for_each(|position| Client::check_free(&numbered(output, position, count), overwrite))
+}
+
+/// The file of each picture.
 fn places(output: &Path, generation: &str, artifacts: &[Artifact]) -> Vec<PathBuf> {
     let is_folder = is_folder(output);
     artifacts
@@ -305,14 +352,20 @@ fn places(output: &Path, generation: &str, artifacts: &[Artifact]) -> Vec<PathBu
             if is_folder {
                 return output.join(format!("{generation}-{}.{}", artifact.position, artifact.extension()));
             }
-            if artifacts.len() == 1 {
-                return output.to_owned();
-            }
-            let stem = output.file_stem().unwrap_or_default().to_string_lossy();
-            let extension = output.extension().unwrap_or_default().to_string_lossy();
-            output.with_file_name(format!("{stem}-{}.{extension}", artifact.position))
+            numbered(output, artifact.position, artifacts.len())
         })
         .collect()
+}
+
+/// The file of one of `count` pictures. A single one takes the name as it is; several get their position before the
+/// extension.
+fn numbered(output: &Path, position: u32, count: usize) -> PathBuf {
+    if count == 1 {
+        return output.to_owned();
+    }
+    let stem = output.file_stem().unwrap_or_default().to_string_lossy();
+    let extension = output.extension().unwrap_or_default().to_string_lossy();
+    output.with_file_name(format!("{stem}-{position}.{extension}"))
 }
 
 /// Fails if the generation has no picture.
@@ -342,6 +395,45 @@ mod tests {
     #[test]
     fn a_bare_prompt_asks_for_nothing_else() {
         assert_eq!(parse(&["a fox"]).unwrap().request(Map::new()), json!({ "prompt": "a fox" }));
+    }
+
+    #[test]
+    fn a_picture_that_is_there_is_not_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let owl = folder.path().join("owl.png");
+        std::fs::write(folder.path().join("owl-1.png"), "older").unwrap();
+        check_free(&owl, 0..1, false).unwrap();
+        let Err(Failure::Usage(why)) = check_free(&owl, 0..2, false) else { panic!("owl-1.png is replaced") };
+        assert!(why.contains("owl-1.png exists") && why.contains("--overwrite"), "{why}");
+        check_free(&owl, 0..2, true).unwrap();
+        check_free(folder.path(), 0..2, false).unwrap();
+    }
+
+    #[test]
+    fn what_a_record_lacks_is_named_unless_a_flag_replaces_it() {
+        let read = |unmapped: Value, prompt: &str, line: &[&str]| {
+            let info = json!({"program": "comfyui", "request": {"prompt": prompt, "seed": 7}, "unmapped": unmapped});
+            let info = serde_json::from_value(info).unwrap();
+            let flags = parse(&[&["--from", "fox.png"], line].concat()).unwrap().request(Map::new());
+            let mut warnings = Vec::new();
+            let request = recorded(info, Path::new("fox.png"), &flags, |warning| warnings.push(warning));
+            request.map(|request| (Value::Object(request), warnings))
+        };
+        let lora = json!([{"field": "lora", "value": "ink", "reason": "There is no such LoRA."}]);
+        let (_, warnings) = read(lora.clone(), "a fox", &[]).unwrap();
+        assert_eq!(warnings, ["LoRA `ink` is not taken from fox.png: There is no such LoRA."]);
+        assert!(read(lora, "a fox", &["--lora", "pencil"]).unwrap().1.is_empty());
+
+        let strength = json!([{"field": "strength", "value": "0.6", "reason": "It is about the picture."}]);
+        let (request, warnings) = read(strength.clone(), "a fox", &["--image", "photo.jpg"]).unwrap();
+        assert!(request["strength"] == 0.6 && warnings.is_empty(), "{request} {warnings:?}");
+        let (request, warnings) = read(strength, "a fox", &[]).unwrap();
+        assert!(request.get("strength").is_none() && warnings.len() == 1, "{request} {warnings:?}");
+
+        let prompt = json!([{"field": "prompt", "value": "", "reason": "The prompt could not be read."}]);
+        let Err(Failure::Usage(why)) = read(prompt.clone(), " ", &[]) else { panic!("it makes some picture") };
+        assert!(why.contains("could not be read"), "{why}");
+        assert!(read(prompt, " ", &["an owl"]).is_ok());
     }
 
     #[test]

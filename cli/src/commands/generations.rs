@@ -41,6 +41,9 @@ enum Action {
         /// Download its pictures to a folder, or to a file ending in their format: .png, .jpg or .webp
         #[arg(long, value_name = "FILE_OR_DIR")]
         output: Option<PathBuf>,
+        /// Replace files that exist
+        #[arg(long, requires = "output")]
+        overwrite: bool,
         #[command(flatten)]
         client: ClientOptions,
     },
@@ -79,7 +82,9 @@ impl Generations {
                 }
                 table.print()
             }
-            Action::Show { generation, output, client: options } => show(&generation, output, &options).await,
+            Action::Show { generation, output, overwrite, client: options } => {
+                show(&generation, output, overwrite, &options).await
+            }
             Action::Cancel { generation, client: options } => {
                 job::cancel(&job::address(COLLECTION, &generation), &options).await
             }
@@ -88,7 +93,7 @@ impl Generations {
     }
 }
 
-async fn show(id: &str, output: Option<PathBuf>, options: &ClientOptions) -> Outcome {
+async fn show(id: &str, output: Option<PathBuf>, overwrite: bool, options: &ClientOptions) -> Outcome {
     output.as_deref().map_or(Ok(()), check_output)?;
     let client = Client::new(&options.server)?;
     let mut shown: Value = client.get(&job::address(COLLECTION, id)).await?;
@@ -99,7 +104,7 @@ async fn show(id: &str, output: Option<PathBuf>, options: &ClientOptions) -> Out
         if job.status != Status::Succeeded {
             return Err(Failure::Failed(anyhow::anyhow!("generation {id} is {} and has no pictures", job.status)));
         }
-        files = download(&client, &generation, output).await?;
+        files = download(&client, &generation, output, overwrite).await?;
         shown["files"] = files.iter().map(|file| file.display().to_string()).collect();
     }
     if options.json {

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::models::short;
 use super::{Outcome, print_json};
-use crate::client::{Artifact, Client, ClientOptions, Job, path_segment};
+use crate::client::{Artifact, Client, ClientOptions, Job, Status, path_segment};
 use crate::output::say;
 
 /// The path of one job of `collection`, as `/v1/generations`.
@@ -19,8 +19,12 @@ pub(super) async fn cancel(address: &str, options: &ClientOptions) -> Outcome {
         return print_json(&answer);
     }
     let job: Job = Client::understand(answer)?;
-    let soon = if job.status.is_terminal() { "" } else { "; it stops at its next step" };
-    say!("{}{soon}", job.status)
+    let note = match job.status {
+        Status::Queued | Status::Running => "; it stops at its next step",
+        Status::Succeeded | Status::Failed => "; it had ended already",
+        Status::Canceled => "",
+    };
+    say!("{}{note}", job.status)
 }
 
 /// Deletes a job that has ended.

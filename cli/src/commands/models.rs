@@ -340,6 +340,9 @@ struct Export {
     /// File to write [default: MODEL-FORMAT.safetensors]
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
+    /// Replace the file if it exists
+    #[arg(long)]
+    overwrite: bool,
     #[command(flatten)]
     client: ClientOptions,
 }
@@ -353,6 +356,7 @@ impl Export {
         let output =
             self.output.unwrap_or_else(|| PathBuf::from(format!("{}-{}.safetensors", self.model, self.format)));
         Client::check_writable(&output)?;
+        Client::check_free(&output, self.overwrite)?;
         let created: Value = client.post(&path, &json!({})).await?;
         let mut last = follow(&client, created, &format!("exporting {}", self.model)).await?;
         let export: crate::client::Export = Client::understand(last.clone())?;

@@ -33,18 +33,16 @@ impl PictureInfo {
             return print_json(&answer);
         }
         let info: Info = Client::understand(answer)?;
-        let Some(request) = info.request else {
-            return say!("{} does not say how it was made", self.file.display());
-        };
+        let Some(request) = &info.request else { return say!("{}", info.says_nothing(&self.file)) };
         say!("made by {}", info.program.as_deref().unwrap_or("an unknown program"))?;
-        for (field, value) in &request {
+        for (field, value) in request {
             match value {
                 Value::String(text) => say!("  {field:<20} {text}")?,
                 other => say!("  {field:<20} {other}")?,
             }
         }
         for one in &info.unmapped {
-            say!("  not translated       {}: {} ({})", one.field, one.value, one.reason)?;
+            say!("  not translated       {}: {}", one.title(), one.reason)?;
         }
         Ok(())
     }

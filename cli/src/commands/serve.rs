@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::Outcome;
-use crate::configuration::Services;
+use crate::configuration::{Services, bind_address};
 use crate::failure::Failure;
 use crate::server::{Server, listen};
 use crate::signal;
@@ -18,7 +18,7 @@ use crate::signal;
 #[derive(Debug, Args)]
 pub(crate) struct Serve {
     /// Address to listen on
-    #[arg(long, default_value = "127.0.0.1:8080", value_name = "ADDRESS")]
+    #[arg(long, default_value = "127.0.0.1:8080", value_name = "ADDRESS", value_parser = bind_address)]
     bind: SocketAddr,
     /// Data folder of a running `up`, used if DATABASE_URL is not set
     #[arg(long, env = "PYROGRAPH_DATA_DIR", default_value = ".pyrograph", value_name = "DIR")]

@@ -3,12 +3,12 @@
 
 use std::path::PathBuf;
 
-use clap::Args;
+use clap::{ArgGroup, Args};
 use serde_json::{Map, Value};
 
 use super::models::{check_checkpoint, check_name_is_free};
 use super::{Outcome, finite, print_json};
-use crate::client::{Client, ClientOptions, Pictures, Training, find_dataset, follow};
+use crate::client::{Client, ClientOptions, Pictures, Training, find_dataset, follow, unless_interrupted};
 use crate::failure::Failure;
 use crate::output::say;
 
@@ -22,6 +22,7 @@ use crate::output::say;
 /// photo.txt, photo.caption or photo.png.txt, or in a metadata.jsonl or metadata.csv. What cannot be used is left out
 /// and listed.
 #[derive(Debug, Args)]
+#[command(group(ArgGroup::new("pictures").args(["dir", "dataset"]).required(true)))]
 #[command(after_help = "\
 Examples:
   pyrograph train photos/ --name pencil --trigger-word pencilstyle
@@ -29,7 +30,6 @@ Examples:
   pyrograph train photos/ --name pencil --steps 400 --rank 8 --learning-rate 5e-4 --output pencil.safetensors")]
 pub(crate) struct Train {
     /// Folder with pictures and captions
-    #[arg(required_unless_present = "dataset", conflicts_with = "dataset")]
     pub dir: Option<PathBuf>,
     /// Train on this dataset of the server, by id or name, instead of uploading a folder
     #[arg(long, value_name = "ID|NAME")]
@@ -67,6 +67,9 @@ pub(crate) struct Train {
     /// File to write the LoRA to [default: NAME.safetensors]
     #[arg(long, value_name = "FILE")]
     pub output: Option<PathBuf>,
+    /// Replace the file if it exists
+    #[arg(long)]
+    pub overwrite: bool,
     #[command(flatten)]
     pub client: ClientOptions,
 }
@@ -97,6 +100,7 @@ impl Train {
     /// Runs the command.
     pub(crate) async fn run(self) -> Outcome {
         let output = self.output.clone().unwrap_or_else(|| PathBuf::from(format!("{}.safetensors", self.name)));
+        Client::check_free(&output, self.overwrite)?;
         let client = Client::new(&self.client.server)?;
         check_name_is_free(&client, &self.name).await?;
         if let Some(model) = &self.model {
@@ -112,7 +116,7 @@ impl Train {
             }
             (None, None) => return Err(Failure::Usage("name a folder, or a dataset with --dataset".to_owned())),
         };
-        let created: Value = match client.post("/v1/trainings", &self.request(&dataset)).await {
+        let created: Value = match unless_interrupted(client.post("/v1/trainings", &self.request(&dataset))).await {
             Ok(created) => created,
             Err(failure) => {
                 if uploaded.is_some() {
@@ -154,7 +158,7 @@ mod tests {
 
     use super::*;
 
-    #[derive(Parser)]
+    #[derive(Debug, Parser)]
     struct Line {
         #[command(flatten)]
         train: Train,
@@ -223,7 +227,7 @@ mod tests {
         let parse = |words: &[&str]| Line::try_parse_from([&["train", "--name", "x"], words].concat());
         assert_eq!(parse(&["--dataset", "pencil"]).unwrap().train.dataset.as_deref(), Some("pencil"));
         assert!(parse(&["photos"]).is_ok());
-        assert!(parse(&[]).is_err());
+        assert!(parse(&[]).unwrap_err().to_string().contains("--dataset"));
         assert!(parse(&["photos", "--dataset", "pencil"]).is_err());
     }
 }

@@ -7,9 +7,9 @@ use clap::Args;
 
 use super::Outcome;
 use super::engine_flags::EngineFlags;
-use crate::configuration::SERVER_LOG;
+use crate::configuration::{SERVER_LOG, bind_address};
 use crate::output::say;
-use crate::platform::Platform;
+use crate::platform::{Platform, WorkerProcess};
 use crate::{installation, signal};
 
 /// Start Postgres, S3, the API and one worker
@@ -23,7 +23,7 @@ pub(crate) struct Up {
     #[arg(long, env = "PYROGRAPH_DATA_DIR", default_value = ".pyrograph", value_name = "DIR")]
     data_dir: PathBuf,
     /// Address of the API
-    #[arg(long, default_value = "127.0.0.1:8080", value_name = "ADDRESS")]
+    #[arg(long, default_value = "127.0.0.1:8080", value_name = "ADDRESS", value_parser = bind_address)]
     bind: SocketAddr,
     #[command(flatten)]
     engine: EngineFlags,
@@ -32,10 +32,16 @@ pub(crate) struct Up {
 impl Up {
     /// Runs the command until it is asked to stop.
     pub(crate) async fn run(self) -> Outcome {
-        let folder = self.data_dir.clone();
-        let stop = signal::stop_token(move || installation::quit(&folder));
+        let (folder, worker) = (self.data_dir.clone(), WorkerProcess::default());
+        let stop = signal::stop_token({
+            let worker = worker.clone();
+            move || {
+                worker.kill();
+                installation::quit(&folder);
+            }
+        });
         // Ctrl-C during the start is handled below, so that services already started are stopped in order too.
-        let mut platform = Platform::start(&self.data_dir, self.bind, &self.engine, SERVER_LOG).await?;
+        let mut platform = Platform::start(&self.data_dir, self.bind, &self.engine, SERVER_LOG, worker).await?;
         if let Err(failure) = announce(&platform) {
             platform.stop().await?;
             return Err(failure);
@@ -59,6 +65,9 @@ fn announce(platform: &Platform) -> Outcome {
     say!("  Docs     {public}/docs/")?;
     say!("  Storage  {} (S3)", platform.storage_endpoint())?;
     say!("  Data     {}", platform.folder().display())?;
+    if let Some(place) = platform.database_outside() {
+        say!("  Database {}: not in the data folder; back up both", place.display())?;
+    }
     if names.is_open() {
         say!("\n  WARNING: other machines reach this API, and it asks nobody for a key: anyone can use it")?;
         say!(

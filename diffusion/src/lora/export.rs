@@ -42,12 +42,7 @@ pub fn export(file: &LoraFile, format: Format, dtype: Dtype, path: &Path) -> Res
         if !names.insert(name) {
             return Err(refused(name, "the file changes it twice, under two names"));
         }
-        let written = match format {
-            Format::Kohya => lycoris_tensors(update),
-            Format::Peft => peft_tensors(update, Format::Peft),
-            Format::Comfy => peft_tensors(update, Format::Comfy).or_else(|| lycoris_tensors(update)),
-        };
-        let written = written.ok_or_else(|| refused(name, "this dialect has no names for its algorithm"))?;
+        let written = tensors_in(format, update).ok_or_else(|| refused(name, &inexpressible(format, update)))?;
         for (suffix, array) in written {
             let key = format!("{name}.{suffix}");
             // The name of a layer that no network has may be valid in the dialect of the file and not in this one.
@@ -58,6 +53,32 @@ pub fn export(file: &LoraFile, format: Format, dtype: Dtype, path: &Path) -> Res
         }
     }
     checkpoint::write(path, tensors, &header)
+}
+
+/// Tensors under the names of a dialect, by suffix; `None` if it has no names for the algorithm.
+fn tensors_in(format: Format, update: &Update) -> Option<Vec<(&'static str, Array)>> {
+    match format {
+        Format::Kohya => lycoris_tensors(update),
+        Format::Peft => peft_tensors(update, Format::Peft),
+        Format::Comfy => peft_tensors(update, Format::Comfy).or_else(|| lycoris_tensors(update)),
+    }
+}
+
+/// Why `format` cannot hold an update, and which formats can.
+fn inexpressible(format: Format, update: &Update) -> String {
+    let algorithm = match (&update.delta, &update.magnitude) {
+        (Some(Delta::LoHa(_)), _) => "LoHa",
+        (Some(Delta::LoKr(_)), _) => "LoKr",
+        (Some(Delta::Full(_)), _) => "whole differences of weights",
+        (Some(Delta::LowRank(LowRank { mid: Some(_), .. })), _) => "LoCon with a core",
+        (Some(Delta::LowRank(_)), Some(_)) => "DoRA of this kind",
+        (Some(Delta::LowRank(_)), None) => "LoRA",
+        (None, _) => "a bias alone",
+    };
+    let others: Vec<&str> =
+        Format::ALL.into_iter().filter(|other| tensors_in(*other, update).is_some()).map(Format::as_str).collect();
+    let advice = if others.is_empty() { String::new() } else { format!("; export it as {}", others.join(" or ")) };
+    format!("the format {} has no names for {algorithm}{advice}", format.as_str())
 }
 
 /// Every module of the file to be written, by its name there.
@@ -223,4 +244,18 @@ fn stored(name: String, array: &Array, dtype: DType) -> Result<Stored> {
 
 fn refused(name: &str, reason: &str) -> Error {
     Error::Invalid(format!("{name}: {reason}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_format_that_lacks_an_algorithm_names_those_that_have_it() {
+        let array = Array { shape: vec![2, 2], values: vec![1.0; 4] };
+        let update = Update { delta: Some(Delta::Full(array)), scale: 1.0, bias: None, magnitude: None };
+        let why = inexpressible(Format::Peft, &update);
+        let expected = "the format peft has no names for whole differences of weights; export it as kohya or comfy";
+        assert_eq!(why, expected);
+    }
 }

@@ -12,6 +12,7 @@ mod text;
 use std::collections::HashMap;
 
 pub use text::clean;
+use unicode_normalization::UnicodeNormalization;
 
 /// Largest file with one caption, in bytes: the longest caption at four bytes a character, and a byte order mark.
 pub const MAX_CAPTION_BYTES: u64 = super::MAX_CAPTION_CHARS as u64 * 4 + 3;
@@ -48,13 +49,15 @@ impl Kind {
     }
 }
 
-/// A file that became no part of an example.
+/// A file that became no part of an example, or of which a part did not.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct LeftOut {
     /// Path within the folder.
     pub file: String,
     /// A sentence.
     pub reason: String,
+    /// Whether the file is used, and only what the reason is about is not.
+    pub is_used: bool,
 }
 
 impl LeftOut {
@@ -63,7 +66,12 @@ impl LeftOut {
         if shown.len() < file.len() {
             shown.push('…');
         }
-        Self { file: shown, reason: reason.into() }
+        Self { file: shown, reason: reason.into(), is_used: false }
+    }
+
+    /// Of a file, or a folder, that is used in part.
+    fn in_part(file: &str, reason: impl Into<String>) -> Self {
+        Self { is_used: true, ..Self::new(file, reason) }
     }
 }
 
@@ -179,7 +187,7 @@ pub fn sort(files: Vec<File>) -> Sorted {
             Some(Err(reason)) => sorted.left_out.push(LeftOut::new(path, reason)),
             found => {
                 let beside = found.and_then(Result::ok).filter(|caption| !caption.is_empty());
-                let row = rows.get(path);
+                let row = rows.get(&composed(path));
                 if let (Some(beside), Some(row)) = (&beside, row)
                     && *beside != row.caption
                 {
@@ -195,7 +203,7 @@ pub fn sort(files: Vec<File>) -> Sorted {
     }
     for (table, count) in unused_rows {
         let reason = format!("Captions not used, since the pictures have another one in a file beside them: {count}.");
-        sorted.left_out.push(LeftOut::new(&table, reason));
+        sorted.left_out.push(LeftOut::in_part(&table, reason));
     }
     sorted.left_out.extend(captions.unused());
     sorted.left_out.extend(repeats(&pictures));
@@ -215,11 +223,20 @@ fn repeats(pictures: &[(usize, String)]) -> Vec<LeftOut> {
         .filter(counts)
         .map(|folder| {
             let reason = "The number of repeats in a folder's name is not used: each of its pictures is one example.";
-            LeftOut::new(&format!("{folder}/"), reason)
+            LeftOut::in_part(&format!("{folder}/"), reason)
         })
         .collect();
     noted.dedup();
     noted
+}
+
+/// A path as it is compared: in lower case, and composed, since a Mac writes `ü` as two characters.
+fn key(path: &str) -> String {
+    composed(path).to_lowercase()
+}
+
+fn composed(path: &str) -> String {
+    path.nfc().collect()
 }
 
 /// A path without its ending.
@@ -231,7 +248,7 @@ fn stem_of(path: &str) -> &str {
 #[derive(Default)]
 struct Captions {
     texts: Vec<Text>,
-    /// By the path without the ending of a text, in lower case: `fox` or `fox.png`.
+    /// By [`key`] of the path without the ending of a text: `fox` or `fox.png`.
     by_stem: HashMap<String, Vec<usize>>,
 }
 
@@ -253,7 +270,7 @@ enum Fate {
 
 impl Captions {
     fn add(&mut self, path: String, bytes: Result<Vec<u8>, String>) {
-        self.by_stem.entry(stem_of(&path).to_lowercase()).or_default().push(self.texts.len());
+        self.by_stem.entry(key(stem_of(&path))).or_default().push(self.texts.len());
         self.texts.push(Text { path, bytes, fate: Fate::Unused });
     }
 
@@ -262,7 +279,7 @@ impl Captions {
         // The longer name first, then the same case, then `.txt` before `.caption`.
         let mut found: Vec<usize> = Vec::new();
         for stem in [picture, stem_of(picture)] {
-            let mut here = self.by_stem.get(&stem.to_lowercase()).cloned().unwrap_or_default();
+            let mut here = self.by_stem.get(&key(stem)).cloned().unwrap_or_default();
             here.sort_by_key(|index| {
                 let path = &self.texts[*index].path;
                 (stem_of(path) != stem, path.to_ascii_lowercase().ends_with(".caption"))
@@ -353,6 +370,19 @@ mod tests {
             ])
         );
         assert_eq!(left_out, []);
+    }
+
+    #[test]
+    fn names_are_compared_composed() {
+        let (decomposed, composed) = ("Hu\u{308}ndin", "H\u{fc}ndin");
+        for (of_picture, of_caption) in [(decomposed, composed), (composed, decomposed)] {
+            let (picture, caption) = (format!("{of_picture}.png"), format!("{of_caption}.txt"));
+            let (pictures, left_out) = sorted(&[(&picture, b""), (&caption, b"a dog")]);
+            assert_eq!((pictures, left_out), (pairs(&[(&picture, "a dog")]), vec![]));
+            let row = format!("{{\"file_name\": \"{of_caption}.png\", \"text\": \"a dog\"}}");
+            let (pictures, left_out) = sorted(&[(&picture, b""), ("metadata.jsonl", row.as_bytes())]);
+            assert_eq!((pictures, left_out), (pairs(&[(&picture, "a dog")]), vec![]));
+        }
     }
 
     #[test]

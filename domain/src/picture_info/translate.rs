@@ -35,8 +35,12 @@ impl Translation<'_> {
             Guidance::ClassifierFree => (cfg_scale.or(settings.guidance_scale), None),
         };
         let strength = self.strength(settings.strength, image.is_some(), steps, family);
+        let prompt = match settings.prompt {
+            Some(prompt) => self.prompt("prompt", Some(prompt)),
+            None => self.note("prompt", "", "The prompt could not be read."),
+        };
         Ok(GenerationRequest {
-            prompt: self.prompt("prompt", settings.prompt).filter(|text| !text.is_empty()).unwrap_or_else(|| {
+            prompt: prompt.filter(|text| !text.is_empty()).unwrap_or_else(|| {
                 // A request has a prompt of at least one character; this one has no words either.
                 " ".to_owned()
             }),

@@ -15,6 +15,7 @@ pub fn without_effect(words: &str, weighs: bool) -> Vec<String> {
     say(found.scheduled, "a prompt cannot change between the steps.");
     say(found.alternating, "a prompt cannot alternate between the steps.");
     say(found.random, "words are not chosen at random.");
+    say(unclosed(words), "the `>` that ends it is missing.");
     say(wildcard(words), "there are no wildcards.");
     say(has_word(words, "AND").then(|| "AND".into()), "prompts are not combined.");
     if !weighs {
@@ -22,6 +23,13 @@ pub fn without_effect(words: &str, weighs: bool) -> Vec<String> {
         say(has_word(words, "BREAK").then(|| "BREAK".into()), "this family reads the prompt in one piece.");
     }
     sentences
+}
+
+/// A tag of an extra network that does not end.
+fn unclosed(words: &str) -> Option<String> {
+    let lower = words.to_ascii_lowercase();
+    let starts = ["<lora:", "<lyco:", "<hypernet:"].iter().filter_map(|start| lower.find(start));
+    starts.min().map(|at| words[at..].to_owned())
 }
 
 /// The first of each kind.
@@ -133,6 +141,7 @@ mod tests {
             ("a {red|blue} fox", "`{red|blue}`"),
             ("a __colours/dark__ fox", "`__colours/dark__`"),
             ("a fox AND snow", "`AND`"),
+            ("a fox <LoRA:ink:0.8", "`<LoRA:ink:0.8`"),
         ] {
             for weighs in [true, false] {
                 let sentences = without_effect(words, weighs);

@@ -150,6 +150,15 @@ impl Reading {
         value
     }
 
+    fn seed(&mut self) -> Option<u64> {
+        if self.pairs.iter().any(|(name, value)| name == SEED && value == "-1") {
+            let text = self.take(SEED)?;
+            self.unmapped.push(Unmapped::new(SEED, text, "It stands for a random seed, which the text does not name."));
+            return None;
+        }
+        self.parsed(SEED)
+    }
+
     fn settings(&mut self, prompt: &str, negative_prompt: Option<String>) -> Settings {
         let ours = self.pairs.iter().any(|(name, value)| name == VERSION && value.starts_with(OURS));
         let prompt_syntax = self.take(SYNTAX).and_then(|name| name.parse().ok()).unwrap_or_default();
@@ -177,7 +186,7 @@ impl Reading {
             cfg_scale: self.parsed(CFG),
             guidance_scale: self.parsed(DISTILLED_CFG),
             true_cfg_scale: None,
-            seed: self.parsed(SEED),
+            seed: self.seed(),
             scheduler: self.scheduler(),
             width,
             height,
@@ -325,6 +334,8 @@ mod tests {
         for field in [STEPS, SAMPLER, SEED, SIZE, "parameters"] {
             assert!(unmapped.iter().any(|one| one.field == field), "{field}: {unmapped:?}");
         }
+        let of_seed = unmapped.iter().find(|one| one.field == SEED).unwrap();
+        assert!(of_seed.reason.contains("random seed"), "{of_seed:?}");
         for text in ["", "a fox", "a: b, c: d, e: f", "Steps: 3", ",,::", "Steps: \"", "\u{0}:\u{0}"] {
             assert!(read(text).is_err(), "{text:?}");
         }

@@ -9,6 +9,8 @@ use super::{Found, NamedLora, NamedModel, Program, Settings, Unmapped, sampler};
 
 /// Most nodes of a graph that is read.
 const MOST_NODES: usize = 10_000;
+/// Most nodes whose texts make one prompt.
+const MOST_LINKED_TEXTS: usize = 100;
 const SAMPLERS: [&str; 3] = ["KSampler", "KSamplerAdvanced", "SamplerCustomAdvanced"];
 /// Nodes whose settings are read below, and nodes that change nothing.
 const KNOWN: [&str; 30] = [
@@ -44,7 +46,7 @@ const KNOWN: [&str; 30] = [
     "Note",
 ];
 /// The widgets of nodes in the editor's graph, in their order. Empty names are controls of the editor.
-const WIDGETS: [(&str, &[&str]); 17] = [
+const WIDGETS: [(&str, &[&str]); 18] = [
     ("KSampler", &["seed", "", "steps", "cfg", "sampler_name", "scheduler", "denoise"]),
     ("KSamplerAdvanced", &["", "noise_seed", "", "steps", "cfg", "sampler_name", "scheduler"]),
     ("BasicScheduler", &["scheduler", "steps", "denoise"]),
@@ -52,6 +54,7 @@ const WIDGETS: [(&str, &[&str]); 17] = [
     ("RandomNoise", &["noise_seed", ""]),
     ("CFGGuider", &["cfg"]),
     ("CLIPTextEncode", &["text"]),
+    ("StringConcatenate", &["string_a", "string_b", "delimiter"]),
     ("CLIPTextEncodeFlux", &["clip_l", "t5xxl", "guidance"]),
     ("FluxGuidance", &["guidance"]),
     ("CLIPSetLastLayer", &["stop_at_clip_layer"]),
@@ -101,6 +104,8 @@ pub(super) fn read_workflow(text: &str) -> Result<Found, String> {
 
 struct Graph {
     nodes: BTreeMap<String, Value>,
+    /// Nodes of any class whose text is part of a prompt.
+    texts: BTreeSet<String>,
     unmapped: Vec<Unmapped>,
 }
 
@@ -109,7 +114,7 @@ impl Graph {
         if nodes.len() > MOST_NODES {
             return Err(format!("It has {} nodes; at most {MOST_NODES} are read.", nodes.len()));
         }
-        Ok(Self { nodes, unmapped: Vec::new() })
+        Ok(Self { nodes, texts: BTreeSet::new(), unmapped: Vec::new() })
     }
 
     fn class(&self, node: &str) -> &str {
@@ -151,15 +156,20 @@ impl Graph {
             self.nodes.keys().filter(|node| SAMPLERS.contains(&self.class(node))).cloned().collect();
         let sampler = samplers.first().ok_or("The graph has no sampler that is known here.")?.clone();
         for other in &samplers[1..] {
-            self.unmapped.push(Unmapped::new(self.class(other), other, "Only the first sampler is read."));
+            let node = format!("node {other}");
+            self.unmapped.push(Unmapped::new(self.class(other), node, "Only the first sampler is read."));
         }
         let settings = self.settings(&sampler);
-        let strange: BTreeSet<&str> =
-            self.nodes.keys().map(|node| self.class(node)).filter(|class| !KNOWN.contains(class)).collect();
-        let strange = strange.into_iter().map(|class| {
-            let nodes: Vec<&str> =
-                self.nodes.keys().filter(|node| self.class(node) == class).map(String::as_str).collect();
-            Unmapped::new(class, nodes.join(", "), "The node is not known here.")
+        let mut strange: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+        for node in self.nodes.keys().filter(|node| !self.texts.contains(*node)) {
+            let class = self.class(node);
+            if !KNOWN.contains(&class) {
+                strange.entry(class).or_default().push(node);
+            }
+        }
+        let strange = strange.into_iter().map(|(class, nodes)| {
+            let word = if nodes.len() == 1 { "node" } else { "nodes" };
+            Unmapped::new(class, format!("{word} {}", nodes.join(", ")), "The node is not known here.")
         });
         let strange: Vec<Unmapped> = strange.collect();
         self.unmapped.extend(strange);
@@ -172,9 +182,14 @@ impl Graph {
         let [guider, sigmas, solver, noise] = ["guider", "sigmas", "sampler", "noise"].map(part);
         let positive = ["positive", "conditioning"].iter().find_map(|input| self.source(&guider, input));
         let positive = self.along(positive, &["conditioning", "positive"]);
-        let negative = self.along(self.source(&guider, "negative"), &["conditioning", "negative"]);
+        let negative = self.source(&guider, "negative");
+        let has_negative = negative.is_some();
+        let negative = self.along(negative, &["conditioning", "negative"]);
         let model = self.along(self.source(&guider, "model"), &["model"]);
         let latent = self.along(self.source(sampler, "latent_image"), &["samples", "pixels", "image"]);
+
+        let prompt = self.encoded(&positive);
+        let negative_prompt = self.negative(has_negative, &negative);
 
         let first = |path: &[String], input: &str| path.iter().find_map(|node| self.number(node, input));
         let clip = positive.iter().find_map(|node| self.source(node, "clip"));
@@ -182,8 +197,8 @@ impl Graph {
         let seed = ["seed", "noise_seed"].iter().find_map(|input| self.value(&noise, input)?.as_u64());
         let strength = self.number(&sigmas, "denoise").filter(|strength| *strength < 1.0);
         let settings = Settings {
-            prompt: self.encoded(&positive),
-            negative_prompt: self.encoded(&negative).filter(|text| !text.is_empty()),
+            prompt,
+            negative_prompt,
             model: ["ckpt_name", "unet_name"]
                 .iter()
                 .find_map(|input| model.iter().find_map(|node| self.text(node, input)))
@@ -204,19 +219,43 @@ impl Graph {
         Settings { scheduler: self.scheduler(name, schedule), ..settings }
     }
 
-    /// The text of the first node on the way that encodes one.
-    fn encoded(&self, path: &[String]) -> Option<String> {
-        path.iter().find_map(|node| {
-            ["text", "t5xxl"].iter().find_map(|input| {
-                let connected = || self.source(node, input).and_then(|source| self.any_text(&source));
-                self.text(node, input).or_else(connected)
-            })
-        })
+    fn negative(&mut self, is_connected: bool, path: &[String]) -> Option<String> {
+        // It has the shape of a prompt and no words.
+        if path.iter().any(|node| self.class(node) == "ConditioningZeroOut") {
+            return None;
+        }
+        let text = self.encoded(path);
+        if is_connected && text.is_none() {
+            self.unmapped.push(Unmapped::new("negative_prompt", "", "It could not be read."));
+        }
+        text.filter(|text| !text.is_empty())
     }
 
-    /// The text of a node that only holds one.
-    fn any_text(&self, node: &str) -> Option<String> {
-        ["text", "string", "value", "prompt"].iter().find_map(|input| self.text(node, input))
+    /// The text of the first node on the way that encodes one.
+    fn encoded(&mut self, path: &[String]) -> Option<String> {
+        let (text, nodes) = path.iter().find_map(|node| {
+            ["text", "t5xxl"].iter().find_map(|input| {
+                let mut nodes = BTreeSet::new();
+                self.text_of(node, input, &mut nodes).map(|text| (text, nodes))
+            })
+        })?;
+        self.texts.extend(nodes);
+        Some(text)
+    }
+
+    /// The text of an input, or of the nodes that it is connected to, which are added to `nodes`. Each is read once, so
+    /// that a graph cannot multiply its texts.
+    fn text_of(&self, node: &str, input: &str, nodes: &mut BTreeSet<String>) -> Option<String> {
+        let Some(source) = self.source(node, input) else { return self.text(node, input) };
+        if nodes.len() == MOST_LINKED_TEXTS || !nodes.insert(source.clone()) {
+            return None;
+        }
+        if self.class(&source) == "StringConcatenate" {
+            let [first, second] = ["string_a", "string_b"].map(|input| self.text_of(&source, input, nodes));
+            let delimiter = self.text(&source, "delimiter").unwrap_or_default();
+            return Some(format!("{}{delimiter}{}", first?, second?));
+        }
+        ["text", "string", "value", "prompt"].iter().find_map(|input| self.text_of(&source, input, nodes))
     }
 
     fn lora(&self, node: &str) -> Option<NamedLora> {
@@ -294,7 +333,33 @@ mod tests {
             ..Settings::default()
         };
         assert_eq!(settings, expected);
-        assert_eq!(unmapped, [Unmapped::new("ImageUpscale", "12", "The node is not known here.")]);
+        assert_eq!(unmapped, [Unmapped::new("ImageUpscale", "node 12", "The node is not known here.")]);
+    }
+
+    #[test]
+    fn the_texts_of_other_nodes_make_a_prompt() {
+        let mut graph = graph();
+        graph["6"]["inputs"]["text"] = json!(["20", 0]);
+        graph["20"] = json!({"class_type": "StringConcatenate",
+            "inputs": {"string_a": ["21", 0], "string_b": ["22", 0], "delimiter": ", "}});
+        graph["21"] = json!({"class_type": "PrimitiveString", "inputs": {"value": "a fox"}});
+        graph["22"] = json!({"class_type": "MyPromptMaker", "inputs": {"text": "in the snow"}});
+        graph["23"] = json!({"class_type": "MyPromptMaker", "inputs": {"text": "unused"}});
+        graph.as_object_mut().unwrap().remove("12");
+        let found = read(&graph.to_string()).unwrap();
+        assert_eq!(found.settings.prompt.as_deref(), Some("a fox, in the snow"));
+        assert_eq!(found.unmapped, [Unmapped::new("MyPromptMaker", "node 23", "The node is not known here.")]);
+
+        // One of the texts is missing, or the nodes are connected in a circle.
+        for broken in [json!(["99", 0]), json!(["20", 0])] {
+            graph["20"]["inputs"]["string_b"] = broken;
+            assert_eq!(read(&graph.to_string()).unwrap().settings.prompt, None);
+        }
+        graph["7"]["inputs"]["text"] = json!(["99", 0]);
+        let found = read(&graph.to_string()).unwrap();
+        assert!(found.unmapped.contains(&Unmapped::new("negative_prompt", "", "It could not be read.")));
+        graph["7"] = json!({"class_type": "ConditioningZeroOut", "inputs": {"conditioning": ["6", 0]}});
+        assert_eq!(read(&graph.to_string()).unwrap().settings.negative_prompt, None);
     }
 
     #[test]

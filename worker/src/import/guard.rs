@@ -152,6 +152,10 @@ impl Guard {
     /// The addresses behind `url`, all of which may be reached.
     async fn addresses(&self, url: &Url) -> Result<Vec<SocketAddr>, GuardError> {
         check_no_user(url)?;
+        if self.allowed.is_empty() {
+            // No address of the name could allow another.
+            check_scheme_and_port(url)?;
+        }
         let port = url.port_or_known_default().unwrap_or(0);
         let found: Vec<SocketAddr> = match url.host() {
             Some(Host::Ipv4(address)) => vec![(address, port).into()],
@@ -310,6 +314,7 @@ mod tests {
             "file:///etc/passwd",
             "data:text/plain,x",
             "https://1.1.1.1:80/",
+            "http://host.invalid/",
         ] {
             let found = guard.addresses(&Url::parse(url).unwrap()).await;
             assert!(matches!(found, Err(GuardError::Forbidden(_))), "{url}: {found:?}");

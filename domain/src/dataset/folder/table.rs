@@ -19,13 +19,13 @@ pub(super) struct Row {
     pub table: String,
 }
 
-/// The captions of all tables by the path of their picture. Errors in a table or a row are added to `left_out`.
+/// The captions of all tables by the composed path of their picture. Errors are added to `left_out`.
 pub(super) fn rows(
     tables: Vec<(String, Vec<u8>)>,
     pictures: &[(usize, String)],
     left_out: &mut Vec<LeftOut>,
 ) -> HashMap<String, Row> {
-    let known: HashSet<&str> = pictures.iter().map(|(_, path)| path.as_str()).collect();
+    let known: HashSet<String> = pictures.iter().map(|(_, path)| super::composed(path)).collect();
     let mut rows = HashMap::new();
     for (table, bytes) in tables {
         let mut faults = Faults { table: &table, count: 0, left_out };
@@ -39,8 +39,8 @@ pub(super) fn rows(
         };
         let folder = table.rsplit_once('/').map_or("", |(folder, _)| folder);
         for (line, file, caption) in read {
-            let path = super::normal(&format!("{folder}/{file}"));
-            if known.contains(path.as_str()) {
+            let path = super::composed(&super::normal(&format!("{folder}/{file}")));
+            if known.contains(&path) {
                 rows.entry(path).or_insert(Row { caption: text::clean(&caption), table: table.clone() });
             } else {
                 faults.add(format!("In line {line}: there is no picture `{file}`."));
