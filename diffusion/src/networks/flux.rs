@@ -25,6 +25,17 @@ const EPSILON: f64 = 1e-6;
 const DOUBLE_BLOCKS: &str = "transformer_blocks";
 const SINGLE_BLOCKS: &str = "single_transformer_blocks";
 
+/// The path of each block, in the order in which they run.
+pub(crate) fn block_paths(config: &Config) -> Vec<String> {
+    let paths = |list: &'static str, count: usize| (0..count).map(move |number| format!("{list}.{number}"));
+    paths(DOUBLE_BLOCKS, config.num_layers).chain(paths(SINGLE_BLOCKS, config.num_single_layers)).collect()
+}
+
+/// Whether a LoRA is trained on a linear layer with this path: on those of the blocks, except those that modulate norms.
+pub(crate) fn is_trained(path: &str) -> bool {
+    path.contains("transformer_blocks.") && !path.contains(".norm")
+}
+
 /// The whole denoiser: predicts the velocity `noise − image` of noisy latent tokens.
 ///
 /// References:
@@ -139,8 +150,7 @@ impl FluxTransformer {
     /// The linear layers of the blocks with their paths, except those that modulate norms: the layers that a LoRA is
     /// trained on.
     pub(crate) fn block_linears(&mut self) -> Vec<(String, &mut Linear)> {
-        let wanted = |path: &str| path.contains("transformer_blocks.") && !path.contains(".norm");
-        self.linears().into_iter().filter(|(path, _)| wanted(path)).collect()
+        self.linears().into_iter().filter(|(path, _)| is_trained(path)).collect()
     }
 
     /// Every linear layer with its path.
@@ -170,14 +180,6 @@ impl FluxTransformer {
             image: self.x_embedder.forward(input.hidden),
             context: self.context_embedder.forward(input.encoder_hidden),
         }
-    }
-
-    /// The path of each block, in the order in which they run.
-    pub(crate) fn block_paths(&self) -> Vec<String> {
-        let paths = |list: &'static str, count: usize| (0..count).map(move |number| format!("{list}.{number}"));
-        paths(DOUBLE_BLOCKS, self.transformer_blocks.len())
-            .chain(paths(SINGLE_BLOCKS, self.single_transformer_blocks.len()))
-            .collect()
     }
 
     pub(crate) fn double_blocks(&self) -> &[DoubleBlock] {

@@ -10,7 +10,7 @@ use burn::tensor::DType;
 
 use crate::checkpoint::{Checkpoint, load_strict};
 use crate::layers::{NamedLayers, WeightStorage};
-use crate::networks::flux::{Embedded, FluxInput, FluxTransformer, Rotary};
+use crate::networks::flux::{Config, Embedded, FluxInput, FluxTransformer, Rotary, block_paths};
 use crate::{Error, Result};
 
 /// The checkpoints of the blocks that are not loaded with the transformer.
@@ -24,9 +24,9 @@ pub(super) struct BlockStream {
 }
 
 impl BlockStream {
-    /// All but the first `resident` blocks of a network.
-    pub(super) fn new(network: &FluxTransformer, checkpoint: &Checkpoint, dtype: DType, resident: usize) -> Self {
-        let paths = network.block_paths().into_iter().skip(resident);
+    /// All but the first `resident` blocks of a network with this config.
+    pub(super) fn new(config: &Config, checkpoint: &Checkpoint, dtype: DType, resident: usize) -> Self {
+        let paths = block_paths(config).into_iter().skip(resident);
         let blocks = paths.map(|path| (path.clone(), checkpoint.below(&format!("{path}.")))).collect();
         Self { blocks, dtype, resident }
     }

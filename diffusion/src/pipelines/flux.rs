@@ -143,8 +143,9 @@ impl FluxPipeline {
         let t5 = OnDemand::new(network, t5, load, T5Encoder::layers);
         let mut network = FluxTransformer::new(&transformer_config, device);
         options.store(network.layers(), device);
-        let streamed =
-            options.resident_blocks.map(|resident| BlockStream::new(&network, &transformer, dtype, resident));
+        let streamed = options
+            .resident_blocks
+            .map(|resident| BlockStream::new(&transformer_config, &transformer, dtype, resident));
         let absent = streamed.as_ref().map(BlockStream::paths).unwrap_or_default();
         let load = move |network: FluxTransformer, transformer: &Checkpoint| {
             checkpoint::load_partly(network, transformer, dtype, &absent)

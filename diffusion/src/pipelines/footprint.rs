@@ -1,25 +1,24 @@
-//! Estimates the device memory of a request from configs and headers, before any weight is read: weights, and temporary
+//! Estimates the device memory of a request from configs alone, before any weight is read: weights, and temporary
 //! tensors while pictures are made. `tests/memory.rs` compares the estimate with measurements. The caller decides what
 //! to do with it.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
-use burn::prelude::*;
 use burn::tensor::DType;
-use formats::{Defaults, Part};
+use formats::networks::Parameters;
+use formats::{Defaults, Family, Part};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 use super::latent_diffusion::is_guided;
 use super::parts::Parts;
-use super::sizes::{Sizes, values};
+use super::sizes::Sizes;
 use super::{Keep, LoadOptions, PictureRequest};
 use crate::checkpoint::AT_ONCE;
 use crate::image::LONGEST_SIDE;
 use crate::layers::WeightStorage;
-use crate::networks::clip::{self, ClipTextModel};
-use crate::networks::flux::{self, FluxTransformer};
-use crate::networks::t5::{self, T5Encoder};
-use crate::networks::unet::{self, UNet2DConditionModel};
-use crate::networks::vae;
+use crate::networks::{flux, unet, vae};
 use crate::{Error, Result};
 
 /// Most attention scores that are held at once, in values: see [`crate::layers::attention`].
@@ -33,8 +32,9 @@ pub(crate) const VAE_TENSORS: usize = 5;
 const SCORE_TENSORS: usize = 3;
 /// Other memory of the process, in bytes: tokenizers, threads, memory that the allocator retains.
 pub(crate) const PROCESS: u64 = 48 << 20;
-/// Number of temporary f32 tensors when a layer is unpacked.
-const UNPACKED_TENSORS: u64 = 2;
+/// Number of temporary f32 tensors when a layer is unpacked: by the kernel of the CPU, and by tensor operations.
+const UNPACKED_BY_KERNEL: u64 = 2;
+const UNPACKED_BY_OPERATIONS: u64 = 5;
 /// Number of tensors of a text encoder's widest layer that are alive at the peak, and of tokens in the longest prompt.
 const TEXT_TENSORS: usize = 6;
 const TEXT_TOKENS: usize = 512;
@@ -104,49 +104,46 @@ pub struct Place {
 }
 
 impl Footprint {
-    /// Reads the configs and headers of the checkpoint that [`super::Pipeline::load`] would load.
+    /// Reads the configs of the checkpoint that [`super::Pipeline::load`] would load.
     pub fn read(path: &Path) -> Result<Self> {
         let parts = Parts::open(path)?;
-        let (vae, vae_weights): (vae::Config, _) = parts.network(Part::Vae)?;
-        vae.check().map_err(Error::Invalid)?;
         let family = parts.family()?;
-        let is_flux = family.denoiser() == Part::Transformer;
-        // Layers allocate only when they are loaded, so an unloaded network gives the shapes at no cost.
-        let device = Device::flex();
-        let mut text_encoders = vec![clip(&parts, Part::TextEncoder, ClipTextModel::new)?];
-        if is_flux {
-            let (config, weights): (t5::Config, _) = parts.network(Part::TextEncoder2)?;
-            config.check().map_err(Error::Invalid)?;
-            text_encoders.push(Sizes::of(T5Encoder::new(&config, &device).layers(), values(&weights), |_| true));
-        } else if family.parts().contains(&Part::TextEncoder2) {
-            text_encoders.push(clip(&parts, Part::TextEncoder2, ClipTextModel::with_projection)?);
-        }
-        let (denoiser, blocks, kind) = if is_flux {
-            let (config, weights): (flux::Config, _) = parts.network(Part::Transformer)?;
-            config.check().map_err(Error::Invalid)?;
-            let mut transformer = FluxTransformer::new(&config, &device);
-            let text = parts.t5_length()?;
+        let config = |part: &Part| Ok((*part, parts.network::<Value>(*part)?.0));
+        let configs = family.parts().iter().map(config).collect::<Result<_>>()?;
+        let text = if family == Family::Flux { parts.t5_length()? } else { 0 };
+        let footprint = Self::of(family, &configs, text).map_err(|reason| Error::malformed(path, reason))?;
+        Ok(Self { defaults: parts.defaults(footprint.defaults.clone())?, ..footprint })
+    }
+
+    /// The sizes of the checkpoint of a family with these configs, whose second text encoder reads `text` tokens.
+    ///
+    /// # Errors
+    /// A part of a sentence, if a config describes no network that is supported.
+    pub fn of(family: Family, configs: &BTreeMap<Part, Value>, text: usize) -> Result<Self, String> {
+        let config = |part: Part| configs.get(&part).unwrap_or(&Value::Null);
+        let parameters = |part: Part| Parameters::of(family, part, config(part));
+        let vae: vae::Config = read(config(Part::Vae))?;
+        let encoders = family.parts().iter().filter(|part| matches!(part, Part::TextEncoder | Part::TextEncoder2));
+        let encoders = encoders.map(|part| Ok(Sizes::of(parameters(*part)?.iter(), |_| true)));
+        let denoiser = parameters(family.denoiser())?;
+        let (blocks, kind) = if family == Family::Flux {
+            let config: flux::Config = read(config(Part::Transformer))?;
+            let blocks = flux::block_paths(&config).into_iter().map(|path| {
+                let prefix = format!("{path}.");
+                Sizes::of(denoiser.iter().filter(|(key, _)| key.starts_with(&prefix)), |_| true)
+            });
+            let trained = denoiser.iter().filter(|(key, _)| flux::is_trained(key));
             let trained = Trained {
                 double_blocks: config.num_layers,
                 single_blocks: config.num_single_layers,
-                factors: transformer.block_linears().iter().flat_map(|(_, layer)| layer.weight.dims()).sum(),
+                factors: trained.filter(|(_, shape)| shape.len() == 2).flat_map(|(_, shape)| shape).sum(),
                 channels: config.in_channels,
                 prompt: text * config.joint_attention_dim + config.pooled_projection_dim,
             };
-            let prefixes = transformer.block_paths().into_iter().map(|path| format!("{path}."));
-            let blocks = prefixes.collect::<Vec<_>>().into_iter().map(|prefix| {
-                Sizes::of(transformer.layers(), values(&weights.below(&prefix)), |layer| layer.starts_with(&prefix))
-            });
-            let blocks = blocks.collect();
-            let denoiser = Sizes::of(transformer.layers(), values(&weights), LoadOptions::packs);
-            let kind = Denoiser::Flux { width: config.width(), heads: config.num_attention_heads, text, trained };
-            (denoiser, blocks, kind)
+            let (width, heads) = (config.width(), config.num_attention_heads);
+            (blocks.collect(), Denoiser::Flux { width, heads, text, trained })
         } else {
-            let (config, weights): (unet::Config, _) = parts.network(Part::Unet)?;
-            config.check().map_err(Error::Invalid)?;
-            let mut unet = UNet2DConditionModel::new(&config, &device);
-            let denoiser = Sizes::of(unet.layers(), values(&weights), LoadOptions::packs);
-            (denoiser, Vec::new(), Denoiser::Unet { config: Box::new(config) })
+            (Vec::new(), Denoiser::Unet { config: Box::new(read(config(Part::Unet))?) })
         };
         let latents = match &kind {
             Denoiser::Flux { .. } => 128,
@@ -163,14 +160,14 @@ impl Footprint {
         };
         let [fine, coarser] = [0, 1].map(|level| vae.block_out_channels.get(level).copied().unwrap_or(0));
         Ok(Self {
-            text_encoders,
-            vae: values(&vae_weights),
+            text_encoders: encoders.collect::<Result<_, String>>()?,
+            vae: Sizes::of(parameters(Part::Vae)?.iter(), |_| false).values(),
             vae_channels: fine.max(coarser),
             vae_encoder_channels: fine,
-            denoiser,
+            denoiser: Sizes::of(denoiser.iter(), LoadOptions::packs),
             blocks,
             kind,
-            defaults: parts.defaults(guided)?,
+            defaults: guided,
             factor: vae.factor(),
         })
     }
@@ -194,10 +191,10 @@ impl Footprint {
         let text: u64 = self.text_encoders.iter().map(|sizes| sizes.bytes(options.text_weights, dtype)).sum();
         let denoiser = self.denoiser_bytes(options, dtype);
 
-        let reading = self.reading(options);
+        let reading = self.reading(options, dtype);
         let denoising = self.denoising(request, dtype)
             + self.streaming(options, dtype)
-            + unpacked(options.weights, self.denoiser.largest());
+            + unpacked(options.weights, dtype, self.denoiser.largest());
         let denoising = denoising.max(loading(&self.denoiser, options.weights));
         let pixels = request.width * request.height;
         let decoding = bytes(VAE_TENSORS * self.vae_channels * pixels.min(LARGEST_WHOLE), DType::F32);
@@ -229,10 +226,10 @@ impl Footprint {
     }
 
     /// Bytes besides the weights while the text encoders are loaded and run.
-    fn reading(&self, options: LoadOptions) -> u64 {
+    fn reading(&self, options: LoadOptions, dtype: DType) -> u64 {
         let each = self.text_encoders.iter().map(|sizes| {
             let activations = (TEXT_TENSORS * TEXT_TOKENS * sizes.widest() * DType::F32.size()) as u64;
-            let computing = unpacked(options.text_weights, sizes.largest()) + activations;
+            let computing = unpacked(options.text_weights, dtype, sizes.largest()) + activations;
             computing.max(loading(sizes, options.text_weights))
         });
         each.max().unwrap_or(0)
@@ -265,8 +262,13 @@ fn whole_scores(scores: usize, dtype: DType) -> usize {
 }
 
 /// Bytes of a layer in f32 while it computes, unless its weight is stored as it is used.
-fn unpacked(storage: WeightStorage, largest: u64) -> u64 {
-    if storage == WeightStorage::Full { 0 } else { UNPACKED_TENSORS * largest }
+fn unpacked(storage: WeightStorage, dtype: DType, largest: u64) -> u64 {
+    match (storage, dtype) {
+        (WeightStorage::Full, _) => 0,
+        (_, DType::F32) => UNPACKED_BY_KERNEL * largest,
+        (WeightStorage::Half, _) => 0,
+        _ => UNPACKED_BY_OPERATIONS * largest,
+    }
 }
 
 /// Numbers of values for one picture of `rows` × `columns` latents: those of the widest block input including its skip
@@ -295,8 +297,6 @@ fn loading(sizes: &Sizes, storage: WeightStorage) -> u64 {
     ((sizes.values() * DType::F32.size()) as u64).min(AT_ONCE as u64 + more)
 }
 
-fn clip(parts: &Parts, part: Part, build: fn(&clip::Config, &Device) -> ClipTextModel) -> Result<Sizes> {
-    let (config, weights): (clip::Config, _) = parts.network(part)?;
-    config.check().map_err(Error::Invalid)?;
-    Ok(Sizes::of(build(&config, &Device::flex()).layers(), values(&weights), |_| true))
+fn read<C: DeserializeOwned>(config: &Value) -> Result<C, String> {
+    C::deserialize(config).map_err(|error| error.to_string())
 }

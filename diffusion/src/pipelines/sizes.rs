@@ -1,11 +1,10 @@
-//! The sizes of a network's weights, from its config and its header alone, and how many bytes they take in each storage.
+//! The sizes of a network's weights, from its config alone, and how many bytes they take in each storage.
 
 use std::collections::BTreeMap;
 
 use burn::tensor::DType;
 
-use crate::checkpoint::Checkpoint;
-use crate::layers::{NamedLayers, WeightStorage};
+use crate::layers::WeightStorage;
 
 /// The weights of a network.
 #[derive(Debug, Clone, Default)]
@@ -19,17 +18,22 @@ pub(crate) struct Sizes {
 }
 
 impl Sizes {
-    /// The sizes of a network's layers for which `stores` is true, and of the rest of its `values` values.
-    pub(super) fn of(layers: NamedLayers<'_>, values: usize, stores: impl Fn(&str) -> bool) -> Self {
+    /// The sizes of a network's parameters. [`super::LoadOptions`] stores the layers for which `stores` is true.
+    pub(super) fn of<'a>(
+        parameters: impl Iterator<Item = (&'a str, &'a [usize])>,
+        stores: impl Fn(&str) -> bool,
+    ) -> Self {
         let mut sizes = Self::default();
-        for (_, linear) in layers.linears.into_iter().filter(|(path, _)| stores(path)) {
-            *sizes.linears.entry(linear.weight.dims()).or_default() += 1;
+        for (key, shape) in parameters {
+            let stored = key.ends_with(".weight") && !is_embedding(key) && stores(key);
+            match *shape {
+                [outputs, inputs] if stored => *sizes.linears.entry([outputs, inputs]).or_default() += 1,
+                [outputs, inputs, height, width] if stored => {
+                    *sizes.convolutions.entry([outputs, inputs * height * width]).or_default() += 1;
+                }
+                _ => sizes.other += shape.iter().product::<usize>(),
+            }
         }
-        for (_, convolution) in layers.convolutions.into_iter().filter(|(path, _)| stores(path)) {
-            let [outputs, inputs, height, width] = convolution.weight.dims();
-            *sizes.convolutions.entry([outputs, inputs * height * width]).or_default() += 1;
-        }
-        sizes.other = values.saturating_sub(sizes.values());
         sizes
     }
 
@@ -64,8 +68,7 @@ impl Sizes {
     }
 }
 
-/// Number of values in a checkpoint, from its header.
-pub(super) fn values(checkpoint: &Checkpoint) -> usize {
-    let shapes = checkpoint.names().filter_map(|name| checkpoint.shape(name).ok());
-    shapes.map(|shape| shape.iter().product::<usize>()).sum()
+/// Whether a matrix is a table of learned vectors, which is never packed.
+fn is_embedding(key: &str) -> bool {
+    ["embedding.weight", "shared.weight", "relative_attention_bias.weight"].iter().any(|end| key.ends_with(end))
 }

@@ -249,6 +249,8 @@ impl FromStr for WeightChoice {
 mod tests {
     use std::path::Path;
 
+    use formats::{Family, Part};
+
     use super::*;
 
     /// The built-in model, with blocks of 2,560 values and more, so that storage formats differ in size.
@@ -325,6 +327,33 @@ mod tests {
         }
         let on_a_card: Vec<_> = ways(&WeightStorage::ALL, DType::BF16).collect();
         assert!(on_a_card.iter().all(|options| options.weights != WeightStorage::Half), "the same as full");
+    }
+
+    /// The published models at their usual sizes on cards, of which the engine uses 90 % by default.
+    #[test]
+    fn published_models_fit_into_cards() {
+        let card = Place { dtype: DType::BF16, adapters: 0 };
+        use WeightStorage::{Full, Int4, Int8};
+        for (family, side, gigabytes, weights, keep, streamed) in [
+            (Family::Flux, 1024, 24, Int8, Keep::Denoiser, false),
+            (Family::Flux, 1024, 16, Int8, Keep::Nothing, false),
+            (Family::Flux, 1024, 12, Int4, Keep::Nothing, false),
+            (Family::Flux, 1024, 8, Int8, Keep::One, true),
+            (Family::Flux, 1024, 6, Int4, Keep::Nothing, true),
+            (Family::Sdxl, 1024, 12, Full, Keep::Denoiser, false),
+            (Family::Sdxl, 1024, 8, Full, Keep::Nothing, false),
+            (Family::Sdxl, 1024, 6, Int8, Keep::Nothing, false),
+            (Family::Sd15, 512, 4, Full, Keep::All, false),
+        ] {
+            let config = |part: &Part| (*part, serde_json::from_str(family.published_config(*part).unwrap()).unwrap());
+            let footprint = Footprint::of(family, &family.parts().iter().map(config).collect(), 512).unwrap();
+            let request = request(side);
+            let demand = Demand { footprint: &footprint, request: &request, place: card };
+            let budget = Budget { bytes: (gigabytes << 30) / 10 * 9, weights: WeightChoice::Auto };
+            let (options, _) = budget.plan(&demand).unwrap();
+            let planned = (options.weights, options.keep, options.resident_blocks.is_some());
+            assert_eq!(planned, (weights, keep, streamed), "{family} {side}² in {gigabytes} GB");
+        }
     }
 
     #[test]
