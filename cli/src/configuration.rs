@@ -1,4 +1,4 @@
-//! Configuration from environment variables: database, bucket, leases, logging. No other part of the server side reads
+//! Configuration from environment variables: database, bucket, leases. No other part of the server side reads
 //! the environment; the crates below receive structs.
 
 mod secret;
@@ -15,7 +15,6 @@ use domain::database::Addresses;
 use domain::job::LeasePolicy;
 use domain::storage::{Keys, StorageConfig};
 use serde::{Deserialize, Serialize};
-use tracing_subscriber::EnvFilter;
 use url::Url;
 use worker::{Guard, HubToken, Imports, Network};
 
@@ -250,36 +249,6 @@ pub(crate) fn worker_dir(data_dir: &Path) -> PathBuf {
         Some(home) => Path::new(&home).join(".cache/pyrograph"),
         None => std::env::temp_dir().join("pyrograph-worker"),
     }
-}
-
-/// Log filter of servers, unless PYROGRAPH_LOG is set.
-pub(crate) const SERVER_LOG: &str = "info,sqlx=warn,s3s=warn,object_store=warn,apalis=warn,apalis_core=warn";
-/// Log filter of client commands, unless PYROGRAPH_LOG is set.
-pub(crate) const CLIENT_LOG: &str = "warn";
-
-/// Sends the log to stderr: stdout belongs to results.
-///
-/// # Errors
-/// An invalid filter or format.
-pub(crate) fn start_log(default: &str) -> Result<(), Failure> {
-    let mut filter = said::<EnvFilter>("PYROGRAPH_LOG")?.unwrap_or_else(|| EnvFilter::new(default));
-    // The S3 server logs each request that it refuses as an error, such as one whose URL has expired.
-    if !variable("PYROGRAPH_LOG").is_some_and(|filter| filter.contains("s3s"))
-        && let Ok(quiet) = "s3s::ops=off".parse()
-    {
-        filter = filter.add_directive(quiet);
-    }
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    match variable("PYROGRAPH_LOG_FORMAT").as_deref() {
-        None | Some("text") => {
-            log.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).with_target(false).init();
-        }
-        Some("json") => log.json().init(),
-        Some(other) => {
-            return Err(Failure::Usage(format!("PYROGRAPH_LOG_FORMAT is '{other}', which is neither text nor json")));
-        }
-    }
-    Ok(())
 }
 
 /// Checks the variables for outgoing connections: certificates and proxies.

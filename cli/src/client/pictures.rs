@@ -14,6 +14,7 @@ use super::upload::{file_name, picture_part};
 use super::{Client, path_segment};
 use crate::failure::Failure;
 use crate::meter::Meter;
+use crate::output::tell;
 
 /// Most files of one folder, so that a wrong path does not upload a whole disk.
 const MAX_FILES: usize = 100_000;
@@ -58,10 +59,10 @@ impl Added {
                 files.truncate(LITTER_NAMED);
             }
             let more = if files.len() < count { format!(" and {} more", count - files.len()) } else { String::new() };
-            eprintln!("left out {}{more}: {reason}", files.join(", "));
+            tell!("left out {}{more}: {reason}", files.join(", "));
         }
         if self.without_caption > 0 {
-            eprintln!("{} of {} pictures without caption", self.without_caption, self.count);
+            tell!("{} of {} pictures without caption", self.without_caption, self.count);
         }
     }
 

@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 use super::{Outcome, finite, print_json};
 use crate::client::{Artifact, Client, ClientOptions, Generation, create_input, follow_generation, read_picture};
 use crate::failure::Failure;
-use crate::output::say;
+use crate::output::{say, tell};
 
 /// Generate pictures from a prompt
 ///
@@ -196,11 +196,11 @@ impl Generate {
         }
         let created: Value = client.post("/v1/generations", &self.request(recorded)).await?;
         // The id lets the user find the pictures if this process is killed.
-        eprintln!("generation {}", created["id"].as_str().unwrap_or_default());
+        tell!("generation {}", created["id"].as_str().unwrap_or_default());
         let mut last = follow_generation(&client, created, "generating", self.preview.as_deref()).await?;
         let generation: Generation = Client::understand(last.clone())?;
         for warning in &generation.warnings {
-            eprintln!("warning: {warning}");
+            tell!("warning: {warning}");
         }
         let places = download(&client, &generation, &self.output).await?;
         if self.client.json {
@@ -222,7 +222,7 @@ impl Generate {
 async fn recorded(client: &Client, picture: &Path, model: Option<&str>) -> Result<Map<String, Value>, Failure> {
     let info = read_picture(client, picture, model).await?;
     for one in info.unmapped {
-        eprintln!("warning: {} is not taken from {}: {}", one.field, picture.display(), one.reason);
+        tell!("warning: {} is not taken from {}: {}", one.field, picture.display(), one.reason);
     }
     let nothing = || Failure::Failed(anyhow::anyhow!("{} does not say how it was made", picture.display()));
     info.request.ok_or_else(nothing)

@@ -4,13 +4,13 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::Args;
+use tracing::Level;
 
 use super::Outcome;
 use super::engine_flags::EngineFlags;
-use crate::configuration::SERVER_LOG;
 use crate::output::say;
 use crate::platform::Platform;
-use crate::{installation, signal};
+use crate::{installation, log, signal};
 
 /// Start Postgres, S3, the API and one worker
 ///
@@ -35,7 +35,7 @@ impl Up {
         let folder = self.data_dir.clone();
         let stop = signal::stop_token(move || installation::quit(&folder));
         // Ctrl-C during the start is handled below, so that services already started are stopped in order too.
-        let mut platform = Platform::start(&self.data_dir, self.bind, &self.engine, SERVER_LOG).await?;
+        let mut platform = Platform::start(&self.data_dir, self.bind, &self.engine, log::SERVER).await?;
         if let Err(failure) = announce(&platform) {
             platform.stop().await?;
             return Err(failure);
@@ -44,7 +44,7 @@ impl Up {
             () = stop.cancelled() => Ok(()),
             ended = platform.ended() => Err(ended),
         };
-        eprintln!("Stopping.");
+        log::announce(Level::INFO, "Stopping.");
         platform.stop().await?;
         ended
     }
