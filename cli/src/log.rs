@@ -1,5 +1,5 @@
-//! The log, on stderr: stdout belongs to results. A line that cannot be written is lost, and nothing else: the reader of
-//! a pipe may have died, or the disk with the log may be full.
+//! The log, on stderr: stdout belongs to results. A line that cannot be written is lost, and nothing else: the reader
+//! of a pipe may have died, or the disk with the log may be full.
 
 use std::io::{self, IsTerminal as _, Write};
 

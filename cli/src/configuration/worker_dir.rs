@@ -57,7 +57,7 @@ fn private(folder: PathBuf, uid: u32) -> Result<PathBuf, Failure> {
     // Not followed: a link would lead into a folder of someone else's choice.
     let found: io::Result<_> = fs::symlink_metadata(&folder);
     let found = found.with_context(|| format!("could not open {display}"))?;
-    if found.is_dir() && found.uid() == uid && found.mode() & 0o077 == 0 {
+    if found.is_dir() && found.uid() == uid && found.mode() & 0o777 == 0o700 {
         return Ok(folder);
     }
     Err(Failure::Usage(format!(
