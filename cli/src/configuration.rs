@@ -1,10 +1,14 @@
-//! Configuration from environment variables: database, bucket, leases, logging. No other part of the server side reads
+//! Configuration from environment variables: database, bucket, leases. No other part of the server side reads
 //! the environment; the crates below receive structs.
 
 mod secret;
 mod storage;
+mod worker_dir;
 
+use std::fmt::Display;
+use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
@@ -15,12 +19,12 @@ use domain::database::Addresses;
 use domain::job::LeasePolicy;
 use domain::storage::{Keys, StorageConfig};
 use serde::{Deserialize, Serialize};
-use tracing_subscriber::EnvFilter;
 use url::Url;
 use worker::{Guard, HubToken, Imports, Network};
 
 use self::secret::secret;
 pub(crate) use self::storage::storage_from_environment;
+pub(crate) use self::worker_dir::{named_worker_dir, worker_dir};
 use crate::failure::Failure;
 
 /// An environment variable: its name, its meaning, and its default.
@@ -35,7 +39,7 @@ const VARIABLES: &[Variable] = &[
     ("PYROGRAPH_ALLOWED_HOSTS", "further hosts that requests may name, such as `gpu-box,*.example.com`", "none"),
     ("DATABASE_URL", "Postgres, 14 or later", "`up` runs its own"),
     ("PYROGRAPH_DATABASE_DIRECT_URL", "the same database without a pooler in transaction mode", "DATABASE_URL"),
-    ("PYROGRAPH_DATABASE_POOL", "connections of a server for requests; it has at most five others", "5"),
+    ("PYROGRAPH_DATABASE_POOL", "connections of a server for requests, up to 1000; it has at most five others", "5"),
     ("PYROGRAPH_S3_ENDPOINT", "URL of the S3 service, such as R2; with a bucket alone, Amazon S3", "`up` runs its own"),
     ("PYROGRAPH_S3_PUBLIC_ENDPOINT", "the same service as clients reach it; used in presigned URLs", "the endpoint"),
     ("PYROGRAPH_S3_BUCKET", "bucket", "pyrograph"),
@@ -100,10 +104,11 @@ struct StoredStorage {
     public_endpoint: Option<String>,
 }
 
-/// The variables that name the services. A process of `up` reads them from the data folder instead, where they are
-/// complete.
+/// The variables that name the services, each also with `_FILE`. A process of `up` reads them from the data folder
+/// instead, where they are complete.
 pub(crate) const SERVICE_VARIABLES: &[&str] = &[
     "DATABASE_URL",
+    "PYROGRAPH_DATABASE_DIRECT_URL",
     "PYROGRAPH_S3_ENDPOINT",
     "PYROGRAPH_S3_BUCKET",
     "PYROGRAPH_S3_REGION",
@@ -128,12 +133,19 @@ impl Services {
             return Ok(Self { database_url: url, direct_database_url: direct_url, storage, behind_api: false });
         }
         let path = data_dir.join(SERVICES_FILE);
-        let text = std::fs::read(&path).map_err(|_| {
-            Failure::Usage(format!(
-                "no services: {} does not exist. Start `pyrograph up`, or name its folder with --data-dir, or set \
-                 DATABASE_URL and PYROGRAPH_S3_*",
-                path.display()
-            ))
+        let text = std::fs::read(&path).map_err(|error| {
+            let path = path.display();
+            Failure::Usage(match error.kind() {
+                ErrorKind::NotFound => format!(
+                    "no services: {path} does not exist. Start `pyrograph up`, or name its folder with --data-dir, or \
+                     set DATABASE_URL and PYROGRAPH_S3_*"
+                ),
+                ErrorKind::PermissionDenied => format!(
+                    "no services: this user may not read {path}. Run the command as the user of `pyrograph up`, or set \
+                     DATABASE_URL and PYROGRAPH_S3_*"
+                ),
+                _ => format!("no services: cannot read {path}: {error}"),
+            })
         })?;
         let mut services: Self =
             serde_json::from_slice(&text).with_context(|| format!("{} is damaged", path.display()))?;
@@ -159,18 +171,20 @@ impl Services {
 
 /// The database that the environment names, if any.
 pub(crate) fn database_from_environment() -> Result<Option<Addresses>, Failure> {
-    let direct_url = secret("PYROGRAPH_DATABASE_DIRECT_URL")?;
-    match secret("DATABASE_URL")? {
-        Some(url) => Ok(Some(Addresses { url, direct_url })),
-        // Without a pooled address, the direct one serves.
-        None => Ok(direct_url.map(|url| Addresses { url, direct_url: None })),
+    match (secret("DATABASE_URL")?, secret("PYROGRAPH_DATABASE_DIRECT_URL")?) {
+        (Some(url), direct_url) => Ok(Some(Addresses { url, direct_url })),
+        (None, None) => Ok(None),
+        (None, Some(_)) => Err(Failure::Usage(
+            "PYROGRAPH_DATABASE_DIRECT_URL is set and DATABASE_URL is not; set DATABASE_URL to the same database"
+                .to_owned(),
+        )),
     }
 }
 
 /// Connections of a server for requests.
 pub(crate) fn database_pool() -> Result<u32, Failure> {
     const DEFAULT: u32 = 5;
-    Ok(positive("PYROGRAPH_DATABASE_POOL")?.map_or(DEFAULT, |size| u32::try_from(size).unwrap_or(u32::MAX)))
+    Ok(number("PYROGRAPH_DATABASE_POOL", 1..=1000)?.unwrap_or(DEFAULT))
 }
 
 /// The address of the bucket for clients, if it is not the one that this process uses.
@@ -213,18 +227,22 @@ pub(crate) fn variable(name: &str) -> Option<String> {
 /// A whole number from the environment.
 ///
 /// # Errors
-/// It is set and not a number.
-pub(crate) fn number(name: &str) -> Result<Option<u64>, Failure> {
-    let Some(text) = variable(name) else { return Ok(None) };
-    text.parse().map(Some).map_err(|_| Failure::Usage(format!("{name} is '{text}', which is not a whole number")))
+/// It is set and not a number in `range`.
+pub(crate) fn number<T>(name: &str, range: RangeInclusive<T>) -> Result<Option<T>, Failure>
+where
+    T: FromStr + PartialOrd + Display,
+{
+    variable(name).map(|text| whole(name, &text, range)).transpose()
 }
 
-/// As [`number`], for a value that must not be 0.
-pub(crate) fn positive(name: &str) -> Result<Option<u64>, Failure> {
-    match number(name)? {
-        Some(0) => Err(Failure::Usage(format!("{name} is 0; it must be at least 1"))),
-        number => Ok(number),
-    }
+fn whole<T>(name: &str, text: &str, range: RangeInclusive<T>) -> Result<T, Failure>
+where
+    T: FromStr + PartialOrd + Display,
+{
+    text.parse().ok().filter(|number| range.contains(number)).ok_or_else(|| {
+        let (least, most) = range.into_inner();
+        Failure::Usage(format!("{name} is '{text}', which is not a whole number from {least} to {most}"))
+    })
 }
 
 /// The value of a variable, if it is set.
@@ -256,53 +274,6 @@ impl FromStr for ByteSize {
     }
 }
 
-/// Folder for a worker's cached weights and the files of its current job.
-pub(crate) fn worker_dir(data_dir: &Path) -> PathBuf {
-    if let Some(folder) = variable("PYROGRAPH_WORKER_DIR") {
-        return folder.into();
-    }
-    if data_dir.is_dir() {
-        return data_dir.join("worker");
-    }
-    if let Some(folder) = variable("XDG_CACHE_HOME") {
-        return Path::new(&folder).join("pyrograph");
-    }
-    match variable("HOME") {
-        Some(home) => Path::new(&home).join(".cache/pyrograph"),
-        None => std::env::temp_dir().join("pyrograph-worker"),
-    }
-}
-
-/// Log filter of servers, unless PYROGRAPH_LOG is set.
-pub(crate) const SERVER_LOG: &str = "info,sqlx=warn,s3s=warn,object_store=warn,apalis=warn,apalis_core=warn";
-/// Log filter of client commands, unless PYROGRAPH_LOG is set.
-pub(crate) const CLIENT_LOG: &str = "warn";
-
-/// Sends the log to stderr: stdout belongs to results.
-///
-/// # Errors
-/// An invalid filter or format.
-pub(crate) fn start_log(default: &str) -> Result<(), Failure> {
-    let mut filter = said::<EnvFilter>("PYROGRAPH_LOG")?.unwrap_or_else(|| EnvFilter::new(default));
-    // The S3 server logs each request that it refuses as an error, such as one whose URL has expired.
-    if !variable("PYROGRAPH_LOG").is_some_and(|filter| filter.contains("s3s"))
-        && let Ok(quiet) = "s3s::ops=off".parse()
-    {
-        filter = filter.add_directive(quiet);
-    }
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    match variable("PYROGRAPH_LOG_FORMAT").as_deref() {
-        None | Some("text") => {
-            log.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).with_target(false).init();
-        }
-        Some("json") => log.json().init(),
-        Some(other) => {
-            return Err(Failure::Usage(format!("PYROGRAPH_LOG_FORMAT is '{other}', which is neither text nor json")));
-        }
-    }
-    Ok(())
-}
-
 /// Checks the variables for outgoing connections: certificates and proxies.
 ///
 /// # Errors
@@ -328,11 +299,13 @@ const BEATS_PER_LEASE: u32 = 3;
 /// # Errors
 /// Times with which healthy workers would lose their jobs.
 pub(crate) fn lease_policy() -> Result<LeasePolicy, Failure> {
-    let mut policy = LeasePolicy::default();
-    set_duration("PYROGRAPH_LEASE_TTL_MS", &mut policy.ttl)?;
-    set_duration("PYROGRAPH_LEASE_BEAT_MS", &mut policy.beat)?;
-    set_duration("PYROGRAPH_REAPER_TICK_MS", &mut policy.reaper_tick)?;
-    lasts(policy)
+    let usual = LeasePolicy::default();
+    lasts(LeasePolicy {
+        ttl: duration("PYROGRAPH_LEASE_TTL_MS")?.unwrap_or(usual.ttl),
+        beat: duration("PYROGRAPH_LEASE_BEAT_MS")?.unwrap_or(usual.beat),
+        reaper_tick: duration("PYROGRAPH_REAPER_TICK_MS")?.unwrap_or(usual.reaper_tick),
+        ..usual
+    })
 }
 
 fn lasts(policy: LeasePolicy) -> Result<LeasePolicy, Failure> {
@@ -374,6 +347,9 @@ pub(crate) fn imports() -> Result<Imports, Failure> {
     }
     imports.hub_token = secret("HF_TOKEN")?.map(|token| HubToken(token.trim().to_owned()));
     imports.folder = variable("PYROGRAPH_IMPORT_DIR").map(PathBuf::from);
+    if let Some(Err(error)) = imports.folder.as_ref().map(std::fs::read_dir) {
+        return Err(Failure::Usage(format!("PYROGRAPH_IMPORT_DIR names a folder that cannot be read: {error}")));
+    }
     if let Some(networks) = variable("PYROGRAPH_IMPORT_NETWORKS") {
         let networks = networks.split(',').map(|network| network.trim().parse()).collect::<Result<Vec<Network>, _>>();
         imports.guard =
@@ -384,12 +360,10 @@ pub(crate) fn imports() -> Result<Imports, Failure> {
     Ok(imports)
 }
 
-/// Sets a duration from a variable in milliseconds, if it is set.
-pub(crate) fn set_duration(variable: &str, duration: &mut Duration) -> Result<(), Failure> {
-    if let Some(milliseconds) = positive(variable)? {
-        *duration = Duration::from_millis(milliseconds);
-    }
-    Ok(())
+/// A variable in milliseconds, up to a week.
+pub(crate) fn duration(variable: &str) -> Result<Option<Duration>, Failure> {
+    const WEEK: u64 = 7 * 24 * 60 * 60 * 1000;
+    Ok(number(variable, 1..=WEEK)?.map(Duration::from_millis))
 }
 
 #[cfg(test)]
@@ -403,6 +377,16 @@ mod tests {
             let default = if default.is_empty() { String::new() } else { format!(" [{default}]") };
             let row = format!("| `{name}` | {meaning}{default} |");
             assert!(page.contains(&row), "docs/configuration.md lacks the line\n{row}");
+        }
+    }
+
+    #[test]
+    fn a_number_has_a_range() {
+        let pool = |text| whole::<u32>("PYROGRAPH_DATABASE_POOL", text, 1..=1000);
+        assert!(pool("1").is_ok() && pool("1000").is_ok());
+        for text in ["0", "1001", "4294967295", "99999999999999999999", "-1", "five"] {
+            let Err(Failure::Usage(why)) = pool(text) else { panic!("{text} was taken") };
+            assert!(why.contains("PYROGRAPH_DATABASE_POOL") && why.contains("from 1 to 1000"), "{why}");
         }
     }
 

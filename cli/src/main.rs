@@ -1,8 +1,6 @@
 //! `pyrograph`: one program that is the server, the worker, the engine and the client. This file has the list of
 //! commands and the exit code; `commands` implements them.
 
-#![expect(clippy::print_stderr, reason = "messages for people go to stderr, results through `output::say`")]
-
 mod built_in;
 mod client;
 mod commands;
@@ -10,6 +8,7 @@ mod configuration;
 mod contact_sheet;
 mod failure;
 mod installation;
+mod log;
 mod meter;
 mod open_files;
 mod output;
@@ -23,9 +22,9 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+use tracing::Level;
 
 use commands::Outcome;
-use configuration::{CLIENT_LOG, SERVER_LOG};
 use failure::Failure;
 
 /// Tensors are large and short-lived. glibc's allocator returns each of them to the system at once, which costs a
@@ -80,14 +79,14 @@ fn main() -> ExitCode {
         Err(error) => error.exit(),
     };
     ended.unwrap_or_else(|failure| {
-        eprintln!("pyrograph: {failure}");
+        log::announce(Level::ERROR, &format!("pyrograph: {failure}"));
         failure.exit_code()
     })
 }
 
 fn run(command: Command) -> Result<ExitCode, Failure> {
     let server = matches!(command, Command::Up(_) | Command::Serve(_) | Command::Worker(_) | Command::Engine(_));
-    configuration::start_log(if server { SERVER_LOG } else { CLIENT_LOG })?;
+    log::start(if server { log::SERVER } else { log::CLIENT })?;
     if server {
         open_files::raise_limit();
     }

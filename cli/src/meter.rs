@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use crate::output::tell;
+
 /// Progress of an operation that takes longer than a second. The bar disappears when it is dropped.
 pub(crate) struct Meter {
     bar: ProgressBar,
@@ -30,7 +32,7 @@ impl Tenths {
         let mut printed = self.printed.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         if tenth > printed.0 && printed.1.elapsed() > PAUSE {
             *printed = (tenth, Instant::now());
-            eprintln!("{} {} %  {note}", self.label, tenth * 10);
+            tell!("{} {} %  {note}", self.label, tenth * 10);
         }
     }
 
@@ -39,7 +41,7 @@ impl Tenths {
         let mut noted = self.noted.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         if *noted != note {
             note.clone_into(&mut noted);
-            eprintln!("{}: {note}", self.label);
+            tell!("{}: {note}", self.label);
         }
     }
 }
@@ -84,7 +86,7 @@ impl Meter {
         bar.set_prefix(label.clone());
         bar.enable_steady_tick(Duration::from_millis(120));
         let tenths = (!terminal).then(|| {
-            eprintln!("{label} …");
+            tell!("{label} …");
             Arc::new(Tenths { label, printed: Mutex::new((0, Instant::now())), noted: Mutex::default() })
         });
         Self { bar, tenths }
@@ -127,7 +129,7 @@ impl Meter {
     /// Prints a line above the bar.
     pub(crate) fn say(&self, line: &str) {
         if self.tenths.is_some() {
-            eprintln!("{line}");
+            tell!("{line}");
         } else {
             self.bar.println(line);
         }
@@ -136,7 +138,7 @@ impl Meter {
     /// Replaces the bar by one line.
     pub(crate) fn finish(self, line: &str) {
         self.bar.finish_and_clear();
-        eprintln!("{line}");
+        tell!("{line}");
     }
 }
 

@@ -1,4 +1,4 @@
-//! Results on stdout. Progress and warnings go to stderr.
+//! Results on stdout. Progress and warnings go to stderr, and are lost if nobody can read them.
 
 use std::fmt::Arguments;
 use std::io::{self, Write as _};
@@ -12,6 +12,15 @@ macro_rules! say {
     ($($text:tt)*) => { $crate::output::line(format_args!($($text)*)) };
 }
 pub(crate) use say;
+
+/// `eprintln!` for people; a line that cannot be written is lost, where `eprintln!` would end the process.
+macro_rules! tell {
+    ($($text:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stderr(), $($text)*);
+    }};
+}
+pub(crate) use tell;
 
 /// Writes a line. A closed pipe (`pyrograph models list | head -1`) is not an error.
 pub(crate) fn line(text: Arguments) -> Result<(), Failure> {

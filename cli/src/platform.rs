@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::commands::engine_flags::EngineFlags;
 use crate::commands::worker;
-use crate::configuration::{SERVICE_VARIABLES, names, variable};
+use crate::configuration::{SERVICE_VARIABLES, named_worker_dir, names, variable};
 use crate::failure::{EXIT_USAGE, Failure};
 use crate::installation::Installation;
 use crate::server::{Server, listen};
@@ -73,7 +73,7 @@ impl Platform {
         log: &str,
         process: WorkerProcess,
     ) -> Result<Self, Failure> {
-        worker::config(engine, data_dir)?;
+        worker::config(engine, named_worker_dir()?.unwrap_or_else(|| data_dir.join("worker")))?;
         names(bind)?;
         let listener = listen(bind).await?;
         let program = std::env::current_exe().context("could not find the path of this program")?;
@@ -146,7 +146,7 @@ fn worker_command(program: &Path, folder: &Path, engine: &EngineFlags, log: &str
     }
     // It reads them from the data folder: the environment may name one service and not the other.
     for variable in SERVICE_VARIABLES {
-        command.env_remove(variable);
+        command.env_remove(variable).env_remove(format!("{variable}_FILE"));
     }
     command.arg("worker").arg("--data-dir").arg(folder).args(engine.arguments()).arg("--with-parent");
     command.stdin(Stdio::piped()).stdout(Stdio::null()).process_group(0).kill_on_drop(true);
@@ -199,6 +199,8 @@ async fn say_farewell(mut child: Child, lifeline: Option<ChildStdin>) {
 
 #[cfg(test)]
 mod tests {
+    use std::ffi::OsStr;
+
     use clap::Parser;
 
     use super::*;
@@ -214,7 +216,9 @@ mod tests {
         let command = worker_command(Path::new("pyrograph"), Path::new("/data"), &line.engine, "info");
         let removed: Vec<_> =
             command.as_std().get_envs().filter(|(_, value)| value.is_none()).map(|(name, _)| name).collect();
-        assert!(SERVICE_VARIABLES.iter().all(|name| removed.iter().any(|removed| removed == name)), "{removed:?}");
+        for name in ["DATABASE_URL", "DATABASE_URL_FILE", "PYROGRAPH_DATABASE_DIRECT_URL", "PYROGRAPH_S3_BUCKET"] {
+            assert!(removed.contains(&OsStr::new(name)), "{name}: {removed:?}");
+        }
     }
 
     #[tokio::test]

@@ -12,15 +12,25 @@ use crate::failure::Failure;
 pub(crate) async fn database(addresses: &Addresses, sizes: PoolSizes) -> Result<Pools, Failure> {
     Pools::open(addresses, sizes).await.map_err(|error| match error {
         Unusable::Permanent(why) => Failure::Usage(format!("Postgres: {why}")),
-        Unusable::Silent(why) => Failure::Failed(anyhow!("Postgres: {why}")),
+        Unusable::Silent(why) => Failure::Unreachable(format!("Postgres: {why}")),
     })
 }
 
-/// Updates the schema. One that another version wrote is reported in one sentence, since no retry helps.
+/// Updates the schema.
 pub(crate) async fn migrate(pools: &Pools) -> Result<(), Failure> {
-    match database::migrate(&pools.lease).await {
+    of_schema(database::migrate(&pools.lease).await, "could not update the database schema")
+}
+
+/// Makes sure that the schema is this version's, for commands that do not change it.
+pub(crate) async fn check_schema(pools: &Pools) -> Result<(), Failure> {
+    of_schema(database::check_schema(&pools.lease).await, "could not check the database schema")
+}
+
+/// One that another version wrote is reported in one sentence, since no retry helps.
+fn of_schema(done: domain::Result<()>, attempt: &'static str) -> Result<(), Failure> {
+    match done {
         Err(domain::Error::Conflict { message, .. }) => Err(Failure::Usage(message)),
-        done => Ok(done.context("could not update the database schema")?),
+        done => Ok(done.context(attempt)?),
     }
 }
 

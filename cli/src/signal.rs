@@ -1,6 +1,9 @@
 //! When to stop: Ctrl-C, SIGTERM, or the end of a parent process.
 
 use tokio_util::sync::CancellationToken;
+use tracing::Level;
+
+use crate::log;
 
 /// A token that is cancelled by the first Ctrl-C or SIGTERM. The second ends the process at once, after calling
 /// `last_words`, which must not block.
@@ -11,7 +14,7 @@ pub(crate) fn stop_token(last_words: impl FnOnce() + Send + 'static) -> Cancella
         asked_to_stop().await;
         asked.cancel();
         asked_to_stop().await;
-        eprintln!("Exiting at once.");
+        log::announce(Level::INFO, "Exiting at once.");
         last_words();
         std::process::exit(130);
     });

@@ -14,7 +14,7 @@ impl<const COLUMNS: usize> Table<COLUMNS> {
     }
 
     pub(crate) fn row(&mut self, cells: [String; COLUMNS]) {
-        self.rows.push(cells);
+        self.rows.push(cells.map(|cell| visible(&cell)));
     }
 
     pub(crate) fn print(&self) -> Result<(), Failure> {
@@ -36,9 +36,21 @@ impl<const COLUMNS: usize> Table<COLUMNS> {
     }
 }
 
+/// The text without what a terminal would obey: others choose the names.
+fn visible(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { c.escape_default().to_string() } else { c.to_string() }).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn control_characters_are_shown() {
+        let mut table = Table::new(["NAME", "KIND"]);
+        table.row(["\u{1b}[2Jbrûlé\n".into(), "lora".into()]);
+        assert_eq!(table.lines()[1], "\\u{1b}[2Jbrûlé\\n  lora");
+    }
 
     #[test]
     fn columns_line_up() {

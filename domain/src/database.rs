@@ -16,7 +16,7 @@ use sqlx::{ConnectOptions as _, Connection as _, Executor as _, PgConnection, Pg
 use tokio::time::{Instant, sleep, timeout};
 
 use self::address::Address;
-use self::fitness::Obstacle;
+use self::fitness::{Obstacle, Schema};
 pub use self::presence::Presence;
 use crate::{Caller, Error, Result};
 
@@ -236,20 +236,22 @@ async fn reach(address: &Address) -> Result<PgConnection, Unusable> {
             Ok(Err(error)) => fitness::explain(&error, address),
             Err(_) => Obstacle::Silent(format!("the server at {} does not answer", address.place())),
         };
-        match obstacle {
+        let why = match obstacle {
             Obstacle::Permanent(why) => return Err(Unusable::Permanent(why)),
             Obstacle::Silent(why) => {
                 if silent_since.get_or_insert_with(Instant::now).elapsed() > PATIENCE {
                     return Err(Unusable::Silent(why));
                 }
+                why
             }
             Obstacle::Busy(why) => {
                 silent_since = None;
-                if why != reported {
-                    tracing::warn!("waiting for the database: {why}");
-                    reported = why;
-                }
+                why
             }
+        };
+        if why != reported {
+            tracing::warn!("waiting for the database: {why}");
+            reported = why;
         }
         sleep(pause).await;
         pause = (pause * 2).min(LONGEST_PAUSE);
@@ -312,23 +314,43 @@ pub async fn migrate(pool: &PgPool) -> Result<()> {
     connection.execute("SET statement_timeout = 0; SET lock_timeout = 0").await?;
     let migrated = MIGRATIONS.run(&mut *connection).await.map_err(|error| match error {
         sqlx::migrate::MigrateError::Execute(error) => error.into(),
-        sqlx::migrate::MigrateError::VersionMissing(found) => {
-            let known = MIGRATIONS.iter().map(|migration| migration.version).max().unwrap_or_default();
-            Error::conflict(format!(
-                "a newer version of Pyrograph has changed this database (migration {found}, and this version knows \
-                 {known}). Start that version, or restore a backup that is older than the upgrade."
-            ))
-        }
-        sqlx::migrate::MigrateError::VersionMismatch(found) => Error::conflict(format!(
-            "migration {found} of this database is not the one of this version of Pyrograph: another build, or someone \
-             by hand, has changed the schema. Start the build that made it, or restore a backup."
-        )),
+        sqlx::migrate::MigrateError::VersionMissing(found) => newer(found),
+        sqlx::migrate::MigrateError::VersionMismatch(found) => changed(found),
         other => Error::internal(other),
     });
     if migrated.is_err() || connection.execute(SESSION_SETTINGS).await.is_err() {
         let _ = connection.close().await;
     }
     migrated
+}
+
+/// Makes sure that the schema is this version's, for processes that do not change it. Errors: `Conflict`.
+pub async fn check_schema(pool: &PgPool) -> Result<()> {
+    let mut connection = acquire(pool).await?;
+    match bounded(fitness::schema(&mut connection)).await? {
+        Schema::Current | Schema::Hidden => Ok(()),
+        Schema::Newer(found) => Err(newer(found)),
+        Schema::Changed(found) => Err(changed(found)),
+        Schema::Older => Err(Error::conflict(
+            "the tables of this database are not those of this version of Pyrograph. Run `pyrograph migrate`, or start \
+             `pyrograph serve`, which does the same.",
+        )),
+    }
+}
+
+fn newer(found: i64) -> Error {
+    let known = MIGRATIONS.iter().map(|migration| migration.version).max().unwrap_or_default();
+    Error::conflict(format!(
+        "a newer version of Pyrograph has changed this database (migration {found}, and this version knows {known}). \
+         Start that version, or restore a backup that is older than the upgrade."
+    ))
+}
+
+fn changed(found: i64) -> Error {
+    Error::conflict(format!(
+        "migration {found} of this database is not the one of this version of Pyrograph: another build, or someone by \
+         hand, has changed the schema. Start the build that made it, or restore a backup."
+    ))
 }
 
 /// Begins a transaction; use this and never `pool.begin()`.

@@ -64,6 +64,8 @@ pub enum SweepMode {
 pub struct SweepReport {
     /// Objects with our layout.
     pub objects: usize,
+    /// Those that are too young to be looked at.
+    pub young: usize,
     /// Those that no row names, old enough to be looked at.
     pub strays: usize,
     /// Strays that were marked in this sweep. In a dry run: that would be.
@@ -173,9 +175,10 @@ pub async fn sweep(pool: &PgPool, storage: &Storage, policy: &SweepPolicy, mode:
     };
     let standing = installation::standing(pool, storage, intent).await?;
     let now = bounded(sqlx::query_scalar!(r#"SELECT clock_timestamp() AS "now!""#).fetch_one(pool)).await?;
-    let (objects, strays) = strays(pool, storage, now - policy.object_age).await?;
+    let Seen { objects, young, strays } = look(pool, storage, now - policy.object_age).await?;
     let mut report = SweepReport {
         objects,
+        young,
         strays: strays.len(),
         stopped: standing.reason(),
         keys: strays.iter().take(LISTED).cloned().collect(),
@@ -220,9 +223,18 @@ fn too_many(strays: usize, objects: usize) -> bool {
     strays > FEW && strays as f64 > objects as f64 * LARGEST_PART
 }
 
-/// The number of objects with our layout, and the keys of those stored before `before` that no row names.
-async fn strays(pool: &PgPool, storage: &Storage, before: DateTime<Utc>) -> Result<(usize, Vec<String>)> {
-    let (mut objects, mut strays) = (0, Vec::new());
+/// The objects with our layout.
+#[derive(Default)]
+struct Seen {
+    objects: usize,
+    /// How many were stored after the time in question.
+    young: usize,
+    /// The keys of the others that no row names.
+    strays: Vec<String>,
+}
+
+async fn look(pool: &PgPool, storage: &Storage, before: DateTime<Utc>) -> Result<Seen> {
+    let mut seen = Seen::default();
     for folder in layout::FOLDERS {
         let mut pages = storage.listing(folder).try_chunks(PAGE);
         loop {
@@ -232,13 +244,15 @@ async fn strays(pool: &PgPool, storage: &Storage, before: DateTime<Utc>) -> Resu
                 Err(error) => return Err(error.1),
             };
             let ours: Vec<Listed> = page.into_iter().filter(|object| layout::place(&object.key).is_some()).collect();
-            objects += ours.len();
+            let objects = ours.len();
             let old: Vec<String> =
                 ours.into_iter().filter(|object| object.stored_at <= before).map(|object| object.key).collect();
-            strays.extend(named::strays(pool, old).await?);
+            seen.objects += objects;
+            seen.young += objects - old.len();
+            seen.strays.extend(named::strays(pool, old).await?);
         }
     }
-    Ok((objects, strays))
+    Ok(seen)
 }
 
 /// How many of the strays neither a deletion nor an operator has asked to delete.

@@ -4,6 +4,7 @@
 //! only, and asks for the password.
 
 use std::fs;
+use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -192,6 +193,7 @@ impl Cluster {
         fs::write(&settings, self.settings(port)).map_err(Error::file(&settings))?;
         self.account.own(&settings)?;
 
+        let earlier = fs::metadata(self.log()).map_or(0, |log| log.len());
         let status = self
             .control()
             .args(["start", "-w", "-t", "60", "-l"])
@@ -201,10 +203,8 @@ impl Cluster {
         if status.success() {
             return Ok(());
         }
-        let log = fs::read_to_string(self.log()).unwrap_or_default();
-        let mut tail: Vec<&str> = log.lines().rev().take(8).collect();
-        tail.reverse();
-        Err(Error::Program { program: "pg_ctl start".into(), status: status.to_string(), output: tail.join("\n") })
+        let output = end_of_log(&self.log(), earlier).unwrap_or_default();
+        Err(Error::Program { program: "pg_ctl start".into(), status: status.to_string(), output })
     }
 
     fn settings(&self, port: u16) -> String {
@@ -259,6 +259,17 @@ impl Cluster {
     }
 }
 
+/// The last lines of a log after its first `earlier` bytes, which other starts have written.
+fn end_of_log(log: &Path, earlier: u64) -> io::Result<String> {
+    let mut file = fs::File::open(log)?;
+    file.seek(SeekFrom::Start(earlier))?;
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes)?;
+    let text = String::from_utf8_lossy(&bytes);
+    let lines: Vec<&str> = text.lines().collect();
+    Ok(lines[lines.len().saturating_sub(8)..].join("\n"))
+}
+
 /// Process id and port of the server recorded in `pid_file`; `None` if it is not running.
 fn postmaster(pid_file: &Path) -> Option<(Pid, u16)> {
     let (pid, port) = recorded(pid_file)?;
@@ -288,4 +299,20 @@ fn is_postgres(pid: Pid) -> bool {
             .is_some_and(|(start, rest)| start.ends_with("(postgres") && !rest.trim_start().starts_with('Z'))
     });
     exists(pid) && named
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failed_start_shows_its_own_lines() {
+        let log = tempfile::NamedTempFile::new().unwrap();
+        fs::write(log.path(), "yesterday\n").unwrap();
+        let earlier = log.path().metadata().unwrap().len();
+        assert_eq!(end_of_log(log.path(), earlier).unwrap(), "");
+        let lines: Vec<String> = (1..=10).map(|number| number.to_string()).collect();
+        fs::write(log.path(), format!("yesterday\n{}\n", lines.join("\n"))).unwrap();
+        assert_eq!(end_of_log(log.path(), earlier).unwrap(), lines[2..].join("\n"));
+    }
 }

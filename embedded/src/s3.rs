@@ -2,6 +2,7 @@
 //! with it and with any other S3.
 
 mod bucket;
+mod disk;
 mod meanwhile;
 mod verified;
 

@@ -48,6 +48,17 @@ fn remove(objects: &Path, age: Duration) -> io::Result<usize> {
     Ok(removed)
 }
 
+/// Removes the files of one upload.
+pub(crate) fn remove_one(objects: &Path, upload: Uuid) -> io::Result<()> {
+    for entry in fs::read_dir(objects)? {
+        let entry = entry?;
+        if entry.file_name().to_str().and_then(upload_of) == Some(upload) {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
 /// The upload that a file of `s3s-fs` belongs to: `.upload-ID.json`, `.upload_id-ID.part-N`, or
 /// `.bucket-B.object-K.upload-ID.metadata.json`.
 fn upload_of(name: &str) -> Option<Uuid> {

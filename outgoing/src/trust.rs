@@ -2,13 +2,17 @@
 //! and always Mozilla's.
 
 use std::error::Error;
+use std::ffi::OsStr;
+use std::path::Path;
 use std::sync::LazyLock;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use rustls::{CertificateError, RootCertStore};
+use rustls_native_certs::{CertificateResult, load_certs_from_paths};
 
-const VARIABLES: [&str; 2] = ["SSL_CERT_FILE", "SSL_CERT_DIR"];
+const FILE: &str = "SSL_CERT_FILE";
+const FOLDERS: &str = "SSL_CERT_DIR";
 
 /// Mozilla's authorities: a slim container or an internal `SSL_CERT_FILE` lacks them.
 pub(crate) static MOZILLA: LazyLock<Vec<reqwest::Certificate>> = LazyLock::new(|| {
@@ -30,24 +34,28 @@ pub fn system_authorities() -> Vec<u8> {
     pem.into_bytes()
 }
 
-/// Whether the files that the environment names contain a certificate.
+/// Whether the file and the folders that the environment names contain certificates.
 pub(crate) fn check() -> Result<(), String> {
-    let named: Vec<String> = VARIABLES
-        .iter()
-        .filter_map(|name| {
-            let value = std::env::var(name).ok().filter(|value| !value.is_empty())?;
-            Some(format!("{name} ({value})"))
-        })
-        .collect();
-    if named.is_empty() {
-        return Ok(());
+    let named = |name| std::env::var_os(name).filter(|value| !value.is_empty());
+    if let Some(file) = named(FILE) {
+        judge(FILE, &file, load_certs_from_paths(Some(Path::new(&file)), None))?;
     }
-    let found = rustls_native_certs::load_native_certs();
+    let Some(folders) = named(FOLDERS) else { return Ok(()) };
+    let mut found = CertificateResult::default();
+    for folder in std::env::split_paths(&folders) {
+        let here = load_certs_from_paths(None, Some(&folder));
+        found.certs.extend(here.certs);
+        found.errors.extend(here.errors);
+    }
+    judge(FOLDERS, &folders, found)
+}
+
+fn judge(variable: &str, place: &OsStr, found: CertificateResult) -> Result<(), String> {
     if !found.certs.is_empty() {
         return Ok(());
     }
     let why = found.errors.first().map(|error| format!(": {error}")).unwrap_or_default();
-    Err(format!("{} has no certificate that can be read{why}", named.join(" or ")))
+    Err(format!("{variable} ({}) has no certificate that can be read{why}", place.display()))
 }
 
 /// Why a server's certificate was refused, and what to do about it, if that is the cause of `error`.
@@ -90,6 +98,19 @@ fn explain(refusal: &CertificateError) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_place_without_certificates_is_named() {
+        let nowhere = Path::new("/nowhere");
+        for (variable, found) in [
+            (FILE, load_certs_from_paths(Some(nowhere), None)),
+            (FILE, load_certs_from_paths(Some(Path::new("/dev/null")), None)),
+            (FOLDERS, load_certs_from_paths(None, Some(nowhere))),
+        ] {
+            let why = judge(variable, nowhere.as_os_str(), found).unwrap_err();
+            assert!(why.starts_with(&format!("{variable} (/nowhere) has no certificate")), "{why}");
+        }
+    }
 
     #[test]
     fn a_refused_certificate_is_found_below_other_errors() {

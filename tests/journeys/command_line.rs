@@ -217,7 +217,7 @@ async fn exit_codes_tell_what_went_wrong() {
     let nobody = format!("postgres://127.0.0.1:{}/x", free_port());
     let told = Command::new(binary()).env_clear().env("DATABASE_URL", &nobody).arg("migrate").output().unwrap();
     let told = (told.status.code(), String::from_utf8_lossy(&told.stderr).into_owned());
-    assert!(told.0 == Some(1) && told.1.contains("127.0.0.1:") && told.1.contains("does not answer"), "{told:?}");
+    assert!(told.0 == Some(3) && told.1.matches("does not answer").count() >= 2, "{told:?}");
 
     let nothing = stack.folder().join("nothing");
     std::fs::create_dir(&nothing).unwrap();

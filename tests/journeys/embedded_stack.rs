@@ -137,6 +137,12 @@ async fn what_can_never_work_ends_up_and_nothing_stays() {
         ("PYROGRAPH_IMPORT_NETWORKS", "foo", "auto", "PYROGRAPH_IMPORT_NETWORKS"),
         ("PYROGRAPH_LEASE_TTL_MS", "100", "auto", "PYROGRAPH_LEASE_TTL_MS"),
         ("PYROGRAPH_POSTGRES_BIN", "/nowhere", "auto", "/nowhere"),
+        ("PYROGRAPH_DATABASE_DIRECT_URL", "postgres://127.0.0.1/x", "auto", "DATABASE_URL is not"),
+        ("PYROGRAPH_DATABASE_POOL", "4294967295", "auto", "PYROGRAPH_DATABASE_POOL"),
+        ("PYROGRAPH_CHECKPOINT_EVERY", "0", "auto", "PYROGRAPH_CHECKPOINT_EVERY"),
+        ("PYROGRAPH_WORKER_DIR", "/proc/nope", "auto", "PYROGRAPH_WORKER_DIR"),
+        ("PYROGRAPH_IMPORT_DIR", "/nope", "auto", "PYROGRAPH_IMPORT_DIR"),
+        ("SSL_CERT_DIR", "/nope", "auto", "SSL_CERT_DIR"),
         // No machine has a card of this number.
         ("PYROGRAPH_LOG", "info", "cuda:4096", "cuda:4096"),
     ] {

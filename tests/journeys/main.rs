@@ -46,3 +46,4 @@ mod set_up;
 mod stable_diffusion;
 mod start_up;
 mod takeover;
+mod unheard;

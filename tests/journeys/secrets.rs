@@ -1,12 +1,15 @@
 //! Secrets must never be visible: no keys, passwords or signatures in logs or answers, not even at the highest log
 //! level.
 
-use journeys::client::text;
+use journeys::client::{Client, text};
+use journeys::model::tiny_files;
 use journeys::picture::discs;
-use journeys::process::arguments;
-use journeys::stack::{Pace, Stack};
+use journeys::process::{Process, Signal, arguments};
+use journeys::stack::{Pace, Stack, free_port};
 use journeys::wait::seconds;
-use serde_json::json;
+use serde_json::{Value, json};
+
+use crate::embedded_stack::{open_folder, ready, up_command};
 
 #[tokio::test]
 async fn no_secret_in_any_log_answer_or_command_line() {
@@ -57,5 +60,34 @@ async fn no_secret_in_any_log_answer_or_command_line() {
     for needle in ["X-Amz-Signature=", "Signature=", "zanzibar"] {
         let line = logs.lines().find(|line| line.contains(needle));
         assert!(line.is_none(), "{needle} is in a log: {}", line.unwrap_or_default());
+    }
+}
+
+/// The S3 server of `up` is in the process, and its crates log whole requests.
+#[tokio::test]
+async fn no_signature_of_the_own_bucket_in_the_log() {
+    let folder = open_folder();
+    let port = free_port();
+    let mut command = up_command(folder.path(), port);
+    command.env("PYROGRAPH_LOG", "trace,s3s=trace,hyper=trace");
+    let mut process = Process::start("up", &folder.path().join("up.log"), command);
+    let client = Client::new(&format!("http://127.0.0.1:{port}"));
+    ready(&mut process, &client).await;
+    client.add_model("tiny", &tiny_files(), None).await.expect(201);
+    let url = text(&client.get("/v1/models/tiny").await.expect(200)["files"][0]["url"]);
+    client.download(&url).await;
+    let (start, signature) = url.split_once("Signature=").unwrap();
+    let forged = format!("{start}Signature={}{}", if signature.starts_with('0') { '1' } else { '0' }, &signature[1..]);
+    assert_eq!(client.status(reqwest::Method::GET, &forged, Vec::new()).await, 403);
+    let credentials = std::fs::read(folder.path().join("data/s3/credentials.json")).unwrap();
+    let credentials: Value = serde_json::from_slice(&credentials).unwrap();
+    let secret = text(&credentials["secret_key"]);
+    assert!(process.end(Signal::TERM, seconds(60)).success());
+
+    let log = process.log();
+    assert!(log.contains("DEBUG"), "the log is on");
+    for needle in ["Signature=", "AWS4-HMAC-SHA256", "string_to_sign", &secret] {
+        let line = log.lines().find(|line| line.to_lowercase().contains(&needle.to_lowercase()));
+        assert!(line.is_none(), "{needle} is in the log: {}", line.unwrap_or_default());
     }
 }

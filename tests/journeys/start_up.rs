@@ -7,8 +7,8 @@ use journeys::ground::Site;
 use journeys::model::tiny_files;
 use journeys::process::{Process, Signal, binary};
 use journeys::stack::free_port;
-use journeys::wait::seconds;
-use serde_json::json;
+use journeys::wait::{seconds, until};
+use serde_json::{Value, json};
 use sqlx::{Connection, PgConnection};
 
 use crate::embedded_stack::{open_folder, ready, up_command, up_command_at};
@@ -53,8 +53,51 @@ async fn a_schema_of_a_newer_version() {
         .await
         .unwrap();
     let address = format!("127.0.0.1:{}", free_port());
-    for arguments in [&["migrate"][..], &["serve", "--bind", &address]] {
+    for arguments in [&["migrate"][..], &["serve", "--bind", &address], &["worker", "--device", "cpu"], &["sweep"]] {
         refuses(on_site(&site, arguments), &["newer version of Pyrograph", "9999", "backup"]).await;
+    }
+}
+
+#[tokio::test]
+async fn a_database_without_a_schema() {
+    let site = Site::create().await;
+    for arguments in [&["worker", "--device", "cpu"][..], &["sweep", "--dry-run"]] {
+        refuses(on_site(&site, arguments), &["Run `pyrograph migrate`"]).await;
+    }
+}
+
+/// Containers read logs as JSON, line by line.
+#[tokio::test]
+async fn a_fatal_line_is_json_where_the_log_is() {
+    let site = Site::create().await;
+    let mut command = on_site(&site, &["worker", "--device", "cpu"]);
+    command.env("PYROGRAPH_LOG_FORMAT", "json");
+    let output = run(command).await;
+    let lines: Vec<Value> = String::from_utf8(output.stderr)
+        .unwrap()
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}")))
+        .collect();
+    let last = lines.last().unwrap();
+    assert_eq!(last["level"], "ERROR", "{last}");
+    assert!(text(&last["fields"]["message"]).contains("pyrograph migrate"), "{last}");
+}
+
+#[tokio::test]
+async fn a_worker_says_that_its_bucket_cannot_be_used() {
+    let site = Site::create().await;
+    assert!(run(on_site(&site, &["migrate"])).await.status.success());
+    for (variable, value, word) in [
+        ("PYROGRAPH_S3_SECRET_ACCESS_KEY", "wrong", "cannot be used"),
+        ("PYROGRAPH_S3_BUCKET", "nothing-here", "no bucket"),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let mut command = on_site(&site, &["worker", "--device", "cpu"]);
+        command.env(variable, value).env("HOME", folder.path());
+        let mut worker = Process::start("worker", &folder.path().join("worker.log"), command);
+        until(seconds(60), word, || async { worker.log().contains(word).then_some(()) }).await;
+        assert!(worker.log().contains("ERROR"), "{}", worker.log());
+        assert!(worker.end(Signal::TERM, seconds(30)).success());
     }
 }
 
@@ -97,7 +140,10 @@ async fn a_database_is_named_and_no_bucket() {
     let folder = open_folder();
     let port = free_port();
     let mut command = up_command(folder.path(), port);
-    command.env("DATABASE_URL", &site.database_url);
+    // The worker gets what `up` has found, and not the variables.
+    let file = folder.path().join("database");
+    std::fs::write(&file, &site.database_url).unwrap();
+    command.env("DATABASE_URL_FILE", &file).env("PYROGRAPH_DATABASE_DIRECT_URL", &site.database_url);
     let mut process = Process::start("up", &folder.path().join("up.log"), command);
     let client = Client::new(&format!("http://127.0.0.1:{port}"));
     ready(&mut process, &client).await;

@@ -1,7 +1,11 @@
 //! Workers that stop and start in an orderly way: a drain costs no retry, a restart under the same name is another
 //! worker.
 
+use std::time::Instant;
+
 use journeys::client::text;
+use journeys::ground::Site;
+use journeys::lossy::LossyPostgres;
 use journeys::process::{Signal, runs};
 use journeys::stack::{Pace, Stack};
 use journeys::wait::{seconds, until};
@@ -52,4 +56,28 @@ async fn a_quick_restart_does_not_keep_the_old_lease_alive() {
     assert_eq!(attempts.len(), 2, "{attempts:#?}");
     assert_ne!(attempts[0].worker, attempts[1].worker, "a worker is one process start");
     stack.ledger.audit().await;
+}
+
+/// Those who stop it kill it after half a minute: what the database would have to answer is left to the lease.
+#[tokio::test]
+async fn a_worker_stops_in_time_without_its_database() {
+    let site = Site::create().await;
+    let postgres = LossyPostgres::before(&site.database_url).await;
+    let stack = Stack::start_on(site, Pace::Promised, &[]).await;
+    let through = [("DATABASE_URL", postgres.url.as_str())];
+    let mut busy = stack.worker_with("busy", "step_delay_ms=200", &through);
+    let running = stack.client.generate(&request(15)).await;
+    stack.client.running_at(&running, 1, seconds(60)).await;
+    let mut idle = stack.worker_with("idle", "", &through);
+    until(seconds(30), "it works", || async { idle.log().contains("worker started").then_some(()) }).await;
+
+    postgres.go_away();
+    let start = Instant::now();
+    for worker in [&mut idle, &mut busy] {
+        worker.signal(Signal::TERM);
+    }
+    for worker in [&mut idle, &mut busy] {
+        assert!(worker.wait(seconds(30)).success());
+        eprintln!("{} took {:?}", worker.name(), start.elapsed());
+    }
 }

@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 
 use sqlx::ConnectOptions;
 use sqlx::postgres::PgConnectOptions;
@@ -25,6 +25,8 @@ struct Shared {
     percent: AtomicU32,
     commits: AtomicUsize,
     lost: AtomicUsize,
+    /// Whether the server is out of reach: nothing that is sent to it arrives.
+    away: AtomicBool,
 }
 
 impl LossyPostgres {
@@ -44,6 +46,9 @@ impl LossyPostgres {
                 while let Ok((client, _)) = listener.accept().await {
                     let (shared, server) = (shared.clone(), server.clone());
                     tokio::spawn(async move {
+                        if shared.away.load(Ordering::Relaxed) {
+                            std::future::pending::<()>().await;
+                        }
                         let server = TcpStream::connect((server.0.as_str(), server.1)).await?;
                         Connection { client, server, shared }.run().await
                     });
@@ -56,6 +61,11 @@ impl LossyPostgres {
     /// Loses this part of the replies from now on.
     pub fn lose(&self, percent: u32) {
         self.shared.percent.store(percent, Ordering::Relaxed);
+    }
+
+    /// From now on the server is out of reach, and nobody says so.
+    pub fn go_away(&self) {
+        self.shared.away.store(true, Ordering::Relaxed);
     }
 
     /// Commits seen, and replies lost.
@@ -86,6 +96,10 @@ impl Connection {
                     self.client.write_all(&from_server).await?;
                     from_server.clear();
                 }
+            }
+            if self.shared.away.load(Ordering::Relaxed) {
+                from_client.clear();
+                continue;
             }
             while let Some(length) = reader.message(&from_client) {
                 let message: Vec<u8> = from_client.drain(..length).collect();

@@ -47,13 +47,18 @@ pub struct Process {
 
 impl Process {
     /// Starts `command`; stdout and stderr are appended to `log`.
-    pub fn start(name: &str, log: &Path, mut command: Command) -> Self {
+    pub fn start(name: &str, log: &Path, command: Command) -> Self {
+        let err = File::options().create(true).append(true).open(log).expect("log file");
+        Self::start_with(name, log, command, err.into())
+    }
+
+    /// As [`Process::start`], with another stderr.
+    pub fn start_with(name: &str, log: &Path, mut command: Command, stderr: Stdio) -> Self {
         let out = File::options().create(true).append(true).open(log).expect("log file");
-        let err = out.try_clone().expect("log file");
         let child = command
             .stdin(Stdio::null())
             .stdout(out)
-            .stderr(err)
+            .stderr(stderr)
             .spawn()
             .unwrap_or_else(|error| panic!("{name} does not start: {error}"));
         Self { name: name.to_owned(), child, log: log.to_owned() }

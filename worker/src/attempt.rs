@@ -36,7 +36,7 @@ const PROGRESS_END: Duration = Duration::from_secs(3);
 /// Pause between two tries while the database or storage is unavailable.
 const RETRY: Duration = Duration::from_secs(1);
 /// How long a stopping worker retries an unavailable database. After that, the lease expires instead.
-const SETTLE_WHILE_DRAINING: Duration = Duration::from_secs(15);
+const SETTLE_WHILE_DRAINING: Duration = Duration::from_secs(5);
 /// How long an upload is retried while storage is unavailable. Long, since the result of a training is worth the wait.
 const STORE_PATIENCE: Duration = Duration::from_mins(10);
 /// The same, while the worker stops.
@@ -193,7 +193,16 @@ impl<'a> Attempt<'a> {
 
     async fn put(&self, path: &Path, key: &str, media_type: &str) -> Result<Written, Stop> {
         let began = Instant::now();
-        while self.lease.holds().await {
+        loop {
+            let holds = tokio::select! {
+                holds = self.lease.holds() => holds,
+                () = self.context.drained_for(SETTLE_WHILE_DRAINING) => {
+                    return Err(Stop::Released("the worker stops".into()));
+                }
+            };
+            if !holds {
+                return Err(Stop::LeaseLost);
+            }
             match self.context.storage.put_file(key, path, media_type).await {
                 Err(error) if error.is_transient() && began.elapsed() < STORE_PATIENCE => {
                     tracing::warn!(key, %error, "storage is away; trying again");
@@ -202,7 +211,6 @@ impl<'a> Attempt<'a> {
                 written => return Ok(written?),
             }
         }
-        Err(Stop::LeaseLost)
     }
 }
 

@@ -40,6 +40,10 @@ pub(crate) async fn attend(context: Arc<WorkerContext>, claim: Claim) {
             settle(&context, &lease, stop).await;
         }
     }
+    // A worker that stops leaves the rest to others: the database may be what it stops for.
+    if context.draining.is_cancelled() {
+        return;
+    }
     // Leftovers of this job, and of those that ended without a worker.
     let (pool, storage) = (&context.pool, &context.storage);
     let discarded = match claim.kind {
@@ -77,6 +81,9 @@ async fn settle(context: &WorkerContext, lease: &Lease, stop: Stop) {
     });
     if let Err(error) = ended.await {
         tracing::warn!(job = %claim.subject, %error, "the attempt could not be ended; its lease runs out");
+    }
+    if context.draining.is_cancelled() {
+        return;
     }
     if matches!(&stop, Stop::Crashed(_)) || matches!(&stop, Stop::Failed(class, _) if class.is_retried()) {
         compare_with_others(context, claim).await;

@@ -36,6 +36,8 @@ use crate::swap::Swaps;
 
 /// Longest wait for the answer to a claim.
 const CLAIM_LIMIT: Duration = Duration::from_secs(10);
+/// The same, and for giving a job back, while the worker stops.
+const LAST_LIMIT: Duration = Duration::from_secs(3);
 
 /// What a claim depends on.
 #[derive(Clone)]
@@ -180,13 +182,14 @@ async fn claim(policy: &mut ClaimPolicy) -> Option<Claim> {
         // Marked as seen before the query, so that a signal during the query causes another one.
         policy.bell.borrow_and_update();
         if let Some(swaps) = &policy.swaps {
-            swaps.carry_out().await;
-            if stop.is_cancelled() {
-                return None;
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return None,
+                () = swaps.carry_out() => {}
             }
         }
         let resident = policy.engine.as_ref().map(resident).unwrap_or_default();
-        // Never cancelled half-way: we must know about a claim that was made.
+        // Not cancelled half-way: we must know about a claim that was made.
         let ClaimPolicy { pool, queues, worker, lease, .. } = &*policy;
         let claim = async {
             match policy.local {
@@ -194,7 +197,11 @@ async fn claim(policy: &mut ClaimPolicy) -> Option<Claim> {
                 true => job::claim_local(pool, queues, *worker, lease).await,
             }
         };
-        match timeout(CLAIM_LIMIT, claim).await {
+        let answer = tokio::select! {
+            answer = timeout(CLAIM_LIMIT, claim) => answer,
+            () = async { stop.cancelled().await; sleep(LAST_LIMIT).await } => return None,
+        };
+        match answer {
             Ok(Ok(Some(claim))) => return Some(claim),
             Ok(Ok(None)) => {}
             Ok(Err(error)) => tracing::warn!(%error, "claiming failed"),
@@ -216,7 +223,7 @@ fn resident(engine: &Engine) -> Vec<String> {
 
 async fn give_back(policy: &ClaimPolicy, claim: &Claim) {
     tracing::info!(job = %claim.subject, "given back unused: this worker stops");
-    match timeout(CLAIM_LIMIT, job::release(&policy.pool, claim, "the worker stops")).await {
+    match timeout(LAST_LIMIT, job::release(&policy.pool, claim, "the worker stops")).await {
         Ok(Ok(_)) => {}
         Ok(Err(error)) => tracing::warn!(job = %claim.subject, %error, "could not be given back; its lease runs out"),
         Err(_) => tracing::warn!(job = %claim.subject, "could not be given back in time; its lease runs out"),

@@ -61,9 +61,9 @@ pub enum CacheError {
 impl Cache {
     /// Opens the folder, and creates it if necessary. Its files take at most `limit` bytes in total, including those in
     /// use.
-    pub fn open(folder: impl Into<PathBuf>, limit: u64) -> Result<Self, CacheError> {
+    pub fn open(folder: impl Into<PathBuf>, limit: u64) -> io::Result<Self> {
         let cache = Self { folder: folder.into(), limit };
-        fs::create_dir_all(&cache.folder).map_err(at(&cache.folder))?;
+        fs::create_dir_all(&cache.folder)?;
         Ok(cache)
     }
 

@@ -48,7 +48,7 @@ use tower::limit::ConcurrencyLimitLayer;
 
 use crate::attempt::WorkerContext;
 use crate::backend::{ClaimPolicy, JobBackend};
-use crate::cache::{Cache, CacheError};
+use crate::cache::Cache;
 pub use crate::config::{Drain, HubToken, Imports, Pauses, Silences, WorkerConfig};
 pub use crate::engine::{EngineConfig, Fault, WeightChoice};
 use crate::health::Health;
@@ -59,22 +59,14 @@ use crate::swap::Swaps;
 use crate::work_dir::WorkDir;
 
 /// Time limit for the last messages when the worker stops.
-const FAREWELL: Duration = Duration::from_secs(5);
+const FAREWELL: Duration = Duration::from_secs(3);
 
-/// Why a worker does not start. Once it runs, only `shutdown` ends it.
+/// Why a worker does not start: its folder cannot be used. Once it runs, only `shutdown` ends it.
 #[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// Its folder cannot be used.
-    #[error(transparent)]
-    Cache(#[from] CacheError),
-    /// Its folder cannot be used.
-    #[error("{path}: {source}", path = .path.display())]
-    WorkDir {
-        /// The folder.
-        path: std::path::PathBuf,
-        /// The operating system's error.
-        source: std::io::Error,
-    },
+#[error("cannot use {path}", path = .path.display())]
+pub struct StartError {
+    path: PathBuf,
+    source: std::io::Error,
 }
 
 /// Runs one worker until `shutdown` is cancelled and its job has ended or was released.
@@ -90,7 +82,9 @@ pub async fn run(
     let worker = WorkerId::new();
     config.data_dir = absolute(&config.data_dir)?;
     let work_dir = WorkDir::open(&config.data_dir.join("work"), &worker.to_string())?;
-    let cache = Cache::open(config.data_dir.join("cache"), config.cache_limit)?;
+    let cached = config.data_dir.join("cache");
+    let cache =
+        Cache::open(&cached, config.cache_limit).map_err(|source| StartError { path: cached.clone(), source })?;
     let engine_stop = CancellationToken::new();
     let (engine, supervisor) = Engine::start(config.engine.clone(), engine_stop.clone());
     let (bell, heard) = watch::channel(0_u64);
@@ -171,7 +165,7 @@ pub async fn run(
 fn absolute(folder: &Path) -> Result<PathBuf, StartError> {
     std::fs::create_dir_all(folder)
         .and_then(|()| folder.canonicalize())
-        .map_err(|source| StartError::WorkDir { path: folder.to_owned(), source })
+        .map_err(|source| StartError { path: folder.to_owned(), source })
 }
 
 /// Removes files of deleted models from the cache.

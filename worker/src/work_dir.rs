@@ -35,7 +35,7 @@ impl WorkDir {
             fs::create_dir(&folder)?;
             Ok(Self { folder, lock_path, _lock: lock })
         };
-        make().map_err(|source| StartError::WorkDir { path: parent.to_owned(), source })
+        make().map_err(|source| StartError { path: parent.to_owned(), source })
     }
 
     /// The path of the folder.

@@ -14,6 +14,7 @@ use super::upload::{file_name, picture_part};
 use super::{Client, path_segment};
 use crate::failure::Failure;
 use crate::meter::Meter;
+use crate::output::tell;
 
 /// Most files of one folder, so that a wrong path does not upload a whole disk.
 const MAX_FILES: usize = 100_000;
@@ -49,7 +50,7 @@ pub(crate) struct Added {
 impl Added {
     /// Prints the files that were left out, on stderr.
     pub(crate) fn report(&self) {
-        self.lines().iter().for_each(|line| eprintln!("{line}"));
+        self.lines().iter().for_each(|line| tell!("{line}"));
     }
 
     fn lines(&self) -> Vec<String> {

@@ -15,13 +15,12 @@ use super::Outcome;
 use super::engine_flags::EngineFlags;
 use super::generate::only_picture;
 use crate::client::{Artifact, Client, Dataset, Generation, Pictures, Training, follow};
-use crate::configuration::CLIENT_LOG;
 use crate::contact_sheet::{ContactSheet, Pair};
 use crate::failure::Failure;
 use crate::meter::Meter;
-use crate::output::say;
+use crate::output::{say, tell};
 use crate::platform::{Platform, WorkerProcess};
-use crate::{built_in, installation, signal};
+use crate::{built_in, installation, log, signal};
 
 /// The built-in dataset (`datasets/pyrography`), the name of the LoRA, and the word that all captions contain.
 const STYLE: &str = "pyrography";
@@ -72,7 +71,7 @@ impl Demo {
         let started = Instant::now();
         let anywhere = SocketAddr::from(([127, 0, 0, 1], 0));
         let engine = EngineFlags { device: self.device, ..EngineFlags::default() };
-        let mut platform = Platform::start(&self.data_dir, anywhere, &engine, CLIENT_LOG, worker).await?;
+        let mut platform = Platform::start(&self.data_dir, anywhere, &engine, log::CLIENT, worker).await?;
         meter.finish(&format!(
             "Everything is running ({:.1} s): API {}, S3 {}, data {}",
             started.elapsed().as_secs_f64(),
@@ -99,7 +98,7 @@ impl Demo {
         let client = Client::new(&server.parse().context("an address")?)?;
         let started = Instant::now();
         let (dataset, training_pictures) = self.dataset(&client).await?;
-        eprintln!(
+        tell!(
             "Dataset {} of {} pictures ({:.1} s)",
             dataset.name,
             training_pictures.len(),
@@ -109,11 +108,11 @@ impl Demo {
         let training_started = Instant::now();
         let training = self.train(&client, &dataset).await?;
         let training_seconds = training_started.elapsed().as_secs_f64();
-        eprintln!("LoRA {STYLE} trained for {STEPS} steps in {training_seconds:.0} s");
+        tell!("LoRA {STYLE} trained for {STEPS} steps in {training_seconds:.0} s");
 
         let generation_started = Instant::now();
         let made = self.generate(&client).await?;
-        eprintln!("{} pictures in {:.1} s", 2 * made.len(), generation_started.elapsed().as_secs_f64());
+        tell!("{} pictures in {:.1} s", 2 * made.len(), generation_started.elapsed().as_secs_f64());
 
         say!("Presigned URLs, valid for an hour while the server runs (`pyrograph up` starts it again):")?;
         if let Some(adapter) = training.artifacts.first() {

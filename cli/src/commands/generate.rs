@@ -13,7 +13,7 @@ use crate::client::{
     Artifact, Client, ClientOptions, Generation, PictureInfo, create_input, follow_generation, read_picture,
 };
 use crate::failure::Failure;
-use crate::output::say;
+use crate::output::{say, tell};
 
 /// Generate pictures from a prompt
 ///
@@ -209,11 +209,11 @@ impl Generate {
         check_free(&self.output, 0..count as u32, self.overwrite)?;
         let created: Value = client.post("/v1/generations", &request).await?;
         // The id lets the user find the pictures if this process is killed.
-        eprintln!("generation {}", created["id"].as_str().unwrap_or_default());
+        tell!("generation {}", created["id"].as_str().unwrap_or_default());
         let mut last = follow_generation(&client, created, "generating", self.preview.as_deref()).await?;
         let generation: Generation = Client::understand(last.clone())?;
         for warning in &generation.warnings {
-            eprintln!("warning: {warning}");
+            tell!("warning: {warning}");
         }
         let places = download(&client, &generation, &self.output, self.overwrite).await?;
         if self.client.json {

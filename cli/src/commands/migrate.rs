@@ -4,10 +4,11 @@ use std::path::PathBuf;
 
 use clap::Args;
 use domain::database::PoolSizes;
+use tracing::Level;
 
 use super::Outcome;
 use crate::configuration::Services;
-use crate::services;
+use crate::{log, services};
 
 /// Update the database schema
 ///
@@ -26,7 +27,7 @@ impl Migrate {
         let migrated = services::migrate(&pools).await;
         pools.close().await;
         migrated?;
-        eprintln!("The database is up to date.");
+        log::announce(Level::INFO, "The database is up to date.");
         Ok(())
     }
 }

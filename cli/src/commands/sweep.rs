@@ -42,6 +42,7 @@ impl Sweep {
     pub(crate) async fn run(self) -> Outcome {
         let services = Services::find(&self.data_dir)?;
         let pools = services::database(&services.database(), PoolSizes::WORKER).await?;
+        services::check_schema(&pools).await?;
         let storage = Storage::new(&services.storage).context("storage")?;
         services::check_storage(&storage, &services.storage).await?;
         let mode = match (self.dry_run, self.accept) {
@@ -70,7 +71,12 @@ fn show(report: &SweepReport, dry_run: bool) -> Outcome {
             say!("{key}")?;
         }
     }
-    say!("{} objects, {} without a row.", report.objects, report.strays)?;
+    say!(
+        "{} objects, {} without a row; {} are younger than a day and were not looked at.",
+        report.objects,
+        report.strays,
+        report.young
+    )?;
     if report.stopped.is_none() {
         let [marked, deleted, aborted] = if dry_run {
             ["would be marked", "would be deleted", "would be aborted"]

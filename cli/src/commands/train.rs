@@ -10,7 +10,7 @@ use super::models::{check_checkpoint, check_name_is_free};
 use super::{Outcome, finite, print_json};
 use crate::client::{Client, ClientOptions, Pictures, Training, find_dataset, follow, unless_interrupted};
 use crate::failure::Failure;
-use crate::output::say;
+use crate::output::{say, tell};
 
 /// Train a LoRA on a folder of pictures
 ///
@@ -125,11 +125,11 @@ impl Train {
                 return Err(failure);
             }
         };
-        eprintln!("training {}", created["id"].as_str().unwrap_or_default());
+        tell!("training {}", created["id"].as_str().unwrap_or_default());
         let mut last = follow(&client, created, &format!("training {}", self.name)).await?;
         let training: Training = Client::understand(last.clone())?;
         for warning in &training.warnings {
-            eprintln!("warning: {warning}");
+            tell!("warning: {warning}");
         }
         let adapter = training
             .artifacts
@@ -145,7 +145,7 @@ impl Train {
         } else {
             say!("{}", output.display())?;
             let name = training.output_model.map_or(self.name, |model| model.name);
-            eprintln!("Use it: pyrograph generate \"…\" --lora {name}");
+            tell!("Use it: pyrograph generate \"…\" --lora {name}");
         }
         Ok(())
     }

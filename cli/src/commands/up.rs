@@ -4,13 +4,14 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::Args;
+use tracing::Level;
 
 use super::Outcome;
 use super::engine_flags::EngineFlags;
-use crate::configuration::{SERVER_LOG, bind_address};
+use crate::configuration::bind_address;
 use crate::output::say;
 use crate::platform::{Platform, WorkerProcess};
-use crate::{installation, signal};
+use crate::{installation, log, signal};
 
 /// Start Postgres, S3, the API and one worker
 ///
@@ -41,7 +42,7 @@ impl Up {
             }
         });
         // Ctrl-C during the start is handled below, so that services already started are stopped in order too.
-        let mut platform = Platform::start(&self.data_dir, self.bind, &self.engine, SERVER_LOG, worker).await?;
+        let mut platform = Platform::start(&self.data_dir, self.bind, &self.engine, log::SERVER, worker).await?;
         if let Err(failure) = announce(&platform) {
             platform.stop().await?;
             return Err(failure);
@@ -50,7 +51,7 @@ impl Up {
             () = stop.cancelled() => Ok(()),
             ended = platform.ended() => Err(ended),
         };
-        eprintln!("Stopping.");
+        log::announce(Level::INFO, "Stopping.");
         platform.stop().await?;
         ended
     }

@@ -1,7 +1,7 @@
 //! `pyrograph worker`: takes jobs from the queue and runs them on a device.
 
 use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -10,12 +10,12 @@ use clap::builder::NonEmptyStringValueParser;
 use domain::Storage;
 use domain::database::PoolSizes;
 use domain::job::JobKind;
-use domain::storage::Keys;
+use domain::storage::{Keys, StorageConfig};
 use worker::{Drain, EngineCommand, WorkerConfig};
 
 use super::Outcome;
 use super::engine_flags::EngineFlags;
-use crate::configuration::{self, Services, imports, lease_policy, number, positive};
+use crate::configuration::{Services, duration, imports, lease_policy, number, worker_dir};
 use crate::failure::Failure;
 use crate::{services, signal};
 
@@ -52,7 +52,11 @@ impl Worker {
         let config = self.config()?;
         let services = Services::find(&self.data_dir)?;
         let database = services.database();
-        let connect = services::database(&database, PoolSizes::WORKER);
+        let connect = async {
+            let pools = services::database(&database, PoolSizes::WORKER).await?;
+            services::check_schema(&pools).await?;
+            Ok::<_, Failure>(pools)
+        };
         let pools = tokio::select! {
             pools = connect => pools?,
             // It may wait for the database for a long time.
@@ -64,13 +68,15 @@ impl Worker {
         {
             storage = storage.with_objects(&objects);
         }
+        let bucket = tokio::spawn(report_bucket(storage.clone(), services.storage.clone()));
         let ended = worker::run(config, pools.clone(), storage, stop).await;
-        let _ = tokio::time::timeout(Duration::from_secs(5), pools.close()).await;
-        Ok(ended.context("the worker failed")?)
+        bucket.abort();
+        let _ = tokio::time::timeout(Duration::from_secs(2), pools.close()).await;
+        Ok(ended.context("the worker did not start; PYROGRAPH_WORKER_DIR names another folder")?)
     }
 
     fn config(&self) -> Result<WorkerConfig, Failure> {
-        let mut config = config(&self.engine, &self.data_dir)?;
+        let mut config = config(&self.engine, worker_dir(&self.data_dir)?)?;
         config.name = self.name.clone();
         config.queues = self.queues.clone();
         if self.with_parent {
@@ -81,19 +87,26 @@ impl Worker {
     }
 }
 
+/// Says at the start if the bucket cannot be used. The worker stays: the bucket may come back, and until then each
+/// job is returned.
+async fn report_bucket(storage: Storage, config: StorageConfig) {
+    if let Err(failure) = services::check_storage(&storage, &config).await {
+        tracing::error!("{failure}");
+    }
+}
+
 /// The configuration of a worker, from engine flags and environment. `up` checks it too, before it starts anything.
 ///
 /// # Errors
 /// Faults that would recur at every start: an invalid variable, a named device that does not exist.
-pub(crate) fn config(engine: &EngineFlags, data_dir: &Path) -> Result<WorkerConfig, Failure> {
+pub(crate) fn config(engine: &EngineFlags, folder: PathBuf) -> Result<WorkerConfig, Failure> {
     diffusion::device::choose(engine.device).map_err(|error| match error {
         diffusion::Error::Device(why) => Failure::Usage(format!("--device {}: {why}", engine.device)),
         other => Failure::from(anyhow::Error::new(other)),
     })?;
     let program = std::env::current_exe().context("could not find the path of this program")?;
-    let data_dir = configuration::worker_dir(data_dir);
     let flags = engine.clone().or_environment()?.arguments();
-    let kernels = ["--kernels".into(), data_dir.join("kernels").into()];
+    let kernels = ["--kernels".into(), folder.join("kernels").into()];
     let engine = EngineCommand {
         environment: diffusion::device::environment(&program)
             .into_iter()
@@ -104,19 +117,19 @@ pub(crate) fn config(engine: &EngineFlags, data_dir: &Path) -> Result<WorkerConf
         arguments: std::iter::once(OsString::from("engine")).chain(flags).chain(kernels).collect(),
         program,
     };
-    let mut config = WorkerConfig::new(engine, data_dir);
+    let mut config = WorkerConfig::new(engine, folder);
     config.lease = lease_policy()?;
-    if let Some(bytes) = number("PYROGRAPH_CACHE_BYTES")? {
+    if let Some(bytes) = number("PYROGRAPH_CACHE_BYTES", 0..=u64::MAX)? {
         config.cache_limit = bytes;
     }
-    if let Some(steps) = positive("PYROGRAPH_CHECKPOINT_EVERY")? {
-        config.checkpoint_every = usize::try_from(steps).unwrap_or(usize::MAX);
+    if let Some(steps) = number("PYROGRAPH_CHECKPOINT_EVERY", 1..=1_000_000)? {
+        config.checkpoint_every = steps;
     }
     config.imports = imports()?;
     for kind in JobKind::ALL.into_iter().filter(|kind| kind.silence().is_some()) {
         let variable = format!("PYROGRAPH_{}_SILENCE_MS", kind.as_str().to_uppercase());
-        if let Some(milliseconds) = positive(&variable)? {
-            config.silences.set(kind, Duration::from_millis(milliseconds));
+        if let Some(silence) = duration(&variable)? {
+            config.silences.set(kind, silence);
         }
     }
     Ok(config)

@@ -155,29 +155,44 @@ async fn closed_table(connection: &mut PgConnection) -> sqlx::Result<Option<Stri
     closed.fetch_optional(connection).await?.map(|row| row.try_get("name")).transpose()
 }
 
+/// The schema, compared with our migrations.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Schema {
+    /// Exactly ours.
+    Current,
+    /// It lacks some of ours, or all.
+    Older,
+    /// It has this migration, which we do not know.
+    Newer(i64),
+    /// It has another migration of this number than ours.
+    Changed(i64),
+    /// The role may use the tables, and not see which migrations were applied.
+    Hidden,
+}
+
 /// Whether exactly our migrations are applied.
 pub(super) async fn is_current(connection: &mut PgConnection) -> sqlx::Result<bool> {
-    // A role that may only use the tables need not see this one.
-    let readable = sqlx::raw_sql(
-        "SELECT coalesce(has_table_privilege(to_regclass('_sqlx_migrations'), 'SELECT'), false) AS readable",
-    );
-    if !readable.fetch_one(&mut *connection).await?.try_get::<bool, _>("readable")? {
-        return Ok(false);
+    Ok(schema(connection).await? == Schema::Current)
+}
+
+pub(super) async fn schema(connection: &mut PgConnection) -> sqlx::Result<Schema> {
+    let readable = sqlx::raw_sql("SELECT has_table_privilege(to_regclass('_sqlx_migrations'), 'SELECT') AS readable");
+    match readable.fetch_one(&mut *connection).await?.try_get("readable")? {
+        Some(true) => {}
+        Some(false) => return Ok(Schema::Hidden),
+        None => return Ok(Schema::Older),
     }
     let applied = sqlx::raw_sql("SELECT version, success, checksum FROM _sqlx_migrations ORDER BY version");
-    let mut ours = MIGRATIONS.iter();
+    let mut complete = 0;
     for row in applied.fetch_all(connection).await? {
-        let same = match ours.next() {
-            Some(migration) => {
-                row.try_get::<i64, _>("version")? == migration.version
-                    && row.try_get::<bool, _>("success")?
-                    && row.try_get::<Vec<u8>, _>("checksum")? == migration.checksum.as_ref()
-            }
-            None => false,
+        let version = row.try_get("version")?;
+        let Some(ours) = MIGRATIONS.iter().find(|migration| migration.version == version) else {
+            return Ok(Schema::Newer(version));
         };
-        if !same {
-            return Ok(false);
+        if row.try_get::<Vec<u8>, _>("checksum")? != ours.checksum.as_ref() {
+            return Ok(Schema::Changed(version));
         }
+        complete += usize::from(row.try_get::<bool, _>("success")?);
     }
-    Ok(ours.next().is_none())
+    Ok(if complete == MIGRATIONS.iter().count() { Schema::Current } else { Schema::Older })
 }

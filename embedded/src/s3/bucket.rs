@@ -1,7 +1,7 @@
 //! What the S3 server stores: objects as files, by `s3s-fs`, which would keep a body that it refuses, files beside a
 //! deleted object, and files that every account of the machine may read. None of that happens here.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, Permissions};
 use std::io;
 use std::os::unix::fs::PermissionsExt as _;
@@ -14,10 +14,12 @@ use s3s::dto;
 use s3s::{S3, S3Error, S3ErrorCode, S3Request, S3Response, S3Result, s3_error};
 use s3s_fs::FileSystem;
 use tokio::sync::RwLock;
+use uuid::Uuid;
 
-use super::meanwhile::{LISTINGS, is_internal, settled, told};
+use super::disk::Disk;
+use super::meanwhile::{LISTINGS, is_internal, settled};
 use super::verified::{promised_trailers, verified};
-use crate::Error;
+use crate::{Error, stale_uploads};
 
 /// Only the owner may enter a folder, or read a file.
 const FOLDER: u32 = 0o700;
@@ -27,8 +29,12 @@ const FILE: u32 = 0o600;
 pub(super) struct Buckets {
     files: FileSystem,
     root: PathBuf,
+    disk: Disk,
     /// Held while an object is stored, which makes folders that must not vanish under it.
     storing: RwLock<()>,
+    /// Uploads in parts that could not be completed, and why: `s3s-fs` has used up their parts, and does not know them
+    /// when the client tries again.
+    broken: Mutex<BTreeMap<String, String>>,
     /// Folders that lost an object and may be empty.
     thinned: Mutex<BTreeSet<PathBuf>>,
 }
@@ -41,7 +47,8 @@ impl Buckets {
         if mode != FOLDER {
             tidy(&root).map_err(Error::file(&root))?;
         }
-        Ok(Self { files, root, storing: RwLock::new(()), thinned: Mutex::default() })
+        let disk = Disk::of(root.clone());
+        Ok(Self { files, root, disk, storing: RwLock::new(()), broken: Mutex::default(), thinned: Mutex::default() })
     }
 
     /// The object's file. `s3s` has checked the bucket's name; `s3s-fs` refuses a key that leaves the bucket.
@@ -78,6 +85,23 @@ impl Buckets {
             self.thinned.lock().unwrap_or_else(PoisonError::into_inner).insert(folder.to_owned());
         }
         Ok(())
+    }
+
+    /// The answer to a completion that failed with `error`: a failure stays the answer when the client tries again.
+    fn not_completed(&self, upload: String, error: S3Error) -> S3Error {
+        let mut broken = self.broken.lock().unwrap_or_else(PoisonError::into_inner);
+        match error.code() {
+            S3ErrorCode::InternalError => {
+                broken.insert(upload, error.message().unwrap_or_default().to_owned());
+                error
+            }
+            // What `s3s-fs` says of an upload that it does not know.
+            S3ErrorCode::AccessDenied => match broken.get(&upload) {
+                Some(why) => S3Error::with_message(S3ErrorCode::InternalError, why.clone()),
+                None => s3_error!(NoSuchUpload),
+            },
+            _ => error,
+        }
     }
 
     /// Deletes folders that are empty, unless objects are being stored: the last of them does it.
@@ -161,7 +185,7 @@ impl S3 for Buckets {
             stored.and_then(|stored| self.keep_private(&bucket, &key).map(|()| stored))
         };
         self.prune();
-        stored
+        stored.map_err(|error| self.disk.explain("PutObject", key, error))
     }
 
     async fn upload_part(
@@ -171,7 +195,9 @@ impl S3 for Buckets {
         let Some(body) = request.input.body.take() else { return Err(s3_error!(IncompleteBody)) };
         let (body, verdict) = verified(body, &request.headers, request.trailing_headers.as_ref());
         request.input.body = Some(body);
-        self.files.upload_part(request).await.map_err(|error| verdict.of(error))
+        let key = request.input.key.clone();
+        let stored = self.files.upload_part(request).await.map_err(|error| verdict.of(error));
+        stored.map_err(|error| self.disk.explain("UploadPart", key, error))
     }
 
     async fn complete_multipart_upload(
@@ -179,13 +205,15 @@ impl S3 for Buckets {
         request: S3Request<dto::CompleteMultipartUploadInput>,
     ) -> S3Result<S3Response<dto::CompleteMultipartUploadOutput>> {
         let (bucket, key) = (request.input.bucket.clone(), request.input.key.clone());
+        let upload = request.input.upload_id.clone();
         let completed = {
             let _storing = self.storing.read().await;
             let completed = self.files.complete_multipart_upload(request).await;
             completed.and_then(|completed| self.keep_private(&bucket, &key).map(|()| completed))
         };
         self.prune();
-        completed
+        let completed = completed.map_err(|error| self.disk.explain("CompleteMultipartUpload", key, error));
+        completed.map_err(|error| self.not_completed(upload, error))
     }
 
     async fn copy_object(
@@ -199,7 +227,7 @@ impl S3 for Buckets {
             copied.and_then(|copied| self.keep_private(&bucket, &key).map(|()| copied))
         };
         self.prune();
-        copied
+        copied.map_err(|error| self.disk.explain("CopyObject", key, error))
     }
 
     async fn delete_object(
@@ -207,17 +235,16 @@ impl S3 for Buckets {
         request: S3Request<dto::DeleteObjectInput>,
     ) -> S3Result<S3Response<dto::DeleteObjectOutput>> {
         let (bucket, key) = (request.input.bucket.clone(), request.input.key.clone());
-        let deleted = settled("DeleteObject", &self.object(&bucket, &key), self.files.delete_object(request).await);
-        let deleted = match deleted {
+        let deleted = match settled(&self.object(&bucket, &key), self.files.delete_object(request).await) {
             // Another request deleted it.
             Err(error) if *error.code() == S3ErrorCode::NoSuchKey => {
-                S3Response::new(dto::DeleteObjectOutput::default())
+                Ok(S3Response::new(dto::DeleteObjectOutput::default()))
             }
-            deleted => deleted?,
+            deleted => deleted,
         };
-        self.forget(&bucket, &key)?;
+        let deleted = deleted.and_then(|deleted| self.forget(&bucket, &key).map(|()| deleted));
         self.prune();
-        Ok(deleted)
+        deleted.map_err(|error| self.disk.explain("DeleteObject", key, error))
     }
 
     async fn delete_objects(
@@ -226,37 +253,46 @@ impl S3 for Buckets {
     ) -> S3Result<S3Response<dto::DeleteObjectsOutput>> {
         let bucket = request.input.bucket.clone();
         let keys: Vec<String> = request.input.delete.objects.iter().map(|object| object.key.clone()).collect();
-        let deleted = self.files.delete_objects(request).await?;
-        keys.iter().try_for_each(|key| self.forget(&bucket, key))?;
+        let deleted = self.files.delete_objects(request).await;
+        let deleted = deleted.and_then(|all| keys.iter().try_for_each(|key| self.forget(&bucket, key)).map(|()| all));
         self.prune();
-        Ok(deleted)
+        deleted.map_err(|error| self.disk.explain("DeleteObjects", keys.join(", "), error))
     }
 
     async fn get_object(&self, request: S3Request<dto::GetObjectInput>) -> S3Result<S3Response<dto::GetObjectOutput>> {
-        let object = self.object(&request.input.bucket, &request.input.key);
-        settled("GetObject", &object, self.files.get_object(request).await)
+        let key = request.input.key.clone();
+        let object = self.object(&request.input.bucket, &key);
+        let answer = settled(&object, self.files.get_object(request).await);
+        answer.map_err(|error| self.disk.explain("GetObject", key, error))
     }
 
     async fn head_object(
         &self,
         request: S3Request<dto::HeadObjectInput>,
     ) -> S3Result<S3Response<dto::HeadObjectOutput>> {
-        let object = self.object(&request.input.bucket, &request.input.key);
-        settled("HeadObject", &object, self.files.head_object(request).await)
+        let key = request.input.key.clone();
+        let object = self.object(&request.input.bucket, &key);
+        let answer = settled(&object, self.files.head_object(request).await);
+        answer.map_err(|error| self.disk.explain("HeadObject", key, error))
     }
 
     async fn head_bucket(
         &self,
         request: S3Request<dto::HeadBucketInput>,
     ) -> S3Result<S3Response<dto::HeadBucketOutput>> {
-        self.files.head_bucket(request).await
+        let key = request.input.bucket.clone();
+        self.files.head_bucket(request).await.map_err(|error| self.disk.explain("HeadBucket", key, error))
     }
 
     async fn get_bucket_location(
         &self,
         request: S3Request<dto::GetBucketLocationInput>,
     ) -> S3Result<S3Response<dto::GetBucketLocationOutput>> {
-        self.files.get_bucket_location(request).await
+        let key = request.input.bucket.clone();
+        self.files
+            .get_bucket_location(request)
+            .await
+            .map_err(|error| self.disk.explain("GetBucketLocation", key, error))
     }
 
     async fn list_buckets(
@@ -277,7 +313,7 @@ impl S3 for Buckets {
             }
         }
         let prefix = request.input.prefix.clone().unwrap_or_default();
-        told("ListObjects", &prefix, self.files.list_objects(request).await)
+        self.files.list_objects(request).await.map_err(|error| self.disk.explain("ListObjects", prefix, error))
     }
 
     async fn list_objects_v2(
@@ -291,18 +327,21 @@ impl S3 for Buckets {
             }
         }
         let prefix = request.input.prefix.clone().unwrap_or_default();
-        told("ListObjectsV2", &prefix, self.files.list_objects_v2(request).await)
+        self.files.list_objects_v2(request).await.map_err(|error| self.disk.explain("ListObjectsV2", prefix, error))
     }
 
     async fn create_multipart_upload(
         &self,
         request: S3Request<dto::CreateMultipartUploadInput>,
     ) -> S3Result<S3Response<dto::CreateMultipartUploadOutput>> {
-        self.files.create_multipart_upload(request).await
+        let key = request.input.key.clone();
+        let created = self.files.create_multipart_upload(request).await;
+        created.map_err(|error| self.disk.explain("CreateMultipartUpload", key, error))
     }
 
     async fn list_parts(&self, request: S3Request<dto::ListPartsInput>) -> S3Result<S3Response<dto::ListPartsOutput>> {
-        self.files.list_parts(request).await
+        let key = request.input.key.clone();
+        self.files.list_parts(request).await.map_err(|error| self.disk.explain("ListParts", key, error))
     }
 
     /// Not offered: this server removes stale uploads itself (`stale_uploads`).
@@ -317,6 +356,32 @@ impl S3 for Buckets {
         &self,
         request: S3Request<dto::AbortMultipartUploadInput>,
     ) -> S3Result<S3Response<dto::AbortMultipartUploadOutput>> {
-        self.files.abort_multipart_upload(request).await
+        let (key, upload) = (request.input.key.clone(), request.input.upload_id.clone());
+        if self.broken.lock().unwrap_or_else(PoisonError::into_inner).remove(&upload).is_some() {
+            let removed = Uuid::parse_str(&upload).map(|upload| stale_uploads::remove_one(&self.root, upload));
+            removed.map_err(S3Error::internal_error)?.map_err(S3Error::internal_error)?;
+            return Ok(S3Response::new(dto::AbortMultipartUploadOutput::default()));
+        }
+        self.files
+            .abort_multipart_upload(request)
+            .await
+            .map_err(|error| self.disk.explain("AbortMultipartUpload", key, error))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `s3s-fs` has forgotten the upload by the second try, and refuses it as another account's.
+    #[test]
+    fn a_completion_fails_for_the_same_reason_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let buckets = Buckets::open(folder.path()).unwrap();
+        let answer = |upload: &str, error| buckets.not_completed(upload.to_owned(), error);
+        answer("one", S3Error::with_message(S3ErrorCode::InternalError, "No space left on device"));
+        let again = answer("one", s3_error!(AccessDenied));
+        assert_eq!((again.code(), again.message()), (&S3ErrorCode::InternalError, Some("No space left on device")));
+        assert_eq!(*answer("two", s3_error!(AccessDenied)).code(), S3ErrorCode::NoSuchUpload);
     }
 }

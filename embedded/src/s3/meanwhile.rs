@@ -12,23 +12,9 @@ pub(super) fn is_internal<T>(answer: &S3Result<T>) -> bool {
     matches!(answer, Err(error) if *error.code() == S3ErrorCode::InternalError)
 }
 
-/// The same answer. An error of the server is logged with what it is about, which `s3s` leaves out.
-pub(super) fn told<T>(operation: &str, key: &str, answer: S3Result<T>) -> S3Result<T> {
-    if is_internal(&answer)
-        && let Err(error) = &answer
-    {
-        let reason = error.source().map_or_else(|| error.to_string(), ToString::to_string);
-        tracing::error!(operation, key, reason, "the S3 server failed");
-    }
-    answer
-}
-
 /// The answer to an operation on the object in `file`, which does not exist if it was deleted meanwhile.
-pub(super) fn settled<T>(operation: &str, file: &Path, answer: S3Result<T>) -> S3Result<T> {
-    if is_internal(&answer) && !file.exists() {
-        return Err(s3_error!(NoSuchKey));
-    }
-    told(operation, &file.to_string_lossy(), answer)
+pub(super) fn settled<T>(file: &Path, answer: S3Result<T>) -> S3Result<T> {
+    if is_internal(&answer) && !file.exists() { Err(s3_error!(NoSuchKey)) } else { answer }
 }
 
 #[cfg(test)]
@@ -51,7 +37,7 @@ mod tests {
         fs::write(bucket.join("there"), "x").unwrap();
         let buckets = Buckets::open(root.path()).unwrap();
         let failed = || Err::<(), _>(s3_error!(InternalError));
-        let code = |key| settled("GetObject", &bucket.join(key), failed()).unwrap_err().code().clone();
+        let code = |key| settled(&bucket.join(key), failed()).unwrap_err().code().clone();
         assert_eq!((code("gone"), code("there")), (S3ErrorCode::NoSuchKey, S3ErrorCode::InternalError));
 
         let stop = AtomicBool::new(false);
