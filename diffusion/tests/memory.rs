@@ -103,10 +103,10 @@ struct Training {
 }
 
 impl Training {
-    fn run(&self, folder: &Path) {
+    fn run(&self, folder: &Path, options: LoadOptions) {
         let example = |image: &PathBuf| TrainingExample { image: image.clone(), caption: "a fox".into() };
         let examples: Vec<_> = self.examples.iter().map(example).collect();
-        let mut trainer = LoraTrainer::new(folder, &examples, self.params.clone(), &Device::flex()).unwrap();
+        let mut trainer = LoraTrainer::load(folder, &examples, self.params.clone(), &Device::flex(), options).unwrap();
         trainer.set_gradient_checkpointing(self.recompute);
         assert_eq!(trainer.map(Result::unwrap).count(), self.params.steps as usize);
     }
@@ -132,7 +132,7 @@ fn measure() {
     let task: Task = serde_json::from_str(&std::env::var(TASK).unwrap()).unwrap();
     let [before, _] = memory();
     if let Some(training) = &task.training {
-        training.run(&task.folder);
+        training.run(&task.folder, task.options);
         let [_, peak] = memory();
         return println!("\nmeasured {:?}", [0, peak - before]);
     }
@@ -186,7 +186,19 @@ fn the_estimate_is_near_the_truth() {
 
 /// The same for a training: its batch size, resolution and rank, the number of examples, and whether it recomputes
 /// activations.
-fn check_training(folder: &Path, [batch_size, resolution, rank]: [u32; 3], examples: usize, recompute: bool) {
+fn check_training(folder: &Path, sizes: [u32; 3], examples: usize, recompute: bool) {
+    check_packed_training(folder, sizes, examples, recompute, WeightStorage::Full);
+}
+
+/// The same with a base model whose weights are packed.
+fn check_packed_training(
+    folder: &Path,
+    [batch_size, resolution, rank]: [u32; 3],
+    examples: usize,
+    recompute: bool,
+    weights: WeightStorage,
+) {
+    let options = LoadOptions { weights, ..LoadOptions::default() };
     let params = TrainingParams {
         trigger_word: None,
         steps: 1,
@@ -201,8 +213,8 @@ fn check_training(folder: &Path, [batch_size, resolution, rank]: [u32; 3], examp
     let picture = pictures.path().join("picture.png");
     image::RgbImage::new(resolution, resolution).save(&picture).unwrap();
     let training = Training { params: params.clone(), examples: vec![picture; examples], recompute };
-    let task = Task { folder: folder.to_owned(), options: LoadOptions::default(), side: 0, training: Some(training) };
-    let needs = Footprint::read(folder).unwrap().training(&params, examples, DType::F32, recompute).unwrap();
+    let task = Task { folder: folder.to_owned(), options, side: 0, training: Some(training) };
+    let needs = Footprint::read(folder).unwrap().training(&params, examples, DType::F32, options, recompute).unwrap();
     let [_, peak] = task.measured();
     let ratio = needs.total() as f64 / peak as f64;
     let summary = format!(
@@ -237,6 +249,9 @@ fn the_estimate_of_a_training_is_near_the_truth() {
     // Factors and weights.
     let folder = enlarged("flux-tiny", &[("transformer", shape(1, 2, 12))]);
     check_training(folder.path(), [1, 64, 256], 2, true);
+    // A packed base.
+    let folder = enlarged("flux-tiny", &[("transformer", shape(2, 4, 16))]);
+    check_packed_training(folder.path(), [1, 64, 4], 2, true, WeightStorage::Int4);
     // The autoencoder, while the examples are encoded.
     let vae = json!({"block_out_channels": [64, 128, 128, 128], "norm_num_groups": 32, "layers_per_block": 2});
     let folder = enlarged("flux-tiny", &[("vae", vae)]);

@@ -103,7 +103,7 @@ impl Pictures {
     pub(crate) async fn create_dataset(&self, client: &Client, name: &str) -> Result<(Dataset, Added), Failure> {
         let free = free_name(name, &dataset_names(client).await?);
         if free != name {
-            eprintln!("There is a dataset {name} already; the pictures become the dataset {free}.");
+            tell!("There is a dataset {name} already; the pictures become the dataset {free}.");
         }
         let dataset: Dataset = client.post("/v1/datasets", &json!({ "name": free })).await?;
         match unless_interrupted(self.add_to(client, &dataset.id)).await {

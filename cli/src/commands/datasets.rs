@@ -80,7 +80,7 @@ impl Datasets {
             Action::Create { name, client: options } => {
                 let client = Client::new(&options.server)?;
                 if dataset_names(&client).await?.contains(&name) {
-                    eprintln!("There is a dataset {name} already; name the two by their ids from now on.");
+                    tell!("There is a dataset {name} already; name the two by their ids from now on.");
                 }
                 let dataset: Value = client.post("/v1/datasets", &json!({ "name": name })).await?;
                 answer(dataset, options.json)?;

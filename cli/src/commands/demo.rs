@@ -80,7 +80,7 @@ impl Demo {
             platform.folder().display()
         ));
         if let Some(place) = platform.database_outside() {
-            eprintln!("The database is not in the data folder, but in {}.", place.display());
+            tell!("The database is not in the data folder, but in {}.", place.display());
         }
         let walked = tokio::select! {
             walked = self.walk(platform.url()) => walked,

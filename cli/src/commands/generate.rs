@@ -193,7 +193,7 @@ impl Generate {
             Some(picture) => {
                 let info = read_picture(&client, picture, self.model.as_deref()).await?;
                 let flags = self.request(Map::new());
-                recorded(info, picture, &flags, |warning| eprintln!("warning: {warning}"))?
+                recorded(info, picture, &flags, |warning| tell!("warning: {warning}"))?
             }
             None => Map::new(),
         };

@@ -225,8 +225,13 @@ impl Footprint {
         2 * blocks.max().unwrap_or(0)
     }
 
+    /// Bytes of the largest block in full, in `dtype`.
+    pub(crate) fn largest_block(&self, dtype: DType) -> u64 {
+        self.blocks.iter().map(|block| block.bytes(WeightStorage::Full, dtype)).max().unwrap_or(0)
+    }
+
     /// Bytes besides the weights while the text encoders are loaded and run.
-    fn reading(&self, options: LoadOptions, dtype: DType) -> u64 {
+    pub(crate) fn reading(&self, options: LoadOptions, dtype: DType) -> u64 {
         let each = self.text_encoders.iter().map(|sizes| {
             let activations = (TEXT_TENSORS * TEXT_TOKENS * sizes.widest() * DType::F32.size()) as u64;
             let computing = unpacked(options.text_weights, dtype, sizes.largest()) + activations;
@@ -292,7 +297,7 @@ fn largest_scores(unet: &unet::Config, rows: usize, columns: usize) -> usize {
 }
 
 /// Bytes of values that were just read and are not in place yet.
-fn loading(sizes: &Sizes, storage: WeightStorage) -> u64 {
+pub(crate) fn loading(sizes: &Sizes, storage: WeightStorage) -> u64 {
     let more = if storage > WeightStorage::Half { sizes.largest() } else { 0 };
     ((sizes.values() * DType::F32.size()) as u64).min(AT_ONCE as u64 + more)
 }

@@ -43,7 +43,7 @@ impl Sizes {
     }
 
     /// Bytes of all weights in a model of `dtype`.
-    pub(super) fn bytes(&self, storage: WeightStorage, dtype: DType) -> u64 {
+    pub(crate) fn bytes(&self, storage: WeightStorage, dtype: DType) -> u64 {
         let sum = |shapes: &BTreeMap<[usize; 2], usize>, storage: WeightStorage| {
             shapes.iter().map(|(shape, count)| storage.bytes(*shape, dtype) * *count as u64).sum::<u64>()
         };

@@ -1,14 +1,13 @@
-//! The device memory of a training: encoding the examples with the whole model loaded, then training on the denoiser
-//! alone, whose activations are kept for the backward pass or recomputed block by block.
+//! The device memory of a training: encoding the examples with text encoders and autoencoder, then training on the
+//! denoiser alone, whose activations are kept for the backward pass or recomputed block by block.
 
 use burn::tensor::DType;
 use requests::TrainingParams;
 
 use super::lora::MOST_KEPT;
-use crate::checkpoint::AT_ONCE;
-use crate::pipelines::footprint::{Denoiser, PROCESS, VAE_TENSORS};
-use crate::pipelines::sizes::Sizes;
-use crate::pipelines::{Footprint, Needs};
+use crate::layers::WeightStorage;
+use crate::pipelines::footprint::{Denoiser, PROCESS, VAE_TENSORS, loading};
+use crate::pipelines::{Footprint, LoadOptions, Needs};
 
 /// Number of tensors of the streams' width that are kept for the backward pass, measured on the CPU and rounded up: in
 /// a double block (for each token of either stream), and in a single block.
@@ -30,9 +29,16 @@ impl Footprint {
         self.denoiser.values() > MOST_KEPT
     }
 
-    /// What a training on this many examples needs in `dtype`, with activations kept or recomputed. `None` if models of
-    /// this family cannot be trained.
-    pub fn training(&self, params: &TrainingParams, examples: usize, dtype: DType, recompute: bool) -> Option<Needs> {
+    /// What a training on this many examples needs in `dtype`, with a base model loaded with `options`, and activations
+    /// kept or recomputed. `None` if models of this family cannot be trained.
+    pub fn training(
+        &self,
+        params: &TrainingParams,
+        examples: usize,
+        dtype: DType,
+        options: LoadOptions,
+        recompute: bool,
+    ) -> Option<Needs> {
         let Denoiser::Flux { width, heads, text, trained } = &self.kind else { return None };
         let bytes = |values: usize, dtype: DType| (values as u64).saturating_mul(dtype.size() as u64);
         let [batch, resolution, rank] =
@@ -41,16 +47,16 @@ impl Footprint {
         let side = (resolution / (2 * self.factor.max(1))).max(1);
         let tokens = side * (side + 1);
 
-        let denoiser = self.denoiser.values();
-        let text_encoders: usize = self.text_encoders.iter().map(Sizes::values).sum();
-        let encoders = bytes(text_encoders, dtype) + bytes(self.vae, DType::F32);
-        let weights = bytes(denoiser, dtype);
-        let loading = bytes(denoiser, DType::F32).min(AT_ONCE as u64);
+        let prompt_encoders: u64 =
+            self.text_encoders.iter().map(|sizes| sizes.bytes(options.text_weights, dtype)).sum();
+        let encoders = prompt_encoders + bytes(self.vae, DType::F32) + self.reading(options, dtype);
+        let weights = self.denoiser.bytes(options.weights, dtype);
+        let loading = loading(&self.denoiser, options.weights);
         let example = bytes(tokens * trained.channels, DType::F32) + bytes(trained.prompt, dtype);
         let cached = example.saturating_mul(examples as u64 + 1);
         let encoding = bytes(VAE_TENSORS * self.vae_encoder_channels * resolution * resolution, DType::F32);
-        // The encoders leave before the first step.
-        let before = encoders + loading.max(encoding + cached);
+        // The encoders leave before the denoiser is read.
+        let before = (encoders + encoding + cached).saturating_sub(weights);
 
         let factors = bytes(FACTOR_TENSORS * rank * trained.factors, DType::F32);
         let stream = batch * (text + tokens) * width;
@@ -66,7 +72,9 @@ impl Footprint {
         let mixed = |values: usize| (bytes(values, DType::F32) + 3 * bytes(values, dtype)) / 4;
         let activations = mixed((kept + IN_PASSING).saturating_mul(stream));
         let scores = bytes((kept_scores + SCORES_IN_PASSING).saturating_mul(scores), DType::F32);
-        let step = cached + factors + activations.saturating_add(scores);
-        Some(Needs { weights, working: before.max(step) + GRAPH + PROCESS })
+        // The backward pass of a block keeps its weights as they were multiplied.
+        let unpacked = if options.weights == WeightStorage::Full { 0 } else { self.largest_block(DType::F32) };
+        let step = cached + factors + unpacked + activations.saturating_add(scores);
+        Some(Needs { weights, working: before.max(step).max(cached + loading) + GRAPH + PROCESS })
     }
 }

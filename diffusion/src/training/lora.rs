@@ -21,6 +21,7 @@ use crate::layers::Branch;
 use crate::lora::{self, Factors};
 use crate::networks::flux::{FluxInput, FluxTransformer};
 use crate::pipelines::flux::FluxPipeline;
+use crate::pipelines::{Keep, LoadOptions};
 use crate::{Error, Result};
 
 /// The guidance scale of a distilled model during training: the value that means "no guidance".
@@ -80,11 +81,24 @@ fn with_trigger_word(caption: &str, trigger_word: Option<&str>) -> String {
 }
 
 impl LoraTrainer {
-    /// Loads the base model, encodes the examples once, and attaches new branches to the transformer: A uniform
-    /// within ±1/√in, B zero, so that the first step sees the base model unchanged.
+    /// Like [`Self::load`], with the base model in full.
     pub fn new(base: &Path, examples: &[TrainingExample], params: TrainingParams, device: &Device) -> Result<Self> {
+        Self::load(base, examples, params, device, LoadOptions::default())
+    }
+
+    /// Encodes the examples once, then loads the transformer, whose weights may be packed since they are not trained, and
+    /// attaches new branches to it: A uniform within ±1/√in, B zero, so that the first step sees the base model
+    /// unchanged.
+    pub fn load(
+        base: &Path,
+        examples: &[TrainingExample],
+        params: TrainingParams,
+        device: &Device,
+        options: LoadOptions,
+    ) -> Result<Self> {
         params.check().map_err(|error| Error::Invalid(error.to_string()))?;
-        let pipeline = FluxPipeline::load(base, device)?;
+        let options = LoadOptions { keep: Keep::One, resident_blocks: None, ..options };
+        let pipeline = FluxPipeline::load_with(base, device, options)?;
         let word = params.trigger_word.as_deref();
         let captioned: Vec<_> =
             examples.iter().map(|example| (example.image.clone(), with_trigger_word(&example.caption, word))).collect();

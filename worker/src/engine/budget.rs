@@ -48,6 +48,15 @@ pub(super) struct TrainingDemand<'a> {
     pub dtype: diffusion::device::DType,
 }
 
+/// How a training stays within the budget.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct TrainingPlan {
+    /// How the base model is loaded.
+    pub options: LoadOptions,
+    /// Whether activations are computed again in the backward pass instead of kept.
+    pub recompute: bool,
+}
+
 impl Budget {
     /// The highest precision of weights at which the request fits; as much stays loaded as there is room for. The
     /// answer for a request does not depend on what is in memory. A refusal states the estimate and what would fit
@@ -63,10 +72,10 @@ impl Budget {
         }
     }
 
-    /// Whether a training recomputes activations: only if they do not fit, or if the model is large. Its weights are
-    /// always at full precision. The answer for a request does not depend on what is in memory. A refusal states the
-    /// estimate and what would fit instead.
-    pub(super) fn plan_training(&self, demand: &TrainingDemand) -> diffusion::Result<(bool, Needs)> {
+    /// How a training stays within the budget. It recomputes activations only if they do not fit, or if the model is
+    /// large. The base model, which is not trained, is packed only if it does not fit otherwise. The answer for a
+    /// request does not depend on what is in memory. A refusal states the estimate and what would fit instead.
+    pub(super) fn plan_training(&self, demand: &TrainingDemand) -> diffusion::Result<(TrainingPlan, Needs)> {
         // Before anything is estimated from the values.
         demand.params.check().map_err(|error| Error::Invalid(error.to_string()))?;
         match self.fastest(demand, demand.params) {
@@ -75,18 +84,41 @@ impl Budget {
         }
     }
 
-    fn fastest(&self, demand: &TrainingDemand, params: &TrainingParams) -> Option<(bool, Needs)> {
-        let ways: &[bool] = if demand.footprint.recomputes() { &[true] } else { &[false, true] };
-        let mut planned = ways.iter().filter_map(|recompute| {
-            let needs = demand.footprint.training(params, demand.examples, demand.dtype, *recompute)?;
-            Some((*recompute, needs))
+    fn fastest(&self, demand: &TrainingDemand, params: &TrainingParams) -> Option<(TrainingPlan, Needs)> {
+        let allowed: &[WeightStorage] = match &self.weights {
+            WeightChoice::Auto => &WeightStorage::ALL,
+            WeightChoice::Always(storage) => std::slice::from_ref(storage),
+        };
+        let keeps = !demand.footprint.recomputes();
+        let mut planned = ways(allowed, demand.dtype).filter(|options| options.keep == Keep::One).flat_map(|options| {
+            // A backward pass through all blocks at once keeps their weights unpacked.
+            let ways = [false, true]
+                .into_iter()
+                .filter(move |recompute| *recompute || keeps && options.weights == WeightStorage::Full);
+            ways.map(move |recompute| TrainingPlan { options, recompute })
         });
-        planned.find(|(_, needs)| needs.total() <= self.bytes)
+        planned.find_map(|plan| {
+            let TrainingPlan { options, recompute } = plan;
+            let needs = demand.footprint.training(params, demand.examples, demand.dtype, options, recompute)?;
+            (needs.total() <= self.bytes).then_some((plan, needs))
+        })
+    }
+
+    /// The narrowest storage that is allowed.
+    fn narrowest(&self) -> WeightStorage {
+        match self.weights {
+            WeightChoice::Auto => WeightStorage::Int4,
+            WeightChoice::Always(storage) => storage,
+        }
     }
 
     fn refused_training(&self, demand: &TrainingDemand) -> Error {
         let TrainingParams { batch_size, resolution, rank, .. } = *demand.params;
-        let least = |dtype| demand.footprint.training(demand.params, demand.examples, dtype, true);
+        let least = |dtype| {
+            let options =
+                LoadOptions { weights: self.narrowest(), text_weights: self.narrowest(), ..LoadOptions::default() };
+            demand.footprint.training(demand.params, demand.examples, dtype, options, true)
+        };
         let (Some(needs), Some(least)) = (least(demand.dtype), least(DType::BF16)) else {
             return Error::Invalid("models of this family cannot be trained".into());
         };
@@ -379,7 +411,7 @@ mod tests {
         assert!(sentence.ends_with("may use 1.0 MiB (--vram-budget): nothing smaller would fit either"), "{sentence}");
     }
 
-    fn plan_training(bytes: u64, batch_size: u32, resolution: u32, rank: u32) -> diffusion::Result<bool> {
+    fn plan_training(bytes: u64, batch_size: u32, resolution: u32, rank: u32) -> diffusion::Result<TrainingPlan> {
         let params = TrainingParams {
             trigger_word: None,
             steps: 3,
@@ -391,15 +423,40 @@ mod tests {
             seed: 1,
         };
         let demand = TrainingDemand { footprint: &footprint(), params: &params, examples: 10, dtype: DType::F32 };
-        Budget { bytes, weights: WeightChoice::Auto }.plan_training(&demand).map(|(recompute, _)| recompute)
+        Budget { bytes, weights: WeightChoice::Auto }.plan_training(&demand).map(|(plan, _)| plan)
     }
 
     #[test]
     fn a_training_recomputes_only_what_does_not_fit() {
         let plan = |power: u32| plan_training(1 << power, 8, 256, 16).ok();
         let plans: Vec<_> = (20..45).map(plan).collect();
-        let first = |wanted| plans.iter().position(|plan| *plan == wanted).unwrap();
+        let first = |wanted| plans.iter().position(|plan| plan.map(|plan| plan.recompute) == wanted).unwrap();
         assert!(first(None) < first(Some(true)) && first(Some(true)) < first(Some(false)), "{plans:?}");
+    }
+
+    /// FLUX.1-dev at rank 16 and 256² on the CPU.
+    #[test]
+    fn the_base_of_a_training_is_packed_if_it_does_not_fit() {
+        let config =
+            |part: &Part| (*part, serde_json::from_str(Family::Flux.published_config(*part).unwrap()).unwrap());
+        let configs = Family::Flux.parts().iter().map(config).collect();
+        let footprint = Footprint::of(Family::Flux, &configs, 512).unwrap();
+        let params = TrainingParams {
+            trigger_word: None,
+            steps: 1,
+            rank: 16,
+            alpha: 16.0,
+            learning_rate: 1e-4,
+            batch_size: 1,
+            resolution: 256,
+            seed: 1,
+        };
+        let demand = TrainingDemand { footprint: &footprint, params: &params, examples: 10, dtype: DType::F32 };
+        let plan =
+            |gigabytes: u64| Budget { bytes: gigabytes << 30, weights: WeightChoice::Auto }.plan_training(&demand);
+        let (TrainingPlan { options, recompute }, needs) = plan(14).unwrap();
+        assert!(recompute && options.weights == WeightStorage::Int4, "{options:?}, {needs:?}");
+        assert_eq!(plan(96).unwrap().0.options.weights, WeightStorage::Full);
     }
 
     #[test]

@@ -12,7 +12,7 @@ use diffusion::pipelines::{Footprint, Place};
 use diffusion::{LoadOptions, PictureRequest, Pipeline, WeightStorage};
 use domain::model::job_warning;
 
-use super::budget::{Budget, Demand, TrainingDemand};
+use super::budget::{Budget, Demand, TrainingDemand, TrainingPlan};
 use super::model_cache::ModelCache;
 use crate::protocol::{self, Adapter, Base, Train};
 
@@ -128,10 +128,9 @@ impl Models {
         }
     }
 
-    /// Makes room for a training, which loads its own copy of the model. Returns whether it has to recompute
-    /// activations to stay within the budget. A training that does not fit is refused before anything is loaded or
-    /// dropped for it.
-    pub(super) fn make_room_for_training(&mut self, order: &Train) -> diffusion::Result<bool> {
+    /// Makes room for a training, which loads its own copy of the model. Returns how it stays within the budget. A
+    /// training that does not fit is refused before anything is loaded or dropped for it.
+    pub(super) fn make_room_for_training(&mut self, order: &Train) -> diffusion::Result<TrainingPlan> {
         let footprint = self.footprint(&order.base)?;
         let demand = TrainingDemand {
             footprint: &footprint,
@@ -139,9 +138,9 @@ impl Models {
             examples: order.examples.len(),
             dtype: weight_dtype(&self.device.device),
         };
-        let (recompute, needs) = self.budget.plan_training(&demand)?;
+        let (plan, needs) = self.budget.plan_training(&demand)?;
         self.drop_for(needs.total());
-        Ok(recompute)
+        Ok(plan)
     }
 
     /// Drops everything, after a defect that may have left a model or the device in an undefined state.

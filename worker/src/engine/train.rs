@@ -12,11 +12,11 @@ use crate::protocol::{Output, Report, Train};
 /// Runs the trainer from its start, or from the checkpoint in the order, to its last step.
 pub(super) fn run(models: &mut Models, order: &Train, session: &EngineSession) -> diffusion::Result<End> {
     let request = order.request;
-    let recompute = models.make_room_for_training(order)?;
+    let plan = models.make_room_for_training(order)?;
     session.tell_resident(models.list(None));
-    let mut trainer =
-        LoraTrainer::new(&order.base.folder, &examples(order), order.params.clone(), &models.device().device)?;
-    trainer.set_gradient_checkpointing(recompute);
+    let (base, device) = (&order.base.folder, &models.device().device);
+    let mut trainer = LoraTrainer::load(base, &examples(order), order.params.clone(), device, plan.options)?;
+    trainer.set_gradient_checkpointing(plan.recompute);
     if let Some(checkpoint) = &order.resume {
         trainer.resume(checkpoint)?;
         tracing::info!(checkpoint = %checkpoint.display(), "training resumed");
