@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::models::short;
 use super::{Outcome, print_json};
 use crate::client::{Client, ClientOptions, Dataset, Pictures, dataset_names, find_dataset, path_segment};
-use crate::output::say;
+use crate::output::{say, tell};
 use crate::table::Table;
 
 /// Create, fill, list, show and remove datasets
