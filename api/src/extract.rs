@@ -173,7 +173,7 @@ fn read_json<T: DeserializeOwned>(body: &[u8]) -> Result<T> {
                 wrong_field(&path, message)
             }
             // serde_json takes a number or a list for bad syntax where a name is expected.
-            _ if serde_json::from_slice::<serde::de::IgnoredAny>(body).is_ok() => wrong_field(&path, wording::NO_NAME),
+            _ if serde_json::from_slice::<serde_json::Value>(body).is_ok() => wrong_field(&path, wording::NO_NAME),
             _ => Problem::new(StatusCode::BAD_REQUEST, format!("The body is not JSON: {error}.")),
         }
     })?;

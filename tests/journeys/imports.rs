@@ -242,7 +242,7 @@ async fn a_url_leads_to_a_model_and_never_inside() {
         (at("/to?url=file:///etc/passwd"), "no host"),
         (at("/files/nothing.safetensors"), "404"),
         (at("/files/pickle.safetensors"), "pickle"),
-        (at("/files/page.safetensors"), "not a safetensors file"),
+        (at("/files/page.safetensors"), "a web page"),
     ] {
         refused(&stack, "bad", &url(&place), says).await;
     }

@@ -325,3 +325,15 @@ async fn a_scheduler_that_does_not_run_has_to_be_named_by_requests() {
     let message = refusal(&server, &comma).await;
     assert!(message.contains("`vae/config.json` is not JSON") && message.contains("line 1"), "{message}");
 }
+
+/// The grid that a model states is the one that requests keep to, also for an autoencoder of few levels.
+#[tokio::test]
+async fn the_stated_grid_is_the_one_of_requests() {
+    let server = TestServer::new().await;
+    let config = json!({"block_out_channels": [8, 8]});
+    let model = server.import("flat", None, &changed("vae/config.json", Some(&config))).await.expect(201);
+    assert_eq!(model["defaults"]["size_multiple"], 8);
+    let ask = |width: u32| json!({"prompt": "a fox", "model": "flat", "width": width});
+    server.post("/v1/generations", &ask(36)).await.refuses(422, "width");
+    server.post("/v1/generations", &ask(40)).await.expect(202);
+}

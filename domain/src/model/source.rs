@@ -280,7 +280,7 @@ mod tests {
         }
         for (bad, says) in [
             ("ftp://a/b", "begins with `https://`"),
-            ("https://", "name of a host"),
+            ("https://", "empty host"),
             ("https:///x", "name of a host"),
             ("https://user:pass@host/x", "password"),
             ("https://h/a b", "space"),
