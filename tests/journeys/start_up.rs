@@ -1,5 +1,6 @@
 //! What a start says that cannot succeed: one sentence with the remedy, and exit code 2.
 
+use std::os::unix::fs::MetadataExt as _;
 use std::process::{Command, Output};
 
 use journeys::client::{Client, text};
@@ -107,6 +108,10 @@ async fn data_of_another_postgres() {
     let data = folder.path().join("data/postgres/data");
     std::fs::create_dir_all(&data).unwrap();
     std::fs::write(data.join("PG_VERSION"), "11\n").unwrap();
+    if std::fs::metadata(&data).unwrap().uid() == 0 {
+        // The account that runs Postgres for root owns its data.
+        assert!(Command::new("chown").arg("nobody").arg(&data).status().unwrap().success());
+    }
     refuses(up_command(folder.path(), free_port()), &["Postgres 11", "PYROGRAPH_POSTGRES_BIN", "pg_upgrade"]).await;
     assert_eq!(std::fs::read(data.join("PG_VERSION")).unwrap(), b"11\n");
 }

@@ -29,7 +29,7 @@ pub fn without_effect(words: &str, weighs: bool) -> Vec<String> {
 fn unclosed(words: &str) -> Option<String> {
     let lower = words.to_ascii_lowercase();
     let starts = ["<lora:", "<lyco:", "<hypernet:"].iter().filter_map(|start| lower.find(start));
-    starts.min().map(|at| words[at..].to_owned())
+    starts.min().map(|at| words[at..].to_owned()).filter(|tag| !tag.contains('>'))
 }
 
 /// The first of each kind.
@@ -169,6 +169,7 @@ mod tests {
     fn ordinary_text_is_not_notation() {
         for words in [
             "",
+            "<lora:ink:1>",
             "a fox: red, 3:4",
             "a (red) fox, [snow]",
             "a fox (who said: hello)",
