@@ -1,5 +1,5 @@
-"""Writes checkpoints at their published sizes with random weights: FLUX.1-dev (33 GB, bf16), SDXL (7 GB, f16) and Stable
-Diffusion 1.5 (4 GB, f32). Memory and speed do not depend on trained values.
+"""Writes checkpoints at their published sizes with random weights: FLUX.1-dev (33 GB, bf16), SDXL (7 GB, f16) and
+Stable Diffusion 1.5 (4 GB, f32). Memory and speed do not depend on trained values.
 
     python3 bench/real_size/checkpoints.py FOLDER [flux|sdxl|sd15 …]
 

@@ -5,6 +5,7 @@ use reqwest::multipart::{Form, Part};
 use serde_json::{Value, json};
 
 use crate::test_server::{TestServer, checkpoint, text};
+use crate::tiny_flux;
 
 const LDM: &str = "model.diffusion_model.";
 
@@ -330,8 +331,11 @@ async fn a_scheduler_that_does_not_run_has_to_be_named_by_requests() {
 #[tokio::test]
 async fn the_stated_grid_is_the_one_of_requests() {
     let server = TestServer::new().await;
-    let config = json!({"block_out_channels": [8, 8]});
-    let model = server.import("flat", None, &changed("vae/config.json", Some(&config))).await.expect(201);
+    let vae = json!({"block_out_channels": [1, 1], "layers_per_block": 1, "latent_channels": 1, "norm_num_groups": 1});
+    let mut files = edited("vae/config.json", Some(&vae));
+    let weights = tiny_flux::weights(formats::Part::Vae, &vae);
+    files.iter_mut().find(|(path, _)| *path == "vae/model.safetensors").unwrap().1 = weights;
+    let model = server.import("flat", None, &files).await.expect(201);
     assert_eq!(model["defaults"]["size_multiple"], 8);
     let ask = |width: u32| json!({"prompt": "a fox", "model": "flat", "width": width});
     server.post("/v1/generations", &ask(36)).await.refuses(422, "width");

@@ -25,8 +25,8 @@ pub fn load_strict<M: Module>(network: M, checkpoint: &Checkpoint, dtype: DType)
     load_partly(network, checkpoint, dtype, &[])
 }
 
-/// Like [`load_strict`], but leaves parameters whose paths begin with one of `absent` as they are. They have to be in the
-/// checkpoint nevertheless.
+/// Like [`load_strict`], but leaves parameters whose paths begin with one of `absent` as they are. They have to be in
+/// the checkpoint nevertheless.
 pub(crate) fn load_partly<M: Module>(
     network: M,
     checkpoint: &Checkpoint,

@@ -6,7 +6,8 @@ use burn::tensor::module::conv2d;
 use burn::tensor::ops::ConvOptions;
 
 use super::adapted::{Changes, Kronecker};
-use super::weight::{Weight, WeightStorage};
+use super::storage::WeightStorage;
+use super::weight::Weight;
 use super::{cpu_kernels, zeros};
 
 /// `torch.nn.Conv2d` with a square kernel, zero padding, no groups and no dilation.

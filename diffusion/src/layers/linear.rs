@@ -5,7 +5,8 @@ use burn::prelude::*;
 use burn::tensor::module;
 
 use super::adapted::{Changes, Kronecker};
-use super::weight::{Weight, WeightStorage};
+use super::storage::WeightStorage;
+use super::weight::Weight;
 use super::zeros;
 
 /// `y = x·Wᵀ + b + Σ scale·(x·Aᵀ)·Bᵀ`: `torch.nn.Linear` with any number of LoRA branches

@@ -13,8 +13,10 @@ mod embedding;
 mod linear;
 mod named;
 mod norm;
+mod packing;
 mod resize;
 mod sinusoidal;
+mod storage;
 mod weight;
 
 pub use activation::{gelu_exact, gelu_gated, gelu_quick, gelu_tanh};
@@ -25,10 +27,12 @@ pub use embedding::Embedding;
 pub use linear::{Branch, Linear};
 pub use named::{NamedLayers, NormSlot};
 pub use norm::{GroupNorm, LayerNorm, RmsNorm, modulate};
+pub(crate) use packing::{Codes, pack};
 pub use resize::resize_nearest;
 pub use sinusoidal::sinusoidal;
-pub(crate) use weight::{BLOCK, Codes, pack};
-pub use weight::{Packed, Weight, WeightStorage};
+pub(crate) use storage::BLOCK;
+pub use storage::WeightStorage;
+pub use weight::{Packed, Weight};
 
 use burn::module::{Param, ParamId};
 use burn::prelude::*;

@@ -1,89 +1,12 @@
-//! The weight of a layer: in the model's dtype, in 16 bits, or packed into fewer bits. The caller chooses how each layer
-//! is stored; `checkpoint` converts weights while it reads them.
-
-use std::fmt;
-use std::str::FromStr;
+//! The weight of a layer: in the model's dtype, in 16 bits, or packed into fewer bits. The caller chooses how each
+//! layer is stored; `checkpoint` converts weights while it reads them.
 
 use burn::module::{Param, ParamId};
 use burn::prelude::*;
-use burn::tensor::{DType, FloatDType, f16};
-use rayon::prelude::*;
-use serde::{Deserialize, Serialize};
+use burn::tensor::{DType, FloatDType};
 
+use super::storage::{BLOCK, WeightStorage};
 use super::{cpu_kernels, zeros};
-use crate::Error;
-
-/// Values per scale, consecutive within a row, as in GGUF's `Q8_0` and `Q4_0`, whose blocks are loaded unchanged.
-pub(crate) const BLOCK: usize = 32;
-/// Candidate scales of a 4-bit block, as divisors of its largest value. The best one per block leaves an error of 8.2
-/// % for normal weights and 10.4 % for heavy-tailed ones (Student's t, 5 degrees of freedom). `Q4_0`, with 8 only,
-/// leaves 8.6 % and 10.8 %, and NF4's code book (Dettmers et al. 2023, <https://arxiv.org/abs/2305.14314>) at the
-/// same size 9.2 % and 10.6 %.
-const DIVISORS: [f32; 9] = [8.0, 6.5, 6.75, 7.0, 7.25, 7.5, 7.75, 8.25, 8.5];
-
-/// How weights are stored in memory. Layers compute in the model's dtype in any case.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum WeightStorage {
-    /// In the model's dtype.
-    #[default]
-    Full,
-    /// In 16 bits: bf16 or f16 as in the file, and bf16 if the file has neither. Exact unless the file is wider. On
-    /// devices that compute in bf16 this is the same as full.
-    Half,
-    /// 8 bits and one scale per 32 values: 8.5 bits per value.
-    Int8,
-    /// 4 bits and one scale per 32 values: 4.5 bits per value.
-    Int4,
-}
-
-impl WeightStorage {
-    /// From the highest to the lowest precision.
-    pub const ALL: [Self; 4] = [Self::Full, Self::Half, Self::Int8, Self::Int4];
-
-    /// Bytes of a weight `[outputs, inputs]` in a model of `dtype`.
-    pub fn bytes(self, [outputs, inputs]: [usize; 2], dtype: DType) -> u64 {
-        let blocks = inputs / BLOCK;
-        let row = match self.of_rows(inputs) {
-            Self::Int8 => blocks * (BLOCK + 2),
-            Self::Int4 => blocks * (BLOCK / 2 + 2),
-            Self::Half => inputs * DType::BF16.size(),
-            Self::Full => inputs * dtype.size(),
-        };
-        (outputs * row) as u64
-    }
-
-    /// The storage of a convolution where linear layers have this one: never fewer than 8 bits.
-    pub fn of_convolution(self) -> Self {
-        self.min(Self::Int8)
-    }
-
-    /// The storage of rows of `inputs` values. Rows that are not whole blocks, such as those of a first convolution, are
-    /// not packed.
-    fn of_rows(self, inputs: usize) -> Self {
-        if inputs.is_multiple_of(BLOCK) { self } else { self.min(Self::Half) }
-    }
-}
-
-impl fmt::Display for WeightStorage {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Full => "full",
-            Self::Half => "half",
-            Self::Int8 => "int8",
-            Self::Int4 => "int4",
-        })
-    }
-}
-
-impl FromStr for WeightStorage {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self, Error> {
-        let found = Self::ALL.into_iter().find(|storage| storage.to_string() == text);
-        found.ok_or_else(|| Error::Invalid(format!("{text:?} is none of full, half, int8 and int4")))
-    }
-}
 
 /// A matrix `[out, in]` (`D` = 2), or a convolution `[out, in, kernel, kernel]` (`D` = 4).
 #[derive(Module, Debug)]
@@ -104,12 +27,6 @@ pub struct Packed {
     scales: Param<Tensor<2>>,
     /// The side of a convolution's kernel; 1 for a matrix.
     kernel: usize,
-}
-
-/// The values that [`Packed`] is loaded from.
-pub(crate) struct Codes {
-    pub codes: TensorData,
-    pub scales: TensorData,
 }
 
 impl<const D: usize> Weight<D> {
@@ -217,73 +134,11 @@ impl Packed {
     }
 }
 
-/// Packs the rows of a matrix. `inputs`, the number of columns, must be a multiple of the block size.
-pub(crate) fn pack(values: &[f32], inputs: usize, storage: WeightStorage) -> Codes {
-    let rows = values.len() / inputs.max(1);
-    let (bytes, dtype) = match storage {
-        WeightStorage::Int4 => (BLOCK / 2, DType::U8),
-        _ => (BLOCK, DType::I8),
-    };
-    let mut codes = vec![0; values.len() / BLOCK * bytes];
-    let mut scales = vec![f16::ZERO; values.len() / BLOCK];
-    let blocks = codes.par_chunks_mut(bytes).zip(&mut scales).zip(values.as_chunks().0);
-    blocks.for_each(|((codes, scale), block)| {
-        *scale = match storage {
-            WeightStorage::Int4 => pack_4(block, codes),
-            _ => pack_8(block, codes),
-        };
-    });
-    Codes {
-        codes: TensorData::from_bytes_vec(codes, [rows, inputs / BLOCK * bytes], dtype),
-        scales: TensorData::new(scales, [rows, inputs / BLOCK]),
-    }
-}
-
-/// The value with the largest magnitude, with its sign.
-fn farthest(block: &[f32; BLOCK]) -> f32 {
-    block.iter().fold(0.0, |far: f32, value| if value.abs() > far.abs() { *value } else { far })
-}
-
-/// The finite stored scale, and the factor that maps values to codes.
-fn stored(scale: f32) -> (f16, f32) {
-    let scale = f16::from_f32(scale.clamp(-65504.0, 65504.0));
-    (scale, if scale == f16::ZERO { 0.0 } else { scale.to_f32().recip() })
-}
-
-fn pack_8(block: &[f32; BLOCK], codes: &mut [u8]) -> f16 {
-    let (scale, factor) = stored(farthest(block).abs() / 127.0);
-    for (code, value) in codes.iter_mut().zip(block) {
-        *code = (value * factor).round().clamp(-127.0, 127.0) as i8 as u8;
-    }
-    scale
-}
-
-fn pack_4(block: &[f32; BLOCK], codes: &mut [u8]) -> f16 {
-    let far = farthest(block);
-    let level = |value: f32, factor: f32| (value * factor).round().clamp(-8.0, 7.0);
-    let (mut best, mut least) = (stored(0.0), f32::INFINITY);
-    for divisor in DIVISORS {
-        // There is one more negative level than positive ones, and the largest value uses it.
-        let (scale, factor) = stored(-far / divisor);
-        let wide = scale.to_f32();
-        let error: f32 = block.iter().map(|value| (level(*value, factor) * wide - value).powi(2)).sum();
-        if error < least {
-            (best, least) = ((scale, factor), error);
-        }
-    }
-    let (scale, factor) = best;
-    let (first, second) = block.split_at(BLOCK / 2);
-    for ((code, lower), upper) in codes.iter_mut().zip(first).zip(second) {
-        let nibble = |value: f32| (level(value, factor) + 8.0) as u8;
-        *code = nibble(*lower) | nibble(*upper) << 4;
-    }
-    scale
-}
-
 #[cfg(test)]
 mod tests {
     use burn::tensor::Distribution;
 
+    use super::super::packing::{Codes, pack};
     use super::*;
 
     fn packed(values: &[f32], inputs: usize, storage: WeightStorage) -> Vec<f32> {

@@ -31,7 +31,8 @@ pub(crate) fn block_paths(config: &Config) -> Vec<String> {
     paths(DOUBLE_BLOCKS, config.num_layers).chain(paths(SINGLE_BLOCKS, config.num_single_layers)).collect()
 }
 
-/// Whether a LoRA is trained on a linear layer with this path: on those of the blocks, except those that modulate norms.
+/// Whether a LoRA is trained on a linear layer with this path: on those of the blocks, except those that modulate
+/// norms.
 pub(crate) fn is_trained(path: &str) -> bool {
     path.contains("transformer_blocks.") && !path.contains(".norm")
 }

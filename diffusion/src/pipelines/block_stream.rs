@@ -1,5 +1,5 @@
-//! Blocks of a FLUX.1 transformer that are not loaded with it: each is read from the checkpoint for each call, one ahead
-//! of the computation, and dropped after it. At most two are in memory at a time.
+//! Blocks of a FLUX.1 transformer that are not loaded with it: each is read from the checkpoint for each call, one
+//! ahead of the computation, and dropped after it. At most two are in memory at a time.
 
 use std::sync::mpsc;
 use std::thread;

@@ -18,8 +18,8 @@ pub struct LoadOptions {
     /// Which networks stay loaded.
     pub keep: Keep,
     /// Number of the denoiser's blocks that stay loaded with it; `None` for all. The others are read for each call, one
-    /// ahead of the computation, and stored as [`WeightStorage::Half`] whatever `weights` is. Only FLUX.1 has blocks
-    /// that can be read on their own.
+    /// ahead of the computation, and always stored as [`WeightStorage::Half`]. Only FLUX.1 has blocks that can be read
+    /// on their own.
     pub resident_blocks: Option<usize>,
 }
 

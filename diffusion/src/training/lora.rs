@@ -86,8 +86,8 @@ impl LoraTrainer {
         Self::load(base, examples, params, device, LoadOptions::default())
     }
 
-    /// Encodes the examples once, then loads the transformer, whose weights may be packed since they are not trained, and
-    /// attaches new branches to it: A uniform within ±1/√in, B zero, so that the first step sees the base model
+    /// Encodes the examples once, then loads the transformer, whose weights may be packed since they are not trained,
+    /// and attaches new branches to it: A uniform within ±1/√in, B zero, so that the first step sees the base model
     /// unchanged.
     pub fn load(
         base: &Path,

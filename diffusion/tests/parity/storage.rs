@@ -1,5 +1,5 @@
-//! Memory options: packed weights, unloaded networks and streamed blocks. Packing changes a model slightly, within stated
-//! bounds, and nothing else. Unloading and streaming change nothing, bit for bit.
+//! Memory options: packed weights, unloaded networks and streamed blocks. Packing changes a model slightly, within
+//! stated bounds, and nothing else. Unloading and streaming change nothing, bit for bit.
 
 use std::collections::BTreeMap;
 use std::fs::OpenOptions;

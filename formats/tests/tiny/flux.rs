@@ -37,7 +37,7 @@ pub(crate) fn files(pyrograph_json: &'static str) -> Vec<(&'static str, Vec<u8>)
 }
 
 /// A file with every parameter of a network.
-fn weights(part: Part, config: &Value) -> Vec<u8> {
+pub(crate) fn weights(part: Part, config: &Value) -> Vec<u8> {
     let (mut header, mut at) = (Map::new(), 0);
     for (key, shape) in Parameters::of(Family::Flux, part, config).expect("a config").iter() {
         let end = at + 2 * shape.iter().product::<usize>();

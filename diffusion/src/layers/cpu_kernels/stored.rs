@@ -1,4 +1,5 @@
-//! Converts stored weights to f32 in one pass over all threads: floats of 16 bits, and integers with one scale per block.
+//! Converts stored weights to f32 in one pass over all threads: floats of 16 bits, and integers with one scale per
+//! block.
 //! [`crate::layers::Weight`] defines the formats.
 
 use burn::backend::Flex;
@@ -7,7 +8,7 @@ use burn::tensor::{DType, bf16, f16};
 use rayon::prelude::*;
 
 use super::{tensor, values};
-use crate::layers::BLOCK;
+use crate::layers::storage::BLOCK;
 
 /// Values per thread at a time.
 const SPAN: usize = 1 << 15;
