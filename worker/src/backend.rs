@@ -192,9 +192,10 @@ async fn claim(policy: &mut ClaimPolicy) -> Option<Claim> {
         // Not cancelled half-way: we must know about a claim that was made.
         let ClaimPolicy { pool, queues, worker, lease, .. } = &*policy;
         let claim = async {
-            match policy.local {
-                false => job::claim(pool, queues, *worker, &resident, lease).await,
-                true => job::claim_local(pool, queues, *worker, lease).await,
+            if policy.local {
+                job::claim_local(pool, queues, *worker, lease).await
+            } else {
+                job::claim(pool, queues, *worker, &resident, lease).await
             }
         };
         let answer = tokio::select! {

@@ -112,7 +112,7 @@ impl Footprint {
         let configs = family.parts().iter().map(config).collect::<Result<_>>()?;
         let text = if family == Family::Flux { parts.t5_length()? } else { 0 };
         let footprint = Self::of(family, &configs, text).map_err(|reason| Error::malformed(path, reason))?;
-        Ok(Self { defaults: parts.defaults(footprint.defaults.clone())?, ..footprint })
+        Ok(Self { defaults: parts.defaults(footprint.defaults)?, ..footprint })
     }
 
     /// The sizes of the checkpoint of a family with these configs, whose second text encoder reads `text` tokens.

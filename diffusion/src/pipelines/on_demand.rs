@@ -13,11 +13,14 @@ use crate::lora::{Network, Target};
 /// The layers of a network, by path.
 type Layers<M> = for<'a> fn(&'a mut M) -> NamedLayers<'a>;
 
+/// Fills a network with the values of its checkpoint.
+type Load<M> = Box<dyn Fn(M, &Checkpoint) -> Result<M> + Send + Sync>;
+
 pub(super) struct OnDemand<M> {
     /// The network without its weights, but with all adapters.
     outline: M,
     checkpoint: Checkpoint,
-    load: Box<dyn Fn(M, &Checkpoint) -> Result<M> + Send + Sync>,
+    load: Load<M>,
     layers: Layers<M>,
     loaded: Mutex<Option<M>>,
 }

@@ -218,7 +218,7 @@ fn check_url(text: &str) -> Result<(), String> {
     }
     let lower = text.to_ascii_lowercase();
     let host = lower.strip_prefix("https://").or_else(|| lower.strip_prefix("http://"));
-    if !host.is_some_and(|host| !host.starts_with('/')) {
+    if host.is_none_or(|host| host.starts_with('/')) {
         return Err("It begins with `https://` and the name of a host.".to_owned());
     }
     let url = Url::parse(text).map_err(|error| format!("It is not a URL: {error}."))?;

@@ -169,8 +169,8 @@ impl Budget {
         let fits = |(_, needs): &(LoadOptions, Needs)| needs.total() <= self.bytes;
         ways(allowed, demand.place.dtype).map(needs).find(fits).or_else(|| {
             // As many blocks stay loaded as fit.
-            let streamed = ways(allowed, demand.place.dtype).filter(|options| options.keep >= Keep::One);
-            streamed.filter_map(|options| self.resident_blocks(demand, request, options)).next()
+            let mut streamed = ways(allowed, demand.place.dtype).filter(|options| options.keep >= Keep::One);
+            streamed.find_map(|options| self.resident_blocks(demand, request, options))
         })
     }
 
