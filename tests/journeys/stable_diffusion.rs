@@ -33,7 +33,7 @@ async fn a_whole_model_in_one_file() {
     let client = &stack.client;
     let model = client.add_model("one", &[("v2-model.safetensors".into(), single_file())], None).await.expect(201);
     assert_eq!((&model["kind"], &model["family"]), (&json!("checkpoint"), &json!("sd21")));
-    assert_eq!((&model["defaults"]["width"], &model["defaults"]["size_multiple"]), (&json!(192), &json!(2)));
+    assert_eq!((&model["defaults"]["width"], &model["defaults"]["size_multiple"]), (&json!(192), &json!(8)));
     let _worker = stack.worker("worker", "");
     let (_, fox) = make(client, &json!({"model": "one"})).await;
     let (_, owl) = make(client, &json!({"model": "one", "prompt": "an owl"})).await;

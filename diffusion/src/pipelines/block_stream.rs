@@ -19,16 +19,22 @@ pub(super) struct BlockStream {
     /// Path and weights of each block, in order, from the first that is not resident.
     blocks: Vec<(String, Checkpoint)>,
     dtype: DType,
+    device: Device,
     /// Number of blocks that are loaded with the transformer: the first ones.
     resident: usize,
 }
 
 impl BlockStream {
     /// All but the first `resident` blocks of a network with this config.
-    pub(super) fn new(config: &Config, checkpoint: &Checkpoint, dtype: DType, resident: usize) -> Self {
+    pub(super) fn new(
+        config: &Config,
+        checkpoint: &Checkpoint,
+        (device, dtype): (&Device, DType),
+        resident: usize,
+    ) -> Self {
         let paths = block_paths(config).into_iter().skip(resident);
         let blocks = paths.map(|path| (path.clone(), checkpoint.below(&format!("{path}.")))).collect();
-        Self { blocks, dtype, resident }
+        Self { blocks, dtype, device: device.clone(), resident }
     }
 
     /// The paths of the blocks, each with a dot at the end.
@@ -100,10 +106,9 @@ impl BlockStream {
         layers: impl for<'a> Fn(&'a mut B) -> NamedLayers<'a>,
     ) -> Result<B> {
         let mut block = outline.clone();
-        let device = block.devices().into_iter().next().unwrap_or_default();
         let adapters = layers(&mut block).take_adapters();
         for (_, linear) in layers(&mut block).linears {
-            linear.store(WeightStorage::Half, &device);
+            linear.store(WeightStorage::Half, &self.device);
         }
         let mut block = load_strict(block, checkpoint, self.dtype)?;
         layers(&mut block).set_adapters(adapters);

@@ -145,7 +145,7 @@ impl FluxPipeline {
         options.store(network.layers(), device);
         let streamed = options
             .resident_blocks
-            .map(|resident| BlockStream::new(&transformer_config, &transformer, dtype, resident));
+            .map(|resident| BlockStream::new(&transformer_config, &transformer, (device, dtype), resident));
         let absent = streamed.as_ref().map(BlockStream::paths).unwrap_or_default();
         let load = move |network: FluxTransformer, transformer: &Checkpoint| {
             checkpoint::load_partly(network, transformer, dtype, &absent)

@@ -374,7 +374,10 @@ fn what_cannot_fit_is_refused_before_it_starts() {
     let Some(Report::Failed { class: FailureClass::InvalidInput, message, .. }) = reports.last() else {
         panic!("{reports:?}")
     };
-    assert!(message.starts_with("2048×2048 takes about") && message.contains("64.0 MiB (--vram-budget)"), "{message}");
+    assert!(
+        message.starts_with("2048×2048 takes at least") && message.contains("64.0 MiB (--vram-budget)"),
+        "{message}"
+    );
     assert!(!reports.iter().any(|report| matches!(report, Report::Resident { .. })), "it was loaded: {reports:?}");
     bench.pictures(&[]);
 }
