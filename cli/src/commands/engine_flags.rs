@@ -18,7 +18,7 @@ pub(crate) struct EngineFlags {
     /// Device memory for weights and activations, such as 12GiB [default: 80 % of RAM, 90 % of the card]
     #[arg(long, value_name = "BYTES")]
     pub vram_budget: Option<ByteSize>,
-    /// Format of the denoiser's weights: full, half, int8, int4, or auto, the highest precision that fits [default: auto]
+    /// Format of the denoiser's weights: full, half, int8, int4, or auto, the most precise that fits [default: auto]
     #[arg(long, value_name = "STORAGE")]
     pub weights: Option<WeightChoice>,
 }
