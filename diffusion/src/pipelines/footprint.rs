@@ -28,7 +28,11 @@ const SCORES: usize = 1 << 24;
 /// decoder, and score tensors.
 const FLUX_TENSORS: usize = 28;
 const UNET_TENSORS: usize = 18;
-pub(crate) const VAE_TENSORS: usize = 5;
+const VAE_TENSORS: usize = 3;
+/// What the decoder's convolutions take besides those, in sizes of the autoencoder: measured with the published ones.
+const VAE_SCRATCH: u64 = 2;
+/// Tensors on a level of a UNet without attention.
+const UNET_TENSORS_WITHOUT_ATTENTION: usize = 7;
 const SCORE_TENSORS: usize = 3;
 /// Other memory of the process, in bytes: tokenizers, threads, memory that the allocator retains.
 pub(crate) const PROCESS: u64 = 48 << 20;
@@ -197,7 +201,8 @@ impl Footprint {
             + unpacked(options.weights, dtype, self.denoiser.largest());
         let denoising = denoising.max(loading(&self.denoiser, options.weights));
         let pixels = request.width * request.height;
-        let decoding = bytes(VAE_TENSORS * self.vae_channels * pixels.min(LARGEST_WHOLE), DType::F32);
+        let decoding = bytes(VAE_TENSORS * self.vae_channels * pixels.min(LARGEST_WHOLE), DType::F32)
+            + VAE_SCRATCH * bytes(self.vae, DType::F32);
         let pictures = bytes(3 * request.num_images * pixels, DType::U8) + bytes(3 * pixels, DType::F32);
 
         let (kept, stages) = match options.keep {
@@ -255,7 +260,7 @@ impl Footprint {
                 let batch = if is_guided(request, config.time_cond_proj_dim) { 2 } else { 1 };
                 let (widest, skips) = activations(config, rows, columns);
                 let scores = SCORE_TENSORS * whole_scores(batch * largest_scores(config, rows, columns), dtype);
-                mean(batch * widest * UNET_TENSORS / 2 + scores, batch * (widest * UNET_TENSORS / 2 + skips))
+                mean(batch * widest / 2 + scores, batch * (widest / 2 + skips))
             }
         }
     }
@@ -276,12 +281,17 @@ fn unpacked(storage: WeightStorage, dtype: DType, largest: u64) -> u64 {
     }
 }
 
-/// Numbers of values for one picture of `rows` × `columns` latents: those of the widest block input including its skip
-/// connection, and those of all skip connections together.
+/// Numbers of values for one picture of `rows` × `columns` latents: those that are alive at the peak on the level with
+/// most of them, and those of all skip connections together.
 fn activations(unet: &unet::Config, rows: usize, columns: usize) -> (usize, usize) {
     let places = |level: usize| (rows >> level).max(1) * (columns >> level).max(1);
     let coarser = |level: usize| unet.channels((level + 1).min(unet.levels() - 1));
-    let widest = (0..unet.levels()).map(|level| (unet.channels(level) + coarser(level)) * places(level)).max();
+    let tensors = |level: usize| {
+        let attends = unet.attends_down(level) || unet.attends_up(level);
+        if attends { UNET_TENSORS } else { UNET_TENSORS_WITHOUT_ATTENTION }
+    };
+    let alive = |level: usize| tensors(level) * (unet.channels(level) + coarser(level)) * places(level);
+    let widest = (0..unet.levels()).map(alive).max();
     let kept = |level: usize| (unet.layers_per_block.at(level) + 1) * unet.channels(level) * places(level);
     (widest.unwrap_or(0), (0..unet.levels()).map(kept).sum())
 }

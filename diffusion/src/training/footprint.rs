@@ -6,9 +6,11 @@ use requests::TrainingParams;
 
 use super::lora::MOST_KEPT;
 use crate::layers::WeightStorage;
-use crate::pipelines::footprint::{Denoiser, PROCESS, VAE_TENSORS, loading};
+use crate::pipelines::footprint::{Denoiser, PROCESS, loading};
 use crate::pipelines::{Footprint, LoadOptions, Needs};
 
+/// Number of tensors on the finest level of the autoencoder's encoder that are alive at the peak, measured on the CPU.
+const ENCODER_TENSORS: usize = 7;
 /// Number of tensors of the streams' width that are kept for the backward pass, measured on the CPU and rounded up: in
 /// a double block (for each token of either stream), and in a single block.
 const KEPT_IN_DOUBLE: usize = 40;
@@ -54,7 +56,7 @@ impl Footprint {
         let loading = loading(&self.denoiser, options.weights);
         let example = bytes(tokens * trained.channels, DType::F32) + bytes(trained.prompt, dtype);
         let cached = example.saturating_mul(examples as u64 + 1);
-        let encoding = bytes(VAE_TENSORS * self.vae_encoder_channels * resolution * resolution, DType::F32);
+        let encoding = bytes(ENCODER_TENSORS * self.vae_encoder_channels * resolution * resolution, DType::F32);
         // The encoders leave before the denoiser is read.
         let before = (encoders + encoding + cached).saturating_sub(weights);
 
