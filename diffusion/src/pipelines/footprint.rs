@@ -29,11 +29,12 @@ const SCORES: usize = 1 << 24;
 const FLUX_TENSORS: usize = 28;
 const UNET_TENSORS: usize = 18;
 const VAE_TENSORS: usize = 3;
-/// What the decoder's convolutions take besides those, in sizes of the autoencoder: measured with the published ones.
-const VAE_SCRATCH: u64 = 2;
-/// Tensors on a level of a UNet without attention.
-const UNET_TENSORS_WITHOUT_ATTENTION: usize = 7;
 const SCORE_TENSORS: usize = 3;
+/// The same on a level of a UNet without attention.
+const UNET_TENSORS_WITHOUT_ATTENTION: usize = 7;
+/// What the decoder takes besides its tensors, as a multiple of the autoencoder's weights: measured with the published
+/// autoencoders.
+const VAE_SCRATCH: u64 = 2;
 /// Other memory of the process, in bytes: tokenizers, threads, memory that the allocator retains.
 pub(crate) const PROCESS: u64 = 48 << 20;
 /// Number of temporary f32 tensors when a layer is unpacked: by the kernel of the CPU, and by tensor operations.

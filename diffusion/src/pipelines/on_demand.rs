@@ -48,9 +48,8 @@ impl<M: Module> OnDemand<M> {
 
     /// The network, loaded.
     pub(super) fn into_loaded(self) -> Result<M> {
-        self.with(|_| ())?;
-        let loaded = self.loaded.into_inner().unwrap_or_else(PoisonError::into_inner);
-        loaded.map_or_else(|| (self.load)(self.outline, &self.checkpoint), Ok)
+        let loaded = self.locked().take();
+        loaded.map_or_else(|| self.load_with_adapters(), Ok)
     }
 
     /// The network without its weights.

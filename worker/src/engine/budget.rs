@@ -26,6 +26,16 @@ pub enum WeightChoice {
     Always(WeightStorage),
 }
 
+impl WeightChoice {
+    /// The formats that may be used, from the highest to the lowest precision.
+    fn allowed(&self) -> &[WeightStorage] {
+        match self {
+            Self::Auto => &WeightStorage::ALL,
+            Self::Always(storage) => std::slice::from_ref(storage),
+        }
+    }
+}
+
 /// How many bytes of the device's memory may be used, and how.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Budget {
@@ -45,7 +55,7 @@ pub(super) struct TrainingDemand<'a> {
     pub footprint: &'a Footprint,
     pub params: &'a TrainingParams,
     pub examples: usize,
-    pub dtype: diffusion::device::DType,
+    pub dtype: DType,
 }
 
 /// How a training stays within the budget.
@@ -62,10 +72,7 @@ impl Budget {
     /// answer for a request does not depend on what is in memory. A refusal states the estimate and what would fit
     /// instead.
     pub(super) fn plan(&self, demand: &Demand) -> diffusion::Result<(LoadOptions, Needs)> {
-        let allowed: &[WeightStorage] = match &self.weights {
-            WeightChoice::Auto => &WeightStorage::ALL,
-            WeightChoice::Always(storage) => std::slice::from_ref(storage),
-        };
+        let allowed = self.weights.allowed();
         match self.widest(demand, allowed, demand.request) {
             Some(found) => Ok(found),
             None => Err(self.refusal(demand, allowed)),
@@ -85,10 +92,7 @@ impl Budget {
     }
 
     fn fastest(&self, demand: &TrainingDemand, params: &TrainingParams) -> Option<(TrainingPlan, Needs)> {
-        let allowed: &[WeightStorage] = match &self.weights {
-            WeightChoice::Auto => &WeightStorage::ALL,
-            WeightChoice::Always(storage) => std::slice::from_ref(storage),
-        };
+        let allowed = self.weights.allowed();
         let keeps = !demand.footprint.recomputes();
         let mut planned = ways(allowed, demand.dtype).filter(|options| options.keep == Keep::One).flat_map(|options| {
             // A backward pass through all blocks at once keeps their weights unpacked.
@@ -104,22 +108,17 @@ impl Budget {
         })
     }
 
-    /// The narrowest storage that is allowed.
-    fn narrowest(&self) -> WeightStorage {
-        match self.weights {
-            WeightChoice::Auto => WeightStorage::Int4,
-            WeightChoice::Always(storage) => storage,
-        }
-    }
-
     fn refused_training(&self, demand: &TrainingDemand) -> Error {
         let TrainingParams { batch_size, resolution, rank, .. } = *demand.params;
-        let least = |dtype| {
+        let least = |weights: WeightStorage, dtype| {
             let options =
-                LoadOptions { weights: self.narrowest(), text_weights: self.narrowest(), ..LoadOptions::default() };
+                LoadOptions { weights, text_weights: weights.max(WeightStorage::Half), ..LoadOptions::default() };
             demand.footprint.training(demand.params, demand.examples, dtype, options, true)
         };
-        let (Some(needs), Some(least)) = (least(demand.dtype), least(DType::BF16)) else {
+        let narrowest = self.weights.allowed().last().copied().unwrap_or_default();
+        // `needed` is the least on any device and with any setting.
+        let (Some(needs), Some(least)) = (least(narrowest, demand.dtype), least(WeightStorage::Int4, DType::BF16))
+        else {
             return Error::Invalid("models of this family cannot be trained".into());
         };
         let fits = |batch_size, resolution, rank| {
@@ -230,8 +229,8 @@ impl Budget {
     }
 }
 
-/// The ways of loading a model, from the most precise to the one that takes the least memory. Text encoders are never
-/// stored in fewer bits than the denoiser; where the denoiser is exact, they are, too.
+/// The ways of loading a model, from the most precise to the one that takes the least memory. Text encoders have 16 bits
+/// at least, or as many as the denoiser if that has fewer.
 fn ways(allowed: &[WeightStorage], dtype: DType) -> impl Iterator<Item = LoadOptions> {
     // On a device that computes in 16 bits, both are the same.
     let differs = move |storage: &WeightStorage| *storage != WeightStorage::Half || dtype == DType::F32;
