@@ -22,8 +22,9 @@ use crate::commands::engine_flags::EngineFlags;
 use crate::commands::worker;
 use crate::configuration::{SERVICE_VARIABLES, named_worker_dir, names, variable};
 use crate::failure::{EXIT_USAGE, Failure};
-use crate::installation::Installation;
+use crate::installation::{self, Installation};
 use crate::server::{Server, listen};
+use crate::signal;
 
 /// How long the worker may take to return its job.
 const WORKER_FAREWELL: Duration = Duration::from_secs(15);
@@ -47,11 +48,23 @@ impl WorkerProcess {
     }
 
     /// Kills it. Its engine exits as soon as the pipe between them closes.
-    pub(crate) fn kill(&self) {
+    fn kill(&self) {
         if let Some(id) = Pid::from_raw(self.0.load(Ordering::Relaxed)) {
             let _ = kill_process(id, Signal::KILL);
         }
     }
+}
+
+/// When to stop the platform in `folder`, and the process that its worker will be. A second signal kills that and stops
+/// Postgres.
+pub(crate) fn stop_token(folder: &Path) -> (CancellationToken, WorkerProcess) {
+    let (folder, worker) = (folder.to_owned(), WorkerProcess::default());
+    let killed = worker.clone();
+    let stop = signal::stop_token(move || {
+        killed.kill();
+        installation::quit(&folder);
+    });
+    (stop, worker)
 }
 
 /// Services, API and worker, running.

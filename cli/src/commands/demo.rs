@@ -19,8 +19,8 @@ use crate::contact_sheet::{ContactSheet, Pair};
 use crate::failure::Failure;
 use crate::meter::Meter;
 use crate::output::{say, tell};
-use crate::platform::{Platform, WorkerProcess};
-use crate::{built_in, installation, log, signal};
+use crate::platform::Platform;
+use crate::{built_in, log, platform};
 
 /// The built-in dataset (`datasets/pyrography`), the name of the LoRA, and the word that all captions contain.
 const STYLE: &str = "pyrography";
@@ -59,14 +59,7 @@ pub(crate) struct Demo {
 impl Demo {
     /// Runs the command.
     pub(crate) async fn run(self) -> Outcome {
-        let (folder, worker) = (self.data_dir.clone(), WorkerProcess::default());
-        let stop = signal::stop_token({
-            let worker = worker.clone();
-            move || {
-                worker.kill();
-                installation::quit(&folder);
-            }
-        });
+        let (stop, worker) = platform::stop_token(&self.data_dir);
         let meter = Meter::wait("starting Postgres, S3, the API and a worker");
         let started = Instant::now();
         let anywhere = SocketAddr::from(([127, 0, 0, 1], 0));

@@ -10,8 +10,8 @@ use super::Outcome;
 use super::engine_flags::EngineFlags;
 use crate::configuration::bind_address;
 use crate::output::say;
-use crate::platform::{Platform, WorkerProcess};
-use crate::{installation, log, signal};
+use crate::platform::Platform;
+use crate::{log, platform};
 
 /// Start Postgres, S3, the API and one worker
 ///
@@ -33,14 +33,7 @@ pub(crate) struct Up {
 impl Up {
     /// Runs the command until it is asked to stop.
     pub(crate) async fn run(self) -> Outcome {
-        let (folder, worker) = (self.data_dir.clone(), WorkerProcess::default());
-        let stop = signal::stop_token({
-            let worker = worker.clone();
-            move || {
-                worker.kill();
-                installation::quit(&folder);
-            }
-        });
+        let (stop, worker) = platform::stop_token(&self.data_dir);
         // Ctrl-C during the start is handled below, so that services already started are stopped in order too.
         let mut platform = Platform::start(&self.data_dir, self.bind, &self.engine, log::SERVER, worker).await?;
         if let Err(failure) = announce(&platform) {

@@ -229,8 +229,8 @@ impl Budget {
     }
 }
 
-/// The ways of loading a model, from the most precise to the one that takes the least memory. Text encoders have 16 bits
-/// at least, or as many as the denoiser if that has fewer.
+/// The ways of loading a model, from the most precise to the one that takes the least memory. Text encoders have 16
+/// bits at least, or as many as the denoiser if that has fewer.
 fn ways(allowed: &[WeightStorage], dtype: DType) -> impl Iterator<Item = LoadOptions> {
     // On a device that computes in 16 bits, both are the same.
     let differs = move |storage: &WeightStorage| *storage != WeightStorage::Half || dtype == DType::F32;
