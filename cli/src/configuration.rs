@@ -50,6 +50,7 @@ const VARIABLES: &[Variable] = &[
     ("PYROGRAPH_CACHE_BYTES", "most bytes of cached weights", "107374182400"),
     ("PYROGRAPH_VRAM_BUDGET", "device memory an engine may use, such as `12GiB`", "80 % of RAM, 90 % of the card"),
     ("PYROGRAPH_WEIGHTS", "format of the denoiser's weights: `full`, `half`, `int8`, `int4` or `auto`", "auto"),
+    ("PYROGRAPH_OFFLOAD", "what may be in host memory beside a card: `auto`, `none`, `text` or `blocks`", "auto"),
     ("PYROGRAPH_CHECKPOINT_EVERY", "training steps between two checkpoints", "100"),
     ("PYROGRAPH_IMPORT_DIR", "folder on the worker's machine from which models may be imported", "none"),
     ("PYROGRAPH_IMPORT_NETWORKS", "private networks that imports may reach, such as `10.1.0.0/16`", "none"),

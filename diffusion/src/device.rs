@@ -10,6 +10,7 @@ use std::str::FromStr;
 
 use burn::prelude::*;
 pub use burn::tensor::DType;
+use memory::ComputeType;
 
 use crate::{Error, Result};
 
@@ -125,6 +126,11 @@ pub fn keep_kernels(folder: &Path) {
 pub fn weight_dtype(device: &Device) -> DType {
     let device = device.clone().without_autodiff();
     dtype_of(device == Device::flex(), |dtype| device.supports_dtype(dtype))
+}
+
+/// The same, as budgets state it.
+pub fn compute_type(device: &Device) -> ComputeType {
+    if weight_dtype(device) == DType::BF16 { ComputeType::Bf16 } else { ComputeType::F32 }
 }
 
 /// Not f16 where bf16 is missing: T5 and the autoencoder exceed its range.

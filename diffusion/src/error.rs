@@ -83,3 +83,9 @@ impl Error {
         move |source| Self::File { path, source }
     }
 }
+
+impl From<memory::TooLarge> for Error {
+    fn from(memory::TooLarge { needed, reason }: memory::TooLarge) -> Self {
+        Self::Memory { needed, reason }
+    }
+}

@@ -20,7 +20,7 @@ pub mod training;
 
 pub use device::{DeviceChoice, OpenDevice};
 pub use error::{Error, Result};
-pub use layers::WeightStorage;
 pub use lora::{LoraFile, MatchReport};
+pub use memory::{Keep, LoadOptions, WeightStorage};
 pub use pipelines::flux::FluxPipeline;
-pub use pipelines::{Keep, LoadOptions, PictureRequest, Pipeline, Previewer, Progress};
+pub use pipelines::{PictureRequest, Pipeline, Previewer, Progress};

@@ -20,9 +20,10 @@ use diffusion::checkpoint::save;
 use diffusion::networks::flux::FluxTransformer;
 use diffusion::networks::unet::UNet2DConditionModel;
 use diffusion::networks::vae::Autoencoder;
-use diffusion::pipelines::{Footprint, Place};
+use diffusion::pipelines::footprint;
 use diffusion::training::{LoraTrainer, TrainingExample, TrainingParams};
 use diffusion::{LoadOptions, PictureRequest, Pipeline, WeightStorage};
+use memory::{ComputeType, Picture};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -80,8 +81,6 @@ fn memory() -> [u64; 2] {
         line.trim().strip_suffix(" kB").unwrap().parse::<u64>().unwrap() * 1024
     })
 }
-
-const PLACE: Place = Place { dtype: DType::F32, adapters: 0 };
 
 /// The variable that selects the measurement in the child process.
 const TASK: &str = "MEMORY_TASK";
@@ -153,7 +152,8 @@ fn check(folder: &Path, options: LoadOptions, side: usize) {
     let task = Task { folder: folder.clone(), options, side, training: None };
     let folder = folder.as_path();
     let pipeline = Pipeline::load(folder, &Device::flex()).unwrap();
-    let needs = Footprint::read(folder).unwrap().needs(&request(&pipeline, side), task.options, PLACE);
+    let picture = Picture::from(&request(&pipeline, side));
+    let needs = footprint(folder).unwrap().needs(&picture, task.options, ComputeType::F32, 0);
     let [loading, peak] = task.measured();
     let [shown_loading, shown_peak, weights, working] =
         [loading, peak, needs.weights, needs.working].map(|bytes| bytes >> 20);
@@ -214,7 +214,7 @@ fn check_packed_training(
     image::RgbImage::new(resolution, resolution).save(&picture).unwrap();
     let training = Training { params: params.clone(), examples: vec![picture; examples], recompute };
     let task = Task { folder: folder.to_owned(), options, side: 0, training: Some(training) };
-    let needs = Footprint::read(folder).unwrap().training(&params, examples, DType::F32, options, recompute).unwrap();
+    let needs = footprint(folder).unwrap().training(&params, examples, ComputeType::F32, options, recompute).unwrap();
     let [_, peak] = task.measured();
     let ratio = needs.total() as f64 / peak as f64;
     let summary = format!(

@@ -50,7 +50,7 @@ use crate::attempt::WorkerContext;
 use crate::backend::{ClaimPolicy, JobBackend};
 use crate::cache::Cache;
 pub use crate::config::{Drain, HubToken, Imports, Pauses, Silences, WorkerConfig};
-pub use crate::engine::{EngineConfig, Fault, WeightChoice};
+pub use crate::engine::{EngineConfig, Fault};
 use crate::health::Health;
 pub use crate::import::guard::{Guard, Network};
 use crate::supervisor::Engine;
@@ -263,7 +263,7 @@ async fn show_life(context: Arc<WorkerContext>, worker: WorkerId, ending: Cancel
             told.and(swap::tell_resident(&context, worker).await)
         } else {
             let version = env!("CARGO_PKG_VERSION");
-            let vram_budget = info.vram_budget.and_then(|bytes| i64::try_from(bytes).ok());
+            let vram_budget = info.budget.and_then(|budget| i64::try_from(budget.bytes).ok());
             domain::worker::register(&context.pool, worker, name, host, &info.device, queues, version, vram_budget)
                 .await
         };

@@ -17,7 +17,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 /// The version of this file's messages. Both sides are the same binary, so a difference means that the binary was
 /// replaced under a running worker; the worker then refuses the child.
-pub const PROTOCOL_VERSION: u32 = 5;
+pub const PROTOCOL_VERSION: u32 = 6;
 
 /// The longest frame either side accepts, in bytes. A training of 10 000 examples with long captions fits.
 pub const MAX_FRAME: usize = 16 * 1024 * 1024;
@@ -206,8 +206,8 @@ pub enum Report {
         device: String,
         /// Why the device is not the expected one, such as a missing driver.
         why: Option<String>,
-        /// Bytes of the device's memory that the engine may use, if known.
-        vram_budget: Option<u64>,
+        /// What the engine may use, if its memory is known.
+        budget: Option<memory::Budget>,
     },
     /// The models that are loaded now. Sent whenever they change, also in the middle of a request.
     Resident {
@@ -427,7 +427,13 @@ mod tests {
                 version: 1,
                 device: "cpu".into(),
                 why: Some("no driver".into()),
-                vram_budget: Some(u64::MAX),
+                budget: Some(memory::Budget {
+                    bytes: u64::MAX,
+                    host: Some(1),
+                    compute: memory::ComputeType::Bf16,
+                    weights: memory::WeightChoice::Always(memory::WeightStorage::Int8),
+                    offload: memory::Offload::Text,
+                }),
             },
             Report::Progress { request: 7, step: 1, total_steps: 4, loss: Some(0.25), seconds_per_step: None },
             Report::Output {

@@ -122,8 +122,8 @@ impl Session {
 pub struct EngineInfo {
     /// Its device, for display.
     pub device: String,
-    /// Bytes of the device's memory that it may use, if known.
-    pub vram_budget: Option<u64>,
+    /// What it may use, if its memory is known.
+    pub budget: Option<memory::Budget>,
     /// Process id of the child.
     pub process: Option<u32>,
 }
@@ -291,7 +291,7 @@ impl Running {
         let (reading, reports) = read_reports(output, resident.clone());
         let mut running = Self { child, orders, reports, reading, logging };
         match timeout(READY_LIMIT, running.shake_hands()).await {
-            Ok(Ok((device, vram_budget))) => Ok((running, EngineInfo { device, vram_budget, process })),
+            Ok(Ok((device, budget))) => Ok((running, EngineInfo { device, budget, process })),
             Ok(Err(reason)) => {
                 running.end(false).await;
                 Err(reason)
@@ -304,17 +304,17 @@ impl Running {
     }
 
     /// The device, and how much of its memory may be used.
-    async fn shake_hands(&mut self) -> Result<(String, Option<u64>), String> {
+    async fn shake_hands(&mut self) -> Result<(String, Option<memory::Budget>), String> {
         let hello = Order::Hello { version: PROTOCOL_VERSION };
         if protocol::send(&mut self.orders, &hello).await.is_err() {
             return Err(self.last_words().await);
         }
         match self.reports.recv().await {
-            Some(Ok(Report::Ready { version: PROTOCOL_VERSION, device, why, vram_budget })) => {
+            Some(Ok(Report::Ready { version: PROTOCOL_VERSION, device, why, budget })) => {
                 if let Some(why) = why {
                     tracing::info!(device, why, "why this device");
                 }
-                Ok((device, vram_budget))
+                Ok((device, budget))
             }
             Some(Ok(Report::Ready { version, .. })) => {
                 Err(format!("it speaks protocol version {version}, this worker {PROTOCOL_VERSION}"))

@@ -32,6 +32,7 @@ impl Engine {
             kernels: self.kernels,
             vram_budget: self.flags.vram_budget.map(|ByteSize(bytes)| bytes),
             weights: self.flags.weights.unwrap_or_default(),
+            offload: self.flags.offload.unwrap_or_default(),
             fault,
         }))
     }

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 
 use clap::Args;
 use diffusion::device::DeviceChoice;
-use worker::WeightChoice;
+use memory::{Offload, WeightChoice};
 
 use crate::configuration::{ByteSize, said};
 use crate::failure::Failure;
@@ -21,6 +21,10 @@ pub(crate) struct EngineFlags {
     /// Format of the denoiser's weights: full, half, int8, int4, or auto, the most precise that fits [default: auto]
     #[arg(long, value_name = "STORAGE")]
     pub weights: Option<WeightChoice>,
+    /// What may be in host memory beside a card: auto (what does not fit), none, text (text encoders), or blocks (blocks
+    /// of the denoiser, too) [default: auto]
+    #[arg(long, value_name = "PARTS")]
+    pub offload: Option<Offload>,
 }
 
 impl EngineFlags {
@@ -32,6 +36,7 @@ impl EngineFlags {
         Ok(Self {
             vram_budget: self.vram_budget.map_or_else(|| said("PYROGRAPH_VRAM_BUDGET"), |bytes| Ok(Some(bytes)))?,
             weights: self.weights.map_or_else(|| said("PYROGRAPH_WEIGHTS"), |weights| Ok(Some(weights)))?,
+            offload: self.offload.map_or_else(|| said("PYROGRAPH_OFFLOAD"), |offload| Ok(Some(offload)))?,
             ..self
         })
     }
@@ -40,7 +45,8 @@ impl EngineFlags {
     pub(crate) fn arguments(&self) -> Vec<OsString> {
         let budget = self.vram_budget.map(|ByteSize(bytes)| ("--vram-budget", format!("{bytes}B")));
         let weights = self.weights.map(|weights| ("--weights", weights.to_string()));
-        let all = std::iter::once(("--device", self.device.to_string())).chain(budget).chain(weights);
+        let offload = self.offload.map(|offload| ("--offload", offload.to_string()));
+        let all = std::iter::once(("--device", self.device.to_string())).chain(budget).chain(weights).chain(offload);
         all.flat_map(|(flag, value)| [flag.into(), value.into()]).collect()
     }
 }
@@ -61,7 +67,7 @@ mod tests {
     fn flags_come_through_a_process_as_they_are() {
         for line in [
             vec!["program"],
-            vec!["program", "--device", "cuda:1", "--vram-budget", "12GiB", "--weights", "int4"],
+            vec!["program", "--device", "cuda:1", "--vram-budget", "12GiB", "--weights", "int4", "--offload", "text"],
             vec!["program", "--weights", "auto", "--vram-budget", "123B"],
         ] {
             let first = Program::try_parse_from(line).unwrap().flags;
@@ -70,6 +76,7 @@ mod tests {
             assert_eq!(again.arguments(), first.arguments());
         }
         assert!(Program::try_parse_from(["program", "--weights", "int3"]).is_err());
+        assert!(Program::try_parse_from(["program", "--offload", "everything"]).is_err());
         assert!(Program::try_parse_from(["program", "--vram-budget", "much"]).is_err());
         assert!(Program::try_parse_from(["program", "--vram-budget", "12"]).is_err());
     }

@@ -6,14 +6,12 @@ use std::ops::BitAnd;
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::prelude::*;
 use burn::tensor::DType;
+use memory::{BLOCK, READ_AT_ONCE, WeightStorage};
 use rayon::prelude::*;
 
 use super::Checkpoint;
-use crate::layers::{BLOCK, Codes, Packed, WeightStorage, pack};
+use crate::layers::{Codes, Packed, pack};
 use crate::{Error, Result};
-
-/// Tensors are read in batches on all threads. A batch is full at this many bytes in f32.
-pub(crate) const AT_ONCE: usize = 256 << 20;
 
 /// Fills `network` with the values of `checkpoint` in `dtype`; the path of each parameter is its key. Parameters
 /// require gradients if the network was made on a device with autodiff. Values of packed matrices are packed as they
@@ -175,7 +173,7 @@ impl Loader<'_> {
                 return Some(data);
             }
             let (mut next, mut bytes) = (Vec::new(), 0);
-            while bytes < AT_ONCE
+            while bytes < READ_AT_ONCE
                 && let Some(tensor) = self.to_read.pop()
             {
                 bytes += 4 * tensor.shape.iter().product::<usize>();

@@ -9,7 +9,7 @@ mod values;
 mod write;
 
 pub use load::load_strict;
-pub(crate) use load::{AT_ONCE, is_choice, load_partly};
+pub(crate) use load::{is_choice, load_partly};
 pub use read::Checkpoint;
 pub use single_file::SingleFile;
 pub use write::{Stored, save, write};

@@ -4,9 +4,9 @@ use burn::module::Param;
 use burn::prelude::*;
 use burn::tensor::module::conv2d;
 use burn::tensor::ops::ConvOptions;
+use memory::WeightStorage;
 
 use super::adapted::{Changes, Kronecker};
-use super::storage::WeightStorage;
 use super::weight::Weight;
 use super::{cpu_kernels, zeros};
 

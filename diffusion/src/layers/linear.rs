@@ -3,9 +3,9 @@
 use burn::module::Param;
 use burn::prelude::*;
 use burn::tensor::module;
+use memory::WeightStorage;
 
 use super::adapted::{Changes, Kronecker};
-use super::storage::WeightStorage;
 use super::weight::Weight;
 use super::zeros;
 

@@ -16,7 +16,6 @@ mod norm;
 mod packing;
 mod resize;
 mod sinusoidal;
-mod storage;
 mod weight;
 
 pub use activation::{gelu_exact, gelu_gated, gelu_quick, gelu_tanh};
@@ -30,8 +29,6 @@ pub use norm::{GroupNorm, LayerNorm, RmsNorm, modulate};
 pub(crate) use packing::{Codes, pack};
 pub use resize::resize_nearest;
 pub use sinusoidal::sinusoidal;
-pub(crate) use storage::BLOCK;
-pub use storage::WeightStorage;
 pub use weight::{Packed, Weight};
 
 use burn::module::{Param, ParamId};

@@ -2,9 +2,8 @@
 //! `cpu_kernels` unpacks them.
 
 use burn::tensor::{DType, TensorData, f16};
+use memory::{BLOCK, WeightStorage};
 use rayon::prelude::*;
-
-use super::storage::{BLOCK, WeightStorage};
 
 /// Candidate scales of a 4-bit block, as divisors of its largest value. The best one per block leaves an error of 8.2
 /// % for normal weights and 10.4 % for heavy-tailed ones (Student's t, 5 degrees of freedom). `Q4_0`, with 8 only,

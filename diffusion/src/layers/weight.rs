@@ -4,8 +4,8 @@
 use burn::module::{Param, ParamId};
 use burn::prelude::*;
 use burn::tensor::{DType, FloatDType};
+use memory::{BLOCK, WeightStorage};
 
-use super::storage::{BLOCK, WeightStorage};
 use super::{cpu_kernels, zeros};
 
 /// A matrix `[out, in]` (`D` = 2), or a convolution `[out, in, kernel, kernel]` (`D` = 4).
@@ -137,6 +137,7 @@ impl Packed {
 #[cfg(test)]
 mod tests {
     use burn::tensor::Distribution;
+    use memory::ComputeType;
 
     use super::super::packing::{Codes, pack};
     use super::*;
@@ -190,11 +191,12 @@ mod tests {
         for storage in [WeightStorage::Int8, WeightStorage::Int4] {
             let Codes { codes, scales } = pack(&[0.5; 3 * 64], 64, storage);
             let bytes = codes.as_bytes().len() + scales.as_bytes().len();
-            assert_eq!(storage.bytes([3, 64], DType::F32), bytes as u64);
+            assert_eq!(storage.bytes([3, 64], ComputeType::F32), bytes as u64);
         }
-        let bits = |storage: WeightStorage| storage.bytes([3072, 15360], DType::BF16) as f64 * 8.0 / (3072.0 * 15360.0);
+        let bits =
+            |storage: WeightStorage| storage.bytes([3072, 15360], ComputeType::Bf16) as f64 * 8.0 / (3072.0 * 15360.0);
         assert_eq!(WeightStorage::ALL.map(bits), [16.0, 16.0, 8.5, 4.5]);
-        assert_eq!(WeightStorage::Int4.bytes([3, 40], DType::F32), 240, "no whole blocks");
+        assert_eq!(WeightStorage::Int4.bytes([3, 40], ComputeType::F32), 240, "no whole blocks");
         assert_eq!(WeightStorage::ALL.map(WeightStorage::of_convolution)[2..], [WeightStorage::Int8; 2]);
     }
 }

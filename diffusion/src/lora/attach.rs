@@ -25,8 +25,8 @@ pub struct Target<'a> {
     pub linears: Vec<(String, &'a mut Linear)>,
     pub convolutions: Vec<(String, &'a mut Conv2d)>,
     pub norms: Vec<(String, NormSlot<'a>)>,
-    /// The base weights, for a network that is not loaded.
-    base: Option<&'a Checkpoint>,
+    /// The base weights and the device, for a network that is not loaded.
+    base: Option<(&'a Checkpoint, &'a Device)>,
 }
 
 /// How much of an adapter file matched the model.
@@ -52,9 +52,10 @@ impl<'a> Target<'a> {
         Self { network, linears, convolutions, norms, base: None }
     }
 
-    /// Reads base weights from a checkpoint, so that adapters can be attached to a network that is not loaded.
-    pub(crate) fn with_base(self, checkpoint: &'a Checkpoint) -> Self {
-        Self { base: Some(checkpoint), ..self }
+    /// Reads base weights from a checkpoint, so that adapters can be attached to a network that is not loaded. They are
+    /// made on its `device`.
+    pub(crate) fn with_base(self, checkpoint: &'a Checkpoint, device: &'a Device) -> Self {
+        Self { base: Some((checkpoint, device)), ..self }
     }
 
     /// The linear layers of a network.
@@ -94,7 +95,8 @@ pub fn attach(targets: &mut [Target], loras: &[(&LoraFile, f64)], device: &Devic
         for (path, mut layer) in target.layers() {
             layer.clear();
             if let Some(updates) = updates.remove(&(network, path.to_owned())) {
-                let base = base.map(|base| Base { checkpoint: base, path });
+                let device = base.map_or(device, |(_, device)| device);
+                let base = base.map(|(checkpoint, _)| Base { checkpoint, path });
                 layer.set_updates(&updates, base, device)?;
             }
         }

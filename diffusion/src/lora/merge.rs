@@ -7,11 +7,12 @@ use std::collections::BTreeMap;
 use burn::module::Param;
 use burn::prelude::*;
 use burn::tensor::DType;
+use memory::WeightStorage;
 
 use super::attach::{self, Layer, MatchReport, Target};
 use super::update::Update;
 use super::{LoraFile, Network, dora};
-use crate::layers::{Weight, WeightStorage};
+use crate::layers::Weight;
 use crate::{Error, Result};
 
 /// The original weights. Dropping them makes the change permanent.

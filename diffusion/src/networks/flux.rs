@@ -11,7 +11,7 @@ use burn::prelude::*;
 use burn::tensor::DType;
 use burn::tensor::activation::silu;
 pub use formats::networks::flux::Config;
-use formats::networks::flux::TIME_CHANNELS;
+use formats::networks::flux::{DOUBLE_BLOCKS, SINGLE_BLOCKS, TIME_CHANNELS, is_trained};
 
 use crate::layers::{
     self, LayerNorm, Linear, NamedLayers, RmsNorm, attention, gelu_tanh, join_heads, sinusoidal, split_heads,
@@ -21,21 +21,6 @@ use crate::layers::{
 const ROTARY_BASE: f64 = 10_000.0;
 /// The epsilon of all norms.
 const EPSILON: f64 = 1e-6;
-/// The keys of the lists of blocks.
-const DOUBLE_BLOCKS: &str = "transformer_blocks";
-const SINGLE_BLOCKS: &str = "single_transformer_blocks";
-
-/// The path of each block, in the order in which they run.
-pub(crate) fn block_paths(config: &Config) -> Vec<String> {
-    let paths = |list: &'static str, count: usize| (0..count).map(move |number| format!("{list}.{number}"));
-    paths(DOUBLE_BLOCKS, config.num_layers).chain(paths(SINGLE_BLOCKS, config.num_single_layers)).collect()
-}
-
-/// Whether a LoRA is trained on a linear layer with this path: on those of the blocks, except those that modulate
-/// norms.
-pub(crate) fn is_trained(path: &str) -> bool {
-    path.contains("transformer_blocks.") && !path.contains(".norm")
-}
 
 /// The whole denoiser: predicts the velocity `noise − image` of noisy latent tokens.
 ///

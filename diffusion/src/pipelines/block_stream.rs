@@ -7,10 +7,11 @@ use std::thread;
 use burn::module::Module;
 use burn::prelude::*;
 use burn::tensor::DType;
+use memory::WeightStorage;
 
 use crate::checkpoint::{Checkpoint, load_strict};
-use crate::layers::{NamedLayers, WeightStorage};
-use crate::networks::flux::{Config, Embedded, FluxInput, FluxTransformer, Rotary, block_paths};
+use crate::layers::NamedLayers;
+use crate::networks::flux::{Config, Embedded, FluxInput, FluxTransformer, Rotary};
 use crate::{Error, Result};
 
 /// The checkpoints of the blocks that are not loaded with the transformer.
@@ -32,7 +33,7 @@ impl BlockStream {
         (device, dtype): (&Device, DType),
         resident: usize,
     ) -> Self {
-        let paths = block_paths(config).into_iter().skip(resident);
+        let paths = config.block_paths().into_iter().skip(resident);
         let blocks = paths.map(|path| (path.clone(), checkpoint.below(&format!("{path}.")))).collect();
         Self { blocks, dtype, device: device.clone(), resident }
     }

@@ -6,11 +6,12 @@ use std::path::Path;
 use burn::prelude::*;
 use burn::tensor::DType;
 use formats::Part;
+use memory::LoadOptions;
 use requests::PromptSyntax;
 
-use super::LoadOptions;
 use super::on_demand::OnDemand;
 use super::parts::Parts;
+use super::stored::{place_of_text, store_text};
 use crate::checkpoint::Checkpoint;
 use crate::networks::clip::{ClipOutput, ClipTextModel, Config};
 use crate::prompt::{self, Chunk};
@@ -20,6 +21,8 @@ use crate::{Error, Result};
 #[derive(Debug)]
 pub(super) struct ClipPrompt {
     tokenizer: ClipTokenizer,
+    /// Device and dtype of the pipeline, which may not be those of the encoder.
+    target: (Device, DType),
     pub encoder: OnDemand<ClipTextModel>,
     pub config: Config,
 }
@@ -30,17 +33,18 @@ impl ClipPrompt {
         parts: &Parts,
         part: Part,
         build: fn(&Config, &Device) -> ClipTextModel,
-        device: &Device,
-        dtype: DType,
+        target: (&Device, DType),
         options: LoadOptions,
     ) -> Result<Self> {
         let (config, weights): (Config, _) = parts.network(part)?;
         let tokenizer = parts.clip_tokenizer(part)?;
         check(parts.path(), &config, &tokenizer)?;
-        let mut network = build(&config, device);
-        options.store_text(network.layers(), device);
+        let (device, dtype) = place_of_text(options, target.0);
+        let mut network = build(&config, &device);
+        store_text(options, network.layers(), &device);
         let load = move |network: ClipTextModel, weights: &Checkpoint| network.load(weights.clone(), dtype);
-        Ok(Self { tokenizer, encoder: OnDemand::new(network, weights, load, ClipTextModel::layers), config })
+        let encoder = OnDemand::new(network, weights, &device, load, ClipTextModel::layers);
+        Ok(Self { tokenizer, target: (target.0.clone(), target.1), encoder, config })
     }
 
     pub(super) fn chunks(&self, prompt: &str, syntax: PromptSyntax) -> Result<Vec<Chunk>> {
@@ -51,15 +55,16 @@ impl ClipPrompt {
     }
 
     /// Encodes `count` chunks, padded with empty ones. `states` selects the states to use. They are weighted and
-    /// concatenated along the tokens: `[1, count · length, hidden]`. Also returns the encoder's full output for the
-    /// first chunk.
+    /// concatenated along the tokens: `[1, count · length, hidden]`. Also returns the first chunk projected to the
+    /// space of pictures, `[1, projection]`, if the encoder does that.
     pub(super) fn encode(
         &self,
         mut chunks: Vec<Chunk>,
         count: usize,
         states: impl Fn(&ClipTextModel, &ClipOutput) -> Result<Tensor<3>>,
-    ) -> Result<(Tensor<3>, Option<ClipOutput>)> {
+    ) -> Result<(Tensor<3>, Option<Tensor<2>>)> {
         prompt::pad(&mut chunks, count, &self.tokenizer);
+        let (device, dtype) = &self.target;
         self.encoder.with(|encoder| {
             let (mut hidden, mut first) = (Vec::with_capacity(chunks.len()), None);
             for chunk in chunks {
@@ -67,7 +72,9 @@ impl ClipPrompt {
                 hidden.push(chunk.weigh(states(encoder, &output)?));
                 first.get_or_insert(output);
             }
-            Ok((Tensor::cat(hidden, 1), first))
+            let projected = first.and_then(|output: ClipOutput| output.text_embeds);
+            let hidden = Tensor::cat(hidden, 1).to_device(device).cast(*dtype);
+            Ok((hidden, projected.map(|projected| projected.to_device(device).cast(*dtype))))
         })?
     }
 }

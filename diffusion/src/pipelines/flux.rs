@@ -10,13 +10,15 @@ use burn::prelude::*;
 use burn::tensor::DType;
 use formats::networks::agreement;
 use formats::{Defaults, Family, Part, Traits};
+use memory::{Keep, LoadOptions};
 use requests::{PromptSyntax, warnings};
 
 use super::block_stream::BlockStream;
 use super::on_demand::OnDemand;
 use super::parts::Parts;
 use super::prompt_cache::{PromptCache, PromptKey};
-use super::{Keep, LoadOptions, OnStep, Original, PictureRequest, Progress, clip_prompt};
+use super::stored::{place_of_text, store, store_text};
+use super::{OnStep, Original, PictureRequest, Progress, clip_prompt};
 use crate::checkpoint::{self, Checkpoint};
 use crate::device::weight_dtype;
 use crate::image;
@@ -46,6 +48,7 @@ pub struct FluxPipeline {
     t5: OnDemand<T5Encoder>,
     read: PromptCache<PromptEmbeddings>,
     keep: Keep,
+    text_on_host: bool,
     transformer: OnDemand<FluxTransformer>,
     /// The blocks that are not loaded with the transformer, if there are any.
     streamed: Option<BlockStream>,
@@ -133,16 +136,17 @@ impl FluxPipeline {
             return Err(Error::malformed(path, format!("the tokenizer knows {known} tokens, and T5 {there}")));
         }
 
-        let mut network = ClipTextModel::new(&clip_config, device);
-        options.store_text(network.layers(), device);
-        let load = move |network: ClipTextModel, clip: &Checkpoint| network.load(clip.clone(), dtype);
-        let clip = OnDemand::new(network, clip, load, ClipTextModel::layers);
-        let mut network = T5Encoder::new(&t5_config, device);
-        options.store_text(network.layers(), device);
-        let load = move |network: T5Encoder, t5: &Checkpoint| network.load(t5.clone(), dtype);
-        let t5 = OnDemand::new(network, t5, load, T5Encoder::layers);
+        let (text_device, text_dtype) = place_of_text(options, device);
+        let mut network = ClipTextModel::new(&clip_config, &text_device);
+        store_text(options, network.layers(), &text_device);
+        let load = move |network: ClipTextModel, clip: &Checkpoint| network.load(clip.clone(), text_dtype);
+        let clip = OnDemand::new(network, clip, &text_device, load, ClipTextModel::layers);
+        let mut network = T5Encoder::new(&t5_config, &text_device);
+        store_text(options, network.layers(), &text_device);
+        let load = move |network: T5Encoder, t5: &Checkpoint| network.load(t5.clone(), text_dtype);
+        let t5 = OnDemand::new(network, t5, &text_device, load, T5Encoder::layers);
         let mut network = FluxTransformer::new(&transformer_config, device);
-        options.store(network.layers(), device);
+        store(options, network.layers(), device);
         let streamed = options
             .resident_blocks
             .map(|resident| BlockStream::new(&transformer_config, &transformer, (device, dtype), resident));
@@ -150,7 +154,7 @@ impl FluxPipeline {
         let load = move |network: FluxTransformer, transformer: &Checkpoint| {
             checkpoint::load_partly(network, transformer, dtype, &absent)
         };
-        let transformer = OnDemand::new(network, transformer, load, FluxTransformer::layers);
+        let transformer = OnDemand::new(network, transformer, device, load, FluxTransformer::layers);
         // Real checkpoints overflow in bf16 in the decoder, which is small.
         let vae = checkpoint::load_strict(Autoencoder::new(&vae_config, device), &vae, DType::F32)?;
         let scheduler = parts.flow_scheduler()?;
@@ -167,6 +171,7 @@ impl FluxPipeline {
             t5,
             read: PromptCache::default(),
             keep: options.keep,
+            text_on_host: options.text_on_host,
             transformer,
             streamed,
             vae,
@@ -177,7 +182,7 @@ impl FluxPipeline {
             vae_factor: vae_config.factor(),
             defaults: parts.defaults(defaults)?,
         };
-        if options.keep == Keep::All {
+        if options.keep == Keep::All || options.text_on_host {
             pipeline.clip.with(|_| ())?;
             pipeline.t5.with(|_| ())?;
         }
@@ -211,7 +216,7 @@ impl FluxPipeline {
 
     /// Unloads the text encoders unless they are kept.
     fn after_reading(&self) {
-        if self.keep > Keep::All {
+        if self.keep > Keep::All && !self.text_on_host {
             self.clip.unload();
             self.t5.unload();
             self.device.memory_cleanup();
@@ -338,7 +343,7 @@ impl FluxPipeline {
 
     /// Encodes a prompt with both text encoders.
     pub fn encode_prompt(&self, prompt: &str) -> Result<PromptEmbeddings> {
-        if self.keep >= Keep::One {
+        if self.keep >= Keep::One && !self.text_on_host {
             self.transformer.unload();
             self.device.memory_cleanup();
         }
@@ -346,6 +351,8 @@ impl FluxPipeline {
         let pooled = self.clip.with(|clip| clip.forward(&ids).pooled)?;
         let ids = [self.t5_tokenizer.encode(prompt)?];
         let hidden = self.t5.with(|t5| t5.forward(&ids))?;
+        let hidden = hidden.to_device(&self.device).cast(self.dtype);
+        let pooled = pooled.to_device(&self.device).cast(self.dtype);
         Ok(PromptEmbeddings { hidden, pooled })
     }
 

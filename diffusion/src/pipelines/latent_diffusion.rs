@@ -14,11 +14,13 @@ use burn::tensor::DType;
 use formats::networks::agreement;
 use formats::scheduler::Stated;
 use formats::{Part, Traits};
+use memory::{Keep, LoadOptions};
 use requests::warnings;
 
 use super::on_demand::OnDemand;
 use super::parts::Parts;
-use super::{Keep, LoadOptions, OnStep, Original, PictureRequest, Progress, repaint};
+use super::stored::store;
+use super::{OnStep, Original, PictureRequest, Progress, repaint};
 use crate::checkpoint::{Checkpoint, load_strict};
 use crate::image;
 use crate::layers::sinusoidal;
@@ -122,9 +124,9 @@ impl LatentDiffusion {
             scheduler.config.repair_first_models(repaints);
         }
         let mut unet = UNet2DConditionModel::new(&unet_config, device);
-        options.store(unet.layers(), device);
+        store(options, unet.layers(), device);
         let load = move |unet, weights: &Checkpoint| load_strict(unet, weights, dtype);
-        let unet = OnDemand::new(unet, unet_weights, load, UNet2DConditionModel::layers);
+        let unet = OnDemand::new(unet, unet_weights, device, load, UNet2DConditionModel::layers);
         if options.keep <= Keep::Denoiser {
             unet.with(|_| ())?;
         }

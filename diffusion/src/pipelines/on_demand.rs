@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use burn::module::Module;
+use burn::prelude::*;
 
 use crate::Result;
 use crate::checkpoint::Checkpoint;
@@ -20,20 +21,23 @@ pub(super) struct OnDemand<M> {
     /// The network without its weights, but with all adapters.
     outline: M,
     checkpoint: Checkpoint,
+    device: Device,
     load: Load<M>,
     layers: Layers<M>,
     loaded: Mutex<Option<M>>,
 }
 
 impl<M: Module> OnDemand<M> {
-    /// A new network, whose weights `load` reads from the checkpoint on first use.
+    /// A new network on `device`, whose weights `load` reads from the checkpoint on first use.
     pub(super) fn new(
         network: M,
         checkpoint: Checkpoint,
+        device: &Device,
         load: impl Fn(M, &Checkpoint) -> Result<M> + Send + Sync + 'static,
         layers: Layers<M>,
     ) -> Self {
-        Self { outline: network, checkpoint, load: Box::new(load), layers, loaded: Mutex::default() }
+        let device = device.clone();
+        Self { outline: network, checkpoint, device, load: Box::new(load), layers, loaded: Mutex::default() }
     }
 
     /// Runs `work` with the network, which is loaded first if necessary.
@@ -69,7 +73,7 @@ impl<M: Module> OnDemand<M> {
 
     /// The layers that adapters can be attached to. They take effect at the next [`Self::adapt`] or loading.
     pub(super) fn target(&mut self, network: Network) -> Target<'_> {
-        Target::of(network, (self.layers)(&mut self.outline)).with_base(&self.checkpoint)
+        Target::of(network, (self.layers)(&mut self.outline)).with_base(&self.checkpoint, &self.device)
     }
 
     /// Attaches the adapters of the outline to the loaded network.

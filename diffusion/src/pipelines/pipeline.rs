@@ -5,12 +5,13 @@ use std::path::Path;
 use ::image::RgbImage;
 use burn::prelude::*;
 use formats::{Defaults, Family};
+use memory::{Keep, LoadOptions};
 
 use super::flux::FluxPipeline;
 use super::parts::Parts;
 use super::stable_diffusion::StableDiffusionPipeline;
 use super::stable_diffusion_xl::StableDiffusionXlPipeline;
-use super::{Keep, LoadOptions, OnStep, PictureRequest, Previewer};
+use super::{OnStep, PictureRequest, Previewer};
 use crate::Result;
 use crate::lora::{LoraFile, MatchReport};
 use crate::networks::vae::Autoencoder;

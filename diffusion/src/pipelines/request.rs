@@ -6,6 +6,7 @@ use std::path::Path;
 use ::image::{GrayImage, RgbImage};
 use burn::prelude::*;
 use formats::Defaults;
+use memory::Picture;
 use requests::{GenerationParams, PromptSyntax};
 
 use crate::image::{self, LONGEST_SIDE};
@@ -70,6 +71,13 @@ pub struct Progress<'a> {
 
 /// Called after every step; can cancel the request.
 pub type OnStep<'a> = &'a mut dyn FnMut(Progress<'_>) -> ControlFlow<()>;
+
+impl From<&PictureRequest> for Picture {
+    fn from(request: &PictureRequest) -> Self {
+        let PictureRequest { width, height, num_images, guidance_scale, .. } = *request;
+        Self { width, height, num_images, guidance_scale }
+    }
+}
 
 impl PictureRequest {
     /// A request with only a prompt and a seed; everything else is a default.

@@ -9,13 +9,14 @@ use ::image::RgbImage;
 use burn::prelude::*;
 use formats::networks::agreement;
 use formats::{Defaults, Family, Part};
+use memory::{Keep, LoadOptions};
 use requests::PromptSyntax;
 
 use super::clip_prompt::ClipPrompt;
 use super::latent_diffusion::{Conditions, Denoising, LatentDiffusion};
 use super::parts::Parts;
 use super::prompt_cache::{PromptCache, PromptKey};
-use super::{Keep, LoadOptions, OnStep, PictureRequest};
+use super::{OnStep, PictureRequest};
 use crate::device::weight_dtype;
 use crate::lora::{self, LoraFile, MatchReport, Network};
 use crate::networks::clip::ClipTextModel;
@@ -32,6 +33,7 @@ pub struct StableDiffusionPipeline {
     prompts: ClipPrompt,
     read: PromptCache<Tensor<3>>,
     keep: Keep,
+    text_on_host: bool,
     latent_diffusion: LatentDiffusion,
     defaults: Defaults,
 }
@@ -49,8 +51,8 @@ impl StableDiffusionPipeline {
         let parts = Parts::open(path)?;
         let family = parts.family()?;
         let dtype = weight_dtype(device);
-        let prompts = ClipPrompt::open(&parts, Part::TextEncoder, ClipTextModel::new, device, dtype, options)?;
-        if options.keep == Keep::All {
+        let prompts = ClipPrompt::open(&parts, Part::TextEncoder, ClipTextModel::new, (device, dtype), options)?;
+        if options.keep == Keep::All || options.text_on_host {
             prompts.encoder.with(|_| ())?;
         }
         let (latent_diffusion, unet) = LatentDiffusion::load(&parts, device, dtype, options)?;
@@ -61,6 +63,7 @@ impl StableDiffusionPipeline {
             prompts,
             read: PromptCache::default(),
             keep: options.keep,
+            text_on_host: options.text_on_host,
             latent_diffusion,
             defaults: parts.defaults(defaults)?,
         })
@@ -80,7 +83,7 @@ impl StableDiffusionPipeline {
 
     /// Unloads the text encoder unless it is kept.
     fn after_reading(&self) {
-        if self.keep > Keep::All {
+        if self.keep > Keep::All && !self.text_on_host {
             self.prompts.encoder.unload();
             self.latent_diffusion.device.memory_cleanup();
         }

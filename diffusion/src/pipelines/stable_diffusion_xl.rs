@@ -10,13 +10,14 @@ use ::image::RgbImage;
 use burn::prelude::*;
 use formats::networks::agreement;
 use formats::{Defaults, Family, Part};
+use memory::{Keep, LoadOptions};
 use requests::PromptSyntax;
 
 use super::clip_prompt::ClipPrompt;
 use super::latent_diffusion::{Conditions, Denoising, LatentDiffusion};
 use super::parts::Parts;
 use super::prompt_cache::{PromptCache, PromptKey};
-use super::{Keep, LoadOptions, OnStep, PictureRequest};
+use super::{OnStep, PictureRequest};
 use crate::device::weight_dtype;
 use crate::lora::{self, LoraFile, MatchReport, Network};
 use crate::networks::clip::ClipTextModel;
@@ -32,6 +33,7 @@ pub struct StableDiffusionXlPipeline {
     prompts: [ClipPrompt; 2],
     read: PromptCache<PromptEmbeddings>,
     keep: Keep,
+    text_on_host: bool,
     latent_diffusion: LatentDiffusion,
     defaults: Defaults,
     /// Whether the embedding of an absent negative prompt is zeros instead of that of "".
@@ -63,10 +65,10 @@ impl StableDiffusionXlPipeline {
         }
         let dtype = weight_dtype(device);
         let prompts = [
-            ClipPrompt::open(&parts, Part::TextEncoder, ClipTextModel::new, device, dtype, options)?,
-            ClipPrompt::open(&parts, Part::TextEncoder2, ClipTextModel::with_projection, device, dtype, options)?,
+            ClipPrompt::open(&parts, Part::TextEncoder, ClipTextModel::new, (device, dtype), options)?,
+            ClipPrompt::open(&parts, Part::TextEncoder2, ClipTextModel::with_projection, (device, dtype), options)?,
         ];
-        if options.keep == Keep::All {
+        if options.keep == Keep::All || options.text_on_host {
             prompts.iter().try_for_each(|prompt| prompt.encoder.with(|_| ()))?;
         }
         let (latent_diffusion, unet) = LatentDiffusion::load(&parts, device, dtype, options)?;
@@ -78,6 +80,7 @@ impl StableDiffusionXlPipeline {
             prompts,
             read: PromptCache::default(),
             keep: options.keep,
+            text_on_host: options.text_on_host,
             latent_diffusion,
             defaults: parts.defaults(defaults)?,
             zeros_for_no_prompt: index.force_zeros_for_empty_prompt.unwrap_or(true),
@@ -98,7 +101,7 @@ impl StableDiffusionXlPipeline {
 
     /// Unloads the text encoders unless they are kept.
     fn after_reading(&self) {
-        if self.keep > Keep::All {
+        if self.keep > Keep::All && !self.text_on_host {
             self.prompts.iter().for_each(|prompt| prompt.encoder.unload());
             self.latent_diffusion.device.memory_cleanup();
         }
@@ -189,8 +192,7 @@ impl StableDiffusionXlPipeline {
             let read = |encoder: &ClipPrompt| {
                 encoder.encode(encoder.chunks(prompt, syntax)?, count, |_, output| output.skipping(skipped + 1))
             };
-            let ((narrow, _), (wide, first)) = (read(large)?, read(giant)?);
-            let pooled = first.and_then(|output| output.text_embeds);
+            let ((narrow, _), (wide, pooled)) = (read(large)?, read(giant)?);
             let pooled = pooled.ok_or_else(|| Error::Invalid("the second text encoder projects nothing".into()))?;
             Ok(PromptEmbeddings { hidden: Tensor::cat(vec![narrow, wide], 2), pooled })
         })

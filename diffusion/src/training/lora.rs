@@ -9,6 +9,7 @@ use std::path::Path;
 use burn::module::{Module, Param};
 use burn::prelude::*;
 use burn::tensor::DType;
+use memory::{Keep, LoadOptions, MOST_KEPT};
 use requests::TrainingParams;
 
 use super::checkpointing;
@@ -21,15 +22,12 @@ use crate::layers::Branch;
 use crate::lora::{self, Factors};
 use crate::networks::flux::{FluxInput, FluxTransformer};
 use crate::pipelines::flux::FluxPipeline;
-use crate::pipelines::{Keep, LoadOptions};
 use crate::{Error, Result};
 
 /// The guidance scale of a distilled model during training: the value that means "no guidance".
 const GUIDANCE: f32 = 1.0;
 /// Share of examples whose caption is dropped, for models with classifier-free guidance.
 const WITHOUT_CAPTION: f64 = 0.1;
-/// Above this many parameters, activations are recomputed: keeping them would need more memory than the model.
-pub(super) const MOST_KEPT: usize = 1_000_000_000;
 /// Identifies the checkpoint of an unfinished training.
 const FORMAT: &str = "pyrograph lora training 1";
 

@@ -3,7 +3,6 @@
 
 mod checkpointing;
 mod data;
-mod footprint;
 mod gradients;
 mod initialise;
 mod lora;

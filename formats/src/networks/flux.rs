@@ -6,6 +6,15 @@ use super::{MAX_BLOCKS, MAX_WIDTH, Parameters, are_widths};
 
 /// Number of sinusoids in the embeddings of the timestep and of the guidance scale.
 pub const TIME_CHANNELS: usize = 256;
+/// The keys of the lists of blocks.
+pub const DOUBLE_BLOCKS: &str = "transformer_blocks";
+pub const SINGLE_BLOCKS: &str = "single_transformer_blocks";
+
+/// Whether a LoRA is trained on a linear layer with this path: on those of the blocks, except those that modulate
+/// norms.
+pub fn is_trained(path: &str) -> bool {
+    path.contains("transformer_blocks.") && !path.contains(".norm")
+}
 
 /// The transformer's `config.json`, with the defaults of diffusers' `FluxTransformer2DModel`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -46,6 +55,12 @@ impl Config {
     /// The width of the token streams.
     pub fn width(&self) -> usize {
         self.attention_head_dim.saturating_mul(self.num_attention_heads)
+    }
+
+    /// The path of each block, in the order in which they run.
+    pub fn block_paths(&self) -> Vec<String> {
+        let paths = |list: &'static str, count: usize| (0..count).map(move |number| format!("{list}.{number}"));
+        paths(DOUBLE_BLOCKS, self.num_layers).chain(paths(SINGLE_BLOCKS, self.num_single_layers)).collect()
     }
 
     /// Channels of the output.
@@ -92,10 +107,10 @@ impl Config {
         all.linear("context_embedder", self.joint_attention_dim, width);
         all.linear("x_embedder", self.in_channels, width);
         for number in 0..self.num_layers {
-            all.double_block(&format!("transformer_blocks.{number}"), width, self.attention_head_dim);
+            all.double_block(&format!("{DOUBLE_BLOCKS}.{number}"), width, self.attention_head_dim);
         }
         for number in 0..self.num_single_layers {
-            all.single_block(&format!("single_transformer_blocks.{number}"), width, self.attention_head_dim);
+            all.single_block(&format!("{SINGLE_BLOCKS}.{number}"), width, self.attention_head_dim);
         }
         all.linear("norm_out.linear", width, 2 * width);
         all.linear("proj_out", width, self.outputs());

@@ -4,6 +4,7 @@ use std::ops::ControlFlow;
 
 use diffusion::PictureRequest;
 use domain::artifact::OutputKind;
+use memory::Picture;
 
 use super::models::Models;
 use super::picture::{self, Made};
@@ -19,7 +20,7 @@ pub(super) fn run(models: &mut Models, order: &Generate, session: &EngineSession
     }
     // Before the model is taken from the cache: a picture that cannot be read must not cost a loaded model.
     let pictures = PictureRequest::read(&order.params, order.seed)?;
-    let (resident, warnings) = models.pipeline(&order.base, &order.loras, &pictures)?;
+    let (resident, warnings) = models.pipeline(&order.base, &order.loras, Picture::from(&pictures))?;
     session.tell_resident(models.list(Some((&order.base, &resident))));
     for message in warnings.into_iter().chain(resident.pipeline.notes(&pictures)?) {
         session.report(&Report::Warning { request, message });

@@ -4,11 +4,10 @@
 //! thread (the caller's) owns the device; a second one reads stdin, so that a cancel is seen while the device is busy.
 //! When stdin closes, the process exits at once, even in the middle of a step: an engine never outlives its worker.
 
-mod budget;
 mod control_group;
 mod fault;
 mod generate;
-mod memory;
+mod machine;
 mod model_cache;
 mod models;
 mod picture;
@@ -28,9 +27,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 
 use diffusion::device::{DeviceChoice, OpenDevice};
+use memory::{Budget, Offload, WeightChoice};
 
-use self::budget::Budget;
-pub use self::budget::WeightChoice;
 pub use self::fault::Fault;
 use self::models::Models;
 use crate::cache::is_disk_full;
@@ -51,6 +49,8 @@ pub struct EngineConfig {
     pub vram_budget: Option<u64>,
     /// How the weights of denoisers are stored.
     pub weights: WeightChoice,
+    /// What may be in host memory beside a card.
+    pub offload: Offload,
     /// A failure to inject, for tests.
     pub fault: Option<Fault>,
 }
@@ -106,18 +106,25 @@ fn serve(
         reader.read_orders(input, &orders);
         orphaned();
     });
-    let bytes = config.vram_budget.or_else(|| memory::usual(is_gpu(&device)));
+    let is_gpu = is_gpu(&device);
+    let bytes = config.vram_budget.or_else(|| machine::usual(is_gpu));
     if bytes.is_none() {
         tracing::warn!(
             "the card does not tell its memory, so nothing is refused before it runs out; set --vram-budget"
         );
     }
-    let budget = Budget { bytes: bytes.unwrap_or(u64::MAX), weights: config.weights };
+    let budget = Budget {
+        bytes: bytes.unwrap_or(u64::MAX),
+        host: is_gpu.then(machine::usual_host),
+        compute: diffusion::device::compute_type(&device.device),
+        weights: config.weights,
+        offload: config.offload,
+    };
     let mut models = Models::new(device, budget);
     for order in inbox {
         match order {
             Order::Hello { version } if version == PROTOCOL_VERSION => {
-                session.report(&ready(models.device(), bytes));
+                session.report(&ready(models.device(), bytes.map(|_| budget)));
             }
             Order::Hello { version } => {
                 tracing::error!(version, ours = PROTOCOL_VERSION, "the worker speaks another protocol version");
@@ -157,9 +164,9 @@ fn serve(
     ExitCode::SUCCESS
 }
 
-fn ready(device: &OpenDevice, vram_budget: Option<u64>) -> Report {
+fn ready(device: &OpenDevice, budget: Option<Budget>) -> Report {
     let (device, why) = (device.name.clone(), device.why.clone());
-    Report::Ready { version: PROTOCOL_VERSION, device, why, vram_budget }
+    Report::Ready { version: PROTOCOL_VERSION, device, why, budget }
 }
 
 /// How a request ended if it did not fail.

@@ -8,11 +8,10 @@ use std::collections::HashMap;
 
 use diffusion::device::{OpenDevice, weight_dtype};
 use diffusion::lora::LoraFile;
-use diffusion::pipelines::{Footprint, Place};
-use diffusion::{LoadOptions, PictureRequest, Pipeline, WeightStorage};
+use diffusion::{Error, Pipeline};
 use domain::model::job_warning;
+use memory::{Budget, Demand, Footprint, LoadOptions, Picture, TrainingDemand, TrainingPlan, WeightStorage};
 
-use super::budget::{Budget, Demand, TrainingDemand, TrainingPlan};
 use super::model_cache::ModelCache;
 use crate::protocol::{self, Adapter, Base, Train};
 
@@ -51,19 +50,18 @@ impl Models {
         &self.device
     }
 
-    /// Returns the pipeline of `base` with exactly `loras` attached, for `request` and within the budget, together with
+    /// Returns the pipeline of `base` with exactly `loras` attached, for `picture` and within the budget, together with
     /// notes for the user about how the adapters match. Give the pipeline back with [`keep`](Self::keep); after a panic
     /// it is simply not given back. A request that does not fit is refused before anything is loaded or dropped for it.
     pub(super) fn pipeline(
         &mut self,
         base: &Base,
         loras: &[Adapter],
-        request: &PictureRequest,
+        picture: Picture,
     ) -> diffusion::Result<(Resident, Vec<String>)> {
         let footprint = self.footprint(base)?;
         let adapters = self.adapter_bytes(loras)?;
-        let dtype = weight_dtype(&self.device.device);
-        let demand = Demand { footprint: &footprint, request, place: Place { dtype, adapters } };
+        let demand = Demand { footprint: &footprint, picture, adapters };
         let (options, needs) = self.budget.plan(&demand)?;
         let resident = self.resident.take::<Resident>(&base.sha256);
         let resident =
@@ -100,8 +98,8 @@ impl Models {
 
     /// Loads a model as its usual request would, and keeps it.
     pub(super) fn load_ahead(&mut self, base: &Base) -> diffusion::Result<()> {
-        let request = self.footprint(base)?.usual_request();
-        let (resident, _) = self.pipeline(base, &[], &request)?;
+        let picture = self.footprint(base)?.usual_picture();
+        let (resident, _) = self.pipeline(base, &[], picture)?;
         self.keep(base, resident);
         Ok(())
     }
@@ -131,14 +129,13 @@ impl Models {
     /// Makes room for a training, which loads its own copy of the model. Returns how it stays within the budget. A
     /// training that does not fit is refused before anything is loaded or dropped for it.
     pub(super) fn make_room_for_training(&mut self, order: &Train) -> diffusion::Result<TrainingPlan> {
+        // Before anything is estimated from the values.
+        order.params.check().map_err(|error| Error::Invalid(error.to_string()))?;
         let footprint = self.footprint(&order.base)?;
-        let demand = TrainingDemand {
-            footprint: &footprint,
-            params: &order.params,
-            examples: order.examples.len(),
-            dtype: weight_dtype(&self.device.device),
-        };
-        let (plan, needs) = self.budget.plan_training(&demand)?;
+        let demand = TrainingDemand { footprint: &footprint, params: &order.params, examples: order.examples.len() };
+        let planned = self.budget.plan_training(&demand);
+        let planned = planned.ok_or_else(|| Error::Invalid("models of this family cannot be trained".into()))?;
+        let (plan, needs) = planned?;
         self.drop_for(needs.total());
         Ok(plan)
     }
@@ -152,7 +149,7 @@ impl Models {
         if let Some(footprint) = self.footprints.get(&base.sha256) {
             return Ok(footprint.clone());
         }
-        let footprint = Footprint::read(&base.folder)?;
+        let footprint = diffusion::pipelines::footprint(&base.folder)?;
         self.footprints.insert(base.sha256.clone(), footprint.clone());
         Ok(footprint)
     }

@@ -36,8 +36,14 @@ impl Bench {
         let (reports, output) = std::io::pipe().unwrap();
         let (gone, orphaned) = mpsc::channel();
         let fault = Some(fault.parse().unwrap());
-        let config =
-            EngineConfig { device: DeviceChoice::Cpu, kernels: None, vram_budget: Some(bytes), weights, fault };
+        let config = EngineConfig {
+            device: DeviceChoice::Cpu,
+            kernels: None,
+            vram_budget: Some(bytes),
+            weights,
+            offload: Offload::Auto,
+            fault,
+        };
         let serving = std::thread::spawn(move || serve(input, output, config, move || gone.send(()).unwrap()));
         let folder = tempfile::tempdir().unwrap();
         let mut bench = Self { orders, reports, orphaned, serving, folder, requests: 0, resident: Vec::new() };

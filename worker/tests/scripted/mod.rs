@@ -11,7 +11,16 @@ use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use domain::artifact::{ADAPTER_MEDIA_TYPE, OutputKind};
+use memory::{Budget, ComputeType, Offload, WeightChoice};
 use worker::protocol::{self, Base, Generate, Order, Output, PROTOCOL_VERSION, Report, RequestId, Resident, Train};
+
+const BUDGET: Budget = Budget {
+    bytes: 1 << 30,
+    host: None,
+    compute: ComputeType::F32,
+    weights: WeightChoice::Auto,
+    offload: Offload::Auto,
+};
 
 /// Runs as the engine if the program was started with the word `engine`.
 pub(crate) fn engine_if_asked() -> Option<ExitCode> {
@@ -45,7 +54,7 @@ fn engine(role: &str) -> ExitCode {
         match order {
             Order::Hello { .. } => {
                 let version = if role == "from-the-future" { PROTOCOL_VERSION + 1 } else { PROTOCOL_VERSION };
-                say(Report::Ready { version, device: "scripted".into(), why: None, vram_budget: Some(1 << 30) });
+                say(Report::Ready { version, device: "scripted".into(), why: None, budget: Some(BUDGET) });
             }
             Order::Generate(order) if role == "broken" => {
                 let (request, message) = (order.request, "the card is broken".into());

@@ -5,10 +5,10 @@
 use burn::backend::Flex;
 use burn::prelude::*;
 use burn::tensor::{DType, bf16, f16};
+use memory::BLOCK;
 use rayon::prelude::*;
 
 use super::{tensor, values};
-use crate::layers::storage::BLOCK;
 
 /// Values per thread at a time.
 const SPAN: usize = 1 << 15;

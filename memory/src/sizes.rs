@@ -2,24 +2,22 @@
 
 use std::collections::BTreeMap;
 
-use burn::tensor::DType;
-
-use crate::layers::WeightStorage;
+use crate::{ComputeType, WeightStorage};
 
 /// The weights of a network.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Sizes {
-    /// Number of linear layers by shape, `[out, in]`, that [`super::LoadOptions`] stores as it says.
+    /// Number of linear layers by shape, `[out, in]`, that [`crate::LoadOptions`] stores as it says.
     linears: BTreeMap<[usize; 2], usize>,
     /// The same for convolutions, `[out, in · kernel · kernel]`.
     convolutions: BTreeMap<[usize; 2], usize>,
-    /// Number of values in everything else, which stays in the network's dtype.
+    /// Number of values in everything else, which stays in the type in which the device computes.
     other: usize,
 }
 
 impl Sizes {
-    /// The sizes of a network's parameters. [`super::LoadOptions`] stores the layers for which `stores` is true.
-    pub(super) fn of<'a>(
+    /// The sizes of a network's parameters. [`crate::LoadOptions`] stores the layers for which `stores` is true.
+    pub(crate) fn of<'a>(
         parameters: impl Iterator<Item = (&'a str, &'a [usize])>,
         stores: impl Fn(&str) -> bool,
     ) -> Self {
@@ -42,24 +40,24 @@ impl Sizes {
         self.shapes().map(|([outputs, inputs], count)| outputs * inputs * count).sum::<usize>() + self.other
     }
 
-    /// Bytes of all weights in a model of `dtype`.
-    pub(crate) fn bytes(&self, storage: WeightStorage, dtype: DType) -> u64 {
+    /// Bytes of all weights where layers compute in `compute`.
+    pub(crate) fn bytes(&self, storage: WeightStorage, compute: ComputeType) -> u64 {
         let sum = |shapes: &BTreeMap<[usize; 2], usize>, storage: WeightStorage| {
-            shapes.iter().map(|(shape, count)| storage.bytes(*shape, dtype) * *count as u64).sum::<u64>()
+            shapes.iter().map(|(shape, count)| storage.bytes(*shape, compute) * *count as u64).sum::<u64>()
         };
         sum(&self.linears, storage)
             + sum(&self.convolutions, storage.of_convolution())
-            + (self.other * dtype.size()) as u64
+            + (self.other * compute.bytes()) as u64
     }
 
     /// Bytes of the largest layer in f32.
-    pub(super) fn largest(&self) -> u64 {
+    pub(crate) fn largest(&self) -> u64 {
         let largest = self.shapes().map(|([outputs, inputs], _)| outputs * inputs).max();
-        (largest.unwrap_or(0) * DType::F32.size()) as u64
+        (largest.unwrap_or(0) * ComputeType::F32.bytes()) as u64
     }
 
     /// The most values that a linear layer reads or writes for each token.
-    pub(super) fn widest(&self) -> usize {
+    pub(crate) fn widest(&self) -> usize {
         self.linears.keys().flatten().copied().max().unwrap_or(0)
     }
 

@@ -1,10 +1,9 @@
 //! How a checkpoint is kept in memory. This does not change what a pipeline can do; packed weights change pictures
 //! slightly.
 
-use burn::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use crate::layers::{NamedLayers, WeightStorage};
+use crate::WeightStorage;
 
 /// Options for loading a pipeline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -21,6 +20,8 @@ pub struct LoadOptions {
     /// ahead of the computation, and always stored as [`WeightStorage::Half`]. Only FLUX.1 has blocks that can be read
     /// on their own.
     pub resident_blocks: Option<usize>,
+    /// Whether the text encoders run on the CPU, in host memory, beside a card. They compute in f32 there.
+    pub text_on_host: bool,
 }
 
 /// Which networks stay loaded when they have done their part of a request. The autoencoder, which is small, always
@@ -45,27 +46,9 @@ impl Keep {
 }
 
 impl LoadOptions {
-    /// Prepares the layers of a denoiser for loading. The few layers before and after the blocks are small, and all
-    /// data passes through them: they stay in the model's dtype.
-    pub(super) fn store(&self, layers: NamedLayers<'_>, device: &Device) {
-        let NamedLayers { linears, convolutions, .. } = layers;
-        for (_, linear) in linears.into_iter().filter(|(path, _)| Self::packs(path)) {
-            linear.store(self.weights, device);
-        }
-        for (_, convolution) in convolutions.into_iter().filter(|(path, _)| Self::packs(path)) {
-            convolution.store(self.weights.of_convolution(), device);
-        }
-    }
-
-    /// Prepares the layers of a text encoder for loading.
-    pub(super) fn store_text(&self, layers: NamedLayers<'_>, device: &Device) {
-        for (_, linear) in layers.linears {
-            linear.store(self.text_weights, device);
-        }
-    }
-
-    /// Whether a denoiser layer is stored as the options say.
-    pub(super) fn packs(path: &str) -> bool {
+    /// Whether a denoiser layer is stored as the options say. The few layers before and after the blocks are small, and
+    /// all data passes through them: they stay in the model's type.
+    pub fn packs(path: &str) -> bool {
         path.contains("block")
     }
 }

@@ -1,27 +1,18 @@
-//! Estimates the device memory of a request from configs alone, before any weight is read: weights, and temporary
-//! tensors while pictures are made. `tests/memory.rs` compares the estimate with measurements. The caller decides what
-//! to do with it.
+//! Estimates the memory of a request from configs alone, before any weight is read: weights, and temporary tensors
+//! while pictures are made. `diffusion/tests/memory.rs` and `just real-size` compare the estimate with measurements.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
-use burn::tensor::DType;
-use formats::networks::Parameters;
+use formats::networks::{Parameters, flux, unet, vae};
 use formats::{Defaults, Family, Part};
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::latent_diffusion::is_guided;
-use super::parts::Parts;
-use super::sizes::Sizes;
-use super::{Keep, LoadOptions, PictureRequest};
-use crate::checkpoint::AT_ONCE;
-use crate::image::LONGEST_SIDE;
-use crate::layers::WeightStorage;
-use crate::networks::{flux, unet, vae};
-use crate::{Error, Result};
+use crate::sizes::Sizes;
+use crate::{ComputeType, Keep, LoadOptions, WeightStorage};
 
-/// Most attention scores that are held at once, in values: see [`crate::layers::attention`].
+/// Most attention scores that are held at once, in values: see `diffusion::layers::attention`.
 const SCORES: usize = 1 << 24;
 /// Number of tensors of each kind that are alive at the peak, measured on the CPU and rounded up: streams of a FLUX
 /// block, tensors on the widest level of a UNet besides its skips, tensors on the finest level of the autoencoder's
@@ -45,6 +36,33 @@ const TEXT_TENSORS: usize = 6;
 const TEXT_TOKENS: usize = 512;
 /// The largest picture that the autoencoder decodes without tiling, in pixels.
 const LARGEST_WHOLE: usize = 1024 * 1024;
+/// The longest side of a usual picture, in pixels, whatever a config says.
+const LONGEST_SIDE: usize = 16_384;
+/// Weights are read in portions of so many bytes, so that loading takes hardly more memory than what is loaded.
+pub const READ_AT_ONCE: usize = 256 << 20;
+
+/// The configs from which a model's networks are built. Stored with a model, so that its footprint is known before a
+/// file is fetched.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Networks {
+    /// `config.json` of each network, or what it would be for a model in single files.
+    pub configs: BTreeMap<Part, Value>,
+    /// FLUX.1: number of tokens that its second text encoder reads. 0 otherwise.
+    pub text_tokens: usize,
+}
+
+/// Of a request for pictures: what decides how much memory it takes.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Picture {
+    /// In pixels.
+    pub width: usize,
+    /// In pixels.
+    pub height: usize,
+    /// Number of pictures, made one after the other.
+    pub num_images: usize,
+    /// Stable Diffusion: above 1, each step calls the denoiser for two inputs together.
+    pub guidance_scale: f64,
+}
 
 /// The sizes of a checkpoint.
 #[derive(Debug, Clone)]
@@ -88,43 +106,28 @@ pub(crate) struct Trained {
 /// Memory of a request, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Needs {
-    /// Weights that stay loaded after the request.
+    /// Weights that stay loaded on the device after the request.
     pub weights: u64,
-    /// What is in memory at the peak besides those.
+    /// What is in the device's memory at the peak besides those.
     pub working: u64,
+    /// Host memory, for text encoders that run on the CPU beside a card.
+    pub host: u64,
 }
 
 impl Needs {
-    /// Weights and working memory together.
+    /// Weights and working memory of the device together.
     pub fn total(&self) -> u64 {
         self.weights + self.working
     }
 }
 
-/// Where a request runs: the dtype of the model, and the size of the attached adapters in bytes.
-#[derive(Debug, Clone, Copy)]
-pub struct Place {
-    pub dtype: DType,
-    pub adapters: u64,
-}
-
 impl Footprint {
-    /// Reads the configs of the checkpoint that [`super::Pipeline::load`] would load.
-    pub fn read(path: &Path) -> Result<Self> {
-        let parts = Parts::open(path)?;
-        let family = parts.family()?;
-        let config = |part: &Part| Ok((*part, parts.network::<Value>(*part)?.0));
-        let configs = family.parts().iter().map(config).collect::<Result<_>>()?;
-        let text = if family == Family::Flux { parts.t5_length()? } else { 0 };
-        let footprint = Self::of(family, &configs, text).map_err(|reason| Error::malformed(path, reason))?;
-        Ok(Self { defaults: parts.defaults(footprint.defaults)?, ..footprint })
-    }
-
-    /// The sizes of the checkpoint of a family with these configs, whose second text encoder reads `text` tokens.
+    /// The sizes of a model of `family`.
     ///
     /// # Errors
     /// A part of a sentence, if a config describes no network that is supported.
-    pub fn of(family: Family, configs: &BTreeMap<Part, Value>, text: usize) -> Result<Self, String> {
+    pub fn of(family: Family, networks: &Networks) -> Result<Self, String> {
+        let Networks { configs, text_tokens: text } = networks;
         let config = |part: Part| configs.get(&part).unwrap_or(&Value::Null);
         let parameters = |part: Part| Parameters::of(family, part, config(part));
         let vae: vae::Config = read(config(Part::Vae))?;
@@ -133,7 +136,7 @@ impl Footprint {
         let denoiser = parameters(family.denoiser())?;
         let (blocks, kind) = if family == Family::Flux {
             let config: flux::Config = read(config(Part::Transformer))?;
-            let blocks = flux::block_paths(&config).into_iter().map(|path| {
+            let blocks = config.block_paths().into_iter().map(|path| {
                 let prefix = format!("{path}.");
                 Sizes::of(denoiser.iter().filter(|(key, _)| key.starts_with(&prefix)), |_| true)
             });
@@ -146,7 +149,7 @@ impl Footprint {
                 prompt: text * config.joint_attention_dim + config.pooled_projection_dim,
             };
             let (width, heads) = (config.width(), config.num_attention_heads);
-            (blocks.collect(), Denoiser::Flux { width, heads, text, trained })
+            (blocks.collect(), Denoiser::Flux { width, heads, text: *text, trained })
         } else {
             (Vec::new(), Denoiser::Unet { config: Box::new(read(config(Part::Unet))?) })
         };
@@ -154,7 +157,7 @@ impl Footprint {
             Denoiser::Flux { .. } => 128,
             Denoiser::Unet { config } => config.sample_size.unwrap_or(64),
         };
-        let side = latents.saturating_mul(vae.factor()).min(LONGEST_SIDE as usize);
+        let side = latents.saturating_mul(vae.factor()).min(LONGEST_SIDE);
         let guided = Defaults {
             num_inference_steps: 1,
             guidance_scale: 7.5,
@@ -182,29 +185,44 @@ impl Footprint {
         self.blocks.len()
     }
 
-    /// One guided picture at the default size: an estimate for models without a request yet.
-    pub fn usual_request(&self) -> PictureRequest {
-        PictureRequest::new(&self.defaults, "", 0)
+    /// The same with a model's own defaults.
+    #[must_use]
+    pub fn with_defaults(self, defaults: Defaults) -> Self {
+        Self { defaults, ..self }
     }
 
-    /// What a request needs of a model that is loaded with `options`: the most that any of its stages takes, which are
-    /// reading the prompt, denoising and decoding.
-    pub fn needs(&self, request: &PictureRequest, options: LoadOptions, place: Place) -> Needs {
-        let Place { dtype, adapters } = place;
-        let bytes = |values: usize, dtype: DType| (values * dtype.size()) as u64;
-        let vae = bytes(self.vae, DType::F32) + adapters;
-        let text: u64 = self.text_encoders.iter().map(|sizes| sizes.bytes(options.text_weights, dtype)).sum();
-        let denoiser = self.denoiser_bytes(options, dtype);
+    /// The defaults: without [`Self::with_defaults`], guided pictures of the size that the configs state.
+    pub fn defaults(&self) -> Defaults {
+        self.defaults
+    }
 
-        let reading = self.reading(options, dtype);
-        let denoising = self.denoising(request, dtype)
-            + self.streaming(options, dtype)
-            + unpacked(options.weights, dtype, self.denoiser.largest());
+    /// One picture with the defaults: an estimate for models without a request yet.
+    pub fn usual_picture(&self) -> Picture {
+        let Defaults { width, height, guidance_scale, .. } = self.defaults;
+        Picture { width: width as usize, height: height as usize, num_images: 1, guidance_scale }
+    }
+
+    /// What a picture needs of a model that is loaded with `options`, with `adapters` bytes of adapters attached: the
+    /// most that any of its stages takes, which are reading the prompt, denoising and decoding.
+    pub fn needs(&self, picture: &Picture, options: LoadOptions, compute: ComputeType, adapters: u64) -> Needs {
+        let bytes = |values: usize, compute: ComputeType| (values * compute.bytes()) as u64;
+        let vae = bytes(self.vae, ComputeType::F32) + adapters;
+        let (text, reading, host) = if options.text_on_host {
+            (0, 0, self.text_bytes(options, ComputeType::F32) + self.reading(options, ComputeType::F32))
+        } else {
+            (self.text_bytes(options, compute), self.reading(options, compute), 0)
+        };
+        let denoiser = self.denoiser_bytes(options, compute);
+
+        let denoising = self.denoising(picture, compute)
+            + self.streaming(options, compute)
+            + unpacked(options.weights, compute, self.denoiser.largest());
         let denoising = denoising.max(loading(&self.denoiser, options.weights));
-        let pixels = request.width * request.height;
-        let decoding = bytes(VAE_TENSORS * self.vae_channels * pixels.min(LARGEST_WHOLE), DType::F32)
-            + VAE_SCRATCH * bytes(self.vae, DType::F32);
-        let pictures = bytes(3 * request.num_images * pixels, DType::U8) + bytes(3 * pixels, DType::F32);
+        let pixels = picture.width * picture.height;
+        let decoding = bytes(VAE_TENSORS * self.vae_channels * pixels.min(LARGEST_WHOLE), ComputeType::F32)
+            + VAE_SCRATCH * bytes(self.vae, ComputeType::F32);
+        // As bytes, and one as it is decoded.
+        let pictures = (3 * picture.num_images * pixels) as u64 + bytes(3 * pixels, ComputeType::F32);
 
         let (kept, stages) = match options.keep {
             Keep::All => (text + denoiser, [text + denoiser + reading.max(denoising).max(decoding); 3]),
@@ -213,34 +231,39 @@ impl Footprint {
             Keep::Nothing => (0, [text + reading, denoiser + denoising, decoding]),
         };
         let peak = stages.into_iter().max().unwrap_or(0) + pictures + PROCESS;
-        Needs { weights: kept + vae, working: peak - kept }
+        Needs { weights: kept + vae, working: peak.saturating_sub(kept), host }
+    }
+
+    /// Bytes of the loaded weights of the text encoders.
+    pub(crate) fn text_bytes(&self, options: LoadOptions, compute: ComputeType) -> u64 {
+        self.text_encoders.iter().map(|sizes| sizes.bytes(options.text_weights, compute)).sum()
     }
 
     /// Bytes of the loaded weights of the denoiser.
-    fn denoiser_bytes(&self, options: LoadOptions, dtype: DType) -> u64 {
+    fn denoiser_bytes(&self, options: LoadOptions, compute: ComputeType) -> u64 {
         let absent = self.blocks.iter().skip(options.resident_blocks.unwrap_or(self.blocks.len()));
-        let absent: u64 = absent.map(|block| block.bytes(options.weights, dtype)).sum();
-        self.denoiser.bytes(options.weights, dtype).saturating_sub(absent)
+        let absent: u64 = absent.map(|block| block.bytes(options.weights, compute)).sum();
+        self.denoiser.bytes(options.weights, compute).saturating_sub(absent)
     }
 
     /// Bytes of the blocks that are in memory at a time and not loaded with the denoiser: one computes while the next
     /// one is read.
-    fn streaming(&self, options: LoadOptions, dtype: DType) -> u64 {
+    fn streaming(&self, options: LoadOptions, compute: ComputeType) -> u64 {
         let Some(resident) = options.resident_blocks else { return 0 };
-        let blocks = self.blocks.iter().skip(resident).map(|block| block.bytes(WeightStorage::Half, dtype));
+        let blocks = self.blocks.iter().skip(resident).map(|block| block.bytes(WeightStorage::Half, compute));
         2 * blocks.max().unwrap_or(0)
     }
 
-    /// Bytes of the largest block in full, in `dtype`.
-    pub(crate) fn largest_block(&self, dtype: DType) -> u64 {
-        self.blocks.iter().map(|block| block.bytes(WeightStorage::Full, dtype)).max().unwrap_or(0)
+    /// Bytes of the largest block in full, in `compute`.
+    pub(crate) fn largest_block(&self, compute: ComputeType) -> u64 {
+        self.blocks.iter().map(|block| block.bytes(WeightStorage::Full, compute)).max().unwrap_or(0)
     }
 
     /// Bytes besides the weights while the text encoders are loaded and run.
-    pub(crate) fn reading(&self, options: LoadOptions, dtype: DType) -> u64 {
+    pub(crate) fn reading(&self, options: LoadOptions, compute: ComputeType) -> u64 {
         let each = self.text_encoders.iter().map(|sizes| {
-            let activations = (TEXT_TENSORS * TEXT_TOKENS * sizes.widest() * DType::F32.size()) as u64;
-            let computing = unpacked(options.text_weights, dtype, sizes.largest()) + activations;
+            let activations = (TEXT_TENSORS * TEXT_TOKENS * sizes.widest() * ComputeType::F32.bytes()) as u64;
+            let computing = unpacked(options.text_weights, compute, sizes.largest()) + activations;
             computing.max(loading(sizes, options.text_weights))
         });
         each.max().unwrap_or(0)
@@ -248,19 +271,21 @@ impl Footprint {
 
     /// Bytes of temporary tensors in one call of the denoiser. Norms and softmax are f32 on every device and counted as
     /// such.
-    fn denoising(&self, request: &PictureRequest, dtype: DType) -> u64 {
-        let [rows, columns] = [request.height, request.width].map(|side| side / self.factor.max(1));
-        let mean = |f32s: usize, others: usize| (4 * f32s + dtype.size() * others) as u64;
+    fn denoising(&self, picture: &Picture, compute: ComputeType) -> u64 {
+        let [rows, columns] = [picture.height, picture.width].map(|side| side / self.factor.max(1));
+        let mean = |f32s: usize, others: usize| (4 * f32s + compute.bytes() * others) as u64;
         match &self.kind {
             Denoiser::Flux { width, heads, text, .. } => {
                 let tokens = text + rows * columns / 4;
-                let scores = SCORE_TENSORS * whole_scores(heads * tokens * tokens, dtype);
+                let scores = SCORE_TENSORS * whole_scores(heads * tokens * tokens, compute);
                 mean(FLUX_TENSORS / 4 * tokens * width + scores, FLUX_TENSORS * 3 / 4 * tokens * width)
             }
             Denoiser::Unet { config } => {
-                let batch = if is_guided(request, config.time_cond_proj_dim) { 2 } else { 1 };
+                // A UNet that embeds the guidance scale has one input.
+                let is_guided = picture.guidance_scale > 1.0 && config.time_cond_proj_dim.is_none();
+                let batch = if is_guided { 2 } else { 1 };
                 let (widest, skips) = activations(config, rows, columns);
-                let scores = SCORE_TENSORS * whole_scores(batch * largest_scores(config, rows, columns), dtype);
+                let scores = SCORE_TENSORS * whole_scores(batch * largest_scores(config, rows, columns), compute);
                 mean(batch * widest / 2 + scores, batch * (widest / 2 + skips))
             }
         }
@@ -268,15 +293,15 @@ impl Footprint {
 }
 
 /// Attention scores held at once: none in f32, where the CPU's kernel runs; otherwise up to the limit.
-fn whole_scores(scores: usize, dtype: DType) -> usize {
-    if dtype == DType::F32 { 0 } else { scores.min(SCORES) }
+fn whole_scores(scores: usize, compute: ComputeType) -> usize {
+    if compute == ComputeType::F32 { 0 } else { scores.min(SCORES) }
 }
 
 /// Bytes of a layer in f32 while it computes, unless its weight is stored as it is used.
-fn unpacked(storage: WeightStorage, dtype: DType, largest: u64) -> u64 {
-    match (storage, dtype) {
+fn unpacked(storage: WeightStorage, compute: ComputeType, largest: u64) -> u64 {
+    match (storage, compute) {
         (WeightStorage::Full, _) => 0,
-        (_, DType::F32) => UNPACKED_BY_KERNEL * largest,
+        (_, ComputeType::F32) => UNPACKED_BY_KERNEL * largest,
         (WeightStorage::Half, _) => 0,
         _ => UNPACKED_BY_OPERATIONS * largest,
     }
@@ -310,7 +335,7 @@ fn largest_scores(unet: &unet::Config, rows: usize, columns: usize) -> usize {
 /// Bytes of values that were just read and are not in place yet.
 pub(crate) fn loading(sizes: &Sizes, storage: WeightStorage) -> u64 {
     let more = if storage > WeightStorage::Half { sizes.largest() } else { 0 };
-    ((sizes.values() * DType::F32.size()) as u64).min(AT_ONCE as u64 + more)
+    ((sizes.values() * ComputeType::F32.bytes()) as u64).min(READ_AT_ONCE as u64 + more)
 }
 
 fn read<C: DeserializeOwned>(config: &Value) -> Result<C, String> {

@@ -10,6 +10,11 @@ pub(super) fn usual(is_gpu: bool) -> Option<u64> {
     if is_gpu { Some(smallest_card()? / 10 * 9) } else { Some(of_this_machine() / 10 * 8) }
 }
 
+/// For text encoders beside a card: half of the machine's memory, since the page cache and other processes need some.
+pub(super) fn usual_host() -> u64 {
+    of_this_machine() / 2
+}
+
 /// The memory that the kernel reports, or less if a control group has a lower limit.
 fn of_this_machine() -> u64 {
     const UNKNOWN: u64 = 8 << 30;

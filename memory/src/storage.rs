@@ -3,19 +3,18 @@
 use std::fmt;
 use std::str::FromStr;
 
-use burn::tensor::DType;
 use serde::{Deserialize, Serialize};
 
-use crate::Error;
+use crate::ComputeType;
 
 /// Values per scale, consecutive within a row, as in GGUF's `Q8_0` and `Q4_0`, whose blocks are loaded unchanged.
-pub(crate) const BLOCK: usize = 32;
+pub const BLOCK: usize = 32;
 
-/// How weights are stored in memory. Layers compute in the model's dtype in any case.
+/// How weights are stored in memory. Layers compute in the device's type in any case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum WeightStorage {
-    /// In the model's dtype.
+    /// In the type in which the device computes.
     #[default]
     Full,
     /// In 16 bits: bf16 or f16 as in the file, and bf16 if the file has neither. Exact unless the file is wider. On
@@ -31,14 +30,14 @@ impl WeightStorage {
     /// From the highest to the lowest precision.
     pub const ALL: [Self; 4] = [Self::Full, Self::Half, Self::Int8, Self::Int4];
 
-    /// Bytes of a weight `[outputs, inputs]` in a model of `dtype`.
-    pub fn bytes(self, [outputs, inputs]: [usize; 2], dtype: DType) -> u64 {
+    /// Bytes of a weight `[outputs, inputs]` where layers compute in `compute`.
+    pub fn bytes(self, [outputs, inputs]: [usize; 2], compute: ComputeType) -> u64 {
         let blocks = inputs / BLOCK;
         let row = match self.of_rows(inputs) {
             Self::Int8 => blocks * (BLOCK + 2),
             Self::Int4 => blocks * (BLOCK / 2 + 2),
-            Self::Half => inputs * DType::BF16.size(),
-            Self::Full => inputs * dtype.size(),
+            Self::Half => inputs * ComputeType::Bf16.bytes(),
+            Self::Full => inputs * compute.bytes(),
         };
         (outputs * row) as u64
     }
@@ -50,7 +49,7 @@ impl WeightStorage {
 
     /// The storage of rows of `inputs` values. Rows that are not whole blocks, such as those of a first convolution,
     /// are not packed.
-    pub(super) fn of_rows(self, inputs: usize) -> Self {
+    pub fn of_rows(self, inputs: usize) -> Self {
         if inputs.is_multiple_of(BLOCK) { self } else { self.min(Self::Half) }
     }
 }
@@ -67,10 +66,10 @@ impl fmt::Display for WeightStorage {
 }
 
 impl FromStr for WeightStorage {
-    type Err = Error;
+    type Err = String;
 
-    fn from_str(text: &str) -> Result<Self, Error> {
+    fn from_str(text: &str) -> Result<Self, String> {
         let found = Self::ALL.into_iter().find(|storage| storage.to_string() == text);
-        found.ok_or_else(|| Error::Invalid(format!("{text:?} is none of full, half, int8 and int4")))
+        found.ok_or_else(|| format!("{text:?} is none of full, half, int8 and int4"))
     }
 }

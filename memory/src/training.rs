@@ -1,13 +1,13 @@
-//! The device memory of a training: encoding the examples with text encoders and autoencoder, then training on the
+//! The memory of a training: encoding the examples with text encoders and autoencoder, then training on the
 //! denoiser alone, whose activations are kept for the backward pass or recomputed block by block.
 
-use burn::tensor::DType;
 use requests::TrainingParams;
 
-use super::lora::MOST_KEPT;
-use crate::layers::WeightStorage;
-use crate::pipelines::footprint::{Denoiser, PROCESS, loading};
-use crate::pipelines::{Footprint, LoadOptions, Needs};
+use crate::footprint::{Denoiser, PROCESS, loading};
+use crate::{ComputeType, Footprint, LoadOptions, Needs, WeightStorage};
+
+/// Above this many parameters, activations are recomputed: keeping them would need more memory than the model.
+pub const MOST_KEPT: usize = 1_000_000_000;
 
 /// Number of tensors on the finest level of the autoencoder's encoder that are alive at the peak, measured on the CPU.
 const ENCODER_TENSORS: usize = 7;
@@ -31,36 +31,35 @@ impl Footprint {
         self.denoiser.values() > MOST_KEPT
     }
 
-    /// What a training on this many examples needs in `dtype`, with a base model loaded with `options`, and activations
+    /// What a training on this many examples needs in `compute`, with a base model loaded with `options`, and activations
     /// kept or recomputed. `None` if models of this family cannot be trained.
     pub fn training(
         &self,
         params: &TrainingParams,
         examples: usize,
-        dtype: DType,
+        compute: ComputeType,
         options: LoadOptions,
         recompute: bool,
     ) -> Option<Needs> {
         let Denoiser::Flux { width, heads, text, trained } = &self.kind else { return None };
-        let bytes = |values: usize, dtype: DType| (values as u64).saturating_mul(dtype.size() as u64);
+        let bytes = |values: usize, compute: ComputeType| (values as u64).saturating_mul(compute.bytes() as u64);
         let [batch, resolution, rank] =
             [params.batch_size, params.resolution, params.rank].map(|number| number as usize);
         // Pictures that are not square have up to a row more.
         let side = (resolution / (2 * self.factor.max(1))).max(1);
         let tokens = side * (side + 1);
 
-        let prompt_encoders: u64 =
-            self.text_encoders.iter().map(|sizes| sizes.bytes(options.text_weights, dtype)).sum();
-        let encoders = prompt_encoders + bytes(self.vae, DType::F32) + self.reading(options, dtype);
-        let weights = self.denoiser.bytes(options.weights, dtype);
+        let encoders =
+            self.text_bytes(options, compute) + bytes(self.vae, ComputeType::F32) + self.reading(options, compute);
+        let weights = self.denoiser.bytes(options.weights, compute);
         let loading = loading(&self.denoiser, options.weights);
-        let example = bytes(tokens * trained.channels, DType::F32) + bytes(trained.prompt, dtype);
+        let example = bytes(tokens * trained.channels, ComputeType::F32) + bytes(trained.prompt, compute);
         let cached = example.saturating_mul(examples as u64 + 1);
-        let encoding = bytes(ENCODER_TENSORS * self.vae_encoder_channels * resolution * resolution, DType::F32);
+        let encoding = bytes(ENCODER_TENSORS * self.vae_encoder_channels * resolution * resolution, ComputeType::F32);
         // The encoders leave before the denoiser is read.
         let before = (encoders + encoding + cached).saturating_sub(weights);
 
-        let factors = bytes(FACTOR_TENSORS * rank * trained.factors, DType::F32);
+        let factors = bytes(FACTOR_TENSORS * rank * trained.factors, ComputeType::F32);
         let stream = batch * (text + tokens) * width;
         let scores = batch.saturating_mul(heads * (text + tokens)).saturating_mul(text + tokens);
         let blocks = trained.double_blocks + trained.single_blocks;
@@ -71,12 +70,12 @@ impl Footprint {
             (trained.double_blocks * KEPT_IN_DOUBLE + trained.single_blocks * KEPT_IN_SINGLE, blocks * KEPT_SCORES)
         };
         // A quarter of the tensors are f32 on every device: those of norms, rotary embeddings and the loss.
-        let mixed = |values: usize| (bytes(values, DType::F32) + 3 * bytes(values, dtype)) / 4;
+        let mixed = |values: usize| (bytes(values, ComputeType::F32) + 3 * bytes(values, compute)) / 4;
         let activations = mixed((kept + IN_PASSING).saturating_mul(stream));
-        let scores = bytes((kept_scores + SCORES_IN_PASSING).saturating_mul(scores), DType::F32);
+        let scores = bytes((kept_scores + SCORES_IN_PASSING).saturating_mul(scores), ComputeType::F32);
         // The backward pass of a block keeps its weights as they were multiplied.
-        let unpacked = if options.weights == WeightStorage::Full { 0 } else { self.largest_block(DType::F32) };
+        let unpacked = if options.weights == WeightStorage::Full { 0 } else { self.largest_block(ComputeType::F32) };
         let step = cached + factors + unpacked + activations.saturating_add(scores);
-        Some(Needs { weights, working: before.max(step).max(cached + loading) + GRAPH + PROCESS })
+        Some(Needs { weights, working: before.max(step).max(cached + loading) + GRAPH + PROCESS, host: 0 })
     }
 }
