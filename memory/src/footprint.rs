@@ -36,7 +36,7 @@ const TEXT_TENSORS: usize = 6;
 const TEXT_TOKENS: usize = 512;
 /// The largest picture that the autoencoder decodes without tiling, in pixels.
 const LARGEST_WHOLE: usize = 1024 * 1024;
-/// The longest side of a usual picture, in pixels, whatever a config says.
+/// The longest side of a usual picture, in pixels: configs come from strangers.
 const LONGEST_SIDE: usize = 16_384;
 /// Weights are read in portions of so many bytes, so that loading takes hardly more memory than what is loaded.
 pub const READ_AT_ONCE: usize = 256 << 20;
