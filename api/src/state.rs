@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
+use domain::capacity::Capacity;
 use domain::database::Presence;
 use domain::event::Feed;
 use domain::generation::GenerationService;
@@ -23,6 +24,7 @@ pub struct State {
     pub(crate) catalog: Catalog,
     pub(crate) generations: GenerationService,
     pub(crate) storage: Storage,
+    pub(crate) capacity: Capacity,
     pub(crate) feed: Feed,
     /// Cancelled when the server is to stop; streams end then.
     pub(crate) stop: CancellationToken,
@@ -41,6 +43,7 @@ impl State {
     pub fn new(database: Database, feed: Feed, storage: Storage) -> Self {
         let catalog = Catalog::new(database.clone());
         Self {
+            capacity: Capacity::new(database.clone()),
             generations: GenerationService::new(database.clone(), catalog.clone(), storage.clone()),
             catalog,
             feed,

@@ -129,12 +129,13 @@ macro_rules! select_generations {
             Row,
             r#"SELECT g.id AS "id: GenerationId", g.project_id AS "project_id: ProjectId", g.job_id AS "job_id: JobId", g.model_id AS "model_id: ModelId", m.name AS model_name,
                       g.params AS "params: Json<GenerationParams>",
-                      ARRAY(SELECT i.id FROM inputs i
-                            WHERE i.id IN ((g.params #>> '{image,input}')::uuid, (g.params #>> '{mask,input}')::uuid))
+                      CASE WHEN jsonb_typeof(g.params -> 'image') = 'object' THEN
+                        ARRAY(SELECT i.id FROM inputs i
+                              WHERE i.id IN ((g.params #>> '{image,input}')::uuid, (g.params #>> '{mask,input}')::uuid))
+                        ELSE '{}' END
                         AS "inputs!", g.seed, g.warnings AS "warnings: Json<Vec<String>>",
                       coalesce((SELECT jsonb_agg(jsonb_build_object('model', jsonb_build_object('id', l.model_id, 'name', n.name),
-                                                    'scale', l.scale,
-                                                                            'text_encoder_scale', l.text_encoder_scale)
+                                                    'scale', l.scale, 'text_encoder_scale', l.text_encoder_scale)
                                                  ORDER BY l.position)
                                 FROM generation_loras l JOIN models n ON n.id = l.model_id WHERE l.generation_id = g.id), '[]')
                         AS "loras!: Json<Vec<LoraUse>>",

@@ -444,10 +444,11 @@ async fn commit(
     };
     let base = import.base.map(|base| base.to_string());
     let kind = import.kind.as_deref().map(str::parse).transpose()?;
-    let described = intake.describe(&import.name, base.as_deref(), kind).await?;
+    let mut described = intake.describe(&import.name, base.as_deref(), kind).await?;
+    let networks = described.networks.take();
     let mut model = intake.model(&import.name, described, false);
     let spare = intake.share(&mut tx, &mut model, sound).await?;
-    intake::insert_made(&mut tx, import.project, &mut model).await?;
+    intake::insert_made(&mut tx, import.project, &mut model, networks.as_ref()).await?;
     sqlx::query!(
         "WITH done AS (
            UPDATE imports SET output_model_id = $2, files = '[]' WHERE job_id = $1 RETURNING source, source_commit)

@@ -14,6 +14,7 @@
 //! | [`jobs`] | jobs of every kind as clients see them |
 //! | [`event`] | what happened to a job, numbered |
 //! | [`artifact`] | what a job made |
+//! | [`capacity`] | whether a running worker has the memory for a request |
 //! | [`worker`], resident | a process that does jobs, and the models that it has loaded |
 //! | [`swap`] | a request to a worker to load or unload a model |
 //! | [`storage`] | the bucket with all bytes |
@@ -29,6 +30,7 @@
 pub mod artifact;
 mod batcher;
 mod caller;
+pub mod capacity;
 pub mod database;
 pub mod dataset;
 pub mod deletion;

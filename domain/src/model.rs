@@ -20,6 +20,7 @@ use chrono::{DateTime, Utc};
 pub use formats::Defaults;
 use formats::Family;
 pub use formats::adapter::{CONFIG_FILE, MAX_CONFIG_BYTES, config_beside, is_peft};
+use memory::Networks;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use sqlx::PgPool;
@@ -29,7 +30,8 @@ use uuid::Uuid;
 pub use self::abandoned::abandoned;
 use self::source::Source;
 use crate::{
-    Caller, Database, Error, ModelId, Page, PageRequest, ProjectId, Result, Storage, TrainingId, begin, deletion, named,
+    Caller, Database, Error, ModelId, Page, PageRequest, ProjectId, Result, Storage, TrainingId, begin, bounded,
+    deletion, named,
 };
 
 /// Most characters of a name.
@@ -142,6 +144,8 @@ pub struct ModelFiles {
     pub files: Vec<ModelFile>,
     /// As in [`Model`].
     pub warnings: Vec<String>,
+    /// Configs of a checkpoint's networks; `None` if they are not known yet.
+    pub networks: Option<Networks>,
 }
 
 /// A warning about the model `name`, as a job that uses it lists it.
@@ -470,7 +474,7 @@ pub(crate) async fn files(
     let uuids: Vec<Uuid> = ids.iter().map(|id| (*id).into()).collect();
     let rows = sqlx::query!(
         r#"SELECT id AS "id: ModelId", name, family, sha256, files AS "files: Json<Vec<ModelFile>>",
-                  warnings AS "warnings: Json<Vec<String>>"
+                  warnings AS "warnings: Json<Vec<String>>", networks AS "networks: Json<Networks>"
            FROM models WHERE id = ANY($1)"#,
         &uuids,
     )
@@ -488,10 +492,22 @@ pub(crate) async fn files(
                     sha256: row.sha256,
                     files: row.files.0,
                     warnings: row.warnings.0,
+                    networks: row.networks.map(|networks| networks.0),
                 },
             )
         })
         .collect())
+}
+
+/// Records the networks of a checkpoint that was imported before they were stored.
+pub async fn learn_networks(pool: &PgPool, id: ModelId, networks: &Networks) -> Result<()> {
+    let learned = sqlx::query!(
+        "UPDATE models SET networks = $2 WHERE id = $1 AND networks IS NULL",
+        id as ModelId,
+        Json(networks) as _
+    );
+    bounded(learned.execute(pool)).await?;
+    Ok(())
 }
 
 /// Extensions of files with weights, which are often written with a model's name.
@@ -590,6 +606,7 @@ mod tests {
             family: "sd15".into(),
             sha256: String::new(),
             files: Vec::new(),
+            networks: None,
             warnings: warnings.iter().map(|warning| (*warning).to_owned()).collect(),
         };
         let models = [model("dev", &["no scheduler"]), model("ink", &["no alpha"]), model("ink", &["no alpha"])];

@@ -164,7 +164,8 @@ pub async fn next(pool: &PgPool, worker: WorkerId) -> Result<Option<SwapWork>> {
                WHERE swaps.id = (SELECT id FROM swaps WHERE worker = $1 AND status IN ('queued', 'running') ORDER BY id LIMIT 1)
                  AND m.id = swaps.model_id
                RETURNING swaps.id AS "id: SwapId", action AS "action: SwapAction", m.id AS "model_id: ModelId", name, family, sha256,
-                   files AS "files: Json<Vec<ModelFile>>", warnings AS "warnings: Json<Vec<String>>", deleted_at IS NOT NULL AS "deleted!""#,
+                   files AS "files: Json<Vec<ModelFile>>", warnings AS "warnings: Json<Vec<String>>",
+                   networks AS "networks: Json<memory::Networks>", deleted_at IS NOT NULL AS "deleted!""#,
             worker.0,
         )
         .fetch_optional(pool),
@@ -180,6 +181,7 @@ pub async fn next(pool: &PgPool, worker: WorkerId) -> Result<Option<SwapWork>> {
             sha256: row.sha256,
             files: row.files.0,
             warnings: row.warnings.0,
+            networks: row.networks.map(|networks| networks.0),
         },
         deleted: row.deleted,
     }))

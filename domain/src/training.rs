@@ -11,6 +11,7 @@ use sqlx::{PgConnection, PgPool};
 use utoipa::ToSchema;
 
 use crate::artifact::{self, NewArtifact};
+use crate::capacity::Capacity;
 use crate::database::now;
 use crate::event::{self, EventKind};
 use crate::faults::Faults;
@@ -178,11 +179,13 @@ fn params(request: &TrainingRequest, base: &Model, faults: &mut Faults) -> Resul
 }
 
 /// Checks the request and writes the training with its snapshot and its queued job, or nothing. Errors: `NotFound` for
-/// model or dataset; `Invalid` naming the field; `Conflict` for a name that is taken or an empty dataset.
+/// model or dataset; `Invalid` naming the field, also if no running worker has the memory for it; `Conflict` for a name
+/// that is taken or an empty dataset.
 pub async fn create(
     caller: &Caller,
     database: &Database,
     catalog: &Catalog,
+    capacity: &Capacity,
     request: TrainingRequest,
 ) -> Result<Training> {
     let mut faults = Faults::default();
@@ -211,6 +214,7 @@ pub async fn create(
     if examples.is_empty() {
         return Err(Error::conflict_in("dataset", "The dataset has no pictures yet; add some before training on it."));
     }
+    capacity.check_training(caller, &base, &params, examples.len()).await?;
     model::reserve_name(&mut tx, project, &request.name).await?;
     let total_steps = params.steps as i32;
     let job = NewJob {
@@ -570,7 +574,7 @@ async fn commit(pool: &PgPool, claim: &Claim, adapter: NewArtifact, warnings: &[
         built_in: false,
         created_at: now(),
     };
-    model::intake::insert_made(&mut tx, training.project, &mut model).await?;
+    model::intake::insert_made(&mut tx, training.project, &mut model, None).await?;
     artifact::insert(&mut tx, claim, &[adapter]).await?;
     sqlx::query!(
         "UPDATE trainings SET output_model_id = $2, warnings = $3 WHERE id = $1",

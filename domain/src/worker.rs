@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use memory::Budget;
 use serde::{Deserialize, Serialize};
 use sqlx::PgPool;
 use sqlx::types::Json;
@@ -97,21 +98,24 @@ pub async fn register(
     device: &str,
     queues: &[JobKind],
     version: &str,
-    vram_budget: Option<i64>,
+    budget: Option<&Budget>,
 ) -> Result<()> {
     let queues: Vec<String> = queues.iter().map(|kind| kind.as_str().to_owned()).collect();
     bounded(
         sqlx::query!(
             // Written again if the reply to the first attempt was lost.
-            "INSERT INTO workers (id, name, host, device, queues, version, vram_budget) VALUES ($1, $2, $3, $4, $5, $6, $7)
-             ON CONFLICT (id) DO UPDATE SET last_seen_at = clock_timestamp(), vram_budget = excluded.vram_budget",
+            "INSERT INTO workers (id, name, host, device, queues, version, vram_budget, budget)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+             ON CONFLICT (id) DO UPDATE
+             SET last_seen_at = clock_timestamp(), vram_budget = excluded.vram_budget, budget = excluded.budget",
             id.0,
             name,
             host,
             device,
             &queues,
             version,
-            vram_budget,
+            budget.and_then(|budget| i64::try_from(budget.bytes).ok()),
+            budget.map(Json) as _,
         )
         .execute(pool),
     )

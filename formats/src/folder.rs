@@ -89,16 +89,17 @@ pub struct Folder<'a> {
 }
 
 impl Folder<'_> {
-    /// Whether everything is there that the engine reads for a model of `family`. Returns notes for the user.
+    /// Whether everything is there that the engine reads for a model of `family`. Returns the config of each network,
+    /// and notes for the user.
     ///
     /// # Errors
     /// A sentence that names the file.
-    pub fn check(&self, family: Family) -> Result<Vec<String>, String> {
+    pub fn check(&self, family: Family) -> Result<(BTreeMap<Part, Value>, Vec<String>), String> {
         let mut notes = Vec::new();
         let mut networks = BTreeMap::new();
         for part in family.parts() {
             self.check_class(*part)?;
-            networks.insert(*part, self.check_network(family, *part)?);
+            networks.insert(*part, self.check_network(family, *part)?.clone());
         }
         agreement::check(family, &networks).map_err(misfit)?;
         if !self.configs.contains_key(SCHEDULER) {
@@ -108,7 +109,7 @@ impl Folder<'_> {
             notes.extend(self.check_tokenizer(family, *part)?);
         }
         notes.extend(self.weights.values().filter_map(scaling::notes));
-        Ok(notes)
+        Ok((networks, notes))
     }
 
     /// The part is of the class that its family has here, if `model_index.json` names one.
@@ -455,7 +456,7 @@ mod tests {
             paths.retain(|path| !path.starts_with(gone));
             configs.retain(|path, _| !path.starts_with(gone));
             weights.retain(|path, _| !path.starts_with(gone));
-            Folder { paths: &paths, configs: &configs, weights: &weights }.check(Family::Sd15)
+            Folder { paths: &paths, configs: &configs, weights: &weights }.check(Family::Sd15).map(|(_, notes)| notes)
         };
         assert_eq!(check("nothing"), Ok(vec![]));
         assert_eq!(check("unet/diffusion_pytorch_model.safetensors.index.json"), Ok(vec![]), "shards without an index");
@@ -486,7 +487,7 @@ mod tests {
             let embedding = "text_model.embeddings.token_embedding.weight";
             let text_encoder = weights.get_mut("text_encoder/model.safetensors").unwrap();
             text_encoder.tensors.get_mut(embedding).unwrap().shape[0] = rows as usize;
-            Folder { paths: &paths, configs: &configs, weights: &weights }.check(Family::Sd15)
+            Folder { paths: &paths, configs: &configs, weights: &weights }.check(Family::Sd15).map(|(_, notes)| notes)
         };
         for (file, content) in [
             ("added_tokens.json", json!({"<cat>": 658})),

@@ -74,6 +74,12 @@ pub struct TooLarge {
 }
 
 impl Budget {
+    /// Of an engine on the CPU that chooses everything itself.
+    pub const fn on_cpu(bytes: u64) -> Self {
+        let (weights, offload) = (WeightChoice::Auto, Offload::Auto);
+        Self { bytes, host: None, compute: ComputeType::F32, weights, offload }
+    }
+
     /// The highest precision of weights at which the picture fits; as much stays loaded as there is room for. The
     /// answer does not depend on what is in memory. A refusal states the estimate and what would fit instead.
     pub fn plan(&self, demand: &Demand) -> Result<(LoadOptions, Needs), TooLarge> {
@@ -293,7 +299,7 @@ mod tests {
     use formats::Family;
 
     use super::*;
-    use crate::examples::{cpu, ember, published};
+    use crate::examples::{ember, published};
 
     /// One picture.
     fn picture(side: usize) -> Picture {
@@ -310,7 +316,7 @@ mod tests {
 
     fn plan(bytes: u64, weights: WeightChoice, side: usize) -> Result<LoadOptions, TooLarge> {
         let demand = Demand { footprint: &ember(), picture: picture(side), adapters: 0 };
-        Budget { weights, ..cpu(bytes) }.plan(&demand).map(|(options, _)| options)
+        Budget { weights, ..Budget::on_cpu(bytes) }.plan(&demand).map(|(options, _)| options)
     }
 
     fn demand(footprint: &Footprint, side: usize) -> Demand<'_> {
@@ -320,7 +326,7 @@ mod tests {
     /// Of a card's memory, the engine uses 90 % by default.
     fn card(gigabytes: u64) -> Budget {
         let bytes = (gigabytes << 30) / 10 * 9;
-        Budget { bytes, compute: ComputeType::Bf16, host: Some(0), ..cpu(0) }
+        Budget { bytes, compute: ComputeType::Bf16, host: Some(0), ..Budget::on_cpu(0) }
     }
 
     #[test]

@@ -1,10 +1,10 @@
-//! Models and engines for the tests of this crate.
+//! Models for the tests of this crate.
 
 use std::path::Path;
 
 use formats::{Family, Part};
 
-use crate::{Budget, ComputeType, Footprint, Networks, Offload, WeightChoice};
+use crate::{Footprint, Networks};
 
 /// The built-in model, with blocks of 2,560 values and more, so that storage formats differ in size.
 pub(crate) fn ember() -> Footprint {
@@ -22,9 +22,4 @@ pub(crate) fn published(family: Family) -> Footprint {
     let config = |part: &Part| (*part, serde_json::from_str(family.published_config(*part).unwrap()).unwrap());
     let configs = family.parts().iter().map(config).collect();
     Footprint::of(family, &Networks { configs, text_tokens: 512 }).unwrap()
-}
-
-/// An engine on the CPU.
-pub(crate) fn cpu(bytes: u64) -> Budget {
-    Budget { bytes, host: None, compute: ComputeType::F32, weights: WeightChoice::Auto, offload: Offload::Auto }
 }

@@ -43,7 +43,7 @@ pub const READ_AT_ONCE: usize = 256 << 20;
 
 /// The configs from which a model's networks are built. Stored with a model, so that its footprint is known before a
 /// file is fetched.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Networks {
     /// `config.json` of each network, or what it would be for a model in single files.
     pub configs: BTreeMap<Part, Value>,

@@ -107,7 +107,7 @@ mod tests {
     use formats::Family;
 
     use super::*;
-    use crate::examples::{cpu, ember, published};
+    use crate::examples::{ember, published};
 
     fn plan_training(bytes: u64, batch_size: u32, resolution: u32, rank: u32) -> Result<TrainingPlan, TooLarge> {
         let params = TrainingParams {
@@ -121,7 +121,7 @@ mod tests {
             seed: 1,
         };
         let demand = TrainingDemand { footprint: &ember(), params: &params, examples: 10 };
-        cpu(bytes).plan_training(&demand).unwrap().map(|(plan, _)| plan)
+        Budget::on_cpu(bytes).plan_training(&demand).unwrap().map(|(plan, _)| plan)
     }
 
     #[test]
@@ -147,7 +147,7 @@ mod tests {
             seed: 1,
         };
         let demand = TrainingDemand { footprint: &footprint, params: &params, examples: 10 };
-        let plan = |gigabytes: u64| cpu(gigabytes << 30).plan_training(&demand).unwrap();
+        let plan = |gigabytes: u64| Budget::on_cpu(gigabytes << 30).plan_training(&demand).unwrap();
         let (TrainingPlan { options, recompute }, needs) = plan(14).unwrap();
         assert!(recompute && options.weights == WeightStorage::Int4, "{options:?}, {needs:?}");
         assert_eq!(plan(96).unwrap().0.options.weights, WeightStorage::Full);

@@ -111,6 +111,14 @@ impl Stack {
         Process::start(name, &self.folder.path().join(format!("{name}.log")), command)
     }
 
+    /// Number of files of models that the worker of this name has fetched.
+    pub fn cached(&self, name: &str) -> usize {
+        let files = |folder: std::fs::DirEntry| std::fs::read_dir(folder.path()).map_or(0, Iterator::count);
+        let cache = std::fs::read_dir(self.folder.path().join(name).join(".cache/pyrograph/cache"))
+            .expect("the worker's cache");
+        cache.flatten().map(files).sum()
+    }
+
     /// Runs a command of the operator (`migrate`, `sweep`, …) that must succeed with one JSON document on stdout.
     pub fn operator_json(&self, arguments: &[&str]) -> Value {
         let output = output(command(&self.site, self.pace, &self.environment, self.folder.path()).args(arguments));

@@ -13,6 +13,7 @@ use serde_json::json;
 use crate::attempt::Attempt;
 use crate::coalescer::Coalescer;
 use crate::fetch::{self, Wanted};
+use crate::fit;
 use crate::output;
 use crate::protocol::{Adapter, Base, Generate, LocalPicture, Order, Output, Report, RequestId};
 use crate::stop::Stop;
@@ -33,11 +34,10 @@ pub(crate) async fn run(attempt: &Attempt<'_>) -> Result<(), Stop> {
 }
 
 async fn order(attempt: &Attempt<'_>, work: &GenerationWork) -> Result<Generate, Stop> {
-    let base = Base {
-        folder: fetch::checkpoint(attempt, &work.base, "base").await?,
-        name: work.base.name.clone(),
-        sha256: work.base.sha256.clone(),
-    };
+    fit::picture(attempt, work)?;
+    let folder = fetch::checkpoint(attempt, &work.base, "base").await?;
+    fit::learn(attempt, &work.base, &folder).await;
+    let base = Base { folder, name: work.base.name.clone(), sha256: work.base.sha256.clone() };
     let mut loras = Vec::new();
     for (place, lora) in work.loras.iter().enumerate() {
         loras.push(Adapter {

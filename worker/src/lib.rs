@@ -17,6 +17,7 @@ pub mod engine;
 mod engine_log;
 mod export;
 mod fetch;
+mod fit;
 mod generate;
 pub mod health;
 mod import;
@@ -263,9 +264,8 @@ async fn show_life(context: Arc<WorkerContext>, worker: WorkerId, ending: Cancel
             told.and(swap::tell_resident(&context, worker).await)
         } else {
             let version = env!("CARGO_PKG_VERSION");
-            let vram_budget = info.budget.and_then(|budget| i64::try_from(budget.bytes).ok());
-            domain::worker::register(&context.pool, worker, name, host, &info.device, queues, version, vram_budget)
-                .await
+            let budget = info.budget.as_ref();
+            domain::worker::register(&context.pool, worker, name, host, &info.device, queues, version, budget).await
         };
         match told {
             Ok(()) => registered = true,

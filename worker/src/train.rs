@@ -18,6 +18,7 @@ use serde_json::json;
 
 use crate::attempt::Attempt;
 use crate::fetch::{self, Wanted};
+use crate::fit;
 use crate::output;
 use crate::protocol::{Base, Example, Order, Output, Report, RequestId, Train};
 use crate::stop::Stop;
@@ -45,11 +46,10 @@ pub(crate) async fn run(attempt: &Attempt<'_>) -> Result<(), Stop> {
 }
 
 async fn order(attempt: &Attempt<'_>, work: &TrainingWork) -> Result<Train, Stop> {
-    let base = Base {
-        folder: fetch::checkpoint(attempt, &work.base, "base").await?,
-        name: work.base.name.clone(),
-        sha256: work.base.sha256.clone(),
-    };
+    fit::training(attempt, work)?;
+    let folder = fetch::checkpoint(attempt, &work.base, "base").await?;
+    fit::learn(attempt, &work.base, &folder).await;
+    let base = Base { folder, name: work.base.name.clone(), sha256: work.base.sha256.clone() };
     let examples = examples(attempt, &work.examples).await?;
     let resume = resume(attempt, work).await?;
     Ok(Train {
@@ -229,6 +229,7 @@ mod tests {
             sha256: "ee".repeat(32),
             files: Vec::new(),
             warnings: Vec::new(),
+            networks: None,
         });
         let metadata_of = |base| metadata(base, 10, &params);
         assert_eq!(metadata_of(&one), metadata_of(&other));

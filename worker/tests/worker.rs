@@ -15,6 +15,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use domain::capacity::Capacity;
 use domain::event::EventKind;
 use domain::generation::GenerationService;
 use domain::job::kind::Lane;
@@ -136,7 +137,9 @@ impl Bed {
         intake.commit().await.unwrap();
         let request = json!({"name": name, "dataset": dataset.id, "steps": steps, "trigger_word": trigger_word});
         let request = serde_json::from_value(request).unwrap();
-        let made = training::create(&Caller::anonymous(), &self.pools.api, &self.catalog, request).await.unwrap();
+        let capacity = Capacity::new(self.pools.api.clone());
+        let made =
+            training::create(&Caller::anonymous(), &self.pools.api, &self.catalog, &capacity, request).await.unwrap();
         job::ring(&self.pools.lease);
         made.job_id
     }

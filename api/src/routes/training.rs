@@ -102,7 +102,7 @@ pub(crate) async fn create(
     headers: HeaderMap,
     extract::Json(request): extract::Json<TrainingRequest>,
 ) -> Result<Response> {
-    let mut training = training::create(&caller, &state.database, &state.catalog, request).await?;
+    let mut training = training::create(&caller, &state.database, &state.catalog, &state.capacity, request).await?;
     let waited = job::wait(&caller, &state, &headers, training.job_id).await?;
     if waited.is_some() {
         training = training::get(&caller, &state.database, training.id).await?;

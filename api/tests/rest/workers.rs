@@ -4,6 +4,7 @@ use domain::job::JobKind;
 use domain::swap;
 use domain::worker::{self, Resident};
 use domain::{WorkerId, generation};
+use memory::Budget;
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -13,7 +14,9 @@ impl TestServer {
     /// A live worker, according to its row.
     pub(crate) async fn worker(&self, name: &str, queues: &[JobKind]) -> WorkerId {
         let id = WorkerId::new();
-        worker::register(&self.pools.lease, id, name, "host", "cpu", queues, "1", Some(1 << 30)).await.unwrap();
+        worker::register(&self.pools.lease, id, name, "host", "cpu", queues, "1", Some(&Budget::on_cpu(1 << 30)))
+            .await
+            .unwrap();
         id
     }
 

@@ -21,7 +21,7 @@ pub(crate) struct EngineFlags {
     /// Format of the denoiser's weights: full, half, int8, int4, or auto, the most precise that fits [default: auto]
     #[arg(long, value_name = "STORAGE")]
     pub weights: Option<WeightChoice>,
-    /// What may be in host memory beside a card: auto, none, text (encoders) or blocks (of the denoiser) [default: auto]
+    /// What may be in host memory beside a card: auto, none, text (encoders) or blocks (of the denoiser) [auto]
     #[arg(long, value_name = "PARTS")]
     pub offload: Option<Offload>,
 }

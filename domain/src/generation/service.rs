@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 
 use chrono::{DateTime, Utc};
+use memory::Picture;
 use sqlx::PgExecutor;
 use sqlx::types::Json;
 use uuid::Uuid;
@@ -12,6 +13,7 @@ use super::loras::{self, Prompt};
 use super::request::{self, GenerationParams, GenerationRequest};
 use super::{DEFAULT_MODEL, Generation, LoraUse, get_many, warnings};
 use crate::batcher::Batcher;
+use crate::capacity::Capacity;
 use crate::faults::Faults;
 use crate::input::{self, SourceImage};
 use crate::job;
@@ -24,6 +26,7 @@ use crate::{Caller, Database, Error, GenerationId, JobId, Result, Storage, bound
 #[derive(Clone)]
 pub struct GenerationService {
     database: Database,
+    capacity: Capacity,
     catalog: Catalog,
     storage: Storage,
     creations: Batcher<New, Option<DateTime<Utc>>>,
@@ -55,6 +58,7 @@ impl GenerationService {
     pub fn new(database: Database, catalog: Catalog, storage: Storage) -> Self {
         let (inserts, reads) = (database.clone(), database.clone());
         Self {
+            capacity: Capacity::new(database.clone()),
             database,
             catalog,
             storage,
@@ -75,7 +79,8 @@ impl GenerationService {
     }
 
     /// Checks the request and writes the generation with its queued job, or nothing.
-    /// Errors: `NotFound` for a model that is not there, `Invalid` naming the field.
+    /// Errors: `NotFound` for a model that is not there, `Invalid` naming the field, also if no running worker has the
+    /// memory for it.
     pub async fn create(&self, caller: &Caller, mut request: GenerationRequest) -> Result<Generation> {
         let model = self.catalog.get(caller, request.model.as_deref().unwrap_or(DEFAULT_MODEL));
         let model = model.await.map_err(|error| error.in_field("model"))?;
@@ -87,6 +92,13 @@ impl GenerationService {
         let loras = loras::of(&self.catalog, caller, &model, lora_requests, prompt, &mut tags).await;
         let loras = faults.take(loras);
         faults.check()?;
+        let picture = Picture {
+            width: params.width as usize,
+            height: params.height as usize,
+            num_images: params.num_images as usize,
+            guidance_scale: params.guidance_scale,
+        };
+        self.capacity.check_picture(caller, &model, picture).await?;
         let mut warnings = warnings::of(&request, &params, &model)?;
         warnings.append(&mut tags);
 

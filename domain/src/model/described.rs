@@ -1,5 +1,7 @@
 //! What the files of a model say about it, before it has a row.
 
+use memory::Networks;
+
 use super::{Defaults, ModelKind};
 use crate::ModelId;
 
@@ -8,6 +10,8 @@ pub(crate) struct Described {
     pub(super) family: String,
     pub(super) base: Option<ModelId>,
     pub(super) defaults: Option<Defaults>,
+    /// Of a checkpoint.
+    pub networks: Option<Networks>,
     pub(super) trigger_word: Option<String>,
     /// Assumptions and parts without effect, as sentences that name no model.
     pub(super) warnings: Vec<String>,

@@ -31,6 +31,18 @@ pub(super) fn defaults(family: Family, traits: Traits, configs: &Configs) -> Res
     Ok(defaults)
 }
 
+/// Number of tokens that the second text encoder of a FLUX.1 reads; 0 for other families. As the engine does: what its
+/// tokenizer's config states, up to what the model was trained with.
+pub(super) fn text_tokens(family: Family, traits: Traits, configs: &Configs) -> usize {
+    if family != Family::Flux {
+        return 0;
+    }
+    let stated = configs.get("tokenizer_2/tokenizer_config.json").map(|config| config.get("model_max_length"));
+    let longest = if stated.is_some() || traits.guidance_embedded { 512 } else { 256 };
+    let stated = stated.flatten().and_then(serde_json::Value::as_u64).and_then(|length| usize::try_from(length).ok());
+    stated.map_or(longest, |length| length.min(longest))
+}
+
 /// A LoRA as its header and PEFT's config beside it describe it, for every trainer and algorithm. Errors: `Invalid` if
 /// the engine could not load it.
 pub(super) fn of_lora(header: &Header, configs: &Configs) -> Result<adapter::Inspection> {

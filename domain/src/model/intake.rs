@@ -9,6 +9,7 @@ use formats::adapter::{CONFIG_FILE, MAX_CONFIG_BYTES};
 use formats::detect::Denoiser;
 use formats::folder::{self, Folder, INDEX, SCHEDULER};
 use formats::{Configs, Family, Header, Part, Sniffer, Traits, detect, is_root_weights, json, weights};
+use memory::Networks;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use sqlx::PgPool;
@@ -221,9 +222,9 @@ impl Intake {
     async fn read(&self, name: &str, base: Option<&str>) -> Result<Described> {
         let Some(index) = self.configs.get(INDEX) else {
             if let Some(layout) = Layout::of(&self.weights, &self.configs)? {
-                layout.check(&self.weights, &self.configs)?;
+                let networks = layout.check(&self.weights, &self.configs)?;
                 let traits = layout.traits(&self.configs);
-                return checkpoint(layout.denoiser.family, traits, &self.configs, base, layout.notes);
+                return checkpoint(layout.denoiser.family, traits, networks, &self.configs, base, layout.notes);
             }
             let [(path, header)] = &self.weights.iter().collect::<Vec<_>>()[..] else {
                 return Err(Error::internal("a LoRA of several files"));
@@ -267,6 +268,7 @@ impl Intake {
                 family: family.to_owned(),
                 base: base.map(|base| base.id),
                 defaults: None,
+                networks: None,
                 trigger_word,
                 warnings: about.warnings,
             });
@@ -275,8 +277,8 @@ impl Intake {
             .map_err(|reason| Error::invalid(FIELD, format!("model_index.json: {reason}.")))?;
         let paths: BTreeSet<&str> = self.files.iter().map(|file| file.path.as_str()).collect();
         let folder = Folder { paths: &paths, configs: &self.configs, weights: &self.weights };
-        let notes = folder.check(family).map_err(|reason| Error::invalid(FIELD, reason))?;
-        checkpoint(family, detect::traits_of_folder(family, &self.configs), &self.configs, base, notes)
+        let (networks, notes) = folder.check(family).map_err(|reason| Error::invalid(FIELD, reason))?;
+        checkpoint(family, detect::traits_of_folder(family, &self.configs), networks, &self.configs, base, notes)
     }
 
     /// The new row, of the added files.
@@ -302,7 +304,8 @@ impl Intake {
         }
     }
 
-    async fn insert(self, name: &str, described: Described, built_in: bool) -> Result<Model> {
+    async fn insert(self, name: &str, mut described: Described, built_in: bool) -> Result<Model> {
+        let networks = described.networks.take();
         let mut model = self.model(name, described, built_in);
         let sound = self.sound_files().await?;
         let Self { pool, storage, project, deposit, borrowed, .. } = self;
@@ -316,7 +319,7 @@ impl Intake {
                         reserve_name(connection, project, &model.name).await?;
                     }
                     let spare = share(connection, &mut model, &sound, &borrowed).await?;
-                    insert(connection, project, &model).await?;
+                    insert(connection, project, &model, networks.as_ref()).await?;
                     Ok((model, spare))
                 })
             })
@@ -538,6 +541,7 @@ fn is_read(path: &str, bytes: u64) -> bool {
 fn checkpoint(
     family: Family,
     traits: Traits,
+    networks: BTreeMap<Part, Value>,
     configs: &Configs,
     base: Option<&str>,
     mut warnings: Vec<String>,
@@ -557,6 +561,7 @@ fn checkpoint(
         family: family.as_str().to_owned(),
         base: None,
         defaults: Some(defaults),
+        networks: Some(Networks { configs: networks, text_tokens: family::text_tokens(family, traits, configs) }),
         trigger_word: None,
         warnings,
     })
@@ -640,10 +645,16 @@ pub async fn has_built_in(pool: &PgPool, name: &str) -> bool {
 }
 
 /// Writes the row of a model of `project`. Errors: `Conflict` for a name that the project has.
-async fn insert(connection: &mut sqlx::PgConnection, project: ProjectId, model: &Model) -> Result<()> {
+async fn insert(
+    connection: &mut sqlx::PgConnection,
+    project: ProjectId,
+    model: &Model,
+    networks: Option<&Networks>,
+) -> Result<()> {
     let inserted = sqlx::query!(
-        "INSERT INTO models (id, name, kind, family, base_model_id, files, bytes, sha256, trigger_word, training_id, defaults, built_in, created_at, project_id, warnings)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)
+        "INSERT INTO models (id, name, kind, family, base_model_id, files, bytes, sha256, trigger_word, training_id, defaults, built_in, created_at, project_id, warnings,
+                             networks)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)
          ON CONFLICT (project_id, name) WHERE deleted_at IS NULL DO NOTHING",
         model.id as ModelId,
         model.name,
@@ -660,6 +671,7 @@ async fn insert(connection: &mut sqlx::PgConnection, project: ProjectId, model: 
         model.created_at,
         project as ProjectId,
         Json(&model.warnings) as _,
+        networks.map(Json) as _,
     )
     .execute(connection)
     .await?;
@@ -678,10 +690,11 @@ pub(crate) async fn insert_made(
     connection: &mut sqlx::PgConnection,
     project: ProjectId,
     model: &mut Model,
+    networks: Option<&Networks>,
 ) -> Result<()> {
     let reserved = model.name.clone();
     for number in 2.. {
-        match insert(connection, project, model).await {
+        match insert(connection, project, model, networks).await {
             Err(Error::Conflict { .. }) => model.name = format!("{reserved}-{number}"),
             result => return result,
         }

@@ -9,6 +9,7 @@ use formats::folder::{self, Folder};
 use formats::networks::agreement;
 use formats::{Configs, Header, Traits, scaling, single_file};
 pub use formats::{Part, named_as};
+use serde_json::Value;
 
 use crate::weights_gate::invalid;
 use crate::{Error, Result};
@@ -97,8 +98,9 @@ impl<'a> Layout<'a> {
     }
 
     /// Whether the engine can load every part. `weights` and `configs` are those of [`Layout::of`]. Errors: `Invalid`
-    /// with the parts that are missing and how to supply them, or with the tensors of a part that do not fit.
-    pub(crate) fn check(&self, weights: &BTreeMap<String, Header>, configs: &Configs) -> Result<()> {
+    /// with the parts that are missing and how to supply them, or with the tensors of a part that do not fit. Returns
+    /// the config of each network.
+    pub(crate) fn check(&self, weights: &BTreeMap<String, Header>, configs: &Configs) -> Result<BTreeMap<Part, Value>> {
         self.check_missing()?;
         let family = self.denoiser.family;
         let paths: BTreeSet<&str> = weights.keys().chain(configs.keys()).map(String::as_str).collect();
@@ -116,7 +118,8 @@ impl<'a> Layout<'a> {
             };
             networks.insert(*part, config);
         }
-        agreement::check(family, &networks).map_err(|reason| Error::invalid("file", folder::misfit(reason)))
+        agreement::check(family, &networks).map_err(|reason| Error::invalid("file", folder::misfit(reason)))?;
+        Ok(networks)
     }
 
     fn check_missing(&self) -> Result<()> {

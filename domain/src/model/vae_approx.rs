@@ -45,6 +45,7 @@ pub(super) fn describe(latent_channels: usize, name: &str, base: Option<&Model>)
         family: family.as_str().to_owned(),
         base: None,
         defaults: None,
+        networks: None,
         trigger_word: None,
         warnings: Vec::new(),
     })

@@ -4,13 +4,14 @@ use std::time::Duration;
 
 use domain::job::{self, Claim, Ending, ErrorClass, JobKind, JobStatus, LeasePolicy, Reaper};
 use domain::{Caller, PageRequest, WorkerId, worker};
+use memory::Budget;
 use sqlx::PgPool;
 
 use super::{Database, attempts, enqueue, events, look, patient, succeed};
 
 async fn worker(pool: &PgPool, queues: &[JobKind]) -> WorkerId {
     let id = WorkerId::new();
-    worker::register(pool, id, "worker", "host", "cpu", queues, "1", Some(1 << 30)).await.unwrap();
+    worker::register(pool, id, "worker", "host", "cpu", queues, "1", Some(&Budget::on_cpu(1 << 30))).await.unwrap();
     id
 }
 

@@ -4,15 +4,16 @@
 use chrono::{DateTime, Utc};
 use domain::job::{self, AttemptOutcome, Claim, Ending, ErrorClass, JobKind, JobStatus, Reaper};
 use domain::{WorkerId, worker};
+use memory::Budget;
 use sqlx::PgPool;
 
 use super::residency::{digests, enqueue_on};
 use super::{Database, attempts, enqueue, look, patient};
 
 /// A live worker with this memory budget.
-async fn worker_with(pool: &PgPool, queues: &[JobKind], vram_budget: i64) -> WorkerId {
+async fn worker_with(pool: &PgPool, queues: &[JobKind], vram_budget: u64) -> WorkerId {
     let id = WorkerId::new();
-    worker::register(pool, id, "worker", "host", "cpu", queues, "1", Some(vram_budget)).await.unwrap();
+    worker::register(pool, id, "worker", "host", "cpu", queues, "1", Some(&Budget::on_cpu(vram_budget))).await.unwrap();
     id
 }
 

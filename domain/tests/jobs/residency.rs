@@ -6,6 +6,7 @@ use std::collections::HashSet;
 use domain::job::{self, Claim, JobKind, NewJob, OVERTAKEN_AT_MOST, PASSED_OVER_AT_MOST};
 use domain::worker::{self, Resident};
 use domain::{Caller, JobId, PageRequest, ProjectId, WorkerId};
+use memory::Budget;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
@@ -173,8 +174,12 @@ async fn only_the_living_have_anything_loaded() {
     let [first, second] = [WorkerId::new(), WorkerId::new()];
     let resident = [Resident { sha256: digest('a'), bytes: 7 }];
     for id in [first, second] {
-        worker::register(pool, id, "worker", "host", "cpu", &JobKind::ALL, "1", Some(1 << 30)).await.unwrap();
-        worker::register(pool, id, "worker", "host", "cpu", &JobKind::ALL, "1", Some(1 << 30)).await.unwrap();
+        worker::register(pool, id, "worker", "host", "cpu", &JobKind::ALL, "1", Some(&Budget::on_cpu(1 << 30)))
+            .await
+            .unwrap();
+        worker::register(pool, id, "worker", "host", "cpu", &JobKind::ALL, "1", Some(&Budget::on_cpu(1 << 30)))
+            .await
+            .unwrap();
         worker::seen(pool, id, &resident).await.unwrap();
     }
     let residents = async || {

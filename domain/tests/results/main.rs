@@ -12,6 +12,7 @@ mod trainings;
 use std::net::{Ipv4Addr, SocketAddr};
 
 use bytes::Bytes;
+use domain::capacity::Capacity;
 use domain::generation::GenerationService;
 use domain::job::{self, Claim, JobKind, LeasePolicy};
 use domain::model::Catalog;
@@ -25,6 +26,7 @@ struct World {
     caller: Caller,
     storage: Storage,
     catalog: Catalog,
+    capacity: Capacity,
     generations: GenerationService,
     dataset: DatasetId,
     _database: TemporaryDatabase,
@@ -52,6 +54,7 @@ impl World {
         let dataset = DatasetId::new();
         let catalog = Catalog::new(pools.api.clone());
         let world = World {
+            capacity: Capacity::new(pools.api.clone()),
             generations: GenerationService::new(pools.api.clone(), catalog.clone(), storage.clone()),
             catalog,
             caller: Caller::anonymous(),

@@ -44,7 +44,9 @@ async fn checkpoint(world: &World, training: TrainingId, claim: &Claim, step: i3
 async fn another_attempt_goes_on_from_the_highest_checkpoint() {
     let world = World::new().await;
     let created =
-        training::create(&world.caller, &world.pools.api, &world.catalog, request(&world, "clay")).await.unwrap();
+        training::create(&world.caller, &world.pools.api, &world.catalog, &world.capacity, request(&world, "clay"))
+            .await
+            .unwrap();
     let first = world.claim().await;
     let work = training::load_work(world.pool(), &first).await.unwrap();
     assert_eq!((work.examples.len(), work.params.steps, work.checkpoint.is_none()), (2, 30, true));
@@ -71,7 +73,9 @@ async fn another_attempt_goes_on_from_the_highest_checkpoint() {
 async fn a_new_checkpoint_restores_the_budgets() {
     let world = World::new().await;
     let created =
-        training::create(&world.caller, &world.pools.api, &world.catalog, request(&world, "clay")).await.unwrap();
+        training::create(&world.caller, &world.pools.api, &world.catalog, &world.capacity, request(&world, "clay"))
+            .await
+            .unwrap();
     let spent = async || {
         let job = job::get(&world.caller, &world.pools.api, created.job_id).await.unwrap();
         [job.failures, job.crashes, job.releases]
@@ -95,7 +99,9 @@ async fn a_new_checkpoint_restores_the_budgets() {
 async fn the_lora_appears_once_with_success_and_checkpoints_go() {
     let world = World::new().await;
     let created =
-        training::create(&world.caller, &world.pools.api, &world.catalog, request(&world, "clay")).await.unwrap();
+        training::create(&world.caller, &world.pools.api, &world.catalog, &world.capacity, request(&world, "clay"))
+            .await
+            .unwrap();
     let stale = world.claim().await;
     let current = world.take_over(&stale).await;
     let key = checkpoint(&world, created.id, &current, 10).await.unwrap();
@@ -122,7 +128,9 @@ async fn the_lora_appears_once_with_success_and_checkpoints_go() {
 #[tokio::test]
 async fn a_name_that_was_taken_meanwhile_gets_a_number() {
     let world = World::new().await;
-    training::create(&world.caller, &world.pools.api, &world.catalog, request(&world, "clay")).await.unwrap();
+    training::create(&world.caller, &world.pools.api, &world.catalog, &world.capacity, request(&world, "clay"))
+        .await
+        .unwrap();
     let claim = world.claim().await;
     sqlx::query(
         "INSERT INTO models (project_id, id, name, kind, family, files, bytes, sha256)
@@ -142,7 +150,9 @@ async fn checkpoints_that_nobody_can_use_go() {
     let mut kept = Vec::new();
     for (name, ends) in [("failed", true), ("canceled", true), ("running", false)] {
         let created =
-            training::create(&world.caller, &world.pools.api, &world.catalog, request(&world, name)).await.unwrap();
+            training::create(&world.caller, &world.pools.api, &world.catalog, &world.capacity, request(&world, name))
+                .await
+                .unwrap();
         let claim = world.claim().await;
         let key = checkpoint(&world, created.id, &claim, 10).await.unwrap();
         match name {

@@ -11,16 +11,8 @@ use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use domain::artifact::{ADAPTER_MEDIA_TYPE, OutputKind};
-use memory::{Budget, ComputeType, Offload, WeightChoice};
+use memory::Budget;
 use worker::protocol::{self, Base, Generate, Order, Output, PROTOCOL_VERSION, Report, RequestId, Resident, Train};
-
-const BUDGET: Budget = Budget {
-    bytes: 1 << 30,
-    host: None,
-    compute: ComputeType::F32,
-    weights: WeightChoice::Auto,
-    offload: Offload::Auto,
-};
 
 /// Runs as the engine if the program was started with the word `engine`.
 pub(crate) fn engine_if_asked() -> Option<ExitCode> {
@@ -54,7 +46,12 @@ fn engine(role: &str) -> ExitCode {
         match order {
             Order::Hello { .. } => {
                 let version = if role == "from-the-future" { PROTOCOL_VERSION + 1 } else { PROTOCOL_VERSION };
-                say(Report::Ready { version, device: "scripted".into(), why: None, budget: Some(BUDGET) });
+                say(Report::Ready {
+                    version,
+                    device: "scripted".into(),
+                    why: None,
+                    budget: Some(Budget::on_cpu(1 << 30)),
+                });
             }
             Order::Generate(order) if role == "broken" => {
                 let (request, message) = (order.request, "the card is broken".into());
