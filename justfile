@@ -68,6 +68,12 @@ bench *parts: setup
     cargo build --release -p pyrograph -p bench --bin pyrograph --examples
     PYROGRAPH_POSTGRES_BIN="$(scripts/postgres_bin.sh)" .venv-bench/bin/python bench/run.py {{ parts }}
 
+# run models at their published sizes within 3 to 16 GiB of memory, into bench/results/ (two hours, 50 GB of disk)
+real-size *rows: setup
+    bench/setup.sh
+    cargo build --release -p pyrograph -p bench --bin pyrograph --examples
+    .venv-bench/bin/python bench/real_size/run.py {{ rows }}
+
 # regenerate .sqlx/, the metadata of the checked queries, against a temporary Postgres with our migrations
 prepare:
     scripts/prepare_queries.sh

@@ -36,9 +36,8 @@ const FAREWELL: Duration = Duration::from_secs(30);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves the API until `stop` is cancelled, then lets open requests finish.
-pub async fn serve(listener: TcpListener, mut state: State, stop: CancellationToken) -> std::io::Result<()> {
-    state.stop = stop.clone();
-    let app = app(state);
+pub async fn serve(listener: TcpListener, state: State, stop: CancellationToken) -> std::io::Result<()> {
+    let app = app(state.with_stop(stop.clone()));
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_LIMIT);
     builder

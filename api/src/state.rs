@@ -1,6 +1,7 @@
 //! What every handler may use: handles to database, storage and events. Cloning is cheap.
 
 use std::convert::Infallible;
+use std::ops::Deref;
 use std::sync::Arc;
 
 use axum::extract::FromRequestParts;
@@ -18,59 +19,73 @@ use crate::gateway::Gateway;
 use crate::names::Names;
 use crate::place::{Admission, Place};
 
+/// Each request clones it several times, so that most of it is shared.
 #[derive(Clone)]
 pub struct State {
+    shared: Arc<Shared>,
+    pub(crate) storage: Storage,
+    /// The place of this request; none outside of requests.
+    pub(crate) place: Option<Place>,
+}
+
+/// What is the same for all requests.
+#[derive(Clone)]
+pub struct Shared {
     pub(crate) database: Database,
     pub(crate) catalog: Catalog,
     pub(crate) generations: GenerationService,
-    pub(crate) storage: Storage,
     pub(crate) capacity: Capacity,
     pub(crate) feed: Feed,
     /// Cancelled when the server is to stop; streams end then.
     pub(crate) stop: CancellationToken,
     pub(crate) admission: Admission,
-    /// The place of this request; none outside of requests.
-    pub(crate) place: Option<Place>,
     pub(crate) presence: Presence,
-    pub(crate) names: Arc<Names>,
+    pub(crate) names: Names,
     /// The way to a bucket that clients reach through this server.
     pub(crate) gateway: Option<Gateway>,
     pub(crate) access: Access,
+}
+
+impl Deref for State {
+    type Target = Shared;
+
+    fn deref(&self) -> &Shared {
+        &self.shared
+    }
 }
 
 impl State {
     /// Any caller may do everything, in the project `default`. Only this machine reaches the server.
     pub fn new(database: Database, feed: Feed, storage: Storage) -> Self {
         let catalog = Catalog::new(database.clone());
-        Self {
+        let shared = Arc::new(Shared {
             capacity: Capacity::new(database.clone()),
             generations: GenerationService::new(database.clone(), catalog.clone(), storage.clone()),
             catalog,
             feed,
             database,
-            storage,
             stop: CancellationToken::new(),
             admission: Admission::default(),
-            place: None,
             presence: Presence::assumed(),
-            names: Arc::default(),
+            names: Names::default(),
             gateway: None,
             access: Access::Open(Caller::anonymous()),
-        }
+        });
+        Self { shared, storage, place: None }
     }
 
     pub fn with_access(self, access: Access) -> Self {
-        Self { access, ..self }
+        self.with(|shared| shared.access = access)
     }
 
     /// The names under which clients reach the server.
     pub fn with_names(self, names: Names) -> Self {
-        Self { names: Arc::new(names), ..self }
+        self.with(|shared| shared.names = names)
     }
 
     /// Refuses requests at once while the database does not answer.
     pub fn with_presence(self, presence: Presence) -> Self {
-        Self { presence, ..self }
+        self.with(|shared| shared.presence = presence)
     }
 
     /// Passes presigned requests on to the bucket at `endpoint`, which clients need not reach themselves.
@@ -78,7 +93,18 @@ impl State {
     /// # Errors
     /// The HTTP client cannot be built.
     pub fn with_gateway(self, endpoint: &str) -> Result<Self, reqwest::Error> {
-        Ok(Self { gateway: Some(Gateway::new(endpoint)?), ..self })
+        let gateway = Gateway::new(endpoint)?;
+        Ok(self.with(|shared| shared.gateway = Some(gateway)))
+    }
+
+    /// Streams end when `stop` is cancelled.
+    pub(crate) fn with_stop(self, stop: CancellationToken) -> Self {
+        self.with(|shared| shared.stop = stop)
+    }
+
+    fn with(mut self, change: impl FnOnce(&mut Shared)) -> Self {
+        change(Arc::make_mut(&mut self.shared));
+        self
     }
 }
 

@@ -21,7 +21,7 @@ const REMEMBERED: Duration = Duration::from_secs(2);
 /// Most footprints that are cached.
 const MOST_REMEMBERED: usize = 256;
 
-/// Cloning is cheap, and clones share what is cached.
+/// Cloning is cheap, and clones share the cache.
 #[derive(Clone)]
 pub struct Capacity {
     database: Database,

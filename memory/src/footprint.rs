@@ -38,7 +38,7 @@ const TEXT_TOKENS: usize = 512;
 const LARGEST_WHOLE: usize = 1024 * 1024;
 /// The longest side of a usual picture, in pixels: configs come from strangers.
 const LONGEST_SIDE: usize = 16_384;
-/// Weights are read in portions of so many bytes, so that loading takes hardly more memory than what is loaded.
+/// Weights are read in portions of so many bytes, so that loading takes hardly more memory than the loaded model.
 pub const READ_AT_ONCE: usize = 256 << 20;
 
 /// The configs from which a model's networks are built. Stored with a model, so that its footprint is known before a
@@ -108,7 +108,7 @@ pub(crate) struct Trained {
 pub struct Needs {
     /// Weights that stay loaded on the device after the request.
     pub weights: u64,
-    /// What is in the device's memory at the peak besides those.
+    /// Of the device at the peak, besides those.
     pub working: u64,
     /// Host memory, for text encoders that run on the CPU beside a card.
     pub host: u64,

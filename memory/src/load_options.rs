@@ -1,6 +1,8 @@
 //! How a checkpoint is kept in memory. This does not change what a pipeline can do; packed weights change pictures
 //! slightly.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use crate::WeightStorage;
@@ -43,6 +45,26 @@ pub enum Keep {
 impl Keep {
     /// From the fastest to the one that takes the least memory.
     pub const ALL: [Self; 4] = [Self::All, Self::Denoiser, Self::One, Self::Nothing];
+
+    /// The name in a configuration.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::All => "all",
+            Self::Denoiser => "denoiser",
+            Self::One => "one",
+            Self::Nothing => "nothing",
+        }
+    }
+}
+
+impl fmt::Display for LoadOptions {
+    /// Such as `int8, text half on the host, keep one, 7 blocks resident`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { weights, text_weights, keep, resident_blocks, text_on_host } = self;
+        let host = if *text_on_host { " on the host" } else { "" };
+        write!(f, "{weights}, text {text_weights}{host}, keep {}", keep.as_str())?;
+        resident_blocks.map_or(Ok(()), |blocks| write!(f, ", {blocks} blocks resident"))
+    }
 }
 
 impl LoadOptions {

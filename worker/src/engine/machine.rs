@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use bytesize::ByteSize;
+
 use super::control_group::{self, SYSTEM};
 
 /// 80% of the machine's memory, or 90% of the smallest card's; `None` if a card does not report its memory.
@@ -13,6 +15,18 @@ pub(super) fn usual(is_gpu: bool) -> Option<u64> {
 /// For text encoders beside a card: half of the machine's memory, since the page cache and other processes need some.
 pub(super) fn usual_host() -> u64 {
     of_this_machine() / 2
+}
+
+/// A sentence, if this machine does not have so much memory.
+pub(super) fn too_much(budget: u64) -> Option<String> {
+    let there = of_this_machine();
+    (budget > there).then(|| {
+        format!(
+            "--vram-budget is {}, and this machine has {}: the system may end the engine when memory runs out",
+            ByteSize(budget),
+            ByteSize(there)
+        )
+    })
 }
 
 /// The memory that the kernel reports, or less if a control group has a lower limit.
@@ -50,6 +64,9 @@ mod tests {
 
     #[test]
     fn a_machine_has_memory() {
-        assert!(usual(false).is_some_and(|bytes| bytes > 1 << 26));
+        let usual = usual(false).unwrap();
+        assert!(usual > 1 << 26);
+        assert_eq!(too_much(usual), None);
+        assert!(too_much(usual * 2).unwrap().contains("--vram-budget is"));
     }
 }

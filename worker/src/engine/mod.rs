@@ -113,6 +113,9 @@ fn serve(
             "the card does not tell its memory, so nothing is refused before it runs out; set --vram-budget"
         );
     }
+    if let Some(warning) = bytes.filter(|_| !is_gpu).and_then(machine::too_much) {
+        tracing::warn!("{warning}");
+    }
     let budget = Budget {
         bytes: bytes.unwrap_or(u64::MAX),
         host: is_gpu.then(machine::usual_host),

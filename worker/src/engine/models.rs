@@ -70,7 +70,10 @@ impl Models {
         self.drop_for(needs.total());
         let mut resident = match resident {
             Some(resident) => resident,
-            None => self.load(base, options)?,
+            None => {
+                tracing::info!(model = base.name, how = %options, estimate = needs.total(), "loading a model");
+                self.load(base, options)?
+            }
         };
         resident.options = options;
         resident.pipeline.keep(options.keep);
@@ -137,6 +140,7 @@ impl Models {
         let planned = planned.ok_or_else(|| Error::Invalid("models of this family cannot be trained".into()))?;
         let (plan, needs) = planned?;
         self.drop_for(needs.total());
+        tracing::info!(model = order.base.name, how = %plan.options, estimate = needs.total(), "loading a base model");
         Ok(plan)
     }
 
@@ -174,7 +178,7 @@ impl Models {
         let started = std::time::Instant::now();
         let pipeline = Pipeline::load_with(&base.folder, &self.device.device, options)?;
         let seconds = started.elapsed().as_secs_f64();
-        tracing::info!(model = base.name, ?options, seconds, "model loaded");
+        tracing::info!(model = base.name, how = %options, seconds, "model loaded");
         Ok(Resident { pipeline, attached: Vec::new(), warnings: Vec::new(), options, bytes: [0; 2] })
     }
 
