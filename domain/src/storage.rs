@@ -360,8 +360,8 @@ impl Storage {
         Ok(self.expiry.left().min(ttl).max(Duration::from_secs(1)))
     }
 
-    /// Lists a folder that never exists: an empty answer proves address, bucket and keys. Keys that may not list ask for
-    /// an object that never exists instead, whose absence does not prove that there is a bucket.
+    /// Lists a folder that never exists: an empty answer proves address, bucket and keys. Keys that may not list ask
+    /// for an object that never exists instead, whose absence does not prove that there is a bucket.
     ///
     /// # Errors
     /// `Permanent` if there is no such bucket or the keys do not open it.
