@@ -7,6 +7,7 @@ use rust_embed::RustEmbed;
 use sqlx::PgPool;
 
 use crate::failure::Failure;
+use crate::services;
 
 /// Name of the built-in checkpoint.
 pub(crate) const CHECKPOINT: &str = "ember";
@@ -36,9 +37,8 @@ pub(crate) async fn register(pool: &PgPool, storage: &Storage) -> Result<(), Fai
         tracing::warn!("this build contains no checkpoint; import one with `pyrograph models import`");
         return Ok(());
     }
-    let id = model::intake::register_built_in(pool, storage, CHECKPOINT, &files).await.map_err(|error| {
-        anyhow::Error::new(error).context(format!("could not register the checkpoint {CHECKPOINT}"))
-    })?;
+    let registered = model::intake::register_built_in(pool, storage, CHECKPOINT, &files).await;
+    let id = services::answered(registered, "could not register the built-in checkpoint")?;
     tracing::debug!(%id, "{CHECKPOINT} is there");
     Ok(())
 }

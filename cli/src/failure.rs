@@ -9,7 +9,7 @@ Exit codes:
   0  done
   1  failed: the job failed, a file could not be read or written, or something unexpected happened
   2  the command line or the environment is wrong
-  3  the server cannot be reached; for a server or a worker: the database
+  3  the server cannot be reached; for a server or `sweep`: the database or the bucket; for a worker: the database
   4  the server refused the request; the message names the field
   5  canceled";
 
@@ -25,7 +25,7 @@ pub(crate) enum Failure {
     /// The command line or the environment is wrong.
     #[error("{0}")]
     Usage(String),
-    /// No answer from the server, or from the database.
+    /// No answer from the server, the database or the bucket.
     #[error("{0}")]
     Unreachable(String),
     /// The server answered with a problem (4xx).

@@ -10,7 +10,7 @@ use tracing_subscriber::{EnvFilter, filter, fmt};
 
 use crate::configuration::{said, variable};
 use crate::failure::Failure;
-use crate::output::tell;
+use crate::output::notice;
 
 /// Log filter of servers, unless PYROGRAPH_LOG is set.
 pub(crate) const SERVER: &str = "info,sqlx=warn,s3s=warn,object_store=warn,apalis=warn,apalis_core=warn";
@@ -78,10 +78,10 @@ fn is_discreet(line: &Metadata) -> bool {
     *line.level() <= Level::INFO || DISCREET.contains(&of)
 }
 
-/// A line that no filter holds back: `text` on its own, or an event where the log is JSON.
+/// Lines that no filter holds back: `text` on its own, or one event where the log is JSON.
 pub(crate) fn announce(level: Level, text: &str) {
     if variable("PYROGRAPH_LOG_FORMAT").as_deref() != Some("json") {
-        return tell!("{text}");
+        return text.lines().for_each(notice);
     }
     let log = tracing_subscriber::fmt().json().with_writer(|| Stderr).finish();
     tracing::subscriber::with_default(log, || match level {

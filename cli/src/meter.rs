@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use crate::output::tell;
+use crate::output::{escaped, tell};
 
 /// Progress of an operation that takes longer than a second. The bar disappears when it is dropped.
 pub(crate) struct Meter {
@@ -83,7 +83,7 @@ impl Meter {
         if let Ok(style) = ProgressStyle::with_template(template) {
             bar.set_style(style.progress_chars("━╸─"));
         }
-        bar.set_prefix(label.clone());
+        bar.set_prefix(escaped(&label).into_owned());
         bar.enable_steady_tick(Duration::from_millis(120));
         let tenths = (!terminal).then(|| {
             tell!("{label} …");
@@ -96,7 +96,7 @@ impl Meter {
     pub(crate) fn reach(&self, position: u64, total: u64, note: &str) {
         self.bar.set_length(total);
         self.bar.set_position(position);
-        self.bar.set_message(note.to_owned());
+        self.bar.set_message(escaped(note).into_owned());
         if let Some(tenths) = &self.tenths {
             tenths.print(position, total, note);
         }
@@ -120,7 +120,7 @@ impl Meter {
 
     /// Shows a note beside the bar.
     pub(crate) fn note(&self, note: &str) {
-        self.bar.set_message(note.to_owned());
+        self.bar.set_message(escaped(note).into_owned());
         if let Some(tenths) = &self.tenths {
             tenths.note(note);
         }
@@ -131,7 +131,7 @@ impl Meter {
         if self.tenths.is_some() {
             tell!("{line}");
         } else {
-            self.bar.println(line);
+            self.bar.println(escaped(line));
         }
     }
 

@@ -18,18 +18,20 @@ pub(crate) async fn database(addresses: &Addresses, sizes: PoolSizes) -> Result<
 
 /// Updates the schema.
 pub(crate) async fn migrate(pools: &Pools) -> Result<(), Failure> {
-    of_schema(database::migrate(&pools.lease).await, "could not update the database schema")
+    answered(database::migrate(&pools.lease).await, "could not update the database schema")
 }
 
 /// Makes sure that the schema is this version's, for commands that do not change it.
 pub(crate) async fn check_schema(pools: &Pools) -> Result<(), Failure> {
-    of_schema(database::check_schema(&pools.lease).await, "could not check the database schema")
+    answered(database::check_schema(&pools.lease).await, "could not check the database schema")
 }
 
-/// One that another version wrote is reported in one sentence, since no retry helps.
-fn of_schema(done: domain::Result<()>, attempt: &'static str) -> Result<(), Failure> {
+/// The result of an `attempt` with the services. A conflict, such as a schema that another version wrote, is reported
+/// in one sentence, since no retry helps.
+pub(crate) fn answered<T>(done: domain::Result<T>, attempt: &'static str) -> Result<T, Failure> {
     match done {
         Err(domain::Error::Conflict { message, .. }) => Err(Failure::Usage(message)),
+        Err(error @ domain::Error::Unavailable(_)) => Err(Failure::Unreachable(format!("{attempt}: {error}"))),
         done => Ok(done.context(attempt)?),
     }
 }
@@ -51,35 +53,15 @@ pub(crate) fn of_postgres(error: embedded::Error) -> Failure {
 
 /// Whether the bucket answers.
 pub(crate) async fn check_storage(storage: &Storage, config: &StorageConfig) -> Result<(), Failure> {
-    let StorageConfig { endpoint, bucket, .. } = config;
-    storage.check().await.map_err(|error| {
-        if let domain::Error::NotFound { noun: "bucket", .. } = error {
-            return Failure::Usage(format!(
-                "S3: there is no bucket `{bucket}` at {endpoint}. Create it, or name another with PYROGRAPH_S3_BUCKET."
-            ));
-        }
-        let cause = cause(&error.to_string()).to_owned();
-        Failure::Failed(anyhow!("S3: the bucket {bucket} at {endpoint} cannot be used: {cause}"))
+    storage.check().await.map_err(|error| match error {
+        Unusable::Permanent(why) => Failure::Usage(format!("S3 at {}: {why}", config.endpoint)),
+        Unusable::Silent(why) => Failure::Unreachable(format!("S3 at {}: {why}", config.endpoint)),
     })
-}
-
-/// The cause in the client's error: the end of its first line, after the request and its retries.
-fn cause(error: &str) -> &str {
-    let line = error.lines().next().unwrap_or_default();
-    line.split_once(" - ").map_or(line, |(_, cause)| cause).trim_end_matches([':', ' '])
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_cause_is_one_line_without_the_request() {
-        let long = "unavailable: Generic S3 error: Error performing HEAD http://h/b/k in 1.4s, after 5 retries  - HTTP \
-                    error: error sending request\nmore\nand more";
-        assert_eq!(cause(long), "HTTP error: error sending request");
-        assert_eq!(cause("unavailable: the clock is wrong"), "unavailable: the clock is wrong");
-    }
 
     #[tokio::test]
     async fn a_database_that_is_not_there_is_told_by_its_address() {

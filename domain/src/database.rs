@@ -128,7 +128,7 @@ impl PoolSizes {
     }
 }
 
-/// Why the database cannot be used: one sentence, with what helps.
+/// Why the database or the bucket cannot be used: one sentence, with what helps.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Unusable {
     /// It never can with this configuration.

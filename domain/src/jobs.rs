@@ -5,6 +5,7 @@ use chrono::{DateTime, Utc};
 use sqlx::types::Json;
 use uuid::Uuid;
 
+use crate::faults::Faults;
 use crate::job::{self, JobKind, JobStatus};
 use crate::model::{self, ModelRef};
 use crate::report::{JobRow, Report};
@@ -97,11 +98,20 @@ pub async fn get(caller: &Caller, database: &Database, id: Uuid) -> Result<Job> 
     row.map(Job::from).ok_or_else(|| Error::not_found("job", id))
 }
 
-/// Lists jobs, newest first. Errors: `Invalid` for a text that cannot name a model.
-pub async fn list(caller: &Caller, database: &Database, filter: &Filter, page: &PageRequest) -> Result<Page<Job>> {
+/// Lists jobs, newest first. Errors: those of `page`, with `Invalid` for a text that cannot name a model.
+pub async fn list(
+    caller: &Caller,
+    database: &Database,
+    filter: &Filter,
+    page: Result<PageRequest>,
+) -> Result<Page<Job>> {
+    let mut faults = Faults::default();
+    let page = faults.take(page);
     if filter.model.as_deref().is_some_and(|model| !may_name_a_model(model)) {
-        return Err(Error::invalid("model", "A model is named by its name or id, such as `ember`."));
+        let message = "A model is named by its name or id, such as `ember`.";
+        faults.take(Err::<(), _>(Error::invalid("model", message)));
     }
+    faults.check()?;
     let models = match &filter.model {
         Some(model) => Some(bounded(model::ids(database.pool(caller), caller.project(), model)).await?),
         None => None,

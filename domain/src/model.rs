@@ -29,6 +29,7 @@ use uuid::Uuid;
 
 pub use self::abandoned::abandoned;
 use self::source::Source;
+use crate::faults::Faults;
 use crate::{
     Caller, Database, Error, ModelId, Page, PageRequest, ProjectId, Result, Storage, TrainingId, begin, bounded,
     deletion, named,
@@ -285,20 +286,24 @@ pub(crate) async fn by_digest(
     Ok(found.fetch_optional(database.pool(caller)).await?)
 }
 
-/// Lists models, newest first, optionally of one kind or one family. Errors: `Invalid` for a text that cannot be a
-/// family.
+/// Lists models, newest first, optionally of one kind or one family. Errors: those of `page`, with `Invalid` for a text
+/// that cannot be a family.
 pub async fn list(
     caller: &Caller,
     database: &Database,
     kind: Option<ModelKind>,
     family: Option<&str>,
-    page: &PageRequest,
+    page: Result<PageRequest>,
 ) -> Result<Page<Model>> {
+    let mut faults = Faults::default();
+    let page = faults.take(page);
     if let Some(family) = family
         && (family.is_empty() || family.len() > MAX_FAMILY_CHARS || !family.bytes().all(is_family_byte))
     {
-        return Err(Error::invalid("family", "A family is named by a-z, 0-9, `.`, `_` and `-`, such as `flux`."));
+        let message = "A family is named by a-z, 0-9, `.`, `_` and `-`, such as `flux`.";
+        faults.take(Err::<(), _>(Error::invalid("family", message)));
     }
+    faults.check()?;
     let rows = select_models!(
         "AND project_id = $1 AND ($2::text IS NULL OR kind = $2) AND ($3::text IS NULL OR family = $3)
          AND ($4::uuid IS NULL OR id < $4) ORDER BY id DESC LIMIT $5",

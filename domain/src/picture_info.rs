@@ -165,8 +165,8 @@ impl Library<'_> {
         unmapped: &mut Vec<Unmapped>,
     ) -> Result<String> {
         let syntax = syntax.unwrap_or_default();
-        let tags = match syntax.networks(&prompt) {
-            Ok(networks) => networks.loras,
+        let tags: Vec<_> = match syntax.networks(&prompt).loras.into_iter().collect() {
+            Ok(tags) => tags,
             Err(reason) => {
                 unmapped.push(Unmapped::new("prompt", &prompt, reason));
                 return Ok(syntax.words(&prompt).into_owned());

@@ -29,7 +29,9 @@ use self::client::{Expiry, connect};
 pub use self::keys::Keys;
 pub use self::open_uploads::OpenUpload;
 pub use self::writer::ObjectWriter;
-use crate::{DatasetId, Error, ExampleId, GenerationId, InputId, JobId, ModelId, Result, TrainingId, UploadId};
+use crate::{
+    DatasetId, Error, ExampleId, GenerationId, InputId, JobId, ModelId, Result, TrainingId, Unusable, UploadId,
+};
 
 /// How long a presigned URL for reading is valid.
 pub const READ_TTL: Duration = Duration::from_hours(1);
@@ -304,7 +306,7 @@ impl Storage {
         match self.bucket.delete(&key.into()).await {
             Ok(()) => Ok(()),
             // It may also be the bucket that is missing, and then nothing was deleted.
-            Err(object_store::Error::NotFound { .. }) => self.check().await,
+            Err(object_store::Error::NotFound { .. }) => self.check().await.map_err(Error::unavailable),
             Err(error) => Err(from_object_store(key, error)),
         }
     }
@@ -358,24 +360,32 @@ impl Storage {
         Ok(self.expiry.left().min(ttl).max(Duration::from_secs(1)))
     }
 
-    /// Lists a folder that never exists: an empty answer proves address, bucket and keys. Keys that may not list ask for
-    /// an object that never exists instead, whose absence does not prove that there is a bucket.
+    /// Lists a folder that never exists: an empty answer proves address, bucket and keys. Keys that may not list ask
+    /// for an object that never exists instead, whose absence does not prove that there is a bucket.
     ///
     /// # Errors
-    /// `NotFound` with the noun `bucket` if there is none.
-    pub async fn check(&self) -> Result<()> {
-        let nothing = "readiness";
-        match self.bucket.list(Some(&nothing.into())).next().await {
-            None | Some(Ok(_)) => Ok(()),
-            Some(Err(error)) if error.to_string().contains("NoSuchBucket") => {
-                Err(Error::not_found("bucket", &self.name))
-            }
-            Some(Err(object_store::Error::PermissionDenied { .. })) => match self.head(nothing).await {
-                Ok(_) | Err(Error::NotFound { .. }) => Ok(()),
-                Err(error) => Err(error),
+    /// `Permanent` if there is no such bucket or the keys do not open it.
+    pub async fn check(&self) -> Result<(), Unusable> {
+        let nothing = "readiness".into();
+        let error = match self.bucket.list(Some(&nothing)).next().await {
+            None | Some(Ok(_)) => return Ok(()),
+            // `object_store` gives no other sign of a list that is refused.
+            Some(Err(error)) if error.to_string().contains("403 Forbidden") => match self.bucket.head(&nothing).await {
+                Ok(_) | Err(object_store::Error::NotFound { .. }) => return Ok(()),
+                Err(error) => error,
             },
-            Some(Err(error)) => Err(from_object_store(nothing, error)),
-        }
+            Some(Err(error)) => error,
+        };
+        let (name, cause) = (&self.name, cause(&unreached(&error)).to_owned());
+        Err(match error {
+            error if error.to_string().contains("NoSuchBucket") => Unusable::Permanent(format!(
+                "there is no bucket `{name}`. Create it, or name another with PYROGRAPH_S3_BUCKET."
+            )),
+            object_store::Error::PermissionDenied { .. } | object_store::Error::Unauthenticated { .. } => {
+                Unusable::Permanent(format!("the bucket `{name}` cannot be used with these keys: {cause}"))
+            }
+            _ => Unusable::Silent(format!("the bucket `{name}` cannot be used: {cause}")),
+        })
     }
 }
 
@@ -386,11 +396,21 @@ fn attributes(media_type: &str) -> Attributes {
 fn from_object_store(key: &str, error: object_store::Error) -> Error {
     match error {
         object_store::Error::NotFound { .. } => Error::not_found("object", key),
-        other => Error::unavailable(match outgoing::refused_certificate(&other) {
-            Some(refusal) => format!("the bucket's server is not trusted: {refusal}"),
-            None => other.to_string(),
-        }),
+        other => Error::unavailable(unreached(&other)),
     }
+}
+
+fn unreached(error: &object_store::Error) -> String {
+    match outgoing::refused_certificate(error) {
+        Some(refusal) => format!("the bucket's server is not trusted: {refusal}"),
+        None => error.to_string(),
+    }
+}
+
+/// The cause in the client's error: the end of its first line, after the request and its retries.
+fn cause(error: &str) -> &str {
+    let line = error.lines().next().unwrap_or_default();
+    line.split_once(" - ").map_or(line, |(_, cause)| cause).trim_end_matches([':', ' '])
 }
 
 #[cfg(test)]
@@ -399,6 +419,14 @@ mod tests {
 
     fn storage() -> Storage {
         Storage::new(&config()).unwrap()
+    }
+
+    #[test]
+    fn a_cause_is_one_line_without_the_request() {
+        let long = "Generic S3 error: Error performing HEAD http://h/b/k in 1.4s, after 5 retries  - HTTP error: error \
+                    sending request\nmore\nand more";
+        assert_eq!(cause(long), "HTTP error: error sending request");
+        assert_eq!(cause("the clock is wrong"), "the clock is wrong");
     }
 
     pub(super) fn config() -> StorageConfig {

@@ -16,6 +16,11 @@ impl From<Refusal> for Error {
     }
 }
 
+/// The error for a file that its sender calls `called`.
+pub fn refused(refusal: Refusal, called: &str) -> Error {
+    Error::from(refusal).about(called)
+}
+
 /// `Invalid` for a file whose tensors are not what they should be.
 pub(crate) fn invalid(reason: impl std::fmt::Display) -> Error {
     Error::invalid(FIELD, format!("The file is refused: {reason}."))

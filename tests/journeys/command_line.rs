@@ -7,10 +7,10 @@ use std::process::Command;
 use journeys::client::text;
 use journeys::model::{tensors, tiny_folder};
 use journeys::picture::{discs, md5, sha256, texts};
-use journeys::process::binary;
+use journeys::process::{Signal, binary};
 use journeys::stack::{Pace, Stack, free_port};
 use journeys::wait::{seconds, until};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 #[tokio::test]
 async fn from_a_folder_of_photos_to_a_picture_without_a_line_of_code() {
@@ -97,8 +97,12 @@ async fn from_a_folder_of_photos_to_a_picture_without_a_line_of_code() {
     assert!(run(&["trainings", "show", &training]).contains("succeeded"));
     assert!(run(&["trainings", "cancel", &training]).contains("succeeded"), "what has ended stays as it ended");
 
-    // The same file is imported again as another LoRA.
-    assert_eq!(stack.cli_json(&["models", "import", file.to_str().unwrap(), "--name", "style2"])["kind"], "lora");
+    // The same file is imported again as another LoRA, under names that do not say what it is.
+    for (name, model) in [("style.bin", "style2"), ("style", "style3")] {
+        let renamed = stack.folder().join(name);
+        std::fs::copy(&file, &renamed).unwrap();
+        assert_eq!(stack.cli_json(&["models", "import", renamed.to_str().unwrap(), "--name", model])["kind"], "lora");
+    }
 
     // Pictures: to a file, to a folder, and reported as JSON.
     let owl = stack.folder().join("owl.png");
@@ -243,15 +247,27 @@ async fn what_cannot_be_is_refused_before_anything_is_sent() {
     for photo in discs(1) {
         std::fs::write(photos.join(&photo.name), &photo.bytes).unwrap();
     }
+    let [preview, pickle] = ["old.jpg", "pickle.safetensors"].map(|name| stack.folder().join(name));
+    std::fs::write(&preview, "older").unwrap();
+    std::fs::write(&pickle, b"\x80\x04\x95\x10\0\0\0\0\0\0\0\x8c\x08builtins").unwrap();
+    let over_the_api = stack
+        .client
+        .add_model("x", &[("pickle.safetensors".to_owned(), std::fs::read(&pickle).unwrap())], None)
+        .await
+        .expect(415);
+    let (preview, pickle, is_pickle) =
+        (preview.to_str().unwrap(), pickle.to_str().unwrap(), text(&over_the_api["detail"]));
     let tiny = tiny_folder();
     let (photos, written, tiny) = (photos.to_str().unwrap(), caption.to_str().unwrap(), tiny.to_str().unwrap());
     for (arguments, code, word) in [
         (&["generate", "an owl", "--output", written][..], 2, written),
         (&["generate", "an owl", "--preview", written], 2, written),
+        (&["generate", "an owl", "--preview", preview], 2, "--overwrite"),
         (&["generate", "an owl", "--image", photos], 2, photos),
         (&["generate", "an owl", "--guidance", "nan"], 2, "finite"),
         (&["generate", "an owl", "--guidance", "-1"], 4, "guidance_scale"),
         (&["models", "import", "no.safetensors", "--name", "x"], 2, "no.safetensors"),
+        (&["models", "import", pickle, "--name", "x"], 4, &is_pickle),
         (&["models", "import", tiny, "--name", "tiny"], 4, "tiny already"),
         (&["models", "import", tiny, "--name", "No Name"], 4, "name"),
         (&["models", "import", tiny, "--name", "x", "--kind", "sheep"], 2, "vae_approx"),
@@ -270,6 +286,53 @@ async fn what_cannot_be_is_refused_before_anything_is_sent() {
         let items = stack.client.get(collection).await.expect(200)["items"].clone();
         assert_eq!(items.as_array().map(Vec::len), Some(0), "{collection}: {items:#}");
     }
+}
+
+/// Names and prompts are other people's, and a terminal executes the control characters in them.
+#[tokio::test]
+async fn no_prompt_controls_the_terminal() {
+    let stack = Stack::start(Pace::Promised).await;
+    let prompt = "an\u{1b}]0;owned\u{7} owl\nin two lines \u{9b}2J";
+    let request = json!({"prompt": prompt, "model": "tiny"});
+    let id = text(&stack.client.generate(&request).await["id"]);
+    let missing = "/no\u{1b}[2Jsuch.safetensors";
+    for arguments in [
+        &["generations", "list"][..],
+        &["generations", "show", &id],
+        &["models", "show", "no\u{1b}[2Jsuch"],
+        &["models", "import", missing, "--name", "x"],
+    ] {
+        let output = stack.cli(arguments);
+        let shown = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+        let raw = shown.chars().find(|c| c.is_control() && *c != '\n');
+        assert!(raw.is_none() && shown.contains(r"\u{1b}"), "{arguments:?}: {shown:?}");
+    }
+    let shown = String::from_utf8(stack.cli(&["generations", "show", &id]).stdout).unwrap();
+    assert!(shown.contains(r"an\u{1b}]0;owned\u{7} owl\nin two lines \u{9b}2J"), "{shown}");
+    assert_eq!(stack.cli_json(&["generations", "show", &id])["prompt"], prompt);
+}
+
+/// The pictures that it uploaded are of use to another training.
+#[tokio::test]
+async fn an_interrupted_training_says_what_stays() {
+    let stack = Stack::start(Pace::Promised).await;
+    let photos = stack.folder().join("photos");
+    std::fs::create_dir(&photos).unwrap();
+    for photo in discs(2) {
+        std::fs::write(photos.join(&photo.name), &photo.bytes).unwrap();
+    }
+    let folder = photos.to_str().unwrap();
+    let mut training = stack.cli_process("training", &["train", folder, "--name", "style", "--model", "tiny"]);
+    let log = || training.log();
+    until(seconds(60), "it waits", || async { log().contains("waiting for a worker").then_some(()) }).await;
+    assert_eq!(training.end(Signal::INT, seconds(60)).code(), Some(5));
+    let log = training.log();
+    let dataset = text(&stack.cli_json(&["datasets", "list"])[0]["id"]);
+    assert!(log.contains(&format!("pyrograph datasets remove {dataset}")) && log.contains("canceled"), "{log}");
+    assert_eq!(stack.cli_json(&["trainings", "list"])[0]["status"], "canceled");
+    assert_eq!(stack.cli_json(&["datasets", "show", &dataset])["examples"].as_array().unwrap().len(), 2);
+    assert!(stack.cli(&["datasets", "remove", &dataset]).status.success());
+    stack.ledger.audit().await;
 }
 
 /// A generation can be found again after the process that requested it is lost.

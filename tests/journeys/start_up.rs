@@ -1,4 +1,5 @@
-//! What a start says that cannot succeed: one sentence with the remedy, and exit code 2.
+//! What a start says that cannot succeed: one sentence with the remedy, and exit code 2, or 3 for services that do not
+//! answer.
 
 use std::os::unix::fs::MetadataExt as _;
 use std::process::{Command, Output};
@@ -22,9 +23,13 @@ async fn run(command: Command) -> Output {
 }
 
 async fn refuses(command: Command, words: &[&str]) {
+    exits(2, command, words).await;
+}
+
+async fn exits(code: i32, command: Command, words: &[&str]) {
     let output = run(command).await;
     let message = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(2), "{message}");
+    assert_eq!(output.status.code(), Some(code), "{message}");
     let last = message.trim_end().lines().last().unwrap_or_default();
     assert!(last.starts_with("pyrograph: ") && words.iter().all(|word| last.contains(word)), "{words:?}: {message}");
 }
@@ -42,6 +47,31 @@ async fn a_bucket_that_is_not_there() {
     let mut command = on_site(&site, &["serve", "--bind", &address]);
     command.env("PYROGRAPH_S3_BUCKET", "nothing-here");
     refuses(command, &["no bucket `nothing-here`", "Create it", "PYROGRAPH_S3_BUCKET"]).await;
+}
+
+#[tokio::test]
+async fn services_that_do_not_answer() {
+    let site = Site::create().await;
+    assert!(run(on_site(&site, &["migrate"])).await.status.success());
+    let (nobody, folder) = (format!("127.0.0.1:{}", free_port()), open_folder());
+    let with = |arguments: &[&str], variable: &str, value: String| {
+        let mut command = on_site(&site, arguments);
+        command.env(variable, value).env("HOME", folder.path()).current_dir(folder.path());
+        command
+    };
+    let [serve, up] = ["serve", "up"].map(|name| (name, format!("127.0.0.1:{}", free_port())));
+    let servers = [&[serve.0, "--bind", &serve.1], &[up.0, "--bind", &up.1]];
+    for arguments in [&servers[0][..], servers[1], &["sweep"]] {
+        let address = || format!("http://{nobody}");
+        let storage = with(arguments, "PYROGRAPH_S3_ENDPOINT", address());
+        exits(3, storage, &["S3", &address(), "cannot be used"]).await;
+        refuses(with(arguments, "PYROGRAPH_S3_SECRET_ACCESS_KEY", "wrong".to_owned()), &["S3", "keys"]).await;
+    }
+    let others = [&["worker", "--device", "cpu"][..], &["sweep"], &["migrate"]];
+    let databases = others.into_iter().chain(servers.map(|arguments| &arguments[..])).map(|arguments| {
+        exits(3, with(arguments, "DATABASE_URL", format!("postgres://{nobody}/x")), &["Postgres", "does not answer"])
+    });
+    futures::future::join_all(databases).await;
 }
 
 #[tokio::test]

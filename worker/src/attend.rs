@@ -76,6 +76,7 @@ async fn settle(context: &WorkerContext, lease: &Lease, stop: Stop) {
                 let memory = i64::try_from(*memory).unwrap_or(i64::MAX);
                 job::does_not_fit(pool, claim, memory, message).await.map(drop)
             }
+            Stop::NoRoom(message) => job::no_room(pool, claim, message).await.map(drop),
             Stop::Failed(class, message) => job::fail(pool, claim, policy, *class, message).await.map(drop),
         }
     });

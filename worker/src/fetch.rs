@@ -9,6 +9,7 @@ use domain::model::{CONFIG_FILE, ModelFile, ModelFiles};
 use futures::{StreamExt, TryStreamExt};
 
 use crate::attempt::{Attempt, WorkerContext};
+use crate::room;
 use crate::stop::Stop;
 
 /// Number of simultaneous downloads.
@@ -34,7 +35,7 @@ pub(crate) async fn checkpoint(attempt: &Attempt<'_>, model: &ModelFiles, name: 
 /// The same for a caller that has a folder but no attempt.
 pub(crate) async fn checkpoint_into(context: &WorkerContext, model: &ModelFiles, folder: &Path) -> Result<(), Stop> {
     let wanted = model.files.iter().map(|file| of_model(model, file, folder.join(&file.path)));
-    each(context, wanted.collect::<Result<_, _>>()?).await
+    each(context, folder, wanted.collect::<Result<_, _>>()?).await
 }
 
 /// Fetches a model that is one file, such as a preview decoder; returns its path.
@@ -72,15 +73,18 @@ pub(crate) async fn adapter(attempt: &Attempt<'_>, model: &ModelFiles, name: &st
 
 /// Fetches everything; returns the first error.
 pub(crate) async fn all(attempt: &Attempt<'_>, wanted: Vec<Wanted>) -> Result<(), Stop> {
-    attempt.prepare(each(attempt.context, wanted)).await
+    attempt.prepare(each(attempt.context, attempt.folder(), wanted)).await
 }
 
-async fn each(context: &WorkerContext, wanted: Vec<Wanted>) -> Result<(), Stop> {
+/// Fetches files beside those that the job has in `folder`.
+async fn each(context: &WorkerContext, folder: &Path, wanted: Vec<Wanted>) -> Result<(), Stop> {
     // Identical files with several names are fetched once, and then linked.
     let mut same = BTreeMap::<String, Vec<Wanted>>::new();
     for wanted in wanted {
         same.entry(wanted.sha256.clone()).or_default().push(wanted);
     }
+    // Gigabytes may follow.
+    room::check(folder, same.values().filter_map(|same| same.first()?.bytes).sum())?;
     let fetched = futures::stream::iter(same.into_values()).map(|same| async move {
         for wanted in same {
             one(context, wanted).await?;

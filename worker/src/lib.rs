@@ -25,6 +25,7 @@ mod labels;
 pub mod lease;
 mod output;
 pub mod protocol;
+mod room;
 mod stop;
 pub mod supervisor;
 mod swap;

@@ -22,6 +22,8 @@ pub enum Stop {
     Crashed(String),
     /// It does not fit into the memory that this engine may use; it takes at least this many bytes on another.
     DoesNotFit(u64, String),
+    /// Its files are larger than this worker's whole disk.
+    NoRoom(String),
     /// It failed; the class decides whether it is retried.
     Failed(ErrorClass, String),
 }
@@ -49,6 +51,7 @@ impl Stop {
             Self::Trouble(trouble, message) => Self::Trouble(trouble, map(&message)),
             Self::Crashed(message) => Self::Crashed(map(&message)),
             Self::DoesNotFit(memory, message) => Self::DoesNotFit(memory, map(&message)),
+            Self::NoRoom(message) => Self::NoRoom(map(&message)),
             Self::Failed(class, message) => Self::Failed(class, map(&message)),
         }
     }

@@ -155,6 +155,7 @@ fn sentence(stop: Stop) -> String {
         | Stop::Trouble(_, why)
         | Stop::Crashed(why)
         | Stop::DoesNotFit(_, why)
+        | Stop::NoRoom(why)
         | Stop::Failed(_, why) => why,
         Stop::LeaseLost | Stop::Canceled => "It was ended.".into(),
     }

@@ -47,7 +47,7 @@ pub(crate) async fn ready(state: State) -> Result<Json<Health>> {
             () = state.presence.lost() => Err(Error::unavailable("the database does not answer")),
         }
     };
-    let storage = async { bounded(state.storage.check()).await.map_err(Error::unavailable) };
-    tokio::try_join!(database, storage)?;
+    let storage = async { state.storage.check().await.map_err(Error::unavailable) };
+    tokio::try_join!(database, bounded(storage))?;
     Ok(well())
 }

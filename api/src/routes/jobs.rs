@@ -144,7 +144,7 @@ fn path(id: Uuid) -> String {
     responses((status = 200, description = "One page of jobs", body = JobPage)),
 )]
 pub(crate) async fn list(caller: Caller, state: State, Query(query): Query<JobQuery>) -> Result<Json<JobPage>> {
-    let page = PageRequest::parse(query.limit, query.cursor.as_deref())?;
+    let page = PageRequest::parse(query.limit, query.cursor.as_deref());
     let filter = jobs::Filter {
         kind: query.kind,
         status: query.status,
@@ -152,7 +152,7 @@ pub(crate) async fn list(caller: Caller, state: State, Query(query): Query<JobQu
         created_after: query.created_after,
         created_before: query.created_before,
     };
-    let page = jobs::list(&caller, &state.database, &filter, &page).await?;
+    let page = jobs::list(&caller, &state.database, &filter, page).await?;
     Ok(Json(page.try_map(|job| Job::of(job, &state.storage)).await?))
 }
 

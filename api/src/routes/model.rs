@@ -215,8 +215,8 @@ impl ModelDetail {
     responses((status = 200, description = "One page of models", body = ModelPage)),
 )]
 pub(crate) async fn list(caller: Caller, state: State, Query(query): Query<ModelQuery>) -> Result<Json<ModelPage>> {
-    let page = PageRequest::parse(query.limit, query.cursor.as_deref())?;
-    let mut models = model::list(&caller, &state.database, query.kind, query.family.as_deref(), &page)
+    let page = PageRequest::parse(query.limit, query.cursor.as_deref());
+    let mut models = model::list(&caller, &state.database, query.kind, query.family.as_deref(), page)
         .await?
         .map(|model| Model::from(&model));
     locate(&caller, &mut models.items, &state).await?;

@@ -94,6 +94,8 @@ async fn all_that_is_wrong_is_named_at_once() {
     let wrong = json!({"name": "A", "dataset": dataset, "steps": 0, "rank": 0, "seed": -5});
     assert_eq!(fields(server.post("/v1/trainings", &wrong).await), ["name", "rank", "steps", "seed"]);
     assert_eq!(fields(server.get("/v1/generations?limit=0&cursor=x").await), ["limit", "cursor"]);
+    assert_eq!(fields(server.get("/v1/models?limit=0&cursor=x&family=A").await), ["limit", "cursor", "family"]);
+    assert_eq!(fields(server.get("/v1/jobs?limit=0&cursor=x&model=-").await), ["limit", "cursor", "model"]);
     assert_eq!((server.count("jobs").await, server.count("generations").await), (0, 0));
 }
 

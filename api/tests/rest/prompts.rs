@@ -97,6 +97,19 @@ async fn loras_of_a_prompt_that_make_no_sense_are_named() {
         assert_eq!(refused.status, 422, "{prompt}: {:#}", refused.body);
         refused.refuses(422, "prompt");
     }
+    // All wrong tags are named, with the other wrong fields.
+    let prompt = "<lora:nobody:1> <lora:ink:much> <lora:ink:11> <lora:ember:1>";
+    let body = json!({"prompt": prompt, "width": 65, "loras": [{"model": "nobody"}]});
+    let refused = server.post("/v1/generations", &body).await.expect(422);
+    let errors = refused["errors"].as_array().unwrap();
+    let fields: Vec<String> = errors.iter().map(|error| text(&error["field"])).collect();
+    assert_eq!(fields, ["width", "loras[0].model", "prompt", "prompt", "prompt", "prompt"], "{refused:#}");
+    for (error, word) in errors[2..].iter().zip(["`nobody`", "much", "`ember`", "sum of its weights"]) {
+        assert!(text(&error["message"]).contains(word), "{error}");
+    }
+    let nobodies: String = (0..500).map(|number| format!("<lora:nobody{number}:1>")).collect();
+    let refused = server.post("/v1/generations", &json!({"prompt": nobodies})).await.expect(422);
+    assert_eq!(refused["errors"].as_array().unwrap().len(), 9, "the first ones");
     for (field, value, named) in [
         ("prompt_syntax", json!("comfy"), "prompt_syntax"),
         ("loras", json!([{"model": "ink", "text_encoder_scale": 11}]), "loras[0].text_encoder_scale"),

@@ -259,7 +259,7 @@ impl Client {
         if overwrite || !file.is_file() {
             return Ok(());
         }
-        Err(Failure::Usage(format!("{} exists; choose another --output or give --overwrite", file.display())))
+        Err(Failure::Usage(format!("{} exists; name another file or give --overwrite", file.display())))
     }
 
     /// Downloads `url`, which may be presigned, to `file`: completely, or not at all. Creates missing folders.

@@ -1,11 +1,13 @@
 //! Uploads local files: an input picture, a LoRA file, a diffusers folder. Files of any size are streamed. Not here: a
 //! folder of pictures with captions (`pictures`).
 
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use domain::model::config_beside;
-use formats::{folder, json};
+use domain::weights_gate;
+use formats::{Sniffer, folder, json};
 use futures::TryStreamExt as _;
 use reqwest::Body;
 use reqwest::multipart::{Form, Part};
@@ -65,12 +67,11 @@ pub(crate) async fn import_model(
         model_files(path, variant)?.into_iter().map(|(inside, file)| ("file", inside, file)).collect();
     for (part, path) in parts {
         let path = Path::new(path);
-        check_weights(path)?;
         files.push((*part, file_name(path)?, path.to_owned()));
     }
     let mut total = 0;
-    for (.., file) in &files {
-        total += std::fs::metadata(file).with_context(|| format!("could not read {}", file.display()))?.len();
+    for (_, inside, file) in &files {
+        total += check_content(file, inside)?;
     }
     let meter = Meter::bytes(format!("uploading {name}"), total);
     let mut form = Form::new().percent_encode_noop().text("name", name.to_owned());
@@ -83,14 +84,26 @@ pub(crate) async fn import_model(
     client.post_form("/v1/models", form).await
 }
 
-fn check_weights(path: &Path) -> Result<(), Failure> {
-    match path.extension().and_then(|extension| extension.to_str()) {
-        Some("safetensors" | "gguf") => Ok(()),
-        _ => Err(Failure::Usage(format!(
-            "{} is not a .safetensors or .gguf file; pickles are never read",
-            path.display()
-        ))),
+/// Checks the header of a file of weights, which the server would refuse only when it arrives. As on the server, any
+/// name but that of a text may hold weights. `called` is its path within the model. Returns its size in bytes.
+fn check_content(file: &Path, called: &str) -> Result<u64, Failure> {
+    let cannot_read = || format!("could not read {}", file.display());
+    let mut open = std::fs::File::open(file).with_context(cannot_read)?;
+    let bytes = open.metadata().with_context(cannot_read)?.len();
+    if [".json", ".txt", ".md", ".model"].iter().any(|end| called.ends_with(end)) {
+        return Ok(bytes);
     }
+    let refused = |refusal| Failure::Refused(weights_gate::refused(refusal, called).to_string());
+    let mut sniffer = Sniffer::default();
+    while sniffer.wants() > 0 {
+        let mut piece = Vec::new();
+        if open.by_ref().take(sniffer.wants() as u64).read_to_end(&mut piece).with_context(cannot_read)? == 0 {
+            break;
+        }
+        sniffer.push(&piece).map_err(refused)?;
+    }
+    sniffer.finish(bytes).map_err(refused)?;
+    Ok(bytes)
 }
 
 /// The files of a model with their paths inside it: the file itself, or the files of a folder that a pipeline loads,
@@ -100,7 +113,6 @@ fn model_files(path: &Path, variant: Option<&str>) -> Result<Vec<(String, PathBu
         return Err(Failure::Usage(format!("there is no file or folder {}", path.display())));
     }
     if path.is_file() {
-        check_weights(path)?;
         return with_config(path);
     }
     let mut found = Vec::new();
@@ -255,10 +267,23 @@ mod tests {
     }
 
     #[test]
-    fn a_pickle_is_not_a_model() {
+    fn weights_are_known_by_their_content() {
         let folder = tempfile::tempdir().unwrap();
-        let pickle = folder.path().join("lora.ckpt");
-        std::fs::write(&pickle, "").unwrap();
-        assert!(matches!(model_files(&pickle, None), Err(Failure::Usage(_))));
+        let json = r#"{"t":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}"#;
+        let weights = [&(json.len() as u64).to_le_bytes()[..], json.as_bytes(), &[0; 4]].concat();
+        let check = |name: &str, content: &[u8]| {
+            let file = folder.path().join(name);
+            std::fs::write(&file, content).unwrap();
+            check_content(&file, name)
+        };
+        for name in ["lora.safetensors", "lora.bin", "lora"] {
+            assert_eq!(check(name, &weights).unwrap(), weights.len() as u64);
+            for (content, why) in [(&b"\x80\x02}q\0\0\0\0"[..], "a pickle"), (&weights[..60], "file"), (b"", "0 bytes")]
+            {
+                let Err(Failure::Refused(refused)) = check(name, content) else { panic!("{name}: {why} is sent") };
+                assert!(refused.contains(&format!("`{name}`: ")) && refused.contains(why), "{refused}");
+            }
+        }
+        assert_eq!(check("config.json", b"{}").unwrap(), 2);
     }
 }

@@ -109,10 +109,13 @@ impl Demo {
 
         say!("Presigned URLs, valid for an hour while the server runs (`pyrograph up` starts it again):")?;
         if let Some(adapter) = training.artifacts.first() {
-            say!("  {STYLE}.safetensors\n    {}", adapter.url)?;
+            say!("  {STYLE}.safetensors")?;
+            say!("    {}", adapter.url)?;
         }
         for made in &made {
-            say!("  {}\n    without  {}\n    with     {}", made.prompt, made.artifacts[0].url, made.artifacts[1].url)?;
+            say!("  {}", made.prompt)?;
+            say!("    without  {}", made.artifacts[0].url)?;
+            say!("    with     {}", made.artifacts[1].url)?;
         }
         self.write_sheet(&training_pictures, &made, training_seconds)?;
         say!("Pictures, adapter and contact sheet: {}", self.output.join("contact-sheet.png").display())?;

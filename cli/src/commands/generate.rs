@@ -94,7 +94,7 @@ pub(crate) struct Generate {
     /// Where to write the pictures: a folder, created if missing, or a file ending in .png, .jpg or .webp
     #[arg(long, value_name = "FILE_OR_DIR", default_value = ".")]
     pub output: PathBuf,
-    /// Replace a file named by --output if it exists
+    /// Replace a file named by --output or --preview if it exists
     #[arg(long)]
     pub overwrite: bool,
     /// File format: png, jpeg or webp [default: that of the file named by --output, otherwise png]
@@ -187,7 +187,7 @@ impl Generate {
     pub(crate) async fn run(mut self) -> Outcome {
         check_output(&self.output)?;
         check_format(&self.output, self.format)?;
-        self.preview.as_deref().map_or(Ok(()), check_preview)?;
+        self.preview.as_deref().map_or(Ok(()), |preview| check_preview(preview, &self.output, self.overwrite))?;
         let client = Client::new(&self.client.server)?;
         let recorded = match &self.from {
             Some(picture) => {
@@ -322,11 +322,15 @@ pub(crate) fn check_output(output: &Path) -> Outcome {
     }
 }
 
-fn check_preview(file: &Path) -> Outcome {
-    if ends_in(file, &["jpg", "jpeg"]) && !file.is_dir() {
-        return Ok(());
+/// Refuses a preview that is not a JPEG file, that the picture would replace, or that exists.
+fn check_preview(file: &Path, output: &Path, overwrite: bool) -> Outcome {
+    if !ends_in(file, &["jpg", "jpeg"]) || file.is_dir() {
+        return Err(Failure::Usage(format!("--preview {} is not a file ending in .jpg", file.display())));
     }
-    Err(Failure::Usage(format!("--preview {} is not a file ending in .jpg", file.display())))
+    if file == output {
+        return Err(Failure::Usage(format!("--preview and --output are the same file, {}", file.display())));
+    }
+    Client::check_free(file, overwrite)
 }
 
 fn ends_in(file: &Path, endings: &[&str]) -> bool {
@@ -554,9 +558,16 @@ mod tests {
         for right in ["owl.png", "OWL.PNG", "owl.jpg", "owl.jpeg", "owl.webp", "of.pictures", "v1.0/", "new"] {
             check_output(&path(right)).unwrap();
         }
-        assert!(check_preview(Path::new("owl.txt")).is_err());
+        let preview = |name: &str, overwrite| check_preview(&path(name), &path("fox.jpg"), overwrite);
+        for wrong in ["owl.txt", "fox.jpg"] {
+            assert!(matches!(preview(wrong, true), Err(Failure::Usage(_))), "{wrong}");
+        }
         for right in ["owl.jpg", "OWL.JPEG"] {
-            check_preview(Path::new(right)).unwrap();
+            preview(right, false).unwrap();
+            std::fs::write(path(right), "older").unwrap();
+            let Err(Failure::Usage(why)) = preview(right, false) else { panic!("{right} is replaced") };
+            assert!(why.contains("--overwrite"), "{why}");
+            preview(right, true).unwrap();
         }
     }
 

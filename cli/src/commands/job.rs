@@ -51,9 +51,12 @@ pub(super) fn print(job: &Job) -> Outcome {
 /// Prints warnings and the URLs of files.
 pub(super) fn print_results(warnings: &[String], artifacts: &[Artifact]) -> Outcome {
     warnings.iter().try_for_each(|warning| say!("  warning       {warning}"))?;
-    artifacts.iter().try_for_each(|artifact| match artifact.seed {
-        Some(seed) => say!("  picture {}     seed {seed}\n    {}", artifact.position, artifact.url),
-        None => say!("  file {}\n    {}", artifact.position, artifact.url),
+    artifacts.iter().try_for_each(|artifact| {
+        match artifact.seed {
+            Some(seed) => say!("  picture {}     seed {seed}", artifact.position)?,
+            None => say!("  file {}", artifact.position)?,
+        }
+        say!("    {}", artifact.url)
     })
 }
 

@@ -24,14 +24,14 @@ pub(crate) mod worker;
 pub(crate) mod workers;
 
 use crate::failure::Failure;
-use crate::output::say;
+use crate::output::unescaped;
 
 /// The result of a command: nothing more than how it ended.
 pub(crate) type Outcome = Result<(), Failure>;
 
 /// Prints `value` as JSON on stdout, for `--json`.
 pub(crate) fn print_json(value: &serde_json::Value) -> Outcome {
-    say!("{value:#}")
+    unescaped(&format!("{value:#}"))
 }
 
 /// Parses a flag's number. JSON allows only finite ones.

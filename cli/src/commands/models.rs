@@ -74,7 +74,7 @@ Examples:
       --text-encoder-2 t5xxl_fp8_e4m3fn.safetensors --vae ae.safetensors
   pyrograph models import flux1-dev-fp8.safetensors --name dev-fp8 --like dev")]
 struct Import {
-    /// A diffusers or PEFT folder, a .safetensors or .gguf file, an https URL of one, or
+    /// A diffusers or PEFT folder, a safetensors or GGUF file of any name, an https URL of one, or
     /// hf:OWNER/NAME[/PATH][@REVISION]
     source: String,
     /// Name of the new model

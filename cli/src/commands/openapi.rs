@@ -4,7 +4,7 @@ use anyhow::Context as _;
 use clap::Args;
 
 use super::Outcome;
-use crate::output::say;
+use crate::output::unescaped;
 
 /// Print the OpenAPI document of the REST API
 ///
@@ -15,7 +15,6 @@ pub(crate) struct OpenApi {}
 impl OpenApi {
     /// Runs the command.
     pub(crate) fn run(self) -> Outcome {
-        say!("{}", api::openapi().to_pretty_json().context("could not write the document")?)?;
-        Ok(())
+        unescaped(&api::openapi().to_pretty_json().context("could not write the document")?)
     }
 }

@@ -52,7 +52,7 @@ impl Sweep {
         };
         let swept = sweep::sweep(&pools.lease, &storage, &SweepPolicy::default(), mode).await;
         pools.close().await;
-        let report = swept.context("could not sweep the bucket")?;
+        let report = services::answered(swept, "could not sweep the bucket")?;
         if self.json {
             print_json(&serde_json::to_value(&report).context("the report")?)?;
         } else {

@@ -16,7 +16,7 @@ use crate::output::{say, tell};
 ///
 /// Uploads the pictures of a folder with their captions as a dataset, or takes one that is on the server, trains, and
 /// downloads the LoRA as one .safetensors file, which diffusers and ComfyUI load too. The server can use it at once:
-/// `pyrograph generate "…" --lora NAME`. Ctrl-C cancels the training.
+/// `pyrograph generate "…" --lora NAME`. Ctrl-C cancels the training; the uploaded pictures stay on the server.
 ///
 /// Pictures are PNG, JPEG, WebP, GIF, BMP and TIFF files, also in folders below. The caption of photo.png is in
 /// photo.txt, photo.caption or photo.png.txt, or in a metadata.jsonl or metadata.csv. What cannot be used is left out
@@ -126,7 +126,15 @@ impl Train {
             }
         };
         tell!("training {}", created["id"].as_str().unwrap_or_default());
-        let mut last = follow(&client, created, &format!("training {}", self.name)).await?;
+        let followed = follow(&client, created, &format!("training {}", self.name)).await;
+        if followed.is_err() && uploaded.is_some() {
+            // `jobs retry` repeats a failed training with them, and an upload may have taken long.
+            tell!(
+                "The pictures stay on the server. Train on them with --dataset {dataset}, or delete them with \
+                 `pyrograph datasets remove {dataset}`."
+            );
+        }
+        let mut last = followed?;
         let training: Training = Client::understand(last.clone())?;
         for warning in &training.warnings {
             tell!("warning: {warning}");

@@ -54,7 +54,8 @@ fn announce(platform: &Platform) -> Outcome {
     let url = platform.url();
     let names = platform.names();
     let public = names.public_url.as_ref().map_or(url.as_str(), api::PublicUrl::as_str);
-    say!("Pyrograph is up. Ctrl-C stops everything.\n")?;
+    say!("Pyrograph is up. Ctrl-C stops everything.")?;
+    say!("")?;
     say!("  API      {public}")?;
     say!("  Docs     {public}/docs/")?;
     say!("  Storage  {} (S3)", platform.storage_endpoint())?;
@@ -63,11 +64,13 @@ fn announce(platform: &Platform) -> Outcome {
         say!("  Database {}: not in the data folder; back up both", place.display())?;
     }
     if names.is_open() {
-        say!("\n  WARNING: other machines reach this API, and it asks nobody for a key: anyone can use it")?;
+        say!("")?;
+        say!("  WARNING: other machines reach this API, and it asks nobody for a key: anyone can use it")?;
         say!(
             "  and delete everything. Put a proxy that authenticates before it (docs/proxy.md), or leave out --bind."
         )?;
     }
     let server = if url.ends_with(":8080") { String::new() } else { format!(" --server {url}") };
-    say!("\nTry: pyrograph generate \"owl on a blue background\"{server}")
+    say!("")?;
+    say!("Try: pyrograph generate \"owl on a blue background\"{server}")
 }

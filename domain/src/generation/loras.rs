@@ -1,5 +1,7 @@
 //! The LoRAs that a generation runs with: those of the field `loras`, then those that only the prompt names.
 
+use std::sync::Arc;
+
 use requests::PromptSyntax;
 use requests::in_range;
 use requests::prompt::LoraTag;
@@ -34,10 +36,10 @@ pub(super) async fn of(
     prompt: Prompt<'_>,
     warnings: &mut Vec<String>,
 ) -> Result<Vec<LoraUse>> {
-    check_count("loras", stated.len())?;
     let mut faults = Faults::default();
+    faults.take(check_count("loras", stated.len()));
     let mut loras: Vec<LoraUse> = Vec::with_capacity(stated.len());
-    for (position, request) in stated.into_iter().enumerate() {
+    for (position, request) in stated.into_iter().enumerate().take(MAX_LORAS) {
         let field = |name: &str| format!("loras[{position}].{name}");
         let scale = faults.take(in_range(&field("scale"), request.scale.unwrap_or(1.0), SCALES));
         let of_text = request.text_encoder_scale.map(|scale| in_range(&field("text_encoder_scale"), scale, SCALES));
@@ -49,19 +51,24 @@ pub(super) async fn of(
         loras.push(LoraUse { model: lora.reference(), scale, text_encoder_scale });
     }
 
-    let networks = prompt.syntax.networks(prompt.text).map_err(|message| Error::invalid(PROMPT, message))?;
+    let networks = prompt.syntax.networks(prompt.text);
     for tag in networks.hypernetworks {
         warnings.push(format!("prompt: `{tag}` is left out: hypernetworks are not supported."));
     }
     let count_stated = loras.len();
+    let mut wrong = Vec::new();
     for tag in networks.loras {
-        let lora = catalog.get_named(caller, &tag.name).await.map_err(|error| match error {
-            Error::NotFound { .. } => {
-                Error::invalid(PROMPT, format!("There is no LoRA `{}`, as in `{tag}`.", tag.name))
+        // A long prompt does not look up hundreds of names.
+        if loras.len().max(wrong.len()) > MAX_LORAS {
+            break;
+        }
+        let (tag, lora) = match of_tag(catalog, caller, base, tag).await {
+            Ok(named) => named,
+            Err(error) => {
+                wrong.push(error);
+                continue;
             }
-            other => other,
-        })?;
-        check(&lora, base).map_err(|message| Error::invalid(PROMPT, message))?;
+        };
         let named = LoraUse { model: lora.reference(), scale: tag.scale, text_encoder_scale: tag.text_encoder_scale };
         match loras.iter_mut().position(|known| known.model.id == lora.id) {
             Some(at) if at >= count_stated => loras[at] = sum(&loras[at], &named),
@@ -69,18 +76,41 @@ pub(super) async fn of(
             Some(_) => {}
             None => loras.push(named),
         }
-        check_count(PROMPT, loras.len())?;
+    }
+    for error in wrong {
+        faults.take(Err::<(), _>(error));
+    }
+    if loras.len() > count_stated {
+        faults.take(check_count(PROMPT, loras.len()));
     }
     for lora in &loras[count_stated..] {
-        for scale in [lora.scale, lora.text_encoder_scale.unwrap_or(lora.scale)] {
-            in_range(PROMPT, scale, SCALES).map_err(|error| {
-                let name = &lora.model.name;
-                Error::invalid(PROMPT, format!("`{name}`, the sum of its weights in the prompt: {}", error.message))
-            })?;
-        }
+        let mut scales = [lora.scale, lora.text_encoder_scale.unwrap_or(lora.scale)].into_iter();
+        let wrong = scales.find_map(|scale| in_range(PROMPT, scale, SCALES).err());
+        faults.take(wrong.map_or(Ok(()), |error| {
+            let name = &lora.model.name;
+            let message = format!("`{name}`, the sum of its weights in the prompt: {}", error.message);
+            Err(Error::invalid(PROMPT, message))
+        }));
     }
     faults.check()?;
     Ok(loras)
+}
+
+/// The LoRA that a tag names. Errors: `Invalid` for the prompt.
+async fn of_tag(
+    catalog: &Catalog,
+    caller: &Caller,
+    base: &Model,
+    tag: Result<LoraTag, String>,
+) -> Result<(LoraTag, Arc<Model>)> {
+    let invalid = |message| Error::invalid(PROMPT, message);
+    let tag = tag.map_err(invalid)?;
+    let lora = catalog.get_named(caller, &tag.name).await.map_err(|error| match error {
+        Error::NotFound { .. } => invalid(format!("There is no LoRA `{}`, as in `{tag}`.", tag.name)),
+        other => other,
+    })?;
+    check(&lora, base).map_err(invalid)?;
+    Ok((tag, lora))
 }
 
 fn check_count(field: &str, count: usize) -> Result<()> {

@@ -19,7 +19,7 @@ pub enum AttemptOutcome {
     Expired,
     /// The worker released the job: it stops, or its machine is in trouble.
     Released,
-    /// The job did not fit into the worker's memory; another worker may have more.
+    /// The job did not fit into the worker's memory or onto its disk; another worker may have more.
     Refused,
     Canceled,
 }

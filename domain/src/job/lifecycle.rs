@@ -76,12 +76,34 @@ pub async fn release(pool: &PgPool, claim: &Claim, why: &str) -> Result<Ending> 
 /// Another worker that may use as much, and was seen recently, gets the job, which keeps its place in the queue; if
 /// there is none, the job fails with `message`. Errors as [`fail`].
 pub async fn does_not_fit(pool: &PgPool, claim: &Claim, memory: i64, message: &str) -> Result<Ending> {
+    let why = format!("for a worker that may use more memory: {message}");
+    refuse(pool, claim, Some(memory), ErrorClass::InvalidInput, message, &why).await
+}
+
+/// Reports that the files of the work are larger than this worker's disk. Another worker that was seen recently and has
+/// not refused the job gets it, which keeps its place in the queue; if there is none, the job fails with `message`.
+/// Errors as [`fail`].
+pub async fn no_room(pool: &PgPool, claim: &Claim, message: &str) -> Result<Ending> {
+    let why = format!("for a worker with a larger disk: {message}");
+    refuse(pool, claim, None, ErrorClass::Resource, message, &why).await
+}
+
+/// Leaves the job to another worker, which may use as much `memory`, for the reason `why`; or ends it with `message`.
+async fn refuse(
+    pool: &PgPool,
+    claim: &Claim,
+    memory: Option<i64>,
+    class: ErrorClass,
+    message: &str,
+    why: &str,
+) -> Result<Ending> {
     let elsewhere = bounded(
         sqlx::query_scalar!(
             r#"SELECT EXISTS (
-                 SELECT FROM workers WHERE last_seen_at > clock_timestamp() - make_interval(secs => $1)
-                   AND $2 = ANY(queues) AND vram_budget >= $3 AND id <> $4
-                   AND id <> ALL((SELECT refused_by FROM jobs WHERE id = $5)::uuid[])) AS "elsewhere!""#,
+                 SELECT FROM workers w JOIN jobs j ON j.id = $5 AND w.id <> ALL(j.refused_by)
+                   AND (greatest(j.memory, $3) IS NULL OR w.vram_budget >= greatest(j.memory, $3))
+                 WHERE w.last_seen_at > clock_timestamp() - make_interval(secs => $1)
+                   AND $2 = ANY(w.queues) AND w.id <> $4) AS "elsewhere!""#,
             GONE_AFTER.as_secs_f64(),
             claim.kind.as_str(),
             memory,
@@ -92,7 +114,7 @@ pub async fn does_not_fit(pool: &PgPool, claim: &Claim, memory: i64, message: &s
     )
     .await?;
     if !elsewhere {
-        return end(pool, claim, "failed", false, ErrorClass::InvalidInput, message, Duration::ZERO).await;
+        return end(pool, claim, "failed", false, class, message, Duration::ZERO).await;
     }
     // Under the condition of all that an attempt changes. The update stays true if the next statement is not reached.
     bounded(
@@ -107,8 +129,7 @@ pub async fn does_not_fit(pool: &PgPool, claim: &Claim, memory: i64, message: &s
         .execute(pool),
     )
     .await?;
-    let why = format!("for a worker that may use more memory: {message}");
-    end(pool, claim, "refused", true, ErrorClass::InvalidInput, &why, Duration::ZERO).await
+    end(pool, claim, "refused", true, class, why, Duration::ZERO).await
 }
 
 /// Confirms that the work has stopped because its end was requested.

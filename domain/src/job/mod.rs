@@ -25,7 +25,9 @@ pub use doorbell::{Call, Doorbell, ring};
 pub use fence::Claim;
 pub use kind::{JobKind, KINDS};
 pub use lease::{Beat, LeasePolicy, beat, progress};
-pub use lifecycle::{Ending, canceled, crash, does_not_fit, fail, release, restore_budgets, set_back, succeed};
+pub use lifecycle::{
+    Ending, canceled, crash, does_not_fit, fail, no_room, release, restore_budgets, set_back, succeed,
+};
 pub use queue::{NewJob, cancel, enqueue, find, get, hide, wait_terminal};
 pub use reaper::Reaper;
 

@@ -467,7 +467,7 @@ impl FileIntake<'_> {
         }
         match &mut self.content {
             Content::Weights(sniffer) => {
-                sniffer.push(bytes).map_err(|refusal| Error::from(refusal).about(&self.called))?;
+                sniffer.push(bytes).map_err(|refusal| weights_gate::refused(refusal, &self.called))?;
             }
             Content::Text(text) if text.len() + bytes.len() > MAX_TEXT_BYTES => {
                 return Err(Error::too_large(FIELD, format!("`{}` is larger than 32 MiB.", self.called)));
@@ -482,7 +482,7 @@ impl FileIntake<'_> {
         let Self { intake, path, called, key, writer, bytes, content } = self;
         match content {
             Content::Weights(sniffer) => {
-                let header = sniffer.finish(bytes).map_err(|refusal| Error::from(refusal).about(&called))?;
+                let header = sniffer.finish(bytes).map_err(|refusal| weights_gate::refused(refusal, &called))?;
                 intake.weights.insert(path.clone(), header);
             }
             Content::Text(text) if path.ends_with(".json") => {

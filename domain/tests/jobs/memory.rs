@@ -98,6 +98,36 @@ async fn who_is_gone_or_does_other_work_does_not_count() {
 }
 
 #[tokio::test]
+async fn files_larger_than_a_disk_are_left_to_the_other_workers() {
+    let database = Database::fresh().await;
+    let pool = database.pool();
+    let [small, busy] = [worker_with(pool, &JobKind::ALL, 10).await, worker_with(pool, &JobKind::ALL, 10).await];
+    let job = enqueue(pool, 0).await;
+    let claim = claim_as(pool, small, "").await.unwrap();
+    assert_eq!(job::no_room(pool, &claim, "12 of 8 MiB").await.unwrap(), Ending::Requeued);
+    // The other worker has time for it much later, and the small one cannot do it meanwhile.
+    sqlx::query("UPDATE jobs SET run_at = run_at - interval '1 hour'").execute(pool).await.unwrap();
+    let mut reaper = Reaper::new(patient());
+    reaper.tick(pool).await.unwrap();
+    assert_eq!(claim_as(pool, small, "").await, None);
+    let claim = claim_as(pool, busy, "").await.unwrap();
+    assert_eq!((claim.job, claim.failures), (job, 0));
+    // A failure there does not bring it back to the small one for good.
+    job::set_back(pool, &claim, &patient(), "The disk is full.").await.unwrap();
+    sqlx::query("UPDATE jobs SET run_at = run_at - interval '1 hour'").execute(pool).await.unwrap();
+    reaper.tick(pool).await.unwrap();
+    assert_eq!(claim_as(pool, small, "").await, None);
+
+    vanish(pool, busy).await;
+    reaper.tick(pool).await.unwrap();
+    let claim = claim_as(pool, small, "").await.expect("open to all again");
+    assert_eq!(job::no_room(pool, &claim, "12 of 8 MiB").await.unwrap(), Ending::Failed);
+    let seen = look(pool, job).await.unwrap();
+    assert_eq!((seen.status, seen.error_class), (JobStatus::Failed, Some(ErrorClass::Resource)));
+    assert_eq!(seen.error_message.as_deref(), Some("12 of 8 MiB"));
+}
+
+#[tokio::test]
 async fn only_the_holder_says_so() {
     let database = Database::fresh().await;
     let pool = database.pool();

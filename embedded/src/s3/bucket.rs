@@ -221,9 +221,13 @@ impl S3 for Buckets {
         request: S3Request<dto::CopyObjectInput>,
     ) -> S3Result<S3Response<dto::CopyObjectOutput>> {
         let (bucket, key) = (request.input.bucket.clone(), request.input.key.clone());
+        let source = match &request.input.copy_source {
+            dto::CopySource::Bucket { bucket, key, .. } => self.object(bucket, key),
+            _ => return Err(s3_error!(NotImplemented)),
+        };
         let copied = {
             let _storing = self.storing.read().await;
-            let copied = self.files.copy_object(request).await;
+            let copied = settled(&source, self.files.copy_object(request).await);
             copied.and_then(|copied| self.keep_private(&bucket, &key).map(|()| copied))
         };
         self.prune();

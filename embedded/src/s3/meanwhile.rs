@@ -23,11 +23,46 @@ mod tests {
     use std::sync::atomic::{AtomicBool, Ordering};
     use std::time::Duration;
 
-    use s3s::dto::ListObjectsV2Input;
+    use s3s::dto::{CopyObjectInput, CopySource, ListObjectsV2Input};
     use s3s::{S3, S3Request};
 
     use super::super::bucket::Buckets;
     use super::*;
+
+    fn request<T>(input: T) -> S3Request<T> {
+        S3Request {
+            input,
+            method: http::Method::GET,
+            uri: http::Uri::default(),
+            headers: http::HeaderMap::default(),
+            extensions: http::Extensions::default(),
+            credentials: None,
+            region: None,
+            service: None,
+            trailing_headers: None,
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn an_object_that_vanishes_before_it_is_copied_is_not_there() {
+        let root = tempfile::tempdir().unwrap();
+        let bucket = root.path().join("pyrograph");
+        fs::create_dir(&bucket).unwrap();
+        let buckets = Buckets::open(root.path()).unwrap();
+        for index in 0..1000 {
+            let object = bucket.join(index.to_string());
+            fs::write(&object, "x").unwrap();
+            let key = index.to_string().into();
+            let source = CopySource::Bucket { bucket: "pyrograph".into(), key, version_id: None };
+            let mut copy = CopyObjectInput::builder();
+            copy.set_bucket("pyrograph".to_owned()).set_key("copy".to_owned()).set_copy_source(source);
+            let removed = tokio::task::spawn_blocking(move || fs::remove_file(object).unwrap());
+            if let Err(error) = buckets.copy_object(request(copy.build().unwrap())).await {
+                assert_eq!(*error.code(), S3ErrorCode::NoSuchKey, "{error}");
+            }
+            removed.await.unwrap();
+        }
+    }
 
     #[tokio::test(flavor = "multi_thread")]
     async fn what_vanishes_is_not_there_and_spoils_no_list() {
@@ -54,18 +89,7 @@ mod tests {
             let list = async {
                 for _ in 0..300 {
                     let input = ListObjectsV2Input { bucket: "pyrograph".to_owned(), ..ListObjectsV2Input::default() };
-                    let request = S3Request {
-                        input,
-                        method: http::Method::GET,
-                        uri: http::Uri::default(),
-                        headers: http::HeaderMap::default(),
-                        extensions: http::Extensions::default(),
-                        credentials: None,
-                        region: None,
-                        service: None,
-                        trailing_headers: None,
-                    };
-                    let listed = buckets.list_objects_v2(request).await.unwrap().output;
+                    let listed = buckets.list_objects_v2(request(input)).await.unwrap().output;
                     let keys = listed.contents.unwrap_or_default().into_iter().filter_map(|object| object.key);
                     assert!(keys.into_iter().any(|key| key == "there"));
                 }

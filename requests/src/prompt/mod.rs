@@ -43,11 +43,11 @@ impl PromptSyntax {
         }
     }
 
-    /// The extra networks that a prompt names. Errors: a sentence about a tag that cannot be understood.
-    pub fn networks(self, prompt: &str) -> Result<Networks, String> {
+    /// The extra networks that a prompt names.
+    pub fn networks(self, prompt: &str) -> Networks {
         match self {
             Self::A1111 => networks::read(prompt),
-            Self::Plain => Ok(Networks::default()),
+            Self::Plain => Networks::default(),
         }
     }
 }
@@ -80,7 +80,7 @@ mod tests {
     fn plain_text_names_nothing() {
         let prompt = " a <lora:ink:x> (fox) ";
         assert_eq!(PromptSyntax::Plain.words(prompt), prompt);
-        assert_eq!(PromptSyntax::Plain.networks(prompt), Ok(Networks::default()));
-        assert!(PromptSyntax::A1111.networks(prompt).is_err());
+        assert_eq!(PromptSyntax::Plain.networks(prompt), Networks::default());
+        assert!(PromptSyntax::A1111.networks(prompt).loras[0].is_err());
     }
 }

@@ -32,8 +32,8 @@ impl fmt::Display for LoraTag {
 /// The extra networks that a prompt names.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Networks {
-    /// In the order of the prompt.
-    pub loras: Vec<LoraTag>,
+    /// In the order of the prompt. Errors: a sentence about a tag that cannot be understood.
+    pub loras: Vec<Result<LoraTag, String>>,
     /// Tags of hypernetworks.
     pub hypernetworks: Vec<String>,
 }
@@ -68,17 +68,17 @@ pub(super) fn words(prompt: &str) -> Cow<'_, str> {
     Cow::Owned(words.trim().to_owned())
 }
 
-/// The networks that the tags name. Errors: a sentence about a tag that cannot be understood.
-pub(super) fn read(prompt: &str) -> Result<Networks, String> {
+/// The networks that the tags name.
+pub(super) fn read(prompt: &str) -> Networks {
     let mut networks = Networks::default();
     for tag in tags(prompt) {
         let text = &prompt[tag.place.clone()];
         match tag.kind {
-            Kind::Lora => networks.loras.push(lora(tag.arguments).map_err(|why| format!("`{text}`: {why}"))?),
+            Kind::Lora => networks.loras.push(lora(tag.arguments).map_err(|why| format!("`{text}`: {why}"))),
             Kind::Hypernetwork => networks.hypernetworks.push(text.to_owned()),
         }
     }
-    Ok(networks)
+    networks
 }
 
 /// The tags of kinds that A1111 knows; other text in angle brackets is words.
@@ -163,17 +163,17 @@ mod tests {
             ("< <lora:ink:1>", tag("ink", 1.0, None)),
             ("<b>:<lora:ink:1>", tag("ink", 1.0, None)),
         ] {
-            assert_eq!(read(text).unwrap().loras, [expected], "{text}");
+            assert_eq!(read(text).loras, [Ok(expected)], "{text}");
         }
-        let networks = read("<lora:a:1> fox <hypernet:b:1><lyco:a:2>").unwrap();
-        assert_eq!(networks.loras, [tag("a", 1.0, None), tag("a", 2.0, None)]);
+        let networks = read("<lora:a:1> fox <hypernet:b:1><lyco:a:2>");
+        assert_eq!(networks.loras, [Ok(tag("a", 1.0, None)), Ok(tag("a", 2.0, None))]);
         assert_eq!(networks.hypernetworks, ["<hypernet:b:1>"]);
     }
 
     #[test]
     fn a_tag_is_written_as_it_is_read() {
         for text in ["<lora:ink:0.8>", "<lora:ink:0:1>", "<lora:ink:-0.25:2>"] {
-            assert_eq!(read(text).unwrap().loras[0].to_string(), text);
+            assert_eq!(read(text).loras[0].as_ref().unwrap().to_string(), text);
         }
     }
 
@@ -182,7 +182,8 @@ mod tests {
         for text in
             ["<lora:>", "<lora: :1>", "<lora:ink:much>", "<lora:ink:NaN>", "<lora:ink:1:2:3>", "<lora:ink:dyn=4>"]
         {
-            let why = read(text).unwrap_err();
+            let loras = read(&format!("{text} <lora:ink:1>")).loras;
+            let [Err(why), Ok(_)] = &loras[..] else { panic!("{text}: {loras:?}") };
             assert!(why.contains(text), "{why}");
         }
     }

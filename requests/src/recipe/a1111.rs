@@ -12,7 +12,7 @@ use serde::de::IgnoredAny;
 
 use super::{Found, NamedLora, NamedModel, Program, Recipe, Settings, Unmapped, sampler};
 use crate::PromptSyntax;
-use crate::prompt::{LoraTag, Networks};
+use crate::prompt::LoraTag;
 
 const NEGATIVE: &str = "Negative prompt";
 const STEPS: &str = "Steps";
@@ -200,10 +200,7 @@ impl Reading {
         // A1111's own hashes leave out the header of the file.
         let hashes = self.take(LORA_HASHES).filter(|_| ours).unwrap_or_default();
         let hashes: HashMap<&str, &str> = hashes.split(", ").filter_map(|pair| pair.split_once(": ")).collect();
-        let networks = PromptSyntax::A1111.networks(prompt).unwrap_or_else(|reason| {
-            self.unmapped.push(Unmapped::new("prompt", prompt, reason));
-            Networks::default()
-        });
+        let networks = PromptSyntax::A1111.networks(prompt);
         for tag in networks.hypernetworks {
             self.unmapped.push(Unmapped::new("prompt", tag, "Hypernetworks are not supported."));
         }
@@ -213,7 +210,13 @@ impl Reading {
             scale: tag.scale,
             text_encoder_scale: tag.text_encoder_scale,
         };
-        networks.loras.into_iter().map(lora).collect()
+        match networks.loras.into_iter().collect::<Result<Vec<_>, _>>() {
+            Ok(tags) => tags.into_iter().map(lora).collect(),
+            Err(reason) => {
+                self.unmapped.push(Unmapped::new("prompt", prompt, reason));
+                Vec::new()
+            }
+        }
     }
 
     fn size(&mut self) -> [Option<f64>; 2] {

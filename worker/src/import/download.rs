@@ -18,6 +18,7 @@ use url::Url;
 
 use super::guard::{Guard, GuardError};
 use crate::config::HubToken;
+use crate::room;
 use crate::stop::{Stop, disk};
 
 /// Maximum number of redirects of one request.
@@ -231,6 +232,9 @@ impl Fetcher<'_> {
         }
         if expected.is_some_and(|bytes| bytes > MAX_FILE_BYTES) {
             return Err(too_large(remote.path));
+        }
+        if let (Some(folder), Some(bytes)) = (partial.place.parent(), expected) {
+            room::check(folder, bytes.saturating_sub(partial.bytes)).map_err(DownloadError::Here)?;
         }
         let (since, before) = (Instant::now(), partial.bytes);
         while let Some(chunk) = response.chunk().await.map_err(|error| broken(&error, remote.url))? {

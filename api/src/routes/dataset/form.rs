@@ -111,8 +111,9 @@ pub(super) async fn take_images(form: &mut Multipart, intake: &mut Intake) -> Re
 }
 
 /// The captions of the pictures, from the order of the parts: `None` is a picture. A caption belongs to the picture
-/// before it, or to the next one if the one before has a caption already or there is none. As many captions as pictures,
-/// before or behind all of them, belong to them in their order: generated clients send all parts of one name together.
+/// before it, or to the next one if the one before has a caption already or there is none. As many captions as
+/// pictures, before or behind all of them, belong to them in their order: generated clients send all parts of one name
+/// together.
 fn pair(parts: Vec<Option<String>>) -> Result<Vec<String>> {
     let pictures = parts.iter().filter(|part| part.is_none()).count();
     let turns = parts.windows(2).filter(|two| two[0].is_none() != two[1].is_none()).count();
