@@ -5,8 +5,9 @@
 //! API refuses (`refusals`, `presigned`, `contract`, `clients`), how models are imported (`imports`, `checkpoints`,
 //! `flux_files`) and exported (`exports`), what the engine detects (`misfits`) and has loaded (`residency`), then
 //! failures below a running job (`crash`, `lost_lease`, `lost_replies`, `takeover`, `resume`, `cancel`, `events`,
-//! `acknowledged`), what the platform provides (`database`, `certificates`, `proxies`, `credentials`, `nameless`),
-//! secrets (`secrets`), the rehearsal of a run on a card (`gauge`), and the scripts of the set-up (`set_up`).
+//! `loading`, `acknowledged`), what the platform provides (`database`, `certificates`, `proxies`, `credentials`,
+//! `nameless`), secrets (`secrets`), the rehearsal of a run on a card (`gauge`), and the scripts of the set-up
+//! (`set_up`).
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "tests print what they measure")]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
@@ -28,6 +29,7 @@ mod flux_files;
 mod folders;
 mod gauge;
 mod imports;
+mod loading;
 mod lost_lease;
 mod lost_replies;
 mod misfits;
