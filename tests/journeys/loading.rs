@@ -62,11 +62,11 @@ async fn a_generation_whose_model_is_being_loaded_says_so_and_stops_at_once() {
     let all = stack.client.get("/v1/generations").await.expect(200);
     let made = &all["items"].as_array().unwrap()[0];
     let events = Events::open(&stack.client, &text(&made["urls"]["events"]), None).await.rest(seconds(10)).await;
-    let told: Vec<_> = events.iter().filter(|event| event.kind == "progress").map(|event| &event.data).collect();
-    let first_step = told.iter().position(|data| data["stage"].is_null()).expect("steps");
-    assert!(first_step >= 2, "{told:?}");
-    assert_eq!(told[first_step]["step"], 0, "back to steps before the first one: {told:?}");
-    assert!(told[first_step..].iter().all(|data| data["stage"].is_null()), "{told:?}");
+    let reports: Vec<_> = events.iter().filter(|event| event.kind == "progress").map(|event| &event.data).collect();
+    let first_step = reports.iter().position(|data| data["stage"].is_null()).expect("steps");
+    assert!(first_step >= 2, "{reports:?}");
+    assert_eq!(reports[first_step]["step"], 0, "back to steps before the first one: {reports:?}");
+    assert!(reports[first_step..].iter().all(|data| data["stage"].is_null()), "{reports:?}");
     stack.ledger.audit().await;
 }
 
@@ -111,7 +111,7 @@ async fn a_file_that_shrinks_while_it_is_read_is_fetched_again() {
     let done = stack.client.succeeded(&generation, seconds(90)).await;
     assert_eq!(done["attempts"], 2, "{done:#}");
     let events = Events::open(&stack.client, &text(&done["urls"]["events"]), None).await.rest(seconds(10)).await;
-    let retrying = events.iter().find(|event| event.kind == "retrying").expect("it was told");
+    let retrying = events.iter().find(|event| event.kind == "retrying").expect("it is reported");
     let message = text(&retrying.data["message"]);
     assert!(message.contains("the file was shortened while it was read") && !message.contains("/cache/"), "{message}");
     assert_eq!(worker.engine(), engine, "it costs no engine");

@@ -1,4 +1,4 @@
-//! The reading of weights can be followed, and ended at any moment; what was half read leaves nothing behind.
+//! The reading of weights can be followed, and ended at any moment; a half-read model leaves nothing behind.
 
 use std::fs::OpenOptions;
 use std::ops::ControlFlow;
@@ -31,7 +31,7 @@ fn pictures(pipeline: &Pipeline) -> diffusion::Result<Vec<RgbImage>> {
     pipeline.generate(&request(pipeline), &mut |_| ControlFlow::Continue(()))
 }
 
-/// What is reported, and after how many more reports it ends.
+/// The reports, and after how many more of them the reading ends.
 #[derive(Clone, Default)]
 struct Follower {
     seen: Arc<Mutex<Vec<Option<BytesRead>>>>,
