@@ -21,10 +21,14 @@ struct Tenths {
     printed: Mutex<(u64, Instant)>,
     /// The last note printed.
     noted: Mutex<String>,
+    /// When a stage was last printed.
+    stage_printed: Mutex<Option<Instant>>,
 }
 
 /// Least time between two lines, so that short things do not fill the log.
 const PAUSE: Duration = Duration::from_secs(2);
+/// Least time between two lines about a stage, which may take minutes.
+const STAGE_PAUSE: Duration = Duration::from_secs(10);
 
 impl Tenths {
     fn print(&self, position: u64, total: u64, note: &str) {
@@ -33,6 +37,15 @@ impl Tenths {
         if tenth > printed.0 && printed.1.elapsed() > PAUSE {
             *printed = (tenth, Instant::now());
             tell!("{} {} %  {note}", self.label, tenth * 10);
+        }
+    }
+
+    /// The line, unless one was printed a moment ago.
+    fn stage(&self, line: &str) {
+        let mut printed = self.stage_printed.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if printed.is_none_or(|printed| printed.elapsed() >= STAGE_PAUSE) {
+            *printed = Some(Instant::now());
+            tell!("{}: {line}", self.label);
         }
     }
 
@@ -87,7 +100,12 @@ impl Meter {
         bar.enable_steady_tick(Duration::from_millis(120));
         let tenths = (!terminal).then(|| {
             tell!("{label} …");
-            Arc::new(Tenths { label, printed: Mutex::new((0, Instant::now())), noted: Mutex::default() })
+            Arc::new(Tenths {
+                label,
+                printed: Mutex::new((0, Instant::now())),
+                noted: Mutex::default(),
+                stage_printed: Mutex::default(),
+            })
         });
         Self { bar, tenths }
     }
@@ -123,6 +141,14 @@ impl Meter {
         self.bar.set_message(escaped(note).into_owned());
         if let Some(tenths) = &self.tenths {
             tenths.note(note);
+        }
+    }
+
+    /// Shows how far something is that comes before what the bar counts. A log gets a line in ten seconds.
+    pub(crate) fn stage(&self, line: &str) {
+        self.bar.set_message(line.to_owned());
+        if let Some(tenths) = &self.tenths {
+            tenths.stage(line);
         }
     }
 

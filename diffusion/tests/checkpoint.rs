@@ -5,6 +5,8 @@
 
 #[path = "checkpoint/gguf.rs"]
 mod gguf;
+#[path = "checkpoint/reading.rs"]
+mod reading;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -16,7 +16,7 @@ use std::process::Command;
 use burn::module::Module;
 use burn::prelude::*;
 use burn::tensor::DType;
-use diffusion::checkpoint::save;
+use diffusion::checkpoint::{Reading, save};
 use diffusion::networks::flux::FluxTransformer;
 use diffusion::networks::unet::UNet2DConditionModel;
 use diffusion::networks::vae::Autoencoder;
@@ -105,7 +105,9 @@ impl Training {
     fn run(&self, folder: &Path, options: LoadOptions) {
         let example = |image: &PathBuf| TrainingExample { image: image.clone(), caption: "a fox".into() };
         let examples: Vec<_> = self.examples.iter().map(example).collect();
-        let mut trainer = LoraTrainer::load(folder, &examples, self.params.clone(), &Device::flex(), options).unwrap();
+        let mut trainer =
+            LoraTrainer::load(folder, &examples, self.params.clone(), &Device::flex(), options, &Reading::default())
+                .unwrap();
         trainer.set_gradient_checkpointing(self.recompute);
         assert_eq!(trainer.map(Result::unwrap).count(), self.params.steps as usize);
     }

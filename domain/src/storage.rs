@@ -11,6 +11,7 @@ mod writer;
 use std::fmt;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -234,8 +235,9 @@ impl Storage {
         self.bucket.get_range(&key.into(), range).await.map_err(|error| from_object_store(key, error))
     }
 
-    /// Streams an object to a new file and returns its size and SHA-256, for the caller to compare with the row.
-    pub async fn get_to_file(&self, key: &str, path: &Path) -> Result<Written> {
+    /// Streams an object to a new file and returns its size and SHA-256, for the caller to compare with the row. Adds
+    /// the bytes to `received` as they arrive.
+    pub async fn get_to_file(&self, key: &str, path: &Path, received: &AtomicU64) -> Result<Written> {
         let found = self.bucket.get(&key.into()).await.map_err(|error| from_object_store(key, error))?;
         let mut chunks = found.into_stream();
         let mut file = tokio::fs::File::create(path).await.map_err(Error::unavailable)?;
@@ -243,6 +245,7 @@ impl Storage {
         while let Some(chunk) = chunks.next().await {
             let chunk = chunk.map_err(|error| from_object_store(key, error))?;
             bytes += chunk.len() as u64;
+            received.fetch_add(chunk.len() as u64, Ordering::Relaxed);
             sha256.update(&chunk);
             file.write_all(&chunk).await.map_err(Error::unavailable)?;
         }

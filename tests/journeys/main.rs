@@ -5,7 +5,7 @@
 //! API refuses (`refusals`, `presigned`, `contract`, `clients`), how models are imported (`imports`, `checkpoints`,
 //! `flux_files`) and exported (`exports`), what the engine detects (`misfits`) and has loaded (`residency`), then
 //! failures below a running job (`crash`, `lost_lease`, `lost_replies`, `takeover`, `resume`, `cancel`, `events`,
-//! `acknowledged`, `disks`), what the platform provides (`database`, `certificates`, `proxies`, `credentials`,
+//! `loading`, `acknowledged`, `disks`), what the platform provides (`database`, `certificates`, `proxies`, `credentials`,
 //! `nameless`), secrets (`secrets`), the rehearsal of a run on a card (`gauge`), and the scripts of the set-up
 //! (`set_up`).
 
@@ -30,6 +30,7 @@ mod flux_files;
 mod folders;
 mod gauge;
 mod imports;
+mod loading;
 mod lost_lease;
 mod lost_replies;
 mod misfits;

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use domain::JobId;
-use domain::job::{self, Claim};
+use domain::job::{self, Claim, Stage, StageProgress};
 use domain::storage::{Storage, Written};
 use md5::{Digest, Md5};
 use serde_json::Value;
@@ -231,27 +231,53 @@ async fn md5_of(path: std::path::PathBuf) -> std::io::Result<String> {
 }
 
 /// Writes the progress of an attempt to the database.
-pub struct Progress(Coalescer<Step>);
+pub struct Progress(Coalescer<Reached>);
 
 #[derive(Debug, Clone)]
-struct Step {
-    step: u32,
-    total_steps: u32,
-    data: Value,
+enum Reached {
+    Step { step: u32, total_steps: u32, data: Value },
+    Stage(Option<StageProgress>),
 }
 
 impl Progress {
     fn start(pool: PgPool, claim: Claim) -> Self {
-        Self(Coalescer::start(claim.subject, PROGRESS_DISTANCE, move |Step { step, total_steps, data }| {
+        Self(Coalescer::start(claim.subject, PROGRESS_DISTANCE, move |reached| {
             let pool = pool.clone();
-            async move { job::progress(&pool, &claim, step, total_steps, data).await.map(drop) }
+            async move {
+                let written = match reached {
+                    Reached::Step { step, total_steps, data } => {
+                        job::progress(&pool, &claim, step, total_steps, data).await
+                    }
+                    Reached::Stage(stage) => job::stage_progress(&pool, &claim, stage.as_ref()).await,
+                };
+                written.map(drop)
+            }
         }))
     }
 
     /// Reports a step.
     pub fn set(&self, step: usize, total_steps: usize, data: Value) {
         let [step, total_steps] = [step, total_steps].map(|count| u32::try_from(count).unwrap_or(u32::MAX));
-        self.0.set(Step { step, total_steps, data });
+        self.0.set(Reached::Step { step, total_steps, data });
+    }
+
+    /// Reports how far a stage before the first step is.
+    pub(crate) fn stage(&self, stage: StageProgress) {
+        self.0.set(Reached::Stage(Some(stage)));
+    }
+
+    /// Reports that a stage is over.
+    pub(crate) fn stage_over(&self) {
+        self.0.set(Reached::Stage(None));
+    }
+
+    /// Reports what the engine has read of the weights of `model`, which ends the stage if it is everything.
+    pub(crate) fn read(&self, model: &str, bytes: u64, total_bytes: u64, seconds: f64) {
+        if bytes == total_bytes {
+            return self.stage_over();
+        }
+        let elapsed = Duration::try_from_secs_f64(seconds).unwrap_or_default();
+        self.stage(StageProgress::after(elapsed, Stage::Loading, Some(model.into()), bytes, Some(total_bytes)));
     }
 
     /// Waits briefly until the last reported step is written.

@@ -12,9 +12,11 @@
 use std::collections::HashSet;
 use std::fs::{self, File};
 use std::future::Future;
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
 use domain::model;
@@ -67,6 +69,11 @@ impl Cache {
         Ok(cache)
     }
 
+    /// Whether a file with this digest, and this size if it is known, is here: downloaded or linked.
+    pub(crate) fn holds(&self, sha256: &str, bytes: Option<u64>) -> bool {
+        is_whole(&self.place(sha256), bytes) || is_whole(&self.linked(sha256), bytes)
+    }
+
     /// The file with this digest, and this size if it is known. `download` writes it to the given path if it is not
     /// cached yet.
     ///
@@ -78,7 +85,7 @@ impl Cache {
         F: Future<Output = domain::Result<Written>>,
     {
         let path = self.place(sha256);
-        if fs::metadata(&path).is_ok_and(|about| bytes.is_none_or(|bytes| about.len() == bytes)) {
+        if is_whole(&path, bytes) {
             // The modification time records the last use; the content never changes.
             let touched = File::open(&path).and_then(|file| file.set_modified(SystemTime::now()));
             touched.map_err(at(&path))?;
@@ -102,7 +109,8 @@ impl Cache {
     }
 
     /// The file with this digest, and this size if it is known, as a link to an object on this machine; `None` if it
-    /// cannot be linked.
+    /// cannot be linked. An object that was not linked before is read once, to check its digest; its bytes are added to
+    /// `checked`.
     ///
     /// # Errors
     /// [`CacheError::Corrupt`] if the object has another digest or size.
@@ -111,10 +119,10 @@ impl Cache {
         sha256: &str,
         bytes: Option<u64>,
         object: PathBuf,
+        checked: &Arc<AtomicU64>,
     ) -> Result<Option<PathBuf>, CacheError> {
-        let folder = self.folder.join(SHARED);
-        let path = folder.join(sha256);
-        if fs::metadata(&path).is_ok_and(|about| bytes.is_none_or(|bytes| about.len() == bytes)) {
+        let (folder, path) = (self.folder.join(SHARED), self.linked(sha256));
+        if is_whole(&path, bytes) {
             return Ok(Some(path));
         }
         fs::create_dir_all(&folder).map_err(at(&folder))?;
@@ -126,8 +134,8 @@ impl Cache {
             tracing::debug!(object = %object.display(), %error, "not linked");
             return Ok(None);
         }
-        let link = temporary.to_path_buf();
-        let hashing = tokio::task::spawn_blocking(move || hash(&link));
+        let (link, checked) = (temporary.to_path_buf(), Arc::clone(checked));
+        let hashing = tokio::task::spawn_blocking(move || hash(&link, &checked));
         let written = hashing.await.map_err(io::Error::other).and_then(|hashed| hashed).map_err(at(&temporary))?;
         if written.sha256 != sha256 || bytes.is_some_and(|bytes| written.bytes != bytes) {
             return Err(CacheError::Corrupt { wanted: sha256.into(), bytes: written.bytes, sha256: written.sha256 });
@@ -209,6 +217,12 @@ impl Cache {
         Ok(Downloaded { temporary: temporary.into_temp_path(), written })
     }
 
+    /// Where a file is linked.
+    fn linked(&self, sha256: &str) -> PathBuf {
+        self.folder.join(SHARED).join(sha256)
+    }
+
+    /// Where a file is downloaded to.
     fn place(&self, sha256: &str) -> PathBuf {
         self.folder.join(sha256.get(..2).unwrap_or("xx")).join(sha256)
     }
@@ -237,9 +251,26 @@ impl Cache {
     }
 }
 
-fn hash(file: &Path) -> io::Result<Written> {
-    let mut sha256 = Sha256::new();
-    let bytes = io::copy(&mut File::open(file)?, &mut sha256)?;
+fn is_whole(path: &Path, bytes: Option<u64>) -> bool {
+    fs::metadata(path).is_ok_and(|about| about.is_file() && bytes.is_none_or(|bytes| about.len() == bytes))
+}
+
+/// Adds to `checked`, and stops when nobody else holds it any more: the job that waited for the digest has ended.
+fn hash(file: &Path, checked: &Arc<AtomicU64>) -> io::Result<Written> {
+    let (mut file, mut sha256, mut bytes) = (File::open(file)?, Sha256::new(), 0);
+    let mut piece = vec![0; PIECE];
+    loop {
+        let count = file.read(&mut piece)?;
+        if count == 0 {
+            break;
+        }
+        if Arc::strong_count(checked) == 1 {
+            return Err(io::ErrorKind::Interrupted.into());
+        }
+        sha256.update(&piece[..count]);
+        bytes += count as u64;
+        checked.fetch_add(count as u64, Ordering::Relaxed);
+    }
     Ok(Written { bytes, sha256: hex::encode(sha256.finalize()) })
 }
 
@@ -251,6 +282,8 @@ fn remove(file: &Path) -> Result<(), CacheError> {
     }
 }
 
+/// Bytes that are hashed at once.
+const PIECE: usize = 1 << 20;
 const PARTIAL: &str = ".partial-";
 /// The folder of files that are links to objects of the bucket.
 const SHARED: &str = "shared";
@@ -372,7 +405,7 @@ mod tests {
         let sha256 = digest(&[1; 200]);
         let mut shared = PathBuf::new();
         for job in ["first", "second"] {
-            shared = cache.share(&sha256, Some(200), object.clone()).await.unwrap().unwrap();
+            shared = cache.share(&sha256, Some(200), object.clone(), &Arc::default()).await.unwrap().unwrap();
             cache.link(&shared, &folder.path().join(job)).unwrap();
         }
         let about = fs::metadata(&shared).unwrap();
@@ -397,13 +430,27 @@ mod tests {
         let object = folder.path().join("object");
         fs::write(&object, b"weights").unwrap();
         for (wanted, bytes) in [(digest(b"other"), 7), (digest(b"weights"), 8)] {
-            let error = cache.share(&wanted, Some(bytes), object.clone()).await.unwrap_err();
+            let error = cache.share(&wanted, Some(bytes), object.clone(), &Arc::default()).await.unwrap_err();
             assert!(matches!(error, CacheError::Corrupt { .. }), "{error}");
         }
         assert_eq!(fs::read_dir(folder.path().join("cache/shared")).unwrap().count(), 0);
         assert_eq!(fs::read(&object).unwrap(), b"weights");
-        let gone = cache.share(&digest(b"weights"), None, folder.path().join("gone")).await.unwrap();
+        let gone = cache.share(&digest(b"weights"), None, folder.path().join("gone"), &Arc::default()).await.unwrap();
         assert_eq!(gone, None);
+    }
+
+    /// A file of 32 GiB takes minutes, and a worker that stops does not wait for it.
+    #[test]
+    fn a_digest_that_nobody_waits_for_is_not_computed_to_the_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("object");
+        fs::write(&file, b"weights").unwrap();
+        let checked = Arc::new(AtomicU64::new(0));
+        let waiting = Arc::clone(&checked);
+        assert_eq!(hash(&file, &checked).unwrap().sha256, digest(b"weights"));
+        assert_eq!(waiting.load(Ordering::Relaxed), 7);
+        drop(waiting);
+        assert_eq!(hash(&file, &checked).unwrap_err().kind(), io::ErrorKind::Interrupted);
     }
 
     #[tokio::test]

@@ -45,6 +45,8 @@ pub struct Conversation<'a> {
     hopeless: Option<Instant>,
     drained: bool,
     killed: bool,
+    /// Whether weights are being read, which may take minutes.
+    reading: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,6 +77,7 @@ impl<'a> Conversation<'a> {
             hopeless,
             drained: false,
             killed: false,
+            reading: false,
         }
     }
 
@@ -130,16 +133,15 @@ impl<'a> Conversation<'a> {
 
     fn drain(&mut self) {
         self.drained = true;
-        let limit = match self.lease.claim().kind.spec().drain {
+        let limit = match self.drain_rule() {
+            // Nothing is lost yet, and the end is not near.
+            DrainRule::Finish if self.reading => return self.release(),
             DrainRule::Finish => self.drain.finish,
             DrainRule::Suspend => {
                 self.session.suspend();
                 self.drain.suspend.saturating_sub(self.drain.suspend / UPLOAD_SHARE)
             }
-            DrainRule::Release => {
-                self.leave(Reason::Draining, CANCEL_GRACE);
-                return self.session.cancel();
-            }
+            DrainRule::Release => return self.release(),
         };
         tracing::info!(
             job = %self.lease.claim().subject,
@@ -149,7 +151,20 @@ impl<'a> Conversation<'a> {
         self.deadline = Some(Instant::now() + limit);
     }
 
-    fn heard(&self, report: Report) -> Result<Option<Report>, Stop> {
+    fn drain_rule(&self) -> DrainRule {
+        self.lease.claim().kind.spec().drain
+    }
+
+    fn release(&mut self) {
+        self.leave(Reason::Draining, CANCEL_GRACE);
+        self.session.cancel();
+    }
+
+    fn heard(&mut self, report: Report) -> Result<Option<Report>, Stop> {
+        self.reading = matches!(&report, Report::Reading { bytes, total_bytes, .. } if bytes < total_bytes);
+        if self.reading && self.drained && self.reason.is_none() && self.drain_rule() == DrainRule::Finish {
+            self.release();
+        }
         match report {
             Report::Suspended { .. } if self.reason.is_none() => Err(Stop::Released("the worker stops".into())),
             Report::Canceled { .. } | Report::Suspended { .. } => Err(self.stop().unwrap_or_else(|| {

@@ -4,9 +4,14 @@
 
 use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
+use domain::job::{Stage, StageProgress};
 use domain::model::{CONFIG_FILE, ModelFile, ModelFiles};
 use futures::{StreamExt, TryStreamExt};
+use tokio::time::{Instant, timeout};
 
 use crate::attempt::{Attempt, WorkerContext};
 use crate::room;
@@ -14,6 +19,9 @@ use crate::stop::Stop;
 
 /// Number of simultaneous downloads.
 const AT_ONCE: usize = 4;
+
+/// Time between two reports of progress.
+const REPORT: Duration = Duration::from_secs(1);
 
 /// One object and its target.
 pub(crate) struct Wanted {
@@ -28,14 +36,15 @@ pub(crate) struct Wanted {
 pub(crate) async fn checkpoint(attempt: &Attempt<'_>, model: &ModelFiles, name: &str) -> Result<PathBuf, Stop> {
     let folder = attempt.subfolder(name)?;
     attempt.labels.add(&folder, &model.name);
-    attempt.prepare(checkpoint_into(attempt.context, model, &folder)).await?;
+    let wanted = model.files.iter().map(|file| of_model(model, file, folder.join(&file.path)));
+    all_of(attempt, Some(&model.name), wanted.collect::<Result<_, _>>()?).await?;
     Ok(folder)
 }
 
 /// The same for a caller that has a folder but no attempt.
 pub(crate) async fn checkpoint_into(context: &WorkerContext, model: &ModelFiles, folder: &Path) -> Result<(), Stop> {
     let wanted = model.files.iter().map(|file| of_model(model, file, folder.join(&file.path)));
-    each(context, folder, wanted.collect::<Result<_, _>>()?).await
+    each(context, folder, wanted.collect::<Result<_, _>>()?, &Arc::default()).await
 }
 
 /// Fetches a model that is one file, such as a preview decoder; returns its path.
@@ -45,7 +54,7 @@ pub(crate) async fn one_file(attempt: &Attempt<'_>, model: &ModelFiles, name: &s
     };
     let target = attempt.folder().join(format!("{name}.safetensors"));
     attempt.labels.add(&target, &model.name);
-    all(attempt, vec![of_model(model, file, target.clone())?]).await?;
+    all_of(attempt, Some(&model.name), vec![of_model(model, file, target.clone())?]).await?;
     Ok(target)
 }
 
@@ -67,17 +76,53 @@ pub(crate) async fn adapter(attempt: &Attempt<'_>, model: &ModelFiles, name: &st
         };
         wanted.push(of_model(model, file, target)?);
     }
-    all(attempt, wanted).await?;
+    all_of(attempt, Some(&model.name), wanted).await?;
     weights.ok_or_else(|| wrong(format!("model {} has no weights", model.name)))
 }
 
 /// Fetches everything; returns the first error.
 pub(crate) async fn all(attempt: &Attempt<'_>, wanted: Vec<Wanted>) -> Result<(), Stop> {
-    attempt.prepare(each(attempt.context, attempt.folder(), wanted)).await
+    all_of(attempt, None, wanted).await
+}
+
+/// The same for the files of a model. If it takes longer than [`REPORT`], the job reports its progress.
+async fn all_of(attempt: &Attempt<'_>, model: Option<&str>, wanted: Vec<Wanted>) -> Result<(), Stop> {
+    let cache = &attempt.context.cache;
+    let missing = wanted.iter().filter(|wanted| !cache.holds(&wanted.sha256, wanted.bytes));
+    let missing: BTreeMap<_, _> = missing.map(|wanted| (&wanted.sha256, wanted.bytes)).collect();
+    let total = missing.into_values().sum::<Option<u64>>();
+    let received = Arc::new(AtomicU64::new(0));
+    let fetching = attempt.prepare(each(attempt.context, attempt.folder(), wanted, &received));
+    tokio::pin!(fetching);
+    if total == Some(0) {
+        return fetching.await;
+    }
+    let began = Instant::now();
+    if let Ok(fetched) = timeout(REPORT, &mut fetching).await {
+        return fetched;
+    }
+    let progress = attempt.progress();
+    let fetched = loop {
+        let (bytes, model) = (received.load(Ordering::Relaxed), model.map(str::to_owned));
+        progress.stage(StageProgress::after(began.elapsed(), Stage::Fetching, model, bytes, total));
+        if let Ok(fetched) = timeout(REPORT, &mut fetching).await {
+            break fetched;
+        }
+    };
+    if fetched.is_ok() {
+        progress.stage_over();
+        progress.end().await;
+    }
+    fetched
 }
 
 /// Fetches files beside those that the job has in `folder`.
-async fn each(context: &WorkerContext, folder: &Path, wanted: Vec<Wanted>) -> Result<(), Stop> {
+async fn each(
+    context: &WorkerContext,
+    folder: &Path,
+    wanted: Vec<Wanted>,
+    received: &Arc<AtomicU64>,
+) -> Result<(), Stop> {
     // Identical files with several names are fetched once, and then linked.
     let mut same = BTreeMap::<String, Vec<Wanted>>::new();
     for wanted in wanted {
@@ -87,23 +132,23 @@ async fn each(context: &WorkerContext, folder: &Path, wanted: Vec<Wanted>) -> Re
     room::check(folder, same.values().filter_map(|same| same.first()?.bytes).sum())?;
     let fetched = futures::stream::iter(same.into_values()).map(|same| async move {
         for wanted in same {
-            one(context, wanted).await?;
+            one(context, wanted, received).await?;
         }
         Ok(())
     });
     fetched.buffer_unordered(AT_ONCE).try_collect().await
 }
 
-async fn one(context: &WorkerContext, wanted: Wanted) -> Result<(), Stop> {
+async fn one(context: &WorkerContext, wanted: Wanted, received: &Arc<AtomicU64>) -> Result<(), Stop> {
     let (storage, cache, key) = (&context.storage, &context.cache, &wanted.storage_key);
     let shared = match storage.local_file(key) {
-        Some(object) => cache.share(&wanted.sha256, wanted.bytes, object).await?,
+        Some(object) => cache.share(&wanted.sha256, wanted.bytes, object, received).await?,
         None => None,
     };
     let file = match shared {
         Some(file) => file,
         None => {
-            let download = |path: PathBuf| async move { storage.get_to_file(key, &path).await };
+            let download = |path: PathBuf| async move { storage.get_to_file(key, &path, received).await };
             cache.file(&wanted.sha256, wanted.bytes, download).await?
         }
     };

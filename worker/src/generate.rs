@@ -98,6 +98,7 @@ async fn pictures(attempt: &Attempt<'_>, stored: [&Option<SourceImage>; 2]) -> R
 }
 
 async fn make(attempt: &Attempt<'_>, order: Generate) -> Result<(Vec<Output>, Vec<String>), Stop> {
+    let model = order.base.name.clone();
     let work = Work::new(attempt.patience(), move |request: RequestId| {
         Order::Generate(Box::new(Generate { request, ..order }))
     });
@@ -107,6 +108,7 @@ async fn make(attempt: &Attempt<'_>, order: Generate) -> Result<(Vec<Output>, Ve
     let (mut outputs, mut warnings) = (Vec::new(), Vec::new());
     loop {
         match conversation.next().await? {
+            Report::Reading { bytes, total_bytes, seconds, .. } => progress.read(&model, bytes, total_bytes, seconds),
             Report::Progress { step, total_steps, .. } => progress.set(step, total_steps, json!({})),
             Report::Preview { step, total_steps, position, path, width, height, .. } => {
                 let [step, total_steps, position] = [step, total_steps, position].map(|number| number as i32);

@@ -17,7 +17,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 /// The version of this file's messages. Both sides are the same binary, so a difference means that the binary was
 /// replaced under a running worker; the worker then refuses the child.
-pub const PROTOCOL_VERSION: u32 = 6;
+pub const PROTOCOL_VERSION: u32 = 7;
 
 /// The longest frame either side accepts, in bytes. A training of 10 000 examples with long captions fits.
 pub const MAX_FRAME: usize = 16 * 1024 * 1024;
@@ -52,12 +52,13 @@ pub enum Order {
         /// [`Base::sha256`] of the model.
         sha256: String,
     },
-    /// Stop a request between two steps; the answer is [`Report::Canceled`].
+    /// Stop a request between two steps or while weights are read; the answer is [`Report::Canceled`].
     Cancel {
         /// The request to stop; other requests are not affected.
         request: RequestId,
     },
-    /// Stop a training after a checkpoint, to continue it elsewhere; the answer is [`Report::Suspended`].
+    /// Stop a training after a checkpoint, to continue it elsewhere; the answer is [`Report::Suspended`]. While weights
+    /// are read, there is nothing to store yet.
     Suspend {
         /// The request to stop.
         request: RequestId,
@@ -219,6 +220,17 @@ pub enum Report {
         /// Number of the request.
         request: RequestId,
     },
+    /// Weights are being read, which takes longer than a second.
+    Reading {
+        /// Number of the request.
+        request: RequestId,
+        /// Bytes read so far; all of them when nothing more is reported.
+        bytes: u64,
+        /// Bytes to be read.
+        total_bytes: u64,
+        /// Seconds since the first byte was requested.
+        seconds: f64,
+    },
     /// A step is done.
     Progress {
         /// Number of the request.
@@ -309,6 +321,7 @@ impl Report {
         match self {
             Self::Ready { .. } | Self::Resident { .. } => None,
             Self::Loading { request }
+            | Self::Reading { request, .. }
             | Self::Progress { request, .. }
             | Self::Preview { request, .. }
             | Self::Output { request, .. }

@@ -141,7 +141,7 @@ async fn teach(attempt: &Attempt<'_>, work: &TrainingWork, order: Train) -> Resu
         }
     };
     tokio::pin!(sending);
-    let talking = talk(attempt, engine_work, saved);
+    let talking = talk(attempt, &work.base.name, engine_work, saved);
     tokio::pin!(talking);
     let outcome = tokio::select! {
         outcome = &mut talking => outcome,
@@ -160,6 +160,7 @@ async fn teach(attempt: &Attempt<'_>, work: &TrainingWork, order: Train) -> Resu
 
 async fn talk(
     attempt: &Attempt<'_>,
+    model: &str,
     work: Work,
     saved: tokio::sync::mpsc::UnboundedSender<Saved>,
 ) -> Result<(Output, Vec<String>), Stop> {
@@ -168,6 +169,7 @@ async fn talk(
     let (mut adapter, mut warnings) = (None, Vec::new());
     loop {
         match conversation.next().await? {
+            Report::Reading { bytes, total_bytes, seconds, .. } => progress.read(model, bytes, total_bytes, seconds),
             Report::Progress { step, total_steps, loss, seconds_per_step, .. } => {
                 progress.set(step, total_steps, json!({"loss": loss, "seconds_per_step": seconds_per_step}));
             }

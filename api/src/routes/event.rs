@@ -43,14 +43,16 @@ const BATCH: i64 = 200;
 /// connection, send the last id as `Last-Event-ID`; browsers do so automatically.
 ///
 /// The data of an event is a JSON object with `created_at` and, by event, started `attempt` · progress `step`,
-/// `total_steps`, `loss`, `seconds_per_step`, `bytes`, `total_bytes` · checkpoint `step` · warning `message` ·
-/// retrying `reason`, `message`, `run_at` · failed `class`, `message`. A preview has only `step`, `total_steps`,
-/// `position`, `width`, `height` and `image`.
+/// `total_steps`, `loss`, `seconds_per_step`, `stage`, `model`, `bytes`, `total_bytes`, `seconds_left` · checkpoint
+/// `step` · warning `message` · retrying `reason`, `message`, `run_at` · failed `class`, `message`. A preview has only
+/// `step`, `total_steps`, `position`, `width`, `height` and `image`.
 ///
 /// A generation with `preview_every` also sends `preview` events with the denoiser's current estimate of a picture:
 /// `image` is a `data:` URI with a rough JPEG of at most 512 pixels along its longer side, and `position` is the index
 /// of the picture. A preview has no id and is not sent again: a client that is slow or reconnects receives the newest
-/// one. The progress of a training includes the loss, that of an import the bytes.
+/// one. The progress of a training includes the loss, that of an import the bytes. Before the first step of a
+/// generation or training, `stage` is `fetching` while the files of its models are copied to the worker, and `loading`
+/// while weights are read. A stage is reported once a second, if it takes longer than a second.
 #[utoipa::path(
     get, path = "/v1/jobs/{id}/events", tag = "jobs", operation_id = "follow_job",
     params(

@@ -6,11 +6,12 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, Utc};
 use domain::artifact::{self, OutputKind};
-use domain::job::{ErrorClass, JobStatus, wait_terminal};
+use domain::job::{ErrorClass, JobStatus, Stage, wait_terminal};
 use domain::report;
 use domain::storage::READ_TTL;
 use domain::{ArtifactId, Caller, JobId, Storage};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use utoipa::ToSchema;
 
 use crate::State;
@@ -26,14 +27,26 @@ pub(crate) struct Progress {
     /// Total number of steps; 0 while it is not known.
     #[schema(minimum = 0)]
     pub total_steps: i32,
-    /// Bytes received so far. Imports only.
+    /// What a running generation or training does before its first step. Absent during the steps, and if the files are
+    /// on the worker and the weights in memory within a second.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stage: Option<Stage>,
+    /// Name of the model that is fetched or loaded. Absent if the files belong to no model.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = "flux-dev")]
+    pub model: Option<String>,
+    /// Bytes received or read so far, in an import or a stage.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 0)]
     pub bytes: Option<i64>,
-    /// Total number of bytes; absent while it is not known. Imports only.
+    /// Total number of bytes of an import or a stage; absent while it is not known.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 0)]
     pub total_bytes: Option<i64>,
+    /// Estimated time until the stage ends, in seconds. Absent while it cannot be estimated.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 0)]
+    pub seconds_left: Option<i64>,
     /// Loss over the last steps. Trainings only.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub loss: Option<f64>,
@@ -115,16 +128,22 @@ pub(crate) struct ReportParts {
 impl ReportParts {
     /// `name` begins the names of the files that its artifacts are saved as.
     pub(crate) async fn of(report: report::Report, storage: &Storage, name: &str) -> Result<Self> {
-        let told = |name: &str| report.progress.as_ref().and_then(|progress| progress.get(name));
-        let number = |name: &str| told(name).and_then(serde_json::Value::as_f64);
-        let count = |name: &str| told(name).and_then(serde_json::Value::as_i64);
+        // A stage is that of the current attempt: a job that waits again or has ended is in none.
+        let is_stale = |progress: &Value| report.status != JobStatus::Running && progress.get("stage").is_some();
+        let progress = report.progress.filter(|progress| !is_stale(progress));
+        let told = |name: &str| progress.as_ref().and_then(|progress| progress.get(name));
+        let number = |name: &str| told(name).and_then(Value::as_f64);
+        let count = |name: &str| told(name).and_then(Value::as_i64);
         Ok(Self {
             status: report.status,
             progress: Progress {
                 step: report.step,
                 total_steps: report.total_steps,
+                stage: told("stage").and_then(|stage| Stage::deserialize(stage).ok()),
+                model: told("model").and_then(Value::as_str).map(str::to_owned),
                 bytes: count("bytes"),
                 total_bytes: count("total_bytes"),
+                seconds_left: count("seconds_left"),
                 loss: number("loss"),
                 seconds_per_step: number("seconds_per_step"),
             },

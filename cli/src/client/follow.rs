@@ -175,7 +175,9 @@ impl Follower<'_> {
             "started" => self.meter.note("preparing"),
             "progress" => {
                 let progress: Progress = serde_json::from_value(data).unwrap_or_default();
-                if let (Some(bytes), Some(total)) = (progress.bytes, progress.total_bytes) {
+                if let Some(line) = progress.stage_line() {
+                    self.meter.stage(&line);
+                } else if let (Some(bytes), Some(total)) = (progress.bytes, progress.total_bytes) {
                     self.meter.reach(bytes, total, "");
                 } else if let (Some(step), Some(total)) = (progress.step, progress.total_steps) {
                     let note = progress.loss.map(|loss| format!("loss {loss:.4}")).unwrap_or_default();

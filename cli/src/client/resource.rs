@@ -60,7 +60,7 @@ impl Status {
     }
 }
 
-#[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize)]
 pub(crate) struct Progress {
     #[serde(default)]
     pub step: Option<u64>,
@@ -72,6 +72,40 @@ pub(crate) struct Progress {
     pub bytes: Option<u64>,
     #[serde(default)]
     pub total_bytes: Option<u64>,
+    /// `fetching` or `loading`, before the first step.
+    #[serde(default)]
+    pub stage: Option<String>,
+    #[serde(default)]
+    pub model: Option<String>,
+    #[serde(default)]
+    pub seconds_left: Option<u64>,
+}
+
+impl Progress {
+    /// The stage before the first step, such as `fetching flux-dev 3.1 of 32.0 GiB, 2 min left`, if there is one.
+    pub(crate) fn stage_line(&self) -> Option<String> {
+        let mut line = self.stage.clone()?;
+        if let Some(model) = &self.model {
+            line += &format!(" {model}");
+        }
+        line += &match (self.bytes, self.total_bytes) {
+            (Some(bytes), Some(total @ 1..)) if line.starts_with("loading") => {
+                format!(" {} %", u128::from(bytes) * 100 / u128::from(total))
+            }
+            (Some(bytes), Some(total)) => {
+                let (unit, name) = if total < 1 << 30 { (1 << 20, "MiB") } else { (1 << 30, "GiB") };
+                let [bytes, total] = [bytes, total].map(|bytes| bytes as f64 / f64::from(unit));
+                format!(" {bytes:.1} of {total:.1} {name}")
+            }
+            _ => String::new(),
+        };
+        match self.seconds_left {
+            Some(seconds @ ..60) => line += &format!(", {seconds} s left"),
+            Some(seconds) => line += &format!(", {} min left", seconds.div_ceil(60)),
+            None => {}
+        }
+        Some(line)
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -284,4 +318,35 @@ pub(crate) struct Swap {
 pub(crate) struct ModelFile {
     pub path: String,
     pub bytes: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stage_is_a_line() {
+        const GIB: u64 = 1 << 30;
+        let line = |json| serde_json::from_value::<Progress>(json).unwrap().stage_line();
+        for (progress, wanted) in [
+            (serde_json::json!({"step": 0, "total_steps": 4}), None),
+            (
+                serde_json::json!({"stage": "fetching", "model": "flux-dev", "bytes": 31 * GIB / 10,
+                                   "total_bytes": 32 * GIB, "seconds_left": 101}),
+                Some("fetching flux-dev 3.1 of 32.0 GiB, 2 min left"),
+            ),
+            (
+                serde_json::json!({"stage": "loading", "model": "flux-dev", "bytes": 2, "total_bytes": 5,
+                                   "seconds_left": 59}),
+                Some("loading flux-dev 40 %, 59 s left"),
+            ),
+            (
+                serde_json::json!({"stage": "fetching", "bytes": 1 << 19, "total_bytes": 1 << 20}),
+                Some("fetching 0.5 of 1.0 MiB"),
+            ),
+            (serde_json::json!({"stage": "fetching", "bytes": 7}), Some("fetching")),
+        ] {
+            assert_eq!(line(progress).as_deref(), wanted);
+        }
+    }
 }

@@ -38,7 +38,9 @@ pub(super) async fn remove(collection: &str, id: &str, options: &ClientOptions) 
 
 /// Prints the fields that every job has.
 pub(super) fn print(job: &Job) -> Outcome {
-    if let (Some(step), Some(total @ 1..)) = (job.progress.step, job.progress.total_steps) {
+    if let Some(line) = job.progress.stage_line() {
+        say!("  progress      {line}")?;
+    } else if let (Some(step), Some(total @ 1..)) = (job.progress.step, job.progress.total_steps) {
         say!("  progress      {step} of {total} steps")?;
     }
     if let Some(error) = &job.error {

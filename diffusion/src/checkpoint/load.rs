@@ -19,6 +19,7 @@ use crate::{Error, Result};
 ///
 /// # Errors
 /// Those of [`View::check`](formats::View::check). NaN and infinite values, since the picture would be NaN.
+/// [`Error::Canceled`] if the checkpoint's [`Reading`](super::Reading) ends it.
 pub fn load_strict<M: Module>(network: M, checkpoint: &Checkpoint, dtype: DType) -> Result<M> {
     load_partly(network, checkpoint, dtype, &[])
 }
@@ -39,6 +40,10 @@ pub(crate) fn load_partly<M: Module>(
     let is_absent = |path: &str| absent.iter().any(|start| path.starts_with(start));
     requested.all.retain(|tensor| !is_absent(&tensor.key));
     requested.all.reverse();
+    let stage = checkpoint.reading().stage();
+    if stage.is_outermost() {
+        checkpoint.reading().expect(requested.all.iter().map(|tensor| checkpoint.bytes_of(&tensor.key)).sum());
+    }
     let mut loader = Loader {
         checkpoint,
         dtype,
@@ -173,11 +178,13 @@ impl Loader<'_> {
                 return Some(data);
             }
             let (mut next, mut bytes) = (Vec::new(), 0);
-            while bytes < READ_AT_ONCE
-                && let Some(tensor) = self.to_read.pop()
+            // A larger tensor is read by itself.
+            while let Some(tensor) = self.to_read.last()
+                && let size = 4 * tensor.shape.iter().product::<usize>()
+                && (next.is_empty() || bytes + size <= READ_AT_ONCE)
             {
-                bytes += 4 * tensor.shape.iter().product::<usize>();
-                next.push(tensor);
+                bytes += size;
+                next.extend(self.to_read.pop());
             }
             if next.is_empty() {
                 break;

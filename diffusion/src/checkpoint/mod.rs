@@ -4,6 +4,7 @@
 mod blocks;
 mod load;
 mod read;
+mod reading;
 pub mod single_file;
 mod values;
 mod write;
@@ -11,5 +12,6 @@ mod write;
 pub use load::load_strict;
 pub(crate) use load::{is_choice, load_partly};
 pub use read::Checkpoint;
+pub use reading::{BytesRead, Reading};
 pub use single_file::SingleFile;
 pub use write::{Stored, save, write};

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
+use std::io::ErrorKind;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,7 +12,7 @@ use burn::tensor::{DType, TensorData};
 use formats::view::{Cut, Seen};
 use formats::{Header, Sniffer, Tensor, TensorType, View, weights};
 
-use super::values;
+use super::{Reading, values};
 use crate::{Error, Result};
 
 /// File names that diffusers and transformers used before safetensors.
@@ -19,7 +20,8 @@ const PICKLES: [&str; 4] =
     ["diffusion_pytorch_model.bin", "pytorch_model.bin", "diffusion_pytorch_model.fp16.bin", "pytorch_model.fp16.bin"];
 /// Size limit of a shard index, in bytes.
 const INDEX_LIMIT: u64 = 8 << 20;
-/// Values that are widened are read in chunks of this many bytes.
+/// Values are read in chunks of this many bytes, so that widening them takes little memory and a cancel is noticed
+/// soon.
 const PIECE: usize = 1 << 20;
 
 /// Named tensors on disk, opened and checked.
@@ -32,6 +34,7 @@ pub struct Checkpoint {
     /// The combined headers of all files.
     header: Header,
     view: View,
+    reading: Reading,
 }
 
 impl Checkpoint {
@@ -45,6 +48,7 @@ impl Checkpoint {
             file_of: BTreeMap::new(),
             header: Header::default(),
             view: View::default(),
+            reading: Reading::default(),
         };
         if !path.is_dir() {
             checkpoint.add(path.to_owned())?;
@@ -134,6 +138,26 @@ impl Checkpoint {
         Self { view: change(self.view), ..self }
     }
 
+    /// The same files. `reading` follows the reading of their tensors.
+    pub(crate) fn followed_by(self, reading: &Reading) -> Self {
+        Self { reading: reading.clone(), ..self }
+    }
+
+    /// What follows the reading of the tensors.
+    pub(crate) fn reading(&self) -> &Reading {
+        &self.reading
+    }
+
+    /// Bytes that its tensors take in the files.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.names().map(|name| self.bytes_of(name)).sum()
+    }
+
+    /// Bytes that a tensor takes in its file; 0 if there is none of this name.
+    pub(super) fn bytes_of(&self, name: &str) -> u64 {
+        self.view.get(name).map_or(0, |seen| seen.tensor.length as u64)
+    }
+
     /// The names of the tensors, and what they stand for.
     pub fn view(&self) -> &View {
         &self.view
@@ -182,14 +206,13 @@ impl Checkpoint {
 
     /// Reads the bytes of a stored tensor, or of some of its rows, as f32.
     fn widened(&self, stored: &str, tensor: &Tensor) -> Result<Vec<f32>> {
-        let (path, file) = self.file(stored)?;
         let block = tensor.kind.block().1;
         let piece = PIECE - PIECE % block;
         let mut values = Vec::with_capacity(tensor.shape.iter().product());
         let mut bytes = vec![0; piece.min(tensor.length)];
         for at in (0..tensor.length).step_by(piece) {
             let bytes = &mut bytes[..piece.min(tensor.length - at)];
-            file.read_exact_at(bytes, tensor.start + at as u64).map_err(Error::file(path))?;
+            self.fill(stored, bytes, tensor.start + at as u64)?;
             if !values::widen(tensor.kind, bytes, &mut values) {
                 let reason = format!("{stored} is {:?}; only floats can be read", tensor.kind);
                 return Err(Error::malformed(&self.path, reason));
@@ -212,9 +235,8 @@ impl Checkpoint {
         let Seen { name: stored, tensor, cut, scale } = self.seen(name)?;
         let as_it_is = *cut != Cut::Transposed && scale.is_none();
         if dtype != DType::F32 && values::dtype(tensor.kind) == Some(dtype) && as_it_is {
-            let (path, file) = self.file(stored)?;
             let mut bytes = vec![0; tensor.length];
-            file.read_exact_at(&mut bytes, tensor.start).map_err(Error::file(path))?;
+            self.fill(stored, &mut bytes, tensor.start)?;
             if *cut == Cut::HalvesSwapped {
                 bytes.rotate_left(tensor.length / 2);
             }
@@ -239,6 +261,27 @@ impl Checkpoint {
 
     fn seen(&self, name: &str) -> Result<&Seen> {
         self.view.get(name).ok_or_else(|| self.absent(name))
+    }
+
+    /// Reads bytes of a stored tensor, from `start` in its file.
+    ///
+    /// # Errors
+    /// A file that has become shorter since it was opened. [`Error::Canceled`].
+    fn fill(&self, stored: &str, bytes: &mut [u8], start: u64) -> Result<()> {
+        let (path, file) = self.file(stored)?;
+        let mut at = start;
+        for piece in bytes.chunks_mut(PIECE) {
+            file.read_exact_at(piece, at).map_err(|error| match error.kind() {
+                ErrorKind::UnexpectedEof => {
+                    let reason = format!("the file was shortened while it was read: it now ends before or in {stored}");
+                    Error::file(path)(std::io::Error::new(ErrorKind::UnexpectedEof, reason))
+                }
+                _ => Error::file(path)(error),
+            })?;
+            at += piece.len() as u64;
+            self.reading.advance(piece.len())?;
+        }
+        Ok(())
     }
 
     /// The file that stores a tensor.

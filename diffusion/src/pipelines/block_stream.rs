@@ -33,9 +33,15 @@ impl BlockStream {
         (device, dtype): (&Device, DType),
         resident: usize,
     ) -> Self {
+        let checkpoint = checkpoint.clone().followed_by(&checkpoint.reading().repeated());
         let paths = config.block_paths().into_iter().skip(resident);
         let blocks = paths.map(|path| (path.clone(), checkpoint.below(&format!("{path}.")))).collect();
         Self { blocks, dtype, device: device.clone(), resident }
+    }
+
+    /// Bytes that the blocks take in their files.
+    pub(super) fn bytes(&self) -> u64 {
+        self.blocks.iter().map(|(_, checkpoint)| checkpoint.bytes()).sum()
     }
 
     /// The paths of the blocks, each with a dot at the end.
@@ -46,7 +52,7 @@ impl BlockStream {
     /// [`FluxTransformer::forward`] with the blocks that are loaded and those that are not.
     ///
     /// # Errors
-    /// A block that cannot be read.
+    /// A block that cannot be read. [`Error::Canceled`].
     pub(super) fn forward(
         &self,
         transformer: &FluxTransformer,

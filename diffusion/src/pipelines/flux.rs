@@ -19,7 +19,7 @@ use super::parts::Parts;
 use super::prompt_cache::{PromptCache, PromptKey};
 use super::stored::{place_of_text, store, store_text};
 use super::{OnStep, Original, PictureRequest, Progress, clip_prompt};
-use crate::checkpoint::{self, Checkpoint};
+use crate::checkpoint::{self, Checkpoint, Reading};
 use crate::device::weight_dtype;
 use crate::image;
 use crate::lora::{self, LoraFile, MatchReport, Network};
@@ -59,6 +59,8 @@ pub struct FluxPipeline {
     guided: bool,
     latent_channels: usize,
     vae_factor: usize,
+    /// What follows the reading of the weights.
+    pub(crate) reading: Reading,
     defaults: Defaults,
 }
 
@@ -110,13 +112,16 @@ impl FluxPipeline {
     /// missing, unused or wrongly shaped tensor is an error. All sizes come from the `config.json` files, or from the
     /// tensors.
     pub fn load(path: &Path, device: &Device) -> Result<Self> {
-        Self::load_with(path, device, LoadOptions::default())
+        Self::load_followed(path, device, LoadOptions::default(), &Reading::default())
     }
 
-    /// Like [`Self::load`], with options for memory use.
-    pub fn load_with(path: &Path, device: &Device, options: LoadOptions) -> Result<Self> {
-        let dtype = weight_dtype(device);
-        let parts = Parts::open(path)?;
+    /// Like [`Self::load`], with options for memory use. `reading` follows all reading of weights.
+    pub(crate) fn load_followed(path: &Path, device: &Device, options: LoadOptions, reading: &Reading) -> Result<Self> {
+        Self::load_parts(&Parts::open(path, reading)?, device, options)
+    }
+
+    pub(super) fn load_parts(parts: &Parts, device: &Device, options: LoadOptions) -> Result<Self> {
+        let (path, dtype) = (parts.path(), weight_dtype(device));
         let (transformer_config, transformer): (flux::Config, _) = parts.network(Part::Transformer)?;
         let (clip_config, clip): (clip::Config, _) = parts.network(Part::TextEncoder)?;
         let (t5_config, t5): (t5::Config, _) = parts.network(Part::TextEncoder2)?;
@@ -151,6 +156,16 @@ impl FluxPipeline {
             .resident_blocks
             .map(|resident| BlockStream::new(&transformer_config, &transformer, (device, dtype), resident));
         let absent = streamed.as_ref().map(BlockStream::paths).unwrap_or_default();
+        let (texts_stay, transformer_stays) =
+            (options.keep == Keep::All || options.text_on_host, options.keep <= Keep::Denoiser);
+        let stage = parts.reading().stage();
+        parts.reading().expect(vae.bytes());
+        if texts_stay {
+            parts.reading().expect(clip.bytes() + t5.bytes());
+        }
+        if transformer_stays {
+            parts.reading().expect(transformer.bytes() - streamed.as_ref().map_or(0, BlockStream::bytes));
+        }
         let load = move |network: FluxTransformer, transformer: &Checkpoint| {
             checkpoint::load_partly(network, transformer, dtype, &absent)
         };
@@ -180,15 +195,17 @@ impl FluxPipeline {
             guided,
             latent_channels: vae_config.latent_channels,
             vae_factor: vae_config.factor(),
+            reading: parts.reading().clone(),
             defaults: parts.defaults(defaults)?,
         };
-        if options.keep == Keep::All || options.text_on_host {
+        if texts_stay {
             pipeline.clip.with(|_| ())?;
             pipeline.t5.with(|_| ())?;
         }
-        if options.keep <= Keep::Denoiser {
+        if transformer_stays {
             pipeline.transformer.with(|_| ())?;
         }
+        drop(stage);
         Ok(pipeline)
     }
 

@@ -127,7 +127,9 @@ impl LatentDiffusion {
         store(options, unet.layers(), device);
         let load = move |unet, weights: &Checkpoint| load_strict(unet, weights, dtype);
         let unet = OnDemand::new(unet, unet_weights, device, load, UNet2DConditionModel::layers);
+        parts.reading().expect(vae_weights.bytes());
         if options.keep <= Keep::Denoiser {
+            parts.reading().expect(unet.bytes());
             unet.with(|_| ())?;
         }
         // Always f32: it overflows in half precision (`force_upcast`), and is small.

@@ -7,16 +7,17 @@ use memory::{Footprint, Networks};
 use serde_json::Value;
 
 use super::parts::Parts;
+use crate::checkpoint::Reading;
 use crate::{Error, Result};
 
 /// The networks of the checkpoint that [`super::Pipeline::load`] would load.
 pub fn networks(path: &Path) -> Result<Networks> {
-    of(&Parts::open(path)?).map(|(_, networks)| networks)
+    of(&Parts::open(path, &Reading::default())?).map(|(_, networks)| networks)
 }
 
 /// Its footprint, with its own defaults.
 pub fn footprint(path: &Path) -> Result<Footprint> {
-    let parts = Parts::open(path)?;
+    let parts = Parts::open(path, &Reading::default())?;
     let (family, networks) = of(&parts)?;
     let footprint = Footprint::of(family, &networks).map_err(|reason| Error::malformed(path, reason))?;
     let defaults = parts.defaults(footprint.defaults())?;

@@ -40,7 +40,7 @@ impl<M: Module> OnDemand<M> {
         Self { outline: network, checkpoint, device, load: Box::new(load), layers, loaded: Mutex::default() }
     }
 
-    /// Runs `work` with the network, which is loaded first if necessary.
+    /// Runs `work` with the network, which is loaded first if necessary. What a canceled loading has read is dropped.
     pub(super) fn with<R>(&self, work: impl FnOnce(&M) -> R) -> Result<R> {
         let mut loaded = self.locked();
         let network = match loaded.take() {
@@ -48,6 +48,11 @@ impl<M: Module> OnDemand<M> {
             None => self.load_with_adapters()?,
         };
         Ok(work(loaded.insert(network)))
+    }
+
+    /// Bytes that its weights take in their files.
+    pub(super) fn bytes(&self) -> u64 {
+        self.checkpoint.bytes()
     }
 
     /// The network, loaded.

@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::folder::{Index, read_defaults, read_json};
-use crate::checkpoint::{Checkpoint, SingleFile};
+use crate::checkpoint::{Checkpoint, Reading, SingleFile};
 use crate::schedulers;
 use crate::tokenizers::clip::ClipTokenizer;
 use crate::tokenizers::t5::T5Tokenizer;
@@ -25,14 +25,20 @@ const LONGEST: [usize; 2] = [512, 256];
 
 /// A checkpoint in any layout.
 #[derive(Debug)]
-pub(super) enum Parts {
+pub(super) struct Parts {
+    layout: Layout,
+    reading: Reading,
+}
+
+#[derive(Debug)]
+enum Layout {
     Folder(PathBuf),
     Files(Box<Files>),
 }
 
 /// The file of a denoiser, and the parts next to it.
 #[derive(Debug)]
-pub(super) struct Files {
+struct Files {
     path: PathBuf,
     main: SingleFile,
     denoiser: Denoiser,
@@ -43,41 +49,37 @@ pub(super) struct Files {
 impl Parts {
     /// Opens a folder with `model_index.json`, the file of a whole model, or a folder with the file of a denoiser. In
     /// the last case, each part that the file lacks is `text_encoder.safetensors` (or `.gguf`) or `text_encoder/`,
-    /// and so on.
-    pub(super) fn open(path: &Path) -> Result<Self> {
-        if path.join("model_index.json").is_file() {
-            return Ok(Self::Folder(path.to_owned()));
-        }
-        let beside = path.is_dir().then(|| path.to_owned());
-        let path = if path.is_dir() { main_file(path)? } else { path.to_owned() };
-        let main = SingleFile::open(&path)?;
-        let denoiser = main.denoiser();
-        let denoiser = denoiser
-            .ok_or_else(|| Error::malformed(&path, "this is one part of a model, and a whole one is needed"))?;
-        Ok(Self::Files(Box::new(Files { path, main, denoiser, beside })))
+    /// and so on. `reading` follows the reading of the weights.
+    pub(super) fn open(path: &Path, reading: &Reading) -> Result<Self> {
+        Ok(Self { layout: Layout::open(path)?, reading: reading.clone() })
+    }
+
+    /// What follows the reading of the weights.
+    pub(super) fn reading(&self) -> &Reading {
+        &self.reading
     }
 
     /// For error messages.
     pub(super) fn path(&self) -> &Path {
-        match self {
-            Self::Folder(path) => path,
-            Self::Files(files) => &files.path,
+        match &self.layout {
+            Layout::Folder(path) => path,
+            Layout::Files(files) => &files.path,
         }
     }
 
     /// The contents of `model_index.json`, or what they would be.
     pub(super) fn index(&self) -> Result<Index> {
-        match self {
-            Self::Folder(folder) => Index::read(folder),
-            Self::Files(files) => Ok(Index::of(files.denoiser.family.pipeline_class())),
+        match &self.layout {
+            Layout::Folder(folder) => Index::read(folder),
+            Layout::Files(files) => Ok(Index::of(files.denoiser.family.pipeline_class())),
         }
     }
 
     /// The family of the pipeline.
     pub(super) fn family(&self) -> Result<Family> {
-        match self {
-            Self::Files(files) => Ok(files.denoiser.family),
-            Self::Folder(folder) => {
+        match &self.layout {
+            Layout::Files(files) => Ok(files.denoiser.family),
+            Layout::Folder(folder) => {
                 let refused = |reason: String| Error::malformed(folder.join("model_index.json"), reason);
                 let class = Index::read(folder)?.class_name;
                 let unet: UnetKind = match folder.join("unet/config.json") {
@@ -91,9 +93,14 @@ impl Parts {
 
     /// The config of a network and its tensors under this crate's keys.
     pub(super) fn network<C: DeserializeOwned>(&self, part: Part) -> Result<(C, Checkpoint)> {
-        let place = match (self, part) {
+        let (config, checkpoint) = self.opened(part)?;
+        Ok((config, checkpoint.followed_by(&self.reading)))
+    }
+
+    fn opened<C: DeserializeOwned>(&self, part: Part) -> Result<(C, Checkpoint)> {
+        let place = match (&self.layout, part) {
             // A folder next to a denoiser's file must not replace that file's denoiser.
-            (Self::Files(files), Part::Transformer | Part::Unet) => Place::NoFolder(files),
+            (Layout::Files(files), Part::Transformer | Part::Unet) => Place::NoFolder(files),
             _ => self.place(part.as_str(), "config.json"),
         };
         match place {
@@ -157,21 +164,36 @@ impl Parts {
 
     /// The family's defaults, overridden by those of the checkpoint.
     pub(super) fn defaults(&self, family: Defaults) -> Result<Defaults> {
-        match self {
-            Self::Folder(folder) => read_defaults(folder, family),
-            Self::Files(files) => files.beside.as_ref().map_or(Ok(family), |folder| read_defaults(folder, family)),
+        match &self.layout {
+            Layout::Folder(folder) => read_defaults(folder, family),
+            Layout::Files(files) => files.beside.as_ref().map_or(Ok(family), |folder| read_defaults(folder, family)),
         }
     }
 
     /// The folder `name` if it contains `file`. In diffusers' layout it must exist.
     fn place(&self, name: &str, file: &str) -> Place<'_> {
-        match self {
-            Self::Folder(folder) => Place::Folder(folder.join(name)),
-            Self::Files(files) => {
+        match &self.layout {
+            Layout::Folder(folder) => Place::Folder(folder.join(name)),
+            Layout::Files(files) => {
                 let folder = files.beside.as_ref().map(|beside| beside.join(name));
                 folder.filter(|folder| folder.join(file).is_file()).map_or(Place::NoFolder(files), Place::Folder)
             }
         }
+    }
+}
+
+impl Layout {
+    fn open(path: &Path) -> Result<Self> {
+        if path.join("model_index.json").is_file() {
+            return Ok(Self::Folder(path.to_owned()));
+        }
+        let beside = path.is_dir().then(|| path.to_owned());
+        let path = if path.is_dir() { main_file(path)? } else { path.to_owned() };
+        let main = SingleFile::open(&path)?;
+        let denoiser = main.denoiser();
+        let denoiser = denoiser
+            .ok_or_else(|| Error::malformed(&path, "this is one part of a model, and a whole one is needed"))?;
+        Ok(Self::Files(Box::new(Files { path, main, denoiser, beside })))
     }
 }
 

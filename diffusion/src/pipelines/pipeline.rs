@@ -13,6 +13,7 @@ use super::stable_diffusion::StableDiffusionPipeline;
 use super::stable_diffusion_xl::StableDiffusionXlPipeline;
 use super::{OnStep, PictureRequest, Previewer};
 use crate::Result;
+use crate::checkpoint::Reading;
 use crate::lora::{LoraFile, MatchReport};
 use crate::networks::vae::Autoencoder;
 
@@ -35,15 +36,24 @@ impl Pipeline {
 
     /// Like [`Self::load`], with options for memory use.
     pub fn load_with(folder: &Path, device: &Device, options: LoadOptions) -> Result<Self> {
-        match Parts::open(folder)?.family()? {
-            Family::Flux => Ok(Self::Flux(Box::new(FluxPipeline::load_with(folder, device, options)?))),
+        Self::load_followed(folder, device, options, &Reading::default())
+    }
+
+    /// Like [`Self::load_with`]. `reading` follows all reading of weights: now, and whenever a network is loaded again.
+    ///
+    /// # Errors
+    /// [`Error::Canceled`](crate::Error::Canceled) if `reading` ends it.
+    pub fn load_followed(folder: &Path, device: &Device, options: LoadOptions, reading: &Reading) -> Result<Self> {
+        let parts = Parts::open(folder, reading)?;
+        Ok(match parts.family()? {
+            Family::Flux => Self::Flux(Box::new(FluxPipeline::load_parts(&parts, device, options)?)),
             Family::Sd15 | Family::Sd21 => {
-                Ok(Self::StableDiffusion(Box::new(StableDiffusionPipeline::load_with(folder, device, options)?)))
+                Self::StableDiffusion(Box::new(StableDiffusionPipeline::load_parts(&parts, device, options)?))
             }
             Family::Sdxl => {
-                Ok(Self::StableDiffusionXl(Box::new(StableDiffusionXlPipeline::load_with(folder, device, options)?)))
+                Self::StableDiffusionXl(Box::new(StableDiffusionXlPipeline::load_parts(&parts, device, options)?))
             }
-        }
+        })
     }
 
     /// The family of the checkpoint.

@@ -17,6 +17,7 @@ use super::latent_diffusion::{Conditions, Denoising, LatentDiffusion};
 use super::parts::Parts;
 use super::prompt_cache::{PromptCache, PromptKey};
 use super::{OnStep, PictureRequest};
+use crate::checkpoint::Reading;
 use crate::device::weight_dtype;
 use crate::lora::{self, LoraFile, MatchReport, Network};
 use crate::networks::clip::ClipTextModel;
@@ -43,20 +44,24 @@ impl StableDiffusionPipeline {
     /// tensor is an error. All sizes come from the `config.json` files, or from the tensors. The safety checker is
     /// not loaded.
     pub fn load(path: &Path, device: &Device) -> Result<Self> {
-        Self::load_with(path, device, LoadOptions::default())
+        Self::load_parts(&Parts::open(path, &Reading::default())?, device, LoadOptions::default())
     }
 
-    /// Like [`Self::load`], with options for memory use.
-    pub fn load_with(path: &Path, device: &Device, options: LoadOptions) -> Result<Self> {
-        let parts = Parts::open(path)?;
+    pub(super) fn load_parts(parts: &Parts, device: &Device, options: LoadOptions) -> Result<Self> {
         let family = parts.family()?;
         let dtype = weight_dtype(device);
-        let prompts = ClipPrompt::open(&parts, Part::TextEncoder, ClipTextModel::new, (device, dtype), options)?;
-        if options.keep == Keep::All || options.text_on_host {
+        let prompts = ClipPrompt::open(parts, Part::TextEncoder, ClipTextModel::new, (device, dtype), options)?;
+        let text_stays = options.keep == Keep::All || options.text_on_host;
+        let _stage = parts.reading().stage();
+        if text_stays {
+            parts.reading().expect(prompts.encoder.bytes());
+        }
+        let (latent_diffusion, unet) = LatentDiffusion::load(parts, device, dtype, options)?;
+        let disagreement = |reason| Error::malformed(parts.path(), reason);
+        agreement::stable_diffusion(&unet, &prompts.config).map_err(disagreement)?;
+        if text_stays {
             prompts.encoder.with(|_| ())?;
         }
-        let (latent_diffusion, unet) = LatentDiffusion::load(&parts, device, dtype, options)?;
-        agreement::stable_diffusion(&unet, &prompts.config).map_err(|reason| Error::malformed(path, reason))?;
         let defaults = family.defaults(latent_diffusion.traits(&unet));
         Ok(Self {
             family,

@@ -18,6 +18,7 @@ use super::latent_diffusion::{Conditions, Denoising, LatentDiffusion};
 use super::parts::Parts;
 use super::prompt_cache::{PromptCache, PromptKey};
 use super::{OnStep, PictureRequest};
+use crate::checkpoint::Reading;
 use crate::device::weight_dtype;
 use crate::lora::{self, LoraFile, MatchReport, Network};
 use crate::networks::clip::ClipTextModel;
@@ -53,28 +54,32 @@ impl StableDiffusionXlPipeline {
     /// Loads a folder in diffusers' layout or a single file. Loading is strict: a missing, unused or wrongly shaped
     /// tensor is an error. All sizes come from the `config.json` files, or from the tensors.
     pub fn load(path: &Path, device: &Device) -> Result<Self> {
-        Self::load_with(path, device, LoadOptions::default())
+        Self::load_parts(&Parts::open(path, &Reading::default())?, device, LoadOptions::default())
     }
 
-    /// Like [`Self::load`], with options for memory use.
-    pub fn load_with(path: &Path, device: &Device, options: LoadOptions) -> Result<Self> {
-        let parts = Parts::open(path)?;
+    pub(super) fn load_parts(parts: &Parts, device: &Device, options: LoadOptions) -> Result<Self> {
+        let path = parts.path();
         let index = parts.index()?;
         if index.requires_aesthetics_score == Some(true) {
             return Err(Error::malformed(path, "this is the refiner of SDXL; only its base model makes pictures"));
         }
         let dtype = weight_dtype(device);
         let prompts = [
-            ClipPrompt::open(&parts, Part::TextEncoder, ClipTextModel::new, (device, dtype), options)?,
-            ClipPrompt::open(&parts, Part::TextEncoder2, ClipTextModel::with_projection, (device, dtype), options)?,
+            ClipPrompt::open(parts, Part::TextEncoder, ClipTextModel::new, (device, dtype), options)?,
+            ClipPrompt::open(parts, Part::TextEncoder2, ClipTextModel::with_projection, (device, dtype), options)?,
         ];
-        if options.keep == Keep::All || options.text_on_host {
-            prompts.iter().try_for_each(|prompt| prompt.encoder.with(|_| ()))?;
+        let texts_stay = options.keep == Keep::All || options.text_on_host;
+        let _stage = parts.reading().stage();
+        if texts_stay {
+            parts.reading().expect(prompts.iter().map(|prompt| prompt.encoder.bytes()).sum());
         }
-        let (latent_diffusion, unet) = LatentDiffusion::load(&parts, device, dtype, options)?;
+        let (latent_diffusion, unet) = LatentDiffusion::load(parts, device, dtype, options)?;
         let [large, giant] = &prompts;
         agreement::stable_diffusion_xl(&unet, [&large.config, &giant.config])
             .map_err(|reason| Error::malformed(path, reason))?;
+        if texts_stay {
+            prompts.iter().try_for_each(|prompt| prompt.encoder.with(|_| ()))?;
+        }
         let defaults = Family::Sdxl.defaults(latent_diffusion.traits(&unet));
         Ok(Self {
             prompts,

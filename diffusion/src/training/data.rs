@@ -59,6 +59,7 @@ impl Cache {
         let multiple = pipeline.size_multiple();
         let mut cached = Vec::with_capacity(examples.len());
         for (path, caption) in examples {
+            pipeline.reading.check()?;
             let picture = image::read(path)?;
             let (width, height) = picture.dimensions();
             if width == 0 || height == 0 {

@@ -17,7 +17,7 @@ use super::data::Cache;
 use super::{
     AdamW, AdamWConfig, Batch, Gradients, Moments, Random, TrainingExample, draw_level, flow_batch, flow_loss,
 };
-use crate::checkpoint::{self, Checkpoint, Stored};
+use crate::checkpoint::{self, Checkpoint, Reading, Stored};
 use crate::layers::Branch;
 use crate::lora::{self, Factors};
 use crate::networks::flux::{FluxInput, FluxTransformer};
@@ -81,22 +81,26 @@ fn with_trigger_word(caption: &str, trigger_word: Option<&str>) -> String {
 impl LoraTrainer {
     /// Like [`Self::load`], with the base model in full.
     pub fn new(base: &Path, examples: &[TrainingExample], params: TrainingParams, device: &Device) -> Result<Self> {
-        Self::load(base, examples, params, device, LoadOptions::default())
+        Self::load(base, examples, params, device, LoadOptions::default(), &Reading::default())
     }
 
     /// Encodes the examples once, then loads the transformer, whose weights may be packed since they are not trained,
     /// and attaches new branches to it: A uniform within ±1/√in, B zero, so that the first step sees the base model
-    /// unchanged.
+    /// unchanged. `reading` follows the reading of the weights, and is asked before each example.
+    ///
+    /// # Errors
+    /// [`Error::Canceled`] if `reading` ends it.
     pub fn load(
         base: &Path,
         examples: &[TrainingExample],
         params: TrainingParams,
         device: &Device,
         options: LoadOptions,
+        reading: &Reading,
     ) -> Result<Self> {
         params.check().map_err(|error| Error::Invalid(error.to_string()))?;
         let options = LoadOptions { keep: Keep::One, resident_blocks: None, ..options };
-        let pipeline = FluxPipeline::load_with(base, device, options)?;
+        let pipeline = FluxPipeline::load_followed(base, device, options, reading)?;
         let word = params.trigger_word.as_deref();
         let captioned: Vec<_> =
             examples.iter().map(|example| (example.image.clone(), with_trigger_word(&example.caption, word))).collect();

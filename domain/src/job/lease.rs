@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use sqlx::PgPool;
 
-use super::Claim;
+use super::{Claim, StageProgress};
 use crate::database::bounded;
 use crate::event;
 use crate::{Error, Result};
@@ -81,18 +81,30 @@ pub async fn beat(pool: &PgPool, claim: &Claim, policy: &LeasePolicy) -> Result<
 pub async fn progress(pool: &PgPool, claim: &Claim, step: u32, total_steps: u32, data: Value) -> Result<i64> {
     let total_steps = i32::try_from(total_steps).unwrap_or(i32::MAX);
     let step = i32::try_from(step).unwrap_or(i32::MAX).min(total_steps);
-    let mut details = json!({ "step": step, "total_steps": total_steps });
-    if let (Value::Object(details), Value::Object(data)) = (&mut details, &data) {
-        details.extend(data.clone());
-    }
+    record(pool, claim, Some([step, total_steps]), data).await
+}
+
+/// Reports how far the attempt is with a stage before its first step; `None` means that the stage is over. The steps
+/// stay as they were reported last. Otherwise like [`progress`].
+///
+/// # Errors
+/// `LeaseLost`.
+pub async fn stage_progress(pool: &PgPool, claim: &Claim, stage: Option<&StageProgress>) -> Result<i64> {
+    record(pool, claim, None, stage.map_or_else(|| json!({}), |stage| json!(stage))).await
+}
+
+async fn record(pool: &PgPool, claim: &Claim, steps: Option<[i32; 2]>, data: Value) -> Result<i64> {
+    let [step, total_steps] = steps.map_or([None; 2], |steps| steps.map(Some));
     let sequence = bounded(
         sqlx::query_scalar!(
             r#"WITH job AS (
-                   UPDATE jobs SET step = $4, total_steps = $5, progress = $6, last_sequence = last_sequence + 1
+                   UPDATE jobs SET step = COALESCE($4, step), total_steps = COALESCE($5, total_steps), progress = $6,
+                                   last_sequence = last_sequence + 1
                    WHERE id = $1 AND epoch = $2 AND worker = $3 AND status = 'running'
-                   RETURNING id, last_sequence)
+                   RETURNING id, last_sequence, step, total_steps)
                INSERT INTO job_events (job_id, sequence, kind, data)
-               SELECT id, last_sequence, 'progress', $7 FROM job
+               SELECT id, last_sequence, 'progress',
+                      jsonb_build_object('step', step, 'total_steps', total_steps) || $6 FROM job
                RETURNING sequence"#,
             claim.job.0,
             claim.epoch,
@@ -100,7 +112,6 @@ pub async fn progress(pool: &PgPool, claim: &Claim, step: u32, total_steps: u32,
             step,
             total_steps,
             data,
-            details,
         )
         .fetch_optional(pool),
     )

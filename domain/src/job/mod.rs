@@ -18,18 +18,20 @@ mod lease;
 mod lifecycle;
 mod queue;
 mod reaper;
+mod stage;
 
 pub use attempt::{Attempt, AttemptOutcome, attempts};
 pub use claim::{OVERTAKEN_AT_MOST, PASSED_OVER_AT_MOST, claim, claim_local};
 pub use doorbell::{Call, Doorbell, ring};
 pub use fence::Claim;
 pub use kind::{JobKind, KINDS};
-pub use lease::{Beat, LeasePolicy, beat, progress};
+pub use lease::{Beat, LeasePolicy, beat, progress, stage_progress};
 pub use lifecycle::{
     Ending, canceled, crash, does_not_fit, fail, no_room, release, restore_budgets, set_back, succeed,
 };
 pub use queue::{NewJob, cancel, enqueue, find, get, hide, wait_terminal};
 pub use reaper::Reaper;
+pub use stage::{Stage, StageProgress};
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};

@@ -5,18 +5,21 @@
 
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::sync::Mutex;
 use std::time::Duration;
 
 /// A failure, parsed from `abort_at_step=3,once_file=/tmp/fired`.
 ///
 /// Words: `abort_at_step=N` (dies by a signal), `exit_at_step=N` (exits with code 70, as after a sticky device error),
-/// `panic_at_step=N`, `hang_at_step=N` (sends no more reports), `step_delay_ms=N` (delays every step), `once_file=PATH`
-/// (the failure happens only while that file does not exist, and creates it).
+/// `panic_at_step=N`, `hang_at_step=N` (sends no more reports), `step_delay_ms=N` (delays every step),
+/// `read_delay_ms=N` (delays every piece of weights that is read, at most a mebibyte), `once_file=PATH` (the failure
+/// happens only while that file does not exist, and creates it).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Fault {
     failure: Option<(Failure, usize)>,
     once_file: Option<PathBuf>,
     step_delay: Duration,
+    read_delay: Duration,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,6 +44,7 @@ impl FromStr for Fault {
                 "panic_at_step" => fault.failure = Some((Failure::Panic, number()?)),
                 "hang_at_step" => fault.failure = Some((Failure::Hang, number()?)),
                 "step_delay_ms" => fault.step_delay = Duration::from_millis(number()? as u64),
+                "read_delay_ms" => fault.read_delay = Duration::from_millis(number()? as u64),
                 "once_file" => fault.once_file = Some(value.into()),
                 _ => return Err(format!("{word}: unknown fault")),
             }
@@ -68,6 +72,16 @@ impl Fault {
         }
     }
 
+    /// Called after each piece of weights. The threads that read wait for each other, so that the delay does not depend
+    /// on their number.
+    pub(super) fn at_read(&self) {
+        static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+        if !self.read_delay.is_zero() {
+            let _turn = ONE_AT_A_TIME.lock();
+            std::thread::sleep(self.read_delay);
+        }
+    }
+
     fn may_fire(&self) -> bool {
         match &self.once_file {
             None => true,
@@ -82,10 +96,10 @@ mod tests {
 
     #[test]
     fn a_fault_is_read_from_its_words() {
-        let fault: Fault = "abort_at_step=3,once_file=/tmp/x,step_delay_ms=5".parse().unwrap();
+        let fault: Fault = "abort_at_step=3,once_file=/tmp/x,step_delay_ms=5,read_delay_ms=7".parse().unwrap();
         assert_eq!(fault.failure, Some((Failure::Abort, 3)));
         assert_eq!(fault.once_file, Some("/tmp/x".into()));
-        assert_eq!(fault.step_delay, Duration::from_millis(5));
+        assert_eq!((fault.step_delay, fault.read_delay), (Duration::from_millis(5), Duration::from_millis(7)));
         assert_eq!("".parse::<Fault>().unwrap(), Fault::default());
         assert!("abort_at_step".parse::<Fault>().is_err());
         assert!("explode=1".parse::<Fault>().is_err());

@@ -20,12 +20,15 @@ mod train;
 use std::any::Any;
 use std::fs::File;
 use std::io::{Read, Write};
+use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::time::{Duration, Instant};
 
+use diffusion::checkpoint::{BytesRead, Reading};
 use diffusion::device::{DeviceChoice, OpenDevice};
 use memory::{Budget, Offload, WeightChoice};
 
@@ -37,6 +40,9 @@ use crate::protocol::{self, Base, FailureClass, Order, PROTOCOL_VERSION, Report,
 /// The exit code of an engine whose device can no longer be trusted. A sticky CUDA error can only be cleared by a new
 /// process.
 pub const EXIT_BROKEN_DEVICE: u8 = 70;
+
+/// Minimum time between two reports about the reading of weights, and before the first one.
+const READ_REPORT: Duration = Duration::from_secs(1);
 
 /// How an engine is started.
 #[derive(Debug, Clone)]
@@ -123,7 +129,7 @@ fn serve(
         weights: config.weights,
         offload: config.offload,
     };
-    let mut models = Models::new(device, budget);
+    let mut models = Models::new(device, budget, reading(&session));
     for order in inbox {
         match order {
             Order::Hello { version } if version == PROTOCOL_VERSION => {
@@ -179,7 +185,24 @@ enum End {
     Suspended,
 }
 
-/// What the worker wants from the current request, checked between two steps.
+/// Reports the reading of weights, and ends it when the worker wants the current request to stop.
+fn reading(session: &Arc<EngineSession>) -> Reading {
+    let session = Arc::clone(session);
+    Reading::followed_by(move |read| {
+        session.fault.at_read();
+        let request = session.current.load(Ordering::Relaxed);
+        // A training that is to be suspended has nothing to store yet.
+        if session.signal(request) != Signal::GoOn {
+            return ControlFlow::Break(());
+        }
+        if let Some(read) = read {
+            session.report_reading(request, read);
+        }
+        ControlFlow::Continue(())
+    })
+}
+
+/// What the worker wants from the current request, checked between two steps and while weights are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Signal {
     GoOn,
@@ -193,6 +216,10 @@ struct EngineSession {
     /// The last request to cancel and to suspend; request numbers start at 1.
     canceled: AtomicU64,
     suspended: AtomicU64,
+    /// The current request.
+    current: AtomicU64,
+    /// When the reading of weights was last reported; `None` if it is over.
+    reading_reported: Mutex<Option<Instant>>,
     /// The loaded models as last reported to the worker.
     resident: Mutex<Vec<Resident>>,
     fault: Fault,
@@ -204,6 +231,8 @@ impl EngineSession {
             output: Mutex::new(Box::new(output)),
             canceled: AtomicU64::new(0),
             suspended: AtomicU64::new(0),
+            current: AtomicU64::new(0),
+            reading_reported: Mutex::default(),
             resident: Mutex::default(),
             fault,
         }
@@ -250,6 +279,24 @@ impl EngineSession {
         }
     }
 
+    /// Reports the bytes read, if reading takes longer than [`READ_REPORT`] and the last report is as long ago. The end
+    /// is reported if anything before it was.
+    fn report_reading(&self, request: RequestId, read: BytesRead) {
+        let BytesRead { bytes, total_bytes, elapsed } = read;
+        let mut reported = self.reading_reported.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_all = bytes == total_bytes;
+        let is_due = match *reported {
+            Some(last) => is_all || last.elapsed() >= READ_REPORT,
+            None => !is_all && elapsed >= READ_REPORT,
+        };
+        if !is_due {
+            return;
+        }
+        *reported = (!is_all).then(Instant::now);
+        drop(reported);
+        self.report(&Report::Reading { request, bytes, total_bytes, seconds: elapsed.as_secs_f64() });
+    }
+
     fn signal(&self, request: RequestId) -> Signal {
         if self.canceled.load(Ordering::Relaxed) == request {
             Signal::Cancel
@@ -267,11 +314,16 @@ impl EngineSession {
         models: &mut Models,
         work: impl FnOnce(&mut Models) -> diffusion::Result<End>,
     ) -> bool {
+        self.current.store(request, Ordering::Relaxed);
+        *self.reading_reported.lock().unwrap_or_else(PoisonError::into_inner) = None;
         self.report(&Report::Loading { request });
         // A panic in model code must not end the conversation. Anything that it left half-done is dropped.
         let outcome = catch_unwind(AssertUnwindSafe(|| work(&mut *models)));
         let (report, panicked) = match outcome {
             Ok(Ok(End::Done)) => (Report::Done { request }, false),
+            Ok(Err(diffusion::Error::Canceled)) if self.signal(request) == Signal::Suspend => {
+                (Report::Suspended { request }, false)
+            }
             Ok(Ok(End::Canceled) | Err(diffusion::Error::Canceled)) => (Report::Canceled { request }, false),
             Ok(Ok(End::Suspended)) => (Report::Suspended { request }, false),
             Ok(Err(error)) => {

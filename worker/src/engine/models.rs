@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 
+use diffusion::checkpoint::Reading;
 use diffusion::device::{OpenDevice, weight_dtype};
 use diffusion::lora::LoraFile;
 use diffusion::{Error, Pipeline};
@@ -19,6 +20,8 @@ use crate::protocol::{self, Adapter, Base, Train};
 pub(super) struct Models {
     device: OpenDevice,
     budget: Budget,
+    /// Follows all reading of weights.
+    reading: Reading,
     resident: ModelCache,
     /// By the model's digest.
     footprints: HashMap<String, Footprint>,
@@ -39,10 +42,16 @@ pub(super) struct Resident {
 
 impl Models {
     /// With nothing loaded yet.
-    pub(super) fn new(device: OpenDevice, budget: Budget) -> Self {
+    pub(super) fn new(device: OpenDevice, budget: Budget, reading: Reading) -> Self {
         // If the amount of memory is unknown, only the current model stays loaded.
         let limit = if budget.bytes == u64::MAX { 0 } else { budget.bytes };
-        Self { device, budget, resident: ModelCache::new(limit), footprints: HashMap::new(), adapters: HashMap::new() }
+        let (footprints, adapters) = (HashMap::new(), HashMap::new());
+        Self { device, budget, reading, resident: ModelCache::new(limit), footprints, adapters }
+    }
+
+    /// What follows the reading of weights.
+    pub(super) fn reading(&self) -> &Reading {
+        &self.reading
     }
 
     /// The device that everything runs on.
@@ -176,7 +185,7 @@ impl Models {
 
     fn load(&mut self, base: &Base, options: LoadOptions) -> diffusion::Result<Resident> {
         let started = std::time::Instant::now();
-        let pipeline = Pipeline::load_with(&base.folder, &self.device.device, options)?;
+        let pipeline = Pipeline::load_followed(&base.folder, &self.device.device, options, &self.reading)?;
         let seconds = started.elapsed().as_secs_f64();
         tracing::info!(model = base.name, how = %options, seconds, "model loaded");
         Ok(Resident { pipeline, attached: Vec::new(), warnings: Vec::new(), options, bytes: [0; 2] })

@@ -454,3 +454,115 @@ fn a_picture_has_the_format_of_its_request() {
         assert_eq!(furthest == Some(0), quality == Some(100), "{format:?} {quality:?} is {furthest:?} levels off");
     }
 }
+
+/// The orders that read weights.
+fn reading_orders(bench: &mut Bench) -> [(RequestId, Order); 3] {
+    let (generate, train, (load, _)) = (bench.picture_order(&[]), bench.training_order(None), bench.output());
+    [
+        (generate.request, Order::Generate(Box::new(generate))),
+        (train.request, Order::Train(Box::new(train))),
+        (load, Order::Load { request: load, base: base() }),
+    ]
+}
+
+/// The tiny model has some 250 pieces, which take 8 s at this delay.
+#[test]
+fn a_cancel_takes_effect_while_weights_are_read_and_the_engine_continues() {
+    let mut bench = Bench::start("read_delay_ms=30");
+    for (request, order) in reading_orders(&mut bench) {
+        bench.say(&order);
+        let (mut asked, mut read) = (None, 0);
+        let last = loop {
+            match bench.hear() {
+                Report::Loading { .. } => {}
+                Report::Reading { bytes, total_bytes, seconds, .. } => {
+                    assert!(read < bytes && bytes < total_bytes && seconds >= 1.0, "{bytes} of {total_bytes}");
+                    read = bytes;
+                    if asked.is_none() {
+                        bench.say(&Order::Cancel { request });
+                        asked = Some(Instant::now());
+                    }
+                }
+                other => break other,
+            }
+        };
+        assert!(matches!(last, Report::Canceled { .. }), "{order:?}: {last:?}");
+        let took = asked.map(|asked| asked.elapsed());
+        assert!(took.is_some_and(|took| took < Duration::from_secs(2)), "{order:?}: canceled after {took:?}");
+        assert!(bench.resident.is_empty(), "half a model: {:?}", bench.resident);
+    }
+    bench.pictures(&[]);
+}
+
+#[test]
+fn a_training_is_suspended_while_weights_are_read() {
+    let mut bench = Bench::start("read_delay_ms=30");
+    let order = bench.training_order(None);
+    let request = order.request;
+    bench.say(&Order::Train(Box::new(order)));
+    let began = Instant::now();
+    while !matches!(bench.hear(), Report::Reading { .. }) {}
+    bench.say(&Order::Suspend { request });
+    let reports = bench.follow(request, |_| None);
+    let [.., Report::Suspended { .. }] = reports.as_slice() else { panic!("{reports:?}") };
+    assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
+}
+
+#[test]
+fn reading_is_reported_once_a_second_and_ends_before_the_first_step() {
+    let mut bench = Bench::start("read_delay_ms=30");
+    let order = bench.picture_order(&[]);
+    let request = order.request;
+    let began = Instant::now();
+    bench.say(&Order::Generate(Box::new(order)));
+    let reports = bench.follow(request, |_| None);
+    let read = |report: &Report| match report {
+        Report::Reading { bytes, total_bytes, .. } => Some((*bytes, *total_bytes)),
+        _ => None,
+    };
+    let steps_begin = reports.iter().position(|report| matches!(report, Report::Progress { .. })).unwrap();
+    let all: Vec<_> = reports.iter().filter_map(read).collect();
+    let whole = all.iter().position(|(bytes, total)| bytes == total);
+    assert!(all.len() >= 4 && all.len() <= began.elapsed().as_secs() as usize + 1, "{all:?}");
+    assert_eq!(whole, Some(all.len() - 1), "{all:?}");
+    assert!(reports[steps_begin..].iter().all(|report| read(report).is_none()), "{reports:?}");
+    // It is loaded now, and nothing is read.
+    let order = bench.picture_order(&[]);
+    let request = order.request;
+    bench.say(&Order::Generate(Box::new(order)));
+    assert!(bench.follow(request, |_| None).iter().all(|report| read(report).is_none()));
+}
+
+#[test]
+fn a_file_that_shrinks_while_it_is_read_fails_one_request() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model");
+    let copied = std::process::Command::new("cp").arg("-r").args([&goldens("flux-tiny"), &path]).status();
+    assert!(copied.unwrap().success());
+    let file = path.join("transformer/diffusion_pytorch_model-00005-of-00005.safetensors");
+    let whole = std::fs::read(&file).unwrap();
+    let mut bench = Bench::start("read_delay_ms=10");
+    for shrinks in [true, false] {
+        std::fs::write(&file, &whole).unwrap();
+        let mut order = bench.picture_order(&[]);
+        order.base.folder.clone_from(&path);
+        let request = order.request;
+        bench.say(&Order::Generate(Box::new(order)));
+        if shrinks {
+            // Its header was read for the estimate.
+            while !matches!(bench.hear(), Report::Reading { .. }) {}
+            std::fs::OpenOptions::new().write(true).open(&file).unwrap().set_len(50_000).unwrap();
+        }
+        let reports = bench.follow(request, |_| None);
+        match reports.last() {
+            Some(Report::Failed { class: FailureClass::Resource, message, .. }) if shrinks => assert!(
+                message.starts_with(
+                    "transformer/diffusion_pytorch_model-00005-of-00005.safetensors: the file was shortened"
+                ),
+                "{message}"
+            ),
+            Some(Report::Done { .. }) if !shrinks => {}
+            other => panic!("{other:?}"),
+        }
+    }
+}

@@ -14,8 +14,8 @@ pub(super) fn run(models: &mut Models, order: &Train, session: &EngineSession) -
     let request = order.request;
     let plan = models.make_room_for_training(order)?;
     session.tell_resident(models.list(None));
-    let (base, device) = (&order.base.folder, &models.device().device);
-    let mut trainer = LoraTrainer::load(base, &examples(order), order.params.clone(), device, plan.options)?;
+    let (base, device, reading) = (&order.base.folder, &models.device().device, models.reading());
+    let mut trainer = LoraTrainer::load(base, &examples(order), order.params.clone(), device, plan.options, reading)?;
     trainer.set_gradient_checkpointing(plan.recompute);
     if let Some(checkpoint) = &order.resume {
         trainer.resume(checkpoint)?;

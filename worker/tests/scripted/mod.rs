@@ -1,8 +1,8 @@
 //! A scripted engine: it speaks the protocol, takes 10 ms a step, and fails where its order says so.
 //!
 //! The prompt of a generation and the trigger word of a training control it, with the words of [`misbehave`]; `once
-//! PATH …` does the rest only while PATH does not exist. What it loads stays loaded; a model named `giant` does not
-//! fit.
+//! PATH …` does the rest only while PATH does not exist. With the prompt `read PATH` it reads weights for half a minute
+//! first, under the same condition. What it loads stays loaded; a model named `giant` does not fit.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -132,6 +132,18 @@ fn generate(order: &Generate, wishes: &Wishes) {
         }
     }
     let params = &order.params;
+    if let Some(path) = params.prompt.strip_prefix("read ")
+        && std::fs::File::create_new(path).is_ok()
+    {
+        for tenth in 1..300 {
+            std::thread::sleep(Duration::from_millis(100));
+            if wishes.canceled.load(Ordering::SeqCst) == request {
+                return say(Report::Canceled { request });
+            }
+            say(Report::Reading { request, bytes: tenth << 20, total_bytes: 300 << 20, seconds: tenth as f64 / 10.0 });
+        }
+        say(Report::Reading { request, bytes: 300 << 20, total_bytes: 300 << 20, seconds: 30.0 });
+    }
     let steps = params.num_inference_steps as usize;
     for number in 1..=steps {
         step(request, number, steps, &params.prompt);
