@@ -12,6 +12,7 @@ use std::time::Instant;
 
 use WeightStorage::{Full, Half, Int4, Int8};
 use burn::prelude::*;
+use diffusion::checkpoint::Reading;
 use diffusion::{FluxPipeline, Keep, LoadOptions, PictureRequest, WeightStorage};
 
 /// The allocator of the binary.
@@ -27,7 +28,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut exact: Option<Tensor<3>> = None;
     for text_weights in [Full, Half, Int8, Int4] {
         let options = LoadOptions { text_weights, keep: Keep::Nothing, ..LoadOptions::default() };
-        let pipeline = FluxPipeline::load_with(path, &Device::flex(), options)?;
+        let pipeline = FluxPipeline::load_followed(path, &Device::flex(), options, &Reading::default())?;
         let states = pipeline.encode_prompt(PROMPT)?.hidden;
         let start = Instant::now();
         pipeline.encode_prompt(PROMPT)?;
@@ -40,7 +41,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     for (weights, resident_blocks) in [(Half, Some(0)), (Int8, None), (Int4, None)] {
         let options =
             LoadOptions { weights, text_weights: Int4, keep: Keep::One, resident_blocks, ..LoadOptions::default() };
-        let pipeline = FluxPipeline::load_with(path, &Device::flex(), options)?;
+        let pipeline = FluxPipeline::load_followed(path, &Device::flex(), options, &Reading::default())?;
         let (velocity, seconds) = call(&pipeline)?;
         let error = exact.as_ref().map_or(0.0, |exact| relative(exact, &velocity));
         let streamed = if resident_blocks.is_some() { ", all blocks streamed" } else { "" };

@@ -1,6 +1,6 @@
 """`just real-size [ROW …]`: models at their published sizes on the CPU, within budgets that people have.
 
-Makes checkpoints with random weights (checkpoints.py), gives each row to an engine of its own, and compares the peak of
+Makes checkpoints with random weights (checkpoints.py), runs each row in a separate engine, and compares the peak of
 the engine's memory, as the kernel counts it, with the budget and with the engine's estimate. Then measures how much
 packed weights change a text encoder and the denoiser, and what streaming costs (examples/real_size.rs). Writes
 results/<date>-real-size.md. Needs 50 GB of disk and 20 GB of memory; all rows take about two hours on 2 cores.
@@ -51,18 +51,18 @@ class Engine:
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log)
         source = (ROOT / "worker/src/protocol.rs").read_text()
         version = int(re.search(r"PROTOCOL_VERSION: u32 = (\d+)", source)[1])
-        self.say({"type": "hello", "version": version})
-        assert self.hear()["type"] == "ready"
+        self.send({"type": "hello", "version": version})
+        assert self.receive()["type"] == "ready"
 
-    def say(self, order):
+    def send(self, order):
         text = json.dumps(order).encode()
         self.process.stdin.write(struct.pack("<I", len(text)) + text)
         self.process.stdin.flush()
 
-    def hear(self):
+    def receive(self):
         prefix = self.process.stdout.read(4)
         if len(prefix) < 4:
-            raise RuntimeError(f"the engine ended with {self.process.wait()}: {self.words()[-600:]}")
+            raise RuntimeError(f"the engine ended with {self.process.wait()}: {self.logged()[-600:]}")
         (length,) = struct.unpack("<I", prefix)
         return json.loads(self.process.stdout.read(length))
 
@@ -70,7 +70,7 @@ class Engine:
         """Until the request has ended; returns seconds of each step."""
         steps, last = [], None
         while True:
-            report = self.hear()
+            report = self.receive()
             if report["type"] == "progress":
                 now = time.monotonic()
                 steps.append(now - last if last else None)
@@ -84,7 +84,7 @@ class Engine:
         status = Path(f"/proc/{self.process.pid}/status").read_text()
         return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) * 1024
 
-    def words(self):
+    def logged(self):
         self.log.flush()
         return Path(self.log.name).read_text()
 
@@ -120,10 +120,10 @@ def measure(name, binary, models, scratch):
     engine = Engine(binary, budget, scratch / f"{name}.log")
     start = time.monotonic()
     try:
-        engine.say((training if "training" in name else picture)(base, side, output))
+        engine.send((training if "training" in name else picture)(base, side, output))
         engine.follow()
         peak, seconds = engine.peak(), time.monotonic() - start
-        words = engine.words()
+        words = engine.logged()
     finally:
         engine.end()
     planned = re.search(r'"how":"([^"]*)".*?"estimate":(\d+)|"estimate":(\d+).*?"how":"([^"]*)"', words)
@@ -142,11 +142,12 @@ def row(name, binary, models, scratch):
     ratio = estimate / peak
     holds = peak <= budget * GIB
     near = 1 <= ratio <= LARGEST_ESTIMATE
-    print(f"{what}: peak {peak / GIB:.2f} GiB, estimate {estimate / GIB:.2f} GiB ({ratio:.2f}×), {seconds:.0f} s, {how}",
-          flush=True)
+    figures = f"peak {peak / GIB:.2f} GiB, estimate {estimate / GIB:.2f} GiB ({ratio:.2f}×), {seconds:.0f} s, {how}"
+    print(f"{what}: {figures}", flush=True)
     verdict = ("yes" if holds else "**no**", "yes" if near else "**no**")
-    line = f"| `{name}` | {what} | {peak / GIB:.2f} GiB | {verdict[0]} | {estimate / GIB:.2f} GiB | {ratio:.2f}× {verdict[1]} | {seconds:.0f} s | {how} |"
-    return line, holds and near
+    cells = [f"`{name}`", what, f"{peak / GIB:.2f} GiB", verdict[0], f"{estimate / GIB:.2f} GiB",
+             f"{ratio:.2f}× {verdict[1]}", f"{seconds:.0f} s", how]
+    return f"| {' | '.join(cells)} |", holds and near
 
 
 def write(lines, figures, load):
@@ -157,11 +158,11 @@ def write(lines, figures, load):
             f"`just real-size` at {commit.stdout.strip()} on {cpu()}; load average {load:.2f} at the start, "
             f"{os.getloadavg()[0]:.2f} at the end.",
             "Random weights, one step. The peak is the engine's VmHWM.", "",
-            "| row | request and budget | peak | within the budget | estimate | estimate / peak, 1 to 1.15 | time | how |",
+            "| row | request and budget | peak | within it | estimate | estimate / peak, 1 to 1.15 | time | how |",
             "|---|---|---|---|---|---|---|---|", *lines]
     if figures:
         text += ["", "## Packed weights against full precision", "",
-                 "Relative L2 of the text states of T5-XXL and of one call of FLUX.1-dev's denoiser, and their times.", "",
+                 "Relative L2 of T5-XXL's text states and of one call of FLUX.1-dev's denoiser, and their times.", "",
                  "| network | stored as | relative L2 | time |", "|---|---|---|---|", *figures]
     path.write_text("\n".join(text) + "\n")
     print(f"written to {path.relative_to(ROOT)}")

@@ -116,7 +116,7 @@ impl FluxPipeline {
     }
 
     /// Like [`Self::load`], with options for memory use. `reading` follows all reading of weights.
-    pub(crate) fn load_followed(path: &Path, device: &Device, options: LoadOptions, reading: &Reading) -> Result<Self> {
+    pub fn load_followed(path: &Path, device: &Device, options: LoadOptions, reading: &Reading) -> Result<Self> {
         Self::load_parts(&Parts::open(path, reading)?, device, options)
     }
 

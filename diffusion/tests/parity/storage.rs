@@ -217,6 +217,29 @@ fn one_network_after_the_other_makes_the_same_pictures() {
     }
 }
 
+/// On the CPU, where host and device are the same.
+#[test]
+fn text_encoders_in_host_memory_stay_loaded_and_keep_their_adapters() {
+    for name in ["flux-tiny", "flux-tiny-cfg", "sd15-tiny", "sdxl-tiny"] {
+        let mut all = Pipeline::load(&path(name), &device()).unwrap();
+        let lora = path("stable-diffusion-lora").join(format!("{name}.safetensors"));
+        let lora = lora.is_file().then(|| LoraFile::open(&lora).unwrap());
+        for keep in [Keep::Denoiser, Keep::Nothing] {
+            let options = LoadOptions { text_on_host: true, ..keeping(keep) };
+            let mut pipeline = Pipeline::load_with(&path(name), &device(), options).unwrap();
+            for loras in [lora.as_ref().map(|lora| (lora, 1.0)), None] {
+                let loras: Vec<_> = loras.into_iter().collect();
+                assert_eq!(pipeline.attach(&loras).unwrap(), all.attach(&loras).unwrap());
+                for prompt in ["a fox", "an owl"] {
+                    let request = request(&all, prompt);
+                    let same = pictures(&pipeline, &request).unwrap() == pictures(&all, &request).unwrap();
+                    assert!(same && pipeline.has_text_encoders(), "{name}, {keep:?}: {prompt}");
+                }
+            }
+        }
+    }
+}
+
 /// Ember's weights are bf16, which 16 bits hold exactly.
 #[test]
 fn streamed_blocks_make_the_same_pictures_and_keep_their_adapters() {
