@@ -48,7 +48,8 @@ class Engine:
     def __init__(self, binary, budget, log):
         self.log = open(log, "w+")
         command = [binary, "engine", "--device", "cpu", "--vram-budget", f"{budget}GiB"]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log)
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log,
+                                        env=os.environ | {"PYROGRAPH_LOG": "info", "PYROGRAPH_LOG_FORMAT": "json"})
         source = (ROOT / "worker/src/protocol.rs").read_text()
         version = int(re.search(r"PROTOCOL_VERSION: u32 = (\d+)", source)[1])
         self.send({"type": "hello", "version": version})
@@ -126,8 +127,8 @@ def measure(name, binary, models, scratch):
         words = engine.logged()
     finally:
         engine.end()
-    planned = re.search(r'"how":"([^"]*)".*?"estimate":(\d+)|"estimate":(\d+).*?"how":"([^"]*)"', words)
-    how, estimate = (planned[1], int(planned[2])) if planned[1] else (planned[4], int(planned[3]))
+    planned = next(line for line in map(json.loads, words.splitlines()) if "estimate" in line.get("fields", {}))
+    how, estimate = planned["fields"]["how"], planned["fields"]["estimate"]
     return peak, estimate, seconds, how
 
 

@@ -18,14 +18,16 @@ const SCORES: usize = 1 << 24;
 /// block, tensors on the widest level of a UNet besides its skips, tensors on the finest level of the autoencoder's
 /// decoder, and score tensors.
 const FLUX_TENSORS: usize = 28;
-const UNET_TENSORS: usize = 18;
+const UNET_TENSORS: usize = 12;
 const VAE_TENSORS: usize = 3;
 const SCORE_TENSORS: usize = 3;
 /// The same on a level of a UNet without attention.
 const UNET_TENSORS_WITHOUT_ATTENTION: usize = 7;
 /// What the decoder takes besides its tensors, as a multiple of the autoencoder's weights: measured with the published
 /// autoencoders.
-const VAE_SCRATCH: u64 = 2;
+const VAE_SCRATCH: u64 = 1;
+/// Of text encoders that were unloaded, the allocator keeps one part in so many.
+const RETAINED: u64 = 16;
 /// Other memory of the process, in bytes: tokenizers, threads, memory that the allocator retains.
 pub(crate) const PROCESS: u64 = 48 << 20;
 /// Number of temporary f32 tensors when a layer is unpacked: by the kernel of the CPU, and by tensor operations.
@@ -224,11 +226,12 @@ impl Footprint {
         // As bytes, and one as it is decoded.
         let pictures = (3 * picture.num_images * pixels) as u64 + bytes(3 * pixels, ComputeType::F32);
 
+        let retained = text / RETAINED;
         let (kept, stages) = match options.keep {
             Keep::All => (text + denoiser, [text + denoiser + reading.max(denoising).max(decoding); 3]),
             Keep::Denoiser => (denoiser, [text + denoiser + reading, denoiser + denoising, denoiser + decoding]),
-            Keep::One => (denoiser, [text + reading, denoiser + denoising, denoiser + decoding]),
-            Keep::Nothing => (0, [text + reading, denoiser + denoising, decoding]),
+            Keep::One => (denoiser, [text + reading, denoiser + denoising + retained, denoiser + decoding + retained]),
+            Keep::Nothing => (0, [text + reading, denoiser + denoising + retained, decoding + retained]),
         };
         let peak = stages.into_iter().max().unwrap_or(0) + pictures + PROCESS;
         Needs { weights: kept + vae, working: peak.saturating_sub(kept), host }
