@@ -22,7 +22,7 @@ use serde_json::Value;
 use tokio::io::AsyncWriteExt as _;
 
 pub(crate) use follow::{follow, follow_generation, follow_import};
-pub(crate) use pictures::{Pictures, dataset_names, find_dataset, unless_interrupted};
+pub(crate) use pictures::{Pictures, dataset_names, find_dataset, free_name, unless_interrupted};
 pub(crate) use resource::{
     Artifact, Dataset, Export, Generation, Import, Job, Model, Page, PictureInfo, Status, Swap, Training, Worker,
 };

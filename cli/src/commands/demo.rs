@@ -9,12 +9,13 @@ use anyhow::Context as _;
 use clap::Args;
 use diffusion::device::DeviceChoice;
 use image::RgbImage;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::Outcome;
 use super::engine_flags::EngineFlags;
 use super::generate::only_picture;
-use crate::client::{Artifact, Client, Dataset, Generation, Pictures, Training, follow};
+use crate::client::{Artifact, Client, Dataset, Generation, Job, Pictures, Training, follow, free_name};
 use crate::contact_sheet::{ContactSheet, Pair};
 use crate::failure::Failure;
 use crate::meter::Meter;
@@ -22,13 +23,16 @@ use crate::output::{say, tell};
 use crate::platform::Platform;
 use crate::{built_in, log, platform};
 
-/// The built-in dataset (`datasets/pyrography`), the name of the LoRA, and the word that all captions contain.
+/// The built-in dataset (`datasets/pyrography`), the name of the LoRA if it is free, and the word that all captions
+/// contain.
 const STYLE: &str = "pyrography";
 const STEPS: u32 = 300;
 const RANK: u32 = 16;
 const LEARNING_RATE: f64 = 2e-3;
 const BATCH_SIZE: u32 = 4;
 const TRAINING_SEED: u32 = 1;
+/// A [`Record`] in the data folder.
+const RECORD: &str = "demo.json";
 /// Objects that the dataset does not show, prompted in the form of its captions. Object i has the seed 100 + i.
 const THINGS: [&str; 8] =
     ["dog face", "rocket", "snail", "pear", "teddy bear", "tropical fish", "alarm clock", "house"];
@@ -76,7 +80,7 @@ impl Demo {
             tell!("The database is not in the data folder, but in {}.", place.display());
         }
         let walked = tokio::select! {
-            walked = self.walk(platform.url()) => walked,
+            walked = self.walk(platform.url(), platform.folder().join(RECORD)) => walked,
             ended = platform.ended() => Err(ended),
             () = stop.cancelled() => Err(interrupted()),
         };
@@ -86,8 +90,8 @@ impl Demo {
         walked.and(stopped)
     }
 
-    /// `server` is the address of the API.
-    async fn walk(&self, server: String) -> Outcome {
+    /// `server` is the address of the API, and `record` the file for what the next demo may remove.
+    async fn walk(&self, server: String, record: PathBuf) -> Outcome {
         let client = Client::new(&server.parse().context("an address")?)?;
         let started = Instant::now();
         let (dataset, training_pictures) = self.dataset(&client).await?;
@@ -99,12 +103,12 @@ impl Demo {
         );
 
         let training_started = Instant::now();
-        let training = self.train(&client, &dataset).await?;
+        let (lora, training) = self.train(&client, &dataset, &record).await?;
         let training_seconds = training_started.elapsed().as_secs_f64();
-        tell!("LoRA {STYLE} trained for {STEPS} steps in {training_seconds:.0} s");
+        tell!("LoRA {lora} trained for {STEPS} steps in {training_seconds:.0} s");
 
         let generation_started = Instant::now();
-        let made = self.generate(&client).await?;
+        let made = self.generate(&client, &lora).await?;
         tell!("{} pictures in {:.1} s", 2 * made.len(), generation_started.elapsed().as_secs_f64());
 
         say!("Presigned URLs, valid for an hour while the server runs (`pyrograph up` starts it again):")?;
@@ -117,7 +121,7 @@ impl Demo {
             say!("    without  {}", made.artifacts[0].url)?;
             say!("    with     {}", made.artifacts[1].url)?;
         }
-        self.write_sheet(&training_pictures, &made, training_seconds)?;
+        self.write_sheet(&lora, &training_pictures, &made, training_seconds)?;
         say!("Pictures, adapter and contact sheet: {}", self.output.join("contact-sheet.png").display())?;
         Ok(())
     }
@@ -141,28 +145,34 @@ impl Demo {
         Ok((Pictures::of(&folder)?.create_dataset(client, STYLE).await?.0, shown))
     }
 
-    async fn train(&self, client: &Client, dataset: &Dataset) -> Result<Training, Failure> {
-        clear_name(client).await?;
+    /// Trains the LoRA. Returns its name too.
+    async fn train(&self, client: &Client, dataset: &Dataset, record: &Path) -> Result<(String, Training), Failure> {
+        remove_earlier(client, record).await?;
+        let name = free_name(STYLE, &taken_names(client).await?);
+        if name != STYLE {
+            tell!("There is a model {STYLE} already; the LoRA of the demo is {name}.");
+        }
         let request = json!({
-            "name": STYLE, "dataset": dataset.id, "model": built_in::CHECKPOINT, "trigger_word": STYLE,
+            "name": name, "dataset": dataset.id, "model": built_in::CHECKPOINT, "trigger_word": STYLE,
             "steps": STEPS, "rank": RANK, "learning_rate": LEARNING_RATE, "batch_size": BATCH_SIZE,
             "seed": TRAINING_SEED,
         });
         let created: Value = client.post("/v1/trainings", &request).await?;
-        let training: Training = Client::understand(follow(client, created, &format!("training {STYLE}")).await?)?;
+        Record::of(&created)?.write(record)?;
+        let training: Training = Client::understand(follow(client, created, &format!("training {name}")).await?)?;
         if let Some(adapter) = training.artifacts.first() {
             client.download(&adapter.url, &self.output.join(format!("{STYLE}.safetensors"))).await?;
         }
-        Ok(training)
+        Ok((name, training))
     }
 
     /// Every prompt twice with one seed. All generations are requested first, then downloaded in order.
-    async fn generate(&self, client: &Client) -> Result<Vec<Made>, Failure> {
+    async fn generate(&self, client: &Client, lora: &str) -> Result<Vec<Made>, Failure> {
         let mut asked = Vec::new();
         for (index, thing) in (0_u32..).zip(THINGS) {
             let plain = json!({ "prompt": prompt(thing), "seed": FIRST_SEED + index });
             let mut styled = plain.clone();
-            styled["loras"] = json!([{ "model": STYLE }]);
+            styled["loras"] = json!([{ "model": lora }]);
             let created: [Value; 2] =
                 [client.post("/v1/generations", &plain).await?, client.post("/v1/generations", &styled).await?];
             asked.push((index, thing, created));
@@ -188,7 +198,7 @@ impl Demo {
         Ok(all)
     }
 
-    fn write_sheet(&self, training: &[RgbImage], made: &[Made], training_seconds: f64) -> Outcome {
+    fn write_sheet(&self, lora: &str, training: &[RgbImage], made: &[Made], training_seconds: f64) -> Outcome {
         let pairs: Vec<Pair> = made
             .iter()
             .filter_map(|made| {
@@ -196,7 +206,7 @@ impl Demo {
             })
             .collect();
         let sheet = ContactSheet {
-            title: &format!("{}, without and with the LoRA “{STYLE}”", built_in::CHECKPOINT),
+            title: &format!("{}, without and with the LoRA “{lora}”", built_in::CHECKPOINT),
             subtitle: &format!(
                 "{STEPS} steps at rank {RANK} in {training_seconds:.0} s on this machine; the same seed in each pair"
             ),
@@ -217,23 +227,60 @@ struct Made {
     images: Vec<RgbImage>,
 }
 
-/// The name belongs to the demo: deletes the LoRA of an earlier run and cancels the training of an interrupted one.
-async fn clear_name(client: &Client) -> Outcome {
-    for training in client.list("/v1/trainings").await? {
-        let unfinished = training["status"] == "queued" || training["status"] == "running";
-        if training["name"] != STYLE || !unfinished {
-            continue;
-        }
-        client.act(training["urls"]["cancel"].as_str().unwrap_or_default()).await?;
-        match follow(client, training, "canceling the training of an interrupted demo").await {
+/// What the next demo may remove: names do not tell a demo's LoRA from the user's own.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+struct Record {
+    /// Id of the training.
+    training: uuid::Uuid,
+}
+
+impl Record {
+    /// Of the answer to the creation of a training.
+    fn of(created: &Value) -> Result<Self, Failure> {
+        Ok(Self { training: Client::understand(created["id"].clone())? })
+    }
+
+    /// `None` if there was no demo, or its record cannot be read.
+    fn read(file: &Path) -> Option<Self> {
+        serde_json::from_slice(&std::fs::read(file).ok()?).ok()
+    }
+
+    fn write(&self, file: &Path) -> Outcome {
+        let text = serde_json::to_vec(self).context("a record of the demo")?;
+        std::fs::write(file, text).with_context(|| format!("could not write {}", file.display()))?;
+        Ok(())
+    }
+}
+
+/// Cancels the training of the demo in `record` if it was interrupted, and deletes its LoRA unless a job needs it.
+async fn remove_earlier(client: &Client, record: &Path) -> Outcome {
+    let Some(Record { training }) = Record::read(record) else { return Ok(()) };
+    let address = format!("/v1/trainings/{training}");
+    let Some(earlier) = client.find::<Value>(&address).await? else { return Ok(()) };
+    let job: Job = Client::understand(earlier.clone())?;
+    if !job.status.is_terminal() {
+        client.act(&job.urls.cancel).await?;
+        match follow(client, earlier, "canceling the training of an interrupted demo").await {
             Ok(_) | Err(Failure::Canceled(_) | Failure::Failed(_)) => {}
             Err(failure) => return Err(failure),
         }
     }
-    match client.delete(&format!("/v1/models/{STYLE}")).await {
+    let ended: Value = client.get(&address).await?;
+    let Some(lora) = ended["output_model"]["id"].as_str() else { return Ok(()) };
+    match client.delete(&format!("/v1/models/{lora}")).await {
         Ok(()) | Err(Failure::Refused(_)) => Ok(()),
         Err(failure) => Err(failure),
     }
+}
+
+/// The names of all models, and those that unfinished trainings will give.
+async fn taken_names(client: &Client) -> Result<Vec<String>, Failure> {
+    let mut taken = client.list("/v1/models").await?;
+    let trainings = client.list("/v1/trainings").await?;
+    taken.extend(
+        trainings.into_iter().filter(|training| matches!(training["status"].as_str(), Some("queued" | "running"))),
+    );
+    Ok(taken.iter().filter_map(|named| named["name"].as_str().map(str::to_owned)).collect())
 }
 
 fn read_picture(file: &Path) -> Result<RgbImage, Failure> {
