@@ -1,9 +1,10 @@
 //! `pyrograph demo`: one complete example through the REST API: a dataset, a training, a LoRA, and pictures without and
 //! with it on one contact sheet.
 
+use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use clap::Args;
@@ -33,6 +34,8 @@ const BATCH_SIZE: u32 = 4;
 const TRAINING_SEED: u32 = 1;
 /// A [`Record`] in the data folder.
 const RECORD: &str = "demo.json";
+/// How long a worker may take to let go of a canceled job.
+const CANCELING: Duration = Duration::from_mins(1);
 /// Objects that the dataset does not show, prompted in the form of its captions. Object i has the seed 100 + i.
 const THINGS: [&str; 8] =
     ["dog face", "rocket", "snail", "pear", "teddy bear", "tropical fish", "alarm clock", "house"];
@@ -45,7 +48,7 @@ fn prompt(thing: &str) -> String {
 /// Run one complete example: a dataset, a training, pictures without and with the LoRA
 ///
 /// Starts everything in a folder, creates a dataset from built-in pictures, trains a LoRA on the built-in checkpoint,
-/// generates pictures with the same prompts and seeds without and with it, prints their presigned URLs, writes the
+/// generates pictures with the same prompts and seeds without and with it, prints presigned URLs, writes the
 /// pictures and a contact sheet, and stops everything. `pyrograph up` has the LoRA afterwards.
 #[derive(Debug, Args)]
 pub(crate) struct Demo {
@@ -79,10 +82,16 @@ impl Demo {
         if let Some(place) = platform.database_outside() {
             tell!("The database is not in the data folder, but in {}.", place.display());
         }
+        let client = Client::new(&platform.url().parse().context("an address")?)?;
+        let record = platform.folder().join(RECORD);
+        let asked = RefCell::default();
         let walked = tokio::select! {
-            walked = self.walk(platform.url(), platform.folder().join(RECORD)) => walked,
+            walked = self.walk(&client, &record, &asked) => walked,
             ended = platform.ended() => Err(ended),
-            () = stop.cancelled() => Err(interrupted()),
+            () = stop.cancelled() => {
+                cancel(&client, asked.take()).await;
+                Err(interrupted())
+            }
         };
         let meter = Meter::wait("stopping the worker, the API, S3 and Postgres");
         let stopped = platform.stop().await;
@@ -90,11 +99,10 @@ impl Demo {
         walked.and(stopped)
     }
 
-    /// `server` is the address of the API, and `record` the file for what the next demo may remove.
-    async fn walk(&self, server: String, record: PathBuf) -> Outcome {
-        let client = Client::new(&server.parse().context("an address")?)?;
+    /// `record` is the file for what the next demo may remove, and `asked` gets the jobs as they are requested.
+    async fn walk(&self, client: &Client, record: &Path, asked: &RefCell<Vec<Job>>) -> Outcome {
         let started = Instant::now();
-        let (dataset, training_pictures) = self.dataset(&client).await?;
+        let (dataset, training_pictures) = self.dataset(client).await?;
         tell!(
             "Dataset {} of {} pictures ({:.1} s)",
             dataset.name,
@@ -103,15 +111,18 @@ impl Demo {
         );
 
         let training_started = Instant::now();
-        let (lora, training) = self.train(&client, &dataset, &record).await?;
+        let (lora, training) = self.train(client, &dataset, record, asked).await?;
         let training_seconds = training_started.elapsed().as_secs_f64();
         tell!("LoRA {lora} trained for {STEPS} steps in {training_seconds:.0} s");
 
         let generation_started = Instant::now();
-        let made = self.generate(&client, &lora).await?;
+        let made = self.generate(client, &lora, asked).await?;
         tell!("{} pictures in {:.1} s", 2 * made.len(), generation_started.elapsed().as_secs_f64());
 
-        say!("Presigned URLs, valid for an hour while the server runs (`pyrograph up` starts it again):")?;
+        say!(
+            "Presigned URLs. In the built-in storage they end with this demo, whose port is another one each time; \
+             after `pyrograph up`, `pyrograph generations show ID` prints new ones:"
+        )?;
         if let Some(adapter) = training.artifacts.first() {
             say!("  {STYLE}.safetensors")?;
             say!("    {}", adapter.url)?;
@@ -146,7 +157,13 @@ impl Demo {
     }
 
     /// Trains the LoRA. Returns its name too.
-    async fn train(&self, client: &Client, dataset: &Dataset, record: &Path) -> Result<(String, Training), Failure> {
+    async fn train(
+        &self,
+        client: &Client,
+        dataset: &Dataset,
+        record: &Path,
+        asked: &RefCell<Vec<Job>>,
+    ) -> Result<(String, Training), Failure> {
         remove_earlier(client, record).await?;
         let name = free_name(STYLE, &taken_names(client).await?);
         if name != STYLE {
@@ -158,6 +175,7 @@ impl Demo {
             "seed": TRAINING_SEED,
         });
         let created: Value = client.post("/v1/trainings", &request).await?;
+        asked.borrow_mut().push(Client::understand(created.clone())?);
         Record::of(&created)?.write(record)?;
         let training: Training = Client::understand(follow(client, created, &format!("training {name}")).await?)?;
         if let Some(adapter) = training.artifacts.first() {
@@ -167,19 +185,22 @@ impl Demo {
     }
 
     /// Every prompt twice with one seed. All generations are requested first, then downloaded in order.
-    async fn generate(&self, client: &Client, lora: &str) -> Result<Vec<Made>, Failure> {
-        let mut asked = Vec::new();
+    async fn generate(&self, client: &Client, lora: &str, asked: &RefCell<Vec<Job>>) -> Result<Vec<Made>, Failure> {
+        let mut requested = Vec::new();
         for (index, thing) in (0_u32..).zip(THINGS) {
             let plain = json!({ "prompt": prompt(thing), "seed": FIRST_SEED + index });
             let mut styled = plain.clone();
             styled["loras"] = json!([{ "model": lora }]);
             let created: [Value; 2] =
                 [client.post("/v1/generations", &plain).await?, client.post("/v1/generations", &styled).await?];
-            asked.push((index, thing, created));
+            for created in &created {
+                asked.borrow_mut().push(Client::understand(created.clone())?);
+            }
+            requested.push((index, thing, created));
         }
-        let total = 2 * asked.len();
+        let total = 2 * requested.len();
         let mut all: Vec<Made> = Vec::new();
-        for (index, thing, created) in asked {
+        for (index, thing, created) in requested {
             let mut artifacts = Vec::new();
             let mut images: Vec<RgbImage> = Vec::new();
             for (created, half) in created.into_iter().zip(["without", "with"]) {
@@ -285,6 +306,28 @@ async fn taken_names(client: &Client) -> Result<Vec<String>, Failure> {
 
 fn read_picture(file: &Path) -> Result<RgbImage, Failure> {
     Ok(image::open(file).with_context(|| format!("{} is not a picture", file.display()))?.to_rgb8())
+}
+
+/// Cancels the jobs that have not ended: they would go on at the next `up`. Waits for the worker to let go of them.
+async fn cancel(client: &Client, jobs: Vec<Job>) {
+    let mut ending = Vec::new();
+    for job in jobs {
+        match client.act(&job.urls.cancel).await.and_then(Client::understand::<Job>) {
+            Ok(now) if now.status.is_terminal() => {}
+            _ => ending.push(job),
+        }
+    }
+    let started = Instant::now();
+    while let Some(job) = ending.last() {
+        match client.get::<Job>(&job.urls.this).await {
+            Ok(now) if now.status.is_terminal() => drop(ending.pop()),
+            _ if started.elapsed() > CANCELING => {
+                tell!("{} jobs of the demo go on at the next `pyrograph up`; see `pyrograph jobs list`.", ending.len());
+                return;
+            }
+            _ => tokio::time::sleep(Duration::from_millis(200)).await,
+        }
+    }
 }
 
 fn interrupted() -> Failure {
