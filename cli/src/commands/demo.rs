@@ -179,7 +179,7 @@ impl Demo {
         Record::of(&created)?.write(record)?;
         let training: Training = Client::understand(follow(client, created, &format!("training {name}")).await?)?;
         if let Some(adapter) = training.artifacts.first() {
-            client.download(&adapter.url, &self.output.join(format!("{STYLE}.safetensors"))).await?;
+            client.download(&adapter.url, &self.output.join(format!("{STYLE}.safetensors")), true).await?;
         }
         Ok((name, training))
     }
@@ -210,7 +210,7 @@ impl Demo {
                 )?;
                 let artifact = only_picture(&generation)?.clone();
                 let file = self.output.join(format!("{index:02}-{}-{half}.png", slug(thing)));
-                client.download(&artifact.url, &file).await?;
+                client.download(&artifact.url, &file, true).await?;
                 images.push(read_picture(&file)?);
                 artifacts.push(artifact);
             }

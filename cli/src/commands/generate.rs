@@ -10,10 +10,11 @@ use serde_json::{Map, Value, json};
 
 use super::{Outcome, finite, print_json};
 use crate::client::{
-    Artifact, Client, ClientOptions, Generation, PictureInfo, create_input, follow_generation, read_picture,
+    Artifact, Client, ClientOptions, Generation, PictureInfo, Preview, create_input, follow_generation, read_picture,
 };
 use crate::failure::Failure;
 use crate::output::{say, tell};
+use crate::whole_file;
 
 /// Generate pictures from a prompt
 ///
@@ -210,7 +211,8 @@ impl Generate {
         let created: Value = client.post("/v1/generations", &request).await?;
         // The id lets the user find the pictures if this process is killed.
         tell!("generation {}", created["id"].as_str().unwrap_or_default());
-        let mut last = follow_generation(&client, created, "generating", self.preview.as_deref()).await?;
+        let preview = self.preview.as_deref().map(|file| Preview { file, overwrite: self.overwrite });
+        let mut last = follow_generation(&client, created, "generating", preview).await?;
         let generation: Generation = Client::understand(last.clone())?;
         for warning in &generation.warnings {
             tell!("warning: {warning}");
@@ -273,7 +275,8 @@ pub(crate) async fn download(
     }
     let places = places(output, &generation.id, &generation.artifacts);
     for (artifact, place) in generation.artifacts.iter().zip(&places) {
-        client.download(&artifact.url, place).await?;
+        // In a folder, a file of this name is this picture.
+        client.download(&artifact.url, place, overwrite || file_format(output).is_none()).await?;
     }
     Ok(places)
 }
@@ -330,7 +333,7 @@ fn check_preview(file: &Path, output: &Path, overwrite: bool) -> Outcome {
     if file == output {
         return Err(Failure::Usage(format!("--preview and --output are the same file, {}", file.display())));
     }
-    Client::check_free(file, overwrite)
+    whole_file::check_free(file, overwrite)
 }
 
 fn ends_in(file: &Path, endings: &[&str]) -> bool {
@@ -344,7 +347,7 @@ fn check_free(output: &Path, positions: impl ExactSizeIterator<Item = u32>, over
         return Ok(());
     }
     let count = positions.len();
-    positions.into_iter().try_for_each(|position| Client::check_free(&numbered(output, position, count), overwrite))
+    positions.into_iter().try_for_each(|position| whole_file::check_free(&numbered(output, position, count), overwrite))
 }
 
 /// The file of each picture.

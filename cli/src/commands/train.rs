@@ -11,6 +11,7 @@ use super::{Outcome, finite, print_json};
 use crate::client::{Client, ClientOptions, Pictures, Training, find_dataset, follow, unless_interrupted};
 use crate::failure::Failure;
 use crate::output::{say, tell};
+use crate::whole_file;
 
 /// Train a LoRA on a folder of pictures
 ///
@@ -100,7 +101,7 @@ impl Train {
     /// Runs the command.
     pub(crate) async fn run(self) -> Outcome {
         let output = self.output.clone().unwrap_or_else(|| PathBuf::from(format!("{}.safetensors", self.name)));
-        Client::check_free(&output, self.overwrite)?;
+        whole_file::check_free(&output, self.overwrite)?;
         let client = Client::new(&self.client.server)?;
         check_name_is_free(&client, &self.name).await?;
         if let Some(model) = &self.model {
@@ -143,7 +144,7 @@ impl Train {
             .artifacts
             .first()
             .ok_or_else(|| Failure::Failed(anyhow::anyhow!("training {} has no adapter", training.id)))?;
-        client.download(&adapter.url, &output).await?;
+        client.download(&adapter.url, &output, self.overwrite).await?;
         if self.client.json {
             if let Some(added) = &uploaded {
                 added.add_to(&mut last);
