@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use clap::Args;
+use clap::{ArgGroup, Args};
 use requests::generation_limits::NUM_IMAGES;
 use requests::{OutputFormat, PromptSyntax};
 use serde_json::{Map, Value, json};
@@ -22,6 +22,7 @@ use crate::whole_file;
 /// in text chunks, JPEG and WebP in EXIF and XMP. Flags that are left out take the model's defaults. The same seed
 /// gives the same picture again. Ctrl-C cancels.
 #[derive(Debug, Args)]
+#[command(group(ArgGroup::new("input").args(["image", "from"]).multiple(true)))]
 #[command(after_help = "\
 Examples:
   pyrograph generate \"owl on a blue background\"
@@ -35,7 +36,7 @@ pub(crate) struct Generate {
     /// What the picture shows; `<lora:NAME:WEIGHT>` in it applies a LoRA
     #[arg(required_unless_present = "from")]
     pub prompt: Option<String>,
-    /// Take prompt and settings from the record in a picture; other flags take precedence
+    /// Take prompt, settings and input picture from the record in a picture; other flags take precedence
     #[arg(long, value_name = "PICTURE")]
     pub from: Option<PathBuf>,
     /// How the prompt is read: a1111, with tags and weights, or plain, as words only [default: a1111]
@@ -51,10 +52,10 @@ pub(crate) struct Generate {
     #[arg(long, value_name = "FILE_OR_ID")]
     pub image: Option<String>,
     /// Mask for inpainting, white where the picture is repainted: a file or an id
-    #[arg(long, value_name = "FILE_OR_ID", requires = "image")]
+    #[arg(long, value_name = "FILE_OR_ID", requires = "input")]
     pub mask: Option<String>,
     /// How much of the input picture may change, 0 to 1 [default: the model's; 1 with a mask]
-    #[arg(long, value_name = "S", requires = "image", value_parser = finite, allow_negative_numbers = true)]
+    #[arg(long, value_name = "S", requires = "input", value_parser = finite, allow_negative_numbers = true)]
     pub strength: Option<f64>,
     /// Scheduler, such as euler, dpmpp_2m_karras or ddim [default: the model's]
     #[arg(long, value_name = "NAME")]
@@ -455,6 +456,14 @@ mod tests {
         assert_eq!(png, json!({"prompt": "a fox", "seed": 7, "output_format": "png"}));
         assert_eq!(request(&["--output", "fox.jpg"])["output_quality"], 80);
         assert!(parse(&[]).is_err(), "neither a prompt nor a picture");
+
+        // The record may have the input picture.
+        let strength = request(&["--strength", "0.8", "--mask", "mask.png"]);
+        assert!(strength["strength"] == 0.8 && strength["mask"] == "mask.png", "{strength}");
+        for flag in ["--strength", "--mask"] {
+            let why = parse(&["a fox", flag, "1"]).unwrap_err().to_string();
+            assert!(why.contains("--image") && why.contains("--from"), "{why}");
+        }
     }
 
     #[test]
