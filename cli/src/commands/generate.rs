@@ -260,7 +260,26 @@ fn recorded(
         }
         warn(format!("{} is not taken from {shown}: {}", one.title(), one.reason));
     }
+    if given("prompt") && !given("loras") {
+        remove_loras_of_prompt(&mut request, info.program.as_deref());
+    }
     Ok(request)
+}
+
+/// Removes the LoRAs that the prompt of a record applied with tags: another prompt does not name them.
+fn remove_loras_of_prompt(request: &mut Map<String, Value>, program: Option<&str>) {
+    // It has no other LoRAs, and the server has removed the tags from its prompt.
+    if program == Some("a1111") {
+        request.remove("loras");
+        return;
+    }
+    let prompt = request.get("prompt").and_then(Value::as_str).unwrap_or_default();
+    let syntax = request.get("prompt_syntax").and_then(Value::as_str).and_then(|name| name.parse().ok());
+    let tags = syntax.unwrap_or(PromptSyntax::A1111).networks(prompt).loras.into_iter().flatten();
+    let named: Vec<String> = tags.flat_map(|tag| domain::model::spellings(&tag.name)).collect();
+    if let Some(loras) = request.get_mut("loras").and_then(Value::as_array_mut) {
+        loras.retain(|lora| !named.iter().any(|name| lora["model"] == name.as_str()));
+    }
 }
 
 /// Writes the pictures of a generation to `output`, which [`check_output`] has accepted. Returns their files.
@@ -442,6 +461,29 @@ mod tests {
         let Err(Failure::Usage(why)) = read(prompt.clone(), " ", &[]) else { panic!("it makes some picture") };
         assert!(why.contains("could not be read"), "{why}");
         assert!(read(prompt, " ", &["an owl"]).is_ok());
+    }
+
+    #[test]
+    fn another_prompt_does_not_keep_the_loras_of_tags() {
+        let read = |program: &str, prompt: &str, line: &[&str]| {
+            let loras = json!([{"model": "ink", "scale": 0.5}, {"model": "pencil", "scale": 1.0}]);
+            let info = json!({"program": program, "request": {"prompt": prompt, "loras": loras}});
+            let generate = parse(&[&["--from", "fox.png"], line].concat()).unwrap();
+            let flags = generate.request(Map::new());
+            let info = serde_json::from_value(info).unwrap();
+            generate.request(recorded(info, Path::new("fox.png"), &flags, |_| {}).unwrap())["loras"].clone()
+        };
+        let names = |loras: Value| -> Vec<String> {
+            let loras = loras.as_array().cloned().unwrap_or_default();
+            loras.iter().map(|lora| lora["model"].as_str().unwrap().to_owned()).collect()
+        };
+        let tagged = "a fox <lora:Ink:0.5>";
+        assert_eq!(names(read("pyrograph", tagged, &[])), ["ink", "pencil"]);
+        assert_eq!(names(read("pyrograph", tagged, &["--seed", "8"])), ["ink", "pencil"]);
+        assert_eq!(names(read("pyrograph", tagged, &["green frog"])), ["pencil"], "the field `loras` stays");
+        assert_eq!(names(read("pyrograph", tagged, &["green frog", "--lora", "clay"])), ["clay"]);
+        assert_eq!(names(read("comfyui", "a fox", &["green frog"])), ["ink", "pencil"]);
+        assert!(names(read("a1111", "a fox", &["green frog"])).is_empty(), "it has LoRAs of tags only");
     }
 
     #[test]
