@@ -340,7 +340,7 @@ async fn a_public_endpoint_of_the_bucket_is_signed() {
     assert!(process.end(Signal::TERM, seconds(60)).success());
 }
 
-/// Names do not tell a demo's LoRA from the user's own, and what an interrupted demo asked for does not go on.
+/// The user may have a LoRA of the demo's name. The jobs of an interrupted demo are canceled.
 #[tokio::test]
 async fn a_demo_takes_away_only_what_a_demo_made() {
     let folder = open_folder();

@@ -34,6 +34,12 @@ const BATCH_SIZE: u32 = 4;
 const TRAINING_SEED: u32 = 1;
 /// A [`Record`] in the data folder.
 const RECORD: &str = "demo.json";
+/// Marks an output folder whose files a demo wrote, so that the next demo replaces them.
+const MARK: &str = ".pyrograph-demo";
+const DATASET_FOLDER: &str = "dataset";
+const SHEET: &str = "contact-sheet.png";
+/// The pictures of a pair.
+const HALVES: [&str; 2] = ["without", "with"];
 /// How long a worker may take to let go of a canceled job.
 const CANCELING: Duration = Duration::from_mins(1);
 /// Objects that the dataset does not show, prompted in the form of its captions. Object i has the seed 100 + i.
@@ -58,6 +64,9 @@ pub(crate) struct Demo {
     /// Folder for the pictures, the contact sheet and the LoRA
     #[arg(long, default_value = "out", value_name = "DIR")]
     output: PathBuf,
+    /// Replace files in the output folder that no demo wrote
+    #[arg(long)]
+    overwrite: bool,
     /// Device of the worker: auto, cpu, cuda or cuda:N
     #[arg(long, default_value = "auto", value_name = "DEVICE")]
     device: DeviceChoice,
@@ -66,6 +75,7 @@ pub(crate) struct Demo {
 impl Demo {
     /// Runs the command.
     pub(crate) async fn run(self) -> Outcome {
+        self.claim_output()?;
         let (stop, worker) = platform::stop_token(&self.data_dir);
         let meter = Meter::wait("starting Postgres, S3, the API and a worker");
         let started = Instant::now();
@@ -99,6 +109,26 @@ impl Demo {
         walked.and(stopped)
     }
 
+    /// Creates the output folder and marks it as a demo's.
+    ///
+    /// # Errors
+    /// A file that the demo would replace is there, no demo has marked the folder, and `--overwrite` is not given.
+    fn claim_output(&self) -> Outcome {
+        let mark = self.output.join(MARK);
+        if !self.overwrite && !mark.is_file() {
+            let mut files = file_names().into_iter().map(|name| self.output.join(name));
+            if let Some(file) = files.find(|file| file.exists()) {
+                return Err(Failure::Usage(format!(
+                    "{} exists, and no demo wrote it; name another folder with --output, or give --overwrite",
+                    file.display()
+                )));
+            }
+        }
+        let text = "`pyrograph demo` wrote the files in this folder, and replaces them when it runs again.\n";
+        let written = std::fs::create_dir_all(&self.output).and_then(|()| std::fs::write(&mark, text));
+        Ok(written.with_context(|| format!("could not write {}", mark.display()))?)
+    }
+
     /// `record` is the file for what the next demo may remove, and `asked` gets the jobs as they are requested.
     async fn walk(&self, client: &Client, record: &Path, asked: &RefCell<Vec<Job>>) -> Outcome {
         let started = Instant::now();
@@ -124,7 +154,7 @@ impl Demo {
              after `pyrograph up`, `pyrograph generations show ID` prints new ones:"
         )?;
         if let Some(adapter) = training.artifacts.first() {
-            say!("  {STYLE}.safetensors")?;
+            say!("  {}", adapter_name())?;
             say!("    {}", adapter.url)?;
         }
         for made in &made {
@@ -133,7 +163,7 @@ impl Demo {
             say!("    with     {}", made.artifacts[1].url)?;
         }
         self.write_sheet(&lora, &training_pictures, &made, training_seconds)?;
-        say!("Pictures, adapter and contact sheet: {}", self.output.join("contact-sheet.png").display())?;
+        say!("Pictures, adapter and contact sheet: {}", self.output.join(SHEET).display())?;
         Ok(())
     }
 
@@ -143,7 +173,7 @@ impl Demo {
         if bundled.is_empty() {
             return Err(Failure::Failed(anyhow::anyhow!("this build does not contain the pictures named {STYLE}")));
         }
-        let folder = self.output.join("dataset");
+        let folder = self.output.join(DATASET_FOLDER);
         std::fs::create_dir_all(&folder).with_context(|| format!("could not make {}", folder.display()))?;
         let mut shown = Vec::new();
         for picture in &bundled {
@@ -179,7 +209,7 @@ impl Demo {
         Record::of(&created)?.write(record)?;
         let training: Training = Client::understand(follow(client, created, &format!("training {name}")).await?)?;
         if let Some(adapter) = training.artifacts.first() {
-            client.download(&adapter.url, &self.output.join(format!("{STYLE}.safetensors")), true).await?;
+            client.download(&adapter.url, &self.output.join(adapter_name()), true).await?;
         }
         Ok((name, training))
     }
@@ -203,13 +233,13 @@ impl Demo {
         for (index, thing, created) in requested {
             let mut artifacts = Vec::new();
             let mut images: Vec<RgbImage> = Vec::new();
-            for (created, half) in created.into_iter().zip(["without", "with"]) {
+            for (created, half) in created.into_iter().zip(HALVES) {
                 let generation: Generation = Client::understand(
                     follow(client, created, &format!("picture {} of {total}", all.len() * 2 + images.len() + 1))
                         .await?,
                 )?;
                 let artifact = only_picture(&generation)?.clone();
-                let file = self.output.join(format!("{index:02}-{}-{half}.png", slug(thing)));
+                let file = self.output.join(picture_name(index, thing, half));
                 client.download(&artifact.url, &file, true).await?;
                 images.push(read_picture(&file)?);
                 artifacts.push(artifact);
@@ -232,10 +262,10 @@ impl Demo {
                 "{STEPS} steps at rank {RANK} in {training_seconds:.0} s on this machine; the same seed in each pair"
             ),
             training,
-            halves: ["without", "with"],
+            halves: HALVES,
             pairs: &pairs,
         };
-        let path = self.output.join("contact-sheet.png");
+        let path = self.output.join(SHEET);
         sheet.draw()?.save(&path).with_context(|| format!("could not write {}", path.display()))?;
         Ok(())
     }
@@ -248,7 +278,7 @@ struct Made {
     images: Vec<RgbImage>,
 }
 
-/// What the next demo may remove: names do not tell a demo's LoRA from the user's own.
+/// What the next demo may remove: the user may have a LoRA of the same name.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 struct Record {
     /// Id of the training.
@@ -308,7 +338,7 @@ fn read_picture(file: &Path) -> Result<RgbImage, Failure> {
     Ok(image::open(file).with_context(|| format!("{} is not a picture", file.display()))?.to_rgb8())
 }
 
-/// Cancels the jobs that have not ended: they would go on at the next `up`. Waits for the worker to let go of them.
+/// Cancels the jobs that have not ended: the next `up` would run them. Waits for the worker to let go of them.
 async fn cancel(client: &Client, jobs: Vec<Job>) {
     let mut ending = Vec::new();
     for job in jobs {
@@ -322,7 +352,10 @@ async fn cancel(client: &Client, jobs: Vec<Job>) {
         match client.get::<Job>(&job.urls.this).await {
             Ok(now) if now.status.is_terminal() => drop(ending.pop()),
             _ if started.elapsed() > CANCELING => {
-                tell!("{} jobs of the demo go on at the next `pyrograph up`; see `pyrograph jobs list`.", ending.len());
+                tell!(
+                    "The next `pyrograph up` continues {} jobs of the demo; see `pyrograph jobs list`.",
+                    ending.len()
+                );
                 return;
             }
             _ => tokio::time::sleep(Duration::from_millis(200)).await,
@@ -332,6 +365,27 @@ async fn cancel(client: &Client, jobs: Vec<Job>) {
 
 fn interrupted() -> Failure {
     Failure::Canceled("the demo was interrupted".to_owned())
+}
+
+/// All files that the demo writes, relative to the output folder.
+fn file_names() -> Vec<PathBuf> {
+    let mut names = vec![PathBuf::from(SHEET), PathBuf::from(adapter_name())];
+    for picture in built_in::dataset(STYLE) {
+        let path = Path::new(DATASET_FOLDER).join(picture.file_name);
+        names.extend([path.with_extension("txt"), path]);
+    }
+    for (index, thing) in (0..).zip(THINGS) {
+        names.extend(HALVES.map(|half| picture_name(index, thing, half).into()));
+    }
+    names
+}
+
+fn adapter_name() -> String {
+    format!("{STYLE}.safetensors")
+}
+
+fn picture_name(index: u32, thing: &str, half: &str) -> String {
+    format!("{index:02}-{}-{half}.png", slug(thing))
 }
 
 /// Words as part of a file name.
@@ -347,6 +401,34 @@ fn slug(words: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_that_no_demo_wrote_is_not_replaced() {
+        for name in ["contact-sheet.png", "pyrography.safetensors", "01-rocket-with.png", "dataset/01.txt"] {
+            let folder = tempfile::tempdir().unwrap();
+            let bundled = &built_in::dataset(STYLE)[0].file_name;
+            let name = name.replace("01.txt", &bundled.replace(".png", ".txt"));
+            let demo = |overwrite| Demo {
+                data_dir: folder.path().join("data"),
+                output: folder.path().to_owned(),
+                overwrite,
+                device: DeviceChoice::Auto,
+            };
+            let file = folder.path().join(&name);
+            std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+            std::fs::write(folder.path().join("notes.txt"), "of no matter").unwrap();
+            std::fs::write(&file, "the user's").unwrap();
+            let Err(Failure::Usage(why)) = demo(false).claim_output() else { panic!("{name} is replaced") };
+            assert!(why.contains(file.to_str().unwrap()) && why.contains("--overwrite"), "{why}");
+            std::fs::remove_file(&file).unwrap();
+            demo(false).claim_output().unwrap();
+            std::fs::write(&file, "a demo's").unwrap();
+            demo(false).claim_output().unwrap();
+            std::fs::remove_file(folder.path().join(MARK)).unwrap();
+            assert!(demo(false).claim_output().is_err());
+            demo(true).claim_output().unwrap();
+        }
+    }
 
     #[test]
     fn prompts_become_file_names() {
