@@ -302,6 +302,8 @@ fn reason(error: &reqwest::Error) -> String {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::AsyncReadExt as _;
+
     use super::*;
 
     #[test]
@@ -352,11 +354,17 @@ mod tests {
             for _ in 0..2 {
                 let (mut connection, _) = listener.accept().await.unwrap();
                 let answer = b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 5\r\n\r\nnewer";
+                // A connection that is closed with unread bytes is reset.
+                let mut request = Vec::new();
+                while !request.ends_with(b"\r\n\r\n") {
+                    connection.read_buf(&mut request).await.unwrap();
+                }
                 connection.write_all(answer).await.unwrap();
             }
         });
         let client = Client::new(&server).unwrap();
-        let Err(Failure::Usage(why)) = client.download("/x", &file, false).await else { panic!("it is replaced") };
+        let refused = client.download("/x", &file, false).await;
+        let Err(Failure::Usage(why)) = refused else { panic!("{refused:?}") };
         assert!(why.contains("--overwrite"), "{why}");
         assert_eq!(std::fs::read(&file).unwrap(), b"older");
         client.download("/x", &file, true).await.unwrap();
