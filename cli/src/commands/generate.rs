@@ -8,7 +8,7 @@ use requests::generation_limits::NUM_IMAGES;
 use requests::{OutputFormat, PromptSyntax};
 use serde_json::{Map, Value, json};
 
-use super::{Outcome, finite, print_json};
+use super::{Outcome, finite, print_json, whole};
 use crate::client::{
     Artifact, Client, ClientOptions, Generation, PictureInfo, Preview, create_input, follow_generation, read_picture,
 };
@@ -61,19 +61,19 @@ pub(crate) struct Generate {
     #[arg(long, value_name = "NAME")]
     pub scheduler: Option<String>,
     /// Number of CLIP's last layers to skip
-    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = whole::<i64>)]
     pub clip_skip: Option<i64>,
     /// What the picture does not show; needs --true-cfg-scale above 1 (FLUX.1, ember) or --guidance above 1 (others)
     #[arg(long, value_name = "T")]
     pub negative_prompt: Option<String>,
     /// Width in pixels, a multiple of the model's grid
-    #[arg(long, value_name = "W", allow_negative_numbers = true)]
+    #[arg(long, value_name = "W", allow_negative_numbers = true, value_parser = whole::<i64>)]
     pub width: Option<i64>,
     /// Height in pixels, a multiple of the model's grid
-    #[arg(long, value_name = "H", allow_negative_numbers = true)]
+    #[arg(long, value_name = "H", allow_negative_numbers = true, value_parser = whole::<i64>)]
     pub height: Option<i64>,
     /// Denoising steps
-    #[arg(long, visible_alias = "num-inference-steps", value_name = "N", allow_negative_numbers = true)]
+    #[arg(long, visible_alias = "num-inference-steps", value_name = "N", allow_negative_numbers = true, value_parser = whole::<i64>)]
     pub steps: Option<i64>,
     /// Guidance scale: classifier-free for Stable Diffusion, distilled for FLUX.1 dev; no effect on schnell and ember
     #[arg(
@@ -88,10 +88,10 @@ pub(crate) struct Generate {
     #[arg(long, value_name = "G", value_parser = finite, allow_negative_numbers = true)]
     pub true_cfg_scale: Option<f64>,
     /// Seed of the first picture; picture i uses seed + i [default: random, and printed]
-    #[arg(long, value_name = "S", allow_negative_numbers = true)]
+    #[arg(long, value_name = "S", allow_negative_numbers = true, value_parser = whole::<i64>)]
     pub seed: Option<i64>,
     /// Number of pictures, 1 to 4
-    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = whole::<i64>)]
     pub num_images: Option<i64>,
     /// Where to write the pictures: a folder, created if missing, or a file ending in .png, .jpg or .webp
     #[arg(long, value_name = "FILE_OR_DIR", default_value = ".")]
@@ -103,13 +103,13 @@ pub(crate) struct Generate {
     #[arg(long, value_name = "FORMAT", value_parser = output_format)]
     pub format: Option<OutputFormat>,
     /// Quality of JPEG and WebP, 1 to 100; 100 makes WebP lossless [default: 90]
-    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = whole::<i64>)]
     pub quality: Option<i64>,
     /// Write previews to this JPEG file, replaced with each one
     #[arg(long, value_name = "FILE.jpg")]
     pub preview: Option<PathBuf>,
     /// Steps between two previews [default: 1]
-    #[arg(long, value_name = "N", requires = "preview", allow_negative_numbers = true)]
+    #[arg(long, value_name = "N", requires = "preview", allow_negative_numbers = true, value_parser = whole::<i64>)]
     pub preview_every: Option<i64>,
     #[command(flatten)]
     pub client: ClientOptions,

@@ -333,10 +333,11 @@ struct Export {
     /// Name or id of the LoRA
     model: String,
     /// Dialect: kohya (sd-scripts, A1111), peft (diffusers) or comfy
-    #[arg(long, value_name = "FORMAT")]
+    #[arg(long, value_name = "FORMAT", value_parser = ["kohya", "peft", "comfy"], hide_possible_values = true)]
     format: String,
     /// Data type: f32, f16 or bf16
-    #[arg(long, default_value = "f32", value_name = "DTYPE")]
+    #[arg(long, default_value = "f32", value_name = "DTYPE", value_parser = ["f32", "f16", "bf16"],
+          hide_possible_values = true)]
     dtype: String,
     /// File to write [default: MODEL-FORMAT.safetensors]
     #[arg(long, value_name = "FILE")]
