@@ -5,6 +5,7 @@
 //!       lock           held while `up` runs
 //!       settings.json  the ports to keep between starts
 //!       services.json  addresses and secrets of the services (0600); exists only while they run
+//!       demo.json      the training of the last `demo`, which the next one replaces
 //!       postgres/  s3/  worker/  tools/
 
 use std::fs::{self, File, TryLockError};

@@ -17,6 +17,7 @@ mod server;
 mod services;
 mod signal;
 mod table;
+mod whole_file;
 
 use std::process::ExitCode;
 

@@ -519,7 +519,7 @@ pub async fn learn_networks(pool: &PgPool, id: ModelId, networks: &Networks) -> 
 const WEIGHTS: [&str; 5] = [".safetensors", ".sft", ".gguf", ".ckpt", ".pt"];
 
 /// A name as it is written, without folders and extension, and in letters that [`check_name`] allows.
-fn spellings(name: &str) -> Vec<String> {
+pub fn spellings(name: &str) -> Vec<String> {
     let file = name.rsplit(['/', '\\']).next().unwrap_or(name);
     let stem = WEIGHTS.iter().find_map(|extension| file.strip_suffix(extension)).unwrap_or(file);
     let plain = stem.to_ascii_lowercase().replace(|c: char| !matches!(c, 'a'..='z' | '0'..='9' | '.' | '_' | '-'), "-");

@@ -104,6 +104,13 @@ async fn from_a_folder_of_photos_to_a_picture_without_a_line_of_code() {
         assert_eq!(stack.cli_json(&["models", "import", renamed.to_str().unwrap(), "--name", model])["kind"], "lora");
     }
 
+    let nested = stack.folder().join("nested");
+    std::fs::create_dir_all(nested.join("sub")).unwrap();
+    std::fs::copy(&file, nested.join("sub/style.safetensors")).unwrap();
+    let imported = stack.cli(&["models", "import", nested.to_str().unwrap(), "--name", "style4"]);
+    let said = String::from_utf8_lossy(&imported.stderr);
+    assert!(imported.status.success() && said.contains("sub/style.safetensors"), "which file was taken: {said}");
+
     // Pictures: to a file, to a folder, and reported as JSON.
     let owl = stack.folder().join("owl.png");
     let made = stack.cli_json(&[
@@ -266,6 +273,11 @@ async fn what_cannot_be_is_refused_before_anything_is_sent() {
         (&["generate", "an owl", "--image", photos], 2, photos),
         (&["generate", "an owl", "--guidance", "nan"], 2, "finite"),
         (&["generate", "an owl", "--guidance", "-1"], 4, "guidance_scale"),
+        (&["generate", "an owl", "--seed", "abc"], 2, "it is not a whole number"),
+        (&["train", photos, "--name", "x", "--steps", "1.5"], 2, "it is not a whole number"),
+        (&["generations", "list", "--limit", "many"], 2, "it is not a whole number"),
+        (&["models", "export", "style", "--format", "foo"], 2, "[possible values: kohya, peft, comfy]"),
+        (&["models", "export", "style", "--format", "peft", "--dtype", "f8"], 2, "[possible values: f32, f16, bf16]"),
         (&["models", "import", "no.safetensors", "--name", "x"], 2, "no.safetensors"),
         (&["models", "import", pickle, "--name", "x"], 4, &is_pickle),
         (&["models", "import", tiny, "--name", "tiny"], 4, "tiny already"),

@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use journeys::client::{Client, text};
 use journeys::model::tiny_files;
+use journeys::picture::discs;
 use journeys::process::{Process, Signal, binary, mentioning, postgres_programs, runs, send};
 use journeys::stack::free_port;
 use journeys::wait::{seconds, until};
@@ -337,4 +338,50 @@ async fn a_public_endpoint_of_the_bucket_is_signed() {
     let url = Url::parse(&url).unwrap();
     assert!(url.query().unwrap().contains("X-Amz-SignedHeaders=host"));
     assert!(process.end(Signal::TERM, seconds(60)).success());
+}
+
+/// The user may have a LoRA of the demo's name. The jobs of an interrupted demo are canceled.
+#[tokio::test]
+async fn a_demo_takes_away_only_what_a_demo_made() {
+    let folder = open_folder();
+    let port = free_port();
+    let client = Client::new(&format!("http://127.0.0.1:{port}"));
+    let mut process = up(folder.path(), port);
+    ready(&mut process, &client).await;
+    let dataset = client.dataset("mine", &discs(1)).await;
+    let request = json!({"name": "pyrography", "dataset": dataset, "model": "ember", "steps": 5000});
+    let mine = text(&client.post("/v1/trainings", &request).await.expect(202)["id"]);
+    assert_eq!(process.end(Signal::INT, seconds(60)).code(), Some(0));
+
+    let demo = |log: &str| {
+        let up = up_command(folder.path(), port);
+        let mut demo = Command::new(up.get_program());
+        demo.env_clear().current_dir(folder.path()).stdin(Stdio::null());
+        demo.envs(up.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        demo.args(["demo", "--data-dir", "data", "--output", "out"]);
+        Process::start("demo", &folder.path().join(log), demo)
+    };
+    let mut record = None;
+    for log in ["first.log", "second.log"] {
+        let mut process = demo(log);
+        until(seconds(120), "the demo's training", || async {
+            process.log().contains("the LoRA of the demo is pyrography-2").then_some(())
+        })
+        .await;
+        let now = || std::fs::read(folder.path().join("data/demo.json")).ok();
+        until(seconds(30), "it is recorded", || async { (now() != record).then_some(()) }).await;
+        record = now();
+        assert_eq!(process.end(Signal::INT, seconds(90)).code(), Some(5), "{}", process.log());
+    }
+
+    let mut process = up(folder.path(), port);
+    ready(&mut process, &client).await;
+    let trainings = client.get("/v1/trainings").await.expect(200);
+    for training in trainings["items"].as_array().unwrap() {
+        let own = training["id"] == mine.as_str();
+        assert_eq!(training["status"] == "canceled", !own, "{trainings:#}");
+        assert_eq!(training["name"], if own { "pyrography" } else { "pyrography-2" });
+    }
+    assert_eq!(trainings["items"].as_array().map(Vec::len), Some(3), "{trainings:#}");
+    assert_eq!(process.end(Signal::INT, seconds(60)).code(), Some(0));
 }

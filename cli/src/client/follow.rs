@@ -1,5 +1,6 @@
 //! Follows a job to its end: events over SSE with reconnects, a progress bar on stderr, Ctrl-C cancels.
 
+use std::io::{self, Write as _};
 use std::path::Path;
 use std::pin::pin;
 use std::time::{Duration, Instant};
@@ -15,6 +16,7 @@ use super::resource::{Job, Progress, Status};
 use super::{Client, Method};
 use crate::failure::Failure;
 use crate::meter::Meter;
+use crate::whole_file;
 
 /// How long the server may be unreachable before the client gives up; the job continues.
 const PATIENCE: Duration = Duration::from_mins(2);
@@ -36,12 +38,12 @@ pub(crate) async fn follow(client: &Client, created: Value, label: &str) -> Resu
     follow_on(client, created, label, Meter::steps(label), None).await
 }
 
-/// As [`follow`], for a generation. Each preview replaces the file `preview`.
+/// As [`follow`], for a generation. Each preview replaces the one before.
 pub(crate) async fn follow_generation(
     client: &Client,
     created: Value,
     label: &str,
-    preview: Option<&Path>,
+    preview: Option<Preview<'_>>,
 ) -> Result<Value, Failure> {
     follow_on(client, created, label, Meter::steps(label), preview).await
 }
@@ -56,7 +58,7 @@ async fn follow_on(
     created: Value,
     label: &str,
     meter: Meter,
-    preview: Option<&Path>,
+    preview: Option<Preview<'_>>,
 ) -> Result<Value, Failure> {
     let job: Job = Client::understand(created.clone())?;
     let mut follower = Follower { client, job: &job, meter, last_event: None, preview };
@@ -96,7 +98,7 @@ struct Follower<'a> {
     meter: Meter,
     last_event: Option<String>,
     /// File for previews.
-    preview: Option<&'a Path>,
+    preview: Option<Preview<'a>>,
 }
 
 impl Follower<'_> {
@@ -186,10 +188,10 @@ impl Follower<'_> {
             }
             "preview" => {
                 let image = data.get("image").and_then(Value::as_str).unwrap_or_default();
-                if let Some(path) = self.preview
-                    && let Err(error) = write_preview(path, image)
+                if let Some(preview) = &mut self.preview
+                    && let Err(error) = preview.write(image)
                 {
-                    self.meter.say(&format!("no more previews: {}: {error}", path.display()));
+                    self.meter.say(&format!("no more previews: {}: {error}", preview.file.display()));
                     self.preview = None;
                 }
             }
@@ -245,18 +247,41 @@ impl EventSize {
     }
 }
 
-/// Puts the picture of a `data:` URI in the place of the file, which a viewer may be reading.
-fn write_preview(path: &Path, image: &str) -> std::io::Result<()> {
-    let bytes = image.rsplit_once(',').and_then(|(_, text)| STANDARD.decode(text).ok());
-    let bytes = bytes.ok_or_else(|| std::io::Error::other("the server sent no picture"))?;
-    let part = super::part_of(path);
-    std::fs::write(&part, bytes)?;
-    std::fs::rename(&part, path)
+/// Where previews are written.
+pub(crate) struct Preview<'a> {
+    pub file: &'a Path,
+    /// Whether a file that is there may be replaced. Each preview is, by the next one.
+    pub overwrite: bool,
+}
+
+impl Preview<'_> {
+    /// Puts the picture of a `data:` URI in the place of the file, which a viewer may be reading.
+    fn write(&mut self, image: &str) -> io::Result<()> {
+        let bytes = image.rsplit_once(',').and_then(|(_, text)| STANDARD.decode(text).ok());
+        let bytes = bytes.ok_or_else(|| io::Error::other("the server sent no picture"))?;
+        let (mut out, part) = whole_file::part_of(self.file)?;
+        out.write_all(&bytes)?;
+        whole_file::finish(part, self.file, self.overwrite)?;
+        self.overwrite = true;
+        Ok(())
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_preview_replaces_the_one_before_and_no_other_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = &folder.path().join("preview.jpg");
+        let mut preview = Preview { file, overwrite: false };
+        preview.write("data:image/jpeg;base64,YQ==").unwrap();
+        preview.write("data:image/jpeg;base64,Yg==").unwrap();
+        assert_eq!(std::fs::read(file).unwrap(), b"b");
+        assert!(Preview { file, overwrite: false }.write("data:image/jpeg;base64,YQ==").is_err());
+        assert_eq!(std::fs::read(file).unwrap(), b"b");
+    }
 
     #[test]
     fn an_event_has_an_end() {

@@ -8,7 +8,8 @@ mod problem;
 mod resource;
 mod upload;
 
-use std::path::{Path, PathBuf};
+use std::io::ErrorKind;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -21,14 +22,15 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::io::AsyncWriteExt as _;
 
-pub(crate) use follow::{follow, follow_generation, follow_import};
-pub(crate) use pictures::{Pictures, dataset_names, find_dataset, unless_interrupted};
+pub(crate) use follow::{Preview, follow, follow_generation, follow_import};
+pub(crate) use pictures::{Pictures, dataset_names, find_dataset, free_name, unless_interrupted};
 pub(crate) use resource::{
     Artifact, Dataset, Export, Generation, Import, Job, Model, Page, PictureInfo, Status, Swap, Training, Worker,
 };
 pub(crate) use upload::{create_input, import_model, picture_info, read_picture};
 
 use crate::failure::Failure;
+use crate::whole_file;
 
 /// Maximum number of items in one page.
 const PAGE: usize = 100;
@@ -249,52 +251,32 @@ impl Client {
         if let Some(folder) = file.parent() {
             std::fs::create_dir_all(folder).with_context(|| format!("could not make {}", folder.display()))?;
         }
-        let part = part_of(file);
-        let written = std::fs::File::create(&part).and_then(|_| std::fs::remove_file(&part));
-        Ok(written.with_context(|| format!("could not write {}", file.display()))?)
-    }
-
-    /// Refuses to replace a file, unless the user asks for it.
-    pub(crate) fn check_free(file: &Path, overwrite: bool) -> Result<(), Failure> {
-        if overwrite || !file.is_file() {
-            return Ok(());
-        }
-        Err(Failure::Usage(format!("{} exists; name another file or give --overwrite", file.display())))
+        whole_file::part_of(file).with_context(|| format!("could not write {}", file.display()))?;
+        Ok(())
     }
 
     /// Downloads `url`, which may be presigned, to `file`: completely, or not at all. Creates missing folders.
-    pub(crate) async fn download(&self, url: &str, file: &Path) -> Result<u64, Failure> {
+    ///
+    /// # Errors
+    /// Without `overwrite`, also a file that was created meanwhile.
+    pub(crate) async fn download(&self, url: &str, file: &Path, overwrite: bool) -> Result<(), Failure> {
         let mut response = self.send(self.request(Method::GET, url)?).await?.bytes_stream();
         if let Some(folder) = file.parent().filter(|folder| !folder.as_os_str().is_empty()) {
             tokio::fs::create_dir_all(folder).await.with_context(|| format!("could not make {}", folder.display()))?;
         }
-        let part = part_of(file);
-        let written = async {
-            let mut out =
-                tokio::fs::File::create(&part).await.with_context(|| format!("could not write {}", part.display()))?;
-            let mut bytes = 0;
-            while let Some(chunk) = response.next().await {
-                let chunk = chunk.map_err(|error| self.unreachable(&error))?;
-                out.write_all(&chunk).await.with_context(|| format!("could not write {}", part.display()))?;
-                bytes += chunk.len() as u64;
-            }
-            out.flush().await.with_context(|| format!("could not write {}", part.display()))?;
-            tokio::fs::rename(&part, file).await.with_context(|| format!("could not write {}", file.display()))?;
-            Ok::<u64, Failure>(bytes)
+        let cannot_write = || format!("could not write {}", file.display());
+        let (out, part) = whole_file::part_of(file).with_context(cannot_write)?;
+        let mut out = tokio::fs::File::from_std(out);
+        while let Some(chunk) = response.next().await {
+            let chunk = chunk.map_err(|error| self.unreachable(&error))?;
+            out.write_all(&chunk).await.with_context(cannot_write)?;
         }
-        .await;
-        if written.is_err() {
-            let _ = tokio::fs::remove_file(&part).await;
+        out.flush().await.with_context(cannot_write)?;
+        match whole_file::finish(part, file, overwrite) {
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => Err(whole_file::exists(file)),
+            finished => Ok(finished.with_context(cannot_write)?),
         }
-        written
     }
-}
-
-/// The name of a file until it is complete.
-fn part_of(file: &Path) -> PathBuf {
-    let mut part = file.as_os_str().to_owned();
-    part.push(".part");
-    part.into()
 }
 
 /// Characters that a segment of a path or a value of a query escapes: all but RFC 3986's unreserved ones.
@@ -320,6 +302,8 @@ fn reason(error: &reqwest::Error) -> String {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::AsyncReadExt as _;
+
     use super::*;
 
     #[test]
@@ -358,6 +342,38 @@ mod tests {
         answer.await.unwrap();
     }
 
+    #[tokio::test]
+    async fn a_file_that_was_created_meanwhile_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("pencil.safetensors");
+        std::fs::write(&file, "older").unwrap();
+        std::fs::write(folder.path().join("pencil.safetensors.part"), "older").unwrap();
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let server = server_address(&listener.local_addr().unwrap().to_string()).unwrap();
+        let answer = tokio::spawn(async move {
+            for _ in 0..2 {
+                let (mut connection, _) = listener.accept().await.unwrap();
+                let answer = b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 5\r\n\r\nnewer";
+                // A connection that is closed with unread bytes is reset.
+                let mut request = Vec::new();
+                while !request.ends_with(b"\r\n\r\n") {
+                    connection.read_buf(&mut request).await.unwrap();
+                }
+                connection.write_all(answer).await.unwrap();
+            }
+        });
+        let client = Client::new(&server).unwrap();
+        let refused = client.download("/x", &file, false).await;
+        let Err(Failure::Usage(why)) = refused else { panic!("{refused:?}") };
+        assert!(why.contains("--overwrite"), "{why}");
+        assert_eq!(std::fs::read(&file).unwrap(), b"older");
+        client.download("/x", &file, true).await.unwrap();
+        assert_eq!(std::fs::read(&file).unwrap(), b"newer");
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 2, "nothing is left behind");
+        assert_eq!(std::fs::read(folder.path().join("pencil.safetensors.part")).unwrap(), b"older");
+        answer.await.unwrap();
+    }
+
     #[test]
     fn what_cannot_be_written_is_known_before_it_is_there() {
         let folder = tempfile::tempdir().unwrap();
@@ -368,10 +384,10 @@ mod tests {
         std::fs::write(&file, "older").unwrap();
         Client::check_writable(&file).unwrap();
         assert_eq!(std::fs::read(&file).unwrap(), b"older");
-        let Err(Failure::Usage(why)) = Client::check_free(&file, false) else { panic!("it is replaced") };
+        let Err(Failure::Usage(why)) = whole_file::check_free(&file, false) else { panic!("it is replaced") };
         assert!(why.contains("--overwrite"), "{why}");
-        Client::check_free(&file, true).unwrap();
-        Client::check_free(&folder.path().join("other.safetensors"), false).unwrap();
+        whole_file::check_free(&file, true).unwrap();
+        whole_file::check_free(&folder.path().join("other.safetensors"), false).unwrap();
         assert!(Client::check_writable(&file.join("below-a-file.safetensors")).is_err());
         let caption = folder.path().join("owl.txt");
         std::fs::write(&caption, "an owl").unwrap();

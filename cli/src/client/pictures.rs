@@ -224,7 +224,7 @@ pub(crate) async fn dataset_names(client: &Client) -> Result<Vec<String>, Failur
 }
 
 /// `name`, or the first of `name-2`, `name-3` and so on that is not `taken`.
-fn free_name(name: &str, taken: &[String]) -> String {
+pub(crate) fn free_name(name: &str, taken: &[String]) -> String {
     let names = std::iter::once(name.to_owned()).chain((2..).map(|number| format!("{name}-{number}")));
     let mut free = names.filter(|name| !taken.contains(name));
     free.next().unwrap_or_else(|| name.to_owned())

@@ -18,6 +18,7 @@ use super::Client;
 use super::resource::{Input, PictureInfo};
 use crate::failure::Failure;
 use crate::meter::Meter;
+use crate::output::tell;
 
 /// Uploads an input picture for generations. Returns its id.
 pub(crate) async fn create_input(client: &Client, path: &Path) -> Result<String, Failure> {
@@ -135,7 +136,9 @@ fn model_files(path: &Path, variant: Option<&str>) -> Result<Vec<(String, PathBu
         let index = json::read(&text).map_err(|error| refused(format!("{} is not JSON: {error}", folder::INDEX)))?;
         folder::pipeline(&names, &index, variant).map_err(refused)?
     } else {
-        return with_config(&path.join(folder::single(&names).map_err(refused)?));
+        let weights = folder::single(&names).map_err(refused)?;
+        tell!("{} has no {}; its one file of weights is taken: {weights}", path.display(), folder::INDEX);
+        return with_config(&path.join(weights));
     };
     let chosen: Vec<String> = chosen.into_iter().map(str::to_owned).collect();
     found.retain(|(name, _)| chosen.contains(name));

@@ -3,17 +3,18 @@
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use clap::Args;
+use clap::{ArgGroup, Args};
 use requests::generation_limits::NUM_IMAGES;
 use requests::{OutputFormat, PromptSyntax};
 use serde_json::{Map, Value, json};
 
-use super::{Outcome, finite, print_json};
+use super::{Outcome, finite, print_json, whole};
 use crate::client::{
-    Artifact, Client, ClientOptions, Generation, PictureInfo, create_input, follow_generation, read_picture,
+    Artifact, Client, ClientOptions, Generation, PictureInfo, Preview, create_input, follow_generation, read_picture,
 };
 use crate::failure::Failure;
 use crate::output::{say, tell};
+use crate::whole_file;
 
 /// Generate pictures from a prompt
 ///
@@ -21,6 +22,7 @@ use crate::output::{say, tell};
 /// in text chunks, JPEG and WebP in EXIF and XMP. Flags that are left out take the model's defaults. The same seed
 /// gives the same picture again. Ctrl-C cancels.
 #[derive(Debug, Args)]
+#[command(group(ArgGroup::new("input").args(["image", "from"]).multiple(true)))]
 #[command(after_help = "\
 Examples:
   pyrograph generate \"owl on a blue background\"
@@ -34,7 +36,7 @@ pub(crate) struct Generate {
     /// What the picture shows; `<lora:NAME:WEIGHT>` in it applies a LoRA
     #[arg(required_unless_present = "from")]
     pub prompt: Option<String>,
-    /// Take prompt and settings from the record in a picture; other flags take precedence
+    /// Take prompt, settings and input picture from the record in a picture; other flags take precedence
     #[arg(long, value_name = "PICTURE")]
     pub from: Option<PathBuf>,
     /// How the prompt is read: a1111, with tags and weights, or plain, as words only [default: a1111]
@@ -50,28 +52,28 @@ pub(crate) struct Generate {
     #[arg(long, value_name = "FILE_OR_ID")]
     pub image: Option<String>,
     /// Mask for inpainting, white where the picture is repainted: a file or an id
-    #[arg(long, value_name = "FILE_OR_ID", requires = "image")]
+    #[arg(long, value_name = "FILE_OR_ID", requires = "input")]
     pub mask: Option<String>,
     /// How much of the input picture may change, 0 to 1 [default: the model's; 1 with a mask]
-    #[arg(long, value_name = "S", requires = "image", value_parser = finite, allow_negative_numbers = true)]
+    #[arg(long, value_name = "S", requires = "input", value_parser = finite, allow_negative_numbers = true)]
     pub strength: Option<f64>,
     /// Scheduler, such as euler, dpmpp_2m_karras or ddim [default: the model's]
     #[arg(long, value_name = "NAME")]
     pub scheduler: Option<String>,
     /// Number of CLIP's last layers to skip
-    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = whole::<i64>)]
     pub clip_skip: Option<i64>,
     /// What the picture does not show; needs --true-cfg-scale above 1 (FLUX.1, ember) or --guidance above 1 (others)
     #[arg(long, value_name = "T")]
     pub negative_prompt: Option<String>,
     /// Width in pixels, a multiple of the model's grid
-    #[arg(long, value_name = "W", allow_negative_numbers = true)]
+    #[arg(long, value_name = "W", allow_negative_numbers = true, value_parser = whole::<i64>)]
     pub width: Option<i64>,
     /// Height in pixels, a multiple of the model's grid
-    #[arg(long, value_name = "H", allow_negative_numbers = true)]
+    #[arg(long, value_name = "H", allow_negative_numbers = true, value_parser = whole::<i64>)]
     pub height: Option<i64>,
     /// Denoising steps
-    #[arg(long, visible_alias = "num-inference-steps", value_name = "N", allow_negative_numbers = true)]
+    #[arg(long, visible_alias = "num-inference-steps", value_name = "N", allow_negative_numbers = true, value_parser = whole::<i64>)]
     pub steps: Option<i64>,
     /// Guidance scale: classifier-free for Stable Diffusion, distilled for FLUX.1 dev; no effect on schnell and ember
     #[arg(
@@ -86,10 +88,10 @@ pub(crate) struct Generate {
     #[arg(long, value_name = "G", value_parser = finite, allow_negative_numbers = true)]
     pub true_cfg_scale: Option<f64>,
     /// Seed of the first picture; picture i uses seed + i [default: random, and printed]
-    #[arg(long, value_name = "S", allow_negative_numbers = true)]
+    #[arg(long, value_name = "S", allow_negative_numbers = true, value_parser = whole::<i64>)]
     pub seed: Option<i64>,
     /// Number of pictures, 1 to 4
-    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = whole::<i64>)]
     pub num_images: Option<i64>,
     /// Where to write the pictures: a folder, created if missing, or a file ending in .png, .jpg or .webp
     #[arg(long, value_name = "FILE_OR_DIR", default_value = ".")]
@@ -101,13 +103,13 @@ pub(crate) struct Generate {
     #[arg(long, value_name = "FORMAT", value_parser = output_format)]
     pub format: Option<OutputFormat>,
     /// Quality of JPEG and WebP, 1 to 100; 100 makes WebP lossless [default: 90]
-    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = whole::<i64>)]
     pub quality: Option<i64>,
     /// Write previews to this JPEG file, replaced with each one
     #[arg(long, value_name = "FILE.jpg")]
     pub preview: Option<PathBuf>,
     /// Steps between two previews [default: 1]
-    #[arg(long, value_name = "N", requires = "preview", allow_negative_numbers = true)]
+    #[arg(long, value_name = "N", requires = "preview", allow_negative_numbers = true, value_parser = whole::<i64>)]
     pub preview_every: Option<i64>,
     #[command(flatten)]
     pub client: ClientOptions,
@@ -210,7 +212,8 @@ impl Generate {
         let created: Value = client.post("/v1/generations", &request).await?;
         // The id lets the user find the pictures if this process is killed.
         tell!("generation {}", created["id"].as_str().unwrap_or_default());
-        let mut last = follow_generation(&client, created, "generating", self.preview.as_deref()).await?;
+        let preview = self.preview.as_deref().map(|file| Preview { file, overwrite: self.overwrite });
+        let mut last = follow_generation(&client, created, "generating", preview).await?;
         let generation: Generation = Client::understand(last.clone())?;
         for warning in &generation.warnings {
             tell!("warning: {warning}");
@@ -257,7 +260,26 @@ fn recorded(
         }
         warn(format!("{} is not taken from {shown}: {}", one.title(), one.reason));
     }
+    if given("prompt") && !given("loras") {
+        remove_loras_of_prompt(&mut request, info.program.as_deref());
+    }
     Ok(request)
+}
+
+/// Removes the LoRAs that the prompt of a record applied with tags: another prompt does not name them.
+fn remove_loras_of_prompt(request: &mut Map<String, Value>, program: Option<&str>) {
+    // It has no other LoRAs, and the server has removed the tags from its prompt.
+    if program == Some("a1111") {
+        request.remove("loras");
+        return;
+    }
+    let prompt = request.get("prompt").and_then(Value::as_str).unwrap_or_default();
+    let syntax = request.get("prompt_syntax").and_then(Value::as_str).and_then(|name| name.parse().ok());
+    let tags = syntax.unwrap_or(PromptSyntax::A1111).networks(prompt).loras.into_iter().flatten();
+    let named: Vec<String> = tags.flat_map(|tag| domain::model::spellings(&tag.name)).collect();
+    if let Some(loras) = request.get_mut("loras").and_then(Value::as_array_mut) {
+        loras.retain(|lora| !named.iter().any(|name| lora["model"] == name.as_str()));
+    }
 }
 
 /// Writes the pictures of a generation to `output`, which [`check_output`] has accepted. Returns their files.
@@ -273,7 +295,8 @@ pub(crate) async fn download(
     }
     let places = places(output, &generation.id, &generation.artifacts);
     for (artifact, place) in generation.artifacts.iter().zip(&places) {
-        client.download(&artifact.url, place).await?;
+        // In a folder, a file of this name is this picture.
+        client.download(&artifact.url, place, overwrite || file_format(output).is_none()).await?;
     }
     Ok(places)
 }
@@ -330,7 +353,7 @@ fn check_preview(file: &Path, output: &Path, overwrite: bool) -> Outcome {
     if file == output {
         return Err(Failure::Usage(format!("--preview and --output are the same file, {}", file.display())));
     }
-    Client::check_free(file, overwrite)
+    whole_file::check_free(file, overwrite)
 }
 
 fn ends_in(file: &Path, endings: &[&str]) -> bool {
@@ -344,7 +367,7 @@ fn check_free(output: &Path, positions: impl ExactSizeIterator<Item = u32>, over
         return Ok(());
     }
     let count = positions.len();
-    positions.into_iter().try_for_each(|position| Client::check_free(&numbered(output, position, count), overwrite))
+    positions.into_iter().try_for_each(|position| whole_file::check_free(&numbered(output, position, count), overwrite))
 }
 
 /// The file of each picture.
@@ -441,6 +464,29 @@ mod tests {
     }
 
     #[test]
+    fn another_prompt_does_not_keep_the_loras_of_tags() {
+        let read = |program: &str, prompt: &str, line: &[&str]| {
+            let loras = json!([{"model": "ink", "scale": 0.5}, {"model": "pencil", "scale": 1.0}]);
+            let info = json!({"program": program, "request": {"prompt": prompt, "loras": loras}});
+            let generate = parse(&[&["--from", "fox.png"], line].concat()).unwrap();
+            let flags = generate.request(Map::new());
+            let info = serde_json::from_value(info).unwrap();
+            generate.request(recorded(info, Path::new("fox.png"), &flags, |_| {}).unwrap())["loras"].clone()
+        };
+        let names = |loras: Value| -> Vec<String> {
+            let loras = loras.as_array().cloned().unwrap_or_default();
+            loras.iter().map(|lora| lora["model"].as_str().unwrap().to_owned()).collect()
+        };
+        let tagged = "a fox <lora:Ink:0.5>";
+        assert_eq!(names(read("pyrograph", tagged, &[])), ["ink", "pencil"]);
+        assert_eq!(names(read("pyrograph", tagged, &["--seed", "8"])), ["ink", "pencil"]);
+        assert_eq!(names(read("pyrograph", tagged, &["green frog"])), ["pencil"], "the field `loras` stays");
+        assert_eq!(names(read("pyrograph", tagged, &["green frog", "--lora", "clay"])), ["clay"]);
+        assert_eq!(names(read("comfyui", "a fox", &["green frog"])), ["ink", "pencil"]);
+        assert!(names(read("a1111", "a fox", &["green frog"])).is_empty(), "it has LoRAs of tags only");
+    }
+
+    #[test]
     fn flags_take_precedence_over_a_record() {
         let recorded = json!({"prompt": "a fox", "seed": 7, "output_format": "jpeg", "output_quality": 80});
         let request = |line: &[&str]| {
@@ -452,6 +498,14 @@ mod tests {
         assert_eq!(png, json!({"prompt": "a fox", "seed": 7, "output_format": "png"}));
         assert_eq!(request(&["--output", "fox.jpg"])["output_quality"], 80);
         assert!(parse(&[]).is_err(), "neither a prompt nor a picture");
+
+        // The record may have the input picture.
+        let strength = request(&["--strength", "0.8", "--mask", "mask.png"]);
+        assert!(strength["strength"] == 0.8 && strength["mask"] == "mask.png", "{strength}");
+        for flag in ["--strength", "--mask"] {
+            let why = parse(&["a fox", flag, "1"]).unwrap_err().to_string();
+            assert!(why.contains("--image") && why.contains("--from"), "{why}");
+        }
     }
 
     #[test]

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::generate::{check_output, download};
 use super::models::short;
-use super::{Outcome, job, print_json};
+use super::{Outcome, job, print_json, whole};
 use crate::client::{Client, ClientOptions, Generation, Job, Status};
 use crate::failure::Failure;
 use crate::output::say;
@@ -29,7 +29,7 @@ enum Action {
     /// List generations, newest first
     List {
         /// Maximum number of entries
-        #[arg(long, value_name = "N", default_value_t = 20)]
+        #[arg(long, value_name = "N", default_value_t = 20, value_parser = whole::<usize>)]
         limit: usize,
         #[command(flatten)]
         client: ClientOptions,

@@ -5,7 +5,7 @@ use clap::{Args, Subcommand};
 use serde_json::Value;
 
 use super::models::short;
-use super::{Outcome, job, print_json};
+use super::{Outcome, job, print_json, whole};
 use crate::client::{Artifact, Client, ClientOptions, Job, path_segment};
 use crate::output::say;
 use crate::table::Table;
@@ -39,7 +39,7 @@ enum Action {
         #[arg(long, value_name = "TIME")]
         created_before: Option<String>,
         /// Maximum number of entries
-        #[arg(long, value_name = "N", default_value_t = 20)]
+        #[arg(long, value_name = "N", default_value_t = 20, value_parser = whole::<usize>)]
         limit: usize,
         #[command(flatten)]
         client: ClientOptions,

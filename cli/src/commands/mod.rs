@@ -23,6 +23,8 @@ pub(crate) mod up;
 pub(crate) mod worker;
 pub(crate) mod workers;
 
+use std::str::FromStr;
+
 use crate::failure::Failure;
 use crate::output::unescaped;
 
@@ -32,6 +34,11 @@ pub(crate) type Outcome = Result<(), Failure>;
 /// Prints `value` as JSON on stdout, for `--json`.
 pub(crate) fn print_json(value: &serde_json::Value) -> Outcome {
     unescaped(&format!("{value:#}"))
+}
+
+/// Parses a flag's whole number of type `T`.
+pub(crate) fn whole<T: FromStr>(text: &str) -> Result<T, String> {
+    text.parse().map_err(|_| "it is not a whole number, or too large".to_owned())
 }
 
 /// Parses a flag's number. JSON allows only finite ones.

@@ -12,6 +12,7 @@ use crate::client::{Client, ClientOptions, Model, follow, follow_import, import_
 use crate::failure::Failure;
 use crate::output::say;
 use crate::table::Table;
+use crate::whole_file;
 
 /// List, show, inspect, import, export, load, unload and remove models
 #[derive(Debug, Args)]
@@ -332,10 +333,11 @@ struct Export {
     /// Name or id of the LoRA
     model: String,
     /// Dialect: kohya (sd-scripts, A1111), peft (diffusers) or comfy
-    #[arg(long, value_name = "FORMAT")]
+    #[arg(long, value_name = "FORMAT", value_parser = ["kohya", "peft", "comfy"], hide_possible_values = true)]
     format: String,
     /// Data type: f32, f16 or bf16
-    #[arg(long, default_value = "f32", value_name = "DTYPE")]
+    #[arg(long, default_value = "f32", value_name = "DTYPE", value_parser = ["f32", "f16", "bf16"],
+          hide_possible_values = true)]
     dtype: String,
     /// File to write [default: MODEL-FORMAT.safetensors]
     #[arg(long, value_name = "FILE")]
@@ -356,13 +358,13 @@ impl Export {
         let output =
             self.output.unwrap_or_else(|| PathBuf::from(format!("{}-{}.safetensors", self.model, self.format)));
         Client::check_writable(&output)?;
-        Client::check_free(&output, self.overwrite)?;
+        whole_file::check_free(&output, self.overwrite)?;
         let created: Value = client.post(&path, &json!({})).await?;
         let mut last = follow(&client, created, &format!("exporting {}", self.model)).await?;
         let export: crate::client::Export = Client::understand(last.clone())?;
         let file = export.artifacts.first();
         let file = file.ok_or_else(|| Failure::Failed(anyhow::anyhow!("the export has no file")))?;
-        client.download(&file.url, &output).await?;
+        client.download(&file.url, &output, self.overwrite).await?;
         if self.client.json {
             last["files"] = Value::from(vec![output.display().to_string()]);
             print_json(&last)?;

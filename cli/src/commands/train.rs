@@ -7,10 +7,11 @@ use clap::{ArgGroup, Args};
 use serde_json::{Map, Value};
 
 use super::models::{check_checkpoint, check_name_is_free};
-use super::{Outcome, finite, print_json};
+use super::{Outcome, finite, print_json, whole};
 use crate::client::{Client, ClientOptions, Pictures, Training, find_dataset, follow, unless_interrupted};
 use crate::failure::Failure;
 use crate::output::{say, tell};
+use crate::whole_file;
 
 /// Train a LoRA on a folder of pictures
 ///
@@ -44,10 +45,10 @@ pub(crate) struct Train {
     #[arg(long, value_name = "T")]
     pub trigger_word: Option<String>,
     /// Training steps [default: 1000]
-    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = whole::<i64>)]
     pub steps: Option<i64>,
     /// Rank of the LoRA: a higher rank can learn more and makes a larger file [default: 16]
-    #[arg(long, value_name = "R", allow_negative_numbers = true)]
+    #[arg(long, value_name = "R", allow_negative_numbers = true, value_parser = whole::<i64>)]
     pub rank: Option<i64>,
     /// Alpha: the LoRA is scaled by alpha / rank [default: the rank]
     #[arg(long, value_name = "A", value_parser = finite, allow_negative_numbers = true)]
@@ -56,13 +57,13 @@ pub(crate) struct Train {
     #[arg(long, value_name = "LR", value_parser = finite, allow_negative_numbers = true)]
     pub learning_rate: Option<f64>,
     /// Pictures per step [default: 1]
-    #[arg(long, value_name = "B", allow_negative_numbers = true)]
+    #[arg(long, value_name = "B", allow_negative_numbers = true, value_parser = whole::<i64>)]
     pub batch_size: Option<i64>,
     /// Pictures are scaled to about this many pixels squared [default: the checkpoint's]
-    #[arg(long, value_name = "PX", allow_negative_numbers = true)]
+    #[arg(long, value_name = "PX", allow_negative_numbers = true, value_parser = whole::<i64>)]
     pub resolution: Option<i64>,
     /// Seed of the training; the same seed gives the same LoRA [default: random]
-    #[arg(long, value_name = "S", allow_negative_numbers = true)]
+    #[arg(long, value_name = "S", allow_negative_numbers = true, value_parser = whole::<i64>)]
     pub seed: Option<i64>,
     /// File to write the LoRA to [default: NAME.safetensors]
     #[arg(long, value_name = "FILE")]
@@ -100,7 +101,7 @@ impl Train {
     /// Runs the command.
     pub(crate) async fn run(self) -> Outcome {
         let output = self.output.clone().unwrap_or_else(|| PathBuf::from(format!("{}.safetensors", self.name)));
-        Client::check_free(&output, self.overwrite)?;
+        whole_file::check_free(&output, self.overwrite)?;
         let client = Client::new(&self.client.server)?;
         check_name_is_free(&client, &self.name).await?;
         if let Some(model) = &self.model {
@@ -143,7 +144,7 @@ impl Train {
             .artifacts
             .first()
             .ok_or_else(|| Failure::Failed(anyhow::anyhow!("training {} has no adapter", training.id)))?;
-        client.download(&adapter.url, &output).await?;
+        client.download(&adapter.url, &output, self.overwrite).await?;
         if self.client.json {
             if let Some(added) = &uploaded {
                 added.add_to(&mut last);

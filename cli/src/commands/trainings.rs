@@ -4,7 +4,7 @@ use clap::{Args, Subcommand};
 use serde_json::Value;
 
 use super::models::short;
-use super::{Outcome, job, print_json};
+use super::{Outcome, job, print_json, whole};
 use crate::client::{Client, ClientOptions, Job, Training};
 use crate::output::say;
 use crate::table::Table;
@@ -23,7 +23,7 @@ enum Action {
     /// List trainings, newest first
     List {
         /// Maximum number of entries
-        #[arg(long, value_name = "N", default_value_t = 20)]
+        #[arg(long, value_name = "N", default_value_t = 20, value_parser = whole::<usize>)]
         limit: usize,
         #[command(flatten)]
         client: ClientOptions,

@@ -1,0 +1,72 @@
+//! Files that commands write: completely, or not at all. Until it is complete, a file has a random name in the same
+//! folder, so that it replaces nothing and two commands do not write to one file.
+
+use std::fs::{File, Permissions};
+use std::io;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+
+use tempfile::{Builder, NamedTempFile, TempPath};
+
+use crate::failure::Failure;
+
+/// Refuses to replace a file, unless the user asks for it.
+pub(crate) fn check_free(file: &Path, overwrite: bool) -> Result<(), Failure> {
+    if overwrite || !file.is_file() {
+        return Ok(());
+    }
+    Err(exists(file))
+}
+
+/// The refusal to replace `file`.
+pub(crate) fn exists(file: &Path) -> Failure {
+    Failure::Usage(format!("{} exists; name another file or give --overwrite", file.display()))
+}
+
+/// A new file in the folder of `file`, deleted when it is dropped. Its permissions are those of any new file.
+pub(crate) fn part_of(file: &Path) -> io::Result<(File, TempPath)> {
+    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let builder = &mut Builder::new();
+    let builder = builder.prefix(".pyrograph-part-").permissions(Permissions::from_mode(0o666));
+    builder.tempfile_in(folder).map(NamedTempFile::into_parts)
+}
+
+/// Gives a complete file its name. The error is [`io::ErrorKind::AlreadyExists`] for a file that must not be replaced,
+/// also one that was created since [`check_free`].
+pub(crate) fn finish(part: TempPath, file: &Path, overwrite: bool) -> io::Result<()> {
+    let named = if overwrite { part.persist(file) } else { part.persist_noclobber(file) };
+    named.map_err(|error| error.error)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+
+    #[test]
+    fn a_file_that_is_being_written_replaces_no_other() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("owl.png");
+        std::fs::write(folder.path().join("owl.png.part"), "the user's").unwrap();
+        let [(mut first, first_part), (mut second, second_part)] = [part_of(&file).unwrap(), part_of(&file).unwrap()];
+        first.write_all(b"first").unwrap();
+        second.write_all(b"second").unwrap();
+        finish(first_part, &file, false).unwrap();
+        let refused = finish(second_part, &file, false).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(std::fs::read(&file).unwrap(), b"first");
+        let mut names: Vec<_> =
+            std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        assert_eq!(names, ["owl.png", "owl.png.part"], "nothing is left behind");
+        assert_eq!(std::fs::read(folder.path().join("owl.png.part")).unwrap(), b"the user's");
+        let usual = std::fs::metadata(folder.path().join("owl.png.part")).unwrap().permissions();
+        assert_eq!(std::fs::metadata(&file).unwrap().permissions(), usual);
+
+        let (mut third, third_part) = part_of(&file).unwrap();
+        third.write_all(b"third").unwrap();
+        finish(third_part, &file, true).unwrap();
+        assert_eq!(std::fs::read(&file).unwrap(), b"third");
+    }
+}
