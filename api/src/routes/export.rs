@@ -101,6 +101,9 @@ pub(crate) async fn create(
     headers: HeaderMap,
 ) -> Result<Response> {
     let mut export = export::create(&caller, &state.database, &model, query.format, query.dtype).await?;
+    if export.report.status == JobStatus::Queued {
+        job::log_accepted(export.id);
+    }
     let waited = job::wait(&caller, &state, &headers, export.job_id).await?;
     if waited.is_some() {
         export = export::get(&caller, &state.database, export.id).await?;

@@ -197,6 +197,7 @@ pub(crate) async fn cancel(caller: Caller, state: State, Path(id): Path<Uuid>) -
 )]
 pub(crate) async fn retry(caller: Caller, state: State, Path(id): Path<Uuid>) -> Result<Response> {
     let job = jobs::retry(&caller, &state.database, &state.storage, id).await?;
+    super::job::log_accepted(job.id);
     let location = path(job.id);
     let body = Json(Job::of(job, &state.storage).await?);
     Ok((StatusCode::ACCEPTED, [(header::LOCATION, location)], body).into_response())
