@@ -127,7 +127,7 @@ fn unpacked(packed: &[u8]) -> Result<Vec<u8>> {
 
 /// Reads on for a moment: a client that is still sending would otherwise see a broken connection instead of the
 /// response.
-async fn drain(rest: &mut BodyDataStream) {
+pub(crate) async fn drain(rest: &mut BodyDataStream) {
     let drain = async {
         let mut left = DRAINED;
         while let Some(Ok(piece)) = rest.next().await
