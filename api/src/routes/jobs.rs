@@ -192,7 +192,7 @@ pub(crate) async fn cancel(caller: Caller, state: State, Path(id): Path<Uuid>) -
         (status = 202, description = "The new job, queued", body = Job,
          headers(("Location" = String, description = "Path of the new job"))),
         (status = 404, description = "The job, or a model, input or picture that it needs, does not exist"),
-        (status = 409, description = "The job did not fail, was already repeated, or cannot be repeated"),
+        (status = 409, description = "The job or its last retry did not fail, or it cannot be repeated"),
     ),
 )]
 pub(crate) async fn retry(caller: Caller, state: State, Path(id): Path<Uuid>) -> Result<Response> {
