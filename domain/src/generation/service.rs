@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::loras::{self, Prompt};
 use super::request::{self, GenerationParams, GenerationRequest};
-use super::{DEFAULT_MODEL, Generation, LoraUse, get_many, warnings};
+use super::{DEFAULT_MODEL, Generation, LoraUse, MAX_PICTURE_CHARS, get_many, warnings};
 use crate::batcher::Batcher;
 use crate::capacity::Capacity;
 use crate::faults::Faults;
@@ -92,6 +92,14 @@ impl GenerationService {
         let prompt = Prompt { text: &params.prompt, syntax: params.prompt_syntax };
         let loras = loras::of(&self.catalog, caller, &model, lora_requests, prompt, &mut tags).await;
         let loras = faults.take(loras);
+        if !faults.is_empty() {
+            // The bytes are checked, and stored, only if everything else is right.
+            for (field, text) in [("image", &request.image), ("mask", &request.mask)] {
+                if let Some(text) = text.as_ref().filter(|text| text.len() <= MAX_PICTURE_CHARS) {
+                    faults.take(input::check(caller, &self.database, field, text).await);
+                }
+            }
+        }
         faults.check()?;
         let picture = Picture {
             width: params.width as usize,
