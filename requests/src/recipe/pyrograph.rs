@@ -142,7 +142,7 @@ impl Fields {
         }
         T::deserialize(&value)
             .inspect_err(|_| {
-                self.unmapped.push(Unmapped::new(field, shown(&value), "The field cannot have this value."))
+                self.unmapped.push(Unmapped::new(field, shown(&value), "The field cannot have this value."));
             })
             .ok()
     }
