@@ -19,7 +19,7 @@ use flate2::read::MultiGzDecoder;
 use futures::{StreamExt, stream};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use serde_path_to_error::Path as FieldPath;
+use serde_path_to_error::{Path as FieldPath, Segment};
 use tokio::sync::Mutex;
 
 use crate::arriving::TooSlow;
@@ -127,7 +127,7 @@ fn unpacked(packed: &[u8]) -> Result<Vec<u8>> {
 
 /// Reads on for a moment: a client that is still sending would otherwise see a broken connection instead of the
 /// response.
-async fn drain(rest: &mut BodyDataStream) {
+pub(crate) async fn drain(rest: &mut BodyDataStream) {
     let drain = async {
         let mut left = DRAINED;
         while let Some(Ok(piece)) = rest.next().await
@@ -165,6 +165,9 @@ fn read_json<T: DeserializeOwned>(body: &[u8]) -> Result<T> {
     let mut json = serde_json::Deserializer::from_slice(body);
     let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
         let (path, error) = (error.path().clone(), error.into_inner());
+        if let Some(message) = names::<T>(body, &path) {
+            return Problem::field(StatusCode::UNPROCESSABLE_ENTITY, path.to_string(), message);
+        }
         match error.classify() {
             serde_json::error::Category::Data => {
                 let message = error.to_string();
@@ -179,6 +182,25 @@ fn read_json<T: DeserializeOwned>(body: &[u8]) -> Result<T> {
     })?;
     json.end().map_err(|error| Problem::new(StatusCode::BAD_REQUEST, format!("The body is not JSON: {error}.")))?;
     Ok(value)
+}
+
+/// What a field that takes one of a few names takes, if it is at `path` and its value is no text; serde does not say.
+fn names<T: DeserializeOwned>(body: &[u8], path: &FieldPath) -> Option<String> {
+    let mut body: serde_json::Value = serde_json::from_slice(body).ok()?;
+    let value = path.iter().try_fold(&mut body, |value, segment| match segment {
+        Segment::Map { key } => value.get_mut(key),
+        Segment::Seq { index } => value.get_mut(index),
+        _ => None,
+    })?;
+    if value.is_string() {
+        return None;
+    }
+    // No name is empty, so that the message lists the names.
+    *value = serde_json::Value::String(String::new());
+    let error = serde_path_to_error::deserialize::<_, T>(&body).err()?;
+    let message = error.inner().to_string();
+    let names = message.strip_prefix("unknown variant ``, expected ")?;
+    (error.path().to_string() == path.to_string()).then(|| format!("It has to be {names}."))
 }
 
 /// Makes a problem of serde's message about a value; for a missing or unknown field only the message names the field.

@@ -4,10 +4,10 @@
 use std::time::Instant;
 
 use axum::extract::{MatchedPath, Request};
-use axum::http::{HeaderName, HeaderValue, header};
+use axum::http::{HeaderName, HeaderValue, Method, header};
 use axum::middleware::Next;
 use axum::response::Response;
-use tracing::Instrument;
+use tracing::{Instrument, Span};
 
 use crate::request_id::{RequestId, TraceParent};
 
@@ -25,10 +25,10 @@ pub(crate) async fn observe(mut request: Request, next: Next) -> Response {
         None => tracing::info_span!("request", %id),
     };
     request.extensions_mut().insert(id.clone());
-    let begun = Instant::now();
-    let mut response = next.run(request).instrument(span.clone()).await;
-    let milliseconds = begun.elapsed().as_millis() as u64;
-    tracing::info!(parent: &span, %method, route, status = response.status().as_u16(), milliseconds);
+    let mut line = Line { span, method, route: route.to_owned(), begun: Instant::now(), status: None };
+    let mut response = next.run(request).instrument(line.span.clone()).await;
+    line.status = Some(response.status().as_u16());
+    drop(line);
     let headers = response.headers_mut();
     if let Ok(id) = HeaderValue::from_str(id.as_str()) {
         headers.insert(REQUEST_ID, id);
@@ -38,4 +38,26 @@ pub(crate) async fn observe(mut request: Request, next: Next) -> Response {
     }
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response
+}
+
+/// The line of a request, written when this is dropped. If the client leaves, the future of its request is dropped, and
+/// this with it.
+struct Line {
+    span: Span,
+    method: Method,
+    route: String,
+    begun: Instant,
+    /// `None` until there is a response.
+    status: Option<u16>,
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        let Self { span, method, route, begun, status } = self;
+        let milliseconds = begun.elapsed().as_millis() as u64;
+        match status {
+            Some(status) => tracing::info!(parent: &*span, %method, route, status, milliseconds),
+            None => tracing::info!(parent: &*span, %method, route, milliseconds, "ended without a response"),
+        }
+    }
 }

@@ -30,6 +30,24 @@ pub(crate) fn plain(message: &str) -> String {
     if let Some((there, expected)) = wrong.and_then(|rest| rest.rsplit_once(", expected ")) {
         return format!("It has to be {}, and is {}.", what(expected), is(there));
     }
+    if let Some(rest) = message.strip_prefix("unknown variant `") {
+        return match rest.split_once("`, expected ") {
+            Some((there, names)) => format!("There is no `{there}`; it has to be {names}."),
+            None => format!("{NO_NAME}."),
+        };
+    }
+    if message.starts_with("unknown field `") {
+        return match message.split_once("`, expected ") {
+            Some((_, names)) => format!("There is no such field; a field here is {names}."),
+            None => "There is no such field here.".to_owned(),
+        };
+    }
+    if message.starts_with("missing field `") {
+        return "It is missing.".to_owned();
+    }
+    if message.starts_with("duplicate field `") {
+        return "It is there twice.".to_owned();
+    }
     if message.starts_with("UUID parsing failed") {
         return "It is no id. Send the `id` that the API returned, not a name.".to_owned();
     }
@@ -81,8 +99,15 @@ mod tests {
             ("invalid type: sequence, expected a map", "It has to be an object, and is a list."),
             ("invalid type: null, expected u32", "It has to be an integer, and is `null`."),
             ("invalid digit found in string", "It has to be an integer."),
-            ("unknown variant `x`, expected `a` or `b`", "unknown variant `x`, expected `a` or `b`."),
-            ("missing field `a`", "missing field `a`."),
+            ("unknown variant `x`, expected `a` or `b`", "There is no `x`; it has to be `a` or `b`."),
+            (
+                "unknown variant `x`, expected one of `a`, `b`, `c`",
+                "There is no `x`; it has to be one of `a`, `b`, `c`.",
+            ),
+            ("unknown field `x`, expected `a` or `b`", "There is no such field; a field here is `a` or `b`."),
+            ("unknown field `x`, there are no fields", "There is no such field here."),
+            ("missing field `a`", "It is missing."),
+            ("duplicate field `a`", "It is there twice."),
         ] {
             assert_eq!(plain(message), sentence);
         }

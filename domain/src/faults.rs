@@ -17,6 +17,10 @@ impl Faults {
         })
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Errors: the fault, `Several`, or the trouble that kept a check from being made.
     pub(crate) fn check(mut self) -> Result<()> {
         let trouble = |error: &Error| matches!(error, Error::Unavailable(_) | Error::Internal(_));

@@ -215,6 +215,12 @@ enum Picture {
     },
 }
 
+/// Whether the text is an id of a picture that is there, or carries bytes. Errors: `Invalid` or `Unknown`, with the
+/// field.
+pub(crate) async fn check(caller: &Caller, database: &Database, field: &'static str, text: &str) -> Result<()> {
+    find(caller, database, field, text).await.map(drop)
+}
+
 async fn find(caller: &Caller, database: &Database, field: &'static str, text: &str) -> Result<Picture> {
     let id = match data_uri::read(text).map_err(|why| Error::invalid(field, why))? {
         Reference::Bytes(bytes) => return Ok(Picture::Carried(bytes)),

@@ -159,7 +159,8 @@ pub async fn delete(caller: &Caller, database: &Database, storage: &Storage, id:
 }
 
 /// Makes the request of a failed job again, as a new job that names the failed one; returns the new one. Errors:
-/// `NotFound`; `Conflict` for a job that did not fail or has been retried, and for a request that cannot be repeated.
+/// `NotFound`; `Conflict` for a job that did not fail, for one whose last retry is unfinished or succeeded, and for a
+/// request that cannot be repeated.
 pub async fn retry(caller: &Caller, database: &Database, storage: &Storage, id: Uuid) -> Result<Job> {
     let pool = database.pool(caller);
     // Asks the bucket, so before the transaction.

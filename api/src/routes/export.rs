@@ -9,7 +9,8 @@ use domain::job::{JobKind, JobStatus};
 use domain::model::ModelRef;
 use domain::{Caller, ExportId, Page, Storage};
 use serde::{Deserialize, Serialize};
-use utoipa::{IntoParams, ToSchema};
+use utoipa::openapi::{RefOr, Schema};
+use utoipa::{IntoParams, PartialSchema, ToSchema};
 
 use super::job::{self, Artifact, JobError, JobUrls, ReportParts};
 use crate::State;
@@ -48,8 +49,17 @@ pub(crate) struct ExportQuery {
     pub format: Format,
     /// Data type of its values.
     #[serde(default)]
-    #[param(inline, default = "f32")]
+    #[param(schema_with = dtype_schema)]
     pub dtype: Dtype,
+}
+
+/// utoipa itself would put the default into another schema, of the type `object`.
+fn dtype_schema() -> RefOr<Schema> {
+    let mut schema = Dtype::schema();
+    if let RefOr::T(Schema::Object(object)) = &mut schema {
+        object.default = serde_json::to_value(Dtype::default()).ok();
+    }
+    schema
 }
 
 impl Export {
@@ -101,6 +111,9 @@ pub(crate) async fn create(
     headers: HeaderMap,
 ) -> Result<Response> {
     let mut export = export::create(&caller, &state.database, &model, query.format, query.dtype).await?;
+    if export.report.status == JobStatus::Queued {
+        job::log_accepted(export.id);
+    }
     let waited = job::wait(&caller, &state, &headers, export.job_id).await?;
     if waited.is_some() {
         export = export::get(&caller, &state.database, export.id).await?;

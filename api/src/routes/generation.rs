@@ -137,6 +137,7 @@ pub(crate) async fn create(
     extract::Json(request): extract::Json<GenerationRequest>,
 ) -> Result<Response> {
     let mut generation = state.generations.create(&caller, request).await?;
+    job::log_accepted(generation.id);
     let waited = job::wait(&caller, &state, &headers, generation.job_id).await?;
     if waited.is_some() {
         generation = state.generations.get(&caller, generation.id).await?;

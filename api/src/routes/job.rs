@@ -1,6 +1,8 @@
 //! What generations, trainings, imports and exports have in common over HTTP: progress, artifacts, error, links, and
 //! waiting for the end.
 
+use std::fmt::Display;
+
 use axum::Json;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -178,6 +180,13 @@ async fn artifacts(artifacts: Vec<artifact::Artifact>, storage: &Storage, name: 
     Ok(signed)
 }
 
+/// Writes a line about a job that was just created, before its request waits for anything: the client may leave then.
+/// `id` is that of the generation, training, import or export.
+pub(crate) fn log_accepted(id: impl Display) {
+    // Leads from the id of the request to that of the job, which the lines of its worker have.
+    tracing::info!(job = %id, "accepted");
+}
+
 /// Waits for the end of `job` as long as the client prefers. Returns whether it has ended, and the wait that was
 /// granted.
 pub(crate) async fn wait(
@@ -206,8 +215,6 @@ pub(crate) async fn wait(
 
 /// The response to a creation: 202, or 201 if the job ended within the wait.
 pub(crate) fn created(location: &str, body: &impl Serialize, waited: Option<(Wait, bool)>) -> Response {
-    // Leads from the id of the request to that of the job, which the lines of its worker have.
-    tracing::info!(job = location.rsplit('/').next(), "accepted");
     let status = if waited.is_some_and(|(_, ended)| ended) { StatusCode::CREATED } else { StatusCode::ACCEPTED };
     let mut response = (status, [(header::LOCATION, location)], Json(body)).into_response();
     if let Some((wait, _)) = waited {

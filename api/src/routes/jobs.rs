@@ -6,15 +6,17 @@ use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, Utc};
 use domain::job::{JobKind, JobStatus};
 use domain::model::ModelRef;
-use domain::{Caller, Page, PageRequest, Storage, jobs};
-use serde::{Deserialize, Deserializer, Serialize};
+use domain::{Caller, Error, Page, PageRequest, Storage, jobs};
+use serde::de::value::StrDeserializer;
+use serde::de::{DeserializeOwned, IntoDeserializer};
+use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use super::job::{Artifact, JobError, Progress, ReportParts};
-use crate::State;
 use crate::extract::{Path, Query};
 use crate::problem::Result;
+use crate::{State, wording};
 
 /// A generation, training, import or export, with the attributes that all of them have.
 #[derive(Serialize, ToSchema)]
@@ -72,20 +74,20 @@ type JobPage = Page<Job>;
 #[into_params(parameter_in = Query)]
 pub(crate) struct JobQuery {
     /// Only jobs of this kind.
-    #[param(inline)]
-    pub kind: Option<JobKind>,
+    #[param(inline, value_type = Option<JobKind>)]
+    pub kind: Option<String>,
     /// Only jobs with this status.
-    #[param(inline)]
-    pub status: Option<JobStatus>,
+    #[param(inline, value_type = Option<JobStatus>)]
+    pub status: Option<String>,
     /// Only jobs that run with this model. Name or identifier.
     #[param(pattern = "^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
     pub model: Option<String>,
     /// Only jobs that were created at this time or later.
-    #[serde(default, deserialize_with = "instant")]
-    pub created_after: Option<DateTime<Utc>>,
+    #[param(value_type = Option<DateTime<Utc>>)]
+    pub created_after: Option<String>,
     /// Only jobs that were created before this time.
-    #[serde(default, deserialize_with = "instant")]
-    pub created_before: Option<DateTime<Utc>>,
+    #[param(value_type = Option<DateTime<Utc>>)]
+    pub created_before: Option<String>,
     /// Maximum number of items on the page.
     #[param(minimum = 1, maximum = 100, default = 20)]
     pub limit: Option<i64>,
@@ -94,12 +96,47 @@ pub(crate) struct JobQuery {
     pub cursor: Option<String>,
 }
 
-/// A time after RFC 3339, whose `+` a query string may have turned into a space.
-fn instant<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<DateTime<Utc>>, D::Error> {
-    let text = String::deserialize(deserializer)?;
+impl JobQuery {
+    /// Errors: `Several`, with every wrong field except `model`, which the list itself checks.
+    fn read(self) -> (jobs::Filter, Result<PageRequest, Error>) {
+        let mut wrong = Vec::new();
+        let filter = jobs::Filter {
+            kind: read("kind", self.kind, named, &mut wrong),
+            status: read("status", self.status, named, &mut wrong),
+            model: self.model,
+            created_after: read("created_after", self.created_after, instant, &mut wrong),
+            created_before: read("created_before", self.created_before, instant, &mut wrong),
+        };
+        let page = PageRequest::parse(self.limit, self.cursor.as_deref());
+        if wrong.is_empty() {
+            return (filter, page);
+        }
+        wrong.extend(page.err());
+        (filter, Err(Error::Several(wrong)))
+    }
+}
+
+/// The value of a filter. One that cannot be read is added to `wrong`.
+fn read<T>(
+    field: &str,
+    text: Option<String>,
+    read: fn(&str) -> Result<T, String>,
+    wrong: &mut Vec<Error>,
+) -> Option<T> {
+    read(&text?).map_err(|message| wrong.push(Error::invalid(field, message))).ok()
+}
+
+/// One of the names of an enum. Errors: a sentence with the names.
+fn named<T: DeserializeOwned>(text: &str) -> Result<T, String> {
+    let text: StrDeserializer<serde::de::value::Error> = text.into_deserializer();
+    T::deserialize(text).map_err(|error| wording::plain(&error.to_string()))
+}
+
+/// A time after RFC 3339, whose `+` a query string may have turned into a space. Errors: a sentence.
+fn instant(text: &str) -> Result<DateTime<Utc>, String> {
     let instant = DateTime::parse_from_rfc3339(&text.replace(' ', "+"));
-    let message = || serde::de::Error::custom(format!("`{text}` is not an instant such as `2026-01-31T12:00:00Z`"));
-    Ok(Some(instant.map_err(|_| message())?.to_utc()))
+    let message = |_| format!("`{text}` is not an instant such as `2026-01-31T12:00:00Z`.");
+    instant.map(|instant| instant.to_utc()).map_err(message)
 }
 
 impl Job {
@@ -144,14 +181,7 @@ fn path(id: Uuid) -> String {
     responses((status = 200, description = "One page of jobs", body = JobPage)),
 )]
 pub(crate) async fn list(caller: Caller, state: State, Query(query): Query<JobQuery>) -> Result<Json<JobPage>> {
-    let page = PageRequest::parse(query.limit, query.cursor.as_deref());
-    let filter = jobs::Filter {
-        kind: query.kind,
-        status: query.status,
-        model: query.model,
-        created_after: query.created_after,
-        created_before: query.created_before,
-    };
+    let (filter, page) = query.read();
     let page = jobs::list(&caller, &state.database, &filter, page).await?;
     Ok(Json(page.try_map(|job| Job::of(job, &state.storage)).await?))
 }
@@ -192,11 +222,12 @@ pub(crate) async fn cancel(caller: Caller, state: State, Path(id): Path<Uuid>) -
         (status = 202, description = "The new job, queued", body = Job,
          headers(("Location" = String, description = "Path of the new job"))),
         (status = 404, description = "The job, or a model, input or picture that it needs, does not exist"),
-        (status = 409, description = "The job did not fail, was already repeated, or cannot be repeated"),
+        (status = 409, description = "The job or its last retry did not fail, or it cannot be repeated"),
     ),
 )]
 pub(crate) async fn retry(caller: Caller, state: State, Path(id): Path<Uuid>) -> Result<Response> {
     let job = jobs::retry(&caller, &state.database, &state.storage, id).await?;
+    super::job::log_accepted(job.id);
     let location = path(job.id);
     let body = Json(Job::of(job, &state.storage).await?);
     Ok((StatusCode::ACCEPTED, [(header::LOCATION, location)], body).into_response())

@@ -41,7 +41,7 @@ pub(crate) struct Model {
     pub family: String,
     /// Checkpoint that a LoRA was trained on, if known.
     pub base_model_id: Option<ModelId>,
-    /// Training that made the model, if one did.
+    /// Training that made the model, if one did. It may have been deleted since.
     pub training_id: Option<TrainingId>,
     /// Word that triggers what a LoRA has learned.
     pub trigger_word: Option<String>,
@@ -246,6 +246,7 @@ pub(crate) async fn import(caller: Caller, state: State, mut request: Request) -
         DefaultBodyLimit::max(JSON_LIMIT).apply(&mut request);
         let extract::Json(request) = extract::Json::from_request(request, &state).await?;
         let import = import::create(&caller, &state.database, &state.storage, request).await?;
+        job::log_accepted(import.id);
         return Ok(job::created(&super::import::path(import.id), &Import::of(import, &state.storage).await?, None));
     }
     let form = Multipart::from_request(request, &state).await.map_err(or_json)?;

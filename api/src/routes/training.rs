@@ -103,6 +103,7 @@ pub(crate) async fn create(
     extract::Json(request): extract::Json<TrainingRequest>,
 ) -> Result<Response> {
     let mut training = training::create(&caller, &state.database, &state.catalog, &state.capacity, request).await?;
+    job::log_accepted(training.id);
     let waited = job::wait(&caller, &state, &headers, training.job_id).await?;
     if waited.is_some() {
         training = training::get(&caller, &state.database, training.id).await?;

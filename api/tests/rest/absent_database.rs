@@ -1,13 +1,16 @@
 //! While the database is away, requests are refused, and the server is alive.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use domain::database::Presence;
 use domain::event::Feed;
 use domain::{Pools, Storage, StorageConfig};
 use embedded::TemporaryPostgres;
+use reqwest::multipart::Form;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
+
+use crate::test_server::picture_part;
 
 #[tokio::test]
 async fn requests_do_not_wait_for_a_database_that_is_away() {
@@ -38,12 +41,22 @@ async fn requests_do_not_wait_for_a_database_that_is_away() {
     // It comes back at another address, where this server does not look.
     postgres.crash().await.unwrap();
     assert_eq!(get("/healthz").await, 200);
-    let nothing = "/v1/generations/00000000-0000-7000-8000-000000000000";
-    for path in ["/readyz", "/v1/models", nothing, "/v1/jobs"] {
+    let nobody = "00000000-0000-7000-8000-000000000000";
+    for path in ["/readyz", "/v1/models", &format!("/v1/generations/{nobody}"), "/v1/jobs"] {
         assert_eq!(get(path).await, 503, "{path}");
     }
     let made = http.post(format!("{root}/v1/generations")).json(&json!({"prompt": "a fox"})).send().await.unwrap();
     assert_eq!((made.status().as_u16(), &made.headers()["retry-after"]), (503, &"1".parse().unwrap()));
     let made = http.post(format!("{root}/v1/datasets")).json(&json!({"name": "a"})).send().await.unwrap();
     assert_eq!(made.status(), 503);
+    // A form that begins now is not read either, however large it is.
+    for path in ["/v1/inputs", &format!("/v1/datasets/{nobody}/images"), "/v1/models", "/v1/picture-info"] {
+        for bytes in [100, 4 << 20] {
+            let form = Form::new().part("image", picture_part(vec![0; bytes]));
+            let began = Instant::now();
+            let answer = http.post(format!("{root}{path}")).multipart(form).send().await.expect(path);
+            assert_eq!(answer.status(), 503, "{path}");
+            assert!(began.elapsed() < Duration::from_secs(2), "{path}: {:?}", began.elapsed());
+        }
+    }
 }

@@ -91,11 +91,19 @@ async fn all_that_is_wrong_is_named_at_once() {
         fields(server.post("/v1/generations", &wrong).await),
         ["prompt", "num_images", "width", "seed", "loras[0].scale", "loras[0].model"]
     );
+    let nothing = "00000000-0000-7000-8000-000000000000";
+    let wrong = json!({"prompt": "", "image": "a fox.png", "mask": nothing, "strength": 2});
+    assert_eq!(fields(server.post("/v1/generations", &wrong).await), ["prompt", "strength", "image", "mask"]);
     let wrong = json!({"name": "A", "dataset": dataset, "steps": 0, "rank": 0, "seed": -5});
     assert_eq!(fields(server.post("/v1/trainings", &wrong).await), ["name", "rank", "steps", "seed"]);
     assert_eq!(fields(server.get("/v1/generations?limit=0&cursor=x").await), ["limit", "cursor"]);
     assert_eq!(fields(server.get("/v1/models?limit=0&cursor=x&family=A").await), ["limit", "cursor", "family"]);
     assert_eq!(fields(server.get("/v1/jobs?limit=0&cursor=x&model=-").await), ["limit", "cursor", "model"]);
+    let query = "kind=x&status=done&created_after=x&created_before=y&limit=0&cursor=x&model=-";
+    assert_eq!(
+        fields(server.get(&format!("/v1/jobs?{query}")).await),
+        ["kind", "status", "created_after", "created_before", "limit", "cursor", "model"]
+    );
     assert_eq!((server.count("jobs").await, server.count("generations").await), (0, 0));
 }
 
@@ -105,7 +113,16 @@ async fn messages_are_in_no_words_of_rust() {
     for (path, body, field, says) in [
         ("/v1/generations", json!({"prompt": "a", "guidance_scale": "x"}), "guidance_scale", "a number"),
         ("/v1/generations", json!({"prompt": "a", "loras": ["x"]}), "loras[0]", "an object"),
-        ("/v1/generations", json!({"prompt": "a", "output_format": 5}), "output_format", "names"),
+        ("/v1/generations", json!({"prompt": "a", "output_format": 5}), "output_format", "`jpeg`, `webp`."),
+        ("/v1/generations", json!({"prompt": "a", "output_format": {}}), "output_format", "`jpeg`, `webp`."),
+        (
+            "/v1/generations",
+            json!({"prompt": "a", "output_format": "bmp"}),
+            "output_format",
+            "There is no `bmp`; it has",
+        ),
+        ("/v1/generations", json!({"prompt": "a", "fox": 1}), "fox", "There is no such field"),
+        ("/v1/datasets", json!({}), "name", "It is missing."),
         ("/v1/generations", json!({"prompt": "a", "scheduler": "heun"}), "scheduler", "name one of flow_match_euler."),
         ("/v1/generations", json!({"prompt": "a", "scheduler": "ddim"}), "scheduler", "name one of flow_match_euler."),
         ("/v1/trainings", json!({"name": "a", "dataset": "d1"}), "dataset", "Send the `id`"),

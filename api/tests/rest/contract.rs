@@ -48,6 +48,55 @@ async fn every_operation_answers_as_documented() {
     assert!(count >= 24, "{count}");
 }
 
+#[test]
+fn defaults_are_of_the_type_beside_them() {
+    fn check(place: &str, value: &Value, count: &mut usize) {
+        if let (Some(default), Some(types)) = (value.get("default"), value.get("type").map(type_names)) {
+            let fits = types.iter().any(|name| match *name {
+                "string" => default.is_string(),
+                "integer" => default.is_i64() || default.is_u64(),
+                "number" => default.is_number(),
+                "boolean" => default.is_boolean(),
+                "array" => default.is_array(),
+                "object" => default.is_object(),
+                "null" => default.is_null(),
+                _ => false,
+            });
+            // A property named `type` has a schema where a type has its name.
+            assert!(fits || types.is_empty(), "{place}: the default {default} is not of the type {types:?}");
+            *count += 1;
+        }
+        match value {
+            Value::Object(fields) => {
+                fields.iter().for_each(|(name, field)| check(&format!("{place}/{name}"), field, count));
+            }
+            Value::Array(items) => {
+                items.iter().enumerate().for_each(|(index, item)| check(&format!("{place}/{index}"), item, count));
+            }
+            _ => {}
+        }
+    }
+    fn type_names(types: &Value) -> Vec<&str> {
+        match types {
+            Value::String(name) => vec![name],
+            Value::Array(names) => names.iter().filter_map(Value::as_str).collect(),
+            _ => Vec::new(),
+        }
+    }
+
+    let document = serde_json::to_value(api::openapi()).unwrap();
+    let mut count = 0;
+    check("", &document, &mut count);
+    assert!(count > 5, "{count}");
+    let parameters = document["paths"]["/v1/models/{model}/export"]["post"]["parameters"].as_array().unwrap();
+    let dtype = parameters.iter().find(|parameter| parameter["name"] == "dtype").unwrap();
+    assert_eq!((&dtype["required"], &dtype["schema"]["type"]), (&json!(false), &json!("string")));
+    assert_eq!(
+        (&dtype["schema"]["enum"], &dtype["schema"]["default"]),
+        (&json!(["f32", "f16", "bf16"]), &json!("f32"))
+    );
+}
+
 #[tokio::test]
 async fn requests_refuse_unknown_fields_by_contract() {
     let document = serde_json::to_value(api::openapi()).unwrap();

@@ -200,3 +200,23 @@ async fn a_row_of_an_older_version_is_answered_in_full() {
     }
     assert_eq!((&read["output_format"], &read["output_quality"]), (&json!("png"), &Value::Null));
 }
+
+#[tokio::test]
+async fn a_lora_that_another_server_deleted_is_named_by_its_field() {
+    let server = TestServer::with_checkpoint().await;
+    for name in ["clay", "ink", "oil"] {
+        server.import(name, Some("ember"), &[("x.safetensors", lora(FLUX_MODULE))]).await.expect(201);
+    }
+    let another = server.another(api::Access::Open(domain::Caller::anonymous())).await;
+    let mut body = json!({"prompt": "a fox <lora:oil:1>", "loras": [{"model": "clay"}, {"model": "ink"}], "seed": -5});
+    for (name, field) in [("oil", "prompt"), ("ink", "loras[1].model")] {
+        // The first server caches the models, and nothing needs them.
+        body["seed"] = json!(-5);
+        server.post("/v1/generations", &body).await.refuses(422, "seed");
+        another.delete(&format!("/v1/models/{name}")).await.expect(204);
+        body["seed"] = json!(5);
+        server.post("/v1/generations", &body).await.refuses(404, field);
+        body["prompt"] = json!("a fox");
+    }
+    assert_eq!(server.count("generations").await, 0);
+}

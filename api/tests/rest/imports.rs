@@ -20,9 +20,9 @@ async fn a_wrong_field_of_a_source_is_named_by_its_path() {
         (json!({"kind": "url", "url": 5}), "source.url", "text"),
         (json!({"url": "https://a.b/c"}), "source.kind", "missing"),
         (json!({"kind": "ftp"}), "source.kind", "`hugging_face`"),
-        (json!({"kind": 7}), "source.kind", "names"),
+        (json!({"kind": 7}), "source.kind", "`hugging_face`"),
         (json!({"kind": "url", "url": "https://a.b/c", "repo": "a/b"}), "source.repo", "no such field"),
-        (json!({"kind": "url", "url": "https://a.b/c", "colour": 1}), "source.colour", "unknown"),
+        (json!({"kind": "url", "url": "https://a.b/c", "colour": 1}), "source.colour", "no such field"),
         (json!({"kind": "url", "url": "https://a.b:99999/c"}), "source.url", "port"),
         (json!({"kind": "hugging_face", "repo": "a/b", "files": [7]}), "source.files[0]", "path"),
         (

@@ -101,15 +101,19 @@ async fn a_picture_of_any_size_is_made_as_large_as_the_model_usually_does() {
     let thin = server.input(png(8000, 1, 1)).await;
     let created = server.post("/v1/generations", &json!({"prompt": "a fox", "image": thin["id"]})).await.expect(202);
     assert_eq!((&created["width"], &created["height"]), (&json!(2048), &json!(16)), "within the limits");
-    // If only one of `width` and `height` is given, the other keeps the aspect ratio.
+    // If only one of `width` and `height` is given, the other keeps the aspect ratio, rounded to the grid.
     for (stated, pixels, width, height) in
-        [("width", 512, 512, 120), ("width", 64, 64, 16), ("height", 256, 1048, 256), ("height", 2048, 2048, 2048)]
+        [("width", 512, 512, 128), ("width", 64, 64, 16), ("height", 256, 1048, 256), ("height", 2048, 2048, 2048)]
     {
         let mut body = json!({"prompt": "a fox", "image": wide["id"]});
         body[stated] = pixels.into();
         let created = server.post("/v1/generations", &body).await.expect(202);
         assert_eq!((&created["width"], &created["height"]), (&json!(width), &json!(height)));
     }
+    let nearly_square = server.input(png(1000, 1001, 1)).await;
+    let body = json!({"prompt": "a fox", "image": nearly_square["id"], "height": 32});
+    let created = server.post("/v1/generations", &body).await.expect(202);
+    assert_eq!((&created["width"], &created["height"]), (&json!(32), &json!(32)));
 }
 
 #[tokio::test]

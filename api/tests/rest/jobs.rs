@@ -336,6 +336,18 @@ async fn two_retries_at_once_make_one_job() {
 }
 
 #[tokio::test]
+async fn a_job_whose_retry_failed_is_retried_again() {
+    let server = TestServer::with_checkpoint().await;
+    let failed = server.failed_generation(&json!({"prompt": "a fox"})).await;
+    server.retry(&failed).await.expect(202);
+    server.retry(&failed).await.refuses(409, "");
+    server.fail(JobKind::Generation).await;
+    let third = server.retry(&failed).await.expect(202);
+    assert_eq!(third["retry_of"], json!(failed));
+    server.retry(&failed).await.refuses(409, "");
+}
+
+#[tokio::test]
 async fn a_job_of_an_older_version_is_known_by_its_noun_alone() {
     let server = TestServer::with_checkpoint().await;
     let id = text(&server.post("/v1/generations", &json!({"prompt": "a fox"})).await.expect(202)["id"]);

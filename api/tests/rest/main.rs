@@ -16,6 +16,7 @@ mod headers;
 mod imports;
 mod inputs;
 mod jobs;
+mod log;
 mod models;
 mod picture_info;
 mod presigned;

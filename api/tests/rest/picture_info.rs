@@ -158,3 +158,26 @@ async fn files_without_a_record_are_no_error_and_other_files_are() {
         server.post_form("/v1/picture-info", form).await.refuses(status, field);
     }
 }
+
+#[tokio::test]
+async fn a_recipe_with_impossible_values_is_used_without_them() {
+    let server = TestServer::with_checkpoint().await;
+    let recipe = json!({
+        "prompt": "a fox", "seed": -5, "width": -64, "height": 64, "num_inference_steps": 4, "guidance_scale": 1.0,
+        "output_format": "gif", "output_quality": 80, "model": {"name": "ember", "sha256": "0".repeat(64)},
+        "loras": [{"name": "ink"}], "engine": "pyrograph 0.0.1",
+    });
+    let info = server.picture_info(with_texts(&[("pyrograph", &recipe.to_string())])).await.expect(200);
+    assert_eq!(info["program"], "pyrograph");
+    let request = json!({"prompt": "a fox", "model": "ember", "num_inference_steps": 4, "guidance_scale": 1.0});
+    let mut fields = unmapped(&info);
+    fields.sort_unstable();
+    assert_eq!(fields, ["engine", "loras[0]", "model hash", "output_format", "seed", "width"], "{info:#}");
+    for (field, value) in request.as_object().unwrap() {
+        assert_eq!(&info["request"][field], value, "{info:#}");
+    }
+    for field in ["seed", "width", "height", "output_format", "output_quality"] {
+        assert!(info["request"].get(field).is_none(), "{field}: {info:#}");
+    }
+    server.post("/v1/generations", &info["request"]).await.expect(202);
+}

@@ -30,6 +30,11 @@ impl Presence {
         Self(watch::channel(true).1)
     }
 
+    /// Whether the database is known not to answer now.
+    pub fn is_lost(&self) -> bool {
+        !*self.0.borrow()
+    }
+
     /// Resolves when the database does not answer, which may be now.
     pub async fn lost(&self) {
         let mut receiver = self.0.clone();

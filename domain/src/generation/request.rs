@@ -229,7 +229,8 @@ fn output_quality(format: OutputFormat, requested: Option<u8>) -> Result<Option<
 
 /// Takes the pictures that the request refers to. If the request has no size, the size has the model's usual area and
 /// the proportions of `image`; if only one of `width` and `height` is given, the other keeps the aspect ratio of
-/// `image`. Sides are rounded to the model's grid, and are within the limits.
+/// `image`. Sides that the request leaves open are rounded to the nearest multiple of the model's grid,
+/// and are within the limits.
 pub(super) fn start_from(
     params: &mut GenerationParams,
     image: SourceImage,
@@ -243,15 +244,14 @@ pub(super) fn start_from(
     let [wide, high] = [image.width, image.height].map(|side| f64::from(side.max(1)));
     let area = f64::from(params.width) * f64::from(params.height);
     let nearest = |pixels: f64| (pixels / f64::from(multiple)).round() * f64::from(multiple);
-    let below = |pixels: f64| (pixels / f64::from(multiple)).floor() * f64::from(multiple);
     let side = |pixels: f64| (pixels as u32).clamp(least, most);
     match (request.width, request.height) {
         (None, None) => {
             let scale = (area / (wide * high)).sqrt();
             (params.width, params.height) = (side(nearest(wide * scale)), side(nearest(high * scale)));
         }
-        (Some(width), None) => params.height = side(below(f64::from(width) * high / wide)),
-        (None, Some(height)) => params.width = side(below(f64::from(height) * wide / high)),
+        (Some(width), None) => params.height = side(nearest(f64::from(width) * high / wide)),
+        (None, Some(height)) => params.width = side(nearest(f64::from(height) * wide / high)),
         (Some(_), Some(_)) => {}
     }
     (params.image, params.mask) = (Some(image), mask);

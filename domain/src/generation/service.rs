@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::loras::{self, Prompt};
 use super::request::{self, GenerationParams, GenerationRequest};
-use super::{DEFAULT_MODEL, Generation, LoraUse, get_many, warnings};
+use super::{DEFAULT_MODEL, Generation, LoraUse, MAX_PICTURE_CHARS, get_many, warnings};
 use crate::batcher::Batcher;
 use crate::capacity::Capacity;
 use crate::faults::Faults;
@@ -85,12 +85,21 @@ impl GenerationService {
         let model = self.catalog.get(caller, request.model.as_deref().unwrap_or(DEFAULT_MODEL));
         let model = model.await.map_err(|error| error.in_field("model"))?;
         let lora_requests = std::mem::take(&mut request.loras);
+        let stated = lora_requests.len();
         let (mut faults, mut tags) = (Faults::default(), Vec::new());
         let mut params = request::params(&request, &model, &mut faults)?;
         let seed = faults.take(seed(request.seed));
         let prompt = Prompt { text: &params.prompt, syntax: params.prompt_syntax };
         let loras = loras::of(&self.catalog, caller, &model, lora_requests, prompt, &mut tags).await;
         let loras = faults.take(loras);
+        if !faults.is_empty() {
+            // The bytes are checked, and stored, only if everything else is right.
+            for (field, text) in [("image", &request.image), ("mask", &request.mask)] {
+                if let Some(text) = text.as_ref().filter(|text| text.len() <= MAX_PICTURE_CHARS) {
+                    faults.take(input::check(caller, &self.database, field, text).await);
+                }
+            }
+        }
         faults.check()?;
         let picture = Picture {
             width: params.width as usize,
@@ -129,8 +138,9 @@ impl GenerationService {
                 self.storage.discard(request::own_objects(&params)).await;
                 // The cache is out of date; after another lookup, the name may mean another model.
                 self.catalog.forget();
+                let field = self.deleted(caller, &loras, stated, &params).await?;
                 let message = "A model or input of this request was deleted just now; ask again.";
-                return Err(Error::unknown("model", message));
+                return Err(Error::unknown(field, message));
             }
         };
         job::ring(self.database.pool(caller));
@@ -153,6 +163,30 @@ impl GenerationService {
         self.looks.ask((caller.clone(), id)).await?.ok_or_else(|| Error::not_found("generation", id))
     }
 
+    /// The field that names a LoRA or input that is not there any more; `model` if all of them are there. The first
+    /// `stated` of the LoRAs are those of the field `loras`.
+    async fn deleted(
+        &self,
+        caller: &Caller,
+        loras: &[LoraUse],
+        stated: usize,
+        params: &GenerationParams,
+    ) -> Result<String> {
+        for (position, lora) in loras.iter().enumerate() {
+            if is_missing(self.catalog.get(caller, &lora.model.id.to_string()).await)? {
+                return Ok(if position < stated { format!("loras[{position}].model") } else { "prompt".to_owned() });
+            }
+        }
+        for (field, picture) in [("image", &params.image), ("mask", &params.mask)] {
+            if let Some(id) = picture.as_ref().and_then(|picture| picture.input)
+                && is_missing(input::get(caller, &self.database, id).await)?
+            {
+                return Ok(field.to_owned());
+            }
+        }
+        Ok("model".to_owned())
+    }
+
     /// The pictures that the request starts from, image and mask.
     async fn pictures(
         &self,
@@ -170,6 +204,15 @@ impl GenerationService {
                 Err(error)
             }
         }
+    }
+}
+
+/// Whether a lookup found nothing. Errors: any other reason why it failed.
+fn is_missing<T>(found: Result<T>) -> Result<bool> {
+    match found {
+        Ok(_) => Ok(false),
+        Err(Error::NotFound { .. }) => Ok(true),
+        Err(error) => Err(error),
     }
 }
 

@@ -3,6 +3,7 @@
 use std::str::FromStr;
 
 use formats::Scheduler;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
@@ -96,27 +97,107 @@ impl Recipe {
     }
 }
 
-/// Reads a recipe. Errors: a sentence.
+/// Reads a recipe. A value that its field may not have is listed, and the rest is used. Errors: a sentence.
 pub(super) fn read(json: &str) -> Result<Found, String> {
     let record: Map<String, Value> =
         serde_json::from_str(json).map_err(|error| format!("It is not a JSON object: {error}."))?;
     let mut unmapped = Vec::new();
-    let known = updated(record.clone(), &mut unmapped);
-    let recipe: Recipe =
-        serde_json::from_value(Value::Object(known)).map_err(|error| format!("It is not a recipe: {error}."))?;
-    if let Ok(Value::Object(understood)) = serde_json::to_value(&recipe) {
-        let strange = record.into_iter().filter(|(name, _)| !understood.contains_key(name));
-        unmapped
-            .extend(strange.map(|(name, value)| Unmapped::new(name, value, "This version does not know the field.")));
+    let record = updated(record, &mut unmapped);
+    if let Some(field) = ["prompt", "model", "seed", "engine"].iter().find(|field| !record.contains_key(**field)) {
+        return Err(format!("It is not a recipe: it has no `{field}`."));
     }
-    if !recipe.has_full_weights() {
+    let mut fields = Fields { record, unmapped };
+    let settings = fields.settings();
+    let (weights, engine) = (fields.take::<String>("weights"), fields.take::<String>("engine"));
+    let Fields { record, mut unmapped } = fields;
+    unmapped.extend(
+        record.into_iter().map(|(name, value)| Unmapped::new(name, value, "This version does not know the field.")),
+    );
+    if let Some(weights) = weights.filter(|weights| weights != FULL) {
         let reason = "The worker chooses the format by its memory; another one changes the picture a little.";
-        unmapped.push(Unmapped::new("weights", &recipe.weights, reason));
+        unmapped.push(Unmapped::new("weights", weights, reason));
     }
-    if recipe.engine != ENGINE {
-        unmapped.push(Unmapped::new("engine", &recipe.engine, format!("This is {ENGINE}.")));
+    if let Some(engine) = engine.filter(|engine| engine != ENGINE) {
+        unmapped.push(Unmapped::new("engine", engine, format!("This is {ENGINE}.")));
     }
-    Ok(Found { program: Some(Program::Pyrograph), settings: settings(recipe), unmapped })
+    Ok(Found { program: Some(Program::Pyrograph), settings, unmapped })
+}
+
+/// The fields of a record that have not been read yet.
+struct Fields {
+    record: Map<String, Value>,
+    unmapped: Vec<Unmapped>,
+}
+
+impl Fields {
+    /// Removes and reads a field. A value that is not of the type is listed.
+    fn take<T: DeserializeOwned>(&mut self, field: &str) -> Option<T> {
+        let value = self.record.remove(field)?;
+        self.read(field, value)
+    }
+
+    fn read<T: DeserializeOwned>(&mut self, field: &str, value: Value) -> Option<T> {
+        if value.is_null() {
+            return None;
+        }
+        T::deserialize(&value)
+            .inspect_err(|_| {
+                self.unmapped.push(Unmapped::new(field, shown(&value), "The field cannot have this value."));
+            })
+            .ok()
+    }
+
+    fn settings(&mut self) -> Settings {
+        // A recipe is of one picture, and `updated` has read the older form of the fields about pictures.
+        for field in ["num_images", "preview_every", "source"] {
+            self.record.remove(field);
+        }
+        let output_format = self.take("output_format");
+        // The quality is one of that format.
+        let output_quality = self.take("output_quality").filter(|_| output_format.is_some());
+        Settings {
+            prompt: self.take("prompt"),
+            negative_prompt: self.take("negative_prompt"),
+            prompt_syntax: self.take("prompt_syntax"),
+            model: self
+                .take("model")
+                .map(|model: ModelDigest| NamedModel { name: model.name, sha256: Some(model.sha256) }),
+            loras: self.loras(),
+            num_inference_steps: self.take::<u32>("num_inference_steps").map(f64::from),
+            cfg_scale: None,
+            guidance_scale: self.take("guidance_scale"),
+            true_cfg_scale: self.take("true_cfg_scale"),
+            seed: self.take("seed"),
+            scheduler: self.take("scheduler").map(|scheduler: Scheduler| scheduler.as_str().to_owned()),
+            width: self.take::<u32>("width").map(f64::from),
+            height: self.take::<u32>("height").map(f64::from),
+            clip_skip: self.take::<u32>("clip_skip").map(f64::from),
+            strength: self.take("strength"),
+            image: self.take("image").map(|picture: Digest| picture.sha256),
+            mask: self.take("mask").map(|picture: Digest| picture.sha256),
+            output_format,
+            output_quality,
+        }
+    }
+
+    fn loras(&mut self) -> Vec<NamedLora> {
+        let loras: Vec<Value> = self.take("loras").unwrap_or_default();
+        let loras = loras.into_iter().enumerate().filter_map(|(position, lora)| {
+            let lora: LoraDigest = self.read(&format!("loras[{position}]"), lora)?;
+            Some(NamedLora {
+                name: lora.name,
+                sha256: Some(lora.sha256),
+                scale: lora.scale,
+                text_encoder_scale: lora.text_encoder_scale,
+            })
+        });
+        loras.collect()
+    }
+}
+
+/// A text without the quotes of JSON, any other value as JSON.
+fn shown(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
 
 /// A record of an older version under today's names.
@@ -151,36 +232,44 @@ fn updated(mut record: Map<String, Value>, unmapped: &mut Vec<Unmapped>) -> Map<
     record
 }
 
-fn settings(recipe: Recipe) -> Settings {
-    let Recipe { params, seed, model, loras, .. } = recipe;
-    let digest = |picture: Option<Digest>| picture.map(|picture| picture.sha256);
-    Settings {
-        prompt: Some(params.prompt),
-        negative_prompt: params.negative_prompt,
-        prompt_syntax: Some(params.prompt_syntax),
-        model: Some(NamedModel { name: model.name, sha256: Some(model.sha256) }),
-        loras: loras
-            .into_iter()
-            .map(|lora| NamedLora {
-                name: lora.name,
-                sha256: Some(lora.sha256),
-                scale: lora.scale,
-                text_encoder_scale: lora.text_encoder_scale,
-            })
-            .collect(),
-        num_inference_steps: Some(params.num_inference_steps.into()),
-        cfg_scale: None,
-        guidance_scale: Some(params.guidance_scale),
-        true_cfg_scale: Some(params.true_cfg_scale),
-        seed: Some(seed),
-        scheduler: params.scheduler.map(|scheduler| scheduler.as_str().to_owned()),
-        width: Some(params.width.into()),
-        height: Some(params.height.into()),
-        clip_skip: params.clip_skip.map(f64::from),
-        strength: params.strength,
-        image: digest(params.image),
-        mask: digest(params.mask),
-        output_format: Some(params.output_format),
-        output_quality: params.output_quality,
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn recipe() -> Map<String, Value> {
+        let model = ModelDigest { name: "ember".into(), sha256: "0".repeat(64) };
+        let lora = LoraDigest { name: "clay".into(), sha256: "1".repeat(64), scale: 0.5, text_encoder_scale: None };
+        let params = GenerationParams::new("a fox", 4, [64, 32]);
+        let recipe = Recipe::new(params, 7, model, vec![lora], FULL.into());
+        serde_json::from_str(&recipe.to_json()).unwrap()
+    }
+
+    #[test]
+    fn a_value_that_cannot_be_is_listed_and_the_rest_is_used() {
+        let whole = read(&Value::Object(recipe()).to_string()).unwrap();
+        assert_eq!((whole.unmapped.as_slice(), whole.settings.seed), (&[][..], Some(7)));
+        let mut record = recipe();
+        for (field, value, is_left) in [
+            ("seed", json!(-5), Settings { seed: None, ..whole.settings.clone() }),
+            ("width", json!(-64), Settings { width: None, ..whole.settings.clone() }),
+            ("output_format", json!("gif"), Settings { output_format: None, ..whole.settings.clone() }),
+            ("prompt", json!(3), Settings { prompt: None, ..whole.settings.clone() }),
+            ("model", json!("ember"), Settings { model: None, ..whole.settings.clone() }),
+            ("loras", json!({}), Settings { loras: Vec::new(), ..whole.settings.clone() }),
+        ] {
+            let right = record.insert(field.into(), value.clone()).unwrap();
+            let found = read(&Value::Object(record.clone()).to_string()).unwrap();
+            let listed = [Unmapped::new(field, shown(&value), "The field cannot have this value.")];
+            assert_eq!((found.settings, found.unmapped.as_slice()), (is_left, &listed[..]), "{field}");
+            record.insert(field.into(), right);
+        }
+        record["loras"].as_array_mut().unwrap().push(json!({"name": "ink"}));
+        let found = read(&Value::Object(record).to_string()).unwrap();
+        assert_eq!((found.settings, found.unmapped[0].field.as_str()), (whole.settings, "loras[1]"));
+    }
+
+    #[test]
+    fn an_object_of_another_kind_is_no_recipe() {
+        assert!(read("{}").unwrap_err().contains("`prompt`"));
     }
 }
