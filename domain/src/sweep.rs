@@ -123,7 +123,8 @@ impl Sweeper {
         if !self.strays {
             return Ok(());
         }
-        count(&self.pool, &self.storage, COUNT).await?;
+        // Less than the time between two visits, of which one may be a tick late.
+        count(&self.pool, &self.storage, COUNT - 3 * TICK).await?;
         if !installation::takes_turn(&self.pool, SWEEP).await? {
             return Ok(());
         }

@@ -45,7 +45,8 @@ pub(super) async fn prefer_others(pool: &PgPool, claim: &Claim) -> Result<bool> 
 }
 
 /// Opens to all workers the jobs that were left to others, if no other was seen recently. The next worker that claims
-/// one that does not fit reports that, which ends it. One that merely failed elsewhere does not wait for long either;
+/// one that does not fit reports that, which ends it; so one that had the memory on another worker is not opened and
+/// waits for a worker that has as much. One that merely failed elsewhere does not wait for long either;
 /// workers that cannot do it, whose disks are too small, do not get it again while there are others.
 pub(super) async fn open_to_all(pool: &PgPool) -> Result<()> {
     let opened = bounded(
@@ -53,7 +54,8 @@ pub(super) async fn open_to_all(pool: &PgPool) -> Result<()> {
             "UPDATE jobs SET memory = NULL, refused_by = '{}'
              WHERE status = 'queued' AND memory IS NOT NULL AND NOT EXISTS (
                SELECT FROM workers WHERE last_seen_at > clock_timestamp() - make_interval(secs => $1)
-                 AND jobs.kind = ANY(queues) AND vram_budget >= jobs.memory AND id <> ALL(jobs.refused_by))",
+                 AND jobs.kind = ANY(queues) AND vram_budget >= jobs.memory AND id <> ALL(jobs.refused_by))
+               AND NOT EXISTS (SELECT FROM attempts WHERE job_id = jobs.id AND outcome <> 'refused')",
             GONE_AFTER.as_secs_f64(),
         )
         .execute(pool),

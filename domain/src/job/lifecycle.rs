@@ -88,7 +88,8 @@ pub async fn no_room(pool: &PgPool, claim: &Claim, message: &str) -> Result<Endi
     refuse(pool, claim, None, ErrorClass::Resource, message, &why).await
 }
 
-/// Leaves the job to another worker, which may use as much `memory`, for the reason `why`; or ends it with `message`.
+/// Leaves the job to another worker, which may use as much `memory`, for the reason `why`; or ends it with `message`. A
+/// job that had the memory on another worker waits for one, since its worker may come back.
 async fn refuse(
     pool: &PgPool,
     claim: &Claim,
@@ -103,12 +104,16 @@ async fn refuse(
                  SELECT FROM workers w JOIN jobs j ON j.id = $5 AND w.id <> ALL(j.refused_by)
                    AND (greatest(j.memory, $3) IS NULL OR w.vram_budget >= greatest(j.memory, $3))
                  WHERE w.last_seen_at > clock_timestamp() - make_interval(secs => $1)
-                   AND $2 = ANY(w.queues) AND w.id <> $4) AS "elsewhere!""#,
+                   AND $2 = ANY(w.queues) AND w.id <> $4)
+                 OR $3 IS NOT NULL AND EXISTS (
+                   SELECT FROM attempts WHERE job_id = $5 AND epoch <> $6 AND worker <> $4 AND outcome <> 'refused')
+                 AS "elsewhere!""#,
             GONE_AFTER.as_secs_f64(),
             claim.kind.as_str(),
             memory,
             claim.worker.0,
             claim.job.0,
+            claim.epoch,
         )
         .fetch_one(pool),
     )

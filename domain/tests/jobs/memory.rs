@@ -85,6 +85,27 @@ async fn it_ends_when_the_larger_worker_does_not_come_back() {
 }
 
 #[tokio::test]
+async fn what_had_the_memory_waits_until_a_worker_that_has_it_comes_back() {
+    let database = Database::fresh().await;
+    let pool = database.pool();
+    let small = worker_with(pool, &JobKind::ALL, 10).await;
+    let large = worker_with(pool, &JobKind::ALL, 30).await;
+    let job = enqueue(pool, 0).await;
+    let claim = claim_as(pool, large, "").await.unwrap();
+    job::release(pool, &claim, "the worker stops").await.unwrap();
+    vanish(pool, large).await;
+    let claim = claim_as(pool, small, "").await.unwrap();
+    assert_eq!(job::does_not_fit(pool, &claim, 30, "it takes 30").await.unwrap(), Ending::Requeued);
+    let mut reaper = Reaper::new(patient());
+    for _ in 0..3 {
+        reaper.tick(pool).await.unwrap();
+        assert_eq!(claim_as(pool, small, "").await, None, "nor does it use up attempts");
+    }
+    let back = worker_with(pool, &JobKind::ALL, 30).await;
+    assert_eq!(claim_as(pool, back, "").await.map(|claim| claim.job), Some(job));
+}
+
+#[tokio::test]
 async fn who_is_gone_or_does_other_work_does_not_count() {
     let database = Database::fresh().await;
     let pool = database.pool();

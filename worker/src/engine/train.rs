@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use diffusion::training::{LoraTrainer, TrainingExample};
 use domain::artifact::{ADAPTER_MEDIA_TYPE, OutputKind};
+use memory::WeightStorage;
 
 use super::models::Models;
 use super::{End, EngineSession, Signal};
@@ -17,6 +18,11 @@ pub(super) fn run(models: &mut Models, order: &Train, session: &EngineSession) -
     let (base, device, reading) = (&order.base.folder, &models.device().device, models.reading());
     let mut trainer = LoraTrainer::load(base, &examples(order), order.params.clone(), device, plan.options, reading)?;
     trainer.set_gradient_checkpointing(plan.recompute);
+    let format = plan.options.weights;
+    if format > WeightStorage::Half {
+        let message = format!("the base model was stored in {format}; another format gives another LoRA");
+        session.report(&Report::Warning { request, message });
+    }
     if let Some(checkpoint) = &order.resume {
         trainer.resume(checkpoint)?;
         tracing::info!(checkpoint = %checkpoint.display(), "training resumed");
