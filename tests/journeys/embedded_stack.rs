@@ -162,7 +162,7 @@ async fn what_can_never_work_ends_up_and_nothing_stays() {
     let output = command.env("PYROGRAPH_S3_ACCESS_KEY_ID", "id").env("PYROGRAPH_S3_SECRET_ACCESS_KEY", "key").output();
     let output = output.unwrap();
     let told = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.code() == Some(1) && told.contains("http://127.0.0.1:1 cannot be used"), "{told}");
+    assert!(output.status.code() == Some(3) && told.contains("S3 at http://127.0.0.1:1"), "{told}");
     let left = mentioning(folder.path().to_str().unwrap());
     assert!(left.is_empty(), "processes left behind: {left:?}");
 }
