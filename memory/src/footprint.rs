@@ -26,7 +26,7 @@ const UNET_TENSORS_WITHOUT_ATTENTION: usize = 7;
 /// What the decoder takes besides its tensors, as a multiple of the autoencoder's weights: measured with the published
 /// autoencoders.
 const VAE_SCRATCH: u64 = 1;
-/// Of text encoders that were unloaded, the allocator keeps one part in so many.
+/// Of text encoders that were unloaded, the allocator of the CPU keeps one part in so many.
 const RETAINED: u64 = 16;
 /// Other memory of the process, in bytes: tokenizers, threads, memory that the allocator retains.
 pub(crate) const PROCESS: u64 = 48 << 20;
@@ -226,7 +226,7 @@ impl Footprint {
         // As bytes, and one as it is decoded.
         let pictures = (3 * picture.num_images * pixels) as u64 + bytes(3 * pixels, ComputeType::F32);
 
-        let retained = text / RETAINED;
+        let retained = if compute == ComputeType::F32 { text / RETAINED } else { 0 };
         let (kept, stages) = match options.keep {
             Keep::All => (text + denoiser, [text + denoiser + reading.max(denoising).max(decoding); 3]),
             Keep::Denoiser => (denoiser, [text + denoiser + reading, denoiser + denoising, denoiser + decoding]),

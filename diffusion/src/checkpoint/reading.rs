@@ -4,7 +4,7 @@
 use std::fmt;
 use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::{Error, Result};
 
@@ -13,8 +13,8 @@ use crate::{Error, Result};
 pub struct BytesRead {
     pub bytes: u64,
     pub total_bytes: u64,
-    /// Time since the first byte was requested.
-    pub elapsed: Duration,
+    /// When the first byte was requested.
+    pub began: Instant,
 }
 
 /// Follows the reading of weights and decides whether it continues. Clones share their counts. The default follows
@@ -105,7 +105,7 @@ impl Counts {
     /// `None` between two stages.
     fn read(&self) -> Option<BytesRead> {
         let (bytes, total_bytes) = (self.bytes.min(self.total_bytes), self.total_bytes);
-        self.began.map(|began| BytesRead { bytes, total_bytes, elapsed: began.elapsed() })
+        self.began.map(|began| BytesRead { bytes, total_bytes, began })
     }
 }
 

@@ -218,8 +218,8 @@ struct EngineSession {
     suspended: AtomicU64,
     /// The current request.
     current: AtomicU64,
-    /// When the reading of weights was last reported; `None` if it is over.
-    reading_reported: Mutex<Option<Instant>>,
+    /// The last report about the reading of weights in the current request, and when it was sent.
+    reading_reported: Mutex<Option<(BytesRead, Instant)>>,
     /// The loaded models as last reported to the worker.
     resident: Mutex<Vec<Resident>>,
     fault: Fault,
@@ -282,19 +282,20 @@ impl EngineSession {
     /// Reports the bytes read, if reading takes longer than [`READ_REPORT`] and the last report is as long ago. The end
     /// is reported if anything before it was.
     fn report_reading(&self, request: RequestId, read: BytesRead) {
-        let BytesRead { bytes, total_bytes, elapsed } = read;
+        let BytesRead { bytes, total_bytes, began } = read;
         let mut reported = self.reading_reported.lock().unwrap_or_else(PoisonError::into_inner);
         let is_all = bytes == total_bytes;
         let is_due = match *reported {
-            Some(last) => is_all || last.elapsed() >= READ_REPORT,
-            None => !is_all && elapsed >= READ_REPORT,
+            // Several threads read, and an older count may arrive after a newer one.
+            Some((last, at)) if last.began == began => bytes > last.bytes && (is_all || at.elapsed() >= READ_REPORT),
+            _ => !is_all && began.elapsed() >= READ_REPORT,
         };
         if !is_due {
             return;
         }
-        *reported = (!is_all).then(Instant::now);
-        drop(reported);
-        self.report(&Report::Reading { request, bytes, total_bytes, seconds: elapsed.as_secs_f64() });
+        *reported = Some((read, Instant::now()));
+        // Before the lock is released, so that reports are sent in their order.
+        self.report(&Report::Reading { request, bytes, total_bytes, seconds: began.elapsed().as_secs_f64() });
     }
 
     fn signal(&self, request: RequestId) -> Signal {
