@@ -124,7 +124,7 @@ impl Sweeper {
             return Ok(());
         }
         // Less than the time between two visits, of which one may be a tick late.
-        count(&self.pool, &self.storage, COUNT - 3 * TICK).await?;
+        count(&self.pool, &self.storage, COUNT.saturating_sub(3 * TICK)).await?;
         if !installation::takes_turn(&self.pool, SWEEP).await? {
             return Ok(());
         }
