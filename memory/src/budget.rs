@@ -141,8 +141,8 @@ impl Budget {
             (Some(_), Offload::Text | Offload::Blocks) => &[true],
         };
         ways(allowed, self.compute).flat_map(move |options| {
-            // With all text encoders loaded on the device, none is on the host, unless that is asked for. Where one of
-            // both networks is loaded, the denoiser stays.
+            // If everything fits on the device, the text encoders run on the host only on request. `Keep::One` makes
+            // room for them on the device; on the host they need none.
             let useful = move |host: &bool| match options.keep {
                 Keep::All => on_host.len() == 1 || !host,
                 Keep::Denoiser | Keep::Nothing => true,

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use formats::networks::{Parameters, flux, unet, vae};
 use formats::{Defaults, Family, Part};
+use requests::GenerationParams;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -103,6 +104,14 @@ pub(crate) struct Trained {
     pub channels: usize,
     /// Number of values in the prompt embeddings of one example.
     pub prompt: usize,
+}
+
+impl<P> From<&GenerationParams<P>> for Picture {
+    fn from(params: &GenerationParams<P>) -> Self {
+        let [width, height, num_images] =
+            [params.width, params.height, params.num_images].map(|number| number as usize);
+        Self { width, height, num_images, guidance_scale: params.guidance_scale }
+    }
 }
 
 /// Memory of a request, in bytes.

@@ -46,7 +46,7 @@ impl Keep {
     /// From the fastest to the one that takes the least memory.
     pub const ALL: [Self; 4] = [Self::All, Self::Denoiser, Self::One, Self::Nothing];
 
-    /// The name in a configuration.
+    /// The name in log lines.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::All => "all",

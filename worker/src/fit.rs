@@ -14,14 +14,7 @@ use crate::stop::Stop;
 /// Errors: [`Stop::DoesNotFit`].
 pub(crate) fn picture(attempt: &Attempt<'_>, work: &GenerationWork) -> Result<(), Stop> {
     let Some((budget, footprint)) = known(attempt, &work.base) else { return Ok(()) };
-    let params = &work.params;
-    let picture = Picture {
-        width: params.width as usize,
-        height: params.height as usize,
-        num_images: params.num_images as usize,
-        guidance_scale: params.guidance_scale,
-    };
-    let demand = Demand { footprint: &footprint, picture, adapters: 0 };
+    let demand = Demand { footprint: &footprint, picture: Picture::from(&work.params), adapters: 0 };
     budget.plan(&demand).map(drop).map_err(does_not_fit)
 }
 

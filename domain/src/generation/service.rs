@@ -101,13 +101,7 @@ impl GenerationService {
             }
         }
         faults.check()?;
-        let picture = Picture {
-            width: params.width as usize,
-            height: params.height as usize,
-            num_images: params.num_images as usize,
-            guidance_scale: params.guidance_scale,
-        };
-        self.capacity.check_picture(caller, &model, picture).await?;
+        self.capacity.check_picture(caller, &model, Picture::from(&params)).await?;
         let mut warnings = warnings::of(&request, &params, &model)?;
         warnings.append(&mut tags);
 
