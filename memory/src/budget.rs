@@ -190,7 +190,7 @@ impl Budget {
 
 impl Demand<'_> {
     /// Estimate of the least memory that the picture takes on any device and with any setting, in bytes.
-    pub fn needed(&self) -> u64 {
+    fn needed(&self) -> u64 {
         self.least(WeightStorage::Int4, ComputeType::Bf16, true).total()
     }
 

@@ -30,10 +30,9 @@ impl Budget {
     /// otherwise. The answer does not depend on what is in memory. A refusal states the estimate and what would fit
     /// instead. `None` if models of this family cannot be trained.
     pub fn plan_training(&self, demand: &TrainingDemand) -> Option<Result<(TrainingPlan, Needs), TooLarge>> {
-        let least = |weights, compute| demand.least(weights, compute);
         let narrowest = self.allowed().last().copied().unwrap_or_default();
-        let needs = least(narrowest, self.compute)?;
-        let needed = least(WeightStorage::Int4, ComputeType::Bf16)?.total();
+        let needs = demand.least(narrowest, self.compute)?;
+        let needed = demand.least(WeightStorage::Int4, ComputeType::Bf16)?.total();
         let planned = self.fastest(demand, demand.params);
         Some(planned.ok_or_else(|| TooLarge { needed, reason: self.refused_training(demand, needs) }))
     }
@@ -90,12 +89,8 @@ impl Budget {
 }
 
 impl TrainingDemand<'_> {
-    /// Estimate of the least memory that the training takes on any device and with any setting, in bytes; `None` if
-    /// models of this family cannot be trained.
-    pub fn needed(&self) -> Option<u64> {
-        self.least(WeightStorage::Int4, ComputeType::Bf16).map(|needs| needs.total())
-    }
-
+    /// The least memory that the training takes with the base model in `weights`; `None` if models of this family cannot
+    /// be trained.
     fn least(&self, weights: WeightStorage, compute: ComputeType) -> Option<Needs> {
         let options = LoadOptions { weights, text_weights: weights.max(WeightStorage::Half), ..LoadOptions::default() };
         self.footprint.training(self.params, self.examples, compute, options, true)
