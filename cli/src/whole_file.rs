@@ -1,7 +1,7 @@
 //! Files that commands write: completely, or not at all. Until it is complete, a file has a random name in the same
 //! folder, so that it replaces nothing and two commands do not write to one file.
 
-use std::fs::{File, Permissions};
+use std::fs::{self, File, Permissions};
 use std::io;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
@@ -23,19 +23,31 @@ pub(crate) fn exists(file: &Path) -> Failure {
     Failure::Usage(format!("{} exists; name another file or give --overwrite", file.display()))
 }
 
-/// A new file in the folder of `file`, deleted when it is dropped. Its permissions are those of any new file.
+/// A new file in the folder of `file`, which is created if it is missing. It is deleted when it is dropped. Its
+/// permissions are those of any new file.
 pub(crate) fn part_of(file: &Path) -> io::Result<(File, TempPath)> {
     let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    fs::create_dir_all(folder)?;
     let builder = &mut Builder::new();
     let builder = builder.prefix(".pyrograph-part-").permissions(Permissions::from_mode(0o666));
     builder.tempfile_in(folder).map(NamedTempFile::into_parts)
 }
 
-/// Gives a complete file its name. The error is [`io::ErrorKind::AlreadyExists`] for a file that must not be replaced,
-/// also one that was created since [`check_free`].
+/// Gives a complete file its name. A file that has the same bytes stays. The error is
+/// [`io::ErrorKind::AlreadyExists`] for a file that must not be replaced, also one that was created since
+/// [`check_free`].
 pub(crate) fn finish(part: TempPath, file: &Path, overwrite: bool) -> io::Result<()> {
-    let named = if overwrite { part.persist(file) } else { part.persist_noclobber(file) };
-    named.map_err(|error| error.error)
+    if overwrite {
+        return part.persist(file).map_err(|error| error.error);
+    }
+    match part.persist_noclobber(file) {
+        Err(taken) if taken.error.kind() == io::ErrorKind::AlreadyExists && are_equal(&taken.path, file)? => Ok(()),
+        named => named.map_err(|error| error.error),
+    }
+}
+
+fn are_equal(a: &Path, b: &Path) -> io::Result<bool> {
+    Ok(fs::metadata(a)?.len() == fs::metadata(b)?.len() && fs::read(a)? == fs::read(b)?)
 }
 
 #[cfg(test)]
@@ -56,6 +68,9 @@ mod tests {
         let refused = finish(second_part, &file, false).unwrap_err();
         assert_eq!(refused.kind(), io::ErrorKind::AlreadyExists);
         assert_eq!(std::fs::read(&file).unwrap(), b"first");
+        let (mut same, same_part) = part_of(&file).unwrap();
+        same.write_all(b"first").unwrap();
+        finish(same_part, &file, false).unwrap();
         let mut names: Vec<_> =
             std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         names.sort();

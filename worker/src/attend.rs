@@ -36,7 +36,7 @@ pub(crate) async fn attend(context: Arc<WorkerContext>, claim: Claim) {
             context.health.success();
         }
         Err(stop) => {
-            tracing::warn!(job = %claim.subject, epoch = claim.epoch, seconds, ?stop, "attempt ended");
+            tracing::warn!(job = %claim.subject, epoch = claim.epoch, seconds, reason = %stop, "attempt ended");
             settle(&context, &lease, stop).await;
         }
     }

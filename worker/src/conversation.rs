@@ -146,7 +146,7 @@ impl<'a> Conversation<'a> {
         tracing::info!(
             job = %self.lease.claim().subject,
             limit_seconds = limit.as_secs_f64(),
-            "the worker stops; its job may still"
+            "the worker stops; its job may run until the limit"
         );
         self.deadline = Some(Instant::now() + limit);
     }

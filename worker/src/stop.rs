@@ -8,23 +8,31 @@ use crate::cache::CacheError;
 use crate::protocol::FailureClass;
 
 /// Why an attempt ends without success.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum Stop {
     /// Another worker has the job; nothing may be written.
+    #[error("the lease is lost")]
     LeaseLost,
     /// A user canceled the job.
+    #[error("canceled")]
     Canceled,
     /// Released without counting as a failure: the worker stops.
+    #[error("released: {0}")]
     Released(String),
     /// The worker's machine is in trouble: the job is returned at no cost, and the worker pauses.
+    #[error("the machine is in trouble: {1}")]
     Trouble(Trouble, String),
     /// The engine crashed during the job.
+    #[error("the engine crashed: {0}")]
     Crashed(String),
     /// It does not fit into the memory that this engine may use; it takes at least this many bytes on another.
+    #[error("it takes {0} bytes: {1}")]
     DoesNotFit(u64, String),
     /// Its files are larger than this worker's whole disk.
+    #[error("the disk is too small: {0}")]
     NoRoom(String),
     /// It failed; the class decides whether it is retried.
+    #[error("failed ({}): {}", .0.as_str(), .1)]
     Failed(ErrorClass, String),
 }
 

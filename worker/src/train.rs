@@ -135,7 +135,7 @@ async fn teach(attempt: &Attempt<'_>, work: &TrainingWork, order: Train) -> Resu
                 remove(&std::mem::replace(&mut newest, newer).path);
             }
             if let Err(stop) = send(attempt, work, &newest).await {
-                tracing::warn!(?stop, step = newest.step, "a checkpoint was not stored");
+                tracing::warn!(reason = %stop, step = newest.step, "a checkpoint was not stored");
             }
             remove(&newest.path);
         }

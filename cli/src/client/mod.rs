@@ -248,9 +248,6 @@ impl Client {
         if file.extension().is_none_or(|ending| ending != "safetensors") {
             return Err(Failure::Usage(format!("{} does not end in .safetensors", file.display())));
         }
-        if let Some(folder) = file.parent() {
-            std::fs::create_dir_all(folder).with_context(|| format!("could not make {}", folder.display()))?;
-        }
         whole_file::part_of(file).with_context(|| format!("could not write {}", file.display()))?;
         Ok(())
     }
@@ -261,9 +258,6 @@ impl Client {
     /// Without `overwrite`, also a file that was created meanwhile.
     pub(crate) async fn download(&self, url: &str, file: &Path, overwrite: bool) -> Result<(), Failure> {
         let mut response = self.send(self.request(Method::GET, url)?).await?.bytes_stream();
-        if let Some(folder) = file.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-            tokio::fs::create_dir_all(folder).await.with_context(|| format!("could not make {}", folder.display()))?;
-        }
         let cannot_write = || format!("could not write {}", file.display());
         let (out, part) = whole_file::part_of(file).with_context(cannot_write)?;
         let mut out = tokio::fs::File::from_std(out);

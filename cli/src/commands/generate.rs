@@ -295,8 +295,7 @@ pub(crate) async fn download(
     }
     let places = places(output, &generation.id, &generation.artifacts);
     for (artifact, place) in generation.artifacts.iter().zip(&places) {
-        // In a folder, a file of this name is this picture.
-        client.download(&artifact.url, place, overwrite || file_format(output).is_none()).await?;
+        client.download(&artifact.url, place, overwrite).await?;
     }
     Ok(places)
 }
