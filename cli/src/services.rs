@@ -31,6 +31,9 @@ pub(crate) async fn check_schema(pools: &Pools) -> Result<(), Failure> {
 pub(crate) fn answered<T>(done: domain::Result<T>, attempt: &'static str) -> Result<T, Failure> {
     match done {
         Err(domain::Error::Conflict { message, .. }) => Err(Failure::Usage(message)),
+        Err(error @ (domain::Error::Invalid { .. } | domain::Error::NotFound { .. })) => {
+            Err(Failure::Refused(error.to_string()))
+        }
         Err(error @ domain::Error::Unavailable(_)) => Err(Failure::Unreachable(format!("{attempt}: {error}"))),
         done => Ok(done.context(attempt)?),
     }
@@ -53,15 +56,32 @@ pub(crate) fn of_postgres(error: embedded::Error) -> Failure {
 
 /// Whether the bucket answers.
 pub(crate) async fn check_storage(storage: &Storage, config: &StorageConfig) -> Result<(), Failure> {
-    storage.check().await.map_err(|error| match error {
-        Unusable::Permanent(why) => Failure::Usage(format!("S3 at {}: {why}", config.endpoint)),
-        Unusable::Silent(why) => Failure::Unreachable(format!("S3 at {}: {why}", config.endpoint)),
+    let place = format!("S3 at {}", config.endpoint);
+    storage.check().await.map_err(|error| match (error, path_of(&config.endpoint)) {
+        (Unusable::Permanent(why), None) => Failure::Usage(format!("{place}: {why}")),
+        (Unusable::Silent(why), None) => Failure::Unreachable(format!("{place}: {why}")),
+        (Unusable::Permanent(why) | Unusable::Silent(why), Some(path)) => Failure::Usage(format!(
+            "{place}: {why}. The endpoint has the path `{path}`, which few services have: name the service alone in \
+             PYROGRAPH_S3_ENDPOINT, and the bucket in PYROGRAPH_S3_BUCKET"
+        )),
     })
+}
+
+fn path_of(endpoint: &str) -> Option<String> {
+    let path = endpoint.parse::<url::Url>().ok()?.path().trim_matches('/').to_owned();
+    (!path.is_empty()).then_some(path)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_endpoint_with_a_path_is_noticed() {
+        assert_eq!(path_of("http://127.0.0.1:9000"), None);
+        assert_eq!(path_of("https://s3.example.com/"), None);
+        assert_eq!(path_of("http://127.0.0.1:9000/pyro/"), Some("pyro".to_owned()));
+    }
 
     #[tokio::test]
     async fn a_database_that_is_not_there_is_told_by_its_address() {

@@ -406,7 +406,11 @@ fn from_object_store(key: &str, error: object_store::Error) -> Error {
 fn unreached(error: &object_store::Error) -> String {
     match outgoing::refused_certificate(error) {
         Some(refusal) => format!("the bucket's server is not trusted: {refusal}"),
-        None => error.to_string(),
+        None => {
+            let (whole, root) = (error.to_string(), outgoing::root_cause(error).to_string());
+            // The client names the kind of its error only, such as "error sending request".
+            if whole.contains(&root) { whole } else { format!("{}: {root}", cause(&whole)) }
+        }
     }
 }
 

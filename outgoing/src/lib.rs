@@ -7,6 +7,8 @@
 mod proxies;
 mod trust;
 
+use std::error::Error;
+
 use reqwest::ClientBuilder;
 
 pub use proxies::Proxies;
@@ -19,6 +21,15 @@ pub use trust::{refused_certificate, system_authorities};
 pub fn check_environment() -> Result<(), String> {
     Proxies::environment()?;
     trust::check()
+}
+
+/// The innermost cause of an error, which says what happened. The outer ones describe the attempt.
+pub fn root_cause<'a>(error: &'a (dyn Error + 'static)) -> &'a (dyn Error + 'static) {
+    let mut deepest = error;
+    while let Some(cause) = deepest.source() {
+        deepest = cause;
+    }
+    deepest
 }
 
 /// A client that trusts our authorities and uses the proxies of the environment.

@@ -90,7 +90,11 @@ pub(super) async fn fault(connection: &mut PgConnection) -> sqlx::Result<Option<
                  AS encoding,
              current_user::text AS role, current_database()::text AS database, current_schema()::text AS schema,
              pg_is_in_recovery() AS replica, current_setting('default_transaction_read_only') = 'on' AS read_only,
-             coalesce(has_schema_privilege(current_schema(), 'CREATE'), false) AS may_create",
+             coalesce(has_schema_privilege(current_schema(), 'CREATE'), false) AS may_create,
+             (SELECT btrim(name, ' \"') FROM unnest(string_to_array(current_setting('search_path'), ',')) AS name
+              WHERE name NOT LIKE '%$user%' LIMIT 1) AS wanted,
+             EXISTS (SELECT FROM pg_namespace, unnest(string_to_array(current_setting('search_path'), ',')) AS name
+                     WHERE nspname = btrim(name, ' \"')) AS is_there",
     )
     .fetch_one(&mut *connection)
     .await?;
@@ -123,9 +127,14 @@ pub(super) async fn fault(connection: &mut PgConnection) -> sqlx::Result<Option<
         )));
     }
     let Some(schema) = found.try_get::<Option<String>, _>("schema")? else {
+        let wanted = found.try_get::<Option<String>, _>("wanted")?.unwrap_or_else(|| "public".to_owned());
+        let remedy = if found.try_get("is_there")? {
+            format!("Allow one: GRANT USAGE, CREATE ON SCHEMA \"{wanted}\" TO \"{role}\"")
+        } else {
+            format!("Create one: CREATE SCHEMA \"{wanted}\" AUTHORIZATION \"{role}\"")
+        };
         return Ok(Some(format!(
-            "the role `{role}` may use no schema of its search_path in the database `{database}`. Allow one: GRANT \
-             USAGE, CREATE ON SCHEMA public TO \"{role}\""
+            "the role `{role}` may use no schema of its search_path in the database `{database}`. {remedy}"
         )));
     };
     if let Some(table) = closed_table(connection).await? {

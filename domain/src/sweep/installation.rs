@@ -120,8 +120,8 @@ pub(super) async fn standing(pool: &PgPool, storage: &Storage, intent: Intent) -
         (Intent::Act, None) => {
             let sign = Sign { installation: row.id, counter: row.counter };
             if !storage.create(SIGN, json(&sign)?, JSON).await? {
-                // Another process was faster; the next look decides.
-                return Ok(Standing::HeldBack("the bucket was signed just now".to_owned()));
+                // Another process was faster, perhaps of another installation.
+                return Box::pin(standing(pool, storage, intent)).await;
             }
             storage.delete(&own_notice(row.id)).await?;
         }

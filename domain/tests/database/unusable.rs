@@ -43,7 +43,9 @@ async fn roles_without_rights_are_told_which_statement_helps() {
         .await;
     refused(&url, &["GRANT CONNECT ON DATABASE", &name, &role]).await;
     run(format!("GRANT CONNECT ON DATABASE {name} TO {role}; REVOKE ALL ON SCHEMA public FROM public")).await;
-    refused(&url, &["GRANT USAGE, CREATE ON SCHEMA public", &role]).await;
+    refused(&url, &["GRANT USAGE, CREATE ON SCHEMA \"public\"", &role]).await;
+    let elsewhere = format!("{url}&options=-c%20search_path%3Dfoo");
+    refused(&elsewhere, &["CREATE SCHEMA \"foo\" AUTHORIZATION", &role]).await;
     run(format!("GRANT USAGE ON SCHEMA public TO {role}")).await;
     refused(&url, &["GRANT CREATE ON SCHEMA", "pyrograph migrate", &role]).await;
 

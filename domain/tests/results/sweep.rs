@@ -435,3 +435,13 @@ async fn every_storage_key_is_known_to_the_sweeper() {
     ];
     assert_eq!(columns, known, "a new column with keys of objects belongs into domain/src/named.rs");
 }
+
+/// Two servers start on a new installation at the same moment.
+#[tokio::test]
+async fn two_processes_that_sign_a_bucket_at_once_both_own_it() {
+    let world = World::new().await;
+    let sweeps = (0..4).map(|_| sweep::sweep(world.pool(), &world.storage, &LATER, SweepMode::Delete));
+    for report in futures::future::join_all(sweeps).await {
+        assert_eq!(report.unwrap().stopped, None);
+    }
+}

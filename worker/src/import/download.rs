@@ -59,7 +59,7 @@ impl From<GuardError> for DownloadError {
     fn from(error: GuardError) -> Self {
         match error {
             GuardError::Forbidden(why) => Self::Final(why.to_owned()),
-            GuardError::Unknown => Self::Passing("The host's name could not be looked up.".to_owned()),
+            GuardError::Unknown(host) => Self::Passing(format!("The name `{host}` could not be looked up.")),
         }
     }
 }
@@ -344,8 +344,11 @@ pub(crate) fn broken(error: &reqwest::Error, url: &Url) -> DownloadError {
         return DownloadError::Final(format!("The server is not trusted: {refusal}."));
     }
     let host = url.host_str().unwrap_or_default();
+    let host = url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"));
     DownloadError::Passing(if error.is_timeout() {
         format!("`{host}` does not answer.")
+    } else if error.is_connect() && url.scheme() == "https" {
+        format!("`{host}` cannot be reached, or does not speak TLS.")
     } else if error.is_connect() {
         format!("`{host}` cannot be reached.")
     } else {

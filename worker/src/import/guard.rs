@@ -82,7 +82,7 @@ pub enum GuardError {
     /// A retry cannot succeed.
     Forbidden(&'static str),
     /// The host could not be resolved.
-    Unknown,
+    Unknown(String),
 }
 
 /// The rule, with the networks that the operator allows.
@@ -162,12 +162,13 @@ impl Guard {
             Some(Host::Ipv6(address)) => vec![(address, port).into()],
             Some(Host::Domain(name)) => {
                 let lookup = tokio::time::timeout(LOOKUP, tokio::net::lookup_host((name, port)));
-                lookup.await.ok().and_then(Result::ok).ok_or(GuardError::Unknown)?.collect()
+                let found = lookup.await.ok().and_then(Result::ok);
+                found.ok_or_else(|| GuardError::Unknown(name.to_owned()))?.collect()
             }
             None => return Err(GuardError::Forbidden(NO_HOST)),
         };
         if found.is_empty() {
-            return Err(GuardError::Unknown);
+            return Err(GuardError::Unknown(url.host_str().unwrap_or_default().to_owned()));
         }
         // An IPv4-mapped IPv6 address counts as the IPv4 address.
         if found.iter().all(|address| self.allows(address.ip().to_canonical())) {
@@ -320,7 +321,7 @@ mod tests {
             assert!(matches!(found, Err(GuardError::Forbidden(_))), "{url}: {found:?}");
         }
         let nobody = guard.addresses(&Url::parse("https://host.invalid/").unwrap()).await;
-        assert_eq!(nobody, Err(GuardError::Unknown));
+        assert_eq!(nobody, Err(GuardError::Unknown("host.invalid".to_owned())));
     }
 
     /// Behind a proxy the name cannot be resolved here, so that the literal address and the name must suffice.
