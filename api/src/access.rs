@@ -1,12 +1,322 @@
-//! How this server finds the caller of a request. The extractor is in `caller`.
+//! How this server finds the caller of a request. The extractor is in `caller`; where a request carries its key, in
+//! `access::credentials`; which scope a route asks for, in `access::scopes`.
+//!
+//! An installation that never had a key serves requests of this machine without one. A grant that was read from the
+//! database counts for [`FRESH`], so that a revoked key is refused within five seconds on every server.
 
-use domain::Caller;
+pub(crate) mod credentials;
+pub(crate) mod scopes;
 
-/// How the caller of a request is found.
-#[derive(Clone, Debug)]
-pub enum Access {
-    /// Every request has this caller: an installation without keys.
+use std::collections::{HashMap, HashSet};
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use axum::http::StatusCode;
+use domain::key::{self, Grant, Token};
+use domain::session::{self, LinkToken, SessionToken};
+use domain::{Caller, Database, KeyId, Principal, access};
+
+use self::credentials::Proof;
+use crate::problem::{Problem, Result};
+
+/// How long an answer of the database counts.
+const FRESH: Duration = Duration::from_secs(1);
+/// How often the caller of a long response is looked at again.
+const LOOK: Duration = Duration::from_secs(2);
+/// Most grants that are remembered.
+const MOST_GRANTS: usize = 10_000;
+/// Failed attempts of one address within [`WINDOW`], after which it waits for the next window.
+const MOST_FAILURES: u32 = 20;
+const WINDOW: Duration = Duration::from_mins(1);
+/// Stands for a client without an address.
+const NOWHERE: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+
+/// How the caller of a request is found. Cloning is cheap.
+#[derive(Clone)]
+pub struct Access(Arc<Mode>);
+
+/// Whose requests are served.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Serves {
+    /// There is no key, and the operator said so.
+    Everyone,
+    /// There is no key.
+    OwnMachine,
+    /// Those with a key.
+    Keys,
+}
+
+/// What a client logs in with.
+pub(crate) enum LogIn {
+    Key(Token),
+    Link(LinkToken),
+}
+
+enum Mode {
+    /// Every request has this caller.
     Open(Caller),
-    /// No request has a caller: all routes but the public ones answer 401.
-    Closed,
+    /// A request needs a key, once the installation has had one.
+    Keys(Keys),
+}
+
+struct Keys {
+    database: Database,
+    /// Whether other machines are served, too, as long as there is no key.
+    serves_everyone: bool,
+    closed: Mutex<Option<Fresh<bool>>>,
+    grants: Mutex<HashMap<KeyId, Fresh<Option<Grant>>>>,
+    /// The keys of sessions.
+    sessions: Mutex<HashMap<SessionToken, Fresh<Option<KeyId>>>>,
+    failures: Mutex<HashMap<IpAddr, Failures>>,
+    /// Used since the last time that uses were recorded.
+    used: Mutex<HashSet<KeyId>>,
+}
+
+struct Fresh<T> {
+    value: T,
+    read_at: Instant,
+}
+
+struct Failures {
+    since: Instant,
+    count: u32,
+}
+
+impl<T: Clone> Fresh<T> {
+    fn new(value: T) -> Self {
+        Self { value, read_at: Instant::now() }
+    }
+
+    fn get(&self) -> Option<T> {
+        (self.read_at.elapsed() < FRESH).then(|| self.value.clone())
+    }
+}
+
+impl Access {
+    /// Everyone who reaches the server is `caller`.
+    pub fn open(caller: Caller) -> Self {
+        Self(Arc::new(Mode::Open(caller)))
+    }
+
+    /// Callers prove themselves with keys, once there is one. Until then only this machine is served.
+    pub fn keys(database: Database) -> Self {
+        Self::with_database(database, false)
+    }
+
+    /// As [`Access::keys`], but until there is a key everyone is served, who may do everything.
+    pub fn everyone(database: Database) -> Self {
+        Self::with_database(database, true)
+    }
+
+    fn with_database(database: Database, serves_everyone: bool) -> Self {
+        Self(Arc::new(Mode::Keys(Keys {
+            database,
+            serves_everyone,
+            closed: Mutex::default(),
+            grants: Mutex::default(),
+            sessions: Mutex::default(),
+            failures: Mutex::default(),
+            used: Mutex::default(),
+        })))
+    }
+
+    /// Whose requests are served. Errors: `Unavailable`.
+    pub(crate) async fn serves(&self) -> domain::Result<Serves> {
+        match &*self.0 {
+            Mode::Open(_) => Ok(Serves::Everyone),
+            Mode::Keys(keys) if keys.is_closed().await? => Ok(Serves::Keys),
+            Mode::Keys(keys) if keys.serves_everyone => Ok(Serves::Everyone),
+            Mode::Keys(_) => Ok(Serves::OwnMachine),
+        }
+    }
+
+    /// The caller with this proof, if the installation asks for any; it is ignored where it does not.
+    pub(crate) async fn caller(&self, proof: Option<Proof>, peer: Option<IpAddr>) -> Result<Caller> {
+        let keys = match &*self.0 {
+            Mode::Open(caller) => return Ok(caller.clone()),
+            Mode::Keys(keys) => keys,
+        };
+        if !keys.is_closed().await? {
+            return Ok(Caller::anonymous());
+        }
+        match proof {
+            Some(Proof::Key(token)) => keys.admit(token, peer.unwrap_or(NOWHERE)).await,
+            Some(Proof::Session(token)) => keys.admit_session(token).await,
+            None => Err(Problem::new(
+                StatusCode::UNAUTHORIZED,
+                "The request carries no key; send one as `Authorization: Bearer pyro_…`, or give `pyrograph` --key.",
+            )),
+        }
+    }
+
+    /// Starts a session with a key or a login link. Errors: 401; 409 where no key is needed.
+    pub(crate) async fn log_in(&self, with: LogIn, peer: Option<IpAddr>) -> Result<(SessionToken, Caller)> {
+        let keys = match &*self.0 {
+            Mode::Keys(keys) if keys.is_closed().await? => keys,
+            _ => return Err(Problem::new(StatusCode::CONFLICT, "This server asks for no key, so nobody logs in.")),
+        };
+        let peer = peer.unwrap_or(NOWHERE);
+        let id = match with {
+            LogIn::Key(token) => {
+                keys.admit(Ok(token.clone()), peer).await?;
+                token.id()
+            }
+            LogIn::Link(token) => {
+                keys.check_failures(peer)?;
+                let id = session::use_link(&keys.database, &token).await?;
+                id.ok_or_else(|| {
+                    keys.count_failure(peer);
+                    Problem::new(StatusCode::UNAUTHORIZED, "The link was used, or has expired; make another one.")
+                })?
+            }
+        };
+        let token = session::start(&keys.database, id).await?;
+        let caller = keys.admit_session(token.clone()).await?;
+        Ok((token, caller))
+    }
+
+    /// Ends a session.
+    pub(crate) async fn log_out(&self, token: &SessionToken) -> domain::Result<()> {
+        let Mode::Keys(keys) = &*self.0 else { return Ok(()) };
+        session::end(&keys.database, token).await?;
+        lock(&keys.sessions).remove(token);
+        Ok(())
+    }
+
+    /// Reads all again, after this server has changed a key. Other servers follow within [`FRESH`].
+    pub(crate) fn forget(&self) {
+        if let Mode::Keys(keys) = &*self.0 {
+            *lock(&keys.closed) = None;
+            lock(&keys.grants).clear();
+            lock(&keys.sessions).clear();
+        }
+    }
+
+    /// Resolves when the caller of a long response is no longer admitted.
+    pub(crate) async fn refuses(self, caller: Caller) {
+        loop {
+            tokio::time::sleep(LOOK).await;
+            // While the database is away nobody can be told from anybody.
+            if let Ok(false) = self.still_admits(&caller).await {
+                return;
+            }
+        }
+    }
+
+    async fn still_admits(&self, caller: &Caller) -> domain::Result<bool> {
+        match (&*self.0, caller.principal()) {
+            (Mode::Open(_), _) | (_, Principal::Operator) => Ok(true),
+            (Mode::Keys(keys), Principal::Anonymous) => Ok(!keys.is_closed().await?),
+            (Mode::Keys(keys), Principal::Key(id)) => Ok(keys.grant(id).await?.is_some_and(|grant| grant.counts())),
+        }
+    }
+
+    /// Writes down which keys were used since the last call.
+    pub async fn record_uses(&self) -> domain::Result<()> {
+        let Mode::Keys(keys) = &*self.0 else { return Ok(()) };
+        let used: Vec<KeyId> = lock(&keys.used).drain().collect();
+        if used.is_empty() { Ok(()) } else { key::used(&keys.database, &used).await }
+    }
+}
+
+impl Keys {
+    async fn is_closed(&self) -> domain::Result<bool> {
+        let known = lock(&self.closed).as_ref().and_then(|closed| if closed.value { Some(true) } else { closed.get() });
+        if let Some(closed) = known {
+            return Ok(closed);
+        }
+        let closed = access::is_closed(&self.database).await?;
+        *lock(&self.closed) = Some(Fresh::new(closed));
+        Ok(closed)
+    }
+
+    async fn admit(&self, token: Result<Token>, peer: IpAddr) -> Result<Caller> {
+        let known = token.as_ref().ok().and_then(|token| {
+            let grant = lock(&self.grants).get(&token.id()).and_then(Fresh::get)??;
+            grant.admit(token).cloned()
+        });
+        if let (Some(caller), Ok(token)) = (known, &token) {
+            lock(&self.used).insert(token.id());
+            return Ok(caller);
+        }
+        self.check_failures(peer)?;
+        let token = token.inspect_err(|_| self.count_failure(peer))?;
+        let refused = |message: &str| Err(Problem::new(StatusCode::UNAUTHORIZED, message));
+        match self.grant(token.id()).await? {
+            Some(grant) if grant.is_of(&token) => match grant.admit(&token) {
+                Some(caller) => {
+                    lock(&self.used).insert(token.id());
+                    Ok(caller.clone())
+                }
+                // Nobody guesses a secret, so that this is no attempt to.
+                None => refused("The key has expired or was revoked."),
+            },
+            _ => {
+                self.count_failure(peer);
+                refused("The key is not one of this server.")
+            }
+        }
+    }
+
+    async fn admit_session(&self, token: SessionToken) -> Result<Caller> {
+        let known = lock(&self.sessions).get(&token).and_then(Fresh::get);
+        let key = match known {
+            Some(key) => key,
+            None => {
+                let key = session::key(&self.database, &token).await?;
+                let mut sessions = lock(&self.sessions);
+                sessions.retain(|_, session| session.read_at.elapsed() < FRESH);
+                if sessions.len() < MOST_GRANTS {
+                    sessions.insert(token, Fresh::new(key));
+                }
+                key
+            }
+        };
+        let grant = match key {
+            Some(key) => self.grant(key).await?.filter(Grant::counts),
+            None => None,
+        };
+        grant
+            .map(|grant| grant.caller().clone())
+            .ok_or_else(|| Problem::new(StatusCode::UNAUTHORIZED, "The session has ended; log in again."))
+    }
+
+    async fn grant(&self, id: KeyId) -> domain::Result<Option<Grant>> {
+        if let Some(grant) = lock(&self.grants).get(&id).and_then(Fresh::get) {
+            return Ok(grant);
+        }
+        let grant = key::grant(&self.database, id).await?;
+        let mut grants = lock(&self.grants);
+        if grants.len() >= MOST_GRANTS {
+            grants.retain(|_, grant| grant.read_at.elapsed() < FRESH);
+        }
+        if grants.len() < MOST_GRANTS {
+            grants.insert(id, Fresh::new(grant.clone()));
+        }
+        Ok(grant)
+    }
+
+    /// Errors: 429 for an address with too many failed attempts.
+    fn check_failures(&self, peer: IpAddr) -> Result<()> {
+        let failures = lock(&self.failures);
+        match failures.get(&peer) {
+            Some(failures) if failures.count >= MOST_FAILURES && failures.since.elapsed() < WINDOW => {
+                let left = WINDOW.saturating_sub(failures.since.elapsed()).as_secs() + 1;
+                let message = "Too many requests with a wrong key came from this address; try again later.";
+                Err(Problem::new(StatusCode::TOO_MANY_REQUESTS, message).retry_after(left))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn count_failure(&self, peer: IpAddr) {
+        let mut failures = lock(&self.failures);
+        failures.retain(|_, failures| failures.since.elapsed() < WINDOW);
+        failures.entry(peer).or_insert_with(|| Failures { since: Instant::now(), count: 0 }).count += 1;
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -27,7 +27,7 @@ pub(crate) async fn admit(state: State, mut request: Request, next: Next) -> Res
     if health::is_probe(request.uri().path()) {
         return next.run(request).await;
     }
-    let peer = request.extensions().get::<Peer>().map_or(IpAddr::from([0, 0, 0, 0]), |peer| peer.0);
+    let peer = Peer::of(request.extensions()).unwrap_or(IpAddr::from([0, 0, 0, 0]));
     let Some(place) = state.admission.enter(peer) else {
         let message = "The server has more requests than it can work on; try again.";
         return Problem::new(StatusCode::SERVICE_UNAVAILABLE, message).into_response();

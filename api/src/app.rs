@@ -1,14 +1,18 @@
 //! The service: the routes with what surrounds them, the documentation pages, the fallbacks and the layers.
 
+use std::time::Duration;
+
 use axum::extract::DefaultBodyLimit;
-use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
+use axum::http::{HeaderName, Method, StatusCode};
 use axum::middleware;
 use axum::routing::get;
+use tower_http::cors::CorsLayer;
 
 use crate::admission::admit;
 use crate::guard::guard;
 use crate::limits::JSON_LIMIT;
+use crate::names::Names;
 use crate::observe::observe;
 use crate::problem::Problem;
 use crate::state::State;
@@ -35,6 +39,18 @@ pub fn app(state: State) -> axum::Router {
         .layer(DefaultBodyLimit::max(JSON_LIMIT))
         .layer(middleware::from_fn_with_state(state.clone(), admit))
         .layer(middleware::from_fn_with_state(state.clone(), guard))
+        .layer(cors(&state.names))
         .layer(middleware::from_fn(observe))
         .with_state(state)
+}
+
+/// Lets pages of the allowed origins call the API, with a key and without cookies (Fetch standard, section 3.3).
+fn cors(names: &Names) -> CorsLayer {
+    let exposed = ["location", "retry-after", "x-request-id", "content-disposition"];
+    CorsLayer::new()
+        .allow_origin(names.origins().collect::<Vec<_>>())
+        .allow_methods([Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE])
+        .allow_headers(tower_http::cors::AllowHeaders::mirror_request())
+        .expose_headers(exposed.map(HeaderName::from_static))
+        .max_age(Duration::from_mins(10))
 }

@@ -1,25 +1,44 @@
 //! Who sent a request. A handler takes the [`Caller`] as its first argument, so that a request without one is refused
-//! before its path, query or body is read.
+//! before its path, query or body is read. So is one whose caller lacks the scope of the operation.
 
-use axum::extract::FromRequestParts;
-use axum::http::StatusCode;
+use axum::extract::{FromRequestParts, MatchedPath};
 use axum::http::request::Parts;
-use domain::Caller;
+use axum::http::{StatusCode, header};
+use domain::{Caller, project};
 
-use crate::State;
-use crate::access::Access;
+use crate::access::credentials::{self, Proof};
+use crate::access::scopes::{self, Asks};
+use crate::names::{self, SEC_FETCH_SITE};
+use crate::place::Peer;
 use crate::problem::{Problem, Result};
+use crate::{State, project_choice};
 
 impl FromRequestParts<State> for Caller {
     type Rejection = Problem;
 
-    async fn from_request_parts(_: &mut Parts, state: &State) -> Result<Self> {
-        match &state.access {
-            Access::Open(caller) => Ok(caller.clone()),
-            Access::Closed => Err(Problem::new(
-                StatusCode::UNAUTHORIZED,
-                "The request does not say who sends it, and this server asks.",
-            )),
+    async fn from_request_parts(parts: &mut Parts, state: &State) -> Result<Self> {
+        let project = project_choice::of(parts)?;
+        let peer = Peer::of(&parts.extensions);
+        let proof = credentials::proof(&parts.headers);
+        // A page of another origin is refused by `guard` already, where the browser says so.
+        let says_page = [header::ORIGIN, SEC_FETCH_SITE].iter().any(|name| parts.headers.contains_key(name));
+        if matches!(proof, Some(Proof::Session(_))) && !names::is_safe(&parts.method) && !says_page {
+            let message = "A browser says which page sends a request with a session, and this one does not.";
+            return Err(Problem::field(StatusCode::FORBIDDEN, "Origin", message));
+        }
+        let caller = state.access.caller(proof, peer).await?;
+        let route = parts.extensions.get::<MatchedPath>().map_or("", MatchedPath::as_str);
+        match scopes::of(&parts.method, route) {
+            Some(Asks::Key) => {}
+            Some(Asks::Scope(scope)) => caller.require(scope)?,
+            None => {
+                tracing::error!(method = %parts.method, route, "the contract names no scope");
+                return Err(Problem::new(StatusCode::FORBIDDEN, "Nobody may call this."));
+            }
+        }
+        match project {
+            Some(name) => Ok(project::enter(caller, &state.database, &name).await?),
+            None => Ok(caller),
         }
     }
 }

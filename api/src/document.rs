@@ -1,11 +1,24 @@
 //! The OpenAPI document before its paths: title, description, licence and tags. [`crate::router`] adds the routes to
 //! it, and [`crate::openapi`] adds what all operations share.
 
-use utoipa::openapi::{InfoBuilder, License, OpenApi, OpenApiBuilder, Tag};
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
+use utoipa::openapi::{ComponentsBuilder, InfoBuilder, License, OpenApi, OpenApiBuilder, Tag};
+
+/// Name of the security scheme: a key.
+pub(crate) const SCHEME: &str = "key";
 
 /// The document without its paths.
 pub(crate) fn document() -> OpenApi {
     let tag = |name: &str, description: &str| Tag::builder().name(name).description(Some(description)).build();
+    let key = HttpBuilder::new()
+        .scheme(HttpAuthScheme::Bearer)
+        .bearer_format("pyro_<id>_<secret>")
+        .description(Some(
+            "A key, as `Authorization: Bearer`, `Authorization: Key` or the password of HTTP Basic. Each operation \
+             names the scope that it asks for. An installation that never had a key asks for none and serves its own \
+             machine only.",
+        ))
+        .build();
     OpenApiBuilder::new()
         .info(
             InfoBuilder::new()
@@ -21,12 +34,15 @@ pub(crate) fn document() -> OpenApi {
                 ))
                 .build(),
         )
+        .components(Some(ComponentsBuilder::new().security_scheme(SCHEME, SecurityScheme::Http(key)).build()))
         .tags(Some([
             tag("generations", "Pictures from a prompt."),
             tag("trainings", "LoRAs from datasets."),
             tag("datasets", "Pictures with captions."),
             tag("models", "Checkpoints and LoRAs."),
             tag("jobs", "Work of every kind: generations, trainings, imports and exports."),
+            tag("keys", "Who may call the API."),
+            tag("projects", "Owners of everything that users make."),
             tag("workers", "Worker processes and the models that they have loaded."),
             tag("health", "Liveness and readiness probes."),
         ]))

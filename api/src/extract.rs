@@ -25,7 +25,7 @@ use tokio::sync::Mutex;
 use crate::arriving::TooSlow;
 use crate::limits::GENERATION_LIMIT;
 use crate::problem::{Problem, Result};
-use crate::wording;
+use crate::{project_choice, wording};
 
 /// Time for a JSON body to arrive, or for the next piece of a form.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -312,6 +312,9 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Query<T> {
             let message = "It holds a NUL character, which cannot be kept.";
             return Err(Problem::field(StatusCode::UNPROCESSABLE_ENTITY, name.replace('\0', "\u{fffd}"), message));
         }
+        // The project is read with the caller.
+        let others = form_urlencoded::parse(query.as_bytes()).filter(|(name, _)| name != project_choice::PARAMETER);
+        let query = form_urlencoded::Serializer::new(String::new()).extend_pairs(others).finish();
         let pairs = serde_urlencoded::Deserializer::new(form_urlencoded::parse(query.as_bytes()));
         serde_path_to_error::deserialize(pairs)
             .map(Self)

@@ -1,21 +1,51 @@
-//! Refuses requests that a page in a browser should not send: see [`crate::Names`].
+//! Refuses requests that a page in a browser should not send (see [`crate::Names`]). As long as the installation has no
+//! key, also refuses those that do not come from its own machine.
 
 use axum::extract::Request;
+use axum::http::StatusCode;
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
-use crate::State;
-use crate::gateway;
+use crate::access::{Serves, credentials};
+use crate::place::Peer;
+use crate::problem::Problem;
 use crate::routes::health;
+use crate::{State, gateway, own_machine};
 
 pub(crate) async fn guard(state: State, request: Request, next: Next) -> Response {
     let path = request.uri().path();
-    // A probe knows an address at most, and a signed URL is protected by its signature.
-    if !health::is_probe(path) && !gateway::is_below(path) {
-        let checked = state.names.check(request.method(), request.uri(), request.version(), request.headers());
-        if let Err(problem) = checked {
-            return problem.into_response();
-        }
+    if health::is_probe(path) {
+        return next.run(request).await;
     }
-    next.run(request).await
+    let (version, uri, headers) = (request.version(), request.uri(), request.headers());
+    let is_own = own_machine::sent(Peer::of(request.extensions()), version, uri, headers);
+    // A signed URL is protected by its signature.
+    let (named, from_own_page) = if gateway::is_below(path) {
+        (Ok(()), Ok(()))
+    } else {
+        let named = state.names.check_host(uri, version, headers);
+        let page = state.names.check_page(request.method(), uri, headers);
+        (named, page)
+    };
+    let is_explicit = credentials::is_explicit(headers);
+    let refusal = match state.access.serves().await {
+        Ok(Serves::OwnMachine) if !is_own => Some(not_served()),
+        // Where there is no key, any page could send one.
+        Ok(Serves::Keys) if is_explicit => named.err(),
+        Ok(_) => named.and(from_own_page).err(),
+        Err(error) => Some(error.into()),
+    };
+    match refusal {
+        Some(problem) => problem.into_response(),
+        None => next.run(request).await,
+    }
+}
+
+fn not_served() -> Problem {
+    Problem::new(
+        StatusCode::FORBIDDEN,
+        "This server has no key yet and serves its own machine only. Create a key with `pyrograph keys create --name \
+         NAME` there, and send it as `Authorization: Bearer pyro_…`. Or start the server with --open, which allows \
+         everything to everyone who reaches it.",
+    )
 }

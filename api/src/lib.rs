@@ -13,6 +13,8 @@
 //! | `gateway` | the bucket of `up` below the API's own address |
 //! | `docs` | Swagger UI |
 //! | `access`, `caller` | how the caller of a request is determined, and its extractor |
+//! | `project_choice` | the project that a request names |
+//! | `own_machine` | which requests come from the server's own machine |
 //! | `extract` | how bodies, paths and queries are read, so that a refusal names the field |
 //! | `problem` | the only place where an error becomes HTTP |
 //! | `document` | title, description and tags of the contract |
@@ -32,10 +34,12 @@ mod limits;
 mod names;
 mod observe;
 mod openapi;
+mod own_machine;
 mod per_address;
 mod place;
 mod prefer;
 mod problem;
+mod project_choice;
 mod pulse;
 mod request_id;
 mod router;

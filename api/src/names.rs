@@ -8,12 +8,12 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::str::FromStr;
 
 use axum::http::uri::Authority;
-use axum::http::{HeaderMap, HeaderName, Method, StatusCode, Uri, Version, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version, header};
 use url::Url;
 
 use crate::problem::{Problem, Result};
 
-const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+pub(crate) const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
 /// The names of one server.
 #[derive(Clone, Debug)]
@@ -24,12 +24,14 @@ pub struct Names {
     pub public_url: Option<PublicUrl>,
     /// Further hosts that the operator allows.
     pub allowed: Vec<HostPattern>,
+    /// Origins whose pages may read and change everything, with a key.
+    pub origins: Vec<PublicUrl>,
 }
 
 impl Default for Names {
     /// A server that only this machine reaches.
     fn default() -> Self {
-        Self { bind: Ipv4Addr::LOCALHOST.into(), public_url: None, allowed: Vec::new() }
+        Self { bind: Ipv4Addr::LOCALHOST.into(), public_url: None, allowed: Vec::new(), origins: Vec::new() }
     }
 }
 
@@ -105,14 +107,15 @@ impl HostPattern {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Host {
+pub(crate) enum Host {
     /// In lower case, without a dot at its end.
     Name(String),
     Address(IpAddr),
 }
 
 impl Host {
-    fn of(authority: &Authority) -> Option<Self> {
+    /// The host of an authority, if it is well formed.
+    pub(crate) fn of(authority: &Authority) -> Option<Self> {
         let host = authority.host();
         let has_bad_port = authority.port().is_none() && authority.as_str() != host;
         if host.is_empty() || has_bad_port || authority.as_str().contains('@') {
@@ -126,37 +129,40 @@ impl Host {
     }
 }
 
+impl Host {
+    /// Whether it is a name of the machine itself, to programs that run there.
+    pub(crate) fn is_loopback(&self) -> bool {
+        match self {
+            Self::Address(address) => address.is_loopback(),
+            Self::Name(name) => name == "localhost" || name.ends_with(".localhost"),
+        }
+    }
+}
+
 impl Names {
     /// Whether machines other than this one reach the server.
     pub fn is_open(&self) -> bool {
         !self.bind.is_loopback()
     }
 
-    /// Checks `Host`, and for a request that may change something also the page that sent it.
-    pub(crate) fn check(&self, method: &Method, uri: &Uri, version: Version, headers: &HeaderMap) -> Result<()> {
-        let authority = self.check_host(uri, version, headers)?;
-        if matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS) {
-            return Ok(());
-        }
-        self.check_page(authority.as_ref(), headers)
-    }
-
-    fn check_host(&self, uri: &Uri, version: Version, headers: &HeaderMap) -> Result<Option<Authority>> {
+    /// Checks that the request names this server.
+    pub(crate) fn check_host(&self, uri: &Uri, version: Version, headers: &HeaderMap) -> Result<()> {
         let unreadable = || Problem::field(StatusCode::BAD_REQUEST, "Host", "It is not a host name with a port.");
-        let mut named = uri.authority().cloned();
-        if let Some(authority) = &named {
+        let mut is_named = false;
+        if let Some(authority) = uri.authority() {
             self.check_authority(authority, Host::of(authority).ok_or_else(unreadable)?)?;
+            is_named = true;
         }
         for value in headers.get_all(header::HOST) {
             let authority: Authority = value.to_str().ok().and_then(|text| text.parse().ok()).ok_or_else(unreadable)?;
             self.check_authority(&authority, Host::of(&authority).ok_or_else(unreadable)?)?;
-            named = named.or(Some(authority));
+            is_named = true;
         }
         // Every browser sends it; HTTP/1.0 does not require it.
-        if named.is_none() && version > Version::HTTP_10 {
+        if !is_named && version > Version::HTTP_10 {
             return Err(Problem::field(StatusCode::BAD_REQUEST, "Host", "The request has none."));
         }
-        Ok(named)
+        Ok(())
     }
 
     fn check_authority(&self, authority: &Authority, host: Host) -> Result<()> {
@@ -173,18 +179,23 @@ impl Names {
     fn is_ours(&self, host: &Host) -> bool {
         let known = match host {
             // An address cannot be made to resolve to another one, so a server of every address takes every address.
-            Host::Address(address) => {
-                address.is_loopback() || self.bind.is_unspecified() || *address == self.bind.to_canonical()
-            }
-            Host::Name(name) => name == "localhost" || name.ends_with(".localhost"),
+            Host::Address(address) => self.bind.is_unspecified() || *address == self.bind.to_canonical(),
+            Host::Name(_) => false,
         };
         known
+            || host.is_loopback()
             || self.public_url.as_ref().and_then(PublicUrl::host).as_ref() == Some(host)
             || self.allowed.iter().any(|pattern| pattern.allows(host))
     }
 
-    /// Refuses a request that a page of another origin makes a browser send.
-    fn check_page(&self, authority: Option<&Authority>, headers: &HeaderMap) -> Result<()> {
+    /// Refuses a request that may change something and that a page of another origin makes a browser send.
+    pub(crate) fn check_page(&self, method: &Method, uri: &Uri, headers: &HeaderMap) -> Result<()> {
+        if is_safe(method) {
+            return Ok(());
+        }
+        let of_header = || headers.get(header::HOST)?.to_str().ok()?.parse().ok();
+        let authority = uri.authority().cloned().or_else(of_header);
+        let authority = authority.as_ref();
         let refused = |page: &str| {
             let message = format!(
                 "A page of {page} may not change anything here. If this is the address at which people open this \
@@ -197,12 +208,30 @@ impl Names {
         match (site.as_deref(), origin) {
             (Some(b"same-origin" | b"none"), _) | (None, None) => Ok(()),
             (_, Some(origin)) => match Url::parse(origin) {
-                Ok(page) if self.is_own_page(&page, authority) => Ok(()),
+                Ok(page) if self.is_own_page(&page, authority) || self.allows_page(&page) => Ok(()),
                 Ok(page) => refused(&format!("`{}`", page.origin().ascii_serialization())),
                 Err(_) => refused("an unknown origin"),
             },
             (Some(_), None) => refused("another origin"),
         }
+    }
+
+    /// Whether clients reach the server over TLS: at the public address, if that is `https`.
+    pub(crate) fn is_tls(&self, headers: &HeaderMap) -> bool {
+        let Some(public) = self.public_url.as_ref().filter(|public| public.0.scheme() == "https") else { return false };
+        // A client of the same network may reach it without the proxy.
+        let named = headers.get(header::HOST).and_then(|host| host.to_str().ok()?.parse().ok());
+        let origin = headers.get(header::ORIGIN).and_then(|origin| origin.to_str().ok()?.parse::<Url>().ok());
+        named.as_ref().and_then(Host::of) == public.host() || origin.is_some_and(|origin| origin.scheme() == "https")
+    }
+
+    /// The allowed origins, as a browser writes them.
+    pub(crate) fn origins(&self) -> impl Iterator<Item = HeaderValue> {
+        self.origins.iter().filter_map(|page| page.0.origin().ascii_serialization().parse().ok())
+    }
+
+    fn allows_page(&self, page: &Url) -> bool {
+        self.origins.iter().any(|origin| origin.0.origin() == page.origin())
     }
 
     /// Whether the page comes from the address that the request is sent to. A proxy may have changed `Host`; then the
@@ -224,6 +253,11 @@ impl PublicUrl {
     }
 }
 
+/// Whether a request of this method changes nothing (RFC 9110, section 9.2.1).
+pub(crate) fn is_safe(method: &Method) -> bool {
+    matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS)
+}
+
 fn default_port(scheme: &str) -> Option<u16> {
     match scheme {
         "http" => Some(80),
@@ -234,8 +268,6 @@ fn default_port(scheme: &str) -> Option<u16> {
 
 #[cfg(test)]
 mod tests {
-    use axum::http::HeaderValue;
-
     use super::*;
 
     fn status(names: &Names, method: Method, headers: &[(&'static str, &str)]) -> Option<u16> {
@@ -243,10 +275,9 @@ mod tests {
             .iter()
             .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_str(value).unwrap()))
             .collect();
-        names
-            .check(&method, &Uri::from_static("/v1/inputs"), Version::HTTP_11, &headers)
-            .err()
-            .map(|problem| problem.status)
+        let uri = Uri::from_static("/v1/inputs");
+        let checked = names.check_host(&uri, Version::HTTP_11, &headers);
+        checked.and_then(|()| names.check_page(&method, &uri, &headers)).err().map(|problem| problem.status)
     }
 
     fn open(public_url: Option<&str>, allowed: &[&str]) -> Names {
@@ -254,6 +285,7 @@ mod tests {
             bind: [0, 0, 0, 0].into(),
             public_url: public_url.map(|url| url.parse().unwrap()),
             allowed: allowed.iter().map(|host| host.parse().unwrap()).collect(),
+            origins: Vec::new(),
         }
     }
 

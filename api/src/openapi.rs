@@ -91,7 +91,15 @@ fn add_problems(operation: &mut Operation) {
     )];
     // The probes answer to every name.
     if operation.tags.as_ref().is_none_or(|tags| tags.iter().all(|tag| tag != "health")) {
-        problems.push(("403", "`Host` is not a name of this server, or a page of another origin sent the request"));
+        problems.extend([
+            ("401", "The request carries no key, or one that is wrong, expired or revoked"),
+            (
+                "403",
+                "The key lacks the scope, `Host` is not a name of this server, a page of another origin sent the \
+                 request, or it came from another machine and the server has no key",
+            ),
+            ("429", "Too many requests with a wrong key came from this address; `Retry-After` says when to try again"),
+        ]);
     }
     if operation.request_body.is_some() {
         problems.extend([

@@ -5,6 +5,7 @@
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use axum::http::Extensions;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::per_address::{Counted, PerAddress};
@@ -19,6 +20,13 @@ const MAX_WAITING: usize = 1024;
 /// Address of the client, or of the proxy before it.
 #[derive(Clone, Copy)]
 pub(crate) struct Peer(pub IpAddr);
+
+impl Peer {
+    /// The client of a request; of none if no connection brought the request.
+    pub(crate) fn of(extensions: &Extensions) -> Option<IpAddr> {
+        extensions.get::<Self>().map(|peer| peer.0)
+    }
+}
 
 /// Cloning is cheap.
 #[derive(Clone)]

@@ -29,6 +29,9 @@ pub struct Problem {
     /// The fields that are wrong; empty when the problem is not about a field. Of values that have another type than
     /// the field, only the first is named.
     pub errors: Vec<FieldError>,
+    /// Seconds after which the client may try again.
+    #[serde(skip)]
+    retry_after: Option<u64>,
 }
 
 /// One field that is wrong.
@@ -49,7 +52,13 @@ impl Problem {
             status: status.as_u16(),
             detail: detail.into(),
             errors: Vec::new(),
+            retry_after: (status == StatusCode::SERVICE_UNAVAILABLE).then_some(1),
         }
+    }
+
+    /// The same with the time after which the client may try again.
+    pub(crate) fn retry_after(self, seconds: u64) -> Self {
+        Self { retry_after: Some(seconds), ..self }
     }
 
     /// A problem with one field.
@@ -79,6 +88,7 @@ impl From<Error> for Problem {
             Error::NotFound { noun, id } => Self::new(StatusCode::NOT_FOUND, format!("There is no {noun} `{id}`.")),
             Error::Unknown { field, message } => Self::field(StatusCode::NOT_FOUND, field, message),
             Error::Invalid { field, message } => Self::field(StatusCode::UNPROCESSABLE_ENTITY, field, message),
+            Error::Forbidden { message } => Self::new(StatusCode::FORBIDDEN, message),
             Error::Conflict { field: None, message } => Self::new(StatusCode::CONFLICT, message),
             Error::Conflict { field: Some(field), message } => Self::field(StatusCode::CONFLICT, field, message),
             Error::TooLarge { field, message } => Self::field(StatusCode::PAYLOAD_TOO_LARGE, field, message),
@@ -110,8 +120,11 @@ impl IntoResponse for Problem {
         let body = serde_json::to_vec(&self).unwrap_or_default();
         let mut response =
             (status, [(header::CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE))], body).into_response();
-        if status == StatusCode::SERVICE_UNAVAILABLE {
-            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        if let Some(seconds) = self.retry_after {
+            response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
+        }
+        if status == StatusCode::UNAUTHORIZED {
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         response
     }

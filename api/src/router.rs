@@ -9,8 +9,8 @@ use crate::State;
 use crate::document::document;
 use crate::limits::{GENERATION_LIMIT, PICTURE_LIMIT, PICTURES_LIMIT};
 use crate::routes::{
-    dataset, event, export, generation, health, import, input, jobs, model, picture_info, swap, training, upload,
-    worker,
+    dataset, event, export, generation, health, import, input, jobs, key, model, picture_info, project, session, swap,
+    training, upload, worker,
 };
 
 pub(crate) fn routes() -> OpenApiRouter<State> {
@@ -38,7 +38,7 @@ pub(crate) fn routes() -> OpenApiRouter<State> {
         // models; the import counts its bytes itself
         .routes(routes!(model::list))
         .routes(routes!(model::import).layer(DefaultBodyLimit::disable()))
-        .routes(routes!(model::get, model::delete))
+        .routes(routes!(model::get, model::change, model::delete))
         .routes(routes!(model::inspect))
         .routes(routes!(swap::load))
         .routes(routes!(swap::unload))
@@ -52,6 +52,12 @@ pub(crate) fn routes() -> OpenApiRouter<State> {
         .routes(routes!(export::get, export::delete))
         .routes(routes!(export::cancel))
         .routes(routes!(worker::list))
+        // access
+        .routes(routes!(session::log_in, session::get, session::log_out))
+        .routes(routes!(key::create, key::list))
+        .routes(routes!(key::get, key::change, key::revoke))
+        .routes(routes!(project::create, project::list))
+        .routes(routes!(project::get))
         // jobs of every kind
         .routes(routes!(jobs::list))
         .routes(routes!(jobs::get, jobs::delete))

@@ -15,6 +15,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tower::Service as _;
 
+use crate::access::Access;
 use crate::per_address::{Counted, PerAddress};
 use crate::place::Peer;
 use crate::pulse::{Felt, Pulse, UNREAD};
@@ -32,11 +33,14 @@ const STREAM_BUFFER: usize = 64 * 1024;
 const MAX_STREAMS: u32 = 128;
 /// Time for open requests to finish after the stop.
 const FAREWELL: Duration = Duration::from_secs(30);
+/// Time between two records of which keys were used.
+const USES: Duration = Duration::from_secs(30);
 /// Pause after a failed accept (usually no file descriptors are left).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves the API until `stop` is cancelled, then lets open requests finish.
 pub async fn serve(listener: TcpListener, state: State, stop: CancellationToken) -> std::io::Result<()> {
+    tokio::spawn(record_uses(state.access.clone(), stop.clone()));
     let app = app(state.with_stop(stop.clone()));
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_LIMIT);
@@ -88,6 +92,19 @@ pub async fn serve(listener: TcpListener, state: State, stop: CancellationToken)
         tracing::warn!("some requests did not end in time");
     }
     Ok(())
+}
+
+/// Writes down now and then which keys were used.
+async fn record_uses(access: Access, stop: CancellationToken) {
+    while !stop.is_cancelled() {
+        tokio::select! {
+            () = tokio::time::sleep(USES) => {}
+            () = stop.cancelled() => {}
+        }
+        if let Err(error) = access.record_uses().await {
+            tracing::warn!(%error, "the use of keys was not recorded");
+        }
+    }
 }
 
 /// Runs a connection to its end, or until it has no pulse.

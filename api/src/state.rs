@@ -69,7 +69,7 @@ impl State {
             presence: Presence::assumed(),
             names: Names::default(),
             gateway: None,
-            access: Access::Open(Caller::anonymous()),
+            access: Access::open(Caller::anonymous()),
         });
         Self { shared, storage, place: None }
     }

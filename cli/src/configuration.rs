@@ -14,7 +14,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use api::{HostPattern, Names};
+use api::{HostPattern, Names, PublicUrl};
 use domain::database::Addresses;
 use domain::job::LeasePolicy;
 use domain::storage::{Keys, StorageConfig};
@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use url::Url;
 use worker::{Guard, HubToken, Imports, Network};
 
-use self::secret::secret;
+pub(crate) use self::secret::secret;
 pub(crate) use self::storage::storage_from_environment;
 pub(crate) use self::worker_dir::{named_worker_dir, worker_dir};
 use crate::failure::Failure;
@@ -34,9 +34,12 @@ type Variable = (&'static str, &'static str, &'static str);
 #[rustfmt::skip]
 const VARIABLES: &[Variable] = &[
     ("PYROGRAPH_SERVER", "server that client commands use", "http://127.0.0.1:8080"),
+    ("PYROGRAPH_KEY", "key that client commands send; never printed", "of a running `up`"),
+    ("PYROGRAPH_PROJECT", "project in which client commands work, for keys with the scope `admin`", "the key's"),
     ("PYROGRAPH_DATA_DIR", "data folder of `up`; `serve`, `worker`, `migrate`, `sweep` read its services", ".pyrograph"),
     ("PYROGRAPH_PUBLIC_URL", "address of the API as clients reach it, such as a proxy", "as requests name it"),
     ("PYROGRAPH_ALLOWED_HOSTS", "further hosts that requests may name, such as `gpu-box,*.example.com`", "none"),
+    ("PYROGRAPH_CORS_ORIGINS", "origins whose pages may call the API, such as `https://app.example.com`", "none"),
     ("DATABASE_URL", "Postgres, 14 or later", "`up` runs its own"),
     ("PYROGRAPH_DATABASE_DIRECT_URL", "the same database without a pooler in transaction mode", "DATABASE_URL"),
     ("PYROGRAPH_DATABASE_POOL", "connections of a server for requests, up to 1000; it has at most five others", "5"),
@@ -213,10 +216,14 @@ pub(crate) fn names(bind: SocketAddr) -> Result<Names, Failure> {
     let hosts = variable("PYROGRAPH_ALLOWED_HOSTS").unwrap_or_default();
     let hosts = hosts.split(',').map(str::trim).filter(|host| !host.is_empty()).map(str::parse::<HostPattern>);
     let allowed = hosts.collect::<Result<_, _>>();
+    let origins = variable("PYROGRAPH_CORS_ORIGINS").unwrap_or_default();
+    let origins = origins.split(',').map(str::trim).filter(|origin| !origin.is_empty()).map(str::parse::<PublicUrl>);
+    let origins = origins.collect::<Result<_, _>>();
     Ok(Names {
         bind: bind.ip(),
         public_url: said("PYROGRAPH_PUBLIC_URL")?,
         allowed: allowed.map_err(|wrong| Failure::Usage(format!("PYROGRAPH_ALLOWED_HOSTS: {wrong}")))?,
+        origins: origins.map_err(|wrong| Failure::Usage(format!("PYROGRAPH_CORS_ORIGINS: {wrong}")))?,
     })
 }
 

@@ -4,6 +4,7 @@
 //!     .pyrograph/
 //!       lock           held while `up` runs
 //!       settings.json  the ports to keep between starts
+//!       key.json       the key of `up` for its user's commands (0600), once the installation has another key
 //!       services.json  addresses and secrets of the services (0600); exists only while they run
 //!       demo.json      the training of the last `demo`, which the next one replaces
 //!       postgres/  s3/  worker/  tools/
@@ -13,16 +14,18 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use domain::database::Addresses;
+use domain::database::{Addresses, PoolSizes, Pools};
 use domain::storage::{Keys, StorageConfig};
+use domain::{Caller, ProjectId};
 use embedded::{Postgres, S3};
 use serde::{Deserialize, Serialize};
 
+use crate::commands::Outcome;
 use crate::configuration::{
     SERVICES_FILE, Services, database_from_environment, public_endpoint, storage_from_environment,
 };
 use crate::failure::Failure;
-use crate::services::of_postgres;
+use crate::services::{self, of_postgres};
 
 const LOCK: &str = "lock";
 const POSTGRES: &str = "postgres";
@@ -104,8 +107,47 @@ pub(crate) fn quit(folder: &Path) {
     }
 }
 
+/// Runs `work` on the database of an installation, as its operator, with the schema up to date. The database is that of
+/// the environment or of a running `up`; where `up` does not run on `folder`, its Postgres is started for as long.
+pub(crate) async fn on_database(folder: &Path, work: impl AsyncFnOnce(&Pools, Caller) -> Outcome) -> Outcome {
+    if let Some(addresses) = database_from_environment()? {
+        return on_pools(&addresses, work).await;
+    }
+    fs::create_dir_all(folder).with_context(|| format!("could not create {}", folder.display()))?;
+    let folder = folder.canonicalize().with_context(|| format!("could not open {}", folder.display()))?;
+    let Some(_lock) = try_lock(&folder)? else {
+        return on_pools(&Services::find(&folder)?.database(), work).await;
+    };
+    let postgres = Postgres::own(&folder.join(POSTGRES)).await.map_err(of_postgres)?;
+    let addresses = Addresses { url: postgres.url().to_owned(), direct_url: None };
+    let done = on_pools(&addresses, work).await;
+    postgres.stop().await.context("Postgres did not stop")?;
+    done
+}
+
+async fn on_pools(addresses: &Addresses, work: impl AsyncFnOnce(&Pools, Caller) -> Outcome) -> Outcome {
+    let pools = services::database(addresses, PoolSizes::WORKER).await?;
+    services::migrate(&pools).await?;
+    let done = work(&pools, Caller::operator(ProjectId::DEFAULT)).await;
+    pools.close().await;
+    done
+}
+
 /// Takes the folder for this process.
 fn lock(folder: &Path) -> Result<File, Failure> {
+    try_lock(folder)?.ok_or_else(|| {
+        let holder = fs::read_to_string(folder.join(LOCK)).unwrap_or_default();
+        Failure::Failed(anyhow::anyhow!(
+            "{} is in use by another `pyrograph` (process {}). Stop that one, or choose another folder with \
+             --data-dir.",
+            folder.display(),
+            if holder.is_empty() { "unknown" } else { holder.trim() }
+        ))
+    })
+}
+
+/// Takes the folder for this process; `None` if another one has it.
+fn try_lock(folder: &Path) -> Result<Option<File>, Failure> {
     let path = folder.join(LOCK);
     let file = File::options()
         .create(true)
@@ -120,17 +162,9 @@ fn lock(folder: &Path) -> Result<File, Failure> {
             file.set_len(0)
                 .and_then(|()| std::io::Write::write_all(&mut &file, std::process::id().to_string().as_bytes()))
                 .context("could not write the lock")?;
-            Ok(file)
+            Ok(Some(file))
         }
-        Err(TryLockError::WouldBlock) => {
-            let holder = fs::read_to_string(&path).unwrap_or_default();
-            Err(Failure::Failed(anyhow::anyhow!(
-                "{} is in use by another `pyrograph` (process {}). Stop that one, or choose another folder with \
-                 --data-dir.",
-                folder.display(),
-                if holder.is_empty() { "unknown" } else { holder.trim() }
-            )))
-        }
+        Err(TryLockError::WouldBlock) => Ok(None),
         Err(TryLockError::Error(error)) => {
             Err(Failure::Failed(anyhow::Error::new(error).context(format!("could not lock {}", path.display()))))
         }
@@ -188,7 +222,7 @@ async fn start_s3(folder: &Path) -> Result<S3, Failure> {
 
 /// Writes a file that only its owner can read. It is written to a temporary file and renamed, so that no reader sees
 /// half of it.
-fn write_private<T: Serialize>(path: &Path, value: &T) -> Result<(), Failure> {
+pub(crate) fn write_private<T: Serialize>(path: &Path, value: &T) -> Result<(), Failure> {
     use std::io::Write as _;
     let folder = path.parent().unwrap_or(Path::new("."));
     let written = tempfile::Builder::new().prefix(".part-").tempfile_in(folder).and_then(|mut file| {

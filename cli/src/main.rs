@@ -8,6 +8,8 @@ mod configuration;
 mod contact_sheet;
 mod failure;
 mod installation;
+mod key;
+mod local_key;
 mod log;
 mod meter;
 mod open_files;
@@ -57,6 +59,9 @@ enum Command {
     Models(commands::models::Models),
     Datasets(commands::datasets::Datasets),
     Workers(commands::workers::Workers),
+    Keys(commands::keys::Keys),
+    Projects(commands::projects::Projects),
+    LoginLink(commands::login_link::LoginLink),
     Serve(commands::serve::Serve),
     Worker(commands::worker::Worker),
     Migrate(commands::migrate::Migrate),
@@ -108,6 +113,9 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Models(models) => wait(models.run()),
         Command::Datasets(datasets) => wait(datasets.run()),
         Command::Workers(workers) => wait(workers.run()),
+        Command::Keys(keys) => wait(keys.run()),
+        Command::Projects(projects) => wait(projects.run()),
+        Command::LoginLink(login_link) => wait(login_link.run()),
         Command::Serve(serve) => wait(serve.run()),
         Command::Worker(worker) => wait(worker.run()),
         Command::Migrate(migrate) => wait(migrate.run()),

@@ -4,7 +4,6 @@
 //! memory, a kill in a test). It holds the other end of a pipe from this process and stops when the pipe closes, also
 //! if this process is killed.
 
-use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Stdio;
 use std::sync::Arc;
@@ -19,12 +18,14 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::commands::engine_flags::EngineFlags;
+use crate::commands::listen_flags::ListenFlags;
 use crate::commands::worker;
 use crate::configuration::{SERVICE_VARIABLES, named_worker_dir, names, variable};
 use crate::failure::{EXIT_USAGE, Failure};
 use crate::installation::{self, Installation};
-use crate::server::{Server, listen};
-use crate::signal;
+use crate::key::Key;
+use crate::server::{Admits, Server, listen};
+use crate::{local_key, signal};
 
 /// How long the worker may take to return its job.
 const WORKER_FAREWELL: Duration = Duration::from_secs(15);
@@ -74,39 +75,56 @@ pub(crate) struct Platform {
     stop_worker: CancellationToken,
     /// Ends on request, or if no worker can ever work with this configuration.
     worker: JoinHandle<()>,
+    /// Makes the key for commands of this user when it is needed.
+    local_key: JoinHandle<()>,
 }
 
 impl Platform {
-    /// Starts all of it on `data_dir`, with the API at `bind`. The worker logs as `log` says, unless PYROGRAPH_LOG is
-    /// set. Its process becomes `process`.
+    /// Starts all of it on `data_dir`, with the API where `flags` say. The worker logs as `log` says, unless
+    /// PYROGRAPH_LOG is set. Its process becomes `process`.
     pub(crate) async fn start(
         data_dir: &Path,
-        bind: SocketAddr,
+        flags: &ListenFlags,
         engine: &EngineFlags,
         log: &str,
         process: WorkerProcess,
     ) -> Result<Self, Failure> {
-        worker::config(engine, named_worker_dir()?.unwrap_or_else(|| data_dir.join("worker")))?;
-        names(bind)?;
-        let listener = listen(bind).await?;
+        let worker_dir = named_worker_dir()?.unwrap_or_else(|| data_dir.join("worker"));
+        worker::config(engine, worker_dir.clone())?;
+        names(flags.bind)?;
+        let listener = listen(flags.bind).await?;
         let program = std::env::current_exe().context("could not find the path of this program")?;
         let installation = Installation::open(data_dir).await?;
-        let server = match Server::start(listener, installation.services()).await {
+        // A worker of the last `up` may have been killed with it.
+        let dead = ::worker::dead(&worker_dir);
+        let server = match Server::start(listener, installation.services(), flags.open, &dead).await {
             Ok(server) => server,
             Err(failure) => {
                 let _ = installation.close().await;
                 return Err(failure);
             }
         };
+        let local_key =
+            tokio::spawn(local_key::keep(server.database(), installation.folder().to_owned(), server.url()));
         let stop_worker = CancellationToken::new();
         let command = worker_command(&program, installation.folder(), engine, log);
         let worker = tokio::spawn(keep_worker(command, process, stop_worker.clone()));
-        Ok(Self { installation, server, stop_worker, worker })
+        Ok(Self { installation, server, stop_worker, worker, local_key })
     }
 
     /// Address of the API on this machine.
     pub(crate) fn url(&self) -> String {
         self.server.url()
+    }
+
+    /// The key for commands of this user, if one is needed.
+    pub(crate) async fn key(&self) -> Result<Option<Key>, Failure> {
+        local_key::make(&self.server.database(), self.folder(), &self.url()).await
+    }
+
+    /// Whose requests are served.
+    pub(crate) fn admits(&self) -> Admits {
+        self.server.admits
     }
 
     /// The names under which others reach the API.
@@ -141,6 +159,7 @@ impl Platform {
 
     /// Stops worker, API, S3 and Postgres, in this order.
     pub(crate) async fn stop(self) -> Result<(), Failure> {
+        self.local_key.abort();
         self.stop_worker.cancel();
         if !self.worker.is_finished() {
             let _ = self.worker.await;

@@ -6,12 +6,12 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use api::Names;
-use domain::Storage;
+use api::{Access, Names};
 use domain::database::{PoolSizes, Pools, Presence};
 use domain::event::Feed;
 use domain::job::Reaper;
 use domain::sweep::{self, Sweeper};
+use domain::{Database, Storage, WorkerId, access, worker};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -41,10 +41,45 @@ pub(crate) async fn listen(bind: SocketAddr) -> Result<TcpListener, Failure> {
     })
 }
 
+/// Whose requests a server serves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Admits {
+    /// There is no key, and the operator said so.
+    Everyone,
+    /// There is no key.
+    OwnMachine,
+    /// Those with a key.
+    Keys,
+}
+
+/// Errors: `Usage` for a server that other machines reach and that would serve none of them.
+async fn admits(pools: &Pools, names: &Names, open: bool) -> Result<Admits, Failure> {
+    let closed = services::answered(access::is_closed(&pools.api).await, "could not read whether there is a key")?;
+    match (closed, open) {
+        (true, _) => Ok(Admits::Keys),
+        (false, true) => {
+            tracing::warn!(
+                "--open: there is no key, and everyone who reaches the API may use it and delete everything. Create a \
+                 key with `pyrograph keys create --name NAME`."
+            );
+            Ok(Admits::Everyone)
+        }
+        (false, false) if names.is_open() => Err(Failure::Usage(format!(
+            "{} is an address beyond this machine, and this installation has no key: anyone could use it and delete \
+             everything. Create a key with `pyrograph keys create --name NAME` and start again, or give --open to \
+             serve everyone who reaches it.",
+            names.bind
+        ))),
+        (false, false) => Ok(Admits::OwnMachine),
+    }
+}
+
 /// A running API server.
 pub(crate) struct Server {
     address: SocketAddr,
     pub names: Names,
+    /// At its start; the first key changes it.
+    pub admits: Admits,
     stop: CancellationToken,
     serving: JoinHandle<()>,
     reaping: JoinHandle<()>,
@@ -53,13 +88,23 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Updates the schema and the built-in checkpoint, and serves.
-    pub(crate) async fn start(listener: TcpListener, services: &Services) -> Result<Self, Failure> {
+    /// Updates the schema and the built-in checkpoint, and serves; with `open` also other machines, although there is
+    /// no key. The workers that are known to be `dead` are not listed.
+    pub(crate) async fn start(
+        listener: TcpListener,
+        services: &Services,
+        open: bool,
+        dead: &[WorkerId],
+    ) -> Result<Self, Failure> {
         let address = listener.local_addr().context("the listener has no address")?;
         let names = names(address)?;
         let (reaper, sweeps) = (Reaper::new(lease_policy()?), sweeps()?);
         let pools = services::database(&services.database(), PoolSizes::server(database_pool()?)).await?;
         services::migrate(&pools).await?;
+        let admits = admits(&pools, &names, open).await?;
+        for worker in dead {
+            services::answered(worker::stopped(&pools.lease, *worker).await, "could not update the list of workers")?;
+        }
         let storage = Storage::new(&services.storage).context("storage")?;
         match services::check_storage(&storage, &services.storage).await {
             Ok(()) => {
@@ -84,14 +129,12 @@ impl Server {
         if services.behind_api && services.storage.public_endpoint.is_none() {
             state = state.with_gateway(&services.storage.endpoint).context("could not start the HTTP client")?;
         }
-        if names.is_open() {
-            tracing::warn!(
-                "the API listens on {address}, beyond this machine, and asks nobody for a key: anyone who reaches it \
-                 can use it and delete everything. Put a proxy that authenticates before it, or use --bind \
-                 127.0.0.1:{}.",
-                address.port()
-            );
-        }
+        let access = if admits == Admits::Everyone {
+            Access::everyone(pools.api.clone())
+        } else {
+            Access::keys(pools.api.clone())
+        };
+        let state = state.with_access(access);
         let serving = tokio::spawn({
             let stop = stop.clone();
             async move {
@@ -101,7 +144,7 @@ impl Server {
             }
         });
         let reaping = tokio::spawn(reaper.run(pools.lease.clone()));
-        Ok(Self { address, names, stop, serving, reaping, sweeping, pools })
+        Ok(Self { address, names, admits, stop, serving, reaping, sweeping, pools })
     }
 
     /// Its address on this machine, which a server of every address has too.
@@ -112,6 +155,10 @@ impl Server {
             ip => ip,
         };
         format!("http://{}", SocketAddr::new(ip, self.address.port()))
+    }
+
+    pub(crate) fn database(&self) -> Database {
+        self.pools.api.clone()
     }
 
     /// Waits until the server stops unexpectedly.

@@ -83,6 +83,11 @@ impl Database {
         &self.0
     }
 
+    /// The pool, for finding out who the caller is.
+    pub(crate) fn before_caller(&self) -> &PgPool {
+        &self.0
+    }
+
     /// Checks that the database responds. Errors: `Unavailable`.
     pub async fn check(&self) -> Result<()> {
         bounded(async { self.0.acquire().await?.ping().await }).await

@@ -16,6 +16,9 @@ pub enum Error {
     /// The value can never be right.
     #[error("{field}: {message}")]
     Invalid { field: String, message: String },
+    /// The caller may not do this.
+    #[error("{message}")]
+    Forbidden { message: String },
     /// The value may be valid at another time: something else conflicts with it now.
     #[error("{message}")]
     Conflict { field: Option<String>, message: String },

@@ -76,6 +76,7 @@ public! {
     UploadId,
     InputId,
     SwapId,
+    KeyId,
     /// One run of a worker process; after a restart it has a new one.
     WorkerId,
 }

@@ -100,6 +100,7 @@ pub async fn create(caller: &Caller, database: &Database, storage: &Storage, req
     let sources = parts.each().map(|(part, source)| (format!("parts.{}", part.as_str()), source));
     for (field, source) in [("source".to_owned(), &request.source)].into_iter().chain(sources) {
         source.check(&field)?;
+        source.check_caller(caller)?;
         if field != "source" && !source.may_be_one_file() {
             return Err(Error::invalid(field, "A part is one file; name the one."));
         }
@@ -171,9 +172,9 @@ pub async fn create(caller: &Caller, database: &Database, storage: &Storage, req
     })
 }
 
-/// Checks that the uploads which this import needs are still complete; an id of another kind of job passes. Errors:
-/// `Conflict` if one was deleted.
-pub(crate) async fn check_uploads(caller: &Caller, database: &Database, storage: &Storage, id: Uuid) -> Result<()> {
+/// Checks that the caller may use the sources of this import, and that its uploads are still complete; an id of another
+/// kind of job passes. Errors: `Forbidden`; `Conflict` if an upload was deleted.
+pub(crate) async fn check_sources(caller: &Caller, database: &Database, storage: &Storage, id: Uuid) -> Result<()> {
     let row = sqlx::query!(
         r#"SELECT source AS "source: Json<Source>", parts AS "parts: Json<Parts>" FROM imports
            WHERE id = $1 AND project_id = $2"#,
@@ -183,6 +184,7 @@ pub(crate) async fn check_uploads(caller: &Caller, database: &Database, storage:
     let Some(row) = bounded(row.fetch_optional(database.pool(caller))).await? else { return Ok(()) };
     let parts = row.parts.map(|parts| parts.0).unwrap_or_default();
     for source in std::iter::once(&row.source.0).chain(parts.each().map(|(_, source)| source)) {
+        source.check_caller(caller)?;
         for id in source.uploads() {
             upload::check_complete(caller, database, storage, id).await.map_err(|error| match error {
                 Error::NotFound { .. } => Error::conflict(format!("The upload {id} that this import needs is gone.")),
@@ -448,7 +450,7 @@ async fn commit(
     let networks = described.networks.take();
     let mut model = intake.model(&import.name, described, false);
     let spare = intake.share(&mut tx, &mut model, sound).await?;
-    intake::insert_made(&mut tx, import.project, &mut model, networks.as_ref()).await?;
+    intake::insert_made(&mut tx, &mut model, networks.as_ref()).await?;
     sqlx::query!(
         "WITH done AS (
            UPDATE imports SET output_model_id = $2, files = '[]' WHERE job_id = $1 RETURNING source, source_commit)

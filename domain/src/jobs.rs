@@ -141,16 +141,20 @@ fn may_name_a_model(text: &str) -> bool {
 }
 
 /// Cancels it: at once while it is queued, soon while it runs. One that has ended is left unchanged. Errors:
-/// `NotFound`.
+/// `NotFound`; `Forbidden` without the scope of its kind.
 pub async fn cancel(caller: &Caller, database: &Database, id: Uuid) -> Result<Job> {
+    caller.require(get(caller, database, id).await?.kind.spec().scope)?;
     job::cancel(caller, database, job::find(caller, database, id, None).await?).await?;
     get(caller, database, id).await
 }
 
 /// Deletes an ended job with its generation, training, import or export, and the files that only it has. A model that
-/// it made is kept. Errors: `NotFound`; `Conflict` while it is queued or running.
+/// it made is kept. Errors: `NotFound`; `Forbidden` without the scope of its kind; `Conflict` while it is queued or
+/// running.
 pub async fn delete(caller: &Caller, database: &Database, storage: &Storage, id: Uuid) -> Result<()> {
-    match get(caller, database, id).await?.kind {
+    let kind = get(caller, database, id).await?.kind;
+    caller.require(kind.spec().scope)?;
+    match kind {
         JobKind::Generation => generation::delete(caller, database, storage, id.into()).await,
         JobKind::Training => training::delete(caller, database, storage, id.into()).await,
         JobKind::Import => import::delete(caller, database, storage, id.into()).await,
@@ -159,12 +163,12 @@ pub async fn delete(caller: &Caller, database: &Database, storage: &Storage, id:
 }
 
 /// Makes the request of a failed job again, as a new job that names the failed one; returns the new one. Errors:
-/// `NotFound`; `Conflict` for a job that did not fail, for one whose last retry is unfinished or succeeded, and for a
-/// request that cannot be repeated.
+/// `NotFound`; `Forbidden` without the scope of its kind; `Conflict` for a job that did not fail, for one whose last
+/// retry is unfinished or succeeded, and for a request that cannot be repeated.
 pub async fn retry(caller: &Caller, database: &Database, storage: &Storage, id: Uuid) -> Result<Job> {
     let pool = database.pool(caller);
-    // Asks the bucket, so before the transaction.
-    import::check_uploads(caller, database, storage, id).await?;
+    // It asks the bucket, so it comes before the transaction.
+    import::check_sources(caller, database, storage, id).await?;
     let mut tx = begin(pool).await?;
     // Before the job, as when the model is deleted.
     export::lock_model(caller, &mut tx, id).await?;
@@ -178,6 +182,7 @@ pub async fn retry(caller: &Caller, database: &Database, storage: &Storage, id: 
     .fetch_optional(&mut *tx)
     .await?
     .ok_or_else(|| Error::not_found("job", id))?;
+    caller.require(failed.kind.spec().scope)?;
     if failed.status != JobStatus::Failed {
         return Err(Error::conflict(format!(
             "The {} is {}; only a failed one can be retried.",

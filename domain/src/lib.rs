@@ -18,6 +18,9 @@
 //! | [`worker`], resident | a process that does jobs, and the models that it has loaded |
 //! | [`swap`] | a request to a worker to load or unload a model |
 //! | [`storage`] | the bucket with all bytes |
+//! | [`project`] | the owner of everything above |
+//! | [`session`] | a browser that has logged in with a key |
+//! | [`access`], [`key`], scope | whether requests need a key, and what a key allows |
 //! | [`deletion`] | an object that is to be deleted, until it is |
 //! | [`sweep`], stray | the search for objects that no row names |
 //!
@@ -27,6 +30,7 @@
 //! All SQL is here, in checked queries. Every effect of an attempt is one transaction that asks for `id AND epoch AND
 //! worker`.
 
+pub mod access;
 pub mod artifact;
 mod batcher;
 mod caller;
@@ -47,6 +51,7 @@ pub mod input;
 mod integer;
 pub mod job;
 pub mod jobs;
+pub mod key;
 pub mod limits;
 mod liveness;
 pub mod model;
@@ -55,7 +60,9 @@ mod notice;
 mod page;
 pub mod picture_info;
 pub mod preview;
+pub mod project;
 pub mod report;
+pub mod session;
 pub mod storage;
 pub mod swap;
 pub mod sweep;
@@ -70,8 +77,8 @@ pub use database::{Addresses, Database, MIGRATIONS, PoolSizes, Pools, Unusable, 
 pub use error::{Error, Result};
 pub use export::ExportId;
 pub use id::{
-    ArtifactId, DatasetId, ExampleId, GenerationId, ImportId, InputId, JobId, ModelId, ProjectId, SwapId, TrainingId,
-    UploadId, WorkerId,
+    ArtifactId, DatasetId, ExampleId, GenerationId, ImportId, InputId, JobId, KeyId, ModelId, ProjectId, SwapId,
+    TrainingId, UploadId, WorkerId,
 };
 pub use page::{DEFAULT_LIMIT, MAX_LIMIT, Page, PageRequest};
 pub use storage::{Storage, StorageConfig, StorageKey};

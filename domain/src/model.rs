@@ -1,5 +1,6 @@
 //! Models: checkpoints to run, LoRAs to run on top of them, and decoders that make their previews. A row never changes,
-//! except by its deletion. Here: the rows, how a name or id finds one, and the rule for deleting. How files are added
+//! except by its deletion and by being shared with all projects. A name means the project's own model first, then a
+//! shared one. Here: the rows, how a name or id finds one, and the rule for deleting. How files are added
 //! is in `model::intake`; what weights must look like, in `weights_gate`.
 
 mod abandoned;
@@ -117,6 +118,9 @@ pub struct Model {
     /// Assumptions made when the files were read, and parts of them without effect.
     pub warnings: Vec<String>,
     pub built_in: bool,
+    /// Whether every project may use it.
+    pub shared: bool,
+    pub project: ProjectId,
     pub created_at: DateTime<Utc>,
 }
 
@@ -177,6 +181,8 @@ struct Row {
     defaults: Json<Defaults>,
     warnings: Json<Vec<String>>,
     built_in: bool,
+    shared: bool,
+    project: ProjectId,
     created_at: DateTime<Utc>,
 }
 
@@ -198,6 +204,8 @@ impl TryFrom<Row> for Model {
             defaults: row.defaults.0,
             warnings: row.warnings.0,
             built_in: row.built_in,
+            shared: row.shared,
+            project: row.project,
             created_at: row.created_at,
         })
     }
@@ -209,7 +217,8 @@ macro_rules! select_models {
             Row,
             r#"SELECT id AS "id: ModelId", name, kind, family, base_model_id AS "base_model_id: ModelId",
                       files AS "files: Json<Vec<ModelFile>>", bytes, sha256, trigger_word, training_id AS "training_id: TrainingId",
-                      defaults AS "defaults: Json<Defaults>", warnings AS "warnings: Json<Vec<String>>", built_in, created_at
+                      defaults AS "defaults: Json<Defaults>", warnings AS "warnings: Json<Vec<String>>", built_in,
+                      shared, project_id AS "project: ProjectId", created_at
                FROM models WHERE deleted_at IS NULL "# + $rest
             $(, $argument)*
         )
@@ -231,22 +240,29 @@ pub async fn get(caller: &Caller, database: &Database, name_or_id: &str) -> Resu
     find(database.pool(caller), caller.project(), name_or_id).await
 }
 
-/// The model of a project with this id or name. Errors: `NotFound`.
+/// The model with this id or name that a project has, or else one that is shared. Errors: `NotFound`.
 async fn find(pool: &PgPool, project: ProjectId, name_or_id: &str) -> Result<Model> {
     let id = name_or_id.parse::<Uuid>().ok();
-    select_models!("AND project_id = $1 AND (id = $2 OR name = $3)", project as ProjectId, id, name_or_id)
-        .fetch_optional(pool)
-        .await?
-        .ok_or_else(|| Error::not_found("model", name_or_id))?
-        .try_into()
+    select_models!(
+        "AND (project_id = $1 OR shared) AND (id = $2 OR name = $3)
+         ORDER BY project_id = $1 DESC, built_in DESC, id LIMIT 1",
+        project as ProjectId,
+        id,
+        name_or_id
+    )
+    .fetch_optional(pool)
+    .await?
+    .ok_or_else(|| Error::not_found("model", name_or_id))?
+    .try_into()
 }
 
 /// Ids of the models with this id or name; if none has the name today, of those that had it.
 pub(crate) async fn ids(pool: &PgPool, project: ProjectId, name_or_id: &str) -> Result<Vec<Uuid>> {
     let id = name_or_id.parse::<Uuid>().ok();
     let ids = sqlx::query_scalar!(
-        "SELECT id FROM models WHERE project_id = $1 AND (id = $2 OR name = $3 AND (deleted_at IS NULL OR NOT EXISTS (
-           SELECT FROM models m WHERE m.project_id = $1 AND m.name = $3 AND m.deleted_at IS NULL)))",
+        "SELECT id FROM models
+         WHERE (project_id = $1 OR shared) AND (id = $2 OR name = $3 AND (deleted_at IS NULL OR NOT EXISTS (
+           SELECT FROM models m WHERE (m.project_id = $1 OR m.shared) AND m.name = $3 AND m.deleted_at IS NULL)))",
         project as ProjectId,
         id,
         name_or_id,
@@ -274,10 +290,10 @@ pub(crate) async fn by_digest(
 ) -> Result<Option<ModelId>> {
     let found = sqlx::query_scalar!(
         r#"SELECT id AS "id: ModelId" FROM models
-           WHERE deleted_at IS NULL AND project_id = $1 AND kind = $2
+           WHERE deleted_at IS NULL AND (project_id = $1 OR shared) AND kind = $2
              AND (starts_with(sha256, $3)
                   OR EXISTS (SELECT FROM jsonb_array_elements(files) file WHERE starts_with(file->>'sha256', $3)))
-           ORDER BY starts_with(sha256, $3) DESC, name = $4 DESC, id DESC LIMIT 1"#,
+           ORDER BY starts_with(sha256, $3) DESC, project_id = $1 DESC, name = $4 DESC, id DESC LIMIT 1"#,
         caller.project() as ProjectId,
         kind.as_str(),
         digest,
@@ -286,8 +302,8 @@ pub(crate) async fn by_digest(
     Ok(found.fetch_optional(database.pool(caller)).await?)
 }
 
-/// Lists models, newest first, optionally of one kind or one family. Errors: those of `page`, with `Invalid` for a text
-/// that cannot be a family.
+/// Lists the models of the project and those that are shared, newest first, optionally of one kind or one family.
+/// Errors: those of `page`, with `Invalid` for a text that cannot be a family.
 pub async fn list(
     caller: &Caller,
     database: &Database,
@@ -305,7 +321,7 @@ pub async fn list(
     }
     faults.check()?;
     let rows = select_models!(
-        "AND project_id = $1 AND ($2::text IS NULL OR kind = $2) AND ($3::text IS NULL OR family = $3)
+        "AND (project_id = $1 OR shared) AND ($2::text IS NULL OR kind = $2) AND ($3::text IS NULL OR family = $3)
          AND ($4::uuid IS NULL OR id < $4) ORDER BY id DESC LIMIT $5",
         caller.project() as ProjectId,
         kind.map(ModelKind::as_str),
@@ -331,7 +347,8 @@ pub struct Origin {
 /// Empty for a model that was not imported. Errors: `NotFound`.
 pub async fn origin(caller: &Caller, database: &Database, id: ModelId) -> Result<Origin> {
     let row = sqlx::query!(
-        r#"SELECT source AS "source: Json<Source>", source_commit, license FROM models WHERE id = $1 AND project_id = $2"#,
+        r#"SELECT source AS "source: Json<Source>", source_commit, license FROM models
+           WHERE id = $1 AND (project_id = $2 OR shared)"#,
         id as ModelId,
         caller.project() as ProjectId,
     )
@@ -342,13 +359,14 @@ pub async fn origin(caller: &Caller, database: &Database, id: ModelId) -> Result
 }
 
 /// Makes the model invisible and deletes its bytes, except files that another model also holds. Errors: `NotFound`;
-/// `Conflict` for a built-in model, and while unfinished jobs need it. LoRAs that name a checkpoint as their base do
-/// not prevent its deletion: a LoRA outlives its base.
+/// `Forbidden` for a model that another project shares; `Conflict` for a built-in model, and while unfinished jobs need
+/// it. LoRAs that name a checkpoint as their base do not prevent its deletion: a LoRA outlives its base.
 pub async fn delete(caller: &Caller, database: &Database, storage: &Storage, name_or_id: &str) -> Result<()> {
     let model = get(caller, database, name_or_id).await?;
     if model.built_in {
         return Err(Error::conflict(format!("`{}` came with Pyrograph and cannot be deleted.", model.name)));
     }
+    check_owner(caller, &model)?;
     let mut tx = begin(database.pool(caller)).await?;
     // One deletion at a time: of two models that share a file, each would leave the file to the other.
     sqlx::query!("SELECT pg_advisory_xact_lock($1)", DELETION_LOCK).execute(&mut *tx).await?;
@@ -409,8 +427,31 @@ pub async fn delete(caller: &Caller, database: &Database, storage: &Storage, nam
     Ok(())
 }
 
+/// Shares a model with all projects, or no longer. Jobs that use it already run on. Errors: `NotFound`; `Forbidden` for
+/// a model of another project; `Conflict` for a built-in model, which stays shared.
+pub async fn share(caller: &Caller, database: &Database, name_or_id: &str, shared: bool) -> Result<Model> {
+    let model = get(caller, database, name_or_id).await?;
+    check_owner(caller, &model)?;
+    if model.built_in && !shared {
+        return Err(Error::conflict(format!("`{}` came with Pyrograph and stays shared.", model.name)));
+    }
+    sqlx::query!("UPDATE models SET shared = $2 WHERE id = $1", model.id as ModelId, shared)
+        .execute(database.pool(caller))
+        .await?;
+    Ok(Model { shared, ..model })
+}
+
+/// Errors: `Forbidden`.
+fn check_owner(caller: &Caller, model: &Model) -> Result<()> {
+    if model.project == caller.project() {
+        return Ok(());
+    }
+    let message = format!("`{}` belongs to another project, which shares it; only that one can change it.", model.name);
+    Err(Error::Forbidden { message })
+}
+
 /// A cache of models by name or id: creating a generation then costs one round trip. A row never changes, except by its
-/// deletion, and the statement that inserts a generation checks for that.
+/// deletion and its sharing, and the statement that inserts a generation checks for that.
 #[derive(Clone, Debug)]
 pub struct Catalog {
     database: Database,

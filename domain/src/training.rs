@@ -572,9 +572,11 @@ async fn commit(pool: &PgPool, claim: &Claim, adapter: NewArtifact, warnings: &[
         defaults: training.defaults.0,
         warnings: Vec::new(),
         built_in: false,
+        shared: false,
+        project: training.project,
         created_at: now(),
     };
-    model::intake::insert_made(&mut tx, training.project, &mut model, None).await?;
+    model::intake::insert_made(&mut tx, &mut model, None).await?;
     artifact::insert(&mut tx, claim, &[adapter]).await?;
     sqlx::query!(
         "UPDATE trainings SET output_model_id = $2, warnings = $3 WHERE id = $1",

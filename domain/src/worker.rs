@@ -215,7 +215,9 @@ pub async fn list(caller: &Caller, database: &Database, page: &PageRequest) -> R
                       last_seen_at,
                       coalesce((SELECT jsonb_agg(jsonb_build_object('sha256', r.sha256, 'bytes', r.bytes, 'model',
                                        (SELECT jsonb_build_object('id', m.id, 'name', m.name) FROM models m
-                                        WHERE m.sha256 = r.sha256 AND m.project_id = $4 AND m.deleted_at IS NULL ORDER BY m.id LIMIT 1)))
+                                        WHERE m.sha256 = r.sha256 AND (m.project_id = $4 OR m.shared)
+                                          AND m.deleted_at IS NULL
+                                        ORDER BY m.project_id = $4 DESC, m.id LIMIT 1)))
                                 FROM jsonb_to_recordset(w.resident) AS r(sha256 text, bytes bigint)), '[]')
                         AS "resident!: Json<Vec<ResidentModel>>",
                       coalesce((SELECT jsonb_agg(jsonb_build_object('kind', j.kind, 'id', j.subject) ORDER BY j.id)
@@ -225,7 +227,8 @@ pub async fn list(caller: &Caller, database: &Database, page: &PageRequest) -> R
                                        'name', w.name, 'device', w.device, 'error', s.error_message,
                                        'model', jsonb_build_object('id', m.id, 'name', m.name))
                                        ORDER BY s.id DESC)
-                                FROM swaps s JOIN models m ON m.id = s.model_id WHERE s.worker = w.id AND m.project_id = $4), '[]')
+                                FROM swaps s JOIN models m ON m.id = s.model_id
+                                WHERE s.worker = w.id AND (m.project_id = $4 OR m.shared)), '[]')
                         AS "swaps!: Json<Vec<Swap>>"
                FROM workers w
                WHERE stopped_at IS NULL AND last_seen_at > clock_timestamp() - make_interval(secs => $1)

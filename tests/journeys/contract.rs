@@ -3,8 +3,9 @@
 //! It needs Python's schemathesis, so it runs only where `just contract` has installed it and enables it.
 
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
+use journeys::client::text;
 use journeys::picture::discs;
 use journeys::stack::{Pace, Stack};
 use journeys::wait::seconds;
@@ -30,19 +31,21 @@ async fn every_operation_keeps_its_contract() {
     // No worker from here on: generated requests would keep the machine busy for hours.
     worker.kill();
 
+    let made = stack.client.post("/v1/keys", &json!({"name": "schemathesis"})).await.expect(201);
+    let key = format!("Authorization: Bearer {}", text(&made["key"]));
     let config = concat!(env!("CARGO_MANIFEST_DIR"), "/schemathesis.toml");
     let url = format!("{}/openapi.json", stack.client.base());
-    let folder = stack.folder();
-    let status = tokio::task::spawn_blocking(move || {
-        Command::new(st)
-            .args(["--config-file", config, "run", &url, "--checks", "all", "--max-examples", "50", "--seed", "1"])
-            .current_dir(folder)
-            .stdin(Stdio::null())
-            .status()
-            .expect("schemathesis starts")
-    });
-    let status = tokio::time::timeout(seconds(570), status).await.expect("schemathesis ends in time").unwrap();
-    assert!(status.success(), "schemathesis found something; see above");
+    // With the key, which must not be revoked, and without.
+    let keeps_key = ["--exclude-operation-id", "revoke_key", "--exclude-operation-id", "change_key"];
+    for flags in
+        [&[&["--max-examples", "50", "--header", key.as_str()][..], &keeps_key].concat(), &vec!["--max-examples", "3"]]
+    {
+        let mut command = tokio::process::Command::new(&st);
+        command.args(["--config-file", config, "run", &url, "--checks", "all", "--seed", "1"]).args(flags);
+        let status = command.current_dir(stack.folder()).stdin(Stdio::null()).kill_on_drop(true).status();
+        let status = tokio::time::timeout(seconds(570), status).await.expect("schemathesis ends in time").unwrap();
+        assert!(status.success(), "schemathesis found something; see above");
+    }
     assert!(stack.client.is_ready().await, "the server is as well as before");
     stack.ledger.audit().await;
 }

@@ -286,13 +286,13 @@ async fn pictures_are_read_at_the_address_of_the_api() {
     let client = Client::new(&format!("http://127.0.0.1:{port}"));
     // As people do it whose API others reach: on every address, under the name of a proxy.
     let mut command = up_command_at(folder.path(), &format!("0.0.0.0:{port}"));
-    command.env("PYROGRAPH_PUBLIC_URL", "https://pictures.example/pyro");
+    command.arg("--open").env("PYROGRAPH_PUBLIC_URL", "https://pictures.example/pyro");
     let mut process = Process::start("up", &folder.path().join("up.log"), command);
     ready(&mut process, &client).await;
     until(seconds(10), "the banner", || async { process.log().contains("Pyrograph is up").then_some(()) }).await;
     let log = process.log();
     assert!(log.contains("API      https://pictures.example/pyro\n") && !log.contains("http://0.0.0.0"), "{log}");
-    assert!(log.contains("WARNING") && log.contains("asks nobody for a key"), "it warns: {log}");
+    assert!(log.contains("WARNING: --open"), "it warns: {log}");
 
     client.add_model("tiny", &tiny_files(), None).await.expect(201);
     let url = text(&client.get("/v1/models/tiny").await.expect(200)["files"][0]["url"]);
@@ -307,6 +307,31 @@ async fn pictures_are_read_at_the_address_of_the_api() {
     let unsigned = format!("{}/pyrograph/models/x", text(&storage["storage"]["endpoint"]));
     assert_eq!(client.status(reqwest::Method::GET, &unsigned, Vec::new()).await, 403);
     assert!(!process.log().contains("ERROR"), "{}", process.log());
+    assert!(process.end(Signal::TERM, seconds(60)).success());
+}
+
+/// A worker that was killed is no longer asked whether it has the memory for a request.
+#[tokio::test]
+async fn a_killed_worker_refuses_nothing_after_a_restart() {
+    let folder = open_folder();
+    let port = free_port();
+    let client = Client::new(&format!("http://127.0.0.1:{port}"));
+    let mut command = up_command(folder.path(), port);
+    command.env("PYROGRAPH_VRAM_BUDGET", "70MiB");
+    let mut process = Process::start("up", &folder.path().join("up.log"), command);
+    ready(&mut process, &client).await;
+    let worker = worker_of(&process).await;
+    let owl = json!({"prompt": "owl", "width": 512, "height": 512});
+    until(seconds(60), "the worker has too little memory", || async {
+        (client.post("/v1/generations", &owl).await.status == 422).then_some(())
+    })
+    .await;
+    process.kill();
+    send(worker, Signal::KILL);
+
+    let mut process = up(folder.path(), port);
+    ready(&mut process, &client).await;
+    client.post("/v1/generations", &owl).await.expect(202);
     assert!(process.end(Signal::TERM, seconds(60)).success());
 }
 

@@ -12,6 +12,7 @@
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "tests print what they measure")]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
+mod access;
 mod acknowledged;
 mod cancel;
 mod certificates;

@@ -1,6 +1,7 @@
 //! A company's own certificate authority, and nginx with a certificate of it in front of a server.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use tempfile::TempDir;
@@ -60,14 +61,34 @@ impl Nginx {
     /// Passes every request on to `upstream` (`http://…`), with a certificate for `names` and 127.0.0.1. `None`, and
     /// the calling test is noted as skipped, without nginx.
     pub async fn start(authority: &Authority, names: &[&str], upstream: &str) -> Option<Self> {
-        let mut command = debian_program("nginx")?;
+        let command = debian_program("nginx")?;
         let folder = tempfile::tempdir().expect("temporary folder");
         let port = free_port();
         let issued = authority.issue(&[names, &["127.0.0.1"]].concat());
         let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).expect("a file");
         write("server.pem", &issued.certificate);
         write("server.key", &issued.key);
-        write("nginx.conf", &configuration(folder.path(), port, upstream));
+        let server = format!(
+            "listen 127.0.0.1:{port} ssl;\n    ssl_certificate server.pem;\n    ssl_certificate_key server.key;\n    \
+             location / {{\n      proxy_pass {upstream};\n      proxy_http_version 1.1;\n      proxy_set_header Host \
+             $http_host;\n      proxy_request_buffering off;\n      proxy_buffering off;\n    }}"
+        );
+        let process = Self::run(command, &folder, port, &server).await;
+        Some(Self { url: format!("https://127.0.0.1:{port}"), port, _process: process, _folder: folder })
+    }
+
+    /// Passes every request on to `upstream`, with nothing but `proxy_pass` and without TLS. `None` as above.
+    pub async fn bare(upstream: &str) -> Option<Self> {
+        let command = debian_program("nginx")?;
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let port = free_port();
+        let server = format!("listen 127.0.0.1:{port};\n    location / {{ proxy_pass {upstream}; }}");
+        let process = Self::run(command, &folder, port, &server).await;
+        Some(Self { url: format!("http://127.0.0.1:{port}"), port, _process: process, _folder: folder })
+    }
+
+    async fn run(mut command: Command, folder: &TempDir, port: u16, server: &str) -> Process {
+        std::fs::write(folder.path().join("nginx.conf"), configuration(folder.path(), server)).expect("a file");
         command.arg("-p").arg(folder.path()).args(["-c", "nginx.conf", "-e", "stderr"]);
         let mut process = Process::start("nginx", &folder.path().join("nginx.log"), command);
         until(seconds(10), "nginx listens", || {
@@ -75,11 +96,11 @@ impl Nginx {
             async { std::net::TcpStream::connect(("127.0.0.1", port)).ok() }
         })
         .await;
-        Some(Self { url: format!("https://127.0.0.1:{port}"), port, _process: process, _folder: folder })
+        process
     }
 }
 
-fn configuration(folder: &Path, port: u16, upstream: &str) -> String {
+fn configuration(folder: &Path, server: &str) -> String {
     let folder = folder.display();
     let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
         .iter()
@@ -87,9 +108,6 @@ fn configuration(folder: &Path, port: u16, upstream: &str) -> String {
         .collect();
     format!(
         "daemon off;\nmaster_process off;\nerror_log stderr;\npid {folder}/nginx.pid;\nevents {{}}\nhttp {{\n  \
-         access_log off;\n{temporary}  client_max_body_size 0;\n  server {{\n    listen 127.0.0.1:{port} ssl;\n    \
-         ssl_certificate server.pem;\n    ssl_certificate_key server.key;\n    location / {{\n      proxy_pass \
-         {upstream};\n      proxy_http_version 1.1;\n      proxy_set_header Host $http_host;\n      \
-         proxy_request_buffering off;\n      proxy_buffering off;\n    }}\n  }}\n}}\n"
+         access_log off;\n{temporary}  client_max_body_size 0;\n  server {{\n    {server}\n  }}\n}}\n"
     )
 }

@@ -60,6 +60,8 @@ pub use crate::supervisor::EngineCommand;
 use crate::swap::Swaps;
 use crate::work_dir::WorkDir;
 
+/// The folder of running jobs within a worker's data folder, with a folder for each worker.
+const WORK: &str = "work";
 /// Time limit for the last messages when the worker stops.
 const FAREWELL: Duration = Duration::from_secs(3);
 
@@ -69,6 +71,15 @@ const FAREWELL: Duration = Duration::from_secs(3);
 pub struct StartError {
     path: PathBuf,
     source: std::io::Error,
+}
+
+/// The workers whose processes died on the data folder `folder`. What they left there is removed.
+pub fn dead(folder: &Path) -> Vec<WorkerId> {
+    ids(&work_dir::remove_abandoned(&folder.join(WORK)).unwrap_or_default())
+}
+
+fn ids(names: &[String]) -> Vec<WorkerId> {
+    names.iter().filter_map(|name| name.parse().ok()).collect()
 }
 
 /// Runs one worker until `shutdown` is cancelled and its job has ended or was released.
@@ -83,7 +94,12 @@ pub async fn run(
 ) -> Result<(), StartError> {
     let worker = WorkerId::new();
     config.data_dir = absolute(&config.data_dir)?;
-    let work_dir = WorkDir::open(&config.data_dir.join("work"), &worker.to_string())?;
+    let work_dir = WorkDir::open(&config.data_dir.join(WORK), &worker.to_string())?;
+    for dead in ids(&work_dir.abandoned) {
+        if let Err(error) = domain::worker::stopped(&pools.lease, dead).await {
+            tracing::warn!(worker = %dead, %error, "a dead worker is listed for a while");
+        }
+    }
     let cached = config.data_dir.join("cache");
     let cache =
         Cache::open(&cached, config.cache_limit).map_err(|source| StartError { path: cached.clone(), source })?;

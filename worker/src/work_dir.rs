@@ -15,6 +15,8 @@ const LOCK: &str = "lock";
 pub(crate) struct WorkDir {
     folder: PathBuf,
     lock_path: PathBuf,
+    /// The names of those that dead processes left, which are removed.
+    pub(crate) abandoned: Vec<String>,
     /// Holds the lock as long as this process lives.
     _lock: File,
 }
@@ -24,7 +26,7 @@ impl WorkDir {
     pub(crate) fn open(parent: &Path, name: &str) -> Result<Self, StartError> {
         let make = || -> io::Result<Self> {
             fs::create_dir_all(parent)?;
-            remove_abandoned(parent)?;
+            let abandoned = remove_abandoned(parent)?;
             let lock_path = parent.join(name).with_extension(LOCK);
             // Locked before it gets the name by which others recognise it as a lock.
             let unnamed = parent.join(name).with_extension("new");
@@ -33,7 +35,7 @@ impl WorkDir {
             fs::rename(&unnamed, &lock_path)?;
             let folder = parent.join(name);
             fs::create_dir(&folder)?;
-            Ok(Self { folder, lock_path, _lock: lock })
+            Ok(Self { folder, lock_path, abandoned, _lock: lock })
         };
         make().map_err(|source| StartError { path: parent.to_owned(), source })
     }
@@ -50,7 +52,9 @@ impl Drop for WorkDir {
     }
 }
 
-fn remove_abandoned(parent: &Path) -> io::Result<()> {
+/// Removes what dead processes left in `parent`, and returns the names of it.
+pub(crate) fn remove_abandoned(parent: &Path) -> io::Result<Vec<String>> {
+    let mut names = Vec::new();
     for entry in fs::read_dir(parent)?.flatten() {
         let lock_path = entry.path();
         if lock_path.extension().is_none_or(|end| end != LOCK) {
@@ -62,12 +66,13 @@ fn remove_abandoned(parent: &Path) -> io::Result<()> {
                 let folder = lock_path.with_extension("");
                 tracing::info!(folder = %folder.display(), "removing what a dead worker left");
                 remove(&folder, &lock_path);
+                names.extend(folder.file_name().map(|name| name.to_string_lossy().into_owned()));
             }
             Err(TryLockError::WouldBlock) => {}
             Err(TryLockError::Error(error)) => return Err(error),
         }
     }
-    Ok(())
+    Ok(names)
 }
 
 fn remove(folder: &Path, lock_path: &Path) {
@@ -95,6 +100,7 @@ mod tests {
         let next = WorkDir::open(parent.path(), "next").unwrap();
         assert!(!parent.path().join("dead").exists() && !parent.path().join("dead.lock").exists());
         assert!(living.path().exists() && next.path().exists());
+        assert_eq!((&living.abandoned, &next.abandoned), (&vec![], &vec!["dead".to_owned()]));
 
         drop(living);
         drop(next);

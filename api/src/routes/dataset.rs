@@ -159,6 +159,7 @@ impl Example {
 /// Create a dataset
 #[utoipa::path(
     post, path = "/v1/datasets", tag = "datasets", operation_id = "create_dataset",
+    security(("key" = ["train"])),
     request_body = DatasetRequest,
     responses((status = 201, description = "The new, empty dataset", body = Dataset,
                headers(("Location" = String, description = "Path of the dataset")))),
@@ -176,6 +177,7 @@ pub(crate) async fn create(
 /// List datasets, newest first
 #[utoipa::path(
     get, path = "/v1/datasets", tag = "datasets", operation_id = "list_datasets",
+    security(("key" = ["read"])),
     params(PageQuery),
     responses((status = 200, description = "One page of datasets", body = DatasetPage)),
 )]
@@ -186,6 +188,7 @@ pub(crate) async fn list(caller: Caller, state: State, Query(query): Query<PageQ
 /// Get a dataset and its pictures
 #[utoipa::path(
     get, path = "/v1/datasets/{id}", tag = "datasets", operation_id = "get_dataset",
+    security(("key" = ["read"])),
     params(("id" = DatasetId, Path, description = "Id of the dataset")),
     responses((status = 200, description = "The dataset", body = DatasetDetail)),
 )]
@@ -204,6 +207,7 @@ pub(crate) async fn get(caller: Caller, state: State, Path(id): Path<DatasetId>)
 /// Delete a dataset and its pictures
 #[utoipa::path(
     delete, path = "/v1/datasets/{id}", tag = "datasets", operation_id = "delete_dataset",
+    security(("key" = ["train"])),
     params(("id" = DatasetId, Path, description = "Identifier of the dataset")),
     responses(
         (status = 204, description = "Deleted"),
@@ -222,6 +226,7 @@ pub(crate) async fn delete(caller: Caller, state: State, Path(id): Path<DatasetI
 /// in `left_out` with the reason.
 #[utoipa::path(
     post, path = "/v1/datasets/{id}/images", tag = "datasets", operation_id = "add_images",
+    security(("key" = ["train"])),
     params(("id" = DatasetId, Path, description = "Id of the dataset")),
     request_body(content = ImagesForm, content_type = "multipart/form-data"),
     responses((status = 201, description = "The examples that were added", body = AddedExamples)),
@@ -255,6 +260,7 @@ pub(crate) async fn add_images(
 /// Delete a picture
 #[utoipa::path(
     delete, path = "/v1/datasets/{id}/images/{image_id}", tag = "datasets", operation_id = "delete_image",
+    security(("key" = ["train"])),
     params(
         ("id" = DatasetId, Path, description = "Id of the dataset"),
         ("image_id" = ExampleId, Path, description = "Id of the picture"),
@@ -278,6 +284,7 @@ pub(crate) async fn delete_image(
 /// PUT the bytes to `url` with exactly these `headers`, then POST to `…/complete`.
 #[utoipa::path(
     post, path = "/v1/datasets/{id}/uploads", tag = "datasets", operation_id = "create_upload",
+    security(("key" = ["train"])),
     params(("id" = DatasetId, Path, description = "Id of the dataset")),
     request_body = UploadRequest,
     responses((status = 201, description = "The URL, valid for one hour", body = Upload)),
@@ -300,6 +307,7 @@ pub(crate) async fn create_upload(
 /// Checks the uploaded bytes and adds them as an example. Repeating the call has no further effect.
 #[utoipa::path(
     post, path = "/v1/datasets/{id}/uploads/{upload_id}/complete", tag = "datasets", operation_id = "complete_upload",
+    security(("key" = ["train"])),
     params(
         ("id" = DatasetId, Path, description = "Id of the dataset"),
         ("upload_id" = UploadId, Path, description = "Id of the upload"),

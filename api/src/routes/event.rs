@@ -15,6 +15,7 @@ use domain::event::{self, Event, Subscription};
 use domain::job::{self, KINDS};
 use domain::preview::{self, Preview};
 use domain::{Caller, JobId};
+use futures::StreamExt as _;
 use serde_json::{Value, json};
 use utoipa::openapi::HttpMethod;
 use utoipa_axum::router::OpenApiRouter;
@@ -55,6 +56,7 @@ const BATCH: i64 = 200;
 /// while weights are read. A stage is reported once a second, if it takes longer than a second.
 #[utoipa::path(
     get, path = "/v1/jobs/{id}/events", tag = "jobs", operation_id = "follow_job",
+    security(("key" = ["read"])),
     params(
         ("id" = Uuid, Path, description = "Id"),
         ("Last-Event-ID" = Option<String>, Header, description = "Number of the last event that was received"),
@@ -113,10 +115,12 @@ async fn stream(caller: Caller, state: State, job: JobId, headers: &HeaderMap) -
     if job.status.is_terminal() && job.last_sequence <= sequence {
         return Ok(StatusCode::NO_CONTENT.into_response());
     }
+    let (access, caller) = (follower.state.access.clone(), follower.caller.clone());
     let events = futures::stream::unfold(follower, async |mut follower| {
         let event = follower.next().await?;
         Some((Ok::<_, Infallible>(event), follower))
     });
+    let events = events.take_until(access.refuses(caller));
     let stream = Sse::new(events).keep_alive(KeepAlive::new().interval(HEARTBEAT).text("heartbeat"));
     let mut response = stream.into_response();
     // Proxies would keep events back to send, or to compress, many at once.

@@ -91,6 +91,7 @@ fn path(id: ExportId) -> String {
 /// The same export of a model is made only once: if it exists or is being made, that one is returned.
 #[utoipa::path(
     post, path = "/v1/models/{model}/export", tag = "models", operation_id = "export_model",
+    security(("key" = ["models"])),
     params(
         ("model" = String, Path, description = "Name or id of the LoRA"), ExportQuery,
         ("Prefer" = Option<String>, Header, description = "`wait=10` waits up to 10 seconds for the end"),
@@ -129,6 +130,7 @@ pub(crate) async fn create(
 /// List exports, newest first
 #[utoipa::path(
     get, path = "/v1/exports", tag = "models", operation_id = "list_exports",
+    security(("key" = ["read"])),
     params(PageQuery),
     responses((status = 200, description = "One page of exports", body = ExportPage)),
 )]
@@ -140,6 +142,7 @@ pub(crate) async fn list(caller: Caller, state: State, Query(query): Query<PageQ
 /// Get an export
 #[utoipa::path(
     get, path = "/v1/exports/{id}", tag = "models", operation_id = "get_export",
+    security(("key" = ["read"])),
     params(("id" = ExportId, Path, description = "Id of the export")),
     responses((status = 200, description = "The current state of the export", body = Export)),
 )]
@@ -153,6 +156,7 @@ pub(crate) async fn get(caller: Caller, state: State, Path(id): Path<ExportId>) 
 /// A queued export is canceled at once, a running one within a moment. An export that has ended is returned unchanged.
 #[utoipa::path(
     post, path = "/v1/exports/{id}/cancel", tag = "models", operation_id = "cancel_export",
+    security(("key" = ["models"])),
     params(("id" = ExportId, Path, description = "Id of the export")),
     responses((status = 200, description = "The current state of the export", body = Export)),
 )]
@@ -164,6 +168,7 @@ pub(crate) async fn cancel(caller: Caller, state: State, Path(id): Path<ExportId
 /// Delete an export and its file
 #[utoipa::path(
     delete, path = "/v1/exports/{id}", tag = "models", operation_id = "delete_export",
+    security(("key" = ["models"])),
     params(("id" = ExportId, Path, description = "Id of the export")),
     responses(
         (status = 204, description = "Deleted"),

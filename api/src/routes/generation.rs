@@ -117,6 +117,7 @@ fn path(id: GenerationId) -> String {
 /// and returns 201 if the generation has ended by then. Parameters left out take the model's defaults.
 #[utoipa::path(
     post, path = "/v1/generations", tag = "generations", operation_id = "create_generation",
+    security(("key" = ["generate"])),
     params(("Prefer" = Option<String>, Header, description = "`wait=N`: seconds to wait for the end",
             example = "wait=1")),
     request_body = GenerationRequest,
@@ -150,6 +151,7 @@ pub(crate) async fn create(
 /// List generations, newest first
 #[utoipa::path(
     get, path = "/v1/generations", tag = "generations", operation_id = "list_generations",
+    security(("key" = ["read"])),
     params(PageQuery),
     responses((status = 200, description = "One page of generations", body = GenerationPage)),
 )]
@@ -161,6 +163,7 @@ pub(crate) async fn list(caller: Caller, state: State, Query(query): Query<PageQ
 /// Get a generation
 #[utoipa::path(
     get, path = "/v1/generations/{id}", tag = "generations", operation_id = "get_generation",
+    security(("key" = ["read"])),
     params(("id" = GenerationId, Path, description = "Id of the generation")),
     responses((status = 200, description = "The current state of the generation", body = Generation)),
 )]
@@ -175,6 +178,7 @@ pub(crate) async fn get(caller: Caller, state: State, Path(id): Path<GenerationI
 /// returned unchanged.
 #[utoipa::path(
     post, path = "/v1/generations/{id}/cancel", tag = "generations", operation_id = "cancel_generation",
+    security(("key" = ["generate"])),
     params(("id" = GenerationId, Path, description = "Id of the generation")),
     responses((status = 200, description = "The generation; it may still be running for a moment", body = Generation)),
 )]
@@ -186,6 +190,7 @@ pub(crate) async fn cancel(caller: Caller, state: State, Path(id): Path<Generati
 /// Delete a generation and its pictures
 #[utoipa::path(
     delete, path = "/v1/generations/{id}", tag = "generations", operation_id = "delete_generation",
+    security(("key" = ["generate"])),
     params(("id" = GenerationId, Path, description = "Id of the generation")),
     responses(
         (status = 204, description = "Deleted"),

@@ -79,6 +79,7 @@ pub(super) fn path(id: ImportId) -> String {
 /// List imports, newest first
 #[utoipa::path(
     get, path = "/v1/imports", tag = "models", operation_id = "list_imports",
+    security(("key" = ["read"])),
     params(PageQuery),
     responses((status = 200, description = "One page of imports", body = ImportPage)),
 )]
@@ -90,6 +91,7 @@ pub(crate) async fn list(caller: Caller, state: State, Query(query): Query<PageQ
 /// Get an import
 #[utoipa::path(
     get, path = "/v1/imports/{id}", tag = "models", operation_id = "get_import",
+    security(("key" = ["read"])),
     params(("id" = ImportId, Path, description = "Id of the import")),
     responses((status = 200, description = "The current state of the import", body = Import)),
 )]
@@ -103,6 +105,7 @@ pub(crate) async fn get(caller: Caller, state: State, Path(id): Path<ImportId>) 
 /// A queued import is canceled at once, a running one within a moment. An import that has ended is returned unchanged.
 #[utoipa::path(
     post, path = "/v1/imports/{id}/cancel", tag = "models", operation_id = "cancel_import",
+    security(("key" = ["models"])),
     params(("id" = ImportId, Path, description = "Id of the import")),
     responses((status = 200, description = "The import; it may still be running for a moment", body = Import)),
 )]
@@ -116,6 +119,7 @@ pub(crate) async fn cancel(caller: Caller, state: State, Path(id): Path<ImportId
 /// The model that it made is kept.
 #[utoipa::path(
     delete, path = "/v1/imports/{id}", tag = "models", operation_id = "delete_import",
+    security(("key" = ["models"])),
     params(("id" = ImportId, Path, description = "Id of the import")),
     responses(
         (status = 204, description = "Deleted"),

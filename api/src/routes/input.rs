@@ -69,6 +69,7 @@ impl Input {
 /// The picture is turned upright if its EXIF data says so.
 #[utoipa::path(
     post, path = "/v1/inputs", tag = "generations", operation_id = "create_input",
+    security(("key" = ["generate"])),
     request_body(content = InputForm, content_type = "multipart/form-data"),
     responses((status = 201, description = "The new input", body = Input,
                headers(("Location" = String, description = "Path of the input")))),
@@ -104,6 +105,7 @@ async fn take_picture(form: &mut Multipart) -> Result<axum::body::Bytes> {
 /// List inputs, newest first
 #[utoipa::path(
     get, path = "/v1/inputs", tag = "generations", operation_id = "list_inputs",
+    security(("key" = ["read"])),
     params(PageQuery),
     responses((status = 200, description = "One page of inputs", body = InputPage)),
 )]
@@ -115,6 +117,7 @@ pub(crate) async fn list(caller: Caller, state: State, Query(query): Query<PageQ
 /// Get an input
 #[utoipa::path(
     get, path = "/v1/inputs/{id}", tag = "generations", operation_id = "get_input",
+    security(("key" = ["read"])),
     params(("id" = InputId, Path, description = "Id of the input")),
     responses((status = 200, description = "The input", body = Input)),
 )]
@@ -126,6 +129,7 @@ pub(crate) async fn get(caller: Caller, state: State, Path(id): Path<InputId>) -
 /// Delete an input
 #[utoipa::path(
     delete, path = "/v1/inputs/{id}", tag = "generations", operation_id = "delete_input",
+    security(("key" = ["generate"])),
     params(("id" = InputId, Path, description = "Id of the input")),
     responses(
         (status = 204, description = "Deleted"),

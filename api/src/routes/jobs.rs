@@ -177,6 +177,7 @@ fn path(id: Uuid) -> String {
 /// List jobs of every kind, newest first
 #[utoipa::path(
     get, path = "/v1/jobs", tag = "jobs", operation_id = "list_jobs",
+    security(("key" = ["read"])),
     params(JobQuery),
     responses((status = 200, description = "One page of jobs", body = JobPage)),
 )]
@@ -189,6 +190,7 @@ pub(crate) async fn list(caller: Caller, state: State, Query(query): Query<JobQu
 /// Get a job
 #[utoipa::path(
     get, path = "/v1/jobs/{id}", tag = "jobs", operation_id = "get_job",
+    security(("key" = ["read"])),
     params(("id" = Uuid, Path, description = "Id of the generation, training, import or export")),
     responses((status = 200, description = "The current state of the job", body = Job)),
 )]
@@ -199,9 +201,11 @@ pub(crate) async fn get(caller: Caller, state: State, Path(id): Path<Uuid>) -> R
 
 /// Cancel a job
 ///
-/// A queued job is canceled at once, a running one within a moment. A job that has ended is returned unchanged.
+/// A queued job is canceled at once, a running one within a moment. A job that has ended is returned unchanged. The key
+/// also needs the scope of the kind: `generate`, `train`, or `models` for imports and exports.
 #[utoipa::path(
     post, path = "/v1/jobs/{id}/cancel", tag = "jobs", operation_id = "cancel_job",
+    security(("key" = ["read"])),
     params(("id" = Uuid, Path, description = "Id of the generation, training, import or export")),
     responses((status = 200, description = "The job; it may still be running for a moment", body = Job)),
 )]
@@ -214,9 +218,11 @@ pub(crate) async fn cancel(caller: Caller, state: State, Path(id): Path<Uuid>) -
 ///
 /// Creates a new job with the same parameters and its own identifier; its `retry_of` is the failed job. A training
 /// starts at its first step again, on the same pictures. An import from a URL with a query string cannot be repeated:
-/// the query string may be a secret, so it was discarded when the import ended.
+/// the query string may be a secret, so it was discarded when the import ended. The key also needs the scope of the
+/// kind: `generate`, `train`, or `models` for imports and exports.
 #[utoipa::path(
     post, path = "/v1/jobs/{id}/retry", tag = "jobs", operation_id = "retry_job",
+    security(("key" = ["read"])),
     params(("id" = Uuid, Path, description = "Id of the failed generation, training, import or export")),
     responses(
         (status = 202, description = "The new job, queued", body = Job,
@@ -236,9 +242,11 @@ pub(crate) async fn retry(caller: Caller, state: State, Path(id): Path<Uuid>) ->
 /// Delete a job
 ///
 /// Deletes a generation, training, import or export that has ended, with the files that only it has: the pictures of a
-/// generation, the file of an export. A model that it made is kept.
+/// generation, the file of an export. A model that it made is kept. The key also needs the scope of the kind:
+/// `generate`, `train`, or `models` for imports and exports.
 #[utoipa::path(
     delete, path = "/v1/jobs/{id}", tag = "jobs", operation_id = "delete_job",
+    security(("key" = ["read"])),
     params(("id" = Uuid, Path, description = "Id of the generation, training, import or export")),
     responses(
         (status = 204, description = "Deleted"),

@@ -61,7 +61,18 @@ pub(crate) struct Model {
     pub resident_on: Vec<Residence>,
     /// Whether the model came with Pyrograph. Such a model cannot be deleted.
     pub built_in: bool,
+    /// Whether every project may use it.
+    pub shared: bool,
     pub created_at: DateTime<Utc>,
+}
+
+/// Changes of a model.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(example = json!({"shared": true}))]
+pub(crate) struct ModelChanges {
+    /// Whether every project may use it.
+    pub shared: bool,
 }
 
 /// A model with its files.
@@ -170,6 +181,7 @@ impl From<&model::Model> for Model {
             warnings: model.warnings.clone(),
             resident_on: Vec::new(),
             built_in: model.built_in,
+            shared: model.shared,
             created_at: model.created_at,
         }
     }
@@ -211,6 +223,7 @@ impl ModelDetail {
 /// List models, newest first
 #[utoipa::path(
     get, path = "/v1/models", tag = "models", operation_id = "list_models",
+    security(("key" = ["read"])),
     params(ModelQuery),
     responses((status = 200, description = "One page of models", body = ModelPage)),
 )]
@@ -231,6 +244,7 @@ pub(crate) async fn list(caller: Caller, state: State, Query(query): Query<Model
 /// checkpoint's file without text encoders or autoencoder needs them as separate parts, or `parts_of`.
 #[utoipa::path(
     post, path = "/v1/models", tag = "models", operation_id = "import_model",
+    security(("key" = ["models"])),
     request_body(content((ModelForm = "multipart/form-data"), (ImportRequest = "application/json"))),
     responses(
         (status = 202, description = "For JSON: the queued import", body = Import,
@@ -324,6 +338,7 @@ async fn take_model(caller: &Caller, state: &State, form: &mut Multipart, import
 /// Get a model and the URLs of its files
 #[utoipa::path(
     get, path = "/v1/models/{model}", tag = "models", operation_id = "get_model",
+    security(("key" = ["read"])),
     params(("model" = String, Path, example = "ember", description = "Name or id of the model")),
     responses((status = 200, description = "The model", body = ModelDetail)),
 )]
@@ -338,6 +353,7 @@ pub(crate) async fn get(caller: Caller, state: State, Path(name_or_id): Path<Str
 /// model here has. For a checkpoint: its networks with their sizes and data types. The weights themselves are not read.
 #[utoipa::path(
     get, path = "/v1/models/{model}/inspect", tag = "models", operation_id = "inspect_model",
+    security(("key" = ["read"])),
     params(("model" = String, Path, example = "ember", description = "Name or id of the model")),
     responses((status = 200, description = "The contents of the files", body = Inspection)),
 )]
@@ -346,11 +362,37 @@ pub(crate) async fn inspect(caller: Caller, state: State, Path(name_or_id): Path
     Ok(Json(inspect::inspect(&state.storage, &model).await?))
 }
 
+/// Share a model
+///
+/// A shared model can be used by every project, and is stored and loaded once for all. A name means the project's own
+/// model first, then a shared one.
+#[utoipa::path(
+    patch, path = "/v1/models/{model}", tag = "models", operation_id = "change_model",
+    security(("key" = ["admin"])),
+    params(("model" = String, Path, example = "ember", description = "Name or id of the model")),
+    request_body = ModelChanges,
+    responses(
+        (status = 200, description = "The changed model", body = ModelDetail),
+        (status = 409, description = "The model came with Pyrograph and stays shared"),
+    ),
+)]
+pub(crate) async fn change(
+    caller: Caller,
+    state: State,
+    Path(name_or_id): Path<String>,
+    extract::Json(changes): extract::Json<ModelChanges>,
+) -> Result<Json<ModelDetail>> {
+    let model = model::share(&caller, &state.database, &name_or_id, changes.shared).await?;
+    state.catalog.forget();
+    Ok(Json(ModelDetail::of(&caller, model, &state).await?))
+}
+
 /// Delete a model and its files
 ///
 /// Its exports are deleted with it, and their jobs. The training or import that made it stays, without `output_model`.
 #[utoipa::path(
     delete, path = "/v1/models/{model}", tag = "models", operation_id = "delete_model",
+    security(("key" = ["models"])),
     params(("model" = String, Path, example = "ember", description = "Name or id of the model")),
     responses(
         (status = 204, description = "Deleted"),

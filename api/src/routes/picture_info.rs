@@ -82,6 +82,7 @@ fn without_nulls<S: Serializer>(request: &Option<GenerationRequest>, serializer:
 /// The picture is not stored, and its pixels are not decoded.
 #[utoipa::path(
     post, path = "/v1/picture-info", tag = "generations", operation_id = "read_picture_info",
+    security(("key" = ["generate"])),
     request_body(content((PictureInfoForm = "multipart/form-data"), (PictureInfoRequest = "application/json"))),
     responses(
         (status = 200, description = "The request, and what could not be translated", body = PictureInfo),

@@ -34,6 +34,7 @@ pub(crate) struct SwapList {
 /// /v1/workers` reports the outcome.
 #[utoipa::path(
     post, path = "/v1/models/{model}/load", tag = "models", operation_id = "load_model",
+    security(("key" = ["models"])),
     params(("model" = String, Path, example = "ember", description = "Name or id of the checkpoint")),
     request_body = Option<SwapRequest>,
     responses(
@@ -58,6 +59,7 @@ pub(crate) async fn load(
 /// Happens between two jobs: a job that uses the checkpoint is finished first. A later generation loads it again.
 #[utoipa::path(
     post, path = "/v1/models/{model}/unload", tag = "models", operation_id = "unload_model",
+    security(("key" = ["models"])),
     params(("model" = String, Path, example = "ember", description = "Name or id of the checkpoint")),
     request_body = Option<SwapRequest>,
     responses(

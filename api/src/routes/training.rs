@@ -82,6 +82,7 @@ fn path(id: TrainingId) -> String {
 /// `lora`.
 #[utoipa::path(
     post, path = "/v1/trainings", tag = "trainings", operation_id = "create_training",
+    security(("key" = ["train"])),
     params(("Prefer" = Option<String>, Header, description = "`wait=N`: seconds to wait for the end",
             example = "wait=1")),
     request_body = TrainingRequest,
@@ -116,6 +117,7 @@ pub(crate) async fn create(
 /// List trainings, newest first
 #[utoipa::path(
     get, path = "/v1/trainings", tag = "trainings", operation_id = "list_trainings",
+    security(("key" = ["read"])),
     params(PageQuery),
     responses((status = 200, description = "One page of trainings", body = TrainingPage)),
 )]
@@ -127,6 +129,7 @@ pub(crate) async fn list(caller: Caller, state: State, Query(query): Query<PageQ
 /// Get a training
 #[utoipa::path(
     get, path = "/v1/trainings/{id}", tag = "trainings", operation_id = "get_training",
+    security(("key" = ["read"])),
     params(("id" = TrainingId, Path, description = "Id of the training")),
     responses((status = 200, description = "The current state of the training", body = Training)),
 )]
@@ -140,6 +143,7 @@ pub(crate) async fn get(caller: Caller, state: State, Path(id): Path<TrainingId>
 /// A queued training is canceled at once, a running one within a step. A training that has ended is returned unchanged.
 #[utoipa::path(
     post, path = "/v1/trainings/{id}/cancel", tag = "trainings", operation_id = "cancel_training",
+    security(("key" = ["train"])),
     params(("id" = TrainingId, Path, description = "Id of the training")),
     responses((status = 200, description = "The training; it may still be running for a moment", body = Training)),
 )]
@@ -153,6 +157,7 @@ pub(crate) async fn cancel(caller: Caller, state: State, Path(id): Path<Training
 /// The LoRA that it made is a separate model and is kept.
 #[utoipa::path(
     delete, path = "/v1/trainings/{id}", tag = "trainings", operation_id = "delete_training",
+    security(("key" = ["train"])),
     params(("id" = TrainingId, Path, description = "Id of the training")),
     responses(
         (status = 204, description = "Deleted"),

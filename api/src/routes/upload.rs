@@ -63,6 +63,7 @@ impl From<upload::ModelUpload> for ModelUpload {
 /// `upload`.
 #[utoipa::path(
     post, path = "/v1/uploads", tag = "models", operation_id = "create_model_upload",
+    security(("key" = ["models"])),
     request_body = ModelUploadRequest,
     responses((status = 201, description = "The upload with the parts to send", body = ModelUpload,
                headers(("Location" = String, description = "Path of the upload")))),
@@ -80,6 +81,7 @@ pub(crate) async fn create(
 /// Get an upload and its missing parts
 #[utoipa::path(
     get, path = "/v1/uploads/{id}", tag = "models", operation_id = "get_model_upload",
+    security(("key" = ["read"])),
     params(("id" = UploadId, Path, description = "Id of the upload")),
     responses((status = 200, description = "The current state of the upload", body = ModelUpload)),
 )]

@@ -85,6 +85,7 @@ impl From<worker::CurrentJob> for CurrentJob {
 /// List the live workers, newest first
 #[utoipa::path(
     get, path = "/v1/workers", tag = "workers", operation_id = "list_workers",
+    security(("key" = ["read"])),
     params(PageQuery),
     responses((status = 200, description = "One page of workers", body = WorkerPage)),
 )]

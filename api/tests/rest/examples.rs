@@ -23,6 +23,11 @@ async fn every_example_is_accepted() {
             body["dataset"] = json!(dataset);
         }
         let answer = server.post(&path.replace("{model}", "ember").replace("{id}", &dataset), &body).await;
+        if path == "/v1/session" {
+            // The example is a key of no server, and this one asks for none.
+            answer.refuses(409, "");
+            continue;
+        }
         assert!((200..300).contains(&answer.status), "POST {path} {body}: {:#}", answer.body);
         count += 1;
     }

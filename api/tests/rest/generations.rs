@@ -207,7 +207,7 @@ async fn a_lora_that_another_server_deleted_is_named_by_its_field() {
     for name in ["clay", "ink", "oil"] {
         server.import(name, Some("ember"), &[("x.safetensors", lora(FLUX_MODULE))]).await.expect(201);
     }
-    let another = server.another(api::Access::Open(domain::Caller::anonymous())).await;
+    let another = server.another(api::Access::open(domain::Caller::anonymous())).await;
     let mut body = json!({"prompt": "a fox <lora:oil:1>", "loras": [{"model": "clay"}, {"model": "ink"}], "seed": -5});
     for (name, field) in [("oil", "prompt"), ("ink", "loras[1].model")] {
         // The first server caches the models, and nothing needs them.

@@ -16,12 +16,15 @@ mod headers;
 mod imports;
 mod inputs;
 mod jobs;
+mod keys;
 mod log;
 mod models;
 mod picture_info;
 mod presigned;
+mod projects;
 mod prompts;
 mod proxy;
+mod sessions;
 mod slow_clients;
 mod test_server;
 #[path = "../../../formats/tests/tiny/flux.rs"]

@@ -90,12 +90,21 @@ impl TestServer {
         })
         .unwrap();
         let services = Arc::new(Services { objects: folder, s3, _database: database });
-        Self::start(services, pools, storage, Access::Open(Caller::anonymous())).await
+        Self::start(services, pools, storage, Access::open(Caller::anonymous())).await
     }
 
     /// Another server on the same database and bucket.
     pub(crate) async fn another(&self, access: Access) -> Self {
         Self::start(self.services.clone(), self.pools.clone(), self.storage.clone(), access).await
+    }
+
+    /// Another server on the same database and bucket, under these names.
+    pub(crate) async fn with_names(&self, names: Names, access: Access) -> Self {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let feed = Feed::start(self.pools.listen.clone()).await;
+        let state = api::State::new(self.pools.api.clone(), feed, self.storage.clone());
+        let state = state.with_names(names).with_access(access);
+        Self::serve(listener, state, self.services.clone(), self.pools.clone(), self.storage.clone())
     }
 
     async fn start(services: Arc<Services>, pools: Pools, storage: Storage, access: Access) -> Self {

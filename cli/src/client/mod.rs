@@ -29,8 +29,10 @@ pub(crate) use resource::{
 };
 pub(crate) use upload::{create_input, import_model, picture_info, read_picture};
 
+use crate::configuration::secret;
 use crate::failure::Failure;
-use crate::whole_file;
+use crate::key::{self, Key};
+use crate::{local_key, whole_file};
 
 /// Maximum number of items in one page.
 const PAGE: usize = 100;
@@ -43,6 +45,12 @@ pub(crate) struct ClientOptions {
     #[arg(long, env = "PYROGRAPH_SERVER", default_value = "http://127.0.0.1:8080", value_name = "URL",
           value_parser = server_address)]
     pub server: Url,
+    /// Key for the server [env: PYROGRAPH_KEY] [default: that of a running `up`]
+    #[arg(long, value_name = "KEY")]
+    pub key: Option<Key>,
+    /// Project to work in, for keys with the scope `admin` [default: the key's]
+    #[arg(long, env = "PYROGRAPH_PROJECT", value_name = "NAME", value_parser = key::header_text)]
+    pub project: Option<String>,
     /// Print the result as JSON on stdout; progress stays on stderr
     #[arg(long)]
     pub json: bool,
@@ -63,17 +71,27 @@ fn server_address(text: &str) -> Result<Url, String> {
 pub(crate) struct Client {
     http: reqwest::Client,
     server: Url,
+    key: Option<Key>,
+    project: Option<String>,
 }
 
 impl Client {
-    /// A client of the server at `server`. Nothing is sent yet.
-    pub(crate) fn new(server: &Url) -> Result<Self, Failure> {
+    /// A client of the server that the options name. Nothing is sent yet.
+    pub(crate) fn new(options: &ClientOptions) -> Result<Self, Failure> {
+        let named = || secret("PYROGRAPH_KEY")?.map(|key| key.parse()).transpose().map_err(Failure::Usage);
+        let key = options.key.clone().map_or_else(named, |key| Ok(Some(key)))?;
+        let key = key.or_else(|| local_key::read(&options.server));
+        Ok(Self { project: options.project.clone(), ..Self::with_key(&options.server, key)? })
+    }
+
+    /// A client of the server at `server`.
+    pub(crate) fn with_key(server: &Url, key: Option<Key>) -> Result<Self, Failure> {
         let http = outgoing::client()
             .connect_timeout(Duration::from_secs(10))
             // Between two files of an upload the server assembles the first one, and reads nothing meanwhile.
             .tcp_user_timeout(None);
         let http = http.build().context("could not start the HTTP client")?;
-        Ok(Self { http, server: server.clone() })
+        Ok(Self { http, server: server.clone(), key, project: None })
     }
 
     /// The address of `path` (as `/v1/models`, or an absolute URL that the server gave) on this server, which a proxy
@@ -92,7 +110,17 @@ impl Client {
     }
 
     fn request(&self, method: Method, path: &str) -> Result<RequestBuilder, Failure> {
-        Ok(self.http.request(method, self.address(path)?))
+        let mut request = self.http.request(method, self.address(path)?);
+        // An absolute URL is presigned, perhaps by another server.
+        if path.starts_with('/') {
+            if let Some(key) = &self.key {
+                request = request.bearer_auth(key.reveal());
+            }
+            if let Some(project) = &self.project {
+                request = request.header("Pyrograph-Project", project);
+            }
+        }
+        Ok(request)
     }
 
     /// Sends the request and turns every answer but a success into a failure.
@@ -283,12 +311,8 @@ pub(crate) fn path_segment(text: &str) -> String {
 
 /// The cause of a failed request, without the URL: a presigned one is a secret until it expires.
 fn reason(error: &reqwest::Error) -> String {
-    let mut deepest = std::error::Error::source(error);
-    while let Some(deeper) = deepest.and_then(std::error::Error::source) {
-        deepest = Some(deeper);
-    }
-    match deepest {
-        Some(deepest) => deepest.to_string(),
+    match std::error::Error::source(error) {
+        Some(source) => outgoing::root_cause(source).to_string(),
         None if error.is_timeout() => "timed out".to_owned(),
         None => "the connection was lost".to_owned(),
     }
@@ -311,7 +335,7 @@ mod tests {
         ] {
             let url = server_address(text).unwrap();
             assert_eq!(url.as_str(), server);
-            let client = Client::new(&url).unwrap();
+            let client = Client::with_key(&url, None).unwrap();
             assert_eq!(client.address("/v1/models?limit=1").unwrap().as_str(), models);
             assert_eq!(client.address("https://b.example/x?y=1").unwrap().as_str(), "https://b.example/x?y=1");
         }
@@ -329,7 +353,8 @@ mod tests {
             connection.write_all(b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\n\r\n").await.unwrap();
             connection
         });
-        let Err(Failure::Unreachable(why)) = Client::new(&server).unwrap().get::<Value>("/v1/models").await else {
+        let Err(Failure::Unreachable(why)) = Client::with_key(&server, None).unwrap().get::<Value>("/v1/models").await
+        else {
             panic!("it was read")
         };
         assert!(why.contains("write http://"), "{why}");
@@ -356,7 +381,7 @@ mod tests {
                 connection.write_all(answer).await.unwrap();
             }
         });
-        let client = Client::new(&server).unwrap();
+        let client = Client::with_key(&server, None).unwrap();
         let refused = client.download("/x", &file, false).await;
         let Err(Failure::Usage(why)) = refused else { panic!("{refused:?}") };
         assert!(why.contains("--overwrite"), "{why}");

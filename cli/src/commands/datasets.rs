@@ -66,7 +66,7 @@ impl Datasets {
     pub(crate) async fn run(self) -> Outcome {
         match self.action {
             Action::List { client: options } => {
-                let datasets = Client::new(&options.server)?.list("/v1/datasets").await?;
+                let datasets = Client::new(&options)?.list("/v1/datasets").await?;
                 if options.json {
                     return print_json(&Value::Array(datasets));
                 }
@@ -78,7 +78,7 @@ impl Datasets {
                 table.print()?;
             }
             Action::Create { name, client: options } => {
-                let client = Client::new(&options.server)?;
+                let client = Client::new(&options)?;
                 if dataset_names(&client).await?.contains(&name) {
                     tell!("There is a dataset {name} already; name the two by their ids from now on.");
                 }
@@ -86,12 +86,12 @@ impl Datasets {
                 answer(dataset, options.json)?;
             }
             Action::Show { dataset, client: options } => {
-                let client = Client::new(&options.server)?;
+                let client = Client::new(&options)?;
                 let id = find_dataset(&client, &dataset).await?;
                 answer(client.get(&address(&id)).await?, options.json)?;
             }
             Action::Add { dataset, dir, client: options } => {
-                let client = Client::new(&options.server)?;
+                let client = Client::new(&options)?;
                 let pictures = Pictures::of(&dir)?;
                 let id = find_dataset(&client, &dataset).await?;
                 let added = pictures.add_to(&client, &id).await?;
@@ -101,7 +101,7 @@ impl Datasets {
                 answer(dataset, options.json)?;
             }
             Action::Remove { dataset, client: options } => {
-                let client = Client::new(&options.server)?;
+                let client = Client::new(&options)?;
                 let id = find_dataset(&client, &dataset).await?;
                 client.delete(&address(&id)).await?;
                 if options.json {

@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 use super::Outcome;
 use super::engine_flags::EngineFlags;
 use super::generate::only_picture;
+use super::listen_flags::ListenFlags;
 use crate::client::{Artifact, Client, Dataset, Generation, Job, Pictures, Training, follow, free_name};
 use crate::contact_sheet::{ContactSheet, Pair};
 use crate::failure::Failure;
@@ -79,9 +80,9 @@ impl Demo {
         let (stop, worker) = platform::stop_token(&self.data_dir);
         let meter = Meter::wait("starting Postgres, S3, the API and a worker");
         let started = Instant::now();
-        let anywhere = SocketAddr::from(([127, 0, 0, 1], 0));
+        let anywhere = ListenFlags { bind: SocketAddr::from(([127, 0, 0, 1], 0)), open: false };
         let engine = EngineFlags { device: self.device, ..EngineFlags::default() };
-        let mut platform = Platform::start(&self.data_dir, anywhere, &engine, log::CLIENT, worker).await?;
+        let mut platform = Platform::start(&self.data_dir, &anywhere, &engine, log::CLIENT, worker).await?;
         meter.finish(&format!(
             "Everything is running ({:.1} s): API {}, S3 {}, data {}",
             started.elapsed().as_secs_f64(),
@@ -92,7 +93,8 @@ impl Demo {
         if let Some(place) = platform.database_outside() {
             tell!("The database is not in the data folder, but in {}.", place.display());
         }
-        let client = Client::new(&platform.url().parse().context("an address")?)?;
+        let server = platform.url().parse().context("an address")?;
+        let client = Client::with_key(&server, platform.key().await?)?;
         let record = platform.folder().join(RECORD);
         let asked = RefCell::default();
         let walked = tokio::select! {

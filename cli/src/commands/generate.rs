@@ -190,7 +190,7 @@ impl Generate {
         check_output(&self.output)?;
         check_format(&self.output, self.format)?;
         self.preview.as_deref().map_or(Ok(()), |preview| check_preview(preview, &self.output, self.overwrite))?;
-        let client = Client::new(&self.client.server)?;
+        let client = Client::new(&self.client)?;
         let recorded = match &self.from {
             Some(picture) => {
                 let info = read_picture(&client, picture, self.model.as_deref()).await?;

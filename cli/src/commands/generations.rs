@@ -68,7 +68,7 @@ impl Generations {
     pub(crate) async fn run(self) -> Outcome {
         match self.action {
             Action::List { limit, client: options } => {
-                let generations = Client::new(&options.server)?.newest(COLLECTION, limit).await?;
+                let generations = Client::new(&options)?.newest(COLLECTION, limit).await?;
                 if options.json {
                     return print_json(&Value::Array(generations));
                 }
@@ -95,7 +95,7 @@ impl Generations {
 
 async fn show(id: &str, output: Option<PathBuf>, overwrite: bool, options: &ClientOptions) -> Outcome {
     output.as_deref().map_or(Ok(()), check_output)?;
-    let client = Client::new(&options.server)?;
+    let client = Client::new(&options)?;
     let mut shown: Value = client.get(&job::address(COLLECTION, id)).await?;
     let job: Job = Client::understand(shown.clone())?;
     let generation: Generation = Client::understand(shown.clone())?;

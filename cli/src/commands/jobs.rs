@@ -92,7 +92,7 @@ impl Jobs {
             Action::Cancel { job, client: options } => job::cancel(&job::address(COLLECTION, &job), &options).await,
             Action::Retry { job, client: options } => {
                 let address = job::address(COLLECTION, &job);
-                let new = Client::new(&options.server)?.act(&format!("{address}/retry")).await?;
+                let new = Client::new(&options)?.act(&format!("{address}/retry")).await?;
                 if options.json {
                     return print_json(&new);
                 }
@@ -113,7 +113,7 @@ fn filtered(filters: &[(&str, Option<String>)]) -> String {
 }
 
 async fn list(path: &str, limit: usize, options: &ClientOptions) -> Outcome {
-    let jobs = Client::new(&options.server)?.newest(path, limit).await?;
+    let jobs = Client::new(&options)?.newest(path, limit).await?;
     if options.json {
         return print_json(&Value::Array(jobs));
     }
@@ -128,7 +128,7 @@ async fn list(path: &str, limit: usize, options: &ClientOptions) -> Outcome {
 }
 
 async fn show(id: &str, options: &ClientOptions) -> Outcome {
-    let shown: Value = Client::new(&options.server)?.get(&job::address(COLLECTION, id)).await?;
+    let shown: Value = Client::new(&options)?.get(&job::address(COLLECTION, id)).await?;
     if options.json {
         return print_json(&shown);
     }

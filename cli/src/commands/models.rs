@@ -193,7 +193,7 @@ impl Import {
     /// Runs the command.
     async fn run(self) -> Outcome {
         let request = self.request()?;
-        let client = Client::new(&self.client.server)?;
+        let client = Client::new(&self.client)?;
         check_name_is_free(&client, &self.name).await?;
         for (flag, model) in given([("--base", &self.base), ("--like", &self.like)]) {
             check_checkpoint(&client, flag, model).await?;
@@ -257,7 +257,7 @@ impl Models {
     pub(crate) async fn run(self) -> Outcome {
         match self.action {
             Action::List { client: options } => {
-                let models = Client::new(&options.server)?.list("/v1/models").await?;
+                let models = Client::new(&options)?.list("/v1/models").await?;
                 if options.json {
                     return print_json(&Value::Array(models));
                 }
@@ -277,7 +277,7 @@ impl Models {
                 table.print()?;
             }
             Action::Show { model, client: options } => {
-                let model: Value = Client::new(&options.server)?.get(&address(&model)).await?;
+                let model: Value = Client::new(&options)?.get(&address(&model)).await?;
                 if options.json {
                     return print_json(&model);
                 }
@@ -300,7 +300,7 @@ impl Models {
                 }
             }
             Action::Inspect { model, client: options } => {
-                let about: Value = Client::new(&options.server)?.get(&format!("{}/inspect", address(&model))).await?;
+                let about: Value = Client::new(&options)?.get(&format!("{}/inspect", address(&model))).await?;
                 if options.json {
                     print_json(&about)?;
                 } else {
@@ -312,7 +312,7 @@ impl Models {
             Action::Load(swap) => swap.run("load").await?,
             Action::Unload(swap) => swap.run("unload").await?,
             Action::Remove { model, client: options } => {
-                Client::new(&options.server)?.delete(&address(&model)).await?;
+                Client::new(&options)?.delete(&address(&model)).await?;
                 if options.json {
                     print_json(&serde_json::json!({ "removed": model }))?;
                 } else {
@@ -352,7 +352,7 @@ struct Export {
 impl Export {
     /// Runs the command.
     async fn run(self) -> Outcome {
-        let client = Client::new(&self.client.server)?;
+        let client = Client::new(&self.client)?;
         let [format, dtype] = [&self.format, &self.dtype].map(|text| crate::client::path_segment(text));
         let path = format!("{}/export?format={format}&dtype={dtype}", address(&self.model));
         let output =

@@ -27,7 +27,7 @@ pub(crate) struct PictureInfo {
 impl PictureInfo {
     /// Runs the command.
     pub(crate) async fn run(self) -> Outcome {
-        let client = Client::new(&self.client.server)?;
+        let client = Client::new(&self.client)?;
         let answer = client::picture_info(&client, &self.file, self.model.as_deref()).await?;
         if self.client.json {
             return print_json(&answer);

@@ -1,12 +1,12 @@
 //! `pyrograph serve`: the API alone, for deployments where workers run elsewhere.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::Args;
 
 use super::Outcome;
-use crate::configuration::{Services, bind_address};
+use super::listen_flags::ListenFlags;
+use crate::configuration::Services;
 use crate::failure::Failure;
 use crate::server::{Server, listen};
 use crate::signal;
@@ -17,9 +17,8 @@ use crate::signal;
 /// `pyrograph worker`, on any number of machines. Updates the database schema when it starts.
 #[derive(Debug, Args)]
 pub(crate) struct Serve {
-    /// Address to listen on
-    #[arg(long, default_value = "127.0.0.1:8080", value_name = "ADDRESS", value_parser = bind_address)]
-    bind: SocketAddr,
+    #[command(flatten)]
+    listen: ListenFlags,
     /// Data folder of a running `up`, used if DATABASE_URL is not set
     #[arg(long, env = "PYROGRAPH_DATA_DIR", default_value = ".pyrograph", value_name = "DIR")]
     data_dir: PathBuf,
@@ -30,9 +29,9 @@ impl Serve {
     pub(crate) async fn run(self) -> Outcome {
         let stop = signal::stop_token(|| ());
         let services = Services::find(&self.data_dir)?;
-        let listener = listen(self.bind).await?;
+        let listener = listen(self.listen.bind).await?;
         let mut server = tokio::select! {
-            started = Server::start(listener, &services) => started?,
+            started = Server::start(listener, &services, self.listen.open, &[]) => started?,
             // It may wait for the database for a long time.
             () = stop.cancelled() => return Ok(()),
         };

@@ -31,7 +31,7 @@ pub(super) struct SwapOptions {
 impl SwapOptions {
     /// `action` is `load` or `unload`.
     pub(super) async fn run(self, action: &str) -> Outcome {
-        let client = Client::new(&self.client.server)?;
+        let client = Client::new(&self.client)?;
         let address = format!("/v1/models/{}/{action}", path_segment(&self.model));
         let request = self.worker.map_or(json!({}), |worker| json!({ "worker": worker }));
         let answer: Value = client.post(&address, &request).await?;

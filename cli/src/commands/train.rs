@@ -102,7 +102,7 @@ impl Train {
     pub(crate) async fn run(self) -> Outcome {
         let output = self.output.clone().unwrap_or_else(|| PathBuf::from(format!("{}.safetensors", self.name)));
         whole_file::check_free(&output, self.overwrite)?;
-        let client = Client::new(&self.client.server)?;
+        let client = Client::new(&self.client)?;
         check_name_is_free(&client, &self.name).await?;
         if let Some(model) = &self.model {
             check_checkpoint(&client, "--model", model).await?;

@@ -56,7 +56,7 @@ impl Trainings {
     pub(crate) async fn run(self) -> Outcome {
         match self.action {
             Action::List { limit, client: options } => {
-                let trainings = Client::new(&options.server)?.newest(COLLECTION, limit).await?;
+                let trainings = Client::new(&options)?.newest(COLLECTION, limit).await?;
                 if options.json {
                     return print_json(&Value::Array(trainings));
                 }
@@ -72,7 +72,7 @@ impl Trainings {
                 table.print()
             }
             Action::Show { training, client: options } => {
-                let shown: Value = Client::new(&options.server)?.get(&job::address(COLLECTION, &training)).await?;
+                let shown: Value = Client::new(&options)?.get(&job::address(COLLECTION, &training)).await?;
                 if options.json {
                     return print_json(&shown);
                 }

@@ -1,6 +1,5 @@
 //! `pyrograph up`: everything in one command.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -8,9 +7,10 @@ use tracing::Level;
 
 use super::Outcome;
 use super::engine_flags::EngineFlags;
-use crate::configuration::bind_address;
+use super::listen_flags::ListenFlags;
 use crate::output::say;
 use crate::platform::Platform;
+use crate::server::Admits;
 use crate::{log, platform};
 
 /// Start Postgres, S3, the API and one worker
@@ -23,9 +23,8 @@ pub(crate) struct Up {
     /// Folder for all data
     #[arg(long, env = "PYROGRAPH_DATA_DIR", default_value = ".pyrograph", value_name = "DIR")]
     data_dir: PathBuf,
-    /// Address of the API
-    #[arg(long, default_value = "127.0.0.1:8080", value_name = "ADDRESS", value_parser = bind_address)]
-    bind: SocketAddr,
+    #[command(flatten)]
+    listen: ListenFlags,
     #[command(flatten)]
     engine: EngineFlags,
 }
@@ -35,7 +34,7 @@ impl Up {
     pub(crate) async fn run(self) -> Outcome {
         let (stop, worker) = platform::stop_token(&self.data_dir);
         // Ctrl-C during the start is handled below, so that services already started are stopped in order too.
-        let mut platform = Platform::start(&self.data_dir, self.bind, &self.engine, log::SERVER, worker).await?;
+        let mut platform = Platform::start(&self.data_dir, &self.listen, &self.engine, log::SERVER, worker).await?;
         if let Err(failure) = announce(&platform) {
             platform.stop().await?;
             return Err(failure);
@@ -63,12 +62,18 @@ fn announce(platform: &Platform) -> Outcome {
     if let Some(place) = platform.database_outside() {
         say!("  Database {}: not in the data folder; back up both", place.display())?;
     }
-    if names.is_open() {
-        say!("")?;
-        say!("  WARNING: other machines reach this API, and it asks nobody for a key: anyone can use it")?;
-        say!(
-            "  and delete everything. Put a proxy that authenticates before it (docs/proxy.md), or leave out --bind."
-        )?;
+    match platform.admits() {
+        Admits::Everyone => {
+            say!("")?;
+            say!("  WARNING: --open: everyone who reaches this API can use it and delete everything.")?;
+            say!("  Create a key with `pyrograph keys create --name NAME`, and requests need one.")?;
+        }
+        Admits::OwnMachine => {
+            say!("")?;
+            say!("  It serves this machine only. To put it behind a proxy or on a network, create a key first:")?;
+            say!("  pyrograph keys create --name NAME")?;
+        }
+        Admits::Keys => {}
     }
     let server = if url.ends_with(":8080") { String::new() } else { format!(" --server {url}") };
     say!("")?;

@@ -18,7 +18,7 @@ pub(crate) struct Workers {
 impl Workers {
     /// Runs the command.
     pub(crate) async fn run(self) -> Outcome {
-        let workers = Client::new(&self.client.server)?.list("/v1/workers").await?;
+        let workers = Client::new(&self.client)?.list("/v1/workers").await?;
         if self.client.json {
             return print_json(&Value::Array(workers));
         }

@@ -4,7 +4,7 @@ use crate::configuration::variable;
 use crate::failure::Failure;
 
 /// The secrets that may be in files.
-pub(crate) const SECRETS: [&str; 7] = [
+pub(crate) const SECRETS: [&str; 8] = [
     "DATABASE_URL",
     "PYROGRAPH_DATABASE_DIRECT_URL",
     "PYROGRAPH_S3_ACCESS_KEY_ID",
@@ -12,6 +12,7 @@ pub(crate) const SECRETS: [&str; 7] = [
     "AWS_SECRET_ACCESS_KEY",
     "AWS_SESSION_TOKEN",
     "HF_TOKEN",
+    "PYROGRAPH_KEY",
 ];
 
 /// The secret `name`, one of [`SECRETS`], without the line break at the end of its file.

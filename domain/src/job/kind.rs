@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Result};
+use crate::{Error, Result, Scope};
 
 /// What a job is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, sqlx::Type, utoipa::ToSchema)]
@@ -30,6 +30,8 @@ pub struct KindSpec {
     pub collection: &'static str,
     /// Tag of its routes in the OpenAPI document.
     pub tag: &'static str,
+    /// What a caller needs to create, cancel, repeat or delete one.
+    pub scope: Scope,
     /// Where a worker runs it.
     pub lane: Lane,
     /// What a stopping worker does with it.
@@ -85,6 +87,7 @@ pub const KINDS: [KindSpec; 4] = [
         name: "generation",
         collection: "generations",
         tag: "generations",
+        scope: Scope::Generate,
         lane: Lane::Engine {
             silence: Silence { before_first_step: Some(minutes(10)), between_steps: minutes(2) },
             keeps_models: true,
@@ -96,6 +99,7 @@ pub const KINDS: [KindSpec; 4] = [
         name: "training",
         collection: "trainings",
         tag: "trainings",
+        scope: Scope::Train,
         // All examples are encoded before the first step.
         lane: Lane::Engine {
             silence: Silence { before_first_step: None, between_steps: minutes(10) },
@@ -108,6 +112,7 @@ pub const KINDS: [KindSpec; 4] = [
         name: "import",
         collection: "imports",
         tag: "models",
+        scope: Scope::Models,
         // One download may take hours, and files that are here already do not wait for it.
         lane: Lane::Beside { at_once: 2, local_at_once: 1 },
         drain: DrainRule::Release,
@@ -117,6 +122,7 @@ pub const KINDS: [KindSpec; 4] = [
         name: "export",
         collection: "exports",
         tag: "models",
+        scope: Scope::Models,
         // The worker holds several copies of the whole LoRA in memory.
         lane: Lane::Beside { at_once: 1, local_at_once: 0 },
         drain: DrainRule::Release,

@@ -300,6 +300,8 @@ impl Intake {
             defaults: described.defaults.unwrap_or_default(),
             warnings: described.warnings,
             built_in,
+            shared: built_in,
+            project: self.project,
             created_at: now(),
         }
     }
@@ -308,18 +310,18 @@ impl Intake {
         let networks = described.networks.take();
         let mut model = self.model(name, described, built_in);
         let sound = self.sound_files().await?;
-        let Self { pool, storage, project, deposit, borrowed, .. } = self;
+        let Self { pool, storage, deposit, borrowed, .. } = self;
         let (model, spare) = deposit
             .commit(&pool, move |connection| {
                 Box::pin(async move {
                     // A new version brings its model, also if a job will make one of that name.
                     if built_in {
-                        check_name_is_free(connection, project, &model.name).await?;
+                        check_name_is_free(connection, model.project, &model.name).await?;
                     } else {
-                        reserve_name(connection, project, &model.name).await?;
+                        reserve_name(connection, model.project, &model.name).await?;
                     }
                     let spare = share(connection, &mut model, &sound, &borrowed).await?;
-                    insert(connection, project, &model, networks.as_ref()).await?;
+                    insert(connection, &model, networks.as_ref()).await?;
                     Ok((model, spare))
                 })
             })
@@ -644,17 +646,12 @@ pub async fn has_built_in(pool: &PgPool, name: &str) -> bool {
     super::find(pool, ProjectId::DEFAULT, name).await.is_ok_and(|model| model.built_in)
 }
 
-/// Writes the row of a model of `project`. Errors: `Conflict` for a name that the project has.
-async fn insert(
-    connection: &mut sqlx::PgConnection,
-    project: ProjectId,
-    model: &Model,
-    networks: Option<&Networks>,
-) -> Result<()> {
+/// Writes the row of a model. Errors: `Conflict` for a name that its project has.
+async fn insert(connection: &mut sqlx::PgConnection, model: &Model, networks: Option<&Networks>) -> Result<()> {
     let inserted = sqlx::query!(
         "INSERT INTO models (id, name, kind, family, base_model_id, files, bytes, sha256, trigger_word, training_id, defaults, built_in, created_at, project_id, warnings,
-                             networks)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)
+                             networks, shared)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)
          ON CONFLICT (project_id, name) WHERE deleted_at IS NULL DO NOTHING",
         model.id as ModelId,
         model.name,
@@ -669,9 +666,10 @@ async fn insert(
         Json(&model.defaults) as _,
         model.built_in,
         model.created_at,
-        project as ProjectId,
+        model.project as ProjectId,
         Json(&model.warnings) as _,
         networks.map(Json) as _,
+        model.shared,
     )
     .execute(connection)
     .await?;
@@ -688,13 +686,12 @@ async fn insert(
 /// has it all the same, the model gets a number ([`super::renamed`] says so).
 pub(crate) async fn insert_made(
     connection: &mut sqlx::PgConnection,
-    project: ProjectId,
     model: &mut Model,
     networks: Option<&Networks>,
 ) -> Result<()> {
     let reserved = model.name.clone();
     for number in 2.. {
-        match insert(connection, project, model, networks).await {
+        match insert(connection, model, networks).await {
             Err(Error::Conflict { .. }) => model.name = format!("{reserved}-{number}"),
             result => return result,
         }

@@ -14,7 +14,7 @@ use self::stated::Stated;
 use super::intake::{check_path, plain};
 use super::parts::Part;
 use crate::limits::MAX_FILES;
-use crate::{Error, Result, UploadId};
+use crate::{Caller, Error, Result, Scope, UploadId};
 
 const MAX_URL_BYTES: usize = 2048;
 const MAX_NAME_BYTES: usize = 96;
@@ -172,6 +172,11 @@ impl Source {
             }),
             _ => Ok(()),
         }
+    }
+
+    /// Errors: `Forbidden` for a file of a worker's disk, unless the caller manages the installation.
+    pub(crate) fn check_caller(&self, caller: &Caller) -> Result<()> {
+        if matches!(self, Self::Path { .. }) { caller.require(Scope::Admin) } else { Ok(()) }
     }
 
     /// Whether nothing of it comes over the network.

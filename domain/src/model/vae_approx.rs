@@ -60,7 +60,8 @@ pub(crate) async fn of_family(
     let family = family.parse::<Family>().map_err(Error::internal)?.decoded_as();
     let newest = sqlx::query_scalar!(
         r#"SELECT id AS "id: ModelId" FROM models
-           WHERE project_id = $1 AND kind = 'vae_approx' AND family = $2 AND deleted_at IS NULL ORDER BY id DESC LIMIT 1"#,
+           WHERE (project_id = $1 OR shared) AND kind = 'vae_approx' AND family = $2 AND deleted_at IS NULL
+           ORDER BY project_id = $1 DESC, id DESC LIMIT 1"#,
         project as ProjectId,
         family.as_str(),
     )
@@ -92,6 +93,8 @@ mod tests {
             defaults: crate::model::Defaults::default(),
             warnings: Vec::new(),
             built_in: false,
+            shared: false,
+            project: ProjectId::DEFAULT,
             created_at: chrono::Utc::now(),
         }
     }

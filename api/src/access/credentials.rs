@@ -1,0 +1,124 @@
+//! Where a request carries its key: `Authorization: Bearer`, `Authorization: Key` (fal's form), or the password of HTTP
+//! Basic, which clients of AUTOMATIC1111 send; and where a browser that has logged in carries its session, a cookie.
+
+use axum::http::{HeaderMap, StatusCode, header};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use domain::key::Token;
+use domain::session::SessionToken;
+
+use crate::problem::{Problem, Result};
+
+/// Name of the cookie. Over TLS it has the prefix that binds it to this host (RFC 6265bis, section 4.1.3.2).
+pub(crate) const COOKIE: &str = "pyrograph";
+pub(crate) const SECURE_COOKIE: &str = "__Host-pyrograph";
+
+/// How a request proves who sends it.
+pub(crate) enum Proof {
+    /// A key, or the reason why it is none.
+    Key(Result<Token>),
+    Session(SessionToken),
+}
+
+/// The proof that a request carries. A key counts before a session.
+pub(crate) fn proof(headers: &HeaderMap) -> Option<Proof> {
+    token(headers).map(Proof::Key).or_else(|| session(headers).map(Proof::Session))
+}
+
+/// Whether a program set the header for this request, as no page of another origin can make a browser do by itself.
+pub(crate) fn is_explicit(headers: &HeaderMap) -> bool {
+    headers.get(header::AUTHORIZATION).is_some_and(|value| {
+        let scheme = value.as_bytes().split(|byte| *byte == b' ').next().unwrap_or_default();
+        scheme.eq_ignore_ascii_case(b"bearer") || scheme.eq_ignore_ascii_case(b"key")
+    })
+}
+
+/// The session of a request. A cookie that is none of ours is no session.
+pub(crate) fn session(headers: &HeaderMap) -> Option<SessionToken> {
+    let cookies = headers.get_all(header::COOKIE).iter().filter_map(|value| value.to_str().ok());
+    let pairs = cookies.flat_map(|cookies| cookies.split(';')).filter_map(|pair| pair.trim().split_once('='));
+    let ours = pairs.filter(|(name, _)| [SECURE_COOKIE, COOKIE].contains(name));
+    ours.filter_map(|(_, value)| value.parse().ok()).next()
+}
+
+/// The key of a request: `None` if it carries none, and a problem for anything else.
+fn token(headers: &HeaderMap) -> Option<Result<Token>> {
+    let mut values = headers.get_all(header::AUTHORIZATION).iter();
+    let value = values.next()?;
+    if values.next().is_some() {
+        return Some(Err(refused("The request has several.")));
+    }
+    Some(value.to_str().ok().map_or_else(|| Err(refused("It is not text.")), read))
+}
+
+fn read(value: &str) -> Result<Token> {
+    let (scheme, rest) = value.trim().split_once(' ').unwrap_or((value, ""));
+    let text = match scheme.to_ascii_lowercase().as_str() {
+        "bearer" | "key" => rest.trim().to_owned(),
+        "basic" => password(rest.trim()).ok_or_else(|| refused("The credentials of `Basic` are not base64."))?,
+        _ => return Err(refused("Send the key as `Bearer`, `Key` or the password of `Basic`.")),
+    };
+    text.parse().map_err(|not| refused(&format!("The key is not one of Pyrograph: {not}.")))
+}
+
+fn password(encoded: &str) -> Option<String> {
+    let text = String::from_utf8(STANDARD.decode(encoded).ok()?).ok()?;
+    text.split_once(':').map(|(_, password)| password.to_owned())
+}
+
+fn refused(message: &str) -> Problem {
+    Problem::field(StatusCode::UNAUTHORIZED, "Authorization", message)
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::HeaderValue;
+
+    use super::*;
+
+    const KEY: &str = "pyro_0193796a8e5a7c3b9d1f0e2a4c6b8d9f_\
+                       00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
+
+    fn of(values: &[&str]) -> Option<Result<Token>> {
+        let mut headers = HeaderMap::new();
+        for value in values {
+            headers.append(header::AUTHORIZATION, HeaderValue::from_str(value).unwrap());
+        }
+        token(&headers)
+    }
+
+    #[test]
+    fn a_key_is_found_in_each_form() {
+        let basic = |text: String| format!("Basic {}", STANDARD.encode(text));
+        for value in [
+            format!("Bearer {KEY}"),
+            format!("bearer  {KEY} "),
+            format!("Key {KEY}"),
+            basic(format!("x:{KEY}")),
+            basic(format!(":{KEY}")),
+        ] {
+            let token = of(&[&value]).expect(&value).expect(&value);
+            assert_eq!(token.reveal(), KEY, "{value}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_key_is_refused_and_not_repeated() {
+        assert!(of(&[]).is_none());
+        let twice = format!("Bearer {KEY}");
+        for values in [
+            &[""][..],
+            &["Bearer"],
+            &["Bearer hf_s3cret"],
+            &["Digest s3cret"],
+            &["Basic s3cret"],
+            &["Basic czNjcmV0"],
+            &[KEY],
+            &[&twice, &twice],
+        ] {
+            let problem = of(values).unwrap().unwrap_err();
+            assert_eq!(problem.status, 401, "{values:?}");
+            assert!(!problem.detail.contains("s3cret") && !problem.detail.contains("0011"), "{}", problem.detail);
+        }
+    }
+}

@@ -1,0 +1,40 @@
+//! `pyrograph login-link`: a link with which a browser logs in without a key being typed.
+
+use clap::Args;
+use domain::session;
+use reqwest::Url;
+use serde_json::json;
+
+use super::projects::Place;
+use super::{Outcome, print_json};
+use crate::installation::on_database;
+use crate::output::say;
+use crate::services;
+
+/// Print a link with which a browser logs in
+///
+/// The link works once, within ten minutes, with the rights of the key of `up`, or else of the newest key that may do
+/// most.
+#[derive(Debug, Args)]
+pub(crate) struct LoginLink {
+    /// Address of the server as the browser reaches it
+    #[arg(long, env = "PYROGRAPH_SERVER", default_value = "http://127.0.0.1:8080", value_name = "URL")]
+    server: Url,
+    #[command(flatten)]
+    place: Place,
+}
+
+impl LoginLink {
+    /// Runs the command.
+    pub(crate) async fn run(self) -> Outcome {
+        on_database(&self.place.data_dir, async |pools, operator| {
+            let link = session::create_link(&operator, &pools.api).await;
+            let link = services::answered(link, "could not make the link")?.reveal();
+            let mut url = self.server;
+            // The fragment is not sent to the server, so that it is in no log.
+            url.set_fragment(Some(&format!("login={link}")));
+            if self.place.json { print_json(&json!({ "url": url.as_str() })) } else { say!("{url}") }
+        })
+        .await
+    }
+}
