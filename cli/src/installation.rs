@@ -55,8 +55,7 @@ impl Installation {
     pub(crate) async fn open(folder: &Path) -> Result<Self, Failure> {
         let (database, named) = (database_from_environment()?, storage_from_environment()?);
         public_endpoint()?;
-        fs::create_dir_all(folder).with_context(|| format!("could not create {}", folder.display()))?;
-        let folder = folder.canonicalize().with_context(|| format!("could not open {}", folder.display()))?;
+        let folder = created(folder)?;
         let lock = lock(&folder)?;
         let mut postgres = match &database {
             Some(database) => Postgres::external(database.url.clone()),
@@ -88,6 +87,11 @@ impl Installation {
         &self.services
     }
 
+    /// From now on the services are about to be stopped, by this process or by the signal that it got.
+    pub(crate) fn stopping(&self) {
+        self.postgres.stopping();
+    }
+
     /// Stops the services in order and closes the folder. Services named by the environment are not affected.
     pub(crate) async fn close(self) -> Result<(), Failure> {
         if let Some(s3) = self.s3 {
@@ -113,8 +117,7 @@ pub(crate) async fn on_database(folder: &Path, work: impl AsyncFnOnce(&Pools, Ca
     if let Some(addresses) = database_from_environment()? {
         return on_pools(&addresses, work).await;
     }
-    fs::create_dir_all(folder).with_context(|| format!("could not create {}", folder.display()))?;
-    let folder = folder.canonicalize().with_context(|| format!("could not open {}", folder.display()))?;
+    let folder = created(folder)?;
     let Some(_lock) = try_lock(&folder)? else {
         return on_pools(&Services::find(&folder)?.database(), work).await;
     };
@@ -123,6 +126,15 @@ pub(crate) async fn on_database(folder: &Path, work: impl AsyncFnOnce(&Pools, Ca
     let done = on_pools(&addresses, work).await;
     postgres.stop().await.context("Postgres did not stop")?;
     done
+}
+
+/// The data folder, created if it is missing.
+///
+/// Errors: `Usage` for a path that Postgres cannot have.
+fn created(folder: &Path) -> Result<PathBuf, Failure> {
+    embedded::check_path(folder).map_err(of_postgres)?;
+    fs::create_dir_all(folder).with_context(|| format!("could not create {}", folder.display()))?;
+    Ok(folder.canonicalize().with_context(|| format!("could not open {}", folder.display()))?)
 }
 
 async fn on_pools(addresses: &Addresses, work: impl AsyncFnOnce(&Pools, Caller) -> Outcome) -> Outcome {

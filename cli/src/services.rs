@@ -49,6 +49,8 @@ pub(crate) fn of_postgres(error: embedded::Error) -> Failure {
         | Error::OtherOwner { .. }
         | Error::TwoClusters { .. }
         | Error::Gone { .. }
+        | Error::Programs { .. }
+        | Error::Path { .. }
         | Error::Copy { .. } => Failure::Usage(error.to_string()),
         error => Failure::Failed(anyhow!("Postgres: {error}")),
     }

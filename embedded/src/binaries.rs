@@ -10,6 +10,7 @@ use std::process::Command;
 
 use crate::Error;
 use crate::account::Account;
+use crate::path::is_literal;
 
 const PACKAGE_VERSION: &str = "18.4.0-beta.17";
 /// Its major version.
@@ -47,7 +48,13 @@ impl Binaries {
                 looked.push(folder.display().to_string());
                 continue;
             }
-            let found = prepared(account, folder)?;
+            let found = match prepared(account, folder) {
+                Err(Error::Programs { folder }) => {
+                    looked.push(format!("{} (a shell would execute this path)", folder.display()));
+                    continue;
+                }
+                found => found?,
+            };
             match (wanted, wanted.and_then(|_| found.major())) {
                 (Some(wanted), Some(major)) if wanted != major => {
                     others.push(format!("{} has {major}", found.folder.display()));
@@ -157,11 +164,19 @@ fn fetch(tools: &Path) -> Option<()> {
 
 fn prepared(account: &Account, folder: PathBuf) -> Result<Binaries, Error> {
     let package = folder.join("../..");
-    if !package.join("native/pg-symlinks.json").is_file() {
-        return Ok(Binaries { folder });
+    let folder = if package.join("native/pg-symlinks.json").is_file() {
+        make_links(&package)?;
+        account.reachable_package(&package)?.join("native/bin")
+    } else {
+        folder
+    };
+    // They follow links to find each other.
+    let program = folder.join("pg_ctl");
+    if is_literal(&program.canonicalize().map_err(Error::file(&program))?) {
+        Ok(Binaries { folder })
+    } else {
+        Err(Error::Programs { folder })
     }
-    make_links(&package)?;
-    Ok(Binaries { folder: account.reachable_package(&package)?.join("native/bin") })
 }
 
 #[derive(serde::Deserialize)]
@@ -249,6 +264,22 @@ mod tests {
         assert!(error.to_string().contains(root.path().to_str().unwrap()), "{error}");
         fake(root.path());
         assert_eq!(named(root.path().to_owned()).unwrap(), root.path());
+    }
+
+    #[test]
+    fn programs_whose_path_a_shell_would_execute_are_refused_by_name() {
+        let root = tempfile::tempdir().unwrap();
+        let account = Account::find().unwrap();
+        let (plain, other) = (root.path().join("bin"), root.path().join("a`touch x`b"));
+        fake(&plain);
+        fake(&other);
+        assert_eq!(Binaries::in_folder(&account, &plain).unwrap().folder, plain);
+        let link = root.path().join("link");
+        std::os::unix::fs::symlink(&other, &link).unwrap();
+        for folder in [other, link] {
+            let Err(error) = Binaries::in_folder(&account, &folder) else { panic!("{folder:?} was taken") };
+            assert!(error.to_string().contains("PYROGRAPH_POSTGRES_BIN"), "{error}");
+        }
     }
 
     #[test]

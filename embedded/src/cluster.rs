@@ -13,6 +13,7 @@ use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 
 use crate::account::Account;
 use crate::binaries::Binaries;
+use crate::path::is_literal;
 use crate::{Error, home, name, secret, write_private};
 
 pub(crate) const USER: &str = "pyrograph";
@@ -157,12 +158,12 @@ impl Cluster {
         Ok(None)
     }
 
-    /// Starts the server on its port again if it does not run. Returns whether it did not.
-    pub(crate) fn revive(&self, port: u16) -> Result<bool, Error> {
+    /// Starts the server on its port again if it does not run, after calling `report`. Returns whether it did not.
+    pub(crate) fn revive(&self, port: u16, report: impl FnOnce()) -> Result<bool, Error> {
         if self.running()?.is_some() {
             return Ok(false);
         }
-        tracing::error!("Postgres has stopped; starting it again");
+        report();
         self.start_at(port)?;
         Ok(true)
     }
@@ -194,17 +195,22 @@ impl Cluster {
         self.account.own(&settings)?;
 
         let earlier = fs::metadata(self.log()).map_or(0, |log| log.len());
-        let status = self
+        let done = self
             .control()
             .args(["start", "-w", "-t", "60", "-l"])
-            .arg(self.log())
-            .status()
+            .arg(self.named("log"))
+            // The server writes to its log only, so that this pipe ends with pg_ctl.
+            .stderr(Stdio::piped())
+            .output()
             .map_err(Error::file(self.binaries.program("pg_ctl")))?;
-        if status.success() {
+        if done.status.success() {
             return Ok(());
         }
-        let output = end_of_log(&self.log(), earlier).unwrap_or_default();
-        Err(Error::Program { program: "pg_ctl start".into(), status: status.to_string(), output })
+        let of_server = end_of_log(&self.log(), earlier).unwrap_or_default();
+        let own = String::from_utf8_lossy(&done.stderr).trim().to_owned();
+        let nothing = format!("it gave no reason; see {}", self.log().display());
+        let output = [of_server, own].into_iter().find(|text| !text.is_empty()).unwrap_or(nothing);
+        Err(Error::Program { program: "pg_ctl start".into(), status: done.status.to_string(), output })
     }
 
     fn settings(&self, port: u16) -> String {
@@ -235,9 +241,15 @@ impl Cluster {
 
     fn control(&self) -> std::process::Command {
         let mut command = self.account.command(&self.binaries.program("pg_ctl"));
-        command.arg("-D").arg(self.data());
+        command.current_dir(&self.folder).arg("-D").arg(self.named("data"));
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         command
+    }
+
+    /// A path in the folder, for an argument of pg_ctl, which writes it into a command of the shell. The name of the
+    /// folder may have characters that the shell executes; then the path is relative.
+    fn named(&self, name: &str) -> PathBuf {
+        if is_literal(&self.folder) { self.folder.join(name) } else { PathBuf::from(name) }
     }
 
     /// Starts a process that deletes the cluster as soon as this one ends, also by a kill: it waits for the end of its
@@ -304,6 +316,44 @@ fn is_postgres(pid: Pid) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A cluster in a folder of this name, within one that every account may enter.
+    fn cluster(within: &Path, name: &str) -> Cluster {
+        use std::os::unix::fs::PermissionsExt as _;
+        fs::set_permissions(within, fs::Permissions::from_mode(0o755)).unwrap();
+        let tools = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.tools");
+        Cluster::prepare(&within.join(name), &tools, Durability::ThrownAway).unwrap()
+    }
+
+    #[test]
+    fn no_name_of_a_folder_is_executed() {
+        let within = tempfile::Builder::new().tempdir_in("/tmp").unwrap();
+        for name in ["a$(touch pwned)", "a`touch pwned`", r#"a";touch pwned;""#, "a'b", r"a\b", "a$HOME!b", "a b&c|d;e"]
+        {
+            let cluster = cluster(within.path(), name);
+            cluster.start().unwrap();
+            assert!(cluster.running().unwrap().is_some(), "{name}");
+            cluster.stop("immediate").unwrap();
+            assert!(cluster.running().unwrap().is_none(), "{name}");
+            let written: Vec<_> =
+                fs::read_dir(cluster.folder()).unwrap().map(|file| file.unwrap().file_name()).collect();
+            assert!(!written.iter().any(|file| file == "pwned"), "{written:?}");
+        }
+        assert!(!Path::new("/pwned").exists());
+        let tools = Path::new("tools");
+        let refused = Cluster::prepare(&within.path().join("a\nb"), tools, Durability::ThrownAway).unwrap_err();
+        assert!(matches!(refused, Error::Path { .. }), "{refused}");
+        assert!(!within.path().join("a\nb").exists());
+    }
+
+    #[test]
+    fn a_start_that_fails_has_a_reason() {
+        let within = tempfile::Builder::new().tempdir_in("/tmp").unwrap();
+        let cluster = cluster(within.path(), "data");
+        fs::create_dir(cluster.log()).unwrap();
+        let why = cluster.start().unwrap_err().to_string();
+        assert!(why.contains("pg_ctl start failed") && why.contains("irectory"), "{why}");
+    }
 
     #[test]
     fn a_failed_start_shows_its_own_lines() {

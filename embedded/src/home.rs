@@ -10,14 +10,17 @@ use std::path::{Path, PathBuf};
 
 use crate::Error;
 use crate::account::{Account, SHARED_ROOT};
+use crate::path::check_path;
 
 const LOCATION: &str = "location";
 const BELONGS_TO: &str = "belongs_to";
 
 /// The folder of the cluster of `wanted`, created for a new one.
 pub(crate) fn prepare(account: &Account, wanted: &Path) -> Result<PathBuf, Error> {
+    check_path(wanted)?;
     fs::create_dir_all(wanted).map_err(Error::file(wanted))?;
     let wanted = wanted.canonicalize().map_err(Error::file(wanted))?;
+    check_path(&wanted)?;
     if let Some(folder) = find(account, &wanted)? {
         fs::create_dir_all(&folder).map_err(Error::file(&folder))?;
         return Ok(folder);

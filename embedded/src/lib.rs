@@ -9,11 +9,13 @@ mod cluster;
 mod home;
 mod keeper;
 mod name;
+mod path;
 mod postgres;
 mod s3;
 mod stale_uploads;
 mod temporary;
 
+pub use path::check_path;
 pub use postgres::Postgres;
 pub use s3::S3;
 pub use temporary::{TemporaryDatabase, TemporaryOptions, TemporaryPostgres};
@@ -67,6 +69,14 @@ pub enum Error {
          this one with an empty database, delete the file `location` in it"
     )]
     Copy { wanted: PathBuf, owner: PathBuf, outside: PathBuf },
+    #[error(
+        "the programs of Postgres are in {folder:?}, and they run each other through a shell, which would execute \
+         characters of this path. Set PYROGRAPH_POSTGRES_BIN to a folder whose path has only letters, digits and \
+         /._-+@,:=~% or spaces"
+    )]
+    Programs { folder: PathBuf },
+    #[error("the path {path:?} contains a control character, and no database can be in such a folder; choose another")]
+    Path { path: PathBuf },
     #[error("{program} failed ({status}): {output}")]
     Program { program: String, status: String, output: String },
     #[error("the database at {address} does not answer: {source}")]

@@ -54,6 +54,14 @@ impl Postgres {
         self.keeper = self.cluster.clone().map(|(cluster, port)| Keeper::start(cluster, port));
     }
 
+    /// From now on the end of an embedded server is expected: the signal that stops this process may have reached it
+    /// too. It is still started again until [`Postgres::stop`], since others have work to store, but not as an error.
+    pub fn stopping(&self) {
+        if let Some(keeper) = &self.keeper {
+            keeper.expect_end();
+        }
+    }
+
     /// For a process that exits at once: signals the cluster in `folder` to stop as after a crash, and does not wait.
     pub fn quit(folder: &Path) {
         Cluster::quit(folder);
