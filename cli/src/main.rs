@@ -79,6 +79,7 @@ fn help_tables() -> String {
 }
 
 fn main() -> ExitCode {
+    signal::ignore_file_size();
     let line = configuration::without_empty_variables(Pyrograph::command()).get_matches();
     let ended = match Pyrograph::from_arg_matches(&line) {
         Ok(line) => run(line.command),

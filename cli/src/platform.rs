@@ -4,8 +4,9 @@
 //! memory, a kill in a test). It holds the other end of a pipe from this process and stops when the pipe closes, also
 //! if this process is killed.
 
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::{Duration, Instant};
@@ -27,8 +28,9 @@ use crate::key::Key;
 use crate::server::{Admits, Server, listen};
 use crate::{local_key, signal};
 
-/// How long the worker may take to return its job.
-const WORKER_FAREWELL: Duration = Duration::from_secs(15);
+/// How long the worker may take to finish or return its job: the limits of [`worker::WITH_PARENT`], and the time to
+/// write that to the database, which may be away.
+const WORKER_FAREWELL: Duration = Duration::from_secs(35);
 /// A worker that ran at least this long and died is restarted at once.
 const STEADY: Duration = Duration::from_secs(30);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
@@ -160,6 +162,7 @@ impl Platform {
     /// Stops worker, API, S3 and Postgres, in this order.
     pub(crate) async fn stop(self) -> Result<(), Failure> {
         self.local_key.abort();
+        self.installation.stopping();
         self.stop_worker.cancel();
         if !self.worker.is_finished() {
             let _ = self.worker.await;
@@ -191,6 +194,7 @@ async fn keep_worker(mut command: Command, process: WorkerProcess, stop: Cancell
     let mut pause = Duration::ZERO;
     while !stop.is_cancelled() {
         let since = Instant::now();
+        let mut was_asked = false;
         match command.spawn() {
             Ok(mut child) => {
                 process.set(&child);
@@ -199,6 +203,7 @@ async fn keep_worker(mut command: Command, process: WorkerProcess, stop: Cancell
                 tokio::select! {
                     ended = child.wait() => match ended {
                         Ok(status) if status.code() == Some(EXIT_USAGE.into()) => return,
+                        Ok(status) if is_of_request(status) => was_asked = true,
                         Ok(status) => tracing::error!(%status, "the worker exited, restarting it"),
                         Err(error) => tracing::error!(%error, "the worker was lost, restarting it"),
                     },
@@ -208,16 +213,26 @@ async fn keep_worker(mut command: Command, process: WorkerProcess, stop: Cancell
             }
             Err(error) => tracing::error!(%error, "the worker did not start"),
         }
-        pause = if since.elapsed() > STEADY {
+        // The request may have been for this process too, and arrive here last.
+        pause = if since.elapsed() > STEADY && !was_asked {
             Duration::ZERO
         } else {
             (pause * 2).clamp(Duration::from_millis(500), LONGEST_PAUSE)
         };
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
-            () = stop.cancelled() => {}
+            () = stop.cancelled() => continue,
+        }
+        if was_asked {
+            tracing::warn!("a signal from elsewhere has stopped the worker; starting it again");
         }
     }
+}
+
+/// Whether a worker ended because it was asked to: in order, or by the signal itself if that came very early.
+fn is_of_request(status: ExitStatus) -> bool {
+    let requests = [Signal::HUP, Signal::INT, Signal::TERM].map(Signal::as_raw);
+    status.success() || status.signal().is_some_and(|signal| requests.contains(&signal))
 }
 
 /// Closes the pipe, which asks the worker to return its job and exit; kills it if it does not.
@@ -264,5 +279,21 @@ mod tests {
         let kept = tokio::time::timeout(Duration::from_secs(30), keeping);
         kept.await.expect("it was started for ever");
         assert_eq!(std::fs::read_to_string(&starts).unwrap().lines().count(), 2);
+    }
+
+    #[test]
+    fn a_worker_of_up_has_time_to_finish() {
+        let drain = worker::WITH_PARENT;
+        assert!(
+            WORKER_FAREWELL >= drain.finish.max(drain.suspend) + Duration::from_secs(10),
+            "it is killed before it is done"
+        );
+    }
+
+    #[test]
+    fn an_end_on_request_is_no_crash() {
+        let of = ExitStatus::from_raw;
+        assert!([0, 1, 2, 15].into_iter().all(|wait| is_of_request(of(wait))), "exit code 0, or those signals");
+        assert!(![1 << 8, 9, 11].into_iter().any(|wait| is_of_request(of(wait))), "exit code 1, kill, crash");
     }
 }

@@ -5,8 +5,8 @@
 //! API refuses (`refusals`, `presigned`, `contract`, `clients`), how models are imported (`imports`, `checkpoints`,
 //! `flux_files`) and exported (`exports`), what the engine detects (`misfits`) and has loaded (`residency`), then
 //! failures below a running job (`crash`, `lost_lease`, `lost_replies`, `takeover`, `resume`, `cancel`, `events`,
-//! `loading`, `acknowledged`, `disks`), what the platform provides (`database`, `certificates`, `proxies`, `credentials`,
-//! `nameless`), secrets (`secrets`), the rehearsal of a run on a card (`gauge`), and the scripts of the set-up
+//! `loading`, `acknowledged`, `disks`), how processes stop (`stops`), what the platform provides (`database`,
+//! `certificates`, `proxies`, `credentials`, `nameless`), secrets (`secrets`), the rehearsal of a run on a card (`gauge`), and the scripts of the set-up
 //! (`set_up`).
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "tests print what they measure")]
@@ -49,5 +49,6 @@ mod secrets;
 mod set_up;
 mod stable_diffusion;
 mod start_up;
+mod stops;
 mod takeover;
 mod unheard;

@@ -183,7 +183,8 @@ pub fn mentioning(needle: &str) -> Vec<u32> {
     all().filter(|id| runs(*id) && arguments(*id).iter().any(|argument| argument.contains(needle))).collect()
 }
 
-fn children_of(parent: u32) -> Vec<u32> {
+/// Process ids of the current direct children of a process.
+pub fn children_of(parent: u32) -> Vec<u32> {
     let parent = parent.to_string();
     all()
         .filter(|id| {

@@ -306,15 +306,18 @@ fn at(path: &Path) -> impl FnOnce(io::Error) -> CacheError + use<> {
     move |source| if is_disk_full(&source) { CacheError::Full(path) } else { CacheError::Disk { path, source } }
 }
 
-/// Whether an error means that the local disk is full.
+/// Whether an error means that the local disk takes no more: it is full, a quota is, or the file reached its limit
+/// (`ulimit -f`).
 pub fn is_disk_full(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+    use io::ErrorKind;
+    matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge)
 }
 
-/// The same for an error of [`domain::storage`], which keeps only the text of the system's error: ENOSPC and EDQUOT.
+/// The same for an error of [`domain::storage`], which keeps only the text of the system's error: ENOSPC, EDQUOT and
+/// EFBIG.
 fn says_disk_full(error: &domain::Error) -> bool {
     let words = error.to_string();
-    ["(os error 28)", "(os error 122)"].iter().any(|code| words.contains(code))
+    ["(os error 28)", "(os error 122)", "(os error 27)"].iter().any(|code| words.contains(code))
 }
 
 /// Makes a rename durable.

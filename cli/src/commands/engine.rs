@@ -3,12 +3,14 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use anyhow::Context as _;
 use clap::Args;
 use worker::{EngineConfig, Fault};
 
 use super::engine_flags::EngineFlags;
 use crate::configuration::{ByteSize, variable};
 use crate::failure::Failure;
+use crate::signal;
 
 /// Own a device and run models for a worker (speaks only the worker's protocol on stdin and stdout)
 #[derive(Debug, Args)]
@@ -21,8 +23,9 @@ pub(crate) struct Engine {
 }
 
 impl Engine {
-    /// Serves stdin and stdout until they close.
+    /// Serves stdin and stdout until they close. Signals that ask to stop are ignored: they reach the worker too.
     pub(crate) fn run(self) -> Result<ExitCode, Failure> {
+        signal::ignore_requests().context("could not ignore signals")?;
         let fault = match variable("PYROGRAPH_ENGINE_FAULT") {
             Some(text) => Some(text.parse::<Fault>().map_err(Failure::Usage)?),
             None => None,

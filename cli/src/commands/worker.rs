@@ -19,11 +19,16 @@ use crate::configuration::{Services, duration, imports, lease_policy, number, wo
 use crate::failure::Failure;
 use crate::{services, signal};
 
+/// Limits of a worker of `up`: shorter than usual, since the user waits at the terminal. An interrupted job continues
+/// at the next start.
+pub(crate) const WITH_PARENT: Drain = Drain { finish: Duration::from_secs(20), suspend: Duration::from_secs(20) };
+
 /// Run a worker
 ///
 /// Leases jobs and runs them in a child process that owns the device. Start one worker per device, on any machine that
-/// reaches the database and the bucket. Ctrl-C or SIGTERM returns the running job to the queue; the job of a killed
-/// worker is claimed by another within 40 s.
+/// reaches the database and the bucket. Ctrl-C, SIGTERM or SIGHUP stops it in order: it has two minutes to finish its
+/// pictures, or one to store a checkpoint, and returns what it did not finish. The job of a killed worker is claimed by
+/// another within 40 s.
 #[derive(Debug, Args)]
 pub(crate) struct Worker {
     /// Kinds of jobs to run
@@ -80,8 +85,7 @@ impl Worker {
         config.name = self.name.clone();
         config.queues = self.queues.clone();
         if self.with_parent {
-            // The user waits at the terminal; an interrupted job continues at the next start.
-            config.drain = Drain { finish: Duration::from_secs(3), suspend: Duration::from_secs(10) };
+            config.drain = WITH_PARENT;
         }
         Ok(config)
     }

@@ -2,7 +2,9 @@
 //!
 //! It knows files on the local disk and the messages of [`crate::protocol`], but no database, storage or jobs. One
 //! thread (the caller's) owns the device; a second one reads stdin, so that a cancel is seen while the device is busy.
-//! When stdin closes, the process exits at once, even in the middle of a step: an engine never outlives its worker.
+//! When stdin closes, the process exits at once, even in the middle of a step: an engine never outlives its worker. It
+//! ignores signals that ask it to stop (SIGTERM, SIGINT, SIGHUP): an init system sends them to all processes of a
+//! service, and the worker still needs its engine to finish pictures and to store a checkpoint.
 
 mod control_group;
 mod fault;
@@ -98,13 +100,6 @@ fn serve(
     config: EngineConfig,
     orphaned: impl FnOnce() + Send + 'static,
 ) -> ExitCode {
-    let device = match diffusion::device::open(config.device) {
-        Ok(device) => device,
-        Err(error) => {
-            tracing::error!(%error, "no device");
-            return ExitCode::FAILURE;
-        }
-    };
     let session = Arc::new(EngineSession::new(output, config.fault.unwrap_or_default()));
     let (orders, inbox) = mpsc::channel();
     let reader = Arc::clone(&session);
@@ -112,6 +107,14 @@ fn serve(
         reader.read_orders(input, &orders);
         orphaned();
     });
+    // After the reading thread has started: a driver that hangs must not keep an engine whose worker is gone.
+    let device = match diffusion::device::open(config.device) {
+        Ok(device) => device,
+        Err(error) => {
+            tracing::error!(%error, "no device");
+            return ExitCode::FAILURE;
+        }
+    };
     let is_gpu = is_gpu(&device);
     let bytes = config.vram_budget.or_else(|| machine::usual(is_gpu));
     if bytes.is_none() {
