@@ -4,6 +4,7 @@
 use std::borrow::Cow;
 use std::fmt::Arguments;
 use std::io::{self, Write as _};
+use std::path::Path;
 
 use anyhow::Context as _;
 
@@ -44,6 +45,11 @@ pub(crate) fn escaped(text: &str) -> Cow<'_, str> {
         return text.into();
     }
     text.chars().map(|c| if hidden(c) { c.escape_default().to_string() } else { c.to_string() }).collect()
+}
+
+/// A path in a message that has other lines, [escaped].
+pub(crate) fn shown(path: &Path) -> String {
+    escaped(&path.to_string_lossy()).into_owned()
 }
 
 fn unless_closed(result: io::Result<()>) -> Result<(), Failure> {

@@ -6,9 +6,11 @@ use std::io;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
+use anyhow::Context as _;
 use tempfile::{Builder, NamedTempFile, TempPath};
 
 use crate::failure::Failure;
+use crate::output::shown;
 
 /// Refuses to replace a file, unless the user asks for it.
 pub(crate) fn check_free(file: &Path, overwrite: bool) -> Result<(), Failure> {
@@ -20,7 +22,24 @@ pub(crate) fn check_free(file: &Path, overwrite: bool) -> Result<(), Failure> {
 
 /// The refusal to replace `file`.
 pub(crate) fn exists(file: &Path) -> Failure {
-    Failure::Usage(format!("{} exists; name another file or give --overwrite", file.display()))
+    Failure::Usage(format!("{} exists; name another file or give --overwrite", shown(file)))
+}
+
+/// Checks that `file` can be written, before the work whose result it will hold. Creates missing folders.
+///
+/// # Errors
+/// A part of the path is a file or a link to nothing, or the system refuses a file there, with its reason.
+pub(crate) fn check_writable(file: &Path) -> Result<(), Failure> {
+    for (index, path) in file.ancestors().enumerate().filter(|(_, path)| !path.as_os_str().is_empty()) {
+        let refused = |why: &str| Err(Failure::Usage(format!("{} {why}", shown(path))));
+        match fs::metadata(path) {
+            Ok(found) if index > 0 && !found.is_dir() => return refused("is a file, not a folder"),
+            Err(_) if path.is_symlink() => return refused("is a link to nothing"),
+            _ => {}
+        }
+    }
+    part_of(file).with_context(|| format!("could not write {}", shown(file)))?;
+    Ok(())
 }
 
 /// A new file in the folder of `file`, which is created if it is missing. It is deleted when it is dropped. Its

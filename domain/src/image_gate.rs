@@ -51,12 +51,14 @@ pub async fn check(field: &str, bytes: Bytes) -> Result<CheckedImage> {
     tokio::task::spawn_blocking(move || check_now(&field, bytes)).await.map_err(Error::internal)?
 }
 
+/// Why no picture of so many bytes is taken, as a sentence; `None` for one that may be.
+pub fn too_large(bytes: u64) -> Option<String> {
+    (bytes > MAX_BYTES).then(|| format!("The picture has {bytes} bytes; at most {MAX_BYTES} (25 MiB) are taken."))
+}
+
 fn check_now(field: &str, bytes: Bytes) -> Result<CheckedImage> {
-    if bytes.len() as u64 > MAX_BYTES {
-        return Err(Error::too_large(
-            field,
-            format!("The picture has {} bytes; at most {MAX_BYTES} (25 MiB) are taken.", bytes.len()),
-        ));
+    if let Some(why) = too_large(bytes.len() as u64) {
+        return Err(Error::too_large(field, why));
     }
     let format = format::of(&bytes).map_err(|why| Error::unsupported(field, why))?;
     let undecodable = |why: String| Error::invalid(field, format!("The picture cannot be decoded: {why}."));

@@ -557,7 +557,7 @@ pub async fn learn_networks(pool: &PgPool, id: ModelId, networks: &Networks) -> 
 }
 
 /// Extensions of files with weights, which are often written with a model's name.
-const WEIGHTS: [&str; 5] = [".safetensors", ".sft", ".gguf", ".ckpt", ".pt"];
+pub const WEIGHTS: [&str; 5] = [".safetensors", ".sft", ".gguf", ".ckpt", ".pt"];
 
 /// A name as it is written, without folders and extension, and in letters that [`check_name`] allows.
 pub fn spellings(name: &str) -> Vec<String> {

@@ -152,13 +152,10 @@ pub async fn complete(
         }
         head => head?,
     };
-    if head.bytes > image_gate::MAX_BYTES {
+    if let Some(why) = image_gate::too_large(head.bytes) {
         // Another picture may be put in its place.
         storage.discard([upload.storage_key]).await;
-        return Err(Error::too_large(
-            "upload",
-            format!("The picture has {} bytes; at most {} (25 MiB) are taken.", head.bytes, image_gate::MAX_BYTES),
-        ));
+        return Err(Error::too_large("upload", why));
     }
     let bytes = match storage.get(&upload.storage_key).await {
         Err(Error::NotFound { .. }) => return completed(caller, database, dataset, example).await,

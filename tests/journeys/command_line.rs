@@ -266,8 +266,22 @@ async fn what_cannot_be_is_refused_before_anything_is_sent() {
         (preview.to_str().unwrap(), pickle.to_str().unwrap(), text(&over_the_api["detail"]));
     let tiny = tiny_folder();
     let (photos, written, tiny) = (photos.to_str().unwrap(), caption.to_str().unwrap(), tiny.to_str().unwrap());
+    let [pipe, large] = ["pi\npe.png", "large.png"].map(|name| stack.folder().join(name));
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    File::create(&large).unwrap().set_len(3 << 30).unwrap();
+    let (pipe, large, below) = (pipe.to_str().unwrap(), large.to_str().unwrap(), format!("{written}/more/"));
     for (arguments, code, word) in [
         (&["generate", "an owl", "--output", written][..], 2, written),
+        (&["generate", "an owl", "--output", &below], 2, "owl.txt is a file, not a folder"),
+        (&["generate", "an owl", "--output", "/proc/pictures/"], 1, "could not write /proc/pictures"),
+        (&["generate", "an owl", "--image", pipe], 2, r"pi\npe.png is not a file"),
+        (&["generate", "--from", pipe], 2, r"pi\npe.png is not a file"),
+        (&["picture-info", pipe], 2, r"pi\npe.png is not a file"),
+        (&["picture-info", large], 4, "at most 26214400 (25 MiB) are taken"),
+        (&["generate", "an owl", "--image", large], 4, "at most 26214400 (25 MiB) are taken"),
+        (&["generate", "an owl", "--lora", "other/tiny.safetensors"], 2, "pyrograph models import"),
+        (&["models", "import", "/dev/null", "--name", "x"], 2, "/dev/null is neither a file nor a folder"),
+        (&["models", "import", pipe, "--name", "x"], 2, "is neither a file nor a folder"),
         (&["generate", "an owl", "--preview", written], 2, written),
         (&["generate", "an owl", "--preview", preview], 2, "--overwrite"),
         (&["generate", "an owl", "--image", photos], 2, photos),
@@ -345,6 +359,39 @@ async fn an_interrupted_training_says_what_stays() {
     assert_eq!(stack.cli_json(&["datasets", "show", &dataset])["examples"].as_array().unwrap().len(), 2);
     assert!(stack.cli(&["datasets", "remove", &dataset]).status.success());
     stack.ledger.audit().await;
+}
+
+/// Ctrl-C during an upload: the command says what stays on the server.
+#[tokio::test]
+async fn an_interrupted_upload_says_what_stays() {
+    let mut stack = Stack::start(Pace::Promised).await;
+    let photos = stack.folder().join("photos");
+    std::fs::create_dir(&photos).unwrap();
+    for photo in discs(3) {
+        std::fs::write(photos.join(&photo.name), &photo.bytes).unwrap();
+    }
+    let dataset = stack.client.empty_dataset("discs").await;
+    // A server that does not answer.
+    stack.api().signal(Signal::STOP);
+    let mut adding = stack.cli_process("adding", &["datasets", "add", &dataset, photos.to_str().unwrap()]);
+    tokio::time::sleep(seconds(2)).await;
+    assert_eq!(adding.end(Signal::INT, seconds(20)).code(), Some(5), "{}", adding.log());
+    stack.api().signal(Signal::CONT);
+    let log = adding.log();
+    assert!(log.contains("0 of 3 pictures") && log.contains(&format!("datasets show {dataset}")), "{log}");
+
+    // A file whose upload takes long.
+    let bytes: u64 = 3 << 30;
+    let header = format!(r#"{{"t":{{"dtype":"U8","shape":[{bytes}],"data_offsets":[0,{bytes}]}}}}"#);
+    let weights = stack.folder().join("large.safetensors");
+    std::fs::write(&weights, [&(header.len() as u64).to_le_bytes()[..], header.as_bytes()].concat()).unwrap();
+    File::options().write(true).open(&weights).unwrap().set_len(8 + header.len() as u64 + bytes).unwrap();
+    let mut importing =
+        stack.cli_process("importing", &["models", "import", weights.to_str().unwrap(), "--name", "large"]);
+    tokio::time::sleep(seconds(2)).await;
+    assert_eq!(importing.end(Signal::INT, seconds(20)).code(), Some(5), "{}", importing.log());
+    assert!(importing.log().contains("pyrograph models show large"), "{}", importing.log());
+    assert_eq!(stack.cli(&["models", "show", "large"]).status.code(), Some(4), "no model is left");
 }
 
 /// A generation can be found again after the process that requested it is lost.

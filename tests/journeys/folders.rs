@@ -169,6 +169,39 @@ async fn one_folder_is_the_same_dataset_by_every_way() {
     stack.ledger.audit().await;
 }
 
+/// File systems allow names that a form cannot carry, and files that are none.
+#[tokio::test]
+async fn pictures_of_any_name_are_added_and_what_is_no_file_is_left_out() {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt as _;
+
+    let stack = Stack::start(Pace::Promised).await;
+    let dir = stack.folder().join("named");
+    std::fs::create_dir(&dir).unwrap();
+    let names = [&b"a \"b\".png"[..], b"new\nline.png", b"back\\slash.png", b"\xff.png", b"\x1b[2J.png"];
+    for (shade, name) in names.iter().enumerate() {
+        std::fs::write(dir.join(OsStr::from_bytes(name)), encoded(20, 20, shade as u8, ImageFormat::Png)).unwrap();
+    }
+    std::fs::write(dir.join("a \"b\".txt"), "quoted").unwrap();
+    std::fs::File::create(dir.join("large.png")).unwrap().set_len(3 << 30).unwrap();
+    assert!(std::process::Command::new("mkfifo").arg(dir.join("pipe.png")).status().unwrap().success());
+    let dataset = stack.client.empty_dataset("named").await;
+    let added = stack.cli_json(&["datasets", "add", &dataset, dir.to_str().unwrap()]);
+    let examples = added["examples"].as_array().unwrap();
+    assert_eq!(examples.len(), names.len(), "{added:#}");
+    assert!(examples.iter().any(|example| example["caption"] == "quoted"), "{added:#}");
+    let left: Vec<&str> =
+        added["left_out"].as_array().unwrap().iter().map(|one| one["file"].as_str().unwrap()).collect();
+    assert_eq!(left, ["large.png", "pipe.png"]);
+
+    let quoted = dir.join("a \"b\".png");
+    assert!(stack.cli(&["picture-info", quoted.to_str().unwrap()]).status.success());
+    std::fs::write(dir.join("new\nline.png"), "not a picture").unwrap();
+    let refused = stack.cli(&["picture-info", dir.join("new\nline.png").to_str().unwrap()]);
+    let told = String::from_utf8_lossy(&refused.stderr);
+    assert!(refused.status.code() == Some(4) && told.contains(r"new\nline.png"), "{told}");
+}
+
 #[tokio::test]
 async fn half_a_jpeg_is_refused_by_every_way() {
     use base64::Engine as _;

@@ -32,6 +32,7 @@ pub(crate) use upload::{create_input, import_model, picture_info, read_picture};
 use crate::configuration::secret;
 use crate::failure::Failure;
 use crate::key::{self, Key};
+use crate::output::shown;
 use crate::{local_key, whole_file};
 
 /// Maximum number of items in one page.
@@ -271,13 +272,12 @@ impl Client {
     /// It is a folder, is not a weights file, or cannot be written.
     pub(crate) fn check_writable(file: &Path) -> Result<(), Failure> {
         if file.is_dir() {
-            return Err(Failure::Usage(format!("{} is a folder, not a file", file.display())));
+            return Err(Failure::Usage(format!("{} is a folder, not a file", shown(file))));
         }
         if file.extension().is_none_or(|ending| ending != "safetensors") {
-            return Err(Failure::Usage(format!("{} does not end in .safetensors", file.display())));
+            return Err(Failure::Usage(format!("{} does not end in .safetensors", shown(file))));
         }
-        whole_file::part_of(file).with_context(|| format!("could not write {}", file.display()))?;
-        Ok(())
+        whole_file::check_writable(file)
     }
 
     /// Downloads `url`, which may be presigned, to `file`: completely, or not at all. Creates missing folders.
@@ -286,7 +286,7 @@ impl Client {
     /// Without `overwrite`, also a file that was created meanwhile.
     pub(crate) async fn download(&self, url: &str, file: &Path, overwrite: bool) -> Result<(), Failure> {
         let mut response = self.send(self.request(Method::GET, url)?).await?.bytes_stream();
-        let cannot_write = || format!("could not write {}", file.display());
+        let cannot_write = || format!("could not write {}", shown(file));
         let (out, part) = whole_file::part_of(file).with_context(cannot_write)?;
         let mut out = tokio::fs::File::from_std(out);
         while let Some(chunk) = response.next().await {
@@ -407,7 +407,16 @@ mod tests {
         assert!(why.contains("--overwrite"), "{why}");
         whole_file::check_free(&file, true).unwrap();
         whole_file::check_free(&folder.path().join("other.safetensors"), false).unwrap();
-        assert!(Client::check_writable(&file.join("below-a-file.safetensors")).is_err());
+        let Err(Failure::Usage(why)) = Client::check_writable(&file.join("below-a-file.safetensors")) else {
+            panic!("a file is no folder")
+        };
+        assert!(why.contains("pencil.safetensors is a file, not a folder"), "{why}");
+        let link = folder.path().join("link.safetensors");
+        std::os::unix::fs::symlink("nowhere/x", &link).unwrap();
+        for below in [link.clone(), link.join("x.safetensors")] {
+            let Err(Failure::Usage(why)) = Client::check_writable(&below) else { panic!("{below:?} was taken") };
+            assert!(why.contains("link.safetensors is a link to nothing"), "{why}");
+        }
         let caption = folder.path().join("owl.txt");
         std::fs::write(&caption, "an owl").unwrap();
         assert!(matches!(Client::check_writable(&caption), Err(Failure::Usage(_))));

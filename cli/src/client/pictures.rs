@@ -3,18 +3,20 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::Context as _;
 use domain::dataset::folder::{self, Content, File, Kind, LITTER, LeftOut};
+use domain::image_gate;
 use reqwest::multipart::Form;
 use serde_json::{Value, json};
 
 use super::resource::Dataset;
-use super::upload::{file_name, picture_part};
+use super::upload::{picture_part, sent_name};
 use super::{Client, path_segment};
 use crate::failure::Failure;
 use crate::meter::Meter;
-use crate::output::tell;
+use crate::output::{escaped, shown, tell};
 
 /// Most files of one folder, so that a wrong path does not upload a whole disk.
 const MAX_FILES: usize = 100_000;
@@ -106,7 +108,7 @@ impl Pictures {
             tell!("There is a dataset {name} already; the pictures become the dataset {free}.");
         }
         let dataset: Dataset = client.post("/v1/datasets", &json!({ "name": free })).await?;
-        match unless_interrupted(self.add_to(client, &dataset.id)).await {
+        match unless_interrupted(self.send(client, &dataset.id, &AtomicUsize::new(0))).await {
             Ok(added) => Ok((dataset, added)),
             Err(failure) => {
                 let _ = client.delete(&format!("/v1/datasets/{}", path_segment(&dataset.id))).await;
@@ -116,8 +118,22 @@ impl Pictures {
     }
 
     /// Adds the pictures to a dataset, one request each. Pictures that the server refuses are left out; if it refuses
-    /// all, that is a failure.
+    /// all, that is a failure. Those that were added before Ctrl-C stay.
     pub(crate) async fn add_to(&self, client: &Client, dataset: &str) -> Result<Added, Failure> {
+        let count = AtomicUsize::new(0);
+        match unless_interrupted(self.send(client, dataset, &count)).await {
+            Err(Failure::Canceled(why)) => Err(Failure::Canceled(format!(
+                "{why}: {} of {} pictures were added and stay in the dataset, perhaps also the one that was being \
+                 sent. `pyrograph datasets show {dataset}` lists them.",
+                count.into_inner(),
+                self.pictures.len()
+            ))),
+            done => done,
+        }
+    }
+
+    /// As [`Pictures::add_to`], without Ctrl-C. `count` is that of the pictures that were added until now.
+    async fn send(&self, client: &Client, dataset: &str, count: &AtomicUsize) -> Result<Added, Failure> {
         let meter = Meter::count("uploading pictures", self.pictures.len() as u64);
         let mut added = Added { left_out: self.left_out.clone(), ..Added::default() };
         let images = format!("/v1/datasets/{}/images", path_segment(dataset));
@@ -130,13 +146,14 @@ impl Pictures {
             match client.offer_form::<Value>(&images, form).await? {
                 Ok(_) => {
                     added.count += 1;
+                    count.store(added.count, Ordering::Relaxed);
                     if picture.caption.is_empty() {
                         added.without_caption.push(picture.name.clone());
                     }
                 }
                 Err(why) => {
                     // The server names the file as well.
-                    let named = format!("`{}`: ", file_name(&picture.path)?);
+                    let named = format!("`{}`: ", sent_name(&picture.path));
                     let reason = why.strip_prefix(&named).unwrap_or(&why);
                     added.left_out.push(LeftOut::new(&picture.name, reason));
                 }
@@ -145,8 +162,7 @@ impl Pictures {
         }
         added.left_out.sort();
         if added.count == 0 {
-            let reasons: Vec<String> =
-                added.left_out.iter().map(|left| format!("\n  {}: {}", left.file, left.reason)).collect();
+            let reasons: Vec<String> = added.left_out.iter().map(|left| format!("\n  {}", reason_of(left))).collect();
             return Err(Failure::Refused(format!("No picture can be used:{}", reasons.concat())));
         }
         Ok(added)
@@ -161,15 +177,19 @@ fn few(names: &[&str], most: usize) -> String {
 
 /// The message for a folder without a picture.
 fn nothing(folder: &Path, left_out: &[LeftOut]) -> String {
-    let told =
-        left_out.iter().filter(|left| left.reason != LITTER).map(|left| format!("\n  {}: {}", left.file, left.reason));
+    let told = left_out.iter().filter(|left| left.reason != LITTER).map(|left| format!("\n  {}", reason_of(left)));
     let told: Vec<String> = told.collect();
-    format!("{} contains no pictures{}", folder.display(), told.concat())
+    format!("{} contains no pictures{}", shown(folder), told.concat())
+}
+
+/// One line about a file that was left out.
+fn reason_of(left: &LeftOut) -> String {
+    escaped(&format!("{}: {}", left.file, left.reason)).into_owned()
 }
 
 /// Lists the files of a folder, with the texts. `within` is the path of `folder` within the whole.
 fn list(folder: &Path, within: &str, paths: &mut Vec<PathBuf>, files: &mut Vec<File>) -> Result<(), Failure> {
-    let cannot_read = |path: &Path| format!("could not read {}", path.display());
+    let cannot_read = |path: &Path| format!("could not read {}", shown(path));
     for entry in std::fs::read_dir(folder).with_context(|| cannot_read(folder))? {
         let entry = entry.with_context(|| cannot_read(folder))?;
         let path = entry.path();
@@ -181,15 +201,20 @@ fn list(folder: &Path, within: &str, paths: &mut Vec<PathBuf>, files: &mut Vec<F
             continue;
         }
         if files.len() == MAX_FILES {
-            return Err(Failure::Usage(format!("{} contains more than {MAX_FILES} files", folder.display())));
+            return Err(Failure::Usage(format!("{} contains more than {MAX_FILES} files", shown(folder))));
         }
         let (name, content) = match folder::kind(&name) {
             // Of such a folder only the name is of interest.
             Kind::Other(reason) if is_folder && reason == LITTER => (format!("{name}/*"), Content::Nothing(reason)),
             _ if is_folder => (name, Content::Nothing("A link to a folder.".to_owned())),
             _ if !path.exists() => (name, Content::Nothing("A link to nothing.".to_owned())),
+            // It is not opened: a named pipe would wait for a program that writes to it.
+            _ if !path.is_file() => (name, Content::Nothing("Not a file.".to_owned())),
             Kind::Other(reason) => (name, Content::Nothing(reason)),
-            Kind::Picture => (name, Content::Picture),
+            Kind::Picture => {
+                let length = std::fs::metadata(&path).with_context(|| cannot_read(&path))?.len();
+                (name, image_gate::too_large(length).map_or(Content::Picture, Content::Nothing))
+            }
             kind @ (Kind::Caption | Kind::Table) => {
                 let limit = kind.text_limit().unwrap_or_default();
                 let length = std::fs::metadata(&path).with_context(|| cannot_read(&path))?.len();
@@ -275,6 +300,12 @@ mod tests {
         file(".git/config", b"");
         file("._a.png", b"");
         file("notes.md", b"");
+        file("large.png", b"");
+        std::fs::File::create(folder.path().join("large.png")).unwrap().set_len(3 << 30).unwrap();
+        for pipe in ["pipe.png", "a.caption"] {
+            let pipe = folder.path().join(pipe);
+            rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR, 0).unwrap();
+        }
         std::os::unix::fs::symlink(folder.path().join("a.png"), folder.path().join("link.png")).unwrap();
         std::os::unix::fs::symlink(folder.path(), folder.path().join("round")).unwrap();
         let found = Pictures::of(folder.path()).unwrap();
@@ -282,7 +313,10 @@ mod tests {
             found.pictures.iter().map(|picture| (picture.name.as_str(), picture.caption.as_str())).collect();
         assert_eq!(names, [("a.png", "a red fox"), ("b.JPG", ""), ("in/c.gif", "an owl"), ("link.png", "")]);
         let left: Vec<_> = found.left_out.iter().map(|left| left.file.as_str()).collect();
-        assert_eq!(left, ["._a.png", ".git/", "long.png", "notes.md", "round"]);
+        let expected = ["._a.png", ".git/", "a.caption", "large.png", "long.png", "notes.md", "pipe.png", "round"];
+        assert_eq!(left, expected);
+        let why = |name: &str| &found.left_out.iter().find(|left| left.file == name).unwrap().reason;
+        assert!(why("pipe.png") == "Not a file." && why("large.png").contains("3221225472 bytes"));
     }
 
     #[test]

@@ -5,6 +5,8 @@ use std::fmt;
 
 use serde::Deserialize;
 
+use crate::output::shown;
+
 /// One page of a list.
 #[derive(Debug, Deserialize)]
 pub(crate) struct Page<T> {
@@ -235,7 +237,7 @@ impl PictureInfo {
     pub(crate) fn says_nothing(&self, picture: &std::path::Path) -> String {
         let reasons: Vec<&str> = self.unmapped.iter().map(|one| one.reason.as_str()).collect();
         let colon = if reasons.is_empty() { "" } else { ": " };
-        format!("{} does not say how it was made{colon}{}", picture.display(), reasons.join(" "))
+        format!("{} does not say how it was made{colon}{}", shown(picture), reasons.join(" "))
     }
 }
 

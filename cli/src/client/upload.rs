@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use domain::model::config_beside;
-use domain::weights_gate;
+use domain::{image_gate, weights_gate};
 use formats::{Sniffer, folder, json};
 use futures::TryStreamExt as _;
 use reqwest::Body;
@@ -18,7 +18,7 @@ use super::Client;
 use super::resource::{Input, PictureInfo};
 use crate::failure::Failure;
 use crate::meter::Meter;
-use crate::output::tell;
+use crate::output::{shown, tell};
 
 /// Uploads an input picture for generations. Returns its id.
 pub(crate) async fn create_input(client: &Client, path: &Path) -> Result<String, Failure> {
@@ -41,15 +41,22 @@ pub(crate) async fn picture_info(client: &Client, path: &Path, model: Option<&st
     client.post_form("/v1/picture-info", form).await.map_err(|failure| of_file(path, failure))
 }
 
+/// A form part with a picture.
+///
+/// # Errors
+/// `Usage` unless it is a file, `Refused` for a file that is too large for a picture.
 pub(super) async fn picture_part(path: &Path) -> Result<Part, Failure> {
-    let part = file_part(path, &file_name(path)?, None).await?;
+    if let Some(why) = image_gate::too_large(file_size(path)?) {
+        return Err(of_file(path, Failure::Refused(why)));
+    }
+    let part = file_part(path, &sent_name(path), None).await?;
     Ok(part.mime_str(media_type(path)).context("not a media type")?)
 }
 
 /// A refusal that names the file.
 fn of_file(path: &Path, failure: Failure) -> Failure {
     match failure {
-        Failure::Refused(why) => Failure::Refused(format!("{}: {why}", path.display())),
+        Failure::Refused(why) => Failure::Refused(format!("{}: {why}", shown(path))),
         other => other,
     }
 }
@@ -68,7 +75,7 @@ pub(crate) async fn import_model(
         model_files(path, variant)?.into_iter().map(|(inside, file)| ("file", inside, file)).collect();
     for (part, path) in parts {
         let path = Path::new(path);
-        files.push((*part, file_name(path)?, path.to_owned()));
+        files.push((*part, sent_name(path), path.to_owned()));
     }
     let mut total = 0;
     for (_, inside, file) in &files {
@@ -88,9 +95,9 @@ pub(crate) async fn import_model(
 /// Checks the header of a file of weights, which the server would refuse only when it arrives. As on the server, any
 /// name but that of a text may hold weights. `called` is its path within the model. Returns its size in bytes.
 fn check_content(file: &Path, called: &str) -> Result<u64, Failure> {
-    let cannot_read = || format!("could not read {}", file.display());
+    let cannot_read = || format!("could not read {}", shown(file));
+    let bytes = file_size(file)?;
     let mut open = std::fs::File::open(file).with_context(cannot_read)?;
-    let bytes = open.metadata().with_context(cannot_read)?.len();
     if [".json", ".txt", ".md", ".model"].iter().any(|end| called.ends_with(end)) {
         return Ok(bytes);
     }
@@ -111,17 +118,20 @@ fn check_content(file: &Path, called: &str) -> Result<u64, Failure> {
 /// with the weights of `variant`.
 fn model_files(path: &Path, variant: Option<&str>) -> Result<Vec<(String, PathBuf)>, Failure> {
     if !path.exists() {
-        return Err(Failure::Usage(format!("there is no file or folder {}", path.display())));
+        return Err(Failure::Usage(format!("there is no file or folder {}", shown(path))));
     }
     if path.is_file() {
         return with_config(path);
     }
+    if !path.is_dir() {
+        return Err(Failure::Usage(format!("{} is neither a file nor a folder", shown(path))));
+    }
     let mut found = Vec::new();
     for entry in read_folder(path)? {
-        let name = file_name(&entry)?;
+        let name = sent_name(&entry);
         if entry.is_dir() {
             for inner in read_folder(&entry)? {
-                found.push((format!("{name}/{}", file_name(&inner)?), inner));
+                found.push((format!("{name}/{}", sent_name(&inner)), inner));
             }
         } else {
             found.push((name, entry));
@@ -129,10 +139,10 @@ fn model_files(path: &Path, variant: Option<&str>) -> Result<Vec<(String, PathBu
     }
     found.retain(|(_, file)| file.is_file());
     let names: Vec<&str> = found.iter().map(|(name, _)| name.as_str()).collect();
-    let refused = |reason: String| Failure::Usage(format!("{}: {reason}", path.display()));
+    let refused = |reason: String| Failure::Usage(format!("{}: {reason}", shown(path)));
     let chosen = if names.contains(&folder::INDEX) {
         let index = path.join(folder::INDEX);
-        let text = std::fs::read(&index).with_context(|| format!("could not read {}", index.display()))?;
+        let text = std::fs::read(&index).with_context(|| format!("could not read {}", shown(&index)))?;
         let index = json::read(&text).map_err(|error| refused(format!("{} is not JSON: {error}", folder::INDEX)))?;
         folder::pipeline(&names, &index, variant).map_err(refused)?
     } else {
@@ -147,7 +157,7 @@ fn model_files(path: &Path, variant: Option<&str>) -> Result<Vec<(String, PathBu
 
 /// A file of weights, and PEFT's config beside it.
 fn with_config(weights: &Path) -> Result<Vec<(String, PathBuf)>, Failure> {
-    let name = file_name(weights)?;
+    let name = sent_name(weights);
     let folder = weights.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let beside = read_folder(folder)?;
     let names: Vec<&str> = beside.iter().filter_map(|path| path.file_name()?.to_str()).collect();
@@ -159,7 +169,7 @@ fn with_config(weights: &Path) -> Result<Vec<(String, PathBuf)>, Failure> {
 fn read_folder(folder: &Path) -> Result<Vec<PathBuf>, Failure> {
     let mut entries = std::fs::read_dir(folder)
         .and_then(|entries| entries.map(|entry| entry.map(|entry| entry.path())).collect::<Result<Vec<_>, _>>())
-        .with_context(|| format!("could not read {}", folder.display()))?;
+        .with_context(|| format!("could not read {}", shown(folder)))?;
     entries.retain(|path| path.file_name().and_then(|name| name.to_str()).is_some_and(|name| !name.starts_with('.')));
     entries.sort();
     Ok(entries)
@@ -167,13 +177,9 @@ fn read_folder(folder: &Path) -> Result<Vec<PathBuf>, Failure> {
 
 /// A form part with the name `name` that streams `file`.
 async fn file_part(file: &Path, name: &str, meter: Option<&Meter>) -> Result<Part, Failure> {
-    let cannot_read = || format!("could not read {}", file.display());
+    let cannot_read = || format!("could not read {}", shown(file));
+    let length = file_size(file)?;
     let open = tokio::fs::File::open(file).await.with_context(cannot_read)?;
-    let metadata = open.metadata().await.with_context(cannot_read)?;
-    if !metadata.is_file() {
-        return Err(Failure::Usage(format!("{} is not a file", file.display())));
-    }
-    let length = metadata.len();
     let count = meter.map(Meter::counter);
     let pieces = ReaderStream::with_capacity(open, 256 << 10).inspect_ok(move |piece| {
         if let Some(count) = &count {
@@ -183,14 +189,29 @@ async fn file_part(file: &Path, name: &str, meter: Option<&Meter>) -> Result<Par
     Ok(Part::stream_with_length(Body::wrap_stream(pieces), length).file_name(name.to_owned()))
 }
 
-/// The name of a file, if it can be sent in a form.
-pub(super) fn file_name(path: &Path) -> Result<String, Failure> {
-    match path.file_name().and_then(|name| name.to_str()) {
-        Some(name) if !name.contains(['"', '\r', '\n', '\\']) => Ok(name.to_owned()),
-        _ => {
-            Err(Failure::Usage(format!("the file name of {} contains characters that cannot be sent", path.display())))
-        }
+/// The size of a file in bytes. It is not opened, since opening a named pipe waits for a program that writes to it.
+fn file_size(path: &Path) -> Result<u64, Failure> {
+    let metadata = std::fs::metadata(path).with_context(|| format!("could not read {}", shown(path)))?;
+    if !metadata.is_file() {
+        return Err(Failure::Usage(format!("{} is not a file", shown(path))));
     }
+    Ok(metadata.len())
+}
+
+/// The name of a file as a form can carry it: quotation marks and ends of lines are escaped as browsers do, and what no
+/// header can carry is replaced. The server needs the name for its messages, and the ending of a model's file.
+pub(super) fn sent_name(path: &Path) -> String {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let sent = |c: char| match c {
+        '"' => "%22".to_owned(),
+        '\r' => "%0D".to_owned(),
+        '\n' => "%0A".to_owned(),
+        // The server would take a backslash for the end of a folder's name.
+        '\\' => "_".to_owned(),
+        c if c.is_control() => "_".to_owned(),
+        c => c.to_string(),
+    };
+    name.chars().map(sent).collect()
 }
 
 fn media_type(path: &Path) -> &'static str {
@@ -267,6 +288,41 @@ mod tests {
         let missing = folder.path().join("x.safetensors");
         let Err(Failure::Usage(why)) = model_files(&missing, None) else { panic!("no file was taken") };
         assert!(why.contains("there is no file"), "{why}");
+    }
+
+    #[tokio::test]
+    async fn a_pipe_and_a_device_are_no_files_and_are_not_opened() {
+        let folder = tempfile::tempdir().unwrap();
+        let pipe = folder.path().join("ink\n.safetensors");
+        rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR, 0).unwrap();
+        let Err(Failure::Usage(why)) = picture_part(&pipe).await else { panic!("a pipe was taken") };
+        assert!(why.contains(r"ink\n.safetensors is not a file"), "{why}");
+        let Err(Failure::Usage(why)) = check_content(&pipe, "x.safetensors") else { panic!("a pipe was taken") };
+        assert!(why.contains("is not a file"), "{why}");
+        for path in [&pipe, Path::new("/dev/null")] {
+            let Err(Failure::Usage(why)) = model_files(path, None) else { panic!("{path:?} was taken") };
+            assert!(why.contains("is neither a file nor a folder"), "{why}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_too_large_for_a_picture_is_not_sent() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("large.png");
+        std::fs::File::create(&path).unwrap().set_len(3 << 30).unwrap();
+        let Err(Failure::Refused(why)) = picture_part(&path).await else { panic!("it was taken") };
+        assert!(why.contains("large.png: The picture has 3221225472 bytes"), "{why}");
+    }
+
+    #[test]
+    fn every_name_can_be_sent() {
+        use std::os::unix::ffi::OsStrExt as _;
+        let sent = |name: &[u8]| sent_name(&Path::new("in").join(std::ffi::OsStr::from_bytes(name)));
+        assert_eq!(sent("brûlé 鳥.png".as_bytes()), "brûlé 鳥.png");
+        assert_eq!(sent(b"a \"b\".png"), "a %22b%22.png");
+        assert_eq!(sent(b"a\r\nb.png"), "a%0D%0Ab.png");
+        assert_eq!(sent(b"a\\b\x1b\x7f.png"), "a_b__.png");
+        assert_eq!(sent(b"a\xff.png"), "a\u{fffd}.png");
     }
 
     #[test]

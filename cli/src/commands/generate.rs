@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use clap::{ArgGroup, Args};
+use domain::model::WEIGHTS;
 use requests::generation_limits::NUM_IMAGES;
 use requests::{OutputFormat, PromptSyntax};
 use serde_json::{Map, Value, json};
@@ -11,9 +12,10 @@ use serde_json::{Map, Value, json};
 use super::{Outcome, finite, print_json, whole};
 use crate::client::{
     Artifact, Client, ClientOptions, Generation, PictureInfo, Preview, create_input, follow_generation, read_picture,
+    unless_interrupted,
 };
 use crate::failure::Failure;
-use crate::output::{say, tell};
+use crate::output::{say, shown, tell};
 use crate::whole_file;
 
 /// Generate pictures from a prompt
@@ -126,17 +128,31 @@ impl FromStr for Lora {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
+        // No name or scale has one, and the server would take the last part of a path for a name.
+        if text.contains(['/', '\\']) {
+            return Err(path_for_name(text));
+        }
         let (model, scale) = match text.rsplit_once(':') {
             Some((model, scale)) => {
                 (model, finite(scale).map_err(|_| format!("'{scale}' is not a scale; write NAME:0.8"))?)
             }
             None => (text, 1.0),
         };
+        if WEIGHTS.iter().any(|ending| model.ends_with(ending)) && Path::new(model).exists() {
+            return Err(path_for_name(model));
+        }
         if model.is_empty() {
             return Err("the name of the LoRA is missing; write NAME or NAME:0.8".to_owned());
         }
         Ok(Self { model: model.to_owned(), scale })
     }
+}
+
+fn path_for_name(path: &str) -> String {
+    format!(
+        "'{path}' is a file, and LoRAs are named as on the server; import it with \
+         `pyrograph models import FILE --name NAME`, then give --lora NAME"
+    )
 }
 
 fn output_format(name: &str) -> Result<OutputFormat, String> {
@@ -189,11 +205,12 @@ impl Generate {
     pub(crate) async fn run(mut self) -> Outcome {
         check_output(&self.output)?;
         check_format(&self.output, self.format)?;
+        check_writable(&self.output)?;
         self.preview.as_deref().map_or(Ok(()), |preview| check_preview(preview, &self.output, self.overwrite))?;
         let client = Client::new(&self.client)?;
         let recorded = match &self.from {
             Some(picture) => {
-                let info = read_picture(&client, picture, self.model.as_deref()).await?;
+                let info = unless_interrupted(read_picture(&client, picture, self.model.as_deref())).await?;
                 let flags = self.request(Map::new());
                 recorded(info, picture, &flags, |warning| tell!("warning: {warning}"))?
             }
@@ -201,7 +218,7 @@ impl Generate {
         };
         for picture in [&mut self.image, &mut self.mask].into_iter().flatten() {
             if Path::new(picture.as_str()).exists() {
-                *picture = create_input(&client, Path::new(picture.as_str())).await?;
+                *picture = unless_interrupted(create_input(&client, Path::new(picture.as_str()))).await?;
             } else if picture.parse::<uuid::Uuid>().is_err() {
                 return Err(Failure::Usage(format!("there is no file {picture}, and it is not the id of a picture")));
             }
@@ -209,7 +226,7 @@ impl Generate {
         let request = self.request(recorded);
         let count = request["num_images"].as_u64().map_or(1, |count| count.min(u64::from(*NUM_IMAGES.end())));
         check_free(&self.output, 0..count as u32, self.overwrite)?;
-        let created: Value = client.post("/v1/generations", &request).await?;
+        let created: Value = unless_interrupted(client.post("/v1/generations", &request)).await?;
         // The id lets the user find the pictures if this process is killed.
         tell!("generation {}", created["id"].as_str().unwrap_or_default());
         let preview = self.preview.as_deref().map(|file| Preview { file, overwrite: self.overwrite });
@@ -218,7 +235,14 @@ impl Generate {
         for warning in &generation.warnings {
             tell!("warning: {warning}");
         }
-        let places = download(&client, &generation, &self.output, self.overwrite).await?;
+        let places = unless_interrupted(download(&client, &generation, &self.output, self.overwrite)).await;
+        if places.is_err() {
+            tell!(
+                "The pictures are on the server: `pyrograph generations show {} --output FILE_OR_DIR` downloads them.",
+                generation.id
+            );
+        }
+        let places = places?;
         if self.client.json {
             last["files"] = places.iter().map(|place| place.display().to_string()).collect();
             print_json(&last)?;
@@ -243,7 +267,7 @@ fn recorded(
     mut warn: impl FnMut(String),
 ) -> Result<Map<String, Value>, Failure> {
     let given = |field: &str| flags.get(if field == "lora" { "loras" } else { field }).is_some();
-    let shown = picture.display();
+    let shown = shown(picture);
     let Some(mut request) = info.request.clone() else {
         return Err(Failure::Failed(anyhow::anyhow!(info.says_nothing(picture))));
     };
@@ -316,7 +340,7 @@ fn check_format(output: &Path, format: Option<OutputFormat>) -> Outcome {
     match (file_format(output), format) {
         (Some(of_name), Some(format)) if of_name != format => Err(Failure::Usage(format!(
             "--output {} is the name of a {} file, and the pictures are {}",
-            output.display(),
+            shown(output),
             of_name.as_str(),
             format.as_str()
         ))),
@@ -326,7 +350,7 @@ fn check_format(output: &Path, format: Option<OutputFormat>) -> Outcome {
 
 /// Refuses an output that is not a folder or a picture file, so that no other file is overwritten.
 pub(crate) fn check_output(output: &Path) -> Outcome {
-    let shown = output.display();
+    let shown = shown(output);
     if output.is_dir() || file_format(output).is_some() {
         return Ok(());
     }
@@ -344,15 +368,25 @@ pub(crate) fn check_output(output: &Path) -> Outcome {
     }
 }
 
+/// Checks that pictures can be written to `output`, which [`check_output`] has accepted. Creates missing folders.
+pub(crate) fn check_writable(output: &Path) -> Outcome {
+    if is_folder(output) {
+        whole_file::check_writable(&output.join("picture.png"))
+    } else {
+        whole_file::check_writable(output)
+    }
+}
+
 /// Refuses a preview that is not a JPEG file, that the picture would replace, or that exists.
 fn check_preview(file: &Path, output: &Path, overwrite: bool) -> Outcome {
     if !ends_in(file, &["jpg", "jpeg"]) || file.is_dir() {
-        return Err(Failure::Usage(format!("--preview {} is not a file ending in .jpg", file.display())));
+        return Err(Failure::Usage(format!("--preview {} is not a file ending in .jpg", shown(file))));
     }
     if file == output {
-        return Err(Failure::Usage(format!("--preview and --output are the same file, {}", file.display())));
+        return Err(Failure::Usage(format!("--preview and --output are the same file, {}", shown(file))));
     }
-    whole_file::check_free(file, overwrite)
+    whole_file::check_free(file, overwrite)?;
+    whole_file::check_writable(file)
 }
 
 fn ends_in(file: &Path, endings: &[&str]) -> bool {
@@ -421,6 +455,41 @@ mod tests {
     #[test]
     fn a_bare_prompt_asks_for_nothing_else() {
         assert_eq!(parse(&["a fox"]).unwrap().request(Map::new()), json!({ "prompt": "a fox" }));
+    }
+
+    #[test]
+    fn a_lora_is_named_and_no_file_is_taken_for_its_name() {
+        for path in ["other/dog.safetensors", "./dog", "other/dog.safetensors:0.8", r"C:\loras\dog.safetensors"] {
+            let why = path.parse::<Lora>().unwrap_err();
+            assert!(why.contains(path) && why.contains("pyrograph models import"), "{why}");
+        }
+        let folder = tempfile::Builder::new().prefix("dog").suffix(".safetensors").tempfile_in(".").unwrap();
+        let name = folder.path().file_name().unwrap().to_str().unwrap();
+        assert!(format!("{name}:0.5").parse::<Lora>().unwrap_err().contains("models import"));
+        for (text, model, scale) in
+            [("dog", "dog", 1.0), ("dog.v2:0.5", "dog.v2", 0.5), ("no-such.pt", "no-such.pt", 1.0)]
+        {
+            assert_eq!(text.parse(), Ok(Lora { model: model.to_owned(), scale }));
+        }
+    }
+
+    #[test]
+    fn an_output_that_cannot_be_written_is_refused_with_its_reason() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        std::fs::write(at("file.png"), "").unwrap();
+        std::os::unix::fs::symlink("nowhere", at("link")).unwrap();
+        for (output, reason) in [
+            (at("file.png/more/"), "file.png is a file, not a folder"),
+            (at("link"), "link is a link to nothing"),
+            (at("link/owl.png"), "link is a link to nothing"),
+        ] {
+            let Err(Failure::Usage(why)) = check_writable(&output) else { panic!("{output:?} was taken") };
+            assert!(why.contains(reason), "{why}");
+        }
+        let Err(Failure::Failed(_)) = check_writable(Path::new("/proc/pictures/")) else { panic!("/proc was taken") };
+        check_writable(&at("new/")).unwrap();
+        assert_eq!(std::fs::read_dir(at("new")).unwrap().count(), 0, "nothing is left behind");
     }
 
     #[test]

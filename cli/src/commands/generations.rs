@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use serde_json::Value;
 
-use super::generate::{check_output, download};
+use super::generate::{check_output, check_writable, download};
 use super::models::short;
 use super::{Outcome, job, print_json, whole};
 use crate::client::{Client, ClientOptions, Generation, Job, Status};
@@ -94,7 +94,10 @@ impl Generations {
 }
 
 async fn show(id: &str, output: Option<PathBuf>, overwrite: bool, options: &ClientOptions) -> Outcome {
-    output.as_deref().map_or(Ok(()), check_output)?;
+    if let Some(output) = &output {
+        check_output(output)?;
+        check_writable(output)?;
+    }
     let client = Client::new(&options)?;
     let mut shown: Value = client.get(&job::address(COLLECTION, id)).await?;
     let job: Job = Client::understand(shown.clone())?;

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::swap::SwapOptions;
 use super::{Outcome, print_json};
-use crate::client::{Client, ClientOptions, Model, follow, follow_import, import_model};
+use crate::client::{Client, ClientOptions, Model, follow, follow_import, import_model, unless_interrupted};
 use crate::failure::Failure;
 use crate::output::say;
 use crate::table::Table;
@@ -201,7 +201,17 @@ impl Import {
         let model = match request {
             None => {
                 let (path, variant) = (Path::new(&self.source), self.variant.as_deref());
-                import_model(&client, path, &self.name, variant, &self.texts(), &self.parts()).await?
+                let (texts, parts) = (self.texts(), self.parts());
+                match unless_interrupted(import_model(&client, path, &self.name, variant, &texts, &parts)).await {
+                    Err(Failure::Canceled(why)) => {
+                        return Err(Failure::Canceled(format!(
+                            "{why}: the server discards what was sent. If all of it had arrived, \
+                             `pyrograph models show {}` shows the model.",
+                            self.name
+                        )));
+                    }
+                    imported => imported?,
+                }
             }
             Some(request) => {
                 let created: Value = client.post("/v1/models", &request).await?;
