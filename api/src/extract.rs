@@ -3,6 +3,7 @@
 
 use std::borrow::Cow;
 use std::io::Read as _;
+use std::num::{IntErrorKind, ParseIntError};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,11 +15,11 @@ use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::IntoResponse;
-use domain::PageRequest;
+use domain::{MAX_LIMIT, PageRequest};
 use flate2::read::MultiGzDecoder;
 use futures::{StreamExt, stream};
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer};
 use serde_path_to_error::{Path as FieldPath, Segment};
 use tokio::sync::Mutex;
 
@@ -175,6 +176,8 @@ fn read_json<T: DeserializeOwned>(body: &[u8]) -> Result<T> {
                 let message = message.rsplit_once(" at line ").map_or(message.as_str(), |(message, _)| message);
                 wrong_field(&path, message)
             }
+            // The codes are those of Unicode, so that the text is JSON (RFC 8259, section 8.2), but not a text.
+            _ if wording::is_half_a_pair(&error.to_string()) => wrong_field(&path, wording::HALF_A_PAIR),
             // serde_json takes a number or a list for bad syntax where a name is expected.
             _ if serde_json::from_slice::<serde_json::Value>(body).is_ok() => wrong_field(&path, wording::NO_NAME),
             _ => Problem::new(StatusCode::BAD_REQUEST, format!("The body is not JSON: {error}.")),
@@ -221,11 +224,19 @@ fn wrong_field(path: &FieldPath, message: &str) -> Problem {
     Problem::field(StatusCode::UNPROCESSABLE_ENTITY, field, wording::plain(message))
 }
 
+/// Whether a NUL character is there, as a byte or escaped. After an escaped backslash, `u0000` is text.
 fn has_nul(body: &[u8]) -> bool {
-    body.windows(6).any(|window| window == b"\\u0000") || body.contains(&0)
+    let mut rest = body;
+    while let Some(at) = rest.iter().position(|byte| matches!(byte, 0 | b'\\')) {
+        if rest[at] == 0 || rest[at + 1..].starts_with(b"u0000") {
+            return true;
+        }
+        rest = rest.get(at + 2..).unwrap_or_default();
+    }
+    false
 }
 
-/// Finds the field with the NUL character, if there is one: `\\u0000` in a body may also be a backslash before `u0000`.
+/// Finds the field with the NUL character. There is none if the body is not JSON, or if the field is there twice.
 fn nul_problem(body: &[u8]) -> Problem {
     fn find(value: &serde_json::Value, path: &str) -> Option<String> {
         use serde_json::Value;
@@ -245,10 +256,7 @@ fn nul_problem(body: &[u8]) -> Problem {
         Some(field) => {
             Problem::field(StatusCode::UNPROCESSABLE_ENTITY, field, "It holds a NUL character, which cannot be kept.")
         }
-        None => Problem::new(
-            StatusCode::BAD_REQUEST,
-            "The body holds a NUL byte or the text `\\u0000`, which is not taken.",
-        ),
+        None => Problem::new(StatusCode::BAD_REQUEST, "The body holds a NUL character, which cannot be kept."),
     }
 }
 
@@ -329,10 +337,22 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Query<T> {
 pub(crate) struct PageQuery {
     /// Maximum number of items on the page.
     #[param(minimum = 1, maximum = 100, default = 20)]
+    #[serde(default, deserialize_with = "limit")]
     pub limit: Option<i64>,
     /// `next_cursor` of the previous page.
     #[param(pattern = "^[A-Za-z0-9_-]{21}[AQgw]$")]
     pub cursor: Option<String>,
+}
+
+/// Reads `limit`. A number of any size is refused with the range.
+pub(crate) fn limit<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<i64>, D::Error> {
+    let Some(text) = Option::<Cow<str>>::deserialize(deserializer)? else { return Ok(None) };
+    text.parse().map(Some).map_err(|error: ParseIntError| match error.kind() {
+        IntErrorKind::PosOverflow | IntErrorKind::NegOverflow => {
+            serde::de::Error::custom(format!("{text} is outside the range 1 to {MAX_LIMIT}"))
+        }
+        _ => serde::de::Error::custom(error),
+    })
 }
 
 impl PageQuery {
@@ -513,15 +533,24 @@ mod tests {
             (r#"{"width":1,"inner":[{"scale":1,"sclae":1}]}"#, 422, "inner[0].sclae"),
             (r#"{"width":1,"inner":[{"scale":1,"name":"a\u0000b"}]}"#, 422, "inner[0].name"),
             (r#"{"width":1,"width":1}"#, 422, "width"),
+            (r#"{"width":1,"inner":[{"scale":1,"name":"\ud800"}]}"#, 422, "inner[0].name"),
         ] {
             let problem = read_json::<Outer>(body.as_bytes()).unwrap_err();
             assert_eq!((problem.status, problem.errors[0].field.as_str()), (status, field), "{body}: {problem:?}");
         }
-        for body in
-            ["", "{", r#"{"width":1} x"#, "{\"width\":1}\0", r#"{"width":1,"inner":[{"scale":1,"name":"\ud800"}]}"#]
-        {
+        for body in ["", "{", r#"{"width":1} x"#, "{\"width\":1}\0", r#"{"width":1,"inner":[{"name":"\ud8"#] {
             assert_eq!(read_json::<Outer>(body.as_bytes()).unwrap_err().status, 400, "{body:?}");
         }
         assert_eq!(read_json::<Outer>(b"[]").unwrap_err().status, 422);
+    }
+
+    #[test]
+    fn only_a_nul_character_is_one() {
+        for body in [r#""\u0000""#, r#""a\\\u0000""#, r#""\n\u0000""#, "\0", "a\0"] {
+            assert!(has_nul(body.as_bytes()), "{body:?}");
+        }
+        for body in [r#""a literal \\u0000""#, r#""\\\\u0000""#, r#""\u0001""#, "\"", "\\", ""] {
+            assert!(!has_nul(body.as_bytes()), "{body:?}");
+        }
     }
 }

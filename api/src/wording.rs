@@ -24,6 +24,15 @@ const THERE: [(&str, &str); 4] =
 /// As serde would say that a value is none of the names of an enum.
 pub(crate) const NO_NAME: &str = "It has to be one of the names that are documented";
 
+pub(crate) const HALF_A_PAIR: &str = "It holds half of a surrogate pair, which is not a character";
+
+/// Whether a message of serde_json is about a surrogate without the other one, such as `\ud83d` alone.
+pub(crate) fn is_half_a_pair(message: &str) -> bool {
+    ["unexpected end of hex escape", "lone leading surrogate in hex escape"]
+        .iter()
+        .any(|start| message.starts_with(start))
+}
+
 /// A sentence about the value, from serde's message.
 pub(crate) fn plain(message: &str) -> String {
     let wrong = ["invalid type: ", "invalid value: "].iter().find_map(|start| message.strip_prefix(start));

@@ -57,6 +57,7 @@ mod liveness;
 pub mod model;
 mod named;
 mod notice;
+mod object;
 mod page;
 pub mod picture_info;
 pub mod preview;

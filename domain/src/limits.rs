@@ -10,11 +10,11 @@ pub const MAX_FILE_BYTES: u64 = 64 * 1024 * 1024 * 1024;
 /// Most files of one model.
 pub const MAX_FILES: usize = 200;
 
-/// The seed that a request states, or a random one. Random seeds are below 2³², the range of a `torch.Generator` on the
-/// CPU.
-pub(crate) fn seed(requested: Option<i64>) -> Result<i64> {
+/// The first of `count` seeds: the one that a request states, or a random one. Random seeds are below 2³², the range of
+/// a `torch.Generator` on the CPU.
+pub(crate) fn seed(requested: Option<i64>, count: u32) -> Result<i64> {
     match requested {
         None | Some(-1) => Ok(i64::from(getrandom::u32().map_err(Error::internal)?)),
-        Some(seed) => Ok(in_range("seed", seed, -1..=i64::MAX)?),
+        Some(seed) => Ok(in_range("seed", seed, -1..=i64::MAX - i64::from(count.saturating_sub(1)))?),
     }
 }

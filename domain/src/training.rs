@@ -53,11 +53,11 @@ pub struct TrainingRequest {
     pub trigger_word: Option<String>,
     /// Number of training steps; 1000 by default.
     #[schema(minimum = 1, maximum = 100000)]
-    #[serde(default, deserialize_with = "integer::optional")]
+    #[serde(default, deserialize_with = "integer::optional::<_, _, 1, 100_000>")]
     pub steps: Option<u32>,
     /// Rank of the adapter; 16 by default.
     #[schema(minimum = 1, maximum = 512)]
-    #[serde(default, deserialize_with = "integer::optional")]
+    #[serde(default, deserialize_with = "integer::optional::<_, _, 1, 512>")]
     pub rank: Option<u32>,
     /// Scale of the adapter is `alpha / rank`; absent means `rank`.
     #[schema(minimum = 0.001, maximum = 4096)]
@@ -69,15 +69,15 @@ pub struct TrainingRequest {
     pub learning_rate: Option<f64>,
     /// Pictures in each step; 1 by default.
     #[schema(minimum = 1, maximum = 64)]
-    #[serde(default, deserialize_with = "integer::optional")]
+    #[serde(default, deserialize_with = "integer::optional::<_, _, 1, 64>")]
     pub batch_size: Option<u32>,
     /// Side of a square picture, in pixels; pictures of other shapes get the same area. If absent, the base's.
     #[schema(minimum = 32, maximum = 2048, multiple_of = 16)]
-    #[serde(default, deserialize_with = "integer::optional")]
+    #[serde(default, deserialize_with = "integer::optional::<_, _, 32, 2048>")]
     pub resolution: Option<u32>,
     /// Seed of the training; absent or -1 picks a random one.
     #[schema(minimum = -1, maximum = 9223372036854775807_i64)]
-    #[serde(default, deserialize_with = "integer::optional")]
+    #[serde(default, deserialize_with = "integer::optional::<_, _, -1, { i64::MAX }>")]
     pub seed: Option<i64>,
 }
 
@@ -174,7 +174,7 @@ fn params(request: &TrainingRequest, base: &Model, faults: &mut Faults) -> Resul
         )),
         batch_size: faults.take(in_range("batch_size", request.batch_size.unwrap_or(1), limits::BATCH_SIZE)),
         resolution: faults.take(resolution),
-        seed: faults.take(crate::limits::seed(request.seed)),
+        seed: faults.take(crate::limits::seed(request.seed, 1)),
     })
 }
 

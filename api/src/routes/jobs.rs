@@ -14,7 +14,7 @@ use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use super::job::{Artifact, JobError, Progress, ReportParts};
-use crate::extract::{Path, Query};
+use crate::extract::{self, Path, Query};
 use crate::problem::Result;
 use crate::{State, wording};
 
@@ -90,6 +90,7 @@ pub(crate) struct JobQuery {
     pub created_before: Option<String>,
     /// Maximum number of items on the page.
     #[param(minimum = 1, maximum = 100, default = 20)]
+    #[serde(default, deserialize_with = "extract::limit")]
     pub limit: Option<i64>,
     /// `next_cursor` of the previous page.
     #[param(pattern = "^[A-Za-z0-9_-]{21}[AQgw]$")]

@@ -158,6 +158,7 @@ pub(crate) struct ModelQuery {
     pub family: Option<String>,
     /// Maximum number of items on the page.
     #[param(minimum = 1, maximum = 100, default = 20)]
+    #[serde(default, deserialize_with = "extract::limit")]
     pub limit: Option<i64>,
     /// `next_cursor` of the previous page.
     #[param(pattern = "^[A-Za-z0-9_-]{21}[AQgw]$")]

@@ -2,13 +2,13 @@
 
 use formats::{Guidance, Scheduler};
 use requests::{OutputFormat, PromptSyntax, generation_limits as limits, in_range};
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::faults::Faults;
 use crate::input::SourceImage;
 use crate::model::{Model, ModelKind};
-use crate::{Error, InputId, Result, integer};
+use crate::{Error, InputId, Result, integer, object};
 
 /// Most characters of a prompt.
 pub const MAX_PROMPT_CHARS: usize = 10_000;
@@ -51,11 +51,11 @@ pub struct GenerationRequest {
     /// LoRAs to apply, at most eight with those that the prompt names. A LoRA that is named here and in the prompt is
     /// applied once, as it is stated here.
     #[schema(value_type = Option<Vec<LoraRequest>>, max_items = 8)]
-    #[serde(default, deserialize_with = "null_is_absent")]
+    #[serde(default, deserialize_with = "object::list")]
     pub loras: Vec<LoraRequest>,
     /// Number of pictures; 1 by default. Picture `i` uses `seed + i`.
     #[schema(minimum = 1, maximum = 4)]
-    #[serde(default, deserialize_with = "integer::optional")]
+    #[serde(default, deserialize_with = "integer::optional::<_, _, 1, 4>")]
     pub num_images: Option<u32>,
     /// Picture to start from: the identifier of an input or of an earlier picture, or a `data:` URI with the picture
     /// itself.
@@ -79,11 +79,11 @@ pub struct GenerationRequest {
     pub scheduler: Option<String>,
     /// Number of final layers of the CLIP text encoders to skip.
     #[schema(minimum = 0, maximum = 11)]
-    #[serde(default, deserialize_with = "integer::optional")]
+    #[serde(default, deserialize_with = "integer::optional::<_, _, 0, 11>")]
     pub clip_skip: Option<u32>,
     /// Number of denoising steps.
     #[schema(minimum = 1, maximum = 200)]
-    #[serde(default, deserialize_with = "integer::optional")]
+    #[serde(default, deserialize_with = "integer::optional::<_, _, 1, 200>")]
     pub num_inference_steps: Option<u32>,
     /// Guidance scale: of classifier-free guidance, or the one built into a guidance-distilled model such as
     /// FLUX.1-dev.
@@ -96,33 +96,29 @@ pub struct GenerationRequest {
     pub true_cfg_scale: Option<f64>,
     /// Width in pixels, a multiple of the model's `size_multiple`.
     #[schema(minimum = 16, maximum = 2048, multiple_of = 8)]
-    #[serde(default, deserialize_with = "integer::optional")]
+    #[serde(default, deserialize_with = "integer::optional::<_, _, 16, 2048>")]
     pub width: Option<u32>,
     /// Height in pixels, a multiple of the model's `size_multiple`.
     #[schema(minimum = 16, maximum = 2048, multiple_of = 8)]
-    #[serde(default, deserialize_with = "integer::optional")]
+    #[serde(default, deserialize_with = "integer::optional::<_, _, 16, 2048>")]
     pub height: Option<u32>,
-    /// Seed of the first picture. The same seed gives the same picture; absent or -1 picks a random one.
+    /// Seed of the first picture; that of the last is at most 2⁶³ - 1. The same seed gives the same picture; absent or
+    /// -1 picks a random one.
     #[schema(minimum = -1, maximum = 9223372036854775807_i64)]
-    #[serde(default, deserialize_with = "integer::optional")]
+    #[serde(default, deserialize_with = "integer::optional::<_, _, -1, { i64::MAX }>")]
     pub seed: Option<i64>,
     /// Send a rough preview as a `preview` event every this many steps: at most two a second, and no more than lengthen
     /// the generation by about a tenth.
     #[schema(minimum = 1, maximum = 200)]
-    #[serde(default, deserialize_with = "integer::optional")]
+    #[serde(default, deserialize_with = "integer::optional::<_, _, 1, 200>")]
     pub preview_every: Option<u32>,
     /// File format of the pictures; PNG by default.
     #[serde(default)]
     pub output_format: Option<OutputFormat>,
     /// Quality of the files; 90 by default, and 100 makes WebP lossless. PNG is always lossless and takes no quality.
     #[schema(minimum = 1, maximum = 100)]
-    #[serde(default, deserialize_with = "integer::optional")]
+    #[serde(default, deserialize_with = "integer::optional::<_, _, 1, 100>")]
     pub output_quality: Option<u8>,
-}
-
-/// Many clients send `null` for what they leave out.
-fn null_is_absent<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Vec<LoraRequest>, D::Error> {
-    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
 /// A LoRA of a request.

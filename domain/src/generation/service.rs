@@ -88,7 +88,7 @@ impl GenerationService {
         let stated = lora_requests.len();
         let (mut faults, mut tags) = (Faults::default(), Vec::new());
         let mut params = request::params(&request, &model, &mut faults)?;
-        let seed = faults.take(seed(request.seed));
+        let seed = faults.take(seed(request.seed, params.num_images));
         let prompt = Prompt { text: &params.prompt, syntax: params.prompt_syntax };
         let loras = loras::of(&self.catalog, caller, &model, lora_requests, prompt, &mut tags).await;
         let loras = faults.take(loras);

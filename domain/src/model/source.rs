@@ -14,7 +14,7 @@ use self::stated::Stated;
 use super::intake::{check_path, plain};
 use super::parts::Part;
 use crate::limits::MAX_FILES;
-use crate::{Caller, Error, Result, Scope, UploadId};
+use crate::{Caller, Error, Result, Scope, UploadId, object};
 
 const MAX_URL_BYTES: usize = 2048;
 const MAX_NAME_BYTES: usize = 96;
@@ -27,13 +27,13 @@ const MAX_VARIANT_BYTES: usize = 32;
 #[serde(deny_unknown_fields)]
 pub struct Parts {
     /// The text encoder: CLIP, or OpenCLIP for Stable Diffusion 2.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "object::optional", skip_serializing_if = "Option::is_none")]
     pub text_encoder: Option<Source>,
     /// The second text encoder: T5 for FLUX.1, OpenCLIP for Stable Diffusion XL.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "object::optional", skip_serializing_if = "Option::is_none")]
     pub text_encoder_2: Option<Source>,
     /// The autoencoder (VAE).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "object::optional", skip_serializing_if = "Option::is_none")]
     pub vae: Option<Source>,
 }
 

@@ -3,6 +3,7 @@
 //! here: joining the parts and checking the file, which an import does.
 
 use chrono::{DateTime, Duration, Utc};
+use requests::in_range;
 use serde::Deserialize;
 use sqlx::PgPool;
 use utoipa::ToSchema;
@@ -27,7 +28,7 @@ fn life() -> Duration {
 pub struct ModelUploadRequest {
     /// Size of the whole file, in bytes.
     #[schema(minimum = 1, maximum = 68719476736_i64, example = 23802932552_i64)]
-    #[serde(deserialize_with = "integer::required")]
+    #[serde(deserialize_with = "integer::required::<_, _, 1, { MAX_FILE_BYTES as i64 }>")]
     pub bytes: i64,
 }
 
@@ -59,9 +60,7 @@ pub async fn create(
     storage: &Storage,
     request: ModelUploadRequest,
 ) -> Result<ModelUpload> {
-    if !(1..=MAX_FILE_BYTES as i64).contains(&request.bytes) {
-        return Err(Error::invalid("bytes", "A file has 1 byte to 64 GiB."));
-    }
+    in_range("bytes", request.bytes, 1..=MAX_FILE_BYTES as i64)?;
     let pool = database.pool(caller);
     discard_expired(pool, storage).await?;
     let id = UploadId::new();
