@@ -20,8 +20,8 @@ use crate::model::source::{Parts, Source};
 use crate::model::{self, ModelFile, ModelKind, ModelRef, upload};
 use crate::report::{JobRow, Report};
 use crate::{
-    Caller, Database, Error, ImportId, JobId, ModelId, Page, PageRequest, ProjectId, Result, Storage, begin, bounded,
-    deletion,
+    Caller, Database, Error, ImportId, JobId, ModelId, Page, PageRequest, ProjectId, Result, Storage, UploadId, begin,
+    bounded, deletion, object,
 };
 
 /// Longest text of a licence that is stored, in bytes.
@@ -37,6 +37,7 @@ pub struct ImportRequest {
     /// Name of the model to be made.
     #[schema(min_length = 1, max_length = 63, pattern = "^[a-z0-9][a-z0-9._-]{0,62}$", example = "clay")]
     pub name: String,
+    #[serde(deserialize_with = "object::required")]
     pub source: Source,
     /// Kind that the files must be. If absent, any kind is accepted.
     #[serde(default)]
@@ -46,7 +47,7 @@ pub struct ImportRequest {
     #[serde(default)]
     pub base: Option<String>,
     /// Sources of the parts (text encoders, VAE) that the source's file lacks.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "object::optional")]
     pub parts: Option<Parts>,
     /// Name or identifier of a checkpoint that supplies the parts that are still missing.
     #[schema(min_length = 1, max_length = 63, pattern = r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
@@ -92,11 +93,12 @@ pub struct ImportWork {
 }
 
 /// Checks the request and writes the import with its queued job, or nothing.
-/// Errors: `NotFound` for base or upload; `Invalid` naming the field; `Conflict` for a name that is taken or missing
-/// parts.
+/// Errors: `NotFound` for base or upload; `Invalid` naming the field; `Conflict` for a name that is taken, missing parts
+/// or an upload of another import.
 pub async fn create(caller: &Caller, database: &Database, storage: &Storage, request: ImportRequest) -> Result<Import> {
     model::check_name(&request.name)?;
     let parts = request.parts.unwrap_or_default();
+    let mut uploads: Vec<(String, UploadId)> = Vec::new();
     let sources = parts.each().map(|(part, source)| (format!("parts.{}", part.as_str()), source));
     for (field, source) in [("source".to_owned(), &request.source)].into_iter().chain(sources) {
         source.check(&field)?;
@@ -106,8 +108,13 @@ pub async fn create(caller: &Caller, database: &Database, storage: &Storage, req
         }
         if let Source::Upload { files } = source {
             for (position, file) in files.iter().enumerate() {
+                let field = format!("{field}.files[{position}].upload");
+                if let Some((other, _)) = uploads.iter().find(|(_, upload)| *upload == file.upload) {
+                    return Err(Error::invalid(field, format!("`{other}` names the same upload.")));
+                }
                 let complete = upload::check_complete(caller, database, storage, file.upload).await;
-                complete.map_err(|error| error.in_field(format!("{field}.files[{position}].upload")))?;
+                complete.map_err(|error| error.in_field(&field))?;
+                uploads.push((field, file.upload));
             }
         }
     }
@@ -132,6 +139,7 @@ pub async fn create(caller: &Caller, database: &Database, storage: &Storage, req
     let (pool, project) = (database.pool(caller), caller.project());
     let mut tx = begin(pool).await?;
     model::reserve_name(&mut tx, project, &request.name).await?;
+    reserve_uploads(&mut tx, project, &uploads).await?;
     let needs: Vec<ModelId> = base.iter().chain(&donor).map(|model| model.id).collect();
     let local = std::iter::once(&source)
         .chain(parts.iter().flat_map(Parts::each).map(|(_, source)| source))
@@ -172,6 +180,45 @@ pub async fn create(caller: &Caller, database: &Database, storage: &Storage, req
     })
 }
 
+/// Keeps uploads for an import that this transaction writes; each is named with the field that states it. Errors:
+/// `Unknown` for one that was deleted; `Conflict` for one of another import, which deletes it after making a model of
+/// it.
+async fn reserve_uploads(
+    connection: &mut PgConnection,
+    project: ProjectId,
+    uploads: &[(String, UploadId)],
+) -> Result<()> {
+    if uploads.is_empty() {
+        return Ok(());
+    }
+    let ids: Vec<Uuid> = uploads.iter().map(|(_, upload)| (*upload).into()).collect();
+    let field = |id: Uuid| {
+        let named = uploads.iter().find(|(_, upload)| Uuid::from(*upload) == id);
+        named.map_or_else(String::new, |(field, _)| field.clone())
+    };
+    let there = sqlx::query_scalar!("SELECT id FROM model_uploads WHERE id = ANY($1) ORDER BY id FOR UPDATE", &ids)
+        .fetch_all(&mut *connection)
+        .await?;
+    if let Some(gone) = ids.iter().find(|id| !there.contains(id)) {
+        return Err(Error::not_found("upload", gone).in_field(field(*gone)));
+    }
+    // A separate statement, so that it sees the imports committed by those that held the lock.
+    let taken = sqlx::query!(
+        r#"SELECT u.id AS "upload!", i.id AS "import: ImportId", j.status AS "status: JobStatus"
+           FROM unnest($1::uuid[]) AS u (id), imports i JOIN jobs j ON j.id = i.job_id
+           WHERE i.project_id = $2 AND j.status NOT IN ('failed', 'canceled')
+             AND position(u.id::text IN concat(i.source, i.parts)) > 0 LIMIT 1"#,
+        &ids,
+        project as ProjectId,
+    )
+    .fetch_optional(&mut *connection)
+    .await?;
+    let Some(taken) = taken else { return Ok(()) };
+    let (upload, import, status) = (taken.upload, taken.import, taken.status.as_str());
+    let message = format!("The upload {upload} belongs to the import {import}, which is {status}.");
+    Err(Error::conflict_in(field(upload), message))
+}
+
 /// Checks that the caller may use the sources of this import, and that its uploads are still complete; an id of another
 /// kind of job passes. Errors: `Forbidden`; `Conflict` if an upload was deleted.
 pub(crate) async fn check_sources(caller: &Caller, database: &Database, storage: &Storage, id: Uuid) -> Result<()> {
@@ -196,11 +243,12 @@ pub(crate) async fn check_sources(caller: &Caller, database: &Database, storage:
 }
 
 /// Makes the same request again, as a new job that starts without files. Errors: `Conflict` if a query string of its
-/// URLs was discarded, or if the name has been taken; `Unknown` if a model that it needs has been deleted.
+/// URLs was discarded, if the name has been taken, or if another import has its uploads; `Unknown` if a model that it needs has been deleted.
 pub(crate) async fn retry(caller: &Caller, connection: &mut PgConnection, failed: JobId) -> Result<ImportId> {
     let project = caller.project();
     let row = sqlx::query!(
-        r#"SELECT name, base_model_id AS "base: ModelId", parts_of_model_id AS "donor: ModelId", query_forgotten
+        r#"SELECT name, base_model_id AS "base: ModelId", parts_of_model_id AS "donor: ModelId", query_forgotten,
+                  source AS "source: Json<Source>", parts AS "parts: Json<Parts>"
            FROM imports WHERE job_id = $1 AND project_id = $2"#,
         failed as JobId,
         project as ProjectId,
@@ -215,6 +263,15 @@ pub(crate) async fn retry(caller: &Caller, connection: &mut PgConnection, failed
         ));
     }
     model::reserve_name(connection, project, &row.name).await?;
+    let parts = row.parts.map(|parts| parts.0).unwrap_or_default();
+    let sources = std::iter::once(&row.source.0).chain(parts.each().map(|(_, source)| source));
+    let uploads: Vec<_> = sources.flat_map(Source::uploads).map(|upload| (String::new(), upload)).collect();
+    let reserved = reserve_uploads(connection, project, &uploads).await;
+    // The request for another attempt has no fields.
+    reserved.map_err(|error| match error {
+        Error::Conflict { message, .. } | Error::Unknown { message, .. } => Error::conflict(message),
+        other => other,
+    })?;
     let id = ImportId::new();
     let needs: Vec<ModelId> = row.base.into_iter().chain(row.donor).collect();
     let makes = Some(row.name.as_str());

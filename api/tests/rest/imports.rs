@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use domain::StorageKey;
+use domain::job::{self, ErrorClass, JobKind, LeasePolicy};
 use serde_json::{Value, json};
 
 use crate::test_server::{FLUX_MODULE, TestServer, lora, text};
@@ -77,4 +78,44 @@ async fn a_part_that_is_not_whole_is_named_with_its_size() {
     server.storage.delete(&key).await.unwrap();
     server.storage.put(&key, file.into(), "application/octet-stream").await.unwrap();
     ask(&server, &source, &Value::Null).await.expect(202);
+}
+
+/// The import that has made a model of an upload deletes it.
+#[tokio::test]
+async fn an_upload_belongs_to_one_import() {
+    let server = TestServer::new().await;
+    let file = lora(FLUX_MODULE);
+    let upload = server.post("/v1/uploads", &json!({"bytes": file.len()})).await.expect(201);
+    let id = text(&upload["id"]);
+    let key = StorageKey::UploadPart { upload: id.parse().unwrap(), number: 1 }.to_string();
+    server.storage.put(&key, file.into(), "application/octet-stream").await.unwrap();
+    let source = json!({"kind": "upload", "files": [{"path": "a.safetensors", "upload": id}]});
+    let import = async |name: &str| server.post("/v1/models", &json!({"name": name, "source": source})).await;
+
+    let twice = json!({"kind": "upload", "files": [source["files"][0], {"path": "b.safetensors", "upload": id}]});
+    ask(&server, &twice, &Value::Null).await.refuses(422, "source.files[1].upload");
+    ask(&server, &source, &json!({"vae": source})).await.refuses(422, "parts.vae.files[0].upload");
+
+    let answers = tokio::join!(import("a"), import("b"), import("c"));
+    let (taken, refused): (Vec<_>, Vec<_>) =
+        <[_; 3]>::from(answers).into_iter().partition(|answer| answer.status == 202);
+    let [taken] = <[_; 1]>::try_from(taken).ok().expect("one of them");
+    let first = text(&taken.body["id"]);
+    for refused in refused {
+        refused.refuses(409, "source.files[0].upload");
+        let message = text(&refused.body["errors"][0]["message"]);
+        assert!(message.contains(&first) && message.contains("queued"), "{message}");
+    }
+
+    // A failed import has made nothing of it, so another may, and the first can be repeated only after that.
+    let claim = server.claim(JobKind::Import).await;
+    let policy = LeasePolicy::default();
+    job::fail(&server.pools.lease, &claim, &policy, ErrorClass::InvalidInput, "It cannot be done.").await.unwrap();
+    let second = import("d").await.expect(202);
+    let retry = format!("/v1/jobs/{first}/retry");
+    let refused = server.post(&retry, &json!({})).await;
+    refused.refuses(409, "");
+    assert!(text(&refused.body["detail"]).contains(&text(&second["id"])), "{:#}", refused.body);
+    server.post(&text(&second["urls"]["cancel"]), &json!({})).await.expect(200);
+    server.post(&retry, &json!({})).await.expect(202);
 }

@@ -299,7 +299,14 @@ impl Taker<'_> {
         for part in parts {
             // Reads no more than a part may have: its URL may still be valid, and its owner could put a larger object
             // there.
-            let bytes = self.attempt.context.storage.get_range(part, 0..upload::PART_BYTES.unsigned_abs()).await?;
+            let bytes = self.attempt.context.storage.get_range(part, 0..upload::PART_BYTES.unsigned_abs()).await;
+            let bytes = bytes.map_err(|error| match error {
+                domain::Error::NotFound { .. } => {
+                    let message = format!("a part of the upload for `{}` is missing from the bucket", wanted.path);
+                    Stop::Failed(ErrorClass::InvalidInput, message)
+                }
+                other => other.into(),
+            })?;
             for piece in bytes.chunks(PIECE) {
                 file.write(piece).await?;
                 sent += piece.len() as u64;
