@@ -98,6 +98,51 @@ async fn without_a_public_address_urls_lead_where_the_request_was_sent() {
 }
 
 #[tokio::test]
+async fn a_file_is_read_as_http_says() {
+    let first = TestServer::new().await;
+    let server = first.as_up(Names { bind: [0, 0, 0, 0].into(), ..Names::default() }).await;
+    let picture = png(8, 8, 1);
+    let form = Form::new().part("image", picture_part(picture.clone()));
+    let url = text(&server.post_form("/v1/inputs", form).await.expect(201)["url"]);
+    let read = async |headers: &[(&str, &str)]| {
+        let request =
+            headers.iter().fold(server.request(Method::GET, &url), |it, (name, value)| it.header(*name, *value));
+        let answer = request.send().await.unwrap();
+        (answer.status().as_u16(), answer.headers().clone(), answer.bytes().await.unwrap())
+    };
+    // A range that is not understood is ignored (RFC 9110, section 14.2).
+    let ignored = ["items=0-3", "bytes=5-2", "bytes=a-b", "bytes=", "bytes=0-1,4-5", "bytes=-", "nonsense"];
+    for range in ignored {
+        let (status, _, bytes) = read(&[("range", range)]).await;
+        assert_eq!((status, &bytes[..]), (200, &picture[..]), "{range}");
+    }
+    let size = picture.len();
+    for (range, part) in [
+        ("bytes=1-3", &picture[1..4]),
+        ("Bytes=1-3", &picture[1..4]),
+        ("bytes=3-", &picture[3..]),
+        ("bytes=-3", &picture[size - 3..]),
+        ("bytes=3-99999", &picture[3..]),
+    ] {
+        let (status, _, bytes) = read(&[("range", range)]).await;
+        assert_eq!((status, &bytes[..]), (206, part), "{range}");
+    }
+    let (status, headers, _) = read(&[("range", "bytes=99999-")]).await;
+    assert_eq!((status, headers["content-range"].to_str().unwrap()), (416, format!("bytes */{size}").as_str()));
+
+    let etag = read(&[]).await.1["etag"].to_str().unwrap().to_owned();
+    for known in [etag.clone(), format!("\"x\", W/{etag}"), "*".to_owned()] {
+        let (status, headers, bytes) = read(&[("if-none-match", &known)]).await;
+        assert_eq!((status, bytes.len()), (304, 0), "{known}");
+        assert_eq!(headers["etag"], etag);
+    }
+    let (status, _, bytes) = read(&[("if-none-match", &etag), ("range", "bytes=1-3")]).await;
+    assert_eq!((status, bytes.len()), (304, 0));
+    let (status, _, bytes) = read(&[("if-none-match", "\"x\"")]).await;
+    assert_eq!((status, &bytes[..]), (200, &picture[..]));
+}
+
+#[tokio::test]
 async fn a_server_without_a_bucket_of_its_own_has_no_gateway() {
     let server = TestServer::new().await;
     server.get("/s3/pyrograph/inputs/x.png?X-Amz-Signature=0").await.refuses(404, "");
