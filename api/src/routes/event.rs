@@ -41,7 +41,8 @@ const BATCH: i64 = 200;
 ///
 /// Events are named `queued`, `started`, `progress`, `checkpoint`, `warning`, `retrying`, `succeeded`, `failed` or
 /// `canceled`; their ids count from 1. The stream ends after one of the last three. To resume after a broken
-/// connection, send the last id as `Last-Event-ID`; browsers do so automatically.
+/// connection, send the last id as `Last-Event-ID`; browsers do so automatically. An id that the job has not reached
+/// starts at the first event.
 ///
 /// The data of an event is a JSON object with `created_at` and, by event, started `attempt` · progress `step`,
 /// `total_steps`, `loss`, `seconds_per_step`, `stage`, `model`, `bytes`, `total_bytes`, `seconds_left` · checkpoint
@@ -109,12 +110,14 @@ async fn stream(caller: Caller, state: State, job: JobId, headers: &HeaderMap) -
     let sequence = headers.get(LAST_EVENT_ID).and_then(|id| id.to_str().ok()?.trim().parse().ok()).unwrap_or(0).max(0);
     // Subscribed before the first read of the rows, so that nothing falls between the two.
     let subscription = state.feed.subscribe();
-    let follower =
-        Follower { caller, state, job, sequence, fetched: VecDeque::new(), revision: 0, subscription, ended: false };
-    let job = job::get(&follower.caller, &follower.state.database, job).await?;
-    if job.status.is_terminal() && job.last_sequence <= sequence {
+    let about = job::get(&caller, &state.database, job).await?;
+    if about.status.is_terminal() && about.last_sequence == sequence {
         return Ok(StatusCode::NO_CONTENT.into_response());
     }
+    // A number that the job has not reached is that of another job, and the client has received nothing of this one.
+    let sequence = if sequence > about.last_sequence { 0 } else { sequence };
+    let follower =
+        Follower { caller, state, job, sequence, fetched: VecDeque::new(), revision: 0, subscription, ended: false };
     let (access, caller) = (follower.state.access.clone(), follower.caller.clone());
     let events = futures::stream::unfold(follower, async |mut follower| {
         let event = follower.next().await?;

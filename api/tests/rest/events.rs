@@ -60,7 +60,10 @@ async fn a_stream_tells_everything_once_and_ends() {
     assert_eq!(read(&server, &path, Some("4")).await, events[4..]);
     let over = server.send(server.request(Method::GET, &path).header("last-event-id", "6")).await;
     assert_eq!((over.status, over.body), (204, Value::Null), "so that browsers do not come back");
-    assert_eq!(read(&server, &path, Some("nonsense")).await, events);
+    // Numbers that the job has never had.
+    for last in ["nonsense", "7", "9223372036854775807", "99999999999999999999", "-1"] {
+        assert_eq!(read(&server, &path, Some(last)).await, events, "{last}");
+    }
     server.get("/v1/generations/00000000-0000-7000-8000-000000000000/events").await.refuses(404, "");
     server.get("/v1/trainings/00000000-0000-7000-8000-000000000000/events").await.refuses(404, "");
 }
@@ -102,7 +105,9 @@ async fn a_stream_ends_with_the_server() {
     let server = TestServer::with_checkpoint().await;
     let generation = server.post("/v1/generations", &json!({"prompt": "a fox"})).await.expect(202);
     let path = text(&generation["urls"]["events"]);
-    let mut chunks = server.request(Method::GET, &path).send().await.unwrap().bytes_stream();
+    // The number of an event of another job.
+    let request = server.request(Method::GET, &path).header("last-event-id", "100");
+    let mut chunks = request.send().await.unwrap().bytes_stream();
     let first = chunks.next().await.expect("the stream is open").unwrap();
     assert!(first.starts_with(b"id: 1\nevent: queued\n"), "{first:?}");
     server.stop.cancel();
