@@ -141,6 +141,27 @@ async fn files_without_a_record_are_no_error_and_other_files_are() {
         assert!(fields.contains(&field.to_owned()), "{field}: {info:#}");
     }
 
+    // One side alone would change the proportions; it is not lost.
+    for (size, listed) in [
+        ("65x128", [("height", "128"), ("width", "65")]),
+        ("128x65", [("height", "65"), ("width", "128")]),
+        ("4096x128", [("height", "128"), ("width", "4096")]),
+    ] {
+        let text = format!("a fox\nSteps: 20, Seed: 5, Size: {size}");
+        let info = server.picture_info(with_texts(&[("parameters", &text)])).await.expect(200);
+        let mut sides: Vec<_> = info["unmapped"].as_array().unwrap().iter().collect();
+        sides.sort_by_key(|one| one["field"].as_str().unwrap());
+        let sides: Vec<_> =
+            sides.iter().map(|one| (one["field"].as_str().unwrap(), one["value"].as_str().unwrap())).collect();
+        assert_eq!(sides, listed, "{info:#}");
+        assert!(info["request"].get("width").is_none() && info["request"].get("height").is_none(), "{info:#}");
+    }
+    let many = "a fox\nSteps: 2000000000000000000000, Seed: 99999999999999999999, Size: 64x64";
+    let info = server.picture_info(with_texts(&[("parameters", many)])).await.expect(200);
+    let reasons: Vec<_> =
+        info["unmapped"].as_array().unwrap().iter().map(|one| one["reason"].as_str().unwrap()).collect();
+    assert_eq!(reasons, ["It is too large.", "2000000000000000000000 is outside the range 1 to 200."]);
+
     server.picture_info(b"GIF89a".to_vec()).await.refuses(415, "image");
     server.post("/v1/picture-info", &json!({"image": "a fox.png"})).await.refuses(422, "image");
     let nowhere = "00000000-0000-7000-8000-000000000000";
@@ -172,7 +193,11 @@ async fn a_recipe_with_impossible_values_is_used_without_them() {
     let request = json!({"prompt": "a fox", "model": "ember", "num_inference_steps": 4, "guidance_scale": 1.0});
     let mut fields = unmapped(&info);
     fields.sort_unstable();
-    assert_eq!(fields, ["engine", "loras[0]", "model hash", "output_format", "seed", "width"], "{info:#}");
+    assert_eq!(
+        fields,
+        ["engine", "height", "loras[0]", "model hash", "output_format", "output_quality", "seed", "width"],
+        "{info:#}"
+    );
     for (field, value) in request.as_object().unwrap() {
         assert_eq!(&info["request"][field], value, "{info:#}");
     }

@@ -9,7 +9,7 @@ use base64::Engine as _;
 use base64::alphabet::STANDARD;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use bytes::Bytes;
-use percent_encoding::percent_decode_str;
+use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, percent_encode};
 use uuid::Uuid;
 
 const BASE64: GeneralPurpose = GeneralPurpose::new(
@@ -70,15 +70,24 @@ fn decode(rest: &str) -> Result<Bytes, String> {
         return Err(format!("The data URI holds nothing behind its comma, {example}."));
     }
     BASE64.decode(&data).map(Bytes::from).map_err(|error| match error {
-        DecodeError::InvalidByte(at, byte) => format!(
+        DecodeError::InvalidByte(at, _) => format!(
             "The data URI is not base64: character {} behind the comma, `{}`, is not of its alphabet.",
             at + 1,
-            char::from(byte).escape_default()
+            first_character(&data[at..])
         ),
         DecodeError::InvalidLength(_) | DecodeError::InvalidLastSymbol(..) | DecodeError::InvalidPadding => {
             "The base64 of the data URI is cut off: its last group of four characters is incomplete.".to_owned()
         }
     })
+}
+
+/// As it is shown; a byte that begins no character, as it is percent-encoded.
+fn first_character(bytes: &[u8]) -> String {
+    match bytes.utf8_chunks().next() {
+        Some(chunk) if let Some(character) = chunk.valid().chars().next() => character.escape_debug().to_string(),
+        Some(chunk) => percent_encode(chunk.invalid(), NON_ALPHANUMERIC).to_string(),
+        None => String::new(),
+    }
 }
 
 #[cfg(test)]
@@ -119,7 +128,12 @@ mod tests {
             ("data:image/png,plain", "does not hold base64"),
             ("data:image/png;base64", "no comma"),
             ("data:image/png;base64,", "holds nothing"),
-            ("data:image/png;base64,AAA#", "character 4"),
+            ("data:image/png;base64,AAA#", "character 4 behind the comma, `#`"),
+            ("data:image/png;base64,AAé=", "character 3 behind the comma, `é`"),
+            ("data:image/png;base64,A😀A=", "`😀`"),
+            ("data:image/png;base64,A%C3%A9", "`é`"),
+            ("data:image/png;base64,A%C3", "`%C3`"),
+            ("data:image/png;base64,A%00", "`\\0`"),
             ("data:image/png;base64,AAAAA", "cut off"),
             ("https://example.com/fox.png", "POST /v1/inputs"),
             (base64, "in front of it"),

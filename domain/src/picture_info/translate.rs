@@ -84,9 +84,10 @@ impl Translation<'_> {
 
     fn whole(&mut self, field: &str, value: Option<f64>, range: RangeInclusive<u32>) -> Option<u32> {
         let value = value?;
-        if value.fract() != 0.0 || !(0.0..=f64::from(u32::MAX)).contains(&value) {
+        if value.fract() != 0.0 {
             return self.note(field, value, "It is not a whole number.");
         }
+        let value = self.within(field, Some(value), f64::from(*range.start())..=f64::from(*range.end()))?;
         self.within(field, Some(value as u32), range)
     }
 
@@ -98,19 +99,22 @@ impl Translation<'_> {
         self.note(field, &prompt, format!("It is longer than {MAX_PROMPT_CHARS} characters."))
     }
 
-    /// Both sides, or neither.
+    /// Both sides, or neither: the model's own other side would change the proportions. Each side that is left out is
+    /// listed.
     fn size(&mut self, width: Option<f64>, height: Option<f64>) -> [Option<u32>; 2] {
-        let (Some(wide), Some(high)) = (width, height) else { return [None, None] };
-        let mut side = |field: &str, pixels: f64| {
-            let pixels = self.whole(field, Some(pixels), limits::SIDES)?;
+        const ALONE: &str =
+            "The other side is missing or not possible, and this one alone would change the proportions.";
+        let mut side = |field: &str, pixels: Option<f64>| {
+            let pixels = self.whole(field, pixels, limits::SIDES)?;
             match on_grid(field, pixels, self.model) {
                 Ok(pixels) => Some(pixels),
                 Err(error) => self.note(field, pixels, error.to_string()),
             }
         };
-        match (side("width", wide), side("height", high)) {
-            (Some(width), Some(height)) => [Some(width), Some(height)],
-            _ => [None, None],
+        match (side("width", width), side("height", height)) {
+            (Some(width), None) => [self.note("width", width, ALONE), None],
+            (None, Some(height)) => [None, self.note("height", height, ALONE)],
+            both => both.into(),
         }
     }
 

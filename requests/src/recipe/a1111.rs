@@ -5,7 +5,8 @@
 //! - <https://github.com/AUTOMATIC1111/stable-diffusion-webui/blob/82a973c/modules/infotext_utils.py>
 
 use std::collections::HashMap;
-use std::fmt::Write as _;
+use std::fmt::{Display, Write as _};
+use std::str::FromStr;
 
 use formats::Guidance;
 use serde::de::IgnoredAny;
@@ -33,6 +34,8 @@ const VERSION: &str = "Version";
 const WEIGHTS: &str = "Weights";
 const SYNTAX: &str = "Prompt syntax";
 const OURS: &str = "pyrograph";
+
+const TOO_LARGE: &str = "It is too large.";
 
 /// Fewest pairs that make a line the one of the parameters.
 const LEAST_PAIRS: usize = 3;
@@ -141,13 +144,10 @@ impl Reading {
         Some(self.pairs.remove(at).1)
     }
 
-    fn parsed<T: std::str::FromStr>(&mut self, name: &str) -> Option<T> {
+    fn parsed<T: FromStr + Display>(&mut self, name: &str) -> Option<T> {
         let text = self.take(name)?;
-        let value = text.parse().ok();
-        if value.is_none() {
-            self.unmapped.push(Unmapped::new(name, text, "It is not a number."));
-        }
-        value
+        let value = number(&text);
+        value.map_err(|reason| self.unmapped.push(Unmapped::new(name, text, reason))).ok()
     }
 
     fn seed(&mut self) -> Option<u64> {
@@ -221,14 +221,14 @@ impl Reading {
 
     fn size(&mut self) -> [Option<f64>; 2] {
         let Some(size) = self.take(SIZE) else { return [None, None] };
-        let sides = size.split_once('x').and_then(|(width, height)| Some((width.parse().ok()?, height.parse().ok()?)));
-        match sides {
-            Some((width, height)) => [Some(width), Some(height)],
-            None => {
-                self.unmapped.push(Unmapped::new(SIZE, size, "It is not a size, as 512x768 is one."));
-                [None, None]
-            }
-        }
+        let sides = size.split_once('x').map(|(width, height)| [width, height].map(number::<f64>));
+        let reason = match sides {
+            Some([Ok(width), Ok(height)]) => return [Some(width), Some(height)],
+            Some([Ok(_) | Err(TOO_LARGE), Ok(_) | Err(TOO_LARGE)]) => TOO_LARGE,
+            _ => "It is not a size, as 512x768 is one.",
+        };
+        self.unmapped.push(Unmapped::new(SIZE, size, reason));
+        [None, None]
     }
 
     fn scheduler(&mut self) -> Option<String> {
@@ -244,6 +244,25 @@ impl Reading {
                 None
             }
         }
+    }
+}
+
+/// Errors: a sentence.
+fn number<T: FromStr + Display>(text: &str) -> Result<T, &'static str> {
+    let is_whole = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    match text.parse::<T>() {
+        // An `f64` does not hold every integer of more than 53 bits.
+        Ok(number) if !is_whole || number.to_string() == without_zeros(text) => Ok(number),
+        _ if is_whole => Err(TOO_LARGE),
+        _ => Err("It is not a number."),
+    }
+}
+
+/// The digits of a number without those in front that say nothing.
+fn without_zeros(digits: &str) -> &str {
+    match digits.trim_start_matches('0') {
+        "" => "0",
+        digits => digits,
     }
 }
 
@@ -327,6 +346,18 @@ mod tests {
         let named: Vec<&str> = unmapped.iter().map(|one| one.field.as_str()).collect();
         assert_eq!(named, [STRENGTH, "VAE hash", "Hires upscale", "Hires upscaler", "ADetailer model"]);
         assert_eq!(unmapped[4].value, "a: \"b\", c");
+    }
+
+    #[test]
+    fn numbers_of_many_digits_are_too_large() {
+        let text = "Steps: 1234567890123456789012, Seed: 99999999999999999999, Size: 512x98765432109876543210, \
+            CFG scale: 7.50, Clip skip: 02";
+        let Found { settings, unmapped, .. } = read(text).unwrap();
+        let listed: Vec<_> = unmapped.iter().map(|one| (one.field.as_str(), one.reason.as_str())).collect();
+        assert_eq!(listed, [(SIZE, TOO_LARGE), (STEPS, TOO_LARGE), (SEED, TOO_LARGE)]);
+        assert_eq!(unmapped[1].value, "1234567890123456789012");
+        assert_eq!((settings.num_inference_steps, settings.seed), (None, None));
+        assert_eq!((settings.cfg_scale, settings.clip_skip), (Some(7.5), Some(1.0)));
     }
 
     #[test]

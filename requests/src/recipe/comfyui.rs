@@ -194,7 +194,8 @@ impl Graph {
         let first = |path: &[String], input: &str| path.iter().find_map(|node| self.number(node, input));
         let clip = positive.iter().find_map(|node| self.source(node, "clip"));
         let clip_skip = first(&self.along(clip, &["clip"]), "stop_at_clip_layer");
-        let seed = ["seed", "noise_seed"].iter().find_map(|input| self.value(&noise, input)?.as_u64());
+        let stated = ["seed", "noise_seed"].iter().find_map(|input| self.value(&noise, input)).cloned();
+        let seed = stated.as_ref().and_then(Value::as_u64);
         let strength = self.number(&sigmas, "denoise").filter(|strength| *strength < 1.0);
         let settings = Settings {
             prompt,
@@ -215,6 +216,9 @@ impl Graph {
             strength,
             ..Settings::default()
         };
+        if let (Some(stated), None) = (stated, seed) {
+            self.unmapped.push(Unmapped::new("seed", stated, "It is not a seed: an integer of at most 64 bits."));
+        }
         let (name, schedule) = (self.text(&solver, "sampler_name"), self.text(&sigmas, "scheduler"));
         Settings { scheduler: self.scheduler(name, schedule), ..settings }
     }
@@ -383,6 +387,10 @@ mod tests {
         assert_eq!((settings.scheduler.as_deref(), settings.width), (Some("euler"), Some(1024.0)));
         assert_eq!(settings.model.unwrap().name, "flux1-dev.safetensors");
         assert_eq!(unmapped, []);
+
+        let odd = graph.to_string().replace("\"noise_seed\":7", "\"noise_seed\":1e20");
+        let Found { settings, unmapped, .. } = read(&odd).unwrap();
+        assert_eq!((settings.seed, unmapped[0].field.as_str()), (None, "seed"));
     }
 
     #[test]

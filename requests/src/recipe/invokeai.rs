@@ -32,7 +32,7 @@ pub(super) fn read(text: &str) -> Result<Found, String> {
         num_inference_steps: record.number("steps"),
         cfg_scale: record.number("cfg_scale"),
         guidance_scale: record.number("guidance"),
-        seed: record.take("seed").and_then(|seed| seed.as_u64()),
+        seed: record.seed(),
         width: record.number("width"),
         height: record.number("height"),
         clip_skip: record.number("clip_skip").filter(|layers| *layers > 0.0),
@@ -74,7 +74,7 @@ pub(super) fn read_older(text: &str) -> Result<Found, String> {
         model: model.map(|name| NamedModel { name, sha256: None }),
         num_inference_steps: record.number("steps"),
         cfg_scale: record.number("cfg_scale"),
-        seed: record.take("seed").and_then(|seed| seed.as_u64()),
+        seed: record.seed(),
         width: record.number("width"),
         height: record.number("height"),
         strength: record.number("strength"),
@@ -110,6 +110,14 @@ impl Record {
             self.unmapped.push(Unmapped::new(name, &value, "It is not one number."));
         }
         value.as_f64()
+    }
+
+    fn seed(&mut self) -> Option<u64> {
+        let value = self.take("seed")?;
+        if value.as_u64().is_none() {
+            self.unmapped.push(Unmapped::new("seed", &value, "It is not a seed: an integer of at most 64 bits."));
+        }
+        value.as_u64()
     }
 
     fn scheduler(&mut self, name: &str) -> Option<String> {
@@ -220,6 +228,15 @@ mod tests {
     fn records_that_are_none() {
         for text in ["", "[]", "{}", r#"{"image": 7}"#, r#"{"steps": 3}"#] {
             assert!(read(text).is_err() && read_older(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_seed_that_is_none_is_listed() {
+        for seed in [json!(1e20), json!(-1), json!("7")] {
+            let Found { settings, unmapped, .. } =
+                read(&json!({"positive_prompt": "a", "seed": seed}).to_string()).unwrap();
+            assert_eq!((settings.seed, unmapped[0].field.as_str()), (None, "seed"), "{seed}");
         }
     }
 }

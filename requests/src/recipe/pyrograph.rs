@@ -154,7 +154,12 @@ impl Fields {
         }
         let output_format = self.take("output_format");
         // The quality is one of that format.
-        let output_quality = self.take("output_quality").filter(|_| output_format.is_some());
+        let output_quality = self.take("output_quality").filter(|quality: &u8| {
+            if output_format.is_none() {
+                self.unmapped.push(Unmapped::new("output_quality", quality, "Its file format is not known."));
+            }
+            output_format.is_some()
+        });
         Settings {
             prompt: self.take("prompt"),
             negative_prompt: self.take("negative_prompt"),
