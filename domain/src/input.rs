@@ -185,7 +185,7 @@ pub(crate) async fn resolve(
         Picture::Artifact { storage_key } => storage_key,
     };
     // A copy, so that the earlier generation can be deleted without affecting this one.
-    let bytes = storage.get(&key).await.map_err(|error| error.in_field(field))?;
+    let bytes = storage.get(&key).await.map_err(|error| missing(field, error))?;
     keep(storage, generation, field, image_gate::check(field, bytes).await?).await
 }
 
@@ -202,7 +202,15 @@ pub async fn bytes(
         Picture::Input(input) => input.storage_key,
         Picture::Artifact { storage_key } => storage_key,
     };
-    storage.get(&key).await.map_err(|error| error.in_field(field))
+    storage.get(&key).await.map_err(|error| missing(field, error))
+}
+
+/// The key of an object that is not there means nothing to the user.
+fn missing(field: &str, error: Error) -> Error {
+    match error {
+        Error::NotFound { .. } => Error::unknown(field, "The picture is missing from the bucket."),
+        other => other,
+    }
 }
 
 /// A picture that a request refers to.
@@ -254,7 +262,7 @@ pub(crate) async fn copy(
     if picture.input.is_some() {
         return Ok(picture.clone());
     }
-    let bytes = storage.get(&picture.storage_key).await.map_err(|error| error.in_field(field))?;
+    let bytes = storage.get(&picture.storage_key).await.map_err(|error| missing(field, error))?;
     keep(storage, generation, field, image_gate::check(field, bytes).await?).await
 }
 

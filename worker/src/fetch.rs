@@ -8,12 +8,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use domain::job::{Stage, StageProgress};
+use domain::job::{ErrorClass, Stage, StageProgress};
 use domain::model::{CONFIG_FILE, ModelFile, ModelFiles};
 use futures::{StreamExt, TryStreamExt};
 use tokio::time::{Instant, timeout};
 
 use crate::attempt::{Attempt, WorkerContext};
+use crate::cache::CacheError;
 use crate::room;
 use crate::stop::Stop;
 
@@ -25,6 +26,8 @@ const REPORT: Duration = Duration::from_secs(1);
 
 /// One object and its target.
 pub(crate) struct Wanted {
+    /// What it is, for the user: "the picture `image`".
+    pub name: String,
     pub storage_key: String,
     pub sha256: String,
     /// If the row records it.
@@ -36,14 +39,14 @@ pub(crate) struct Wanted {
 pub(crate) async fn checkpoint(attempt: &Attempt<'_>, model: &ModelFiles, name: &str) -> Result<PathBuf, Stop> {
     let folder = attempt.subfolder(name)?;
     attempt.labels.add(&folder, &model.name);
-    let wanted = model.files.iter().map(|file| of_model(model, file, folder.join(&file.path)));
+    let wanted = model.files.iter().map(|file| of_model("checkpoint", model, file, folder.join(&file.path)));
     all_of(attempt, Some(&model.name), wanted.collect::<Result<_, _>>()?).await?;
     Ok(folder)
 }
 
 /// The same for a caller that has a folder but no attempt.
 pub(crate) async fn checkpoint_into(context: &WorkerContext, model: &ModelFiles, folder: &Path) -> Result<(), Stop> {
-    let wanted = model.files.iter().map(|file| of_model(model, file, folder.join(&file.path)));
+    let wanted = model.files.iter().map(|file| of_model("checkpoint", model, file, folder.join(&file.path)));
     each(context, folder, wanted.collect::<Result<_, _>>()?, &Arc::default()).await
 }
 
@@ -54,7 +57,7 @@ pub(crate) async fn one_file(attempt: &Attempt<'_>, model: &ModelFiles, name: &s
     };
     let target = attempt.folder().join(format!("{name}.safetensors"));
     attempt.labels.add(&target, &model.name);
-    all_of(attempt, Some(&model.name), vec![of_model(model, file, target.clone())?]).await?;
+    all_of(attempt, Some(&model.name), vec![of_model("preview decoder", model, file, target.clone())?]).await?;
     Ok(target)
 }
 
@@ -74,7 +77,7 @@ pub(crate) async fn adapter(attempt: &Attempt<'_>, model: &ModelFiles, name: &st
             }
             target
         };
-        wanted.push(of_model(model, file, target)?);
+        wanted.push(of_model("LoRA", model, file, target)?);
     }
     all_of(attempt, Some(&model.name), wanted).await?;
     weights.ok_or_else(|| wrong(format!("model {} has no weights", model.name)))
@@ -142,25 +145,43 @@ async fn each(
 async fn one(context: &WorkerContext, wanted: Wanted, received: &Arc<AtomicU64>) -> Result<(), Stop> {
     let (storage, cache, key) = (&context.storage, &context.cache, &wanted.storage_key);
     let shared = match storage.local_file(key) {
-        Some(object) => cache.share(&wanted.sha256, wanted.bytes, object, received).await?,
+        Some(object) => {
+            let shared = cache.share(&wanted.sha256, wanted.bytes, object, received).await;
+            shared.map_err(|error| not_provided(&wanted, error))?
+        }
         None => None,
     };
     let file = match shared {
         Some(file) => file,
         None => {
             let download = |path: PathBuf| async move { storage.get_to_file(key, &path, received).await };
-            cache.file(&wanted.sha256, wanted.bytes, download).await?
+            let file = cache.file(&wanted.sha256, wanted.bytes, download).await;
+            file.map_err(|error| not_provided(&wanted, error))?
         }
     };
     Ok(cache.link(&file, &wanted.target)?)
 }
 
-fn of_model(model: &ModelFiles, file: &ModelFile, target: PathBuf) -> Result<Wanted, Stop> {
+/// Storage keys and digests mean nothing to the user; the log has them.
+fn not_provided(wanted: &Wanted, error: CacheError) -> Stop {
+    let (name, key) = (&wanted.name, &wanted.storage_key);
+    let message = match &error {
+        CacheError::Storage(domain::Error::NotFound { .. }) => format!("{name} is missing from the bucket"),
+        CacheError::Corrupt { .. } => format!("{name} is damaged in the bucket: it has other bytes than were stored"),
+        _ => return error.into(),
+    };
+    tracing::warn!(key, %error, message);
+    Stop::Failed(ErrorClass::Upstream, message)
+}
+
+/// `noun` is what users call the kind of model.
+fn of_model(noun: &str, model: &ModelFiles, file: &ModelFile, target: PathBuf) -> Result<Wanted, Stop> {
     let inside = Path::new(&file.path).components().all(|part| matches!(part, Component::Normal(_)));
     if !inside || file.path.is_empty() {
         return Err(wrong(format!("model {} names a file outside its folder: {}", model.name, file.path)));
     }
     Ok(Wanted {
+        name: format!("the file `{}` of the {noun} `{}`", file.path, model.name),
         storage_key: file.storage_key.clone(),
         sha256: file.sha256.clone(),
         bytes: u64::try_from(file.bytes).ok(),
@@ -169,5 +190,5 @@ fn of_model(model: &ModelFiles, file: &ModelFile, target: PathBuf) -> Result<Wan
 }
 
 fn wrong(message: String) -> Stop {
-    Stop::Failed(domain::job::ErrorClass::InvalidInput, message)
+    Stop::Failed(ErrorClass::InvalidInput, message)
 }

@@ -89,7 +89,8 @@ async fn pictures(attempt: &Attempt<'_>, stored: [&Option<SourceImage>; 2]) -> R
         let SourceImage { storage_key, sha256, .. } = picture.clone()?;
         let path = folder.join(name);
         attempt.labels.add(&path, name);
-        wanted.push(Wanted { storage_key, sha256: sha256.clone(), bytes: None, target: path.clone() });
+        let (target, what) = (path.clone(), format!("the picture `{name}`"));
+        wanted.push(Wanted { name: what, storage_key, sha256: sha256.clone(), bytes: None, target });
         Some(LocalPicture { path, sha256 })
     };
     let pictures = [local(stored[0], "image"), local(stored[1], "mask")];

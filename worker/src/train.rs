@@ -71,6 +71,7 @@ async fn examples(attempt: &Attempt<'_>, snapshots: &[Snapshot]) -> Result<Vec<E
     for (place, snapshot) in snapshots.iter().enumerate() {
         let path = folder.join(format!("{place:05}.{}", artifact::extension(&snapshot.media_type)));
         wanted.push(Wanted {
+            name: format!("the picture of example {}", place + 1),
             storage_key: snapshot.storage_key.clone(),
             sha256: snapshot.sha256.clone(),
             bytes: None,
@@ -88,6 +89,7 @@ async fn resume(attempt: &Attempt<'_>, work: &TrainingWork) -> Result<Option<Pat
     let path = attempt.folder().join("resume.safetensors");
     attempt.labels.add(&path, format!("the checkpoint of step {}", checkpoint.step));
     let wanted = Wanted {
+        name: format!("the checkpoint of step {}", checkpoint.step),
         storage_key: checkpoint.storage_key.clone(),
         sha256: checkpoint.sha256.clone(),
         bytes: u64::try_from(checkpoint.bytes).ok(),

@@ -25,8 +25,8 @@ use domain::job::{self, Claim, ErrorClass, Job, JobKind, JobStatus, LeasePolicy}
 use domain::model::Catalog;
 use domain::swap::{self, Swap, SwapAction, SwapStatus};
 use domain::{
-    Caller, GenerationId, JobId, PageRequest, Pools, Storage, StorageConfig, dataset, event, generation, import, model,
-    training,
+    Caller, GenerationId, JobId, PageRequest, Pools, Storage, StorageConfig, dataset, event, generation, import, input,
+    model, training,
 };
 use libtest_mimic::{Arguments, Failed, Trial};
 use serde_json::json;
@@ -697,6 +697,46 @@ async fn a_worker_that_fails_what_others_do_stops_claiming() {
     healthy.stop().await;
 }
 
+/// Storage keys mean nothing to the user.
+async fn an_object_that_is_missing_is_named() {
+    let bed = Bed::make().await;
+    let worker = bed.work(bed.config());
+    let failure = async |job: JobId| {
+        let failing = bed.until(job, "failing", |job| job.failures > 0).await;
+        let retrying = bed.events(job).await.into_iter().find(|event| event.kind == EventKind::Retrying);
+        retrying.unwrap_or_else(|| panic!("{failing:?}")).data["message"].as_str().unwrap().to_owned()
+    };
+
+    let input = input::create(&Caller::anonymous(), &bed.pools.api, &bed.storage, "image", picture()).await.unwrap();
+    bed.storage.delete(&input.storage_key).await.unwrap();
+    let (_, job) = bed.request(json!({"prompt": "a fox", "image": input.id, "num_inference_steps": 2})).await;
+    assert_eq!(failure(job).await, "the picture `image` is missing from the bucket");
+
+    let job = bed.train("dots", 5, "dot").await;
+    assert_eq!(bed.ended(job).await.status, JobStatus::Succeeded);
+    let lora = model::get(&Caller::anonymous(), &bed.pools.api, "dots").await.unwrap().files.remove(0);
+    bed.storage.delete(&lora.storage_key).await.unwrap();
+    let asked = json!({"prompt": "a fox", "loras": [{"model": "dots"}], "num_inference_steps": 2});
+    let (_, job) = bed.request(asked).await;
+    let expected = format!("the file `{}` of the LoRA `dots` is missing from the bucket", lora.path);
+    assert_eq!(failure(job).await, expected);
+    worker.stop().await;
+
+    // Another worker, which has no file yet.
+    let base = model::get(&Caller::anonymous(), &bed.pools.api, "ember").await.unwrap().files.remove(0);
+    bed.storage.delete(&base.storage_key).await.unwrap();
+    let other = Bytes::from_static(b"other bytes");
+    bed.storage.put(&base.storage_key, other, "application/octet-stream").await.unwrap();
+    let worker = bed.work(bed.config_of("another"));
+    let (_, job) = bed.generate("a fox", 2).await;
+    let expected = format!(
+        "the file `{}` of the checkpoint `ember` is damaged in the bucket: it has other bytes than were stored",
+        base.path
+    );
+    assert_eq!(failure(job).await, expected);
+    worker.stop().await;
+}
+
 async fn cancel_is_heard_while_storage_is_away() {
     let bed = Bed::make().await;
     let worker = bed.work(bed.config());
@@ -790,6 +830,7 @@ fn trials() -> Vec<Trial> {
         a_disk_that_cannot_be_used_costs_no_attempt,
         a_worker_that_storage_refuses_leaves_the_jobs_to_a_healthy_one,
         a_worker_that_fails_what_others_do_stops_claiming,
+        an_object_that_is_missing_is_named,
         cancel_is_heard_while_storage_is_away,
         files_of_a_deleted_model_leave_the_cache,
         a_bucket_on_this_machine_is_linked_and_not_copied,
