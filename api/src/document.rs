@@ -27,8 +27,8 @@ pub(crate) fn document() -> OpenApi {
                 .description(Some(
                     "Trains LoRA adapters and makes pictures on your own machines. Every error is a problem document \
                      (RFC 9457) that names the wrong fields, except where the request could not be read as HTTP: then \
-                     the server answers 400, 414 or 431 without a body. Lists are newest first, a page at a time. URLs of files \
-                     are presigned when they are read and valid for one hour.",
+                     the server answers 400, 414 or 431 without a body. Lists are newest first, a page at a time. \
+                     URLs of files are presigned when they are read and valid for one hour.",
                 ))
                 .license(Some(
                     License::builder().name("MIT OR Apache-2.0").identifier(Some("MIT OR Apache-2.0")).build(),

@@ -93,8 +93,8 @@ pub struct ImportWork {
 }
 
 /// Checks the request and writes the import with its queued job, or nothing.
-/// Errors: `NotFound` for base or upload; `Invalid` naming the field; `Conflict` for a name that is taken, missing parts
-/// or an upload of another import.
+/// Errors: `NotFound` for base or upload; `Invalid` naming the field; `Conflict` for a name that is taken, missing
+/// parts or an upload of another import.
 pub async fn create(caller: &Caller, database: &Database, storage: &Storage, request: ImportRequest) -> Result<Import> {
     model::check_name(&request.name)?;
     let parts = request.parts.unwrap_or_default();
@@ -243,7 +243,8 @@ pub(crate) async fn check_sources(caller: &Caller, database: &Database, storage:
 }
 
 /// Makes the same request again, as a new job that starts without files. Errors: `Conflict` if a query string of its
-/// URLs was discarded, if the name has been taken, or if another import has its uploads; `Unknown` if a model that it needs has been deleted.
+/// URLs was discarded, if the name has been taken, or if another import has its uploads; `Unknown` if a model that it
+/// needs has been deleted.
 pub(crate) async fn retry(caller: &Caller, connection: &mut PgConnection, failed: JobId) -> Result<ImportId> {
     let project = caller.project();
     let row = sqlx::query!(

@@ -1,6 +1,6 @@
-//! Integers in JSON, for request fields: `64.0` is one, as JSON Schema says and some clients write. Each field states its
-//! range, so that a value that its type cannot hold is refused with it; a value that the type holds is checked with the
-//! other fields of the request, so that all that is wrong is reported at once.
+//! Integers in JSON, for request fields: `64.0` is one, as JSON Schema says and some clients write. Each field states
+//! its range, so that a value that its type cannot hold is refused with it; a value that the type holds is checked with
+//! the other fields of the request, so that all that is wrong is reported at once.
 
 use std::fmt;
 use std::marker::PhantomData;

@@ -1,6 +1,6 @@
-//! Objects in JSON, for request fields whose type is a struct. serde's derived implementations also take a list with the
-//! fields in their order, which no documentation of the API promises; every nested object of a request is read through
-//! one of these functions instead.
+//! Objects in JSON, for request fields whose type is a struct. serde's derived implementations also take a list with
+//! the fields in their order, which no documentation of the API promises; every nested object of a request is read
+//! through one of these functions instead.
 
 use std::fmt;
 use std::marker::PhantomData;
