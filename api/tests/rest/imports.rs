@@ -99,7 +99,7 @@ async fn an_upload_belongs_to_one_import() {
     let answers = tokio::join!(import("a"), import("b"), import("c"));
     let (taken, refused): (Vec<_>, Vec<_>) =
         <[_; 3]>::from(answers).into_iter().partition(|answer| answer.status == 202);
-    let [taken] = <[_; 1]>::try_from(taken).ok().expect("one of them");
+    let Ok([taken]) = <[_; 1]>::try_from(taken) else { panic!("one of the three is taken") };
     let first = text(&taken.body["id"]);
     for refused in refused {
         refused.refuses(409, "source.files[0].upload");
