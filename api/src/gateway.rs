@@ -96,7 +96,7 @@ impl Gateway {
             .collect();
         let method = request.method().clone();
         let (reads, writes) = (method == Method::GET || method == Method::HEAD, method == Method::PUT);
-        // What is not one range of bytes is ignored (RFC 9110, section 14.2); the bucket would refuse it.
+        // Anything but one range of bytes is ignored (RFC 9110, section 14.2); the bucket would refuse it.
         if let Some(range) = one_range(&headers) {
             headers.insert(header::RANGE, range);
         } else {
