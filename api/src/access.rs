@@ -18,6 +18,7 @@ use domain::session::{self, LinkToken, SessionToken};
 use domain::{Caller, Database, KeyId, Principal, access};
 
 use self::credentials::Proof;
+use crate::per_address::network;
 use crate::problem::{Problem, Result};
 
 /// How long an answer of the database counts.
@@ -26,7 +27,7 @@ const FRESH: Duration = Duration::from_secs(1);
 const LOOK: Duration = Duration::from_secs(2);
 /// Most grants that are remembered.
 const MOST_GRANTS: usize = 10_000;
-/// Failed attempts of one address within [`WINDOW`], after which it waits for the next window.
+/// Failed attempts of one address within [`WINDOW`]; further ones get 429 until the next window.
 const MOST_FAILURES: u32 = 20;
 const WINDOW: Duration = Duration::from_mins(1);
 /// Stands for a client without an address.
@@ -57,7 +58,7 @@ enum Mode {
     /// Every request has this caller.
     Open(Caller),
     /// A request needs a key, once the installation has had one.
-    Keys(Keys),
+    Keys(Box<Keys>),
 }
 
 struct Keys {
@@ -110,7 +111,7 @@ impl Access {
     }
 
     fn with_database(database: Database, serves_everyone: bool) -> Self {
-        Self(Arc::new(Mode::Keys(Keys {
+        Self(Arc::new(Mode::Keys(Box::new(Keys {
             database,
             serves_everyone,
             closed: Mutex::default(),
@@ -118,7 +119,7 @@ impl Access {
             sessions: Mutex::default(),
             failures: Mutex::default(),
             used: Mutex::default(),
-        })))
+        }))))
     }
 
     /// Whose requests are served. Errors: `Unavailable`.
@@ -128,6 +129,18 @@ impl Access {
             Mode::Keys(keys) if keys.is_closed().await? => Ok(Serves::Keys),
             Mode::Keys(keys) if keys.serves_everyone => Ok(Serves::Everyone),
             Mode::Keys(_) => Ok(Serves::OwnMachine),
+        }
+    }
+
+    /// As [`Self::serves`], from the last answer of the database. Without one, a key is needed.
+    pub(crate) fn served(&self) -> Serves {
+        match &*self.0 {
+            Mode::Open(_) => Serves::Everyone,
+            Mode::Keys(keys) => match lock(&keys.closed).as_ref() {
+                Some(Fresh { value: false, .. }) if keys.serves_everyone => Serves::Everyone,
+                Some(Fresh { value: false, .. }) => Serves::OwnMachine,
+                Some(Fresh { value: true, .. }) | None => Serves::Keys,
+            },
         }
     }
 
@@ -163,12 +176,9 @@ impl Access {
                 token.id()
             }
             LogIn::Link(token) => {
-                keys.check_failures(peer)?;
                 let id = session::use_link(&keys.database, &token).await?;
-                id.ok_or_else(|| {
-                    keys.count_failure(peer);
-                    Problem::new(StatusCode::UNAUTHORIZED, "The link was used, or has expired; make another one.")
-                })?
+                let used = "The link was used, or has expired; make another one.";
+                id.ok_or_else(|| keys.failure(peer, Problem::new(StatusCode::UNAUTHORIZED, used)))?
             }
         };
         let token = session::start(&keys.database, id).await?;
@@ -197,7 +207,7 @@ impl Access {
     pub(crate) async fn refuses(self, caller: Caller) {
         loop {
             tokio::time::sleep(LOOK).await;
-            // While the database is away nobody can be told from anybody.
+            // While the database is away, nobody knows.
             if let Ok(false) = self.still_admits(&caller).await {
                 return;
             }
@@ -232,30 +242,16 @@ impl Keys {
     }
 
     async fn admit(&self, token: Result<Token>, peer: IpAddr) -> Result<Caller> {
-        let known = token.as_ref().ok().and_then(|token| {
-            let grant = lock(&self.grants).get(&token.id()).and_then(Fresh::get)??;
-            grant.admit(token).cloned()
-        });
-        if let (Some(caller), Ok(token)) = (known, &token) {
-            lock(&self.used).insert(token.id());
-            return Ok(caller);
-        }
-        self.check_failures(peer)?;
-        let token = token.inspect_err(|_| self.count_failure(peer))?;
-        let refused = |message: &str| Err(Problem::new(StatusCode::UNAUTHORIZED, message));
+        let token = token.map_err(|problem| self.failure(peer, problem))?;
+        let refused = |message: &str| Problem::new(StatusCode::UNAUTHORIZED, message);
         match self.grant(token.id()).await? {
-            Some(grant) if grant.is_of(&token) => match grant.admit(&token) {
-                Some(caller) => {
-                    lock(&self.used).insert(token.id());
-                    Ok(caller.clone())
-                }
-                // Nobody guesses a secret, so that this is no attempt to.
-                None => refused("The key has expired or was revoked."),
-            },
-            _ => {
-                self.count_failure(peer);
-                refused("The key is not one of this server.")
+            Some(grant) if grant.is_of(&token) => {
+                // Nobody guesses a secret, so one that no longer counts is no attempt to.
+                let caller = grant.admit(&token).ok_or_else(|| refused("The key has expired or was revoked."))?;
+                lock(&self.used).insert(token.id());
+                Ok(caller.clone())
             }
+            _ => Err(self.failure(peer, refused("The key is not one of this server."))),
         }
     }
 
@@ -273,13 +269,13 @@ impl Keys {
                 key
             }
         };
-        let grant = match key {
-            Some(key) => self.grant(key).await?.filter(Grant::counts),
-            None => None,
-        };
-        grant
-            .map(|grant| grant.caller().clone())
-            .ok_or_else(|| Problem::new(StatusCode::UNAUTHORIZED, "The session has ended; log in again."))
+        if let Some(key) = key
+            && let Some(grant) = self.grant(key).await?.filter(Grant::counts)
+        {
+            lock(&self.used).insert(key);
+            return Ok(grant.caller().clone());
+        }
+        Err(Problem::new(StatusCode::UNAUTHORIZED, "The session has ended; log in again."))
     }
 
     async fn grant(&self, id: KeyId) -> domain::Result<Option<Grant>> {
@@ -297,23 +293,19 @@ impl Keys {
         Ok(grant)
     }
 
-    /// Errors: 429 for an address with too many failed attempts.
-    fn check_failures(&self, peer: IpAddr) -> Result<()> {
-        let failures = lock(&self.failures);
-        match failures.get(&peer) {
-            Some(failures) if failures.count >= MOST_FAILURES && failures.since.elapsed() < WINDOW => {
-                let left = WINDOW.saturating_sub(failures.since.elapsed()).as_secs() + 1;
-                let message = "Too many requests with a wrong key came from this address; try again later.";
-                Err(Problem::new(StatusCode::TOO_MANY_REQUESTS, message).retry_after(left))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    fn count_failure(&self, peer: IpAddr) {
+    /// Counts a failed attempt, and returns its problem, or 429 if there were too many. A right key is never refused
+    /// for the attempts of others: all clients of a proxy have one address.
+    fn failure(&self, peer: IpAddr, problem: Problem) -> Problem {
         let mut failures = lock(&self.failures);
         failures.retain(|_, failures| failures.since.elapsed() < WINDOW);
-        failures.entry(peer).or_insert_with(|| Failures { since: Instant::now(), count: 0 }).count += 1;
+        let failures = failures.entry(network(peer)).or_insert_with(|| Failures { since: Instant::now(), count: 0 });
+        failures.count += 1;
+        if failures.count <= MOST_FAILURES {
+            return problem;
+        }
+        let left = WINDOW.saturating_sub(failures.since.elapsed()).as_secs() + 1;
+        let message = "Too many requests with a wrong key came from this address; try again later.";
+        Problem::new(StatusCode::TOO_MANY_REQUESTS, message).retry_after(left)
     }
 }
 

@@ -28,7 +28,13 @@ pub(crate) async fn guard(state: State, request: Request, next: Next) -> Respons
         (named, page)
     };
     let is_explicit = credentials::is_explicit(headers);
-    let refusal = match state.access.serves().await {
+    let serves = tokio::select! {
+        biased;
+        serves = state.access.serves() => serves,
+        // A request does not wait for a database that is away; `admit` refuses it.
+        () = state.presence.lost() => Ok(state.access.served()),
+    };
+    let refusal = match serves {
         Ok(Serves::OwnMachine) if !is_own => Some(not_served()),
         // Where there is no key, any page could send one.
         Ok(Serves::Keys) if is_explicit => named.err(),

@@ -61,7 +61,7 @@ impl Drop for Counted {
 }
 
 /// The address itself, or the network of 64 bits that one client of IPv6 has.
-fn network(address: IpAddr) -> IpAddr {
+pub(crate) fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() >> 64 << 64)),
         address => address,

@@ -67,7 +67,7 @@ pub(crate) async fn make(database: &Database, folder: &Path, server: &str) -> Re
     Ok(key.parse().ok())
 }
 
-/// The key of the last start, if it still counts: sessions that it has started go on.
+/// The key of the last start, if it still counts, so that its sessions last.
 async fn valid(database: &Database, folder: &Path) -> Option<String> {
     let token: Token = of_folder(folder)?.key.parse().ok()?;
     let grant = domain::key::grant(database, token.id()).await.ok()??;

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use api::Names;
+use domain::{Caller, ProjectId, session};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::{Child, ChildStdin, Command};
 use tokio::task::JoinHandle;
@@ -122,6 +123,16 @@ impl Platform {
     /// The key for commands of this user, if one is needed.
     pub(crate) async fn key(&self) -> Result<Option<Key>, Failure> {
         local_key::make(&self.server.database(), self.folder(), &self.url()).await
+    }
+
+    /// A link with which a browser logs in at `server`, if a key is needed.
+    pub(crate) async fn login_link(&self, server: &str) -> Result<Option<String>, Failure> {
+        if self.key().await?.is_none() {
+            return Ok(None);
+        }
+        let operator = Caller::operator(ProjectId::DEFAULT);
+        let link = session::create_link(&operator, &self.server.database()).await.context("the database")?;
+        Ok(Some(format!("{server}/#login={}", link.reveal())))
     }
 
     /// Whose requests are served.

@@ -37,8 +37,8 @@ pub(crate) fn is_explicit(headers: &HeaderMap) -> bool {
 pub(crate) fn session(headers: &HeaderMap) -> Option<SessionToken> {
     let cookies = headers.get_all(header::COOKIE).iter().filter_map(|value| value.to_str().ok());
     let pairs = cookies.flat_map(|cookies| cookies.split(';')).filter_map(|pair| pair.trim().split_once('='));
-    let ours = pairs.filter(|(name, _)| [SECURE_COOKIE, COOKIE].contains(name));
-    ours.filter_map(|(_, value)| value.parse().ok()).next()
+    let mut ours = pairs.filter(|(name, _)| [SECURE_COOKIE, COOKIE].contains(name));
+    ours.find_map(|(_, value)| value.parse().ok())
 }
 
 /// The key of a request: `None` if it carries none, and a problem for anything else.

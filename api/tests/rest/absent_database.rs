@@ -30,6 +30,7 @@ async fn requests_do_not_wait_for_a_database_that_is_away() {
     let presence = Presence::watch(pools.lease.connect_options());
     let feed = Feed::start(pools.listen.clone()).await;
     let state = api::State::new(pools.api.clone(), feed, storage).with_presence(presence);
+    let state = state.with_access(api::Access::keys(pools.api.clone()));
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let root = format!("http://{}", listener.local_addr().unwrap());
     tokio::spawn(api::serve(listener, state, CancellationToken::new()));

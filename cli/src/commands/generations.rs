@@ -98,7 +98,7 @@ async fn show(id: &str, output: Option<PathBuf>, overwrite: bool, options: &Clie
         check_output(output)?;
         check_writable(output)?;
     }
-    let client = Client::new(&options)?;
+    let client = Client::new(options)?;
     let mut shown: Value = client.get(&job::address(COLLECTION, id)).await?;
     let job: Job = Client::understand(shown.clone())?;
     let generation: Generation = Client::understand(shown.clone())?;

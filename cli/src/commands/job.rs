@@ -14,7 +14,7 @@ pub(super) fn address(collection: &str, id: &str) -> String {
 
 /// Cancels a job and prints its status.
 pub(super) async fn cancel(address: &str, options: &ClientOptions) -> Outcome {
-    let answer = Client::new(&options)?.act(&format!("{address}/cancel")).await?;
+    let answer = Client::new(options)?.act(&format!("{address}/cancel")).await?;
     if options.json {
         return print_json(&answer);
     }
@@ -29,7 +29,7 @@ pub(super) async fn cancel(address: &str, options: &ClientOptions) -> Outcome {
 
 /// Deletes a job that has ended.
 pub(super) async fn remove(collection: &str, id: &str, options: &ClientOptions) -> Outcome {
-    Client::new(&options)?.delete(&address(collection, id)).await?;
+    Client::new(options)?.delete(&address(collection, id)).await?;
     if options.json {
         return print_json(&json!({ "removed": id }));
     }

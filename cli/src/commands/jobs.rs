@@ -113,7 +113,7 @@ fn filtered(filters: &[(&str, Option<String>)]) -> String {
 }
 
 async fn list(path: &str, limit: usize, options: &ClientOptions) -> Outcome {
-    let jobs = Client::new(&options)?.newest(path, limit).await?;
+    let jobs = Client::new(options)?.newest(path, limit).await?;
     if options.json {
         return print_json(&Value::Array(jobs));
     }
@@ -128,7 +128,7 @@ async fn list(path: &str, limit: usize, options: &ClientOptions) -> Outcome {
 }
 
 async fn show(id: &str, options: &ClientOptions) -> Outcome {
-    let shown: Value = Client::new(&options)?.get(&job::address(COLLECTION, id)).await?;
+    let shown: Value = Client::new(options)?.get(&job::address(COLLECTION, id)).await?;
     if options.json {
         return print_json(&shown);
     }

@@ -1,5 +1,6 @@
 //! `pyrograph up`: everything in one command.
 
+use std::io::IsTerminal as _;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -35,7 +36,7 @@ impl Up {
         let (stop, worker) = platform::stop_token(&self.data_dir);
         // Ctrl-C during the start is handled below, so that services already started are stopped in order too.
         let mut platform = Platform::start(&self.data_dir, &self.listen, &self.engine, log::SERVER, worker).await?;
-        if let Err(failure) = announce(&platform) {
+        if let Err(failure) = announce(&platform).await {
             platform.stop().await?;
             return Err(failure);
         }
@@ -49,7 +50,7 @@ impl Up {
     }
 }
 
-fn announce(platform: &Platform) -> Outcome {
+async fn announce(platform: &Platform) -> Outcome {
     let url = platform.url();
     let names = platform.names();
     let public = names.public_url.as_ref().map_or(url.as_str(), api::PublicUrl::as_str);
@@ -72,6 +73,12 @@ fn announce(platform: &Platform) -> Outcome {
             say!("")?;
             say!("  It serves this machine only. To put it behind a proxy or on a network, create a key first:")?;
             say!("  pyrograph keys create --name NAME")?;
+        }
+        // Anyone who reads a log could use the link.
+        Admits::Keys if std::io::stdout().is_terminal() => {
+            if let Some(link) = platform.login_link(public).await? {
+                say!("  Log in   {link} (once, within ten minutes)")?;
+            }
         }
         Admits::Keys => {}
     }
