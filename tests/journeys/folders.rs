@@ -150,9 +150,9 @@ async fn one_folder_is_the_same_dataset_by_every_way() {
 
     // Training takes the same folder, and says the same. Nothing of a folder that holds no picture is kept.
     let output = stack.cli(&["datasets", "add", &by_hand, on_disk.to_str().unwrap()]);
-    let told = String::from_utf8_lossy(&output.stderr);
+    let message = String::from_utf8_lossy(&output.stderr);
     for line in ["left out phone.HEIC: ", "left out cut.jpg: ", "3 of 9 pictures without caption"] {
-        assert!(told.contains(line), "{line}: {told}");
+        assert!(message.contains(line), "{line}: {message}");
     }
     let broken = stack.folder().join("broken");
     std::fs::create_dir(&broken).unwrap();
@@ -161,9 +161,9 @@ async fn one_folder_is_the_same_dataset_by_every_way() {
     }
     let datasets = stack.ledger.count("datasets").await;
     let output = stack.cli(&["train", broken.to_str().unwrap(), "--name", "x", "--model", "tiny"]);
-    let told = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(4), "{told}");
-    assert!(told.contains("cut.jpg: ") && told.contains("renamed.png: "), "{told}");
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(4), "{message}");
+    assert!(message.contains("cut.jpg: ") && message.contains("renamed.png: "), "{message}");
     let kept = stack.ledger.count("datasets where deleted_at is null").await;
     assert_eq!(kept, datasets, "the new dataset was deleted again");
     stack.ledger.audit().await;
@@ -198,8 +198,8 @@ async fn pictures_of_any_name_are_added_and_what_is_no_file_is_left_out() {
     assert!(stack.cli(&["picture-info", quoted.to_str().unwrap()]).status.success());
     std::fs::write(dir.join("new\nline.png"), "not a picture").unwrap();
     let refused = stack.cli(&["picture-info", dir.join("new\nline.png").to_str().unwrap()]);
-    let told = String::from_utf8_lossy(&refused.stderr);
-    assert!(refused.status.code() == Some(4) && told.contains(r"new\nline.png"), "{told}");
+    let message = String::from_utf8_lossy(&refused.stderr);
+    assert!(refused.status.code() == Some(4) && message.contains(r"new\nline.png"), "{message}");
 }
 
 #[tokio::test]
@@ -271,8 +271,8 @@ async fn a_dataset_of_the_server_is_trained_on_by_its_name() {
 
     let failed = |dataset: &str, part: &str| {
         let output = stack.cli(&["train", "--dataset", dataset, "--name", "three", "--model", "tiny"]);
-        let told = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(!output.status.success() && told.contains(part), "{told}");
+        let message = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && message.contains(part), "{message}");
     };
     failed("nobody", "nobody");
     stack.client.empty_dataset("discs").await;

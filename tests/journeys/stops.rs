@@ -136,6 +136,6 @@ async fn a_file_beyond_the_limit_of_the_system_is_an_error() {
     let out = std::fs::File::create(folder.path().join("openapi.json")).unwrap();
     let script = r#"ulimit -f 8; exec "$0" openapi"#;
     let ended = Command::new("/bin/sh").args(["-c", script]).arg(binary()).stdout(out).output().unwrap();
-    let told = String::from_utf8_lossy(&ended.stderr);
-    assert!(ended.status.code() == Some(1) && told.contains("File too large"), "{}: {told}", ended.status);
+    let message = String::from_utf8_lossy(&ended.stderr);
+    assert!(ended.status.code() == Some(1) && message.contains("File too large"), "{}: {message}", ended.status);
 }

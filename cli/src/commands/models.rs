@@ -205,7 +205,7 @@ impl Import {
                 match unless_interrupted(import_model(&client, path, &self.name, variant, &texts, &parts)).await {
                     Err(Failure::Canceled(why)) => {
                         return Err(Failure::Canceled(format!(
-                            "{why}: the server discards what was sent. If all of it had arrived, \
+                            "{why}: the server discards the bytes so far. If all of it had arrived, \
                              `pyrograph models show {}` shows the model.",
                             self.name
                         )));
