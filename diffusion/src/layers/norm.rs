@@ -201,6 +201,16 @@ mod tests {
 
     use super::*;
 
+    /// Sums of another order round about one value in a thousand to its neighbour in bf16. Had the intermediate values
+    /// been bf16, every second one would differ.
+    fn is_rounded_alike(half: &[f32], full: &[f32]) -> bool {
+        let differing = half.iter().zip(full).filter(|(half, full)| half != full);
+        let neighbours = |(half, full): &(&f32, &f32)| (*half - *full).abs() <= full.abs() / 128.0;
+        half.len() == full.len()
+            && differing.clone().count() * 50 <= half.len()
+            && differing.clone().all(|pair| neighbours(&pair))
+    }
+
     /// The input is widened and the output rounded; intermediate values are f32.
     #[test]
     fn norms_compute_in_f32_whatever_they_are_given() {
@@ -210,13 +220,13 @@ mod tests {
         let data = |x: Tensor<4>| x.cast(DType::F32).into_data().try_to_vec::<f32>().unwrap();
         let rounded = |y: Tensor<4>| data(y.cast(DType::BF16));
         let group = GroupNorm::new(4, 8, 1e-5, &device);
-        assert_eq!(data(group.forward(x.clone())), rounded(group.forward(x.cast(DType::F32))));
+        assert!(is_rounded_alike(&data(group.forward(x.clone())), &rounded(group.forward(x.cast(DType::F32)))));
         let (layer, rms) = (LayerNorm::new(5, 1e-5, &device), RmsNorm::new(5, 1e-6, &device));
         let norms: [&dyn Fn(Tensor<3>) -> Tensor<3>; 2] = [&|x| layer.forward(x), &|x| rms.forward(x)];
         for norm in norms {
             let [half, full] = [flat.clone(), flat.clone().cast(DType::F32)].map(|x| norm(x).unsqueeze::<4>());
             assert_eq!((half.dtype(), full.dtype()), (DType::BF16, DType::F32));
-            assert_eq!(data(half), rounded(full));
+            assert!(is_rounded_alike(&data(half), &rounded(full)));
         }
     }
 }
