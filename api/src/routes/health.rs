@@ -48,9 +48,11 @@ pub(crate) async fn live() -> Json<Health> {
 )]
 pub(crate) async fn ready(state: State) -> Result<Json<Health>> {
     let database = async {
+        // While it counts as lost, requests are refused, also if it has just come back.
         tokio::select! {
-            answer = state.database.check() => answer,
+            biased;
             () = state.presence.lost() => Err(Error::unavailable("the database does not answer")),
+            answer = state.database.check() => answer,
         }
     };
     tokio::try_join!(database, storage_answers(state.storage.check()))?;

@@ -20,6 +20,7 @@ use super::listen_flags::ListenFlags;
 use crate::client::{Artifact, Client, Dataset, Generation, Job, Pictures, Training, follow, free_name};
 use crate::contact_sheet::{ContactSheet, Pair};
 use crate::failure::Failure;
+use crate::installation::write_private;
 use crate::meter::Meter;
 use crate::output::{say, tell};
 use crate::platform::Platform;
@@ -299,9 +300,7 @@ impl Record {
     }
 
     fn write(&self, file: &Path) -> Outcome {
-        let text = serde_json::to_vec(self).context("a record of the demo")?;
-        std::fs::write(file, text).with_context(|| format!("could not write {}", file.display()))?;
-        Ok(())
+        write_private(file, self)
     }
 }
 
