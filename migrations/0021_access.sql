@@ -72,3 +72,38 @@ COMMENT ON COLUMN login_links.id            IS 'UUID v7; part of the link';
 COMMENT ON COLUMN login_links.key_id        IS 'The key with which the browser logs in';
 COMMENT ON COLUMN login_links.secret_sha256 IS 'SHA-256 of the secret part of the link, which is stored nowhere';
 COMMENT ON COLUMN login_links.expires_at    IS 'From then on the link is refused';
+
+CREATE TABLE audit (
+    id          uuid        PRIMARY KEY,
+    project_id  uuid        NOT NULL REFERENCES projects,
+    key_id      uuid,
+    by_operator boolean     NOT NULL,
+    address     text,
+    action      text        NOT NULL,
+    object      text        NOT NULL,
+    details     jsonb       NOT NULL,
+    created_at  timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+
+COMMENT ON TABLE  audit             IS 'Changes to keys, projects and models. Rows are only added';
+COMMENT ON COLUMN audit.id          IS 'UUID v7';
+COMMENT ON COLUMN audit.project_id  IS 'The project in which the caller worked';
+COMMENT ON COLUMN audit.key_id      IS 'The key of the caller, also of one that is gone; NULL: it had none';
+COMMENT ON COLUMN audit.by_operator IS 'Whether a command on the database made the change';
+COMMENT ON COLUMN audit.address     IS 'Address of the client, or of the proxy before it; NULL: there was no connection';
+COMMENT ON COLUMN audit.action      IS 'The noun and the verb, such as key.create';
+COMMENT ON COLUMN audit.object      IS 'Id of the key, project, model or import';
+COMMENT ON COLUMN audit.details     IS 'The new values. It has no secrets, prompts or URLs';
+COMMENT ON COLUMN audit.created_at  IS 'When the change was made';
+
+CREATE INDEX audit_of_project ON audit (project_id, id);
+
+CREATE FUNCTION audit_is_append_only() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION 'rows of the audit log are neither changed nor deleted';
+END $$;
+
+CREATE TRIGGER audit_rows_stay BEFORE UPDATE OR DELETE ON audit
+    FOR EACH ROW EXECUTE FUNCTION audit_is_append_only();
+CREATE TRIGGER audit_stays BEFORE TRUNCATE ON audit
+    FOR EACH STATEMENT EXECUTE FUNCTION audit_is_append_only();

@@ -26,7 +26,7 @@ impl FromRequestParts<State> for Caller {
             let message = "A browser says which page sends a request with a session, and this one does not.";
             return Err(Problem::field(StatusCode::FORBIDDEN, "Origin", message));
         }
-        let caller = state.access.caller(proof, peer).await?;
+        let caller = state.access.caller(proof, peer).await?.at(peer);
         let route = parts.extensions.get::<MatchedPath>().map_or("", MatchedPath::as_str);
         match scopes::of(&parts.method, route) {
             Some(Asks::Key) => {}

@@ -9,8 +9,8 @@ use crate::State;
 use crate::document::document;
 use crate::limits::{GENERATION_LIMIT, PICTURE_LIMIT, PICTURES_LIMIT};
 use crate::routes::{
-    dataset, event, export, generation, health, import, input, jobs, key, model, picture_info, project, session, swap,
-    training, upload, worker,
+    audit, dataset, event, export, generation, health, import, input, jobs, key, model, picture_info, project, session,
+    swap, training, upload, worker,
 };
 
 pub(crate) fn routes() -> OpenApiRouter<State> {
@@ -56,6 +56,7 @@ pub(crate) fn routes() -> OpenApiRouter<State> {
         .routes(routes!(session::log_in, session::get, session::log_out))
         .routes(routes!(key::create, key::list))
         .routes(routes!(key::get, key::change, key::revoke))
+        .routes(routes!(audit::list))
         .routes(routes!(project::create, project::list))
         .routes(routes!(project::get))
         // jobs of every kind

@@ -4,6 +4,8 @@
 //!
 //! Not here: how a request proves who sent it (`api`), and which scope a route asks for (`api`).
 
+use std::net::IpAddr;
+
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -15,6 +17,8 @@ pub struct Caller {
     project: ProjectId,
     principal: Principal,
     scopes: Scopes,
+    /// Address of the client, or of the proxy before it.
+    address: Option<IpAddr>,
 }
 
 /// How the caller was authenticated.
@@ -117,7 +121,7 @@ impl Scopes {
 
 impl Caller {
     pub fn new(project: ProjectId, principal: Principal, scopes: Scopes) -> Self {
-        Self { project, principal, scopes }
+        Self { project, principal, scopes, address: None }
     }
 
     /// The caller at an installation without keys: may do everything in the project `default`.
@@ -136,6 +140,16 @@ impl Caller {
             return Ok(());
         }
         Err(Error::Forbidden { message: format!("The key lacks the scope `{}`.", scope.as_str()) })
+    }
+
+    /// The same caller at this address.
+    #[must_use]
+    pub fn at(self, address: Option<IpAddr>) -> Self {
+        Self { address, ..self }
+    }
+
+    pub fn address(&self) -> Option<IpAddr> {
+        self.address
     }
 
     /// The same caller in another project.

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Utc};
 use serde::Deserialize;
+use serde_json::json;
 use sqlx::types::Json;
 use sqlx::{PgConnection, PgPool};
 use utoipa::ToSchema;
@@ -20,8 +21,8 @@ use crate::model::source::{Parts, Source};
 use crate::model::{self, ModelFile, ModelKind, ModelRef, upload};
 use crate::report::{JobRow, Report};
 use crate::{
-    Caller, Database, Error, ImportId, JobId, ModelId, Page, PageRequest, ProjectId, Result, Storage, UploadId, begin,
-    bounded, deletion, object,
+    Caller, Database, Error, ImportId, JobId, ModelId, Page, PageRequest, ProjectId, Result, Storage, UploadId, audit,
+    begin, bounded, deletion, object,
 };
 
 /// Longest text of a licence that is stored, in bytes.
@@ -164,6 +165,7 @@ pub async fn create(caller: &Caller, database: &Database, storage: &Storage, req
     )
     .fetch_one(&mut *tx)
     .await?;
+    audit::record(&mut tx, caller, "model.import", id, json!({ "name": request.name })).await?;
     tx.commit().await?;
     job::ring(pool);
     Ok(Import {

@@ -6,12 +6,14 @@ pub(crate) mod token;
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Deserializer};
+use serde_json::json;
 use utoipa::ToSchema;
 
 pub use self::token::{NotAToken, Token};
 use crate::faults::Faults;
 use crate::{
-    Caller, Database, Error, KeyId, Page, PageRequest, Principal, ProjectId, Result, Scope, Scopes, access, begin,
+    Caller, Database, Error, KeyId, Page, PageRequest, Principal, ProjectId, Result, Scope, Scopes, access, audit,
+    begin,
 };
 
 /// Most characters of a name.
@@ -142,6 +144,8 @@ pub async fn create(caller: &Caller, database: &Database, request: KeyRequest) -
     )
     .fetch_one(&mut *tx)
     .await?;
+    let details = json!({ "name": request.name, "scopes": scopes.names(), "expires_at": request.expires_at });
+    audit::record(&mut tx, caller, "key.create", token.id(), details).await?;
     tx.commit().await?;
     let key = Key {
         id: token.id(),
@@ -208,6 +212,7 @@ pub async fn change(caller: &Caller, database: &Database, id: KeyId, changes: Ke
     faults.take(check_expiry(changes.expires_at.flatten()));
     faults.check()?;
     let scopes = scopes.map(Scopes::names);
+    let mut tx = begin(database.pool(caller)).await?;
     let changed = sqlx::query!(
         "UPDATE keys SET name = coalesce($3, name), scopes = coalesce($4, scopes),
                 expires_at = CASE WHEN $5 THEN $6 ELSE expires_at END
@@ -219,8 +224,22 @@ pub async fn change(caller: &Caller, database: &Database, id: KeyId, changes: Ke
         changes.expires_at.is_some(),
         changes.expires_at.flatten(),
     )
-    .execute(database.pool(caller))
+    .execute(&mut *tx)
     .await?;
+    if changed.rows_affected() > 0 {
+        let mut details = json!({});
+        for (field, value) in [
+            ("name", changes.name.as_ref().map(|name| json!(name))),
+            ("scopes", scopes.as_ref().map(|scopes| json!(scopes))),
+            ("expires_at", changes.expires_at.map(|expiry| json!(expiry))),
+        ] {
+            if let Some(value) = value {
+                details[field] = value;
+            }
+        }
+        audit::record(&mut tx, caller, "key.change", id, details).await?;
+    }
+    tx.commit().await?;
     let key = get(caller, database, id).await?;
     if changed.rows_affected() == 0 {
         return Err(Error::conflict(format!("Key `{id}` is revoked; create another one.")));
@@ -230,14 +249,19 @@ pub async fn change(caller: &Caller, database: &Database, id: KeyId, changes: Ke
 
 /// Revokes a key; every server refuses it within five seconds. Does nothing if it is revoked. Errors: `NotFound`.
 pub async fn revoke(caller: &Caller, database: &Database, id: KeyId) -> Result<()> {
+    let mut tx = begin(database.pool(caller)).await?;
     let revoked = sqlx::query!(
-        "UPDATE keys SET revoked_at = coalesce(revoked_at, clock_timestamp()) WHERE project_id = $1 AND id = $2",
+        "UPDATE keys SET revoked_at = clock_timestamp() WHERE project_id = $1 AND id = $2 AND revoked_at IS NULL",
         caller.project() as ProjectId,
         id as KeyId,
     )
-    .execute(database.pool(caller))
+    .execute(&mut *tx)
     .await?;
-    if revoked.rows_affected() == 0 { Err(Error::not_found("key", id)) } else { Ok(()) }
+    if revoked.rows_affected() == 0 {
+        return get(caller, database, id).await.map(drop);
+    }
+    audit::record(&mut tx, caller, "key.revoke", id, json!({})).await?;
+    Ok(tx.commit().await?)
 }
 
 /// What a key gives to a caller who knows its secret.

@@ -19,6 +19,7 @@
 //! | [`swap`] | a request to a worker to load or unload a model |
 //! | [`storage`] | the bucket with all bytes |
 //! | [`project`] | the owner of everything above |
+//! | [`audit`] | who changed keys, projects and models |
 //! | [`session`] | a browser that has logged in with a key |
 //! | [`access`], [`key`], scope | whether requests need a key, and what a key allows |
 //! | [`deletion`] | an object that is to be deleted, until it is |
@@ -32,6 +33,7 @@
 
 pub mod access;
 pub mod artifact;
+pub mod audit;
 mod batcher;
 mod caller;
 pub mod capacity;

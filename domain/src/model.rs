@@ -23,6 +23,7 @@ use formats::Family;
 pub use formats::adapter::{CONFIG_FILE, MAX_CONFIG_BYTES, config_beside, is_peft};
 use memory::Networks;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use sha2::{Digest, Sha256};
 use sqlx::PgPool;
 use sqlx::types::Json;
@@ -32,7 +33,7 @@ pub use self::abandoned::abandoned;
 use self::source::Source;
 use crate::faults::Faults;
 use crate::{
-    Caller, Database, Error, ModelId, Page, PageRequest, ProjectId, Result, Storage, TrainingId, begin, bounded,
+    Caller, Database, Error, ModelId, Page, PageRequest, ProjectId, Result, Storage, TrainingId, audit, begin, bounded,
     deletion, named,
 };
 
@@ -422,6 +423,7 @@ pub async fn delete(caller: &Caller, database: &Database, storage: &Storage, nam
     let named = named::named(&mut tx, &keys).await?;
     keys.retain(|key| !named.contains(key));
     deletion::ask(&mut tx, &keys).await?;
+    audit::record(&mut tx, caller, "model.delete", model.id, json!({ "name": model.name })).await?;
     tx.commit().await?;
     deletion::now(database.pool(caller), storage, keys).await;
     Ok(())
@@ -435,9 +437,11 @@ pub async fn share(caller: &Caller, database: &Database, name_or_id: &str, share
     if model.built_in && !shared {
         return Err(Error::conflict(format!("`{}` came with Pyrograph and stays shared.", model.name)));
     }
-    sqlx::query!("UPDATE models SET shared = $2 WHERE id = $1", model.id as ModelId, shared)
-        .execute(database.pool(caller))
-        .await?;
+    let mut tx = begin(database.pool(caller)).await?;
+    sqlx::query!("UPDATE models SET shared = $2 WHERE id = $1", model.id as ModelId, shared).execute(&mut *tx).await?;
+    let details = json!({ "name": model.name, "shared": shared });
+    audit::record(&mut tx, caller, "model.share", model.id, details).await?;
+    tx.commit().await?;
     Ok(Model { shared, ..model })
 }
 

@@ -3,10 +3,11 @@
 
 use chrono::{DateTime, Utc};
 use serde::Deserialize;
+use serde_json::json;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use crate::{Caller, Database, Error, Page, PageRequest, ProjectId, Result};
+use crate::{Caller, Database, Error, Page, PageRequest, ProjectId, Result, audit, begin};
 
 /// Most characters of a name.
 pub const MAX_NAME_CHARS: usize = 63;
@@ -33,14 +34,17 @@ pub struct Project {
 pub async fn create(caller: &Caller, database: &Database, request: ProjectRequest) -> Result<Project> {
     check_name(&request.name)?;
     let id = ProjectId::new();
+    let mut tx = begin(database.pool(caller)).await?;
     let created_at = sqlx::query_scalar!(
         "INSERT INTO projects (id, name) VALUES ($1, $2) ON CONFLICT (name) DO NOTHING RETURNING created_at",
         id as ProjectId,
         request.name,
     )
-    .fetch_optional(database.pool(caller))
+    .fetch_optional(&mut *tx)
     .await?
     .ok_or_else(|| Error::conflict_in("name", format!("There is a project named `{}` already.", request.name)))?;
+    audit::record(&mut tx, caller, "project.create", id, json!({ "name": request.name })).await?;
+    tx.commit().await?;
     Ok(Project { id, name: request.name, created_at })
 }
 

@@ -23,7 +23,7 @@ use crate::deposit::Deposit;
 use crate::limits::{MAX_FILE_BYTES, MAX_FILES};
 use crate::storage::{ObjectWriter, StorageKey};
 use crate::weights_gate::invalid;
-use crate::{Caller, Database, Error, ModelId, ProjectId, Result, Storage, bounded, deletion, weights_gate};
+use crate::{Caller, Database, Error, ModelId, ProjectId, Result, Storage, audit, bounded, deletion, weights_gate};
 
 /// Largest file that is not weights, in bytes (a tokenizer's vocabulary is the largest of them).
 pub const MAX_TEXT_BYTES: usize = 32 * 1024 * 1024;
@@ -40,6 +40,8 @@ pub struct Intake {
     pool: PgPool,
     storage: Storage,
     project: ProjectId,
+    /// Who adds it; `None` for a worker and for the built-in model.
+    caller: Option<Caller>,
     model: ModelId,
     files: Vec<ModelFile>,
     /// The small JSON files, which describe the model.
@@ -70,7 +72,8 @@ enum Content {
 
 impl Intake {
     pub fn new(caller: &Caller, database: &Database, storage: &Storage) -> Self {
-        Self::of_project(database.pool(caller).clone(), storage.clone(), caller.project())
+        let intake = Self::of_project(database.pool(caller).clone(), storage.clone(), caller.project());
+        Self { caller: Some(caller.clone()), ..intake }
     }
 
     /// For workers: the model will belong to `project`.
@@ -80,6 +83,7 @@ impl Intake {
             deposit: Deposit::new(&storage),
             storage,
             project,
+            caller: None,
             model: ModelId::new(),
             files: Vec::new(),
             configs: BTreeMap::new(),
@@ -310,7 +314,7 @@ impl Intake {
         let networks = described.networks.take();
         let mut model = self.model(name, described, built_in);
         let sound = self.sound_files().await?;
-        let Self { pool, storage, deposit, borrowed, .. } = self;
+        let Self { pool, storage, caller, deposit, borrowed, .. } = self;
         let (model, spare) = deposit
             .commit(&pool, move |connection| {
                 Box::pin(async move {
@@ -322,6 +326,10 @@ impl Intake {
                     }
                     let spare = share(connection, &mut model, &sound, &borrowed).await?;
                     insert(connection, &model, networks.as_ref()).await?;
+                    if let Some(caller) = &caller {
+                        let details = serde_json::json!({ "name": model.name });
+                        audit::record(connection, caller, "model.create", model.id, details).await?;
+                    }
                     Ok((model, spare))
                 })
             })
