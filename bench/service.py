@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 
 import asyncpg
 
-UP, SERVE, TWIN = "127.0.0.1:18080", "127.0.0.1:18081", "127.0.0.1:18082"
+UP, SERVE, TWIN, KEYED = (f"127.0.0.1:{port}" for port in range(18080, 18084))
 CONNECTIONS, SECONDS, ROUNDS = 32, 3, 3
 BODY = {"prompt": "a big fox on a blue background", "model": "ember", "seed": 7, "num_images": 1}
 
@@ -107,22 +107,28 @@ async def fresh_database(url, name):
     await connection.close()
 
 
-def load(report, build, method, address, path, body=""):
+def load(report, build, address, method, path, body, authorization=""):
     seconds = 1 if report.tiny else SECONDS
-    command = [build / "examples/http_load", method, address, path, str(CONNECTIONS), str(seconds), body]
+    command = [build / "examples/http_load", method, address, path, str(CONNECTIONS), str(seconds), body, authorization]
     result = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     if result["refused"]:
         raise RuntimeError(f"{method} {path} at {address}: {result['refused']} answers were no 2xx")
     return result
 
 
-def compare(report, build, what, goal, processes, requests):
+def in_turns(report, build, requests):
+    """The rounds of each address, one address after the other."""
     sides = {}
-    for address, (method, path, body) in requests.items():
-        load(report, build, method, address, path, body)  # warm
+    for address, request in requests.items():
+        load(report, build, address, *request)  # warm
     for _ in range(1 if report.tiny else ROUNDS):
-        for address, (method, path, body) in requests.items():
-            sides.setdefault(address, []).append(load(report, build, method, address, path, body))
+        for address, request in requests.items():
+            sides.setdefault(address, []).append(load(report, build, address, *request))
+    return sides
+
+
+def compare(report, build, what, goal, processes, requests):
+    sides = in_turns(report, build, requests)
     def middle(address, key):
         return statistics.median(run[key] for run in sides[address])
     ratio = statistics.median(a["per_second"] / b["per_second"] for a, b in zip(sides[SERVE], sides[TWIN]))
@@ -151,6 +157,21 @@ def api(report, root, build, services, log):
                     "--host", host, "--port", port, "--workers", str(processes), "--log-level", "warning", "--no-access-log"]
             with running("twin", twin, TWIN, "/openapi.json", environment, log):
                 beside_twin(report, build, processes)
+        asyncio.run(fresh_database(url.geturl(), "bench_keys"))
+        keyed = environment | {"DATABASE_URL": url._replace(path="/bench_keys").geturl()}
+        with running("keyed", [build / "pyrograph", "serve", "--bind", KEYED], KEYED, "/readyz", keyed, log):
+            with_key(report, build)
+
+
+def with_key(report, build):
+    """The same request with a key at one server, and without at another that has none."""
+    key = call("POST", KEYED, "/v1/keys", {"name": "bench"})["key"]
+    create = ("POST", "/v1/generations", json.dumps(BODY))
+    sides = in_turns(report, build, {SERVE: create, KEYED: (*create, f"Bearer {key}")})
+    with_key, without = (statistics.median(run["per_second"] for run in sides[side]) for side in (KEYED, SERVE))
+    ratio = statistics.median(a["per_second"] / b["per_second"] for a, b in zip(sides[KEYED], sides[SERVE]))
+    report.row(f"API: create with a key, {CONNECTIONS} connections", f"{with_key:.0f}/s",
+               f"without a key: {without:.0f}/s", f"{ratio:.2f}×", "≥ 0.95×", ratio >= 0.95)
 
 
 def beside_twin(report, build, processes):

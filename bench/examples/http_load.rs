@@ -1,7 +1,7 @@
 //! A closed-loop HTTP load: each connection sends its next request when the last response has arrived. It needs so
 //! little CPU itself that two servers on the same two cores can be compared with it.
 //!
-//! `http_load METHOD ADDRESS PATH CONNECTIONS SECONDS [BODY]` prints one JSON object: requests per second, latencies in
+//! `http_load METHOD ADDRESS PATH CONNECTIONS SECONDS [BODY [AUTHORIZATION]]` prints one JSON object: requests per second, latencies in
 //! milliseconds, and how many responses were not a 2xx. Plain HTTP/1.1 with `Content-Length`, nothing else.
 
 #![expect(clippy::print_stdout, reason = "an example prints its result")]
@@ -19,12 +19,13 @@ struct Tally {
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [method, address, path, connections, seconds, body @ ..] = arguments.as_slice() else {
-        return Err(invalid("METHOD ADDRESS PATH CONNECTIONS SECONDS [BODY]"));
+    let [method, address, path, connections, seconds, rest @ ..] = arguments.as_slice() else {
+        return Err(invalid("METHOD ADDRESS PATH CONNECTIONS SECONDS [BODY [AUTHORIZATION]]"));
     };
     let connections: usize = connections.parse().map_err(|_| invalid("CONNECTIONS is a number"))?;
     let seconds: f64 = seconds.parse().map_err(|_| invalid("SECONDS is a number"))?;
-    let request = request(method, address, path, body.first().map_or("", String::as_str));
+    let [body, authorization] = [0, 1].map(|at| rest.get(at).map_or("", String::as_str));
+    let request = request(method, address, path, body, authorization);
 
     let start = Instant::now();
     let end = start + Duration::from_secs_f64(seconds);
@@ -43,8 +44,11 @@ fn invalid(message: &str) -> Error {
     Error::new(ErrorKind::InvalidInput, message.to_owned())
 }
 
-fn request(method: &str, address: &str, path: &str, body: &str) -> Vec<u8> {
+fn request(method: &str, address: &str, path: &str, body: &str, authorization: &str) -> Vec<u8> {
     let mut head = format!("{method} {path} HTTP/1.1\r\nHost: {address}\r\nAccept: application/json\r\n");
+    if !authorization.is_empty() {
+        head += &format!("Authorization: {authorization}\r\n");
+    }
     if !body.is_empty() {
         head += &format!("Content-Type: application/json\r\nContent-Length: {}\r\n", body.len());
     }
