@@ -9,6 +9,7 @@ use domain::key::Token;
 use domain::{Database, access};
 use reqwest::Url;
 use serde::{Deserialize, Serialize};
+use tokio::sync::Mutex;
 
 use crate::configuration::variable;
 use crate::failure::Failure;
@@ -16,6 +17,8 @@ use crate::installation::write_private;
 use crate::key::Key;
 
 const FILE: &str = "key.json";
+/// Held while a key is made.
+static MAKING: Mutex<()> = Mutex::const_new(());
 /// How often the server looks whether it needs one.
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -56,6 +59,8 @@ pub(crate) async fn keep(database: Database, folder: PathBuf, server: String) {
 
 /// Makes the key if the installation asks for keys.
 pub(crate) async fn make(database: &Database, folder: &Path, server: &str) -> Result<Option<Key>, Failure> {
+    // A second key made at the same moment would delete the first, and the file could keep the deleted one.
+    let _making = MAKING.lock().await;
     if !access::is_closed(database).await.context("the database")? {
         return Ok(None);
     }
