@@ -10,6 +10,7 @@ use serde::Deserialize;
 use sqlx::PgConnection;
 use utoipa::ToSchema;
 
+use crate::limits::check_display_name;
 use crate::{
     Caller, Database, DatasetId, Error, ExampleId, Page, PageRequest, ProjectId, Result, Storage, begin, deletion,
 };
@@ -58,12 +59,7 @@ pub struct Example {
 /// Creates an empty dataset. Errors: `Invalid` for a name that is empty, too long or holds control characters.
 pub async fn create(caller: &Caller, database: &Database, request: DatasetRequest) -> Result<Dataset> {
     let name = request.name;
-    if name.is_empty() || name.chars().count() > MAX_NAME_CHARS || name.chars().any(|c| c.is_ascii_control()) {
-        return Err(Error::invalid(
-            "name",
-            format!("A name has 1 to {MAX_NAME_CHARS} characters, none of them a control character."),
-        ));
-    }
+    check_display_name(&name, MAX_NAME_CHARS)?;
     let id = DatasetId::new();
     let row = sqlx::query!(
         "INSERT INTO datasets (id, project_id, name) VALUES ($1, $2, $3) RETURNING created_at, updated_at",

@@ -11,6 +11,7 @@ use utoipa::ToSchema;
 
 pub use self::token::{NotAToken, Token};
 use crate::faults::Faults;
+use crate::limits::check_display_name;
 use crate::{
     Caller, Database, Error, KeyId, Page, PageRequest, Principal, ProjectId, Result, Scope, Scopes, access, audit,
     begin,
@@ -120,7 +121,7 @@ macro_rules! select_keys {
 /// `Invalid`.
 pub async fn create(caller: &Caller, database: &Database, request: KeyRequest) -> Result<(Key, Token)> {
     let mut faults = Faults::default();
-    faults.take(check_name(&request.name));
+    faults.take(check_display_name(&request.name, MAX_NAME_CHARS));
     let scopes = faults.take(request.scopes.as_deref().map(check_scopes).transpose());
     faults.take(check_expiry(request.expires_at));
     faults.check()?;
@@ -207,7 +208,7 @@ pub async fn get(caller: &Caller, database: &Database, id: KeyId) -> Result<Key>
 /// revoked.
 pub async fn change(caller: &Caller, database: &Database, id: KeyId, changes: KeyChanges) -> Result<Key> {
     let mut faults = Faults::default();
-    faults.take(changes.name.as_deref().map_or(Ok(()), check_name));
+    faults.take(changes.name.as_deref().map_or(Ok(()), |name| check_display_name(name, MAX_NAME_CHARS)));
     let scopes = faults.take(changes.scopes.as_deref().map(check_scopes).transpose());
     faults.take(check_expiry(changes.expires_at.flatten()));
     faults.check()?;
@@ -316,14 +317,6 @@ pub async fn used(database: &Database, ids: &[KeyId]) -> Result<()> {
     sqlx::query!("UPDATE keys SET last_used_at = clock_timestamp() WHERE id = ANY($1)", &ids)
         .execute(database.before_caller())
         .await?;
-    Ok(())
-}
-
-fn check_name(name: &str) -> Result<()> {
-    if name.is_empty() || name.chars().count() > MAX_NAME_CHARS || name.chars().any(|c| c.is_ascii_control()) {
-        let message = format!("A name has 1 to {MAX_NAME_CHARS} characters, none of them a control character.");
-        return Err(Error::invalid("name", message));
-    }
     Ok(())
 }
 

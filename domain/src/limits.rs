@@ -18,3 +18,12 @@ pub(crate) fn seed(requested: Option<i64>, count: u32) -> Result<i64> {
         Some(seed) => Ok(in_range("seed", seed, -1..=i64::MAX - i64::from(count.saturating_sub(1)))?),
     }
 }
+
+/// Checks a name for people, which need not be unique. Errors: `Invalid`.
+pub(crate) fn check_display_name(name: &str, most_chars: usize) -> Result<()> {
+    if name.is_empty() || name.chars().count() > most_chars || name.chars().any(|c| c.is_ascii_control()) {
+        let message = format!("A name has 1 to {most_chars} characters, none of them a control character.");
+        return Err(Error::invalid("name", message));
+    }
+    Ok(())
+}

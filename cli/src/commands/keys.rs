@@ -2,16 +2,15 @@
 
 use std::time::Duration;
 
-use anyhow::Context as _;
 use chrono::{DateTime, Utc};
 use clap::{Args, Subcommand};
 use domain::database::Pools;
 use domain::key::{self, Key, KeyRequest};
-use domain::{Caller, KeyId, MAX_LIMIT, PageRequest, Scope, project};
+use domain::{Caller, KeyId, Scope, project};
 use serde_json::{Value, json};
 
+use super::database_options::{DatabaseOptions, every_page};
 use super::models::short;
-use super::projects::Place;
 use super::{Outcome, print_json};
 use crate::installation::on_database;
 use crate::output::{say, tell};
@@ -45,7 +44,7 @@ enum Action {
         #[arg(long, default_value = "default", value_name = "NAME")]
         project: String,
         #[command(flatten)]
-        place: Place,
+        place: DatabaseOptions,
     },
     /// List the keys of a project, newest first
     List {
@@ -53,7 +52,7 @@ enum Action {
         #[arg(long, default_value = "default", value_name = "NAME")]
         project: String,
         #[command(flatten)]
-        place: Place,
+        place: DatabaseOptions,
     },
     /// Revoke a key: requests with it are refused within five seconds
     Revoke {
@@ -64,7 +63,7 @@ enum Action {
         #[arg(long, default_value = "default", value_name = "NAME")]
         project: String,
         #[command(flatten)]
-        place: Place,
+        place: DatabaseOptions,
     },
 }
 
@@ -117,24 +116,14 @@ async fn create(pools: &Pools, caller: &Caller, request: KeyRequest, json: bool)
     say!("{}", token.reveal())?;
     tell!(
         "Keep it: it is not shown again. Clients send it as `Authorization: Bearer …`, `pyrograph` as --key or \
-           PYROGRAPH_KEY."
+         PYROGRAPH_KEY."
     );
     Ok(())
 }
 
 async fn list(pools: &Pools, caller: &Caller, json: bool) -> Outcome {
-    let mut keys = Vec::new();
-    let mut cursor = None;
-    loop {
-        let page = PageRequest::parse(Some(MAX_LIMIT), cursor.as_deref()).context("a page")?;
-        let listed = key::list(caller, &pools.api, &page).await;
-        let page = services::answered(listed, "could not list the keys")?;
-        keys.extend(page.items);
-        cursor = page.next_cursor;
-        if cursor.is_none() {
-            break;
-        }
-    }
+    let list = async |page| key::list(caller, &pools.api, &page).await;
+    let keys = every_page(list, "could not list the keys").await?;
     if json {
         return print_json(&keys.iter().map(shown).collect::<Vec<Value>>().into());
     }

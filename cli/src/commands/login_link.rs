@@ -5,7 +5,7 @@ use domain::session;
 use reqwest::Url;
 use serde_json::json;
 
-use super::projects::Place;
+use super::database_options::DatabaseOptions;
 use super::{Outcome, print_json};
 use crate::installation::on_database;
 use crate::output::say;
@@ -21,7 +21,7 @@ pub(crate) struct LoginLink {
     #[arg(long, env = "PYROGRAPH_SERVER", default_value = "http://127.0.0.1:8080", value_name = "URL")]
     server: Url,
     #[command(flatten)]
-    place: Place,
+    place: DatabaseOptions,
 }
 
 impl LoginLink {

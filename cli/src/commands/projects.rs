@@ -1,13 +1,10 @@
 //! `pyrograph projects`: creates and lists projects, straight in the database.
 
-use std::path::PathBuf;
-
-use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use domain::project::{self, Project, ProjectRequest};
-use domain::{MAX_LIMIT, PageRequest};
 use serde_json::{Value, json};
 
+use super::database_options::{DatabaseOptions, every_page};
 use super::models::short;
 use super::{Outcome, print_json};
 use crate::installation::on_database;
@@ -32,24 +29,13 @@ enum Action {
         /// Name of the project
         name: String,
         #[command(flatten)]
-        place: Place,
+        place: DatabaseOptions,
     },
     /// List the projects, newest first
     List {
         #[command(flatten)]
-        place: Place,
+        place: DatabaseOptions,
     },
-}
-
-/// Where the database is, and how results are printed.
-#[derive(Debug, Args)]
-pub(crate) struct Place {
-    /// Data folder of `up`, used if DATABASE_URL is not set
-    #[arg(long, env = "PYROGRAPH_DATA_DIR", default_value = ".pyrograph", value_name = "DIR")]
-    pub data_dir: PathBuf,
-    /// Print the result as JSON on stdout
-    #[arg(long)]
-    pub json: bool,
 }
 
 impl Projects {
@@ -66,18 +52,8 @@ impl Projects {
             }
             Action::List { place } => {
                 on_database(&place.data_dir, async |pools, operator| {
-                    let mut projects = Vec::new();
-                    let mut cursor = None;
-                    loop {
-                        let page = PageRequest::parse(Some(MAX_LIMIT), cursor.as_deref()).context("a page")?;
-                        let listed = project::list(&operator, &pools.api, &page).await;
-                        let page = services::answered(listed, "could not list the projects")?;
-                        projects.extend(page.items);
-                        cursor = page.next_cursor;
-                        if cursor.is_none() {
-                            break;
-                        }
-                    }
+                    let list = async |page| project::list(&operator, &pools.api, &page).await;
+                    let projects = every_page(list, "could not list the projects").await?;
                     print(&projects, place.json)
                 })
                 .await
