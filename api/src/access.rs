@@ -293,7 +293,7 @@ impl Keys {
         Ok(grant)
     }
 
-    /// Counts a failed attempt, and returns its problem, or 429 if there were too many. A right key is never refused
+    /// Counts a failed attempt, and returns its problem, or 429 if there were too many. A valid key is never refused
     /// for the attempts of others: all clients of a proxy have one address.
     fn failure(&self, peer: IpAddr, problem: Problem) -> Problem {
         let mut failures = lock(&self.failures);

@@ -280,7 +280,7 @@ async fn failed_attempts_are_limited_by_address() {
     assert!(refused >= 10, "{refused}");
     let seconds: u64 = limited.header("retry-after").parse().unwrap();
     assert!((1..=60).contains(&seconds), "{seconds}");
-    // A right key is served, also one that this server has not seen.
+    // A valid key is served, also one that this server has not seen.
     let request = serde_json::from_value(json!({"name": "new"})).unwrap();
     let caller = domain::Caller::operator(domain::ProjectId::DEFAULT);
     let (_, new) = domain::key::create(&caller, &server.pools.api, request).await.unwrap();
