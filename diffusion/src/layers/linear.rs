@@ -56,7 +56,7 @@ impl Linear {
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         let bias = self.bias.as_ref().map(|bias| bias.val());
         let mut y = match &self.changes {
-            None => linear(x.clone(), self.weight.value(x.dtype()).transpose(), bias),
+            None => by_rows(x.clone(), self.weight.dims()[0], |x| self.weight.multiply(x, bias)),
             Some(changes) => self.changed(changes, x.clone(), bias),
         };
         for branch in &self.branches {
@@ -101,11 +101,18 @@ impl Kronecker<2> {
     }
 }
 
-/// `x·W + b` as one matrix product. With more dimensions, Burn would first copy a transposed weight.
+/// `x·W + b`
 fn linear<const D: usize>(x: Tensor<D>, weight: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<D> {
+    let outputs = weight.dims()[1];
+    by_rows(x, outputs, |x| module::linear(x, weight, bias))
+}
+
+/// One matrix product over all dimensions but the last. With more dimensions, Burn would first copy a transposed
+/// weight.
+fn by_rows<const D: usize>(x: Tensor<D>, outputs: usize, product: impl FnOnce(Tensor<2>) -> Tensor<2>) -> Tensor<D> {
     let mut shape = x.dims();
-    let [inputs, outputs] = weight.dims();
+    let inputs = shape[D - 1];
     let rows = shape.iter().product::<usize>() / inputs;
     shape[D - 1] = outputs;
-    module::linear(x.reshape([rows, inputs]), weight, bias).reshape(shape)
+    product(x.reshape([rows, inputs])).reshape(shape)
 }

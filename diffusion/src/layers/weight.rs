@@ -3,10 +3,11 @@
 
 use burn::module::{Param, ParamId};
 use burn::prelude::*;
-use burn::tensor::{DType, FloatDType};
+use burn::tensor::{DType, FloatDType, module};
 use memory::{BLOCK, WeightStorage};
 
-use super::{cpu_kernels, zeros};
+use super::cpu_kernels::{self, Rows};
+use super::zeros;
 
 /// A matrix `[out, in]` (`D` = 2), or a convolution `[out, in, kernel, kernel]` (`D` = 4).
 #[derive(Module, Debug)]
@@ -67,11 +68,34 @@ impl<const D: usize> Weight<D> {
     /// The values: in their own dtype if they are stored in full, otherwise converted to `dtype` on each call, so that
     /// only one converted layer exists at a time.
     pub fn value(&self, dtype: DType) -> Tensor<D> {
+        if let (DType::F32, Some(rows)) = (dtype, self.rows()) {
+            return rows.read_all(self.dims());
+        }
         match self {
             Self::Full(weight) => weight.val(),
-            Self::Half(weight) => widen(weight.val(), dtype),
+            Self::Half(weight) => weight.val().cast(dtype),
             Self::Packed(packed) => packed.unpack().reshape(self.dims()).cast(dtype),
         }
+    }
+
+    /// The rows of a weight that isn't stored in full. `None` unless it is on the CPU without autodiff.
+    fn rows(&self) -> Option<Rows> {
+        match self {
+            Self::Full(_) => None,
+            Self::Half(weight) => Rows::half(&weight.val()),
+            Self::Packed(packed) => Rows::packed(&packed.codes.val(), &packed.scales.val()),
+        }
+    }
+}
+
+impl Weight<2> {
+    /// `x·Wᵀ + b`: `[rows, in]` → `[rows, out]`
+    pub(super) fn multiply(&self, x: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<2> {
+        let converted_on_the_way = self.rows().and_then(|rows| cpu_kernels::multiply(&x, &rows, bias.as_ref()));
+        converted_on_the_way.unwrap_or_else(|| {
+            let weight = self.value(x.dtype()).transpose();
+            module::linear(x, weight, bias)
+        })
     }
 }
 
@@ -79,11 +103,6 @@ impl<const D: usize> From<Param<Tensor<D>>> for Weight<D> {
     fn from(weight: Param<Tensor<D>>) -> Self {
         Self::Full(weight)
     }
-}
-
-fn widen<const D: usize>(weight: Tensor<D>, dtype: DType) -> Tensor<D> {
-    let on_the_cpu = if dtype == DType::F32 { cpu_kernels::widen(&weight) } else { None };
-    on_the_cpu.unwrap_or_else(|| weight.cast(dtype))
 }
 
 impl Packed {
@@ -116,9 +135,6 @@ impl Packed {
 
     /// `[out, in]` in f32
     fn unpack(&self) -> Tensor<2> {
-        if let Some(values) = cpu_kernels::unpack(&self.codes.val(), &self.scales.val()) {
-            return values;
-        }
         let scales = self.scales.val().cast(DType::F32);
         let ([outputs, blocks], codes) = (scales.dims(), self.codes.val().cast(FloatDType::F32));
         let levels = match self.storage() {

@@ -8,6 +8,7 @@ mod gelu;
 mod group_norm;
 mod lanes;
 mod layer_norm;
+mod linear;
 mod product;
 mod rms_norm;
 mod rotary;
@@ -23,9 +24,10 @@ pub(crate) use convolution::convolve;
 pub(crate) use gelu::{gelu, gelu_gated, gelu_quick};
 pub(crate) use group_norm::normalise;
 pub(crate) use layer_norm::{modulate, standardise};
+pub(crate) use linear::multiply;
 pub(crate) use rms_norm::rms;
 pub(crate) use rotary::rotate;
-pub(crate) use stored::{unpack, widen};
+pub(crate) use stored::Rows;
 
 /// The values of a tensor on the CPU, with or without autodiff.
 fn primitive<const D: usize>(tensor: &Tensor<D>) -> Option<FlexTensor> {

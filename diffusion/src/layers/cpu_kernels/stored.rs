@@ -1,86 +1,143 @@
-//! Converts stored weights to f32 in one pass over all threads: floats of 16 bits, and integers with one scale per
-//! block.
+//! Converts stored weights to f32: floats of 16 bits, and integers with one scale per block.
 //! [`crate::layers::Weight`] defines the formats.
 
 use burn::backend::Flex;
+use burn::backend::flex::FlexTensor;
 use burn::prelude::*;
 use burn::tensor::{DType, bf16, f16};
+use half::slice::HalfFloatSliceExt as _;
 use memory::BLOCK;
 use rayon::prelude::*;
 
+use super::lanes::vectorised;
 use super::{tensor, values};
 
-/// Values per thread at a time.
+/// Approximate number of values per thread at a time.
 const SPAN: usize = 1 << 15;
+/// Half a block, whose values are the low or the high nibbles of as many bytes.
+const HALF: usize = BLOCK / 2;
 
-/// `None` unless the tensor is bf16 or f16 on the CPU without autodiff.
-pub(crate) fn widen<const D: usize>(weight: &Tensor<D>) -> Option<Tensor<D>> {
-    let shape = weight.dims();
-    let weight = weight.clone().try_into_primitive::<Flex>().ok()?;
-    let (weight, _) = values(&weight);
-    let wide = match weight.dtype() {
-        DType::BF16 => each(weight.storage::<bf16>(), |value| f32::from_bits(u32::from(value.to_bits()) << 16)),
-        DType::F16 => each(weight.storage::<f16>(), f16::to_f32),
-        _ => return None,
-    };
-    Some(Tensor::from_primitive::<Flex>(tensor(wide, shape)))
+/// A stored matrix on the CPU, of which rows are read as f32.
+pub(crate) struct Rows {
+    stored: Stored,
+    count: usize,
+    /// Values per row.
+    length: usize,
 }
 
-fn each<T: Copy + Sync>(stored: &[T], wide: impl Fn(T) -> f32 + Sync) -> Vec<f32> {
-    let mut all = vec![0.0; stored.len()];
-    all.par_chunks_mut(SPAN).zip(stored.par_chunks(SPAN)).for_each(|(all, stored)| {
-        for (value, stored) in all.iter_mut().zip(stored) {
-            *value = wide(*stored);
+enum Stored {
+    Bf16(FlexTensor),
+    F16(FlexTensor),
+    Int8 { codes: FlexTensor, scales: FlexTensor },
+    Int4 { codes: FlexTensor, scales: FlexTensor },
+}
+
+impl Rows {
+    /// Rows along the first axis of a weight. `None` unless it is bf16 or f16 on the CPU without autodiff.
+    pub(crate) fn half<const D: usize>(weight: &Tensor<D>) -> Option<Self> {
+        let (count, total) = (weight.dims()[0], weight.shape().num_elements());
+        let (weight, _) = values(&weight.clone().try_into_primitive::<Flex>().ok()?);
+        let stored = match weight.dtype() {
+            DType::BF16 => Stored::Bf16(weight),
+            DType::F16 => Stored::F16(weight),
+            _ => return None,
+        };
+        Some(Self { stored, count, length: total / count.max(1) })
+    }
+
+    /// Rows of a packed weight. `None` unless codes and scales are on the CPU without autodiff.
+    pub(crate) fn packed(codes: &Tensor<2, Int>, scales: &Tensor<2>) -> Option<Self> {
+        let [count, blocks] = scales.dims();
+        let (codes, _) = values(&codes.clone().try_into_primitive::<Flex>().ok()?);
+        let (scales, _) = values(&scales.clone().try_into_primitive::<Flex>().ok()?);
+        let stored = match (codes.dtype(), scales.dtype()) {
+            (DType::I8, DType::F16) => Stored::Int8 { codes, scales },
+            (DType::U8, DType::F16) => Stored::Int4 { codes, scales },
+            _ => return None,
+        };
+        Some(Self { stored, count, length: blocks * BLOCK })
+    }
+
+    /// The number of rows.
+    pub(super) fn count(&self) -> usize {
+        self.count
+    }
+
+    /// Reads the values of a row from the column `from` on, as many as `out` has. In a packed row, `from` and the number
+    /// of values are multiples of the block size.
+    pub(super) fn read(&self, row: usize, from: usize, out: &mut [f32]) {
+        self.read_flat(row * self.length + from, out);
+    }
+
+    /// Reads values across rows.
+    fn read_flat(&self, at: usize, out: &mut [f32]) {
+        let block = at / BLOCK;
+        match &self.stored {
+            Stored::Bf16(weight) => widen_bf16(out, &weight.storage()[at..]),
+            Stored::F16(weight) => weight.storage::<f16>()[at..at + out.len()].convert_to_f32_slice(out),
+            Stored::Int8 { codes, scales } => {
+                let (codes, scales) = (&codes.storage()[at..], &scales.storage()[block..]);
+                unpack(out, codes, scales, |out, codes, scales| unpack_8(out, codes, scales));
+            }
+            Stored::Int4 { codes, scales } => {
+                let (codes, scales) = (&codes.storage()[at / 2..], &scales.storage()[block..]);
+                unpack(out, codes, scales, |out, codes, scales| unpack_4(out, codes, scales));
+            }
         }
-    });
-    all
+    }
+
+    /// All values in one pass over all threads.
+    pub(crate) fn read_all<const D: usize>(&self, shape: [usize; D]) -> Tensor<D> {
+        let mut all = vec![0.0; self.count * self.length];
+        let work = all.par_chunks_mut(SPAN).enumerate();
+        work.for_each(|(number, values)| self.read_flat(number * SPAN, values));
+        Tensor::from_primitive::<Flex>(tensor(all, shape))
+    }
 }
 
-/// Codes and scales of a packed weight → `[out, in]`. `None` unless both are on the CPU without autodiff.
-pub(crate) fn unpack(codes: &Tensor<2, Int>, scales: &Tensor<2>) -> Option<Tensor<2>> {
-    let [outputs, blocks] = scales.dims();
-    let codes = codes.clone().try_into_primitive::<Flex>().ok()?;
-    let scales = scales.clone().try_into_primitive::<Flex>().ok()?;
-    let ((codes, _), (scales, _)) = (values(&codes), values(&scales));
-    if scales.dtype() != DType::F16 {
-        return None;
+vectorised! {
+    fn widen_bf16<'a>(out: &'a mut [f32], stored: &'a [bf16]) -> () {
+        for (value, stored) in out.iter_mut().zip(stored) {
+            *value = f32::from_bits(u32::from(stored.to_bits()) << 16);
+        }
     }
-    let mut all = vec![0.0; outputs * blocks * BLOCK];
-    let scales = scales.storage::<f16>();
-    match codes.dtype() {
-        DType::I8 => fill(&mut all, codes.storage::<i8>(), scales, block_of_8),
-        DType::U8 => fill(&mut all, codes.storage::<u8>(), scales, block_of_4),
-        _ => return None,
-    }
-    Some(Tensor::from_primitive::<Flex>(tensor(all, [outputs, blocks * BLOCK])))
 }
 
-fn fill<T: Sync, const CODES: usize>(
-    all: &mut [f32],
+/// Blocks whose scales are converted at once.
+const SCALES: usize = 32;
+
+fn unpack<T, const CODES: usize>(
+    out: &mut [f32],
     codes: &[T],
     scales: &[f16],
-    block: impl Fn(&[T; CODES], f32, &mut [f32; BLOCK]) + Sync,
+    blocks: impl Fn(&mut [[f32; BLOCK]], &[[T; CODES]], &[f32; SCALES]),
 ) {
-    const BLOCKS: usize = SPAN / BLOCK;
-    let work = all.par_chunks_mut(SPAN).zip(codes.par_chunks(BLOCKS * CODES)).zip(scales.par_chunks(BLOCKS));
-    work.for_each(|((all, codes), scales)| {
-        let blocks = all.as_chunks_mut().0.iter_mut().zip(codes.as_chunks().0);
-        for ((all, codes), scale) in blocks.zip(scales) {
-            block(codes, scale.to_f32(), all);
-        }
-    });
-}
-
-fn block_of_8(codes: &[i8; BLOCK], scale: f32, all: &mut [f32; BLOCK]) {
-    for (value, code) in all.iter_mut().zip(codes) {
-        *value = f32::from(*code) * scale;
+    let out = out.as_chunks_mut().0.chunks_mut(SCALES);
+    for ((out, codes), scales) in out.zip(codes.as_chunks().0.chunks(SCALES)).zip(scales.chunks(SCALES)) {
+        let mut wide = [0.0; SCALES];
+        scales.convert_to_f32_slice(&mut wide[..scales.len()]);
+        blocks(out, codes, &wide);
     }
 }
 
-fn block_of_4(codes: &[u8; BLOCK / 2], scale: f32, all: &mut [f32; BLOCK]) {
-    let (lower, upper) = all.split_at_mut(BLOCK / 2);
-    for ((lower, upper), code) in lower.iter_mut().zip(upper).zip(codes) {
-        *lower = (f32::from(code & 15) - 8.0) * scale;
-        *upper = (f32::from(code >> 4) - 8.0) * scale;
+vectorised! {
+    fn unpack_8<'a>(out: &'a mut [[f32; BLOCK]], codes: &'a [[i8; BLOCK]], scales: &'a [f32; SCALES]) -> () {
+        for ((values, codes), scale) in out.iter_mut().zip(codes).zip(scales) {
+            for (value, code) in values.iter_mut().zip(codes) {
+                *value = f32::from(*code) * scale;
+            }
+        }
+    }
+}
+
+vectorised! {
+    fn unpack_4<'a>(out: &'a mut [[f32; BLOCK]], codes: &'a [[u8; HALF]], scales: &'a [f32; SCALES]) -> () {
+        for ((values, codes), scale) in out.iter_mut().zip(codes).zip(scales) {
+            // Of known length, which the compiler needs for vectors that are as long.
+            for at in 0..HALF {
+                values[at] = (f32::from(codes[at] & 15) - 8.0) * scale;
+                values[HALF + at] = (f32::from(codes[at] >> 4) - 8.0) * scale;
+            }
+        }
     }
 }

@@ -1,10 +1,12 @@
 //! Compares every kernel with the tensor operations that it replaces.
 
+use super::super::packing::{Codes, pack};
 use super::*;
 use burn::tensor::activation::{silu, softmax};
-use burn::tensor::module::conv2d;
+use burn::tensor::module::{conv2d, linear};
 use burn::tensor::ops::ConvOptions;
 use burn::tensor::{Distribution, Tolerance};
+use memory::WeightStorage;
 
 fn random<const D: usize>(shape: [usize; D], device: &Device) -> Tensor<D> {
     Tensor::random(shape, Distribution::Normal(0.0, 1.0), device).require_grad()
@@ -209,4 +211,34 @@ fn norms_and_turns_as_tensor_operations_do_forward_and_backward() {
     let theirs = (theirs * weighting).sum().backward();
     same(x.grad(&ours).unwrap(), x.grad(&theirs).unwrap());
     same(weight.grad(&ours).unwrap(), weight.grad(&theirs).unwrap());
+}
+
+/// Sizes below and above those of panels, runs, tiles, outputs of a thread and the depth that is summed at once.
+#[test]
+fn multiplies_stored_weights_as_their_values() {
+    let device = Device::flex();
+    let random = |shape| Tensor::<2>::random(shape, Distribution::Normal(0.0, 1.0), &device);
+    for (rows, inputs, outputs) in [(1, 32, 5), (33, 96, 24), (70, 1120, 130), (600, 288, 25)] {
+        let (x, bias) = (random([rows, inputs]), random([1, outputs]).flatten::<1>(0, 1));
+        let weight = random([outputs, inputs]);
+        let mut stored: Vec<Rows> =
+            [DType::BF16, DType::F16].map(|dtype| Rows::half(&weight.clone().cast(dtype)).unwrap()).into();
+        for storage in [WeightStorage::Int8, WeightStorage::Int4] {
+            let values: Vec<f32> = weight.to_data().try_to_vec().unwrap();
+            let Codes { codes, scales } = pack(&values, inputs, storage);
+            let dtype = codes.dtype();
+            let codes = Tensor::from_data(codes, (&device, dtype));
+            stored.push(Rows::packed(&codes, &Tensor::from_data(scales, (&device, DType::F16))).unwrap());
+        }
+        for stored in stored {
+            let values = stored.read_all([outputs, inputs]);
+            for bias in [Some(bias.clone()), None] {
+                let ours = multiply(&x, &stored, bias.as_ref()).unwrap();
+                near(ours, linear(x.clone(), values.clone().transpose(), bias));
+            }
+            // A view: the activations are transposed in memory.
+            let turned = random([inputs, rows]).transpose();
+            near(multiply(&turned, &stored, None).unwrap(), linear(turned, values.transpose(), None));
+        }
+    }
 }
