@@ -1,7 +1,7 @@
 """Writes checkpoints at their published sizes with random weights: FLUX.1-dev (33 GB, bf16), SDXL (7 GB, f16) and
 Stable Diffusion 1.5 (4 GB, f32). Memory and speed do not depend on trained values.
 
-    python3 bench/real_size/checkpoints.py FOLDER [flux|sdxl|sd15 …]
+    python3 bench/real_size/checkpoints.py FOLDER [flux|flux-short|sdxl|sd15 …]
 
 Names and shapes come from the lists of published keys in `diffusion/tests/goldens/keys/`, configs from
 `formats/configs/`, and tokenizers and `model_index.json` from the tiny pipelines. An existing checkpoint is kept.
@@ -42,6 +42,10 @@ MODELS = {
     }),
 }
 
+# FLUX.1-dev with a fifth of its blocks, which fits into memory in 16 bits. For each part: its config's differences.
+MODELS["flux-short"] = MODELS["flux"]
+SHORTER = {"flux-short": {"transformer": {"num_layers": 4, "num_single_layers": 8}}}
+
 # Values of a normal distribution, from which each tensor takes a run.
 NOISE = numpy.random.default_rng(1).standard_normal(1 << 24, dtype=numpy.float32)
 
@@ -80,10 +84,15 @@ def write(path, keys, dtype):
                 file.write(piece)
 
 
-def keys_of(name):
+def keys_of(name, shorter):
+    """Without the blocks that a shorter model does not have."""
+    lengths = {"transformer_blocks": "num_layers", "single_transformer_blocks": "num_single_layers"}
+    lengths = {blocks: shorter.get(field) for blocks, field in lengths.items()}
     for line in (GOLDENS / f"keys/{name}.txt").read_text().splitlines():
         key, shape = line.rsplit(" ", 1)
-        yield key, [int(side) for side in shape.split("x")]
+        blocks, number, *_ = key.split(".")
+        if lengths.get(blocks) is None or int(number) < lengths[blocks]:
+            yield key, [int(side) for side in shape.split("x")]
 
 
 def make(model, folder):
@@ -94,13 +103,15 @@ def make(model, folder):
     shutil.rmtree(unfinished, ignore_errors=True)
     for part, (keys, config, stem) in parts.items():
         (unfinished / part).mkdir(parents=True)
-        shutil.copy(CONFIGS / f"{config}.json", unfinished / part / "config.json")
-        write(unfinished / part / f"{stem}.safetensors", list(keys_of(keys)), dtype)
+        shorter = SHORTER.get(model, {}).get(part, {})
+        published = json.loads((CONFIGS / f"{config}.json").read_text())
+        (unfinished / part / "config.json").write_text(json.dumps(published | shorter))
+        write(unfinished / part / f"{stem}.safetensors", list(keys_of(keys, shorter)), dtype)
     (unfinished / "scheduler").mkdir()
     shutil.copy(CONFIGS / f"{scheduler}.json", unfinished / "scheduler/scheduler_config.json")
     for tokenizer in (GOLDENS / tiny).glob("tokenizer*"):
         shutil.copytree(tokenizer, unfinished / tokenizer.name)
-    if model == "flux":
+    if tiny == "flux-tiny":
         # The tiny pipeline's T5 reads 16 tokens.
         config = unfinished / "tokenizer_2/tokenizer_config.json"
         config.write_text(json.dumps(json.loads(config.read_text()) | {"model_max_length": 512}))
