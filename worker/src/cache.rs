@@ -1,23 +1,23 @@
 //! Files from storage, kept on the local disk under their SHA-256.
 //!
 //! A file is downloaded to a temporary name, its digest is checked, and it is renamed; so a file that is stored under a
-//! digest is complete and correct. Jobs use files through hard links in their own folder ([`Cache::link`]). A linked
-//! file is in use and is never removed; of the others, the least recently used is removed when the limit is exceeded,
-//! and the files of a deleted model soon after its deletion. The caller decides what the bytes mean and where they come
-//! from.
+//! digest is complete and correct. If its size or modification time has changed since then, it is downloaded again. Jobs
+//! use files through hard links in their own folder ([`Cache::link`]). A linked file is in use and is never removed; of
+//! the others, the least recently used is removed when the limit is exceeded, and the files of a deleted model soon
+//! after its deletion. The caller decides what the bytes mean and where they come from.
 //!
 //! If the bucket is a folder on the same file system, its files are linked instead of downloaded ([`Cache::share`]).
 //! They take no additional space, so the limit does not apply to them, and nothing here may change them.
 
 use std::collections::HashSet;
-use std::fs::{self, File};
+use std::fs::{self, File, FileTimes, Metadata};
 use std::future::Future;
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use domain::model;
 use domain::storage::Written;
@@ -71,7 +71,7 @@ impl Cache {
 
     /// Whether a file with this digest, and this size if it is known, is here: downloaded or linked.
     pub(crate) fn holds(&self, sha256: &str, bytes: Option<u64>) -> bool {
-        is_whole(&self.place(sha256), bytes) || is_whole(&self.linked(sha256), bytes)
+        is_unchanged(&self.place(sha256), bytes) || self.linked(sha256, bytes).is_some()
     }
 
     /// The file with this digest, and this size if it is known. `download` writes it to the given path if it is not
@@ -85,10 +85,8 @@ impl Cache {
         F: Future<Output = domain::Result<Written>>,
     {
         let path = self.place(sha256);
-        if is_whole(&path, bytes) {
-            // The modification time records the last use; the content never changes.
-            let touched = File::open(&path).and_then(|file| file.set_modified(SystemTime::now()));
-            touched.map_err(at(&path))?;
+        if is_unchanged(&path, bytes) {
+            mark_used(&path).map_err(at(&path))?;
             return Ok(path);
         }
         self.make_room(bytes.unwrap_or(0))?;
@@ -103,6 +101,7 @@ impl Cache {
         if written.sha256 != sha256 || bytes.is_some_and(|bytes| written.bytes != bytes) {
             return Err(CacheError::Corrupt { wanted: sha256.into(), bytes: written.bytes, sha256: written.sha256 });
         }
+        mark_used(&temporary).map_err(at(&path))?;
         temporary.persist(&path).map_err(|error| at(&path)(error.error))?;
         sync_folder(&path).map_err(at(&path))?;
         Ok(path)
@@ -121,10 +120,10 @@ impl Cache {
         object: PathBuf,
         checked: &Arc<AtomicU64>,
     ) -> Result<Option<PathBuf>, CacheError> {
-        let (folder, path) = (self.folder.join(SHARED), self.linked(sha256));
-        if is_whole(&path, bytes) {
+        if let Some(path) = self.linked(sha256, bytes) {
             return Ok(Some(path));
         }
+        let folder = self.folder.join(SHARED);
         fs::create_dir_all(&folder).map_err(at(&folder))?;
         // The name of an empty file, so that nothing else takes it, gives way to the link.
         let temporary = tempfile::Builder::new().prefix(PARTIAL).tempfile_in(&folder).map_err(at(&folder))?;
@@ -134,6 +133,8 @@ impl Cache {
             tracing::debug!(object = %object.display(), %error, "not linked");
             return Ok(None);
         }
+        let about = fs::metadata(&temporary).map_err(at(&temporary))?;
+        let path = folder.join(name_of_link(sha256, &about));
         let (link, checked) = (temporary.to_path_buf(), Arc::clone(checked));
         let hashing = tokio::task::spawn_blocking(move || hash(&link, &checked));
         let written = hashing.await.map_err(io::Error::other).and_then(|hashed| hashed).map_err(at(&temporary))?;
@@ -217,9 +218,13 @@ impl Cache {
         Ok(Downloaded { temporary: temporary.into_temp_path(), written })
     }
 
-    /// Where a file is linked.
-    fn linked(&self, sha256: &str) -> PathBuf {
-        self.folder.join(SHARED).join(sha256)
+    /// The link to an object that has not changed since its digest was checked.
+    fn linked(&self, sha256: &str, bytes: Option<u64>) -> Option<PathBuf> {
+        let mut links = fs::read_dir(self.folder.join(SHARED)).ok()?.flatten().filter(|link| {
+            let whole = |about: &Metadata| bytes.is_none_or(|bytes| about.len() == bytes);
+            link.metadata().is_ok_and(|about| whole(&about) && link.file_name() == *name_of_link(sha256, &about))
+        });
+        links.next().map(|link| link.path())
     }
 
     /// Where a file is downloaded to.
@@ -241,7 +246,7 @@ impl Cache {
                 found.push(Entry {
                     path: entry.path(),
                     bytes: about.len(),
-                    used_at: about.modified().unwrap_or(SystemTime::UNIX_EPOCH),
+                    used_at: about.accessed().unwrap_or(SystemTime::UNIX_EPOCH),
                     // A download in progress by another worker, unless it was abandoned long ago.
                     in_use: about.nlink() > 1 || (partial && age < ABANDONED),
                 });
@@ -251,8 +256,24 @@ impl Cache {
     }
 }
 
-fn is_whole(path: &Path, bytes: Option<u64>) -> bool {
-    fs::metadata(path).is_ok_and(|about| about.is_file() && bytes.is_none_or(|bytes| about.len() == bytes))
+fn is_unchanged(path: &Path, bytes: Option<u64>) -> bool {
+    let whole = |about: &Metadata| about.is_file() && bytes.is_none_or(|bytes| about.len() == bytes);
+    fs::metadata(path).is_ok_and(|about| whole(&about) && about.modified().is_ok_and(|at| at == fetched()))
+}
+
+/// The modification time of all downloaded files, in 2001.
+fn fetched() -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000)
+}
+
+/// Records the last use in the access time.
+fn mark_used(path: &Path) -> io::Result<()> {
+    File::open(path)?.set_times(FileTimes::new().set_accessed(SystemTime::now()).set_modified(fetched()))
+}
+
+/// The object itself is not touched, so the time at which it was modified is in the name of its link.
+fn name_of_link(sha256: &str, object: &Metadata) -> String {
+    format!("{sha256}-{}.{:09}", object.mtime(), object.mtime_nsec())
 }
 
 /// Adds to `checked`, and stops when nobody else holds it any more: the job that waited for the digest has ended.
@@ -287,7 +308,7 @@ const PIECE: usize = 1 << 20;
 const PARTIAL: &str = ".partial-";
 /// The folder of files that are links to objects of the bucket.
 const SHARED: &str = "shared";
-const ABANDONED: std::time::Duration = std::time::Duration::from_hours(1);
+const ABANDONED: Duration = Duration::from_hours(1);
 
 struct Downloaded {
     temporary: tempfile::TempPath,
@@ -327,8 +348,6 @@ fn sync_folder(path: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     fn digest(content: &[u8]) -> String {
@@ -377,8 +396,12 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let cache = Cache::open(folder.path(), 100).unwrap();
         let path = put(&cache, b"weights").await;
-        fs::write(&path, b"wei").unwrap();
-        assert_eq!(fs::read(put(&cache, b"weights").await).unwrap(), b"weights");
+        for damaged in [b"wei".as_slice(), b"WEIGHTS"] {
+            fs::write(&path, damaged).unwrap();
+            assert!(!cache.holds(&digest(b"weights"), Some(7)));
+            assert_eq!(fs::read(put(&cache, b"weights").await).unwrap(), b"weights");
+        }
+        assert!(cache.holds(&digest(b"weights"), None));
     }
 
     #[tokio::test]
@@ -414,6 +437,10 @@ mod tests {
         let about = fs::metadata(&shared).unwrap();
         assert_eq!((about.ino(), about.nlink()), (before.ino(), 4));
         assert_eq!(about.modified().unwrap(), before.modified().unwrap());
+        assert!(cache.holds(&sha256, Some(200)));
+        File::open(&object).unwrap().set_modified(SystemTime::UNIX_EPOCH).unwrap();
+        assert!(!cache.holds(&sha256, None), "its digest has to be checked again");
+        File::open(&object).unwrap().set_modified(before.modified().unwrap()).unwrap();
         // It takes no space, so it neither goes nor makes others go.
         let other = put(&cache, &[2; 90]).await;
         cache.remove_unshared().unwrap();
