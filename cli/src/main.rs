@@ -14,6 +14,7 @@ mod log;
 mod meter;
 mod open_files;
 mod output;
+mod picture_files;
 mod platform;
 mod server;
 mod services;

@@ -12,8 +12,11 @@ use tempfile::{Builder, NamedTempFile, TempPath};
 use crate::failure::Failure;
 use crate::output::shown;
 
-/// Refuses to replace a file, unless the user asks for it.
+/// Refuses to replace a file, unless the user asks for it, and a link to nothing.
 pub(crate) fn check_free(file: &Path, overwrite: bool) -> Result<(), Failure> {
+    if file.is_symlink() && !file.exists() {
+        return Err(Failure::Usage(format!("{} is a link to nothing", shown(file))));
+    }
     if overwrite || !file.is_file() {
         return Ok(());
     }

@@ -16,6 +16,7 @@ use crate::client::{
 };
 use crate::failure::Failure;
 use crate::output::{say, shown, tell};
+use crate::picture_files::{check_format, check_free, check_output, check_writable, download, file_format};
 use crate::whole_file;
 
 /// Generate pictures from a prompt
@@ -306,77 +307,6 @@ fn remove_loras_of_prompt(request: &mut Map<String, Value>, program: Option<&str
     }
 }
 
-/// Writes the pictures of a generation to `output`, which [`check_output`] has accepted. Returns their files.
-pub(crate) async fn download(
-    client: &Client,
-    generation: &Generation,
-    output: &Path,
-    overwrite: bool,
-) -> Result<Vec<PathBuf>, Failure> {
-    check_free(output, generation.artifacts.iter().map(|artifact| artifact.position), overwrite)?;
-    for artifact in &generation.artifacts {
-        check_format(output, OutputFormat::of_extension(artifact.extension()))?;
-    }
-    let places = places(output, &generation.id, &generation.artifacts);
-    for (artifact, place) in generation.artifacts.iter().zip(&places) {
-        client.download(&artifact.url, place, overwrite).await?;
-    }
-    Ok(places)
-}
-
-/// Whether `output` is a folder: an existing one, or one by its name.
-fn is_folder(output: &Path) -> bool {
-    output.is_dir() || output.extension().is_none() || output.as_os_str().to_string_lossy().ends_with('/')
-}
-
-/// The format of the file `output`; `None` for a folder.
-fn file_format(output: &Path) -> Option<OutputFormat> {
-    let ending = output.extension()?.to_str()?;
-    if is_folder(output) { None } else { OutputFormat::of_extension(ending) }
-}
-
-/// Refuses a file whose name ends in another format than that of its picture.
-fn check_format(output: &Path, format: Option<OutputFormat>) -> Outcome {
-    match (file_format(output), format) {
-        (Some(of_name), Some(format)) if of_name != format => Err(Failure::Usage(format!(
-            "--output {} is the name of a {} file, and the pictures are {}",
-            shown(output),
-            of_name.as_str(),
-            format.as_str()
-        ))),
-        _ => Ok(()),
-    }
-}
-
-/// Refuses an output that is not a folder or a picture file, so that no other file is overwritten.
-pub(crate) fn check_output(output: &Path) -> Outcome {
-    let shown = shown(output);
-    if output.is_dir() || file_format(output).is_some() {
-        return Ok(());
-    }
-    if !is_folder(output) {
-        return Err(Failure::Usage(format!(
-            "--output {shown} is not a folder and does not end in .png, .jpg or .webp; \
-             end the name of a new folder with a dot in it with /"
-        )));
-    }
-    // Without a trailing slash, which would hide a file.
-    if output.components().as_path().exists() {
-        Err(Failure::Usage(format!("--output {shown} is a file that does not end in .png, .jpg or .webp")))
-    } else {
-        Ok(())
-    }
-}
-
-/// Checks that pictures can be written to `output`, which [`check_output`] has accepted. Creates missing folders.
-pub(crate) fn check_writable(output: &Path) -> Outcome {
-    if is_folder(output) {
-        whole_file::check_writable(&output.join("picture.png"))
-    } else {
-        whole_file::check_writable(output)
-    }
-}
-
 /// Refuses a preview that is not a JPEG file, that the picture would replace, or that exists.
 fn check_preview(file: &Path, output: &Path, overwrite: bool) -> Outcome {
     if !ends_in(file, &["jpg", "jpeg"]) || file.is_dir() {
@@ -392,40 +322,6 @@ fn check_preview(file: &Path, output: &Path, overwrite: bool) -> Outcome {
 fn ends_in(file: &Path, endings: &[&str]) -> bool {
     let ending = file.extension().and_then(|ending| ending.to_str()).unwrap_or_default();
     endings.iter().any(|one| ending.eq_ignore_ascii_case(one))
-}
-
-/// Refuses to replace the files of pictures at these `positions`. In a folder their names are new.
-fn check_free(output: &Path, positions: impl ExactSizeIterator<Item = u32>, overwrite: bool) -> Outcome {
-    if file_format(output).is_none() {
-        return Ok(());
-    }
-    let count = positions.len();
-    positions.into_iter().try_for_each(|position| whole_file::check_free(&numbered(output, position, count), overwrite))
-}
-
-/// The file of each picture.
-fn places(output: &Path, generation: &str, artifacts: &[Artifact]) -> Vec<PathBuf> {
-    let is_folder = is_folder(output);
-    artifacts
-        .iter()
-        .map(|artifact| {
-            if is_folder {
-                return output.join(format!("{generation}-{}.{}", artifact.position, artifact.extension()));
-            }
-            numbered(output, artifact.position, artifacts.len())
-        })
-        .collect()
-}
-
-/// The file of one of `count` pictures. A single one takes the name as it is; several get their position before the
-/// extension.
-fn numbered(output: &Path, position: u32, count: usize) -> PathBuf {
-    if count == 1 {
-        return output.to_owned();
-    }
-    let stem = output.file_stem().unwrap_or_default().to_string_lossy();
-    let extension = output.extension().unwrap_or_default().to_string_lossy();
-    output.with_file_name(format!("{stem}-{position}.{extension}"))
 }
 
 /// Fails if the generation has no picture.
@@ -471,37 +367,6 @@ mod tests {
         {
             assert_eq!(text.parse(), Ok(Lora { model: model.to_owned(), scale }));
         }
-    }
-
-    #[test]
-    fn an_output_that_cannot_be_written_is_refused_with_its_reason() {
-        let folder = tempfile::tempdir().unwrap();
-        let at = |name: &str| folder.path().join(name);
-        std::fs::write(at("file.png"), "").unwrap();
-        std::os::unix::fs::symlink("nowhere", at("link")).unwrap();
-        for (output, reason) in [
-            (at("file.png/more/"), "file.png is a file, not a folder"),
-            (at("link"), "link is a link to nothing"),
-            (at("link/owl.png"), "link is a link to nothing"),
-        ] {
-            let Err(Failure::Usage(why)) = check_writable(&output) else { panic!("{output:?} was taken") };
-            assert!(why.contains(reason), "{why}");
-        }
-        let Err(Failure::Failed(_)) = check_writable(Path::new("/proc/pictures/")) else { panic!("/proc was taken") };
-        check_writable(&at("new/")).unwrap();
-        assert_eq!(std::fs::read_dir(at("new")).unwrap().count(), 0, "nothing is left behind");
-    }
-
-    #[test]
-    fn a_picture_that_is_there_is_not_replaced() {
-        let folder = tempfile::tempdir().unwrap();
-        let owl = folder.path().join("owl.png");
-        std::fs::write(folder.path().join("owl-1.png"), "older").unwrap();
-        check_free(&owl, 0..1, false).unwrap();
-        let Err(Failure::Usage(why)) = check_free(&owl, 0..2, false) else { panic!("owl-1.png is replaced") };
-        assert!(why.contains("owl-1.png exists") && why.contains("--overwrite"), "{why}");
-        check_free(&owl, 0..2, true).unwrap();
-        check_free(folder.path(), 0..2, false).unwrap();
     }
 
     #[test]
@@ -667,19 +532,9 @@ mod tests {
     }
 
     #[test]
-    fn only_pictures_are_written_over() {
+    fn a_preview_is_a_new_jpeg() {
         let folder = tempfile::tempdir().unwrap();
         let path = |name: &str| folder.path().join(name);
-        std::fs::write(path("owl.txt"), "an owl").unwrap();
-        std::fs::write(path("caption"), "an owl").unwrap();
-        std::fs::create_dir(path("of.pictures")).unwrap();
-        for wrong in ["owl.txt", "new.gif", "caption", "caption/"] {
-            let Err(Failure::Usage(why)) = check_output(&path(wrong)) else { panic!("{wrong} was taken") };
-            assert!(why.contains(path(wrong).to_str().unwrap()), "{why}");
-        }
-        for right in ["owl.png", "OWL.PNG", "owl.jpg", "owl.jpeg", "owl.webp", "of.pictures", "v1.0/", "new"] {
-            check_output(&path(right)).unwrap();
-        }
         let preview = |name: &str, overwrite| check_preview(&path(name), &path("fox.jpg"), overwrite);
         for wrong in ["owl.txt", "fox.jpg"] {
             assert!(matches!(preview(wrong, true), Err(Failure::Usage(_))), "{wrong}");
@@ -703,14 +558,6 @@ mod tests {
         assert_eq!(format(&["--output", "v1.webp/"]), Value::Null, "a folder");
         assert_eq!(format(&["--format", "jpg", "--output", "new"]), "jpeg");
         assert!(parse(&["a fox", "--format", "gif"]).is_err());
-        for (output, format) in [("fox.png", OutputFormat::Webp), ("fox.jpg", OutputFormat::Png)] {
-            let Err(Failure::Usage(why)) = check_format(Path::new(output), Some(format)) else {
-                panic!("{output} was taken")
-            };
-            assert!(why.contains(output) && why.contains(format.as_str()), "{why}");
-        }
-        check_format(Path::new("fox.jpeg"), Some(OutputFormat::Jpeg)).unwrap();
-        check_format(Path::new("new"), Some(OutputFormat::Webp)).unwrap();
     }
 
     #[test]
@@ -719,17 +566,5 @@ mod tests {
         for wrong in ["ink:", "ink:much", "ink:NaN", ":1", ""] {
             assert!(wrong.parse::<Lora>().is_err(), "{wrong}");
         }
-    }
-
-    #[test]
-    fn pictures_go_where_the_user_points() {
-        let artifact = |position| Artifact { url: String::new(), position, media_type: "image/png".into(), seed: None };
-        let one = [artifact(0)];
-        let two = [artifact(0), artifact(1)];
-        let folder = tempfile::tempdir().unwrap();
-        assert_eq!(places(folder.path(), "g", &one), [folder.path().join("g-0.png")]);
-        assert_eq!(places(Path::new("new/folder"), "g", &one), [Path::new("new/folder/g-0.png")]);
-        assert_eq!(places(Path::new("fox.png"), "g", &one), [Path::new("fox.png")]);
-        assert_eq!(places(Path::new("a/fox.png"), "g", &two), [Path::new("a/fox-0.png"), Path::new("a/fox-1.png")]);
     }
 }

@@ -5,12 +5,12 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use serde_json::Value;
 
-use super::generate::{check_output, check_writable, download};
 use super::models::short;
 use super::{Outcome, job, print_json, whole};
 use crate::client::{Client, ClientOptions, Generation, Job, Status};
 use crate::failure::Failure;
 use crate::output::say;
+use crate::picture_files::{check_output, check_writable, download};
 use crate::table::Table;
 
 const COLLECTION: &str = "/v1/generations";
