@@ -37,7 +37,7 @@ pub(crate) async fn register(pool: &PgPool, storage: &Storage) -> Result<(), Fai
         tracing::warn!("this build contains no checkpoint; import one with `pyrograph models import`");
         return Ok(());
     }
-    let registered = model::intake::register_built_in(pool, storage, CHECKPOINT, &files).await;
+    let registered = model::built_in::register(pool, storage, CHECKPOINT, &files).await;
     let id = services::answered(registered, "could not register the built-in checkpoint")?;
     tracing::debug!(%id, "{CHECKPOINT} is there");
     Ok(())
@@ -45,7 +45,7 @@ pub(crate) async fn register(pool: &PgPool, storage: &Storage) -> Result<(), Fai
 
 /// Whether it is registered, in this version or an older one.
 pub(crate) async fn is_registered(pool: &PgPool) -> bool {
-    model::intake::has_built_in(pool, CHECKPOINT).await
+    model::built_in::exists(pool, CHECKPOINT).await
 }
 
 /// A picture of a bundled dataset.

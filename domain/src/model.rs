@@ -4,8 +4,10 @@
 //! is in `model::intake`; what weights must look like, in `weights_gate`.
 
 mod abandoned;
+pub mod built_in;
 pub(crate) mod described;
 mod family;
+mod file_path;
 pub mod inspect;
 pub mod intake;
 pub mod parts;

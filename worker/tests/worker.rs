@@ -72,7 +72,7 @@ impl Bed {
         let s3 = embedded::S3::start(&folder.path().join("s3"), SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();
         let front = Front::before(s3.endpoint().trim_start_matches("http://").parse().unwrap()).await;
         let storage = storage(&front, &s3, s3.secret_key());
-        model::intake::register_built_in(&pools.lease, &storage, "ember", &checkpoint()).await.unwrap();
+        model::built_in::register(&pools.lease, &storage, "ember", &checkpoint()).await.unwrap();
         let catalog = Catalog::new(pools.api.clone());
         Self { pools, storage, catalog, folder, front, s3, _database: database }
     }
@@ -520,7 +520,7 @@ async fn models_are_loaded_and_unloaded_between_two_jobs() {
         (path, bytes)
     };
     let giant: Vec<_> = checkpoint().into_iter().map(different).collect();
-    model::intake::register_built_in(&bed.pools.lease, &bed.storage, "giant", &giant).await.unwrap();
+    model::built_in::register(&bed.pools.lease, &bed.storage, "giant", &giant).await.unwrap();
     let failed = bed.swap("giant", SwapAction::Load).await;
     assert_eq!((failed.status, failed.error.as_deref()), (SwapStatus::Failed, Some("giant does not fit")));
     assert_eq!(loaded(&bed.worker("idle", |_| true).await), ["ember"]);

@@ -2,7 +2,7 @@
 
 use domain::generation;
 use domain::job::JobKind;
-use domain::model::intake::register_built_in;
+use domain::model::built_in;
 use reqwest::multipart::{Form, Part};
 use serde_json::json;
 
@@ -83,8 +83,8 @@ async fn the_built_in_checkpoint_stays() {
     let server = TestServer::new().await;
     let files: Vec<_> = checkpoint().into_iter().map(|(path, bytes)| (path.to_owned(), bytes.into())).collect();
     let (pool, storage) = (&server.pools.lease, &server.storage);
-    let first = register_built_in(pool, storage, "ember", &files).await.unwrap();
-    assert_eq!(register_built_in(pool, storage, "ember", &files).await.unwrap(), first, "once is enough");
+    let first = built_in::register(pool, storage, "ember", &files).await.unwrap();
+    assert_eq!(built_in::register(pool, storage, "ember", &files).await.unwrap(), first, "once is enough");
     assert_eq!(server.objects(), 16);
     let shown = server.get("/v1/models/ember").await.expect(200);
     assert_eq!(shown["built_in"], true);
@@ -95,7 +95,9 @@ async fn the_built_in_checkpoint_stays() {
         storage.delete(&file.0).await.unwrap();
     }
     assert_eq!(server.objects(), 13);
-    assert_eq!(register_built_in(pool, storage, "ember", &files).await.unwrap(), first);
+    let why = server.get("/v1/models/ember/inspect").await.expect(404)["detail"].to_string();
+    assert!(why.contains("There is no stored file `") && !why.contains(&first.to_string()), "{why}");
+    assert_eq!(built_in::register(pool, storage, "ember", &files).await.unwrap(), first);
     for (file, (path, bytes)) in shown["files"].as_array().unwrap().iter().zip(&files) {
         assert_eq!(file["path"], *path);
         assert_eq!(server.download(&file["url"]).await, *bytes);
@@ -104,7 +106,7 @@ async fn the_built_in_checkpoint_stays() {
     // A newer build has other weights under the same name.
     let mut newer = files;
     newer[1].1 = br#"{"num_inference_steps": 8, "width": 64, "height": 64}"#.to_vec().into();
-    let second = register_built_in(pool, storage, "ember", &newer).await.unwrap();
+    let second = built_in::register(pool, storage, "ember", &newer).await.unwrap();
     assert_ne!(second, first);
     assert_eq!(server.get("/v1/models/ember").await.expect(200)["defaults"]["num_inference_steps"], 8);
 }

@@ -67,19 +67,21 @@ pub struct NetworkOf {
     pub dtypes: BTreeMap<String, u64>,
 }
 
-/// Inspects a model's files. Errors: `Invalid` for a LoRA that this version does not recognise; those of storage.
+/// Inspects a model's files. Errors: `Invalid` for a LoRA that this version does not recognise; `NotFound` for a file
+/// whose object is missing; those of storage.
 pub async fn inspect(storage: &Storage, model: &Model) -> Result<Inspection> {
     let mut headers = BTreeMap::new();
     for file in &model.files {
         if [".safetensors", ".gguf"].iter().any(|end| file.path.ends_with(end)) {
-            let header = weights_gate::stored(storage, &file.storage_key, file.bytes.unsigned_abs()).await?;
+            let header = weights_gate::stored(storage, &file.storage_key, file.bytes.unsigned_abs()).await;
+            let header = header.map_err(|error| by_path(error, &file.path))?;
             headers.insert(file.path.clone(), header);
         }
     }
     if model.kind == ModelKind::Lora {
         let header = headers.values().next().ok_or_else(|| Error::internal("a LoRA without a file"))?;
         let config = match model.files.iter().find(|file| file.path == adapter::CONFIG_FILE) {
-            Some(file) => Some(read_json(&file.path, &storage.get(&file.storage_key).await?)?),
+            Some(file) => Some(config(storage, file).await?),
             None => None,
         };
         let configs = config.map(|config| (adapter::CONFIG_FILE.to_owned(), config));
@@ -99,7 +101,7 @@ pub async fn inspect(storage: &Storage, model: &Model) -> Result<Inspection> {
         }));
     }
     let scheduler = match model.files.iter().find(|file| file.path == "scheduler/scheduler_config.json") {
-        Some(ModelFile { path, storage_key, .. }) => Some(read_json(path, &storage.get(storage_key).await?)?),
+        Some(file) => Some(config(storage, file).await?),
         None => None,
     };
     Ok(Inspection::Checkpoint(Checkpoint {
@@ -108,6 +110,19 @@ pub async fn inspect(storage: &Storage, model: &Model) -> Result<Inspection> {
         networks: networks(model.family()?, &headers),
         warnings: model.warnings.clone(),
     }))
+}
+
+async fn config(storage: &Storage, file: &ModelFile) -> Result<Value> {
+    let text = storage.get(&file.storage_key).await.map_err(|error| by_path(error, &file.path))?;
+    read_json(&file.path, &text)
+}
+
+/// A client does not know the keys of objects.
+fn by_path(error: Error, path: &str) -> Error {
+    match error {
+        Error::NotFound { .. } => Error::not_found("stored file", path),
+        other => other,
+    }
 }
 
 /// From the scheduler's config, otherwise from the files or the family.

@@ -1,10 +1,8 @@
 //! How a model's files are added: streamed to the bucket one by one under ids that are not known yet, hashed and
 //! checked on the way, and made visible together by one insert, or removed. Not here: HTTP, folders on the user's disk.
 
-use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
-use bytes::Bytes;
 use formats::adapter::{CONFIG_FILE, MAX_CONFIG_BYTES};
 use formats::detect::Denoiser;
 use formats::folder::{self, Folder, INDEX, SCHEDULER};
@@ -16,6 +14,7 @@ use sqlx::PgPool;
 use sqlx::types::Json;
 
 use super::described::{Described, is_trigger_word};
+use super::file_path::{check_path, media_type, within};
 use super::parts::Layout;
 use super::{Defaults, Model, ModelFile, ModelKind, check_name, check_name_is_free, family, reserve_name, vae_approx};
 use crate::database::now;
@@ -27,13 +26,11 @@ use crate::{Caller, Database, Error, ModelId, ProjectId, Result, Storage, audit,
 
 /// Largest file that is not weights, in bytes (a tokenizer's vocabulary is the largest of them).
 pub const MAX_TEXT_BYTES: usize = 32 * 1024 * 1024;
-const MAX_PATH_BYTES: usize = 200;
 /// Largest JSON file that is read, in bytes. Larger ones (vocabularies) contain nothing that is needed here.
 const CONFIG_BYTES: usize = 256 * 1024;
 /// Largest shard index that is read, in bytes.
 const INDEX_BYTES: usize = 8 * 1024 * 1024;
 const FIELD: &str = "file";
-const BINARY: &str = "application/octet-stream";
 
 /// A model that is being added. If dropped before [`Intake::finish`], it removes what it stored.
 pub struct Intake {
@@ -310,7 +307,7 @@ impl Intake {
         }
     }
 
-    async fn insert(self, name: &str, mut described: Described, built_in: bool) -> Result<Model> {
+    pub(super) async fn insert(self, name: &str, mut described: Described, built_in: bool) -> Result<Model> {
         let networks = described.networks.take();
         let mut model = self.model(name, described, built_in);
         let sound = self.sound_files().await?;
@@ -577,83 +574,6 @@ fn checkpoint(
     })
 }
 
-/// Registers the checkpoint that came with the binary, in the project `default`. If it is registered already, files
-/// that are missing from the bucket are stored again. A newer one of the same name replaces the older, whose files stay
-/// for jobs that still need them.
-pub async fn register_built_in(
-    pool: &PgPool,
-    storage: &Storage,
-    name: &str,
-    files: &[(String, Bytes)],
-) -> Result<ModelId> {
-    let hashed: Vec<ModelFile> = files
-        .iter()
-        .map(|(path, bytes)| ModelFile {
-            path: path.clone(),
-            storage_key: String::new(),
-            sha256: hex::encode(Sha256::digest(bytes)),
-            bytes: bytes.len() as i64,
-        })
-        .collect();
-    let sha256 = folder_sha256(&hashed);
-    let find = async || {
-        sqlx::query!(
-            r#"SELECT id AS "id: ModelId", files AS "files: Json<Vec<ModelFile>>" FROM models
-               WHERE project_id = $1 AND name = $2 AND sha256 = $3 AND built_in AND deleted_at IS NULL"#,
-            ProjectId::DEFAULT as ProjectId,
-            name,
-            sha256,
-        )
-        .fetch_optional(pool)
-        .await
-    };
-    if let Some(row) = find().await? {
-        if let Err(error) = store_missing(storage, &row.files, files).await {
-            tracing::error!(%error, name, "could not look for missing files of a built-in model");
-        }
-        return Ok(row.id);
-    }
-    let mut intake = Intake::of_project(pool.clone(), storage.clone(), ProjectId::DEFAULT);
-    for (path, bytes) in files {
-        let mut file = intake.file(path).await?;
-        file.write(bytes).await?;
-        file.finish().await?;
-    }
-    let described = intake.describe(name, None, None).await?;
-    sqlx::query!(
-        "UPDATE models SET deleted_at = clock_timestamp()
-         WHERE project_id = $1 AND name = $2 AND sha256 <> $3 AND built_in AND deleted_at IS NULL",
-        ProjectId::DEFAULT as ProjectId,
-        name,
-        sha256,
-    )
-    .execute(pool)
-    .await?;
-    match intake.insert(name, described, true).await {
-        Ok(model) => Ok(model.id),
-        // Another process of ours was faster.
-        Err(error @ Error::Conflict { .. }) => find().await?.map(|row| row.id).ok_or(error),
-        Err(error) => Err(error),
-    }
-}
-
-/// Stores objects of a built-in model that are missing from the bucket again, under the keys in its row.
-async fn store_missing(storage: &Storage, stored: &[ModelFile], files: &[(String, Bytes)]) -> Result<()> {
-    for (path, bytes) in files {
-        let Some(file) = stored.iter().find(|file| file.path == *path) else { continue };
-        if !storage.holds(&file.storage_key, file.bytes).await? {
-            tracing::warn!(path, key = file.storage_key, "a file of a built-in model was missing; it is stored again");
-            storage.replace(&file.storage_key, bytes.clone(), media_type(path).unwrap_or(BINARY)).await?;
-        }
-    }
-    Ok(())
-}
-
-/// Whether a checkpoint that came with the binary has this name, of this version or an older one.
-pub async fn has_built_in(pool: &PgPool, name: &str) -> bool {
-    super::find(pool, ProjectId::DEFAULT, name).await.is_ok_and(|model| model.built_in)
-}
-
 /// Writes the row of a model. Errors: `Conflict` for a name that its project has.
 async fn insert(connection: &mut sqlx::PgConnection, model: &Model, networks: Option<&Networks>) -> Result<()> {
     let inserted = sqlx::query!(
@@ -718,56 +638,8 @@ fn check_base(base: &Model, family: &str) -> Result<()> {
     Ok(())
 }
 
-/// A file may have any name in its source; characters that are not plain become `-` in the model's folder.
-pub(super) fn plain(path: &str) -> Cow<'_, str> {
-    let allowed = |character: char| character.is_ascii_alphanumeric() || matches!(character, '.' | '_' | '-');
-    if path.contains(['/', '\\']) || path.starts_with('.') || path.chars().all(allowed) {
-        Cow::Borrowed(path)
-    } else {
-        path.chars().map(|character| if allowed(character) { character } else { '-' }).collect()
-    }
-}
-
-/// The path within the model of a file that its sender calls `name`. Outside of folders, a file
-/// that is no text is weights by any name: its content decides.
-fn within(name: &str) -> Cow<'_, str> {
-    let path = plain(name);
-    if path.contains('/') || media_type(&path).is_some() {
-        return path;
-    }
-    let stem = path.rsplit_once('.').map_or(&*path, |(stem, _)| stem);
-    Cow::Owned(formats::named_as(stem, &path))
-}
-
-/// The media type of a kind of file that models are made of, by its extension.
-fn media_type(path: &str) -> Option<&'static str> {
-    match path.rsplit_once('.')?.1 {
-        "safetensors" | "gguf" | "model" => Some(BINARY),
-        "json" => Some("application/json"),
-        "txt" | "md" => Some("text/plain; charset=utf-8"),
-        _ => None,
-    }
-}
-
-/// Plain relative paths only: segments of letters, digits, `.`, `_`, `-`, none of them beginning with a dot. Errors: a
-/// sentence.
-pub(super) fn check_path(path: &str) -> Result<(), String> {
-    let plain = |segment: &str| {
-        !segment.is_empty()
-            && !segment.starts_with('.')
-            && segment.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'))
-    };
-    if path.len() <= MAX_PATH_BYTES && path.split('/').count() <= 4 && path.split('/').all(plain) {
-        return Ok(());
-    }
-    Err(format!(
-        "`{path}` is not taken: a file in folders has a relative path such as `vae/config.json`, of letters, digits, \
-         `.`, `_` and `-`, at most {MAX_PATH_BYTES} of them and three folders; no name begins with a dot."
-    ))
-}
-
 /// SHA-256 over the lines `path NUL sha256 LF` in the order of the paths.
-fn folder_sha256(files: &[ModelFile]) -> String {
+pub(super) fn folder_sha256(files: &[ModelFile]) -> String {
     let mut lines: Vec<String> = files.iter().map(|file| format!("{}\0{}\n", file.path, file.sha256)).collect();
     lines.sort_unstable();
     hex::encode(Sha256::digest(lines.concat()))
@@ -776,35 +648,6 @@ fn folder_sha256(files: &[ModelFile]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn paths_stay_inside() {
-        for good in ["model_index.json", "vae/diffusion_pytorch_model.safetensors", "a/b/c/d.txt"] {
-            assert!(check_path(good).is_ok(), "{good}");
-        }
-        for bad in ["", "/etc/passwd", "../x", "a//b", "a/../b", "a\\b", ".env", "a/.b", "a b", "a/b/c/d/e", "é"] {
-            assert!(check_path(bad).is_err(), "{bad}");
-        }
-    }
-
-    #[test]
-    fn a_lone_file_may_have_been_called_anything() {
-        for (name, plain_name) in [
-            ("My LoRA (v2).safetensors", "My-LoRA--v2-.safetensors"),
-            ("Größe.gguf", "Gr--e.gguf"),
-            ("plain.safetensors", "plain.safetensors"),
-            ("K2.SAFETENSORS", "K2.safetensors"),
-            ("K2.GGUF", "K2.gguf"),
-            ("pytorch_lora_weights.bin", "pytorch_lora_weights.safetensors"),
-            ("weights", "weights.safetensors"),
-        ] {
-            assert_eq!(within(name), plain_name);
-            assert!(check_path(&within(name)).is_ok(), "{name}");
-        }
-        for path in ["a b/c.json", "../x y", ".a b", "a\\b c"] {
-            assert!(check_path(&within(path)).is_err(), "{path}");
-        }
-    }
 
     #[test]
     fn a_folder_has_one_digest_in_any_order() {

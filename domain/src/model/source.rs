@@ -11,7 +11,7 @@ use utoipa::ToSchema;
 mod stated;
 
 use self::stated::Stated;
-use super::intake::{check_path, plain};
+use super::file_path::{check_path, plain};
 use super::parts::Part;
 use crate::limits::MAX_FILES;
 use crate::{Caller, Error, Result, Scope, UploadId, object};
