@@ -169,7 +169,7 @@ def write(lines, figures, load):
                  "| network | stored as | relative L2 | time |", "|---|---|---|---|", *figures["precision"]]
     if "streaming" in figures:
         text += ["", "## Streamed blocks against resident ones", "",
-                 "One call of a denoiser of FLUX.1-dev's widths with a fifth of its blocks, at 512² in 16 bits. Its file",
+                 "One call of a denoiser of FLUX.1-dev's widths with a fifth of its blocks, 512², in 16 bits. Its file",
                  "is not in the page cache. The best of three calls.", "",
                  "| blocks | time |", "|---|---|", *figures["streaming"]]
     path.write_text("\n".join(text) + "\n")

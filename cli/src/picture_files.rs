@@ -1,4 +1,4 @@
-//! Where `--output` puts the pictures of a generation: in a file, or in a folder under names of their own.
+//! Where `--output` puts the pictures of a generation: in a file, or in a folder by the id of the generation.
 
 use std::path::{Path, PathBuf};
 

@@ -1,10 +1,10 @@
 //! Files from storage, kept on the local disk under their SHA-256.
 //!
 //! A file is downloaded to a temporary name, its digest is checked, and it is renamed; so a file that is stored under a
-//! digest is complete and correct. If its size or modification time has changed since then, it is downloaded again. Jobs
-//! use files through hard links in their own folder ([`Cache::link`]). A linked file is in use and is never removed; of
-//! the others, the least recently used is removed when the limit is exceeded, and the files of a deleted model soon
-//! after its deletion. The caller decides what the bytes mean and where they come from.
+//! digest is complete and correct. If its size or modification time changes, it is downloaded again. Jobs use files
+//! through hard links in their own folder ([`Cache::link`]). A linked file is in use and is never removed; of the others,
+//! the least recently used is removed when the limit is exceeded, and the files of a deleted model soon after its
+//! deletion. The caller decides what the bytes mean and where they come from.
 //!
 //! If the bucket is a folder on the same file system, its files are linked instead of downloaded ([`Cache::share`]).
 //! They take no additional space, so the limit does not apply to them, and nothing here may change them.
