@@ -112,7 +112,8 @@ impl Wanted<'_> {
         let kinds: Vec<String> = self.kinds.iter().map(name).collect();
         let on_device: Vec<String> = self.kinds.iter().filter(|kind| kind.holds_device()).map(name).collect();
         // In `near`, BETWEEN and the order by base leave the planner one index, which also serves the worst case: a
-        // queue full of jobs on other models.
+        // queue full of jobs on other models. `coalesce` keeps the planner from the belief that, where one project has
+        // all jobs, this condition leaves none of them, so that it would read and sort the whole table.
         let claimed = sqlx::query_as!(
             Row,
             r#"WITH own AS MATERIALIZED (
@@ -129,7 +130,7 @@ impl Wanted<'_> {
                    SELECT id, priority, created_at FROM jobs
                    WHERE status = 'queued' AND kind = ANY($1) AND run_at <= clock_timestamp()
                      AND (memory IS NULL OR memory <= (SELECT own.memory FROM own)) AND $2 <> ALL(refused_by)
-                     AND project_id <> ALL(ARRAY(SELECT used_up.id FROM used_up))
+                     AND NOT coalesce(project_id = ANY(ARRAY(SELECT used_up.id FROM used_up)), false)
                      AND ($10 OR NOT EXISTS (SELECT FROM throttled))
                      AND (local OR NOT $8)
                    ORDER BY priority DESC, created_at, id LIMIT 1),
@@ -145,7 +146,7 @@ impl Wanted<'_> {
                        WHERE status = 'queued' AND base_sha256 BETWEEN base.sha256 AND base.sha256
                          AND priority = patience.priority AND kind = ANY($1) AND run_at <= clock_timestamp()
                          AND (memory IS NULL OR memory <= (SELECT own.memory FROM own)) AND $2 <> ALL(refused_by)
-                         AND project_id <> ALL(ARRAY(SELECT used_up.id FROM used_up))
+                         AND NOT coalesce(project_id = ANY(ARRAY(SELECT used_up.id FROM used_up)), false)
                        ORDER BY base_sha256, created_at, id LIMIT $7) AS job),
                preferred AS MATERIALIZED (
                    SELECT jobs.id FROM near JOIN jobs ON jobs.id = near.id WHERE jobs.status = 'queued'
@@ -155,7 +156,7 @@ impl Wanted<'_> {
                    WHERE EXISTS (SELECT FROM oldest) AND NOT EXISTS (SELECT FROM preferred)
                      AND status = 'queued' AND kind = ANY($1) AND run_at <= clock_timestamp()
                      AND (memory IS NULL OR memory <= (SELECT own.memory FROM own)) AND $2 <> ALL(refused_by)
-                     AND project_id <> ALL(ARRAY(SELECT used_up.id FROM used_up))
+                     AND NOT coalesce(project_id = ANY(ARRAY(SELECT used_up.id FROM used_up)), false)
                      AND (local OR NOT $8)
                    ORDER BY priority DESC, created_at, id LIMIT 1 FOR UPDATE SKIP LOCKED),
                next AS (SELECT id FROM preferred UNION ALL SELECT id FROM first),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use domain::job::{self, ErrorClass, JobKind, NewJob, Reaper};
+use domain::job::{self, Ending, ErrorClass, JobKind, LeasePolicy, NewJob, Reaper};
 use domain::{Caller, JobId, KeyId, Principal, ProjectId, Scopes};
 use sqlx::PgPool;
 
@@ -38,9 +38,12 @@ async fn the_device_time_of_every_attempt_counts() {
         let held = claim(pool, &policy).await.unwrap();
         backdate(pool, job, seconds).await;
         match end {
-            "fail" => drop(job::fail(pool, &held, &policy, ErrorClass::Internal, "no").await.unwrap()),
-            "crash" => drop(job::crash(pool, &held, &policy, "no").await.unwrap()),
-            "release" => drop(job::release(pool, &held, "no").await.unwrap()),
+            "fail" => {
+                let ending = job::fail(pool, &held, &policy, ErrorClass::Internal, "no").await;
+                assert_eq!(ending.unwrap(), Ending::Requeued);
+            }
+            "crash" => assert_eq!(job::crash(pool, &held, &policy, "no").await.unwrap(), Ending::Requeued),
+            "release" => assert_eq!(job::release(pool, &held, "no").await.unwrap(), Ending::Requeued),
             "expire" => {
                 // The lease ran out an hour before anybody looked.
                 sqlx::query("UPDATE jobs SET lease_until = clock_timestamp() - interval '1 hour' WHERE id = $1")
@@ -48,7 +51,7 @@ async fn the_device_time_of_every_attempt_counts() {
                     .execute(pool)
                     .await
                     .unwrap();
-                let policy = job::LeasePolicy { ttl: Duration::ZERO, beat: Duration::ZERO, ..policy };
+                let policy = LeasePolicy { ttl: Duration::ZERO, beat: Duration::ZERO, ..policy };
                 assert_eq!(Reaper::new(policy).tick(pool).await.unwrap(), 1);
             }
             _ => succeed(pool, &held).await.unwrap(),
