@@ -25,6 +25,7 @@ mod presigned;
 mod projects;
 mod prompts;
 mod proxy;
+mod rates;
 mod sessions;
 mod slow_clients;
 mod test_server;
