@@ -163,6 +163,14 @@ impl Access {
         }
     }
 
+    /// Whether `up` made the key for its user's commands.
+    pub(crate) async fn is_local(&self, key: KeyId) -> domain::Result<bool> {
+        match &*self.0 {
+            Mode::Open(_) => Ok(false),
+            Mode::Keys(keys) => Ok(keys.grant(key).await?.is_some_and(|grant| grant.is_local())),
+        }
+    }
+
     /// Starts a session with a key or a login link. Errors: 401; 409 where no key is needed.
     pub(crate) async fn log_in(&self, with: LogIn, peer: Option<IpAddr>) -> Result<(SessionToken, Caller)> {
         let keys = match &*self.0 {

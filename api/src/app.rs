@@ -15,6 +15,7 @@ use crate::limits::JSON_LIMIT;
 use crate::names::Names;
 use crate::observe::observe;
 use crate::problem::Problem;
+use crate::rate::report;
 use crate::state::State;
 use crate::{docs, openapi, router, routes};
 
@@ -39,6 +40,7 @@ pub fn app(state: State) -> axum::Router {
         .layer(DefaultBodyLimit::max(JSON_LIMIT))
         .layer(middleware::from_fn_with_state(state.clone(), admit))
         .layer(middleware::from_fn_with_state(state.clone(), guard))
+        .layer(middleware::from_fn(report))
         .layer(cors(&state.names))
         .layer(middleware::from_fn(observe))
         .with_state(state)
@@ -46,7 +48,7 @@ pub fn app(state: State) -> axum::Router {
 
 /// Lets pages of the allowed origins call the API, with a key and without cookies (Fetch standard, section 3.3).
 fn cors(names: &Names) -> CorsLayer {
-    let exposed = ["location", "retry-after", "x-request-id", "content-disposition"];
+    let exposed = ["location", "retry-after", "x-request-id", "content-disposition", "ratelimit", "ratelimit-policy"];
     CorsLayer::new()
         .allow_origin(names.origins().collect::<Vec<_>>())
         .allow_methods([Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE])

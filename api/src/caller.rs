@@ -4,7 +4,7 @@
 use axum::extract::{FromRequestParts, MatchedPath};
 use axum::http::request::Parts;
 use axum::http::{StatusCode, header};
-use domain::{Caller, project};
+use domain::{Caller, Principal, project};
 
 use crate::access::credentials::{self, Proof};
 use crate::access::scopes::{self, Asks};
@@ -27,6 +27,11 @@ impl FromRequestParts<State> for Caller {
             return Err(Problem::field(StatusCode::FORBIDDEN, "Origin", message));
         }
         let caller = state.access.caller(proof, peer).await?.at(peer);
+        if let (Some(rates), Principal::Key(key)) = (&state.rates, caller.principal())
+            && !state.access.is_local(key).await?
+        {
+            rates.count(key, parts)?;
+        }
         let route = parts.extensions.get::<MatchedPath>().map_or("", MatchedPath::as_str);
         match scopes::of(&parts.method, route) {
             Some(Asks::Key) => {}

@@ -12,6 +12,7 @@
 //! | `observe`, `request_id` | one line in the log for each request |
 //! | `gateway` | the bucket of `up` below the API's own address |
 //! | `docs` | Swagger UI |
+//! | `rate` | requests per second of a key |
 //! | `access`, `caller` | how the caller of a request is determined, and its extractor |
 //! | `project_choice` | the project that a request names |
 //! | `own_machine` | which requests come from the server's own machine |
@@ -41,6 +42,7 @@ mod prefer;
 mod problem;
 mod project_choice;
 mod pulse;
+mod rate;
 mod request_id;
 mod router;
 mod routes;
@@ -53,5 +55,6 @@ pub use app::app;
 pub use names::{HostPattern, Names, PublicUrl};
 pub use openapi::openapi;
 pub use problem::{FieldError, Problem};
+pub use rate::Rate;
 pub use server::serve;
 pub use state::State;

@@ -98,7 +98,12 @@ fn add_problems(operation: &mut Operation) {
                 "The key lacks the scope, `Host` is not a name of this server, a page of another origin sent the \
                  request, or it came from another machine and the server has no key",
             ),
-            ("429", "Too many requests with a wrong key came from this address; `Retry-After` says when to try again"),
+            (
+                "429",
+                "The key sends too many requests, a quota of the project is used up (`errors` names it, such as \
+                 `quotas.queued_jobs`), or too many requests with a wrong key came from this address; `Retry-After` \
+                 says when to try again",
+            ),
         ]);
     }
     if operation.request_body.is_some() {

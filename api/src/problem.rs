@@ -91,6 +91,10 @@ impl From<Error> for Problem {
             Error::Forbidden { message } => Self::new(StatusCode::FORBIDDEN, message),
             Error::Conflict { field: None, message } => Self::new(StatusCode::CONFLICT, message),
             Error::Conflict { field: Some(field), message } => Self::field(StatusCode::CONFLICT, field, message),
+            Error::OverQuota { quota, message, retry_after } => {
+                let field = format!("quotas.{quota}");
+                Self::field(StatusCode::TOO_MANY_REQUESTS, field, message).retry_after(retry_after.as_secs().max(1))
+            }
             Error::TooLarge { field, message } => Self::field(StatusCode::PAYLOAD_TOO_LARGE, field, message),
             Error::Unsupported { field, message } => Self::field(StatusCode::UNSUPPORTED_MEDIA_TYPE, field, message),
             Error::Several(errors) => {

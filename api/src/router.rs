@@ -58,7 +58,7 @@ pub(crate) fn routes() -> OpenApiRouter<State> {
         .routes(routes!(key::get, key::change, key::revoke))
         .routes(routes!(audit::list))
         .routes(routes!(project::create, project::list))
-        .routes(routes!(project::get))
+        .routes(routes!(project::get, project::change, project::delete))
         // jobs of every kind
         .routes(routes!(jobs::list))
         .routes(routes!(jobs::get, jobs::delete))

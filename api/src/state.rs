@@ -18,6 +18,7 @@ use crate::access::Access;
 use crate::gateway::Gateway;
 use crate::names::Names;
 use crate::place::{Admission, Place};
+use crate::rate::{Rate, Rates};
 
 /// Each request clones it several times, so that most of it is shared.
 #[derive(Clone)]
@@ -44,6 +45,8 @@ pub struct Shared {
     /// The way to a bucket that clients reach through this server.
     pub(crate) gateway: Option<Gateway>,
     pub(crate) access: Access,
+    /// Requests per second of each key; `None`: any number.
+    pub(crate) rates: Option<Rates>,
 }
 
 impl Deref for State {
@@ -70,12 +73,18 @@ impl State {
             names: Names::default(),
             gateway: None,
             access: Access::open(Caller::anonymous()),
+            rates: None,
         });
         Self { shared, storage, place: None }
     }
 
     pub fn with_access(self, access: Access) -> Self {
         self.with(|shared| shared.access = access)
+    }
+
+    /// Limits the requests of each key; without this, a key may send any number.
+    pub fn with_rate(self, rate: Rate) -> Self {
+        self.with(|shared| shared.rates = Some(Rates::new(rate)))
     }
 
     /// The names under which clients reach the server.

@@ -8,13 +8,14 @@ mod worker_dir;
 use std::fmt::Display;
 use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::num::NonZeroU32;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use api::{HostPattern, Names, PublicUrl};
+use api::{HostPattern, Names, PublicUrl, Rate};
 use domain::database::Addresses;
 use domain::job::LeasePolicy;
 use domain::storage::{Keys, StorageConfig};
@@ -40,6 +41,8 @@ const VARIABLES: &[Variable] = &[
     ("PYROGRAPH_PUBLIC_URL", "address of the API as clients reach it, such as a proxy", "as requests name it"),
     ("PYROGRAPH_ALLOWED_HOSTS", "further hosts that requests may name, such as `gpu-box,*.example.com`", "none"),
     ("PYROGRAPH_CORS_ORIGINS", "origins whose pages may call the API, such as `https://app.example.com`", "none"),
+    ("PYROGRAPH_REQUESTS_PER_SECOND", "requests that a key may send per second; 0: any number", "50"),
+    ("PYROGRAPH_REQUEST_BURST", "requests that a key may send at once", "100"),
     ("DATABASE_URL", "Postgres, 14 or later", "`up` runs its own"),
     ("PYROGRAPH_DATABASE_DIRECT_URL", "the same database without a pooler in transaction mode", "DATABASE_URL"),
     ("PYROGRAPH_DATABASE_POOL", "connections of a server for requests, up to 1000; it has at most five others", "5"),
@@ -225,6 +228,13 @@ pub(crate) fn names(bind: SocketAddr) -> Result<Names, Failure> {
         allowed: allowed.map_err(|wrong| Failure::Usage(format!("PYROGRAPH_ALLOWED_HOSTS: {wrong}")))?,
         origins: origins.map_err(|wrong| Failure::Usage(format!("PYROGRAPH_CORS_ORIGINS: {wrong}")))?,
     })
+}
+
+/// How many requests a key may send; `None`: any number.
+pub(crate) fn rate() -> Result<Option<Rate>, Failure> {
+    let per_second = number("PYROGRAPH_REQUESTS_PER_SECOND", 0..=1_000_000)?.unwrap_or(50);
+    let burst = number("PYROGRAPH_REQUEST_BURST", 1..=1_000_000)?.unwrap_or(100);
+    Ok(NonZeroU32::new(per_second).zip(NonZeroU32::new(burst)).map(|(per_second, burst)| Rate { per_second, burst }))
 }
 
 /// A variable that is set and not empty.

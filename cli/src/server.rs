@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use api::{Access, Names};
+use api::{Access, Names, State};
 use domain::database::{PoolSizes, Pools, Presence};
 use domain::event::Feed;
 use domain::job::Reaper;
@@ -17,7 +17,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::built_in;
-use crate::configuration::{Services, database_pool, lease_policy, names, sweeps};
+use crate::configuration::{Services, database_pool, lease_policy, names, rate, sweeps};
 use crate::failure::Failure;
 use crate::services;
 
@@ -98,7 +98,7 @@ impl Server {
     ) -> Result<Self, Failure> {
         let address = listener.local_addr().context("the listener has no address")?;
         let names = names(address)?;
-        let (reaper, sweeps) = (Reaper::new(lease_policy()?), sweeps()?);
+        let (reaper, sweeps, rate) = (Reaper::new(lease_policy()?), sweeps()?, rate()?);
         let pools = services::database(&services.database(), PoolSizes::server(database_pool()?)).await?;
         services::migrate(&pools).await?;
         let admits = admits(&pools, &names, open).await?;
@@ -124,8 +124,7 @@ impl Server {
         let feed = Feed::start(pools.listen.clone()).await;
         let sweeping = tokio::spawn(Sweeper::new(pools.lease.clone(), storage.clone(), sweeps).run());
         let presence = Presence::watch(pools.lease.connect_options());
-        let mut state =
-            api::State::new(pools.api.clone(), feed, storage).with_names(names.clone()).with_presence(presence);
+        let mut state = State::new(pools.api.clone(), feed, storage).with_names(names.clone()).with_presence(presence);
         if services.behind_api && services.storage.public_endpoint.is_none() {
             state = state.with_gateway(&services.storage.endpoint).context("could not start the HTTP client")?;
         }
@@ -134,7 +133,7 @@ impl Server {
         } else {
             Access::keys(pools.api.clone())
         };
-        let state = state.with_access(access);
+        let state = rate.into_iter().fold(state.with_access(access), State::with_rate);
         let serving = tokio::spawn({
             let stop = stop.clone();
             async move {

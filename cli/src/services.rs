@@ -31,9 +31,9 @@ pub(crate) async fn check_schema(pools: &Pools) -> Result<(), Failure> {
 pub(crate) fn answered<T>(done: domain::Result<T>, attempt: &'static str) -> Result<T, Failure> {
     match done {
         Err(domain::Error::Conflict { message, .. }) => Err(Failure::Usage(message)),
-        Err(error @ (domain::Error::Invalid { .. } | domain::Error::NotFound { .. })) => {
-            Err(Failure::Refused(error.to_string()))
-        }
+        Err(
+            error @ (domain::Error::Invalid { .. } | domain::Error::NotFound { .. } | domain::Error::Unknown { .. }),
+        ) => Err(Failure::Refused(error.to_string())),
         Err(error @ domain::Error::Unavailable(_)) => Err(Failure::Unreachable(format!("{attempt}: {error}"))),
         done => Ok(done.context(attempt)?),
     }

@@ -36,16 +36,12 @@ pub(crate) async fn record(
     object: impl std::fmt::Display,
     details: Value,
 ) -> Result<()> {
-    let key = match caller.principal() {
-        Principal::Key(id) => Some(id),
-        Principal::Anonymous | Principal::Operator => None,
-    };
     sqlx::query!(
         "INSERT INTO audit (id, project_id, key_id, by_operator, address, action, object, details)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
         Uuid::now_v7(),
         caller.project() as ProjectId,
-        key as Option<KeyId>,
+        caller.key() as Option<KeyId>,
         caller.principal() == Principal::Operator,
         caller.address().map(|address| address.to_string()),
         action,

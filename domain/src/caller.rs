@@ -169,6 +169,14 @@ impl Caller {
         self.principal
     }
 
+    /// Its key, if it has one.
+    pub(crate) fn key(&self) -> Option<KeyId> {
+        match self.principal {
+            Principal::Key(id) => Some(id),
+            Principal::Anonymous | Principal::Operator => None,
+        }
+    }
+
     pub fn scopes(&self) -> Scopes {
         self.scopes
     }

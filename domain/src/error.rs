@@ -1,6 +1,7 @@
 //! Errors by meaning. How they look over HTTP is decided in `api`, not here.
 
 use std::fmt::Display;
+use std::time::Duration;
 
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -22,6 +23,9 @@ pub enum Error {
     /// The value may be valid at another time: something else conflicts with it now.
     #[error("{message}")]
     Conflict { field: Option<String>, message: String },
+    /// A quota of the project is used up; `quota` is its name.
+    #[error("{message}")]
+    OverQuota { quota: &'static str, message: String, retry_after: Duration },
     #[error("{field}: {message}")]
     TooLarge { field: String, message: String },
     /// A media type or file format that is not supported.
@@ -67,6 +71,10 @@ impl Error {
     /// A conflict about one field of the request.
     pub fn conflict_in(field: impl Into<String>, message: impl Into<String>) -> Error {
         Error::Conflict { field: Some(field.into()), message: message.into() }
+    }
+
+    pub(crate) fn over_quota(quota: &'static str, message: impl Into<String>, retry_after: Duration) -> Error {
+        Error::OverQuota { quota, message: message.into(), retry_after }
     }
 
     pub fn too_large(field: impl Into<String>, message: impl Into<String>) -> Error {

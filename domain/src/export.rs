@@ -15,6 +15,7 @@ use crate::model::{self, ModelFiles, ModelKind, ModelRef};
 use crate::report::{JobRow, Report};
 use crate::{
     Caller, Database, Error, JobId, ModelId, Page, PageRequest, ProjectId, Result, Storage, begin, bounded, deletion,
+    quota,
 };
 
 crate::id::public! {
@@ -65,6 +66,7 @@ pub async fn create(
     }
     let (pool, project) = (database.pool(caller), caller.project());
     let mut tx = begin(pool).await?;
+    quota::left(&mut tx, project).await?;
     // One request at a time, and not while the model is being deleted.
     sqlx::query_scalar!(
         r#"SELECT 1 AS "one!" FROM models WHERE id = $1 AND deleted_at IS NULL FOR UPDATE"#,
@@ -77,7 +79,7 @@ pub async fn create(
         tx.commit().await?;
         return get(caller, database, id).await;
     }
-    let id = insert(project, &mut tx, model.id, format, dtype, None).await?;
+    let id = insert(caller, &mut tx, model.id, format, dtype, None).await?;
     tx.commit().await?;
     job::ring(pool);
     get(caller, database, id).await
@@ -105,7 +107,7 @@ async fn same(
 
 /// Writes an export with its queued job.
 async fn insert(
-    project: ProjectId,
+    caller: &Caller,
     connection: &mut PgConnection,
     model: ModelId,
     format: Format,
@@ -113,7 +115,7 @@ async fn insert(
     retry_of: Option<JobId>,
 ) -> Result<ExportId> {
     let id = ExportId::new();
-    let job = NewJob { needs: &[model], retry_of, ..NewJob::new(project, JobKind::Export, id) };
+    let job = NewJob { needs: &[model], retry_of, ..NewJob::new(caller, JobKind::Export, id) };
     let job_id = job::enqueue(connection, job).await?;
     sqlx::query!(
         "INSERT INTO exports (id, job_id, model_id, format, dtype, project_id) VALUES ($1, $2, $3, $4, $5, $6)",
@@ -122,7 +124,7 @@ async fn insert(
         model as ModelId,
         format.as_str(),
         dtype.as_str(),
-        project as ProjectId,
+        caller.project() as ProjectId,
     )
     .execute(connection)
     .await?;
@@ -157,7 +159,7 @@ pub(crate) async fn retry(caller: &Caller, connection: &mut PgConnection, failed
     if let Some(id) = same(caller.project(), connection, row.model_id, row.format, row.dtype).await? {
         return Err(Error::conflict(format!("The same export has been made meanwhile, as {id}.")));
     }
-    insert(caller.project(), connection, row.model_id, row.format, row.dtype, Some(failed)).await
+    insert(caller, connection, row.model_id, row.format, row.dtype, Some(failed)).await
 }
 
 /// A row as the queries below return it.

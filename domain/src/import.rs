@@ -22,7 +22,7 @@ use crate::model::{self, ModelFile, ModelKind, ModelRef, upload};
 use crate::report::{JobRow, Report};
 use crate::{
     Caller, Database, Error, ImportId, JobId, ModelId, Page, PageRequest, ProjectId, Result, Storage, UploadId, audit,
-    begin, bounded, deletion, object,
+    begin, bounded, deletion, object, quota,
 };
 
 /// Longest text of a licence that is stored, in bytes.
@@ -139,6 +139,7 @@ pub async fn create(caller: &Caller, database: &Database, storage: &Storage, req
     let id = ImportId::new();
     let (pool, project) = (database.pool(caller), caller.project());
     let mut tx = begin(pool).await?;
+    quota::left(&mut tx, project).await?;
     model::reserve_name(&mut tx, project, &request.name).await?;
     reserve_uploads(&mut tx, project, &uploads).await?;
     let needs: Vec<ModelId> = base.iter().chain(&donor).map(|model| model.id).collect();
@@ -146,7 +147,7 @@ pub async fn create(caller: &Caller, database: &Database, storage: &Storage, req
         .chain(parts.iter().flat_map(Parts::each).map(|(_, source)| source))
         .all(Source::is_local);
     let makes = Some(request.name.as_str());
-    let job = NewJob { needs: &needs, makes, local, ..NewJob::new(project, JobKind::Import, id) };
+    let job = NewJob { needs: &needs, makes, local, ..NewJob::new(caller, JobKind::Import, id) };
     let job_id = job::enqueue(&mut tx, job).await?;
     let created_at = sqlx::query_scalar!(
         "INSERT INTO imports (id, job_id, name, kind, base_model_id, source, url_query, parts, part_queries, parts_of_model_id, project_id)
@@ -278,7 +279,7 @@ pub(crate) async fn retry(caller: &Caller, connection: &mut PgConnection, failed
     let id = ImportId::new();
     let needs: Vec<ModelId> = row.base.into_iter().chain(row.donor).collect();
     let makes = Some(row.name.as_str());
-    let job = NewJob { needs: &needs, makes, retry_of: Some(failed), ..NewJob::new(project, JobKind::Import, id) };
+    let job = NewJob { needs: &needs, makes, retry_of: Some(failed), ..NewJob::new(caller, JobKind::Import, id) };
     let job = job::enqueue(connection, job).await?;
     sqlx::query!(
         "INSERT INTO imports (id, job_id, name, kind, base_model_id, source, parts, parts_of_model_id, project_id)

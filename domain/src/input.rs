@@ -15,6 +15,7 @@ use crate::image_gate::{self, CheckedImage};
 use crate::storage::StorageKey;
 use crate::{
     Caller, Database, Error, GenerationId, InputId, Page, PageRequest, ProjectId, Result, Storage, begin, deletion,
+    quota,
 };
 
 /// An uploaded picture.
@@ -45,6 +46,9 @@ pub struct SourceImage {
     pub width: u32,
     /// Height in pixels.
     pub height: u32,
+    /// Size of the object; 0 in a row from before migration 22.
+    #[serde(default)]
+    pub bytes: u64,
 }
 
 impl SourceImage {
@@ -83,6 +87,7 @@ pub async fn create(
     deposit
         .commit(database.pool(caller), move |connection| {
             Box::pin(async move {
+                quota::left(connection, project).await?.take_bytes(length)?;
                 let inserted = sqlx::query_as!(
                     Input,
                     r#"INSERT INTO inputs (id, storage_key, sha256, media_type, width, height, bytes, project_id)
@@ -180,6 +185,7 @@ pub(crate) async fn resolve(
                 sha256: input.sha256,
                 width: input.width.unsigned_abs(),
                 height: input.height.unsigned_abs(),
+                bytes: input.bytes.unsigned_abs(),
             });
         }
         Picture::Artifact { storage_key } => storage_key,
@@ -273,6 +279,8 @@ async fn keep(
     image: CheckedImage,
 ) -> Result<SourceImage> {
     let key = StorageKey::Source { generation, role: field, extension: image.extension }.to_string();
+    let CheckedImage { sha256, width, height, .. } = image;
+    let bytes = image.bytes.len() as u64;
     storage.put(&key, image.bytes, image.media_type).await?;
-    Ok(SourceImage { input: None, storage_key: key, sha256: image.sha256, width: image.width, height: image.height })
+    Ok(SourceImage { input: None, storage_key: key, sha256, width, height, bytes })
 }

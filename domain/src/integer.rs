@@ -29,6 +29,18 @@ where
     Integer::<T, LEAST, MOST>::deserialize(deserializer).map(|Integer(value)| value)
 }
 
+/// As [`optional`], for a field that null resets: `None` if it is left out.
+/// For `#[serde(default, deserialize_with = "integer::nullable::<_, _, LEAST, MOST>")]`.
+pub(crate) fn nullable<'de, D, T, const LEAST: i64, const MOST: i64>(
+    deserializer: D,
+) -> Result<Option<Option<T>>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: TryFrom<i64>,
+{
+    optional::<D, T, LEAST, MOST>(deserializer).map(Some)
+}
+
 struct Integer<T, const LEAST: i64, const MOST: i64>(T);
 
 impl<'de, T: TryFrom<i64>, const LEAST: i64, const MOST: i64> Deserialize<'de> for Integer<T, LEAST, MOST> {

@@ -11,7 +11,7 @@ use crate::model::{self, ModelRef};
 use crate::report::{JobRow, Report};
 use crate::{
     Caller, Database, Error, JobId, Page, PageRequest, ProjectId, Result, Storage, begin, bounded, export, generation,
-    import, training,
+    import, quota, training,
 };
 
 /// A job whose subject is not deleted.
@@ -170,6 +170,7 @@ pub async fn retry(caller: &Caller, database: &Database, storage: &Storage, id: 
     // It asks the bucket, so it comes before the transaction.
     import::check_sources(caller, database, storage, id).await?;
     let mut tx = begin(pool).await?;
+    quota::left(&mut tx, caller.project()).await?;
     // Before the job, as when the model is deleted.
     export::lock_model(caller, &mut tx, id).await?;
     // Two retries of one job wait for each other here, and the second then finds what the first has written.

@@ -272,12 +272,18 @@ pub struct Grant {
     secret_sha256: Vec<u8>,
     expires_at: Option<DateTime<Utc>>,
     is_revoked: bool,
+    is_local: bool,
 }
 
 impl Grant {
     /// Whether it is neither revoked nor expired.
     pub fn counts(&self) -> bool {
         !self.is_revoked && self.expires_at.is_none_or(|expiry| Utc::now() < expiry)
+    }
+
+    /// Whether `up` made the key for its user's commands.
+    pub fn is_local(&self) -> bool {
+        self.is_local
     }
 
     /// The caller with this key, for a session that the key has started.
@@ -299,16 +305,16 @@ impl Grant {
 /// What the key with this id gives; `None` if there is none.
 pub async fn grant(database: &Database, id: KeyId) -> Result<Option<Grant>> {
     let row = sqlx::query!(
-        r#"SELECT project_id AS "project_id: ProjectId", scopes, secret_sha256, expires_at,
-                  revoked_at IS NOT NULL AS "is_revoked!"
-           FROM keys WHERE id = $1"#,
+        r#"SELECT project_id AS "project_id: ProjectId", scopes, secret_sha256, expires_at, is_local,
+                  revoked_at IS NOT NULL OR p.deleted_at IS NOT NULL AS "is_revoked!"
+           FROM keys k JOIN projects p ON p.id = project_id WHERE k.id = $1"#,
         id as KeyId,
     );
     let Some(row) = row.fetch_optional(database.before_caller()).await? else { return Ok(None) };
     let scopes = Scopes::of_names(&row.scopes)?.with_implied();
     let caller = Caller::new(row.project_id, Principal::Key(id), scopes);
     let (secret_sha256, expires_at, is_revoked) = (row.secret_sha256, row.expires_at, row.is_revoked);
-    Ok(Some(Grant { caller, secret_sha256, expires_at, is_revoked }))
+    Ok(Some(Grant { caller, secret_sha256, expires_at, is_revoked, is_local: row.is_local }))
 }
 
 /// Records that these keys were used just now.

@@ -20,6 +20,8 @@
 //! | [`storage`] | the bucket with all bytes |
 //! | [`project`] | the owner of everything above |
 //! | [`audit`] | who changed keys, projects and models |
+//! | quota | what a project may use |
+//! | [`usage`] | what a project has used: device time, stored bytes |
 //! | [`session`] | a browser that has logged in with a key |
 //! | [`access`], [`key`], scope | whether requests need a key, and what a key allows |
 //! | [`deletion`] | an object that is to be deleted, until it is |
@@ -64,6 +66,7 @@ mod page;
 pub mod picture_info;
 pub mod preview;
 pub mod project;
+mod quota;
 pub mod report;
 pub mod session;
 pub mod storage;
@@ -71,6 +74,7 @@ pub mod swap;
 pub mod sweep;
 pub mod training;
 pub mod upload;
+pub mod usage;
 pub mod weights_gate;
 pub mod worker;
 pub mod zip_gate;
@@ -84,4 +88,5 @@ pub use id::{
     TrainingId, UploadId, WorkerId,
 };
 pub use page::{DEFAULT_LIMIT, MAX_LIMIT, Page, PageRequest};
+pub use quota::{QuotaChanges, Quotas};
 pub use storage::{Storage, StorageConfig, StorageKey};

@@ -371,8 +371,7 @@ pub async fn delete(caller: &Caller, database: &Database, storage: &Storage, nam
     }
     check_owner(caller, &model)?;
     let mut tx = begin(database.pool(caller)).await?;
-    // One deletion at a time: of two models that share a file, each would leave the file to the other.
-    sqlx::query!("SELECT pg_advisory_xact_lock($1)", DELETION_LOCK).execute(&mut *tx).await?;
+    lock_deletions(&mut tx).await?;
     // The lock keeps new generations and trainings from naming the model until this is decided.
     let locked =
         sqlx::query!("SELECT id FROM models WHERE id = $1 AND deleted_at IS NULL FOR UPDATE", model.id as ModelId)
@@ -428,6 +427,13 @@ pub async fn delete(caller: &Caller, database: &Database, storage: &Storage, nam
     audit::record(&mut tx, caller, "model.delete", model.id, json!({ "name": model.name })).await?;
     tx.commit().await?;
     deletion::now(database.pool(caller), storage, keys).await;
+    Ok(())
+}
+
+/// One deletion at a time, until the transaction ends: of two models that share a file, each would leave the file to
+/// the other.
+pub(crate) async fn lock_deletions(connection: &mut sqlx::PgConnection) -> Result<()> {
+    sqlx::query!("SELECT pg_advisory_xact_lock($1)", DELETION_LOCK).execute(connection).await?;
     Ok(())
 }
 

@@ -1,13 +1,23 @@
 //! Projects: owners of everything that users make. The rows of one project do not exist for another, except models that
-//! it shares. Every installation has the project `default`.
+//! it shares. Every installation has the project `default`. Here: the rows, and the quotas and retention that they
+//! state. Not here: what a quota means (`quota`).
+
+mod deletion;
+mod retention;
 
 use chrono::{DateTime, Utc};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::json;
+use sqlx::PgConnection;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use crate::{Caller, Database, Error, Page, PageRequest, ProjectId, Result, audit, begin};
+pub use self::deletion::{Deletion, delete, purge, purge_deleted};
+pub(crate) use self::retention::enforce as enforce_retention;
+use crate::faults::Faults;
+use crate::{
+    Caller, Database, Error, Page, PageRequest, ProjectId, QuotaChanges, Quotas, Result, audit, begin, integer, object,
+};
 
 /// Most characters of a name.
 pub const MAX_NAME_CHARS: usize = 63;
@@ -22,12 +32,71 @@ pub struct ProjectRequest {
     pub name: String,
 }
 
-/// A project.
+/// Changes of a project. Fields that are left out stay.
+#[derive(Debug, Default, Deserialize, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(example = json!({"quotas": {"queued_jobs": 100}, "retention_days": 30}))]
+pub struct ProjectChanges {
+    #[serde(default, deserialize_with = "object::optional", skip_serializing_if = "Option::is_none")]
+    pub quotas: Option<QuotaChanges>,
+    /// Days after which the generations and inputs of the project are deleted; null: never. A generation is counted
+    /// from its end, an input from its upload.
+    #[serde(default, deserialize_with = "integer::nullable::<_, _, 1, 36_500>")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<i32>, minimum = 1, maximum = 36500)]
+    pub retention_days: Option<Option<i32>>,
+}
+
+/// Most days of retention.
+const MOST_DAYS: i32 = 36_500;
+
+/// A project that is not deleted.
 #[derive(Clone, Debug)]
 pub struct Project {
     pub id: ProjectId,
     pub name: String,
+    pub quotas: Quotas,
+    /// Days after which its generations and inputs are deleted; `None`: never.
+    pub retention_days: Option<i32>,
     pub created_at: DateTime<Utc>,
+}
+
+/// A row of `projects`.
+struct Row {
+    id: ProjectId,
+    name: String,
+    max_queued_jobs: Option<i32>,
+    max_running_jobs: Option<i32>,
+    max_jobs_per_day: Option<i32>,
+    max_gpu_seconds_per_day: Option<i64>,
+    max_stored_bytes: Option<i64>,
+    retention_days: Option<i32>,
+    created_at: DateTime<Utc>,
+}
+
+impl From<Row> for Project {
+    fn from(row: Row) -> Self {
+        let quotas = Quotas {
+            queued_jobs: row.max_queued_jobs,
+            running_jobs: row.max_running_jobs,
+            jobs_per_day: row.max_jobs_per_day,
+            gpu_seconds_per_day: row.max_gpu_seconds_per_day,
+            stored_bytes: row.max_stored_bytes,
+        };
+        Self { id: row.id, name: row.name, quotas, retention_days: row.retention_days, created_at: row.created_at }
+    }
+}
+
+macro_rules! select_projects {
+    ($rest:literal $(, $argument:expr)* $(,)?) => {
+        sqlx::query_as!(
+            Row,
+            r#"SELECT id AS "id: ProjectId", name, max_queued_jobs, max_running_jobs, max_jobs_per_day,
+                      max_gpu_seconds_per_day, max_stored_bytes, retention_days, created_at
+               FROM projects WHERE deleted_at IS NULL "# + $rest
+            $(, $argument)*
+        )
+    };
 }
 
 /// Creates a project. Errors: `Invalid`; `Conflict` for a name that is taken.
@@ -36,7 +105,8 @@ pub async fn create(caller: &Caller, database: &Database, request: ProjectReques
     let id = ProjectId::new();
     let mut tx = begin(database.pool(caller)).await?;
     let created_at = sqlx::query_scalar!(
-        "INSERT INTO projects (id, name) VALUES ($1, $2) ON CONFLICT (name) DO NOTHING RETURNING created_at",
+        "INSERT INTO projects (id, name) VALUES ($1, $2) ON CONFLICT (name) WHERE deleted_at IS NULL DO NOTHING
+         RETURNING created_at",
         id as ProjectId,
         request.name,
     )
@@ -45,34 +115,73 @@ pub async fn create(caller: &Caller, database: &Database, request: ProjectReques
     .ok_or_else(|| Error::conflict_in("name", format!("There is a project named `{}` already.", request.name)))?;
     audit::record(&mut tx, caller, "project.create", id, json!({ "name": request.name })).await?;
     tx.commit().await?;
-    Ok(Project { id, name: request.name, created_at })
+    Ok(Project { id, name: request.name, quotas: Quotas::default(), retention_days: None, created_at })
 }
 
 /// Lists the projects, newest first.
 pub async fn list(caller: &Caller, database: &Database, page: &PageRequest) -> Result<Page<Project>> {
-    let rows = sqlx::query_as!(
-        Project,
-        r#"SELECT id AS "id: ProjectId", name, created_at FROM projects
-           WHERE $1::uuid IS NULL OR id < $1 ORDER BY id DESC LIMIT $2"#,
+    let rows = select_projects!(
+        "AND ($1::uuid IS NULL OR id < $1) ORDER BY id DESC LIMIT $2",
         page.before(),
         page.fetch_limit(),
     )
     .fetch_all(database.pool(caller))
     .await?;
-    Ok(page.cut(rows, |project| project.id.into()))
+    Ok(page.cut(rows.into_iter().map(Project::from).collect(), |project| project.id.into()))
 }
 
 /// Finds a project by id or by name. Errors: `NotFound`.
 pub async fn get(caller: &Caller, database: &Database, name_or_id: &str) -> Result<Project> {
-    sqlx::query_as!(
-        Project,
-        r#"SELECT id AS "id: ProjectId", name, created_at FROM projects WHERE id = $1 OR name = $2"#,
-        name_or_id.parse::<Uuid>().ok(),
-        name_or_id,
+    let id = name_or_id.parse::<Uuid>().ok();
+    let row = select_projects!("AND (id = $1 OR name = $2)", id, name_or_id);
+    let row = row.fetch_optional(database.pool(caller)).await?;
+    row.map(Project::from).ok_or_else(|| Error::not_found("project", name_or_id))
+}
+
+/// Changes quotas and retention. Jobs that exceed a lower quota stay. Errors: `NotFound`; `Invalid`.
+pub async fn change(
+    caller: &Caller,
+    database: &Database,
+    name_or_id: &str,
+    changes: ProjectChanges,
+) -> Result<Project> {
+    let mut faults = Faults::default();
+    if let Some(quotas) = &changes.quotas {
+        quotas.check(&mut faults);
+    }
+    if let Some(days) = changes.retention_days.flatten() {
+        faults.take(requests::in_range("retention_days", days, 1..=MOST_DAYS));
+    }
+    faults.check()?;
+    let mut tx = begin(database.pool(caller)).await?;
+    let mut project = lock(&mut tx, name_or_id).await?;
+    project.quotas = changes.quotas.unwrap_or_default().apply(project.quotas);
+    project.retention_days = changes.retention_days.unwrap_or(project.retention_days);
+    sqlx::query!(
+        "UPDATE projects SET max_queued_jobs = $2, max_running_jobs = $3, max_jobs_per_day = $4,
+                max_gpu_seconds_per_day = $5, max_stored_bytes = $6, retention_days = $7
+         WHERE id = $1",
+        project.id as ProjectId,
+        project.quotas.queued_jobs,
+        project.quotas.running_jobs,
+        project.quotas.jobs_per_day,
+        project.quotas.gpu_seconds_per_day,
+        project.quotas.stored_bytes,
+        project.retention_days,
     )
-    .fetch_optional(database.pool(caller))
-    .await?
-    .ok_or_else(|| Error::not_found("project", name_or_id))
+    .execute(&mut *tx)
+    .await?;
+    audit::record(&mut tx, caller, "project.change", project.id, json!(changes)).await?;
+    tx.commit().await?;
+    Ok(project)
+}
+
+/// Finds a project as [`get`], and locks it until the transaction ends: requests that write rows of it wait.
+async fn lock(connection: &mut PgConnection, name_or_id: &str) -> Result<Project> {
+    let id = name_or_id.parse::<Uuid>().ok();
+    let row = select_projects!("AND (id = $1 OR name = $2) FOR UPDATE", id, name_or_id);
+    let row = row.fetch_optional(connection).await?;
+    row.map(Project::from).ok_or_else(|| Error::not_found("project", name_or_id))
 }
 
 /// The caller in the project `name`. Errors: `NotFound`; `Forbidden` for any project but its own, unless the caller

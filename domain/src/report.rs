@@ -31,6 +31,8 @@ pub struct Report {
     pub error: Option<JobError>,
     pub warnings: Vec<String>,
     pub artifacts: Vec<Artifact>,
+    /// Seconds for which workers' devices were held, in attempts that have ended.
+    pub gpu_seconds: f64,
     pub started_at: Option<DateTime<Utc>>,
     pub finished_at: Option<DateTime<Utc>>,
 }
@@ -48,6 +50,7 @@ pub(crate) struct JobRow {
     started_at: Option<DateTime<Utc>>,
     finished_at: Option<DateTime<Utc>>,
     artifacts: Option<Vec<Artifact>>,
+    gpu_seconds: f64,
 }
 
 impl JobRow {
@@ -61,6 +64,7 @@ impl JobRow {
             error: self.error_class.zip(self.error_message).map(|(class, message)| JobError { class, message }),
             warnings,
             artifacts: self.artifacts.unwrap_or_default(),
+            gpu_seconds: self.gpu_seconds,
             started_at: self.started_at,
             finished_at: self.finished_at,
         }
@@ -79,6 +83,7 @@ impl Report {
             error: None,
             warnings: Vec::new(),
             artifacts: Vec::new(),
+            gpu_seconds: 0.0,
             started_at: None,
             finished_at: None,
         }

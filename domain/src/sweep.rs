@@ -16,7 +16,7 @@ use tokio::time::MissedTickBehavior;
 
 use self::installation::Intent;
 use crate::storage::{Listed, layout};
-use crate::{Result, Storage, begin, bounded, deletion, import, model, named, training};
+use crate::{Result, Storage, begin, bounded, deletion, import, model, named, project, training, usage};
 
 /// Time between two looks for deletions that are due.
 const TICK: Duration = Duration::from_secs(10);
@@ -108,6 +108,9 @@ impl Sweeper {
                 Ok(count) => tracing::info!(count, "deleted objects whose deletion had to wait"),
                 Err(error) => tracing::warn!(%error, "the sweeper could not look for deletions"),
             }
+            if let Err(error) = project::purge_deleted(&self.pool, &self.storage).await {
+                tracing::warn!(%error, "what deleted projects had could not be removed");
+            }
             if tokio::time::Instant::now() < housekeeping {
                 continue;
             }
@@ -159,11 +162,13 @@ pub async fn count(pool: &PgPool, storage: &Storage, interval: Duration) -> Resu
     installation::count(pool, storage, interval).await
 }
 
-/// Rows whose objects are not needed any more: deletions of these objects are asked for.
-async fn tidy(pool: &PgPool, storage: &Storage) -> Result<()> {
+/// Deletes everything that is older than its project keeps it, and rows whose objects are not needed any more.
+pub async fn tidy(pool: &PgPool, storage: &Storage) -> Result<()> {
     training::discard_leftovers(pool, storage).await?;
     import::discard_leftovers(pool, storage).await?;
     model::upload::discard_expired(pool, storage).await?;
+    project::enforce_retention(pool, storage).await?;
+    usage::merge_ledger(pool).await?;
     deletion::forget_done(pool).await
 }
 

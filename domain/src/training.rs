@@ -24,7 +24,7 @@ use crate::model::{self, Catalog, Model, ModelFile, ModelFiles, ModelKind, Model
 use crate::report::{JobRow, Report};
 use crate::{
     Caller, Database, DatasetId, Error, JobId, ModelId, Page, PageRequest, ProjectId, Result, Storage, TrainingId,
-    begin, bounded, dataset, deletion,
+    begin, bounded, dataset, deletion, quota,
 };
 
 /// Checkpoints that are kept: the last, and the one before it in case the last cannot be read.
@@ -200,6 +200,7 @@ pub async fn create(
 
     let (pool, project) = (database.pool(caller), caller.project());
     let mut tx = begin(pool).await?;
+    quota::left(&mut tx, project).await?;
     dataset::lock(caller, &mut tx, request.dataset).await.map_err(|error| error.in_field("dataset"))?;
     let examples: Vec<Snapshot> = dataset::examples(&mut tx, request.dataset)
         .await?
@@ -221,7 +222,7 @@ pub async fn create(
         total_steps,
         needs: &[base.id],
         makes: Some(&request.name),
-        ..NewJob::new(project, JobKind::Training, id)
+        ..NewJob::new(caller, JobKind::Training, id)
     };
     let job = job::enqueue(&mut tx, job).await.inspect_err(|_| catalog.forget())?;
     let created_at = sqlx::query_scalar!(
@@ -288,7 +289,7 @@ pub(crate) async fn retry(caller: &Caller, connection: &mut PgConnection, failed
         needs: &[row.model_id],
         makes: Some(&row.name),
         retry_of: Some(failed),
-        ..NewJob::new(project, JobKind::Training, id)
+        ..NewJob::new(caller, JobKind::Training, id)
     };
     let job = job::enqueue(connection, job).await?;
     sqlx::query!(

@@ -27,6 +27,39 @@ fn json(output: &Output) -> Value {
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
+/// Changes and deletes the project `shop` from the command line.
+fn projects_are_changed_and_deleted(folder: &Path) {
+    let projects =
+        |arguments: &[&str]| run(folder, &[&["projects"][..], arguments, &["--data-dir", "data"]].concat(), &[]);
+    let update = ["update", "shop", "--json", "--queued-jobs"];
+    let more = ["100", "--stored-bytes", "10GiB", "--retention-days", "30"];
+    let changed = json(&projects(&[&update[..], &more].concat()));
+    assert_eq!((&changed["quotas"]["queued_jobs"], &changed["retention_days"]), (&100.into(), &30.into()));
+    assert_eq!(changed["quotas"]["stored_bytes"], 10_i64 << 30);
+    let lifted = json(&projects(&[&update[..], &["none"]].concat()));
+    assert_eq!((&lifted["quotas"]["queued_jobs"], &lifted["retention_days"]), (&Value::Null, &30.into()));
+    let listed = projects(&["list"]);
+    assert!(String::from_utf8_lossy(&listed.stdout).contains("stored_bytes=10737418240"), "{listed:?}");
+
+    for (arguments, code) in [
+        (&["update", "shop", "--queued-jobs", "many"][..], 2),
+        (&["update", "shop", "--queued-jobs", "-1"], 2),
+        (&["update", "shop", "--retention-days", "0"], 4),
+        (&["update", "nowhere"], 4),
+        // Without a terminal nobody can be asked.
+        (&["delete", "shop"], 2),
+        (&["delete", "nowhere", "--yes"], 4),
+        (&["delete", "default", "--yes"], 2),
+        (&["delete", "shop", "--yes", "--move-shared", "shop"], 4),
+    ] {
+        let output = projects(arguments);
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    let deleted = json(&projects(&["delete", "shop", "--yes", "--json"]));
+    assert_eq!(deleted["name"], "shop");
+    assert_eq!(json(&projects(&["list", "--json"])).as_array().unwrap().len(), 1);
+}
+
 /// The status of a list of models, with a key or without.
 async fn status(client: &Client, key: Option<&str>) -> u16 {
     let request = client.request(Method::GET, "/v1/models");
@@ -142,6 +175,11 @@ async fn a_server_that_others_reach_needs_a_key_first() {
     assert_eq!(status(&client, Some(&text(&made["key"]))).await, 200);
     // A command on the folder of a running `up` uses its Postgres.
     json(&run(folder.path(), &["keys", "list", "--project", "shop", "--json", "--data-dir", "data"], &[]));
+    projects_are_changed_and_deleted(folder.path());
+    until(seconds(5), "the key of the project is revoked", || async {
+        (status(&client, Some(&text(&made["key"]))).await == 401).then_some(())
+    })
+    .await;
     let unknown = run(folder.path(), &["keys", "list", "--project", "nowhere", "--data-dir", "data"], &[]);
     assert_eq!(unknown.status.code(), Some(4), "{}", String::from_utf8_lossy(&unknown.stderr));
     assert!(process.end(Signal::TERM, seconds(60)).success());

@@ -190,6 +190,8 @@ fn command(site: &Site, pace: Pace, environment: &[(String, String)], home: &Pat
     let mut command = Command::new(binary());
     command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default()).env("HOME", home).current_dir(home);
     command.envs(site.environment());
+    // A journey sends as many requests with its key as it likes.
+    command.env("PYROGRAPH_REQUESTS_PER_SECOND", "0");
     if pace == Pace::Quick {
         command
             .env("PYROGRAPH_LEASE_TTL_MS", "3000")

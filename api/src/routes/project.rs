@@ -4,10 +4,10 @@ use axum::Json as Body;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, Utc};
-use domain::project::{self, ProjectRequest};
-use domain::{Caller, Page, ProjectId};
-use serde::Serialize;
-use utoipa::ToSchema;
+use domain::project::{self, Deletion, ProjectChanges, ProjectRequest};
+use domain::{Caller, Page, ProjectId, Quotas};
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
 
 use crate::State;
 use crate::extract::{Json, PageQuery, Path, Query};
@@ -19,14 +19,32 @@ pub(crate) struct Project {
     pub id: ProjectId,
     /// Unique name.
     pub name: String,
+    pub quotas: Quotas,
+    /// Days after which its generations and inputs are deleted. Null: never.
+    pub retention_days: Option<i32>,
     pub created_at: DateTime<Utc>,
 }
 
 type ProjectPage = Page<Project>;
 
+/// How a project is deleted.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct DeletionQuery {
+    /// The name of the project, as confirmation.
+    #[param(min_length = 1, max_length = 63, example = "shop")]
+    pub confirm: String,
+    /// Name or id of the project that gets the models that it shares.
+    #[serde(default)]
+    #[param(min_length = 1, max_length = 63)]
+    pub move_shared_to: Option<String>,
+}
+
 impl From<project::Project> for Project {
     fn from(project: project::Project) -> Self {
-        Self { id: project.id, name: project.name, created_at: project.created_at }
+        let project::Project { id, name, quotas, retention_days, created_at } = project;
+        Self { id, name, quotas, retention_days, created_at }
     }
 }
 
@@ -67,4 +85,53 @@ pub(crate) async fn list(caller: Caller, state: State, Query(query): Query<PageQ
 )]
 pub(crate) async fn get(caller: Caller, state: State, Path(name_or_id): Path<String>) -> Result<Body<Project>> {
     Ok(Body(project::get(&caller, &state.database, &name_or_id).await?.into()))
+}
+
+/// Change a project
+///
+/// Fields that are left out stay. Requests beyond a quota get 429, which names it; jobs beyond `running_jobs` stay
+/// queued. Jobs that exceed a lower quota stay.
+#[utoipa::path(
+    patch, path = "/v1/projects/{project}", tag = "projects", operation_id = "change_project",
+    security(("key" = ["admin"])),
+    params(("project" = String, Path, example = "shop", description = "Name or id of the project")),
+    request_body = ProjectChanges,
+    responses((status = 200, description = "The changed project", body = Project)),
+)]
+pub(crate) async fn change(
+    caller: Caller,
+    state: State,
+    Path(name_or_id): Path<String>,
+    Json(changes): Json<ProjectChanges>,
+) -> Result<Body<Project>> {
+    Ok(Body(project::change(&caller, &state.database, &name_or_id, changes).await?.into()))
+}
+
+/// Delete a project
+///
+/// Nobody sees it from now on, its keys are revoked, and its jobs are canceled. What it has is deleted, too, which may
+/// take a while.
+#[utoipa::path(
+    delete, path = "/v1/projects/{project}", tag = "projects", operation_id = "delete_project",
+    security(("key" = ["admin"])),
+    params(("project" = String, Path, example = "shop", description = "Name or id of the project"), DeletionQuery),
+    responses(
+        (status = 204, description = "The project is deleted"),
+        (status = 404, description = "There is no such project, or none that could get the shared models"),
+        (status = 409, description = "It is `default`, or shares models and no other project gets them"),
+    ),
+)]
+pub(crate) async fn delete(
+    caller: Caller,
+    state: State,
+    Path(name_or_id): Path<String>,
+    Query(query): Query<DeletionQuery>,
+) -> Result<StatusCode> {
+    let DeletionQuery { confirm, move_shared_to } = query;
+    let request = Deletion { confirm, move_shared_to };
+    let deleted = project::delete(&caller, &state.database, &name_or_id, &request).await?;
+    state.access.forget();
+    state.catalog.forget();
+    project::purge(&caller, &state.database, &state.storage, deleted.id).await;
+    Ok(StatusCode::NO_CONTENT)
 }

@@ -7,20 +7,27 @@ use serde_json::{Value, json};
 use crate::test_server::{Answer, FLUX_MODULE, TestServer, checkpoint, lora, text};
 
 /// A server that asks for keys, with a key that may do everything.
-struct Site {
-    server: TestServer,
-    admin: String,
+pub(crate) struct Site {
+    pub server: TestServer,
+    pub admin: String,
 }
 
 impl Site {
-    async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         let open = TestServer::with_checkpoint().await;
         let server = open.another(Access::keys(open.pools.api.clone())).await;
         let admin = text(&server.post("/v1/keys", &json!({"name": "first"})).await.expect(201)["key"]);
         Self { server, admin }
     }
 
-    async fn send(&self, key: &str, project: Option<&str>, method: Method, path: &str, body: Option<&Value>) -> Answer {
+    pub(crate) async fn send(
+        &self,
+        key: &str,
+        project: Option<&str>,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Answer {
         let mut request = self.server.request(method, path).bearer_auth(key);
         if let Some(project) = project {
             request = request.header("pyrograph-project", project);
@@ -31,16 +38,16 @@ impl Site {
         self.server.send(request).await
     }
 
-    async fn get(&self, key: &str, project: Option<&str>, path: &str) -> Answer {
+    pub(crate) async fn get(&self, key: &str, project: Option<&str>, path: &str) -> Answer {
         self.send(key, project, Method::GET, path, None).await
     }
 
-    async fn post(&self, key: &str, project: Option<&str>, path: &str, body: &Value) -> Answer {
+    pub(crate) async fn post(&self, key: &str, project: Option<&str>, path: &str, body: &Value) -> Answer {
         self.send(key, project, Method::POST, path, Some(body)).await
     }
 
     /// A key of the project, with the usual scopes.
-    async fn key_of(&self, project: &str) -> String {
+    pub(crate) async fn key_of(&self, project: &str) -> String {
         let made = self.post(&self.admin, Some(project), "/v1/keys", &json!({"name": project})).await.expect(201);
         text(&made["key"])
     }

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use api::{Access, Names};
+use api::{Access, Names, Rate};
 use bytes::Bytes;
 use domain::artifact::{NewArtifact, OutputKind};
 use domain::event::Feed;
@@ -104,6 +104,15 @@ impl TestServer {
         let feed = Feed::start(self.pools.listen.clone()).await;
         let state = api::State::new(self.pools.api.clone(), feed, self.storage.clone());
         let state = state.with_names(names).with_access(access);
+        Self::serve(listener, state, self.services.clone(), self.pools.clone(), self.storage.clone())
+    }
+
+    /// Another server on the same database and bucket, which limits the requests of each key.
+    pub(crate) async fn with_rate(&self, rate: Rate, access: Access) -> Self {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let feed = Feed::start(self.pools.listen.clone()).await;
+        let state = api::State::new(self.pools.api.clone(), feed, self.storage.clone());
+        let state = state.with_rate(rate).with_access(access);
         Self::serve(listener, state, self.services.clone(), self.pools.clone(), self.storage.clone())
     }
 

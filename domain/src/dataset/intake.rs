@@ -18,7 +18,7 @@ use super::{Example, check_caption, check_exists, lock};
 use crate::database::now;
 use crate::deposit::Deposit;
 use crate::storage::StorageKey;
-use crate::{Caller, Database, DatasetId, Error, ExampleId, Result, Storage, image_gate, zip_gate};
+use crate::{Caller, Database, DatasetId, Error, ExampleId, Result, Storage, image_gate, quota, zip_gate};
 
 /// Most pictures of one request.
 pub const MAX_PICTURES: usize = zip_gate::MAX_ENTRIES;
@@ -170,6 +170,8 @@ impl Rows {
                 "There is no picture in the request; send `image` parts, `file` parts or one `archive`.",
             ));
         }
+        let bytes = self.examples.iter().map(|example| example.bytes).sum();
+        quota::left(connection, self.caller.project()).await?.take_bytes(bytes)?;
         lock(&self.caller, connection, self.dataset).await?;
         let first = sqlx::query_scalar!(
             r#"SELECT coalesce(max(position) + 1, 0) AS "first!" FROM examples WHERE dataset_id = $1"#,

@@ -267,6 +267,11 @@ pub(super) fn own_objects(params: &GenerationParams) -> Vec<String> {
     pictures(params).filter_map(SourceImage::own_object).collect()
 }
 
+/// Bytes of these objects.
+pub(super) fn own_bytes(params: &GenerationParams) -> i64 {
+    pictures(params).filter(|picture| picture.input.is_none()).map(|picture| picture.bytes as i64).sum()
+}
+
 fn check_pictures(request: &GenerationRequest) -> Result<()> {
     if request.image.is_none() {
         for (field, given) in [("mask", request.mask.is_some()), ("strength", request.strength.is_some())] {

@@ -3,9 +3,9 @@
 use sqlx::PgConnection;
 use sqlx::types::Json;
 
-use super::request::GenerationParams;
-use super::service::{New, NewLora, insert};
-use crate::{Caller, Error, GenerationId, JobId, ProjectId, Result, Storage, input};
+use super::request::{self, GenerationParams};
+use super::service::{New, NewLora, Written, insert};
+use crate::{Caller, Error, GenerationId, JobId, ProjectId, Result, Storage, input, quota};
 
 /// Makes the same request again, as a new job with the same seed. A picture that belongs to the failed generation is
 /// copied. Errors: `Unknown` if a model, an input or a picture that it needs has been deleted.
@@ -54,13 +54,12 @@ pub(crate) async fn retry(
                 copies.extend(picture.own_object());
             }
         }
-        insert(connection, std::slice::from_ref(&new)).await
+        quota::left(connection, caller.project()).await?.take_job(request::own_bytes(&new.params))?;
+        insert(connection, &[&new], true).await
     };
-    let refused = match written.await.map(|mut written| written.pop().flatten()) {
-        Ok(Some(_)) => return Ok(id),
-        Ok(None) => {
-            Error::unknown("id", "A model or input of this generation has been deleted, so it cannot be retried.")
-        }
+    let refused = match written.await.map(|mut written| written.pop()) {
+        Ok(Some(Written::At(_))) => return Ok(id),
+        Ok(_) => Error::unknown("id", "A model or input of this generation has been deleted, so it cannot be retried."),
         Err(error) => error,
     };
     storage.discard(copies).await;

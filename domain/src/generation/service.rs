@@ -5,8 +5,8 @@ use std::collections::HashMap;
 
 use chrono::{DateTime, Utc};
 use memory::Picture;
-use sqlx::PgExecutor;
 use sqlx::types::Json;
+use sqlx::{PgExecutor, PgPool};
 use uuid::Uuid;
 
 use super::loras::{self, Prompt};
@@ -20,7 +20,7 @@ use crate::job;
 use crate::limits::seed;
 use crate::model::Catalog;
 use crate::report::Report;
-use crate::{Caller, Database, Error, GenerationId, JobId, Result, Storage, bounded};
+use crate::{Caller, Database, Error, GenerationId, JobId, ProjectId, Result, Storage, begin, bounded, quota};
 
 /// Cloning is cheap.
 #[derive(Clone)]
@@ -29,7 +29,7 @@ pub struct GenerationService {
     capacity: Capacity,
     catalog: Catalog,
     storage: Storage,
-    creations: Batcher<New, Option<DateTime<Utc>>>,
+    creations: Batcher<New, Written>,
     looks: Batcher<(Caller, GenerationId), Option<Generation>>,
 }
 
@@ -45,6 +45,19 @@ pub(super) struct New {
     pub warnings: Vec<String>,
     /// The failed job that it repeats.
     pub retry_of: Option<JobId>,
+}
+
+/// What became of a generation that was to be written.
+#[derive(Clone, Debug)]
+pub(super) enum Written {
+    /// It is there, since this time.
+    At(DateTime<Utc>),
+    /// It needs a model or an input that was deleted.
+    Deleted,
+    /// Its project has quotas, which were not asked.
+    Limited,
+    /// Its project has quotas: one that is used up, or the trouble while they were asked.
+    Refused(Error),
 }
 
 /// A LoRA of a generation to be written.
@@ -66,7 +79,7 @@ impl GenerationService {
                 let database = inserts.clone();
                 Box::pin(async move {
                     match new.first() {
-                        Some(first) => insert(database.pool(&first.caller), new).await,
+                        Some(first) => write(database.pool(&first.caller), new).await,
                         None => Ok(Vec::new()),
                     }
                 })
@@ -80,7 +93,7 @@ impl GenerationService {
 
     /// Checks the request and writes the generation with its queued job, or nothing.
     /// Errors: `NotFound` for a model that is not there, `Invalid` naming the field, also if no running worker has the
-    /// memory for it.
+    /// memory for it; `OverQuota`.
     pub async fn create(&self, caller: &Caller, mut request: GenerationRequest) -> Result<Generation> {
         let model = self.catalog.get(caller, request.model.as_deref().unwrap_or(DEFAULT_MODEL));
         let model = model.await.map_err(|error| error.in_field("model"))?;
@@ -121,14 +134,18 @@ impl GenerationService {
             retry_of: None,
         };
         let created_at = match self.creations.ask(new).await {
-            Ok(Some(created_at)) => created_at,
+            Ok(Written::At(created_at)) => created_at,
+            Ok(Written::Refused(error @ (Error::OverQuota { .. } | Error::NotFound { .. }))) => {
+                self.storage.discard(request::own_objects(&params)).await;
+                return Err(error);
+            }
             // The row may exist: better an object without a row, which the sweeper finds, than a row without its
             // picture.
-            Err(error) => {
+            Ok(Written::Refused(error)) | Err(error) => {
                 self.catalog.forget();
                 return Err(error);
             }
-            Ok(None) => {
+            Ok(Written::Deleted | Written::Limited) => {
                 self.storage.discard(request::own_objects(&params)).await;
                 // The cache is out of date; after another lookup, the name may mean another model.
                 self.catalog.forget();
@@ -216,12 +233,50 @@ impl From<&LoraUse> for NewLora {
     }
 }
 
-/// Writes all of them with their queued jobs, in one statement, except those that need a deleted model or input: these
-/// get no creation time. The lock on the models and inputs makes a deletion wait; if the deletion was first, nothing is
-/// locked. Callers of several projects may share the statement: each row gets its own caller's project. Models and
-/// inputs were looked up in that project before.
-pub(super) async fn insert(executor: impl PgExecutor<'_>, new: &[New]) -> Result<Vec<Option<DateTime<Utc>>>> {
-    let column = |of: fn(&New) -> Uuid| new.iter().map(of).collect::<Vec<Uuid>>();
+/// Writes all of them with their queued jobs, as far as the quotas of their projects allow: in one statement, and in a
+/// transaction for each project that has quotas.
+async fn write(pool: &PgPool, new: &[New]) -> Result<Vec<Written>> {
+    let all: Vec<&New> = new.iter().collect();
+    let mut written = insert(pool, &all, false).await?;
+    let limited = |written: &Written| matches!(written, Written::Limited);
+    while let Some(first) = written.iter().position(limited) {
+        let project = new[first].caller.project();
+        let of_project = |at: &usize| limited(&written[*at]) && new[*at].caller.project() == project;
+        let positions: Vec<usize> = (0..new.len()).filter(of_project).collect();
+        let some: Vec<&New> = positions.iter().map(|at| &new[*at]).collect();
+        // Others are written already, so this must not fail the whole batch.
+        let answers = match bounded(write_limited(pool, project, &some)).await {
+            Ok(answers) => answers,
+            Err(error) => vec![Written::Refused(error); some.len()],
+        };
+        for (at, answer) in positions.into_iter().zip(answers) {
+            written[at] = answer;
+        }
+    }
+    Ok(written)
+}
+
+/// Writes generations of a project that has quotas: the first ones, as far as these allow.
+async fn write_limited(pool: &PgPool, project: ProjectId, new: &[&New]) -> Result<Vec<Written>> {
+    let mut tx = begin(pool).await?;
+    let mut left = quota::left(&mut tx, project).await?;
+    let taken: Vec<Result<()>> = new.iter().map(|one| left.take_job(request::own_bytes(&one.params))).collect();
+    let admitted: Vec<&New> = new.iter().zip(&taken).filter(|(_, taken)| taken.is_ok()).map(|(one, _)| *one).collect();
+    let mut written = insert(&mut *tx, &admitted, true).await?.into_iter();
+    tx.commit().await?;
+    let answer = |taken: Result<()>| match taken {
+        Ok(()) => written.next().ok_or_else(|| Error::internal("a generation was not answered")),
+        Err(error) => Ok(Written::Refused(error)),
+    };
+    taken.into_iter().map(answer).collect()
+}
+
+/// Writes them with their queued jobs, in one statement, except those that need a deleted model or input, and, unless
+/// they are `admitted`, those of projects with quotas. The lock on the models and inputs makes a deletion wait; if the
+/// deletion was first, nothing is locked. Callers of several projects may share the statement: each row gets its own
+/// caller's project. Models and inputs were looked up in that project before.
+pub(super) async fn insert(executor: impl PgExecutor<'_>, new: &[&New], admitted: bool) -> Result<Vec<Written>> {
+    let column = |of: fn(&New) -> Uuid| new.iter().map(|one| of(one)).collect::<Vec<Uuid>>();
     let loras: Vec<(Uuid, i32, &NewLora)> = new
         .iter()
         .flat_map(|one| (0..).zip(&one.loras).map(|(position, lora)| (one.id.into(), position, lora)))
@@ -243,21 +298,29 @@ pub(super) async fn insert(executor: impl PgExecutor<'_>, new: &[New]) -> Result
              SELECT * FROM unnest($12::uuid[], $13::uuid[]) AS b(generation_id, input_id)
            ), there AS (
              SELECT id FROM inputs WHERE id = ANY($13) ORDER BY id FOR KEY SHARE
+           ), requested AS (
+             SELECT * FROM unnest($2::uuid[], $3::uuid[], $4::uuid[], $5::int[], $6::jsonb[], $7::int8[], $14::uuid[],
+                                  $15::jsonb[], $17::uuid[], $18::int8[])
+               AS a(id, retry_of, model_id, total_steps, params, seed, project_id, warnings, key_id, source_bytes)
+           ), refused AS (
+             SELECT a.id FROM requested a JOIN projects p ON p.id = a.project_id WHERE p.limited AND NOT $19
            ), asked AS (
-             SELECT * FROM unnest($2::uuid[], $3::uuid[], $4::uuid[], $5::int[], $6::jsonb[], $7::int8[], $14::uuid[], $15::jsonb[])
-               AS a(id, retry_of, model_id, total_steps, params, seed, project_id, warnings)
-             WHERE model_id IN (SELECT id FROM needed)
+             SELECT * FROM requested a
+             WHERE a.id NOT IN (SELECT id FROM refused) AND model_id IN (SELECT id FROM needed)
                AND NOT EXISTS (SELECT FROM used WHERE generation_id = a.id AND used.model_id NOT IN (SELECT id FROM needed))
                AND NOT EXISTS (SELECT FROM begun WHERE generation_id = a.id AND input_id NOT IN (SELECT id FROM there))
            ), job AS (
-             INSERT INTO jobs (id, subject, kind, total_steps, last_sequence, base_sha256, retry_of, project_id)
-             SELECT asked.id, asked.id, 'generation', total_steps, 1, sha256, retry_of, project_id FROM asked JOIN needed ON needed.id = model_id
+             INSERT INTO jobs (id, subject, kind, total_steps, last_sequence, base_sha256, retry_of, project_id, key_id)
+             SELECT asked.id, asked.id, 'generation', total_steps, 1, sha256, retry_of, project_id, key_id
+             FROM asked JOIN needed ON needed.id = model_id
              RETURNING id, created_at
            ), queued AS (
              INSERT INTO job_events (job_id, sequence, kind) SELECT id, 1, 'queued' FROM job
            ), generation AS (
-             INSERT INTO generations (id, job_id, model_id, params, seed, created_at, project_id, warnings)
-             SELECT id, id, model_id, params, seed, created_at, project_id, warnings FROM asked JOIN job USING (id)
+             INSERT INTO generations (id, job_id, model_id, params, seed, created_at, project_id, warnings,
+                                      source_bytes)
+             SELECT id, id, model_id, params, seed, created_at, project_id, warnings, source_bytes
+             FROM asked JOIN job USING (id)
              RETURNING id, created_at
            ), need AS (
              INSERT INTO job_needs (job_id, model_id)
@@ -267,7 +330,8 @@ pub(super) async fn insert(executor: impl PgExecutor<'_>, new: &[New]) -> Result
              SELECT generation_id, position, model_id, scale, text_encoder_scale
              FROM used JOIN generation ON generation.id = generation_id
            )
-           SELECT id AS "id: GenerationId", created_at FROM generation"#,
+           SELECT id AS "id!: GenerationId", created_at FROM generation
+           UNION ALL SELECT id, NULL FROM refused"#,
         &needed,
         &column(|one| one.id.into()),
         &new.iter().map(|one| one.retry_of.map(|job| job.0)).collect::<Vec<_>>() as &[Option<Uuid>],
@@ -284,8 +348,14 @@ pub(super) async fn insert(executor: impl PgExecutor<'_>, new: &[New]) -> Result
         &column(|one| one.caller.project().into()),
         &warnings as _,
         &loras.iter().map(|lora| lora.2.text_encoder_scale).collect::<Vec<_>>() as &[Option<f64>],
+        &new.iter().map(|one| one.caller.key().map(Uuid::from)).collect::<Vec<_>>() as &[Option<Uuid>],
+        &new.iter().map(|one| request::own_bytes(&one.params)).collect::<Vec<_>>(),
+        admitted,
     );
-    let written: HashMap<GenerationId, DateTime<Utc>> =
-        bounded(insert.fetch_all(executor)).await?.into_iter().map(|row| (row.id, row.created_at)).collect();
-    Ok(new.iter().map(|one| written.get(&one.id).copied()).collect())
+    let written: HashMap<GenerationId, Written> = bounded(insert.fetch_all(executor))
+        .await?
+        .into_iter()
+        .map(|row| (row.id, row.created_at.map_or(Written::Limited, Written::At)))
+        .collect();
+    Ok(new.iter().map(|one| written.get(&one.id).cloned().unwrap_or(Written::Deleted)).collect())
 }

@@ -159,6 +159,11 @@ impl JobKind {
         matches!(self.spec().lane, Lane::Engine { keeps_models: true, .. })
     }
 
+    /// Whether an attempt holds the device of its worker: the engine does one job at a time.
+    pub const fn holds_device(self) -> bool {
+        matches!(self.spec().lane, Lane::Engine { .. })
+    }
+
     /// How long an engine may report nothing; `None` for a kind that runs without one.
     pub const fn silence(self) -> Option<Silence> {
         match self.spec().lane {

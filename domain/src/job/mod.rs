@@ -29,6 +29,7 @@ pub use lease::{Beat, LeasePolicy, beat, progress, stage_progress};
 pub use lifecycle::{
     Ending, canceled, crash, does_not_fit, fail, no_room, release, restore_budgets, set_back, succeed,
 };
+pub(crate) use queue::cancel_project;
 pub use queue::{NewJob, cancel, enqueue, find, get, hide, wait_terminal};
 pub use reaper::Reaper;
 pub use stage::{Stage, StageProgress};

@@ -2,23 +2,28 @@
 
 use std::time::Duration;
 
-use sqlx::PgConnection;
+use sqlx::{PgConnection, PgPool};
 use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::{ErrorClass, Job, JobKind, JobStatus, doorbell};
 use crate::database::bounded;
 use crate::event::{self, Feed};
-use crate::{Caller, Database, Error, JobId, ModelId, ProjectId, Result, WorkerId};
+use crate::{Caller, Database, Error, JobId, KeyId, ModelId, ProjectId, Result, WorkerId, quota};
 
 /// How often a waiting client polls the row, even if no event arrives. A thousand clients may wait.
 const POLL: Duration = Duration::from_secs(5);
+
+/// Most jobs of a project that are canceled in one statement.
+const CANCELED_AT_ONCE: i64 = 500;
 
 /// A job to be enqueued.
 #[derive(Debug, Clone, Copy)]
 pub struct NewJob<'a> {
     /// Owner: the project of the row that the job is about.
     pub project: ProjectId,
+    /// The key of the caller who asks for it, if there is one.
+    pub key: Option<KeyId>,
     pub kind: JobKind,
     /// Id of the generation, training, import or export; the job gets the same.
     pub subject: Uuid,
@@ -37,11 +42,12 @@ pub struct NewJob<'a> {
 }
 
 impl NewJob<'_> {
-    /// A job of default priority that needs no models and makes none.
-    pub fn new(project: ProjectId, kind: JobKind, subject: impl Into<Uuid>) -> Self {
+    /// A job of the caller's project, of default priority, that needs no models and makes none.
+    pub fn new(caller: &Caller, kind: JobKind, subject: impl Into<Uuid>) -> Self {
         let subject = subject.into();
         Self {
-            project,
+            project: caller.project(),
+            key: caller.key(),
             kind,
             subject,
             priority: 0,
@@ -58,9 +64,10 @@ impl NewJob<'_> {
 /// [`super::ring`].
 ///
 /// # Errors
-/// `Unknown` if a model that it needs has been deleted.
+/// `Unknown` if a model that it needs has been deleted; `OverQuota`.
 pub async fn enqueue(connection: &mut PgConnection, new: NewJob<'_>) -> Result<JobId> {
     let id = JobId(new.subject);
+    bounded(quota::left(connection, new.project)).await?.take_job(0)?;
     let mut needs: Vec<Uuid> = new.needs.iter().map(|model| model.0).collect();
     needs.sort_unstable();
     needs.dedup();
@@ -71,8 +78,8 @@ pub async fn enqueue(connection: &mut PgConnection, new: NewJob<'_>) -> Result<J
                  SELECT id FROM models WHERE id = ANY($5) AND deleted_at IS NULL ORDER BY id FOR KEY SHARE),
              job AS (
                  INSERT INTO jobs (id, subject, kind, priority, total_steps, makes, retry_of, project_id, local,
-                     last_sequence)
-                 SELECT $1, $1, $2, $3, $4, $6, $7, $8, $9 OR EXISTS (SELECT FROM jobs WHERE id = $7 AND local), 1
+                     key_id, last_sequence)
+                 SELECT $1, $1, $2, $3, $4, $6, $7, $8, $9 OR EXISTS (SELECT FROM jobs WHERE id = $7 AND local), $10, 1
                  WHERE (SELECT count(*) FROM needed) = cardinality($5)
                  RETURNING id),
              need AS (
@@ -87,8 +94,9 @@ pub async fn enqueue(connection: &mut PgConnection, new: NewJob<'_>) -> Result<J
             new.retry_of.map(|job| job.0),
             new.project as ProjectId,
             new.local,
+            new.key as Option<KeyId>,
         )
-        .execute(connection),
+        .execute(&mut *connection),
     )
     .await?;
     match inserted.rows_affected() {
@@ -164,6 +172,46 @@ pub async fn wait_terminal(
         }
         let next_look = until.min(Instant::now() + POLL);
         let _ = tokio::time::timeout_at(next_look, subscription.news_of(id)).await;
+    }
+}
+
+/// Asks for the end of all jobs of a project, as [`cancel`] does.
+pub(crate) async fn cancel_project(pool: &PgPool, project: ProjectId) -> Result<()> {
+    loop {
+        let canceled = bounded(
+            sqlx::query!(
+                r#"WITH unfinished AS MATERIALIZED (
+                       SELECT id FROM jobs
+                       WHERE project_id = $1 AND (status = 'queued' OR status = 'running')
+                         AND cancel_requested_at IS NULL
+                       LIMIT $2 FOR UPDATE),
+                   job AS (
+                       UPDATE jobs SET
+                           cancel_requested_at = clock_timestamp(),
+                           status = CASE status WHEN 'queued' THEN 'canceled' ELSE status END,
+                           finished_at = CASE status WHEN 'queued' THEN clock_timestamp() END,
+                           last_sequence = last_sequence + (status = 'queued')::int
+                       FROM unfinished WHERE jobs.id = unfinished.id
+                       RETURNING jobs.id, status, last_sequence),
+                   event AS (
+                       INSERT INTO job_events (job_id, sequence, kind)
+                       SELECT id, last_sequence, 'canceled' FROM job WHERE status = 'canceled')
+                   SELECT id AS "id: JobId", status AS "status: JobStatus", last_sequence FROM job"#,
+                project as ProjectId,
+                CANCELED_AT_ONCE,
+            )
+            .fetch_all(pool),
+        )
+        .await?;
+        for row in &canceled {
+            match row.status {
+                JobStatus::Canceled => event::announce(pool, row.id, row.last_sequence).await,
+                _ => doorbell::call_to_cancel(pool, row.id).await,
+            }
+        }
+        if canceled.is_empty() {
+            return Ok(());
+        }
     }
 }
 

@@ -117,12 +117,13 @@ async fn look(pool: &PgPool, ttl: Duration) -> Result<Leases> {
     .await
 }
 
-/// Ends the attempts whose leases have run out, the oldest first, as crashes.
+/// Ends the attempts whose leases have run out, the oldest first, as crashes. Nothing shows that a worker used its
+/// device any longer, so an attempt ended with its lease.
 async fn reap(pool: &PgPool, policy: &LeasePolicy, limit: i64) -> Result<u64> {
     let taken = bounded(
         sqlx::query!(
             r#"WITH verdict AS MATERIALIZED (
-                   SELECT id, CASE
+                   SELECT id, lease_until, CASE
                        WHEN cancel_requested_at IS NOT NULL THEN 'canceled'
                        WHEN crashes + 1 >= max_crashes THEN 'failed'
                        ELSE 'queued' END AS status
@@ -138,9 +139,10 @@ async fn reap(pool: &PgPool, policy: &LeasePolicy, limit: i64) -> Result<u64> {
                            'The worker vanished during each of ' || (crashes + 1) || ' attempts.' END,
                        last_sequence = last_sequence + 1
                    FROM verdict WHERE jobs.id = verdict.id
-                   RETURNING jobs.id, jobs.epoch, jobs.status, jobs.run_at, jobs.error_message, jobs.last_sequence),
+                   RETURNING jobs.id, jobs.epoch, jobs.status, jobs.run_at, jobs.error_message, jobs.last_sequence,
+                       verdict.lease_until),
                attempt AS (
-                   UPDATE attempts SET ended_at = clock_timestamp(), outcome = 'expired'
+                   UPDATE attempts SET ended_at = greatest(started_at, job.lease_until), outcome = 'expired'
                    FROM job WHERE attempts.job_id = job.id AND attempts.epoch = job.epoch),
                event AS (
                    INSERT INTO job_events (job_id, sequence, kind, data)

@@ -22,7 +22,9 @@ use crate::deposit::Deposit;
 use crate::limits::{MAX_FILE_BYTES, MAX_FILES};
 use crate::storage::{ObjectWriter, StorageKey};
 use crate::weights_gate::invalid;
-use crate::{Caller, Database, Error, ModelId, ProjectId, Result, Storage, audit, bounded, deletion, weights_gate};
+use crate::{
+    Caller, Database, Error, ModelId, ProjectId, Result, Storage, audit, bounded, deletion, quota, weights_gate,
+};
 
 /// Largest file that is not weights, in bytes (a tokenizer's vocabulary is the largest of them).
 pub const MAX_TEXT_BYTES: usize = 32 * 1024 * 1024;
@@ -315,6 +317,9 @@ impl Intake {
         let (model, spare) = deposit
             .commit(&pool, move |connection| {
                 Box::pin(async move {
+                    if !built_in {
+                        quota::left(connection, model.project).await?.take_bytes(model.bytes)?;
+                    }
                     // A new version brings its model, also if a job will make one of that name.
                     if built_in {
                         check_name_is_free(connection, model.project, &model.name).await?;

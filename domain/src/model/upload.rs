@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 
 use crate::limits::MAX_FILE_BYTES;
 use crate::storage::{PresignedPut, READ_TTL, StorageKey};
-use crate::{Caller, Database, Error, ProjectId, Result, Storage, UploadId, begin, bounded, deletion, integer};
+use crate::{Caller, Database, Error, ProjectId, Result, Storage, UploadId, begin, bounded, deletion, integer, quota};
 
 /// Bytes of each part but the last.
 pub const PART_BYTES: i64 = 64 * 1024 * 1024;
@@ -64,14 +64,17 @@ pub async fn create(
     let pool = database.pool(caller);
     discard_expired(pool, storage).await?;
     let id = UploadId::new();
+    let mut tx = begin(pool).await?;
+    quota::left(&mut tx, caller.project()).await?.take_bytes(request.bytes)?;
     sqlx::query!(
         "INSERT INTO model_uploads (id, project_id, bytes) VALUES ($1, $2, $3)",
         id as UploadId,
         caller.project() as ProjectId,
         request.bytes,
     )
-    .execute(pool)
+    .execute(&mut *tx)
     .await?;
+    tx.commit().await?;
     get(caller, database, storage, id).await
 }
 

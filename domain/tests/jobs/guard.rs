@@ -103,7 +103,11 @@ async fn rows_that_make_no_sense() {
         ("UPDATE jobs SET error_class = 'crash' WHERE id = $1", check),
         ("UPDATE jobs SET status = 'paused' WHERE id = $1", "PJ002"),
         ("UPDATE job_events SET data = '{}' WHERE job_id = $1", "PJ005"),
-        ("INSERT INTO attempts (job_id, epoch, worker) VALUES ($1, 2, gen_random_uuid())", "23505"),
+        (
+            "INSERT INTO attempts (job_id, epoch, worker, project_id, holds_device)
+             SELECT id, 2, gen_random_uuid(), project_id, true FROM jobs WHERE id = $1",
+            "23505",
+        ),
         (
             "INSERT INTO jobs (project_id, id, kind, status)
              SELECT project_id, gen_random_uuid(), kind, 'running' FROM jobs WHERE id = $1",

@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
+mod accounting;
 mod budgets;
 mod canceling;
 mod elsewhere;
@@ -13,6 +14,7 @@ mod memory;
 mod model;
 mod needs;
 mod queue;
+mod quotas;
 mod reaping;
 mod residency;
 
@@ -20,7 +22,7 @@ use std::time::Duration;
 
 use domain::event::{self, Event, Feed};
 use domain::job::{self, Attempt, Claim, Job, JobKind, LeasePolicy, NewJob};
-use domain::{Caller, JobId, Pools, ProjectId, WorkerId};
+use domain::{Caller, JobId, Pools, WorkerId};
 use embedded::TemporaryDatabase;
 use sqlx::PgPool;
 
@@ -59,7 +61,7 @@ async fn enqueue(pool: &PgPool, priority: i16) -> JobId {
     let mut tx = pool.begin().await.unwrap();
     let job = job::enqueue(
         &mut tx,
-        NewJob { priority, total_steps: 10, ..NewJob::new(ProjectId::DEFAULT, JobKind::Generation, JobId::new()) },
+        NewJob { priority, total_steps: 10, ..NewJob::new(&Caller::anonymous(), JobKind::Generation, JobId::new()) },
     )
     .await
     .unwrap();

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use domain::event::EventKind;
 use domain::job::{self, Claim, Ending, ErrorClass, JobKind, LeasePolicy, NewJob, Reaper};
-use domain::{Error, JobId, ProjectId, WorkerId};
+use domain::{Caller, Error, JobId, WorkerId};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
@@ -333,7 +333,7 @@ impl Trial {
         let mut tx = self.pool.begin().await.unwrap();
         let id = job::enqueue(
             &mut tx,
-            NewJob { priority, total_steps: 10, ..NewJob::new(ProjectId::DEFAULT, kind, JobId::new()) },
+            NewJob { priority, total_steps: 10, ..NewJob::new(&Caller::anonymous(), kind, JobId::new()) },
         )
         .await
         .unwrap();

@@ -23,7 +23,7 @@ async fn model(pool: &PgPool, name: &str) -> ModelId {
 
 async fn enqueue(pool: &PgPool, kind: JobKind, needs: &[ModelId]) -> domain::Result<JobId> {
     let mut tx = pool.begin().await.unwrap();
-    let job = job::enqueue(&mut tx, NewJob { needs, ..NewJob::new(ProjectId::DEFAULT, kind, JobId::new()) }).await?;
+    let job = job::enqueue(&mut tx, NewJob { needs, ..NewJob::new(&Caller::anonymous(), kind, JobId::new()) }).await?;
     tx.commit().await.unwrap();
     Ok(job)
 }

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use domain::job::{self, Call, Claim, Doorbell, ErrorClass, JobKind, JobStatus, LeasePolicy, NewJob, Reaper};
-use domain::{Error, JobId, ProjectId, WorkerId};
+use domain::{Caller, Error, JobId, WorkerId};
 use sqlx::PgPool;
 use sqlx::postgres::PgPoolOptions;
 
@@ -130,7 +130,7 @@ async fn a_worker_gets_only_kinds_that_it_names() {
 async fn a_rolled_back_request_leaves_no_job() {
     let database = Database::fresh().await;
     let mut tx = database.pool().begin().await.unwrap();
-    let job = job::enqueue(&mut tx, NewJob::new(ProjectId::DEFAULT, JobKind::Training, JobId::new())).await.unwrap();
+    let job = job::enqueue(&mut tx, NewJob::new(&Caller::anonymous(), JobKind::Training, JobId::new())).await.unwrap();
     tx.rollback().await.unwrap();
     assert!(matches!(look(database.pool(), job).await, Err(Error::NotFound { noun: "job", .. })));
     assert_eq!(claim(database.pool(), &patient()).await, None);

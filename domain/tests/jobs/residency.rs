@@ -5,7 +5,7 @@ use std::collections::HashSet;
 
 use domain::job::{self, Claim, JobKind, NewJob, OVERTAKEN_AT_MOST, PASSED_OVER_AT_MOST};
 use domain::worker::{self, Resident};
-use domain::{Caller, JobId, PageRequest, ProjectId, WorkerId};
+use domain::{Caller, JobId, PageRequest, WorkerId};
 use memory::Budget;
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -32,7 +32,7 @@ pub(super) async fn enqueue_on(pool: &PgPool, model: Option<char>, priority: i16
     let mut tx = pool.begin().await.unwrap();
     let job = job::enqueue(
         &mut tx,
-        NewJob { priority, total_steps: 10, ..NewJob::new(ProjectId::DEFAULT, JobKind::Generation, JobId::new()) },
+        NewJob { priority, total_steps: 10, ..NewJob::new(&Caller::anonymous(), JobKind::Generation, JobId::new()) },
     )
     .await
     .unwrap();

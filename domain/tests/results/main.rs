@@ -8,6 +8,7 @@ mod imports;
 mod previews;
 mod sweep;
 mod trainings;
+mod usage;
 
 use std::net::{Ipv4Addr, SocketAddr};
 

@@ -29,7 +29,7 @@ async fn sweep_later(pool: &PgPool, storage: &Storage) -> SweepReport {
     sweep::sweep(pool, storage, &LATER, SweepMode::Delete).await.unwrap()
 }
 
-fn png(shade: u8) -> Bytes {
+pub(super) fn png(shade: u8) -> Bytes {
     let mut out = Cursor::new(Vec::new());
     let picture = image::RgbImage::from_pixel(16, 16, image::Rgb([shade, 1, 2]));
     image::DynamicImage::from(picture).write_to(&mut out, image::ImageFormat::Png).unwrap();
@@ -37,7 +37,7 @@ fn png(shade: u8) -> Bytes {
 }
 
 impl World {
-    async fn input(&self, shade: u8) -> Input {
+    pub(super) async fn input(&self, shade: u8) -> Input {
         input::create(&self.caller, &self.pools.api, &self.storage, "image", png(shade)).await.unwrap()
     }
 
