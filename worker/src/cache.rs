@@ -2,7 +2,7 @@
 //!
 //! A file is downloaded to a temporary name, its digest is checked, and it is renamed; so a file that is stored under a
 //! digest is complete and correct. If its size or modification time changes, it is downloaded again. Jobs use files
-//! through hard links in their own folder ([`Cache::link`]). A linked file is in use and is never removed; of the others,
+//! through hard links in their own folder ([`Cache::link`]). A linked file is in use and is never removed; of the rest,
 //! the least recently used is removed when the limit is exceeded, and the files of a deleted model soon after its
 //! deletion. The caller decides what the bytes mean and where they come from.
 //!

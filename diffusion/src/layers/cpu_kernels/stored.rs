@@ -63,8 +63,8 @@ impl Rows {
         self.count
     }
 
-    /// Reads the values of a row from the column `from` on, as many as `out` has. In a packed row, both are multiples of
-    /// the block size.
+    /// Reads the values of a row from the column `from` on, as many as `out` has. In a packed row, both numbers are
+    /// multiples of the block size.
     pub(super) fn read(&self, row: usize, from: usize, out: &mut [f32]) {
         self.read_flat(row * self.length + from, out);
     }
