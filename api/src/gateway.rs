@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::Request;
+use axum::http::request::Parts;
 use axum::http::uri::Scheme;
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::response::Response;
@@ -13,6 +14,7 @@ use url::Url;
 
 use crate::names::Names;
 use crate::problem::{Problem, Result};
+use crate::proxies::Client;
 
 const PATH: &str = "/s3";
 const SIGNATURE: &str = "X-Amz-Signature=";
@@ -64,15 +66,16 @@ impl Gateway {
     }
 
     /// Where a client that sent this request reaches the bucket: at the public address, else where it sent the request.
-    pub(crate) fn address(names: &Names, uri: &axum::http::Uri, headers: &HeaderMap) -> Option<Url> {
+    pub(crate) fn address(names: &Names, request: &Parts) -> Option<Url> {
         let root = match &names.public_url {
             Some(public) => public.as_str().to_owned(),
             None => {
-                let host = match uri.authority() {
+                let host = match request.uri.authority() {
                     Some(authority) => authority.as_str(),
-                    None => headers.get(header::HOST)?.to_str().ok()?,
+                    None => request.headers.get(header::HOST)?.to_str().ok()?,
                 };
-                format!("{}://{host}", uri.scheme().unwrap_or(&Scheme::HTTP))
+                let forwarded = Client::of(&request.extensions).and_then(|client| client.scheme.as_ref());
+                format!("{}://{host}", forwarded.or(request.uri.scheme()).unwrap_or(&Scheme::HTTP))
             }
         };
         Url::parse(&format!("{root}{PATH}")).ok()

@@ -8,12 +8,13 @@
 //! | `routes` | one file for each noun: its requests and its responses |
 //! | `names`, `guard` | `Host` and `Origin`: which requests of browsers are refused |
 //! | `admission`, `place`, `arriving`, `per_address` | how many requests are served at the same time |
-//! | `pulse`, `server` | connections: limits, time limits, graceful shutdown |
+//! | `listener`, `pulse`, `server` | connections: limits, time limits, graceful shutdown |
 //! | `observe`, `request_id` | one line in the log for each request |
 //! | `gateway` | the bucket of `up` below the API's own address |
 //! | `docs` | Swagger UI |
 //! | `access`, `caller` | how the caller of a request is determined, and its extractor |
 //! | `project_choice` | the project that a request names |
+//! | `proxies` | the client of a request, also behind a proxy that the operator has named |
 //! | `own_machine` | which requests come from the server's own machine |
 //! | `extract` | how bodies, paths and queries are read, so that a refusal names the field |
 //! | `problem` | the only place where an error becomes HTTP |
@@ -31,6 +32,7 @@ mod extract;
 mod gateway;
 mod guard;
 mod limits;
+mod listener;
 mod names;
 mod observe;
 mod openapi;
@@ -40,6 +42,7 @@ mod place;
 mod prefer;
 mod problem;
 mod project_choice;
+mod proxies;
 mod pulse;
 mod request_id;
 mod router;
@@ -50,8 +53,10 @@ mod wording;
 
 pub use access::Access;
 pub use app::app;
+pub use listener::{Listener, UnixSocket};
 pub use names::{HostPattern, Names, PublicUrl};
 pub use openapi::openapi;
 pub use problem::{FieldError, Problem};
+pub use proxies::Proxies;
 pub use server::serve;
 pub use state::State;

@@ -12,6 +12,7 @@ mod contract;
 mod datasets;
 mod events;
 mod examples;
+mod forwarded;
 mod generations;
 mod headers;
 mod imports;
@@ -27,8 +28,10 @@ mod prompts;
 mod proxy;
 mod sessions;
 mod slow_clients;
+mod stops;
 mod test_server;
 #[path = "../../../formats/tests/tiny/flux.rs"]
 mod tiny_flux;
 mod trainings;
+mod unix_socket;
 mod workers;
