@@ -33,12 +33,18 @@ const PASSED_ON: &[&str] = &[
     "if-unmodified-since",
     "range",
 ];
-/// Headers of a response that are about the connection to the bucket.
-const KEPT_BACK: &[&str] = &["connection", "transfer-encoding", "date"];
+/// Headers of a response that are about the connection to the bucket, or would act in the API's name.
+const KEPT_BACK: &[&str] = &["connection", "transfer-encoding", "date", "set-cookie"];
 
 /// Headers that an answer without a body does not have.
 const OF_THE_BODY: [header::HeaderName; 4] =
     [header::CONTENT_LENGTH, header::CONTENT_TYPE, header::CONTENT_RANGE, header::CONTENT_DISPOSITION];
+
+/// Types that a browser may show at the API's own address. Any other file is one to save.
+const SHOWN: [&str; 3] = ["image/jpeg", "image/png", "image/webp"];
+const OTHER: HeaderValue = HeaderValue::from_static("application/octet-stream");
+/// The type of what the bucket says about a request that it refuses.
+const REFUSAL: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 
 /// The way to the bucket. Cloning is cheap.
 #[derive(Clone)]
@@ -81,8 +87,14 @@ impl Gateway {
         Url::parse(&format!("{root}{PATH}")).ok()
     }
 
-    /// Sends the request to the bucket as it was signed, and returns the answer as it arrives.
+    /// Sends the request to the bucket as it was signed, and returns the answer as it arrives. A cookie has no effect.
     pub(crate) async fn pass_on(&self, request: Request) -> Result<Response> {
+        let mut response = self.answer(request).await?;
+        disarm(&mut response);
+        Ok(response)
+    }
+
+    async fn answer(&self, request: Request) -> Result<Response> {
         let target = request.uri().path_and_query().map_or("", |target| target.as_str());
         let target = target.strip_prefix(PATH).unwrap_or_default();
         if !request.uri().query().is_some_and(|query| query.contains(SIGNATURE)) {
@@ -135,9 +147,6 @@ impl Gateway {
         {
             response.headers_mut().insert(header::CONTENT_RANGE, size);
         }
-        // What users stored is shown at the API's own address, and must not act in its name.
-        let policy = HeaderValue::from_static("sandbox; default-src 'none'");
-        response.headers_mut().insert(header::CONTENT_SECURITY_POLICY, policy);
         *response.body_mut() = Body::from_stream(answer.bytes_stream());
         Ok(response)
     }
@@ -149,6 +158,30 @@ impl Gateway {
         let answer = self.http.request(method, address).headers(headers).send().await.ok()?;
         let size = answer.headers().get(header::CONTENT_LENGTH).filter(|_| answer.status().is_success())?;
         HeaderValue::from_str(&format!("bytes */{}", size.to_str().ok()?)).ok()
+    }
+}
+
+/// What users stored is shown at the API's own address, and must not act in its name.
+fn disarm(response: &mut Response) {
+    let status = response.status();
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static("sandbox; default-src 'none'"));
+    if status == StatusCode::NOT_MODIFIED {
+        return;
+    }
+    if !status.is_success() {
+        headers.insert(header::CONTENT_TYPE, REFUSAL);
+        return;
+    }
+    let given = headers.get(header::CONTENT_TYPE).map(|given| given.as_bytes().to_ascii_lowercase());
+    let is_shown = given.is_some_and(|given| SHOWN.iter().any(|shown| shown.as_bytes() == given));
+    let file_name = headers.get(header::CONTENT_DISPOSITION).and_then(|given| given.to_str().ok()?.split_once(';'));
+    let kind = if is_shown { "inline" } else { "attachment" };
+    let disposition = file_name.map_or(kind.to_owned(), |(_, file_name)| format!("{kind};{file_name}"));
+    let disposition = HeaderValue::try_from(disposition).unwrap_or(HeaderValue::from_static("attachment"));
+    headers.insert(header::CONTENT_DISPOSITION, disposition);
+    if !is_shown {
+        headers.insert(header::CONTENT_TYPE, OTHER);
     }
 }
 

@@ -14,6 +14,7 @@
 //! | `docs` | Swagger UI |
 //! | `access`, `caller` | how the caller of a request is determined, and its extractor |
 //! | `project_choice` | the project that a request names |
+//! | `protection` | headers that protect browsers: policies, HSTS |
 //! | `proxies` | the client of a request, also behind a proxy that the operator has named |
 //! | `own_machine` | which requests come from the server's own machine |
 //! | `extract` | how bodies, paths and queries are read, so that a refusal names the field |
@@ -42,6 +43,7 @@ mod place;
 mod prefer;
 mod problem;
 mod project_choice;
+mod protection;
 mod proxies;
 mod pulse;
 mod request_id;

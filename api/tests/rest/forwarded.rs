@@ -77,6 +77,7 @@ async fn a_proxy_gives_scheme_and_host() {
     let (server, key) = behind("127.0.0.1").await;
     let answer = log_in(&server, &key).await;
     assert!(answer.header("set-cookie").starts_with("__Host-pyrograph="), "{:?}", answer.headers);
+    assert_eq!(answer.header("strict-transport-security"), "max-age=31536000");
     // The page that the browser shows is one of the public address.
     let cookie = answer.header("set-cookie").split(';').next().unwrap().to_owned();
     let create = |origin: &str| {
@@ -106,6 +107,7 @@ async fn a_proxy_gives_scheme_and_host() {
     let (server, key) = behind("10.0.0.0/8").await;
     let answer = log_in(&server, &key).await;
     assert!(answer.header("set-cookie").starts_with("pyrograph="), "{:?}", answer.headers);
+    assert_eq!(answer.header("strict-transport-security"), "");
 }
 
 #[tokio::test]

@@ -25,6 +25,7 @@ mod picture_info;
 mod presigned;
 mod projects;
 mod prompts;
+mod protection;
 mod proxy;
 mod sessions;
 mod slow_clients;

@@ -36,7 +36,7 @@ async fn a_peer_of_a_unix_socket_counts_as_one_of_this_machine() {
         tokio::time::sleep(std::time::Duration::from_millis(100)).await;
     }
     let answer = send(&format!("{authorization}x-forwarded-proto: https\r\n")).await;
-    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("strict-transport-security: "), "{answer}");
 
     stop.cancel();
     serving.await.unwrap().unwrap();
