@@ -27,7 +27,7 @@ use crate::failure::{EXIT_USAGE, Failure};
 use crate::installation::{self, Installation};
 use crate::key::Key;
 use crate::server::{Admits, Server, listen};
-use crate::{local_key, signal};
+use crate::{local_key, page_access, signal};
 
 /// How long the worker may take to finish or return its job: the limits of [`worker::WITH_PARENT`], and the time to
 /// write that to the database, which may be away.
@@ -114,6 +114,9 @@ impl Platform {
                 return Err(failure);
             }
         };
+        if page_access::is_needed(installation.services()) {
+            tokio::spawn(page_access::set(installation.services().clone(), server.names.clone(), server.url()));
+        }
         let local_key =
             tokio::spawn(local_key::keep(server.database(), installation.folder().to_owned(), server.url()));
         let stop_worker = CancellationToken::new();
