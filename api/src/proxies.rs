@@ -88,7 +88,7 @@ impl Proxies {
                     "http" => Some(Scheme::HTTP),
                     _ => None,
                 });
-            if let Some(Ok(host)) = at_hop(&forwarded.hosts, hop).map(|host| HeaderValue::from_str(host)) {
+            if let Some(Ok(host)) = at_hop(&forwarded.hosts, hop).map(HeaderValue::from_str) {
                 rename(request, host);
             }
         }

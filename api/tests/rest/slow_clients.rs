@@ -213,7 +213,7 @@ async fn another_machine_has_256_connections() {
     let read = timeout(Duration::from_secs(5), further.read_to_end(&mut answer)).await.expect("it is closed");
     assert!(read.is_err() || answer.is_empty(), "it is answered");
     let here = TcpStream::connect(("127.0.0.1", server.address.port())).await.unwrap();
-    let mut streams = vec![here, open.swap_remove(0)];
+    let mut streams = [here, open.swap_remove(0)];
     for stream in &mut streams {
         stream.write_all(head("GET", "/healthz", "").as_bytes()).await.unwrap();
         let mut answer = [0; 12];
