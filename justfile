@@ -50,6 +50,11 @@ lost-replies: setup
     cargo build --workspace --bins
     cargo test --workspace --test journeys -- --ignored --nocapture costs_no_object_500_times
 
+# promises under attack and failure, by their numbers (`just chaos 36`), or all of them
+chaos *rows: setup
+    cargo build --workspace --bins
+    cargo test --workspace --test chaos -- --ignored --nocapture --test-threads 1 {{ prepend('row_', rows) }}
+
 # test every API operation with schemathesis
 contract: setup
     scripts/contract.sh

@@ -5,11 +5,13 @@
 set -eu
 cd -- "$(dirname -- "$0")/.."
 
-# Program, package, and the package's libraries that a slim system lacks.
+# Program or library, and its package. The packages that it depends on, and that this system lacks, are unpacked too.
 debian() {
     cat <<'LIST'
-usr/sbin/pgbouncer pgbouncer libevent-2.1-7 libc-ares2
+usr/sbin/pgbouncer pgbouncer
 usr/sbin/nginx nginx
+usr/bin/caddy caddy
+usr/bin/chromium-headless-shell chromium-headless-shell
 libnss_wrapper.so libnss-wrapper
 LIST
 }
@@ -21,17 +23,25 @@ there() { # A program or library, unpacked or installed
     esac
 }
 
-fetch() { # PACKAGE…
+download() { # PACKAGE OPTIONS…: into the current folder, with the packages that it needs
+    name=$1
+    shift
+    apt-get "$@" --simulate --no-install-recommends install "$name" >plan 2>>log || return 1
+    # shellcheck disable=SC2046  # a list of packages
+    apt-get "$@" download $( (echo "$name" && sed -n 's/^Inst \([^ ]*\) .*/\1/p' plan) | sort -u) >>log 2>&1
+}
+
+fetch() { # PACKAGE
     fresh=$(mktemp -d .tools/debian-XXXXXX)
     state=$PWD/.tools/apt
     if (
         cd "$fresh"
-        if ! apt-get download "$@" >log 2>&1; then
+        if ! download "$1"; then
             # Without the lists of packages, or with old ones: fetch them into the repository.
             mkdir -p "$state/lists/partial" "$state/archives/partial"
-            set -- -o "Dir::State::lists=$state/lists" -o "Dir::Cache=$state" download "$@"
-            apt-get -o "Dir::State::lists=$state/lists" -o "Dir::Cache=$state" update >>log 2>&1
-            apt-get "$@" >>log 2>&1
+            set -- "$1" -o "Dir::State::lists=$state/lists" -o "Dir::Cache=$state"
+            (shift && apt-get "$@" update) >>log 2>&1
+            download "$@"
         fi
         for package in ./*.deb; do dpkg -x "$package" tree; done
     ); then
@@ -46,11 +56,10 @@ fetch() { # PACKAGE…
 }
 
 mkdir -p .tools
-debian | while read -r program packages; do
+debian | while read -r program package; do
     there "$program" && continue
-    echo "Set-up: unpacking Debian's $packages for tests into .tools/debian"
-    # shellcheck disable=SC2086  # a list of packages
-    if ! command -v apt-get >/dev/null 2>&1 || ! fetch $packages; then
+    echo "Set-up: unpacking Debian's $package for tests into .tools/debian"
+    if ! command -v apt-get >/dev/null 2>&1 || ! fetch "$package"; then
         echo "Set-up: $program cannot be had here; its tests are skipped" >&2
     fi
 done

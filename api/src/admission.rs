@@ -1,6 +1,5 @@
 //! Gives each request its [`Place`](crate::place::Place), or refuses it, also while the database is away.
 
-use std::net::IpAddr;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -11,8 +10,9 @@ use axum::response::{IntoResponse, Response};
 use domain::database::Presence;
 
 use crate::arriving::Arriving;
-use crate::place::{Peer, Place};
+use crate::place::Place;
 use crate::problem::Problem;
+use crate::proxies::Client;
 use crate::routes::health;
 use crate::{State, extract, gateway};
 
@@ -27,9 +27,8 @@ pub(crate) async fn admit(state: State, mut request: Request, next: Next) -> Res
     if health::is_probe(request.uri().path()) {
         return next.run(request).await;
     }
-    let peer = Peer::of(request.extensions()).unwrap_or(IpAddr::from([0, 0, 0, 0]));
-    let Some(place) = state.admission.enter(peer) else {
-        let message = "The server has more requests than it can work on; try again.";
+    let Some(place) = state.admission.enter(Client::of(request.extensions())) else {
+        let message = "The server has more requests than it can work on, of this client or in all; try again.";
         return Problem::new(StatusCode::SERVICE_UNAVAILABLE, message).into_response();
     };
     let passes_on = gateway::is_below(request.uri().path());

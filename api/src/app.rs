@@ -15,6 +15,7 @@ use crate::limits::JSON_LIMIT;
 use crate::names::Names;
 use crate::observe::observe;
 use crate::problem::Problem;
+use crate::protection::{Protection, protect};
 use crate::rate::report;
 use crate::state::State;
 use crate::{docs, openapi, router, routes};
@@ -42,6 +43,7 @@ pub fn app(state: State) -> axum::Router {
         .layer(middleware::from_fn_with_state(state.clone(), guard))
         .layer(middleware::from_fn(report))
         .layer(cors(&state.names))
+        .layer(middleware::from_fn_with_state(Protection::of(&state), protect))
         .layer(middleware::from_fn(observe))
         .with_state(state)
 }

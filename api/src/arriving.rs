@@ -16,8 +16,8 @@ use crate::place::Place;
 
 /// Longest time to wait for [`LEAST`] bytes. The time in which the server does not read is not counted.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Bytes that reset the time: half a kilobyte a second.
-const LEAST: usize = 16 * 1024;
+/// Bytes that reset the time: 1 KiB a second.
+const LEAST: usize = 30 * 1024;
 
 /// The client sends too slowly.
 #[derive(Debug, thiserror::Error)]
@@ -49,11 +49,20 @@ pub(crate) struct Arriving {
     waited: Duration,
     arrived: usize,
     waiting_since: Option<(Instant, Pin<Box<Sleep>>)>,
+    is_too_slow: bool,
 }
 
 impl Arriving {
     pub(crate) fn new(body: Body, place: Place) -> Self {
-        Self { body, place, held_back: None, waited: Duration::ZERO, arrived: 0, waiting_since: None }
+        Self {
+            body,
+            place,
+            held_back: None,
+            waited: Duration::ZERO,
+            arrived: 0,
+            waiting_since: None,
+            is_too_slow: false,
+        }
     }
 
     fn count(&mut self, piece: Option<&Piece>) {
@@ -78,6 +87,10 @@ impl http_body::Body for Arriving {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::BoxError>>> {
         let this = self.get_mut();
+        // A reader that discards the rest of the body is not kept waiting again.
+        if this.is_too_slow && this.held_back.is_none() {
+            return Poll::Ready(Some(Err(TooSlow.into())));
+        }
         if this.held_back.is_none() {
             match Pin::new(&mut this.body).poll_frame(context) {
                 Poll::Ready(piece) => {
@@ -91,6 +104,7 @@ impl http_body::Body for Arriving {
                         this.waiting_since.get_or_insert_with(|| (Instant::now(), Box::pin(tokio::time::sleep(left))));
                     ready!(timer.poll_unpin(context));
                     this.waiting_since = None;
+                    this.is_too_slow = true;
                     this.held_back = Some((Some(Err(axum::Error::new(TooSlow))), this.place.clone().take().boxed()));
                 }
             }
@@ -128,7 +142,7 @@ mod tests {
     }
 
     async fn read(body: Body) -> Result<usize, axum::Error> {
-        let place = Admission::default().enter([127, 0, 0, 1].into()).unwrap();
+        let place = Admission::default().enter(None).unwrap();
         to_bytes(Body::new(Arriving::new(body, place)), usize::MAX).await.map(|bytes| bytes.len())
     }
 

@@ -9,8 +9,8 @@ use domain::{Caller, Principal, project};
 use crate::access::credentials::{self, Proof};
 use crate::access::scopes::{self, Asks};
 use crate::names::{self, SEC_FETCH_SITE};
-use crate::place::Peer;
 use crate::problem::{Problem, Result};
+use crate::proxies::Client;
 use crate::{State, project_choice};
 
 impl FromRequestParts<State> for Caller {
@@ -18,7 +18,7 @@ impl FromRequestParts<State> for Caller {
 
     async fn from_request_parts(parts: &mut Parts, state: &State) -> Result<Self> {
         let project = project_choice::of(parts)?;
-        let peer = Peer::of(&parts.extensions);
+        let address = Client::address(&parts.extensions);
         let proof = credentials::proof(&parts.headers);
         // A page of another origin is refused by `guard` already, where the browser says so.
         let says_page = [header::ORIGIN, SEC_FETCH_SITE].iter().any(|name| parts.headers.contains_key(name));
@@ -26,7 +26,7 @@ impl FromRequestParts<State> for Caller {
             let message = "A browser says which page sends a request with a session, and this one does not.";
             return Err(Problem::field(StatusCode::FORBIDDEN, "Origin", message));
         }
-        let caller = state.access.caller(proof, peer).await?.at(peer);
+        let caller = state.access.caller(proof, address).await?.at(address);
         if let (Some(rates), Principal::Key(key)) = (&state.rates, caller.principal())
             && !state.access.is_local(key).await?
         {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::Request;
+use axum::http::request::Parts;
 use axum::http::uri::Scheme;
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::response::Response;
@@ -13,6 +14,7 @@ use url::Url;
 
 use crate::names::Names;
 use crate::problem::{Problem, Result};
+use crate::proxies::Client;
 
 const PATH: &str = "/s3";
 const SIGNATURE: &str = "X-Amz-Signature=";
@@ -31,12 +33,18 @@ const PASSED_ON: &[&str] = &[
     "if-unmodified-since",
     "range",
 ];
-/// Headers of a response that are about the connection to the bucket.
-const KEPT_BACK: &[&str] = &["connection", "transfer-encoding", "date"];
+/// Headers of a response that are about the connection to the bucket, or would act in the API's name.
+const KEPT_BACK: &[&str] = &["connection", "transfer-encoding", "date", "set-cookie"];
 
 /// Headers that an answer without a body does not have.
 const OF_THE_BODY: [header::HeaderName; 4] =
     [header::CONTENT_LENGTH, header::CONTENT_TYPE, header::CONTENT_RANGE, header::CONTENT_DISPOSITION];
+
+/// Types that a browser may show at the API's own address. Any other file is one to save.
+const SHOWN: [&str; 3] = ["image/jpeg", "image/png", "image/webp"];
+const OTHER: HeaderValue = HeaderValue::from_static("application/octet-stream");
+/// The type of what the bucket says about a request that it refuses.
+const REFUSAL: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 
 /// The way to the bucket. Cloning is cheap.
 #[derive(Clone)]
@@ -64,22 +72,29 @@ impl Gateway {
     }
 
     /// Where a client that sent this request reaches the bucket: at the public address, else where it sent the request.
-    pub(crate) fn address(names: &Names, uri: &axum::http::Uri, headers: &HeaderMap) -> Option<Url> {
+    pub(crate) fn address(names: &Names, request: &Parts) -> Option<Url> {
         let root = match &names.public_url {
             Some(public) => public.as_str().to_owned(),
             None => {
-                let host = match uri.authority() {
+                let host = match request.uri.authority() {
                     Some(authority) => authority.as_str(),
-                    None => headers.get(header::HOST)?.to_str().ok()?,
+                    None => request.headers.get(header::HOST)?.to_str().ok()?,
                 };
-                format!("{}://{host}", uri.scheme().unwrap_or(&Scheme::HTTP))
+                let forwarded = Client::of(&request.extensions).and_then(|client| client.scheme.as_ref());
+                format!("{}://{host}", forwarded.or(request.uri.scheme()).unwrap_or(&Scheme::HTTP))
             }
         };
         Url::parse(&format!("{root}{PATH}")).ok()
     }
 
-    /// Sends the request to the bucket as it was signed, and returns the answer as it arrives.
+    /// Sends the request to the bucket as it was signed, and returns the answer as it arrives. A cookie has no effect.
     pub(crate) async fn pass_on(&self, request: Request) -> Result<Response> {
+        let mut response = self.answer(request).await?;
+        disarm(&mut response);
+        Ok(response)
+    }
+
+    async fn answer(&self, request: Request) -> Result<Response> {
         let target = request.uri().path_and_query().map_or("", |target| target.as_str());
         let target = target.strip_prefix(PATH).unwrap_or_default();
         if !request.uri().query().is_some_and(|query| query.contains(SIGNATURE)) {
@@ -132,9 +147,6 @@ impl Gateway {
         {
             response.headers_mut().insert(header::CONTENT_RANGE, size);
         }
-        // What users stored is shown at the API's own address, and must not act in its name.
-        let policy = HeaderValue::from_static("sandbox; default-src 'none'");
-        response.headers_mut().insert(header::CONTENT_SECURITY_POLICY, policy);
         *response.body_mut() = Body::from_stream(answer.bytes_stream());
         Ok(response)
     }
@@ -146,6 +158,30 @@ impl Gateway {
         let answer = self.http.request(method, address).headers(headers).send().await.ok()?;
         let size = answer.headers().get(header::CONTENT_LENGTH).filter(|_| answer.status().is_success())?;
         HeaderValue::from_str(&format!("bytes */{}", size.to_str().ok()?)).ok()
+    }
+}
+
+/// What users stored is shown at the API's own address, and must not act in its name.
+fn disarm(response: &mut Response) {
+    let status = response.status();
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static("sandbox; default-src 'none'"));
+    if status == StatusCode::NOT_MODIFIED {
+        return;
+    }
+    if !status.is_success() {
+        headers.insert(header::CONTENT_TYPE, REFUSAL);
+        return;
+    }
+    let given = headers.get(header::CONTENT_TYPE).map(|given| given.as_bytes().to_ascii_lowercase());
+    let is_shown = given.is_some_and(|given| SHOWN.iter().any(|shown| shown.as_bytes() == given));
+    let file_name = headers.get(header::CONTENT_DISPOSITION).and_then(|given| given.to_str().ok()?.split_once(';'));
+    let kind = if is_shown { "inline" } else { "attachment" };
+    let disposition = file_name.map_or(kind.to_owned(), |(_, file_name)| format!("{kind};{file_name}"));
+    let disposition = HeaderValue::try_from(disposition).unwrap_or(HeaderValue::from_static("attachment"));
+    headers.insert(header::CONTENT_DISPOSITION, disposition);
+    if !is_shown {
+        headers.insert(header::CONTENT_TYPE, OTHER);
     }
 }
 

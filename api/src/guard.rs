@@ -7,8 +7,8 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
 use crate::access::{Serves, credentials};
-use crate::place::Peer;
 use crate::problem::Problem;
+use crate::proxies::Client;
 use crate::routes::health;
 use crate::{State, gateway, own_machine};
 
@@ -18,7 +18,11 @@ pub(crate) async fn guard(state: State, request: Request, next: Next) -> Respons
         return next.run(request).await;
     }
     let (version, uri, headers) = (request.version(), request.uri(), request.headers());
-    let is_own = own_machine::sent(Peer::of(request.extensions()), version, uri, headers);
+    let client = Client::of(request.extensions());
+    if client.is_some_and(|client| client.is_ambiguous) {
+        return ambiguous().into_response();
+    }
+    let is_own = own_machine::sent(client.map(|client| client.address), version, uri, headers);
     // A signed URL is protected by its signature.
     let (named, from_own_page) = if gateway::is_below(path) {
         (Ok(()), Ok(()))
@@ -45,6 +49,11 @@ pub(crate) async fn guard(state: State, request: Request, next: Next) -> Respons
         Some(problem) => problem.into_response(),
         None => next.run(request).await,
     }
+}
+
+fn ambiguous() -> Problem {
+    let message = "It names another client than `X-Forwarded-For`. A proxy that sends one must remove the other.";
+    Problem::field(StatusCode::BAD_REQUEST, "Forwarded", message)
 }
 
 fn not_served() -> Problem {

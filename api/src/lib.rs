@@ -8,13 +8,15 @@
 //! | `routes` | one file for each noun: its requests and its responses |
 //! | `names`, `guard` | `Host` and `Origin`: which requests of browsers are refused |
 //! | `admission`, `place`, `arriving`, `per_address` | how many requests are served at the same time |
-//! | `pulse`, `server` | connections: limits, time limits, graceful shutdown |
+//! | `listener`, `pulse`, `server` | connections: limits, time limits, graceful shutdown |
 //! | `observe`, `request_id` | one line in the log for each request |
 //! | `gateway` | the bucket of `up` below the API's own address |
 //! | `docs` | Swagger UI |
 //! | `rate` | requests per second of a key |
 //! | `access`, `caller` | how the caller of a request is determined, and its extractor |
 //! | `project_choice` | the project that a request names |
+//! | `protection` | headers that protect browsers: policies, HSTS |
+//! | `proxies` | the client of a request, also behind a proxy that the operator has named |
 //! | `own_machine` | which requests come from the server's own machine |
 //! | `extract` | how bodies, paths and queries are read, so that a refusal names the field |
 //! | `problem` | the only place where an error becomes HTTP |
@@ -32,6 +34,7 @@ mod extract;
 mod gateway;
 mod guard;
 mod limits;
+mod listener;
 mod names;
 mod observe;
 mod openapi;
@@ -41,6 +44,8 @@ mod place;
 mod prefer;
 mod problem;
 mod project_choice;
+mod protection;
+mod proxies;
 mod pulse;
 mod rate;
 mod request_id;
@@ -52,9 +57,11 @@ mod wording;
 
 pub use access::Access;
 pub use app::app;
+pub use listener::{Listener, UnixSocket};
 pub use names::{HostPattern, Names, PublicUrl};
 pub use openapi::openapi;
 pub use problem::{FieldError, Problem};
+pub use proxies::Proxies;
 pub use rate::Rate;
 pub use server::serve;
 pub use state::State;

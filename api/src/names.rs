@@ -7,11 +7,12 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::str::FromStr;
 
-use axum::http::uri::Authority;
+use axum::http::uri::{Authority, Scheme};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version, header};
 use url::Url;
 
 use crate::problem::{Problem, Result};
+use crate::proxies::Client;
 
 pub(crate) const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
@@ -216,8 +217,12 @@ impl Names {
         }
     }
 
-    /// Whether clients reach the server over TLS: at the public address, if that is `https`.
-    pub(crate) fn is_tls(&self, headers: &HeaderMap) -> bool {
+    /// Whether the client of a request reaches the server over TLS: as a named proxy says, else at the public address,
+    /// if that is `https`.
+    pub(crate) fn is_tls(&self, client: Option<&Client>, headers: &HeaderMap) -> bool {
+        if let Some(scheme) = client.and_then(|client| client.scheme.as_ref()) {
+            return *scheme == Scheme::HTTPS;
+        }
         let Some(public) = self.public_url.as_ref().filter(|public| public.0.scheme() == "https") else { return false };
         // A client of the same network may reach it without the proxy.
         let named = headers.get(header::HOST).and_then(|host| host.to_str().ok()?.parse().ok());
@@ -227,7 +232,7 @@ impl Names {
 
     /// The allowed origins, as a browser writes them.
     pub(crate) fn origins(&self) -> impl Iterator<Item = HeaderValue> {
-        self.origins.iter().filter_map(|page| page.0.origin().ascii_serialization().parse().ok())
+        self.origins.iter().filter_map(|page| page.origin().parse().ok())
     }
 
     fn allows_page(&self, page: &Url) -> bool {
@@ -248,6 +253,11 @@ impl Names {
 }
 
 impl PublicUrl {
+    /// As a browser writes it: `https://pictures.example.com`.
+    pub fn origin(&self) -> String {
+        self.0.origin().ascii_serialization()
+    }
+
     fn host(&self) -> Option<Host> {
         self.0.host_str()?.parse().ok().as_ref().and_then(Host::of)
     }

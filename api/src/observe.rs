@@ -4,7 +4,7 @@
 use std::time::Instant;
 
 use axum::extract::{MatchedPath, Request};
-use axum::http::{HeaderName, HeaderValue, Method, header};
+use axum::http::{HeaderName, HeaderValue, Method};
 use axum::middleware::Next;
 use axum::response::Response;
 use tracing::{Instrument, Span};
@@ -36,7 +36,6 @@ pub(crate) async fn observe(mut request: Request, next: Next) -> Response {
     if let Some(trace) = trace.and_then(|trace| HeaderValue::from_str(&trace.answer()).ok()) {
         headers.insert(TRACE_PARENT, trace);
     }
-    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response
 }
 

@@ -11,7 +11,6 @@ pub(crate) struct PerAddress(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     most: usize,
-    most_each: usize,
     counts: Mutex<Counts>,
 }
 
@@ -29,16 +28,17 @@ pub(crate) struct Counted {
 }
 
 impl PerAddress {
-    /// At most `most` in all, half of which one address may have: behind a proxy, all clients have its address.
+    /// At most `most` in all.
     pub(crate) fn new(most: usize) -> Self {
-        Self(Arc::new(Inner { most, most_each: most.div_ceil(2), counts: Mutex::default() }))
+        Self(Arc::new(Inner { most, counts: Mutex::default() }))
     }
 
-    /// Counts one more, or nothing if there are too many.
-    pub(crate) fn enter(&self, address: IpAddr) -> Option<Counted> {
+    /// Counts one more, or nothing if there are too many: `most_each` of this address, or as many in all as there may
+    /// be.
+    pub(crate) fn enter(&self, address: IpAddr, most_each: usize) -> Option<Counted> {
         let address = network(address);
         let mut counts = self.0.counts.lock().unwrap_or_else(PoisonError::into_inner);
-        if counts.all >= self.0.most || counts.each.get(&address).is_some_and(|count| *count >= self.0.most_each) {
+        if counts.all >= self.0.most || counts.each.get(&address).is_some_and(|count| *count >= most_each) {
             return None;
         }
         counts.all += 1;
@@ -73,11 +73,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_address_gets_half_and_gives_it_back() {
+    fn one_address_gets_its_part_and_gives_it_back() {
         let counts = PerAddress::new(4);
-        let enter = |address: &str| counts.enter(address.parse().unwrap());
+        let enter = |address: &str| counts.enter(address.parse().unwrap(), 2);
         let held = [enter("10.0.0.1").unwrap(), enter("::ffff:10.0.0.1").unwrap()];
-        assert!(enter("10.0.0.1").is_none(), "half of all");
+        assert!(enter("10.0.0.1").is_none(), "all that one address may have");
         let others = [enter("fd00::1").unwrap(), enter("fd00::2").unwrap()];
         assert!(enter("fd00::3").is_none(), "one network of IPv6 is one client");
         assert!(enter("10.0.0.2").is_none(), "all are taken");

@@ -2,31 +2,24 @@
 //! waits for its client (for the next piece of its body, or for the end of a job) holds none, so that slow clients do
 //! not keep others out. How many requests may be open, with or without a place, is limited too, also for each address.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use axum::http::Extensions;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::per_address::{Counted, PerAddress};
+use crate::proxies::Client;
 
 /// Most requests that work at the same time.
 const MAX_WORKING: usize = 1024;
 /// Most requests that are open at the same time.
 const MAX_OPEN: usize = 8192;
+/// Most open requests of one address, which may be a proxy that the operator has not named.
+const MAX_OPEN_EACH: usize = MAX_OPEN / 2;
+/// Most open requests of one client behind a proxy that the operator has named.
+const MAX_OPEN_FORWARDED: usize = 256;
 /// Most requests that wait for the end of a job; each reads its row now and then.
 const MAX_WAITING: usize = 1024;
-
-/// Address of the client, or of the proxy before it.
-#[derive(Clone, Copy)]
-pub(crate) struct Peer(pub IpAddr);
-
-impl Peer {
-    /// The client of a request; of none if no connection brought the request.
-    pub(crate) fn of(extensions: &Extensions) -> Option<IpAddr> {
-        extensions.get::<Self>().map(|peer| peer.0)
-    }
-}
 
 /// Cloning is cheap.
 #[derive(Clone)]
@@ -47,8 +40,11 @@ impl Default for Admission {
 }
 
 impl Admission {
-    pub(crate) fn enter(&self, peer: IpAddr) -> Option<Place> {
-        let open = self.open.enter(peer)?;
+    /// A place for a request of `client`; `None` if there are too many requests, of this client or in all.
+    pub(crate) fn enter(&self, client: Option<&Client>) -> Option<Place> {
+        let address = client.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |client| client.address);
+        let is_forwarded = client.is_some_and(|client| client.is_forwarded);
+        let open = self.open.enter(address, if is_forwarded { MAX_OPEN_FORWARDED } else { MAX_OPEN_EACH })?;
         let permit = self.working.clone().try_acquire_owned().ok()?;
         let held = Mutex::new(Some(permit));
         Some(Place(Arc::new(Inner { working: self.working.clone(), held, _open: open })))
@@ -109,17 +105,16 @@ mod tests {
     #[tokio::test]
     async fn who_waits_for_a_client_keeps_nobody_out() {
         let admission = Admission { working: Arc::new(Semaphore::new(1)), ..Admission::default() };
-        let here = IpAddr::from([127, 0, 0, 1]);
-        let first = admission.enter(here).unwrap();
-        assert!(admission.enter(here).is_none(), "the only place is taken");
+        let first = admission.enter(None).unwrap();
+        assert!(admission.enter(None).is_none(), "the only place is taken");
         first
             .without(async {
-                let second = admission.enter(here).expect("the place is free while the first one waits");
+                let second = admission.enter(None).expect("the place is free while the first one waits");
                 assert!(second.is_held() && !first.is_held());
             })
             .await;
         assert!(first.is_held());
         drop(first);
-        assert!(admission.enter(here).is_some());
+        assert!(admission.enter(None).is_some());
     }
 }

@@ -9,8 +9,9 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::time::Instant;
+
+use crate::listener::Stream;
 
 /// Longest time until the head of the first request has arrived.
 pub(crate) const FIRST_REQUEST: Duration = Duration::from_secs(10);
@@ -20,7 +21,7 @@ pub(crate) const UNREAD: Duration = Duration::from_mins(1);
 /// more often, and hyper pings connections of HTTP/2.
 const IDLE: Duration = Duration::from_mins(2);
 /// How often a connection is looked at.
-const LOOK: Duration = Duration::from_secs(2);
+const LOOK: Duration = Duration::from_secs(1);
 
 /// The state of one connection. Times are milliseconds since it was accepted.
 #[derive(Debug)]
@@ -103,7 +104,7 @@ impl Drop for Working {
 
 /// A stream whose [`Pulse`] notices every byte.
 pub(crate) struct Felt {
-    pub stream: TcpStream,
+    pub stream: Stream,
     pub pulse: Arc<Pulse>,
 }
 

@@ -11,13 +11,14 @@ use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use rustix::process::{Resource, getrlimit};
 use socket2::{SockRef, TcpKeepalive};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
+use tokio_util::either::Either;
 use tokio_util::sync::CancellationToken;
 use tower::Service as _;
 
 use crate::access::Access;
+use crate::listener::Listener;
 use crate::per_address::{Counted, PerAddress};
-use crate::place::Peer;
 use crate::pulse::{Felt, Pulse, UNREAD};
 use crate::{State, app};
 
@@ -25,6 +26,8 @@ use crate::{State, app};
 const HEADER_LIMIT: Duration = Duration::from_secs(10);
 /// Open connections; further ones are closed at once. Fewer if the process may not open that many files.
 const MAX_CONNECTIONS: usize = 10_000;
+/// Open connections of one address; more for this machine and for proxies that the operator has named.
+const MAX_CONNECTIONS_EACH: usize = 256;
 /// Bytes that the system keeps for a client that does not read.
 const SEND_BUFFER: usize = 256 * 1024;
 /// Bytes that a stream of HTTP/2 keeps for it.
@@ -39,8 +42,10 @@ const USES: Duration = Duration::from_secs(30);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves the API until `stop` is cancelled, then lets open requests finish.
-pub async fn serve(listener: TcpListener, state: State, stop: CancellationToken) -> std::io::Result<()> {
+pub async fn serve(listener: impl Into<Listener>, state: State, stop: CancellationToken) -> std::io::Result<()> {
+    let listener = listener.into();
     tokio::spawn(record_uses(state.access.clone(), stop.clone()));
+    let proxies = state.proxies.clone();
     let app = app(state.with_stop(stop.clone()));
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_LIMIT);
@@ -58,24 +63,28 @@ pub async fn serve(listener: TcpListener, state: State, stop: CancellationToken)
             accepted = listener.accept() => accepted,
         };
         let (stream, peer) = match accepted {
-            Ok((stream, address)) => (stream, Peer(address.ip())),
+            Ok(accepted) => accepted,
             Err(error) => {
                 tracing::warn!(%error, "a connection could not be accepted");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             }
         };
-        let Some(counted) = connections.enter(peer.0) else {
-            tracing::debug!(address = %peer.0, "closed a connection: there are too many, of this address or in all");
+        let is_trusted = peer.to_canonical().is_loopback() || proxies.contains(peer);
+        let most = if is_trusted { MAX_CONNECTIONS } else { MAX_CONNECTIONS_EACH };
+        let Some(counted) = connections.enter(peer, most) else {
+            tracing::debug!(address = %peer, "closed a connection: there are too many, of this address or in all");
             continue;
         };
-        prepare(&stream);
+        if let Either::Left(stream) = &stream {
+            prepare(stream);
+        }
         let pulse = Pulse::new();
         let service = tower::service_fn({
-            let (app, pulse) = (app.clone(), pulse.clone());
+            let (app, proxies, pulse) = (app.clone(), proxies.clone(), pulse.clone());
             move |mut request: Request<hyper::body::Incoming>| {
                 let (mut app, working) = (app.clone(), pulse.begin());
-                request.extensions_mut().insert(peer);
+                proxies.receive(peer, &mut request);
                 async move {
                     let response = app.call(request.map(Body::new)).await;
                     drop(working);

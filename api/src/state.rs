@@ -18,6 +18,7 @@ use crate::access::Access;
 use crate::gateway::Gateway;
 use crate::names::Names;
 use crate::place::{Admission, Place};
+use crate::proxies::Proxies;
 use crate::rate::{Rate, Rates};
 
 /// Each request clones it several times, so that most of it is shared.
@@ -42,6 +43,7 @@ pub struct Shared {
     pub(crate) admission: Admission,
     pub(crate) presence: Presence,
     pub(crate) names: Names,
+    pub(crate) proxies: Proxies,
     /// The way to a bucket that clients reach through this server.
     pub(crate) gateway: Option<Gateway>,
     pub(crate) access: Access,
@@ -71,6 +73,7 @@ impl State {
             admission: Admission::default(),
             presence: Presence::assumed(),
             names: Names::default(),
+            proxies: Proxies::default(),
             gateway: None,
             access: Access::open(Caller::anonymous()),
             rates: None,
@@ -90,6 +93,11 @@ impl State {
     /// The names under which clients reach the server.
     pub fn with_names(self, names: Names) -> Self {
         self.with(|shared| shared.names = names)
+    }
+
+    /// The reverse proxies whose word about the client of a request counts.
+    pub fn with_proxies(self, proxies: Proxies) -> Self {
+        self.with(|shared| shared.proxies = proxies)
     }
 
     /// Refuses requests at once while the database does not answer.
@@ -124,7 +132,7 @@ impl FromRequestParts<State> for State {
         let mut state = state.clone();
         state.place = parts.extensions.get::<Place>().cloned();
         if state.gateway.is_some()
-            && let Some(address) = Gateway::address(&state.names, &parts.uri, &parts.headers)
+            && let Some(address) = Gateway::address(&state.names, parts)
         {
             state.storage = state.storage.through(address);
         }

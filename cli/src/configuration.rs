@@ -7,7 +7,7 @@ mod worker_dir;
 
 use std::fmt::Display;
 use std::io::ErrorKind;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::num::NonZeroU32;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
@@ -37,9 +37,10 @@ const VARIABLES: &[Variable] = &[
     ("PYROGRAPH_SERVER", "server that client commands use", "http://127.0.0.1:8080"),
     ("PYROGRAPH_KEY", "key that client commands send; never printed", "of a running `up`"),
     ("PYROGRAPH_PROJECT", "project in which client commands work, for keys with the scope `admin`", "the key's"),
-    ("PYROGRAPH_DATA_DIR", "data folder of `up`; `serve`, `worker`, `migrate`, `sweep` read its services", ".pyrograph"),
+    ("PYROGRAPH_DATA_DIR", "data folder of `up`, whose services `serve`, `worker` and others use", ".pyrograph"),
     ("PYROGRAPH_PUBLIC_URL", "address of the API as clients reach it, such as a proxy", "as requests name it"),
     ("PYROGRAPH_ALLOWED_HOSTS", "further hosts that requests may name, such as `gpu-box,*.example.com`", "none"),
+    ("PYROGRAPH_PROXIES", "reverse proxies whose `X-Forwarded-*` counts, such as `127.0.0.1,10.1.0.0/16`", "none"),
     ("PYROGRAPH_CORS_ORIGINS", "origins whose pages may call the API, such as `https://app.example.com`", "none"),
     ("PYROGRAPH_REQUESTS_PER_SECOND", "requests that a key may send per second; 0: any number", "50"),
     ("PYROGRAPH_REQUEST_BURST", "requests that a key may send at once", "100"),
@@ -215,7 +216,7 @@ pub(crate) fn bind_address(text: &str) -> Result<SocketAddr, String> {
 }
 
 /// The names under which clients reach an API that listens at `bind`.
-pub(crate) fn names(bind: SocketAddr) -> Result<Names, Failure> {
+pub(crate) fn names(bind: IpAddr) -> Result<Names, Failure> {
     let hosts = variable("PYROGRAPH_ALLOWED_HOSTS").unwrap_or_default();
     let hosts = hosts.split(',').map(str::trim).filter(|host| !host.is_empty()).map(str::parse::<HostPattern>);
     let allowed = hosts.collect::<Result<_, _>>();
@@ -223,7 +224,7 @@ pub(crate) fn names(bind: SocketAddr) -> Result<Names, Failure> {
     let origins = origins.split(',').map(str::trim).filter(|origin| !origin.is_empty()).map(str::parse::<PublicUrl>);
     let origins = origins.collect::<Result<_, _>>();
     Ok(Names {
-        bind: bind.ip(),
+        bind,
         public_url: said("PYROGRAPH_PUBLIC_URL")?,
         allowed: allowed.map_err(|wrong| Failure::Usage(format!("PYROGRAPH_ALLOWED_HOSTS: {wrong}")))?,
         origins: origins.map_err(|wrong| Failure::Usage(format!("PYROGRAPH_CORS_ORIGINS: {wrong}")))?,

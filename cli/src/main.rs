@@ -14,6 +14,7 @@ mod log;
 mod meter;
 mod open_files;
 mod output;
+mod page_access;
 mod picture_files;
 mod platform;
 mod server;
@@ -67,6 +68,7 @@ enum Command {
     Worker(commands::worker::Worker),
     Migrate(commands::migrate::Migrate),
     Sweep(commands::sweep::Sweep),
+    Doctor(commands::doctor::Doctor),
     #[command(name = "openapi")]
     OpenApi(commands::openapi::OpenApi),
     #[command(hide = true)]
@@ -122,6 +124,7 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Worker(worker) => wait(worker.run()),
         Command::Migrate(migrate) => wait(migrate.run()),
         Command::Sweep(sweep) => wait(sweep.run()),
+        Command::Doctor(doctor) => wait(doctor.run()),
     };
     done.map(|()| ExitCode::SUCCESS)
 }

@@ -20,18 +20,20 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::commands::engine_flags::EngineFlags;
-use crate::commands::listen_flags::ListenFlags;
+use crate::commands::listen_flags::{Bind, ListenFlags};
 use crate::commands::worker;
 use crate::configuration::{SERVICE_VARIABLES, named_worker_dir, names, variable};
 use crate::failure::{EXIT_USAGE, Failure};
 use crate::installation::{self, Installation};
 use crate::key::Key;
 use crate::server::{Admits, Server, listen};
-use crate::{local_key, signal};
+use crate::{local_key, page_access, signal};
 
 /// How long the worker may take to finish or return its job: the limits of [`worker::WITH_PARENT`], and the time to
 /// write that to the database, which may be away.
 const WORKER_FAREWELL: Duration = Duration::from_secs(35);
+/// How long responses may take to finish.
+const FAREWELL: Duration = Duration::from_secs(10);
 /// A worker that ran at least this long and died is restarted at once.
 const STEADY: Duration = Duration::from_secs(30);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
@@ -94,19 +96,27 @@ impl Platform {
     ) -> Result<Self, Failure> {
         let worker_dir = named_worker_dir()?.unwrap_or_else(|| data_dir.join("worker"));
         worker::config(engine, worker_dir.clone())?;
-        names(flags.bind)?;
-        let listener = listen(flags.bind).await?;
+        names(flags.bind.ip())?;
+        if let Bind::Socket(_) = flags.bind {
+            let message =
+                "`up` listens at an address, where commands of its user reach it; a Unix socket is for `serve`";
+            return Err(Failure::Usage(message.to_owned()));
+        }
+        let listener = listen(flags).await?;
         let program = std::env::current_exe().context("could not find the path of this program")?;
         let installation = Installation::open(data_dir).await?;
         // A worker of the last `up` may have been killed with it.
         let dead = ::worker::dead(&worker_dir);
-        let server = match Server::start(listener, installation.services(), flags.open, &dead).await {
+        let server = match Server::start(listener, installation.services(), flags, &dead).await {
             Ok(server) => server,
             Err(failure) => {
                 let _ = installation.close().await;
                 return Err(failure);
             }
         };
+        if page_access::is_needed(installation.services()) {
+            tokio::spawn(page_access::set(installation.services().clone(), server.names.clone(), server.url()));
+        }
         let local_key =
             tokio::spawn(local_key::keep(server.database(), installation.folder().to_owned(), server.url()));
         let stop_worker = CancellationToken::new();
@@ -178,7 +188,7 @@ impl Platform {
         if !self.worker.is_finished() {
             let _ = self.worker.await;
         }
-        self.server.stop().await;
+        self.server.stop(FAREWELL).await;
         self.installation.close().await
     }
 }

@@ -2,11 +2,13 @@
 //! jobs of workers that are gone return to the queue even when no worker is left to look, and a sweeper, which removes
 //! objects from the bucket.
 
+use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use api::{Access, Names, State};
+use api::{Access, Listener, Names, State, UnixSocket};
 use domain::database::{PoolSizes, Pools, Presence};
 use domain::event::Feed;
 use domain::job::Reaper;
@@ -17,23 +19,40 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::built_in;
+use crate::commands::listen_flags::{Bind, ListenFlags};
 use crate::configuration::{Services, database_pool, lease_policy, names, rate, sweeps};
 use crate::failure::Failure;
 use crate::services;
 
-/// How long open connections may continue after the server was asked to stop.
+/// How long the connections of the pools may take to close.
 const FAREWELL: Duration = Duration::from_secs(5);
 
-/// Binds the address, before anything slower starts.
-pub(crate) async fn listen(bind: SocketAddr) -> Result<TcpListener, Failure> {
+/// Listens where `flags` say, before anything slower starts.
+pub(crate) async fn listen(flags: &ListenFlags) -> Result<Listener, Failure> {
+    match &flags.bind {
+        Bind::Address(address) => listen_at(*address).await.map(Listener::from),
+        Bind::Socket(path) => listen_on(path, flags.socket_mode).map(Listener::from),
+    }
+}
+
+fn listen_on(path: &Path, mode: u32) -> Result<UnixSocket, Failure> {
+    let shown = path.display();
+    UnixSocket::bind(path, mode).map_err(|error| match error.kind() {
+        ErrorKind::AddrInUse => Failure::Usage(format!("another process listens at {shown}. Choose another file.")),
+        ErrorKind::AlreadyExists => Failure::Usage(format!("{shown} exists and is no socket. Choose another file.")),
+        _ => Failure::Usage(format!("could not listen at {shown}: {error}")),
+    })
+}
+
+async fn listen_at(bind: SocketAddr) -> Result<TcpListener, Failure> {
     TcpListener::bind(bind).await.map_err(|error| match error.kind() {
-        std::io::ErrorKind::AddrInUse => {
+        ErrorKind::AddrInUse => {
             Failure::Usage(format!("{bind} is in use by another program. Choose another address with --bind."))
         }
-        std::io::ErrorKind::PermissionDenied => {
+        ErrorKind::PermissionDenied => {
             Failure::Usage(format!("this user may not listen on {bind}. Choose another address with --bind."))
         }
-        std::io::ErrorKind::AddrNotAvailable => Failure::Usage(format!(
+        ErrorKind::AddrNotAvailable => Failure::Usage(format!(
             "this machine has no address {}. Choose another with --bind; 0.0.0.0 stands for all that it has.",
             bind.ip()
         )),
@@ -76,7 +95,8 @@ async fn admits(pools: &Pools, names: &Names, open: bool) -> Result<Admits, Fail
 
 /// A running API server.
 pub(crate) struct Server {
-    address: SocketAddr,
+    /// With the port that it got.
+    bind: Bind,
     pub names: Names,
     /// At its start; the first key changes it.
     pub admits: Admits,
@@ -88,20 +108,23 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Updates the schema and the built-in checkpoint, and serves; with `open` also other machines, although there is
-    /// no key. The workers that are known to be `dead` are not listed.
+    /// Updates the schema and the built-in checkpoint, and serves as `flags` say. The workers that are known to be
+    /// `dead` are not listed.
     pub(crate) async fn start(
-        listener: TcpListener,
+        listener: Listener,
         services: &Services,
-        open: bool,
+        flags: &ListenFlags,
         dead: &[WorkerId],
     ) -> Result<Self, Failure> {
-        let address = listener.local_addr().context("the listener has no address")?;
-        let names = names(address)?;
+        let bind = match &listener {
+            Listener::Tcp(listener) => Bind::Address(listener.local_addr().context("the listener has no address")?),
+            Listener::Unix(_) => flags.bind.clone(),
+        };
+        let names = names(bind.ip())?;
         let (reaper, sweeps, rate) = (Reaper::new(lease_policy()?), sweeps()?, rate()?);
         let pools = services::database(&services.database(), PoolSizes::server(database_pool()?)).await?;
         services::migrate(&pools).await?;
-        let admits = admits(&pools, &names, open).await?;
+        let admits = admits(&pools, &names, flags.open).await?;
         for worker in dead {
             services::answered(worker::stopped(&pools.lease, *worker).await, "could not update the list of workers")?;
         }
@@ -124,7 +147,10 @@ impl Server {
         let feed = Feed::start(pools.listen.clone()).await;
         let sweeping = tokio::spawn(Sweeper::new(pools.lease.clone(), storage.clone(), sweeps).run());
         let presence = Presence::watch(pools.lease.connect_options());
-        let mut state = State::new(pools.api.clone(), feed, storage).with_names(names.clone()).with_presence(presence);
+        let mut state = State::new(pools.api.clone(), feed, storage)
+            .with_names(names.clone())
+            .with_proxies(flags.proxies.clone())
+            .with_presence(presence);
         if services.behind_api && services.storage.public_endpoint.is_none() {
             state = state.with_gateway(&services.storage.endpoint).context("could not start the HTTP client")?;
         }
@@ -143,17 +169,18 @@ impl Server {
             }
         });
         let reaping = tokio::spawn(reaper.run(pools.lease.clone()));
-        Ok(Self { address, names, admits, stop, serving, reaping, sweeping, pools })
+        Ok(Self { bind, names, admits, stop, serving, reaping, sweeping, pools })
     }
 
-    /// Its address on this machine, which a server of every address has too.
+    /// Its address on this machine, which a server of every address has too, or its Unix socket.
     pub(crate) fn url(&self) -> String {
-        let ip = match self.address.ip() {
+        let Bind::Address(address) = self.bind else { return self.bind.to_string() };
+        let ip = match address.ip() {
             IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
             IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
             ip => ip,
         };
-        format!("http://{}", SocketAddr::new(ip, self.address.port()))
+        format!("http://{}", SocketAddr::new(ip, address.port()))
     }
 
     pub(crate) fn database(&self) -> Database {
@@ -165,13 +192,13 @@ impl Server {
         let _ = (&mut self.serving).await;
     }
 
-    /// Gives running requests time to finish, and closes.
-    pub(crate) async fn stop(mut self) {
+    /// Gives responses time to finish, and closes.
+    pub(crate) async fn stop(mut self, farewell: Duration) {
         self.stop.cancel();
         self.reaping.abort();
         self.sweeping.abort();
         // A task that was seen to end must not be waited for again.
-        if !self.serving.is_finished() && tokio::time::timeout(FAREWELL, &mut self.serving).await.is_err() {
+        if !self.serving.is_finished() && tokio::time::timeout(farewell, &mut self.serving).await.is_err() {
             self.serving.abort();
         }
         let _ = tokio::time::timeout(FAREWELL, self.pools.close()).await;

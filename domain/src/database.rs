@@ -369,6 +369,11 @@ pub async fn begin(pool: &PgPool) -> Result<Transaction<'static, Postgres>> {
     Ok(begun?)
 }
 
+/// The time on the clock of the database.
+pub async fn server_time(pool: &PgPool) -> Result<DateTime<Utc>> {
+    bounded(sqlx::query_scalar!(r#"SELECT clock_timestamp() AS "now!""#).fetch_one(pool)).await
+}
+
 /// Limits a statement, or a few short ones, to ten seconds.
 pub async fn bounded<T, E>(statement: impl Future<Output = Result<T, E>>) -> Result<T>
 where

@@ -3,6 +3,7 @@
 //! them.
 
 mod client;
+mod cors;
 mod keys;
 pub(crate) mod layout;
 mod open_uploads;
@@ -27,6 +28,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use url::Url;
 
 use self::client::{Expiry, connect};
+pub use self::cors::{Cors, CorsRule};
 pub use self::keys::Keys;
 pub use self::open_uploads::OpenUpload;
 pub use self::writer::ObjectWriter;
@@ -137,6 +139,7 @@ pub struct Storage {
     objects: Option<Arc<Path>>,
     /// When the keys of all three expire.
     expiry: Expiry,
+    origin: Arc<str>,
 }
 
 impl Storage {
@@ -155,7 +158,14 @@ impl Storage {
             None => bucket.clone(),
         };
         let name = config.bucket.as_str().into();
-        Ok(Self { name, bucket, completion, signer, gateway: None, objects: None, expiry })
+        let origin = Url::parse(config.public_endpoint.as_ref().unwrap_or(&config.endpoint));
+        let origin = origin.map_err(Error::internal)?.origin().ascii_serialization().into();
+        Ok(Self { name, bucket, completion, signer, gateway: None, objects: None, expiry, origin })
+    }
+
+    /// Where clients reach the bucket without a gateway, as a browser writes it: `https://s3.example`.
+    pub fn origin(&self) -> String {
+        self.origin.to_string()
     }
 
     /// The same bucket behind a gateway: presigned URLs lead to `gateway`, which passes each request on to the address

@@ -16,7 +16,7 @@ use tokio::time::MissedTickBehavior;
 
 use self::installation::Intent;
 use crate::storage::{Listed, layout};
-use crate::{Result, Storage, begin, bounded, deletion, import, model, named, project, training, usage};
+use crate::{Result, Storage, begin, bounded, database, deletion, import, model, named, project, training, usage};
 
 /// Time between two looks for deletions that are due.
 const TICK: Duration = Duration::from_secs(10);
@@ -180,7 +180,7 @@ pub async fn sweep(pool: &PgPool, storage: &Storage, policy: &SweepPolicy, mode:
         SweepMode::Accept => Intent::Accept,
     };
     let standing = installation::standing(pool, storage, intent).await?;
-    let now = bounded(sqlx::query_scalar!(r#"SELECT clock_timestamp() AS "now!""#).fetch_one(pool)).await?;
+    let now = database::server_time(pool).await?;
     let Seen { objects, young, strays } = look(pool, storage, now - policy.object_age).await?;
     let mut report = SweepReport {
         objects,

@@ -2,18 +2,19 @@
 //! them.
 //!
 //! First the usual paths (`road`, `pictures`, `folders`, `command_line`, `embedded_stack`, `start_up`), who is served
-//! (`access`), then what the API refuses (`refusals`, `presigned`, `contract`, `clients`), how models are imported
-//! (`imports`, `checkpoints`, `flux_files`) and exported (`exports`), what the engine detects (`misfits`) and has
-//! loaded (`residency`), then failures below a running job (`crash`, `lost_lease`, `lost_replies`, `takeover`,
-//! `resume`, `cancel`, `events`, `loading`, `acknowledged`, `disks`), how processes stop (`stops`), what the platform
-//! provides (`database`, `certificates`, `proxies`, `credentials`, `nameless`), secrets (`secrets`), the rehearsal of a
-//! run on a card (`gauge`), and the scripts of the set-up (`set_up`).
+//! (`access`, `public`, `browser`), then what the API refuses (`refusals`, `presigned`, `contract`, `clients`), how
+//! models are imported (`imports`, `checkpoints`, `flux_files`) and exported (`exports`), what the engine detects
+//! (`misfits`) and has loaded (`residency`), then failures below a running job (`crash`, `lost_lease`, `lost_replies`,
+//! `takeover`, `resume`, `cancel`, `events`, `loading`, `acknowledged`, `disks`), how processes stop (`stops`), what
+//! the platform provides (`database`, `certificates`, `proxies`, `credentials`, `nameless`), secrets (`secrets`), the
+//! rehearsal of a run on a card (`gauge`), and the scripts of the set-up (`set_up`).
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "tests print what they measure")]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 mod access;
 mod acknowledged;
+mod browser;
 mod cancel;
 mod certificates;
 mod checkpoints;
@@ -40,6 +41,7 @@ mod pictures;
 mod presigned;
 mod previews;
 mod proxies;
+mod public;
 mod recipes;
 mod refusals;
 mod residency;

@@ -1,4 +1,4 @@
-//! A company's own certificate authority, and nginx with a certificate of it in front of a server.
+//! A company's own certificate authority, and nginx or Caddy with a certificate of it in front of a server.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -48,6 +48,34 @@ impl Authority {
     }
 }
 
+/// Caddy that speaks TLS in front of another server.
+pub struct Caddy {
+    _process: Process,
+    _folder: TempDir,
+}
+
+impl Caddy {
+    /// An example of a site whose certificate and key are in `folder`, and which listens at `port`. `None`, and the
+    /// calling test is noted as skipped, without Caddy.
+    pub async fn of_example(folder: TempDir, port: u16, site: &str) -> Option<Self> {
+        let mut command = debian_program("caddy")?;
+        let path = folder.path();
+        std::fs::write(
+            path.join("Caddyfile"),
+            format!("{{\n    admin off\n    auto_https disable_redirects\n}}\n{site}"),
+        )
+        .expect("a file");
+        command.env("HOME", path).current_dir(path).args(["run", "--config", "Caddyfile", "--adapter", "caddyfile"]);
+        let mut process = Process::start("caddy", &path.join("caddy.log"), command);
+        until(seconds(20), "Caddy listens", || {
+            assert!(process.is_alive(), "Caddy ended: {}", process.log());
+            async { std::net::TcpStream::connect(("127.0.0.1", port)).ok() }
+        })
+        .await;
+        Some(Self { _process: process, _folder: folder })
+    }
+}
+
 /// nginx that speaks TLS in front of another server.
 pub struct Nginx {
     /// For instance `https://127.0.0.1:8443`.
@@ -69,9 +97,10 @@ impl Nginx {
         write("server.pem", &issued.certificate);
         write("server.key", &issued.key);
         let server = format!(
-            "listen 127.0.0.1:{port} ssl;\n    ssl_certificate server.pem;\n    ssl_certificate_key server.key;\n    \
-             location / {{\n      proxy_pass {upstream};\n      proxy_http_version 1.1;\n      proxy_set_header Host \
-             $http_host;\n      proxy_request_buffering off;\n      proxy_buffering off;\n    }}"
+            "server {{\n    listen 127.0.0.1:{port} ssl;\n    ssl_certificate server.pem;\n    ssl_certificate_key \
+             server.key;\n    client_max_body_size 0;\n    location / {{\n      proxy_pass {upstream};\n      \
+             proxy_http_version 1.1;\n      proxy_set_header Host $http_host;\n      \
+             proxy_request_buffering off;\n      proxy_buffering off;\n    }}\n  }}"
         );
         let process = Self::run(command, &folder, port, &server).await;
         Some(Self { url: format!("https://127.0.0.1:{port}"), port, _process: process, _folder: folder })
@@ -82,9 +111,16 @@ impl Nginx {
         let command = debian_program("nginx")?;
         let folder = tempfile::tempdir().expect("temporary folder");
         let port = free_port();
-        let server = format!("listen 127.0.0.1:{port};\n    location / {{ proxy_pass {upstream}; }}");
+        let server =
+            format!("server {{\n    listen 127.0.0.1:{port};\n    location / {{ proxy_pass {upstream}; }}\n  }}");
         let process = Self::run(command, &folder, port, &server).await;
         Some(Self { url: format!("http://127.0.0.1:{port}"), port, _process: process, _folder: folder })
+    }
+
+    /// An example of a site whose certificate and key are in `folder`, and which listens at `port`. `None` as above.
+    pub async fn of_example(folder: TempDir, port: u16, site: &str) -> Option<Self> {
+        let process = Self::run(debian_program("nginx")?, &folder, port, site).await;
+        Some(Self { url: format!("https://127.0.0.1:{port}"), port, _process: process, _folder: folder })
     }
 
     async fn run(mut command: Command, folder: &TempDir, port: u16, server: &str) -> Process {
@@ -108,6 +144,6 @@ fn configuration(folder: &Path, server: &str) -> String {
         .collect();
     format!(
         "daemon off;\nmaster_process off;\nerror_log stderr;\npid {folder}/nginx.pid;\nevents {{}}\nhttp {{\n  \
-         access_log off;\n{temporary}  client_max_body_size 0;\n  server {{\n    {server}\n  }}\n}}\n"
+         access_log off;\n{temporary}  {server}\n}}\n"
     )
 }

@@ -22,8 +22,8 @@ pub fn libraries() -> PathBuf {
 
 /// A command that runs Debian's program `name`; `None`, and the calling test is noted as skipped, if it is missing.
 pub fn debian_program(name: &str) -> Option<Command> {
-    let unpacked = debian().join("usr/sbin").join(name);
-    if unpacked.is_file() {
+    let unpacked = ["usr/sbin", "usr/bin"].map(|folder| debian().join(folder).join(name));
+    if let Some(unpacked) = unpacked.into_iter().find(|program| program.is_file()) {
         let mut command = Command::new(unpacked);
         command.env_clear().env("LD_LIBRARY_PATH", libraries());
         return Some(command);
@@ -37,6 +37,24 @@ pub fn debian_program(name: &str) -> Option<Command> {
         }
         None => skip(name),
     }
+}
+
+/// Debian's Chromium without a window, with its profile in `folder`; `None`, and the calling test is noted as skipped,
+/// without it.
+pub fn chromium(folder: &Path) -> Option<Command> {
+    let name = "chromium-headless-shell";
+    let unpacked = debian().join("usr/lib/chromium").join(name);
+    let program = if unpacked.is_file() { unpacked } else { Path::new("/usr/bin").join(name) };
+    if !program.is_file() {
+        return skip(name);
+    }
+    let mut command = Command::new(program);
+    let libraries = libraries();
+    let paths = std::env::join_paths([&libraries, &libraries.join("pulseaudio")]).expect("plain paths");
+    command.env_clear().env("LD_LIBRARY_PATH", paths).env("HOME", folder);
+    // Its sandbox needs user namespaces, which containers lack.
+    command.args(["--no-sandbox", "--disable-gpu"]).arg(format!("--user-data-dir={}", folder.display()));
+    Some(command)
 }
 
 /// The folder with the programs of Postgres `major`; `None`, and the calling test is noted as skipped, without it.

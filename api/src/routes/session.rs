@@ -13,8 +13,8 @@ use crate::State;
 use crate::access::LogIn;
 use crate::access::credentials::{self, COOKIE, SECURE_COOKIE};
 use crate::extract::Json;
-use crate::place::Peer;
 use crate::problem::{Problem, Result};
+use crate::proxies::Client;
 
 /// What a browser logs in with: a key, or the secret part of a link that `pyrograph login-link` printed.
 #[derive(Deserialize, ToSchema)]
@@ -48,7 +48,7 @@ impl From<&Caller> for Session {
 
 /// The parts of a request that a login looks at.
 pub(crate) struct Browser {
-    peer: Option<std::net::IpAddr>,
+    client: Option<Client>,
     headers: HeaderMap,
 }
 
@@ -56,7 +56,7 @@ impl axum::extract::FromRequestParts<State> for Browser {
     type Rejection = std::convert::Infallible;
 
     async fn from_request_parts(parts: &mut Parts, _: &State) -> Result<Self, Self::Rejection> {
-        Ok(Self { peer: Peer::of(&parts.extensions), headers: parts.headers.clone() })
+        Ok(Self { client: Client::of(&parts.extensions).cloned(), headers: parts.headers.clone() })
     }
 }
 
@@ -88,8 +88,8 @@ pub(crate) async fn log_in(browser: Browser, state: State, Json(request): Json<S
         (None, None) => return Err(unprocessable("key", "Send a `key`, or the secret of a `link`.")),
         (Some(_), Some(_)) => return Err(unprocessable("link", "Send a `key` or a `link`, not both.")),
     };
-    let (token, caller) = state.access.log_in(with, browser.peer).await?;
-    let cookie = cookie(&state, &browser.headers, &token.reveal(), SESSION.as_secs());
+    let (token, caller) = state.access.log_in(with, browser.client.as_ref().map(|client| client.address)).await?;
+    let cookie = cookie(&state, &browser, &token.reveal(), SESSION.as_secs());
     Ok((cookie, Body(Session::from(&caller))).into_response())
 }
 
@@ -116,12 +116,13 @@ pub(crate) async fn log_out(browser: Browser, state: State) -> Result<Response> 
     if let Some(token) = credentials::session(&browser.headers) {
         state.access.log_out(&token).await?;
     }
-    Ok((StatusCode::NO_CONTENT, cookie(&state, &browser.headers, "", 0)).into_response())
+    Ok((StatusCode::NO_CONTENT, cookie(&state, &browser, "", 0)).into_response())
 }
 
 /// The header that keeps `value` in the browser for some seconds. Over TLS it is sent over TLS only.
-fn cookie(state: &State, headers: &HeaderMap, value: &str, seconds: u64) -> HeaderMap {
-    let (name, secure) = if state.names.is_tls(headers) { (SECURE_COOKIE, "; Secure") } else { (COOKIE, "") };
+fn cookie(state: &State, browser: &Browser, value: &str, seconds: u64) -> HeaderMap {
+    let is_tls = state.names.is_tls(browser.client.as_ref(), &browser.headers);
+    let (name, secure) = if is_tls { (SECURE_COOKIE, "; Secure") } else { (COOKIE, "") };
     let text = format!("{name}={value}; Path=/; HttpOnly; SameSite=Strict; Max-Age={seconds}{secure}");
     let mut set = HeaderMap::new();
     if let Ok(mut text) = HeaderValue::from_str(&text) {

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use domain::artifact::{NewArtifact, OutputKind};
 use domain::event::Feed;
 use domain::job::{self, Claim, JobKind, LeasePolicy};
-use domain::{Caller, Pools, Storage, StorageConfig, StorageKey, WorkerId, generation};
+use domain::{Pools, Storage, StorageConfig, StorageKey, WorkerId, generation};
 use reqwest::multipart::{Form, Part};
 use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
@@ -90,46 +90,57 @@ impl TestServer {
         })
         .unwrap();
         let services = Arc::new(Services { objects: folder, s3, _database: database });
-        Self::start(services, pools, storage, Access::open(Caller::anonymous())).await
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let state = api::State::new(pools.api.clone(), Feed::start(pools.listen.clone()).await, storage.clone());
+        Self::serve(listener, state, services, pools, storage)
     }
 
     /// Another server on the same database and bucket.
     pub(crate) async fn another(&self, access: Access) -> Self {
-        Self::start(self.services.clone(), self.pools.clone(), self.storage.clone(), access).await
+        self.with(|state| state.with_access(access)).await
     }
 
     /// Another server on the same database and bucket, under these names.
     pub(crate) async fn with_names(&self, names: Names, access: Access) -> Self {
+        self.with(|state| state.with_names(names).with_access(access)).await
+    }
+
+    /// Another server on the same database and bucket, with another state.
+    pub(crate) async fn with(&self, change: impl FnOnce(api::State) -> api::State) -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let feed = Feed::start(self.pools.listen.clone()).await;
-        let state = api::State::new(self.pools.api.clone(), feed, self.storage.clone());
-        let state = state.with_names(names).with_access(access);
+        self.on(listener, change).await
+    }
+
+    /// The same on this listener.
+    pub(crate) async fn on(
+        &self,
+        listener: tokio::net::TcpListener,
+        change: impl FnOnce(api::State) -> api::State,
+    ) -> Self {
+        let state = change(self.state().await);
         Self::serve(listener, state, self.services.clone(), self.pools.clone(), self.storage.clone())
     }
 
     /// Another server on the same database and bucket, which limits the requests of each key.
     pub(crate) async fn with_rate(&self, rate: Rate, access: Access) -> Self {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let feed = Feed::start(self.pools.listen.clone()).await;
-        let state = api::State::new(self.pools.api.clone(), feed, self.storage.clone());
-        let state = state.with_rate(rate).with_access(access);
-        Self::serve(listener, state, self.services.clone(), self.pools.clone(), self.storage.clone())
+        self.with(|state| state.with_rate(rate).with_access(access)).await
     }
 
-    async fn start(services: Arc<Services>, pools: Pools, storage: Storage, access: Access) -> Self {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let feed = Feed::start(pools.listen.clone()).await;
-        let state = api::State::new(pools.api.clone(), feed, storage.clone()).with_access(access);
-        Self::serve(listener, state, services, pools, storage)
+    /// The state of a server on the same database and bucket.
+    pub(crate) async fn state(&self) -> api::State {
+        let feed = Feed::start(self.pools.listen.clone()).await;
+        api::State::new(self.pools.api.clone(), feed, self.storage.clone())
+    }
+
+    /// The address of the bucket.
+    pub(crate) fn bucket_endpoint(&self) -> String {
+        self.services.s3.endpoint()
     }
 
     /// Another server on the same database and bucket, as `up` runs it: clients reach the bucket through it.
     pub(crate) async fn as_up(&self, names: Names) -> Self {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let feed = Feed::start(self.pools.listen.clone()).await;
-        let state = api::State::new(self.pools.api.clone(), feed, self.storage.clone()).with_names(names);
-        let state = state.with_gateway(&self.services.s3.endpoint()).unwrap();
-        Self::serve(listener, state, self.services.clone(), self.pools.clone(), self.storage.clone())
+        let endpoint = self.bucket_endpoint();
+        self.with(|state| state.with_names(names).with_gateway(&endpoint).unwrap()).await
     }
 
     fn serve(

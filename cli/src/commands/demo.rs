@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use super::Outcome;
 use super::engine_flags::EngineFlags;
 use super::generate::only_picture;
-use super::listen_flags::ListenFlags;
+use super::listen_flags::{Bind, ListenFlags};
 use crate::client::{Artifact, Client, Dataset, Generation, Job, Pictures, Training, follow, free_name};
 use crate::contact_sheet::{ContactSheet, Pair};
 use crate::failure::Failure;
@@ -81,7 +81,12 @@ impl Demo {
         let (stop, worker) = platform::stop_token(&self.data_dir);
         let meter = Meter::wait("starting Postgres, S3, the API and a worker");
         let started = Instant::now();
-        let anywhere = ListenFlags { bind: SocketAddr::from(([127, 0, 0, 1], 0)), open: false };
+        let anywhere = ListenFlags {
+            bind: Bind::Address(SocketAddr::from(([127, 0, 0, 1], 0))),
+            socket_mode: 0,
+            proxies: api::Proxies::default(),
+            open: false,
+        };
         let engine = EngineFlags { device: self.device, ..EngineFlags::default() };
         let mut platform = Platform::start(&self.data_dir, &anywhere, &engine, log::CLIENT, worker).await?;
         meter.finish(&format!(

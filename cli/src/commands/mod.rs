@@ -5,6 +5,7 @@
 pub(crate) mod database_options;
 pub(crate) mod datasets;
 pub(crate) mod demo;
+pub(crate) mod doctor;
 pub(crate) mod engine;
 pub(crate) mod engine_flags;
 pub(crate) mod generate;

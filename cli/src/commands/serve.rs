@@ -1,6 +1,7 @@
 //! `pyrograph serve`: the API alone, for deployments where workers run elsewhere.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Args;
 
@@ -10,6 +11,9 @@ use crate::configuration::Services;
 use crate::failure::Failure;
 use crate::server::{Server, listen};
 use crate::signal;
+
+/// How long responses may take to finish after the server was asked to stop.
+const FAREWELL: Duration = Duration::from_secs(30);
 
 /// Serve the REST API
 ///
@@ -29,9 +33,9 @@ impl Serve {
     pub(crate) async fn run(self) -> Outcome {
         let stop = signal::stop_token(|| ());
         let services = Services::find(&self.data_dir)?;
-        let listener = listen(self.listen.bind).await?;
+        let listener = listen(&self.listen).await?;
         let mut server = tokio::select! {
-            started = Server::start(listener, &services, self.listen.open, &[]) => started?,
+            started = Server::start(listener, &services, &self.listen, &[]) => started?,
             // It may wait for the database for a long time.
             () = stop.cancelled() => return Ok(()),
         };
@@ -42,7 +46,7 @@ impl Serve {
                 return Err(Failure::Failed(anyhow::anyhow!("the API stopped unexpectedly; see the log")));
             }
         }
-        server.stop().await;
+        server.stop(FAREWELL).await;
         Ok(())
     }
 }
