@@ -241,13 +241,14 @@ async fn workers_show_the_callers_jobs_and_models() {
     let ember = owner.get("/v1/models/ember").await.expect(200);
     owner.post("/v1/models/ember/load", &json!({})).await.expect(202);
     owner.loads(worker, &text(&ember["sha256"])).await;
-    owner.post("/v1/generations", &json!({"prompt": "a fox"})).await.expect(202);
+    let job = owner.post("/v1/generations", &json!({"prompt": "a fox"})).await.expect(202);
     owner.claim_as(JobKind::Generation, worker).await;
 
     let seen = owner.get("/v1/workers").await.expect(200)["items"][0].clone();
     assert_eq!((seen["jobs"].as_array().unwrap().len(), seen["swaps"].as_array().unwrap().len()), (1, 1));
-    assert_eq!(seen["resident"][0]["model"]["id"], ember["id"]);
+    assert_eq!((&seen["resident"][0]["model"]["id"], &seen["other_jobs"]), (&ember["id"], &json!(0)));
     let seen = stranger.get("/v1/workers").await.expect(200)["items"][0].clone();
     assert_eq!((&seen["id"], &seen["jobs"], &seen["swaps"]), (&json!(worker), &json!([]), &json!([])));
-    assert_eq!(seen["resident"][0]["model"], Value::Null);
+    assert_eq!((&seen["resident"][0]["model"], &seen["other_jobs"]), (&Value::Null, &json!(1)));
+    assert!(!seen.to_string().contains(&text(&job["id"])), "{seen:#}");
 }
