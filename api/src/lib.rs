@@ -48,7 +48,7 @@ mod server;
 mod state;
 mod wording;
 
-pub use access::Access;
+pub use access::{Access, Hub, HubRules, HubTimes};
 pub use app::app;
 pub use names::{HostPattern, Names, PublicUrl};
 pub use openapi::openapi;

@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use crate::commands::engine_flags::EngineFlags;
 use crate::commands::listen_flags::ListenFlags;
 use crate::commands::worker;
-use crate::configuration::{SERVICE_VARIABLES, named_worker_dir, names, variable};
+use crate::configuration::{SERVICE_VARIABLES, hub, named_worker_dir, names, variable};
 use crate::failure::{EXIT_USAGE, Failure};
 use crate::installation::{self, Installation};
 use crate::key::Key;
@@ -95,6 +95,7 @@ impl Platform {
         let worker_dir = named_worker_dir()?.unwrap_or_else(|| data_dir.join("worker"));
         worker::config(engine, worker_dir.clone())?;
         names(flags.bind)?;
+        hub()?;
         let listener = listen(flags.bind).await?;
         let program = std::env::current_exe().context("could not find the path of this program")?;
         let installation = Installation::open(data_dir).await?;

@@ -6,18 +6,18 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use api::{Access, Names};
+use api::{Access, HubRules, Names};
 use domain::database::{PoolSizes, Pools, Presence};
 use domain::event::Feed;
 use domain::job::Reaper;
 use domain::sweep::{self, Sweeper};
-use domain::{Database, Storage, WorkerId, access, worker};
+use domain::{Caller, Database, ProjectId, Storage, WorkerId, access, project, worker};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::built_in;
-use crate::configuration::{Services, database_pool, lease_policy, names, sweeps};
+use crate::configuration::{Services, database_pool, hub, lease_policy, names, sweeps};
 use crate::failure::Failure;
 use crate::services;
 
@@ -74,6 +74,23 @@ async fn admits(pools: &Pools, names: &Names, open: bool) -> Result<Admits, Fail
     }
 }
 
+/// Closes the installation, and creates the projects that the rules for tokens of the Hub name.
+async fn admit_tokens(pools: &Pools, rules: &HubRules) -> Result<(), Failure> {
+    if rules.admit_everyone() {
+        tracing::warn!(
+            "PYROGRAPH_HF_ALLOW has a rule for every account (`*`): everyone with a token of the Hugging Face Hub may use \
+             the API."
+        );
+    }
+    let operator = Caller::operator(ProjectId::DEFAULT);
+    services::answered(access::close(&operator, &pools.api).await, "could not close the installation")?;
+    for name in rules.projects() {
+        let project = project::get_or_create(&operator, &pools.api, name).await;
+        services::answered(project, "could not create a project of PYROGRAPH_HF_ALLOW")?;
+    }
+    Ok(())
+}
+
 /// A running API server.
 pub(crate) struct Server {
     address: SocketAddr,
@@ -98,9 +115,12 @@ impl Server {
     ) -> Result<Self, Failure> {
         let address = listener.local_addr().context("the listener has no address")?;
         let names = names(address)?;
-        let (reaper, sweeps) = (Reaper::new(lease_policy()?), sweeps()?);
+        let (reaper, sweeps, hub) = (Reaper::new(lease_policy()?), sweeps()?, hub()?);
         let pools = services::database(&services.database(), PoolSizes::server(database_pool()?)).await?;
         services::migrate(&pools).await?;
+        if let Some(hub) = &hub {
+            admit_tokens(&pools, hub.rules()).await?;
+        }
         let admits = admits(&pools, &names, open).await?;
         for worker in dead {
             services::answered(worker::stopped(&pools.lease, *worker).await, "could not update the list of workers")?;
@@ -129,10 +149,11 @@ impl Server {
         if services.behind_api && services.storage.public_endpoint.is_none() {
             state = state.with_gateway(&services.storage.endpoint).context("could not start the HTTP client")?;
         }
-        let access = if admits == Admits::Everyone {
-            Access::everyone(pools.api.clone())
-        } else {
-            Access::keys(pools.api.clone())
+        let database = pools.api.clone();
+        let access = match hub {
+            Some(hub) => Access::keys_and_hub(database, hub),
+            None if admits == Admits::Everyone => Access::everyone(database),
+            None => Access::keys(database),
         };
         let state = state.with_access(access);
         let serving = tokio::spawn({

@@ -14,6 +14,7 @@ mod events;
 mod examples;
 mod generations;
 mod headers;
+mod hub_tokens;
 mod imports;
 mod inputs;
 mod jobs;
