@@ -20,6 +20,7 @@ mod inputs;
 mod jobs;
 mod keys;
 mod log;
+mod matrix;
 mod models;
 mod picture_info;
 mod presigned;
