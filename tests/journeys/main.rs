@@ -7,7 +7,7 @@
 //! loaded (`residency`), then failures below a running job (`crash`, `lost_lease`, `lost_replies`, `takeover`,
 //! `resume`, `cancel`, `events`, `loading`, `acknowledged`, `disks`), how processes stop (`stops`), what the platform
 //! provides (`database`, `certificates`, `proxies`, `credentials`, `nameless`), what must not be reached (`addresses`)
-//! or shown (`secrets`), the rehearsal of a run on a card (`gauge`), and the scripts of the set-up
+//! or shown (`secrets`, `canaries`), the rehearsal of a run on a card (`gauge`), and the scripts of the set-up
 //! (`set_up`).
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "tests print what they measure")]
@@ -16,6 +16,7 @@
 mod access;
 mod acknowledged;
 mod addresses;
+mod canaries;
 mod cancel;
 mod certificates;
 mod checkpoints;
