@@ -166,12 +166,14 @@ async fn no_canary_is_seen_again(format: &str) {
         outputs += &String::from_utf8_lossy(&output.stderr);
         output.status.code()
     };
-    let (base, with) = (client.base().to_owned(), |key| [("PYROGRAPH_KEY", key)]);
-    let models = ["models", "list", "--server", &base];
-    assert_eq!(command(&models, &with(&of_command)), Some(0));
-    assert_eq!(command(&models, &with(USER_TOKEN)), Some(0));
-    assert_eq!(command(&models, &with(COMMAND_KEY)), Some(4));
-    assert_eq!(command(&["models", "list", "--server", "http://127.0.0.1:9"], &with(COMMAND_KEY)), Some(3));
+    let models = ["models", "list", "--server", client.base()];
+    assert_eq!(command(&models, &[("PYROGRAPH_KEY", &of_command)]), Some(0));
+    assert_eq!(command(&models, &[("PYROGRAPH_KEY", USER_TOKEN)]), Some(0));
+    assert_eq!(command(&models, &[("PYROGRAPH_KEY", COMMAND_KEY)]), Some(4));
+    assert_eq!(
+        command(&["models", "list", "--server", "http://127.0.0.1:9"], &[("PYROGRAPH_KEY", COMMAND_KEY)]),
+        Some(3)
+    );
     let proxy = format!("http://user:{PROXY}@127.0.0.1:9");
     let outside = ["models", "list", "--server", "http://pictures.example"];
     assert_eq!(command(&outside, &[("HTTP_PROXY", &proxy), ("PYROGRAPH_KEY", COMMAND_KEY)]), Some(3));
