@@ -135,3 +135,7 @@ CREATE INDEX jobs_ready ON jobs (priority DESC, created_at, id)
 DROP INDEX jobs_ready_on_base;
 CREATE INDEX jobs_ready_on_base ON jobs (base_sha256, priority DESC, created_at, id)
     INCLUDE (kind, run_at, memory, refused_by, project_id) WHERE status = 'queued';
+-- Callers with a token of the Hugging Face Hub have no key.
+
+ALTER TABLE audit ADD COLUMN account text;
+COMMENT ON COLUMN audit.account IS 'Account of the Hugging Face Hub whose token the caller had; NULL: it had none';

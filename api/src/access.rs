@@ -1,10 +1,13 @@
 //! How this server finds the caller of a request. The extractor is in `caller`; where a request carries its key, in
 //! `access::credentials`; which scope a route asks for, in `access::scopes`.
 //!
-//! An installation that never had a key serves requests of this machine without one. A grant that was read from the
+//! An installation that never had a key serves requests of this machine without one. Tokens of the Hugging Face Hub are
+//! in `access::hub`. A grant that was read from the
 //! database counts for [`FRESH`], so that a revoked key is refused within five seconds on every server.
 
 pub(crate) mod credentials;
+mod hub;
+mod hub_rules;
 pub(crate) mod scopes;
 
 use std::collections::{HashMap, HashSet};
@@ -15,9 +18,12 @@ use std::time::{Duration, Instant};
 use axum::http::StatusCode;
 use domain::key::{self, Grant, Token};
 use domain::session::{self, LinkToken, SessionToken};
-use domain::{Caller, Database, KeyId, Principal, access};
+use domain::{Caller, Database, KeyId, Principal, ProjectId, access, project};
 
 use self::credentials::Proof;
+pub use self::hub::{Hub, HubTimes};
+use self::hub::{HubToken, Verdict};
+pub use self::hub_rules::HubRules;
 use crate::per_address::network;
 use crate::problem::{Problem, Result};
 
@@ -30,6 +36,8 @@ const MOST_GRANTS: usize = 10_000;
 /// Failed attempts of one address within [`WINDOW`]; further ones get 429 until the next window.
 const MOST_FAILURES: u32 = 20;
 const WINDOW: Duration = Duration::from_mins(1);
+/// Seconds after which a client may try again if the Hub does not answer.
+const HUB_PAUSE: u64 = 10;
 /// Stands for a client without an address.
 const NOWHERE: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 
@@ -65,10 +73,14 @@ struct Keys {
     database: Database,
     /// Whether other machines are served, too, as long as there is no key.
     serves_everyone: bool,
+    /// The Hub, if its tokens are admitted.
+    hub: Option<Hub>,
     closed: Mutex<Option<Fresh<bool>>>,
     grants: Mutex<HashMap<KeyId, Fresh<Option<Grant>>>>,
     /// The keys of sessions.
     sessions: Mutex<HashMap<SessionToken, Fresh<Option<KeyId>>>>,
+    /// The projects of callers from the Hub, by name.
+    projects: Mutex<HashMap<Arc<str>, Fresh<Option<ProjectId>>>>,
     failures: Mutex<HashMap<IpAddr, Failures>>,
     /// Used since the last time that uses were recorded.
     used: Mutex<HashSet<KeyId>>,
@@ -82,6 +94,14 @@ struct Fresh<T> {
 struct Failures {
     since: Instant,
     count: u32,
+}
+
+impl Failures {
+    fn problem(&self) -> Problem {
+        let left = WINDOW.saturating_sub(self.since.elapsed()).as_secs() + 1;
+        let message = "Too many requests with a wrong key came from this address; try again later.";
+        Problem::new(StatusCode::TOO_MANY_REQUESTS, message).retry_after(left)
+    }
 }
 
 impl<T: Clone> Fresh<T> {
@@ -102,21 +122,29 @@ impl Access {
 
     /// Callers prove themselves with keys, once there is one. Until then only this machine is served.
     pub fn keys(database: Database) -> Self {
-        Self::with_database(database, false)
+        Self::with_database(database, false, None)
+    }
+
+    /// As [`Access::keys`], and callers also prove themselves with tokens of the Hugging Face Hub. The installation
+    /// must have been closed for that (`domain::access::close`).
+    pub fn keys_and_hub(database: Database, hub: Hub) -> Self {
+        Self::with_database(database, false, Some(hub))
     }
 
     /// As [`Access::keys`], but until there is a key everyone is served, who may do everything.
     pub fn everyone(database: Database) -> Self {
-        Self::with_database(database, true)
+        Self::with_database(database, true, None)
     }
 
-    fn with_database(database: Database, serves_everyone: bool) -> Self {
+    fn with_database(database: Database, serves_everyone: bool, hub: Option<Hub>) -> Self {
         Self(Arc::new(Mode::Keys(Box::new(Keys {
             database,
             serves_everyone,
+            hub,
             closed: Mutex::default(),
             grants: Mutex::default(),
             sessions: Mutex::default(),
+            projects: Mutex::default(),
             failures: Mutex::default(),
             used: Mutex::default(),
         }))))
@@ -155,6 +183,7 @@ impl Access {
         }
         match proof {
             Some(Proof::Key(token)) => keys.admit(token, peer.unwrap_or(NOWHERE)).await,
+            Some(Proof::Hub(token)) => keys.admit_from_hub(&token, peer.unwrap_or(NOWHERE)).await,
             Some(Proof::Session(token)) => keys.admit_session(token).await,
             None => Err(Problem::new(
                 StatusCode::UNAUTHORIZED,
@@ -226,7 +255,9 @@ impl Access {
         match (&*self.0, caller.principal()) {
             (Mode::Open(_), _) | (_, Principal::Operator) => Ok(true),
             (Mode::Keys(keys), Principal::Anonymous) => Ok(!keys.is_closed().await?),
-            (Mode::Keys(keys), Principal::Key(id)) => Ok(keys.grant(id).await?.is_some_and(|grant| grant.counts())),
+            // A stream ends with the answer about its token; who follows it connects again, with the token.
+            (Mode::Keys(keys), Principal::Hub(account)) => Ok(keys.hub.as_ref().is_some_and(|hub| hub.admits(account))),
+            (Mode::Keys(keys), Principal::Key(id)) => Ok(keys.grant(*id).await?.is_some_and(|grant| grant.counts())),
         }
     }
 
@@ -261,6 +292,46 @@ impl Keys {
             }
             _ => Err(self.failure(peer, refused("The key is not one of this server."))),
         }
+    }
+
+    /// The caller with a token of the Hub. While an address has failed too often, the Hub is asked about no further
+    /// token for it.
+    async fn admit_from_hub(&self, token: &HubToken, peer: IpAddr) -> Result<Caller> {
+        let refused = |why: &str| Problem::new(StatusCode::UNAUTHORIZED, why);
+        let Some(hub) = &self.hub else {
+            let why = "This server admits no tokens of the Hugging Face Hub; send a key.";
+            return Err(self.failure(peer, refused(why)));
+        };
+        let is_new = !hub.knows(token);
+        if is_new {
+            self.begin_attempt(peer)?;
+        }
+        let verdict = hub.judge(token).await;
+        if is_new && !matches!(verdict, Verdict::Refused(_)) {
+            self.forgive_attempt(peer);
+        }
+        let guest = match verdict {
+            Verdict::Admitted(guest) => guest,
+            Verdict::Refused(why) if is_new => return Err(refused(why)),
+            Verdict::Refused(why) => return Err(self.failure(peer, refused(why))),
+            Verdict::Unknown => {
+                let message = "The Hugging Face Hub, which knows whose token it is, does not answer; try again.";
+                return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, message).retry_after(HUB_PAUSE));
+            }
+        };
+        match self.project(&guest.project).await? {
+            Some(project) => Ok(Caller::new(project, Principal::Hub(guest.account), guest.scopes)),
+            None => Err(Problem::new(StatusCode::FORBIDDEN, "The project of the account was deleted.")),
+        }
+    }
+
+    async fn project(&self, name: &Arc<str>) -> domain::Result<Option<ProjectId>> {
+        if let Some(project) = lock(&self.projects).get(name).and_then(Fresh::get) {
+            return Ok(project);
+        }
+        let project = project::id(&self.database, name).await?;
+        lock(&self.projects).insert(name.clone(), Fresh::new(project));
+        Ok(project)
     }
 
     async fn admit_session(&self, token: SessionToken) -> Result<Caller> {
@@ -304,16 +375,26 @@ impl Keys {
     /// Counts a failed attempt, and returns its problem, or 429 if there were too many. A valid key is never refused
     /// for the attempts of others: all clients of a proxy have one address.
     fn failure(&self, peer: IpAddr, problem: Problem) -> Problem {
+        self.begin_attempt(peer).err().unwrap_or(problem)
+    }
+
+    /// Counts an attempt as failed, before it is known to be, so that many at once are limited, too. Errors: 429.
+    fn begin_attempt(&self, peer: IpAddr) -> Result<()> {
         let mut failures = lock(&self.failures);
         failures.retain(|_, failures| failures.since.elapsed() < WINDOW);
         let failures = failures.entry(network(peer)).or_insert_with(|| Failures { since: Instant::now(), count: 0 });
-        failures.count += 1;
-        if failures.count <= MOST_FAILURES {
-            return problem;
+        if failures.count >= MOST_FAILURES {
+            return Err(failures.problem());
         }
-        let left = WINDOW.saturating_sub(failures.since.elapsed()).as_secs() + 1;
-        let message = "Too many requests with a wrong key came from this address; try again later.";
-        Problem::new(StatusCode::TOO_MANY_REQUESTS, message).retry_after(left)
+        failures.count += 1;
+        Ok(())
+    }
+
+    /// An attempt that was begun has not failed.
+    fn forgive_attempt(&self, peer: IpAddr) {
+        if let Some(failures) = lock(&self.failures).get_mut(&network(peer)) {
+            failures.count = failures.count.saturating_sub(1);
+        }
     }
 }
 

@@ -15,7 +15,8 @@ pub(crate) fn document() -> OpenApi {
         .bearer_format("pyro_<id>_<secret>")
         .description(Some(
             "A key, as `Authorization: Bearer`, `Authorization: Key` or the password of HTTP Basic. Each operation \
-             names the scope that it asks for. An installation that never had a key asks for none and serves its own \
+             names the scope that it asks for. Where the operator admits them, tokens of the Hugging Face Hub count, \
+             too, as `Authorization: Bearer`. An installation that never had a key asks for none and serves its own \
              machine only.",
         ))
         .build();

@@ -55,7 +55,7 @@ mod server;
 mod state;
 mod wording;
 
-pub use access::Access;
+pub use access::{Access, Hub, HubRules, HubTimes};
 pub use app::app;
 pub use listener::{Listener, UnixSocket};
 pub use names::{HostPattern, Names, PublicUrl};

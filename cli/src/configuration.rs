@@ -1,6 +1,7 @@
 //! Configuration from environment variables: database, bucket, leases. No other part of the server side reads
 //! the environment; the crates below receive structs.
 
+mod hub;
 mod secret;
 mod storage;
 mod worker_dir;
@@ -20,9 +21,9 @@ use domain::database::Addresses;
 use domain::job::LeasePolicy;
 use domain::storage::{Keys, StorageConfig};
 use serde::{Deserialize, Serialize};
-use url::Url;
 use worker::{Guard, HubToken, Imports, Network};
 
+pub(crate) use self::hub::hub;
 pub(crate) use self::secret::secret;
 pub(crate) use self::storage::storage_from_environment;
 pub(crate) use self::worker_dir::{named_worker_dir, worker_dir};
@@ -63,6 +64,7 @@ const VARIABLES: &[Variable] = &[
     ("PYROGRAPH_IMPORT_NETWORKS", "private networks that imports may reach, such as `10.1.0.0/16`", "none"),
     ("HF_TOKEN", "Hugging Face token for gated and private repositories; workers only, never logged", ""),
     ("HF_ENDPOINT", "Hugging Face Hub or a mirror of it", "https://huggingface.co"),
+    ("PYROGRAPH_HF_ALLOW", "whose Hugging Face tokens the API admits: `account:project[:train],…`", "nobody's"),
     ("PYROGRAPH_GENERATION_SILENCE_MS", "restart an engine that reports no progress for this long", "120000"),
     ("PYROGRAPH_TRAINING_SILENCE_MS", "the same during a training", "600000"),
     ("PYROGRAPH_LEASE_TTL_MS", "a worker silent for this long loses its job; at least three heartbeats", "30000"),
@@ -358,11 +360,8 @@ fn switch(name: &str, value: Option<&str>) -> Result<bool, Failure> {
 /// Where models may be imported from.
 pub(crate) fn imports() -> Result<Imports, Failure> {
     let mut imports = Imports::default();
-    if let Some(hub) = variable("HF_ENDPOINT") {
-        imports.hub = Url::parse(&hub)
-            .ok()
-            .filter(url::Url::has_host)
-            .ok_or_else(|| Failure::Usage("HF_ENDPOINT is not a URL such as https://huggingface.co".to_owned()))?;
+    if let Some(endpoint) = hub::hub_endpoint()? {
+        imports.hub = endpoint;
     }
     imports.hub_token = secret("HF_TOKEN")?.map(|token| HubToken(token.trim().to_owned()));
     imports.folder = variable("PYROGRAPH_IMPORT_DIR").map(PathBuf::from);

@@ -8,19 +8,19 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use api::{Access, Listener, Names, State, UnixSocket};
+use api::{Access, HubRules, Listener, Names, State, UnixSocket};
 use domain::database::{PoolSizes, Pools, Presence};
 use domain::event::Feed;
 use domain::job::Reaper;
 use domain::sweep::{self, Sweeper};
-use domain::{Database, Storage, WorkerId, access, worker};
+use domain::{Caller, Database, ProjectId, Storage, WorkerId, access, project, worker};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::built_in;
 use crate::commands::listen_flags::{Bind, ListenFlags};
-use crate::configuration::{Services, database_pool, lease_policy, names, rate, sweeps};
+use crate::configuration::{Services, database_pool, hub, lease_policy, names, rate, sweeps};
 use crate::failure::Failure;
 use crate::services;
 
@@ -93,6 +93,23 @@ async fn admits(pools: &Pools, names: &Names, open: bool) -> Result<Admits, Fail
     }
 }
 
+/// Closes the installation, and creates the projects that the rules for tokens of the Hub name.
+async fn admit_tokens(pools: &Pools, rules: &HubRules) -> Result<(), Failure> {
+    if rules.admit_everyone() {
+        tracing::warn!(
+            "PYROGRAPH_HF_ALLOW has a rule for every account (`*`): everyone with a token of the Hugging Face Hub may use \
+             the API."
+        );
+    }
+    let operator = Caller::operator(ProjectId::DEFAULT);
+    services::answered(access::close(&operator, &pools.api).await, "could not close the installation")?;
+    for name in rules.projects() {
+        let project = project::get_or_create(&operator, &pools.api, name).await;
+        services::answered(project, "could not create a project of PYROGRAPH_HF_ALLOW")?;
+    }
+    Ok(())
+}
+
 /// A running API server.
 pub(crate) struct Server {
     /// With the port that it got.
@@ -121,9 +138,13 @@ impl Server {
             Listener::Unix(_) => flags.bind.clone(),
         };
         let names = names(bind.ip())?;
-        let (reaper, sweeps, rate) = (Reaper::new(lease_policy()?), sweeps()?, rate()?);
+        let (reaper, sweeps) = (Reaper::new(lease_policy()?), sweeps()?);
+        let (hub, rate) = (hub()?, rate()?);
         let pools = services::database(&services.database(), PoolSizes::server(database_pool()?)).await?;
         services::migrate(&pools).await?;
+        if let Some(hub) = &hub {
+            admit_tokens(&pools, hub.rules()).await?;
+        }
         let admits = admits(&pools, &names, flags.open).await?;
         for worker in dead {
             services::answered(worker::stopped(&pools.lease, *worker).await, "could not update the list of workers")?;
@@ -154,10 +175,11 @@ impl Server {
         if services.behind_api && services.storage.public_endpoint.is_none() {
             state = state.with_gateway(&services.storage.endpoint).context("could not start the HTTP client")?;
         }
-        let access = if admits == Admits::Everyone {
-            Access::everyone(pools.api.clone())
-        } else {
-            Access::keys(pools.api.clone())
+        let database = pools.api.clone();
+        let access = match hub {
+            Some(hub) => Access::keys_and_hub(database, hub),
+            None if admits == Admits::Everyone => Access::everyone(database),
+            None => Access::keys(database),
         };
         let state = rate.into_iter().fold(state.with_access(access), State::with_rate);
         let serving = tokio::spawn({

@@ -15,6 +15,8 @@ pub struct Entry {
     pub id: Uuid,
     /// The key of the caller; `None` if it had none.
     pub key: Option<KeyId>,
+    /// The account of the Hugging Face Hub whose token the caller had.
+    pub account: Option<String>,
     /// Whether a command on the database made the change.
     pub by_operator: bool,
     /// Address of the client, or of the proxy before it.
@@ -36,13 +38,18 @@ pub(crate) async fn record(
     object: impl std::fmt::Display,
     details: Value,
 ) -> Result<()> {
+    let account = match caller.principal() {
+        Principal::Hub(account) => Some(&**account),
+        Principal::Key(_) | Principal::Anonymous | Principal::Operator => None,
+    };
     sqlx::query!(
-        "INSERT INTO audit (id, project_id, key_id, by_operator, address, action, object, details)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+        "INSERT INTO audit (id, project_id, key_id, account, by_operator, address, action, object, details)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
         Uuid::now_v7(),
         caller.project() as ProjectId,
         caller.key() as Option<KeyId>,
-        caller.principal() == Principal::Operator,
+        account,
+        *caller.principal() == Principal::Operator,
         caller.address().map(|address| address.to_string()),
         action,
         object.to_string(),
@@ -57,7 +64,8 @@ pub(crate) async fn record(
 pub async fn list(caller: &Caller, database: &Database, page: &PageRequest) -> Result<Page<Entry>> {
     let rows = sqlx::query_as!(
         Entry,
-        r#"SELECT id, key_id AS "key: KeyId", by_operator, address, action, object, details, created_at FROM audit
+        r#"SELECT id, key_id AS "key: KeyId", account, by_operator, address, action, object, details, created_at
+           FROM audit
            WHERE project_id = $1 AND ($2::uuid IS NULL OR id < $2) ORDER BY id DESC LIMIT $3"#,
         caller.project() as ProjectId,
         page.before(),

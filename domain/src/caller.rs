@@ -5,6 +5,7 @@
 //! Not here: how a request proves who sent it (`api`), and which scope a route asks for (`api`).
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -22,7 +23,7 @@ pub struct Caller {
 }
 
 /// How the caller was authenticated.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Principal {
     /// Not at all: the installation has no key.
     Anonymous,
@@ -30,6 +31,8 @@ pub enum Principal {
     Operator,
     /// By a key.
     Key(KeyId),
+    /// By a token of the Hugging Face Hub; the name of the account that owns it, as the Hub spells it.
+    Hub(Arc<str>),
 }
 
 /// What a caller may do.
@@ -139,7 +142,8 @@ impl Caller {
         if self.scopes.contains(scope) {
             return Ok(());
         }
-        Err(Error::Forbidden { message: format!("The key lacks the scope `{}`.", scope.as_str()) })
+        let what = if matches!(self.principal, Principal::Hub(_)) { "token" } else { "key" };
+        Err(Error::Forbidden { message: format!("The {what} lacks the scope `{}`.", scope.as_str()) })
     }
 
     /// The same caller at this address.
@@ -165,15 +169,15 @@ impl Caller {
         self.project
     }
 
-    pub fn principal(&self) -> Principal {
-        self.principal
+    pub fn principal(&self) -> &Principal {
+        &self.principal
     }
 
     /// Its key, if it has one.
     pub(crate) fn key(&self) -> Option<KeyId> {
         match self.principal {
             Principal::Key(id) => Some(id),
-            Principal::Anonymous | Principal::Operator => None,
+            Principal::Anonymous | Principal::Operator | Principal::Hub(_) => None,
         }
     }
 

@@ -128,7 +128,7 @@ pub async fn create(caller: &Caller, database: &Database, request: KeyRequest) -
     let token = Token::new()?;
     let mut tx = begin(database.pool(caller)).await?;
     // Of two first keys, the second one waits here and sees the first.
-    access::close(&mut tx).await?;
+    access::close_in(&mut *tx).await?;
     let is_first = sqlx::query_scalar!(r#"SELECT NOT EXISTS (SELECT FROM keys WHERE NOT is_local) AS "first!""#)
         .fetch_one(&mut *tx)
         .await?;

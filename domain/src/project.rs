@@ -16,7 +16,8 @@ pub use self::deletion::{Deletion, delete, purge, purge_deleted};
 pub(crate) use self::retention::enforce as enforce_retention;
 use crate::faults::Faults;
 use crate::{
-    Caller, Database, Error, Page, PageRequest, ProjectId, QuotaChanges, Quotas, Result, audit, begin, integer, object,
+    Caller, Database, Error, Page, PageRequest, ProjectId, QuotaChanges, Quotas, Result, audit, begin, bounded, integer,
+    object,
 };
 
 /// Most characters of a name.
@@ -199,6 +200,12 @@ pub async fn enter(caller: Caller, database: &Database, name: &str) -> Result<Ca
     }
 }
 
+/// The id of the project of this name, if there is one: for callers that are admitted by a rule that names it.
+pub async fn id(database: &Database, name: &str) -> Result<Option<ProjectId>> {
+    let found = sqlx::query_scalar!(r#"SELECT id AS "id: ProjectId" FROM projects WHERE name = $1"#, name);
+    bounded(found.fetch_optional(database.before_caller())).await
+}
+
 /// The project of this name, which is created if there is none.
 pub async fn get_or_create(caller: &Caller, database: &Database, name: &str) -> Result<Project> {
     match create(caller, database, ProjectRequest { name: name.to_owned() }).await {
@@ -207,7 +214,8 @@ pub async fn get_or_create(caller: &Caller, database: &Database, name: &str) -> 
     }
 }
 
-fn check_name(name: &str) -> Result<()> {
+/// Errors: `Invalid` for a text that cannot be the name of a project.
+pub fn check_name(name: &str) -> Result<()> {
     let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
     let shaped = name.len() <= MAX_NAME_CHARS
         && name.bytes().next().is_some_and(allowed)

@@ -38,8 +38,10 @@ pub struct Worker {
     pub started_at: DateTime<Utc>,
     pub last_seen_at: DateTime<Utc>,
     pub resident: Vec<ResidentModel>,
-    /// The jobs that it is working on.
+    /// The jobs of the caller's project that it is working on.
     pub jobs: Vec<CurrentJob>,
+    /// How many jobs of other projects it is working on.
+    pub other_jobs: i64,
     /// The latest request about each model, newest first.
     pub swaps: Vec<Swap>,
 }
@@ -183,6 +185,7 @@ struct Row {
     last_seen_at: DateTime<Utc>,
     resident: Json<Vec<ResidentModel>>,
     jobs: Json<Vec<CurrentJob>>,
+    other_jobs: i64,
     swaps: Json<Vec<Swap>>,
 }
 
@@ -201,12 +204,14 @@ impl From<Row> for Worker {
             last_seen_at: row.last_seen_at,
             resident: row.resident.0,
             jobs: row.jobs.0,
+            other_jobs: row.other_jobs,
             swaps: row.swaps.0,
         }
     }
 }
 
-/// Lists the live workers, newest first, with the models, jobs and swaps of the caller's project.
+/// Lists the live workers, newest first, with the models, jobs and swaps of the caller's project. Of the jobs of others
+/// there is only their number.
 pub async fn list(caller: &Caller, database: &Database, page: &PageRequest) -> Result<Page<Worker>> {
     let rows = bounded(
         sqlx::query_as!(
@@ -223,6 +228,8 @@ pub async fn list(caller: &Caller, database: &Database, page: &PageRequest) -> R
                       coalesce((SELECT jsonb_agg(jsonb_build_object('kind', j.kind, 'id', j.subject) ORDER BY j.id)
                                 FROM jobs j WHERE j.status = 'running' AND j.worker = w.id AND j.project_id = $4), '[]')
                         AS "jobs!: Json<Vec<CurrentJob>>",
+                      (SELECT count(*) FROM jobs j
+                       WHERE j.status = 'running' AND j.worker = w.id AND j.project_id <> $4) AS "other_jobs!",
                       coalesce((SELECT jsonb_agg(to_jsonb(s) || jsonb_build_object(
                                        'name', w.name, 'device', w.device, 'error', s.error_message,
                                        'model', jsonb_build_object('id', m.id, 'name', m.name))

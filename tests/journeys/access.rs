@@ -6,6 +6,7 @@ use std::process::{Command, Output};
 
 use journeys::authority::Nginx;
 use journeys::client::{Client, text};
+use journeys::hub::{Hub, USER_TOKEN};
 use journeys::process::{Process, Signal, binary, postgres_programs};
 use journeys::stack::free_port;
 use journeys::wait::{seconds, until};
@@ -15,7 +16,7 @@ use serde_json::Value;
 use crate::embedded_stack::{open_folder, ready, up_command, up_command_at};
 
 /// Runs a command as a user in `folder` does.
-fn run(folder: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> Output {
+pub(crate) fn run(folder: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> Output {
     let mut command = Command::new(binary());
     command.env_clear().envs(postgres_programs()).env("HOME", folder).current_dir(folder);
     command.env("PATH", std::env::var_os("PATH").unwrap_or_default());
@@ -182,5 +183,50 @@ async fn a_server_that_others_reach_needs_a_key_first() {
     .await;
     let unknown = run(folder.path(), &["keys", "list", "--project", "nowhere", "--data-dir", "data"], &[]);
     assert_eq!(unknown.status.code(), Some(4), "{}", String::from_utf8_lossy(&unknown.stderr));
+    assert!(process.end(Signal::TERM, seconds(60)).success());
+}
+
+#[tokio::test]
+async fn tokens_of_the_hub_close_the_installation() {
+    let hub = Hub::start([]);
+    let folder = open_folder();
+    let port = free_port();
+    let up = |rules: &str| {
+        let mut command = up_command_at(folder.path(), &format!("0.0.0.0:{port}"));
+        command.env("HF_ENDPOINT", &hub.url).env("PYROGRAPH_HF_ALLOW", rules);
+        command
+    };
+    for (rules, says) in [("jane:studio,hf_s3cret", "rule 2"), (",", "no rule"), ("jane:Studio", "no project")] {
+        let refused = up(rules).output().unwrap();
+        let message = String::from_utf8_lossy(&refused.stderr);
+        assert_eq!(refused.status.code(), Some(2), "{message}");
+        assert!(message.contains("PYROGRAPH_HF_ALLOW") && message.contains(says), "{message}");
+        assert!(!message.contains("s3cret"), "{message}");
+    }
+
+    let client = Client::new(&format!("http://127.0.0.1:{port}"));
+    let mut process = Process::start("up", &folder.path().join("up.log"), up("jane:studio,*:guests"));
+    ready(&mut process, &client).await;
+    assert_eq!((status(&client, None).await, status(&client, Some(USER_TOKEN)).await), (401, 200));
+    assert_eq!(status(&client, Some("hf_unknown")).await, 401);
+    assert!(process.log().contains("WARN") && process.log().contains("every account"), "{}", process.log());
+    // Client commands send a token as they send a key; the user of `up` needs neither.
+    let server = format!("http://127.0.0.1:{port}");
+    let list = ["models", "list", "--json", "--server", &server];
+    let elsewhere = tempfile::tempdir().unwrap();
+    json(&run(elsewhere.path(), &list, &[("PYROGRAPH_KEY", USER_TOKEN)]));
+    let data_dir = ("PYROGRAPH_DATA_DIR", "data");
+    until(seconds(10), "the local key", || async { folder.path().join("data/key.json").exists().then_some(()) }).await;
+    json(&run(folder.path(), &list, &[data_dir]));
+    let projects = json(&run(folder.path(), &["projects", "list", "--json", "--data-dir", "data"], &[]));
+    let names: Vec<String> = projects.as_array().unwrap().iter().map(|project| text(&project["name"])).collect();
+    assert_eq!(names, ["guests", "studio", "default"]);
+    assert!(process.end(Signal::TERM, seconds(60)).success());
+    assert!(!process.log().contains(USER_TOKEN), "a token is in the log");
+
+    // Without the rules it stays closed.
+    let mut process = Process::start("up", &folder.path().join("again.log"), up(""));
+    ready(&mut process, &client).await;
+    assert_eq!((status(&client, None).await, status(&client, Some(USER_TOKEN)).await), (401, 401));
     assert!(process.end(Signal::TERM, seconds(60)).success());
 }

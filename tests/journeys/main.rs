@@ -6,8 +6,9 @@
 //! models are imported (`imports`, `checkpoints`, `flux_files`) and exported (`exports`), what the engine detects
 //! (`misfits`) and has loaded (`residency`), then failures below a running job (`crash`, `lost_lease`, `lost_replies`,
 //! `takeover`, `resume`, `cancel`, `events`, `loading`, `acknowledged`, `disks`), how processes stop (`stops`), what
-//! the platform provides (`database`, `certificates`, `proxies`, `credentials`, `nameless`), secrets (`secrets`), the
-//! rehearsal of a run on a card (`gauge`), and the scripts of the set-up (`set_up`).
+//! the platform provides (`database`, `certificates`, `proxies`, `credentials`, `nameless`), what must not be reached
+//! (`addresses`) or shown (`secrets`, `canaries`), the rehearsal of a run on a card (`gauge`), and the scripts of the
+//! set-up (`set_up`).
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "tests print what they measure")]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
@@ -15,6 +16,8 @@
 mod access;
 mod acknowledged;
 mod browser;
+mod addresses;
+mod canaries;
 mod cancel;
 mod certificates;
 mod checkpoints;

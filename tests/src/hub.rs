@@ -28,6 +28,9 @@ pub const OPEN: &str = "pyro/open";
 pub const GATED: &str = "pyro/gated";
 /// The token that gives access to it.
 pub const TOKEN: &str = "hf_canaryTokenOfTheOperator";
+/// A token of the user [`USER`], who has nothing but that.
+pub const USER_TOKEN: &str = "hf_canaryTokenOfAUser";
+pub const USER: &str = "jane";
 /// Appears in signed URLs, and must not appear in any log.
 pub const SIGNATURE: &str = "canarySignature";
 /// The address that tests allow.
@@ -78,6 +81,7 @@ impl Hub {
             .route("/{owner}/{name}/resolve/{revision}/{*path}", get(resolve))
             .route("/files/{*path}", get(file))
             .route("/to", get(redirect))
+            .route("/api/whoami-v2", get(who_am_i))
             .with_state(shared.clone());
         let blobs = Router::new().route("/cdn/{sha256}", get(blob)).with_state(shared.clone());
         let _entered = runtime().enter();
@@ -248,6 +252,16 @@ async fn file(
         Some(bytes) => shared.send(bytes.clone(), &headers),
         None => StatusCode::NOT_FOUND.into_response(),
     }
+}
+
+async fn who_am_i(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Response {
+    shared.note(&Method::GET, "/api/whoami-v2".to_owned(), &headers, false);
+    let token = format!("Bearer {USER_TOKEN}");
+    if headers.get(header::AUTHORIZATION).is_none_or(|sent| sent != token.as_str()) {
+        return StatusCode::UNAUTHORIZED.into_response();
+    }
+    let auth = json!({"type": "access_token", "accessToken": {"displayName": "x", "role": "read"}});
+    Json(json!({"type": "user", "name": USER, "orgs": [], "auth": auth})).into_response()
 }
 
 async fn redirect(Query(query): Query<BTreeMap<String, String>>) -> Response {

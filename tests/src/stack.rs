@@ -64,6 +64,17 @@ impl Stack {
         stack
     }
 
+    /// Another API on the same database and bucket, with additional environment variables.
+    pub async fn another_api(&self, name: &str, environment: &[(&str, &str)]) -> (Process, Client) {
+        let port = free_port();
+        let mut command = command(&self.site, self.pace, &self.environment, self.folder.path());
+        command.envs(environment.iter().copied()).args(["serve", "--bind", &format!("127.0.0.1:{port}")]);
+        let process = Process::start(name, &self.folder.path().join(format!("{name}.log")), command);
+        let client = Client::new(&format!("http://127.0.0.1:{port}"));
+        until(seconds(60), "another API is ready", || async { client.is_ready().await.then_some(()) }).await;
+        (process, client)
+    }
+
     fn serve(site: &Site, pace: Pace, environment: &[(String, String)], folder: &Path, port: u16) -> Process {
         let mut command = command(site, pace, environment, folder);
         command.args(["serve", "--bind", &format!("127.0.0.1:{port}")]);

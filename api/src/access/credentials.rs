@@ -1,5 +1,6 @@
 //! Where a request carries its key: `Authorization: Bearer`, `Authorization: Key` (fal's form), or the password of HTTP
-//! Basic, which clients of AUTOMATIC1111 send; and where a browser that has logged in carries its session, a cookie.
+//! Basic, which clients of AUTOMATIC1111 send; and where a browser that has logged in carries its session, a cookie. A
+//! token of the Hugging Face Hub comes as `Bearer`, as its own clients send it.
 
 use axum::http::{HeaderMap, StatusCode, header};
 use base64::Engine as _;
@@ -7,6 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use domain::key::Token;
 use domain::session::SessionToken;
 
+use super::hub::HubToken;
 use crate::problem::{Problem, Result};
 
 /// Name of the cookie. Over TLS it has the prefix that binds it to this host (RFC 6265bis, section 4.1.3.2).
@@ -17,12 +19,13 @@ pub(crate) const SECURE_COOKIE: &str = "__Host-pyrograph";
 pub(crate) enum Proof {
     /// A key, or the reason why it is none.
     Key(Result<Token>),
+    Hub(HubToken),
     Session(SessionToken),
 }
 
 /// The proof that a request carries. A key counts before a session.
 pub(crate) fn proof(headers: &HeaderMap) -> Option<Proof> {
-    token(headers).map(Proof::Key).or_else(|| session(headers).map(Proof::Session))
+    authorization(headers).or_else(|| session(headers).map(Proof::Session))
 }
 
 /// Whether a program set the header for this request, as no page of another origin can make a browser do by itself.
@@ -41,19 +44,22 @@ pub(crate) fn session(headers: &HeaderMap) -> Option<SessionToken> {
     ours.find_map(|(_, value)| value.parse().ok())
 }
 
-/// The key of a request: `None` if it carries none, and a problem for anything else.
-fn token(headers: &HeaderMap) -> Option<Result<Token>> {
+/// The key or token of a request: `None` if it carries none, and a problem for anything else.
+fn authorization(headers: &HeaderMap) -> Option<Proof> {
     let mut values = headers.get_all(header::AUTHORIZATION).iter();
     let value = values.next()?;
     if values.next().is_some() {
-        return Some(Err(refused("The request has several.")));
+        return Some(Proof::Key(Err(refused("The request has several."))));
     }
-    Some(value.to_str().ok().map_or_else(|| Err(refused("It is not text.")), read))
+    let Ok(value) = value.to_str() else { return Some(Proof::Key(Err(refused("It is not text.")))) };
+    let (scheme, rest) = value.trim().split_once(' ').unwrap_or((value, ""));
+    let scheme = scheme.to_ascii_lowercase();
+    let hub = (scheme == "bearer").then(|| HubToken::read(rest.trim())).flatten();
+    Some(hub.map_or_else(|| Proof::Key(read(&scheme, rest)), Proof::Hub))
 }
 
-fn read(value: &str) -> Result<Token> {
-    let (scheme, rest) = value.trim().split_once(' ').unwrap_or((value, ""));
-    let text = match scheme.to_ascii_lowercase().as_str() {
+fn read(scheme: &str, rest: &str) -> Result<Token> {
+    let text = match scheme {
         "bearer" | "key" => rest.trim().to_owned(),
         "basic" => password(rest.trim()).ok_or_else(|| refused("The credentials of `Basic` are not base64."))?,
         _ => return Err(refused("Send the key as `Bearer`, `Key` or the password of `Basic`.")),
@@ -79,12 +85,26 @@ mod tests {
     const KEY: &str = "pyro_0193796a8e5a7c3b9d1f0e2a4c6b8d9f_\
                        00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
 
-    fn of(values: &[&str]) -> Option<Result<Token>> {
+    fn proof_of(values: &[&str]) -> Option<Proof> {
         let mut headers = HeaderMap::new();
         for value in values {
             headers.append(header::AUTHORIZATION, HeaderValue::from_str(value).unwrap());
         }
-        token(&headers)
+        proof(&headers)
+    }
+
+    fn of(values: &[&str]) -> Option<Result<Token>> {
+        proof_of(values).map(|proof| match proof {
+            Proof::Key(token) => token,
+            Proof::Hub(_) | Proof::Session(_) => panic!("{values:?} is no key"),
+        })
+    }
+
+    #[test]
+    fn a_token_of_the_hub_comes_as_bearer() {
+        for value in ["Bearer hf_s3cret", "bearer  hf_s3cret "] {
+            assert!(matches!(proof_of(&[value]), Some(Proof::Hub(_))), "{value}");
+        }
     }
 
     #[test]
@@ -109,7 +129,9 @@ mod tests {
         for values in [
             &[""][..],
             &["Bearer"],
-            &["Bearer hf_s3cret"],
+            &["Bearer hf_"],
+            &["Bearer hf_s3cret/x"],
+            &["Key hf_s3cret"],
             &["Digest s3cret"],
             &["Basic s3cret"],
             &["Basic czNjcmV0"],

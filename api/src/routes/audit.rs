@@ -26,6 +26,8 @@ pub(crate) struct AuditEntry {
     pub details: Value,
     /// The key of the caller. Null if it had none.
     pub key: Option<KeyId>,
+    /// The account of the Hugging Face Hub whose token the caller had. Null if it had none.
+    pub account: Option<String>,
     /// Whether a command on the database made the change, such as `pyrograph keys`.
     pub operator: bool,
     /// Address of the client, or of the proxy before it. Null if there was no connection.
@@ -43,6 +45,7 @@ impl From<audit::Entry> for AuditEntry {
             object: entry.object,
             details: entry.details,
             key: entry.key,
+            account: entry.account,
             operator: entry.by_operator,
             address: entry.address,
             created_at: entry.created_at,

@@ -36,8 +36,11 @@ pub(crate) struct Worker {
     pub paused: Option<String>,
     /// Models that it has loaded.
     pub resident: Vec<ResidentModel>,
-    /// Jobs that it is working on. An import may run beside another job.
+    /// Jobs of the caller's project that it is working on. An import may run beside another job.
     pub jobs: Vec<CurrentJob>,
+    /// How many jobs of other projects it is working on.
+    #[schema(minimum = 0)]
+    pub other_jobs: i64,
     /// The latest request to load or unload each model, newest first.
     pub swaps: Vec<Swap>,
     pub started_at: DateTime<Utc>,
@@ -69,6 +72,7 @@ impl From<worker::Worker> for Worker {
             paused: worker.paused,
             resident: worker.resident,
             jobs: worker.jobs.into_iter().map(CurrentJob::from).collect(),
+            other_jobs: worker.other_jobs,
             swaps: worker.swaps,
             started_at: worker.started_at,
             last_seen_at: worker.last_seen_at,

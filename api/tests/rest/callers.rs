@@ -16,7 +16,7 @@ pub(crate) const PUBLIC: [(&str, &str); 4] =
     [("get", "/healthz"), ("get", "/readyz"), ("post", "/v1/session"), ("delete", "/v1/session")];
 
 /// Projects belong to no project: a caller who manages the installation sees all.
-const PROJECTS: &str = "/v1/projects";
+pub(crate) const PROJECTS: &str = "/v1/projects";
 
 pub(crate) fn operations(document: &Value) -> Vec<(String, String, &Value)> {
     let paths = document["paths"].as_object().unwrap();
@@ -54,7 +54,7 @@ async fn every_route_asks_who_the_caller_is() {
 
 impl TestServer {
     /// The same installation, as a caller of another project sees it.
-    async fn project(&self, name: &str) -> TestServer {
+    pub(crate) async fn project(&self, name: &str) -> TestServer {
         let id = ProjectId::new();
         sqlx::query("INSERT INTO projects (id, name) VALUES ($1, $2)")
             .bind(id.0)
@@ -73,10 +73,10 @@ impl TestServer {
 }
 
 /// One row of each noun, with its path.
-struct Rows(BTreeMap<&'static str, String>);
+pub(crate) struct Rows(BTreeMap<&'static str, String>);
 
 impl Rows {
-    async fn new(server: &TestServer) -> Self {
+    pub(crate) async fn new(server: &TestServer) -> Self {
         server.import("ember", None, &checkpoint()).await.expect(201);
         let clay = server.import("clay", Some("ember"), &[("clay.safetensors", lora(FLUX_MODULE))]).await.expect(201);
         let input = server.post_form("/v1/inputs", Form::new().part("image", picture_part(png(64, 64, 1)))).await;
@@ -112,12 +112,16 @@ impl Rows {
         Self(rows.into())
     }
 
-    fn id(&self, noun: &str) -> &str {
+    pub(crate) fn id(&self, noun: &str) -> &str {
         &self.0[noun]
     }
 
+    pub(crate) fn ids(&self) -> impl Iterator<Item = &str> {
+        self.0.values().map(String::as_str)
+    }
+
     /// The URLs of a path of the document, filled in with these rows.
-    fn addresses(&self, path: &str) -> Vec<String> {
+    pub(crate) fn addresses(&self, path: &str) -> Vec<String> {
         let path = path.replace("{image_id}", self.id("example")).replace("{upload_id}", self.id("upload"));
         let (parameter, values) = match path.split('/').nth(2).unwrap_or_default() {
             "generations" => ("{id}", vec![self.id("generation")]),
@@ -241,13 +245,14 @@ async fn workers_show_the_callers_jobs_and_models() {
     let ember = owner.get("/v1/models/ember").await.expect(200);
     owner.post("/v1/models/ember/load", &json!({})).await.expect(202);
     owner.loads(worker, &text(&ember["sha256"])).await;
-    owner.post("/v1/generations", &json!({"prompt": "a fox"})).await.expect(202);
+    let job = owner.post("/v1/generations", &json!({"prompt": "a fox"})).await.expect(202);
     owner.claim_as(JobKind::Generation, worker).await;
 
     let seen = owner.get("/v1/workers").await.expect(200)["items"][0].clone();
     assert_eq!((seen["jobs"].as_array().unwrap().len(), seen["swaps"].as_array().unwrap().len()), (1, 1));
-    assert_eq!(seen["resident"][0]["model"]["id"], ember["id"]);
+    assert_eq!((&seen["resident"][0]["model"]["id"], &seen["other_jobs"]), (&ember["id"], &json!(0)));
     let seen = stranger.get("/v1/workers").await.expect(200)["items"][0].clone();
     assert_eq!((&seen["id"], &seen["jobs"], &seen["swaps"]), (&json!(worker), &json!([]), &json!([])));
-    assert_eq!(seen["resident"][0]["model"], Value::Null);
+    assert_eq!((&seen["resident"][0]["model"], &seen["other_jobs"]), (&Value::Null, &json!(1)));
+    assert!(!seen.to_string().contains(&text(&job["id"])), "{seen:#}");
 }

