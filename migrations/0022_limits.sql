@@ -37,6 +37,12 @@ SELECT j.id AS job_id,
            'gpu_seconds', (SELECT coalesce(sum(t.gpu_seconds), 0) FROM attempts t WHERE t.job_id = j.id)) AS report
 FROM jobs j;
 
+CREATE FUNCTION model_of_job(job uuid) RETURNS uuid STABLE LANGUAGE sql AS $$
+    SELECT coalesce((SELECT model_id FROM generations WHERE job_id = $1), (SELECT model_id FROM trainings WHERE job_id = $1),
+                    (SELECT model_id FROM exports WHERE job_id = $1))
+$$;
+COMMENT ON FUNCTION model_of_job IS 'The model that the price of a job depends on: the checkpoint, or the LoRA that is exported; NULL: none';
+
 -- Stored bytes. A ledger, so that two transactions of one project do not wait for each other: every change is another
 -- row, and rows are merged now and then. `counted` says what a row of a table counts for.
 

@@ -28,9 +28,9 @@ impl FromRequestParts<State> for Caller {
         }
         let caller = state.access.caller(proof, address).await?.at(address);
         if let (Some(rates), Principal::Key(key)) = (&state.rates, caller.principal())
-            && !state.access.is_local(key).await?
+            && !state.access.is_local(*key).await?
         {
-            rates.count(key, parts)?;
+            rates.count(*key, parts)?;
         }
         let route = parts.extensions.get::<MatchedPath>().map_or("", MatchedPath::as_str);
         match scopes::of(&parts.method, route) {

@@ -10,7 +10,7 @@ use crate::document::document;
 use crate::limits::{GENERATION_LIMIT, PICTURE_LIMIT, PICTURES_LIMIT};
 use crate::routes::{
     audit, dataset, event, export, generation, health, import, input, jobs, key, model, picture_info, project, session,
-    swap, training, upload, worker,
+    swap, training, upload, usage, worker,
 };
 
 pub(crate) fn routes() -> OpenApiRouter<State> {
@@ -59,6 +59,7 @@ pub(crate) fn routes() -> OpenApiRouter<State> {
         .routes(routes!(audit::list))
         .routes(routes!(project::create, project::list))
         .routes(routes!(project::get, project::change, project::delete))
+        .routes(routes!(usage::get))
         // jobs of every kind
         .routes(routes!(jobs::list))
         .routes(routes!(jobs::get, jobs::delete))

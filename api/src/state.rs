@@ -11,6 +11,7 @@ use domain::database::Presence;
 use domain::event::Feed;
 use domain::generation::GenerationService;
 use domain::model::Catalog;
+use domain::prices::Prices;
 use domain::{Caller, Database, Storage};
 use tokio_util::sync::CancellationToken;
 
@@ -47,6 +48,8 @@ pub struct Shared {
     /// The way to a bucket that clients reach through this server.
     pub(crate) gateway: Option<Gateway>,
     pub(crate) access: Access,
+    /// What jobs cost, if the operator has said so.
+    pub(crate) prices: Option<Arc<Prices>>,
     /// Requests per second of each key; `None`: any number.
     pub(crate) rates: Option<Rates>,
 }
@@ -77,6 +80,7 @@ impl State {
             gateway: None,
             access: Access::open(Caller::anonymous()),
             rates: None,
+            prices: None,
         });
         Self { shared, storage, place: None }
     }
@@ -112,6 +116,11 @@ impl State {
     pub fn with_gateway(self, endpoint: &str) -> Result<Self, reqwest::Error> {
         let gateway = Gateway::new(endpoint)?;
         Ok(self.with(|shared| shared.gateway = Some(gateway)))
+    }
+
+    /// Jobs cost what this table says.
+    pub fn with_prices(self, prices: Prices) -> Self {
+        self.with(|shared| shared.prices = Some(Arc::new(prices)))
     }
 
     /// Streams end when `stop` is cancelled.

@@ -19,6 +19,7 @@ use anyhow::Context as _;
 use api::{HostPattern, Names, PublicUrl, Rate};
 use domain::database::Addresses;
 use domain::job::LeasePolicy;
+use domain::prices::Prices;
 use domain::storage::{Keys, StorageConfig};
 use serde::{Deserialize, Serialize};
 use worker::{Guard, HubToken, Imports, Network};
@@ -28,6 +29,7 @@ pub(crate) use self::secret::secret;
 pub(crate) use self::storage::storage_from_environment;
 pub(crate) use self::worker_dir::{named_worker_dir, worker_dir};
 use crate::failure::Failure;
+use crate::output::shown;
 
 /// An environment variable: its name, its meaning, and its default.
 type Variable = (&'static str, &'static str, &'static str);
@@ -45,6 +47,7 @@ const VARIABLES: &[Variable] = &[
     ("PYROGRAPH_CORS_ORIGINS", "origins whose pages may call the API, such as `https://app.example.com`", "none"),
     ("PYROGRAPH_REQUESTS_PER_SECOND", "requests that a key may send per second; 0: any number", "50"),
     ("PYROGRAPH_REQUEST_BURST", "requests that a key may send at once", "100"),
+    ("PYROGRAPH_PRICES", "file with a table of prices, by which jobs have costs", "none"),
     ("DATABASE_URL", "Postgres, 14 or later", "`up` runs its own"),
     ("PYROGRAPH_DATABASE_DIRECT_URL", "the same database without a pooler in transaction mode", "DATABASE_URL"),
     ("PYROGRAPH_DATABASE_POOL", "connections of a server for requests, up to 1000; it has at most five others", "5"),
@@ -238,6 +241,14 @@ pub(crate) fn rate() -> Result<Option<Rate>, Failure> {
     let per_second = number("PYROGRAPH_REQUESTS_PER_SECOND", 0..=1_000_000)?.unwrap_or(50);
     let burst = number("PYROGRAPH_REQUEST_BURST", 1..=1_000_000)?.unwrap_or(100);
     Ok(NonZeroU32::new(per_second).zip(NonZeroU32::new(burst)).map(|(per_second, burst)| Rate { per_second, burst }))
+}
+
+/// The table of prices, if there is one.
+pub(crate) fn prices() -> Result<Option<Prices>, Failure> {
+    let Some(file) = variable("PYROGRAPH_PRICES") else { return Ok(None) };
+    let wrong = |why: &dyn Display| Failure::Usage(format!("PYROGRAPH_PRICES, {}: {why}", shown(Path::new(&file))));
+    let text = std::fs::read_to_string(&file).map_err(|error| wrong(&error))?;
+    Prices::read(&text).map(Some).map_err(|why| wrong(&why.trim_end()))
 }
 
 /// A variable that is set and not empty.

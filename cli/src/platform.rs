@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use crate::commands::engine_flags::EngineFlags;
 use crate::commands::listen_flags::{Bind, ListenFlags};
 use crate::commands::worker;
-use crate::configuration::{SERVICE_VARIABLES, hub, named_worker_dir, names, variable};
+use crate::configuration::{SERVICE_VARIABLES, hub, named_worker_dir, names, prices, variable};
 use crate::failure::{EXIT_USAGE, Failure};
 use crate::installation::{self, Installation};
 use crate::key::Key;
@@ -103,6 +103,7 @@ impl Platform {
             return Err(Failure::Usage(message.to_owned()));
         }
         hub()?;
+        prices()?;
         let listener = listen(flags).await?;
         let program = std::env::current_exe().context("could not find the path of this program")?;
         let installation = Installation::open(data_dir).await?;

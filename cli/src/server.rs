@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::built_in;
 use crate::commands::listen_flags::{Bind, ListenFlags};
-use crate::configuration::{Services, database_pool, hub, lease_policy, names, rate, sweeps};
+use crate::configuration::{Services, database_pool, hub, lease_policy, names, prices, rate, sweeps};
 use crate::failure::Failure;
 use crate::services;
 
@@ -139,7 +139,7 @@ impl Server {
         };
         let names = names(bind.ip())?;
         let (reaper, sweeps) = (Reaper::new(lease_policy()?), sweeps()?);
-        let (hub, rate) = (hub()?, rate()?);
+        let (hub, rate, prices) = (hub()?, rate()?, prices()?);
         let pools = services::database(&services.database(), PoolSizes::server(database_pool()?)).await?;
         services::migrate(&pools).await?;
         if let Some(hub) = &hub {
@@ -182,6 +182,7 @@ impl Server {
             None => Access::keys(database),
         };
         let state = rate.into_iter().fold(state.with_access(access), State::with_rate);
+        let state = prices.into_iter().fold(state, State::with_prices);
         let serving = tokio::spawn({
             let stop = stop.clone();
             async move {

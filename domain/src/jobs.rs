@@ -22,6 +22,8 @@ pub struct Job {
     pub kind: JobKind,
     /// Models that the job runs with.
     pub models: Vec<ModelRef>,
+    /// Name of the checkpoint among them, or of the LoRA that is exported.
+    pub model: Option<String>,
     /// Name of the model to be made, if it makes one.
     pub makes: Option<String>,
     /// The failed job that this one repeats.
@@ -50,6 +52,7 @@ struct Row {
     id: Uuid,
     kind: JobKind,
     models: Json<Vec<ModelRef>>,
+    model: Option<String>,
     makes: Option<String>,
     retry_of: Option<Uuid>,
     retried_as: Option<Uuid>,
@@ -63,6 +66,7 @@ impl From<Row> for Job {
             id: row.id,
             kind: row.kind,
             models: row.models.0,
+            model: row.model,
             makes: row.makes,
             retry_of: row.retry_of,
             retried_as: row.retried_as,
@@ -80,6 +84,7 @@ macro_rules! select_jobs {
                       coalesce((SELECT jsonb_agg(jsonb_build_object('id', m.id, 'name', m.name) ORDER BY m.name)
                                 FROM job_needs n JOIN models m ON m.id = n.model_id WHERE n.job_id = j.id), '[]')
                         AS "models!: Json<Vec<ModelRef>>",
+                      (SELECT name FROM models WHERE id = model_of_job(j.id)) AS model,
                       (SELECT o.subject FROM jobs o WHERE o.id = j.retry_of AND o.deleted_at IS NULL) AS retry_of,
                       (SELECT t.subject FROM jobs t WHERE t.retry_of = j.id AND t.deleted_at IS NULL
                        ORDER BY t.subject DESC LIMIT 1) AS retried_as,

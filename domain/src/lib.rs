@@ -65,6 +65,7 @@ mod object;
 mod page;
 pub mod picture_info;
 pub mod preview;
+pub mod prices;
 pub mod project;
 mod quota;
 pub mod report;

@@ -16,8 +16,8 @@ pub use self::deletion::{Deletion, delete, purge, purge_deleted};
 pub(crate) use self::retention::enforce as enforce_retention;
 use crate::faults::Faults;
 use crate::{
-    Caller, Database, Error, Page, PageRequest, ProjectId, QuotaChanges, Quotas, Result, audit, begin, bounded, integer,
-    object,
+    Caller, Database, Error, Page, PageRequest, ProjectId, QuotaChanges, Quotas, Result, audit, begin, bounded,
+    integer, object,
 };
 
 /// Most characters of a name.

@@ -13,7 +13,11 @@
 //! and uploads of models with the size that they will have. A file that several models of a project have is stored once
 //! and counts for each of them. Checkpoints of running trainings and files of unfinished imports do not count.
 
+mod summary;
+
 use sqlx::PgPool;
+
+pub use self::summary::{GroupUsage, Usage, UsageGroup, UsageRequest, summary};
 
 use crate::{Caller, Database, ProjectId, Result, bounded};
 

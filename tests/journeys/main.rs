@@ -15,8 +15,8 @@
 
 mod access;
 mod acknowledged;
-mod browser;
 mod addresses;
+mod browser;
 mod canaries;
 mod cancel;
 mod certificates;

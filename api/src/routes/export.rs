@@ -7,12 +7,12 @@ use chrono::{DateTime, Utc};
 use domain::export::{self, Dtype, Format};
 use domain::job::{JobKind, JobStatus};
 use domain::model::ModelRef;
-use domain::{Caller, ExportId, Page, Storage};
+use domain::{Caller, ExportId, Page};
 use serde::{Deserialize, Serialize};
 use utoipa::openapi::{RefOr, Schema};
 use utoipa::{IntoParams, PartialSchema, ToSchema};
 
-use super::job::{self, Artifact, JobError, JobUrls, ReportParts};
+use super::job::{self, Artifact, JobError, JobUrls, JobUsage, ReportParts};
 use crate::State;
 use crate::extract::{PageQuery, Path, Query};
 use crate::problem::Result;
@@ -31,6 +31,7 @@ pub(crate) struct Export {
     /// The file: present once the export has succeeded, until the model is deleted.
     pub artifacts: Vec<Artifact>,
     pub error: Option<JobError>,
+    pub usage: JobUsage,
     pub created_at: DateTime<Utc>,
     pub started_at: Option<DateTime<Utc>>,
     pub finished_at: Option<DateTime<Utc>>,
@@ -63,8 +64,8 @@ fn dtype_schema() -> RefOr<Schema> {
 }
 
 impl Export {
-    async fn of(export: export::Export, storage: &Storage) -> Result<Self> {
-        let report = ReportParts::of(export.report, storage, &export.model.name).await?;
+    async fn of(export: export::Export, state: &State) -> Result<Self> {
+        let report = ReportParts::of(export.report, state, &export.model.name, Some(&export.model.name)).await?;
         Ok(Self {
             urls: JobUrls::below(path(export.id)),
             id: export.id,
@@ -75,6 +76,7 @@ impl Export {
             attempts: report.attempts,
             artifacts: report.artifacts,
             error: report.error,
+            usage: report.usage,
             created_at: export.created_at,
             started_at: report.started_at,
             finished_at: report.finished_at,
@@ -121,10 +123,10 @@ pub(crate) async fn create(
     }
     let location = path(export.id);
     if waited.is_none() && export.report.status == JobStatus::Succeeded {
-        let body = Json(Export::of(export, &state.storage).await?);
+        let body = Json(Export::of(export, &state).await?);
         return Ok((StatusCode::CREATED, [(header::LOCATION, location)], body).into_response());
     }
-    Ok(job::created(&location, &Export::of(export, &state.storage).await?, waited))
+    Ok(job::created(&location, &Export::of(export, &state).await?, waited))
 }
 
 /// List exports, newest first
@@ -136,7 +138,7 @@ pub(crate) async fn create(
 )]
 pub(crate) async fn list(caller: Caller, state: State, Query(query): Query<PageQuery>) -> Result<Json<ExportPage>> {
     let page = export::list(&caller, &state.database, &query.page()?).await?;
-    Ok(Json(page.try_map(|export| Export::of(export, &state.storage)).await?))
+    Ok(Json(page.try_map(|export| Export::of(export, &state)).await?))
 }
 
 /// Get an export
@@ -148,7 +150,7 @@ pub(crate) async fn list(caller: Caller, state: State, Query(query): Query<PageQ
 )]
 pub(crate) async fn get(caller: Caller, state: State, Path(id): Path<ExportId>) -> Result<Json<Export>> {
     let export = export::get(&caller, &state.database, id).await?;
-    Ok(Json(Export::of(export, &state.storage).await?))
+    Ok(Json(Export::of(export, &state).await?))
 }
 
 /// Cancel an export
@@ -162,7 +164,7 @@ pub(crate) async fn get(caller: Caller, state: State, Path(id): Path<ExportId>) 
 )]
 pub(crate) async fn cancel(caller: Caller, state: State, Path(id): Path<ExportId>) -> Result<Json<Export>> {
     let export = export::cancel(&caller, &state.database, id).await?;
-    Ok(Json(Export::of(export, &state.storage).await?))
+    Ok(Json(Export::of(export, &state).await?))
 }
 
 /// Delete an export and its file

@@ -13,7 +13,7 @@ use requests::GenerationParams;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::job::{self, Artifact, JobError, JobUrls, Progress, ReportParts};
+use super::job::{self, Artifact, JobError, JobUrls, JobUsage, Progress, ReportParts};
 use crate::State;
 use crate::extract::{self, PageQuery, Path, Query};
 use crate::problem::Result;
@@ -39,6 +39,7 @@ pub(crate) struct Generation {
     /// Notes about unexpected outcomes, such as a LoRA that fits only in part.
     pub warnings: Vec<String>,
     pub error: Option<JobError>,
+    pub usage: JobUsage,
     pub created_at: DateTime<Utc>,
     pub started_at: Option<DateTime<Utc>>,
     pub finished_at: Option<DateTime<Utc>>,
@@ -82,11 +83,12 @@ impl SourceImage {
 type GenerationPage = Page<Generation>;
 
 impl Generation {
-    async fn of(generation: generation::Generation, storage: &Storage) -> Result<Self> {
-        let report = ReportParts::of(generation.report, storage, &generation.model.name).await?;
+    async fn of(generation: generation::Generation, state: &State) -> Result<Self> {
+        let report =
+            ReportParts::of(generation.report, state, &generation.model.name, Some(&generation.model.name)).await?;
         let mut params = generation.params;
-        let image = SourceImage::of(params.image.take(), &generation.inputs, storage).await?;
-        let mask = SourceImage::of(params.mask.take(), &generation.inputs, storage).await?;
+        let image = SourceImage::of(params.image.take(), &generation.inputs, &state.storage).await?;
+        let mask = SourceImage::of(params.mask.take(), &generation.inputs, &state.storage).await?;
         Ok(Self {
             urls: JobUrls::below(path(generation.id)),
             id: generation.id,
@@ -100,6 +102,7 @@ impl Generation {
             artifacts: report.artifacts,
             warnings: report.warnings,
             error: report.error,
+            usage: report.usage,
             created_at: generation.created_at,
             started_at: report.started_at,
             finished_at: report.finished_at,
@@ -144,7 +147,7 @@ pub(crate) async fn create(
         generation = state.generations.get(&caller, generation.id).await?;
     }
     let location = path(generation.id);
-    let body = Generation::of(generation, &state.storage).await?;
+    let body = Generation::of(generation, &state).await?;
     Ok(job::created(&location, &body, waited))
 }
 
@@ -157,7 +160,7 @@ pub(crate) async fn create(
 )]
 pub(crate) async fn list(caller: Caller, state: State, Query(query): Query<PageQuery>) -> Result<Json<GenerationPage>> {
     let page = generation::list(&caller, &state.database, &query.page()?).await?;
-    Ok(Json(page.try_map(|generation| Generation::of(generation, &state.storage)).await?))
+    Ok(Json(page.try_map(|generation| Generation::of(generation, &state)).await?))
 }
 
 /// Get a generation
@@ -169,7 +172,7 @@ pub(crate) async fn list(caller: Caller, state: State, Query(query): Query<PageQ
 )]
 pub(crate) async fn get(caller: Caller, state: State, Path(id): Path<GenerationId>) -> Result<Json<Generation>> {
     let generation = state.generations.get(&caller, id).await?;
-    Ok(Json(Generation::of(generation, &state.storage).await?))
+    Ok(Json(Generation::of(generation, &state).await?))
 }
 
 /// Cancel a generation
@@ -184,7 +187,7 @@ pub(crate) async fn get(caller: Caller, state: State, Path(id): Path<GenerationI
 )]
 pub(crate) async fn cancel(caller: Caller, state: State, Path(id): Path<GenerationId>) -> Result<Json<Generation>> {
     let generation = generation::cancel(&caller, &state.database, id).await?;
-    Ok(Json(Generation::of(generation, &state.storage).await?))
+    Ok(Json(Generation::of(generation, &state).await?))
 }
 
 /// Delete a generation and its pictures

@@ -7,11 +7,11 @@ use domain::import;
 use domain::job::{JobKind, JobStatus};
 use domain::model::ModelRef;
 use domain::model::source::{Parts, Source};
-use domain::{Caller, ImportId, ModelId, Page, Storage};
+use domain::{Caller, ImportId, ModelId, Page};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::job::{JobError, JobUrls, Progress, ReportParts};
+use super::job::{JobError, JobUrls, JobUsage, Progress, ReportParts};
 use crate::State;
 use crate::extract::{PageQuery, Path, Query};
 use crate::problem::Result;
@@ -40,6 +40,7 @@ pub(crate) struct Import {
     pub output_model: Option<ModelRef>,
     pub warnings: Vec<String>,
     pub error: Option<JobError>,
+    pub usage: JobUsage,
     pub created_at: DateTime<Utc>,
     pub started_at: Option<DateTime<Utc>>,
     pub finished_at: Option<DateTime<Utc>>,
@@ -49,8 +50,8 @@ pub(crate) struct Import {
 type ImportPage = Page<Import>;
 
 impl Import {
-    pub(crate) async fn of(import: import::Import, storage: &Storage) -> Result<Self> {
-        let report = ReportParts::of(import.report, storage, &import.name).await?;
+    pub(crate) async fn of(import: import::Import, state: &State) -> Result<Self> {
+        let report = ReportParts::of(import.report, state, &import.name, None).await?;
         Ok(Self {
             urls: JobUrls::below(path(import.id)),
             id: import.id,
@@ -65,6 +66,7 @@ impl Import {
             output_model: import.output_model,
             warnings: report.warnings,
             error: report.error,
+            usage: report.usage,
             created_at: import.created_at,
             started_at: report.started_at,
             finished_at: report.finished_at,
@@ -85,7 +87,7 @@ pub(super) fn path(id: ImportId) -> String {
 )]
 pub(crate) async fn list(caller: Caller, state: State, Query(query): Query<PageQuery>) -> Result<Json<ImportPage>> {
     let page = import::list(&caller, &state.database, &query.page()?).await?;
-    Ok(Json(page.try_map(|import| Import::of(import, &state.storage)).await?))
+    Ok(Json(page.try_map(|import| Import::of(import, &state)).await?))
 }
 
 /// Get an import
@@ -97,7 +99,7 @@ pub(crate) async fn list(caller: Caller, state: State, Query(query): Query<PageQ
 )]
 pub(crate) async fn get(caller: Caller, state: State, Path(id): Path<ImportId>) -> Result<Json<Import>> {
     let import = import::get(&caller, &state.database, id).await?;
-    Ok(Json(Import::of(import, &state.storage).await?))
+    Ok(Json(Import::of(import, &state).await?))
 }
 
 /// Cancel an import
@@ -111,7 +113,7 @@ pub(crate) async fn get(caller: Caller, state: State, Path(id): Path<ImportId>) 
 )]
 pub(crate) async fn cancel(caller: Caller, state: State, Path(id): Path<ImportId>) -> Result<Json<Import>> {
     let import = import::cancel(&caller, &state.database, id).await?;
-    Ok(Json(Import::of(import, &state.storage).await?))
+    Ok(Json(Import::of(import, &state).await?))
 }
 
 /// Delete an import

@@ -9,6 +9,7 @@ use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, Utc};
 use domain::artifact::{self, OutputKind};
 use domain::job::{ErrorClass, JobStatus, Stage, wait_terminal};
+use domain::prices::{Cost, Used};
 use domain::report;
 use domain::storage::READ_TTL;
 use domain::{ArtifactId, Caller, JobId, Storage};
@@ -95,6 +96,20 @@ pub(crate) struct Artifact {
     pub created_at: DateTime<Utc>,
 }
 
+/// What a job has used, in attempts that have ended.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct JobUsage {
+    /// Seconds for which the devices of workers were held.
+    #[schema(minimum = 0)]
+    pub gpu_seconds: f64,
+    /// Bytes of the results.
+    #[schema(minimum = 0)]
+    pub bytes: i64,
+    /// By the server's table of prices. Absent if it has none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cost: Option<Cost>,
+}
+
 /// Paths to get, cancel and follow a job.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct JobUrls {
@@ -121,6 +136,7 @@ pub(crate) struct ReportParts {
     pub progress: Progress,
     pub attempts: i64,
     pub error: Option<JobError>,
+    pub usage: JobUsage,
     pub warnings: Vec<String>,
     pub artifacts: Vec<Artifact>,
     pub started_at: Option<DateTime<Utc>>,
@@ -128,8 +144,9 @@ pub(crate) struct ReportParts {
 }
 
 impl ReportParts {
-    /// `name` begins the names of the files that its artifacts are saved as.
-    pub(crate) async fn of(report: report::Report, storage: &Storage, name: &str) -> Result<Self> {
+    /// `name` begins the names of the files that its artifacts are saved as; the price is that of `model`.
+    pub(crate) async fn of(report: report::Report, state: &State, name: &str, model: Option<&str>) -> Result<Self> {
+        let used = Used { gpu_seconds: report.gpu_seconds, bytes: report.artifacts.iter().map(|one| one.bytes).sum() };
         // A stage is that of the current attempt: a job that waits again or has ended is in none.
         let is_stale = |progress: &Value| report.status != JobStatus::Running && progress.get("stage").is_some();
         let progress = report.progress.filter(|progress| !is_stale(progress));
@@ -151,8 +168,13 @@ impl ReportParts {
             },
             attempts: report.attempts,
             error: report.error.map(|error| JobError { class: error.class, message: error.message }),
+            usage: JobUsage {
+                gpu_seconds: used.gpu_seconds,
+                bytes: used.bytes,
+                cost: state.prices.as_ref().map(|prices| prices.cost(model, used)),
+            },
             warnings: report.warnings,
-            artifacts: artifacts(report.artifacts, storage, name).await?,
+            artifacts: artifacts(report.artifacts, &state.storage, name).await?,
             started_at: report.started_at,
             finished_at: report.finished_at,
         })

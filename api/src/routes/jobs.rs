@@ -6,14 +6,14 @@ use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, Utc};
 use domain::job::{JobKind, JobStatus};
 use domain::model::ModelRef;
-use domain::{Caller, Error, Page, PageRequest, Storage, jobs};
+use domain::{Caller, Error, Page, PageRequest, jobs};
 use serde::de::value::StrDeserializer;
 use serde::de::{DeserializeOwned, IntoDeserializer};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
-use super::job::{Artifact, JobError, Progress, ReportParts};
+use super::job::{Artifact, JobError, JobUsage, Progress, ReportParts};
 use crate::extract::{self, Path, Query};
 use crate::problem::Result;
 use crate::{State, wording};
@@ -36,6 +36,7 @@ pub(crate) struct Job {
     /// The results, once the job has succeeded.
     pub artifacts: Vec<Artifact>,
     pub error: Option<JobError>,
+    pub usage: JobUsage,
     /// Identifier of the failed job that this one repeats.
     pub retry_of: Option<Uuid>,
     /// Identifier of the latest job that repeats this one.
@@ -141,9 +142,9 @@ fn instant(text: &str) -> Result<DateTime<Utc>, String> {
 }
 
 impl Job {
-    async fn of(job: jobs::Job, storage: &Storage) -> Result<Self> {
+    async fn of(job: jobs::Job, state: &State) -> Result<Self> {
         let name = job.makes.as_deref().or(job.models.first().map(|model| model.name.as_str())).unwrap_or("pyrograph");
-        let report = ReportParts::of(job.report, storage, name).await?;
+        let report = ReportParts::of(job.report, state, name, job.model.as_deref()).await?;
         let this = path(job.id);
         Ok(Self {
             id: job.id,
@@ -155,6 +156,7 @@ impl Job {
             attempts: report.attempts,
             artifacts: report.artifacts,
             error: report.error,
+            usage: report.usage,
             retry_of: job.retry_of,
             retried_as: job.retried_as,
             created_at: job.created_at,
@@ -185,7 +187,7 @@ fn path(id: Uuid) -> String {
 pub(crate) async fn list(caller: Caller, state: State, Query(query): Query<JobQuery>) -> Result<Json<JobPage>> {
     let (filter, page) = query.read();
     let page = jobs::list(&caller, &state.database, &filter, page).await?;
-    Ok(Json(page.try_map(|job| Job::of(job, &state.storage)).await?))
+    Ok(Json(page.try_map(|job| Job::of(job, &state)).await?))
 }
 
 /// Get a job
@@ -197,7 +199,7 @@ pub(crate) async fn list(caller: Caller, state: State, Query(query): Query<JobQu
 )]
 pub(crate) async fn get(caller: Caller, state: State, Path(id): Path<Uuid>) -> Result<Json<Job>> {
     let job = jobs::get(&caller, &state.database, id).await?;
-    Ok(Json(Job::of(job, &state.storage).await?))
+    Ok(Json(Job::of(job, &state).await?))
 }
 
 /// Cancel a job
@@ -212,7 +214,7 @@ pub(crate) async fn get(caller: Caller, state: State, Path(id): Path<Uuid>) -> R
 )]
 pub(crate) async fn cancel(caller: Caller, state: State, Path(id): Path<Uuid>) -> Result<Json<Job>> {
     let job = jobs::cancel(&caller, &state.database, id).await?;
-    Ok(Json(Job::of(job, &state.storage).await?))
+    Ok(Json(Job::of(job, &state).await?))
 }
 
 /// Repeat a failed job
@@ -236,7 +238,7 @@ pub(crate) async fn retry(caller: Caller, state: State, Path(id): Path<Uuid>) ->
     let job = jobs::retry(&caller, &state.database, &state.storage, id).await?;
     super::job::log_accepted(job.id);
     let location = path(job.id);
-    let body = Json(Job::of(job, &state.storage).await?);
+    let body = Json(Job::of(job, &state).await?);
     Ok((StatusCode::ACCEPTED, [(header::LOCATION, location)], body).into_response())
 }
 

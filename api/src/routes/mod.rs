@@ -20,4 +20,5 @@ pub(crate) mod session;
 pub(crate) mod swap;
 pub(crate) mod training;
 pub(crate) mod upload;
+pub(crate) mod usage;
 pub(crate) mod worker;

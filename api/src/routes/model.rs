@@ -262,7 +262,7 @@ pub(crate) async fn import(caller: Caller, state: State, mut request: Request) -
         let extract::Json(request) = extract::Json::from_request(request, &state).await?;
         let import = import::create(&caller, &state.database, &state.storage, request).await?;
         job::log_accepted(import.id);
-        return Ok(job::created(&super::import::path(import.id), &Import::of(import, &state.storage).await?, None));
+        return Ok(job::created(&super::import::path(import.id), &Import::of(import, &state).await?, None));
     }
     let form = Multipart::from_request(request, &state).await.map_err(or_json)?;
     import_form(caller, state, form).await

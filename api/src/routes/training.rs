@@ -7,12 +7,12 @@ use chrono::{DateTime, Utc};
 use domain::job::{JobKind, JobStatus};
 use domain::model::ModelRef;
 use domain::training::{self, TrainingRequest};
-use domain::{Caller, DatasetId, Page, Storage, TrainingId};
+use domain::{Caller, DatasetId, Page, TrainingId};
 use requests::TrainingParams;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::job::{self, Artifact, JobError, JobUrls, Progress, ReportParts};
+use super::job::{self, Artifact, JobError, JobUrls, JobUsage, Progress, ReportParts};
 use crate::State;
 use crate::extract::{self, PageQuery, Path, Query};
 use crate::problem::Result;
@@ -39,6 +39,7 @@ pub(crate) struct Training {
     pub artifacts: Vec<Artifact>,
     pub warnings: Vec<String>,
     pub error: Option<JobError>,
+    pub usage: JobUsage,
     pub created_at: DateTime<Utc>,
     pub started_at: Option<DateTime<Utc>>,
     pub finished_at: Option<DateTime<Utc>>,
@@ -48,8 +49,8 @@ pub(crate) struct Training {
 type TrainingPage = Page<Training>;
 
 impl Training {
-    async fn of(training: training::Training, storage: &Storage) -> Result<Self> {
-        let report = ReportParts::of(training.report, storage, &training.name).await?;
+    async fn of(training: training::Training, state: &State) -> Result<Self> {
+        let report = ReportParts::of(training.report, state, &training.name, Some(&training.model.name)).await?;
         Ok(Self {
             urls: JobUrls::below(path(training.id)),
             id: training.id,
@@ -64,6 +65,7 @@ impl Training {
             artifacts: report.artifacts,
             warnings: report.warnings,
             error: report.error,
+            usage: report.usage,
             created_at: training.created_at,
             started_at: report.started_at,
             finished_at: report.finished_at,
@@ -110,7 +112,7 @@ pub(crate) async fn create(
         training = training::get(&caller, &state.database, training.id).await?;
     }
     let location = path(training.id);
-    let body = Training::of(training, &state.storage).await?;
+    let body = Training::of(training, &state).await?;
     Ok(job::created(&location, &body, waited))
 }
 
@@ -123,7 +125,7 @@ pub(crate) async fn create(
 )]
 pub(crate) async fn list(caller: Caller, state: State, Query(query): Query<PageQuery>) -> Result<Json<TrainingPage>> {
     let page = training::list(&caller, &state.database, &query.page()?).await?;
-    Ok(Json(page.try_map(|training| Training::of(training, &state.storage)).await?))
+    Ok(Json(page.try_map(|training| Training::of(training, &state)).await?))
 }
 
 /// Get a training
@@ -135,7 +137,7 @@ pub(crate) async fn list(caller: Caller, state: State, Query(query): Query<PageQ
 )]
 pub(crate) async fn get(caller: Caller, state: State, Path(id): Path<TrainingId>) -> Result<Json<Training>> {
     let training = training::get(&caller, &state.database, id).await?;
-    Ok(Json(Training::of(training, &state.storage).await?))
+    Ok(Json(Training::of(training, &state).await?))
 }
 
 /// Cancel a training
@@ -149,7 +151,7 @@ pub(crate) async fn get(caller: Caller, state: State, Path(id): Path<TrainingId>
 )]
 pub(crate) async fn cancel(caller: Caller, state: State, Path(id): Path<TrainingId>) -> Result<Json<Training>> {
     let training = training::cancel(&caller, &state.database, id).await?;
-    Ok(Json(Training::of(training, &state.storage).await?))
+    Ok(Json(Training::of(training, &state).await?))
 }
 
 /// Delete a training and its checkpoints
