@@ -4,12 +4,14 @@
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
 
-use utoipa::openapi::path::{Operation, ParameterIn, PathItem};
+use domain::project::MAX_NAME_CHARS;
+use utoipa::openapi::path::{Operation, ParameterBuilder, ParameterIn, PathItem};
+use utoipa::openapi::schema::{ObjectBuilder, Type};
 use utoipa::openapi::{ContentBuilder, OpenApi, Ref, RefOr, Response, ResponseBuilder, Schema};
 use utoipa::{PartialSchema, ToSchema};
 
 use crate::problem::{MEDIA_TYPE, Problem};
-use crate::router;
+use crate::{project_choice, router};
 
 /// The OpenAPI document.
 pub fn openapi() -> OpenApi {
@@ -22,6 +24,7 @@ pub fn openapi() -> OpenApi {
     }
     let schemas = document.components.as_ref().map(|components| components.schemas.clone()).unwrap_or_default();
     for operation in document.paths.paths.values_mut().flat_map(operations) {
+        add_project(operation);
         add_problems(operation);
         add_example(operation, &schemas);
     }
@@ -77,6 +80,32 @@ fn operations(item: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
     [&mut item.get, &mut item.post, &mut item.put, &mut item.patch, &mut item.delete]
         .into_iter()
         .filter_map(Option::as_mut)
+}
+
+/// Documents the header that names a project, which every operation with a caller takes.
+fn add_project(operation: &mut Operation) {
+    if operation.security.is_none() {
+        return;
+    }
+    let name = ObjectBuilder::new()
+        .schema_type(Type::String)
+        .min_length(Some(1))
+        .max_length(Some(MAX_NAME_CHARS))
+        .pattern(Some("^[a-z0-9][a-z0-9_-]*$"));
+    let parameter = ParameterBuilder::new()
+        .name(project_choice::HEADER.as_str())
+        .parameter_in(ParameterIn::Header)
+        .description(Some(
+            "Project to work in, for keys with the scope `admin`; by default that of the key. Where no header can be \
+             set, the query parameter `project` does the same.",
+        ))
+        .schema(Some(name))
+        .build();
+    operation.parameters.get_or_insert_default().push(RefOr::T(parameter));
+    for (status, description) in [("400", "The request cannot be read"), ("404", "There is no such thing")] {
+        let response = RefOr::T(ResponseBuilder::new().description(description).build());
+        operation.responses.responses.entry(status.to_owned()).or_insert(response);
+    }
 }
 
 /// Documents the problems that any operation of this shape may return, and gives every refusal the body of a problem.

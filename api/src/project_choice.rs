@@ -6,7 +6,7 @@ use axum::http::{HeaderName, StatusCode};
 
 use crate::problem::{Problem, Result};
 
-const HEADER: HeaderName = HeaderName::from_static("pyrograph-project");
+pub(crate) const HEADER: HeaderName = HeaderName::from_static("pyrograph-project");
 /// A parameter of every query.
 pub(crate) const PARAMETER: &str = "project";
 

@@ -4,7 +4,7 @@
 
 pub(crate) mod token;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, Datelike as _, Utc};
 use serde::{Deserialize, Deserializer};
 use serde_json::json;
 use utoipa::ToSchema;
@@ -204,6 +204,12 @@ pub async fn get(caller: &Caller, database: &Database, id: KeyId) -> Result<Key>
         .try_into()
 }
 
+/// The project of a key, for the operator. Errors: `NotFound`.
+pub async fn project(database: &Database, id: KeyId) -> Result<ProjectId> {
+    let project = sqlx::query_scalar!(r#"SELECT project_id AS "id: ProjectId" FROM keys WHERE id = $1"#, id as KeyId);
+    project.fetch_optional(database.before_caller()).await?.ok_or_else(|| Error::not_found("key", id))
+}
+
 /// Changes a key; every server follows within five seconds. Errors: `NotFound`; `Invalid`; `Conflict` for a key that is
 /// revoked.
 pub async fn change(caller: &Caller, database: &Database, id: KeyId, changes: KeyChanges) -> Result<Key> {
@@ -259,6 +265,8 @@ pub async fn revoke(caller: &Caller, database: &Database, id: KeyId) -> Result<(
     .execute(&mut *tx)
     .await?;
     if revoked.rows_affected() == 0 {
+        // The next statement may need the connection.
+        tx.rollback().await?;
         return get(caller, database, id).await.map(drop);
     }
     audit::record(&mut tx, caller, "key.revoke", id, json!({})).await?;
@@ -334,8 +342,10 @@ fn check_scopes(scopes: &[Scope]) -> Result<Scopes> {
 }
 
 fn check_expiry(expires_at: Option<DateTime<Utc>>) -> Result<()> {
-    if expires_at.is_some_and(|expiry| expiry <= Utc::now()) {
-        return Err(Error::invalid("expires_at", "The time has passed."));
+    match expires_at {
+        Some(expiry) if expiry <= Utc::now() => Err(Error::invalid("expires_at", "The time has passed.")),
+        // RFC 3339 has no later ones.
+        Some(expiry) if expiry.year() > 9999 => Err(Error::invalid("expires_at", "It is after the year 9999.")),
+        _ => Ok(()),
     }
-    Ok(())
 }

@@ -5,10 +5,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::{OutputFormat, PromptSyntax};
 
-/// The parameters of a generation, validated and complete. Stored as JSON in its row: a new field needs a default, so
-/// that older rows can be read.
-///
-/// `P` refers to a picture: an object in the row, a file in the order to an engine, a URL in a response.
+/// The parameters of a generation, validated and complete.
+// Stored as JSON in its row: a new field needs a default, so that older rows can be read. `P` refers to a picture: an
+// object in the row, a file in the order to an engine, a URL in a response.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct GenerationParams<P> {

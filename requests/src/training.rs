@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 use crate::limits::training as limits;
 use crate::{OutOfRange, in_range};
 
-/// The parameters of a training, validated and complete. Stored as JSON in its row and, in this order of fields, in its
-/// checkpoints.
+/// The parameters of a training, validated and complete.
+// Stored as JSON in its row and, in this order of fields, in its checkpoints.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct TrainingParams {

@@ -120,7 +120,17 @@ async fn the_first_key_closes_up_and_its_user_goes_on() {
     let wrong = run(folder.path(), &["keys", "create", "--name", "", "--scopes", "read"], &[data_dir]);
     assert_eq!(wrong.status.code(), Some(4));
 
-    json(&run(folder.path(), &["keys", "revoke", &id, "--json"], &[data_dir]));
+    // A second time does no harm.
+    for _ in 0..2 {
+        json(&run(folder.path(), &["keys", "revoke", &id, "--json"], &[data_dir]));
+        let unknown = run(folder.path(), &["keys", "revoke", "01a22e33-f1da-725a-af8f-803388d02000"], &[data_dir]);
+        let why = String::from_utf8_lossy(&unknown.stderr);
+        assert!(unknown.status.code() == Some(4) && why.contains("there is no key"), "{why}");
+    }
+    for wrong in [["revoke", "abc"].as_slice(), &["create", "--name", "x", "--expires", "99999999999d"]] {
+        let refused = run(folder.path(), &[&["keys"], wrong].concat(), &[data_dir]);
+        assert_eq!(refused.status.code(), Some(2), "{}", String::from_utf8_lossy(&refused.stderr));
+    }
     until(seconds(5), "the key is revoked", || async { (status(&client, Some(&key)).await == 401).then_some(()) })
         .await;
     json(&run(folder.path(), &list, &[data_dir]));

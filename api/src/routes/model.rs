@@ -237,6 +237,14 @@ pub(crate) async fn list(caller: Caller, state: State, Query(query): Query<Model
     Ok(Json(models))
 }
 
+/// What a request to add a model has made.
+#[derive(Serialize, ToSchema)]
+#[serde(untagged)]
+pub(crate) enum Added {
+    Model(ModelDetail),
+    Import(Import),
+}
+
 /// Add a model
 ///
 /// A form carries the model's files, and the model exists when the response arrives. A JSON body names a source from
@@ -246,12 +254,17 @@ pub(crate) async fn list(caller: Caller, state: State, Query(query): Query<Model
 #[utoipa::path(
     post, path = "/v1/models", tag = "models", operation_id = "import_model",
     security(("key" = ["models"])),
+    params(("Prefer" = Option<String>, Header,
+            description = "`wait=N`, for JSON: seconds to wait for the end of the import", example = "wait=10")),
     request_body(content((ModelForm = "multipart/form-data"), (ImportRequest = "application/json"))),
     responses(
-        (status = 202, description = "For JSON: the queued import", body = Import,
-         headers(("Location" = String, description = "Path of the import"))),
-        (status = 201, description = "For a form: the new model", body = ModelDetail,
-         headers(("Location" = String, description = "Path of the model"))),
+        (status = 202, description = "For JSON: the import", body = Import,
+         headers(("Location" = String, description = "Path of the import"),
+                 ("Preference-Applied" = Option<String>, description = "The wait that was granted"))),
+        (status = 201, description = "For a form: the new model. For JSON: the import, if it ended within the wait",
+         body = Added,
+         headers(("Location" = String, description = "Path of the model or the import"),
+                 ("Preference-Applied" = Option<String>, description = "The wait that was granted"))),
         (status = 404, description = "The base or the upload does not exist"),
         (status = 409, description = "The name is taken, or parts of the upload are missing"),
     ),
@@ -259,10 +272,19 @@ pub(crate) async fn list(caller: Caller, state: State, Query(query): Query<Model
 pub(crate) async fn import(caller: Caller, state: State, mut request: Request) -> Result<Response> {
     if is_json(request.headers()) {
         DefaultBodyLimit::max(JSON_LIMIT).apply(&mut request);
+        let headers = request.headers().clone();
         let extract::Json(request) = extract::Json::from_request(request, &state).await?;
-        let import = import::create(&caller, &state.database, &state.storage, request).await?;
+        let mut import = import::create(&caller, &state.database, &state.storage, request).await?;
         job::log_accepted(import.id);
-        return Ok(job::created(&super::import::path(import.id), &Import::of(import, &state).await?, None));
+        let waited = job::wait(&caller, &state, &headers, import.job_id).await?;
+        if waited.is_some() {
+            import = import::get(&caller, &state.database, import.id).await?;
+        }
+        return Ok(job::created(
+            &super::import::path(import.id),
+            &Added::Import(Import::of(import, &state).await?),
+            waited,
+        ));
     }
     let form = Multipart::from_request(request, &state).await.map_err(or_json)?;
     import_form(caller, state, form).await
@@ -281,7 +303,7 @@ async fn import_form(caller: Caller, state: State, mut form: Multipart) -> Resul
     // The form was read to its end.
     let model = import.finish(&about.name, about.base.as_deref(), about.kind).await?;
     let location = format!("/v1/models/{}", model.id);
-    let body = ModelDetail::of(&caller, model, &state).await?;
+    let body = Added::Model(ModelDetail::of(&caller, model, &state).await?);
     Ok((StatusCode::CREATED, [(header::LOCATION, location)], Json(body)).into_response())
 }
 

@@ -1,7 +1,7 @@
 //! `/v1/usage`: what a project has used, and what that costs.
 
 use axum::Json;
-use chrono::NaiveDate;
+use chrono::{Datelike as _, NaiveDate};
 use domain::prices::Cost;
 use domain::usage::{self, GroupUsage, UsageGroup, UsageRequest};
 use domain::{Caller, Error, KeyId};
@@ -78,7 +78,11 @@ impl UsageQuery {
         let mut day = |field: &str, text: Option<String>| {
             text.and_then(|text| {
                 let message = format!("`{text}` is not a day such as `2026-01-31`.");
-                text.parse::<NaiveDate>().map_err(|_| note(field, message)).ok()
+                let day = text.parse::<NaiveDate>().ok().filter(|day| (1970..=9999).contains(&day.year()));
+                day.or_else(|| {
+                    note(field, message);
+                    None
+                })
             })
         };
         let (from, to) = (day("from", self.from), day("to", self.to));

@@ -259,6 +259,8 @@ async fn a_revoked_key_ends_its_streams() {
     assert!(since.elapsed() < EFFECTIVE, "{:?}", since.elapsed());
     let revoked = server.request(Method::PATCH, &format!("/v1/keys/{id}")).bearer_auth(&admin);
     server.send(revoked.json(&json!({"name": "x"}))).await.refuses(409, "");
+    server.with_key(&admin, Method::DELETE, &format!("/v1/keys/{id}")).await.expect(204);
+    server.with_key(&admin, Method::DELETE, &format!("/v1/keys/{job}", job = text(&job["id"]))).await.refuses(404, "");
 }
 
 #[tokio::test]
@@ -305,6 +307,7 @@ async fn keys_that_make_no_sense() {
         ("scopes", json!({"name": "a", "scopes": "read"})),
         ("expires_at", json!({"name": "a", "expires_at": "2020-01-01T00:00:00Z"})),
         ("expires_at", json!({"name": "a", "expires_at": "soon"})),
+        ("expires_at", json!({"name": "a", "expires_at": "+10000-01-01T00:00:00Z"})),
         ("expires_at", json!({"name": "a", "expires_at": 30})),
         ("expires", json!({"name": "a", "expires": "30d"})),
     ] {

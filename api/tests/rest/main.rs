@@ -40,4 +40,5 @@ mod test_server;
 mod tiny_flux;
 mod trainings;
 mod unix_socket;
+mod usage;
 mod workers;

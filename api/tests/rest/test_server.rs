@@ -9,6 +9,7 @@ use std::time::Duration;
 use api::{Access, Names, Rate};
 use bytes::Bytes;
 use domain::artifact::{NewArtifact, OutputKind};
+use domain::database::{Addresses, PoolSizes};
 use domain::event::Feed;
 use domain::job::{self, Claim, JobKind, LeasePolicy};
 use domain::{Pools, Storage, StorageConfig, StorageKey, WorkerId, generation};
@@ -78,7 +79,9 @@ impl Answer {
 impl TestServer {
     pub(crate) async fn new() -> Self {
         let database = embedded::TemporaryDatabase::create(&domain::MIGRATIONS).await.unwrap();
-        let pools = Pools::connect(database.url()).await.unwrap();
+        // One connection for requests: none may need a second one while it holds the first.
+        let addresses = Addresses { url: database.url().to_owned(), direct_url: None };
+        let pools = Pools::open(&addresses, PoolSizes { api: 1, lease: 8, listen: 4 }).await.unwrap();
         let folder = tempfile::tempdir().unwrap();
         let s3 = embedded::S3::start(folder.path(), "127.0.0.1:0".parse().unwrap()).await.unwrap();
         let storage = Storage::new(&StorageConfig {

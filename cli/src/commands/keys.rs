@@ -1,8 +1,6 @@
 //! `pyrograph keys`: creates, lists and revokes keys of the API, straight in the database.
 
-use std::time::Duration;
-
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, Datelike as _, TimeDelta, Utc};
 use clap::{Args, Subcommand};
 use domain::database::Pools;
 use domain::key::{self, Key, KeyRequest};
@@ -38,8 +36,8 @@ enum Action {
         #[arg(long, value_name = "SCOPES", value_delimiter = ',', value_parser = scope)]
         scopes: Option<Vec<Scope>>,
         /// How long the key is valid, such as 30d or 12h [default: for ever]
-        #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
-        expires: Option<Duration>,
+        #[arg(long, value_name = "TIME", value_parser = expiry)]
+        expires: Option<DateTime<Utc>>,
         /// Project of the key; created if there is none of this name
         #[arg(long, default_value = "default", value_name = "NAME")]
         project: String,
@@ -57,11 +55,8 @@ enum Action {
     /// Revoke a key: requests with it are refused within five seconds
     Revoke {
         /// Id of the key
-        #[arg(value_name = "ID")]
+        #[arg(value_name = "ID", value_parser = key_id)]
         key: KeyId,
-        /// Project of the key
-        #[arg(long, default_value = "default", value_name = "NAME")]
-        project: String,
         #[command(flatten)]
         place: DatabaseOptions,
     },
@@ -71,12 +66,22 @@ fn scope(text: &str) -> Result<Scope, String> {
     text.parse().map_err(|_| "it is none of read, generate, train, models and admin".to_owned())
 }
 
+/// A time after now.
+fn expiry(text: &str) -> Result<DateTime<Utc>, String> {
+    let time = humantime::parse_duration(text).map_err(|_| "it is not a time such as 30d or 12h".to_owned())?;
+    let expiry = TimeDelta::from_std(time).ok().and_then(|time| Utc::now().checked_add_signed(time));
+    expiry.filter(|expiry| expiry.year() <= 9999).ok_or_else(|| "it ends after the year 9999".to_owned())
+}
+
+fn key_id(text: &str) -> Result<KeyId, String> {
+    text.parse().map_err(|_| "it is not an id as `pyrograph keys list` shows it".to_owned())
+}
+
 impl Keys {
     /// Runs the command.
     pub(crate) async fn run(self) -> Outcome {
         match self.action {
-            Action::Create { name, scopes, expires, project, place } => {
-                let expires_at = expires.map(|time| Utc::now() + time);
+            Action::Create { name, scopes, expires: expires_at, project, place } => {
                 let request = KeyRequest { name, scopes, expires_at };
                 on_database(&place.data_dir, async |pools, operator| {
                     let project = project::get_or_create(&operator, &pools.api, &project).await;
@@ -92,10 +97,10 @@ impl Keys {
                 })
                 .await
             }
-            Action::Revoke { key, project, place } => {
+            Action::Revoke { key, place } => {
                 on_database(&place.data_dir, async |pools, operator| {
-                    let caller = project::enter(operator, &pools.api, &project).await;
-                    let caller = services::answered(caller, "could not find the project")?;
+                    let project = key::project(&pools.api, key).await;
+                    let caller = operator.in_project(services::answered(project, "could not revoke the key")?);
                     services::answered(key::revoke(&caller, &pools.api, key).await, "could not revoke the key")?;
                     if place.json { print_json(&json!({ "id": key })) } else { say!("{key} is revoked.") }
                 })

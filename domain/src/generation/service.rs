@@ -155,7 +155,7 @@ impl GenerationService {
             }
         };
         job::ring(self.database.pool(caller));
-        let report = Report { warnings, ..Report::queued(params.num_inference_steps as i32) };
+        let report = Report { warnings, ..Report::queued(total_steps(&params)) };
         Ok(Generation {
             id,
             job_id: JobId(id.into()),
@@ -271,6 +271,12 @@ async fn write_limited(pool: &PgPool, project: ProjectId, new: &[&New]) -> Resul
     taken.into_iter().map(answer).collect()
 }
 
+/// Steps of all pictures; 0 with an input picture, for which the engine leaves some out.
+fn total_steps(params: &GenerationParams) -> i32 {
+    let steps = if params.image.is_some() { 0 } else { params.num_inference_steps * params.num_images };
+    i32::try_from(steps).unwrap_or(i32::MAX)
+}
+
 /// Writes them with their queued jobs, in one statement, except those that need a deleted model or input, and, unless
 /// they are `admitted`, those of projects with quotas. The lock on the models and inputs makes a deletion wait; if the
 /// deletion was first, nothing is locked. Callers of several projects may share the statement: each row gets its own
@@ -336,7 +342,7 @@ pub(super) async fn insert(executor: impl PgExecutor<'_>, new: &[&New], admitted
         &column(|one| one.id.into()),
         &new.iter().map(|one| one.retry_of.map(|job| job.0)).collect::<Vec<_>>() as &[Option<Uuid>],
         &column(|one| one.model),
-        &new.iter().map(|one| one.params.num_inference_steps as i32).collect::<Vec<_>>(),
+        &new.iter().map(|one| total_steps(&one.params)).collect::<Vec<_>>(),
         &params as _,
         &new.iter().map(|one| one.seed).collect::<Vec<_>>(),
         &loras.iter().map(|lora| lora.0).collect::<Vec<_>>(),
