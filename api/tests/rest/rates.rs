@@ -1,6 +1,7 @@
 //! Requests per second of a key.
 
 use std::num::NonZeroU32;
+use std::time::Instant;
 
 use api::{Access, Rate};
 use futures::future::join_all;
@@ -16,8 +17,11 @@ fn rate(burst: u32) -> Rate {
 }
 
 async fn list(server: &TestServer, key: &str, claimed: u8) -> Answer {
-    let request = server.request(Method::GET, "/v1/models").bearer_auth(key);
-    server.send(request.header("x-forwarded-for", format!("192.0.2.{claimed}"))).await
+    let request = || {
+        let request = server.request(Method::GET, "/v1/models").bearer_auth(key);
+        request.header("x-forwarded-for", format!("192.0.2.{claimed}"))
+    };
+    server.send_patiently(request).await
 }
 
 #[tokio::test]
@@ -26,13 +30,15 @@ async fn a_key_that_asks_too_often_waits_and_no_other_does() {
     let made = site.post(&site.admin, None, "/v1/keys", &json!({"name": "other"})).await.expect(201);
     let other = text(&made["key"]);
     let server = site.server.with_rate(rate(20), Access::keys(site.server.pools.api.clone())).await;
+    let since = Instant::now();
     let first = list(&server, &site.admin, 0).await;
     assert_eq!((first.status, first.header("ratelimit-policy")), (200, r#""key";q=20;w=20"#));
     assert_eq!(first.header("ratelimit"), r#""key";r=19;t=1"#);
     // The address that a request claims to come from changes nothing.
     let answers = join_all((0..60).map(|number| list(&server, &site.admin, number))).await;
     let served = answers.iter().filter(|answer| answer.status == 200).count();
-    assert!((19..=30).contains(&served), "{served}");
+    let most = 20 + since.elapsed().as_secs() as usize;
+    assert!((19..=most).contains(&served), "{served}");
     for refused in answers.iter().filter(|answer| answer.status != 200) {
         refused.refuses(429, "");
         assert!((1..=2).contains(&refused.header("retry-after").parse::<u64>().unwrap()));

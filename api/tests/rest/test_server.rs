@@ -179,6 +179,17 @@ impl TestServer {
         Answer { status, headers, body: serde_json::from_slice(&bytes).unwrap_or(Value::Null) }
     }
 
+    /// As [`Self::send`], again as long as the server asks for patience: on a busy machine, the database may be slower
+    /// than its time limits.
+    pub(crate) async fn send_patiently(&self, request: impl Fn() -> RequestBuilder) -> Answer {
+        loop {
+            let answer = self.send(request()).await;
+            if answer.status != 503 {
+                return answer;
+            }
+        }
+    }
+
     pub(crate) async fn get(&self, path: &str) -> Answer {
         self.send(self.request(Method::GET, path)).await
     }

@@ -6,6 +6,7 @@ mod callers;
 mod generations;
 mod imports;
 mod previews;
+mod quotas;
 mod sweep;
 mod trainings;
 mod usage;
