@@ -107,6 +107,18 @@ pub async fn get(caller: &Caller, database: &Database, id: DatasetId) -> Result<
     Ok((dataset, examples))
 }
 
+/// The number of pictures; 0 without such a dataset.
+pub(crate) async fn example_count(caller: &Caller, database: &Database, id: DatasetId) -> Result<usize> {
+    let count = sqlx::query_scalar!(
+        r#"SELECT count(*) AS "count!" FROM examples e JOIN datasets d ON d.id = e.dataset_id
+           WHERE d.project_id = $1 AND d.id = $2 AND d.deleted_at IS NULL"#,
+        caller.project() as ProjectId,
+        id as DatasetId,
+    );
+    let count = count.fetch_one(database.pool(caller)).await?;
+    Ok(usize::try_from(count).unwrap_or_default())
+}
+
 /// Errors with `NotFound` unless the dataset exists.
 pub async fn check_exists(caller: &Caller, database: &Database, id: DatasetId) -> Result<()> {
     let there = sqlx::query_scalar!(

@@ -199,6 +199,11 @@ pub async fn create(
     let id = TrainingId::new();
 
     let (pool, project) = (database.pool(caller), caller.project());
+    // Before the transaction, which has a connection already. What is wrong with the dataset, the transaction says.
+    let examples = dataset::example_count(caller, database, request.dataset).await?;
+    if examples > 0 {
+        capacity.check_training(caller, &base, &params, examples).await?;
+    }
     let mut tx = begin(pool).await?;
     quota::left(&mut tx, project).await?;
     dataset::lock(caller, &mut tx, request.dataset).await.map_err(|error| error.in_field("dataset"))?;
@@ -215,7 +220,6 @@ pub async fn create(
     if examples.is_empty() {
         return Err(Error::conflict_in("dataset", "The dataset has no pictures yet; add some before training on it."));
     }
-    capacity.check_training(caller, &base, &params, examples.len()).await?;
     model::reserve_name(&mut tx, project, &request.name).await?;
     let total_steps = params.steps as i32;
     let job = NewJob {
