@@ -6,7 +6,7 @@ use axum::http::request::Parts;
 use axum::http::{StatusCode, header};
 use domain::{Caller, Principal, project};
 
-use crate::access::credentials::{self, Proof};
+use crate::access::credentials;
 use crate::access::scopes::{self, Asks};
 use crate::names::{self, SEC_FETCH_SITE};
 use crate::problem::{Problem, Result};
@@ -22,7 +22,7 @@ impl FromRequestParts<State> for Caller {
         let proof = credentials::proof(&parts.headers);
         // A page of another origin is refused by `guard` already, where the browser says so.
         let says_page = [header::ORIGIN, SEC_FETCH_SITE].iter().any(|name| parts.headers.contains_key(name));
-        if matches!(proof, Some(Proof::Session(_))) && !names::is_safe(&parts.method) && !says_page {
+        if credentials::is_session(&parts.headers) && !names::is_safe(&parts.method) && !says_page {
             let message = "A browser says which page sends a request with a session, and this one does not.";
             return Err(Problem::field(StatusCode::FORBIDDEN, "Origin", message));
         }

@@ -7,9 +7,10 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
 use crate::access::{Serves, credentials};
-use crate::problem::Problem;
+use crate::names::{Names, Pages};
+use crate::problem::{Problem, Result};
 use crate::proxies::Client;
-use crate::routes::health;
+use crate::routes::{health, session};
 use crate::{State, gateway, own_machine};
 
 pub(crate) async fn guard(state: State, request: Request, next: Next) -> Response {
@@ -23,15 +24,6 @@ pub(crate) async fn guard(state: State, request: Request, next: Next) -> Respons
         return ambiguous().into_response();
     }
     let is_own = own_machine::sent(client.map(|client| client.address), version, uri, headers);
-    // A signed URL is protected by its signature.
-    let (named, from_own_page) = if gateway::is_below(path) {
-        (Ok(()), Ok(()))
-    } else {
-        let named = state.names.check_host(uri, version, headers);
-        let page = state.names.check_page(request.method(), uri, headers);
-        (named, page)
-    };
-    let is_explicit = credentials::is_explicit(headers);
     let serves = tokio::select! {
         biased;
         serves = state.access.serves() => serves,
@@ -39,16 +31,29 @@ pub(crate) async fn guard(state: State, request: Request, next: Next) -> Respons
         () = state.presence.lost() => Ok(state.access.served()),
     };
     let refusal = match serves {
-        Ok(Serves::OwnMachine) if !is_own => Some(not_served()),
-        // Where there is no key, any page could send one.
-        Ok(Serves::Keys) if is_explicit => named.err(),
-        Ok(_) => named.and(from_own_page).err(),
         Err(error) => Some(error.into()),
+        Ok(Serves::OwnMachine) if !is_own => Some(not_served()),
+        // A signed URL is protected by its signature.
+        Ok(_) if gateway::is_below(path) => None,
+        Ok(serves) => check(&state.names, serves, &request).err(),
     };
     match refusal {
         Some(problem) => problem.into_response(),
         None => next.run(request).await,
     }
+}
+
+/// Checks that the request names this server, and that a page that may have sent it belongs here.
+fn check(names: &Names, serves: Serves, request: &Request) -> Result<()> {
+    let (uri, headers) = (request.uri(), request.headers());
+    names.check_host(uri, request.version(), headers)?;
+    let pages = match serves {
+        Serves::Keys if session::is_at(uri.path()) || credentials::is_session(headers) => Pages::Own,
+        Serves::Keys if credentials::is_explicit(headers) => return Ok(()),
+        // Where there is no key, any page could send one.
+        Serves::Keys | Serves::OwnMachine | Serves::Everyone => Pages::Allowed,
+    };
+    names.check_page(pages, request.method(), uri, headers)
 }
 
 fn ambiguous() -> Problem {

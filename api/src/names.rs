@@ -25,7 +25,7 @@ pub struct Names {
     pub public_url: Option<PublicUrl>,
     /// Further hosts that the operator allows.
     pub allowed: Vec<HostPattern>,
-    /// Origins whose pages may read and change everything, with a key.
+    /// Origins whose pages may read and change everything, with a key and not with a session.
     pub origins: Vec<PublicUrl>,
 }
 
@@ -34,6 +34,15 @@ impl Default for Names {
     fn default() -> Self {
         Self { bind: Ipv4Addr::LOCALHOST.into(), public_url: None, allowed: Vec::new(), origins: Vec::new() }
     }
+}
+
+/// The pages that may send a request that changes something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Pages {
+    /// Those of this server.
+    Own,
+    /// Those of the allowed origins, too.
+    Allowed,
 }
 
 /// An `http` or `https` URL, perhaps with a path: where a proxy serves the API.
@@ -189,31 +198,39 @@ impl Names {
             || self.allowed.iter().any(|pattern| pattern.allows(host))
     }
 
-    /// Refuses a request that may change something and that a page of another origin makes a browser send.
-    pub(crate) fn check_page(&self, method: &Method, uri: &Uri, headers: &HeaderMap) -> Result<()> {
+    /// Refuses a request that may change something and that another page than `pages` makes a browser send.
+    pub(crate) fn check_page(&self, pages: Pages, method: &Method, uri: &Uri, headers: &HeaderMap) -> Result<()> {
         if is_safe(method) {
             return Ok(());
         }
         let of_header = || headers.get(header::HOST)?.to_str().ok()?.parse().ok();
         let authority = uri.authority().cloned().or_else(of_header);
         let authority = authority.as_ref();
-        let refused = |page: &str| {
-            let message = format!(
+        let refused = |message: String| Err(Problem::field(StatusCode::FORBIDDEN, "Origin", message));
+        let foreign = |page: &str| {
+            refused(format!(
                 "A page of {page} may not change anything here. If this is the address at which people open this \
                  server, set PYROGRAPH_PUBLIC_URL to it and restart the server."
-            );
-            Err(Problem::field(StatusCode::FORBIDDEN, "Origin", message))
+            ))
         };
         let site = headers.get(SEC_FETCH_SITE).map(|value| value.as_bytes().trim_ascii().to_ascii_lowercase());
         let origin = headers.get(header::ORIGIN).map(|value| value.to_str().unwrap_or("null"));
         match (site.as_deref(), origin) {
             (Some(b"same-origin" | b"none"), _) | (None, None) => Ok(()),
-            (_, Some(origin)) => match Url::parse(origin) {
-                Ok(page) if self.is_own_page(&page, authority) || self.allows_page(&page) => Ok(()),
-                Ok(page) => refused(&format!("`{}`", page.origin().ascii_serialization())),
-                Err(_) => refused("an unknown origin"),
-            },
-            (Some(_), None) => refused("another origin"),
+            (site, Some(origin)) => {
+                let Ok(page) = Url::parse(origin) else { return foreign("an unknown origin") };
+                let name = page.origin().ascii_serialization();
+                match pages {
+                    Pages::Allowed if self.is_own_page(&page, authority) || self.allows_page(&page) => Ok(()),
+                    // A browser that says that it is another site knows both addresses.
+                    Pages::Own if site.is_none() && self.is_own_page(&page, authority) => Ok(()),
+                    Pages::Own if self.allows_page(&page) => {
+                        refused(format!("A page of `{name}` may call with a key, and not log in or use a session."))
+                    }
+                    _ => foreign(&format!("`{name}`")),
+                }
+            }
+            (Some(_), None) => foreign("another origin"),
         }
     }
 
@@ -287,7 +304,10 @@ mod tests {
             .collect();
         let uri = Uri::from_static("/v1/inputs");
         let checked = names.check_host(&uri, Version::HTTP_11, &headers);
-        checked.and_then(|()| names.check_page(&method, &uri, &headers)).err().map(|problem| problem.status)
+        let page = |pages| names.check_page(pages, &method, &uri, &headers);
+        let (own, allowed) = (page(Pages::Own), page(Pages::Allowed));
+        assert!(own.is_err() || allowed.is_ok(), "our own pages are always allowed: {headers:?}");
+        checked.and(allowed).err().map(|problem| problem.status)
     }
 
     fn open(public_url: Option<&str>, allowed: &[&str]) -> Names {
@@ -371,6 +391,39 @@ mod tests {
         assert_eq!(status(&public, Method::POST, &[("host", "127.0.0.1:8080"), page]), None);
         let plain = [("host", "pictures.example.com"), ("origin", "http://pictures.example.com:81")];
         assert_eq!(status(&public, Method::POST, &plain), Some(403));
+    }
+
+    #[test]
+    fn a_session_is_for_our_own_pages() {
+        let app = "https://app.example.com";
+        let names = Names {
+            public_url: Some("https://pictures.example.com".parse().unwrap()),
+            origins: vec![app.parse().unwrap()],
+            ..Names::default()
+        };
+        for (origin, site, own, allowed) in [
+            (None, None, true, true),
+            (Some("https://pictures.example.com"), None, true, true),
+            (Some("https://pictures.example.com"), Some("same-origin"), true, true),
+            (None, Some("none"), true, true),
+            (Some(app), None, false, true),
+            (Some(app), Some("same-site"), false, true),
+            (Some(app), Some("cross-site"), false, true),
+            // It came by a redirect of another site.
+            (Some("https://pictures.example.com"), Some("cross-site"), false, true),
+            (None, Some("same-site"), false, false),
+            (None, Some("cross-site"), false, false),
+            (Some("null"), None, false, false),
+            (Some("https://evil.example"), None, false, false),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::HOST, HeaderValue::from_static("pictures.example.com"));
+            headers.extend(origin.map(|origin| (header::ORIGIN, HeaderValue::from_static(origin))));
+            headers.extend(site.map(|site| (SEC_FETCH_SITE, HeaderValue::from_static(site))));
+            let uri = Uri::from_static("/v1/inputs");
+            let passes = |pages| names.check_page(pages, &Method::POST, &uri, &headers).is_ok();
+            assert_eq!((passes(Pages::Own), passes(Pages::Allowed)), (own, allowed), "{headers:?}");
+        }
     }
 
     #[test]

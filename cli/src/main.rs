@@ -156,6 +156,28 @@ mod tests {
     }
 
     #[test]
+    fn every_server_is_an_address_of_http() {
+        fn check(command: &clap::Command, checked: &mut Vec<String>) {
+            command.get_subcommands().for_each(|command| check(command, checked));
+            if command.get_arguments().all(|argument| argument.get_id() != "server") {
+                return;
+            }
+            for server in ["ftp://a", "file:///x", "gopher:a", "http://", "a b", ""] {
+                let parsed = command.clone().try_get_matches_from([command.get_name(), "--server", server]);
+                let kind = parsed.err().map(|error| error.kind());
+                let refused = Some(clap::error::ErrorKind::ValueValidation);
+                assert_eq!(kind, refused, "{} --server '{server}'", command.get_name());
+            }
+            checked.push(command.get_name().to_owned());
+        }
+        let mut checked = Vec::new();
+        check(&Pyrograph::command(), &mut checked);
+        for name in ["generate", "list", "login-link", "doctor"] {
+            assert!(checked.iter().any(|checked| checked == name), "{checked:?}");
+        }
+    }
+
+    #[test]
     fn the_help_holds_both_tables() {
         let help = Pyrograph::command().render_long_help().to_string();
         for word in ["DATABASE_URL", "PYROGRAPH_S3_SECRET_ACCESS_KEY", "Exit codes:"] {

@@ -511,7 +511,7 @@ async fn commit(
     let networks = described.networks.take();
     let mut model = intake.model(&import.name, described, false);
     let spare = intake.share(&mut tx, &mut model, sound).await?;
-    intake::insert_made(&mut tx, &mut model, networks.as_ref()).await?;
+    intake::insert_made(&mut tx, claim, &mut model, networks.as_ref()).await?;
     sqlx::query!(
         "WITH done AS (
            UPDATE imports SET output_model_id = $2, files = '[]' WHERE job_id = $1 RETURNING source, source_commit)

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// What is paid for.
+/// Units that are paid for.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Used {
     /// Seconds for which the devices of workers were held.

@@ -1,6 +1,6 @@
-//! All bytes outside the rows are in an S3 bucket: puts that never overwrite, gets, deletes and presigned URLs, which
-//! are made at read time without a network call and never stored. Not here: what the bytes mean, or which rows refer to
-//! them.
+//! All bytes outside the rows are in an S3 bucket: puts that overwrite no small file, gets, deletes and presigned URLs,
+//! which are made at read time without a network call and never stored. Not here: what the bytes mean, or which rows
+//! refer to them.
 
 mod client;
 mod cors;

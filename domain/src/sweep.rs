@@ -36,7 +36,7 @@ const LISTED: usize = 1000;
 /// Ages in a sweep.
 #[derive(Debug, Clone, Copy)]
 pub struct SweepPolicy {
-    /// Objects and uploads in parts that are younger are not looked at: their rows may be about to be written.
+    /// Objects and uploads in parts that are younger stay: their rows may be about to be written.
     pub object_age: Duration,
     /// How long a marked object stays.
     pub grace: Duration,
@@ -64,10 +64,12 @@ pub enum SweepMode {
 pub struct SweepReport {
     /// Objects with our layout.
     pub objects: usize,
-    /// Those that are too young to be looked at.
+    /// Those that are too young to be marked: their rows may be about to be written.
     pub young: usize,
-    /// Those that no row names, old enough to be looked at.
+    /// Those that no row names, old enough to be marked.
     pub strays: usize,
+    /// The young ones that no row names.
+    pub young_strays: usize,
     /// Strays that were marked in this sweep. In a dry run: that would be.
     pub marked: usize,
     /// Strays that were deleted. In a dry run: that would be.
@@ -78,6 +80,8 @@ pub struct SweepReport {
     pub stopped: Option<String>,
     /// Keys of the strays, at most a thousand of them.
     pub keys: Vec<String>,
+    /// Keys of the young strays, at most a thousand of them.
+    pub young_keys: Vec<String>,
 }
 
 /// The sweeper of a server. Any number of processes may run one.
@@ -181,13 +185,15 @@ pub async fn sweep(pool: &PgPool, storage: &Storage, policy: &SweepPolicy, mode:
     };
     let standing = installation::standing(pool, storage, intent).await?;
     let now = database::server_time(pool).await?;
-    let Seen { objects, young, strays } = look(pool, storage, now - policy.object_age).await?;
+    let Seen { objects, young, strays, young_strays } = look(pool, storage, now - policy.object_age).await?;
     let mut report = SweepReport {
         objects,
         young,
         strays: strays.len(),
+        young_strays: young_strays.len(),
         stopped: standing.reason(),
         keys: strays.iter().take(LISTED).cloned().collect(),
+        young_keys: young_strays.into_iter().take(LISTED).collect(),
         ..SweepReport::default()
     };
     let unasked = unaccepted(pool, &strays).await?;
@@ -237,6 +243,8 @@ struct Seen {
     young: usize,
     /// The keys of the others that no row names.
     strays: Vec<String>,
+    /// The keys of the young ones that no row names.
+    young_strays: Vec<String>,
 }
 
 async fn look(pool: &PgPool, storage: &Storage, before: DateTime<Utc>) -> Result<Seen> {
@@ -250,12 +258,13 @@ async fn look(pool: &PgPool, storage: &Storage, before: DateTime<Utc>) -> Result
                 Err(error) => return Err(error.1),
             };
             let ours: Vec<Listed> = page.into_iter().filter(|object| layout::place(&object.key).is_some()).collect();
-            let objects = ours.len();
-            let old: Vec<String> =
-                ours.into_iter().filter(|object| object.stored_at <= before).map(|object| object.key).collect();
-            seen.objects += objects;
-            seen.young += objects - old.len();
-            seen.strays.extend(named::strays(pool, old).await?);
+            let (old, young): (Vec<Listed>, Vec<Listed>) =
+                ours.into_iter().partition(|object| object.stored_at <= before);
+            seen.objects += old.len() + young.len();
+            seen.young += young.len();
+            let keys = |objects: Vec<Listed>| objects.into_iter().map(|object| object.key).collect();
+            seen.strays.extend(named::strays(pool, keys(old)).await?);
+            seen.young_strays.extend(named::strays(pool, keys(young)).await?);
         }
     }
     Ok(seen)

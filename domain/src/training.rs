@@ -581,7 +581,7 @@ async fn commit(pool: &PgPool, claim: &Claim, adapter: NewArtifact, warnings: &[
         project: training.project,
         created_at: now(),
     };
-    model::intake::insert_made(&mut tx, &mut model, None).await?;
+    model::intake::insert_made(&mut tx, claim, &mut model, None).await?;
     artifact::insert(&mut tx, claim, &[adapter]).await?;
     sqlx::query!(
         "UPDATE trainings SET output_model_id = $2, warnings = $3 WHERE id = $1",

@@ -28,6 +28,7 @@ use crate::labels::Labels;
 use crate::lease::Lease;
 use crate::stop::{Stop, disk};
 use crate::supervisor::{Engine, Patience, Work};
+use crate::work_dir::Folder;
 
 /// Minimum time between two progress writes. The first and the last step are always written.
 const PROGRESS_DISTANCE: Duration = Duration::from_millis(200);
@@ -56,7 +57,7 @@ pub struct WorkerContext {
     /// Cancelled when the worker should stop.
     pub draining: CancellationToken,
     /// This worker's working folder.
-    pub work_dir: std::path::PathBuf,
+    pub(crate) work_dir: Arc<Folder>,
 }
 
 /// Retries a statement while the database is unavailable and the lease may still be ours; a stopping worker retries
@@ -107,13 +108,12 @@ pub struct Attempt<'a> {
 impl<'a> Attempt<'a> {
     /// Creates the attempt's folder.
     pub fn begin(context: &'a WorkerContext, lease: &'a Lease) -> Result<Self, Stop> {
-        let claim = lease.claim();
-        let folder = tempfile::Builder::new()
-            .prefix(&format!("{}-{}-", claim.subject, claim.epoch))
-            .tempdir_in(&context.work_dir)
-            .map_err(|error| disk(&context.work_dir, error))?;
+        let (claim, work_dir) = (lease.claim(), &context.work_dir);
+        let prefix = format!("{}-{}-", claim.subject, claim.epoch);
+        let folder = work_dir.ensure().and_then(|parent| tempfile::Builder::new().prefix(&prefix).tempdir_in(parent));
+        let folder = folder.map_err(|error| disk(work_dir.path(), error))?;
         let labels = Labels::default();
-        for folder in [&context.config.data_dir, &context.work_dir, folder.path()] as [&Path; 3] {
+        for folder in [&context.config.data_dir, work_dir.path(), folder.path()] as [&Path; 3] {
             labels.hide(folder);
         }
         Ok(Self { context, lease, labels: Arc::new(labels), folder })

@@ -234,7 +234,12 @@ impl Cache {
 
     fn files(&self) -> Result<Vec<Entry>, CacheError> {
         let mut found = Vec::new();
-        for folder in fs::read_dir(&self.folder).map_err(at(&self.folder))?.flatten() {
+        let folders = match fs::read_dir(&self.folder) {
+            // Somebody has removed it; the next download makes it again.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(found),
+            folders => folders.map_err(at(&self.folder))?,
+        };
+        for folder in folders.flatten() {
             if folder.file_name() == SHARED {
                 continue;
             }

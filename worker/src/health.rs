@@ -128,6 +128,7 @@ impl Health {
 }
 
 async fn write_sample(folder: &Path) -> std::io::Result<()> {
+    std::fs::create_dir_all(folder)?;
     let sample = tempfile::Builder::new().prefix("sample-").tempfile_in(folder)?;
     let mut file = tokio::fs::File::create(sample.path()).await?;
     file.write_all(&vec![0; SAMPLE]).await?;
@@ -193,16 +194,17 @@ mod tests {
         assert_eq!(health.reason(), None);
     }
 
-    /// A missing folder stands for a full disk.
+    /// A file where the folder should be stands for a full disk.
     #[tokio::test]
     async fn it_looks_before_it_claims() {
         let folder = tempfile::tempdir().unwrap();
         let place = folder.path().join("data");
+        std::fs::write(&place, "").unwrap();
         let health = health(&place, PAUSE);
         health.trouble(Trouble::Disk, "The disk is full.");
         let waited = timeout(Duration::from_millis(200), health.fit()).await;
         assert!(waited.is_err() && health.reason().is_some(), "the disk is still full");
-        std::fs::create_dir(&place).unwrap();
+        std::fs::remove_file(&place).unwrap();
         health.fit().await;
         assert_eq!((health.reason(), std::fs::read_dir(&place).unwrap().count()), (None, 0));
     }

@@ -117,7 +117,7 @@ pub async fn run(
         cancels: cancels.clone(),
         health: Arc::clone(&health),
         draining: shutdown.clone(),
-        work_dir: work_dir.path().to_owned(),
+        work_dir: Arc::clone(&work_dir.folder),
         config,
     });
     let claims = ClaimPolicy {

@@ -1,11 +1,15 @@
 //! Why an attempt ends without success. No database, no engine: only the reasons, and how errors become one.
 
+use std::io;
 use std::path::Path;
 
 use domain::job::ErrorClass;
 
 use crate::cache::CacheError;
 use crate::protocol::FailureClass;
+
+const UNUSABLE: &str = "The disk of the worker is full or cannot be used.";
+const MISSING: &str = "Files of the worker were removed while a job needed them.";
 
 /// Why an attempt ends without success.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -67,16 +71,16 @@ impl Stop {
     /// A failure that the engine reports.
     pub(crate) fn of_engine(class: FailureClass, message: String) -> Self {
         match class {
-            FailureClass::Disk => Self::disk_trouble(&message),
+            FailureClass::Disk => Self::disk_trouble(&message, UNUSABLE),
             FailureClass::InvalidInput | FailureClass::Resource | FailureClass::Internal => {
                 Self::Failed(class.into(), message)
             }
         }
     }
 
-    fn disk_trouble(details: &str) -> Self {
+    fn disk_trouble(details: &str, reason: &str) -> Self {
         tracing::warn!(details, "the local disk failed");
-        Self::Trouble(Trouble::Disk, "The disk of the worker is full or cannot be used.".into())
+        Self::Trouble(Trouble::Disk, reason.into())
     }
 }
 
@@ -99,7 +103,8 @@ impl From<domain::Error> for Stop {
 impl From<CacheError> for Stop {
     fn from(error: CacheError) -> Self {
         match error {
-            CacheError::Full(_) | CacheError::Disk { .. } => Self::disk_trouble(&error.to_string()),
+            CacheError::Full(_) => Self::disk_trouble(&error.to_string(), UNUSABLE),
+            CacheError::Disk { path, source } => disk(&path, source),
             CacheError::Storage(error @ (domain::Error::Unavailable(_) | domain::Error::LeaseLost)) => error.into(),
             // The row exists but its object is missing or different: worth a retry, but not many.
             CacheError::Storage(_) | CacheError::Corrupt { .. } => {
@@ -110,6 +115,28 @@ impl From<CacheError> for Stop {
 }
 
 /// A failure of the local disk.
-pub(crate) fn disk(path: &Path, error: std::io::Error) -> Stop {
-    Stop::disk_trouble(&format!("{}: {error}", path.display()))
+pub(crate) fn disk(path: &Path, error: io::Error) -> Stop {
+    let reason = if error.kind() == io::ErrorKind::NotFound { MISSING } else { UNUSABLE };
+    Stop::disk_trouble(&format!("{}: {error}", path.display()), reason)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::ErrorKind;
+
+    use super::*;
+
+    #[test]
+    fn files_that_are_missing_are_not_a_full_disk() {
+        for (kind, reason) in [
+            (ErrorKind::NotFound, MISSING),
+            (ErrorKind::StorageFull, UNUSABLE),
+            (ErrorKind::PermissionDenied, UNUSABLE),
+        ] {
+            let stop = Stop::Trouble(Trouble::Disk, reason.to_owned());
+            let path = Path::new("/work");
+            assert_eq!(disk(path, kind.into()), stop);
+            assert_eq!(Stop::from(CacheError::Disk { path: path.to_owned(), source: kind.into() }), stop);
+        }
+    }
 }

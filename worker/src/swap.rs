@@ -143,8 +143,9 @@ impl Swaps {
 }
 
 async fn fetch_files(context: &WorkerContext, model: &ModelFiles) -> Result<TempDir, String> {
-    let folder = tempfile::Builder::new().prefix("load-").tempdir_in(&context.work_dir);
-    let folder = folder.map_err(|error| sentence(disk(&context.work_dir, error)))?;
+    let work_dir = &context.work_dir;
+    let folder = work_dir.ensure().and_then(|parent| tempfile::Builder::new().prefix("load-").tempdir_in(parent));
+    let folder = folder.map_err(|error| sentence(disk(work_dir.path(), error)))?;
     fetch::checkpoint_into(context, model, folder.path()).await.map_err(sentence)?;
     Ok(folder)
 }

@@ -652,6 +652,33 @@ async fn a_disk_that_cannot_be_used_costs_no_attempt() {
     worker.stop().await;
 }
 
+/// Somebody tidies up, such as a job that empties `/tmp`.
+async fn folders_that_somebody_removes_are_made_again() {
+    let bed = Bed::make().await;
+    let config = bed.config();
+    let data_dir = config.data_dir.clone();
+    let worker = bed.work(config);
+    let succeeds = async |removed: &str| {
+        let (_, pictures) = bed.generate("a fox", 2).await;
+        let ended = bed.ended(pictures).await;
+        assert!(
+            ended.status == JobStatus::Succeeded && ended.epoch == 1 && cost_nothing(&ended),
+            "{removed}: {ended:?}"
+        );
+        bed.worker("well", |worker| worker.paused.is_none()).await;
+    };
+    succeeds("nothing").await;
+    for removed in ["work", "cache", ""] {
+        std::fs::remove_dir_all(data_dir.join(removed)).unwrap();
+        succeeds(removed).await;
+    }
+    std::fs::remove_dir_all(&data_dir).unwrap();
+    let loaded = bed.swap("ember", SwapAction::Load).await;
+    assert_eq!((loaded.status, loaded.error), (SwapStatus::Succeeded, None));
+    worker.stop().await;
+    assert_eq!(std::fs::read_dir(data_dir.join("work")).unwrap().count(), 0, "it leaves nothing");
+}
+
 /// Wrong keys are refused as a wrong clock is.
 async fn a_worker_that_storage_refuses_leaves_the_jobs_to_a_healthy_one() {
     let bed = Bed::make().await;
@@ -828,6 +855,7 @@ fn trials() -> Vec<Trial> {
         models_are_loaded_and_unloaded_between_two_jobs,
         storage_that_is_away_costs_no_attempt,
         a_disk_that_cannot_be_used_costs_no_attempt,
+        folders_that_somebody_removes_are_made_again,
         a_worker_that_storage_refuses_leaves_the_jobs_to_a_healthy_one,
         a_worker_that_fails_what_others_do_stops_claiming,
         an_object_that_is_missing_is_named,

@@ -36,6 +36,11 @@ pub(crate) fn is_explicit(headers: &HeaderMap) -> bool {
     })
 }
 
+/// Whether a session proves who sends the request.
+pub(crate) fn is_session(headers: &HeaderMap) -> bool {
+    matches!(proof(headers), Some(Proof::Session(_)))
+}
+
 /// The session of a request. A cookie that is none of ours is no session.
 pub(crate) fn session(headers: &HeaderMap) -> Option<SessionToken> {
     let cookies = headers.get_all(header::COOKIE).iter().filter_map(|value| value.to_str().ok());

@@ -60,6 +60,11 @@ impl axum::extract::FromRequestParts<State> for Browser {
     }
 }
 
+/// Whether requests to `path` make, show or end a session.
+pub(crate) fn is_at(path: &str) -> bool {
+    path == "/v1/session"
+}
+
 /// Log in
 ///
 /// Turns a key into a cookie that pages cannot read, so that `EventSource` and `<img>` work. It is valid for 30 days,

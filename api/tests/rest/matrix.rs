@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 
-use api::Access;
+use api::{Access, Names};
 use domain::job::JobKind;
 use reqwest::header::{COOKIE, ORIGIN, SET_COOKIE};
 use reqwest::multipart::Form;
@@ -186,7 +186,10 @@ async fn every_operation_and_everyone_who_may_send_it() {
             if scope == "read" { vec!["admin"] } else { SCOPES.into_iter().filter(|other| *other != scope).collect() };
         lacking.insert(scope, owner.key_with(scope, &others).await.1);
     }
-    let server = owner.another(Access::keys(owner.pools.api.clone())).await;
+    // Its pages may call with a key.
+    let app = "https://app.example.com";
+    let names = Names { origins: vec![app.parse().unwrap()], ..Names::default() };
+    let server = owner.with_names(names, Access::keys(owner.pools.api.clone())).await;
     let logged_in = server.post("/v1/session", &json!({"key": right})).await;
     let cookie = logged_in.headers[SET_COOKIE].to_str().unwrap().split(';').next().unwrap().to_owned();
 
@@ -196,7 +199,12 @@ async fn every_operation_and_everyone_who_may_send_it() {
         let request = || operation.request(&server, &address, &rows, &right);
         // A page of another site, with the cookie of the right key.
         if operation.changes() {
-            for (header, value) in [(ORIGIN.as_str(), "https://evil.example"), ("sec-fetch-site", "cross-site")] {
+            for (header, value) in [
+                (ORIGIN.as_str(), "https://evil.example"),
+                (ORIGIN.as_str(), app),
+                ("sec-fetch-site", "same-site"),
+                ("sec-fetch-site", "cross-site"),
+            ] {
                 let answer = server.brief(request().header(COOKIE, &cookie).header(header, value)).await;
                 assert_eq!(answer.status, 403, "{id} from a page elsewhere ({header}): {:#}", answer.body);
             }

@@ -3,9 +3,10 @@
 use api::{Access, Names};
 use reqwest::Method;
 use reqwest::header::{HeaderMap, SET_COOKIE};
+use reqwest::multipart::Form;
 use serde_json::{Value, json};
 
-use crate::test_server::{TestServer, png, text};
+use crate::test_server::{TestServer, picture_part, png, text};
 
 /// A server that asks for keys, and its first key.
 async fn site() -> (TestServer, String, Value) {
@@ -134,6 +135,50 @@ async fn pages_of_allowed_origins_call_with_a_key() {
     // Browsers send Basic by themselves.
     server.send(create("https://evil.example").basic_auth("x", Some(&key))).await.refuses(403, "Origin");
     server.send(create("https://app.example.com").basic_auth("x", Some(&key))).await.expect(201);
+}
+
+/// A form or a request without a body is sent without a preflight, and an origin of the same site sends the cookie.
+#[tokio::test]
+async fn pages_of_allowed_origins_do_not_use_the_session() {
+    let (server, key, _) = site().await;
+    let names = Names { origins: vec!["https://app.example.com".parse().unwrap()], ..Names::default() };
+    let server = server.with_names(names, Access::keys(server.pools.api.clone())).await;
+    let log_in = || server.request(Method::POST, "/v1/session").json(&json!({"key": key}));
+    let (cookie, _) = cookie(&server.send(log_in()).await.headers);
+    let own = format!("http://{}", server.address);
+    let app = "https://app.example.com";
+    let made = server.request(Method::POST, "/v1/datasets").header("cookie", &cookie).header("origin", &own);
+    let made = server.send(made.json(&json!({"name": "dogs"}))).await.expect(201);
+
+    let dataset = format!("/v1/datasets/{}", text(&made["id"]));
+    let picture = || Form::new().part("image", picture_part(png(64, 64, 1)));
+    for headers in [
+        &[("origin", app)][..],
+        &[("origin", app), ("sec-fetch-site", "same-site")],
+        &[("origin", app), ("sec-fetch-site", "cross-site")],
+        &[("origin", &own), ("sec-fetch-site", "cross-site")],
+        &[("sec-fetch-site", "same-site")],
+        &[("sec-fetch-site", "cross-site")],
+    ] {
+        let from = |request: reqwest::RequestBuilder| {
+            headers.iter().fold(request, |request, (name, value)| request.header(*name, *value))
+        };
+        let with = |method: Method, path: &str| from(server.request(method, path).header("cookie", &cookie));
+        server.send(with(Method::POST, "/v1/inputs").multipart(picture())).await.refuses(403, "Origin");
+        server.send(with(Method::POST, "/v1/models/ember/load")).await.refuses(403, "Origin");
+        server.send(with(Method::DELETE, &dataset)).await.refuses(403, "Origin");
+        // Nor do they begin or end a session, also with a key beside the cookie.
+        server.send(with(Method::DELETE, "/v1/session")).await.refuses(403, "Origin");
+        server.send(with(Method::DELETE, "/v1/session").bearer_auth(&key)).await.refuses(403, "Origin");
+        server.send(from(log_in())).await.refuses(403, "Origin");
+        server.send(from(log_in()).bearer_auth(&key)).await.refuses(403, "Origin");
+        // A key counts before the cookie.
+        server.send(with(Method::POST, "/v1/inputs").bearer_auth(&key).multipart(picture())).await.expect(201);
+    }
+    assert_eq!((server.count("sessions").await, server.count("inputs").await), (1, 6));
+    let with_basic = server.request(Method::DELETE, &dataset).header("cookie", &cookie).header("origin", app);
+    server.send(with_basic.basic_auth("x", Some(&key))).await.expect(204);
+    server.send(server.request(Method::GET, "/v1/session").header("cookie", &cookie)).await.expect(200);
 }
 
 /// Files of `up` are below the address of the API, and a page reads and writes them by presigned URLs.

@@ -61,7 +61,7 @@ pub(crate) struct ClientOptions {
 ///
 /// # Errors
 /// It is none.
-fn server_address(text: &str) -> Result<Url, String> {
+pub(crate) fn server_address(text: &str) -> Result<Url, String> {
     let complete = if text.contains("://") { text.to_owned() } else { format!("http://{text}") };
     let url = Url::parse(&complete).ok().filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
     url.ok_or_else(|| "it is not an address such as http://127.0.0.1:8080 or https://pictures.example.com".to_owned())

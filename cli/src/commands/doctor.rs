@@ -9,10 +9,12 @@ use chrono::{DateTime, Utc};
 use clap::Args;
 use domain::database::{self, PoolSizes, Pools};
 use domain::{Storage, access};
+use reqwest::Url;
 use serde::Serialize;
 use serde_json::json;
 
 use super::{Outcome, print_json};
+use crate::client::server_address;
 use crate::configuration::{Services, names};
 use crate::failure::Failure;
 use crate::output::{say, unescaped};
@@ -29,8 +31,9 @@ const CLOCKS: Duration = Duration::from_secs(30);
 #[derive(Debug, Args)]
 pub(crate) struct Doctor {
     /// Address at which the API listens, for the CORS rule; PYROGRAPH_PUBLIC_URL takes precedence
-    #[arg(long, env = "PYROGRAPH_SERVER", default_value = "http://127.0.0.1:8080", value_name = "URL")]
-    server: api::PublicUrl,
+    #[arg(long, env = "PYROGRAPH_SERVER", default_value = "http://127.0.0.1:8080", value_name = "URL",
+          value_parser = server_address)]
+    server: Url,
     /// Print a JSON document
     #[arg(long)]
     json: bool,
@@ -67,7 +70,7 @@ impl Doctor {
             Ok(()) => check("bucket", State::Ok, format!("`{}` answers", services.storage.bucket)),
             Err(failure) => check("bucket", State::Failed, failure.to_string()),
         });
-        let rule = page_access::rule(&names, &self.server.origin());
+        let rule = page_access::rule(&names, &self.server.origin().ascii_serialization());
         let is_needed = page_access::is_needed(&services);
         checks.push(if is_needed {
             pages(page_access::missing(&storage, &rule).await)

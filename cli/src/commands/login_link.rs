@@ -7,6 +7,7 @@ use serde_json::json;
 
 use super::database_options::DatabaseOptions;
 use super::{Outcome, print_json};
+use crate::client::server_address;
 use crate::installation::on_database;
 use crate::output::say;
 use crate::services;
@@ -18,7 +19,8 @@ use crate::services;
 #[derive(Debug, Args)]
 pub(crate) struct LoginLink {
     /// Address of the server as the browser reaches it
-    #[arg(long, env = "PYROGRAPH_SERVER", default_value = "http://127.0.0.1:8080", value_name = "URL")]
+    #[arg(long, env = "PYROGRAPH_SERVER", default_value = "http://127.0.0.1:8080", value_name = "URL",
+          value_parser = server_address)]
     server: Url,
     #[command(flatten)]
     place: DatabaseOptions,
@@ -31,6 +33,7 @@ impl LoginLink {
             let link = session::create_link(&operator, &pools.api).await;
             let link = services::answered(link, "could not make the link")?.reveal();
             let mut url = self.server;
+            url.set_query(None);
             // The fragment is not sent to the server, so that it is in no log.
             url.set_fragment(Some(&format!("login={link}")));
             if self.place.json { print_json(&json!({ "url": url.as_str() })) } else { say!("{url}") }

@@ -70,12 +70,15 @@ fn show(report: &SweepReport, dry_run: bool) -> Outcome {
         for key in &report.keys {
             say!("{key}")?;
         }
+        for key in &report.young_keys {
+            say!("{key} (younger than a day)")?;
+        }
     }
     say!(
-        "{} objects, {} without a row; {} are younger than a day and were not looked at.",
+        "{} objects, {} without a row, of which {} are younger than a day and stay.",
         report.objects,
-        report.strays,
-        report.young
+        report.strays + report.young_strays,
+        report.young_strays
     )?;
     if report.stopped.is_none() {
         let [marked, deleted, aborted] = if dry_run {

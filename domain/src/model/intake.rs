@@ -19,6 +19,7 @@ use super::parts::Layout;
 use super::{Defaults, Model, ModelFile, ModelKind, check_name, check_name_is_free, family, reserve_name, vae_approx};
 use crate::database::now;
 use crate::deposit::Deposit;
+use crate::job::Claim;
 use crate::limits::{MAX_FILE_BYTES, MAX_FILES};
 use crate::storage::{ObjectWriter, StorageKey};
 use crate::weights_gate::invalid;
@@ -615,21 +616,22 @@ async fn insert(connection: &mut sqlx::PgConnection, model: &Model, networks: Op
     Ok(())
 }
 
-/// Writes the row of a model that a job has made. The name was reserved for it; if a built-in model of a newer version
-/// has it all the same, the model gets a number ([`super::renamed`] says so).
+/// Writes the row of a model that the job of `claim` has made, and its entry in the audit log. The name was reserved for
+/// it; if a built-in model of a newer version has it all the same, the model gets a number ([`super::renamed`] says so).
 pub(crate) async fn insert_made(
     connection: &mut sqlx::PgConnection,
+    claim: &Claim,
     model: &mut Model,
     networks: Option<&Networks>,
 ) -> Result<()> {
     let reserved = model.name.clone();
-    for number in 2.. {
-        match insert(connection, model, networks).await {
-            Err(Error::Conflict { .. }) => model.name = format!("{reserved}-{number}"),
-            result => return result,
-        }
+    let mut number = 1;
+    while let Err(error) = insert(connection, model, networks).await {
+        let Error::Conflict { .. } = error else { return Err(error) };
+        number += 1;
+        model.name = format!("{reserved}-{number}");
     }
-    Ok(())
+    audit::record_made(connection, claim, model).await
 }
 
 /// A LoRA and its base are of one family.

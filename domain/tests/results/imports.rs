@@ -5,7 +5,7 @@ use domain::import::{self, Import, ImportRequest};
 use domain::job::{self, Claim, ErrorClass, JobStatus, LeasePolicy};
 use domain::model::intake::{self, Intake};
 use domain::model::{self, ModelFile};
-use domain::{Error, ModelId, Result};
+use domain::{Error, ModelId, PageRequest, Result, audit};
 use serde_json::json;
 
 use super::World;
@@ -39,6 +39,21 @@ async fn take(world: &World, claim: &Claim, salt: u8) -> (Intake, Result<ModelFi
 
 async fn finish(world: &World, claim: &Claim, intake: &Intake) -> Result<ModelId> {
     import::finish(world.pool(), &world.storage, claim, intake, Some("Mine.")).await
+}
+
+#[tokio::test]
+async fn the_audit_log_has_the_request_and_the_model() {
+    let world = World::new().await;
+    let created = ask(&world, "clay", None).await.unwrap();
+    let claim = world.claim().await;
+    let (intake, file) = take(&world, &claim, 1).await;
+    file.unwrap();
+    let made = finish(&world, &claim, &intake).await.unwrap();
+    let entries = audit::list(&world.caller, &world.pools.api, &PageRequest::default()).await.unwrap().items;
+    let [model, request] = entries.as_slice() else { panic!("{entries:?}") };
+    assert_eq!((request.action.as_str(), request.object.clone()), ("model.import", created.id.to_string()));
+    assert_eq!((model.action.as_str(), model.object.clone(), model.key), ("model.create", made.to_string(), None));
+    assert_eq!(model.details, json!({"name": "clay", "import": created.id}));
 }
 
 #[tokio::test]

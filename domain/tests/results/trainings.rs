@@ -5,7 +5,7 @@ use std::time::Duration;
 use domain::artifact::{ADAPTER_MEDIA_TYPE, NewArtifact, OutputKind};
 use domain::job::{self, Claim, ErrorClass, JobStatus, LeasePolicy};
 use domain::training::{self, NewCheckpoint, TrainingRequest};
-use domain::{Error, StorageKey, TrainingId, model};
+use domain::{Caller, Error, KeyId, PageRequest, Principal, Scopes, StorageKey, TrainingId, audit, model};
 
 use super::{MD5, SHA256, World};
 
@@ -123,6 +123,26 @@ async fn the_lora_appears_once_with_success_and_checkpoints_go() {
     let seen = training::get(&world.caller, &world.pools.api, created.id).await.unwrap();
     assert_eq!(seen.report.status, JobStatus::Succeeded);
     assert_eq!(seen.output_model.unwrap().id, made);
+}
+
+#[tokio::test]
+async fn the_audit_log_has_the_lora_and_who_asked_for_it() {
+    let mut world = World::new().await;
+    let key = KeyId::new();
+    world.caller = Caller::new(world.caller.project(), Principal::Key(key), Scopes::ALL);
+    let asked =
+        training::create(&world.caller, &world.pools.api, &world.catalog, &world.capacity, request(&world, "clay"));
+    let created = asked.await.unwrap();
+    let claim = world.claim().await;
+    let entries = async || audit::list(&world.caller, &world.pools.api, &PageRequest::default()).await.unwrap().items;
+    assert!(entries().await.is_empty(), "there is no model yet");
+    let made = training::finish(world.pool(), &world.storage, &claim, adapter(&claim), &[]).await.unwrap();
+    training::finish(world.pool(), &world.storage, &claim, adapter(&claim), &[]).await.unwrap();
+    let entries = entries().await;
+    let [entry] = entries.as_slice() else { panic!("{entries:?}") };
+    assert_eq!((entry.action.as_str(), entry.object.clone()), ("model.create", made.to_string()));
+    assert_eq!(entry.details, serde_json::json!({"name": "clay", "training": created.id}));
+    assert_eq!((entry.key, &entry.address, entry.by_operator), (Some(key), &None, false));
 }
 
 #[tokio::test]
