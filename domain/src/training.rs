@@ -199,7 +199,7 @@ pub async fn create(
     let id = TrainingId::new();
 
     let (pool, project) = (database.pool(caller), caller.project());
-    // Before the transaction, which has a connection already. What is wrong with the dataset, the transaction says.
+    // Before the transaction, which has a connection already. The transaction checks the dataset.
     let examples = dataset::example_count(caller, database, request.dataset).await?;
     if examples > 0 {
         capacity.check_training(caller, &base, &params, examples).await?;

@@ -20,7 +20,7 @@ use tokio::net::TcpListener;
 use crate::embedded_stack::{open_folder, ready, up_command};
 
 /// Longest that the browser may take for a page.
-const LOOK: Duration = Duration::from_secs(60);
+const LOOK: Duration = Duration::from_mins(1);
 
 /// A server that counts who comes, and its address.
 async fn canary() -> (String, Arc<AtomicUsize>) {

@@ -241,8 +241,8 @@ pub(crate) async fn list(caller: Caller, state: State, Query(query): Query<Model
 #[derive(Serialize, ToSchema)]
 #[serde(untagged)]
 pub(crate) enum Added {
-    Model(ModelDetail),
-    Import(Import),
+    Model(Box<ModelDetail>),
+    Import(Box<Import>),
 }
 
 /// Add a model
@@ -282,7 +282,7 @@ pub(crate) async fn import(caller: Caller, state: State, mut request: Request) -
         }
         return Ok(job::created(
             &super::import::path(import.id),
-            &Added::Import(Import::of(import, &state).await?),
+            &Added::Import(Import::of(import, &state).await?.into()),
             waited,
         ));
     }
@@ -303,7 +303,7 @@ async fn import_form(caller: Caller, state: State, mut form: Multipart) -> Resul
     // The form was read to its end.
     let model = import.finish(&about.name, about.base.as_deref(), about.kind).await?;
     let location = format!("/v1/models/{}", model.id);
-    let body = Added::Model(ModelDetail::of(&caller, model, &state).await?);
+    let body = Added::Model(ModelDetail::of(&caller, model, &state).await?.into());
     Ok((StatusCode::CREATED, [(header::LOCATION, location)], Json(body)).into_response())
 }
 

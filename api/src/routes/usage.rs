@@ -1,5 +1,7 @@
 //! `/v1/usage`: what a project has used, and what that costs.
 
+use std::collections::BTreeSet;
+
 use axum::Json;
 use chrono::{Datelike as _, NaiveDate};
 use domain::prices::Cost;
@@ -86,7 +88,7 @@ impl UsageQuery {
             })
         };
         let (from, to) = (day("from", self.from), day("to", self.to));
-        let groups = self.group_by.as_deref().map_or(Ok(Default::default()), UsageGroup::read_list);
+        let groups = self.group_by.as_deref().map_or(Ok(BTreeSet::new()), UsageGroup::read_list);
         let group_by = groups.map_err(|message| note("group_by", message)).unwrap_or_default();
         if wrong.is_empty() { Ok(UsageRequest { from, to, group_by }) } else { Err(Error::Several(wrong)) }
     }

@@ -77,11 +77,11 @@ impl Rows {
             Stored::F16(weight) => weight.storage::<f16>()[at..at + out.len()].convert_to_f32_slice(out),
             Stored::Int8 { codes, scales } => {
                 let (codes, scales) = (&codes.storage()[at..], &scales.storage()[block..]);
-                unpack(out, codes, scales, |out, codes, scales| unpack_8(out, codes, scales));
+                unpack(out, codes, scales, unpack_8);
             }
             Stored::Int4 { codes, scales } => {
                 let (codes, scales) = (&codes.storage()[at / 2..], &scales.storage()[block..]);
-                unpack(out, codes, scales, |out, codes, scales| unpack_4(out, codes, scales));
+                unpack(out, codes, scales, unpack_4);
             }
         }
     }
@@ -106,22 +106,22 @@ vectorised! {
 /// Blocks whose scales are converted at once.
 const SCALES: usize = 32;
 
-fn unpack<T, const CODES: usize>(
-    out: &mut [f32],
-    codes: &[T],
+fn unpack<'a, T, const CODES: usize>(
+    out: &'a mut [f32],
+    codes: &'a [T],
     scales: &[f16],
-    blocks: impl Fn(&mut [[f32; BLOCK]], &[[T; CODES]], &[f32; SCALES]),
+    blocks: impl Fn(&'a mut [[f32; BLOCK]], &'a [[T; CODES]], [f32; SCALES]),
 ) {
     let out = out.as_chunks_mut().0.chunks_mut(SCALES);
     for ((out, codes), scales) in out.zip(codes.as_chunks().0.chunks(SCALES)).zip(scales.chunks(SCALES)) {
         let mut wide = [0.0; SCALES];
         scales.convert_to_f32_slice(&mut wide[..scales.len()]);
-        blocks(out, codes, &wide);
+        blocks(out, codes, wide);
     }
 }
 
 vectorised! {
-    fn unpack_8<'a>(out: &'a mut [[f32; BLOCK]], codes: &'a [[i8; BLOCK]], scales: &'a [f32; SCALES]) -> () {
+    fn unpack_8<'a>(out: &'a mut [[f32; BLOCK]], codes: &'a [[i8; BLOCK]], scales: [f32; SCALES]) -> () {
         for ((values, codes), scale) in out.iter_mut().zip(codes).zip(scales) {
             for (value, code) in values.iter_mut().zip(codes) {
                 *value = f32::from(*code) * scale;
@@ -131,7 +131,7 @@ vectorised! {
 }
 
 vectorised! {
-    fn unpack_4<'a>(out: &'a mut [[f32; BLOCK]], codes: &'a [[u8; HALF]], scales: &'a [f32; SCALES]) -> () {
+    fn unpack_4<'a>(out: &'a mut [[f32; BLOCK]], codes: &'a [[u8; HALF]], scales: [f32; SCALES]) -> () {
         for ((values, codes), scale) in out.iter_mut().zip(codes).zip(scales) {
             // Of known length, which the compiler needs for vectors that are as long.
             for at in 0..HALF {
