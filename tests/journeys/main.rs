@@ -2,7 +2,7 @@
 //! them.
 //!
 //! First the usual paths (`road`, `pictures`, `folders`, `command_line`, `embedded_stack`, `start_up`), who is served
-//! (`access`, `public`, `browser`), then what the API refuses (`refusals`, `presigned`, `contract`, `clients`), how
+//! (`access`, `public`, `browser`) and what that costs (`usage`), then what the API refuses (`refusals`, `presigned`, `contract`, `clients`), how
 //! models are imported (`imports`, `checkpoints`, `flux_files`) and exported (`exports`), what the engine detects
 //! (`misfits`) and has loaded (`residency`), then failures below a running job (`crash`, `lost_lease`, `lost_replies`,
 //! `takeover`, `resume`, `cancel`, `events`, `loading`, `acknowledged`, `disks`), how processes stop (`stops`), what
@@ -57,3 +57,4 @@ mod start_up;
 mod stops;
 mod takeover;
 mod unheard;
+mod usage;

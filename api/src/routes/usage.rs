@@ -25,7 +25,7 @@ pub(crate) struct Usage {
     #[schema(minimum = 0)]
     pub stored_bytes: i64,
     /// One for each group that has used something, in the order of days, models and keys.
-    pub data: Vec<UsageOf>,
+    pub items: Vec<UsageOf>,
 }
 
 /// The usage of one group. A job belongs to the day on which it was created, and the device time of an attempt to the
@@ -111,5 +111,5 @@ impl From<GroupUsage> for UsageOf {
 pub(crate) async fn get(caller: Caller, state: State, Query(query): Query<UsageQuery>) -> Result<Json<Usage>> {
     let usage::Usage { from, to, stored_bytes, groups } =
         usage::summary(&caller, &state.database, &query.read()?, state.prices.as_deref()).await?;
-    Ok(Json(Usage { from, to, stored_bytes, data: groups.into_iter().map(UsageOf::from).collect() }))
+    Ok(Json(Usage { from, to, stored_bytes, items: groups.into_iter().map(UsageOf::from).collect() }))
 }

@@ -100,6 +100,7 @@ impl Operation {
             "create_key" => json!({"name": "another"}),
             "change_key" => json!({"name": "renamed"}),
             "create_project" => json!({"name": "fresh"}),
+            "change_project" => json!({"retention_days": 30}),
             other => panic!("no example of `{other}`: add one"),
         })
     }
@@ -108,6 +109,7 @@ impl Operation {
 fn example_of_query(operation: &str, name: &str) -> String {
     match (operation, name) {
         ("export_model", "format") => "format=kohya".to_owned(),
+        ("delete_project", "confirm") => "confirm=default".to_owned(),
         _ => panic!("no example of `{name}` of `{operation}`: add one"),
     }
 }

@@ -38,13 +38,13 @@ async fn usage_is_that_of_the_project_in_groups() {
         let site = &site;
         async move {
             let path = format!("/v1/usage?group_by={groups}");
-            site.get(admin, nobody, &path).await.expect(200)["data"].as_array().unwrap().clone()
+            site.get(admin, nobody, &path).await.expect(200)["items"].as_array().unwrap().clone()
         }
     };
     let whole = site.get(&second, nobody, "/v1/usage").await.expect(200);
     let today = Utc::now().date_naive();
     assert_eq!((&whole["to"], &whole["stored_bytes"]), (&json!(today), &json!(stored + picture as i64)));
-    let [all] = whole["data"].as_array().unwrap().as_slice() else { panic!("{whole}") };
+    let [all] = whole["items"].as_array().unwrap().as_slice() else { panic!("{whole}") };
     assert_eq!((&all["jobs"], &all["bytes"]), (&json!(2), &json!(picture)));
     assert!(all.get("day").is_none() && all.get("model").is_none() && all.get("key").is_none(), "{all}");
     let seconds = all["gpu_seconds"].as_f64().unwrap();
@@ -74,16 +74,19 @@ async fn usage_is_that_of_the_project_in_groups() {
     let deleted = format!("/v1/generations/{}", text(&first["id"]));
     site.send(admin, nobody, reqwest::Method::DELETE, &deleted, None).await.expect(204);
     let after = site.get(admin, nobody, "/v1/usage").await.expect(200);
-    assert_eq!((&after["data"][0]["gpu_seconds"], &after["stored_bytes"]), (&all["gpu_seconds"], &json!(stored)));
+    assert_eq!((&after["items"][0]["gpu_seconds"], &after["stored_bytes"]), (&all["gpu_seconds"], &json!(stored)));
     site.post(admin, nobody, "/v1/projects", &json!({"name": "shop"})).await.expect(201);
-    assert_eq!(site.get(admin, Some("shop"), "/v1/usage").await.expect(200)["data"], json!([]));
-    assert_eq!(site.get(admin, nobody, "/v1/usage?from=2026-01-01&to=2026-01-02").await.expect(200)["data"], json!([]));
+    assert_eq!(site.get(admin, Some("shop"), "/v1/usage").await.expect(200)["items"], json!([]));
+    assert_eq!(
+        site.get(admin, nobody, "/v1/usage?from=2026-01-01&to=2026-01-02").await.expect(200)["items"],
+        json!([])
+    );
 }
 
 #[tokio::test]
 async fn wrong_days_and_groups_are_named() {
     let server = TestServer::new().await;
-    assert_eq!(server.get("/v1/usage").await.expect(200)["data"], Value::Array(Vec::new()));
+    assert_eq!(server.get("/v1/usage").await.expect(200)["items"], Value::Array(Vec::new()));
     for (query, field) in [
         ("from=yesterday", "from"),
         ("from=2026-02-30", "from"),

@@ -26,6 +26,7 @@ pub(crate) mod sweep;
 pub(crate) mod train;
 pub(crate) mod trainings;
 pub(crate) mod up;
+pub(crate) mod usage;
 pub(crate) mod worker;
 pub(crate) mod workers;
 
