@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use formats::adapter::{CONFIG_FILE, MAX_CONFIG_BYTES};
+use formats::adapter::{CHANGES_NOTHING, CONFIG_FILE, Contents, MAX_CONFIG_BYTES};
 use formats::detect::Denoiser;
 use formats::folder::{self, Folder, INDEX, SCHEDULER};
 use formats::{Configs, Family, Header, Part, Sniffer, Traits, detect, is_root_weights, json, weights};
@@ -30,6 +30,8 @@ use crate::{
 pub const MAX_TEXT_BYTES: usize = 32 * 1024 * 1024;
 /// Largest JSON file that is read, in bytes. Larger ones (vocabularies) contain nothing that is needed here.
 const CONFIG_BYTES: usize = 256 * 1024;
+/// Most alpha tensors that are read, each by a request to the bucket. LoRAs of Stable Diffusion XL have up to 1 700.
+const MAX_ALPHAS: usize = 2048;
 /// Largest shard index that is read, in bytes.
 const INDEX_BYTES: usize = 8 * 1024 * 1024;
 const FIELD: &str = "file";
@@ -259,7 +261,10 @@ impl Intake {
             if !detect::is_adapter(header) {
                 return Err(invalid(detect::other_file(header)));
             }
-            let about = family::of_lora(header, &self.configs)?;
+            let mut about = family::of_lora(header, &self.configs)?;
+            if self.has_zero_alphas(path, header).await? {
+                about.warnings.push(CHANGES_NOTHING.to_owned());
+            }
             let family = about.base_family().as_str();
             if let Some(base) = &base {
                 check_base(base, family)?;
@@ -282,6 +287,27 @@ impl Intake {
         let folder = Folder { paths: &paths, configs: &self.configs, weights: &self.weights };
         let (networks, notes) = folder.check(family).map_err(|reason| Error::invalid(FIELD, reason))?;
         checkpoint(family, detect::traits_of_folder(family, &self.configs), networks, &self.configs, base, notes)
+    }
+
+    /// Whether the LoRA `path` has no effect, since its alpha tensors are 0. Usually the first one is not, and no more
+    /// are read.
+    async fn has_zero_alphas(&self, path: &str, header: &Header) -> Result<bool> {
+        let config = self.configs.get(CONFIG_FILE).map(ToString::to_string);
+        let contents = Contents::read(header, config.as_deref()).map_err(invalid)?;
+        let Some(alphas) = contents.deciding_alphas().filter(|alphas| (1..=MAX_ALPHAS).contains(&alphas.len())) else {
+            return Ok(false);
+        };
+        let Some(file) = self.files.iter().find(|file| file.path == path) else { return Ok(false) };
+        for alpha in alphas {
+            let Some(tensor) = header.tensors.get(alpha) else { return Ok(false) };
+            let place = tensor.start..tensor.start + tensor.length as u64;
+            let bytes = self.storage.get_range(&file.storage_key, place).await?;
+            // A zero of every type.
+            if bytes.iter().any(|byte| *byte != 0) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// The new row, of the added files.
