@@ -155,7 +155,12 @@ impl Intake {
         let refused = |message: String| Err(Error::invalid("parts_of", message));
         let layout = if self.configs.contains_key(INDEX) { None } else { Layout::of(&self.weights, &self.configs)? };
         let Some(Layout { denoiser: Denoiser { family, guidance_embedded }, missing, .. }) = layout else {
-            return refused("Only the file of a checkpoint lacks parts.".to_owned());
+            return match self.weights.values().next() {
+                Some(header) if !self.configs.contains_key(INDEX) && !is_whole(header) => {
+                    Err(invalid(detect::other_file(header)))
+                }
+                _ => refused("Only the file of a checkpoint lacks parts.".to_owned()),
+            };
         };
         if donor.kind != ModelKind::Checkpoint || donor.family != family.as_str() {
             return refused(format!("`{}` is no checkpoint of {}.", donor.name, family.title()));
@@ -564,6 +569,11 @@ fn main_file(model: &Model) -> Option<&ModelFile> {
 
 pub(super) fn read_json(path: &str, text: &[u8]) -> Result<Value> {
     json::read(text).map_err(|error| Error::invalid(FIELD, format!("`{path}` is not JSON: {error}.")))
+}
+
+/// Whether a file without a denoiser is a model by itself: a LoRA, or a preview decoder.
+fn is_whole(header: &Header) -> bool {
+    detect::is_adapter(header) || vae_approx::latent_channels(header).is_some()
 }
 
 /// Whether the value of a JSON file is kept.
