@@ -536,7 +536,7 @@ mod tests {
             ])
         );
         // A text without words is a caption, too: the picture has none.
-        let (pictures, left_out) = sorted(&[("in/fox.png", b""), ("in/fox.txt", b" "), texts[5]]);
+        let (pictures, left_out) = sorted(&[("in/fox.png", b""), ("in/fox.txt", b" "), texts[6]]);
         assert_eq!((pictures, left_out.len()), (pairs(&[("in/fox.png", "")]), 1));
     }
 

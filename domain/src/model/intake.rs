@@ -30,7 +30,7 @@ use crate::{
 pub const MAX_TEXT_BYTES: usize = 32 * 1024 * 1024;
 /// Largest JSON file that is read, in bytes. Larger ones (vocabularies) contain nothing that is needed here.
 const CONFIG_BYTES: usize = 256 * 1024;
-/// Most alpha tensors that are read, each by a request to the bucket. LoRAs of Stable Diffusion XL have up to 1 700.
+/// Most alpha tensors that are read, each by a request to the bucket. Other LoRAs get no warning.
 const MAX_ALPHAS: usize = 2048;
 /// Largest shard index that is read, in bytes.
 const INDEX_BYTES: usize = 8 * 1024 * 1024;
