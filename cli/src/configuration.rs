@@ -286,7 +286,7 @@ pub(crate) fn said<T: FromStr<Err: std::fmt::Display>>(name: &str) -> Result<Opt
     text.parse().map(Some).map_err(|error| Failure::Usage(format!("{name}: {error}")))
 }
 
-/// Less than this is no amount of memory for a model, and probably lacks its unit.
+/// A number below this without a unit is refused: as bytes it is no memory for a model, so the unit was forgotten.
 const FEWEST_BYTES: u64 = 64 << 20;
 
 /// A number of bytes above 0, such as `12GiB`, `1.5 GiB`, `24GB` or `512B`.
@@ -300,7 +300,13 @@ impl FromStr for ByteSize {
         let bytes = text.parse().ok().map(|size: bytesize::ByteSize| size.as_u64());
         let bytes = bytes.filter(|bytes| (1..u64::MAX).contains(bytes));
         if bytes.is_some_and(|bytes| bytes < FEWEST_BYTES) && !text.ends_with(char::is_alphabetic) {
-            return Err(format!("'{text}' has no unit and would be bytes; write {text}GiB, for example"));
+            let unit = match bytes.unwrap_or_default() {
+                0..1_024 => format!("{text}GiB"),
+                1_024..1_000_000 => format!("{text}MiB"),
+                bytes if bytes % 1_000_000 == 0 => format!("{}MB", bytes / 1_000_000),
+                _ => format!("{text}B"),
+            };
+            return Err(format!("'{text}' has no unit and would be bytes; write {unit}, for example"));
         }
         bytes.map(Self).ok_or_else(|| format!("'{text}' is not a number of bytes such as 12GiB or 800MB"))
     }
@@ -468,6 +474,13 @@ mod tests {
         }
         for text in ["", "GiB", "-1", "99999999999GiB", "0", "12 gigs", "12"] {
             assert!(text.parse::<ByteSize>().is_err(), "{text}");
+        }
+        for (text, advice) in
+            [("12", "12GiB"), ("1.5", "1.5GiB"), ("12000", "12000MiB"), ("64000000", "64MB"), ("67108863", "67108863B")]
+        {
+            let why = text.parse::<ByteSize>().unwrap_err();
+            assert!(why.contains(&format!("write {advice}, ")), "{why}");
+            assert!(advice.parse::<ByteSize>().is_ok(), "{advice}");
         }
     }
 

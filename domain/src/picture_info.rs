@@ -7,6 +7,7 @@ mod translate;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use formats::Guidance;
 use requests::PromptSyntax;
 use requests::recipe::{self, Found, NamedLora, NamedModel, Program, Unmapped};
 use uuid::Uuid;
@@ -47,15 +48,23 @@ pub async fn read(
     if program.is_none() {
         return Ok(PictureInfo { program, request: None, unmapped });
     }
-    let recorded = settings.model.take();
-    let (model, is_known) = match (chosen, recorded) {
-        (Some(model), _) => (model, true),
-        (None, Some(recorded)) => match library.find(ModelKind::Checkpoint, &recorded, "model", &mut unmapped).await? {
-            Some(model) => (model, true),
-            None => (library.checkpoint(DEFAULT_MODEL).await?, false),
-        },
-        (None, None) => (library.checkpoint(DEFAULT_MODEL).await?, false),
+    // What a chosen model replaces is no loss.
+    let mut replaced = Vec::new();
+    let notes = if chosen.is_some() { &mut replaced } else { &mut unmapped };
+    let recorded = match settings.model.take() {
+        Some(recorded) => library.find(ModelKind::Checkpoint, &recorded, "model", notes).await?,
+        None => None,
     };
+    let (model, is_known) = match chosen.or_else(|| recorded.clone()) {
+        Some(model) => (model, true),
+        None => (library.checkpoint(DEFAULT_MODEL).await?, false),
+    };
+    if let Some(scale) = settings.guidance_scale.take() {
+        match recorded.as_ref().unwrap_or(&model).family()?.guidance() {
+            Guidance::Distilled => settings.distilled_scale = Some(scale),
+            Guidance::ClassifierFree => settings.cfg_scale = Some(scale),
+        }
+    }
     let loras = library.loras(&model, &settings.loras, &mut unmapped).await?;
     settings.prompt = match settings.prompt.take() {
         Some(prompt) => Some(library.prompt(prompt, settings.prompt_syntax, program, &loras, &mut unmapped).await?),

@@ -280,6 +280,7 @@ async fn what_cannot_be_is_refused_before_anything_is_sent() {
         (&["picture-info", large], 4, "at most 26214400 (25 MiB) are taken"),
         (&["generate", "an owl", "--image", large], 4, "at most 26214400 (25 MiB) are taken"),
         (&["generate", "an owl", "--lora", "other/tiny.safetensors"], 2, "pyrograph models import"),
+        (&["generate", "an owl", "--lora", "./nosuch"], 2, "'./nosuch' is a path"),
         (&["models", "import", "/dev/null", "--name", "x"], 2, "/dev/null is neither a file nor a folder"),
         (&["models", "import", pipe, "--name", "x"], 2, "is neither a file nor a folder"),
         (&["generate", "an owl", "--preview", written], 2, written),

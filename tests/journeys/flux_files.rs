@@ -56,7 +56,7 @@ async fn a_denoiser_alone_borrows_its_parts_and_makes_the_same_picture() {
     let bfl = bfl.expect(201);
     let its_own = client.get("/v1/models/tiny").await.expect(200);
     assert_eq!((&bfl["family"], &bfl["defaults"]), (&json!("flux"), &its_own["defaults"]));
-    assert_eq!(stack.site.objects(), objects + 1, "what is borrowed lies in the bucket once");
+    assert_eq!(stack.site.objects(), objects + 1, "borrowed files are stored once");
     // T5 as llama.cpp stores it, beside its tokenizer; a language model in such a file is refused.
     let t5 = std::fs::read(golden("gguf/t5.gguf")).unwrap();
     let tokenizer: Vec<_> = tiny_files().into_iter().filter(|(path, _)| path.starts_with("tokenizer_2/")).collect();
@@ -159,7 +159,7 @@ async fn parts_in_files_of_their_own_and_all_in_one() {
     let main = ("file", "dev.safetensors", &transformer[..]);
     add(client, &[("name", "x")], &[main, ("vae", "t5.safetensors", t5)]).await.expect_problem(422, "vae");
     add(client, &named("parts_of", "nothing"), &[main]).await.expect_problem(404, "parts_of");
-    add(client, &named("parts_of", "one"), &[("file", "ae.safetensors", vae)]).await.expect_problem(422, "parts_of");
+    add(client, &named("parts_of", "one"), &[("file", "ae.safetensors", vae)]).await.expect_problem(422, "file");
     let cut = gguf(&alone(&all, PARTS[0].1));
     add(client, &named("parts_of", "one"), &[("file", "dev.gguf", &cut[..cut.len() - 64])])
         .await

@@ -140,11 +140,13 @@ async fn parts_do_not_make_a_model_of_what_does_not_run() {
     let server = TestServer::with_checkpoint().await;
     let flux = ["double_blocks.0.img_attn.qkv.weight", "img_in.weight"];
     let unet = ["model.diffusion_model.input_blocks.0.0.weight", "model.diffusion_model.label_emb.0.0.weight"];
+    let folders = ["single_transformer_blocks.0.attn.to_q.weight", "x_embedder.weight"];
     let cases = [
         ("FLUX.2", [&flux[..], &["double_stream_modulation_img.lin.weight"]].concat()),
         ("Chroma", [&flux[..], &["distilled_guidance_layer.in_proj.weight"]].concat()),
         ("bitsandbytes", [&flux[..], &["double_blocks.0.img_attn.qkv.weight.quant_map"]].concat()),
         ("refiner", [&unet[..], &["conditioner.embedders.0.model.ln_final.weight"]].concat()),
+        ("the transformer of a FLUX.1 in the layout of folders", folders.to_vec()),
     ];
     for (named, names) in &cases {
         let part = |names: &[&str], path: &'static str| Part::bytes(file(names)).file_name(path);

@@ -190,3 +190,40 @@ async fn an_adapter_that_could_not_be_loaded_is_refused_by_the_name_of_its_modul
     answer.refuses(422, "file");
     assert_eq!((server.count("models").await, server.objects()), (0, 0));
 }
+
+#[tokio::test]
+async fn a_lora_without_effect_is_a_warning_from_the_import_on() {
+    let server = TestServer::with_checkpoint().await;
+    let idle = json!(["alpha is 0 everywhere, so it changes nothing"]);
+    // A LoRA of two modules with these alphas as tensors of f16, or with alpha in the header.
+    let file = |alphas: Option<[u16; 2]>, header: serde_json::Value| {
+        let mut entries = json!({"__metadata__": header});
+        let mut data = Vec::new();
+        let mut put = |name: String, dtype: &str, shape: &[usize], bytes: &[u8]| {
+            let offsets = [data.len(), data.len() + bytes.len()];
+            entries[name] = json!({"dtype": dtype, "shape": shape, "data_offsets": offsets});
+            data.extend_from_slice(bytes);
+        };
+        for (index, layer) in ["to_q", "to_k"].into_iter().enumerate() {
+            let module = format!("transformer.transformer_blocks.0.attn.{layer}");
+            put(format!("{module}.lora_A.weight"), "F32", &[2, 4], &[1; 32]);
+            put(format!("{module}.lora_B.weight"), "F32", &[4, 2], &[1; 32]);
+            if let Some(alphas) = alphas {
+                put(format!("{module}.alpha"), "F16", &[], &alphas[index].to_le_bytes());
+            }
+        }
+        let header = entries.to_string();
+        [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &data].concat()
+    };
+    for (name, bytes, warnings) in [
+        ("zeros", file(Some([0, 0]), json!({})), &idle),
+        ("header", file(None, json!({"ss_network_alpha": "0"})), &idle),
+        ("half", file(Some([0, 0x3c00]), json!({})), &json!([])),
+        ("ones", file(Some([0x3c00, 0x3c00]), json!({"ss_network_alpha": "0"})), &json!([])),
+    ] {
+        let model = server.import(name, None, &[("x.safetensors", bytes)]).await.expect(201);
+        assert_eq!(&model["warnings"], warnings, "{name}");
+        let inspection = server.get(&format!("/v1/models/{name}/inspect")).await.expect(200);
+        assert_eq!(&inspection["warnings"], warnings, "{name}");
+    }
+}

@@ -206,3 +206,62 @@ async fn a_recipe_with_impossible_values_is_used_without_them() {
     }
     server.post("/v1/generations", &info["request"]).await.expect(202);
 }
+
+/// Between FLUX.1 and Stable Diffusion, classifier-free guidance has other names, and A1111's line of the same picture
+/// means the same as its recipe.
+#[tokio::test]
+async fn guidance_is_translated_for_another_family() {
+    let server = TestServer::with_checkpoint().await;
+    sqlx::query(
+        "INSERT INTO models (project_id, id, name, kind, family, files, bytes, sha256, built_in, defaults)
+         SELECT project_id, $1, 'sd', kind, 'sd15', files, bytes, $2, false, defaults FROM models WHERE name = 'ember'",
+    )
+    .bind(domain::ModelId::new().0)
+    .bind("1".repeat(64))
+    .execute(&server.pools.lease)
+    .await
+    .unwrap();
+    let recipe = |model: &str, guidance: f64, true_cfg: f64| {
+        json!({
+            "prompt": "a fox", "negative_prompt": "a dog", "seed": 5, "num_inference_steps": 4, "width": 64,
+            "height": 64, "guidance_scale": guidance, "true_cfg_scale": true_cfg,
+            "model": {"name": model, "sha256": "2".repeat(64)}, "engine": "pyrograph 0.0.1",
+        })
+        .to_string()
+    };
+    let line = |model: &str, scales: &str| {
+        format!(
+            "a fox\nNegative prompt: a dog\nSteps: 4, Sampler: Euler, CFG scale: {scales}, Seed: 5, Size: 64x64, \
+             Model hash: 2222222222, Model: {model}, Version: pyrograph 0.1.0"
+        )
+    };
+    // Of FLUX.1 with and without classifier-free guidance, and of Stable Diffusion; for each, the two scales of the
+    // request for `sd`, then those for `ember`.
+    for (model, guidance, true_cfg, scales, [for_sd, for_flux]) in [
+        ("ember", 3.5, 4.0, "4, Distilled CFG Scale: 3.5", [[json!(4.0), Value::Null], [json!(3.5), json!(4.0)]]),
+        ("ember", 3.5, 1.0, "1, Distilled CFG Scale: 3.5", [[json!(1.0), Value::Null], [json!(3.5), json!(1.0)]]),
+        ("sd", 6.0, 1.0, "6", [[json!(6.0), Value::Null], [Value::Null, json!(6.0)]]),
+    ] {
+        let (recipe, line) = (recipe(model, guidance, true_cfg), line(model, scales));
+        let both = [("parameters", &line[..]), ("pyrograph", &recipe)];
+        for texts in [&both[..], &both[..1], &both[1..]] {
+            for (target, wanted) in [("sd", &for_sd), ("ember", &for_flux)] {
+                let file = with_texts(texts);
+                let form = Form::new().part("image", picture_part(file)).text("model", target);
+                let info = server.post_form("/v1/picture-info", form).await.expect(200);
+                let request = &info["request"];
+                let scale = |field: &str| request.get(field).cloned().unwrap_or_default();
+                assert_eq!([scale("guidance_scale"), scale("true_cfg_scale")], *wanted, "{model} {target}: {info:#}");
+                let is_lost = model == "ember" && target == "sd";
+                let lost = info["unmapped"].as_array().unwrap().iter().find(|one| one["field"] == "guidance_scale");
+                assert_eq!(lost.map(|one| text(&one["value"])), is_lost.then(|| "3.5".to_owned()), "{info:#}");
+                server.post("/v1/generations", request).await.expect(202);
+            }
+        }
+    }
+    // Without a model that is known, the fields keep their names.
+    let file = with_texts(&[("pyrograph", &recipe("gone", 6.0, 1.0))]);
+    let form = Form::new().part("image", picture_part(file)).text("model", "sd");
+    let info = server.post_form("/v1/picture-info", form).await.expect(200);
+    assert_eq!((&info["request"]["guidance_scale"], &info["request"]["model"]), (&json!(6.0), &json!("sd")));
+}

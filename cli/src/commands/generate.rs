@@ -151,7 +151,7 @@ impl FromStr for Lora {
 
 fn path_for_name(path: &str) -> String {
     format!(
-        "'{path}' is a file, and LoRAs are named as on the server; import it with \
+        "'{path}' is a path, and LoRAs are named as on the server; import a file with \
          `pyrograph models import FILE --name NAME`, then give --lora NAME"
     )
 }
@@ -357,7 +357,7 @@ mod tests {
     fn a_lora_is_named_and_no_file_is_taken_for_its_name() {
         for path in ["other/dog.safetensors", "./dog", "other/dog.safetensors:0.8", r"C:\loras\dog.safetensors"] {
             let why = path.parse::<Lora>().unwrap_err();
-            assert!(why.contains(path) && why.contains("pyrograph models import"), "{why}");
+            assert!(why.contains(&format!("'{path}' is a path")) && why.contains("pyrograph models import"), "{why}");
         }
         let folder = tempfile::Builder::new().prefix("dog").suffix(".safetensors").tempfile_in(".").unwrap();
         let name = folder.path().file_name().unwrap().to_str().unwrap();

@@ -1,7 +1,6 @@
 //! Fills a network from a checkpoint, strictly: every parameter must be found, and every tensor used.
 
 use std::collections::BTreeMap;
-use std::ops::BitAnd;
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::prelude::*;
@@ -9,7 +8,7 @@ use burn::tensor::DType;
 use memory::{BLOCK, READ_AT_ONCE, WeightStorage};
 use rayon::prelude::*;
 
-use super::Checkpoint;
+use super::{Checkpoint, values};
 use crate::layers::{Codes, Packed, pack};
 use crate::{Error, Result};
 
@@ -213,29 +212,13 @@ impl Loader<'_> {
     }
 
     fn finite(&self, key: &str, data: TensorData) -> Result<TensorData> {
-        // Only infinities and NaN have all exponent bits set.
-        let fine = match data.dtype() {
-            DType::F32 => all_below(data.as_bytes(), |b| u32::from_le_bytes(*b), 0x7f80_0000),
-            DType::F16 => all_below(data.as_bytes(), |b| u16::from_le_bytes(*b), 0x7c00),
-            DType::BF16 => all_below(data.as_bytes(), |b| u16::from_le_bytes(*b), 0x7f80),
-            _ => true,
-        };
-        if fine {
+        if values::are_finite(&data) {
             return Ok(data);
         }
         let name = self.checkpoint.view().name_in_file(key);
         let reason = format!("{name} has values that are NaN or infinite in {:?}", data.dtype());
         Err(Error::Weights { path: self.checkpoint.path().to_owned(), reason })
     }
-}
-
-/// Whether no number has all bits of `exponent` set. It has no early exit, so that it runs at memory speed.
-fn all_below<const N: usize, T: Copy + PartialEq + BitAnd<Output = T>>(
-    bytes: &[u8],
-    number: impl Fn(&[u8; N]) -> T,
-    exponent: T,
-) -> bool {
-    bytes.as_chunks().0.iter().fold(true, |fine, bytes| fine & (number(bytes) & exponent != exponent))
 }
 
 impl ModuleMapper for Loader<'_> {

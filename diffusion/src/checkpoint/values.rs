@@ -1,6 +1,8 @@
 //! The values of stored tensors as f32. `formats` defines the types and the lengths of their blocks.
 
-use burn::tensor::{DType, bf16, f16};
+use std::ops::BitAnd;
+
+use burn::tensor::{DType, TensorData, bf16, f16};
 use formats::TensorType;
 
 use super::blocks;
@@ -47,6 +49,26 @@ pub(super) fn widen(kind: TensorType, bytes: &[u8], values: &mut Vec<f32>) -> bo
         | TensorType::BOOL => return false,
     }
     true
+}
+
+/// Whether no value is infinite or NaN. Types other than f32, f16 and bf16 count as finite.
+pub(super) fn are_finite(data: &TensorData) -> bool {
+    // Only infinities and NaN have all exponent bits set.
+    match data.dtype() {
+        DType::F32 => all_below(data.as_bytes(), |b| u32::from_le_bytes(*b), 0x7f80_0000),
+        DType::F16 => all_below(data.as_bytes(), |b| u16::from_le_bytes(*b), 0x7c00),
+        DType::BF16 => all_below(data.as_bytes(), |b| u16::from_le_bytes(*b), 0x7f80),
+        _ => true,
+    }
+}
+
+/// Whether no number has all bits of `exponent` set. It has no early exit, so that it runs at memory speed.
+fn all_below<const N: usize, T: Copy + PartialEq + BitAnd<Output = T>>(
+    bytes: &[u8],
+    number: impl Fn(&[u8; N]) -> T,
+    exponent: T,
+) -> bool {
+    bytes.as_chunks().0.iter().fold(true, |fine, bytes| fine & (number(bytes) & exponent != exponent))
 }
 
 /// One stored number of any type but the block formats. `None` if the bytes are not exactly one.

@@ -11,6 +11,7 @@ use burn::tensor::DType;
 use serde_json::{Value, json};
 
 use super::load::is_choice;
+use super::values;
 use crate::{Error, Result};
 
 /// A tensor to write, with its name.
@@ -44,7 +45,8 @@ pub fn save<M: Module>(network: &M, path: &Path, dtype: DType, metadata: &BTreeM
     write(path, collector.tensors.into_iter().collect::<Result<_>>()?, metadata)
 }
 
-/// Writes tensors in the given order.
+/// Writes tensors in the given order. Errors: `Invalid` for values that are not finite, perhaps only in the dtype of
+/// the file, which may have a smaller range than theirs.
 pub fn write(path: &Path, tensors: Vec<Stored>, metadata: &BTreeMap<String, String>) -> Result<()> {
     let scratch = Scratch::beside(path);
     scratch.fill(tensors, metadata).map_err(|error| match error {
@@ -116,8 +118,12 @@ impl Scratch {
         let header = header(&tensors, metadata)?;
         file.write_all(&(header.len() as u64).to_le_bytes())?;
         file.write_all(header.as_bytes())?;
-        for Stored { values, dtype, .. } in tensors {
-            file.write_all(values.cast(dtype).into_data().as_bytes())?;
+        for Stored { name, values, dtype, .. } in tensors {
+            let data = values.cast(dtype).into_data();
+            if !values::are_finite(&data) {
+                return Err(Error::Invalid(format!("{name}: it holds values that are not finite in {dtype:?}")).into());
+            }
+            file.write_all(data.as_bytes())?;
         }
         file.into_inner().map_err(|error| error.into_error())?.sync_all()?;
         Ok(())

@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use burn::tensor::DType;
 use formats::adapter::keys::Part;
 use formats::adapter::{
-    self, AdapterFamily, Algorithm, AlphaRule, CONFIG_FILE, Contents, Inspection, MAX_CONFIG_BYTES, Network,
+    self, AdapterFamily, Algorithm, AlphaRule, CHANGES_NOTHING, CONFIG_FILE, Contents, Inspection, MAX_CONFIG_BYTES,
+    Network,
 };
 
 use super::update::{Array, Delta, LoHa, LoKr, LowRank, Magnitude, Side, Update};
@@ -62,9 +63,9 @@ impl LoraFile {
             modules.extend(Reader { path, file: &file, found }.read(&contents.alpha)?);
         }
         let mut warnings = contents.warnings();
-        let idle = |update: &Update| update.scale == 0.0 && update.magnitude.is_none() && update.bias.is_none();
-        if modules.iter().all(|module| idle(&module.update)) {
-            warnings.push("alpha is 0 everywhere, so it changes nothing".to_owned());
+        let is_zero = |name: &&str| file.read_number(name).is_ok_and(|alpha| alpha == 0.0);
+        if contents.deciding_alphas().is_some_and(|alphas| alphas.iter().all(is_zero)) {
+            warnings.push(CHANGES_NOTHING.to_owned());
         }
         Ok(Self {
             name: name.to_owned(),

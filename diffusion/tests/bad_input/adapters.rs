@@ -1,8 +1,11 @@
 //! LoRA files with an invalid rank or alpha, and those of another family.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
-use diffusion::lora::{Dtype, Format, export};
+use burn::prelude::*;
+use burn::tensor::DType;
+use diffusion::lora::{self, Dtype, Factors, Format, export};
 use diffusion::{Error, LoraFile, Result};
 use tempfile::TempDir;
 
@@ -16,6 +19,18 @@ fn open(folder: &TempDir, rank: usize, alpha: Option<f32>, header: &str) -> Resu
 }
 
 fn open_on(module: &str, folder: &TempDir, rank: usize, alpha: Option<f32>, header: &str) -> Result<LoraFile> {
+    open_of(module, folder, rank, (0.5, 0.5), alpha, header)
+}
+
+/// `factors` are the values of A and of B.
+fn open_of(
+    module: &str,
+    folder: &TempDir,
+    rank: usize,
+    factors: (f32, f32),
+    alpha: Option<f32>,
+    header: &str,
+) -> Result<LoraFile> {
     let wide = 10;
     let bytes = 4 * rank * wide;
     let mut entries = vec![
@@ -26,7 +41,8 @@ fn open_on(module: &str, folder: &TempDir, rank: usize, alpha: Option<f32>, head
             2 * bytes
         ),
     ];
-    let mut data = 0.5f32.to_le_bytes().repeat(2 * rank * wide);
+    let (down, up) = factors;
+    let mut data = [down, up].map(|value| value.to_le_bytes().repeat(rank * wide)).concat();
     if let Some(alpha) = alpha {
         let (from, to) = (2 * bytes, 2 * bytes + 4);
         entries.push(format!(r#""{module}.alpha":{{"dtype":"F32","shape":[],"data_offsets":[{from},{to}]}}"#));
@@ -175,4 +191,47 @@ fn alpha_of_every_type_is_the_same_number() {
     ] {
         assert_eq!(made(kind, shape, alpha), expected, "{kind} {shape}");
     }
+}
+
+/// f16 ends at 65504 and bf16 at 3.39e38, just below f32.
+#[test]
+fn no_export_holds_values_that_its_type_cannot() {
+    let folder = TempDir::new().unwrap();
+    let written = folder.path().join("export.safetensors");
+    let export_of = |down: f32, up: f32, alpha: f32, format, dtype| {
+        let file = open_of(MODULE, &folder, 2, (down, up), Some(alpha), "{}").unwrap();
+        export(&file, format, dtype, &written).map_err(|error| error.to_string())
+    };
+    for format in Format::ALL {
+        for (dtype, name, value) in [(Dtype::F16, "F16", 1e8), (Dtype::Bf16, "BF16", f32::MAX)] {
+            let why = export_of(value, 0.5, 1.0, format, dtype).unwrap_err();
+            let expected = format!("it holds values that are not finite in {name}");
+            assert!(why.contains("mid_block") && why.contains(&expected), "{format:?}: {why}");
+            assert!(!written.exists(), "{format:?} {name}");
+        }
+    }
+    // PEFT's dialect multiplies alpha into B, where f32 may overflow, too.
+    for (format, dtype, alpha, fits) in [
+        (Format::Kohya, Dtype::F16, 1e-8, false),
+        (Format::Kohya, Dtype::F32, 1e-8, true),
+        (Format::Peft, Dtype::F16, 1e-8, true),
+        (Format::Peft, Dtype::F32, 1e38, false),
+    ] {
+        let exported = export_of(0.5, 1e8, alpha, format, dtype);
+        assert_eq!(exported.is_ok(), fits, "{format:?} {dtype:?} {alpha}: {exported:?}");
+        assert_eq!(written.exists(), fits);
+        let _ = std::fs::remove_file(&written);
+    }
+}
+
+#[test]
+fn an_adapter_of_a_training_is_finite() {
+    let folder = TempDir::new().unwrap();
+    let written = folder.path().join("adapter.safetensors");
+    let filled = |shape: [usize; 2], value: f32| Tensor::<2>::full(shape, value, &Device::flex());
+    let path = "single_transformer_blocks.1.attn.to_q".to_owned();
+    let factors = Factors { path, down: filled([2, 4], 0.5), up: filled([4, 2], f32::MAX), scale: 1.0 };
+    let why = lora::save(&written, &[factors], DType::BF16, &BTreeMap::new()).unwrap_err().to_string();
+    assert!(why.contains("to_q.lora_B.weight: it holds values that are not finite in BF16"), "{why}");
+    assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 0);
 }

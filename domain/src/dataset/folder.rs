@@ -180,14 +180,14 @@ pub fn sort(files: Vec<File>) -> Sorted {
             Content::Nothing(reason) => sorted.left_out.push(LeftOut::new(&path, reason)),
         }
     }
-    let rows = table::rows(tables, &pictures, &mut sorted.left_out);
+    let mut rows = table::Rows::read(tables, &mut sorted.left_out);
     let mut unused_rows: HashMap<String, usize> = HashMap::new();
     for (index, path) in &pictures {
+        let row = rows.of(path);
         match captions.of(path) {
             Some(Err(reason)) => sorted.left_out.push(LeftOut::new(path, reason)),
             found => {
-                let beside = found.and_then(Result::ok).filter(|caption| !caption.is_empty());
-                let row = rows.get(&composed(path));
+                let beside = found.and_then(Result::ok);
                 if let (Some(beside), Some(row)) = (&beside, row)
                     && *beside != row.caption
                 {
@@ -205,6 +205,7 @@ pub fn sort(files: Vec<File>) -> Sorted {
         let reason = format!("Captions not used, since the pictures have another one in a file beside them: {count}.");
         sorted.left_out.push(LeftOut::in_part(&table, reason));
     }
+    rows.unused(&mut sorted.left_out);
     sorted.left_out.extend(captions.unused());
     sorted.left_out.extend(repeats(&pictures));
     sorted.left_out.sort();
@@ -276,13 +277,13 @@ impl Captions {
 
     /// The caption beside a picture. Errors: why it cannot be read, as a sentence.
     fn of(&mut self, picture: &str) -> Option<Result<String, String>> {
-        // The longer name first, then the same case, then `.txt` before `.caption`.
+        // The longer name first, then `.txt` before `.caption`, then the same case.
         let mut found: Vec<usize> = Vec::new();
         for stem in [picture, stem_of(picture)] {
             let mut here = self.by_stem.get(&key(stem)).cloned().unwrap_or_default();
             here.sort_by_key(|index| {
                 let path = &self.texts[*index].path;
-                (stem_of(path) != stem, path.to_ascii_lowercase().ends_with(".caption"))
+                (path.to_ascii_lowercase().ends_with(".caption"), stem_of(path) != stem)
             });
             found.extend(here);
         }
@@ -474,6 +475,69 @@ mod tests {
         {
             assert!(listed.contains(part), "{part}: {listed}");
         }
+    }
+
+    #[test]
+    fn tables_name_pictures_in_any_case() {
+        let (pictures, left_out) = sorted(&[
+            ("Photos/Metadata.CSV", b"file_name,text\nFOX.png,a fox\nowl.PNG,an owl\n"),
+            ("photos/fox.PNG", b""),
+            ("Photos/H\u{fc}ndin.jpg", b""),
+            ("Photos/metadata.jsonl", "{\"file_name\": \"HU\u{308}NDIN.JPG\", \"text\": \"a dog\"}".as_bytes()),
+            ("Photos/owl.png", b""),
+            ("Photos/OWL.PNG", b""),
+            ("Photos/owl.PNG", b""),
+        ]);
+        assert_eq!(
+            pictures,
+            pairs(&[
+                ("Photos/H\u{fc}ndin.jpg", "a dog"),
+                ("Photos/OWL.PNG", "an owl"),
+                ("Photos/owl.PNG", "an owl"),
+                ("Photos/owl.png", "an owl"),
+                ("photos/fox.PNG", "a fox"),
+            ])
+        );
+        assert_eq!(left_out, []);
+        // The row in the same case counts.
+        let table = b"file_name,text\nA.png,large\na.png,small\n";
+        let (pictures, left_out) = sorted(&[("A.png", b""), ("a.png", b""), ("metadata.csv", table)]);
+        assert_eq!((pictures, left_out), (pairs(&[("A.png", "large"), ("a.png", "small")]), vec![]));
+    }
+
+    #[test]
+    fn the_first_caption_counts_and_the_others_are_listed() {
+        let texts: [(&str, &[u8]); 7] = [
+            ("in/fox.png.txt", b"1"),
+            ("in/fox.png.caption", b"2"),
+            ("in/fox.txt", b"3"),
+            ("in/fox.caption", b"4"),
+            ("in/metadata.jsonl", b"{\"file_name\": \"fox.png\", \"text\": \"5\"}"),
+            ("in/metadata.csv", b"file_name,text\nfox.png,6\nFOX.png,7\n"),
+            ("metadata.jsonl", b"{\"file_name\": \"in/fox.png\", \"text\": \"8\"}"),
+        ];
+        for (first, caption) in ["1", "2", "3", "4", "5", "6", "8"].into_iter().enumerate() {
+            let mut files = vec![("in/fox.png", &b""[..])];
+            // The order of the files does not matter.
+            files.extend(texts[first..].iter().rev());
+            let (pictures, left_out) = sorted(&files);
+            assert_eq!(pictures, pairs(&[("in/fox.png", caption)]));
+            let listed: Vec<_> = left_out.iter().map(|(file, _)| file.as_str()).collect();
+            for (file, _) in texts.iter().skip(first + 1) {
+                assert!(listed.contains(file), "{file}: {left_out:?}");
+            }
+        }
+        let (_, left_out) = sorted(&[("in/fox.png", b""), texts[5], texts[6]]);
+        assert_eq!(
+            left_out,
+            pairs(&[
+                ("in/metadata.csv", "In line 3: `FOX.png` has its caption from line 2."),
+                ("metadata.jsonl", "In line 1: `in/fox.png` has its caption from `in/metadata.csv`."),
+            ])
+        );
+        // A text without words is a caption, too: the picture has none.
+        let (pictures, left_out) = sorted(&[("in/fox.png", b""), ("in/fox.txt", b" "), texts[6]]);
+        assert_eq!((pictures, left_out.len()), (pairs(&[("in/fox.png", "")]), 1));
     }
 
     #[test]

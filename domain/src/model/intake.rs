@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use formats::adapter::{CONFIG_FILE, MAX_CONFIG_BYTES};
+use formats::adapter::{CHANGES_NOTHING, CONFIG_FILE, Contents, MAX_CONFIG_BYTES};
 use formats::detect::Denoiser;
 use formats::folder::{self, Folder, INDEX, SCHEDULER};
 use formats::{Configs, Family, Header, Part, Sniffer, Traits, detect, is_root_weights, json, weights};
@@ -31,6 +31,8 @@ use crate::{
 pub const MAX_TEXT_BYTES: usize = 32 * 1024 * 1024;
 /// Largest JSON file that is read, in bytes. Larger ones (vocabularies) contain nothing that is needed here.
 const CONFIG_BYTES: usize = 256 * 1024;
+/// Most alpha tensors that are read, each by a request to the bucket. Other LoRAs get no warning.
+const MAX_ALPHAS: usize = 2048;
 /// Largest shard index that is read, in bytes.
 const INDEX_BYTES: usize = 8 * 1024 * 1024;
 const FIELD: &str = "file";
@@ -154,7 +156,12 @@ impl Intake {
         let refused = |message: String| Err(Error::invalid("parts_of", message));
         let layout = if self.configs.contains_key(INDEX) { None } else { Layout::of(&self.weights, &self.configs)? };
         let Some(Layout { denoiser: Denoiser { family, guidance_embedded }, missing, .. }) = layout else {
-            return refused("Only the file of a checkpoint lacks parts.".to_owned());
+            return match self.weights.values().next() {
+                Some(header) if !self.configs.contains_key(INDEX) && !is_whole(header) => {
+                    Err(invalid(detect::other_file(header)))
+                }
+                _ => refused("Only the file of a checkpoint lacks parts.".to_owned()),
+            };
         };
         if donor.kind != ModelKind::Checkpoint || donor.family != family.as_str() {
             return refused(format!("`{}` is no checkpoint of {}.", donor.name, family.title()));
@@ -260,7 +267,10 @@ impl Intake {
             if !detect::is_adapter(header) {
                 return Err(invalid(detect::other_file(header)));
             }
-            let about = family::of_lora(header, &self.configs)?;
+            let mut about = family::of_lora(header, &self.configs)?;
+            if self.has_zero_alphas(path, header).await? {
+                about.warnings.push(CHANGES_NOTHING.to_owned());
+            }
             let family = about.base_family().as_str();
             if let Some(base) = &base {
                 check_base(base, family)?;
@@ -283,6 +293,27 @@ impl Intake {
         let folder = Folder { paths: &paths, configs: &self.configs, weights: &self.weights };
         let (networks, notes) = folder.check(family).map_err(|reason| Error::invalid(FIELD, reason))?;
         checkpoint(family, detect::traits_of_folder(family, &self.configs), networks, &self.configs, base, notes)
+    }
+
+    /// Whether the LoRA `path` has no effect, since its alpha tensors are 0. Usually the first one is not, and no more
+    /// are read.
+    async fn has_zero_alphas(&self, path: &str, header: &Header) -> Result<bool> {
+        let config = self.configs.get(CONFIG_FILE).map(ToString::to_string);
+        let contents = Contents::read(header, config.as_deref()).map_err(invalid)?;
+        let Some(alphas) = contents.deciding_alphas().filter(|alphas| (1..=MAX_ALPHAS).contains(&alphas.len())) else {
+            return Ok(false);
+        };
+        let Some(file) = self.files.iter().find(|file| file.path == path) else { return Ok(false) };
+        for alpha in alphas {
+            let Some(tensor) = header.tensors.get(alpha) else { return Ok(false) };
+            let place = tensor.start..tensor.start + tensor.length as u64;
+            let bytes = self.storage.get_range(&file.storage_key, place).await?;
+            // A zero of every type.
+            if bytes.iter().any(|byte| *byte != 0) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// The new row, of the added files.
@@ -539,6 +570,11 @@ fn main_file(model: &Model) -> Option<&ModelFile> {
 
 pub(super) fn read_json(path: &str, text: &[u8]) -> Result<Value> {
     json::read(text).map_err(|error| Error::invalid(FIELD, format!("`{path}` is not JSON: {error}.")))
+}
+
+/// Whether a file without a denoiser is a model by itself: a LoRA, or a preview decoder.
+fn is_whole(header: &Header) -> bool {
+    detect::is_adapter(header) || vae_approx::latent_channels(header).is_some()
 }
 
 /// Whether the value of a JSON file is kept.

@@ -29,10 +29,15 @@ impl Translation<'_> {
         let family = self.model.family()?;
         let [width, height] = self.size(settings.width, settings.height);
         let steps = self.whole("num_inference_steps", settings.num_inference_steps, limits::STEPS);
-        let cfg_scale = settings.cfg_scale;
-        let (guidance_scale, true_cfg_scale) = match family.guidance() {
-            Guidance::Distilled => (settings.guidance_scale, settings.true_cfg_scale.or(cfg_scale)),
-            Guidance::ClassifierFree => (cfg_scale.or(settings.guidance_scale), None),
+        let (cfg_scale, distilled_scale) = (settings.cfg_scale, settings.distilled_scale);
+        let (guidance_scale, true_cfg_scale) = match (family.guidance(), distilled_scale) {
+            (Guidance::Distilled, scale) => (scale, cfg_scale),
+            (Guidance::ClassifierFree, None) => (cfg_scale, None),
+            (Guidance::ClassifierFree, Some(scale)) => {
+                let reason = format!("It is an input of distilled models, which {family} does not have.");
+                self.note::<()>("guidance_scale", scale, reason);
+                (cfg_scale, None)
+            }
         };
         let strength = self.strength(settings.strength, image.is_some(), steps, family);
         let prompt = match settings.prompt {

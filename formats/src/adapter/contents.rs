@@ -11,6 +11,8 @@ use crate::{Header, Tensor, TensorType};
 
 /// Highest supported rank of an adapter.
 pub const MAX_RANK: usize = 512;
+/// The warning of an adapter whose alpha is 0 in every module.
+pub const CHANGES_NOTHING: &str = "alpha is 0 everywhere, so it changes nothing";
 /// How many names a warning lists.
 const SHOWN: usize = 3;
 
@@ -115,6 +117,24 @@ impl Contents {
             warnings.push(format!("unknown layers or tensors have no effect: {}", some(&self.unknown)));
         }
         warnings
+    }
+
+    /// Names of the alpha tensors on which it depends whether the adapter has an effect: it has none if all of them are
+    /// 0. `None` if it has an effect anyway.
+    pub fn deciding_alphas(&self) -> Option<Vec<&str>> {
+        let mut alphas = Vec::new();
+        for Adapted { module, tensors, rank, magnitude, .. } in &self.modules {
+            let has_bias = [Part::UpBias, Part::DiffBias].iter().any(|part| tensors.contains_key(part));
+            let rank = rank.filter(|_| magnitude.is_none() && !has_bias)?;
+            match tensors.get(&Part::Alpha) {
+                Some(name) => alphas.push(name.as_str()),
+                None => {
+                    let scale = |path| self.alpha.scale(module.network, &module.names(path), rank, None);
+                    module.targets.iter().all(|(path, _)| scale(path) == 0.0).then_some(())?;
+                }
+            }
+        }
+        Some(alphas)
     }
 
     fn states_alpha(&self, adapted: &Adapted) -> bool {

@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::adapter::keys::Dialect;
-use crate::adapter::{Adapted, AdapterFamily, Algorithm, Contents, Network};
+use crate::adapter::{Adapted, AdapterFamily, Algorithm, CHANGES_NOTHING, Contents, Network};
 use crate::{Family, Header};
 
 /// Number of words and tags from the training's captions that are listed.
@@ -83,6 +83,10 @@ pub fn inspect(header: &Header, config: Option<&str>) -> Result<Inspection, Stri
         module.targets.iter().map(move |(path, _)| (module.network, &path[..], inputs))
     });
     let places: Vec<_> = places.collect();
+    let mut warnings = contents.warnings();
+    if contents.deciding_alphas().is_some_and(|tensors| tensors.is_empty()) {
+        warnings.push(CHANGES_NOTHING.to_owned());
+    }
     let strings = &header.metadata;
     let said = |key: &str| strings.get(key).map(|text| text.trim().to_owned()).filter(|text| !text.is_empty());
     Ok(Inspection {
@@ -93,7 +97,7 @@ pub fn inspect(header: &Header, config: Option<&str>) -> Result<Inspection, Stri
         ranks: spread(&ranks),
         alpha_source: contents.alpha.source.to_owned(),
         modules,
-        warnings: contents.warnings(),
+        warnings,
         unknown: contents.unknown,
         trigger_words: trigger_words(strings),
         tags: tags(strings),

@@ -18,7 +18,7 @@ mod network;
 pub use algorithm::Algorithm;
 pub use alpha::{AlphaRule, MULTIPLIED};
 pub use beside::{CONFIG_FILE, MAX_CONFIG_BYTES, config_beside, is_peft};
-pub use contents::{Adapted, Contents, MAX_RANK, Magnitude};
+pub use contents::{Adapted, CHANGES_NOTHING, Contents, MAX_RANK, Magnitude};
 pub use family::AdapterFamily;
 pub use format::{Dtype, Format};
 pub use inspect::{Inspection, Ranks, Tag, inspect};

@@ -42,6 +42,13 @@ const LEAST_PAIRS: usize = 3;
 /// Most pairs that are read.
 const MOST_PAIRS: usize = 1000;
 
+/// The meaning of `guidance_scale` in a recipe, according to the text in the same file.
+pub(super) fn guidance(text: &str) -> Option<Guidance> {
+    let last = text.lines().last()?;
+    let has = |name: &str| last.contains(&format!(", {name}: "));
+    has(CFG).then(|| if has(DISTILLED_CFG) { Guidance::Distilled } else { Guidance::ClassifierFree })
+}
+
 impl Recipe {
     /// The recipe in A1111's notation. `scheduler` is A1111's title of the one that was used; `guidance` is the meaning
     /// of the guidance scales.
@@ -184,8 +191,7 @@ impl Reading {
             loras,
             num_inference_steps: self.parsed(STEPS),
             cfg_scale: self.parsed(CFG),
-            guidance_scale: self.parsed(DISTILLED_CFG),
-            true_cfg_scale: None,
+            distilled_scale: self.parsed(DISTILLED_CFG),
             seed: self.seed(),
             scheduler: self.scheduler(),
             width,

@@ -207,7 +207,7 @@ impl Graph {
             loras: model.iter().rev().filter_map(|node| self.lora(node)).collect(),
             num_inference_steps: self.number(&sigmas, "steps"),
             cfg_scale: self.number(&guider, "cfg"),
-            guidance_scale: first(&positive, "guidance"),
+            distilled_scale: first(&positive, "guidance"),
             seed,
             width: first(&latent, "width"),
             height: first(&latent, "height"),
@@ -383,7 +383,7 @@ mod tests {
         });
         let Found { settings, unmapped, .. } = read(&graph.to_string()).unwrap();
         assert_eq!((settings.prompt.as_deref(), settings.seed), (Some("an owl"), Some(7)));
-        assert_eq!((settings.guidance_scale, settings.num_inference_steps), (Some(3.5), Some(20.0)));
+        assert_eq!((settings.distilled_scale, settings.num_inference_steps), (Some(3.5), Some(20.0)));
         assert_eq!((settings.scheduler.as_deref(), settings.width), (Some("euler"), Some(1024.0)));
         assert_eq!(settings.model.unwrap().name, "flux1-dev.safetensors");
         assert_eq!(unmapped, []);

@@ -68,11 +68,12 @@ pub struct Settings {
     pub model: Option<NamedModel>,
     pub loras: Vec<NamedLora>,
     pub num_inference_steps: Option<f64>,
-    /// The scale of classifier-free guidance, where the record does not use our names.
+    /// The scale of classifier-free guidance.
     pub cfg_scale: Option<f64>,
-    /// Our field, or the scale that a distilled model takes as an input.
+    /// The scale that a distilled model takes as an input.
+    pub distilled_scale: Option<f64>,
+    /// The field `guidance_scale` of our record, if only the model that it names shows which of the two it is.
     pub guidance_scale: Option<f64>,
-    pub true_cfg_scale: Option<f64>,
     pub seed: Option<u64>,
     /// A name of the scheduler, of any program.
     pub scheduler: Option<String>,

@@ -31,7 +31,7 @@ pub(super) fn read(text: &str) -> Result<Found, String> {
         loras,
         num_inference_steps: record.number("steps"),
         cfg_scale: record.number("cfg_scale"),
-        guidance_scale: record.number("guidance"),
+        distilled_scale: record.number("guidance"),
         seed: record.seed(),
         width: record.number("width"),
         height: record.number("height"),

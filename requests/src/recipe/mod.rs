@@ -19,6 +19,8 @@ pub const RECIPE: &str = formats::picture::RECIPE;
 /// Name of A1111's text of parameters among the texts of a file.
 pub const PARAMETERS: &str = formats::picture::PARAMETERS;
 
+/// Names under which files store A1111's text of parameters.
+const A1111_TEXTS: [&str; 2] = [PARAMETERS, "UserComment"];
 /// Most characters of a text that is quoted as unmapped.
 const QUOTED: usize = 500;
 
@@ -37,11 +39,12 @@ pub fn read(texts: &[Text]) -> Found {
             }
         }
     };
-    let found = attempt(&[RECIPE], &pyrograph::read)
+    let guidance = text(&A1111_TEXTS).and_then(|text| a1111::guidance(&text.text));
+    let found = attempt(&[RECIPE], &|json: &str| pyrograph::read(json, guidance))
         .or_else(|| attempt(&["invokeai_metadata"], &invokeai::read))
         .or_else(|| attempt(&["sd-metadata"], &invokeai::read_older))
         // ComfyUI's extensions write A1111's text too, which is easier to read than a graph.
-        .or_else(|| attempt(&[PARAMETERS, "UserComment"], &a1111::read))
+        .or_else(|| attempt(&A1111_TEXTS, &a1111::read))
         .or_else(|| attempt(&["prompt"], &comfyui::read))
         .or_else(|| attempt(&["workflow"], &comfyui::read_workflow));
     let mut found = found.unwrap_or_default();

@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use formats::Scheduler;
+use formats::{Guidance, Scheduler};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -97,8 +97,9 @@ impl Recipe {
     }
 }
 
-/// Reads a recipe. A value that its field may not have is listed, and the rest is used. Errors: a sentence.
-pub(super) fn read(json: &str) -> Result<Found, String> {
+/// Reads a recipe. `guidance` is the meaning of its `guidance_scale`, if another text of the file shows it. A value
+/// that its field may not have is listed, and the rest is used. Errors: a sentence.
+pub(super) fn read(json: &str, guidance: Option<Guidance>) -> Result<Found, String> {
     let record: Map<String, Value> =
         serde_json::from_str(json).map_err(|error| format!("It is not a JSON object: {error}."))?;
     let mut unmapped = Vec::new();
@@ -107,7 +108,7 @@ pub(super) fn read(json: &str) -> Result<Found, String> {
         return Err(format!("It is not a recipe: it has no `{field}`."));
     }
     let mut fields = Fields { record, unmapped };
-    let settings = fields.settings();
+    let settings = fields.settings(guidance);
     let (weights, engine) = (fields.take::<String>("weights"), fields.take::<String>("engine"));
     let Fields { record, mut unmapped } = fields;
     unmapped.extend(
@@ -147,7 +148,7 @@ impl Fields {
             .ok()
     }
 
-    fn settings(&mut self) -> Settings {
+    fn settings(&mut self, guidance: Option<Guidance>) -> Settings {
         // A recipe is of one picture, and `updated` has read the older form of the fields about pictures.
         for field in ["num_images", "preview_every", "source"] {
             self.record.remove(field);
@@ -160,6 +161,14 @@ impl Fields {
             }
             output_format.is_some()
         });
+        let (scale, true_cfg_scale) = (self.take::<f64>("guidance_scale"), self.take::<f64>("true_cfg_scale"));
+        // Only distilled models have a `true_cfg_scale` other than 1.
+        let guidance = guidance.or(true_cfg_scale.filter(|scale| *scale != 1.0).map(|_| Guidance::Distilled));
+        let (cfg_scale, distilled_scale, guidance_scale) = match guidance {
+            Some(Guidance::Distilled) => (true_cfg_scale, scale, None),
+            Some(Guidance::ClassifierFree) => (scale, None, None),
+            None => (true_cfg_scale, None, scale),
+        };
         Settings {
             prompt: self.take("prompt"),
             negative_prompt: self.take("negative_prompt"),
@@ -169,9 +178,9 @@ impl Fields {
                 .map(|model: ModelDigest| NamedModel { name: model.name, sha256: Some(model.sha256) }),
             loras: self.loras(),
             num_inference_steps: self.take::<u32>("num_inference_steps").map(f64::from),
-            cfg_scale: None,
-            guidance_scale: self.take("guidance_scale"),
-            true_cfg_scale: self.take("true_cfg_scale"),
+            cfg_scale,
+            distilled_scale,
+            guidance_scale,
             seed: self.take("seed"),
             scheduler: self.take("scheduler").map(|scheduler: Scheduler| scheduler.as_str().to_owned()),
             width: self.take::<u32>("width").map(f64::from),
@@ -251,7 +260,7 @@ mod tests {
 
     #[test]
     fn a_value_that_cannot_be_is_listed_and_the_rest_is_used() {
-        let whole = read(&Value::Object(recipe()).to_string()).unwrap();
+        let whole = read(&Value::Object(recipe()).to_string(), None).unwrap();
         assert_eq!((whole.unmapped.as_slice(), whole.settings.seed), (&[][..], Some(7)));
         let mut record = recipe();
         for (field, value, is_left) in [
@@ -263,18 +272,18 @@ mod tests {
             ("loras", json!({}), Settings { loras: Vec::new(), ..whole.settings.clone() }),
         ] {
             let right = record.insert(field.into(), value.clone()).unwrap();
-            let found = read(&Value::Object(record.clone()).to_string()).unwrap();
+            let found = read(&Value::Object(record.clone()).to_string(), None).unwrap();
             let listed = [Unmapped::new(field, shown(&value), "The field cannot have this value.")];
             assert_eq!((found.settings, found.unmapped.as_slice()), (is_left, &listed[..]), "{field}");
             record.insert(field.into(), right);
         }
         record["loras"].as_array_mut().unwrap().push(json!({"name": "ink"}));
-        let found = read(&Value::Object(record).to_string()).unwrap();
+        let found = read(&Value::Object(record).to_string(), None).unwrap();
         assert_eq!((found.settings, found.unmapped[0].field.as_str()), (whole.settings, "loras[1]"));
     }
 
     #[test]
     fn an_object_of_another_kind_is_no_recipe() {
-        assert!(read("{}").unwrap_err().contains("`prompt`"));
+        assert!(read("{}", None).unwrap_err().contains("`prompt`"));
     }
 }

@@ -1,7 +1,8 @@
 //! Tables of captions: one object a line (`metadata.jsonl`) or one record a line (`metadata.csv`), which name a picture
 //! relative to the table's folder and its caption.
 
-use std::collections::{HashMap, HashSet};
+use std::cmp::Reverse;
+use std::collections::HashMap;
 
 use serde_json::Value;
 
@@ -13,42 +14,100 @@ const CAPTIONS: [&str; 3] = ["text", "caption", "prompt"];
 /// Most faults of one table that are listed.
 const LISTED: usize = 20;
 
+/// The rows of all tables of a folder, in the order in which they count.
+#[derive(Default)]
+pub(super) struct Rows {
+    rows: Vec<Row>,
+    /// By [`key`](super::key) of the picture's path.
+    by_picture: HashMap<String, Vec<usize>>,
+}
+
 /// A caption from a table.
 pub(super) struct Row {
     pub caption: String,
     pub table: String,
+    line: usize,
+    /// Composed path of the picture, and what the table calls it.
+    picture: String,
+    file: String,
+    fate: Fate,
 }
 
-/// The captions of all tables by the composed path of their picture. Errors are added to `left_out`.
-pub(super) fn rows(
-    tables: Vec<(String, Vec<u8>)>,
-    pictures: &[(usize, String)],
-    left_out: &mut Vec<LeftOut>,
-) -> HashMap<String, Row> {
-    let known: HashSet<String> = pictures.iter().map(|(_, path)| super::composed(path)).collect();
-    let mut rows = HashMap::new();
-    for (table, bytes) in tables {
-        let mut faults = Faults { table: &table, count: 0, left_out };
-        let read = match text::read(&bytes) {
-            Ok(text) if table.to_ascii_lowercase().ends_with(".csv") => csv(&text, &mut faults),
-            Ok(text) => lines(&text, &mut faults),
-            Err(why) => {
-                faults.add(format!("The table {why}."));
-                continue;
-            }
-        };
-        let folder = table.rsplit_once('/').map_or("", |(folder, _)| folder);
-        for (line, file, caption) in read {
-            let path = super::composed(&super::normal(&format!("{folder}/{file}")));
-            if known.contains(&path) {
-                rows.entry(path).or_insert(Row { caption: text::clean(&caption), table: table.clone() });
-            } else {
-                faults.add(format!("In line {line}: there is no picture `{file}`."));
+enum Fate {
+    Unused,
+    Used,
+    /// Another row came first for this picture: its table and line.
+    Second(String, usize),
+}
+
+impl Rows {
+    /// Reads the tables. Those nearest to a picture count first, and of one folder `metadata.jsonl`. Errors are added
+    /// to `left_out`.
+    pub(super) fn read(mut tables: Vec<(String, Vec<u8>)>, left_out: &mut Vec<LeftOut>) -> Self {
+        tables.sort_by_cached_key(|(table, _)| (Reverse(table.matches('/').count()), is_csv(table), table.clone()));
+        let mut rows = Self::default();
+        for (table, bytes) in tables {
+            let mut faults = Faults::of(&table, left_out);
+            let read = match text::read(&bytes) {
+                Ok(text) if is_csv(&table) => csv(&text, &mut faults),
+                Ok(text) => lines(&text, &mut faults),
+                Err(why) => {
+                    faults.add(format!("The table {why}."));
+                    continue;
+                }
+            };
+            faults.finish();
+            let folder = table.rsplit_once('/').map_or("", |(folder, _)| folder);
+            for (line, file, caption) in read {
+                let picture = super::composed(&super::normal(&format!("{folder}/{file}")));
+                rows.by_picture.entry(super::key(&picture)).or_default().push(rows.rows.len());
+                let (caption, table) = (text::clean(&caption), table.clone());
+                rows.rows.push(Row { caption, table, line, picture, file, fate: Fate::Unused });
             }
         }
-        faults.finish();
+        rows
     }
-    rows
+
+    /// The first row that names a picture: in the same case, otherwise in any.
+    pub(super) fn of(&mut self, picture: &str) -> Option<&Row> {
+        let mut found = self.by_picture.get(&super::key(picture))?.clone();
+        let picture = super::composed(picture);
+        found.sort_by_key(|index| self.rows[*index].picture != picture);
+        let (first, others) = found.split_first()?;
+        let place = (self.rows[*first].table.clone(), self.rows[*first].line);
+        for other in others {
+            if matches!(self.rows[*other].fate, Fate::Unused) {
+                let is_same = self.rows[*other].caption == self.rows[*first].caption;
+                self.rows[*other].fate = if is_same { Fate::Used } else { Fate::Second(place.0.clone(), place.1) };
+            }
+        }
+        self.rows[*first].fate = Fate::Used;
+        self.rows.get(*first)
+    }
+
+    /// Lists the rows that are no caption of a picture.
+    pub(super) fn unused(self, left_out: &mut Vec<LeftOut>) {
+        for rows in self.rows.chunk_by(|a, b| a.table == b.table) {
+            let mut faults = Faults::of(&rows[0].table, left_out);
+            for Row { line, file, fate, table, .. } in rows {
+                match fate {
+                    Fate::Used => {}
+                    Fate::Unused => faults.add(format!("In line {line}: there is no picture `{file}`.")),
+                    Fate::Second(first, at) if first == table => {
+                        faults.add(format!("In line {line}: `{file}` has its caption from line {at}."));
+                    }
+                    Fate::Second(first, _) => {
+                        faults.add(format!("In line {line}: `{file}` has its caption from `{first}`."));
+                    }
+                }
+            }
+            faults.finish();
+        }
+    }
+}
+
+fn is_csv(table: &str) -> bool {
+    table.to_ascii_lowercase().ends_with(".csv")
 }
 
 /// Adds the errors in a table to the list, at most [`LISTED`] times.
@@ -58,7 +117,11 @@ struct Faults<'a> {
     left_out: &'a mut Vec<LeftOut>,
 }
 
-impl Faults<'_> {
+impl<'a> Faults<'a> {
+    fn of(table: &'a str, left_out: &'a mut Vec<LeftOut>) -> Self {
+        Self { table, count: 0, left_out }
+    }
+
     fn add(&mut self, reason: String) {
         self.count += 1;
         if self.count <= LISTED {
