@@ -2,13 +2,13 @@
 //! them.
 //!
 //! First the usual paths (`road`, `pictures`, `folders`, `command_line`, `embedded_stack`, `start_up`), who is served
-//! (`access`, `public`, `browser`) and what that costs (`usage`), then what the API refuses (`refusals`, `presigned`, `contract`, `clients`), how
-//! models are imported (`imports`, `checkpoints`, `flux_files`) and exported (`exports`), what the engine detects
-//! (`misfits`) and has loaded (`residency`), then failures below a running job (`crash`, `lost_lease`, `lost_replies`,
-//! `takeover`, `resume`, `cancel`, `events`, `loading`, `acknowledged`, `disks`), how processes stop (`stops`), what
-//! the platform provides (`database`, `certificates`, `proxies`, `credentials`, `nameless`), what must not be reached
-//! (`addresses`) or shown (`secrets`, `canaries`), the rehearsal of a run on a card (`gauge`), and the scripts of the
-//! set-up (`set_up`).
+//! (`access`, `public`, `browser`) and what that costs (`usage`), then what the API refuses (`refusals`, `presigned`,
+//! `contract`, `clients`), how models are imported (`imports`, `checkpoints`, `flux_files`) and exported (`exports`),
+//! what the engine detects (`misfits`) and has loaded (`residency`), then failures below a running job (`crash`,
+//! `lost_lease`, `lost_replies`, `takeover`, `resume`, `cancel`, `events`, `loading`, `acknowledged`, `disks`), how
+//! processes stop (`stops`), what the platform provides (`database`, `certificates`, `proxies`, `credentials`,
+//! `nameless`), what must not be reached (`addresses`) or shown (`secrets`, `canaries`), the rehearsal of a run on a
+//! card (`gauge`), and the scripts of the set-up (`set_up`).
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "tests print what they measure")]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]

@@ -652,8 +652,8 @@ async fn insert(connection: &mut sqlx::PgConnection, model: &Model, networks: Op
     Ok(())
 }
 
-/// Writes the row of a model that the job of `claim` has made, and its entry in the audit log. The name was reserved for
-/// it; if a built-in model of a newer version has it all the same, the model gets a number ([`super::renamed`] says so).
+/// Writes the row of a model that the job of `claim` has made, and its entry in the audit log. Its name was reserved;
+/// if a built-in model of a newer version has it all the same, the model gets a number ([`super::renamed`] says so).
 pub(crate) async fn insert_made(
     connection: &mut sqlx::PgConnection,
     claim: &Claim,

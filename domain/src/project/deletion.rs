@@ -1,6 +1,7 @@
 //! The deletion of a project. The request marks the row, which makes the project invisible, and ends keys and jobs.
-//! Everything else is removed afterwards in small transactions, by the request's server or by any sweeper. Three kinds of rows stay: the project's own and its revoked keys, for the audit log, and those of deleted
-//! models, which jobs of other projects may name.
+//! Everything else is removed afterwards in small transactions, by the request's server or by any sweeper. Three kinds
+//! of rows stay: the project's own and its revoked keys, for the audit log, and those of deleted models, which jobs of
+//! other projects may name.
 
 use std::time::Duration;
 
