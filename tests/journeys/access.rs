@@ -143,6 +143,12 @@ async fn the_first_key_closes_up_and_its_user_goes_on() {
     let cookie = answer.headers()["set-cookie"].to_str().unwrap().to_owned();
     assert!(answer.status() == 200 && cookie.contains("HttpOnly; SameSite=Strict"), "{cookie}");
     assert_eq!(log_in().await.unwrap().status(), 401);
+    // `http://` may be left out.
+    let bare = server.trim_start_matches("http://");
+    let printed = json(&run(folder.path(), &["login-link", "--json", "--server", bare], &[data_dir]));
+    assert!(text(&printed["url"]).starts_with(&format!("http://{bare}/#login=")), "{printed}");
+    let wrong = run(folder.path(), &["login-link", "--server", "ftp://x"], &[data_dir]);
+    assert_eq!((wrong.status.code(), wrong.stdout.as_slice()), (Some(2), &b""[..]));
     let with_cookie = async |cookie: &str| {
         let cookie = cookie.split(';').next().unwrap();
         let request = client.request(Method::GET, "/v1/models").header("cookie", cookie);

@@ -156,7 +156,7 @@ async fn pages_of_allowed_origins_do_not_use_the_session() {
         &[("origin", app)][..],
         &[("origin", app), ("sec-fetch-site", "same-site")],
         &[("origin", app), ("sec-fetch-site", "cross-site")],
-        &[("origin", &own), ("sec-fetch-site", "cross-site")],
+        &[("origin", own.as_str()), ("sec-fetch-site", "cross-site")],
         &[("sec-fetch-site", "same-site")],
         &[("sec-fetch-site", "cross-site")],
     ] {
