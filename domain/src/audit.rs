@@ -2,14 +2,12 @@
 //! the database refuses to change or delete it. It has no secrets, prompts or URLs.
 
 use chrono::{DateTime, Utc};
-use serde_json::{Value, json};
+use serde_json::Value;
 use sqlx::PgConnection;
 use sqlx::types::Json;
 use uuid::Uuid;
 
-use crate::job::Claim;
-use crate::model::Model;
-use crate::{Caller, Database, JobId, KeyId, Page, PageRequest, Principal, ProjectId, Result, Scopes};
+use crate::{Caller, Database, KeyId, Page, PageRequest, Principal, ProjectId, Result};
 
 /// A change.
 #[derive(Clone, Debug)]
@@ -60,17 +58,6 @@ pub(crate) async fn record(
     .execute(connection)
     .await?;
     Ok(())
-}
-
-/// Writes down the model that a job has made, with the key that asked for the job and the id of the training or import.
-pub(crate) async fn record_made(connection: &mut PgConnection, claim: &Claim, model: &Model) -> Result<()> {
-    let key = sqlx::query_scalar!(r#"SELECT key_id AS "key: KeyId" FROM jobs WHERE id = $1"#, claim.job as JobId)
-        .fetch_one(&mut *connection)
-        .await?;
-    let principal = key.map_or(Principal::Anonymous, Principal::Key);
-    let caller = Caller::new(model.project, principal, Scopes::of(&[]));
-    let details = json!({ "name": model.name, claim.kind.as_str(): claim.subject });
-    record(connection, &caller, "model.create", model.id, details).await
 }
 
 /// Lists the changes in the caller's project, newest first.

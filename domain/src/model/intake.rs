@@ -24,7 +24,8 @@ use crate::limits::{MAX_FILE_BYTES, MAX_FILES};
 use crate::storage::{ObjectWriter, StorageKey};
 use crate::weights_gate::invalid;
 use crate::{
-    Caller, Database, Error, ModelId, ProjectId, Result, Storage, audit, bounded, deletion, quota, weights_gate,
+    Caller, Database, Error, JobId, KeyId, ModelId, Principal, ProjectId, Result, Scopes, Storage, audit, bounded,
+    deletion, quota, weights_gate,
 };
 
 /// Largest file that is not weights, in bytes (a tokenizer's vocabulary is the largest of them).
@@ -667,7 +668,18 @@ pub(crate) async fn insert_made(
         number += 1;
         model.name = format!("{reserved}-{number}");
     }
-    audit::record_made(connection, claim, model).await
+    record_made(connection, claim, model).await
+}
+
+/// Writes down the model that a job has made, with the key that asked for the job and the id of the training or import.
+async fn record_made(connection: &mut sqlx::PgConnection, claim: &Claim, model: &Model) -> Result<()> {
+    let key = sqlx::query_scalar!(r#"SELECT key_id AS "key: KeyId" FROM jobs WHERE id = $1"#, claim.job as JobId)
+        .fetch_one(&mut *connection)
+        .await?;
+    let principal = key.map_or(Principal::Anonymous, Principal::Key);
+    let caller = Caller::new(model.project, principal, Scopes::of(&[]));
+    let details = serde_json::json!({ "name": model.name, claim.kind.as_str(): claim.subject });
+    audit::record(connection, &caller, "model.create", model.id, details).await
 }
 
 /// A LoRA and its base are of one family.
