@@ -255,7 +255,7 @@ pub(crate) enum Added {
     post, path = "/v1/models", tag = "models", operation_id = "import_model",
     security(("key" = ["models"])),
     params(("Prefer" = Option<String>, Header,
-            description = "`wait=N`, for JSON: seconds to wait for the end of the import", example = "wait=10")),
+            description = "`wait=N`, for JSON: seconds to wait for the end of the import", example = "wait=1")),
     request_body(content((ModelForm = "multipart/form-data"), (ImportRequest = "application/json"))),
     responses(
         (status = 202, description = "For JSON: the import", body = Import,
