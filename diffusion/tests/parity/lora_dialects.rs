@@ -390,6 +390,7 @@ fn files_are_described_by_dialect_and_family() {
 /// Every file that is no adapter for these layers gives an error, and nothing changes.
 #[test]
 fn files_that_cannot_be_used_say_why() {
+    const STAND_IN: f32 = 12345.5;
     let golden = Golden::open("lora-dialects/layers/reference");
     let mut layers = Layers::load(&golden);
     let folder = tempfile::tempdir().unwrap();
@@ -398,15 +399,27 @@ fn files_that_cannot_be_used_say_why() {
     let mut answer = |tensors: &[(&str, &[usize], f32)]| {
         let stored = |(name, shape, value): &(&str, &[usize], f32)| {
             let name = if name.contains("lora_unet") { (*name).to_owned() } else { format!("{layer}.{name}") };
-            let data = |shape: &[usize]| TensorData::new(vec![*value; shape.iter().product()], shape.to_vec());
+            let value = if value.is_finite() { *value } else { STAND_IN };
+            let data = |shape: &[usize]| TensorData::new(vec![value; shape.iter().product()], shape.to_vec());
             match shape {
                 [] => Stored::scalar(name, Tensor::from_data(data(&[1]), &device())),
                 [_] => Stored::new(name, Tensor::<1>::from_data(data(shape), &device()), DType::F32),
                 _ => Stored::new(name, Tensor::<2>::from_data(data(shape), &device()), DType::F32),
             }
         };
-        let tensors: Vec<_> = tensors.iter().map(|tensor| stored(tensor).unwrap()).collect();
-        write(&odd, tensors, &BTreeMap::new()).unwrap();
+        let all: Vec<_> = tensors.iter().map(|tensor| stored(tensor).unwrap()).collect();
+        write(&odd, all, &BTreeMap::new()).unwrap();
+        // We write finite values only.
+        for (_, _, value) in tensors.iter().filter(|(_, _, value)| !value.is_finite()) {
+            let mut bytes = std::fs::read(&odd).unwrap();
+            let start = 8 + u64::from_le_bytes(*bytes.first_chunk().unwrap()) as usize;
+            let (words, _) = bytes[start..].as_chunks_mut();
+            words
+                .iter_mut()
+                .filter(|word| **word == STAND_IN.to_le_bytes())
+                .for_each(|word| *word = value.to_le_bytes());
+            std::fs::write(&odd, bytes).unwrap();
+        }
         let attached = LoraFile::open(&odd).and_then(|file| attach(&mut [layers.target()], &[(&file, 1.0)], &device()));
         attached.map(|_| ()).map_err(|error| error.to_string())
     };
