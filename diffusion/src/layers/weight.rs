@@ -89,9 +89,11 @@ impl<const D: usize> Weight<D> {
 }
 
 impl Weight<2> {
-    /// `x·Wᵀ + b`: `[rows, in]` → `[rows, out]`
+    /// `x·Wᵀ + b`: `[rows, in]` → `[rows, out]`. In 16 bits it is the same product as in full, so that weights that 16
+    /// bits hold exactly make the same bytes.
     pub(super) fn multiply(&self, x: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<2> {
-        let converted_on_the_way = self.rows().and_then(|rows| cpu_kernels::multiply(&x, &rows, bias.as_ref()));
+        let rows = if let Self::Packed(_) = self { self.rows() } else { None };
+        let converted_on_the_way = rows.and_then(|rows| cpu_kernels::multiply(&x, &rows, bias.as_ref()));
         converted_on_the_way.unwrap_or_else(|| {
             let weight = self.value(x.dtype()).transpose();
             module::linear(x, weight, bias)
