@@ -23,7 +23,7 @@ pub(crate) async fn fetching_is_reported_once_a_second_and_only_if_files_are_mis
     let running =
         bed.until(job, "fetching", |job| job.progress.as_ref().is_some_and(|report| report["stage"] == "fetching"));
     let running = running.await;
-    assert_eq!((running.step, running.total_steps), (0, 4), "steps are as they were: {running:?}");
+    assert_eq!((running.step, running.total_steps), (0, 8), "steps are as they were: {running:?}");
     let ended = bed.ended(job).await;
     assert_eq!(ended.status, JobStatus::Succeeded, "{ended:?}");
     let reports = stages(&bed.events(job).await);
