@@ -59,6 +59,7 @@ SELECT g.id, g.job_id, g.model_id, m.name AS model_name, g.params, g.seed, g.war
                  WHERE l.generation_id = g.id), '[]') AS loras,
        coalesce((SELECT jsonb_agg(to_jsonb(a) ORDER BY a.position) FROM artifacts a WHERE a.job_id = g.job_id), '[]')
          AS artifacts,
+       (SELECT coalesce(sum(t.gpu_seconds), 0) FROM attempts t WHERE t.job_id = g.job_id) AS gpu_seconds,
        j.status, j.step, j.total_steps, j.progress, j.epoch, j.error_class, j.error_message,
        g.created_at, j.started_at, j.finished_at
 FROM generations g JOIN jobs j ON j.id = g.job_id JOIN models m ON m.id = g.model_id
@@ -169,6 +170,11 @@ class Params(BaseModel):
     output_quality: int | None = None
 
 
+class Usage(BaseModel):
+    gpu_seconds: float
+    bytes: int
+
+
 class Generation(Params):
     id: UUID
     status: Literal["queued", "running", "succeeded", "failed", "canceled"]
@@ -180,6 +186,7 @@ class Generation(Params):
     artifacts: list[dict]
     warnings: list[str]
     error: dict | None
+    usage: Usage
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
@@ -307,8 +314,9 @@ async def create(request: GenerationRequest, response: Response):
     seed = secrets.randbits(32) if request.seed in (None, -1) else request.seed
     id = uuid7()
     needed = sorted({model["id"], *(lora["id"] for lora, _ in loras)})
+    steps = params.num_inference_steps * params.num_images
     created_at = await app.pool.fetchval(
-        CREATE, needed, id, params.num_inference_steps, id, model["id"], params.model_dump(mode="json"), seed,
+        CREATE, needed, id, steps, id, model["id"], params.model_dump(mode="json"), seed,
         [lora["id"] for lora, _ in loras], [scale for _, scale in loras], PROJECT)
     if created_at is None:
         raise HTTPException(404, "A model of this request was deleted just now.")
@@ -317,8 +325,9 @@ async def create(request: GenerationRequest, response: Response):
     return Generation(
         id=id, status="queued", model=ModelRef(id=model["id"], name=model["name"]),
         loras=[LoraUse(model=ModelRef(id=lora["id"], name=lora["name"]), scale=scale) for lora, scale in loras],
-        **params.__dict__, seed=seed, progress=Progress(step=0, total_steps=params.num_inference_steps), attempts=0,
-        artifacts=[], warnings=[], error=None, created_at=created_at, started_at=None, finished_at=None, urls=urls(id))
+        **params.__dict__, seed=seed, progress=Progress(step=0, total_steps=steps), attempts=0,
+        artifacts=[], warnings=[], error=None, usage=Usage(gpu_seconds=0, bytes=0),
+        created_at=created_at, started_at=None, finished_at=None, urls=urls(id))
 
 
 @app.get("/v1/generations/{id}", response_model=Generation)
@@ -331,4 +340,5 @@ async def get(id: UUID):
         id=id, status=row["status"], model=ModelRef(id=row["model_id"], name=row["model_name"]), loras=row["loras"],
         **row["params"], seed=row["seed"], progress=Progress(step=row["step"], total_steps=row["total_steps"]),
         attempts=row["epoch"], artifacts=row["artifacts"], warnings=row["warnings"], error=error,
+        usage=Usage(gpu_seconds=row["gpu_seconds"], bytes=sum(one["bytes"] for one in row["artifacts"])),
         created_at=row["created_at"], started_at=row["started_at"], finished_at=row["finished_at"], urls=urls(id))
