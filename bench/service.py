@@ -145,7 +145,7 @@ def api(report, root, build, services, log):
     database = url._replace(path="/bench").geturl()
     storage = services["storage"]
     keys = storage["keys"]["Fixed"]
-    # A key may send any number of requests: this measures what one can send.
+    # The load of this benchmark is far beyond the usual limit of a key.
     environment = {
         "PYROGRAPH_REQUESTS_PER_SECOND": "0",
         "DATABASE_URL": database, "PYROGRAPH_LOG": "warn", "PYROGRAPH_S3_ENDPOINT": storage["endpoint"],

@@ -62,7 +62,7 @@ pub(crate) struct UsageOf {
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct UsageQuery {
-    /// The first day, of UTC. By default 29 days before the last one; at most 365.
+    /// The first day, of UTC: 29 days before the last one by default, and at most 365.
     #[param(value_type = Option<NaiveDate>, example = "2026-11-01")]
     pub from: Option<String>,
     /// The last day. Today by default.

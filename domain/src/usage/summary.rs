@@ -3,8 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Days, NaiveDate, NaiveTime, TimeDelta, Utc};
-use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
 
 use super::stored_bytes;
 use crate::prices::{Cost, Prices, Used};
@@ -18,8 +16,7 @@ const USUAL_DAYS: u64 = 30;
 const MAX_GROUPS: usize = 10_000;
 
 /// What the usage is grouped by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum UsageGroup {
     /// Days of UTC.
     Day,
