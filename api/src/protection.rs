@@ -29,7 +29,9 @@ impl Protection {
             (Some(_), Some(public)) => Some(PublicUrl::origin(public)),
             (Some(_), None) => None,
         };
-        Arc::new(Self { names: state.names.clone(), policy: policy(files.as_deref()) })
+        let cdn = state.cdn.as_ref().map(PublicUrl::origin);
+        let origins: Vec<String> = files.into_iter().chain(cdn).collect();
+        Arc::new(Self { names: state.names.clone(), policy: policy(&origins) })
     }
 
     fn apply(&self, headers: &mut HeaderMap, is_tls: bool) {
@@ -41,9 +43,10 @@ impl Protection {
     }
 }
 
-/// The policy of our pages, which show files of one more origin, if there is one.
-fn policy(files: Option<&str>) -> HeaderValue {
-    let sources = files.map_or("'self' data: blob:".to_owned(), |files| format!("'self' data: blob: {files}"));
+/// The policy of our pages, which show files of these origins, too: that of the bucket and that of a CDN.
+fn policy(origins: &[String]) -> HeaderValue {
+    let sources = ["'self' data: blob:"].into_iter().chain(origins.iter().map(String::as_str));
+    let sources = sources.collect::<Vec<_>>().join(" ");
     let policy = format!(
         "default-src 'self'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src {sources}; connect-src \
          {sources}; frame-ancestors 'none'"

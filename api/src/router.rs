@@ -9,8 +9,8 @@ use crate::State;
 use crate::document::document;
 use crate::limits::{GENERATION_LIMIT, PICTURE_LIMIT, PICTURES_LIMIT};
 use crate::routes::{
-    audit, dataset, event, export, generation, health, import, input, jobs, key, model, picture_info, project, session,
-    swap, training, upload, usage, worker,
+    artifact, audit, dataset, event, export, generation, health, import, input, jobs, key, model, picture_info,
+    project, session, swap, training, upload, usage, worker,
 };
 
 pub(crate) fn routes() -> OpenApiRouter<State> {
@@ -32,6 +32,7 @@ pub(crate) fn routes() -> OpenApiRouter<State> {
         .routes(routes!(generation::create, generation::list).layer(DefaultBodyLimit::max(GENERATION_LIMIT)))
         .routes(routes!(generation::get, generation::delete))
         .routes(routes!(generation::cancel))
+        .routes(routes!(artifact::deliver))
         .routes(routes!(input::create, input::list).layer(DefaultBodyLimit::max(PICTURE_LIMIT)))
         .routes(routes!(input::get, input::delete))
         .routes(routes!(picture_info::read).layer(DefaultBodyLimit::max(PICTURE_LIMIT)))

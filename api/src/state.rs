@@ -13,11 +13,12 @@ use domain::generation::GenerationService;
 use domain::model::Catalog;
 use domain::prices::Prices;
 use domain::{Caller, Database, Storage};
+use outgoing::Guard;
 use tokio_util::sync::CancellationToken;
 
 use crate::access::Access;
 use crate::gateway::Gateway;
-use crate::names::Names;
+use crate::names::{Names, PublicUrl};
 use crate::place::{Admission, Place};
 use crate::proxies::Proxies;
 use crate::rate::{Rate, Rates};
@@ -50,6 +51,10 @@ pub struct Shared {
     pub(crate) access: Access,
     /// What jobs cost, if the operator has said so.
     pub(crate) prices: Option<Arc<Prices>>,
+    /// What deliveries may reach.
+    pub(crate) outbound: Guard,
+    /// Where a CDN shows pictures to everyone.
+    pub(crate) cdn: Option<PublicUrl>,
     /// Requests per second of each key; `None`: any number.
     pub(crate) rates: Option<Rates>,
 }
@@ -79,6 +84,8 @@ impl State {
             proxies: Proxies::default(),
             gateway: None,
             access: Access::open(Caller::anonymous()),
+            outbound: Guard::default(),
+            cdn: None,
             rates: None,
             prices: None,
         });
@@ -121,6 +128,24 @@ impl State {
     /// Jobs cost what this table says.
     pub fn with_prices(self, prices: Prices) -> Self {
         self.with(|shared| shared.prices = Some(Arc::new(prices)))
+    }
+
+    /// URLs of pictures are those of a CDN, whose files are the objects of the bucket.
+    pub fn with_cdn(self, cdn: PublicUrl) -> Self {
+        self.with(|shared| shared.cdn = Some(cdn))
+    }
+
+    /// Deliveries may reach this; without it, the public internet.
+    pub fn with_outbound(self, outbound: Guard) -> Self {
+        self.with(|shared| {
+            shared.generations = shared.generations.clone().with_outbound(outbound.clone());
+            shared.outbound = outbound;
+        })
+    }
+
+    /// Pictures are archived, too.
+    pub fn with_archive(self) -> Self {
+        self.with(|shared| shared.generations = shared.generations.clone().with_archive())
     }
 
     /// Streams end when `stop` is cancelled.

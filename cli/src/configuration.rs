@@ -21,8 +21,9 @@ use domain::database::Addresses;
 use domain::job::LeasePolicy;
 use domain::prices::Prices;
 use domain::storage::{Keys, StorageConfig};
+use outgoing::{Guard, Network};
 use serde::{Deserialize, Serialize};
-use worker::{Guard, HubToken, Imports, Network};
+use worker::{HubToken, Imports};
 
 pub(crate) use self::hub::hub;
 pub(crate) use self::secret::secret;
@@ -47,6 +48,7 @@ const VARIABLES: &[Variable] = &[
     ("PYROGRAPH_CORS_ORIGINS", "origins whose pages may call the API, such as `https://app.example.com`", "none"),
     ("PYROGRAPH_REQUESTS_PER_SECOND", "requests that a key may send per second; 0: any number", "50"),
     ("PYROGRAPH_REQUEST_BURST", "requests that a key may send at once", "100"),
+    ("PYROGRAPH_CDN_URL", "address at which a CDN shows the pictures of the bucket to everyone", "none"),
     ("PYROGRAPH_PRICES", "file with a table of prices, by which jobs have costs", "none"),
     ("DATABASE_URL", "Postgres, 14 or later", "`up` runs its own"),
     ("PYROGRAPH_DATABASE_DIRECT_URL", "the same database without a pooler in transaction mode", "DATABASE_URL"),
@@ -64,6 +66,7 @@ const VARIABLES: &[Variable] = &[
     ("PYROGRAPH_OFFLOAD", "what may be in host memory beside a card: `auto`, `none`, `text` or `blocks`", "auto"),
     ("PYROGRAPH_CHECKPOINT_EVERY", "training steps between two checkpoints", "100"),
     ("PYROGRAPH_IMPORT_DIR", "folder on the worker's machine from which models may be imported", "none"),
+    ("PYROGRAPH_OUTBOUND_NETWORKS", "private networks that imports, uploads and webhooks may reach", "none"),
     ("PYROGRAPH_IMPORT_NETWORKS", "private networks that imports may reach, such as `10.1.0.0/16`", "none"),
     ("HF_TOKEN", "Hugging Face token for gated and private repositories; workers only, never logged", ""),
     ("HF_ENDPOINT", "Hugging Face Hub or a mirror of it", "https://huggingface.co"),
@@ -243,6 +246,11 @@ pub(crate) fn rate() -> Result<Option<Rate>, Failure> {
     Ok(NonZeroU32::new(per_second).zip(NonZeroU32::new(burst)).map(|(per_second, burst)| Rate { per_second, burst }))
 }
 
+/// Where a CDN shows the pictures of the bucket, if there is one.
+pub(crate) fn cdn() -> Result<Option<PublicUrl>, Failure> {
+    said("PYROGRAPH_CDN_URL")
+}
+
 /// The table of prices, if there is one.
 pub(crate) fn prices() -> Result<Option<Prices>, Failure> {
     let Some(file) = variable("PYROGRAPH_PRICES") else { return Ok(None) };
@@ -385,14 +393,26 @@ pub(crate) fn imports() -> Result<Imports, Failure> {
     if let Some(Err(error)) = imports.folder.as_ref().map(std::fs::read_dir) {
         return Err(Failure::Usage(format!("PYROGRAPH_IMPORT_DIR names a folder that cannot be read: {error}")));
     }
-    if let Some(networks) = variable("PYROGRAPH_IMPORT_NETWORKS") {
-        let networks = networks.split(',').map(|network| network.trim().parse()).collect::<Result<Vec<Network>, _>>();
-        imports.guard =
-            Guard::new(networks.map_err(|wrong| Failure::Usage(format!("PYROGRAPH_IMPORT_NETWORKS: {wrong}")))?);
+    imports.guard = guard(&["PYROGRAPH_OUTBOUND_NETWORKS", "PYROGRAPH_IMPORT_NETWORKS"])?;
+    Ok(imports)
+}
+
+/// What deliveries may reach.
+pub(crate) fn outbound() -> Result<Guard, Failure> {
+    guard(&["PYROGRAPH_OUTBOUND_NETWORKS"])
+}
+
+/// The public internet, and the networks that these variables name.
+fn guard(variables: &[&str]) -> Result<Guard, Failure> {
+    let mut allowed: Vec<Network> = Vec::new();
+    for name in variables {
+        for network in variable(name).iter().flat_map(|networks| networks.split(',')) {
+            let network = network.trim().parse().map_err(|wrong| Failure::Usage(format!("{name}: {wrong}")));
+            allowed.push(network?);
+        }
     }
     let proxies = outgoing::Proxies::environment().map_err(Failure::Usage)?;
-    imports.guard = imports.guard.through(proxies);
-    Ok(imports)
+    Ok(Guard::new(allowed).through(proxies))
 }
 
 /// A variable in milliseconds, up to a week.

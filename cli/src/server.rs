@@ -1,6 +1,6 @@
 //! The API server as `serve` and `up` run it: listener, pool, storage, schema, built-in checkpoint, a reaper, so that
 //! jobs of workers that are gone return to the queue even when no worker is left to look, and a sweeper, which removes
-//! objects from the bucket.
+//! objects from the bucket, and the sender of deliveries.
 
 use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -14,13 +14,14 @@ use domain::event::Feed;
 use domain::job::Reaper;
 use domain::sweep::{self, Sweeper};
 use domain::{Caller, Database, ProjectId, Storage, WorkerId, access, project, worker};
+use outbox::Outbox;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::built_in;
 use crate::commands::listen_flags::{Bind, ListenFlags};
-use crate::configuration::{Services, database_pool, hub, lease_policy, names, prices, rate, sweeps};
+use crate::configuration::{Services, cdn, database_pool, hub, lease_policy, names, outbound, prices, rate, sweeps};
 use crate::failure::Failure;
 use crate::services;
 
@@ -121,6 +122,8 @@ pub(crate) struct Server {
     serving: JoinHandle<()>,
     reaping: JoinHandle<()>,
     sweeping: JoinHandle<()>,
+    /// None with `--no-outbox`.
+    sending: Option<JoinHandle<()>>,
     pools: Pools,
 }
 
@@ -139,7 +142,8 @@ impl Server {
         };
         let names = names(bind.ip())?;
         let (reaper, sweeps) = (Reaper::new(lease_policy()?), sweeps()?);
-        let (hub, rate, prices) = (hub()?, rate()?, prices()?);
+        let (hub, rate, prices, cdn) = (hub()?, rate()?, prices()?, cdn()?);
+        let outbound = outbound()?;
         let pools = services::database(&services.database(), PoolSizes::server(database_pool()?)).await?;
         services::migrate(&pools).await?;
         if let Some(hub) = &hub {
@@ -168,8 +172,13 @@ impl Server {
         let feed = Feed::start(pools.listen.clone()).await;
         let sweeping = tokio::spawn(Sweeper::new(pools.lease.clone(), storage.clone(), sweeps).run());
         let presence = Presence::watch(pools.lease.connect_options());
+        let sending = (!flags.no_outbox).then(|| {
+            let outbox = Outbox::new(pools.lease.clone(), storage.clone(), outbound.clone().into());
+            tokio::spawn(outbox.run(Some(feed.clone()), stop.clone()))
+        });
         let mut state = State::new(pools.api.clone(), feed, storage)
             .with_names(names.clone())
+            .with_outbound(outbound.clone())
             .with_proxies(flags.proxies.clone())
             .with_presence(presence);
         if services.behind_api && services.storage.public_endpoint.is_none() {
@@ -183,6 +192,7 @@ impl Server {
         };
         let state = rate.into_iter().fold(state.with_access(access), State::with_rate);
         let state = prices.into_iter().fold(state, State::with_prices);
+        let state = cdn.into_iter().fold(state, State::with_cdn);
         let serving = tokio::spawn({
             let stop = stop.clone();
             async move {
@@ -192,7 +202,7 @@ impl Server {
             }
         });
         let reaping = tokio::spawn(reaper.run(pools.lease.clone()));
-        Ok(Self { bind, names, admits, stop, serving, reaping, sweeping, pools })
+        Ok(Self { bind, names, admits, stop, serving, reaping, sweeping, sending, pools })
     }
 
     /// Its address on this machine, which a server of every address has too, or its Unix socket.
@@ -223,6 +233,10 @@ impl Server {
         // A task that was seen to end must not be waited for again.
         if !self.serving.is_finished() && tokio::time::timeout(farewell, &mut self.serving).await.is_err() {
             self.serving.abort();
+        }
+        if let Some(sending) = self.sending {
+            // It ends by itself within seconds.
+            let _ = sending.await;
         }
         let _ = tokio::time::timeout(FAREWELL, self.pools.close()).await;
     }

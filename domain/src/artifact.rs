@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
+use crate::delivery::Delivery;
 use crate::job::Claim;
 use crate::{ArtifactId, JobId, Result};
 
@@ -40,6 +41,11 @@ impl OutputKind {
             Self::Adapter => "lora",
             Self::Json => "json",
         }
+    }
+
+    /// Whether a CDN shows it to everyone who has its URL: what people make, but not the weights that they train.
+    pub const fn is_public(self) -> bool {
+        matches!(self, Self::Image | Self::Mask | Self::Video | Self::Audio)
     }
 }
 
@@ -96,6 +102,8 @@ pub struct Artifact {
     pub sha256: String,
     pub md5: String,
     pub seed: Option<i64>,
+    /// Its upload to a URL of the caller, if it has one.
+    pub delivery: Option<Delivery>,
     pub created_at: DateTime<Utc>,
 }
 

@@ -25,13 +25,14 @@ pub(crate) use retry::retry;
 pub use service::GenerationService;
 
 use crate::artifact::{self, NewArtifact};
+use crate::delivery::request::{ResponseFormat, Uploads};
 use crate::event;
 use crate::job::{self, Claim, JobKind, JobStatus};
 use crate::model::{self, ModelFiles, ModelRef, vae_approx};
 use crate::report::{JobRow, Report};
 use crate::{
     Caller, Database, Error, GenerationId, InputId, JobId, ModelId, Page, PageRequest, ProjectId, Result, Storage,
-    begin, bounded, deletion,
+    begin, bounded, deletion, delivery,
 };
 
 /// The model of a request that names none.
@@ -59,6 +60,9 @@ pub struct Generation {
     pub inputs: Vec<InputId>,
     /// Seed of the first picture.
     pub seed: i64,
+    pub response_format: ResponseFormat,
+    /// Where the pictures are uploaded to. Only the function that creates a generation returns it.
+    pub uploads: Option<Uploads>,
     pub report: Report,
     pub created_at: DateTime<Utc>,
 }
@@ -101,6 +105,7 @@ struct Row {
     params: Json<GenerationParams>,
     inputs: Vec<Uuid>,
     seed: i64,
+    response_format: ResponseFormat,
     warnings: Json<Vec<String>>,
     loras: Json<Vec<LoraUse>>,
     job: Json<JobRow>,
@@ -117,6 +122,8 @@ impl From<Row> for Generation {
             params: row.params.0,
             inputs: row.inputs.into_iter().map(InputId::from).collect(),
             seed: row.seed,
+            response_format: row.response_format,
+            uploads: None,
             report: row.job.0.report(row.warnings.0),
             created_at: row.created_at,
         }
@@ -133,7 +140,8 @@ macro_rules! select_generations {
                         ARRAY(SELECT i.id FROM inputs i
                               WHERE i.id IN ((g.params #>> '{image,input}')::uuid, (g.params #>> '{mask,input}')::uuid))
                         ELSE '{}' END
-                        AS "inputs!", g.seed, g.warnings AS "warnings: Json<Vec<String>>",
+                        AS "inputs!", g.seed, g.response_format AS "response_format: ResponseFormat",
+                      g.warnings AS "warnings: Json<Vec<String>>",
                       coalesce((SELECT jsonb_agg(jsonb_build_object('model', jsonb_build_object('id', l.model_id, 'name', n.name),
                                                     'scale', l.scale, 'text_encoder_scale', l.text_encoder_scale)
                                                  ORDER BY l.position)
@@ -216,6 +224,7 @@ pub async fn delete(caller: &Caller, database: &Database, storage: &Storage, id:
     .execute(&mut *tx)
     .await?;
     job::hide(&mut tx, row.job_id).await?;
+    delivery::forget(&mut tx, row.job_id).await?;
     let mut keys =
         sqlx::query_scalar!("DELETE FROM artifacts WHERE job_id = $1 RETURNING storage_key", row.job_id as JobId)
             .fetch_all(&mut *tx)

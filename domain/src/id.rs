@@ -77,6 +77,7 @@ public! {
     InputId,
     SwapId,
     KeyId,
+    DeliveryId,
     /// One run of a worker process; after a restart it has a new one.
     WorkerId,
 }

@@ -2,9 +2,11 @@
 //! (`job`), or what only one kind has (`generation`, `training`, `import`, `export`).
 
 use chrono::{DateTime, Utc};
+use outgoing::Guard;
 use sqlx::types::Json;
 use uuid::Uuid;
 
+use crate::delivery::request::Stated;
 use crate::faults::Faults;
 use crate::job::{self, JobKind, JobStatus};
 use crate::model::{self, ModelRef};
@@ -167,10 +169,18 @@ pub async fn delete(caller: &Caller, database: &Database, storage: &Storage, id:
     }
 }
 
-/// Makes the request of a failed job again, as a new job that names the failed one; returns the new one. Errors:
+/// Makes the request of a failed job again, as a new job that names the failed one; returns the new one. `uploads` are
+/// new URLs for the pictures of a generation that were to be uploaded. Errors:
 /// `NotFound`; `Forbidden` without the scope of its kind; `Conflict` for a job that did not fail, for one whose last
 /// retry is unfinished or succeeded, and for a request that cannot be repeated.
-pub async fn retry(caller: &Caller, database: &Database, storage: &Storage, id: Uuid) -> Result<Job> {
+pub async fn retry(
+    caller: &Caller,
+    database: &Database,
+    storage: &Storage,
+    id: Uuid,
+    uploads: Stated<'_>,
+    outbound: &Guard,
+) -> Result<Job> {
     let pool = database.pool(caller);
     // It asks the bucket, so it comes before the transaction.
     import::check_sources(caller, database, storage, id).await?;
@@ -205,8 +215,13 @@ pub async fn retry(caller: &Caller, database: &Database, storage: &Storage, id: 
     if let Some(again) = again {
         return Err(Error::conflict(format!("The {} has been retried already, as {again}.", failed.kind.as_str())));
     }
+    if failed.kind != JobKind::Generation
+        && let Some(field) = uploads.first()
+    {
+        return Err(Error::invalid(field, format!("The {} uploads nothing.", failed.kind.as_str())));
+    }
     let new: Uuid = match failed.kind {
-        JobKind::Generation => generation::retry(caller, &mut tx, storage, failed.id).await?.into(),
+        JobKind::Generation => generation::retry(caller, &mut tx, storage, failed.id, uploads, outbound).await?.into(),
         JobKind::Training => training::retry(caller, &mut tx, failed.id).await?.into(),
         JobKind::Import => import::retry(caller, &mut tx, failed.id).await?.into(),
         JobKind::Export => export::retry(caller, &mut tx, failed.id).await?.into(),

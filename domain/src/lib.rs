@@ -14,6 +14,7 @@
 //! | [`jobs`] | jobs of every kind as clients see them |
 //! | [`event`] | what happened to a job, numbered |
 //! | [`artifact`] | what a job made |
+//! | [`delivery`], outbox | a picture or event that is sent to an endpoint, and the rows of all of them |
 //! | [`capacity`] | whether a running worker has the memory for a request |
 //! | [`worker`], resident | a process that does jobs, and the models that it has loaded |
 //! | [`swap`] | a request to a worker to load or unload a model |
@@ -42,6 +43,7 @@ pub mod capacity;
 pub mod database;
 pub mod dataset;
 pub mod deletion;
+pub mod delivery;
 mod deposit;
 mod error;
 pub mod event;
@@ -85,8 +87,8 @@ pub use database::{Addresses, Database, MIGRATIONS, PoolSizes, Pools, Unusable, 
 pub use error::{Error, Result};
 pub use export::ExportId;
 pub use id::{
-    ArtifactId, DatasetId, ExampleId, GenerationId, ImportId, InputId, JobId, KeyId, ModelId, ProjectId, SwapId,
-    TrainingId, UploadId, WorkerId,
+    ArtifactId, DatasetId, DeliveryId, ExampleId, GenerationId, ImportId, InputId, JobId, KeyId, ModelId, ProjectId,
+    SwapId, TrainingId, UploadId, WorkerId,
 };
 pub use page::{DEFAULT_LIMIT, MAX_LIMIT, Page, PageRequest};
 pub use quota::{QuotaChanges, Quotas};

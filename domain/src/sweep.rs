@@ -16,7 +16,9 @@ use tokio::time::MissedTickBehavior;
 
 use self::installation::Intent;
 use crate::storage::{Listed, layout};
-use crate::{Result, Storage, begin, bounded, database, deletion, import, model, named, project, training, usage};
+use crate::{
+    Result, Storage, begin, bounded, database, deletion, delivery, import, model, named, project, training, usage,
+};
 
 /// Time between two looks for deletions that are due.
 const TICK: Duration = Duration::from_secs(10);
@@ -173,6 +175,7 @@ pub async fn tidy(pool: &PgPool, storage: &Storage) -> Result<()> {
     model::upload::discard_expired(pool, storage).await?;
     project::enforce_retention(pool, storage).await?;
     usage::merge_ledger(pool).await?;
+    delivery::tidy(pool).await?;
     deletion::forget_done(pool).await
 }
 

@@ -1,9 +1,10 @@
-//! Connections to other servers: which certificates are trusted, and which proxy is used. The same rules hold for the
-//! bucket, imports, the Hub, the command line and Postgres.
+//! Connections to other servers: which certificates are trusted, which proxy is used, and which addresses may be reached
+//! for users. The first two rules hold for the bucket, imports, the Hub, the command line and Postgres.
 //!
 //! This crate reads the environment variables that every program on a machine shares: `SSL_CERT_FILE`, `SSL_CERT_DIR`,
 //! `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY`.
 
+mod guard;
 mod proxies;
 mod trust;
 
@@ -11,6 +12,7 @@ use std::error::Error;
 
 use reqwest::ClientBuilder;
 
+pub use guard::{Guard, GuardError, GuardedClients, Network};
 pub use proxies::Proxies;
 pub use trust::{refused_certificate, system_authorities};
 

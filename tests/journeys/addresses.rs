@@ -16,7 +16,7 @@ use tokio::net::{TcpListener, TcpStream};
 const PORT: u16 = 8443;
 
 fn forbidden_urls() -> Vec<&'static str> {
-    let lines = include_str!("../../worker/src/import/forbidden_urls.txt").lines();
+    let lines = include_str!("../../outgoing/src/guard/forbidden_urls.txt").lines();
     lines.filter(|line| !line.is_empty() && !line.starts_with('#')).collect()
 }
 

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use domain::job::kind::Silence;
 use domain::job::{JobKind, LeasePolicy};
+use outgoing::Guard;
 use url::Url;
 
-use crate::import::guard::Guard;
 use crate::supervisor::{EngineCommand, Patience};
 
 /// Configuration of one worker process.

@@ -54,7 +54,6 @@ use crate::cache::Cache;
 pub use crate::config::{Drain, HubToken, Imports, Pauses, Silences, WorkerConfig};
 pub use crate::engine::{EngineConfig, Fault};
 use crate::health::Health;
-pub use crate::import::guard::{Guard, Network};
 use crate::supervisor::Engine;
 pub use crate::supervisor::EngineCommand;
 use crate::swap::Swaps;

@@ -545,7 +545,7 @@ async fn imports_go_on_side_by_side_and_beside_pictures() {
     // Accepts connections and never answers.
     let server = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let mut config = bed.config();
-    config.imports.guard = worker::Guard::new(vec!["127.0.0.0/8".parse().unwrap()]);
+    config.imports.guard = outgoing::Guard::new(vec!["127.0.0.0/8".parse().unwrap()]);
     let Lane::Beside { at_once, .. } = JobKind::Import.spec().lane else { panic!("imports need no engine") };
     let mut imports = Vec::new();
     for number in 0..=at_once {
@@ -577,7 +577,7 @@ async fn a_download_knows_its_size_from_the_server() {
     let bed = Bed::make().await;
     let server = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let mut config = bed.config();
-    config.imports.guard = worker::Guard::new(vec!["127.0.0.0/8".parse().unwrap()]);
+    config.imports.guard = outgoing::Guard::new(vec!["127.0.0.0/8".parse().unwrap()]);
     let source = json!({"kind": "url", "url": format!("http://{}/x.safetensors", server.local_addr().unwrap())});
     let request = serde_json::from_value(json!({"name": "slow", "source": source})).unwrap();
     let import = import::create(&Caller::anonymous(), &bed.pools.api, &bed.storage, request).await.unwrap();

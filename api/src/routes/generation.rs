@@ -1,14 +1,17 @@
 //! `/v1/generations`: pictures from a prompt and from other pictures.
 
+mod bytes;
+
 use axum::Json;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use chrono::{DateTime, Utc};
+use domain::delivery::request::{ResponseFormat, Uploads};
 use domain::generation::{self, GenerationRequest, LoraUse};
 use domain::job::{JobKind, JobStatus};
 use domain::model::ModelRef;
 use domain::storage::READ_TTL;
-use domain::{Caller, GenerationId, InputId, Page, Storage, input};
+use domain::{Caller, Error, GenerationId, InputId, Page, Storage, input};
 use requests::GenerationParams;
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -16,6 +19,7 @@ use utoipa::ToSchema;
 use super::job::{self, Artifact, JobError, JobUrls, JobUsage, Progress, ReportParts};
 use crate::State;
 use crate::extract::{self, PageQuery, Path, Query};
+use crate::prefer::Wait;
 use crate::problem::Result;
 
 /// A request for pictures and its results.
@@ -30,6 +34,11 @@ pub(crate) struct Generation {
     /// Seed of the first picture. Picture `i` uses `seed + i`.
     #[schema(minimum = 0)]
     pub seed: i64,
+    pub response_format: ResponseFormat,
+    /// Where the pictures are uploaded to. Only in the answer to the request that stated it: URLs may be secrets.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(required = false)]
+    pub upload_urls: Vec<String>,
     pub progress: Progress,
     /// Number of times the job was started.
     #[schema(minimum = 0)]
@@ -97,6 +106,8 @@ impl Generation {
             loras: generation.loras,
             params: params.with_pictures(image, mask),
             seed: generation.seed,
+            response_format: generation.response_format,
+            upload_urls: generation.uploads.map(reveal).unwrap_or_default(),
             progress: report.progress,
             attempts: report.attempts,
             artifacts: report.artifacts,
@@ -108,6 +119,21 @@ impl Generation {
             finished_at: report.finished_at,
         })
     }
+
+    /// As [`Self::of`], with the pictures themselves if their caller wants them in the JSON.
+    async fn with_pictures(generation: generation::Generation, state: &State) -> Result<Self> {
+        let in_base64 = bytes::in_base64(&generation, state).await?;
+        let mut generation = Self::of(generation, state).await?;
+        for (artifact, picture) in generation.artifacts.iter_mut().zip(in_base64) {
+            artifact.b64_json = Some(picture);
+        }
+        Ok(generation)
+    }
+}
+
+/// The URLs as they were stated.
+fn reveal(uploads: Uploads) -> Vec<String> {
+    uploads.urls.iter().map(|url| url.as_stated().to_owned()).collect()
 }
 
 fn path(id: GenerationId) -> String {
@@ -117,7 +143,8 @@ fn path(id: GenerationId) -> String {
 /// Create a generation
 ///
 /// Returns the queued generation immediately. With `Prefer: wait=N` it waits up to N (at most 60) seconds for the end,
-/// and returns 201 if the generation has ended by then. Parameters left out take the model's defaults.
+/// and returns 201 if the generation has ended by then, with its uploads. Parameters left out take the model's
+/// defaults. With `response_format: binary`, the body of a 201 is the picture itself.
 #[utoipa::path(
     post, path = "/v1/generations", tag = "generations", operation_id = "create_generation",
     security(("key" = ["generate"])),
@@ -128,7 +155,10 @@ fn path(id: GenerationId) -> String {
         (status = 202, description = "Queued, or still running after the wait", body = Generation,
          headers(("Location" = String, description = "Path of the generation"),
                  ("Preference-Applied" = Option<String>, description = "The wait that was granted"))),
-        (status = 201, description = "Ended within the wait; `status` is the outcome", body = Generation,
+        (status = 201, description = "Ended within the wait; `status` is the outcome. With `response_format: binary`, \
+                                      the picture, with its metadata in headers `Pyrograph-…`",
+         content((Generation = "application/json"), (Vec<u8> = "image/png"), (Vec<u8> = "image/jpeg"),
+                 (Vec<u8> = "image/webp")),
          headers(("Location" = String, description = "Path of the generation"),
                  ("Preference-Applied" = Option<String>, description = "The wait that was granted"))),
         (status = 404, description = "A model or picture that the body names does not exist"),
@@ -140,14 +170,26 @@ pub(crate) async fn create(
     headers: HeaderMap,
     extract::Json(request): extract::Json<GenerationRequest>,
 ) -> Result<Response> {
+    let format = request.response_format.unwrap_or_default();
+    if format == ResponseFormat::Binary && Wait::from_headers(&headers).is_none() {
+        let message = "`binary` answers with the picture, so it needs the header `Prefer: wait=N`.";
+        return Err(Error::invalid("response_format", message).into());
+    }
     let mut generation = state.generations.create(&caller, request).await?;
     job::log_accepted(generation.id);
     let waited = job::wait(&caller, &state, &headers, generation.job_id).await?;
     if waited.is_some() {
+        let uploads = generation.uploads.take();
         generation = state.generations.get(&caller, generation.id).await?;
+        generation.uploads = uploads;
     }
     let location = path(generation.id);
-    let body = Generation::of(generation, &state).await?;
+    if let (ResponseFormat::Binary, Some((wait, true)), [picture]) =
+        (format, waited, generation.report.artifacts.as_slice())
+    {
+        return bytes::response(&generation, picture, &state, &location, wait).await;
+    }
+    let body = Generation::with_pictures(generation, &state).await?;
     Ok(job::created(&location, &body, waited))
 }
 
@@ -172,7 +214,7 @@ pub(crate) async fn list(caller: Caller, state: State, Query(query): Query<PageQ
 )]
 pub(crate) async fn get(caller: Caller, state: State, Path(id): Path<GenerationId>) -> Result<Json<Generation>> {
     let generation = state.generations.get(&caller, id).await?;
-    Ok(Json(Generation::of(generation, &state).await?))
+    Ok(Json(Generation::with_pictures(generation, &state).await?))
 }
 
 /// Cancel a generation

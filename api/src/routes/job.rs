@@ -2,21 +2,25 @@
 //! waiting for the end.
 
 use std::fmt::Display;
+use std::time::Duration;
 
 use axum::Json;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, Utc};
 use domain::artifact::{self, OutputKind};
-use domain::job::{ErrorClass, JobStatus, Stage, wait_terminal};
+use domain::delivery::upload;
+use domain::job::{ErrorClass, JobKind, JobStatus, Stage, wait_terminal};
 use domain::prices::{Cost, Used};
 use domain::report;
 use domain::storage::READ_TTL;
-use domain::{ArtifactId, Caller, JobId, Storage};
+use domain::{ArtifactId, Caller, JobId};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use tokio::time::Instant;
 use utoipa::ToSchema;
 
+use super::artifact::Delivery;
 use crate::State;
 use crate::prefer::{PREFERENCE_APPLIED, Wait};
 use crate::problem::Result;
@@ -74,7 +78,8 @@ pub(crate) struct Artifact {
     /// Position within the job.
     #[schema(minimum = 0)]
     pub position: i32,
-    /// Presigned URL to download the bytes. Valid for one hour; needs no other credentials.
+    /// URL to download the bytes; needs no other credentials. It is presigned and valid for one hour, or, for a picture
+    /// of a server with a CDN, that of the CDN.
     #[schema(format = "uri")]
     pub url: String,
     #[schema(example = "image/png")]
@@ -93,6 +98,13 @@ pub(crate) struct Artifact {
     pub image_hash: String,
     /// Seed that reproduces this picture. Images only.
     pub seed: Option<i64>,
+    /// The bytes in Base64, in answers about one generation whose `response_format` is `b64_json`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(content_encoding = "base64")]
+    pub b64_json: Option<String>,
+    /// Its upload to a URL of the caller. Absent if it has none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub delivery: Option<Delivery>,
     pub created_at: DateTime<Utc>,
 }
 
@@ -174,18 +186,24 @@ impl ReportParts {
                 cost: state.prices.as_ref().map(|prices| prices.cost(model, used)),
             },
             warnings: report.warnings,
-            artifacts: artifacts(report.artifacts, &state.storage, name).await?,
+            artifacts: artifacts(report.artifacts, state, name).await?,
             started_at: report.started_at,
             finished_at: report.finished_at,
         })
     }
 }
 
-async fn artifacts(artifacts: Vec<artifact::Artifact>, storage: &Storage, name: &str) -> Result<Vec<Artifact>> {
+async fn artifacts(artifacts: Vec<artifact::Artifact>, state: &State, name: &str) -> Result<Vec<Artifact>> {
     let mut signed = Vec::with_capacity(artifacts.len());
     for artifact in artifacts {
         signed.push(Artifact {
-            url: storage.presign_get_as(&artifact.storage_key, &artifact.file_name(name), READ_TTL).await?.into(),
+            url: match state.cdn.as_ref().filter(|_| artifact.kind.is_public()) {
+                Some(cdn) => format!("{}/{}", cdn.as_str(), artifact.storage_key),
+                None => {
+                    let file_name = artifact.file_name(name);
+                    state.storage.presign_get_as(&artifact.storage_key, &file_name, READ_TTL).await?.into()
+                }
+            },
             id: artifact.id,
             kind: artifact.kind,
             position: artifact.position,
@@ -196,6 +214,8 @@ async fn artifacts(artifacts: Vec<artifact::Artifact>, storage: &Storage, name: 
             sha256: artifact.sha256,
             image_hash: artifact.md5,
             seed: artifact.seed,
+            b64_json: None,
+            delivery: artifact.delivery.map(Delivery::from),
             created_at: artifact.created_at,
         });
     }
@@ -209,8 +229,8 @@ pub(crate) fn log_accepted(id: impl Display) {
     tracing::info!(job = %id, "accepted");
 }
 
-/// Waits for the end of `job` as long as the client prefers. Returns whether it has ended, and the wait that was
-/// granted.
+/// Waits for the end of `job`, and of the uploads of its pictures, as long as the client prefers. Returns whether both
+/// have ended, and the wait that was granted.
 pub(crate) async fn wait(
     caller: &Caller,
     state: &State,
@@ -222,9 +242,7 @@ pub(crate) async fn wait(
     let Some(_permit) = state.admission.wait() else { return Ok(None) };
     let waiting = async {
         tokio::select! {
-            job = wait_terminal(caller, &state.database, &state.feed, job, wait.limit()) => {
-                Ok(job?.status.is_terminal())
-            }
+            ended = ended(caller, state, job, wait.limit()) => ended,
             () = state.stop.cancelled() => Ok(false),
         }
     };
@@ -233,6 +251,18 @@ pub(crate) async fn wait(
         None => waiting.await,
     };
     ended.map(|ended| Some((wait, ended)))
+}
+
+async fn ended(caller: &Caller, state: &State, id: JobId, limit: Duration) -> Result<bool> {
+    let until = Instant::now() + limit;
+    let job = wait_terminal(caller, &state.database, &state.feed, id, limit).await?;
+    match job.status {
+        JobStatus::Succeeded if job.kind == JobKind::Generation => {
+            let left = until.saturating_duration_since(Instant::now());
+            Ok(upload::wait(caller, &state.database, &state.feed, id, left).await?)
+        }
+        status => Ok(status.is_terminal()),
+    }
 }
 
 /// The response to a creation: 202, or 201 if the job ended within the wait.

@@ -1,9 +1,12 @@
 //! `/v1/jobs`: jobs of every kind. What only one kind has is at its own address, which `urls.subject` names.
 
+use std::collections::BTreeMap;
+
 use axum::Json;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, Utc};
+use domain::delivery::request::Stated;
 use domain::job::{JobKind, JobStatus};
 use domain::model::ModelRef;
 use domain::{Caller, Error, Page, PageRequest, jobs};
@@ -14,7 +17,7 @@ use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use super::job::{Artifact, JobError, JobUsage, Progress, ReportParts};
-use crate::extract::{self, Path, Query};
+use crate::extract::{self, OptionalJson, Path, Query};
 use crate::problem::Result;
 use crate::{State, wording};
 
@@ -65,6 +68,23 @@ pub(crate) struct AnyJobUrls {
     /// Path of its stream of server-sent events.
     #[schema(format = "uri-reference")]
     pub events: String,
+}
+
+/// Where the pictures of a repeated generation are uploaded to, if they are.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RetryRequest {
+    /// A URL for each picture.
+    #[schema(min_items = 1, max_items = 4)]
+    #[serde(default)]
+    pub upload_urls: Option<Vec<String>>,
+    /// The same for one picture.
+    #[schema(min_length = 1, max_length = 8192)]
+    #[serde(default)]
+    pub upload_url: Option<String>,
+    /// Headers to be sent with the uploads.
+    #[serde(default)]
+    pub upload_headers: Option<BTreeMap<String, String>>,
 }
 
 type JobPage = Page<Job>;
@@ -222,11 +242,13 @@ pub(crate) async fn cancel(caller: Caller, state: State, Path(id): Path<Uuid>) -
 /// Creates a new job with the same parameters and its own identifier; its `retry_of` is the failed job. A training
 /// starts at its first step again, on the same pictures. An import from a URL with a query string cannot be repeated:
 /// the query string may be a secret, so it was discarded when the import ended. The key also needs the scope of the
-/// kind: `generate`, `train`, or `models` for imports and exports.
+/// kind: `generate`, `train`, or `models` for imports and exports. The pictures of a generation are uploaded to the
+/// URLs that the failed one has stated; once these are forgotten, a day after it failed, the body must state new ones.
 #[utoipa::path(
     post, path = "/v1/jobs/{id}/retry", tag = "jobs", operation_id = "retry_job",
     security(("key" = ["read"])),
     params(("id" = Uuid, Path, description = "Id of the failed generation, training, import or export")),
+    request_body = Option<RetryRequest>,
     responses(
         (status = 202, description = "The new job, queued", body = Job,
          headers(("Location" = String, description = "Path of the new job"))),
@@ -234,8 +256,18 @@ pub(crate) async fn cancel(caller: Caller, state: State, Path(id): Path<Uuid>) -
         (status = 409, description = "The job or its last retry did not fail, or it cannot be repeated"),
     ),
 )]
-pub(crate) async fn retry(caller: Caller, state: State, Path(id): Path<Uuid>) -> Result<Response> {
-    let job = jobs::retry(&caller, &state.database, &state.storage, id).await?;
+pub(crate) async fn retry(
+    caller: Caller,
+    state: State,
+    Path(id): Path<Uuid>,
+    OptionalJson(request): OptionalJson<RetryRequest>,
+) -> Result<Response> {
+    let uploads = Stated {
+        urls: request.upload_urls.as_deref(),
+        url: request.upload_url.as_deref(),
+        headers: request.upload_headers.as_ref(),
+    };
+    let job = jobs::retry(&caller, &state.database, &state.storage, id, uploads, &state.outbound).await?;
     super::job::log_accepted(job.id);
     let location = path(job.id);
     let body = Json(Job::of(job, &state).await?);

@@ -1,6 +1,7 @@
 //! One file for each noun: its requests, its responses, its handlers. `job` holds what generations, trainings, imports
 //! and exports share.
 
+pub(crate) mod artifact;
 pub(crate) mod audit;
 pub(crate) mod dataset;
 pub(crate) mod event;

@@ -41,8 +41,8 @@ WITH needed AS (
 ), need AS (
   INSERT INTO job_needs (job_id, model_id) SELECT job.id, needed.id FROM job, needed
 ), generation AS (
-  INSERT INTO generations (id, project_id, job_id, model_id, params, seed, created_at)
-  SELECT $4, $10, id, $5, $6, $7, created_at FROM job
+  INSERT INTO generations (id, project_id, job_id, model_id, params, seed, response_format, created_at)
+  SELECT $4, $10, id, $5, $6, $7, $11, created_at FROM job
   RETURNING id, created_at
 ), lora AS (
   INSERT INTO generation_loras (generation_id, position, model_id, scale)
@@ -52,12 +52,15 @@ WITH needed AS (
 SELECT created_at FROM generation
 """
 GET = """
-SELECT g.id, g.job_id, g.model_id, m.name AS model_name, g.params, g.seed, g.warnings,
+SELECT g.id, g.job_id, g.model_id, m.name AS model_name, g.params, g.seed, g.response_format, g.warnings,
        coalesce((SELECT jsonb_agg(jsonb_build_object('model', jsonb_build_object('id', l.model_id, 'name', n.name),
                                                      'scale', l.scale) ORDER BY l.position)
                  FROM generation_loras l JOIN models n ON n.id = l.model_id
                  WHERE l.generation_id = g.id), '[]') AS loras,
-       coalesce((SELECT jsonb_agg(to_jsonb(a) ORDER BY a.position) FROM artifacts a WHERE a.job_id = g.job_id), '[]')
+       coalesce((SELECT jsonb_agg(to_jsonb(a) || jsonb_build_object('delivery', to_jsonb(d)) ORDER BY a.position)
+                 FROM artifacts a
+                 LEFT JOIN deliveries d ON d.job_id = a.job_id AND d.target = 'upload' AND d.position = a.position
+                 WHERE a.job_id = g.job_id), '[]')
          AS artifacts,
        (SELECT coalesce(sum(t.gpu_seconds), 0) FROM attempts t WHERE t.job_id = g.job_id) AS gpu_seconds,
        j.status, j.step, j.total_steps, j.progress, j.epoch, j.error_class, j.error_message,
@@ -117,6 +120,7 @@ class GenerationRequest(BaseModel):
     preview_every: int | None = Field(None, ge=1, le=200)
     output_format: Literal["png", "jpeg", "webp"] = "png"
     output_quality: int | None = Field(None, ge=1, le=100)
+    response_format: Literal["url", "b64_json"] = "url"
 
 
 class ModelRef(BaseModel):
@@ -181,6 +185,7 @@ class Generation(Params):
     model: ModelRef
     loras: list[LoraUse]
     seed: int
+    response_format: str
     progress: Progress
     attempts: int
     artifacts: list[dict]
@@ -317,7 +322,7 @@ async def create(request: GenerationRequest, response: Response):
     steps = params.num_inference_steps * params.num_images
     created_at = await app.pool.fetchval(
         CREATE, needed, id, steps, id, model["id"], params.model_dump(mode="json"), seed,
-        [lora["id"] for lora, _ in loras], [scale for _, scale in loras], PROJECT)
+        [lora["id"] for lora, _ in loras], [scale for _, scale in loras], PROJECT, request.response_format)
     if created_at is None:
         raise HTTPException(404, "A model of this request was deleted just now.")
     app.doorbell.ring()
@@ -325,7 +330,8 @@ async def create(request: GenerationRequest, response: Response):
     return Generation(
         id=id, status="queued", model=ModelRef(id=model["id"], name=model["name"]),
         loras=[LoraUse(model=ModelRef(id=lora["id"], name=lora["name"]), scale=scale) for lora, scale in loras],
-        **params.__dict__, seed=seed, progress=Progress(step=0, total_steps=steps), attempts=0,
+        **params.__dict__, seed=seed, response_format=request.response_format,
+        progress=Progress(step=0, total_steps=steps), attempts=0,
         artifacts=[], warnings=[], error=None, usage=Usage(gpu_seconds=0, bytes=0),
         created_at=created_at, started_at=None, finished_at=None, urls=urls(id))
 
@@ -338,7 +344,8 @@ async def get(id: UUID):
     error = {"class": row["error_class"], "message": row["error_message"]} if row["error_class"] else None
     return Generation(
         id=id, status=row["status"], model=ModelRef(id=row["model_id"], name=row["model_name"]), loras=row["loras"],
-        **row["params"], seed=row["seed"], progress=Progress(step=row["step"], total_steps=row["total_steps"]),
+        **row["params"], seed=row["seed"], response_format=row["response_format"],
+        progress=Progress(step=row["step"], total_steps=row["total_steps"]),
         attempts=row["epoch"], artifacts=row["artifacts"], warnings=row["warnings"], error=error,
         usage=Usage(gpu_seconds=row["gpu_seconds"], bytes=sum(one["bytes"] for one in row["artifacts"])),
         created_at=row["created_at"], started_at=row["started_at"], finished_at=row["finished_at"], urls=urls(id))

@@ -86,6 +86,7 @@ impl Demo {
             socket_mode: 0,
             proxies: api::Proxies::default(),
             open: false,
+            no_outbox: false,
         };
         let engine = EngineFlags { device: self.device, ..EngineFlags::default() };
         let mut platform = Platform::start(&self.data_dir, &anywhere, &engine, log::CLIENT, worker).await?;

@@ -30,6 +30,9 @@ pub(crate) struct ListenFlags {
     /// key.
     #[arg(long)]
     pub open: bool,
+    /// Send nothing: a `pyrograph worker --queues outbox` uploads pictures to URLs of callers
+    #[arg(long)]
+    pub no_outbox: bool,
 }
 
 /// Where a server listens.

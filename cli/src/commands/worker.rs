@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -11,11 +12,12 @@ use domain::Storage;
 use domain::database::PoolSizes;
 use domain::job::JobKind;
 use domain::storage::{Keys, StorageConfig};
+use outbox::Outbox;
 use worker::{Drain, EngineCommand, WorkerConfig};
 
 use super::Outcome;
 use super::engine_flags::EngineFlags;
-use crate::configuration::{Services, duration, imports, lease_policy, number, worker_dir};
+use crate::configuration::{Services, duration, imports, lease_policy, number, outbound, worker_dir};
 use crate::failure::Failure;
 use crate::{services, signal};
 
@@ -31,9 +33,9 @@ pub(crate) const WITH_PARENT: Drain = Drain { finish: Duration::from_secs(20), s
 /// another within 40 s.
 #[derive(Debug, Args)]
 pub(crate) struct Worker {
-    /// Kinds of jobs to run
+    /// Kinds of jobs to run, and `outbox`, which sends what `serve --no-outbox` does not and needs no device
     #[arg(long, value_delimiter = ',', default_value = JobKind::names(), value_name = "QUEUES")]
-    queues: Vec<JobKind>,
+    queues: Vec<Queue>,
     /// Name of the worker, for display and for requests; need not be unique
     #[arg(long, default_value = "worker", value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
     name: String,
@@ -47,6 +49,24 @@ pub(crate) struct Worker {
     with_parent: bool,
 }
 
+/// What a worker takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Queue {
+    Jobs(JobKind),
+    Outbox,
+}
+
+impl FromStr for Queue {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "outbox" {
+            return Ok(Self::Outbox);
+        }
+        text.parse().map(Self::Jobs).map_err(|error: <JobKind as FromStr>::Err| format!("{error}, or outbox"))
+    }
+}
+
 impl Worker {
     /// Runs the command until it is asked to stop.
     pub(crate) async fn run(self) -> Outcome {
@@ -54,7 +74,9 @@ impl Worker {
         if self.with_parent {
             signal::stop_with_parent(&stop);
         }
-        let config = self.config()?;
+        let (sends, kinds) = (self.queues.contains(&Queue::Outbox), self.kinds());
+        let outbound = outbound()?;
+        let config = if kinds.is_empty() { None } else { Some(self.config(kinds)?) };
         let services = Services::find(&self.data_dir)?;
         let database = services.database();
         let connect = async {
@@ -74,16 +96,35 @@ impl Worker {
             storage = storage.with_objects(&objects);
         }
         let bucket = tokio::spawn(report_bucket(storage.clone(), services.storage.clone()));
-        let ended = worker::run(config, pools.clone(), storage, stop).await;
+        let sending = async {
+            if sends {
+                Outbox::new(pools.lease.clone(), storage.clone(), outbound.into()).run(None, stop.clone()).await;
+            }
+        };
+        let working = async {
+            match config {
+                Some(config) => worker::run(config, pools.clone(), storage.clone(), stop.clone()).await,
+                None => Ok(()),
+            }
+        };
+        let (ended, ()) = tokio::join!(working, sending);
         bucket.abort();
         let _ = tokio::time::timeout(Duration::from_secs(2), pools.close()).await;
         Ok(ended.context("the worker did not start; PYROGRAPH_WORKER_DIR names another folder")?)
     }
 
-    fn config(&self) -> Result<WorkerConfig, Failure> {
+    fn kinds(&self) -> Vec<JobKind> {
+        let kind = |queue: &Queue| match queue {
+            Queue::Jobs(kind) => Some(*kind),
+            Queue::Outbox => None,
+        };
+        self.queues.iter().filter_map(kind).collect()
+    }
+
+    fn config(&self, kinds: Vec<JobKind>) -> Result<WorkerConfig, Failure> {
         let mut config = config(&self.engine, worker_dir(&self.data_dir)?)?;
         config.name = self.name.clone();
-        config.queues = self.queues.clone();
+        config.queues = kinds;
         if self.with_parent {
             config.drain = WITH_PARENT;
         }

@@ -1,10 +1,14 @@
 //! Requests for pictures as clients send them, and the checks that turn them into [`GenerationParams`].
 
+use std::collections::BTreeMap;
+
 use formats::{Guidance, Scheduler};
+use outgoing::Guard;
 use requests::{OutputFormat, PromptSyntax, generation_limits as limits, in_range};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::delivery::request::{Plan, ResponseFormat, Stated};
 use crate::faults::Faults;
 use crate::input::SourceImage;
 use crate::model::{Model, ModelKind};
@@ -119,6 +123,24 @@ pub struct GenerationRequest {
     #[schema(minimum = 1, maximum = 100)]
     #[serde(default, deserialize_with = "integer::optional::<_, _, 1, 100>")]
     pub output_quality: Option<u8>,
+    /// How the pictures are returned; `url` by default. With `upload`, `output_format` is JPEG by default, with a
+    /// quality of 65.
+    #[serde(default)]
+    pub response_format: Option<ResponseFormat>,
+    /// For `response_format: upload`: URLs, such as presigned ones, to which the pictures are sent with `PUT`, one for
+    /// each picture.
+    #[schema(min_items = 1, max_items = 4)]
+    #[serde(default)]
+    pub upload_urls: Option<Vec<String>>,
+    /// The same for one picture.
+    #[schema(min_length = 1, max_length = 8192)]
+    #[serde(default)]
+    pub upload_url: Option<String>,
+    /// Headers to be sent with the uploads, for URLs that signed them: `content-type` and others of HTTP, and those of
+    /// Amazon (`x-amz-…`), Google (`x-goog-…`) and Azure (`x-ms-…`).
+    #[schema(example = json!({"x-amz-acl": "private"}))]
+    #[serde(default)]
+    pub upload_headers: Option<BTreeMap<String, String>>,
 }
 
 /// A LoRA of a request.
@@ -140,7 +162,12 @@ pub struct LoraRequest {
 
 /// Fills in the model's defaults and checks every value; a wrong one is added to `faults`. Does not look at
 /// the pictures; [`start_from`] does. Errors: `Invalid` for a model that makes no pictures.
-pub(super) fn params(request: &GenerationRequest, model: &Model, faults: &mut Faults) -> Result<GenerationParams> {
+pub(super) fn params(
+    request: &GenerationRequest,
+    model: &Model,
+    guard: &Guard,
+    faults: &mut Faults,
+) -> Result<(GenerationParams, Plan)> {
     if model.kind != ModelKind::Checkpoint {
         return Err(Error::invalid(
             "model",
@@ -168,17 +195,26 @@ pub(super) fn params(request: &GenerationRequest, model: &Model, faults: &mut Fa
     }
     let steps = request.num_inference_steps.unwrap_or(defaults.num_inference_steps);
     let steps = faults.take(in_range("num_inference_steps", steps, limits::STEPS));
-    let output_format = request.output_format.unwrap_or_default();
+    let is_upload = request.response_format == Some(ResponseFormat::Upload);
+    let format_by_default = if is_upload { OutputFormat::Jpeg } else { OutputFormat::default() };
+    let output_format = request.output_format.unwrap_or(format_by_default);
     let in_range_if_stated =
         |field, stated: Option<u32>, range| stated.map(|it| in_range(field, it, range)).transpose();
     let guidance_scale = request.guidance_scale.unwrap_or(defaults.guidance_scale);
     let true_cfg_scale = request.true_cfg_scale.unwrap_or(defaults.true_cfg_scale);
     let side = |field, stated: Option<u32>, default| stated.map_or(Ok(default), |pixels| on_grid(field, pixels, model));
-    Ok(GenerationParams {
+    let num_images = faults.take(in_range("num_images", request.num_images.unwrap_or(1), limits::NUM_IMAGES));
+    let stated = Stated {
+        urls: request.upload_urls.as_deref(),
+        url: request.upload_url.as_deref(),
+        headers: request.upload_headers.as_ref(),
+    };
+    let plan = Plan::of(request.response_format.unwrap_or_default(), stated, num_images, guard, faults);
+    let params = GenerationParams {
         prompt: request.prompt.clone(),
         negative_prompt: request.negative_prompt.clone(),
         prompt_syntax: request.prompt_syntax.unwrap_or_default(),
-        num_images: faults.take(in_range("num_images", request.num_images.unwrap_or(1), limits::NUM_IMAGES)),
+        num_images,
         num_inference_steps: steps,
         guidance_scale: faults.take(in_range("guidance_scale", guidance_scale, limits::GUIDANCE)),
         true_cfg_scale: faults.take(in_range("true_cfg_scale", true_cfg_scale, limits::GUIDANCE)),
@@ -191,8 +227,9 @@ pub(super) fn params(request: &GenerationRequest, model: &Model, faults: &mut Fa
         clip_skip: faults.take(in_range_if_stated("clip_skip", request.clip_skip, limits::CLIP_SKIP)),
         preview_every: faults.take(in_range_if_stated("preview_every", request.preview_every, limits::STEPS)),
         output_format,
-        output_quality: faults.take(output_quality(output_format, request.output_quality)),
-    })
+        output_quality: faults.take(output_quality(output_format, request.output_quality, is_upload)),
+    };
+    Ok((params, plan))
 }
 
 /// How much of `image` may change, if there is one. Errors: `Invalid` for a value outside the range, and for one that
@@ -210,8 +247,12 @@ fn strength(request: &GenerationRequest, steps: u32, model: &Model) -> Result<Op
     Ok(Some(strength))
 }
 
-fn output_quality(format: OutputFormat, requested: Option<u8>) -> Result<Option<u8>> {
+/// Quality of JPEG files that are uploaded, unless the request states another one.
+const UPLOAD_QUALITY: u8 = 65;
+
+fn output_quality(format: OutputFormat, requested: Option<u8>, is_upload: bool) -> Result<Option<u8>> {
     match (format.default_quality(), requested) {
+        (Some(_), None) if is_upload && format == OutputFormat::Jpeg => Ok(Some(UPLOAD_QUALITY)),
         (None, None) => Ok(None),
         (None, Some(_)) => {
             let message = format!("{} is lossless and has no quality.", format.as_str().to_uppercase());

@@ -1,23 +1,31 @@
 //! Repeats a generation whose job failed.
 
+use outgoing::Guard;
 use sqlx::PgConnection;
 use sqlx::types::Json;
 
 use super::request::{self, GenerationParams};
 use super::service::{New, NewLora, Written, insert};
-use crate::{Caller, Error, GenerationId, JobId, ProjectId, Result, Storage, input, quota};
+use crate::delivery::request::{Plan, ResponseFormat, Stated};
+use crate::faults::Faults;
+use crate::{Caller, Error, GenerationId, JobId, ProjectId, Result, Storage, delivery, input, quota};
 
 /// Makes the same request again, as a new job with the same seed. A picture that belongs to the failed generation is
-/// copied. Errors: `Unknown` if a model, an input or a picture that it needs has been deleted.
+/// copied. Errors: `Unknown` if a model, an input or a picture that it needs has been deleted; those of the stated
+/// URLs to which its pictures are uploaded; `Conflict` without such URLs, if those of the failed generation are
+/// forgotten.
 pub(crate) async fn retry(
     caller: &Caller,
     connection: &mut PgConnection,
     storage: &Storage,
     failed: JobId,
+    stated: Stated<'_>,
+    guard: &Guard,
 ) -> Result<GenerationId> {
     let row = sqlx::query!(
         r#"SELECT id AS "id: GenerationId", model_id, params AS "params: Json<GenerationParams>", seed,
-                  warnings AS "warnings: Json<Vec<String>>"
+                  warnings AS "warnings: Json<Vec<String>>", response_format AS "format: ResponseFormat",
+                  EXISTS (SELECT FROM deliveries d WHERE d.job_id = $1 AND d.target = 'archive') AS "archived!"
            FROM generations WHERE job_id = $1 AND project_id = $2"#,
         failed as JobId,
         caller.project() as ProjectId,
@@ -30,6 +38,7 @@ pub(crate) async fn retry(
     )
     .fetch_all(&mut *connection)
     .await?;
+    let plan = plan(connection, failed, row.format, row.params.0.num_images, stated, guard).await?;
     let id = GenerationId::new();
     let loras = loras.into_iter().map(|lora| NewLora {
         model: lora.model_id,
@@ -44,6 +53,8 @@ pub(crate) async fn retry(
         params: row.params.0,
         seed: row.seed,
         warnings: row.warnings.0,
+        plan,
+        archived: row.archived,
         retry_of: Some(failed),
     };
     let mut copies = Vec::new();
@@ -64,4 +75,25 @@ pub(crate) async fn retry(
     };
     storage.discard(copies).await;
     Err(refused)
+}
+
+/// How the pictures of the new generation are delivered: to the stated URLs, or to those of the failed one.
+async fn plan(
+    connection: &mut PgConnection,
+    failed: JobId,
+    format: ResponseFormat,
+    num_images: u32,
+    stated: Stated<'_>,
+    guard: &Guard,
+) -> Result<Plan> {
+    let mut faults = Faults::default();
+    let uploads = if format != ResponseFormat::Upload {
+        stated.refuse(format, &mut faults)
+    } else if stated.is_empty() {
+        delivery::upload::of_failed(connection, failed).await?
+    } else {
+        stated.check(num_images, guard, &mut faults)
+    };
+    faults.check()?;
+    Ok(Plan { format, uploads })
 }

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 
 use chrono::{DateTime, Utc};
 use memory::Picture;
+use outgoing::Guard;
 use sqlx::types::Json;
 use sqlx::{PgExecutor, PgPool};
 use uuid::Uuid;
@@ -14,6 +15,7 @@ use super::request::{self, GenerationParams, GenerationRequest};
 use super::{DEFAULT_MODEL, Generation, LoraUse, MAX_PICTURE_CHARS, get_many, warnings};
 use crate::batcher::Batcher;
 use crate::capacity::Capacity;
+use crate::delivery::request::{NewDeliveries, Plan};
 use crate::faults::Faults;
 use crate::input::{self, SourceImage};
 use crate::job;
@@ -29,6 +31,8 @@ pub struct GenerationService {
     capacity: Capacity,
     catalog: Catalog,
     storage: Storage,
+    archived: bool,
+    outbound: Guard,
     creations: Batcher<New, Written>,
     looks: Batcher<(Caller, GenerationId), Option<Generation>>,
 }
@@ -43,6 +47,9 @@ pub(super) struct New {
     pub seed: i64,
     /// About settings without effect.
     pub warnings: Vec<String>,
+    pub plan: Plan,
+    /// Whether the server has an archive.
+    pub archived: bool,
     /// The failed job that it repeats.
     pub retry_of: Option<JobId>,
 }
@@ -75,6 +82,8 @@ impl GenerationService {
             database,
             catalog,
             storage,
+            archived: false,
+            outbound: Guard::default(),
             creations: Batcher::new(move |new: &[New]| {
                 let database = inserts.clone();
                 Box::pin(async move {
@@ -91,6 +100,16 @@ impl GenerationService {
         }
     }
 
+    /// Its pictures go to an archive, too, unless their project wants none.
+    pub fn with_archive(self) -> Self {
+        Self { archived: true, ..self }
+    }
+
+    /// What uploads may reach; without this, the public internet.
+    pub fn with_outbound(self, outbound: Guard) -> Self {
+        Self { outbound, ..self }
+    }
+
     /// Checks the request and writes the generation with its queued job, or nothing.
     /// Errors: `NotFound` for a model that is not there, `Invalid` naming the field, also if no running worker has the
     /// memory for it; `OverQuota`.
@@ -100,7 +119,7 @@ impl GenerationService {
         let lora_requests = std::mem::take(&mut request.loras);
         let stated = lora_requests.len();
         let (mut faults, mut tags) = (Faults::default(), Vec::new());
-        let mut params = request::params(&request, &model, &mut faults)?;
+        let (mut params, plan) = request::params(&request, &model, &self.outbound, &mut faults)?;
         let seed = faults.take(seed(request.seed, params.num_images));
         let prompt = Prompt { text: &params.prompt, syntax: params.prompt_syntax };
         let loras = loras::of(&self.catalog, caller, &model, lora_requests, prompt, &mut tags).await;
@@ -131,6 +150,8 @@ impl GenerationService {
             params: params.clone(),
             seed,
             warnings: warnings.clone(),
+            plan: plan.clone(),
+            archived: self.archived,
             retry_of: None,
         };
         let created_at = match self.creations.ask(new).await {
@@ -164,6 +185,8 @@ impl GenerationService {
             inputs: request::inputs(&params).collect(),
             params,
             seed,
+            response_format: plan.format,
+            uploads: Some(plan.uploads),
             report,
             created_at,
         })
@@ -294,6 +317,10 @@ pub(super) async fn insert(executor: impl PgExecutor<'_>, new: &[&New], admitted
         new.iter().flat_map(|one| request::inputs(&one.params).map(|input| (one.id.into(), input.into()))).collect();
     let warnings: Vec<Json<&[String]>> = new.iter().map(|one| Json(one.warnings.as_slice())).collect();
     let params: Vec<Json<&GenerationParams>> = new.iter().map(|one| Json(&one.params)).collect();
+    let mut deliveries = NewDeliveries::default();
+    for one in new {
+        deliveries.add(one.id.into(), &one.plan.uploads, one.archived, one.params.num_images);
+    }
     let insert = sqlx::query!(
         r#"WITH needed AS (
              SELECT id, sha256 FROM models WHERE id = ANY($1) AND deleted_at IS NULL ORDER BY id FOR KEY SHARE
@@ -306,8 +333,9 @@ pub(super) async fn insert(executor: impl PgExecutor<'_>, new: &[&New], admitted
              SELECT id FROM inputs WHERE id = ANY($13) ORDER BY id FOR KEY SHARE
            ), requested AS (
              SELECT * FROM unnest($2::uuid[], $3::uuid[], $4::uuid[], $5::int[], $6::jsonb[], $7::int8[], $14::uuid[],
-                                  $15::jsonb[], $17::uuid[], $18::int8[])
-               AS a(id, retry_of, model_id, total_steps, params, seed, project_id, warnings, key_id, source_bytes)
+                                  $15::jsonb[], $17::uuid[], $18::int8[], $20::text[])
+               AS a(id, retry_of, model_id, total_steps, params, seed, project_id, warnings, key_id, source_bytes,
+                    response_format)
            ), refused AS (
              SELECT a.id FROM requested a JOIN projects p ON p.id = a.project_id WHERE p.limited AND NOT $19
            ), asked AS (
@@ -324,10 +352,22 @@ pub(super) async fn insert(executor: impl PgExecutor<'_>, new: &[&New], admitted
              INSERT INTO job_events (job_id, sequence, kind) SELECT id, 1, 'queued' FROM job
            ), generation AS (
              INSERT INTO generations (id, job_id, model_id, params, seed, created_at, project_id, warnings,
-                                      source_bytes)
-             SELECT id, id, model_id, params, seed, created_at, project_id, warnings, source_bytes
+                                      source_bytes, response_format)
+             SELECT id, id, model_id, params, seed, created_at, project_id, warnings, source_bytes, response_format
              FROM asked JOIN job USING (id)
              RETURNING id, created_at
+           ), sent AS (
+             SELECT d.*, project_id
+             FROM unnest($21::uuid[], $22::uuid[], $23::text[], $24::int[], $25::text[], $26::text[], $27::jsonb[])
+               AS d(id, job_id, target, position, url, query, headers)
+             JOIN asked ON asked.id = d.job_id JOIN projects p ON p.id = asked.project_id
+             WHERE d.target <> 'archive' OR p.archived
+           ), delivery AS (
+             INSERT INTO deliveries (id, project_id, job_id, target, position, url, status)
+             SELECT id, project_id, job_id, target, position, url, 'waiting' FROM sent
+           ), secret AS (
+             INSERT INTO delivery_secrets (delivery_id, query, headers)
+             SELECT id, query, headers FROM sent WHERE target = 'upload'
            ), need AS (
              INSERT INTO job_needs (job_id, model_id)
              SELECT id, model_id FROM asked UNION SELECT generation_id, used.model_id FROM used JOIN asked ON asked.id = generation_id
@@ -357,6 +397,14 @@ pub(super) async fn insert(executor: impl PgExecutor<'_>, new: &[&New], admitted
         &new.iter().map(|one| one.caller.key().map(Uuid::from)).collect::<Vec<_>>() as &[Option<Uuid>],
         &new.iter().map(|one| request::own_bytes(&one.params)).collect::<Vec<_>>(),
         admitted,
+        &new.iter().map(|one| one.plan.format.as_str().to_owned()).collect::<Vec<_>>(),
+        &deliveries.ids,
+        &deliveries.jobs,
+        &deliveries.targets,
+        &deliveries.positions,
+        &deliveries.urls as &[Option<String>],
+        &deliveries.queries as &[Option<String>],
+        &deliveries.headers as &[Option<serde_json::Value>],
     );
     let written: HashMap<GenerationId, Written> = bounded(insert.fetch_all(executor))
         .await?

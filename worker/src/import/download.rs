@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use domain::job::ErrorClass;
 use domain::limits::MAX_FILE_BYTES;
 use formats::Sniffer;
+use outgoing::{Guard, GuardError};
 use reqwest::header::{
     ACCEPT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, ETAG, HeaderMap, HeaderName, IF_RANGE, LAST_MODIFIED, LOCATION,
     RANGE,
@@ -16,7 +17,6 @@ use tokio::fs::File;
 use tokio::io::AsyncWriteExt;
 use url::Url;
 
-use super::guard::{Guard, GuardError};
 use crate::config::HubToken;
 use crate::room;
 use crate::stop::{Stop, disk};

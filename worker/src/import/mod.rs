@@ -7,7 +7,6 @@
 
 mod download;
 mod folder;
-pub(crate) mod guard;
 mod hub;
 mod scratch;
 mod selection;

@@ -1,8 +1,11 @@
-//! Decides which addresses an import may reach. A URL comes from a client, who must not reach the worker's own network
-//! through it: only the public internet is allowed, over `https`, unless the operator allows further networks.
+//! Decides which addresses imports, deliveries and webhooks may reach. A URL comes from a client, who must not reach
+//! our own network through it: only the public internet is allowed, over `https`, unless the operator allows further
+//! networks.
 //!
 //! [`Guard::admit`] resolves the host itself and returns a client that is pinned to the addresses it has checked, so
-//! that a second look-up cannot return others. Only [`super::download`] follows redirects, and it checks each one here.
+//! that a second look-up cannot return others. The client follows no redirects: code that does checks each one here.
+
+mod clients;
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -10,8 +13,10 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use outgoing::Proxies;
 use url::{Host, Url};
+
+pub use self::clients::GuardedClients;
+use crate::{Proxies, direct};
 
 /// Time limit for resolving a host.
 const LOOKUP: Duration = Duration::from_secs(5);
@@ -112,8 +117,32 @@ impl Guard {
     }
 
     /// Whether a proxy leads to `url`.
-    pub(crate) fn is_proxied(&self, url: &Url) -> bool {
+    pub fn is_proxied(&self, url: &Url) -> bool {
         self.proxies.of(url).is_some()
+    }
+
+    /// Checks as much of `url` as can be checked without resolving its host.
+    ///
+    /// # Errors
+    /// `Forbidden` if [`Guard::admit`] would refuse it for every address of its host.
+    pub fn vet(&self, url: &Url) -> Result<(), GuardError> {
+        check_no_user(url)?;
+        let address = match url.host() {
+            Some(Host::Ipv4(address)) => IpAddr::from(address),
+            Some(Host::Ipv6(address)) => IpAddr::from(address).to_canonical(),
+            // An allowed network may be behind any name.
+            Some(Host::Domain(_)) if !self.allowed.is_empty() => return Ok(()),
+            Some(Host::Domain(name)) => {
+                check_scheme_and_port(url)?;
+                return if is_public_name(name) { Ok(()) } else { Err(GuardError::Forbidden(NOT_PUBLIC)) };
+            }
+            None => return Err(GuardError::Forbidden(NO_HOST)),
+        };
+        if self.allows(address) {
+            return Ok(());
+        }
+        check_scheme_and_port(url)?;
+        if is_public(address) { Ok(()) } else { Err(GuardError::Forbidden(NOT_PUBLIC)) }
     }
 
     /// A client for this URL only: pinned to addresses that may be reached, or through the proxy, which then resolves
@@ -130,7 +159,7 @@ impl Guard {
     where
         F: Future<Output = io::Result<Vec<SocketAddr>>>,
     {
-        let mut client = outgoing::direct()
+        let mut client = direct()
             .referer(false)
             .redirect(reqwest::redirect::Policy::none())
             .connect_timeout(CONNECT)
@@ -426,7 +455,7 @@ mod tests {
 
     /// URLs that must not be asked, each with what the parser makes of it.
     fn forbidden_urls() -> impl Iterator<Item = (&'static str, Option<Url>)> {
-        let lines = include_str!("forbidden_urls.txt").lines();
+        let lines = include_str!("guard/forbidden_urls.txt").lines();
         let lines = lines.filter(|line| !line.is_empty() && !line.starts_with('#'));
         lines.map(|line| (line, Url::parse(line).ok()))
     }
