@@ -119,6 +119,7 @@ COMMENT ON COLUMN deliveries.created_at  IS 'When it was written';
 COMMENT ON COLUMN deliveries.ended_at    IS 'When it was delivered, given up or canceled';
 
 CREATE INDEX deliveries_due ON deliveries (target, due_at) WHERE status = 'pending';
+CREATE INDEX deliveries_failed ON deliveries (target, ended_at) WHERE status = 'failed';
 CREATE INDEX deliveries_under_way ON deliveries (project_id, target, lease_until) WHERE lease_until IS NOT NULL;
 CREATE UNIQUE INDEX deliveries_of_picture ON deliveries (job_id, target, position) WHERE position IS NOT NULL;
 CREATE INDEX deliveries_of_job ON deliveries (job_id) WHERE target = 'webhook';

@@ -9,7 +9,7 @@ use crate::State;
 use crate::document::document;
 use crate::limits::{GENERATION_LIMIT, PICTURE_LIMIT, PICTURES_LIMIT};
 use crate::routes::{
-    artifact, audit, dataset, event, export, generation, health, import, input, jobs, key, model, picture_info,
+    artifact, audit, dataset, event, export, generation, health, import, input, jobs, key, model, outbox, picture_info,
     project, session, swap, training, upload, usage, worker,
 };
 
@@ -66,6 +66,7 @@ pub(crate) fn routes() -> OpenApiRouter<State> {
         .routes(routes!(jobs::get, jobs::delete))
         .routes(routes!(jobs::cancel))
         .routes(routes!(jobs::retry))
+        .routes(routes!(outbox::get))
         .routes(routes!(event::follow));
     event::follow_each_kind(router)
 }

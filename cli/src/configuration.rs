@@ -1,6 +1,7 @@
 //! Configuration from environment variables: database, bucket, leases. No other part of the server side reads
 //! the environment; the crates below receive structs.
 
+mod archive;
 mod hub;
 mod secret;
 mod storage;
@@ -25,6 +26,7 @@ use outgoing::{Guard, Network};
 use serde::{Deserialize, Serialize};
 use worker::{HubToken, Imports};
 
+pub(crate) use self::archive::{ArchiveSettings, archive, own_archive_bucket};
 pub(crate) use self::hub::hub;
 pub(crate) use self::secret::secret;
 pub(crate) use self::storage::storage_from_environment;
@@ -48,6 +50,12 @@ const VARIABLES: &[Variable] = &[
     ("PYROGRAPH_CORS_ORIGINS", "origins whose pages may call the API, such as `https://app.example.com`", "none"),
     ("PYROGRAPH_REQUESTS_PER_SECOND", "requests that a key may send per second; 0: any number", "50"),
     ("PYROGRAPH_REQUEST_BURST", "requests that a key may send at once", "100"),
+    ("PYROGRAPH_ARCHIVE_URL", "where a copy of each picture is archived, such as `s3://bucket/prefix`", "nowhere"),
+    ("PYROGRAPH_ARCHIVE_QUALITY", "quality of the JPEG files that are made for the archive", "65"),
+    ("PYROGRAPH_ARCHIVE_S3_ENDPOINT", "URL of the S3 service of the archive", "the bucket's"),
+    ("PYROGRAPH_ARCHIVE_S3_REGION", "region of the archive", "the bucket's"),
+    ("PYROGRAPH_ARCHIVE_S3_ACCESS_KEY_ID", "access key id for the archive", "the bucket's"),
+    ("PYROGRAPH_ARCHIVE_S3_SECRET_ACCESS_KEY", "secret key for the archive; never printed or logged", "the bucket's"),
     ("PYROGRAPH_CDN_URL", "address at which a CDN shows the pictures of the bucket to everyone", "none"),
     ("PYROGRAPH_PRICES", "file with a table of prices, by which jobs have costs", "none"),
     ("DATABASE_URL", "Postgres, 14 or later", "`up` runs its own"),

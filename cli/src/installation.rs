@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::commands::Outcome;
 use crate::configuration::{
-    SERVICES_FILE, Services, database_from_environment, public_endpoint, storage_from_environment,
+    SERVICES_FILE, Services, database_from_environment, own_archive_bucket, public_endpoint, storage_from_environment,
 };
 use crate::failure::Failure;
 use crate::services::{self, of_postgres};
@@ -193,6 +193,9 @@ async fn start_storage(
         (None, storage)
     } else {
         let s3 = start_s3(folder).await?;
+        if let Some(bucket) = own_archive_bucket()? {
+            s3.create_bucket(&bucket).context("the bucket of the archive")?;
+        }
         let storage = StorageConfig {
             endpoint: s3.endpoint(),
             bucket: s3.bucket().to_owned(),

@@ -69,6 +69,7 @@ enum Command {
     Worker(commands::worker::Worker),
     Migrate(commands::migrate::Migrate),
     Sweep(commands::sweep::Sweep),
+    Archive(commands::archive::ArchiveCommand),
     Doctor(commands::doctor::Doctor),
     #[command(name = "openapi")]
     OpenApi(commands::openapi::OpenApi),
@@ -126,6 +127,7 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Worker(worker) => wait(worker.run()),
         Command::Migrate(migrate) => wait(migrate.run()),
         Command::Sweep(sweep) => wait(sweep.run()),
+        Command::Archive(archive) => wait(archive.run()),
         Command::Doctor(doctor) => wait(doctor.run()),
     };
     done.map(|()| ExitCode::SUCCESS)

@@ -144,6 +144,7 @@ impl Server {
         let (reaper, sweeps) = (Reaper::new(lease_policy()?), sweeps()?);
         let (hub, rate, prices, cdn) = (hub()?, rate()?, prices()?, cdn()?);
         let outbound = outbound()?;
+        let archive = services::archive(&services.storage).await?;
         let pools = services::database(&services.database(), PoolSizes::server(database_pool()?)).await?;
         services::migrate(&pools).await?;
         if let Some(hub) = &hub {
@@ -174,6 +175,7 @@ impl Server {
         let presence = Presence::watch(pools.lease.connect_options());
         let sending = (!flags.no_outbox).then(|| {
             let outbox = Outbox::new(pools.lease.clone(), storage.clone(), outbound.clone().into());
+            let outbox = archive.iter().cloned().fold(outbox, Outbox::with_archive);
             tokio::spawn(outbox.run(Some(feed.clone()), stop.clone()))
         });
         let mut state = State::new(pools.api.clone(), feed, storage)
@@ -192,6 +194,7 @@ impl Server {
         };
         let state = rate.into_iter().fold(state.with_access(access), State::with_rate);
         let state = prices.into_iter().fold(state, State::with_prices);
+        let state = archive.iter().fold(state, |state, _| state.with_archive());
         let state = cdn.into_iter().fold(state, State::with_cdn);
         let serving = tokio::spawn({
             let stop = stop.clone();

@@ -5,7 +5,9 @@ use anyhow::{Context as _, anyhow};
 use domain::Storage;
 use domain::database::{self, Addresses, PoolSizes, Pools, Unusable};
 use domain::storage::StorageConfig;
+use outbox::Archive;
 
+use crate::configuration::{ArchiveSettings, archive as archive_settings};
 use crate::failure::Failure;
 
 /// Connects to the database, as soon as it has connections for this process.
@@ -67,6 +69,24 @@ pub(crate) async fn check_storage(storage: &Storage, config: &StorageConfig) -> 
              PYROGRAPH_S3_ENDPOINT, and the bucket in PYROGRAPH_S3_BUCKET"
         )),
     })
+}
+
+/// Opens the archive, if the environment names one. Errors: `Usage` if its bucket does not exist or refuses the keys.
+/// An archive that does not answer is reported: pictures wait for it.
+pub(crate) async fn archive(main: &StorageConfig) -> Result<Option<Archive>, Failure> {
+    let Some(ArchiveSettings { storage: config, prefix, quality }) = archive_settings(main)? else { return Ok(None) };
+    let storage = Storage::new(&config).context("the archive")?;
+    match storage.check().await {
+        Ok(()) => {}
+        Err(Unusable::Permanent(why)) => {
+            let why = why.replace("PYROGRAPH_S3_BUCKET", "PYROGRAPH_ARCHIVE_URL");
+            return Err(Failure::Usage(format!("the archive, S3 at {}: {why}", config.endpoint)));
+        }
+        Err(Unusable::Silent(why)) => {
+            tracing::error!("the archive, S3 at {}: {why}; pictures wait for it", config.endpoint);
+        }
+    }
+    Ok(Some(Archive::new(storage, prefix, quality)))
 }
 
 fn path_of(endpoint: &str) -> Option<String> {

@@ -4,6 +4,7 @@
 //!
 //! Not here: the sending itself (the crate `outbox`).
 
+pub mod archive;
 mod presigned;
 pub mod request;
 pub mod upload;
@@ -18,7 +19,7 @@ use uuid::Uuid;
 
 pub use self::presigned::SecretUrl;
 use crate::database::bounded;
-use crate::{DeliveryId, Error, JobId, Result, event};
+use crate::{Caller, Database, DeliveryId, Error, JobId, Result, event};
 
 /// How long a row is leased for a try.
 const LEASE: Duration = Duration::from_secs(90);
@@ -31,9 +32,10 @@ const AT_ONCE_EACH: i64 = 8;
 pub const SECRETS_KEPT: Duration = Duration::from_hours(24);
 
 /// What a delivery goes to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, sqlx::Type)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, sqlx::Type, ToSchema)]
 #[serde(rename_all = "snake_case")]
 #[sqlx(type_name = "text", rename_all = "snake_case")]
+#[schema(as = DeliveryTarget)]
 pub enum Target {
     /// A picture, to a URL of the caller.
     Upload,
@@ -193,6 +195,38 @@ pub async fn settle(pool: &PgPool, claimed: &Claimed, outcome: &Outcome, answer:
         event::announce(pool, claimed.job, sequence).await;
     }
     Ok(())
+}
+
+/// The deliveries to one kind of target, of all projects.
+#[derive(Debug, Clone)]
+pub struct Queue {
+    pub target: Target,
+    /// Due, or to be tried again.
+    pub pending: i64,
+    /// Age of the oldest of these in seconds.
+    pub oldest_seconds: Option<f64>,
+    /// Failed within the last day.
+    pub failed_today: i64,
+}
+
+/// The outbox of the installation, by kind of target.
+pub async fn queues(caller: &Caller, database: &Database) -> Result<Vec<Queue>> {
+    bounded(
+        sqlx::query_as!(
+            Queue,
+            r#"SELECT t.target AS "target!: Target",
+                      (SELECT count(*) FROM deliveries d WHERE d.target = t.target AND d.status = 'pending')
+                        AS "pending!",
+                      (SELECT extract(epoch FROM clock_timestamp() - min(d.created_at))::float8 FROM deliveries d
+                       WHERE d.target = t.target AND d.status = 'pending') AS oldest_seconds,
+                      (SELECT count(*) FROM deliveries d
+                       WHERE d.target = t.target AND d.status = 'failed'
+                         AND d.ended_at > clock_timestamp() - interval '1 day') AS "failed_today!"
+               FROM unnest(ARRAY['upload', 'archive', 'webhook']) AS t(target)"#,
+        )
+        .fetch_all(database.pool(caller)),
+    )
+    .await
 }
 
 /// Deletes what would still be sent about a deleted job, except its webhooks: they say what has happened.

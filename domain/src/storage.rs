@@ -30,6 +30,7 @@ use url::Url;
 use self::client::{Expiry, connect};
 pub use self::cors::{Cors, CorsRule};
 pub use self::keys::Keys;
+pub use self::layout::is_own_folder;
 pub use self::open_uploads::OpenUpload;
 pub use self::writer::ObjectWriter;
 use crate::{
@@ -293,8 +294,8 @@ impl Storage {
         }
     }
 
-    /// Writes a small object, or replaces it. The objects of rows never change: this only repairs them.
-    pub(crate) async fn replace(&self, key: &str, bytes: Bytes, media_type: &str) -> Result<()> {
+    /// Writes a small object, or replaces it. The objects of rows never change, unless they are repaired.
+    pub async fn replace(&self, key: &str, bytes: Bytes, media_type: &str) -> Result<()> {
         let options = PutOptions { attributes: attributes(media_type), ..PutOptions::default() };
         let put = self.bucket.put_opts(&key.into(), bytes.into(), options).await;
         put.map(drop).map_err(|error| from_object_store(key, error))

@@ -8,6 +8,7 @@ mod verified;
 
 use std::fs;
 use std::net::SocketAddr;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -27,6 +28,7 @@ const CREDENTIALS: &str = "credentials.json";
 
 /// A running server; dropping it stops it.
 pub struct S3 {
+    objects: PathBuf,
     address: SocketAddr,
     credentials: Credentials,
     serving: JoinSet<()>,
@@ -54,8 +56,8 @@ impl S3 {
         let address = listener.local_addr().map_err(Error::file(bind.to_string()))?;
         let mut serving = JoinSet::new();
         serving.spawn(keep_serving(listener, service));
-        serving.spawn(stale_uploads::keep_removing(objects));
-        Ok(S3 { address, credentials, serving })
+        serving.spawn(stale_uploads::keep_removing(objects.clone()));
+        Ok(S3 { objects, address, credentials, serving })
     }
 
     /// The folder with the objects of the bucket that a server on `folder` serves with this key, one file each under
@@ -65,6 +67,12 @@ impl S3 {
         let text = fs::read_to_string(folder.join(CREDENTIALS)).ok()?;
         let credentials: Credentials = serde_json::from_str(&text).ok()?;
         (credentials.access_key == access_key).then(|| folder.join(OBJECTS).join(BUCKET))
+    }
+
+    /// Creates another bucket, unless it exists. `name` is the valid name of one.
+    pub fn create_bucket(&self, name: &str) -> Result<(), Error> {
+        let folder = self.objects.join(name);
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder).map_err(Error::file(&folder))
     }
 
     /// For instance `http://127.0.0.1:8014`.

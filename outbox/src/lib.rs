@@ -3,6 +3,7 @@
 //!
 //! Not here: the rows and what becomes due when (`domain::delivery`), or which addresses may be reached (`outgoing`).
 
+mod archive;
 mod upload;
 
 use std::sync::Arc;
@@ -18,6 +19,8 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
+
+pub use self::archive::Archive;
 
 /// Time between two looks at the outbox, if nothing is announced.
 const POLL: Duration = Duration::from_secs(1);
@@ -41,6 +44,7 @@ pub struct Outbox {
     pool: PgPool,
     storage: Storage,
     clients: GuardedClients,
+    archive: Option<Archive>,
     /// Of this process.
     sender: Uuid,
     /// Of a request, from the connection to the head of the answer.
@@ -50,7 +54,12 @@ pub struct Outbox {
 impl Outbox {
     /// `clients` reach what deliveries may reach.
     pub fn new(pool: PgPool, storage: Storage, clients: GuardedClients) -> Self {
-        Self { pool, storage, clients, sender: Uuid::now_v7(), limit: LIMIT }
+        Self { pool, storage, clients, archive: None, sender: Uuid::now_v7(), limit: LIMIT }
+    }
+
+    /// It also archives pictures.
+    pub fn with_archive(self, archive: Archive) -> Self {
+        Self { archive: Some(archive), ..self }
     }
 
     /// With another limit for each request.
@@ -94,7 +103,7 @@ impl Outbox {
 
     /// What this process can send.
     fn targets(&self) -> Vec<Target> {
-        vec![Target::Upload]
+        [Target::Upload].into_iter().chain(self.archive.as_ref().map(|_| Target::Archive)).collect()
     }
 
     /// Leases deliveries that are due, as far as there are places, and begins to send them.
@@ -148,7 +157,11 @@ impl Outbox {
     async fn send(&self, claimed: &Claimed) -> Result<Sent, Error> {
         match claimed.target {
             Target::Upload => upload::send(self, claimed).await,
-            Target::Archive | Target::Webhook => Err(Error::internal("nothing sends this")),
+            Target::Archive => match &self.archive {
+                Some(archive) => archive::send(self, archive, claimed).await,
+                None => Err(Error::internal("there is no archive")),
+            },
+            Target::Webhook => Err(Error::internal("nothing sends this")),
         }
     }
 
@@ -176,7 +189,9 @@ impl Outbox {
 fn again(claimed: &Claimed, answer: Answer) -> Sent {
     let pauses: &[Duration] = match claimed.target {
         Target::Upload => &upload::PAUSES,
-        Target::Archive | Target::Webhook => &[],
+        // The archive is tried for ever.
+        Target::Archive => return (Outcome::Retry(archive::pause(claimed.attempt)), answer),
+        Target::Webhook => &[],
     };
     let tried = usize::try_from(claimed.attempt).unwrap_or(usize::MAX);
     match pauses.get(tried.saturating_sub(1)) {

@@ -16,6 +16,7 @@
 mod access;
 mod acknowledged;
 mod addresses;
+mod archive;
 mod browser;
 mod canaries;
 mod cancel;

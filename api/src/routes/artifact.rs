@@ -47,6 +47,7 @@ impl From<delivery::Delivery> for Delivery {
 /// Where to upload a picture to. Without a body, to the URL that its request stated.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(example = json!({"upload_url": "https://example.com/fox.jpg"}))]
 pub(crate) struct DeliverRequest {
     /// URL, such as a presigned one, to which the picture is sent with `PUT`.
     #[schema(min_length = 1, max_length = 8192)]

@@ -73,6 +73,7 @@ pub(crate) struct AnyJobUrls {
 /// Where the pictures of a repeated generation are uploaded to, if they are.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(example = json!({}))]
 pub(crate) struct RetryRequest {
     /// A URL for each picture.
     #[schema(min_items = 1, max_items = 4)]

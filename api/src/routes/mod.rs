@@ -15,6 +15,7 @@ pub(crate) mod jobs;
 pub(crate) mod key;
 pub(crate) mod model;
 pub(crate) mod object;
+pub(crate) mod outbox;
 pub(crate) mod picture_info;
 pub(crate) mod project;
 pub(crate) mod session;

@@ -124,6 +124,7 @@ impl Rows {
     pub(crate) fn addresses(&self, path: &str) -> Vec<String> {
         let path = path.replace("{image_id}", self.id("example")).replace("{upload_id}", self.id("upload"));
         let (parameter, values) = match path.split('/').nth(2).unwrap_or_default() {
+            "artifacts" => ("{id}", vec![self.id("artifact")]),
             "generations" => ("{id}", vec![self.id("generation")]),
             "trainings" => ("{id}", vec![self.id("training")]),
             "imports" => ("{id}", vec![self.id("import")]),
@@ -149,7 +150,7 @@ async fn rows_of_one_project_do_not_exist_for_another() {
     let collections: Vec<String> = operations(&document)
         .iter()
         .filter(|(method, path, _)| method == "get" && path.starts_with("/v1/") && path.matches('/').count() == 2)
-        .filter(|(_, path, _)| ![PROJECTS, "/v1/session", "/v1/usage"].contains(&path.as_str()))
+        .filter(|(_, path, _)| ![PROJECTS, "/v1/session", "/v1/usage", "/v1/outbox"].contains(&path.as_str()))
         .map(|(_, path, _)| path.trim_start_matches("/v1/").to_owned())
         .collect();
     let mut before = Vec::new();

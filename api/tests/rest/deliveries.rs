@@ -70,7 +70,7 @@ async fn delivery(server: &TestServer, path: &str) -> Value {
     let until = Instant::now() + Duration::from_secs(30);
     loop {
         let delivery = server.get(path).await.expect(200)["artifacts"][0]["delivery"].clone();
-        if delivery["status"] != "pending" {
+        if delivery.is_object() && delivery["status"] != "pending" {
             return delivery;
         }
         assert!(Instant::now() < until, "{delivery}");

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 mod absent_database;
+mod archive;
 mod audit;
 mod bad_input;
 mod browsers;

@@ -8,7 +8,7 @@ use anyhow::{Context as _, anyhow};
 use chrono::{DateTime, Utc};
 use clap::Args;
 use domain::database::{self, PoolSizes, Pools};
-use domain::{Storage, access};
+use domain::{Caller, ProjectId, Storage, access, delivery};
 use reqwest::Url;
 use serde::Serialize;
 use serde_json::json;
@@ -23,6 +23,9 @@ use crate::{page_access, services};
 
 /// Most that the clocks of this machine and of the database may differ. Signatures of S3 allow for 15 minutes.
 const CLOCKS: Duration = Duration::from_secs(30);
+
+/// Age from which a delivery is late.
+const LATE: Duration = Duration::from_hours(1);
 
 /// Check database, bucket, clock and access, and print what to change
 ///
@@ -70,6 +73,7 @@ impl Doctor {
             Ok(()) => check("bucket", State::Ok, format!("`{}` answers", services.storage.bucket)),
             Err(failure) => check("bucket", State::Failed, failure.to_string()),
         });
+        checks.extend(archive_check(&services).await);
         let rule = page_access::rule(&names, &self.server.origin().ascii_serialization());
         let is_needed = page_access::is_needed(&services);
         checks.push(if is_needed {
@@ -92,6 +96,18 @@ impl Doctor {
             0 => Ok(()),
             failed => Err(Failure::Failed(anyhow!("{failed} of {} checks failed", checks.len()))),
         }
+    }
+}
+
+/// The archive, if there is one.
+async fn archive_check(services: &Services) -> Option<Check> {
+    match services::archive(&services.storage).await {
+        Ok(None) => None,
+        Ok(Some(archive)) => Some(match archive.check().await {
+            Ok(()) => check("archive", State::Ok, "it answers".to_owned()),
+            Err(error) => check("archive", State::Warning, format!("{error}; pictures wait for it")),
+        }),
+        Err(failure) => Some(check("archive", State::Failed, failure.to_string())),
     }
 }
 
@@ -120,7 +136,8 @@ async fn database_checks(services: &Services) -> Vec<Check> {
     let checks = match services::check_schema(&pools).await {
         Ok(()) => {
             let schema = check("database", State::Ok, "it answers, with the schema of this version".to_owned());
-            vec![schema, clock(database::server_time(&pools.lease).await, Utc::now()), keys(&pools).await]
+            let clock = clock(database::server_time(&pools.lease).await, Utc::now());
+            vec![schema, clock, keys(&pools).await, outbox(&pools).await]
         }
         Err(failure) => vec![check("database", State::Failed, failure.to_string())],
     };
@@ -141,6 +158,20 @@ fn clock(there: domain::Result<DateTime<Utc>>, here: DateTime<Utc>) -> Check {
         "{seconds:.0} s from that of the database. Set both by NTP: presigned URLs and leases depend on the time."
     );
     check("clock", State::Failed, detail)
+}
+
+async fn outbox(pools: &Pools) -> Check {
+    let queues = match delivery::queues(&Caller::operator(ProjectId::DEFAULT), &pools.api).await {
+        Ok(queues) => queues,
+        Err(error) => return check("outbox", State::Failed, error.to_string()),
+    };
+    let is_late = |queue: &delivery::Queue| queue.failed_today > 0 || queue.oldest_seconds > Some(LATE.as_secs_f64());
+    let state = if queues.iter().any(is_late) { State::Warning } else { State::Ok };
+    let shown = |queue: delivery::Queue| {
+        let oldest = queue.oldest_seconds.map(|seconds| format!(" (oldest: {seconds:.0} s)")).unwrap_or_default();
+        format!("{}: {} pending{oldest}, {} failed today", queue.target.as_str(), queue.pending, queue.failed_today)
+    };
+    check("outbox", state, queues.into_iter().map(shown).collect::<Vec<_>>().join("; "))
 }
 
 async fn keys(pools: &Pools) -> Check {

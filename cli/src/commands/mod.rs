@@ -2,6 +2,7 @@
 //! `train`, `jobs`, `generations`, `trainings`, `models`, `datasets`, `workers`, `demo`) reach the product only through
 //! the REST API; the others run a part of the product in this process.
 
+pub(crate) mod archive;
 pub(crate) mod database_options;
 pub(crate) mod datasets;
 pub(crate) mod demo;

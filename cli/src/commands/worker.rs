@@ -96,9 +96,11 @@ impl Worker {
             storage = storage.with_objects(&objects);
         }
         let bucket = tokio::spawn(report_bucket(storage.clone(), services.storage.clone()));
+        let archive = if sends { services::archive(&services.storage).await? } else { None };
         let sending = async {
             if sends {
-                Outbox::new(pools.lease.clone(), storage.clone(), outbound.into()).run(None, stop.clone()).await;
+                let outbox = Outbox::new(pools.lease.clone(), storage.clone(), outbound.into());
+                archive.into_iter().fold(outbox, Outbox::with_archive).run(None, stop.clone()).await;
             }
         };
         let working = async {

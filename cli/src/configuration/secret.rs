@@ -4,11 +4,13 @@ use crate::configuration::variable;
 use crate::failure::Failure;
 
 /// The secrets that may be in files.
-pub(crate) const SECRETS: [&str; 8] = [
+pub(crate) const SECRETS: [&str; 10] = [
     "DATABASE_URL",
     "PYROGRAPH_DATABASE_DIRECT_URL",
     "PYROGRAPH_S3_ACCESS_KEY_ID",
     "PYROGRAPH_S3_SECRET_ACCESS_KEY",
+    "PYROGRAPH_ARCHIVE_S3_ACCESS_KEY_ID",
+    "PYROGRAPH_ARCHIVE_S3_SECRET_ACCESS_KEY",
     "AWS_SECRET_ACCESS_KEY",
     "AWS_SESSION_TOKEN",
     "HF_TOKEN",

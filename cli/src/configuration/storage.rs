@@ -60,7 +60,7 @@ pub(crate) fn bucket() -> Result<Option<StorageConfig>, Failure> {
     Ok(Some(StorageConfig { endpoint, public_endpoint, bucket, region, keys }))
 }
 
-fn check_url(name: &str, endpoint: &str) -> Result<(), Failure> {
+pub(super) fn check_url(name: &str, endpoint: &str) -> Result<(), Failure> {
     let url = Url::parse(endpoint).ok();
     if url.is_some_and(|url| matches!(url.scheme(), "http" | "https") && url.has_host()) {
         return Ok(());

@@ -18,6 +18,11 @@ pub(crate) struct Place {
     pub epoch: i64,
 }
 
+/// Whether objects below `prefix` would stand among ours.
+pub fn is_own_folder(prefix: &str) -> bool {
+    prefix.split('/').next().is_some_and(|first| FOLDERS.contains(&first))
+}
+
 /// Reads a key that [`super::StorageKey`] has made. `None` for every other one.
 pub(crate) fn place(key: &str) -> Option<Place> {
     let segments: Vec<&str> = key.split('/').collect();
