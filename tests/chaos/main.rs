@@ -4,4 +4,5 @@
 #![expect(clippy::print_stdout, reason = "tests print what they measure")]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
+mod bucket;
 mod dribblers;

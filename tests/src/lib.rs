@@ -17,6 +17,7 @@
 pub mod authority;
 pub mod client;
 pub mod connect_proxy;
+pub mod faulty_s3;
 pub mod flux_files;
 pub mod ground;
 pub mod hub;

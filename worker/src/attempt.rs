@@ -39,7 +39,7 @@ const RETRY: Duration = Duration::from_secs(1);
 /// How long a stopping worker retries an unavailable database. After that, the lease expires instead.
 const SETTLE_WHILE_DRAINING: Duration = Duration::from_secs(5);
 /// How long an upload is retried while storage is unavailable. Long, since the result of a training is worth the wait.
-const STORE_PATIENCE: Duration = Duration::from_mins(10);
+const STORE_PATIENCE: Duration = Duration::from_mins(15);
 /// The same, while the worker stops.
 const STORE_WHILE_DRAINING: Duration = Duration::from_secs(20);
 /// State shared by all attempts of a worker.
