@@ -96,6 +96,12 @@ def fill(folder):
     worker = call("GET", "/v1/workers")["items"][0]
     call("POST", "/v1/models/ember/load", {"worker": worker["id"]})
 
+    call("POST", "/v1/projects", {"name": "shop"})
+    call("PATCH", "/v1/projects/shop", {"quotas": {"queued_jobs": 100}, "retention_days": 30})
+    shop = {"Pyrograph-Project": "shop"}
+    in_shop = call("POST", "/v1/generations", generation, shop)["id"]
+    settled(f"/v1/generations/{in_shop}?project=shop")
+
     slow = {**generation, "num_inference_steps": 200, "num_images": 4, "width": 256, "height": 256, "preview_every": 1}
     running = call("POST", "/v1/generations", {**slow, "image": source["id"], "strength": 1.0})
     canceled = call("POST", "/v1/generations", slow)
@@ -140,7 +146,8 @@ def main():
                 time.sleep(1)
     # psql's own commands and session settings are of no use to a driver.
     lines = [line for line in dump.splitlines() if line and not line.startswith(("--", "\\", "SET ", "SELECT pg_catalog.set_config"))]
-    pathlib.Path(output).write_text("\n".join(lines) + "\n")
+    # Functions come before the tables that they name.
+    pathlib.Path(output).write_text("\n".join(["SET check_function_bodies = false;", *lines]) + "\n")
 
 
 if __name__ == "__main__":

@@ -419,3 +419,28 @@ async fn a_deleted_generation_is_not_uploaded() {
     tokio::time::sleep(Duration::from_millis(300)).await;
     assert_eq!(sink.connections(), 0);
 }
+
+/// Row 2 of the promises: a request that is cut off at any moment has written everything or nothing.
+#[tokio::test]
+async fn a_request_that_is_cut_off_has_written_everything_or_nothing() {
+    let (_first, server) = open_server().await;
+    let body = json!({
+        "prompt": "a fox", "num_images": 2, "response_format": "upload",
+        "upload_urls": ["https://example.com/0?s=1", "https://example.com/1?s=1"],
+    });
+    let mut answered = 0;
+    for attempt in 0..150_u64 {
+        let request = server.request(Method::POST, "/v1/generations").json(&body).send();
+        let limit = Duration::from_micros(200 * attempt);
+        answered += i64::from(tokio::time::timeout(limit, request).await.is_ok_and(|answer| answer.is_ok()));
+    }
+    // What was cut off may still be at work.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let counted: Vec<i64> =
+        futures::future::join_all(["generations", "jobs", "job_events", "job_needs"].map(|table| server.count(table)))
+            .await;
+    assert!(counted.iter().all(|count| *count == counted[0]), "{counted:?}");
+    assert!((answered..150).contains(&counted[0]) && answered > 0, "{answered} answered, {counted:?}");
+    let sent = [server.count("deliveries").await, server.count("delivery_secrets").await];
+    assert_eq!(sent, [2 * counted[0]; 2]);
+}

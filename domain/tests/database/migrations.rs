@@ -9,13 +9,14 @@ use serde_json::Value;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
 /// The dump, and the number of its last migration.
-const DUMPS: [(&str, i64); 6] = [
+const DUMPS: [(&str, i64); 7] = [
     (include_str!("dumps/0009_memory.sql"), 9),
     (include_str!("dumps/0013_comments.sql"), 13),
     (include_str!("dumps/0018_pictures.sql"), 18),
     (include_str!("dumps/0019_lanes.sql"), 19),
     (include_str!("dumps/0020_footprints.sql"), 20),
     (include_str!("dumps/0021_access.sql"), 21),
+    (include_str!("dumps/0022_limits.sql"), 22),
 ];
 /// Tables in which a migration may change existing rows: none so far. Added columns do not count.
 const REWRITTEN: [&str; 0] = [];

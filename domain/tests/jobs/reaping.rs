@@ -47,6 +47,35 @@ async fn more_than_one_batch_is_taken_in_one_look() {
     assert_eq!(Reaper::new(eager()).tick(pool).await.unwrap(), 230);
 }
 
+/// Row 45 of the promises: any number of servers may look for expired leases.
+#[tokio::test(flavor = "multi_thread")]
+async fn five_reapers_take_each_expired_lease_once() {
+    let database = Database::fresh().await;
+    let pool = database.pool();
+    let mut jobs = Vec::new();
+    for _ in 0..120 {
+        jobs.push(enqueue(pool, 0).await);
+        claim(pool, &patient()).await.unwrap();
+    }
+    sqlx::query("UPDATE jobs SET lease_until = clock_timestamp() - interval '1 second'").execute(pool).await.unwrap();
+    let reap = |_| {
+        let pool = pool.clone();
+        tokio::spawn(async move {
+            let mut reaper = Reaper::new(eager());
+            let mut taken = 0;
+            for _ in 0..10 {
+                taken += reaper.tick(&pool).await.unwrap();
+            }
+            taken
+        })
+    };
+    let taken = futures::future::try_join_all((0..5).map(reap)).await.unwrap();
+    assert_eq!(taken.iter().sum::<u64>(), jobs.len() as u64, "{taken:?}");
+    for job in jobs {
+        assert_eq!(look(pool, job).await.unwrap().crashes, 1);
+    }
+}
+
 #[tokio::test]
 async fn when_most_leases_run_out_at_once_it_waits_for_beats() {
     let database = Database::fresh().await;

@@ -3,6 +3,8 @@
 
 use std::io::Cursor;
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -451,5 +453,39 @@ async fn two_processes_that_sign_a_bucket_at_once_both_own_it() {
     let sweeps = (0..4).map(|_| sweep::sweep(world.pool(), &world.storage, &LATER, SweepMode::Delete));
     for report in futures::future::join_all(sweeps).await {
         assert_eq!(report.unwrap().stopped, None);
+    }
+}
+
+/// Row 45 of the promises: any number of servers may sweep while results are committed.
+#[tokio::test(flavor = "multi_thread")]
+async fn five_sweepers_remove_no_object_that_a_row_names() {
+    let world = World::new().await;
+    sweep::meet(world.pool(), &world.storage).await.unwrap();
+    let strays = world.strays(15).await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let sweepers: Vec<_> = (0..5)
+        .map(|_| {
+            let (pool, storage, stop) = (world.pool().clone(), world.storage.clone(), stop.clone());
+            tokio::spawn(async move {
+                // An object may be younger than its row by the time that an insert takes.
+                let policy = SweepPolicy { object_age: Duration::from_secs(2), grace: Duration::ZERO };
+                while !stop.load(Ordering::Relaxed) {
+                    sweep::sweep(&pool, &storage, &policy, SweepMode::Delete).await.unwrap();
+                }
+            })
+        })
+        .collect();
+    let mut named = Vec::new();
+    for shade in 0..60 {
+        named.push(world.input(shade).await.storage_key);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    stop.store(true, Ordering::Relaxed);
+    for sweeper in sweepers {
+        sweeper.await.unwrap();
+    }
+    world.all_there(&named).await;
+    for key in &strays {
+        assert!(!world.has(key).await, "{key} is still there");
     }
 }
