@@ -91,10 +91,35 @@ async fn no_url_leads_into_the_network_around() {
     assert_eq!(caught.load(Ordering::SeqCst), 0, "something was reached");
     drop(worker);
 
-    // Where the operator allows this machine, the same URL reaches it.
-    let _worker = stack.worker_with("open", "", &[("PYROGRAPH_IMPORT_NETWORKS", "127.0.0.1")]);
+    // Where the operator allows this machine, by either variable, the same URL reaches it.
     let source = json!({"kind": "url", "url": format!("http://127.0.0.1:{PORT}/x")});
-    stack.client.import("allowed", &source).await;
-    until(seconds(60), "it is reached", || async { (caught.load(Ordering::SeqCst) > 0).then_some(()) }).await;
+    for variable in ["PYROGRAPH_IMPORT_NETWORKS", "PYROGRAPH_OUTBOUND_NETWORKS"] {
+        let worker = stack.worker_with(variable, "", &[(variable, "127.0.0.1")]);
+        let import = stack.client.import(&variable.to_lowercase(), &source).await;
+        until(seconds(60), variable, || async { (caught.load(Ordering::SeqCst) > 0).then_some(()) }).await;
+        stack.client.post(&text(&import["urls"]["cancel"]), &json!({})).await.expect(200);
+        stack.client.settled(&import, seconds(60)).await;
+        drop(worker);
+        caught.store(0, Ordering::SeqCst);
+    }
     println!("{} imports of {} URLs came to nothing", imports.len(), urls.len());
+}
+
+/// Networks for imports are no networks for deliveries.
+#[tokio::test]
+async fn networks_of_imports_stay_closed_to_deliveries() {
+    let networks = |variable| [(variable, "127.0.0.1")];
+    let stack = Stack::start_with(Pace::Quick, &networks("PYROGRAPH_IMPORT_NETWORKS")).await;
+    let (_api, open) = stack.another_api("open", &networks("PYROGRAPH_OUTBOUND_NETWORKS")).await;
+    let body = json!({
+        "prompt": "an owl",
+        "model": "tiny",
+        "response_format": "upload",
+        "upload_url": format!("http://127.0.0.1:{PORT}/x"),
+    });
+    let refused = stack.client.post("/v1/generations", &body).await;
+    assert_eq!(refused.status, 422, "{:#}", refused.body);
+    assert!(refused.body.to_string().contains("upload_url"), "{:#}", refused.body);
+    let accepted = open.post("/v1/generations", &body).await;
+    assert_eq!(accepted.status, 202, "{:#}", accepted.body);
 }

@@ -135,7 +135,8 @@ async fn what_can_never_work_ends_up_and_nothing_stays() {
     let folder = open_folder();
     for (variable, value, flag, word) in [
         ("PYROGRAPH_S3_ENDPOINT", "http://127.0.0.1:1", "auto", "PYROGRAPH_S3_ACCESS_KEY_ID"),
-        ("PYROGRAPH_IMPORT_NETWORKS", "foo", "auto", "PYROGRAPH_IMPORT_NETWORKS"),
+        ("PYROGRAPH_IMPORT_NETWORKS", "foo", "auto", "PYROGRAPH_IMPORT_NETWORKS: `foo` is not a network"),
+        ("PYROGRAPH_OUTBOUND_NETWORKS", "::1,10/8", "auto", "PYROGRAPH_OUTBOUND_NETWORKS: `10/8` is not a network"),
         ("PYROGRAPH_LEASE_TTL_MS", "100", "auto", "PYROGRAPH_LEASE_TTL_MS"),
         ("PYROGRAPH_POSTGRES_BIN", "/nowhere", "auto", "/nowhere"),
         ("PYROGRAPH_DATABASE_DIRECT_URL", "postgres://127.0.0.1/x", "auto", "DATABASE_URL is not"),

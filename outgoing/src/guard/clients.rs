@@ -1,13 +1,15 @@
 //! Clients of admitted URLs that are kept for a while, so that requests to one host share connections.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
 use url::{Origin, Url};
 
-use super::{Guard, GuardError};
+use super::{Guard, GuardError, look_up};
 
 /// How long the addresses of a host count as checked.
 const KEPT: Duration = Duration::from_mins(1);
@@ -38,26 +40,39 @@ impl GuardedClients {
     /// # Errors
     /// As [`Guard::admit`].
     pub async fn client(&self, url: &Url) -> Result<reqwest::Client, GuardError> {
+        self.client_as_resolved(url, look_up).await
+    }
+
+    async fn client_as_resolved<F>(
+        &self,
+        url: &Url,
+        look_up: impl FnOnce(String, u16) -> F,
+    ) -> Result<reqwest::Client, GuardError>
+    where
+        F: Future<Output = io::Result<Vec<SocketAddr>>>,
+    {
         self.guard.vet(url)?;
         let origin = url.origin();
-        if let Some(client) = self.known(&origin) {
-            return Ok(client);
+        if let Some(kept) = self.kept().get(&origin) {
+            return Ok(kept.client.clone());
         }
-        let client = self.guard.admit(url).await?;
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.retain(|_, kept| kept.since.elapsed() < KEPT);
+        let client = self.guard.admit_as_resolved(url, look_up).await?;
+        let mut kept = self.kept();
         if kept.len() >= MOST
             && let Some(oldest) = kept.iter().min_by_key(|(_, kept)| kept.since).map(|(origin, _)| origin.clone())
         {
             kept.remove(&oldest);
         }
-        kept.insert(origin, Kept { client: client.clone(), since: Instant::now() });
-        Ok(client)
+        // Of requests that asked at the same time, all take the first client.
+        let kept = kept.entry(origin).or_insert_with(|| Kept { client, since: Instant::now() });
+        Ok(kept.client.clone())
     }
 
-    fn known(&self, origin: &Origin) -> Option<reqwest::Client> {
-        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.get(origin).filter(|kept| kept.since.elapsed() < KEPT).map(|kept| kept.client.clone())
+    /// The clients whose addresses still count as checked. The others are dropped, with their connections.
+    fn kept(&self) -> MutexGuard<'_, HashMap<Origin, Kept>> {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.retain(|_, kept| kept.since.elapsed() < KEPT);
+        kept
     }
 }
 
@@ -115,6 +130,47 @@ mod tests {
         }
         ask().await.unwrap();
         assert_eq!(connections.load(Ordering::SeqCst), 2, "its addresses are checked again");
+    }
+
+    /// A name that leads to an allowed address first, and to this machine later.
+    #[tokio::test(start_paused = true)]
+    async fn a_name_that_leads_elsewhere_after_a_minute_is_refused() {
+        const LEADS: [&str; 3] = ["10.1.2.3:443", "127.0.0.1:443", "10.1.2.3:443"];
+        let clients = GuardedClients::new(Guard::new(vec!["10.1.0.0/16".parse().unwrap()]));
+        let url = Url::parse("https://rebinding.example/x").unwrap();
+        let looked_up = AtomicUsize::new(0);
+        let ask = async || {
+            let resolver = async |_, _| Ok(vec![LEADS[looked_up.fetch_add(1, Ordering::SeqCst)].parse().unwrap()]);
+            clients.client_as_resolved(&url, resolver).await
+        };
+        assert!(ask().await.is_ok());
+        tokio::time::advance(KEPT - Duration::from_millis(1)).await;
+        assert!(ask().await.is_ok());
+        assert_eq!(looked_up.load(Ordering::SeqCst), 1, "the addresses count as checked for a minute");
+        tokio::time::advance(Duration::from_millis(1)).await;
+        let refused = ask().await;
+        assert!(matches!(refused, Err(GuardError::Forbidden(_))), "{refused:?}");
+        assert_eq!(looked_up.load(Ordering::SeqCst), 2);
+        assert!(clients.kept.lock().unwrap().is_empty(), "the old client is gone");
+        assert!(ask().await.is_ok(), "an allowed address is taken again");
+        assert_eq!(looked_up.load(Ordering::SeqCst), 3);
+    }
+
+    #[tokio::test]
+    async fn requests_that_ask_at_once_share_a_client() {
+        let clients = GuardedClients::new(Guard::new(vec!["10.1.0.0/16".parse().unwrap()]));
+        let url = Url::parse("https://slow.example/x").unwrap();
+        let gate = tokio::sync::Barrier::new(2);
+        let ask = async || {
+            let resolver = async |_, _| {
+                gate.wait().await;
+                Ok(vec!["10.1.2.3:443".parse().unwrap()])
+            };
+            clients.client_as_resolved(&url, resolver).await.unwrap();
+            clients.kept.lock().unwrap()[&url.origin()].since
+        };
+        let (first, second) = tokio::join!(ask(), ask());
+        assert_eq!(first, second);
     }
 
     #[tokio::test]

@@ -2,7 +2,7 @@
 //! and hash of each file are known before anything is downloaded, and a repository without access is refused then.
 //!
 //! The crate `hf-hub` is not used: its client follows redirects and resolves hosts by itself, without the
-//! [`super::guard`], and it needs its own cache on disk.
+//! [`outgoing::Guard`], and it needs its own cache on disk.
 
 use std::path::Path;
 
