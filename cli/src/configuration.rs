@@ -329,6 +329,11 @@ pub(crate) fn without_empty_variables(command: clap::Command) -> clap::Command {
         .mut_subcommands(without_empty_variables)
 }
 
+/// The command line, whose options no variables set.
+pub(crate) fn without_variables(command: clap::Command) -> clap::Command {
+    command.mut_args(|argument| argument.env(None::<&str>)).mut_subcommands(without_variables)
+}
+
 /// Heartbeats that a lease must last.
 const BEATS_PER_LEASE: u32 = 3;
 

@@ -245,6 +245,41 @@ async fn exit_codes_tell_what_went_wrong() {
     }
 }
 
+/// An option that a variable sets is not one that has to be given.
+#[tokio::test]
+async fn the_usage_of_an_error_does_not_depend_on_variables() {
+    let told = |variables: &[(&str, &str)], arguments: &[&str]| {
+        let mut command = Command::new(binary());
+        command.env_clear().envs(variables.iter().copied()).args(arguments);
+        let output = command.output().unwrap();
+        let told = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {told}");
+        told
+    };
+    let set = [
+        ("PYROGRAPH_SERVER", "http://127.0.0.1:1"),
+        ("PYROGRAPH_PROJECT", "shop"),
+        ("PYROGRAPH_DATA_DIR", "/nowhere"),
+        ("PYROGRAPH_PROXIES", "10.0.0.1"),
+    ];
+    for arguments in [
+        &["generate"][..],
+        &["generate", "an owl", "--no-such-flag"],
+        &["generate", "an owl", "--mask", "x"],
+        &["keys", "create"],
+        &["up", "here"],
+        &["doctor", "--no-such-flag"],
+    ] {
+        let shown = told(&set, arguments);
+        assert!(shown.contains("Usage: ") && shown == told(&[], arguments), "{arguments:?}: {shown}");
+    }
+    // An error in the variable itself.
+    let shown = told(&[("PYROGRAPH_SERVER", "ftp://a")], &["models", "list"]);
+    assert!(shown.contains("ftp://a"), "{shown}");
+    let help = Command::new(binary()).env_clear().envs(set).args(["models", "list", "--help"]).output().unwrap();
+    assert!(String::from_utf8(help.stdout).unwrap().contains("PYROGRAPH_SERVER=http://127.0.0.1:1"));
+}
+
 /// Of a file that is sent, only the bytes matter.
 #[tokio::test]
 async fn files_whose_names_are_no_text_are_sent() {
