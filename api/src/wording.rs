@@ -36,6 +36,12 @@ pub(crate) fn is_half_a_pair(message: &str) -> bool {
         .any(|start| message.starts_with(start))
 }
 
+/// The field that serde's message names, where only the message does.
+pub(crate) fn field(message: &str) -> Option<&str> {
+    let named = ["missing field `", "unknown field `", "duplicate field `", "invalid field `"];
+    named.iter().find_map(|start| message.strip_prefix(start))?.split('`').next()
+}
+
 /// A sentence about the value, from serde's message.
 pub(crate) fn plain(message: &str) -> String {
     let wrong = ["invalid type: ", "invalid value: "].iter().find_map(|start| message.strip_prefix(start));

@@ -7,6 +7,7 @@ use utoipa::ToSchema;
 
 use crate::faults::Faults;
 use crate::input::SourceImage;
+use crate::limits::seed;
 use crate::model::{Model, ModelKind};
 use crate::{Error, InputId, Result, integer, object};
 
@@ -153,11 +154,7 @@ pub(super) fn params(request: &GenerationRequest, model: &Model, faults: &mut Fa
         ));
     }
     let (defaults, family) = (&model.defaults, model.family()?);
-    faults.take(check_prompt("prompt", &request.prompt, 1));
-    if let Some(negative) = &request.negative_prompt {
-        faults.take(check_prompt("negative_prompt", negative, 0));
-    }
-    faults.take(check_pictures(request));
+    check_texts(request, faults);
     if request.clip_skip.is_some() && !family.skips_clip_layers() {
         let message = format!("{family} does not read the layers of CLIP.");
         faults.take(Err::<(), _>(Error::invalid("clip_skip", message)));
@@ -193,6 +190,38 @@ pub(super) fn params(request: &GenerationRequest, model: &Model, faults: &mut Fa
         output_format,
         output_quality: faults.take(output_quality(output_format, request.output_quality)),
     })
+}
+
+/// As [`params`], for a request whose model is not there or makes no pictures: adds the values that no model takes.
+pub(super) fn check_without_model(request: &GenerationRequest, faults: &mut Faults) {
+    check_texts(request, faults);
+    for (field, stated, range) in [
+        ("num_images", request.num_images, limits::NUM_IMAGES),
+        ("num_inference_steps", request.num_inference_steps, limits::STEPS),
+        ("width", request.width, limits::SIDES),
+        ("height", request.height, limits::SIDES),
+        ("clip_skip", request.clip_skip, limits::CLIP_SKIP),
+        ("preview_every", request.preview_every, limits::STEPS),
+    ] {
+        faults.take(stated.map(|value| in_range(field, value, range)).transpose());
+    }
+    for (field, stated, range) in [
+        ("guidance_scale", request.guidance_scale, limits::GUIDANCE),
+        ("true_cfg_scale", request.true_cfg_scale, limits::GUIDANCE),
+        ("strength", request.strength.filter(|_| request.image.is_some()), limits::STRENGTH),
+    ] {
+        faults.take(stated.map(|value| in_range(field, value, range)).transpose());
+    }
+    faults.take(output_quality(request.output_format.unwrap_or_default(), request.output_quality));
+    faults.take(seed(request.seed, 1));
+}
+
+fn check_texts(request: &GenerationRequest, faults: &mut Faults) {
+    faults.take(check_prompt("prompt", &request.prompt, 1));
+    if let Some(negative) = &request.negative_prompt {
+        faults.take(check_prompt("negative_prompt", negative, 0));
+    }
+    faults.take(check_pictures(request));
 }
 
 /// How much of `image` may change, if there is one. Errors: `Invalid` for a value outside the range, and for one that

@@ -95,12 +95,19 @@ impl GenerationService {
     /// Errors: `NotFound` for a model that is not there, `Invalid` naming the field, also if no running worker has the
     /// memory for it; `OverQuota`.
     pub async fn create(&self, caller: &Caller, mut request: GenerationRequest) -> Result<Generation> {
-        let model = self.catalog.get(caller, request.model.as_deref().unwrap_or(DEFAULT_MODEL));
-        let model = model.await.map_err(|error| error.in_field("model"))?;
+        let (mut faults, mut tags) = (Faults::default(), Vec::new());
+        let model = self.catalog.get(caller, request.model.as_deref().unwrap_or(DEFAULT_MODEL)).await;
+        let model = model.map_err(|error| error.in_field("model"));
+        let checked = model.and_then(|model| Ok((request::params(&request, &model, &mut faults)?, model)));
+        let (mut params, model) = match checked {
+            Ok(checked) => checked,
+            Err(error) => {
+                request::check_without_model(&request, &mut faults);
+                return faults.fail(error);
+            }
+        };
         let lora_requests = std::mem::take(&mut request.loras);
         let stated = lora_requests.len();
-        let (mut faults, mut tags) = (Faults::default(), Vec::new());
-        let mut params = request::params(&request, &model, &mut faults)?;
         let seed = faults.take(seed(request.seed, params.num_images));
         let prompt = Prompt { text: &params.prompt, syntax: params.prompt_syntax };
         let loras = loras::of(&self.catalog, caller, &model, lora_requests, prompt, &mut tags).await;
