@@ -313,8 +313,8 @@ pub(super) async fn insert(executor: impl PgExecutor<'_>, new: &[&New], admitted
              SELECT id FROM inputs WHERE id = ANY($13) ORDER BY id FOR KEY SHARE
            ), requested AS (
              SELECT * FROM unnest($2::uuid[], $3::uuid[], $4::uuid[], $5::int[], $6::jsonb[], $7::int8[], $14::uuid[],
-                                  $15::jsonb[], $17::uuid[], $18::int8[])
-               AS a(id, retry_of, model_id, total_steps, params, seed, project_id, warnings, key_id, source_bytes)
+                                  $15::jsonb[], $17::uuid[], $18::int8[], $20::text[])
+               AS a(id, retry_of, model_id, total_steps, params, seed, project_id, warnings, key_id, source_bytes, account)
            ), refused AS (
              SELECT a.id FROM requested a JOIN projects p ON p.id = a.project_id WHERE p.limited AND NOT $19
            ), asked AS (
@@ -323,8 +323,9 @@ pub(super) async fn insert(executor: impl PgExecutor<'_>, new: &[&New], admitted
                AND NOT EXISTS (SELECT FROM used WHERE generation_id = a.id AND used.model_id NOT IN (SELECT id FROM needed))
                AND NOT EXISTS (SELECT FROM begun WHERE generation_id = a.id AND input_id NOT IN (SELECT id FROM there))
            ), job AS (
-             INSERT INTO jobs (id, subject, kind, total_steps, last_sequence, base_sha256, retry_of, project_id, key_id)
-             SELECT asked.id, asked.id, 'generation', total_steps, 1, sha256, retry_of, project_id, key_id
+             INSERT INTO jobs (id, subject, kind, total_steps, last_sequence, base_sha256, retry_of, project_id, key_id,
+                               account)
+             SELECT asked.id, asked.id, 'generation', total_steps, 1, sha256, retry_of, project_id, key_id, account
              FROM asked JOIN needed ON needed.id = model_id
              RETURNING id, created_at
            ), queued AS (
@@ -364,6 +365,7 @@ pub(super) async fn insert(executor: impl PgExecutor<'_>, new: &[&New], admitted
         &new.iter().map(|one| one.caller.key().map(Uuid::from)).collect::<Vec<_>>() as &[Option<Uuid>],
         &new.iter().map(|one| request::own_bytes(&one.params)).collect::<Vec<_>>(),
         admitted,
+        &new.iter().map(|one| one.caller.account().map(str::to_owned)).collect::<Vec<_>>() as &[Option<String>],
     );
     let written: HashMap<GenerationId, Written> = bounded(insert.fetch_all(executor))
         .await?
