@@ -27,10 +27,15 @@ impl FromRequestParts<State> for Caller {
             return Err(Problem::field(StatusCode::FORBIDDEN, "Origin", message));
         }
         let caller = state.access.caller(proof, address).await?.at(address);
-        if let (Some(rates), Principal::Key(key)) = (&state.rates, caller.principal())
-            && !state.access.is_local(*key).await?
-        {
-            rates.count(*key, parts)?;
+        if let Some(rates) = &state.rates {
+            let is_counted = match caller.principal() {
+                Principal::Key(key) => !state.access.is_local(*key).await?,
+                Principal::Hub(_) => true,
+                Principal::Anonymous | Principal::Operator => false,
+            };
+            if is_counted {
+                rates.count(caller.principal(), parts)?;
+            }
         }
         let route = parts.extensions.get::<MatchedPath>().map_or("", MatchedPath::as_str);
         match scopes::of(&parts.method, route) {

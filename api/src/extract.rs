@@ -20,6 +20,7 @@ use flate2::read::MultiGzDecoder;
 use futures::{StreamExt, stream};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer};
+use serde_json::Value;
 use serde_path_to_error::{Path as FieldPath, Segment};
 use tokio::sync::Mutex;
 
@@ -32,6 +33,8 @@ use crate::{project_choice, wording};
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Bytes of a refused body that are still read, so that the client receives the response.
 const DRAINED: usize = 64 * 1024 * 1024;
+/// Most problems that are reported of a body.
+const MOST_PROBLEMS: usize = 16;
 
 /// A JSON body.
 pub(crate) struct Json<T>(pub T);
@@ -166,55 +169,98 @@ fn read_json<T: DeserializeOwned>(body: &[u8]) -> Result<T> {
     let mut json = serde_json::Deserializer::from_slice(body);
     let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
         let (path, error) = (error.path().clone(), error.into_inner());
-        if let Some(message) = names::<T>(body, &path) {
-            return Problem::field(StatusCode::UNPROCESSABLE_ENTITY, path.to_string(), message);
+        let whole = serde_json::from_slice(body).ok();
+        if let Some(message) = whole.clone().and_then(|body| names::<T>(body, &path)) {
+            let first = Problem::field(StatusCode::UNPROCESSABLE_ENTITY, path.to_string(), message);
+            return with_others::<T>(first, whole, &path, "");
         }
-        match error.classify() {
+        let first = match error.classify() {
             serde_json::error::Category::Data => {
                 let message = error.to_string();
                 // The position in the text is of no use to a client that knows the field.
                 let message = message.rsplit_once(" at line ").map_or(message.as_str(), |(message, _)| message);
-                wrong_field(&path, message)
+                return with_others::<T>(wrong_field(&path, message), whole, &path, message);
             }
             // The codes are those of Unicode, so that the text is JSON (RFC 8259, section 8.2), but not a text.
             _ if wording::is_half_a_pair(&error.to_string()) => wrong_field(&path, wording::HALF_A_PAIR),
             // serde_json takes a number or a list for bad syntax where a name is expected.
-            _ if serde_json::from_slice::<serde_json::Value>(body).is_ok() => wrong_field(&path, wording::NO_NAME),
+            _ if whole.is_some() => wrong_field(&path, wording::NO_NAME),
             _ => Problem::new(StatusCode::BAD_REQUEST, format!("The body is not JSON: {error}.")),
-        }
+        };
+        with_others::<T>(first, whole, &path, "")
     })?;
     json.end().map_err(|error| Problem::new(StatusCode::BAD_REQUEST, format!("The body is not JSON: {error}.")))?;
     Ok(value)
 }
 
 /// What a field that takes one of a few names takes, if it is at `path` and its value is no text; serde does not say.
-fn names<T: DeserializeOwned>(body: &[u8], path: &FieldPath) -> Option<String> {
-    let mut body: serde_json::Value = serde_json::from_slice(body).ok()?;
-    let value = path.iter().try_fold(&mut body, |value, segment| match segment {
-        Segment::Map { key } => value.get_mut(key),
-        Segment::Seq { index } => value.get_mut(index),
-        _ => None,
-    })?;
+fn names<T: DeserializeOwned>(mut body: Value, path: &FieldPath) -> Option<String> {
+    let value = at(&mut body, path.iter())?;
     if value.is_string() {
         return None;
     }
     // No name is empty, so that the message lists the names.
-    *value = serde_json::Value::String(String::new());
+    *value = Value::String(String::new());
     let error = serde_path_to_error::deserialize::<_, T>(&body).err()?;
     let message = error.inner().to_string();
     let names = message.strip_prefix("unknown variant ``, expected ")?;
     (error.path().to_string() == path.to_string()).then(|| format!("It has to be {names}."))
 }
 
+/// The value at a path.
+fn at<'a>(body: &'a mut Value, mut path: impl Iterator<Item = &'a Segment>) -> Option<&'a mut Value> {
+    path.try_fold(body, |value, segment| match segment {
+        Segment::Map { key } => value.get_mut(key),
+        Segment::Seq { index } => value.get_mut(index),
+        _ => None,
+    })
+}
+
+/// The problem of a body with those of its other fields, of which serde reports only the `first`: each wrong field is
+/// removed, and the rest is read again. Of fields that are missing side by side, only the first is named.
+fn with_others<T: DeserializeOwned>(first: Problem, body: Option<Value>, path: &FieldPath, message: &str) -> Problem {
+    let Some(mut body) = body else { return first };
+    let mut all = first;
+    let mut is_there = remove(&mut body, path, wording::field(message));
+    while is_there && all.errors.len() < MOST_PROBLEMS {
+        let Err(error) = serde_path_to_error::deserialize::<_, T>(&body) else { break };
+        let (path, message) = (error.path().clone(), error.inner().to_string());
+        let problem = match names::<T>(body.clone(), &path) {
+            Some(message) => Problem::field(StatusCode::UNPROCESSABLE_ENTITY, path.to_string(), message),
+            None => wrong_field(&path, &message),
+        };
+        is_there = remove(&mut body, &path, wording::field(&message));
+        // One that was removed is missing afterwards.
+        if all.errors.iter().all(|known| known.field != problem.errors[0].field) {
+            all = all.and(problem);
+        }
+    }
+    all
+}
+
+/// Removes the field `name` of the object at `path`, or else the field in which `path` ends. Returns false if there is
+/// none.
+fn remove(body: &mut Value, path: &FieldPath, name: Option<&str>) -> bool {
+    let segments: Vec<&Segment> = path.iter().collect();
+    let mut field = |above: &[&Segment], name: &str| {
+        let object = at(body, above.iter().copied()).and_then(Value::as_object_mut);
+        object.is_some_and(|object| object.remove(name).is_some())
+    };
+    if name.is_some_and(|name| field(&segments, name)) {
+        return true;
+    }
+    let last = segments.iter().enumerate().rev().find_map(|(depth, segment)| match segment {
+        Segment::Map { key } => Some((depth, key)),
+        _ => None,
+    });
+    last.is_some_and(|(depth, key)| field(&segments[..depth], key))
+}
+
 /// Makes a problem of serde's message about a value; for a missing or unknown field only the message names the field.
 fn wrong_field(path: &FieldPath, message: &str) -> Problem {
     let path = path.to_string();
     let parent = if path == "." { String::new() } else { path };
-    let named = ["missing field `", "unknown field `", "duplicate field `", "invalid field `"]
-        .iter()
-        .find_map(|start| message.strip_prefix(start))
-        .and_then(|rest| rest.split('`').next());
-    let field = match named {
+    let field = match wording::field(message) {
         None => parent,
         // For an unknown field the path may already end in it.
         Some(name) if parent == name || parent.ends_with(&format!(".{name}")) => parent,
@@ -238,8 +284,7 @@ fn has_nul(body: &[u8]) -> bool {
 
 /// Finds the field with the NUL character. There is none if the body is not JSON, or if the field is there twice.
 fn nul_problem(body: &[u8]) -> Problem {
-    fn find(value: &serde_json::Value, path: &str) -> Option<String> {
-        use serde_json::Value;
+    fn find(value: &Value, path: &str) -> Option<String> {
         match value {
             Value::String(text) if text.contains('\0') => Some(path.to_owned()),
             Value::Array(items) => {
@@ -509,6 +554,15 @@ mod tests {
         width: u32,
         #[serde(default)]
         inner: Vec<Inner>,
+        #[serde(default)]
+        kind: Option<Kind>,
+    }
+
+    #[derive(Debug, Deserialize)]
+    #[serde(rename_all = "snake_case")]
+    enum Kind {
+        A,
+        B,
     }
 
     #[derive(Debug, Deserialize)]
@@ -542,6 +596,31 @@ mod tests {
             assert_eq!(read_json::<Outer>(body.as_bytes()).unwrap_err().status, 400, "{body:?}");
         }
         assert_eq!(read_json::<Outer>(b"[]").unwrap_err().status, 422);
+    }
+
+    #[test]
+    fn every_wrong_field_is_named() {
+        for (body, fields) in [
+            (
+                r#"{"width":"x","inner":[{"scale":"y","name":5}],"widht":1}"#,
+                &["width", "inner[0].scale", "inner[0].name", "widht"][..],
+            ),
+            (r#"{"inner":[{"scale":1},{"name":5}]}"#, &["inner[1].name", "inner[1].scale", "width"]),
+            (r#"{"width":1,"inner":[1,2],"x":1}"#, &["inner[0]", "x"]),
+            (r#"{"width":1,"kind":"c","inner":5}"#, &["kind", "inner"]),
+            (r#"{"width":1,"kind":5,"inner":5}"#, &["kind", "inner"]),
+            (r#"{"width":1,"a":{"a":1},"b":2}"#, &["a", "b"]),
+        ] {
+            let problem = read_json::<Outer>(body.as_bytes()).unwrap_err();
+            let mut named: Vec<&str> = problem.errors.iter().map(|error| error.field.as_str()).collect();
+            let mut fields = fields.to_vec();
+            named.sort_unstable();
+            fields.sort_unstable();
+            assert_eq!((problem.status, named), (422, fields), "{body}: {problem:?}");
+        }
+        let many: Vec<String> = (0..100).map(|number| format!(r#""field{number}":1"#)).collect();
+        let problem = read_json::<Outer>(format!("{{{}}}", many.join(",")).as_bytes()).unwrap_err();
+        assert_eq!(problem.errors.len(), MOST_PROBLEMS);
     }
 
     #[test]

@@ -53,7 +53,8 @@ fn check(names: &Names, serves: Serves, request: &Request) -> Result<()> {
         // Where there is no key, any page could send one.
         Serves::Keys | Serves::OwnMachine | Serves::Everyone => Pages::Allowed,
     };
-    names.check_page(pages, request.method(), uri, headers)
+    let scheme = Client::of(request.extensions()).and_then(|client| client.scheme.as_ref());
+    names.check_page(pages, request.method(), uri, headers, scheme)
 }
 
 fn ambiguous() -> Problem {

@@ -198,8 +198,16 @@ impl Names {
             || self.allowed.iter().any(|pattern| pattern.allows(host))
     }
 
-    /// Refuses a request that may change something and that another page than `pages` makes a browser send.
-    pub(crate) fn check_page(&self, pages: Pages, method: &Method, uri: &Uri, headers: &HeaderMap) -> Result<()> {
+    /// Refuses a request that may change something and that another page than `pages` makes a browser send. `scheme` is
+    /// how the client reached a named proxy, if the proxy gives it.
+    pub(crate) fn check_page(
+        &self,
+        pages: Pages,
+        method: &Method,
+        uri: &Uri,
+        headers: &HeaderMap,
+        scheme: Option<&Scheme>,
+    ) -> Result<()> {
         if is_safe(method) {
             return Ok(());
         }
@@ -221,9 +229,9 @@ impl Names {
                 let Ok(page) = Url::parse(origin) else { return foreign("an unknown origin") };
                 let name = page.origin().ascii_serialization();
                 match pages {
-                    Pages::Allowed if self.is_own_page(&page, authority) || self.allows_page(&page) => Ok(()),
+                    Pages::Allowed if self.is_own_page(&page, authority, scheme) || self.allows_page(&page) => Ok(()),
                     // A browser that says that it is another site knows both addresses.
-                    Pages::Own if site.is_none() && self.is_own_page(&page, authority) => Ok(()),
+                    Pages::Own if site.is_none() && self.is_own_page(&page, authority, scheme) => Ok(()),
                     Pages::Own if self.allows_page(&page) => {
                         refused(format!("A page of `{name}` may call with a key, and not log in or use a session."))
                     }
@@ -257,15 +265,25 @@ impl Names {
     }
 
     /// Whether the page comes from the address that the request is sent to. A proxy may have changed `Host`; then the
-    /// public address shows it.
-    fn is_own_page(&self, page: &Url, authority: Option<&Authority>) -> bool {
+    /// public address shows it. Of an address with another scheme than the page, the default port is another one.
+    fn is_own_page(&self, page: &Url, authority: Option<&Authority>, scheme: Option<&Scheme>) -> bool {
         let same = || {
             let authority = authority?;
             let page_host = page.host_str()?.parse::<Authority>().ok().as_ref().and_then(Host::of)?;
-            let port = authority.port_u16().or(default_port(page.scheme()));
-            Some(Host::of(authority)? == page_host && port == page.port_or_known_default())
+            let scheme = scheme.map(Scheme::as_str).or_else(|| self.public_scheme(authority));
+            let port = authority.port_u16().or(default_port(scheme.unwrap_or(page.scheme())));
+            let is_of_scheme = scheme.is_none_or(|scheme| scheme == page.scheme());
+            Some(Host::of(authority)? == page_host && port == page.port_or_known_default() && is_of_scheme)
         };
         same() == Some(true) || self.public_url.as_ref().is_some_and(|public| public.0.origin() == page.origin())
+    }
+
+    /// The scheme of the public address, if that is where the request was sent.
+    fn public_scheme(&self, authority: &Authority) -> Option<&str> {
+        let public = self.public_url.as_ref()?;
+        let port = authority.port_u16().or(default_port(public.0.scheme()));
+        let is_public = Host::of(authority) == public.host() && port == public.0.port_or_known_default();
+        is_public.then_some(public.0.scheme())
     }
 }
 
@@ -304,7 +322,7 @@ mod tests {
             .collect();
         let uri = Uri::from_static("/v1/inputs");
         let checked = names.check_host(&uri, Version::HTTP_11, &headers);
-        let page = |pages| names.check_page(pages, &method, &uri, &headers);
+        let page = |pages| names.check_page(pages, &method, &uri, &headers, None);
         let (own, allowed) = (page(Pages::Own), page(Pages::Allowed));
         assert!(own.is_err() || allowed.is_ok(), "our own pages are always allowed: {headers:?}");
         checked.and(allowed).err().map(|problem| problem.status)
@@ -394,6 +412,37 @@ mod tests {
     }
 
     #[test]
+    fn a_page_without_tls_is_not_our_own_where_the_server_has_tls() {
+        let (public, unknown) = (Some("https://pictures.example.com"), None);
+        let (https, http) = (Some(Scheme::HTTPS), Some(Scheme::HTTP));
+        for (public_url, scheme, host, origin, own) in [
+            (unknown, &https, "a.lan", "https://a.lan", true),
+            (unknown, &https, "a.lan", "http://a.lan", false),
+            (unknown, &https, "a.lan:443", "https://a.lan", true),
+            (unknown, &https, "a.lan:8443", "https://a.lan:8443", true),
+            (unknown, &https, "a.lan:8443", "http://a.lan:8443", false),
+            (unknown, &http, "a.lan", "http://a.lan", true),
+            (unknown, &http, "a.lan", "https://a.lan", false),
+            // A proxy that does not say how it was reached.
+            (unknown, &None, "a.lan", "http://a.lan", true),
+            (unknown, &None, "a.lan", "https://a.lan", true),
+            (public, &None, "pictures.example.com", "https://pictures.example.com", true),
+            (public, &None, "pictures.example.com", "http://pictures.example.com", false),
+            // The same server within its own network.
+            (public, &None, "a.lan", "http://a.lan", true),
+            // The nearest proxy may be reached without TLS by one that is not named.
+            (public, &http, "pictures.example.com", "https://pictures.example.com", true),
+        ] {
+            let names = open(public_url, &["*"]);
+            let headers = [(header::HOST, host), (header::ORIGIN, origin)];
+            let headers = headers.into_iter().map(|(name, value)| (name, HeaderValue::from_static(value))).collect();
+            let uri = Uri::from_static("/v1/inputs");
+            let checked = names.check_page(Pages::Own, &Method::POST, &uri, &headers, scheme.as_ref());
+            assert_eq!(checked.is_ok(), own, "{public_url:?} {scheme:?} {headers:?}");
+        }
+    }
+
+    #[test]
     fn a_session_is_for_our_own_pages() {
         let app = "https://app.example.com";
         let names = Names {
@@ -421,7 +470,7 @@ mod tests {
             headers.extend(origin.map(|origin| (header::ORIGIN, HeaderValue::from_static(origin))));
             headers.extend(site.map(|site| (SEC_FETCH_SITE, HeaderValue::from_static(site))));
             let uri = Uri::from_static("/v1/inputs");
-            let passes = |pages| names.check_page(pages, &Method::POST, &uri, &headers).is_ok();
+            let passes = |pages| names.check_page(pages, &Method::POST, &uri, &headers, None).is_ok();
             assert_eq!((passes(Pages::Own), passes(Pages::Allowed)), (own, allowed), "{headers:?}");
         }
     }

@@ -26,8 +26,8 @@ pub struct Problem {
     /// A sentence that explains the problem.
     #[schema(example = "width: 65 is not a multiple of 16, as `ember` needs it; 64 and 80 are.")]
     pub detail: String,
-    /// The fields that are wrong; empty when the problem is not about a field. Of values that have another type than
-    /// the field, only the first is named.
+    /// The fields that are wrong; empty when the problem is not about a field. Values outside of a range are named only
+    /// if every value has the type of its field.
     pub errors: Vec<FieldError>,
     /// Seconds after which the client may try again.
     #[serde(skip)]
@@ -72,13 +72,15 @@ impl Problem {
 impl Problem {
     /// One problem of all that is wrong with a request; the status is that of the first.
     pub fn of_all(problems: impl IntoIterator<Item = Problem>) -> Option<Self> {
-        let mut problems = problems.into_iter();
-        let mut all = problems.next()?;
-        for problem in problems {
-            all.detail = format!("{} {}", all.detail, problem.detail);
-            all.errors.extend(problem.errors);
-        }
-        Some(all)
+        problems.into_iter().reduce(Self::and)
+    }
+
+    /// Both problems; the status is that of this one.
+    #[must_use]
+    pub(crate) fn and(mut self, other: Problem) -> Self {
+        self.detail = format!("{} {}", self.detail, other.detail);
+        self.errors.extend(other.errors);
+        self
     }
 }
 

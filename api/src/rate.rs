@@ -1,9 +1,10 @@
-//! How many requests a key may send per second. Each server counts for itself; the quotas of projects (`domain`) hold
-//! for all of them together. Requests without a key, and those with the key that `up` made for its user's
-//! commands, are not counted.
+//! How many requests a key may send per second, or an account of the Hugging Face Hub with all its tokens. Each server
+//! counts for itself; the quotas of projects (`domain`) hold for all of them together. Requests without either, and
+//! those with the key that `up` made for its user's commands, are not counted.
 //!
 //! Answers state the rest, as in draft-ietf-httpapi-ratelimit-headers-10: `RateLimit-Policy: "key";q=100;w=2`
-//! (100 requests in 2 seconds) and `RateLimit: "key";r=99;t=1` (99 left, in a second there are more).
+//! (100 requests in 2 seconds) and `RateLimit: "key";r=99;t=1` (99 left, in a second there are more); `"account"` for
+//! an account.
 
 use std::num::NonZeroU32;
 use std::sync::{Arc, OnceLock};
@@ -13,7 +14,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::middleware::Next;
 use axum::response::Response;
-use domain::KeyId;
+use domain::Principal;
 use governor::clock::{Clock, DefaultClock};
 use governor::middleware::StateInformationMiddleware;
 use governor::state::keyed::DefaultKeyedStateStore;
@@ -24,7 +25,7 @@ use crate::problem::{Problem, Result};
 const POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 const LIMIT: HeaderName = HeaderName::from_static("ratelimit");
 
-/// How many requests a key may send.
+/// How many requests a key or an account may send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rate {
     /// On average.
@@ -33,48 +34,50 @@ pub struct Rate {
     pub burst: NonZeroU32,
 }
 
-/// Counts the requests of each key. Cloning is cheap.
+/// Counts the requests of each key and account. Cloning is cheap.
 #[derive(Clone)]
 pub(crate) struct Rates {
     rate: Rate,
-    keys: Arc<RateLimiter<KeyId, DefaultKeyedStateStore<KeyId>, DefaultClock, StateInformationMiddleware>>,
+    senders: Arc<RateLimiter<Principal, DefaultKeyedStateStore<Principal>, DefaultClock, StateInformationMiddleware>>,
 }
 
-/// What its key has left after a request.
+/// What its sender has left after a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Left {
+    sender: &'static str,
     rate: Rate,
     requests: u32,
 }
 
-/// Where the extractor of the caller leaves what its key has left, for the headers of the response.
+/// Where the extractor of the caller leaves what the caller has left, for the headers of the response.
 #[derive(Clone, Default)]
 struct Slot(Arc<OnceLock<Left>>);
 
 impl Rates {
     pub(crate) fn new(rate: Rate) -> Self {
         let quota = Quota::per_second(rate.per_second).allow_burst(rate.burst);
-        let keys = RateLimiter::keyed(quota).with_middleware::<StateInformationMiddleware>();
-        Self { rate, keys: Arc::new(keys) }
+        let senders = RateLimiter::keyed(quota).with_middleware::<StateInformationMiddleware>();
+        Self { rate, senders: Arc::new(senders) }
     }
 
     /// Counts a request. Errors: 429 if there were too many.
-    pub(crate) fn count(&self, key: KeyId, parts: &Parts) -> Result<()> {
-        let counted = self.keys.check_key(&key);
+    pub(crate) fn count(&self, principal: &Principal, parts: &Parts) -> Result<()> {
+        let sender = if matches!(principal, Principal::Hub(_)) { "account" } else { "key" };
+        let counted = self.senders.check_key(principal);
         let requests = counted.as_ref().map_or(0, governor::middleware::StateSnapshot::remaining_burst_capacity);
         if let Some(Slot(slot)) = parts.extensions.get() {
-            let _ = slot.set(Left { rate: self.rate, requests });
+            let _ = slot.set(Left { sender, rate: self.rate, requests });
         }
         counted.map(drop).map_err(|until| {
             let wait = until.wait_time_from(DefaultClock::default().now());
             let Rate { per_second, burst } = self.rate;
-            let message = format!("The key may send {per_second} requests per second, and {burst} at once.");
+            let message = format!("The {sender} may send {per_second} requests per second, and {burst} at once.");
             Problem::new(StatusCode::TOO_MANY_REQUESTS, message).retry_after(wait.as_secs() + 1)
         })
     }
 }
 
-/// Adds to a response what the key of its request has left.
+/// Adds to a response what the sender of its request has left.
 pub(crate) async fn report(mut request: Request, next: Next) -> Response {
     let slot = Slot::default();
     request.extensions_mut().insert(slot.clone());
@@ -91,14 +94,16 @@ pub(crate) async fn report(mut request: Request, next: Next) -> Response {
 
 impl Left {
     fn headers(self) -> [(HeaderName, String); 2] {
-        let Rate { per_second, burst } = self.rate;
+        let Self { sender, rate: Rate { per_second, burst }, requests } = self;
         let window = burst.get().div_ceil(per_second.get());
-        [(POLICY, format!(r#""key";q={burst};w={window}"#)), (LIMIT, format!(r#""key";r={};t=1"#, self.requests))]
+        [(POLICY, format!(r#""{sender}";q={burst};w={window}"#)), (LIMIT, format!(r#""{sender}";r={requests};t=1"#))]
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use domain::KeyId;
+
     use super::*;
 
     fn rate(per_second: u32, burst: u32) -> Rate {
@@ -106,23 +111,23 @@ mod tests {
     }
 
     #[test]
-    fn a_burst_is_served_and_each_key_counts_for_itself() {
+    fn a_burst_is_served_and_each_sender_counts_for_itself() {
         let rates = Rates::new(rate(1, 3));
         let (mut parts, ()) = Request::new(()).into_parts();
         let slot = Slot::default();
         parts.extensions.insert(slot.clone());
-        let (one, other) = (KeyId::new(), KeyId::new());
+        let (one, other) = (Principal::Key(KeyId::new()), Principal::Hub("jane".into()));
         for _ in 0..3 {
-            rates.count(one, &parts).unwrap();
+            rates.count(&one, &parts).unwrap();
         }
-        assert_eq!(rates.count(one, &parts).unwrap_err().status, 429);
-        rates.count(other, &parts).unwrap();
+        assert_eq!(rates.count(&one, &parts).unwrap_err().status, 429);
+        rates.count(&other, &parts).unwrap();
         assert_eq!(slot.0.get().unwrap().requests, 2, "after the first request");
     }
 
     #[test]
     fn headers_have_the_form_of_the_draft() {
-        let [(_, policy), (_, limit)] = Left { rate: rate(40, 100), requests: 7 }.headers();
+        let [(_, policy), (_, limit)] = Left { sender: "key", rate: rate(40, 100), requests: 7 }.headers();
         assert_eq!((policy.as_str(), limit.as_str()), (r#""key";q=100;w=3"#, r#""key";r=7;t=1"#));
     }
 }

@@ -1,7 +1,7 @@
 //! What serde says about a value, in words for people who do not know Rust.
 
 /// What serde calls what it expects, and what we call it.
-const EXPECTED: [(&str, &str); 14] = [
+const EXPECTED: [(&str, &str); 15] = [
     ("f32", "a number"),
     ("f64", "a number"),
     ("u8", "an integer"),
@@ -16,10 +16,13 @@ const EXPECTED: [(&str, &str); 14] = [
     ("a map", "an object"),
     ("variant identifier", "one of the names that are documented"),
     ("a formatted UUID string", "an id"),
+    ("an RFC 3339 formatted date and time string", INSTANT),
 ];
 /// What serde calls a value that is there.
 const THERE: [(&str, &str); 4] =
     [("string ", "the text "), ("floating point ", "the number "), ("integer ", "the number "), ("boolean ", "")];
+
+const INSTANT: &str = "a time with date and zone such as `2027-01-31T12:00:00Z` (RFC 3339)";
 
 /// As serde would say that a value is none of the names of an enum.
 pub(crate) const NO_NAME: &str = "It has to be one of the names that are documented";
@@ -31,6 +34,12 @@ pub(crate) fn is_half_a_pair(message: &str) -> bool {
     ["unexpected end of hex escape", "lone leading surrogate in hex escape"]
         .iter()
         .any(|start| message.starts_with(start))
+}
+
+/// The field that serde's message names, where only the message does.
+pub(crate) fn field(message: &str) -> Option<&str> {
+    let named = ["missing field `", "unknown field `", "duplicate field `", "invalid field `"];
+    named.iter().find_map(|start| message.strip_prefix(start))?.split('`').next()
 }
 
 /// A sentence about the value, from serde's message.
@@ -64,6 +73,13 @@ pub(crate) fn plain(message: &str) -> String {
         "invalid digit found in string" | "cannot parse integer from empty string" => {
             "It has to be an integer.".to_owned()
         }
+        // What chrono says about a text.
+        "input is out of range"
+        | "no possible date and time matching input"
+        | "input is not enough for unique date and time"
+        | "input contains invalid characters"
+        | "premature end of input"
+        | "trailing input" => format!("It has to be {INSTANT}."),
         "number too large to fit in target type" => "It is too large.".to_owned(),
         "number too small to fit in target type" => "It is too small.".to_owned(),
         other => format!("{other}."),

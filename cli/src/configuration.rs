@@ -48,8 +48,8 @@ const VARIABLES: &[Variable] = &[
     ("PYROGRAPH_ALLOWED_HOSTS", "further hosts that requests may name, such as `gpu-box,*.example.com`", "none"),
     ("PYROGRAPH_PROXIES", "reverse proxies whose `X-Forwarded-*` counts, such as `127.0.0.1,10.1.0.0/16`", "none"),
     ("PYROGRAPH_CORS_ORIGINS", "origins whose pages may call the API, such as `https://app.example.com`", "none"),
-    ("PYROGRAPH_REQUESTS_PER_SECOND", "requests that a key may send per second; 0: any number", "50"),
-    ("PYROGRAPH_REQUEST_BURST", "requests that a key may send at once", "100"),
+    ("PYROGRAPH_REQUESTS_PER_SECOND", "requests per second of a key or an account of the Hub; 0: any number", "50"),
+    ("PYROGRAPH_REQUEST_BURST", "requests that one of them may send at once", "100"),
     ("PYROGRAPH_ARCHIVE_URL", "where a copy of each picture is archived, such as `s3://bucket/prefix`", "nowhere"),
     ("PYROGRAPH_ARCHIVE_QUALITY", "quality of the JPEG files that are made for the archive", "65"),
     ("PYROGRAPH_ARCHIVE_S3_ENDPOINT", "URL of the S3 service of the archive", "the bucket's"),
@@ -343,6 +343,11 @@ pub(crate) fn without_empty_variables(command: clap::Command) -> clap::Command {
     command
         .mut_args(|argument| if empty(&argument) { argument.env(None::<&str>) } else { argument })
         .mut_subcommands(without_empty_variables)
+}
+
+/// The command line, whose options no variables set.
+pub(crate) fn without_variables(command: clap::Command) -> clap::Command {
+    command.mut_args(|argument| argument.env(None::<&str>)).mut_subcommands(without_variables)
 }
 
 /// Heartbeats that a lease must last.

@@ -26,6 +26,7 @@ mod whole_file;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
+use clap::error::ErrorKind;
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use tracing::Level;
 
@@ -85,7 +86,7 @@ fn help_tables() -> String {
 
 fn main() -> ExitCode {
     signal::ignore_file_size();
-    let line = configuration::without_empty_variables(Pyrograph::command()).get_matches();
+    let line = arguments();
     let ended = match Pyrograph::from_arg_matches(&line) {
         Ok(line) => run(line.command),
         Err(error) => error.exit(),
@@ -93,6 +94,19 @@ fn main() -> ExitCode {
     ended.unwrap_or_else(|failure| {
         log::announce(Level::ERROR, &format!("pyrograph: {failure}"));
         failure.exit_code()
+    })
+}
+
+/// The arguments. For clap, an option that a variable sets is part of the command line, and the usage of an error would
+/// show it as one that has to be given. So an error that is there without the variables is shown as it is without them.
+fn arguments() -> clap::ArgMatches {
+    let command = configuration::without_empty_variables(Pyrograph::command());
+    command.clone().try_get_matches().unwrap_or_else(|error| {
+        let has_usage = error.use_stderr() && error.kind() != ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand;
+        match configuration::without_variables(command).try_get_matches() {
+            Err(alone) if has_usage && alone.kind() == error.kind() => alone.exit(),
+            _ => error.exit(),
+        }
     })
 }
 

@@ -38,17 +38,13 @@ pub(crate) async fn record(
     object: impl std::fmt::Display,
     details: Value,
 ) -> Result<()> {
-    let account = match caller.principal() {
-        Principal::Hub(account) => Some(&**account),
-        Principal::Key(_) | Principal::Anonymous | Principal::Operator => None,
-    };
     sqlx::query!(
         "INSERT INTO audit (id, project_id, key_id, account, by_operator, address, action, object, details)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
         Uuid::now_v7(),
         caller.project() as ProjectId,
         caller.key() as Option<KeyId>,
-        account,
+        caller.account(),
         *caller.principal() == Principal::Operator,
         caller.address().map(|address| address.to_string()),
         action,

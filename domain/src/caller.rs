@@ -23,7 +23,7 @@ pub struct Caller {
 }
 
 /// How the caller was authenticated.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Principal {
     /// Not at all: the installation has no key.
     Anonymous,
@@ -178,6 +178,14 @@ impl Caller {
         match self.principal {
             Principal::Key(id) => Some(id),
             Principal::Anonymous | Principal::Operator | Principal::Hub(_) => None,
+        }
+    }
+
+    /// Its account of the Hugging Face Hub, if it has one.
+    pub(crate) fn account(&self) -> Option<&str> {
+        match &self.principal {
+            Principal::Hub(account) => Some(account),
+            Principal::Anonymous | Principal::Operator | Principal::Key(_) => None,
         }
     }
 

@@ -17,6 +17,12 @@ impl Faults {
         })
     }
 
+    /// Of a request that cannot be checked completely because of `error`. Errors: always, with `error` first.
+    pub(crate) fn fail<T>(mut self, error: Error) -> Result<T> {
+        self.0.insert(0, error.clone());
+        self.check().and(Err(error))
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

@@ -11,7 +11,7 @@ use crate::database::bounded;
 use crate::job::{self, JobKind};
 use crate::liveness::GONE_AFTER;
 use crate::model::{Model, ModelFile, ModelFiles, ModelKind, ModelRef};
-use crate::{Caller, Database, Error, ModelId, Result, SwapId, WorkerId};
+use crate::{Caller, Database, Error, KeyId, ModelId, Result, SwapId, WorkerId};
 
 /// The requested action.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, sqlx::Type, utoipa::ToSchema)]
@@ -125,14 +125,18 @@ pub async fn request(
     let workers: Vec<Uuid> = asked.iter().map(|worker| worker.id.0).collect();
     let created_at = bounded(
         sqlx::query_scalar!(
-            "INSERT INTO swaps (id, worker, model_id, action) SELECT id, worker, $3, $4 FROM unnest($1::uuid[], $2::uuid[]) AS a(id, worker)
+            "INSERT INTO swaps (id, worker, model_id, action, key_id, account)
+             SELECT id, worker, $3, $4, $5, $6 FROM unnest($1::uuid[], $2::uuid[]) AS a(id, worker)
              ON CONFLICT (worker, model_id) DO UPDATE SET id = EXCLUDED.id, action = EXCLUDED.action, status = 'queued',
-                 error_message = NULL, created_at = EXCLUDED.created_at, finished_at = NULL
+                 error_message = NULL, created_at = EXCLUDED.created_at, finished_at = NULL, key_id = EXCLUDED.key_id,
+                 account = EXCLUDED.account
              RETURNING created_at",
             &ids,
             &workers,
             model.id as ModelId,
             action.as_str(),
+            caller.key() as Option<KeyId>,
+            caller.account(),
         )
         .fetch_all(pool),
     )

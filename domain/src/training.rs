@@ -136,9 +136,8 @@ pub struct NewCheckpoint {
     pub bytes: i64,
 }
 
-/// Fills in defaults and checks every value; a wrong one is added to `faults`. Errors: `Invalid` for a base
-/// that nothing is trained on.
-fn params(request: &TrainingRequest, base: &Model, faults: &mut Faults) -> Result<TrainingParams> {
+/// Errors: `Invalid` for a base that nothing is trained on.
+fn check_base(base: &Model) -> Result<()> {
     if base.kind != ModelKind::Checkpoint {
         return Err(Error::invalid(
             "model",
@@ -151,18 +150,25 @@ fn params(request: &TrainingRequest, base: &Model, faults: &mut Faults) -> Resul
             format!("`{}` is of the family {}; LoRAs are trained on FLUX.1 so far.", base.name, base.family),
         ));
     }
+    Ok(())
+}
+
+/// Fills in defaults and checks every value; a wrong one is added to `faults`. Without a base, adds the values that no
+/// base takes.
+fn params(request: &TrainingRequest, base: Option<&Model>, faults: &mut Faults) -> TrainingParams {
     if request.trigger_word.as_ref().is_some_and(|word| !is_trigger_word(word)) {
         let message = "It has 1 to 100 characters, none of them a control character.";
         faults.take(Err::<(), _>(Error::invalid("trigger_word", message)));
     }
     let rank = faults.take(in_range("rank", request.rank.unwrap_or(16), limits::RANK));
     let alpha = request.alpha.unwrap_or(f64::from(rank.max(1)));
-    let resolution = in_range("resolution", request.resolution.unwrap_or(base.defaults.width), limits::RESOLUTION);
-    let resolution = resolution.map_err(Error::from).and_then(|pixels| match request.resolution {
-        Some(_) => on_grid("resolution", pixels, base),
-        None => Ok(pixels),
+    let usual = base.map_or(*limits::RESOLUTION.start(), |base| base.defaults.width);
+    let resolution = in_range("resolution", request.resolution.unwrap_or(usual), limits::RESOLUTION);
+    let resolution = resolution.map_err(Error::from).and_then(|pixels| match (request.resolution, base) {
+        (Some(_), Some(base)) => on_grid("resolution", pixels, base),
+        _ => Ok(pixels),
     });
-    Ok(TrainingParams {
+    TrainingParams {
         trigger_word: request.trigger_word.clone(),
         steps: faults.take(in_range("steps", request.steps.unwrap_or(1000), limits::STEPS)),
         rank,
@@ -175,7 +181,7 @@ fn params(request: &TrainingRequest, base: &Model, faults: &mut Faults) -> Resul
         batch_size: faults.take(in_range("batch_size", request.batch_size.unwrap_or(1), limits::BATCH_SIZE)),
         resolution: faults.take(resolution),
         seed: faults.take(crate::limits::seed(request.seed, 1)),
-    })
+    }
 }
 
 /// Checks the request and writes the training with its snapshot and its queued job, or nothing. Errors: `NotFound` for
@@ -190,11 +196,13 @@ pub async fn create(
 ) -> Result<Training> {
     let mut faults = Faults::default();
     faults.take(model::check_name(&request.name));
-    let base = catalog
-        .get(caller, request.model.as_deref().unwrap_or(DEFAULT_MODEL))
-        .await
-        .map_err(|error| error.in_field("model"))?;
-    let params = params(&request, &base, &mut faults)?;
+    let base = catalog.get(caller, request.model.as_deref().unwrap_or(DEFAULT_MODEL)).await;
+    let base = base.map_err(|error| error.in_field("model")).and_then(|base| check_base(&base).map(|()| base));
+    let params = params(&request, base.as_deref().ok(), &mut faults);
+    let base = match base {
+        Ok(base) => base,
+        Err(error) => return faults.fail(error),
+    };
     faults.check()?;
     let id = TrainingId::new();
 

@@ -1,8 +1,9 @@
-//! Accounting: what a project, and each of its keys, has used.
+//! Accounting: what a project, and each of its keys and accounts, has used.
 //!
 //! | what | where | counts |
 //! |---|---|---|
 //! | who asked for a job | `jobs.key_id` | the key of the caller, kept after the key is gone; null without a key |
+//! | | `jobs.account` | the account of the Hugging Face Hub of a caller with its token |
 //! | device time of an attempt | `attempts.gpu_seconds` | from the claim to its end, for kinds that hold the device |
 //! | stored bytes of a project | the sum of `stored_bytes.bytes` | objects of its rows, as `counted` in SQL says |
 //!

@@ -58,11 +58,11 @@ pub struct Resident {
 /// A loaded model, as clients see it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct ResidentModel {
-    /// The model. Null if it was deleted.
+    /// The model. Null if it was deleted, or is one of another project.
     pub model: Option<ModelRef>,
-    /// SHA-256 of the model, lower-case hex.
+    /// SHA-256 of the model, lower-case hex. Null if it is one of another project.
     #[schema(pattern = "^[0-9a-f]{64}$")]
-    pub sha256: String,
+    pub sha256: Option<String>,
     /// Memory of its weights, in bytes.
     #[schema(minimum = 0)]
     pub bytes: i64,
@@ -211,19 +211,22 @@ impl From<Row> for Worker {
 }
 
 /// Lists the live workers, newest first, with the models, jobs and swaps of the caller's project. Of the jobs of others
-/// there is only their number.
+/// there is only their number, and of their loaded models only the memory.
 pub async fn list(caller: &Caller, database: &Database, page: &PageRequest) -> Result<Page<Worker>> {
     let rows = bounded(
         sqlx::query_as!(
             Row,
             r#"SELECT w.id AS "id: WorkerId", name, host, device, queues, version, vram_budget, paused, started_at,
                       last_seen_at,
-                      coalesce((SELECT jsonb_agg(jsonb_build_object('sha256', r.sha256, 'bytes', r.bytes, 'model',
-                                       (SELECT jsonb_build_object('id', m.id, 'name', m.name) FROM models m
-                                        WHERE m.sha256 = r.sha256 AND (m.project_id = $4 OR m.shared)
-                                          AND m.deleted_at IS NULL
-                                        ORDER BY m.project_id = $4 DESC, m.id LIMIT 1)))
-                                FROM jsonb_to_recordset(w.resident) AS r(sha256 text, bytes bigint)), '[]')
+                      coalesce((SELECT jsonb_agg(jsonb_build_object('sha256', seen.sha256, 'bytes', r.bytes,
+                                       'model', seen.model))
+                                FROM jsonb_to_recordset(w.resident) AS r(sha256 text, bytes bigint)
+                                LEFT JOIN LATERAL (
+                                  SELECT m.sha256, CASE WHEN m.deleted_at IS NULL
+                                         THEN jsonb_build_object('id', m.id, 'name', m.name) END AS model
+                                  FROM models m WHERE m.sha256 = r.sha256 AND (m.project_id = $4 OR m.shared)
+                                  ORDER BY m.deleted_at IS NULL DESC, m.project_id = $4 DESC, m.id LIMIT 1
+                                ) AS seen ON true), '[]')
                         AS "resident!: Json<Vec<ResidentModel>>",
                       coalesce((SELECT jsonb_agg(jsonb_build_object('kind', j.kind, 'id', j.subject) ORDER BY j.id)
                                 FROM jobs j WHERE j.status = 'running' AND j.worker = w.id AND j.project_id = $4), '[]')

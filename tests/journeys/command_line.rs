@@ -1,11 +1,14 @@
 //! The client commands: flags reach the request, files are written where requested, `--json` is for scripts, and exit
 //! codes are meaningful.
 
+use std::ffi::OsStr;
 use std::fs::File;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
 use std::process::Command;
 
 use journeys::client::text;
-use journeys::model::{tensors, tiny_folder};
+use journeys::model::{single_file, tensors, tiny_folder};
 use journeys::picture::{discs, md5, sha256, texts};
 use journeys::process::{Signal, binary};
 use journeys::stack::{Pace, Stack, free_port};
@@ -240,6 +243,79 @@ async fn exit_codes_tell_what_went_wrong() {
         let output = stack.cli(arguments);
         assert!(output.status.success() && output.stdout.len() > 300, "{arguments:?} is worth reading");
     }
+}
+
+/// An option that a variable sets is not one that has to be given.
+#[tokio::test]
+async fn the_usage_of_an_error_does_not_depend_on_variables() {
+    let told = |variables: &[(&str, &str)], arguments: &[&str]| {
+        let mut command = Command::new(binary());
+        command.env_clear().envs(variables.iter().copied()).args(arguments);
+        let output = command.output().unwrap();
+        let told = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {told}");
+        told
+    };
+    let set = [
+        ("PYROGRAPH_SERVER", "http://127.0.0.1:1"),
+        ("PYROGRAPH_PROJECT", "shop"),
+        ("PYROGRAPH_DATA_DIR", "/nowhere"),
+        ("PYROGRAPH_PROXIES", "10.0.0.1"),
+    ];
+    for arguments in [
+        &["generate"][..],
+        &["generate", "an owl", "--no-such-flag"],
+        &["generate", "an owl", "--mask", "x"],
+        &["keys", "create"],
+        &["up", "here"],
+        &["doctor", "--no-such-flag"],
+    ] {
+        let shown = told(&set, arguments);
+        assert!(shown.contains("Usage: ") && shown == told(&[], arguments), "{arguments:?}: {shown}");
+    }
+    // An error in the variable itself.
+    let shown = told(&[("PYROGRAPH_SERVER", "ftp://a")], &["models", "list"]);
+    assert!(shown.contains("ftp://a"), "{shown}");
+    let help = Command::new(binary()).env_clear().envs(set).args(["models", "list", "--help"]).output().unwrap();
+    assert!(String::from_utf8(help.stdout).unwrap().contains("PYROGRAPH_SERVER=http://127.0.0.1:1"));
+}
+
+/// Of a file that is sent, only the bytes matter.
+#[tokio::test]
+async fn files_whose_names_are_no_text_are_sent() {
+    let stack = Stack::start(Pace::Promised).await;
+    let odd = |folder: &Path, name: &[u8]| folder.join(OsStr::from_bytes(name));
+    let [photo, model, folder, missing] =
+        [&b"\xff.png"[..], b"\xfe.safetensors", b"f\xff", b"no\xff"].map(|name| odd(&stack.folder(), name));
+    std::fs::write(&photo, &discs(1)[0].bytes).unwrap();
+    std::fs::write(&model, single_file()).unwrap();
+    std::fs::create_dir(&folder).unwrap();
+    std::fs::copy(&model, odd(&folder, b"m\xff.safetensors")).unwrap();
+    let run = |arguments: &[&OsStr]| {
+        let output = stack.cli(arguments);
+        let shown = [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap()).concat();
+        (output.status.code(), shown)
+    };
+    let import = |source: &Path, name: &str| {
+        run(&[OsStr::new("models"), OsStr::new("import"), source.as_os_str(), OsStr::new("--name"), OsStr::new(name)])
+    };
+    for (source, name) in [(&model, "file"), (&folder, "folder")] {
+        let (code, shown) = import(source, name);
+        assert_eq!(code, Some(0), "{name}: {shown}");
+    }
+    let (code, shown) = import(&missing, "missing");
+    assert!(code == Some(2) && shown.contains("there is no file or folder") && shown.contains("no\u{fffd}"), "{shown}");
+
+    let _worker = stack.worker("worker", "");
+    let generate = |image: &Path, mask: &Path| {
+        let [generate, prompt, model] = ["generate", "an owl", "--model=tiny"].map(OsStr::new);
+        let (image, mask) = ([OsStr::new("--image"), image.as_os_str()], [OsStr::new("--mask"), mask.as_os_str()]);
+        run(&[&[generate, prompt, model][..], &image, &mask].concat())
+    };
+    let (code, shown) = generate(&photo, &photo);
+    assert_eq!(code, Some(0), "{shown}");
+    let (code, shown) = generate(&photo, &missing);
+    assert!(code == Some(2) && shown.contains("there is no file") && shown.contains("no\u{fffd}"), "{shown}");
 }
 
 /// Errors that the command line can find by itself, or with a cheap request, are reported before any upload or

@@ -1,5 +1,6 @@
 //! One installation of Pyrograph: a database, a bucket, an API process, and the workers that a journey starts.
 
+use std::ffi::OsStr;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -139,7 +140,7 @@ impl Stack {
     }
 
     /// Runs a client command (`generate`, `train`, …) to its end.
-    pub fn cli(&self, arguments: &[&str]) -> Output {
+    pub fn cli(&self, arguments: &[impl AsRef<OsStr>]) -> Output {
         output(&mut self.cli_command(arguments))
     }
 
@@ -148,7 +149,7 @@ impl Stack {
         Process::start(name, &self.folder.path().join(format!("{name}.log")), self.cli_command(arguments))
     }
 
-    fn cli_command(&self, arguments: &[&str]) -> Command {
+    fn cli_command(&self, arguments: &[impl AsRef<OsStr>]) -> Command {
         let mut command = Command::new(binary());
         command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default()).env("HOME", self.folder.path());
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));

@@ -43,6 +43,10 @@ pub(crate) struct UsageOf {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<KeyId>)]
     pub key: Option<Option<KeyId>>,
+    /// Account of the Hugging Face Hub whose token asked for the jobs; null without one. Absent unless grouped by key.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub account: Option<Option<String>>,
     /// Number of jobs that were created.
     #[schema(minimum = 0)]
     pub jobs: i64,
@@ -96,8 +100,8 @@ impl UsageQuery {
 
 impl From<GroupUsage> for UsageOf {
     fn from(group: GroupUsage) -> Self {
-        let GroupUsage { day, model, key, jobs, gpu_seconds, bytes, cost } = group;
-        Self { day, model, key, jobs, gpu_seconds, bytes, cost }
+        let GroupUsage { day, model, key, account, jobs, gpu_seconds, bytes, cost } = group;
+        Self { day, model, key, account, jobs, gpu_seconds, bytes, cost }
     }
 }
 

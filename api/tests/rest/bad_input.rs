@@ -255,6 +255,22 @@ async fn all_that_is_wrong_is_named_at_once() {
     let nothing = "00000000-0000-7000-8000-000000000000";
     let wrong = json!({"prompt": "", "image": "a fox.png", "mask": nothing, "strength": 2});
     assert_eq!(fields(server.post("/v1/generations", &wrong).await), ["prompt", "strength", "image", "mask"]);
+    // Names and types are read before anything else.
+    let wrong = json!({"prompt": 5, "output_format": "bmp", "loras": [{"model": "x", "scale": "y"}], "fox": 1});
+    let mut named = fields(server.post("/v1/generations", &wrong).await);
+    named.sort();
+    assert_eq!(named, ["fox", "loras[0].scale", "output_format", "prompt"]);
+    // Beside a model that does not exist, values that no model takes.
+    let wrong = json!({"prompt": "", "model": "nobody", "num_images": 9, "guidance_scale": 99, "output_quality": 50});
+    let answer = server.post("/v1/generations", &wrong).await;
+    answer.refuses(404, "model");
+    let named: Vec<String> =
+        answer.body["errors"].as_array().unwrap().iter().map(|error| text(&error["field"])).collect();
+    assert_eq!(named, ["model", "prompt", "num_images", "guidance_scale", "output_quality"]);
+    let wrong = json!({"name": "A", "dataset": dataset, "model": "nobody", "rank": 0});
+    let answer = server.post("/v1/trainings", &wrong).await;
+    answer.refuses(404, "model");
+    assert_eq!(answer.body["errors"].as_array().unwrap().len(), 3, "{:#}", answer.body);
     let wrong = json!({"name": "A", "dataset": dataset, "steps": 0, "rank": 0, "seed": -5});
     assert_eq!(fields(server.post("/v1/trainings", &wrong).await), ["name", "rank", "steps", "seed"]);
     assert_eq!(fields(server.get("/v1/generations?limit=0&cursor=x").await), ["limit", "cursor"]);

@@ -254,6 +254,22 @@ async fn workers_show_the_callers_jobs_and_models() {
     assert_eq!((&seen["resident"][0]["model"]["id"], &seen["other_jobs"]), (&ember["id"], &json!(0)));
     let seen = stranger.get("/v1/workers").await.expect(200)["items"][0].clone();
     assert_eq!((&seen["id"], &seen["jobs"], &seen["swaps"]), (&json!(worker), &json!([]), &json!([])));
-    assert_eq!((&seen["resident"][0]["model"], &seen["other_jobs"]), (&Value::Null, &json!(1)));
-    assert!(!seen.to_string().contains(&text(&job["id"])), "{seen:#}");
+    assert_eq!(
+        (&seen["resident"], &seen["other_jobs"]),
+        (&json!([{"model": null, "sha256": null, "bytes": 1}]), &json!(1))
+    );
+    for hidden in [&job["id"], &ember["sha256"]] {
+        assert!(!seen.to_string().contains(&text(hidden)), "{seen:#}");
+    }
+    let pool = &owner.pools.lease;
+    sqlx::query("UPDATE models SET shared = true").execute(pool).await.unwrap();
+    let seen = stranger.get("/v1/workers").await.expect(200)["items"][0]["resident"][0].clone();
+    assert_eq!((&seen["model"]["name"], &seen["sha256"]), (&json!("ember"), &ember["sha256"]));
+
+    // The digest of a deleted model is known to those who had it.
+    sqlx::query("UPDATE models SET shared = false, deleted_at = now()").execute(pool).await.unwrap();
+    for (server, sha256) in [(&owner, &ember["sha256"]), (&stranger, &Value::Null)] {
+        let seen = server.get("/v1/workers").await.expect(200)["items"][0]["resident"].clone();
+        assert_eq!(seen, json!([{"model": null, "sha256": sha256, "bytes": 1}]));
+    }
 }

@@ -434,7 +434,7 @@ async fn a_request_that_is_cut_off_has_written_everything_or_nothing() {
         let limit = Duration::from_micros(200 * attempt);
         answered += i64::from(tokio::time::timeout(limit, request).await.is_ok_and(|answer| answer.is_ok()));
     }
-    // What was cut off may still be at work.
+    // The server may still be at work.
     tokio::time::sleep(Duration::from_secs(1)).await;
     let counted: Vec<i64> =
         futures::future::join_all(["generations", "jobs", "job_events", "job_needs"].map(|table| server.count(table)))

@@ -2,11 +2,12 @@
 //! is away.
 
 use std::collections::HashMap;
+use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use api::{Access, Hub, HubTimes};
+use api::{Access, Hub, HubTimes, Rate};
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
@@ -105,12 +106,17 @@ async fn who_am_i(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Resp
 impl TestServer {
     /// The same installation as a server that admits tokens of the Hub, as `serve` starts it.
     async fn admitting(&self, hub: Hub) -> TestServer {
+        self.another(self.admits(hub).await).await
+    }
+
+    /// Closes the installation and creates the projects that the rules name.
+    async fn admits(&self, hub: Hub) -> Access {
         let operator = Caller::operator(ProjectId::DEFAULT);
         access::close(&operator, &self.pools.api).await.unwrap();
         for name in hub.rules().projects() {
             project::get_or_create(&operator, &self.pools.api, name).await.unwrap();
         }
-        self.another(Access::keys_and_hub(self.pools.api.clone(), hub)).await
+        Access::keys_and_hub(self.pools.api.clone(), hub)
     }
 
     async fn with_token(&self, token: &str, method: Method, path: &str) -> Answer {
@@ -308,6 +314,53 @@ async fn a_stream_ends_with_the_answer_about_its_token() {
     server.with_token(JANE, Method::GET, &events).await.refuses(401, "");
     // The job of someone who has gone is still there.
     open.claim(JobKind::Generation).await;
+}
+
+#[tokio::test]
+async fn an_account_has_one_rate_for_all_its_tokens() {
+    let open = TestServer::with_checkpoint().await;
+    let hub = FakeHub::start().await;
+    hub.knows("hf_other", user("jane", &[]));
+    let access = open.admits(hub.hub("jane:studio,joe:studio")).await;
+    // One that does not fill up again during the test.
+    let rate = Rate { per_second: NonZeroU32::MIN, burst: NonZeroU32::new(30).unwrap() };
+    let server = open.with_rate(rate, access).await;
+    let first = server.session(JANE).await;
+    assert_eq!((first.status, first.header("ratelimit-policy")), (200, r#""account";q=30;w=30"#));
+    let since = Instant::now();
+    let tokens = [JANE, "hf_other"].into_iter().cycle().take(60);
+    let answers = futures::future::join_all(tokens.map(|token| server.session(token))).await;
+    let served = answers.iter().filter(|answer| answer.status == 200).count();
+    assert!((29..=30 + since.elapsed().as_secs() as usize).contains(&served), "{served}");
+    for refused in answers.iter().filter(|answer| answer.status != 200) {
+        refused.refuses(429, "");
+        assert!(text(&refused.body["detail"]).contains("account"), "{:#}", refused.body);
+        assert_eq!(refused.header("ratelimit"), r#""account";r=0;t=1"#);
+    }
+    server.session(JOE).await.expect(200);
+}
+
+#[tokio::test]
+async fn usage_is_counted_for_each_account() {
+    let open = TestServer::with_checkpoint().await;
+    sqlx::query("UPDATE models SET shared = true").execute(&open.pools.lease).await.unwrap();
+    let hub = FakeHub::start().await;
+    let server = open.admitting(hub.hub("jane:studio,joe:studio")).await;
+    for token in [JANE, JANE, JOE] {
+        let generate = server.request(Method::POST, "/v1/generations").json(&json!({"prompt": "a fox"}));
+        server.send(generate.bearer_auth(token)).await.expect(202);
+    }
+    let usage = server.with_token(JANE, Method::GET, "/v1/usage?group_by=key").await.expect(200);
+    let groups: Vec<_> = usage["items"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|group| {
+            assert_eq!(group["key"], Value::Null);
+            (text(&group["account"]), group["jobs"].as_i64().unwrap())
+        })
+        .collect();
+    assert_eq!(groups, [("jane".to_owned(), 2), ("joe".to_owned(), 1)]);
 }
 
 #[tokio::test]

@@ -313,6 +313,14 @@ async fn keys_that_make_no_sense() {
     ] {
         server.post("/v1/keys", &body).await.refuses(422, field);
     }
+    for unreadable in
+        [json!("soon"), json!("30d"), json!(""), json!("2027-01-31"), json!("2027-13-01T00:00:00Z"), json!(30)]
+    {
+        let answer = server.post("/v1/keys", &json!({"name": "a", "expires_at": unreadable})).await;
+        answer.refuses(422, "expires_at");
+        let message = text(&answer.body["errors"][0]["message"]);
+        assert!(message.contains("such as `2027-01-31T12:00:00Z` (RFC 3339)"), "{unreadable}: {message}");
+    }
     server.post("/v1/keys", &json!({"name": huge})).await.refuses(413, "");
     let several =
         server.post("/v1/keys", &json!({"name": "", "scopes": [], "expires_at": "2020-01-01T00:00:00Z"})).await;

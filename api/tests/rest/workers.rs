@@ -1,9 +1,10 @@
 //! Workers report what they have loaded, and can be asked to load and unload.
 
+use api::Access;
 use domain::job::JobKind;
 use domain::swap;
 use domain::worker::{self, Resident};
-use domain::{WorkerId, generation};
+use domain::{Caller, KeyId, Principal, ProjectId, Scopes, WorkerId, generation};
 use memory::Budget;
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -57,7 +58,7 @@ async fn a_model_tells_where_it_is_loaded() {
         oldest["resident"],
         json!([
             {"model": reference, "sha256": ember["sha256"], "bytes": 42},
-            {"model": null, "sha256": "0".repeat(64), "bytes": 3},
+            {"model": null, "sha256": null, "bytes": 3},
         ])
     );
     let page = server.get("/v1/workers?limit=1").await.expect(200);
@@ -120,6 +121,22 @@ async fn workers_are_asked_to_load_and_to_unload() {
     let new = swap::next(pool, second).await.unwrap().unwrap();
     swap::end(pool, new.id, Some("it does not fit")).await.unwrap();
     assert_eq!(swaps().await["second"], [json!("unload"), json!("failed"), json!("it does not fit")]);
+
+    // Who asked: the latest one.
+    let asked = async || -> (Option<KeyId>, Option<String>) {
+        let statement = "SELECT key_id, account FROM swaps WHERE worker = $1";
+        sqlx::query_as(statement).bind(first.0).fetch_one(pool).await.unwrap()
+    };
+    assert_eq!(asked().await, (None, None));
+    let key = KeyId::new();
+    for (principal, expected) in
+        [(Principal::Key(key), (Some(key), None)), (Principal::Hub("jane".into()), (None, Some("jane".to_owned())))]
+    {
+        let caller = Caller::new(ProjectId::DEFAULT, principal, Scopes::ALL);
+        let server = server.another(Access::open(caller)).await;
+        server.post("/v1/models/ember/load", &json!({"worker": "first"})).await.expect(202);
+        assert_eq!(asked().await, expected);
+    }
 
     // A model that is deleted before its turn.
     server.post("/v1/models/ember/load", &json!({"worker": "first"})).await.expect(202);

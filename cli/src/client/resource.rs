@@ -297,7 +297,8 @@ pub(crate) struct Worker {
 #[derive(Debug, Deserialize)]
 pub(crate) struct Resident {
     pub model: Option<Reference>,
-    pub sha256: String,
+    /// `None` for a model of another project.
+    pub sha256: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]

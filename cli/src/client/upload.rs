@@ -1,6 +1,7 @@
 //! Uploads local files: an input picture, a LoRA file, a diffusers folder. Files of any size are streamed. Not here: a
 //! folder of pictures with captions (`pictures`).
 
+use std::ffi::OsStr;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
@@ -69,7 +70,7 @@ pub(crate) async fn import_model(
     name: &str,
     variant: Option<&str>,
     texts: &[(&'static str, &str)],
-    parts: &[(&'static str, &str)],
+    parts: &[(&'static str, &OsStr)],
 ) -> Result<Value, Failure> {
     let mut files: Vec<_> =
         model_files(path, variant)?.into_iter().map(|(inside, file)| ("file", inside, file)).collect();
@@ -148,7 +149,9 @@ fn model_files(path: &Path, variant: Option<&str>) -> Result<Vec<(String, PathBu
     } else {
         let weights = folder::single(&names).map_err(refused)?;
         tell!("{} has no {}; its one file of weights is taken: {weights}", path.display(), folder::INDEX);
-        return with_config(&path.join(weights));
+        // The file may have a name that is no UTF-8.
+        let file = found.iter().find(|(name, _)| name == weights).map(|(_, file)| file);
+        return with_config(file.unwrap_or(&path.join(weights)));
     };
     let chosen: Vec<String> = chosen.into_iter().map(str::to_owned).collect();
     found.retain(|(name, _)| chosen.contains(name));
@@ -170,7 +173,7 @@ fn read_folder(folder: &Path) -> Result<Vec<PathBuf>, Failure> {
     let mut entries = std::fs::read_dir(folder)
         .and_then(|entries| entries.map(|entry| entry.map(|entry| entry.path())).collect::<Result<Vec<_>, _>>())
         .with_context(|| format!("could not read {}", shown(folder)))?;
-    entries.retain(|path| path.file_name().and_then(|name| name.to_str()).is_some_and(|name| !name.starts_with('.')));
+    entries.retain(|path| path.file_name().is_some_and(|name| !name.as_encoded_bytes().starts_with(b".")));
     entries.sort();
     Ok(entries)
 }

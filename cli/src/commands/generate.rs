@@ -1,5 +1,6 @@
 //! `pyrograph generate PROMPT`: generates pictures and downloads them.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -53,10 +54,10 @@ pub(crate) struct Generate {
     pub loras: Vec<Lora>,
     /// Input picture for image to image: a file, or the id of an input or of an earlier picture
     #[arg(long, value_name = "FILE_OR_ID")]
-    pub image: Option<String>,
+    pub image: Option<OsString>,
     /// Mask for inpainting, white where the picture is repainted: a file or an id
     #[arg(long, value_name = "FILE_OR_ID", requires = "input")]
-    pub mask: Option<String>,
+    pub mask: Option<OsString>,
     /// How much of the input picture may change, 0 to 1 [default: the model's; 1 with a mask]
     #[arg(long, value_name = "S", requires = "input", value_parser = finite, allow_negative_numbers = true)]
     pub strength: Option<f64>,
@@ -175,8 +176,10 @@ impl Generate {
         optional("prompt_syntax", self.prompt_syntax.map(|syntax| syntax.as_str().into()));
         optional("model", self.model.clone().map(Value::from));
         optional("negative_prompt", self.negative_prompt.clone().map(Value::from));
-        optional("image", self.image.clone().map(Value::from));
-        optional("mask", self.mask.clone().map(Value::from));
+        // Ids by now, which are UTF-8.
+        for (field, picture) in [("image", &self.image), ("mask", &self.mask)] {
+            optional(field, picture.as_ref().map(|picture| picture.to_string_lossy().into()));
+        }
         optional("strength", self.strength.map(Value::from));
         optional("scheduler", self.scheduler.clone().map(Value::from));
         optional("clip_skip", self.clip_skip.map(Value::from));
@@ -218,10 +221,12 @@ impl Generate {
             None => Map::new(),
         };
         for picture in [&mut self.image, &mut self.mask].into_iter().flatten() {
-            if Path::new(picture.as_str()).exists() {
-                *picture = unless_interrupted(create_input(&client, Path::new(picture.as_str()))).await?;
-            } else if picture.parse::<uuid::Uuid>().is_err() {
-                return Err(Failure::Usage(format!("there is no file {picture}, and it is not the id of a picture")));
+            let path = Path::new(picture);
+            if path.exists() {
+                *picture = unless_interrupted(create_input(&client, path)).await?.into();
+            } else if picture.to_str().is_none_or(|id| id.parse::<uuid::Uuid>().is_err()) {
+                let shown = shown(path);
+                return Err(Failure::Usage(format!("there is no file {shown}, and it is not the id of a picture")));
             }
         }
         let request = self.request(recorded);

@@ -68,7 +68,7 @@ fn scope(text: &str) -> Result<Scope, String> {
 
 /// A time after now.
 fn expiry(text: &str) -> Result<DateTime<Utc>, String> {
-    let time = humantime::parse_duration(text).map_err(|_| "it is not a time such as 30d or 12h".to_owned())?;
+    let time = humantime::parse_duration(text).map_err(|_| "it is not a duration such as 30d or 12h".to_owned())?;
     let expiry = TimeDelta::from_std(time).ok().and_then(|time| Utc::now().checked_add_signed(time));
     expiry.filter(|expiry| expiry.year() <= 9999).ok_or_else(|| "it ends after the year 9999".to_owned())
 }
@@ -164,4 +164,20 @@ fn shown(key: &Key) -> Value {
         "created_at": key.created_at, "expires_at": key.expires_at, "last_used_at": key.last_used_at,
         "revoked_at": key.revoked_at,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_expiry_is_a_duration() {
+        for text in ["30d", "12h", "1year 2s"] {
+            assert!(expiry(text).unwrap() > Utc::now(), "{text}");
+        }
+        for text in ["", "3", "soon", "-1d", "2027-01-31T12:00:00Z"] {
+            assert_eq!(expiry(text).unwrap_err(), "it is not a duration such as 30d or 12h", "{text}");
+        }
+        assert!(expiry("9000years").unwrap_err().contains("9999"));
+    }
 }

@@ -1,5 +1,7 @@
 //! `pyrograph models`: the checkpoints and LoRAs on the server.
 
+use std::ffi::{OsStr, OsString};
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
 
 use bytesize::ByteSize;
@@ -10,7 +12,7 @@ use super::swap::SwapOptions;
 use super::{Outcome, print_json};
 use crate::client::{Client, ClientOptions, Model, follow, follow_import, import_model, unless_interrupted};
 use crate::failure::Failure;
-use crate::output::say;
+use crate::output::{say, shown};
 use crate::table::Table;
 use crate::whole_file;
 
@@ -77,7 +79,7 @@ Examples:
 struct Import {
     /// A diffusers or PEFT folder, a safetensors or GGUF file of any name, an https URL of one, or
     /// hf:OWNER/NAME[/PATH][@REVISION]
-    source: String,
+    source: OsString,
     /// Name of the new model
     #[arg(long, value_name = "NAME")]
     name: String,
@@ -89,13 +91,13 @@ struct Import {
     base: Option<String>,
     /// Text encoder (CLIP), if the file has none
     #[arg(long, value_name = "SOURCE")]
-    text_encoder: Option<String>,
+    text_encoder: Option<OsString>,
     /// Second text encoder (T5 for FLUX.1), if the file has none
     #[arg(long = "text-encoder-2", value_name = "SOURCE")]
-    text_encoder_2: Option<String>,
+    text_encoder_2: Option<OsString>,
     /// Autoencoder, if the file has none
     #[arg(long, value_name = "SOURCE")]
-    vae: Option<String>,
+    vae: Option<OsString>,
     /// Checkpoint on the server to take the missing parts from, by name or id
     #[arg(long, value_name = "NAME")]
     like: Option<String>,
@@ -113,7 +115,8 @@ struct Import {
 }
 
 /// The `source` of a request; `None` for a local path.
-fn remote(source: &str) -> Option<Value> {
+fn remote(source: &OsStr) -> Option<Value> {
+    let source = source.to_str()?;
     if source.starts_with("https://") || source.starts_with("http://") {
         return Some(json!({ "kind": "url", "url": source }));
     }
@@ -182,7 +185,7 @@ impl Import {
     }
 
     /// The separate parts.
-    fn parts(&self) -> Vec<(&'static str, &str)> {
+    fn parts(&self) -> Vec<(&'static str, &OsStr)> {
         given([("text_encoder", &self.text_encoder), ("text_encoder_2", &self.text_encoder_2), ("vae", &self.vae)])
     }
 
@@ -254,11 +257,14 @@ pub(crate) async fn check_checkpoint(client: &Client, flag: &str, model: &str) -
     }
 }
 
-fn given<'a, const N: usize>(fields: [(&'static str, &'a Option<String>); N]) -> Vec<(&'static str, &'a str)> {
+fn given<'a, T: Deref, const N: usize>(
+    fields: [(&'static str, &'a Option<T>); N],
+) -> Vec<(&'static str, &'a T::Target)> {
     fields.into_iter().filter_map(|(field, value)| Some((field, value.as_deref()?))).collect()
 }
 
-fn mixed(path: &str) -> Failure {
+fn mixed(path: &OsStr) -> Failure {
+    let path = shown(Path::new(path));
     Failure::Usage(format!("{path}: a file and its parts must all be on this machine, or all elsewhere"))
 }
 

@@ -20,7 +20,7 @@ pub(crate) struct Usage {
     /// Last day [default: today]
     #[arg(long, value_name = "YYYY-MM-DD")]
     to: Option<String>,
-    /// day, model and key, or some of them, with commas
+    /// day, model and key (or account of the Hugging Face Hub), or some of them, with commas
     #[arg(long, value_name = "GROUPS")]
     group_by: Option<String>,
     #[command(flatten)]
@@ -32,6 +32,7 @@ struct Group {
     day: Option<String>,
     model: Option<String>,
     key: Option<String>,
+    account: Option<String>,
     jobs: i64,
     gpu_seconds: f64,
     bytes: u64,
@@ -63,7 +64,7 @@ impl Usage {
             table.row([
                 or_dash(group.day),
                 or_dash(group.model),
-                or_dash(group.key),
+                or_dash(group.key.or(group.account)),
                 group.jobs.to_string(),
                 format!("{:.1}", group.gpu_seconds),
                 ByteSize(group.bytes).to_string(),

@@ -25,9 +25,10 @@ impl Workers {
         let mut table = Table::new(["NAME", "DEVICE", "QUEUES", "LOADED", "JOB", "VERSION", "SEEN", "ID"]);
         for worker in workers {
             let worker: Worker = Client::understand(worker)?;
-            let loaded = worker.resident.into_iter().map(|resident| match resident.model {
-                Some(model) => model.name,
-                None => resident.sha256.chars().take(12).collect(),
+            let loaded = worker.resident.into_iter().map(|resident| match (resident.model, resident.sha256) {
+                (Some(model), _) => model.name,
+                (None, Some(sha256)) => sha256.chars().take(12).collect(),
+                (None, None) => "(other project)".to_owned(),
             });
             let paused = worker.paused.into_iter().map(|reason| format!("paused: {reason}"));
             let others = (worker.other_jobs > 0).then(|| format!("{} of other projects", worker.other_jobs));

@@ -62,6 +62,16 @@ pub(super) fn are_finite(data: &TensorData) -> bool {
     }
 }
 
+/// Whether all values are 0. Types other than f32, f16 and bf16 count as not.
+pub(super) fn are_zero(data: &TensorData) -> bool {
+    // A negative zero has the sign bit.
+    match data.dtype() {
+        DType::F32 => data.as_bytes().as_chunks().0.iter().all(|b| u32::from_le_bytes(*b) << 1 == 0),
+        DType::F16 | DType::BF16 => data.as_bytes().as_chunks().0.iter().all(|b| u16::from_le_bytes(*b) << 1 == 0),
+        _ => false,
+    }
+}
+
 /// Whether no number has all bits of `exponent` set. It has no early exit, so that it runs at memory speed.
 fn all_below<const N: usize, T: Copy + PartialEq + BitAnd<Output = T>>(
     bytes: &[u8],

@@ -45,8 +45,8 @@ pub fn save<M: Module>(network: &M, path: &Path, dtype: DType, metadata: &BTreeM
     write(path, collector.tensors.into_iter().collect::<Result<_>>()?, metadata)
 }
 
-/// Writes tensors in the given order. Errors: `Invalid` for values that are not finite, perhaps only in the dtype of
-/// the file, which may have a smaller range than theirs.
+/// Writes tensors in the given order. Errors: `Invalid` for values that the dtype of the file cannot hold: any that is
+/// not finite in it, or all of a tensor that are 0 only in it.
 pub fn write(path: &Path, tensors: Vec<Stored>, metadata: &BTreeMap<String, String>) -> Result<()> {
     let scratch = Scratch::beside(path);
     scratch.fill(tensors, metadata).map_err(|error| match error {
@@ -119,9 +119,13 @@ impl Scratch {
         file.write_all(&(header.len() as u64).to_le_bytes())?;
         file.write_all(header.as_bytes())?;
         for Stored { name, values, dtype, .. } in tensors {
-            let data = values.cast(dtype).into_data();
+            let data = values.clone().cast(dtype).into_data();
+            let refused = |why| Err(Error::Invalid(format!("{name}: {why} in {dtype:?}")).into());
             if !values::are_finite(&data) {
-                return Err(Error::Invalid(format!("{name}: it holds values that are not finite in {dtype:?}")).into());
+                return refused("it holds values that are not finite");
+            }
+            if values::are_zero(&data) && !values::are_zero(&values.into_data()) {
+                return refused("its values are so small that all of them are 0");
             }
             file.write_all(data.as_bytes())?;
         }

@@ -224,6 +224,27 @@ fn no_export_holds_values_that_its_type_cannot() {
     }
 }
 
+/// The smallest number of f16 is 6e-8; bf16 goes down as far as f32.
+#[test]
+fn no_export_is_without_effect_because_of_its_type() {
+    let folder = TempDir::new().unwrap();
+    let written = folder.path().join("export.safetensors");
+    let export_of = |down: f32, up: f32, dtype| {
+        let file = open_of(MODULE, &folder, 2, (down, up), Some(2.0), "{}").unwrap();
+        export(&file, Format::Peft, dtype, &written).map_err(|error| error.to_string())
+    };
+    let why = export_of(1e-8, 0.5, Dtype::F16).unwrap_err();
+    assert!(why.contains("to_q.lora_A.weight: its values are so small that all of them are 0 in F16"), "{why}");
+    assert!(!written.exists());
+    for (up, dtype) in [(0.5, Dtype::F32), (0.5, Dtype::Bf16)] {
+        export_of(1e-8, up, dtype).unwrap();
+    }
+    // Zeros that the file has already: a factor that was never trained.
+    for up in [0.0, -0.0] {
+        export_of(1e-7, up, Dtype::F16).unwrap();
+    }
+}
+
 #[test]
 fn an_adapter_of_a_training_is_finite() {
     let folder = TempDir::new().unwrap();

@@ -11,6 +11,7 @@ use utoipa::ToSchema;
 use crate::delivery::request::{Plan, ResponseFormat, Stated};
 use crate::faults::Faults;
 use crate::input::SourceImage;
+use crate::limits::seed;
 use crate::model::{Model, ModelKind};
 use crate::{Error, InputId, Result, integer, object};
 
@@ -180,11 +181,7 @@ pub(super) fn params(
         ));
     }
     let (defaults, family) = (&model.defaults, model.family()?);
-    faults.take(check_prompt("prompt", &request.prompt, 1));
-    if let Some(negative) = &request.negative_prompt {
-        faults.take(check_prompt("negative_prompt", negative, 0));
-    }
-    faults.take(check_pictures(request));
+    check_texts(request, faults);
     if request.clip_skip.is_some() && !family.skips_clip_layers() {
         let message = format!("{family} does not read the layers of CLIP.");
         faults.take(Err::<(), _>(Error::invalid("clip_skip", message)));
@@ -195,21 +192,13 @@ pub(super) fn params(
     }
     let steps = request.num_inference_steps.unwrap_or(defaults.num_inference_steps);
     let steps = faults.take(in_range("num_inference_steps", steps, limits::STEPS));
-    let is_upload = request.response_format == Some(ResponseFormat::Upload);
-    let format_by_default = if is_upload { OutputFormat::Jpeg } else { OutputFormat::default() };
-    let output_format = request.output_format.unwrap_or(format_by_default);
     let in_range_if_stated =
         |field, stated: Option<u32>, range| stated.map(|it| in_range(field, it, range)).transpose();
     let guidance_scale = request.guidance_scale.unwrap_or(defaults.guidance_scale);
     let true_cfg_scale = request.true_cfg_scale.unwrap_or(defaults.true_cfg_scale);
     let side = |field, stated: Option<u32>, default| stated.map_or(Ok(default), |pixels| on_grid(field, pixels, model));
     let num_images = faults.take(in_range("num_images", request.num_images.unwrap_or(1), limits::NUM_IMAGES));
-    let stated = Stated {
-        urls: request.upload_urls.as_deref(),
-        url: request.upload_url.as_deref(),
-        headers: request.upload_headers.as_ref(),
-    };
-    let plan = Plan::of(request.response_format.unwrap_or_default(), stated, num_images, guard, faults);
+    let plan = plan(request, num_images, guard, faults);
     let params = GenerationParams {
         prompt: request.prompt.clone(),
         negative_prompt: request.negative_prompt.clone(),
@@ -226,10 +215,53 @@ pub(super) fn params(
         scheduler: faults.take(scheduler(request.scheduler.as_deref(), model)),
         clip_skip: faults.take(in_range_if_stated("clip_skip", request.clip_skip, limits::CLIP_SKIP)),
         preview_every: faults.take(in_range_if_stated("preview_every", request.preview_every, limits::STEPS)),
-        output_format,
-        output_quality: faults.take(output_quality(output_format, request.output_quality, is_upload)),
+        output_format: output_format(request),
+        output_quality: faults.take(output_quality(request)),
     };
     Ok((params, plan))
+}
+
+/// As [`params`], for a request whose model is not there or makes no pictures: adds the values that no model takes.
+pub(super) fn check_without_model(request: &GenerationRequest, guard: &Guard, faults: &mut Faults) {
+    check_texts(request, faults);
+    for (field, stated, range) in [
+        ("num_images", request.num_images, limits::NUM_IMAGES),
+        ("num_inference_steps", request.num_inference_steps, limits::STEPS),
+        ("width", request.width, limits::SIDES),
+        ("height", request.height, limits::SIDES),
+        ("clip_skip", request.clip_skip, limits::CLIP_SKIP),
+        ("preview_every", request.preview_every, limits::STEPS),
+    ] {
+        faults.take(stated.map(|value| in_range(field, value, range)).transpose());
+    }
+    for (field, stated, range) in [
+        ("guidance_scale", request.guidance_scale, limits::GUIDANCE),
+        ("true_cfg_scale", request.true_cfg_scale, limits::GUIDANCE),
+        ("strength", request.strength.filter(|_| request.image.is_some()), limits::STRENGTH),
+    ] {
+        faults.take(stated.map(|value| in_range(field, value, range)).transpose());
+    }
+    faults.take(output_quality(request));
+    faults.take(seed(request.seed, 1));
+    plan(request, request.num_images.unwrap_or(1), guard, faults);
+}
+
+/// How the pictures are to be delivered.
+fn plan(request: &GenerationRequest, num_images: u32, guard: &Guard, faults: &mut Faults) -> Plan {
+    let stated = Stated {
+        urls: request.upload_urls.as_deref(),
+        url: request.upload_url.as_deref(),
+        headers: request.upload_headers.as_ref(),
+    };
+    Plan::of(request.response_format.unwrap_or_default(), stated, num_images, guard, faults)
+}
+
+fn check_texts(request: &GenerationRequest, faults: &mut Faults) {
+    faults.take(check_prompt("prompt", &request.prompt, 1));
+    if let Some(negative) = &request.negative_prompt {
+        faults.take(check_prompt("negative_prompt", negative, 0));
+    }
+    faults.take(check_pictures(request));
 }
 
 /// How much of `image` may change, if there is one. Errors: `Invalid` for a value outside the range, and for one that
@@ -250,9 +282,19 @@ fn strength(request: &GenerationRequest, steps: u32, model: &Model) -> Result<Op
 /// Quality of JPEG files that are uploaded, unless the request states another one.
 const UPLOAD_QUALITY: u8 = 65;
 
-fn output_quality(format: OutputFormat, requested: Option<u8>, is_upload: bool) -> Result<Option<u8>> {
-    match (format.default_quality(), requested) {
-        (Some(_), None) if is_upload && format == OutputFormat::Jpeg => Ok(Some(UPLOAD_QUALITY)),
+fn is_upload(request: &GenerationRequest) -> bool {
+    request.response_format == Some(ResponseFormat::Upload)
+}
+
+fn output_format(request: &GenerationRequest) -> OutputFormat {
+    let default = if is_upload(request) { OutputFormat::Jpeg } else { OutputFormat::default() };
+    request.output_format.unwrap_or(default)
+}
+
+fn output_quality(request: &GenerationRequest) -> Result<Option<u8>> {
+    let format = output_format(request);
+    match (format.default_quality(), request.output_quality) {
+        (Some(_), None) if is_upload(request) && format == OutputFormat::Jpeg => Ok(Some(UPLOAD_QUALITY)),
         (None, None) => Ok(None),
         (None, Some(_)) => {
             let message = format!("{} is lossless and has no quality.", format.as_str().to_uppercase());

@@ -114,12 +114,20 @@ impl GenerationService {
     /// Errors: `NotFound` for a model that is not there, `Invalid` naming the field, also if no running worker has the
     /// memory for it; `OverQuota`.
     pub async fn create(&self, caller: &Caller, mut request: GenerationRequest) -> Result<Generation> {
-        let model = self.catalog.get(caller, request.model.as_deref().unwrap_or(DEFAULT_MODEL));
-        let model = model.await.map_err(|error| error.in_field("model"))?;
+        let (mut faults, mut tags) = (Faults::default(), Vec::new());
+        let model = self.catalog.get(caller, request.model.as_deref().unwrap_or(DEFAULT_MODEL)).await;
+        let model = model.map_err(|error| error.in_field("model"));
+        let checked =
+            model.and_then(|model| Ok((request::params(&request, &model, &self.outbound, &mut faults)?, model)));
+        let ((mut params, plan), model) = match checked {
+            Ok(checked) => checked,
+            Err(error) => {
+                request::check_without_model(&request, &self.outbound, &mut faults);
+                return faults.fail(error);
+            }
+        };
         let lora_requests = std::mem::take(&mut request.loras);
         let stated = lora_requests.len();
-        let (mut faults, mut tags) = (Faults::default(), Vec::new());
-        let (mut params, plan) = request::params(&request, &model, &self.outbound, &mut faults)?;
         let seed = faults.take(seed(request.seed, params.num_images));
         let prompt = Prompt { text: &params.prompt, syntax: params.prompt_syntax };
         let loras = loras::of(&self.catalog, caller, &model, lora_requests, prompt, &mut tags).await;
@@ -333,9 +341,9 @@ pub(super) async fn insert(executor: impl PgExecutor<'_>, new: &[&New], admitted
              SELECT id FROM inputs WHERE id = ANY($13) ORDER BY id FOR KEY SHARE
            ), requested AS (
              SELECT * FROM unnest($2::uuid[], $3::uuid[], $4::uuid[], $5::int[], $6::jsonb[], $7::int8[], $14::uuid[],
-                                  $15::jsonb[], $17::uuid[], $18::int8[], $20::text[])
+                                  $15::jsonb[], $17::uuid[], $18::int8[], $20::text[], $28::text[])
                AS a(id, retry_of, model_id, total_steps, params, seed, project_id, warnings, key_id, source_bytes,
-                    response_format)
+                    response_format, account)
            ), refused AS (
              SELECT a.id FROM requested a JOIN projects p ON p.id = a.project_id WHERE p.limited AND NOT $19
            ), asked AS (
@@ -344,8 +352,9 @@ pub(super) async fn insert(executor: impl PgExecutor<'_>, new: &[&New], admitted
                AND NOT EXISTS (SELECT FROM used WHERE generation_id = a.id AND used.model_id NOT IN (SELECT id FROM needed))
                AND NOT EXISTS (SELECT FROM begun WHERE generation_id = a.id AND input_id NOT IN (SELECT id FROM there))
            ), job AS (
-             INSERT INTO jobs (id, subject, kind, total_steps, last_sequence, base_sha256, retry_of, project_id, key_id)
-             SELECT asked.id, asked.id, 'generation', total_steps, 1, sha256, retry_of, project_id, key_id
+             INSERT INTO jobs (id, subject, kind, total_steps, last_sequence, base_sha256, retry_of, project_id, key_id,
+                               account)
+             SELECT asked.id, asked.id, 'generation', total_steps, 1, sha256, retry_of, project_id, key_id, account
              FROM asked JOIN needed ON needed.id = model_id
              RETURNING id, created_at
            ), queued AS (
@@ -405,6 +414,7 @@ pub(super) async fn insert(executor: impl PgExecutor<'_>, new: &[&New], admitted
         &deliveries.urls as &[Option<String>],
         &deliveries.queries as &[Option<String>],
         &deliveries.headers as &[Option<serde_json::Value>],
+        &new.iter().map(|one| one.caller.account().map(str::to_owned)).collect::<Vec<_>>() as &[Option<String>],
     );
     let written: HashMap<GenerationId, Written> = bounded(insert.fetch_all(executor))
         .await?

@@ -24,6 +24,8 @@ pub struct NewJob<'a> {
     pub project: ProjectId,
     /// The key of the caller who asks for it, if there is one.
     pub key: Option<KeyId>,
+    /// The account of the Hugging Face Hub of the caller who asks for it, if there is one.
+    pub account: Option<&'a str>,
     pub kind: JobKind,
     /// Id of the generation, training, import or export; the job gets the same.
     pub subject: Uuid,
@@ -41,13 +43,14 @@ pub struct NewJob<'a> {
     pub local: bool,
 }
 
-impl NewJob<'_> {
+impl<'a> NewJob<'a> {
     /// A job of the caller's project, of default priority, that needs no models and makes none.
-    pub fn new(caller: &Caller, kind: JobKind, subject: impl Into<Uuid>) -> Self {
+    pub fn new(caller: &'a Caller, kind: JobKind, subject: impl Into<Uuid>) -> Self {
         let subject = subject.into();
         Self {
             project: caller.project(),
             key: caller.key(),
+            account: caller.account(),
             kind,
             subject,
             priority: 0,
@@ -78,8 +81,8 @@ pub async fn enqueue(connection: &mut PgConnection, new: NewJob<'_>) -> Result<J
                  SELECT id FROM models WHERE id = ANY($5) AND deleted_at IS NULL ORDER BY id FOR KEY SHARE),
              job AS (
                  INSERT INTO jobs (id, subject, kind, priority, total_steps, makes, retry_of, project_id, local,
-                     key_id, last_sequence)
-                 SELECT $1, $1, $2, $3, $4, $6, $7, $8, $9 OR EXISTS (SELECT FROM jobs WHERE id = $7 AND local), $10, 1
+                     key_id, account, last_sequence)
+                 SELECT $1, $1, $2, $3, $4, $6, $7, $8, $9 OR EXISTS (SELECT FROM jobs WHERE id = $7 AND local), $10, $11, 1
                  WHERE (SELECT count(*) FROM needed) = cardinality($5)
                  RETURNING id),
              need AS (
@@ -95,6 +98,7 @@ pub async fn enqueue(connection: &mut PgConnection, new: NewJob<'_>) -> Result<J
             new.project as ProjectId,
             new.local,
             new.key as Option<KeyId>,
+            new.account,
         )
         .execute(&mut *connection),
     )

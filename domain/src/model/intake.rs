@@ -671,12 +671,16 @@ pub(crate) async fn insert_made(
     record_made(connection, claim, model).await
 }
 
-/// Writes down the model that a job has made, with the key that asked for the job and the id of the training or import.
+/// Writes down the model that a job has made, with who asked for the job and the id of the training or import.
 async fn record_made(connection: &mut sqlx::PgConnection, claim: &Claim, model: &Model) -> Result<()> {
-    let key = sqlx::query_scalar!(r#"SELECT key_id AS "key: KeyId" FROM jobs WHERE id = $1"#, claim.job as JobId)
+    let asker = sqlx::query!(r#"SELECT key_id AS "key: KeyId", account FROM jobs WHERE id = $1"#, claim.job as JobId)
         .fetch_one(&mut *connection)
         .await?;
-    let principal = key.map_or(Principal::Anonymous, Principal::Key);
+    let principal = match (asker.key, asker.account) {
+        (Some(key), _) => Principal::Key(key),
+        (None, Some(account)) => Principal::Hub(account.into()),
+        (None, None) => Principal::Anonymous,
+    };
     let caller = Caller::new(model.project, principal, Scopes::of(&[]));
     let details = serde_json::json!({ "name": model.name, claim.kind.as_str(): claim.subject });
     audit::record(connection, &caller, "model.create", model.id, details).await

@@ -22,7 +22,7 @@ pub enum UsageGroup {
     Day,
     /// Checkpoints, and LoRAs that are exported.
     Model,
-    /// Keys that asked for the jobs.
+    /// Keys that asked for the jobs, and accounts of the Hugging Face Hub.
     Key,
 }
 
@@ -67,6 +67,8 @@ pub struct GroupUsage {
     pub model: Option<Option<String>>,
     /// `Some(None)` for jobs that were asked for without a key.
     pub key: Option<Option<KeyId>>,
+    /// The account of the Hugging Face Hub, when grouped by key; `Some(None)` for jobs that were asked for without one.
+    pub account: Option<Option<String>>,
     /// Jobs that were created.
     pub jobs: i64,
     /// Seconds for which devices were held, in attempts that have ended.
@@ -77,7 +79,7 @@ pub struct GroupUsage {
     pub cost: Option<Cost>,
 }
 
-type Group = (Option<NaiveDate>, Option<Option<String>>, Option<Option<KeyId>>);
+type Group = (Option<NaiveDate>, Option<Option<String>>, Option<(Option<KeyId>, Option<String>)>);
 
 #[derive(Default)]
 struct Sum {
@@ -102,20 +104,20 @@ pub async fn summary(
     // The ids of jobs begin with the time. The clocks of servers may differ.
     let first = (start - TimeDelta::hours(1)).timestamp_millis().unsigned_abs();
     let rows = sqlx::query!(
-        r#"SELECT u.day AS "day!", u.key_id AS "key: KeyId", (SELECT name FROM models WHERE id = u.model_id) AS model,
+        r#"SELECT u.day AS "day!", u.key_id AS "key: KeyId", u.account, (SELECT name FROM models WHERE id = u.model_id) AS model,
                   sum(u.jobs)::bigint AS "jobs!", sum(u.gpu_seconds) AS "gpu_seconds!", sum(u.bytes)::bigint AS "bytes!"
            FROM (
-             SELECT (j.created_at AT TIME ZONE 'UTC')::date AS day, j.key_id, model_of_job(j.id) AS model_id,
+             SELECT (j.created_at AT TIME ZONE 'UTC')::date AS day, j.key_id, j.account, model_of_job(j.id) AS model_id,
                     1 AS jobs, 0::float8 AS gpu_seconds,
                     (SELECT coalesce(sum(a.bytes), 0) FROM artifacts a WHERE a.job_id = j.id) AS bytes
              FROM jobs j
              WHERE j.project_id = $1 AND j.subject >= $4 AND j.created_at >= $2 AND j.created_at < $3
              UNION ALL
-             SELECT (t.ended_at AT TIME ZONE 'UTC')::date, j.key_id, model_of_job(j.id), 0, t.gpu_seconds, 0
+             SELECT (t.ended_at AT TIME ZONE 'UTC')::date, j.key_id, j.account, model_of_job(j.id), 0, t.gpu_seconds, 0
              FROM attempts t JOIN jobs j ON j.id = t.job_id
              WHERE t.project_id = $1 AND t.ended_at >= $2 AND t.ended_at < $3
            ) AS u
-           GROUP BY u.day, u.key_id, u.model_id"#,
+           GROUP BY u.day, u.key_id, u.account, u.model_id"#,
         caller.project() as ProjectId,
         start,
         end,
@@ -130,7 +132,7 @@ pub async fn summary(
         let group = (
             by(UsageGroup::Day).then_some(row.day),
             by(UsageGroup::Model).then_some(row.model),
-            by(UsageGroup::Key).then_some(row.key),
+            by(UsageGroup::Key).then_some((row.key, row.account)),
         );
         let sum = groups.entry(group).or_default();
         sum.jobs += row.jobs;
@@ -142,14 +144,10 @@ pub async fn summary(
         let message = format!("There are more than {MAX_GROUPS} groups; ask for fewer days or other groups.");
         return Err(Error::invalid("group_by", message));
     }
-    let group = |((day, model, key), Sum { jobs, used, amount })| GroupUsage {
-        day,
-        model,
-        key,
-        jobs,
-        gpu_seconds: used.gpu_seconds,
-        bytes: used.bytes,
-        cost: prices.map(|prices| prices.cost_of(amount)),
+    let group = |((day, model, asker), Sum { jobs, used, amount }): (Group, Sum)| {
+        let (key, account) = asker.unzip();
+        let cost = prices.map(|prices| prices.cost_of(amount));
+        GroupUsage { day, model, key, account, jobs, gpu_seconds: used.gpu_seconds, bytes: used.bytes, cost }
     };
     let groups = groups.into_iter().map(group).collect();
     Ok(Usage { from, to, stored_bytes: stored_bytes(caller, database).await?, groups })

@@ -74,8 +74,8 @@ async fn work_beside_the_engine_and_jobs_that_never_ran_hold_no_device() {
     assert_eq!(gpu_seconds(pool, waiting).await, (vec![], 0.0));
 
     let mut tx = pool.begin().await.unwrap();
-    let export = NewJob::new(&Caller::anonymous(), JobKind::Export, JobId::new());
-    let export = job::enqueue(&mut tx, export).await.unwrap();
+    let caller = Caller::anonymous();
+    let export = job::enqueue(&mut tx, NewJob::new(&caller, JobKind::Export, JobId::new())).await.unwrap();
     tx.commit().await.unwrap();
     let held = claim(pool, &patient()).await.unwrap();
     backdate(pool, export, 100.0).await;
@@ -85,18 +85,22 @@ async fn work_beside_the_engine_and_jobs_that_never_ran_hold_no_device() {
 }
 
 #[tokio::test]
-async fn a_job_knows_the_key_that_asked_for_it() {
+async fn a_job_knows_who_asked_for_it() {
     let database = Database::fresh().await;
     let pool = database.pool();
     // No row: the key is gone.
     let key = KeyId::new();
-    for (principal, expected) in [(Principal::Key(key), Some(key)), (Principal::Anonymous, None)] {
+    for (principal, expected) in [
+        (Principal::Key(key), (Some(key), None)),
+        (Principal::Hub("jane".into()), (None, Some("jane".to_owned()))),
+        (Principal::Anonymous, (None, None)),
+    ] {
         let caller = Caller::new(ProjectId::DEFAULT, principal, Scopes::ALL);
         let mut tx = pool.begin().await.unwrap();
         let job = job::enqueue(&mut tx, NewJob::new(&caller, JobKind::Training, JobId::new())).await.unwrap();
         tx.commit().await.unwrap();
-        let stored: Option<KeyId> =
-            sqlx::query_scalar("SELECT key_id FROM jobs WHERE id = $1").bind(job.0).fetch_one(pool).await.unwrap();
+        let stored: (Option<KeyId>, Option<String>) =
+            sqlx::query_as("SELECT key_id, account FROM jobs WHERE id = $1").bind(job.0).fetch_one(pool).await.unwrap();
         assert_eq!(stored, expected);
     }
 }
