@@ -49,6 +49,7 @@ mod recipes;
 mod refusals;
 mod residency;
 mod resume;
+mod retention;
 mod road;
 mod secrets;
 mod set_up;
