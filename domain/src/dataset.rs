@@ -9,10 +9,12 @@ use chrono::{DateTime, Utc};
 use serde::Deserialize;
 use sqlx::PgConnection;
 use utoipa::ToSchema;
+use uuid::Uuid;
 
 use crate::limits::check_display_name;
 use crate::{
-    Caller, Database, DatasetId, Error, ExampleId, Page, PageRequest, ProjectId, Result, Storage, begin, deletion,
+    Caller, Database, DatasetId, Error, ExampleId, Page, PageRequest, ProjectId, Result, Storage, UploadId, begin,
+    deletion, leftover,
 };
 
 /// Most characters of a caption.
@@ -144,15 +146,26 @@ pub async fn delete(caller: &Caller, database: &Database, storage: &Storage, id:
         sqlx::query_scalar!("DELETE FROM examples WHERE dataset_id = $1 RETURNING storage_key", id as DatasetId)
             .fetch_all(&mut *tx)
             .await?;
-    keys.extend(
-        sqlx::query_scalar!("DELETE FROM uploads WHERE dataset_id = $1 RETURNING storage_key", id as DatasetId)
-            .fetch_all(&mut *tx)
-            .await?,
-    );
+    keys.extend(forget_uploads(&mut tx, &[id.into()]).await?);
     deletion::ask(&mut tx, &keys).await?;
     tx.commit().await?;
     deletion::now(database.pool(caller), storage, keys).await;
     Ok(())
+}
+
+/// Deletes the uploads of datasets, in the transaction that deletes these. Returns the keys of their objects, whose
+/// deletion is to be asked for.
+pub(crate) async fn forget_uploads(connection: &mut PgConnection, datasets: &[Uuid]) -> Result<Vec<String>> {
+    let gone = sqlx::query!(
+        r#"DELETE FROM uploads WHERE dataset_id = ANY($1) RETURNING id AS "id: UploadId", storage_key, expires_at"#,
+        datasets,
+    )
+    .fetch_all(&mut *connection)
+    .await?;
+    // A client may still have the URL.
+    let expiries: Vec<_> = gone.iter().map(|upload| (upload.id, upload.expires_at)).collect();
+    leftover::of_uploads(connection, &expiries).await?;
+    Ok(gone.into_iter().map(|upload| upload.storage_key).collect())
 }
 
 /// Removes one example and its bytes. Errors as [`delete`].

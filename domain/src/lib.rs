@@ -26,6 +26,7 @@
 //! | [`session`] | a browser that has logged in with a key |
 //! | [`access`], [`key`], scope | whether requests need a key, and what a key allows |
 //! | [`deletion`] | an object that is to be deleted, until it is |
+//! | [`leftover`] | what an attempt may have stored that is over |
 //! | [`sweep`], stray | the search for objects that no row names |
 //!
 //! Functions for users take a [`Caller`] and a [`Database`], and see the rows of the caller's project. Functions for
@@ -58,6 +59,7 @@ mod integer;
 pub mod job;
 pub mod jobs;
 pub mod key;
+pub mod leftover;
 pub mod limits;
 mod liveness;
 pub mod model;

@@ -14,10 +14,10 @@ use uuid::Uuid;
 
 pub use self::deletion::{Deletion, delete, purge, purge_deleted};
 pub(crate) use self::retention::enforce as enforce_retention;
+pub use self::retention::{Amount, Expired, Retention, RetentionChanges};
 use crate::faults::Faults;
 use crate::{
-    Caller, Database, Error, Page, PageRequest, ProjectId, QuotaChanges, Quotas, Result, audit, begin, bounded,
-    integer, object,
+    Caller, Database, Error, Page, PageRequest, ProjectId, QuotaChanges, Quotas, Result, audit, begin, bounded, object,
 };
 
 /// Most characters of a name.
@@ -31,25 +31,21 @@ pub struct ProjectRequest {
     /// Unique name.
     #[schema(min_length = 1, max_length = 63, pattern = "^[a-z0-9][a-z0-9_-]*$", example = "shop")]
     pub name: String,
+    /// By default everything is kept for ever.
+    #[serde(default, deserialize_with = "object::optional")]
+    pub retention: Option<RetentionChanges>,
 }
 
 /// Changes of a project. Fields that are left out stay.
 #[derive(Debug, Default, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-#[schema(example = json!({"quotas": {"queued_jobs": 100}, "retention_days": 30}))]
+#[schema(example = json!({"quotas": {"queued_jobs": 100}, "retention": {"outputs_days": 30}}))]
 pub struct ProjectChanges {
     #[serde(default, deserialize_with = "object::optional", skip_serializing_if = "Option::is_none")]
     pub quotas: Option<QuotaChanges>,
-    /// Days after which the generations and inputs of the project are deleted; null: never. A generation is counted
-    /// from its end, an input from its upload.
-    #[serde(default, deserialize_with = "integer::nullable::<_, _, 1, 36_500>")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<i32>, minimum = 1, maximum = 36500)]
-    pub retention_days: Option<Option<i32>>,
+    #[serde(default, deserialize_with = "object::optional", skip_serializing_if = "Option::is_none")]
+    pub retention: Option<RetentionChanges>,
 }
-
-/// Most days of retention.
-const MOST_DAYS: i32 = 36_500;
 
 /// A project that is not deleted.
 #[derive(Clone, Debug)]
@@ -57,8 +53,7 @@ pub struct Project {
     pub id: ProjectId,
     pub name: String,
     pub quotas: Quotas,
-    /// Days after which its generations and inputs are deleted; `None`: never.
-    pub retention_days: Option<i32>,
+    pub retention: Retention,
     pub created_at: DateTime<Utc>,
 }
 
@@ -71,7 +66,10 @@ struct Row {
     max_jobs_per_day: Option<i32>,
     max_gpu_seconds_per_day: Option<i64>,
     max_stored_bytes: Option<i64>,
-    retention_days: Option<i32>,
+    keep_outputs_days: Option<i32>,
+    keep_inputs_days: Option<i32>,
+    keep_events_days: Option<i32>,
+    keep_failed_jobs_days: Option<i32>,
     created_at: DateTime<Utc>,
 }
 
@@ -84,7 +82,13 @@ impl From<Row> for Project {
             gpu_seconds_per_day: row.max_gpu_seconds_per_day,
             stored_bytes: row.max_stored_bytes,
         };
-        Self { id: row.id, name: row.name, quotas, retention_days: row.retention_days, created_at: row.created_at }
+        let retention = Retention {
+            outputs_days: row.keep_outputs_days,
+            inputs_days: row.keep_inputs_days,
+            events_days: row.keep_events_days,
+            failed_jobs_days: row.keep_failed_jobs_days,
+        };
+        Self { id: row.id, name: row.name, quotas, retention, created_at: row.created_at }
     }
 }
 
@@ -93,7 +97,8 @@ macro_rules! select_projects {
         sqlx::query_as!(
             Row,
             r#"SELECT id AS "id: ProjectId", name, max_queued_jobs, max_running_jobs, max_jobs_per_day,
-                      max_gpu_seconds_per_day, max_stored_bytes, retention_days, created_at
+                      max_gpu_seconds_per_day, max_stored_bytes, keep_outputs_days, keep_inputs_days,
+                      keep_events_days, keep_failed_jobs_days, created_at
                FROM projects WHERE deleted_at IS NULL "# + $rest
             $(, $argument)*
         )
@@ -102,21 +107,35 @@ macro_rules! select_projects {
 
 /// Creates a project. Errors: `Invalid`; `Conflict` for a name that is taken.
 pub async fn create(caller: &Caller, database: &Database, request: ProjectRequest) -> Result<Project> {
-    check_name(&request.name)?;
+    let mut faults = Faults::default();
+    faults.take(check_name(&request.name));
+    let changes = request.retention.unwrap_or_default();
+    changes.check(&mut faults);
+    faults.check()?;
+    let retention = changes.apply(Retention::default());
     let id = ProjectId::new();
     let mut tx = begin(database.pool(caller)).await?;
     let created_at = sqlx::query_scalar!(
-        "INSERT INTO projects (id, name) VALUES ($1, $2) ON CONFLICT (name) WHERE deleted_at IS NULL DO NOTHING
+        "INSERT INTO projects (id, name, keep_outputs_days, keep_inputs_days, keep_events_days, keep_failed_jobs_days)
+         VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (name) WHERE deleted_at IS NULL DO NOTHING
          RETURNING created_at",
         id as ProjectId,
         request.name,
+        retention.outputs_days,
+        retention.inputs_days,
+        retention.events_days,
+        retention.failed_jobs_days,
     )
     .fetch_optional(&mut *tx)
     .await?
     .ok_or_else(|| Error::conflict_in("name", format!("There is a project named `{}` already.", request.name)))?;
-    audit::record(&mut tx, caller, "project.create", id, json!({ "name": request.name })).await?;
+    let mut details = json!({ "name": request.name });
+    if let Some(stated) = request.retention {
+        details["retention"] = json!(stated);
+    }
+    audit::record(&mut tx, caller, "project.create", id, details).await?;
     tx.commit().await?;
-    Ok(Project { id, name: request.name, quotas: Quotas::default(), retention_days: None, created_at })
+    Ok(Project { id, name: request.name, quotas: Quotas::default(), retention, created_at })
 }
 
 /// Lists the projects, newest first.
@@ -146,21 +165,15 @@ pub async fn change(
     name_or_id: &str,
     changes: ProjectChanges,
 ) -> Result<Project> {
-    let mut faults = Faults::default();
-    if let Some(quotas) = &changes.quotas {
-        quotas.check(&mut faults);
-    }
-    if let Some(days) = changes.retention_days.flatten() {
-        faults.take(requests::in_range("retention_days", days, 1..=MOST_DAYS));
-    }
-    faults.check()?;
+    changes.check()?;
     let mut tx = begin(database.pool(caller)).await?;
     let mut project = lock(&mut tx, name_or_id).await?;
     project.quotas = changes.quotas.unwrap_or_default().apply(project.quotas);
-    project.retention_days = changes.retention_days.unwrap_or(project.retention_days);
+    project.retention = changes.retention.unwrap_or_default().apply(project.retention);
     sqlx::query!(
         "UPDATE projects SET max_queued_jobs = $2, max_running_jobs = $3, max_jobs_per_day = $4,
-                max_gpu_seconds_per_day = $5, max_stored_bytes = $6, retention_days = $7
+                max_gpu_seconds_per_day = $5, max_stored_bytes = $6, keep_outputs_days = $7,
+                keep_inputs_days = $8, keep_events_days = $9, keep_failed_jobs_days = $10
          WHERE id = $1",
         project.id as ProjectId,
         project.quotas.queued_jobs,
@@ -168,13 +181,44 @@ pub async fn change(
         project.quotas.jobs_per_day,
         project.quotas.gpu_seconds_per_day,
         project.quotas.stored_bytes,
-        project.retention_days,
+        project.retention.outputs_days,
+        project.retention.inputs_days,
+        project.retention.events_days,
+        project.retention.failed_jobs_days,
     )
     .execute(&mut *tx)
     .await?;
     audit::record(&mut tx, caller, "project.change", project.id, json!(changes)).await?;
     tx.commit().await?;
     Ok(project)
+}
+
+/// What the project would have to delete at once after the changes, which are not made. Errors as [`change`].
+pub async fn would_delete(
+    caller: &Caller,
+    database: &Database,
+    name_or_id: &str,
+    changes: &ProjectChanges,
+) -> Result<Expired> {
+    changes.check()?;
+    let project = get(caller, database, name_or_id).await?;
+    let retention = changes.retention.unwrap_or_default().apply(project.retention);
+    let mut connection = database.pool(caller).acquire().await?;
+    retention::expired(&mut connection, project.id, &retention).await
+}
+
+impl ProjectChanges {
+    /// Errors: `Invalid` naming all fields outside their range.
+    fn check(&self) -> Result<()> {
+        let mut faults = Faults::default();
+        if let Some(quotas) = &self.quotas {
+            quotas.check(&mut faults);
+        }
+        if let Some(retention) = &self.retention {
+            retention.check(&mut faults);
+        }
+        faults.check()
+    }
 }
 
 /// Finds a project as [`get`], and locks it until the transaction ends: requests that write rows of it wait.
@@ -208,7 +252,7 @@ pub async fn id(database: &Database, name: &str) -> Result<Option<ProjectId>> {
 
 /// The project of this name, which is created if there is none.
 pub async fn get_or_create(caller: &Caller, database: &Database, name: &str) -> Result<Project> {
-    match create(caller, database, ProjectRequest { name: name.to_owned() }).await {
+    match create(caller, database, ProjectRequest { name: name.to_owned(), retention: None }).await {
         Err(Error::Conflict { .. }) => get(caller, database, name).await,
         created => created,
     }

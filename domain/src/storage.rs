@@ -34,7 +34,8 @@ pub use self::layout::is_own_folder;
 pub use self::open_uploads::OpenUpload;
 pub use self::writer::ObjectWriter;
 use crate::{
-    DatasetId, Error, ExampleId, GenerationId, InputId, JobId, ModelId, Result, TrainingId, Unusable, UploadId,
+    DatasetId, Error, ExampleId, GenerationId, ImportId, InputId, JobId, ModelId, Result, TrainingId, Unusable,
+    UploadId,
 };
 
 /// How long a presigned URL for reading is valid.
@@ -64,14 +65,48 @@ pub struct StorageConfig {
 /// `Source` is a picture that a request carried itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StorageKey {
-    DatasetExample { dataset: DatasetId, example: ExampleId, extension: &'static str },
-    Upload { upload: UploadId },
-    Input { input: InputId, extension: &'static str },
-    Source { generation: GenerationId, role: &'static str, extension: &'static str },
-    UploadPart { upload: UploadId, number: i32 },
-    ModelFile { model: ModelId, path: String },
-    Artifact { job: JobId, epoch: i64, position: i32, extension: &'static str },
-    TrainingCheckpoint { training: TrainingId, epoch: i64, step: i32 },
+    DatasetExample {
+        dataset: DatasetId,
+        example: ExampleId,
+        extension: &'static str,
+    },
+    Upload {
+        upload: UploadId,
+    },
+    Input {
+        input: InputId,
+        extension: &'static str,
+    },
+    Source {
+        generation: GenerationId,
+        role: &'static str,
+        extension: &'static str,
+    },
+    UploadPart {
+        upload: UploadId,
+        number: i32,
+    },
+    ModelFile {
+        model: ModelId,
+        path: String,
+    },
+    /// A file of a model that an attempt at an import is fetching.
+    ImportedFile {
+        import: ImportId,
+        epoch: i64,
+        path: String,
+    },
+    Artifact {
+        job: JobId,
+        epoch: i64,
+        position: i32,
+        extension: &'static str,
+    },
+    TrainingCheckpoint {
+        training: TrainingId,
+        epoch: i64,
+        step: i32,
+    },
 }
 
 impl fmt::Display for StorageKey {
@@ -85,6 +120,7 @@ impl fmt::Display for StorageKey {
             Self::Source { generation, role, extension } => write!(f, "sources/{generation}/{role}.{extension}"),
             Self::UploadPart { upload, number } => write!(f, "uploads/{upload}/{number}"),
             Self::ModelFile { model, path } => write!(f, "models/{model}/{path}"),
+            Self::ImportedFile { import, epoch, path } => write!(f, "models/{import}/{epoch}/{path}"),
             Self::Artifact { job, epoch, position, extension } => {
                 write!(f, "artifacts/{}/{epoch}/{position}.{extension}", job.0)
             }

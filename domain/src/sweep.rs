@@ -17,7 +17,8 @@ use tokio::time::MissedTickBehavior;
 use self::installation::Intent;
 use crate::storage::{Listed, layout};
 use crate::{
-    Result, Storage, begin, bounded, database, deletion, delivery, import, model, named, project, training, usage,
+    Result, Storage, begin, bounded, database, deletion, delivery, import, leftover, model, named, project, training,
+    upload, usage,
 };
 
 /// Time between two looks for deletions that are due.
@@ -114,6 +115,11 @@ impl Sweeper {
                 Ok(count) => tracing::info!(count, "deleted objects whose deletion had to wait"),
                 Err(error) => tracing::warn!(%error, "the sweeper could not look for deletions"),
             }
+            if self.strays
+                && let Err(error) = remove_leftovers(&self.pool, &self.storage).await
+            {
+                tracing::warn!(%error, "what attempts have left behind could not be removed");
+            }
             if let Err(error) = project::purge_deleted(&self.pool, &self.storage).await {
                 tracing::warn!(%error, "what deleted projects had could not be removed");
             }
@@ -168,14 +174,30 @@ pub async fn count(pool: &PgPool, storage: &Storage, interval: Duration) -> Resu
     installation::count(pool, storage, interval).await
 }
 
+/// Deletes what attempts and uploads that are over have left in the bucket, if it is certainly ours. Returns how many
+/// objects are gone. Cheap if no look is due.
+pub async fn remove_leftovers(pool: &PgPool, storage: &Storage) -> Result<usize> {
+    if !leftover::is_due(pool).await? {
+        return Ok(0);
+    }
+    // After a restore these may be the only copies of what the lost rows named.
+    if installation::standing(pool, storage, Intent::Act).await?.reason().is_some() {
+        leftover::put_off(pool, SWEEP).await?;
+        return Ok(0);
+    }
+    leftover::remove(pool, storage).await
+}
+
 /// Deletes everything that is older than its project keeps it, and rows whose objects are not needed any more.
 pub async fn tidy(pool: &PgPool, storage: &Storage) -> Result<()> {
     training::discard_leftovers(pool, storage).await?;
     import::discard_leftovers(pool, storage).await?;
+    upload::discard_expired(pool, storage).await?;
     model::upload::discard_expired(pool, storage).await?;
     project::enforce_retention(pool, storage).await?;
     usage::merge_ledger(pool).await?;
     delivery::tidy(pool).await?;
+    leftover::forget_old(pool).await?;
     deletion::forget_done(pool).await
 }
 

@@ -6,18 +6,23 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use serde::Deserialize;
+use sqlx::PgPool;
 use utoipa::ToSchema;
+use uuid::Uuid;
 
 use crate::database::now;
 use crate::dataset::intake::Intake;
 use crate::dataset::{self, Example, check_caption};
 use crate::storage::{PresignedPut, StorageKey};
 use crate::{
-    Caller, Database, DatasetId, Error, ExampleId, ProjectId, Result, Storage, UploadId, deletion, image_gate,
+    Caller, Database, DatasetId, Error, ExampleId, ProjectId, Result, Storage, UploadId, begin, bounded, deletion,
+    image_gate, leftover,
 };
 
 /// How long the URL for writing is valid.
 pub const WRITE_TTL: Duration = Duration::from_hours(1);
+/// How long an upload is kept that is not completed, from the end of its URL.
+const KEPT: Duration = Duration::from_hours(24);
 const MAX_FILE_NAME_CHARS: usize = 255;
 
 /// Media types of pictures that are accepted.
@@ -127,7 +132,8 @@ pub async fn complete(
     id: UploadId,
 ) -> Result<Example> {
     let upload = sqlx::query!(
-        "SELECT u.storage_key, u.caption, u.media_type, u.completed_at FROM uploads u JOIN datasets d ON d.id = u.dataset_id
+        "SELECT u.storage_key, u.caption, u.media_type, u.expires_at, u.completed_at
+         FROM uploads u JOIN datasets d ON d.id = u.dataset_id
          WHERE u.id = $1 AND u.dataset_id = $2 AND d.project_id = $3 AND d.deleted_at IS NULL",
         id as UploadId,
         dataset as DatasetId,
@@ -136,7 +142,7 @@ pub async fn complete(
     .fetch_optional(database.pool(caller))
     .await?
     .ok_or_else(|| Error::not_found("upload", id))?;
-    let example = ExampleId::from(uuid::Uuid::from(id));
+    let example = ExampleId::from(Uuid::from(id));
     if upload.completed_at.is_some() {
         return completed(caller, database, dataset, example).await;
     }
@@ -181,6 +187,7 @@ pub async fn complete(
                 return Err(Error::conflict("Another request is completing this upload."));
             }
             deletion::ask(connection, &[key]).await?;
+            leftover::of_uploads(connection, &[(id, upload.expires_at)]).await?;
             rows.insert(connection).await
         })
     });
@@ -193,6 +200,27 @@ pub async fn complete(
         Err(Error::Conflict { .. }) => completed(caller, database, dataset, example).await,
         Err(error) => Err(error),
     }
+}
+
+/// Housekeeping, in all projects: deletes uploads that were not completed a day after their URL had expired.
+pub(crate) async fn discard_expired(pool: &PgPool, storage: &Storage) -> Result<()> {
+    let keys = bounded(async {
+        let mut tx = begin(pool).await?;
+        let keys = sqlx::query_scalar!(
+            "DELETE FROM uploads
+             WHERE completed_at IS NULL AND expires_at < clock_timestamp() - make_interval(secs => $1)
+             RETURNING storage_key",
+            KEPT.as_secs_f64(),
+        )
+        .fetch_all(&mut *tx)
+        .await?;
+        deletion::ask(&mut tx, &keys).await?;
+        tx.commit().await?;
+        Ok::<_, Error>(keys)
+    })
+    .await?;
+    deletion::now(pool, storage, keys).await;
+    Ok(())
 }
 
 async fn completed(caller: &Caller, database: &Database, dataset: DatasetId, example: ExampleId) -> Result<Example> {

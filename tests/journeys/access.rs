@@ -33,19 +33,28 @@ fn projects_are_changed_and_deleted(folder: &Path) {
     let projects =
         |arguments: &[&str]| run(folder, &[&["projects"][..], arguments, &["--data-dir", "data"]].concat(), &[]);
     let update = ["update", "shop", "--json", "--queued-jobs"];
-    let more = ["100", "--stored-bytes", "10GiB", "--retention-days", "30"];
+    let more = ["100", "--stored-bytes", "10GiB", "--keep-outputs", "30d"];
     let changed = json(&projects(&[&update[..], &more].concat()));
-    assert_eq!((&changed["quotas"]["queued_jobs"], &changed["retention_days"]), (&100.into(), &30.into()));
+    let outputs_days = |project: &Value| project["retention"]["outputs_days"].clone();
+    assert_eq!((&changed["quotas"]["queued_jobs"], outputs_days(&changed)), (&100.into(), 30.into()));
     assert_eq!(changed["quotas"]["stored_bytes"], 10_i64 << 30);
     let lifted = json(&projects(&[&update[..], &["none"]].concat()));
-    assert_eq!((&lifted["quotas"]["queued_jobs"], &lifted["retention_days"]), (&Value::Null, &30.into()));
+    assert_eq!((&lifted["quotas"]["queued_jobs"], outputs_days(&lifted)), (&Value::Null, 30.into()));
+    let would = json(&projects(&["update", "shop", "--json", "--keep-inputs", "1d", "--dry-run"]));
+    assert_eq!(would["inputs"], serde_json::json!({"count": 0, "bytes": 0}));
+    let for_ever = json(&projects(&["update", "shop", "--json", "--keep-outputs", "none"]));
+    let nothing =
+        serde_json::json!({"outputs_days": null, "inputs_days": null, "events_days": null, "failed_jobs_days": null});
+    assert_eq!(for_ever["retention"], nothing, "a dry run changes nothing");
     let listed = projects(&["list"]);
     assert!(String::from_utf8_lossy(&listed.stdout).contains("stored_bytes=10737418240"), "{listed:?}");
 
     for (arguments, code) in [
         (&["update", "shop", "--queued-jobs", "many"][..], 2),
         (&["update", "shop", "--queued-jobs", "-1"], 2),
-        (&["update", "shop", "--retention-days", "0"], 4),
+        (&["update", "shop", "--keep-outputs", "0d"], 4),
+        (&["update", "shop", "--keep-inputs", "12h"], 2),
+        (&["create", "store", "--keep-events", "36501d"], 4),
         (&["update", "nowhere"], 4),
         // Without a terminal nobody can be asked.
         (&["delete", "shop"], 2),

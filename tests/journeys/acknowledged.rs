@@ -35,6 +35,7 @@ async fn what_was_acknowledged_is_there_after_a_kill() {
     // A request whose answer was lost may have been accepted or not, but never in part (the audit has checked that).
     let rows = stack.ledger.count("generations").await;
     assert!(rows >= acknowledged.len() as i64, "{rows} rows for {} promises", acknowledged.len());
+    stack.audit_bucket().await;
 }
 
 async fn post_until(client: Client, stop: Arc<AtomicBool>) -> Vec<String> {

@@ -34,6 +34,7 @@ async fn a_queued_job_is_canceled_at_once_and_never_runs() {
     assert!(matches!(answer.status, 200 | 202 | 409), "{answer:?}");
     assert_eq!(stack.client.get(&text(&next["urls"]["self"])).await.expect(200)["status"], "succeeded");
     stack.ledger.audit().await;
+    stack.audit_bucket().await;
 }
 
 #[tokio::test]
@@ -58,6 +59,7 @@ async fn a_running_generation_stops_within_one_step_and_the_engine_lives_on() {
     stack.client.succeeded(&next, seconds(30)).await;
     assert_eq!(worker.engine(), Some(engine), "a cancel costs no engine");
     stack.ledger.audit().await;
+    stack.audit_bucket().await;
 }
 
 #[tokio::test]
@@ -79,4 +81,5 @@ async fn a_running_training_stops_and_leaves_no_model() {
     })
     .await;
     stack.ledger.audit().await;
+    stack.audit_bucket().await;
 }

@@ -61,6 +61,7 @@ async fn twenty_killings_at_random_moments() {
     }
     assert!(killed >= ROUNDS / 3, "only {killed} of {ROUNDS} kills met a running job");
     assert_eq!(stack.ledger.count("artifacts").await, 2 * (ROUNDS as i64 + 1));
+    stack.audit_bucket().await;
 }
 
 /// The promise with the default settings: at most 40 s after the first worker's machine died, another worker has the
@@ -83,6 +84,7 @@ async fn a_job_of_a_dead_worker_is_claimed_again_within_40_seconds() {
     eprintln!("claimed again {waited:.1} s after the death of its worker");
     assert!(waited <= 40.0, "{waited:.1} s");
     stack.ledger.audit().await;
+    stack.audit_bucket().await;
 }
 
 /// Its parent notices at once when an engine dies: no lease has to expire.
@@ -106,6 +108,7 @@ async fn a_dead_engine_costs_seconds_not_a_lease() {
     assert_eq!(end["attempts"], 2, "{end:#}");
     assert_ne!(worker.engine(), Some(engine), "a new engine took its place");
     stack.ledger.audit().await;
+    stack.audit_bucket().await;
 }
 
 /// A job that kills every engine fails after its retry budget, and the next job is served.
@@ -129,6 +132,7 @@ async fn a_poisonous_job_fails_after_its_crash_budget() {
     let next = stack.client.generate(&request(2)).await;
     stack.client.succeeded(&next, seconds(60)).await;
     stack.ledger.audit().await;
+    stack.audit_bucket().await;
 }
 
 /// While an engine hangs, its worker still sends heartbeats; only the missing progress shows it.
@@ -147,4 +151,5 @@ async fn a_hanging_engine_is_replaced() {
     assert_eq!(stack.client.artifacts(&end).await.len(), 2);
     assert!(worker.engine().is_some());
     stack.ledger.audit().await;
+    stack.audit_bucket().await;
 }

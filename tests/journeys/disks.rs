@@ -90,6 +90,7 @@ async fn a_job_waits_while_the_disk_is_full() {
     let retrying = events.iter().find(|event| event.kind == "retrying").expect("an event");
     assert!(text(&retrying.data["message"]).contains("disk of the worker is full"), "{}", retrying.data);
     stack.ledger.audit().await;
+    stack.audit_bucket().await;
 }
 
 /// The worker with the small disk claims first; the other one, stopped meanwhile, gets the job when it continues.
@@ -135,4 +136,5 @@ async fn what_is_larger_than_a_disk_goes_to_a_worker_with_a_larger_one() {
         assert!(why.contains("the disk of the worker has 1.0 MiB in all"), "{why}");
     }
     stack.ledger.audit().await;
+    stack.audit_bucket().await;
 }

@@ -130,4 +130,5 @@ async fn a_lora_leaves_in_another_dialect() {
     .await;
     client.get(&text(&made["urls"]["self"])).await.expect(404);
     stack.ledger.audit().await;
+    stack.audit_bucket().await;
 }

@@ -101,6 +101,7 @@ async fn a_repository_becomes_a_model_however_often_it_is_cut() {
         assert!(!database(&stack).await.contains(secret), "a secret is in a row");
     }
     stack.ledger.audit().await;
+    stack.audit_bucket().await;
 }
 
 /// Bytes of the largest file that a worker has begun.
@@ -179,6 +180,7 @@ async fn an_import_goes_on_where_its_killed_worker_stopped() {
     let unet = model["files"].as_array().unwrap().iter().find(|file| file["path"] == UNET).unwrap();
     assert_eq!(text(&unet["sha256"]), sha256(&hub.bytes(UNET)));
     stack.ledger.audit().await;
+    stack.audit_bucket().await;
 }
 
 #[tokio::test]
@@ -215,6 +217,7 @@ async fn what_may_not_be_had_is_told_before_anything_is_downloaded() {
         .await
         .expect_problem(409, "name");
     stack.ledger.audit().await;
+    stack.audit_bucket().await;
 }
 
 #[tokio::test]
@@ -284,6 +287,7 @@ async fn a_url_leads_to_a_model_and_never_inside() {
     drop(worker);
     assert!(!stack.logs().contains(SIGNATURE) && !database(&stack).await.contains(SIGNATURE));
     stack.ledger.audit().await;
+    stack.audit_bucket().await;
 }
 
 /// Parts in any order, and after an interruption only the missing ones.
@@ -315,6 +319,7 @@ async fn a_large_file_is_uploaded_in_parts_and_gone_on_with() {
     let unknown = json!({"kind": "upload", "files": [{"path": "x.safetensors", "upload": begun["id"]}]});
     client.post("/v1/models", &json!({"name": "x", "source": unknown})).await.expect_problem(404, "source.files");
     stack.ledger.audit().await;
+    stack.audit_bucket().await;
 }
 
 /// The command, and a folder that the operator allowed.
@@ -348,6 +353,7 @@ async fn the_command_brings_models_from_everywhere() {
     assert_eq!(code(&["models", "import", "hf:no", "--name", "x"]), Some(4), "no repository is called so");
     assert_eq!(code(&["models", "import", &url, "--name", "x", "--variant", "fp16"]), Some(2));
     stack.ledger.audit().await;
+    stack.audit_bucket().await;
 }
 
 /// An adapter as PEFT saves it, with its alpha in a file beside it.
@@ -397,4 +403,5 @@ async fn a_lora_brings_its_alpha_along_on_every_way_in() {
     let about = client.get("/v1/models/lost/inspect").await.expect(200);
     assert_eq!(about["warnings"], json!(["alpha is not in the file; taken as the rank"]));
     stack.ledger.audit().await;
+    stack.audit_bucket().await;
 }

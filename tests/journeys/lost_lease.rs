@@ -1,10 +1,13 @@
 //! A worker that slept past its lease wakes up with a finished picture that nobody needs any more.
 
+use std::time::Instant;
+
 use journeys::client::text;
-use journeys::process::{Signal, send};
+use journeys::gate::Gate;
+use journeys::process::{Process, Signal, send};
 use journeys::stack::{Pace, Stack};
-use journeys::wait::seconds;
-use serde_json::json;
+use journeys::wait::{seconds, until};
+use serde_json::{Value, json};
 
 #[tokio::test]
 async fn the_late_commit_of_a_stopped_worker_changes_nothing() {
@@ -43,6 +46,7 @@ async fn the_late_commit_of_a_stopped_worker_changes_nothing() {
     let next = stack.client.succeeded(&next, seconds(60)).await;
     assert_eq!(stack.client.artifacts(&next).await, reference);
     stack.ledger.audit().await;
+    stack.audit_bucket().await;
 }
 
 /// Stopped together with its engine, it wakes up in the middle of its work, with a minute of work left for nobody.
@@ -74,4 +78,82 @@ async fn a_worker_that_wakes_without_its_lease_gives_the_work_up() {
     stack.client.succeeded(&next, seconds(30)).await;
     assert!(sleeper.is_alive());
     stack.ledger.audit().await;
+    stack.audit_bucket().await;
+}
+
+/// A worker that is stopped while its picture is on the way to the bucket.
+struct Sleeper {
+    worker: Process,
+    gate: Gate,
+    generation: Value,
+}
+
+impl Sleeper {
+    async fn start(stack: &Stack) -> Self {
+        let gate = Gate::before(&stack.site.storage().endpoint).await;
+        let through = [("PYROGRAPH_S3_ENDPOINT", gate.url.as_str())];
+        let worker = stack.worker_with("sleeper", "step_delay_ms=250", &through);
+        let request = json!({"prompt": "an owl", "model": "tiny", "num_inference_steps": 8, "width": 32, "height": 32,
+                             "seed": 3});
+        let generation = stack.client.generate(&request).await;
+        stack.client.running_at(&generation, 1, seconds(60)).await;
+        gate.close();
+        until(seconds(30), "the picture leaves the worker", || async { gate.holds_a_put().then_some(()) }).await;
+        worker.signal(Signal::STOP);
+        Self { worker, gate, generation }
+    }
+
+    /// Lets the picture arrive, long after everything that the end of the attempt has asked for is done, and wakes the
+    /// worker. Returns when the object was there.
+    async fn arrive(&mut self, stack: &Stack) -> Instant {
+        stack.audit_bucket().await;
+        until(seconds(60), "nobody looks any more", || async {
+            let looks = stack.ledger.count("leftovers").await;
+            (looks + stack.ledger.count("deletions where done_at is null").await == 0).then_some(())
+        })
+        .await;
+        self.gate.open();
+        let late = format!("artifacts/{}/1/", text(&self.generation["id"]));
+        let there = || stack.site.keys().iter().any(|key| key.starts_with(&late));
+        until(seconds(30), "the late picture arrives", || async { there().then_some(()) }).await;
+        let arrived = Instant::now();
+        assert!(self.worker.is_alive());
+        self.worker.signal(Signal::CONT);
+        arrived
+    }
+}
+
+async fn gone_within_a_minute(stack: &Stack, arrived: Instant) {
+    until(seconds(75), "the late picture goes", || async {
+        let (missing, unnamed) = stack.bucket_against_rows().await;
+        assert!(missing.is_empty(), "{missing:?}");
+        unnamed.is_empty().then_some(())
+    })
+    .await;
+    eprintln!("gone {:?} after it arrived", arrived.elapsed());
+    assert!(arrived.elapsed() < seconds(60), "{:?}", arrived.elapsed());
+    stack.ledger.audit().await;
+}
+
+#[tokio::test]
+async fn a_picture_that_arrives_after_another_attempt_has_won_goes_within_a_minute() {
+    let stack = Stack::start(Pace::Quick).await;
+    let mut sleeper = Sleeper::start(&stack).await;
+    let _other = stack.worker("other", "");
+    let end = stack.client.succeeded(&sleeper.generation, seconds(60)).await;
+    let arrived = sleeper.arrive(&stack).await;
+    gone_within_a_minute(&stack, arrived).await;
+    assert_eq!(stack.client.artifacts(&end).await.len(), 1, "the other attempt's picture stays");
+}
+
+#[tokio::test]
+async fn a_picture_that_arrives_after_its_job_was_deleted_goes_within_a_minute() {
+    let stack = Stack::start(Pace::Quick).await;
+    let mut sleeper = Sleeper::start(&stack).await;
+    let client = &stack.client;
+    client.post(&text(&sleeper.generation["urls"]["cancel"]), &json!({})).await;
+    assert_eq!(client.settled(&sleeper.generation, seconds(30)).await["status"], "canceled");
+    assert_eq!(client.delete(&text(&sleeper.generation["urls"]["self"])).await.status, 204);
+    let arrived = sleeper.arrive(&stack).await;
+    gone_within_a_minute(&stack, arrived).await;
 }

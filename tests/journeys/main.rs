@@ -50,6 +50,7 @@ mod recipes;
 mod refusals;
 mod residency;
 mod resume;
+mod retention;
 mod road;
 mod secrets;
 mod set_up;

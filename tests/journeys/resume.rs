@@ -70,4 +70,5 @@ async fn another_worker_goes_on_from_the_checkpoint() {
     assert_eq!(expected.len(), found.len());
     assert!(expected == found, "equal trainings make different files");
     stack.ledger.audit().await;
+    stack.audit_bucket().await;
 }

@@ -76,6 +76,8 @@ async fn a_signal_to_worker_and_engine_costs_no_attempt() {
     assert!(runs(engine), "the engine ended by a signal");
     worker.kill();
     until(seconds(15), "the engine of a killed worker ends", || async { (!runs(engine)).then_some(()) }).await;
+    stack.ledger.audit().await;
+    stack.audit_bucket().await;
 }
 
 #[tokio::test]

@@ -40,6 +40,7 @@ async fn a_worker_that_is_asked_to_stop_finishes_its_picture() {
     stack.client.succeeded(&waiting, seconds(60)).await;
     stack.client.succeeded(&running, seconds(60)).await;
     stack.ledger.audit().await;
+    stack.audit_bucket().await;
 }
 
 /// Killed and restarted at once in the same folder, before the lease expires: the old process's lease still expires.
@@ -56,6 +57,7 @@ async fn a_quick_restart_does_not_keep_the_old_lease_alive() {
     assert_eq!(attempts.len(), 2, "{attempts:#?}");
     assert_ne!(attempts[0].worker, attempts[1].worker, "a worker is one process start");
     stack.ledger.audit().await;
+    stack.audit_bucket().await;
 }
 
 /// Those who stop it kill it after half a minute: what the database would have to answer is left to the lease.

@@ -3,7 +3,8 @@
 //! [`ground`] provides the real Postgres and the real S3, [`stack`] one installation on them (an API and any number of
 //! workers, each the built binary in its own process), [`process`] what can be done to such a process (kill, stop,
 //! continue, read its log), [`client`] the REST API as any HTTP client sees it, [`ledger`] checks of the database,
-//! [`lossy`] a proxy that loses replies of the database. [`programs`] finds the programs that only tests need:
+//! [`lossy`] a proxy that loses replies of the database, [`gate`] one that holds requests to the bucket. [`programs`]
+//! finds the programs that only tests need:
 //! [`pgbouncer`], nginx with a private [`authority`], other versions of Postgres. [`connect_proxy`] is a company's
 //! proxy, [`hub`] a server that speaks the Hugging Face Hub's protocol, and [`picture`], [`sse`], [`flux_files`] and
 //! [`ldm_file`] the formats involved.
@@ -19,6 +20,7 @@ pub mod client;
 pub mod connect_proxy;
 pub mod faulty_s3;
 pub mod flux_files;
+pub mod gate;
 pub mod ground;
 pub mod hub;
 pub mod ldm_file;

@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::time::Instant;
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -168,6 +169,35 @@ impl Stack {
     /// A folder that exists as long as the installation.
     pub fn folder(&self) -> PathBuf {
         self.folder.path().to_owned()
+    }
+
+    /// Waits until the bucket holds exactly the objects that rows name: none is missing, and there are no others but
+    /// those of unfinished uploads. What the API's sweeper would do within a minute, it does at its next look.
+    pub async fn audit_bucket(&self) {
+        for due in [
+            "update deletions set due_at = clock_timestamp() where done_at is null",
+            "update leftovers set due_at = clock_timestamp()",
+        ] {
+            sqlx::query(due).execute(self.ledger.pool()).await.expect("sweeper's tables");
+        }
+        let start = Instant::now();
+        loop {
+            let (missing, unnamed) = self.bucket_against_rows().await;
+            if missing.is_empty() && unnamed.is_empty() {
+                return;
+            }
+            assert!(start.elapsed() < seconds(60), "missing in the bucket: {missing:#?}, without a row: {unnamed:#?}");
+            tokio::time::sleep(seconds(1)).await;
+        }
+    }
+
+    /// Keys that rows name and the bucket lacks, and keys in the bucket that no row names.
+    pub async fn bucket_against_rows(&self) -> (Vec<String>, Vec<String>) {
+        let (rows, uploads) = (self.ledger.objects_of_rows().await, self.ledger.uploads().await);
+        let objects = self.site.keys();
+        let missing = rows.difference(&objects).cloned().collect();
+        let unnamed = objects.difference(&rows).filter(|key| !uploads.iter().any(|upload| key.starts_with(upload)));
+        (missing, unnamed.cloned().collect())
     }
 
     /// Everything that any process of this installation has written to its log.

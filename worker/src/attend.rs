@@ -1,9 +1,11 @@
 //! Runs a claimed job until its attempt ends: holds the lease, runs the job by its kind, and records how it ended.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use domain::job::{self, Claim, ErrorClass, JobKind};
-use tokio::time::Instant;
+use domain::leftover;
+use tokio::time::{Instant, sleep};
 
 use crate::attempt::{Attempt, WorkerContext, until_answered};
 use crate::lease::Lease;
@@ -12,6 +14,9 @@ use crate::{export, generate, import, train};
 
 /// After how many jobs that failed here and succeeded on other workers this worker is considered to be in trouble.
 const MOST_DONE_BY_OTHERS: i64 = 3;
+/// How often, and with which pauses, the database is told that an attempt without its lease has ended.
+const LEAVING_TRIES: u32 = 30;
+const LEAVING_PAUSE: Duration = Duration::from_secs(2);
 
 /// Runs a claimed job to the end of this attempt. Never fails: every outcome is written to the database; when the
 /// database cannot be reached, the lease expires.
@@ -58,7 +63,7 @@ pub(crate) async fn attend(context: Arc<WorkerContext>, claim: Claim) {
 
 async fn settle(context: &WorkerContext, lease: &Lease, stop: Stop) {
     if stop == Stop::LeaseLost {
-        return;
+        return leave(context, lease.claim()).await;
     }
     // Before the job is returned, so that this worker does not claim it again at once.
     if let Stop::Trouble(trouble, why) = &stop {
@@ -80,14 +85,33 @@ async fn settle(context: &WorkerContext, lease: &Lease, stop: Stop) {
             Stop::Failed(class, message) => job::fail(pool, claim, policy, *class, message).await.map(drop),
         }
     });
-    if let Err(error) = ended.await {
-        tracing::warn!(job = %claim.subject, %error, "the attempt could not be ended; its lease runs out");
+    match ended.await {
+        Ok(()) => {}
+        Err(domain::Error::LeaseLost) => leave(context, claim).await,
+        Err(error) => {
+            tracing::warn!(job = %claim.subject, %error, "the attempt could not be ended; its lease runs out");
+        }
     }
     if context.draining.is_cancelled() {
         return;
     }
     if matches!(&stop, Stop::Crashed(_)) || matches!(&stop, Stop::Failed(class, _) if class.is_retried()) {
         compare_with_others(context, claim).await;
+    }
+}
+
+/// Has the bucket searched for what this attempt stored after its lease was lost: a worker that was stopped
+/// continues its last request when it wakes.
+async fn leave(context: &WorkerContext, claim: &Claim) {
+    for _ in 0..LEAVING_TRIES {
+        match leftover::of_lost_attempt(&context.pool, claim).await {
+            Ok(()) => return,
+            Err(error) => tracing::debug!(job = %claim.subject, %error, "its objects stay for now"),
+        }
+        tokio::select! {
+            () = sleep(LEAVING_PAUSE) => {}
+            () = context.draining.cancelled() => return,
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use axum::Json as Body;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, Utc};
-use domain::project::{self, Deletion, ProjectChanges, ProjectRequest};
+use domain::project::{self, Deletion, Expired, ProjectChanges, ProjectRequest, Retention};
 use domain::{Caller, Page, ProjectId, Quotas};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
@@ -20,12 +20,30 @@ pub(crate) struct Project {
     /// Unique name.
     pub name: String,
     pub quotas: Quotas,
-    /// Days after which its generations and inputs are deleted. Null: never.
-    pub retention_days: Option<i32>,
+    pub retention: Retention,
     pub created_at: DateTime<Utc>,
 }
 
 type ProjectPage = Page<Project>;
+
+/// How a project is changed.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct ChangeQuery {
+    /// Changes nothing, and answers what the retention would delete now.
+    #[serde(default)]
+    #[param(default = false)]
+    pub dry_run: bool,
+}
+
+/// What a request to change a project has done.
+#[derive(Serialize, ToSchema)]
+#[serde(untagged)]
+pub(crate) enum Changed {
+    Project(Box<Project>),
+    WouldDelete(Box<Expired>),
+}
 
 /// How a project is deleted.
 #[derive(Debug, Deserialize, IntoParams)]
@@ -43,8 +61,8 @@ pub(crate) struct DeletionQuery {
 
 impl From<project::Project> for Project {
     fn from(project: project::Project) -> Self {
-        let project::Project { id, name, quotas, retention_days, created_at } = project;
-        Self { id, name, quotas, retention_days, created_at }
+        let project::Project { id, name, quotas, retention, created_at } = project;
+        Self { id, name, quotas, retention, created_at }
     }
 }
 
@@ -90,21 +108,32 @@ pub(crate) async fn get(caller: Caller, state: State, Path(name_or_id): Path<Str
 /// Change a project
 ///
 /// Fields that are left out stay. Requests beyond a quota get 429, which names it; jobs beyond `running_jobs` stay
-/// queued. Jobs that exceed a lower quota stay.
+/// queued. Jobs that exceed a lower quota stay. Everything older than the retention allows is deleted within
+/// minutes, for good: `dry_run=true` shows it first.
 #[utoipa::path(
     patch, path = "/v1/projects/{project}", tag = "projects", operation_id = "change_project",
     security(("key" = ["admin"])),
-    params(("project" = String, Path, example = "shop", description = "Name or id of the project")),
+    params(("project" = String, Path, example = "shop", description = "Name or id of the project"), ChangeQuery),
     request_body = ProjectChanges,
-    responses((status = 200, description = "The changed project", body = Project)),
+    responses((
+        status = 200, body = Changed,
+        description = "The changed project; with `dry_run=true`, what the retention would delete now",
+    )),
 )]
 pub(crate) async fn change(
     caller: Caller,
     state: State,
     Path(name_or_id): Path<String>,
+    Query(ChangeQuery { dry_run }): Query<ChangeQuery>,
     Json(changes): Json<ProjectChanges>,
-) -> Result<Body<Project>> {
-    Ok(Body(project::change(&caller, &state.database, &name_or_id, changes).await?.into()))
+) -> Result<Body<Changed>> {
+    let database = &state.database;
+    Ok(Body(if dry_run {
+        Changed::WouldDelete(project::would_delete(&caller, database, &name_or_id, &changes).await?.into())
+    } else {
+        let project = project::change(&caller, database, &name_or_id, changes).await?;
+        Changed::Project(Box::new(project.into()))
+    }))
 }
 
 /// Delete a project

@@ -114,3 +114,28 @@ async fn a_stream_ends_with_the_server() {
     let rest = tokio::time::timeout(Duration::from_secs(20), chunks.count()).await;
     assert_eq!(rest, Ok(0), "the stream ends with the server, not with the job");
 }
+
+/// Of a job that ended long ago a project may keep the last event only.
+#[tokio::test]
+async fn a_stream_without_its_older_events_tells_the_end() {
+    let server = TestServer::with_checkpoint().await;
+    let generation = server.post("/v1/generations", &json!({"prompt": "a fox"})).await.expect(202);
+    let path = text(&generation["urls"]["events"]);
+    server.paint(&server.claim(JobKind::Generation).await).await;
+    let all = read(&server, &path, None).await;
+    assert_eq!(all.len(), 3);
+    for statement in [
+        "ALTER TABLE jobs DISABLE TRIGGER USER",
+        "UPDATE jobs SET finished_at = finished_at - interval '2 days'",
+        "ALTER TABLE jobs ENABLE TRIGGER USER",
+        "UPDATE projects SET keep_events_days = 1",
+    ] {
+        sqlx::query(statement).execute(&server.pools.lease).await.unwrap();
+    }
+    domain::sweep::tidy(&server.pools.lease, &server.storage).await.unwrap();
+    for seen in [None, Some("1"), Some("2"), Some("77")] {
+        assert_eq!(read(&server, &path, seen).await, all[2..], "{seen:?}");
+    }
+    let finished = server.request(Method::GET, &path).header("last-event-id", "3");
+    assert_eq!(finished.send().await.unwrap().status(), 204);
+}

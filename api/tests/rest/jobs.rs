@@ -11,7 +11,7 @@ use crate::test_server::{FLUX_MODULE, TestServer, lora, picture_part, png, text}
 
 impl TestServer {
     /// Lets the next job of this kind fail for good; returns its claim.
-    async fn fail(&self, kind: JobKind) -> Claim {
+    pub(crate) async fn fail(&self, kind: JobKind) -> Claim {
         let claim = self.claim(kind).await;
         let (pool, policy) = (&self.pools.lease, LeasePolicy::default());
         job::fail(pool, &claim, &policy, ErrorClass::InvalidInput, "It cannot be done.").await.unwrap();

@@ -34,6 +34,7 @@ mod protection;
 mod proxy;
 mod quotas;
 mod rates;
+mod retention;
 mod sessions;
 mod sink;
 mod slow_clients;

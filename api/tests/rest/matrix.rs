@@ -101,7 +101,7 @@ impl Operation {
             "create_key" => json!({"name": "another"}),
             "change_key" => json!({"name": "renamed"}),
             "create_project" => json!({"name": "fresh"}),
-            "change_project" => json!({"retention_days": 30}),
+            "change_project" => json!({"retention": {"outputs_days": 30}}),
             other => panic!("no example of `{other}`: add one"),
         })
     }

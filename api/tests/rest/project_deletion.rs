@@ -11,7 +11,7 @@ use reqwest::multipart::Form;
 use serde_json::{Value, json};
 
 use crate::projects::Site;
-use crate::test_server::{Answer, FLUX_MODULE, TestServer, lora, picture_part, png, text};
+use crate::test_server::{Answer, FLUX_MODULE, lora, picture_part, png, text};
 
 impl Site {
     async fn with_shop() -> (Self, String) {
@@ -216,45 +216,4 @@ async fn deletions_that_make_no_sense() {
     site.send(&shop, nobody, Method::DELETE, path, None).await.refuses(403, "");
     site.get(admin, nobody, "/v1/projects/shop").await.expect(200);
     site.get(&shop, nobody, "/v1/models").await.expect(200);
-}
-
-#[tokio::test]
-async fn what_is_too_old_is_deleted() {
-    let site = Site::new().await;
-    let server: &TestServer = &site.server;
-    let mut paths = Vec::new();
-    for shade in 0..3 {
-        let form = Form::new().part("image", picture_part(png(40, 30, shade)));
-        let input = site.form(&site.admin, "/v1/inputs", form).await;
-        let request = json!({"prompt": "a fox", "image": input["id"], "strength": 0.9});
-        let made = site.post(&site.admin, None, "/v1/generations", &request).await.expect(202);
-        paths.push([format!("/v1/inputs/{}", text(&input["id"])), format!("/v1/generations/{}", text(&made["id"]))]);
-        if shade < 2 {
-            server.paint(&server.claim(JobKind::Generation).await).await;
-        }
-    }
-    let pool = &server.pools.lease;
-    // All but the second are 31 days old; the third has not run.
-    for statement in [
-        "ALTER TABLE jobs DISABLE TRIGGER USER",
-        "ALTER TABLE inputs DISABLE TRIGGER USER",
-        "UPDATE jobs SET finished_at = finished_at - interval '31 days'
-         WHERE id = (SELECT id FROM jobs ORDER BY id LIMIT 1)",
-        "UPDATE inputs SET created_at = created_at - interval '31 days'
-         WHERE id <> (SELECT id FROM inputs ORDER BY id LIMIT 1 OFFSET 1)",
-        "ALTER TABLE jobs ENABLE TRIGGER USER",
-        "ALTER TABLE inputs ENABLE TRIGGER USER",
-    ] {
-        sqlx::query(statement).execute(pool).await.unwrap();
-    }
-    domain::sweep::tidy(pool, &server.storage).await.unwrap();
-    for path in paths.iter().flatten() {
-        site.get(&site.admin, None, path).await.expect(200);
-    }
-    let retention = json!({"retention_days": 30});
-    site.send(&site.admin, None, Method::PATCH, "/v1/projects/default", Some(&retention)).await.expect(200);
-    domain::sweep::tidy(pool, &server.storage).await.unwrap();
-    for (path, status) in paths.iter().flatten().zip([404, 404, 200, 200, 200, 200]) {
-        assert_eq!(site.get(&site.admin, None, path).await.status, status, "{path}");
-    }
 }

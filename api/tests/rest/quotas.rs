@@ -24,7 +24,7 @@ impl Site {
         self.post(&self.admin, None, "/v1/generations", &json!({"prompt": "a fox"})).await
     }
 
-    async fn input(&self, shade: u8) -> Answer {
+    pub(crate) async fn input(&self, shade: u8) -> Answer {
         let form = Form::new().part("image", picture_part(png(40, 30, shade)));
         let request = self.server.request(Method::POST, "/v1/inputs").bearer_auth(&self.admin).multipart(form);
         self.server.send(request).await
@@ -137,13 +137,14 @@ async fn changes_are_shown_and_written_down() {
         "queued_jobs": null, "running_jobs": null, "jobs_per_day": null, "gpu_seconds_per_day": null,
         "stored_bytes": null,
     });
-    assert_eq!((&made["quotas"], &made["retention_days"]), (&none, &Value::Null));
+    let for_ever = json!({"outputs_days": null, "inputs_days": null, "events_days": null, "failed_jobs_days": null});
+    assert_eq!((&made["quotas"], &made["retention"]), (&none, &for_ever));
     let changes = json!({
         "quotas": {
             "queued_jobs": 1, "running_jobs": 2, "jobs_per_day": 3, "gpu_seconds_per_day": 4.0,
             "stored_bytes": 1_000_000_000_000_000_i64,
         },
-        "retention_days": 30,
+        "retention": {"outputs_days": 30, "inputs_days": 36500, "events_days": 1.0, "failed_jobs_days": 7},
     });
     let changed = site.change(DEFAULT, &changes).await.expect(200);
     assert_eq!(changed["quotas"]["stored_bytes"], 1_000_000_000_000_000_i64);
@@ -151,7 +152,8 @@ async fn changes_are_shown_and_written_down() {
     let changed = site.change(DEFAULT, &partly).await.expect(200);
     let quotas = &changed["quotas"];
     assert_eq!((&quotas["running_jobs"], &quotas["jobs_per_day"]), (&Value::Null, &json!(3)));
-    assert_eq!(changed["retention_days"], 30);
+    let kept = json!({"outputs_days": 30, "inputs_days": 36500, "events_days": 1, "failed_jobs_days": 7});
+    assert_eq!(changed["retention"], kept);
     assert_eq!(site.get(&site.admin, None, DEFAULT).await.expect(200), changed);
 
     let log = site.get(&site.admin, None, "/v1/audit").await.expect(200);
@@ -180,12 +182,28 @@ async fn changes_that_make_no_sense() {
         }
     }
     for value in [json!("5"), json!(0), json!(-1), json!(36_501), json!(1.5), json!([1]), json!("\u{0}")] {
-        site.change(DEFAULT, &json!({"retention_days": value})).await.refuses(422, "retention_days");
+        for field in ["outputs_days", "inputs_days", "events_days", "failed_jobs_days"] {
+            let changes = json!({"retention": {field: value}});
+            let name = format!("retention.{field}");
+            site.change(DEFAULT, &changes).await.refuses(422, &name);
+            site.change(&format!("{DEFAULT}?dry_run=true"), &changes).await.refuses(422, &name);
+            let mut request = json!({"name": "store"});
+            request["retention"] = changes["retention"].clone();
+            site.post(&site.admin, None, "/v1/projects", &request).await.refuses(422, &name);
+        }
     }
+    for query in ["dry_run=maybe", "dry_run=", "dry_run=true&dry_run=true", "dry_run=a%00b"] {
+        site.change(&format!("{DEFAULT}?{query}"), &json!({})).await.refuses(422, "dry_run");
+    }
+    site.change(&format!("{DEFAULT}?dryrun=true"), &json!({})).await.refuses(422, "dryrun");
     for (field, body) in [
         ("quotas", json!({"quotas": 5})),
         ("quotas", json!({"quotas": [1, 2, 3, 4, 5]})),
         ("quotas.pictures", json!({"quotas": {"pictures": 5}})),
+        ("retention", json!({"retention": 30})),
+        ("retention", json!({"retention": [1, 2, 3, 4]})),
+        ("retention.models_days", json!({"retention": {"models_days": 5}})),
+        ("retention_days", json!({"retention_days": 30})),
         ("name", json!({"name": "other"})),
         ("safety_policy", json!({"safety_policy": "strict"})),
     ] {
@@ -195,7 +213,7 @@ async fn changes_that_make_no_sense() {
     site.change("/v1/projects/nowhere", &json!({})).await.refuses(404, "");
     site.change("/v1/projects/a%00b", &json!({})).await.refuses(404, "");
     let shop = site.key_of_default_without_admin().await;
-    let answer = site.send(&shop, None, Method::PATCH, DEFAULT, Some(&json!({"retention_days": 1}))).await;
+    let answer = site.send(&shop, None, Method::PATCH, DEFAULT, Some(&json!({"retention": {"outputs_days": 1}}))).await;
     answer.refuses(403, "");
     assert_eq!(site.get(&site.admin, None, DEFAULT).await.expect(200), before);
     let log = site.get(&site.admin, None, "/v1/audit").await.expect(200);

@@ -7,7 +7,9 @@ use anyhow::Context as _;
 use bytesize::ByteSize;
 use clap::{Args, Subcommand};
 use domain::QuotaChanges;
-use domain::project::{self, Deletion, Project, ProjectChanges, ProjectRequest};
+use domain::project::{
+    self, Amount, Deletion, Expired, Project, ProjectChanges, ProjectRequest, Retention, RetentionChanges,
+};
 use serde_json::{Value, json};
 
 use super::database_options::{DatabaseOptions, every_page};
@@ -36,6 +38,8 @@ enum Action {
         /// Name of the project
         name: String,
         #[command(flatten)]
+        retention: RetentionFlags,
+        #[command(flatten)]
         place: DatabaseOptions,
     },
     /// List the projects, newest first
@@ -44,11 +48,22 @@ enum Action {
         place: DatabaseOptions,
     },
     /// Change quotas and retention of a project; those that are not given stay
+    ///
+    /// Before it shortens the time for which something is kept, it shows what a running `up` or `serve` will delete
+    /// within minutes, and asks.
     Update {
         /// Name of the project
         name: String,
         #[command(flatten)]
         quotas: QuotaFlags,
+        #[command(flatten)]
+        retention: RetentionFlags,
+        /// Show what the retention would delete now, and change nothing
+        #[arg(long)]
+        dry_run: bool,
+        /// Do not ask before something is deleted
+        #[arg(long)]
+        yes: bool,
         #[command(flatten)]
         place: DatabaseOptions,
     },
@@ -87,9 +102,36 @@ struct QuotaFlags {
     /// Bytes that may be stored, such as 10GiB, or `none`
     #[arg(long, value_name = "BYTES")]
     stored_bytes: Option<Limit<ByteSize>>,
-    /// Days after which generations and inputs are deleted, or `none`
+}
+
+/// Each takes a time in days, or `none` to keep for ever.
+#[derive(Debug, Args)]
+struct RetentionFlags {
+    /// How long generations and exports that succeeded are kept, such as 30d, or `none` for ever
     #[arg(long, value_name = "DAYS")]
-    retention_days: Option<Limit<i32>>,
+    keep_outputs: Option<Limit<Days>>,
+    /// How long uploaded inputs are kept, or `none` for ever
+    #[arg(long, value_name = "DAYS")]
+    keep_inputs: Option<Limit<Days>>,
+    /// How long events of ended jobs are kept, or `none` for ever; the last event stays
+    #[arg(long, value_name = "DAYS")]
+    keep_events: Option<Limit<Days>>,
+    /// How long jobs that failed or were canceled are kept, or `none` for ever
+    #[arg(long, value_name = "DAYS")]
+    keep_failed_jobs: Option<Limit<Days>>,
+}
+
+/// A number of days, such as `30d`. Not checked otherwise.
+#[derive(Debug, Clone, Copy)]
+struct Days(i32);
+
+impl FromStr for Days {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let days = text.strip_suffix('d').unwrap_or(text).parse();
+        days.map(Self).map_err(|_| "it is not a number of days such as 30d")
+    }
 }
 
 /// A number, or `none`.
@@ -110,21 +152,35 @@ where
     }
 }
 
+fn value<T>(flag: Option<Limit<T>>) -> Option<Option<T>> {
+    flag.map(|Limit(value)| value)
+}
+
+impl RetentionFlags {
+    /// `None` if none is given.
+    fn changes(self) -> Option<RetentionChanges> {
+        let days = |flag| value(flag).map(|days| days.map(|Days(days)| days));
+        let changes = RetentionChanges {
+            outputs_days: days(self.keep_outputs),
+            inputs_days: days(self.keep_inputs),
+            events_days: days(self.keep_events),
+            failed_jobs_days: days(self.keep_failed_jobs),
+        };
+        (changes != RetentionChanges::default()).then_some(changes)
+    }
+}
+
 impl QuotaFlags {
-    fn changes(self) -> ProjectChanges {
-        fn value<T>(flag: Option<Limit<T>>) -> Option<Option<T>> {
-            flag.map(|Limit(value)| value)
-        }
+    fn changes(self) -> QuotaChanges {
         // A number of bytes that is too large for the type is beyond the range, too.
         let bytes = |size: ByteSize| i64::try_from(size.as_u64()).unwrap_or(i64::MAX);
-        let quotas = QuotaChanges {
+        QuotaChanges {
             queued_jobs: value(self.queued_jobs),
             running_jobs: value(self.running_jobs),
             jobs_per_day: value(self.jobs_per_day),
             gpu_seconds_per_day: value(self.gpu_seconds_per_day),
             stored_bytes: value(self.stored_bytes).map(|size| size.map(bytes)),
-        };
-        ProjectChanges { quotas: Some(quotas), retention_days: value(self.retention_days) }
+        }
     }
 }
 
@@ -132,9 +188,10 @@ impl Projects {
     /// Runs the command.
     pub(crate) async fn run(self) -> Outcome {
         match self.action {
-            Action::Create { name, place } => {
+            Action::Create { name, retention, place } => {
+                let request = ProjectRequest { name, retention: retention.changes() };
                 on_database(&place.data_dir, async |pools, operator| {
-                    let created = project::create(&operator, &pools.api, ProjectRequest { name }).await;
+                    let created = project::create(&operator, &pools.api, request).await;
                     let created = services::answered(created, "could not create the project")?;
                     if place.json { print_json(&shown(&created)) } else { say!("{}", created.name) }
                 })
@@ -148,9 +205,19 @@ impl Projects {
                 })
                 .await
             }
-            Action::Update { name, quotas, place } => {
-                let changes = quotas.changes();
+            Action::Update { name, quotas, retention, dry_run, yes, place } => {
+                let changes = ProjectChanges { quotas: Some(quotas.changes()), retention: retention.changes() };
                 on_database(&place.data_dir, async |pools, operator| {
+                    if dry_run || changes.retention.is_some() {
+                        let expired = project::would_delete(&operator, &pools.api, &name, &changes).await;
+                        let expired = services::answered(expired, "could not look at the project")?;
+                        if dry_run {
+                            return show_expired(&expired, place.json);
+                        }
+                        if !yes && !expired.is_empty() {
+                            confirm(&name, &format!("this deletes {}", listed(&expired)))?;
+                        }
+                    }
                     let changed = project::change(&operator, &pools.api, &name, changes).await;
                     let changed = services::answered(changed, "could not change the project")?;
                     if place.json { print_json(&shown(&changed)) } else { print(&[changed], false) }
@@ -159,7 +226,7 @@ impl Projects {
             }
             Action::Delete { name, move_shared, yes, place } => {
                 if !yes {
-                    confirm(&name)?;
+                    confirm(&name, &format!("this deletes everything that `{name}` has"))?;
                 }
                 let request = Deletion { confirm: name, move_shared_to: move_shared };
                 on_database(&place.data_dir, async |pools, operator| {
@@ -177,16 +244,35 @@ impl Projects {
     }
 }
 
-/// Asks for the name of the project at the terminal.
-fn confirm(name: &str) -> Outcome {
+/// Asks for the name of the project at the terminal, after saying `what` happens.
+fn confirm(name: &str, what: &str) -> Outcome {
     let stdin = io::stdin();
     if !stdin.is_terminal() {
-        return Err(Failure::Usage(format!("this deletes everything that `{name}` has; give --yes if you mean it.")));
+        return Err(Failure::Usage(format!("{what}; give --yes if you mean it.")));
     }
-    tell!("This deletes everything that the project {name} has. Type its name to continue:");
+    tell!("Careful: {what}. Type the name of the project to continue:");
     let mut line = String::new();
     stdin.lock().read_line(&mut line).context("could not read from the terminal")?;
     if line.trim() == name { Ok(()) } else { Err(Failure::Usage("nothing is deleted: that is not its name.".into())) }
+}
+
+fn show_expired(expired: &Expired, json: bool) -> Outcome {
+    if json {
+        return print_json(&json!(expired));
+    }
+    if expired.is_empty() { say!("Nothing would be deleted now.") } else { say!("Now deleted: {}", listed(expired)) }
+}
+
+/// What would be deleted, as `3 outputs (1.2 MiB), 40 events`.
+fn listed(expired: &Expired) -> String {
+    let Expired { outputs, inputs, events, failed_jobs } = *expired;
+    let kinds = [("output", outputs), ("input", inputs), ("event", events), ("failed job", failed_jobs)];
+    let kinds = kinds.into_iter().filter(|(_, amount)| amount.count > 0).map(|(kind, Amount { count, bytes })| {
+        let plural = if count == 1 { "" } else { "s" };
+        let size = if bytes > 0 { format!(" ({})", ByteSize(bytes.unsigned_abs())) } else { String::new() };
+        format!("{count} {kind}{plural}{size}")
+    });
+    kinds.collect::<Vec<_>>().join(", ")
 }
 
 fn print(projects: &[Project], json: bool) -> Outcome {
@@ -198,7 +284,7 @@ fn print(projects: &[Project], json: bool) -> Outcome {
         table.row([
             project.name.clone(),
             quotas(project),
-            project.retention_days.map_or_else(|| "-".to_owned(), |days| format!("{days} d")),
+            retention(&project.retention),
             short(&project.created_at.to_rfc3339()),
             project.id.to_string(),
         ]);
@@ -208,16 +294,29 @@ fn print(projects: &[Project], json: bool) -> Outcome {
 
 /// The quotas that a project has, in one cell.
 fn quotas(project: &Project) -> String {
-    let stated = json!(project.quotas);
-    let stated = stated.as_object().into_iter().flatten().filter(|(_, value)| !value.is_null());
-    let stated: Vec<String> = stated.map(|(name, value)| format!("{name}={value}")).collect();
+    stated(&json!(project.quotas), "")
+}
+
+/// What the project does not keep for ever, in one cell.
+fn retention(retention: &Retention) -> String {
+    let Retention { outputs_days, inputs_days, events_days, failed_jobs_days } = retention;
+    let days = json!({
+        "outputs": outputs_days, "inputs": inputs_days, "events": events_days, "failed_jobs": failed_jobs_days,
+    });
+    stated(&days, "d")
+}
+
+/// The fields that are not null, each value with its unit.
+fn stated(fields: &Value, unit: &str) -> String {
+    let stated = fields.as_object().into_iter().flatten().filter(|(_, value)| !value.is_null());
+    let stated: Vec<String> = stated.map(|(name, value)| format!("{name}={value}{unit}")).collect();
     if stated.is_empty() { "-".to_owned() } else { stated.join(" ") }
 }
 
 /// The project as the API shows it.
 fn shown(project: &Project) -> Value {
     json!({
-        "id": project.id, "name": project.name, "quotas": project.quotas, "retention_days": project.retention_days,
+        "id": project.id, "name": project.name, "quotas": project.quotas, "retention": project.retention,
         "created_at": project.created_at,
     })
 }

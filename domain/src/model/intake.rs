@@ -45,6 +45,8 @@ pub struct Intake {
     project: ProjectId,
     /// Who adds it; `None` for a worker and for the built-in model.
     caller: Option<Caller>,
+    /// The attempt at an import that fetches the files, whose keys begin with it; `None` for files that were sent.
+    attempt: Option<Claim>,
     model: ModelId,
     files: Vec<ModelFile>,
     /// The small JSON files, which describe the model.
@@ -79,14 +81,20 @@ impl Intake {
         Self { caller: Some(caller.clone()), ..intake }
     }
 
-    /// For workers: the model will belong to `project`.
-    pub fn of_project(pool: PgPool, storage: Storage, project: ProjectId) -> Self {
+    /// For an attempt at an import: the model will belong to `project`.
+    pub fn of_attempt(pool: PgPool, storage: Storage, project: ProjectId, claim: &Claim) -> Self {
+        Self { attempt: Some(*claim), ..Self::of_project(pool, storage, project) }
+    }
+
+    /// The model will belong to `project`.
+    pub(crate) fn of_project(pool: PgPool, storage: Storage, project: ProjectId) -> Self {
         Self {
             pool,
             deposit: Deposit::new(&storage),
             storage,
             project,
             caller: None,
+            attempt: None,
             model: ModelId::new(),
             files: Vec::new(),
             configs: BTreeMap::new(),
@@ -124,7 +132,13 @@ impl Intake {
         };
         let is_weights = [".safetensors", ".gguf"].iter().any(|end| path.ends_with(end));
         let content = if is_weights { Content::Weights(Sniffer::default()) } else { Content::Text(Vec::new()) };
-        let key = StorageKey::ModelFile { model: self.model, path: path.to_owned() }.to_string();
+        let key = match &self.attempt {
+            None => StorageKey::ModelFile { model: self.model, path: path.to_owned() },
+            Some(Claim { subject, epoch, .. }) => {
+                StorageKey::ImportedFile { import: (*subject).into(), epoch: *epoch, path: path.to_owned() }
+            }
+        }
+        .to_string();
         self.deposit.add(&key);
         let writer = self.storage.writer(&key, media_type).await?;
         let (path, called) = (path.to_owned(), called.to_owned());

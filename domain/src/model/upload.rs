@@ -10,15 +10,17 @@ use utoipa::ToSchema;
 
 use crate::limits::MAX_FILE_BYTES;
 use crate::storage::{PresignedPut, READ_TTL, StorageKey};
-use crate::{Caller, Database, Error, ProjectId, Result, Storage, UploadId, begin, bounded, deletion, integer, quota};
+use crate::{
+    Caller, Database, Error, ProjectId, Result, Storage, UploadId, begin, bounded, deletion, integer, leftover, quota,
+};
 
 /// Bytes of each part but the last.
 pub const PART_BYTES: i64 = 64 * 1024 * 1024;
 const MEDIA_TYPE: &str = "application/octet-stream";
 
-/// How long an upload is kept unless an import makes a model of it.
+/// How long an upload is kept after URLs were asked for, unless an import makes a model of it.
 fn life() -> Duration {
-    Duration::days(7)
+    Duration::days(1)
 }
 
 /// Parameters to upload a file in parts.
@@ -78,10 +80,11 @@ pub async fn create(
     get(caller, database, storage, id).await
 }
 
-/// The upload with fresh URLs for the missing parts. Errors: `NotFound`.
+/// The upload with fresh URLs for the missing parts, which prolongs its life. Errors: `NotFound`.
 pub async fn get(caller: &Caller, database: &Database, storage: &Storage, id: UploadId) -> Result<ModelUpload> {
     let row = sqlx::query!(
-        "SELECT bytes, created_at FROM model_uploads WHERE id = $1 AND project_id = $2",
+        "UPDATE model_uploads SET used_at = clock_timestamp() WHERE id = $1 AND project_id = $2
+         RETURNING bytes, used_at",
         id as UploadId,
         caller.project() as ProjectId,
     )
@@ -89,7 +92,7 @@ pub async fn get(caller: &Caller, database: &Database, storage: &Storage, id: Up
     .await?
     .ok_or_else(|| Error::not_found("upload", id))?;
     let parts = parts(storage, id, row.bytes).await?;
-    Ok(ModelUpload { id, bytes: row.bytes, parts, expires_at: row.created_at + life() })
+    Ok(ModelUpload { id, bytes: row.bytes, parts, expires_at: row.used_at + life() })
 }
 
 /// Errors: `NotFound`; `Conflict` while a part is missing or has another size.
@@ -156,11 +159,14 @@ pub async fn discard(pool: &PgPool, storage: &Storage, ids: &[UploadId]) -> Resu
     let keys = bounded(async {
         let mut tx = begin(pool).await?;
         let gone = sqlx::query!(
-            r#"DELETE FROM model_uploads WHERE id = ANY($1) RETURNING id AS "id: UploadId", bytes"#,
+            r#"DELETE FROM model_uploads WHERE id = ANY($1) RETURNING id AS "id: UploadId", bytes, used_at"#,
             &uuids
         )
         .fetch_all(&mut *tx)
         .await?;
+        // A client may still have URLs.
+        let expiries: Vec<_> = gone.iter().map(|row| (row.id, row.used_at + READ_TTL)).collect();
+        leftover::of_uploads(&mut tx, &expiries).await?;
         let keys: Vec<String> = gone.into_iter().flat_map(|row| part_keys(row.id, row.bytes)).collect();
         deletion::ask(&mut tx, &keys).await?;
         tx.commit().await?;
@@ -175,7 +181,7 @@ pub async fn discard(pool: &PgPool, storage: &Storage, ids: &[UploadId]) -> Resu
 pub(crate) async fn discard_expired(pool: &PgPool, storage: &Storage) -> Result<()> {
     let expired = bounded(
         sqlx::query_scalar!(
-            r#"SELECT id AS "id: UploadId" FROM model_uploads u WHERE created_at < $1 AND NOT EXISTS (
+            r#"SELECT id AS "id: UploadId" FROM model_uploads u WHERE used_at < $1 AND NOT EXISTS (
                  SELECT 1 FROM imports i JOIN jobs j ON j.id = i.job_id
                  WHERE j.status IN ('queued', 'running')
                    AND position(u.id::text IN concat(i.source, i.parts)) > 0) LIMIT 10"#,

@@ -12,7 +12,8 @@ use uuid::Uuid;
 
 use super::{Project, lock};
 use crate::{
-    Caller, Database, Error, ProjectId, Result, Storage, UploadId, audit, begin, bounded, deletion, job, model, named,
+    Caller, Database, Error, ProjectId, Result, Storage, UploadId, audit, begin, bounded, dataset, deletion, job,
+    model, named,
 };
 
 /// Most jobs, inputs, datasets or models that are removed in one transaction.
@@ -262,13 +263,10 @@ async fn remove_datasets(connection: &mut PgConnection, project: ProjectId) -> R
     let datasets = sqlx::query_scalar!("SELECT id FROM datasets WHERE project_id = $1 LIMIT 1", project as ProjectId)
         .fetch_all(&mut *connection)
         .await?;
-    let keys = sqlx::query_scalar!(
-        r#"SELECT storage_key AS "key!" FROM examples WHERE dataset_id = ANY($1)
-           UNION ALL SELECT storage_key FROM uploads WHERE dataset_id = ANY($1)"#,
-        &datasets,
-    )
-    .fetch_all(&mut *connection)
-    .await?;
+    let mut keys = dataset::forget_uploads(connection, &datasets).await?;
+    let examples =
+        sqlx::query_scalar!("DELETE FROM examples WHERE dataset_id = ANY($1) RETURNING storage_key", &datasets);
+    keys.extend(examples.fetch_all(&mut *connection).await?);
     sqlx::query!("DELETE FROM datasets WHERE id = ANY($1)", &datasets).execute(connection).await?;
     Ok((datasets.len(), keys))
 }

@@ -82,12 +82,12 @@ fn file_of_number(file: &str) -> Option<u32> {
 mod tests {
     use super::super::StorageKey;
     use super::*;
-    use crate::{DatasetId, ExampleId, GenerationId, InputId, JobId, ModelId, TrainingId, UploadId};
+    use crate::{DatasetId, ExampleId, GenerationId, ImportId, InputId, JobId, ModelId, TrainingId, UploadId};
 
     #[test]
     fn every_key_of_ours_is_recognised() {
         let (job, training, upload) = (JobId::new(), TrainingId::new(), UploadId::new());
-        let (model, generation) = (ModelId::new(), GenerationId::new());
+        let (model, generation, import) = (ModelId::new(), GenerationId::new(), ImportId::new());
         let dataset = DatasetId::new();
         let example = ExampleId::new();
         for (key, folder, owner, epoch) in [
@@ -96,6 +96,7 @@ mod tests {
             (StorageKey::UploadPart { upload, number: 3 }, "uploads", upload.0, 0),
             (StorageKey::Source { generation, role: "mask", extension: "webp" }, "sources", generation.0, 0),
             (StorageKey::ModelFile { model, path: "vae/config.json".into() }, "models", model.0, 0),
+            (StorageKey::ImportedFile { import, epoch: 1, path: "a.gguf".into() }, "models", import.0, 0),
             (StorageKey::Artifact { job, epoch: 7, position: 0, extension: "png" }, "artifacts", job.0, 7),
             (StorageKey::TrainingCheckpoint { training, epoch: 2, step: 50 }, "checkpoints", training.0, 2),
         ] {

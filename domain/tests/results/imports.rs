@@ -17,7 +17,7 @@ async fn ask(world: &World, name: &str, base: Option<&str>) -> Result<Import> {
 }
 
 /// A well-formed LoRA; another `salt` makes another file.
-fn lora(salt: u8) -> Vec<u8> {
+pub(super) fn lora(salt: u8) -> Vec<u8> {
     let name = "transformer.transformer_blocks.0.attn.to_q";
     let header = json!({
         format!("{name}.lora_A.weight"): {"dtype": "F32", "shape": [1, 2], "data_offsets": [0, 8]},

@@ -5,6 +5,7 @@
 mod callers;
 mod generations;
 mod imports;
+mod leftovers;
 mod previews;
 mod quotas;
 mod sweep;

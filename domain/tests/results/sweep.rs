@@ -43,7 +43,7 @@ impl World {
         input::create(&self.caller, &self.pools.api, &self.storage, "image", png(shade)).await.unwrap()
     }
 
-    async fn has(&self, key: &str) -> bool {
+    pub(super) async fn has(&self, key: &str) -> bool {
         match self.storage.head(key).await {
             Ok(_) => true,
             Err(Error::NotFound { .. }) => false,
@@ -51,7 +51,7 @@ impl World {
         }
     }
 
-    async fn execute(&self, statement: &'static str) {
+    pub(super) async fn execute(&self, statement: &'static str) {
         sqlx::query(statement).execute(self.pool()).await.unwrap();
     }
 

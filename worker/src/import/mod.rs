@@ -152,7 +152,7 @@ async fn bring(attempt: &Attempt<'_>, work: &ImportWork, scratch: &Path) -> Resu
             license = found.license;
         }
     }
-    let mut intake = Intake::of_project(context.pool.clone(), context.storage.clone(), work.project);
+    let mut intake = Intake::of_attempt(context.pool.clone(), context.storage.clone(), work.project, attempt.claim());
     let tally = Tally::of(attempt, &files);
     for wanted in &files {
         let fetcher = if matches!(wanted.place, Place::Remote { of_hub: true, .. }) { &of_hub } else { &anonymous };
