@@ -105,19 +105,19 @@ pub(crate) async fn remove(pool: &PgPool, storage: &Storage) -> Result<usize> {
     loop {
         // Another server skips them meanwhile, and has them again if this one does not finish.
         let due = bounded(
-            sqlx::query_scalar!(
+            sqlx::query!(
                 "UPDATE leftovers SET due_at = clock_timestamp() + make_interval(secs => $2)
                  WHERE prefix IN (SELECT prefix FROM leftovers WHERE due_at <= clock_timestamp()
                                   ORDER BY due_at LIMIT $1 FOR UPDATE SKIP LOCKED)
-                 RETURNING prefix",
+                 RETURNING prefix, due_at",
                 BATCH,
                 PAUSE.as_secs_f64(),
             )
             .fetch_all(pool),
         )
         .await?;
-        for prefix in &due {
-            removed += remove_below(pool, storage, prefix).await?;
+        for look in &due {
+            removed += remove_below(pool, storage, &look.prefix, look.due_at).await?;
         }
         if due.len() < BATCH as usize {
             return Ok(removed);
@@ -133,7 +133,8 @@ async fn exists(storage: &Storage, key: &str) -> Result<bool> {
     }
 }
 
-async fn remove_below(pool: &PgPool, storage: &Storage, prefix: &str) -> Result<usize> {
+/// Forgets the look that is due at `due_at` afterwards, but not another one that was asked for meanwhile.
+async fn remove_below(pool: &PgPool, storage: &Storage, prefix: &str, due_at: DateTime<Utc>) -> Result<usize> {
     let mut keys: Vec<String> = storage.list(prefix).await?.into_iter().map(|(key, _)| key).collect();
     // The upload of one picture has no objects below it; it is one.
     if layout::place(prefix).is_some_and(|place| place.folder == "uploads") && exists(storage, prefix).await? {
@@ -144,7 +145,8 @@ async fn remove_below(pool: &PgPool, storage: &Storage, prefix: &str) -> Result<
     bounded(async {
         let mut tx = begin(pool).await?;
         deletion::ask(&mut tx, &strays).await?;
-        sqlx::query!("DELETE FROM leftovers WHERE prefix = $1", prefix).execute(&mut *tx).await?;
+        let done = sqlx::query!("DELETE FROM leftovers WHERE prefix = $1 AND due_at = $2", prefix, due_at);
+        done.execute(&mut *tx).await?;
         tx.commit().await?;
         Ok::<_, Error>(())
     })
