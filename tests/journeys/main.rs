@@ -60,3 +60,4 @@ mod stops;
 mod takeover;
 mod unheard;
 mod usage;
+mod webhooks;
