@@ -50,7 +50,20 @@ pub fn app(state: State) -> axum::Router {
 
 /// Lets pages of the allowed origins call the API, with a key and without cookies (Fetch standard, section 3.3).
 fn cors(names: &Names) -> CorsLayer {
-    let exposed = ["location", "retry-after", "x-request-id", "content-disposition", "ratelimit", "ratelimit-policy"];
+    let exposed = [
+        "content-disposition",
+        "location",
+        "preference-applied",
+        "pyrograph-artifact",
+        "pyrograph-generation",
+        "pyrograph-gpu-seconds",
+        "pyrograph-image-hash",
+        "pyrograph-seed",
+        "ratelimit",
+        "ratelimit-policy",
+        "retry-after",
+        "x-request-id",
+    ];
     CorsLayer::new()
         .allow_origin(names.origins().collect::<Vec<_>>())
         .allow_methods([Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE])

@@ -26,7 +26,7 @@ use crate::{Caller, Database, DeliveryId, Error, JobId, Result, event};
 /// How long a row is leased for a try.
 const LEASE: Duration = Duration::from_secs(90);
 /// Limit of a try, with the look at our own bucket. Less than the lease, so that no two tries overlap.
-pub const TRY: Duration = Duration::from_secs(60);
+pub const TRY: Duration = Duration::from_mins(1);
 /// Deliveries of one project to one kind of target that are under way, so that slow endpoints of one project do not
 /// keep others waiting.
 const AT_ONCE_EACH: i64 = 8;

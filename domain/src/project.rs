@@ -34,6 +34,9 @@ pub struct ProjectRequest {
     /// By default everything is kept for ever.
     #[serde(default, deserialize_with = "object::optional")]
     pub retention: Option<RetentionChanges>,
+    /// Whether its pictures are archived, where the server has an archive; true by default.
+    #[serde(default)]
+    pub archive: Option<bool>,
 }
 
 /// Changes of a project. Fields that are left out stay.
@@ -45,6 +48,9 @@ pub struct ProjectChanges {
     pub quotas: Option<QuotaChanges>,
     #[serde(default, deserialize_with = "object::optional", skip_serializing_if = "Option::is_none")]
     pub retention: Option<RetentionChanges>,
+    /// Whether the pictures of later requests are archived, where the server has an archive.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub archive: Option<bool>,
 }
 
 /// A project that is not deleted.
@@ -54,6 +60,8 @@ pub struct Project {
     pub name: String,
     pub quotas: Quotas,
     pub retention: Retention,
+    /// Whether its pictures are archived, where the server has an archive.
+    pub archive: bool,
     pub created_at: DateTime<Utc>,
 }
 
@@ -70,6 +78,7 @@ struct Row {
     keep_inputs_days: Option<i32>,
     keep_events_days: Option<i32>,
     keep_failed_jobs_days: Option<i32>,
+    archived: bool,
     created_at: DateTime<Utc>,
 }
 
@@ -88,7 +97,8 @@ impl From<Row> for Project {
             events_days: row.keep_events_days,
             failed_jobs_days: row.keep_failed_jobs_days,
         };
-        Self { id: row.id, name: row.name, quotas, retention, created_at: row.created_at }
+        let Row { id, name, archived: archive, created_at, .. } = row;
+        Self { id, name, quotas, retention, archive, created_at }
     }
 }
 
@@ -98,7 +108,7 @@ macro_rules! select_projects {
             Row,
             r#"SELECT id AS "id: ProjectId", name, max_queued_jobs, max_running_jobs, max_jobs_per_day,
                       max_gpu_seconds_per_day, max_stored_bytes, keep_outputs_days, keep_inputs_days,
-                      keep_events_days, keep_failed_jobs_days, created_at
+                      keep_events_days, keep_failed_jobs_days, archived, created_at
                FROM projects WHERE deleted_at IS NULL "# + $rest
             $(, $argument)*
         )
@@ -112,12 +122,13 @@ pub async fn create(caller: &Caller, database: &Database, request: ProjectReques
     let changes = request.retention.unwrap_or_default();
     changes.check(&mut faults);
     faults.check()?;
-    let retention = changes.apply(Retention::default());
+    let (retention, archive) = (changes.apply(Retention::default()), request.archive.unwrap_or(true));
     let id = ProjectId::new();
     let mut tx = begin(database.pool(caller)).await?;
     let created_at = sqlx::query_scalar!(
-        "INSERT INTO projects (id, name, keep_outputs_days, keep_inputs_days, keep_events_days, keep_failed_jobs_days)
-         VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (name) WHERE deleted_at IS NULL DO NOTHING
+        "INSERT INTO projects (id, name, keep_outputs_days, keep_inputs_days, keep_events_days, keep_failed_jobs_days,
+                               archived)
+         VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (name) WHERE deleted_at IS NULL DO NOTHING
          RETURNING created_at",
         id as ProjectId,
         request.name,
@@ -125,6 +136,7 @@ pub async fn create(caller: &Caller, database: &Database, request: ProjectReques
         retention.inputs_days,
         retention.events_days,
         retention.failed_jobs_days,
+        archive,
     )
     .fetch_optional(&mut *tx)
     .await?
@@ -133,9 +145,12 @@ pub async fn create(caller: &Caller, database: &Database, request: ProjectReques
     if let Some(stated) = request.retention {
         details["retention"] = json!(stated);
     }
+    if let Some(stated) = request.archive {
+        details["archive"] = json!(stated);
+    }
     audit::record(&mut tx, caller, "project.create", id, details).await?;
     tx.commit().await?;
-    Ok(Project { id, name: request.name, quotas: Quotas::default(), retention, created_at })
+    Ok(Project { id, name: request.name, quotas: Quotas::default(), retention, archive, created_at })
 }
 
 /// Lists the projects, newest first.
@@ -158,7 +173,7 @@ pub async fn get(caller: &Caller, database: &Database, name_or_id: &str) -> Resu
     row.map(Project::from).ok_or_else(|| Error::not_found("project", name_or_id))
 }
 
-/// Changes quotas and retention. Jobs that exceed a lower quota stay. Errors: `NotFound`; `Invalid`.
+/// Changes quotas, retention and archive. Jobs that exceed a lower quota stay. Errors: `NotFound`; `Invalid`.
 pub async fn change(
     caller: &Caller,
     database: &Database,
@@ -170,10 +185,11 @@ pub async fn change(
     let mut project = lock(&mut tx, name_or_id).await?;
     project.quotas = changes.quotas.unwrap_or_default().apply(project.quotas);
     project.retention = changes.retention.unwrap_or_default().apply(project.retention);
+    project.archive = changes.archive.unwrap_or(project.archive);
     sqlx::query!(
         "UPDATE projects SET max_queued_jobs = $2, max_running_jobs = $3, max_jobs_per_day = $4,
                 max_gpu_seconds_per_day = $5, max_stored_bytes = $6, keep_outputs_days = $7,
-                keep_inputs_days = $8, keep_events_days = $9, keep_failed_jobs_days = $10
+                keep_inputs_days = $8, keep_events_days = $9, keep_failed_jobs_days = $10, archived = $11
          WHERE id = $1",
         project.id as ProjectId,
         project.quotas.queued_jobs,
@@ -185,6 +201,7 @@ pub async fn change(
         project.retention.inputs_days,
         project.retention.events_days,
         project.retention.failed_jobs_days,
+        project.archive,
     )
     .execute(&mut *tx)
     .await?;
@@ -252,7 +269,7 @@ pub async fn id(database: &Database, name: &str) -> Result<Option<ProjectId>> {
 
 /// The project of this name, which is created if there is none.
 pub async fn get_or_create(caller: &Caller, database: &Database, name: &str) -> Result<Project> {
-    match create(caller, database, ProjectRequest { name: name.to_owned(), retention: None }).await {
+    match create(caller, database, ProjectRequest { name: name.to_owned(), retention: None, archive: None }).await {
         Err(Error::Conflict { .. }) => get(caller, database, name).await,
         created => created,
     }

@@ -9,7 +9,7 @@ import createClient from "openapi-fetch";
 import type { components, paths } from "./api.js";
 
 const [server, ...files] = process.argv.slice(2);
-const client = createClient<paths>({ baseUrl: server });
+const client = createClient<paths, `application/${string}`>({ baseUrl: server });
 
 function check(condition: boolean, what: unknown): asserts condition {
   if (!condition) throw new Error(JSON.stringify(what));

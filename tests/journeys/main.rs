@@ -28,6 +28,7 @@ mod contract;
 mod crash;
 mod credentials;
 mod database;
+mod deliveries;
 mod disks;
 mod embedded_stack;
 mod events;

@@ -124,6 +124,13 @@ impl Stack {
         Process::start(name, &self.folder.path().join(format!("{name}.log")), command)
     }
 
+    /// Starts a server or worker with these arguments.
+    pub fn part(&self, name: &str, arguments: &[&str]) -> Process {
+        let mut command = command(&self.site, self.pace, &self.environment, self.folder.path());
+        command.args(arguments);
+        Process::start(name, &self.folder.path().join(format!("{name}.log")), command)
+    }
+
     /// Number of files of models that the worker of this name has fetched.
     pub fn cached(&self, name: &str) -> usize {
         let files = |folder: std::fs::DirEntry| std::fs::read_dir(folder.path()).map_or(0, Iterator::count);

@@ -21,6 +21,8 @@ pub(crate) struct Project {
     pub name: String,
     pub quotas: Quotas,
     pub retention: Retention,
+    /// Whether its pictures are archived, where the server has an archive.
+    pub archive: bool,
     pub created_at: DateTime<Utc>,
 }
 
@@ -61,8 +63,8 @@ pub(crate) struct DeletionQuery {
 
 impl From<project::Project> for Project {
     fn from(project: project::Project) -> Self {
-        let project::Project { id, name, quotas, retention, created_at } = project;
-        Self { id, name, quotas, retention, created_at }
+        let project::Project { id, name, quotas, retention, archive, created_at } = project;
+        Self { id, name, quotas, retention, archive, created_at }
     }
 }
 

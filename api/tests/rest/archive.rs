@@ -14,6 +14,7 @@ use domain::{Storage, StorageConfig, StorageKey, generation};
 use md5::Md5;
 use outbox::{Archive, Outbox};
 use outgoing::{Guard, GuardedClients};
+use reqwest::Method;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tokio_util::sync::CancellationToken;
@@ -280,4 +281,22 @@ async fn the_sweeper_leaves_an_archive_in_the_same_bucket() {
     {
         assert_eq!(domain::storage::is_own_folder(prefix), own, "{prefix}");
     }
+}
+
+#[tokio::test]
+async fn a_project_may_want_no_archive() {
+    let archiving = Archiving::start().await;
+    let server = &archiving.server;
+    assert_eq!(server.get("/v1/projects/default").await.expect(200)["archive"], true);
+    let off = server.send(server.request(Method::PATCH, "/v1/projects/default").json(&json!({"archive": false}))).await;
+    assert_eq!(off.expect(200)["archive"], false);
+    let _sender = archiving.sender().await;
+    server.post("/v1/generations", &json!({"prompt": "a fox"})).await.expect(202);
+    finish(server, &server.claim(JobKind::Generation).await, vec![("image/png", png(32, 32, 1))]).await;
+    assert_eq!((archiving.pending().await, server.count("deliveries").await), (0, 0));
+    let wrong =
+        server.send(server.request(Method::PATCH, "/v1/projects/default").json(&json!({"archive": "no"}))).await;
+    wrong.refuses(422, "archive");
+    let made = server.post("/v1/projects", &json!({"name": "shop", "archive": false})).await.expect(201);
+    assert_eq!(made["archive"], false);
 }

@@ -124,12 +124,5 @@ async fn serve(mut stream: TcpStream, script: Vec<Act>, received: Arc<Mutex<Vec<
 }
 
 async fn read(stream: &mut TcpStream, bytes: &mut Vec<u8>) -> bool {
-    let mut piece = [0; 16 * 1024];
-    match stream.read(&mut piece).await {
-        Ok(count) if count > 0 => {
-            bytes.extend_from_slice(&piece[..count]);
-            true
-        }
-        _ => false,
-    }
+    stream.read_buf(bytes).await.is_ok_and(|count| count > 0)
 }

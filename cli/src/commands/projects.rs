@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use anyhow::Context as _;
 use bytesize::ByteSize;
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 use domain::QuotaChanges;
 use domain::project::{
     self, Amount, Deletion, Expired, Project, ProjectChanges, ProjectRequest, Retention, RetentionChanges,
@@ -39,6 +39,9 @@ enum Action {
         name: String,
         #[command(flatten)]
         retention: RetentionFlags,
+        /// Whether its pictures are archived, where the server has an archive [default: on]
+        #[arg(long, value_name = "SWITCH")]
+        archive: Option<Switch>,
         #[command(flatten)]
         place: DatabaseOptions,
     },
@@ -58,6 +61,9 @@ enum Action {
         quotas: QuotaFlags,
         #[command(flatten)]
         retention: RetentionFlags,
+        /// Whether the pictures of later requests are archived, where the server has an archive
+        #[arg(long, value_name = "SWITCH")]
+        archive: Option<Switch>,
         /// Show what the retention would delete now, and change nothing
         #[arg(long)]
         dry_run: bool,
@@ -119,6 +125,12 @@ struct RetentionFlags {
     /// How long jobs that failed or were canceled are kept, or `none` for ever
     #[arg(long, value_name = "DAYS")]
     keep_failed_jobs: Option<Limit<Days>>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Switch {
+    On,
+    Off,
 }
 
 /// A number of days, such as `30d`. Not checked otherwise.
@@ -188,8 +200,9 @@ impl Projects {
     /// Runs the command.
     pub(crate) async fn run(self) -> Outcome {
         match self.action {
-            Action::Create { name, retention, place } => {
-                let request = ProjectRequest { name, retention: retention.changes() };
+            Action::Create { name, retention, archive, place } => {
+                let archive = archive.map(|archive| archive == Switch::On);
+                let request = ProjectRequest { name, retention: retention.changes(), archive };
                 on_database(&place.data_dir, async |pools, operator| {
                     let created = project::create(&operator, &pools.api, request).await;
                     let created = services::answered(created, "could not create the project")?;
@@ -205,8 +218,10 @@ impl Projects {
                 })
                 .await
             }
-            Action::Update { name, quotas, retention, dry_run, yes, place } => {
-                let changes = ProjectChanges { quotas: Some(quotas.changes()), retention: retention.changes() };
+            Action::Update { name, quotas, retention, archive, dry_run, yes, place } => {
+                let archive = archive.map(|archive| archive == Switch::On);
+                let changes =
+                    ProjectChanges { quotas: Some(quotas.changes()), retention: retention.changes(), archive };
                 on_database(&place.data_dir, async |pools, operator| {
                     if dry_run || changes.retention.is_some() {
                         let expired = project::would_delete(&operator, &pools.api, &name, &changes).await;
@@ -317,6 +332,6 @@ fn stated(fields: &Value, unit: &str) -> String {
 fn shown(project: &Project) -> Value {
     json!({
         "id": project.id, "name": project.name, "quotas": project.quotas, "retention": project.retention,
-        "created_at": project.created_at,
+        "archive": project.archive, "created_at": project.created_at,
     })
 }

@@ -155,9 +155,12 @@ impl Stated<'_> {
         let mut parsed: Vec<SecretUrl> = Vec::new();
         for (field, text) in urls {
             let url = SecretUrl::parse(&field, text, guard);
-            let url = url.and_then(|url| match parsed.contains(&url) {
-                true => Err(Error::invalid(&field, "It is stated twice: the second picture would replace the first.")),
-                false => Ok(url),
+            let url = url.and_then(|url| {
+                if parsed.contains(&url) {
+                    let message = "It is stated twice: the second picture would replace the first.";
+                    return Err(Error::invalid(&field, message));
+                }
+                Ok(url)
             });
             parsed.extend(faults.take(url.map(Some)));
         }

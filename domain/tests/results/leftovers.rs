@@ -228,7 +228,7 @@ async fn deletions_of_every_kind_outlast_a_bucket_that_is_away() {
     .unwrap();
     let address: SocketAddr = s3.endpoint().trim_start_matches("http://").parse().unwrap();
     let api = &world.pools.api;
-    let request = ProjectRequest { name: "shop".to_owned(), retention: None };
+    let request = ProjectRequest { name: "shop".to_owned(), retention: None, archive: None };
     let shop = project::create(&world.caller, api, request).await.unwrap();
     let in_shop = Caller::operator(shop.id);
 
